@@ -1,0 +1,116 @@
+//! The configuration, given once to `init`; without it the defaults apply.
+
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use serde::Deserialize;
+
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+
+/// What to do when a guest's file systems can't be frozen although the request asks for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum QuiesceFailure {
+    /// The backup fails with `QUIESCE_FAILED`.
+    #[default]
+    Error,
+    /// The backup goes on and is crash-consistent; its `details` say so.
+    Warn,
+}
+
+/// The settings of `init` (design, section 4). Absent keys take the default, unknown keys are refused by name.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Config {
+    /// libvirt connection URI. Default `qemu:///system`.
+    pub connection_uri: String,
+    /// Folder for what must survive a restart of the agent. Default `/var/lib/nasbackup`.
+    pub state_dir: PathBuf,
+    /// Folder for mount points. Default `/run/nasbackup`.
+    pub mount_dir: PathBuf,
+    /// Folder on a fast local disk for the old blocks of a pull backup. Default: `scratch` below `state_dir`.
+    pub scratch_dir: Option<PathBuf>,
+    /// The engine for requests that leave it open.
+    pub engine: Engine,
+    /// A log4rs YAML file that replaces the default appender.
+    pub log_config: Option<PathBuf>,
+    /// `off`, `error`, `warn`, `info` (default), `debug` or `trace`; ignored when `log_config` is given.
+    pub log_level: String,
+    /// What a failed freeze does.
+    pub quiesce_failure: QuiesceFailure,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            connection_uri: "qemu:///system".to_owned(),
+            state_dir: "/var/lib/nasbackup".into(),
+            mount_dir: "/run/nasbackup".into(),
+            scratch_dir: None,
+            engine: Engine::Auto,
+            log_config: None,
+            log_level: "info".to_owned(),
+            quiesce_failure: QuiesceFailure::Error,
+        }
+    }
+}
+
+impl Config {
+    /// Refuses what can't be meant, naming the key.
+    pub fn check(self) -> Result<Config> {
+        if self.connection_uri.is_empty() {
+            return Err(Error::invalid("connectionUri", "is empty"));
+        }
+        for (key, path) in [
+            ("stateDir", Some(&self.state_dir)),
+            ("mountDir", Some(&self.mount_dir)),
+            ("scratchDir", self.scratch_dir.as_ref()),
+            ("logConfig", self.log_config.as_ref()),
+        ] {
+            if path.is_some_and(|path| !path.is_absolute()) {
+                return Err(Error::invalid(key, "is not an absolute path"));
+            }
+        }
+        self.log_level
+            .parse::<log::LevelFilter>()
+            .map_err(|_| Error::invalid("logLevel", format!("'{}' is not a level", self.log_level)))?;
+        Ok(self)
+    }
+}
+
+static CURRENT: RwLock<Option<Arc<Config>>> = RwLock::new(None);
+
+/// The configuration in force.
+pub fn current() -> Arc<Config> {
+    let current = CURRENT.read().unwrap_or_else(PoisonError::into_inner).clone();
+    current.unwrap_or_default()
+}
+
+/// Puts a checked configuration into force for the calls that follow.
+pub fn set(config: Config) {
+    *CURRENT.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(config));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wrong_values_are_refused_by_key() {
+        for (json, key) in [
+            (r#"{"stateDir":"here"}"#, "stateDir"),
+            (r#"{"connectionUri":""}"#, "connectionUri"),
+            (r#"{"logLevel":"loud"}"#, "logLevel"),
+        ] {
+            let error = serde_json::from_str::<Config>(json).unwrap().check().unwrap_err();
+            assert!(error.cause.starts_with(key), "{error}");
+        }
+        assert!(serde_json::from_str::<Config>(r#"{"statedir":"/x"}"#).unwrap_err().to_string().contains("statedir"));
+    }
+
+    #[test]
+    fn absent_keys_take_the_defaults() {
+        assert_eq!(serde_json::from_str::<Config>("{}").unwrap().check().unwrap(), Config::default());
+    }
+}

@@ -1,0 +1,16 @@
+//! The ways in which a running guest's data travels to the NAS.
+
+use serde::{Deserialize, Serialize};
+
+/// How the data travels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Engine {
+    /// Whatever serves the guest best on this host.
+    #[default]
+    Auto,
+    /// QEMU writes the target itself.
+    Push,
+    /// QEMU exports the instant over NBD and we write.
+    Pull,
+}

@@ -1,0 +1,191 @@
+//! The one error type: a stable code, the step that failed, the disk it concerned, and the cause in words.
+
+use std::fmt;
+use std::path::Path;
+
+use serde::Serialize;
+
+/// Result of everything that can fail in this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What a caller branches on. The names are stable: Java and C see them as text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum Code {
+    /// A field of the request is missing, malformed or contradicts another; nothing was touched.
+    InvalidArgument,
+    /// The restore point, or the bitmap that names it, is there already.
+    AlreadyExists,
+    /// Another image names a file of the point as its backing file.
+    HasChildren,
+    /// libvirt does not know the domain.
+    DomainNotFound,
+    /// The domain is not in a state in which this can be done.
+    DomainState,
+    /// Another job holds the domain, the restore points or the repository.
+    Busy,
+    /// The parent given for a rebase, verification or flattening can't serve.
+    ParentInvalid,
+    /// An image's metadata contradicts itself or its specification.
+    CorruptImage,
+    /// An image uses a feature that is not supported.
+    UnsupportedImage,
+    /// The repository or the scratch folder is full, or a quota is used up.
+    NoSpace,
+    /// The operating system, or the NAS, refuses access.
+    PermissionDenied,
+    /// The NAS did not answer within the deadline.
+    NasUnresponsive,
+    /// The repository could not be mounted.
+    MountFailed,
+    /// A file or folder that the request names is not there.
+    NotFound,
+    /// The hypervisor ended the backup job with an error.
+    JobFailed,
+    /// A libvirt call failed.
+    Libvirt,
+    /// The guest's file systems could not be frozen.
+    QuiesceFailed,
+    /// The caller cancelled the job.
+    Cancelled,
+    /// The job did not end within `waitSeconds`.
+    Timeout,
+    /// Any other input or output error.
+    Io,
+    /// A defect of this library.
+    Internal,
+    /// The Java side and the native library are of different versions.
+    VersionMismatch,
+}
+
+impl Code {
+    /// The code as callers see it, e.g. `NO_SPACE`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Code::InvalidArgument => "INVALID_ARGUMENT",
+            Code::AlreadyExists => "ALREADY_EXISTS",
+            Code::HasChildren => "HAS_CHILDREN",
+            Code::DomainNotFound => "DOMAIN_NOT_FOUND",
+            Code::DomainState => "DOMAIN_STATE",
+            Code::Busy => "BUSY",
+            Code::ParentInvalid => "PARENT_INVALID",
+            Code::CorruptImage => "CORRUPT_IMAGE",
+            Code::UnsupportedImage => "UNSUPPORTED_IMAGE",
+            Code::NoSpace => "NO_SPACE",
+            Code::PermissionDenied => "PERMISSION_DENIED",
+            Code::NasUnresponsive => "NAS_UNRESPONSIVE",
+            Code::MountFailed => "MOUNT_FAILED",
+            Code::NotFound => "NOT_FOUND",
+            Code::JobFailed => "JOB_FAILED",
+            Code::Libvirt => "LIBVIRT",
+            Code::QuiesceFailed => "QUIESCE_FAILED",
+            Code::Cancelled => "CANCELLED",
+            Code::Timeout => "TIMEOUT",
+            Code::Io => "IO",
+            Code::Internal => "INTERNAL",
+            Code::VersionMismatch => "VERSION_MISMATCH",
+        }
+    }
+
+    /// The code for a system error: a full disk and a refused access are told apart from the rest.
+    fn of_io(error: &std::io::Error) -> Code {
+        use rustix::io::Errno;
+        match error.raw_os_error().map(Errno::from_raw_os_error) {
+            Some(Errno::NOSPC | Errno::DQUOT) => Code::NoSpace,
+            Some(Errno::ACCESS | Errno::PERM | Errno::ROFS) => Code::PermissionDenied,
+            Some(Errno::NOENT) => Code::NotFound,
+            Some(Errno::EXIST) => Code::AlreadyExists,
+            _ => Code::Io,
+        }
+    }
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A failure. Its `Display` is one line that is enough for an operator:
+/// `NO_SPACE: begin backup, disk 'vda': No space left on device (os error 28)`.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{code}: {step}{}: {cause}", .disk.as_ref().map(|d| format!(", disk '{d}'")).unwrap_or_default())]
+pub struct Error {
+    /// What a caller branches on.
+    pub code: Code,
+    /// What was being done, as a verb phrase: `create the target`.
+    pub step: &'static str,
+    /// Target name (`vda`) or path of the disk that it concerned.
+    pub disk: Option<String>,
+    /// Why it failed, in words, on one line.
+    pub cause: String,
+    /// Something that this call made could not be cleaned away.
+    pub leftovers: bool,
+}
+
+impl Error {
+    /// An error at `step` because of `cause`.
+    pub fn new(code: Code, step: &'static str, cause: impl fmt::Display) -> Error {
+        let cause = cause.to_string().trim().replace('\n', "; ");
+        Error { code, step, disk: None, cause, leftovers: false }
+    }
+
+    /// `field` of the request is wrong because of `cause`. Only before any effect.
+    pub fn invalid(field: &str, cause: impl fmt::Display) -> Error {
+        Error::new(Code::InvalidArgument, "check the request", format!("{field}: {cause}"))
+    }
+
+    /// A system call on `path` failed at `step`; the code follows from the error number.
+    pub fn io(step: &'static str, path: impl AsRef<Path>, error: impl Into<std::io::Error>) -> Error {
+        let error = error.into();
+        Error::new(Code::of_io(&error), step, format!("'{}': {error}", path.as_ref().display()))
+    }
+
+    /// The same error, for the disk `disk` unless it names one already.
+    pub fn on_disk(mut self, disk: &str) -> Error {
+        self.disk.get_or_insert_with(|| disk.to_owned());
+        self
+    }
+
+    /// The same error, saying that something this call made is still there: `what`.
+    pub fn with_leftover(mut self, what: impl fmt::Display) -> Error {
+        self.cause = format!("{}; left behind: {what}", self.cause);
+        self.leftovers = true;
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_line_says_code_step_disk_and_cause() {
+        let error = Error::new(Code::NoSpace, "create the target", "disk\nfull\n").on_disk("vda").on_disk("vdb");
+        assert_eq!(error.to_string(), "NO_SPACE: create the target, disk 'vda': disk; full");
+        let error = error.with_leftover("folder 'x'");
+        assert!(error.leftovers);
+        assert!(error.to_string().ends_with("left behind: folder 'x'"));
+    }
+
+    #[test]
+    fn the_text_of_a_code_is_its_serialized_form() {
+        for code in [Code::InvalidArgument, Code::NasUnresponsive, Code::Io, Code::VersionMismatch, Code::HasChildren] {
+            assert_eq!(serde_json::to_value(code).unwrap(), code.as_str());
+        }
+    }
+
+    #[test]
+    fn error_numbers_become_codes() {
+        for (errno, code) in [
+            (28, Code::NoSpace),
+            (122, Code::NoSpace),
+            (13, Code::PermissionDenied),
+            (30, Code::PermissionDenied),
+            (2, Code::NotFound),
+            (5, Code::Io),
+        ] {
+            assert_eq!(Error::io("open", "/x", std::io::Error::from_raw_os_error(errno)).code, code, "{errno}");
+        }
+    }
+}

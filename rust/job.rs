@@ -1,0 +1,188 @@
+//! The table of running jobs: what `jobs` lists and `cancel` ends.
+
+use std::collections::BTreeMap;
+use std::ops::Deref;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use serde::Serialize;
+
+use crate::error::{Code, Error, Result};
+
+/// One running job, as `jobs` shows it and as progress listeners get it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct JobStatus {
+    /// The caller's id, or one made for it.
+    pub job: String,
+    /// The operation's name, e.g. `takeBackup`.
+    pub operation: &'static str,
+    /// The domain that it works on, if any.
+    pub vm_name: Option<String>,
+    /// What it is doing now.
+    pub phase: &'static str,
+    /// Bytes done.
+    pub done_bytes: u64,
+    /// Bytes to do; 0 while unknown.
+    pub total_bytes: u64,
+    /// Milliseconds since it started.
+    pub elapsed_millis: u64,
+}
+
+/// Is told of progress on the caller's own thread; an error from it cancels the job and becomes its result.
+pub type Listener<'a> = &'a mut dyn FnMut(&JobStatus) -> Result<()>;
+
+/// A job's shared state.
+#[derive(Debug)]
+pub struct Job {
+    id: String,
+    operation: &'static str,
+    vm_name: Option<String>,
+    phase: Mutex<&'static str>,
+    done: AtomicU64,
+    total: AtomicU64,
+    started: Instant,
+    cancelled: AtomicBool,
+}
+
+impl Job {
+    /// Names what the job does from now on.
+    pub fn enter(&self, phase: &'static str) {
+        log::debug!("{} {}: {phase}", self.operation, self.vm_name.as_deref().unwrap_or("-"));
+        *lock(&self.phase) = phase;
+    }
+
+    /// Records progress in bytes.
+    pub fn progress(&self, done: u64, total: u64) {
+        self.done.store(done, Relaxed);
+        self.total.store(total, Relaxed);
+    }
+
+    /// Has somebody called `cancel`?
+    pub fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Relaxed)
+    }
+
+    /// `CANCELLED` once somebody has called `cancel`.
+    pub fn check_cancelled(&self) -> Result<()> {
+        if self.is_cancelled() {
+            Err(Error::new(Code::Cancelled, *lock(&self.phase), "the caller cancelled the job"))
+        } else {
+            Ok(())
+        }
+    }
+
+    /// A picture of the job at this moment.
+    pub fn status(&self) -> JobStatus {
+        JobStatus {
+            job: self.id.clone(),
+            operation: self.operation,
+            vm_name: self.vm_name.clone(),
+            phase: *lock(&self.phase),
+            done_bytes: self.done.load(Relaxed),
+            total_bytes: self.total.load(Relaxed),
+            elapsed_millis: self.elapsed_millis(),
+        }
+    }
+
+    /// Milliseconds since the job started.
+    pub fn elapsed_millis(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+static RUNNING: Mutex<BTreeMap<String, Arc<Job>>> = Mutex::new(BTreeMap::new());
+static MADE: AtomicU64 = AtomicU64::new(0);
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A job in the table; dropping it takes it out.
+#[derive(Debug)]
+pub struct JobGuard(Arc<Job>);
+
+impl JobGuard {
+    /// The job's state, for another thread.
+    pub fn share(&self) -> Arc<Job> {
+        self.0.clone()
+    }
+}
+
+impl Deref for JobGuard {
+    type Target = Job;
+    fn deref(&self) -> &Job {
+        &self.0
+    }
+}
+
+impl Drop for JobGuard {
+    fn drop(&mut self) {
+        lock(&RUNNING).remove(&self.0.id);
+    }
+}
+
+/// Enters a job into the table. `INVALID_ARGUMENT` when the caller's id is in use.
+pub fn start(id: Option<String>, operation: &'static str, vm_name: Option<String>) -> Result<JobGuard> {
+    let id = id.unwrap_or_else(|| format!("{operation}-{}-{}", std::process::id(), MADE.fetch_add(1, Relaxed)));
+    let mut running = lock(&RUNNING);
+    if running.contains_key(&id) {
+        return Err(Error::invalid("job", format!("'{id}' is running already")));
+    }
+    let job = Arc::new(Job {
+        id: id.clone(),
+        operation,
+        vm_name,
+        phase: Mutex::new("start"),
+        done: AtomicU64::new(0),
+        total: AtomicU64::new(0),
+        started: Instant::now(),
+        cancelled: AtomicBool::new(false),
+    });
+    running.insert(id, job.clone());
+    Ok(JobGuard(job))
+}
+
+/// The running jobs, by id.
+pub fn running() -> Vec<JobStatus> {
+    lock(&RUNNING).values().map(|job| job.status()).collect()
+}
+
+/// Asks the job `id` to stop. False when no such job runs.
+pub fn cancel(id: &str) -> bool {
+    let running = lock(&RUNNING);
+    let job = running.get(id);
+    if let Some(job) = job {
+        log::info!("cancel asked for job '{id}'");
+        job.cancelled.store(true, Relaxed);
+    }
+    job.is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_is_listed_while_its_guard_lives() {
+        let job = start(Some("listed".into()), "takeBackup", Some("i-2-10-VM".into())).unwrap();
+        job.enter("copy");
+        job.progress(1, 2);
+        let status = running().into_iter().find(|s| s.job == "listed").unwrap();
+        assert_eq!((status.phase, status.done_bytes, status.total_bytes), ("copy", 1, 2));
+        assert_eq!(start(Some("listed".into()), "takeBackup", None).unwrap_err().code, Code::InvalidArgument);
+        drop(job);
+        assert!(!running().iter().any(|s| s.job == "listed"));
+    }
+
+    #[test]
+    fn cancel_reaches_the_job_and_says_whether_it_ran() {
+        let job = start(Some("cancelled".into()), "takeBackup", None).unwrap();
+        assert!(job.check_cancelled().is_ok());
+        assert!(cancel("cancelled"));
+        assert_eq!(job.check_cancelled().unwrap_err().code, Code::Cancelled);
+        drop(job);
+        assert!(!cancel("cancelled"));
+    }
+}

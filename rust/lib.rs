@@ -1,0 +1,12 @@
+//! nasbackup backs up KVM guests to a NAS in process: libvirt calls, qcow2 metadata, restore points.
+//!
+//! The core knows neither Java nor CloudStack. `operation` is the way in; `jni` and `capi` are the two callers.
+
+pub mod config;
+pub mod engine;
+pub mod error;
+pub mod job;
+pub mod logging;
+pub mod nas;
+pub mod operation;
+pub mod point;

@@ -1,0 +1,106 @@
+//! The operations of the contract, one file or folder each: request, check, run. Java and C reach them here.
+
+pub mod backup_stats;
+pub mod delete_backup;
+pub mod take_backup;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::config::{self, Config};
+use crate::error::{Error, Result};
+use crate::job::{self, JobStatus, Listener};
+use crate::logging;
+
+/// Result of `cancel`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Cancelled {
+    /// A job of that id was running and has been asked to stop.
+    pub found: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CancelRequest {
+    job: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NoFields {}
+
+/// The version of this library, which the Java side has to share.
+pub fn version() -> &'static str {
+    env!("CARGO_PKG_VERSION")
+}
+
+/// Checks a configuration and puts it, and its logging, into force.
+pub fn init(config: Config, default: logging::Default) -> Result<()> {
+    let config = config.check()?;
+    logging::init(&config, default)?;
+    config::set(config);
+    Ok(())
+}
+
+/// The running jobs.
+pub fn jobs() -> Vec<JobStatus> {
+    job::running()
+}
+
+/// Asks a running job to stop.
+pub fn cancel(job: &str) -> Cancelled {
+    Cancelled { found: job::cancel(job) }
+}
+
+/// Runs the operation `name` on a JSON request; the way in for everything that is not Java.
+pub fn call(name: &str, request: &str, listener: Listener<'_>) -> Result<serde_json::Value> {
+    match name {
+        "init" => reply(&init(parse(request)?, logging::Default::Stderr)?),
+        "takeBackup" => reply(&take_backup::run(parse(request)?, listener)?),
+        "deleteBackup" => reply(&delete_backup::run(parse(request)?)?),
+        "backupStats" => reply(&backup_stats::run(parse(request)?)?),
+        "jobs" => parse::<NoFields>(request).and_then(|_| reply(&jobs())),
+        "cancel" => reply(&cancel(&parse::<CancelRequest>(request)?.job)),
+        _ => Err(Error::invalid("operation", format!("'{name}' is not known"))),
+    }
+}
+
+fn parse<T: DeserializeOwned>(json: &str) -> Result<T> {
+    let mut from = serde_json::Deserializer::from_str(json);
+    let value =
+        serde_path_to_error::deserialize(&mut from).map_err(|e| Error::invalid(&e.path().to_string(), e.inner()))?;
+    from.end().map_err(|e| Error::invalid("request", e))?;
+    Ok(value)
+}
+
+fn reply<T: Serialize>(result: &T) -> Result<serde_json::Value> {
+    serde_json::to_value(result).map_err(|e| Error::new(crate::error::Code::Internal, "write the reply", e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(operation: &str, request: &str) -> String {
+        let error = call(operation, request, &mut |_| Ok(())).unwrap_err();
+        assert_eq!(error.code, crate::error::Code::InvalidArgument, "{error}");
+        error.cause
+    }
+
+    #[test]
+    fn a_wrong_request_is_refused_by_field() {
+        assert!(refused("takeBackup", r#"{"quiesce":"perhaps"}"#).starts_with("quiesce:"));
+        assert!(refused("takeBackup", r#"{"repository":{"type":7}}"#).starts_with("repository.type:"));
+        assert!(refused("takeBackup", r#"{"vmname":"x"}"#).contains("vmname"));
+        assert!(refused("cancel", "{}").contains("job"));
+        assert!(refused("jobs", r#"{"x":1}"#).contains('x'));
+        assert!(refused("backup", "{}").contains("backup"));
+        assert!(refused("jobs", "{} {}").starts_with("request:"));
+    }
+
+    #[test]
+    fn jobs_and_cancel_answer_without_a_job() {
+        assert_eq!(call("cancel", r#"{"job":"none"}"#, &mut |_| Ok(())).unwrap(), serde_json::json!({"found": false}));
+        assert!(call("jobs", "{}", &mut |_| Ok(())).unwrap().is_array());
+    }
+}
