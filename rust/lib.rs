@@ -5,8 +5,12 @@
 pub mod config;
 pub mod engine;
 pub mod error;
+pub mod host;
 pub mod job;
+pub mod libvirt;
 pub mod logging;
 pub mod nas;
 pub mod operation;
 pub mod point;
+pub mod qcow2;
+pub mod sys;
