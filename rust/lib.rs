@@ -10,3 +10,4 @@ pub mod logging;
 pub mod nas;
 pub mod operation;
 pub mod point;
+pub mod qcow2;
