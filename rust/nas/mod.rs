@@ -1,3 +1,6 @@
 //! The repository: sessions on it, paths that can't leave it, locks, and publishing.
 
+pub mod deadline;
+pub mod folder;
+pub mod path;
 pub mod repository;
