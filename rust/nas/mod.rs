@@ -2,5 +2,8 @@
 
 pub mod deadline;
 pub mod folder;
+mod mount;
+mod options;
 pub mod path;
 pub mod repository;
+pub mod session;
