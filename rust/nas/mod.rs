@@ -2,8 +2,10 @@
 
 pub mod deadline;
 pub mod folder;
+pub mod lock;
 mod mount;
 mod options;
+pub mod partial;
 pub mod path;
 pub mod repository;
 pub mod session;
