@@ -30,12 +30,18 @@ impl HostState {
     /// Locks the virtual machine `vm` below `state_dir`. `BUSY` at once when a backup of it is under way on this host.
     pub fn lock(state_dir: &Path, vm: &str) -> Result<HostState> {
         const STEP: &str = "lock the virtual machine on this host";
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(state_dir).map_err(|e| Error::io(STEP, state_dir, e))?;
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(state_dir)
+            .map_err(|e| Error::io(STEP, state_dir, e))?;
         let path = state_dir.join(format!("{}.lock", file_name(vm)));
         let open = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
         let lock = open.map_err(|e| Error::io(STEP, &path, e))?;
         flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|e| match e {
-            rustix::io::Errno::WOULDBLOCK => Error::new(Code::Busy, STEP, format!("a backup of '{vm}' is under way, or is being cleaned up")),
+            rustix::io::Errno::WOULDBLOCK => {
+                Error::new(Code::Busy, STEP, format!("a backup of '{vm}' is under way, or is being cleaned up"))
+            }
             e => Error::io(STEP, &path, e),
         })?;
         let path = path.with_extension("json");
@@ -80,7 +86,8 @@ impl HostState {
 fn read(path: &Path) -> Result<Record> {
     const STEP: &str = "read this host's record";
     match fs::read(path) {
-        Ok(text) => serde_json::from_slice(&text).map_err(|e| Error::new(Code::Internal, STEP, format!("'{}': {e}", path.display()))),
+        Ok(text) => serde_json::from_slice(&text)
+            .map_err(|e| Error::new(Code::Internal, STEP, format!("'{}': {e}", path.display()))),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Record::default()),
         Err(e) => Err(Error::io(STEP, path, e)),
     }

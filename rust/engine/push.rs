@@ -52,7 +52,13 @@ pub struct PushJob {
 impl PushJob {
     /// Begins the job that `backup` describes, together with the checkpoint. On failure nothing runs, or, when libvirt
     /// did not answer in time (`NAS_UNRESPONSIVE`), the job that comes up late is aborted at once.
-    pub fn begin(domain: &Domain, uri: &str, targets: BTreeSet<String>, backup: String, checkpoint: Option<String>) -> Result<PushJob> {
+    pub fn begin(
+        domain: &Domain,
+        uri: &str,
+        targets: BTreeSet<String>,
+        backup: String,
+        checkpoint: Option<String>,
+    ) -> Result<PushJob> {
         domain.forget_ended_job()?;
         let (sender, signals) = mpsc::channel();
         let subscription = libvirt::subscribe(domain.uuid(), sender.clone(), Signal::Event);
@@ -162,7 +168,9 @@ impl PushJob {
             }
         }
         match (&self.failed_disk, self.domain.state()?) {
-            (Some(disk), _) => Err(Error::new(Code::JobFailed, "close the target", "QEMU says that it failed").on_disk(disk)),
+            (Some(disk), _) => {
+                Err(Error::new(Code::JobFailed, "close the target", "QEMU says that it failed").on_disk(disk))
+            }
             (None, State::Other) if !self.targets.is_subset(&self.closed) => {
                 Err(Error::new(Code::JobFailed, "close the target", "the guest stopped before its targets were closed"))
             }

@@ -159,7 +159,13 @@ mod tests {
 
     #[test]
     fn disks_are_the_same_by_serial_else_by_volume() {
-        let m = manifest(vec![disk("a", Some("s1")), disk("b", Some("s2")), disk("c", None), disk("d", Some("s3")), disk("d", Some("s3"))]);
+        let m = manifest(vec![
+            disk("a", Some("s1")),
+            disk("b", Some("s2")),
+            disk("c", None),
+            disk("d", Some("s3")),
+            disk("d", Some("s3")),
+        ]);
         let volume = |serial, volume| m.disk(serial, volume).map(|d| d.volume.as_str());
         assert_eq!(volume(Some("s2"), "moved"), Some("b"));
         assert_eq!(volume(None, "a"), Some("a"), "one side has no serial");

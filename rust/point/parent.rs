@@ -42,7 +42,8 @@ pub struct ParentDisk {
 impl Parent {
     /// Looks at the point `path` below `root` as a parent for `vm` by `bitmap`; the error is the reason why it can't be.
     pub fn find(root: &Folder, path: &PointPath, vm: &str, bitmap: &str) -> Result<Parent, String> {
-        let folder = root.open_dir(&path.folder()).map_err(|e| format!("parent point '{path}' can't be opened: {}", e.cause))?;
+        let folder =
+            root.open_dir(&path.folder()).map_err(|e| format!("parent point '{path}' can't be opened: {}", e.cause))?;
         let manifest = Manifest::read(&folder).map_err(|e| e.cause)?;
         let manifest = manifest.ok_or_else(|| format!("parent point '{path}' has no manifest"))?;
         if manifest.vm_name != vm {

@@ -31,9 +31,11 @@ impl Bitmaps {
 
     /// Disks with a stored bitmap `name`, and the others.
     fn split(&self, name: &str) -> (Vec<&str>, Vec<&str>) {
-        let (with, without): (Vec<_>, Vec<_>) = self.targets.iter().zip(&self.stored).partition(|(_, names)| names.contains(name));
-        let targets = |side: Vec<(&'_ String, _)>| side.into_iter().map(|(target, _)| target.as_str()).collect();
-        (targets(with), targets(without))
+        let (mut with, mut without) = (Vec::new(), Vec::new());
+        for (target, names) in self.targets.iter().zip(&self.stored) {
+            if names.contains(name) { with.push(target.as_str()) } else { without.push(target.as_str()) }
+        }
+        (with, without)
     }
 
     /// Looks for the bitmap `name` on the disks `on`, making its checkpoint (of the time `created`, in seconds since

@@ -34,7 +34,11 @@ impl ImageLock {
         }
         for byte in [DOES + WRITE, DOES + RESIZE, FORBIDS + READ] {
             if sys::byte_is_locked(&file, byte).map_err(io)? {
-                return Err(Error::new(Code::DomainState, STEP, format!("'{path}' is in use: has the guest been started?")));
+                return Err(Error::new(
+                    Code::DomainState,
+                    STEP,
+                    format!("'{path}' is in use: has the guest been started?"),
+                ));
             }
         }
         Ok(ImageLock { file })

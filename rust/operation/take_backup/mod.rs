@@ -93,7 +93,15 @@ pub fn run(request: TakeBackupRequest, listener: Listener<'_>) -> Result<TakenBa
         Some(sources) => stopped::run(&call, sources, host, listener),
     };
     match &taken {
-        Ok(taken) => log::info!("{}: {:?} backup '{}' of {} bytes done in {} ms, {} ms of it the job", checked.vm, taken.kind, checked.point, taken.size, taken.total_millis, taken.job_millis),
+        Ok(taken) => log::info!(
+            "{}: {:?} backup '{}' of {} bytes done in {} ms, {} ms of it the job",
+            checked.vm,
+            taken.kind,
+            checked.point,
+            taken.size,
+            taken.total_millis,
+            taken.job_millis
+        ),
         Err(error) => log::error!("{}: backup to '{}' failed: {error}", checked.vm, checked.point),
     }
     taken
@@ -136,7 +144,7 @@ impl Outcome {
     fn answer(self, call: &Call<'_>) -> TakenBackup {
         let point = &call.checked.point;
         let with = self.targets.into_iter().zip(self.parents);
-        let disks: Vec<_> = self.manifest.disks.into_iter().zip(with).map(|(disk, (target, parent))| TakenDisk {
+        let disks = self.manifest.disks.into_iter().zip(with).map(|(disk, (target, parent))| TakenDisk {
             target,
             file: format!("{point}/{}", disk.file),
             volume: disk.volume,

@@ -72,7 +72,9 @@ impl Frozen {
                 log::info!("{}: {count} file systems thawed after {frozen_for} ms", self.domain.name());
                 Ok(())
             }
-            Ok(Err(error)) => failed(format!("{}, frozen for {frozen_for} ms and tried again until it succeeds", error.cause)),
+            Ok(Err(error)) => {
+                failed(format!("{}, frozen for {frozen_for} ms and tried again until it succeeds", error.cause))
+            }
             Err(_) => failed(format!("no answer, frozen for {frozen_for} ms and tried again until it succeeds")),
         }
     }

@@ -108,7 +108,7 @@ impl TakeBackupRequest {
         if point.instance() != vm {
             return Err(Error::invalid("backupPath", format!("'{point}' is not a folder of '{vm}'")));
         }
-        let export = Export::check(self.repository)?;
+        let export = Repository::check(self.repository)?;
         let mode = check_mode(self.mode.as_deref(), self.bitmap_new, self.bitmap_parent, self.parent_paths)?;
         let wait = match self.wait_seconds.unwrap_or(0) {
             0 => DEFAULT_WAIT,
@@ -126,8 +126,14 @@ fn required(field: &str, value: Option<String>) -> Result<String> {
     value.filter(|value| !value.is_empty()).ok_or_else(|| Error::invalid(field, "is missing"))
 }
 
-fn check_mode(mode: Option<&str>, new: Option<String>, parent: Option<String>, paths: Option<Vec<String>>) -> Result<Mode> {
-    let refuse = |field, given: bool| if given { Err(Error::invalid(field, "does not go with this mode")) } else { Ok(()) };
+fn check_mode(
+    mode: Option<&str>,
+    new: Option<String>,
+    parent: Option<String>,
+    paths: Option<Vec<String>>,
+) -> Result<Mode> {
+    let refuse =
+        |field, given: bool| if given { Err(Error::invalid(field, "does not go with this mode")) } else { Ok(()) };
     match mode.unwrap_or("legacy") {
         "legacy" => {
             refuse("bitmapNew", new.is_some())?;
@@ -155,7 +161,11 @@ fn check_mode(mode: Option<&str>, new: Option<String>, parent: Option<String>, p
 fn check_bitmap(field: &str, name: Option<String>) -> Result<String> {
     let name = required(field, name)?;
     let plain = !name.starts_with('.') && !name.contains('/') && !name.chars().any(char::is_control);
-    if plain && name.len() <= LONGEST_BITMAP { Ok(name) } else { Err(Error::invalid(field, "is not a name for a checkpoint")) }
+    if plain && name.len() <= LONGEST_BITMAP {
+        Ok(name)
+    } else {
+        Err(Error::invalid(field, "is not a name for a checkpoint"))
+    }
 }
 
 /// All parent files lie in one point's folder; that folder is the parent.
@@ -191,7 +201,10 @@ fn check_disks(disks: Vec<StoppedDisk>) -> Result<Vec<StoppedSource>> {
     let sources = disks.into_iter().enumerate().map(|(i, disk)| check_disk(i, disk)).collect::<Result<Vec<_>>>()?;
     for (i, source) in sources.iter().enumerate() {
         if sources[..i].iter().any(|other| other.volume == source.volume) {
-            return Err(Error::invalid(&format!("disks[{i}].path"), format!("volume '{}' is named twice", source.volume)));
+            return Err(Error::invalid(
+                &format!("disks[{i}].path"),
+                format!("volume '{}' is named twice", source.volume),
+            ));
         }
     }
     Ok(sources)
@@ -294,6 +307,9 @@ mod tests {
         assert_eq!(checked.wait, Duration::from_secs(7200));
         let checked = request(incremental).unwrap();
         let parent = PointPath::parse("x", "i-2-10-VM/T1").unwrap();
-        assert_eq!(checked.mode, Mode::Incremental { bitmap: "backup-2".into(), parent, parent_bitmap: "backup-1".into() });
+        assert_eq!(
+            checked.mode,
+            Mode::Incremental { bitmap: "backup-2".into(), parent, parent_bitmap: "backup-1".into() }
+        );
     }
 }

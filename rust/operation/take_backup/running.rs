@@ -64,10 +64,9 @@ pub(super) fn run(call: &Call<'_>, mut host: HostState, listener: Listener<'_>) 
         Err(error) => return Err(attempt.abandon(error)),
     };
     job.enter("publish");
-    let parent = parent.and_then(Result::ok).map(|parent| ParentPoint {
-        backup_path: parent.path.to_string(),
-        point_id: parent.manifest.point_id,
-    });
+    let parent = parent
+        .and_then(Result::ok)
+        .map(|parent| ParentPoint { backup_path: parent.path.to_string(), point_id: parent.manifest.point_id });
     let manifest = manifest(checked, &attempt, &plan, &names, copied.when, parent)?;
     let limit = SYNC.max(call.left());
     let (manifest, found, host) = attempt.publish(manifest, limit)?;
@@ -78,7 +77,8 @@ pub(super) fn run(call: &Call<'_>, mut host: HostState, listener: Listener<'_>) 
     if let Some(bitmap) = bitmap {
         details.extend(clear_up(&found, host, &ours, bitmap));
     }
-    let parents = plan.ways.iter().map(|way| if let Way::Incremental(file) = way { Some(file.to_string()) } else { None });
+    let parents =
+        plan.ways.iter().map(|way| if let Way::Incremental(file) = way { Some(file.to_string()) } else { None });
     let recreated = match &checked.mode {
         Mode::Incremental { parent_bitmap, .. } if plan.recreated => Some(parent_bitmap.clone()),
         _ => None,
@@ -98,21 +98,28 @@ pub(super) fn run(call: &Call<'_>, mut host: HostState, listener: Listener<'_>) 
 /// Looks at the domain and its disks, and refuses what can't be backed up.
 fn find(checked: &Checked, config: &Config) -> Result<Found> {
     let connection = libvirt::connect(&config.connection_uri)?;
-    let missing = || Error::new(Code::DomainNotFound, "look up the domain", format!("libvirt has no domain '{}'", checked.vm));
+    let missing =
+        || Error::new(Code::DomainNotFound, "look up the domain", format!("libvirt has no domain '{}'", checked.vm));
     let domain = Domain::find(&connection, &checked.vm)?.ok_or_else(missing)?;
     let runs = match domain.state()? {
         State::Running => true,
         State::Paused { .. } => false,
         State::Other => {
-            return Err(Error::new(Code::DomainState, "look at the domain", "it is neither running nor paused, and no disks are given"));
+            return Err(Error::new(
+                Code::DomainState,
+                "look at the domain",
+                "it is neither running nor paused, and no disks are given",
+            ));
         }
     };
     if !domain.monitor_is_free()? || domain.job()?.state == JobState::Running {
         return Err(Error::new(Code::Busy, "look at the domain", "another job (backup, migration, save) runs on it"));
     }
     let (xml_text, xml) = domain.xml()?;
-    let (chosen, skipped): (Vec<&Disk>, Vec<&Disk>) = xml.disks.iter().partition(|disk| !disk.shareable && !disk.transient);
-    let details = skipped.iter().map(|disk| format!("disk {}: left out, it is shareable or transient", disk.target)).collect();
+    let (chosen, skipped): (Vec<&Disk>, Vec<&Disk>) =
+        xml.disks.iter().partition(|disk| !disk.shareable && !disk.transient);
+    let details =
+        skipped.iter().map(|disk| format!("disk {}: left out, it is shareable or transient", disk.target)).collect();
     let left_out = skipped.iter().map(|disk| disk.target.clone()).chain(xml.others.iter().cloned()).collect();
     let mut disks = Vec::new();
     let mut stored = Vec::new();
@@ -131,14 +138,19 @@ fn find(checked: &Checked, config: &Config) -> Result<Found> {
 fn look_at(domain: &Domain, disk: &Disk) -> Result<(DiskFacts, BTreeSet<String>)> {
     const STEP: &str = "look at the disk";
     if disk.encrypted {
-        return Err(Error::new(Code::UnsupportedImage, STEP, "it is encrypted, and would be written to the NAS in plain text"));
+        return Err(Error::new(
+            Code::UnsupportedImage,
+            STEP,
+            "it is encrypted, and would be written to the NAS in plain text",
+        ));
     }
     if disk.in_block_job {
         return Err(Error::new(Code::Busy, STEP, "a block job runs on it"));
     }
     let volume = disk.source.path().and_then(volume_of);
     let volume = volume.filter(|volume| !volume.chars().any(char::is_control));
-    let volume = volume.ok_or_else(|| Error::new(Code::UnsupportedImage, STEP, "its source has no name that a file can have"))?;
+    let volume = volume
+        .ok_or_else(|| Error::new(Code::UnsupportedImage, STEP, "its source has no name that a file can have"))?;
     let (cannot_carry, stored) = match bitmap_home(disk) {
         Err(reason) => (Some(reason), BTreeSet::new()),
         Ok(stored) => (None, stored),
@@ -165,7 +177,9 @@ fn bitmap_home(disk: &Disk) -> Result<BTreeSet<String>, String> {
     let info = File::open(path).map_err(qcow2::Error::from).and_then(|file| qcow2::inspect(&file));
     let info = info.map_err(|e| format!("its image can't be read: {e}"))?;
     if info.version < 3 {
-        return Err("its image is qcow2 version 2; 'qemu-img amend -o compat=1.1' while the guest is stopped helps".to_owned());
+        return Err(
+            "its image is qcow2 version 2; 'qemu-img amend -o compat=1.1' while the guest is stopped helps".to_owned()
+        );
     }
     Ok(info.bitmaps.into_iter().map(|bitmap| bitmap.name).collect())
 }
@@ -189,7 +203,11 @@ pub(super) fn ours(checked: &Checked, opened: &Opened, host: &HostState) -> Resu
     let mut ours = opened.published.clone();
     if let Some(bitmap) = checked.mode.bitmap() {
         if ours.contains(bitmap) {
-            return Err(Error::new(Code::AlreadyExists, "look at the bitmaps", format!("a restore point has bitmap '{bitmap}' already")));
+            return Err(Error::new(
+                Code::AlreadyExists,
+                "look at the bitmaps",
+                format!("a restore point has bitmap '{bitmap}' already"),
+            ));
         }
         ours.insert(bitmap.to_owned());
     }
@@ -321,7 +339,8 @@ impl Attempt {
     }
 
     fn checkpoint_xml(&self, bitmap: &str, plan: &Plan) -> String {
-        let (with, without): (Vec<_>, Vec<_>) = self.found.disks.iter().zip(&plan.carries).partition(|(_, carries)| **carries);
+        let (with, without): (Vec<_>, Vec<_>) =
+            self.found.disks.iter().zip(&plan.carries).partition(|(_, carries)| **carries);
         let with: Vec<_> = with.into_iter().map(|(disk, _)| disk.target.as_str()).collect();
         let without = without.into_iter().map(|(disk, _)| disk.target.as_str());
         let without: Vec<_> = without.chain(self.found.left_out.iter().map(String::as_str)).collect();
@@ -424,16 +443,26 @@ fn resume(found: &Found) {
 fn clear_up(found: &Found, mut host: HostState, ours: &BTreeSet<String>, bitmap: &str) -> Vec<String> {
     let mut details = Vec::new();
     for name in ours {
-        let removed = if name != bitmap && found.bitmaps.has(name) { found.bitmaps.remove(&found.domain, name) } else { Ok(()) };
+        let removed =
+            if name != bitmap && found.bitmaps.has(name) { found.bitmaps.remove(&found.domain, name) } else { Ok(()) };
         if let Err(error) = removed.and_then(|()| host.forget(name)) {
             details.push(format!("bitmap '{name}' stays until the next backup: {error}"));
         }
     }
-    details.extend(found.bitmaps.foreign(ours).iter().map(|name| format!("bitmap '{name}' is not ours and is left alone")));
+    details.extend(
+        found.bitmaps.foreign(ours).iter().map(|name| format!("bitmap '{name}' is not ours and is left alone")),
+    );
     details
 }
 
-fn manifest(checked: &Checked, attempt: &Attempt, plan: &Plan, names: &[String], when: jiff::Timestamp, parent: Option<ParentPoint>) -> Result<Manifest> {
+fn manifest(
+    checked: &Checked,
+    attempt: &Attempt,
+    plan: &Plan,
+    names: &[String],
+    when: jiff::Timestamp,
+    parent: Option<ParentPoint>,
+) -> Result<Manifest> {
     let disk = |(i, disk): (usize, &DiskFacts)| ManifestDisk {
         volume: disk.volume.clone(),
         serial: disk.serial.clone(),

@@ -37,11 +37,19 @@ struct Found<'a> {
 }
 
 /// Runs the backup of a guest that must not run.
-pub(super) fn run(call: &Call<'_>, sources: &[StoppedSource], mut host: HostState, listener: Listener<'_>) -> Result<TakenBackup> {
+pub(super) fn run(
+    call: &Call<'_>,
+    sources: &[StoppedSource],
+    mut host: HostState,
+    listener: Listener<'_>,
+) -> Result<TakenBackup> {
     let Call { checked, config, job, .. } = *call;
     job.enter("look at the disks");
     refuse_running(call)?;
-    let found = sources.iter().map(|source| look_at(source).map_err(|e| e.on_disk(&source.path))).collect::<Result<Vec<_>>>()?;
+    let found = sources
+        .iter()
+        .map(|source| look_at(source).map_err(|e| e.on_disk(&source.path)))
+        .collect::<Result<Vec<_>>>()?;
     job.enter("open the repository");
     let opened = storage::open(checked, config)?;
     let ours = super::running::ours(checked, &opened, &host)?;
@@ -55,7 +63,9 @@ pub(super) fn run(call: &Call<'_>, sources: &[StoppedSource], mut host: HostStat
     let targets = storage::make_targets(opened, &checked.point, specs.clone(), LIMIT)?;
     let mut attempt = Attempt { found, targets, seeded: Vec::new(), details: Vec::new() };
     let bitmap = checked.mode.bitmap();
-    let copied = bitmap.map_or(Ok(()), |bitmap| attempt.seed(bitmap, &mut host)).and_then(|()| attempt.copy(call, &specs, listener));
+    let copied = bitmap
+        .map_or(Ok(()), |bitmap| attempt.seed(bitmap, &mut host))
+        .and_then(|()| attempt.copy(call, &specs, listener));
     let (when, millis) = match copied {
         Ok(copied) => copied,
         Err(error) => return Err(attempt.abandon(error, bitmap, &mut host)),
@@ -67,9 +77,11 @@ pub(super) fn run(call: &Call<'_>, sources: &[StoppedSource], mut host: HostStat
 fn refuse_running(call: &Call<'_>) -> Result<()> {
     let connection = libvirt::connect(&call.config.connection_uri)?;
     match Domain::find(&connection, &call.checked.vm)? {
-        Some(domain) if domain.is_active()? => {
-            Err(Error::new(Code::DomainState, "look at the domain", "it runs, but the request names disks as for a stopped one"))
-        }
+        Some(domain) if domain.is_active()? => Err(Error::new(
+            Code::DomainState,
+            "look at the domain",
+            "it runs, but the request names disks as for a stopped one",
+        )),
         _ => Ok(()),
     }
 }
@@ -85,12 +97,17 @@ fn look_at(source: &StoppedSource) -> Result<Found<'_>> {
     }
     let info = qcow2::inspect(lock.file()).map_err(|e| e.at(STEP, &source.path))?;
     if info.encrypted {
-        return Err(Error::new(Code::UnsupportedImage, STEP, "it is encrypted, and would be written to the NAS in plain text"));
+        return Err(Error::new(
+            Code::UnsupportedImage,
+            STEP,
+            "it is encrypted, and would be written to the NAS in plain text",
+        ));
     }
     Ok(Found {
         source,
         virtual_size: info.virtual_size,
-        cannot_carry: (info.version < 3).then(|| "its image is qcow2 version 2; 'qemu-img amend -o compat=1.1' helps".to_owned()),
+        cannot_carry: (info.version < 3)
+            .then(|| "its image is qcow2 version 2; 'qemu-img amend -o compat=1.1' helps".to_owned()),
         bitmaps: info.bitmaps.into_iter().map(|bitmap| bitmap.name).collect(),
     })
 }
@@ -113,7 +130,8 @@ impl Attempt<'_> {
             let outcome = match &disk.cannot_carry {
                 Some(reason) => Err(reason.clone()),
                 None => {
-                    let stale = if disk.bitmaps.contains(bitmap) { qemu_bitmap("--remove", path, bitmap) } else { Ok(()) };
+                    let stale =
+                        if disk.bitmaps.contains(bitmap) { qemu_bitmap("--remove", path, bitmap) } else { Ok(()) };
                     stale.and_then(|()| qemu_bitmap("--add", path, bitmap)).map_err(|e| e.cause)
                 }
             };
@@ -124,10 +142,16 @@ impl Attempt<'_> {
     }
 
     /// Reads the disks, all under their locks; the instant that they show, and milliseconds.
-    fn copy(&mut self, call: &Call<'_>, specs: &[TargetSpec], listener: Listener<'_>) -> Result<(jiff::Timestamp, u64)> {
+    fn copy(
+        &mut self,
+        call: &Call<'_>,
+        specs: &[TargetSpec],
+        listener: Listener<'_>,
+    ) -> Result<(jiff::Timestamp, u64)> {
         call.job.enter("copy");
         let begun = Instant::now();
-        let locks = self.found.iter().map(|disk| ImageLock::take(&disk.source.path).map_err(|e| e.on_disk(&disk.source.path)));
+        let locks =
+            self.found.iter().map(|disk| ImageLock::take(&disk.source.path).map_err(|e| e.on_disk(&disk.source.path)));
         let locks = locks.collect::<Result<Vec<_>>>()?;
         let when = jiff::Timestamp::now();
         let total = self.found.iter().map(|disk| disk.virtual_size).sum();
@@ -138,7 +162,14 @@ impl Attempt<'_> {
         Ok((when, u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX)))
     }
 
-    fn convert(&self, call: &Call<'_>, source: &StoppedSource, target: &str, total: u64, listener: Listener<'_>) -> Result<()> {
+    fn convert(
+        &self,
+        call: &Call<'_>,
+        source: &StoppedSource,
+        target: &str,
+        total: u64,
+        listener: Listener<'_>,
+    ) -> Result<()> {
         let format = if source.qcow2 { "qcow2" } else { "raw" };
         let target = self.targets.path(target)?;
         let mut command = Command::new("qemu-img");
@@ -158,7 +189,15 @@ impl Attempt<'_> {
         }
     }
 
-    fn publish(mut self, call: &Call<'_>, specs: &[TargetSpec], when: jiff::Timestamp, job_millis: u64, ours: &BTreeSet<String>, mut host: HostState) -> Result<TakenBackup> {
+    fn publish(
+        mut self,
+        call: &Call<'_>,
+        specs: &[TargetSpec],
+        when: jiff::Timestamp,
+        job_millis: u64,
+        ours: &BTreeSet<String>,
+        mut host: HostState,
+    ) -> Result<TakenBackup> {
         let checked = call.checked;
         let new = checked.mode.bitmap();
         let bitmap = new.filter(|_| self.seeded.contains(&true)).map(str::to_owned);
@@ -220,7 +259,8 @@ impl Attempt<'_> {
 fn unseed(found: &[Found<'_>], seeded: &[bool], bitmap: Option<&str>, host: &mut HostState) {
     let Some(bitmap) = bitmap else { return };
     let seeded = found.iter().zip(seeded).filter(|(_, seeded)| **seeded);
-    let removed = seeded.map(|(disk, _)| qemu_bitmap("--remove", &disk.source.path, bitmap)).collect::<Result<Vec<_>>>();
+    let removed =
+        seeded.map(|(disk, _)| qemu_bitmap("--remove", &disk.source.path, bitmap)).collect::<Result<Vec<_>>>();
     if let Err(error) = removed.and_then(|_| host.forget(bitmap)) {
         log::warn!("bitmap '{bitmap}' stays until the next backup: {error}");
     }
@@ -236,7 +276,8 @@ fn clear_up(found: &[Found<'_>], ours: &BTreeSet<String>, bitmap: &str, host: &m
             details.push(format!("bitmap '{name}' stays until the next backup: {error}"));
         }
     }
-    let foreign = found.iter().flat_map(|disk| &disk.bitmaps).filter(|name| !ours.contains(*name)).collect::<BTreeSet<_>>();
+    let foreign =
+        found.iter().flat_map(|disk| &disk.bitmaps).filter(|name| !ours.contains(*name)).collect::<BTreeSet<_>>();
     details.extend(foreign.iter().map(|name| format!("bitmap '{name}' is not ours and is left alone")));
     details
 }

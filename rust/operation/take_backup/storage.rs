@@ -20,6 +20,8 @@ use crate::nas::session::Session;
 use crate::point::{MANIFEST, Manifest, Parent};
 use crate::qcow2;
 
+/// How long mounting and opening may take; the mount has a shorter bound of its own.
+const OPEN: Duration = Duration::from_secs(90);
 /// Less than this much free after a failed job: the NAS is full. QEMU reports the error only as text.
 const FULL: u64 = 1 << 20;
 
@@ -37,7 +39,7 @@ pub(super) struct Opened {
 /// Opens the repository, locks the virtual machine's folder there, reads its manifests and looks at the parent.
 pub(super) fn open(checked: &Checked, config: &Arc<Config>) -> Result<Opened> {
     let (checked, config) = (checked.clone(), config.clone());
-    bounded("open the repository", LIMIT, move || {
+    bounded("open the repository", OPEN, move || {
         let session = Session::open(&checked.export, &config)?;
         refuse_existing(session.root(), &checked.point)?;
         let (instance, _) = session.root().make_dir_if_missing(checked.point.instance(), FOLDER_MODE)?;
@@ -45,7 +47,9 @@ pub(super) fn open(checked: &Checked, config: &Arc<Config>) -> Result<Opened> {
         refuse_existing(session.root(), &checked.point)?;
         let published = published_bitmaps(&instance, &checked.vm)?;
         let parent = match &checked.mode {
-            Mode::Incremental { parent, parent_bitmap, .. } => Some(Parent::find(session.root(), parent, &checked.vm, parent_bitmap)),
+            Mode::Incremental { parent, parent_bitmap, .. } => {
+                Some(Parent::find(session.root(), parent, &checked.vm, parent_bitmap))
+            }
             _ => None,
         };
         Ok(Opened { session, lock, published, parent })
@@ -58,7 +62,11 @@ fn refuse_existing(root: &Folder, point: &PointPath) -> Result<()> {
         Err(error) if error.code == Code::NotFound => false,
         Err(error) => return Err(error),
     };
-    if there { Err(Error::new(Code::AlreadyExists, "open the repository", format!("'{point}' is there already"))) } else { Ok(()) }
+    if there {
+        Err(Error::new(Code::AlreadyExists, "open the repository", format!("'{point}' is there already")))
+    } else {
+        Ok(())
+    }
 }
 
 /// The bitmaps named by the manifests of `vm` in its folder. One that can't be read names none.
@@ -103,7 +111,12 @@ pub(super) struct Targets {
 
 /// Makes the empty targets with their final backing names. It writes to the NAS right before the hypervisor does, so it
 /// is the probe too: `NAS_UNRESPONSIVE` when the NAS hangs.
-pub(super) fn make_targets(opened: Opened, point: &PointPath, specs: Vec<TargetSpec>, limit: Duration) -> Result<Targets> {
+pub(super) fn make_targets(
+    opened: Opened,
+    point: &PointPath,
+    specs: Vec<TargetSpec>,
+    limit: Duration,
+) -> Result<Targets> {
     let point = point.clone();
     bounded("make the targets", limit, move || {
         let Opened { session, lock, .. } = opened;
@@ -136,7 +149,12 @@ impl Targets {
 
     /// Syncs the files, writes `texts` and the manifest (completed by the files' lengths) beside them and makes the
     /// point visible. On failure nothing of it stays, or the error says what does.
-    pub(super) fn publish(self, mut manifest: Manifest, texts: Vec<(&'static str, String)>, limit: Duration) -> Result<Manifest> {
+    pub(super) fn publish(
+        self,
+        mut manifest: Manifest,
+        texts: Vec<(&'static str, String)>,
+        limit: Duration,
+    ) -> Result<Manifest> {
         bounded("publish the restore point", limit, move || {
             let written = self.write_out(&mut manifest, texts);
             let Targets { files, partial, lock: _locked } = self;
