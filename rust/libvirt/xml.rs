@@ -1,6 +1,8 @@
 //! The domain's XML read, and the XML of backups and checkpoints written (libvirt's formatdomain, formatbackup and
 //! formatcheckpoint).
 
+use std::collections::BTreeMap;
+
 use quick_xml::events::{BytesEnd, BytesStart, BytesText, Event};
 use serde::Deserialize;
 
@@ -316,6 +318,34 @@ pub fn checkpoint_xml(name: &str, created: Option<i64>, with: &[&str], without: 
     xml.done()
 }
 
+#[derive(Deserialize)]
+struct CheckpointElement {
+    #[serde(default)]
+    disks: CheckpointDisks,
+}
+
+#[derive(Deserialize, Default)]
+struct CheckpointDisks {
+    #[serde(default)]
+    disk: Vec<CheckpointDisk>,
+}
+
+#[derive(Deserialize)]
+struct CheckpointDisk {
+    #[serde(rename = "@name")]
+    name: String,
+    #[serde(rename = "@size")]
+    size: Option<u64>,
+}
+
+/// The dirty bytes of each disk from the XML of a checkpoint that was read with its sizes. libvirt leaves the size out
+/// where the bitmap is not good.
+pub(super) fn dirty_sizes(checkpoint: &str) -> Result<BTreeMap<String, u64>> {
+    let parsed: CheckpointElement =
+        quick_xml::de::from_str(checkpoint).map_err(|e| Error::new(Code::Libvirt, "parse the checkpoint's XML", e))?;
+    Ok(parsed.disks.disk.into_iter().filter_map(|disk| Some((disk.name, disk.size?))).collect())
+}
+
 /// Writes escaped XML into memory, which can't fail.
 struct Xml(quick_xml::Writer<Vec<u8>>);
 
@@ -438,6 +468,15 @@ mod tests {
     fn a_full_backup_names_no_mode() {
         let xml = backup_xml(&[BackupDisk { target: "vda", file: Some("/a"), since: None }]);
         assert!(!xml.contains("incremental") && !xml.contains("backupmode"), "{xml}");
+    }
+
+    #[test]
+    fn a_disk_without_a_size_has_no_good_bitmap() {
+        let xml = "<domaincheckpoint><name>b</name><disks><disk name='vda' checkpoint='bitmap' bitmap='b' size='65536'/>\
+                   <disk name='vdb' checkpoint='bitmap' bitmap='b'/><disk name='vdc' checkpoint='no'/></disks></domaincheckpoint>";
+        assert_eq!(dirty_sizes(xml).unwrap(), BTreeMap::from([("vda".to_owned(), 65536)]));
+        assert!(dirty_sizes("<domaincheckpoint/>").unwrap().is_empty());
+        assert_eq!(dirty_sizes("").unwrap_err().code, Code::Libvirt);
     }
 
     #[test]

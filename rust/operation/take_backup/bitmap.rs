@@ -39,37 +39,42 @@ impl Bitmaps {
     }
 
     /// Looks for the bitmap `name` on the disks `on`, making its checkpoint (of the time `created`, in seconds since
-    /// 1970) known to libvirt again if need be. What is left of a bitmap that is lost somewhere is removed.
+    /// 1970) known to libvirt again if need be. What is left of a bitmap that is lost somewhere goes with the clearing up.
     pub(super) fn find_parent(&self, domain: &Domain, name: &str, created: i64, on: &[&str]) -> BitmapFound {
-        let known = self.known.contains(name);
-        // A bitmap that came with an image below the top one does not record what was written since.
-        if let Some(lost) = on.iter().find(|target| !known && !self.split(name).0.contains(target)) {
-            return BitmapFound::Lost(format!("disk {lost}: its image has no bitmap '{name}'"));
+        let found = if self.known.contains(name) {
+            find_known(domain, name, on)
+        } else {
+            self.find_stored(domain, name, created, on)
+        };
+        found.unwrap_or_else(|error| BitmapFound::Lost(format!("bitmap '{name}' can't be validated: {}", error.cause)))
+    }
+
+    /// The guest was restarted or migrated: the bitmap is in the images, libvirt has forgotten the checkpoint.
+    fn find_stored(&self, domain: &Domain, name: &str, created: i64, on: &[&str]) -> Result<BitmapFound> {
+        // libvirt would also take a bitmap of an image below the top one, which does not record what was written since.
+        let (with, _) = self.split(name);
+        let missing: Vec<_> = on.iter().filter(|target| !with.contains(target)).copied().collect();
+        if !missing.is_empty() {
+            return Ok(lost(name, &missing));
         }
         let without: Vec<_> = self.targets.iter().map(String::as_str).filter(|target| !on.contains(target)).collect();
-        match domain.redefine_validated(&checkpoint_xml(name, Some(created), on, &without)) {
-            Ok(Redefined::Good) if known => BitmapFound::Known,
-            Ok(Redefined::Good) => BitmapFound::Redefined,
-            Ok(Redefined::Inconsistent) => {
-                let disks = self.blame(domain, name, created, on).unwrap_or_else(|e| e.cause);
-                BitmapFound::Lost(format!("bitmap '{name}' is missing, inconsistent or disabled: {disks}"))
-            }
-            Err(error) => BitmapFound::Lost(format!("bitmap '{name}' can't be validated: {}", error.cause)),
+        match domain.redefine_validated(&checkpoint_xml(name, Some(created), on, &without))? {
+            Redefined::Good => Ok(BitmapFound::Redefined),
+            Redefined::Inconsistent => self.blame(domain, name, created, on),
         }
     }
 
-    /// Which disks lost the bitmap. It is removed from the others: no backup can use it any more.
-    fn blame(&self, domain: &Domain, name: &str, created: i64, on: &[&str]) -> Result<String> {
-        domain.forget_checkpoint(name)?;
-        let mut lost = Vec::new();
+    /// Which disks lost the bitmap: each is asked for alone, and forgotten again.
+    fn blame(&self, domain: &Domain, name: &str, created: i64, on: &[&str]) -> Result<BitmapFound> {
+        let mut bad = Vec::new();
         for target in on {
             let others: Vec<_> = self.targets.iter().map(String::as_str).filter(|other| other != target).collect();
             match domain.redefine_validated(&checkpoint_xml(name, Some(created), &[target], &others))? {
-                Redefined::Good => drop(domain.delete_checkpoint(name)?),
-                Redefined::Inconsistent => lost.push(format!("disk {target}")),
+                Redefined::Good => drop(domain.forget_checkpoint(name)?),
+                Redefined::Inconsistent => bad.push(*target),
             }
         }
-        Ok(lost.join(", "))
+        Ok(lost(name, &bad))
     }
 
     /// Removes the bitmap `name` and its checkpoint from all disks.
@@ -85,4 +90,15 @@ impl Bitmaps {
         }
         Ok(())
     }
+}
+
+/// libvirt knows the checkpoint; is its bitmap good on every disk?
+fn find_known(domain: &Domain, name: &str, on: &[&str]) -> Result<BitmapFound> {
+    let dirty = domain.dirty(name)?.unwrap_or_default();
+    let bad: Vec<_> = on.iter().filter(|target| !dirty.contains_key(**target)).copied().collect();
+    Ok(if bad.is_empty() { BitmapFound::Known } else { lost(name, &bad) })
+}
+
+fn lost(name: &str, disks: &[&str]) -> BitmapFound {
+    BitmapFound::Lost(format!("bitmap '{name}' is missing, inconsistent or disabled on disk {}", disks.join(", ")))
 }
