@@ -2,11 +2,14 @@
 //!
 //! The core knows neither Java nor CloudStack. `operation` is the way in; `jni` and `capi` are the two callers.
 
+pub mod capi;
 pub mod config;
 pub mod engine;
 pub mod error;
+mod jni;
 pub mod job;
 pub mod logging;
 pub mod nas;
 pub mod operation;
+mod panics;
 pub mod point;
