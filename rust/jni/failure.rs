@@ -93,3 +93,23 @@ fn throw(env: &mut Env<'_>, error: &Error, cause: &JThrowable<'_>) -> jni::error
         }
     }
 }
+
+/// Takes the pending exception away; the text is its class and, if it can say it, its message. (`exception_catch` of
+/// the jni crate also reads the whole stack trace, more local references than any frame has room for.)
+pub(super) fn caught(env: &mut Env<'_>) -> jni::errors::Result<(Global<JThrowable<'static>>, String)> {
+    env.with_local_frame(FRAME, |env| {
+        let thrown = env.exception_occurred().ok_or(JniError::JavaException)?;
+        env.exception_clear();
+        let class = env.get_object_class(&thrown)?.get_name(env)?.try_to_string(env)?;
+        let says = match thrown.get_message(env) {
+            Ok(message) if message.is_null() => class,
+            Ok(message) => format!("{class}: {}", message.try_to_string(env)?),
+            // `getMessage` may be the caller's own code and throw too.
+            Err(_) => {
+                env.exception_clear();
+                class
+            }
+        };
+        Ok((env.new_global_ref(&thrown)?, says))
+    })
+}

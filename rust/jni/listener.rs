@@ -2,14 +2,14 @@
 
 use jni::Env;
 use jni::errors::Error as JniError;
-use jni::objects::JThrowable;
-use jni::refs::Global;
 
-use super::failure::Failure;
+use super::failure::{Failure, caught};
 use super::types::JProgressListener;
 use super::write;
 use crate::error::{Code, Error, Result};
-use crate::job::{JobStatus, Listener};
+use crate::job::Listener;
+
+const STEP: &str = "tell the progress listener";
 
 /// Room for the local references of one report.
 const FRAME: usize = 16;
@@ -26,11 +26,18 @@ pub(super) fn with_listener<T>(
         if listener.is_null() {
             return Ok(());
         }
-        tell(env, listener, status).map_err(|failed| {
-            let (error, exception) = cancelled_by(failed);
-            thrown = exception;
-            error
-        })
+        let told = env.with_local_frame(FRAME, |env| {
+            let status = write::status(status, env)?;
+            listener.progress(env, &status)
+        });
+        match told {
+            Err(JniError::JavaException) => {
+                let (exception, says) = caught(env).map_err(broken)?;
+                thrown = Some(exception);
+                Err(Error::new(Code::Cancelled, STEP, format!("it threw {says}")))
+            }
+            told => told.map_err(broken),
+        }
     });
     match (result, thrown) {
         (Err(error), Some(cause)) => Err(Failure::Listener(error, cause)),
@@ -38,24 +45,6 @@ pub(super) fn with_listener<T>(
     }
 }
 
-fn tell(env: &mut Env<'_>, listener: &JProgressListener<'_>, status: &JobStatus) -> jni::errors::Result<()> {
-    let told = env.with_local_frame(FRAME, |env| {
-        let status = write::status(status, env)?;
-        listener.progress(env, &status)
-    });
-    match told {
-        Err(JniError::JavaException) => env.exception_catch(),
-        told => told,
-    }
-}
-
-fn cancelled_by(failed: JniError) -> (Error, Option<Global<JThrowable<'static>>>) {
-    let step = "tell the progress listener";
-    match failed {
-        JniError::CaughtJavaException { exception, name, msg, .. } => {
-            let exception = Some(exception).filter(|exception| !exception.is_null());
-            (Error::new(Code::Cancelled, step, format!("it threw {name}: {msg}")), exception)
-        }
-        other => (Error::new(Code::Internal, step, other), None),
-    }
+fn broken(error: JniError) -> Error {
+    Error::new(Code::Internal, STEP, error)
 }

@@ -3,12 +3,15 @@
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use anyhow::anyhow;
+use jni::errors::Error as JniError;
 use jni::objects::JString;
 use jni::vm::AttachConfig;
 use jni::{JavaVM, jni_str};
 use log::Record;
 use log4rs::append::Append;
 
+use super::failure::caught;
 use super::types::JNative;
 use crate::panics;
 
@@ -45,7 +48,9 @@ fn send(record: &Record<'_>) -> anyhow::Result<()> {
     JavaVM::singleton()?.attach_current_thread_with_config(config, Some(FRAME), |env| {
         let logger = JString::from_str(env, record.target().replace("::", "."))?;
         let line = JString::from_str(env, record.args().to_string())?;
-        JNative::log(env, record.level() as i32, &logger, &line)
-    })?;
-    Ok(())
+        match JNative::log(env, record.level() as i32, &logger, &line) {
+            Err(JniError::JavaException) => Err(anyhow!("the logger threw {}", caught(env)?.1)),
+            sent => Ok(sent?),
+        }
+    })
 }

@@ -12,8 +12,12 @@ use jni::{Env, NativeMethod, jni_str, native_method};
 use super::failure::{Failure, ThrowNasBackupException};
 use super::listener::with_listener;
 use super::read::text;
-use super::types::JProgressListener;
+use super::types::{JProgressListener, JTakeBackupResult};
+use super::write;
+use crate::engine::Engine;
 use crate::job;
+use crate::operation::take_backup::{TakenBackup, TakenDisk};
+use crate::point::Kind;
 
 const _: &[NativeMethod] = &[
     native_method! {
@@ -25,6 +29,12 @@ const _: &[NativeMethod] = &[
         java_type = org.nasbackup.TestHooks,
         type_map = { JProgressListener => org.nasbackup.ProgressListener },
         static extern fn run_job(job: JString, reports: jint, listener: JProgressListener) -> jlong,
+        error_policy = ThrowNasBackupException,
+    },
+    native_method! {
+        java_type = org.nasbackup.TestHooks,
+        type_map = { JTakeBackupResult => org.nasbackup.TakeBackupResult },
+        static extern fn result(disks: jint) -> JTakeBackupResult,
         error_policy = ThrowNasBackupException,
     },
     native_method! {
@@ -73,6 +83,40 @@ fn run_job<'l>(
         }
         Ok(jlong::from(reports))
     })
+}
+
+/// A result in which every field has a value of its own; the disks take turns at having and lacking what may be null.
+fn result<'l>(env: &mut Env<'l>, _: JClass<'l>, disks: jint) -> Result<JTakeBackupResult<'l>, Failure> {
+    let disks = (0..u64::try_from(disks).unwrap_or(0)).map(|n| {
+        let some = |text: &str| (n % 2 == 0).then(|| format!("{text}{n}"));
+        TakenDisk {
+            target: some("vd"),
+            volume: format!("volume{n}"),
+            serial: some("serial"),
+            file: format!("file{n}"),
+            kind: if n % 2 == 0 { Kind::Incremental } else { Kind::Full },
+            parent: some("parent"),
+            size: n,
+            virtual_size: u64::MAX - n,
+            bitmap: some("bitmap"),
+        }
+    });
+    let disks: Vec<_> = disks.collect();
+    let taken = TakenBackup {
+        kind: Kind::Incremental,
+        size: 1,
+        virtual_size: 2,
+        volumes: disks.iter().map(|disk| (disk.volume.clone(), disk.file.clone())).collect(),
+        bitmap_created: Some("created".to_owned()),
+        bitmap_recreated: None,
+        incremental_fallback: true,
+        details: "one\ntwo".to_owned(),
+        engine: Engine::Push,
+        job_millis: 3,
+        total_millis: 4,
+        disks,
+    };
+    Ok(write::taken_backup(&taken, env)?)
 }
 
 fn log_on_native_thread<'l>(env: &mut Env<'l>, _: JClass<'l>, line: JString<'l>) -> Result<(), Failure> {
