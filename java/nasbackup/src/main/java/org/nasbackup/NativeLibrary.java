@@ -113,6 +113,9 @@ final class NativeLibrary {
     }
 
     private static String describe(ClassLoader loader) {
-        return loader == null ? "the boot class loader" : loader.toString();
+        if (loader == null) {
+            return "the boot class loader";
+        }
+        return loader.getName() == null ? loader.toString() : loader.getName();
     }
 }
