@@ -30,6 +30,9 @@ public final class CancelHandle {
 
     /** A handle for a job whose id the caller chooses. */
     public CancelHandle(String job) {
+        if (job == null) {
+            throw NasBackupException.invalid("job", "is missing");
+        }
         this.job = job;
     }
 

@@ -155,6 +155,7 @@ class JobTest {
         NasBackupException e = failure(() -> nasBackup.takeBackup(request, null, new CancelHandle("other")));
         assertThat(e.code()).isEqualTo(ErrorCode.INVALID_ARGUMENT);
         assertThat(e.getMessage()).contains(": job: ");
+        assertThat(failure(() -> new CancelHandle(null)).getMessage()).contains(": job: ");
     }
 
     @Test

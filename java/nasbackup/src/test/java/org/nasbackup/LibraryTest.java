@@ -76,6 +76,17 @@ class LibraryTest {
     }
 
     @Test
+    void another_library_of_that_name_is_a_mismatch() throws Exception {
+        Path other = Path.of(System.getProperty("java.home"), "lib", "libjimage.so");
+        Files.copy(other, folder("other").resolve("libnasbackup.so"));
+        String output =
+                new ChildJvm().option("-Djava.library.path=" + folder("other")).run("open-twice");
+        assertThat(output.lines().filter(line -> line.startsWith("VERSION_MISMATCH: start the native library: ")))
+                .hasSize(2)
+                .allMatch(line -> line.contains("install libnasbackup.so and nasbackup.jar of one version"));
+    }
+
+    @Test
     void the_bundled_library_is_the_second_choice_and_leaves_no_file() throws Exception {
         String output = new ChildJvm()
                 .withoutBundledLibrary(folder("classes"))
