@@ -6,7 +6,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
 use crate::error::{Code, Error, Result};
-use crate::job::{Job, Listener};
+use crate::job::Reporter;
 use crate::libvirt::{self, Domain, Event, JobPicture, JobState, State, Subscription};
 use crate::nas::deadline::bounded;
 
@@ -85,8 +85,8 @@ impl PushJob {
     }
 
     /// Waits until QEMU has written and closed every target. On an error the job is aborted, unless it has ended.
-    pub fn wait(&mut self, job: &Job, listener: Listener<'_>, deadline: Instant) -> Result<()> {
-        let outcome = self.wait_completed(job, listener, deadline).and_then(|()| self.wait_closed());
+    pub fn wait(&mut self, job: &mut Reporter<'_>, deadline: Instant) -> Result<()> {
+        let outcome = self.wait_completed(job, deadline).and_then(|()| self.wait_closed());
         outcome.map_err(|error| self.abort(error))
     }
 
@@ -95,7 +95,7 @@ impl PushJob {
         self.ended
     }
 
-    fn wait_completed(&mut self, job: &Job, listener: Listener<'_>, deadline: Instant) -> Result<()> {
+    fn wait_completed(&mut self, job: &mut Reporter<'_>, deadline: Instant) -> Result<()> {
         const STEP: &str = "copy the disks";
         loop {
             match self.signals.recv_timeout(TICK) {
@@ -109,7 +109,7 @@ impl PushJob {
                 }
                 Ok(Signal::Running(picture)) => {
                     job.progress(picture.done, picture.total);
-                    listener(&job.status())?;
+                    job.tell()?;
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return Err(Error::new(Code::Internal, STEP, "the poller died")),

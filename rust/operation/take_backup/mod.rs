@@ -20,8 +20,9 @@ use crate::config::{self, Config};
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::host::HostState;
-use crate::job::{self, Job, Listener};
-use crate::point::{Kind, Manifest};
+use crate::job::{self, Job, Listener, Reporter};
+use crate::nas::path::PointPath;
+use crate::point::{Kind, Manifest, ManifestDisk, ParentPoint};
 
 use request::Checked;
 pub use request::{StoppedDisk, TakeBackupRequest};
@@ -85,12 +86,13 @@ pub fn run(request: TakeBackupRequest, listener: Listener<'_>) -> Result<TakenBa
     let config = config::current();
     let checked = request.check(&config)?;
     let job = job::start(checked.job.clone(), "takeBackup", Some(checked.vm.clone()))?;
+    let mut job = Reporter::new(job, listener)?;
     let host = HostState::lock(&config.state_dir, &checked.vm)?;
-    let call = Call { checked: &checked, config: &config, job: &job, deadline: Instant::now() + checked.wait };
+    let call = Call { checked: &checked, config: &config, deadline: Instant::now() + checked.wait };
     log::info!("{}: backup to '{}' begins", checked.vm, checked.point);
     let taken = match &checked.stopped {
-        None => running::run(&call, host, listener),
-        Some(sources) => stopped::run(&call, sources, host, listener),
+        None => running::run(&call, host, &mut job),
+        Some(sources) => stopped::run(&call, sources, host, &mut job),
     };
     match &taken {
         Ok(taken) => log::info!(
@@ -111,7 +113,6 @@ pub fn run(request: TakeBackupRequest, listener: Listener<'_>) -> Result<TakenBa
 struct Call<'a> {
     checked: &'a Checked,
     config: &'a Arc<Config>,
-    job: &'a Job,
     deadline: Instant,
 }
 
@@ -125,6 +126,28 @@ impl Call<'_> {
 /// The name of a disk's file: the first disk is the root disk.
 fn file_name(i: usize, volume: &str) -> String {
     format!("{}.{volume}.qcow2", if i == 0 { "root" } else { "datadisk" })
+}
+
+/// The manifest of a new point; the lengths of its files are not known yet.
+fn manifest(
+    vm: &str,
+    when: jiff::Timestamp,
+    bitmap: Option<&str>,
+    parent: Option<ParentPoint>,
+    disks: Vec<ManifestDisk>,
+) -> Result<Manifest> {
+    let incremental = disks.iter().any(|disk| disk.kind == Kind::Incremental);
+    Ok(Manifest {
+        version: Manifest::VERSION,
+        point_id: Manifest::new_point_id()?,
+        vm_name: vm.to_owned(),
+        when,
+        kind: if incremental { Kind::Incremental } else { Kind::Full },
+        bitmap: bitmap.map(str::to_owned),
+        engine: Engine::Push,
+        parent: parent.filter(|_| incremental),
+        disks,
+    })
 }
 
 /// A published point, with what its manifest does not say.
@@ -141,8 +164,7 @@ struct Outcome {
 }
 
 impl Outcome {
-    fn answer(self, call: &Call<'_>) -> TakenBackup {
-        let point = &call.checked.point;
+    fn answer(self, point: &PointPath, job: &Job) -> TakenBackup {
         let with = self.targets.into_iter().zip(self.parents);
         let disks = self.manifest.disks.into_iter().zip(with).map(|(disk, (target, parent))| TakenDisk {
             target,
@@ -167,7 +189,7 @@ impl Outcome {
             details: self.details.join("\n"),
             engine: self.manifest.engine,
             job_millis: self.job_millis,
-            total_millis: call.job.elapsed_millis(),
+            total_millis: job.elapsed_millis(),
             disks,
         }
     }

@@ -9,13 +9,12 @@ use super::decision::{self, Asked, BitmapFound, DiskFacts, Plan, Way};
 use super::quiesce::Frozen;
 use super::request::{Checked, Mode};
 use super::storage::{self, Opened, TargetSpec, Targets};
-use super::{Call, Outcome, TakenBackup, file_name};
+use super::{Call, Outcome, TakenBackup, file_name, manifest};
 use crate::config::{Config, QuiesceFailure};
-use crate::engine::Engine;
 use crate::engine::push::PushJob;
 use crate::error::{Code, Error, Result};
 use crate::host::HostState;
-use crate::job::Listener;
+use crate::job::Reporter;
 use crate::libvirt::{self, BackupDisk, Disk, Domain, DomainXml, JobState, Source, State};
 use crate::nas::deadline::bounded;
 use crate::point::{Kind, Manifest, ManifestDisk, ParentPoint, volume_of};
@@ -42,32 +41,31 @@ struct Found {
 }
 
 /// Runs the backup of a guest that must be running or paused.
-pub(super) fn run(call: &Call<'_>, mut host: HostState, listener: Listener<'_>) -> Result<TakenBackup> {
-    let Call { checked, config, job, .. } = *call;
-    job.enter("find the domain");
+pub(super) fn run(call: &Call<'_>, mut host: HostState, job: &mut Reporter<'_>) -> Result<TakenBackup> {
+    let Call { checked, config, .. } = *call;
+    job.begin("find the domain")?;
     let found = find(checked, config)?;
-    job.enter("open the repository");
+    job.begin("open the repository")?;
     let mut opened = storage::open(checked, config)?;
     let ours = ours(checked, &opened, &host)?;
     clear_way(checked, &found, &mut host)?;
     let parent = opened.parent.take();
     let plan = decide(checked, &found, parent.as_ref());
-    job.check_cancelled()?;
-    job.enter("make the targets");
+    job.begin("make the targets")?;
     let specs = specs(&found.disks, &plan);
     let names: Vec<String> = specs.iter().map(|spec| spec.name.clone()).collect();
     let targets = storage::make_targets(opened, &checked.point, specs, PROBE)?;
     let bitmap = checked.mode.bitmap().filter(|_| plan.carries.contains(&true));
     let mut attempt = Attempt { found, bitmap: bitmap.map(str::to_owned), host, targets, push: None, stuck: false };
-    let copied = match attempt.copy(call, &plan, &names, listener) {
+    let copied = match attempt.copy(call, &plan, &names, job) {
         Ok(copied) => copied,
         Err(error) => return Err(attempt.abandon(error)),
     };
-    job.enter("publish");
     let parent = parent
         .and_then(Result::ok)
         .map(|parent| ParentPoint { backup_path: parent.path.to_string(), point_id: parent.manifest.point_id });
-    let manifest = manifest(checked, &attempt, &plan, &names, copied.when, parent)?;
+    let disks = manifest_disks(&attempt, &plan, &names);
+    let manifest = manifest(&checked.vm, copied.when, bitmap, parent, disks)?;
     let limit = SYNC.max(call.left());
     let (manifest, found, host) = attempt.publish(manifest, limit)?;
     job.enter("clear up");
@@ -92,7 +90,7 @@ pub(super) fn run(call: &Call<'_>, mut host: HostState, listener: Listener<'_>) 
         details,
         job_millis: copied.millis,
     };
-    Ok(outcome.answer(call))
+    Ok(outcome.answer(&checked.point, job))
 }
 
 /// Looks at the domain and its disks, and refuses what can't be backed up.
@@ -277,15 +275,14 @@ struct Attempt {
 }
 
 impl Attempt {
-    fn copy(&mut self, call: &Call<'_>, plan: &Plan, names: &[String], listener: Listener<'_>) -> Result<Copied> {
-        let Call { checked, config, job, deadline } = *call;
+    fn copy(&mut self, call: &Call<'_>, plan: &Plan, names: &[String], job: &mut Reporter<'_>) -> Result<Copied> {
+        let Call { checked, config, deadline } = *call;
         let backup = self.backup_xml(checked, plan, names)?;
         let checkpoint = self.bitmap.as_deref().map(|bitmap| self.checkpoint_xml(bitmap, plan));
         if let Some(bitmap) = &self.bitmap {
             self.host.remember(bitmap)?;
         }
-        job.check_cancelled()?;
-        job.enter("begin");
+        job.begin("begin")?;
         let mut details = Vec::new();
         let frozen = self.freeze(checked, config, &mut details)?;
         let when = jiff::Timestamp::now();
@@ -297,9 +294,11 @@ impl Attempt {
             details.push(error.to_string());
         }
         self.stuck = push.as_ref().is_err_and(|error| error.code == Code::NasUnresponsive);
+        let push = self.push.insert(push?);
         job.enter("copy");
-        self.push.insert(push?).wait(job, listener, deadline)?;
+        push.wait(job, deadline)?;
         let millis = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        job.begin("publish")?;
         Ok(Copied { when, millis, details })
     }
 
@@ -455,14 +454,7 @@ fn clear_up(found: &Found, mut host: HostState, ours: &BTreeSet<String>, bitmap:
     details
 }
 
-fn manifest(
-    checked: &Checked,
-    attempt: &Attempt,
-    plan: &Plan,
-    names: &[String],
-    when: jiff::Timestamp,
-    parent: Option<ParentPoint>,
-) -> Result<Manifest> {
+fn manifest_disks(attempt: &Attempt, plan: &Plan, names: &[String]) -> Vec<ManifestDisk> {
     let disk = |(i, disk): (usize, &DiskFacts)| ManifestDisk {
         volume: disk.volume.clone(),
         serial: disk.serial.clone(),
@@ -472,15 +464,5 @@ fn manifest(
         virtual_size: disk.virtual_size,
         bitmap: attempt.bitmap.clone().filter(|_| plan.carries[i]),
     };
-    Ok(Manifest {
-        version: Manifest::VERSION,
-        point_id: Manifest::new_point_id()?,
-        vm_name: checked.vm.clone(),
-        when,
-        kind: if plan.is_incremental() { Kind::Incremental } else { Kind::Full },
-        bitmap: attempt.bitmap.clone(),
-        engine: Engine::Push,
-        parent: parent.filter(|_| plan.is_incremental()),
-        disks: attempt.found.disks.iter().enumerate().map(disk).collect(),
-    })
+    attempt.found.disks.iter().enumerate().map(disk).collect()
 }

@@ -9,14 +9,13 @@ use std::time::{Duration, Instant};
 use super::image_lock::ImageLock;
 use super::request::{Mode, StoppedSource};
 use super::storage::{self, TargetSpec, Targets};
-use super::{Call, Outcome, TakenBackup, file_name};
-use crate::engine::Engine;
+use super::{Call, Outcome, TakenBackup, file_name, manifest};
 use crate::error::{Code, Error, Result};
 use crate::host::HostState;
-use crate::job::Listener;
+use crate::job::{Job, Reporter};
 use crate::libvirt::{self, Domain};
 use crate::nas::deadline::LIMIT;
-use crate::point::{Kind, Manifest, ManifestDisk};
+use crate::point::{Kind, ManifestDisk};
 use crate::qcow2;
 
 /// How long `qemu-img bitmap` may take: it writes a few clusters.
@@ -41,19 +40,19 @@ pub(super) fn run(
     call: &Call<'_>,
     sources: &[StoppedSource],
     mut host: HostState,
-    listener: Listener<'_>,
+    job: &mut Reporter<'_>,
 ) -> Result<TakenBackup> {
-    let Call { checked, config, job, .. } = *call;
-    job.enter("look at the disks");
+    let Call { checked, config, .. } = *call;
+    job.begin("look at the disks")?;
     refuse_running(call)?;
     let found = sources
         .iter()
         .map(|source| look_at(source).map_err(|e| e.on_disk(&source.path)))
         .collect::<Result<Vec<_>>>()?;
-    job.enter("open the repository");
+    job.begin("open the repository")?;
     let opened = storage::open(checked, config)?;
     let ours = super::running::ours(checked, &opened, &host)?;
-    job.enter("make the targets");
+    job.begin("make the targets")?;
     let specs = found.iter().enumerate().map(|(i, disk)| TargetSpec {
         name: file_name(i, &disk.source.volume),
         virtual_size: disk.virtual_size,
@@ -63,15 +62,19 @@ pub(super) fn run(
     let targets = storage::make_targets(opened, &checked.point, specs.clone(), LIMIT)?;
     let mut attempt = Attempt { found, targets, seeded: Vec::new(), details: Vec::new() };
     let bitmap = checked.mode.bitmap();
-    let copied = bitmap
-        .map_or(Ok(()), |bitmap| attempt.seed(bitmap, &mut host))
-        .and_then(|()| attempt.copy(call, &specs, listener));
-    let (when, millis) = match copied {
-        Ok(copied) => copied,
-        Err(error) => return Err(attempt.abandon(error, bitmap, &mut host)),
-    };
-    job.enter("publish");
-    attempt.publish(call, &specs, when, millis, &ours, host)
+    let copied =
+        bitmap.map_or(Ok(()), |bitmap| attempt.seed(bitmap, &mut host)).and_then(|()| attempt.copy(call, &specs, job));
+    match copied {
+        Ok(copied) => attempt.publish(call, copied, &ours, host, job),
+        Err(error) => Err(attempt.abandon(error, bitmap, &mut host)),
+    }
+}
+
+/// What the reading of the disks has shown.
+struct Copied {
+    /// The instant that the copies show.
+    when: jiff::Timestamp,
+    millis: u64,
 }
 
 fn refuse_running(call: &Call<'_>) -> Result<()> {
@@ -141,14 +144,9 @@ impl Attempt<'_> {
         Ok(())
     }
 
-    /// Reads the disks, all under their locks; the instant that they show, and milliseconds.
-    fn copy(
-        &mut self,
-        call: &Call<'_>,
-        specs: &[TargetSpec],
-        listener: Listener<'_>,
-    ) -> Result<(jiff::Timestamp, u64)> {
-        call.job.enter("copy");
+    /// Reads the disks, all under their locks.
+    fn copy(&mut self, call: &Call<'_>, specs: &[TargetSpec], job: &mut Reporter<'_>) -> Result<Copied> {
+        job.begin("copy")?;
         let begun = Instant::now();
         let locks =
             self.found.iter().map(|disk| ImageLock::take(&disk.source.path).map_err(|e| e.on_disk(&disk.source.path)));
@@ -156,10 +154,11 @@ impl Attempt<'_> {
         let when = jiff::Timestamp::now();
         let total = self.found.iter().map(|disk| disk.virtual_size).sum();
         for (disk, spec) in self.found.iter().zip(specs) {
-            self.convert(call, disk.source, &spec.name, total, listener).map_err(|e| e.on_disk(&disk.source.path))?;
+            self.convert(call, disk.source, &spec.name, total, job).map_err(|e| e.on_disk(&disk.source.path))?;
         }
         drop(locks);
-        Ok((when, u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX)))
+        job.begin("publish")?;
+        Ok(Copied { when, millis: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX) })
     }
 
     fn convert(
@@ -168,7 +167,7 @@ impl Attempt<'_> {
         source: &StoppedSource,
         target: &str,
         total: u64,
-        listener: Listener<'_>,
+        job: &mut Reporter<'_>,
     ) -> Result<()> {
         let format = if source.qcow2 { "qcow2" } else { "raw" };
         let target = self.targets.path(target)?;
@@ -179,9 +178,8 @@ impl Attempt<'_> {
             if let Some(status) = process.ended()? {
                 return process.result(status);
             }
-            call.job.progress(self.targets.written().min(total), total);
-            let told = listener(&call.job.status()).and_then(|()| call.job.check_cancelled());
-            told.map_err(|error| process.kill(error))?;
+            job.progress(self.targets.written().min(total), total);
+            job.tell().map_err(|error| process.kill(error))?;
             if call.left().is_zero() {
                 return Err(process.kill(Error::new(Code::Timeout, "copy the disk", "not done within waitSeconds")));
             }
@@ -192,35 +190,15 @@ impl Attempt<'_> {
     fn publish(
         mut self,
         call: &Call<'_>,
-        specs: &[TargetSpec],
-        when: jiff::Timestamp,
-        job_millis: u64,
+        copied: Copied,
         ours: &BTreeSet<String>,
         mut host: HostState,
+        job: &Job,
     ) -> Result<TakenBackup> {
         let checked = call.checked;
         let new = checked.mode.bitmap();
-        let bitmap = new.filter(|_| self.seeded.contains(&true)).map(str::to_owned);
-        let disk = |(i, found): (usize, &Found<'_>)| ManifestDisk {
-            volume: found.source.volume.clone(),
-            serial: None,
-            file: specs[i].name.clone(),
-            kind: Kind::Full,
-            size: 0,
-            virtual_size: found.virtual_size,
-            bitmap: bitmap.clone().filter(|_| self.seeded[i]),
-        };
-        let manifest = Manifest {
-            version: Manifest::VERSION,
-            point_id: Manifest::new_point_id()?,
-            vm_name: checked.vm.clone(),
-            when,
-            kind: Kind::Full,
-            bitmap: bitmap.clone(),
-            engine: Engine::Push,
-            parent: None,
-            disks: self.found.iter().enumerate().map(disk).collect(),
-        };
+        let bitmap = new.filter(|_| self.seeded.contains(&true));
+        let manifest = manifest(&checked.vm, copied.when, bitmap, None, self.manifest_disks(bitmap))?;
         let manifest = match self.targets.publish(manifest, Vec::new(), SYNC.max(call.left())) {
             Ok(manifest) => manifest,
             Err(error) => {
@@ -232,7 +210,7 @@ impl Attempt<'_> {
         if fallback {
             self.details.push("full instead of incremental: the guest is stopped".to_owned());
         }
-        if let Some(bitmap) = &bitmap {
+        if let Some(bitmap) = bitmap {
             self.details.extend(clear_up(&self.found, ours, bitmap, &mut host));
         }
         let outcome = Outcome {
@@ -242,9 +220,22 @@ impl Attempt<'_> {
             recreated: None,
             fallback,
             details: self.details,
-            job_millis,
+            job_millis: copied.millis,
         };
-        Ok(outcome.answer(call))
+        Ok(outcome.answer(&checked.point, job))
+    }
+
+    fn manifest_disks(&self, bitmap: Option<&str>) -> Vec<ManifestDisk> {
+        let disk = |(i, found): (usize, &Found<'_>)| ManifestDisk {
+            volume: found.source.volume.clone(),
+            serial: None,
+            file: file_name(i, &found.source.volume),
+            kind: Kind::Full,
+            size: 0,
+            virtual_size: found.virtual_size,
+            bitmap: bitmap.filter(|_| self.seeded[i]).map(str::to_owned),
+        };
+        self.found.iter().enumerate().map(disk).collect()
     }
 
     /// Drops the seeds and the targets.
