@@ -436,9 +436,9 @@ impl Attempt {
 /// this host's record, for the next run.
 fn remove_bitmap(found: &Found, host: &mut HostState, bitmap: Option<&str>) {
     let Some(bitmap) = bitmap else { return };
-    let (domain, name) = (found.domain.clone(), bitmap.to_owned());
-    let removed = bounded("delete the new checkpoint", CALL, move || domain.delete_checkpoint(&name));
-    if let Err(error) = removed.and_then(|_| host.forget(bitmap)) {
+    let (bitmaps, domain, name) = (found.bitmaps.clone(), found.domain.clone(), bitmap.to_owned());
+    let removed = bounded("delete the new checkpoint", CALL, move || bitmaps.remove(&domain, &name));
+    if let Err(error) = removed.and_then(|()| host.forget(bitmap)) {
         log::warn!("{}: bitmap '{bitmap}' stays until the next backup: {error}", found.domain.name());
     }
 }
