@@ -10,8 +10,12 @@ if [[ $out/initrd -nt $here/init.sh && $out/initrd -nt $0 ]]; then exit 0; fi
 
 cd "$out/deb"
 if ! compgen -G 'linux-image-*.deb' >/dev/null; then
-    kernel=$(apt-cache depends linux-image-cloud-amd64 | awk '/Depends: linux-image/ { print $2; exit }')
-    [[ -n $kernel ]] || { echo "mkguest.sh: no linux-image-cloud-amd64 here: apt-get update" >&2; exit 1; }
+    newest() { apt-cache depends linux-image-cloud-amd64 2>/dev/null | awk '/Depends: linux-image/ { print $2; exit }'; }
+    kernel=$(newest)
+    if [[ -z $kernel ]]; then
+        apt-get --quiet=2 update
+        kernel=$(newest)
+    fi
     apt-get --quiet=2 -o APT::Sandbox::User=root download "$kernel" qemu-guest-agent busybox-static
 fi
 
