@@ -422,7 +422,9 @@ impl Guest {
         }
         let blocks = self.qmp(json!({"execute": "query-block"}));
         let device = self.device(disk);
-        let block = blocks.as_array().unwrap().iter().find(|block| block["qdev"] == device.as_str());
+        // QEMU names a device by its id if it has one, else by its path.
+        let names = [device.as_str(), device.trim_start_matches("/machine/peripheral/")];
+        let block = blocks.as_array().unwrap().iter().find(|block| names.iter().any(|name| block["qdev"] == *name));
         image::names(&block.expect("the disk is there")["inserted"]["dirty-bitmaps"])
     }
 

@@ -174,7 +174,7 @@ impl Story {
 
     /// Runs a request that has to fail with `code`; nothing of it stays and the earlier points are untouched.
     pub fn refuse(&mut self, request: TakeBackupRequest, code: &str) -> Error {
-        self.refuse_with(request, code, take)
+        self.refuse_with(request, code, |_, request| take(request))
     }
 
     /// The same, with the way to run it given.
@@ -182,10 +182,10 @@ impl Story {
         &mut self,
         request: TakeBackupRequest,
         code: &str,
-        take: impl FnOnce(TakeBackupRequest) -> Result<TakenBackup>,
+        take: impl FnOnce(&Story, TakeBackupRequest) -> Result<TakenBackup>,
     ) -> Error {
         let before = self.published();
-        let error = take(request).expect_err("this can't succeed");
+        let error = take(self, request).expect_err("this can't succeed");
         self.skip();
         assert_eq!(error.code.as_str(), code, "{error}");
         assert!(!error.leftovers, "{error}");

@@ -317,13 +317,14 @@ fn a_foreign_checkpoint_that_came_in_between_is_kept() {
 
 #[test]
 fn disks_on_every_bus_are_saved_and_what_is_no_disk_of_its_own_is_not() {
+    // In the order in which libvirt lists them: bus by bus.
     let mut guest = Guest::stopped([
         Disk::root().bus(Bus::Scsi),
+        Disk::new().bus(Bus::Scsi).serial("0123456789abcdef0123"),
         Disk::new(),
         Disk::new().image(Image::Raw).extra("<shareable/>"),
-        Disk::new().bus(Bus::Sata),
         Disk::new().extra("<transient/>"),
-        Disk::new().bus(Bus::Scsi).serial("0123456789abcdef0123"),
+        Disk::new().bus(Bus::Sata),
     ]);
     let media = folder("media").join("cd.iso");
     std::fs::write(&media, [0x77; 4096]).unwrap();
@@ -334,11 +335,11 @@ fn disks_on_every_bus_are_saved_and_what_is_no_disk_of_its_own_is_not() {
     );
     guest.start();
     let mut story = Story::new(guest, Nas::folder());
-    for disk in [0, 1, 3, 5] {
+    for disk in [0, 1, 2, 5] {
         story.guest.write(disk, 0x51, 5 * MIB, MIB);
     }
     story.take("full").assert_full(true);
-    for disk in [0, 1, 3, 5] {
+    for disk in [0, 1, 2, 5] {
         story.guest.write(disk, 0x52, 6 * MIB, MIB);
     }
     story.take("incremental").assert_incremental();

@@ -106,8 +106,7 @@ fn odd_paths_are_taken_as_they_are() {
 #[test]
 fn the_state_has_to_be_the_one_that_the_request_implies() {
     let mut story = Story::with_full();
-    let error = story.refuse(story.stopped_request("full"), "DOMAIN_STATE");
-    assert!(error.cause.contains(&story.guest.name), "{error}");
+    story.refuse(story.stopped_request("full"), "DOMAIN_STATE");
     story.guest.suspend();
     story.refuse(story.stopped_request("full"), "DOMAIN_STATE");
     story.guest.resume();
