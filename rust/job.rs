@@ -123,6 +123,47 @@ impl Drop for JobGuard {
     }
 }
 
+/// A running job together with the listener of its caller.
+pub struct Reporter<'a> {
+    job: JobGuard,
+    listener: Listener<'a>,
+}
+
+impl std::fmt::Debug for Reporter<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.job.fmt(f)
+    }
+}
+
+impl Deref for Reporter<'_> {
+    type Target = Job;
+    fn deref(&self) -> &Job {
+        &self.job
+    }
+}
+
+impl<'a> Reporter<'a> {
+    /// Tells `listener` what becomes of `job`, from now on.
+    pub fn new(job: JobGuard, listener: Listener<'a>) -> Result<Reporter<'a>> {
+        let mut reporter = Reporter { job, listener };
+        reporter.tell()?;
+        Ok(reporter)
+    }
+
+    /// Begins the next phase. Fails when the caller wants the job to end.
+    pub fn begin(&mut self, phase: &'static str) -> Result<()> {
+        self.job.enter(phase);
+        self.tell()
+    }
+
+    /// Tells the listener where the job stands; to be called at least once a second while data travels. Fails when the
+    /// caller wants the job to end.
+    pub fn tell(&mut self) -> Result<()> {
+        (self.listener)(&self.job.status())?;
+        self.job.check_cancelled()
+    }
+}
+
 /// Enters a job into the table. `INVALID_ARGUMENT` when the caller's id is in use.
 pub fn start(id: Option<String>, operation: &'static str, vm_name: Option<String>) -> Result<JobGuard> {
     let id = id.unwrap_or_else(|| format!("{operation}-{}-{}", std::process::id(), MADE.fetch_add(1, Relaxed)));

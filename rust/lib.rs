@@ -2,11 +2,18 @@
 //!
 //! The core knows neither Java nor CloudStack. `operation` is the way in; `jni` and `capi` are the two callers.
 
+pub mod capi;
 pub mod config;
 pub mod engine;
 pub mod error;
+pub mod host;
+mod jni;
 pub mod job;
+pub mod libvirt;
 pub mod logging;
 pub mod nas;
 pub mod operation;
+mod panics;
 pub mod point;
+pub mod qcow2;
+pub mod sys;

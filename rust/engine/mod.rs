@@ -1,5 +1,7 @@
 //! The ways in which a running guest's data travels to the NAS.
 
+pub mod push;
+
 use serde::{Deserialize, Serialize};
 
 /// How the data travels.

@@ -2,8 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::Result;
+use crate::config;
+use crate::error::{Error, Result};
+use crate::job;
+use crate::nas::deadline;
+use crate::nas::folder::Folder;
 use crate::nas::repository::Repository;
+use crate::nas::session::Session;
 
 /// What `backupStats` is asked.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -26,6 +31,51 @@ pub struct BackupStats {
 }
 
 /// Runs `backupStats`.
-pub fn run(_request: BackupStatsRequest) -> Result<BackupStats> {
-    todo!()
+pub fn run(request: BackupStatsRequest) -> Result<BackupStats> {
+    let export = Repository::check(request.repository)?;
+    let job = job::start(request.job, "backupStats", None)?;
+    job.enter("open the repository");
+    let session = Session::open_bounded(export, config::current())?;
+    job.enter("read the file system's size");
+    let shared = session.clone();
+    deadline::bounded("read the file system's size", deadline::LIMIT, move || stats(shared.root()))
+}
+
+fn stats(root: &Folder) -> Result<BackupStats> {
+    let stat = rustix::fs::fstatvfs(root).map_err(|e| Error::io("read the file system's size", &root.path, e))?;
+    let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
+    Ok(BackupStats { total_bytes: bytes(stat.f_blocks), used_bytes: bytes(stat.f_blocks.saturating_sub(stat.f_bfree)) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Code;
+    use std::process::Command;
+
+    fn run_on(dir: &str) -> Result<BackupStats> {
+        let repository = Repository { kind: Some("dir".into()), address: Some(dir.into()), options: None };
+        run(BackupStatsRequest { job: None, repository: Some(repository) })
+    }
+
+    #[test]
+    fn it_says_what_df_says() {
+        let df = || {
+            let df = Command::new("df").args(["-B1", "--output=size,used", "/dev/shm"]).output().unwrap();
+            let text = String::from_utf8(df.stdout).unwrap();
+            text.lines().nth(1).unwrap().split_whitespace().map(|n| n.parse().unwrap()).collect::<Vec<u64>>()
+        };
+        // others may write between the two looks
+        let same = || {
+            let (stats, df) = (run_on("/dev/shm").unwrap(), df());
+            [stats.total_bytes, stats.used_bytes] == df[..]
+        };
+        assert!((0..10).any(|_| same()));
+    }
+
+    #[test]
+    fn what_is_not_there_has_no_size() {
+        assert_eq!(run_on("/no/such/folder").unwrap_err().code, Code::NotFound);
+        assert_eq!(run(BackupStatsRequest::default()).unwrap_err().code, Code::InvalidArgument);
+    }
 }

@@ -1,9 +1,22 @@
 //! `deleteBackup`: removes a restore point that no other image needs.
 
+use std::ffi::OsStr;
+use std::path::Path;
+
+use rustix::fs::FileType;
 use serde::{Deserialize, Serialize};
 
-use crate::error::Result;
+use crate::config;
+use crate::error::{Code, Error, Result};
+use crate::job::{self, Job};
+use crate::nas::deadline;
+use crate::nas::folder::Folder;
+use crate::nas::lock::InstanceLock;
+use crate::nas::partial::partial_name;
+use crate::nas::path::{PointPath, RepoPath};
 use crate::nas::repository::Repository;
+use crate::nas::session::Session;
+use crate::qcow2;
 
 /// What `deleteBackup` is asked.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -26,6 +39,368 @@ pub struct DeletedBackup {
 }
 
 /// Runs `deleteBackup`.
-pub fn run(_request: DeleteBackupRequest) -> Result<DeletedBackup> {
-    todo!()
+pub fn run(request: DeleteBackupRequest) -> Result<DeletedBackup> {
+    let export = Repository::check(request.repository)?;
+    let path = request.backup_path.ok_or_else(|| Error::invalid("backupPath", "is missing"))?;
+    let point = PointPath::parse("backupPath", &path)?;
+    let job = job::start(request.job, "deleteBackup", Some(point.instance().to_owned()))?;
+    job.enter("open the repository");
+    let session = Session::open_bounded(export, config::current())?;
+    let (shared, state) = (session.clone(), job.share());
+    deadline::bounded("delete the restore point", deadline::LIMIT, move || delete(shared.root(), &point, &state))
+}
+
+fn delete(root: &Folder, point: &PointPath, job: &Job) -> Result<DeletedBackup> {
+    let gone = Ok(DeletedBackup { freed_bytes: 0 });
+    let instance = match root.open_dir(&point.instance_folder()) {
+        Err(error) if error.code == Code::NotFound => return gone,
+        instance => instance?,
+    };
+    if !anything_to_delete(&instance, point)? {
+        return gone;
+    }
+    job.enter("lock the instance");
+    let _lock = InstanceLock::take(&instance)?;
+    // looked at again: another delete may have been through just before
+    let published = is_folder(&instance, point.name())?;
+    job.enter("look for children");
+    let children = children(&instance, point)?;
+    if !children.is_empty() {
+        return Err(Error::new(
+            Code::HasChildren,
+            "look for children",
+            format!("'{point}' is needed by: {}", children.join(", ")),
+        ));
+    }
+    job.check_cancelled()?;
+    job.enter("remove the files");
+    let freed_bytes = remove(&instance, point, published)?;
+    log::info!("deleted '{point}', {freed_bytes} bytes");
+    Ok(DeletedBackup { freed_bytes })
+}
+
+/// The name under which a point lies while it is removed: no longer a restore point, whatever happens then.
+fn deleted_name(point: &PointPath) -> String {
+    format!(".deleted-{}", point.name())
+}
+
+fn anything_to_delete(instance: &Folder, point: &PointPath) -> Result<bool> {
+    for name in [point.name(), &partial_name(point), &deleted_name(point)] {
+        if instance.kind(name)?.is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Is the point there? What has its name and is no folder is nobody's restore point, and stays.
+fn is_folder(instance: &Folder, name: &str) -> Result<bool> {
+    match instance.kind(name)? {
+        None => Ok(false),
+        Some(FileType::Directory) => Ok(true),
+        Some(_) => {
+            let path = instance.path.join(name);
+            let cause = format!("'{}' is not a folder, nothing was removed", path.display());
+            Err(Error::new(Code::Io, "look up the restore point", cause))
+        }
+    }
+}
+
+fn remove(instance: &Folder, point: &PointPath, published: bool) -> Result<u64> {
+    let deleted = deleted_name(point);
+    // of a delete that was cut short, and in the way of the rename
+    let mut freed = instance.remove_tree(&deleted).map_err(|e| e.with_leftover(&deleted))?;
+    if published {
+        instance.rename(point.name(), &deleted)?;
+        instance.sync()?;
+        freed += instance.remove_tree(&deleted).map_err(|e| e.with_leftover(&deleted))?;
+    }
+    let partial = partial_name(point);
+    freed += instance.remove_tree(&partial).map_err(|e| e.with_leftover(&partial))?;
+    instance.sync()?;
+    Ok(freed)
+}
+
+/// The images of the instance, outside the point, that name a file in it as their backing file.
+///
+/// Unpublished points count too; points that are being deleted do not. A file that is no qcow2 image has no backing
+/// file. An image that says it is one but contradicts itself may be mended one day, and may need the point: as
+/// long as it is there the delete fails with `CORRUPT_IMAGE`, naming it. Its own point can always be deleted.
+fn children(instance: &Folder, point: &PointPath) -> Result<Vec<String>> {
+    let own = [point.name().to_owned(), partial_name(point), deleted_name(point)];
+    let mut children = Vec::new();
+    for folder in instance.names()? {
+        let is_own = own.iter().any(|name| folder == name.as_str());
+        let is_deleted = folder.as_encoded_bytes().starts_with(b".deleted-");
+        if is_own || is_deleted || instance.kind(&folder)? != Some(FileType::Directory) {
+            continue;
+        }
+        let images = instance.open_dir_in(&folder)?;
+        for name in images.names()? {
+            if Path::new(&name).extension() != Some(OsStr::new("qcow2"))
+                || images.kind(&name)? != Some(FileType::RegularFile)
+            {
+                continue;
+            }
+            if backing_of(&images, &name)?.is_some_and(|backing| names(&backing, point)) {
+                children.push(format!("{}/{}/{}", point.instance(), folder.display(), name.display()));
+            }
+        }
+    }
+    Ok(children)
+}
+
+fn backing_of(folder: &Folder, name: &OsStr) -> Result<Option<String>> {
+    match qcow2::backing(&folder.open_file_in(name)?) {
+        Ok(backing) => Ok(backing.map(|backing| backing.file)),
+        Err(qcow2::Error::NotQcow2) => Ok(None),
+        Err(error) => Err(error.at("look for children", folder.path.join(name))),
+    }
+}
+
+/// Does a backing file's name, found in an image of a sibling folder, mean a file of the point? A name that is not
+/// relative (a mount point of another day, `file:`, `json:`) can't be followed: if it has the point's name in
+/// it as a folder, it is taken at its word.
+fn names(backing: &str, point: &PointPath) -> bool {
+    let sibling = point.instance_folder().join("sibling");
+    match sibling.and_then(|sibling| RepoPath::resolve(&sibling, backing)) {
+        Ok(file) => file.is_in(&point.folder()),
+        Err(_) => backing.contains(&format!("/{}/", point.name())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::{MetadataExt, symlink};
+    use tempfile::TempDir;
+
+    fn delete_in(dir: &Path, path: &str) -> Result<DeletedBackup> {
+        let address = Some(dir.to_str().unwrap().to_owned());
+        let repository = Repository { kind: Some("dir".into()), address, options: None };
+        run(DeleteBackupRequest { job: None, repository: Some(repository), backup_path: Some(path.into()) })
+    }
+
+    /// A repository with the images `<instance>/<point>/<file>` and their backing files.
+    fn repository(images: &[(&str, Option<&str>)]) -> TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        for (image, backing) in images {
+            let path = dir.path().join(image);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            qcow2::create(&fs::File::create_new(path).unwrap(), 1 << 20, *backing).unwrap();
+        }
+        dir
+    }
+
+    /// Every path below, links not followed, without lock files.
+    fn tree(dir: &Path) -> Vec<String> {
+        fn walk(dir: &Path, below: &Path, into: &mut Vec<String>) {
+            for entry in fs::read_dir(dir).unwrap().map(|entry| entry.unwrap()) {
+                let path = below.join(entry.file_name());
+                if entry.file_type().unwrap().is_dir() {
+                    walk(&entry.path(), &path, into);
+                }
+                into.push(path.to_str().unwrap().to_owned());
+            }
+        }
+        let mut all = Vec::new();
+        walk(dir, Path::new(""), &mut all);
+        all.retain(|path| !path.ends_with(".lock"));
+        all.sort();
+        all
+    }
+
+    #[test]
+    fn a_point_goes_and_says_what_it_occupied_and_again_nothing() {
+        let dir = repository(&[("i-1/T1/root.x.qcow2", None), ("i-1/T2/root.x.qcow2", None)]);
+        fs::write(dir.path().join("i-1/T1/manifest.json"), vec![b' '; 10_000]).unwrap();
+        let occupied = ["root.x.qcow2", "manifest.json"]
+            .map(|file| fs::metadata(dir.path().join("i-1/T1").join(file)).unwrap().blocks() * 512)
+            .iter()
+            .sum();
+        assert_eq!(delete_in(dir.path(), "i-1/T1").unwrap(), DeletedBackup { freed_bytes: occupied });
+        assert_eq!(tree(dir.path()), ["i-1", "i-1/T2", "i-1/T2/root.x.qcow2"]);
+        assert_eq!(delete_in(dir.path(), "i-1/T1").unwrap(), DeletedBackup { freed_bytes: 0 });
+        assert_eq!(delete_in(dir.path(), "i-none/T1").unwrap(), DeletedBackup { freed_bytes: 0 });
+        assert_eq!(tree(dir.path()), ["i-1", "i-1/T2", "i-1/T2/root.x.qcow2"]);
+    }
+
+    #[test]
+    fn a_path_that_is_no_point_is_refused_before_anything() {
+        let dir = repository(&[("i-1/T1/root.x.qcow2", None), ("i-1/.partial-T2/root.x.qcow2", None)]);
+        let before = tree(dir.path());
+        let absolute = dir.path().join("i-1/T1");
+        for bad in [
+            "",
+            "/",
+            ".",
+            "i-1",
+            "i-1/",
+            "i-1/..",
+            "i-1/.",
+            "../i-1",
+            "i-1/T1/root.x.qcow2",
+            "i-1/.partial-T2",
+            "i-1//T1",
+            "./i-1/T1",
+            "i-1/T1\n",
+            "i-1/T1/",
+            absolute.to_str().unwrap(),
+        ] {
+            let error = delete_in(dir.path(), bad).unwrap_err();
+            assert_eq!(error.code, Code::InvalidArgument, "{bad}");
+            assert!(error.cause.starts_with("backupPath: "), "{error}");
+        }
+        let request = DeleteBackupRequest { repository: Some(Repository::default()), ..Default::default() };
+        assert!(run(request).unwrap_err().cause.starts_with("repository.type: "));
+        assert_eq!(tree(dir.path()), before);
+        assert!(!dir.path().join("i-1/.nasbackup.lock").exists());
+    }
+
+    #[test]
+    fn a_point_that_others_need_stays_and_all_of_them_are_named() {
+        let dir = repository(&[
+            ("i-1/T1/root.x.qcow2", None),
+            ("i-1/T1/datadisk.y.qcow2", None),
+            ("i-1/T2/root.x.qcow2", Some("../T1/root.x.qcow2")),
+            ("i-1/T2/datadisk.y.qcow2", Some(".././T1//datadisk.y.qcow2")),
+            ("i-1/.partial-T3/root.x.qcow2", Some("../T1/root.x.qcow2")),
+            ("i-1/T4/root.x.qcow2", Some("../T2/root.x.qcow2")),
+        ]);
+        let before = tree(dir.path());
+        let error = delete_in(dir.path(), "i-1/T1").unwrap_err();
+        assert_eq!(error.code, Code::HasChildren);
+        let named = "i-1/.partial-T3/root.x.qcow2, i-1/T2/datadisk.y.qcow2, i-1/T2/root.x.qcow2";
+        assert!(error.cause.ends_with(named), "{error}");
+        assert_eq!(tree(dir.path()), before);
+        // newest first it goes
+        for point in ["T4", "T3", "T2", "T1"] {
+            delete_in(dir.path(), &format!("i-1/{point}")).unwrap();
+        }
+        assert_eq!(tree(dir.path()), ["i-1"]);
+    }
+
+    #[test]
+    fn names_that_can_not_be_followed_count_when_they_name_the_point() {
+        let point = PointPath::parse("backupPath", "i-1/T1").unwrap();
+        for (backing, child) in [
+            ("../T1/root.x.qcow2", true),
+            ("../../i-1/T1/x", true),
+            ("../T10/root.x.qcow2", false),
+            ("root.x.qcow2", false),
+            ("../../i-2/T1/x", false),
+            ("../../../primary/template.qcow2", false),
+            ("../../../../x", false),
+            ("/var/lib/libvirt/images/disk.qcow2", false),
+            ("/tmp/csbackup.AbCdE/i-1/T1/root.x.qcow2", true),
+            ("file:../T1/root.x.qcow2", true),
+            ("json:{\"driver\":\"qcow2\",\"file\":{\"filename\":\"../T1/root.x.qcow2\"}}", true),
+            ("nbd:unix:/run/x.sock", false),
+        ] {
+            assert_eq!(names(backing, &point), child, "{backing}");
+        }
+    }
+
+    #[test]
+    fn backing_names_that_lead_out_are_no_children() {
+        let dir = repository(&[
+            ("i-1/T1/root.x.qcow2", None),
+            ("i-1/T2/root.x.qcow2", Some("../../../primary/template.qcow2")),
+            ("i-1/T3/root.x.qcow2", Some("/primary/template.qcow2")),
+        ]);
+        delete_in(dir.path(), "i-1/T1").unwrap();
+        assert!(!dir.path().join("i-1/T1").exists());
+    }
+
+    #[test]
+    fn a_broken_image_elsewhere_holds_the_delete_until_it_is_gone_itself() {
+        let dir = repository(&[("i-1/T1/root.x.qcow2", None), ("i-1/T2/root.x.qcow2", None)]);
+        let broken = dir.path().join("i-1/T2/root.x.qcow2");
+        fs::write(&broken, b"QFI\xfb\0\0\0\x03").unwrap();
+        let error = delete_in(dir.path(), "i-1/T1").unwrap_err();
+        assert_eq!(error.code, Code::CorruptImage);
+        assert!(error.cause.contains(broken.to_str().unwrap()), "{error}");
+        assert!(dir.path().join("i-1/T1/root.x.qcow2").exists());
+        delete_in(dir.path(), "i-1/T2").unwrap();
+        delete_in(dir.path(), "i-1/T1").unwrap();
+        assert_eq!(tree(dir.path()), ["i-1"]);
+    }
+
+    #[test]
+    fn files_that_are_no_images_do_not_hold_it() {
+        let dir = repository(&[("i-1/T1/root.x.qcow2", None)]);
+        fs::create_dir_all(dir.path().join("i-1/T2/folder.qcow2")).unwrap();
+        fs::write(dir.path().join("i-1/T2/empty.qcow2"), "").unwrap();
+        fs::write(dir.path().join("i-1/T2/text.qcow2"), "../T1/root.x.qcow2").unwrap();
+        symlink("../T1/root.x.qcow2", dir.path().join("i-1/T2/link.qcow2")).unwrap();
+        symlink("/", dir.path().join("i-1/T3")).unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, dir.path().join("i-1/T2/fifo.qcow2"), rustix::fs::Mode::RWXU).unwrap();
+        delete_in(dir.path(), "i-1/T1").unwrap();
+        assert!(!dir.path().join("i-1/T1").exists());
+    }
+
+    #[test]
+    fn links_are_never_followed() {
+        let (dir, outside) = (repository(&[("i-1/T1/root.x.qcow2", None)]), tempfile::tempdir().unwrap());
+        fs::write(outside.path().join("precious"), "x").unwrap();
+        fs::create_dir(outside.path().join("T1")).unwrap();
+        symlink(outside.path(), dir.path().join("i-1/T2")).unwrap();
+        symlink(outside.path(), dir.path().join("i-2")).unwrap();
+        symlink("T1", dir.path().join("i-1/T3")).unwrap();
+        for planted in ["i-1/T2", "i-2/T1", "i-1/T3"] {
+            assert_eq!(delete_in(dir.path(), planted).unwrap_err().code, Code::Io, "{planted}");
+        }
+        assert!(dir.path().join("i-1/T2").is_symlink() && dir.path().join("i-1/T1/root.x.qcow2").exists());
+        assert_eq!(tree(outside.path()), ["T1", "precious"]);
+
+        // inside a point a link goes, what it names stays
+        symlink(outside.path(), dir.path().join("i-1/T1/link")).unwrap();
+        delete_in(dir.path(), "i-1/T1").unwrap();
+        assert!(!dir.path().join("i-1/T1").exists());
+        assert_eq!(tree(outside.path()), ["T1", "precious"]);
+    }
+
+    #[test]
+    fn leftovers_of_the_same_name_go_too() {
+        let dir = repository(&[
+            ("i-1/T1/root.x.qcow2", None),
+            ("i-1/.partial-T1/root.x.qcow2", None),
+            ("i-1/.deleted-T1/root.x.qcow2", None),
+            ("i-1/.deleted-T2/root.x.qcow2", Some("../T1/root.x.qcow2")),
+            ("i-2/.partial-T1/root.x.qcow2", None),
+            ("i-3/.deleted-T1/root.x.qcow2", None),
+        ]);
+        for point in ["i-1/T1", "i-2/T1", "i-3/T1"] {
+            assert!(delete_in(dir.path(), point).unwrap().freed_bytes > 0);
+        }
+        assert_eq!(tree(dir.path()), ["i-1", "i-1/.deleted-T2", "i-1/.deleted-T2/root.x.qcow2", "i-2", "i-3"]);
+    }
+
+    #[test]
+    fn while_the_instance_is_locked_nothing_is_removed() {
+        let dir = repository(&[("i-1/T1/root.x.qcow2", None)]);
+        let lock = InstanceLock::take(&Folder::open_root(dir.path().join("i-1")).unwrap()).unwrap();
+        assert_eq!(delete_in(dir.path(), "i-1/T1").unwrap_err().code, Code::Busy);
+        assert!(dir.path().join("i-1/T1/root.x.qcow2").exists());
+        drop(lock);
+        delete_in(dir.path(), "i-1/T1").unwrap();
+    }
+
+    #[test]
+    fn a_chain_made_by_qemu_img_is_understood() {
+        let dir = tempfile::tempdir().unwrap();
+        for point in ["i-1/T1", "i-1/T2"] {
+            fs::create_dir_all(dir.path().join(point)).unwrap();
+        }
+        let qemu_img = |args: &[&str]| {
+            let mut command = std::process::Command::new("qemu-img");
+            assert!(command.args(args).current_dir(dir.path().join("i-1/T2")).status().unwrap().success());
+        };
+        qemu_img(&["create", "-q", "-f", "qcow2", "../T1/root.x.qcow2", "1M"]);
+        qemu_img(&["create", "-q", "-f", "qcow2", "-b", "../T1/root.x.qcow2", "-F", "qcow2", "root.x.qcow2"]);
+        assert_eq!(delete_in(dir.path(), "i-1/T1").unwrap_err().code, Code::HasChildren);
+        qemu_img(&["rebase", "-b", "", "root.x.qcow2"]);
+        delete_in(dir.path(), "i-1/T1").unwrap();
+    }
 }

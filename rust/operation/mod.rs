@@ -4,6 +4,7 @@ pub mod backup_stats;
 pub mod delete_backup;
 pub mod take_backup;
 
+use log4rs::append::Append;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -34,10 +35,11 @@ pub fn version() -> &'static str {
     env!("CARGO_PKG_VERSION")
 }
 
-/// Checks a configuration and puts it, and its logging, into force.
-pub fn init(config: Config, default: logging::Default) -> Result<()> {
+/// Checks a configuration and puts it, and its logging, into force. Lines go to `default` unless it names a log4rs file.
+pub fn init(config: Config, default: Box<dyn Append>) -> Result<()> {
     let config = config.check()?;
     logging::init(&config, default)?;
+    log::info!("nasbackup {}, {}, state in '{}'", version(), config.connection_uri, config.state_dir.display());
     config::set(config);
     Ok(())
 }
@@ -55,7 +57,7 @@ pub fn cancel(job: &str) -> Cancelled {
 /// Runs the operation `name` on a JSON request; the way in for everything that is not Java.
 pub fn call(name: &str, request: &str, listener: Listener<'_>) -> Result<serde_json::Value> {
     match name {
-        "init" => reply(&init(parse(request)?, logging::Default::Stderr)?),
+        "init" => reply(&init(parse(request)?, logging::stderr())?),
         "takeBackup" => reply(&take_backup::run(parse(request)?, listener)?),
         "deleteBackup" => reply(&delete_backup::run(parse(request)?)?),
         "backupStats" => reply(&backup_stats::run(parse(request)?)?),

@@ -1,6 +1,14 @@
 //! Restore points: what they consist of, how they name each other, and what may be a parent.
 
+mod manifest;
+mod parent;
+mod volume;
+
 use serde::{Deserialize, Serialize};
+
+pub use manifest::{MANIFEST, Manifest, ManifestDisk, ParentPoint};
+pub use parent::{Parent, ParentDisk};
+pub use volume::volume_of;
 
 /// Whether a file or point stands alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

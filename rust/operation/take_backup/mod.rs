@@ -1,16 +1,30 @@
 //! `takeBackup`: one restore point of one virtual machine.
 
+mod bitmap;
+mod decision;
+mod describe;
+mod image_lock;
+mod quiesce;
 mod request;
+mod running;
+mod stopped;
+mod storage;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use crate::config::{self, Config};
 use crate::engine::Engine;
 use crate::error::Result;
-use crate::job::Listener;
-use crate::point::Kind;
+use crate::host::HostState;
+use crate::job::{self, Job, Listener, Reporter};
+use crate::nas::path::PointPath;
+use crate::point::{Kind, Manifest, ManifestDisk, ParentPoint};
 
+use request::Checked;
 pub use request::{StoppedDisk, TakeBackupRequest};
 
 /// What `takeBackup` answers.
@@ -68,6 +82,115 @@ pub struct TakenDisk {
 }
 
 /// Runs `takeBackup`. `listener` is told of progress on this thread.
-pub fn run(_request: TakeBackupRequest, _listener: Listener<'_>) -> Result<TakenBackup> {
-    todo!()
+pub fn run(request: TakeBackupRequest, listener: Listener<'_>) -> Result<TakenBackup> {
+    let config = config::current();
+    let checked = request.check(&config)?;
+    let job = job::start(checked.job.clone(), "takeBackup", Some(checked.vm.clone()))?;
+    let mut job = Reporter::new(job, listener)?;
+    let host = HostState::lock(&config.state_dir, &checked.vm)?;
+    let call = Call { checked: &checked, config: &config, deadline: Instant::now() + checked.wait };
+    log::info!("{}: backup to '{}' begins", checked.vm, checked.point);
+    let taken = match &checked.stopped {
+        None => running::run(&call, host, &mut job),
+        Some(sources) => stopped::run(&call, sources, host, &mut job),
+    };
+    match &taken {
+        Ok(taken) => log::info!(
+            "{}: {:?} backup '{}' of {} bytes done in {} ms, {} ms of it the job",
+            checked.vm,
+            taken.kind,
+            checked.point,
+            taken.size,
+            taken.total_millis,
+            taken.job_millis
+        ),
+        Err(error) => log::error!("{}: backup to '{}' failed: {error}", checked.vm, checked.point),
+    }
+    taken
+}
+
+/// One call of `takeBackup`, as its steps see it.
+struct Call<'a> {
+    checked: &'a Checked,
+    config: &'a Arc<Config>,
+    deadline: Instant,
+}
+
+impl Call<'_> {
+    /// How much of the time that the job may take is left.
+    fn left(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
+    }
+}
+
+/// The name of a disk's file: the first disk is the root disk.
+fn file_name(i: usize, volume: &str) -> String {
+    format!("{}.{volume}.qcow2", if i == 0 { "root" } else { "datadisk" })
+}
+
+/// The manifest of a new point; the lengths of its files are not known yet.
+fn manifest(
+    vm: &str,
+    when: jiff::Timestamp,
+    bitmap: Option<&str>,
+    parent: Option<ParentPoint>,
+    disks: Vec<ManifestDisk>,
+) -> Result<Manifest> {
+    let incremental = disks.iter().any(|disk| disk.kind == Kind::Incremental);
+    Ok(Manifest {
+        version: Manifest::VERSION,
+        point_id: Manifest::new_point_id()?,
+        vm_name: vm.to_owned(),
+        when,
+        kind: if incremental { Kind::Incremental } else { Kind::Full },
+        bitmap: bitmap.map(str::to_owned),
+        engine: Engine::Push,
+        parent: parent.filter(|_| incremental),
+        disks,
+    })
+}
+
+/// A published point, with what its manifest does not say.
+struct Outcome {
+    manifest: Manifest,
+    /// The disks' names in the domain.
+    targets: Vec<Option<String>>,
+    /// The files that the incremental disks stand on.
+    parents: Vec<Option<String>>,
+    recreated: Option<String>,
+    fallback: bool,
+    details: Vec<String>,
+    job_millis: u64,
+}
+
+impl Outcome {
+    fn answer(self, point: &PointPath, job: &Job) -> TakenBackup {
+        let with = self.targets.into_iter().zip(self.parents);
+        let disks = self.manifest.disks.into_iter().zip(with).map(|(disk, (target, parent))| TakenDisk {
+            target,
+            file: format!("{point}/{}", disk.file),
+            volume: disk.volume,
+            serial: disk.serial,
+            kind: disk.kind,
+            parent,
+            size: disk.size,
+            virtual_size: disk.virtual_size,
+            bitmap: disk.bitmap,
+        });
+        let disks: Vec<TakenDisk> = disks.collect();
+        TakenBackup {
+            kind: self.manifest.kind,
+            size: disks.iter().map(|disk| disk.size).sum(),
+            virtual_size: disks.iter().map(|disk| disk.virtual_size).sum(),
+            volumes: disks.iter().map(|disk| (disk.volume.clone(), disk.file.clone())).collect(),
+            bitmap_created: self.manifest.bitmap,
+            bitmap_recreated: self.recreated,
+            incremental_fallback: self.fallback,
+            details: self.details.join("\n"),
+            engine: self.manifest.engine,
+            job_millis: self.job_millis,
+            total_millis: job.elapsed_millis(),
+            disks,
+        }
+    }
 }

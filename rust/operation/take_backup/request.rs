@@ -1,8 +1,15 @@
 //! The request of `takeBackup`: as it comes, and as it is once every field was checked.
 
+use std::time::Duration;
+
 use serde::Deserialize;
 
-use crate::nas::repository::Repository;
+use crate::config::Config;
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::nas::path::{PointPath, RepoPath};
+use crate::nas::repository::{Export, Repository};
+use crate::point::volume_of;
 
 /// What `takeBackup` is asked, as it comes from Java or C; absent fields are `None`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -42,4 +49,267 @@ pub struct StoppedDisk {
     pub path: Option<String>,
     /// `qcow2` or `raw`; never probed.
     pub format: Option<String>,
+}
+
+/// A request whose every field was checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Checked {
+    pub job: Option<String>,
+    pub vm: String,
+    pub point: PointPath,
+    pub export: Export,
+    pub mode: Mode,
+    /// `None`: the guest runs.
+    pub stopped: Option<Vec<StoppedSource>>,
+    pub quiesce: bool,
+    pub wait: Duration,
+}
+
+/// The mode, with what each needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Mode {
+    Legacy,
+    Full { bitmap: String },
+    Incremental { bitmap: String, parent: PointPath, parent_bitmap: String },
+}
+
+impl Mode {
+    /// The bitmap to begin.
+    pub(super) fn bitmap(&self) -> Option<&str> {
+        match self {
+            Mode::Legacy => None,
+            Mode::Full { bitmap } | Mode::Incremental { bitmap, .. } => Some(bitmap),
+        }
+    }
+}
+
+/// A disk of a stopped guest, checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct StoppedSource {
+    pub path: String,
+    pub volume: String,
+    pub qcow2: bool,
+}
+
+/// A job without a deadline of its own may take this long.
+const DEFAULT_WAIT: u64 = 7200;
+const LONGEST_WAIT: u64 = 30 * 86400;
+/// qcow2 specification, "Bitmap directory": the longest name.
+const LONGEST_BITMAP: usize = 1023;
+
+impl TakeBackupRequest {
+    /// Checks every field, before any effect. `INVALID_ARGUMENT` names the first that is wrong.
+    pub(super) fn check(self, config: &Config) -> Result<Checked> {
+        let vm = required("vmName", self.vm_name)?;
+        if vm.contains('/') || vm.chars().any(char::is_control) {
+            return Err(Error::invalid("vmName", "contains a slash or a control character"));
+        }
+        let point = PointPath::parse("backupPath", &required("backupPath", self.backup_path)?)?;
+        if point.instance() != vm {
+            return Err(Error::invalid("backupPath", format!("'{point}' is not a folder of '{vm}'")));
+        }
+        let export = Repository::check(self.repository)?;
+        let mode = check_mode(self.mode.as_deref(), self.bitmap_new, self.bitmap_parent, self.parent_paths)?;
+        let wait = match self.wait_seconds.unwrap_or(0) {
+            0 => DEFAULT_WAIT,
+            wait if wait > LONGEST_WAIT => return Err(Error::invalid("waitSeconds", "is more than 30 days")),
+            wait => wait,
+        };
+        check_engine(self.engine.as_deref(), config)?;
+        let stopped = self.disks.map(check_disks).transpose()?;
+        let quiesce = self.quiesce.unwrap_or(false);
+        Ok(Checked { job: self.job, vm, point, export, mode, stopped, quiesce, wait: Duration::from_secs(wait) })
+    }
+}
+
+fn required(field: &str, value: Option<String>) -> Result<String> {
+    value.filter(|value| !value.is_empty()).ok_or_else(|| Error::invalid(field, "is missing"))
+}
+
+fn check_mode(
+    mode: Option<&str>,
+    new: Option<String>,
+    parent: Option<String>,
+    paths: Option<Vec<String>>,
+) -> Result<Mode> {
+    let refuse =
+        |field, given: bool| if given { Err(Error::invalid(field, "does not go with this mode")) } else { Ok(()) };
+    match mode.unwrap_or("legacy") {
+        "legacy" => {
+            refuse("bitmapNew", new.is_some())?;
+            refuse("bitmapParent", parent.is_some())?;
+            refuse("parentPaths", paths.is_some())?;
+            Ok(Mode::Legacy)
+        }
+        "full" => {
+            refuse("bitmapParent", parent.is_some())?;
+            refuse("parentPaths", paths.is_some())?;
+            Ok(Mode::Full { bitmap: check_bitmap("bitmapNew", new)? })
+        }
+        "incremental" => {
+            let bitmap = check_bitmap("bitmapNew", new)?;
+            let parent_bitmap = check_bitmap("bitmapParent", parent)?;
+            if bitmap == parent_bitmap {
+                return Err(Error::invalid("bitmapNew", "is the same as bitmapParent"));
+            }
+            Ok(Mode::Incremental { bitmap, parent: check_parents(paths)?, parent_bitmap })
+        }
+        other => Err(Error::invalid("mode", format!("'{other}' is not legacy, full or incremental"))),
+    }
+}
+
+fn check_bitmap(field: &str, name: Option<String>) -> Result<String> {
+    let name = required(field, name)?;
+    let plain = !name.starts_with('.') && !name.contains('/') && !name.chars().any(char::is_control);
+    if plain && name.len() <= LONGEST_BITMAP {
+        Ok(name)
+    } else {
+        Err(Error::invalid(field, "is not a name for a checkpoint"))
+    }
+}
+
+/// All parent files lie in one point's folder; that folder is the parent.
+fn check_parents(paths: Option<Vec<String>>) -> Result<PointPath> {
+    const FIELD: &str = "parentPaths";
+    let mut parent = None;
+    for path in paths.unwrap_or_default() {
+        let folder = RepoPath::parse(FIELD, &path)?.parent();
+        let folder = folder.ok_or_else(|| Error::invalid(FIELD, format!("'{path}' is in no restore point")))?;
+        let point = PointPath::parse(FIELD, folder.as_str())?;
+        if *parent.get_or_insert_with(|| point.clone()) != point {
+            return Err(Error::invalid(FIELD, format!("'{path}' is not in the folder of the others")));
+        }
+    }
+    parent.ok_or_else(|| Error::invalid(FIELD, "is missing"))
+}
+
+fn check_engine(engine: Option<&str>, config: &Config) -> Result<()> {
+    let engine = match engine {
+        None => config.engine,
+        Some("auto") => Engine::Auto,
+        Some("push") => Engine::Push,
+        Some("pull") => Engine::Pull,
+        Some(other) => return Err(Error::invalid("engine", format!("'{other}' is not auto, push or pull"))),
+    };
+    if engine == Engine::Pull { Err(Error::invalid("engine", "this version has no pull engine")) } else { Ok(()) }
+}
+
+fn check_disks(disks: Vec<StoppedDisk>) -> Result<Vec<StoppedSource>> {
+    if disks.is_empty() {
+        return Err(Error::invalid("disks", "is empty"));
+    }
+    let sources = disks.into_iter().enumerate().map(|(i, disk)| check_disk(i, disk)).collect::<Result<Vec<_>>>()?;
+    for (i, source) in sources.iter().enumerate() {
+        if sources[..i].iter().any(|other| other.volume == source.volume) {
+            return Err(Error::invalid(
+                &format!("disks[{i}].path"),
+                format!("volume '{}' is named twice", source.volume),
+            ));
+        }
+    }
+    Ok(sources)
+}
+
+fn check_disk(i: usize, disk: StoppedDisk) -> Result<StoppedSource> {
+    let (path_field, format_field) = (format!("disks[{i}].path"), format!("disks[{i}].format"));
+    let path = required(&path_field, disk.path)?;
+    // What begins with a slash can be no protocol and no option for qemu-img.
+    if !path.starts_with('/') || path.chars().any(char::is_control) {
+        return Err(Error::invalid(&path_field, "is not an absolute path"));
+    }
+    let volume = volume_of(&path).ok_or_else(|| Error::invalid(&path_field, "names no volume"))?.to_owned();
+    let qcow2 = match required(&format_field, disk.format)?.as_str() {
+        "qcow2" => true,
+        "raw" => false,
+        other => return Err(Error::invalid(&format_field, format!("'{other}' is not qcow2 or raw"))),
+    };
+    Ok(StoppedSource { path, volume, qcow2 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(change: impl FnOnce(&mut TakeBackupRequest)) -> Result<Checked> {
+        let mut request = TakeBackupRequest {
+            vm_name: Some("i-2-10-VM".into()),
+            backup_path: Some("i-2-10-VM/2031.01.02.03.04.05".into()),
+            repository: Some(Repository { kind: Some("dir".into()), address: Some("/mnt/nas".into()), options: None }),
+            ..TakeBackupRequest::default()
+        };
+        change(&mut request);
+        request.check(&Config::default())
+    }
+
+    fn incremental(request: &mut TakeBackupRequest) {
+        request.mode = Some("incremental".into());
+        request.bitmap_new = Some("backup-2".into());
+        request.bitmap_parent = Some("backup-1".into());
+        request.parent_paths = Some(vec!["i-2-10-VM/T1/root.a.qcow2".into()]);
+    }
+
+    #[test]
+    fn a_bad_field_is_named() {
+        type Change = fn(&mut TakeBackupRequest);
+        let cases: &[(&str, Change)] = &[
+            ("vmName", |r| r.vm_name = None),
+            ("vmName", |r| r.vm_name = Some("a/b".into())),
+            ("vmName", |r| r.vm_name = Some("a\nb".into())),
+            ("backupPath", |r| r.backup_path = None),
+            ("backupPath", |r| r.backup_path = Some(String::new())),
+            ("backupPath", |r| r.backup_path = Some("../x".into())),
+            ("backupPath", |r| r.backup_path = Some("/i-2-10-VM/T1".into())),
+            ("backupPath", |r| r.backup_path = Some("i-2-10-VM".into())),
+            ("backupPath", |r| r.backup_path = Some("i-2-10-VM/a/b".into())),
+            ("backupPath", |r| r.backup_path = Some("i-2-11-VM/T1".into())),
+            ("repository", |r| r.repository = None),
+            ("mode", |r| r.mode = Some("incr".into())),
+            ("bitmapNew", |r| r.bitmap_new = Some("backup-1".into())),
+            ("bitmapParent", |r| r.bitmap_parent = Some("backup-1".into())),
+            ("parentPaths", |r| r.parent_paths = Some(vec![])),
+            ("bitmapNew", |r| r.mode = Some("full".into())),
+            ("bitmapNew", |r| (incremental(r), r.bitmap_new = None).1),
+            ("bitmapNew", |r| (incremental(r), r.bitmap_new = Some("backup-1".into())).1),
+            ("bitmapNew", |r| (incremental(r), r.bitmap_new = Some("a/b".into())).1),
+            ("bitmapNew", |r| (incremental(r), r.bitmap_new = Some("x".repeat(1024))).1),
+            ("bitmapParent", |r| (incremental(r), r.bitmap_parent = None).1),
+            ("parentPaths", |r| (incremental(r), r.parent_paths = None).1),
+            ("parentPaths", |r| (incremental(r), r.parent_paths = Some(vec![])).1),
+            ("parentPaths", |r| (incremental(r), r.parent_paths = Some(vec!["i-2-10-VM/root.a.qcow2".into()])).1),
+            ("parentPaths", |r| (incremental(r), r.parent_paths = Some(vec!["i/T1/a".into(), "i/T2/b".into()])).1),
+            ("parentPaths", |r| (incremental(r), r.parent_paths = Some(vec!["../../etc/x".into()])).1),
+            ("waitSeconds", |r| r.wait_seconds = Some(u64::MAX)),
+            ("engine", |r| r.engine = Some("tape".into())),
+            ("engine", |r| r.engine = Some("pull".into())),
+            ("disks", |r| r.disks = Some(vec![])),
+            ("disks[0].path", |r| r.disks = Some(vec![StoppedDisk::default()])),
+            ("disks[0].path", |r| r.disks = Some(vec![disk("a", "raw")])),
+            ("disks[0].path", |r| r.disks = Some(vec![disk("/a/", "raw")])),
+            ("disks[0].path", |r| r.disks = Some(vec![disk("json:{}", "raw")])),
+            ("disks[1].format", |r| r.disks = Some(vec![disk("/a", "raw"), disk("/b", "vmdk")])),
+            ("disks[1].path", |r| r.disks = Some(vec![disk("/x/a", "raw"), disk("/y/a", "raw")])),
+        ];
+        for (i, (field, change)) in cases.iter().enumerate() {
+            let error = request(change).expect_err(&format!("case {i}"));
+            assert_eq!(error.code, crate::error::Code::InvalidArgument, "{error}");
+            assert!(error.cause.starts_with(&format!("{field}:")), "case {i}: {error}");
+        }
+    }
+
+    fn disk(path: &str, format: &str) -> StoppedDisk {
+        StoppedDisk { path: Some(path.into()), format: Some(format.into()) }
+    }
+
+    #[test]
+    fn what_is_absent_takes_its_meaning() {
+        let checked = request(|_| {}).unwrap();
+        assert_eq!((checked.mode, checked.stopped, checked.quiesce), (Mode::Legacy, None, false));
+        assert_eq!(checked.wait, Duration::from_secs(7200));
+        let checked = request(incremental).unwrap();
+        let parent = PointPath::parse("x", "i-2-10-VM/T1").unwrap();
+        assert_eq!(
+            checked.mode,
+            Mode::Incremental { bitmap: "backup-2".into(), parent, parent_bitmap: "backup-1".into() }
+        );
+    }
 }

@@ -1,0 +1,98 @@
+// Licensed under the Apache License, Version 2.0 (the "License");
+// you may not use this file except in compliance with the License.
+// You may obtain a copy of the License at
+//
+//     http://www.apache.org/licenses/LICENSE-2.0
+//
+// Unless required by applicable law or agreed to in writing, software
+// distributed under the License is distributed on an "AS IS" BASIS,
+// WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+// See the License for the specific language governing permissions and
+// limitations under the License.
+
+package org.nasbackup;
+
+/** One disk of a restore point. */
+public final class DiskResult {
+    private final String target;
+    private final String volume;
+    private final String serial;
+    private final String file;
+    private final Kind kind;
+    private final String parent;
+    private final long size;
+    private final long virtualSize;
+    private final String bitmap;
+
+    /** Called by the native library. */
+    DiskResult(
+            String target,
+            String volume,
+            String serial,
+            String file,
+            String kind,
+            String parent,
+            long size,
+            long virtualSize,
+            String bitmap) {
+        this.target = target;
+        this.volume = volume;
+        this.serial = serial;
+        this.file = file;
+        this.kind = Kind.of(kind);
+        this.parent = parent;
+        this.size = size;
+        this.virtualSize = virtualSize;
+        this.bitmap = bitmap;
+    }
+
+    /** The domain's name for it ({@code vda}); null for a stopped virtual machine. */
+    public String target() {
+        return target;
+    }
+
+    /** The last component of its source path. */
+    public String volume() {
+        return volume;
+    }
+
+    /** Its serial; null if it has none. */
+    public String serial() {
+        return serial;
+    }
+
+    /** Its file, relative to the repository's root. */
+    public String file() {
+        return file;
+    }
+
+    /** Full or incremental. */
+    public Kind kind() {
+        return kind;
+    }
+
+    /** The file that an incremental stands on, relative to the repository's root; null for a full. */
+    public String parent() {
+        return parent;
+    }
+
+    /** Length of its file, in bytes. */
+    public long size() {
+        return size;
+    }
+
+    /** Size that the guest sees, in bytes. */
+    public long virtualSize() {
+        return virtualSize;
+    }
+
+    /** The bitmap that the disk carries from now on; null if none. */
+    public String bitmap() {
+        return bitmap;
+    }
+
+    @Override
+    public String toString() {
+        return kind + " " + file + ", " + size + " bytes";
+    }
+}

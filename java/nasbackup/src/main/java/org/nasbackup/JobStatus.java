@@ -1,0 +1,83 @@
+// Licensed under the Apache License, Version 2.0 (the "License");
+// you may not use this file except in compliance with the License.
+// You may obtain a copy of the License at
+//
+//     http://www.apache.org/licenses/LICENSE-2.0
+//
+// Unless required by applicable law or agreed to in writing, software
+// distributed under the License is distributed on an "AS IS" BASIS,
+// WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+// See the License for the specific language governing permissions and
+// limitations under the License.
+
+package org.nasbackup;
+
+/** A running job. */
+public final class JobStatus {
+    private final String job;
+    private final String operation;
+    private final String vmName;
+    private final String phase;
+    private final long doneBytes;
+    private final long totalBytes;
+    private final long elapsedMillis;
+
+    /** Called by the native library. */
+    JobStatus(
+            String job,
+            String operation,
+            String vmName,
+            String phase,
+            long doneBytes,
+            long totalBytes,
+            long elapsedMillis) {
+        this.job = job;
+        this.operation = operation;
+        this.vmName = vmName;
+        this.phase = phase;
+        this.doneBytes = doneBytes;
+        this.totalBytes = totalBytes;
+        this.elapsedMillis = elapsedMillis;
+    }
+
+    /** The caller's id, or one made for it. */
+    public String job() {
+        return job;
+    }
+
+    /** The operation's name, e.g. {@code takeBackup}. */
+    public String operation() {
+        return operation;
+    }
+
+    /** The domain that it works on; null if none. */
+    public String vmName() {
+        return vmName;
+    }
+
+    /** What it is doing now. */
+    public String phase() {
+        return phase;
+    }
+
+    /** Bytes done. */
+    public long doneBytes() {
+        return doneBytes;
+    }
+
+    /** Bytes to do; 0 while unknown. */
+    public long totalBytes() {
+        return totalBytes;
+    }
+
+    /** Milliseconds since it started. */
+    public long elapsedMillis() {
+        return elapsedMillis;
+    }
+
+    @Override
+    public String toString() {
+        return operation + " " + vmName + " (" + job + "): " + phase + ", " + doneBytes + " of " + totalBytes
+                + " bytes";
+    }
+}

@@ -1,0 +1,133 @@
+// Licensed under the Apache License, Version 2.0 (the "License");
+// you may not use this file except in compliance with the License.
+// You may obtain a copy of the License at
+//
+//     http://www.apache.org/licenses/LICENSE-2.0
+//
+// Unless required by applicable law or agreed to in writing, software
+// distributed under the License is distributed on an "AS IS" BASIS,
+// WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+// See the License for the specific language governing permissions and
+// limitations under the License.
+
+package org.nasbackup;
+
+import java.io.FileNotFoundException;
+import java.io.IOException;
+import java.io.InputStream;
+import java.util.List;
+import java.util.Properties;
+import java.util.function.Supplier;
+
+/**
+ * The way in: one method per operation. Safe for use by any number of threads.
+ *
+ * <p>The native library, its configuration and its table of jobs exist once per process. When the JVM shuts down,
+ * running jobs are cancelled and given 20 seconds to clean up; new ones are refused.
+ */
+public final class NasBackup {
+    private NasBackup() {}
+
+    /** {@link #open(Configuration)} with the defaults. */
+    public static NasBackup open() {
+        return open(null);
+    }
+
+    /**
+     * Loads the native library and puts the configuration into force for the calls that follow, in the whole process.
+     *
+     * @param configuration null for the defaults
+     * @throws NasBackupException when the library can't be loaded (said again by every later call), is of another
+     *     version ({@link ErrorCode#VERSION_MISMATCH}), or refuses the configuration
+     */
+    public static NasBackup open(Configuration configuration) {
+        NativeLibrary.load();
+        String version = javaVersion();
+        try {
+            Native.init(version, configuration);
+        } catch (UnsatisfiedLinkError e) {
+            throw NasBackupException.of(
+                    ErrorCode.VERSION_MISMATCH,
+                    "start the native library",
+                    "it has no init for the Java side " + version + "; install libnasbackup.so and nasbackup.jar of one"
+                            + " version",
+                    e);
+        }
+        return new NasBackup();
+    }
+
+    /** The version of the native library. */
+    public String version() {
+        return Native.version();
+    }
+
+    /** {@link #takeBackup(TakeBackupRequest, ProgressListener, CancelHandle)} without listener and handle. */
+    public TakeBackupResult takeBackup(TakeBackupRequest request) {
+        return takeBackup(request, null, null);
+    }
+
+    /**
+     * Makes one restore point of one virtual machine. Returns when it is on the NAS.
+     *
+     * @param listener told of progress on this thread; may be null
+     * @param handle cancels this job; may be null
+     */
+    public TakeBackupResult takeBackup(TakeBackupRequest request, ProgressListener listener, CancelHandle handle) {
+        if (request == null || handle == null) {
+            return call(() -> Native.takeBackup(request, listener));
+        }
+        if (request.job() != null && !request.job().equals(handle.job())) {
+            throw NasBackupException.invalid("job", "'" + request.job() + "' is not that of the cancel handle");
+        }
+        TakeBackupRequest named = request.toBuilder().job(handle.job()).build();
+        return call(() -> {
+            handle.start();
+            return Native.takeBackup(named, handle.before(listener));
+        });
+    }
+
+    /** Removes a restore point that no other image needs. One that is gone already is a success. */
+    public DeleteBackupResult deleteBackup(DeleteBackupRequest request) {
+        return call(() -> Native.deleteBackup(request));
+    }
+
+    /** Size and use of a repository. */
+    public BackupStatsResult backupStats(BackupStatsRequest request) {
+        return call(() -> Native.backupStats(request));
+    }
+
+    /** The running jobs. */
+    public List<JobStatus> jobs() {
+        return List.of(Native.jobs());
+    }
+
+    /** Asks the job of that id to stop. False when no such job runs. */
+    public boolean cancel(String job) {
+        return Native.cancel(job);
+    }
+
+    /** Every call that may last runs in here, so that a shutdown waits for it. */
+    static <T> T call(Supplier<T> call) {
+        Shutdown.enter();
+        try {
+            return call.get();
+        } finally {
+            Shutdown.leave();
+        }
+    }
+
+    /** The version of the Java side, from the build. */
+    static String javaVersion() {
+        String name = "nasbackup.properties";
+        try (InputStream in = NasBackup.class.getResourceAsStream(name)) {
+            if (in == null) {
+                throw new FileNotFoundException("the jar lacks it");
+            }
+            Properties properties = new Properties();
+            properties.load(in);
+            return properties.getProperty("version");
+        } catch (IOException e) {
+            throw NasBackupException.of(ErrorCode.INTERNAL, "read " + name, e.getMessage(), e);
+        }
+    }
+}

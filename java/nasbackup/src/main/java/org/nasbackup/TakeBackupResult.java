@@ -1,0 +1,132 @@
+// Licensed under the Apache License, Version 2.0 (the "License");
+// you may not use this file except in compliance with the License.
+// You may obtain a copy of the License at
+//
+//     http://www.apache.org/licenses/LICENSE-2.0
+//
+// Unless required by applicable law or agreed to in writing, software
+// distributed under the License is distributed on an "AS IS" BASIS,
+// WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+// See the License for the specific language governing permissions and
+// limitations under the License.
+
+package org.nasbackup;
+
+import java.util.Collections;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+
+/** What {@link NasBackup#takeBackup} answers. */
+public final class TakeBackupResult {
+    private final Kind kind;
+    private final long size;
+    private final long virtualSize;
+    private final Map<String, String> volumes;
+    private final String bitmapCreated;
+    private final String bitmapRecreated;
+    private final boolean incrementalFallback;
+    private final String details;
+    private final Engine engine;
+    private final long jobMillis;
+    private final long totalMillis;
+    private final List<DiskResult> disks;
+
+    /** Called by the native library. */
+    TakeBackupResult(
+            String kind,
+            long size,
+            long virtualSize,
+            String[] volumes,
+            String[] files,
+            String bitmapCreated,
+            String bitmapRecreated,
+            boolean incrementalFallback,
+            String details,
+            String engine,
+            long jobMillis,
+            long totalMillis,
+            DiskResult[] disks) {
+        this.kind = Kind.of(kind);
+        this.size = size;
+        this.virtualSize = virtualSize;
+        Map<String, String> byVolume = new LinkedHashMap<>();
+        for (int i = 0; i < volumes.length; i++) {
+            byVolume.put(volumes[i], files[i]);
+        }
+        this.volumes = Collections.unmodifiableMap(byVolume);
+        this.bitmapCreated = bitmapCreated;
+        this.bitmapRecreated = bitmapRecreated;
+        this.incrementalFallback = incrementalFallback;
+        this.details = details;
+        this.engine = Engine.of(engine);
+        this.jobMillis = jobMillis;
+        this.totalMillis = totalMillis;
+        this.disks = List.of(disks);
+    }
+
+    /** Incremental if any disk is. */
+    public Kind kind() {
+        return kind;
+    }
+
+    /** Sum of the published disk files' lengths, in bytes. */
+    public long size() {
+        return size;
+    }
+
+    /** Sum of the disks' virtual sizes, in bytes. */
+    public long virtualSize() {
+        return virtualSize;
+    }
+
+    /** The file of each volume, relative to the repository's root. */
+    public Map<String, String> volumes() {
+        return volumes;
+    }
+
+    /** The new bitmap; null unless at least one disk carries it. */
+    public String bitmapCreated() {
+        return bitmapCreated;
+    }
+
+    /** The parent's bitmap when its checkpoint had to be made again; else null. */
+    public String bitmapRecreated() {
+        return bitmapRecreated;
+    }
+
+    /** An incremental was asked for and a full was made. */
+    public boolean incrementalFallback() {
+        return incrementalFallback;
+    }
+
+    /** A line for each thing that was not ordinary; never null. */
+    public String details() {
+        return details;
+    }
+
+    /** The engine that moved the data. */
+    public Engine engine() {
+        return engine;
+    }
+
+    /** Milliseconds of the hypervisor's job, from begin to the last target's close. */
+    public long jobMillis() {
+        return jobMillis;
+    }
+
+    /** Milliseconds of the whole call. */
+    public long totalMillis() {
+        return totalMillis;
+    }
+
+    /** The disks, in the order of the domain or the request. */
+    public List<DiskResult> disks() {
+        return disks;
+    }
+
+    @Override
+    public String toString() {
+        return kind + " backup, " + size + " bytes in " + disks.size() + " files, " + totalMillis + " ms";
+    }
+}

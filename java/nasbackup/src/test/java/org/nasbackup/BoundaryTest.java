@@ -1,0 +1,235 @@
+// Licensed under the Apache License, Version 2.0 (the "License");
+// you may not use this file except in compliance with the License.
+// You may obtain a copy of the License at
+//
+//     http://www.apache.org/licenses/LICENSE-2.0
+//
+// Unless required by applicable law or agreed to in writing, software
+// distributed under the License is distributed on an "AS IS" BASIS,
+// WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+// See the License for the specific language governing permissions and
+// limitations under the License.
+
+package org.nasbackup;
+
+import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatThrownBy;
+import static org.assertj.core.api.Assertions.catchThrowableOfType;
+
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.Arrays;
+import java.util.List;
+import org.junit.jupiter.api.BeforeAll;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.function.Executable;
+import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.ValueSource;
+
+/** What crosses the boundary: nulls, wrong values, odd texts, panics, versions. */
+class BoundaryTest {
+    private static NasBackup nasBackup;
+
+    @BeforeAll
+    static void open() {
+        nasBackup = NasBackup.open();
+    }
+
+    private static NasBackupException failure(Executable call) {
+        NasBackupException e = catchThrowableOfType(NasBackupException.class, call::execute);
+        assertThat(e).as("an exception").isNotNull();
+        assertThat(e.getMessage()).startsWith(e.code() + ": " + e.step()).doesNotContain("\n");
+        return e;
+    }
+
+    private static void refused(String field, Executable call) {
+        NasBackupException e = failure(call);
+        assertThat(e.code()).as(e.getMessage()).isEqualTo(ErrorCode.INVALID_ARGUMENT);
+        assertThat(e.getMessage()).contains(": " + field);
+        assertThat(e.leftovers()).isFalse();
+        assertThat(e.disk()).isNull();
+    }
+
+    private static Repository repository() {
+        return Repository.builder().type("dir").address("/nonexistent").build();
+    }
+
+    private static TakeBackupRequest.Builder full() {
+        return TakeBackupRequest.builder()
+                .vmName("i-2-10-VM")
+                .backupPath("i-2-10-VM/2026.01.01.00.00.00")
+                .repository(repository())
+                .mode(Mode.FULL)
+                .bitmapNew("backup-1");
+    }
+
+    @Test
+    void each_missing_field_of_a_backup_is_named() {
+        refused("request", () -> nasBackup.takeBackup(null));
+        refused("vmName", () -> nasBackup.takeBackup(full().vmName(null).build()));
+        refused("backupPath", () -> nasBackup.takeBackup(full().backupPath(null).build()));
+        refused("repository", () -> nasBackup.takeBackup(full().repository(null).build()));
+        refused(
+                "repository.type",
+                () -> nasBackup.takeBackup(
+                        full().repository(Repository.builder().address("/x").build())
+                                .build()));
+        refused(
+                "repository.address",
+                () -> nasBackup.takeBackup(
+                        full().repository(Repository.builder().type("dir").build())
+                                .build()));
+        refused("bitmapNew", () -> nasBackup.takeBackup(full().bitmapNew(null).build()));
+        TakeBackupRequest.Builder incremental = full().mode(Mode.INCREMENTAL).bitmapParent("backup-0");
+        refused("parentPaths", () -> nasBackup.takeBackup(incremental.build()));
+        refused(
+                "bitmapParent",
+                () -> nasBackup.takeBackup(incremental
+                        .bitmapParent(null)
+                        .parentPaths(List.of("i-2-10-VM/2025.01.01.00.00.00/root.x.qcow2"))
+                        .build()));
+    }
+
+    @Test
+    void each_contradiction_in_a_backup_is_named() {
+        refused("bitmapNew", () -> nasBackup.takeBackup(full().mode(null).build()));
+        refused("disks", () -> nasBackup.takeBackup(full().disks(List.of()).build()));
+        StoppedDisk disk = StoppedDisk.builder().path("/x.qcow2").build();
+        refused("disks", () -> nasBackup.takeBackup(full().disks(List.of(disk)).build()));
+    }
+
+    @Test
+    void null_elements_are_named() {
+        refused(
+                "parentPaths[1]",
+                () -> nasBackup.takeBackup(
+                        full().parentPaths(Arrays.asList("a", null)).build()));
+        refused(
+                "disks[0]",
+                () -> nasBackup.takeBackup(
+                        full().disks(Arrays.asList((StoppedDisk) null)).build()));
+    }
+
+    @Test
+    void a_negative_time_is_refused() {
+        refused("waitSeconds", () -> nasBackup.takeBackup(full().waitSeconds(-1).build()));
+    }
+
+    @Test
+    void each_missing_field_of_the_small_operations_is_named() {
+        refused("request", () -> nasBackup.deleteBackup(null));
+        refused(
+                "repository",
+                () -> nasBackup.deleteBackup(
+                        DeleteBackupRequest.builder().backupPath("a/1").build()));
+        refused(
+                "backupPath",
+                () -> nasBackup.deleteBackup(
+                        DeleteBackupRequest.builder().repository(repository()).build()));
+        refused("request", () -> nasBackup.backupStats(null));
+        refused(
+                "repository",
+                () -> nasBackup.backupStats(BackupStatsRequest.builder().build()));
+        refused("job", () -> nasBackup.cancel(null));
+    }
+
+    @Test
+    void a_result_crosses_with_every_field() {
+        TakeBackupResult result = TestHooks.result(100);
+        assertThat(result.kind()).isEqualTo(Kind.INCREMENTAL);
+        assertThat(result.size()).isEqualTo(1);
+        assertThat(result.virtualSize()).isEqualTo(2);
+        assertThat(result.volumes()).hasSize(100).containsEntry("volume7", "file7");
+        assertThat(result.bitmapCreated()).isEqualTo("created");
+        assertThat(result.bitmapRecreated()).isNull();
+        assertThat(result.incrementalFallback()).isTrue();
+        assertThat(result.details()).isEqualTo("one\ntwo");
+        assertThat(result.engine()).isEqualTo(Engine.PUSH);
+        assertThat(result.jobMillis()).isEqualTo(3);
+        assertThat(result.totalMillis()).isEqualTo(4);
+        assertThat(result.disks())
+                .extracting(DiskResult::volume)
+                .hasSize(100)
+                .startsWith("volume0", "volume1")
+                .endsWith("volume99");
+        DiskResult some = result.disks().get(2);
+        assertThat(List.of(some.target(), some.serial(), some.file(), some.parent(), some.bitmap()))
+                .containsExactly("vd2", "serial2", "file2", "parent2", "bitmap2");
+        assertThat(some.kind()).isEqualTo(Kind.INCREMENTAL);
+        assertThat(some.size()).isEqualTo(2);
+        assertThat(some.virtualSize()).isEqualTo(Long.MAX_VALUE);
+        DiskResult none = result.disks().get(3);
+        assertThat(Arrays.asList(none.target(), none.serial(), none.parent(), none.bitmap()))
+                .containsOnlyNulls();
+        assertThat(none.kind()).isEqualTo(Kind.FULL);
+        assertThatThrownBy(() -> result.disks().clear()).isInstanceOf(UnsupportedOperationException.class);
+        assertThatThrownBy(() -> result.volumes().clear()).isInstanceOf(UnsupportedOperationException.class);
+        assertThat(TestHooks.result(0).disks()).isEmpty();
+    }
+
+    @Test
+    void statistics_cross_with_their_numbers(@TempDir Path folder) throws Exception {
+        BackupStatsResult stats = nasBackup.backupStats(BackupStatsRequest.builder()
+                .repository(Repository.builder()
+                        .type("dir")
+                        .address(folder.toString())
+                        .build())
+                .build());
+        assertThat(stats.totalBytes()).isEqualTo(Files.getFileStore(folder).getTotalSpace());
+        assertThat(stats.usedBytes()).isPositive().isLessThan(stats.totalBytes());
+    }
+
+    @ParameterizedTest
+    @ValueSource(strings = {"plain", "with spaces", "ümläut 名前", "emoji \uD83D\uDE00", "a\nb", "nul\0nul", "%s{}\"'\\"})
+    void texts_cross_unchanged(String text) {
+        TestHooks.runJob(text, 1, status -> assertThat(status.job()).isEqualTo(text));
+        assertThat(failure(() -> TestHooks.panic(text)).getMessage())
+                .isEqualTo("INTERNAL: run the call: panic: " + text.replace("\n", "; "));
+    }
+
+    @Test
+    void half_a_surrogate_pair_is_refused() {
+        refused("vmName", () -> nasBackup.takeBackup(full().vmName("i-2-\uD83D").build()));
+    }
+
+    @Test
+    void a_panic_becomes_an_exception_with_its_text() {
+        NasBackupException e = failure(() -> TestHooks.panic("lost 3 of 7"));
+        assertThat(e.code()).isEqualTo(ErrorCode.INTERNAL);
+        assertThat(e).hasMessage("INTERNAL: run the call: panic: lost 3 of 7").hasNoCause();
+        assertThat(nasBackup.jobs()).isEmpty();
+    }
+
+    @Test
+    void versions_agree_or_refuse_each_other() {
+        assertThat(nasBackup.version()).isEqualTo(NasBackup.javaVersion()).matches("\\d+\\.\\d+\\.\\d+");
+        NasBackupException e = failure(() -> Native.init("0.0.1", null));
+        assertThat(e.code()).isEqualTo(ErrorCode.VERSION_MISMATCH);
+        assertThat(e.getMessage()).contains("0.0.1", nasBackup.version(), "install both of one version");
+        assertThat(failure(() -> Native.init(null, null)).code()).isEqualTo(ErrorCode.VERSION_MISMATCH);
+    }
+
+    @Test
+    void a_wrong_configuration_is_refused_by_key() {
+        refused(
+                "logLevel",
+                () -> NasBackup.open(Configuration.builder().logLevel("loud").build()));
+        refused(
+                "stateDir",
+                () -> NasBackup.open(Configuration.builder().stateDir("here").build()));
+        refused(
+                "connectionUri",
+                () -> NasBackup.open(Configuration.builder().connectionUri("").build()));
+        refused(
+                "logConfig",
+                () -> NasBackup.open(Configuration.builder()
+                        .logConfig("/nowhere/log4rs.yaml")
+                        .build()));
+        NasBackup.open(Configuration.builder()
+                .engine(Engine.PUSH)
+                .quiesceFailure(QuiesceFailure.WARN)
+                .build());
+        NasBackup.open();
+    }
+}

@@ -1,0 +1,151 @@
+// Licensed under the Apache License, Version 2.0 (the "License");
+// you may not use this file except in compliance with the License.
+// You may obtain a copy of the License at
+//
+//     http://www.apache.org/licenses/LICENSE-2.0
+//
+// Unless required by applicable law or agreed to in writing, software
+// distributed under the License is distributed on an "AS IS" BASIS,
+// WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+// See the License for the specific language governing permissions and
+// limitations under the License.
+
+package org.nasbackup;
+
+import static org.assertj.core.api.Assertions.assertThat;
+
+import java.nio.file.Files;
+import java.nio.file.Path;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.io.TempDir;
+
+/** Finding, loading and leaving the library, each in a JVM of its own. */
+class LibraryTest {
+    @TempDir
+    Path folder;
+
+    private Path folder(String name) throws Exception {
+        return Files.createDirectories(folder.resolve(name));
+    }
+
+    /** A class path entry with the library where the jar has it. */
+    private Path bundle() throws Exception {
+        Path bundle = folder("bundle");
+        Path place = Files.createDirectories(bundle.resolve("org/nasbackup/native/linux-x86_64"));
+        Path library = Path.of(System.getProperty("java.library.path"), "libnasbackup.so");
+        Files.copy(library, place.resolve("libnasbackup.so"));
+        return bundle;
+    }
+
+    private static void noWarning(String output) {
+        assertThat(output).doesNotContain("WARNING");
+    }
+
+    @Test
+    void it_is_found_on_the_library_path() throws Exception {
+        String output = new ChildJvm().run("open-twice");
+        assertThat(output).contains("version " + NasBackup.javaVersion());
+        noWarning(output);
+    }
+
+    @Test
+    void a_missing_library_is_said_in_one_line_each_time() throws Exception {
+        String output = new ChildJvm()
+                .withoutBundledLibrary(folder("classes"))
+                .option("-Djava.library.path=" + folder("empty"))
+                .run("open-twice");
+        assertThat(output.lines()).hasSize(3);
+        String first = output.lines().findFirst().orElseThrow();
+        assertThat(output).isEqualTo(first + "\n" + first + "\nowner null\n");
+        assertThat(first)
+                .startsWith("INTERNAL: load the native library: from java.library.path: no nasbackup in ")
+                .contains(folder("empty").toString())
+                .endsWith("; from the jar: it has no /org/nasbackup/native/linux-x86_64/libnasbackup.so");
+    }
+
+    @Test
+    void a_broken_library_is_said_in_one_line() throws Exception {
+        Files.writeString(folder("broken").resolve("libnasbackup.so"), "this is no ELF file ".repeat(100));
+        String output = new ChildJvm()
+                .withoutBundledLibrary(folder("classes"))
+                .option("-Djava.library.path=" + folder("broken"))
+                .run("open-twice");
+        assertThat(output.lines().filter(line -> line.startsWith("INTERNAL: load the native library: ")))
+                .hasSize(2)
+                .allMatch(line -> line.contains("invalid ELF header") && line.contains("from the jar: it has no"));
+    }
+
+    @Test
+    void another_library_of_that_name_is_a_mismatch() throws Exception {
+        Path other = Path.of(System.getProperty("java.home"), "lib", "libjimage.so");
+        Files.copy(other, folder("other").resolve("libnasbackup.so"));
+        String output =
+                new ChildJvm().option("-Djava.library.path=" + folder("other")).run("open-twice");
+        assertThat(output.lines().filter(line -> line.startsWith("VERSION_MISMATCH: start the native library: ")))
+                .hasSize(2)
+                .allMatch(line -> line.contains("install libnasbackup.so and nasbackup.jar of one version"));
+    }
+
+    @Test
+    void the_bundled_library_is_the_second_choice_and_leaves_no_file() throws Exception {
+        String output = new ChildJvm()
+                .withoutBundledLibrary(folder("classes"))
+                .onClassPath(bundle())
+                .option("-Djava.library.path=" + folder("empty"))
+                .option("-Djava.io.tmpdir=" + folder("tmp"))
+                .run("open-twice");
+        assertThat(output).contains("version " + NasBackup.javaVersion());
+        assertThat(folder("tmp")).isEmptyDirectory();
+        noWarning(output);
+    }
+
+    @Test
+    void a_second_class_loader_is_refused_and_maps_nothing() throws Exception {
+        for (String path : new String[] {
+            System.getProperty("java.library.path"), folder("empty").toString()
+        }) {
+            String output = new ChildJvm()
+                    .option("-Djava.library.path=" + path)
+                    .run(
+                            "two-loaders",
+                            ChildJvm.folderOf(NasBackup.class),
+                            bundleOnce().toString());
+            String refusal = "loader 1: INTERNAL: load the native library: another class loader of this JVM has it:"
+                    + " loader 0; put nasbackup on one class path only";
+            assertThat(output.lines().filter(line -> line.startsWith("loader ")))
+                    .containsExactly("loader 0 opened", refusal, "loader 0 opened", refusal);
+            assertThat(output).contains("mapped 1\n");
+        }
+    }
+
+    private Path bundleOnce() throws Exception {
+        Path bundle = folder.resolve("bundle");
+        return Files.exists(bundle) ? bundle : bundle();
+    }
+
+    @Test
+    void a_native_thread_does_not_keep_the_jvm() throws Exception {
+        String output = new ChildJvm().run("keep-thread");
+        assertThat(output).contains("main ends").contains("kept");
+        noWarning(output);
+    }
+
+    @Test
+    void a_shutdown_cancels_the_running_jobs_and_waits_for_them() throws Exception {
+        String output = new ChildJvm().run("shut-down");
+        assertThat(output).contains("job ended: CANCELLED");
+        noWarning(output);
+    }
+
+    @Test
+    void a_warning_of_check_jni_would_be_seen() throws Exception {
+        assertThat(new ChildJvm().run("provoke")).contains("WARNING");
+        Path log = folder.resolve("vm.log");
+        new ChildJvm()
+                .option("-XX:+UnlockDiagnosticVMOptions")
+                .option("-XX:+LogVMOutput")
+                .option("-XX:LogFile=" + log)
+                .run("provoke");
+        assertThat(Files.readString(log)).contains("WARNING");
+    }
+}

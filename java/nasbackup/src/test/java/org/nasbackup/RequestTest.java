@@ -1,0 +1,106 @@
+// Licensed under the Apache License, Version 2.0 (the "License");
+// you may not use this file except in compliance with the License.
+// You may obtain a copy of the License at
+//
+//     http://www.apache.org/licenses/LICENSE-2.0
+//
+// Unless required by applicable law or agreed to in writing, software
+// distributed under the License is distributed on an "AS IS" BASIS,
+// WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+// See the License for the specific language governing permissions and
+// limitations under the License.
+
+package org.nasbackup;
+
+import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatExceptionOfType;
+import static org.assertj.core.api.Assertions.assertThatThrownBy;
+
+import java.util.ArrayList;
+import java.util.List;
+import org.junit.jupiter.api.Test;
+
+class RequestTest {
+    @Test
+    void a_request_keeps_what_was_set_and_nothing_else() {
+        Repository repository = Repository.builder()
+                .type("nfs")
+                .address("nas:/export")
+                .options("vers=4.2")
+                .build();
+        TakeBackupRequest request = TakeBackupRequest.builder()
+                .job("j")
+                .vmName("i-2-10-VM")
+                .repository(repository)
+                .mode(Mode.INCREMENTAL)
+                .parentPaths(List.of("a", "b"))
+                .quiesce(true)
+                .waitSeconds(5)
+                .build();
+        assertThat(request.toBuilder().build()).usingRecursiveComparison().isEqualTo(request);
+        assertThat(request.repository().options()).isEqualTo("vers=4.2");
+        assertThat(request.parentPaths()).containsExactly("a", "b");
+        assertThat(request.disks()).isNull();
+        assertThat(request.engine()).isNull();
+        assertThat(request.bitmapNew()).isNull();
+    }
+
+    @Test
+    void lists_are_copied_and_can_not_be_changed() {
+        List<String> paths = new ArrayList<>(List.of("a"));
+        TakeBackupRequest request =
+                TakeBackupRequest.builder().parentPaths(paths).disks(List.of()).build();
+        paths.add("b");
+        assertThat(request.parentPaths()).containsExactly("a");
+        assertThatThrownBy(() -> request.parentPaths().add("c")).isInstanceOf(UnsupportedOperationException.class);
+        assertThatThrownBy(() -> request.disks().clear()).isInstanceOf(UnsupportedOperationException.class);
+    }
+
+    @Test
+    void a_builder_used_again_does_not_change_what_it_built() {
+        DeleteBackupRequest.Builder builder = DeleteBackupRequest.builder().backupPath("a/1");
+        DeleteBackupRequest first = builder.build();
+        assertThat(builder.backupPath("a/2").build().backupPath()).isEqualTo("a/2");
+        assertThat(first.backupPath()).isEqualTo("a/1");
+    }
+
+    @Test
+    void options_are_never_shown() {
+        Repository repository = Repository.builder()
+                .type("cifs")
+                .address("//nas/share")
+                .options("password=hunter2")
+                .build();
+        assertThat(List.of(
+                        repository.toString(),
+                        TakeBackupRequest.builder()
+                                .repository(repository)
+                                .build()
+                                .toString(),
+                        DeleteBackupRequest.builder()
+                                .repository(repository)
+                                .build()
+                                .toString(),
+                        BackupStatsRequest.builder()
+                                .repository(repository)
+                                .build()
+                                .toString()))
+                .allMatch(text -> text.contains("//nas/share") && !text.contains("hunter2"));
+    }
+
+    @Test
+    void texts_become_constants_or_an_error_that_names_the_field() {
+        assertThat(Mode.of("incremental")).isEqualTo(Mode.INCREMENTAL);
+        assertThat(Mode.of(null)).isNull();
+        assertThat(QuiesceFailure.of("warn").text()).isEqualTo("warn");
+        assertThatExceptionOfType(NasBackupException.class)
+                .isThrownBy(() -> Mode.of("Weekly"))
+                .withMessage("INVALID_ARGUMENT: check the request: mode: 'Weekly' is not known");
+        assertThatExceptionOfType(NasBackupException.class)
+                .isThrownBy(() -> Engine.of("steam"))
+                .withMessageContaining("engine: 'steam'");
+        assertThatExceptionOfType(NasBackupException.class)
+                .isThrownBy(() -> QuiesceFailure.of(""))
+                .withMessageContaining("quiesceFailure: ''");
+    }
+}

@@ -1,0 +1,131 @@
+//! What this host remembers of a virtual machine: a lock against a second backup of it, and the bitmaps that were begun
+//! here and are not yet named by a published manifest.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Code, Error, Result};
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Record {
+    #[serde(default)]
+    bitmaps: BTreeSet<String>,
+}
+
+/// One virtual machine on this host, locked until dropped.
+#[derive(Debug)]
+pub struct HostState {
+    _lock: File,
+    path: PathBuf,
+    record: Record,
+}
+
+impl HostState {
+    /// Locks the virtual machine `vm` below `state_dir`. `BUSY` at once when a backup of it is under way on this host.
+    pub fn lock(state_dir: &Path, vm: &str) -> Result<HostState> {
+        const STEP: &str = "lock the virtual machine on this host";
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(state_dir)
+            .map_err(|e| Error::io(STEP, state_dir, e))?;
+        let path = state_dir.join(format!("{}.lock", file_name(vm)));
+        let open = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+        let lock = open.map_err(|e| Error::io(STEP, &path, e))?;
+        flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|e| match e {
+            rustix::io::Errno::WOULDBLOCK => {
+                Error::new(Code::Busy, STEP, format!("a backup of '{vm}' is under way, or is being cleaned up"))
+            }
+            e => Error::io(STEP, &path, e),
+        })?;
+        let path = path.with_extension("json");
+        let record = read(&path)?;
+        Ok(HostState { _lock: lock, path, record })
+    }
+
+    /// The bitmaps that were begun on this host and belong to no published point, as far as this host knows.
+    pub fn bitmaps(&self) -> &BTreeSet<String> {
+        &self.record.bitmaps
+    }
+
+    /// Remembers a bitmap before it is begun, so that it is known as ours if this process dies.
+    pub fn remember(&mut self, bitmap: &str) -> Result<()> {
+        if self.record.bitmaps.insert(bitmap.to_owned()) { self.write() } else { Ok(()) }
+    }
+
+    /// Forgets a bitmap that is gone, or that a published manifest names.
+    pub fn forget(&mut self, bitmap: &str) -> Result<()> {
+        if self.record.bitmaps.remove(bitmap) { self.write() } else { Ok(()) }
+    }
+
+    fn write(&self) -> Result<()> {
+        let replace = || -> std::io::Result<()> {
+            if self.record.bitmaps.is_empty() {
+                return match fs::remove_file(&self.path) {
+                    Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e),
+                    _ => Ok(()),
+                };
+            }
+            let new = self.path.with_extension("new");
+            let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+            file.write_all(&serde_json::to_vec(&self.record)?)?;
+            file.sync_all()?;
+            fs::rename(&new, &self.path)?;
+            File::open(self.path.parent().unwrap_or(Path::new("/")))?.sync_all()
+        };
+        replace().map_err(|e| Error::io("record the bitmaps of this host", &self.path, e))
+    }
+}
+
+fn read(path: &Path) -> Result<Record> {
+    const STEP: &str = "read this host's record";
+    match fs::read(path) {
+        Ok(text) => serde_json::from_slice(&text)
+            .map_err(|e| Error::new(Code::Internal, STEP, format!("'{}': {e}", path.display()))),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Record::default()),
+        Err(e) => Err(Error::io(STEP, path, e)),
+    }
+}
+
+/// A file name for any domain name: what is not plain is written as `%` and two hexadecimal digits.
+fn file_name(vm: &str) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+    vm.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02x}") }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_lock_is_busy_until_the_first_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = HostState::lock(dir.path(), "i-2-10-VM").unwrap();
+        assert_eq!(HostState::lock(dir.path(), "i-2-10-VM").unwrap_err().code, Code::Busy);
+        HostState::lock(dir.path(), "i-2-11-VM").unwrap();
+        drop(first);
+        HostState::lock(dir.path(), "i-2-10-VM").unwrap();
+    }
+
+    #[test]
+    fn bitmaps_are_remembered_across_locks() {
+        let dir = tempfile::tempdir().unwrap();
+        let vm = "näme/with . \"odd\"";
+        let mut state = HostState::lock(dir.path(), vm).unwrap();
+        state.remember("backup-1").unwrap();
+        state.remember("backup-2").unwrap();
+        state.forget("backup-1").unwrap();
+        drop(state);
+        let mut state = HostState::lock(dir.path(), vm).unwrap();
+        assert_eq!(state.bitmaps().iter().collect::<Vec<_>>(), ["backup-2"]);
+        state.forget("backup-2").unwrap();
+        let left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert_eq!(left, ["n%c3%a4me%2fwith%20%2e%20%22odd%22.lock"], "an empty record leaves no file");
+    }
+}

@@ -1,0 +1,50 @@
+//! The progress listener: called on the caller's own thread, which is inside the native for as long as the job runs.
+
+use jni::Env;
+use jni::errors::Error as JniError;
+
+use super::failure::{Failure, caught};
+use super::types::JProgressListener;
+use super::write;
+use crate::error::{Code, Error, Result};
+use crate::job::Listener;
+
+const STEP: &str = "tell the progress listener";
+
+/// Room for the local references of one report.
+const FRAME: usize = 16;
+
+/// Runs `run` with a listener that tells `listener`, which may be null. What that one throws ends the job and stays
+/// with the error as its cause.
+pub(super) fn with_listener<T>(
+    env: &mut Env<'_>,
+    listener: &JProgressListener<'_>,
+    run: impl FnOnce(Listener<'_>) -> Result<T>,
+) -> Result<T, Failure> {
+    let mut thrown = None;
+    let result = run(&mut |status| {
+        if listener.is_null() {
+            return Ok(());
+        }
+        let told = env.with_local_frame(FRAME, |env| {
+            let status = write::status(status, env)?;
+            listener.progress(env, &status)
+        });
+        match told {
+            Err(JniError::JavaException) => {
+                let (exception, says) = caught(env).map_err(broken)?;
+                thrown = Some(exception);
+                Err(Error::new(Code::Cancelled, STEP, format!("it threw {says}")))
+            }
+            told => told.map_err(broken),
+        }
+    });
+    match (result, thrown) {
+        (Err(error), Some(cause)) => Err(Failure::Listener(error, cause)),
+        (result, _) => result.map_err(Failure::Operation),
+    }
+}
+
+fn broken(error: JniError) -> Error {
+    Error::new(Code::Internal, STEP, error)
+}

@@ -1,0 +1,141 @@
+//! The bridge to Java: each native of `org.nasbackup.Native` reads its request, runs the operation, makes the result.
+//! It is no API of its own: names, nulls and codes are those of `operation`.
+#![allow(unsafe_code)]
+
+mod failure;
+mod listener;
+mod log;
+mod read;
+#[cfg(feature = "test-hooks")]
+mod test_hooks;
+mod types;
+mod write;
+
+use jni::objects::{JClass, JObjectArray, JString};
+use jni::sys::jboolean;
+use jni::{Env, NativeMethod, native_method};
+
+use crate::error::{Code, Error};
+use crate::operation;
+use failure::{Failure, ThrowNasBackupException};
+use listener::with_listener;
+use types::{
+    JBackupStatsRequest, JBackupStatsResult, JConfiguration, JDeleteBackupRequest, JDeleteBackupResult, JJobStatus,
+    JProgressListener, JTakeBackupRequest, JTakeBackupResult,
+};
+
+const _: &[NativeMethod] = &[
+    native_method! {
+        java_type = org.nasbackup.Native,
+        type_map = { JConfiguration => org.nasbackup.Configuration },
+        static extern fn init(version: JString, configuration: JConfiguration),
+        error_policy = ThrowNasBackupException,
+    },
+    native_method! {
+        java_type = org.nasbackup.Native,
+        static extern fn version() -> JString,
+        error_policy = ThrowNasBackupException,
+    },
+    native_method! {
+        java_type = org.nasbackup.Native,
+        type_map = {
+            JTakeBackupRequest => org.nasbackup.TakeBackupRequest,
+            JProgressListener => org.nasbackup.ProgressListener,
+            JTakeBackupResult => org.nasbackup.TakeBackupResult,
+        },
+        static extern fn take_backup(request: JTakeBackupRequest, listener: JProgressListener) -> JTakeBackupResult,
+        error_policy = ThrowNasBackupException,
+    },
+    native_method! {
+        java_type = org.nasbackup.Native,
+        type_map = {
+            JDeleteBackupRequest => org.nasbackup.DeleteBackupRequest,
+            JDeleteBackupResult => org.nasbackup.DeleteBackupResult,
+        },
+        static extern fn delete_backup(request: JDeleteBackupRequest) -> JDeleteBackupResult,
+        error_policy = ThrowNasBackupException,
+    },
+    native_method! {
+        java_type = org.nasbackup.Native,
+        type_map = {
+            JBackupStatsRequest => org.nasbackup.BackupStatsRequest,
+            JBackupStatsResult => org.nasbackup.BackupStatsResult,
+        },
+        static extern fn backup_stats(request: JBackupStatsRequest) -> JBackupStatsResult,
+        error_policy = ThrowNasBackupException,
+    },
+    native_method! {
+        java_type = org.nasbackup.Native,
+        type_map = { JJobStatus => org.nasbackup.JobStatus },
+        static extern fn jobs() -> JJobStatus[],
+        error_policy = ThrowNasBackupException,
+    },
+    native_method! {
+        java_type = org.nasbackup.Native,
+        static extern fn cancel(job: JString) -> jboolean,
+        error_policy = ThrowNasBackupException,
+    },
+];
+
+/// The versions are compared before anything else of the Java side is looked at; only this native's signature and
+/// the exception's constructor have to stay the same from version to version.
+fn init<'l>(
+    env: &mut Env<'l>,
+    class: JClass<'l>,
+    version: JString<'l>,
+    configuration: JConfiguration<'l>,
+) -> Result<(), Failure> {
+    let java = read::text("version", version, env)?.unwrap_or_else(|| "unknown".to_owned());
+    if java != operation::version() {
+        let cause = format!(
+            "the Java side is {java}, libnasbackup.so is {}; install both of one version and restart the process",
+            operation::version()
+        );
+        return Err(Error::new(Code::VersionMismatch, "start the native library", cause).into());
+    }
+    types::warm(env, &class)?;
+    let configuration = read::configuration(&configuration, env)?;
+    Ok(operation::init(configuration, Box::new(log::ToJava))?)
+}
+
+fn version<'l>(env: &mut Env<'l>, _: JClass<'l>) -> Result<JString<'l>, Failure> {
+    Ok(JString::from_str(env, operation::version())?)
+}
+
+fn take_backup<'l>(
+    env: &mut Env<'l>,
+    _: JClass<'l>,
+    request: JTakeBackupRequest<'l>,
+    listener: JProgressListener<'l>,
+) -> Result<JTakeBackupResult<'l>, Failure> {
+    let request = read::take_backup(&request, env)?;
+    let taken = with_listener(env, &listener, |listener| operation::take_backup::run(request, listener))?;
+    Ok(write::taken_backup(&taken, env)?)
+}
+
+fn delete_backup<'l>(
+    env: &mut Env<'l>,
+    _: JClass<'l>,
+    request: JDeleteBackupRequest<'l>,
+) -> Result<JDeleteBackupResult<'l>, Failure> {
+    let deleted = operation::delete_backup::run(read::delete_backup(&request, env)?)?;
+    Ok(JDeleteBackupResult::new(env, write::long(deleted.freed_bytes))?)
+}
+
+fn backup_stats<'l>(
+    env: &mut Env<'l>,
+    _: JClass<'l>,
+    request: JBackupStatsRequest<'l>,
+) -> Result<JBackupStatsResult<'l>, Failure> {
+    let stats = operation::backup_stats::run(read::backup_stats(&request, env)?)?;
+    Ok(JBackupStatsResult::new(env, write::long(stats.total_bytes), write::long(stats.used_bytes))?)
+}
+
+fn jobs<'l>(env: &mut Env<'l>, _: JClass<'l>) -> Result<JObjectArray<'l, JJobStatus<'l>>, Failure> {
+    Ok(write::jobs(&operation::jobs(), env)?)
+}
+
+fn cancel<'l>(env: &mut Env<'l>, _: JClass<'l>, job: JString<'l>) -> Result<jboolean, Failure> {
+    let job = read::text("job", job, env)?.ok_or_else(|| Error::invalid("job", "is missing"))?;
+    Ok(operation::cancel(&job).found)
+}

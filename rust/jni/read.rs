@@ -1,0 +1,163 @@
+//! From Java's requests to the plain ones. A null field is `None`; what a field may hold is checked by the core.
+
+use jni::Env;
+use jni::objects::{JList, JObject, JString};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use super::failure::Failure;
+use super::types::{
+    JBackupStatsRequest, JConfiguration, JDeleteBackupRequest, JRepository, JStoppedDisk, JTakeBackupRequest,
+};
+use crate::config::Config;
+use crate::error::Error;
+use crate::nas::repository::Repository;
+use crate::operation::backup_stats::BackupStatsRequest;
+use crate::operation::delete_backup::DeleteBackupRequest;
+use crate::operation::take_backup::{StoppedDisk, TakeBackupRequest};
+
+/// Room for the local references of one request without its lists.
+const FRAME: usize = 32;
+
+type Result<T> = std::result::Result<T, Failure>;
+
+/// A text, or `None` for null. Half a surrogate pair is refused: the name meant by it would silently be another.
+pub(super) fn text(field: &str, value: JString<'_>, env: &Env<'_>) -> Result<Option<String>> {
+    if value.is_null() {
+        return Ok(None);
+    }
+    let text = value.try_to_string(env)?;
+    if text.contains(char::REPLACEMENT_CHARACTER) {
+        return Err(Error::invalid(field, "holds half a surrogate pair or U+FFFD").into());
+    }
+    Ok(Some(text))
+}
+
+pub(super) fn take_backup(request: &JTakeBackupRequest<'_>, env: &Env<'_>) -> Result<TakeBackupRequest> {
+    given(request)?;
+    env.with_local_frame(FRAME, |env| {
+        let mode = request.mode(env)?;
+        let engine = request.engine(env)?;
+        Ok(TakeBackupRequest {
+            job: text("job", request.job(env)?, env)?,
+            vm_name: text("vmName", request.vm_name(env)?, env)?,
+            backup_path: text("backupPath", request.backup_path(env)?, env)?,
+            repository: repository(request.repository(env)?, env)?,
+            mode: if mode.is_null() { None } else { text("mode", mode.text(env)?, env)? },
+            bitmap_new: text("bitmapNew", request.bitmap_new(env)?, env)?,
+            bitmap_parent: text("bitmapParent", request.bitmap_parent(env)?, env)?,
+            parent_paths: list("parentPaths", request.parent_paths(env)?, env, path)?,
+            disks: list("disks", request.disks(env)?, env, stopped_disk)?,
+            quiesce: Some(request.quiesce(env)?),
+            wait_seconds: Some(seconds("waitSeconds", request.wait_seconds(env)?)?),
+            engine: if engine.is_null() { None } else { text("engine", engine.text(env)?, env)? },
+        })
+    })
+}
+
+pub(super) fn delete_backup(request: &JDeleteBackupRequest<'_>, env: &Env<'_>) -> Result<DeleteBackupRequest> {
+    given(request)?;
+    env.with_local_frame(FRAME, |env| {
+        Ok(DeleteBackupRequest {
+            job: text("job", request.job(env)?, env)?,
+            repository: repository(request.repository(env)?, env)?,
+            backup_path: text("backupPath", request.backup_path(env)?, env)?,
+        })
+    })
+}
+
+pub(super) fn backup_stats(request: &JBackupStatsRequest<'_>, env: &Env<'_>) -> Result<BackupStatsRequest> {
+    given(request)?;
+    env.with_local_frame(FRAME, |env| {
+        Ok(BackupStatsRequest {
+            job: text("job", request.job(env)?, env)?,
+            repository: repository(request.repository(env)?, env)?,
+        })
+    })
+}
+
+/// Goes the way of the C ABI, which knows the defaults and the texts of the enums.
+pub(super) fn configuration(java: &JConfiguration<'_>, env: &Env<'_>) -> Result<Config> {
+    if java.is_null() {
+        return Ok(Config::default());
+    }
+    let mut keys = Map::new();
+    env.with_local_frame(FRAME, |env| {
+        let engine = java.engine(env)?;
+        let engine = if engine.is_null() { JString::null() } else { engine.text(env)? };
+        let quiesce_failure = java.quiesce_failure(env)?;
+        let quiesce_failure = if quiesce_failure.is_null() { JString::null() } else { quiesce_failure.text(env)? };
+        for (key, value) in [
+            ("connectionUri", java.connection_uri(env)?),
+            ("stateDir", java.state_dir(env)?),
+            ("mountDir", java.mount_dir(env)?),
+            ("scratchDir", java.scratch_dir(env)?),
+            ("engine", engine),
+            ("logConfig", java.log_config(env)?),
+            ("logLevel", java.log_level(env)?),
+            ("quiesceFailure", quiesce_failure),
+        ] {
+            if let Some(value) = text(key, value, env)? {
+                keys.insert(key.to_owned(), Value::String(value));
+            }
+        }
+        Ok::<_, Failure>(())
+    })?;
+    Config::deserialize(Value::Object(keys)).map_err(|e| Error::invalid("configuration", e).into())
+}
+
+fn given(request: &JObject<'_>) -> Result<()> {
+    if request.is_null() { Err(Error::invalid("request", "is missing").into()) } else { Ok(()) }
+}
+
+fn repository(java: JRepository<'_>, env: &mut Env<'_>) -> Result<Option<Repository>> {
+    if java.is_null() {
+        return Ok(None);
+    }
+    Ok(Some(Repository {
+        kind: text("repository.type", java.kind(env)?, env)?,
+        address: text("repository.address", java.address(env)?, env)?,
+        options: text("repository.options", java.options(env)?, env)?,
+    }))
+}
+
+fn path<'l>(element: JObject<'l>, field: &str, env: &mut Env<'l>) -> Result<String> {
+    let path = env.cast_local::<JString>(element)?;
+    Ok(text(field, path, env)?.unwrap_or_default())
+}
+
+fn stopped_disk<'l>(element: JObject<'l>, field: &str, env: &mut Env<'l>) -> Result<StoppedDisk> {
+    let disk = env.cast_local::<JStoppedDisk>(element)?;
+    Ok(StoppedDisk {
+        path: text(&format!("{field}.path"), disk.path(env)?, env)?,
+        format: text(&format!("{field}.format"), disk.format(env)?, env)?,
+    })
+}
+
+/// Each element in a frame of its own, so that a long list does not pile up local references. `read` gets no null.
+fn list<T>(
+    field: &str,
+    java: JList<'_>,
+    env: &mut Env<'_>,
+    read: impl for<'e> Fn(JObject<'e>, &str, &mut Env<'e>) -> Result<T>,
+) -> Result<Option<Vec<T>>> {
+    if java.is_null() {
+        return Ok(None);
+    }
+    let mut elements = Vec::new();
+    for index in 0..java.size(env)? {
+        let field = format!("{field}[{index}]");
+        elements.push(env.with_local_frame(FRAME, |env| {
+            let element = java.get(env, index)?;
+            if element.is_null() {
+                return Err(Failure::from(Error::invalid(&field, "is null")));
+            }
+            read(element, &field, env)
+        })?);
+    }
+    Ok(Some(elements))
+}
+
+fn seconds(field: &str, value: i64) -> Result<u64> {
+    u64::try_from(value).map_err(|_| Error::invalid(field, "is negative").into())
+}

@@ -1,0 +1,204 @@
+//! The Java types that the bridge reads, makes and calls. Looked up once, in `init`: a member that is missing or of
+//! another signature fails there, and threads that know no class loader find them later.
+// Constructors have as many arguments as their results have fields.
+#![allow(clippy::too_many_arguments)]
+
+use jni::objects::JClass;
+use jni::refs::LoaderContext;
+use jni::{Env, bind_java_type};
+
+bind_java_type! {
+    pub(super) JNative => org.nasbackup.Native,
+    methods { static fn log(level: jint, logger: JString, line: JString), },
+}
+
+bind_java_type! {
+    pub(super) JNasBackupException => org.nasbackup.NasBackupException,
+    is_instance_of = { JThrowable },
+    constructors {
+        fn new(code: JString, step: JString, disk: JString, message: JString, leftovers: jboolean, cause: JThrowable),
+    },
+}
+
+bind_java_type! {
+    pub(super) JProgressListener => org.nasbackup.ProgressListener,
+    type_map = { JJobStatus => org.nasbackup.JobStatus },
+    methods { fn progress(status: JJobStatus), },
+}
+
+bind_java_type! {
+    pub(super) JConfiguration => org.nasbackup.Configuration,
+    type_map = { JEngine => org.nasbackup.Engine, JQuiesceFailure => org.nasbackup.QuiesceFailure },
+    methods {
+        fn connection_uri() -> JString,
+        fn state_dir() -> JString,
+        fn mount_dir() -> JString,
+        fn scratch_dir() -> JString,
+        fn engine() -> JEngine,
+        fn log_config() -> JString,
+        fn log_level() -> JString,
+        fn quiesce_failure() -> JQuiesceFailure,
+    },
+}
+
+bind_java_type! {
+    pub(super) JRepository => org.nasbackup.Repository,
+    methods {
+        fn kind { sig = () -> JString, name = "type" },
+        fn address() -> JString,
+        fn options() -> JString,
+    },
+}
+
+bind_java_type! {
+    pub(super) JStoppedDisk => org.nasbackup.StoppedDisk,
+    methods {
+        fn path() -> JString,
+        fn format() -> JString,
+    },
+}
+
+bind_java_type! {
+    pub(super) JTakeBackupRequest => org.nasbackup.TakeBackupRequest,
+    type_map = {
+        JRepository => org.nasbackup.Repository,
+        JMode => org.nasbackup.Mode,
+        JEngine => org.nasbackup.Engine,
+    },
+    methods {
+        fn job() -> JString,
+        fn vm_name() -> JString,
+        fn backup_path() -> JString,
+        fn repository() -> JRepository,
+        fn mode() -> JMode,
+        fn bitmap_new() -> JString,
+        fn bitmap_parent() -> JString,
+        fn parent_paths() -> JList,
+        fn disks() -> JList,
+        fn quiesce() -> jboolean,
+        fn wait_seconds() -> jlong,
+        fn engine() -> JEngine,
+    },
+}
+
+bind_java_type! {
+    pub(super) JDeleteBackupRequest => org.nasbackup.DeleteBackupRequest,
+    type_map = { JRepository => org.nasbackup.Repository },
+    methods {
+        fn job() -> JString,
+        fn repository() -> JRepository,
+        fn backup_path() -> JString,
+    },
+}
+
+bind_java_type! {
+    pub(super) JBackupStatsRequest => org.nasbackup.BackupStatsRequest,
+    type_map = { JRepository => org.nasbackup.Repository },
+    methods {
+        fn job() -> JString,
+        fn repository() -> JRepository,
+    },
+}
+
+bind_java_type! {
+    pub(super) JMode => org.nasbackup.Mode,
+    methods { fn text() -> JString, },
+}
+
+bind_java_type! {
+    pub(super) JEngine => org.nasbackup.Engine,
+    methods { fn text() -> JString, },
+}
+
+bind_java_type! {
+    pub(super) JQuiesceFailure => org.nasbackup.QuiesceFailure,
+    methods { fn text() -> JString, },
+}
+
+bind_java_type! {
+    pub(super) JTakeBackupResult => org.nasbackup.TakeBackupResult,
+    type_map = { JDiskResult => org.nasbackup.DiskResult },
+    constructors {
+        fn new(
+            kind: JString,
+            size: jlong,
+            virtual_size: jlong,
+            volumes: JString[],
+            files: JString[],
+            bitmap_created: JString,
+            bitmap_recreated: JString,
+            incremental_fallback: jboolean,
+            details: JString,
+            engine: JString,
+            job_millis: jlong,
+            total_millis: jlong,
+            disks: JDiskResult[]
+        ),
+    },
+}
+
+bind_java_type! {
+    pub(super) JDiskResult => org.nasbackup.DiskResult,
+    constructors {
+        fn new(
+            target: JString,
+            volume: JString,
+            serial: JString,
+            file: JString,
+            kind: JString,
+            parent: JString,
+            size: jlong,
+            virtual_size: jlong,
+            bitmap: JString
+        ),
+    },
+}
+
+bind_java_type! {
+    pub(super) JDeleteBackupResult => org.nasbackup.DeleteBackupResult,
+    constructors { fn new(freed_bytes: jlong), },
+}
+
+bind_java_type! {
+    pub(super) JBackupStatsResult => org.nasbackup.BackupStatsResult,
+    constructors { fn new(total_bytes: jlong, used_bytes: jlong), },
+}
+
+bind_java_type! {
+    pub(super) JJobStatus => org.nasbackup.JobStatus,
+    constructors {
+        fn new(
+            job: JString,
+            operation: JString,
+            vm_name: JString,
+            phase: JString,
+            done_bytes: jlong,
+            total_bytes: jlong,
+            elapsed_millis: jlong
+        ),
+    },
+}
+
+/// Looks everything up through the class loader of `class`.
+pub(super) fn warm(env: &mut Env<'_>, class: &JClass<'_>) -> jni::errors::Result<()> {
+    let loader = class.get_class_loader(env)?;
+    let context = if loader.is_null() { LoaderContext::None } else { LoaderContext::Loader(&loader) };
+    JNasBackupExceptionAPI::get(env, &context)?;
+    JNativeAPI::get(env, &context)?;
+    JProgressListenerAPI::get(env, &context)?;
+    JConfigurationAPI::get(env, &context)?;
+    JRepositoryAPI::get(env, &context)?;
+    JStoppedDiskAPI::get(env, &context)?;
+    JTakeBackupRequestAPI::get(env, &context)?;
+    JDeleteBackupRequestAPI::get(env, &context)?;
+    JBackupStatsRequestAPI::get(env, &context)?;
+    JModeAPI::get(env, &context)?;
+    JEngineAPI::get(env, &context)?;
+    JQuiesceFailureAPI::get(env, &context)?;
+    JTakeBackupResultAPI::get(env, &context)?;
+    JDiskResultAPI::get(env, &context)?;
+    JDeleteBackupResultAPI::get(env, &context)?;
+    JBackupStatsResultAPI::get(env, &context)?;
+    JJobStatusAPI::get(env, &context)?;
+    Ok(())
+}

@@ -1,0 +1,125 @@
+//! From plain results to Java's.
+
+use jni::Env;
+use jni::errors::Result;
+use jni::objects::{JObjectArray, JString};
+
+use super::types::{JDiskResult, JJobStatus, JTakeBackupResult};
+use crate::engine::Engine;
+use crate::job::JobStatus;
+use crate::operation::take_backup::{TakenBackup, TakenDisk};
+use crate::point::Kind;
+
+/// Room for the local references of one result or element.
+const FRAME: usize = 32;
+
+/// Java has no unsigned type; no size or time comes near the limit.
+pub(super) fn long(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+/// A text; null for `None`.
+pub(super) fn text<'l>(value: Option<&str>, env: &mut Env<'l>) -> Result<JString<'l>> {
+    value.map_or_else(|| Ok(JString::default()), |value| JString::from_str(env, value))
+}
+
+pub(super) fn taken_backup<'l>(taken: &TakenBackup, env: &mut Env<'l>) -> Result<JTakeBackupResult<'l>> {
+    env.with_local_frame_returning_local::<_, JTakeBackupResult, _>(FRAME, |env| {
+        let kind = text(Some(kind(taken.kind)), env)?;
+        let volumes = texts(taken.volumes.keys(), env)?;
+        let files = texts(taken.volumes.values(), env)?;
+        let bitmap_created = text(taken.bitmap_created.as_deref(), env)?;
+        let bitmap_recreated = text(taken.bitmap_recreated.as_deref(), env)?;
+        let details = text(Some(&taken.details), env)?;
+        let engine = text(Some(engine(taken.engine)), env)?;
+        let disks = disks(&taken.disks, env)?;
+        JTakeBackupResult::new(
+            env,
+            &kind,
+            long(taken.size),
+            long(taken.virtual_size),
+            &volumes,
+            &files,
+            &bitmap_created,
+            &bitmap_recreated,
+            taken.incremental_fallback,
+            &details,
+            &engine,
+            long(taken.job_millis),
+            long(taken.total_millis),
+            &disks,
+        )
+    })
+}
+
+pub(super) fn jobs<'l>(jobs: &[JobStatus], env: &mut Env<'l>) -> Result<JObjectArray<'l, JJobStatus<'l>>> {
+    let array = JObjectArray::<JJobStatus>::new(env, jobs.len(), JJobStatus::null())?;
+    for (index, job) in jobs.iter().enumerate() {
+        env.with_local_frame(FRAME, |env| {
+            let status = status(job, env)?;
+            array.set_element(env, index, &status)
+        })?;
+    }
+    Ok(array)
+}
+
+pub(super) fn status<'l>(status: &JobStatus, env: &mut Env<'l>) -> Result<JJobStatus<'l>> {
+    let job = text(Some(&status.job), env)?;
+    let operation = text(Some(status.operation), env)?;
+    let vm_name = text(status.vm_name.as_deref(), env)?;
+    let phase = text(Some(status.phase), env)?;
+    let (done, total, elapsed) = (long(status.done_bytes), long(status.total_bytes), long(status.elapsed_millis));
+    JJobStatus::new(env, &job, &operation, &vm_name, &phase, done, total, elapsed)
+}
+
+fn disks<'l>(disks: &[TakenDisk], env: &mut Env<'l>) -> Result<JObjectArray<'l, JDiskResult<'l>>> {
+    let array = JObjectArray::<JDiskResult>::new(env, disks.len(), JDiskResult::null())?;
+    for (index, taken) in disks.iter().enumerate() {
+        env.with_local_frame(FRAME, |env| {
+            let disk = disk(taken, env)?;
+            array.set_element(env, index, &disk)
+        })?;
+    }
+    Ok(array)
+}
+
+fn disk<'l>(disk: &TakenDisk, env: &mut Env<'l>) -> Result<JDiskResult<'l>> {
+    let target = text(disk.target.as_deref(), env)?;
+    let volume = text(Some(&disk.volume), env)?;
+    let serial = text(disk.serial.as_deref(), env)?;
+    let file = text(Some(&disk.file), env)?;
+    let kind = text(Some(kind(disk.kind)), env)?;
+    let parent = text(disk.parent.as_deref(), env)?;
+    let bitmap = text(disk.bitmap.as_deref(), env)?;
+    let (size, virtual_size) = (long(disk.size), long(disk.virtual_size));
+    JDiskResult::new(env, &target, &volume, &serial, &file, &kind, &parent, size, virtual_size, &bitmap)
+}
+
+fn texts<'t, 'l>(
+    values: impl ExactSizeIterator<Item = &'t String>,
+    env: &mut Env<'l>,
+) -> Result<JObjectArray<'l, JString<'l>>> {
+    let array = JObjectArray::<JString>::new(env, values.len(), JString::null())?;
+    for (index, value) in values.enumerate() {
+        env.with_local_frame(FRAME, |env| {
+            let value = text(Some(value), env)?;
+            array.set_element(env, index, &value)
+        })?;
+    }
+    Ok(array)
+}
+
+fn kind(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Full => "full",
+        Kind::Incremental => "incremental",
+    }
+}
+
+fn engine(engine: Engine) -> &'static str {
+    match engine {
+        Engine::Auto => "auto",
+        Engine::Push => "push",
+        Engine::Pull => "pull",
+    }
+}

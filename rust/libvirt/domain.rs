@@ -1,0 +1,261 @@
+//! A domain: its state, its job, the backup job's begin and abort, freeze and thaw.
+
+use std::ffi::{CString, c_int};
+use std::ptr::null_mut;
+use std::time::Duration;
+
+use virt::connect::Connect;
+use virt::error::Error as VirtError;
+use virt_sys as sys;
+
+use super::event::Params;
+use super::xml::DomainXml;
+use super::{at, number};
+use crate::error::{Code, Error, Result};
+
+/// What a domain does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// Its guest runs.
+    Running,
+    /// Its guest is paused.
+    Paused {
+        /// Because of an input or output error, and by nobody's wish.
+        io_error: bool,
+    },
+    /// Shutting down, crashed, shut off, suspended: no job can begin.
+    Other,
+}
+
+/// What the job of a domain does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JobState {
+    /// There is none.
+    None,
+    /// One is under way.
+    Running,
+    /// The last one completed.
+    Completed,
+    /// The last one failed or was cancelled.
+    Failed,
+}
+
+/// The statistics of a domain's job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JobPicture {
+    /// What it does.
+    pub state: JobState,
+    /// Is it a backup?
+    pub backup: bool,
+    /// Bytes done.
+    pub done: u64,
+    /// Bytes to do in all.
+    pub total: u64,
+    /// Why it failed, if libvirt says so.
+    pub error: Option<String>,
+}
+
+/// A domain that libvirt knows.
+#[derive(Debug, Clone)]
+pub struct Domain {
+    pub(super) inner: virt::domain::Domain,
+    name: String,
+    uuid: String,
+}
+
+impl Domain {
+    /// Looks a domain up by name; `None` when libvirt has no such domain.
+    pub fn find(connection: &Connect, name: &str) -> Result<Option<Domain>> {
+        const STEP: &str = "look up the domain";
+        let inner = match connection.lookup_domain_by_name(name) {
+            Ok(inner) => inner,
+            Err(error) if number(&error) == sys::VIR_ERR_NO_DOMAIN => return Ok(None),
+            Err(error) => return Err(at(STEP)(error)),
+        };
+        let uuid = inner.uuid_string().map_err(at(STEP))?;
+        Ok(Some(Domain { inner, name: name.to_owned(), uuid }))
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its UUID, as libvirt writes it.
+    pub fn uuid(&self) -> &str {
+        &self.uuid
+    }
+
+    /// The same domain on another connection, after the first was lost; `None` when it is gone.
+    pub fn on(&self, connection: &Connect) -> Result<Option<Domain>> {
+        Ok(Domain::find(connection, &self.name)?.filter(|found| found.uuid == self.uuid))
+    }
+
+    /// What it does; `State::Other` when it is gone.
+    pub fn state(&self) -> Result<State> {
+        let (mut state, mut reason) = (0, 0);
+        // SAFETY: the domain is live; the call only writes the two integers.
+        let done = unsafe { sys::virDomainGetState(self.inner.as_ptr(), &mut state, &mut reason, 0) };
+        if done < 0 {
+            let error = VirtError::last_error();
+            return if number(&error) == sys::VIR_ERR_NO_DOMAIN {
+                Ok(State::Other)
+            } else {
+                Err(at("ask the domain's state")(error))
+            };
+        }
+        Ok(match state as u32 {
+            sys::VIR_DOMAIN_RUNNING | sys::VIR_DOMAIN_BLOCKED => State::Running,
+            sys::VIR_DOMAIN_PAUSED => State::Paused { io_error: reason as u32 == sys::VIR_DOMAIN_PAUSED_IOERROR },
+            _ => State::Other,
+        })
+    }
+
+    /// Does it have a process, in whatever state?
+    pub fn is_active(&self) -> Result<bool> {
+        self.inner.is_active().map_err(at("ask whether the domain runs"))
+    }
+
+    /// Can its monitor be used? False while a job holds it or it does not answer. Never blocks.
+    pub fn monitor_is_free(&self) -> Result<bool> {
+        let mut info = sys::virDomainControlInfo { state: 0, details: 0, stateTime: 0 };
+        // SAFETY: the domain is live; the call only writes `info`.
+        if unsafe { sys::virDomainGetControlInfo(self.inner.as_ptr(), &mut info, 0) } < 0 {
+            return Err(at("ask for the domain's monitor")(VirtError::last_error()));
+        }
+        Ok(info.state == sys::VIR_DOMAIN_CONTROL_OK)
+    }
+
+    /// Its live XML, as text and parsed, without secrets.
+    pub fn xml(&self) -> Result<(String, DomainXml)> {
+        let text = self.inner.xml_desc(0).map_err(at("read the domain's XML"))?;
+        let parsed = DomainXml::parse(&text)?;
+        Ok((text, parsed))
+    }
+
+    /// The size that the guest sees of the disk `target`, in bytes. Not while a job runs: QEMU would stat its target.
+    pub fn capacity(&self, target: &str) -> Result<u64> {
+        let disk = c_string(target)?;
+        let mut info = sys::virDomainBlockInfo { capacity: 0, allocation: 0, physical: 0 };
+        // SAFETY: the domain is live, the name is NUL-terminated, the call only writes `info`.
+        if unsafe { sys::virDomainGetBlockInfo(self.inner.as_ptr(), disk.as_ptr(), &mut info, 0) } < 0 {
+            return Err(at("ask the disk's size")(VirtError::last_error()).on_disk(target));
+        }
+        Ok(info.capacity)
+    }
+
+    /// The statistics of the job that runs now.
+    pub fn job(&self) -> Result<JobPicture> {
+        self.job_stats(0)
+    }
+
+    /// The statistics of the job that ended last, kept for others.
+    pub fn ended_job(&self) -> Result<JobPicture> {
+        self.job_stats(sys::VIR_DOMAIN_JOB_STATS_COMPLETED | sys::VIR_DOMAIN_JOB_STATS_KEEP_COMPLETED)
+    }
+
+    /// Makes libvirt forget the job that ended last, so that it is not taken for the next one.
+    pub fn forget_ended_job(&self) -> Result<()> {
+        self.job_stats(sys::VIR_DOMAIN_JOB_STATS_COMPLETED).map(drop)
+    }
+
+    fn job_stats(&self, flags: u32) -> Result<JobPicture> {
+        let (mut kind, mut params, mut count) = (0, null_mut(), 0);
+        // SAFETY: the domain is live; on success the parameters are ours until freed below.
+        if unsafe { sys::virDomainGetJobStats(self.inner.as_ptr(), &mut kind, &mut params, &mut count, flags) } < 0 {
+            return Err(at("ask for the job's statistics")(VirtError::last_error()));
+        }
+        // SAFETY: as libvirt has just returned them; freed once, after the last use.
+        let picture = unsafe {
+            let read = Params::new(params, count);
+            let picture = JobPicture {
+                state: match kind as u32 {
+                    sys::VIR_DOMAIN_JOB_NONE => JobState::None,
+                    sys::VIR_DOMAIN_JOB_COMPLETED => JobState::Completed,
+                    sys::VIR_DOMAIN_JOB_FAILED | sys::VIR_DOMAIN_JOB_CANCELLED => JobState::Failed,
+                    _ => JobState::Running,
+                },
+                backup: read.int(sys::VIR_DOMAIN_JOB_OPERATION) == Some(sys::VIR_DOMAIN_JOB_OPERATION_BACKUP as c_int),
+                done: read.ulong(sys::VIR_DOMAIN_JOB_DISK_PROCESSED).unwrap_or(0),
+                total: read.ulong(sys::VIR_DOMAIN_JOB_DISK_TOTAL).unwrap_or(0),
+                error: read.string(sys::VIR_DOMAIN_JOB_ERRMSG),
+            };
+            sys::virTypedParamsFree(params, count);
+            picture
+        };
+        Ok(picture)
+    }
+
+    /// Begins a backup job, with a checkpoint of the same instant if `checkpoint` is given. The target files exist.
+    pub fn begin_backup(&self, backup: &str, checkpoint: Option<&str>) -> Result<()> {
+        let backup = c_string(backup)?;
+        let checkpoint = checkpoint.map(c_string).transpose()?;
+        let checkpoint = checkpoint.as_ref().map_or(std::ptr::null(), |c| c.as_ptr());
+        let flags = sys::VIR_DOMAIN_BACKUP_BEGIN_REUSE_EXTERNAL;
+        // SAFETY: the domain is live and both texts are NUL-terminated and outlive the call.
+        if unsafe { sys::virDomainBackupBegin(self.inner.as_ptr(), backup.as_ptr(), checkpoint, flags) } < 0 {
+            return Err(at("begin the backup")(VirtError::last_error()));
+        }
+        Ok(())
+    }
+
+    /// Asks libvirt to abort the job. Its end is told by an event, not by this call.
+    pub fn abort_job(&self) -> Result<()> {
+        // SAFETY: the domain is live.
+        if unsafe { sys::virDomainAbortJob(self.inner.as_ptr()) } < 0 {
+            return Err(at("abort the job")(VirtError::last_error()));
+        }
+        Ok(())
+    }
+
+    /// Returns once every modifying step before it is done: libvirt lets one modify job in at a time, so after a backup
+    /// job it returns only when QEMU has closed the targets. It changes nothing.
+    pub fn settle(&self) -> Result<()> {
+        let uri = Some("urn:nasbackup:none");
+        let removed = self.inner.set_metadata(
+            sys::VIR_DOMAIN_METADATA_ELEMENT as i32,
+            None,
+            None,
+            uri,
+            sys::VIR_DOMAIN_AFFECT_LIVE,
+        );
+        removed.map(drop).map_err(at("wait for the targets' close"))
+    }
+
+    /// Lets a paused guest go on.
+    pub fn resume(&self) -> Result<()> {
+        self.inner.resume().map_err(at("resume the guest"))
+    }
+
+    /// Bounds every later question to the guest's agent, for this and other callers; libvirt's default has no bound.
+    pub fn bound_agent(&self, limit: Duration) -> Result<()> {
+        let seconds = c_int::try_from(limit.as_secs()).unwrap_or(c_int::MAX);
+        // SAFETY: the domain is live.
+        if unsafe { sys::virDomainAgentSetResponseTimeout(self.inner.as_ptr(), seconds, 0) } < 0 {
+            return Err(at("bound the agent's answers")(VirtError::last_error()));
+        }
+        Ok(())
+    }
+
+    /// Freezes all the guest's file systems; how many.
+    pub fn freeze(&self) -> Result<u32> {
+        // SAFETY: the domain is live; no mount points are named, which means all.
+        let frozen = unsafe { sys::virDomainFSFreeze(self.inner.as_ptr(), null_mut(), 0, 0) };
+        u32::try_from(frozen).map_err(|_| Error {
+            code: Code::QuiesceFailed,
+            ..at("freeze the guest's file systems")(VirtError::last_error())
+        })
+    }
+
+    /// Thaws all the guest's file systems; how many.
+    pub fn thaw(&self) -> Result<u32> {
+        // SAFETY: as above.
+        let thawed = unsafe { sys::virDomainFSThaw(self.inner.as_ptr(), null_mut(), 0, 0) };
+        u32::try_from(thawed).map_err(|_| at("thaw the guest's file systems")(VirtError::last_error()))
+    }
+}
+
+/// Text for libvirt; `INVALID_ARGUMENT` when it holds a NUL.
+pub(super) fn c_string(text: &str) -> Result<CString> {
+    CString::new(text).map_err(|_| Error::invalid("text for libvirt", "contains a NUL"))
+}

@@ -1,0 +1,491 @@
+//! The domain's XML read, and the XML of backups and checkpoints written (libvirt's formatdomain, formatbackup and
+//! formatcheckpoint).
+
+use std::collections::BTreeMap;
+
+use quick_xml::events::{BytesEnd, BytesStart, BytesText, Event};
+use serde::Deserialize;
+
+use crate::error::{Code, Error, Result};
+
+/// What a backup needs of a domain's XML.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DomainXml {
+    /// Its disks of `device='disk'`, in XML order.
+    pub disks: Vec<Disk>,
+    /// The target names of its other disks (CD-ROM, floppy, LUN), which no backup holds.
+    pub others: Vec<String>,
+    /// Its network interfaces.
+    pub interfaces: Vec<Interface>,
+}
+
+/// A disk of a domain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Disk {
+    /// Its name in the domain, e.g. `vda`.
+    pub target: String,
+    /// Where its data is.
+    pub source: Source,
+    /// Format of its top image, e.g. `qcow2`.
+    pub format: String,
+    /// Its serial.
+    pub serial: Option<String>,
+    /// Several domains may write to it.
+    pub shareable: bool,
+    /// What is written to it is dropped when the domain stops.
+    pub transient: bool,
+    /// The guest can't write to it.
+    pub read_only: bool,
+    /// It, or an image below it, is encrypted by QEMU.
+    pub encrypted: bool,
+    /// A block job (copy, commit) of someone else runs on it.
+    pub in_block_job: bool,
+}
+
+/// Where a disk's data is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// A file.
+    File(String),
+    /// A block device.
+    Block(String),
+    /// An image on the network, e.g. `pool/image` of RBD.
+    Network(String),
+    /// A volume of a libvirt storage pool.
+    Volume(String),
+    /// Anything else, by libvirt's name for the type, or no source at all.
+    Other(String),
+}
+
+impl Source {
+    /// The path or name by which the source is known.
+    pub fn path(&self) -> Option<&str> {
+        match self {
+            Source::File(path) | Source::Block(path) | Source::Network(path) | Source::Volume(path) => Some(path),
+            Source::Other(_) => None,
+        }
+    }
+}
+
+/// A network interface, as `domiflist.xml` lists it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Interface {
+    /// libvirt's type, e.g. `bridge`.
+    pub kind: String,
+    /// The host's side, e.g. `vnet0`.
+    pub target: Option<String>,
+    /// What it is connected to.
+    pub source: Option<String>,
+    /// The device model.
+    pub model: Option<String>,
+    /// Its hardware address.
+    pub mac: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct DomainElement {
+    #[serde(default)]
+    devices: DevicesElement,
+}
+
+#[derive(Deserialize, Default)]
+struct DevicesElement {
+    #[serde(default)]
+    disk: Vec<DiskElement>,
+    #[serde(default)]
+    interface: Vec<InterfaceElement>,
+}
+
+#[derive(Deserialize)]
+struct DiskElement {
+    #[serde(rename = "@type", default)]
+    kind: String,
+    #[serde(rename = "@device")]
+    device: Option<String>,
+    source: Option<SourceElement>,
+    driver: Option<DriverElement>,
+    target: Option<TargetElement>,
+    serial: Option<String>,
+    shareable: Option<Present>,
+    transient: Option<Present>,
+    readonly: Option<Present>,
+    encryption: Option<Present>,
+    mirror: Option<Present>,
+    #[serde(rename = "backingStore")]
+    backing: Option<Box<BackingElement>>,
+}
+
+#[derive(Deserialize)]
+struct Present {}
+
+#[derive(Deserialize)]
+struct SourceElement {
+    #[serde(rename = "@file")]
+    file: Option<String>,
+    #[serde(rename = "@dev")]
+    dev: Option<String>,
+    #[serde(rename = "@name")]
+    name: Option<String>,
+    #[serde(rename = "@volume")]
+    volume: Option<String>,
+    encryption: Option<Present>,
+}
+
+#[derive(Deserialize)]
+struct DriverElement {
+    #[serde(rename = "@type")]
+    format: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct TargetElement {
+    #[serde(rename = "@dev", default)]
+    dev: String,
+}
+
+#[derive(Deserialize)]
+struct BackingElement {
+    source: Option<SourceElement>,
+    #[serde(rename = "backingStore")]
+    backing: Option<Box<BackingElement>>,
+}
+
+#[derive(Deserialize)]
+struct InterfaceElement {
+    #[serde(rename = "@type", default)]
+    kind: String,
+    source: Option<InterfaceSource>,
+    target: Option<TargetElement>,
+    model: Option<InterfaceModel>,
+    mac: Option<InterfaceMac>,
+}
+
+#[derive(Deserialize)]
+struct InterfaceSource {
+    #[serde(rename = "@bridge")]
+    bridge: Option<String>,
+    #[serde(rename = "@network")]
+    network: Option<String>,
+    #[serde(rename = "@dev")]
+    dev: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct InterfaceModel {
+    #[serde(rename = "@type")]
+    kind: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct InterfaceMac {
+    #[serde(rename = "@address")]
+    address: Option<String>,
+}
+
+impl DomainXml {
+    /// Parses a domain's live XML.
+    pub fn parse(text: &str) -> Result<DomainXml> {
+        let domain: DomainElement =
+            quick_xml::de::from_str(text).map_err(|e| Error::new(Code::Libvirt, "parse the domain's XML", e))?;
+        let is_disk = |disk: &DiskElement| disk.device.as_deref().unwrap_or("disk") == "disk";
+        let (disks, others): (Vec<_>, Vec<_>) = domain.devices.disk.into_iter().partition(is_disk);
+        Ok(DomainXml {
+            disks: disks.into_iter().map(Disk::from).collect(),
+            others: others.into_iter().filter_map(|d| d.target).map(|t| t.dev).collect(),
+            interfaces: domain.devices.interface.into_iter().map(Interface::from).collect(),
+        })
+    }
+}
+
+impl From<DiskElement> for Disk {
+    fn from(disk: DiskElement) -> Disk {
+        let encrypted = disk.encryption.is_some()
+            || disk.source.as_ref().is_some_and(|s| s.encryption.is_some())
+            || disk.backing.as_deref().is_some_and(BackingElement::is_encrypted);
+        Disk {
+            target: disk.target.map(|t| t.dev).unwrap_or_default(),
+            source: Source::from(&disk.kind, disk.source),
+            format: disk.driver.and_then(|d| d.format).unwrap_or_else(|| "raw".to_owned()),
+            serial: disk.serial.filter(|s| !s.is_empty()),
+            shareable: disk.shareable.is_some(),
+            transient: disk.transient.is_some(),
+            read_only: disk.readonly.is_some(),
+            encrypted,
+            in_block_job: disk.mirror.is_some(),
+        }
+    }
+}
+
+impl BackingElement {
+    fn is_encrypted(&self) -> bool {
+        let mut layer = Some(self);
+        while let Some(this) = layer {
+            if this.source.as_ref().is_some_and(|s| s.encryption.is_some()) {
+                return true;
+            }
+            layer = this.backing.as_deref();
+        }
+        false
+    }
+}
+
+impl Source {
+    fn from(kind: &str, source: Option<SourceElement>) -> Source {
+        let other = || Source::Other(kind.to_owned());
+        let Some(source) = source else { return other() };
+        let known = match kind {
+            "file" => source.file.map(Source::File),
+            "block" => source.dev.map(Source::Block),
+            "network" => source.name.map(Source::Network),
+            "volume" => source.volume.map(Source::Volume),
+            _ => None,
+        };
+        known.unwrap_or_else(other)
+    }
+}
+
+impl From<InterfaceElement> for Interface {
+    fn from(interface: InterfaceElement) -> Interface {
+        Interface {
+            kind: interface.kind,
+            target: interface.target.map(|t| t.dev),
+            source: interface.source.and_then(|s| s.bridge.or(s.network).or(s.dev)),
+            model: interface.model.and_then(|m| m.kind),
+            mac: interface.mac.and_then(|m| m.address),
+        }
+    }
+}
+
+/// One disk of a backup job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BackupDisk<'a> {
+    /// Its name in the domain.
+    pub target: &'a str,
+    /// The file that QEMU writes, made beforehand; `None`: the disk is left out.
+    pub file: Option<&'a str>,
+    /// The checkpoint since which changes are written; `None`: everything is.
+    pub since: Option<&'a str>,
+}
+
+/// The XML of a push backup. Per-disk modes are only named where disks differ, as older versions of libvirt lack them.
+pub fn backup_xml(disks: &[BackupDisk<'_>]) -> String {
+    let common =
+        disks.iter().filter(|d| d.file.is_some()).map(|d| d.since).reduce(|a, b| if a == b { a } else { None });
+    let common = common.flatten();
+    let mut xml = Xml::new();
+    xml.open("domainbackup", &[("mode", "push")]);
+    if let Some(since) = common {
+        xml.text("incremental", since);
+    }
+    xml.open("disks", &[]);
+    for disk in disks {
+        let Some(file) = disk.file else {
+            xml.empty("disk", &[("name", disk.target), ("backup", "no")]);
+            continue;
+        };
+        let mut attributes = vec![("name", disk.target), ("backup", "yes"), ("type", "file")];
+        match disk.since {
+            Some(since) if common.is_none() => {
+                attributes.extend([("backupmode", "incremental"), ("incremental", since)])
+            }
+            None if disks.iter().any(|d| d.since.is_some()) => attributes.push(("backupmode", "full")),
+            _ => {}
+        }
+        xml.open("disk", &attributes);
+        xml.empty("target", &[("file", file)]);
+        xml.empty("driver", &[("type", "qcow2")]);
+        xml.close("disk");
+    }
+    xml.close("disks");
+    xml.close("domainbackup");
+    xml.done()
+}
+
+/// The XML of a checkpoint: its name, the disks that carry its bitmap, those that do not, and for a redefinition the
+/// time it was made, in seconds since 1970.
+pub fn checkpoint_xml(name: &str, created: Option<i64>, with: &[&str], without: &[&str]) -> String {
+    let mut xml = Xml::new();
+    xml.open("domaincheckpoint", &[]);
+    xml.text("name", name);
+    if let Some(created) = created {
+        xml.text("creationTime", &created.to_string());
+    }
+    xml.open("disks", &[]);
+    with.iter().for_each(|disk| xml.empty("disk", &[("name", disk), ("checkpoint", "bitmap")]));
+    without.iter().for_each(|disk| xml.empty("disk", &[("name", disk), ("checkpoint", "no")]));
+    xml.close("disks");
+    xml.close("domaincheckpoint");
+    xml.done()
+}
+
+#[derive(Deserialize)]
+struct CheckpointElement {
+    #[serde(default)]
+    disks: CheckpointDisks,
+}
+
+#[derive(Deserialize, Default)]
+struct CheckpointDisks {
+    #[serde(default)]
+    disk: Vec<CheckpointDisk>,
+}
+
+#[derive(Deserialize)]
+struct CheckpointDisk {
+    #[serde(rename = "@name")]
+    name: String,
+    #[serde(rename = "@size")]
+    size: Option<u64>,
+}
+
+/// The dirty bytes of each disk from the XML of a checkpoint that was read with its sizes. libvirt leaves the size out
+/// where the bitmap is not good.
+pub(super) fn dirty_sizes(checkpoint: &str) -> Result<BTreeMap<String, u64>> {
+    let parsed: CheckpointElement =
+        quick_xml::de::from_str(checkpoint).map_err(|e| Error::new(Code::Libvirt, "parse the checkpoint's XML", e))?;
+    Ok(parsed.disks.disk.into_iter().filter_map(|disk| Some((disk.name, disk.size?))).collect())
+}
+
+/// Writes escaped XML into memory, which can't fail.
+struct Xml(quick_xml::Writer<Vec<u8>>);
+
+impl Xml {
+    fn new() -> Xml {
+        Xml(quick_xml::Writer::new(Vec::new()))
+    }
+
+    fn write(&mut self, event: Event<'_>) {
+        self.0.write_event(event).expect("memory takes every write");
+    }
+
+    fn open(&mut self, name: &str, attributes: &[(&str, &str)]) {
+        self.write(Event::Start(BytesStart::new(name).with_attributes(attributes.iter().copied())));
+    }
+
+    fn empty(&mut self, name: &str, attributes: &[(&str, &str)]) {
+        self.write(Event::Empty(BytesStart::new(name).with_attributes(attributes.iter().copied())));
+    }
+
+    fn close(&mut self, name: &str) {
+        self.write(Event::End(BytesEnd::new(name)));
+    }
+
+    fn text(&mut self, name: &str, text: &str) {
+        self.open(name, &[]);
+        self.write(Event::Text(BytesText::new(text)));
+        self.close(name);
+    }
+
+    fn done(self) -> String {
+        String::from_utf8_lossy(&self.0.into_inner()).into_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fixture(name: &str) -> DomainXml {
+        let path = format!("{}/tests/fixtures/domain/{name}.xml", env!("CARGO_MANIFEST_DIR"));
+        DomainXml::parse(&std::fs::read_to_string(path).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_cloudstack_guest_has_its_disks_in_order() {
+        let domain = fixture("cloudstack");
+        let disks: Vec<_> =
+            domain.disks.iter().map(|d| (d.target.as_str(), d.source.path().unwrap(), d.serial.as_deref())).collect();
+        assert_eq!(
+            disks,
+            [
+                ("vda", "/mnt/5f9d/0a1b2c3d-0000-4000-8000-00000000000a", Some("0a1b2c3d000040008000")),
+                ("vdb", "/mnt/5f9d/0a1b2c3d-0000-4000-8000-00000000000b", Some("0a1b2c3d000040008001")),
+            ]
+        );
+        assert_eq!(domain.others, ["hdc"]);
+        assert!(domain.disks.iter().all(|d| d.format == "qcow2" && !d.encrypted && !d.in_block_job));
+        let nic = &domain.interfaces[0];
+        assert_eq!(
+            (nic.kind.as_str(), nic.source.as_deref(), nic.target.as_deref()),
+            ("bridge", Some("cloudbr0"), Some("vnet3"))
+        );
+    }
+
+    #[test]
+    fn every_kind_of_disk_is_told_apart() {
+        let domain = fixture("kinds");
+        let by = |target: &str| domain.disks.iter().find(|d| d.target == target).unwrap();
+        assert_eq!(by("vda").source, Source::File("/var/lib/a b/it's \"fünf\" & <co>*.qcow2".to_owned()));
+        assert_eq!(by("vdb").source, Source::Block("/dev/drbd/by-res/cs-11/0".to_owned()));
+        assert_eq!(by("vdc").source, Source::Network("pool/image".to_owned()));
+        assert_eq!(by("vdd").source, Source::Volume("vol-1".to_owned()));
+        assert_eq!(by("vde").source, Source::Other("vhostuser".to_owned()));
+        assert!(by("vdf").shareable && by("vdg").transient && by("vdh").read_only);
+        assert!(
+            by("vdi").encrypted && by("vdj").encrypted && by("vdk").encrypted,
+            "disk, source and backing encryption"
+        );
+        assert!(by("vdl").in_block_job);
+        assert_eq!(by("vdm").format, "raw", "without a driver element");
+        assert_eq!(by("vdm").serial.as_deref(), Some(" leading & trailing "));
+        assert_eq!(domain.others, ["sda", "fda", "sdb"], "CD-ROM, floppy, LUN");
+    }
+
+    #[test]
+    fn text_that_is_no_domain_is_an_error() {
+        for text in ["", "<domain", "<domain><devices><disk></devices></domain>"] {
+            assert_eq!(DomainXml::parse(text).unwrap_err().code, Code::Libvirt, "{text}");
+        }
+        assert!(DomainXml::parse("<domain/>").unwrap().disks.is_empty());
+    }
+
+    #[test]
+    fn a_uniform_backup_names_its_parent_once() {
+        let disks =
+            ["vda", "vdb"].map(|target| BackupDisk { target, file: Some("/nas/a & b"), since: Some("backup-1") });
+        let xml = backup_xml(&disks);
+        assert!(xml.contains("<incremental>backup-1</incremental>") && !xml.contains("backupmode"), "{xml}");
+        assert!(xml.contains("file=\"/nas/a &amp; b\""), "{xml}");
+    }
+
+    #[test]
+    fn a_mixed_backup_names_each_disks_mode() {
+        let xml = backup_xml(&[
+            BackupDisk { target: "vda", file: Some("/a"), since: Some("p\"<") },
+            BackupDisk { target: "vdb", file: Some("/b"), since: None },
+            BackupDisk { target: "hdc", file: None, since: None },
+        ]);
+        assert!(!xml.contains("<incremental>"), "{xml}");
+        assert!(
+            xml.contains("backupmode=\"incremental\" incremental=\"p&quot;&lt;\"")
+                && xml.contains("backupmode=\"full\""),
+            "{xml}"
+        );
+        assert!(xml.contains("<disk name=\"hdc\" backup=\"no\"/>"), "{xml}");
+    }
+
+    #[test]
+    fn a_full_backup_names_no_mode() {
+        let xml = backup_xml(&[BackupDisk { target: "vda", file: Some("/a"), since: None }]);
+        assert!(!xml.contains("incremental") && !xml.contains("backupmode"), "{xml}");
+    }
+
+    #[test]
+    fn a_disk_without_a_size_has_no_good_bitmap() {
+        let xml = "<domaincheckpoint><name>b</name><disks><disk name='vda' checkpoint='bitmap' bitmap='b' size='65536'/>\
+                   <disk name='vdb' checkpoint='bitmap' bitmap='b'/><disk name='vdc' checkpoint='no'/></disks></domaincheckpoint>";
+        assert_eq!(dirty_sizes(xml).unwrap(), BTreeMap::from([("vda".to_owned(), 65536)]));
+        assert!(dirty_sizes("<domaincheckpoint/>").unwrap().is_empty());
+        assert_eq!(dirty_sizes("").unwrap_err().code, Code::Libvirt);
+    }
+
+    #[test]
+    fn a_checkpoint_names_every_disk() {
+        let xml = checkpoint_xml("b", Some(7), &["vda"], &["vdb"]);
+        assert_eq!(
+            xml,
+            "<domaincheckpoint><name>b</name><creationTime>7</creationTime><disks><disk name=\"vda\" checkpoint=\"bitmap\"/>\
+             <disk name=\"vdb\" checkpoint=\"no\"/></disks></domaincheckpoint>"
+        );
+    }
+}

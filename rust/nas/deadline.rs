@@ -1,0 +1,173 @@
+//! Work on the NAS with a time limit. A call into a hung NAS can't be ended, only left behind on a thread of its own.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use crate::error::{Code, Error, Result};
+
+/// How long an ordinary piece of work on the NAS may take.
+pub const LIMIT: Duration = Duration::from_secs(60);
+/// Threads left behind at which no more are started.
+const MAX_STUCK: usize = 64;
+
+static STUCK: AtomicUsize = AtomicUsize::new(0);
+
+/// How many given-up pieces of work have not ended yet.
+pub fn stuck() -> usize {
+    STUCK.load(SeqCst)
+}
+
+/// Runs `work` on a thread of its own and waits for it no longer than `limit`: then `NAS_UNRESPONSIVE`.
+/// A result that comes later is dropped on that thread, so that guards in it clean up; an error that comes later
+/// is logged. A panic in `work` is `INTERNAL`.
+pub fn bounded<T: Send + 'static>(
+    step: &'static str,
+    limit: Duration,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    bounded_and_counted(&STUCK, step, limit, work)
+}
+
+fn bounded_and_counted<T: Send + 'static>(
+    stuck: &'static AtomicUsize,
+    step: &'static str,
+    limit: Duration,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let waiting = stuck.load(SeqCst);
+    if waiting >= MAX_STUCK {
+        let cause = format!("{waiting} earlier calls still wait for an answer");
+        return Err(Error::new(Code::NasUnresponsive, step, cause));
+    }
+    let ours = Arc::new(Slot { state: Mutex::new(State::Running), ended: Condvar::new(), stuck });
+    let theirs = ours.clone();
+    thread::Builder::new()
+        .name(step.to_owned())
+        .spawn(move || theirs.deliver(step, catching(step, work)))
+        .map_err(|e| Error::new(Code::Io, step, format!("unable to start a thread - {e}")))?;
+    ours.collect(step, limit)
+}
+
+struct Slot<T> {
+    state: Mutex<State<T>>,
+    ended: Condvar,
+    stuck: &'static AtomicUsize,
+}
+
+enum State<T> {
+    Running,
+    Ended(Result<T>),
+    GivenUp,
+}
+
+impl<T> Slot<T> {
+    fn lock(&self) -> MutexGuard<'_, State<T>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn collect(&self, step: &'static str, limit: Duration) -> Result<T> {
+        let running = |state: &mut State<T>| matches!(state, State::Running);
+        let (mut state, _) =
+            self.ended.wait_timeout_while(self.lock(), limit, running).unwrap_or_else(PoisonError::into_inner);
+        match std::mem::replace(&mut *state, State::GivenUp) {
+            State::Ended(result) => result,
+            State::Running | State::GivenUp => {
+                self.stuck.fetch_add(1, SeqCst);
+                Err(Error::new(Code::NasUnresponsive, step, format!("no answer for {} s", limit.as_secs_f64())))
+            }
+        }
+    }
+
+    fn deliver(&self, step: &'static str, result: Result<T>) {
+        let mut state = self.lock();
+        if matches!(*state, State::Running) {
+            *state = State::Ended(result);
+            self.ended.notify_one();
+            return;
+        }
+        drop(state);
+        match &result {
+            Ok(_) => log::warn!("{step}: the answer came after it had been given up"),
+            Err(error) => log::warn!("failed after it had been given up: {error}"),
+        }
+        // the drop may go to the NAS again, and until it is over this thread is still stuck
+        if catch_unwind(AssertUnwindSafe(|| drop(result))).is_err() {
+            log::error!("{step}: clearing up after it had been given up panicked");
+        }
+        self.stuck.fetch_sub(1, SeqCst);
+    }
+}
+
+fn catching<T>(step: &'static str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no text");
+        Err(Error::new(Code::Internal, step, format!("panic: {text}")))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+
+    #[test]
+    fn results_errors_and_panics_come_back() {
+        assert_eq!(bounded("add", LIMIT, || Ok(1 + 1)).unwrap(), 2);
+        let error = bounded("fail", LIMIT, || Err::<(), _>(Error::new(Code::Io, "inner", "x"))).unwrap_err();
+        assert_eq!((error.code, error.step), (Code::Io, "inner"));
+        let error = bounded("panic", LIMIT, || -> Result<()> { panic!("the {}", "text") }).unwrap_err();
+        assert_eq!((error.code, error.cause.as_str()), (Code::Internal, "panic: the text"));
+    }
+
+    #[test]
+    fn late_work_is_given_up_and_its_result_dropped_over_there() {
+        struct Guard(mpsc::Sender<Option<String>>);
+        impl Drop for Guard {
+            fn drop(&mut self) {
+                self.0.send(thread::current().name().map(str::to_owned)).unwrap();
+            }
+        }
+        static STUCK: AtomicUsize = AtomicUsize::new(0);
+        let (release, wait) = mpsc::channel::<()>();
+        let (dropped, drops) = mpsc::channel();
+        let error = bounded_and_counted(&STUCK, "hang", Duration::from_millis(20), move || {
+            wait.recv().unwrap();
+            Ok(Guard(dropped))
+        });
+        let error = error.err().unwrap();
+        assert_eq!((error.code, error.cause.as_str()), (Code::NasUnresponsive, "no answer for 0.02 s"));
+        assert_eq!(STUCK.load(SeqCst), 1);
+        release.send(()).unwrap();
+        assert_eq!(drops.recv().unwrap().as_deref(), Some("hang"));
+        while STUCK.load(SeqCst) > 0 {
+            thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn no_more_threads_are_left_behind_than_the_limit() {
+        static STUCK: AtomicUsize = AtomicUsize::new(0);
+        let gate = Arc::new((Mutex::new(false), Condvar::new()));
+        let hang = || {
+            let gate = gate.clone();
+            bounded_and_counted(&STUCK, "hang", Duration::ZERO, move || {
+                drop(gate.1.wait_while(gate.0.lock().unwrap(), |open| !*open).unwrap());
+                Ok(())
+            })
+        };
+        while STUCK.load(SeqCst) < MAX_STUCK {
+            assert_eq!(hang().unwrap_err().code, Code::NasUnresponsive);
+        }
+        assert!(hang().unwrap_err().cause.contains("earlier calls"));
+        *gate.0.lock().unwrap() = true;
+        gate.1.notify_all();
+        while STUCK.load(SeqCst) > 0 {
+            thread::yield_now();
+        }
+        assert!(bounded_and_counted(&STUCK, "works again", LIMIT, || Ok(())).is_ok());
+    }
+}

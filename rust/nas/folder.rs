@@ -1,0 +1,444 @@
+//! An open folder of the repository. Every lookup starts at its descriptor and follows no symbolic link, so that
+//! nothing that somebody else puts on the NAS leads out of it.
+
+use std::ffi::{CStr, CString, OsStr, OsString};
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Stat};
+use rustix::io::Errno;
+
+use super::path::RepoPath;
+use crate::error::{Code, Error, Result};
+
+/// Mode of the folders that are made: QEMU, which runs as another user, has to pass through.
+pub const FOLDER_MODE: u32 = 0o711;
+/// Mode of the files that are made.
+pub const FILE_MODE: u32 = 0o600;
+
+const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+/// Without NONBLOCK, opening a FIFO that somebody planted would wait for its writer.
+const FILE: OFlags = OFlags::RDONLY.union(OFlags::NONBLOCK).union(OFlags::NOCTTY).union(OFlags::CLOEXEC);
+/// Deeper trees than any restore point has are not removed: each level holds a descriptor.
+const MAX_DEPTH: u32 = 32;
+
+/// An open folder.
+#[derive(Debug)]
+pub struct Folder {
+    /// The descriptor that all lookups start at.
+    pub fd: OwnedFd,
+    /// Its path on the host, for messages and for QEMU.
+    pub path: PathBuf,
+}
+
+impl AsFd for Folder {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl Folder {
+    /// Opens a host folder; the path itself may lead through symbolic links.
+    pub fn open_root(path: impl AsRef<Path>) -> Result<Folder> {
+        let path = path.as_ref();
+        let fd =
+            rustix::fs::openat(CWD, path, FOLDER, Mode::empty()).map_err(|e| failed("open the folder", path, e))?;
+        Ok(Folder { fd, path: path.to_owned() })
+    }
+
+    /// Opens a folder below this one.
+    pub fn open_dir(&self, path: &RepoPath) -> Result<Folder> {
+        self.open_dir_in(path.as_str())
+    }
+
+    /// Opens a regular file below this folder for reading.
+    pub fn open_file(&self, path: &RepoPath) -> Result<File> {
+        self.open_file_in(path.as_str())
+    }
+
+    /// Opens the folder `name` of this one.
+    pub fn open_dir_in(&self, name: impl AsRef<OsStr>) -> Result<Folder> {
+        let name = name.as_ref();
+        let fd = self.open(name, FOLDER, "open the folder")?;
+        Ok(Folder { fd, path: self.path.join(name) })
+    }
+
+    /// Opens the regular file `name` of this folder for reading.
+    pub fn open_file_in(&self, name: impl AsRef<OsStr>) -> Result<File> {
+        let (name, step) = (name.as_ref(), "open the file");
+        let file = File::from(self.open(name, FILE, step)?);
+        let metadata = file.metadata().map_err(|e| Error::io(step, self.path.join(name), e))?;
+        if !metadata.is_file() {
+            let cause = format!("'{}' is not a regular file", self.path.join(name).display());
+            return Err(Error::new(Code::Io, step, cause));
+        }
+        Ok(file)
+    }
+
+    fn open(&self, relative: &OsStr, flags: OFlags, step: &'static str) -> Result<OwnedFd> {
+        open_beneath(self.as_fd(), relative, flags).map_err(|e| failed(step, self.path.join(relative), e))
+    }
+
+    /// Makes the file `name`, which must not exist, open for reading and writing.
+    pub fn create_file(&self, name: &str, mode: u32) -> Result<File> {
+        let step = "create the file";
+        self.check_name(step, name.as_ref())?;
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(&self.fd, name, flags, Mode::from_raw_mode(mode))
+            .map_err(|e| failed(step, self.path.join(name), e))?;
+        self.set_mode(fd.as_fd(), name, mode).inspect_err(|_| self.undo(name, AtFlags::empty()))?;
+        Ok(File::from(fd))
+    }
+
+    /// Makes the folder `name`, which must not exist.
+    pub fn make_dir(&self, name: &str, mode: u32) -> Result<Folder> {
+        let step = "make the folder";
+        self.check_name(step, name.as_ref())?;
+        rustix::fs::mkdirat(&self.fd, name, Mode::from_raw_mode(mode))
+            .map_err(|e| failed(step, self.path.join(name), e))?;
+        let made = self.open_dir_in(name).and_then(|folder| {
+            self.set_mode(folder.as_fd(), name, mode)?;
+            Ok(folder)
+        });
+        made.inspect_err(|_| self.undo(name, AtFlags::REMOVEDIR))
+    }
+
+    /// Makes the folder `name` unless it is there; says whether it was made.
+    pub fn make_dir_if_missing(&self, name: &str, mode: u32) -> Result<(Folder, bool)> {
+        match self.make_dir(name, mode) {
+            Ok(folder) => Ok((folder, true)),
+            Err(error) if error.code == Code::AlreadyExists => Ok((self.open_dir_in(name)?, false)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What the umask took away is given back; where nothing was, no call is made.
+    fn set_mode(&self, fd: BorrowedFd<'_>, name: &str, mode: u32) -> Result<()> {
+        let set = || match rustix::fs::fstat(fd)?.st_mode & 0o7777 {
+            same if same == mode => Ok(()),
+            _ => rustix::fs::fchmod(fd, Mode::from_raw_mode(mode)),
+        };
+        set().map_err(|e| failed("set the mode", self.path.join(name), e))
+    }
+
+    /// Takes away what was made a moment ago, after a failure that is reported anyway.
+    fn undo(&self, name: &str, flags: AtFlags) {
+        if let Err(error) = rustix::fs::unlinkat(&self.fd, name, flags) {
+            log::warn!("unable to remove '{}' - {error}", self.path.join(name).display());
+        }
+    }
+
+    /// The names in this folder, without `.` and `..`, sorted.
+    pub fn names(&self) -> Result<Vec<OsString>> {
+        let read = || {
+            let mut names = Vec::new();
+            for entry in Dir::read_from(&self.fd)? {
+                let entry = entry?;
+                if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
+                    names.push(OsString::from_vec(entry.file_name().to_bytes().to_vec()));
+                }
+            }
+            names.sort();
+            Ok(names)
+        };
+        read().map_err(|e: Errno| failed("list the folder", &self.path, e))
+    }
+
+    /// What `name` is, a symbolic link included; none if there is no such name.
+    pub fn kind(&self, name: impl AsRef<OsStr>) -> Result<Option<FileType>> {
+        let name = name.as_ref();
+        match stat(self.as_fd(), name) {
+            Ok(stat) => Ok(Some(FileType::from_raw_mode(stat.st_mode))),
+            Err(Errno::NOENT) => Ok(None),
+            Err(error) => Err(failed("look up", self.path.join(name), error)),
+        }
+    }
+
+    /// Renames within this folder; `ALREADY_EXISTS` when `to` is there.
+    pub fn rename(&self, from: &str, to: &str) -> Result<()> {
+        let step = "rename";
+        self.check_name(step, from.as_ref())?;
+        self.check_name(step, to.as_ref())?;
+        let renamed = match rustix::fs::renameat_with(&self.fd, from, &self.fd, to, RenameFlags::NOREPLACE) {
+            // NFS and others have no such flag; who renames here holds the instance's lock
+            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => self.rename_after_check(from, to),
+            other => other,
+        };
+        renamed.map_err(|e| {
+            let both = format!("{}' to '{to}", self.path.join(from).display());
+            failed(step, both, e)
+        })
+    }
+
+    fn rename_after_check(&self, from: &str, to: &str) -> rustix::io::Result<()> {
+        match stat(self.as_fd(), to.as_ref()) {
+            Ok(_) => Err(Errno::EXIST),
+            Err(Errno::NOENT) => rustix::fs::renameat(&self.fd, from, &self.fd, to),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Makes the names in this folder durable.
+    pub fn sync(&self) -> Result<()> {
+        match rustix::fs::fsync(&self.fd) {
+            // a file system that can't sync a folder says so by this
+            Ok(()) | Err(Errno::INVAL) => Ok(()),
+            Err(error) => Err(failed("sync the folder", &self.path, error)),
+        }
+    }
+
+    /// Removes the folder `name` if it is empty; says whether it did.
+    pub fn remove_if_empty(&self, name: &str) -> Result<bool> {
+        let step = "remove the folder";
+        self.check_name(step, name.as_ref())?;
+        match rustix::fs::unlinkat(&self.fd, name, AtFlags::REMOVEDIR) {
+            Ok(()) => Ok(true),
+            Err(Errno::NOTEMPTY | Errno::EXIST) => Ok(false),
+            Err(error) => Err(failed(step, self.path.join(name), error)),
+        }
+    }
+
+    /// Removes `name` and all below it: symbolic links themselves, never what they name, and no other file
+    /// system that is mounted there. Nothing there is success. Returns the bytes that the regular files occupied.
+    pub fn remove_tree(&self, name: &str) -> Result<u64> {
+        let step = "remove";
+        self.check_name(step, name.as_ref())?;
+        let path = self.path.join(name);
+        let device = rustix::fs::fstat(&self.fd).map_err(|e| failed(step, &self.path, e))?.st_dev;
+        let name = CString::new(name).map_err(|_| failed(step, &path, Errno::INVAL))?;
+        remove(self.as_fd(), &name, &path, device, 0)
+    }
+
+    /// A name of this folder, and not a path: an empty one would mean the folder itself.
+    fn check_name(&self, step: &'static str, name: &OsStr) -> Result<()> {
+        let bytes = name.as_bytes();
+        if matches!(bytes, b"" | b"." | b"..") || bytes.iter().any(|byte| matches!(byte, b'/' | 0)) {
+            let cause = format!("{name:?} is not the name of an entry of '{}'", self.path.display());
+            return Err(Error::new(Code::InvalidArgument, step, cause));
+        }
+        Ok(())
+    }
+}
+
+/// Opens `relative` below `folder`, in the kernel's own confinement where it has one.
+fn open_beneath(folder: BorrowedFd<'_>, relative: &OsStr, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    // AGAIN: something was renamed meanwhile, and the kernel could not be sure
+    for _ in 0..100 {
+        match rustix::fs::openat2(folder, relative, flags, Mode::empty(), resolve) {
+            Err(Errno::AGAIN) => {}
+            Err(Errno::NOSYS) => return open_by_components(folder, relative, flags),
+            other => return other,
+        }
+    }
+    Err(Errno::AGAIN)
+}
+
+/// The same for kernels without `openat2`: one component after the other.
+fn open_by_components(folder: BorrowedFd<'_>, relative: &OsStr, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+    let mut components = relative.as_bytes().split(|byte| *byte == b'/').peekable();
+    let mut at: Option<OwnedFd> = None;
+    while let Some(component) = components.next() {
+        if matches!(component, b"" | b"." | b"..") {
+            return Err(Errno::XDEV);
+        }
+        let through = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let flags = if components.peek().is_some() { through } else { flags } | OFlags::NOFOLLOW;
+        let from = at.as_ref().map_or(folder, AsFd::as_fd);
+        at = Some(rustix::fs::openat(from, component, flags, Mode::empty())?);
+    }
+    at.ok_or(Errno::NOENT)
+}
+
+fn stat(folder: BorrowedFd<'_>, name: &OsStr) -> rustix::io::Result<Stat> {
+    rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)
+}
+
+fn remove(folder: BorrowedFd<'_>, name: &CStr, path: &Path, device: u64, depth: u32) -> Result<u64> {
+    let step = "remove";
+    let gone_is_fine = |result: rustix::io::Result<()>| match result {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(error) => Err(failed(step, path, error)),
+    };
+    let stat = match rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) => stat,
+        Err(Errno::NOENT) => return Ok(0),
+        Err(error) => return Err(failed(step, path, error)),
+    };
+    let kind = FileType::from_raw_mode(stat.st_mode);
+    if kind != FileType::Directory {
+        gone_is_fine(rustix::fs::unlinkat(folder, name, AtFlags::empty()))?;
+        let blocks = u64::try_from(stat.st_blocks).unwrap_or(0);
+        return Ok(if kind == FileType::RegularFile { blocks.saturating_mul(512) } else { 0 });
+    }
+    let refuse = |why| Err(Error::new(Code::Io, step, format!("'{}' {why}", path.display())));
+    if stat.st_dev != device {
+        return refuse("is another file system");
+    }
+    if depth == MAX_DEPTH {
+        return refuse("is nested too deep");
+    }
+    let fd = rustix::fs::openat(folder, name, FOLDER | OFlags::NOFOLLOW, Mode::empty())
+        .map_err(|e| failed(step, path, e))?;
+    let inner = Folder { fd, path: path.to_owned() };
+    let mut freed = 0_u64;
+    for name in inner.names()? {
+        let path = inner.path.join(&name);
+        let name = CString::new(name.into_vec()).map_err(|_| failed(step, &path, Errno::INVAL))?;
+        freed = freed.saturating_add(remove(inner.as_fd(), &name, &path, device, depth + 1)?);
+    }
+    gone_is_fine(rustix::fs::unlinkat(folder, name, AtFlags::REMOVEDIR))?;
+    Ok(freed)
+}
+
+/// Says of a symbolic link that it is one: the system's own text speaks of levels.
+fn failed(step: &'static str, path: impl AsRef<Path>, error: Errno) -> Error {
+    match error {
+        Errno::LOOP => {
+            Error::new(Code::Io, step, format!("'{}': a symbolic link, which is not followed", path.as_ref().display()))
+        }
+        error => Error::io(step, path, error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+
+    fn folder() -> (tempfile::TempDir, Folder) {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = Folder::open_root(dir.path()).unwrap();
+        (dir, folder)
+    }
+
+    fn path(text: &str) -> RepoPath {
+        RepoPath::parse("path", text).unwrap()
+    }
+
+    #[test]
+    fn the_root_may_be_a_link_but_nothing_below() {
+        let (dir, folder) = folder();
+        fs::create_dir_all(dir.path().join("a/b")).unwrap();
+        fs::write(dir.path().join("a/b/file"), "text").unwrap();
+        symlink("a", dir.path().join("link")).unwrap();
+        symlink("b/file", dir.path().join("a/filelink")).unwrap();
+        symlink("/", dir.path().join("out")).unwrap();
+
+        let by_link = Folder::open_root(dir.path().join("link")).unwrap();
+        assert_eq!(by_link.names().unwrap(), ["b", "filelink"]);
+        assert_eq!(folder.open_dir(&path("a/b")).unwrap().path, dir.path().join("a/b"));
+        assert_eq!(std::io::read_to_string(folder.open_file(&path("a/b/file")).unwrap()).unwrap(), "text");
+        for bad in ["link/b/file", "a/filelink", "out/etc/passwd"] {
+            let error = folder.open_file(&path(bad)).unwrap_err();
+            assert!(error.cause.ends_with("a symbolic link, which is not followed"), "{error}");
+            assert!(open_by_components(folder.as_fd(), bad.as_ref(), FILE).is_err(), "{bad}");
+        }
+        assert!(folder.open_dir(&path("link")).is_err());
+        assert_eq!(folder.open_dir(&path("none")).unwrap_err().code, Code::NotFound);
+        assert!(Folder::open_root(dir.path().join("a/b/file")).is_err());
+    }
+
+    #[test]
+    fn both_ways_to_open_stay_inside() {
+        let (dir, folder) = folder();
+        fs::create_dir_all(dir.path().join("a/b")).unwrap();
+        fs::write(dir.path().join("a/b/file"), "text").unwrap();
+        let inner = folder.open_dir_in("a").unwrap();
+        for open in [open_beneath, open_by_components] {
+            assert!(open(folder.as_fd(), "a/b/file".as_ref(), FILE).is_ok());
+            assert!(open(inner.as_fd(), "b".as_ref(), FOLDER).is_ok());
+            for bad in ["../a", "..", "/etc", "", "b/../../a"] {
+                assert!(open(inner.as_fd(), bad.as_ref(), FOLDER).is_err(), "{bad}");
+            }
+        }
+    }
+
+    #[test]
+    fn only_regular_files_are_files() {
+        let (dir, folder) = folder();
+        rustix::fs::mkfifoat(&folder.fd, "fifo", Mode::RWXU).unwrap();
+        fs::create_dir(dir.path().join("dir")).unwrap();
+        for name in ["fifo", "dir"] {
+            assert!(folder.open_file_in(name).unwrap_err().cause.ends_with("is not a regular file"));
+        }
+    }
+
+    #[test]
+    fn what_is_made_has_its_mode_whatever_the_umask() {
+        let (_dir, folder) = folder();
+        let made = folder.make_dir("made", 0o777).unwrap();
+        let file = made.create_file("file", 0o666).unwrap();
+        assert_eq!(file.metadata().unwrap().permissions().mode() & 0o7777, 0o666);
+        assert_eq!(fs::metadata(&made.path).unwrap().mode() & 0o7777, 0o777);
+        assert_eq!(made.create_file("file", 0o600).unwrap_err().code, Code::AlreadyExists);
+        assert_eq!(folder.make_dir("made", 0o711).unwrap_err().code, Code::AlreadyExists);
+        assert!(!folder.make_dir_if_missing("made", 0o711).unwrap().1);
+        assert!(folder.make_dir_if_missing("other", FOLDER_MODE).unwrap().1);
+        assert_eq!(fs::metadata(folder.path.join("other")).unwrap().mode() & 0o7777, 0o711);
+        symlink("other", folder.path.join("link")).unwrap();
+        assert!(folder.make_dir_if_missing("link", FOLDER_MODE).is_err());
+        assert!(folder.create_file("link", FILE_MODE).is_err());
+    }
+
+    #[test]
+    fn names_that_are_paths_are_refused() {
+        let (_dir, folder) = folder();
+        folder.create_file("keep", FILE_MODE).unwrap();
+        for bad in ["", ".", "..", "a/b", "/", "a\0"] {
+            assert_eq!(folder.remove_tree(bad).unwrap_err().code, Code::InvalidArgument);
+            assert_eq!(folder.remove_if_empty(bad).unwrap_err().code, Code::InvalidArgument);
+            assert_eq!(folder.create_file(bad, FILE_MODE).unwrap_err().code, Code::InvalidArgument);
+            assert_eq!(folder.make_dir(bad, FOLDER_MODE).unwrap_err().code, Code::InvalidArgument);
+            assert_eq!(folder.rename("keep", bad).unwrap_err().code, Code::InvalidArgument);
+            assert_eq!(folder.rename(bad, "x").unwrap_err().code, Code::InvalidArgument);
+        }
+        assert_eq!(folder.names().unwrap(), ["keep"]);
+    }
+
+    #[test]
+    fn a_rename_replaces_nothing() {
+        let (_dir, folder) = folder();
+        folder.make_dir("from", FOLDER_MODE).unwrap();
+        folder.make_dir("there", FOLDER_MODE).unwrap();
+        assert_eq!(folder.rename("from", "there").unwrap_err().code, Code::AlreadyExists);
+        assert_eq!(folder.rename_after_check("from", "there").unwrap_err(), Errno::EXIST);
+        assert_eq!(folder.rename("none", "to").unwrap_err().code, Code::NotFound);
+        folder.rename("from", "to").unwrap();
+        folder.rename_after_check("to", "again").unwrap();
+        folder.sync().unwrap();
+        assert_eq!(folder.names().unwrap(), ["again", "there"]);
+    }
+
+    #[test]
+    fn a_tree_is_removed_and_nothing_that_it_links_to() {
+        let (dir, folder) = folder();
+        let outside = tempfile::tempdir().unwrap();
+        fs::write(outside.path().join("precious"), "x").unwrap();
+        fs::create_dir_all(dir.path().join("tree/deep/er")).unwrap();
+        fs::write(dir.path().join("tree/deep/er/file"), vec![1; 100_000]).unwrap();
+        fs::write(dir.path().join("tree/na\u{ef}ve \n name"), vec![1; 5000]).unwrap();
+        symlink(outside.path(), dir.path().join("tree/link")).unwrap();
+        symlink(outside.path(), dir.path().join("toplink")).unwrap();
+        let occupied: u64 = ["deep/er/file", "na\u{ef}ve \n name"]
+            .map(|file| fs::metadata(dir.path().join("tree").join(file)).unwrap().blocks() * 512)
+            .iter()
+            .sum();
+        assert!(occupied >= 105_000);
+        assert_eq!(folder.remove_tree("tree").unwrap(), occupied);
+        assert_eq!(folder.remove_tree("toplink").unwrap(), 0);
+        assert_eq!(folder.remove_tree("tree").unwrap(), 0);
+        assert!(folder.names().unwrap().is_empty());
+        assert!(outside.path().join("precious").exists());
+    }
+
+    #[test]
+    fn a_tree_too_deep_is_an_error_and_not_a_crash() {
+        let (dir, folder) = folder();
+        fs::create_dir_all(dir.path().join("d/".repeat(200))).unwrap();
+        assert!(folder.remove_tree("d").unwrap_err().cause.ends_with("nested too deep"));
+    }
+}

@@ -1,0 +1,71 @@
+//! One change to an instance's restore points at a time, from whichever process or host.
+
+use std::os::fd::OwnedFd;
+
+use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
+
+use super::folder::{FILE_MODE, Folder};
+use crate::error::{Code, Error, Result};
+
+const NAME: &str = ".nasbackup.lock";
+const STEP: &str = "lock the instance";
+
+/// Holds the lock of an instance's folder until it is dropped. The lock is `flock`'s: the kernel frees it when a
+/// process dies, NFS carries it to other hosts, and two holders in one process exclude each other as well.
+/// Its file stays, since another could be waiting on the one that was removed.
+#[derive(Debug)]
+pub struct InstanceLock {
+    _file: OwnedFd,
+}
+
+impl InstanceLock {
+    /// Takes the lock of the instance's folder. `BUSY` at once when somebody holds it.
+    pub fn take(instance: &Folder) -> Result<InstanceLock> {
+        let path = instance.path.join(NAME);
+        // NFS needs a descriptor for writing; a symbolic link would make a file elsewhere
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&instance.fd, NAME, flags, Mode::from_raw_mode(FILE_MODE))
+            .map_err(|e| Error::io(STEP, &path, e))?;
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(InstanceLock { _file: file }),
+            Err(Errno::WOULDBLOCK) => {
+                let cause = format!("another backup or delete of '{}' is under way", instance.path.display());
+                Err(Error::new(Code::Busy, STEP, cause))
+            }
+            Err(error) => Err(Error::io(STEP, &path, error)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::process::Command;
+
+    #[test]
+    fn a_second_one_is_busy_until_the_first_ends() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = Folder::open_root(dir.path()).unwrap();
+        let lock = InstanceLock::take(&folder).unwrap();
+        let file = dir.path().join(NAME);
+        assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+
+        let again = Folder::open_root(dir.path()).unwrap();
+        assert_eq!(InstanceLock::take(&again).unwrap_err().code, Code::Busy);
+        let other_process = || Command::new("flock").arg("-n").arg(&file).arg("true").status().unwrap().success();
+        assert!(!other_process());
+        drop(lock);
+        assert!(other_process());
+        InstanceLock::take(&again).unwrap();
+    }
+
+    #[test]
+    fn a_planted_link_makes_no_file_elsewhere() {
+        let (dir, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        symlink(outside.path().join("made"), dir.path().join(NAME)).unwrap();
+        assert!(InstanceLock::take(&Folder::open_root(dir.path()).unwrap()).is_err());
+        assert!(!outside.path().join("made").exists());
+    }
+}

@@ -1,0 +1,104 @@
+//! The bitmaps of a running guest: is the parent's good, and which of ours are left over.
+
+use std::collections::BTreeSet;
+
+use super::decision::BitmapFound;
+use crate::error::Result;
+use crate::libvirt::{Domain, Redefined, checkpoint_xml};
+
+/// The bitmaps that a running guest has, as far as can be seen from outside of QEMU.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Bitmaps {
+    /// The disks' names in the domain.
+    pub targets: Vec<String>,
+    /// For each disk, the names stored in its top image. Those begun since QEMU started are not among them.
+    pub stored: Vec<BTreeSet<String>>,
+    /// The checkpoints that libvirt knows.
+    pub known: BTreeSet<String>,
+}
+
+impl Bitmaps {
+    /// Is there a bitmap or checkpoint of this name?
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.known.contains(name) || self.stored.iter().any(|names| names.contains(name))
+    }
+
+    /// All names that are not `ours`.
+    pub(super) fn foreign<'a>(&'a self, ours: &'a BTreeSet<String>) -> BTreeSet<&'a str> {
+        let stored = self.stored.iter().flatten();
+        self.known.iter().chain(stored).filter(|name| !ours.contains(*name)).map(String::as_str).collect()
+    }
+
+    /// Disks with a stored bitmap `name`, and the others.
+    fn split(&self, name: &str) -> (Vec<&str>, Vec<&str>) {
+        let (mut with, mut without) = (Vec::new(), Vec::new());
+        for (target, names) in self.targets.iter().zip(&self.stored) {
+            if names.contains(name) { with.push(target.as_str()) } else { without.push(target.as_str()) }
+        }
+        (with, without)
+    }
+
+    /// Looks for the bitmap `name` on the disks `on`, making its checkpoint (of the time `created`, in seconds since
+    /// 1970) known to libvirt again if need be. What is left of a bitmap that is lost somewhere goes with the clearing up.
+    pub(super) fn find_parent(&self, domain: &Domain, name: &str, created: i64, on: &[&str]) -> BitmapFound {
+        let found = if self.known.contains(name) {
+            find_known(domain, name, on)
+        } else {
+            self.find_stored(domain, name, created, on)
+        };
+        found.unwrap_or_else(|error| BitmapFound::Lost(format!("bitmap '{name}' can't be validated: {}", error.cause)))
+    }
+
+    /// The guest was restarted or migrated: the bitmap is in the images, libvirt has forgotten the checkpoint.
+    fn find_stored(&self, domain: &Domain, name: &str, created: i64, on: &[&str]) -> Result<BitmapFound> {
+        // libvirt would also take a bitmap of an image below the top one, which does not record what was written since.
+        let (with, _) = self.split(name);
+        let missing: Vec<_> = on.iter().filter(|target| !with.contains(target)).copied().collect();
+        if !missing.is_empty() {
+            return Ok(lost(name, &missing));
+        }
+        let without: Vec<_> = self.targets.iter().map(String::as_str).filter(|target| !on.contains(target)).collect();
+        match domain.redefine_validated(&checkpoint_xml(name, Some(created), on, &without))? {
+            Redefined::Good => Ok(BitmapFound::Redefined),
+            Redefined::Inconsistent => self.blame(domain, name, created, on),
+        }
+    }
+
+    /// Which disks lost the bitmap: each is asked for alone, and forgotten again.
+    fn blame(&self, domain: &Domain, name: &str, created: i64, on: &[&str]) -> Result<BitmapFound> {
+        let mut bad = Vec::new();
+        for target in on {
+            let others: Vec<_> = self.targets.iter().map(String::as_str).filter(|other| other != target).collect();
+            match domain.redefine_validated(&checkpoint_xml(name, Some(created), &[target], &others))? {
+                Redefined::Good => drop(domain.forget_checkpoint(name)?),
+                Redefined::Inconsistent => bad.push(*target),
+            }
+        }
+        Ok(lost(name, &bad))
+    }
+
+    /// Removes the bitmap `name` and its checkpoint from all disks.
+    pub(super) fn remove(&self, domain: &Domain, name: &str) -> Result<()> {
+        if domain.delete_checkpoint(name)? {
+            return Ok(());
+        }
+        let (with, without) = self.split(name);
+        if !with.is_empty() {
+            // The time is of no matter: the checkpoint is deleted at once.
+            domain.redefine(&checkpoint_xml(name, Some(0), &with, &without))?;
+            domain.delete_checkpoint(name)?;
+        }
+        Ok(())
+    }
+}
+
+/// libvirt knows the checkpoint; is its bitmap good on every disk?
+fn find_known(domain: &Domain, name: &str, on: &[&str]) -> Result<BitmapFound> {
+    let dirty = domain.dirty(name)?.unwrap_or_default();
+    let bad: Vec<_> = on.iter().filter(|target| !dirty.contains_key(**target)).copied().collect();
+    Ok(if bad.is_empty() { BitmapFound::Known } else { lost(name, &bad) })
+}
+
+fn lost(name: &str, disks: &[&str]) -> BitmapFound {
+    BitmapFound::Lost(format!("bitmap '{name}' is missing, inconsistent or disabled on disk {}", disks.join(", ")))
+}

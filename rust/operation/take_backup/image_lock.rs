@@ -1,0 +1,51 @@
+//! QEMU's image lock (docs/system/qemu-block-drivers: "Disk image file locking"), taken as a reader that lets nobody
+//! write: a stopped guest's disk is read only under it, and a guest can't start on the disk meanwhile.
+//!
+//! QEMU marks what a user of an image does by shared locks on the bytes from 100 on, and what it lets nobody else do on
+//! those from 200 on, one byte for each permission.
+
+use std::fs::File;
+
+use crate::error::{Code, Error, Result};
+use crate::sys;
+
+const DOES: i64 = 100;
+const FORBIDS: i64 = 200;
+/// QEMU's permissions by bit: read consistently, write, write what changes nothing, resize.
+const READ: i64 = 0;
+const WRITE: i64 = 1;
+const RESIZE: i64 = 3;
+
+const STEP: &str = "lock the disk's image";
+
+/// An image that nobody writes to as long as this lives.
+#[derive(Debug)]
+pub(super) struct ImageLock {
+    file: File,
+}
+
+impl ImageLock {
+    /// Locks the image `path`. `DOMAIN_STATE` when somebody writes to it.
+    pub(super) fn take(path: &str) -> Result<ImageLock> {
+        let io = |error| Error::io(STEP, path, error);
+        let file = File::open(path).map_err(io)?;
+        for byte in [DOES + READ, FORBIDS + WRITE, FORBIDS + RESIZE] {
+            sys::share_byte(&file, byte).map_err(io)?;
+        }
+        for byte in [DOES + WRITE, DOES + RESIZE, FORBIDS + READ] {
+            if sys::byte_is_locked(&file, byte).map_err(io)? {
+                return Err(Error::new(
+                    Code::DomainState,
+                    STEP,
+                    format!("'{path}' is in use: has the guest been started?"),
+                ));
+            }
+        }
+        Ok(ImageLock { file })
+    }
+
+    /// The image, open for reading.
+    pub(super) fn file(&self) -> &File {
+        &self.file
+    }
+}

@@ -1,0 +1,205 @@
+//! The NAS's side of a backup. Each step runs on a thread that may be given up, so a NAS that hangs fails the call and
+//! not the agent; what such a step made is cleared by its guards should it ever come back.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::request::{Checked, Mode};
+use crate::config::Config;
+use crate::error::{Code, Error, Result};
+use crate::nas::deadline::{LIMIT, bounded};
+use crate::nas::folder::{FOLDER_MODE, Folder};
+use crate::nas::lock::InstanceLock;
+use crate::nas::partial::PartialPoint;
+use crate::nas::path::{PointPath, RepoPath};
+use crate::nas::session::Session;
+use crate::point::{MANIFEST, Manifest, Parent};
+use crate::qcow2;
+
+/// How long mounting and opening may take; the mount has a shorter bound of its own.
+const OPEN: Duration = Duration::from_secs(90);
+/// Less than this much free after a failed job: the NAS is full. QEMU reports the error only as text.
+const FULL: u64 = 1 << 20;
+
+/// A repository that was opened for one virtual machine's backup, locked against others.
+#[derive(Debug)]
+pub(super) struct Opened {
+    session: Session,
+    lock: InstanceLock,
+    /// The bitmaps that the manifests of this virtual machine name.
+    pub published: BTreeSet<String>,
+    /// The parent that an incremental asks for, or why there is none.
+    pub parent: Option<Result<Parent, String>>,
+}
+
+/// Opens the repository, locks the virtual machine's folder there, reads its manifests and looks at the parent.
+pub(super) fn open(checked: &Checked, config: &Arc<Config>) -> Result<Opened> {
+    let (checked, config) = (checked.clone(), config.clone());
+    bounded("open the repository", OPEN, move || {
+        let session = Session::open(&checked.export, &config)?;
+        refuse_existing(session.root(), &checked.point)?;
+        let (instance, _) = session.root().make_dir_if_missing(checked.point.instance(), FOLDER_MODE)?;
+        let lock = InstanceLock::take(&instance)?;
+        refuse_existing(session.root(), &checked.point)?;
+        let published = published_bitmaps(&instance, &checked.vm)?;
+        let parent = match &checked.mode {
+            Mode::Incremental { parent, parent_bitmap, .. } => {
+                Some(Parent::find(session.root(), parent, &checked.vm, parent_bitmap))
+            }
+            _ => None,
+        };
+        Ok(Opened { session, lock, published, parent })
+    })
+}
+
+fn refuse_existing(root: &Folder, point: &PointPath) -> Result<()> {
+    let there = match root.open_dir(&point.instance_folder()) {
+        Ok(instance) => instance.kind(point.name())?.is_some(),
+        Err(error) if error.code == Code::NotFound => false,
+        Err(error) => return Err(error),
+    };
+    if there {
+        Err(Error::new(Code::AlreadyExists, "open the repository", format!("'{point}' is there already")))
+    } else {
+        Ok(())
+    }
+}
+
+/// The bitmaps named by the manifests of `vm` in its folder. One that can't be read names none.
+fn published_bitmaps(instance: &Folder, vm: &str) -> Result<BTreeSet<String>> {
+    let mut names = BTreeSet::new();
+    for name in instance.names()? {
+        let hidden = name.as_encoded_bytes().starts_with(b".");
+        if hidden || !instance.kind(&name)?.is_some_and(|kind| kind.is_dir()) {
+            continue;
+        }
+        match instance.open_dir_in(&name).and_then(|folder| Manifest::read(&folder)) {
+            Ok(Some(manifest)) if manifest.vm_name == vm => {
+                names.extend(manifest.bitmap);
+                names.extend(manifest.disks.into_iter().filter_map(|disk| disk.bitmap));
+            }
+            Ok(_) => {}
+            Err(error) => log::warn!("{vm}: {error}"),
+        }
+    }
+    Ok(names)
+}
+
+/// A target file to make.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct TargetSpec {
+    /// Its name in the point's folder.
+    pub name: String,
+    /// Size that the guest sees, in bytes.
+    pub virtual_size: u64,
+    /// The file that it stands on.
+    pub parent: Option<RepoPath>,
+}
+
+/// The target files of a point that is not published yet; dropped, they are removed.
+#[derive(Debug)]
+pub(super) struct Targets {
+    // in this order: the files are closed before the point ends, and the lock is held until then
+    files: Vec<File>,
+    partial: PartialPoint,
+    lock: InstanceLock,
+}
+
+/// Makes the empty targets with their final backing names. It writes to the NAS right before the hypervisor does, so it
+/// is the probe too: `NAS_UNRESPONSIVE` when the NAS hangs.
+pub(super) fn make_targets(
+    opened: Opened,
+    point: &PointPath,
+    specs: Vec<TargetSpec>,
+    limit: Duration,
+) -> Result<Targets> {
+    let point = point.clone();
+    bounded("make the targets", limit, move || {
+        let Opened { session, lock, .. } = opened;
+        let mut targets = Targets { files: Vec::new(), partial: PartialPoint::begin(session, &point)?, lock };
+        for spec in specs {
+            let file = targets.partial.create_file(&spec.name)?;
+            let backing = spec.parent.map(|parent| parent.relative_to(&point.folder()));
+            let path = targets.partial.folder().path.join(&spec.name);
+            qcow2::create(&file, spec.virtual_size, backing.as_deref()).map_err(|e| e.at("make the target", path))?;
+            targets.files.push(file);
+        }
+        Ok(targets)
+    })
+}
+
+impl Targets {
+    /// The host path of the target `name`, for QEMU. `UNSUPPORTED_IMAGE` when it is not UTF-8, which libvirt needs.
+    pub(super) fn path(&self, name: &str) -> Result<String> {
+        let path: PathBuf = self.partial.folder().path.join(name);
+        path.into_os_string().into_string().map_err(|path| {
+            Error::new(Code::UnsupportedImage, "name the target", format!("'{}' is not UTF-8", path.display()))
+        })
+    }
+
+    /// Bytes that the targets occupy now.
+    pub(super) fn written(&self) -> u64 {
+        use std::os::unix::fs::MetadataExt;
+        self.files.iter().filter_map(|file| file.metadata().ok()).map(|m| m.blocks() * 512).sum()
+    }
+
+    /// Syncs the files, writes `texts` and the manifest (completed by the files' lengths) beside them and makes the
+    /// point visible. On failure nothing of it stays, or the error says what does.
+    pub(super) fn publish(
+        self,
+        mut manifest: Manifest,
+        texts: Vec<(&'static str, String)>,
+        limit: Duration,
+    ) -> Result<Manifest> {
+        bounded("publish the restore point", limit, move || {
+            let written = self.write_out(&mut manifest, texts);
+            let Targets { files, partial, lock: _locked } = self;
+            drop(files);
+            match written {
+                Ok(()) => partial.publish().map(|()| manifest),
+                Err(error) => Err(match partial.discard() {
+                    Ok(()) => error,
+                    Err(kept) => error.with_leftover(kept.cause),
+                }),
+            }
+        })
+    }
+
+    fn write_out(&self, manifest: &mut Manifest, texts: Vec<(&'static str, String)>) -> Result<()> {
+        let folder = self.partial.folder().path.clone();
+        for (disk, file) in manifest.disks.iter_mut().zip(&self.files) {
+            let io = |error| Error::io("sync the target", folder.join(&disk.file), error).on_disk(&disk.volume);
+            file.sync_all().map_err(io)?;
+            disk.size = file.metadata().map_err(io)?.len();
+        }
+        for (name, text) in texts {
+            let mut file = self.partial.create_file(name)?;
+            let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_all());
+            written.map_err(|e| Error::io("write the domain's description", folder.join(name), e))?;
+        }
+        let mut file = self.partial.create_file(MANIFEST)?;
+        manifest.write(&mut file).map_err(|e| Error::io("write the manifest", folder.join(MANIFEST), e))
+    }
+
+    /// Removes everything after a failure, and makes the error say so if the NAS is full or something stays behind.
+    pub(super) fn discard(self, error: Error) -> Error {
+        let removed = bounded("remove the unfinished point", LIMIT, move || {
+            let Targets { files, partial, lock: _locked } = self;
+            drop(files);
+            let free = rustix::fs::fstatvfs(partial.folder()).map(|s| s.f_bavail.saturating_mul(s.f_frsize));
+            Ok((free, partial.discard()))
+        });
+        match removed {
+            Ok((free, removed)) => {
+                let full = error.code == Code::JobFailed && free.is_ok_and(|free| free < FULL);
+                let error = if full { Error { code: Code::NoSpace, ..error } } else { error };
+                if let Err(kept) = removed { error.with_leftover(kept.cause) } else { error }
+            }
+            Err(late) => error.with_leftover(late.cause),
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! The manifest of a restore point: the last file written into it, and the truth about whose disks it holds.
+
+use std::fs::File;
+use std::io::{Read, Write};
+
+use serde::{Deserialize, Serialize};
+
+use super::Kind;
+use crate::engine::Engine;
+use crate::error::{Code, Error, Result};
+use crate::nas::folder::Folder;
+
+/// Name of the manifest's file.
+pub const MANIFEST: &str = "manifest.json";
+
+/// The format that this library writes; another is not read.
+const VERSION: u32 = 1;
+
+/// More than any real manifest has: about 4,000 disks.
+const LONGEST: u64 = 1 << 20;
+
+/// What a restore point holds. Sizes are bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Manifest {
+    /// Version of this format.
+    pub version: u32,
+    /// A random id, so that a point is told from another of the same name.
+    pub point_id: String,
+    /// The domain's name.
+    pub vm_name: String,
+    /// The instant that it shows, in UTC.
+    pub when: jiff::Timestamp,
+    /// Incremental if any disk is.
+    pub kind: Kind,
+    /// The bitmap that records the changes since this point; null when no disk carries one.
+    pub bitmap: Option<String>,
+    /// The engine that moved the data.
+    pub engine: Engine,
+    /// The point that the incremental disks stand on.
+    pub parent: Option<ParentPoint>,
+    /// The disks, the root disk first.
+    pub disks: Vec<ManifestDisk>,
+}
+
+/// The point below an incremental one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ParentPoint {
+    /// Its folder, relative to the repository's root.
+    pub backup_path: String,
+    /// Its `pointId`.
+    pub point_id: String,
+}
+
+/// One disk of a restore point.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ManifestDisk {
+    /// The last component of its source path.
+    pub volume: String,
+    /// Its serial, if it has one.
+    pub serial: Option<String>,
+    /// Its file's name in the point's folder.
+    pub file: String,
+    /// Full or incremental.
+    pub kind: Kind,
+    /// Length of its file.
+    pub size: u64,
+    /// Size that the guest sees.
+    pub virtual_size: u64,
+    /// The bitmap that it carries since this point.
+    pub bitmap: Option<String>,
+}
+
+impl Manifest {
+    /// The version to write.
+    pub const VERSION: u32 = VERSION;
+
+    /// A fresh random point id.
+    pub fn new_point_id() -> Result<String> {
+        let mut bytes = [0u8; 16];
+        let mut filled = 0;
+        while filled < bytes.len() {
+            filled += rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty())
+                .map_err(|e| Error::new(Code::Internal, "make a point id", e))?;
+        }
+        Ok(bytes.iter().map(|b| format!("{b:02x}")).collect())
+    }
+
+    /// Reads the manifest of the point in `folder`; `None` when it has none (made by the script, or unfinished).
+    /// `CORRUPT_IMAGE` when it can't be understood.
+    pub fn read(folder: &Folder) -> Result<Option<Manifest>> {
+        const STEP: &str = "read the manifest";
+        let path = folder.path.join(MANIFEST);
+        let file = match folder.open_file_in(MANIFEST) {
+            Ok(file) => file,
+            Err(error) if error.code == Code::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let mut text = String::new();
+        file.take(LONGEST).read_to_string(&mut text).map_err(|e| Error::io(STEP, &path, e))?;
+        let corrupt = |cause: String| Error::new(Code::CorruptImage, STEP, format!("'{}': {cause}", path.display()));
+        let manifest: Manifest = serde_json::from_str(&text).map_err(|e| corrupt(e.to_string()))?;
+        if manifest.version != VERSION {
+            return Err(corrupt(format!("version {} is not known", manifest.version)));
+        }
+        Ok(Some(manifest))
+    }
+
+    /// Writes the manifest into `file`, which is new and empty, and syncs it.
+    pub fn write(&self, file: &mut File) -> std::io::Result<()> {
+        let mut text = serde_json::to_string_pretty(self)?;
+        text.push('\n');
+        file.write_all(text.as_bytes())?;
+        file.sync_all()
+    }
+
+    /// The disk of this point that is the same as the one with `serial` and `volume`: serials decide where both have
+    /// one, else volumes. `None` too when several would match.
+    pub fn disk(&self, serial: Option<&str>, volume: &str) -> Option<&ManifestDisk> {
+        let mut same = self.disks.iter().filter(|disk| match (disk.serial.as_deref(), serial) {
+            (Some(theirs), Some(ours)) => theirs == ours,
+            _ => disk.volume == volume,
+        });
+        same.next().filter(|_| same.next().is_none())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn disk(volume: &str, serial: Option<&str>) -> ManifestDisk {
+        ManifestDisk {
+            volume: volume.into(),
+            serial: serial.map(str::to_owned),
+            file: format!("root.{volume}.qcow2"),
+            kind: Kind::Full,
+            size: 1,
+            virtual_size: 2,
+            bitmap: None,
+        }
+    }
+
+    fn manifest(disks: Vec<ManifestDisk>) -> Manifest {
+        Manifest {
+            version: VERSION,
+            point_id: Manifest::new_point_id().unwrap(),
+            vm_name: "i-2-10-VM".into(),
+            when: "2031-01-02T03:04:05Z".parse().unwrap(),
+            kind: Kind::Full,
+            bitmap: Some("backup-1".into()),
+            engine: Engine::Push,
+            parent: None,
+            disks,
+        }
+    }
+
+    #[test]
+    fn disks_are_the_same_by_serial_else_by_volume() {
+        let m = manifest(vec![
+            disk("a", Some("s1")),
+            disk("b", Some("s2")),
+            disk("c", None),
+            disk("d", Some("s3")),
+            disk("d", Some("s3")),
+        ]);
+        let volume = |serial, volume| m.disk(serial, volume).map(|d| d.volume.as_str());
+        assert_eq!(volume(Some("s2"), "moved"), Some("b"));
+        assert_eq!(volume(None, "a"), Some("a"), "one side has no serial");
+        assert_eq!(volume(Some("new"), "c"), Some("c"));
+        assert_eq!(volume(Some("new"), "a"), None, "another disk under an old path");
+        assert_eq!(volume(Some("s3"), "d"), None, "two candidates");
+        assert_eq!(volume(None, "e"), None);
+    }
+
+    #[test]
+    fn a_manifest_survives_writing_and_reading() {
+        let m = manifest(vec![disk("a b\"ü", Some("s"))]);
+        let text = serde_json::to_string(&m).unwrap();
+        assert!(text.contains(r#""when":"2031-01-02T03:04:05Z""#) && text.contains(r#""virtualSize":2"#), "{text}");
+        assert_eq!(serde_json::from_str::<Manifest>(&text).unwrap(), m);
+    }
+}

@@ -1,0 +1,142 @@
+//! Persistent dirty bitmaps (qcow2 specification, sections "Bitmaps extension" and "Bitmap directory").
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::io::{self, BufReader, ErrorKind, Read, Seek, SeekFrom};
+use std::os::unix::fs::FileExt;
+
+use super::{Error, corrupt};
+
+/// QEMU's limit; it also bounds the memory used here.
+const MAX_BITMAPS: u32 = 65_535;
+const MAX_NAME: usize = 1023;
+const ENTRY_LENGTH: u64 = 24;
+const IN_USE: u32 = 1 << 0;
+const AUTO: u32 = 1 << 1;
+const DIRTY_TRACKING: u8 = 1;
+
+/// One stored bitmap.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bitmap {
+    /// Its name; bytes that are not UTF-8 are replaced.
+    pub name: String,
+    /// It was not saved after its last use: what it says is not to be trusted.
+    pub in_use: bool,
+    /// It records writes whenever the image is in use ("enabled").
+    pub auto: bool,
+    /// Binary logarithm of the bytes that one bit stands for.
+    pub granularity_bits: u8,
+}
+
+/// Where the bitmap directory lies.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Directory {
+    bitmaps: u32,
+    size: u64,
+    offset: u64,
+}
+
+impl Directory {
+    /// Reads the data of the bitmaps extension.
+    pub(super) fn parse(data: &[u8]) -> Result<Directory, Error> {
+        let Ok(data) = <[u8; 24]>::try_from(data) else {
+            return corrupt(format!("bitmaps extension of {} bytes", data.len()));
+        };
+        Ok(Directory { bitmaps: be32(&data, 0), size: be64(&data, 8), offset: be64(&data, 16) })
+    }
+
+    /// Reads the directory's entries, which must fill it exactly.
+    pub(super) fn read(&self, file: &File, cluster_size: u64) -> Result<Vec<Bitmap>, Error> {
+        if self.bitmaps == 0 || self.bitmaps > MAX_BITMAPS {
+            return corrupt(format!("{} bitmaps", self.bitmaps));
+        }
+        let file_length = length(file)?;
+        let end = self.offset.checked_add(self.size).filter(|end| *end <= file_length);
+        let Some(end) = end.filter(|_| self.offset != 0 && self.offset.is_multiple_of(cluster_size)) else {
+            return corrupt(format!("bitmap directory of {} bytes at {}", self.size, self.offset));
+        };
+        let mut entries = BufReader::with_capacity(64 << 10, Span { file, at: self.offset, end });
+        let mut read = 0;
+        let mut names = HashSet::new();
+        let mut bitmaps = Vec::new();
+        for _ in 0..self.bitmaps {
+            let (bitmap, length) = read_entry(&mut entries)?;
+            read += length;
+            if !names.insert(bitmap.name.clone()) {
+                return corrupt(format!("two bitmaps named '{}'", bitmap.name));
+            }
+            bitmaps.push(bitmap);
+        }
+        if read != self.size {
+            return corrupt(format!("bitmap directory of {} bytes has entries of {read} bytes", self.size));
+        }
+        Ok(bitmaps)
+    }
+}
+
+/// One entry and its length with padding, in bytes.
+fn read_entry(from: &mut impl Read) -> Result<(Bitmap, u64), Error> {
+    let mut fixed = [0; ENTRY_LENGTH as usize];
+    read_exact(from, &mut fixed)?;
+    let (flags, kind, granularity_bits) = (be32(&fixed, 12), fixed[16], fixed[17]);
+    let name_length = usize::from(u16::from_be_bytes([fixed[18], fixed[19]]));
+    let extra = u64::from(be32(&fixed, 20));
+    if kind != DIRTY_TRACKING || granularity_bits > 63 || name_length == 0 || name_length > MAX_NAME {
+        return corrupt(format!(
+            "bitmap of type {kind}, granularity 2^{granularity_bits}, name of {name_length} bytes"
+        ));
+    }
+    skip(from, extra)?;
+    let mut name = vec![0; name_length];
+    read_exact(from, &mut name)?;
+    let length = ENTRY_LENGTH + extra + name_length as u64;
+    let padded = length.next_multiple_of(8);
+    skip(from, padded - length)?;
+    let name = String::from_utf8_lossy(&name).into_owned();
+    Ok((Bitmap { name, in_use: flags & IN_USE != 0, auto: flags & AUTO != 0, granularity_bits }, padded))
+}
+
+fn read_exact(from: &mut impl Read, buffer: &mut [u8]) -> Result<(), Error> {
+    from.read_exact(buffer).map_err(|error| match error.kind() {
+        ErrorKind::UnexpectedEof => past_the_end(),
+        _ => Error::Io(error),
+    })
+}
+
+fn skip(from: &mut impl Read, length: u64) -> Result<(), Error> {
+    let skipped = io::copy(&mut from.by_ref().take(length), &mut io::sink())?;
+    if skipped == length { Ok(()) } else { Err(past_the_end()) }
+}
+
+fn past_the_end() -> Error {
+    Error::Corrupt("a bitmap directory entry leads past the directory's end".to_owned())
+}
+
+/// A part of a file, read in order.
+struct Span<'a> {
+    file: &'a File,
+    at: u64,
+    end: u64,
+}
+
+impl Read for Span<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = usize::try_from(self.end - self.at).unwrap_or(usize::MAX).min(buffer.len());
+        let read = self.file.read_at(&mut buffer[..left], self.at)?;
+        self.at += read as u64;
+        Ok(read)
+    }
+}
+
+/// By seeking: the metadata of a block device say 0. Reads here give their own offset, so the position is nobody's.
+fn length(mut file: &File) -> io::Result<u64> {
+    file.seek(SeekFrom::End(0))
+}
+
+fn be32(data: &[u8; 24], at: usize) -> u32 {
+    u32::from_be_bytes([data[at], data[at + 1], data[at + 2], data[at + 3]])
+}
+
+fn be64(data: &[u8; 24], at: usize) -> u64 {
+    u64::from(be32(data, at)) << 32 | u64::from(be32(data, at + 4))
+}

@@ -1,0 +1,78 @@
+//! Making an empty image (qcow2 specification, sections "Header", "Host cluster management" and "Cluster mapping").
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
+use super::Error;
+use super::header::{EXTENSION_BACKING_FORMAT, MAGIC, MAX_BACKING_NAME, V3_LENGTH};
+
+const CLUSTER_BITS: u32 = 16;
+const CLUSTER: u64 = 1 << CLUSTER_BITS;
+/// 16-bit reference counts.
+const REFCOUNT_ORDER: u32 = 4;
+/// Bytes of the disk that one L1 entry stands for: one L2 table of 8-byte entries, each for a cluster.
+const L1_ENTRY_COVERS: u64 = CLUSTER / 8 * CLUSTER;
+/// QEMU opens no image with more L1 entries (32 MiB of them).
+const MAX_L1_ENTRIES: u64 = (32 << 20) / 8;
+
+// header, refcount table, one refcount block, then the L1 table: even the largest has but 512 clusters, and one
+// block counts 32768
+const REFCOUNT_TABLE: u64 = CLUSTER;
+const REFCOUNT_BLOCK: u64 = 2 * CLUSTER;
+const L1_TABLE: u64 = 3 * CLUSTER;
+
+/// Writes an empty version 3 image with 64 KiB clusters for a disk of `virtual_size` bytes into `file`, which is new
+/// and empty. `backing` is the name, relative to the image's folder, of a qcow2 file that holds what this one does
+/// not. The size must be a multiple of 512 up to 2 PiB, the name 1 to 1023 bytes.
+pub fn create(file: &File, virtual_size: u64, backing: Option<&str>) -> Result<(), Error> {
+    let l1_entries = virtual_size.div_ceil(L1_ENTRY_COVERS);
+    if virtual_size == 0 || !virtual_size.is_multiple_of(512) || l1_entries > MAX_L1_ENTRIES {
+        return Err(Error::Unsupported(format!("virtual size {virtual_size}")));
+    }
+    if let Some(name) = backing
+        && (name.is_empty() || name.len() > MAX_BACKING_NAME || name.contains('\0'))
+    {
+        return Err(Error::Unsupported(format!("backing file name of {} bytes: '{name}'", name.len())));
+    }
+    let l1_clusters = (l1_entries * 8).div_ceil(CLUSTER);
+    let clusters = L1_TABLE / CLUSTER + l1_clusters;
+
+    // the rest, the empty L1 table included, reads as zeroes
+    file.set_len(clusters * CLUSTER)?;
+    file.write_all_at(&REFCOUNT_BLOCK.to_be_bytes(), REFCOUNT_TABLE)?;
+    file.write_all_at(&1_u16.to_be_bytes().repeat(clusters as usize), REFCOUNT_BLOCK)?;
+    file.write_all_at(&header(virtual_size, l1_entries as u32, backing), 0)?;
+    Ok(())
+}
+
+fn header(virtual_size: u64, l1_entries: u32, backing: Option<&str>) -> Vec<u8> {
+    let mut extensions = Vec::new();
+    if backing.is_some() {
+        extensions.extend(EXTENSION_BACKING_FORMAT.to_be_bytes());
+        extensions.extend(5_u32.to_be_bytes());
+        extensions.extend(b"qcow2\0\0\0");
+    }
+    extensions.extend([0; 8]);
+    let name = backing.unwrap_or_default();
+    let name_offset = if name.is_empty() { 0 } else { (V3_LENGTH + extensions.len()) as u64 };
+
+    let mut header = Vec::with_capacity(V3_LENGTH + extensions.len() + name.len());
+    header.extend(MAGIC.to_be_bytes());
+    header.extend(3_u32.to_be_bytes());
+    header.extend(name_offset.to_be_bytes());
+    header.extend((name.len() as u32).to_be_bytes());
+    header.extend(CLUSTER_BITS.to_be_bytes());
+    header.extend(virtual_size.to_be_bytes());
+    header.extend(0_u32.to_be_bytes()); // no encryption
+    header.extend(l1_entries.to_be_bytes());
+    header.extend(L1_TABLE.to_be_bytes());
+    header.extend(REFCOUNT_TABLE.to_be_bytes());
+    header.extend(1_u32.to_be_bytes()); // clusters of the refcount table
+    header.extend([0; 4 + 8]); // no internal snapshots
+    header.extend([0; 3 * 8]); // no incompatible, compatible or autoclear features
+    header.extend(REFCOUNT_ORDER.to_be_bytes());
+    header.extend((V3_LENGTH as u32).to_be_bytes());
+    header.extend(extensions);
+    header.extend(name.as_bytes());
+    header
+}

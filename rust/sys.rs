@@ -1,0 +1,30 @@
+//! The few system calls that no safe library wraps.
+#![allow(unsafe_code)]
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+
+/// Takes a shared lock on one byte of an open file description (fcntl F_OFD_SETLK), without waiting. It goes when the
+/// last duplicate of `file` is closed.
+pub fn share_byte(file: &File, byte: i64) -> io::Result<()> {
+    fcntl_lock(file, libc::F_OFD_SETLK, libc::F_RDLCK, byte).map(drop)
+}
+
+/// Does another open file description hold a lock on the byte (fcntl F_OFD_GETLK)?
+pub fn byte_is_locked(file: &File, byte: i64) -> io::Result<bool> {
+    let found = fcntl_lock(file, libc::F_OFD_GETLK, libc::F_WRLCK, byte)?;
+    Ok(i32::from(found) != libc::F_UNLCK)
+}
+
+/// One lock operation; returns the kind of lock that the kernel left in the description.
+fn fcntl_lock(file: &File, command: i32, kind: i32, byte: i64) -> io::Result<i16> {
+    // SAFETY: an all-zero flock is a valid value of the plain C struct.
+    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
+    (lock.l_type, lock.l_whence, lock.l_start, lock.l_len) = (kind as i16, libc::SEEK_SET as i16, byte, 1);
+    // SAFETY: the descriptor is open for the call, and the kernel only reads and writes `lock`.
+    if unsafe { libc::fcntl(file.as_raw_fd(), command, &mut lock) } == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(lock.l_type)
+}

@@ -1,0 +1,97 @@
+//! The C ABI, from outside: a C program compiled against the header, a C++ compiler's view of it, the export table.
+// clippy.toml allows it in functions marked as tests only.
+#![allow(clippy::unwrap_used)]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// `cargo test` leaves the cdylib beside the test executables.
+fn library_folder() -> PathBuf {
+    let folder = std::env::current_exe().unwrap().parent().unwrap().to_owned();
+    assert!(folder.join("libnasbackup.so").exists(), "no libnasbackup.so in {}", folder.display());
+    folder
+}
+
+fn source(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+fn run(command: &mut Command) -> Output {
+    let output = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
+    eprintln!("{}", String::from_utf8_lossy(&output.stderr));
+    output
+}
+
+fn build(folder: &Path) -> PathBuf {
+    let program = folder.join("capi");
+    let library = library_folder();
+    let output = run(Command::new("cc")
+        .args(["-std=c11", "-pedantic", "-Wall", "-Wextra", "-Werror", "-o"])
+        .arg(&program)
+        .arg(source("tests/c/capi.c"))
+        .arg("-I")
+        .arg(source("include"))
+        .arg("-L")
+        .arg(&library)
+        .arg("-lnasbackup")
+        .arg(format!("-Wl,-rpath,{}", library.display())));
+    assert!(output.status.success(), "cc: {}", output.status);
+    program
+}
+
+#[test]
+fn a_c_program_gets_the_replies_of_the_contract() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = run(Command::new(build(folder.path())).arg("check"));
+    assert!(output.status.success(), "{}", output.status);
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), format!("version {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn a_c_program_runs_a_request_from_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let program = build(folder.path());
+    let (request, init) = (folder.path().join("request.json"), folder.path().join("init.json"));
+    std::fs::write(&request, r#"{"job":"none"}"#).unwrap();
+    std::fs::write(&init, r#"{"logLevel":"error"}"#).unwrap();
+    let output = run(Command::new(&program).arg("cancel").arg(&request).arg("init").arg(&init));
+    assert!(output.status.success());
+    let replies = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(replies, "{\"ok\":true,\"result\":null}\n{\"ok\":true,\"result\":{\"found\":false}}\n");
+    let refused = run(Command::new(&program).arg("jobs").arg(&request));
+    assert_eq!(refused.status.code(), Some(1));
+}
+
+#[test]
+fn the_header_is_good_c_plus_plus() {
+    let output = run(Command::new("c++")
+        .args(["-std=c++11", "-Wall", "-Wextra", "-Werror", "-fsyntax-only", "-x", "c++"])
+        .arg(source("include/nasbackup.h")));
+    assert!(output.status.success(), "c++: {}", output.status);
+}
+
+/// Whatever else a crate exports could clash with another library in the host process.
+#[test]
+fn the_library_exports_java_and_c_and_nothing_else() {
+    let output = run(Command::new("nm").args(["-D", "--defined-only"]).arg(library_folder().join("libnasbackup.so")));
+    assert!(output.status.success(), "nm: {}", output.status);
+    let table = String::from_utf8(output.stdout).unwrap();
+    let (c, others): (Vec<_>, Vec<_>) = table
+        .lines()
+        .filter_map(|line| line.split_whitespace().last())
+        .filter(|name| !name.starts_with("Java_org_nasbackup_"))
+        .partition(|name| name.starts_with("nasbackup_"));
+    assert_eq!(c, ["nasbackup_call", "nasbackup_free", "nasbackup_version"]);
+    assert!(others.is_empty(), "{others:?}");
+    assert_eq!(table.contains("Java_org_nasbackup_TestHooks"), cfg!(feature = "test-hooks"));
+}
+
+#[test]
+fn the_python_of_the_manual_runs() {
+    let manual = std::fs::read_to_string(source("docs/c-abi.md")).unwrap();
+    let example = manual.split("```python\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    assert!(example.trim().lines().count() <= 10);
+    let output = run(Command::new("python3").arg("-c").arg(example).env("LD_LIBRARY_PATH", library_folder()));
+    assert!(output.status.success(), "python3: {}", output.status);
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), format!("{} []\n", env!("CARGO_PKG_VERSION")));
+}
