@@ -53,10 +53,10 @@ pub fn init() {
         let config = nasbackup::config::Config {
             state_dir: folder("state"),
             mount_dir: folder("mounts"),
-            log_level: "debug".to_owned(),
+            log_level: "warn".to_owned(),
             ..Default::default()
         };
-        nasbackup::operation::init(config, nasbackup::logging::Default::Stderr).unwrap();
+        nasbackup::operation::init(config, nasbackup::logging::stderr()).unwrap();
     });
 }
 
