@@ -20,6 +20,8 @@ const CLOSE: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(250);
 /// Between two looks at cancel and deadline.
 const TICK: Duration = Duration::from_millis(100);
+/// How long a domain that begins to shut down may take to show that it only restarts.
+const RESTART: Duration = Duration::from_millis(500);
 /// How long to wait, after a failure, for the event that names the disk.
 const BLAME: Duration = Duration::from_millis(300);
 
@@ -105,6 +107,7 @@ impl PushJob {
 
     fn wait_completed(&mut self, job: &mut Reporter<'_>, deadline: Instant) -> Result<()> {
         const STEP: &str = "copy the disks";
+        let mut leaving = None;
         loop {
             match self.signals.recv_timeout(TICK) {
                 Ok(Signal::Event(Event::JobCompleted { success: true, .. })) => break,
@@ -112,15 +115,21 @@ impl PushJob {
                 Ok(Signal::Over(JobPicture { state: JobState::Completed, .. })) => break,
                 Ok(Signal::Over(picture)) => return Err(self.failed(picture.error)),
                 Ok(Signal::Event(Event::DiskClosed { disk, completed })) => self.disk_closed(disk, completed),
-                Ok(Signal::Event(Event::Gone) | Signal::Gone) => {
-                    return Err(Error::new(Code::JobFailed, STEP, "the guest stopped during the backup"));
-                }
+                Ok(Signal::Event(Event::Gone) | Signal::Gone) => drop(leaving.get_or_insert_with(Instant::now)),
                 Ok(Signal::Running(picture)) => {
                     job.progress(picture.done, picture.total);
                     job.tell()?;
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return Err(Error::new(Code::Internal, STEP, "the poller died")),
+            }
+            if leaving.is_some_and(|since| since.elapsed() >= RESTART) {
+                if self.domain().state()? == State::Other {
+                    // Its process may take half a minute to go, and the job with it: nobody waits for that.
+                    self.ended = true;
+                    return Err(Error::new(Code::JobFailed, STEP, "the guest stopped during the backup"));
+                }
+                leaving = None;
             }
             job.check_cancelled()?;
             if Instant::now() >= deadline {

@@ -17,6 +17,8 @@ pub struct DomainXml {
     pub others: Vec<String>,
     /// Its network interfaces.
     pub interfaces: Vec<Interface>,
+    /// It has a channel to the guest's agent.
+    pub agent: bool,
 }
 
 /// A disk of a domain.
@@ -92,6 +94,19 @@ struct DevicesElement {
     disk: Vec<DiskElement>,
     #[serde(default)]
     interface: Vec<InterfaceElement>,
+    #[serde(default)]
+    channel: Vec<ChannelElement>,
+}
+
+#[derive(Deserialize)]
+struct ChannelElement {
+    target: Option<ChannelTarget>,
+}
+
+#[derive(Deserialize)]
+struct ChannelTarget {
+    #[serde(rename = "@name")]
+    name: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -185,11 +200,15 @@ impl DomainXml {
         let domain: DomainElement =
             quick_xml::de::from_str(text).map_err(|e| Error::new(Code::Libvirt, "parse the domain's XML", e))?;
         let is_disk = |disk: &DiskElement| disk.device.as_deref().unwrap_or("disk") == "disk";
+        let to_agent = |channel: &ChannelElement| {
+            channel.target.as_ref().is_some_and(|target| target.name.as_deref() == Some("org.qemu.guest_agent.0"))
+        };
         let (disks, others): (Vec<_>, Vec<_>) = domain.devices.disk.into_iter().partition(is_disk);
         Ok(DomainXml {
             disks: disks.into_iter().map(Disk::from).collect(),
             others: others.into_iter().filter_map(|d| d.target).map(|t| t.dev).collect(),
             interfaces: domain.devices.interface.into_iter().map(Interface::from).collect(),
+            agent: domain.devices.channel.iter().any(to_agent),
         })
     }
 }
@@ -400,6 +419,7 @@ mod tests {
         );
         assert_eq!(domain.others, ["hdc"]);
         assert!(domain.disks.iter().all(|d| d.format == "qcow2" && !d.encrypted));
+        assert!(domain.agent && !fixture("kinds").agent);
         let nic = &domain.interfaces[0];
         assert_eq!(
             (nic.kind.as_str(), nic.source.as_deref(), nic.target.as_deref()),

@@ -283,8 +283,9 @@ fn a_disk_that_shrank_begins_a_new_chain_and_grows_in_it() {
     };
     resize(&mut story, &["--shrink", &path, "32M"]);
     story.take("incremental").assert_fallback();
+    let parent = story.bitmap();
     resize(&mut story, &[&path, "64M"]);
-    story.take("incremental").assert_incremental();
+    story.take("incremental").assert_recreated(&parent);
     story.assert_all_restore();
 }
 

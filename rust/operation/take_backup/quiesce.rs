@@ -32,11 +32,14 @@ pub(super) struct Frozen {
 }
 
 impl Frozen {
-    /// Freezes the guest's file systems. `QUIESCE_FAILED` when its agent does not do it in time.
-    pub(super) fn freeze(domain: &Domain) -> Result<Frozen> {
+    /// Freezes the guest's file systems. `QUIESCE_FAILED` when it has no agent, or the agent does not do it in time.
+    pub(super) fn freeze(domain: &Domain, has_agent: bool) -> Result<Frozen> {
+        let refuse = |cause| Err(Error::new(Code::QuiesceFailed, "freeze the guest's file systems", cause));
+        if !has_agent {
+            return refuse("the domain has no channel to a guest agent");
+        }
         if thawing().contains(domain.uuid()) {
-            let cause = "the guest's agent has not answered an earlier thaw yet";
-            return Err(Error::new(Code::QuiesceFailed, "freeze the guest's file systems", cause));
+            return refuse("the guest's agent has not answered an earlier thaw yet");
         }
         domain.bound_agent(AGENT)?;
         let since = Instant::now();

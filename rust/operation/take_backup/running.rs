@@ -328,7 +328,7 @@ impl Attempt {
             details.push("the guest is paused: not frozen".to_owned());
             return Ok(None);
         }
-        match Frozen::freeze(&self.found.domain) {
+        match Frozen::freeze(&self.found.domain, self.found.xml.agent) {
             Ok(frozen) => Ok(Some(frozen)),
             Err(error) if config.quiesce_failure == QuiesceFailure::Warn => {
                 details.push(error.to_string());
@@ -434,6 +434,13 @@ impl Attempt {
 /// this host's record, for the next run.
 fn remove_bitmap(found: &Found, host: &mut HostState, bitmap: Option<&str>) {
     let Some(bitmap) = bitmap else { return };
+    if found.domain.state() == Ok(State::Other) {
+        log::info!(
+            "{}: the guest is gone, what is left of bitmap '{bitmap}' goes with the next backup",
+            found.domain.name()
+        );
+        return;
+    }
     let (bitmaps, domain, name) = (found.bitmaps.clone(), found.domain.clone(), bitmap.to_owned());
     let removed = bounded("delete the new checkpoint", CALL, move || bitmaps.remove(&domain, &name));
     if let Err(error) = removed.and_then(|()| host.forget(bitmap)) {
@@ -460,9 +467,8 @@ fn resume(found: &Found) {
 /// After a success: removes the other bitmaps of ours. What could not be done is told, and done by the next run.
 fn clear_up(found: &Found, mut host: HostState, ours: &BTreeSet<String>, bitmap: &str) -> Vec<String> {
     let mut details = Vec::new();
-    for name in ours {
-        let removed =
-            if name != bitmap && found.bitmaps.has(name) { found.bitmaps.remove(&found.domain, name) } else { Ok(()) };
+    for name in ours.iter().filter(|name| *name != bitmap) {
+        let removed = if found.bitmaps.has(name) { found.bitmaps.remove(&found.domain, name) } else { Ok(()) };
         if let Err(error) = removed.and_then(|()| host.forget(name)) {
             details.push(format!("bitmap '{name}' stays until the next backup: {error}"));
         }
