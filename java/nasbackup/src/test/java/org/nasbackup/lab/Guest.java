@@ -22,6 +22,8 @@ import java.util.Arrays;
 import java.util.List;
 import java.util.UUID;
 import java.util.concurrent.atomic.AtomicInteger;
+import java.util.regex.Matcher;
+import java.util.regex.Pattern;
 import java.util.stream.Collectors;
 import java.util.stream.IntStream;
 import org.nasbackup.StoppedDisk;
@@ -141,12 +143,16 @@ final class Guest implements AutoCloseable {
         }
     }
 
-    /** Lets a running backup job copy next to nothing from now on, and waits until what is under way is written. */
-    void holdJobsStill() {
-        for (int disk = 0; disk < disks.size(); disk++) {
-            String job = "backup-" + target(disk) + "-libvirt-" + (disk + 1) + "-format";
-            monitor("{\"execute\":\"block-job-set-speed\",\"arguments\":{\"device\":\"" + job + "\",\"speed\":65536}}");
+    /** Lets the running backup of a disk copy next to nothing from now on; waits until what is under way is written. */
+    void holdBackupStill(int disk) {
+        String jobs = monitor("{\"execute\":\"query-block-jobs\"}");
+        Matcher named = Pattern.compile("backup-" + target(disk) + "-libvirt-\\d+-format")
+                .matcher(jobs);
+        if (!named.find()) {
+            throw new IllegalStateException("no backup of " + target(disk) + " runs: " + jobs);
         }
+        String job = named.group();
+        monitor("{\"execute\":\"block-job-set-speed\",\"arguments\":{\"device\":\"" + job + "\",\"speed\":65536}}");
         String[] before = {""};
         Lab.until("the job's writes under way arrive", () -> {
             Lab.run("sleep", "0.3"); // the time in which nothing may arrive
