@@ -38,6 +38,7 @@ enum Signal {
 #[derive(Debug)]
 pub struct PushJob {
     domain: Domain,
+    uri: String,
     targets: BTreeSet<String>,
     signals: Receiver<Signal>,
     _subscription: Subscription,
@@ -74,6 +75,7 @@ impl PushJob {
         poll(domain.clone(), uri.to_owned(), sender, stopped)?;
         Ok(PushJob {
             domain: domain.clone(),
+            uri: uri.to_owned(),
             targets,
             signals,
             _subscription: subscription,
@@ -93,6 +95,12 @@ impl PushJob {
     /// Has the job really ended? Only then may the domain's checkpoints be touched.
     pub fn has_ended(&self) -> bool {
         self.ended
+    }
+
+    /// The domain, on a new connection if the daemon was restarted.
+    fn domain(&self) -> Domain {
+        let found = libvirt::connect(&self.uri).and_then(|connection| self.domain.on(&connection));
+        found.ok().flatten().unwrap_or_else(|| self.domain.clone())
     }
 
     fn wait_completed(&mut self, job: &mut Reporter<'_>, deadline: Instant) -> Result<()> {
@@ -141,7 +149,7 @@ impl PushJob {
                 self.disk_closed(disk, completed);
             }
         }
-        let cause = text.unwrap_or_else(|| match self.domain.state() {
+        let cause = text.unwrap_or_else(|| match self.domain().state() {
             Ok(State::Other) => "the guest stopped during the backup".to_owned(),
             _ => "libvirt gives no reason".to_owned(),
         });
@@ -161,13 +169,13 @@ impl PushJob {
                 Ok(Signal::Event(Event::Gone) | Signal::Gone) => break,
                 Ok(_) => {}
                 Err(_) => {
-                    let domain = self.domain.clone();
+                    let domain = self.domain();
                     bounded("wait for the targets' close", CALL, move || domain.settle())?;
                     break;
                 }
             }
         }
-        match (&self.failed_disk, self.domain.state()?) {
+        match (&self.failed_disk, self.domain().state()?) {
             (Some(disk), _) => {
                 Err(Error::new(Code::JobFailed, "close the target", "QEMU says that it failed").on_disk(disk))
             }
@@ -183,7 +191,7 @@ impl PushJob {
         if self.ended {
             return error;
         }
-        let domain = self.domain.clone();
+        let domain = self.domain();
         if let Err(refused) = bounded("abort the job", CALL, move || domain.abort_job()) {
             log::warn!("{}: {refused}", self.domain.name());
         }

@@ -92,23 +92,19 @@ impl Domain {
         Ok(if made.is_null() { Err(VirtError::last_error()) } else { Ok(Checkpoint(made)) })
     }
 
-    /// Deletes a checkpoint and its bitmap, or only libvirt's record of it when the bitmap is gone. False when libvirt
-    /// does not know it.
+    /// Deletes a checkpoint and its bitmap. False when libvirt does not know it. An error when its bitmap is not on every
+    /// disk that it names.
     pub fn delete_checkpoint(&self, name: &str) -> Result<bool> {
         let Some(checkpoint) = self.find_checkpoint(name)? else { return Ok(false) };
-        // SAFETY: the checkpoint is live.
-        if unsafe { sys::virDomainCheckpointDelete(checkpoint.0, 0) } == 0 {
-            return Ok(true);
-        }
-        let with_bitmap = VirtError::last_error();
-        self.forget(&checkpoint).map_err(|_| at("delete the checkpoint")(with_bitmap))?;
+        self.delete(&checkpoint, 0).map_err(at("delete the checkpoint"))?;
         Ok(true)
     }
 
     /// Makes libvirt forget a checkpoint and leaves its bitmap alone. False when libvirt does not know it.
     pub fn forget_checkpoint(&self, name: &str) -> Result<bool> {
         let Some(checkpoint) = self.find_checkpoint(name)? else { return Ok(false) };
-        self.forget(&checkpoint).map_err(at("forget the checkpoint"))?;
+        self.delete(&checkpoint, sys::VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY)
+            .map_err(at("forget the checkpoint"))?;
         Ok(true)
     }
 
@@ -127,8 +123,7 @@ impl Domain {
         }
     }
 
-    fn forget(&self, checkpoint: &Checkpoint) -> Result<(), VirtError> {
-        let flags = sys::VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY;
+    fn delete(&self, checkpoint: &Checkpoint, flags: u32) -> Result<(), VirtError> {
         // SAFETY: the checkpoint is live.
         if unsafe { sys::virDomainCheckpointDelete(checkpoint.0, flags) } < 0 {
             Err(VirtError::last_error())

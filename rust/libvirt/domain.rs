@@ -116,14 +116,30 @@ impl Domain {
         self.inner.is_active().map_err(at("ask whether the domain runs"))
     }
 
-    /// Can its monitor be used? False while a job holds it or it does not answer. Never blocks.
-    pub fn monitor_is_free(&self) -> Result<bool> {
+    /// Does QEMU not answer, or has it left a question open for longer than `patience`? Never blocks.
+    pub fn monitor_hangs(&self, patience: Duration) -> Result<bool> {
         let mut info = sys::virDomainControlInfo { state: 0, details: 0, stateTime: 0 };
         // SAFETY: the domain is live; the call only writes `info`.
         if unsafe { sys::virDomainGetControlInfo(self.inner.as_ptr(), &mut info, 0) } < 0 {
             return Err(at("ask for the domain's monitor")(VirtError::last_error()));
         }
-        Ok(info.state == sys::VIR_DOMAIN_CONTROL_OK)
+        Ok(match info.state {
+            sys::VIR_DOMAIN_CONTROL_ERROR => true,
+            sys::VIR_DOMAIN_CONTROL_OCCUPIED => Duration::from_millis(info.stateTime) > patience,
+            _ => false,
+        })
+    }
+
+    /// Does a block job (copy, commit, pull) run on the disk `target`?
+    pub fn in_block_job(&self, target: &str) -> Result<bool> {
+        let disk = c_string(target)?;
+        let mut info = sys::virDomainBlockJobInfo { type_: 0, bandwidth: 0, cur: 0, end: 0 };
+        // SAFETY: the domain is live, the name is NUL-terminated, the call only writes `info`.
+        match unsafe { sys::virDomainGetBlockJobInfo(self.inner.as_ptr(), disk.as_ptr(), &mut info, 0) } {
+            0 => Ok(false),
+            1 => Ok(true),
+            _ => Err(at("ask for the disk's block job")(VirtError::last_error())),
+        }
     }
 
     /// Its live XML, as text and parsed, without secrets.

@@ -38,8 +38,6 @@ pub struct Disk {
     pub read_only: bool,
     /// It, or an image below it, is encrypted by QEMU.
     pub encrypted: bool,
-    /// A block job (copy, commit) of someone else runs on it.
-    pub in_block_job: bool,
 }
 
 /// Where a disk's data is.
@@ -110,7 +108,6 @@ struct DiskElement {
     transient: Option<Present>,
     readonly: Option<Present>,
     encryption: Option<Present>,
-    mirror: Option<Present>,
     #[serde(rename = "backingStore")]
     backing: Option<Box<BackingElement>>,
 }
@@ -211,7 +208,6 @@ impl From<DiskElement> for Disk {
             transient: disk.transient.is_some(),
             read_only: disk.readonly.is_some(),
             encrypted,
-            in_block_job: disk.mirror.is_some(),
         }
     }
 }
@@ -403,7 +399,7 @@ mod tests {
             ]
         );
         assert_eq!(domain.others, ["hdc"]);
-        assert!(domain.disks.iter().all(|d| d.format == "qcow2" && !d.encrypted && !d.in_block_job));
+        assert!(domain.disks.iter().all(|d| d.format == "qcow2" && !d.encrypted));
         let nic = &domain.interfaces[0];
         assert_eq!(
             (nic.kind.as_str(), nic.source.as_deref(), nic.target.as_deref()),
@@ -425,7 +421,6 @@ mod tests {
             by("vdi").encrypted && by("vdj").encrypted && by("vdk").encrypted,
             "disk, source and backing encryption"
         );
-        assert!(by("vdl").in_block_job);
         assert_eq!(by("vdm").format, "raw", "without a driver element");
         assert_eq!(by("vdm").serial.as_deref(), Some(" leading & trailing "));
         assert_eq!(domain.others, ["sda", "fda", "sdb"], "CD-ROM, floppy, LUN");

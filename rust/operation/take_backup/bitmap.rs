@@ -79,14 +79,36 @@ impl Bitmaps {
 
     /// Removes the bitmap `name` and its checkpoint from all disks.
     pub(super) fn remove(&self, domain: &Domain, name: &str) -> Result<()> {
-        if domain.delete_checkpoint(name)? {
-            return Ok(());
+        match domain.delete_checkpoint(name) {
+            Ok(true) => Ok(()),
+            Ok(false) => self.remove_stored(domain, name),
+            Err(error) => {
+                log::info!("{}: {error}; bitmap '{name}' is removed disk by disk", domain.name());
+                domain.forget_checkpoint(name)?;
+                self.remove_stored(domain, name)?;
+                self.remove_unstored(domain, name)
+            }
         }
+    }
+
+    /// Removes it from the disks whose image has it, in whatever state it is there.
+    fn remove_stored(&self, domain: &Domain, name: &str) -> Result<()> {
         let (with, without) = self.split(name);
         if !with.is_empty() {
             // The time is of no matter: the checkpoint is deleted at once.
             domain.redefine(&checkpoint_xml(name, Some(0), &with, &without))?;
             domain.delete_checkpoint(name)?;
+        }
+        Ok(())
+    }
+
+    /// Removes it where QEMU alone knows it, since it has begun after QEMU's start.
+    fn remove_unstored(&self, domain: &Domain, name: &str) -> Result<()> {
+        for target in self.split(name).1 {
+            let others: Vec<_> = self.targets.iter().map(String::as_str).filter(|other| *other != target).collect();
+            if domain.redefine_validated(&checkpoint_xml(name, Some(0), &[target], &others))? == Redefined::Good {
+                domain.delete_checkpoint(name)?;
+            }
         }
         Ok(())
     }

@@ -97,18 +97,21 @@ fn keep_thawing(domain: Domain) -> mpsc::Receiver<Result<u32>> {
         let begun = Instant::now();
         loop {
             let outcome = domain.thaw();
-            let done = outcome.is_ok();
             if let Err(error) = &outcome {
                 log::warn!("{}: {error}", domain.name());
             }
+            let done = outcome.is_ok() || begun.elapsed() > PATIENCE || domain.state() == Ok(State::Other);
+            if done {
+                // Before the outcome is known: whoever learns of it may freeze again at once.
+                thawing().remove(domain.uuid());
+            }
             // Only the first outcome has a reader, and it may have given up.
             let _ = sender.send(outcome);
-            if done || begun.elapsed() > PATIENCE || domain.state() == Ok(State::Other) {
-                break;
+            if done {
+                return;
             }
             std::thread::sleep(PAUSE);
         }
-        thawing().remove(domain.uuid());
     });
     if let Err(error) = thread {
         thawing().remove(&uuid);

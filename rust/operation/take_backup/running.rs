@@ -20,6 +20,8 @@ use crate::nas::deadline::bounded;
 use crate::point::{Kind, Manifest, ManifestDisk, ParentPoint, volume_of};
 use crate::qcow2;
 
+/// A question to QEMU that is open for longer means that it hangs; others in the agent ask it for statistics.
+const MONITOR: Duration = Duration::from_secs(10);
 /// How long a NAS that was opened a moment ago may take to make the targets.
 const PROBE: Duration = Duration::from_secs(20);
 /// How long one libvirt call after a job may take.
@@ -30,6 +32,7 @@ const SYNC: Duration = Duration::from_secs(600);
 /// A running guest as it was found.
 struct Found {
     domain: Domain,
+    uri: String,
     runs: bool,
     xml_text: String,
     xml: DomainXml,
@@ -67,8 +70,9 @@ pub(super) fn run(call: &Call<'_>, mut host: HostState, job: &mut Reporter<'_>) 
     let disks = manifest_disks(&attempt, &plan, &names);
     let manifest = manifest(&checked.vm, copied.when, bitmap, parent, disks)?;
     let limit = SYNC.max(call.left());
-    let (manifest, found, host) = attempt.publish(manifest, limit)?;
+    let (manifest, mut found, host) = attempt.publish(manifest, limit)?;
     job.enter("clear up");
+    found.refresh();
     let mut details = found.details.clone();
     details.extend(plan.details.iter().cloned());
     details.extend(copied.details);
@@ -93,6 +97,17 @@ pub(super) fn run(call: &Call<'_>, mut host: HostState, job: &mut Reporter<'_>) 
     Ok(outcome.answer(&checked.point, job))
 }
 
+impl Found {
+    /// Follows the domain onto a new connection, should the daemon have been restarted.
+    fn refresh(&mut self) {
+        match libvirt::connect(&self.uri).and_then(|connection| self.domain.on(&connection)) {
+            Ok(Some(domain)) => self.domain = domain,
+            Ok(None) => log::info!("{}: the domain is gone", self.domain.name()),
+            Err(error) => log::warn!("{}: {error}", self.domain.name()),
+        }
+    }
+}
+
 /// Looks at the domain and its disks, and refuses what can't be backed up.
 fn find(checked: &Checked, config: &Config) -> Result<Found> {
     let connection = libvirt::connect(&config.connection_uri)?;
@@ -110,8 +125,12 @@ fn find(checked: &Checked, config: &Config) -> Result<Found> {
             ));
         }
     };
-    if !domain.monitor_is_free()? || domain.job()?.state == JobState::Running {
-        return Err(Error::new(Code::Busy, "look at the domain", "another job (backup, migration, save) runs on it"));
+    if domain.monitor_hangs(MONITOR)? || domain.job()?.state == JobState::Running {
+        return Err(Error::new(
+            Code::Busy,
+            "look at the domain",
+            "another job (backup, migration, save) runs on it, or QEMU does not answer",
+        ));
     }
     let (xml_text, xml) = domain.xml()?;
     let (chosen, skipped): (Vec<&Disk>, Vec<&Disk>) =
@@ -129,7 +148,7 @@ fn find(checked: &Checked, config: &Config) -> Result<Found> {
     refuse_twins(&disks)?;
     let targets = disks.iter().map(|disk| disk.target.clone()).collect();
     let bitmaps = Bitmaps { targets, stored, known: domain.checkpoint_names()?.into_iter().collect() };
-    Ok(Found { domain, runs, xml_text, xml, disks, left_out, bitmaps, details })
+    Ok(Found { domain, uri: config.connection_uri.clone(), runs, xml_text, xml, disks, left_out, bitmaps, details })
 }
 
 /// Facts of one disk, and the names of the bitmaps stored in its top image.
@@ -142,7 +161,7 @@ fn look_at(domain: &Domain, disk: &Disk) -> Result<(DiskFacts, BTreeSet<String>)
             "it is encrypted, and would be written to the NAS in plain text",
         ));
     }
-    if disk.in_block_job {
+    if domain.in_block_job(&disk.target)? {
         return Err(Error::new(Code::Busy, STEP, "a block job runs on it"));
     }
     let volume = disk.source.path().and_then(volume_of);
@@ -360,7 +379,7 @@ impl Attempt {
 
     /// Undoes everything because of `error`: at once, or, when the job can't be ended now, on a thread that waits for
     /// its end and keeps the virtual machine locked until then.
-    fn abandon(self, error: Error) -> Error {
+    fn abandon(mut self, error: Error) -> Error {
         let runs_on = self.stuck || self.push.as_ref().is_some_and(|push| !push.has_ended());
         if !runs_on {
             return self.clear(error);
@@ -380,9 +399,10 @@ impl Attempt {
     }
 
     /// Waits until no job runs on the domain. A push job on a NAS that hangs can't be ended by anybody.
-    fn wait_for_end(&self) {
+    fn wait_for_end(&mut self) {
         loop {
             std::thread::sleep(Duration::from_secs(1));
+            self.found.refresh();
             let domain = &self.found.domain;
             match domain.job() {
                 Ok(picture) if picture.state == JobState::Running => {
@@ -402,7 +422,8 @@ impl Attempt {
 
     /// Undoes everything; no job runs any more.
     fn clear(self, error: Error) -> Error {
-        let Attempt { found, bitmap, mut host, targets, .. } = self;
+        let Attempt { mut found, bitmap, mut host, targets, .. } = self;
+        found.refresh();
         remove_bitmap(&found, &mut host, bitmap.as_deref());
         resume(&found);
         let error = targets.discard(error);
@@ -415,9 +436,9 @@ impl Attempt {
 /// this host's record, for the next run.
 fn remove_bitmap(found: &Found, host: &mut HostState, bitmap: Option<&str>) {
     let Some(bitmap) = bitmap else { return };
-    let (domain, name) = (found.domain.clone(), bitmap.to_owned());
-    let removed = bounded("delete the new checkpoint", CALL, move || domain.delete_checkpoint(&name));
-    if let Err(error) = removed.and_then(|_| host.forget(bitmap)) {
+    let (bitmaps, domain, name) = (found.bitmaps.clone(), found.domain.clone(), bitmap.to_owned());
+    let removed = bounded("delete the new checkpoint", CALL, move || bitmaps.remove(&domain, &name));
+    if let Err(error) = removed.and_then(|()| host.forget(bitmap)) {
         log::warn!("{}: bitmap '{bitmap}' stays until the next backup: {error}", found.domain.name());
     }
 }

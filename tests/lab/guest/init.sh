@@ -1,0 +1,54 @@
+#!/bin/busybox sh
+# The guest's init: mounts the virtio disk, runs the guest agent and a shell on the serial console.
+# Kernel words: w=N writes files of N KiB without end; each carries its own sum.
+/bin/busybox --install -s /bin
+export PATH=/bin:/sbin
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs dev /dev
+mkdir -p /dev/pts
+mount -t devpts devpts /dev/pts
+echo 3 >/proc/sys/kernel/printk
+for module in virtio_ring virtio virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci virtio_blk virtio_console button evdev; do
+    insmod /m/$module.ko
+done
+for word in $(cat /proc/cmdline); do case $word in w=*) eval "$word" ;; esac done
+
+tries=0
+while [ ! -b /dev/vda ] && [ $tries -lt 500 ]; do usleep 20000; tries=$((tries + 1)); done
+mount -t ext4 /dev/vda /mnt
+
+cat >/bin/writer <<'W'
+#!/bin/sh
+# dN is random, sN its sum, renamed into place only when dN is on disk: every sN verifies at every instant.
+n=$(cat /mnt/next 2>/dev/null || echo 0)
+while :; do
+    slot=$((n % 64))
+    rm -f /mnt/s$slot
+    sync
+    dd if=/dev/urandom of=/mnt/d$slot bs=1k count=$1 conv=fsync 2>/dev/null
+    (cd /mnt && sha256sum d$slot) >/mnt/t$slot
+    sync
+    mv /mnt/t$slot /mnt/s$slot
+    n=$((n + 1))
+    echo $n >/mnt/next.t
+    mv /mnt/next.t /mnt/next
+done
+W
+chmod 755 /bin/writer
+[ -z "$w" ] || writer "$w" &
+
+tries=0
+while [ -z "$port" ] && [ $tries -lt 500 ]; do
+    for p in /sys/class/virtio-ports/*; do
+        [ "$(cat $p/name 2>/dev/null)" = org.qemu.guest_agent.0 ] && port=/dev/${p##*/}
+    done
+    usleep 20000
+    tries=$((tries + 1))
+done
+mkdir -p /dev/virtio-ports
+ln -s $port /dev/virtio-ports/org.qemu.guest_agent.0
+qemu-ga -d -p /dev/virtio-ports/org.qemu.guest_agent.0 -l /tmp/qga.log -t /run
+
+stty -echo </dev/ttyS0
+while :; do setsid sh -c 'exec sh </dev/ttyS0 >/dev/ttyS0 2>&1'; done

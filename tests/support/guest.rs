@@ -1,0 +1,444 @@
+//! A transient domain like CloudStack's. It has no operating system: tests write to its disks through QEMU's monitor,
+//! which takes the guest's own way, so bitmaps and copy-before-write see it.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use nasbackup::operation::take_backup::StoppedDisk;
+use serde_json::{Value, json};
+
+use super::image::{self, Image, MIB, PASSPHRASE};
+use super::{folder, output, run, succeeds, unique, until, xml};
+
+/// How a disk hangs on the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bus {
+    Virtio,
+    Scsi,
+    Sata,
+}
+
+/// A disk of a guest, also before it has one.
+pub struct Disk {
+    pub path: PathBuf,
+    pub image: Image,
+    pub bus: Bus,
+    pub serial: Option<String>,
+    size: u64,
+    overlay: bool,
+    /// Keeps the loop device of a block disk: the kernel detaches it when the last descriptor goes.
+    block: Option<File>,
+    /// Further elements inside `<disk>`, such as `<shareable/>`.
+    pub extra: &'static str,
+    /// The last write, looked for in the next copies.
+    written: Option<(u8, u64, u64)>,
+}
+
+impl Disk {
+    /// A qcow2 on virtio of 64 MiB.
+    pub fn new() -> Disk {
+        Disk {
+            path: folder("disk").join(volume()),
+            image: Image::Qcow2,
+            bus: Bus::Virtio,
+            serial: None,
+            size: 64 * MIB,
+            overlay: false,
+            block: None,
+            extra: "",
+            written: None,
+        }
+    }
+
+    /// A root disk: an overlay of a template that holds data of its own.
+    pub fn root() -> Disk {
+        Disk { overlay: true, ..Disk::new() }
+    }
+
+    pub fn image(self, image: Image) -> Disk {
+        Disk { image, ..self }
+    }
+
+    pub fn bus(self, bus: Bus) -> Disk {
+        Disk { bus, ..self }
+    }
+
+    pub fn size(self, bytes: u64) -> Disk {
+        Disk { size: bytes, ..self }
+    }
+
+    pub fn extra(self, extra: &'static str) -> Disk {
+        Disk { extra, ..self }
+    }
+
+    pub fn serial(self, serial: &str) -> Disk {
+        Disk { serial: Some(serial.to_owned()), ..self }
+    }
+
+    /// With this file name, in a folder of its own.
+    pub fn named(self, name: &str) -> Disk {
+        Disk { path: folder("disk").join(name), ..self }
+    }
+
+    /// Its file exists already.
+    pub fn existing(path: PathBuf, image: Image) -> Disk {
+        Disk { path, image, size: 0, ..Disk::new() }
+    }
+
+    /// A block device in place of a file.
+    pub fn block() -> Disk {
+        let file = folder("disk").join("backing");
+        File::create(&file).unwrap().set_len(64 * MIB).unwrap();
+        let device = run("losetup", ["--find", "--show", file.to_str().unwrap()]).trim_end().to_owned();
+        let block = File::open(&device).unwrap();
+        run("losetup", ["--detach", &device]);
+        Disk { path: device.into(), image: Image::Raw, block: Some(block), size: 0, ..Disk::new() }
+    }
+
+    /// Does a backup have to hold it?
+    pub fn is_backed_up(&self) -> bool {
+        self.extra.is_empty()
+    }
+
+    /// Can it carry a bitmap?
+    pub fn takes_bitmaps(&self) -> bool {
+        self.image == Image::Qcow2 && self.block.is_none()
+    }
+
+    /// The last component of its path, which names the backup file.
+    pub fn volume(&self) -> &str {
+        self.path.file_name().unwrap().to_str().unwrap()
+    }
+
+    /// As a request for a stopped guest names it.
+    pub fn stopped(&self) -> StoppedDisk {
+        StoppedDisk { path: Some(self.path.to_str().unwrap().into()), format: Some(self.image.format().into()) }
+    }
+
+    fn create(&self) {
+        if self.overlay {
+            let template = folder("template").join(volume());
+            Image::Qcow2.create(&template, self.size);
+            let text = template.to_str().unwrap();
+            run("qemu-io", ["-f", "qcow2", "-c", "write -P 0x11 0 1M", "-c", "write -P 0x12 32M 192k", text]);
+            image::create_overlay(&self.path, &template);
+        } else if self.size > 0 {
+            self.image.create(&self.path, self.size);
+        }
+    }
+
+    fn xml(&self, target: &str) -> String {
+        let (kind, attribute) = if self.block.is_some() { ("block", "dev") } else { ("file", "file") };
+        let path = xml(&self.path);
+        let (format, extra) = (self.image.format(), self.extra);
+        let bus = match self.bus {
+            Bus::Virtio => "virtio",
+            Bus::Scsi => "scsi",
+            Bus::Sata => "sata",
+        };
+        let serial =
+            self.serial.as_deref().map(|serial| format!("<serial>{}</serial>", xml(serial))).unwrap_or_default();
+        let encryption = match self.image {
+            Image::Luks => {
+                let uuid = secret(&self.path);
+                format!("<encryption format='luks'><secret type='passphrase' uuid='{uuid}'/></encryption>")
+            }
+            _ => String::new(),
+        };
+        format!(
+            "<disk type='{kind}' device='disk'><driver name='qemu' type='{format}' cache='none' discard='unmap'/>\
+             <source {attribute}='{path}'>{encryption}</source><target dev='{target}' bus='{bus}'/>{serial}{extra}</disk>"
+        )
+    }
+}
+
+/// A volume name like CloudStack's.
+fn volume() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/random/uuid").unwrap().trim_end().to_owned()
+}
+
+/// Gives libvirt the passphrase of a LUKS image and returns the secret's uuid.
+fn secret(path: &Path) -> String {
+    let uuid = volume();
+    let file = folder("secret").join("xml");
+    let usage = xml(path);
+    let text = format!(
+        "<secret ephemeral='yes' private='no'><uuid>{uuid}</uuid>\
+         <usage type='volume'><volume>{usage}-{uuid}</volume></usage></secret>"
+    );
+    std::fs::write(&file, text).unwrap();
+    run("virsh", ["secret-define", file.to_str().unwrap()]);
+    std::fs::write(&file, PASSPHRASE).unwrap();
+    run("virsh", ["secret-set-value", &uuid, "--plain", "--file", file.to_str().unwrap()]);
+    uuid
+}
+
+/// A guest; its domain is destroyed on drop.
+pub struct Guest {
+    pub name: String,
+    pub disks: Vec<Disk>,
+    /// Further elements inside `<devices>`.
+    pub devices: String,
+    /// Further elements inside `<os>`.
+    pub boot: String,
+    pub memory_mib: u32,
+    folder: PathBuf,
+}
+
+impl Guest {
+    /// A guest of these disks, which are made unless they exist; not started.
+    pub fn stopped(disks: impl IntoIterator<Item = Disk>) -> Guest {
+        Guest::named(&format!("i-{}-VM", unique()), disks)
+    }
+
+    /// One of that name.
+    pub fn named(name: &str, disks: impl IntoIterator<Item = Disk>) -> Guest {
+        let disks: Vec<_> = disks.into_iter().collect();
+        disks.iter().for_each(Disk::create);
+        Guest {
+            name: name.to_owned(),
+            disks,
+            devices: String::new(),
+            boot: String::new(),
+            memory_mib: 64,
+            folder: folder("guest"),
+        }
+    }
+
+    /// Gives the stopped guest one more disk.
+    pub fn add(&mut self, disk: Disk) {
+        disk.create();
+        self.disks.push(disk);
+    }
+
+    /// A running guest of these disks.
+    pub fn new(disks: impl IntoIterator<Item = Disk>) -> Guest {
+        let guest = Guest::stopped(disks);
+        guest.start();
+        guest
+    }
+
+    /// A running guest with a root disk and a data disk, each holding a few MiB of its own.
+    pub fn ordinary() -> Guest {
+        let mut guest = Guest::new([Disk::root(), Disk::new()]);
+        guest.write(0, 0x21, 4 * MIB, 3 * MIB);
+        guest.write(1, 0x22, 0, 2 * MIB);
+        guest
+    }
+
+    /// A running guest whose only disk holds `mib` MiB of data: on a slow repository its backup takes a while.
+    pub fn full_of_data(mib: u64) -> Guest {
+        let mut guest = Guest::new([Disk::new().size((mib + 16) * MIB)]);
+        guest.write(0, 0x31, 0, mib * MIB);
+        guest
+    }
+
+    /// The name libvirt gives the disk inside the guest.
+    pub fn target(&self, disk: usize) -> String {
+        let bus = self.disks[disk].bus;
+        let letter = |index: usize| char::from(b'a' + u8::try_from(index).unwrap());
+        match bus {
+            Bus::Virtio => format!("vd{}", letter(self.index_on_bus(disk))),
+            Bus::Scsi => format!("sd{}", letter(self.index_on_bus(disk))),
+            Bus::Sata => format!("hd{}", letter(self.index_on_bus(disk))),
+        }
+    }
+
+    fn index_on_bus(&self, disk: usize) -> usize {
+        self.disks[..disk].iter().filter(|other| other.bus == self.disks[disk].bus).count()
+    }
+
+    /// QEMU's path of the disk's device.
+    fn device(&self, disk: usize) -> String {
+        let index = self.index_on_bus(disk);
+        match self.disks[disk].bus {
+            Bus::Virtio => format!("/machine/peripheral/virtio-disk{index}/virtio-backend"),
+            Bus::Scsi => format!("/machine/peripheral/scsi0-0-0-{index}"),
+            Bus::Sata => format!("/machine/peripheral/sata0-0-{index}"),
+        }
+    }
+
+    fn xml(&self) -> String {
+        let disks: String = (0..self.disks.len()).map(|i| self.disks[i].xml(&self.target(i))).collect();
+        let (name, memory, boot, devices) = (xml(&self.name), self.memory_mib, &self.boot, &self.devices);
+        let scsi = if disks.contains("bus='scsi'") { "<controller type='scsi' model='virtio-scsi'/>" } else { "" };
+        format!(
+            "<domain type='qemu'><name>{name}</name><memory unit='MiB'>{memory}</memory><vcpu>1</vcpu>\
+             <os><type arch='x86_64' machine='q35'>hvm</type>{boot}</os><features><acpi/></features>\
+             <devices>{scsi}{disks}{devices}<memballoon model='none'/></devices></domain>"
+        )
+    }
+
+    /// Starts it from fresh XML, as CloudStack does: libvirt knows no checkpoint of it.
+    pub fn start(&self) {
+        let file = self.folder.join("domain.xml");
+        std::fs::write(&file, self.xml()).unwrap();
+        run("virsh", ["create", file.to_str().unwrap()]);
+    }
+
+    /// Stops it as CloudStack does at the end: its bitmaps are stored.
+    pub fn stop(&self) {
+        self.virsh(&["destroy"]);
+    }
+
+    pub fn restart(&self) {
+        self.stop();
+        self.start();
+    }
+
+    /// Saves it to a file and restores it: to libvirt and the bitmaps the same as a migration.
+    pub fn save_restore(&self) {
+        let file = self.folder.join("saved");
+        let file = file.to_str().unwrap();
+        self.virsh(&["save", file]);
+        run("virsh", ["restore", file]);
+    }
+
+    /// Kills QEMU, and waits until libvirt knows.
+    pub fn kill_qemu(&self) {
+        run("kill", ["-KILL", &self.pid()]);
+        until("libvirt notices that QEMU is gone", Duration::from_secs(30), || self.state() == "gone");
+    }
+
+    fn pid(&self) -> String {
+        // libvirt escapes the name in the file's name; the domain's id is in QEMU's command line.
+        let id = self.virsh(&["domid"]);
+        let master = format!("/domain-{}-", id.trim());
+        let of_domain = |pid: &String| {
+            let command = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            command.starts_with("/usr/bin/qemu-system") && command.contains(&master)
+        };
+        let processes = std::fs::read_dir("/proc").unwrap();
+        let names = processes.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.into_iter().find(of_domain).expect("QEMU runs")
+    }
+
+    pub fn suspend(&self) {
+        self.virsh(&["suspend"]);
+    }
+
+    pub fn resume(&self) {
+        self.virsh(&["resume"]);
+    }
+
+    /// `running`, `paused` ..., or `gone`.
+    pub fn state(&self) -> String {
+        let state = output(Command::new("virsh").args(["domstate", "--domain", &self.name]));
+        if state.status.success() { String::from_utf8(state.stdout).unwrap().trim().to_owned() } else { "gone".into() }
+    }
+
+    /// Runs `virsh` on this domain and returns what it prints.
+    pub fn virsh(&self, arguments: &[&str]) -> String {
+        run("virsh", [&arguments[..1], &["--domain", &self.name], &arguments[1..]].concat())
+    }
+
+    /// Asks QEMU's monitor in JSON.
+    pub fn qmp(&self, command: Value) -> Value {
+        let reply = self.virsh(&["qemu-monitor-command", "--cmd", &command.to_string()]);
+        let reply: Value = serde_json::from_str(&reply).unwrap();
+        assert!(reply["error"].is_null(), "{command}: {reply}");
+        reply["return"].clone()
+    }
+
+    /// Writes `pattern` to `length` bytes of a disk and flushes it.
+    pub fn write(&mut self, disk: usize, pattern: u8, offset: u64, length: u64) {
+        self.qemu_io(disk, &format!("write -P {pattern} {offset} {length}"), offset + length);
+        self.disks[disk].written = Some((pattern, offset, length));
+    }
+
+    /// Writes zeros by a command for it, not by data.
+    pub fn write_zeroes(&mut self, disk: usize, offset: u64, length: u64) {
+        self.qemu_io(disk, &format!("write -z {offset} {length}"), offset + length);
+        self.disks[disk].written = Some((0, offset, length));
+    }
+
+    /// Gives a range back.
+    pub fn discard(&mut self, disk: usize, offset: u64, length: u64) {
+        self.qemu_io(disk, &format!("discard {offset} {length}"), offset + length);
+        self.disks[disk].written = None;
+    }
+
+    fn qemu_io(&self, disk: usize, command: &str, end: u64) {
+        // QEMU prints the outcome on its own standard output: `copy` finds out.
+        assert!(end <= self.virtual_size(disk), "beyond the end of the disk");
+        let device = self.device(disk);
+        for command in [command, "flush"] {
+            let line = format!("qemu-io -d {device} \"{command}\"");
+            let answer = self.virsh(&["qemu-monitor-command", "--hmp", "--cmd", &line]);
+            assert_eq!(answer.trim(), "", "{line}");
+        }
+    }
+
+    /// The size that the guest sees, in bytes.
+    pub fn virtual_size(&self, disk: usize) -> u64 {
+        let disk = &self.disks[disk];
+        if disk.block.is_some() {
+            return 64 * MIB;
+        }
+        image::info(&disk.path, disk.image.format())["virtual-size"].as_u64().unwrap()
+    }
+
+    /// A raw copy of what a disk holds now. Every write was flushed, and only tests write.
+    pub fn copy(&self, disk: usize) -> PathBuf {
+        let disk = &self.disks[disk];
+        let copy = image::raw_copy(&disk.path, disk.image.format());
+        if let Some((pattern, offset, length)) = disk.written {
+            let read = format!("read -P {pattern} {offset} {length}");
+            let text = run("qemu-io", ["-r", "-f", "raw", "-c", &read, copy.to_str().unwrap()]);
+            assert!(!text.contains("Pattern verification failed"), "the last write did not arrive: {text}");
+        }
+        copy
+    }
+
+    /// Raw copies of all disks.
+    pub fn copies(&self) -> Vec<PathBuf> {
+        (0..self.disks.len()).map(|disk| self.copy(disk)).collect()
+    }
+
+    /// Grows a disk of the running guest.
+    pub fn grow(&self, disk: usize, bytes: u64) {
+        self.virsh(&["blockresize", &self.target(disk), &format!("{bytes}B")]);
+    }
+
+    /// As a request for the stopped guest names them.
+    pub fn stopped_disks(&self) -> Vec<StoppedDisk> {
+        self.disks.iter().map(Disk::stopped).collect()
+    }
+
+    /// The names of the checkpoints that libvirt knows.
+    pub fn checkpoints(&self) -> Vec<String> {
+        let mut names: Vec<_> = self.virsh(&["checkpoint-list", "--name"]).lines().map(str::to_owned).collect();
+        names.retain(|name| !name.is_empty());
+        names.sort();
+        names
+    }
+
+    /// The names of a disk's bitmaps: of the running QEMU, else those stored in the image.
+    pub fn bitmaps(&self, disk: usize) -> Vec<String> {
+        if self.state() == "gone" {
+            return image::stored_bitmaps(&self.disks[disk].path);
+        }
+        let blocks = self.qmp(json!({"execute": "query-block"}));
+        let device = self.device(disk);
+        // QEMU names a device by its id if it has one, else by its path.
+        let names = [device.as_str(), device.trim_start_matches("/machine/peripheral/")];
+        let block = blocks.as_array().unwrap().iter().find(|block| names.iter().any(|name| block["qdev"] == *name));
+        image::names(&block.expect("the disk is there")["inserted"]["dirty-bitmaps"])
+    }
+
+    /// Neither libvirt nor QEMU has a job on this domain.
+    pub fn assert_no_job(&self) {
+        let info = self.virsh(&["domjobinfo"]);
+        assert!(info.contains("None"), "{info}");
+        assert_eq!(self.qmp(json!({"execute": "query-jobs"})), json!([]));
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        let gone = self.state() == "gone" || succeeds("virsh", ["destroy", "--domain", &self.name]);
+        assert!(gone || std::thread::panicking(), "'{}' could not be destroyed", self.name);
+    }
+}

@@ -1,0 +1,91 @@
+//! Disk images, by way of `qemu-img`.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::{folder, run};
+
+/// Bytes in a mebibyte.
+pub const MIB: u64 = 1 << 20;
+
+/// The format of a guest's disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Image {
+    /// Can carry bitmaps.
+    Qcow2,
+    /// `compat=0.10`: can't.
+    Qcow2V2,
+    Raw,
+    /// qcow2 whose payload is encrypted.
+    Luks,
+}
+
+/// The passphrase of every LUKS image here.
+pub const PASSPHRASE: &str = "open";
+
+impl Image {
+    /// The name that QEMU, libvirt and the request give it.
+    pub fn format(self) -> &'static str {
+        if self == Image::Raw { "raw" } else { "qcow2" }
+    }
+
+    /// Makes an image of `size` bytes.
+    pub fn create(self, path: &Path, size: u64) {
+        let size = size.to_string();
+        let mut arguments = vec!["create", "-q", "-f", self.format()];
+        let secret = format!("secret,id=key,data={PASSPHRASE}");
+        match self {
+            Image::Qcow2 | Image::Raw => {}
+            Image::Qcow2V2 => arguments.extend(["-o", "compat=0.10"]),
+            Image::Luks => {
+                arguments.extend(["--object", &secret, "-o", "encrypt.format=luks,encrypt.key-secret=key"]);
+                arguments.extend(["-o", "encrypt.iter-time=10"]);
+            }
+        }
+        arguments.extend([path.to_str().unwrap(), &size]);
+        run("qemu-img", arguments);
+    }
+}
+
+/// Makes `path` an overlay of `template`.
+pub fn create_overlay(path: &Path, template: &Path) {
+    run(
+        "qemu-img",
+        ["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", template.to_str().unwrap(), path.to_str().unwrap()],
+    );
+}
+
+/// What `qemu-img info` says of one image, without taking its lock.
+pub fn info(path: &Path, format: &str) -> Value {
+    let path = path.to_str().unwrap();
+    serde_json::from_str(&run("qemu-img", ["info", "-U", "-f", format, "--output=json", path])).unwrap()
+}
+
+/// The names of the bitmaps stored in a qcow2, in order.
+pub fn stored_bitmaps(path: &Path) -> Vec<String> {
+    names(&info(path, "qcow2")["format-specific"]["data"]["bitmaps"])
+}
+
+/// The `name`s in a JSON list of objects; an absent list has none.
+pub fn names(list: &Value) -> Vec<String> {
+    let list = list.as_array().cloned().unwrap_or_default();
+    let mut names: Vec<_> = list.iter().map(|item| item["name"].as_str().unwrap().to_owned()).collect();
+    names.sort();
+    names
+}
+
+/// A raw copy of what an image holds, made without taking its lock.
+pub fn raw_copy(path: &Path, format: &str) -> PathBuf {
+    let copy = folder("copy").join("raw");
+    run("qemu-img", ["convert", "-U", "-f", format, "-O", "raw", path.to_str().unwrap(), copy.to_str().unwrap()]);
+    copy
+}
+
+/// The image is sound, as large as the raw copy, and holds the same bytes. Takes its lock: a writer left over fails it.
+pub fn assert_holds(image: &Path, raw: &Path) {
+    let image_text = image.to_str().unwrap();
+    run("qemu-img", ["check", "-q", "-f", "qcow2", image_text]);
+    assert_eq!(info(image, "qcow2")["virtual-size"], raw.metadata().unwrap().len(), "size of {image_text}");
+    run("qemu-img", ["compare", "-f", "raw", "-F", "qcow2", raw.to_str().unwrap(), image_text]);
+}

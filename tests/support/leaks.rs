@@ -1,0 +1,57 @@
+//! What a call must not leave behind in this process and in this mount namespace.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// Mounts and open descriptors at one moment. Descriptors are those of the whole process: compare them only in a test
+/// binary that runs one test.
+#[derive(Debug)]
+pub struct Leaks {
+    mounts: Vec<String>,
+    descriptors: BTreeMap<String, usize>,
+    threads: usize,
+}
+
+impl Leaks {
+    /// The state now.
+    pub fn now() -> Leaks {
+        Leaks { mounts: mounts(), descriptors: descriptors(), threads: entries("/proc/self/task").count() }
+    }
+
+    /// Nothing has come since.
+    pub fn assert_none(&self) {
+        assert_eq!(mounts(), self.mounts, "mounts");
+        assert_eq!(descriptors(), self.descriptors, "descriptors");
+        assert_eq!(entries("/proc/self/task").count(), self.threads, "threads");
+    }
+}
+
+/// Mount points of this namespace, as the kernel writes them.
+pub fn mounts() -> Vec<String> {
+    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    table.lines().map(|line| line.split(' ').nth(4).unwrap().to_owned()).collect()
+}
+
+/// Is something mounted at `path`?
+pub fn mounted_at(path: &Path) -> bool {
+    mounts().iter().any(|mount| Path::new(mount) == path)
+}
+
+/// How many descriptors are open on what.
+fn descriptors() -> BTreeMap<String, usize> {
+    let mut count = BTreeMap::new();
+    for entry in entries("/proc/self/fd") {
+        // The descriptor of this very listing is gone by now.
+        if let Ok(target) = std::fs::read_link(&entry) {
+            let target = target.to_string_lossy();
+            let kind = if target.starts_with('/') { &target } else { target.split(':').next().unwrap() };
+            *count.entry(kind.to_owned()).or_default() += 1;
+        }
+    }
+    count
+}
+
+fn entries(folder: &str) -> impl Iterator<Item = PathBuf> {
+    let entries: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    entries.into_iter()
+}

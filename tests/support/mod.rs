@@ -1,0 +1,118 @@
+//! What the integration tests share: guests, repositories, stories of backups, and the checks that go with them.
+//! Everything here is real; a step that fails panics with the command and its output.
+
+#![allow(dead_code, unused_imports, unreachable_pub, reason = "each test binary uses its part of it")]
+#![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
+
+mod guest;
+mod image;
+mod leaks;
+mod nas;
+mod real_guest;
+mod story;
+
+use std::ffi::OsStr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::Once;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+pub use guest::{Bus, Disk, Guest};
+pub use image::{Image, MIB, assert_holds};
+pub use leaks::Leaks;
+pub use nas::{Fs, Nas, unmounted_image};
+pub use real_guest::{RealGuest, Restored};
+pub use story::{Point, Story, backup_path, take, take_and};
+
+/// The lab's folder, or a clear failure outside of one.
+fn lab() -> PathBuf {
+    std::env::var_os("NASBACKUP_LAB").expect("these tests run inside a lab: tests/lab/run").into()
+}
+
+static MADE: AtomicU32 = AtomicU32::new(0);
+
+/// A number that no other test of this lab gets.
+fn unique() -> String {
+    format!("{}-{}", std::process::id(), MADE.fetch_add(1, Relaxed))
+}
+
+/// A fresh folder that QEMU's user can pass through.
+pub fn folder(what: &str) -> PathBuf {
+    let path = lab().join(format!("{what}-{}", unique()));
+    std::fs::create_dir(&path).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o711)).unwrap();
+    path
+}
+
+/// Puts a configuration into force whose folders lie inside the lab. The first thing a test does.
+pub fn init() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let config = nasbackup::config::Config {
+            state_dir: folder("state"),
+            mount_dir: folder("mounts"),
+            log_level: "warn".to_owned(),
+            ..Default::default()
+        };
+        nasbackup::operation::init(config, nasbackup::logging::stderr()).unwrap();
+    });
+}
+
+/// Runs a program and returns what it printed; panics when it fails.
+pub fn run<I: AsRef<OsStr>>(program: &str, arguments: impl IntoIterator<Item = I>) -> String {
+    let mut command = Command::new(program);
+    command.args(arguments);
+    let output = output(&mut command);
+    assert!(
+        output.status.success(),
+        "{command:?}: {}\n{}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Does the program end with status 0?
+pub fn succeeds<I: AsRef<OsStr>>(program: &str, arguments: impl IntoIterator<Item = I>) -> bool {
+    output(Command::new(program).args(arguments)).status.success()
+}
+
+fn output(command: &mut Command) -> Output {
+    command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"))
+}
+
+/// Waits until `condition` holds; panics after `limit`, naming what was waited for.
+pub fn until(what: &str, limit: Duration, mut condition: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < limit, "{what}: not within {limit:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Every path below `root`, relative, with a file's length: equal before and after means untouched.
+pub fn listing(root: &Path) -> Vec<(PathBuf, u64)> {
+    let mut found = Vec::new();
+    let mut folders = vec![root.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).unwrap() {
+            let entry = entry.unwrap();
+            let metadata = entry.metadata().unwrap();
+            let length = if metadata.is_dir() { 0 } else { metadata.len() };
+            found.push((entry.path().strip_prefix(root).unwrap().to_owned(), length));
+            if metadata.is_dir() {
+                folders.push(entry.path());
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// Text inside an XML element or attribute.
+fn xml(text: impl AsRef<Path>) -> String {
+    quick_xml::escape::escape(text.as_ref().to_str().unwrap()).into_owned()
+}

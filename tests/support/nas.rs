@@ -1,0 +1,142 @@
+//! Repositories: a folder, a small file system of its own, or one that hangs or is slow at command.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::time::Duration;
+
+use nasbackup::nas::repository::Repository;
+
+use super::{MIB, folder, run, succeeds, until};
+
+/// The file system of a small repository.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fs {
+    Ext4,
+    Xfs,
+    Btrfs,
+}
+
+/// A repository, gone on drop.
+pub struct Nas {
+    root: PathBuf,
+    /// What `root` shows, when it is a view.
+    under: Option<Box<Nas>>,
+    mounted: bool,
+    view: Option<Child>,
+}
+
+impl Nas {
+    /// A plain folder.
+    pub fn folder() -> Nas {
+        Nas { root: folder("nas"), under: None, mounted: false, view: None }
+    }
+
+    /// A file system of `mib` MiB on a loop device.
+    pub fn image(fs: Fs, mib: u64) -> Nas {
+        let mut nas = Nas::folder();
+        run("mount", ["-o", "loop", unmounted_image(fs, mib).to_str().unwrap(), nas.path()]);
+        nas.mounted = true;
+        std::fs::set_permissions(&nas.root, std::fs::Permissions::from_mode(0o711)).unwrap();
+        nas
+    }
+
+    /// A view of this repository through FUSE, which can hang.
+    pub fn through_fuse(self) -> Nas {
+        self.view_with(&[])
+    }
+
+    /// A view of this repository through FUSE that takes `mib` MiB a second.
+    pub fn slow(self, mib: u64) -> Nas {
+        self.view_with(&[&format!("--write-rate={mib}M")])
+    }
+
+    fn view_with(self, options: &[&str]) -> Nas {
+        let mut view = Nas::folder();
+        let child = Command::new("bindfs").arg("-f").args(options).args([&self.root, &view.root]).spawn().unwrap();
+        view.view = Some(child);
+        until("bindfs mounts", Duration::from_secs(10), || super::leaks::mounted_at(&view.root));
+        view.mounted = true;
+        view.under = Some(Box::new(self));
+        view
+    }
+
+    /// The host path of the repository.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    fn path(&self) -> &str {
+        self.root.to_str().unwrap()
+    }
+
+    /// A file or folder of it, named as in requests and results.
+    pub fn at(&self, relative: &str) -> PathBuf {
+        self.root.join(relative)
+    }
+
+    /// As a request names it.
+    pub fn repository(&self) -> Repository {
+        Repository { kind: Some("dir".into()), address: Some(self.path().into()), options: None }
+    }
+
+    /// Remounts it read-only, or read-write again.
+    pub fn read_only(&self, read_only: bool) {
+        run("mount", ["-o", if read_only { "remount,ro" } else { "remount,rw" }, self.path()]);
+    }
+
+    /// Leaves no free byte in it.
+    pub fn fill(&self) {
+        let filler = std::fs::File::create(self.root.join("filler")).unwrap();
+        let zeros = vec![0; MIB as usize];
+        let mut piece = zeros.len();
+        while piece >= 4096 {
+            if std::io::Write::write(&mut &filler, &zeros[..piece]).is_err() {
+                piece /= 2;
+            }
+        }
+        let _full = filler.sync_all();
+    }
+
+    /// From now on nothing answers.
+    pub fn hang(&self) {
+        self.signal("-STOP");
+    }
+
+    /// It answers again.
+    pub fn go_on(&self) {
+        self.signal("-CONT");
+    }
+
+    fn signal(&self, signal: &str) {
+        let view = self.view.as_ref().expect("only a view through FUSE can hang");
+        run("kill", [signal, &view.id().to_string()]);
+    }
+}
+
+impl Drop for Nas {
+    fn drop(&mut self) {
+        // A panic during a panic would end the other tests too.
+        if let Some(view) = &self.view {
+            succeeds("kill", ["-CONT", &view.id().to_string()]);
+        }
+        let gone = !self.mounted || succeeds("umount", ["-l", self.path()]);
+        if let Some(view) = &mut self.view {
+            view.kill().and_then(|()| view.wait()).ok();
+        }
+        assert!(gone || std::thread::panicking(), "'{}' could not be unmounted", self.path());
+    }
+}
+
+/// A file that holds an empty file system of `mib` MiB whose root QEMU's user can pass.
+pub fn unmounted_image(fs: Fs, mib: u64) -> PathBuf {
+    let path = folder("image").join("fs");
+    std::fs::File::create(&path).unwrap().set_len(mib * MIB).unwrap();
+    let text = path.to_str().unwrap();
+    match fs {
+        Fs::Ext4 => run("mkfs.ext4", ["-q", "-F", "-m", "0", text]),
+        Fs::Xfs => run("mkfs.xfs", ["-q", "-m", "reflink=1", text]),
+        Fs::Btrfs => run("mkfs.btrfs", ["-q", text]),
+    };
+    path
+}

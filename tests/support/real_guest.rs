@@ -1,0 +1,171 @@
+//! A guest with Linux, ext4 and the guest agent in it, driven over its serial console.
+
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::{Disk, Guest, Image, MIB, folder, init, run, unique, until, xml};
+
+/// A running Linux guest whose disk, `/mnt`, holds `ballast` and its sum in `ballast.sum`.
+pub struct RealGuest {
+    pub guest: Guest,
+    console: PathBuf,
+}
+
+impl RealGuest {
+    /// Boots one with `ballast_mib` MiB of random data. `words` go to the kernel: `w=64` writes files of 64 KiB for ever.
+    pub fn boot(ballast_mib: u64, words: &str) -> RealGuest {
+        init();
+        let files = folder("linux");
+        // QEMU's user can't reach into every folder a repository is checked out to.
+        let made = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("guest");
+        run(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/lab/guest/mkguest.sh"), [&made]);
+        for name in ["vmlinuz", "initrd"] {
+            std::fs::copy(made.join(name), files.join(name)).unwrap();
+        }
+        let console = files.join("console");
+        let mut guest = Guest::stopped([Disk::existing(file_system(ballast_mib), Image::Qcow2)]);
+        guest.memory_mib = 128;
+        guest.boot = format!(
+            "<kernel>{0}/vmlinuz</kernel><initrd>{0}/initrd</initrd>\
+             <cmdline>console=ttyS0 quiet panic=-1 mitigations=off nokaslr tsc=reliable {words}</cmdline>",
+            xml(&files)
+        );
+        guest.devices = format!(
+            "<serial type='unix'><source mode='bind' path='{}'/></serial>\
+             <channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>",
+            xml(&console)
+        );
+        guest.start();
+        let guest = RealGuest { guest, console };
+        guest.wait_for_agent();
+        guest
+    }
+
+    /// Waits until the agent has opened its port.
+    pub fn wait_for_agent(&self) {
+        until("the guest's agent connects", Duration::from_secs(120), || {
+            self.guest.virsh(&["dumpxml"]).contains("name='org.qemu.guest_agent.0' state='connected'")
+        });
+    }
+
+    /// Runs a shell command in the guest and returns what it prints; panics when it fails or takes over a minute.
+    pub fn run(&self, command: &str) -> String {
+        let mut console = UnixStream::connect(&self.console).unwrap();
+        console.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+        let end = Instant::now() + Duration::from_secs(60);
+        let key = unique();
+        // A guest still booting drops input: ask until the shell answers. The quotes keep an echo from looking like it.
+        let mut seen = String::new();
+        while !seen.contains(&format!("R{key}")) {
+            assert!(Instant::now() < end, "the guest's shell does not answer '{command}': {seen}");
+            writeln!(console, "\n echo R''{key}").unwrap();
+            read_some(&mut console, &mut seen);
+        }
+        writeln!(console, "\necho B''{key}; ( {command} ); echo E''{key} $?").unwrap();
+        let (begin, finish) = (format!("B{key}"), format!("E{key} "));
+        loop {
+            if let Some((_, answer)) = seen.rsplit_once(&begin)
+                && let Some((text, status)) = answer.split_once(&finish)
+                && let Some((status, _)) = status.split_once('\n')
+            {
+                let text = text.replace('\r', "").trim().to_owned();
+                assert_eq!(status.trim(), "0", "'{command}' in the guest: {text}");
+                return text;
+            }
+            assert!(Instant::now() < end, "'{command}' in the guest does not end: {seen}");
+            read_some(&mut console, &mut seen);
+        }
+    }
+
+    /// Waits until the writer has finished `count` files.
+    pub fn wait_for_files(&self, count: u64) {
+        until("the guest's writer", Duration::from_secs(120), || {
+            self.run("cat /mnt/next 2>/dev/null || echo 0").parse::<u64>().unwrap() >= count
+        });
+    }
+
+    /// Starts a command that takes the guest, and with it the console, down.
+    pub fn launch(&self, command: &str) {
+        self.run(&format!("({command}) >/dev/null 2>&1 &"));
+    }
+
+    /// Stops the agent in the middle of whatever it does: it answers nothing and stays connected.
+    pub fn stop_agent(&self) {
+        self.run("kill -STOP $(pidof qemu-ga)");
+    }
+
+    /// Lets it go on.
+    pub fn wake_agent(&self) {
+        self.run("kill -CONT $(pidof qemu-ga)");
+    }
+
+    /// Can the guest write to its disk within `limit`?
+    pub fn assert_writes_within(&self, limit: Duration) {
+        let mark = unique();
+        self.launch(&format!("echo x >/mnt/{mark}; sync; echo x >/tmp/{mark}"));
+        until("the guest's write", limit, || self.run("ls /tmp").split_whitespace().any(|name| name == mark));
+    }
+
+    pub fn reboot(&self) {
+        self.launch("sleep 0.2; reboot -f");
+    }
+
+    pub fn power_off(&self) {
+        self.launch("sleep 0.2; poweroff -f");
+    }
+}
+
+/// What a restored file system has to show: it was frozen, or at least every file with a sum verifies.
+pub struct Restored(PathBuf);
+
+impl Restored {
+    /// Flattens a restore point's file.
+    pub fn from(file: &Path) -> Restored {
+        Restored(super::image::raw_copy(file, "qcow2"))
+    }
+
+    /// The journal is clean: the file system was frozen at that instant.
+    pub fn was_frozen(&self) -> bool {
+        !run("dumpe2fs", ["-h", self.0.to_str().unwrap()]).contains("needs_recovery")
+    }
+
+    /// Every file that has a sum matches it. `replay`: let the kernel replay the journal first, as after a crash.
+    /// Returns how many there were.
+    pub fn verified_files(&self, replay: bool) -> usize {
+        let point = folder("restored");
+        let options = if replay { "loop" } else { "loop,ro,noload" };
+        run("mount", ["-t", "ext4", "-o", options, self.0.to_str().unwrap(), point.to_str().unwrap()]);
+        let verified = run(
+            "sh",
+            ["-c", "cd \"$1\" && cat ballast.sum s[0-9]* 2>/dev/null | sha256sum -c", "-", point.to_str().unwrap()],
+        );
+        run("umount", [&point]);
+        verified.lines().count()
+    }
+}
+
+fn read_some(console: &mut UnixStream, seen: &mut String) {
+    let mut buffer = [0; 4096];
+    match console.read(&mut buffer) {
+        Ok(read) => seen.push_str(&String::from_utf8_lossy(&buffer[..read])),
+        Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+        Err(error) => panic!("console: {error}"),
+    }
+}
+
+/// A qcow2 with ext4 on it that holds `ballast` of random bytes.
+fn file_system(ballast_mib: u64) -> PathBuf {
+    let work = folder("mkfs");
+    let seed = work.join("seed");
+    std::fs::create_dir(&seed).unwrap();
+    let script = "cd \"$1\" && head -c \"$2\" /dev/urandom >ballast && sha256sum ballast >ballast.sum";
+    run("sh", ["-c", script, "-", seed.to_str().unwrap(), &(ballast_mib * MIB).to_string()]);
+    let raw = work.join("raw");
+    std::fs::File::create(&raw).unwrap().set_len((ballast_mib + 96) * MIB).unwrap();
+    run("mkfs.ext4", ["-q", "-F", "-d", seed.to_str().unwrap(), raw.to_str().unwrap()]);
+    let disk = folder("disk").join("linux");
+    run("qemu-img", ["convert", "-f", "raw", "-O", "qcow2", raw.to_str().unwrap(), disk.to_str().unwrap()]);
+    disk
+}

@@ -1,0 +1,332 @@
+//! A guest's life with its backups: each point's true content is kept aside when it is taken, and every result is
+//! checked against what lies on the NAS and in the guest's disks.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use nasbackup::error::{Error, Result};
+use nasbackup::job::JobStatus;
+use nasbackup::operation::take_backup::{self, TakeBackupRequest, TakenBackup, TakenDisk};
+use nasbackup::point::Kind;
+use serde_json::Value;
+
+use super::{Disk, Guest, Nas, image, init};
+
+/// Runs `takeBackup` without listening.
+pub fn take(request: TakeBackupRequest) -> Result<TakenBackup> {
+    take_backup::run(request, &mut |_| Ok(()))
+}
+
+/// Runs `takeBackup` and acts once, on this thread, when data has begun to flow.
+pub fn take_and(request: TakeBackupRequest, act: impl FnOnce(&JobStatus)) -> Result<TakenBackup> {
+    let mut act = Some(act);
+    let result = take_backup::run(request, &mut |status| {
+        if status.phase == "copy"
+            && let Some(act) = act.take()
+        {
+            act(status);
+        }
+        Ok(())
+    });
+    assert!(act.is_none(), "the copy was never under way: {result:?}");
+    result
+}
+
+/// The name of the guest's `n`th restore point.
+pub fn backup_path(guest: &Guest, n: usize) -> String {
+    format!("{}/2026.01.02.03.{:02}.{:02}", guest.name, n / 60, n % 60)
+}
+
+/// A restore point and what it has to hold.
+pub struct Point {
+    pub path: String,
+    pub taken: TakenBackup,
+    /// By volume: a raw copy of the disk at that moment.
+    content: BTreeMap<String, PathBuf>,
+}
+
+impl Point {
+    /// Its files, as a later request names them.
+    pub fn files(&self) -> Vec<String> {
+        self.taken.disks.iter().map(|disk| disk.file.clone()).collect()
+    }
+
+    /// The kind of each disk, in order.
+    pub fn kinds(&self) -> Vec<Kind> {
+        self.taken.disks.iter().map(|disk| disk.kind).collect()
+    }
+
+    /// A full that was asked for, beginning `bitmap_created` unless it is `None`.
+    pub fn assert_full(&self, bitmap: bool) {
+        self.assert_row(Kind::Full, bitmap, None, false);
+    }
+
+    /// An incremental on a bitmap that libvirt knew.
+    pub fn assert_incremental(&self) {
+        self.assert_row(Kind::Incremental, true, None, false);
+    }
+
+    /// An incremental whose parent's checkpoint was made again.
+    pub fn assert_recreated(&self, parent: &str) {
+        self.assert_row(Kind::Incremental, true, Some(parent), false);
+    }
+
+    /// A full in place of an incremental, with the reason.
+    pub fn assert_fallback(&self) {
+        self.assert_row(Kind::Full, true, None, true);
+        assert!(!self.taken.details.is_empty(), "a fallback says why");
+        assert!(self.kinds().iter().all(|kind| *kind == Kind::Full), "{:?}", self.taken);
+    }
+
+    fn assert_row(&self, kind: Kind, bitmap: bool, recreated: Option<&str>, fallback: bool) {
+        let taken = &self.taken;
+        assert_eq!(
+            (taken.kind, taken.bitmap_created.is_some(), taken.bitmap_recreated.as_deref(), taken.incremental_fallback),
+            (kind, bitmap, recreated, fallback),
+            "kind, bitmap created, bitmap recreated, fallback of {taken:?}"
+        );
+    }
+}
+
+/// A guest, a repository, and the points taken so far.
+pub struct Story {
+    pub guest: Guest,
+    pub nas: Nas,
+    pub points: Vec<Point>,
+    /// Checkpoints and bitmaps that are not ours and have to stay.
+    pub foreign: Vec<String>,
+    taken: usize,
+}
+
+impl Story {
+    pub fn new(guest: Guest, nas: Nas) -> Story {
+        init();
+        Story { guest, nas, points: Vec::new(), foreign: Vec::new(), taken: 0 }
+    }
+
+    /// An ordinary running guest, a plain folder, and a first full point.
+    pub fn with_full() -> Story {
+        let mut story = Story::new(Guest::ordinary(), Nas::folder());
+        story.take("full").assert_full(true);
+        story
+    }
+
+    /// A request for the running guest that continues the story.
+    pub fn request(&self, mode: &str) -> TakeBackupRequest {
+        let mut request = TakeBackupRequest {
+            vm_name: Some(self.guest.name.clone()),
+            backup_path: Some(backup_path(&self.guest, self.taken)),
+            repository: Some(self.nas.repository()),
+            mode: Some(mode.to_owned()),
+            ..Default::default()
+        };
+        if mode != "legacy" {
+            request.bitmap_new = Some(format!("backup-{}", 1_700_000_000 + self.taken));
+        }
+        if mode == "incremental" {
+            let parent = self.points.iter().rfind(|point| point.taken.bitmap_created.is_some());
+            let parent = parent.expect("an incremental needs a point with a bitmap");
+            request.bitmap_parent = parent.taken.bitmap_created.clone();
+            request.parent_paths = Some(parent.files());
+        }
+        request
+    }
+
+    /// The same for the stopped guest.
+    pub fn stopped_request(&self, mode: &str) -> TakeBackupRequest {
+        TakeBackupRequest { disks: Some(self.guest.stopped_disks()), ..self.request(mode) }
+    }
+
+    /// Backs up the running guest.
+    pub fn take(&mut self, mode: &str) -> &Point {
+        self.accept(self.request(mode))
+    }
+
+    /// Backs up the stopped guest.
+    pub fn take_stopped(&mut self, mode: &str) -> &Point {
+        self.accept(self.stopped_request(mode))
+    }
+
+    /// Runs a request that has to succeed and checks everything around it.
+    pub fn accept(&mut self, request: TakeBackupRequest) -> &Point {
+        self.accept_with(request, take)
+    }
+
+    /// The same, with the way to run it given.
+    pub fn accept_with(
+        &mut self,
+        request: TakeBackupRequest,
+        take: impl FnOnce(TakeBackupRequest) -> Result<TakenBackup>,
+    ) -> &Point {
+        let state = self.guest.state();
+        let disks = self.guest.disks.iter().enumerate().filter(|(_, disk)| disk.is_backed_up());
+        let content = disks.map(|(i, disk)| (disk.volume().to_owned(), self.guest.copy(i))).collect();
+        let path = request.backup_path.clone().unwrap();
+        let created = request.bitmap_new.clone();
+        let taken = take(request).unwrap_or_else(|error| panic!("{error}"));
+        self.taken += 1;
+        assert_eq!(self.guest.state(), state, "the guest's state after the backup");
+        self.points.push(Point { path, taken, content });
+        self.assert_published(self.points.last().unwrap(), state != "gone");
+        self.assert_bitmaps(created.as_deref());
+        self.points.last().unwrap()
+    }
+
+    /// Runs a request that has to fail with `code`; nothing of it stays and the earlier points are untouched.
+    pub fn refuse(&mut self, request: TakeBackupRequest, code: &str) -> Error {
+        self.refuse_with(request, code, |_, request| take(request))
+    }
+
+    /// The same, with the way to run it given.
+    pub fn refuse_with(
+        &mut self,
+        request: TakeBackupRequest,
+        code: &str,
+        take: impl FnOnce(&Story, TakeBackupRequest) -> Result<TakenBackup>,
+    ) -> Error {
+        let before = self.published();
+        let error = take(self, request).expect_err("this can't succeed");
+        self.skip();
+        assert_eq!(error.code.as_str(), code, "{error}");
+        assert!(!error.leftovers, "{error}");
+        self.assert_nothing_half_made();
+        assert_eq!(self.published(), before, "files on the NAS");
+        error
+    }
+
+    /// Every file in a restore point, with its length. The instance's own folder and its lock may come and stay.
+    pub fn published(&self) -> Vec<(PathBuf, u64)> {
+        let mut files = super::listing(self.nas.root());
+        files.retain(|(path, _)| path.components().count() > 2);
+        files
+    }
+
+    /// A failed backup left the guest as it was: no job, no checkpoint of its own, the newest bitmap in place.
+    pub fn assert_guest_untouched(&self) {
+        self.assert_bitmaps(None);
+        let newest = self.points.iter().rev().find_map(|point| point.taken.bitmap_created.clone());
+        assert_eq!(self.our_checkpoints(), Vec::from_iter(newest));
+    }
+
+    fn our_checkpoints(&self) -> Vec<String> {
+        let mut names = self.guest.checkpoints();
+        names.retain(|name| !self.foreign.contains(name));
+        names
+    }
+
+    /// What the answer says is what lies on the NAS.
+    fn assert_published(&self, point: &Point, running: bool) {
+        let taken = &point.taken;
+        let guest = &self.guest;
+        let expected: Vec<_> = (0..guest.disks.len()).filter(|i| guest.disks[*i].is_backed_up()).collect();
+        assert_eq!(taken.disks.len(), expected.len(), "{taken:?}");
+        for (position, (disk, index)) in taken.disks.iter().zip(expected).enumerate() {
+            let source = &guest.disks[index];
+            let prefix = if position == 0 { "root" } else { "datadisk" };
+            assert_eq!(disk.target, running.then(|| guest.target(index)));
+            assert_eq!(disk.volume, source.volume());
+            assert!(!running || disk.serial == source.serial, "{disk:?}");
+            assert_eq!(disk.file, format!("{}/{prefix}.{}.qcow2", point.path, source.volume()));
+            assert_eq!(disk.virtual_size, guest.virtual_size(index));
+            assert_eq!(disk.bitmap, taken.bitmap_created.clone().filter(|_| source.takes_bitmaps()), "{disk:?}");
+            self.assert_file(disk);
+        }
+        let sum = |size: fn(&TakenDisk) -> u64| taken.disks.iter().map(size).sum::<u64>();
+        assert_eq!((taken.size, taken.virtual_size), (sum(|disk| disk.size), sum(|disk| disk.virtual_size)));
+        let volumes: BTreeMap<_, _> = taken.disks.iter().map(|d| (d.volume.clone(), d.file.clone())).collect();
+        assert_eq!(taken.volumes, volumes);
+        assert!(taken.job_millis <= taken.total_millis, "{taken:?}");
+        let incremental = taken.disks.iter().any(|disk| disk.kind == Kind::Incremental);
+        assert_eq!(taken.kind == Kind::Incremental, incremental);
+        let manifest = self.manifest(&point.path);
+        assert_eq!(manifest["vmName"], guest.name.as_str());
+        assert_eq!(manifest["bitmap"].as_str(), taken.bitmap_created.as_deref());
+        for file in ["domain-config.xml", "dominfo.xml", "domiflist.xml", "domblklist.xml"] {
+            assert_eq!(self.nas.at(&point.path).join(file).exists(), running, "{file}");
+        }
+        self.assert_nothing_half_made();
+    }
+
+    fn assert_file(&self, disk: &TakenDisk) {
+        let file = self.nas.at(&disk.file);
+        assert_eq!(disk.size, file.metadata().unwrap().len());
+        let backing = image::info(&file, "qcow2")["backing-filename"].as_str().map(str::to_owned);
+        // Both are <instance>/<timestamp>/<file>.
+        let parent = disk.parent.as_deref().map(|parent| format!("../{}", parent.split_once('/').unwrap().1));
+        assert_eq!(backing, parent);
+        assert_eq!(disk.kind == Kind::Incremental, parent.is_some(), "{disk:?}");
+    }
+
+    /// No partial folder is left in the repository.
+    pub fn assert_nothing_half_made(&self) {
+        assert_eq!(self.half_made(), [] as [PathBuf; 0]);
+    }
+
+    /// What an unfinished backup has left in the repository.
+    pub fn half_made(&self) -> Vec<PathBuf> {
+        let paths = super::listing(self.nas.root()).into_iter().map(|(path, _)| path);
+        paths.filter(|path| path.to_string_lossy().contains(".partial-")).collect()
+    }
+
+    /// The next request gets other names: this one's are used up.
+    pub fn skip(&mut self) {
+        self.taken += 1;
+    }
+
+    /// Exactly the newest bitmap of ours and the foreign ones are in the disks; libvirt knows their checkpoints.
+    fn assert_bitmaps(&self, created: Option<&str>) {
+        let newest = self.points.iter().rev().find_map(|point| point.taken.bitmap_created.clone());
+        if created.is_some() && self.guest.disks.iter().any(|disk| disk.is_backed_up() && disk.takes_bitmaps()) {
+            assert_eq!(newest.as_deref(), created);
+        }
+        let mut expected: Vec<String> = self.foreign.iter().cloned().chain(newest.clone()).collect();
+        expected.sort();
+        for (i, disk) in self.guest.disks.iter().enumerate() {
+            if disk.takes_bitmaps() && disk.is_backed_up() {
+                assert_eq!(self.guest.bitmaps(i), expected, "bitmaps of disk {i}");
+            }
+        }
+        if self.guest.state() != "gone" {
+            // A run that keeps no bitmap leaves libvirt as ignorant as it was.
+            let known = self.our_checkpoints();
+            assert!(created.is_none() || newest.is_none_or(|newest| known == [newest]), "{known:?}");
+            self.guest.assert_no_job();
+        }
+    }
+
+    /// The manifest of a point.
+    pub fn manifest(&self, path: &str) -> Value {
+        serde_json::from_slice(&std::fs::read(self.nas.at(path).join("manifest.json")).unwrap()).unwrap()
+    }
+
+    /// Replaces the manifest of a point by a changed one.
+    pub fn change_manifest(&self, path: &str, change: impl FnOnce(&mut Value)) {
+        let mut manifest = self.manifest(path);
+        change(&mut manifest);
+        std::fs::write(self.nas.at(path).join("manifest.json"), manifest.to_string()).unwrap();
+    }
+
+    /// Every point reads back, byte for byte, what the disks held when it was taken.
+    pub fn assert_all_restore(&self) {
+        for point in &self.points {
+            for disk in &point.taken.disks {
+                image::assert_holds(&self.nas.at(&disk.file), &point.content[&disk.volume]);
+            }
+        }
+    }
+
+    /// The newest point.
+    pub fn last(&self) -> &Point {
+        self.points.last().unwrap()
+    }
+
+    /// The bitmap of the newest point that has one.
+    pub fn bitmap(&self) -> String {
+        self.points.iter().rev().find_map(|point| point.taken.bitmap_created.clone()).unwrap()
+    }
+
+    /// A disk of the guest.
+    pub fn disk(&mut self, index: usize) -> &mut Disk {
+        &mut self.guest.disks[index]
+    }
+}

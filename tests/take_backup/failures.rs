@@ -1,0 +1,278 @@
+//! What goes wrong while a backup runs: the guest goes on, nothing half-made is visible, the next backup is right.
+
+use std::os::unix::fs::PermissionsExt;
+use std::time::{Duration, Instant};
+
+use nasbackup::error::{Code, Error};
+use nasbackup::operation::{
+    self,
+    take_backup::{self, TakeBackupRequest},
+};
+use serde_json::json;
+
+use crate::support::{Fs, Guest, MIB, Nas, Story, folder, succeeds, take, take_and, until};
+
+/// A guest with a full point whose next incremental has much to write, to a repository that takes it slowly.
+fn slow_story() -> Story {
+    slow_story_on(Nas::folder())
+}
+
+fn slow_story_on(nas: Nas) -> Story {
+    let mut story = Story::new(Guest::full_of_data(1), nas.slow(16));
+    story.guest.grow(0, 80 * MIB);
+    story.take("full").assert_full(true);
+    story.guest.write(0, 0x51, 2 * MIB, 48 * MIB);
+    story
+}
+
+/// Runs an incremental that fails with `code` because of what `act` does while it runs; nothing of it stays on the NAS.
+/// Returns how long the call went on after that.
+fn fails_after(story: &mut Story, code: &str, act: impl FnOnce(&Guest, &Nas)) -> Duration {
+    let mut acted = Instant::now();
+    story.refuse_with(story.request("incremental"), code, |story, request| {
+        take_and(request, |_| {
+            act(&story.guest, &story.nas);
+            acted = Instant::now();
+        })
+    });
+    acted.elapsed()
+}
+
+/// Takes legacy backups until one is not refused as busy: the hung call's threads have let go.
+fn legacy_until_free(story: &mut Story) {
+    until("the virtual machine's lock is free", Duration::from_secs(30), || match take(story.request("legacy")) {
+        Err(error) if error.code == Code::Busy => false,
+        Err(error) => panic!("{error}"),
+        Ok(_) => true,
+    });
+    story.skip();
+}
+
+#[test]
+fn qemu_is_killed() {
+    let mut story = slow_story();
+    let elapsed = fails_after(&mut story, "JOB_FAILED", |guest, _| guest.kill_qemu());
+    assert!(elapsed < Duration::from_secs(10), "{elapsed:?}");
+    story.guest.start();
+    story.take("incremental").assert_fallback();
+    story.assert_all_restore();
+}
+
+#[test]
+fn the_guest_is_destroyed() {
+    let mut story = slow_story();
+    let elapsed = fails_after(&mut story, "JOB_FAILED", |guest, _| guest.stop());
+    assert!(elapsed < Duration::from_secs(10), "{elapsed:?}");
+    story.guest.start();
+    story.guest.write(0, 0x52, 60 * MIB, MIB);
+    // Full or incremental: its bitmap may have been stored, or not.
+    story.take("incremental");
+    story.take("incremental").assert_incremental();
+    story.assert_all_restore();
+}
+
+/// Lets QEMU's job start nothing new, and waits until what is on its way to the repository has arrived there.
+fn hold_still(guest: &Guest) {
+    for job in guest.qmp(json!({"execute": "query-block-jobs"})).as_array().unwrap() {
+        let slowly = json!({"device": job["device"], "speed": 65536});
+        guest.qmp(json!({"execute": "block-job-set-speed", "arguments": slowly}));
+    }
+    let progress = || guest.qmp(json!({"execute": "query-jobs"}));
+    let mut before = progress();
+    assert_ne!(before, json!([]), "the job is over");
+    until("the writes under way arrive", Duration::from_secs(30), || {
+        std::thread::sleep(Duration::from_millis(300)); // the time in which nothing may arrive
+        let last = std::mem::replace(&mut before, progress());
+        last == before
+    });
+}
+
+#[test]
+fn cancel_ends_it_within_a_second() {
+    // QEMU has up to 64 MiB under way, which no cancel calls back: the repository would be to blame.
+    let mut story = Story::new(Guest::full_of_data(1), Nas::folder().slow(32));
+    story.guest.grow(0, 160 * MIB);
+    story.take("full").assert_full(true);
+    story.guest.write(0, 0x51, 2 * MIB, 140 * MIB);
+    let job = format!("cancel-{}", story.guest.name);
+    let request = TakeBackupRequest { job: Some(job.clone()), ..story.request("incremental") };
+    let mut cancelled = Instant::now();
+    let error = story.refuse_with(request, "CANCELLED", |story, request| {
+        take_and(request, |status| {
+            hold_still(&story.guest);
+            assert_eq!(status.job, job);
+            assert!(operation::jobs().iter().any(|listed| listed.job == job));
+            cancelled = Instant::now();
+            assert!(operation::cancel(&job).found);
+        })
+    });
+    let elapsed = cancelled.elapsed();
+    assert!(elapsed < Duration::from_secs(1), "{elapsed:?}: {error}");
+    assert!(!operation::cancel(&job).found, "it is not listed any more");
+    story.assert_guest_untouched();
+    assert_eq!(story.guest.state(), "running");
+    story.guest.write(0, 0x52, 60 * MIB, MIB);
+    story.take("incremental").assert_incremental();
+    story.assert_all_restore();
+}
+
+#[test]
+fn an_error_of_the_listener_ends_it_and_is_the_result() {
+    let mut story = slow_story();
+    let own = Error::new(Code::Internal, "listen", "the listener's own");
+    let given = own.clone();
+    let error = story.refuse_with(story.request("incremental"), "INTERNAL", |_, request| {
+        take_backup::run(request, &mut |status| if status.phase == "copy" { Err(given.clone()) } else { Ok(()) })
+    });
+    assert_eq!(error, own);
+    story.assert_guest_untouched();
+    story.take("incremental").assert_incremental();
+    story.assert_all_restore();
+}
+
+#[test]
+fn the_deadline_passes() {
+    let mut story = slow_story();
+    let request = TakeBackupRequest { wait_seconds: Some(1), ..story.request("incremental") };
+    story.refuse(request, "TIMEOUT");
+    story.assert_guest_untouched();
+    story.take("incremental").assert_incremental();
+    story.assert_all_restore();
+}
+
+#[test]
+fn progress_goes_up_to_what_there_is_to_do() {
+    let mut story = slow_story();
+    let mut seen = Vec::new();
+    let request = story.request("incremental");
+    story.accept_with(request, |request| {
+        take_backup::run(request, &mut |status| {
+            if status.phase == "copy" {
+                seen.push((status.done_bytes, status.total_bytes));
+            }
+            Ok(())
+        })
+    });
+    assert!(seen.iter().any(|(done, total)| 0 < *done && done < total), "{seen:?}");
+    assert!(seen.is_sorted_by_key(|(done, _)| *done), "{seen:?}");
+    assert!(seen.iter().all(|(done, total)| done <= total), "{seen:?}");
+}
+
+#[test]
+fn a_repository_too_small_from_the_start() {
+    let mut story = Story::new(Guest::full_of_data(48), Nas::image(Fs::Ext4, 24));
+    story.refuse(story.request("full"), "NO_SPACE");
+    story.assert_guest_untouched();
+    assert_eq!(story.guest.state(), "running");
+}
+
+#[test]
+fn a_repository_that_fills_up() {
+    let mut story = slow_story_on(Nas::image(Fs::Ext4, 160));
+    fails_after(&mut story, "NO_SPACE", |_, nas| nas.fill());
+    assert_eq!(story.guest.state(), "running", "a full NAS is not the guest's business");
+    std::fs::remove_file(story.nas.at("filler")).unwrap();
+    story.assert_guest_untouched();
+    story.guest.write(0, 0x52, 60 * MIB, MIB);
+    story.take("incremental").assert_incremental();
+    story.assert_all_restore();
+}
+
+#[test]
+fn a_second_backup_at_once_is_refused_and_the_first_unharmed() {
+    let mut story = slow_story();
+    let request = story.request("incremental");
+    let other = TakeBackupRequest {
+        backup_path: Some(format!("{}/2027.01.01.00.00.00", story.guest.name)),
+        bitmap_new: Some("second".into()),
+        ..request.clone()
+    };
+    let same = request.clone();
+    let point = story.accept_with(request, |request| {
+        take_and(request, |_| {
+            // The same path and another one.
+            for second in [same, other] {
+                let start = Instant::now();
+                let error = take(second).unwrap_err();
+                assert_eq!(error.code, Code::Busy, "{error}");
+                assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+            }
+        })
+    });
+    point.assert_incremental();
+    story.assert_all_restore();
+}
+
+#[test]
+fn somebody_else_s_job_is_left_alone() {
+    let mut story = Story::with_full();
+    let files = folder("pull");
+    // QEMU itself makes the socket.
+    std::fs::set_permissions(&files, std::fs::Permissions::from_mode(0o777)).unwrap();
+    let xml = files.join("backup.xml");
+    let text = format!(
+        "<domainbackup mode='pull'><server transport='unix' socket='{0}/socket'/><disks>\
+         <disk name='vda' type='file'><scratch file='{0}/a'/></disk>\
+         <disk name='vdb' type='file'><scratch file='{0}/b'/></disk></disks></domainbackup>",
+        files.to_str().unwrap()
+    );
+    std::fs::write(&xml, text).unwrap();
+    story.guest.virsh(&["backup-begin", "--backupxml", xml.to_str().unwrap()]);
+    let start = Instant::now();
+    story.refuse(story.request("incremental"), "BUSY");
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    story.guest.virsh(&["backup-dumpxml"]);
+    story.guest.virsh(&["domjobabort"]);
+    until("their job ends", Duration::from_secs(10), || story.guest.virsh(&["domjobinfo"]).contains("None"));
+    story.take("incremental").assert_incremental();
+    story.assert_all_restore();
+}
+
+#[test]
+fn a_repository_that_hangs_before_the_beginning() {
+    let mut story = Story::new(Guest::ordinary(), Nas::folder().through_fuse());
+    story.take("full").assert_full(true);
+    let request = TakeBackupRequest { wait_seconds: Some(5), ..story.request("incremental") };
+    story.nas.hang();
+    let start = Instant::now();
+    let error = take(request).unwrap_err();
+    let elapsed = start.elapsed();
+    assert_eq!(error.code, Code::NasUnresponsive, "{error}");
+    assert!(elapsed < Duration::from_secs(40), "{elapsed:?}");
+    let start = Instant::now();
+    assert!(succeeds("virsh", ["list", "--all"]));
+    assert!(start.elapsed() < Duration::from_secs(2), "the host's other guests wait: {:?}", start.elapsed());
+    story.assert_guest_untouched();
+    story.nas.go_on();
+    story.skip();
+    until("the hung call's partial folder goes", Duration::from_secs(20), || story.half_made().is_empty());
+    story.guest.write(0, 0x52, 20 * MIB, MIB);
+    legacy_until_free(&mut story);
+    story.take("incremental").assert_incremental();
+    story.assert_all_restore();
+}
+
+#[test]
+fn a_repository_that_hangs_in_the_middle() {
+    let mut story = slow_story();
+    let request = TakeBackupRequest { wait_seconds: Some(5), ..story.request("incremental") };
+    let start = Instant::now();
+    let error = take_and(request, |_| story.nas.hang()).unwrap_err();
+    let elapsed = start.elapsed();
+    assert_eq!(error.code, Code::NasUnresponsive, "{error}");
+    assert!(elapsed < Duration::from_secs(40), "{elapsed:?}");
+    let busy = take(story.request("incremental")).unwrap_err();
+    assert!(matches!(busy.code, Code::Busy | Code::NasUnresponsive), "{busy}");
+    story.nas.go_on();
+    until("QEMU's job ends", Duration::from_secs(60), || {
+        story.guest.qmp(json!({"execute": "query-jobs"})) == json!([])
+    });
+    assert_eq!(story.guest.state(), "running");
+    story.skip();
+    legacy_until_free(&mut story);
+    story.guest.write(0, 0x52, 60 * MIB, MIB);
+    story.take("incremental");
+    story.take("incremental").assert_incremental();
+    story.assert_nothing_half_made();
+    story.assert_all_restore();
+}

@@ -1,0 +1,11 @@
+//! `takeBackup` against real libvirt, QEMU and file systems.
+
+#![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
+
+mod failures;
+mod parents;
+mod refusals;
+mod rows;
+mod stopped;
+#[path = "../support/mod.rs"]
+mod support;

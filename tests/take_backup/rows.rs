@@ -1,0 +1,418 @@
+//! Which backup results, for running guests: a test for each row of the table, and the guests and disks it has to hold for.
+
+use nasbackup::nas::repository::Repository;
+use nasbackup::operation::take_backup::TakeBackupRequest;
+use nasbackup::point::Kind::{Full, Incremental};
+
+use crate::support::{Bus, Disk, Fs, Guest, Image, MIB, Nas, Story, assert_holds, folder, run, take, unmounted_image};
+
+#[test]
+fn legacy_is_full_without_a_bitmap() {
+    let mut story = Story::new(Guest::ordinary(), Nas::folder());
+    story.take("legacy").assert_full(false);
+    assert!(story.guest.checkpoints().is_empty());
+    // Absent means legacy too.
+    let request = TakeBackupRequest { mode: None, ..story.request("legacy") };
+    story.accept(request).assert_full(false);
+    story.assert_all_restore();
+}
+
+#[test]
+fn incrementals_stand_on_a_known_checkpoint() {
+    let mut story = Story::with_full();
+    story.guest.write(0, 0x51, 5 * MIB, MIB);
+    story.guest.write(1, 0x52, 40 * MIB, 64 << 10);
+    story.take("incremental").assert_incremental();
+    story.guest.write_zeroes(0, 4 * MIB, 2 * MIB);
+    story.guest.discard(1, 0, MIB);
+    story.guest.write(1, 0x53, 40 * MIB + 512, 512);
+    story.take("incremental").assert_incremental();
+    // Nothing was written since.
+    let size = story.take("incremental").taken.size;
+    assert!(size < 2 * MIB, "{size} bytes for nothing");
+    story.assert_all_restore();
+}
+
+#[test]
+fn a_full_begins_a_new_chain() {
+    let mut story = Story::with_full();
+    story.guest.write(0, 0x51, 5 * MIB, MIB);
+    story.take("incremental").assert_incremental();
+    story.take("full").assert_full(true);
+    story.guest.write(0, 0x52, 6 * MIB, MIB);
+    story.take("incremental").assert_incremental();
+    story.assert_all_restore();
+}
+
+#[test]
+fn a_legacy_run_between_leaves_the_chain_alone() {
+    let mut story = Story::with_full();
+    story.guest.write(0, 0x51, 5 * MIB, MIB);
+    story.take("legacy").assert_full(false);
+    story.guest.write(0, 0x52, 7 * MIB, MIB);
+    story.take("incremental").assert_incremental();
+    story.assert_all_restore();
+}
+
+#[test]
+fn after_a_restart_the_checkpoint_is_made_again() {
+    let mut story = Story::with_full();
+    story.guest.write(0, 0x51, 5 * MIB, MIB);
+    story.guest.restart();
+    story.guest.write(1, 0x52, 9 * MIB, MIB);
+    let parent = story.bitmap();
+    story.take("incremental").assert_recreated(&parent);
+    story.guest.write(1, 0x53, 10 * MIB, MIB);
+    story.take("incremental").assert_incremental();
+    story.assert_all_restore();
+}
+
+#[test]
+fn after_save_and_restore_the_checkpoint_is_made_again() {
+    let mut story = Story::with_full();
+    story.guest.write(0, 0x51, 5 * MIB, MIB);
+    story.guest.save_restore();
+    story.guest.write(1, 0x52, 9 * MIB, MIB);
+    let parent = story.bitmap();
+    story.take("incremental").assert_recreated(&parent);
+    story.assert_all_restore();
+}
+
+#[test]
+fn ten_restarts_stay_incremental_and_right() {
+    let mut story = Story::with_full();
+    for round in 0..10 {
+        story.guest.write(0, 0x60 + round, u64::from(round) * 3 * MIB, MIB);
+        story.guest.restart();
+        story.guest.write(1, 0x70 + round, u64::from(round) * 2 * MIB, MIB);
+        let parent = story.bitmap();
+        story.take("incremental").assert_recreated(&parent);
+    }
+    story.assert_all_restore();
+}
+
+/// After `lose` has taken the bitmap of the stopped or running guest away: a full, and then incrementals again.
+fn falls_back_after(lose: impl FnOnce(&mut Story)) {
+    let mut story = Story::with_full();
+    story.guest.write(0, 0x51, 5 * MIB, MIB);
+    lose(&mut story);
+    story.guest.write(1, 0x52, 9 * MIB, MIB);
+    story.take("incremental").assert_fallback();
+    story.guest.write(1, 0x53, 10 * MIB, MIB);
+    story.take("incremental").assert_incremental();
+    story.assert_all_restore();
+}
+
+fn bitmap(story: &Story, disk: usize, action: &str) {
+    let path = story.guest.disks[disk].path.to_str().unwrap();
+    run("qemu-img", ["bitmap", action, "-f", "qcow2", path, &story.bitmap()]);
+}
+
+#[test]
+fn a_bitmap_that_was_never_stored_is_lost() {
+    falls_back_after(|story| {
+        story.guest.kill_qemu();
+        assert!(story.guest.bitmaps(0).is_empty());
+        story.guest.start();
+    });
+}
+
+#[test]
+fn a_bitmap_that_qemu_left_in_use_is_lost() {
+    falls_back_after(|story| {
+        story.guest.restart();
+        story.guest.kill_qemu();
+        assert_eq!(story.guest.bitmaps(0), [story.bitmap()]);
+        story.guest.start();
+    });
+}
+
+#[test]
+fn a_bitmap_that_was_removed_is_lost() {
+    falls_back_after(|story| {
+        story.guest.stop();
+        bitmap(story, 0, "--remove");
+        bitmap(story, 1, "--remove");
+        story.guest.start();
+    });
+}
+
+#[test]
+fn a_bitmap_that_was_disabled_is_lost() {
+    falls_back_after(|story| {
+        story.guest.stop();
+        bitmap(story, 0, "--disable");
+        bitmap(story, 1, "--disable");
+        story.guest.start();
+    });
+}
+
+#[test]
+fn one_lost_bitmap_of_two_makes_the_whole_point_full() {
+    falls_back_after(|story| {
+        story.guest.stop();
+        bitmap(story, 1, "--remove");
+        story.guest.start();
+    });
+}
+
+#[test]
+fn one_cleared_bitmap_beneath_a_known_checkpoint_makes_the_whole_point_full() {
+    falls_back_after(|story| {
+        let device = story.guest.qmp(serde_json::json!({"execute": "query-block"}));
+        let node = device[0]["inserted"]["node-name"].clone();
+        let arguments = serde_json::json!({"node": node, "name": story.bitmap()});
+        story.guest.qmp(serde_json::json!({"execute": "block-dirty-bitmap-remove", "arguments": arguments}));
+    });
+}
+
+#[test]
+fn an_overlay_made_since_hides_the_bitmap() {
+    falls_back_after(|story| {
+        story.guest.stop();
+        let below = story.guest.disks[1].path.clone();
+        let moved = below.with_extension("below");
+        std::fs::rename(&below, &moved).unwrap();
+        let (moved, path) = (moved.to_str().unwrap(), below.to_str().unwrap());
+        run("qemu-img", ["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", moved, path]);
+        story.guest.start();
+    });
+}
+
+#[test]
+fn a_disk_that_the_parent_lacks_is_full_inside_the_same_point() {
+    let mut story = Story::with_full();
+    story.guest.stop();
+    story.guest.add(Disk::new());
+    story.guest.start();
+    story.guest.write(2, 0x51, 5 * MIB, MIB);
+    story.guest.write(0, 0x52, 9 * MIB, MIB);
+    let parent = story.bitmap();
+    let point = story.take("incremental");
+    point.assert_recreated(&parent);
+    assert_eq!(point.kinds(), [Incremental, Incremental, Full]);
+    story.guest.write(2, 0x53, 6 * MIB, MIB);
+    assert_eq!(story.take("incremental").kinds(), [Incremental; 3]);
+    story.assert_all_restore();
+}
+
+#[test]
+fn a_disk_that_went_leaves_the_others_incremental() {
+    let mut story = Story::with_full();
+    story.guest.stop();
+    story.guest.disks.remove(1);
+    story.guest.start();
+    story.guest.write(0, 0x52, 9 * MIB, MIB);
+    let parent = story.bitmap();
+    story.take("incremental").assert_recreated(&parent);
+    story.assert_all_restore();
+}
+
+#[test]
+fn disks_are_paired_by_serial_or_volume_and_never_by_position() {
+    let disks = [Disk::root().serial("aaaaaaaaaaaaaaaaaaaa"), Disk::new().serial("bbbbbbbbbbbbbbbbbbbb"), Disk::new()];
+    let mut story = Story::new(Guest::new(disks), Nas::folder());
+    for disk in 0..3 {
+        story.guest.write(disk, 0x41 + u8::try_from(disk).unwrap(), 5 * MIB, MIB);
+    }
+    let parents = story.take("full").files();
+    story.guest.stop();
+    story.guest.disks.rotate_left(1);
+    story.guest.start();
+    story.guest.write(0, 0x51, 6 * MIB, MIB);
+    let parent = story.bitmap();
+    let point = story.take("incremental");
+    point.assert_recreated(&parent);
+    let stand_on: Vec<_> = point.taken.disks.iter().map(|disk| disk.parent.clone().unwrap()).collect();
+    assert_eq!(stand_on, [parents[1].clone(), parents[2].clone(), parents[0].clone()]);
+    story.assert_all_restore();
+}
+
+#[test]
+fn disks_that_take_no_bitmap_are_full_each_time() {
+    let disks = [Disk::root(), Disk::new().image(Image::Raw), Disk::new().image(Image::Qcow2V2), Disk::block()];
+    let mut story = Story::new(Guest::new(disks), Nas::folder());
+    story.take("full").assert_full(true);
+    for disk in 0..4 {
+        story.guest.write(disk, 0x51, 5 * MIB, MIB);
+    }
+    let point = story.take("incremental");
+    point.assert_incremental();
+    assert_eq!(point.kinds(), [Incremental, Full, Full, Full]);
+    assert!(!point.taken.details.is_empty(), "it says that these are copied whole each time");
+    story.guest.restart();
+    let parent = story.bitmap();
+    let point = story.take("incremental");
+    point.assert_recreated(&parent);
+    assert_eq!(point.kinds(), [Incremental, Full, Full, Full]);
+    story.assert_all_restore();
+}
+
+#[test]
+fn a_guest_without_any_bitmap_is_full_and_says_so() {
+    let mut story = Story::new(Guest::new([Disk::new().image(Image::Raw)]), Nas::folder());
+    story.guest.write(0, 0x51, 5 * MIB, MIB);
+    let point = story.take("full");
+    point.assert_full(false);
+    assert!(!point.taken.details.is_empty());
+    story.assert_all_restore();
+}
+
+#[test]
+fn a_grown_disk_keeps_its_chain() {
+    let mut story = Story::with_full();
+    story.guest.grow(1, 80 * MIB);
+    story.guest.write(1, 0x51, 70 * MIB, MIB);
+    let point = story.take("incremental");
+    point.assert_incremental();
+    assert_eq!(point.taken.disks[1].virtual_size, 80 * MIB);
+    story.assert_all_restore();
+}
+
+#[test]
+fn a_disk_shrunk_and_grown_again_shows_nothing_old() {
+    for size in ["64M", "80M"] {
+        let mut story = Story::with_full();
+        story.guest.write(1, 0x51, 60 * MIB, MIB);
+        story.take("incremental").assert_incremental();
+        story.guest.stop();
+        let path = story.guest.disks[1].path.to_str().unwrap().to_owned();
+        run("qemu-img", ["resize", "-q", "-f", "qcow2", "--shrink", &path, "32M"]);
+        run("qemu-img", ["resize", "-q", "-f", "qcow2", &path, size]);
+        story.guest.start();
+        story.guest.write(1, 0x52, 9 * MIB, MIB);
+        story.take("incremental");
+        story.assert_all_restore();
+    }
+}
+
+#[test]
+fn foreign_checkpoints_are_kept() {
+    let foreign = "backup-1600000000".to_owned();
+    let mut story = Story::new(Guest::ordinary(), Nas::folder());
+    story.foreign.push(foreign.clone());
+    story.guest.virsh(&["checkpoint-create-as", "--name", &foreign]);
+    story.take("full").assert_full(true);
+    story.guest.write(0, 0x51, 5 * MIB, MIB);
+    story.take("incremental").assert_incremental();
+    assert!(story.guest.checkpoints().contains(&foreign));
+    story.guest.restart();
+    story.guest.write(0, 0x52, 6 * MIB, MIB);
+    let parent = story.bitmap();
+    story.take("incremental").assert_recreated(&parent);
+    story.assert_all_restore();
+}
+
+#[test]
+fn a_foreign_checkpoint_that_came_in_between_is_kept() {
+    let mut story = Story::with_full();
+    story.guest.write(0, 0x51, 5 * MIB, MIB);
+    story.foreign.push("theirs".to_owned());
+    story.guest.virsh(&["checkpoint-create-as", "--name", "theirs"]);
+    story.guest.write(0, 0x52, 6 * MIB, MIB);
+    story.take("incremental").assert_incremental();
+    assert!(story.guest.checkpoints().contains(&"theirs".to_owned()));
+    story.assert_all_restore();
+}
+
+#[test]
+fn disks_on_every_bus_are_saved_and_what_is_no_disk_of_its_own_is_not() {
+    // In the order in which libvirt lists them: bus by bus.
+    let mut guest = Guest::stopped([
+        Disk::root().bus(Bus::Scsi),
+        Disk::new().bus(Bus::Scsi).serial("0123456789abcdef0123"),
+        Disk::new(),
+        Disk::new().image(Image::Raw).extra("<shareable/>"),
+        Disk::new().extra("<transient/>"),
+        Disk::new().bus(Bus::Sata),
+    ]);
+    let media = folder("media").join("cd.iso");
+    std::fs::write(&media, [0x77; 4096]).unwrap();
+    guest.devices = format!(
+        "<disk type='file' device='cdrom'><source file='{}'/><target dev='hdd' bus='sata'/><readonly/></disk>\
+         <disk type='file' device='cdrom'><target dev='hde' bus='sata'/><readonly/></disk>",
+        media.to_str().unwrap()
+    );
+    guest.start();
+    let mut story = Story::new(guest, Nas::folder());
+    for disk in [0, 1, 2, 5] {
+        story.guest.write(disk, 0x51, 5 * MIB, MIB);
+    }
+    story.take("full").assert_full(true);
+    for disk in [0, 1, 2, 5] {
+        story.guest.write(disk, 0x52, 6 * MIB, MIB);
+    }
+    story.take("incremental").assert_incremental();
+    story.assert_all_restore();
+}
+
+#[test]
+fn odd_characters_in_paths_and_names_are_taken_as_they_are() {
+    let volume = "vol 1 'a' \"b\" & <c> * $(d) : ü,.qcow2";
+    for name in ["i-2-VM with space", "q'u\"o&t<e>d", "stern*chen-ü;$(x)"] {
+        let guest = Guest::named(name, [Disk::root().named(volume), Disk::new().named("%41 \\n #.img")]);
+        guest.start();
+        let mut story = Story::new(guest, Nas::folder());
+        story.take("full").assert_full(true);
+        story.guest.write(0, 0x51, 5 * MIB, MIB);
+        story.guest.restart();
+        let parent = story.bitmap();
+        story.take("incremental").assert_recreated(&parent);
+        story.assert_all_restore();
+    }
+}
+
+#[test]
+fn a_paused_guest_is_saved_and_stays_paused() {
+    let mut story = Story::new(Guest::ordinary(), Nas::folder());
+    story.guest.suspend();
+    // There is nothing to freeze, and nobody to ask.
+    let request = TakeBackupRequest { quiesce: Some(true), ..story.request("full") };
+    story.accept(request).assert_full(true);
+    story.take("incremental").assert_incremental();
+    assert_eq!(story.guest.state(), "paused");
+    story.assert_all_restore();
+}
+
+#[test]
+fn every_file_system_serves_as_a_repository() {
+    for fs in [Fs::Ext4, Fs::Xfs, Fs::Btrfs] {
+        let mut story = Story::new(Guest::ordinary(), Nas::image(fs, 320));
+        story.take("full").assert_full(true);
+        story.guest.write(0, 0x51, 5 * MIB, MIB);
+        story.take("incremental").assert_incremental();
+        story.assert_all_restore();
+    }
+}
+
+#[test]
+fn a_repository_that_has_to_be_mounted_is_mounted_for_the_call_only() {
+    let story = Story::new(Guest::ordinary(), Nas::folder());
+    let image = unmounted_image(Fs::Ext4, 128);
+    let repository = Repository {
+        kind: Some("ext4".into()),
+        address: Some(image.to_str().unwrap().into()),
+        options: Some("loop,noatime".into()),
+    };
+    let contents = story.guest.copies();
+    let request = TakeBackupRequest { repository: Some(repository), ..story.request("full") };
+    let taken = take(request).unwrap();
+    let loops = run("losetup", ["--associated", image.to_str().unwrap()]);
+    assert_eq!(loops, "", "still mounted");
+    let point = folder("mounted");
+    run("mount", ["-o", "loop", image.to_str().unwrap(), point.to_str().unwrap()]);
+    for (disk, content) in taken.disks.iter().zip(&contents) {
+        assert_holds(&point.join(&disk.file), content);
+    }
+    run("umount", [point]);
+}
+
+#[test]
+fn empty_mount_options_are_as_good_as_none() {
+    let mut story = Story::new(Guest::ordinary(), Nas::folder());
+    for options in [Some(String::new()), None] {
+        let repository = Repository { options, ..story.nas.repository() };
+        let request = TakeBackupRequest { repository: Some(repository), ..story.request("legacy") };
+        story.accept(request).assert_full(false);
+    }
+}
