@@ -1,5 +1,5 @@
 //! What this host remembers of a virtual machine: a lock against a second backup of it, and the bitmaps that were begun
-//! here and are not yet named by a published manifest.
+//! here and not removed since. The manifests name the published ones too, but not once their point was deleted.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
@@ -49,22 +49,22 @@ impl HostState {
         Ok(HostState { _lock: lock, path, record })
     }
 
-    /// The bitmaps that were begun on this host and belong to no published point, as far as this host knows.
+    /// The bitmaps that were begun on this host and not removed, as far as it knows.
     pub fn bitmaps(&self) -> &BTreeSet<String> {
         &self.record.bitmaps
     }
 
     /// Remembers a bitmap before it is begun, so that it is known as ours if this process dies.
     pub fn remember(&mut self, bitmap: &str) -> Result<()> {
-        if self.record.bitmaps.insert(bitmap.to_owned()) { self.write() } else { Ok(()) }
+        if self.record.bitmaps.insert(bitmap.to_owned()) { self.write(true) } else { Ok(()) }
     }
 
-    /// Forgets a bitmap that is gone, or that a published manifest names.
+    /// Forgets a bitmap that is gone. Not synced: to remember it for longer does no harm.
     pub fn forget(&mut self, bitmap: &str) -> Result<()> {
-        if self.record.bitmaps.remove(bitmap) { self.write() } else { Ok(()) }
+        if self.record.bitmaps.remove(bitmap) { self.write(false) } else { Ok(()) }
     }
 
-    fn write(&self) -> Result<()> {
+    fn write(&self, durably: bool) -> Result<()> {
         let replace = || -> std::io::Result<()> {
             if self.record.bitmaps.is_empty() {
                 return match fs::remove_file(&self.path) {
@@ -75,6 +75,9 @@ impl HostState {
             let new = self.path.with_extension("new");
             let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
             file.write_all(&serde_json::to_vec(&self.record)?)?;
+            if !durably {
+                return fs::rename(&new, &self.path);
+            }
             file.sync_all()?;
             fs::rename(&new, &self.path)?;
             File::open(self.path.parent().unwrap_or(Path::new("/")))?.sync_all()

@@ -12,6 +12,8 @@ use super::repository::Export;
 use crate::config::Config;
 use crate::error::{Code, Error, Result};
 
+/// A folder that is mounted already opens at once, or its NAS hangs.
+const DIR_LIMIT: Duration = Duration::from_secs(20);
 /// Longer than a mount may take, so that its own error comes first.
 const OPEN_LIMIT: Duration = Duration::from_secs(75);
 
@@ -52,7 +54,8 @@ impl Session {
 
     /// The same within a deadline: a folder of a hung NAS does not open either.
     pub fn open_bounded(export: Export, config: Arc<Config>) -> Result<Session> {
-        deadline::bounded("open the repository", OPEN_LIMIT, move || Session::open(&export, &config))
+        let limit = if export.is_dir() { DIR_LIMIT } else { OPEN_LIMIT };
+        deadline::bounded("open the repository", limit, move || Session::open(&export, &config))
     }
 
     /// The repository's root.

@@ -428,6 +428,22 @@ impl Guest {
         image::names(&block.expect("the disk is there")["inserted"]["dirty-bitmaps"])
     }
 
+    /// Lets QEMU's backup job start nothing new, and waits until what is on its way to the repository has arrived there.
+    pub fn hold_job_still(&self) {
+        for job in self.qmp(json!({"execute": "query-block-jobs"})).as_array().unwrap() {
+            let slowly = json!({"device": job["device"], "speed": 65536});
+            self.qmp(json!({"execute": "block-job-set-speed", "arguments": slowly}));
+        }
+        let progress = || self.qmp(json!({"execute": "query-jobs"}));
+        let mut before = progress();
+        assert_ne!(before, json!([]), "the job is over");
+        until("the writes under way arrive", Duration::from_secs(60), || {
+            std::thread::sleep(Duration::from_millis(300)); // the time in which nothing may arrive
+            let last = std::mem::replace(&mut before, progress());
+            last == before
+        });
+    }
+
     /// Neither libvirt nor QEMU has a job on this domain.
     pub fn assert_no_job(&self) {
         let info = self.virsh(&["domjobinfo"]);

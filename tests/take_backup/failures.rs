@@ -71,22 +71,6 @@ fn the_guest_is_destroyed() {
     story.assert_all_restore();
 }
 
-/// Lets QEMU's job start nothing new, and waits until what is on its way to the repository has arrived there.
-fn hold_still(guest: &Guest) {
-    for job in guest.qmp(json!({"execute": "query-block-jobs"})).as_array().unwrap() {
-        let slowly = json!({"device": job["device"], "speed": 65536});
-        guest.qmp(json!({"execute": "block-job-set-speed", "arguments": slowly}));
-    }
-    let progress = || guest.qmp(json!({"execute": "query-jobs"}));
-    let mut before = progress();
-    assert_ne!(before, json!([]), "the job is over");
-    until("the writes under way arrive", Duration::from_secs(30), || {
-        std::thread::sleep(Duration::from_millis(300)); // the time in which nothing may arrive
-        let last = std::mem::replace(&mut before, progress());
-        last == before
-    });
-}
-
 #[test]
 fn cancel_ends_it_within_a_second() {
     // QEMU has up to 64 MiB under way, which no cancel calls back: the repository would be to blame.
@@ -99,7 +83,7 @@ fn cancel_ends_it_within_a_second() {
     let mut cancelled = Instant::now();
     let error = story.refuse_with(request, "CANCELLED", |story, request| {
         take_and(request, |status| {
-            hold_still(&story.guest);
+            story.guest.hold_job_still();
             assert_eq!(status.job, job);
             assert!(operation::jobs().iter().any(|listed| listed.job == job));
             cancelled = Instant::now();

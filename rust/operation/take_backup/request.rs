@@ -101,8 +101,8 @@ impl TakeBackupRequest {
     /// Checks every field, before any effect. `INVALID_ARGUMENT` names the first that is wrong.
     pub(super) fn check(self, config: &Config) -> Result<Checked> {
         let vm = required("vmName", self.vm_name)?;
-        if vm.contains('/') || vm.chars().any(char::is_control) {
-            return Err(Error::invalid("vmName", "contains a slash or a control character"));
+        if vm.starts_with('.') || vm.contains('/') || vm.chars().any(char::is_control) {
+            return Err(Error::invalid("vmName", "begins with a dot, or contains a slash or a control character"));
         }
         let point = PointPath::parse("backupPath", &required("backupPath", self.backup_path)?)?;
         if point.instance() != vm {
@@ -255,6 +255,7 @@ mod tests {
             ("vmName", |r| r.vm_name = None),
             ("vmName", |r| r.vm_name = Some("a/b".into())),
             ("vmName", |r| r.vm_name = Some("a\nb".into())),
+            ("vmName", |r| r.vm_name = Some("..".into())),
             ("backupPath", |r| r.backup_path = None),
             ("backupPath", |r| r.backup_path = Some(String::new())),
             ("backupPath", |r| r.backup_path = Some("../x".into())),

@@ -22,8 +22,6 @@ use crate::qcow2;
 
 /// A question to QEMU that is open for longer means that it hangs; others in the agent ask it for statistics.
 const MONITOR: Duration = Duration::from_secs(10);
-/// How long a NAS that was opened a moment ago may take to make the targets.
-const PROBE: Duration = Duration::from_secs(20);
 /// How long one libvirt call after a job may take.
 const CALL: Duration = Duration::from_secs(60);
 /// How long the files may take to reach the NAS, at least.
@@ -57,7 +55,7 @@ pub(super) fn run(call: &Call<'_>, mut host: HostState, job: &mut Reporter<'_>) 
     job.begin("make the targets")?;
     let specs = specs(&found.disks, &plan);
     let names: Vec<String> = specs.iter().map(|spec| spec.name.clone()).collect();
-    let targets = storage::make_targets(opened, &checked.point, specs, PROBE)?;
+    let targets = storage::make_targets(opened, &checked.point, specs, storage::PROBE)?;
     let bitmap = checked.mode.bitmap().filter(|_| plan.carries.contains(&true));
     let mut attempt = Attempt { found, bitmap: bitmap.map(str::to_owned), host, targets, push: None, stuck: false };
     let copied = match attempt.copy(call, &plan, &names, job) {

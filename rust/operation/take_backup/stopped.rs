@@ -14,7 +14,6 @@ use crate::error::{Code, Error, Result};
 use crate::host::HostState;
 use crate::job::{Job, Reporter};
 use crate::libvirt::{self, Domain};
-use crate::nas::deadline::LIMIT;
 use crate::point::{Kind, ManifestDisk};
 use crate::qcow2;
 
@@ -59,7 +58,7 @@ pub(super) fn run(
         parent: None,
     });
     let specs: Vec<_> = specs.collect();
-    let targets = storage::make_targets(opened, &checked.point, specs.clone(), LIMIT)?;
+    let targets = storage::make_targets(opened, &checked.point, specs.clone(), storage::PROBE)?;
     let mut attempt = Attempt { found, targets, seeded: Vec::new(), details: Vec::new() };
     let bitmap = checked.mode.bitmap();
     let copied =
@@ -260,8 +259,8 @@ fn unseed(found: &[Found<'_>], seeded: &[bool], bitmap: Option<&str>, host: &mut
 /// Removes the other bitmaps of ours; what could not be done is told, and done by the next run.
 fn clear_up(found: &[Found<'_>], ours: &BTreeSet<String>, bitmap: &str, host: &mut HostState) -> Vec<String> {
     let mut details = Vec::new();
-    for name in ours {
-        let there = found.iter().filter(|disk| name != bitmap && disk.bitmaps.contains(name));
+    for name in ours.iter().filter(|name| *name != bitmap) {
+        let there = found.iter().filter(|disk| disk.bitmaps.contains(name));
         let removed = there.map(|disk| qemu_bitmap("--remove", &disk.source.path, name)).collect::<Result<Vec<_>>>();
         if let Err(error) = removed.and_then(|_| host.forget(name)) {
             details.push(format!("bitmap '{name}' stays until the next backup: {error}"));

@@ -20,8 +20,8 @@ use crate::nas::session::Session;
 use crate::point::{MANIFEST, Manifest, Parent};
 use crate::qcow2;
 
-/// How long mounting and opening may take; the mount has a shorter bound of its own.
-const OPEN: Duration = Duration::from_secs(90);
+/// How long a NAS may take for a few small files, before the guest is touched.
+pub(super) const PROBE: Duration = Duration::from_secs(20);
 /// Less than this much free after a failed job: the NAS is full. QEMU reports the error only as text.
 const FULL: u64 = 1 << 20;
 
@@ -38,9 +38,9 @@ pub(super) struct Opened {
 
 /// Opens the repository, locks the virtual machine's folder there, reads its manifests and looks at the parent.
 pub(super) fn open(checked: &Checked, config: &Arc<Config>) -> Result<Opened> {
-    let (checked, config) = (checked.clone(), config.clone());
-    bounded("open the repository", OPEN, move || {
-        let session = Session::open(&checked.export, &config)?;
+    let session = Session::open_bounded(checked.export.clone(), config.clone())?;
+    let checked = checked.clone();
+    bounded("open the repository", PROBE, move || {
         refuse_existing(session.root(), &checked.point)?;
         let (instance, _) = session.root().make_dir_if_missing(checked.point.instance(), FOLDER_MODE)?;
         let lock = InstanceLock::take(&instance)?;
