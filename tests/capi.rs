@@ -2,8 +2,13 @@
 // clippy.toml allows it in functions marked as tests only.
 #![allow(clippy::unwrap_used)]
 
+mod support;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+
+use serde_json::{Value, json};
+use support::{Disk, Guest, Nas, assert_holds};
 
 /// `cargo test` leaves the cdylib beside the test executables.
 fn library_folder() -> PathBuf {
@@ -87,11 +92,60 @@ fn the_library_exports_java_and_c_and_nothing_else() {
 }
 
 #[test]
-fn the_python_of_the_manual_runs() {
+fn a_c_program_backs_a_guest_up() {
+    let (guest, nas) = (Guest::ordinary(), Nas::folder());
+    let folder = support::folder("capi");
+    let (request, init) = (folder.join("request.json"), folder.join("init.json"));
+    std::fs::write(&init, json!({"stateDir": folder, "mountDir": folder, "logLevel": "error"}).to_string()).unwrap();
+    let path = format!("{}/2026.01.02.03.04.05", guest.name);
+    let wanted = json!({"vmName": guest.name, "backupPath": path, "mode": "full", "bitmapNew": "backup-1",
+                        "repository": {"type": "dir", "address": nas.root()}});
+    std::fs::write(&request, wanted.to_string()).unwrap();
+    let copies = guest.copies();
+    let output = run(Command::new(build(&folder)).arg("takeBackup").arg(&request).arg("init").arg(&init));
+    let replies = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{replies}");
+    let reply: Value = serde_json::from_str(replies.lines().last().unwrap()).unwrap();
+    let disks = reply["result"]["disks"].as_array().unwrap();
+    assert_eq!(disks.len(), copies.len());
+    for (disk, copy) in disks.iter().zip(&copies) {
+        assert_holds(&nas.at(disk["file"].as_str().unwrap()), copy);
+    }
+    assert_eq!(guest.checkpoints(), ["backup-1"]);
+}
+
+/// The Python of the manual, in order.
+fn examples() -> Vec<String> {
     let manual = std::fs::read_to_string(source("docs/c-abi.md")).unwrap();
-    let example = manual.split("```python\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
-    assert!(example.trim().lines().count() <= 10);
-    let output = run(Command::new("python3").arg("-c").arg(example).env("LD_LIBRARY_PATH", library_folder()));
+    let blocks = manual.split("```python\n").skip(1);
+    blocks.map(|rest| rest.split("```").next().unwrap().to_owned()).collect()
+}
+
+fn python(program: &str) -> String {
+    let output = run(Command::new("python3").arg("-c").arg(program).env("LD_LIBRARY_PATH", library_folder()));
     assert!(output.status.success(), "python3: {}", output.status);
-    assert_eq!(String::from_utf8(output.stdout).unwrap(), format!("{} []\n", env!("CARGO_PKG_VERSION")));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn the_python_of_the_manual_runs() {
+    let example = &examples()[0];
+    assert!(example.trim().lines().count() <= 10);
+    assert_eq!(python(example), format!("{} []\n", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn the_python_of_the_manual_backs_a_guest_up() {
+    let mut guest = Guest::named("i-2-10-VM", [Disk::root()]);
+    guest.start();
+    guest.write(0, 0x61, 0, support::MIB);
+    let nas = Nas::folder();
+    let folder = support::folder("python");
+    let folders = format!("logLevel=\"error\", stateDir={folder:?}, mountDir={folder:?}");
+    let program = examples().concat().replace("logLevel=\"error\"", &folders);
+    let program = program.replace("/mnt/nas", nas.root().to_str().unwrap());
+    let copy = guest.copy(0);
+    assert!(python(&program).ends_with("\nfull\n"));
+    let file = format!("i-2-10-VM/2026.11.22.01.00.00/root.{}.qcow2", guest.disks[0].volume());
+    assert_holds(&nas.at(&file), &copy);
 }

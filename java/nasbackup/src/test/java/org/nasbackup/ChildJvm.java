@@ -22,19 +22,26 @@ import java.util.ArrayList;
 import java.util.List;
 import java.util.concurrent.TimeUnit;
 
-/** Runs {@link ChildMain} in a JVM of its own, checked by {@code -Xcheck:jni}. */
-final class ChildJvm {
+/** Runs a class, {@link ChildMain} unless told, in a JVM of its own, checked by {@code -Xcheck:jni}. */
+public final class ChildJvm {
     private final List<String> classPath = new ArrayList<>();
     private final List<String> options = new ArrayList<>();
+    private final Class<?> main;
+    private int status;
 
     ChildJvm() {
+        this(ChildMain.class);
+    }
+
+    public ChildJvm(Class<?> main) {
+        this.main = main;
         classPath.add(folderOf(ChildJvm.class));
         classPath.add(folderOf(NasBackup.class));
         options.add("-Xcheck:jni");
         options.add("-Djava.library.path=" + System.getProperty("java.library.path"));
     }
 
-    static String folderOf(Class<?> type) {
+    public static String folderOf(Class<?> type) {
         return type.getProtectionDomain().getCodeSource().getLocation().getPath();
     }
 
@@ -43,8 +50,14 @@ final class ChildJvm {
         return this;
     }
 
-    ChildJvm onClassPath(Path folder) {
+    public ChildJvm onClassPath(Path folder) {
         classPath.add(folder.toString());
+        return this;
+    }
+
+    /** The exit status that it must end with, instead of 0. */
+    public ChildJvm status(int expected) {
+        status = expected;
         return this;
     }
 
@@ -64,12 +77,12 @@ final class ChildJvm {
         return onClassPath(scratch);
     }
 
-    /** What it printed. It must end by itself, with status 0. */
-    String run(String... arguments) throws IOException, InterruptedException {
+    /** What it printed. It must end by itself. */
+    public String run(String... arguments) throws IOException, InterruptedException {
         List<String> command = new ArrayList<>();
         command.add(Path.of(System.getProperty("java.home"), "bin", "java").toString());
         command.addAll(options);
-        command.addAll(List.of("-cp", String.join(":", classPath), ChildMain.class.getName()));
+        command.addAll(List.of("-cp", String.join(":", classPath), main.getName()));
         command.addAll(List.of(arguments));
         Path output = Files.createTempFile("child-jvm", ".out");
         try {
@@ -81,7 +94,7 @@ final class ChildJvm {
             child.destroyForcibly().waitFor();
             String text = Files.readString(output, StandardCharsets.UTF_8);
             assertThat(ended).as("ended by itself: %s", text).isTrue();
-            assertThat(child.exitValue()).as(text).isZero();
+            assertThat(child.exitValue()).as(text).isEqualTo(status);
             return text;
         } finally {
             Files.delete(output);

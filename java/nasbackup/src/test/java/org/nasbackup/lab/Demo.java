@@ -1,0 +1,159 @@
+// Licensed under the Apache License, Version 2.0 (the "License");
+// you may not use this file except in compliance with the License.
+// You may obtain a copy of the License at
+//
+//     http://www.apache.org/licenses/LICENSE-2.0
+//
+// Unless required by applicable law or agreed to in writing, software
+// distributed under the License is distributed on an "AS IS" BASIS,
+// WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+// See the License for the specific language governing permissions and
+// limitations under the License.
+
+package org.nasbackup.lab;
+
+import java.util.ArrayList;
+import java.util.List;
+import java.util.Locale;
+import org.nasbackup.DeleteBackupRequest;
+import org.nasbackup.ErrorCode;
+import org.nasbackup.Kind;
+import org.nasbackup.Mode;
+import org.nasbackup.NasBackup;
+import org.nasbackup.NasBackupException;
+import org.nasbackup.TakeBackupResult;
+
+/**
+ * Shows the main job: a guest with two disks is backed up through what happens to guests, then every restore point is
+ * read back from the NAS and compared with what the disks held. Exit status 1 when one differs, or is of another kind
+ * than it has to be. With the argument {@code spoil} the first point is harmed before that, so that it has to fail.
+ */
+final class Demo {
+    private static final String ROW = "%-5s  %-30s  %-11s  %12s  %7s  %7s  %-9s  %s%n";
+
+    private final NasBackup nasBackup = Lab.open("warn");
+    private final Story story = new Story(nasBackup, Guest.ordinary(), new NasFolder());
+    private final List<String> happened = new ArrayList<>();
+    private final List<String> wrong = new ArrayList<>();
+
+    private String refused;
+
+    private Demo() {}
+
+    public static void main(String[] arguments) {
+        System.setProperty("java.util.logging.SimpleFormatter.format", "%4$s: %5$s%n");
+        System.exit(run(arguments.length == 1 && arguments[0].equals("spoil")) ? 0 : 1);
+    }
+
+    private static boolean run(boolean spoil) {
+        try {
+            Demo demo = new Demo();
+            try (demo.story) {
+                demo.takePoints();
+                demo.refuseDelete();
+                if (spoil) {
+                    demo.story.points().get(0).spoil(demo.story.nas(), 0);
+                }
+                return demo.readBack();
+            }
+        } catch (IllegalStateException | NasBackupException e) {
+            System.err.println("demo: " + e.getMessage());
+            return false;
+        }
+    }
+
+    private void takePoints() {
+        Guest guest = story.guest();
+        take("a guest with two disks", Mode.FULL, Kind.FULL, "");
+        guest.write(0, 0x31, 10, 2);
+        guest.write(1, 0x32, 40, 5);
+        take("writes", Mode.INCREMENTAL, Kind.INCREMENTAL, "");
+        guest.write(1, 0x33, 42, 1);
+        guest.writeZeros(0, 0, 1);
+        take("writes, and zeros", Mode.INCREMENTAL, Kind.INCREMENTAL, "");
+        guest.write(0, 0x34, 11, 4);
+        guest.restart();
+        guest.write(1, 0x35, 0, 1);
+        take("writes, guest restarted", Mode.INCREMENTAL, Kind.INCREMENTAL, "recreated");
+        guest.write(0, 0x36, 20, 1);
+        guest.kill();
+        guest.start();
+        guest.write(1, 0x37, 60, 1);
+        take("QEMU killed, bitmaps lost", Mode.INCREMENTAL, Kind.FULL, "fallback");
+        guest.write(0, 0x38, 50, 1);
+        guest.stop();
+        take("guest stopped", Mode.FULL, Kind.FULL, "");
+        guest.start();
+        guest.write(0, 0x39, 12, 1);
+        guest.write(1, 0x3a, 61, 1);
+        take("guest started, writes", Mode.INCREMENTAL, Kind.INCREMENTAL, "recreated");
+    }
+
+    private void take(String what, Mode asked, Kind kind, String note) {
+        TakeBackupResult result = story.take(asked).result();
+        happened.add(what);
+        if (result.kind() != kind || !note(result).equals(note)) {
+            wrong.add("point " + happened.size() + " has to be: " + text(kind) + " " + note + " " + result.details());
+        }
+    }
+
+    private static String note(TakeBackupResult result) {
+        String recreated = result.bitmapRecreated() == null ? "" : "recreated";
+        return recreated + (result.incrementalFallback() ? "fallback" : "");
+    }
+
+    private static String text(Kind kind) {
+        return kind.name().toLowerCase(Locale.ROOT);
+    }
+
+    /** The first point is the parent of the second. */
+    private void refuseDelete() {
+        Point first = story.points().get(0);
+        try {
+            nasBackup.deleteBackup(DeleteBackupRequest.builder()
+                    .repository(story.nas().repository())
+                    .backupPath(first.path())
+                    .build());
+            wrong.add("point 1 was deleted although others need it");
+        } catch (NasBackupException e) {
+            if (e.code() != ErrorCode.HAS_CHILDREN) {
+                throw e;
+            }
+            refused = e.getMessage();
+        }
+    }
+
+    private boolean readBack() {
+        List<Point> points = story.points();
+        int identical = 0;
+        System.out.printf(
+                ROW, "point", "before it", "made", "bytes", "job s", "total s", "bitmap", "read back with qemu-img");
+        for (int i = 0; i < points.size(); i++) {
+            TakeBackupResult made = points.get(i).result();
+            List<String> differences = points.get(i).differences(story.nas());
+            System.out.printf(
+                    Locale.ROOT,
+                    ROW,
+                    i + 1,
+                    happened.get(i),
+                    text(made.kind()),
+                    String.format(Locale.ROOT, "%,d", made.size()),
+                    seconds(made.jobMillis()),
+                    seconds(made.totalMillis()),
+                    note(made),
+                    differences.isEmpty() ? "identical" : "not identical");
+            identical += differences.isEmpty() ? 1 : 0;
+            wrong.addAll(differences);
+        }
+        if (refused != null) {
+            System.out.println("deletion of point 1 refused: " + refused);
+        }
+        wrong.forEach(System.out::println);
+        System.out.printf("restore points identical: %d of %d%n", identical, points.size());
+        return wrong.isEmpty();
+    }
+
+    private static String seconds(long millis) {
+        return String.format(Locale.ROOT, "%.3f", millis / 1000.0);
+    }
+}
