@@ -41,17 +41,29 @@ struct Found {
     details: Vec<String>,
 }
 
+/// Asks libvirt on a thread that may be given up: a QEMU that hangs, perhaps in its own storage, answers no question.
+fn ask<T: Send + 'static>(step: &'static str, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    bounded(step, CALL, work).map_err(|error| match error.code {
+        Code::NasUnresponsive => Error { code: Code::Libvirt, ..error },
+        _ => error,
+    })
+}
+
 /// Runs the backup of a guest that must be running or paused.
 pub(super) fn run(call: &Call<'_>, mut host: HostState, job: &mut Reporter<'_>) -> Result<TakenBackup> {
     let Call { checked, config, .. } = *call;
     job.begin("find the domain")?;
-    let found = find(checked, config)?;
+    let (request, settings) = (checked.clone(), config.clone());
+    let found = ask("look at the domain", move || find(&request, &settings))?;
     job.begin("open the repository")?;
     let mut opened = storage::open(checked, config)?;
     let ours = ours(checked, &opened, &host)?;
-    clear_way(checked, &found, &mut host)?;
-    let parent = opened.parent.take();
-    let plan = decide(checked, &found, parent.as_ref());
+    let (request, parent) = (checked.clone(), opened.parent.take());
+    let (found, host, parent, plan) = ask("look at the bitmaps", move || {
+        clear_way(&request, &found, &mut host)?;
+        let plan = decide(&request, &found, parent.as_ref());
+        Ok((found, host, parent, plan))
+    })?;
     job.begin("make the targets")?;
     let specs = specs(&found.disks, &plan);
     let names: Vec<String> = specs.iter().map(|spec| spec.name.clone()).collect();
@@ -68,14 +80,16 @@ pub(super) fn run(call: &Call<'_>, mut host: HostState, job: &mut Reporter<'_>) 
     let disks = manifest_disks(&attempt, &plan, &names);
     let manifest = manifest(&checked.vm, copied.when, bitmap, parent, disks)?;
     let limit = SYNC.max(call.left());
-    let (manifest, mut found, host) = attempt.publish(manifest, limit)?;
+    let (manifest, found, host) = attempt.publish(manifest, limit)?;
     job.enter("clear up");
-    found.refresh();
     let mut details = found.details.clone();
     details.extend(plan.details.iter().cloned());
     details.extend(copied.details);
-    if let Some(bitmap) = bitmap {
-        details.extend(clear_up(&found, host, &ours, bitmap));
+    let targets = found.disks.iter().map(|disk| Some(disk.target.clone())).collect();
+    if let Some(bitmap) = bitmap.map(str::to_owned) {
+        // The point is published: nothing that happens now changes that.
+        let cleared = ask("remove the older bitmaps", move || Ok(clear_up(found, host, &ours, &bitmap)));
+        details.extend(cleared.unwrap_or_else(|error| vec![error.to_string()]));
     }
     let parents =
         plan.ways.iter().map(|way| if let Way::Incremental(file) = way { Some(file.to_string()) } else { None });
@@ -84,7 +98,7 @@ pub(super) fn run(call: &Call<'_>, mut host: HostState, job: &mut Reporter<'_>) 
         _ => None,
     };
     let outcome = Outcome {
-        targets: found.disks.iter().map(|disk| Some(disk.target.clone())).collect(),
+        targets,
         parents: parents.collect(),
         manifest,
         recreated,
@@ -442,7 +456,7 @@ fn remove_bitmap(found: &Found, host: &mut HostState, bitmap: Option<&str>) {
         return;
     }
     let (bitmaps, domain, name) = (found.bitmaps.clone(), found.domain.clone(), bitmap.to_owned());
-    let removed = bounded("delete the new checkpoint", CALL, move || bitmaps.remove(&domain, &name));
+    let removed = ask("delete the new checkpoint", move || bitmaps.remove(&domain, &name));
     if let Err(error) = removed.and_then(|()| host.forget(bitmap)) {
         log::warn!("{}: bitmap '{bitmap}' stays until the next backup: {error}", found.domain.name());
     }
@@ -465,7 +479,8 @@ fn resume(found: &Found) {
 }
 
 /// After a success: removes the other bitmaps of ours. What could not be done is told, and done by the next run.
-fn clear_up(found: &Found, mut host: HostState, ours: &BTreeSet<String>, bitmap: &str) -> Vec<String> {
+fn clear_up(mut found: Found, mut host: HostState, ours: &BTreeSet<String>, bitmap: &str) -> Vec<String> {
+    found.refresh();
     let mut details = Vec::new();
     for name in ours.iter().filter(|name| *name != bitmap) {
         let removed = if found.bitmaps.has(name) { found.bitmaps.remove(&found.domain, name) } else { Ok(()) };
