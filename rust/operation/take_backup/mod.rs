@@ -1,8 +1,10 @@
 //! `takeBackup`: one restore point of one virtual machine.
 
+mod attempt;
 mod bitmap;
 mod decision;
 mod describe;
+mod found;
 mod image_lock;
 mod quiesce;
 mod request;
@@ -18,9 +20,10 @@ use serde::Serialize;
 
 use crate::config::{self, Config};
 use crate::engine::Engine;
-use crate::error::Result;
+use crate::error::{Code, Error, Result};
 use crate::host::HostState;
 use crate::job::{self, Job, Listener, Reporter};
+use crate::nas::deadline::bounded;
 use crate::nas::path::PointPath;
 use crate::point::{Kind, Manifest, ManifestDisk, ParentPoint};
 
@@ -121,6 +124,17 @@ impl Call<'_> {
     fn left(&self) -> Duration {
         self.deadline.saturating_duration_since(Instant::now())
     }
+}
+
+/// How long one question to libvirt may stay open.
+const CALL: Duration = Duration::from_secs(60);
+
+/// Asks libvirt on a thread that may be given up: a QEMU that hangs, perhaps in its own storage, answers no question.
+fn ask<T: Send + 'static>(step: &'static str, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    bounded(step, CALL, work).map_err(|error| match error.code {
+        Code::NasUnresponsive => Error { code: Code::Libvirt, ..error },
+        _ => error,
+    })
 }
 
 /// The name of a disk's file: the first disk is the root disk.

@@ -1,0 +1,224 @@
+//! A running guest's backup between the making of its targets and its publication, and how it is undone.
+
+use std::time::{Duration, Instant};
+
+use super::decision::{Plan, Way};
+use super::found::Found;
+use super::quiesce::Frozen;
+use super::request::{Checked, Mode};
+use super::storage::Targets;
+use super::{Call, ask, describe};
+use crate::config::{Config, QuiesceFailure};
+use crate::engine::push::PushJob;
+use crate::error::{Code, Error, Result};
+use crate::host::HostState;
+use crate::job::Reporter;
+use crate::libvirt::{self, BackupDisk, JobState, State};
+use crate::point::Manifest;
+
+/// What the copying of the data has shown.
+pub(super) struct Copied {
+    /// The instant that the copies show.
+    pub when: jiff::Timestamp,
+    /// From the begin of the job to the last target's close.
+    pub millis: u64,
+    /// What was not ordinary.
+    pub details: Vec<String>,
+}
+
+/// A backup from the making of its targets to its publication. Whatever fails in between, `abandon` undoes it.
+pub(super) struct Attempt {
+    found: Found,
+    /// The bitmap that begins with the job.
+    bitmap: Option<String>,
+    host: HostState,
+    targets: Targets,
+    push: Option<PushJob>,
+    /// libvirt did not come back from the begin: a job may run.
+    stuck: bool,
+}
+
+impl Attempt {
+    /// Begins with targets that were made and nothing else.
+    pub(super) fn new(found: Found, bitmap: Option<&str>, host: HostState, targets: Targets) -> Attempt {
+        Attempt { found, bitmap: bitmap.map(str::to_owned), host, targets, push: None, stuck: false }
+    }
+
+    /// Runs the job, freezing the guest for its begin if that is asked for.
+    pub(super) fn copy(
+        &mut self,
+        call: &Call<'_>,
+        plan: &Plan,
+        names: &[String],
+        job: &mut Reporter<'_>,
+    ) -> Result<Copied> {
+        let Call { checked, config, deadline } = *call;
+        let backup = self.backup_xml(checked, plan, names)?;
+        let checkpoint = self.bitmap.as_deref().map(|bitmap| self.checkpoint_xml(bitmap, plan));
+        if let Some(bitmap) = &self.bitmap {
+            self.host.remember(bitmap)?;
+        }
+        job.begin("begin")?;
+        let mut details = Vec::new();
+        let frozen = self.freeze(checked, config, &mut details)?;
+        let when = jiff::Timestamp::now();
+        let begun = Instant::now();
+        let targets = self.found.disks.iter().map(|disk| disk.target.clone()).collect();
+        let push = PushJob::begin(&self.found.domain, &config.connection_uri, targets, backup, checkpoint);
+        if let Some(Err(error)) = frozen.map(Frozen::thaw) {
+            log::error!("{}: {error}", self.found.domain.name());
+            details.push(error.to_string());
+        }
+        self.stuck = push.as_ref().is_err_and(|error| error.code == Code::NasUnresponsive);
+        let push = self.push.insert(push?);
+        job.enter("copy");
+        push.wait(job, deadline)?;
+        let millis = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        job.begin("publish")?;
+        Ok(Copied { when, millis, details })
+    }
+
+    /// Freezes a running guest if that is asked for.
+    fn freeze(&self, checked: &Checked, config: &Config, details: &mut Vec<String>) -> Result<Option<Frozen>> {
+        if !checked.quiesce {
+            return Ok(None);
+        }
+        if !self.found.runs {
+            details.push("the guest is paused: not frozen".to_owned());
+            return Ok(None);
+        }
+        match Frozen::freeze(&self.found.domain, self.found.xml.agent) {
+            Ok(frozen) => Ok(Some(frozen)),
+            Err(error) if config.quiesce_failure == QuiesceFailure::Warn => {
+                details.push(error.to_string());
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn backup_xml(&self, checked: &Checked, plan: &Plan, names: &[String]) -> Result<String> {
+        let since = match &checked.mode {
+            Mode::Incremental { parent_bitmap, .. } => Some(parent_bitmap.as_str()),
+            _ => None,
+        };
+        let paths = names.iter().map(|name| self.targets.path(name)).collect::<Result<Vec<_>>>()?;
+        let disks = self.found.disks.iter().zip(&plan.ways).zip(&paths);
+        let chosen = disks.map(|((disk, way), path)| BackupDisk {
+            target: &disk.target,
+            file: Some(path),
+            since: since.filter(|_| matches!(way, Way::Incremental(_))),
+        });
+        let left_out = self.found.left_out.iter().map(|target| BackupDisk { target, file: None, since: None });
+        Ok(libvirt::backup_xml(&chosen.chain(left_out).collect::<Vec<_>>()))
+    }
+
+    fn checkpoint_xml(&self, bitmap: &str, plan: &Plan) -> String {
+        let (with, without): (Vec<_>, Vec<_>) =
+            self.found.disks.iter().zip(&plan.carries).partition(|(_, carries)| **carries);
+        let with: Vec<_> = with.into_iter().map(|(disk, _)| disk.target.as_str()).collect();
+        let without = without.into_iter().map(|(disk, _)| disk.target.as_str());
+        let without: Vec<_> = without.chain(self.found.left_out.iter().map(String::as_str)).collect();
+        libvirt::checkpoint_xml(bitmap, None, &with, &without)
+    }
+
+    pub(super) fn publish(self, manifest: Manifest, limit: Duration) -> Result<(Manifest, Found, HostState)> {
+        let texts = describe::texts(self.found.domain.name(), &self.found.xml_text, &self.found.xml);
+        let Attempt { found, bitmap, mut host, targets, .. } = self;
+        match targets.publish(manifest, texts, limit) {
+            Ok(manifest) => Ok((manifest, found, host)),
+            Err(error) => {
+                remove_bitmap(&found, &mut host, bitmap.as_deref());
+                Err(error)
+            }
+        }
+    }
+
+    /// Undoes everything because of `error`: at once, or, when the job can't be ended now, on a thread that waits for
+    /// its end and keeps the virtual machine locked until then.
+    pub(super) fn abandon(mut self, error: Error) -> Error {
+        let runs_on = self.stuck || self.push.as_ref().is_some_and(|push| !push.has_ended());
+        if !runs_on {
+            return self.clear(error);
+        }
+        let name = self.found.domain.name().to_owned();
+        let error = error.with_leftover("the hypervisor's job, which does not end; all is cleared when it does");
+        let cause = error.clone();
+        let wait = std::thread::Builder::new().name("nasbackup-clear".to_owned()).spawn(move || {
+            self.wait_for_end();
+            let error = self.clear(cause);
+            log::info!("{}: cleared after its job ended: {error}", name);
+        });
+        if let Err(failed) = wait {
+            log::error!("the thread that clears up could not be started: {failed}");
+        }
+        error
+    }
+
+    /// Waits until no job runs on the domain. A push job on a NAS that hangs can't be ended by anybody.
+    fn wait_for_end(&mut self) {
+        loop {
+            std::thread::sleep(Duration::from_secs(1));
+            self.found.refresh();
+            let domain = &self.found.domain;
+            match domain.job() {
+                Ok(picture) if picture.state == JobState::Running => {
+                    if let Err(error) = domain.abort_job() {
+                        log::debug!("{}: {error}", domain.name());
+                    }
+                }
+                Ok(_) => return,
+                Err(error) if domain.state() == Ok(State::Other) => {
+                    log::info!("{}: {error}", domain.name());
+                    return;
+                }
+                Err(error) => log::debug!("{}: {error}", domain.name()),
+            }
+        }
+    }
+
+    /// Undoes everything; no job runs any more.
+    fn clear(self, error: Error) -> Error {
+        let Attempt { mut found, bitmap, mut host, targets, .. } = self;
+        found.refresh();
+        remove_bitmap(&found, &mut host, bitmap.as_deref());
+        resume(&found);
+        let error = targets.discard(error);
+        resume(&found);
+        error
+    }
+}
+
+/// Removes the bitmap of a run that failed: as a parent it would hide a hole in the chain. What can't be removed stays in
+/// this host's record, for the next run.
+fn remove_bitmap(found: &Found, host: &mut HostState, bitmap: Option<&str>) {
+    let Some(bitmap) = bitmap else { return };
+    if found.domain.state() == Ok(State::Other) {
+        log::info!(
+            "{}: the guest is gone, what is left of bitmap '{bitmap}' goes with the next backup",
+            found.domain.name()
+        );
+        return;
+    }
+    let (bitmaps, domain, name) = (found.bitmaps.clone(), found.domain.clone(), bitmap.to_owned());
+    let removed = ask("delete the new checkpoint", move || bitmaps.remove(&domain, &name));
+    if let Err(error) = removed.and_then(|()| host.forget(bitmap)) {
+        log::warn!("{}: bitmap '{bitmap}' stays until the next backup: {error}", found.domain.name());
+    }
+}
+
+/// Lets a guest go on that ran before and that the failed backup stopped, and no other.
+fn resume(found: &Found) {
+    let go_on = || -> Result<bool> {
+        let stopped = found.runs && found.domain.state()? == State::Paused { io_error: true };
+        if stopped {
+            found.domain.resume()?;
+        }
+        Ok(stopped)
+    };
+    match go_on() {
+        Ok(true) => log::warn!("{}: the guest, paused by the failed backup, goes on", found.domain.name()),
+        Ok(false) => {}
+        Err(error) => log::error!("{}: {error}", found.domain.name()),
+    }
+}

@@ -1,0 +1,148 @@
+//! A running guest as a backup finds it: its disks, their bitmaps, and whether it can be backed up at all.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::time::Duration;
+
+use super::bitmap::Bitmaps;
+use super::decision::DiskFacts;
+use super::request::Checked;
+use crate::config::Config;
+use crate::error::{Code, Error, Result};
+use crate::libvirt::{self, Disk, Domain, DomainXml, JobState, Source, State};
+use crate::point::volume_of;
+use crate::qcow2;
+
+/// A question to QEMU that is open for longer means that it hangs; others in the agent ask it for statistics.
+const MONITOR: Duration = Duration::from_secs(10);
+
+/// A running guest as it was found.
+pub(super) struct Found {
+    pub domain: Domain,
+    pub uri: String,
+    pub runs: bool,
+    pub xml_text: String,
+    pub xml: DomainXml,
+    pub disks: Vec<DiskFacts>,
+    /// The names in the domain of the disks that no backup holds.
+    pub left_out: Vec<String>,
+    pub bitmaps: Bitmaps,
+    pub details: Vec<String>,
+}
+
+impl Found {
+    /// Follows the domain onto a new connection, should the daemon have been restarted.
+    pub(super) fn refresh(&mut self) {
+        match libvirt::connect(&self.uri).and_then(|connection| self.domain.on(&connection)) {
+            Ok(Some(domain)) => self.domain = domain,
+            Ok(None) => log::info!("{}: the domain is gone", self.domain.name()),
+            Err(error) => log::warn!("{}: {error}", self.domain.name()),
+        }
+    }
+}
+
+/// Looks at the domain and its disks, and refuses what can't be backed up.
+pub(super) fn find(checked: &Checked, config: &Config) -> Result<Found> {
+    let connection = libvirt::connect(&config.connection_uri)?;
+    let missing =
+        || Error::new(Code::DomainNotFound, "look up the domain", format!("libvirt has no domain '{}'", checked.vm));
+    let domain = Domain::find(&connection, &checked.vm)?.ok_or_else(missing)?;
+    let runs = match domain.state()? {
+        State::Running => true,
+        State::Paused { .. } => false,
+        State::Other => {
+            return Err(Error::new(
+                Code::DomainState,
+                "look at the domain",
+                "it is neither running nor paused, and no disks are given",
+            ));
+        }
+    };
+    if domain.monitor_hangs(MONITOR)? || domain.job()?.state == JobState::Running {
+        return Err(Error::new(
+            Code::Busy,
+            "look at the domain",
+            "another job (backup, migration, save) runs on it, or QEMU does not answer",
+        ));
+    }
+    let (xml_text, xml) = domain.xml()?;
+    let (chosen, skipped): (Vec<&Disk>, Vec<&Disk>) =
+        xml.disks.iter().partition(|disk| !disk.shareable && !disk.transient);
+    let details =
+        skipped.iter().map(|disk| format!("disk {}: left out, it is shareable or transient", disk.target)).collect();
+    let left_out = skipped.iter().map(|disk| disk.target.clone()).chain(xml.others.iter().cloned()).collect();
+    let mut disks = Vec::new();
+    let mut stored = Vec::new();
+    for disk in chosen {
+        let (facts, names) = look_at(&domain, disk).map_err(|e| e.on_disk(&disk.target))?;
+        disks.push(facts);
+        stored.push(names);
+    }
+    refuse_twins(&disks)?;
+    let targets = disks.iter().map(|disk| disk.target.clone()).collect();
+    let bitmaps = Bitmaps { targets, stored, known: domain.checkpoint_names()?.into_iter().collect() };
+    Ok(Found { domain, uri: config.connection_uri.clone(), runs, xml_text, xml, disks, left_out, bitmaps, details })
+}
+
+/// Facts of one disk, and the names of the bitmaps stored in its top image.
+fn look_at(domain: &Domain, disk: &Disk) -> Result<(DiskFacts, BTreeSet<String>)> {
+    const STEP: &str = "look at the disk";
+    if disk.encrypted {
+        return Err(Error::new(
+            Code::UnsupportedImage,
+            STEP,
+            "it is encrypted, and would be written to the NAS in plain text",
+        ));
+    }
+    if domain.in_block_job(&disk.target)? {
+        return Err(Error::new(Code::Busy, STEP, "a block job runs on it"));
+    }
+    let volume = disk.source.path().and_then(volume_of);
+    let volume = volume.filter(|volume| !volume.chars().any(char::is_control));
+    let volume = volume
+        .ok_or_else(|| Error::new(Code::UnsupportedImage, STEP, "its source has no name that a file can have"))?;
+    let (cannot_carry, stored) = match bitmap_home(disk) {
+        Err(reason) => (Some(reason), BTreeSet::new()),
+        Ok(stored) => (None, stored),
+    };
+    let facts = DiskFacts {
+        target: disk.target.clone(),
+        volume: volume.to_owned(),
+        serial: disk.serial.clone(),
+        virtual_size: domain.capacity(&disk.target)?,
+        cannot_carry,
+    };
+    Ok((facts, stored))
+}
+
+/// The bitmaps stored in the disk's top image, or why it can't hold one.
+fn bitmap_home(disk: &Disk) -> Result<BTreeSet<String>, String> {
+    let Source::File(path) = &disk.source else { return Err("it is no file".to_owned()) };
+    if disk.format != "qcow2" {
+        return Err(format!("its format is {}", disk.format));
+    }
+    if disk.read_only {
+        return Err("it is read-only".to_owned());
+    }
+    let info = File::open(path).map_err(qcow2::Error::from).and_then(|file| qcow2::inspect(&file));
+    let info = info.map_err(|e| format!("its image can't be read: {e}"))?;
+    if info.version < 3 {
+        return Err(
+            "its image is qcow2 version 2; 'qemu-img amend -o compat=1.1' while the guest is stopped helps".to_owned()
+        );
+    }
+    Ok(info.bitmaps.into_iter().map(|bitmap| bitmap.name).collect())
+}
+
+fn refuse_twins(disks: &[DiskFacts]) -> Result<()> {
+    if disks.is_empty() {
+        return Err(Error::new(Code::DomainState, "look at the disks", "the domain has no disk to back up"));
+    }
+    for (i, disk) in disks.iter().enumerate() {
+        if disks[..i].iter().any(|other| other.volume == disk.volume) {
+            let cause = format!("two disks have the volume name '{}'", disk.volume);
+            return Err(Error::new(Code::UnsupportedImage, "look at the disks", cause).on_disk(&disk.target));
+        }
+    }
+    Ok(())
+}
