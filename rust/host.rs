@@ -56,15 +56,15 @@ impl HostState {
 
     /// Remembers a bitmap before it is begun, so that it is known as ours if this process dies.
     pub fn remember(&mut self, bitmap: &str) -> Result<()> {
-        if self.record.bitmaps.insert(bitmap.to_owned()) { self.write(true) } else { Ok(()) }
+        if self.record.bitmaps.insert(bitmap.to_owned()) { self.write() } else { Ok(()) }
     }
 
-    /// Forgets a bitmap that is gone. Not synced: to remember it for longer does no harm.
+    /// Forgets a bitmap that is gone.
     pub fn forget(&mut self, bitmap: &str) -> Result<()> {
-        if self.record.bitmaps.remove(bitmap) { self.write(false) } else { Ok(()) }
+        if self.record.bitmaps.remove(bitmap) { self.write() } else { Ok(()) }
     }
 
-    fn write(&self, durably: bool) -> Result<()> {
+    fn write(&self) -> Result<()> {
         let replace = || -> std::io::Result<()> {
             if self.record.bitmaps.is_empty() {
                 return match fs::remove_file(&self.path) {
@@ -75,9 +75,6 @@ impl HostState {
             let new = self.path.with_extension("new");
             let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
             file.write_all(&serde_json::to_vec(&self.record)?)?;
-            if !durably {
-                return fs::rename(&new, &self.path);
-            }
             file.sync_all()?;
             fs::rename(&new, &self.path)?;
             File::open(self.path.parent().unwrap_or(Path::new("/")))?.sync_all()
@@ -89,11 +86,18 @@ impl HostState {
 fn read(path: &Path) -> Result<Record> {
     const STEP: &str = "read this host's record";
     match fs::read(path) {
-        Ok(text) => serde_json::from_slice(&text)
-            .map_err(|e| Error::new(Code::Internal, STEP, format!("'{}': {e}", path.display()))),
+        Ok(text) => Ok(parse(path, &text)),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Record::default()),
         Err(e) => Err(Error::io(STEP, path, e)),
     }
+}
+
+/// The record; one that can't be understood is as good as none, for the manifests name the bitmaps too.
+fn parse(path: &Path, text: &[u8]) -> Record {
+    serde_json::from_slice(text).unwrap_or_else(|e| {
+        log::warn!("'{}' can't be understood and is begun anew: {e}", path.display());
+        Record::default()
+    })
 }
 
 /// A file name for any domain name: what is not plain is written as `%` and two hexadecimal digits.
@@ -114,6 +118,15 @@ mod tests {
         HostState::lock(dir.path(), "i-2-11-VM").unwrap();
         drop(first);
         HostState::lock(dir.path(), "i-2-10-VM").unwrap();
+    }
+
+    #[test]
+    fn a_record_that_is_damaged_is_begun_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("vm.json"), "").unwrap();
+        let mut state = HostState::lock(dir.path(), "vm").unwrap();
+        assert!(state.bitmaps().is_empty());
+        state.remember("backup-1").unwrap();
     }
 
     #[test]

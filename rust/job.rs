@@ -192,9 +192,8 @@ pub fn running() -> Vec<JobStatus> {
 
 /// Asks the job `id` to stop. False when no such job runs.
 pub fn cancel(id: &str) -> bool {
-    let running = lock(&RUNNING);
-    let job = running.get(id);
-    if let Some(job) = job {
+    let job = lock(&RUNNING).get(id).cloned();
+    if let Some(job) = &job {
         log::info!("cancel asked for job '{id}'");
         job.cancelled.store(true, Relaxed);
     }

@@ -8,10 +8,12 @@ use std::time::{Duration, Instant};
 use crate::error::{Code, Error, Result};
 use crate::job::Reporter;
 use crate::libvirt::{self, Domain, Event, JobPicture, JobState, State, Subscription};
-use crate::nas::deadline::bounded;
+use crate::nas::deadline::{ask, bounded};
 
 /// How long libvirt may take to begin or to abort.
 const CALL: Duration = Duration::from_secs(60);
+/// How long libvirt may take to say what state a domain is in.
+const STATE: Duration = Duration::from_secs(10);
 /// How long an aborted job may take to end on a NAS that answers.
 const ABORT: Duration = Duration::from_secs(20);
 /// How long QEMU may take to close its targets before we ask by another way.
@@ -36,15 +38,50 @@ enum Signal {
     Gone,
 }
 
-/// A push job that was begun, or may have been.
+/// Everything that a push job needs but the job: so that little is left to do while the guest is frozen.
 #[derive(Debug)]
-pub struct PushJob {
+pub struct Prepared {
     domain: Domain,
-    uri: String,
     targets: BTreeSet<String>,
     signals: Receiver<Signal>,
     _subscription: Subscription,
-    _poller: Sender<()>,
+    poller: Sender<()>,
+}
+
+impl Prepared {
+    /// Subscribes to the domain's events and readies the poller. `BUSY` when a job runs on the domain.
+    pub fn new(domain: &Domain, targets: BTreeSet<String>) -> Result<Prepared> {
+        let asked = domain.clone();
+        let job = ask("look at the domain's job", CALL, move || asked.forget_ended_job().and_then(|()| asked.job()))?;
+        if job.state == JobState::Running {
+            return Err(Error::new(Code::Busy, "look at the domain's job", "another job runs on it by now"));
+        }
+        let (sender, signals) = mpsc::channel();
+        let subscription = libvirt::subscribe(domain.uuid(), sender.clone(), Signal::Event);
+        let (poller, started) = mpsc::channel();
+        poll(domain.clone(), sender, started)?;
+        Ok(Prepared { domain: domain.clone(), targets, signals, _subscription: subscription, poller })
+    }
+
+    /// Begins the job that `backup` describes, together with the checkpoint. On failure nothing of ours runs, or, when
+    /// libvirt did not answer in time (`NAS_UNRESPONSIVE`), the job that comes up late is aborted at once.
+    pub fn begin(self, backup: String, checkpoint: Option<String>) -> Result<PushJob> {
+        let domain = self.domain.clone();
+        let begun = bounded("begin the backup", CALL, move || {
+            domain.begin_backup(&backup, checkpoint.as_deref())?;
+            Ok(Begun(Some(domain)))
+        })?;
+        begun.keep();
+        // The poller lives as long as the job does: it can't have gone.
+        let _ = self.poller.send(());
+        Ok(PushJob { prepared: self, closed: BTreeSet::new(), failed_disk: None, ended: false })
+    }
+}
+
+/// A push job that was begun.
+#[derive(Debug)]
+pub struct PushJob {
+    prepared: Prepared,
     /// Targets whose block job ended, and so are closed.
     closed: BTreeSet<String>,
     /// The first disk whose block job failed.
@@ -53,44 +90,9 @@ pub struct PushJob {
 }
 
 impl PushJob {
-    /// Begins the job that `backup` describes, together with the checkpoint. On failure nothing runs, or, when libvirt
-    /// did not answer in time (`NAS_UNRESPONSIVE`), the job that comes up late is aborted at once.
-    pub fn begin(
-        domain: &Domain,
-        uri: &str,
-        targets: BTreeSet<String>,
-        backup: String,
-        checkpoint: Option<String>,
-    ) -> Result<PushJob> {
-        domain.forget_ended_job()?;
-        let (sender, signals) = mpsc::channel();
-        let subscription = libvirt::subscribe(domain.uuid(), sender.clone(), Signal::Event);
-        let begun = {
-            let domain = domain.clone();
-            bounded("begin the backup", CALL, move || {
-                domain.begin_backup(&backup, checkpoint.as_deref())?;
-                Ok(Begun(Some(domain)))
-            })?
-        };
-        begun.keep();
-        let (stop, stopped) = mpsc::channel();
-        poll(domain.clone(), uri.to_owned(), sender, stopped)?;
-        Ok(PushJob {
-            domain: domain.clone(),
-            uri: uri.to_owned(),
-            targets,
-            signals,
-            _subscription: subscription,
-            _poller: stop,
-            closed: BTreeSet::new(),
-            failed_disk: None,
-            ended: false,
-        })
-    }
-
     /// Waits until QEMU has written and closed every target. On an error the job is aborted, unless it has ended.
     pub fn wait(&mut self, job: &mut Reporter<'_>, deadline: Instant) -> Result<()> {
-        let outcome = self.wait_completed(job, deadline).and_then(|()| self.wait_closed());
+        let outcome = self.wait_completed(job, deadline).and_then(|()| self.wait_closed(deadline));
         outcome.map_err(|error| self.abort(error))
     }
 
@@ -99,20 +101,23 @@ impl PushJob {
         self.ended
     }
 
-    /// The domain, on a new connection if the daemon was restarted.
-    fn domain(&self) -> Domain {
-        let found = libvirt::connect(&self.uri).and_then(|connection| self.domain.on(&connection));
-        found.ok().flatten().unwrap_or_else(|| self.domain.clone())
+    /// What the domain does, asked on the connection of now.
+    fn state(&self) -> Result<State> {
+        let domain = self.prepared.domain.clone();
+        ask("ask the domain's state", STATE, move || match domain.again()? {
+            Some(domain) => domain.state(),
+            None => Ok(State::Other),
+        })
     }
 
     fn wait_completed(&mut self, job: &mut Reporter<'_>, deadline: Instant) -> Result<()> {
         const STEP: &str = "copy the disks";
         let mut leaving = None;
         loop {
-            match self.signals.recv_timeout(TICK) {
+            match self.prepared.signals.recv_timeout(TICK) {
                 Ok(Signal::Event(Event::JobCompleted { success: true, .. })) => break,
                 Ok(Signal::Event(Event::JobCompleted { error, .. })) => return Err(self.failed(error)),
-                Ok(Signal::Over(JobPicture { state: JobState::Completed, .. })) => break,
+                Ok(Signal::Over(JobPicture { state: JobState::Completed, backup: true, .. })) => break,
                 Ok(Signal::Over(picture)) => return Err(self.failed(picture.error)),
                 Ok(Signal::Event(Event::DiskClosed { disk, completed })) => self.disk_closed(disk, completed),
                 Ok(Signal::Event(Event::Gone) | Signal::Gone) => drop(leaving.get_or_insert_with(Instant::now)),
@@ -121,10 +126,12 @@ impl PushJob {
                     job.tell()?;
                 }
                 Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return Err(Error::new(Code::Internal, STEP, "the poller died")),
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Err(Error::new(Code::Internal, STEP, "nobody tells of the job"));
+                }
             }
             if leaving.is_some_and(|since| since.elapsed() >= RESTART) {
-                if self.domain().state()? == State::Other {
+                if self.state()? == State::Other {
                     // Its process may take half a minute to go, and the job with it: nobody waits for that.
                     self.ended = true;
                     return Err(Error::new(Code::JobFailed, STEP, "the guest stopped during the backup"));
@@ -152,13 +159,13 @@ impl PushJob {
         self.ended = true;
         let until = Instant::now() + BLAME;
         while self.failed_disk.is_none()
-            && let Ok(signal) = self.signals.recv_timeout(until.saturating_duration_since(Instant::now()))
+            && let Ok(signal) = self.prepared.signals.recv_timeout(until.saturating_duration_since(Instant::now()))
         {
             if let Signal::Event(Event::DiskClosed { disk, completed }) = signal {
                 self.disk_closed(disk, completed);
             }
         }
-        let cause = text.unwrap_or_else(|| match self.domain().state() {
+        let cause = text.unwrap_or_else(|| match self.state() {
             Ok(State::Other) => "the guest stopped during the backup".to_owned(),
             _ => "libvirt gives no reason".to_owned(),
         });
@@ -170,43 +177,56 @@ impl PushJob {
     }
 
     /// The job has completed, but QEMU writes a target's last tables when it closes it: wait for that of each.
-    fn wait_closed(&mut self) -> Result<()> {
+    fn wait_closed(&mut self, deadline: Instant) -> Result<()> {
+        const STEP: &str = "close the target";
         let until = Instant::now() + CLOSE;
-        while !self.targets.is_subset(&self.closed) {
-            match self.signals.recv_timeout(until.saturating_duration_since(Instant::now())) {
+        while !self.prepared.targets.is_subset(&self.closed) {
+            match self.prepared.signals.recv_timeout(until.saturating_duration_since(Instant::now())) {
                 Ok(Signal::Event(Event::DiskClosed { disk, completed })) => self.disk_closed(disk, completed),
-                Ok(Signal::Event(Event::Gone) | Signal::Gone) => break,
+                Ok(Signal::Event(Event::Gone) | Signal::Gone) if self.state()? == State::Other => {
+                    return Err(Error::new(Code::JobFailed, STEP, "the guest stopped before its targets were closed"));
+                }
                 Ok(_) => {}
                 Err(_) => {
-                    let domain = self.domain();
-                    bounded("wait for the targets' close", CALL, move || domain.settle())?;
+                    self.settle(deadline)?;
                     break;
                 }
             }
         }
-        match (&self.failed_disk, self.domain().state()?) {
-            (Some(disk), _) => {
-                Err(Error::new(Code::JobFailed, "close the target", "QEMU says that it failed").on_disk(disk))
-            }
-            (None, State::Other) if !self.targets.is_subset(&self.closed) => {
-                Err(Error::new(Code::JobFailed, "close the target", "the guest stopped before its targets were closed"))
-            }
-            _ => Ok(()),
+        match &self.failed_disk {
+            Some(disk) => Err(Error::new(Code::JobFailed, STEP, "QEMU says that it failed").on_disk(disk)),
+            None => Ok(()),
         }
     }
 
-    /// Aborts the job because of `error` and waits, within a bound, until it has ended.
-    fn abort(&mut self, error: Error) -> Error {
+    /// Waits for the close where its event did not come.
+    fn settle(&mut self, deadline: Instant) -> Result<()> {
+        let domain = self.prepared.domain.clone();
+        let limit = deadline.saturating_duration_since(Instant::now()).max(CALL);
+        let settled = bounded("wait for the targets' close", limit, move || match domain.again()? {
+            Some(domain) if domain.state()? != State::Other => domain.settle(),
+            _ => {
+                Err(Error::new(Code::JobFailed, "close the target", "the guest stopped before its targets were closed"))
+            }
+        });
+        // A QEMU that hangs in the close must not be asked anything more, as if its job still ran.
+        self.ended = !settled.as_ref().is_err_and(|error| error.code == Code::NasUnresponsive);
+        settled
+    }
+
+    /// Aborts the job because of `error`, unless it has ended, and waits, within a bound, until it has.
+    pub fn abort(&mut self, error: Error) -> Error {
         if self.ended {
             return error;
         }
-        let domain = self.domain();
-        if let Err(refused) = bounded("abort the job", CALL, move || domain.abort_job()) {
-            log::warn!("{}: {refused}", self.domain.name());
+        let domain = self.prepared.domain.clone();
+        let abort = move || domain.again()?.map_or(Ok(()), |domain| domain.abort_job());
+        if let Err(refused) = ask("abort the job", CALL, abort) {
+            log::warn!("{}: {refused}", self.prepared.domain.name());
         }
         let until = Instant::now() + ABORT;
         while !self.ended {
-            match self.signals.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            match self.prepared.signals.recv_timeout(until.saturating_duration_since(Instant::now())) {
                 Ok(Signal::Event(Event::JobCompleted { .. }) | Signal::Over(_) | Signal::Gone) => self.ended = true,
                 Ok(_) => {}
                 Err(_) => break,
@@ -238,14 +258,19 @@ impl Drop for Begun {
     }
 }
 
-/// Starts the thread that looks at the job's statistics: progress, and its end should the event be lost.
-fn poll(domain: Domain, uri: String, signals: Sender<Signal>, stopped: Receiver<()>) -> Result<()> {
+/// Readies the thread that looks at the job's statistics: progress, and its end should the event be lost. It looks from
+/// the first message of `started` on, until the other side is gone.
+fn poll(domain: Domain, signals: Sender<Signal>, started: Receiver<()>) -> Result<()> {
     let look = move || {
-        let mut domain = domain;
-        while stopped.recv_timeout(POLL) == Err(RecvTimeoutError::Timeout) {
-            let signal = look_once(&mut domain, &uri);
-            if signal.is_some_and(|signal| signals.send(signal).is_err()) {
-                return;
+        if started.recv().is_err() {
+            return;
+        }
+        while started.recv_timeout(POLL) == Err(RecvTimeoutError::Timeout) {
+            let told = look_once(&domain).map(|signal| signals.send(signal));
+            match told {
+                Ok(Err(_)) => return,
+                Ok(Ok(())) => {}
+                Err(error) => log::debug!("{}: {error}", domain.name()),
             }
         }
     };
@@ -253,20 +278,14 @@ fn poll(domain: Domain, uri: String, signals: Sender<Signal>, stopped: Receiver<
     thread.map(drop).map_err(|e| Error::new(Code::Internal, "start the poller", e))
 }
 
-/// One look at the job. After a lost connection the domain is found again on a new one.
-fn look_once(domain: &mut Domain, uri: &str) -> Option<Signal> {
-    let found = libvirt::connect(uri).and_then(|connection| domain.on(&connection));
-    match found {
-        Ok(Some(current)) => *domain = current,
-        Ok(None) => return Some(Signal::Gone),
-        Err(error) => {
-            log::debug!("{}: {error}", domain.name());
-            return None;
-        }
+/// One look at the job, on the connection of now.
+fn look_once(domain: &Domain) -> Result<Signal> {
+    let Some(domain) = domain.again()? else { return Ok(Signal::Gone) };
+    let now = domain.job()?;
+    // Somebody else's job can only run when ours is over.
+    if now.state == JobState::Running && now.backup {
+        Ok(Signal::Running(now))
+    } else {
+        domain.ended_job().map(Signal::Over)
     }
-    let look = || -> Result<Signal> {
-        let now = domain.job()?;
-        if now.state == JobState::Running { Ok(Signal::Running(now)) } else { domain.ended_job().map(Signal::Over) }
-    };
-    look().map_err(|error| log::debug!("{}: {error}", domain.name())).ok()
 }

@@ -4,10 +4,10 @@ use std::ffi::{CString, c_int};
 use std::ptr::null_mut;
 use std::time::Duration;
 
-use virt::connect::Connect;
 use virt::error::Error as VirtError;
 use virt_sys as sys;
 
+use super::connection::connect;
 use super::event::Params;
 use super::xml::DomainXml;
 use super::{at, number};
@@ -59,21 +59,22 @@ pub struct JobPicture {
 #[derive(Debug, Clone)]
 pub struct Domain {
     pub(super) inner: virt::domain::Domain,
+    uri: String,
     name: String,
     uuid: String,
 }
 
 impl Domain {
-    /// Looks a domain up by name; `None` when libvirt has no such domain.
-    pub fn find(connection: &Connect, name: &str) -> Result<Option<Domain>> {
+    /// Looks a domain of the libvirt at `uri` up by name; `None` when there is no such domain.
+    pub fn find(uri: &str, name: &str) -> Result<Option<Domain>> {
         const STEP: &str = "look up the domain";
-        let inner = match connection.lookup_domain_by_name(name) {
+        let inner = match connect(uri)?.lookup_domain_by_name(name) {
             Ok(inner) => inner,
             Err(error) if number(&error) == sys::VIR_ERR_NO_DOMAIN => return Ok(None),
             Err(error) => return Err(at(STEP)(error)),
         };
         let uuid = inner.uuid_string().map_err(at(STEP))?;
-        Ok(Some(Domain { inner, name: name.to_owned(), uuid }))
+        Ok(Some(Domain { inner, uri: uri.to_owned(), name: name.to_owned(), uuid }))
     }
 
     /// Its name.
@@ -86,9 +87,9 @@ impl Domain {
         &self.uuid
     }
 
-    /// The same domain on another connection, after the first was lost; `None` when it is gone.
-    pub fn on(&self, connection: &Connect) -> Result<Option<Domain>> {
-        Ok(Domain::find(connection, &self.name)?.filter(|found| found.uuid == self.uuid))
+    /// The same domain on the connection of now, should the daemon have been restarted; `None` when it is gone.
+    pub fn again(&self) -> Result<Option<Domain>> {
+        Ok(Domain::find(&self.uri, &self.name)?.filter(|found| found.uuid == self.uuid))
     }
 
     /// What it does; `State::Other` when it is gone.
@@ -116,7 +117,7 @@ impl Domain {
         self.inner.is_active().map_err(at("ask whether the domain runs"))
     }
 
-    /// Does QEMU not answer, or has it left a question open for longer than `patience`? Never blocks.
+    /// Does QEMU not answer, or has it left a question open for longer than `patience`? Asks libvirtd only.
     pub fn monitor_hangs(&self, patience: Duration) -> Result<bool> {
         let mut info = sys::virDomainControlInfo { state: 0, details: 0, stateTime: 0 };
         // SAFETY: the domain is live; the call only writes `info`.
@@ -210,7 +211,11 @@ impl Domain {
         let flags = sys::VIR_DOMAIN_BACKUP_BEGIN_REUSE_EXTERNAL;
         // SAFETY: the domain is live and both texts are NUL-terminated and outlive the call.
         if unsafe { sys::virDomainBackupBegin(self.inner.as_ptr(), backup.as_ptr(), checkpoint, flags) } < 0 {
-            return Err(at("begin the backup")(VirtError::last_error()));
+            let error = VirtError::last_error();
+            // What libvirt says when somebody else's job came in between.
+            let busy = number(&error) == sys::VIR_ERR_OPERATION_INVALID && self.is_active().unwrap_or(false);
+            let error = at("begin the backup")(error);
+            return Err(if busy { Error { code: Code::Busy, ..error } } else { error });
         }
         Ok(())
     }
@@ -248,7 +253,8 @@ impl Domain {
         let seconds = c_int::try_from(limit.as_secs()).unwrap_or(c_int::MAX);
         // SAFETY: the domain is live.
         if unsafe { sys::virDomainAgentSetResponseTimeout(self.inner.as_ptr(), seconds, 0) } < 0 {
-            return Err(at("bound the agent's answers")(VirtError::last_error()));
+            let error = at("bound the agent's answers")(VirtError::last_error());
+            return Err(Error { code: Code::QuiesceFailed, ..error });
         }
         Ok(())
     }

@@ -11,7 +11,7 @@ mod event;
 mod xml;
 
 pub use checkpoint::{Checkpoint, Redefined};
-pub use connection::{connect, versions};
+pub use connection::connect;
 pub use domain::{Domain, JobPicture, JobState, State};
 pub use event::{Event, Subscription, subscribe};
 pub use xml::{BackupDisk, Disk, DomainXml, Interface, Source, backup_xml, checkpoint_xml};

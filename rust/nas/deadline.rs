@@ -7,6 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::error::{Code, Error, Result};
+use crate::panics::caught;
 
 /// How long an ordinary piece of work on the NAS may take.
 pub const LIMIT: Duration = Duration::from_secs(60);
@@ -14,6 +15,7 @@ pub const LIMIT: Duration = Duration::from_secs(60);
 const MAX_STUCK: usize = 64;
 
 static STUCK: AtomicUsize = AtomicUsize::new(0);
+static STUCK_QUESTIONS: AtomicUsize = AtomicUsize::new(0);
 
 /// How many given-up pieces of work have not ended yet.
 pub fn stuck() -> usize {
@@ -28,11 +30,21 @@ pub fn bounded<T: Send + 'static>(
     limit: Duration,
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
-    bounded_and_counted(&STUCK, step, limit, work)
+    bounded_and_counted(&STUCK, Code::NasUnresponsive, step, limit, work)
+}
+
+/// The same for questions to libvirt, which fail with `LIBVIRT`: they may hang with QEMU, whatever it waits for.
+pub fn ask<T: Send + 'static>(
+    step: &'static str,
+    limit: Duration,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    bounded_and_counted(&STUCK_QUESTIONS, Code::Libvirt, step, limit, work)
 }
 
 fn bounded_and_counted<T: Send + 'static>(
     stuck: &'static AtomicUsize,
+    code: Code,
     step: &'static str,
     limit: Duration,
     work: impl FnOnce() -> Result<T> + Send + 'static,
@@ -40,13 +52,13 @@ fn bounded_and_counted<T: Send + 'static>(
     let waiting = stuck.load(SeqCst);
     if waiting >= MAX_STUCK {
         let cause = format!("{waiting} earlier calls still wait for an answer");
-        return Err(Error::new(Code::NasUnresponsive, step, cause));
+        return Err(Error::new(code, step, cause));
     }
-    let ours = Arc::new(Slot { state: Mutex::new(State::Running), ended: Condvar::new(), stuck });
+    let ours = Arc::new(Slot { state: Mutex::new(State::Running), ended: Condvar::new(), stuck, code });
     let theirs = ours.clone();
     thread::Builder::new()
         .name(step.to_owned())
-        .spawn(move || theirs.deliver(step, catching(step, work)))
+        .spawn(move || theirs.deliver(step, caught(work)))
         .map_err(|e| Error::new(Code::Io, step, format!("unable to start a thread - {e}")))?;
     ours.collect(step, limit)
 }
@@ -55,6 +67,8 @@ struct Slot<T> {
     state: Mutex<State<T>>,
     ended: Condvar,
     stuck: &'static AtomicUsize,
+    /// What a piece of work that is given up fails with.
+    code: Code,
 }
 
 enum State<T> {
@@ -76,7 +90,7 @@ impl<T> Slot<T> {
             State::Ended(result) => result,
             State::Running | State::GivenUp => {
                 self.stuck.fetch_add(1, SeqCst);
-                Err(Error::new(Code::NasUnresponsive, step, format!("no answer for {} s", limit.as_secs_f64())))
+                Err(Error::new(self.code, step, format!("no answer for {} s", limit.as_secs_f64())))
             }
         }
     }
@@ -99,14 +113,6 @@ impl<T> Slot<T> {
         }
         self.stuck.fetch_sub(1, SeqCst);
     }
-}
-
-fn catching<T>(step: &'static str, work: impl FnOnce() -> Result<T>) -> Result<T> {
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
-        let text = panic.downcast_ref::<String>().map(String::as_str);
-        let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no text");
-        Err(Error::new(Code::Internal, step, format!("panic: {text}")))
-    })
 }
 
 #[cfg(test)]
@@ -134,7 +140,7 @@ mod tests {
         static STUCK: AtomicUsize = AtomicUsize::new(0);
         let (release, wait) = mpsc::channel::<()>();
         let (dropped, drops) = mpsc::channel();
-        let error = bounded_and_counted(&STUCK, "hang", Duration::from_millis(20), move || {
+        let error = bounded_and_counted(&STUCK, Code::NasUnresponsive, "hang", Duration::from_millis(20), move || {
             wait.recv().unwrap();
             Ok(Guard(dropped))
         });
@@ -154,7 +160,7 @@ mod tests {
         let gate = Arc::new((Mutex::new(false), Condvar::new()));
         let hang = || {
             let gate = gate.clone();
-            bounded_and_counted(&STUCK, "hang", Duration::ZERO, move || {
+            bounded_and_counted(&STUCK, Code::NasUnresponsive, "hang", Duration::ZERO, move || {
                 drop(gate.1.wait_while(gate.0.lock().unwrap(), |open| !*open).unwrap());
                 Ok(())
             })
@@ -168,6 +174,6 @@ mod tests {
         while STUCK.load(SeqCst) > 0 {
             thread::yield_now();
         }
-        assert!(bounded_and_counted(&STUCK, "works again", LIMIT, || Ok(())).is_ok());
+        assert!(bounded_and_counted(&STUCK, Code::NasUnresponsive, "works again", LIMIT, || Ok(())).is_ok());
     }
 }

@@ -35,6 +35,7 @@ fn credential(key: &str) -> Option<&'static str> {
     match key {
         "username" | "user" => Some("username"),
         "password" | "pass" => Some("password"),
+        "password2" | "pass2" => Some("password2"),
         "domain" | "dom" | "workgroup" => Some("domain"),
         _ => None,
     }

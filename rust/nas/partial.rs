@@ -7,9 +7,12 @@ use super::path::PointPath;
 use super::session::Session;
 use crate::error::{Code, Error, Result};
 
+/// What the name of every unpublished point begins with.
+pub const PARTIAL: &str = ".partial-";
+
 /// The name under which a point lies in its instance's folder until it is published.
 pub fn partial_name(point: &PointPath) -> String {
-    format!(".partial-{}", point.name())
+    format!("{PARTIAL}{}", point.name())
 }
 
 /// An unpublished restore point: dropping it removes what it made, and nothing else.

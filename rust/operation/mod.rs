@@ -69,10 +69,16 @@ pub fn call(name: &str, request: &str, listener: Listener<'_>) -> Result<serde_j
 
 fn parse<T: DeserializeOwned>(json: &str) -> Result<T> {
     let mut from = serde_json::Deserializer::from_str(json);
-    let value =
-        serde_path_to_error::deserialize(&mut from).map_err(|e| Error::invalid(&e.path().to_string(), e.inner()))?;
+    let value = serde_path_to_error::deserialize(&mut from).map_err(refused)?;
     from.end().map_err(|e| Error::invalid("request", e))?;
     Ok(value)
+}
+
+/// Names the field and what is wrong with it; below `repository` not by value, which may be a password.
+fn refused(error: serde_path_to_error::Error<serde_json::Error>) -> Error {
+    let field = error.path().to_string();
+    let known = !field.starts_with("repository") || error.inner().to_string().starts_with("unknown field");
+    if known { Error::invalid(&field, error.inner()) } else { Error::invalid(&field, "is of another type") }
 }
 
 fn reply<T: Serialize>(result: &T) -> Result<serde_json::Value> {
@@ -98,6 +104,7 @@ mod tests {
         assert!(refused("jobs", r#"{"x":1}"#).contains('x'));
         assert!(refused("backup", "{}").contains("backup"));
         assert!(refused("jobs", "{} {}").starts_with("request:"));
+        assert!(!refused("takeBackup", r#"{"repository":"nfs password=secret"}"#).contains("secret"));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::request::{Checked, Mode};
 use super::storage::Targets;
 use super::{Call, ask, describe};
 use crate::config::{Config, QuiesceFailure};
-use crate::engine::push::PushJob;
+use crate::engine::push::{Prepared, PushJob};
 use crate::error::{Code, Error, Result};
 use crate::host::HostState;
 use crate::job::Reporter;
@@ -52,7 +52,7 @@ impl Attempt {
         names: &[String],
         job: &mut Reporter<'_>,
     ) -> Result<Copied> {
-        let Call { checked, config, deadline } = *call;
+        let Call { checked, config, deadline, .. } = *call;
         let backup = self.backup_xml(checked, plan, names)?;
         let checkpoint = self.bitmap.as_deref().map(|bitmap| self.checkpoint_xml(bitmap, plan));
         if let Some(bitmap) = &self.bitmap {
@@ -60,22 +60,36 @@ impl Attempt {
         }
         job.begin("begin")?;
         let mut details = Vec::new();
+        let targets = self.found.disks.iter().map(|disk| disk.target.clone()).collect();
+        let prepared = Prepared::new(&self.found.domain, targets)?;
         let frozen = self.freeze(checked, config, &mut details)?;
         let when = jiff::Timestamp::now();
         let begun = Instant::now();
-        let targets = self.found.disks.iter().map(|disk| disk.target.clone()).collect();
-        let push = PushJob::begin(&self.found.domain, &config.connection_uri, targets, backup, checkpoint);
+        let push = prepared.begin(backup, checkpoint);
         if let Some(Err(error)) = frozen.map(Frozen::thaw) {
             log::error!("{}: {error}", self.found.domain.name());
             details.push(error.to_string());
         }
-        self.stuck = push.as_ref().is_err_and(|error| error.code == Code::NasUnresponsive);
+        self.stuck = push.as_ref().is_err_and(|error| error.code == Code::NasUnresponsive || self.job_runs());
         let push = self.push.insert(push?);
         job.enter("copy");
+        let domain = self.found.domain.clone();
+        let same =
+            ask("look at the disks again", move || domain.xml()).and_then(|(_, now)| self.found.check_same(&now));
+        if let Err(error) = same {
+            return Err(push.abort(error));
+        }
         push.wait(job, deadline)?;
         let millis = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         job.begin("publish")?;
         Ok(Copied { when, millis, details })
+    }
+
+    /// Does a backup job run although its begin failed, as when the connection was lost in between?
+    fn job_runs(&self) -> bool {
+        let domain = self.found.domain.clone();
+        let job = ask("look at the domain's job", move || domain.again()?.map(|domain| domain.job()).transpose());
+        matches!(job, Ok(Some(picture)) if picture.state == JobState::Running && picture.backup)
     }
 
     /// Freezes a running guest if that is asked for.
@@ -128,7 +142,13 @@ impl Attempt {
         match targets.publish(manifest, texts, limit) {
             Ok(manifest) => Ok((manifest, found, host)),
             Err(error) => {
-                remove_bitmap(&found, &mut host, bitmap.as_deref());
+                let removed = ask("delete the new checkpoint", move || {
+                    remove_bitmap(&found, &mut host, bitmap.as_deref());
+                    Ok(())
+                });
+                if let Err(failed) = removed {
+                    log::error!("{failed}");
+                }
                 Err(error)
             }
         }
@@ -162,7 +182,7 @@ impl Attempt {
             self.found.refresh();
             let domain = &self.found.domain;
             match domain.job() {
-                Ok(picture) if picture.state == JobState::Running => {
+                Ok(picture) if picture.state == JobState::Running && picture.backup => {
                     if let Err(error) = domain.abort_job() {
                         log::debug!("{}: {error}", domain.name());
                     }
@@ -180,11 +200,24 @@ impl Attempt {
     /// Undoes everything; no job runs any more.
     fn clear(self, error: Error) -> Error {
         let Attempt { mut found, bitmap, mut host, targets, .. } = self;
-        found.refresh();
-        remove_bitmap(&found, &mut host, bitmap.as_deref());
-        resume(&found);
+        let name = found.domain.name().to_owned();
+        let cleared = ask("clear the guest", move || {
+            found.refresh();
+            remove_bitmap(&found, &mut host, bitmap.as_deref());
+            resume(&found);
+            Ok((found, host))
+        });
         let error = targets.discard(error);
-        resume(&found);
+        // Once more: a write of the guest may have failed while the bitmap was being removed.
+        let resumed = cleared.and_then(|(found, _host)| {
+            ask("resume the guest", move || {
+                resume(&found);
+                Ok(())
+            })
+        });
+        if let Err(failed) = resumed {
+            log::error!("{name}: {failed}");
+        }
         error
     }
 }
@@ -200,8 +233,7 @@ fn remove_bitmap(found: &Found, host: &mut HostState, bitmap: Option<&str>) {
         );
         return;
     }
-    let (bitmaps, domain, name) = (found.bitmaps.clone(), found.domain.clone(), bitmap.to_owned());
-    let removed = ask("delete the new checkpoint", move || bitmaps.remove(&domain, &name));
+    let removed = found.bitmaps.remove(&found.domain, bitmap);
     if let Err(error) = removed.and_then(|()| host.forget(bitmap)) {
         log::warn!("{}: bitmap '{bitmap}' stays until the next backup: {error}", found.domain.name());
     }

@@ -9,7 +9,7 @@ use super::decision::DiskFacts;
 use super::request::Checked;
 use crate::config::Config;
 use crate::error::{Code, Error, Result};
-use crate::libvirt::{self, Disk, Domain, DomainXml, JobState, Source, State};
+use crate::libvirt::{Disk, Domain, DomainXml, JobState, Source, State};
 use crate::point::volume_of;
 use crate::qcow2;
 
@@ -19,7 +19,6 @@ const MONITOR: Duration = Duration::from_secs(10);
 /// A running guest as it was found.
 pub(super) struct Found {
     pub domain: Domain,
-    pub uri: String,
     pub runs: bool,
     pub xml_text: String,
     pub xml: DomainXml,
@@ -33,20 +32,36 @@ pub(super) struct Found {
 impl Found {
     /// Follows the domain onto a new connection, should the daemon have been restarted.
     pub(super) fn refresh(&mut self) {
-        match libvirt::connect(&self.uri).and_then(|connection| self.domain.on(&connection)) {
+        match self.domain.again() {
             Ok(Some(domain)) => self.domain = domain,
             Ok(None) => log::info!("{}: the domain is gone", self.domain.name()),
-            Err(error) => log::warn!("{}: {error}", self.domain.name()),
+            Err(error) => log::debug!("{}: {error}", self.domain.name()),
+        }
+    }
+}
+
+impl Found {
+    /// Is each disk still what it was when it was looked at? Asked when the job has begun: what it copies is what the
+    /// domain has now.
+    pub(super) fn check_same(&self, now: &DomainXml) -> Result<()> {
+        let disk = |xml: &DomainXml, target: &str| {
+            xml.disks.iter().find(|disk| disk.target == target).map(|disk| (disk.source.clone(), disk.serial.clone()))
+        };
+        match self.disks.iter().find(|facts| disk(&self.xml, &facts.target) != disk(now, &facts.target)) {
+            None => Ok(()),
+            Some(facts) => {
+                let cause = "it was exchanged while the backup was being prepared";
+                Err(Error::new(Code::DomainState, "look at the disks again", cause).on_disk(&facts.target))
+            }
         }
     }
 }
 
 /// Looks at the domain and its disks, and refuses what can't be backed up.
 pub(super) fn find(checked: &Checked, config: &Config) -> Result<Found> {
-    let connection = libvirt::connect(&config.connection_uri)?;
     let missing =
         || Error::new(Code::DomainNotFound, "look up the domain", format!("libvirt has no domain '{}'", checked.vm));
-    let domain = Domain::find(&connection, &checked.vm)?.ok_or_else(missing)?;
+    let domain = Domain::find(&config.connection_uri, &checked.vm)?.ok_or_else(missing)?;
     let runs = match domain.state()? {
         State::Running => true,
         State::Paused { .. } => false,
@@ -81,7 +96,7 @@ pub(super) fn find(checked: &Checked, config: &Config) -> Result<Found> {
     refuse_twins(&disks)?;
     let targets = disks.iter().map(|disk| disk.target.clone()).collect();
     let bitmaps = Bitmaps { targets, stored, known: domain.checkpoint_names()?.into_iter().collect() };
-    Ok(Found { domain, uri: config.connection_uri.clone(), runs, xml_text, xml, disks, left_out, bitmaps, details })
+    Ok(Found { domain, runs, xml_text, xml, disks, left_out, bitmaps, details })
 }
 
 /// Facts of one disk, and the names of the bitmaps stored in its top image.

@@ -20,10 +20,10 @@ use serde::Serialize;
 
 use crate::config::{self, Config};
 use crate::engine::Engine;
-use crate::error::{Code, Error, Result};
+use crate::error::Result;
 use crate::host::HostState;
 use crate::job::{self, Job, Listener, Reporter};
-use crate::nas::deadline::bounded;
+use crate::nas::deadline;
 use crate::nas::path::PointPath;
 use crate::point::{Kind, Manifest, ManifestDisk, ParentPoint};
 
@@ -91,7 +91,8 @@ pub fn run(request: TakeBackupRequest, listener: Listener<'_>) -> Result<TakenBa
     let job = job::start(checked.job.clone(), "takeBackup", Some(checked.vm.clone()))?;
     let mut job = Reporter::new(job, listener)?;
     let host = HostState::lock(&config.state_dir, &checked.vm)?;
-    let call = Call { checked: &checked, config: &config, deadline: Instant::now() + checked.wait };
+    let point_id = Manifest::new_point_id()?;
+    let call = Call { checked: &checked, config: &config, deadline: Instant::now() + checked.wait, point_id };
     log::info!("{}: backup to '{}' begins", checked.vm, checked.point);
     let taken = match &checked.stopped {
         None => running::run(&call, host, &mut job),
@@ -117,6 +118,8 @@ struct Call<'a> {
     checked: &'a Checked,
     config: &'a Arc<Config>,
     deadline: Instant,
+    /// The id of the point that is made.
+    point_id: String,
 }
 
 impl Call<'_> {
@@ -131,10 +134,7 @@ const CALL: Duration = Duration::from_secs(60);
 
 /// Asks libvirt on a thread that may be given up: a QEMU that hangs, perhaps in its own storage, answers no question.
 fn ask<T: Send + 'static>(step: &'static str, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    bounded(step, CALL, work).map_err(|error| match error.code {
-        Code::NasUnresponsive => Error { code: Code::Libvirt, ..error },
-        _ => error,
-    })
+    deadline::ask(step, CALL, work)
 }
 
 /// The name of a disk's file: the first disk is the root disk.
@@ -144,24 +144,24 @@ fn file_name(i: usize, volume: &str) -> String {
 
 /// The manifest of a new point; the lengths of its files are not known yet.
 fn manifest(
-    vm: &str,
+    call: &Call<'_>,
     when: jiff::Timestamp,
     bitmap: Option<&str>,
     parent: Option<ParentPoint>,
     disks: Vec<ManifestDisk>,
-) -> Result<Manifest> {
+) -> Manifest {
     let incremental = disks.iter().any(|disk| disk.kind == Kind::Incremental);
-    Ok(Manifest {
+    Manifest {
         version: Manifest::VERSION,
-        point_id: Manifest::new_point_id()?,
-        vm_name: vm.to_owned(),
+        point_id: call.point_id.clone(),
+        vm_name: call.checked.vm.clone(),
         when,
         kind: if incremental { Kind::Incremental } else { Kind::Full },
         bitmap: bitmap.map(str::to_owned),
         engine: Engine::Push,
         parent: parent.filter(|_| incremental),
         disks,
-    })
+    }
 }
 
 /// A published point, with what its manifest does not say.

@@ -99,11 +99,17 @@ fn keep_thawing(domain: Domain) -> mpsc::Receiver<Result<u32>> {
     let thread = std::thread::Builder::new().name("nasbackup-thaw".to_owned()).spawn(move || {
         let begun = Instant::now();
         loop {
-            let outcome = domain.thaw();
+            // Asked anew each time: the daemon may have been restarted.
+            let current = domain.again();
+            let gone = matches!(&current, Ok(None)) || domain.state() == Ok(State::Other);
+            let outcome = current.and_then(|current| current.unwrap_or_else(|| domain.clone()).thaw());
             if let Err(error) = &outcome {
                 log::warn!("{}: {error}", domain.name());
             }
-            let done = outcome.is_ok() || begun.elapsed() > PATIENCE || domain.state() == Ok(State::Other);
+            let done = outcome.is_ok() || gone || begun.elapsed() > PATIENCE;
+            if done && outcome.is_err() && !gone {
+                log::error!("{}: the guest may be frozen, and nobody tries to thaw it any more", domain.name());
+            }
             if done {
                 // Before the outcome is known: whoever learns of it may freeze again at once.
                 thawing().remove(domain.uuid());

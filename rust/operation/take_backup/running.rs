@@ -47,7 +47,7 @@ pub(super) fn run(call: &Call<'_>, mut host: HostState, job: &mut Reporter<'_>) 
         .and_then(Result::ok)
         .map(|parent| ParentPoint { backup_path: parent.path.to_string(), point_id: parent.manifest.point_id });
     let disks = manifest_disks(&disks, &plan, bitmap, &names);
-    let manifest = manifest(&checked.vm, copied.when, bitmap, parent, disks)?;
+    let manifest = manifest(call, copied.when, bitmap, parent, disks);
     let limit = SYNC.max(call.left());
     let (manifest, found, host) = attempt.publish(manifest, limit)?;
     job.enter("clear up");

@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 use super::image_lock::ImageLock;
 use super::request::{Mode, StoppedSource};
 use super::storage::{self, TargetSpec, Targets};
-use super::{Call, Outcome, TakenBackup, file_name, manifest};
+use super::{Call, Outcome, TakenBackup, ask, file_name, manifest};
 use crate::error::{Code, Error, Result};
 use crate::host::HostState;
 use crate::job::{Job, Reporter};
-use crate::libvirt::{self, Domain};
+use crate::libvirt::Domain;
 use crate::point::{Kind, ManifestDisk};
 use crate::qcow2;
 
@@ -25,8 +25,8 @@ const TICK: Duration = Duration::from_millis(50);
 const SYNC: Duration = Duration::from_secs(600);
 
 /// A disk as it was found.
-struct Found<'a> {
-    source: &'a StoppedSource,
+struct Found {
+    source: StoppedSource,
     virtual_size: u64,
     /// The bitmaps stored in it.
     bitmaps: BTreeSet<String>,
@@ -43,11 +43,11 @@ pub(super) fn run(
 ) -> Result<TakenBackup> {
     let Call { checked, config, .. } = *call;
     job.begin("look at the disks")?;
-    refuse_running(call)?;
-    let found = sources
-        .iter()
-        .map(|source| look_at(source).map_err(|e| e.on_disk(&source.path)))
-        .collect::<Result<Vec<_>>>()?;
+    let (uri, vm, sources) = (config.connection_uri.clone(), checked.vm.clone(), sources.to_vec());
+    let found = ask("look at the disks", move || {
+        refuse_running(&uri, &vm)?;
+        sources.into_iter().map(look_at).collect::<Result<Vec<_>>>()
+    })?;
     job.begin("open the repository")?;
     let opened = storage::open(checked, config)?;
     let ours = super::running::ours(checked, &opened, &host)?;
@@ -76,9 +76,8 @@ struct Copied {
     millis: u64,
 }
 
-fn refuse_running(call: &Call<'_>) -> Result<()> {
-    let connection = libvirt::connect(&call.config.connection_uri)?;
-    match Domain::find(&connection, &call.checked.vm)? {
+fn refuse_running(uri: &str, vm: &str) -> Result<()> {
+    match Domain::find(uri, vm)? {
         Some(domain) if domain.is_active()? => Err(Error::new(
             Code::DomainState,
             "look at the domain",
@@ -89,13 +88,19 @@ fn refuse_running(call: &Call<'_>) -> Result<()> {
 }
 
 /// Looks at a disk under its lock: nobody may be writing to it.
-fn look_at(source: &StoppedSource) -> Result<Found<'_>> {
+fn look_at(source: StoppedSource) -> Result<Found> {
+    let on_disk = |error: Error| error.on_disk(&source.path);
+    let lock = ImageLock::take(&source.path).map_err(on_disk)?;
+    let (virtual_size, bitmaps, cannot_carry) = read(&source, &lock).map_err(on_disk)?;
+    Ok(Found { source, virtual_size, bitmaps, cannot_carry })
+}
+
+/// The disk's size, the bitmaps stored in it, and why it can't carry one, if so.
+fn read(source: &StoppedSource, lock: &ImageLock) -> Result<(u64, BTreeSet<String>, Option<String>)> {
     const STEP: &str = "look at the disk";
-    let lock = ImageLock::take(&source.path)?;
     if !source.qcow2 {
-        let virtual_size = lock.file().seek(SeekFrom::End(0)).map_err(|e| Error::io(STEP, &source.path, e))?;
-        let cannot_carry = Some("its format is raw".to_owned());
-        return Ok(Found { source, virtual_size, bitmaps: BTreeSet::new(), cannot_carry });
+        let size = lock.file().seek(SeekFrom::End(0)).map_err(|e| Error::io(STEP, &source.path, e))?;
+        return Ok((size, BTreeSet::new(), Some("its format is raw".to_owned())));
     }
     let info = qcow2::inspect(lock.file()).map_err(|e| e.at(STEP, &source.path))?;
     if info.encrypted {
@@ -105,25 +110,21 @@ fn look_at(source: &StoppedSource) -> Result<Found<'_>> {
             "it is encrypted, and would be written to the NAS in plain text",
         ));
     }
-    Ok(Found {
-        source,
-        virtual_size: info.virtual_size,
-        cannot_carry: (info.version < 3)
-            .then(|| "its image is qcow2 version 2; 'qemu-img amend -o compat=1.1' helps".to_owned()),
-        bitmaps: info.bitmaps.into_iter().map(|bitmap| bitmap.name).collect(),
-    })
+    let old = info.version < 3;
+    let cannot_carry = old.then(|| "its image is qcow2 version 2; 'qemu-img amend -o compat=1.1' helps".to_owned());
+    Ok((info.virtual_size, info.bitmaps.into_iter().map(|bitmap| bitmap.name).collect(), cannot_carry))
 }
 
 /// A backup from the making of its targets to its publication.
-struct Attempt<'a> {
-    found: Vec<Found<'a>>,
+struct Attempt {
+    found: Vec<Found>,
     targets: Targets,
     /// For each disk, whether it got the new bitmap.
     seeded: Vec<bool>,
     details: Vec<String>,
 }
 
-impl Attempt<'_> {
+impl Attempt {
     /// Adds the bitmap to each disk that can carry it. One that can't is told, and backed up all the same.
     fn seed(&mut self, bitmap: &str, host: &mut HostState) -> Result<()> {
         host.remember(bitmap)?;
@@ -147,37 +148,43 @@ impl Attempt<'_> {
     fn copy(&mut self, call: &Call<'_>, specs: &[TargetSpec], job: &mut Reporter<'_>) -> Result<Copied> {
         job.begin("copy")?;
         let begun = Instant::now();
-        let locks =
-            self.found.iter().map(|disk| ImageLock::take(&disk.source.path).map_err(|e| e.on_disk(&disk.source.path)));
-        let locks = locks.collect::<Result<Vec<_>>>()?;
+        let paths: Vec<_> = self.found.iter().map(|disk| disk.source.path.clone()).collect();
+        let lock = |path: &String| ImageLock::take(path).map_err(|e| e.on_disk(path));
+        let locks = ask("lock the disks", move || paths.iter().map(lock).collect::<Result<Vec<_>>>())?;
         let when = jiff::Timestamp::now();
         let total = self.found.iter().map(|disk| disk.virtual_size).sum();
+        let mut before = 0;
         for (disk, spec) in self.found.iter().zip(specs) {
-            self.convert(call, disk.source, &spec.name, total, job).map_err(|e| e.on_disk(&disk.source.path))?;
+            let copied =
+                self.convert(call, disk, &spec.name, job, |read| (before + read.min(disk.virtual_size), total));
+            copied.map_err(|e| e.on_disk(&disk.source.path))?;
+            before += disk.virtual_size;
         }
         drop(locks);
         job.begin("publish")?;
         Ok(Copied { when, millis: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX) })
     }
 
+    /// Copies one disk. `progress` makes bytes done and bytes to do out of the bytes that were read of it.
     fn convert(
         &self,
         call: &Call<'_>,
-        source: &StoppedSource,
+        disk: &Found,
         target: &str,
-        total: u64,
         job: &mut Reporter<'_>,
+        progress: impl Fn(u64) -> (u64, u64),
     ) -> Result<()> {
-        let format = if source.qcow2 { "qcow2" } else { "raw" };
+        let format = if disk.source.qcow2 { "qcow2" } else { "raw" };
         let target = self.targets.path(target)?;
         let mut command = Command::new("qemu-img");
-        command.args(["convert", "-n", "--target-is-zero", "-f", format, "-O", "qcow2", &source.path, &target]);
+        command.args(["convert", "-n", "--target-is-zero", "-f", format, "-O", "qcow2", &disk.source.path, &target]);
         let mut process = Process::start("copy the disk", &mut command)?;
         loop {
             if let Some(status) = process.ended()? {
                 return process.result(status);
             }
-            job.progress(self.targets.written().min(total), total);
+            let (done, total) = progress(process.bytes_read());
+            job.progress(done, total);
             job.tell().map_err(|error| process.kill(error))?;
             if call.left().is_zero() {
                 return Err(process.kill(Error::new(Code::Timeout, "copy the disk", "not done within waitSeconds")));
@@ -197,7 +204,7 @@ impl Attempt<'_> {
         let checked = call.checked;
         let new = checked.mode.bitmap();
         let bitmap = new.filter(|_| self.seeded.contains(&true));
-        let manifest = manifest(&checked.vm, copied.when, bitmap, None, self.manifest_disks(bitmap))?;
+        let manifest = manifest(call, copied.when, bitmap, None, self.manifest_disks(bitmap));
         let manifest = match self.targets.publish(manifest, Vec::new(), SYNC.max(call.left())) {
             Ok(manifest) => manifest,
             Err(error) => {
@@ -209,8 +216,11 @@ impl Attempt<'_> {
         if fallback {
             self.details.push("full instead of incremental: the guest is stopped".to_owned());
         }
-        if let Some(bitmap) = bitmap {
-            self.details.extend(clear_up(&self.found, ours, bitmap, &mut host));
+        match (bitmap, new) {
+            (Some(bitmap), _) => self.details.extend(clear_up(&self.found, ours, bitmap, &mut host)),
+            // No disk got it.
+            (None, Some(new)) => self.details.extend(host.forget(new).err().map(|error| error.to_string())),
+            (None, None) => {}
         }
         let outcome = Outcome {
             targets: self.found.iter().map(|_| None).collect(),
@@ -225,7 +235,7 @@ impl Attempt<'_> {
     }
 
     fn manifest_disks(&self, bitmap: Option<&str>) -> Vec<ManifestDisk> {
-        let disk = |(i, found): (usize, &Found<'_>)| ManifestDisk {
+        let disk = |(i, found): (usize, &Found)| ManifestDisk {
             volume: found.source.volume.clone(),
             serial: None,
             file: file_name(i, &found.source.volume),
@@ -246,7 +256,7 @@ impl Attempt<'_> {
 
 /// Removes the new bitmap from the disks that got it. Where that can't be done (the guest was started), it stays in this
 /// host's record for the next run.
-fn unseed(found: &[Found<'_>], seeded: &[bool], bitmap: Option<&str>, host: &mut HostState) {
+fn unseed(found: &[Found], seeded: &[bool], bitmap: Option<&str>, host: &mut HostState) {
     let Some(bitmap) = bitmap else { return };
     let seeded = found.iter().zip(seeded).filter(|(_, seeded)| **seeded);
     let removed =
@@ -257,7 +267,7 @@ fn unseed(found: &[Found<'_>], seeded: &[bool], bitmap: Option<&str>, host: &mut
 }
 
 /// Removes the other bitmaps of ours; what could not be done is told, and done by the next run.
-fn clear_up(found: &[Found<'_>], ours: &BTreeSet<String>, bitmap: &str, host: &mut HostState) -> Vec<String> {
+fn clear_up(found: &[Found], ours: &BTreeSet<String>, bitmap: &str, host: &mut HostState) -> Vec<String> {
     let mut details = Vec::new();
     for name in ours.iter().filter(|name| *name != bitmap) {
         let there = found.iter().filter(|disk| disk.bitmaps.contains(name));
@@ -307,6 +317,13 @@ impl Process {
         self.child.try_wait().map_err(|e| Error::io(self.step, "qemu-img", e))
     }
 
+    /// Bytes that it has read so far (proc(5), "/proc/pid/io"); 0 once it has ended. Asking the kernel about the process
+    /// can't hang, asking a NAS about the file could.
+    fn bytes_read(&self) -> u64 {
+        let io = std::fs::read_to_string(format!("/proc/{}/io", self.child.id())).unwrap_or_default();
+        io.lines().find_map(|line| line.strip_prefix("rchar: ")?.parse().ok()).unwrap_or(0)
+    }
+
     /// What the process that ended says.
     fn result(&mut self, status: ExitStatus) -> Result<()> {
         if status.success() {
@@ -319,7 +336,8 @@ impl Process {
         Err(Error::new(Code::JobFailed, self.step, format!("qemu-img: {} ({status})", text.trim())))
     }
 
-    /// Kills the process because of `error`. One that hangs in the NAS can't be killed: it is left behind.
+    /// Kills the process because of `error`. One that hangs in the NAS does not die before the NAS answers: it is left
+    /// behind, and the guest can't be started as long as it holds the disk's lock.
     fn kill(&mut self, error: Error) -> Error {
         if let Err(failed) = self.child.kill() {
             log::warn!("qemu-img could not be killed: {failed}");
@@ -332,15 +350,24 @@ impl Process {
             std::thread::sleep(TICK);
         }
         let code = if error.code == Code::Timeout { Code::NasUnresponsive } else { error.code };
-        Error { code, ..error }.with_leftover("a process of qemu-img that hangs")
+        Error { code, ..error }.with_leftover("a process of qemu-img that hangs and holds the disk's lock")
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
         if let Ok(None) = self.child.try_wait() {
-            // It has ended meanwhile, or it hangs: `kill` has told of that.
+            // It has ended meanwhile, or it hangs: `kill` has told of that. It is reaped whenever it ends.
             let _ = self.child.kill();
+            let pid = rustix::process::Pid::from_child(&self.child);
+            let reap = move || {
+                if let Err(error) = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty()) {
+                    log::warn!("qemu-img could not be reaped: {error}");
+                }
+            };
+            if let Err(error) = std::thread::Builder::new().name("nasbackup-reap".to_owned()).spawn(reap) {
+                log::warn!("the thread that reaps qemu-img could not be started: {error}");
+            }
         }
     }
 }

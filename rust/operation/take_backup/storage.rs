@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::request::{Checked, Mode};
 use crate::config::Config;
@@ -14,7 +14,7 @@ use crate::error::{Code, Error, Result};
 use crate::nas::deadline::{LIMIT, bounded};
 use crate::nas::folder::{FOLDER_MODE, Folder};
 use crate::nas::lock::InstanceLock;
-use crate::nas::partial::PartialPoint;
+use crate::nas::partial::{PARTIAL, PartialPoint};
 use crate::nas::path::{PointPath, RepoPath};
 use crate::nas::session::Session;
 use crate::point::{MANIFEST, Manifest, Parent};
@@ -39,12 +39,17 @@ pub(super) struct Opened {
 /// Opens the repository, locks the virtual machine's folder there, reads its manifests and looks at the parent.
 pub(super) fn open(checked: &Checked, config: &Arc<Config>) -> Result<Opened> {
     let session = Session::open_bounded(checked.export.clone(), config.clone())?;
-    let checked = checked.clone();
-    bounded("open the repository", PROBE, move || {
-        refuse_existing(session.root(), &checked.point)?;
-        let (instance, _) = session.root().make_dir_if_missing(checked.point.instance(), FOLDER_MODE)?;
+    let (locked, point) = (session.clone(), checked.point.clone());
+    let (instance, lock) = bounded("lock the virtual machine's folder", PROBE, move || {
+        refuse_existing(locked.root(), &point)?;
+        let (instance, _) = locked.root().make_dir_if_missing(point.instance(), FOLDER_MODE)?;
         let lock = InstanceLock::take(&instance)?;
-        refuse_existing(session.root(), &checked.point)?;
+        refuse_existing(locked.root(), &point)?;
+        Ok((instance, lock))
+    })?;
+    let checked = checked.clone();
+    bounded("look at the restore points", LIMIT, move || {
+        sweep(&instance)?;
         let published = published_bitmaps(&instance, &checked.vm)?;
         let parent = match &checked.mode {
             Mode::Incremental { parent, parent_bitmap, .. } => {
@@ -54,6 +59,15 @@ pub(super) fn open(checked: &Checked, config: &Arc<Config>) -> Result<Opened> {
         };
         Ok(Opened { session, lock, published, parent })
     })
+}
+
+/// Removes unfinished points: whoever made them no longer holds the lock of the folder, which is ours.
+fn sweep(instance: &Folder) -> Result<()> {
+    for name in instance.names()?.iter().filter_map(|name| name.to_str()).filter(|name| name.starts_with(PARTIAL)) {
+        log::warn!("removing '{}', left by a backup that ended early", instance.path.join(name).display());
+        instance.remove_tree(name)?;
+    }
+    Ok(())
 }
 
 fn refuse_existing(root: &Folder, point: &PointPath) -> Result<()> {
@@ -141,12 +155,6 @@ impl Targets {
         })
     }
 
-    /// Bytes that the targets occupy now.
-    pub(super) fn written(&self) -> u64 {
-        use std::os::unix::fs::MetadataExt;
-        self.files.iter().filter_map(|file| file.metadata().ok()).map(|m| m.blocks() * 512).sum()
-    }
-
     /// Syncs the files, writes `texts` and the manifest (completed by the files' lengths) beside them and makes the
     /// point visible. On failure nothing of it stays, or the error says what does.
     pub(super) fn publish(
@@ -155,8 +163,13 @@ impl Targets {
         texts: Vec<(&'static str, String)>,
         limit: Duration,
     ) -> Result<Manifest> {
-        bounded("publish the restore point", limit, move || {
-            let written = self.write_out(&mut manifest, texts);
+        let until = Instant::now() + limit;
+        let published = bounded("publish the restore point", limit, move || {
+            let written = self.write_out(&mut manifest, texts).and_then(|()| {
+                // Whoever asked has given up: what appeared now would be nobody's restore point.
+                let late = || Error::new(Code::NasUnresponsive, "publish the restore point", "it took too long");
+                if Instant::now() < until { Ok(()) } else { Err(late()) }
+            });
             let Targets { files, partial, lock: _locked } = self;
             drop(files);
             match written {
@@ -166,7 +179,12 @@ impl Targets {
                     Err(kept) => error.with_leftover(kept.cause),
                 }),
             }
-        })
+        });
+        let given_up = |error: Error| match error.code {
+            Code::NasUnresponsive if !error.leftovers => error.with_leftover("the files written so far"),
+            _ => error,
+        };
+        published.map_err(given_up)
     }
 
     fn write_out(&self, manifest: &mut Manifest, texts: Vec<(&'static str, String)>) -> Result<()> {
