@@ -93,14 +93,15 @@ pub fn until(what: &str, limit: Duration, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// Every path below `root`, relative, with a file's length: equal before and after means untouched.
+/// Every path below `root`, relative, with a file's length: equal before and after means untouched. What goes while it is
+/// listed is not there.
 pub fn listing(root: &Path) -> Vec<(PathBuf, u64)> {
     let mut found = Vec::new();
     let mut folders = vec![root.to_owned()];
     while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(&folder).unwrap() {
-            let entry = entry.unwrap();
-            let metadata = entry.metadata().unwrap();
+        for entry in there(std::fs::read_dir(&folder)).into_iter().flatten() {
+            let Some(entry) = there(entry) else { continue };
+            let Some(metadata) = there(entry.metadata()) else { continue };
             let length = if metadata.is_dir() { 0 } else { metadata.len() };
             found.push((entry.path().strip_prefix(root).unwrap().to_owned(), length));
             if metadata.is_dir() {
@@ -110,6 +111,14 @@ pub fn listing(root: &Path) -> Vec<(PathBuf, u64)> {
     }
     found.sort();
     found
+}
+
+/// What was found, or nothing if it is gone by now.
+fn there<T>(found: std::io::Result<T>) -> Option<T> {
+    match found {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        found => Some(found.unwrap()),
+    }
 }
 
 /// Text inside an XML element or attribute.

@@ -260,3 +260,21 @@ fn a_repository_that_hangs_in_the_middle() {
     story.assert_nothing_half_made();
     story.assert_all_restore();
 }
+
+#[test]
+fn a_repository_that_hangs_under_a_stopped_guest() {
+    let mut story = Story::new(Guest::full_of_data(1), Nas::folder().slow(16));
+    story.guest.stop();
+    let request = TakeBackupRequest { wait_seconds: Some(5), ..story.stopped_request("full") };
+    let start = Instant::now();
+    let error = take_and(request, |_| story.nas.hang()).unwrap_err();
+    assert_eq!(error.code, Code::NasUnresponsive, "{error}");
+    assert!(error.leftovers, "{error}");
+    assert!(start.elapsed() < Duration::from_secs(40), "{:?}", start.elapsed());
+    story.nas.go_on();
+    story.skip();
+    until("what it left goes", Duration::from_secs(30), || story.half_made().is_empty());
+    story.take_stopped("full");
+    story.guest.start();
+    story.assert_all_restore();
+}

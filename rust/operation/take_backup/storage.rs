@@ -22,6 +22,8 @@ use crate::qcow2;
 
 /// How long a NAS may take for a few small files, before the guest is touched.
 pub(super) const PROBE: Duration = Duration::from_secs(20);
+/// How long to give a NAS that has just shown that it hangs.
+const HUNG: Duration = Duration::from_secs(2);
 /// Less than this much free after a failed job: the NAS is full. QEMU reports the error only as text.
 const FULL: u64 = 1 << 20;
 
@@ -205,7 +207,13 @@ impl Targets {
 
     /// Removes everything after a failure, and makes the error say so if the NAS is full or something stays behind.
     pub(super) fn discard(self, error: Error) -> Error {
-        let removed = bounded("remove the unfinished point", LIMIT, move || {
+        // A NAS that hangs is not waited for again; when it comes back the thread that was left removes the point.
+        let limit = match error.code {
+            Code::NasUnresponsive => HUNG,
+            Code::Timeout => PROBE,
+            _ => LIMIT,
+        };
+        let removed = bounded("remove the unfinished point", limit, move || {
             let Targets { files, partial, lock: _locked } = self;
             drop(files);
             let free = rustix::fs::fstatvfs(partial.folder()).map(|s| s.f_bavail.saturating_mul(s.f_frsize));
@@ -217,6 +225,8 @@ impl Targets {
                 let error = if full { Error { code: Code::NoSpace, ..error } } else { error };
                 if let Err(kept) = removed { error.with_leftover(kept.cause) } else { error }
             }
+            // So that is why it took too long.
+            Err(late) if error.code == Code::Timeout => Error { code: late.code, ..error }.with_leftover(late.cause),
             Err(late) => error.with_leftover(late.cause),
         }
     }
