@@ -1,0 +1,50 @@
+// Licensed under the Apache License, Version 2.0 (the "License");
+// you may not use this file except in compliance with the License.
+// You may obtain a copy of the License at
+//
+//     http://www.apache.org/licenses/LICENSE-2.0
+//
+// Unless required by applicable law or agreed to in writing, software
+// distributed under the License is distributed on an "AS IS" BASIS,
+// WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+// See the License for the specific language governing permissions and
+// limitations under the License.
+
+package com.cloud.hypervisor.kvm.resource.wrapper;
+
+import com.cloud.agent.api.Answer;
+import com.cloud.hypervisor.kvm.resource.LibvirtComputingResource;
+import com.cloud.resource.CommandWrapper;
+import com.cloud.resource.ResourceWrapper;
+import java.util.function.Supplier;
+import org.apache.cloudstack.backup.GetBackupStorageStatsCommand;
+import org.nasbackup.cloudstack.Answers;
+import org.nasbackup.cloudstack.Library;
+import org.nasbackup.cloudstack.Operations;
+import org.nasbackup.cloudstack.Requests;
+
+/** Tells the size and use of a repository. */
+@ResourceWrapper(handles = GetBackupStorageStatsCommand.class)
+public class LibvirtGetBackupStatsCommandWrapper
+        extends CommandWrapper<GetBackupStorageStatsCommand, Answer, LibvirtComputingResource> {
+    private final Supplier<Operations> operations;
+
+    public LibvirtGetBackupStatsCommandWrapper() {
+        this(Library::operations);
+    }
+
+    LibvirtGetBackupStatsCommandWrapper(Supplier<Operations> operations) {
+        this.operations = operations;
+    }
+
+    @Override
+    public Answer execute(GetBackupStorageStatsCommand command, LibvirtComputingResource resource) {
+        try {
+            return Answers.stats(command, operations.get().backupStats(Requests.stats(command)));
+        } catch (Throwable e) {
+            // Whatever left this method would reach the management server as an answer of another type.
+            logger.warn("Unable to measure {}", command.getBackupRepoAddress(), e);
+            return Answers.statsFailed(command, e);
+        }
+    }
+}

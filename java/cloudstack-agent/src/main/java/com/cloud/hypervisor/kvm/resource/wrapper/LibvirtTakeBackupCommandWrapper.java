@@ -1,0 +1,54 @@
+// Licensed under the Apache License, Version 2.0 (the "License");
+// you may not use this file except in compliance with the License.
+// You may obtain a copy of the License at
+//
+//     http://www.apache.org/licenses/LICENSE-2.0
+//
+// Unless required by applicable law or agreed to in writing, software
+// distributed under the License is distributed on an "AS IS" BASIS,
+// WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+// See the License for the specific language governing permissions and
+// limitations under the License.
+
+package com.cloud.hypervisor.kvm.resource.wrapper;
+
+import com.cloud.agent.api.Answer;
+import com.cloud.hypervisor.kvm.resource.LibvirtComputingResource;
+import com.cloud.resource.CommandWrapper;
+import com.cloud.resource.ResourceWrapper;
+import java.util.function.Supplier;
+import org.apache.cloudstack.backup.TakeBackupCommand;
+import org.nasbackup.TakeBackupRequest;
+import org.nasbackup.cloudstack.Answers;
+import org.nasbackup.cloudstack.Library;
+import org.nasbackup.cloudstack.Operations;
+import org.nasbackup.cloudstack.PoolDiskFormats;
+import org.nasbackup.cloudstack.Requests;
+
+/** Makes a restore point of a virtual machine. */
+@ResourceWrapper(handles = TakeBackupCommand.class)
+public class LibvirtTakeBackupCommandWrapper
+        extends CommandWrapper<TakeBackupCommand, Answer, LibvirtComputingResource> {
+    private final Supplier<Operations> operations;
+
+    public LibvirtTakeBackupCommandWrapper() {
+        this(Library::operations);
+    }
+
+    LibvirtTakeBackupCommandWrapper(Supplier<Operations> operations) {
+        this.operations = operations;
+    }
+
+    @Override
+    public Answer execute(TakeBackupCommand command, LibvirtComputingResource resource) {
+        try {
+            TakeBackupRequest request = Requests.take(
+                    command, resource.getCmdsTimeout() / 1000, new PoolDiskFormats(resource.getStoragePoolMgr()));
+            return Answers.taken(command, operations.get().takeBackup(request));
+        } catch (Throwable e) {
+            // Whatever left this method would reach the management server as an answer of another type.
+            logger.warn("Unable to take a backup of {}", command.getVmName(), e);
+            return Answers.failed(command, e);
+        }
+    }
+}

@@ -1,0 +1,88 @@
+// Licensed under the Apache License, Version 2.0 (the "License");
+// you may not use this file except in compliance with the License.
+// You may obtain a copy of the License at
+//
+//     http://www.apache.org/licenses/LICENSE-2.0
+//
+// Unless required by applicable law or agreed to in writing, software
+// distributed under the License is distributed on an "AS IS" BASIS,
+// WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+// See the License for the specific language governing permissions and
+// limitations under the License.
+
+package org.apache.cloudstack.backup;
+
+import com.cloud.agent.api.Answer;
+import com.cloud.agent.api.Command;
+import java.util.Map;
+
+/** What a host answers to a backup command. The sizes are in bytes. */
+public class BackupAnswer extends Answer {
+    private Long size;
+    private Long virtualSize;
+    private Map<String, String> volumes;
+    Boolean needsCleanup;
+    private String bitmapCreated;
+    private Boolean incrementalFallback;
+    private String bitmapRecreated;
+
+    public BackupAnswer(Command command, boolean success, String details) {
+        super(command, success, details);
+    }
+
+    public Long getSize() {
+        return size;
+    }
+
+    public void setSize(Long size) {
+        this.size = size;
+    }
+
+    public Long getVirtualSize() {
+        return virtualSize;
+    }
+
+    public void setVirtualSize(Long virtualSize) {
+        this.virtualSize = virtualSize;
+    }
+
+    public Map<String, String> getVolumes() {
+        return volumes;
+    }
+
+    public void setVolumes(Map<String, String> volumes) {
+        this.volumes = volumes;
+    }
+
+    public Boolean getNeedsCleanup() {
+        return Boolean.TRUE.equals(needsCleanup);
+    }
+
+    public void setNeedsCleanup(Boolean needsCleanup) {
+        this.needsCleanup = needsCleanup;
+    }
+
+    public String getBitmapCreated() {
+        return bitmapCreated;
+    }
+
+    public void setBitmapCreated(String bitmapCreated) {
+        this.bitmapCreated = bitmapCreated;
+    }
+
+    public Boolean getIncrementalFallback() {
+        return Boolean.TRUE.equals(incrementalFallback);
+    }
+
+    public void setIncrementalFallback(Boolean incrementalFallback) {
+        this.incrementalFallback = incrementalFallback;
+    }
+
+    public String getBitmapRecreated() {
+        return bitmapRecreated;
+    }
+
+    public void setBitmapRecreated(String bitmapRecreated) {
+        this.bitmapRecreated = bitmapRecreated;
+    }
+}

@@ -1,0 +1,73 @@
+// Licensed under the Apache License, Version 2.0 (the "License");
+// you may not use this file except in compliance with the License.
+// You may obtain a copy of the License at
+//
+//     http://www.apache.org/licenses/LICENSE-2.0
+//
+// Unless required by applicable law or agreed to in writing, software
+// distributed under the License is distributed on an "AS IS" BASIS,
+// WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+// See the License for the specific language governing permissions and
+// limitations under the License.
+
+package org.nasbackup.cloudstack;
+
+import com.cloud.agent.api.Command;
+import org.apache.cloudstack.backup.BackupAnswer;
+import org.apache.cloudstack.backup.BackupStorageStatsAnswer;
+import org.nasbackup.BackupStatsResult;
+import org.nasbackup.NasBackupException;
+import org.nasbackup.TakeBackupResult;
+
+/** From the library's results and failures to CloudStack's answers. */
+public final class Answers {
+    private Answers() {}
+
+    public static BackupAnswer taken(Command command, TakeBackupResult result) {
+        BackupAnswer answer = new BackupAnswer(command, true, result.details());
+        answer.setSize(result.size());
+        answer.setVirtualSize(result.virtualSize());
+        answer.setVolumes(result.volumes());
+        answer.setBitmapCreated(result.bitmapCreated());
+        answer.setBitmapRecreated(result.bitmapRecreated());
+        answer.setIncrementalFallback(result.incrementalFallback());
+        return answer;
+    }
+
+    /** @param size new length of what was rebased, in bytes */
+    public static BackupAnswer rebased(Command command, long size) {
+        BackupAnswer answer = new BackupAnswer(command, true, null);
+        answer.setSize(size);
+        return answer;
+    }
+
+    public static BackupAnswer deleted(Command command) {
+        return new BackupAnswer(command, true, null);
+    }
+
+    public static BackupAnswer failed(Command command, Throwable failure) {
+        BackupAnswer answer = new BackupAnswer(command, false, line(failure));
+        answer.setNeedsCleanup(failure instanceof NasBackupException && ((NasBackupException) failure).leftovers());
+        return answer;
+    }
+
+    public static BackupStorageStatsAnswer stats(Command command, BackupStatsResult result) {
+        BackupStorageStatsAnswer answer = new BackupStorageStatsAnswer(command, true, null);
+        answer.setTotalSize(result.totalBytes());
+        answer.setUsedSize(result.usedBytes());
+        return answer;
+    }
+
+    public static BackupStorageStatsAnswer statsFailed(Command command, Throwable failure) {
+        return new BackupStorageStatsAnswer(command, false, line(failure));
+    }
+
+    /** One line for an operator. Ours have a text that is enough; that of others needs the type. */
+    private static String line(Throwable failure) {
+        boolean ours = failure instanceof NasBackupException || failure instanceof IllegalArgumentException;
+        String text = failure.getMessage() != null && (ours || failure instanceof LibraryUnusable)
+                ? failure.getMessage()
+                : "INTERNAL: " + failure;
+        return text.replaceAll("\\s*\\R\\s*", "; ").trim();
+    }
+}

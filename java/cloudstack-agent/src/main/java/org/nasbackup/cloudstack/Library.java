@@ -1,0 +1,76 @@
+// Licensed under the Apache License, Version 2.0 (the "License");
+// you may not use this file except in compliance with the License.
+// You may obtain a copy of the License at
+//
+//     http://www.apache.org/licenses/LICENSE-2.0
+//
+// Unless required by applicable law or agreed to in writing, software
+// distributed under the License is distributed on an "AS IS" BASIS,
+// WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+// See the License for the specific language governing permissions and
+// limitations under the License.
+
+package org.nasbackup.cloudstack;
+
+import java.nio.file.Files;
+import java.nio.file.Path;
+import org.nasbackup.BackupStatsRequest;
+import org.nasbackup.BackupStatsResult;
+import org.nasbackup.Configuration;
+import org.nasbackup.DeleteBackupRequest;
+import org.nasbackup.DeleteBackupResult;
+import org.nasbackup.NasBackup;
+import org.nasbackup.TakeBackupRequest;
+import org.nasbackup.TakeBackupResult;
+
+/** The library as the agent uses it: opened by the first command that needs it, never earlier. */
+public final class Library implements Operations {
+    /** Laid out by the installation; without it log lines go where the agent's {@link System.Logger} sends them. */
+    private static final Path LOG_CONFIG = Path.of("/etc/nasbackup/log4rs.yaml");
+
+    private static Library opened;
+
+    private final NasBackup library;
+
+    private Library(NasBackup library) {
+        this.library = library;
+    }
+
+    /** @throws LibraryUnusable when it can't be opened; tried again at the next call */
+    public static synchronized Operations operations() {
+        if (opened == null) {
+            opened = new Library(open());
+        }
+        return opened;
+    }
+
+    private static NasBackup open() {
+        try {
+            return NasBackup.open(Configuration.builder()
+                    .logConfig(Files.exists(LOG_CONFIG) ? LOG_CONFIG.toString() : null)
+                    .build());
+        } catch (RuntimeException | LinkageError e) {
+            throw new LibraryUnusable(e);
+        }
+    }
+
+    @Override
+    public TakeBackupResult takeBackup(TakeBackupRequest request) {
+        return library.takeBackup(request);
+    }
+
+    @Override
+    public long rebase(RebaseOrder order) {
+        throw new UnsupportedOperationException("this version of the library can't rebase");
+    }
+
+    @Override
+    public DeleteBackupResult deleteBackup(DeleteBackupRequest request) {
+        return library.deleteBackup(request);
+    }
+
+    @Override
+    public BackupStatsResult backupStats(BackupStatsRequest request) {
+        return library.backupStats(request);
+    }
+}

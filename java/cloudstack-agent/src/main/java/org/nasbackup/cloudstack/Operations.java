@@ -1,0 +1,32 @@
+// Licensed under the Apache License, Version 2.0 (the "License");
+// you may not use this file except in compliance with the License.
+// You may obtain a copy of the License at
+//
+//     http://www.apache.org/licenses/LICENSE-2.0
+//
+// Unless required by applicable law or agreed to in writing, software
+// distributed under the License is distributed on an "AS IS" BASIS,
+// WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+// See the License for the specific language governing permissions and
+// limitations under the License.
+
+package org.nasbackup.cloudstack;
+
+import org.nasbackup.BackupStatsRequest;
+import org.nasbackup.BackupStatsResult;
+import org.nasbackup.DeleteBackupRequest;
+import org.nasbackup.DeleteBackupResult;
+import org.nasbackup.TakeBackupRequest;
+import org.nasbackup.TakeBackupResult;
+
+/** What the wrappers ask of the library. All throw {@link org.nasbackup.NasBackupException}. */
+public interface Operations {
+    TakeBackupResult takeBackup(TakeBackupRequest request);
+
+    /** @return the new length of what was rebased, in bytes */
+    long rebase(RebaseOrder order);
+
+    DeleteBackupResult deleteBackup(DeleteBackupRequest request);
+
+    BackupStatsResult backupStats(BackupStatsRequest request);
+}

@@ -1,0 +1,48 @@
+// Licensed under the Apache License, Version 2.0 (the "License");
+// you may not use this file except in compliance with the License.
+// You may obtain a copy of the License at
+//
+//     http://www.apache.org/licenses/LICENSE-2.0
+//
+// Unless required by applicable law or agreed to in writing, software
+// distributed under the License is distributed on an "AS IS" BASIS,
+// WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+// See the License for the specific language governing permissions and
+// limitations under the License.
+
+package org.nasbackup.cloudstack;
+
+import java.util.Objects;
+import org.nasbackup.Repository;
+
+/** An image, or all images of a restore point, and what they are put onto. */
+public final class RebaseOrder {
+    private final Repository repository;
+    private final String target;
+    private final String newBacking;
+
+    public RebaseOrder(Repository repository, String target, String newBacking) {
+        this.repository = repository;
+        this.target = Objects.requireNonNull(target, "targetPath is missing");
+        this.newBacking = newBacking;
+    }
+
+    public Repository repository() {
+        return repository;
+    }
+
+    /** {@code <instance>/<timestamp>} or a file in there. */
+    public String target() {
+        return target;
+    }
+
+    /** Of the same kind as the target; null: it becomes a full one. */
+    public String newBacking() {
+        return newBacking;
+    }
+
+    /** Does the target name a restore point, and not one file of it? */
+    public boolean wholePoint() {
+        return target.chars().filter(c -> c == '/').count() == 1;
+    }
+}

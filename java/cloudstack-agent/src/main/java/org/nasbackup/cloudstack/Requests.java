@@ -1,0 +1,131 @@
+// Licensed under the Apache License, Version 2.0 (the "License");
+// you may not use this file except in compliance with the License.
+// You may obtain a copy of the License at
+//
+//     http://www.apache.org/licenses/LICENSE-2.0
+//
+// Unless required by applicable law or agreed to in writing, software
+// distributed under the License is distributed on an "AS IS" BASIS,
+// WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+// See the License for the specific language governing permissions and
+// limitations under the License.
+
+package org.nasbackup.cloudstack;
+
+import com.cloud.storage.Storage.StoragePoolType;
+import java.util.ArrayList;
+import java.util.List;
+import org.apache.cloudstack.backup.DeleteBackupCommand;
+import org.apache.cloudstack.backup.GetBackupStorageStatsCommand;
+import org.apache.cloudstack.backup.RebaseBackupCommand;
+import org.apache.cloudstack.backup.TakeBackupCommand;
+import org.apache.cloudstack.storage.to.PrimaryDataStoreTO;
+import org.nasbackup.BackupStatsRequest;
+import org.nasbackup.DeleteBackupRequest;
+import org.nasbackup.Mode;
+import org.nasbackup.Repository;
+import org.nasbackup.StoppedDisk;
+import org.nasbackup.TakeBackupRequest;
+
+/** From CloudStack's commands to the library's requests. What is wrong in a request, the library says. */
+public final class Requests {
+    /** What later management servers call {@link Mode#LEGACY}. */
+    private static final String LEGACY_FULL = "legacy-full";
+
+    private Requests() {}
+
+    /** @param defaultWait seconds for a command that names none */
+    public static TakeBackupRequest take(TakeBackupCommand command, int defaultWait, DiskFormats formats) {
+        TakeBackupRequest.Builder builder = TakeBackupRequest.builder()
+                .vmName(command.getVmName())
+                .backupPath(command.getBackupPath())
+                .repository(repository(
+                        command.getBackupRepoType(), command.getBackupRepoAddress(), command.getMountOptions()))
+                .mode(mode(command.getMode()))
+                .disks(disks(command, formats))
+                .quiesce(Boolean.TRUE.equals(command.getQuiesce()))
+                .waitSeconds(command.getWait() > 0 ? command.getWait() : defaultWait);
+        if (mode(command.getMode()) != Mode.LEGACY) {
+            builder.bitmapNew(given(command.getBitmapNew()));
+            builder.bitmapParent(given(command.getBitmapParent()));
+            builder.parentPaths(parentPaths(command));
+        }
+        return builder.build();
+    }
+
+    public static RebaseOrder rebase(RebaseBackupCommand command) {
+        return new RebaseOrder(
+                repository(command.getBackupRepoType(), command.getBackupRepoAddress(), command.getMountOptions()),
+                command.getTargetPath(),
+                given(command.getNewBackingPath()));
+    }
+
+    public static DeleteBackupRequest delete(DeleteBackupCommand command) {
+        return DeleteBackupRequest.builder()
+                .repository(repository(
+                        command.getBackupRepoType(), command.getBackupRepoAddress(), command.getMountOptions()))
+                .backupPath(command.getBackupPath())
+                .build();
+    }
+
+    public static BackupStatsRequest stats(GetBackupStorageStatsCommand command) {
+        return BackupStatsRequest.builder()
+                .repository(repository(
+                        command.getBackupRepoType(), command.getBackupRepoAddress(), command.getMountOptions()))
+                .build();
+    }
+
+    private static Repository repository(String type, String address, String options) {
+        return Repository.builder().type(type).address(address).options(options).build();
+    }
+
+    private static Mode mode(String text) {
+        return given(text) == null || text.equals(LEGACY_FULL) ? Mode.LEGACY : Mode.of(text);
+    }
+
+    /** The files only tell which point is the parent: the library pairs the disks by what the point's manifest says. */
+    private static List<String> parentPaths(TakeBackupCommand command) {
+        List<String> all = command.getParentPaths();
+        if (all != null && !all.isEmpty()) {
+            return all;
+        }
+        String one = given(command.getParentPath());
+        return one == null ? null : List.of(one);
+    }
+
+    /** Null when the guest runs: its disks are then libvirt's to tell. */
+    private static List<StoppedDisk> disks(TakeBackupCommand command, DiskFormats formats) {
+        List<String> paths = command.getVolumePaths();
+        if (paths == null || paths.isEmpty()) {
+            return null;
+        }
+        List<StoppedDisk> disks = new ArrayList<>();
+        for (int i = 0; i < paths.size(); i++) {
+            String path = paths.get(i);
+            disks.add(StoppedDisk.builder()
+                    .path(path)
+                    .format(formats.of(pool(command, i), path))
+                    .build());
+        }
+        return disks;
+    }
+
+    private static PrimaryDataStoreTO pool(TakeBackupCommand command, int i) {
+        String path = command.getVolumePaths().get(i);
+        List<PrimaryDataStoreTO> pools = command.getVolumePools();
+        PrimaryDataStoreTO pool = pools == null || i >= pools.size() ? null : pools.get(i);
+        if (pool == null) {
+            throw new IllegalArgumentException("INVALID_ARGUMENT: check the request: volumePools: the management server"
+                    + " does not name the pool of '" + path + "', and so not its format");
+        }
+        if (pool.getPoolType() == StoragePoolType.RBD) {
+            throw new IllegalArgumentException("UNSUPPORTED_IMAGE: check the request: '" + path
+                    + "' is on RBD, which can be read only while its virtual machine runs");
+        }
+        return pool;
+    }
+
+    private static String given(String text) {
+        return text == null || text.isEmpty() ? null : text;
+    }
+}

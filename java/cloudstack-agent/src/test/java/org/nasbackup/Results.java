@@ -1,0 +1,48 @@
+// Licensed under the Apache License, Version 2.0 (the "License");
+// you may not use this file except in compliance with the License.
+// You may obtain a copy of the License at
+//
+//     http://www.apache.org/licenses/LICENSE-2.0
+//
+// Unless required by applicable law or agreed to in writing, software
+// distributed under the License is distributed on an "AS IS" BASIS,
+// WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+// See the License for the specific language governing permissions and
+// limitations under the License.
+
+package org.nasbackup;
+
+/** Results as the library makes them; their constructors are its own. */
+public final class Results {
+    private Results() {}
+
+    public static TakeBackupResult taken(
+            String kind, long size, String bitmapCreated, String bitmapRecreated, boolean fallback, String details) {
+        return new TakeBackupResult(
+                kind,
+                size,
+                2 * size,
+                new String[] {"root-volume"},
+                new String[] {"i-2-9-VM/T1/root.root-volume.qcow2"},
+                bitmapCreated,
+                bitmapRecreated,
+                fallback,
+                details,
+                "push",
+                5,
+                7,
+                new DiskResult[0]);
+    }
+
+    public static DeleteBackupResult deleted(long freedBytes) {
+        return new DeleteBackupResult(freedBytes);
+    }
+
+    public static BackupStatsResult stats(long totalBytes, long usedBytes) {
+        return new BackupStatsResult(totalBytes, usedBytes);
+    }
+
+    public static NasBackupException failure(ErrorCode code, String line, boolean leftovers) {
+        return new NasBackupException(code.name(), "a step", null, line, leftovers, null);
+    }
+}

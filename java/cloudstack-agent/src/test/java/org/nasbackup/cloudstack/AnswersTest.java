@@ -1,0 +1,85 @@
+// Licensed under the Apache License, Version 2.0 (the "License");
+// you may not use this file except in compliance with the License.
+// You may obtain a copy of the License at
+//
+//     http://www.apache.org/licenses/LICENSE-2.0
+//
+// Unless required by applicable law or agreed to in writing, software
+// distributed under the License is distributed on an "AS IS" BASIS,
+// WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+// See the License for the specific language governing permissions and
+// limitations under the License.
+
+package org.nasbackup.cloudstack;
+
+import static org.assertj.core.api.Assertions.assertThat;
+
+import java.util.Map;
+import org.apache.cloudstack.backup.BackupAnswer;
+import org.apache.cloudstack.backup.BackupStorageStatsAnswer;
+import org.junit.jupiter.api.Test;
+import org.nasbackup.ErrorCode;
+import org.nasbackup.Results;
+
+/** From result or failure to answer. */
+class AnswersTest {
+    @Test
+    void an_incremental_after_a_restart_of_the_guest() {
+        BackupAnswer answer = Answers.taken(
+                null, Results.taken("incremental", 4096, "backup-2", "backup-1", false, "vda: redefined"));
+        assertThat(answer.getResult()).isTrue();
+        assertThat(answer.getSize()).isEqualTo(4096L);
+        assertThat(answer.getVirtualSize()).isEqualTo(8192L);
+        assertThat(answer.getVolumes()).isEqualTo(Map.of("root-volume", "i-2-9-VM/T1/root.root-volume.qcow2"));
+        assertThat(answer.getBitmapCreated()).isEqualTo("backup-2");
+        assertThat(answer.getBitmapRecreated()).isEqualTo("backup-1");
+        assertThat(answer.getIncrementalFallback()).isFalse();
+        assertThat(answer.getNeedsCleanup()).isFalse();
+        assertThat(answer.getDetails()).isEqualTo("vda: redefined");
+    }
+
+    @Test
+    void a_full_in_place_of_an_incremental() {
+        BackupAnswer answer = Answers.taken(null, Results.taken("full", 1, null, null, true, "bitmap lost"));
+        assertThat(answer.getIncrementalFallback()).isTrue();
+        assertThat(answer.getBitmapCreated()).isNull();
+    }
+
+    @Test
+    void failures_carry_their_line_and_what_they_left() {
+        BackupAnswer answer =
+                Answers.failed(null, Results.failure(ErrorCode.NO_SPACE, "NO_SPACE: write vda: the NAS is full", true));
+        assertThat(answer.getResult()).isFalse();
+        assertThat(answer.getDetails()).isEqualTo("NO_SPACE: write vda: the NAS is full");
+        assertThat(answer.getNeedsCleanup()).isTrue();
+        assertThat(Answers.failed(null, Results.failure(ErrorCode.BUSY, "BUSY: x", false))
+                        .getNeedsCleanup())
+                .isFalse();
+    }
+
+    @Test
+    void a_defect_is_one_line_with_its_type() {
+        assertThat(Answers.failed(null, new NoClassDefFoundError("a/B")).getDetails())
+                .isEqualTo("INTERNAL: java.lang.NoClassDefFoundError: a/B");
+        assertThat(Answers.failed(null, new NullPointerException()).getDetails())
+                .isEqualTo("INTERNAL: java.lang.NullPointerException");
+        assertThat(Answers.failed(null, new IllegalStateException("two\n  lines\r\n"))
+                        .getDetails())
+                .isEqualTo("INTERNAL: java.lang.IllegalStateException: two; lines;");
+    }
+
+    @Test
+    void sizes_of_a_repository_and_of_a_rebased_point() {
+        BackupStorageStatsAnswer stats = Answers.stats(null, Results.stats(1024, 512));
+        assertThat(stats.getResult()).isTrue();
+        assertThat(stats.getTotalSize()).isEqualTo(1024L);
+        assertThat(stats.getUsedSize()).isEqualTo(512L);
+        BackupStorageStatsAnswer failed =
+                Answers.statsFailed(null, Results.failure(ErrorCode.MOUNT_FAILED, "MOUNT_FAILED: x", false));
+        assertThat(failed.getResult()).isFalse();
+        assertThat(failed.getDetails()).isEqualTo("MOUNT_FAILED: x");
+        assertThat(failed.getTotalSize()).isZero();
+        assertThat(Answers.rebased(null, 77).getSize()).isEqualTo(77L);
+        assertThat(Answers.deleted(null).getResult()).isTrue();
+    }
+}
