@@ -115,8 +115,7 @@ public final class Doctor {
 
     private void library() {
         try {
-            Library.operations();
-            good("libnasbackup.so " + NasBackup.open().version());
+            good("libnasbackup.so " + Library.open().version());
         } catch (LibraryUnusable e) {
             missing(e.getCause().getMessage());
         }
@@ -124,17 +123,26 @@ public final class Doctor {
 
     private void libvirt(String uri) {
         try {
-            Connect connection = new Connect(uri, true);
-            try {
-                version("libvirt", connection.getLibVersion(), LIBVIRT_NEEDED);
-                version(connection.getType(), connection.getVersion(), QEMU_NEEDED);
-            } finally {
-                connection.close();
-            }
-        } catch (LibvirtException e) {
-            missing("libvirt at " + uri + ": " + e.getMessage());
+            Hypervisor.ask(this, uri);
         } catch (LinkageError e) {
             missing("libvirt's Java binding, which the agent brings along: " + e);
+        }
+    }
+
+    /** Apart, so that the rest works where the class path lacks libvirt's binding. */
+    private static final class Hypervisor {
+        static void ask(Doctor doctor, String uri) {
+            try {
+                Connect connection = new Connect(uri, true);
+                try {
+                    doctor.version("libvirt", connection.getLibVersion(), LIBVIRT_NEEDED);
+                    doctor.version(connection.getType(), connection.getVersion(), QEMU_NEEDED);
+                } finally {
+                    connection.close();
+                }
+            } catch (LibvirtException e) {
+                doctor.missing("libvirt at " + uri + ": " + e.getMessage());
+            }
         }
     }
 

@@ -44,7 +44,8 @@ public final class Library implements Operations {
         return opened;
     }
 
-    private static NasBackup open() {
+    /** Opens it with the configuration of this host, at every call. */
+    public static NasBackup open() {
         try {
             return NasBackup.open(Configuration.builder()
                     .logConfig(Files.exists(LOG_CONFIG) ? LOG_CONFIG.toString() : null)

@@ -12,7 +12,6 @@
 
 package org.nasbackup.cloudstack;
 
-import java.util.Objects;
 import org.nasbackup.Repository;
 
 /** An image, or all images of a restore point, and what they are put onto. */
@@ -22,8 +21,11 @@ public final class RebaseOrder {
     private final String newBacking;
 
     public RebaseOrder(Repository repository, String target, String newBacking) {
+        if (target == null || target.isEmpty()) {
+            throw new IllegalArgumentException("INVALID_ARGUMENT: check the request: targetPath: is missing");
+        }
         this.repository = repository;
-        this.target = Objects.requireNonNull(target, "targetPath is missing");
+        this.target = target;
         this.newBacking = newBacking;
     }
 

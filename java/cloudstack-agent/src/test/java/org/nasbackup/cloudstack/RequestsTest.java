@@ -14,6 +14,7 @@ package org.nasbackup.cloudstack;
 
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
+import static org.assertj.core.api.Assertions.tuple;
 
 import java.util.List;
 import org.apache.cloudstack.backup.DeleteBackupCommand;
@@ -109,9 +110,8 @@ class RequestsTest {
         assertThat(request.disks())
                 .extracting(StoppedDisk::path, StoppedDisk::format)
                 .containsExactly(
-                        org.assertj.core.groups.Tuple.tuple("/mnt/p1/a", "format of /mnt/p1/a in p1"),
-                        org.assertj.core.groups.Tuple.tuple(
-                                "/dev/drbd/by-res/cs-b/0", "format of /dev/drbd/by-res/cs-b/0 in p2"));
+                        tuple("/mnt/p1/a", "format of /mnt/p1/a in p1"),
+                        tuple("/dev/drbd/by-res/cs-b/0", "format of /dev/drbd/by-res/cs-b/0 in p2"));
     }
 
     @ParameterizedTest

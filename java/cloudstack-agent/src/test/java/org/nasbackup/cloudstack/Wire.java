@@ -17,8 +17,6 @@ import com.google.gson.Gson;
 import com.google.gson.JsonArray;
 import com.google.gson.JsonObject;
 import com.google.gson.JsonParser;
-import com.google.gson.reflect.TypeToken;
-import java.util.Map;
 
 /** Commands and answers as CloudStack puts them on the wire: an array of objects, each with the class as its one key. */
 public final class Wire {
@@ -42,12 +40,5 @@ public final class Wire {
         } catch (ClassNotFoundException e) {
             throw new IllegalArgumentException(name, e);
         }
-    }
-
-    /** The fields of one message, as text. */
-    public static Map<String, Object> fields(String json) {
-        JsonObject object = new JsonParser().parse(json).getAsJsonArray().get(0).getAsJsonObject();
-        return GSON.fromJson(
-                object.entrySet().iterator().next().getValue(), new TypeToken<Map<String, Object>>() {}.getType());
     }
 }

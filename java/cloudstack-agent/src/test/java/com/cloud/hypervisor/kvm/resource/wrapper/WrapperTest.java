@@ -1,0 +1,159 @@
+// Licensed under the Apache License, Version 2.0 (the "License");
+// you may not use this file except in compliance with the License.
+// You may obtain a copy of the License at
+//
+//     http://www.apache.org/licenses/LICENSE-2.0
+//
+// Unless required by applicable law or agreed to in writing, software
+// distributed under the License is distributed on an "AS IS" BASIS,
+// WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+// See the License for the specific language governing permissions and
+// limitations under the License.
+
+package com.cloud.hypervisor.kvm.resource.wrapper;
+
+import static org.assertj.core.api.Assertions.assertThat;
+
+import com.cloud.agent.api.Answer;
+import com.cloud.hypervisor.kvm.resource.LibvirtComputingResource;
+import com.cloud.hypervisor.kvm.storage.KVMStoragePoolManager;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.function.Supplier;
+import java.util.stream.Stream;
+import org.apache.cloudstack.backup.BackupAnswer;
+import org.apache.cloudstack.backup.BackupStorageStatsAnswer;
+import org.apache.cloudstack.backup.DeleteBackupCommand;
+import org.apache.cloudstack.backup.GetBackupStorageStatsCommand;
+import org.apache.cloudstack.backup.RebaseBackupCommand;
+import org.apache.cloudstack.backup.TakeBackupCommand;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.MethodSource;
+import org.nasbackup.BackupStatsRequest;
+import org.nasbackup.BackupStatsResult;
+import org.nasbackup.DeleteBackupRequest;
+import org.nasbackup.DeleteBackupResult;
+import org.nasbackup.ErrorCode;
+import org.nasbackup.Results;
+import org.nasbackup.TakeBackupRequest;
+import org.nasbackup.TakeBackupResult;
+import org.nasbackup.cloudstack.Operations;
+import org.nasbackup.cloudstack.RebaseOrder;
+
+/** Command in, answer out, whatever the library does. */
+class WrapperTest {
+    private final List<String> asked = new ArrayList<>();
+
+    private final LibvirtComputingResource resource = new LibvirtComputingResource() {
+        @Override
+        public int getCmdsTimeout() {
+            return 7_200_000;
+        }
+
+        @Override
+        public KVMStoragePoolManager getStoragePoolMgr() {
+            return null;
+        }
+    };
+
+    private final Operations library = new Operations() {
+        @Override
+        public TakeBackupResult takeBackup(TakeBackupRequest request) {
+            asked.add(request + " within " + request.waitSeconds());
+            return Results.taken("full", 9, "backup-1", null, false, "");
+        }
+
+        @Override
+        public long rebase(RebaseOrder order) {
+            asked.add(order.target() + " onto " + order.newBacking());
+            return 11;
+        }
+
+        @Override
+        public DeleteBackupResult deleteBackup(DeleteBackupRequest request) {
+            asked.add(request.toString());
+            return Results.deleted(3);
+        }
+
+        @Override
+        public BackupStatsResult backupStats(BackupStatsRequest request) {
+            asked.add(request.toString());
+            return Results.stats(1024, 512);
+        }
+    };
+
+    private final TakeBackupCommand take = new TakeBackupCommand("i-2-9-VM", "i-2-9-VM/T1");
+    private final RebaseBackupCommand rebase = new RebaseBackupCommand("i/T3", "i/T1", "nfs", "nas:/b", null);
+    private final DeleteBackupCommand delete = new DeleteBackupCommand("i/T2", "nfs", "nas:/b", null);
+    private final GetBackupStorageStatsCommand stats = new GetBackupStorageStatsCommand("nfs", "nas:/b", null);
+
+    private List<Answer> all(Supplier<Operations> operations) {
+        take.setMode("full");
+        return List.of(
+                new LibvirtTakeBackupCommandWrapper(operations).execute(take, resource),
+                new LibvirtRebaseBackupCommandWrapper(operations).execute(rebase, resource),
+                new LibvirtDeleteBackupCommandWrapper(operations).execute(delete, resource),
+                new LibvirtGetBackupStatsCommandWrapper(operations).execute(stats, resource));
+    }
+
+    @Test
+    void each_command_becomes_one_call() {
+        take.setBackupRepoType("nfs");
+        take.setBackupRepoAddress("nas:/b");
+        List<Answer> answers = all(() -> library);
+        assertThat(asked)
+                .containsExactly(
+                        "takeBackup FULL of i-2-9-VM to i-2-9-VM/T1 on nfs nas:/b within 7200",
+                        "i/T3 onto i/T1",
+                        "deleteBackup i/T2 on nfs nas:/b",
+                        "backupStats nfs nas:/b");
+        assertThat(answers).allMatch(Answer::getResult);
+        assertThat(((BackupAnswer) answers.get(0)).getBitmapCreated()).isEqualTo("backup-1");
+        assertThat(((BackupAnswer) answers.get(1)).getSize()).isEqualTo(11L);
+        assertThat(((BackupStorageStatsAnswer) answers.get(3)).getUsedSize()).isEqualTo(512L);
+    }
+
+    static Stream<Throwable> whatever_can_be_thrown() {
+        return Stream.of(
+                Results.failure(ErrorCode.LIBVIRT, "LIBVIRT: connect to libvirt: it is not there", true),
+                new UnsatisfiedLinkError("no nasbackup in java.library.path"),
+                new NoClassDefFoundError("org/nasbackup/NasBackup"),
+                new ExceptionInInitializerError("x"),
+                new StackOverflowError(),
+                new NullPointerException());
+    }
+
+    @ParameterizedTest
+    @MethodSource("whatever_can_be_thrown")
+    void nothing_is_thrown_and_the_answer_has_the_type_that_the_server_casts_to(Throwable failure) {
+        List<Answer> answers = all(() -> {
+            throw WrapperTest.<RuntimeException>sneaky(failure);
+        });
+        assertThat(answers.subList(0, 3)).hasOnlyElementsOfType(BackupAnswer.class);
+        assertThat(answers.get(3)).isInstanceOf(BackupStorageStatsAnswer.class);
+        assertThat(answers).noneMatch(Answer::getResult).allSatisfy(answer -> assertThat(answer.getDetails())
+                .isNotBlank()
+                .doesNotContain("\n")
+                .contains(failure.getMessage() == null ? failure.getClass().getName() : failure.getMessage()));
+        assertThat(((BackupAnswer) answers.get(0)).getNeedsCleanup())
+                .isEqualTo(failure.getMessage() != null && failure.getMessage().startsWith("LIBVIRT"));
+    }
+
+    @SuppressWarnings("unchecked")
+    private static <T extends Throwable> T sneaky(Throwable failure) throws T {
+        throw (T) failure;
+    }
+
+    @Test
+    void a_command_that_lacks_everything_is_answered_too() {
+        take.setVolumePaths(List.of("/mnt/p/a"));
+        RebaseBackupCommand empty = new RebaseBackupCommand(null, null, null, null, null);
+        Answer answer = new LibvirtRebaseBackupCommandWrapper(() -> library).execute(empty, resource);
+        assertThat(answer).isInstanceOf(BackupAnswer.class);
+        assertThat(answer.getDetails()).isEqualTo("INVALID_ARGUMENT: check the request: targetPath: is missing");
+        Answer taken = new LibvirtTakeBackupCommandWrapper(() -> library).execute(take, resource);
+        assertThat(taken.getDetails()).startsWith("INVALID_ARGUMENT: check the request: volumePools: ");
+        assertThat(asked).isEmpty();
+    }
+}
