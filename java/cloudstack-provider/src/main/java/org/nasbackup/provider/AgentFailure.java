@@ -1,0 +1,44 @@
+// Licensed under the Apache License, Version 2.0 (the "License");
+// you may not use this file except in compliance with the License.
+// You may obtain a copy of the License at
+//
+//     http://www.apache.org/licenses/LICENSE-2.0
+//
+// Unless required by applicable law or agreed to in writing, software
+// distributed under the License is distributed on an "AS IS" BASIS,
+// WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+// See the License for the specific language governing permissions and
+// limitations under the License.
+
+package org.nasbackup.provider;
+
+/** A host did not do what it was asked, or did not say so. */
+public final class AgentFailure extends RuntimeException {
+    private static final long serialVersionUID = 1L;
+
+    /** What is known. */
+    public enum Kind {
+        /** It said no. */
+        REFUSED,
+        /** Nothing came, or nothing that can be understood: it may have been done, be under way, or not. */
+        UNKNOWN
+    }
+
+    private final Kind kind;
+    private final boolean leftovers;
+
+    public AgentFailure(Kind kind, String reason, boolean leftovers) {
+        super(reason);
+        this.kind = kind;
+        this.leftovers = leftovers;
+    }
+
+    public Kind kind() {
+        return kind;
+    }
+
+    /** May there be something on the NAS that nobody knows? */
+    public boolean leftovers() {
+        return leftovers;
+    }
+}

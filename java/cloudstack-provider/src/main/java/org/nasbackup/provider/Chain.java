@@ -1,0 +1,139 @@
+// Licensed under the Apache License, Version 2.0 (the "License");
+// you may not use this file except in compliance with the License.
+// You may obtain a copy of the License at
+//
+//     http://www.apache.org/licenses/LICENSE-2.0
+//
+// Unless required by applicable law or agreed to in writing, software
+// distributed under the License is distributed on an "AS IS" BASIS,
+// WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+// See the License for the specific language governing permissions and
+// limitations under the License.
+
+package org.nasbackup.provider;
+
+import java.util.ArrayList;
+import java.util.Collection;
+import java.util.Comparator;
+import java.util.HashSet;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.Objects;
+import java.util.Optional;
+import java.util.Set;
+import java.util.stream.Collectors;
+
+/** The restore points that share one full backup: a line, or a tree after a restore. */
+final class Chain {
+    private static final Comparator<Point> BY_AGE =
+            Comparator.comparingLong(Point::created).thenComparingLong(Point::id);
+
+    private final Map<String, Point> members = new LinkedHashMap<>();
+
+    Chain(Collection<Point> points, String id) {
+        points.stream()
+                .filter(point -> id.equals(point.chainId()))
+                .sorted(BY_AGE)
+                .forEach(point -> members.put(point.uuid(), point));
+    }
+
+    Collection<Point> members() {
+        return List.copyOf(members.values());
+    }
+
+    void put(Point changed) {
+        members.put(changed.uuid(), changed);
+    }
+
+    void remove(Point point) {
+        members.remove(point.uuid());
+    }
+
+    /** By the recorded uuid; a point that lacks it stands on the only one of the position before its own. */
+    Optional<Point> parentOf(Point point) {
+        if (point.parent() != null) {
+            return Optional.ofNullable(members.get(point.parent()));
+        }
+        if (point.position() == null || point.position() == 0) {
+            return Optional.empty();
+        }
+        List<Point> before = members.values().stream()
+                .filter(other -> Objects.equals(other.position(), point.position() - 1))
+                .collect(Collectors.toList());
+        return before.size() == 1 ? Optional.of(before.get(0)) : Optional.empty();
+    }
+
+    List<Point> childrenOf(Point point) {
+        return members.values().stream()
+                .filter(other -> parentOf(other).filter(point::equals).isPresent())
+                .collect(Collectors.toList());
+    }
+
+    /** Points that may stand on this one: newer, and nothing recorded tells what they stand on. */
+    List<Point> suspectsOf(Point point) {
+        return members.values().stream()
+                .filter(other -> other.parent() == null && !other.full())
+                .filter(other -> parentOf(other).isEmpty())
+                .filter(other -> BY_AGE.compare(other, point) > 0)
+                .collect(Collectors.toList());
+    }
+
+    /** What stands on this full, or on nothing that is known: each before what it stands on, the newest first. */
+    List<Point> aboveLeavesFirst(Point full) {
+        List<Point> left = members.values().stream()
+                .filter(point -> !point.full())
+                .filter(point -> !root(point, full).full() || root(point, full).equals(full))
+                .collect(Collectors.toList());
+        List<Point> sorted = new ArrayList<>();
+        while (!left.isEmpty()) {
+            Set<Point> parents = left.stream()
+                    .map(this::parentOf)
+                    .flatMap(Optional::stream)
+                    .collect(Collectors.toCollection(HashSet::new));
+            Point next = left.stream()
+                    .filter(point -> !parents.contains(point))
+                    .max(BY_AGE)
+                    .orElseThrow();
+            left.remove(next);
+            sorted.add(next);
+        }
+        return sorted;
+    }
+
+    private Point root(Point point, Point full) {
+        Point root = point;
+        for (int i = 0; i < members.size(); i++) {
+            Optional<Point> parent = parentOf(root);
+            if (parent.isEmpty()) {
+                return root;
+            }
+            root = parent.get();
+        }
+        throw new RepairRefused(
+                "the backups of chain " + full.chainId() + " are recorded as standing on each other in a circle");
+    }
+
+    /** Gives each point the position after its parent's; one whose parent is not known keeps its own. */
+    Map<Long, Integer> straighten() {
+        Map<Long, Integer> changes = new LinkedHashMap<>();
+        for (Point point : members()) {
+            Integer position = depth(point, members.size());
+            if (position != null && !position.equals(point.position())) {
+                changes.put(point.id(), position);
+            }
+        }
+        members.replaceAll(
+                (uuid, point) -> changes.containsKey(point.id()) ? point.at(changes.get(point.id())) : point);
+        return changes;
+    }
+
+    private Integer depth(Point point, int bound) {
+        Optional<Point> parent = parentOf(point);
+        if (parent.isEmpty() || bound == 0) {
+            return point.position();
+        }
+        Integer above = depth(parent.get(), bound - 1);
+        return above == null ? null : Integer.valueOf(above + 1);
+    }
+}

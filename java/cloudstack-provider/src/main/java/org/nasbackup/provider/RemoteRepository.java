@@ -1,0 +1,31 @@
+// Licensed under the Apache License, Version 2.0 (the "License");
+// you may not use this file except in compliance with the License.
+// You may obtain a copy of the License at
+//
+//     http://www.apache.org/licenses/LICENSE-2.0
+//
+// Unless required by applicable law or agreed to in writing, software
+// distributed under the License is distributed on an "AS IS" BASIS,
+// WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+// See the License for the specific language governing permissions and
+// limitations under the License.
+
+package org.nasbackup.provider;
+
+/** A repository as a host reaches it. */
+public interface RemoteRepository {
+    /**
+     * Puts all images of a point onto another point.
+     *
+     * @return the point's new size in bytes; null: not told
+     * @throws AgentFailure when it is not known to have been done
+     */
+    Long rebase(Point point, Point newParent);
+
+    /**
+     * Removes a point; one that is gone already is a success.
+     *
+     * @throws AgentFailure when it is not known to have been done
+     */
+    void delete(Point point);
+}

@@ -1,0 +1,71 @@
+// Licensed under the Apache License, Version 2.0 (the "License");
+// you may not use this file except in compliance with the License.
+// You may obtain a copy of the License at
+//
+//     http://www.apache.org/licenses/LICENSE-2.0
+//
+// Unless required by applicable law or agreed to in writing, software
+// distributed under the License is distributed on an "AS IS" BASIS,
+// WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+// See the License for the specific language governing permissions and
+// limitations under the License.
+
+package org.nasbackup.provider;
+
+import java.util.Collections;
+import java.util.LinkedHashMap;
+import java.util.Map;
+
+/** One thing that the host does, and what is recorded once it is done, in one transaction. */
+public final class Step {
+    /** What the host does. */
+    public enum Kind {
+        /** Puts all images of the point onto the new parent. */
+        REBASE,
+        /** Removes the point. */
+        DELETE
+    }
+
+    private final Kind kind;
+    private final Point point;
+    private final Point newParent;
+    private final Map<Long, Integer> positions;
+
+    private Step(Kind kind, Point point, Point newParent, Map<Long, Integer> positions) {
+        this.kind = kind;
+        this.point = point;
+        this.newParent = newParent;
+        this.positions = Collections.unmodifiableMap(new LinkedHashMap<>(positions));
+    }
+
+    static Step rebase(Point point, Point newParent, Map<Long, Integer> positions) {
+        return new Step(Kind.REBASE, point, newParent, positions);
+    }
+
+    static Step delete(Point point, Map<Long, Integer> positions) {
+        return new Step(Kind.DELETE, point, null, positions);
+    }
+
+    public Kind kind() {
+        return kind;
+    }
+
+    public Point point() {
+        return point;
+    }
+
+    /** Null unless it is a rebase. */
+    public Point newParent() {
+        return newParent;
+    }
+
+    /** The positions that are recorded with it, by the points' ids. */
+    public Map<Long, Integer> positions() {
+        return positions;
+    }
+
+    @Override
+    public String toString() {
+        return kind == Kind.REBASE ? "rebase " + point + " onto " + newParent : "delete " + point;
+    }
+}

@@ -1,0 +1,71 @@
+// Licensed under the Apache License, Version 2.0 (the "License");
+// you may not use this file except in compliance with the License.
+// You may obtain a copy of the License at
+//
+//     http://www.apache.org/licenses/LICENSE-2.0
+//
+// Unless required by applicable law or agreed to in writing, software
+// distributed under the License is distributed on an "AS IS" BASIS,
+// WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+// See the License for the specific language governing permissions and
+// limitations under the License.
+
+package org.nasbackup.provider;
+
+import java.util.ArrayList;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+
+/** Records in memory; each change is one effect. */
+final class ModelCatalogue implements Catalogue {
+    private final Map<Long, Point> rows = new LinkedHashMap<>();
+    private final Map<Long, Long> sizes = new LinkedHashMap<>();
+    private final Crash.Meter meter;
+    private int counted;
+
+    ModelCatalogue(Crash.Meter meter) {
+        this.meter = meter;
+    }
+
+    void add(Point point) {
+        rows.put(point.id(), point);
+    }
+
+    Point row(long id) {
+        return rows.get(id);
+    }
+
+    Long size(long id) {
+        return sizes.get(id);
+    }
+
+    int counted() {
+        return counted;
+    }
+
+    @Override
+    public List<Point> points(long vmId) {
+        return new ArrayList<>(rows.values());
+    }
+
+    @Override
+    public void rebased(Point point, Point newParent, Long size, Map<Long, Integer> positions) {
+        meter.effect();
+        rows.put(point.id(), rows.get(point.id()).onto(newParent));
+        sizes.put(point.id(), size);
+        move(positions);
+    }
+
+    @Override
+    public void deleted(Point point, boolean count, Map<Long, Integer> positions) {
+        meter.effect();
+        rows.remove(point.id());
+        counted += count ? 1 : 0;
+        move(positions);
+    }
+
+    private void move(Map<Long, Integer> positions) {
+        positions.forEach((id, position) -> rows.put(id, rows.get(id).at(position)));
+    }
+}

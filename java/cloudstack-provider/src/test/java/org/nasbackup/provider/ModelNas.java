@@ -1,0 +1,125 @@
+// Licensed under the Apache License, Version 2.0 (the "License");
+// you may not use this file except in compliance with the License.
+// You may obtain a copy of the License at
+//
+//     http://www.apache.org/licenses/LICENSE-2.0
+//
+// Unless required by applicable law or agreed to in writing, software
+// distributed under the License is distributed on an "AS IS" BASIS,
+// WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+// See the License for the specific language governing permissions and
+// limitations under the License.
+
+package org.nasbackup.provider;
+
+import static org.assertj.core.api.Assertions.assertThat;
+
+import java.util.ArrayList;
+import java.util.HashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.TreeMap;
+
+/** Restore points as files: which blocks each image has, and which image it has as backing. */
+final class ModelNas implements RemoteRepository {
+    private static final class Image {
+        final Map<Integer, String> blocks = new TreeMap<>();
+        String backing;
+    }
+
+    private final Map<String, Map<String, Image>> points = new HashMap<>();
+    private final Crash.Meter meter;
+
+    ModelNas(Crash.Meter meter) {
+        this.meter = meter;
+    }
+
+    /** A point that wrote some blocks of its own; a volume that the parent lacks is there in full. */
+    void take(String path, String parent, List<String> volumes, int seed) {
+        Map<String, Image> images = new HashMap<>();
+        for (String volume : volumes) {
+            Image image = new Image();
+            image.backing = parent != null && points.get(parent).containsKey(volume) ? parent : null;
+            for (int block = 0; block < 8; block++) {
+                if (image.backing == null || (seed >> block & 1) == 1) {
+                    image.blocks.put(block, path + "/" + volume);
+                }
+            }
+            images.put(volume, image);
+        }
+        points.put(path, images);
+    }
+
+    boolean has(String path) {
+        return points.containsKey(path);
+    }
+
+    List<String> paths() {
+        return new ArrayList<>(points.keySet());
+    }
+
+    /** What a restore of the point yields. */
+    Map<String, Map<Integer, String>> read(String path) {
+        Map<String, Map<Integer, String>> contents = new TreeMap<>();
+        points.get(path).keySet().forEach(volume -> contents.put(volume, read(path, volume)));
+        return contents;
+    }
+
+    private Map<Integer, String> read(String path, String volume) {
+        assertThat(points).as("backing of %s", volume).containsKey(path);
+        Image image = points.get(path).get(volume);
+        assertThat(image).as("%s in %s", volume, path).isNotNull();
+        Map<Integer, String> content = image.backing == null ? new TreeMap<>() : read(image.backing, volume);
+        content.putAll(image.blocks);
+        return content;
+    }
+
+    long size(String path) {
+        return points.get(path).values().stream()
+                .mapToLong(image -> image.blocks.size())
+                .sum();
+    }
+
+    /** The points that images of this one have as backing. */
+    List<String> backings(String path) {
+        List<String> backings = new ArrayList<>();
+        points.get(path).values().stream()
+                .filter(image -> image.backing != null)
+                .forEach(image -> backings.add(image.backing));
+        return backings;
+    }
+
+    @Override
+    public Long rebase(Point point, Point newParent) {
+        assertThat(points).containsKeys(point.path(), newParent.path());
+        points.get(point.path()).forEach((volume, image) -> rebase(volume, image, newParent.path()));
+        return size(point.path());
+    }
+
+    private void rebase(String volume, Image image, String newParent) {
+        if (image.backing == null || image.backing.equals(newParent)) {
+            return;
+        }
+        meter.effect();
+        Image between = points.get(image.backing).get(volume);
+        while (true) {
+            between.blocks.forEach(image.blocks::putIfAbsent);
+            image.backing = between.backing;
+            if (image.backing == null || image.backing.equals(newParent)) {
+                return;
+            }
+            between = points.get(image.backing).get(volume);
+        }
+    }
+
+    @Override
+    public void delete(Point point) {
+        for (String other : points.keySet()) {
+            assertThat(other.equals(point.path()) || !backings(other).contains(point.path()))
+                    .as("%s stands on %s, which is deleted", other, point.path())
+                    .isTrue();
+        }
+        meter.effect();
+        points.remove(point.path());
+    }
+}
