@@ -1,0 +1,33 @@
+// Licensed under the Apache License, Version 2.0 (the "License");
+// you may not use this file except in compliance with the License.
+// You may obtain a copy of the License at
+//
+//     http://www.apache.org/licenses/LICENSE-2.0
+//
+// Unless required by applicable law or agreed to in writing, software
+// distributed under the License is distributed on an "AS IS" BASIS,
+// WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+// See the License for the specific language governing permissions and
+// limitations under the License.
+
+package org.nasbackup.provider;
+
+/** What the configuration keys of a zone say about backups. */
+public final class Policy {
+    private final boolean incrementals;
+    private final int fullEvery;
+
+    /** @param fullEvery how many points a chain has at most; null, 1 or less: every backup is a full one */
+    public Policy(boolean incrementals, Integer fullEvery) {
+        this.incrementals = incrementals;
+        this.fullEvery = fullEvery == null ? 1 : fullEvery;
+    }
+
+    boolean incrementals() {
+        return incrementals;
+    }
+
+    int fullEvery() {
+        return fullEvery;
+    }
+}

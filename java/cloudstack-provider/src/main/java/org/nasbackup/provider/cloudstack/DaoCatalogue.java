@@ -1,0 +1,238 @@
+// Licensed under the Apache License, Version 2.0 (the "License");
+// you may not use this file except in compliance with the License.
+// You may obtain a copy of the License at
+//
+//     http://www.apache.org/licenses/LICENSE-2.0
+//
+// Unless required by applicable law or agreed to in writing, software
+// distributed under the License is distributed on an "AS IS" BASIS,
+// WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+// See the License for the specific language governing permissions and
+// limitations under the License.
+
+package org.nasbackup.provider.cloudstack;
+
+import com.cloud.configuration.Resource.ResourceType;
+import com.cloud.user.ResourceLimitService;
+import com.cloud.vm.VMInstanceDetailVO;
+import com.cloud.vm.dao.VMInstanceDetailsDao;
+import java.util.Comparator;
+import java.util.Date;
+import java.util.List;
+import java.util.Map;
+import java.util.stream.Collectors;
+import org.apache.cloudstack.backup.Backup;
+import org.apache.cloudstack.backup.BackupVO;
+import org.apache.cloudstack.backup.NASBackupChainKeys;
+import org.apache.cloudstack.backup.dao.BackupDao;
+import org.apache.cloudstack.backup.dao.BackupDetailsDao;
+import org.nasbackup.provider.Catalogue;
+import org.nasbackup.provider.ChainLink;
+import org.nasbackup.provider.Point;
+import org.nasbackup.provider.Volume;
+
+/**
+ * The catalogue in CloudStack's tables. A row that was just inserted carries its details along, and an update with it
+ * would wipe those that were added since: so every change reads the row anew.
+ */
+public final class DaoCatalogue implements Catalogue {
+    private final BackupDao backups;
+    private final BackupDetailsDao details;
+    private final VMInstanceDetailsDao vmDetails;
+    private final ResourceLimitService limits;
+    private final Transactions transactions;
+
+    public DaoCatalogue(
+            BackupDao backups,
+            BackupDetailsDao details,
+            VMInstanceDetailsDao vmDetails,
+            ResourceLimitService limits,
+            Transactions transactions) {
+        this.backups = backups;
+        this.details = details;
+        this.vmDetails = vmDetails;
+        this.limits = limits;
+        this.transactions = transactions;
+    }
+
+    @Override
+    public List<Point> points(long vmId) {
+        return backups.listByVmId(null, vmId).stream().map(this::point).collect(Collectors.toList());
+    }
+
+    private Point point(Backup backup) {
+        Map<String, String> keys = details.listDetailsKeyPairs(backup.getId());
+        return Point.builder(backup.getId(), backup.getUuid(), backup.getExternalId())
+                .created(backup.getDate() == null ? 0 : backup.getDate().getTime())
+                .good(backup.getStatus() == Backup.Status.BackedUp)
+                .volumes(volumes(backup))
+                .chain(keys.get(NASBackupChainKeys.CHAIN_ID))
+                .parent(keys.get(NASBackupChainKeys.PARENT_BACKUP_ID))
+                .position(position(keys.get(NASBackupChainKeys.CHAIN_POSITION)))
+                .bitmap(keys.get(NASBackupChainKeys.BITMAP_NAME))
+                .build();
+    }
+
+    private static Integer position(String text) {
+        return text != null && text.matches("\\d{1,9}") ? Integer.valueOf(text) : null;
+    }
+
+    private static List<Volume> volumes(Backup backup) {
+        List<Backup.VolumeInfo> volumes = backup.getBackedUpVolumes();
+        if (volumes == null) {
+            return List.of();
+        }
+        return volumes.stream()
+                .sorted(Comparator.comparing(
+                        Backup.VolumeInfo::getDeviceId, Comparator.nullsLast(Comparator.naturalOrder())))
+                .map(volume -> new Volume(volume.getUuid(), volume.getPath()))
+                .collect(Collectors.toList());
+    }
+
+    /** The bitmap that the virtual machine's disks have since its last backup; null: none is known. */
+    public String activeCheckpoint(long vmId) {
+        VMInstanceDetailVO detail = vmDetails.findDetail(vmId, NASBackupChainKeys.VM_ACTIVE_CHECKPOINT_ID);
+        return detail == null ? null : detail.getValue();
+    }
+
+    /** The virtual machine's disks have no bitmap that a backup may build upon. */
+    public void clearActiveCheckpoint(long vmId) {
+        vmDetails.removeDetail(vmId, NASBackupChainKeys.VM_ACTIVE_CHECKPOINT_ID);
+    }
+
+    /** A server that died during a backup left a row that nobody would end. The lock tells that nobody is at it. */
+    public void endInterrupted(long vmId) {
+        for (Backup backup : backups.listByVmId(null, vmId)) {
+            if (backup.getStatus() == Backup.Status.BackingUp) {
+                end(backup.getId(), Backup.Status.Error);
+            }
+        }
+    }
+
+    /**
+     * The backup is on the NAS.
+     *
+     * @param size in bytes; null: not told
+     * @param volumes as the manager describes them
+     * @param tracked was the host asked to keep a bitmap?
+     * @param link null: it stands alone
+     * @return the row, without details that an update would write
+     */
+    public BackupVO completed(long id, Date date, Long size, String volumes, boolean tracked, ChainLink link) {
+        transactions.run(() -> {
+            BackupVO row = backups.findById(id);
+            boolean incremental = link != null && link.parent() != null;
+            row.setDate(date);
+            row.setSize(size);
+            row.setBackedUpVolumes(volumes);
+            row.setType(incremental ? "INCREMENTAL" : "FULL");
+            row.setStatus(Backup.Status.BackedUp);
+            update(row);
+            if (link != null) {
+                record(id, link);
+            }
+            if (tracked) {
+                activate(row.getVmId(), link);
+            }
+        });
+        return backups.findById(id);
+    }
+
+    private void record(long id, ChainLink link) {
+        put(id, NASBackupChainKeys.CHAIN_ID, link.chainId());
+        put(id, NASBackupChainKeys.CHAIN_POSITION, String.valueOf(link.position()));
+        put(
+                id,
+                NASBackupChainKeys.TYPE,
+                link.parent() == null ? NASBackupChainKeys.TYPE_FULL : NASBackupChainKeys.TYPE_INCREMENTAL);
+        put(id, NASBackupChainKeys.PARENT_BACKUP_ID, link.parent());
+        put(id, NASBackupChainKeys.BITMAP_NAME, link.bitmap());
+        put(id, NASBackupChainKeys.BITMAP_RECREATED, link.recreated());
+    }
+
+    private void activate(long vmId, ChainLink link) {
+        clearActiveCheckpoint(vmId);
+        if (link != null && link.bitmap() != null) {
+            vmDetails.addDetail(vmId, NASBackupChainKeys.VM_ACTIVE_CHECKPOINT_ID, link.bitmap(), false);
+        }
+    }
+
+    /** The backup failed, and something of it may be on the NAS: an operator can delete the row. */
+    public void failed(long id) {
+        end(id, Backup.Status.Error);
+    }
+
+    /** The backup failed and left nothing. */
+    public void failedClean(long id) {
+        transactions.run(() -> {
+            end(id, Backup.Status.Failed);
+            backups.remove(id);
+        });
+    }
+
+    private void end(long id, Backup.Status status) {
+        BackupVO row = backups.findById(id);
+        row.setStatus(status);
+        update(row);
+    }
+
+    @Override
+    public void rebased(Point point, Point newParent, Long size, Map<Long, Integer> positions) {
+        transactions.run(() -> {
+            put(point.id(), NASBackupChainKeys.PARENT_BACKUP_ID, newParent.uuid());
+            move(positions);
+            BackupVO row = backups.findById(point.id());
+            if (size != null && !size.equals(row.getSize())) {
+                account(row, size - (row.getSize() == null ? 0 : row.getSize()));
+                row.setSize(size);
+                update(row);
+            }
+        });
+    }
+
+    private void account(BackupVO row, long growth) {
+        if (growth > 0) {
+            limits.incrementResourceCount(row.getAccountId(), ResourceType.backup_storage, growth);
+        } else {
+            limits.decrementResourceCount(row.getAccountId(), ResourceType.backup_storage, -growth);
+        }
+    }
+
+    @Override
+    public void deleted(Point point, boolean counted, Map<Long, Integer> positions) {
+        transactions.run(() -> {
+            BackupVO row = backups.findById(point.id());
+            if (row == null) {
+                return;
+            }
+            move(positions);
+            backups.remove(point.id());
+            if (point.bitmap() != null && point.bitmap().equals(activeCheckpoint(row.getVmId()))) {
+                clearActiveCheckpoint(row.getVmId());
+            }
+            if (counted) {
+                limits.decrementResourceCount(row.getAccountId(), ResourceType.backup);
+                if (row.getSize() != null) {
+                    limits.decrementResourceCount(row.getAccountId(), ResourceType.backup_storage, row.getSize());
+                }
+            }
+        });
+    }
+
+    private void move(Map<Long, Integer> positions) {
+        positions.forEach((id, position) -> put(id, NASBackupChainKeys.CHAIN_POSITION, String.valueOf(position)));
+    }
+
+    private void put(long id, String key, String value) {
+        if (value != null) {
+            details.removeDetail(id, key);
+            details.addDetail(id, key, value, false);
+        }
+    }
+
+    private void update(BackupVO row) {
+        if (!backups.update(row.getId(), row)) {
+            throw new IllegalStateException("unable to update the record of backup " + row.getUuid());
+        }
+    }
+}

@@ -1,0 +1,28 @@
+// Licensed under the Apache License, Version 2.0 (the "License");
+// you may not use this file except in compliance with the License.
+// You may obtain a copy of the License at
+//
+//     http://www.apache.org/licenses/LICENSE-2.0
+//
+// Unless required by applicable law or agreed to in writing, software
+// distributed under the License is distributed on an "AS IS" BASIS,
+// WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+// See the License for the specific language governing permissions and
+// limitations under the License.
+
+package org.nasbackup.provider.cloudstack;
+
+import com.cloud.utils.db.Transaction;
+
+/** Runs database work that is done altogether or not at all. */
+public interface Transactions {
+    void run(Runnable work);
+
+    /** CloudStack's. */
+    static Transactions cloudStack() {
+        return work -> Transaction.<Void>execute(status -> {
+            work.run();
+            return null;
+        });
+    }
+}
