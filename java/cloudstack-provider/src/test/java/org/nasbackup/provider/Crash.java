@@ -13,28 +13,28 @@
 package org.nasbackup.provider;
 
 /** The end of the process, at an effect of its choice. */
-final class Crash extends RuntimeException {
+public final class Crash extends RuntimeException {
     private static final long serialVersionUID = 1L;
 
     /** Counts the effects of a run, and ends it before one of them. */
-    static final class Meter {
+    public static final class Meter {
         private int effects;
         private int last = Integer.MAX_VALUE;
 
-        void crashBefore(int effect) {
+        public void crashBefore(int effect) {
             effects = 0;
             last = effect;
         }
 
-        void never() {
+        public void never() {
             crashBefore(Integer.MAX_VALUE);
         }
 
-        int effects() {
+        public int effects() {
             return effects;
         }
 
-        void effect() {
+        public void effect() {
             if (effects == last) {
                 throw new Crash();
             }

@@ -21,7 +21,7 @@ import java.util.Map;
 import java.util.TreeMap;
 
 /** Restore points as files: which blocks each image has, and which image it has as backing. */
-final class ModelNas implements RemoteRepository {
+public final class ModelNas implements RemoteRepository {
     private static final class Image {
         final Map<Integer, String> blocks = new TreeMap<>();
         String backing;
@@ -30,12 +30,12 @@ final class ModelNas implements RemoteRepository {
     private final Map<String, Map<String, Image>> points = new HashMap<>();
     private final Crash.Meter meter;
 
-    ModelNas(Crash.Meter meter) {
+    public ModelNas(Crash.Meter meter) {
         this.meter = meter;
     }
 
     /** A point that wrote some blocks of its own; a volume that the parent lacks is there in full. */
-    void take(String path, String parent, List<String> volumes, int seed) {
+    public void take(String path, String parent, List<String> volumes, int seed) {
         Map<String, Image> images = new HashMap<>();
         for (String volume : volumes) {
             Image image = new Image();
@@ -50,16 +50,16 @@ final class ModelNas implements RemoteRepository {
         points.put(path, images);
     }
 
-    boolean has(String path) {
+    public boolean has(String path) {
         return points.containsKey(path);
     }
 
-    List<String> paths() {
+    public List<String> paths() {
         return new ArrayList<>(points.keySet());
     }
 
     /** What a restore of the point yields. */
-    Map<String, Map<Integer, String>> read(String path) {
+    public Map<String, Map<Integer, String>> read(String path) {
         Map<String, Map<Integer, String>> contents = new TreeMap<>();
         points.get(path).keySet().forEach(volume -> contents.put(volume, read(path, volume)));
         return contents;
@@ -74,14 +74,14 @@ final class ModelNas implements RemoteRepository {
         return content;
     }
 
-    long size(String path) {
+    public long size(String path) {
         return points.get(path).values().stream()
                 .mapToLong(image -> image.blocks.size())
                 .sum();
     }
 
     /** The points that images of this one have as backing. */
-    List<String> backings(String path) {
+    public List<String> backings(String path) {
         List<String> backings = new ArrayList<>();
         points.get(path).values().stream()
                 .filter(image -> image.backing != null)

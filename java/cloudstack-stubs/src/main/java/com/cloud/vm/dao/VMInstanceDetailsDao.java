@@ -12,9 +12,7 @@
 
 package com.cloud.vm.dao;
 
-import com.cloud.utils.db.GenericDao;
 import com.cloud.vm.VMInstanceDetailVO;
 import org.apache.cloudstack.resourcedetail.ResourceDetailsDao;
 
-public interface VMInstanceDetailsDao
-        extends GenericDao<VMInstanceDetailVO, Long>, ResourceDetailsDao<VMInstanceDetailVO> {}
+public interface VMInstanceDetailsDao extends ResourceDetailsDao<VMInstanceDetailVO> {}

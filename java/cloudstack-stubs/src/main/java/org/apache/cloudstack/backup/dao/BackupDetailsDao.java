@@ -12,8 +12,7 @@
 
 package org.apache.cloudstack.backup.dao;
 
-import com.cloud.utils.db.GenericDao;
 import org.apache.cloudstack.backup.BackupDetailVO;
 import org.apache.cloudstack.resourcedetail.ResourceDetailsDao;
 
-public interface BackupDetailsDao extends GenericDao<BackupDetailVO, Long>, ResourceDetailsDao<BackupDetailVO> {}
+public interface BackupDetailsDao extends ResourceDetailsDao<BackupDetailVO> {}

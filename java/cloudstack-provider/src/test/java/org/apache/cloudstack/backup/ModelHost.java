@@ -1,0 +1,143 @@
+// Licensed under the Apache License, Version 2.0 (the "License");
+// you may not use this file except in compliance with the License.
+// You may obtain a copy of the License at
+//
+//     http://www.apache.org/licenses/LICENSE-2.0
+//
+// Unless required by applicable law or agreed to in writing, software
+// distributed under the License is distributed on an "AS IS" BASIS,
+// WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+// See the License for the specific language governing permissions and
+// limitations under the License.
+
+package org.apache.cloudstack.backup;
+
+import com.cloud.agent.AgentManager;
+import com.cloud.agent.api.Answer;
+import com.cloud.agent.api.Command;
+import com.cloud.exception.AgentUnavailableException;
+import com.cloud.exception.OperationTimedoutException;
+import java.util.ArrayDeque;
+import java.util.ArrayList;
+import java.util.Deque;
+import java.util.List;
+import org.nasbackup.provider.Crash;
+import org.nasbackup.provider.ModelNas;
+import org.nasbackup.provider.Point;
+
+/** A host's agent over the model of files: does as the library does, and fails as it is told to. */
+final class ModelHost implements AgentManager {
+    enum Fault {
+        NONE,
+        NO_ANSWER,
+        OTHER_ANSWER,
+        UNREACHABLE,
+        TIMEOUT,
+        TIMEOUT_BUT_DONE,
+        REFUSED,
+        REFUSED_WITH_LEFTOVERS,
+        /** Fails when the first image was rebased. */
+        REFUSED_HALF_WAY
+    }
+
+    private final ModelNas nas;
+    private final Crash.Meter meter;
+    private final Deque<Fault> faults = new ArrayDeque<>();
+    final List<Command> asked = new ArrayList<>();
+    final List<Long> hosts = new ArrayList<>();
+    /** The volumes' files by device number, as the guest has them. */
+    List<String> files = List.of("root.r.qcow2", "datadisk.d1.qcow2", "datadisk.d2.qcow2");
+    /** The bitmap on the guest's disks. */
+    String bitmap;
+
+    boolean restarted;
+    private int taken;
+
+    ModelHost(ModelNas nas, Crash.Meter meter) {
+        this.nas = nas;
+        this.meter = meter;
+    }
+
+    /** What happens to the commands that come, in turn; then nothing more. */
+    void fails(Fault... next) {
+        faults.addAll(List.of(next));
+    }
+
+    @Override
+    public Answer send(Long hostId, Command command) throws AgentUnavailableException, OperationTimedoutException {
+        hosts.add(hostId);
+        asked.add(command);
+        Fault fault = faults.isEmpty() ? Fault.NONE : faults.poll();
+        switch (fault) {
+            case NO_ANSWER:
+                return null;
+            case OTHER_ANSWER:
+                return new Answer(command, false, "java.lang.NullPointerException");
+            case UNREACHABLE:
+                throw new AgentUnavailableException("gone", hostId);
+            case TIMEOUT:
+                throw new OperationTimedoutException(null, hostId, 1, 1, false);
+            case TIMEOUT_BUT_DONE:
+                perform(command);
+                throw new OperationTimedoutException(null, hostId, 1, 1, false);
+            case REFUSED:
+                return new BackupAnswer(command, false, "NO_SPACE: the NAS is full");
+            case REFUSED_WITH_LEFTOVERS:
+                BackupAnswer answer = new BackupAnswer(command, false, "IO: the NAS is gone");
+                answer.setNeedsCleanup(true);
+                return answer;
+            case REFUSED_HALF_WAY:
+                return halfWay(command);
+            default:
+                return perform(command);
+        }
+    }
+
+    private Answer halfWay(Command command) {
+        meter.crashBefore(1);
+        try {
+            return perform(command);
+        } catch (Crash e) {
+            return new BackupAnswer(command, false, "IO: the second image");
+        } finally {
+            meter.never();
+        }
+    }
+
+    private Answer perform(Command command) {
+        if (command instanceof TakeBackupCommand) {
+            return take((TakeBackupCommand) command);
+        }
+        BackupAnswer answer = new BackupAnswer(command, true, null);
+        if (command instanceof RebaseBackupCommand) {
+            RebaseBackupCommand rebase = (RebaseBackupCommand) command;
+            answer.setSize(nas.rebase(point(rebase.getTargetPath()), point(rebase.getNewBackingPath())));
+        } else if (command instanceof DeleteBackupCommand) {
+            nas.delete(point(((DeleteBackupCommand) command).getBackupPath()));
+        }
+        return answer;
+    }
+
+    private static Point point(String path) {
+        return Point.builder(0, path, path).build();
+    }
+
+    private Answer take(TakeBackupCommand command) {
+        boolean asked = "incremental".equals(command.getMode());
+        boolean incremental = asked && command.getBitmapParent().equals(bitmap);
+        String first = incremental ? command.getParentPaths().get(0) : null;
+        String parent = incremental ? first.substring(0, first.lastIndexOf('/')) : null;
+        taken++;
+        nas.take(command.getBackupPath(), parent, files, 37 * taken + 11);
+        BackupAnswer answer = new BackupAnswer(command, true, "");
+        answer.setSize(nas.size(command.getBackupPath()));
+        answer.setBitmapCreated(command.getMode() == null ? null : command.getBitmapNew());
+        answer.setIncrementalFallback(asked && !incremental);
+        if (restarted && incremental) {
+            answer.setBitmapRecreated(bitmap);
+            restarted = false;
+        }
+        bitmap = answer.getBitmapCreated();
+        return answer;
+    }
+}

@@ -1,0 +1,453 @@
+// Licensed under the Apache License, Version 2.0 (the "License");
+// you may not use this file except in compliance with the License.
+// You may obtain a copy of the License at
+//
+//     http://www.apache.org/licenses/LICENSE-2.0
+//
+// Unless required by applicable law or agreed to in writing, software
+// distributed under the License is distributed on an "AS IS" BASIS,
+// WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+// See the License for the specific language governing permissions and
+// limitations under the License.
+
+package org.apache.cloudstack.backup;
+
+import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatThrownBy;
+
+import com.cloud.agent.api.Command;
+import com.cloud.configuration.Resource.ResourceType;
+import com.cloud.host.Status;
+import com.cloud.utils.exception.CloudRuntimeException;
+import com.cloud.vm.VirtualMachine.State;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.Map;
+import org.apache.cloudstack.backup.ModelHost.Fault;
+import org.junit.jupiter.api.AfterAll;
+import org.junit.jupiter.api.BeforeAll;
+import org.junit.jupiter.api.BeforeEach;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
+import org.junit.jupiter.params.provider.EnumSource;
+import org.nasbackup.provider.Policy;
+import org.nasbackup.provider.database.Database;
+import org.nasbackup.provider.database.MariaDb;
+import org.nasbackup.provider.database.Tables;
+
+/** The provider over a real database and a model of hosts and files. */
+class NASBackupProviderTest {
+    private static MariaDb server;
+    private static Database database;
+
+    private Site site;
+
+    @BeforeAll
+    static void start() throws Exception {
+        server = new MariaDb();
+        database = new Database(server.socket());
+    }
+
+    @AfterAll
+    static void stop() throws Exception {
+        database.close();
+        server.close();
+    }
+
+    @BeforeEach
+    void build() {
+        site = new Site(new Tables(database));
+    }
+
+    private List<Backup> take(int count) {
+        List<Backup> taken = new ArrayList<>();
+        for (int i = 0; i < count; i++) {
+            taken.add(site.take());
+            site.agrees();
+        }
+        return taken;
+    }
+
+    private TakeBackupCommand lastTake() {
+        return (TakeBackupCommand) site.host.asked.get(site.host.asked.size() - 1);
+    }
+
+    @Test
+    void a_chain_is_made_and_deleted_anywhere() {
+        List<Backup> taken = take(6);
+        assertThat(taken).extracting(site::position).containsExactly(0, 1, 2, 3, 4, 5);
+        site.delete(taken.get(2), false);
+        site.agrees();
+        site.delete(taken.get(3), false);
+        site.agrees();
+        site.delete(taken.get(5), false);
+        site.agrees();
+        assertThatThrownBy(() -> site.delete(taken.get(0), false))
+                .isInstanceOf(CloudRuntimeException.class)
+                .hasMessageContaining("2 incremental backups stand on")
+                .hasMessageContaining("all 3");
+        site.agrees();
+        site.delete(taken.get(0), true);
+        site.agrees();
+        assertThat(site.nas.paths()).isEmpty();
+    }
+
+    @Test
+    void a_command_names_the_parent_s_files_by_their_paths_for_all_volumes() {
+        Backup full = site.take();
+        TakeBackupCommand first = lastTake();
+        assertThat(first.getMode()).isEqualTo("full");
+        assertThat(first.getBitmapNew()).matches("backup-\\d+");
+        assertThat(first.getBitmapParent()).isNull();
+        assertThat(first.getVolumePaths()).isNull();
+        assertThat(first.getWait()).isEqualTo(7200);
+        assertThat(first.executeInSequence()).isFalse();
+        site.take();
+        TakeBackupCommand second = lastTake();
+        assertThat(second.getMode()).isEqualTo("incremental");
+        assertThat(second.getBitmapParent()).isEqualTo(first.getBitmapNew());
+        String folder = full.getExternalId();
+        assertThat(second.getParentPaths())
+                .containsExactly(
+                        folder + "/root.r.qcow2", folder + "/datadisk.d1.qcow2", folder + "/datadisk.d2.qcow2");
+        assertThat(second.getParentPath()).isEqualTo(folder + "/root.r.qcow2");
+    }
+
+    @Test
+    void a_new_volume_does_not_shift_the_others_parents() {
+        Backup full = site.take();
+        site.volumes.clear();
+        site.volume(0, "uuid-r", "r");
+        site.volume(1, "uuid-new", "n");
+        site.volume(2, "uuid-d2", "d2");
+        site.host.files = List.of("root.r.qcow2", "datadisk.n.qcow2", "datadisk.d2.qcow2");
+        Backup second = site.take();
+        assertThat(lastTake().getParentPaths())
+                .containsExactly(full.getExternalId() + "/root.r.qcow2", full.getExternalId() + "/datadisk.d2.qcow2");
+        site.agrees();
+        Backup third = site.take();
+        site.delete(second, false);
+        site.agrees();
+        assertThat(site.position(third)).isEqualTo(1);
+    }
+
+    @Test
+    void the_details_that_the_manager_gave_stay_beside_the_chain_s() {
+        take(1);
+        Backup second = site.take();
+        assertThat(site.tables.backupDetails().listDetailsKeyPairs(second.getId()))
+                .containsEntry("template", "t-1")
+                .containsEntry(NASBackupChainKeys.TYPE, "incremental")
+                .containsEntry(NASBackupChainKeys.CHAIN_POSITION, "1")
+                .containsKeys(
+                        NASBackupChainKeys.CHAIN_ID,
+                        NASBackupChainKeys.PARENT_BACKUP_ID,
+                        NASBackupChainKeys.BITMAP_NAME)
+                .doesNotContainKey(NASBackupChainKeys.BITMAP_RECREATED);
+    }
+
+    @Test
+    void a_restart_of_the_guest_is_recorded_and_the_chain_goes_on() {
+        Backup full = site.take();
+        site.host.restarted = true;
+        Backup second = site.take();
+        assertThat(site.detail(second, NASBackupChainKeys.BITMAP_RECREATED))
+                .isEqualTo(site.detail(full, NASBackupChainKeys.BITMAP_NAME));
+        assertThat(site.position(second)).isEqualTo(1);
+    }
+
+    @Test
+    void a_fallback_begins_a_new_chain() {
+        Backup full = site.take();
+        site.host.bitmap = "lost";
+        Backup second = site.take();
+        assertThat(site.position(second)).isZero();
+        assertThat(site.detail(second, NASBackupChainKeys.PARENT_BACKUP_ID)).isNull();
+        assertThat(site.detail(second, NASBackupChainKeys.CHAIN_ID))
+                .isNotEqualTo(site.detail(full, NASBackupChainKeys.CHAIN_ID));
+        assertThat(((BackupVO) second).getType()).isEqualTo("FULL");
+        site.agrees();
+        site.delete(full, false);
+        site.agrees();
+    }
+
+    @Test
+    void the_key_bounds_a_chain() {
+        site.policy = new Policy(true, 3);
+        assertThat(take(7)).extracting(site::position).containsExactly(0, 1, 2, 0, 1, 2, 0);
+    }
+
+    @Test
+    void switched_off_every_backup_is_full_and_stands_alone() {
+        site.policy = new Policy(false, 10);
+        Backup alone = site.take();
+        assertThat(lastTake().getMode()).isNull();
+        assertThat(lastTake().getBitmapNew()).isNull();
+        assertThat(site.position(alone)).isNull();
+        site.agrees();
+        site.policy = new Policy(true, 10);
+        assertThat(take(2)).extracting(site::position).containsExactly(0, 1);
+    }
+
+    @Test
+    void a_stopped_guest_gets_a_full_with_its_disks_named() {
+        take(2);
+        site.state = State.Stopped;
+        Backup stopped = site.take();
+        assertThat(site.position(stopped)).isZero();
+        assertThat(lastTake().getVolumePaths()).containsExactly("/mnt/pool-1/r", "/mnt/pool-1/d1", "/mnt/pool-1/d2");
+        assertThat(site.host.hosts.get(2)).isEqualTo(22L);
+        site.state = State.Running;
+        assertThat(site.position(site.take())).isEqualTo(1);
+    }
+
+    @Test
+    void after_the_owner_of_the_checkpoint_went_the_next_is_full() {
+        List<Backup> taken = take(3);
+        assertThat(site.activeCheckpoint()).isEqualTo(site.detail(taken.get(2), NASBackupChainKeys.BITMAP_NAME));
+        site.delete(taken.get(2), false);
+        assertThat(site.activeCheckpoint()).isNull();
+        assertThat(site.position(site.take())).isZero();
+        site.delete(taken.get(0), true);
+        assertThat(site.activeCheckpoint()).isNotNull();
+        site.agrees();
+    }
+
+    @Test
+    void after_a_restore_the_next_is_full() {
+        List<Backup> taken = take(3);
+        site.state = State.Stopped;
+        assertThat(site.provider.restoreVMFromBackup(
+                        site.vm, site.tables.backups().findById(taken.get(1).getId())))
+                .isTrue();
+        assertThat(site.activeCheckpoint()).isNull();
+        site.state = State.Running;
+        assertThat(site.position(site.take())).isZero();
+    }
+
+    @ParameterizedTest
+    @CsvSource({
+        "NO_ANSWER,Error,gave no answer",
+        "OTHER_ANSWER,Error,gave Answer java.lang.NullPointerException",
+        "UNREACHABLE,Error,can't be reached",
+        "TIMEOUT,Error,did not answer in time",
+        "TIMEOUT_BUT_DONE,Error,did not answer in time",
+    })
+    void a_backup_of_unknown_end_is_left_for_an_operator_to_delete(Fault fault, Backup.Status status, String reason) {
+        take(1);
+        site.host.fails(fault);
+        assertThatThrownBy(site::take)
+                .isInstanceOf(CloudRuntimeException.class)
+                .hasMessageContaining("host kvm21")
+                .hasMessageContaining(reason);
+        Backup failed = site.rows().get(1);
+        assertThat(failed.getStatus()).isEqualTo(status);
+        assertThat(site.position(failed)).isNull();
+        assertThat(site.provider.deleteBackup(failed, false)).isTrue();
+        site.agrees();
+        site.take();
+        site.agrees();
+    }
+
+    @Test
+    void a_refused_backup_leaves_a_row_only_when_it_left_files() {
+        take(1);
+        site.host.fails(Fault.REFUSED, Fault.REFUSED_WITH_LEFTOVERS);
+        assertThat(site.take()).isNull();
+        site.agrees();
+        assertThat(site.take()).isNull();
+        assertThat(site.rows())
+                .extracting(Backup::getStatus)
+                .containsExactly(Backup.Status.BackedUp, Backup.Status.Error);
+        assertThat(site.position(site.take())).isEqualTo(1);
+    }
+
+    @Test
+    void a_row_that_a_dead_server_left_is_ended_by_the_next_backup() {
+        take(1);
+        BackupVO row = new BackupVO();
+        row.setVmId(Site.VM);
+        row.setExternalId("i-2-10-VM/2031.01.01.00.00.00");
+        row.setType("FULL");
+        row.setDate(new java.util.Date());
+        row.setStatus(Backup.Status.BackingUp);
+        row.setBackupOfferingId(5);
+        row.setZoneId(1);
+        long id = site.tables.backups().persist(row).getId();
+        site.take();
+        assertThat(site.tables.backups().findById(id).getStatus()).isEqualTo(Backup.Status.Error);
+    }
+
+    @ParameterizedTest
+    @EnumSource(value = Fault.class, mode = EnumSource.Mode.EXCLUDE, names = "NONE")
+    void a_repair_that_stops_at_the_rebase_is_finished_by_the_next_call(Fault fault) {
+        repairWith(fault);
+    }
+
+    @ParameterizedTest
+    @EnumSource(
+            value = Fault.class,
+            mode = EnumSource.Mode.EXCLUDE,
+            names = {"NONE", "REFUSED_HALF_WAY"})
+    void a_repair_that_stops_at_the_delete_is_finished_by_the_next_call(Fault fault) {
+        repairWith(Fault.NONE, fault);
+    }
+
+    private void repairWith(Fault... faults) {
+        List<Backup> taken = take(5);
+        site.host.fails(faults);
+        assertThatThrownBy(() -> site.delete(taken.get(2), false))
+                .isInstanceOf(CloudRuntimeException.class)
+                .hasMessageContaining("host kvm21")
+                .hasMessageContaining("left to do: ");
+        for (Backup row : site.rows()) {
+            if (site.nas.has(row.getExternalId())) {
+                assertThat(site.nas.read(row.getExternalId())).isEqualTo(site.contents.get(row.getExternalId()));
+            }
+        }
+        assertThat(site.rows()).hasSize(5);
+        site.delete(taken.get(2), false);
+        site.agrees();
+        assertThat(List.of(taken.get(3), taken.get(4)))
+                .extracting(site::position)
+                .containsExactly(2, 3);
+    }
+
+    @ParameterizedTest
+    @EnumSource(
+            value = Fault.class,
+            names = {"NO_ANSWER", "TIMEOUT_BUT_DONE", "REFUSED"})
+    void a_forced_delete_that_stops_says_what_is_left_and_goes_on(Fault fault) {
+        List<Backup> taken = take(4);
+        site.host.fails(Fault.NONE, Fault.NONE, fault);
+        assertThatThrownBy(() -> site.delete(taken.get(0), true))
+                .hasMessageContaining("left to do: delete " + taken.get(1).getExternalId() + ", delete "
+                        + taken.get(0).getExternalId());
+        assertThat(site.rows()).hasSize(2);
+        site.delete(taken.get(0), true);
+        site.agrees();
+        assertThat(site.tables.count(ResourceType.backup)).isZero();
+    }
+
+    @Test
+    void a_transaction_that_is_not_committed_leaves_nothing_half_recorded() {
+        List<Backup> taken = take(5);
+        database.beforeCommit(() -> {
+            throw new IllegalStateException("the database is gone");
+        });
+        try {
+            assertThatThrownBy(() -> site.delete(taken.get(2), false)).hasMessage("the database is gone");
+        } finally {
+            database.beforeCommit(() -> {});
+        }
+        assertThat(taken).extracting(site::position).containsExactly(0, 1, 2, 3, 4);
+        site.delete(taken.get(2), false);
+        site.agrees();
+    }
+
+    @Test
+    void two_points_on_one_parent_both_survive_it() {
+        List<Backup> taken = take(2);
+        // What a restore with an older server could leave: the bitmap of an older point is the active one again.
+        Backup third = site.take();
+        site.tables.backupDetails().removeDetail(third.getId(), NASBackupChainKeys.PARENT_BACKUP_ID);
+        site.tables
+                .backupDetails()
+                .addDetail(
+                        third.getId(),
+                        NASBackupChainKeys.PARENT_BACKUP_ID,
+                        taken.get(1).getUuid(),
+                        false);
+        String other = "i-2-10-VM/2031.01.03.00.00.00";
+        site.nas.take(other, taken.get(1).getExternalId(), site.host.files, 99);
+        Backup fourth = branch(other, taken.get(1));
+        site.agrees();
+        site.delete(taken.get(1), false);
+        site.agrees();
+        assertThat(List.of(third, fourth)).extracting(site::position).containsExactly(1, 1);
+        site.delete(third, false);
+        site.agrees();
+    }
+
+    private Backup branch(String path, Backup parent) {
+        BackupVO row = new BackupVO();
+        row.setVmId(Site.VM);
+        row.setExternalId(path);
+        row.setType("INCREMENTAL");
+        row.setDate(new java.util.Date(parent.getDate().getTime() + 600_000));
+        row.setSize(site.nas.size(path));
+        row.setStatus(Backup.Status.BackedUp);
+        row.setBackupOfferingId(5);
+        row.setAccountId(2);
+        row.setZoneId(1);
+        row.setDetails(Map.of(
+                "template",
+                "t-1",
+                NASBackupChainKeys.CHAIN_ID,
+                site.detail(parent, NASBackupChainKeys.CHAIN_ID),
+                NASBackupChainKeys.CHAIN_POSITION,
+                "2",
+                NASBackupChainKeys.PARENT_BACKUP_ID,
+                parent.getUuid()));
+        Backup stored = site.tables.backups().persist(row);
+        site.contents.put(path, site.nas.read(path));
+        site.tables.incrementResourceCount(2, ResourceType.backup);
+        site.tables.incrementResourceCount(2, ResourceType.backup_storage, stored.getSize());
+        return stored;
+    }
+
+    @Test
+    void a_backup_whose_row_is_gone_is_deleted_already() {
+        List<Backup> taken = take(2);
+        Backup read = site.tables.backups().findById(taken.get(1).getId());
+        site.delete(taken.get(1), false);
+        int asked = site.host.asked.size();
+        assertThat(site.provider.deleteBackup(read, false)).isTrue();
+        assertThat(site.host.asked).hasSize(asked);
+        site.agrees();
+    }
+
+    @Test
+    void the_host_that_runs_the_guest_repairs_its_chain() {
+        List<Backup> taken = take(1);
+        site.delete(taken.get(0), false);
+        assertThat(site.host.hosts).containsExactly(21L, 21L);
+        Backup again = site.take();
+        site.host(21, Status.Down);
+        site.delete(again, false);
+        assertThat(site.host.hosts.get(3)).isEqualTo(22L);
+        site.host(21, Status.Up);
+        Backup third = site.take();
+        site.host(21, Status.Down);
+        site.host(22, Status.Down);
+        site.delete(third, false);
+        assertThat(site.host.hosts.get(5)).isEqualTo(23L);
+    }
+
+    @Test
+    void one_backup_or_deletion_at_a_time() throws Exception {
+        List<Backup> taken = take(1);
+        try (Database other = new Database(server.socket())) {
+            other.locked(Site.VM, () -> {
+                assertThatThrownBy(site::take).hasMessage("locked");
+                assertThatThrownBy(() -> site.delete(taken.get(0), false)).hasMessage("locked");
+                return null;
+            });
+        }
+        site.agrees();
+    }
+
+    @Test
+    void a_rebase_is_of_the_whole_point() {
+        List<Backup> taken = take(3);
+        site.delete(taken.get(1), false);
+        List<Command> last = site.host.asked.subList(3, 5);
+        RebaseBackupCommand rebase = (RebaseBackupCommand) last.get(0);
+        assertThat(rebase.getTargetPath()).isEqualTo(taken.get(2).getExternalId());
+        assertThat(rebase.getNewBackingPath()).isEqualTo(taken.get(0).getExternalId());
+        assertThat(((DeleteBackupCommand) last.get(1)).getBackupPath())
+                .isEqualTo(taken.get(1).getExternalId());
+        assertThat(last).allMatch(command -> command.getWait() == 7200);
+    }
+}

@@ -1,0 +1,273 @@
+// Licensed under the Apache License, Version 2.0 (the "License");
+// you may not use this file except in compliance with the License.
+// You may obtain a copy of the License at
+//
+//     http://www.apache.org/licenses/LICENSE-2.0
+//
+// Unless required by applicable law or agreed to in writing, software
+// distributed under the License is distributed on an "AS IS" BASIS,
+// WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+// See the License for the specific language governing permissions and
+// limitations under the License.
+
+package org.apache.cloudstack.backup;
+
+import static org.assertj.core.api.Assertions.assertThat;
+import static org.mockito.ArgumentMatchers.any;
+import static org.mockito.ArgumentMatchers.anyLong;
+import static org.mockito.Mockito.mock;
+import static org.mockito.Mockito.when;
+
+import com.cloud.configuration.Resource.ResourceType;
+import com.cloud.host.HostVO;
+import com.cloud.host.Status;
+import com.cloud.host.dao.HostDao;
+import com.cloud.hypervisor.Hypervisor.HypervisorType;
+import com.cloud.resource.ResourceManager;
+import com.cloud.storage.Storage.StoragePoolType;
+import com.cloud.storage.Volume;
+import com.cloud.storage.VolumeVO;
+import com.cloud.storage.dao.DiskOfferingDao;
+import com.cloud.storage.dao.VolumeDao;
+import com.cloud.utils.Pair;
+import com.cloud.vm.VMInstanceVO;
+import com.cloud.vm.VirtualMachine.State;
+import com.cloud.vm.dao.VMInstanceDao;
+import com.cloud.vm.snapshot.dao.VMSnapshotDao;
+import com.cloud.vm.snapshot.dao.VMSnapshotDetailsDao;
+import java.time.Clock;
+import java.time.Duration;
+import java.time.Instant;
+import java.time.ZoneId;
+import java.time.ZoneOffset;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.Map;
+import java.util.TreeMap;
+import org.apache.cloudstack.backup.dao.BackupRepositoryDao;
+import org.apache.cloudstack.engine.subsystem.api.storage.DataStoreManager;
+import org.apache.cloudstack.storage.datastore.db.PrimaryDataStoreDao;
+import org.apache.cloudstack.storage.datastore.db.StoragePoolVO;
+import org.nasbackup.provider.ChainLocks;
+import org.nasbackup.provider.Crash;
+import org.nasbackup.provider.ModelNas;
+import org.nasbackup.provider.Policy;
+import org.nasbackup.provider.cloudstack.Transactions;
+import org.nasbackup.provider.database.Backups;
+import org.nasbackup.provider.database.Tables;
+
+/** A management server with one virtual machine: real tables, a modelled host, CloudStack's rest as it has to answer. */
+final class Site {
+    static final long VM = 10;
+    private static final long ZONE = 1;
+
+    final Crash.Meter meter = new Crash.Meter();
+    final ModelNas nas = new ModelNas(meter);
+    final ModelHost host = new ModelHost(nas, meter);
+    final Tables tables;
+    final VMInstanceVO vm = mock(VMInstanceVO.class);
+    final NASBackupProvider provider;
+    final Map<String, Map<String, Map<Integer, String>>> contents = new TreeMap<>();
+    final List<VolumeVO> volumes = new ArrayList<>();
+    final BackupRepositoryDao repositories = mock(BackupRepositoryDao.class);
+    final HostDao hosts = mock(HostDao.class);
+    State state = State.Running;
+    Policy policy = new Policy(true, 10);
+    private Instant now = Instant.parse("2031-01-02T03:04:05Z");
+
+    Site(Tables tables) {
+        this.tables = tables;
+        tables.clear();
+        meter.never();
+        provider = new TestedProvider(tables.database(), tables.database());
+        provider.backupDao = tables.backups();
+        provider.backupDetailsDao = tables.backupDetails();
+        provider.vmInstanceDetailsDao = tables.vmDetails();
+        provider.resourceLimitService = tables;
+        provider.agentManager = host;
+        provider.hostDao = hosts;
+        provider.backupRepositoryDao = repositories;
+        provider.vmInstanceDao = mock(VMInstanceDao.class);
+        provider.volumeDao = mock(VolumeDao.class);
+        provider.diskOfferingDao = mock(DiskOfferingDao.class);
+        provider.primaryDataStoreDao = mock(PrimaryDataStoreDao.class);
+        provider.dataStoreManager = mock(DataStoreManager.class);
+        provider.resourceManager = mock(ResourceManager.class);
+        provider.backupManager = mock(BackupManager.class);
+        provider.vmSnapshotDao = mock(VMSnapshotDao.class);
+        provider.vmSnapshotDetailsDao = mock(VMSnapshotDetailsDao.class);
+        machine();
+        hosts();
+        volume(0, "uuid-r", "r");
+        volume(1, "uuid-d1", "d1");
+        volume(2, "uuid-d2", "d2");
+        when(provider.volumeDao.findByInstance(VM)).thenAnswer(call -> volumes);
+        BackupRepository repository = mock(BackupRepository.class);
+        when(repository.getType()).thenReturn("nfs");
+        when(repository.getAddress()).thenReturn("192.0.2.9:/b");
+        when(repository.getName()).thenReturn("the NAS");
+        when(repositories.findByBackupOfferingId(5L)).thenReturn(repository);
+        when(repositories.listByZoneAndProvider(ZONE, "nas")).thenReturn(List.of(repository));
+        when(provider.backupManager.getBackupDetailsFromVM(any())).thenAnswer(call -> Map.of("template", "t-1"));
+        when(provider.backupManager.createVolumeInfoFromVolumes(any()))
+                .thenAnswer(call -> Backups.describe(call.<List<Volume>>getArgument(0)));
+    }
+
+    private final class TestedProvider extends NASBackupProvider {
+        TestedProvider(ChainLocks locks, Transactions transactions) {
+            super(
+                    new Clock() {
+                        @Override
+                        public ZoneId getZone() {
+                            return ZoneOffset.UTC;
+                        }
+
+                        @Override
+                        public Clock withZone(ZoneId zone) {
+                            return this;
+                        }
+
+                        @Override
+                        public Instant instant() {
+                            return now;
+                        }
+                    },
+                    locks,
+                    transactions);
+        }
+
+        @Override
+        Policy policy(long zoneId) {
+            return policy;
+        }
+
+        @Override
+        int waitSeconds(long zoneId) {
+            return 7200;
+        }
+
+        @Override
+        int mountTimeout() {
+            return 30;
+        }
+    }
+
+    private void machine() {
+        when(vm.getId()).thenReturn(VM);
+        when(vm.getInstanceName()).thenReturn("i-2-10-VM");
+        when(vm.getName()).thenReturn("web");
+        when(vm.getState()).thenAnswer(call -> state);
+        when(vm.getHostId()).thenAnswer(call -> state == State.Running ? 21L : null);
+        when(vm.getLastHostId()).thenReturn(22L);
+        when(vm.getDataCenterId()).thenReturn(ZONE);
+        when(vm.getBackupOfferingId()).thenReturn(5L);
+        when(vm.getAccountId()).thenReturn(2L);
+        when(vm.getDomainId()).thenReturn(3L);
+        when(vm.getHypervisorType()).thenReturn(HypervisorType.KVM);
+        when(provider.vmInstanceDao.findByIdIncludingRemoved(VM)).thenReturn(vm);
+    }
+
+    private void hosts() {
+        for (long id = 21; id <= 23; id++) {
+            host(id, Status.Up);
+        }
+        HostVO random = hosts.findById(23L);
+        when(provider.resourceManager.findOneRandomRunningHostByHypervisor(HypervisorType.KVM, ZONE))
+                .thenReturn(random);
+    }
+
+    void host(long id, Status status) {
+        HostVO row = mock(HostVO.class);
+        when(row.getId()).thenReturn(id);
+        when(row.getName()).thenReturn("kvm" + id);
+        when(row.getStatus()).thenReturn(status);
+        when(row.getClusterId()).thenReturn(7L);
+        when(row.getHypervisorType()).thenReturn(HypervisorType.KVM);
+        when(hosts.findById(id)).thenReturn(row);
+    }
+
+    void volume(long device, String uuid, String path) {
+        VolumeVO volume = mock(VolumeVO.class);
+        when(volume.getUuid()).thenReturn(uuid);
+        when(volume.getPath()).thenReturn(path);
+        when(volume.getDeviceId()).thenReturn(device);
+        when(volume.getSize()).thenReturn(8L);
+        when(volume.getPoolId()).thenReturn(31L);
+        when(volume.getState()).thenReturn(Volume.State.Ready);
+        when(volume.getVolumeType()).thenReturn(device == 0 ? Volume.Type.ROOT : Volume.Type.DATADISK);
+        volumes.add(volume);
+        StoragePoolVO pool = mock(StoragePoolVO.class);
+        when(pool.getId()).thenReturn(31L);
+        when(pool.getUuid()).thenReturn("pool-1");
+        when(pool.getPoolType()).thenReturn(StoragePoolType.NetworkFilesystem);
+        when(provider.primaryDataStoreDao.findById(anyLong())).thenReturn(pool);
+    }
+
+    /** As the manager does it: what the provider returns is counted, and written again. */
+    Backup take() {
+        now = now.plus(Duration.ofMinutes(1));
+        Pair<Boolean, Backup> result = provider.takeBackup(vm, false);
+        if (!result.first()) {
+            return null;
+        }
+        BackupVO backup = (BackupVO) result.second();
+        tables.backups().update(backup.getId(), backup);
+        tables.incrementResourceCount(backup.getAccountId(), ResourceType.backup);
+        tables.incrementResourceCount(backup.getAccountId(), ResourceType.backup_storage, backup.getSize());
+        contents.put(backup.getExternalId(), nas.read(backup.getExternalId()));
+        return backup;
+    }
+
+    /** As the manager does it: counts the backup that it asked for, with the size that it read before. */
+    void delete(Backup backup, boolean forced) {
+        Backup read = tables.backups().findById(backup.getId());
+        assertThat(provider.deleteBackup(read, forced)).isTrue();
+        tables.decrementResourceCount(read.getAccountId(), ResourceType.backup);
+        tables.decrementResourceCount(read.getAccountId(), ResourceType.backup_storage, read.getSize());
+        tables.backups().remove(read.getId());
+    }
+
+    String detail(Backup backup, String key) {
+        return tables.backupDetails().listDetailsKeyPairs(backup.getId()).get(key);
+    }
+
+    Integer position(Backup backup) {
+        String position = detail(backup, NASBackupChainKeys.CHAIN_POSITION);
+        return position == null ? null : Integer.valueOf(position);
+    }
+
+    String activeCheckpoint() {
+        var detail = tables.vmDetails().findDetail(VM, NASBackupChainKeys.VM_ACTIVE_CHECKPOINT_ID);
+        return detail == null ? null : detail.getValue();
+    }
+
+    List<Backup> rows() {
+        return tables.backups().listByVmId(null, VM);
+    }
+
+    /** Records, files and counts tell the same, and every point reads as on its day. */
+    void agrees() {
+        Map<String, Backup> byUuid = new TreeMap<>();
+        long bytes = 0;
+        for (Backup row : rows()) {
+            byUuid.put(row.getUuid(), row);
+            bytes += row.getSize();
+        }
+        assertThat(nas.paths()).hasSize(byUuid.size());
+        for (Backup row : rows()) {
+            String path = row.getExternalId();
+            assertThat(row.getStatus()).isEqualTo(Backup.Status.BackedUp);
+            assertThat(nas.read(path)).as(path).isEqualTo(contents.get(path));
+            assertThat(row.getSize()).isEqualTo(nas.size(path));
+            Backup parent = byUuid.get(String.valueOf(detail(row, NASBackupChainKeys.PARENT_BACKUP_ID)));
+            assertThat(nas.backings(path))
+                    .allMatch(backing -> parent != null && backing.equals(parent.getExternalId()));
+            if (position(row) != null) {
+                assertThat(position(row)).isEqualTo(parent == null ? 0 : position(parent) + 1);
+            }
+            assertThat(detail(row, "template")).isEqualTo("t-1");
+        }
+        assertThat(tables.count(ResourceType.backup)).isEqualTo(byUuid.size());
+        assertThat(tables.count(ResourceType.backup_storage)).isEqualTo(bytes);
+    }
+}

@@ -1,0 +1,123 @@
+// Licensed under the Apache License, Version 2.0 (the "License");
+// you may not use this file except in compliance with the License.
+// You may obtain a copy of the License at
+//
+//     http://www.apache.org/licenses/LICENSE-2.0
+//
+// Unless required by applicable law or agreed to in writing, software
+// distributed under the License is distributed on an "AS IS" BASIS,
+// WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+// See the License for the specific language governing permissions and
+// limitations under the License.
+
+package org.nasbackup.provider.database;
+
+import java.nio.file.Path;
+import java.sql.Connection;
+import java.sql.PreparedStatement;
+import java.sql.ResultSet;
+import java.sql.SQLException;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.function.Supplier;
+import org.nasbackup.provider.ChainLocks;
+import org.nasbackup.provider.cloudstack.Transactions;
+
+/** One connection, as a management server's thread has it, and what goes over it. */
+public final class Database implements Transactions, ChainLocks, AutoCloseable {
+    /** Reads one row. */
+    public interface Reader<T> {
+        T read(ResultSet row) throws SQLException;
+    }
+
+    private final Path socket;
+    private final Connection connection;
+    private Runnable beforeCommit = () -> {};
+
+    public Database(Path socket) throws SQLException {
+        this.socket = socket;
+        this.connection = MariaDb.connect(socket, "cloud");
+    }
+
+    /** What happens to the process when it has written and not committed. */
+    public void beforeCommit(Runnable work) {
+        beforeCommit = work;
+    }
+
+    /** @return the key that was made, else how many rows it changed */
+    public long write(String sql, Object... values) {
+        try (PreparedStatement statement = connection.prepareStatement(sql, PreparedStatement.RETURN_GENERATED_KEYS)) {
+            bind(statement, values);
+            int changed = statement.executeUpdate();
+            try (ResultSet keys = statement.getGeneratedKeys()) {
+                return keys.next() ? keys.getLong(1) : changed;
+            }
+        } catch (SQLException e) {
+            throw new IllegalStateException(sql, e);
+        }
+    }
+
+    public <T> List<T> read(Reader<T> reader, String sql, Object... values) {
+        try (PreparedStatement statement = connection.prepareStatement(sql)) {
+            bind(statement, values);
+            List<T> rows = new ArrayList<>();
+            try (ResultSet result = statement.executeQuery()) {
+                while (result.next()) {
+                    rows.add(reader.read(result));
+                }
+            }
+            return rows;
+        } catch (SQLException e) {
+            throw new IllegalStateException(sql, e);
+        }
+    }
+
+    private static void bind(PreparedStatement statement, Object... values) throws SQLException {
+        for (int i = 0; i < values.length; i++) {
+            statement.setObject(i + 1, values[i]);
+        }
+    }
+
+    @Override
+    public void run(Runnable work) {
+        try {
+            if (!connection.getAutoCommit()) {
+                work.run();
+                return;
+            }
+            connection.setAutoCommit(false);
+            try {
+                work.run();
+                beforeCommit.run();
+                connection.commit();
+            } catch (RuntimeException e) {
+                connection.rollback();
+                throw e;
+            } finally {
+                connection.setAutoCommit(true);
+            }
+        } catch (SQLException e) {
+            throw new IllegalStateException("transaction", e);
+        }
+    }
+
+    /** As CloudStack's global locks: a connection of its own holds the lock. */
+    @Override
+    public <T> T locked(long vmId, Supplier<T> work) {
+        try (Database own = new Database(socket)) {
+            Integer got = own.read(row -> row.getInt(1), "select get_lock(?, 1)", "nas.backup.chain.vm." + vmId)
+                    .get(0);
+            if (got != 1) {
+                throw new IllegalStateException("locked");
+            }
+            return work.get();
+        } catch (SQLException e) {
+            throw new IllegalStateException("lock", e);
+        }
+    }
+
+    @Override
+    public void close() throws SQLException {
+        connection.close();
+    }
+}

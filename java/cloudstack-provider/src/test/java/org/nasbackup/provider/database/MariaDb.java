@@ -1,0 +1,131 @@
+// Licensed under the Apache License, Version 2.0 (the "License");
+// you may not use this file except in compliance with the License.
+// You may obtain a copy of the License at
+//
+//     http://www.apache.org/licenses/LICENSE-2.0
+//
+// Unless required by applicable law or agreed to in writing, software
+// distributed under the License is distributed on an "AS IS" BASIS,
+// WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+// See the License for the specific language governing permissions and
+// limitations under the License.
+
+package org.nasbackup.provider.database;
+
+import java.io.IOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.sql.Connection;
+import java.sql.DriverManager;
+import java.sql.SQLException;
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.List;
+import java.util.concurrent.TimeUnit;
+
+/** A server of the tests' own: on a socket, with a data folder that goes with it. Ends with its process. */
+public final class MariaDb implements AutoCloseable {
+    private static final long PATIENCE_NANOS = TimeUnit.SECONDS.toNanos(60);
+    private static final long RETRY_MILLIS = 50;
+
+    private final Path folder;
+    private final Process server;
+
+    public MariaDb() throws IOException, InterruptedException {
+        folder = Files.createTempDirectory("nasbackup-mariadb");
+        Path data = folder.resolve("data");
+        Path log = folder.resolve("log");
+        Process install = start(
+                log,
+                "mariadb-install-db",
+                "--no-defaults",
+                "--user=root",
+                "--auth-root-authentication-method=normal",
+                "--skip-test-db",
+                "--datadir=" + data);
+        if (install.waitFor() != 0) {
+            throw new IOException("mariadb-install-db: " + Files.readString(log));
+        }
+        server = start(
+                log,
+                "mariadbd",
+                "--no-defaults",
+                "--user=root",
+                "--skip-networking",
+                "--datadir=" + data,
+                "--socket=" + socket(),
+                "--pid-file=" + folder.resolve("pid"));
+        Runtime.getRuntime().addShutdownHook(new Thread(server::destroyForcibly));
+        awaitStart(log);
+        execute("create database cloud");
+        for (String statement : Files.readString(schema()).split(";")) {
+            if (!statement.isBlank()) {
+                execute("use cloud", statement);
+            }
+        }
+    }
+
+    private static Process start(Path log, String... command) throws IOException {
+        List<String> arguments = new ArrayList<>(Arrays.asList(command));
+        if (command[0].equals("mariadbd")) {
+            arguments.set(0, "/usr/sbin/mariadbd");
+        }
+        return new ProcessBuilder(arguments)
+                .redirectErrorStream(true)
+                .redirectOutput(ProcessBuilder.Redirect.appendTo(log.toFile()))
+                .start();
+    }
+
+    private static Path schema() {
+        return Path.of(MariaDb.class.getResource("schema.sql").getPath());
+    }
+
+    private void awaitStart(Path log) throws IOException, InterruptedException {
+        long deadline = System.nanoTime() + PATIENCE_NANOS;
+        while (true) {
+            try {
+                open("").close();
+                return;
+            } catch (SQLException e) {
+                if (!server.isAlive() || System.nanoTime() > deadline) {
+                    throw new IOException("mariadbd: " + Files.readString(log), e);
+                }
+                Thread.sleep(RETRY_MILLIS);
+            }
+        }
+    }
+
+    private void execute(String... statements) throws IOException {
+        try (Connection connection = open("");
+                var statement = connection.createStatement()) {
+            for (String sql : statements) {
+                statement.execute(sql);
+            }
+        } catch (SQLException e) {
+            throw new IOException(statements[statements.length - 1], e);
+        }
+    }
+
+    public Path socket() {
+        return folder.resolve("socket");
+    }
+
+    private Connection open(String database) throws SQLException {
+        return connect(socket(), database);
+    }
+
+    public static Connection connect(Path socket, String database) throws SQLException {
+        return DriverManager.getConnection("jdbc:mariadb://localhost/" + database + "?user=root&localSocket=" + socket);
+    }
+
+    @Override
+    public void close() throws IOException {
+        server.destroy();
+        server.onExit().join();
+        try (var files = Files.walk(folder)) {
+            for (Path path : (Iterable<Path>) files.sorted(java.util.Comparator.reverseOrder())::iterator) {
+                Files.delete(path);
+            }
+        }
+    }
+}
