@@ -14,6 +14,11 @@ package org.nasbackup.provider;
 
 import static org.assertj.core.api.Assertions.assertThat;
 
+import com.google.gson.Gson;
+import com.google.gson.reflect.TypeToken;
+import java.io.IOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.HashMap;
 import java.util.List;
@@ -32,6 +37,16 @@ public final class ModelNas implements RemoteRepository {
 
     public ModelNas(Crash.Meter meter) {
         this.meter = meter;
+    }
+
+    public void save(Path file) throws IOException {
+        Files.writeString(file, new Gson().toJson(points));
+    }
+
+    public void load(Path file) throws IOException {
+        points.clear();
+        points.putAll(new Gson()
+                .fromJson(Files.readString(file), new TypeToken<Map<String, Map<String, Image>>>() {}.getType()));
     }
 
     /** A point that wrote some blocks of its own; a volume that the parent lacks is there in full. */

@@ -63,8 +63,18 @@ final class ModelHost implements AgentManager {
         faults.addAll(List.of(next));
     }
 
+    /** What happens to the management server before a command is sent, and when it was carried out. */
+    Runnable gate = () -> {};
+
     @Override
     public Answer send(Long hostId, Command command) throws AgentUnavailableException, OperationTimedoutException {
+        gate.run();
+        Answer answer = answer(hostId, command);
+        gate.run();
+        return answer;
+    }
+
+    private Answer answer(Long hostId, Command command) throws AgentUnavailableException, OperationTimedoutException {
         hosts.add(hostId);
         asked.add(command);
         Fault fault = faults.isEmpty() ? Fault.NONE : faults.poll();

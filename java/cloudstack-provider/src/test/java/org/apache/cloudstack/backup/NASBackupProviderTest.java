@@ -34,7 +34,6 @@ import org.junit.jupiter.params.provider.EnumSource;
 import org.nasbackup.provider.Policy;
 import org.nasbackup.provider.database.Database;
 import org.nasbackup.provider.database.MariaDb;
-import org.nasbackup.provider.database.Tables;
 
 /** The provider over a real database and a model of hosts and files. */
 class NASBackupProviderTest {
@@ -45,19 +44,18 @@ class NASBackupProviderTest {
 
     @BeforeAll
     static void start() throws Exception {
-        server = new MariaDb();
+        server = MariaDb.shared();
         database = new Database(server.socket());
     }
 
     @AfterAll
     static void stop() throws Exception {
         database.close();
-        server.close();
     }
 
     @BeforeEach
     void build() {
-        site = new Site(new Tables(database));
+        site = Site.fresh(database);
     }
 
     private List<Backup> take(int count) {

@@ -54,6 +54,7 @@ import org.nasbackup.provider.ModelNas;
 import org.nasbackup.provider.Policy;
 import org.nasbackup.provider.cloudstack.Transactions;
 import org.nasbackup.provider.database.Backups;
+import org.nasbackup.provider.database.Database;
 import org.nasbackup.provider.database.Tables;
 
 /** A management server with one virtual machine: real tables, a modelled host, CloudStack's rest as it has to answer. */
@@ -73,11 +74,18 @@ final class Site {
     final HostDao hosts = mock(HostDao.class);
     State state = State.Running;
     Policy policy = new Policy(true, 10);
-    private Instant now = Instant.parse("2031-01-02T03:04:05Z");
+    Instant now = Instant.parse("2031-01-02T03:04:05Z");
 
+    /** Over empty tables. */
+    static Site fresh(Database database) {
+        Tables tables = new Tables(database);
+        tables.clear();
+        return new Site(tables);
+    }
+
+    /** Over what the tables hold. */
     Site(Tables tables) {
         this.tables = tables;
-        tables.clear();
         meter.never();
         provider = new TestedProvider(tables.database(), tables.database());
         provider.backupDao = tables.backups();

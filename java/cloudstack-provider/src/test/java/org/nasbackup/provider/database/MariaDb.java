@@ -13,6 +13,7 @@
 package org.nasbackup.provider.database;
 
 import java.io.IOException;
+import java.io.UncheckedIOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.sql.Connection;
@@ -20,18 +21,28 @@ import java.sql.DriverManager;
 import java.sql.SQLException;
 import java.util.ArrayList;
 import java.util.Arrays;
+import java.util.Comparator;
 import java.util.List;
 import java.util.concurrent.TimeUnit;
 
-/** A server of the tests' own: on a socket, with a data folder that goes with it. Ends with its process. */
-public final class MariaDb implements AutoCloseable {
+/** A server of the tests' own, on a socket, one for all of them. It and its data folder go with their process. */
+public final class MariaDb {
     private static final long PATIENCE_NANOS = TimeUnit.SECONDS.toNanos(60);
     private static final long RETRY_MILLIS = 50;
+
+    private static MariaDb shared;
 
     private final Path folder;
     private final Process server;
 
-    public MariaDb() throws IOException, InterruptedException {
+    public static synchronized MariaDb shared() throws IOException, InterruptedException {
+        if (shared == null) {
+            shared = new MariaDb();
+        }
+        return shared;
+    }
+
+    private MariaDb() throws IOException, InterruptedException {
         folder = Files.createTempDirectory("nasbackup-mariadb");
         Path data = folder.resolve("data");
         Path log = folder.resolve("log");
@@ -55,7 +66,7 @@ public final class MariaDb implements AutoCloseable {
                 "--datadir=" + data,
                 "--socket=" + socket(),
                 "--pid-file=" + folder.resolve("pid"));
-        Runtime.getRuntime().addShutdownHook(new Thread(server::destroyForcibly));
+        Runtime.getRuntime().addShutdownHook(new Thread(this::end));
         awaitStart(log);
         execute("create database cloud");
         for (String statement : Files.readString(schema()).split(";")) {
@@ -118,14 +129,14 @@ public final class MariaDb implements AutoCloseable {
         return DriverManager.getConnection("jdbc:mariadb://localhost/" + database + "?user=root&localSocket=" + socket);
     }
 
-    @Override
-    public void close() throws IOException {
-        server.destroy();
-        server.onExit().join();
+    private void end() {
+        server.destroyForcibly().onExit().join();
         try (var files = Files.walk(folder)) {
-            for (Path path : (Iterable<Path>) files.sorted(java.util.Comparator.reverseOrder())::iterator) {
+            for (Path path : (Iterable<Path>) files.sorted(Comparator.reverseOrder())::iterator) {
                 Files.delete(path);
             }
+        } catch (IOException e) {
+            throw new UncheckedIOException(e);
         }
     }
 }

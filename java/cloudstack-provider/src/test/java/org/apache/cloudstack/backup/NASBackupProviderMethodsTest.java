@@ -1,0 +1,219 @@
+// Licensed under the Apache License, Version 2.0 (the "License");
+// you may not use this file except in compliance with the License.
+// You may obtain a copy of the License at
+//
+//     http://www.apache.org/licenses/LICENSE-2.0
+//
+// Unless required by applicable law or agreed to in writing, software
+// distributed under the License is distributed on an "AS IS" BASIS,
+// WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+// See the License for the specific language governing permissions and
+// limitations under the License.
+
+package org.apache.cloudstack.backup;
+
+import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatThrownBy;
+import static org.mockito.ArgumentMatchers.any;
+import static org.mockito.Mockito.mock;
+import static org.mockito.Mockito.never;
+import static org.mockito.Mockito.verify;
+import static org.mockito.Mockito.when;
+
+import com.cloud.agent.AgentManager;
+import com.cloud.agent.api.Answer;
+import com.cloud.agent.api.Command;
+import com.cloud.host.HostVO;
+import com.cloud.hypervisor.Hypervisor.HypervisorType;
+import com.cloud.storage.DiskOfferingVO;
+import com.cloud.storage.VolumeApiServiceImpl;
+import com.cloud.utils.Pair;
+import com.cloud.utils.exception.CloudRuntimeException;
+import com.cloud.vm.VirtualMachine.State;
+import com.cloud.vm.snapshot.VMSnapshot;
+import com.cloud.vm.snapshot.VMSnapshotDetailsVO;
+import com.cloud.vm.snapshot.VMSnapshotVO;
+import com.google.gson.Gson;
+import java.sql.SQLException;
+import java.util.Date;
+import java.util.List;
+import org.apache.cloudstack.framework.config.ConfigKey;
+import org.apache.cloudstack.storage.datastore.db.StoragePoolVO;
+import org.junit.jupiter.api.AfterEach;
+import org.junit.jupiter.api.BeforeEach;
+import org.junit.jupiter.api.Test;
+import org.nasbackup.provider.database.Database;
+import org.nasbackup.provider.database.MariaDb;
+
+/** What the provider does beside backups and deletions. */
+class NASBackupProviderMethodsTest {
+    private Database database;
+    private Site site;
+    private Backup backup;
+    private Command asked;
+    private Answer answer;
+
+    @BeforeEach
+    void build() throws Exception {
+        database = new Database(MariaDb.shared().socket());
+        site = Site.fresh(database);
+        backup = site.tables.backups().findById(site.take().getId());
+        AgentManager agents = mock(AgentManager.class);
+        when(agents.send(any(), any())).thenAnswer(call -> {
+            asked = call.getArgument(1);
+            return answer;
+        });
+        site.provider.agentManager = agents;
+        site.state = State.Stopped;
+    }
+
+    @AfterEach
+    void close() throws SQLException {
+        database.close();
+    }
+
+    @Test
+    void a_restore_names_the_files_by_path_and_where_they_go() {
+        answer = new BackupAnswer(null, true, null);
+        assertThat(site.provider.restoreBackupToVM(site.vm, backup, null, null).first())
+                .isTrue();
+        assertThat(asked.getWait()).isEqualTo(7200);
+        String json = new Gson().toJson(asked);
+        assertThat(json)
+                .contains("\"vmName\":\"web\"")
+                .contains("\"backupPath\":\"" + backup.getExternalId() + "\"")
+                .contains("\"backupRepoType\":\"nfs\",\"backupRepoAddress\":\"192.0.2.9:/b\"")
+                .contains("\"backupVolumesUUIDs\":[\"uuid-r\",\"uuid-d1\",\"uuid-d2\"]")
+                .contains("\"backupFiles\":[\"r\",\"d1\",\"d2\"]")
+                .contains("\"restoreVolumePaths\":[\"/mnt/pool-1/r\",\"/mnt/pool-1/d1\",\"/mnt/pool-1/d2\"]")
+                .contains("\"vmExists\":true,\"vmState\":\"Stopped\",\"mountTimeout\":30");
+        when(site.vm.getRemoved()).thenReturn(new Date());
+        site.provider.restoreVMFromBackup(site.vm, backup);
+        assertThat(new Gson().toJson(asked)).contains("\"vmExists\":false");
+    }
+
+    @Test
+    void a_restore_that_fails_says_why() {
+        answer = new BackupAnswer(null, false, "IO: x");
+        Pair<Boolean, String> result = site.provider.restoreBackupToVM(site.vm, backup, null, null);
+        assertThat(result.first()).isFalse();
+        assertThat(result.second()).isEqualTo("host kvm22: IO: x");
+        assertThat(site.activeCheckpoint()).isNull();
+        answer = null;
+        assertThatThrownBy(() -> site.provider.restoreVMFromBackup(site.vm, backup))
+                .isInstanceOf(CloudRuntimeException.class)
+                .hasMessage("unable to restore - host kvm22 gave no answer");
+    }
+
+    @Test
+    void one_volume_is_restored_to_a_new_one() {
+        StoragePoolVO pool = site.provider.primaryDataStoreDao.findById(31L);
+        when(site.provider.primaryDataStoreDao.findByUuid("pool-1")).thenReturn(pool);
+        HostVO host = site.hosts.findById(21L);
+        when(site.hosts.findByIp("192.0.2.21")).thenReturn(host);
+        DiskOfferingVO offering = mock(DiskOfferingVO.class);
+        when(site.provider.diskOfferingDao.findByUuid(any())).thenReturn(offering);
+        Backup.VolumeInfo volume = backup.getBackedUpVolumes().get(1);
+        answer = new BackupAnswer(null, true, "new-uuid");
+        Pair<Boolean, String> result = site.provider.restoreBackedUpVolume(
+                backup, volume, "192.0.2.21", "pool-1", new Pair<>("web", State.Running));
+        assertThat(result.second()).isEqualTo("new-uuid");
+        assertThat(new Gson().toJson(asked))
+                .doesNotContain("vmExists")
+                .contains("\"diskType\":\"datadisk\"")
+                .contains("\"restoreVolumeUUID\":\"uuid-d1\"")
+                .contains("\"backupFiles\":[\"d1\"]")
+                .containsPattern("\"restoreVolumePaths\":\\[\"/mnt/pool-1/[0-9a-f-]{36}\"\\]");
+        verify(site.provider.volumeDao).persist(any());
+        answer = new BackupAnswer(null, false, "IO: x");
+        assertThat(site.provider
+                        .restoreBackedUpVolume(backup, volume, "192.0.2.21", "pool-1", new Pair<>("web", State.Running))
+                        .first())
+                .isFalse();
+        verify(site.provider.volumeDao).persist(any());
+        assertThatThrownBy(() -> site.provider.restoreBackedUpVolume(
+                        backup, volume, "192.0.2.99", "pool-1", new Pair<>("web", State.Running)))
+                .hasMessageContaining("no host has address 192.0.2.99");
+    }
+
+    @Test
+    void sizes_of_repositories_are_asked_for_and_kept_when_they_are_not_told() {
+        BackupStorageStatsAnswer stats = new BackupStorageStatsAnswer(null, true, null);
+        stats.setTotalSize(100L);
+        stats.setUsedSize(40L);
+        answer = stats;
+        site.provider.syncBackupStorageStats(1L);
+        BackupRepository repository =
+                site.repositories.listByZoneAndProvider(1L, "nas").get(0);
+        verify(site.repositories).updateCapacity(repository, 100L, 40L);
+        for (Answer other : new Answer[] {
+            null, new Answer(null, false, "x"), new BackupStorageStatsAnswer(null, false, "MOUNT_FAILED: x")
+        }) {
+            answer = other;
+            site.provider.syncBackupStorageStats(1L);
+        }
+        verify(site.repositories, never()).updateCapacity(repository, 0L, 0L);
+        when(repository.getCapacityBytes()).thenReturn(100L);
+        when(repository.getUsedBytes()).thenReturn(40L);
+        assertThat(site.provider.getBackupStorageStats(1L).first()).isEqualTo(40L);
+        assertThat(site.provider.getBackupStorageStats(1L).second()).isEqualTo(100L);
+    }
+
+    @Test
+    void offerings_are_the_repositories() {
+        BackupRepository repository =
+                site.repositories.listByZoneAndProvider(1L, "nas").get(0);
+        when(repository.getUuid()).thenReturn("repo-1");
+        assertThat(site.provider.listBackupOfferings(1L)).singleElement().satisfies(offering -> {
+            assertThat(offering.getExternalId()).isEqualTo("repo-1");
+            assertThat(offering.getName()).isEqualTo("the NAS");
+        });
+        BackupOffering offering = mock(BackupOffering.class);
+        when(offering.getId()).thenReturn(5L);
+        assertThat(site.provider.crossZoneInstanceCreationEnabled(offering)).isFalse();
+        assertThat(site.provider.isValidProviderOffering(1L, "any")).isTrue();
+        assertThat(site.provider.removeVMFromBackupOffering(site.vm)).isTrue();
+        assertThat(site.activeCheckpoint()).isNull();
+    }
+
+    @Test
+    void machines_that_can_t_be_backed_up_are_not_assigned() {
+        assertThat(site.provider.assignVMToBackupOffering(site.vm, null)).isTrue();
+        VMSnapshotVO snapshot = mock(VMSnapshotVO.class);
+        when(site.provider.vmSnapshotDao.findByVmAndByType(Site.VM, VMSnapshot.Type.Disk))
+                .thenReturn(List.of(snapshot));
+        VMSnapshotDetailsVO detail = mock(VMSnapshotDetailsVO.class);
+        when(detail.getName()).thenReturn(VolumeApiServiceImpl.KVM_FILE_BASED_STORAGE_SNAPSHOT);
+        when(site.provider.vmSnapshotDetailsDao.listDetails(0)).thenReturn(List.of(detail));
+        assertThat(site.provider.assignVMToBackupOffering(site.vm, null)).isFalse();
+        when(site.vm.getHypervisorType()).thenReturn(new HypervisorType());
+        assertThat(site.provider.assignVMToBackupOffering(site.vm, null)).isFalse();
+        when(site.provider.vmSnapshotDao.findByVmAndByType(Site.VM, VMSnapshot.Type.DiskAndMemory))
+                .thenReturn(List.of(snapshot));
+        assertThatThrownBy(site::take).hasMessageContaining("snapshot of disk and memory");
+    }
+
+    @Test
+    void a_machine_in_between_is_not_backed_up() {
+        for (State state : new State[] {State.Starting, State.Migrating, State.Error}) {
+            site.state = state;
+            assertThatThrownBy(site::take).hasMessageContaining("is in state " + state);
+        }
+    }
+
+    @Test
+    void names_that_the_framework_knows() {
+        assertThat(site.provider.getName()).isEqualTo("nas");
+        assertThat(site.provider.getConfigComponentName()).isEqualTo("BackupService");
+        assertThat(site.provider.getConfigKeys())
+                .extracting(ConfigKey::key)
+                .containsExactly(
+                        "nas.backup.restore.mount.timeout",
+                        "nas.backup.full.every",
+                        "nas.backup.incremental.enabled",
+                        "nas.backup.wait");
+        assertThat(site.provider.supportsMemoryVmSnapshot()).isFalse();
+        assertThat(site.provider.supportsInstanceFromBackup()).isTrue();
+        assertThat(site.provider.willDeleteBackupsOnOfferingRemoval()).isFalse();
+    }
+}
