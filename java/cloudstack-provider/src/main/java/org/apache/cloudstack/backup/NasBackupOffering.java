@@ -36,7 +36,7 @@ public class NasBackupOffering implements BackupOffering {
 
     @Override
     public String getDescription() {
-        return "NAS Backup Offering (Repository)";
+        return "A NAS that backups go to";
     }
 
     @Override
