@@ -17,6 +17,21 @@ pub fn byte_is_locked(file: &File, byte: i64) -> io::Result<bool> {
     Ok(i32::from(found) != libc::F_UNLCK)
 }
 
+/// Lets `length` bytes of `target` at `to` share the blocks of `source` at `from` (ioctl FICLONERANGE).
+pub fn clone_range(target: &File, to: u64, source: &File, from: u64, length: u64) -> io::Result<()> {
+    let range = libc::file_clone_range {
+        src_fd: i64::from(source.as_raw_fd()),
+        src_offset: from,
+        src_length: length,
+        dest_offset: to,
+    };
+    // SAFETY: both descriptors are open for the call, and the kernel only reads `range`.
+    if unsafe { libc::ioctl(target.as_raw_fd(), libc::FICLONERANGE, &range) } == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
 /// One lock operation; returns the kind of lock that the kernel left in the description.
 fn fcntl_lock(file: &File, command: i32, kind: i32, byte: i64) -> io::Result<i16> {
     // SAFETY: an all-zero flock is a valid value of the plain C struct.

@@ -1,10 +1,10 @@
 //! Persistent dirty bitmaps (qcow2 specification, sections "Bitmaps extension" and "Bitmap directory").
 
 use std::collections::HashSet;
-use std::fs::File;
-use std::io::{self, BufReader, ErrorKind, Read, Seek, SeekFrom};
-use std::os::unix::fs::FileExt;
+use std::io::{self, BufReader, ErrorKind, Read};
+use std::ops::Range;
 
+use super::storage::Source;
 use super::{Error, corrupt};
 
 /// QEMU's limit; it also bounds the memory used here.
@@ -46,36 +46,55 @@ impl Directory {
     }
 
     /// Reads the directory's entries, which must fill it exactly.
-    pub(super) fn read(&self, file: &File, cluster_size: u64) -> Result<Vec<Bitmap>, Error> {
+    pub(super) fn read(&self, file: &dyn Source, cluster_size: u64) -> Result<Vec<Bitmap>, Error> {
+        let mut names = HashSet::new();
+        let mut bitmaps = Vec::new();
+        self.walk(file, cluster_size, |bitmap, _| {
+            if !names.insert(bitmap.name.clone()) {
+                return corrupt(format!("two bitmaps named '{}'", bitmap.name));
+            }
+            bitmaps.push(bitmap);
+            Ok(())
+        })?;
+        Ok(bitmaps)
+    }
+
+    /// Where the directory lies in the file.
+    pub(super) fn span(&self) -> Range<u64> {
+        self.offset..self.offset.saturating_add(self.size)
+    }
+
+    /// Calls `entry` with each bitmap and the part of the file in which its table is said to lie.
+    pub(super) fn walk(
+        &self,
+        file: &dyn Source,
+        cluster_size: u64,
+        mut entry: impl FnMut(Bitmap, Range<u64>) -> Result<(), Error>,
+    ) -> Result<(), Error> {
         if self.bitmaps == 0 || self.bitmaps > MAX_BITMAPS {
             return corrupt(format!("{} bitmaps", self.bitmaps));
         }
-        let file_length = length(file)?;
+        let file_length = file.length()?;
         let end = self.offset.checked_add(self.size).filter(|end| *end <= file_length);
         let Some(end) = end.filter(|_| self.offset != 0 && self.offset.is_multiple_of(cluster_size)) else {
             return corrupt(format!("bitmap directory of {} bytes at {}", self.size, self.offset));
         };
         let mut entries = BufReader::with_capacity(64 << 10, Span { file, at: self.offset, end });
         let mut read = 0;
-        let mut names = HashSet::new();
-        let mut bitmaps = Vec::new();
         for _ in 0..self.bitmaps {
-            let (bitmap, length) = read_entry(&mut entries)?;
+            let (bitmap, table, length) = read_entry(&mut entries)?;
             read += length;
-            if !names.insert(bitmap.name.clone()) {
-                return corrupt(format!("two bitmaps named '{}'", bitmap.name));
-            }
-            bitmaps.push(bitmap);
+            entry(bitmap, table)?;
         }
         if read != self.size {
             return corrupt(format!("bitmap directory of {} bytes has entries of {read} bytes", self.size));
         }
-        Ok(bitmaps)
+        Ok(())
     }
 }
 
-/// One entry and its length with padding, in bytes.
-fn read_entry(from: &mut impl Read) -> Result<(Bitmap, u64), Error> {
+/// One entry, where its table lies, and its length with padding, in bytes.
+fn read_entry(from: &mut impl Read) -> Result<(Bitmap, Range<u64>, u64), Error> {
     let mut fixed = [0; ENTRY_LENGTH as usize];
     read_exact(from, &mut fixed)?;
     let (flags, kind, granularity_bits) = (be32(&fixed, 12), fixed[16], fixed[17]);
@@ -93,7 +112,9 @@ fn read_entry(from: &mut impl Read) -> Result<(Bitmap, u64), Error> {
     let padded = length.next_multiple_of(8);
     skip(from, padded - length)?;
     let name = String::from_utf8_lossy(&name).into_owned();
-    Ok((Bitmap { name, in_use: flags & IN_USE != 0, auto: flags & AUTO != 0, granularity_bits }, padded))
+    let table = be64(&fixed, 0);
+    let table = table..table.saturating_add(u64::from(be32(&fixed, 8)) * 8);
+    Ok((Bitmap { name, in_use: flags & IN_USE != 0, auto: flags & AUTO != 0, granularity_bits }, table, padded))
 }
 
 fn read_exact(from: &mut impl Read, buffer: &mut [u8]) -> Result<(), Error> {
@@ -114,7 +135,7 @@ fn past_the_end() -> Error {
 
 /// A part of a file, read in order.
 struct Span<'a> {
-    file: &'a File,
+    file: &'a dyn Source,
     at: u64,
     end: u64,
 }
@@ -126,11 +147,6 @@ impl Read for Span<'_> {
         self.at += read as u64;
         Ok(read)
     }
-}
-
-/// By seeking: the metadata of a block device say 0. Reads here give their own offset, so the position is nobody's.
-fn length(mut file: &File) -> io::Result<u64> {
-    file.seek(SeekFrom::End(0))
 }
 
 fn be32(data: &[u8; 24], at: usize) -> u32 {

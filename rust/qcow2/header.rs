@@ -1,17 +1,17 @@
 //! The header and its extensions (qcow2 specification, sections "Header" and "Header extensions").
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::ops::Range;
 
 use super::bitmaps::Directory;
+use super::storage::{Source, read_up_to};
 use super::{Error, corrupt};
 
 pub(super) const MAGIC: u32 = 0x5146_49fb;
 pub(super) const DIRTY: u64 = 1 << 0;
 pub(super) const CORRUPT: u64 = 1 << 1;
 pub(super) const EXTERNAL_DATA: u64 = 1 << 2;
-const COMPRESSION_TYPE: u64 = 1 << 3;
+pub(super) const COMPRESSION_TYPE: u64 = 1 << 3;
 pub(super) const EXTENDED_L2: u64 = 1 << 4;
 pub(super) const KNOWN_INCOMPATIBLE: u64 = DIRTY | CORRUPT | EXTERNAL_DATA | COMPRESSION_TYPE | EXTENDED_L2;
 pub(super) const AUTOCLEAR_BITMAPS: u64 = 1 << 0;
@@ -24,6 +24,8 @@ pub(super) const MAX_BACKING_NAME: usize = 1023;
 const EXTENSION_END: u32 = 0;
 pub(super) const EXTENSION_BACKING_FORMAT: u32 = 0xe279_2aca;
 const EXTENSION_BITMAPS: u32 = 0x2385_2875;
+/// Names of features, for messages of older programs.
+const EXTENSION_FEATURE_NAMES: u32 = 0x6803_f857;
 /// QEMU's limit on the name of the backing file's format, in bytes.
 const MAX_FORMAT_NAME: usize = 15;
 
@@ -47,6 +49,36 @@ pub(super) struct Header {
     pub(super) autoclear: u64,
     pub(super) backing: Option<Backing>,
     pub(super) bitmaps: Option<Directory>,
+    /// As it stands there; `Image::open` checks it.
+    pub(super) tables: Tables,
+    pub(super) layout: Layout,
+}
+
+/// Where the tables are said to lie; nothing of it is checked here.
+#[derive(Debug)]
+pub(super) struct Tables {
+    pub(super) l1_entries: u32,
+    pub(super) l1_offset: u64,
+    pub(super) refcount_offset: u64,
+    pub(super) refcount_clusters: u32,
+    /// Binary logarithm of the bits of a reference count.
+    pub(super) refcount_order: u32,
+    pub(super) snapshots: u32,
+    /// 0: deflate, 1: zstd.
+    pub(super) compression: u8,
+}
+
+/// How the first cluster is used.
+#[derive(Debug)]
+pub(super) struct Layout {
+    /// Where the header extensions end, their end mark included if they have one.
+    pub(super) extensions_end: usize,
+    pub(super) has_end_mark: bool,
+    pub(super) has_backing_format: bool,
+    /// An extension or an autoclear bit that is not known here, or stale bitmaps: clusters may belong to them.
+    pub(super) has_unknown: bool,
+    /// Where the backing file's name lies.
+    pub(super) name: Option<Range<usize>>,
 }
 
 impl Header {
@@ -54,9 +86,14 @@ impl Header {
         1 << self.cluster_bits
     }
 
+    /// Whoever wrote the image last kept its bitmaps up to date.
+    pub(super) fn bitmaps_are_kept(&self) -> bool {
+        self.autoclear & AUTOCLEAR_BITMAPS != 0
+    }
+
     /// Reads and checks the header, its extensions and the backing file's name; all lie in the first cluster.
-    pub(super) fn read(file: &File) -> Result<Header, Error> {
-        let start = read_up_to(file, V3_LENGTH)?;
+    pub(super) fn read(file: &dyn Source) -> Result<Header, Error> {
+        let start = read_first(file, V3_LENGTH)?;
         let fixed = Fields(&start);
         match (fixed.u32(0), fixed.u32(4)) {
             (Some(MAGIC), Some(2 | 3)) => {}
@@ -68,7 +105,7 @@ impl Header {
         if !(9..=21).contains(&cluster_bits) {
             return corrupt(format!("cluster size of 2^{cluster_bits} bytes"));
         }
-        let cluster = read_up_to(file, 1 << cluster_bits)?;
+        let cluster = read_first(file, 1 << cluster_bits)?;
         Fields(&cluster).header(cluster_bits)
     }
 }
@@ -115,6 +152,10 @@ impl<'a> Fields<'a> {
         // without a backing file the extensions may fill the cluster, else they end where its name begins
         let end = name.map_or(self.0.len(), |(offset, _)| offset);
         let extensions = self.extensions(length, end)?;
+        let has_backing_format = extensions.backing_format.is_some();
+        // bitmaps that are not to be trusted still own clusters, until somebody drops them
+        let stale_bitmaps = extensions.bitmaps.is_some() && autoclear & AUTOCLEAR_BITMAPS == 0;
+        let has_unknown = extensions.has_unknown || stale_bitmaps || autoclear & !AUTOCLEAR_BITMAPS != 0;
         let backing = name.map(|(_, name)| Backing {
             file: String::from_utf8_lossy(name).into_owned(),
             format: extensions.backing_format,
@@ -128,6 +169,26 @@ impl<'a> Fields<'a> {
             autoclear,
             backing,
             bitmaps: extensions.bitmaps,
+            tables: self.tables(version, length)?,
+            layout: Layout {
+                extensions_end: extensions.end,
+                has_end_mark: extensions.has_end_mark,
+                has_backing_format,
+                has_unknown,
+                name: name.map(|(offset, name)| offset..offset + name.len()),
+            },
+        })
+    }
+
+    fn tables(&self, version: u32, header_length: usize) -> Result<Tables, Error> {
+        Ok(Tables {
+            l1_entries: self.need_u32(36)?,
+            l1_offset: self.need_u64(40)?,
+            refcount_offset: self.need_u64(48)?,
+            refcount_clusters: self.need_u32(56)?,
+            snapshots: self.need_u32(60)?,
+            refcount_order: if version == 2 { 4 } else { self.need_u32(96)? },
+            compression: if header_length > V3_LENGTH { self.slice(V3_LENGTH, 1).map_or(0, |byte| byte[0]) } else { 0 },
         })
     }
 
@@ -154,10 +215,12 @@ impl<'a> Fields<'a> {
     fn extensions(&self, start: usize, end: usize) -> Result<Extensions, Error> {
         let mut found = Extensions::default();
         let mut at = start;
+        found.end = at;
         // v2 images made by old programs have nothing here but a name, or the end of the cluster
         while at + 8 <= end {
             let (kind, length) = (self.need_u32(at)?, self.need_u32(at + 4)? as usize);
             if kind == EXTENSION_END {
+                (found.has_end_mark, found.end) = (true, at + 8);
                 break;
             }
             let Some(data) = self.slice(at + 8, length).filter(|_| length <= end - at - 8) else {
@@ -171,9 +234,11 @@ impl<'a> Fields<'a> {
                     found.backing_format = Some(String::from_utf8_lossy(data).into_owned());
                 }
                 EXTENSION_BITMAPS => found.bitmaps = Some(Directory::parse(data)?),
-                _ => {}
+                EXTENSION_FEATURE_NAMES => {}
+                _ => found.has_unknown = true,
             }
             at += 8 + length.next_multiple_of(8);
+            found.end = at;
         }
         Ok(found)
     }
@@ -183,20 +248,15 @@ impl<'a> Fields<'a> {
 struct Extensions {
     backing_format: Option<String>,
     bitmaps: Option<Directory>,
+    end: usize,
+    has_end_mark: bool,
+    has_unknown: bool,
 }
 
 /// The first `length` bytes of the file, or fewer if it is shorter.
-fn read_up_to(file: &File, length: usize) -> io::Result<Vec<u8>> {
+fn read_first(file: &dyn Source, length: usize) -> io::Result<Vec<u8>> {
     let mut buffer = vec![0; length];
-    let mut filled = 0;
-    while filled < length {
-        match file.read_at(&mut buffer[filled..], filled as u64) {
-            Ok(0) => break,
-            Ok(n) => filled += n,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
+    let filled = read_up_to(file, &mut buffer, 0)?;
     buffer.truncate(filled);
     Ok(buffer)
 }

@@ -3,17 +3,29 @@
 //! Nothing that is read is trusted: each offset and length is checked before it is used, memory is bounded, and
 //! files are read with `pread`, never mapped, so that a failing NAS is an error and not a signal.
 
+mod absorb;
 mod bitmaps;
+mod chain;
 mod create;
 mod header;
+mod image;
+mod inflate;
+mod naming;
+mod refcount;
+mod storage;
+mod survey;
+mod transfer;
+mod write;
 
 use std::fs::File;
 use std::io;
 use std::path::Path;
 
+pub use absorb::{Failure, Progress, Rebase};
 pub use bitmaps::Bitmap;
 pub use create::create;
 pub use header::Backing;
+pub use storage::{Source, Storage};
 
 use crate::error::{Code, Error as CoreError};
 use header::Header;

@@ -1,0 +1,573 @@
+//! Rebase: an image takes in what it lacks and the images between it and its new backing file have, and only then
+//! names the new one. It reads the same at each moment.
+
+use std::fs::File;
+use std::time::{Duration, Instant};
+
+use super::chain::{Chain, Provided, slice_size};
+use super::header::{AUTOCLEAR_BITMAPS, Header};
+use super::image::{COPIED, Entry, Image, What};
+use super::naming;
+use super::storage::{Storage, read_padded};
+use super::survey::Survey;
+use super::transfer::{Moved, Route};
+use super::write::{Content, Editor, Piece};
+use super::{Error, corrupt};
+
+/// How long one step takes, about; the caller looks for a cancel in between.
+const STEP: Duration = Duration::from_millis(250);
+/// What is absorbed between two changes of the tables: pieces with the L2 tables that they may need (6 MiB of memory),
+/// and clusters, whose refcount blocks are remembered.
+const MAX_PIECES: u64 = 128 << 10;
+const MAX_CLUSTERS: u64 = 4 << 20;
+/// One piece has no more clusters.
+const MAX_PIECE_CLUSTERS: u64 = 4096;
+/// Bytes that are moved by one call.
+const MAX_RUN: u64 = 1 << 30;
+/// Where the autoclear feature bits stand in the header.
+const HEADER_AUTOCLEAR: u64 = 88;
+
+/// A failure, and the image that it is about: 0 is the target, 1 its backing file, and so on.
+#[derive(Debug, thiserror::Error)]
+#[error("image {image}: {error}")]
+pub struct Failure {
+    /// Position in the chain.
+    pub image: usize,
+    /// What is wrong.
+    pub error: Error,
+}
+
+impl Failure {
+    pub(super) fn of(image: usize, error: impl Into<Error>) -> Failure {
+        Failure { image, error: error.into() }
+    }
+}
+
+impl<E: Into<Error>> From<E> for Failure {
+    fn from(error: E) -> Failure {
+        Failure::of(0, error)
+    }
+}
+
+/// How far a rebase is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// What is being done, as a verb phrase.
+    pub phase: &'static str,
+    /// Bytes of the guest's disk that are dealt with.
+    pub done: u64,
+    /// Bytes of the guest's disk.
+    pub total: u64,
+    /// The new backing file is named, durably.
+    pub finished: bool,
+}
+
+/// A rebase under way. Dropping it between two steps leaves a sound image, perhaps with clusters that nothing uses;
+/// [`Rebase::abandon`] takes them back.
+#[derive(Debug)]
+pub struct Rebase<T> {
+    phase: Phase<T>,
+    chain: Chain,
+    routes: Vec<Route>,
+    /// The first image that stays below the target.
+    keep: usize,
+    name: Option<Vec<u8>>,
+    total: u64,
+    moved: Moved,
+    buffer: Vec<u8>,
+}
+
+/// The image is where it is worked on.
+#[derive(Debug)]
+enum Phase<T> {
+    Survey(Image<T>, Box<Survey>),
+    Collect(Editor<T>, Batch),
+    Move(Editor<T>, Batch),
+    Name(Editor<T>),
+    Finished,
+    Failed(Option<Editor<T>>),
+}
+
+/// What is absorbed at one go.
+#[derive(Debug, Default)]
+struct Batch {
+    /// Guest offsets: where it begins, and up to where it was looked.
+    start: u64,
+    at: u64,
+    pieces: Vec<Piece>,
+    /// Pieces, and tables that they may need beyond one each.
+    weight: u64,
+    /// Clusters that they take.
+    clusters: u64,
+    /// How many pieces have been moved, and how many bytes of the next one.
+    moved: usize,
+    part: u64,
+}
+
+impl<T: Storage> Rebase<T> {
+    /// Checks that `target`, which stands on `backing`, nearest image first, can be rebased onto `backing[keep]`, by
+    /// the name `name`; without a name it is to stand alone, and `keep` is their number. Writes nothing.
+    pub fn begin(target: T, backing: Vec<File>, keep: usize, name: Option<&str>) -> Result<Rebase<T>, Failure> {
+        let image = Image::open(target, slice_size(backing.len()))?;
+        plan_naming(&image, name.map(str::as_bytes))?;
+        let survey = Survey::begin(&image)?;
+        let chain = Chain::open(backing).map_err(|(i, error)| Failure::of(i + 1, error))?;
+        let routes = chain.images.iter().map(|image| Route::new(image.length)).collect();
+        Ok(Rebase {
+            total: image.virtual_size(),
+            phase: Phase::Survey(image, Box::new(survey)),
+            keep: keep.min(chain.images.len()),
+            chain,
+            routes,
+            name: name.map(|name| name.as_bytes().to_vec()),
+            moved: Moved::default(),
+            buffer: Vec::new(),
+        })
+    }
+
+    /// Bytes that were absorbed by sharing blocks.
+    pub fn bytes_cloned(&self) -> u64 {
+        self.moved.cloned
+    }
+
+    /// Bytes that were absorbed by copying.
+    pub fn bytes_copied(&self) -> u64 {
+        self.moved.copied
+    }
+
+    /// What the next step does, as a verb phrase.
+    pub fn phase(&self) -> &'static str {
+        match self.phase {
+            Phase::Survey(..) => "check the image",
+            Phase::Collect(..) => "look for what to absorb",
+            Phase::Move(..) => "absorb",
+            Phase::Name(_) => "name the new backing file",
+            Phase::Finished | Phase::Failed(_) => "end",
+        }
+    }
+
+    /// Goes on for about a quarter of a second, or one sync.
+    pub fn advance(&mut self) -> Result<Progress, Failure> {
+        let until = Instant::now() + STEP;
+        match std::mem::replace(&mut self.phase, Phase::Failed(None)) {
+            Phase::Survey(mut image, mut survey) => {
+                self.phase = match survey.advance(&mut image, until)? {
+                    None => Phase::Survey(image, survey),
+                    Some(found) => {
+                        forget_unknown(&mut image)?;
+                        // what the survey saw may be of a writer that was killed, and not durable yet
+                        image.storage.sync()?;
+                        Phase::Collect(Editor::begin(image, found)?, Batch::default())
+                    }
+                };
+            }
+            Phase::Collect(mut editor, mut batch) => {
+                let complete = self.collect(&mut editor, &mut batch, until).and_then(|complete| {
+                    if complete {
+                        batch.place(&mut editor)?;
+                    }
+                    Ok(complete)
+                });
+                self.phase = match self.keep_editor(complete, editor)? {
+                    (editor, false) => Phase::Collect(editor, batch),
+                    (editor, true) if batch.pieces.is_empty() => Phase::Name(editor),
+                    (editor, true) => Phase::Move(editor, batch),
+                };
+            }
+            Phase::Move(mut editor, mut batch) => {
+                let complete = self.move_data(&mut editor, &mut batch, until).and_then(|complete| {
+                    if complete {
+                        batch.pieces.sort_unstable_by_key(|piece| piece.guest);
+                        editor.commit(&batch.pieces)?;
+                    }
+                    Ok(complete)
+                });
+                self.phase = match self.keep_editor(complete, editor)? {
+                    (editor, false) => Phase::Move(editor, batch),
+                    (editor, true) => Phase::Collect(editor, batch.next()),
+                };
+            }
+            Phase::Name(editor) => {
+                editor.image.storage.sync()?;
+                for write in plan_naming(&editor.image, self.name.as_deref())? {
+                    editor.image.storage.write_at(&write.data, write.offset as u64)?;
+                    editor.image.storage.sync()?;
+                }
+                self.phase = Phase::Finished;
+            }
+            Phase::Finished => self.phase = Phase::Finished,
+            Phase::Failed(editor) => {
+                self.phase = Phase::Failed(editor);
+                return Err(Error::Unsupported("the rebase has failed before".into()).into());
+            }
+        }
+        Ok(self.progress())
+    }
+
+    /// Takes back what was written and is not part of the image. An error leaves clusters that nothing uses, until the
+    /// next rebase.
+    pub fn abandon(self) -> Result<(), Error> {
+        match self.phase {
+            Phase::Collect(mut editor, _) | Phase::Move(mut editor, _) | Phase::Failed(Some(mut editor)) => {
+                editor.abandon()
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// After a failure the editor is kept for `abandon`.
+    fn keep_editor<R>(&mut self, result: Result<R, Failure>, editor: Editor<T>) -> Result<(Editor<T>, R), Failure> {
+        match result {
+            Ok(value) => Ok((editor, value)),
+            Err(failure) => {
+                self.phase = Phase::Failed(Some(editor));
+                Err(failure)
+            }
+        }
+    }
+
+    fn progress(&self) -> Progress {
+        let done = match &self.phase {
+            Phase::Survey(..) | Phase::Failed(_) => 0,
+            Phase::Collect(_, batch) => batch.start,
+            Phase::Move(_, batch) => {
+                let parts = batch.moved as u128 * u128::from(batch.at - batch.start);
+                batch.start + u64::try_from(parts / batch.pieces.len().max(1) as u128).unwrap_or(0)
+            }
+            Phase::Name(_) | Phase::Finished => self.total,
+        };
+        Progress { phase: self.phase(), done, total: self.total, finished: matches!(self.phase, Phase::Finished) }
+    }
+
+    /// Looks for what the target lacks, up to what one batch may hold; says whether that, or the end, was reached.
+    fn collect(&mut self, editor: &mut Editor<T>, batch: &mut Batch, until: Instant) -> Result<bool, Failure> {
+        let target = &mut editor.image;
+        let mut looks = 0_u32;
+        while batch.at < self.total && !batch.is_full() {
+            looks += 1;
+            if looks.is_multiple_of(256) && Instant::now() >= until {
+                return Ok(false);
+            }
+            let here = target.extent(batch.at)?;
+            if here.what != What::Unallocated {
+                batch.at += here.length;
+                continue;
+            }
+            let between = self.between(batch.at, here.length)?;
+            let end = batch.at + between.extent.length;
+            let clusters_end = if end == self.total { end } else { end - end % target.cluster_size() };
+            if between.extent.what == What::Unallocated && clusters_end > batch.at {
+                batch.at = clusters_end;
+                continue;
+            }
+            self.look_closer(target, batch, between)?;
+        }
+        Ok(true)
+    }
+
+    /// Deals with one cluster at least, of which the target lacks something at the batch's position.
+    fn look_closer(&mut self, target: &mut Image<T>, batch: &mut Batch, between: Provided) -> Result<(), Failure> {
+        let cluster = target.cluster_size();
+        let start = batch.at - batch.at % cluster;
+        let end = (start + cluster).min(self.total);
+        let mut length = between.extent.length;
+        if target.has_subclusters() {
+            let entry = target.entry_at(start)?;
+            if entry.host() != 0 || entry.subclusters != 0 || length < cluster {
+                batch.at = end;
+                return self.fill_cluster(start, entry, cluster, batch);
+            }
+            length = cluster;
+        }
+        let reaches_end = batch.at + length == self.total;
+        let most = MAX_PIECE_CLUSTERS * cluster;
+        let whole = (length - length % cluster).min(most);
+        let at = batch.at;
+        match between.extent.what {
+            What::Zero if whole > 0 || reaches_end => {
+                let length = if whole < most && reaches_end { length } else { whole };
+                batch.at += length;
+                self.add_zeroes(target, at, length, batch)?;
+            }
+            What::Data(offset) if whole > 0 => {
+                batch.at += whole;
+                batch.add(target, at, whole, Content::Image { index: between.image, offset });
+            }
+            What::Compressed(_) if whole > 0 => {
+                batch.at += whole;
+                batch.add(target, at, whole, Content::Chain);
+            }
+            _ => {
+                batch.at = end;
+                match self.classify(at, end)? {
+                    Class::Nothing => {}
+                    Class::Zeroes => self.add_zeroes(target, at, end - at, batch)?,
+                    Class::Data => batch.add(target, at, end - at, Content::Chain),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What the images between have at `at`.
+    fn between(&mut self, at: u64, length: u64) -> Result<Provided, Failure> {
+        self.chain.provider(0..self.keep, at, length)
+    }
+
+    /// How many bytes from `at` on read as zeroes in what stays below the target.
+    fn zeroes_below(&mut self, at: u64, length: u64) -> Result<u64, Failure> {
+        let below = self.chain.provider(self.keep..self.chain.images.len(), at, length)?.extent;
+        Ok(if matches!(below.what, What::Unallocated | What::Zero) { below.length } else { 0 })
+    }
+
+    /// What has to be absorbed of a part of one cluster.
+    fn classify(&mut self, start: u64, end: u64) -> Result<Class, Failure> {
+        let (mut nothing, mut zeroes, mut masked) = (false, false, false);
+        let mut at = start;
+        while at < end {
+            let between = self.between(at, end - at)?.extent;
+            match between.what {
+                What::Unallocated => nothing = true,
+                What::Zero => {
+                    zeroes = true;
+                    masked |= self.zeroes_below(at, between.length)? < between.length;
+                }
+                What::Data(_) | What::Compressed(_) => return Ok(Class::Data),
+            }
+            at += between.length;
+        }
+        Ok(match (zeroes && masked, nothing) {
+            (false, _) => Class::Nothing,
+            (true, false) => Class::Zeroes,
+            (true, true) => Class::Data,
+        })
+    }
+
+    /// Marks as zeroes what would not read so otherwise, in whole clusters.
+    fn add_zeroes(&mut self, target: &Image<T>, start: u64, length: u64, batch: &mut Batch) -> Result<(), Failure> {
+        let (cluster, end) = (target.cluster_size(), start + length);
+        let content = if target.header.version > 2 { Content::Zero } else { Content::Chain };
+        let mut at = start;
+        while at < end {
+            let read_as_zeroes = self.zeroes_below(at, end - at)?;
+            let next = at + read_as_zeroes;
+            let next = if next == end { end } else { next - next % cluster };
+            if next == at {
+                let next = (at + cluster).min(end);
+                batch.add(target, at, next - at, content);
+                at = next;
+            } else {
+                at = next;
+            }
+        }
+        Ok(())
+    }
+
+    /// Fills up a cluster of which the target may have some subclusters.
+    fn fill_cluster(&mut self, start: u64, entry: Entry, cluster: u64, batch: &mut Batch) -> Result<(), Failure> {
+        let size = cluster / 32;
+        let mut parts = Vec::new();
+        for index in (0..32).filter(|index| entry.present() >> index & 1 == 0) {
+            let guest = start + index * size;
+            if guest >= self.total {
+                break;
+            }
+            let length = size.min(self.total - guest);
+            let content = match self.classify(guest, guest + length)? {
+                Class::Nothing => continue,
+                Class::Zeroes => Content::Zero,
+                Class::Data => Content::Subclusters,
+            };
+            parts.push(Piece { guest, length, content, host: entry.host() + (guest - start) });
+        }
+        if entry.host() == 0 && parts.iter().any(|part| part.content == Content::Subclusters) {
+            let length = cluster.min(self.total - start);
+            batch.push(Piece { guest: start, length, content: Content::Chain, host: 0 }, 1);
+            return Ok(());
+        }
+        if entry.host() != 0 && entry.descriptor & COPIED == 0 {
+            return corrupt(format!("the cluster of guest offset {start} is shared")).map_err(Failure::from);
+        }
+        for part in parts {
+            batch.push(part, 0);
+        }
+        Ok(())
+    }
+
+    /// Moves the data of the batch, until that time; says whether all are moved.
+    fn move_data(&mut self, editor: &mut Editor<T>, batch: &mut Batch, until: Instant) -> Result<bool, Failure> {
+        while let Some(piece) = batch.pieces.get(batch.moved).copied() {
+            match piece.content {
+                Content::Zero => batch.moved += 1,
+                Content::Image { index, offset } => self.move_run(editor, batch, piece, index, offset)?,
+                Content::Chain | Content::Subclusters => self.read_piece(editor, batch, piece)?,
+            }
+            if Instant::now() >= until {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Moves a part of the pieces that lie one after the other both in the source and in the target.
+    fn move_run(
+        &mut self,
+        editor: &Editor<T>,
+        batch: &mut Batch,
+        first: Piece,
+        index: usize,
+        offset: u64,
+    ) -> Result<(), Failure> {
+        let mut length = first.length;
+        for next in &batch.pieces[batch.moved + 1..] {
+            let follows = Content::Image { index, offset: offset + length };
+            if next.content != follows || next.host != first.host + length || length >= MAX_RUN {
+                break;
+            }
+            length += next.length;
+        }
+        let (to, from) = (first.host + batch.part, offset + batch.part);
+        let fresh = editor.is_fresh(to / editor.image.cluster_size());
+        let source = (&self.chain.images[index].storage, from);
+        let moved = self.routes[index].step(&editor.image.storage, to, source, length - batch.part, fresh);
+        let moved = moved.map_err(|(of_source, error)| Failure::of(if of_source { index + 1 } else { 0 }, error))?;
+        self.moved.cloned += moved.cloned;
+        self.moved.copied += moved.copied;
+        batch.advance(moved.cloned + moved.copied);
+        Ok(())
+    }
+
+    /// Reads a cluster, or a run of subclusters, through the chain, and writes it.
+    fn read_piece(&mut self, editor: &mut Editor<T>, batch: &mut Batch, piece: Piece) -> Result<(), Failure> {
+        let cluster = editor.image.cluster_size();
+        let (at, to) = (piece.guest + batch.part, piece.host + batch.part);
+        let length = (piece.length - batch.part).min(cluster);
+        // a last cluster that the disk's end cuts short is filled up with zeroes
+        let written = if piece.content == Content::Chain { cluster } else { length };
+        self.buffer.clear();
+        self.buffer.resize(usize::try_from(written).unwrap_or(0), 0);
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let part = usize::try_from(length).unwrap_or(0);
+        self.read_through(&mut editor.image, at, &mut buffer[..part])?;
+        let is_hole = editor.is_fresh(to / cluster) && buffer.iter().all(|byte| *byte == 0);
+        if !is_hole {
+            editor.image.storage.write_at(&buffer, to)?;
+        }
+        self.buffer = buffer;
+        self.moved.copied += length;
+        batch.advance(length);
+        Ok(())
+    }
+
+    /// Reads what the guest sees in the target.
+    fn read_through(&mut self, target: &mut Image<T>, at: u64, buffer: &mut [u8]) -> Result<(), Failure> {
+        let mut done = 0;
+        while done < buffer.len() {
+            let from = at + done as u64;
+            let extent = target.extent(from)?.limit((buffer.len() - done) as u64);
+            let part = &mut buffer[done..][..usize::try_from(extent.length).unwrap_or(0)];
+            match extent.what {
+                What::Unallocated => self.chain.read(from, part)?,
+                What::Zero => part.fill(0),
+                What::Data(offset) => read_padded(&target.storage, part, offset)?,
+                What::Compressed(_) => return corrupt("a compressed cluster has parts").map_err(Failure::from),
+            }
+            done += part.len();
+        }
+        Ok(())
+    }
+}
+
+impl Batch {
+    fn is_full(&self) -> bool {
+        self.weight >= MAX_PIECES || self.clusters >= MAX_CLUSTERS
+    }
+
+    fn add<T: Storage>(&mut self, target: &Image<T>, guest: u64, length: u64, content: Content) {
+        self.weight += 1 + length / target.table_covers();
+        if content != Content::Zero {
+            self.clusters += length.div_ceil(target.cluster_size());
+        }
+        let same = self.pieces.last_mut().filter(|last| last.content == content && last.guest + last.length == guest);
+        match same {
+            Some(last) => last.length += length,
+            None => self.pieces.push(Piece { guest, length, content, host: 0 }),
+        }
+    }
+
+    fn push(&mut self, piece: Piece, clusters: u64) {
+        self.weight += 1;
+        self.clusters += clusters;
+        self.pieces.push(piece);
+    }
+
+    /// Finds places in the target. In the order of the sources' files: what lies together there will lie together
+    /// here, and is moved at once, however it is scattered over the guest's disk.
+    fn place<T: Storage>(&mut self, editor: &mut Editor<T>) -> Result<(), Error> {
+        let cluster = editor.image.cluster_size();
+        self.pieces.sort_unstable_by_key(|piece| match piece.content {
+            Content::Image { index, offset } => (0, index, offset),
+            Content::Chain => (1, 0, piece.guest),
+            Content::Subclusters => (2, 0, piece.guest),
+            Content::Zero => (3, 0, piece.guest),
+        });
+        let mut next = 0;
+        while let Some(piece) = self.pieces.get_mut(next) {
+            next += 1;
+            if !matches!(piece.content, Content::Image { .. } | Content::Chain) {
+                continue;
+            }
+            let run = editor.take(piece.length.div_ceil(cluster))?;
+            piece.host = run.start * cluster;
+            let fits = (run.end - run.start) * cluster;
+            if fits < piece.length {
+                let rest = piece.after(fits);
+                piece.length = fits;
+                self.pieces.push(rest);
+            }
+        }
+        Ok(())
+    }
+
+    /// Bytes from the position on have been moved.
+    fn advance(&mut self, bytes: u64) {
+        self.part += bytes;
+        while let Some(piece) = self.pieces.get(self.moved)
+            && self.part >= piece.length
+            && self.part > 0
+        {
+            self.part -= piece.length;
+            self.moved += 1;
+        }
+    }
+
+    /// What comes after it.
+    fn next(self) -> Batch {
+        Batch { start: self.at, at: self.at, ..Batch::default() }
+    }
+}
+
+/// What has to be absorbed of a place that the target lacks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Class {
+    Nothing,
+    Zeroes,
+    Data,
+}
+
+/// Autoclear feature bits that are not known here: what they stand for is no longer kept up to date.
+fn forget_unknown<T: Storage>(image: &mut Image<T>) -> Result<(), Error> {
+    let known = image.header.autoclear & AUTOCLEAR_BITMAPS;
+    if image.header.autoclear != known {
+        image.storage.write_at(&known.to_be_bytes(), HEADER_AUTOCLEAR)?;
+    }
+    Ok(())
+}
+
+/// The writes that name the new backing file, from what the header is now.
+fn plan_naming<T: Storage>(image: &Image<T>, name: Option<&[u8]>) -> Result<Vec<naming::Write>, Error> {
+    let header = Header::read(&image.storage)?;
+    let mut cluster = vec![0; usize::try_from(header.cluster_size()).unwrap_or(0)];
+    read_padded(&image.storage, &mut cluster, 0)?;
+    naming::plan(&cluster, &header.layout, name)
+}

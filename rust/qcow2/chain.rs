@@ -1,0 +1,120 @@
+//! The images that a target stands on, nearest first, and what they hold together.
+
+use std::fs::File;
+use std::ops::Range;
+
+use super::absorb::Failure;
+use super::image::{Compressed, Extent, Image, What};
+use super::inflate::inflate;
+use super::storage::{Source, read_padded};
+use super::{Error, corrupt};
+
+/// For the slices of tables of all images together.
+const SLICES: u64 = 8 << 20;
+
+/// Which image of a chain answers for a guest offset, and with what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Provided {
+    /// `Unallocated`: none of the images asked.
+    pub(super) extent: Extent,
+    /// Meaningful unless `Unallocated`.
+    pub(super) image: usize,
+}
+
+/// The backing images of a target.
+#[derive(Debug)]
+pub(super) struct Chain {
+    pub(super) images: Vec<Image<File>>,
+    /// The cluster that was inflated last, and whose it is.
+    inflated: Option<(usize, Compressed)>,
+    cluster: Vec<u8>,
+    deflated: Vec<u8>,
+}
+
+/// How much of a table is read at once when `images` images are open.
+pub(super) fn slice_size(images: usize) -> u64 {
+    let each = SLICES / 2 / (images as u64 + 1);
+    (1 << each.max(1).ilog2()).clamp(4 << 10, 64 << 10)
+}
+
+impl Chain {
+    /// Opens the images' tables.
+    pub(super) fn open(files: Vec<File>) -> Result<Chain, (usize, Error)> {
+        let slice = slice_size(files.len());
+        let open = |(i, file)| Image::open(file, slice).map_err(|error| (i, error));
+        let images = files.into_iter().enumerate().map(open).collect::<Result<_, _>>()?;
+        Ok(Chain { images, inflated: None, cluster: Vec::new(), deflated: Vec::new() })
+    }
+
+    /// What the images of `range` hold at the guest offset `at`, for at most `limit` bytes. The area beyond the end of
+    /// an image reads as zeroes, whatever those below it have there.
+    pub(super) fn provider(&mut self, range: Range<usize>, at: u64, limit: u64) -> Result<Provided, Failure> {
+        let mut limit = limit;
+        for image in range {
+            let here = &mut self.images[image];
+            let size = here.virtual_size();
+            if at >= size {
+                return Ok(Provided { extent: Extent { length: limit, what: What::Zero }, image });
+            }
+            let extent = here.extent(at).map_err(|e| Failure::of(image + 1, e))?.limit(limit);
+            if extent.what != What::Unallocated {
+                return Ok(Provided { extent, image });
+            }
+            limit = extent.length;
+        }
+        Ok(Provided { extent: Extent { length: limit, what: What::Unallocated }, image: 0 })
+    }
+
+    /// Reads what the guest sees at `at` through all images.
+    pub(super) fn read(&mut self, at: u64, buffer: &mut [u8]) -> Result<(), Failure> {
+        let mut done = 0;
+        while done < buffer.len() {
+            let from = at + done as u64;
+            let Provided { extent, image } = self.provider(0..self.images.len(), from, (buffer.len() - done) as u64)?;
+            let length = usize::try_from(extent.length).unwrap_or(usize::MAX);
+            let part = &mut buffer[done..done + length];
+            match extent.what {
+                What::Unallocated | What::Zero => part.fill(0),
+                What::Data(offset) => {
+                    let read = read_padded(&self.images[image].storage, part, offset);
+                    read.map_err(|e| Failure::of(image + 1, e))?;
+                }
+                What::Compressed(compressed) => {
+                    self.inflate(image, compressed).map_err(|e| Failure::of(image + 1, e))?;
+                    let within = usize::try_from(from % self.images[image].cluster_size()).unwrap_or(usize::MAX);
+                    part.copy_from_slice(&self.cluster[within..within + length]);
+                }
+            }
+            done += length;
+        }
+        Ok(())
+    }
+
+    fn inflate(&mut self, image: usize, compressed: Compressed) -> Result<(), Error> {
+        if self.inflated == Some((image, compressed)) {
+            return Ok(());
+        }
+        self.inflated = None;
+        let from = &self.images[image];
+        read_and_inflate(from, compressed, &mut self.deflated, &mut self.cluster)?;
+        self.inflated = Some((image, compressed));
+        Ok(())
+    }
+}
+
+/// Fills `cluster` with the content of a compressed cluster of `image`; `deflated` is room to read into.
+pub(super) fn read_and_inflate<S: Source>(
+    image: &Image<S>,
+    compressed: Compressed,
+    deflated: &mut Vec<u8>,
+    cluster: &mut Vec<u8>,
+) -> Result<(), Error> {
+    let length = compressed.length.min(image.length - compressed.offset);
+    let (Ok(length), Ok(size)) = (usize::try_from(length), usize::try_from(image.cluster_size())) else {
+        return corrupt("a compressed cluster is too long");
+    };
+    deflated.resize(length, 0);
+    cluster.resize(size, 0);
+    read_padded(&image.storage, deflated, compressed.offset)?;
+    inflate(&image.header, deflated, cluster)
+}

@@ -1,0 +1,379 @@
+//! One image: where its tables say that a guest's bytes are (qcow2 specification, "Cluster mapping").
+
+use super::header::{self, Header};
+use super::storage::{Source, read_exact};
+use super::{Error, corrupt};
+
+/// Bits 9 to 55 of an L1 or L2 entry.
+pub(super) const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
+/// The reference count of what the entry names is exactly one.
+pub(super) const COPIED: u64 = 1 << 63;
+const COMPRESSED: u64 = 1 << 62;
+/// In a standard descriptor without subclusters: the cluster reads as zeroes.
+pub(super) const ZERO: u64 = 1 << 0;
+/// QEMU's limits on the tables.
+const MAX_L1_BYTES: u64 = 32 << 20;
+const MAX_REFCOUNT_TABLE: u64 = 8 << 20;
+/// Pieces that one look-up joins, so that it ends in time.
+const MAX_JOINED: u32 = 1 << 18;
+
+/// What an image holds from some guest offset on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Extent {
+    /// In bytes, never 0.
+    pub(super) length: u64,
+    pub(super) what: What,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum What {
+    /// The backing file's content, zeroes without one.
+    Unallocated,
+    Zero,
+    /// At this offset of the image's file.
+    Data(u64),
+    /// In the cluster that holds the guest offset.
+    Compressed(Compressed),
+}
+
+/// Where a compressed cluster lies in the image's file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Compressed {
+    pub(super) offset: u64,
+    /// At most; what follows the cluster's data is not its own.
+    pub(super) length: u64,
+}
+
+impl Extent {
+    /// The rest of it, `skip` bytes later.
+    pub(super) fn after(self, skip: u64) -> Extent {
+        let what = match self.what {
+            What::Data(offset) => What::Data(offset + skip),
+            same => same,
+        };
+        Extent { length: self.length - skip, what }
+    }
+
+    pub(super) fn limit(self, length: u64) -> Extent {
+        Extent { length: self.length.min(length), ..self }
+    }
+
+    /// Joins what follows, if both are one.
+    fn join(&mut self, next: Extent) -> bool {
+        let one = match (self.what, next.what) {
+            (What::Data(first), What::Data(second)) => first + self.length == second,
+            (What::Compressed(_), _) => false,
+            (first, second) => first == second,
+        };
+        if one {
+            self.length += next.length;
+        }
+        one
+    }
+}
+
+/// One entry of an L2 table as it stands there; the bitmap is 0 without extended L2 entries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub(super) descriptor: u64,
+    pub(super) subclusters: u64,
+}
+
+impl Entry {
+    /// Offset of a standard cluster in the file, 0 if it has none.
+    pub(super) fn host(self) -> u64 {
+        self.descriptor & OFFSET
+    }
+
+    pub(super) fn is_compressed(self) -> bool {
+        self.descriptor & COMPRESSED != 0
+    }
+
+    /// Subclusters that the image holds itself, data or zeroes, one bit each.
+    pub(super) fn present(self) -> u32 {
+        low(self.subclusters) | low(self.subclusters >> 32)
+    }
+}
+
+/// The low half.
+fn low(value: u64) -> u32 {
+    u32::try_from(value & 0xffff_ffff).expect("masked to 32 bits")
+}
+
+/// A part of a table, as it was last read.
+#[derive(Debug, Default)]
+struct Slice {
+    at: u64,
+    data: Vec<u8>,
+}
+
+impl Slice {
+    fn covers(&self, offset: u64) -> bool {
+        (self.at..self.at + self.data.len() as u64).contains(&offset)
+    }
+}
+
+/// An image opened for its tables.
+#[derive(Debug)]
+pub(super) struct Image<S> {
+    pub(super) storage: S,
+    pub(super) header: Header,
+    /// Length of the file when it was opened.
+    pub(super) length: u64,
+    slice_size: u64,
+    l1: Slice,
+    l2: Slice,
+    last: Option<(u64, Extent)>,
+}
+
+impl<S: Source> Image<S> {
+    /// Reads the header and refuses what can't be read or relied on. Tables are read in slices of `slice_size`
+    /// bytes, a power of two from 4096 on, and two of them kept.
+    pub(super) fn open(storage: S, slice_size: u64) -> Result<Image<S>, Error> {
+        let header = Header::read(&storage)?;
+        let length = storage.length()?;
+        refuse_unsupported(&header)?;
+        let (l1, l2) = (Slice::default(), Slice::default());
+        let image = Image { storage, header, length, slice_size, l1, l2, last: None };
+        image.check_tables()?;
+        Ok(image)
+    }
+
+    pub(super) fn virtual_size(&self) -> u64 {
+        self.header.virtual_size
+    }
+
+    pub(super) fn cluster_size(&self) -> u64 {
+        self.header.cluster_size()
+    }
+
+    pub(super) fn has_subclusters(&self) -> bool {
+        self.header.incompatible & header::EXTENDED_L2 != 0
+    }
+
+    /// Length of an L2 entry.
+    pub(super) fn entry_size(&self) -> u64 {
+        if self.has_subclusters() { 16 } else { 8 }
+    }
+
+    /// Guest bytes that one L2 table stands for.
+    pub(super) fn table_covers(&self) -> u64 {
+        self.cluster_size() / self.entry_size() * self.cluster_size()
+    }
+
+    /// L1 entries that the disk needs; there may be more.
+    pub(super) fn l1_entries(&self) -> u64 {
+        self.virtual_size().div_ceil(self.table_covers())
+    }
+
+    /// What is remembered of the tables is no longer what they hold.
+    pub(super) fn forget(&mut self) {
+        (self.l1, self.l2, self.last) = (Slice::default(), Slice::default(), None);
+    }
+
+    fn check_tables(&self) -> Result<(), Error> {
+        let (cluster, tables) = (self.cluster_size(), &self.header.tables);
+        let (l1_entries, l1_bytes) = (u64::from(tables.l1_entries), u64::from(tables.l1_entries) * 8);
+        if l1_entries < self.l1_entries() || l1_bytes > MAX_L1_BYTES {
+            return corrupt(format!("L1 table of {l1_entries} entries for {} bytes", self.virtual_size()));
+        }
+        self.check_lies_inside("L1 table", tables.l1_offset, l1_bytes)?;
+        let refcount_bytes = u64::from(tables.refcount_clusters) * cluster;
+        if tables.refcount_order > 6 || refcount_bytes == 0 || refcount_bytes > MAX_REFCOUNT_TABLE {
+            let order = tables.refcount_order;
+            return corrupt(format!("refcount table of {refcount_bytes} bytes, counts of 2^{order} bits"));
+        }
+        self.check_lies_inside("refcount table", tables.refcount_offset, refcount_bytes)
+    }
+
+    /// Is it aligned, not the header, and within the file?
+    pub(super) fn check_lies_inside(&self, what: &str, offset: u64, length: u64) -> Result<(), Error> {
+        let inside = offset.checked_add(length).is_some_and(|end| end <= self.length);
+        if offset == 0 || !offset.is_multiple_of(self.cluster_size()) || !inside {
+            return corrupt(format!("{what} of {length} bytes at {offset}, file of {}", self.length));
+        }
+        Ok(())
+    }
+
+    /// Where the L2 table of the L1 entry `index` lies; none if it has none.
+    pub(super) fn l2_table(&mut self, index: u64) -> Result<Option<u64>, Error> {
+        let tables = &self.header.tables;
+        let (start, end) = (tables.l1_offset, tables.l1_offset + u64::from(tables.l1_entries) * 8);
+        let entry = table_entry(&self.storage, &mut self.l1, self.slice_size, start..end, index * 8, "L1 table")?;
+        if entry & !(OFFSET | COPIED) != 0 {
+            return corrupt(format!("L1 entry {index} is {entry:#x}"));
+        }
+        match entry & OFFSET {
+            0 => Ok(None),
+            offset => self.check_lies_inside("L2 table", offset, self.cluster_size()).map(|()| Some(offset)),
+        }
+    }
+
+    /// The entry `index` of the L2 table at `table`.
+    pub(super) fn entry(&mut self, table: u64, index: u64) -> Result<Entry, Error> {
+        let span = table..table + self.cluster_size();
+        let mut read = |at| table_entry(&self.storage, &mut self.l2, self.slice_size, span.clone(), at, "L2 table");
+        let size = if self.header.incompatible & header::EXTENDED_L2 != 0 { 16 } else { 8 };
+        let descriptor = read(index * size)?;
+        let subclusters = if size == 16 { read(index * size + 8)? } else { 0 };
+        let entry = Entry { descriptor, subclusters };
+        self.check_entry(entry)?;
+        Ok(entry)
+    }
+
+    /// The L2 entry of the cluster that holds the guest offset `at`; all zero without a table.
+    pub(super) fn entry_at(&mut self, at: u64) -> Result<Entry, Error> {
+        let (covers, cluster) = (self.table_covers(), self.cluster_size());
+        match self.l2_table(at / covers)? {
+            None => Ok(Entry { descriptor: 0, subclusters: 0 }),
+            Some(table) => self.entry(table, at % covers / cluster),
+        }
+    }
+
+    fn check_entry(&self, entry: Entry) -> Result<(), Error> {
+        let invalid = || corrupt(format!("L2 entry {:#x} {:#x}", entry.descriptor, entry.subclusters));
+        if entry.is_compressed() {
+            let compressed = self.compressed(entry);
+            let sound = entry.descriptor & COPIED == 0
+                && entry.subclusters == 0
+                && compressed.offset >= self.cluster_size()
+                && compressed.offset < self.length;
+            return if sound { Ok(()) } else { invalid() };
+        }
+        let extended = self.has_subclusters();
+        let zero = if self.header.version > 2 && !extended { ZERO } else { 0 };
+        if entry.descriptor & !(OFFSET | COPIED | zero) != 0 {
+            return invalid();
+        }
+        let (allocated, zeroes) = (low(entry.subclusters), low(entry.subclusters >> 32));
+        let host = entry.host();
+        if host == 0 {
+            // the copied bit without an offset has a meaning only with an external data file
+            return if allocated == 0 && entry.descriptor & COPIED == 0 { Ok(()) } else { invalid() };
+        }
+        if allocated & zeroes != 0 || !host.is_multiple_of(self.cluster_size()) || host >= self.length {
+            return invalid();
+        }
+        Ok(())
+    }
+
+    /// Where the data of a compressed cluster lie.
+    pub(super) fn compressed(&self, entry: Entry) -> Compressed {
+        let offset_bits = 62 - (self.header.cluster_bits - 8);
+        let descriptor = entry.descriptor & (COMPRESSED - 1);
+        let offset = descriptor & ((1 << offset_bits) - 1);
+        let sectors = (descriptor >> offset_bits) + 1;
+        Compressed { offset, length: sectors * 512 - offset % 512 }
+    }
+
+    /// What the image holds at the guest offset `at`, which is below its virtual size, and for how long. What follows
+    /// may be more of the same.
+    pub(super) fn extent(&mut self, at: u64) -> Result<Extent, Error> {
+        if let Some((start, extent)) = self.last
+            && (start..start + extent.length).contains(&at)
+        {
+            return Ok(extent.after(at - start));
+        }
+        let mut extent = self.piece(at)?;
+        for _ in 0..MAX_JOINED {
+            let next = at + extent.length;
+            if next >= self.virtual_size() || !extent.join(self.piece(next)?) {
+                break;
+            }
+        }
+        self.last = Some((at, extent));
+        Ok(extent)
+    }
+
+    /// The same up to the end of a run of subclusters, a cluster, or of what a missing table stands for.
+    fn piece(&mut self, at: u64) -> Result<Extent, Error> {
+        let (covers, cluster) = (self.table_covers(), self.cluster_size());
+        let rest = self.virtual_size() - at;
+        let Some(table) = self.l2_table(at / covers)? else {
+            return Ok(Extent { length: (covers - at % covers).min(rest), what: What::Unallocated });
+        };
+        let entry = self.entry(table, at % covers / cluster)?;
+        let within = at % cluster;
+        let whole = |what| Extent { length: cluster - within, what };
+        let extent = if entry.is_compressed() {
+            whole(What::Compressed(self.compressed(entry)))
+        } else if self.has_subclusters() {
+            subcluster_run(entry, within, cluster / 32)
+        } else if entry.descriptor & ZERO != 0 {
+            whole(What::Zero)
+        } else if entry.host() == 0 {
+            whole(What::Unallocated)
+        } else {
+            whole(What::Data(entry.host() + within))
+        };
+        Ok(extent.limit(rest))
+    }
+}
+
+/// The run of equal subclusters of `size` bytes from `within` the cluster on.
+fn subcluster_run(entry: Entry, within: u64, size: u64) -> Extent {
+    let state = |index: u64| (entry.subclusters >> index & 1, entry.subclusters >> (index + 32) & 1);
+    let first = within / size;
+    let mut end = first + 1;
+    while end < 32 && state(end) == state(first) {
+        end += 1;
+    }
+    let what = match state(first) {
+        (0, 0) => What::Unallocated,
+        (0, _) => What::Zero,
+        _ => What::Data(entry.host() + within),
+    };
+    Extent { length: end * size - within, what }
+}
+
+/// The entry of 8 bytes at `at` of the table that fills `span` of the file, by way of a slice.
+fn table_entry(
+    storage: &impl Source,
+    slice: &mut Slice,
+    slice_size: u64,
+    span: std::ops::Range<u64>,
+    at: u64,
+    what: &str,
+) -> Result<u64, Error> {
+    let offset = span.start + at;
+    if !slice.covers(offset) {
+        let start = span.start + at / slice_size * slice_size;
+        let length = slice_size.min(span.end - start);
+        slice.data.resize(usize::try_from(length).unwrap_or(0), 0);
+        let read = read_exact(storage, &mut slice.data, start, what);
+        slice.at = start;
+        read.inspect_err(|_| slice.data.clear())?;
+    }
+    let index = usize::try_from(offset - slice.at).unwrap_or(usize::MAX);
+    let bytes = slice.data.get(index..).and_then(<[u8]>::first_chunk);
+    bytes.map_or_else(|| corrupt(format!("{what} ends before entry at {at}")), |bytes| Ok(u64::from_be_bytes(*bytes)))
+}
+
+fn refuse_unsupported(header: &Header) -> Result<(), Error> {
+    let unknown = header.incompatible & !header::KNOWN_INCOMPATIBLE;
+    let has = |bit| header.incompatible & bit != 0;
+    let refuse = |why: String| Err(Error::Unsupported(why));
+    if unknown != 0 {
+        return refuse(format!("unknown incompatible features {unknown:#x}"));
+    }
+    if header.crypt_method != 0 {
+        return refuse("it is encrypted".into());
+    }
+    if has(header::EXTERNAL_DATA) {
+        return refuse("its data are in another file".into());
+    }
+    if has(header::CORRUPT) {
+        return corrupt("it is marked corrupt");
+    }
+    if has(header::DIRTY) {
+        return corrupt("it is marked dirty: its reference counts are stale");
+    }
+    match (has(header::COMPRESSION_TYPE), header.tables.compression) {
+        (false, 0) | (true, 1) => {}
+        (_, kind) => return refuse(format!("compression type {kind}")),
+    }
+    if has(header::EXTENDED_L2) && header.cluster_bits < 14 {
+        return corrupt("subclusters of less than 512 bytes");
+    }
+    Ok(())
+}

@@ -1,0 +1,101 @@
+//! What an image lies in: a file, and in tests one that can be cut off at any write.
+
+use std::fs::File;
+use std::io::{self, ErrorKind, Seek, SeekFrom};
+use std::os::unix::fs::FileExt;
+
+use super::{Error, corrupt};
+use crate::sys;
+
+/// Bytes that are read by position.
+pub trait Source {
+    /// As `pread`: how many bytes were read, 0 at the end.
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
+
+    /// Length in bytes.
+    fn length(&self) -> io::Result<u64>;
+}
+
+/// A target: what is written may reach the disk in any order until `sync` returns.
+pub trait Storage: Source {
+    /// Writes all of `data`, beyond the end too.
+    fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()>;
+
+    /// Makes it longer, by what reads as zeroes, or shorter.
+    fn set_length(&self, length: u64) -> io::Result<()>;
+
+    /// Makes all that was written durable.
+    fn sync(&self) -> io::Result<()>;
+
+    /// Lets `to` share the blocks of `length` bytes of `source` at `from` (FICLONERANGE).
+    fn clone_from(&self, to: u64, source: &File, from: u64, length: u64) -> io::Result<()>;
+
+    /// As `copy_file_range`: how many bytes were copied.
+    fn copy_from(&self, to: u64, source: &File, from: u64, length: u64) -> io::Result<u64>;
+}
+
+impl Source for File {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        FileExt::read_at(self, buffer, offset)
+    }
+
+    /// By seeking: the metadata of a block device say 0. Reads give their own offset, so the position is nobody's.
+    fn length(&self) -> io::Result<u64> {
+        let mut file = self;
+        file.seek(SeekFrom::End(0))
+    }
+}
+
+impl Storage for File {
+    fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
+        self.write_all_at(data, offset)
+    }
+
+    fn set_length(&self, length: u64) -> io::Result<()> {
+        self.set_len(length)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.sync_data()
+    }
+
+    fn clone_from(&self, to: u64, source: &File, from: u64, length: u64) -> io::Result<()> {
+        sys::clone_range(self, to, source, from, length)
+    }
+
+    fn copy_from(&self, mut to: u64, source: &File, mut from: u64, length: u64) -> io::Result<u64> {
+        let length = usize::try_from(length).unwrap_or(usize::MAX);
+        let copied = rustix::fs::copy_file_range(source, Some(&mut from), self, Some(&mut to), length)?;
+        Ok(copied as u64)
+    }
+}
+
+/// Fills the buffer from the start on; how many bytes there were.
+pub(super) fn read_up_to(source: &dyn Source, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match source.read_at(&mut buffer[filled..], offset + filled as u64) {
+            Ok(0) => break,
+            Ok(n) => filled += n,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}
+
+/// Fills the buffer; what lies beyond the end reads as zeroes.
+pub(super) fn read_padded(source: &dyn Source, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+    let filled = read_up_to(source, buffer, offset)?;
+    buffer[filled..].fill(0);
+    Ok(())
+}
+
+/// Fills the buffer with a part of `what`, which must not end before.
+pub(super) fn read_exact(source: &dyn Source, buffer: &mut [u8], offset: u64, what: &str) -> Result<(), Error> {
+    if read_up_to(source, buffer, offset)? == buffer.len() {
+        Ok(())
+    } else {
+        corrupt(format!("the file ends within the {what}, at {offset}"))
+    }
+}

@@ -1,0 +1,219 @@
+//! Chains of images, made by QEMU's tools from a seed.
+
+use std::fmt;
+use std::fs::{self, File, OpenOptions};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// A small generator of random numbers (splitmix64): the same seed, the same chain.
+#[derive(Clone)]
+pub(crate) struct Random(pub(crate) u64);
+
+impl Random {
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    pub(crate) fn below(&mut self, end: u64) -> u64 {
+        self.next() % end
+    }
+
+    pub(crate) fn chance(&mut self, percent: u64) -> bool {
+        self.below(100) < percent
+    }
+
+    pub(crate) fn of<T: Copy>(&mut self, all: &[T]) -> T {
+        all[self.below(all.len() as u64) as usize]
+    }
+}
+
+pub(crate) fn run(program: &str, dir: &Path, args: &[&str]) -> Result<String, String> {
+    let output = Command::new(program).args(args).current_dir(dir).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+    if output.status.success() { Ok(text) } else { Err(format!("{program} {args:?}: {}: {text}", output.status)) }
+}
+
+pub(crate) fn qemu_img(dir: &Path, args: &[&str]) -> String {
+    run("qemu-img", dir, args).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// A chain `0.qcow2` (the full) to `<n-1>.qcow2`, and what is to be done to it.
+pub(crate) struct Chain {
+    pub(crate) seed: u64,
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) images: usize,
+    /// Which image is rebased.
+    pub(crate) target: usize,
+    /// Onto which; none: it is to stand alone.
+    pub(crate) onto: Option<usize>,
+    what: Vec<String>,
+}
+
+impl fmt::Display for Chain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "seed {}: rebase {} onto {:?} in\n{}", self.seed, self.target, self.onto, self.what.join("\n"))
+    }
+}
+
+pub(crate) fn name(image: usize) -> String {
+    format!("{image}.qcow2")
+}
+
+/// How large and how odd the images are.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Everything that is supported.
+    Any,
+    /// Small enough to try many cuts of one rebase.
+    Small,
+}
+
+impl Chain {
+    pub(crate) fn make(seed: u64, kind: Kind) -> Chain {
+        let mut random = Random(seed);
+        let dir = tempfile::tempdir().unwrap();
+        let images = 2 + random.below(if kind == Kind::Any { 5 } else { 2 }) as usize;
+        let target = (1 + random.below(images as u64 - 1) as usize).max(images.min(3) - 1);
+        // onto the image that it stands on already only where there is no other
+        let onto = if random.chance(25) || target == 1 { None } else { Some(random.below(target as u64 - 1) as usize) };
+        let mut chain = Chain { seed, dir, images, target, onto, what: Vec::new() };
+        let mut size = disk_size(&mut random, kind);
+        for image in 0..images {
+            if image > 0 && random.chance(20) {
+                size = disk_size(&mut random, kind);
+            }
+            chain.add(&mut random, image, size, kind);
+        }
+        chain
+    }
+
+    fn add(&mut self, random: &mut Random, image: usize, size: u64, kind: Kind) {
+        let v2 = random.chance(15);
+        let cluster_bits = match kind {
+            Kind::Any => random.of(&[9, 10, 11, 12, 12, 13, 14, 15, 16, 16, 16, 17, 18, 20, 21]),
+            Kind::Small => random.of(&[9, 10, 12, 12, 14, 16]),
+        };
+        let extended = !v2 && cluster_bits >= 14 && random.chance(35);
+        let mut options = format!("cluster_size={},compat={}", 1_u64 << cluster_bits, if v2 { "0.10" } else { "1.1" });
+        if !v2 {
+            let bits = random.of(&[1, 2, 4, 8, 16, 16, 16, 32, 64]);
+            options += &format!(",refcount_bits={bits},extended_l2={}", if extended { "on" } else { "off" });
+            if random.chance(40) {
+                options += ",compression_type=zstd";
+            }
+            if random.chance(10) {
+                options += ",lazy_refcounts=on";
+            }
+        }
+        let (file, below) = (name(image), name(image.saturating_sub(1)));
+        let size = size.to_string();
+        let mut args = vec!["create", "-q", "-f", "qcow2", "-o", &options];
+        if image > 0 {
+            args.extend(["-b", &below, "-F", "qcow2"]);
+        }
+        args.extend([&*file, &*size]);
+        let dir = self.dir.path();
+        qemu_img(dir, &args);
+        self.what.push(format!("qemu-img {args:?}"));
+
+        let size: u64 = size.parse().unwrap();
+        let cluster = 1 << cluster_bits;
+        // QEMU 7.2 can damage an image when it compresses after it has freed a cluster: compressed ones go first
+        let (first, then): (Vec<_>, Vec<_>) =
+            writes(random, size, cluster, kind).into_iter().partition(|command| command.contains(" -c "));
+        for commands in [first, then] {
+            let mut arguments = vec!["-f", "qcow2", "-d", "unmap"];
+            arguments.extend(commands.iter().flat_map(|command| ["-c", command]));
+            arguments.push(&file);
+            // some commands are refused, such as a compressed write over another: then the image has less
+            let output = Command::new("qemu-io").args(&arguments).current_dir(dir).output().unwrap();
+            self.what.push(format!("  qemu-io -d unmap -c {commands:?} ({})", output.status));
+        }
+
+        if !v2 && random.chance(30) {
+            for bitmap in 0..1 + random.below(3) {
+                qemu_img(dir, &["bitmap", "--add", &file, &format!("backup-{bitmap}")]);
+            }
+            self.what.push("  with bitmaps".into());
+            let write = format!("write -q -P 7 0 {}", cluster.min(size));
+            run("qemu-io", dir, &["-f", "qcow2", "-c", &write, &file]).unwrap();
+        }
+        if random.chance(10) {
+            let size = (size + 512 * random.below(size / 512)).to_string();
+            if run("qemu-img", dir, &["resize", "-q", &file, &size]).is_ok() {
+                self.what.push(format!("  resized to {size}"));
+            }
+        }
+    }
+
+    pub(crate) fn path(&self, image: usize) -> PathBuf {
+        self.dir.path().join(name(image))
+    }
+
+    /// The images below the target, nearest first.
+    pub(crate) fn backing(&self) -> Vec<File> {
+        (0..self.target).rev().map(|image| File::open(self.path(image)).unwrap()).collect()
+    }
+
+    /// As `Rebase::begin` wants it: the first image that stays below the target, and its name.
+    pub(crate) fn keep(&self) -> (usize, Option<String>) {
+        (self.onto.map_or(self.target, |onto| self.target - 1 - onto), self.onto.map(name))
+    }
+
+    pub(crate) fn open(&self, image: usize) -> File {
+        OpenOptions::new().read(true).write(true).open(self.path(image)).unwrap()
+    }
+
+    /// What the guest sees in an image, as a raw file beside it.
+    pub(crate) fn raw(&self, image: usize) -> PathBuf {
+        let raw = self.dir.path().join(format!("{image}.raw"));
+        qemu_img(self.dir.path(), &["convert", "-f", "qcow2", "-O", "raw", &name(image), raw.to_str().unwrap()]);
+        raw
+    }
+
+    /// A copy of all the images.
+    pub(crate) fn copy(&self) -> tempfile::TempDir {
+        let copy = tempfile::tempdir().unwrap();
+        for image in 0..self.images {
+            fs::copy(self.path(image), copy.path().join(name(image))).unwrap();
+        }
+        copy
+    }
+}
+
+fn disk_size(random: &mut Random, kind: Kind) -> u64 {
+    let most = match kind {
+        Kind::Any => random.of(&[1 << 20, 4 << 20, 9 << 20]),
+        Kind::Small => random.of(&[64 << 10, 200 << 10, 1 << 20]),
+    };
+    512 * (1 + random.below(most / 512))
+}
+
+fn writes(random: &mut Random, size: u64, cluster: u64, kind: Kind) -> Vec<String> {
+    let count = random.below(if kind == Kind::Any { 14 } else { 8 });
+    let mut commands = Vec::new();
+    for _ in 0..count {
+        let unit = random.of(&[512, 4096, cluster, cluster, cluster]).min(size);
+        let at = random.below(size / unit) * unit;
+        let longest = random.of(&[unit, 4 * unit, 64 << 10, size / 3 + 512]).min(size - at).max(512);
+        let length = (1 + random.below(longest / 512)) * 512;
+        let length =
+            if unit > 512 && random.chance(70) { length.next_multiple_of(unit) } else { length }.min(size - at);
+        let pattern = 1 + random.below(255);
+        commands.push(match random.below(10) {
+            0..5 => format!("write -q -P {pattern} {at} {length}"),
+            5 => format!("write -q -z {at} {length}"),
+            6 => format!("write -q -zu {at} {length}"),
+            7 => format!("discard -q {at} {length}"),
+            _ => {
+                let at = at - at % cluster;
+                format!("write -q -c -P {pattern} {at} {}", cluster.min(size - at))
+            }
+        });
+    }
+    commands
+}
