@@ -1,0 +1,135 @@
+//! Rebases that are cut off anywhere, and errors at any write.
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::PathBuf;
+
+use nasbackup::qcow2::{Error, Rebase};
+
+use crate::chains::{Chain, Kind, Random, name};
+use crate::differential::{check, compare, rebase, seeds};
+use crate::journal::{Journal, Loss, crash};
+
+/// Small chains whose target reads without error.
+fn small_chains(variable: &str, default: u64) -> impl Iterator<Item = Chain> {
+    seeds(variable, default).map(|seed| Chain::make(seed, Kind::Small))
+}
+
+/// The raw contents of the target and all that stands on it.
+fn raws(chain: &Chain) -> Vec<PathBuf> {
+    (chain.target..chain.images).map(|image| chain.raw(image)).collect()
+}
+
+/// What must be true of each state that a crash leaves: all reads as before, nothing is damaged.
+fn sound(chain: &Chain, raws: &[PathBuf], leaks_allowed: bool) -> Result<(), String> {
+    for (image, raw) in (chain.target..).zip(raws) {
+        compare(chain.dir.path(), raw, &name(image)).map_err(|error| format!("image {image}: {error}"))?;
+    }
+    match check(chain.dir.path(), &name(chain.target)) {
+        (0, 0) => Ok(()),
+        (0, _) if leaks_allowed => Ok(()),
+        (errors, leaks) => Err(format!("{errors} errors, {leaks} leaks")),
+    }
+}
+
+/// Writes the state, looks at it, and rebases from it; how long the file is then.
+fn recovers(chain: &Chain, raws: &[PathBuf], state: &[u8]) -> Result<u64, String> {
+    let target = chain.path(chain.target);
+    fs::write(&target, state).unwrap();
+    sound(chain, raws, true)?;
+    rebase(chain.open(chain.target), chain).map_err(|failure| format!("second run: {failure}"))?;
+    sound(chain, raws, false).map_err(|error| format!("after the second run: {error}"))?;
+    Ok(fs::metadata(&target).unwrap().len())
+}
+
+#[test]
+fn whatever_reaches_the_disk_the_chain_reads_as_before_and_a_second_run_converges() {
+    let mut states = 0;
+    let most_each = if std::env::var("NASBACKUP_SOAK_CRASHES").is_ok() { 100 } else { 15 };
+    for chain in small_chains("NASBACKUP_SOAK_CRASHES", 12) {
+        let before = fs::read(chain.path(chain.target)).unwrap();
+        let raws = raws(&chain);
+        let journal = Journal::new(before.clone(), chain.seed.is_multiple_of(2));
+        rebase(&journal, &chain).unwrap_or_else(|failure| panic!("{chain}\n{failure}"));
+        let (after, log) = journal.into_parts();
+        let mut random = Random(chain.seed);
+        let mut seen = HashSet::new();
+        let mut cuts: Vec<_> = (1..=log.len())
+            .flat_map(|cut| {
+                [Loss::Nothing, Loss::Everything, Loss::Writes, Loss::Sectors, Loss::Sectors].map(|loss| (cut, loss))
+            })
+            .collect();
+        // any order will do, and the first of it is a fair sample
+        for last in (1..cuts.len()).rev() {
+            cuts.swap(last, random.below(last as u64 + 1) as usize);
+        }
+        for (cut, loss) in cuts {
+            let state = crash(&before, &log, cut, loss, &mut random);
+            if seen.len() >= most_each || !seen.insert(state.clone()) {
+                continue;
+            }
+            match recovers(&chain, &raws, &state) {
+                // one more table, or refcount block, may have found no other place
+                Ok(length) if length <= after.len() as u64 + (after.len() as u64 / 8).max(8 << 16) => {}
+                Ok(length) => {
+                    panic!("{chain}\ncut at {cut} of {}, {loss:?}: {length} bytes, not {}", log.len(), after.len())
+                }
+                Err(error) => panic!("{chain}\ncut at {cut} of {}, {loss:?}: {error}", log.len()),
+            }
+        }
+        states += seen.len();
+        fs::write(chain.path(chain.target), &before).unwrap();
+    }
+    println!("{states} states");
+    assert!(states >= 80, "only {states} states");
+}
+
+#[test]
+fn an_error_at_any_write_leaves_the_chain_as_it_was() {
+    for chain in small_chains("NASBACKUP_SOAK_ERRORS", 4) {
+        let before = fs::read(chain.path(chain.target)).unwrap();
+        let raws = raws(&chain);
+        let journal = Journal::new(before.clone(), false);
+        rebase(&journal, &chain).unwrap();
+        let (_, log) = journal.into_parts();
+        let mut random = Random(chain.seed);
+        for after in 0..log.len() {
+            let errno = random.of(&[libc::ENOSPC, libc::EIO]);
+            let journal = Journal::new(before.clone(), chain.seed.is_multiple_of(2)).failing(after, errno);
+            let (keep, onto) = chain.keep();
+            let mut rebase = Rebase::begin(&journal, chain.backing(), keep, onto.as_deref()).unwrap();
+            let (phase, failure) = loop {
+                let phase = rebase.phase();
+                match rebase.advance() {
+                    Ok(progress) => assert!(!progress.finished, "{chain}\nno error at write {after}"),
+                    Err(failure) => break (phase, failure),
+                }
+            };
+            assert!(matches!(&failure.error, Error::Io(error) if error.raw_os_error() == Some(errno)), "{failure}");
+            assert!(!phase.is_empty() && failure.image == 0);
+            let (state, _) = journal.into_parts();
+            recovers(&chain, &raws, &state).unwrap_or_else(|e| panic!("{chain}\nerror at {after} ({phase}): {e}"));
+        }
+    }
+}
+
+#[test]
+fn an_abandoned_rebase_leaves_no_trace_of_its_data() {
+    for chain in small_chains("NASBACKUP_SOAK_ERRORS", 6) {
+        let before = fs::read(chain.path(chain.target)).unwrap();
+        let raws = raws(&chain);
+        let (keep, onto) = chain.keep();
+        let mut steps = 0;
+        loop {
+            fs::write(chain.path(chain.target), &before).unwrap();
+            let mut rebase = Rebase::begin(chain.open(chain.target), chain.backing(), keep, onto.as_deref()).unwrap();
+            let finished = (0..steps).any(|_| rebase.advance().unwrap().finished);
+            rebase.abandon().unwrap();
+            sound(&chain, &raws, false).unwrap_or_else(|e| panic!("{chain}\nabandoned after {steps} steps: {e}"));
+            if finished {
+                break;
+            }
+            steps += 1;
+        }
+    }
+}
