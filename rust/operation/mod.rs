@@ -2,6 +2,9 @@
 
 pub mod backup_stats;
 pub mod delete_backup;
+pub mod rebase_backup;
+mod rebase_disks;
+pub mod rebase_point;
 pub mod take_backup;
 
 use log4rs::append::Append;
@@ -59,6 +62,8 @@ pub fn call(name: &str, request: &str, listener: Listener<'_>) -> Result<serde_j
     match name {
         "init" => reply(&init(parse(request)?, logging::stderr())?),
         "takeBackup" => reply(&take_backup::run(parse(request)?, listener)?),
+        "rebaseBackup" => reply(&rebase_backup::run(parse(request)?, listener)?),
+        "rebasePoint" => reply(&rebase_point::run(parse(request)?, listener)?),
         "deleteBackup" => reply(&delete_backup::run(parse(request)?)?),
         "backupStats" => reply(&backup_stats::run(parse(request)?)?),
         "jobs" => parse::<NoFields>(request).and_then(|_| reply(&jobs())),

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::Kind;
 use crate::engine::Engine;
 use crate::error::{Code, Error, Result};
-use crate::nas::folder::Folder;
+use crate::nas::folder::{FILE_MODE, Folder};
 
 /// Name of the manifest's file.
 pub const MANIFEST: &str = "manifest.json";
@@ -114,6 +114,27 @@ impl Manifest {
         text.push('\n');
         file.write_all(text.as_bytes())?;
         file.sync_all()
+    }
+
+    /// Puts this manifest in the place of the one in `folder`, durably; at each moment one of the two is there.
+    pub fn replace(&self, folder: &Folder) -> Result<()> {
+        const STEP: &str = "replace the manifest";
+        const NEW: &str = ".manifest.json.new";
+        // left by a call that was killed
+        folder.remove_tree(NEW)?;
+        let mut file = folder.create_file(NEW, FILE_MODE)?;
+        let replaced = self.write(&mut file).and_then(|()| {
+            rustix::fs::renameat(&folder.fd, NEW, &folder.fd, MANIFEST)?;
+            Ok(())
+        });
+        if let Err(error) = replaced {
+            let error = Error::io(STEP, folder.path.join(MANIFEST), error);
+            return Err(match folder.remove_tree(NEW) {
+                Ok(_) => error,
+                Err(stuck) => error.with_leftover(stuck),
+            });
+        }
+        folder.sync()
     }
 
     /// The disk of this point that is the same as the one with `serial` and `volume`: serials decide where both have

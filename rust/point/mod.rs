@@ -1,11 +1,13 @@
 //! Restore points: what they consist of, how they name each other, and what may be a parent.
 
+mod chain;
 mod manifest;
 mod parent;
 mod volume;
 
 use serde::{Deserialize, Serialize};
 
+pub use chain::{Link, open_chain, resolve};
 pub use manifest::{MANIFEST, Manifest, ManifestDisk, ParentPoint};
 pub use parent::{Parent, ParentDisk};
 pub use volume::volume_of;

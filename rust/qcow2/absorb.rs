@@ -188,10 +188,15 @@ impl<T: Storage> Rebase<T> {
                 };
             }
             Phase::Name(editor) => {
-                editor.image.storage.sync()?;
+                let storage = &editor.image.storage;
                 for write in plan_naming(&editor.image, self.name.as_deref())? {
-                    editor.image.storage.write_at(&write.data, write.offset as u64)?;
-                    editor.image.storage.sync()?;
+                    if write.takes_effect {
+                        storage.sync()?;
+                    }
+                    storage.write_at(&write.data, write.offset as u64)?;
+                    if write.takes_effect {
+                        storage.sync()?;
+                    }
                 }
                 self.phase = Phase::Finished;
             }

@@ -16,11 +16,13 @@ const NAME_FIELDS: usize = 8;
 const END_MARK: [u8; 8] = [0; 8];
 const FORMAT: &[u8; 8] = b"qcow2\0\0\0";
 
-/// A write into the first cluster, to be synced before the next.
+/// A write into the first cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Write {
     pub(super) offset: usize,
     pub(super) data: Vec<u8>,
+    /// It changes what the header says: all before it has to be durable before, and it before all that follows.
+    pub(super) takes_effect: bool,
 }
 
 /// The writes that give the image whose first cluster is `cluster` the backing file `name`, of format qcow2, or none.
@@ -87,6 +89,9 @@ impl Plan {
         self.write(start + 8, &[&FORMAT[..], &END_MARK].concat());
         let kind = [EXTENSION_BACKING_FORMAT.to_be_bytes(), 5_u32.to_be_bytes()].concat();
         self.write(start, &kind);
+        if let Some(last) = self.writes.last_mut() {
+            last.takes_effect = true;
+        }
         Ok(())
     }
 
@@ -128,14 +133,14 @@ impl Plan {
         self.cluster[NAME_FIELDS..NAME_FIELDS + 8].copy_from_slice(&(offset as u64).to_be_bytes());
         self.cluster[NAME_FIELDS + 8..NAME_FIELDS + 12].copy_from_slice(&size.to_be_bytes());
         let data = self.cluster[NAME_FIELDS..with.end.max(NAME_FIELDS + 12)].to_vec();
-        self.writes.push(Write { offset: NAME_FIELDS, data });
+        self.writes.push(Write { offset: NAME_FIELDS, data, takes_effect: true });
         self.name = Some(offset..offset + length).filter(|_| offset != 0);
         Ok(())
     }
 
     fn write(&mut self, offset: usize, data: &[u8]) {
         self.cluster[offset..offset + data.len()].copy_from_slice(data);
-        self.writes.push(Write { offset, data: data.to_vec() });
+        self.writes.push(Write { offset, data: data.to_vec(), takes_effect: false });
     }
 }
 

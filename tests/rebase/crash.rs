@@ -89,13 +89,14 @@ fn an_error_at_any_write_leaves_the_chain_as_it_was() {
     for chain in small_chains("NASBACKUP_SOAK_ERRORS", 4) {
         let before = fs::read(chain.path(chain.target)).unwrap();
         let raws = raws(&chain);
-        let journal = Journal::new(before.clone(), false);
+        let plain = chain.seed.is_multiple_of(2);
+        let journal = Journal::new(before.clone(), plain);
         rebase(&journal, &chain).unwrap();
         let (_, log) = journal.into_parts();
         let mut random = Random(chain.seed);
         for after in 0..log.len() {
             let errno = random.of(&[libc::ENOSPC, libc::EIO]);
-            let journal = Journal::new(before.clone(), chain.seed.is_multiple_of(2)).failing(after, errno);
+            let journal = Journal::new(before.clone(), plain).failing(after, errno);
             let (keep, onto) = chain.keep();
             let mut rebase = Rebase::begin(&journal, chain.backing(), keep, onto.as_deref()).unwrap();
             let (phase, failure) = loop {

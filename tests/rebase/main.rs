@@ -1,6 +1,9 @@
 //! Rebase, against QEMU's tools: the same guest content, sound images, whatever the chain, the cut or the error.
 
+#![allow(clippy::unwrap_used)]
+
 mod chains;
 mod crash;
 mod differential;
 mod journal;
+mod operations;

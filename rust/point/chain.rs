@@ -1,0 +1,58 @@
+//! The images that an image stands on.
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::os::unix::fs::MetadataExt;
+
+use crate::error::{Code, Error, Result};
+use crate::nas::folder::Folder;
+use crate::nas::path::RepoPath;
+use crate::qcow2;
+
+const STEP: &str = "follow the chain";
+/// More images than any chain may have; each is an open file.
+const DEEPEST: usize = 512;
+
+/// One image of a chain, open for reading.
+#[derive(Debug)]
+pub struct Link {
+    /// Its file, relative to the repository's root.
+    pub path: RepoPath,
+    /// The same, open.
+    pub file: File,
+}
+
+/// Opens the image `path` and all that it stands on, itself first, each beneath `root`. `NOT_FOUND` when it is not there,
+/// `PARENT_INVALID` when one below is missing or stands on itself, `UNSUPPORTED_IMAGE` when one is not of this
+/// repository or not qcow2, `CORRUPT_IMAGE`.
+pub fn open_chain(root: &Folder, path: &RepoPath) -> Result<Vec<Link>> {
+    let mut seen = HashSet::new();
+    let mut links: Vec<Link> = Vec::new();
+    let mut next = Some(path.clone());
+    while let Some(path) = next {
+        let file = root.open_file(&path).map_err(|error| match error.code {
+            Code::NotFound if !links.is_empty() => Error { code: Code::ParentInvalid, ..error },
+            _ => error,
+        })?;
+        let metadata = file.metadata().map_err(|e| Error::io(STEP, path.as_str(), e))?;
+        if !seen.insert((metadata.dev(), metadata.ino())) || links.len() == DEEPEST {
+            let cause = format!("'{path}' stands on itself, or on more than {DEEPEST} images");
+            return Err(Error::new(Code::ParentInvalid, STEP, cause));
+        }
+        let backing = qcow2::backing(&file).map_err(|e| e.at(STEP, path.as_str()))?;
+        next = backing.map(|backing| resolve(&path, &backing)).transpose()?;
+        links.push(Link { path, file });
+    }
+    Ok(links)
+}
+
+/// The file that the image `path` stands on.
+pub fn resolve(path: &RepoPath, backing: &qcow2::Backing) -> Result<RepoPath> {
+    let refuse = |why: String| Error::new(Code::UnsupportedImage, STEP, format!("'{path}' {why}"));
+    // without a format the script's images are meant; they are looked at as qcow2, and nothing else
+    if let Some(format) = backing.format.as_deref().filter(|format| *format != "qcow2") {
+        return Err(refuse(format!("stands on an image of format '{format}'")));
+    }
+    let folder = path.parent().ok_or_else(|| refuse("lies in no folder".into()))?;
+    RepoPath::resolve(&folder, &backing.file)
+}
