@@ -278,3 +278,29 @@ fn a_repository_that_hangs_under_a_stopped_guest() {
     story.guest.start();
     story.assert_all_restore();
 }
+
+#[test]
+fn a_pause_that_is_not_the_backup_s_stays() {
+    let mut story = slow_story_on(Nas::image(Fs::Ext4, 160));
+    fails_after(&mut story, "NO_SPACE", |guest, nas| {
+        guest.suspend();
+        nas.fill();
+    });
+    assert_eq!(story.guest.state(), "paused", "somebody wanted it so");
+    story.guest.resume();
+    story.assert_guest_untouched();
+}
+
+#[test]
+fn a_block_job_of_somebody_else_is_left_alone() {
+    let mut story = Story::with_full();
+    let copy = story.nas.root().parent().unwrap().join(format!("{}-copy", story.guest.name));
+    let target = story.guest.target(1);
+    story.guest.virsh(&["blockcopy", &target, copy.to_str().unwrap(), "--transient-job"]);
+    story.refuse(story.request("incremental"), "BUSY");
+    assert!(story.guest.virsh(&["dumpxml"]).contains("<mirror"), "their job goes on");
+    story.guest.virsh(&["blockjob", &target, "--abort"]);
+    story.take("incremental").assert_incremental();
+    story.assert_all_restore();
+    std::fs::remove_file(copy).unwrap();
+}

@@ -2,7 +2,7 @@
 
 use nasbackup::operation::take_backup::TakeBackupRequest;
 
-use crate::support::{Disk, Guest, Image, MIB, Nas, Story, listing, take};
+use crate::support::{Disk, Guest, Image, MIB, Nas, Story, listing, take, take_and};
 
 /// A stopped guest with data on both disks.
 fn stopped() -> Story {
@@ -155,4 +155,19 @@ fn an_encrypted_disk_is_refused() {
     let mut story = Story::new(Guest::stopped([Disk::root(), Disk::new().image(Image::Luks)]), Nas::folder());
     story.refuse(story.stopped_request("full"), "UNSUPPORTED_IMAGE");
     assert!(story.guest.bitmaps(0).is_empty(), "before any effect");
+}
+
+#[test]
+fn a_guest_started_between_seed_and_reading_fails_the_backup_and_loses_no_write() {
+    let mut story = Story::with_full();
+    story.guest.stop();
+    story.refuse_with(story.stopped_request("full"), "DOMAIN_STATE", |story, request| {
+        // The bitmaps are seeded when the copy begins.
+        take_and(request, |_| story.guest.start())
+    });
+    story.guest.write(0, 0x51, 9 * MIB, MIB);
+    // The seed is nobody's parent, and is cleared away.
+    let parent = story.bitmap();
+    story.take("incremental").assert_recreated(&parent);
+    story.assert_all_restore();
 }
