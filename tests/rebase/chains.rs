@@ -70,6 +70,8 @@ pub(crate) enum Kind {
     Any,
     /// Small enough to try many cuts of one rebase.
     Small,
+    /// The smallest clusters with the widest counts: refcount blocks are added, and mostly their table has to grow.
+    Growing,
 }
 
 impl Chain {
@@ -92,15 +94,16 @@ impl Chain {
     }
 
     fn add(&mut self, random: &mut Random, image: usize, size: u64, kind: Kind) {
-        let v2 = random.chance(15);
+        let v2 = kind != Kind::Growing && random.chance(15);
         let cluster_bits = match kind {
             Kind::Any => random.of(&[9, 10, 11, 12, 12, 13, 14, 15, 16, 16, 16, 17, 18, 20, 21]),
             Kind::Small => random.of(&[9, 10, 12, 12, 14, 16]),
+            Kind::Growing => 9,
         };
         let extended = !v2 && cluster_bits >= 14 && random.chance(35);
         let mut options = format!("cluster_size={},compat={}", 1_u64 << cluster_bits, if v2 { "0.10" } else { "1.1" });
         if !v2 {
-            let bits = random.of(&[1, 2, 4, 8, 16, 16, 16, 32, 64]);
+            let bits = if kind == Kind::Growing { 64 } else { random.of(&[1, 2, 4, 8, 16, 16, 16, 32, 64]) };
             options += &format!(",refcount_bits={bits},extended_l2={}", if extended { "on" } else { "off" });
             if random.chance(40) {
                 options += ",compression_type=zstd";
@@ -189,6 +192,7 @@ fn disk_size(random: &mut Random, kind: Kind) -> u64 {
     let most = match kind {
         Kind::Any => random.of(&[1 << 20, 4 << 20, 9 << 20]),
         Kind::Small => random.of(&[64 << 10, 200 << 10, 1 << 20]),
+        Kind::Growing => return 4 << 20,
     };
     512 * (1 + random.below(most / 512))
 }
@@ -196,6 +200,9 @@ fn disk_size(random: &mut Random, kind: Kind) -> u64 {
 fn writes(random: &mut Random, size: u64, cluster: u64, kind: Kind) -> Vec<String> {
     let count = random.below(if kind == Kind::Any { 14 } else { 8 });
     let mut commands = Vec::new();
+    if kind == Kind::Growing {
+        commands.push(format!("write -q -P {} {} 1300k", 1 + random.below(255), random.below(2000) << 10));
+    }
     for _ in 0..count {
         let unit = random.of(&[512, 4096, cluster, cluster, cluster]).min(size);
         let at = random.below(size / unit) * unit;

@@ -1,6 +1,6 @@
 //! A target that remembers each write, so that it can be cut off anywhere, and that can fail at any.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -19,8 +19,9 @@ pub(crate) enum Op {
 /// The content of a file in memory, with all that was done to it.
 pub(crate) struct Journal {
     state: RefCell<State>,
-    /// How many changes succeed before each one fails with this error number.
-    fail: Option<(usize, i32)>,
+    /// How many changes succeed before each one, or only one, fails with this error number.
+    fail: Cell<Option<(usize, i32)>>,
+    once: bool,
     /// Sharing and copying within the kernel are refused.
     plain: bool,
 }
@@ -33,12 +34,17 @@ struct State {
 
 impl Journal {
     pub(crate) fn new(content: Vec<u8>, plain: bool) -> Journal {
-        Journal { state: RefCell::new(State { content, log: Vec::new() }), fail: None, plain }
+        Journal { state: RefCell::new(State { content, log: Vec::new() }), fail: Cell::new(None), once: false, plain }
     }
 
-    pub(crate) fn failing(mut self, after: usize, errno: i32) -> Journal {
-        self.fail = Some((after, errno));
+    pub(crate) fn failing(self, after: usize, errno: i32) -> Journal {
+        self.fail.set(Some((after, errno)));
         self
+    }
+
+    pub(crate) fn failing_once(mut self, after: usize, errno: i32) -> Journal {
+        self.once = true;
+        self.failing(after, errno)
     }
 
     pub(crate) fn into_parts(self) -> (Vec<u8>, Vec<Op>) {
@@ -48,9 +54,10 @@ impl Journal {
 
     fn change(&self, op: Op) -> io::Result<()> {
         let mut state = self.state.borrow_mut();
-        if let Some((after, errno)) = self.fail
+        if let Some((after, errno)) = self.fail.get()
             && state.log.len() >= after
         {
+            self.fail.set(self.fail.get().filter(|_| !self.once));
             return Err(io::Error::from_raw_os_error(errno));
         }
         apply(&mut state.content, &op, |_| true);

@@ -5,5 +5,6 @@
 mod chains;
 mod crash;
 mod differential;
+mod fuzz;
 mod journal;
 mod operations;

@@ -1,0 +1,156 @@
+//! Damaged and hostile images: an error, or a rebase; never a panic, an endless loop, or a write that changes what the
+//! target's own data say elsewhere.
+
+use std::cell::Cell;
+use std::fs::{self, File};
+use std::io;
+use std::time::{Duration, Instant};
+
+use nasbackup::qcow2::{self, Rebase, Source, Storage};
+
+use crate::chains::{Chain, Kind, Random};
+use crate::differential::seeds;
+use crate::journal::Journal;
+
+/// Reads that one rebase of a small image may take, far more than any needs.
+const MOST_READS: u64 = 200_000;
+const MOST_TIME: Duration = Duration::from_secs(20);
+
+/// Counts what is asked of a target, and where.
+struct Watched<'a> {
+    journal: &'a Journal,
+    reads: Cell<u64>,
+    /// Behind it nothing may be written: all that a rebase can need.
+    end: u64,
+}
+
+impl Watched<'_> {
+    fn written(&self, to: u64, length: u64) {
+        assert!(to.checked_add(length).is_some_and(|end| end <= self.end), "{length} bytes written at {to}");
+    }
+}
+
+impl Source for &Watched<'_> {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.reads.set(self.reads.get() + 1);
+        assert!(self.reads.get() < MOST_READS, "it reads without end");
+        assert!(buffer.len() <= 4 << 20, "a buffer of {} bytes", buffer.len());
+        (&self.journal).read_at(buffer, offset)
+    }
+
+    fn length(&self) -> io::Result<u64> {
+        (&self.journal).length()
+    }
+}
+
+impl Storage for &Watched<'_> {
+    fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
+        self.written(offset, data.len() as u64);
+        (&self.journal).write_at(data, offset)
+    }
+
+    fn set_length(&self, length: u64) -> io::Result<()> {
+        self.written(length, 0);
+        (&self.journal).set_length(length)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn clone_from(&self, to: u64, source: &File, from: u64, length: u64) -> io::Result<()> {
+        self.written(to, length);
+        (&self.journal).clone_from(to, source, from, length)
+    }
+
+    fn copy_from(&self, to: u64, source: &File, from: u64, length: u64) -> io::Result<u64> {
+        self.written(to, length);
+        (&self.journal).copy_from(to, source, from, length)
+    }
+}
+
+/// Changes a few places, most of them where tables and headers are, to values that are likely to hurt.
+fn mutate(random: &mut Random, image: &mut Vec<u8>) {
+    let cluster = 1_usize << image.get(23).copied().unwrap_or(16).clamp(9, 21);
+    for _ in 0..1 + random.below(4) {
+        let length = image.len() as u64;
+        let at = match random.below(8) {
+            0..3 => random.below(120.min(length)),
+            3 => random.below(512.min(length)),
+            // the start of some cluster: most tables begin there
+            4..7 => {
+                let start = random.below(length.div_ceil(cluster as u64)) * cluster as u64;
+                (start + random.below(64) * 8 / (1 + random.below(8))).min(length - 1)
+            }
+            _ => random.below(length),
+        } as usize;
+        let (size, offset) = (random.of(&[1, 2, 4, 8]), random.below(length) / 512 * 512);
+        let value = match random.below(8) {
+            0 => 0,
+            1 => u64::MAX,
+            2 => 1 << random.below(64),
+            3 => offset,
+            4 => offset | 1 << 63,
+            5 => offset / cluster as u64 * cluster as u64 | 1 << 63,
+            6 => offset | 1 << 62 | random.next() << 48,
+            _ => random.next(),
+        };
+        let bytes = value.to_be_bytes();
+        for (place, byte) in image[at..].iter_mut().zip(&bytes[8 - size..]) {
+            *place = if random.chance(10) { *place ^ (1 << random.below(8)) } else { *byte };
+        }
+        if random.chance(3) {
+            image.truncate(random.below(length) as usize + 1);
+        }
+    }
+}
+
+/// Rebases a chain of which one image is damaged; whether that succeeded.
+fn survives(chain: &Chain, random: &mut Random, originals: &[Vec<u8>]) -> bool {
+    let damaged = if random.chance(60) { chain.target } else { random.below(chain.target as u64) as usize };
+    let mut image = originals[damaged].clone();
+    mutate(random, &mut image);
+    fs::write(chain.path(damaged), &image).unwrap();
+    let header = File::open(chain.path(damaged)).unwrap();
+    drop((qcow2::inspect(&header), qcow2::backing(&header)));
+
+    let target = if damaged == chain.target { image.clone() } else { originals[chain.target].clone() };
+    let length = target.len() as u64;
+    let journal = Journal::new(target, random.chance(50));
+    let watched = Watched { journal: &journal, reads: Cell::new(0), end: (length + (64 << 20)) * 8 };
+    let (keep, name) = chain.keep();
+    let begun = Instant::now();
+    let done = Rebase::begin(&watched, chain.backing(), keep, name.as_deref()).and_then(|mut rebase| {
+        while !rebase.advance()?.finished {
+            assert!(begun.elapsed() < MOST_TIME, "it takes too long");
+        }
+        Ok(())
+    });
+    assert!(begun.elapsed() < MOST_TIME, "it took too long");
+    fs::write(chain.path(damaged), &originals[damaged]).unwrap();
+    if let Err(failure) = &done {
+        assert!(failure.image < chain.images && !failure.error.to_string().is_empty());
+    }
+    done.is_ok()
+}
+
+#[test]
+fn damaged_images_are_an_error_or_are_rebased() {
+    let most: u64 = std::env::var("NASBACKUP_FUZZ_SECONDS").map_or(0, |seconds| seconds.parse().unwrap());
+    let begun = Instant::now();
+    let (mut rebased, mut refused) = (0, 0);
+    for seed in seeds("NASBACKUP_FUZZ_CHAINS", 6).chain(if most > 0 { 1000..u64::MAX } else { 0..0 }) {
+        if most > 0 && begun.elapsed() > Duration::from_secs(most) {
+            break;
+        }
+        let chain = Chain::make(seed, Kind::Small);
+        let originals: Vec<_> = (0..chain.images).map(|image| fs::read(chain.path(image)).unwrap()).collect();
+        for round in 0..300 {
+            let mut random = Random(seed << 32 | round);
+            eprintln!("seed {seed}, round {round}");
+            if survives(&chain, &mut random, &originals) { rebased += 1 } else { refused += 1 }
+        }
+    }
+    println!("{rebased} rebased, {refused} refused");
+    assert!(rebased > 50 && refused > 50, "{rebased} rebased, {refused} refused: the damage is not well chosen");
+}
