@@ -188,7 +188,7 @@ fn rebase(held: &Held, disk: Disk, job: &mut Reporter<'_>, rebased: &mut Rebased
         match step {
             Ok(Progress { finished: true, .. }) => break,
             Ok(progress) => job.progress(progress.done, progress.total),
-            Err(error) => return Err(abandon(held, rebase, error)),
+            Err(error) => return Err(abandon(held, &path, rebase, error)),
         }
     }
     rebased.bytes_cloned += rebase.bytes_cloned();
@@ -198,11 +198,11 @@ fn rebase(held: &Held, disk: Disk, job: &mut Reporter<'_>, rebased: &mut Rebased
 }
 
 /// After a failure or a cancel: the image is as before, and what was written beside it goes.
-fn abandon(held: &Held, rebase: Rebase<File>, error: Error) -> Error {
-    let held = held.clone();
+fn abandon(held: &Held, path: &RepoPath, rebase: Rebase<File>, error: Error) -> Error {
+    let (held, path) = (held.clone(), path.clone());
     let abandoned = bounded("take back what was written", LIMIT, move || {
         let _held = held;
-        rebase.abandon().map_err(|e| e.at("take back what was written", "the image"))
+        rebase.abandon().map_err(|e| e.at("take back what was written", path.as_str()))
     });
     if let Err(left) = abandoned {
         // no part of the image, and the next rebase of it takes it back

@@ -147,3 +147,116 @@ impl Plan {
 fn no_room<T>(why: &str) -> Result<T, Error> {
     Err(Error::Unsupported(why.into()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::qcow2::header::{Backing, Header, MAGIC};
+    use std::io::Write as _;
+
+    const FEATURES: u32 = 0x6803_f857;
+
+    /// A first cluster with these extensions, perhaps an end mark, and the name right behind.
+    fn cluster(version: u32, size: usize, extensions: &[(u32, &[u8])], has_end: bool, name: &str) -> Vec<u8> {
+        let length = if version == 2 { 72 } else { 112 };
+        let mut bytes = vec![0; length];
+        for (kind, data) in extensions {
+            bytes.extend(kind.to_be_bytes());
+            bytes.extend(u32::try_from(data.len()).unwrap().to_be_bytes());
+            bytes.extend(*data);
+            bytes.resize(bytes.len().next_multiple_of(8), 0);
+        }
+        bytes.resize(bytes.len() + if has_end { 8 } else { 0 }, 0);
+        let place = bytes.len();
+        bytes.extend(name.as_bytes());
+        let mut put = |at: usize, field: &[u8]| bytes[at..at + field.len()].copy_from_slice(field);
+        put(0, &MAGIC.to_be_bytes());
+        put(4, &version.to_be_bytes());
+        put(8, &(place as u64).to_be_bytes());
+        put(16, &u32::try_from(name.len()).unwrap().to_be_bytes());
+        put(20, &size.ilog2().to_be_bytes());
+        put(24, &(1_u64 << 20).to_be_bytes());
+        if version == 3 {
+            put(96, &4_u32.to_be_bytes());
+            put(100, &112_u32.to_be_bytes());
+        }
+        bytes.resize(size, 0);
+        bytes
+    }
+
+    fn read(cluster: &[u8]) -> Header {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(cluster).unwrap();
+        Header::read(&file).unwrap()
+    }
+
+    /// Plans, and looks at the header after each write: it says what it said, or what it is to say.
+    fn renamed(mut cluster: Vec<u8>, name: Option<&str>) -> Result<Vec<u8>, Error> {
+        let header = read(&cluster);
+        let writes = plan(&cluster, &header.layout, name.map(str::as_bytes))?;
+        let old = header.backing.unwrap();
+        let new = name.map(|name| Backing { file: name.into(), format: Some("qcow2".into()) });
+        let with_format = Backing { file: old.file.clone(), format: Some("qcow2".into()) };
+        for write in &writes {
+            if write.takes_effect {
+                let end = write.offset + write.data.len();
+                assert!(
+                    end <= SECTOR || write.data.len() == 8 && write.offset % 8 == 0,
+                    "not in one sector: {write:?}"
+                );
+            }
+            let before = read(&cluster).backing;
+            cluster[write.offset..write.offset + write.data.len()].copy_from_slice(&write.data);
+            let after = read(&cluster).backing;
+            assert!(write.takes_effect || before == after, "{write:?}");
+            assert!(after == new || [Some(&old), Some(&with_format)].contains(&after.as_ref()), "{after:?}");
+        }
+        assert_eq!(read(&cluster).backing, new);
+        Ok(cluster)
+    }
+
+    #[test]
+    fn every_layout_is_readable_at_each_write() {
+        let format: (u32, &[u8]) = (EXTENSION_BACKING_FORMAT, b"qcow2");
+        let features = vec![7; 384];
+        let long = "n".repeat(150);
+        for version in [2, 3] {
+            for size in [512, 1024, 65536] {
+                for has_end in [true, false] {
+                    for extensions in [&[][..], &[format], &[format, (FEATURES, &features)], &[(FEATURES, &features)]] {
+                        if size == 512 && extensions.len() + usize::from(extensions.iter().any(|e| e.0 == FEATURES)) > 1
+                        {
+                            continue;
+                        }
+                        for old in ["a", "../T1/root.x.qcow2", &long] {
+                            for new in [None, Some("b"), Some("../T22/datadisk.y.qcow2"), Some(&*long)] {
+                                let first = cluster(version, size, extensions, has_end, old);
+                                let what = format!("v{version} {size} {has_end} {} {old} {new:?}", extensions.len());
+                                match renamed(first, new) {
+                                    // and back again, without room being used up
+                                    Ok(mut renamed_once) if new.is_some() => {
+                                        for name in [old, "c", old, "dd", old] {
+                                            renamed_once = renamed(renamed_once, Some(name)).expect(&what);
+                                        }
+                                    }
+                                    Ok(_) => {}
+                                    Err(error) => assert!(size <= 1024 || !has_end, "{what}: {error}"),
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn names_that_can_not_be_are_refused() {
+        let first = cluster(3, 65536, &[], true, "a");
+        for name in ["", "a\0b", &"x".repeat(1024)] {
+            assert!(matches!(renamed(first.clone(), Some(name)), Err(Error::Unsupported(_))));
+        }
+        let full = cluster(3, 1024, &[(FEATURES, &[0; 700])], true, &"o".repeat(190));
+        assert!(matches!(renamed(full, Some(&"n".repeat(190))), Err(Error::Unsupported(_))));
+    }
+}

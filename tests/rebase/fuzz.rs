@@ -91,7 +91,7 @@ fn mutate(random: &mut Random, image: &mut Vec<u8>) {
             2 => 1 << random.below(64),
             3 => offset,
             4 => offset | 1 << 63,
-            5 => offset / cluster as u64 * cluster as u64 | 1 << 63,
+            5 => (offset / cluster as u64 * cluster as u64) | (1 << 63),
             6 => offset | 1 << 62 | random.next() << 48,
             _ => random.next(),
         };
