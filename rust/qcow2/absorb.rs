@@ -9,7 +9,7 @@ use super::header::{AUTOCLEAR_BITMAPS, Header};
 use super::image::{COPIED, Entry, Image, What};
 use super::naming;
 use super::storage::{Storage, read_padded};
-use super::survey::Survey;
+use super::survey::{Found, Survey};
 use super::transfer::{Moved, Route};
 use super::write::{Content, Editor, Piece};
 use super::{Error, corrupt};
@@ -80,12 +80,22 @@ pub struct Rebase<T> {
 /// The image is where it is worked on.
 #[derive(Debug)]
 enum Phase<T> {
-    Survey(Image<T>, Box<Survey>),
+    Survey(Image<T>, Box<Checks>),
     Collect(Editor<T>, Batch),
     Move(Editor<T>, Batch),
     Name(Editor<T>),
     Finished,
     Failed(Option<Editor<T>>),
+}
+
+/// The check of the target and then of all that is read from: a cluster that is named twice could be absorbed
+/// without end.
+#[derive(Debug)]
+struct Checks {
+    survey: Survey,
+    /// Position in the chain of the image that is being checked.
+    image: usize,
+    target: Option<Found>,
 }
 
 /// What is absorbed at one go.
@@ -115,7 +125,7 @@ impl<T: Storage> Rebase<T> {
         let routes = chain.images.iter().map(|image| Route::new(image.length)).collect();
         Ok(Rebase {
             total: image.virtual_size(),
-            phase: Phase::Survey(image, Box::new(survey)),
+            phase: Phase::Survey(image, Box::new(Checks { survey, image: 0, target: None })),
             keep: keep.min(chain.images.len()),
             chain,
             routes,
@@ -138,7 +148,7 @@ impl<T: Storage> Rebase<T> {
     /// What the next step does, as a verb phrase.
     pub fn phase(&self) -> &'static str {
         match self.phase {
-            Phase::Survey(..) => "check the image",
+            Phase::Survey(..) => "check the images",
             Phase::Collect(..) => "look for what to absorb",
             Phase::Move(..) => "absorb",
             Phase::Name(_) => "name the new backing file",
@@ -150,9 +160,9 @@ impl<T: Storage> Rebase<T> {
     pub fn advance(&mut self) -> Result<Progress, Failure> {
         let until = Instant::now() + STEP;
         match std::mem::replace(&mut self.phase, Phase::Failed(None)) {
-            Phase::Survey(mut image, mut survey) => {
-                self.phase = match survey.advance(&mut image, until)? {
-                    None => Phase::Survey(image, survey),
+            Phase::Survey(mut image, mut checks) => {
+                self.phase = match self.check(&mut image, &mut checks, until)? {
+                    None => Phase::Survey(image, checks),
                     Some(found) => {
                         forget_unknown(&mut image)?;
                         // what the survey saw may be of a writer that was killed, and not durable yet
@@ -218,6 +228,26 @@ impl<T: Storage> Rebase<T> {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Checks the images one after the other; what was found in the target once all are checked.
+    fn check(&mut self, target: &mut Image<T>, checks: &mut Checks, until: Instant) -> Result<Option<Found>, Failure> {
+        let found = match checks.image {
+            0 => checks.survey.advance(target, until)?,
+            image => {
+                let found = checks.survey.advance(&mut self.chain.images[image - 1], until);
+                found.map_err(|error| Failure::of(image, error))?
+            }
+        };
+        let Some(found) = found else { return Ok(None) };
+        checks.target.get_or_insert(found);
+        if checks.image == self.keep {
+            return Ok(checks.target.take());
+        }
+        checks.image += 1;
+        let next = Survey::begin(&self.chain.images[checks.image - 1]);
+        checks.survey = next.map_err(|error| Failure::of(checks.image, error))?;
+        Ok(None)
     }
 
     /// After a failure the editor is kept for `abandon`.
