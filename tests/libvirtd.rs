@@ -1,26 +1,39 @@
-//! The daemon is restarted under a backup. One test only: the daemon is everybody's.
+//! The daemon is restarted, and hangs, under a backup. One test at a time: the daemon is everybody's.
 
 #![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
 
 mod support;
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use support::{Guest, MIB, Nas, Story, run, succeeds, take_and, until};
+use support::{Guest, Leaks, MIB, Nas, Story, run, succeeds, take_and, until};
+
+const PID_FILE: &str = "/run/libvirt/libvirtd.pid";
+
+fn alone() -> MutexGuard<'static, ()> {
+    static DAEMON: Mutex<()> = Mutex::new(());
+    DAEMON.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn signal_libvirtd(signal: &str) -> String {
+    let pid = std::fs::read_to_string(PID_FILE).unwrap().trim().to_owned();
+    run("kill", [signal, &pid]);
+    pid
+}
 
 fn restart_libvirtd() {
-    let pid_file = "/run/libvirt/libvirtd.pid";
-    let pid = std::fs::read_to_string(pid_file).unwrap();
-    run("kill", ["-9", pid.trim()]);
-    until("libvirtd is gone", Duration::from_secs(10), || !succeeds("kill", ["-0", pid.trim()]));
-    run("libvirtd", ["--daemon", "--pid-file", pid_file]);
+    let pid = signal_libvirtd("-KILL");
+    until("libvirtd is gone", Duration::from_secs(10), || !succeeds("kill", ["-0", &pid]));
+    run("libvirtd", ["--daemon", "--pid-file", PID_FILE]);
     until("libvirtd answers", Duration::from_secs(30), || succeeds("virsh", ["list"]));
 }
 
 #[test]
 fn a_restarted_libvirtd_does_not_end_the_wait_and_harms_nothing() {
+    let _alone = alone();
     let mut story = Story::new(Guest::full_of_data(1), Nas::folder().slow(16));
-    story.guest.grow(0, 80 * MIB);
+    story.guest.resize(0, 80 * MIB);
     story.take("full").assert_full(true);
     story.guest.write(0, 0x51, 2 * MIB, 48 * MIB);
     let request = story.request("incremental");
@@ -29,5 +42,37 @@ fn a_restarted_libvirtd_does_not_end_the_wait_and_harms_nothing() {
     // The next one uses what the new daemon knows.
     story.guest.write(0, 0x52, 9 * MIB, MIB);
     story.take("incremental");
+    story.assert_all_restore();
+}
+
+#[test]
+fn a_connection_that_was_lost_leaves_no_descriptor_behind() {
+    let _alone = alone();
+    let mut story = Story::with_full();
+    restart_libvirtd();
+    story.take("incremental");
+    let before = Leaks::now();
+    for _ in 0..3 {
+        restart_libvirtd();
+        story.guest.write(0, 0x51, 5 * MIB, MIB);
+        story.take("incremental");
+    }
+    before.assert_none();
+    story.assert_all_restore();
+}
+
+#[test]
+fn a_libvirtd_that_hangs_fails_the_backup_and_the_next_one_is_right() {
+    let _alone = alone();
+    let mut story = Story::with_full();
+    story.guest.write(0, 0x51, 5 * MIB, MIB);
+    let hangs = |_: &Story, request| {
+        signal_libvirtd("-STOP");
+        let taken = support::take(request);
+        signal_libvirtd("-CONT");
+        taken
+    };
+    story.refuse_with(story.request("incremental"), "LIBVIRT", hangs);
+    story.take("incremental").assert_incremental();
     story.assert_all_restore();
 }

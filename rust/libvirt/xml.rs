@@ -30,6 +30,8 @@ pub struct Disk {
     pub source: Source,
     /// Format of its top image, e.g. `qcow2`.
     pub format: String,
+    /// The images that its top image stands on, nearest first.
+    pub backing: Vec<BackingImage>,
     /// Its serial.
     pub serial: Option<String>,
     /// Several domains may write to it.
@@ -40,6 +42,15 @@ pub struct Disk {
     pub read_only: bool,
     /// It, or an image below it, is encrypted by QEMU.
     pub encrypted: bool,
+}
+
+/// An image below a disk's top image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BackingImage {
+    /// Where its data is.
+    pub source: Source,
+    /// Its format, e.g. `qcow2`.
+    pub format: String,
 }
 
 /// Where a disk's data is.
@@ -150,6 +161,12 @@ struct DriverElement {
 }
 
 #[derive(Deserialize)]
+struct FormatElement {
+    #[serde(rename = "@type", default)]
+    kind: String,
+}
+
+#[derive(Deserialize)]
 struct TargetElement {
     #[serde(rename = "@dev", default)]
     dev: String,
@@ -157,6 +174,9 @@ struct TargetElement {
 
 #[derive(Deserialize)]
 struct BackingElement {
+    #[serde(rename = "@type", default)]
+    kind: String,
+    format: Option<FormatElement>,
     source: Option<SourceElement>,
     #[serde(rename = "backingStore")]
     backing: Option<Box<BackingElement>>,
@@ -215,32 +235,30 @@ impl DomainXml {
 
 impl From<DiskElement> for Disk {
     fn from(disk: DiskElement) -> Disk {
-        let encrypted = disk.encryption.is_some()
-            || disk.source.as_ref().is_some_and(|s| s.encryption.is_some())
-            || disk.backing.as_deref().is_some_and(BackingElement::is_encrypted);
+        let mut encrypted =
+            disk.encryption.is_some() || disk.source.as_ref().is_some_and(|source| source.encryption.is_some());
+        let mut backing = Vec::new();
+        let mut layer = disk.backing;
+        while let Some(this) = layer {
+            encrypted |= this.source.as_ref().is_some_and(|source| source.encryption.is_some());
+            // the element that ends a chain is empty
+            if this.source.is_some() {
+                let format = this.format.map_or_else(|| "raw".to_owned(), |format| format.kind);
+                backing.push(BackingImage { source: Source::from(&this.kind, this.source), format });
+            }
+            layer = this.backing;
+        }
         Disk {
             target: disk.target.map(|t| t.dev).unwrap_or_default(),
             source: Source::from(&disk.kind, disk.source),
             format: disk.driver.and_then(|d| d.format).unwrap_or_else(|| "raw".to_owned()),
+            backing,
             serial: disk.serial.filter(|s| !s.is_empty()),
             shareable: disk.shareable.is_some(),
             transient: disk.transient.is_some(),
             read_only: disk.readonly.is_some(),
             encrypted,
         }
-    }
-}
-
-impl BackingElement {
-    fn is_encrypted(&self) -> bool {
-        let mut layer = Some(self);
-        while let Some(this) = layer {
-            if this.source.as_ref().is_some_and(|s| s.encryption.is_some()) {
-                return true;
-            }
-            layer = this.backing.as_deref();
-        }
-        false
     }
 }
 

@@ -47,6 +47,11 @@ impl PartialPoint {
         &self.folder
     }
 
+    /// The repository that it lies in.
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+
     /// Makes the file `name`, readable for its owner only.
     pub fn create_file(&self, name: &str) -> Result<File> {
         self.folder.create_file(name, FILE_MODE)

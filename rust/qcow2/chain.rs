@@ -42,8 +42,18 @@ impl Chain {
     pub(super) fn open(files: Vec<File>) -> Result<Chain, (usize, Error)> {
         let slice = slice_size(files.len());
         let open = |(i, file)| Image::open(file, slice).map_err(|error| (i, error));
-        let images = files.into_iter().enumerate().map(open).collect::<Result<_, _>>()?;
-        Ok(Chain { images, inflated: None, cluster: Vec::new(), deflated: Vec::new() })
+        Ok(Chain::of(files.into_iter().enumerate().map(open).collect::<Result<_, _>>()?))
+    }
+
+    /// The same for images of which a guest may be writing to the first.
+    pub(super) fn open_in_use(files: Vec<File>) -> Result<Chain, Error> {
+        let slice = slice_size(files.len());
+        let open = |file| Image::open_in_use(file, slice);
+        Ok(Chain::of(files.into_iter().map(open).collect::<Result<_, _>>()?))
+    }
+
+    fn of(images: Vec<Image<File>>) -> Chain {
+        Chain { images, inflated: None, cluster: Vec::new(), deflated: Vec::new() }
     }
 
     /// What the images of `range` hold at the guest offset `at`, for at most `limit` bytes. The area beyond the end of

@@ -118,7 +118,7 @@ impl Slice {
 pub(super) struct Image<S> {
     pub(super) storage: S,
     pub(super) header: Header,
-    /// Length of the file when it was opened.
+    /// Length of the file when it was opened; of one in use, more than any file has.
     pub(super) length: u64,
     slice_size: u64,
     l1: Slice,
@@ -131,7 +131,21 @@ impl<S: Source> Image<S> {
     /// bytes, a power of two from 4096 on, and two of them kept.
     pub(super) fn open(storage: S, slice_size: u64) -> Result<Image<S>, Error> {
         let header = Header::read(&storage)?;
+        if header.incompatible & header::DIRTY != 0 {
+            return corrupt("it is marked dirty: its reference counts are stale");
+        }
         let length = storage.length()?;
+        Image::with_header(storage, header, length, slice_size)
+    }
+
+    /// The same for an image that a guest may be writing to: its file grows meanwhile, and whether its reference counts
+    /// are stale is its writer's business.
+    pub(super) fn open_in_use(storage: S, slice_size: u64) -> Result<Image<S>, Error> {
+        let header = Header::read(&storage)?;
+        Image::with_header(storage, header, OFFSET, slice_size)
+    }
+
+    fn with_header(storage: S, header: Header, length: u64, slice_size: u64) -> Result<Image<S>, Error> {
         refuse_unsupported(&header)?;
         let (l1, l2) = (Slice::default(), Slice::default());
         let image = Image { storage, header, length, slice_size, l1, l2, last: None };
@@ -364,9 +378,6 @@ fn refuse_unsupported(header: &Header) -> Result<(), Error> {
     }
     if has(header::CORRUPT) {
         return corrupt("it is marked corrupt");
-    }
-    if has(header::DIRTY) {
-        return corrupt("it is marked dirty: its reference counts are stale");
     }
     match (has(header::COMPRESSION_TYPE), header.tables.compression) {
         (false, 0) | (true, 1) => {}

@@ -12,6 +12,7 @@ mod image;
 mod inflate;
 mod naming;
 mod refcount;
+mod regrown;
 mod storage;
 mod survey;
 mod transfer;
@@ -25,6 +26,7 @@ pub use absorb::{Failure, Progress, Rebase};
 pub use bitmaps::Bitmap;
 pub use create::create;
 pub use header::Backing;
+pub use regrown::{Layer, regrown};
 pub use storage::{Source, Storage};
 
 use crate::error::{Code, Error as CoreError};

@@ -397,8 +397,8 @@ impl Guest {
         (0..self.disks.len()).map(|disk| self.copy(disk)).collect()
     }
 
-    /// Grows a disk of the running guest.
-    pub fn grow(&self, disk: usize, bytes: u64) {
+    /// Gives a disk of the running guest another size.
+    pub fn resize(&self, disk: usize, bytes: u64) {
         self.virsh(&["blockresize", &self.target(disk), &format!("{bytes}B")]);
     }
 

@@ -1,6 +1,7 @@
 //! What goes wrong while a backup runs: the guest goes on, nothing half-made is visible, the next backup is right.
 
 use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nasbackup::error::{Code, Error};
@@ -19,7 +20,7 @@ fn slow_story() -> Story {
 
 fn slow_story_on(nas: Nas) -> Story {
     let mut story = Story::new(Guest::full_of_data(1), nas.slow(16));
-    story.guest.grow(0, 80 * MIB);
+    story.guest.resize(0, 80 * MIB);
     story.take("full").assert_full(true);
     story.guest.write(0, 0x51, 2 * MIB, 48 * MIB);
     story
@@ -75,7 +76,7 @@ fn the_guest_is_destroyed() {
 fn cancel_ends_it_within_a_second() {
     // QEMU has up to 64 MiB under way, which no cancel calls back: the repository would be to blame.
     let mut story = Story::new(Guest::full_of_data(1), Nas::folder().slow(32));
-    story.guest.grow(0, 160 * MIB);
+    story.guest.resize(0, 160 * MIB);
     story.take("full").assert_full(true);
     story.guest.write(0, 0x51, 2 * MIB, 140 * MIB);
     let job = format!("cancel-{}", story.guest.name);
@@ -208,6 +209,23 @@ fn somebody_else_s_job_is_left_alone() {
     story.guest.virsh(&["backup-dumpxml"]);
     story.guest.virsh(&["domjobabort"]);
     until("their job ends", Duration::from_secs(10), || story.guest.virsh(&["domjobinfo"]).contains("None"));
+    story.take("incremental").assert_incremental();
+    story.assert_all_restore();
+}
+
+/// A dump is to libvirt what a save and a migration are: a job on the whole domain.
+#[test]
+fn a_dump_of_somebody_else_is_left_alone() {
+    let mut story = Story::with_full();
+    let slow = Nas::folder().slow(8);
+    let file = slow.at("memory");
+    let mut dump = Command::new("virsh")
+        .args(["dump", "--live", "--memory-only", &story.guest.name, file.to_str().unwrap()])
+        .spawn()
+        .unwrap();
+    until("memory is written", Duration::from_secs(20), || file.metadata().is_ok_and(|file| file.len() > MIB));
+    story.refuse(story.request("incremental"), "BUSY");
+    assert!(dump.wait().unwrap().success(), "their job goes on to its end");
     story.take("incremental").assert_incremental();
     story.assert_all_restore();
 }

@@ -6,8 +6,8 @@ use super::decision::{Plan, Way};
 use super::found::Found;
 use super::quiesce::Frozen;
 use super::request::{Checked, Mode};
-use super::storage::Targets;
-use super::{Call, ask, describe};
+use super::storage::{Published, Targets};
+use super::{Call, ask, describe, regrown};
 use crate::config::{Config, QuiesceFailure};
 use crate::engine::push::{Prepared, PushJob};
 use crate::error::{Code, Error, Result};
@@ -136,11 +136,16 @@ impl Attempt {
         libvirt::checkpoint_xml(bitmap, None, &with, &without)
     }
 
-    pub(super) fn publish(self, manifest: Manifest, limit: Duration) -> Result<(Manifest, Found, HostState)> {
+    /// `PARENT_INVALID` when the incremental disks of the new point can't stand on its parent after all.
+    pub(super) fn check_parent(&self, plan: &Plan, limit: Duration) -> Result<()> {
+        regrown::check(&self.targets, &self.found.xml, &self.found.disks, &plan.ways, limit)
+    }
+
+    pub(super) fn publish(self, manifest: Manifest, limit: Duration) -> Result<(Published, Found, HostState)> {
         let texts = describe::texts(self.found.domain.name(), &self.found.xml_text, &self.found.xml);
         let Attempt { found, bitmap, mut host, targets, .. } = self;
         match targets.publish(manifest, texts, limit) {
-            Ok(manifest) => Ok((manifest, found, host)),
+            Ok(published) => Ok((published, found, host)),
             Err(error) => {
                 let removed = ask("delete the new checkpoint", move || {
                     remove_bitmap(&found, &mut host, bitmap.as_deref());
@@ -197,8 +202,19 @@ impl Attempt {
         }
     }
 
+    /// Undoes everything because the new point can't stand on its parent, so that another attempt can follow.
+    pub(super) fn start_over(self, error: Error) -> Result<HostState> {
+        let (error, host) = self.undo(error);
+        // what stays behind would be in the way
+        host.filter(|_| !error.leftovers).ok_or(error)
+    }
+
     /// Undoes everything; no job runs any more.
     fn clear(self, error: Error) -> Error {
+        self.undo(error).0
+    }
+
+    fn undo(self, error: Error) -> (Error, Option<HostState>) {
         let Attempt { mut found, bitmap, mut host, targets, .. } = self;
         let name = found.domain.name().to_owned();
         let cleared = ask("clear the guest", move || {
@@ -209,16 +225,14 @@ impl Attempt {
         });
         let error = targets.discard(error);
         // Once more: a write of the guest may have failed while the bitmap was being removed.
-        let resumed = cleared.and_then(|(found, _host)| {
+        let resumed = cleared.and_then(|(found, host)| {
             ask("resume the guest", move || {
                 resume(&found);
-                Ok(())
+                Ok(host)
             })
         });
-        if let Err(failed) = resumed {
-            log::error!("{name}: {failed}");
-        }
-        error
+        let host = resumed.inspect_err(|failed| log::error!("{name}: {failed}"));
+        (error, host.ok())
     }
 }
 

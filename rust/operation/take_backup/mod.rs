@@ -7,6 +7,7 @@ mod describe;
 mod found;
 mod image_lock;
 mod quiesce;
+mod regrown;
 mod request;
 mod running;
 mod stopped;
@@ -29,6 +30,7 @@ use crate::point::{Kind, Manifest, ManifestDisk, ParentPoint};
 
 use request::Checked;
 pub use request::{StoppedDisk, TakeBackupRequest};
+use storage::Published;
 
 /// What `takeBackup` answers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -54,6 +56,8 @@ pub struct TakenBackup {
     pub engine: Engine,
     /// Milliseconds of the hypervisor's job, from begin to the last target's close.
     pub job_millis: u64,
+    /// Milliseconds until the files and folders of the point were durable and it was published.
+    pub sync_millis: u64,
     /// Milliseconds of the whole call.
     pub total_millis: u64,
     /// The disks, in the order of the domain or the request.
@@ -100,13 +104,14 @@ pub fn run(request: TakeBackupRequest, listener: Listener<'_>) -> Result<TakenBa
     };
     match &taken {
         Ok(taken) => log::info!(
-            "{}: {:?} backup '{}' of {} bytes done in {} ms, {} ms of it the job",
+            "{}: {:?} backup '{}' of {} bytes done in {} ms, {} ms of it the job, {} ms to make it durable",
             checked.vm,
             taken.kind,
             checked.point,
             taken.size,
             taken.total_millis,
-            taken.job_millis
+            taken.job_millis,
+            taken.sync_millis
         ),
         Err(error) => log::error!("{}: backup to '{}' failed: {error}", checked.vm, checked.point),
     }
@@ -166,7 +171,7 @@ fn manifest(
 
 /// A published point, with what its manifest does not say.
 struct Outcome {
-    manifest: Manifest,
+    published: Published,
     /// The disks' names in the domain.
     targets: Vec<Option<String>>,
     /// The files that the incremental disks stand on.
@@ -179,8 +184,9 @@ struct Outcome {
 
 impl Outcome {
     fn answer(self, point: &PointPath, job: &Job) -> TakenBackup {
+        let manifest = self.published.manifest;
         let with = self.targets.into_iter().zip(self.parents);
-        let disks = self.manifest.disks.into_iter().zip(with).map(|(disk, (target, parent))| TakenDisk {
+        let disks = manifest.disks.into_iter().zip(with).map(|(disk, (target, parent))| TakenDisk {
             target,
             file: format!("{point}/{}", disk.file),
             volume: disk.volume,
@@ -193,16 +199,17 @@ impl Outcome {
         });
         let disks: Vec<TakenDisk> = disks.collect();
         TakenBackup {
-            kind: self.manifest.kind,
+            kind: manifest.kind,
             size: disks.iter().map(|disk| disk.size).sum(),
             virtual_size: disks.iter().map(|disk| disk.virtual_size).sum(),
             volumes: disks.iter().map(|disk| (disk.volume.clone(), disk.file.clone())).collect(),
-            bitmap_created: self.manifest.bitmap,
+            bitmap_created: manifest.bitmap,
             bitmap_recreated: self.recreated,
             incremental_fallback: self.fallback,
             details: self.details.join("\n"),
-            engine: self.manifest.engine,
+            engine: manifest.engine,
             job_millis: self.job_millis,
+            sync_millis: self.published.millis,
             total_millis: job.elapsed_millis(),
             disks,
         }

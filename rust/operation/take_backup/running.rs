@@ -18,7 +18,12 @@ use crate::point::{Kind, ManifestDisk, Parent, ParentPoint};
 const SYNC: Duration = Duration::from_secs(600);
 
 /// Runs the backup of a guest that must be running or paused.
-pub(super) fn run(call: &Call<'_>, mut host: HostState, job: &mut Reporter<'_>) -> Result<TakenBackup> {
+pub(super) fn run(call: &Call<'_>, host: HostState, job: &mut Reporter<'_>) -> Result<TakenBackup> {
+    take(call, host, None, job)
+}
+
+/// The same, on top of no parent when there is a reason against it.
+fn take(call: &Call<'_>, mut host: HostState, against: Option<String>, job: &mut Reporter<'_>) -> Result<TakenBackup> {
     let Call { checked, config, .. } = *call;
     job.begin("find the domain")?;
     let (request, settings) = (checked.clone(), config.clone());
@@ -26,7 +31,7 @@ pub(super) fn run(call: &Call<'_>, mut host: HostState, job: &mut Reporter<'_>) 
     job.begin("open the repository")?;
     let mut opened = storage::open(checked, config)?;
     let ours = ours(checked, &opened, &host)?;
-    let (request, parent) = (checked.clone(), opened.parent.take());
+    let (request, parent) = (checked.clone(), against.map(Err).or(opened.parent.take()));
     let (found, host, parent, plan) = ask("look at the bitmaps", move || {
         clear_way(&request, &found, &mut host)?;
         let plan = decide(&request, &found, parent.as_ref());
@@ -39,8 +44,15 @@ pub(super) fn run(call: &Call<'_>, mut host: HostState, job: &mut Reporter<'_>) 
     let targets = storage::make_targets(opened, &checked.point, specs, storage::PROBE)?;
     let bitmap = checked.mode.bitmap().filter(|_| plan.carries.contains(&true));
     let mut attempt = Attempt::new(found, bitmap, host, targets);
-    let copied = match attempt.copy(call, &plan, &names, job) {
+    let limit = SYNC.max(call.left());
+    let copied = attempt.copy(call, &plan, &names, job);
+    let copied = match copied.and_then(|copied| attempt.check_parent(&plan, limit).map(|()| copied)) {
         Ok(copied) => copied,
+        Err(error) if error.code == Code::ParentInvalid => {
+            log::warn!("{}: once more, in full: {error}", checked.vm);
+            let reason = error.to_string();
+            return take(call, attempt.start_over(error)?, Some(reason), job);
+        }
         Err(error) => return Err(attempt.abandon(error)),
     };
     let parent = parent
@@ -48,8 +60,7 @@ pub(super) fn run(call: &Call<'_>, mut host: HostState, job: &mut Reporter<'_>) 
         .map(|parent| ParentPoint { backup_path: parent.path.to_string(), point_id: parent.manifest.point_id });
     let disks = manifest_disks(&disks, &plan, bitmap, &names);
     let manifest = manifest(call, copied.when, bitmap, parent, disks);
-    let limit = SYNC.max(call.left());
-    let (manifest, found, host) = attempt.publish(manifest, limit)?;
+    let (published, found, host) = attempt.publish(manifest, limit)?;
     job.enter("clear up");
     let mut details = found.details.clone();
     details.extend(plan.details.iter().cloned());
@@ -69,7 +80,7 @@ pub(super) fn run(call: &Call<'_>, mut host: HostState, job: &mut Reporter<'_>) 
     let outcome = Outcome {
         targets,
         parents: parents.collect(),
-        manifest,
+        published,
         recreated,
         fallback: plan.fallback,
         details,

@@ -205,8 +205,8 @@ impl Attempt {
         let new = checked.mode.bitmap();
         let bitmap = new.filter(|_| self.seeded.contains(&true));
         let manifest = manifest(call, copied.when, bitmap, None, self.manifest_disks(bitmap));
-        let manifest = match self.targets.publish(manifest, Vec::new(), SYNC.max(call.left())) {
-            Ok(manifest) => manifest,
+        let published = match self.targets.publish(manifest, Vec::new(), SYNC.max(call.left())) {
+            Ok(published) => published,
             Err(error) => {
                 unseed(&self.found, &self.seeded, new, &mut host);
                 return Err(error);
@@ -225,7 +225,7 @@ impl Attempt {
         let outcome = Outcome {
             targets: self.found.iter().map(|_| None).collect(),
             parents: self.found.iter().map(|_| None).collect(),
-            manifest,
+            published,
             recreated: None,
             fallback,
             details: self.details,

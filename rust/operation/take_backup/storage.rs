@@ -116,6 +116,13 @@ pub(super) struct TargetSpec {
     pub parent: Option<RepoPath>,
 }
 
+/// A point that is durable and visible.
+pub(super) struct Published {
+    pub manifest: Manifest,
+    /// How long that took.
+    pub millis: u64,
+}
+
 /// The target files of a point that is not published yet; dropped, they are removed.
 #[derive(Debug)]
 pub(super) struct Targets {
@@ -149,6 +156,16 @@ pub(super) fn make_targets(
 }
 
 impl Targets {
+    /// The repository.
+    pub(super) fn session(&self) -> &Session {
+        self.partial.session()
+    }
+
+    /// The target of the disk at this position.
+    pub(super) fn file(&self, disk: usize) -> std::io::Result<File> {
+        self.files[disk].try_clone()
+    }
+
     /// The host path of the target `name`, for QEMU. `UNSUPPORTED_IMAGE` when it is not UTF-8, which libvirt needs.
     pub(super) fn path(&self, name: &str) -> Result<String> {
         let path: PathBuf = self.partial.folder().path.join(name);
@@ -164,8 +181,9 @@ impl Targets {
         mut manifest: Manifest,
         texts: Vec<(&'static str, String)>,
         limit: Duration,
-    ) -> Result<Manifest> {
-        let until = Instant::now() + limit;
+    ) -> Result<Published> {
+        let begun = Instant::now();
+        let until = begun + limit;
         let published = bounded("publish the restore point", limit, move || {
             let written = self.write_out(&mut manifest, texts).and_then(|()| {
                 // Whoever asked has given up: what appeared now would be nobody's restore point.
@@ -186,7 +204,8 @@ impl Targets {
             Code::NasUnresponsive if !error.leftovers => error.with_leftover("the files written so far"),
             _ => error,
         };
-        published.map_err(given_up)
+        let manifest = published.map_err(given_up)?;
+        Ok(Published { manifest, millis: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX) })
     }
 
     fn write_out(&self, manifest: &mut Manifest, texts: Vec<(&'static str, String)>) -> Result<()> {
