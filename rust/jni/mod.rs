@@ -21,7 +21,7 @@ use failure::{Failure, ThrowNasBackupException};
 use listener::with_listener;
 use types::{
     JBackupStatsRequest, JBackupStatsResult, JConfiguration, JDeleteBackupRequest, JDeleteBackupResult, JJobStatus,
-    JProgressListener, JTakeBackupRequest, JTakeBackupResult,
+    JProgressListener, JRebaseBackupRequest, JRebasePointRequest, JRebaseResult, JTakeBackupRequest, JTakeBackupResult,
 };
 
 const _: &[NativeMethod] = &[
@@ -44,6 +44,26 @@ const _: &[NativeMethod] = &[
             JTakeBackupResult => org.nasbackup.TakeBackupResult,
         },
         static extern fn take_backup(request: JTakeBackupRequest, listener: JProgressListener) -> JTakeBackupResult,
+        error_policy = ThrowNasBackupException,
+    },
+    native_method! {
+        java_type = org.nasbackup.Native,
+        type_map = {
+            JRebaseBackupRequest => org.nasbackup.RebaseBackupRequest,
+            JProgressListener => org.nasbackup.ProgressListener,
+            JRebaseResult => org.nasbackup.RebaseResult,
+        },
+        static extern fn rebase_backup(request: JRebaseBackupRequest, listener: JProgressListener) -> JRebaseResult,
+        error_policy = ThrowNasBackupException,
+    },
+    native_method! {
+        java_type = org.nasbackup.Native,
+        type_map = {
+            JRebasePointRequest => org.nasbackup.RebasePointRequest,
+            JProgressListener => org.nasbackup.ProgressListener,
+            JRebaseResult => org.nasbackup.RebaseResult,
+        },
+        static extern fn rebase_point(request: JRebasePointRequest, listener: JProgressListener) -> JRebaseResult,
         error_policy = ThrowNasBackupException,
     },
     native_method! {
@@ -111,6 +131,28 @@ fn take_backup<'l>(
     let request = read::take_backup(&request, env)?;
     let taken = with_listener(env, &listener, |listener| operation::take_backup::run(request, listener))?;
     Ok(write::taken_backup(&taken, env)?)
+}
+
+fn rebase_backup<'l>(
+    env: &mut Env<'l>,
+    _: JClass<'l>,
+    request: JRebaseBackupRequest<'l>,
+    listener: JProgressListener<'l>,
+) -> Result<JRebaseResult<'l>, Failure> {
+    let request = read::rebase_backup(&request, env)?;
+    let rebased = with_listener(env, &listener, |listener| operation::rebase_backup::run(request, listener))?;
+    Ok(write::rebased(&rebased, env)?)
+}
+
+fn rebase_point<'l>(
+    env: &mut Env<'l>,
+    _: JClass<'l>,
+    request: JRebasePointRequest<'l>,
+    listener: JProgressListener<'l>,
+) -> Result<JRebaseResult<'l>, Failure> {
+    let request = read::rebase_point(&request, env)?;
+    let rebased = with_listener(env, &listener, |listener| operation::rebase_point::run(request, listener))?;
+    Ok(write::rebased(&rebased, env)?)
 }
 
 fn delete_backup<'l>(

@@ -7,13 +7,16 @@ use serde_json::{Map, Value};
 
 use super::failure::Failure;
 use super::types::{
-    JBackupStatsRequest, JConfiguration, JDeleteBackupRequest, JRepository, JStoppedDisk, JTakeBackupRequest,
+    JBackupStatsRequest, JConfiguration, JDeleteBackupRequest, JRebaseBackupRequest, JRebasePointRequest, JRepository,
+    JStoppedDisk, JTakeBackupRequest,
 };
 use crate::config::Config;
 use crate::error::Error;
 use crate::nas::repository::Repository;
 use crate::operation::backup_stats::BackupStatsRequest;
 use crate::operation::delete_backup::DeleteBackupRequest;
+use crate::operation::rebase_backup::RebaseBackupRequest;
+use crate::operation::rebase_point::RebasePointRequest;
 use crate::operation::take_backup::{StoppedDisk, TakeBackupRequest};
 
 /// Room for the local references of one request without its lists.
@@ -51,6 +54,30 @@ pub(super) fn take_backup(request: &JTakeBackupRequest<'_>, env: &Env<'_>) -> Re
             quiesce: Some(request.quiesce(env)?),
             wait_seconds: Some(seconds("waitSeconds", request.wait_seconds(env)?)?),
             engine: if engine.is_null() { None } else { text("engine", engine.text(env)?, env)? },
+        })
+    })
+}
+
+pub(super) fn rebase_backup(request: &JRebaseBackupRequest<'_>, env: &Env<'_>) -> Result<RebaseBackupRequest> {
+    given(request)?;
+    env.with_local_frame(FRAME, |env| {
+        Ok(RebaseBackupRequest {
+            job: text("job", request.job(env)?, env)?,
+            repository: repository(request.repository(env)?, env)?,
+            target: text("target", request.target(env)?, env)?,
+            new_backing: text("newBacking", request.new_backing(env)?, env)?,
+        })
+    })
+}
+
+pub(super) fn rebase_point(request: &JRebasePointRequest<'_>, env: &Env<'_>) -> Result<RebasePointRequest> {
+    given(request)?;
+    env.with_local_frame(FRAME, |env| {
+        Ok(RebasePointRequest {
+            job: text("job", request.job(env)?, env)?,
+            repository: repository(request.repository(env)?, env)?,
+            backup_path: text("backupPath", request.backup_path(env)?, env)?,
+            new_parent: text("newParent", request.new_parent(env)?, env)?,
         })
     })
 }

@@ -92,6 +92,28 @@ bind_java_type! {
 }
 
 bind_java_type! {
+    pub(super) JRebaseBackupRequest => org.nasbackup.RebaseBackupRequest,
+    type_map = { JRepository => org.nasbackup.Repository },
+    methods {
+        fn job() -> JString,
+        fn repository() -> JRepository,
+        fn target() -> JString,
+        fn new_backing() -> JString,
+    },
+}
+
+bind_java_type! {
+    pub(super) JRebasePointRequest => org.nasbackup.RebasePointRequest,
+    type_map = { JRepository => org.nasbackup.Repository },
+    methods {
+        fn job() -> JString,
+        fn repository() -> JRepository,
+        fn backup_path() -> JString,
+        fn new_parent() -> JString,
+    },
+}
+
+bind_java_type! {
     pub(super) JBackupStatsRequest => org.nasbackup.BackupStatsRequest,
     type_map = { JRepository => org.nasbackup.Repository },
     methods {
@@ -155,6 +177,11 @@ bind_java_type! {
 }
 
 bind_java_type! {
+    pub(super) JRebaseResult => org.nasbackup.RebaseResult,
+    constructors { fn new(size: jlong, bytes_cloned: jlong, bytes_copied: jlong, total_millis: jlong), },
+}
+
+bind_java_type! {
     pub(super) JDeleteBackupResult => org.nasbackup.DeleteBackupResult,
     constructors { fn new(freed_bytes: jlong), },
 }
@@ -190,6 +217,8 @@ pub(super) fn warm(env: &mut Env<'_>, class: &JClass<'_>) -> jni::errors::Result
     JRepositoryAPI::get(env, &context)?;
     JStoppedDiskAPI::get(env, &context)?;
     JTakeBackupRequestAPI::get(env, &context)?;
+    JRebaseBackupRequestAPI::get(env, &context)?;
+    JRebasePointRequestAPI::get(env, &context)?;
     JDeleteBackupRequestAPI::get(env, &context)?;
     JBackupStatsRequestAPI::get(env, &context)?;
     JModeAPI::get(env, &context)?;
@@ -197,6 +226,7 @@ pub(super) fn warm(env: &mut Env<'_>, class: &JClass<'_>) -> jni::errors::Result
     JQuiesceFailureAPI::get(env, &context)?;
     JTakeBackupResultAPI::get(env, &context)?;
     JDiskResultAPI::get(env, &context)?;
+    JRebaseResultAPI::get(env, &context)?;
     JDeleteBackupResultAPI::get(env, &context)?;
     JBackupStatsResultAPI::get(env, &context)?;
     JJobStatusAPI::get(env, &context)?;

@@ -4,9 +4,10 @@ use jni::Env;
 use jni::errors::Result;
 use jni::objects::{JObjectArray, JString};
 
-use super::types::{JDiskResult, JJobStatus, JTakeBackupResult};
+use super::types::{JDiskResult, JJobStatus, JRebaseResult, JTakeBackupResult};
 use crate::engine::Engine;
 use crate::job::JobStatus;
+use crate::operation::rebase_disks::Rebased;
 use crate::operation::take_backup::{TakenBackup, TakenDisk};
 use crate::point::Kind;
 
@@ -50,6 +51,11 @@ pub(super) fn taken_backup<'l>(taken: &TakenBackup, env: &mut Env<'l>) -> Result
             &disks,
         )
     })
+}
+
+pub(super) fn rebased<'l>(rebased: &Rebased, env: &mut Env<'l>) -> Result<JRebaseResult<'l>> {
+    let (cloned, copied) = (long(rebased.bytes_cloned), long(rebased.bytes_copied));
+    JRebaseResult::new(env, long(rebased.size), cloned, copied, long(rebased.total_millis))
 }
 
 pub(super) fn jobs<'l>(jobs: &[JobStatus], env: &mut Env<'l>) -> Result<JObjectArray<'l, JJobStatus<'l>>> {

@@ -3,7 +3,7 @@
 pub mod backup_stats;
 pub mod delete_backup;
 pub mod rebase_backup;
-mod rebase_disks;
+pub mod rebase_disks;
 pub mod rebase_point;
 pub mod take_backup;
 

@@ -54,6 +54,14 @@ public final class CancelHandle {
         }
     }
 
+    /** The id for a job whose request says {@code requested}, which may be null. */
+    String idFor(String requested) {
+        if (requested != null && !requested.equals(job)) {
+            throw NasBackupException.invalid("job", "'" + requested + "' is not that of the cancel handle");
+        }
+        return job;
+    }
+
     /** From here on the library is loaded. Either this sees a cancel that came before, or that cancel sees this. */
     void start() {
         started = true;

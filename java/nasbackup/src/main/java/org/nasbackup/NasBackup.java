@@ -17,6 +17,7 @@ import java.io.IOException;
 import java.io.InputStream;
 import java.util.List;
 import java.util.Properties;
+import java.util.function.Function;
 import java.util.function.Supplier;
 
 /**
@@ -73,17 +74,48 @@ public final class NasBackup {
      * @param handle cancels this job; may be null
      */
     public TakeBackupResult takeBackup(TakeBackupRequest request, ProgressListener listener, CancelHandle handle) {
-        if (request == null || handle == null) {
-            return call(() -> Native.takeBackup(request, listener));
-        }
-        if (request.job() != null && !request.job().equals(handle.job())) {
-            throw NasBackupException.invalid("job", "'" + request.job() + "' is not that of the cancel handle");
-        }
-        TakeBackupRequest named = request.toBuilder().job(handle.job()).build();
-        return call(() -> {
-            handle.start();
-            return Native.takeBackup(named, handle.before(listener));
-        });
+        TakeBackupRequest named = request == null || handle == null
+                ? request
+                : request.toBuilder().job(handle.idFor(request.job())).build();
+        return call(listener, handle, told -> Native.takeBackup(named, told));
+    }
+
+    /** {@link #rebaseBackup(RebaseBackupRequest, ProgressListener, CancelHandle)} without listener and handle. */
+    public RebaseResult rebaseBackup(RebaseBackupRequest request) {
+        return rebaseBackup(request, null, null);
+    }
+
+    /**
+     * Lets one image of a restore point stand on another one of its chain, or alone; it reads as before. One that does
+     * already is a success. After a failure or a cancel the chain is as valid as before, and the same call finishes.
+     *
+     * @param listener told of progress on this thread; may be null
+     * @param handle cancels this job; may be null
+     */
+    public RebaseResult rebaseBackup(RebaseBackupRequest request, ProgressListener listener, CancelHandle handle) {
+        RebaseBackupRequest named = request == null || handle == null
+                ? request
+                : request.toBuilder().job(handle.idFor(request.job())).build();
+        return call(listener, handle, told -> Native.rebaseBackup(named, told));
+    }
+
+    /** {@link #rebasePoint(RebasePointRequest, ProgressListener, CancelHandle)} without listener and handle. */
+    public RebaseResult rebasePoint(RebasePointRequest request) {
+        return rebasePoint(request, null, null);
+    }
+
+    /**
+     * {@link #rebaseBackup(RebaseBackupRequest, ProgressListener, CancelHandle)} for all disks of a restore point.
+     * When it fails between two of them, the same call finishes.
+     *
+     * @param listener told of progress on this thread; may be null
+     * @param handle cancels this job; may be null
+     */
+    public RebaseResult rebasePoint(RebasePointRequest request, ProgressListener listener, CancelHandle handle) {
+        RebasePointRequest named = request == null || handle == null
+                ? request
+                : request.toBuilder().job(handle.idFor(request.job())).build();
+        return call(listener, handle, told -> Native.rebasePoint(named, told));
     }
 
     /** Removes a restore point that no other image needs. One that is gone already is a success. */
@@ -104,6 +136,17 @@ public final class NasBackup {
     /** Asks the job of that id to stop. False when no such job runs. */
     public boolean cancel(String job) {
         return Native.cancel(job);
+    }
+
+    /** A call that the handle, if there is one, can cancel; {@code call} gets the listener that the job has to have. */
+    private static <T> T call(ProgressListener listener, CancelHandle handle, Function<ProgressListener, T> call) {
+        if (handle == null) {
+            return call(() -> call.apply(listener));
+        }
+        return call(() -> {
+            handle.start();
+            return call.apply(handle.before(listener));
+        });
     }
 
     /** Every call that may last runs in here, so that a shutdown waits for it. */

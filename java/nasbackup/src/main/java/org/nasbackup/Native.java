@@ -35,6 +35,10 @@ final class Native {
 
     static native TakeBackupResult takeBackup(TakeBackupRequest request, ProgressListener listener);
 
+    static native RebaseResult rebaseBackup(RebaseBackupRequest request, ProgressListener listener);
+
+    static native RebaseResult rebasePoint(RebasePointRequest request, ProgressListener listener);
+
     static native DeleteBackupResult deleteBackup(DeleteBackupRequest request);
 
     static native BackupStatsResult backupStats(BackupStatsRequest request);

@@ -127,6 +127,26 @@ class BoundaryTest {
                 "backupPath",
                 () -> nasBackup.deleteBackup(
                         DeleteBackupRequest.builder().repository(repository()).build()));
+        refused("request", () -> nasBackup.rebaseBackup(null));
+        RebaseBackupRequest.Builder file = RebaseBackupRequest.builder();
+        refused("repository", () -> nasBackup.rebaseBackup(file.build()));
+        refused(
+                "target",
+                () -> nasBackup.rebaseBackup(file.repository(repository()).build()));
+        refused(
+                "newBacking",
+                () -> nasBackup.rebaseBackup(
+                        file.target("i/1/root.x.qcow2").newBacking("../x").build()));
+        refused("request", () -> nasBackup.rebasePoint(null));
+        RebasePointRequest.Builder point = RebasePointRequest.builder();
+        refused("repository", () -> nasBackup.rebasePoint(point.build()));
+        refused(
+                "backupPath",
+                () -> nasBackup.rebasePoint(point.repository(repository()).build()));
+        refused(
+                "newParent",
+                () -> nasBackup.rebasePoint(
+                        point.backupPath("i/1").newParent("i/1").build()));
         refused("request", () -> nasBackup.backupStats(null));
         refused(
                 "repository",

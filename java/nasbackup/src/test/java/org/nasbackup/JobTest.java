@@ -112,10 +112,15 @@ class JobTest {
     void a_handle_cancels_before_the_call() {
         CancelHandle handle = new CancelHandle();
         handle.cancel();
-        NasBackupException e =
-                failure(() -> nasBackup.takeBackup(TakeBackupRequest.builder().build(), null, handle));
-        assertThat(e.code()).isEqualTo(ErrorCode.CANCELLED);
-        assertThat(e.getMessage()).contains(handle.job());
+        List<Runnable> calls = List.of(
+                () -> nasBackup.takeBackup(TakeBackupRequest.builder().build(), null, handle),
+                () -> nasBackup.rebaseBackup(RebaseBackupRequest.builder().build(), null, handle),
+                () -> nasBackup.rebasePoint(RebasePointRequest.builder().build(), null, handle));
+        for (Runnable call : calls) {
+            NasBackupException e = failure(call);
+            assertThat(e.code()).isEqualTo(ErrorCode.CANCELLED);
+            assertThat(e.getMessage()).contains(handle.job());
+        }
     }
 
     @Test

@@ -46,6 +46,32 @@ class RequestTest {
     }
 
     @Test
+    void a_copy_of_a_rebase_keeps_every_field() {
+        Repository repository =
+                Repository.builder().type("dir").address("/export").build();
+        RebaseBackupRequest file = RebaseBackupRequest.builder()
+                .job("j")
+                .repository(repository)
+                .target("i/2/x")
+                .newBacking("i/1/x")
+                .build();
+        assertThat(file.toBuilder().build())
+                .hasNoNullFieldsOrProperties()
+                .usingRecursiveComparison()
+                .isEqualTo(file);
+        RebasePointRequest point = RebasePointRequest.builder()
+                .job("j")
+                .repository(repository)
+                .backupPath("i/2")
+                .newParent("i/1")
+                .build();
+        assertThat(point.toBuilder().build())
+                .hasNoNullFieldsOrProperties()
+                .usingRecursiveComparison()
+                .isEqualTo(point);
+    }
+
+    @Test
     void lists_are_copied_and_can_not_be_changed() {
         List<String> paths = new ArrayList<>(List.of("a"));
         TakeBackupRequest request =
@@ -74,6 +100,14 @@ class RequestTest {
         assertThat(List.of(
                         repository.toString(),
                         TakeBackupRequest.builder()
+                                .repository(repository)
+                                .build()
+                                .toString(),
+                        RebaseBackupRequest.builder()
+                                .repository(repository)
+                                .build()
+                                .toString(),
+                        RebasePointRequest.builder()
                                 .repository(repository)
                                 .build()
                                 .toString(),

@@ -1,0 +1,54 @@
+// Licensed under the Apache License, Version 2.0 (the "License");
+// you may not use this file except in compliance with the License.
+// You may obtain a copy of the License at
+//
+//     http://www.apache.org/licenses/LICENSE-2.0
+//
+// Unless required by applicable law or agreed to in writing, software
+// distributed under the License is distributed on an "AS IS" BASIS,
+// WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+// See the License for the specific language governing permissions and
+// limitations under the License.
+
+package org.nasbackup;
+
+/** What {@link NasBackup#rebaseBackup} and {@link NasBackup#rebasePoint} answer. */
+public final class RebaseResult {
+    private final long size;
+    private final long bytesCloned;
+    private final long bytesCopied;
+    private final long totalMillis;
+
+    /** Called by the native library. */
+    RebaseResult(long size, long bytesCloned, long bytesCopied, long totalMillis) {
+        this.size = size;
+        this.bytesCloned = bytesCloned;
+        this.bytesCopied = bytesCopied;
+        this.totalMillis = totalMillis;
+    }
+
+    /** Bytes: the length of the rebased file, or of all the point's. */
+    public long size() {
+        return size;
+    }
+
+    /** Bytes that were taken in by sharing blocks with the old parent. */
+    public long bytesCloned() {
+        return bytesCloned;
+    }
+
+    /** Bytes that were taken in by copying. */
+    public long bytesCopied() {
+        return bytesCopied;
+    }
+
+    /** Milliseconds of the whole call. */
+    public long totalMillis() {
+        return totalMillis;
+    }
+
+    @Override
+    public String toString() {
+        return size + " bytes, " + bytesCloned + " cloned, " + bytesCopied + " copied, " + totalMillis + " ms";
+    }
+}
