@@ -20,6 +20,8 @@ import org.nasbackup.Configuration;
 import org.nasbackup.DeleteBackupRequest;
 import org.nasbackup.DeleteBackupResult;
 import org.nasbackup.NasBackup;
+import org.nasbackup.RebaseBackupRequest;
+import org.nasbackup.RebasePointRequest;
 import org.nasbackup.TakeBackupRequest;
 import org.nasbackup.TakeBackupResult;
 
@@ -62,7 +64,25 @@ public final class Library implements Operations {
 
     @Override
     public long rebase(RebaseOrder order) {
-        throw new UnsupportedOperationException("this version of the library can't rebase");
+        return order.wholePoint()
+                ? library.rebasePoint(point(order)).size()
+                : library.rebaseBackup(image(order)).size();
+    }
+
+    private static RebasePointRequest point(RebaseOrder order) {
+        return RebasePointRequest.builder()
+                .repository(order.repository())
+                .backupPath(order.target())
+                .newParent(order.newBacking())
+                .build();
+    }
+
+    private static RebaseBackupRequest image(RebaseOrder order) {
+        return RebaseBackupRequest.builder()
+                .repository(order.repository())
+                .target(order.target())
+                .newBacking(order.newBacking())
+                .build();
     }
 
     @Override

@@ -32,7 +32,7 @@ import org.nasbackup.StoppedDisk;
  * A transient domain like CloudStack's, without an operating system: what it writes goes through QEMU's monitor to the
  * guest's own disk device, so that bitmaps see it.
  */
-final class Guest implements AutoCloseable {
+public final class Guest implements AutoCloseable {
     private static final AtomicInteger MADE = new AtomicInteger();
     private static final long MIB = 1 << 20;
     /** The disk of the guest's template. */
@@ -47,7 +47,7 @@ final class Guest implements AutoCloseable {
     private boolean running;
 
     /** One with a root disk, which is an overlay of a template, and data disks of these sizes; running. */
-    Guest(long... dataMib) {
+    public Guest(long... dataMib) {
         Path template = image(ROOT_MIB);
         Lab.run("qemu-io", "-f", "qcow2", "-c", "write -P 0x11 0 1M", "-c", "write -P 0x12 32M 192k", "" + template);
         Path root = folder.resolve(UUID.randomUUID().toString());
@@ -59,7 +59,7 @@ final class Guest implements AutoCloseable {
     }
 
     /** One with a root disk and a data disk that hold a few MiB. */
-    static Guest ordinary() {
+    public static Guest ordinary() {
         Guest guest = new Guest(96);
         guest.write(0, 0x21, 4, 3);
         guest.write(1, 0x22, 0, 2);
@@ -72,21 +72,21 @@ final class Guest implements AutoCloseable {
         return path;
     }
 
-    String name() {
+    public String name() {
         return name;
     }
 
-    boolean isRunning() {
+    public boolean isRunning() {
         return running;
     }
 
     /** How many disks it has; the first is the root disk. */
-    int disks() {
+    public int disks() {
         return disks.size();
     }
 
     /** Starts it from fresh XML, as CloudStack does: libvirt then knows no checkpoint of it. */
-    void start() {
+    public void start() {
         Path xml = folder.resolve("domain.xml");
         try {
             Files.writeString(xml, xml());
@@ -98,18 +98,18 @@ final class Guest implements AutoCloseable {
     }
 
     /** Stops it as CloudStack does in the end; QEMU stores its bitmaps. */
-    void stop() {
+    public void stop() {
         Lab.run("virsh", "destroy", name);
         running = false;
     }
 
-    void restart() {
+    public void restart() {
         stop();
         start();
     }
 
     /** Ends QEMU as a crash does, and waits until libvirt knows. */
-    void kill() {
+    public void kill() {
         try {
             String pid = Files.readString(Path.of("/run/libvirt/qemu", name + ".pid"));
             Lab.run("kill", "-KILL", pid.strip());
@@ -121,13 +121,13 @@ final class Guest implements AutoCloseable {
     }
 
     /** Fills {@code mib} MiB of a disk with a byte, and flushes it. */
-    void write(int disk, int pattern, long atMib, long mib) {
+    public void write(int disk, int pattern, long atMib, long mib) {
         qemuIo(disk, "write -P " + pattern + " " + atMib + "M " + mib + "M");
         written.set(disk, new Write(pattern, atMib * MIB, mib * MIB));
     }
 
     /** Fills {@code mib} MiB of a disk with zeros by a command for it, not by data. */
-    void writeZeros(int disk, long atMib, long mib) {
+    public void writeZeros(int disk, long atMib, long mib) {
         qemuIo(disk, "write -z " + atMib + "M " + mib + "M");
         written.set(disk, new Write(0, atMib * MIB, mib * MIB));
     }
@@ -175,7 +175,7 @@ final class Guest implements AutoCloseable {
     }
 
     /** The checkpoints that libvirt knows. */
-    List<String> checkpoints() {
+    public List<String> checkpoints() {
         return Lab.run("virsh", "checkpoint-list", name, "--name")
                 .lines()
                 .filter(line -> !line.isBlank())
@@ -193,7 +193,7 @@ final class Guest implements AutoCloseable {
     }
 
     /** Raw copies of what its disks hold now, in their order. Nobody else writes to them, and every write was flushed. */
-    List<Path> keepContent() {
+    public List<Path> keepContent() {
         Path kept = Lab.folder("content");
         return IntStream.range(0, disks.size())
                 .mapToObj(disk -> keepContent(disk, kept.resolve(target(disk))))

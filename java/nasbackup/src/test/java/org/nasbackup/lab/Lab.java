@@ -28,7 +28,7 @@ import org.nasbackup.NasBackup;
  * The corner of the machine with a libvirt of its own in which {@code tests/lab/run} starts tests and demo. A step that
  * fails throws an {@link IllegalStateException} which says all.
  */
-final class Lab {
+public final class Lab {
     private Lab() {}
 
     private static Path root() {
@@ -60,7 +60,7 @@ final class Lab {
     }
 
     /** What a program that has to succeed prints. */
-    static String run(String... command) {
+    public static String run(String... command) {
         Outcome outcome = outcome(command);
         if (outcome.status != 0) {
             throw new IllegalStateException(outcome.toString());

@@ -22,12 +22,12 @@ import java.util.stream.Stream;
 import org.nasbackup.Repository;
 
 /** A repository of type {@code dir}. */
-final class NasFolder implements AutoCloseable {
+public final class NasFolder implements AutoCloseable {
     private final Path root = Lab.folder("nas");
     private final Process slowing;
 
     /** A plain folder. */
-    NasFolder() {
+    public NasFolder() {
         this.slowing = null;
     }
 
@@ -49,17 +49,17 @@ final class NasFolder implements AutoCloseable {
         return new NasFolder(mibPerSecond);
     }
 
-    Repository repository() {
+    public Repository repository() {
         return Repository.builder().type("dir").address(root.toString()).build();
     }
 
     /** The host path of a file or folder that is named as in requests and results. */
-    Path at(String relative) {
+    public Path at(String relative) {
         return root.resolve(relative);
     }
 
     /** Every restore point, and what an unfinished or half-removed one left. */
-    List<String> points() {
+    public List<String> points() {
         try (Stream<Path> paths = Files.walk(root, 2)) {
             return paths.filter(path ->
                             Files.isDirectory(path) && root.relativize(path).getNameCount() == 2)

@@ -23,7 +23,7 @@ import org.nasbackup.DiskResult;
 import org.nasbackup.TakeBackupResult;
 
 /** A restore point, and what it has to hold. */
-final class Point {
+public final class Point {
     /** Offset of the virtual size in a qcow2 header (QEMU, docs/interop/qcow2.txt). */
     private static final int VIRTUAL_SIZE = 24;
 
@@ -38,17 +38,17 @@ final class Point {
     }
 
     /** As requests name it. */
-    String path() {
+    public String path() {
         return path;
     }
 
     /** What {@code takeBackup} answered. */
-    TakeBackupResult result() {
+    public TakeBackupResult result() {
         return result;
     }
 
     /** Reads it back from the NAS: in what it differs from the guest's disks at its time. Empty: in nothing. */
-    List<String> differences(NasFolder nas) {
+    public List<String> differences(NasFolder nas) {
         List<String> differences = new ArrayList<>();
         if (result.disks().size() != content.size()) {
             differences.add(result.disks().size() + " disks, not " + content.size());
@@ -64,8 +64,11 @@ final class Point {
         return differences;
     }
 
-    /** The image's own lock is taken: a writer left over is found as well. */
-    private static String difference(Path image, Path raw) {
+    /**
+     * In what an image differs from a raw copy; null: in nothing. The image's own lock is taken: a writer left over is
+     * found as well.
+     */
+    public static String difference(Path image, Path raw) {
         Lab.Outcome check = Lab.outcome("qemu-img", "check", "-f", "qcow2", "" + image);
         if (check.status != 0) {
             return check.toString();

@@ -25,7 +25,7 @@ import org.nasbackup.TakeBackupRequest;
 import org.nasbackup.TakeBackupResult;
 
 /** A guest, a repository, and the restore points taken so far. */
-final class Story implements AutoCloseable {
+public final class Story implements AutoCloseable {
     private static final long FIRST_BITMAP = 1_767_322_980;
 
     private final NasBackup nasBackup;
@@ -34,25 +34,25 @@ final class Story implements AutoCloseable {
     private final List<Point> points = new ArrayList<>();
     private int requests;
 
-    Story(NasBackup nasBackup, Guest guest, NasFolder nas) {
+    public Story(NasBackup nasBackup, Guest guest, NasFolder nas) {
         this.nasBackup = nasBackup;
         this.guest = guest;
         this.nas = nas;
     }
 
-    Guest guest() {
+    public Guest guest() {
         return guest;
     }
 
-    NasFolder nas() {
+    public NasFolder nas() {
         return nas;
     }
 
-    List<Point> points() {
+    public List<Point> points() {
         return points;
     }
 
-    Point last() {
+    public Point last() {
         return points.get(points.size() - 1);
     }
 
@@ -77,7 +77,7 @@ final class Story implements AutoCloseable {
     }
 
     /** Backs the guest up. */
-    Point take(Mode mode) {
+    public Point take(Mode mode) {
         return take(request(mode), null, null);
     }
 
