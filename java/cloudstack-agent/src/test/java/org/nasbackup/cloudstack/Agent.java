@@ -22,19 +22,19 @@ import java.util.Map;
 import java.util.Set;
 import org.reflections.Reflections;
 
-/** What the agent does with wrappers, in a JVM of its own: finds all, makes each once, gives commands to them. */
+/** What the agent does with wrappers: finds all, makes each once, gives commands to them. */
 public final class Agent {
-    private static final Map<Class<?>, CommandWrapper<Command, Answer, LibvirtComputingResource>> WRAPPERS =
-            new HashMap<>();
+    private static Map<Class<?>, CommandWrapper<Command, Answer, LibvirtComputingResource>> wrappers;
 
     private Agent() {}
 
-    public static void main(String[] arguments) throws Exception {
-        scan();
-        System.out.println("found " + WRAPPERS.size());
+    /** In a JVM of its own, as DiscoveryTest runs it. */
+    public static void main(String[] arguments) {
+        System.out.println("found " + wrappers().size());
         for (String json : arguments) {
             Command command = Wire.read(json);
-            CommandWrapper<Command, Answer, LibvirtComputingResource> wrapper = WRAPPERS.get(command.getClass());
+            CommandWrapper<Command, Answer, LibvirtComputingResource> wrapper =
+                    wrappers().get(command.getClass());
             System.out.println(wrapper.getClass().getSimpleName() + " from "
                     + wrapper.getClass()
                             .getProtectionDomain()
@@ -47,16 +47,36 @@ public final class Agent {
         }
     }
 
-    @SuppressWarnings({"rawtypes", "unchecked"})
-    private static void scan() throws ReflectiveOperationException {
-        Set<Class<? extends CommandWrapper>> found =
-                new Reflections("com.cloud.hypervisor.kvm.resource.wrapper").getSubTypesOf(CommandWrapper.class);
-        for (Class<? extends CommandWrapper> type : found) {
-            ResourceWrapper annotation = type.getAnnotation(ResourceWrapper.class);
-            if (annotation != null) {
-                WRAPPERS.put(annotation.handles(), type.getDeclaredConstructor().newInstance());
-            }
+    /** A command as it comes off the wire; the answer as it goes onto it. */
+    public static String execute(String json) {
+        Command command = Wire.read(json);
+        return Wire.write(wrappers().get(command.getClass()).execute(command, new Host()));
+    }
+
+    private static synchronized Map<Class<?>, CommandWrapper<Command, Answer, LibvirtComputingResource>> wrappers() {
+        if (wrappers == null) {
+            wrappers = scan();
         }
+        return wrappers;
+    }
+
+    @SuppressWarnings({"rawtypes", "unchecked"})
+    private static Map<Class<?>, CommandWrapper<Command, Answer, LibvirtComputingResource>> scan() {
+        Map<Class<?>, CommandWrapper<Command, Answer, LibvirtComputingResource>> found = new HashMap<>();
+        Set<Class<? extends CommandWrapper>> types =
+                new Reflections("com.cloud.hypervisor.kvm.resource.wrapper").getSubTypesOf(CommandWrapper.class);
+        try {
+            for (Class<? extends CommandWrapper> type : types) {
+                ResourceWrapper annotation = type.getAnnotation(ResourceWrapper.class);
+                if (annotation != null) {
+                    found.put(
+                            annotation.handles(), type.getDeclaredConstructor().newInstance());
+                }
+            }
+        } catch (ReflectiveOperationException e) {
+            throw new IllegalStateException(e);
+        }
+        return found;
     }
 
     private static final class Host extends LibvirtComputingResource {

@@ -80,9 +80,9 @@ public final class Guest implements AutoCloseable {
         return running;
     }
 
-    /** How many disks it has; the first is the root disk. */
-    public int disks() {
-        return disks.size();
+    /** The file names of its disks; the first is the root disk. */
+    public List<String> volumes() {
+        return disks.stream().map(disk -> disk.getFileName().toString()).collect(Collectors.toList());
     }
 
     /** Starts it from fresh XML, as CloudStack does: libvirt then knows no checkpoint of it. */

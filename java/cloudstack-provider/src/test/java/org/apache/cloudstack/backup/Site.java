@@ -211,8 +211,17 @@ final class Site {
         when(provider.primaryDataStoreDao.findById(anyLong())).thenReturn(pool);
     }
 
-    /** As the manager does it: what the provider returns is counted, and written again. */
+    /** A backup on the modelled host. */
     Backup take() {
+        Backup backup = takeCounted();
+        if (backup != null) {
+            contents.put(backup.getExternalId(), nas.read(backup.getExternalId()));
+        }
+        return backup;
+    }
+
+    /** As the manager does it: what the provider returns is counted, and written again. */
+    Backup takeCounted() {
         now = now.plus(Duration.ofMinutes(1));
         Pair<Boolean, Backup> result = provider.takeBackup(vm, false);
         if (!result.first()) {
@@ -222,7 +231,6 @@ final class Site {
         tables.backups().update(backup.getId(), backup);
         tables.incrementResourceCount(backup.getAccountId(), ResourceType.backup);
         tables.incrementResourceCount(backup.getAccountId(), ResourceType.backup_storage, backup.getSize());
-        contents.put(backup.getExternalId(), nas.read(backup.getExternalId()));
         return backup;
     }
 

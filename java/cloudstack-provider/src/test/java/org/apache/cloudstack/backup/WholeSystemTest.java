@@ -1,0 +1,240 @@
+// Licensed under the Apache License, Version 2.0 (the "License");
+// you may not use this file except in compliance with the License.
+// You may obtain a copy of the License at
+//
+//     http://www.apache.org/licenses/LICENSE-2.0
+//
+// Unless required by applicable law or agreed to in writing, software
+// distributed under the License is distributed on an "AS IS" BASIS,
+// WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+// See the License for the specific language governing permissions and
+// limitations under the License.
+
+package org.apache.cloudstack.backup;
+
+import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatThrownBy;
+import static org.mockito.Mockito.when;
+
+import com.cloud.agent.api.Command;
+import com.cloud.configuration.Resource.ResourceType;
+import com.cloud.utils.exception.CloudRuntimeException;
+import com.google.gson.JsonElement;
+import com.google.gson.JsonObject;
+import com.google.gson.JsonParser;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.HashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.stream.Collectors;
+import org.junit.jupiter.api.AfterAll;
+import org.junit.jupiter.api.AfterEach;
+import org.junit.jupiter.api.BeforeAll;
+import org.junit.jupiter.api.BeforeEach;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.ValueSource;
+import org.nasbackup.lab.Guest;
+import org.nasbackup.lab.Lab;
+import org.nasbackup.lab.NasFolder;
+import org.nasbackup.lab.Point;
+import org.nasbackup.provider.database.Database;
+import org.nasbackup.provider.database.MariaDb;
+
+/** From the provider down to QEMU and back, over a real database: rows, manifests, headers and contents agree. */
+class WholeSystemTest {
+    private static Database database;
+
+    private final RealHost host = new RealHost();
+    private final Map<String, List<Path>> contents = new HashMap<>();
+    private final Guest guest = Guest.ordinary();
+    private final NasFolder nas = new NasFolder();
+    private final Site site = Site.fresh(database);
+
+    @BeforeAll
+    static void start() throws Exception {
+        database = new Database(MariaDb.shared().socket());
+    }
+
+    @AfterAll
+    static void stop() throws Exception {
+        database.close();
+    }
+
+    @BeforeEach
+    void build() {
+        site.provider.agentManager = host;
+        when(site.vm.getInstanceName()).thenReturn(guest.name());
+        String address = nas.repository().address();
+        BackupRepository repository = site.repositories.findByBackupOfferingId(5L);
+        when(repository.getType()).thenReturn("dir");
+        when(repository.getAddress()).thenReturn(address);
+        site.volumes.clear();
+        List<String> volumes = guest.volumes();
+        for (int device = 0; device < volumes.size(); device++) {
+            site.volume(device, "uuid-" + device, volumes.get(device));
+        }
+    }
+
+    @AfterEach
+    void close() {
+        try (guest) {
+            nas.close();
+        }
+    }
+
+    /** Something of its own on each disk, something that each one overwrites, and a backup. */
+    private Backup take(int number) {
+        guest.write(0, 0x40 + number, 10 + number, 1);
+        guest.write(1, 0x40 + number, 8, 1);
+        guest.write(1, 0x40 + number, 20 + 2 * number, 2);
+        List<Path> content = guest.keepContent();
+        Backup backup = site.takeCounted();
+        assertThat(backup).as("the backup").isNotNull();
+        contents.put(backup.getExternalId(), content);
+        return backup;
+    }
+
+    /** A full one and incrementals. */
+    private List<Backup> chain(int length) {
+        List<Backup> taken = new ArrayList<>();
+        for (int i = 0; i < length; i++) {
+            taken.add(take(i));
+        }
+        return taken;
+    }
+
+    private void agree(Backup... expected) throws Exception {
+        Map<String, Backup> rows = new HashMap<>();
+        site.rows().forEach(row -> rows.put(row.getUuid(), row));
+        assertThat(rows.keySet())
+                .containsExactlyInAnyOrderElementsOf(
+                        List.of(expected).stream().map(Backup::getUuid).collect(Collectors.toList()));
+        assertThat(nas.points())
+                .containsExactlyInAnyOrderElementsOf(
+                        rows.values().stream().map(Backup::getExternalId).collect(Collectors.toList()));
+        long bytes = 0;
+        for (Backup row : rows.values()) {
+            String parentUuid = site.detail(row, NASBackupChainKeys.PARENT_BACKUP_ID);
+            Backup parent = parentUuid == null ? null : rows.get(parentUuid);
+            assertThat(parent == null).as("parent of %s", row.getUuid()).isEqualTo(parentUuid == null);
+            isAsItsRow(row, parent);
+            bytes += row.getSize();
+        }
+        assertThat(site.tables.count(ResourceType.backup)).isEqualTo(rows.size());
+        assertThat(site.tables.count(ResourceType.backup_storage)).isEqualTo(bytes);
+    }
+
+    private void isAsItsRow(Backup row, Backup parent) throws Exception {
+        assertThat(row.getStatus()).isEqualTo(Backup.Status.BackedUp);
+        assertThat(site.position(row)).isEqualTo(parent == null ? 0 : site.position(parent) + 1);
+        JsonObject manifest = json(Files.readString(nas.at(row.getExternalId() + "/manifest.json")));
+        assertThat(manifest.get("kind").getAsString()).isEqualTo(parent == null ? "full" : "incremental");
+        JsonElement below = manifest.get("parent");
+        assertThat(below.isJsonNull()).isEqualTo(parent == null);
+        if (parent != null) {
+            assertThat(below.getAsJsonObject().get("backupPath").getAsString()).isEqualTo(parent.getExternalId());
+        }
+        readsAsOnItsDay(row);
+        long bytes = 0;
+        for (String file : files()) {
+            Path image = nas.at(row.getExternalId() + "/" + file);
+            bytes += Files.size(image);
+            JsonElement backing = json(Lab.run("qemu-img", "info", "--output=json", "-f", "qcow2", "" + image))
+                    .get("backing-filename");
+            if (parent == null) {
+                assertThat(backing).isNull();
+            } else {
+                assertThat(backing.getAsString()).isEqualTo("../" + timestamp(parent) + "/" + file);
+            }
+        }
+        assertThat(row.getSize()).isEqualTo(bytes);
+    }
+
+    private void readsAsOnItsDay(Backup row) {
+        for (int disk = 0; disk < files().size(); disk++) {
+            Path image = nas.at(row.getExternalId() + "/" + files().get(disk));
+            assertThat(Point.difference(image, contents.get(row.getExternalId()).get(disk)))
+                    .as("%s", image)
+                    .isNull();
+        }
+    }
+
+    private List<String> files() {
+        List<String> volumes = guest.volumes();
+        return List.of("root." + volumes.get(0) + ".qcow2", "datadisk." + volumes.get(1) + ".qcow2");
+    }
+
+    private static String timestamp(Backup backup) {
+        return backup.getExternalId().substring(backup.getExternalId().indexOf('/') + 1);
+    }
+
+    private static JsonObject json(String text) {
+        return new JsonParser().parse(text).getAsJsonObject();
+    }
+
+    private List<Integer> positions(Backup... backups) {
+        return List.of(backups).stream().map(site::position).collect(Collectors.toList());
+    }
+
+    @Test
+    void a_chain_is_taken_and_deleted_anywhere() throws Exception {
+        List<Backup> taken = chain(3);
+        guest.restart();
+        for (int i = 3; i < 6; i++) {
+            taken.add(take(i));
+        }
+        Backup full = taken.get(0);
+        Backup second = taken.get(2);
+        Backup fifth = taken.get(5);
+        assertThat(site.detail(taken.get(3), NASBackupChainKeys.BITMAP_RECREATED))
+                .isEqualTo(site.detail(second, NASBackupChainKeys.BITMAP_NAME));
+        agree(taken.toArray(new Backup[0]));
+
+        site.delete(taken.get(1), false);
+        agree(full, second, taken.get(3), taken.get(4), fifth);
+        assertThat(positions(full, second, taken.get(3), taken.get(4), fifth)).containsExactly(0, 1, 2, 3, 4);
+        assertThat(site.detail(second, NASBackupChainKeys.PARENT_BACKUP_ID)).isEqualTo(full.getUuid());
+
+        site.delete(taken.get(3), false);
+        agree(full, second, taken.get(4), fifth);
+
+        // the newest: its bitmap goes out of use with it, and the next backup begins a chain
+        assertThat(site.activeCheckpoint()).isEqualTo(site.detail(fifth, NASBackupChainKeys.BITMAP_NAME));
+        site.delete(fifth, false);
+        agree(full, second, taken.get(4));
+        assertThat(site.activeCheckpoint()).isNull();
+
+        assertThatThrownBy(() -> site.delete(full, false))
+                .isInstanceOf(CloudRuntimeException.class)
+                .hasMessageContaining("2 incremental backups stand on");
+        agree(full, second, taken.get(4));
+
+        Backup next = take(6);
+        assertThat(site.position(next)).isZero();
+        agree(full, second, taken.get(4), next);
+
+        int before = host.deleted().size();
+        site.delete(full, true);
+        assertThat(host.deleted().subList(before, host.deleted().size()))
+                .containsExactly(taken.get(4).getExternalId(), second.getExternalId(), full.getExternalId());
+        agree(next);
+        agree(next, take(7));
+    }
+
+    @ParameterizedTest
+    @ValueSource(classes = {RebaseBackupCommand.class, DeleteBackupCommand.class})
+    void a_deletion_whose_answer_is_lost_is_finished_by_the_next(Class<? extends Command> command) throws Exception {
+        List<Backup> taken = chain(4);
+        host.losesAnswer(command);
+        assertThatThrownBy(() -> site.delete(taken.get(1), false)).isInstanceOf(CloudRuntimeException.class);
+        readsAsOnItsDay(taken.get(0));
+        readsAsOnItsDay(taken.get(2));
+        readsAsOnItsDay(taken.get(3));
+        site.delete(taken.get(1), false);
+        agree(taken.get(0), taken.get(2), taken.get(3));
+        agree(taken.get(0), taken.get(2), taken.get(3), take(4));
+    }
+}
