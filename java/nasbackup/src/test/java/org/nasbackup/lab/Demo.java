@@ -21,12 +21,15 @@ import org.nasbackup.Kind;
 import org.nasbackup.Mode;
 import org.nasbackup.NasBackup;
 import org.nasbackup.NasBackupException;
+import org.nasbackup.RebasePointRequest;
+import org.nasbackup.RebaseResult;
 import org.nasbackup.TakeBackupResult;
 
 /**
  * Shows the main job: a guest with two disks is backed up through what happens to guests, then every restore point is
- * read back from the NAS and compared with what the disks held. Exit status 1 when one differs, or is of another kind
- * than it has to be. With the argument {@code spoil} the first point is harmed before that, so that it has to fail.
+ * read back from the NAS and compared with what the disks held; points are deleted, and those that remain are compared
+ * again. Exit status 1 when one differs, or is of another kind than it has to be. With the argument {@code spoil} the
+ * first point is harmed before all that, so that it has to fail.
  */
 final class Demo {
     private static final String ROW = "%-5s  %-30s  %-11s  %12s  %7s  %7s  %-9s  %s%n";
@@ -35,8 +38,6 @@ final class Demo {
     private final Story story = new Story(nasBackup, Guest.ordinary(), new NasFolder());
     private final List<String> happened = new ArrayList<>();
     private final List<String> wrong = new ArrayList<>();
-
-    private String refused;
 
     private Demo() {}
 
@@ -50,11 +51,12 @@ final class Demo {
             Demo demo = new Demo();
             try (demo.story) {
                 demo.takePoints();
-                demo.refuseDelete();
                 if (spoil) {
                     demo.story.points().get(0).spoil(demo.story.nas(), 0);
                 }
-                return demo.readBack();
+                demo.readBack();
+                List<Point> remaining = demo.delete();
+                return demo.readAgain(remaining);
             }
         } catch (IllegalStateException | NasBackupException e) {
             System.err.println("demo: " + e.getMessage());
@@ -106,51 +108,101 @@ final class Demo {
         return kind.name().toLowerCase(Locale.ROOT);
     }
 
-    /** The first point is the parent of the second. */
-    private void refuseDelete() {
-        Point first = story.points().get(0);
+    private void readBack() {
+        List<Point> points = story.points();
+        System.out.printf(
+                ROW, "point", "before it", "made", "bytes", "job s", "total s", "bitmap", "read back with qemu-img");
+        for (Point point : points) {
+            TakeBackupResult made = point.result();
+            System.out.printf(
+                    Locale.ROOT,
+                    ROW,
+                    number(point),
+                    happened.get(number(point) - 1),
+                    text(made.kind()),
+                    bytes(made.size()),
+                    seconds(made.jobMillis()),
+                    seconds(made.totalMillis()),
+                    note(made),
+                    isIdentical(point) ? "identical" : "not identical");
+        }
+    }
+
+    private int number(Point point) {
+        return story.points().indexOf(point) + 1;
+    }
+
+    private boolean isIdentical(Point point) {
+        List<String> differences = point.differences(story.nas());
+        wrong.addAll(differences);
+        return differences.isEmpty();
+    }
+
+    /** In every way in which a point can go; the ones that are left. */
+    private List<Point> delete() {
+        List<Point> remaining = new ArrayList<>(story.points());
+        Point full = remaining.get(0);
+        Point middle = remaining.get(1);
+        Point child = remaining.get(2);
+        Point lastFull = remaining.get(5);
+        Point last = remaining.get(6);
+        System.out.println();
+        refuseDelete(full);
+        RebaseResult rebased = nasBackup.rebasePoint(RebasePointRequest.builder()
+                .repository(story.nas().repository())
+                .backupPath(child.path())
+                .newParent(full.path())
+                .build());
+        System.out.printf(
+                "point %d put onto point %d in %s s: %s bytes copied, %s bytes shared%n",
+                number(child),
+                number(full),
+                seconds(rebased.totalMillis()),
+                bytes(rebased.bytesCopied()),
+                bytes(rebased.bytesCloned()));
+        for (Point point : List.of(middle, last, lastFull)) {
+            System.out.printf("point %d deleted: %s bytes freed%n", number(point), bytes(delete(point)));
+            remaining.remove(point);
+        }
+        return remaining;
+    }
+
+    private void refuseDelete(Point point) {
         try {
-            nasBackup.deleteBackup(DeleteBackupRequest.builder()
-                    .repository(story.nas().repository())
-                    .backupPath(first.path())
-                    .build());
-            wrong.add("point 1 was deleted although others need it");
+            delete(point);
+            wrong.add("point " + number(point) + " was deleted although others need it");
         } catch (NasBackupException e) {
             if (e.code() != ErrorCode.HAS_CHILDREN) {
                 throw e;
             }
-            refused = e.getMessage();
+            System.out.println("deletion of point " + number(point) + " refused: " + e.getMessage());
         }
     }
 
-    private boolean readBack() {
-        List<Point> points = story.points();
+    private long delete(Point point) {
+        return nasBackup
+                .deleteBackup(DeleteBackupRequest.builder()
+                        .repository(story.nas().repository())
+                        .backupPath(point.path())
+                        .build())
+                .freedBytes();
+    }
+
+    private boolean readAgain(List<Point> remaining) {
+        System.out.println();
         int identical = 0;
-        System.out.printf(
-                ROW, "point", "before it", "made", "bytes", "job s", "total s", "bitmap", "read back with qemu-img");
-        for (int i = 0; i < points.size(); i++) {
-            TakeBackupResult made = points.get(i).result();
-            List<String> differences = points.get(i).differences(story.nas());
-            System.out.printf(
-                    Locale.ROOT,
-                    ROW,
-                    i + 1,
-                    happened.get(i),
-                    text(made.kind()),
-                    String.format(Locale.ROOT, "%,d", made.size()),
-                    seconds(made.jobMillis()),
-                    seconds(made.totalMillis()),
-                    note(made),
-                    differences.isEmpty() ? "identical" : "not identical");
-            identical += differences.isEmpty() ? 1 : 0;
-            wrong.addAll(differences);
-        }
-        if (refused != null) {
-            System.out.println("deletion of point 1 refused: " + refused);
+        for (Point point : remaining) {
+            boolean same = isIdentical(point);
+            System.out.printf("point %d read back again: %s%n", number(point), same ? "identical" : "not identical");
+            identical += same ? 1 : 0;
         }
         wrong.forEach(System.out::println);
-        System.out.printf("restore points identical: %d of %d%n", identical, points.size());
+        System.out.printf("restore points identical: %d of %d%n", identical, remaining.size());
         return wrong.isEmpty();
+    }
+
+    private static String bytes(long bytes) {
+        return String.format(Locale.ROOT, "%,d", bytes);
     }
 
     private static String seconds(long millis) {

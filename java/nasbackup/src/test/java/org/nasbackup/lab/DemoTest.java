@@ -19,19 +19,29 @@ import org.nasbackup.ChildJvm;
 
 /** The demo says what it saw. */
 class DemoTest {
+    private static long lines(String output, String pattern) {
+        return output.lines().filter(line -> line.matches(pattern)).count();
+    }
+
     @Test
     void it_shows_every_point_and_that_all_are_identical() throws Exception {
         String output = new ChildJvm(Demo.class).run();
-        assertThat(output).doesNotContain("WARNING").endsWith("\nrestore points identical: 7 of 7\n");
-        assertThat(output.lines().filter(line -> line.endsWith("  identical"))).hasSize(7);
+        assertThat(output).doesNotContain("WARNING").endsWith("\nrestore points identical: 4 of 4\n");
+        assertThat(lines(output, "\\d .*  identical")).isEqualTo(7);
+        assertThat(lines(output, "deletion of point 1 refused: HAS_CHILDREN: .*"))
+                .isOne();
+        assertThat(lines(output, "point 3 put onto point 1 in .*")).isOne();
+        assertThat(lines(output, "point [276] deleted: [1-9][\\d,]* bytes freed"))
+                .isEqualTo(3);
+        assertThat(lines(output, "point [1345] read back again: identical")).isEqualTo(4);
     }
 
     @Test
     void it_fails_when_a_point_has_changed() throws Exception {
         String output = new ChildJvm(Demo.class).status(1).run("spoil");
         // The points on top of the first see its change too, those on the next full do not.
-        assertThat(output.lines().filter(line -> line.endsWith("  not identical")))
-                .hasSize(4);
-        assertThat(output).endsWith("\nrestore points identical: 3 of 7\n");
+        assertThat(lines(output, "\\d .*  not identical")).isEqualTo(4);
+        assertThat(lines(output, "point [134] read back again: not identical")).isEqualTo(3);
+        assertThat(output).endsWith("\nrestore points identical: 1 of 4\n");
     }
 }
