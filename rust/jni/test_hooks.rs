@@ -113,8 +113,8 @@ fn result<'l>(env: &mut Env<'l>, _: JClass<'l>, disks: jint) -> Result<JTakeBack
         details: "one\ntwo".to_owned(),
         engine: Engine::Push,
         job_millis: 3,
-        sync_millis: 1,
-        total_millis: 4,
+        sync_millis: 4,
+        total_millis: 8,
         disks,
     };
     Ok(write::taken_backup(&taken, env)?)

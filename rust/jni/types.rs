@@ -153,6 +153,7 @@ bind_java_type! {
             details: JString,
             engine: JString,
             job_millis: jlong,
+            sync_millis: jlong,
             total_millis: jlong,
             disks: JDiskResult[]
         ),

@@ -47,6 +47,7 @@ pub(super) fn taken_backup<'l>(taken: &TakenBackup, env: &mut Env<'l>) -> Result
             &details,
             &engine,
             long(taken.job_millis),
+            long(taken.sync_millis),
             long(taken.total_millis),
             &disks,
         )

@@ -30,6 +30,7 @@ public final class Results {
                 details,
                 "push",
                 5,
+                1,
                 7,
                 new DiskResult[0]);
     }

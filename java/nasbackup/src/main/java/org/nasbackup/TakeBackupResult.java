@@ -29,6 +29,7 @@ public final class TakeBackupResult {
     private final String details;
     private final Engine engine;
     private final long jobMillis;
+    private final long syncMillis;
     private final long totalMillis;
     private final List<DiskResult> disks;
 
@@ -45,6 +46,7 @@ public final class TakeBackupResult {
             String details,
             String engine,
             long jobMillis,
+            long syncMillis,
             long totalMillis,
             DiskResult[] disks) {
         this.kind = Kind.of(kind);
@@ -61,6 +63,7 @@ public final class TakeBackupResult {
         this.details = details;
         this.engine = Engine.of(engine);
         this.jobMillis = jobMillis;
+        this.syncMillis = syncMillis;
         this.totalMillis = totalMillis;
         this.disks = List.of(disks);
     }
@@ -113,6 +116,11 @@ public final class TakeBackupResult {
     /** Milliseconds of the hypervisor's job, from begin to the last target's close. */
     public long jobMillis() {
         return jobMillis;
+    }
+
+    /** Milliseconds until the files and folders of the point were durable and it was published. */
+    public long syncMillis() {
+        return syncMillis;
     }
 
     /** Milliseconds of the whole call. */

@@ -167,7 +167,8 @@ class BoundaryTest {
         assertThat(result.details()).isEqualTo("one\ntwo");
         assertThat(result.engine()).isEqualTo(Engine.PUSH);
         assertThat(result.jobMillis()).isEqualTo(3);
-        assertThat(result.totalMillis()).isEqualTo(4);
+        assertThat(result.syncMillis()).isEqualTo(4);
+        assertThat(result.totalMillis()).isEqualTo(8);
         assertThat(result.disks())
                 .extracting(DiskResult::volume)
                 .hasSize(100)

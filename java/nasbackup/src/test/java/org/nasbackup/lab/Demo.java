@@ -32,7 +32,7 @@ import org.nasbackup.TakeBackupResult;
  * first point is harmed before all that, so that it has to fail.
  */
 final class Demo {
-    private static final String ROW = "%-5s  %-30s  %-11s  %12s  %7s  %7s  %-9s  %s%n";
+    private static final String ROW = "%-5s  %-30s  %-11s  %12s  %6s  %6s  %7s  %-9s  %s%n";
 
     private final NasBackup nasBackup = Lab.open("warn");
     private final Story story = new Story(nasBackup, Guest.ordinary(), new NasFolder());
@@ -111,7 +111,16 @@ final class Demo {
     private void readBack() {
         List<Point> points = story.points();
         System.out.printf(
-                ROW, "point", "before it", "made", "bytes", "job s", "total s", "bitmap", "read back with qemu-img");
+                ROW,
+                "point",
+                "before it",
+                "made",
+                "bytes",
+                "job s",
+                "sync s",
+                "total s",
+                "bitmap",
+                "read back with qemu-img");
         for (Point point : points) {
             TakeBackupResult made = point.result();
             System.out.printf(
@@ -122,6 +131,7 @@ final class Demo {
                     text(made.kind()),
                     bytes(made.size()),
                     seconds(made.jobMillis()),
+                    seconds(made.syncMillis()),
                     seconds(made.totalMillis()),
                     note(made),
                     isIdentical(point) ? "identical" : "not identical");
