@@ -1,30 +1,45 @@
-# The project's commands. Each installs what it needs (tests/lab/install) and runs as root on Debian 12.
+# The project's commands. Those that build install what that needs (tests/lab/install), as root on Debian 12.
 
 export CARGO_TARGET_DIR ?= $(CURDIR)/target
+export NATIVE ?= $(CARGO_TARGET_DIR)/release
+export DESTDIR LIBDIR
 MVN := mvn -q -B -ntp
 TOOLS := $(CARGO_TARGET_DIR)/tools
 CARGO_DENY := 0.20.2
 
-.PHONY: build demo test lint install
+.PHONY: build install install-agent install-server uninstall demo test lint prerequisites
 
-build: install
+build: prerequisites
 	cargo build --release
 	$(MVN) package -DskipTests -Dnative.bundle=$(CARGO_TARGET_DIR)/release
 
-demo: install
+# What make build made, to this machine or below DESTDIR; docs/install.md says what is left to do.
+install: install-agent install-server
+
+install-agent:
+	@packaging/layout agent
+
+install-server:
+	@packaging/layout server
+
+uninstall:
+	@packaging/layout remove
+
+demo: prerequisites
 	cargo build
 	$(MVN) package -DskipTests
 	tests/lab/run java -Djava.library.path=$(CARGO_TARGET_DIR)/debug \
 		-cp java/nasbackup/target/classes:java/nasbackup/target/test-classes org.nasbackup.lab.Demo
 
 # The library with test-hooks first: the tests of the C ABI and of Java load it.
-test: install lint
+test: prerequisites lint
 	cargo build --features test-hooks
 	cargo test --features test-hooks
 	tests/lab/run $(MVN) verify -Dnative.dir=$(CARGO_TARGET_DIR)/debug
+	tests/install $(CARGO_TARGET_DIR)/debug
 	@echo "make test: all of it passed"
 
-lint: install $(TOOLS)/bin/cargo-deny
+lint: prerequisites $(TOOLS)/bin/cargo-deny
 	cargo fmt --check
 	cargo clippy --all-targets --all-features -- -D warnings
 	$(TOOLS)/bin/cargo-deny --log-level error check licenses bans sources
@@ -36,5 +51,5 @@ $(TOOLS)/bin/cargo-deny:
 		--version $(CARGO_DENY) --root $(TOOLS) cargo-deny
 	rm -rf $(TOOLS)/build
 
-install:
+prerequisites:
 	@tests/lab/install
