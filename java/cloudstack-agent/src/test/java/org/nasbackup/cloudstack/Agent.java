@@ -15,11 +15,16 @@ package org.nasbackup.cloudstack;
 import com.cloud.agent.api.Answer;
 import com.cloud.agent.api.Command;
 import com.cloud.hypervisor.kvm.resource.LibvirtComputingResource;
+import com.cloud.hypervisor.kvm.storage.KVMPhysicalDisk;
+import com.cloud.hypervisor.kvm.storage.KVMStoragePool;
+import com.cloud.hypervisor.kvm.storage.KVMStoragePoolManager;
 import com.cloud.resource.CommandWrapper;
 import com.cloud.resource.ResourceWrapper;
+import com.cloud.storage.Storage.StoragePoolType;
 import java.util.HashMap;
 import java.util.Map;
 import java.util.Set;
+import org.apache.cloudstack.utils.qemu.QemuImg.PhysicalDiskFormat;
 import org.reflections.Reflections;
 
 /** What the agent does with wrappers: finds all, makes each once, gives commands to them. */
@@ -79,15 +84,28 @@ public final class Agent {
         return found;
     }
 
+    /** Every disk of its pools is a qcow2 file. */
     private static final class Host extends LibvirtComputingResource {
+        private static final KVMPhysicalDisk QCOW2 = new KVMPhysicalDisk() {
+            @Override
+            public PhysicalDiskFormat getFormat() {
+                return PhysicalDiskFormat.QCOW2;
+            }
+        };
+
         @Override
         public int getCmdsTimeout() {
             return 7_200_000;
         }
 
         @Override
-        public com.cloud.hypervisor.kvm.storage.KVMStoragePoolManager getStoragePoolMgr() {
-            return null;
+        public KVMStoragePoolManager getStoragePoolMgr() {
+            return new KVMStoragePoolManager() {
+                @Override
+                public KVMStoragePool getStoragePool(StoragePoolType type, String uuid) {
+                    return volume -> QCOW2;
+                }
+            };
         }
     }
 }

@@ -80,6 +80,11 @@ public final class Guest implements AutoCloseable {
         return running;
     }
 
+    /** Where its disks lie. */
+    public Path folder() {
+        return folder;
+    }
+
     /** The file names of its disks; the first is the root disk. */
     public List<String> volumes() {
         return disks.stream().map(disk -> disk.getFileName().toString()).collect(Collectors.toList());

@@ -18,7 +18,11 @@ import static org.mockito.Mockito.when;
 
 import com.cloud.agent.api.Command;
 import com.cloud.configuration.Resource.ResourceType;
+import com.cloud.storage.DataStoreRole;
+import com.cloud.storage.Storage.StoragePoolType;
 import com.cloud.utils.exception.CloudRuntimeException;
+import com.cloud.vm.VirtualMachine.State;
+import com.google.gson.Gson;
 import com.google.gson.JsonElement;
 import com.google.gson.JsonObject;
 import com.google.gson.JsonParser;
@@ -29,6 +33,8 @@ import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.stream.Collectors;
+import org.apache.cloudstack.storage.datastore.db.StoragePoolVO;
+import org.apache.cloudstack.storage.to.PrimaryDataStoreTO;
 import org.junit.jupiter.api.AfterAll;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.BeforeAll;
@@ -76,6 +82,19 @@ class WholeSystemTest {
         for (int device = 0; device < volumes.size(); device++) {
             site.volume(device, "uuid-" + device, volumes.get(device));
         }
+        pool();
+    }
+
+    /** Its folder is the guest's, on every host. */
+    private void pool() {
+        StoragePoolVO pool = site.provider.primaryDataStoreDao.findById(31L);
+        when(pool.getPoolType()).thenReturn(StoragePoolType.SharedMountPoint);
+        String folder = guest.folder().toString();
+        when(pool.getPath()).thenReturn(folder);
+        PrimaryDataStoreTO to = new Gson()
+                .fromJson("{\"uuid\":\"pool-1\",\"poolType\":\"SharedMountPoint\"}", PrimaryDataStoreTO.class);
+        when(site.provider.dataStoreManager.getDataStore(31L, DataStoreRole.Primary))
+                .thenReturn(() -> to);
     }
 
     @AfterEach
@@ -90,6 +109,10 @@ class WholeSystemTest {
         guest.write(0, 0x40 + number, 10 + number, 1);
         guest.write(1, 0x40 + number, 8, 1);
         guest.write(1, 0x40 + number, 20 + 2 * number, 2);
+        return backUp();
+    }
+
+    private Backup backUp() {
         List<Path> content = guest.keepContent();
         Backup backup = site.takeCounted();
         assertThat(backup).as("the backup").isNotNull();
@@ -236,5 +259,36 @@ class WholeSystemTest {
         site.delete(taken.get(1), false);
         agree(taken.get(0), taken.get(2), taken.get(3));
         agree(taken.get(0), taken.get(2), taken.get(3), take(4));
+    }
+
+    @Test
+    void CloudStack_restores_every_point() throws Exception {
+        List<Backup> taken = chain(3);
+        guest.restart();
+        taken.add(take(3));
+        site.delete(taken.remove(1), false);
+        guest.stop();
+        site.state = State.Stopped;
+        taken.add(backUp());
+        agree(taken.toArray(new Backup[0]));
+        for (Backup backup : taken) {
+            assertThat(site.provider.restoreVMFromBackup(
+                            site.vm, site.tables.backups().findById(backup.getId())))
+                    .isTrue();
+            for (int disk = 0; disk < 2; disk++) {
+                Path restored = guest.folder().resolve(guest.volumes().get(disk));
+                Path content = contents.get(backup.getExternalId()).get(disk);
+                assertThat(Point.difference(restored, content))
+                        .as("%s", restored)
+                        .isNull();
+            }
+        }
+        // What the disks hold now is not what the newest backup's bitmap counts from.
+        guest.start();
+        site.state = State.Running;
+        Backup next = take(4);
+        assertThat(site.position(next)).isZero();
+        taken.add(next);
+        agree(taken.toArray(new Backup[0]));
     }
 }
