@@ -137,8 +137,10 @@ fn after_an_error_before_the_tables_change_nothing_is_left_behind() {
             rebase.abandon().unwrap();
             let (state, _) = journal.into_parts();
             assert!(state.len() <= before.len(), "{chain}\nerror at {after}: {} bytes", state.len());
-            // reference counts beyond the end, which no tool looks at, included
-            assert!(state == before[..state.len()], "{chain}\nerror at {after}: it was changed");
+            // Reference counts beyond the end, which no tool looks at, included. Where nothing has to be absorbed the
+            // new name, which nothing refers to yet, lies in the first cluster already.
+            let header = 1 << before[23];
+            assert!(state[header..] == before[header..state.len()], "{chain}\nerror at {after}: it was changed");
             fs::write(chain.path(chain.target), &state).unwrap();
             sound(&chain, &raws, false).unwrap_or_else(|e| panic!("{chain}\nerror at {after}: {e}"));
         }
