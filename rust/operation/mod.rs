@@ -2,10 +2,12 @@
 
 pub mod backup_stats;
 pub mod delete_backup;
+mod reading;
 pub mod rebase_backup;
 pub mod rebase_disks;
 pub mod rebase_point;
 pub mod take_backup;
+pub mod verify_chain;
 
 use log4rs::append::Append;
 use serde::de::DeserializeOwned;
@@ -64,6 +66,7 @@ pub fn call(name: &str, request: &str, listener: Listener<'_>) -> Result<serde_j
         "takeBackup" => reply(&take_backup::run(parse(request)?, listener)?),
         "rebaseBackup" => reply(&rebase_backup::run(parse(request)?, listener)?),
         "rebasePoint" => reply(&rebase_point::run(parse(request)?, listener)?),
+        "verifyChain" => reply(&verify_chain::run(parse(request)?, listener)?),
         "deleteBackup" => reply(&delete_backup::run(parse(request)?)?),
         "backupStats" => reply(&backup_stats::run(parse(request)?)?),
         "jobs" => parse::<NoFields>(request).and_then(|_| reply(&jobs())),

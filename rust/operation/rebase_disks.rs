@@ -269,7 +269,7 @@ pub(super) fn images(root: &Folder, at: &PointPath) -> Result<Vec<RepoPath>> {
     names.iter().map(|name| at.file(name)).collect()
 }
 
-fn image_names(folder: &Folder) -> Result<Vec<String>> {
+pub(super) fn image_names(folder: &Folder) -> Result<Vec<String>> {
     let mut images = Vec::new();
     for name in folder.names()? {
         let Some(name) = name.to_str().filter(|name| name.ends_with(".qcow2")) else { continue };

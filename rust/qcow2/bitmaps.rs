@@ -13,6 +13,8 @@ const MAX_NAME: usize = 1023;
 const ENTRY_LENGTH: u64 = 24;
 const IN_USE: u32 = 1 << 0;
 const AUTO: u32 = 1 << 1;
+/// The other flags are reserved.
+const MAX_FLAGS: u32 = (1 << 3) - 1;
 const DIRTY_TRACKING: u8 = 1;
 
 /// One stored bitmap.
@@ -32,6 +34,7 @@ pub struct Bitmap {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Directory {
     bitmaps: u32,
+    reserved: u32,
     size: u64,
     offset: u64,
 }
@@ -42,7 +45,8 @@ impl Directory {
         let Ok(data) = <[u8; 24]>::try_from(data) else {
             return corrupt(format!("bitmaps extension of {} bytes", data.len()));
         };
-        Ok(Directory { bitmaps: be32(&data, 0), size: be64(&data, 8), offset: be64(&data, 16) })
+        let (bitmaps, reserved) = (be32(&data, 0), be32(&data, 4));
+        Ok(Directory { bitmaps, reserved, size: be64(&data, 8), offset: be64(&data, 16) })
     }
 
     /// Reads the directory's entries, which must fill it exactly.
@@ -74,6 +78,9 @@ impl Directory {
         if self.bitmaps == 0 || self.bitmaps > MAX_BITMAPS {
             return corrupt(format!("{} bitmaps", self.bitmaps));
         }
+        if self.reserved != 0 {
+            return corrupt("the bitmaps extension's reserved field is not 0");
+        }
         let file_length = file.length()?;
         let end = self.offset.checked_add(self.size).filter(|end| *end <= file_length);
         let Some(end) = end.filter(|_| self.offset != 0 && self.offset.is_multiple_of(cluster_size)) else {
@@ -100,7 +107,12 @@ fn read_entry(from: &mut impl Read) -> Result<(Bitmap, Range<u64>, u64), Error> 
     let (flags, kind, granularity_bits) = (be32(&fixed, 12), fixed[16], fixed[17]);
     let name_length = usize::from(u16::from_be_bytes([fixed[18], fixed[19]]));
     let extra = u64::from(be32(&fixed, 20));
-    if kind != DIRTY_TRACKING || granularity_bits > 63 || name_length == 0 || name_length > MAX_NAME {
+    if kind != DIRTY_TRACKING
+        || flags > MAX_FLAGS
+        || granularity_bits > 63
+        || name_length == 0
+        || name_length > MAX_NAME
+    {
         return corrupt(format!(
             "bitmap of type {kind}, granularity 2^{granularity_bits}, name of {name_length} bytes"
         ));

@@ -15,6 +15,8 @@ pub(super) const COMPRESSION_TYPE: u64 = 1 << 3;
 pub(super) const EXTENDED_L2: u64 = 1 << 4;
 pub(super) const KNOWN_INCOMPATIBLE: u64 = DIRTY | CORRUPT | EXTERNAL_DATA | COMPRESSION_TYPE | EXTENDED_L2;
 pub(super) const AUTOCLEAR_BITMAPS: u64 = 1 << 0;
+/// The external data file can be read as it is.
+pub(super) const AUTOCLEAR_RAW_DATA: u64 = 1 << 1;
 
 pub(super) const V2_LENGTH: usize = 72;
 pub(super) const V3_LENGTH: usize = 104;
@@ -64,6 +66,7 @@ pub(super) struct Tables {
     /// Binary logarithm of the bits of a reference count.
     pub(super) refcount_order: u32,
     pub(super) snapshots: u32,
+    pub(super) snapshots_offset: u64,
     /// 0: deflate, 1: zstd.
     pub(super) compression: u8,
 }
@@ -187,6 +190,7 @@ impl<'a> Fields<'a> {
             refcount_offset: self.need_u64(48)?,
             refcount_clusters: self.need_u32(56)?,
             snapshots: self.need_u32(60)?,
+            snapshots_offset: self.need_u64(64)?,
             refcount_order: if version == 2 { 4 } else { self.need_u32(96)? },
             compression: if header_length > V3_LENGTH { self.slice(V3_LENGTH, 1).map_or(0, |byte| byte[0]) } else { 0 },
         })
@@ -219,14 +223,14 @@ impl<'a> Fields<'a> {
         // v2 images made by old programs have nothing here but a name, or the end of the cluster
         while at + 8 <= end {
             let (kind, length) = (self.need_u32(at)?, self.need_u32(at + 4)? as usize);
-            if kind == EXTENSION_END {
-                (found.has_end_mark, found.end) = (true, at + 8);
-                break;
-            }
             let Some(data) = self.slice(at + 8, length).filter(|_| length <= end - at - 8) else {
                 return corrupt(format!("header extension {kind:#x} of {length} bytes"));
             };
             match kind {
+                EXTENSION_END => {
+                    (found.has_end_mark, found.end) = (true, at + 8);
+                    break;
+                }
                 EXTENSION_BACKING_FORMAT if length > MAX_FORMAT_NAME => {
                     return corrupt(format!("backing format of {length} bytes"));
                 }

@@ -6,6 +6,7 @@
 mod absorb;
 mod bitmaps;
 mod chain;
+mod check;
 mod create;
 mod header;
 mod image;
@@ -24,6 +25,7 @@ use std::path::Path;
 
 pub use absorb::{Failure, Progress, Rebase};
 pub use bitmaps::Bitmap;
+pub use check::{Check, Checked};
 pub use create::create;
 pub use header::Backing;
 pub use regrown::{Layer, regrown};

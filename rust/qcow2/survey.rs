@@ -1,10 +1,11 @@
 //! Counting who refers to each cluster of an image, and comparing it with the reference counts: what is damaged is
-//! refused, what nobody refers to may be used.
+//! refused, or listed for a check; what nobody refers to may be used.
 
+use std::collections::HashMap;
 use std::ops::Range;
 use std::time::Instant;
 
-use super::image::{Image, OFFSET};
+use super::image::{COPIED, Image, OFFSET};
 use super::refcount::{Geometry, read_table};
 use super::storage::{Source, read_exact};
 use super::{Error, corrupt};
@@ -17,7 +18,18 @@ const MAX_WINDOWS: u64 = 1024;
 const MAX_LEAKS: usize = 256 << 10;
 /// The cluster holds a table; nothing else may be in it.
 const METADATA: u8 = 1 << 7;
-const MOST: u8 = METADATA - 1;
+/// An entry says that it is the only one that refers to the cluster.
+const SOLE: u8 = 1 << 6;
+/// An entry says that it is not.
+const SHARED: u8 = 1 << 5;
+/// References that are counted beside these marks.
+const MOST: u8 = SHARED - 1;
+/// Clusters of which more references are counted: many small compressed clusters may lie in one.
+const MAX_POPULAR: usize = 256 << 10;
+/// Places at which a listing of damage ends.
+const MAX_DAMAGE: u64 = 10_000;
+/// Places that are described.
+const MAX_REASONS: usize = 8;
 /// Entries that are read at once.
 const CHUNK: usize = 8 << 10;
 
@@ -32,6 +44,10 @@ pub(super) struct Survey {
     covered: u64,
     window: Range<u64>,
     counts: Vec<u8>,
+    /// References beyond `MOST`, by cluster.
+    popular: HashMap<u64, u64>,
+    /// What is damaged is listed here; none: it is refused.
+    damage: Option<Damage>,
     /// The next L1 entry; none before the window was begun.
     l1: Option<u64>,
     tables: u64,
@@ -47,8 +63,27 @@ pub(super) struct Found {
     pub(super) counted_end: u64,
     /// Clusters that are counted as used and that nothing refers to, in order.
     pub(super) leaks: Vec<Range<u64>>,
-    /// Clusters with a higher count than references, those of `leaks` included.
+    /// Clusters of the file with a higher count than references.
     pub(super) leaked: u64,
+}
+
+/// Where an image is damaged.
+#[derive(Debug, Default)]
+pub(super) struct Damage {
+    /// The number of places.
+    pub(super) places: u64,
+    /// The first of them.
+    pub(super) reasons: Vec<String>,
+}
+
+impl Damage {
+    fn add(&mut self, reason: String) -> Result<(), Error> {
+        self.places += 1;
+        if self.reasons.len() < MAX_REASONS {
+            self.reasons.push(reason);
+        }
+        if self.places >= MAX_DAMAGE { corrupt(format!("damaged in {MAX_DAMAGE} places and more")) } else { Ok(()) }
+    }
 }
 
 impl Survey {
@@ -65,6 +100,8 @@ impl Survey {
             covered: clusters,
             window: 0..0,
             counts: Vec::new(),
+            popular: HashMap::new(),
+            damage: None,
             l1: None,
             tables: 0,
             found: Found::default(),
@@ -77,6 +114,40 @@ impl Survey {
             return Err(Error::Unsupported(format!("{} clusters", survey.covered)));
         }
         Ok(survey)
+    }
+
+    /// L1 entries that have been followed, and how often any is in all windows together.
+    pub(super) fn position(&self, entries: u64) -> (u64, u64) {
+        let before = self.window.start / WINDOW * entries;
+        let done = if self.l1.is_none() { self.window.end.div_ceil(WINDOW) * entries } else { before };
+        (done + self.l1.unwrap_or(0), self.covered.div_ceil(WINDOW) * entries)
+    }
+
+    /// From now on damage is listed, and the entries' own word on who shares a cluster is compared as well.
+    pub(super) fn list_damage(&mut self) {
+        self.damage = Some(Damage::default());
+    }
+
+    /// What is listed until now.
+    pub(super) fn damage(&mut self) -> Damage {
+        self.damage.take().unwrap_or_default()
+    }
+
+    /// Lists damage instead of failing with it, if it is to be listed.
+    fn tolerate(&mut self, result: Result<(), Error>) -> Result<(), Error> {
+        match (result, &mut self.damage) {
+            (Err(Error::Corrupt(reason)), Some(damage)) => damage.add(reason),
+            (result, _) => result,
+        }
+    }
+
+    /// The same for what is read again in each window, and is listed once.
+    fn tolerate_read<T>(&mut self, result: Result<T, Error>) -> Result<Option<T>, Error> {
+        match result {
+            Ok(value) => Ok(Some(value)),
+            Err(Error::Corrupt(_)) if self.damage.is_some() && self.window.start > 0 => Ok(None),
+            Err(error) => self.tolerate(Err(error)).map(|()| None),
+        }
     }
 
     /// Goes on until that time; the result once all is counted.
@@ -106,6 +177,7 @@ impl Survey {
     /// Counts all but what the L2 tables name.
     fn begin_window<S: Source>(&mut self, image: &Image<S>) -> Result<(), Error> {
         self.window = self.window.end..(self.window.end + WINDOW).min(self.covered);
+        self.popular.clear();
         self.counts.clear();
         self.counts.resize(usize::try_from(self.window.end - self.window.start).unwrap_or(0), 0);
         self.tables = 0;
@@ -114,7 +186,8 @@ impl Survey {
         self.metadata("L1 table", tables.l1_offset, u64::from(tables.l1_entries) * 8)?;
         self.metadata("refcount table", tables.refcount_offset, u64::from(tables.refcount_clusters) * self.cluster)?;
         self.each_block(image, |survey, _, block| survey.metadata("refcount block", block, survey.cluster))?;
-        self.count_bitmaps(image)
+        let bitmaps = self.count_bitmaps(image);
+        self.tolerate_read(bitmaps).map(drop)
     }
 
     fn each_block<S: Source>(
@@ -139,16 +212,21 @@ impl Survey {
         let span = directory.span();
         self.metadata("bitmap directory", span.start, span.end - span.start)?;
         let mut bytes = 0_u64;
-        directory.walk(&image.storage, self.cluster, |_, table| {
-            bytes = bytes.saturating_add(table.end - table.start);
+        directory.walk(&image.storage, self.cluster, |bitmap, table| {
+            let length = table.end - table.start;
+            bytes = bytes.saturating_add(length);
             if bytes > image.length {
                 return corrupt("the bitmaps' tables are larger than the file");
             }
-            if table.is_empty() {
-                return Ok(());
+            image.check_lies_inside("bitmap table", table.start, length)?;
+            // what is in use is not looked at, and may be of another size; QEMU knows whole sectors only
+            let bits = (image.virtual_size() / 512 * 512).div_ceil(1 << bitmap.granularity_bits);
+            let needed = (bits.div_ceil(64) * 8).div_ceil(self.cluster) * 8;
+            let fits = bitmap.in_use || length == needed;
+            if table.is_empty() || !fits || !(9..=31).contains(&bitmap.granularity_bits) {
+                return corrupt(format!("bitmap '{}' has a table of {length} bytes", bitmap.name));
             }
-            image.check_lies_inside("bitmap table", table.start, table.end - table.start)?;
-            self.metadata("bitmap table", table.start, table.end - table.start)?;
+            self.metadata("bitmap table", table.start, length)?;
             self.count_bitmap(image, table)
         })
     }
@@ -161,10 +239,9 @@ impl Survey {
             read_exact(&image.storage, &mut buffer, at, "bitmap table")?;
             for entry in buffer.as_chunks().0 {
                 let entry = u64::from_be_bytes(*entry);
-                if entry & !(OFFSET | 1) != 0 {
-                    return corrupt(format!("bitmap table entry {entry:#x}"));
-                }
-                if entry & OFFSET != 0 {
+                let valid = if entry & OFFSET == 0 { entry <= 1 } else { entry & !OFFSET == 0 };
+                let sound = if valid { Ok(()) } else { corrupt(format!("bitmap table entry {entry:#x}")) };
+                if self.tolerate_read(sound)?.is_some() && entry & OFFSET != 0 {
                     self.metadata("bitmap", entry & OFFSET, self.cluster)?;
                 }
             }
@@ -174,15 +251,20 @@ impl Survey {
     }
 
     fn count_table<S: Source>(&mut self, image: &mut Image<S>, index: u64) -> Result<(), Error> {
-        let Some(table) = image.l2_table(index)? else { return Ok(()) };
+        let Some(l1) = self.tolerate_read(image.l1_entry(index))? else { return Ok(()) };
+        let table = l1 & OFFSET;
+        if table == 0 {
+            return Ok(());
+        }
         // each has a cluster of its own, so that tables can't be named again and again
         self.tables += 1;
         if self.tables > self.clusters {
             return corrupt("it names more L2 tables than it has clusters");
         }
         self.metadata("L2 table", table, self.cluster)?;
+        self.mark(table / self.cluster, l1);
         for entry in 0..self.cluster / image.entry_size() {
-            let entry = image.entry(table, entry)?;
+            let Some(entry) = self.tolerate_read(image.entry(table, entry))? else { continue };
             if entry.is_compressed() {
                 let place = image.compressed(entry);
                 let end = (place.offset + place.length).min(image.length.next_multiple_of(self.cluster));
@@ -190,44 +272,59 @@ impl Survey {
             } else if entry.host() != 0 {
                 let first = entry.host() / self.cluster;
                 self.data(first..first + 1)?;
+                self.mark(first, entry.descriptor);
             }
         }
         Ok(())
     }
 
-    /// The part of the window that the clusters fall into.
-    fn counts(&mut self, clusters: &Range<u64>) -> &mut [u8] {
-        let within = |cluster: u64| {
-            let clipped = cluster.clamp(self.window.start, self.window.end) - self.window.start;
-            usize::try_from(clipped).unwrap_or(usize::MAX)
-        };
-        let (start, end) = (within(clusters.start), within(clusters.end));
-        &mut self.counts[start..end]
+    /// The part of the clusters that falls into the window, and where it lies there.
+    fn inside(&self, clusters: &Range<u64>) -> impl Iterator<Item = (u64, usize)> + use<> {
+        let start = self.window.start;
+        let within = |cluster: u64| cluster.clamp(self.window.start, self.window.end);
+        (within(clusters.start)..within(clusters.end))
+            .map(move |cluster| (cluster, usize::try_from(cluster - start).unwrap_or(usize::MAX)))
     }
 
     fn metadata(&mut self, what: &str, offset: u64, length: u64) -> Result<(), Error> {
         let end = offset.saturating_add(length).div_ceil(self.cluster);
         if !offset.is_multiple_of(self.cluster) || end > self.clusters {
-            return corrupt(format!("{what} of {length} bytes at {offset}"));
+            return self.tolerate_read::<()>(corrupt(format!("{what} of {length} bytes at {offset}"))).map(drop);
         }
-        for count in self.counts(&(offset / self.cluster..end)) {
-            if *count != 0 {
-                return corrupt(format!("the {what} at {offset} overlaps with something else"));
+        for (cluster, index) in self.inside(&(offset / self.cluster..end)) {
+            if self.counts[index] != 0 {
+                self.tolerate(corrupt(format!("the {what} at {offset} overlaps with something else")))?;
             }
-            *count = METADATA | 1;
+            self.count(cluster, index);
+            self.counts[index] |= METADATA;
         }
         Ok(())
     }
 
     fn data(&mut self, clusters: Range<u64>) -> Result<(), Error> {
-        let first = clusters.start;
-        for count in self.counts(&clusters) {
-            if *count & METADATA != 0 {
-                return corrupt(format!("data in cluster {first} overlap with a table"));
+        for (cluster, index) in self.inside(&clusters) {
+            if self.counts[index] & METADATA != 0 {
+                self.tolerate(corrupt(format!("data in cluster {cluster} overlap with a table")))?;
             }
-            *count = (*count + 1).min(MOST);
+            self.count(cluster, index);
         }
         Ok(())
+    }
+
+    /// One more reference.
+    fn count(&mut self, cluster: u64, index: usize) {
+        if self.counts[index] & MOST < MOST {
+            self.counts[index] += 1;
+        } else if self.popular.len() < MAX_POPULAR || self.popular.contains_key(&cluster) {
+            *self.popular.entry(cluster).or_default() += 1;
+        }
+    }
+
+    /// Remembers what the entry says of who else refers to the cluster.
+    fn mark(&mut self, cluster: u64, entry: u64) {
+        for (_, index) in self.inside(&(cluster..cluster + 1)) {
+            self.counts[index] |= if entry & COPIED != 0 { SOLE } else { SHARED };
+        }
     }
 
     /// Compares the window with the reference counts.
@@ -272,7 +369,9 @@ impl Survey {
 
     fn compare_cluster(&mut self, cluster: u64, counted: u64) -> Result<(), Error> {
         let index = usize::try_from(cluster - self.window.start).unwrap_or(usize::MAX);
-        let references = u64::from(self.counts[index] & MOST);
+        let (marks, few) = (self.counts[index], u64::from(self.counts[index] & MOST));
+        let popular = self.popular.get(&cluster).copied();
+        let references = few + popular.unwrap_or(0);
         if references > 0 {
             self.found.end = cluster + 1;
         }
@@ -280,13 +379,21 @@ impl Survey {
             self.found.counted_end = cluster + 1;
         }
         if references > counted {
-            return corrupt(format!("cluster {cluster} has {references} references and a count of {counted}"));
+            let cause = format!("cluster {cluster} has {references} references and a count of {counted}");
+            self.tolerate(corrupt(cause))?;
         }
-        if counted > references && references < u64::from(MOST) {
+        // more references than were counted are not known
+        let all_known = few < u64::from(MOST) || self.popular.len() < MAX_POPULAR;
+        if counted > references && all_known && cluster < self.clusters {
             self.found.leaked += 1;
-            if references == 0 {
-                self.found.leak(cluster);
-            }
+        }
+        if counted > references && references == 0 {
+            self.found.leak(cluster);
+        }
+        let denied = if counted == 1 { SHARED } else { SOLE };
+        if self.damage.is_some() && marks & denied != 0 {
+            let says = if counted == 1 { "may be shared" } else { "is not shared" };
+            self.tolerate(corrupt(format!("an entry says that cluster {cluster}, with a count of {counted}, {says}")))?;
         }
         Ok(())
     }

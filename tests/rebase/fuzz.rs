@@ -75,7 +75,7 @@ impl Storage for &Watched {
 }
 
 /// Changes a few places, most of them where tables and headers are, to values that are likely to hurt.
-fn mutate(random: &mut Random, image: &mut Vec<u8>) {
+pub(crate) fn mutate(random: &mut Random, image: &mut Vec<u8>) {
     let cluster = 1_usize << image.get(23).copied().unwrap_or(16).clamp(9, 21);
     for _ in 0..1 + random.below(4) {
         let length = image.len() as u64;

@@ -8,3 +8,5 @@ mod differential;
 mod fuzz;
 mod journal;
 mod operations;
+mod verify;
+mod verify_chain;

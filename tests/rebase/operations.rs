@@ -15,16 +15,16 @@ use serde_json::{Value, json};
 use crate::chains::{qemu_img, run};
 use crate::differential::{check, compare};
 
-const DISKS: [&str; 2] = ["root.a b.qcow2", "datadisk.y.qcow2"];
+pub(crate) const DISKS: [&str; 2] = ["root.a b.qcow2", "datadisk.y.qcow2"];
 
 /// Points `T1` (full), `T2`, ... of two disks below `i-1`, each with its own data; the second disk begins at `T2`.
-struct Points {
-    dir: tempfile::TempDir,
+pub(crate) struct Points {
+    pub(crate) dir: tempfile::TempDir,
     raws: Vec<(String, PathBuf)>,
 }
 
 impl Points {
-    fn make(points: usize, manifests: bool) -> Points {
+    pub(crate) fn make(points: usize, manifests: bool) -> Points {
         let dir = tempfile::tempdir().unwrap();
         let mut raws = Vec::new();
         for point in 1..=points {
@@ -56,12 +56,12 @@ impl Points {
         Points { dir, raws }
     }
 
-    fn call(&self, operation: &str, mut request: Value) -> Result<Value, Error> {
+    pub(crate) fn call(&self, operation: &str, mut request: Value) -> Result<Value, Error> {
         request["repository"] = json!({"type": "dir", "address": self.dir.path()});
         call(operation, &request.to_string(), &mut |_| Ok(()))
     }
 
-    fn code(&self, operation: &str, request: Value) -> (Code, String) {
+    pub(crate) fn code(&self, operation: &str, request: Value) -> (Code, String) {
         let error = self.call(operation, request).unwrap_err();
         (error.code, error.cause)
     }
@@ -76,7 +76,7 @@ impl Points {
         }
     }
 
-    fn manifest(&self, point: &str) -> Manifest {
+    pub(crate) fn manifest(&self, point: &str) -> Manifest {
         Manifest::read(&Folder::open_root(self.dir.path().join("i-1").join(point)).unwrap()).unwrap().unwrap()
     }
 

@@ -1,0 +1,39 @@
+//! What an operation holds on to that only reads restore points: the repository, and the instance's lock, so that no
+//! chain is changed under it.
+
+use std::sync::Arc;
+
+use crate::config;
+use crate::error::{Code, Result};
+use crate::nas::deadline::{LIMIT, bounded};
+use crate::nas::lock::InstanceLock;
+use crate::nas::path::PointPath;
+use crate::nas::repository::Export;
+use crate::nas::session::Session;
+
+/// An open repository of which one instance's points stay as they are. Clones share it.
+#[derive(Debug, Clone)]
+pub(super) struct Reading {
+    pub(super) session: Session,
+    _lock: Option<Arc<InstanceLock>>,
+}
+
+impl Reading {
+    /// `BUSY` when somebody changes the instance's points; `NOT_FOUND` without the instance.
+    pub(super) fn open(export: Export, point: &PointPath) -> Result<Reading> {
+        let session = Session::open_bounded(export, config::current())?;
+        let instance = point.instance_folder();
+        bounded("lock the instance", LIMIT, move || {
+            let lock = match InstanceLock::take(&session.root().open_dir(&instance)?) {
+                Ok(lock) => Some(Arc::new(lock)),
+                // a NAS that is mounted for reading only is read all the same: it may be all that is left
+                Err(error) if error.code == Code::PermissionDenied => {
+                    log::warn!("'{instance}' is read without its lock - {error}");
+                    None
+                }
+                Err(error) => return Err(error),
+            };
+            Ok(Reading { session, _lock: lock })
+        })
+    }
+}

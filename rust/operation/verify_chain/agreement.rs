@@ -1,0 +1,158 @@
+//! What a manifest says, against what the files are: pure, nothing is read here.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::nas::path::RepoPath;
+use crate::point::{Kind, Manifest, ManifestDisk};
+
+/// What an image's file is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Facts {
+    /// Length of the file, in bytes.
+    pub(super) size: u64,
+    /// Size that the guest sees, in bytes.
+    pub(super) virtual_size: u64,
+    /// The image has a backing file.
+    pub(super) has_backing: bool,
+    /// The folder of the backing file, if its name leads to one.
+    pub(super) backing_folder: Option<RepoPath>,
+}
+
+/// In what an image is not as its manifest's record says.
+pub(super) fn of_image(record: &ManifestDisk, facts: &Facts) -> Vec<String> {
+    let mut reasons = Vec::new();
+    if record.size != facts.size {
+        reasons.push(format!("has {} bytes, its manifest says {}", facts.size, record.size));
+    }
+    if record.virtual_size != facts.virtual_size {
+        let (is, says) = (facts.virtual_size, record.virtual_size);
+        reasons.push(format!("is of a disk of {is} bytes, its manifest says {says}"));
+    }
+    if (record.kind == Kind::Incremental) != facts.has_backing {
+        let is = if facts.has_backing { "has a backing file" } else { "has no backing file" };
+        let says = if record.kind == Kind::Incremental { "incremental" } else { "full" };
+        reasons.push(format!("{is}, its manifest says it is {says}"));
+    }
+    reasons
+}
+
+/// In what a manifest contradicts itself or the images `files` of its point, by file name. `parent_id` is the id of the
+/// point that it names as its parent, if that point has one.
+pub(super) fn of_point(manifest: &Manifest, files: &BTreeMap<String, Facts>, parent_id: Option<&str>) -> Vec<String> {
+    let mut reasons = Vec::new();
+    if manifest.disks.is_empty() {
+        reasons.push("names no disk".to_owned());
+    }
+    let mut named = BTreeSet::new();
+    for disk in manifest.disks.iter().filter(|disk| !named.insert(&disk.file)) {
+        reasons.push(format!("names '{}' twice", disk.file));
+    }
+    let incremental = manifest.disks.iter().any(|disk| disk.kind == Kind::Incremental);
+    if (manifest.kind == Kind::Incremental) != incremental {
+        reasons.push("its kind is not that of its disks".to_owned());
+    }
+    reasons.extend(bitmaps(manifest));
+    reasons.extend(parent(manifest, files, parent_id));
+    reasons
+}
+
+fn bitmaps(manifest: &Manifest) -> Option<String> {
+    let carried: BTreeSet<_> = manifest.disks.iter().filter_map(|disk| disk.bitmap.as_deref()).collect();
+    let named: BTreeSet<_> = manifest.bitmap.as_deref().into_iter().collect();
+    let list = |names: BTreeSet<&str>| names.into_iter().collect::<Vec<_>>().join(", ");
+    (carried != named).then(|| format!("its bitmap is [{}], those of its disks are [{}]", list(named), list(carried)))
+}
+
+fn parent(manifest: &Manifest, files: &BTreeMap<String, Facts>, parent_id: Option<&str>) -> Option<String> {
+    let below: BTreeSet<_> = files.values().filter_map(|facts| facts.backing_folder.as_ref()).collect();
+    let Some(parent) = &manifest.parent else {
+        let first = below.first()?;
+        return Some(format!("names no parent, its images stand on '{first}'"));
+    };
+    if !below.iter().any(|folder| folder.as_str() == parent.backup_path) {
+        return Some(format!("its parent is '{}', no image of it stands on that", parent.backup_path));
+    }
+    // a point of the script has no id
+    let same = parent.point_id.is_empty() || parent_id == Some(&parent.point_id);
+    (!same).then(|| format!("its parent '{}' is another point of that name than it was", parent.backup_path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::Engine;
+    use crate::point::ParentPoint;
+
+    fn disk(file: &str, kind: Kind) -> ManifestDisk {
+        let (volume, bitmap) = (file.into(), Some("backup-2".into()));
+        ManifestDisk { volume, serial: None, file: file.into(), kind, size: 100, virtual_size: 200, bitmap }
+    }
+
+    fn manifest() -> Manifest {
+        Manifest {
+            version: Manifest::VERSION,
+            point_id: "id-2".into(),
+            vm_name: "i-1".into(),
+            when: "2031-01-02T03:04:05Z".parse().unwrap(),
+            kind: Kind::Incremental,
+            bitmap: Some("backup-2".into()),
+            engine: Engine::Push,
+            parent: Some(ParentPoint { backup_path: "i-1/T1".into(), point_id: "id-1".into() }),
+            disks: vec![disk("a", Kind::Incremental), disk("b", Kind::Full)],
+        }
+    }
+
+    fn facts(below: Option<&str>) -> Facts {
+        let backing_folder = below.map(|path| RepoPath::parse("path", path).unwrap());
+        Facts { size: 100, virtual_size: 200, has_backing: below.is_some(), backing_folder }
+    }
+
+    #[test]
+    fn an_image_is_as_recorded_or_the_difference_is_told() {
+        let full = facts(None);
+        assert!(of_image(&disk("a", Kind::Full), &full).is_empty());
+        assert!(of_image(&disk("a", Kind::Incremental), &facts(Some("i-1/T1"))).is_empty());
+        for (record, facts, word) in [
+            (disk("a", Kind::Full), Facts { size: 99, ..full.clone() }, "has 99 bytes, its manifest says 100"),
+            (disk("a", Kind::Full), Facts { virtual_size: 512, ..full.clone() }, "a disk of 512 bytes"),
+            (disk("a", Kind::Full), facts(Some("i-1/T1")), "has a backing file"),
+            (disk("a", Kind::Incremental), full.clone(), "has no backing file"),
+        ] {
+            let reasons = of_image(&record, &facts);
+            assert!(matches!(&reasons[..], [one] if one.contains(word)), "{word}: {reasons:?}");
+        }
+    }
+
+    #[test]
+    fn a_manifest_is_right_or_each_contradiction_is_told() {
+        let files = BTreeMap::from([("a".to_owned(), facts(Some("i-1/T1"))), ("b".to_owned(), facts(None))]);
+        let alone = BTreeMap::from([("a".to_owned(), facts(None)), ("b".to_owned(), facts(None))]);
+        type Change = fn(&mut Manifest);
+        let table: [(Change, &BTreeMap<String, Facts>, Option<&str>, &str); 12] = [
+            (|_| {}, &files, Some("id-1"), ""),
+            (|m| m.parent.as_mut().unwrap().point_id.clear(), &files, None, ""),
+            (|m| m.bitmap = None, &files, Some("id-1"), "its bitmap is [], those of its disks are [backup-2]"),
+            (|m| m.disks[1].bitmap = None, &files, Some("id-1"), ""),
+            (|m| m.disks.iter_mut().for_each(|d| d.bitmap = None), &files, Some("id-1"), "its bitmap is [backup-2]"),
+            (|m| m.disks[0].bitmap = Some("x".into()), &files, Some("id-1"), "those of its disks are [backup-2, x]"),
+            (|m| m.kind = Kind::Full, &files, Some("id-1"), "its kind"),
+            (|m| m.disks[1].file = "a".into(), &files, Some("id-1"), "names 'a' twice"),
+            (|m| m.parent = None, &files, None, "names no parent, its images stand on 'i-1/T1'"),
+            (|_| {}, &alone, Some("id-1"), "no image of it stands on that"),
+            (|_| {}, &files, Some("id-9"), "another point of that name"),
+            (|_| {}, &files, None, "another point of that name"),
+        ];
+        for (change, files, parent_id, word) in table {
+            let mut manifest = manifest();
+            change(&mut manifest);
+            let reasons = of_point(&manifest, files, parent_id);
+            match word {
+                "" => assert!(reasons.is_empty(), "{reasons:?}"),
+                word => assert!(matches!(&reasons[..], [one] if one.contains(word)), "{word}: {reasons:?}"),
+            }
+        }
+        let mut empty = manifest();
+        (empty.disks, empty.bitmap, empty.parent, empty.kind) = (Vec::new(), None, None, Kind::Full);
+        assert_eq!(of_point(&empty, &BTreeMap::new(), None), ["names no disk"]);
+    }
+}

@@ -1,0 +1,223 @@
+//! The images that a point's disks stand on, found by their headers, and what is wrong with them before their tables
+//! are looked at.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rustix::fs::FileType;
+
+use super::agreement::{self, Facts};
+use super::{Verdict, VerifiedFile};
+use crate::error::{Code, Error, Result};
+use crate::nas::folder::Folder;
+use crate::nas::path::{PointPath, RepoPath};
+use crate::operation::rebase_disks::image_names;
+use crate::point::{self, MANIFEST, Manifest};
+use crate::qcow2;
+
+const STEP: &str = "follow the chains";
+/// More images than any chain may have.
+const DEEPEST: usize = 512;
+
+/// A file of the chains.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) path: RepoPath,
+    pub(super) told: VerifiedFile,
+    /// Length of the image if its tables can be checked.
+    pub(super) checkable: Option<u64>,
+}
+
+/// All files that the point's disks consist of: each disk's chain from its newest image on, at last the manifest.
+pub(super) fn find(root: &Folder, point: &PointPath) -> Result<Vec<Found>> {
+    let folder = root.open_dir(&point.folder())?;
+    let mut chains = Chains { root, point, found: Vec::new(), images: BTreeMap::new(), manifests: BTreeMap::new() };
+    let recorded = chains.manifest(&point.folder()).map(|manifest| manifest.disks.clone());
+    let mut names = Vec::new();
+    for name in recorded.into_iter().flatten().map(|disk| disk.file).chain(image_names(&folder)?) {
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    for name in &names {
+        match point.file(name) {
+            Ok(path) => chains.follow(path),
+            Err(error) => chains.blame_manifest(&point.folder(), &error.cause),
+        }
+    }
+    if chains.found.is_empty() {
+        return Err(Error::new(Code::NotFound, STEP, format!("'{point}' holds no image")));
+    }
+    chains.check_manifest();
+    Ok(chains.found)
+}
+
+struct Chains<'a> {
+    root: &'a Folder,
+    point: &'a PointPath,
+    found: Vec<Found>,
+    images: BTreeMap<RepoPath, Option<Facts>>,
+    /// By the point's folder; none for a point without one that can be read.
+    manifests: BTreeMap<RepoPath, Option<Manifest>>,
+}
+
+impl Chains<'_> {
+    /// Looks at an image and all that it stands on.
+    fn follow(&mut self, path: RepoPath) {
+        let mut chain = BTreeSet::new();
+        let mut next = Some(path);
+        while let Some(path) = next {
+            if chain.contains(&path) || chain.len() == DEEPEST {
+                let reason = format!("the chain comes back to it, or has more than {DEEPEST} images");
+                if let Some(found) = self.found.iter_mut().find(|found| found.path == path) {
+                    found.told.blame(Verdict::Bad, reason);
+                }
+                return;
+            }
+            chain.insert(path.clone());
+            next = if self.images.contains_key(&path) { self.known_backing(&path) } else { self.look(path) };
+        }
+    }
+
+    /// What an image stands on that another disk's chain led to before; only to see whether the chain ends.
+    fn known_backing(&self, path: &RepoPath) -> Option<RepoPath> {
+        self.images.get(path)?.as_ref()?;
+        let file = self.root.open_file(path).ok()?;
+        point::resolve(path, &qcow2::backing(&file).ok()??).ok()
+    }
+
+    /// Looks at one image; what it stands on.
+    fn look(&mut self, path: RepoPath) -> Option<RepoPath> {
+        let mut found = Found { told: VerifiedFile::good(path.as_str()), path: path.clone(), checkable: None };
+        let opened = self.open(&path, &mut found);
+        let facts = opened.as_ref().map(|(facts, _)| facts.clone());
+        if let Some(facts) = &facts {
+            self.compare(&path, facts, &mut found.told);
+        }
+        self.images.insert(path, facts);
+        self.found.push(found);
+        opened.and_then(|(_, backing)| backing)
+    }
+
+    /// Reads an image's header.
+    fn open(&self, path: &RepoPath, found: &mut Found) -> Option<(Facts, Option<RepoPath>)> {
+        let opened = self.kind(path).and_then(|kind| match kind {
+            None => Err((Verdict::Bad, "is not there".to_owned())),
+            Some(FileType::RegularFile) => self.root.open_file(path).map_err(unknown),
+            Some(_) => Err((Verdict::Bad, "is not a regular file".to_owned())),
+        });
+        let read = opened.and_then(|file| {
+            let size = file.metadata().map_err(|e| unknown(Error::io(STEP, path.as_str(), e)))?.len();
+            let info = qcow2::inspect(&file).map_err(|error| (verdict_of(&error), error.to_string()));
+            Ok((size, info, qcow2::backing(&file).ok().flatten()))
+        });
+        let (size, info, backing) = match read {
+            Ok(read) => read,
+            Err((verdict, reason)) => {
+                found.told.blame(verdict, reason);
+                return None;
+            }
+        };
+        let below = backing.as_ref().and_then(|backing| match point::resolve(path, backing) {
+            Ok(below) => Some(below),
+            Err(error) => {
+                found.told.blame(Verdict::Bad, error.cause);
+                None
+            }
+        });
+        match info {
+            Ok(info) if info.external_data => found.told.blame(Verdict::Bad, "its data are in another file".into()),
+            Ok(info) => {
+                found.checkable = Some(size);
+                let backing_folder = below.as_ref().and_then(RepoPath::parent);
+                let (virtual_size, has_backing) = (info.virtual_size, backing.is_some());
+                return Some((Facts { size, virtual_size, has_backing, backing_folder }, below));
+            }
+            Err((verdict, reason)) => found.told.blame(verdict, reason),
+        }
+        None
+    }
+
+    fn kind(&self, path: &RepoPath) -> Result<Option<FileType>, (Verdict, String)> {
+        let folder = match path.parent() {
+            Some(folder) => self.root.open_dir(&folder),
+            None => return Err((Verdict::Bad, "lies in no point".to_owned())),
+        };
+        match folder {
+            Ok(folder) => folder.kind(path.name()).map_err(unknown),
+            Err(error) if error.code == Code::NotFound => Ok(None),
+            Err(error) => Err(unknown(error)),
+        }
+    }
+
+    /// Compares an image with the record in its own point's manifest.
+    fn compare(&mut self, path: &RepoPath, facts: &Facts, told: &mut VerifiedFile) {
+        let Some(folder) = path.parent() else { return };
+        let is_asked = folder == self.point.folder();
+        let Some(manifest) = self.manifest(&folder) else { return };
+        match manifest.disks.iter().find(|disk| disk.file == path.name()) {
+            Some(record) => {
+                for reason in agreement::of_image(record, facts) {
+                    told.blame(Verdict::Bad, reason);
+                }
+            }
+            None if is_asked => told.blame(Verdict::Bad, "its point's manifest does not name it".into()),
+            None => {}
+        }
+    }
+
+    /// The manifest of a point, if it has one that can be read.
+    fn manifest(&mut self, folder: &RepoPath) -> Option<&Manifest> {
+        if !self.manifests.contains_key(folder) {
+            let read = self.root.open_dir(folder).and_then(|opened| Manifest::read(&opened));
+            let manifest = read.unwrap_or_else(|error| {
+                let verdict = if error.code == Code::CorruptImage { Verdict::Bad } else { Verdict::Aborted };
+                self.tell_of_manifest(folder, verdict, error.cause);
+                None
+            });
+            self.manifests.insert(folder.clone(), manifest);
+        }
+        self.manifests.get(folder)?.as_ref()
+    }
+
+    fn check_manifest(&mut self) {
+        let folder = self.point.folder();
+        let Some(manifest) = self.manifest(&folder).cloned() else { return };
+        let parent = manifest.parent.as_ref().and_then(|parent| RepoPath::parse("parent", &parent.backup_path).ok());
+        let parent_id = parent.and_then(|parent| Some(self.manifest(&parent)?.point_id.clone()));
+        let of_point = self.images.iter().filter(|(path, _)| path.parent().as_ref() == Some(&folder));
+        let files = of_point.filter_map(|(path, facts)| Some((path.name().to_owned(), facts.clone()?))).collect();
+        let reasons = agreement::of_point(&manifest, &files, parent_id.as_deref());
+        self.tell_of_manifest(&folder, Verdict::Good, String::new());
+        for reason in reasons {
+            self.blame_manifest(&folder, &reason);
+        }
+    }
+
+    fn blame_manifest(&mut self, folder: &RepoPath, reason: &str) {
+        self.tell_of_manifest(folder, Verdict::Bad, reason.to_owned());
+    }
+
+    /// Adds to what is told of a manifest; without a reason only that it is there.
+    fn tell_of_manifest(&mut self, folder: &RepoPath, verdict: Verdict, reason: String) {
+        let Ok(path) = folder.join(MANIFEST) else { return };
+        let place = self.found.iter().position(|found| found.path == path).unwrap_or_else(|| {
+            self.found.push(Found { told: VerifiedFile::good(path.as_str()), path, checkable: None });
+            self.found.len() - 1
+        });
+        if !reason.is_empty() {
+            self.found[place].told.blame(verdict, reason);
+        }
+    }
+}
+
+fn unknown(error: Error) -> (Verdict, String) {
+    (Verdict::Aborted, error.cause)
+}
+
+/// What is damaged is bad; of what is not known here, or can't be read, nothing can be said.
+pub(super) fn verdict_of(error: &qcow2::Error) -> Verdict {
+    match error {
+        qcow2::Error::NotQcow2 | qcow2::Error::Corrupt(_) => Verdict::Bad,
+        qcow2::Error::Unsupported(_) | qcow2::Error::Io(_) => Verdict::Aborted,
+    }
+}

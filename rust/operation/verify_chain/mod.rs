@@ -1,0 +1,180 @@
+//! `verifyChain`: are a restore point's images, with all that they stand on, there, sound, and as the manifests say?
+//! Tables are checked, data are not read.
+
+mod agreement;
+mod chains;
+
+use serde::{Deserialize, Serialize};
+
+use super::reading::Reading;
+use crate::error::{Code, Error, Result};
+use crate::job::{self, Listener, Reporter};
+use crate::nas::deadline::{LIMIT, bounded};
+use crate::nas::path::{PointPath, RepoPath};
+use crate::nas::repository::Repository;
+use crate::qcow2::{self, Check, Checked};
+use chains::{Found, verdict_of};
+
+/// What `verifyChain` is asked.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct VerifyChainRequest {
+    /// The caller's id for this job.
+    pub job: Option<String>,
+    /// The NAS export.
+    pub repository: Option<Repository>,
+    /// The restore point, `<instance>/<timestamp>`.
+    pub backup_path: Option<String>,
+}
+
+/// What a file, or all of a point, is found to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// Nothing that was checked is wrong.
+    Good,
+    /// It could not be found out.
+    Aborted,
+    /// It does not, or may not, read as it should.
+    Bad,
+}
+
+/// What `verifyChain` answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Verified {
+    /// Bad if any file is, else aborted if any file is.
+    pub verdict: Verdict,
+    /// Each disk's chain from its newest image on, at last the manifest if the point has one.
+    pub files: Vec<VerifiedFile>,
+}
+
+/// One file of a chain.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VerifiedFile {
+    /// Its path, relative to the repository's root.
+    pub file: String,
+    /// What it is found to be.
+    pub verdict: Verdict,
+    /// What is wrong, or worth knowing: a good image may have leaked clusters.
+    pub reasons: Vec<String>,
+}
+
+impl VerifiedFile {
+    fn good(file: &str) -> VerifiedFile {
+        VerifiedFile { file: file.to_owned(), verdict: Verdict::Good, reasons: Vec::new() }
+    }
+
+    fn blame(&mut self, verdict: Verdict, reason: String) {
+        self.verdict = self.verdict.max(verdict);
+        self.reasons.push(reason);
+    }
+}
+
+/// Runs `verifyChain`. `listener` is told of progress on this thread. What is wrong is the answer; an error says that
+/// there is none: the request, the repository, the point, a cancel.
+pub fn run(request: VerifyChainRequest, listener: Listener<'_>) -> Result<Verified> {
+    let export = Repository::check(request.repository)?;
+    let path = request.backup_path.ok_or_else(|| Error::invalid("backupPath", "is missing"))?;
+    let point = PointPath::parse("backupPath", &path)?;
+    let job = job::start(request.job, "verifyChain", Some(point.instance().to_owned()))?;
+    let mut job = Reporter::new(job, listener)?;
+    job.begin("open the repository")?;
+    let reading = Reading::open(export, &point)?;
+    job.begin("follow the chains")?;
+    let (held, at) = (reading.clone(), point.clone());
+    let mut found = bounded("follow the chains", LIMIT, move || chains::find(held.session.root(), &at))?;
+    job.begin("check the images")?;
+    check_all(&reading, &mut found, &mut job)?;
+    let files: Vec<_> = found.into_iter().map(|found| found.told).collect();
+    let verdict = files.iter().map(|file| file.verdict).max().unwrap_or(Verdict::Good);
+    let bad = files.iter().filter(|file| file.verdict != Verdict::Good).count();
+    log::info!("verified '{point}': {verdict:?}, {bad} of {} files not good", files.len());
+    Ok(Verified { verdict, files })
+}
+
+fn check_all(reading: &Reading, found: &mut [Found], job: &mut Reporter<'_>) -> Result<()> {
+    let total = found.iter().filter_map(|found| found.checkable).sum();
+    let mut done = 0;
+    let mut gone = false;
+    for Found { path, told, checkable } in found {
+        let Some(length) = *checkable else { continue };
+        if gone {
+            told.blame(Verdict::Aborted, "was not checked, the NAS does not answer".into());
+            continue;
+        }
+        match check(reading, path, job, |job, share| job.progress(done + share.of(length), total)) {
+            Ok(Ok(checked)) => tell(told, checked),
+            Ok(Err(error)) => told.blame(verdict_of(&error), error.to_string()),
+            Err(error) if error.code == Code::NasUnresponsive => {
+                gone = true;
+                told.blame(Verdict::Aborted, error.cause);
+            }
+            Err(error) if matches!(error.code, Code::Io | Code::PermissionDenied | Code::NotFound) => {
+                told.blame(Verdict::Aborted, error.cause);
+            }
+            Err(error) => return Err(error),
+        }
+        done += length;
+    }
+    Ok(())
+}
+
+/// How far a check is.
+struct Share(u64, u64);
+
+impl Share {
+    fn of(&self, length: u64) -> u64 {
+        let part = u128::from(length) * u128::from(self.0) / u128::from(self.1.max(1));
+        u64::try_from(part).unwrap_or(length).min(length)
+    }
+}
+
+/// Checks the tables of one image, in steps that have a deadline.
+fn check(
+    reading: &Reading,
+    path: &RepoPath,
+    job: &mut Reporter<'_>,
+    mut progress: impl FnMut(&Reporter<'_>, Share),
+) -> Result<Result<Checked, qcow2::Error>> {
+    const STEP: &str = "check an image";
+    let (held, at) = (reading.clone(), path.clone());
+    let begun = bounded(STEP, LIMIT, move || Ok(Check::begin(held.session.root().open_file(&at)?)))?;
+    let mut check = match begun {
+        Ok(check) => check,
+        Err(error) => return Ok(Err(error)),
+    };
+    loop {
+        job.tell()?;
+        let held = reading.clone();
+        let (same, step) = bounded(STEP, LIMIT, move || {
+            let (_held, mut check) = (held, check);
+            let step = check.advance();
+            Ok((check, step))
+        })?;
+        check = same;
+        match step {
+            Ok(None) => {
+                let (done, total) = check.position();
+                progress(job, Share(done, total));
+            }
+            Ok(Some(checked)) => return Ok(Ok(checked)),
+            Err(error) => return Ok(Err(error)),
+        }
+    }
+}
+
+fn tell(told: &mut VerifiedFile, checked: Checked) {
+    if checked.leaked > 0 {
+        // space that is lost, until the next rebase; the image reads as it should
+        told.blame(Verdict::Good, format!("{} clusters are in no use", checked.leaked));
+    }
+    let more = checked.damaged.saturating_sub(checked.reasons.len() as u64);
+    for reason in checked.reasons {
+        told.blame(Verdict::Bad, reason);
+    }
+    if more > 0 {
+        told.blame(Verdict::Bad, format!("damaged in {more} more places"));
+    }
+}
