@@ -134,7 +134,7 @@ impl Map {
             3 => old ^ 1 << random.below(64),
             4 => old + self.cluster,
             5 => other,
-            6 => random.below(image.len() as u64 * 2) / self.cluster * self.cluster | 1 << 63,
+            6 => (random.below(image.len() as u64 * 2) / self.cluster * self.cluster) | (1 << 63),
             7 => old + 512,
             _ => random.next(),
         };

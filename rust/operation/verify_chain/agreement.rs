@@ -127,8 +127,8 @@ mod tests {
     fn a_manifest_is_right_or_each_contradiction_is_told() {
         let files = BTreeMap::from([("a".to_owned(), facts(Some("i-1/T1"))), ("b".to_owned(), facts(None))]);
         let alone = BTreeMap::from([("a".to_owned(), facts(None)), ("b".to_owned(), facts(None))]);
-        type Change = fn(&mut Manifest);
-        let table: [(Change, &BTreeMap<String, Facts>, Option<&str>, &str); 12] = [
+        type Case<'a> = (fn(&mut Manifest), &'a BTreeMap<String, Facts>, Option<&'a str>, &'a str);
+        let table: [Case<'_>; 12] = [
             (|_| {}, &files, Some("id-1"), ""),
             (|m| m.parent.as_mut().unwrap().point_id.clear(), &files, None, ""),
             (|m| m.bitmap = None, &files, Some("id-1"), "its bitmap is [], those of its disks are [backup-2]"),
