@@ -2,6 +2,7 @@
 
 pub mod backup_stats;
 pub mod delete_backup;
+pub mod flatten;
 mod reading;
 pub mod rebase_backup;
 pub mod rebase_disks;
@@ -66,6 +67,7 @@ pub fn call(name: &str, request: &str, listener: Listener<'_>) -> Result<serde_j
         "takeBackup" => reply(&take_backup::run(parse(request)?, listener)?),
         "rebaseBackup" => reply(&rebase_backup::run(parse(request)?, listener)?),
         "rebasePoint" => reply(&rebase_point::run(parse(request)?, listener)?),
+        "flatten" => reply(&flatten::run(parse(request)?, listener)?),
         "verifyChain" => reply(&verify_chain::run(parse(request)?, listener)?),
         "deleteBackup" => reply(&delete_backup::run(parse(request)?)?),
         "backupStats" => reply(&backup_stats::run(parse(request)?)?),

@@ -71,6 +71,8 @@ pub struct Rebase<T> {
     routes: Vec<Route>,
     /// The first image that stays below the target.
     keep: usize,
+    /// How many images are checked before anything is taken from them.
+    checked: usize,
     name: Option<Vec<u8>>,
     total: u64,
     moved: Moved,
@@ -127,12 +129,23 @@ impl<T: Storage> Rebase<T> {
             total: image.virtual_size(),
             phase: Phase::Survey(image, Box::new(Checks { survey, image: 0, target: None })),
             keep: keep.min(chain.images.len()),
+            checked: keep.min(chain.images.len()),
             chain,
             routes,
             name: name.map(|name| name.as_bytes().to_vec()),
             moved: Moved::default(),
             buffer: Vec::new(),
         })
+    }
+
+    /// The same for a new image, without content and backing file, that is to take in all of `images`. They are read as
+    /// far as that goes: a count that is wrong does no harm to the data.
+    pub(super) fn into_new(target: T, images: Vec<File>) -> Result<Rebase<T>, Failure> {
+        let keep = images.len();
+        let mut rebase = Rebase::begin(target, images, keep, None)?;
+        rebase.chain.check_tables_are_distinct()?;
+        rebase.checked = 0;
+        Ok(rebase)
     }
 
     /// Bytes that were absorbed by sharing blocks.
@@ -241,7 +254,7 @@ impl<T: Storage> Rebase<T> {
         };
         let Some(found) = found else { return Ok(None) };
         checks.target.get_or_insert(found);
-        if checks.image == self.keep {
+        if checks.image == self.checked {
             return Ok(checks.target.take());
         }
         checks.image += 1;
@@ -466,6 +479,7 @@ impl<T: Storage> Rebase<T> {
         let source = (&self.chain.images[index].storage, from);
         let moved = self.routes[index].step(&editor.image.storage, to, source, length - batch.part, fresh);
         let moved = moved.map_err(|(of_source, error)| Failure::of(if of_source { index + 1 } else { 0 }, error))?;
+        self.chain.spend(index, moved.cloned + moved.copied)?;
         self.moved.cloned += moved.cloned;
         self.moved.copied += moved.copied;
         batch.advance(moved.cloned + moved.copied);

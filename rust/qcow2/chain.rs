@@ -25,6 +25,8 @@ pub(super) struct Provided {
 #[derive(Debug)]
 pub(super) struct Chain {
     pub(super) images: Vec<Image<File>>,
+    /// Bytes of each image that have not been taken yet.
+    left: Vec<u64>,
     /// The cluster that was inflated last, and whose it is.
     inflated: Option<(usize, Compressed)>,
     cluster: Vec<u8>,
@@ -53,7 +55,26 @@ impl Chain {
     }
 
     fn of(images: Vec<Image<File>>) -> Chain {
-        Chain { images, inflated: None, cluster: Vec::new(), deflated: Vec::new() }
+        let left = images.iter().map(|image| image.length.next_multiple_of(image.cluster_size())).collect();
+        Chain { images, left, inflated: None, cluster: Vec::new(), deflated: Vec::new() }
+    }
+
+    /// No image names an L2 table twice.
+    pub(super) fn check_tables_are_distinct(&mut self) -> Result<(), Failure> {
+        for (i, image) in self.images.iter_mut().enumerate() {
+            image.check_tables_are_distinct().map_err(|error| Failure::of(i + 1, error))?;
+        }
+        Ok(())
+    }
+
+    /// Data are taken once: an image of which more is taken than its file holds names clusters again and again, and
+    /// would not come to an end.
+    pub(super) fn spend(&mut self, image: usize, bytes: u64) -> Result<(), Failure> {
+        match self.left[image].checked_sub(bytes) {
+            Some(left) => self.left[image] = left,
+            None => corrupt("it names the same data again and again").map_err(|error| Failure::of(image + 1, error))?,
+        }
+        Ok(())
     }
 
     /// What the images of `range` hold at the guest offset `at`, for at most `limit` bytes. The area beyond the end of
@@ -88,6 +109,7 @@ impl Chain {
                 What::Data(offset) => {
                     let read = read_padded(&self.images[image].storage, part, offset);
                     read.map_err(|e| Failure::of(image + 1, e))?;
+                    self.spend(image, extent.length)?;
                 }
                 What::Compressed(compressed) => {
                     self.inflate(image, compressed).map_err(|e| Failure::of(image + 1, e))?;

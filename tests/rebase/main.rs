@@ -5,6 +5,7 @@
 mod chains;
 mod crash;
 mod differential;
+mod flatten;
 mod fuzz;
 mod journal;
 mod operations;

@@ -25,7 +25,11 @@ pub(crate) struct Points {
 
 impl Points {
     pub(crate) fn make(points: usize, manifests: bool) -> Points {
-        let dir = tempfile::tempdir().unwrap();
+        Points::make_in(&std::env::temp_dir(), points, manifests)
+    }
+
+    pub(crate) fn make_in(folder: &Path, points: usize, manifests: bool) -> Points {
+        let dir = tempfile::tempdir_in(folder).unwrap();
         let mut raws = Vec::new();
         for point in 1..=points {
             let folder = dir.path().join(format!("i-1/T{point}"));
@@ -67,7 +71,7 @@ impl Points {
     }
 
     /// Do all images that are there read as when they were made?
-    fn assert_same(&self) {
+    pub(crate) fn assert_same(&self) {
         for (image, raw) in &self.raws {
             if self.dir.path().join(image).exists() {
                 compare(self.dir.path(), raw, image).unwrap();

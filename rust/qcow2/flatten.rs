@@ -1,0 +1,246 @@
+//! Flatten: what a guest sees through a chain of images becomes one file, or a block device's content, that stands on
+//! nothing.
+
+use std::fs::File;
+use std::io;
+use std::time::{Duration, Instant};
+
+use rustix::fs::FallocateFlags;
+use rustix::io::Errno;
+
+use super::absorb::{Failure, Progress, Rebase};
+use super::chain::{Chain, Provided};
+use super::create;
+use super::header::Header;
+use super::image::What;
+use super::storage::Storage;
+use super::transfer::{Moved, Route};
+
+/// How long one step takes, about; the caller looks for a cancel in between.
+const STEP: Duration = Duration::from_millis(250);
+/// Bytes that are copied between two syncs, so that the last one does not take all the time.
+const SYNC_EACH: u64 = 1 << 30;
+/// Zeroes that one call makes, at most.
+const MOST_ZEROED: u64 = 256 << 20;
+/// What the kernel is asked to make zeroes of has to be aligned to a device's blocks.
+const BLOCK: u64 = 4096;
+const BUFFER: u64 = 1 << 20;
+
+/// A flattening under way. Dropping it leaves a part of the content in the target.
+#[derive(Debug)]
+pub struct Flatten(Kind);
+
+#[derive(Debug)]
+enum Kind {
+    Raw(Box<Raw>),
+    Qcow2(Box<Rebase<File>>),
+}
+
+/// What a raw target was before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Before {
+    /// It is a file without content.
+    Empty,
+    /// It is a block device: whatever it holds is replaced, up to its end.
+    Device,
+}
+
+impl Flatten {
+    /// Size that the guest sees of the image, in bytes.
+    pub fn virtual_size(image: &File) -> Result<u64, Failure> {
+        Ok(Header::read(image).map_err(|error| Failure::of(1, error))?.virtual_size)
+    }
+
+    /// What `images`, the newest first, each standing on the next, hold together, into `target` as it is.
+    pub fn raw(images: Vec<File>, target: File, before: Before) -> Result<Flatten, Failure> {
+        let chain = open(images)?;
+        let disk = chain.images.first().map_or(0, |image| image.virtual_size());
+        let end = match before {
+            Before::Empty => disk,
+            Before::Device => super::storage::Source::length(&target)?,
+        };
+        if before == Before::Empty {
+            target.set_length(disk)?;
+        }
+        let routes = chain.images.iter().map(|image| Route::new(image.length)).collect();
+        let (moved, zeroing) = (Moved::default(), Zeroing::Unmap);
+        let raw = Raw { target, chain, routes, before, disk, end, at: 0, moved, zeroing, unsynced: 0, finished: false };
+        Ok(Flatten(Kind::Raw(Box::new(raw))))
+    }
+
+    /// The same, into the empty file `target`, which becomes a qcow2 image.
+    pub fn qcow2(images: Vec<File>, target: File) -> Result<Flatten, Failure> {
+        let disk = images.first().map_or(Ok(0), Flatten::virtual_size)?;
+        create::create(&target, disk, None)?;
+        Ok(Flatten(Kind::Qcow2(Box::new(Rebase::into_new(target, images)?))))
+    }
+
+    /// Bytes that came by sharing blocks.
+    pub fn bytes_cloned(&self) -> u64 {
+        match &self.0 {
+            Kind::Raw(raw) => raw.moved.cloned,
+            Kind::Qcow2(rebase) => rebase.bytes_cloned(),
+        }
+    }
+
+    /// Bytes that came by copying; what reads as zeroes and is not written does not count.
+    pub fn bytes_copied(&self) -> u64 {
+        match &self.0 {
+            Kind::Raw(raw) => raw.moved.copied,
+            Kind::Qcow2(rebase) => rebase.bytes_copied(),
+        }
+    }
+
+    /// What the next step does, as a verb phrase.
+    pub fn phase(&self) -> &'static str {
+        match &self.0 {
+            Kind::Raw(raw) if raw.is_to_be_synced() => "sync",
+            Kind::Raw(_) => "copy",
+            Kind::Qcow2(rebase) => rebase.phase(),
+        }
+    }
+
+    /// Goes on for about a quarter of a second, or one sync. Once it is finished all of it is durable.
+    pub fn advance(&mut self) -> Result<Progress, Failure> {
+        match &mut self.0 {
+            Kind::Raw(raw) => raw.advance(),
+            Kind::Qcow2(rebase) => rebase.advance(),
+        }
+    }
+}
+
+/// Opens the images, and looks that what there is to be read is not more than they hold.
+fn open(images: Vec<File>) -> Result<Chain, Failure> {
+    let mut chain = Chain::open(images).map_err(|(i, error)| Failure::of(i + 1, error))?;
+    chain.check_tables_are_distinct()?;
+    Ok(chain)
+}
+
+#[derive(Debug)]
+struct Raw {
+    target: File,
+    chain: Chain,
+    routes: Vec<Route>,
+    before: Before,
+    /// Bytes of the guest's disk, and of the target.
+    disk: u64,
+    end: u64,
+    at: u64,
+    moved: Moved,
+    zeroing: Zeroing,
+    /// Bytes that were written since the last sync.
+    unsynced: u64,
+    finished: bool,
+}
+
+/// The best way to make a device zero that has not been refused yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Zeroing {
+    /// Given back to the device, which guarantees zeroes.
+    Unmap,
+    /// By the device, or the kernel.
+    Zero,
+    Write,
+}
+
+impl Raw {
+    fn is_to_be_synced(&self) -> bool {
+        self.at == self.end || self.unsynced >= SYNC_EACH
+    }
+
+    fn advance(&mut self) -> Result<Progress, Failure> {
+        let (until, phase) = (Instant::now() + STEP, if self.is_to_be_synced() { "sync" } else { "copy" });
+        if self.is_to_be_synced() {
+            self.target.sync()?;
+            self.unsynced = 0;
+            self.finished = self.at == self.end;
+        }
+        while self.at < self.end && self.unsynced < SYNC_EACH && Instant::now() < until {
+            self.step()?;
+        }
+        Ok(Progress { phase, done: self.at, total: self.end, finished: self.finished })
+    }
+
+    /// Deals with some of what follows.
+    fn step(&mut self) -> Result<(), Failure> {
+        if self.at >= self.disk {
+            return self.zero(self.end - self.at);
+        }
+        let all = 0..self.chain.images.len();
+        let Provided { extent, image } = self.chain.provider(all, self.at, self.disk - self.at)?;
+        match extent.what {
+            What::Unallocated | What::Zero => self.zero(extent.length),
+            What::Data(offset) => self.take(image, offset, extent.length),
+            What::Compressed(_) => self.read(extent.length),
+        }
+    }
+
+    fn is_fresh(&self) -> bool {
+        self.before == Before::Empty
+    }
+
+    fn take(&mut self, image: usize, offset: u64, length: u64) -> Result<(), Failure> {
+        let (source, fresh) = ((&self.chain.images[image].storage, offset), self.is_fresh());
+        let moved = self.routes[image].step(&self.target, self.at, source, length, fresh);
+        let moved = moved.map_err(|(of_source, error)| Failure::of(if of_source { image + 1 } else { 0 }, error))?;
+        self.chain.spend(image, moved.cloned + moved.copied)?;
+        self.moved.cloned += moved.cloned;
+        self.moved.copied += moved.copied;
+        self.unsynced += moved.copied;
+        self.at += moved.cloned + moved.copied;
+        Ok(())
+    }
+
+    /// Takes a compressed cluster, or the part of it that is left.
+    fn read(&mut self, length: u64) -> Result<(), Failure> {
+        let mut buffer = vec![0; usize::try_from(length).unwrap_or(0)];
+        self.chain.read(self.at, &mut buffer)?;
+        if !self.is_fresh() || buffer.iter().any(|byte| *byte != 0) {
+            self.target.write_at(&buffer, self.at)?;
+        }
+        self.moved.copied += length;
+        self.unsynced += length;
+        self.at += length;
+        Ok(())
+    }
+
+    /// Makes the next bytes zero, or some of them.
+    fn zero(&mut self, length: u64) -> Result<(), Failure> {
+        if self.is_fresh() {
+            self.at += length;
+            return Ok(());
+        }
+        let length = length.min(MOST_ZEROED);
+        let whole = if self.at.is_multiple_of(BLOCK) { length - length % BLOCK } else { 0 };
+        let zeroed = if whole > 0 { self.zero_blocks(whole)? } else { 0 };
+        let done = if zeroed > 0 {
+            zeroed
+        } else {
+            // up to where blocks begin, or what is left behind them
+            let most = if whole > 0 { BUFFER } else { BLOCK - self.at % BLOCK };
+            let buffer = vec![0; usize::try_from(length.min(most)).unwrap_or(0)];
+            self.target.write_at(&buffer, self.at)?;
+            self.unsynced += buffer.len() as u64;
+            buffer.len() as u64
+        };
+        self.at += done;
+        Ok(())
+    }
+
+    /// Lets the device make zeroes; none if it can't.
+    fn zero_blocks(&mut self, length: u64) -> io::Result<u64> {
+        loop {
+            let (flags, next) = match self.zeroing {
+                Zeroing::Unmap => (FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, Zeroing::Zero),
+                Zeroing::Zero => (FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE, Zeroing::Write),
+                Zeroing::Write => return Ok(0),
+            };
+            match rustix::fs::fallocate(&self.target, flags, self.at, length) {
+                Ok(()) => return Ok(length),
+                Err(Errno::INTR) => {}
+                Err(Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS | Errno::NODEV) => self.zeroing = next,
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
