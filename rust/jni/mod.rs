@@ -20,8 +20,9 @@ use crate::operation;
 use failure::{Failure, ThrowNasBackupException};
 use listener::with_listener;
 use types::{
-    JBackupStatsRequest, JBackupStatsResult, JConfiguration, JDeleteBackupRequest, JDeleteBackupResult, JJobStatus,
-    JProgressListener, JRebaseBackupRequest, JRebasePointRequest, JRebaseResult, JTakeBackupRequest, JTakeBackupResult,
+    JBackupStatsRequest, JBackupStatsResult, JConfiguration, JDeleteBackupRequest, JDeleteBackupResult, JFlattenRequest,
+    JFlattenResult, JJobStatus, JProgressListener, JRebaseBackupRequest, JRebasePointRequest, JRebaseResult,
+    JTakeBackupRequest, JTakeBackupResult, JVerifyChainRequest, JVerifyChainResult,
 };
 
 const _: &[NativeMethod] = &[
@@ -64,6 +65,26 @@ const _: &[NativeMethod] = &[
             JRebaseResult => org.nasbackup.RebaseResult,
         },
         static extern fn rebase_point(request: JRebasePointRequest, listener: JProgressListener) -> JRebaseResult,
+        error_policy = ThrowNasBackupException,
+    },
+    native_method! {
+        java_type = org.nasbackup.Native,
+        type_map = {
+            JVerifyChainRequest => org.nasbackup.VerifyChainRequest,
+            JProgressListener => org.nasbackup.ProgressListener,
+            JVerifyChainResult => org.nasbackup.VerifyChainResult,
+        },
+        static extern fn verify_chain(request: JVerifyChainRequest, listener: JProgressListener) -> JVerifyChainResult,
+        error_policy = ThrowNasBackupException,
+    },
+    native_method! {
+        java_type = org.nasbackup.Native,
+        type_map = {
+            JFlattenRequest => org.nasbackup.FlattenRequest,
+            JProgressListener => org.nasbackup.ProgressListener,
+            JFlattenResult => org.nasbackup.FlattenResult,
+        },
+        static extern fn flatten(request: JFlattenRequest, listener: JProgressListener) -> JFlattenResult,
         error_policy = ThrowNasBackupException,
     },
     native_method! {
@@ -153,6 +174,28 @@ fn rebase_point<'l>(
     let request = read::rebase_point(&request, env)?;
     let rebased = with_listener(env, &listener, |listener| operation::rebase_point::run(request, listener))?;
     Ok(write::rebased(&rebased, env)?)
+}
+
+fn verify_chain<'l>(
+    env: &mut Env<'l>,
+    _: JClass<'l>,
+    request: JVerifyChainRequest<'l>,
+    listener: JProgressListener<'l>,
+) -> Result<JVerifyChainResult<'l>, Failure> {
+    let request = read::verify_chain(&request, env)?;
+    let verified = with_listener(env, &listener, |listener| operation::verify_chain::run(request, listener))?;
+    Ok(write::verified(&verified, env)?)
+}
+
+fn flatten<'l>(
+    env: &mut Env<'l>,
+    _: JClass<'l>,
+    request: JFlattenRequest<'l>,
+    listener: JProgressListener<'l>,
+) -> Result<JFlattenResult<'l>, Failure> {
+    let request = read::flatten(&request, env)?;
+    let flattened = with_listener(env, &listener, |listener| operation::flatten::run(request, listener))?;
+    Ok(write::flattened(flattened, env)?)
 }
 
 fn delete_backup<'l>(

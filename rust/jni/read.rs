@@ -7,17 +7,19 @@ use serde_json::{Map, Value};
 
 use super::failure::Failure;
 use super::types::{
-    JBackupStatsRequest, JConfiguration, JDeleteBackupRequest, JRebaseBackupRequest, JRebasePointRequest, JRepository,
-    JStoppedDisk, JTakeBackupRequest,
+    JBackupStatsRequest, JConfiguration, JDeleteBackupRequest, JFlattenRequest, JRebaseBackupRequest,
+    JRebasePointRequest, JRepository, JStoppedDisk, JTakeBackupRequest, JVerifyChainRequest,
 };
 use crate::config::Config;
 use crate::error::Error;
 use crate::nas::repository::Repository;
 use crate::operation::backup_stats::BackupStatsRequest;
 use crate::operation::delete_backup::DeleteBackupRequest;
+use crate::operation::flatten::{FlattenRequest, OutputFormat, OutputRequest};
 use crate::operation::rebase_backup::RebaseBackupRequest;
 use crate::operation::rebase_point::RebasePointRequest;
 use crate::operation::take_backup::{StoppedDisk, TakeBackupRequest};
+use crate::operation::verify_chain::VerifyChainRequest;
 
 /// Room for the local references of one request without its lists.
 const FRAME: usize = 32;
@@ -80,6 +82,42 @@ pub(super) fn rebase_point(request: &JRebasePointRequest<'_>, env: &Env<'_>) -> 
             new_parent: text("newParent", request.new_parent(env)?, env)?,
         })
     })
+}
+
+pub(super) fn verify_chain(request: &JVerifyChainRequest<'_>, env: &Env<'_>) -> Result<VerifyChainRequest> {
+    given(request)?;
+    env.with_local_frame(FRAME, |env| {
+        Ok(VerifyChainRequest {
+            job: text("job", request.job(env)?, env)?,
+            repository: repository(request.repository(env)?, env)?,
+            backup_path: text("backupPath", request.backup_path(env)?, env)?,
+        })
+    })
+}
+
+pub(super) fn flatten(request: &JFlattenRequest<'_>, env: &Env<'_>) -> Result<FlattenRequest> {
+    given(request)?;
+    env.with_local_frame(FRAME, |env| {
+        let format = text("output.format", request.output_format(env)?, env)?;
+        Ok(FlattenRequest {
+            job: text("job", request.job(env)?, env)?,
+            repository: repository(request.repository(env)?, env)?,
+            backup_path: text("backupPath", request.backup_path(env)?, env)?,
+            volume: text("volume", request.volume(env)?, env)?,
+            output: Some(OutputRequest {
+                path: text("output.path", request.output_path(env)?, env)?,
+                format: format.map(|format| output_format(&format)).transpose()?,
+            }),
+        })
+    })
+}
+
+fn output_format(format: &str) -> Result<OutputFormat> {
+    match format {
+        "raw" => Ok(OutputFormat::Raw),
+        "qcow2" => Ok(OutputFormat::Qcow2),
+        other => Err(Error::invalid("output.format", format!("'{other}' is neither raw nor qcow2")).into()),
+    }
 }
 
 pub(super) fn delete_backup(request: &JDeleteBackupRequest<'_>, env: &Env<'_>) -> Result<DeleteBackupRequest> {

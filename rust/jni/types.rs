@@ -114,6 +114,29 @@ bind_java_type! {
 }
 
 bind_java_type! {
+    pub(super) JVerifyChainRequest => org.nasbackup.VerifyChainRequest,
+    type_map = { JRepository => org.nasbackup.Repository },
+    methods {
+        fn job() -> JString,
+        fn repository() -> JRepository,
+        fn backup_path() -> JString,
+    },
+}
+
+bind_java_type! {
+    pub(super) JFlattenRequest => org.nasbackup.FlattenRequest,
+    type_map = { JRepository => org.nasbackup.Repository },
+    methods {
+        fn job() -> JString,
+        fn repository() -> JRepository,
+        fn backup_path() -> JString,
+        fn volume() -> JString,
+        fn output_path() -> JString,
+        fn output_format() -> JString,
+    },
+}
+
+bind_java_type! {
     pub(super) JBackupStatsRequest => org.nasbackup.BackupStatsRequest,
     type_map = { JRepository => org.nasbackup.Repository },
     methods {
@@ -183,6 +206,22 @@ bind_java_type! {
 }
 
 bind_java_type! {
+    pub(super) JVerifyChainResult => org.nasbackup.VerifyChainResult,
+    type_map = { JVerifiedFile => org.nasbackup.VerifiedFile },
+    constructors { fn new(verdict: JString, files: JVerifiedFile[]), },
+}
+
+bind_java_type! {
+    pub(super) JVerifiedFile => org.nasbackup.VerifiedFile,
+    constructors { fn new(file: JString, verdict: JString, reasons: JString[]), },
+}
+
+bind_java_type! {
+    pub(super) JFlattenResult => org.nasbackup.FlattenResult,
+    constructors { fn new(bytes_cloned: jlong, bytes_copied: jlong, total_millis: jlong), },
+}
+
+bind_java_type! {
     pub(super) JDeleteBackupResult => org.nasbackup.DeleteBackupResult,
     constructors { fn new(freed_bytes: jlong), },
 }
@@ -220,6 +259,8 @@ pub(super) fn warm(env: &mut Env<'_>, class: &JClass<'_>) -> jni::errors::Result
     JTakeBackupRequestAPI::get(env, &context)?;
     JRebaseBackupRequestAPI::get(env, &context)?;
     JRebasePointRequestAPI::get(env, &context)?;
+    JVerifyChainRequestAPI::get(env, &context)?;
+    JFlattenRequestAPI::get(env, &context)?;
     JDeleteBackupRequestAPI::get(env, &context)?;
     JBackupStatsRequestAPI::get(env, &context)?;
     JModeAPI::get(env, &context)?;
@@ -228,6 +269,9 @@ pub(super) fn warm(env: &mut Env<'_>, class: &JClass<'_>) -> jni::errors::Result
     JTakeBackupResultAPI::get(env, &context)?;
     JDiskResultAPI::get(env, &context)?;
     JRebaseResultAPI::get(env, &context)?;
+    JVerifyChainResultAPI::get(env, &context)?;
+    JVerifiedFileAPI::get(env, &context)?;
+    JFlattenResultAPI::get(env, &context)?;
     JDeleteBackupResultAPI::get(env, &context)?;
     JBackupStatsResultAPI::get(env, &context)?;
     JJobStatusAPI::get(env, &context)?;

@@ -4,11 +4,15 @@ use jni::Env;
 use jni::errors::Result;
 use jni::objects::{JObjectArray, JString};
 
-use super::types::{JDiskResult, JJobStatus, JRebaseResult, JTakeBackupResult};
+use super::types::{
+    JDiskResult, JFlattenResult, JJobStatus, JRebaseResult, JTakeBackupResult, JVerifiedFile, JVerifyChainResult,
+};
 use crate::engine::Engine;
 use crate::job::JobStatus;
+use crate::operation::flatten::Flattened;
 use crate::operation::rebase_disks::Rebased;
 use crate::operation::take_backup::{TakenBackup, TakenDisk};
+use crate::operation::verify_chain::{Verdict, Verified};
 use crate::point::Kind;
 
 /// Room for the local references of one result or element.
@@ -57,6 +61,28 @@ pub(super) fn taken_backup<'l>(taken: &TakenBackup, env: &mut Env<'l>) -> Result
 pub(super) fn rebased<'l>(rebased: &Rebased, env: &mut Env<'l>) -> Result<JRebaseResult<'l>> {
     let (cloned, copied) = (long(rebased.bytes_cloned), long(rebased.bytes_copied));
     JRebaseResult::new(env, long(rebased.size), cloned, copied, long(rebased.total_millis))
+}
+
+pub(super) fn verified<'l>(verified: &Verified, env: &mut Env<'l>) -> Result<JVerifyChainResult<'l>> {
+    env.with_local_frame_returning_local::<_, JVerifyChainResult, _>(FRAME, |env| {
+        let overall = text(Some(verdict(verified.verdict)), env)?;
+        let files = JObjectArray::<JVerifiedFile>::new(env, verified.files.len(), JVerifiedFile::null())?;
+        for (index, found) in verified.files.iter().enumerate() {
+            env.with_local_frame(FRAME, |env| {
+                let file = text(Some(&found.file), env)?;
+                let verdict = text(Some(verdict(found.verdict)), env)?;
+                let reasons = texts(found.reasons.iter(), env)?;
+                let file = JVerifiedFile::new(env, &file, &verdict, &reasons)?;
+                files.set_element(env, index, &file)
+            })?;
+        }
+        JVerifyChainResult::new(env, &overall, &files)
+    })
+}
+
+pub(super) fn flattened<'l>(flattened: Flattened, env: &mut Env<'l>) -> Result<JFlattenResult<'l>> {
+    let (cloned, copied) = (long(flattened.bytes_cloned), long(flattened.bytes_copied));
+    JFlattenResult::new(env, cloned, copied, long(flattened.total_millis))
 }
 
 pub(super) fn jobs<'l>(jobs: &[JobStatus], env: &mut Env<'l>) -> Result<JObjectArray<'l, JJobStatus<'l>>> {
@@ -114,6 +140,14 @@ fn texts<'t, 'l>(
         })?;
     }
     Ok(array)
+}
+
+fn verdict(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Good => "good",
+        Verdict::Aborted => "aborted",
+        Verdict::Bad => "bad",
+    }
 }
 
 fn kind(kind: Kind) -> &'static str {

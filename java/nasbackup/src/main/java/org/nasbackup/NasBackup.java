@@ -118,6 +118,45 @@ public final class NasBackup {
         return call(listener, handle, told -> Native.rebasePoint(named, told));
     }
 
+    /** {@link #verifyChain(VerifyChainRequest, ProgressListener, CancelHandle)} without listener and handle. */
+    public VerifyChainResult verifyChain(VerifyChainRequest request) {
+        return verifyChain(request, null, null);
+    }
+
+    /**
+     * Checks the tables of every image that a restore point consists of, and that they agree with the manifests. What
+     * is wrong is the answer; data are not read.
+     *
+     * @param listener told of progress on this thread; may be null
+     * @param handle cancels this job; may be null
+     */
+    public VerifyChainResult verifyChain(VerifyChainRequest request, ProgressListener listener, CancelHandle handle) {
+        VerifyChainRequest named = request == null || handle == null
+                ? request
+                : request.toBuilder().job(handle.idFor(request.job())).build();
+        return call(listener, handle, told -> Native.verifyChain(named, told));
+    }
+
+    /** {@link #flatten(FlattenRequest, ProgressListener, CancelHandle)} without listener and handle. */
+    public FlattenResult flatten(FlattenRequest request) {
+        return flatten(request, null, null);
+    }
+
+    /**
+     * Makes one disk of a restore point, however deep its chain, a file or a block device's content that stands on
+     * nothing. A file appears under its name when it is whole; a device that a failed call has begun to write has to be
+     * written anew.
+     *
+     * @param listener told of progress on this thread; may be null
+     * @param handle cancels this job; may be null
+     */
+    public FlattenResult flatten(FlattenRequest request, ProgressListener listener, CancelHandle handle) {
+        FlattenRequest named = request == null || handle == null
+                ? request
+                : request.toBuilder().job(handle.idFor(request.job())).build();
+        return call(listener, handle, told -> Native.flatten(named, told));
+    }
+
     /** Removes a restore point that no other image needs. One that is gone already is a success. */
     public DeleteBackupResult deleteBackup(DeleteBackupRequest request) {
         return call(() -> Native.deleteBackup(request));

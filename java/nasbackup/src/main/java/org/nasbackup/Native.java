@@ -39,6 +39,10 @@ final class Native {
 
     static native RebaseResult rebasePoint(RebasePointRequest request, ProgressListener listener);
 
+    static native VerifyChainResult verifyChain(VerifyChainRequest request, ProgressListener listener);
+
+    static native FlattenResult flatten(FlattenRequest request, ProgressListener listener);
+
     static native DeleteBackupResult deleteBackup(DeleteBackupRequest request);
 
     static native BackupStatsResult backupStats(BackupStatsRequest request);

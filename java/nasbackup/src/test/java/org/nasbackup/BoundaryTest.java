@@ -147,6 +147,21 @@ class BoundaryTest {
                 "newParent",
                 () -> nasBackup.rebasePoint(
                         point.backupPath("i/1").newParent("i/1").build()));
+        refused("request", () -> nasBackup.verifyChain(null));
+        VerifyChainRequest.Builder verify = VerifyChainRequest.builder();
+        refused("repository", () -> nasBackup.verifyChain(verify.build()));
+        refused(
+                "backupPath",
+                () -> nasBackup.verifyChain(verify.repository(repository()).build()));
+        refused("request", () -> nasBackup.flatten(null));
+        FlattenRequest.Builder flatten = FlattenRequest.builder();
+        refused("repository", () -> nasBackup.flatten(flatten.build()));
+        flatten.repository(repository()).backupPath("i/1");
+        refused("volume", () -> nasBackup.flatten(flatten.build()));
+        flatten.volume("v");
+        refused("output.path", () -> nasBackup.flatten(flatten.build()));
+        flatten.outputPath("/v");
+        refused("output.format", () -> nasBackup.flatten(flatten.build()));
         refused("request", () -> nasBackup.backupStats(null));
         refused(
                 "repository",

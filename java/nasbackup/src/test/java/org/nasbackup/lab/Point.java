@@ -64,6 +64,11 @@ public final class Point {
         return differences;
     }
 
+    /** In what an image differs from the guest's disk at that time; null: in nothing. */
+    String difference(Path image, int disk) {
+        return difference(image, content.get(disk));
+    }
+
     /**
      * In what an image differs from a raw copy; null: in nothing. The image's own lock is taken: a writer left over is
      * found as well.

@@ -1,0 +1,137 @@
+// Licensed under the Apache License, Version 2.0 (the "License");
+// you may not use this file except in compliance with the License.
+// You may obtain a copy of the License at
+//
+//     http://www.apache.org/licenses/LICENSE-2.0
+//
+// Unless required by applicable law or agreed to in writing, software
+// distributed under the License is distributed on an "AS IS" BASIS,
+// WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+// See the License for the specific language governing permissions and
+// limitations under the License.
+
+package org.nasbackup;
+
+/** What {@link NasBackup#flatten} is asked. */
+public final class FlattenRequest {
+    private final String job;
+    private final Repository repository;
+    private final String backupPath;
+    private final String volume;
+    private final String outputPath;
+    private final String outputFormat;
+
+    private FlattenRequest(Builder builder) {
+        this.job = builder.job;
+        this.repository = builder.repository;
+        this.backupPath = builder.backupPath;
+        this.volume = builder.volume;
+        this.outputPath = builder.outputPath;
+        this.outputFormat = builder.outputFormat;
+    }
+
+    /** A builder with nothing set. */
+    public static Builder builder() {
+        return new Builder();
+    }
+
+    /** A builder with the fields of this request set. */
+    public Builder toBuilder() {
+        Builder builder = new Builder();
+        builder.job = job;
+        builder.repository = repository;
+        builder.backupPath = backupPath;
+        builder.volume = volume;
+        builder.outputPath = outputPath;
+        builder.outputFormat = outputFormat;
+        return builder;
+    }
+
+    /** An id for {@link NasBackup#jobs} and {@link NasBackup#cancel}; null: one is made. */
+    public String job() {
+        return job;
+    }
+
+    /** The NAS export. */
+    public Repository repository() {
+        return repository;
+    }
+
+    /** The restore point, {@code <instance>/<timestamp>}. */
+    public String backupPath() {
+        return backupPath;
+    }
+
+    /** The volume whose disk is wanted, as the backup's result names it. */
+    public String volume() {
+        return volume;
+    }
+
+    /** Absolute path on this host: a file, which is made or replaced, or a block device, which is overwritten. */
+    public String outputPath() {
+        return outputPath;
+    }
+
+    /** {@code raw} or {@code qcow2}; a block device takes {@code raw} only. */
+    public String outputFormat() {
+        return outputFormat;
+    }
+
+    @Override
+    public String toString() {
+        return "flatten " + volume + " of " + backupPath + " on " + repository + " into " + outputPath;
+    }
+
+    /** Builds a {@link FlattenRequest}; what is not set stays at its default. */
+    public static final class Builder {
+        private String job;
+        private Repository repository;
+        private String backupPath;
+        private String volume;
+        private String outputPath;
+        private String outputFormat;
+
+        private Builder() {}
+
+        /** @see FlattenRequest#job */
+        public Builder job(String job) {
+            this.job = job;
+            return this;
+        }
+
+        /** @see FlattenRequest#repository */
+        public Builder repository(Repository repository) {
+            this.repository = repository;
+            return this;
+        }
+
+        /** @see FlattenRequest#backupPath */
+        public Builder backupPath(String backupPath) {
+            this.backupPath = backupPath;
+            return this;
+        }
+
+        /** @see FlattenRequest#volume */
+        public Builder volume(String volume) {
+            this.volume = volume;
+            return this;
+        }
+
+        /** @see FlattenRequest#outputPath */
+        public Builder outputPath(String outputPath) {
+            this.outputPath = outputPath;
+            return this;
+        }
+
+        /** @see FlattenRequest#outputFormat */
+        public Builder outputFormat(String outputFormat) {
+            this.outputFormat = outputFormat;
+            return this;
+        }
+
+        /** The request; its fields are checked when it is used. */
+        public FlattenRequest build() {
+            return new FlattenRequest(this);
+        }
+    }
+}

@@ -1,0 +1,49 @@
+// Licensed under the Apache License, Version 2.0 (the "License");
+// you may not use this file except in compliance with the License.
+// You may obtain a copy of the License at
+//
+//     http://www.apache.org/licenses/LICENSE-2.0
+//
+// Unless required by applicable law or agreed to in writing, software
+// distributed under the License is distributed on an "AS IS" BASIS,
+// WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+// See the License for the specific language governing permissions and
+// limitations under the License.
+
+package org.nasbackup;
+
+import java.util.List;
+
+/** One file of a chain that was verified. */
+public final class VerifiedFile {
+    private final String file;
+    private final Verdict verdict;
+    private final List<String> reasons;
+
+    /** Called by the native library. */
+    VerifiedFile(String file, String verdict, String[] reasons) {
+        this.file = file;
+        this.verdict = Verdict.of(verdict);
+        this.reasons = List.of(reasons);
+    }
+
+    /** Its path, relative to the repository's root. */
+    public String file() {
+        return file;
+    }
+
+    /** What it is found to be. */
+    public Verdict verdict() {
+        return verdict;
+    }
+
+    /** What is wrong, or worth knowing: a good image may have leaked clusters. */
+    public List<String> reasons() {
+        return reasons;
+    }
+
+    @Override
+    public String toString() {
+        return file + " " + verdict + " " + reasons;
+    }
+}

@@ -1,0 +1,42 @@
+// Licensed under the Apache License, Version 2.0 (the "License");
+// you may not use this file except in compliance with the License.
+// You may obtain a copy of the License at
+//
+//     http://www.apache.org/licenses/LICENSE-2.0
+//
+// Unless required by applicable law or agreed to in writing, software
+// distributed under the License is distributed on an "AS IS" BASIS,
+// WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+// See the License for the specific language governing permissions and
+// limitations under the License.
+
+package org.nasbackup;
+
+import java.util.List;
+
+/** What {@link NasBackup#verifyChain} answers. */
+public final class VerifyChainResult {
+    private final Verdict verdict;
+    private final List<VerifiedFile> files;
+
+    /** Called by the native library. */
+    VerifyChainResult(String verdict, VerifiedFile[] files) {
+        this.verdict = Verdict.of(verdict);
+        this.files = List.of(files);
+    }
+
+    /** Bad if any file is, else aborted if any file is. */
+    public Verdict verdict() {
+        return verdict;
+    }
+
+    /** Each disk's chain from its newest image on, at last the manifest if the point has one. */
+    public List<VerifiedFile> files() {
+        return files;
+    }
+
+    @Override
+    public String toString() {
+        return verdict + " " + files;
+    }
+}

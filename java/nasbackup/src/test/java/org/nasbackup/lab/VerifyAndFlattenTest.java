@@ -1,0 +1,154 @@
+// Licensed under the Apache License, Version 2.0 (the "License");
+// you may not use this file except in compliance with the License.
+// You may obtain a copy of the License at
+//
+//     http://www.apache.org/licenses/LICENSE-2.0
+//
+// Unless required by applicable law or agreed to in writing, software
+// distributed under the License is distributed on an "AS IS" BASIS,
+// WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+// See the License for the specific language governing permissions and
+// limitations under the License.
+
+package org.nasbackup.lab;
+
+import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.catchThrowableOfType;
+
+import java.nio.ByteBuffer;
+import java.nio.channels.FileChannel;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.nio.file.StandardOpenOption;
+import org.junit.jupiter.api.AfterEach;
+import org.junit.jupiter.api.BeforeAll;
+import org.junit.jupiter.api.Test;
+import org.nasbackup.CancelHandle;
+import org.nasbackup.DiskResult;
+import org.nasbackup.ErrorCode;
+import org.nasbackup.FlattenRequest;
+import org.nasbackup.FlattenResult;
+import org.nasbackup.Mode;
+import org.nasbackup.NasBackup;
+import org.nasbackup.NasBackupException;
+import org.nasbackup.Verdict;
+import org.nasbackup.VerifiedFile;
+import org.nasbackup.VerifyChainRequest;
+import org.nasbackup.VerifyChainResult;
+
+/** A chain of real backups verified and flattened through façade and JNI. */
+class VerifyAndFlattenTest {
+    /** Offset of the L1 table's offset in a qcow2 header (QEMU, docs/interop/qcow2.txt). */
+    private static final int L1_TABLE = 40;
+
+    private static NasBackup nasBackup;
+
+    private final Story story = new Story(nasBackup, Guest.ordinary(), new NasFolder());
+    private final Point full = story.take(Mode.FULL);
+    private final Point incremental = incremental();
+
+    @BeforeAll
+    static void open() {
+        nasBackup = Lab.open("info");
+    }
+
+    @AfterEach
+    void close() {
+        story.close();
+    }
+
+    private Point incremental() {
+        story.guest().write(0, 0x31, 12, 1);
+        story.guest().write(1, 0x32, 8, 2);
+        return story.take(Mode.INCREMENTAL);
+    }
+
+    private VerifyChainResult verify(Point point) {
+        return nasBackup.verifyChain(VerifyChainRequest.builder()
+                .repository(story.nas().repository())
+                .backupPath(point.path())
+                .build());
+    }
+
+    private FlattenRequest.Builder flatten(Point point, DiskResult disk, Path output) {
+        return FlattenRequest.builder()
+                .repository(story.nas().repository())
+                .backupPath(point.path())
+                .volume(disk.volume())
+                .outputPath(output.toString())
+                .outputFormat("qcow2");
+    }
+
+    @Test
+    void a_sound_chain_is_good_file_by_file() {
+        VerifyChainResult result = verify(incremental);
+        assertThat(result.verdict()).as("%s", result).isEqualTo(Verdict.GOOD);
+        assertThat(result.files())
+                .allSatisfy(file -> assertThat(file.verdict()).isEqualTo(Verdict.GOOD))
+                .extracting(VerifiedFile::file)
+                .contains(
+                        incremental.result().disks().get(1).file(),
+                        full.result().disks().get(1).file(),
+                        incremental.path() + "/manifest.json");
+    }
+
+    @Test
+    void damage_anywhere_below_is_bad_and_named() throws Exception {
+        String damaged = full.result().disks().get(1).file();
+        try (FileChannel image =
+                FileChannel.open(story.nas().at(damaged), StandardOpenOption.READ, StandardOpenOption.WRITE)) {
+            ByteBuffer entry = ByteBuffer.allocate(8);
+            image.read(entry, L1_TABLE);
+            image.write(ByteBuffer.wrap(new byte[] {0, 0, 0x7f, 0, 0, 0, 0, 0}), entry.getLong(0));
+        }
+        VerifyChainResult result = verify(incremental);
+        assertThat(result.verdict()).isEqualTo(Verdict.BAD);
+        assertThat(result.files()).anySatisfy(file -> {
+            assertThat(file.file()).isEqualTo(damaged);
+            assertThat(file.verdict()).isEqualTo(Verdict.BAD);
+            assertThat(file.reasons()).isNotEmpty();
+        });
+    }
+
+    @Test
+    void each_disk_becomes_a_file_that_stands_on_nothing() {
+        Path outputs = Lab.folder("flat");
+        for (Point point : story.points()) {
+            for (int i = 0; i < 2; i++) {
+                DiskResult disk = point.result().disks().get(i);
+                Path output = outputs.resolve("disk" + i);
+                FlattenResult result =
+                        nasBackup.flatten(flatten(point, disk, output).build());
+                assertThat(result.bytesCloned() + result.bytesCopied()).isPositive();
+                assertThat(Lab.run("qemu-img", "info", "" + output)).doesNotContain("backing");
+                assertThat(point.difference(output, i)).isNull();
+            }
+        }
+        DiskResult root = full.result().disks().get(0);
+        Path raw = outputs.resolve("raw");
+        nasBackup.flatten(flatten(full, root, raw).outputFormat("raw").build());
+        assertThat(Lab.run("qemu-img", "info", "-f", "raw", "" + raw)).contains("format: raw");
+        assertThat(nasBackup.jobs()).isEmpty();
+    }
+
+    @Test
+    void what_is_refused_or_cancelled_leaves_no_output() {
+        Path output = Lab.folder("flat").resolve("disk");
+        DiskResult disk = full.result().disks().get(0);
+        FlattenRequest.Builder request = flatten(full, disk, output);
+        assertThat(failure(request.outputFormat("vmdk"), null)).isEqualTo(ErrorCode.INVALID_ARGUMENT);
+        assertThat(failure(request.outputFormat("raw").volume("none"), null)).isEqualTo(ErrorCode.NOT_FOUND);
+        CancelHandle handle = new CancelHandle();
+        handle.cancel();
+        assertThat(failure(request.volume(disk.volume()), handle)).isEqualTo(ErrorCode.CANCELLED);
+        assertThat(Files.exists(output)).isFalse();
+        assertThat(output.getParent().toFile().list()).isEmpty();
+    }
+
+    private static ErrorCode failure(FlattenRequest.Builder request, CancelHandle handle) {
+        NasBackupException e =
+                catchThrowableOfType(NasBackupException.class, () -> nasBackup.flatten(request.build(), null, handle));
+        assertThat(e).as("an exception").isNotNull();
+        return e.code();
+    }
+}
