@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::fs::FileType;
 use serde::{Deserialize, Serialize};
@@ -17,6 +18,9 @@ use crate::nas::path::{PointPath, RepoPath};
 use crate::nas::repository::Repository;
 use crate::nas::session::Session;
 use crate::qcow2;
+
+/// How long the removal may take: some file systems need minutes for a terabyte.
+const REMOVAL: Duration = Duration::from_secs(600);
 
 /// What `deleteBackup` is asked.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -46,21 +50,43 @@ pub fn run(request: DeleteBackupRequest) -> Result<DeletedBackup> {
     let job = job::start(request.job, "deleteBackup", Some(point.instance().to_owned()))?;
     job.enter("open the repository");
     let session = Session::open_bounded(export, config::current())?;
-    let (shared, state) = (session.clone(), job.share());
-    deadline::bounded("delete the restore point", deadline::LIMIT, move || delete(shared.root(), &point, &state))
+    let (shared, state, at) = (session.clone(), job.share(), point.clone());
+    let found = deadline::bounded("look for children", deadline::LIMIT, move || find(shared.root(), &at, &state))?;
+    let Some(found) = found else { return Ok(DeletedBackup { freed_bytes: 0 }) };
+    job.check_cancelled()?;
+    job.enter("remove the files");
+    let given_up = format!("'{point}', whose removal goes on when the NAS answers");
+    let removed = deadline::bounded("remove the files", REMOVAL, move || {
+        let _held = session;
+        let freed_bytes = remove(&found.instance, &point, found.published)?;
+        log::info!("deleted '{point}', {freed_bytes} bytes");
+        Ok(DeletedBackup { freed_bytes })
+    });
+    removed.map_err(|error| match error.code {
+        Code::NasUnresponsive if !error.leftovers => error.with_leftover(given_up),
+        _ => error,
+    })
 }
 
-fn delete(root: &Folder, point: &PointPath, job: &Job) -> Result<DeletedBackup> {
-    let gone = Ok(DeletedBackup { freed_bytes: 0 });
+/// A point that may go.
+struct Deletable {
+    instance: Folder,
+    _lock: InstanceLock,
+    /// It is there under its own name; else only what a backup or delete that was cut short has left of it.
+    published: bool,
+}
+
+/// Locks the instance and looks for children; none if the point is gone.
+fn find(root: &Folder, point: &PointPath, job: &Job) -> Result<Option<Deletable>> {
     let instance = match root.open_dir(&point.instance_folder()) {
-        Err(error) if error.code == Code::NotFound => return gone,
+        Err(error) if error.code == Code::NotFound => return Ok(None),
         instance => instance?,
     };
     if !anything_to_delete(&instance, point)? {
-        return gone;
+        return Ok(None);
     }
     job.enter("lock the instance");
-    let _lock = InstanceLock::take(&instance)?;
+    let lock = InstanceLock::take(&instance)?;
     // looked at again: another delete may have been through just before
     let published = is_folder(&instance, point.name())?;
     job.enter("look for children");
@@ -72,11 +98,7 @@ fn delete(root: &Folder, point: &PointPath, job: &Job) -> Result<DeletedBackup> 
             format!("'{point}' is needed by: {}", children.join(", ")),
         ));
     }
-    job.check_cancelled()?;
-    job.enter("remove the files");
-    let freed_bytes = remove(&instance, point, published)?;
-    log::info!("deleted '{point}', {freed_bytes} bytes");
-    Ok(DeletedBackup { freed_bytes })
+    Ok(Some(Deletable { instance, _lock: lock, published }))
 }
 
 /// The name under which a point lies while it is removed: no longer a restore point, whatever happens then.
