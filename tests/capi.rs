@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use serde_json::{Value, json};
-use support::{Disk, Guest, Nas, assert_holds};
+use support::{Disk, Guest, MIB, Nas, assert_holds};
 
 /// `cargo test` leaves the cdylib beside the test executables.
 fn library_folder() -> PathBuf {
@@ -92,26 +92,43 @@ fn the_library_exports_java_and_c_and_nothing_else() {
 }
 
 #[test]
-fn a_c_program_backs_a_guest_up() {
-    let (guest, nas) = (Guest::ordinary(), Nas::folder());
+fn a_c_program_backs_a_guest_up_and_starts_no_process() {
+    let (mut guest, nas) = (Guest::ordinary(), Nas::folder());
     let folder = support::folder("capi");
     let (request, init) = (folder.join("request.json"), folder.join("init.json"));
     std::fs::write(&init, json!({"stateDir": folder, "mountDir": folder, "logLevel": "error"}).to_string()).unwrap();
-    let path = format!("{}/2026.01.02.03.04.05", guest.name);
-    let wanted = json!({"vmName": guest.name, "backupPath": path, "mode": "full", "bitmapNew": "backup-1",
-                        "repository": {"type": "dir", "address": nas.root()}});
-    std::fs::write(&request, wanted.to_string()).unwrap();
-    let copies = guest.copies();
-    let output = run(Command::new(build(&folder)).arg("takeBackup").arg(&request).arg("init").arg(&init));
-    let replies = String::from_utf8(output.stdout).unwrap();
-    assert!(output.status.success(), "{replies}");
-    let reply: Value = serde_json::from_str(replies.lines().last().unwrap()).unwrap();
-    let disks = reply["result"]["disks"].as_array().unwrap();
-    assert_eq!(disks.len(), copies.len());
-    for (disk, copy) in disks.iter().zip(&copies) {
-        assert_holds(&nas.at(disk["file"].as_str().unwrap()), copy);
-    }
-    assert_eq!(guest.checkpoints(), ["backup-1"]);
+    let program = build(&folder);
+    let take = |guest: &Guest, number: usize, parent: Value| {
+        let path = format!("{}/2026.01.02.03.04.{number:02}", guest.name);
+        let mode = if parent.is_null() { "full" } else { "incremental" };
+        let wanted = json!({"vmName": guest.name, "backupPath": path, "mode": mode,
+                            "bitmapNew": format!("backup-{number}"), "bitmapParent": parent["bitmapCreated"],
+                            "parentPaths": parent["volumes"].as_object().map(|files| Vec::from_iter(files.values())),
+                            "repository": {"type": "dir", "address": nas.root()}});
+        std::fs::write(&request, wanted.to_string()).unwrap();
+        let copies = guest.copies();
+        // no program can be found
+        let mut command = Command::new(&program);
+        command.env("PATH", "/nonexistent").arg("takeBackup").arg(&request).arg("init").arg(&init);
+        let output = run(&mut command);
+        let replies = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success(), "{replies}");
+        let reply: Value = serde_json::from_str(replies.lines().last().unwrap()).unwrap();
+        let disks = reply["result"]["disks"].as_array().unwrap();
+        assert_eq!(disks.len(), copies.len());
+        for (disk, copy) in disks.iter().zip(&copies) {
+            assert_holds(&nas.at(disk["file"].as_str().unwrap()), copy);
+        }
+        reply["result"].clone()
+    };
+    let full = take(&guest, 1, Value::Null);
+    guest.write(0, 0x51, 5 * MIB, MIB);
+    let incremental = take(&guest, 2, full);
+    assert_eq!(incremental["kind"], "incremental");
+    guest.restart();
+    let recreated = take(&guest, 3, incremental);
+    assert_eq!(recreated["bitmapRecreated"], "backup-2");
+    assert_eq!(guest.checkpoints(), ["backup-3"]);
 }
 
 /// The Python of the manual, in order.
