@@ -20,9 +20,9 @@ use crate::operation;
 use failure::{Failure, ThrowNasBackupException};
 use listener::with_listener;
 use types::{
-    JBackupStatsRequest, JBackupStatsResult, JConfiguration, JDeleteBackupRequest, JDeleteBackupResult, JFlattenRequest,
-    JFlattenResult, JJobStatus, JProgressListener, JRebaseBackupRequest, JRebasePointRequest, JRebaseResult,
-    JTakeBackupRequest, JTakeBackupResult, JVerifyChainRequest, JVerifyChainResult,
+    JBackupStatsRequest, JBackupStatsResult, JConfiguration, JDeleteBackupRequest, JDeleteBackupResult,
+    JFlattenRequest, JFlattenResult, JJobStatus, JProgressListener, JRebaseBackupRequest, JRebasePointRequest,
+    JRebaseResult, JTakeBackupRequest, JTakeBackupResult, JVerifyChainRequest, JVerifyChainResult,
 };
 
 const _: &[NativeMethod] = &[

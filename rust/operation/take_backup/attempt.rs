@@ -215,11 +215,15 @@ impl Attempt {
     }
 
     fn undo(self, error: Error) -> (Error, Option<HostState>) {
-        let Attempt { mut found, bitmap, mut host, targets, .. } = self;
+        let Attempt { mut found, bitmap, mut host, targets, stuck, .. } = self;
         let name = found.domain.name().to_owned();
         let cleared = ask("clear the guest", move || {
             found.refresh();
             remove_bitmap(&found, &mut host, bitmap.as_deref());
+            // A begin that libvirt carries out after all this makes the bitmap then: the next run has to know it.
+            if let Some(bitmap) = bitmap.filter(|_| stuck) {
+                host.remember(&bitmap)?;
+            }
             resume(&found);
             Ok((found, host))
         });

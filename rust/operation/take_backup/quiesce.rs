@@ -45,16 +45,13 @@ impl Frozen {
         let since = Instant::now();
         // From here on a thaw is due, whatever the agent says.
         let mut frozen = Frozen { domain: domain.clone(), since, thawed: false };
-        let count = match domain.freeze() {
-            Ok(count) => count,
-            Err(error) => {
-                // Not waited for: the agent has just shown that it does not answer.
-                frozen.thawed = true;
-                drop(keep_thawing(domain.clone()));
-                return Err(error);
-            }
-        };
-        log::info!("{}: {count} file systems frozen in {} ms", domain.name(), since.elapsed().as_millis());
+        // No line is logged before the thaw: a log may be slow.
+        if let Err(error) = domain.freeze() {
+            // Not waited for: the agent has just shown that it does not answer.
+            frozen.thawed = true;
+            drop(keep_thawing(domain.clone()));
+            return Err(error);
+        }
         Ok(frozen)
     }
 

@@ -259,11 +259,15 @@ impl Attempt {
 fn unseed(found: &[Found], seeded: &[bool], bitmap: Option<&str>, host: &mut HostState) {
     let Some(bitmap) = bitmap else { return };
     let seeded = found.iter().zip(seeded).filter(|(_, seeded)| **seeded);
-    let removed =
-        seeded.map(|(disk, _)| qemu_bitmap("--remove", &disk.source.path, bitmap)).collect::<Result<Vec<_>>>();
-    if let Err(error) = removed.and_then(|_| host.forget(bitmap)) {
+    let removed = remove_bitmap(seeded.map(|(disk, _)| disk), bitmap);
+    if let Err(error) = removed.and_then(|()| host.forget(bitmap)) {
         log::warn!("bitmap '{bitmap}' stays until the next backup: {error}");
     }
+}
+
+/// Removes a bitmap from each of the disks, whatever happens on the others; the first failure.
+fn remove_bitmap<'a>(disks: impl Iterator<Item = &'a Found>, bitmap: &str) -> Result<()> {
+    disks.map(|disk| qemu_bitmap("--remove", &disk.source.path, bitmap)).fold(Ok(()), Result::and)
 }
 
 /// Removes the other bitmaps of ours; what could not be done is told, and done by the next run.
@@ -271,8 +275,7 @@ fn clear_up(found: &[Found], ours: &BTreeSet<String>, bitmap: &str, host: &mut H
     let mut details = Vec::new();
     for name in ours.iter().filter(|name| *name != bitmap) {
         let there = found.iter().filter(|disk| disk.bitmaps.contains(name));
-        let removed = there.map(|disk| qemu_bitmap("--remove", &disk.source.path, name)).collect::<Result<Vec<_>>>();
-        if let Err(error) = removed.and_then(|_| host.forget(name)) {
+        if let Err(error) = remove_bitmap(there, name).and_then(|()| host.forget(name)) {
             details.push(format!("bitmap '{name}' stays until the next backup: {error}"));
         }
     }
