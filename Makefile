@@ -7,7 +7,7 @@ MVN := mvn -q -B -ntp
 TOOLS := $(CARGO_TARGET_DIR)/tools
 CARGO_DENY := 0.20.2
 
-.PHONY: build install install-agent install-server uninstall demo test lint prerequisites
+.PHONY: build install install-agent install-server uninstall demo test fuzz soak bench lint prerequisites
 
 build: prerequisites
 	cargo build --release
@@ -38,6 +38,22 @@ test: prerequisites lint
 	tests/lab/run $(MVN) verify -Dnative.dir=$(CARGO_TARGET_DIR)/debug
 	tests/install $(CARGO_TARGET_DIR)/debug
 	@echo "make test: all of it passed"
+
+# Damaged images for so many seconds each: rebased and flattened.
+fuzz: SECONDS ?= 60
+fuzz: prerequisites
+	NASBACKUP_FUZZ_SECONDS=$(SECONDS) cargo test --release --test rebase damaged_images -- --nocapture --test-threads 1
+
+# Hours: random chains, cuts and errors, far more of them than make test tries. CHAINS, CRASHES, ERRORS: how many.
+soak: CHAINS ?= 500
+soak: CRASHES ?= 40
+soak: ERRORS ?= 40
+soak: prerequisites
+	NASBACKUP_SOAK_CHAINS=$(CHAINS) NASBACKUP_SOAK_CRASHES=$(CRASHES) NASBACKUP_SOAK_ERRORS=$(ERRORS) \
+		cargo test --release --test rebase -- --nocapture
+
+bench: prerequisites
+	cargo bench --bench rebase
 
 lint: prerequisites $(TOOLS)/bin/cargo-deny
 	cargo fmt --check

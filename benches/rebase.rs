@@ -1,7 +1,8 @@
-//! `qemu-img rebase` and ours, side by side: 740 MB absorbed on XFS with shared blocks, Btrfs and ext4.
+//! `qemu-img` and ours, side by side on XFS with shared blocks, Btrfs and ext4: 740 MB absorbed by a rebase, 3 GiB
+//! flattened to either format, and the tables of 1 TiB checked.
 //!
 //! Needs root: the file systems are loop images, mounted in a mount namespace of their own. `TMPDIR` has to have room
-//! for 6 GiB. Run with `cargo bench --bench rebase`.
+//! for 12 GiB. Run with `make bench`, or `cargo bench --bench rebase xfs` for one file system.
 
 use std::error::Error;
 use std::fs::{self, File, OpenOptions};
@@ -10,20 +11,46 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use nasbackup::qcow2::Rebase;
+use nasbackup::qcow2::{Before, Check, Flatten, Rebase};
 
 type Outcome<T = ()> = Result<T, Box<dyn Error>>;
 
 const INSIDE: &str = "NASBACKUP_BENCH_INSIDE";
 const MIB: u64 = 1 << 20;
 const DISK: u64 = 8 << 30;
+/// Pieces of 1 MiB in the full.
+const BASE: u64 = 2304;
+
+/// What is measured: QEMU's commands, from `time ` on with a clock, which make `theirs`, and how that is compared to `ours`.
+struct Job {
+    name: &'static str,
+    qemu: &'static str,
+    compare: &'static str,
+}
+
+const REBASE: Job = Job {
+    name: "rebase",
+    qemu: "cp target.qcow2 theirs; sync; time qemu-img rebase -f qcow2 -b base.qcow2 -F qcow2 theirs; sync theirs",
+    compare: "qemu-img compare -q -f qcow2 -F qcow2 theirs ours; qemu-img check -q ours",
+};
+const RAW: Job = Job {
+    name: "flatten to raw",
+    qemu: "time qemu-img convert -f qcow2 -O raw target.qcow2 theirs; sync theirs",
+    compare: "cmp theirs ours",
+};
+const QCOW2: Job = Job {
+    name: "flatten to qcow2",
+    qemu: "time qemu-img convert -f qcow2 -O qcow2 target.qcow2 theirs; sync theirs",
+    compare: "qemu-img compare -q -f qcow2 -F qcow2 theirs ours; qemu-img check -q ours",
+};
+const CHECK: Job = Job { name: "check 1 TiB", qemu: "time qemu-img check -q target.qcow2", compare: "" };
 
 fn main() -> Outcome {
     let args: Vec<String> = std::env::args().collect();
-    if let [_, mode, dir] = &args[..]
-        && mode == "ours"
+    if let [_, ours, job, dir] = &args[..]
+        && ours == "ours"
     {
-        return ours(Path::new(dir));
+        return run_ours(job, Path::new(dir));
     }
     if std::env::var(INSIDE).is_err() {
         let status = Command::new("unshare")
@@ -34,62 +61,93 @@ fn main() -> Outcome {
             .status()?;
         return if status.success() { Ok(()) } else { Err("the benchmark failed".into()) };
     }
-    println!(
-        "{:<22} {:<10} {:>9} {:>9} {:>7}  ours: cloned, copied, written, peak memory",
-        "", "", "qemu-img", "ours", "ratio"
-    );
+    println!("{:<6} {:<16} {:<16} {:>10} {:>10} {:>8} | ours", "", "", "", "qemu-img", "ours", "ratio");
+    println!("{:<69} | {:>8} {:>8} {:>9} (qemu-img) {:>11}", "", "cloned", "copied", "written", "peak memory");
     let systems = [("xfs", "mkfs.xfs -q -m reflink=1"), ("btrfs", "mkfs.btrfs -q"), ("ext4", "mkfs.ext4 -q")];
     let asked = |name: &str| args.iter().any(|arg| arg == name);
     let all = !systems.iter().any(|(name, _)| asked(name));
     for (system, mkfs) in systems.into_iter().filter(|(name, _)| all || asked(name)) {
-        measure(system, mkfs)?;
+        on(system, mkfs)?;
     }
     Ok(())
 }
 
 fn shell(command: &str) -> Outcome<String> {
-    let output = Command::new("sh").args(["-ec", command]).output()?;
+    let output = Command::new("bash").args(["-ec", command]).output()?;
     if !output.status.success() {
         return Err(format!("{command}: {}", String::from_utf8_lossy(&output.stderr)).into());
     }
     Ok(String::from_utf8(output.stdout)?)
 }
 
-fn measure(system: &str, mkfs: &str) -> Outcome {
+fn on(system: &str, mkfs: &str) -> Outcome {
     let work = tempfile::tempdir()?;
     let (disk, mount) = (work.path().join("disk"), work.path().join("mount"));
     fs::create_dir(&mount)?;
-    File::create(&disk)?.set_len(12 << 30)?;
-    let (disk, mount) = (disk.display(), mount.display());
-    shell(&format!("{mkfs} {disk}; mount -o loop {disk} {mount}"))?;
+    File::create(&disk)?.set_len(14 << 30)?;
+    shell(&format!("{mkfs} {}; mount -o loop {0} {}", disk.display(), mount.display()))?;
     for (shape, runs) in [("700 runs", 700), ("single clusters", 11_840)] {
-        let dir = format!("{mount}/{runs}");
-        make(Path::new(&dir), runs)?;
-        let mut took = Vec::new();
-        let mut figures = String::new();
-        for who in ["qemu-img", "ours"] {
-            shell(&format!("cp {dir}/target.qcow2 {dir}/{who}.qcow2; sync; echo 3 > /proc/sys/vm/drop_caches"))?;
-            let begun = Instant::now();
-            figures = match who {
-                "ours" => shell(&format!("{} ours {dir}", std::env::current_exe()?.display()))?,
-                _ => shell(&format!(
-                    "cd {dir}; qemu-img rebase -f qcow2 -b base.qcow2 -F qcow2 {who}.qcow2; sync {who}.qcow2"
-                ))?,
-            };
-            // ours starts no process: its own figure leaves out that of this benchmark
-            let inside = figures.split_once(' ').and_then(|(seconds, _)| seconds.parse().ok());
-            took.push(inside.unwrap_or(begun.elapsed().as_secs_f64()));
+        let dir = mount.join("chain");
+        make(&dir, runs)?;
+        for job in [REBASE, RAW, QCOW2] {
+            measure(system, shape, &dir, &job)?;
         }
-        shell(&format!("cd {dir}; qemu-img compare -q qemu-img.qcow2 ours.qcow2; qemu-img check -q ours.qcow2"))?;
-        let ratio = took[0] / took[1];
-        println!("{system:<22} {shape:<10} {:>7.2} s {:>7.3} s {ratio:>6.1}x  {}", took[0], took[1], figures.trim());
         fs::remove_dir_all(&dir)?;
     }
-    shell(&format!("umount {mount}"))?;
+    let dir = mount.join("large");
+    fs::create_dir(&dir)?;
+    let image = dir.join("target.qcow2");
+    shell(&format!("qemu-img create -q -f qcow2 -o preallocation=metadata {} 1T", image.display()))?;
+    measure(system, "", &dir, &CHECK)?;
+    shell(&format!("umount {}", mount.display()))?;
     Ok(())
 }
 
-/// A full with 1 GiB, an incremental with 740 MB in that many runs in random order, and a small one on top.
+/// Bytes that the file system of `dir` has written to its device.
+fn written(dir: &Path) -> Outcome<u64> {
+    let dir = dir.display();
+    let stat = shell(&format!("sync -f {dir}; cat /sys/block/$(basename $(findmnt -no SOURCE -T {dir}))/stat"))?;
+    let sectors: u64 = stat.split_whitespace().nth(6).ok_or("no count of sectors")?.parse()?;
+    Ok(sectors * 512)
+}
+
+fn measure(system: &str, shape: &str, dir: &Path, job: &Job) -> Outcome {
+    let at = dir.display();
+    let begin = || -> Outcome<u64> {
+        let written = written(dir)?;
+        shell("echo 3 > /proc/sys/vm/drop_caches").map(|_| written)
+    };
+    // what comes before is not measured
+    let (before, command) = job.qemu.split_once("time ").ok_or("nothing is timed")?;
+    shell(&format!("cd {at}; {before}"))?;
+    let from = begin()?;
+    let begun = Instant::now();
+    shell(&format!("cd {at}; {command}"))?;
+    let theirs = begun.elapsed().as_secs_f64();
+    let by_qemu = written(dir)? - from;
+
+    if job.name == REBASE.name {
+        shell(&format!("cd {at}; cp target.qcow2 ours"))?;
+    }
+    let from = begin()?;
+    let figures = shell(&format!("{} ours '{}' {at}", std::env::current_exe()?.display(), job.name))?;
+    let by_ours = written(dir)? - from;
+    let [ours, cloned, copied, memory] = figures.split_whitespace().collect::<Vec<_>>()[..] else {
+        return Err(format!("figures '{figures}'").into());
+    };
+    let ratio = theirs / ours.parse::<f64>()?;
+    println!(
+        "{system:<6} {:<16} {shape:<16} {theirs:>8.2} s {ours:>8} s {ratio:>7.1}x | {cloned:>4} MiB {copied:>4} MiB {:>5} MiB \
+         ({:>4} MiB) {memory:>7} MiB",
+        job.name,
+        by_ours / MIB,
+        by_qemu / MIB,
+    );
+    shell(&format!("cd {at}; {}; rm -f theirs ours", if job.compare.is_empty() { "true" } else { job.compare }))?;
+    Ok(())
+}
+
+/// A full of 2.25 GiB, an incremental with 740 MB in that many runs in random order, and a small one on top.
 fn make(dir: &Path, runs: u64) -> Outcome {
     fs::create_dir(dir)?;
     let length = 740 * MIB / runs / 65536 * 65536;
@@ -102,9 +160,10 @@ fn make(dir: &Path, runs: u64) -> Outcome {
     let stride = DISK / runs / 65536 * 65536;
     let spread: String =
         places.iter().map(|place| format!("write -q -P {} {} {length}\n", place % 255 + 1, place * stride)).collect();
-    let one_gib: String = (0..1024).map(|i| format!("write -q -P 77 {} 1M\n", i * 8 * MIB)).collect();
+    let full: String =
+        (0..BASE).map(|i| format!("write -q -P 77 {} 1M\n", i * (DISK / BASE / 65536 * 65536))).collect();
     for (name, backing, writes) in [
-        ("base", None, one_gib),
+        ("base", None, full),
         ("middle", Some("base"), spread),
         ("target", Some("middle"), "write -q -P 9 1M 4M\n".into()),
     ] {
@@ -125,25 +184,46 @@ fn make(dir: &Path, runs: u64) -> Outcome {
     Ok(())
 }
 
-fn ours(dir: &Path) -> Outcome {
-    let target = OpenOptions::new().read(true).write(true).open(dir.join("ours.qcow2"))?;
-    let backing = vec![File::open(dir.join("middle.qcow2"))?, File::open(dir.join("base.qcow2"))?];
+/// Does it, in a process of its own, and prints seconds, MiB cloned and copied, and the most memory it had, in MiB.
+fn run_ours(job: &str, dir: &Path) -> Outcome {
+    let open = |name: &str| File::open(dir.join(name));
+    let output = || OpenOptions::new().read(true).write(true).create(true).truncate(false).open(dir.join("ours"));
+    let chain = || ["target.qcow2", "middle.qcow2", "base.qcow2"].map(open).into_iter().collect::<Result<Vec<_>, _>>();
     let begun = Instant::now();
-    let mut rebase = Rebase::begin(target, backing, 1, Some("base.qcow2"))?;
-    while !rebase.advance()?.finished {}
-    let took = begun.elapsed().as_secs_f64();
-    let field = |file: &str, name: &str| -> Outcome<String> {
-        let text = fs::read_to_string(file)?;
-        let line = text.lines().find(|line| line.starts_with(name)).ok_or("no such field")?;
-        Ok(line[name.len()..].trim().to_owned())
+    let (cloned, copied) = match job {
+        "rebase" => {
+            let backing = chain()?.split_off(1);
+            let mut rebase = Rebase::begin(output()?, backing, 1, Some("base.qcow2"))?;
+            while !rebase.advance()?.finished {}
+            (rebase.bytes_cloned(), rebase.bytes_copied())
+        }
+        "check 1 TiB" => {
+            let mut check = Check::begin(open("target.qcow2")?)?;
+            let checked = loop {
+                if let Some(checked) = check.advance()? {
+                    break checked;
+                }
+            };
+            if checked.damaged + checked.leaked > 0 {
+                return Err(format!("{checked:?}").into());
+            }
+            (0, 0)
+        }
+        _ => {
+            let raw = job == "flatten to raw";
+            let mut flatten = if raw {
+                Flatten::raw(chain()?, output()?, Before::Empty)?
+            } else {
+                Flatten::qcow2(chain()?, output()?)?
+            };
+            while !flatten.advance()?.finished {}
+            (flatten.bytes_cloned(), flatten.bytes_copied())
+        }
     };
-    let written: u64 = field("/proc/self/io", "write_bytes:")?.parse()?;
-    println!(
-        "{took:.4} s: {} MiB, {} MiB, {} MiB, {}",
-        rebase.bytes_cloned() / MIB,
-        rebase.bytes_copied() / MIB,
-        written / MIB,
-        field("/proc/self/status", "VmHWM:")?
-    );
+    let took = begun.elapsed().as_secs_f64();
+    let status = fs::read_to_string("/proc/self/status")?;
+    let memory = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).ok_or("no peak memory")?;
+    let kib: u64 = memory.trim().trim_end_matches(" kB").parse()?;
+    println!("{took:.3} {} {} {}", cloned / MIB, copied / MIB, kib.div_ceil(1024));
     Ok(())
 }
