@@ -39,7 +39,7 @@ test: prerequisites lint
 	tests/install $(CARGO_TARGET_DIR)/debug
 	@echo "make test: all of it passed"
 
-# Damaged images for so many seconds each: rebased and flattened.
+# Damaged images for so many seconds each: rebased, checked and flattened.
 fuzz: SECONDS ?= 60
 fuzz: prerequisites
 	NASBACKUP_FUZZ_SECONDS=$(SECONDS) cargo test --release --test rebase damaged_images -- --nocapture --test-threads 1

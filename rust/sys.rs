@@ -32,6 +32,18 @@ pub fn clone_range(target: &File, to: u64, source: &File, from: u64, length: u64
     Ok(())
 }
 
+/// Lets the kernel begin to write `length` bytes at `from` to the disk, and does not wait for it (sync_file_range with
+/// SYNC_FILE_RANGE_WRITE).
+pub fn begin_writeback(file: &File, from: u64, length: u64) -> io::Result<()> {
+    let range = i64::try_from(from).and_then(|from| Ok((from, i64::try_from(length)?)));
+    let (from, length) = range.map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    // SAFETY: the descriptor is open for the call, which takes no pointer.
+    if unsafe { libc::sync_file_range(file.as_raw_fd(), from, length, libc::SYNC_FILE_RANGE_WRITE) } == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
 /// One lock operation; returns the kind of lock that the kernel left in the description.
 fn fcntl_lock(file: &File, command: i32, kind: i32, byte: i64) -> io::Result<i16> {
     // SAFETY: an all-zero flock is a valid value of the plain C struct.

@@ -15,11 +15,14 @@ use super::header::Header;
 use super::image::What;
 use super::storage::Storage;
 use super::transfer::{Moved, Route};
+use crate::sys;
 
 /// How long one step takes, about; the caller looks for a cancel in between.
 const STEP: Duration = Duration::from_millis(250);
 /// Bytes that are copied between two syncs, so that the last one does not take all the time.
 const SYNC_EACH: u64 = 1 << 30;
+/// Bytes that are copied before the kernel is told to write them: it would wait for much more, and the disk idle.
+const WRITE_EACH: u64 = 16 << 20;
 /// Zeroes that one call makes, at most.
 const MOST_ZEROED: u64 = 256 << 20;
 /// What the kernel is asked to make zeroes of has to be aligned to a device's blocks.
@@ -64,7 +67,20 @@ impl Flatten {
         }
         let routes = chain.images.iter().map(|image| Route::new(image.length)).collect();
         let (moved, zeroing) = (Moved::default(), Zeroing::Unmap);
-        let raw = Raw { target, chain, routes, before, disk, end, at: 0, moved, zeroing, unsynced: 0, finished: false };
+        let raw = Raw {
+            target,
+            chain,
+            routes,
+            before,
+            disk,
+            end,
+            at: 0,
+            moved,
+            zeroing,
+            unsynced: 0,
+            begun: (0, 0),
+            finished: false,
+        };
         Ok(Flatten(Kind::Raw(Box::new(raw))))
     }
 
@@ -130,6 +146,8 @@ struct Raw {
     zeroing: Zeroing,
     /// Bytes that were written since the last sync.
     unsynced: u64,
+    /// Up to where, and up to how many of these bytes, the kernel has begun to write.
+    begun: (u64, u64),
     finished: bool,
 }
 
@@ -153,12 +171,25 @@ impl Raw {
         if self.is_to_be_synced() {
             self.target.sync()?;
             self.unsynced = 0;
+            self.begun = (self.at, 0);
             self.finished = self.at == self.end;
         }
         while self.at < self.end && self.unsynced < SYNC_EACH && Instant::now() < until {
             self.step()?;
+            self.begin_writing();
         }
         Ok(Progress { phase, done: self.at, total: self.end, finished: self.finished })
+    }
+
+    fn begin_writing(&mut self) {
+        if self.unsynced - self.begun.1 < WRITE_EACH {
+            return;
+        }
+        // no more than a hint: what fails here fails in the sync
+        if let Err(error) = sys::begin_writeback(&self.target, self.begun.0, self.at - self.begun.0) {
+            log::debug!("the kernel writes when it wants to - {error}");
+        }
+        self.begun = (self.at, self.unsynced);
     }
 
     /// Deals with some of what follows.

@@ -16,6 +16,7 @@ use crate::chains::{Chain, Kind, Random, qemu_img, run};
 use crate::differential::{check, compare, seeds};
 use crate::fuzz::mutate;
 use crate::operations::{DISKS, Points};
+use crate::verify;
 
 fn shell(command: &str) -> String {
     run("sh", Path::new("/"), &["-ec", command]).unwrap_or_else(|error| panic!("{error}"))
@@ -358,7 +359,7 @@ fn images_that_name_the_same_data_without_end_are_refused() {
 }
 
 #[test]
-fn damaged_images_are_an_error_or_are_flattened() {
+fn damaged_images_are_an_error_or_are_checked_and_flattened() {
     let most: u64 = std::env::var("NASBACKUP_FUZZ_SECONDS").map_or(0, |seconds| seconds.parse().unwrap());
     let begun = Instant::now();
     let (mut flattened, mut refused) = (0, 0);
@@ -375,6 +376,7 @@ fn damaged_images_are_an_error_or_are_flattened() {
             mutate(&mut random, &mut image);
             fs::write(chain.path(damaged), &image).unwrap();
             eprintln!("seed {seed}, round {round}");
+            drop(verify::ours(&chain.path(damaged)));
             let target = || tempfile::tempfile().unwrap();
             let top = chain.images - 1;
             let results = [

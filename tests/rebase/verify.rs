@@ -14,7 +14,7 @@ use crate::fuzz::mutate;
 
 /// What a tool finds in an image.
 #[derive(Debug, PartialEq, Eq)]
-enum Finding {
+pub(crate) enum Finding {
     Clean,
     Leaks(u64),
     Corrupt(String),
@@ -22,7 +22,7 @@ enum Finding {
     Unsupported,
 }
 
-fn ours(path: &Path) -> Finding {
+pub(crate) fn ours(path: &Path) -> Finding {
     let begun = Instant::now();
     let checked = File::open(path).map_err(Error::from).and_then(Check::begin).and_then(|mut check| {
         loop {
