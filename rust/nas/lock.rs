@@ -16,7 +16,16 @@ const STEP: &str = "lock the instance";
 /// Its file stays, since another could be waiting on the one that was removed.
 #[derive(Debug)]
 pub struct InstanceLock {
-    _file: OwnedFd,
+    file: OwnedFd,
+}
+
+impl Drop for InstanceLock {
+    fn drop(&mut self) {
+        // closing alone leaves it to a process that another thread has just forked, until that one execs
+        if let Err(error) = rustix::fs::flock(&self.file, FlockOperation::Unlock) {
+            log::warn!("an instance's lock could not be given back - {error}");
+        }
+    }
 }
 
 impl InstanceLock {
@@ -28,7 +37,7 @@ impl InstanceLock {
         let file = rustix::fs::openat(&instance.fd, NAME, flags, Mode::from_raw_mode(FILE_MODE))
             .map_err(|e| Error::io(STEP, &path, e))?;
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(InstanceLock { _file: file }),
+            Ok(()) => Ok(InstanceLock { file }),
             Err(Errno::WOULDBLOCK) => {
                 let cause = format!("another backup or delete of '{}' is under way", instance.path.display());
                 Err(Error::new(Code::Busy, STEP, cause))
@@ -59,6 +68,17 @@ mod tests {
         drop(lock);
         assert!(other_process());
         InstanceLock::take(&again).unwrap();
+    }
+
+    #[test]
+    fn it_is_free_at_once_whoever_has_inherited_the_descriptor() {
+        let dir = tempfile::tempdir().unwrap();
+        let instance = Folder::open_root(dir.path()).unwrap();
+        let lock = InstanceLock::take(&instance).unwrap();
+        let inherited = lock.file.try_clone().unwrap();
+        drop(lock);
+        InstanceLock::take(&instance).unwrap();
+        drop(inherited);
     }
 
     #[test]
