@@ -168,7 +168,11 @@ fn agree(ours: &Finding, qemu: &Finding) -> bool {
     }
 }
 
-const STRICTER: [&str; 4] = [
+const STRICTER: [&str; 6] = [
+    // compressed data that would begin behind the file's end
+    "L2 entry 0x40000000000",
+    // not a multiple of 8
+    "header length ",
     // the mark of a sole reference, and nothing that it could be to
     "L2 entry 0x8000000",
     "virtual size 0",
