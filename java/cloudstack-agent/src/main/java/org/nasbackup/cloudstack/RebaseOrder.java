@@ -19,14 +19,21 @@ public final class RebaseOrder {
     private final Repository repository;
     private final String target;
     private final String newBacking;
+    private final boolean wholePoint;
 
-    public RebaseOrder(Repository repository, String target, String newBacking) {
-        if (target == null || target.isEmpty()) {
-            throw new IllegalArgumentException("INVALID_ARGUMENT: check the request: targetPath: is missing");
-        }
+    private RebaseOrder(Repository repository, String target, String newBacking, boolean wholePoint) {
         this.repository = repository;
         this.target = target;
         this.newBacking = newBacking;
+        this.wholePoint = wholePoint;
+    }
+
+    static RebaseOrder ofImage(Repository repository, String target, String newBacking) {
+        return new RebaseOrder(repository, target, newBacking, false);
+    }
+
+    static RebaseOrder ofPoint(Repository repository, String target, String newBacking) {
+        return new RebaseOrder(repository, target, newBacking, true);
     }
 
     public Repository repository() {
@@ -45,6 +52,6 @@ public final class RebaseOrder {
 
     /** Does the target name a restore point, and not one file of it? */
     public boolean wholePoint() {
-        return target.chars().filter(c -> c == '/').count() == 1;
+        return wholePoint;
     }
 }

@@ -54,10 +54,17 @@ public final class Requests {
     }
 
     public static RebaseOrder rebase(RebaseBackupCommand command) {
-        return new RebaseOrder(
-                repository(command.getBackupRepoType(), command.getBackupRepoAddress(), command.getMountOptions()),
-                command.getTargetPath(),
-                given(command.getNewBackingPath()));
+        Repository repository =
+                repository(command.getBackupRepoType(), command.getBackupRepoAddress(), command.getMountOptions());
+        String image = given(command.getTargetPath());
+        String point = given(command.getBackupPath());
+        if ((image == null) == (point == null)) {
+            throw new IllegalArgumentException(
+                    "INVALID_ARGUMENT: check the request: either targetPath or backupPath has to be given");
+        }
+        return point == null
+                ? RebaseOrder.ofImage(repository, image, given(command.getNewBackingPath()))
+                : RebaseOrder.ofPoint(repository, point, given(command.getNewParentPath()));
     }
 
     public static DeleteBackupRequest delete(DeleteBackupCommand command) {

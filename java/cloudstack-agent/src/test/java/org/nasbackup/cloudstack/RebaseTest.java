@@ -47,11 +47,19 @@ class RebaseTest {
         return story.take(Mode.INCREMENTAL);
     }
 
-    private BackupAnswer rebase(String target, String newBacking) {
-        String address = story.nas().repository().address();
-        Answer answer = new LibvirtRebaseBackupCommandWrapper()
-                .execute(new RebaseBackupCommand(target, newBacking, "dir", address, null), null);
+    private BackupAnswer rebase(RebaseBackupCommand command) {
+        Answer answer = new LibvirtRebaseBackupCommandWrapper().execute(command, null);
         return (BackupAnswer) answer;
+    }
+
+    private BackupAnswer rebasePoint(String point, String newParent) {
+        return rebase(RebaseBackupCommand.ofPoint(
+                point, newParent, "dir", story.nas().repository().address(), null));
+    }
+
+    private BackupAnswer rebaseFile(String target, String newBacking) {
+        return rebase(new RebaseBackupCommand(
+                target, newBacking, "dir", story.nas().repository().address(), null));
     }
 
     private static String file(Point point, int disk) {
@@ -74,7 +82,7 @@ class RebaseTest {
 
     @Test
     void a_command_for_a_point_rebases_all_its_disks() throws Exception {
-        BackupAnswer answer = rebase(second.path(), full.path());
+        BackupAnswer answer = rebasePoint(second.path(), full.path());
         assertThat(answer.getDetails()).isNull();
         assertThat(answer.getResult()).isTrue();
         assertThat(answer.getSize()).isEqualTo(length(0) + length(1));
@@ -84,7 +92,7 @@ class RebaseTest {
     @Test
     void a_command_for_a_file_rebases_that_file() throws Exception {
         for (int disk = 0; disk < 2; disk++) {
-            BackupAnswer answer = rebase(file(second, disk), file(full, disk));
+            BackupAnswer answer = rebaseFile(file(second, disk), file(full, disk));
             assertThat(answer.getResult()).as(answer.getDetails()).isTrue();
             assertThat(answer.getSize()).isEqualTo(length(disk));
         }
@@ -93,20 +101,21 @@ class RebaseTest {
 
     @Test
     void without_a_new_backing_it_becomes_a_full_one() {
-        assertThat(rebase(second.path(), "").getResult()).isTrue();
+        assertThat(rebasePoint(second.path(), "").getResult()).isTrue();
         firstCanGo();
-        assertThat(rebase(second.path(), null).getResult()).isTrue();
+        assertThat(rebasePoint(second.path(), null).getResult()).isTrue();
     }
 
     @Test
     void what_is_refused_is_answered() {
-        BackupAnswer parent = rebase(first.path(), second.path());
+        BackupAnswer parent = rebasePoint(first.path(), second.path());
         assertThat(parent.getResult()).isFalse();
         assertThat(parent.getDetails()).startsWith("PARENT_INVALID: ").doesNotContain("\n");
         assertThat(parent.getNeedsCleanup()).isFalse();
-        BackupAnswer mixed = rebase(file(first, 0), full.path());
+        BackupAnswer mixed = rebaseFile(file(first, 0), full.path());
         assertThat(mixed.getDetails()).startsWith("PARENT_INVALID: ");
-        assertThat(rebase("..", null).getDetails()).startsWith("INVALID_ARGUMENT: ");
+        assertThat(rebaseFile(second.path(), full.path()).getResult()).isFalse();
+        assertThat(rebasePoint("..", null).getDetails()).startsWith("INVALID_ARGUMENT: ");
         assertThat(first.differences(story.nas())).isEmpty();
     }
 }

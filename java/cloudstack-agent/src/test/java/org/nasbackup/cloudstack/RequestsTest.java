@@ -146,18 +146,32 @@ class RequestsTest {
     @ParameterizedTest
     @CsvSource({
         "i/T3/root.r.qcow2,i/T1/root.r.qcow2,i/T1/root.r.qcow2,false",
+        "i/T3/root.r.qcow2,'',,false",
         "i/T3,i/T1,i/T1,true",
         "i/T3,'',,true",
         "i/T3,,,true"
     })
     void a_rebase_is_of_a_file_or_of_a_point(String target, String given, String backing, boolean point) {
-        RebaseOrder order = Requests.rebase(new RebaseBackupCommand(target, given, "cifs", "//nas/b", "vers=3"));
+        RebaseOrder order = Requests.rebase(
+                point
+                        ? RebaseBackupCommand.ofPoint(target, given, "cifs", "//nas/b", "vers=3")
+                        : new RebaseBackupCommand(target, given, "cifs", "//nas/b", "vers=3"));
         assertThat(order.target()).isEqualTo(target);
         assertThat(order.newBacking()).isEqualTo(backing);
         assertThat(order.wholePoint()).isEqualTo(point);
         assertThat(order.repository().type()).isEqualTo("cifs");
         assertThat(order.repository().address()).isEqualTo("//nas/b");
         assertThat(order.repository().options()).isEqualTo("vers=3");
+    }
+
+    @Test
+    void a_rebase_of_both_or_of_nothing_is_refused() {
+        for (String fields : new String[] {"", "\"targetPath\":\"i/T3/root.r.qcow2\",\"backupPath\":\"i/T3\""}) {
+            RebaseBackupCommand command = (RebaseBackupCommand)
+                    Wire.read("[{\"org.apache.cloudstack.backup.RebaseBackupCommand\":{" + fields + "}}]");
+            assertThatThrownBy(() -> Requests.rebase(command))
+                    .hasMessage("INVALID_ARGUMENT: check the request: either targetPath or backupPath has to be given");
+        }
     }
 
     @Test

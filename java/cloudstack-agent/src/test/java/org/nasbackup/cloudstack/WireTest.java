@@ -52,14 +52,24 @@ class WireTest {
 
     @Test
     void the_other_commands_keep_their_fields() {
-        assertThat(Wire.write(new RebaseBackupCommand("i/T3", "i/T1", "nfs", "192.0.2.9:/b", "")))
-                .isEqualTo("[{\"org.apache.cloudstack.backup.RebaseBackupCommand\":{\"targetPath\":\"i/T3\","
-                        + "\"newBackingPath\":\"i/T1\"," + REPO + "\"mountOptions\":\"\"," + BASE);
+        assertThat(Wire.write(
+                        new RebaseBackupCommand("i/T3/root.r.qcow2", "i/T1/root.r.qcow2", "nfs", "192.0.2.9:/b", "")))
+                .isEqualTo("[{\"org.apache.cloudstack.backup.RebaseBackupCommand\":{"
+                        + "\"targetPath\":\"i/T3/root.r.qcow2\",\"newBackingPath\":\"i/T1/root.r.qcow2\"," + REPO
+                        + "\"mountOptions\":\"\"," + BASE);
         assertThat(Wire.write(new DeleteBackupCommand("i/T3", "nfs", "192.0.2.9:/b", null)))
                 .isEqualTo("[{\"org.apache.cloudstack.backup.DeleteBackupCommand\":{\"backupPath\":\"i/T3\"," + REPO
                         + BASE);
         assertThat(Wire.write(new GetBackupStorageStatsCommand("nfs", "192.0.2.9:/b", null)))
                 .isEqualTo("[{\"org.apache.cloudstack.backup.GetBackupStorageStatsCommand\":{" + REPO + BASE);
+    }
+
+    /** CloudStack's own script, when it fails at a rebase, removes what the repository holds: it must not get this one. */
+    @Test
+    void a_rebase_of_a_point_has_no_target_that_another_host_could_start_on() {
+        assertThat(Wire.write(RebaseBackupCommand.ofPoint("i/T3", "i/T1", "nfs", "192.0.2.9:/b", "")))
+                .isEqualTo("[{\"org.apache.cloudstack.backup.RebaseBackupCommand\":{\"backupPath\":\"i/T3\","
+                        + "\"newParentPath\":\"i/T1\"," + REPO + "\"mountOptions\":\"\"," + BASE);
     }
 
     @Test

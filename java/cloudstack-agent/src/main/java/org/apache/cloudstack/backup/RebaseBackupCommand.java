@@ -15,10 +15,16 @@ package org.apache.cloudstack.backup;
 import com.cloud.agent.api.Command;
 import com.cloud.agent.api.LogLevel;
 
-/** Asks a host to put an image, or all images of a restore point, onto another parent. */
+/**
+ * Asks a host to put an image, or all images of a restore point, onto another parent. One for a point has no
+ * {@code targetPath}: a host with CloudStack's own script can't be given it. That script, when it fails at a rebase,
+ * removes all that the repository holds.
+ */
 public class RebaseBackupCommand extends Command {
     private String targetPath;
     private String newBackingPath;
+    private String backupPath;
+    private String newParentPath;
     private String backupRepoType;
     private String backupRepoAddress;
 
@@ -38,12 +44,41 @@ public class RebaseBackupCommand extends Command {
         this.mountOptions = mountOptions;
     }
 
+    /**
+     * For all images of a restore point.
+     *
+     * @param backupPath the point, {@code <instance>/<timestamp>}
+     * @param newParentPath the point to put it onto; null: it becomes a full one
+     */
+    public static RebaseBackupCommand ofPoint(
+            String backupPath,
+            String newParentPath,
+            String backupRepoType,
+            String backupRepoAddress,
+            String mountOptions) {
+        RebaseBackupCommand command =
+                new RebaseBackupCommand(null, null, backupRepoType, backupRepoAddress, mountOptions);
+        command.backupPath = backupPath;
+        command.newParentPath = newParentPath;
+        return command;
+    }
+
+    /** Null when it is for a point. */
     public String getTargetPath() {
         return targetPath;
     }
 
     public String getNewBackingPath() {
         return newBackingPath;
+    }
+
+    /** Null when it is for one image. */
+    public String getBackupPath() {
+        return backupPath;
+    }
+
+    public String getNewParentPath() {
+        return newParentPath;
     }
 
     public String getBackupRepoType() {

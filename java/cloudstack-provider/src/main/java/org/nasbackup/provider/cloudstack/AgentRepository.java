@@ -35,7 +35,7 @@ public final class AgentRepository implements RemoteRepository {
     /** The whole point in one command: the host knows its images, whatever they are called. */
     @Override
     public Long rebase(Point point, Point newParent) {
-        return ask(new RebaseBackupCommand(
+        return ask(RebaseBackupCommand.ofPoint(
                         point.path(),
                         newParent.path(),
                         repository.getType(),

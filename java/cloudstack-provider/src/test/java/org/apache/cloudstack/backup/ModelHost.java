@@ -121,7 +121,7 @@ final class ModelHost implements AgentManager {
         BackupAnswer answer = new BackupAnswer(command, true, null);
         if (command instanceof RebaseBackupCommand) {
             RebaseBackupCommand rebase = (RebaseBackupCommand) command;
-            answer.setSize(nas.rebase(point(rebase.getTargetPath()), point(rebase.getNewBackingPath())));
+            answer.setSize(nas.rebase(point(rebase.getBackupPath()), point(rebase.getNewParentPath())));
         } else if (command instanceof DeleteBackupCommand) {
             nas.delete(point(((DeleteBackupCommand) command).getBackupPath()));
         }

@@ -442,8 +442,11 @@ class NASBackupProviderTest {
         site.delete(taken.get(1), false);
         List<Command> last = site.host.asked.subList(3, 5);
         RebaseBackupCommand rebase = (RebaseBackupCommand) last.get(0);
-        assertThat(rebase.getTargetPath()).isEqualTo(taken.get(2).getExternalId());
-        assertThat(rebase.getNewBackingPath()).isEqualTo(taken.get(0).getExternalId());
+        assertThat(rebase.getBackupPath()).isEqualTo(taken.get(2).getExternalId());
+        assertThat(rebase.getNewParentPath()).isEqualTo(taken.get(0).getExternalId());
+        // A host with CloudStack's own script must not get as far as to start it.
+        assertThat(rebase.getTargetPath()).isNull();
+        assertThat(rebase.getNewBackingPath()).isNull();
         assertThat(((DeleteBackupCommand) last.get(1)).getBackupPath())
                 .isEqualTo(taken.get(1).getExternalId());
         assertThat(last).allMatch(command -> command.getWait() == 7200);

@@ -43,7 +43,10 @@ public class LibvirtRebaseBackupCommandWrapper
             return Answers.rebased(command, operations.get().rebase(Requests.rebase(command)));
         } catch (Throwable e) {
             // Whatever left this method would reach the management server as an answer of another type.
-            logger.warn("Unable to rebase {}", command.getTargetPath(), e);
+            logger.warn(
+                    "Unable to rebase {}",
+                    command.getBackupPath() == null ? command.getTargetPath() : command.getBackupPath(),
+                    e);
             return Answers.failed(command, e);
         }
     }

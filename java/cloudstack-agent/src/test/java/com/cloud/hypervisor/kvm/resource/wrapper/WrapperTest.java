@@ -84,7 +84,7 @@ class WrapperTest {
     };
 
     private final TakeBackupCommand take = new TakeBackupCommand("i-2-9-VM", "i-2-9-VM/T1");
-    private final RebaseBackupCommand rebase = new RebaseBackupCommand("i/T3", "i/T1", "nfs", "nas:/b", null);
+    private final RebaseBackupCommand rebase = RebaseBackupCommand.ofPoint("i/T3", "i/T1", "nfs", "nas:/b", null);
     private final DeleteBackupCommand delete = new DeleteBackupCommand("i/T2", "nfs", "nas:/b", null);
     private final GetBackupStorageStatsCommand stats = new GetBackupStorageStatsCommand("nfs", "nas:/b", null);
 
@@ -151,7 +151,8 @@ class WrapperTest {
         RebaseBackupCommand empty = new RebaseBackupCommand(null, null, null, null, null);
         Answer answer = new LibvirtRebaseBackupCommandWrapper(() -> library).execute(empty, resource);
         assertThat(answer).isInstanceOf(BackupAnswer.class);
-        assertThat(answer.getDetails()).isEqualTo("INVALID_ARGUMENT: check the request: targetPath: is missing");
+        assertThat(answer.getDetails())
+                .isEqualTo("INVALID_ARGUMENT: check the request: either targetPath or backupPath has to be given");
         Answer taken = new LibvirtTakeBackupCommandWrapper(() -> library).execute(take, resource);
         assertThat(taken.getDetails()).startsWith("INVALID_ARGUMENT: check the request: volumePools: ");
         assertThat(asked).isEmpty();
