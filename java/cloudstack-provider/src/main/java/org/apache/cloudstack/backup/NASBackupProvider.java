@@ -276,7 +276,7 @@ public class NASBackupProvider extends AdapterBase implements BackupProvider, Co
 
     private List<VolumeVO> volumesOf(VirtualMachine vm) {
         List<VolumeVO> volumes = new ArrayList<>(volumeDao.findByInstance(vm.getId()));
-        volumes.sort(Comparator.comparing(Volume::getDeviceId));
+        volumes.sort(Comparator.comparing(Volume::getDeviceId, Comparator.nullsLast(Comparator.naturalOrder())));
         return volumes;
     }
 
@@ -432,8 +432,11 @@ public class NASBackupProvider extends AdapterBase implements BackupProvider, Co
 
     private Pair<Boolean, String> restore(VirtualMachine vm, Backup backup) {
         BackupRepository repository = repository(backup.getBackupOfferingId(), "backup " + backup.getUuid());
-        List<Backup.VolumeInfo> backedUp = new ArrayList<>(backup.getBackedUpVolumes());
-        backedUp.sort(Comparator.comparing(Backup.VolumeInfo::getDeviceId));
+        List<Backup.VolumeInfo> backedUp = DaoCatalogue.backedUpVolumes(backup);
+        if (backedUp.isEmpty()) {
+            throw new CloudRuntimeException("unable to restore backup " + backup.getUuid()
+                    + " - its record does not say which volumes it holds");
+        }
         VolumePaths paths = VolumePaths.of(volumesOf(vm), primaryDataStoreDao, dataStoreManager);
         RestoreBackupCommand command = restoreCommand(backup, repository);
         command.setVmName(vm.getName());

@@ -65,7 +65,9 @@ public final class DaoCatalogue implements Catalogue {
         return Point.builder(backup.getId(), backup.getUuid(), backup.getExternalId())
                 .created(backup.getDate() == null ? 0 : backup.getDate().getTime())
                 .good(backup.getStatus() == Backup.Status.BackedUp)
-                .volumes(volumes(backup))
+                .volumes(backedUpVolumes(backup).stream()
+                        .map(volume -> new Volume(volume.getUuid(), volume.getPath()))
+                        .collect(Collectors.toList()))
                 .chain(keys.get(NASBackupChainKeys.CHAIN_ID))
                 .parent(keys.get(NASBackupChainKeys.PARENT_BACKUP_ID))
                 .position(position(keys.get(NASBackupChainKeys.CHAIN_POSITION)))
@@ -77,7 +79,8 @@ public final class DaoCatalogue implements Catalogue {
         return text != null && text.matches("\\d{1,9}") ? Integer.valueOf(text) : null;
     }
 
-    private static List<Volume> volumes(Backup backup) {
+    /** By device; those of the first version, which records none, as they are recorded. Empty: it is not known. */
+    public static List<Backup.VolumeInfo> backedUpVolumes(Backup backup) {
         List<Backup.VolumeInfo> volumes = backup.getBackedUpVolumes();
         if (volumes == null) {
             return List.of();
@@ -85,7 +88,6 @@ public final class DaoCatalogue implements Catalogue {
         return volumes.stream()
                 .sorted(Comparator.comparing(
                         Backup.VolumeInfo::getDeviceId, Comparator.nullsLast(Comparator.naturalOrder())))
-                .map(volume -> new Volume(volume.getUuid(), volume.getPath()))
                 .collect(Collectors.toList());
     }
 

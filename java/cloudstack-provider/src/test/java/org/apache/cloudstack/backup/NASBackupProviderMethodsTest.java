@@ -105,6 +105,37 @@ class NASBackupProviderMethodsTest {
                 .hasMessage("unable to restore - host kvm22 gave no answer");
     }
 
+    /** Rows of the first version know no devices; their volumes are in the devices' order. */
+    @Test
+    void a_backup_of_an_earlier_version_is_restored() {
+        site.tables.describeVolumes(
+                backup.getId(),
+                "[{\"uuid\":\"uuid-r\",\"type\":\"ROOT\",\"size\":8,\"path\":\"r\"},"
+                        + "{\"uuid\":\"uuid-d1\",\"type\":\"DATADISK\",\"size\":8,\"path\":\"d1\"},"
+                        + "{\"uuid\":\"uuid-d2\",\"type\":\"DATADISK\",\"size\":8,\"path\":\"d2\"}]");
+        answer = new BackupAnswer(null, true, null);
+        Backup earlier = site.tables.backups().findById(backup.getId());
+        assertThat(site.provider.restoreVMFromBackup(site.vm, earlier)).isTrue();
+        assertThat(new Gson().toJson(asked))
+                .contains("\"backupVolumesUUIDs\":[\"uuid-r\",\"uuid-d1\",\"uuid-d2\"]")
+                .contains("\"backupFiles\":[\"r\",\"d1\",\"d2\"]");
+    }
+
+    /** A host that is given no files restores none, and says that it was done. */
+    @Test
+    void a_backup_that_does_not_say_what_it_holds_is_not_restored() {
+        answer = new BackupAnswer(null, true, null);
+        for (String volumes : new String[] {null, "[]"}) {
+            site.tables.describeVolumes(backup.getId(), volumes);
+            Backup unknown = site.tables.backups().findById(backup.getId());
+            assertThatThrownBy(() -> site.provider.restoreVMFromBackup(site.vm, unknown))
+                    .isInstanceOf(CloudRuntimeException.class)
+                    .hasMessageContaining(backup.getUuid());
+        }
+        assertThat(asked).isNull();
+        assertThat(site.activeCheckpoint()).isNotNull();
+    }
+
     @Test
     void one_volume_is_restored_to_a_new_one() {
         StoragePoolVO pool = site.provider.primaryDataStoreDao.findById(31L);

@@ -71,7 +71,7 @@ public final class Backups implements BackupDao {
 
         @Override
         public List<VolumeInfo> getBackedUpVolumes() {
-            return volumes == null ? List.of() : Arrays.asList(new Gson().fromJson(volumes, VolumeInfo[].class));
+            return volumes == null ? null : Arrays.asList(new Gson().fromJson(volumes, VolumeInfo[].class));
         }
     }
 

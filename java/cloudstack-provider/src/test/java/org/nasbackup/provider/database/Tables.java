@@ -53,6 +53,11 @@ public final class Tables implements ResourceLimitService {
         }
     }
 
+    /** Writes what a backup holds, as another version might have. */
+    public void describeVolumes(long backupId, String json) {
+        database.write("update backups set backed_volumes = ? where id = ?", json, backupId);
+    }
+
     public long count(ResourceType type) {
         return database.read(
                         row -> row.getLong(1),
