@@ -19,6 +19,7 @@ import com.cloud.exception.AgentUnavailableException;
 import com.cloud.exception.OperationTimedoutException;
 import com.cloud.host.Host;
 import org.apache.cloudstack.backup.BackupAnswer;
+import org.apache.cloudstack.backup.BackupStorageStatsAnswer;
 import org.nasbackup.provider.AgentFailure;
 
 /** Sends commands to a host, and takes nothing for an answer but one of the right type. */
@@ -38,12 +39,21 @@ public final class TypedAgent {
             String got = answer == null ? "no answer" : answer.getClass().getSimpleName() + " " + answer.getDetails();
             throw unknown("host " + host.getName() + " gave " + got);
         }
-        if (!answer.getResult()) {
+        if (!answer.getResult() && !tellsSizes(answer)) {
             boolean leftovers = answer instanceof BackupAnswer && ((BackupAnswer) answer).getNeedsCleanup();
             throw new AgentFailure(
                     AgentFailure.Kind.REFUSED, "host " + host.getName() + ": " + answer.getDetails(), leftovers);
         }
         return type.cast(answer);
+    }
+
+    /** Hosts with CloudStack's own script say false even when they tell the sizes. */
+    private static boolean tellsSizes(Answer answer) {
+        if (!(answer instanceof BackupStorageStatsAnswer)) {
+            return false;
+        }
+        Long total = ((BackupStorageStatsAnswer) answer).getTotalSize();
+        return total != null && total > 0;
     }
 
     private Answer send(Command command) {

@@ -190,6 +190,19 @@ class NASBackupProviderMethodsTest {
         assertThat(site.provider.getBackupStorageStats(1L).second()).isEqualTo(100L);
     }
 
+    /** Hosts with CloudStack's own script say false to whatever they tell. */
+    @Test
+    void sizes_that_a_host_of_an_earlier_version_tells_are_taken() {
+        BackupStorageStatsAnswer stats = new BackupStorageStatsAnswer(null, false, "/mnt/x 100 40");
+        stats.setTotalSize(100L);
+        stats.setUsedSize(40L);
+        answer = stats;
+        BackupRepository repository =
+                site.repositories.listByZoneAndProvider(1L, "nas").get(0);
+        site.provider.syncBackupStorageStats(1L);
+        verify(site.repositories).updateCapacity(repository, 100L, 40L);
+    }
+
     @Test
     void offerings_are_the_repositories() {
         BackupRepository repository =
