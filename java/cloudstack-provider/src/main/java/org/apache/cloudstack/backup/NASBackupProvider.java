@@ -410,7 +410,7 @@ public class NASBackupProvider extends AdapterBase implements BackupProvider, Co
     }
 
     /** A manager that does not know the question takes the backup that it asked to delete off the owner's count itself. */
-    private static boolean handlesAllAccounting() {
+    boolean handlesAllAccounting() {
         for (java.lang.reflect.Method method : BackupProvider.class.getMethods()) {
             if (method.getName().equals("handlesChainDeleteResourceAccounting")) {
                 return true;

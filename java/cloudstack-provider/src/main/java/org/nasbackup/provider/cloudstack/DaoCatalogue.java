@@ -212,13 +212,18 @@ public final class DaoCatalogue implements Catalogue {
             if (point.bitmap() != null && point.bitmap().equals(activeCheckpoint(row.getVmId()))) {
                 clearActiveCheckpoint(row.getVmId());
             }
-            if (counted) {
+            if (counted && wasCounted(row)) {
                 limits.decrementResourceCount(row.getAccountId(), ResourceType.backup);
                 if (row.getSize() != null) {
                     limits.decrementResourceCount(row.getAccountId(), ResourceType.backup_storage, row.getSize());
                 }
             }
         });
+    }
+
+    /** The manager counts a backup once it was taken. */
+    private static boolean wasCounted(BackupVO row) {
+        return row.getStatus() == Backup.Status.BackedUp || row.getStatus() == Backup.Status.Restoring;
     }
 
     private void move(Map<Long, Integer> positions) {

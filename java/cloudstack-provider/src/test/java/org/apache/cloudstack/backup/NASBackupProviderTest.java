@@ -31,6 +31,7 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.EnumSource;
+import org.junit.jupiter.params.provider.ValueSource;
 import org.nasbackup.provider.Policy;
 import org.nasbackup.provider.database.Database;
 import org.nasbackup.provider.database.MariaDb;
@@ -326,6 +327,34 @@ class NASBackupProviderTest {
         site.delete(taken.get(0), true);
         site.agrees();
         assertThat(site.tables.count(ResourceType.backup)).isZero();
+    }
+
+    @ParameterizedTest
+    @ValueSource(booleans = {false, true})
+    void each_removed_backup_is_taken_off_the_count_once(boolean laterManager) {
+        site.laterManager = laterManager;
+        List<Backup> taken = take(5);
+        site.delete(taken.get(2), false);
+        site.agrees();
+        BackupVO restoring = site.tables.backups().findById(taken.get(3).getId());
+        restoring.setStatus(Backup.Status.Restoring);
+        site.tables.backups().update(restoring.getId(), restoring);
+        site.delete(taken.get(0), true);
+        site.agrees();
+    }
+
+    /** The manager counts a backup when it was taken; one that failed it never counted. */
+    @ParameterizedTest
+    @ValueSource(booleans = {false, true})
+    void a_failed_backup_is_not_taken_off_the_count(boolean laterManager) {
+        site.laterManager = laterManager;
+        take(2);
+        site.host.fails(Fault.TIMEOUT_BUT_DONE);
+        assertThatThrownBy(site::take).isInstanceOf(CloudRuntimeException.class);
+        Backup failed = site.rows().get(2);
+        assertThat(failed.getStatus()).isEqualTo(Backup.Status.Error);
+        assertThat(site.provider.deleteBackup(failed, false)).isTrue();
+        site.agrees();
     }
 
     @Test
