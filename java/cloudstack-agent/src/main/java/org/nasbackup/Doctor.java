@@ -15,15 +15,16 @@ package org.nasbackup;
 import java.io.IOException;
 import java.io.PrintStream;
 import java.net.URL;
+import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.Collections;
 import java.util.List;
+import java.util.regex.Matcher;
+import java.util.regex.Pattern;
 import org.libvirt.Connect;
 import org.libvirt.LibvirtException;
-import org.nasbackup.cloudstack.Library;
-import org.nasbackup.cloudstack.LibraryUnusable;
 
 /**
  * Tells what a host lacks: {@code java -cp <the agent's class path> org.nasbackup.Doctor [libvirt URI]}. Changes
@@ -46,6 +47,11 @@ public final class Doctor {
     private static final long LIBVIRT_NEEDED = 7_002_000;
 
     private static final long QEMU_NEEDED = 4_002_000;
+    /** It copies the disks of stopped guests onto targets known to be zero (5.0), and gives them bitmaps (5.1). */
+    private static final long QEMU_IMG_NEEDED = 5_001_000;
+
+    private static final Pattern QEMU_IMG_VERSION = Pattern.compile("version (\\d+)\\.(\\d+)(?:\\.(\\d+))?");
+    private static final String INCREMENTAL = "incremental backups";
 
     private final PrintStream out;
     private int missing;
@@ -59,8 +65,8 @@ public final class Doctor {
         doctor.classes();
         doctor.library();
         doctor.libvirt(arguments.length > 0 ? arguments[0] : "qemu:///system");
-        doctor.program("qemu-img");
-        doctor.program("mount");
+        doctor.qemuImg();
+        doctor.mount();
         System.exit(doctor.missing == 0 ? 0 : 1);
     }
 
@@ -113,11 +119,13 @@ public final class Doctor {
         return folder.replaceFirst("^jar:", "").replaceFirst("^file:", "").replaceFirst("!$", "");
     }
 
+    /** Without the host's log4rs.yaml, which would create its files, or refuse to where this user may not. */
     private void library() {
+        Configuration configuration = Configuration.builder().logLevel("warn").build();
         try {
-            good("libnasbackup.so " + Library.open().version());
-        } catch (LibraryUnusable e) {
-            missing(e.getCause().getMessage());
+            good("libnasbackup.so " + NasBackup.open(configuration).version());
+        } catch (RuntimeException | LinkageError e) {
+            missing(e.getMessage());
         }
     }
 
@@ -135,8 +143,8 @@ public final class Doctor {
             try {
                 Connect connection = new Connect(uri, true);
                 try {
-                    doctor.version("libvirt", connection.getLibVersion(), LIBVIRT_NEEDED);
-                    doctor.version(connection.getType(), connection.getVersion(), QEMU_NEEDED);
+                    doctor.version("libvirt", connection.getLibVersion(), LIBVIRT_NEEDED, INCREMENTAL);
+                    doctor.version(connection.getType(), connection.getVersion(), QEMU_NEEDED, INCREMENTAL);
                 } finally {
                     connection.close();
                 }
@@ -146,11 +154,11 @@ public final class Doctor {
         }
     }
 
-    private void version(String name, long found, long needed) {
+    private void version(String name, long found, long needed, String what) {
         if (found >= needed) {
             good(name + " " + text(found));
         } else {
-            missing(name + " " + text(needed) + " for incremental backups; this is " + text(found));
+            missing(name + " " + text(needed) + " for " + what + "; this is " + text(found));
         }
     }
 
@@ -158,15 +166,39 @@ public final class Doctor {
         return version / 1_000_000 + "." + version / 1_000 % 1_000 + "." + version % 1_000;
     }
 
-    private void program(String name) {
+    private void qemuImg() {
+        try {
+            Process process = new ProcessBuilder("qemu-img", "--version")
+                    .redirectErrorStream(true)
+                    .start();
+            String text = new String(process.getInputStream().readAllBytes(), StandardCharsets.UTF_8);
+            Matcher version = QEMU_IMG_VERSION.matcher(text);
+            if (version.find()) {
+                this.version("qemu-img", number(version), QEMU_IMG_NEEDED, "backups of stopped guests");
+            } else {
+                missing("qemu-img: it does not tell its version: " + text.strip());
+            }
+        } catch (IOException e) {
+            missing("qemu-img: " + e.getMessage());
+        }
+    }
+
+    private static long number(Matcher version) {
+        String micro = version.group(3);
+        return Long.parseLong(version.group(1)) * 1_000_000
+                + Long.parseLong(version.group(2)) * 1_000
+                + (micro == null ? 0 : Long.parseLong(micro));
+    }
+
+    private void mount() {
         String path = System.getenv("PATH");
         for (String folder : path == null ? new String[0] : path.split(":")) {
-            Path file = Path.of(folder, name);
+            Path file = Path.of(folder, "mount");
             if (Files.isExecutable(file)) {
                 good(file.toString());
                 return;
             }
         }
-        missing(name + " in PATH");
+        missing("mount in PATH");
     }
 }

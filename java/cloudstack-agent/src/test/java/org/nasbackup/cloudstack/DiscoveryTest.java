@@ -46,6 +46,8 @@ import org.slf4j.LoggerFactory;
 class DiscoveryTest {
     private static final String WRAPPER = "com.cloud.hypervisor.kvm.resource.wrapper.LibvirtDeleteBackupCommandWrapper";
 
+    private static final String DOCTOR = "org.nasbackup.Doctor";
+
     @TempDir
     static Path folder;
 
@@ -155,9 +157,17 @@ class DiscoveryTest {
 
     private static String run(String libraryPath, String main, List<String> classPath, String... arguments)
             throws IOException, InterruptedException {
+        return runAfter("true", libraryPath, main, classPath, arguments);
+    }
+
+    /** In mounts of its own, once the shell has made of them what the setup says. */
+    private static String runAfter(
+            String setup, String libraryPath, String main, List<String> classPath, String... arguments)
+            throws IOException, InterruptedException {
         List<String> entries = new ArrayList<>(classPath);
         entries.addAll(rest());
         List<String> command = new ArrayList<>();
+        command.addAll(List.of("unshare", "--mount", "sh", "-c", setup + " && exec \"$@\"", "sh"));
         command.add(Path.of(System.getProperty("java.home"), "bin", "java").toString());
         command.add("-Djava.library.path=" + libraryPath);
         command.addAll(List.of("-cp", String.join(":", entries), main));
@@ -182,7 +192,7 @@ class DiscoveryTest {
     }
 
     private static String doctor(String libraryPath, List<String> classPath) throws Exception {
-        return run(libraryPath, "org.nasbackup.Doctor", classPath, "test:///default");
+        return run(libraryPath, DOCTOR, classPath, "test:///default");
     }
 
     private static String libraryPath() {
@@ -225,7 +235,49 @@ class DiscoveryTest {
         assertThat(doctor.waitFor()).isEqualTo(1);
         assertThat(output)
                 .contains("MISSING  libvirt's Java binding, which the agent brings along: ")
-                .contains("/qemu-img\n");
+                .containsPattern("ok       qemu-img \\d+\\.\\d+\\.\\d+\n");
+    }
+
+    @Test
+    void doctor_finds_nothing_missing_on_a_host_that_has_all() throws Exception {
+        String output = run(libraryPath(), DOCTOR, List.of(ours.toString(), stock.toString()), "qemu:///system");
+        assertThat(output)
+                .containsPattern("ok       libvirt \\d+\\.\\d+\\.\\d+\n")
+                .containsPattern("ok       QEMU \\d+\\.\\d+\\.\\d+\n")
+                .doesNotContain("MISSING");
+    }
+
+    /** There is no such old one to be had: this only says so. */
+    @Test
+    void a_qemu_img_that_knows_no_bitmaps_is_missed() throws Exception {
+        Path old = Files.createDirectories(folder.resolve("old"));
+        String version = "qemu-img version 5.0.1 (qemu-5.0.1-3)";
+        Path program = Files.writeString(old.resolve("qemu-img"), "#!/bin/sh\necho '" + version + "'\n");
+        assertThat(program.toFile().setExecutable(true)).isTrue();
+        String setup = "export PATH=" + old + ":$PATH";
+        assertThat(runAfter(setup, libraryPath(), DOCTOR, List.of(ours.toString()), "test:///default"))
+                .contains("MISSING  qemu-img 5.1.0 for backups of stopped guests; this is 5.0.1\n");
+    }
+
+    /** The agent's log file may be one that whoever asks may not write. */
+    @Test
+    void doctor_writes_no_log_file() throws Exception {
+        Path log = folder.resolve("log/nasbackup.log");
+        Path config = Files.writeString(
+                folder.resolve("log4rs.yaml"),
+                "appenders:\n  file:\n    kind: file\n    path: " + log
+                        + "\nroot:\n  level: info\n  appenders: [file]\n");
+        Path layer = Files.createDirectories(folder.resolve("layer"));
+        String setup = "mount -t tmpfs none " + layer + " && mkdir " + layer + "/upper " + layer + "/work"
+                + " && mount -t overlay -o lowerdir=/etc,upperdir=" + layer + "/upper,workdir=" + layer
+                + "/work none /etc && mkdir -p /etc/nasbackup && cp " + config + " /etc/nasbackup/";
+        List<String> classPath = List.of(ours.toString(), stock.toString());
+        assertThat(runAfter(setup, libraryPath(), DOCTOR, classPath, "test:///default"))
+                .contains("ok       libnasbackup.so ");
+        assertThat(log).doesNotExist();
+        assertThat(runAfter(setup, libraryPath(), Agent.class.getName(), classPath, delete(folder)))
+                .contains("BackupAnswer true null\n");
+        assertThat(log).exists();
     }
 
     @Test
@@ -289,11 +341,16 @@ class DiscoveryTest {
         String take = "[{\"org.apache.cloudstack.backup.TakeBackupCommand\":{\"vmName\":\"i-2-9-VM\","
                 + "\"backupPath\":\"i-2-9-VM/T7\",\"backupRepoType\":\"dir\",\"backupRepoAddress\":\"" + folder
                 + "\"}}]";
-        String output = agent(libraryPath(), List.of(ours.toString(), stock.toString()), take, delete(folder));
+        List<String> classPath = List.of(ours.toString(), stock.toString());
+        String setup = "mount -t tmpfs none /run/libvirt";
+        String output = runAfter(setup, libraryPath(), Agent.class.getName(), classPath, take, delete(folder));
         assertThat(output.lines().filter(line -> line.startsWith("BackupAnswer false ")))
                 .singleElement()
                 .asString()
-                .matches("BackupAnswer false (LIBVIRT|DOMAIN_NOT_FOUND): .*");
+                .startsWith("BackupAnswer false LIBVIRT: ");
         assertThat(output).contains("BackupAnswer true null\n");
+        assertThat(runAfter(setup, libraryPath(), DOCTOR, classPath, "qemu:///system"))
+                .contains("MISSING  libvirt at qemu:///system: ")
+                .contains("ok       libnasbackup.so ");
     }
 }
