@@ -7,10 +7,10 @@ use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Code, Error, Result};
+use crate::nas::lock::Flock;
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Record {
@@ -21,7 +21,7 @@ struct Record {
 /// One virtual machine on this host, locked until dropped.
 #[derive(Debug)]
 pub struct HostState {
-    _lock: File,
+    _lock: Flock,
     path: PathBuf,
     record: Record,
 }
@@ -38,7 +38,7 @@ impl HostState {
         let path = state_dir.join(format!("{}.lock", file_name(vm)));
         let open = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
         let lock = open.map_err(|e| Error::io(STEP, &path, e))?;
-        flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|e| match e {
+        let lock = Flock::take(lock).map_err(|e| match e {
             rustix::io::Errno::WOULDBLOCK => {
                 Error::new(Code::Busy, STEP, format!("a backup of '{vm}' is under way, or is being cleaned up"))
             }

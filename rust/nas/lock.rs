@@ -16,14 +16,26 @@ const STEP: &str = "lock the instance";
 /// Its file stays, since another could be waiting on the one that was removed.
 #[derive(Debug)]
 pub struct InstanceLock {
-    file: OwnedFd,
+    _lock: Flock,
 }
 
-impl Drop for InstanceLock {
+/// An open file that is locked exclusively until this is dropped.
+#[derive(Debug)]
+pub struct Flock(OwnedFd);
+
+impl Flock {
+    /// Locks the file; `WOULDBLOCK` at once when somebody holds its lock.
+    pub fn take(file: impl Into<OwnedFd>) -> rustix::io::Result<Flock> {
+        let file = file.into();
+        rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).map(|()| Flock(file))
+    }
+}
+
+impl Drop for Flock {
     fn drop(&mut self) {
         // closing alone leaves it to a process that another thread has just forked, until that one execs
-        if let Err(error) = rustix::fs::flock(&self.file, FlockOperation::Unlock) {
-            log::warn!("an instance's lock could not be given back - {error}");
+        if let Err(error) = rustix::fs::flock(&self.0, FlockOperation::Unlock) {
+            log::warn!("a lock could not be given back - {error}");
         }
     }
 }
@@ -36,8 +48,8 @@ impl InstanceLock {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = rustix::fs::openat(&instance.fd, NAME, flags, Mode::from_raw_mode(FILE_MODE))
             .map_err(|e| Error::io(STEP, &path, e))?;
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(InstanceLock { file }),
+        match Flock::take(file) {
+            Ok(lock) => Ok(InstanceLock { _lock: lock }),
             Err(Errno::WOULDBLOCK) => {
                 let cause = format!("another backup or delete of '{}' is under way", instance.path.display());
                 Err(Error::new(Code::Busy, STEP, cause))
@@ -72,13 +84,12 @@ mod tests {
 
     #[test]
     fn it_is_free_at_once_whoever_has_inherited_the_descriptor() {
-        let dir = tempfile::tempdir().unwrap();
-        let instance = Folder::open_root(dir.path()).unwrap();
-        let lock = InstanceLock::take(&instance).unwrap();
-        let inherited = lock.file.try_clone().unwrap();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let lock = Flock::take(file.reopen().unwrap()).unwrap();
+        let _inherited = lock.0.try_clone().unwrap();
+        assert_eq!(Flock::take(file.reopen().unwrap()).unwrap_err(), Errno::WOULDBLOCK);
         drop(lock);
-        InstanceLock::take(&instance).unwrap();
-        drop(inherited);
+        Flock::take(file.reopen().unwrap()).unwrap();
     }
 
     #[test]
