@@ -44,13 +44,21 @@ public final class Requests {
                 .mode(mode(command.getMode()))
                 .disks(disks(command, formats))
                 .quiesce(Boolean.TRUE.equals(command.getQuiesce()))
-                .waitSeconds(command.getWait() > 0 ? command.getWait() : defaultWait);
+                .waitSeconds(waitSeconds(command, defaultWait));
         if (mode(command.getMode()) != Mode.LEGACY) {
             builder.bitmapNew(given(command.getBitmapNew()));
             builder.bitmapParent(given(command.getBitmapParent()));
             builder.parentPaths(parentPaths(command));
         }
         return builder.build();
+    }
+
+    private static int waitSeconds(TakeBackupCommand command, int defaultWait) {
+        Integer job = command.getJobSeconds();
+        if (job != null && job > 0) {
+            return job;
+        }
+        return command.getWait() > 0 ? command.getWait() : defaultWait;
     }
 
     public static RebaseOrder rebase(RebaseBackupCommand command) {

@@ -66,6 +66,16 @@ class RequestsTest {
     }
 
     @ParameterizedTest
+    @CsvSource({
+        "',\"wait\":7200,\"jobSeconds\":7080',7080",
+        "',\"jobSeconds\":60',60",
+        "',\"wait\":90,\"jobSeconds\":0',90"
+    })
+    void the_limit_that_leaves_time_for_the_answer_goes_before_both(String fields, long seconds) {
+        assertThat(take(fields).waitSeconds()).isEqualTo(seconds);
+    }
+
+    @ParameterizedTest
     @NullSource
     @ValueSource(strings = {"", "legacy", "legacy-full"})
     void a_backup_without_a_mode_is_a_plain_full(String mode) {

@@ -35,6 +35,7 @@ public class TakeBackupCommand extends Command {
     private String bitmapParent;
     private String parentPath;
     private List<String> parentPaths;
+    private Integer jobSeconds;
 
     public TakeBackupCommand(String vmName, String backupPath) {
         this.vmName = vmName;
@@ -143,6 +144,15 @@ public class TakeBackupCommand extends Command {
 
     public void setParentPaths(List<String> parentPaths) {
         this.parentPaths = parentPaths;
+    }
+
+    /** Seconds after which the host gives up, while the server still waits for its answer; null: not told. */
+    public Integer getJobSeconds() {
+        return jobSeconds;
+    }
+
+    public void setJobSeconds(Integer jobSeconds) {
+        this.jobSeconds = jobSeconds;
     }
 
     /** The library has its own locks: a long one must not hold up what else the host is asked. */

@@ -74,6 +74,9 @@ import org.nasbackup.provider.cloudstack.VolumePaths;
 
 /** Backs virtual machines up to a NAS, in chains of a full backup and incrementals that can be deleted anywhere. */
 public class NASBackupProvider extends AdapterBase implements BackupProvider, Configurable {
+    /** What a host gets to clean up in, and to answer, once a backup has taken too long. */
+    private static final int SECONDS_TO_ANSWER = 120;
+
     private static final String FRAMEWORK_ENABLED = "backup.framework.enabled";
 
     static final ConfigKey<Integer> NASBackupRestoreMountTimeout = new ConfigKey<>(
@@ -293,7 +296,9 @@ public class NASBackupProvider extends AdapterBase implements BackupProvider, Co
         command.setBackupRepoAddress(repository.getAddress());
         command.setMountOptions(repository.getMountOptions());
         command.setQuiesce(quiesceVM);
-        command.setWait(waitSeconds(vm.getDataCenterId()));
+        int wait = waitSeconds(vm.getDataCenterId());
+        command.setWait(wait);
+        command.setJobSeconds(jobSeconds(wait));
         command.setMode(choice.mode());
         if (choice.mode() != null) {
             command.setBitmapNew("backup-" + start.getTime() / 1000);
@@ -309,6 +314,11 @@ public class NASBackupProvider extends AdapterBase implements BackupProvider, Co
             command.setVolumePools(paths.pools());
         }
         return command;
+    }
+
+    /** At least half of what the server waits; null: it waits as long as it does for any command. */
+    private static Integer jobSeconds(int wait) {
+        return wait <= 0 ? null : Integer.valueOf(Math.max(wait - SECONDS_TO_ANSWER, (wait + 1) / 2));
     }
 
     private long insert(

@@ -113,6 +113,16 @@ class NASBackupProviderTest {
         assertThat(second.getParentPath()).isEqualTo(folder + "/root.r.qcow2");
     }
 
+    /** Else its refusal, and what it leaves, would come when nobody waits for it any more. */
+    @ParameterizedTest
+    @CsvSource({"7200,7080", "300,180", "240,120", "200,100", "11,6", "1,1", "0,"})
+    void the_host_s_limit_ends_before_the_server_s(int wait, Integer job) {
+        site.waitSeconds = wait;
+        site.take();
+        assertThat(lastTake().getWait()).isEqualTo(wait);
+        assertThat(lastTake().getJobSeconds()).isEqualTo(job);
+    }
+
     @Test
     void a_new_volume_does_not_shift_the_others_parents() {
         Backup full = site.take();

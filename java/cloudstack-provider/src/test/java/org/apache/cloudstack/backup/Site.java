@@ -74,6 +74,7 @@ final class Site {
     final HostDao hosts = mock(HostDao.class);
     State state = State.Running;
     Policy policy = new Policy(true, 10);
+    int waitSeconds = 7200;
     /** Does the manager leave all counting to the provider, as later ones do? */
     boolean laterManager;
 
@@ -154,7 +155,7 @@ final class Site {
 
         @Override
         int waitSeconds(long zoneId) {
-            return 7200;
+            return waitSeconds;
         }
 
         @Override
