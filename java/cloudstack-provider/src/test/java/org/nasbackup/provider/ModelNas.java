@@ -69,6 +69,11 @@ public final class ModelNas implements RemoteRepository {
         return points.containsKey(path);
     }
 
+    /** Somebody removes a point's folder. */
+    public void lose(String path) {
+        points.remove(path);
+    }
+
     public List<String> paths() {
         return new ArrayList<>(points.keySet());
     }
@@ -106,9 +111,24 @@ public final class ModelNas implements RemoteRepository {
 
     @Override
     public Long rebase(Point point, Point newParent) {
-        assertThat(points).containsKeys(point.path(), newParent.path());
+        for (String needed = point.path();
+                !needed.equals(newParent.path());
+                needed = backings(needed).get(0)) {
+            exists(needed);
+        }
+        exists(newParent.path());
         points.get(point.path()).forEach((volume, image) -> rebase(volume, image, newParent.path()));
         return size(point.path());
+    }
+
+    private void exists(String path) {
+        if (!points.containsKey(path)) {
+            throw refused("NOT_FOUND: " + path);
+        }
+    }
+
+    private static AgentFailure refused(String reason) {
+        return new AgentFailure(AgentFailure.Kind.REFUSED, reason, false);
     }
 
     private void rebase(String volume, Image image, String newParent) {
@@ -130,9 +150,9 @@ public final class ModelNas implements RemoteRepository {
     @Override
     public void delete(Point point) {
         for (String other : points.keySet()) {
-            assertThat(other.equals(point.path()) || !backings(other).contains(point.path()))
-                    .as("%s stands on %s, which is deleted", other, point.path())
-                    .isTrue();
+            if (backings(other).contains(point.path())) {
+                throw refused("HAS_CHILDREN: " + other + " stands on " + point.path());
+            }
         }
         meter.effect();
         points.remove(point.path());

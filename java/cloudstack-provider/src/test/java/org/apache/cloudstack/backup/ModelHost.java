@@ -21,6 +21,7 @@ import java.util.ArrayDeque;
 import java.util.ArrayList;
 import java.util.Deque;
 import java.util.List;
+import org.nasbackup.provider.AgentFailure;
 import org.nasbackup.provider.Crash;
 import org.nasbackup.provider.ModelNas;
 import org.nasbackup.provider.Point;
@@ -103,6 +104,14 @@ final class ModelHost implements AgentManager {
         }
     }
 
+    private Answer perform(Command command) {
+        try {
+            return carryOut(command);
+        } catch (AgentFailure e) {
+            return new BackupAnswer(command, false, e.getMessage());
+        }
+    }
+
     private Answer halfWay(Command command) {
         meter.crashBefore(1);
         try {
@@ -114,7 +123,7 @@ final class ModelHost implements AgentManager {
         }
     }
 
-    private Answer perform(Command command) {
+    private Answer carryOut(Command command) {
         if (command instanceof TakeBackupCommand) {
             return take((TakeBackupCommand) command);
         }

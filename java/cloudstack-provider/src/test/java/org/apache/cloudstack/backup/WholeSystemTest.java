@@ -26,6 +26,8 @@ import com.google.gson.Gson;
 import com.google.gson.JsonElement;
 import com.google.gson.JsonObject;
 import com.google.gson.JsonParser;
+import java.io.IOException;
+import java.io.RandomAccessFile;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
@@ -162,18 +164,19 @@ class WholeSystemTest {
         }
         readsAsOnItsDay(row);
         long bytes = 0;
-        for (String file : files()) {
-            Path image = nas.at(row.getExternalId() + "/" + file);
-            bytes += Files.size(image);
-            JsonElement backing = json(Lab.run("qemu-img", "info", "--output=json", "-f", "qcow2", "" + image))
-                    .get("backing-filename");
-            if (parent == null) {
-                assertThat(backing).isNull();
-            } else {
-                assertThat(backing.getAsString()).isEqualTo("../" + timestamp(parent) + "/" + file);
-            }
+        for (int disk = 0; disk < files().size(); disk++) {
+            String file = files().get(disk);
+            bytes += Files.size(nas.at(row.getExternalId() + "/" + file));
+            assertThat(backing(row, disk)).isEqualTo(parent == null ? null : "../" + timestamp(parent) + "/" + file);
         }
         assertThat(row.getSize()).isEqualTo(bytes);
+    }
+
+    private String backing(Backup row, int disk) {
+        Path image = nas.at(row.getExternalId() + "/" + files().get(disk));
+        JsonElement backing = json(Lab.run("qemu-img", "info", "--output=json", "-f", "qcow2", "" + image))
+                .get("backing-filename");
+        return backing == null ? null : backing.getAsString();
     }
 
     private void readsAsOnItsDay(Backup row) {
@@ -259,6 +262,86 @@ class WholeSystemTest {
         site.delete(taken.get(1), false);
         agree(taken.get(0), taken.get(2), taken.get(3));
         agree(taken.get(0), taken.get(2), taken.get(3), take(4));
+    }
+
+    @Test
+    void a_repair_that_stops_at_the_second_image_is_finished_once_that_can_be_read() throws Exception {
+        List<Backup> taken = chain(4);
+        Path second = nas.at(taken.get(1).getExternalId() + "/" + files().get(1));
+        long firstTable = l1Entry(second, null);
+        l1Entry(second, firstTable | 1L << 60);
+        Map<String, String> before =
+                site.tables.backupDetails().listDetailsKeyPairs(taken.get(2).getId());
+        assertThatThrownBy(() -> site.delete(taken.get(1), false))
+                .isInstanceOf(CloudRuntimeException.class)
+                .hasMessageContaining(files().get(1))
+                .hasMessageContaining("left to do: rebase " + taken.get(2).getExternalId());
+        assertThat(site.tables.backupDetails().listDetailsKeyPairs(taken.get(2).getId()))
+                .isEqualTo(before);
+        assertThat(site.rows()).hasSize(4);
+        assertThat(host.deleted()).isEmpty();
+        assertThat(backing(taken.get(2), 0))
+                .as("the first image")
+                .isEqualTo("../" + timestamp(taken.get(0)) + "/" + files().get(0));
+        assertThat(backing(taken.get(2), 1))
+                .as("the second image")
+                .isEqualTo("../" + timestamp(taken.get(1)) + "/" + files().get(1));
+        l1Entry(second, firstTable);
+        taken.forEach(this::readsAsOnItsDay);
+        site.delete(taken.get(1), false);
+        agree(taken.get(0), taken.get(2), taken.get(3));
+    }
+
+    /** The first entry of a qcow2 image's table of tables, as it was (QEMU, docs/interop/qcow2.txt). */
+    private static long l1Entry(Path image, Long written) throws IOException {
+        try (RandomAccessFile file = new RandomAccessFile(image.toFile(), "rw")) {
+            file.seek(40);
+            long table = file.readLong();
+            file.seek(table);
+            long entry = file.readLong();
+            if (written != null) {
+                file.seek(table);
+                file.writeLong(written);
+            }
+            return entry;
+        }
+    }
+
+    @Test
+    void records_without_files_are_deleted_newest_first() throws Exception {
+        List<Backup> taken = chain(4);
+        Lab.run("rm", "-r", "" + nas.at(taken.get(1).getExternalId()));
+        assertThatThrownBy(() -> site.delete(taken.get(1), false))
+                .isInstanceOf(CloudRuntimeException.class)
+                .hasMessageContaining(timestamp(taken.get(1)))
+                .hasMessageContaining("left to do: rebase " + taken.get(2).getExternalId());
+        assertThat(site.rows()).hasSize(4);
+        Lab.run("rm", "-r", "" + nas.at(taken.get(3).getExternalId()));
+        assertThatThrownBy(() -> site.delete(taken.get(2), false))
+                .hasMessageContaining("left to do: rebase " + taken.get(3).getExternalId());
+        for (int i = 3; i > 0; i--) {
+            site.delete(taken.get(i), false);
+        }
+        agree(taken.get(0));
+        agree(taken.get(0), take(4));
+    }
+
+    @Test
+    void files_without_a_record_keep_what_they_stand_on() throws Exception {
+        List<Backup> taken = chain(3);
+        Path orphan = nas.at(taken.get(2).getExternalId()).resolveSibling("2030.01.01.00.00.00");
+        Files.createDirectory(orphan);
+        String backing = "../" + timestamp(taken.get(2)) + "/" + files().get(0);
+        Path image = orphan.resolve(files().get(0));
+        Lab.run("qemu-img", "create", "-q", "-f", "qcow2", "-u", "-F", "qcow2", "-b", backing, "" + image, "64M");
+        assertThatThrownBy(() -> site.delete(taken.get(2), false))
+                .isInstanceOf(CloudRuntimeException.class)
+                .hasMessageContaining("HAS_CHILDREN: ")
+                .hasMessageContaining(orphan.getFileName().toString());
+        Lab.run("rm", "-r", "" + orphan);
+        agree(taken.toArray(new Backup[0]));
+        site.delete(taken.get(2), false);
+        agree(taken.get(0), taken.get(1));
     }
 
     @Test
