@@ -350,9 +350,21 @@ class WholeSystemTest {
         guest.restart();
         taken.add(take(3));
         site.delete(taken.remove(1), false);
+        guest.kill();
+        guest.start();
+        Backup fallback = take(4);
+        assertThat(site.position(fallback)).isZero();
+        taken.add(fallback);
         guest.stop();
         site.state = State.Stopped;
         taken.add(backUp());
+        guest.start();
+        site.state = State.Running;
+        Backup onStopped = take(5);
+        assertThat(site.position(onStopped)).isEqualTo(1);
+        taken.add(onStopped);
+        guest.stop();
+        site.state = State.Stopped;
         agree(taken.toArray(new Backup[0]));
         for (Backup backup : taken) {
             assertThat(site.provider.restoreVMFromBackup(
@@ -369,7 +381,7 @@ class WholeSystemTest {
         // What the disks hold now is not what the newest backup's bitmap counts from.
         guest.start();
         site.state = State.Running;
-        Backup next = take(4);
+        Backup next = take(6);
         assertThat(site.position(next)).isZero();
         taken.add(next);
         agree(taken.toArray(new Backup[0]));
