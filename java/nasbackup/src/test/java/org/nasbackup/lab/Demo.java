@@ -170,10 +170,12 @@ final class Demo {
                 seconds(rebased.totalMillis()),
                 bytes(rebased.bytesCopied()),
                 bytes(rebased.bytesCloned()));
-        for (Point point : List.of(middle, last, lastFull)) {
-            System.out.printf("point %d deleted: %s bytes freed%n", number(point), bytes(delete(point)));
-            remaining.remove(point);
-        }
+        System.out.printf("point %d deleted: %s bytes freed%n", number(middle), bytes(delete(middle)));
+        // As the management server does it when a deletion is forced: what stands on the full goes first.
+        System.out.printf(
+                "full point %d and the 1 incremental on it deleted (forced): %d, then %d: %s bytes freed%n",
+                number(lastFull), number(last), number(lastFull), bytes(delete(last) + delete(lastFull)));
+        remaining.removeAll(List.of(middle, last, lastFull));
         return remaining;
     }
 
