@@ -14,7 +14,7 @@ package org.nasbackup.provider;
 
 import java.util.function.Supplier;
 
-/** One backup or deletion at a time for each virtual machine. */
+/** One backup, deletion or restore at a time for each virtual machine. */
 public interface ChainLocks {
     /** Runs the work while nobody else works on the chains of that virtual machine. */
     <T> T locked(long vmId, Supplier<T> work);

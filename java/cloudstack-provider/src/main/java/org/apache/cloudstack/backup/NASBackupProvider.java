@@ -431,13 +431,18 @@ public class NASBackupProvider extends AdapterBase implements BackupProvider, Co
 
     @Override
     public boolean restoreVMFromBackup(VirtualMachine vm, Backup backup) {
-        return restore(vm, backup).first();
+        return restoreLocked(vm, backup).first();
     }
 
     @Override
     public Pair<Boolean, String> restoreBackupToVM(
             VirtualMachine vm, Backup backup, String hostIp, String dataStoreUuid) {
-        return restore(vm, backup);
+        return restoreLocked(vm, backup);
+    }
+
+    /** What it reads is not deleted meanwhile. */
+    private Pair<Boolean, String> restoreLocked(VirtualMachine vm, Backup backup) {
+        return locks.locked(backup.getVmId(), () -> restore(vm, backup));
     }
 
     private Pair<Boolean, String> restore(VirtualMachine vm, Backup backup) {
@@ -494,7 +499,7 @@ public class NASBackupProvider extends AdapterBase implements BackupProvider, Co
         command.setBackupFiles(List.of(backupVolumeInfo.getPath()));
         command.setRestoreVolumePaths(paths.paths());
         command.setRestoreVolumePools(paths.pools());
-        Pair<Boolean, String> result = ask(host, command);
+        Pair<Boolean, String> result = locks.locked(backup.getVmId(), () -> ask(host, command));
         if (result.first()) {
             volumeDao.persist(restoredVolume(backup, backupVolumeInfo, uuid, pool, offering));
         }

@@ -26,8 +26,9 @@ public final class GlobalChainLocks implements ChainLocks {
         GlobalLock lock = GlobalLock.getInternLock("nas.backup.chain.vm." + vmId);
         try {
             if (!lock.lock(PATIENCE_SECONDS)) {
-                throw new CloudRuntimeException("another backup or deletion of this virtual machine is under way; it"
-                        + " did not end within " + PATIENCE_SECONDS + " seconds");
+                throw new CloudRuntimeException(
+                        "another backup, deletion or restore of this virtual machine is under way; it"
+                                + " did not end within " + PATIENCE_SECONDS + " seconds");
             }
             try {
                 return work.get();

@@ -528,12 +528,15 @@ class NASBackupProviderTest {
     }
 
     @Test
-    void one_backup_or_deletion_at_a_time() throws Exception {
+    void one_backup_or_deletion_or_restore_at_a_time() throws Exception {
         List<Backup> taken = take(1);
+        Backup described = site.tables.backups().findById(taken.get(0).getId());
         try (Database other = new Database(server.socket())) {
             other.locked(Site.VM, () -> {
                 assertThatThrownBy(site::take).hasMessage("locked");
                 assertThatThrownBy(() -> site.delete(taken.get(0), false)).hasMessage("locked");
+                assertThatThrownBy(() -> site.provider.restoreVMFromBackup(site.vm, described))
+                        .hasMessage("locked");
                 return null;
             });
         }
