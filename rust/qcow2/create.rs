@@ -7,11 +7,13 @@ use super::Error;
 use super::header::{EXTENSION_BACKING_FORMAT, MAGIC, MAX_BACKING_NAME, V3_LENGTH};
 
 const CLUSTER_BITS: u32 = 16;
-const CLUSTER: u64 = 1 << CLUSTER_BITS;
+pub(super) const CLUSTER: u64 = 1 << CLUSTER_BITS;
+/// Entries of one L2 table, each for a cluster.
+pub(super) const CLUSTERS_PER_L2: u64 = CLUSTER / 8;
 /// 16-bit reference counts.
 const REFCOUNT_ORDER: u32 = 4;
-/// Bytes of the disk that one L1 entry stands for: one L2 table of 8-byte entries, each for a cluster.
-const L1_ENTRY_COVERS: u64 = CLUSTER / 8 * CLUSTER;
+/// Bytes of the disk that one L1 entry stands for.
+const L1_ENTRY_COVERS: u64 = CLUSTERS_PER_L2 * CLUSTER;
 /// QEMU opens no image with more L1 entries (32 MiB of them).
 const MAX_L1_ENTRIES: u64 = (32 << 20) / 8;
 
@@ -25,6 +27,21 @@ const L1_TABLE: u64 = 3 * CLUSTER;
 /// and empty. `backing` is the name, relative to the image's folder, of a qcow2 file that holds what this one does
 /// not. The size must be a multiple of 512 up to 2 PiB, the name 1 to 1023 bytes.
 pub fn create(file: &File, virtual_size: u64, backing: Option<&str>) -> Result<(), Error> {
+    let l1_entries = check(virtual_size, backing)? as u64;
+    let l1_clusters = (l1_entries * 8).div_ceil(CLUSTER);
+    let clusters = L1_TABLE / CLUSTER + l1_clusters;
+
+    // the rest, the empty L1 table included, reads as zeroes
+    file.set_len(clusters * CLUSTER)?;
+    file.write_all_at(&REFCOUNT_BLOCK.to_be_bytes(), REFCOUNT_TABLE)?;
+    file.write_all_at(&1_u16.to_be_bytes().repeat(clusters as usize), REFCOUNT_BLOCK)?;
+    let places = Places { l1: L1_TABLE, refcount_table: REFCOUNT_TABLE, refcount_clusters: 1 };
+    file.write_all_at(&header(virtual_size, l1_entries as u32, &places, backing), 0)?;
+    Ok(())
+}
+
+/// Refuses what no image can be made for; how many L1 entries it takes.
+pub(super) fn check(virtual_size: u64, backing: Option<&str>) -> Result<usize, Error> {
     let l1_entries = virtual_size.div_ceil(L1_ENTRY_COVERS);
     if virtual_size == 0 || !virtual_size.is_multiple_of(512) || l1_entries > MAX_L1_ENTRIES {
         return Err(Error::Unsupported(format!("virtual size {virtual_size}")));
@@ -34,18 +51,17 @@ pub fn create(file: &File, virtual_size: u64, backing: Option<&str>) -> Result<(
     {
         return Err(Error::Unsupported(format!("backing file name of {} bytes: '{name}'", name.len())));
     }
-    let l1_clusters = (l1_entries * 8).div_ceil(CLUSTER);
-    let clusters = L1_TABLE / CLUSTER + l1_clusters;
-
-    // the rest, the empty L1 table included, reads as zeroes
-    file.set_len(clusters * CLUSTER)?;
-    file.write_all_at(&REFCOUNT_BLOCK.to_be_bytes(), REFCOUNT_TABLE)?;
-    file.write_all_at(&1_u16.to_be_bytes().repeat(clusters as usize), REFCOUNT_BLOCK)?;
-    file.write_all_at(&header(virtual_size, l1_entries as u32, backing), 0)?;
-    Ok(())
+    Ok(l1_entries as usize)
 }
 
-fn header(virtual_size: u64, l1_entries: u32, backing: Option<&str>) -> Vec<u8> {
+/// Where the tables lie: host offsets, and clusters of the refcount table.
+pub(super) struct Places {
+    pub(super) l1: u64,
+    pub(super) refcount_table: u64,
+    pub(super) refcount_clusters: u32,
+}
+
+pub(super) fn header(virtual_size: u64, l1_entries: u32, places: &Places, backing: Option<&str>) -> Vec<u8> {
     let mut extensions = Vec::new();
     if backing.is_some() {
         extensions.extend(EXTENSION_BACKING_FORMAT.to_be_bytes());
@@ -65,9 +81,9 @@ fn header(virtual_size: u64, l1_entries: u32, backing: Option<&str>) -> Vec<u8> 
     header.extend(virtual_size.to_be_bytes());
     header.extend(0_u32.to_be_bytes()); // no encryption
     header.extend(l1_entries.to_be_bytes());
-    header.extend(L1_TABLE.to_be_bytes());
-    header.extend(REFCOUNT_TABLE.to_be_bytes());
-    header.extend(1_u32.to_be_bytes()); // clusters of the refcount table
+    header.extend(places.l1.to_be_bytes());
+    header.extend(places.refcount_table.to_be_bytes());
+    header.extend(places.refcount_clusters.to_be_bytes());
     header.extend([0; 4 + 8]); // no internal snapshots
     header.extend([0; 3 * 8]); // no incompatible, compatible or autoclear features
     header.extend(REFCOUNT_ORDER.to_be_bytes());

@@ -16,6 +16,7 @@ mod naming;
 mod refcount;
 mod regrown;
 mod storage;
+mod stream;
 mod survey;
 mod transfer;
 mod write;
@@ -32,6 +33,7 @@ pub use flatten::{Before, Flatten};
 pub use header::Backing;
 pub use regrown::{Layer, regrown};
 pub use storage::{Source, Storage};
+pub use stream::Stream;
 
 use crate::error::{Code, Error as CoreError};
 use header::Header;
