@@ -12,6 +12,7 @@ pub mod job;
 pub mod libvirt;
 pub mod logging;
 pub mod nas;
+pub mod nbd;
 pub mod operation;
 mod panics;
 pub mod point;

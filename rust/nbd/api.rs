@@ -1,0 +1,105 @@
+//! The functions of libnbd that are used, found at run time: a host without the library backs up by push.
+
+use std::ffi::{c_char, c_int, c_void};
+use std::sync::OnceLock;
+
+use libloading::Library;
+
+use crate::error::{Error, Result};
+
+/// `struct nbd_handle`, known to the library only.
+pub(super) enum RawHandle {}
+
+/// `nbd_completion_callback`; all null: none is wanted.
+#[repr(C)]
+pub(super) struct CompletionCallback {
+    pub(super) callback: Option<unsafe extern "C" fn(*mut c_void, *mut c_int) -> c_int>,
+    pub(super) user_data: *mut c_void,
+    pub(super) free: Option<unsafe extern "C" fn(*mut c_void)>,
+}
+
+/// What `nbd_extent_callback` calls: user data, context, offset, entries (length and flags in turn) and how many numbers
+/// they are, an error to set.
+pub(super) type OnExtents = unsafe extern "C" fn(*mut c_void, *const c_char, u64, *mut u32, usize, *mut c_int) -> c_int;
+
+/// `nbd_extent_callback`.
+#[repr(C)]
+pub(super) struct ExtentCallback {
+    pub(super) callback: Option<OnExtents>,
+    pub(super) user_data: *mut c_void,
+    pub(super) free: Option<unsafe extern "C" fn(*mut c_void)>,
+}
+
+macro_rules! api {
+    ($($name:ident: $signature:ty = $symbol:literal;)*) => {
+        /// The functions, by their names in libnbd(3) without `nbd_`.
+        pub(super) struct Api {
+            $(pub(super) $name: $signature,)*
+            _library: Library,
+        }
+
+        impl Api {
+            fn find(library: Library) -> Result<Api, libloading::Error> {
+                // SAFETY: the signatures below are those of libnbd.h, which its ABI 0 keeps; the pointers live as long
+                // as the library, which the value holds.
+                unsafe { Ok(Api { $($name: *library.get::<$signature>($symbol)?,)* _library: library }) }
+            }
+        }
+    };
+}
+
+api! {
+    create: unsafe extern "C" fn() -> *mut RawHandle = b"nbd_create\0";
+    close: unsafe extern "C" fn(*mut RawHandle) = b"nbd_close\0";
+    get_error: unsafe extern "C" fn() -> *const c_char = b"nbd_get_error\0";
+    set_export_name: unsafe extern "C" fn(*mut RawHandle, *const c_char) -> c_int = b"nbd_set_export_name\0";
+    add_meta_context: unsafe extern "C" fn(*mut RawHandle, *const c_char) -> c_int = b"nbd_add_meta_context\0";
+    can_meta_context: unsafe extern "C" fn(*mut RawHandle, *const c_char) -> c_int = b"nbd_can_meta_context\0";
+    get_size: unsafe extern "C" fn(*mut RawHandle) -> i64 = b"nbd_get_size\0";
+    poll: unsafe extern "C" fn(*mut RawHandle, c_int) -> c_int = b"nbd_poll\0";
+    aio_connect_unix: unsafe extern "C" fn(*mut RawHandle, *const c_char) -> c_int = b"nbd_aio_connect_unix\0";
+    aio_is_ready: unsafe extern "C" fn(*mut RawHandle) -> c_int = b"nbd_aio_is_ready\0";
+    aio_pread: unsafe extern "C" fn(*mut RawHandle, *mut c_void, usize, u64, CompletionCallback, u32) -> i64
+        = b"nbd_aio_pread\0";
+    aio_block_status: unsafe extern "C" fn(*mut RawHandle, u64, u64, ExtentCallback, CompletionCallback, u32) -> i64
+        = b"nbd_aio_block_status\0";
+    aio_command_completed: unsafe extern "C" fn(*mut RawHandle, u64) -> c_int = b"nbd_aio_command_completed\0";
+}
+
+/// The library, opened at its first use and kept. `INVALID_ARGUMENT` on the engine when this host does not have it.
+pub(super) fn api() -> Result<&'static Api> {
+    static API: OnceLock<Api> = OnceLock::new();
+    match API.get() {
+        Some(api) => Ok(api),
+        // Asked again each time: it may have been installed meanwhile.
+        None => open("libnbd.so.0").map(|api| API.get_or_init(|| api)),
+    }
+}
+
+fn open(name: &str) -> Result<Api> {
+    // SAFETY: libnbd has no initializers or finalizers that ask anything of the process.
+    let library = unsafe { Library::new(name) };
+    library.and_then(Api::find).map_err(|e| {
+        let help = "install package libnbd0 (Debian, Ubuntu) or libnbd (Enterprise Linux), or use push";
+        Error::invalid("engine", format!("pull needs {name}, which this host lacks: {help} - {e}"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_library_names_its_packages() {
+        let error = open("libnbd-that-is-not-there.so.0").err().unwrap();
+        assert_eq!(error.code, crate::error::Code::InvalidArgument);
+        for part in ["engine: pull", "libnbd0 (Debian", "libnbd (Enterprise", "not-there"] {
+            assert!(error.cause.contains(part), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_library_without_the_functions_is_refused() {
+        assert!(open("libc.so.6").err().unwrap().cause.contains("nbd_create"));
+    }
+}
