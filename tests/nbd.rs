@@ -57,7 +57,7 @@ impl Drop for Server {
 }
 
 fn read(connection: &mut Connection, offset: u64, length: usize) -> Result<Box<[u8]>> {
-    let ticket = connection.read(offset, vec![0; length].into())?;
+    let ticket = connection.read(offset, length, vec![0; length].into())?;
     loop {
         match connection.take(ticket)? {
             Some(bytes) => return Ok(bytes),
@@ -91,7 +91,8 @@ fn what_the_server_holds_is_read_and_told() {
     assert_eq!(with(&status[ALLOCATION], ZERO), [(0, 2 * MIB), (3 * MIB, 5 * MIB)]);
     assert_eq!(with(&status[BITMAP], DIRTY), [(5 * MIB / 2, MIB / 2), (5 * MIB, MIB)]);
     // several at once, taken in another order
-    let tickets: Vec<_> = (0..8).map(|i| connection.read(i * MIB, vec![0xee; MIB as usize].into()).unwrap()).collect();
+    let tickets: Vec<_> =
+        (0..8).map(|i| connection.read(i * MIB, MIB as usize, vec![0xee; MIB as usize].into()).unwrap()).collect();
     for (i, ticket) in tickets.into_iter().enumerate().rev() {
         let bytes = loop {
             match connection.take(ticket).unwrap() {
@@ -126,7 +127,7 @@ fn a_server_that_dies_ends_the_requests_in_flight() {
     let mut server = Server::start();
     let mut connection = server.connect().unwrap();
     server.signal("-STOP");
-    let ticket = connection.read(2 * MIB, vec![0; MIB as usize].into()).unwrap();
+    let ticket = connection.read(2 * MIB, MIB as usize, vec![0; MIB as usize].into()).unwrap();
     server.process.kill().unwrap();
     let start = Instant::now();
     let error = loop {
@@ -153,7 +154,7 @@ fn a_server_that_hangs_is_not_waited_for() {
     let open = Connection::open(&server.socket, "disk", &[ALLOCATION], TICK, late);
     assert_eq!(open.unwrap_err(), own);
     // with a request and a question open
-    connection.read(0, vec![0; MIB as usize].into()).unwrap();
+    connection.read(0, MIB as usize, vec![0; MIB as usize].into()).unwrap();
     drop(connection);
     assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
 }

@@ -1,6 +1,11 @@
 //! The ways in which a running guest's data travels to the NAS.
 
+pub mod job;
+pub mod pull;
 pub mod push;
+mod reader;
+pub mod scratch;
+mod writer;
 
 use serde::{Deserialize, Serialize};
 

@@ -51,6 +51,8 @@ pub struct JobPicture {
     pub done: u64,
     /// Bytes to do in all.
     pub total: u64,
+    /// Bytes that a pull backup's scratch files take.
+    pub scratch: u64,
     /// Why it failed, if libvirt says so.
     pub error: Option<String>,
 }
@@ -195,6 +197,7 @@ impl Domain {
                 backup: read.int(sys::VIR_DOMAIN_JOB_OPERATION) == Some(sys::VIR_DOMAIN_JOB_OPERATION_BACKUP as c_int),
                 done: read.ulong(sys::VIR_DOMAIN_JOB_DISK_PROCESSED).unwrap_or(0),
                 total: read.ulong(sys::VIR_DOMAIN_JOB_DISK_TOTAL).unwrap_or(0),
+                scratch: read.ulong(sys::VIR_DOMAIN_JOB_DISK_TEMP_USED).unwrap_or(0),
                 error: read.string(sys::VIR_DOMAIN_JOB_ERRMSG),
             };
             sys::virTypedParamsFree(params, count);
@@ -203,12 +206,13 @@ impl Domain {
         Ok(picture)
     }
 
-    /// Begins a backup job, with a checkpoint of the same instant if `checkpoint` is given. The target files exist.
-    pub fn begin_backup(&self, backup: &str, checkpoint: Option<&str>) -> Result<()> {
+    /// Begins a backup job, with a checkpoint of the same instant if `checkpoint` is given. `made`: the files that
+    /// `backup` names exist; else libvirt makes them, and removes them when the job ends.
+    pub fn begin_backup(&self, backup: &str, checkpoint: Option<&str>, made: bool) -> Result<()> {
         let backup = c_string(backup)?;
         let checkpoint = checkpoint.map(c_string).transpose()?;
         let checkpoint = checkpoint.as_ref().map_or(std::ptr::null(), |c| c.as_ptr());
-        let flags = sys::VIR_DOMAIN_BACKUP_BEGIN_REUSE_EXTERNAL;
+        let flags = if made { sys::VIR_DOMAIN_BACKUP_BEGIN_REUSE_EXTERNAL } else { 0 };
         // SAFETY: the domain is live and both texts are NUL-terminated and outlive the call.
         if unsafe { sys::virDomainBackupBegin(self.inner.as_ptr(), backup.as_ptr(), checkpoint, flags) } < 0 {
             let error = VirtError::last_error();

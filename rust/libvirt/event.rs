@@ -33,6 +33,8 @@ pub enum Event {
         /// Did the block job complete?
         completed: bool,
     },
+    /// The guest was paused because a read or write of its failed.
+    IoError,
     /// The domain stopped, crashed or began to shut down.
     Gone,
 }
@@ -115,12 +117,14 @@ pub(super) fn register(connection: &Connect, watches: &mut Vec<Watch>) -> Result
     type Lifecycle = sys::virConnectDomainEventCallback;
     type JobCompleted = sys::virConnectDomainEventJobCompletedCallback;
     type BlockJob = sys::virConnectDomainEventBlockJobCallback;
+    type IoError = sys::virConnectDomainEventIOErrorCallback;
     // SAFETY: libvirt takes every callback under the generic type and calls it with the arguments of its event id.
     let callbacks = unsafe {
         [
             (sys::VIR_DOMAIN_EVENT_ID_LIFECYCLE, transmute::<Lifecycle, Generic>(Some(on_lifecycle))),
             (sys::VIR_DOMAIN_EVENT_ID_JOB_COMPLETED, transmute::<JobCompleted, Generic>(Some(on_job_completed))),
             (sys::VIR_DOMAIN_EVENT_ID_BLOCK_JOB_2, transmute::<BlockJob, Generic>(Some(on_block_job))),
+            (sys::VIR_DOMAIN_EVENT_ID_IO_ERROR, transmute::<IoError, Generic>(Some(on_io_error))),
         ]
     };
     for (id, callback) in callbacks {
@@ -216,6 +220,17 @@ unsafe extern "C" fn on_block_job(
         let disk = unsafe { text(disk) }.filter(|_| backup && ended)?;
         Some(Event::DiskClosed { disk, completed: status == sys::VIR_DOMAIN_BLOCK_JOB_COMPLETED as c_int })
     });
+}
+
+unsafe extern "C" fn on_io_error(
+    _connection: sys::virConnectPtr,
+    domain: sys::virDomainPtr,
+    _path: *const c_char,
+    _device: *const c_char,
+    action: c_int,
+    _opaque: *mut c_void,
+) {
+    deliver(domain, || (action == sys::VIR_DOMAIN_EVENT_IO_ERROR_PAUSE as c_int).then_some(Event::IoError));
 }
 
 /// libvirt's typed parameters, borrowed.

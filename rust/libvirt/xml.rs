@@ -19,6 +19,8 @@ pub struct DomainXml {
     pub interfaces: Vec<Interface>,
     /// It has a channel to the guest's agent.
     pub agent: bool,
+    /// User and group that QEMU runs as, if libvirt changes them.
+    pub owner: Option<(u32, u32)>,
 }
 
 /// A disk of a domain.
@@ -97,6 +99,25 @@ pub struct Interface {
 struct DomainElement {
     #[serde(default)]
     devices: DevicesElement,
+    #[serde(default)]
+    seclabel: Vec<SecurityLabel>,
+}
+
+#[derive(Deserialize)]
+struct SecurityLabel {
+    #[serde(rename = "@model")]
+    model: Option<String>,
+    label: Option<String>,
+}
+
+impl SecurityLabel {
+    /// User and group of a DAC label, which libvirt writes as `+64055:+108`.
+    fn owner(&self) -> Option<(u32, u32)> {
+        let label = self.label.as_deref().filter(|_| self.model.as_deref() == Some("dac"))?;
+        let (user, group) = label.split_once(':')?;
+        let number = |text: &str| text.strip_prefix('+')?.parse().ok();
+        Some((number(user)?, number(group)?))
+    }
 }
 
 #[derive(Deserialize, Default)]
@@ -229,6 +250,7 @@ impl DomainXml {
             others: others.into_iter().filter_map(|d| d.target).map(|t| t.dev).collect(),
             interfaces: domain.devices.interface.into_iter().map(Interface::from).collect(),
             agent: domain.devices.channel.iter().any(to_agent),
+            owner: domain.seclabel.iter().find_map(SecurityLabel::owner),
         })
     }
 }
@@ -294,21 +316,36 @@ impl From<InterfaceElement> for Interface {
 pub struct BackupDisk<'a> {
     /// Its name in the domain.
     pub target: &'a str,
-    /// The file that QEMU writes, made beforehand; `None`: the disk is left out.
+    /// The file that QEMU writes: the target of a push, the scratch of a pull; `None`: the disk is left out.
     pub file: Option<&'a str>,
     /// The checkpoint since which changes are written; `None`: everything is.
     pub since: Option<&'a str>,
 }
 
-/// The XML of a push backup. Per-disk modes are only named where disks differ, as older versions of libvirt lack them.
-pub fn backup_xml(disks: &[BackupDisk<'_>]) -> String {
+/// How the data of a backup travels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BackupMode<'a> {
+    /// QEMU writes targets.
+    Push,
+    /// QEMU exports each disk under its own name.
+    Pull {
+        /// Path of the unix socket that it makes.
+        socket: &'a str,
+    },
+}
+
+/// The XML of a backup. Per-disk modes are only named where disks differ, as older versions of libvirt lack them.
+pub fn backup_xml(mode: BackupMode<'_>, disks: &[BackupDisk<'_>]) -> String {
     let common =
         disks.iter().filter(|d| d.file.is_some()).map(|d| d.since).reduce(|a, b| if a == b { a } else { None });
     let common = common.flatten();
     let mut xml = Xml::new();
-    xml.open("domainbackup", &[("mode", "push")]);
+    xml.open("domainbackup", &[("mode", if mode == BackupMode::Push { "push" } else { "pull" })]);
     if let Some(since) = common {
         xml.text("incremental", since);
+    }
+    if let BackupMode::Pull { socket } = mode {
+        xml.empty("server", &[("transport", "unix"), ("socket", socket)]);
     }
     xml.open("disks", &[]);
     for disk in disks {
@@ -325,7 +362,8 @@ pub fn backup_xml(disks: &[BackupDisk<'_>]) -> String {
             _ => {}
         }
         xml.open("disk", &attributes);
-        xml.empty("target", &[("file", file)]);
+        let element = if mode == BackupMode::Push { "target" } else { "scratch" };
+        xml.empty(element, &[("file", file)]);
         xml.empty("driver", &[("type", "qcow2")]);
         xml.close("disk");
     }
@@ -476,18 +514,21 @@ mod tests {
     fn a_uniform_backup_names_its_parent_once() {
         let disks =
             ["vda", "vdb"].map(|target| BackupDisk { target, file: Some("/nas/a & b"), since: Some("backup-1") });
-        let xml = backup_xml(&disks);
+        let xml = backup_xml(BackupMode::Push, &disks);
         assert!(xml.contains("<incremental>backup-1</incremental>") && !xml.contains("backupmode"), "{xml}");
         assert!(xml.contains("file=\"/nas/a &amp; b\""), "{xml}");
     }
 
     #[test]
     fn a_mixed_backup_names_each_disks_mode() {
-        let xml = backup_xml(&[
-            BackupDisk { target: "vda", file: Some("/a"), since: Some("p\"<") },
-            BackupDisk { target: "vdb", file: Some("/b"), since: None },
-            BackupDisk { target: "hdc", file: None, since: None },
-        ]);
+        let xml = backup_xml(
+            BackupMode::Push,
+            &[
+                BackupDisk { target: "vda", file: Some("/a"), since: Some("p\"<") },
+                BackupDisk { target: "vdb", file: Some("/b"), since: None },
+                BackupDisk { target: "hdc", file: None, since: None },
+            ],
+        );
         assert!(!xml.contains("<incremental>"), "{xml}");
         assert!(
             xml.contains("backupmode=\"incremental\" incremental=\"p&quot;&lt;\"")
@@ -499,8 +540,27 @@ mod tests {
 
     #[test]
     fn a_full_backup_names_no_mode() {
-        let xml = backup_xml(&[BackupDisk { target: "vda", file: Some("/a"), since: None }]);
+        let xml = backup_xml(BackupMode::Push, &[BackupDisk { target: "vda", file: Some("/a"), since: None }]);
         assert!(!xml.contains("incremental") && !xml.contains("backupmode"), "{xml}");
+    }
+
+    #[test]
+    fn a_pull_names_its_socket_and_scratch_files() {
+        let disk = BackupDisk { target: "vda", file: Some("/s/vda"), since: Some("backup-1") };
+        let xml = backup_xml(BackupMode::Pull { socket: "/s/a & b" }, &[disk]);
+        assert!(xml.starts_with("<domainbackup mode=\"pull\"><incremental>backup-1</incremental>"), "{xml}");
+        assert!(xml.contains("<server transport=\"unix\" socket=\"/s/a &amp; b\"/><disks>"), "{xml}");
+        assert!(xml.contains("<scratch file=\"/s/vda\"/>") && !xml.contains("target"), "{xml}");
+    }
+
+    #[test]
+    fn the_user_that_qemu_runs_as_is_read() {
+        let owner = |labels: &str| DomainXml::parse(&format!("<domain>{labels}</domain>")).unwrap().owner;
+        let other = "<seclabel type='dynamic' model='apparmor' relabel='yes'><label>libvirt-x</label></seclabel>";
+        let dac = "<seclabel type='dynamic' model='dac' relabel='yes'><label>+64055:+108</label></seclabel>";
+        assert_eq!(owner(&format!("{other}{dac}")), Some((64055, 108)));
+        assert_eq!(owner(other), None);
+        assert_eq!(owner("<seclabel type='none' model='dac'/>"), None);
     }
 
     #[test]

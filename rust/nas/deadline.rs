@@ -42,6 +42,43 @@ pub fn ask<T: Send + 'static>(
     bounded_and_counted(&STUCK_QUESTIONS, Code::Libvirt, step, limit, work)
 }
 
+/// Work that goes on while whoever began it does something else. Dropped before its end, it is given up as if it had been
+/// waited for in vain.
+pub struct Background<T>(Arc<Slot<T>>);
+
+impl<T> std::fmt::Debug for Background<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Background").field(&self.0.lock().is_running()).finish()
+    }
+}
+
+impl<T> Background<T> {
+    /// Waits for the result, at most for `limit`; `None` when there is none yet, or it was taken before.
+    pub fn wait(&self, limit: Duration) -> Option<Result<T>> {
+        self.0.wait(limit)
+    }
+
+    /// Is it over, whether or not its result was taken?
+    pub fn has_ended(&self) -> bool {
+        !self.0.lock().is_running()
+    }
+}
+
+impl<T> Drop for Background<T> {
+    fn drop(&mut self) {
+        self.0.give_up();
+    }
+}
+
+/// Begins `work` on a thread of its own, as `bounded` does, and calls `ended` there when its result can be taken.
+pub fn start<T: Send + 'static>(
+    step: &'static str,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+    ended: impl FnOnce() + Send + 'static,
+) -> Result<Background<T>> {
+    begin(&STUCK, Code::NasUnresponsive, step, work, ended).map(Background)
+}
+
 fn bounded_and_counted<T: Send + 'static>(
     stuck: &'static AtomicUsize,
     code: Code,
@@ -49,32 +86,54 @@ fn bounded_and_counted<T: Send + 'static>(
     limit: Duration,
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
+    let ours = begin(stuck, code, step, work, || ())?;
+    let result = ours.wait(limit);
+    ours.give_up();
+    result.unwrap_or_else(|| Err(Error::new(code, step, format!("no answer for {} s", limit.as_secs_f64()))))
+}
+
+fn begin<T: Send + 'static>(
+    stuck: &'static AtomicUsize,
+    code: Code,
+    step: &'static str,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+    ended: impl FnOnce() + Send + 'static,
+) -> Result<Arc<Slot<T>>> {
     let waiting = stuck.load(SeqCst);
     if waiting >= MAX_STUCK {
         let cause = format!("{waiting} earlier calls still wait for an answer");
         return Err(Error::new(code, step, cause));
     }
-    let ours = Arc::new(Slot { state: Mutex::new(State::Running), ended: Condvar::new(), stuck, code });
+    let ours = Arc::new(Slot { state: Mutex::new(State::Running), ended: Condvar::new(), stuck });
     let theirs = ours.clone();
+    let work = move || {
+        theirs.deliver(step, caught(work));
+        ended();
+    };
     thread::Builder::new()
         .name(step.to_owned())
-        .spawn(move || theirs.deliver(step, caught(work)))
+        .spawn(work)
         .map_err(|e| Error::new(Code::Io, step, format!("unable to start a thread - {e}")))?;
-    ours.collect(step, limit)
+    Ok(ours)
 }
 
 struct Slot<T> {
     state: Mutex<State<T>>,
     ended: Condvar,
     stuck: &'static AtomicUsize,
-    /// What a piece of work that is given up fails with.
-    code: Code,
 }
 
 enum State<T> {
     Running,
     Ended(Result<T>),
+    Taken,
     GivenUp,
+}
+
+impl<T> State<T> {
+    fn is_running(&self) -> bool {
+        matches!(self, State::Running)
+    }
 }
 
 impl<T> Slot<T> {
@@ -82,22 +141,31 @@ impl<T> Slot<T> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn collect(&self, step: &'static str, limit: Duration) -> Result<T> {
-        let running = |state: &mut State<T>| matches!(state, State::Running);
+    fn wait(&self, limit: Duration) -> Option<Result<T>> {
+        let running = |state: &mut State<T>| state.is_running();
         let (mut state, _) =
             self.ended.wait_timeout_while(self.lock(), limit, running).unwrap_or_else(PoisonError::into_inner);
-        match std::mem::replace(&mut *state, State::GivenUp) {
-            State::Ended(result) => result,
-            State::Running | State::GivenUp => {
-                self.stuck.fetch_add(1, SeqCst);
-                Err(Error::new(self.code, step, format!("no answer for {} s", limit.as_secs_f64())))
+        match std::mem::replace(&mut *state, State::Taken) {
+            State::Ended(result) => Some(result),
+            before => {
+                *state = before;
+                None
             }
+        }
+    }
+
+    /// Nobody wants the result any more.
+    fn give_up(&self) {
+        let mut state = self.lock();
+        if state.is_running() {
+            *state = State::GivenUp;
+            self.stuck.fetch_add(1, SeqCst);
         }
     }
 
     fn deliver(&self, step: &'static str, result: Result<T>) {
         let mut state = self.lock();
-        if matches!(*state, State::Running) {
+        if state.is_running() {
             *state = State::Ended(result);
             self.ended.notify_one();
             return;
@@ -149,6 +217,27 @@ mod tests {
         assert_eq!(STUCK.load(SeqCst), 1);
         release.send(()).unwrap();
         assert_eq!(drops.recv().unwrap().as_deref(), Some("hang"));
+        while STUCK.load(SeqCst) > 0 {
+            thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn work_in_the_background_is_taken_once_or_given_up() {
+        let (release, wait) = mpsc::channel::<()>();
+        let (told, ended) = mpsc::channel();
+        let work = start("go on", move || Ok(wait.recv().is_ok()), move || told.send(()).unwrap()).unwrap();
+        assert_eq!(work.wait(Duration::ZERO), None);
+        release.send(()).unwrap();
+        ended.recv().unwrap();
+        assert_eq!((work.wait(Duration::ZERO), work.wait(Duration::ZERO)), (Some(Ok(true)), None));
+
+        static STUCK: AtomicUsize = AtomicUsize::new(0);
+        let (release, wait) = mpsc::channel::<()>();
+        let work = begin(&STUCK, Code::NasUnresponsive, "hang", move || Ok(wait.recv().is_ok()), || ()).unwrap();
+        drop(Background(work));
+        assert_eq!(STUCK.load(SeqCst), 1);
+        drop(release);
         while STUCK.load(SeqCst) > 0 {
             thread::yield_now();
         }

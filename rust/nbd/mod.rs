@@ -113,15 +113,13 @@ impl Connection {
         self.size
     }
 
-    /// Asks for `buffer.len()` bytes from `offset` on.
-    pub fn read(&mut self, offset: u64, mut buffer: Box<[u8]>) -> Result<Ticket> {
+    /// Asks for `length` bytes from `offset` on, for the beginning of `buffer`.
+    pub fn read(&mut self, offset: u64, length: usize, mut buffer: Box<[u8]>) -> Result<Ticket> {
         const STEP: &str = "read the export";
+        let start = buffer[..length].as_mut_ptr().cast();
         // SAFETY: the buffer stays where it is, in `buffers`, untouched, until libnbd has retired the request or the
         // handle is closed; both come before it is freed or given away.
-        let cookie = unsafe {
-            let (start, length) = (buffer.as_mut_ptr().cast(), buffer.len());
-            (self.api.aio_pread)(self.handle.as_ptr(), start, length, offset, no_callback(), 0)
-        };
+        let cookie = unsafe { (self.api.aio_pread)(self.handle.as_ptr(), start, length, offset, no_callback(), 0) };
         let ticket = Ticket(u64::try_from(cookie).map_err(|_| last_error(self.api, STEP))?);
         self.buffers.insert(ticket, buffer);
         Ok(ticket)

@@ -7,7 +7,8 @@ use super::Error;
 use super::header::{EXTENSION_BACKING_FORMAT, MAGIC, MAX_BACKING_NAME, V3_LENGTH};
 
 const CLUSTER_BITS: u32 = 16;
-pub(super) const CLUSTER: u64 = 1 << CLUSTER_BITS;
+/// Bytes in a cluster of the images that are made here.
+pub const CLUSTER: u64 = 1 << CLUSTER_BITS;
 /// Entries of one L2 table, each for a cluster.
 pub(super) const CLUSTERS_PER_L2: u64 = CLUSTER / 8;
 /// 16-bit reference counts.

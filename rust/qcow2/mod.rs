@@ -28,7 +28,7 @@ use std::path::Path;
 pub use absorb::{Failure, Progress, Rebase};
 pub use bitmaps::Bitmap;
 pub use check::{Check, Checked};
-pub use create::create;
+pub use create::{CLUSTER, create};
 pub use flatten::{Before, Flatten};
 pub use header::Backing;
 pub use regrown::{Layer, regrown};

@@ -31,13 +31,11 @@ pub struct Stream<S> {
 }
 
 impl<S: Storage> Stream<S> {
-    /// Size of a cluster in bytes: offsets are multiples of it.
-    pub const CLUSTER: u64 = CLUSTER;
-
-    /// Begins an image for a disk of `virtual_size` bytes in `storage`, which is empty. Size and `backing` as for
-    /// `create`.
+    /// Begins an image for a disk of `virtual_size` bytes in `storage`, whose content goes. Size and `backing` as
+    /// for `create`.
     pub fn begin(storage: S, virtual_size: u64, backing: Option<&str>) -> Result<Stream<S>, Error> {
         let l1_entries = create::check(virtual_size, backing)?;
+        storage.set_length(0)?;
         Ok(Stream {
             storage,
             virtual_size,

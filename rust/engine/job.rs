@@ -1,0 +1,221 @@
+//! A backup job on a domain, whatever way its data travels. QEMU and libvirt may not come back from storage that hangs, so
+//! nothing here waits for a libvirt call without a bound: begin and abort run on threads that may be given up, statistics
+//! come from a poller.
+
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::time::{Duration, Instant};
+
+use crate::error::{Code, Error, Result};
+use crate::job::Reporter;
+use crate::libvirt::{self, Domain, Event, JobPicture, JobState, State, Subscription};
+use crate::nas::deadline::{ask, bounded};
+
+/// How long libvirt may take to begin or to abort.
+pub(super) const CALL: Duration = Duration::from_secs(60);
+/// How long libvirt may take to say what state a domain is in.
+const STATE: Duration = Duration::from_secs(10);
+/// How long an aborted job may take to end on storage that answers.
+const ABORT: Duration = Duration::from_secs(20);
+/// Between two looks at the statistics.
+pub(super) const POLL: Duration = Duration::from_millis(250);
+/// Between two looks at cancel and deadline.
+pub(super) const TICK: Duration = Duration::from_millis(100);
+/// How long a domain that begins to shut down may take to show that it only restarts.
+const RESTART: Duration = Duration::from_millis(500);
+
+/// What is being done while a job runs.
+pub(super) const COPY: &str = "copy the disks";
+
+/// What reaches the waiting thread.
+#[derive(Debug)]
+pub(super) enum Signal {
+    Event(Event),
+    Running(JobPicture),
+    /// The poller saw that the job is over.
+    Over(JobPicture),
+    /// libvirt has no such domain any more.
+    Gone,
+    /// A thread of the engine's own has ended.
+    Ended,
+}
+
+/// Everything that a job needs but the job: so that little is left to do while the guest is frozen.
+#[derive(Debug)]
+pub struct Prepared {
+    domain: Domain,
+    sender: Sender<Signal>,
+    signals: Receiver<Signal>,
+    _subscription: Subscription,
+    poller: Sender<()>,
+}
+
+impl Prepared {
+    /// Subscribes to the domain's events and readies the poller. `BUSY` when a job runs on the domain.
+    pub fn new(domain: &Domain) -> Result<Prepared> {
+        let asked = domain.clone();
+        let job = ask("look at the domain's job", CALL, move || asked.forget_ended_job().and_then(|()| asked.job()))?;
+        if job.state == JobState::Running {
+            return Err(Error::new(Code::Busy, "look at the domain's job", "another job runs on it by now"));
+        }
+        let (sender, signals) = mpsc::channel();
+        let subscription = libvirt::subscribe(domain.uuid(), sender.clone(), Signal::Event);
+        let (poller, started) = mpsc::channel();
+        poll(domain.clone(), sender.clone(), started)?;
+        Ok(Prepared { domain: domain.clone(), sender, signals, _subscription: subscription, poller })
+    }
+
+    /// Begins the job that `backup` describes, together with the checkpoint; `made` as for `Domain::begin_backup`. On
+    /// failure nothing of ours runs, or, when libvirt did not answer in time (`NAS_UNRESPONSIVE`), the job that comes up
+    /// late is aborted at once.
+    pub fn begin(self, backup: String, checkpoint: Option<String>, made: bool) -> Result<BackupJob> {
+        let domain = self.domain.clone();
+        let begun = bounded("begin the backup", CALL, move || {
+            domain.begin_backup(&backup, checkpoint.as_deref(), made)?;
+            Ok(Begun(Some(domain)))
+        })?;
+        begun.keep();
+        // The poller lives as long as the job does: it can't have gone.
+        let _ = self.poller.send(());
+        Ok(BackupJob { prepared: self, leaving: None, ended: false })
+    }
+}
+
+/// A job that was begun.
+#[derive(Debug)]
+pub struct BackupJob {
+    prepared: Prepared,
+    /// Since when the domain seems to stop.
+    leaving: Option<Instant>,
+    pub(super) ended: bool,
+}
+
+impl BackupJob {
+    /// Has the job really ended? Only then may the domain's checkpoints be touched.
+    pub fn has_ended(&self) -> bool {
+        self.ended
+    }
+
+    pub(super) fn domain(&self) -> &Domain {
+        &self.prepared.domain
+    }
+
+    /// For threads of the engine's own.
+    pub(super) fn sender(&self) -> Sender<Signal> {
+        self.prepared.sender.clone()
+    }
+
+    /// The next signal, should one come before `limit` has passed.
+    pub(super) fn signal(&self, limit: Duration) -> Option<Signal> {
+        self.prepared.signals.recv_timeout(limit).ok()
+    }
+
+    /// The next signal, if one comes soon. Fails when the guest has stopped, the caller wants an end, or time is up.
+    pub(super) fn next(&mut self, job: &Reporter<'_>, deadline: Instant) -> Result<Option<Signal>> {
+        if self.leaving.is_some_and(|since| since.elapsed() >= RESTART) {
+            if self.state()? == State::Other {
+                // Its process may take half a minute to go, and the job with it: nobody waits for that.
+                self.ended = true;
+                return Err(Error::new(Code::JobFailed, COPY, "the guest stopped during the backup"));
+            }
+            self.leaving = None;
+        }
+        job.check_cancelled()?;
+        if Instant::now() >= deadline {
+            return Err(Error::new(Code::Timeout, COPY, "not done within waitSeconds"));
+        }
+        let signal = self.signal(TICK);
+        if let Some(Signal::Event(Event::Gone) | Signal::Gone) = signal {
+            self.leaving.get_or_insert_with(Instant::now);
+        }
+        Ok(signal)
+    }
+
+    /// What the domain does, asked on the connection of now.
+    pub(super) fn state(&self) -> Result<State> {
+        let domain = self.prepared.domain.clone();
+        ask("ask the domain's state", STATE, move || match domain.again()? {
+            Some(domain) => domain.state(),
+            None => Ok(State::Other),
+        })
+    }
+
+    /// Aborts the job, unless it has ended, and waits, within a bound, until it has.
+    pub(super) fn end(&mut self) {
+        if self.ended {
+            return;
+        }
+        let domain = self.prepared.domain.clone();
+        let abort = move || domain.again()?.map_or(Ok(()), |domain| domain.abort_job());
+        if let Err(refused) = ask("abort the job", CALL, abort) {
+            log::warn!("{}: {refused}", self.prepared.domain.name());
+        }
+        let until = Instant::now() + ABORT;
+        while !self.ended {
+            match self.prepared.signals.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok(Signal::Event(Event::JobCompleted { .. }) | Signal::Over(_) | Signal::Gone) => self.ended = true,
+                Ok(_) => {}
+                Err(_) => break,
+            }
+        }
+    }
+
+    /// Ends the job because of `error`.
+    pub fn abort(&mut self, error: Error) -> Error {
+        self.end();
+        match error.code {
+            Code::Timeout if !self.ended => Error { code: Code::NasUnresponsive, ..error },
+            _ => error,
+        }
+    }
+}
+
+/// A job that libvirt has begun; dropped, because nobody waits for it any more, it is aborted.
+struct Begun(Option<Domain>);
+
+impl Begun {
+    fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        if let Some(domain) = &self.0
+            && let Err(error) = domain.abort_job()
+        {
+            log::error!("{}: a job that began too late could not be aborted: {error}", domain.name());
+        }
+    }
+}
+
+/// Readies the thread that looks at the job's statistics: progress, and its end should the event be lost. It looks from
+/// the first message of `started` on, until the other side is gone.
+fn poll(domain: Domain, signals: Sender<Signal>, started: Receiver<()>) -> Result<()> {
+    let look = move || {
+        if started.recv().is_err() {
+            return;
+        }
+        while started.recv_timeout(POLL) == Err(RecvTimeoutError::Timeout) {
+            let told = look_once(&domain).map(|signal| signals.send(signal));
+            match told {
+                Ok(Err(_)) => return,
+                Ok(Ok(())) => {}
+                Err(error) => log::debug!("{}: {error}", domain.name()),
+            }
+        }
+    };
+    let thread = std::thread::Builder::new().name("nasbackup-poll".to_owned()).spawn(look);
+    thread.map(drop).map_err(|e| Error::new(Code::Internal, "start the poller", e))
+}
+
+/// One look at the job, on the connection of now.
+fn look_once(domain: &Domain) -> Result<Signal> {
+    let Some(domain) = domain.again()? else { return Ok(Signal::Gone) };
+    let now = domain.job()?;
+    // Somebody else's job can only run when ours is over.
+    if now.state == JobState::Running && now.backup {
+        Ok(Signal::Running(now))
+    } else {
+        domain.ended_job().map(Signal::Over)
+    }
+}

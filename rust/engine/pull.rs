@@ -1,0 +1,318 @@
+//! The pull engine: QEMU exports the instant over NBD and keeps the blocks that the guest overwrites in a scratch file; a
+//! reader fetches, a writer puts it on the NAS, and neither the guest nor this thread waits for that.
+//!
+//! The job's ordinary end is our abort, once everything was read. Before each abort the connections are closed: QEMU would
+//! hold the guest until their replies are fetched.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use super::job::{BackupJob, COPY, POLL, Signal, TICK};
+use super::reader::{self, Export, REQUEST};
+use super::scratch::Scratch;
+use super::writer;
+pub use super::writer::Target;
+use crate::error::{Code, Error, Result};
+use crate::job::Reporter;
+use crate::libvirt::{Event, State};
+use crate::nas::deadline::{self, Background};
+use crate::nas::session::Session;
+
+/// Requests' worth of memory for what is read and not yet written.
+const SLOTS: usize = 8;
+/// How long the reader may take to close its connections.
+const CLOSE: Duration = Duration::from_secs(5);
+/// How long the writer may take to stop before it is given up.
+const STOP: Duration = Duration::from_millis(500);
+/// How long a guest whose export has gone may take to show that it has stopped.
+const BLAME: Duration = Duration::from_secs(1);
+/// How long an abort takes until nothing more comes into the scratch.
+const ABORT: Duration = Duration::from_secs(1);
+/// Less scratch than this is none.
+const LEAST_SCRATCH: u64 = 32 << 20;
+
+/// One disk of a pull.
+#[derive(Debug)]
+pub struct Disk {
+    /// Where its data goes.
+    pub target: Target,
+    /// Only what changed since the parent is copied.
+    pub incremental: bool,
+}
+
+/// What the threads of one pull share.
+#[derive(Debug, Default)]
+pub(super) struct Shared {
+    stop: AtomicBool,
+    done: AtomicU64,
+    total: AtomicU64,
+}
+
+impl Shared {
+    /// `CANCELLED` when the pull is to end.
+    pub(super) fn go_on(&self) -> Result<()> {
+        if self.stop.load(Relaxed) { Err(Error::new(Code::Cancelled, COPY, "it was stopped")) } else { Ok(()) }
+    }
+
+    /// So many bytes more are written.
+    pub(super) fn wrote(&self, bytes: u64) {
+        self.done.fetch_add(bytes, Relaxed);
+    }
+
+    /// So many bytes are to be written in all.
+    pub(super) fn is_to_do(&self, bytes: u64) {
+        self.total.store(bytes, Relaxed);
+    }
+
+    fn tell(&self, job: &mut Reporter<'_>) -> Result<()> {
+        job.progress(self.done.load(Relaxed), self.total.load(Relaxed));
+        job.tell()
+    }
+}
+
+/// Refuses a scratch folder that is too full to begin with.
+pub fn check_scratch(scratch: &Scratch) -> Result<()> {
+    let free = scratch.free()?;
+    if free < 2 * LEAST_SCRATCH { Err(scratch_full(format!("{free} bytes are free in it"))) } else { Ok(()) }
+}
+
+/// Copies all disks of the job, which has begun with the socket and files of `scratch`, and ends the job. The targets are
+/// complete, not synced. On an error nothing reads any more, and the job has been aborted if it could be; a writer that
+/// the NAS does not answer is left behind, which the error says.
+pub fn copy(
+    backup: &mut BackupJob,
+    scratch: &Scratch,
+    disks: Vec<Disk>,
+    session: Session,
+    job: &mut Reporter<'_>,
+    deadline: Instant,
+) -> Result<()> {
+    let pull = match Pull::start(backup, scratch, disks, session) {
+        Ok(pull) => pull,
+        Err(error) => return Err(backup.abort(error)),
+    };
+    let mut written = None;
+    let read = pull.follow(backup, scratch, &mut written, job, deadline);
+    if read.is_err() {
+        pull.shared.stop.store(true, Relaxed);
+    }
+    pull.close();
+    backup.end();
+    let outcome = match read {
+        Ok(()) if !backup.ended => Err(Error::new(Code::JobFailed, "end the job", "libvirt does not tell its end")),
+        Ok(()) => pull.wait_written(backup, written, job, deadline),
+        Err(error) => Err(error),
+    };
+    outcome.map_err(|error| pull.give_up(error))
+}
+
+/// A pull under way.
+struct Pull {
+    shared: Arc<Shared>,
+    reader: Background<()>,
+    writer: Background<()>,
+}
+
+impl Pull {
+    fn start(backup: &BackupJob, scratch: &Scratch, disks: Vec<Disk>, session: Session) -> Result<Pull> {
+        let shared = Arc::new(Shared::default());
+        let (pieces, written) = mpsc::channel();
+        let (free, slots) = mpsc::channel();
+        for _ in 0..SLOTS {
+            // Can't fail: the other end is right here.
+            let _ = free.send(vec![0; REQUEST].into_boxed_slice());
+        }
+        let export = |disk: &Disk| Export {
+            disk: disk.target.disk.clone(),
+            size: disk.target.size,
+            incremental: disk.incremental,
+        };
+        let exports = disks.iter().map(export).collect();
+        let targets = disks.into_iter().map(|disk| disk.target).collect();
+        let (sender, ours) = (backup.sender(), shared.clone());
+        let work = move || {
+            // Its files are open until it ends: only then may the repository be unmounted.
+            let _session = session;
+            writer::write(targets, &written, &free, &ours)
+        };
+        let writer = deadline::start("write the targets", work, move || drop(sender.send(Signal::Ended)))?;
+        let (sender, ours) = (backup.sender(), shared.clone());
+        let socket = PathBuf::from(scratch.socket());
+        let work = move || reader::read(socket, exports, &pieces, &slots, &ours);
+        let reader = deadline::start("read the exports", work, move || drop(sender.send(Signal::Ended)))?;
+        Ok(Pull { shared, reader, writer })
+    }
+
+    /// Waits until everything was read, and sees to it that the guest does not suffer meanwhile. A writer that has ended
+    /// leaves its result in `written`.
+    fn follow(
+        &self,
+        backup: &mut BackupJob,
+        scratch: &Scratch,
+        written: &mut Option<Result<()>>,
+        job: &mut Reporter<'_>,
+        deadline: Instant,
+    ) -> Result<()> {
+        let mut watch = Watch::default();
+        let mut read = None;
+        loop {
+            read = read.or_else(|| self.reader.wait(Duration::ZERO));
+            *written = written.take().or_else(|| self.writer.wait(Duration::ZERO));
+            // Whoever ends only because the other has says so by its code: the other's reason comes.
+            match (&read, &*written) {
+                (Some(Ok(())), _) => return Ok(()),
+                (Some(Err(error)), _) if error.code != Code::Cancelled => return Err(blame(backup, error.clone())),
+                (_, Some(Err(error))) if error.code != Code::Cancelled => return Err(error.clone()),
+                _ => {}
+            }
+            match backup.next(job, deadline)? {
+                Some(Signal::Event(Event::JobCompleted { .. }) | Signal::Over(_)) => {
+                    backup.ended = true;
+                    return Err(blame(backup, Error::new(Code::JobFailed, COPY, "the job ended before its time")));
+                }
+                Some(Signal::Event(Event::IoError)) => return Err(paused(scratch)),
+                Some(Signal::Running(picture)) => {
+                    watch.look(Instant::now(), picture.scratch, scratch.free()?)?;
+                    self.shared.tell(job)?;
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Waits until the reader has closed its connections.
+    fn close(&self) {
+        let until = Instant::now() + CLOSE;
+        // Its result was taken, or is of no interest any more.
+        let ended = self.reader.wait(until.saturating_duration_since(Instant::now()));
+        if let Some(Err(error)) = ended {
+            log::debug!("{error}");
+        }
+    }
+
+    /// Waits until everything is written. The guest has nothing to do with it any more.
+    fn wait_written(
+        &self,
+        backup: &BackupJob,
+        mut written: Option<Result<()>>,
+        job: &mut Reporter<'_>,
+        deadline: Instant,
+    ) -> Result<()> {
+        loop {
+            if let Some(written) = written.take().or_else(|| self.writer.wait(Duration::ZERO)) {
+                return written;
+            }
+            self.shared.tell(job)?;
+            if Instant::now() >= deadline {
+                return Err(Error::new(Code::Timeout, COPY, "not done within waitSeconds"));
+            }
+            // Wakes up when the writer ends.
+            let _ = backup.signal(TICK);
+        }
+    }
+
+    /// Stops the writer because of `error`, or leaves it behind.
+    fn give_up(&self, error: Error) -> Error {
+        self.shared.stop.store(true, Relaxed);
+        let hangs = self.writer.wait(STOP).is_none() && !self.writer.has_ended();
+        match error.code {
+            _ if !hangs => error,
+            Code::Timeout => Error { code: Code::NasUnresponsive, ..error }.with_leftover(HANGING),
+            _ => error.with_leftover(HANGING),
+        }
+    }
+}
+
+/// What is left behind of a writer that does not come back.
+const HANGING: &str = "a write that the NAS does not answer";
+
+/// The error of a job or an export that has gone: the guest's end, should it be that.
+fn blame(backup: &mut BackupJob, error: Error) -> Error {
+    let until = Instant::now() + BLAME;
+    while let Some(signal) = backup.signal(until.saturating_duration_since(Instant::now())) {
+        match signal {
+            Signal::Event(Event::JobCompleted { .. }) | Signal::Over(_) => backup.ended = true,
+            Signal::Event(Event::Gone) | Signal::Gone => break,
+            _ => {}
+        }
+    }
+    if backup.state() != Ok(State::Other) {
+        return error;
+    }
+    backup.ended = true;
+    Error::new(Code::JobFailed, COPY, format!("the guest stopped during the backup ({})", error.cause))
+}
+
+/// The guest was paused for an error of its storage: while a backup runs, for want of scratch more likely than not.
+fn paused(scratch: &Scratch) -> Error {
+    match scratch.free() {
+        Ok(free) if free >= LEAST_SCRATCH => {
+            Error::new(Code::JobFailed, COPY, "the guest was paused by an error of its storage")
+        }
+        _ => scratch_full("the guest was paused for it".to_owned()),
+    }
+}
+
+fn scratch_full(cause: String) -> Error {
+    Error::new(Code::NoSpace, "keep the guest's old blocks", format!("the scratch folder is too small: {cause}"))
+}
+
+/// Sees the end of the scratch come.
+#[derive(Debug, Default)]
+struct Watch {
+    last: Option<(Instant, u64)>,
+    /// Bytes a second that came into the scratch at most.
+    rate: f64,
+}
+
+impl Watch {
+    /// `NO_SPACE` when, of the `free` bytes beside the `used` ones, too few are left for the time until the next look and
+    /// an abort, at three times the guest's speed so far.
+    fn look(&mut self, now: Instant, used: u64, free: u64) -> Result<()> {
+        if let Some((before, had)) = self.last {
+            let seconds = now.duration_since(before).as_secs_f64().max(0.001);
+            self.rate = self.rate.max(used.saturating_sub(had) as f64 / seconds);
+        }
+        self.last = Some((now, used));
+        let needed = LEAST_SCRATCH.max((3.0 * self.rate * (POLL + ABORT).as_secs_f64()) as u64);
+        if free >= needed {
+            return Ok(());
+        }
+        let cause =
+            format!("{used} bytes are used, {free} are free, the guest overwrites {} a second", self.rate as u64);
+        Err(scratch_full(cause))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn the_end_of_the_scratch_is_seen_before_it_comes() {
+        let start = Instant::now();
+        let after = |watch: &mut Watch, quarters: u32, used, free| {
+            watch.look(start + quarters * Duration::from_millis(250), used * MIB, free * MIB)
+        };
+        let mut watch = Watch::default();
+        after(&mut watch, 0, 0, 1000).unwrap();
+        after(&mut watch, 1, 25, 975).unwrap();
+        // 100 MiB a second: three times that for 1.25 s
+        after(&mut watch, 2, 50, 376).unwrap();
+        let error = after(&mut watch, 3, 75, 374).unwrap_err();
+        assert_eq!(error.code, Code::NoSpace);
+        assert!(error.cause.contains(&format!("{} a second", 100 * MIB)), "{error}");
+        // a guest that rests now may go on at that speed
+        after(&mut watch, 40, 75, 374).unwrap_err();
+
+        let mut idle = Watch::default();
+        after(&mut idle, 0, 5, 33).unwrap();
+        after(&mut idle, 1, 5, 33).unwrap();
+        after(&mut idle, 2, 5, 31).unwrap_err();
+    }
+}

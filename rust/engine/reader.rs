@@ -1,0 +1,319 @@
+//! The side of a pull that holds the NBD connections. It never touches the NAS: while it waits for anything but QEMU's
+//! answers, QEMU would wait for it, and the guest for QEMU.
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, Sender};
+use std::time::Duration;
+
+use super::pull::Shared;
+use super::writer::{Piece, Slot};
+use crate::error::{Code, Error, Result};
+use crate::nbd::{ALLOCATION, Connection, DIRTY, Extent, Status, Ticket, ZERO};
+use crate::qcow2::CLUSTER;
+
+/// Bytes of one request at most.
+pub(super) const REQUEST: usize = 1 << 20;
+/// Requests in flight. More of them is quicker, and the guest's own writes wait longer behind them.
+const IN_FLIGHT: usize = 2;
+/// Bytes that one question about extents is for.
+const WINDOW: u64 = 1 << 30;
+/// Between two looks at whether to go on.
+const TICK: Duration = Duration::from_millis(50);
+
+/// One disk's export.
+#[derive(Debug, Clone)]
+pub(super) struct Export {
+    /// The disk's name in the domain, and of its export.
+    pub(super) disk: String,
+    pub(super) size: u64,
+    /// Only what its bitmap names is copied.
+    pub(super) incremental: bool,
+}
+
+impl Export {
+    /// The context of the changes, under libvirt's name for them.
+    fn bitmap(&self) -> Option<String> {
+        self.incremental.then(|| format!("qemu:dirty-bitmap:backup-{}", self.disk))
+    }
+}
+
+/// Whole clusters that are copied alike.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Run {
+    offset: u64,
+    length: u64,
+    zero: bool,
+}
+
+/// A piece that waits for those before it.
+enum Waiting {
+    Read { ticket: Ticket, offset: u64, length: usize },
+    Ready(Piece),
+}
+
+/// Reads the exports behind `socket`, one after the other, into the slots that `free` brings.
+pub(super) fn read(
+    socket: PathBuf,
+    exports: Vec<Export>,
+    pieces: &Sender<Piece>,
+    free: &Receiver<Slot>,
+    shared: &Shared,
+) -> Result<()> {
+    let mut disks = Vec::new();
+    let mut total = 0;
+    for export in exports {
+        let at = |error: Error| error.on_disk(&export.disk);
+        let mut disk = Disk::open(&socket, &export, shared).map_err(at)?;
+        total += disk.count(shared).map_err(at)?;
+        disks.push(disk);
+    }
+    shared.is_to_do(total);
+    for mut disk in disks {
+        let name = disk.export.disk.clone();
+        disk.copy(pieces, free, shared).map_err(|error| error.on_disk(&name))?;
+    }
+    Ok(())
+}
+
+struct Disk {
+    export: Export,
+    bitmap: Option<String>,
+    connection: Connection,
+    /// Offset up to which the server was asked what there is.
+    asked: u64,
+    /// What is to be read next.
+    runs: VecDeque<Run>,
+    /// What was asked for, in order.
+    waiting: VecDeque<Waiting>,
+    in_flight: usize,
+}
+
+impl Disk {
+    fn open(socket: &std::path::Path, export: &Export, shared: &Shared) -> Result<Disk> {
+        let bitmap = export.bitmap();
+        let contexts: Vec<&str> = std::iter::once(ALLOCATION).chain(bitmap.as_deref()).collect();
+        let connection = Connection::open(socket, &export.disk, &contexts, TICK, || shared.go_on())?;
+        if connection.size() != export.size {
+            let cause = format!("it has {} bytes and not {}: it was resized", connection.size(), export.size);
+            return Err(Error::new(Code::DomainState, "connect to the export", cause));
+        }
+        let (runs, waiting) = (VecDeque::new(), VecDeque::new());
+        Ok(Disk { export: export.clone(), bitmap, connection, asked: 0, runs, waiting, in_flight: 0 })
+    }
+
+    /// The bytes that are to be read.
+    fn count(&mut self, shared: &Shared) -> Result<u64> {
+        let mut total = 0;
+        while self.asked < self.export.size {
+            self.ask(shared)?;
+            total += self.runs.drain(..).filter(|run| !run.zero).map(|run| run.length).sum::<u64>();
+        }
+        self.asked = 0;
+        Ok(total)
+    }
+
+    /// Asks what the next part of the disk holds.
+    fn ask(&mut self, shared: &Shared) -> Result<()> {
+        let length = WINDOW.min(self.export.size - self.asked);
+        let status = self.connection.status(self.asked, length, TICK, || shared.go_on())?;
+        let (covered, runs) = runs(&status, self.bitmap.as_deref(), self.asked, length)?;
+        self.asked += covered;
+        self.runs.extend(runs);
+        Ok(())
+    }
+
+    fn copy(&mut self, pieces: &Sender<Piece>, free: &Receiver<Slot>, shared: &Shared) -> Result<()> {
+        let mut spare = None;
+        loop {
+            shared.go_on()?;
+            self.hand_on(pieces)?;
+            if self.runs.is_empty() && self.asked < self.export.size {
+                self.ask(shared)?;
+                continue;
+            }
+            if self.runs.is_empty() && self.waiting.is_empty() {
+                return send(pieces, Piece::End);
+            }
+            if !self.runs.is_empty() && self.in_flight < IN_FLIGHT {
+                if let Some(slot) = spare.take().or_else(|| free.try_recv().ok()) {
+                    self.request(slot)?;
+                    continue;
+                }
+                // Nobody waits for us now but the writer, and we for it.
+                if self.in_flight == 0 {
+                    spare = free.recv_timeout(TICK).ok();
+                    continue;
+                }
+            }
+            self.connection.poll(TICK)?;
+        }
+    }
+
+    /// Hands what has arrived on to the writer, in order.
+    fn hand_on(&mut self, pieces: &Sender<Piece>) -> Result<()> {
+        while let Some(first) = self.waiting.pop_front() {
+            let piece = match first {
+                Waiting::Ready(piece) => piece,
+                Waiting::Read { ticket, offset, length } => match self.connection.take(ticket)? {
+                    Some(slot) => {
+                        self.in_flight -= 1;
+                        Piece::Data { offset, length, slot }
+                    }
+                    None => {
+                        self.waiting.push_front(first);
+                        return Ok(());
+                    }
+                },
+            };
+            send(pieces, piece)?;
+        }
+        Ok(())
+    }
+
+    /// Asks for the next bytes, or takes note of zeroes.
+    fn request(&mut self, slot: Slot) -> Result<()> {
+        let Some(run) = self.runs.front_mut() else { return Ok(()) };
+        let (offset, zero) = (run.offset, run.zero);
+        let length = if zero { run.length } else { run.length.min(REQUEST as u64) };
+        run.offset += length;
+        run.length -= length;
+        if run.length == 0 {
+            self.runs.pop_front();
+        }
+        let waiting = if zero {
+            Waiting::Ready(Piece::Zeroes { offset, length, slot })
+        } else {
+            let length = length as usize;
+            self.in_flight += 1;
+            Waiting::Read { ticket: self.connection.read(offset, length, slot)?, offset, length }
+        };
+        self.waiting.push_back(waiting);
+        Ok(())
+    }
+}
+
+fn send(pieces: &Sender<Piece>, piece: Piece) -> Result<()> {
+    pieces.send(piece).map_err(|_| Error::new(Code::Cancelled, "write the target", "the writer has ended"))
+}
+
+/// The clusters to copy of the `length` bytes from `offset` on, by what the server said of them, and for how many bytes
+/// that is enough: whole clusters, or up to the end. Without `bitmap` everything that is not zero is copied, with it
+/// what the bitmap names.
+fn runs(status: &Status, bitmap: Option<&str>, offset: u64, length: u64) -> Result<(u64, Vec<Run>)> {
+    let extents = |context: &str| {
+        status.get(context).map(Vec::as_slice).ok_or_else(|| {
+            Error::new(Code::JobFailed, "ask what the export holds", format!("no word about '{context}'"))
+        })
+    };
+    let data = extents(ALLOCATION)?;
+    let changes = bitmap.map(extents).transpose()?;
+    let said = |extents: &[Extent]| extents.iter().map(|extent| extent.length).sum::<u64>();
+    let said = said(data).min(changes.map_or(u64::MAX, said)).min(length);
+    let covered = if said == length { length } else { said / CLUSTER * CLUSTER };
+    if covered == 0 {
+        // Less than a cluster: to copy it is always right.
+        let length = CLUSTER.min(length);
+        return Ok((length, vec![Run { offset, length, zero: false }]));
+    }
+    let data = clusters(data, covered, |flags| flags & ZERO == 0);
+    let copied = match changes {
+        Some(changes) => clusters(changes, covered, |flags| flags & DIRTY != 0),
+        None => data.clone(),
+    };
+    let mut runs: Vec<Run> = Vec::new();
+    for (i, (data, copied)) in (0..).zip(data.into_iter().zip(copied)) {
+        let at = i * CLUSTER;
+        let length = CLUSTER.min(covered - at);
+        match runs.last_mut() {
+            _ if !copied => {}
+            Some(run) if run.zero != data && run.offset + run.length == offset + at => run.length += length,
+            _ => runs.push(Run { offset: offset + at, length, zero: !data }),
+        }
+    }
+    Ok((covered, runs))
+}
+
+/// For each cluster of the first `covered` bytes: do the flags of any extent that touches it suit?
+fn clusters(extents: &[Extent], covered: u64, suits: impl Fn(u32) -> bool) -> Vec<bool> {
+    let mut found = vec![false; covered.div_ceil(CLUSTER) as usize];
+    let mut at = 0;
+    for extent in extents {
+        let end = (at + extent.length).min(covered);
+        if at < end && suits(extent.flags) {
+            found[(at / CLUSTER) as usize..end.div_ceil(CLUSTER) as usize].fill(true);
+        }
+        at += extent.length;
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOLE: u32 = 1;
+    const BITMAP: &str = "qemu:dirty-bitmap:backup-vda";
+
+    fn status(contexts: &[(&str, &[(u64, u32)])]) -> Status {
+        fn extent((length, flags): &(u64, u32)) -> Extent {
+            Extent { length: *length, flags: *flags }
+        }
+        contexts.iter().map(|(name, all)| ((*name).to_owned(), all.iter().map(extent).collect())).collect()
+    }
+
+    /// Offset and length in clusters, and whether it is zero.
+    fn brief(runs: &[Run]) -> Vec<(u64, u64, bool)> {
+        runs.iter().map(|run| (run.offset / CLUSTER, run.length / CLUSTER, run.zero)).collect()
+    }
+
+    #[test]
+    fn a_full_copies_what_is_not_zero() {
+        let said = status(&[(ALLOCATION, &[(2 * CLUSTER, 0), (CLUSTER, HOLE | ZERO), (CLUSTER, ZERO), (CLUSTER, 0)])]);
+        let (covered, found) = runs(&said, None, 10 * CLUSTER, 5 * CLUSTER).unwrap();
+        assert_eq!(covered, 5 * CLUSTER);
+        assert_eq!(brief(&found), [(10, 2, false), (14, 1, false)]);
+    }
+
+    #[test]
+    fn an_incremental_copies_changes_and_says_where_they_are_zero() {
+        let said = status(&[
+            (ALLOCATION, &[(3 * CLUSTER, 0), (3 * CLUSTER, HOLE | ZERO)]),
+            (BITMAP, &[(CLUSTER, 0), (4 * CLUSTER, DIRTY), (CLUSTER, 0)]),
+        ]);
+        let (_, found) = runs(&said, Some(BITMAP), 0, 6 * CLUSTER).unwrap();
+        assert_eq!(brief(&found), [(1, 2, false), (3, 2, true)]);
+    }
+
+    #[test]
+    fn a_cluster_is_copied_whole_for_any_part_of_it() {
+        // 4 KiB of data in a zero cluster, and a change of 4 KiB in a cluster whose data is elsewhere in it
+        let said = status(&[
+            (ALLOCATION, &[(4096, ZERO), (4096, 0), (CLUSTER - 8192, ZERO), (4096, 0), (2 * CLUSTER - 4096, ZERO)]),
+            (BITMAP, &[(CLUSTER, DIRTY), (8192, 0), (4096, DIRTY), (2 * CLUSTER - 12288, 0)]),
+        ]);
+        let (_, found) = runs(&said, Some(BITMAP), 0, 3 * CLUSTER).unwrap();
+        assert_eq!(brief(&found), [(0, 2, false)]);
+        let (_, found) = runs(&said, None, 0, 3 * CLUSTER).unwrap();
+        assert_eq!(brief(&found), [(0, 2, false)]);
+    }
+
+    #[test]
+    fn answers_that_end_early_are_used_as_far_as_they_go() {
+        let said = status(&[(ALLOCATION, &[(8 * CLUSTER, 0)]), (BITMAP, &[(3 * CLUSTER + 512, DIRTY)])]);
+        let (covered, found) = runs(&said, Some(BITMAP), 0, 8 * CLUSTER).unwrap();
+        assert_eq!((covered, brief(&found)), (3 * CLUSTER, vec![(0, 3, false)]));
+        let said = status(&[(ALLOCATION, &[(512, HOLE | ZERO)])]);
+        let (covered, found) = runs(&said, None, 0, 8 * CLUSTER).unwrap();
+        assert_eq!((covered, brief(&found)), (CLUSTER, vec![(0, 1, false)]));
+        assert!(runs(&said, Some(BITMAP), 0, CLUSTER).is_err(), "no word about the bitmap");
+    }
+
+    #[test]
+    fn the_end_of_a_disk_need_not_be_a_whole_cluster() {
+        let said = status(&[(ALLOCATION, &[(CLUSTER, ZERO), (512, 0)])]);
+        let (covered, found) = runs(&said, None, 0, CLUSTER + 512).unwrap();
+        assert_eq!(covered, CLUSTER + 512);
+        assert_eq!(found, [Run { offset: CLUSTER, length: 512, zero: false }]);
+    }
+}
