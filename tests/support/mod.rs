@@ -19,6 +19,8 @@ use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use nasbackup::engine::Engine;
+
 pub use guest::{Bus, Disk, Guest};
 pub use image::{Image, MIB, assert_holds};
 pub use leaks::Leaks;
@@ -54,10 +56,16 @@ pub fn init() {
             state_dir: folder("state"),
             mount_dir: folder("mounts"),
             log_level: "warn".to_owned(),
+            engine: engine(),
             ..Default::default()
         };
         nasbackup::operation::init(config, nasbackup::logging::stderr()).unwrap();
     });
+}
+
+/// The engine that the binary's tests are about.
+pub fn engine() -> Engine {
+    if env!("CARGO_CRATE_NAME") == "pull" { Engine::Pull } else { Engine::Auto }
 }
 
 /// Runs a program and returns what it printed; panics when it fails.

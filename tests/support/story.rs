@@ -4,13 +4,14 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use nasbackup::engine::Engine;
 use nasbackup::error::{Error, Result};
 use nasbackup::job::JobStatus;
 use nasbackup::operation::take_backup::{self, TakeBackupRequest, TakenBackup, TakenDisk};
 use nasbackup::point::Kind;
 use serde_json::Value;
 
-use super::{Disk, Guest, Nas, image, init};
+use super::{Disk, Guest, Nas, engine, image, init};
 
 /// Runs `takeBackup` without listening.
 pub fn take(request: TakeBackupRequest) -> Result<TakenBackup> {
@@ -163,7 +164,10 @@ impl Story {
         let content = disks.map(|(i, disk)| (disk.volume().to_owned(), self.guest.copy(i))).collect();
         let path = request.backup_path.clone().unwrap();
         let created = request.bitmap_new.clone();
+        let pull =
+            state != "gone" && request.engine.as_deref().map_or(engine() == Engine::Pull, |engine| engine == "pull");
         let taken = take(request).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(taken.engine, if pull { Engine::Pull } else { Engine::Push });
         self.taken += 1;
         assert_eq!(self.guest.state(), state, "the guest's state after the backup");
         self.points.push(Point { path, taken, content });

@@ -1,19 +1,23 @@
 //! A running guest's backup between the making of its targets and its publication, and how it is undone.
 
+use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use super::decision::{Plan, Way};
+use super::decision::{DiskFacts, Plan, Way};
 use super::found::Found;
 use super::quiesce::Frozen;
 use super::request::{Checked, Mode};
 use super::storage::{Published, Targets};
 use super::{Call, ask, describe, regrown};
 use crate::config::{Config, QuiesceFailure};
-use crate::engine::push::{Prepared, PushJob};
+use crate::engine::job::{BackupJob, Prepared};
+use crate::engine::scratch::Scratch;
+use crate::engine::{Engine, pull, push};
 use crate::error::{Code, Error, Result};
 use crate::host::HostState;
 use crate::job::Reporter;
-use crate::libvirt::{self, BackupDisk, JobState, State};
+use crate::libvirt::{self, BackupDisk, BackupMode, Domain, JobState, State};
 use crate::point::Manifest;
 
 /// What the copying of the data has shown.
@@ -26,6 +30,13 @@ pub(super) struct Copied {
     pub details: Vec<String>,
 }
 
+/// What an engine needs besides the job.
+enum Means {
+    /// The disks whose targets QEMU closes.
+    Push(BTreeSet<String>),
+    Pull(Scratch, Vec<pull::Disk>),
+}
+
 /// A backup from the making of its targets to its publication. Whatever fails in between, `abandon` undoes it.
 pub(super) struct Attempt {
     found: Found,
@@ -33,15 +44,29 @@ pub(super) struct Attempt {
     bitmap: Option<String>,
     host: HostState,
     targets: Targets,
-    push: Option<PushJob>,
+    engine: Engine,
+    backup: Option<BackupJob>,
     /// libvirt did not come back from the begin: a job may run.
     stuck: bool,
 }
 
 impl Attempt {
     /// Begins with targets that were made and nothing else.
-    pub(super) fn new(found: Found, bitmap: Option<&str>, host: HostState, targets: Targets) -> Attempt {
-        Attempt { found, bitmap: bitmap.map(str::to_owned), host, targets, push: None, stuck: false }
+    pub(super) fn new(
+        call: &Call<'_>,
+        found: Found,
+        bitmap: Option<&str>,
+        host: HostState,
+        targets: Targets,
+    ) -> Attempt {
+        // Left open, it is push until pull has shown its figures.
+        let engine = if call.checked.engine == Engine::Pull { Engine::Pull } else { Engine::Push };
+        Attempt { found, bitmap: bitmap.map(str::to_owned), host, targets, engine, backup: None, stuck: false }
+    }
+
+    /// The engine that moves the data.
+    pub(super) fn engine(&self) -> Engine {
+        self.engine
     }
 
     /// Runs the job, freezing the guest for its begin if that is asked for.
@@ -53,36 +78,84 @@ impl Attempt {
         job: &mut Reporter<'_>,
     ) -> Result<Copied> {
         let Call { checked, config, deadline, .. } = *call;
-        let backup = self.backup_xml(checked, plan, names)?;
+        let means = self.means(config, plan, names)?;
+        let xml = self.backup_xml(checked, plan, names, &means)?;
         let checkpoint = self.bitmap.as_deref().map(|bitmap| self.checkpoint_xml(bitmap, plan));
         if let Some(bitmap) = &self.bitmap {
             self.host.remember(bitmap)?;
         }
         job.begin("begin")?;
         let mut details = Vec::new();
-        let targets = self.found.disks.iter().map(|disk| disk.target.clone()).collect();
-        let prepared = Prepared::new(&self.found.domain, targets)?;
+        let prepared = Prepared::new(&self.found.domain)?;
         let frozen = self.freeze(checked, config, &mut details)?;
         let when = jiff::Timestamp::now();
         let begun = Instant::now();
-        let push = prepared.begin(backup, checkpoint);
+        let backup = prepared.begin(xml, checkpoint, matches!(means, Means::Push(_)));
         if let Some(Err(error)) = frozen.map(Frozen::thaw) {
             log::error!("{}: {error}", self.found.domain.name());
             details.push(error.to_string());
         }
-        self.stuck = push.as_ref().is_err_and(|error| error.code == Code::NasUnresponsive || self.job_runs());
-        let push = self.push.insert(push?);
+        self.stuck = backup.as_ref().is_err_and(|error| error.code == Code::NasUnresponsive || self.job_runs());
+        let mut backup = backup?;
         job.enter("copy");
-        let domain = self.found.domain.clone();
-        let same =
-            ask("look at the disks again", move || domain.xml()).and_then(|(_, now)| self.found.check_same(&now));
-        if let Err(error) = same {
-            return Err(push.abort(error));
-        }
-        push.wait(job, deadline)?;
+        let copied = self.move_data(&mut backup, means, job, deadline);
+        self.backup = Some(backup);
+        copied?;
         let millis = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         job.begin("publish")?;
         Ok(Copied { when, millis, details })
+    }
+
+    /// What the engine needs for its copy, made before the guest is touched.
+    fn means(&self, config: &Config, plan: &Plan, names: &[String]) -> Result<Means> {
+        let targets = self.found.disks.iter().map(|disk| disk.target.clone());
+        if self.engine != Engine::Pull {
+            return Ok(Means::Push(targets.collect()));
+        }
+        let scratch = Scratch::make(config, self.found.xml.owner)?;
+        pull::check_scratch(&scratch)?;
+        let disk = |(i, disk): (usize, &DiskFacts)| {
+            let path = PathBuf::from(self.targets.path(&names[i])?);
+            let file = self.targets.file(i).map_err(|e| Error::io("open the target", &path, e))?;
+            let (size, backing) = (disk.virtual_size, self.targets.backing(i));
+            let target = pull::Target { file, path, disk: disk.target.clone(), size, backing };
+            Ok(pull::Disk { target, incremental: matches!(plan.ways[i], Way::Incremental(_)) })
+        };
+        let disks = self.found.disks.iter().enumerate().map(disk).collect::<Result<_>>()?;
+        Ok(Means::Pull(scratch, disks))
+    }
+
+    /// Has the job that was begun copy everything, and ends it on every path where that can be done.
+    fn move_data(&self, backup: &mut BackupJob, means: Means, job: &mut Reporter<'_>, deadline: Instant) -> Result<()> {
+        if let Err(error) = self.check_same() {
+            return Err(backup.abort(error));
+        }
+        match means {
+            Means::Push(disks) => push::copy(backup, disks, job, deadline),
+            Means::Pull(scratch, disks) => {
+                let session = self.targets.session().clone();
+                let copied = pull::copy(backup, &scratch, disks, session, job, deadline);
+                // A guest that ran out of scratch in the last moment waits for it.
+                let resumed = if backup.has_ended() { self.resume() } else { Ok(()) };
+                copied.and(resumed)
+            }
+        }
+    }
+
+    /// Lets the guest go on if the backup has stopped it.
+    fn resume(&self) -> Result<()> {
+        let (domain, ran) = (self.found.domain.clone(), self.found.runs);
+        ask("resume the guest", move || {
+            resume(&domain, ran);
+            Ok(())
+        })
+    }
+
+    /// Are the disks, now that the job has begun, those that were looked at before?
+    fn check_same(&self) -> Result<()> {
+        let domain = self.found.domain.clone();
+        let (_, now) = ask("look at the disks again", move || domain.xml())?;
+        self.found.check_same(&now)
     }
 
     /// Does a backup job run although its begin failed, as when the connection was lost in between?
@@ -111,12 +184,22 @@ impl Attempt {
         }
     }
 
-    fn backup_xml(&self, checked: &Checked, plan: &Plan, names: &[String]) -> Result<String> {
+    fn backup_xml(&self, checked: &Checked, plan: &Plan, names: &[String], means: &Means) -> Result<String> {
         let since = match &checked.mode {
             Mode::Incremental { parent_bitmap, .. } => Some(parent_bitmap.as_str()),
             _ => None,
         };
-        let paths = names.iter().map(|name| self.targets.path(name)).collect::<Result<Vec<_>>>()?;
+        let socket;
+        let (mode, paths) = match means {
+            Means::Push(_) => {
+                (BackupMode::Push, names.iter().map(|name| self.targets.path(name)).collect::<Result<Vec<_>>>()?)
+            }
+            Means::Pull(scratch, _) => {
+                socket = scratch.socket();
+                let paths = self.found.disks.iter().map(|disk| scratch.file(&disk.target));
+                (BackupMode::Pull { socket: &socket }, paths.collect())
+            }
+        };
         let disks = self.found.disks.iter().zip(&plan.ways).zip(&paths);
         let chosen = disks.map(|((disk, way), path)| BackupDisk {
             target: &disk.target,
@@ -124,7 +207,7 @@ impl Attempt {
             since: since.filter(|_| matches!(way, Way::Incremental(_))),
         });
         let left_out = self.found.left_out.iter().map(|target| BackupDisk { target, file: None, since: None });
-        Ok(libvirt::backup_xml(&chosen.chain(left_out).collect::<Vec<_>>()))
+        Ok(libvirt::backup_xml(mode, &chosen.chain(left_out).collect::<Vec<_>>()))
     }
 
     fn checkpoint_xml(&self, bitmap: &str, plan: &Plan) -> String {
@@ -162,7 +245,7 @@ impl Attempt {
     /// Undoes everything because of `error`: at once, or, when the job can't be ended now, on a thread that waits for
     /// its end and keeps the virtual machine locked until then.
     pub(super) fn abandon(mut self, error: Error) -> Error {
-        let runs_on = self.stuck || self.push.as_ref().is_some_and(|push| !push.has_ended());
+        let runs_on = self.stuck || self.backup.as_ref().is_some_and(|backup| !backup.has_ended());
         if !runs_on {
             return self.clear(error);
         }
@@ -224,14 +307,14 @@ impl Attempt {
             if let Some(bitmap) = bitmap.filter(|_| stuck) {
                 host.remember(&bitmap)?;
             }
-            resume(&found);
+            resume(&found.domain, found.runs);
             Ok((found, host))
         });
         let error = targets.discard(error);
         // Once more: a write of the guest may have failed while the bitmap was being removed.
         let resumed = cleared.and_then(|(found, host)| {
             ask("resume the guest", move || {
-                resume(&found);
+                resume(&found.domain, found.runs);
                 Ok(host)
             })
         });
@@ -258,17 +341,17 @@ fn remove_bitmap(found: &Found, host: &mut HostState, bitmap: Option<&str>) {
 }
 
 /// Lets a guest go on that ran before and that the failed backup stopped, and no other.
-fn resume(found: &Found) {
+fn resume(domain: &Domain, ran: bool) {
     let go_on = || -> Result<bool> {
-        let stopped = found.runs && found.domain.state()? == State::Paused { io_error: true };
+        let stopped = ran && domain.state()? == State::Paused { io_error: true };
         if stopped {
-            found.domain.resume()?;
+            domain.resume()?;
         }
         Ok(stopped)
     };
     match go_on() {
-        Ok(true) => log::warn!("{}: the guest, paused by the failed backup, goes on", found.domain.name()),
+        Ok(true) => log::warn!("{}: the guest, paused by the failed backup, goes on", domain.name()),
         Ok(false) => {}
-        Err(error) => log::error!("{}: {error}", found.domain.name()),
+        Err(error) => log::error!("{}: {error}", domain.name()),
     }
 }

@@ -151,6 +151,7 @@ fn file_name(i: usize, volume: &str) -> String {
 fn manifest(
     call: &Call<'_>,
     when: jiff::Timestamp,
+    engine: Engine,
     bitmap: Option<&str>,
     parent: Option<ParentPoint>,
     disks: Vec<ManifestDisk>,
@@ -163,7 +164,7 @@ fn manifest(
         when,
         kind: if incremental { Kind::Incremental } else { Kind::Full },
         bitmap: bitmap.map(str::to_owned),
-        engine: Engine::Push,
+        engine,
         parent: parent.filter(|_| incremental),
         disks,
     }

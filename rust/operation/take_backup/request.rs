@@ -63,6 +63,7 @@ pub(super) struct Checked {
     pub stopped: Option<Vec<StoppedSource>>,
     pub quiesce: bool,
     pub wait: Duration,
+    pub engine: Engine,
 }
 
 /// The mode, with what each needs.
@@ -115,10 +116,20 @@ impl TakeBackupRequest {
             wait if wait > LONGEST_WAIT => return Err(Error::invalid("waitSeconds", "is more than 30 days")),
             wait => wait,
         };
-        check_engine(self.engine.as_deref(), config)?;
+        let engine = check_engine(self.engine.as_deref(), config)?;
         let stopped = self.disks.map(check_disks).transpose()?;
         let quiesce = self.quiesce.unwrap_or(false);
-        Ok(Checked { job: self.job, vm, point, export, mode, stopped, quiesce, wait: Duration::from_secs(wait) })
+        Ok(Checked {
+            job: self.job,
+            vm,
+            point,
+            export,
+            mode,
+            stopped,
+            quiesce,
+            wait: Duration::from_secs(wait),
+            engine,
+        })
     }
 }
 
@@ -183,15 +194,15 @@ fn check_parents(paths: Option<Vec<String>>) -> Result<PointPath> {
     parent.ok_or_else(|| Error::invalid(FIELD, "is missing"))
 }
 
-fn check_engine(engine: Option<&str>, config: &Config) -> Result<()> {
-    let engine = match engine {
+/// The engine asked for, or else configured.
+fn check_engine(engine: Option<&str>, config: &Config) -> Result<Engine> {
+    Ok(match engine {
         None => config.engine,
         Some("auto") => Engine::Auto,
         Some("push") => Engine::Push,
         Some("pull") => Engine::Pull,
         Some(other) => return Err(Error::invalid("engine", format!("'{other}' is not auto, push or pull"))),
-    };
-    if engine == Engine::Pull { Err(Error::invalid("engine", "this version has no pull engine")) } else { Ok(()) }
+    })
 }
 
 fn check_disks(disks: Vec<StoppedDisk>) -> Result<Vec<StoppedSource>> {
@@ -281,7 +292,6 @@ mod tests {
             ("parentPaths", |r| (incremental(r), r.parent_paths = Some(vec!["../../etc/x".into()])).1),
             ("waitSeconds", |r| r.wait_seconds = Some(u64::MAX)),
             ("engine", |r| r.engine = Some("tape".into())),
-            ("engine", |r| r.engine = Some("pull".into())),
             ("disks", |r| r.disks = Some(vec![])),
             ("disks[0].path", |r| r.disks = Some(vec![StoppedDisk::default()])),
             ("disks[0].path", |r| r.disks = Some(vec![disk("a", "raw")])),

@@ -9,9 +9,11 @@ use super::found::{self, Found};
 use super::request::{Checked, Mode};
 use super::storage::{self, Opened, TargetSpec};
 use super::{Call, Outcome, TakenBackup, ask, file_name, manifest};
+use crate::engine::Engine;
 use crate::error::{Code, Error, Result};
 use crate::host::HostState;
 use crate::job::Reporter;
+use crate::nbd;
 use crate::point::{Kind, ManifestDisk, Parent, ParentPoint};
 
 /// How long the files may take to reach the NAS, at least.
@@ -25,6 +27,9 @@ pub(super) fn run(call: &Call<'_>, host: HostState, job: &mut Reporter<'_>) -> R
 /// The same, on top of no parent when there is a reason against it.
 fn take(call: &Call<'_>, mut host: HostState, against: Option<String>, job: &mut Reporter<'_>) -> Result<TakenBackup> {
     let Call { checked, config, .. } = *call;
+    if checked.engine == Engine::Pull {
+        nbd::available()?;
+    }
     job.begin("find the domain")?;
     let (request, settings) = (checked.clone(), config.clone());
     let found = ask("look at the domain", move || found::find(&request, &settings))?;
@@ -43,7 +48,7 @@ fn take(call: &Call<'_>, mut host: HostState, against: Option<String>, job: &mut
     let names: Vec<String> = specs.iter().map(|spec| spec.name.clone()).collect();
     let targets = storage::make_targets(opened, &checked.point, specs, storage::PROBE)?;
     let bitmap = checked.mode.bitmap().filter(|_| plan.carries.contains(&true));
-    let mut attempt = Attempt::new(found, bitmap, host, targets);
+    let mut attempt = Attempt::new(call, found, bitmap, host, targets);
     let limit = SYNC.max(call.left());
     let copied = attempt.copy(call, &plan, &names, job);
     let copied = match copied.and_then(|copied| attempt.check_parent(&plan, limit).map(|()| copied)) {
@@ -59,7 +64,7 @@ fn take(call: &Call<'_>, mut host: HostState, against: Option<String>, job: &mut
         .and_then(Result::ok)
         .map(|parent| ParentPoint { backup_path: parent.path.to_string(), point_id: parent.manifest.point_id });
     let disks = manifest_disks(&disks, &plan, bitmap, &names);
-    let manifest = manifest(call, copied.when, bitmap, parent, disks);
+    let manifest = manifest(call, copied.when, attempt.engine(), bitmap, parent, disks);
     let (published, found, host) = attempt.publish(manifest, limit)?;
     job.enter("clear up");
     let mut details = found.details.clone();

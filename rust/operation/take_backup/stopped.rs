@@ -10,6 +10,7 @@ use super::image_lock::ImageLock;
 use super::request::{Mode, StoppedSource};
 use super::storage::{self, TargetSpec, Targets};
 use super::{Call, Outcome, TakenBackup, ask, file_name, manifest};
+use crate::engine::Engine;
 use crate::error::{Code, Error, Result};
 use crate::host::HostState;
 use crate::job::{Job, Reporter};
@@ -204,7 +205,7 @@ impl Attempt {
         let checked = call.checked;
         let new = checked.mode.bitmap();
         let bitmap = new.filter(|_| self.seeded.contains(&true));
-        let manifest = manifest(call, copied.when, bitmap, None, self.manifest_disks(bitmap));
+        let manifest = manifest(call, copied.when, Engine::Push, bitmap, None, self.manifest_disks(bitmap));
         let published = match self.targets.publish(manifest, Vec::new(), SYNC.max(call.left())) {
             Ok(published) => published,
             Err(error) => {

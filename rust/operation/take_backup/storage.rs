@@ -128,6 +128,8 @@ pub(super) struct Published {
 pub(super) struct Targets {
     // in this order: the files are closed before the point ends, and the lock is held until then
     files: Vec<File>,
+    /// The names of the files that they stand on, relative to their own folder.
+    backings: Vec<Option<String>>,
     partial: PartialPoint,
     lock: InstanceLock,
 }
@@ -143,13 +145,15 @@ pub(super) fn make_targets(
     let point = point.clone();
     bounded("make the targets", limit, move || {
         let Opened { session, lock, .. } = opened;
-        let mut targets = Targets { files: Vec::new(), partial: PartialPoint::begin(session, &point)?, lock };
+        let partial = PartialPoint::begin(session, &point)?;
+        let mut targets = Targets { files: Vec::new(), backings: Vec::new(), partial, lock };
         for spec in specs {
             let file = targets.partial.create_file(&spec.name)?;
             let backing = spec.parent.map(|parent| parent.relative_to(&point.folder()));
             let path = targets.partial.folder().path.join(&spec.name);
             qcow2::create(&file, spec.virtual_size, backing.as_deref()).map_err(|e| e.at("make the target", path))?;
             targets.files.push(file);
+            targets.backings.push(backing);
         }
         Ok(targets)
     })
@@ -164,6 +168,11 @@ impl Targets {
     /// The target of the disk at this position.
     pub(super) fn file(&self, disk: usize) -> std::io::Result<File> {
         self.files[disk].try_clone()
+    }
+
+    /// The relative name of the file that the target of the disk at this position stands on.
+    pub(super) fn backing(&self, disk: usize) -> Option<String> {
+        self.backings[disk].clone()
     }
 
     /// The host path of the target `name`, for QEMU. `UNSUPPORTED_IMAGE` when it is not UTF-8, which libvirt needs.
@@ -190,7 +199,7 @@ impl Targets {
                 let late = || Error::new(Code::NasUnresponsive, "publish the restore point", "it took too long");
                 if Instant::now() < until { Ok(()) } else { Err(late()) }
             });
-            let Targets { files, partial, lock: _locked } = self;
+            let Targets { files, partial, lock: _locked, .. } = self;
             drop(files);
             match written {
                 Ok(()) => partial.publish().map(|()| manifest),
@@ -230,12 +239,13 @@ impl Targets {
     pub(super) fn discard(self, error: Error) -> Error {
         // A NAS that hangs is not waited for again; when it comes back the thread that was left removes the point.
         let limit = match error.code {
+            _ if error.leftovers => HUNG,
             Code::NasUnresponsive => HUNG,
             Code::Timeout => PROBE,
             _ => LIMIT,
         };
         let removed = bounded("remove the unfinished point", limit, move || {
-            let Targets { files, partial, lock: _locked } = self;
+            let Targets { files, partial, lock: _locked, .. } = self;
             drop(files);
             let free = rustix::fs::fstatvfs(partial.folder()).map(|s| s.f_bavail.saturating_mul(s.f_frsize));
             Ok((free, partial.discard()))

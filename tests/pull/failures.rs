@@ -1,0 +1,218 @@
+//! What goes wrong while a pull runs: the guest goes on as if nothing were, and the next backup is incremental.
+
+use std::time::{Duration, Instant};
+
+use nasbackup::error::{Code, Error};
+use nasbackup::nas::deadline;
+use nasbackup::operation::{self, take_backup::TakeBackupRequest};
+
+use crate::support::{Fs, Guest, MIB, Nas, Story, take, take_and, until};
+
+/// A guest with a full point whose next incremental has much to write, to a repository that takes it slowly.
+fn slow_story_on(nas: Nas) -> Story {
+    let mut story = Story::new(Guest::full_of_data(1), nas.slow(16));
+    story.guest.resize(0, 80 * MIB);
+    story.take("full").assert_full(true);
+    story.guest.write(0, 0x51, 2 * MIB, 48 * MIB);
+    story
+}
+
+/// Runs an incremental that fails with `code` because of what `act` does while it runs; nothing of it stays on the NAS.
+/// Returns how long the call went on after that.
+fn fails_after(story: &mut Story, code: &str, act: impl FnOnce(&Guest, &Nas)) -> Duration {
+    let mut acted = Instant::now();
+    story.refuse_with(story.request("incremental"), code, |story, request| {
+        take_and(request, |_| {
+            act(&story.guest, &story.nas);
+            acted = Instant::now();
+        })
+    });
+    acted.elapsed()
+}
+
+/// The next backup is incremental, and everything reads back.
+fn goes_on(mut story: Story) {
+    story.assert_guest_untouched();
+    assert_eq!(story.guest.state(), "running");
+    story.guest.write(0, 0x52, 60 * MIB, MIB);
+    story.take("incremental").assert_incremental();
+    story.assert_all_restore();
+}
+
+#[test]
+fn qemu_is_killed() {
+    let mut story = slow_story_on(Nas::folder());
+    let elapsed = fails_after(&mut story, "JOB_FAILED", |guest, _| guest.kill_qemu());
+    assert!(elapsed < Duration::from_secs(10), "{elapsed:?}");
+    story.guest.start();
+    story.take("incremental").assert_fallback();
+    story.assert_all_restore();
+}
+
+#[test]
+fn the_guest_is_destroyed() {
+    let mut story = slow_story_on(Nas::folder());
+    let mut error = None;
+    let mut acted = Instant::now();
+    story.refuse_with(story.request("incremental"), "JOB_FAILED", |story, request| {
+        let result = take_and(request, |_| {
+            story.guest.stop();
+            acted = Instant::now();
+        });
+        error = result.as_ref().err().cloned();
+        result
+    });
+    assert!(acted.elapsed() < Duration::from_secs(10), "{:?}", acted.elapsed());
+    let cause = error.unwrap().cause;
+    assert!(cause.contains("guest stopped"), "{cause}");
+    story.guest.start();
+    story.guest.write(0, 0x52, 60 * MIB, MIB);
+    // Full or incremental: its bitmap may have been stored, or not.
+    story.take("incremental");
+    story.take("incremental").assert_incremental();
+    story.assert_all_restore();
+}
+
+#[test]
+fn cancel_ends_it_within_a_second() {
+    let mut story = slow_story_on(Nas::folder());
+    let job = format!("cancel-{}", story.guest.name);
+    let request = TakeBackupRequest { job: Some(job.clone()), ..story.request("incremental") };
+    let mut cancelled = Instant::now();
+    story.refuse_with(request, "CANCELLED", |_, request| {
+        take_and(request, |_| {
+            cancelled = Instant::now();
+            assert!(operation::cancel(&job).found);
+        })
+    });
+    let elapsed = cancelled.elapsed();
+    assert!(elapsed < Duration::from_secs(1), "{elapsed:?}");
+    goes_on(story);
+}
+
+#[test]
+fn the_deadline_passes() {
+    let mut story = slow_story_on(Nas::folder());
+    let request = TakeBackupRequest { wait_seconds: Some(1), ..story.request("incremental") };
+    story.refuse(request, "TIMEOUT");
+    goes_on(story);
+}
+
+#[test]
+fn somebody_aborts_the_job() {
+    let mut story = slow_story_on(Nas::folder());
+    fails_after(&mut story, "JOB_FAILED", |guest, _| drop(guest.virsh(&["domjobabort"])));
+    goes_on(story);
+}
+
+#[test]
+fn progress_goes_up_to_what_there_is_to_do() {
+    let mut story = slow_story_on(Nas::folder());
+    let mut seen = Vec::new();
+    story.accept_with(story.request("incremental"), |request| {
+        operation::take_backup::run(request, &mut |status| {
+            if status.phase == "copy" {
+                seen.push((status.done_bytes, status.total_bytes));
+            }
+            Ok(())
+        })
+    });
+    assert!(seen.iter().any(|(done, total)| 0 < *done && done < total), "{seen:?}");
+    assert!(seen.is_sorted_by_key(|(done, _)| *done), "{seen:?}");
+    assert_eq!(seen.last().unwrap().1, 48 * MIB, "{seen:?}");
+}
+
+#[test]
+fn a_repository_that_fills_up() {
+    let mut story = slow_story_on(Nas::image(Fs::Ext4, 160));
+    fails_after(&mut story, "NO_SPACE", |_, nas| nas.fill());
+    std::fs::remove_file(story.nas.at("filler")).unwrap();
+    goes_on(story);
+}
+
+#[test]
+fn a_repository_too_small_from_the_start() {
+    let mut story = Story::new(Guest::full_of_data(48), Nas::image(Fs::Ext4, 24));
+    let error = story.refuse(story.request("full"), "NO_SPACE");
+    assert_eq!(error.disk.as_deref(), Some("vda"), "{error}");
+    story.assert_guest_untouched();
+}
+
+/// The guest's job is over, its writes go on, and only the call's deadline ends the wait for the repository.
+fn hangs_in_the_middle(
+    act: impl FnOnce(&Story),
+    ask: impl FnOnce(TakeBackupRequest) -> TakeBackupRequest,
+) -> (Story, Error) {
+    let mut story = slow_story_on(Nas::folder());
+    let request = ask(story.request("incremental"));
+    let error = take_and(request, |_| act(&story)).unwrap_err();
+    assert!(error.leftovers, "the write that hangs: {error}");
+    assert!(deadline::stuck() > 0);
+    // Nothing of libvirt or QEMU waits for the repository.
+    story.guest.assert_no_job();
+    story.assert_guest_untouched();
+    let start = Instant::now();
+    story.guest.write(0, 0x61, 70 * MIB, MIB);
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    story.nas.go_on();
+    story.skip();
+    until("what it left goes", Duration::from_secs(30), || story.half_made().is_empty());
+    (story, error)
+}
+
+#[test]
+fn a_repository_that_hangs_fails_at_the_deadline_and_the_guest_writes_on() {
+    let mut asked = Instant::now();
+    let act = |story: &Story| {
+        story.nas.hang();
+        asked = Instant::now();
+    };
+    let ask = |request| TakeBackupRequest { wait_seconds: Some(5), ..request };
+    let (story, error) = hangs_in_the_middle(act, ask);
+    assert_eq!(error.code, Code::NasUnresponsive, "{error}");
+    goes_on(story);
+}
+
+#[test]
+fn a_repository_that_hangs_can_be_cancelled() {
+    let job = format!("hang-{}", std::process::id());
+    let mut cancelled = Instant::now();
+    let act = |story: &Story| {
+        story.nas.hang();
+        cancelled = Instant::now();
+        operation::cancel(&job);
+    };
+    let ask = |request| TakeBackupRequest { job: Some(job.clone()), ..request };
+    let (story, error) = hangs_in_the_middle(act, ask);
+    assert_eq!(error.code, Code::Cancelled, "{error}");
+    goes_on(story);
+}
+
+#[test]
+fn a_repository_that_hangs_before_the_beginning() {
+    let mut story = Story::new(Guest::full_of_data(1), Nas::folder().through_fuse());
+    story.guest.resize(0, 80 * MIB);
+    story.take("full").assert_full(true);
+    let request = story.request("incremental");
+    story.nas.hang();
+    let error = take(request).unwrap_err();
+    assert_eq!(error.code, Code::NasUnresponsive, "{error}");
+    story.assert_guest_untouched();
+    story.nas.go_on();
+    story.skip();
+    until("the hung call's partial folder goes", Duration::from_secs(20), || story.half_made().is_empty());
+    goes_on(story);
+}
+
+#[test]
+fn a_paused_guest_stays_paused_after_a_failure() {
+    let mut story = slow_story_on(Nas::image(Fs::Ext4, 160));
+    fails_after(&mut story, "NO_SPACE", |guest, nas| {
+        guest.suspend();
+        nas.fill();
+    });
+    assert_eq!(story.guest.state(), "paused", "somebody wanted it so");
+    story.guest.resume();
+    std::fs::remove_file(story.nas.at("filler")).unwrap();
+    goes_on(story);
+}

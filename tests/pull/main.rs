@@ -1,0 +1,11 @@
+//! `takeBackup` by the pull engine, which `support::init` configures for this binary: the rows of the table as for push,
+//! and what is different.
+
+#![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
+
+mod chains;
+mod failures;
+#[path = "../take_backup/rows.rs"]
+mod rows;
+#[path = "../support/mod.rs"]
+mod support;
