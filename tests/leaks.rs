@@ -4,8 +4,9 @@
 
 mod support;
 
+use nasbackup::error::{Code, Error};
 use nasbackup::nas::repository::Repository;
-use nasbackup::operation::take_backup::TakeBackupRequest;
+use nasbackup::operation::take_backup::{self, TakeBackupRequest};
 use support::{Fs, Leaks, MIB, Story, take, unmounted_image};
 
 /// Successes and failures of every sort, on a folder and on a repository that is mounted for the call.
@@ -13,6 +14,15 @@ fn one_round(story: &mut Story, mounted: &Repository) {
     story.guest.write(0, 0x51, 5 * MIB, MIB);
     story.take("incremental");
     story.take("legacy");
+    let by_pull = |mode, story: &Story| TakeBackupRequest { engine: Some("pull".into()), ..story.request(mode) };
+    story.accept(by_pull("incremental", story));
+    let cancelled = by_pull("full", story);
+    story.refuse_with(cancelled, "INTERNAL", |_, request| {
+        take_backup::run(request, &mut |status| match status.phase {
+            "copy" | "publish" => Err(Error::new(Code::Internal, "listen", "enough")),
+            _ => Ok(()),
+        })
+    });
     story.guest.restart();
     story.take("incremental");
     let legacy = story.request("legacy");
@@ -44,5 +54,7 @@ fn runs_leave_no_mount_descriptor_or_thread() {
         one_round(&mut story, &mounted);
     }
     before.assert_none();
+    let scratch = nasbackup::config::current().state_dir.join("scratch");
+    assert_eq!(std::fs::read_dir(scratch).unwrap().count(), 0, "scratch folders");
     story.assert_all_restore();
 }

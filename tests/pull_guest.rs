@@ -1,0 +1,163 @@
+//! The pull engine with a guest that runs Linux and writes all the time: whatever happens to the repository or to the
+//! scratch, the guest goes on. One test at a time: they differ in the configuration, which is the process's.
+
+#![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
+
+mod support;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use nasbackup::config::{self, Config};
+use nasbackup::error::{Code, Error, Result};
+use nasbackup::operation::take_backup::{self, TakeBackupRequest, TakenBackup};
+use nasbackup::point::Kind;
+use support::{Fs, Nas, RealGuest, Restored, backup_path, listing, until};
+
+/// What the rest of the test configures is the process's.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn request(linux: &RealGuest, nas: &Nas, n: usize, parent: Option<&TakenBackup>) -> TakeBackupRequest {
+    TakeBackupRequest {
+        vm_name: Some(linux.guest.name.clone()),
+        backup_path: Some(backup_path(&linux.guest, n)),
+        repository: Some(nas.repository()),
+        mode: Some(if parent.is_some() { "incremental" } else { "full" }.into()),
+        bitmap_new: Some(format!("backup-{n}")),
+        bitmap_parent: parent.and_then(|parent| parent.bitmap_created.clone()),
+        parent_paths: parent.map(|parent| parent.volumes.values().cloned().collect()),
+        engine: Some("pull".into()),
+        ..Default::default()
+    }
+}
+
+/// Runs it and acts once, on this thread, when it knows what it has to copy.
+fn take_and(request: TakeBackupRequest, act: impl FnOnce()) -> Result<TakenBackup> {
+    let mut act = Some(act);
+    take_backup::run(request, &mut |status| {
+        if status.phase == "copy"
+            && status.total_bytes > 0
+            && let Some(act) = act.take()
+        {
+            act();
+        }
+        Ok(())
+    })
+}
+
+fn assert_files(nas: &Nas, taken: &TakenBackup) {
+    assert!(Restored::from(&nas.at(&taken.disks[0].file)).verified_files(true) >= 1);
+}
+
+#[test]
+fn a_guest_does_not_notice_a_repository_that_hangs() {
+    let _alone = alone();
+    let linux = RealGuest::boot(64, "w=256");
+    let nas = Nas::folder().slow(32);
+    linux.wait_for_files(2);
+    let full = take_backup::run(request(&linux, &nas, 0, None), &mut |_| Ok(())).unwrap();
+    linux.wait_for_files(6);
+    let hanging = TakeBackupRequest { wait_seconds: Some(15), ..request(&linux, &nas, 1, None) };
+    let mut written = 0;
+    let mut began = Instant::now();
+    let error = std::thread::scope(|scope| {
+        let mut watch = None;
+        let error = take_and(hanging, || {
+            nas.hang();
+            began = Instant::now();
+            let linux = &linux;
+            watch = Some(scope.spawn(move || {
+                let mut written = 0;
+                while began.elapsed() < Duration::from_secs(10) {
+                    linux.assert_writes_within(Duration::from_secs(8));
+                    written += 1;
+                }
+                written
+            }));
+        })
+        .unwrap_err();
+        written = watch.expect("the copy was under way").join().unwrap();
+        error
+    });
+    assert_eq!(error.code, Code::NasUnresponsive, "{error}");
+    assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
+    assert!(written > 1, "{written} writes in 10 s");
+    assert_eq!(linux.guest.state(), "running");
+    linux.guest.assert_no_job();
+    assert_eq!(linux.guest.checkpoints(), ["backup-0"]);
+    nas.go_on();
+    until("what it left goes", Duration::from_secs(30), || {
+        !listing(nas.root()).iter().any(|(path, _)| path.to_string_lossy().contains(".partial-"))
+    });
+    let next = take_backup::run(request(&linux, &nas, 2, Some(&full)), &mut |_| Ok(())).unwrap();
+    assert_eq!(next.kind, Kind::Incremental);
+    assert_files(&nas, &full);
+    assert_files(&nas, &next);
+}
+
+/// A backup to a repository that hangs, with a scratch of 110 MiB of which the guest needs more, or which `fill` leaves
+/// nothing of.
+fn scratch_ends(fill: impl FnOnce(&Nas, &RealGuest)) -> Error {
+    let linux = RealGuest::boot(4, "");
+    let scratch = Nas::image(Fs::Ext4, 128);
+    config::set(Config { scratch_dir: Some(scratch.root().to_owned()), ..Config::clone(&config::current()) });
+    let nas = Nas::folder().slow(32);
+    linux.run("dd if=/dev/urandom of=/mnt/big bs=1M count=64 conv=fsync 2>/dev/null");
+    let full = take_backup::run(request(&linux, &nas, 0, None), &mut |_| Ok(())).unwrap();
+    let overwrite =
+        "while dd if=/dev/zero of=/mnt/big bs=1M count=64 conv=notrunc,fsync 2>/dev/null; do echo x >>/tmp/turns; done";
+    let error = take_and(request(&linux, &nas, 1, None), || {
+        nas.hang();
+        linux.launch(overwrite);
+        fill(&scratch, &linux);
+    })
+    .unwrap_err();
+    let ended = Instant::now();
+    until("the guest runs", Duration::from_secs(2), || linux.guest.state() == "running");
+    linux.assert_writes_within(Duration::from_secs(20));
+    log_turns(&linux, ended);
+    linux.guest.assert_no_job();
+    assert_eq!(linux.guest.checkpoints(), ["backup-0"]);
+    linux.run("dmesg | grep -i 'i/o error' && exit 1; true");
+    std::fs::remove_file(scratch.root().join("filler")).ok();
+    assert_eq!(std::fs::read_dir(scratch.root()).unwrap().count(), 1, "only lost+found");
+    nas.go_on();
+    linux.run("killall dd; true");
+    until("the unfinished point goes", Duration::from_secs(30), || {
+        !listing(nas.root()).iter().any(|(path, _)| path.to_string_lossy().contains(".partial-"))
+    });
+    let next = take_backup::run(request(&linux, &nas, 2, Some(&full)), &mut |_| Ok(())).unwrap();
+    assert_eq!(next.kind, Kind::Incremental);
+    assert_files(&nas, &next);
+    config::set(Config { scratch_dir: None, ..Config::clone(&config::current()) });
+    error
+}
+
+/// The guest's overwriting did not fail: it goes round after round.
+fn log_turns(linux: &RealGuest, since: Instant) {
+    let turns = || linux.run("cat /tmp/turns 2>/dev/null | wc -l").parse::<u64>().unwrap();
+    let before = turns();
+    until("the guest's writes go on", Duration::from_secs(60), || turns() > before);
+    assert!(since.elapsed() < Duration::from_secs(90));
+}
+
+#[test]
+fn a_scratch_too_small_ends_the_backup_before_it_is_full() {
+    let _alone = alone();
+    let error = scratch_ends(|_, _| {});
+    assert_eq!(error.code, Code::NoSpace, "{error}");
+}
+
+#[test]
+fn a_guest_that_waits_for_scratch_goes_on_within_two_seconds() {
+    let _alone = alone();
+    let error = scratch_ends(|scratch, linux| {
+        // While the listener is busy nobody looks at the scratch.
+        scratch.fill();
+        until("the guest waits", Duration::from_secs(60), || linux.guest.state() == "paused");
+    });
+    assert_eq!(error.code, Code::NoSpace, "{error}");
+}
