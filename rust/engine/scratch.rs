@@ -4,13 +4,23 @@ use std::fs::{self, DirBuilder, File, Permissions};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
 
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::libvirt::{Domain, JobState, State};
+use crate::nas::deadline::ask;
 
 const STEP: &str = "make the scratch folder";
+const SWEEP: &str = "clear the scratch folder";
+/// How long libvirt may take to end a job that was left behind.
+const END: Duration = Duration::from_secs(60);
+/// QEMU's socket.
+const SOCKET: &str = "nbd";
+/// A file with the domain's name in it.
+const DOMAIN: &str = "domain";
 /// Longest path of a unix socket: `sockaddr_un` without its NUL.
 const LONGEST_SOCKET: usize = 107;
 
@@ -23,28 +33,27 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    /// Makes the folder for `owner`, the user and group of QEMU (`None`: ours), below the configured one. What killed
-    /// processes have left there is removed.
-    pub fn make(config: &Config, owner: Option<(u32, u32)>) -> Result<Scratch> {
+    /// Makes the folder for the domain `vm` and `owner`, the user and group of QEMU (`None`: ours), below the configured
+    /// one.
+    pub fn make(config: &Config, vm: &str, owner: Option<(u32, u32)>) -> Result<Scratch> {
         static MADE: AtomicU64 = AtomicU64::new(0);
         let all = make_root(config)?;
         let io = |path: &Path| {
             let path = path.to_owned();
             move |e: std::io::Error| Error::io(STEP, path, e)
         };
-        // Held until ours has its lock: else another would take it for a leftover.
-        let root = File::open(&all).map_err(io(&all))?;
-        flock(&root, FlockOperation::LockExclusive).map_err(|e| Error::io(STEP, &all, e))?;
-        sweep(&all).map_err(io(&all))?;
         let folder = all.join(format!("{}-{}", std::process::id(), MADE.fetch_add(1, Relaxed)));
-        if folder.join("nbd").as_os_str().len() > LONGEST_SOCKET || folder.to_str().is_none() {
+        if folder.join(SOCKET).as_os_str().len() > LONGEST_SOCKET || folder.to_str().is_none() {
             let cause = format!("'{}' is too long, or not UTF-8, for the path of a socket in it", all.display());
             return Err(Error::invalid("scratchDir", cause));
         }
+        let made = lock_root(&all)?;
         DirBuilder::new().mode(0o700).create(&folder).map_err(io(&folder))?;
         let lock = File::open(&folder).map_err(io(&folder))?;
         flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|e| Error::io(STEP, &folder, e))?;
+        drop(made);
         let scratch = Scratch { folder, _lock: lock };
+        fs::write(scratch.folder.join(DOMAIN), vm).map_err(io(&scratch.folder))?;
         if let Some((user, group)) = owner {
             chown(&scratch.folder, Some(user), Some(group)).map_err(io(&scratch.folder))?;
         }
@@ -53,7 +62,7 @@ impl Scratch {
 
     /// Path of the socket.
     pub fn socket(&self) -> String {
-        self.path("nbd")
+        self.path(SOCKET)
     }
 
     /// Path of the scratch file of the disk `target`.
@@ -81,12 +90,14 @@ impl Drop for Scratch {
     }
 }
 
-/// The folder that holds those of all backups of this host; QEMU's user can pass through it.
+/// The folder that holds those of all backups of this host.
+fn root(config: &Config) -> PathBuf {
+    config.scratch_dir.clone().unwrap_or_else(|| config.state_dir.join("scratch"))
+}
+
+/// Makes it; QEMU's user can pass through it.
 fn make_root(config: &Config) -> Result<PathBuf> {
-    let (root, given) = match &config.scratch_dir {
-        Some(given) => (given.clone(), true),
-        None => (config.state_dir.join("scratch"), false),
-    };
+    let (root, given) = (root(config), config.scratch_dir.is_some());
     let make = || -> std::io::Result<()> {
         DirBuilder::new().recursive(true).mode(0o711).create(&root)?;
         if !given {
@@ -101,27 +112,65 @@ fn make_root(config: &Config) -> Result<PathBuf> {
     Ok(root)
 }
 
-/// Removes the folders of ours that nobody holds.
-fn sweep(all: &Path) -> std::io::Result<()> {
-    for entry in fs::read_dir(all)? {
-        let path = entry?.path();
+/// Removes the folders of ours that nobody holds, and ends the jobs that still use them: nobody reads their exports any
+/// more, and the guest would fill the scratch until it has to wait. What can't be done is logged, and tried by the next.
+pub fn sweep(config: &Config) {
+    let all = root(config);
+    let Ok(entries) = fs::read_dir(&all) else { return };
+    for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        let ours = name.split_once('-').is_some_and(|(process, number)| {
-            [process, number].iter().all(|part| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit()))
-        });
-        if !ours || !path.symlink_metadata()?.is_dir() {
+        let number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+        let ours = name.split_once('-').is_some_and(|(process, count)| number(process) && number(count));
+        let is_folder = path.symlink_metadata().is_ok_and(|metadata| metadata.is_dir());
+        if !ours || !is_folder {
             continue;
         }
-        match File::open(&path) {
-            Ok(folder) if flock(&folder, FlockOperation::NonBlockingLockExclusive).is_ok() => {
-                log::warn!("removing '{}', left by a backup that ended early", path.display());
-                fs::remove_dir_all(&path)?;
-            }
-            // Held, or gone meanwhile.
-            _ => {}
+        let Some(_folder) = take_unused(&all, &path) else { continue };
+        log::warn!("removing '{}', left by a backup that ended early", path.display());
+        let ended = end_job(config, &path);
+        let removed = ended.and_then(|()| fs::remove_dir_all(&path).map_err(|e| Error::io(SWEEP, &path, e)));
+        if let Err(error) = removed {
+            log::error!("'{}' stays for now: {error}", path.display());
         }
     }
-    Ok(())
+}
+
+/// Locks the folder at `path`, unless somebody uses it or it is gone.
+fn take_unused(all: &Path, path: &Path) -> Option<File> {
+    let _made = lock_root(all).ok()?;
+    let folder = File::open(path).ok()?;
+    flock(&folder, FlockOperation::NonBlockingLockExclusive).ok().map(|()| folder)
+}
+
+/// Held while a folder is made: one that is not locked yet is no leftover.
+fn lock_root(all: &Path) -> Result<File> {
+    let root = File::open(all).map_err(|e| Error::io(STEP, all, e))?;
+    flock(&root, FlockOperation::LockExclusive).map_err(|e| Error::io(STEP, all, e))?;
+    Ok(root)
+}
+
+/// Ends the job that was begun with this folder, if it still runs, and lets the guest go on that waits for its scratch.
+fn end_job(config: &Config, folder: &Path) -> Result<()> {
+    let Ok(vm) = fs::read_to_string(folder.join(DOMAIN)) else { return Ok(()) };
+    let uri = config.connection_uri.clone();
+    let socket = folder.join(SOCKET);
+    ask(SWEEP, END, move || {
+        let Some(domain) = Domain::find(&uri, &vm)? else { return Ok(()) };
+        let backup = domain.running_backup()?;
+        if !backup.is_some_and(|xml| socket.to_str().is_some_and(|socket| xml.contains(socket))) {
+            return Ok(());
+        }
+        log::warn!("{vm}: a backup job that nobody waits for is aborted");
+        domain.abort_job()?;
+        while domain.job()?.state == JobState::Running {
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        if domain.state()? == (State::Paused { io_error: true }) {
+            log::warn!("{vm}: the guest, paused by the backup, goes on");
+            domain.resume()?;
+        }
+        Ok(())
+    })
 }
 
 #[cfg(test)]
@@ -142,7 +191,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let config = config(dir.path());
         DirBuilder::new().mode(0o700).create(&config.state_dir).unwrap();
-        let scratch = Scratch::make(&config, Some((64055, 64056))).unwrap();
+        let scratch = Scratch::make(&config, "i-1-VM", Some((64055, 64056))).unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         let root = config.state_dir.join("scratch");
         assert_eq!((mode(&config.state_dir), mode(&root), mode(&scratch.folder)), (0o711, 0o711, 0o700));
@@ -159,11 +208,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let config = config(dir.path());
         let root = config.state_dir.join("scratch");
-        let used = Scratch::make(&config, None).unwrap();
+        let used = Scratch::make(&config, "i-1-VM", None).unwrap();
         fs::create_dir_all(root.join("1-1")).unwrap();
         fs::write(root.join("1-1/vda.qcow2"), "x").unwrap();
         fs::create_dir(root.join("other")).unwrap();
-        let second = Scratch::make(&config, None).unwrap();
+        sweep(&config);
+        let second = Scratch::make(&config, "i-1-VM", None).unwrap();
         assert!(used.folder.exists() && second.folder.exists() && root.join("other").exists());
         assert_eq!(names(&root), 3);
     }
@@ -172,7 +222,7 @@ mod tests {
     fn a_path_too_long_for_a_socket_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let config = Config { scratch_dir: Some(dir.path().join("x".repeat(100))), ..config(dir.path()) };
-        let error = Scratch::make(&config, None).unwrap_err();
+        let error = Scratch::make(&config, "i-1-VM", None).unwrap_err();
         assert!(error.cause.starts_with("scratchDir:"), "{error}");
     }
 }

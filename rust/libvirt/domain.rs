@@ -1,6 +1,6 @@
 //! A domain: its state, its job, the backup job's begin and abort, freeze and thaw.
 
-use std::ffi::{CString, c_int};
+use std::ffi::{CStr, CString, c_int};
 use std::ptr::null_mut;
 use std::time::Duration;
 
@@ -222,6 +222,22 @@ impl Domain {
             return Err(if busy { Error { code: Code::Busy, ..error } } else { error });
         }
         Ok(())
+    }
+
+    /// The XML of the backup job that runs; `None` when none does.
+    pub fn running_backup(&self) -> Result<Option<String>> {
+        // SAFETY: the domain is live; the text that comes back is ours, NUL-terminated, and freed after its copy.
+        unsafe {
+            let text = sys::virDomainBackupGetXMLDesc(self.inner.as_ptr(), 0);
+            if text.is_null() {
+                let error = VirtError::last_error();
+                let none = number(&error) == sys::VIR_ERR_NO_DOMAIN_BACKUP;
+                return if none { Ok(None) } else { Err(at("look at the domain's backup job")(error)) };
+            }
+            let copy = CStr::from_ptr(text).to_string_lossy().into_owned();
+            libc::free(text.cast());
+            Ok(Some(copy))
+        }
     }
 
     /// Asks libvirt to abort the job. Its end is told by an event, not by this call.

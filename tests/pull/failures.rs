@@ -1,12 +1,14 @@
 //! What goes wrong while a pull runs: the guest goes on as if nothing were, and the next backup is incremental.
 
+use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 use nasbackup::error::{Code, Error};
 use nasbackup::nas::deadline;
 use nasbackup::operation::{self, take_backup::TakeBackupRequest};
+use rustix::fs::{FlockOperation, flock};
 
-use crate::support::{Fs, Guest, MIB, Nas, Story, take, take_and, until};
+use crate::support::{Disk, Fs, Guest, MIB, Nas, Story, take, take_and, until};
 
 /// A guest with a full point whose next incremental has much to write, to a repository that takes it slowly.
 fn slow_story_on(nas: Nas) -> Story {
@@ -215,4 +217,33 @@ fn a_paused_guest_stays_paused_after_a_failure() {
     story.guest.resume();
     std::fs::remove_file(story.nas.at("filler")).unwrap();
     goes_on(story);
+}
+
+/// What is there after the agent was killed: a job of ours that nobody reads, and its folder.
+#[test]
+fn a_job_that_was_left_behind_is_ended() {
+    let mut story = Story::new(Guest::new([Disk::new()]), Nas::folder());
+    story.guest.write(0, 0x41, 0, MIB);
+    story.take("full").assert_full(true);
+    let folder =
+        nasbackup::config::current().state_dir.join("scratch").join(format!("{}-987654321", std::process::id()));
+    std::fs::create_dir(&folder).unwrap();
+    let lock = std::fs::File::open(&folder).unwrap();
+    flock(&lock, FlockOperation::LockExclusive).unwrap();
+    std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o777)).unwrap();
+    std::fs::write(folder.join("domain"), &story.guest.name).unwrap();
+    let xml = folder.join("backup.xml");
+    let text = format!(
+        "<domainbackup mode='pull'><server transport='unix' socket='{0}/nbd'/><disks>\
+         <disk name='vda' type='file'><scratch file='{0}/vda.qcow2'/></disk></disks></domainbackup>",
+        folder.to_str().unwrap()
+    );
+    std::fs::write(&xml, text).unwrap();
+    story.guest.virsh(&["backup-begin", "--backupxml", xml.to_str().unwrap()]);
+    story.guest.write(0, 0x42, 0, MIB);
+    story.refuse(story.request("incremental"), "BUSY");
+    drop(lock);
+    story.take("incremental").assert_incremental();
+    assert!(!folder.exists());
+    story.assert_all_restore();
 }

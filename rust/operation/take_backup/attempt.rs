@@ -112,7 +112,7 @@ impl Attempt {
         if self.engine != Engine::Pull {
             return Ok(Means::Push(targets.collect()));
         }
-        let scratch = Scratch::make(config, self.found.xml.owner)?;
+        let scratch = Scratch::make(config, self.found.domain.name(), self.found.xml.owner)?;
         pull::check_scratch(&scratch)?;
         let disk = |(i, disk): (usize, &DiskFacts)| {
             let path = PathBuf::from(self.targets.path(&names[i])?);

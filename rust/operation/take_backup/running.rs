@@ -9,7 +9,7 @@ use super::found::{self, Found};
 use super::request::{Checked, Mode};
 use super::storage::{self, Opened, TargetSpec};
 use super::{Call, Outcome, TakenBackup, ask, file_name, manifest};
-use crate::engine::Engine;
+use crate::engine::{Engine, scratch};
 use crate::error::{Code, Error, Result};
 use crate::host::HostState;
 use crate::job::Reporter;
@@ -30,6 +30,7 @@ fn take(call: &Call<'_>, mut host: HostState, against: Option<String>, job: &mut
     if checked.engine == Engine::Pull {
         nbd::available()?;
     }
+    scratch::sweep(config);
     job.begin("find the domain")?;
     let (request, settings) = (checked.clone(), config.clone());
     let found = ask("look at the domain", move || found::find(&request, &settings))?;
