@@ -51,9 +51,15 @@ soak: ERRORS ?= 40
 soak: prerequisites
 	NASBACKUP_SOAK_CHAINS=$(CHAINS) NASBACKUP_SOAK_CRASHES=$(CRASHES) NASBACKUP_SOAK_ERRORS=$(ERRORS) \
 		cargo test --release --test rebase -- --nocapture
+	$(MAKE) bench BENCH_SECTIONS=growth BENCH_LONG=1
 
+# As root, a quarter of an hour; docs/benchmark.md. SCRIPT=PATH: against an installed script. BENCH_RUNS=1: quick.
 bench: prerequisites
-	cargo bench --bench rebase
+	@bench/install
+	cargo build --release
+	$(if $(BENCH_SECTIONS)$(filter 1,$(BENCH_RUNS)),,cargo bench --bench rebase)
+	$(MVN) -Pbench package -DskipTests -pl java/bench -am
+	tests/lab/run bench/run $(CARGO_TARGET_DIR)/bench $(SCRIPT)
 
 lint: prerequisites $(TOOLS)/bin/cargo-deny
 	cargo fmt --check

@@ -1,0 +1,80 @@
+// Licensed under the Apache License, Version 2.0 (the "License");
+// you may not use this file except in compliance with the License.
+// You may obtain a copy of the License at
+//
+//     http://www.apache.org/licenses/LICENSE-2.0
+//
+// Unless required by applicable law or agreed to in writing, software
+// distributed under the License is distributed on an "AS IS" BASIS,
+// WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+// See the License for the specific language governing permissions and
+// limitations under the License.
+
+package org.nasbackup.lab;
+
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.List;
+import org.nasbackup.NasBackup;
+
+/** Measures everything; {@code bench/run} starts it in a lab. Arguments: folder of bench, of the outcome, script. */
+final class Bench {
+    private static final Rival[] ALL = Rival.values();
+
+    private final Path home;
+    private final Path traces;
+    private final Samples samples;
+    private final Shell shell;
+    private final NasBackup library = Lab.open("error");
+    private final int runs = Integer.parseInt(System.getenv().getOrDefault("BENCH_RUNS", "5"));
+
+    private Bench(Path home, Path out, String script) {
+        this.home = home;
+        this.traces = out.resolve("traces");
+        this.samples = new Samples(out.resolve("samples.jsonl"));
+        this.shell = new Shell(script, home);
+    }
+
+    public static void main(String[] arguments) throws Exception {
+        Bench bench = new Bench(Path.of(arguments[0]), Path.of(arguments[1]), arguments[2]);
+        Files.createDirectories(bench.traces);
+        List<String> sections = List.of(System.getenv()
+                .getOrDefault("BENCH_SECTIONS", "backups rebase boundary")
+                .split(" "));
+        if (sections.contains("backups")) {
+            bench.backups();
+        }
+        if (sections.contains("rebase")) {
+            bench.rebases();
+        }
+        if (sections.contains("boundary")) {
+            Boundary.measure(bench.samples);
+        }
+    }
+
+    private void backups() {
+        try (NasImage nas = new NasImage("xfs", 32)) {
+            Site site = new Site(library, shell, home, nas);
+            Meter meter = new Meter(samples, nas, shell, traces, runs);
+            try (Backups backups = new Backups(site)) {
+                meter.measure(backups.full(), ALL);
+                meter.measure(backups.delete(), ALL);
+                meter.measure(backups.incremental(), ALL);
+                meter.measure(backups.restarted(), ALL);
+                meter.measure(backups.stopped(), ALL);
+                meter.measure(new Stats(site), ALL);
+            }
+        }
+    }
+
+    private void rebases() {
+        for (String fileSystem : List.of("xfs", "btrfs", "ext4")) {
+            try (NasImage nas = new NasImage(fileSystem, 12)) {
+                Site site = new Site(library, shell, home, nas);
+                Meter meter = new Meter(samples, nas, shell, traces, runs);
+                meter.measure(new Rebases(site, "rebase", 700), ALL);
+                meter.measure(new Rebases(site, "rebase, fragmented", 11_840), ALL);
+            }
+        }
+    }
+}

@@ -1,0 +1,191 @@
+// Licensed under the Apache License, Version 2.0 (the "License");
+// you may not use this file except in compliance with the License.
+// You may obtain a copy of the License at
+//
+//     http://www.apache.org/licenses/LICENSE-2.0
+//
+// Unless required by applicable law or agreed to in writing, software
+// distributed under the License is distributed on an "AS IS" BASIS,
+// WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+// See the License for the specific language governing permissions and
+// limitations under the License.
+
+package org.nasbackup.lab;
+
+import com.sun.management.OperatingSystemMXBean;
+import java.io.IOException;
+import java.io.UncheckedIOException;
+import java.lang.management.ManagementFactory;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.List;
+import java.util.regex.Matcher;
+import java.util.regex.Pattern;
+import java.util.stream.Stream;
+import org.nasbackup.lab.Samples.Sample;
+
+/** Measures runs: the rivals in turn, so that what else happens on the machine meets all of them alike. */
+final class Meter {
+    private static final OperatingSystemMXBean PROCESS =
+            (OperatingSystemMXBean) ManagementFactory.getOperatingSystemMXBean();
+    /** A call that ended well in what strace writes, also one that was interrupted in between. */
+    private static final Pattern STARTED = Pattern.compile("execve(at)?(\\(| resumed>).* = 0 <[0-9.]+>");
+
+    private static final Pattern SYNCED = Pattern.compile("sync(\\(| resumed>).* = 0 <([0-9.]+)>");
+
+    private final Samples samples;
+    private final NasImage nas;
+    private final Shell shell;
+    private final Path traces;
+    private final int runs;
+
+    /** @param traces the folder for what strace writes, a file for each operation and rival */
+    Meter(Samples samples, NasImage nas, Shell shell, Path traces, int runs) {
+        this.samples = samples;
+        this.nas = nas;
+        this.shell = shell;
+        this.traces = traces;
+        this.runs = runs;
+    }
+
+    /** A run of each whose system calls are counted and whose outcome is checked, then those that are timed. */
+    void measure(Operation operation, Rival... rivals) {
+        for (Rival rival : rivals) {
+            if (rival != Rival.FLOOR) {
+                operation.beforeCheck(rival);
+                samples.add(traced(operation, rival));
+                operation.check(rival);
+                operation.after(rival);
+            }
+        }
+        for (int run = 1; run <= runs; run++) {
+            for (Rival rival : rivals) {
+                operation.before(rival);
+                samples.add(timed(operation, rival).with("run", run));
+                operation.after(rival);
+            }
+        }
+    }
+
+    private Sample sample(String section, Operation operation, Rival rival) {
+        return new Sample(section)
+                .with("operation", operation.name())
+                .with("filesystem", nas.fileSystem())
+                .with("rival", rival.toString());
+    }
+
+    private Sample timed(Operation operation, Rival rival) {
+        Sample sample = sample("operation", operation, rival);
+        if (operation.dropsCaches()) {
+            dropCaches();
+        }
+        shell.versionSeconds();
+        long written = nas.bytesWritten();
+        double children = childrenCpuSeconds();
+        long cpu = PROCESS.getProcessCpuTime();
+        write(Path.of("/proc/self/clear_refs"), "5"); // the peak starts again (proc(5))
+        long memory = memory("VmRSS");
+        long begun = System.nanoTime();
+        operation.run(rival, sample);
+        double took = (System.nanoTime() - begun) / 1e9;
+        if (rival != Rival.FLOOR) { // it says by itself what it took, without its start
+            sample.with("seconds", took);
+        }
+        if (rival == Rival.SHELL) {
+            sample.with("version_seconds", shell.versionSeconds()).with("cpu_seconds", childrenCpuSeconds() - children);
+        }
+        if (rival.isNative()) {
+            sample.with("cpu_seconds", (PROCESS.getProcessCpuTime() - cpu) / 1e9)
+                    .with("peak_bytes", memory("VmHWM") - memory);
+        }
+        return sample.with("bytes_written", nas.bytesWritten() - written);
+    }
+
+    private Sample traced(Operation operation, Rival rival) {
+        String name = operation.name() + " " + nas.fileSystem() + " " + rival;
+        Path log = traces.resolve(name.replace(' ', '-'));
+        String me = "" + ProcessHandle.current().pid();
+        try {
+            Process strace = new ProcessBuilder(
+                            "strace",
+                            "-f",
+                            "-qq",
+                            "-T",
+                            "-e",
+                            "trace=execve,execveat,fsync,fdatasync,syncfs,sync",
+                            "-o",
+                            "" + log,
+                            "-p",
+                            me)
+                    .inheritIO()
+                    .start();
+            Lab.until("strace sees every thread", Meter::everyThreadIsTraced);
+            operation.run(rival, sample("", operation, rival));
+            Lab.run("kill", "-INT", "" + strace.pid());
+            strace.waitFor();
+            List<String> calls = Files.readAllLines(log);
+            double synced = calls.stream()
+                    .map(SYNCED::matcher)
+                    .filter(Matcher::find)
+                    .mapToDouble(sync -> Double.parseDouble(sync.group(2)))
+                    .sum();
+            // `kill` above is not the operation's, neither is the helper through which Java starts it
+            long started = calls.stream()
+                    .filter(call -> STARTED.matcher(call).find())
+                    .filter(call -> !call.contains("jspawnhelper") && !call.contains("\"kill\""))
+                    .count();
+            return sample("trace", operation, rival).with("execs", started).with("sync_seconds", synced);
+        } catch (IOException e) {
+            throw new UncheckedIOException(e);
+        } catch (InterruptedException e) {
+            Thread.currentThread().interrupt();
+            throw new IllegalStateException(e);
+        }
+    }
+
+    private static boolean everyThreadIsTraced() {
+        try (Stream<Path> threads = Files.list(Path.of("/proc/self/task"))) {
+            return threads.noneMatch(
+                    thread -> read(thread.resolve("status")).lines().anyMatch("TracerPid:\t0"::equals));
+        } catch (IOException e) {
+            throw new UncheckedIOException(e);
+        }
+    }
+
+    static void dropCaches() {
+        Lab.run("sync");
+        write(Path.of("/proc/sys/vm/drop_caches"), "3");
+    }
+
+    /** CPU of the programs that this process started and that ended, and of theirs. */
+    private static double childrenCpuSeconds() {
+        String stat = read(Path.of("/proc/self/stat"));
+        String[] fields = stat.substring(stat.lastIndexOf(')') + 2).split(" ");
+        return (Long.parseLong(fields[13]) + Long.parseLong(fields[14])) / 100.0; // cutime, cstime (proc(5))
+    }
+
+    private static long memory(String field) {
+        return read(Path.of("/proc/self/status"))
+                .lines()
+                .filter(line -> line.startsWith(field + ":"))
+                .mapToLong(line -> Long.parseLong(line.split("\\s+")[1]) * 1024)
+                .findFirst()
+                .orElseThrow();
+    }
+
+    private static String read(Path path) {
+        try {
+            return Files.readString(path);
+        } catch (IOException e) {
+            throw new UncheckedIOException(e);
+        }
+    }
+
+    private static void write(Path path, String text) {
+        try {
+            Files.writeString(path, text);
+        } catch (IOException e) {
+            throw new UncheckedIOException(e);
+        }
+    }
+}
