@@ -1,0 +1,313 @@
+#!/usr/bin/python3
+"""report.py OUT: makes OUT/results.json, OUT/results.md and plots (SVG) of OUT/samples.jsonl."""
+
+import json
+import platform
+import sys
+from datetime import datetime, timezone
+from pathlib import Path
+from statistics import median
+
+MIB = 1 << 20
+
+
+class Samples:
+    def __init__(self, lines):
+        self.all = [json.loads(line) for line in lines]
+
+    def of(self, section, **fields):
+        return [s for s in self.all if s["section"] == section and all(s.get(k) == v for k, v in fields.items())]
+
+    def operations(self):
+        """Each (operation, file system), in the order in which they were measured."""
+        return list(dict.fromkeys((s["operation"], s["filesystem"]) for s in self.of("operation")))
+
+
+def middle(values):
+    values = [value for value in values if value is not None]
+    return median(values) if values else None
+
+
+def operation(samples, name, filesystem):
+    """The row of one operation: medians, and pair by pair what compares two rivals."""
+    runs = {}
+    for rival in ("native", "warm", "shell", "floor"):
+        found = samples.of("operation", operation=name, filesystem=filesystem, rival=rival)
+        runs[rival] = {s["run"]: s for s in found}
+    traces = {s["rival"]: s for s in samples.of("trace", operation=name, filesystem=filesystem)}
+
+    def of(rival, field):
+        return [s.get(field) for s in runs[rival].values()]
+
+    def pairs(left, right, figure):
+        return [figure(runs[left][run], runs[right][run]) for run in runs[left] if run in runs[right]]
+
+    def above(warm, floor):
+        return (warm["seconds"] - floor["seconds"] - warm.get("sync_seconds", 0)) * 1000
+
+    def spread(rival):
+        seconds = of(rival, "seconds")
+        return [min(seconds), max(seconds)] if seconds else None
+
+    outside = [(s["seconds"] - s["job_seconds"] - s["sync_seconds"]) * 1000
+               for s in runs["warm"].values() if "job_seconds" in s]
+    ratios = pairs("native", "shell", lambda native, shell: shell["seconds"] / native["seconds"])
+    return {
+        "operation": name,
+        "engine": next(iter(of("native", "engine")), None),
+        "filesystem": filesystem,
+        "runs": len(runs["native"]),
+        "native_s": middle(of("native", "seconds")),
+        "native_spread_s": spread("native"),
+        "native_warm_s": middle(of("warm", "seconds")),
+        "native_warm_spread_s": spread("warm"),
+        "shell_s": middle(of("shell", "seconds")),
+        "shell_spread_s": spread("shell"),
+        "shell_version_s": middle(of("shell", "version_seconds")),
+        "floor_s": middle(of("floor", "seconds")),
+        "floor_spread_s": spread("floor"),
+        "ratio": middle(ratios),
+        "ratio_spread": [min(ratios), max(ratios)] if ratios else None,
+        "ratio_without_version": middle(pairs(
+            "native", "shell", lambda native, shell: (shell["seconds"] - shell["version_seconds"]) / native["seconds"])),
+        "above_floor_ms": middle(pairs("warm", "floor", above)),
+        "outside_job_ms": middle(outside),
+        "sync_ms": middle([value and value * 1000 for value in of("warm", "sync_seconds")]),
+        "traced_sync_ms": traces["warm"]["sync_seconds"] * 1000 if "warm" in traces else None,
+        "native_execs": traces.get("native", {}).get("execs"),
+        "native_warm_execs": traces.get("warm", {}).get("execs"),
+        "shell_execs": traces.get("shell", {}).get("execs"),
+        "native_cpu_s": middle(of("native", "cpu_seconds")),
+        "shell_cpu_s": middle(of("shell", "cpu_seconds")),
+        "native_rss_mib": max((value for value in of("native", "peak_bytes") + of("warm", "peak_bytes")), default=0) / MIB,
+        "bytes_written": middle(of("native", "bytes_written")),
+        "shell_bytes_written": middle(of("shell", "bytes_written")),
+    }
+
+
+def bounds(rows, boundary):
+    """What must hold: (text, value found, its text, whether it holds). A bound that nothing was measured for is left out."""
+    row = {(r["operation"], r["filesystem"]): r for r in rows}
+    found = []
+
+    def bound(text, value, unit, holds):
+        if value is not None:
+            found.append({"must_hold": text, "found": value, "unit": unit, "holds": bool(holds(value))})
+
+    def get(name, field, filesystem="xfs"):
+        return row.get((name, filesystem), {}).get(field)
+
+    bound("incremental: at least 2.5x faster than the script without its `virsh version` calls",
+          get("incremental", "ratio_without_version"), "x", lambda value: value >= 2.5)
+    bound("full: at least 2x faster than the script", get("full", "ratio"), "x", lambda value: value >= 2)
+    for name in ("full", "incremental"):
+        bound(f"{name}: at most 60 ms plus its syncs above the floor, mounted",
+              get(name, "above_floor_ms"), "ms", lambda value: value <= 60)
+    stats, delete = get("stats", "native_warm_s"), row.get(("delete", "xfs"))
+    bound("stats: at most 10 ms, mounted", stats and stats * 1000, "ms", lambda value: value <= 10)
+    bound("delete: at most 10 ms plus its syncs, mounted",
+          delete and delete["native_warm_s"] * 1000 - delete["traced_sync_ms"], "ms", lambda value: value <= 10)
+    running = [r for r in rows if r["operation"] != "stopped full"]
+    for field, text, most in (("native_warm_execs", "mounted", 0), ("native_execs", "not mounted", 1)):
+        counts = [r[field] for r in running if r[field] is not None]
+        bound(f"processes started, {text}, no stopped guest: at most {most}",
+              max(counts, default=None), "", lambda value, most=most: value <= most)
+    bound("peak memory added, push: at most 32 MiB",
+          max((r["native_rss_mib"] for r in rows), default=None), "MiB", lambda value: value <= 32)
+    bound("a round trip through JNI: at most 50 µs",
+          max((s["micros"] for s in boundary), default=None), "µs", lambda value: value <= 50)
+    return found
+
+
+def machine():
+    cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "?")
+    with open("/proc/meminfo") as info:
+        memory = int(info.readline().split()[1]) // MIB
+    return {"cpu": cpu, "cores": len([line for line in open("/proc/cpuinfo") if line.startswith("processor")]),
+            "memory_gib": memory, "kernel": platform.release()}
+
+
+def text(value, unit="", digits=3):
+    return "-" if value is None else f"{value:,.{digits}f}{unit and ' ' + unit}"
+
+
+def table(head, rows):
+    return "\n".join(["| " + " | ".join(head) + " |", "| " + " | ".join("---" for _ in head) + " |"]
+                     + ["| " + " | ".join(row) + " |" for row in rows]) + "\n"
+
+
+def with_spread(row, rival):
+    spread = row[f"{rival}_spread_s"]
+    return "-" if spread is None else f"{row[f'{rival}_s']:.3f} ({spread[0]:.3f}..{spread[1]:.3f})"
+
+
+def markdown(results):
+    m, rows = results["machine"], results["operations"]
+    parts = [
+        "# Benchmark\n",
+        f"{results['date']}, {m['cores']} cores of {m['cpu']}, {m['memory_gib']} GiB, Linux {m['kernel']}, load before"
+        f" {results['load_before']} and after {results['load_after']}. Seconds: median (least..most)."
+        " docs/benchmark.md says how each figure is made.\n",
+        "## What must hold\n",
+        table(["", "found", ""], [[b["must_hold"], text(b["found"], b["unit"], 1), "holds" if b["holds"] else "**does not hold**"]
+                                  for b in results["must_hold"]]),
+        "## Operations\n",
+        table(["operation", "NAS", "runs", "native", "native, mounted", "script", "of it virsh version", "floor",
+               "ratio", "without version"],
+              [[r["operation"], r["filesystem"], str(r["runs"]), with_spread(r, "native"), with_spread(r, "native_warm"),
+                with_spread(r, "shell"), text(r["shell_version_s"]), with_spread(r, "floor"), text(r["ratio"], "x", 1),
+                text(r["ratio_without_version"], "x", 1)] for r in rows]),
+        table(["operation", "NAS", "above the floor", "outside the job", "syncs", "processes", "mounted", "script",
+               "CPU s", "script", "memory MiB", "MB written", "script"],
+              [[r["operation"], r["filesystem"], text(r["above_floor_ms"], "ms", 0), text(r["outside_job_ms"], "ms", 0),
+                text(r["sync_ms"] if r["sync_ms"] is not None else r["traced_sync_ms"], "ms", 0),
+                text(r["native_execs"], "", 0), text(r["native_warm_execs"], "", 0), text(r["shell_execs"], "", 0),
+                text(r["native_cpu_s"], "", 2), text(r["shell_cpu_s"], "", 2), text(r["native_rss_mib"], "", 1),
+                text(r["bytes_written"] / 1e6, "", 1), text(r["shell_bytes_written"] / 1e6, "", 1)] for r in rows]),
+    ]
+    if results["growth"]:
+        parts += ["## Growth\n", *[f"- {line}" for line in results["growth_in_words"]], "",
+                  table(["what", "", "full s", "incremental s", "memory MiB"],
+                        [[g["what"], f"{g['value']:,} {g['unit']}", text(g.get("full_s")), text(g.get("incremental_s")),
+                          text(g.get("rss_mib"), "", 1)] for g in results["growth"]])]
+    if results["latency"]:
+        parts += ["## Writes of the guest\n", "64 KiB at random places, one at a time, past every cache of the guest.\n",
+                  table(["meanwhile", "writes", "p50 ms", "p99 ms", "max ms"],
+                        [[w["phase"], str(w["writes"]), *(text(w[k], "", 2) for k in ("p50_ms", "p99_ms", "max_ms"))]
+                         for w in results["latency"]])]
+    if results["boundary"]:
+        parts += ["## The boundary\n",
+                  table(["call", "µs", "least..most"],
+                        [[b["call"], text(b["micros"], "", 2), f"{b['micros_min']:.2f}..{b['micros_max']:.2f}"]
+                         for b in results["boundary"]])]
+    return "\n".join(parts)
+
+
+def percentile(values, share):
+    values = sorted(values)
+    return values[min(len(values) - 1, int(share * len(values)))]
+
+
+def latency(samples):
+    found = []
+    for phase in dict.fromkeys(s["phase"] for s in samples.of("latency")):
+        micros = [m for s in samples.of("latency", phase=phase) for m in s["micros"]]
+        found.append({"phase": phase, "writes": len(micros), "p50_ms": percentile(micros, .5) / 1000,
+                      "p99_ms": percentile(micros, .99) / 1000, "max_ms": max(micros) / 1000})
+    return found
+
+
+def growth(samples):
+    """One row for each point of a curve, the median of its runs."""
+    keys = dict.fromkeys((s["what"], s["value"], s["unit"]) for s in samples.of("growth"))
+    rows = []
+    for what, value, unit in sorted(keys, key=lambda key: (list(keys).index(next(k for k in keys if k[0] == key[0])), key[1])):
+        found = samples.of("growth", what=what, value=value)
+        row = {"what": what, "value": value, "unit": unit}
+        for field, name, scale in (("full_seconds", "full_s", 1), ("incremental_seconds", "incremental_s", 1),
+                                   ("peak_bytes", "rss_mib", MIB)):
+            figure = middle([s.get(field) for s in found])
+            if figure is not None:
+                row[name] = figure / scale
+        rows.append(row)
+    return rows
+
+
+def growth_in_words(rows):
+    words = []
+    for what in dict.fromkeys(row["what"] for row in rows):
+        curve = [row for row in rows if row["what"] == what]
+        for figure, name in (("full_s", "full"), ("incremental_s", "incremental")):
+            points = [(row["value"], row[figure]) for row in curve if figure in row]
+            if len(points) > 1:
+                (x0, y0), (x1, y1) = points[0], points[-1]
+                unit = curve[0]["unit"]
+                words.append(f"{what}, {name}: {(y1 - y0) / (x1 - x0) * 1000:+.2f} ms for each further {unit}"
+                             f" ({y0:.3f} s at {x0:,}, {y1:.3f} s at {x1:,})")
+    return words
+
+
+def plots(results, samples, out):
+    import matplotlib
+    matplotlib.use("svg")
+    import matplotlib.pyplot as plt
+    plt.rcParams["svg.hashsalt"] = "nasbackup"
+    plt.rcParams["font.size"] = 9
+    colours = {"script": "#b0493a", "native": "#2b6f9e", "floor": "#9aa5ab"}
+
+    def save(figure, name):
+        figure.tight_layout()
+        figure.savefig(out / name, metadata={"Date": None})
+        plt.close(figure)
+
+    rows = [r for r in results["operations"] if r["shell_s"] is not None]
+    if rows:
+        figure, axes = plt.subplots(figsize=(8, 0.55 * len(rows) + 1))
+        labels = [f"{r['operation']}, {r['filesystem']}" for r in rows]
+        for offset, (name, key) in enumerate((("script", "shell_s"), ("native", "native_s"), ("floor", "floor_s"))):
+            axes.barh([i + offset * 0.27 for i in range(len(rows))], [r[key] or 0 for r in rows], 0.25,
+                      color=colours[name], label=name)
+        axes.set_yticks([i + 0.27 for i in range(len(rows))], labels)
+        for i, r in enumerate(rows):
+            axes.annotate(f" {r['ratio']:.1f}x", (r["shell_s"], i), va="center", fontsize=8)
+        axes.set_xscale("log")
+        axes.set_xlabel("seconds (logarithmic)")
+        axes.invert_yaxis()
+        axes.legend(loc="lower right")
+        axes.set_title(f"Against the script, {results['date'][:10]}")
+        save(figure, "operations.svg")
+    curves = [what for what in dict.fromkeys(r["what"] for r in results["growth"])
+              if len([r for r in results["growth"] if r["what"] == what]) > 1]
+    if curves:
+        figure, all_axes = plt.subplots(1, len(curves), figsize=(3.2 * len(curves), 3), squeeze=False)
+        for axes, what in zip(all_axes[0], curves):
+            curve = [r for r in results["growth"] if r["what"] == what]
+            for name, key in (("full", "full_s"), ("incremental", "incremental_s")):
+                points = [(r["value"], r[key]) for r in curve if key in r]
+                if points:
+                    axes.plot(*zip(*points), marker="o", label=name)
+            axes.set_xscale("log", base=2)
+            axes.set_xticks([r["value"] for r in curve], [str(r["value"]) for r in curve])
+            axes.set_ylim(bottom=0)
+            axes.set_xlabel(f"{what} ({curve[0]['unit']})")
+            axes.set_ylabel("seconds")
+            axes.legend()
+        save(figure, "growth.svg")
+    if results["latency"]:
+        figure, axes = plt.subplots(figsize=(6, 3.5))
+        for phase in dict.fromkeys(s["phase"] for s in samples.of("latency")):
+            millis = sorted(m / 1000 for s in samples.of("latency", phase=phase) for m in s["micros"])
+            axes.plot(millis, [(i + 1) / len(millis) * 100 for i in range(len(millis))], label=phase)
+        axes.set_xscale("log")
+        axes.set_xlabel("milliseconds (logarithmic)")
+        axes.set_ylabel("% of the guest's writes")
+        axes.legend()
+        save(figure, "latency.svg")
+
+
+def main(out):
+    samples = Samples((out / "samples.jsonl").read_text().splitlines())
+    rows = [operation(samples, *key) for key in samples.operations()]
+    boundary = [{k: v for k, v in s.items() if k != "section"} for s in samples.of("boundary")]
+    loads = [s["load"] for s in samples.of("load")]
+    curves = growth(samples)
+    results = {
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "machine": machine(),
+        "load_before": loads[0] if loads else None,
+        "load_after": loads[-1] if loads else None,
+        "must_hold": bounds(rows, boundary),
+        "operations": rows,
+        "growth": curves,
+        "growth_in_words": growth_in_words(curves),
+        "latency": latency(samples),
+        "boundary": boundary,
+    }
+    (out / "results.json").write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n")
+    (out / "results.md").write_text(markdown(results))
+    plots(results, samples, out)
+    print(markdown(results))
+    print(f"In {out}: results.json, results.md, {', '.join(sorted(p.name for p in out.glob('*.svg')))}")
+
+
+main(Path(sys.argv[1]))
