@@ -24,6 +24,8 @@ import java.util.Map;
 import java.util.stream.Collectors;
 import org.nasbackup.DeleteBackupRequest;
 import org.nasbackup.DiskResult;
+import org.nasbackup.FlattenRequest;
+import org.nasbackup.FlattenResult;
 import org.nasbackup.Kind;
 import org.nasbackup.Mode;
 import org.nasbackup.StoppedDisk;
@@ -109,6 +111,11 @@ final class Backups implements AutoCloseable {
     /** Of fulls that nobody needs, so before there are incrementals. */
     Operation delete() {
         return new Deleting();
+    }
+
+    /** Of the newest incremental's data disk, to a file beside the guest's disks. */
+    Operation flatten() {
+        return new Flattening();
     }
 
     private void change() {
@@ -293,6 +300,72 @@ final class Backups implements AutoCloseable {
             if (!guest.isRunning()) { // nobody builds on it, and it is large
                 Lab.run("rm", "-r", "" + site.nas.folder().at(chains.get(rival).point));
             }
+        }
+    }
+
+    private final class Flattening implements Operation {
+        private static final int DISK = 1;
+
+        private final Path folder = Lab.folder("flat");
+        private final Path output = folder.resolve("disk");
+        private final Chain chain = chains.get(Rival.NATIVE);
+
+        @Override
+        public String name() {
+            return "flatten";
+        }
+
+        @Override
+        public void before(Rival rival) {
+            Lab.run("rm", "-f", "" + output);
+        }
+
+        @Override
+        public void run(Rival rival, Sample sample) {
+            if (rival == Rival.SHELL) {
+                byTools();
+            } else if (rival == Rival.FLOOR) {
+                String full = ""
+                        + site.nas
+                                .folder()
+                                .at(chain.fulls.getLast())
+                                .resolve(Path.of(file()).getFileName());
+                sample.with("seconds", site.floor("copy", full, "" + output));
+            } else {
+                FlattenResult result = site.library.flatten(FlattenRequest.builder()
+                        .repository(site.repository(rival))
+                        .backupPath(chain.point)
+                        .volume(Path.of(guest.stoppedDisks().get(DISK).path())
+                                .getFileName()
+                                .toString())
+                        .outputPath("" + output)
+                        .outputFormat("qcow2")
+                        .build());
+                sample.with("cloned", result.bytesCloned()).with("copied", result.bytesCopied());
+            }
+        }
+
+        /** As the agent restores a point that has parents: it is no operation of the script. */
+        private void byTools() {
+            Path point = Lab.folder("restore");
+            Lab.run("mount", "-t", site.nas.cold().type(), site.nas.cold().address(), "" + point);
+            Lab.run("qemu-img", "check", "-q", "" + point.resolve(file()));
+            Lab.run("qemu-img", "info", "--output=json", "" + point.resolve(file()));
+            Lab.run("qemu-img", "convert", "-O", "qcow2", "" + point.resolve(file()), "" + output);
+            Lab.run("umount", "" + point);
+            Lab.run("rmdir", "" + point);
+        }
+
+        private String file() {
+            return chain.files.get(DISK);
+        }
+
+        @Override
+        public void check(Rival rival) {
+            List<Path> content = guest.keepContent();
+            String difference = Point.difference(output, content.get(DISK));
+            Site.require(difference == null, difference);
+            content.forEach(copy -> Lab.run("rm", "" + copy));
         }
     }
 

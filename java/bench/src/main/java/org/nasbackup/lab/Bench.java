@@ -12,6 +12,7 @@
 
 package org.nasbackup.lab;
 
+import java.lang.management.ManagementFactory;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.List;
@@ -38,8 +39,9 @@ final class Bench {
     public static void main(String[] arguments) throws Exception {
         Bench bench = new Bench(Path.of(arguments[0]), Path.of(arguments[1]), arguments[2]);
         Files.createDirectories(bench.traces);
+        bench.load();
         List<String> sections = List.of(System.getenv()
-                .getOrDefault("BENCH_SECTIONS", "backups rebase boundary")
+                .getOrDefault("BENCH_SECTIONS", "backups rebase latency growth boundary")
                 .split(" "));
         if (sections.contains("backups")) {
             bench.backups();
@@ -47,9 +49,21 @@ final class Bench {
         if (sections.contains("rebase")) {
             bench.rebases();
         }
+        if (sections.contains("latency")) {
+            bench.latency();
+        }
+        if (sections.contains("growth")) {
+            bench.growth();
+        }
         if (sections.contains("boundary")) {
             Boundary.measure(bench.samples);
         }
+        bench.load();
+    }
+
+    private void load() {
+        double load = ManagementFactory.getOperatingSystemMXBean().getSystemLoadAverage();
+        samples.add(new Samples.Sample("load").with("load", load));
     }
 
     private void backups() {
@@ -61,19 +75,41 @@ final class Bench {
                 meter.measure(backups.delete(), ALL);
                 meter.measure(backups.incremental(), ALL);
                 meter.measure(backups.restarted(), ALL);
+                meter.measure(backups.flatten(), ALL);
                 meter.measure(backups.stopped(), ALL);
                 meter.measure(new Stats(site), ALL);
             }
         }
     }
 
+    private void latency() {
+        try (Latency latency = new Latency(samples, library, home)) {
+            latency.measure(quick() ? 5 : 20);
+        }
+    }
+
+    private void growth() {
+        Growth growth = new Growth(samples, library);
+        boolean isLong = System.getenv("BENCH_LONG") != null;
+        (isLong ? List.of(1, 4, 16, 64) : List.of(1, 4)).forEach(growth::disk);
+        growth.chain(isLong ? 64 : 8);
+        (isLong ? List.of(1, 2, 4, 8) : List.of(1, 2)).forEach(growth::guests);
+        growth.planning();
+    }
+
+    private boolean quick() {
+        return runs == 1;
+    }
+
     private void rebases() {
-        for (String fileSystem : List.of("xfs", "btrfs", "ext4")) {
+        for (String fileSystem : quick() ? List.of("xfs") : List.of("xfs", "btrfs", "ext4")) {
             try (NasImage nas = new NasImage(fileSystem, 12)) {
                 Site site = new Site(library, shell, home, nas);
                 Meter meter = new Meter(samples, nas, shell, traces, runs);
                 meter.measure(new Rebases(site, "rebase", 700), ALL);
-                meter.measure(new Rebases(site, "rebase, fragmented", 11_840), ALL);
+                if (!quick()) {
+                    meter.measure(new Rebases(site, "rebase, fragmented", 11_840), ALL);
+                }
             }
         }
     }

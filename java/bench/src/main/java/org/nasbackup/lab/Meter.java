@@ -83,7 +83,7 @@ final class Meter {
         long written = nas.bytesWritten();
         double children = childrenCpuSeconds();
         long cpu = PROCESS.getProcessCpuTime();
-        write(Path.of("/proc/self/clear_refs"), "5"); // the peak starts again (proc(5))
+        resetPeak();
         long memory = memory("VmRSS");
         long begun = System.nanoTime();
         operation.run(rival, sample);
@@ -164,7 +164,13 @@ final class Meter {
         return (Long.parseLong(fields[13]) + Long.parseLong(fields[14])) / 100.0; // cutime, cstime (proc(5))
     }
 
-    private static long memory(String field) {
+    /** The peak of this process's memory starts again (proc(5)). */
+    static void resetPeak() {
+        write(Path.of("/proc/self/clear_refs"), "5");
+    }
+
+    /** Bytes, of this process. */
+    static long memory(String field) {
         return read(Path.of("/proc/self/status"))
                 .lines()
                 .filter(line -> line.startsWith(field + ":"))

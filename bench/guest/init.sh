@@ -1,0 +1,12 @@
+#!/bin/busybox sh
+# The init of a guest that does nothing but write to its disk, and tell the console what each write took.
+/bin/busybox --install -s /bin
+export PATH=/bin:/sbin
+mount -t proc proc /proc
+mount -t devtmpfs dev /dev
+echo 1 >/proc/sys/kernel/printk
+for module in virtio_ring virtio virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci virtio_blk; do
+    insmod /m/$module.ko
+done
+until [ -b /dev/vda ]; do usleep 20000; done
+exec /bin/latency /dev/vda >/dev/ttyS0
