@@ -26,7 +26,7 @@ final class Bench {
     private final Path traces;
     private final Samples samples;
     private final Shell shell;
-    private final NasBackup library = Lab.open("error");
+    private final NasBackup library = Lab.open("off");
     private final int runs = Integer.parseInt(System.getenv().getOrDefault("BENCH_RUNS", "5"));
 
     private Bench(Path home, Path out, String script) {
@@ -89,7 +89,7 @@ final class Bench {
     }
 
     private void growth() {
-        Growth growth = new Growth(samples, library);
+        Growth growth = new Growth(samples, library, runs);
         boolean isLong = System.getenv("BENCH_LONG") != null;
         (isLong ? List.of(1, 4, 16, 64) : List.of(1, 4)).forEach(growth::disk);
         growth.chain(isLong ? 64 : 8);

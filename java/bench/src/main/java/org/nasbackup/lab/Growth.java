@@ -35,10 +35,12 @@ final class Growth {
 
     private final Samples samples;
     private final NasBackup library;
+    private final int runs;
 
-    Growth(Samples samples, NasBackup library) {
+    Growth(Samples samples, NasBackup library, int runs) {
         this.samples = samples;
         this.library = library;
+        this.runs = runs;
     }
 
     private static Sample sample(String what, long value, String unit) {
@@ -51,11 +53,13 @@ final class Growth {
             for (int at = 0; at < DATA_MIB; at += CHUNK_MIB) {
                 subject.guest.write(1, 0x51, at, CHUNK_MIB);
             }
-            double full = subject.take(Mode.FULL);
-            subject.guest.write(1, 0x52, 16, 5);
-            samples.add(sample("virtual disk", gib, "GiB")
-                    .with("full_seconds", full)
-                    .with("incremental_seconds", subject.take(Mode.INCREMENTAL)));
+            for (int run = 1; run <= runs; run++) {
+                double full = subject.take(Mode.FULL);
+                subject.guest.write(1, 0x60 + run, 16, 5);
+                samples.add(sample("virtual disk", gib, "GiB")
+                        .with("full_seconds", full)
+                        .with("incremental_seconds", subject.take(Mode.INCREMENTAL)));
+            }
         }
     }
 
@@ -71,7 +75,7 @@ final class Growth {
                         .build();
                 TakeBackupResult result = story.take(request, null, null).result();
                 if (Integer.bitCount(points) == 1) {
-                    samples.add(sample("chain", points, "points")
+                    samples.add(sample("chain", points, "point")
                             .with("incremental_seconds", result.totalMillis() / 1000.0));
                 }
             }
@@ -89,11 +93,14 @@ final class Growth {
         ExecutorService threads = Executors.newFixedThreadPool(count);
         try {
             subjects.forEach(subject -> subject.guest.write(1, 0x53, 0, CHUNK_MIB));
-            double full = together(threads, subjects, Mode.FULL);
-            subjects.forEach(subject -> subject.guest.write(1, 0x54, 16, 5));
-            samples.add(sample("guests at once", count, "guests")
-                    .with("full_seconds", full)
-                    .with("incremental_seconds", together(threads, subjects, Mode.INCREMENTAL)));
+            for (int run = 1; run <= runs; run++) {
+                int pattern = 0x60 + run;
+                double full = together(threads, subjects, Mode.FULL);
+                subjects.forEach(subject -> subject.guest.write(1, pattern, 16, 5));
+                samples.add(sample("guests at once", count, "guest")
+                        .with("full_seconds", full)
+                        .with("incremental_seconds", together(threads, subjects, Mode.INCREMENTAL)));
+            }
         } finally {
             threads.shutdown();
             subjects.forEach(Subject::close);
