@@ -65,7 +65,7 @@ lint: prerequisites $(TOOLS)/bin/cargo-deny
 	cargo fmt --check
 	cargo clippy --all-targets --all-features -- -D warnings
 	$(TOOLS)/bin/cargo-deny --log-level error check licenses bans sources
-	$(MVN) spotless:check
+	$(MVN) -Pbench spotless:check
 
 # Without its network features and without optimization it is built in a fraction of the time.
 $(TOOLS)/bin/cargo-deny:

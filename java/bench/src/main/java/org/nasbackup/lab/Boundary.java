@@ -16,8 +16,11 @@ import java.util.Collection;
 import java.util.concurrent.TimeUnit;
 import org.nasbackup.BackupStatsRequest;
 import org.nasbackup.BackupStatsResult;
+import org.nasbackup.ErrorCode;
 import org.nasbackup.NasBackup;
+import org.nasbackup.NasBackupException;
 import org.nasbackup.Repository;
+import org.nasbackup.TakeBackupRequest;
 import org.nasbackup.lab.Samples.Sample;
 import org.openjdk.jmh.annotations.Benchmark;
 import org.openjdk.jmh.annotations.BenchmarkMode;
@@ -37,9 +40,17 @@ import org.openjdk.jmh.util.Statistics;
 @BenchmarkMode(Mode.AverageTime)
 @OutputTimeUnit(TimeUnit.MICROSECONDS)
 public class Boundary {
-    private final NasBackup library = Lab.open("error");
+    private final NasBackup library = Lab.open("off");
     private final BackupStatsRequest stats = BackupStatsRequest.builder()
             .repository(Repository.builder().type("dir").address("/tmp").build())
+            .build();
+    /** A legacy backup has no bitmap. */
+    private final TakeBackupRequest refused = TakeBackupRequest.builder()
+            .vmName("i-2-10-VM")
+            .backupPath("i-2-10-VM/2031.01.02.03.04.05")
+            .repository(stats.repository())
+            .mode(org.nasbackup.Mode.LEGACY)
+            .bitmapNew("backup-1925000000")
             .build();
 
     /** A call that does nothing: no job has this id. */
@@ -48,9 +59,20 @@ public class Boundary {
         return library.cancel("none");
     }
 
-    /** One request in and one result out, and in between the least that an operation does. */
+    /** A whole request in, and an error out: it is refused before it does anything. */
     @Benchmark
-    public BackupStatsResult requestAndResult() {
+    public ErrorCode refused() {
+        try {
+            library.takeBackup(refused);
+            throw new IllegalStateException("not refused");
+        } catch (NasBackupException e) {
+            return e.code();
+        }
+    }
+
+    /** One request in and one result out, and in between an operation: a folder is opened within a deadline. */
+    @Benchmark
+    public BackupStatsResult statsOfAFolder() {
         return library.backupStats(stats);
     }
 

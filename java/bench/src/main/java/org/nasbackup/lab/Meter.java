@@ -28,8 +28,13 @@ import org.nasbackup.lab.Samples.Sample;
 final class Meter {
     private static final OperatingSystemMXBean PROCESS =
             (OperatingSystemMXBean) ManagementFactory.getOperatingSystemMXBean();
-    /** A call that ended well in what strace writes, also one that was interrupted in between. */
-    private static final Pattern STARTED = Pattern.compile("execve(at)?(\\(| resumed>).* = 0 <[0-9.]+>");
+    /** In what strace writes; the outcome of a call that was interrupted comes later, on a line of its own. */
+    private static final Pattern BEGUN = Pattern.compile("execve(at)?\\(");
+
+    private static final Pattern FAILED = Pattern.compile("execve(at)?(\\(| resumed>).* = -1 ");
+    /** Of Java and of the benchmark: the helper through which Java starts programs, what times virsh, the end of strace. */
+    private static final Pattern NOT_COUNTED =
+            Pattern.compile("/jspawnhelper\"|/shim-[0-9]+/virsh\"|\\[\"kill\", \"-INT\"");
 
     private static final Pattern SYNCED = Pattern.compile("sync(\\(| resumed>).* = 0 <([0-9.]+)>");
 
@@ -129,12 +134,15 @@ final class Meter {
                     .filter(Matcher::find)
                     .mapToDouble(sync -> Double.parseDouble(sync.group(2)))
                     .sum();
-            // `kill` above is not the operation's, neither is the helper through which Java starts it
-            long started = calls.stream()
-                    .filter(call -> STARTED.matcher(call).find())
-                    .filter(call -> !call.contains("jspawnhelper") && !call.contains("\"kill\""))
+            long failed =
+                    calls.stream().filter(call -> FAILED.matcher(call).find()).count();
+            long begun = calls.stream()
+                    .filter(call -> BEGUN.matcher(call).find())
+                    .filter(call -> !NOT_COUNTED.matcher(call).find())
                     .count();
-            return sample("trace", operation, rival).with("execs", started).with("sync_seconds", synced);
+            return sample("trace", operation, rival)
+                    .with("execs", begun - failed)
+                    .with("sync_seconds", synced);
         } catch (IOException e) {
             throw new UncheckedIOException(e);
         } catch (InterruptedException e) {
