@@ -242,7 +242,7 @@ def plots(results, samples, out):
 
     def save(figure, name):
         figure.tight_layout()
-        figure.savefig(out / name, metadata={"Date": None})
+        figure.savefig(out / name, metadata={"Date": None}, bbox_inches="tight")
         plt.close(figure)
 
     rows = [r for r in results["operations"] if r["shell_s"] is not None]
@@ -258,7 +258,8 @@ def plots(results, samples, out):
         axes.set_xscale("log")
         axes.set_xlabel("seconds (logarithmic)")
         axes.invert_yaxis()
-        axes.legend(loc="lower right")
+        axes.set_xlim(right=axes.get_xlim()[1] * 3)
+        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1))
         axes.set_title(f"Against the script, {results['date'][:10]}")
         save(figure, "operations.svg")
     curves = [what for what in dict.fromkeys(r["what"] for r in results["growth"])
@@ -274,7 +275,7 @@ def plots(results, samples, out):
             axes.set_xscale("log", base=2)
             axes.set_xticks([r["value"] for r in curve], [str(r["value"]) for r in curve])
             axes.set_ylim(bottom=0)
-            axes.set_xlabel(f"{what} ({curve[0]['unit']})")
+            axes.set_xlabel(f"{what} ({curve[0]['unit']}{'' if curve[0]['unit'].endswith('B') else 's'})")
             axes.set_ylabel("seconds")
             axes.legend()
         save(figure, "growth.svg")

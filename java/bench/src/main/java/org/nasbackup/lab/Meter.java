@@ -32,9 +32,8 @@ final class Meter {
     private static final Pattern BEGUN = Pattern.compile("execve(at)?\\(");
 
     private static final Pattern FAILED = Pattern.compile("execve(at)?(\\(| resumed>).* = -1 ");
-    /** Of Java and of the benchmark: the helper through which Java starts programs, what times virsh, the end of strace. */
-    private static final Pattern NOT_COUNTED =
-            Pattern.compile("/jspawnhelper\"|/shim-[0-9]+/virsh\"|\\[\"kill\", \"-INT\"");
+    /** The helper through which Java starts programs, and what times virsh. */
+    private static final Pattern NOT_COUNTED = Pattern.compile("/jspawnhelper\"|/shim-[0-9]+/virsh\"");
 
     private static final Pattern SYNCED = Pattern.compile("sync(\\(| resumed>).* = 0 <([0-9.]+)>");
 
@@ -126,7 +125,7 @@ final class Meter {
                     .start();
             Lab.until("strace sees every thread", Meter::everyThreadIsTraced);
             operation.run(rival, sample("", operation, rival));
-            Lab.run("kill", "-INT", "" + strace.pid());
+            strace.destroy();
             strace.waitFor();
             List<String> calls = Files.readAllLines(log);
             double synced = calls.stream()
