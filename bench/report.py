@@ -19,8 +19,9 @@ class Samples:
         return [s for s in self.all if s["section"] == section and all(s.get(k) == v for k, v in fields.items())]
 
     def operations(self):
-        """Each (operation, file system), in the order in which they were measured."""
-        return list(dict.fromkeys((s["operation"], s["filesystem"]) for s in self.of("operation")))
+        """Each (operation, file system, rival that stands for the library), in the order in which they were measured."""
+        return list(dict.fromkeys((s["operation"], s["filesystem"], s["rival"]) for s in self.of("operation")
+                                  if s["rival"] in ("native", "pull")))
 
 
 def middle(values):
@@ -28,13 +29,14 @@ def middle(values):
     return median(values) if values else None
 
 
-def operation(samples, name, filesystem):
+def operation(samples, name, filesystem, library):
     """The row of one operation: medians, and pair by pair what compares two rivals."""
-    runs = {}
-    for rival in ("native", "warm", "shell", "floor"):
-        found = samples.of("operation", operation=name, filesystem=filesystem, rival=rival)
-        runs[rival] = {s["run"]: s for s in found}
-    traces = {s["rival"]: s for s in samples.of("trace", operation=name, filesystem=filesystem)}
+    rivals = {"native": library, "warm": "warm" if library == "native" else None, "shell": "shell", "floor": "floor"}
+    runs, traces = {}, {}
+    for role, rival in rivals.items():
+        key = {"operation": name, "filesystem": filesystem, "rival": rival}
+        runs[role] = {s["run"]: s for s in samples.of("operation", **key)} if rival else {}
+        traces.update({role: s for s in samples.of("trace", **key)} if rival else {})
 
     def of(rival, field):
         return [s.get(field) for s in runs[rival].values()]
@@ -87,7 +89,7 @@ def operation(samples, name, filesystem):
 
 def bounds(rows, boundary):
     """What must hold: (text, value found, its text, whether it holds). A bound that nothing was measured for is left out."""
-    row = {(r["operation"], r["filesystem"]): r for r in rows}
+    row = {(r["operation"], r["filesystem"]): r for r in rows if r["engine"] != "pull"}
     found = []
 
     def bound(text, value, unit, holds):
@@ -112,8 +114,10 @@ def bounds(rows, boundary):
         counts = [r[field] for r in running if r[field] is not None]
         bound(f"processes started, {text}, no stopped guest: at most {most}",
               max(counts, default=None), "", lambda value, most=most: value <= most)
-    bound("peak memory added, push: at most 32 MiB",
-          max((r["native_rss_mib"] for r in rows), default=None), "MiB", lambda value: value <= 32)
+    for engine, most in (("push", 32), ("pull", 96)):
+        peaks = [r["native_rss_mib"] for r in rows if (r["engine"] == "pull") == (engine == "pull")]
+        bound(f"peak memory added, {engine}: at most {most} MiB",
+              max(peaks, default=None), "MiB", lambda value, most=most: value <= most)
     for call in ("nothing", "refused"):
         micros = next((s["micros"] for s in boundary if s["call"] == call), None)
         bound(f"a round trip through JNI, {call}: at most 50 µs", micros, "µs", lambda value: value <= 50)
@@ -135,6 +139,10 @@ def text(value, unit="", digits=3):
 def table(head, rows):
     return "\n".join(["| " + " | ".join(head) + " |", "| " + " | ".join("---" for _ in head) + " |"]
                      + ["| " + " | ".join(row) + " |" for row in rows]) + "\n"
+
+
+def named(row):
+    return row["operation"] + (" (pull)" if row["engine"] == "pull" else "")
 
 
 def counted(value, unit):
@@ -159,12 +167,12 @@ def markdown(results):
         "## Operations\n",
         table(["operation", "NAS", "runs", "native", "native, mounted", "script", "of it virsh version", "floor",
                "ratio", "without version"],
-              [[r["operation"], r["filesystem"], str(r["runs"]), with_spread(r, "native"), with_spread(r, "native_warm"),
+              [[named(r), r["filesystem"], str(r["runs"]), with_spread(r, "native"), with_spread(r, "native_warm"),
                 with_spread(r, "shell"), text(r["shell_version_s"]), with_spread(r, "floor"), text(r["ratio"], "x", 1),
                 text(r["ratio_without_version"], "x", 1)] for r in rows]),
         table(["operation", "NAS", "above the floor", "outside the job", "syncs", "processes", "mounted", "script",
                "CPU s", "script", "memory MiB", "MB written", "script"],
-              [[r["operation"], r["filesystem"], text(r["above_floor_ms"], "ms", 0), text(r["outside_job_ms"], "ms", 0),
+              [[named(r), r["filesystem"], text(r["above_floor_ms"], "ms", 0), text(r["outside_job_ms"], "ms", 0),
                 text(r["sync_ms"] if r["sync_ms"] is not None else r["traced_sync_ms"], "ms", 0),
                 text(r["native_execs"], "", 0), text(r["native_warm_execs"], "", 0), text(r["shell_execs"], "", 0),
                 text(r["native_cpu_s"], "", 2), text(r["shell_cpu_s"], "", 2), text(r["native_rss_mib"], "", 1),
@@ -248,7 +256,7 @@ def plots(results, samples, out):
     rows = [r for r in results["operations"] if r["shell_s"] is not None]
     if rows:
         figure, axes = plt.subplots(figsize=(8, 0.55 * len(rows) + 1))
-        labels = [f"{r['operation']}, {r['filesystem']}" for r in rows]
+        labels = [f"{named(r)}, {r['filesystem']}" for r in rows]
         for offset, (name, key) in enumerate((("script", "shell_s"), ("native", "native_s"), ("floor", "floor_s"))):
             axes.barh([i + offset * 0.27 for i in range(len(rows))], [r[key] or 0 for r in rows], 0.25,
                       color=colours[name], label=name)

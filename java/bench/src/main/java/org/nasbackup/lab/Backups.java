@@ -24,6 +24,7 @@ import java.util.Map;
 import java.util.stream.Collectors;
 import org.nasbackup.DeleteBackupRequest;
 import org.nasbackup.DiskResult;
+import org.nasbackup.Engine;
 import org.nasbackup.FlattenRequest;
 import org.nasbackup.FlattenResult;
 import org.nasbackup.Kind;
@@ -55,9 +56,10 @@ final class Backups implements AutoCloseable {
         for (int at = 0; at < DATA_MIB; at += CHUNK_MIB) {
             guest.write(1, 0x62, at, CHUNK_MIB);
         }
-        Chain library = new Chain(); // one chain: where its repository is mounted makes no difference
+        Chain library = new Chain(); // one chain: neither mount nor engine makes a difference to it
         chains.put(Rival.NATIVE, library);
         chains.put(Rival.WARM, library);
+        chains.put(Rival.PULL, library);
         chains.put(Rival.SHELL, new Chain());
         chains.put(Rival.FLOOR, new Chain());
     }
@@ -167,7 +169,7 @@ final class Backups implements AutoCloseable {
             if (mode == Mode.FULL && guest.isRunning()) {
                 chain.fulls.add(chain.point);
             }
-            if (rival != Rival.NATIVE && rival != Rival.WARM) {
+            if (!rival.isNative()) {
                 chain.files = files(chain.point);
             }
             if (rival == Rival.FLOOR) {
@@ -210,6 +212,7 @@ final class Backups implements AutoCloseable {
             switch (rival) {
                 case NATIVE:
                 case WARM:
+                case PULL:
                     byLibrary(rival, chain, sample);
                     break;
                 case SHELL:
@@ -226,6 +229,7 @@ final class Backups implements AutoCloseable {
                     .backupPath(chain.point)
                     .repository(site.repository(rival))
                     .mode(mode)
+                    .engine(rival == Rival.PULL ? Engine.PULL : Engine.PUSH)
                     .bitmapNew(chain.bitmap);
             if (!guest.isRunning()) {
                 request.disks(guest.stoppedDisks());

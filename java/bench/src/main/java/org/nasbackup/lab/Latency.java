@@ -17,9 +17,11 @@ import java.io.UncheckedIOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.List;
+import java.util.Locale;
 import java.util.UUID;
 import java.util.concurrent.TimeUnit;
 import java.util.stream.Collectors;
+import org.nasbackup.Engine;
 import org.nasbackup.Mode;
 import org.nasbackup.NasBackup;
 import org.nasbackup.TakeBackupRequest;
@@ -66,16 +68,19 @@ final class Latency implements AutoCloseable {
     /** For about so many seconds each, but for the throttled NAS, which takes what one backup takes. */
     void measure(int seconds) {
         during("no backup", () -> Lab.run("sleep", "" + seconds));
-        try (NasFolder nas = new NasFolder()) {
-            during("push", () -> {
-                long end = System.nanoTime() + TimeUnit.SECONDS.toNanos(seconds);
-                while (System.nanoTime() < end) {
-                    backUp(nas);
-                }
-            });
-        }
-        try (NasFolder nas = NasFolder.slow(THROTTLED_MIB_PER_SECOND)) {
-            during("push, NAS at " + THROTTLED_MIB_PER_SECOND + " MiB/s", () -> backUp(nas));
+        for (Engine engine : List.of(Engine.PUSH, Engine.PULL)) {
+            String name = engine.name().toLowerCase(Locale.ROOT);
+            try (NasFolder nas = new NasFolder()) {
+                during(name, () -> {
+                    long end = System.nanoTime() + TimeUnit.SECONDS.toNanos(seconds);
+                    while (System.nanoTime() < end) {
+                        backUp(nas, engine);
+                    }
+                });
+            }
+            try (NasFolder nas = NasFolder.slow(THROTTLED_MIB_PER_SECOND)) {
+                during(name + ", NAS at " + THROTTLED_MIB_PER_SECOND + " MiB/s", () -> backUp(nas, engine));
+            }
         }
     }
 
@@ -90,12 +95,13 @@ final class Latency implements AutoCloseable {
         samples.add(sample.with("micros", micros.subList(1, micros.size())));
     }
 
-    private void backUp(NasFolder nas) {
+    private void backUp(NasFolder nas, Engine engine) {
         TakeBackupResult result = library.takeBackup(TakeBackupRequest.builder()
                 .vmName(NAME)
                 .backupPath(String.format("%s/2031.02.03.04.%02d.%02d", NAME, points / 60, points++ % 60))
                 .repository(nas.repository())
                 .mode(Mode.LEGACY)
+                .engine(engine)
                 .build());
         Site.require(result.size() > (long) DISK_MIB << 20, result);
     }

@@ -18,13 +18,15 @@ enum Rival {
     NATIVE,
     /** The library on a repository that is mounted already. */
     WARM,
+    /** The library by its pull engine, mounting as the script does. */
+    PULL,
     /** The script. */
     SHELL,
     /** The bare calls. */
     FLOOR;
 
     boolean isNative() {
-        return this == NATIVE || this == WARM;
+        return this == NATIVE || this == WARM || this == PULL;
     }
 
     @Override
