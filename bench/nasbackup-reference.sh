@@ -68,7 +68,7 @@ write_xml() {
 # A restarted guest's checkpoint is made known again, when each disk still has its bitmap.
 recreate_parent() {
     local target source found
-    ! virsh checkpoint-list "$vm" --name | grep -qx "$bitmap_parent" || return 0
+    ! virsh checkpoint-info "$vm" "$bitmap_parent" >/dev/null 2>&1 || return 0
     found=$(virsh qemu-monitor-command "$vm" '{"execute":"query-block"}' | grep -o "\"name\":\"$bitmap_parent\"" | wc -l)
     if ((found < $(disks | wc -l))); then
         mode=full
