@@ -152,7 +152,7 @@ fn the_python_of_the_manual_runs() {
 }
 
 #[test]
-fn the_python_of_the_manual_backs_a_guest_up() {
+fn the_python_of_the_manual_backs_a_guest_up_and_restores_it() {
     let mut guest = Guest::named("i-2-10-VM", [Disk::root()]);
     guest.start();
     guest.write(0, 0x61, 0, support::MIB);
@@ -161,8 +161,12 @@ fn the_python_of_the_manual_backs_a_guest_up() {
     let folders = format!("logLevel=\"error\", stateDir={folder:?}, mountDir={folder:?}");
     let program = examples().concat().replace("logLevel=\"error\"", &folders);
     let program = program.replace("/mnt/nas", nas.root().to_str().unwrap());
+    let program = program.replace("/mnt/primary", folder.to_str().unwrap());
+    let program = program.replace("0a1b2c3d-0000-4000-8000-00000000000a", guest.disks[0].volume());
     let copy = guest.copy(0);
-    assert!(python(&program).ends_with("\nfull\n"));
+    let said = python(&program);
+    assert!(said.ends_with("\nfull\n[]\nrestored\n"), "{said}");
     let file = format!("i-2-10-VM/2026.11.22.01.00.00/root.{}.qcow2", guest.disks[0].volume());
     assert_holds(&nas.at(&file), &copy);
+    assert_holds(&folder.join("restored"), &copy);
 }
