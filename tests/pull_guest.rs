@@ -116,7 +116,7 @@ fn scratch_ends(fill: impl FnOnce(&Nas, &RealGuest)) -> Error {
     })
     .unwrap_err();
     let ended = Instant::now();
-    until("the guest runs", Duration::from_secs(2), || linux.guest.state() == "running");
+    until("the guest runs", Duration::from_secs(20), || linux.guest.state() == "running");
     linux.assert_writes_within(Duration::from_secs(20));
     log_turns(&linux, ended);
     linux.guest.assert_no_job();
