@@ -6,6 +6,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
@@ -23,6 +24,10 @@ const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLO
 const FILE: OFlags = OFlags::RDONLY.union(OFlags::NONBLOCK).union(OFlags::NOCTTY).union(OFlags::CLOEXEC);
 /// Deeper trees than any restore point has are not removed: each level holds a descriptor.
 const MAX_DEPTH: u32 = 32;
+/// How often, and in which steps, a folder is tried that does not get empty: NFS and FUSE keep a file that somebody has
+/// open under another name, until it is closed.
+const TRIES: u32 = 40;
+const PAUSE: Duration = Duration::from_millis(250);
 
 /// An open folder.
 #[derive(Debug)]
@@ -284,12 +289,20 @@ fn remove(folder: BorrowedFd<'_>, name: &CStr, path: &Path, device: u64, depth: 
         .map_err(|e| failed(step, path, e))?;
     let inner = Folder { fd, path: path.to_owned() };
     let mut freed = 0_u64;
-    for name in inner.names()? {
-        let path = inner.path.join(&name);
-        let name = CString::new(name.into_vec()).map_err(|_| failed(step, &path, Errno::INVAL))?;
-        freed = freed.saturating_add(remove(inner.as_fd(), &name, &path, device, depth + 1)?);
+    for left in (0..TRIES).rev() {
+        for name in inner.names()? {
+            let path = inner.path.join(&name);
+            let name = CString::new(name.into_vec()).map_err(|_| failed(step, &path, Errno::INVAL))?;
+            freed = freed.saturating_add(remove(inner.as_fd(), &name, &path, device, depth + 1)?);
+        }
+        match rustix::fs::unlinkat(folder, name, AtFlags::REMOVEDIR) {
+            Err(Errno::NOTEMPTY) if left > 0 => std::thread::sleep(PAUSE),
+            ended => {
+                gone_is_fine(ended)?;
+                break;
+            }
+        }
     }
-    gone_is_fine(rustix::fs::unlinkat(folder, name, AtFlags::REMOVEDIR))?;
     Ok(freed)
 }
 

@@ -280,6 +280,20 @@ fn a_repository_that_hangs_in_the_middle() {
     story.assert_all_restore();
 }
 
+/// NFS and FUSE keep a removed file that somebody has open under another name, in the same folder.
+#[test]
+fn a_file_that_a_writer_left_open_does_not_keep_its_point() {
+    let nas = Nas::folder().through_fuse();
+    std::fs::create_dir(nas.at("point")).unwrap();
+    let open = std::fs::File::create(nas.at("point/file")).unwrap();
+    let root = nasbackup::nas::folder::Folder::open_root(nas.root()).unwrap();
+    let removal = std::thread::spawn(move || root.remove_tree("point"));
+    until("it goes under its name", Duration::from_secs(10), || !nas.at("point/file").exists());
+    drop(open);
+    removal.join().unwrap().unwrap();
+    assert!(!nas.at("point").exists());
+}
+
 #[test]
 fn a_repository_that_hangs_under_a_stopped_guest() {
     let mut story = Story::new(Guest::full_of_data(1), Nas::folder().slow(16));
