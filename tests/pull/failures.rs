@@ -8,29 +8,7 @@ use nasbackup::nas::deadline;
 use nasbackup::operation::{self, take_backup::TakeBackupRequest};
 use rustix::fs::{FlockOperation, flock};
 
-use crate::support::{Disk, Fs, Guest, MIB, Nas, Story, take, take_and, until};
-
-/// A guest with a full point whose next incremental has much to write, to a repository that takes it slowly.
-fn slow_story_on(nas: Nas) -> Story {
-    let mut story = Story::new(Guest::full_of_data(1), nas.slow(16));
-    story.guest.resize(0, 80 * MIB);
-    story.take("full").assert_full(true);
-    story.guest.write(0, 0x51, 2 * MIB, 48 * MIB);
-    story
-}
-
-/// Runs an incremental that fails with `code` because of what `act` does while it runs; nothing of it stays on the NAS.
-/// Returns how long the call went on after that.
-fn fails_after(story: &mut Story, code: &str, act: impl FnOnce(&Guest, &Nas)) -> Duration {
-    let mut acted = Instant::now();
-    story.refuse_with(story.request("incremental"), code, |story, request| {
-        take_and(request, |_| {
-            act(&story.guest, &story.nas);
-            acted = Instant::now();
-        })
-    });
-    acted.elapsed()
-}
+use crate::support::{Disk, Fs, Guest, MIB, Nas, Story, fails_after, slow_story_on, take, take_and, until};
 
 /// The next backup is incremental, and everything reads back.
 fn goes_on(mut story: Story) {

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use nasbackup::engine::Engine;
 use nasbackup::error::{Error, Result};
@@ -11,7 +12,7 @@ use nasbackup::operation::take_backup::{self, TakeBackupRequest, TakenBackup, Ta
 use nasbackup::point::Kind;
 use serde_json::Value;
 
-use super::{Disk, Guest, Nas, engine, image, init};
+use super::{Disk, Guest, MIB, Nas, engine, image, init};
 
 /// Runs `takeBackup` without listening.
 pub fn take(request: TakeBackupRequest) -> Result<TakenBackup> {
@@ -31,6 +32,28 @@ pub fn take_and(request: TakeBackupRequest, act: impl FnOnce(&JobStatus)) -> Res
     });
     assert!(act.is_none(), "the copy was never under way: {result:?}");
     result
+}
+
+/// A guest with a full point whose next incremental has much to write, to a repository that takes it slowly.
+pub fn slow_story_on(nas: Nas) -> Story {
+    let mut story = Story::new(Guest::full_of_data(1), nas.slow(16));
+    story.guest.resize(0, 80 * MIB);
+    story.take("full").assert_full(true);
+    story.guest.write(0, 0x51, 2 * MIB, 48 * MIB);
+    story
+}
+
+/// Runs an incremental that fails with `code` because of what `act` does while it runs; nothing of it stays on the NAS.
+/// Returns how long the call went on after that.
+pub fn fails_after(story: &mut Story, code: &str, act: impl FnOnce(&Guest, &Nas)) -> Duration {
+    let mut acted = Instant::now();
+    story.refuse_with(story.request("incremental"), code, |story, request| {
+        take_and(request, |_| {
+            act(&story.guest, &story.nas);
+            acted = Instant::now();
+        })
+    });
+    acted.elapsed()
 }
 
 /// The name of the guest's `n`th restore point.
