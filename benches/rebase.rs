@@ -21,29 +21,34 @@ const DISK: u64 = 8 << 30;
 /// Pieces of 1 MiB in the full.
 const BASE: u64 = 2304;
 
-/// What is measured: QEMU's commands, from `time ` on with a clock, which make `theirs`, and how that is compared to `ours`.
+/// What is measured: QEMU's commands, from `time ` on with a clock, which make `theirs`, how that is compared to `ours`,
+/// and the images that hold the same bytes: to read, write and sync them plainly is the floor where nothing is shared.
 struct Job {
     name: &'static str,
     qemu: &'static str,
     compare: &'static str,
+    floor: &'static str,
 }
 
 const REBASE: Job = Job {
     name: "rebase",
     qemu: "cp target.qcow2 theirs; sync; time qemu-img rebase -f qcow2 -b base.qcow2 -F qcow2 theirs; sync theirs",
     compare: "qemu-img compare -q -f qcow2 -F qcow2 theirs ours; qemu-img check -q ours",
+    floor: "middle.qcow2",
 };
 const RAW: Job = Job {
     name: "flatten to raw",
     qemu: "time qemu-img convert -f qcow2 -O raw target.qcow2 theirs; sync theirs",
     compare: "cmp theirs ours",
+    floor: "base.qcow2 middle.qcow2",
 };
 const QCOW2: Job = Job {
     name: "flatten to qcow2",
     qemu: "time qemu-img convert -f qcow2 -O qcow2 target.qcow2 theirs; sync theirs",
     compare: "qemu-img compare -q -f qcow2 -F qcow2 theirs ours; qemu-img check -q ours",
+    floor: "base.qcow2 middle.qcow2",
 };
-const CHECK: Job = Job { name: "check 1 TiB", qemu: "time qemu-img check -q target.qcow2", compare: "" };
+const CHECK: Job = Job { name: "check 1 TiB", qemu: "time qemu-img check -q target.qcow2", compare: "", floor: "" };
 
 fn main() -> Outcome {
     let args: Vec<String> = std::env::args().collect();
@@ -61,8 +66,8 @@ fn main() -> Outcome {
             .status()?;
         return if status.success() { Ok(()) } else { Err("the benchmark failed".into()) };
     }
-    println!("{:<6} {:<16} {:<16} {:>10} {:>10} {:>8} | ours", "", "", "", "qemu-img", "ours", "ratio");
-    println!("{:<69} | {:>8} {:>8} {:>9} (qemu-img) {:>11}", "", "cloned", "copied", "written", "peak memory");
+    println!("{:<6} {:<16} {:<16} {:>10} {:>10} {:>8} {:>10} | ours", "", "", "", "qemu-img", "ours", "ratio", "floor");
+    println!("{:<80} | {:>8} {:>8} {:>9} (qemu-img) {:>11}", "", "cloned", "copied", "written", "peak memory");
     let systems = [("xfs", "mkfs.xfs -q -m reflink=1"), ("btrfs", "mkfs.btrfs -q"), ("ext4", "mkfs.ext4 -q")];
     let asked = |name: &str| args.iter().any(|arg| arg == name);
     let all = !systems.iter().any(|(name, _)| asked(name));
@@ -135,9 +140,19 @@ fn measure(system: &str, shape: &str, dir: &Path, job: &Job) -> Outcome {
     let [ours, cloned, copied, memory] = figures.split_whitespace().collect::<Vec<_>>()[..] else {
         return Err(format!("figures '{figures}'").into());
     };
+    let floor = if job.floor.is_empty() {
+        "-".into()
+    } else {
+        begin()?;
+        let begun = Instant::now();
+        shell(&format!("cd {at}; cat {} | dd of=floor bs=1M iflag=fullblock conv=fdatasync", job.floor))?;
+        let took = begun.elapsed().as_secs_f64();
+        shell(&format!("rm {at}/floor"))?;
+        format!("{took:.2} s")
+    };
     let ratio = theirs / ours.parse::<f64>()?;
     println!(
-        "{system:<6} {:<16} {shape:<16} {theirs:>8.2} s {ours:>8} s {ratio:>7.1}x | {cloned:>4} MiB {copied:>4} MiB {:>5} MiB \
+        "{system:<6} {:<16} {shape:<16} {theirs:>8.2} s {ours:>8} s {ratio:>7.1}x {floor:>10} | {cloned:>4} MiB {copied:>4} MiB {:>5} MiB \
          ({:>4} MiB) {memory:>7} MiB",
         job.name,
         by_ours / MIB,

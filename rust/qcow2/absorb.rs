@@ -10,7 +10,7 @@ use super::image::{COPIED, Entry, Image, What};
 use super::naming;
 use super::storage::{Storage, read_padded};
 use super::survey::{Found, Survey};
-use super::transfer::{Moved, Route};
+use super::transfer::{Moved, Route, Writeback};
 use super::write::{Content, Editor, Piece};
 use super::{Error, corrupt};
 
@@ -76,6 +76,7 @@ pub struct Rebase<T> {
     name: Option<Vec<u8>>,
     total: u64,
     moved: Moved,
+    writeback: Writeback,
     buffer: Vec<u8>,
 }
 
@@ -124,7 +125,7 @@ impl<T: Storage> Rebase<T> {
         plan_naming(&image, name.map(str::as_bytes))?;
         let survey = Survey::begin(&image)?;
         let chain = Chain::open(backing).map_err(|(i, error)| Failure::of(i + 1, error))?;
-        let routes = chain.images.iter().map(|image| Route::new(image.length)).collect();
+        let routes = chain.images.iter().map(|image| Route::new(&image.storage, image.length)).collect();
         Ok(Rebase {
             total: image.virtual_size(),
             phase: Phase::Survey(image, Box::new(Checks { survey, image: 0, target: None })),
@@ -134,6 +135,7 @@ impl<T: Storage> Rebase<T> {
             routes,
             name: name.map(|name| name.as_bytes().to_vec()),
             moved: Moved::default(),
+            writeback: Writeback::default(),
             buffer: Vec::new(),
         })
     }
@@ -482,6 +484,7 @@ impl<T: Storage> Rebase<T> {
         self.chain.spend(index, moved.cloned + moved.copied)?;
         self.moved.cloned += moved.cloned;
         self.moved.copied += moved.copied;
+        self.writeback.wrote(&editor.image.storage, to, moved.copied);
         batch.advance(moved.cloned + moved.copied);
         Ok(())
     }
@@ -501,6 +504,7 @@ impl<T: Storage> Rebase<T> {
         let is_hole = editor.is_fresh(to / cluster) && buffer.iter().all(|byte| *byte == 0);
         if !is_hole {
             editor.image.storage.write_at(&buffer, to)?;
+            self.writeback.wrote(&editor.image.storage, to, length);
         }
         self.buffer = buffer;
         self.moved.copied += length;

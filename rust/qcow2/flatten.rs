@@ -9,20 +9,18 @@ use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
 use super::absorb::{Failure, Progress, Rebase};
+use super::ahead::Ahead;
 use super::chain::{Chain, Provided};
 use super::create;
 use super::header::Header;
 use super::image::What;
 use super::storage::Storage;
-use super::transfer::{Moved, Route};
-use crate::sys;
+use super::transfer::{Moved, Route, Writeback};
 
 /// How long one step takes, about; the caller looks for a cancel in between.
 const STEP: Duration = Duration::from_millis(250);
 /// Bytes that are copied between two syncs, so that the last one does not take all the time.
 const SYNC_EACH: u64 = 1 << 30;
-/// Bytes that are copied before the kernel is told to write them: it would wait for much more, and the disk idle.
-const WRITE_EACH: u64 = 16 << 20;
 /// Zeroes that one call makes, at most.
 const MOST_ZEROED: u64 = 256 << 20;
 /// What the kernel is asked to make zeroes of has to be aligned to a device's blocks.
@@ -65,7 +63,7 @@ impl Flatten {
         if before == Before::Empty {
             target.set_length(disk)?;
         }
-        let routes = chain.images.iter().map(|image| Route::new(image.length)).collect();
+        let routes = chain.images.iter().map(|image| Route::new(&image.storage, image.length)).collect();
         let (moved, zeroing) = (Moved::default(), Zeroing::Unmap);
         let raw = Raw {
             target,
@@ -78,7 +76,8 @@ impl Flatten {
             moved,
             zeroing,
             unsynced: 0,
-            begun: (0, 0),
+            writeback: Writeback::default(),
+            ahead: Ahead::default(),
             finished: false,
         };
         Ok(Flatten(Kind::Raw(Box::new(raw))))
@@ -146,8 +145,8 @@ struct Raw {
     zeroing: Zeroing,
     /// Bytes that were written since the last sync.
     unsynced: u64,
-    /// Up to where, and up to how many of these bytes, the kernel has begun to write.
-    begun: (u64, u64),
+    writeback: Writeback,
+    ahead: Ahead,
     finished: bool,
 }
 
@@ -171,25 +170,18 @@ impl Raw {
         if self.is_to_be_synced() {
             self.target.sync()?;
             self.unsynced = 0;
-            self.begun = (self.at, 0);
             self.finished = self.at == self.end;
         }
         while self.at < self.end && self.unsynced < SYNC_EACH && Instant::now() < until {
             self.step()?;
-            self.begin_writing();
         }
         Ok(Progress { phase, done: self.at, total: self.end, finished: self.finished })
     }
 
-    fn begin_writing(&mut self) {
-        if self.unsynced - self.begun.1 < WRITE_EACH {
-            return;
-        }
-        // no more than a hint: what fails here fails in the sync
-        if let Err(error) = sys::begin_writeback(&self.target, self.begun.0, self.at - self.begun.0) {
-            log::debug!("the kernel writes when it wants to - {error}");
-        }
-        self.begun = (self.at, self.unsynced);
+    /// Bytes at the position.
+    fn wrote(&mut self, bytes: u64) {
+        self.unsynced += bytes;
+        self.writeback.wrote(&self.target, self.at, bytes);
     }
 
     /// Deals with some of what follows.
@@ -197,13 +189,19 @@ impl Raw {
         if self.at >= self.disk {
             return self.zero(self.end - self.at);
         }
-        let all = 0..self.chain.images.len();
-        let Provided { extent, image } = self.chain.provider(all, self.at, self.disk - self.at)?;
+        let routes = &self.routes;
+        let next = self.ahead.next(&mut self.chain, self.disk, |chain, image, range| {
+            routes[image].read_soon(&chain.images[image].storage, range);
+        })?;
+        let Some(Provided { extent, image }) = next else { return Ok(()) };
+        let from = self.at;
         match extent.what {
-            What::Unallocated | What::Zero => self.zero(extent.length),
-            What::Data(offset) => self.take(image, offset, extent.length),
-            What::Compressed(_) => self.read(extent.length),
+            What::Unallocated | What::Zero => self.zero(extent.length)?,
+            What::Data(offset) => self.take(image, offset, extent.length)?,
+            What::Compressed(_) => self.read(extent.length)?,
         }
+        self.ahead.advance(self.at - from);
+        Ok(())
     }
 
     fn is_fresh(&self) -> bool {
@@ -217,7 +215,7 @@ impl Raw {
         self.chain.spend(image, moved.cloned + moved.copied)?;
         self.moved.cloned += moved.cloned;
         self.moved.copied += moved.copied;
-        self.unsynced += moved.copied;
+        self.wrote(moved.copied);
         self.at += moved.cloned + moved.copied;
         Ok(())
     }
@@ -230,7 +228,7 @@ impl Raw {
             self.target.write_at(&buffer, self.at)?;
         }
         self.moved.copied += length;
-        self.unsynced += length;
+        self.wrote(length);
         self.at += length;
         Ok(())
     }
@@ -251,7 +249,7 @@ impl Raw {
             let most = if whole > 0 { BUFFER } else { BLOCK - self.at % BLOCK };
             let buffer = vec![0; usize::try_from(length.min(most)).unwrap_or(0)];
             self.target.write_at(&buffer, self.at)?;
-            self.unsynced += buffer.len() as u64;
+            self.wrote(buffer.len() as u64);
             buffer.len() as u64
         };
         self.at += done;

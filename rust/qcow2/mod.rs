@@ -4,6 +4,7 @@
 //! files are read with `pread`, never mapped, so that a failing NAS is an error and not a signal.
 
 mod absorb;
+mod ahead;
 mod bitmaps;
 mod chain;
 mod check;

@@ -27,6 +27,11 @@ pub trait Storage: Source {
     /// Makes all that was written durable.
     fn sync(&self) -> io::Result<()>;
 
+    /// Lets the kernel begin to write these bytes to the disk; no more than a hint.
+    fn begin_writing(&self, _from: u64, _length: u64) -> io::Result<()> {
+        Ok(())
+    }
+
     /// Lets `to` share the blocks of `length` bytes of `source` at `from` (FICLONERANGE).
     fn clone_from(&self, to: u64, source: &File, from: u64, length: u64) -> io::Result<()>;
 
@@ -57,6 +62,10 @@ impl Storage for File {
 
     fn sync(&self) -> io::Result<()> {
         self.sync_data()
+    }
+
+    fn begin_writing(&self, from: u64, length: u64) -> io::Result<()> {
+        sys::begin_writeback(self, from, length)
     }
 
     fn clone_from(&self, to: u64, source: &File, from: u64, length: u64) -> io::Result<()> {

@@ -3,8 +3,10 @@
 
 use std::fs::File;
 use std::io;
+use std::num::NonZeroU64;
+use std::ops::Range;
 
-use rustix::fs::SeekFrom;
+use rustix::fs::{Advice, SeekFrom};
 use rustix::io::Errno;
 
 use super::storage::{Storage, read_padded};
@@ -16,6 +18,10 @@ const MOST_CLONED: u64 = 1 << 30;
 /// One call copies no more.
 const MOST_COPIED: u64 = 16 << 20;
 const BUFFER: usize = 1 << 20;
+/// Bytes that are copied before the kernel is told to write them: it would wait for much more, and the disk idle.
+const WRITE_EACH: u64 = 16 << 20;
+/// The kernel reads no more for one hint where nobody has changed how far it reads ahead.
+const HINT: usize = 128 << 10;
 
 /// The best way that has not been refused yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -30,6 +36,36 @@ enum Way {
 pub(super) struct Route {
     way: Way,
     length: u64,
+    /// Copies within the kernel pass through this machine, and not only through a server.
+    local: bool,
+}
+
+/// What was written of a target, and when the kernel is told to begin with it.
+#[derive(Debug, Default)]
+pub(super) struct Writeback {
+    span: Range<u64>,
+    bytes: u64,
+}
+
+impl Writeback {
+    /// `length` bytes at `at` are written.
+    pub(super) fn wrote<T: Storage>(&mut self, target: &T, at: u64, length: u64) {
+        let Some(span) = self.note(at, length) else { return };
+        // what fails here fails in the sync
+        if let Err(error) = target.begin_writing(span.start, span.end - span.start) {
+            log::debug!("the kernel writes when it wants to - {error}");
+        }
+    }
+
+    /// The part of the file in which enough is written to begin.
+    fn note(&mut self, at: u64, length: u64) -> Option<Range<u64>> {
+        if self.bytes == 0 {
+            self.span = at..at;
+        }
+        self.span = self.span.start.min(at)..self.span.end.max(at + length);
+        self.bytes += length;
+        (self.bytes >= WRITE_EACH).then(|| std::mem::take(self).span)
+    }
 }
 
 /// The file is at fault, and not the target; with the error.
@@ -46,8 +82,22 @@ pub(super) struct Moved {
 
 impl Route {
     /// The way from a file of that length.
-    pub(super) fn new(length: u64) -> Route {
-        Route { way: Way::Clone, length }
+    pub(super) fn new(source: &File, length: u64) -> Route {
+        // what a server holds is on no device of this machine
+        let local = rustix::fs::fstat(source).is_ok_and(|stat| rustix::fs::major(stat.st_dev) != 0);
+        Route { way: Way::Clone, length, local }
+    }
+
+    /// Lets the kernel begin to read these bytes of `source`, if that is where they will come from.
+    pub(super) fn read_soon(&self, source: &File, range: Range<u64>) {
+        if self.way == Way::ReadWrite || self.way == Way::CopyRange && self.local {
+            for at in range.clone().step_by(HINT) {
+                let length = NonZeroU64::new((range.end - at).min(HINT as u64));
+                if let Err(error) = rustix::fs::fadvise(source, at, length, Advice::WillNeed) {
+                    log::debug!("nothing is read ahead - {error}");
+                }
+            }
+        }
     }
 
     /// Moves the first part of `length` bytes of `source` at `from`; never nothing. `fresh`: the target reads as zeroes
@@ -129,5 +179,27 @@ fn data(source: &File, from: u64, length: u64) -> io::Result<u64> {
         Ok(hole) if hole > from => Ok((hole - from).min(length)),
         Ok(_) | Err(Errno::NXIO | Errno::INVAL) => Ok(length),
         Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernel_begins_once_enough_is_written_wherever_it_lies() {
+        let mut writeback = Writeback::default();
+        let half = WRITE_EACH / 2;
+        for (at, length, expected) in [
+            (100 << 20, half - 1, None),
+            (50 << 20, 1, None),
+            (60 << 20, half, Some(50 << 20..(100 << 20) + half - 1)),
+            (0, half, None),
+            (half, half, Some(0..WRITE_EACH)),
+            (4096, 2 * WRITE_EACH, Some(4096..4096 + 2 * WRITE_EACH)),
+            (7, 0, None),
+        ] {
+            assert_eq!(writeback.note(at, length), expected, "{length} bytes at {at}");
+        }
     }
 }
