@@ -20,6 +20,7 @@ use crate::job::Reporter;
 use crate::libvirt::{Event, State};
 use crate::nas::deadline::{self, Background};
 use crate::nas::session::Session;
+use crate::point::fingerprints::Fingerprints;
 
 /// Requests' worth of memory for what is read and not yet written.
 const SLOTS: usize = 8;
@@ -79,8 +80,8 @@ pub fn check_scratch(scratch: &Scratch) -> Result<()> {
     if free < 2 * LEAST_SCRATCH { Err(scratch_full(format!("{free} bytes are free in it"))) } else { Ok(()) }
 }
 
-/// Copies all disks of the job, which has begun with the socket and files of `scratch`, and ends the job. The targets are
-/// complete, not synced. On an error nothing reads any more, and the job has been aborted if it could be; a writer that
+/// Copies all disks of the job, which has begun with the socket and files of `scratch`, and ends the job; the fingerprints
+/// of each. The targets and these are complete, not synced. On an error nothing reads any more, and the job has been aborted if it could be; a writer that
 /// the NAS does not answer is left behind, which the error says.
 pub fn copy(
     backup: &mut BackupJob,
@@ -89,7 +90,7 @@ pub fn copy(
     session: Session,
     job: &mut Reporter<'_>,
     deadline: Instant,
-) -> Result<()> {
+) -> Result<Vec<Fingerprints>> {
     let pull = match Pull::start(backup, scratch, disks, session) {
         Ok(pull) => pull,
         Err(error) => return Err(backup.abort(error)),
@@ -109,11 +110,14 @@ pub fn copy(
     outcome.map_err(|error| pull.give_up(error))
 }
 
+/// What the writer has recorded of each disk.
+type Written = Vec<Fingerprints>;
+
 /// A pull under way.
 struct Pull {
     shared: Arc<Shared>,
     reader: Background<()>,
-    writer: Background<()>,
+    writer: Background<Written>,
 }
 
 impl Pull {
@@ -152,7 +156,7 @@ impl Pull {
         &self,
         backup: &mut BackupJob,
         scratch: &Scratch,
-        written: &mut Option<Result<()>>,
+        written: &mut Option<Result<Written>>,
         job: &mut Reporter<'_>,
         deadline: Instant,
     ) -> Result<()> {
@@ -197,10 +201,10 @@ impl Pull {
     fn wait_written(
         &self,
         backup: &BackupJob,
-        mut written: Option<Result<()>>,
+        mut written: Option<Result<Written>>,
         job: &mut Reporter<'_>,
         deadline: Instant,
-    ) -> Result<()> {
+    ) -> Result<Written> {
         loop {
             if let Some(written) = written.take().or_else(|| self.writer.wait(Duration::ZERO)) {
                 return written;

@@ -6,7 +6,10 @@ use std::sync::mpsc::{Receiver, Sender};
 
 use super::pull::Shared;
 use crate::error::{Code, Error, Result};
-use crate::qcow2::Stream;
+use crate::point::fingerprints::{self, Content, Fingerprints, Recorder};
+use crate::qcow2::{CLUSTER, Rest, Stream};
+
+const STEP: &str = "write the target";
 
 /// Room for one request's bytes. Each piece on its way has one, so that they are bounded.
 pub(super) type Slot = Box<[u8]>;
@@ -35,37 +38,49 @@ pub struct Target {
     pub size: u64,
     /// The name, relative to the file's folder, of the qcow2 that an incremental stands on.
     pub backing: Option<String>,
+    /// Where the fingerprints go, which is empty.
+    pub index: File,
+    /// The name of that file, which lies beside the other.
+    pub index_name: String,
 }
 
-/// Writes all that comes, giving slots back, until the last disk has ended.
+impl Target {
+    fn index_failed(&self, error: std::io::Error) -> Error {
+        fingerprints::failed("write the fingerprints", self.path.with_file_name(&self.index_name), error)
+    }
+}
+
+/// Writes all that comes, giving slots back, until the last disk has ended; what was recorded of each disk.
 pub(super) fn write(
     targets: Vec<Target>,
     pieces: &Receiver<Piece>,
     free: &Sender<Slot>,
     shared: &Shared,
-) -> Result<()> {
-    for target in targets {
-        write_disk(&target, pieces, free, shared).map_err(|error| error.on_disk(&target.disk))?;
-    }
-    Ok(())
+) -> Result<Vec<Fingerprints>> {
+    let write = |target: Target| write_disk(&target, pieces, free, shared).map_err(|error| error.on_disk(&target.disk));
+    targets.into_iter().map(write).collect()
 }
 
-fn write_disk(target: &Target, pieces: &Receiver<Piece>, free: &Sender<Slot>, shared: &Shared) -> Result<()> {
-    const STEP: &str = "write the target";
+fn write_disk(target: &Target, pieces: &Receiver<Piece>, free: &Sender<Slot>, shared: &Shared) -> Result<Fingerprints> {
     let failed = |error: crate::qcow2::Error| error.at(STEP, &target.path);
     let file = target.file.try_clone().map_err(|e| Error::io(STEP, &target.path, e))?;
     let mut stream = Stream::begin(file, target.size, target.backing.as_deref()).map_err(failed)?;
+    let mut recorder = Recorder::begin(&target.index, target.size).map_err(|e| target.index_failed(e))?;
     loop {
         let piece = pieces.recv().map_err(|_| Error::new(Code::Cancelled, STEP, "the reader has ended"))?;
         shared.go_on()?;
         let slot = match piece {
             Piece::Data { offset, length, slot } => {
                 stream.data(offset, &slot[..length]).map_err(failed)?;
+                record(target, &mut recorder, offset, &slot[..length]).map_err(|e| target.index_failed(e))?;
                 shared.wrote(length as u64);
                 slot
             }
             Piece::Zeroes { offset, length, slot } => {
                 stream.zeroes(offset, length).map_err(failed)?;
+                if target.backing.is_some() {
+                    recorder.add(offset, Content::Zero, length).map_err(|e| target.index_failed(e))?;
+                }
                 slot
             }
             Piece::End => break,
@@ -73,5 +88,21 @@ fn write_disk(target: &Target, pieces: &Receiver<Piece>, free: &Sender<Slot>, sh
         // A reader that has ended needs it no more.
         let _ = free.send(slot);
     }
-    stream.finish().map(drop).map_err(failed)
+    let file = stream.finish().map_err(failed)?;
+    let (_, hash) = recorder.finish().map_err(|e| target.index_failed(e))?;
+    let rest = Rest::of(file).map_err(failed)?.into();
+    Ok(Fingerprints { file: target.index_name.clone(), hash, rest })
+}
+
+/// Records the clusters that the image holds itself; zeroes are none of them where nothing is below.
+fn record(target: &Target, recorder: &mut Recorder<&File>, offset: u64, bytes: &[u8]) -> std::io::Result<()> {
+    let mut at = offset;
+    for cluster in bytes.chunks(CLUSTER as usize) {
+        let (content, length) = (Content::of(cluster), cluster.len() as u64);
+        if content != Content::Zero || target.backing.is_some() {
+            recorder.add(at, content, length)?;
+        }
+        at += length;
+    }
+    Ok(())
 }

@@ -1,11 +1,13 @@
 //! The manifest of a restore point: the last file written into it, and the truth about whose disks it holds.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Write};
 
 use serde::{Deserialize, Serialize};
 
 use super::Kind;
+use super::fingerprints::{Digest, Fingerprints};
 use crate::engine::Engine;
 use crate::error::{Code, Error, Result};
 use crate::nas::folder::{FILE_MODE, Folder};
@@ -16,8 +18,11 @@ pub const MANIFEST: &str = "manifest.json";
 /// The format that this library writes; another is not read.
 const VERSION: u32 = 1;
 
-/// More than any real manifest has: about 4,000 disks.
+/// More than any real manifest has: about 2,000 disks.
 const LONGEST: u64 = 1 << 20;
+
+/// How the checksum's member begins.
+const CHECKSUM: &str = "\"checksum\": ";
 
 /// What a restore point holds. Sizes are bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +46,12 @@ pub struct Manifest {
     pub parent: Option<ParentPoint>,
     /// The disks, the root disk first.
     pub disks: Vec<ManifestDisk>,
+    /// BLAKE3 of each other file of the point but the fingerprints, by name; null in points of older versions.
+    #[serde(default)]
+    pub texts: Option<BTreeMap<String, Digest>>,
+    /// BLAKE3 of the manifest's own text with null in this place; null in points of older versions.
+    #[serde(default)]
+    pub checksum: Option<Digest>,
 }
 
 /// The point below an incremental one.
@@ -71,6 +82,9 @@ pub struct ManifestDisk {
     pub virtual_size: u64,
     /// The bitmap that it carries since this point.
     pub bitmap: Option<String>,
+    /// The fingerprints of what its image holds itself; null if none were made, or the image has changed since.
+    #[serde(default)]
+    pub fingerprints: Option<Fingerprints>,
 }
 
 impl Manifest {
@@ -91,6 +105,11 @@ impl Manifest {
     /// Reads the manifest of the point in `folder`; `None` when it has none (made by the script, or unfinished).
     /// `CORRUPT_IMAGE` when it can't be understood.
     pub fn read(folder: &Folder) -> Result<Option<Manifest>> {
+        Ok(Manifest::read_with_text(folder)?.map(|(manifest, _)| manifest))
+    }
+
+    /// The same, with the text as it stands there.
+    pub fn read_with_text(folder: &Folder) -> Result<Option<(Manifest, String)>> {
         const STEP: &str = "read the manifest";
         let path = folder.path.join(MANIFEST);
         let file = match folder.open_file_in(MANIFEST) {
@@ -105,15 +124,32 @@ impl Manifest {
         if manifest.version != VERSION {
             return Err(corrupt(format!("version {} is not known", manifest.version)));
         }
-        Ok(Some(manifest))
+        Ok(Some((manifest, text)))
     }
 
-    /// Writes the manifest into `file`, which is new and empty, and syncs it.
+    /// Is `text`, as it was read, what was written? None for a manifest that was written without a checksum.
+    pub fn is_intact(&self, text: &str) -> Option<bool> {
+        let Some(checksum) = self.checksum else {
+            // what is recorded together with a checksum is there, so it was lost
+            let had_one = self.texts.is_some() || self.disks.iter().any(|disk| disk.fingerprints.is_some());
+            return had_one.then_some(false);
+        };
+        let parts = text.rsplit_once(&format!("{CHECKSUM}\"{checksum}\""));
+        let without = parts.map(|(before, after)| format!("{before}{CHECKSUM}null{after}"));
+        Some(without.is_some_and(|text| Digest::of(text.as_bytes()) == checksum))
+    }
+
+    /// Writes the manifest with its checksum into `file`, which is new and empty, and syncs it.
     pub fn write(&self, file: &mut File) -> std::io::Result<()> {
-        let mut text = serde_json::to_string_pretty(self)?;
-        text.push('\n');
-        file.write_all(text.as_bytes())?;
+        file.write_all(self.text()?.as_bytes())?;
         file.sync_all()
+    }
+
+    fn text(&self) -> std::io::Result<String> {
+        let mut manifest = Manifest { checksum: None, ..self.clone() };
+        let without = serde_json::to_string_pretty(&manifest)? + "\n";
+        manifest.checksum = Some(Digest::of(without.as_bytes()));
+        Ok(serde_json::to_string_pretty(&manifest)? + "\n")
     }
 
     /// Puts this manifest in the place of the one in `folder`, durably; at each moment one of the two is there.
@@ -161,6 +197,7 @@ mod tests {
             size: 1,
             virtual_size: 2,
             bitmap: None,
+            fingerprints: None,
         }
     }
 
@@ -175,6 +212,8 @@ mod tests {
             engine: Engine::Push,
             parent: None,
             disks,
+            texts: None,
+            checksum: None,
         }
     }
 
@@ -202,5 +241,36 @@ mod tests {
         let text = serde_json::to_string(&m).unwrap();
         assert!(text.contains(r#""when":"2031-01-02T03:04:05Z""#) && text.contains(r#""virtualSize":2"#), "{text}");
         assert_eq!(serde_json::from_str::<Manifest>(&text).unwrap(), m);
+    }
+
+    #[test]
+    fn a_changed_byte_anywhere_is_found() {
+        let mut with = disk("a", None);
+        let (hash, rest) = (Digest::of(b"index"), Digest::of(b"rest"));
+        with.fingerprints = Some(Fingerprints { file: "root.a.fingerprints".into(), hash, rest });
+        let mut m = manifest(vec![with, disk("b", Some("s"))]);
+        m.texts = Some(BTreeMap::from([("dominfo.xml".to_owned(), Digest::of(b"text"))]));
+        let text = m.text().unwrap();
+        assert_eq!(serde_json::from_str::<Manifest>(&text).unwrap().is_intact(&text), Some(true));
+        for at in 0..text.len() {
+            for flip in [1, 0x20, 0x80] {
+                let mut bytes = text.clone().into_bytes();
+                bytes[at] ^= flip;
+                let Ok(changed) = String::from_utf8(bytes) else { continue };
+                let read = serde_json::from_str::<Manifest>(&changed);
+                assert!(read.is_err() || read.unwrap().is_intact(&changed) == Some(false), "byte {at}: {changed}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_manifest_of_before_is_read_and_has_no_checksum() {
+        let m = manifest(vec![disk("a", None)]);
+        let mut value = serde_json::to_value(&m).unwrap();
+        value.as_object_mut().unwrap().retain(|name, _| name != "texts" && name != "checksum");
+        value["disks"][0].as_object_mut().unwrap().remove("fingerprints").unwrap();
+        let text = value.to_string();
+        let read: Manifest = serde_json::from_str(&text).unwrap();
+        assert_eq!((read.is_intact(&text), read), (None, m));
     }
 }

@@ -1,6 +1,7 @@
 //! Restore points: what they consist of, how they name each other, and what may be a parent.
 
 mod chain;
+pub mod fingerprints;
 mod manifest;
 mod parent;
 mod volume;

@@ -111,8 +111,11 @@ fn manifest(instance: &Path, point: usize) {
                 size: fs::metadata(instance.join(format!("T{point}/{file}"))).unwrap().len(),
                 virtual_size: 8 << 20,
                 bitmap: None,
+                fingerprints: None,
             })
             .collect(),
+        texts: None,
+        checksum: None,
     };
     manifest.write(&mut fs::File::create(instance.join(format!("T{point}/manifest.json"))).unwrap()).unwrap();
 }

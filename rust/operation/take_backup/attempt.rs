@@ -19,6 +19,7 @@ use crate::host::HostState;
 use crate::job::Reporter;
 use crate::libvirt::{self, BackupDisk, BackupMode, Domain, JobState, State};
 use crate::point::Manifest;
+use crate::point::fingerprints::Fingerprints;
 
 /// What the copying of the data has shown.
 pub(super) struct Copied {
@@ -28,6 +29,8 @@ pub(super) struct Copied {
     pub millis: u64,
     /// What was not ordinary.
     pub details: Vec<String>,
+    /// Of each disk, if the engine sees what it copies.
+    pub fingerprints: Vec<Fingerprints>,
 }
 
 /// What an engine needs besides the job.
@@ -100,10 +103,10 @@ impl Attempt {
         job.enter("copy");
         let copied = self.move_data(&mut backup, means, job, deadline);
         self.backup = Some(backup);
-        copied?;
+        let fingerprints = copied?;
         let millis = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         job.begin("publish")?;
-        Ok(Copied { when, millis, details })
+        Ok(Copied { when, millis, details, fingerprints })
     }
 
     /// What the engine needs for its copy, made before the guest is touched.
@@ -118,7 +121,8 @@ impl Attempt {
             let path = PathBuf::from(self.targets.path(&names[i])?);
             let file = self.targets.file(i).map_err(|e| Error::io("open the target", &path, e))?;
             let (size, backing) = (disk.virtual_size, self.targets.backing(i));
-            let target = pull::Target { file, path, disk: disk.target.clone(), size, backing };
+            let (index, index_name) = self.targets.index(i).map_err(|e| Error::io("open the target", &path, e))?;
+            let target = pull::Target { file, path, disk: disk.target.clone(), size, backing, index, index_name };
             Ok(pull::Disk { target, incremental: matches!(plan.ways[i], Way::Incremental(_)) })
         };
         let disks = self.found.disks.iter().enumerate().map(disk).collect::<Result<_>>()?;
@@ -126,18 +130,24 @@ impl Attempt {
     }
 
     /// Has the job that was begun copy everything, and ends it on every path where that can be done.
-    fn move_data(&self, backup: &mut BackupJob, means: Means, job: &mut Reporter<'_>, deadline: Instant) -> Result<()> {
+    fn move_data(
+        &self,
+        backup: &mut BackupJob,
+        means: Means,
+        job: &mut Reporter<'_>,
+        deadline: Instant,
+    ) -> Result<Vec<Fingerprints>> {
         if let Err(error) = self.check_same() {
             return Err(backup.abort(error));
         }
         match means {
-            Means::Push(disks) => push::copy(backup, disks, job, deadline),
+            Means::Push(disks) => push::copy(backup, disks, job, deadline).map(|()| Vec::new()),
             Means::Pull(scratch, disks) => {
                 let session = self.targets.session().clone();
                 let copied = pull::copy(backup, &scratch, disks, session, job, deadline);
                 // A guest that ran out of scratch in the last moment waits for it.
                 let resumed = if backup.has_ended() { self.resume() } else { Ok(()) };
-                copied.and(resumed)
+                copied.and_then(|fingerprints| resumed.map(|()| fingerprints))
             }
         }
     }

@@ -181,6 +181,7 @@ mod tests {
             size: 1,
             virtual_size: 100,
             bitmap: bitmap.map(str::to_owned),
+            fingerprints: None,
         }
     }
 
@@ -197,6 +198,8 @@ mod tests {
                 engine: Engine::Push,
                 parent: None,
                 disks,
+                texts: None,
+                checksum: None,
             },
             unsound: BTreeMap::new(),
         }

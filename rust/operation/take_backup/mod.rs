@@ -167,6 +167,8 @@ fn manifest(
         engine,
         parent: parent.filter(|_| incremental),
         disks,
+        texts: None,
+        checksum: None,
     }
 }
 

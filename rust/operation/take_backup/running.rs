@@ -14,6 +14,7 @@ use crate::error::{Code, Error, Result};
 use crate::host::HostState;
 use crate::job::Reporter;
 use crate::nbd;
+use crate::point::fingerprints::Fingerprints;
 use crate::point::{Kind, ManifestDisk, Parent, ParentPoint};
 
 /// How long the files may take to reach the NAS, at least.
@@ -45,7 +46,7 @@ fn take(call: &Call<'_>, mut host: HostState, against: Option<String>, job: &mut
     })?;
     job.begin("make the targets")?;
     let disks = found.disks.clone();
-    let specs = specs(&disks, &plan);
+    let specs = specs(&disks, &plan, checked.engine == Engine::Pull);
     let names: Vec<String> = specs.iter().map(|spec| spec.name.clone()).collect();
     let targets = storage::make_targets(opened, &checked.point, specs, storage::PROBE)?;
     let bitmap = checked.mode.bitmap().filter(|_| plan.carries.contains(&true));
@@ -64,7 +65,7 @@ fn take(call: &Call<'_>, mut host: HostState, against: Option<String>, job: &mut
     let parent = parent
         .and_then(Result::ok)
         .map(|parent| ParentPoint { backup_path: parent.path.to_string(), point_id: parent.manifest.point_id });
-    let disks = manifest_disks(&disks, &plan, bitmap, &names);
+    let disks = manifest_disks(&disks, &plan, bitmap, &names, &copied.fingerprints);
     let manifest = manifest(call, copied.when, attempt.engine(), bitmap, parent, disks);
     let (published, found, host) = attempt.publish(manifest, limit)?;
     job.enter("clear up");
@@ -146,11 +147,12 @@ fn find_bitmap(found: &Found, parent: &Parent, ways: &[Way]) -> BitmapFound {
     found.bitmaps.find_parent(&found.domain, name, parent.manifest.when.as_second(), &on)
 }
 
-fn specs(disks: &[DiskFacts], plan: &Plan) -> Vec<TargetSpec> {
+fn specs(disks: &[DiskFacts], plan: &Plan, fingerprints: bool) -> Vec<TargetSpec> {
     let spec = |(i, (disk, way)): (usize, (&DiskFacts, &Way))| TargetSpec {
         name: file_name(i, &disk.volume),
         virtual_size: disk.virtual_size,
         parent: if let Way::Incremental(file) = way { Some(file.clone()) } else { None },
+        fingerprints,
     };
     disks.iter().zip(&plan.ways).enumerate().map(spec).collect()
 }
@@ -171,7 +173,13 @@ fn clear_up(mut found: Found, mut host: HostState, ours: &BTreeSet<String>, bitm
     details
 }
 
-fn manifest_disks(disks: &[DiskFacts], plan: &Plan, bitmap: Option<&str>, names: &[String]) -> Vec<ManifestDisk> {
+fn manifest_disks(
+    disks: &[DiskFacts],
+    plan: &Plan,
+    bitmap: Option<&str>,
+    names: &[String],
+    fingerprints: &[Fingerprints],
+) -> Vec<ManifestDisk> {
     let disk = |(i, disk): (usize, &DiskFacts)| ManifestDisk {
         volume: disk.volume.clone(),
         serial: disk.serial.clone(),
@@ -180,6 +188,7 @@ fn manifest_disks(disks: &[DiskFacts], plan: &Plan, bitmap: Option<&str>, names:
         size: 0,
         virtual_size: disk.virtual_size,
         bitmap: bitmap.filter(|_| plan.carries[i]).map(str::to_owned),
+        fingerprints: fingerprints.get(i).cloned(),
     };
     disks.iter().enumerate().map(disk).collect()
 }

@@ -57,6 +57,7 @@ pub(super) fn run(
         name: file_name(i, &disk.source.volume),
         virtual_size: disk.virtual_size,
         parent: None,
+        fingerprints: false,
     });
     let specs: Vec<_> = specs.collect();
     let targets = storage::make_targets(opened, &checked.point, specs.clone(), storage::PROBE)?;
@@ -244,6 +245,7 @@ impl Attempt {
             size: 0,
             virtual_size: found.virtual_size,
             bitmap: bitmap.filter(|_| self.seeded[i]).map(str::to_owned),
+            fingerprints: None,
         };
         self.found.iter().enumerate().map(disk).collect()
     }

@@ -17,6 +17,7 @@ use crate::nas::lock::InstanceLock;
 use crate::nas::partial::{PARTIAL, PartialPoint};
 use crate::nas::path::{PointPath, RepoPath};
 use crate::nas::session::Session;
+use crate::point::fingerprints::{self, Digest};
 use crate::point::{MANIFEST, Manifest, Parent};
 use crate::qcow2;
 
@@ -114,6 +115,8 @@ pub(super) struct TargetSpec {
     pub virtual_size: u64,
     /// The file that it stands on.
     pub parent: Option<RepoPath>,
+    /// A file for its fingerprints is made too.
+    pub fingerprints: bool,
 }
 
 /// A point that is durable and visible.
@@ -128,6 +131,8 @@ pub(super) struct Published {
 pub(super) struct Targets {
     // in this order: the files are closed before the point ends, and the lock is held until then
     files: Vec<File>,
+    /// The files of their fingerprints and their names, if there are such.
+    indexes: Vec<(File, String)>,
     /// The names of the files that they stand on, relative to their own folder.
     backings: Vec<Option<String>>,
     partial: PartialPoint,
@@ -146,12 +151,16 @@ pub(super) fn make_targets(
     bounded("make the targets", limit, move || {
         let Opened { session, lock, .. } = opened;
         let partial = PartialPoint::begin(session, &point)?;
-        let mut targets = Targets { files: Vec::new(), backings: Vec::new(), partial, lock };
+        let mut targets = Targets { files: Vec::new(), indexes: Vec::new(), backings: Vec::new(), partial, lock };
         for spec in specs {
             let file = targets.partial.create_file(&spec.name)?;
             let backing = spec.parent.map(|parent| parent.relative_to(&point.folder()));
             let path = targets.partial.folder().path.join(&spec.name);
             qcow2::create(&file, spec.virtual_size, backing.as_deref()).map_err(|e| e.at("make the target", path))?;
+            if spec.fingerprints {
+                let name = fingerprints::file_name(&spec.name);
+                targets.indexes.push((targets.partial.create_file(&name)?, name));
+            }
             targets.files.push(file);
             targets.backings.push(backing);
         }
@@ -168,6 +177,12 @@ impl Targets {
     /// The target of the disk at this position.
     pub(super) fn file(&self, disk: usize) -> std::io::Result<File> {
         self.files[disk].try_clone()
+    }
+
+    /// The file for the fingerprints of the disk at this position, and its name; there is one if it was asked for.
+    pub(super) fn index(&self, disk: usize) -> std::io::Result<(File, String)> {
+        let (file, name) = &self.indexes[disk];
+        Ok((file.try_clone()?, name.clone()))
     }
 
     /// The relative name of the file that the target of the disk at this position stands on.
@@ -199,8 +214,8 @@ impl Targets {
                 let late = || Error::new(Code::NasUnresponsive, "publish the restore point", "it took too long");
                 if Instant::now() < until { Ok(()) } else { Err(late()) }
             });
-            let Targets { files, partial, lock: _locked, .. } = self;
-            drop(files);
+            let Targets { files, indexes, partial, lock: _locked, .. } = self;
+            drop((files, indexes));
             match written {
                 Ok(()) => partial.publish().map(|()| manifest),
                 Err(error) => Err(match partial.discard() {
@@ -224,6 +239,11 @@ impl Targets {
             file.sync_all().map_err(io)?;
             disk.size = file.metadata().map_err(io)?.len();
         }
+        for (file, name) in &self.indexes {
+            file.sync_all().map_err(|e| Error::io("sync the fingerprints", folder.join(name), e))?;
+        }
+        let hash = |(name, text): &(&str, String)| ((*name).to_owned(), Digest::of(text.as_bytes()));
+        manifest.texts = Some(texts.iter().map(hash).collect());
         for (name, text) in texts {
             let mut file = self.partial.create_file(name)?;
             let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_all());
@@ -245,8 +265,8 @@ impl Targets {
             _ => LIMIT,
         };
         let removed = bounded("remove the unfinished point", limit, move || {
-            let Targets { files, partial, lock: _locked, .. } = self;
-            drop(files);
+            let Targets { files, indexes, partial, lock: _locked, .. } = self;
+            drop((files, indexes));
             let free = rustix::fs::fstatvfs(partial.folder()).map(|s| s.f_bavail.saturating_mul(s.f_frsize));
             Ok((free, partial.discard()))
         });

@@ -85,7 +85,16 @@ mod tests {
 
     fn disk(file: &str, kind: Kind) -> ManifestDisk {
         let (volume, bitmap) = (file.into(), Some("backup-2".into()));
-        ManifestDisk { volume, serial: None, file: file.into(), kind, size: 100, virtual_size: 200, bitmap }
+        ManifestDisk {
+            volume,
+            serial: None,
+            file: file.into(),
+            kind,
+            size: 100,
+            virtual_size: 200,
+            bitmap,
+            fingerprints: None,
+        }
     }
 
     fn manifest() -> Manifest {
@@ -99,6 +108,8 @@ mod tests {
             engine: Engine::Push,
             parent: Some(ParentPoint { backup_path: "i-1/T1".into(), point_id: "id-1".into() }),
             disks: vec![disk("a", Kind::Incremental), disk("b", Kind::Full)],
+            texts: None,
+            checksum: None,
         }
     }
 

@@ -1,0 +1,139 @@
+//! Fingerprints: for each 64 KiB cluster that an image itself provides, a hash of its content at the restore point. They
+//! lie in a file beside the image, its index, which the point's manifest covers by a hash of its own.
+//!
+//! An index is written and read as a stream, in the order of the guest's disk: it is never held in memory as a whole.
+
+mod base;
+mod format;
+mod index;
+mod merge;
+mod overlay;
+mod recorder;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::io::{self, ErrorKind};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+pub use base::{Base, State};
+pub use index::{Entry, Index};
+pub use merge::Merge;
+pub use recorder::Recorder;
+
+use crate::error::{Code, Error};
+use crate::qcow2::CLUSTER;
+
+/// Length of a cluster's hash, in bytes.
+pub const HASH: usize = 24;
+
+static ZEROES: [u8; CLUSTER as usize] = [0; CLUSTER as usize];
+
+/// BLAKE3 of a cluster, cut to 192 bits.
+pub type Hash = [u8; HASH];
+
+/// What a cluster holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Content {
+    /// Nothing but zeroes.
+    Zero,
+    /// Something that has this hash.
+    Hash(Hash),
+}
+
+impl Content {
+    /// The content of a cluster; what a short one, at the end of a disk, lacks counts as zeroes.
+    pub fn of(cluster: &[u8]) -> Content {
+        let zeroes = &ZEROES[..cluster.len().min(ZEROES.len())];
+        if cluster == zeroes {
+            return Content::Zero;
+        }
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(cluster).update(&ZEROES[zeroes.len()..]);
+        let mut hash = [0; HASH];
+        hasher.finalize_xof().fill(&mut hash);
+        Content::Hash(hash)
+    }
+}
+
+/// A whole BLAKE3, of a file; as text 64 hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct Digest([u8; 32]);
+
+impl Digest {
+    /// The hash of `bytes`.
+    pub fn of(bytes: &[u8]) -> Digest {
+        blake3::hash(bytes).into()
+    }
+}
+
+impl From<blake3::Hash> for Digest {
+    fn from(hash: blake3::Hash) -> Digest {
+        Digest(hash.into())
+    }
+}
+
+impl From<Digest> for String {
+    fn from(digest: Digest) -> String {
+        digest.to_string()
+    }
+}
+
+impl TryFrom<String> for Digest {
+    type Error = blake3::HexError;
+
+    fn try_from(text: String) -> Result<Digest, blake3::HexError> {
+        blake3::Hash::from_hex(text).map(Digest::from)
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+/// What a manifest records of an image's fingerprints.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Fingerprints {
+    /// The index's name in the point's folder.
+    pub file: String,
+    /// BLAKE3 of the index.
+    pub hash: Digest,
+    /// BLAKE3 of all that is not guest data in the image's file: header, tables, padding, in the file's order.
+    pub rest: Digest,
+}
+
+/// The name of the index of the image `image`: `root.x.fingerprints` for `root.x.qcow2`.
+pub fn file_name(image: &str) -> String {
+    format!("{}.fingerprints", image.strip_suffix(".qcow2").unwrap_or(image))
+}
+
+/// An index that could not be read or written, as the crate's error: one that contradicts itself or its recorded hash
+/// is `CORRUPT_IMAGE`.
+pub fn failed(step: &'static str, path: impl AsRef<Path>, error: io::Error) -> Error {
+    if is_damage(&error) {
+        Error::new(Code::CorruptImage, step, format!("'{}': {error}", path.as_ref().display()))
+    } else {
+        Error::io(step, path, error)
+    }
+}
+
+/// Is the index damaged, and not only unreadable?
+pub fn is_damage(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::InvalidData | ErrorKind::UnexpectedEof)
+}
+
+fn damaged(what: impl Into<String>) -> io::Error {
+    io::Error::new(ErrorKind::InvalidData, format!("damaged index of fingerprints: {}", what.into()))
+}

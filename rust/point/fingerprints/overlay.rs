@@ -1,0 +1,77 @@
+//! Several indexes as one: of those that have a cluster, the youngest counts.
+
+use std::io::{self, Read};
+
+use super::{Content, Entry, Index};
+
+/// Indexes read side by side, the youngest first.
+#[derive(Debug)]
+pub(super) struct Overlay<R> {
+    pub(super) layers: Vec<Layer<R>>,
+}
+
+/// One index, and where it is.
+#[derive(Debug)]
+pub(super) struct Layer<R> {
+    index: Index<R>,
+    /// What it has next, or has where the overlay is; none once it has ended.
+    here: Option<Entry>,
+    pub(super) virtual_size: u64,
+}
+
+/// What a layer has at a cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Look {
+    /// So many clusters of that content.
+    Has(Content, u64),
+    /// Nothing for so many clusters.
+    Lacks(u64),
+}
+
+impl<R: Read> Layer<R> {
+    fn begin(mut index: Index<R>) -> io::Result<Layer<R>> {
+        let virtual_size = index.virtual_size();
+        Ok(Layer { here: index.next_entry()?, index, virtual_size })
+    }
+
+    /// Looks at `cluster`, which is none before the last one that was looked at.
+    pub(super) fn look(&mut self, cluster: u64) -> io::Result<Look> {
+        while self.here.is_some_and(|entry| entry.end() <= cluster) {
+            self.here = self.index.next_entry()?;
+        }
+        Ok(match self.here {
+            Some(entry) if entry.cluster <= cluster => Look::Has(entry.content, entry.end() - cluster),
+            Some(entry) => Look::Lacks(entry.cluster - cluster),
+            None => Look::Lacks(u64::MAX),
+        })
+    }
+}
+
+impl<R: Read> Overlay<R> {
+    /// Begins with `indexes`, the youngest first.
+    pub(super) fn begin(indexes: Vec<Index<R>>) -> io::Result<Overlay<R>> {
+        Ok(Overlay { layers: indexes.into_iter().map(Layer::begin).collect::<io::Result<_>>()? })
+    }
+
+    /// What all have together at `cluster`, which is none before the last one that was looked at.
+    pub(super) fn look(&mut self, cluster: u64) -> io::Result<Look> {
+        let mut most = u64::MAX;
+        for layer in &mut self.layers {
+            match layer.look(cluster)? {
+                Look::Has(content, count) => return Ok(Look::Has(content, count.min(most))),
+                Look::Lacks(count) => most = most.min(count),
+            }
+        }
+        Ok(Look::Lacks(most))
+    }
+
+    /// Are all of a disk of that size? Where a smaller one ends, what is below it is hidden.
+    pub(super) fn is_of(&self, virtual_size: u64) -> bool {
+        self.layers.iter().all(|layer| layer.virtual_size == virtual_size)
+    }
+
+    /// Reads all up to their ends, so that their hashes are compared.
+    pub(super) fn finish(self) -> io::Result<()> {
+        self.layers.into_iter().try_for_each(|layer| layer.index.finish())
+    }
+}

@@ -1,0 +1,107 @@
+//! Writing an index while the data passes.
+
+use std::fmt;
+use std::io::{self, BufWriter, ErrorKind, Write};
+
+use super::format::{self, Run};
+use super::{Content, Digest, Hash};
+use crate::qcow2::CLUSTER;
+
+/// Hashes that are kept until their number is known; 96 KiB.
+const MOST_HASHES: usize = 4096;
+
+/// An index being written; without `finish` it is none. Memory: 160 KiB.
+pub struct Recorder<W: Write> {
+    to: BufWriter<Hashed<W>>,
+    /// Clusters of the disk.
+    clusters: u64,
+    /// Where the last run that was written ends.
+    written: u64,
+    /// Where the run that is being collected begins, and ends.
+    start: u64,
+    end: u64,
+    /// Its hashes; none for zeroes.
+    hashes: Vec<Hash>,
+}
+
+impl<W: Write> Recorder<W> {
+    /// Begins the index of an image of `virtual_size` bytes in `to`, which is empty.
+    pub fn begin(to: W, virtual_size: u64) -> io::Result<Recorder<W>> {
+        let mut to = BufWriter::with_capacity(64 << 10, Hashed { to, hasher: blake3::Hasher::new() });
+        to.write_all(&format::header(virtual_size))?;
+        let clusters = virtual_size.div_ceil(CLUSTER);
+        Ok(Recorder { to, clusters, written: 0, start: 0, end: 0, hashes: Vec::new() })
+    }
+
+    /// The `length` bytes from `offset` on, whole clusters but for the end of the disk, have `content` each. In order,
+    /// and each cluster once.
+    pub fn add(&mut self, offset: u64, content: Content, length: u64) -> io::Result<()> {
+        let (first, count) = (offset / CLUSTER, length.div_ceil(CLUSTER));
+        let in_order = first >= self.end && first.saturating_add(count) <= self.clusters;
+        if !in_order || !offset.is_multiple_of(CLUSTER) {
+            let why = format!("{length} bytes at {offset} are not next after cluster {}", self.end);
+            return Err(io::Error::new(ErrorKind::InvalidInput, why));
+        }
+        let same_kind = matches!(content, Content::Zero) == self.hashes.is_empty();
+        if first != self.end || !same_kind {
+            self.write_run()?;
+            (self.start, self.end) = (first, first);
+        }
+        let Content::Hash(hash) = content else {
+            self.end += count;
+            return Ok(());
+        };
+        for _ in 0..count {
+            if self.hashes.len() == MOST_HASHES {
+                self.write_run()?;
+            }
+            self.hashes.push(hash);
+            self.end += 1;
+        }
+        Ok(())
+    }
+
+    /// Writes what is left; the hash of the whole index. Nothing is synced.
+    pub fn finish(mut self) -> io::Result<(W, Digest)> {
+        self.write_run()?;
+        format::write_run(&mut self.to, format::END)?;
+        let Hashed { to, hasher } = self.to.into_inner().map_err(io::IntoInnerError::into_error)?;
+        Ok((to, hasher.finalize().into()))
+    }
+
+    fn write_run(&mut self) -> io::Result<()> {
+        if self.start == self.end {
+            return Ok(());
+        }
+        let run = Run { gap: self.start - self.written, count: self.end - self.start, zero: self.hashes.is_empty() };
+        format::write_run(&mut self.to, run)?;
+        self.hashes.iter().try_for_each(|hash| self.to.write_all(hash))?;
+        self.hashes.clear();
+        (self.written, self.start) = (self.end, self.end);
+        Ok(())
+    }
+}
+
+impl<W: Write> fmt::Debug for Recorder<W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Recorder").field("end", &self.end).field("clusters", &self.clusters).finish_non_exhaustive()
+    }
+}
+
+/// Hashes what is written through it.
+struct Hashed<W> {
+    to: W,
+    hasher: blake3::Hasher,
+}
+
+impl<W: Write> Write for Hashed<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.to.write(bytes)?;
+        self.hasher.update(&bytes[..written]);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.to.flush()
+    }
+}
