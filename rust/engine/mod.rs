@@ -1,11 +1,14 @@
-//! The ways in which a running guest's data travels to the NAS.
+//! The ways in which a guest's data travels to the NAS.
 
 pub mod job;
+pub mod offline;
 pub mod pull;
 pub mod push;
 mod reader;
 pub mod scratch;
 mod writer;
+
+pub use writer::{Target, Written};
 
 use serde::{Deserialize, Serialize};
 

@@ -7,27 +7,20 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use super::job::{BackupJob, COPY, POLL, Signal, TICK};
-use super::reader::{self, Export, REQUEST};
+use super::reader::{self, Export};
 use super::scratch::Scratch;
-use super::writer;
-pub use super::writer::Target;
+use super::writer::{Target, Writer, Written};
 use crate::error::{Code, Error, Result};
 use crate::job::Reporter;
 use crate::libvirt::{Event, State};
 use crate::nas::deadline::{self, Background};
 use crate::nas::session::Session;
-use crate::point::fingerprints::Fingerprints;
 
-/// Requests' worth of memory for what is read and not yet written.
-const SLOTS: usize = 8;
 /// How long the reader may take to close its connections.
 const CLOSE: Duration = Duration::from_secs(5);
-/// How long the writer may take to stop before it is given up.
-const STOP: Duration = Duration::from_millis(500);
 /// How long a guest whose export has gone may take to show that it has stopped.
 const BLAME: Duration = Duration::from_secs(1);
 /// How long an abort takes until nothing more comes into the scratch.
@@ -44,7 +37,7 @@ pub struct Disk {
     pub incremental: bool,
 }
 
-/// What the threads of one pull share.
+/// What the threads of one copy share.
 #[derive(Debug, Default)]
 pub(super) struct Shared {
     stop: AtomicBool,
@@ -53,7 +46,12 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    /// `CANCELLED` when the pull is to end.
+    /// The copy is to end.
+    pub(super) fn stop(&self) {
+        self.stop.store(true, Relaxed);
+    }
+
+    /// `CANCELLED` when the copy is to end.
     pub(super) fn go_on(&self) -> Result<()> {
         if self.stop.load(Relaxed) { Err(Error::new(Code::Cancelled, COPY, "it was stopped")) } else { Ok(()) }
     }
@@ -68,7 +66,7 @@ impl Shared {
         self.total.store(bytes, Relaxed);
     }
 
-    fn tell(&self, job: &mut Reporter<'_>) -> Result<()> {
+    pub(super) fn tell(&self, job: &mut Reporter<'_>) -> Result<()> {
         job.progress(self.done.load(Relaxed), self.total.load(Relaxed));
         job.tell()
     }
@@ -90,7 +88,7 @@ pub fn copy(
     session: Session,
     job: &mut Reporter<'_>,
     deadline: Instant,
-) -> Result<Vec<Fingerprints>> {
+) -> Result<Written> {
     let pull = match Pull::start(backup, scratch, disks, session) {
         Ok(pull) => pull,
         Err(error) => return Err(backup.abort(error)),
@@ -98,7 +96,7 @@ pub fn copy(
     let mut written = None;
     let read = pull.follow(backup, scratch, &mut written, job, deadline);
     if read.is_err() {
-        pull.shared.stop.store(true, Relaxed);
+        pull.shared.stop();
     }
     pull.close();
     backup.end();
@@ -107,28 +105,19 @@ pub fn copy(
         Ok(()) => pull.wait_written(backup, written, job, deadline),
         Err(error) => Err(error),
     };
-    outcome.map_err(|error| pull.give_up(error))
+    outcome.map_err(|error| pull.writer.give_up(&pull.shared, error))
 }
-
-/// What the writer has recorded of each disk.
-type Written = Vec<Fingerprints>;
 
 /// A pull under way.
 struct Pull {
     shared: Arc<Shared>,
     reader: Background<()>,
-    writer: Background<Written>,
+    writer: Writer,
 }
 
 impl Pull {
     fn start(backup: &BackupJob, scratch: &Scratch, disks: Vec<Disk>, session: Session) -> Result<Pull> {
         let shared = Arc::new(Shared::default());
-        let (pieces, written) = mpsc::channel();
-        let (free, slots) = mpsc::channel();
-        for _ in 0..SLOTS {
-            // Can't fail: the other end is right here.
-            let _ = free.send(vec![0; REQUEST].into_boxed_slice());
-        }
         let export = |disk: &Disk| Export {
             disk: disk.target.disk.clone(),
             size: disk.target.size,
@@ -136,13 +125,9 @@ impl Pull {
         };
         let exports = disks.iter().map(export).collect();
         let targets = disks.into_iter().map(|disk| disk.target).collect();
-        let (sender, ours) = (backup.sender(), shared.clone());
-        let work = move || {
-            // Its files are open until it ends: only then may the repository be unmounted.
-            let _session = session;
-            writer::write(targets, &written, &free, &ours)
-        };
-        let writer = deadline::start("write the targets", work, move || drop(sender.send(Signal::Ended)))?;
+        let sender = backup.sender();
+        let ended = move || drop(sender.send(Signal::Ended));
+        let (writer, (pieces, slots)) = Writer::start(targets, session, &shared, ended)?;
         let (sender, ours) = (backup.sender(), shared.clone());
         let socket = PathBuf::from(scratch.socket());
         let work = move || reader::read(socket, exports, &pieces, &slots, &ours);
@@ -164,7 +149,7 @@ impl Pull {
         let mut read = None;
         loop {
             read = read.or_else(|| self.reader.wait(Duration::ZERO));
-            *written = written.take().or_else(|| self.writer.wait(Duration::ZERO));
+            *written = written.take().or_else(|| self.writer.result());
             // Whoever ends only because the other has says so by its code: the other's reason comes.
             match (&read, &*written) {
                 (Some(Ok(())), _) => return Ok(()),
@@ -206,7 +191,7 @@ impl Pull {
         deadline: Instant,
     ) -> Result<Written> {
         loop {
-            if let Some(written) = written.take().or_else(|| self.writer.wait(Duration::ZERO)) {
+            if let Some(written) = written.take().or_else(|| self.writer.result()) {
                 return written;
             }
             self.shared.tell(job)?;
@@ -217,21 +202,7 @@ impl Pull {
             let _ = backup.signal(TICK);
         }
     }
-
-    /// Stops the writer because of `error`, or leaves it behind.
-    fn give_up(&self, error: Error) -> Error {
-        self.shared.stop.store(true, Relaxed);
-        let hangs = self.writer.wait(STOP).is_none() && !self.writer.has_ended();
-        match error.code {
-            _ if !hangs => error,
-            Code::Timeout => Error { code: Code::NasUnresponsive, ..error }.with_leftover(HANGING),
-            _ => error.with_leftover(HANGING),
-        }
-    }
 }
-
-/// What is left behind of a writer that does not come back.
-const HANGING: &str = "a write that the NAS does not answer";
 
 /// The error of a job or an export that has gone: the guest's end, should it be that.
 fn blame(backup: &mut BackupJob, error: Error) -> Error {

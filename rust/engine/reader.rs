@@ -7,13 +7,11 @@ use std::sync::mpsc::{Receiver, Sender};
 use std::time::Duration;
 
 use super::pull::Shared;
-use super::writer::{Piece, Slot};
+use super::writer::{Piece, REQUEST, Slot};
 use crate::error::{Code, Error, Result};
 use crate::nbd::{ALLOCATION, Connection, DIRTY, Extent, Status, Ticket, ZERO};
 use crate::qcow2::CLUSTER;
 
-/// Bytes of one request at most.
-pub(super) const REQUEST: usize = 1 << 20;
 /// Requests in flight. More of them is quicker, and the guest's own writes wait longer behind them.
 const IN_FLIGHT: usize = 2;
 /// Bytes that one question about extents is for.

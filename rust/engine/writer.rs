@@ -1,15 +1,29 @@
-//! The side of a pull that writes to the NAS, and may be given up there.
+//! The side of a copy that writes to the NAS, and may be given up there.
 
 use std::fs::File;
 use std::path::PathBuf;
-use std::sync::mpsc::{Receiver, Sender};
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::time::Duration;
 
+use super::job::TICK;
 use super::pull::Shared;
 use crate::error::{Code, Error, Result};
+use crate::nas::deadline::{self, Background};
+use crate::nas::session::Session;
 use crate::point::fingerprints::{self, Content, Fingerprints, Recorder};
 use crate::qcow2::{CLUSTER, Rest, Stream};
 
 const STEP: &str = "write the target";
+
+/// Bytes of one piece of data at most.
+pub(super) const REQUEST: usize = 1 << 20;
+/// Requests' worth of memory for what is read and not yet written.
+const SLOTS: usize = 8;
+/// How long the writer may take to stop before it is given up.
+pub(super) const STOP: Duration = Duration::from_millis(500);
+/// What is left behind of a writer that does not come back.
+const HANGING: &str = "a write that the NAS does not answer";
 
 /// Room for one request's bytes. Each piece on its way has one, so that they are bounded.
 pub(super) type Slot = Box<[u8]>;
@@ -32,7 +46,7 @@ pub struct Target {
     pub file: File,
     /// Its path, for messages.
     pub path: PathBuf,
-    /// The disk's name in the domain.
+    /// The disk's name in the domain, or its path.
     pub disk: String,
     /// Size that the guest sees, in bytes.
     pub size: u64,
@@ -50,13 +64,60 @@ impl Target {
     }
 }
 
-/// Writes all that comes, giving slots back, until the last disk has ended; what was recorded of each disk.
-pub(super) fn write(
-    targets: Vec<Target>,
-    pieces: &Receiver<Piece>,
-    free: &Sender<Slot>,
-    shared: &Shared,
-) -> Result<Vec<Fingerprints>> {
+/// What was recorded of each disk.
+pub type Written = Vec<Fingerprints>;
+
+/// A writer on its thread, and what leads to it.
+pub(super) struct Writer {
+    thread: Background<Written>,
+}
+
+/// The reader's ends: what it says, and the slots that come back to it.
+pub(super) type Ends = (Sender<Piece>, Receiver<Slot>);
+
+impl Writer {
+    /// Starts to write into `targets`, files of the repository of `session`; calls `ended` when that is over.
+    pub(super) fn start(
+        targets: Vec<Target>,
+        session: Session,
+        shared: &Arc<Shared>,
+        ended: impl FnOnce() + Send + 'static,
+    ) -> Result<(Writer, Ends)> {
+        let (pieces, written) = mpsc::channel();
+        let (free, slots) = mpsc::channel();
+        for _ in 0..SLOTS {
+            // Can't fail: the other end is right here.
+            let _ = free.send(vec![0; REQUEST].into_boxed_slice());
+        }
+        let ours = shared.clone();
+        let work = move || {
+            // Its files are open until it ends: only then may the repository be unmounted.
+            let _session = session;
+            write(targets, &written, &free, &ours)
+        };
+        let thread = deadline::start("write the targets", work, ended)?;
+        Ok((Writer { thread }, (pieces, slots)))
+    }
+
+    /// The result, once there is one and unless it was taken.
+    pub(super) fn result(&self) -> Option<Result<Written>> {
+        self.thread.wait(Duration::ZERO)
+    }
+
+    /// Stops the writer because of `error`, or leaves it behind.
+    pub(super) fn give_up(&self, shared: &Shared, error: Error) -> Error {
+        shared.stop();
+        let hangs = self.thread.wait(STOP).is_none() && !self.thread.has_ended();
+        match error.code {
+            _ if !hangs => error,
+            Code::Timeout => Error { code: Code::NasUnresponsive, ..error }.with_leftover(HANGING),
+            _ => error.with_leftover(HANGING),
+        }
+    }
+}
+
+/// Writes all that comes, giving slots back, until the last disk has ended.
+fn write(targets: Vec<Target>, pieces: &Receiver<Piece>, free: &Sender<Slot>, shared: &Shared) -> Result<Written> {
     let write = |target: Target| write_disk(&target, pieces, free, shared).map_err(|error| error.on_disk(&target.disk));
     targets.into_iter().map(write).collect()
 }
@@ -67,8 +128,7 @@ fn write_disk(target: &Target, pieces: &Receiver<Piece>, free: &Sender<Slot>, sh
     let mut stream = Stream::begin(file, target.size, target.backing.as_deref()).map_err(failed)?;
     let mut recorder = Recorder::begin(&target.index, target.size).map_err(|e| target.index_failed(e))?;
     loop {
-        let piece = pieces.recv().map_err(|_| Error::new(Code::Cancelled, STEP, "the reader has ended"))?;
-        shared.go_on()?;
+        let piece = next(pieces, shared)?;
         let slot = match piece {
             Piece::Data { offset, length, slot } => {
                 stream.data(offset, &slot[..length]).map_err(failed)?;
@@ -105,4 +165,19 @@ fn record(target: &Target, recorder: &mut Recorder<&File>, offset: u64, bytes: &
         at += length;
     }
     Ok(())
+}
+
+/// The next piece. A reader that hangs sends none and does not end either.
+fn next(pieces: &Receiver<Piece>, shared: &Shared) -> Result<Piece> {
+    loop {
+        let piece = pieces.recv_timeout(TICK);
+        shared.go_on()?;
+        match piece {
+            Ok(piece) => return Ok(piece),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => {
+                return Err(Error::new(Code::Cancelled, STEP, "the reader has ended"));
+            }
+        }
+    }
 }

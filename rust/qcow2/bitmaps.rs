@@ -1,4 +1,4 @@
-//! Persistent dirty bitmaps (qcow2 specification, sections "Bitmaps extension" and "Bitmap directory").
+//! Persistent dirty bitmaps: which there are (qcow2 specification, sections "Bitmaps extension" and "Bitmap directory").
 
 use std::collections::HashSet;
 use std::io::{self, BufReader, ErrorKind, Read};
@@ -13,6 +13,8 @@ const MAX_NAME: usize = 1023;
 const ENTRY_LENGTH: u64 = 24;
 const IN_USE: u32 = 1 << 0;
 const AUTO: u32 = 1 << 1;
+/// Whoever does not know the extra data may use the bitmap all the same.
+const EXTRA_DATA_COMPATIBLE: u32 = 1 << 2;
 /// The other flags are reserved.
 const MAX_FLAGS: u32 = (1 << 3) - 1;
 const DIRTY_TRACKING: u8 = 1;
@@ -28,6 +30,8 @@ pub struct Bitmap {
     pub auto: bool,
     /// Binary logarithm of the bytes that one bit stands for.
     pub granularity_bits: u8,
+    /// It has extra data without which it can't be understood; none is known so far.
+    pub has_extra: bool,
 }
 
 /// Where the bitmap directory lies.
@@ -126,7 +130,14 @@ fn read_entry(from: &mut impl Read) -> Result<(Bitmap, Range<u64>, u64), Error> 
     let name = String::from_utf8_lossy(&name).into_owned();
     let table = be64(&fixed, 0);
     let table = table..table.saturating_add(u64::from(be32(&fixed, 8)) * 8);
-    Ok((Bitmap { name, in_use: flags & IN_USE != 0, auto: flags & AUTO != 0, granularity_bits }, table, padded))
+    let bitmap = Bitmap {
+        name,
+        in_use: flags & IN_USE != 0,
+        auto: flags & AUTO != 0,
+        granularity_bits,
+        has_extra: extra > 0 && flags & EXTRA_DATA_COMPATIBLE == 0,
+    };
+    Ok((bitmap, table, padded))
 }
 
 fn read_exact(from: &mut impl Read, buffer: &mut [u8]) -> Result<(), Error> {

@@ -54,6 +54,13 @@ impl Chain {
         Ok(Chain::of(files.into_iter().map(open).collect::<Result<_, _>>()?))
     }
 
+    /// The same for images that nobody writes to, but that their last writer may have left without notice.
+    pub(super) fn open_at_rest(files: Vec<File>) -> Result<Chain, Error> {
+        let slice = slice_size(files.len());
+        let open = |file| Image::open_at_rest(file, slice);
+        Ok(Chain::of(files.into_iter().map(open).collect::<Result<_, _>>()?))
+    }
+
     fn of(images: Vec<Image<File>>) -> Chain {
         let left = images.iter().map(|image| image.length.next_multiple_of(image.cluster_size())).collect();
         Chain { images, left, inflated: None, cluster: Vec::new(), deflated: Vec::new() }

@@ -145,6 +145,13 @@ impl<S: Source> Image<S> {
         Image::with_header(storage, header, OFFSET, slice_size)
     }
 
+    /// The same for one that is only read: stale reference counts do no harm to the data.
+    pub(super) fn open_at_rest(storage: S, slice_size: u64) -> Result<Image<S>, Error> {
+        let header = Header::read(&storage)?;
+        let length = storage.length()?;
+        Image::with_header(storage, header, length, slice_size)
+    }
+
     fn with_header(storage: S, header: Header, length: u64, slice_size: u64) -> Result<Image<S>, Error> {
         refuse_unsupported(&header)?;
         let (l1, l2) = (Slice::default(), Slice::default());

@@ -11,16 +11,7 @@ use std::ops::Range;
 use super::Error;
 use super::chain::{Chain, slice_size};
 use super::image::{Image, What};
-use super::storage::{Source, read_padded};
-
-/// An image of the disk itself, which a guest may be using.
-#[derive(Debug)]
-pub enum Layer {
-    /// A qcow2 image.
-    Qcow2(File),
-    /// Bytes as they are.
-    Raw(File),
-}
+use super::view::{Layer, View};
 
 /// Does the incremental `target` lack something that was cut off the disk and that the images `parents`, its backing
 /// file first, still show? `disk` are the disk's own images, the top one first; a raw one ends them.
@@ -28,8 +19,8 @@ pub fn regrown(target: File, parents: Vec<File>, disk: Vec<Layer>) -> Result<boo
     let mut target = Image::open(target, slice_size(1))?;
     let mut parents = Chain::open(parents).map_err(|(_, error)| error)?;
     let Some(kept) = last_kept(&mut target, &mut parents)? else { return Ok(false) };
-    let mut disk = Disk::open(disk)?;
-    if !disk.has_data(&kept)? {
+    let mut disk = View::open_in_use(disk)?;
+    if !has_data(&mut disk, &kept)? {
         return Ok(true);
     }
     let mut before = vec![0; usize::try_from(kept.end - kept.start).unwrap_or(0)];
@@ -66,58 +57,20 @@ fn last_kept(target: &mut Image<File>, parents: &mut Chain) -> Result<Option<Ran
     Ok(None)
 }
 
-/// The disk as it is now.
-struct Disk {
-    images: Chain,
-    raw: Option<File>,
-}
-
-impl Disk {
-    fn open(layers: Vec<Layer>) -> Result<Disk, Error> {
-        let (mut images, mut raw) = (Vec::new(), None);
-        for layer in layers {
-            match layer {
-                Layer::Qcow2(file) => images.push(file),
-                Layer::Raw(file) => raw = Some(file),
-            }
+/// Does any image of the disk have data of its own in this range?
+fn has_data(disk: &mut View, range: &Range<u64>) -> Result<bool, Error> {
+    let raw = disk.raw.as_ref().map_or(0, |raw| raw.length);
+    let mut at = range.start;
+    while at < range.end {
+        let images = 0..disk.images.images.len();
+        let here = disk.images.provider(images, at, range.end - at).map_err(|failure| failure.error)?.extent;
+        match here.what {
+            What::Data(_) | What::Compressed(_) => return Ok(true),
+            What::Unallocated if at < raw => return Ok(true),
+            _ => at += here.length,
         }
-        Ok(Disk { images: Chain::open_in_use(images)?, raw })
     }
-
-    /// Does any image have data of its own in this range?
-    fn has_data(&mut self, range: &Range<u64>) -> Result<bool, Error> {
-        let mut at = range.start;
-        while at < range.end {
-            let images = 0..self.images.images.len();
-            let here = self.images.provider(images, at, range.end - at).map_err(|failure| failure.error)?.extent;
-            let raw = || self.raw.as_ref().map_or(Ok(false), |raw| raw.length().map(|length| at < length));
-            match here.what {
-                What::Data(_) | What::Compressed(_) => return Ok(true),
-                What::Unallocated if raw()? => return Ok(true),
-                _ => at += here.length,
-            }
-        }
-        Ok(false)
-    }
-
-    fn read(&mut self, start: u64, buffer: &mut [u8]) -> Result<(), Error> {
-        if let Some(raw) = &self.raw {
-            read_padded(raw, buffer, start)?;
-        }
-        let mut done = 0;
-        while done < buffer.len() {
-            let (images, at) = (0..self.images.images.len(), start + done as u64);
-            let limit = (buffer.len() - done) as u64;
-            let here = self.images.provider(images, at, limit).map_err(|failure| failure.error)?.extent;
-            let length = usize::try_from(here.length).unwrap_or(usize::MAX);
-            if here.what != What::Unallocated {
-                let part = &mut buffer[done..done + length];
-                self.images.read(at, part).map_err(|failure| failure.error)?;
-            }
-            done += length;
-        }
-        Ok(())
-    }
+    Ok(false)
 }
 
 /// The length without the zeroes at the end.

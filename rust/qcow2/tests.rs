@@ -78,8 +78,13 @@ fn bitmaps_are_read_with_their_state() {
     qemu_img(dir, &["bitmap", "--add", "-g", "512", "b.qcow2", "na\u{ef}ve name"]);
     qemu_img(dir, &["bitmap", "--add", "--disable", "-g", "1M", "b.qcow2", &longest]);
     let info = inspect(&open(dir.join("b.qcow2"))).unwrap();
-    let bitmap =
-        |name: &str, auto, granularity_bits| Bitmap { name: name.into(), in_use: false, auto, granularity_bits };
+    let bitmap = |name: &str, auto, granularity_bits| Bitmap {
+        name: name.into(),
+        in_use: false,
+        auto,
+        granularity_bits,
+        has_extra: false,
+    };
     assert!(info.bitmaps_consistent);
     assert_eq!(
         info.bitmaps,

@@ -1,8 +1,16 @@
 //! Stopped guests: the disks come in the request, a bitmap is seeded before they are read.
 
-use nasbackup::operation::take_backup::TakeBackupRequest;
+use std::fs::File;
+use std::time::{Duration, Instant};
 
-use crate::support::{Disk, Guest, Image, MIB, Nas, Story, listing, take, take_and};
+use nasbackup::error::{Code, Result};
+use nasbackup::operation::{
+    self,
+    take_backup::{self, TakeBackupRequest, TakenBackup},
+};
+use nasbackup::point::Kind::{Full, Incremental};
+
+use crate::support::{Disk, Guest, Image, MIB, Nas, Point, Story, folder, listing, run, take, take_and, until};
 
 /// A stopped guest with data on both disks.
 fn stopped() -> Story {
@@ -37,30 +45,307 @@ fn a_stopped_full_ends_the_chain_of_the_running_guest() {
     story.assert_all_restore();
 }
 
+/// Stopped, running, restarted: an incremental each time, for the bitmap goes on in the disk.
+#[test]
+fn a_chain_goes_on_whether_the_guest_runs_or_not() {
+    let mut story = Story::with_full();
+    story.guest.write(0, 0x51, 5 * MIB, MIB);
+    // over what the template and the parent have
+    story.guest.write_zeroes(0, 512 << 10, 128 << 10);
+    story.guest.discard(0, 4 * MIB, 2 * MIB);
+    story.guest.write(1, 0x52, 40 * MIB + 512, 512);
+    story.guest.stop();
+    story.take_stopped("incremental").assert_incremental();
+    let size = story.take_stopped("incremental").taken.size;
+    assert!(size < MIB, "{size} bytes for nothing");
+    story.guest.start();
+    story.guest.write(0, 0x53, 6 * MIB, MIB);
+    let parent = story.bitmap();
+    story.take("incremental").assert_recreated(&parent);
+    story.guest.write(1, 0x54, 7 * MIB, MIB);
+    story.guest.restart();
+    story.guest.write(0, 0x55, 33 * MIB, 64 << 10);
+    story.guest.stop();
+    story.take_stopped("incremental").assert_incremental();
+    story.assert_all_restore();
+}
+
 #[test]
 fn a_crashed_guest_is_saved_and_seeded_anew() {
+    for mode in ["full", "incremental"] {
+        let mut story = Story::with_full();
+        story.guest.restart();
+        story.guest.kill_qemu();
+        let point = story.take_stopped(mode);
+        if mode == "full" {
+            point.assert_full(true)
+        } else {
+            point.assert_fallback()
+        }
+        story.guest.start();
+        story.guest.write(0, 0x52, 6 * MIB, MIB);
+        let parent = story.bitmap();
+        story.take("incremental").assert_recreated(&parent);
+        story.assert_all_restore();
+    }
+}
+
+/// The guest is stopped, and `change` made: what the next incremental is, and that it and those after it are right.
+fn incremental_after(change: impl FnOnce(&mut Story), check: impl FnOnce(&Point)) {
     let mut story = Story::with_full();
-    story.guest.restart();
-    story.guest.kill_qemu();
-    story.take_stopped("full").assert_full(true);
+    story.guest.write(0, 0x51, 5 * MIB, MIB);
+    story.guest.write(1, 0x52, 60 * MIB, MIB);
+    story.take("incremental").assert_incremental();
+    for disk in [0, 1] {
+        story.guest.write(disk, 0x53, 2 * MIB, MIB);
+    }
+    story.guest.stop();
+    change(&mut story);
+    check(story.take_stopped("incremental"));
+    story.take_stopped("incremental").assert_incremental();
     story.guest.start();
-    story.guest.write(0, 0x52, 6 * MIB, MIB);
+    story.guest.write(1, 0x54, 8 * MIB, MIB);
     let parent = story.bitmap();
     story.take("incremental").assert_recreated(&parent);
     story.assert_all_restore();
 }
 
+fn bitmap(story: &Story, disk: usize, action: &str) {
+    run("qemu-img", ["bitmap", action, "-f", "qcow2", path(story, disk), &story.bitmap()]);
+}
+
+fn path(story: &Story, disk: usize) -> &str {
+    story.guest.disks[disk].path.to_str().unwrap()
+}
+
+fn resize(story: &Story, disk: usize, size: u64) {
+    run("qemu-img", ["resize", "-q", "--shrink", "-f", "qcow2", path(story, disk), &size.to_string()]);
+}
+
 #[test]
-fn a_stopped_incremental_is_a_full_that_says_so() {
+fn a_bitmap_that_is_lost_on_any_disk_makes_the_whole_point_full() {
+    incremental_after(|story| bitmap(story, 1, "--remove"), Point::assert_fallback);
+    incremental_after(|story| bitmap(story, 0, "--disable"), Point::assert_fallback);
+}
+
+#[test]
+fn a_bitmap_that_goes_at_the_last_moment_makes_a_full_too() {
     let mut story = Story::with_full();
-    story.guest.write(0, 0x51, 5 * MIB, MIB);
     story.guest.stop();
+    let (disk, lost) = (path(&story, 1).to_owned(), story.bitmap());
+    // The disks are not locked yet when the copy begins.
+    let act =
+        |request| take_and(request, |_| drop(run("qemu-img", ["bitmap", "--remove", "-f", "qcow2", &disk, &lost])));
+    story.accept_with(story.stopped_request("incremental"), act).assert_fallback();
+    story.take_stopped("incremental").assert_incremental();
+    story.assert_all_restore();
+}
+
+#[test]
+fn a_bitmap_below_an_overlay_is_lost() {
+    incremental_after(
+        |story| {
+            let below = story.guest.disks[1].path.with_extension("below");
+            std::fs::rename(path(story, 1), &below).unwrap();
+            let below = below.to_str().unwrap();
+            run("qemu-img", ["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", below, path(story, 1)]);
+        },
+        Point::assert_fallback,
+    );
+}
+
+#[test]
+fn a_disk_that_the_parent_lacks_is_full_inside_the_same_point() {
+    incremental_after(
+        |story| story.guest.add(Disk::root()),
+        |point| {
+            point.assert_incremental();
+            assert_eq!(point.kinds(), [Incremental, Incremental, Full]);
+        },
+    );
+}
+
+#[test]
+fn a_disk_that_grew_keeps_its_chain_and_one_that_shrank_does_not() {
+    incremental_after(|story| resize(story, 1, 80 * MIB + 512), Point::assert_incremental);
+    incremental_after(|story| resize(story, 1, 32 * MIB), Point::assert_fallback);
+    for disk in [0, 1] {
+        let shrink_and_grow = |story: &mut Story| {
+            resize(story, disk, 4 * MIB);
+            resize(story, disk, 64 * MIB);
+        };
+        incremental_after(shrink_and_grow, Point::assert_fallback);
+    }
+}
+
+#[test]
+fn a_parent_that_is_damaged_makes_a_full() {
+    let mut story = Story::with_full();
+    story.guest.stop();
+    let file = story.nas.at(&story.last().taken.disks[1].file);
+    File::options().write(true).open(file).unwrap().set_len(MIB).unwrap();
     story.take_stopped("incremental").assert_fallback();
+    story.points.remove(0);
+    story.take_stopped("incremental").assert_incremental();
+    story.assert_all_restore();
+}
+
+#[test]
+fn disks_are_paired_by_volume_whatever_serials_they_have() {
+    let disks = [Disk::root().serial("aaaaaaaaaaaaaaaaaaaa"), Disk::new().serial("bbbbbbbbbbbbbbbbbbbb"), Disk::new()];
+    let mut story = Story::new(Guest::new(disks), Nas::folder());
+    let mut parents = story.take("full").files();
+    for disk in 0..3 {
+        story.guest.write(disk, 0x41 + u8::try_from(disk).unwrap(), 5 * MIB, MIB);
+    }
+    story.guest.stop();
+    for _ in 0..2 {
+        story.guest.disks.rotate_left(1);
+        parents.rotate_left(1);
+        let point = story.take_stopped("incremental");
+        point.assert_incremental();
+        let stand_on: Vec<_> = point.taken.disks.iter().map(|disk| disk.parent.clone().unwrap()).collect();
+        assert_eq!(stand_on, parents);
+        parents = point.files();
+    }
     story.guest.start();
-    story.guest.write(0, 0x52, 6 * MIB, MIB);
+    story.guest.write(1, 0x51, 6 * MIB, MIB);
     let parent = story.bitmap();
     story.take("incremental").assert_recreated(&parent);
     story.assert_all_restore();
+}
+
+/// A disk on top of a template of that format, with data in both.
+fn on_template(format: &str) -> Disk {
+    let (template, path) = (folder("template").join("template"), folder("disk").join(format));
+    let (template, text) = (template.to_str().unwrap(), path.to_str().unwrap());
+    run("qemu-img", ["create", "-q", "-f", format, template, "64M"]);
+    run("qemu-io", ["-f", format, "-c", "write -P 0x11 0 1M", "-c", "write -P 0x12 32M 192k", template]);
+    run("qemu-img", ["create", "-q", "-f", "qcow2", "-F", format, "-b", template, text]);
+    run("qemu-io", ["-f", "qcow2", "-c", "write -P 0x13 512k 1M", "-c", "write -z 32M 64k", text]);
+    Disk::existing(path, Image::Qcow2)
+}
+
+#[test]
+fn a_template_that_only_qemu_reads_is_left_to_it() {
+    let disks = [on_template("vmdk"), on_template("raw"), Disk::new()];
+    let mut story = Story::new(Guest::stopped(disks), Nas::folder());
+    let point = story.take_stopped("full");
+    point.assert_full(true);
+    assert!(point.taken.details.contains("format 'vmdk'"), "{}", point.taken.details);
+    for disk in 0..3 {
+        run("qemu-io", ["-f", "qcow2", "-c", "write -P 0x51 600k 1k", "-c", "write -z 0 64k", path(&story, disk)]);
+    }
+    let point = story.take_stopped("incremental");
+    point.assert_incremental();
+    assert_eq!(point.kinds(), [Full, Incremental, Incremental]);
+    story.assert_all_restore();
+}
+
+/// A stopped guest with 96 MiB to be copied to a repository that takes it slowly.
+fn slow() -> Story {
+    let story = Story::new(Guest::full_of_data(96), Nas::folder().slow(16));
+    story.guest.stop();
+    story
+}
+
+/// Acts once, when the first bytes have been written.
+fn take_and_when_data_flows(request: TakeBackupRequest, act: impl FnOnce()) -> Result<TakenBackup> {
+    let mut act = Some(act);
+    let result = take_backup::run(request, &mut |status| {
+        if status.done_bytes > 0
+            && let Some(act) = act.take()
+        {
+            assert!(status.total_bytes >= 96 * MIB && status.done_bytes <= status.total_bytes, "{status:?}");
+            act();
+        }
+        Ok(())
+    });
+    assert!(act.is_none(), "nothing was ever written: {result:?}");
+    result
+}
+
+/// The next full finds what a failed one left, and everything is right.
+fn goes_on(mut story: Story) {
+    until("the disks and the folder are free", Duration::from_secs(30), || {
+        let taken = take(story.stopped_request("full"));
+        story.skip();
+        match taken {
+            Err(error) if [Code::Busy, Code::DomainState].contains(&error.code) => false,
+            Err(error) => panic!("{error}"),
+            Ok(_) => true,
+        }
+    });
+    story.take_stopped("full").assert_full(true);
+    story.assert_all_restore();
+}
+
+#[test]
+fn cancel_ends_the_copy() {
+    let mut story = slow();
+    let job = format!("cancel-{}", story.guest.name);
+    let request = TakeBackupRequest { job: Some(job.clone()), ..story.stopped_request("full") };
+    let mut cancelled = Instant::now();
+    story.refuse_with(request, "CANCELLED", |_, request| {
+        take_and_when_data_flows(request, || {
+            cancelled = Instant::now();
+            assert!(operation::cancel(&job).found);
+        })
+    });
+    let elapsed = cancelled.elapsed();
+    assert!(elapsed < Duration::from_secs(15), "{elapsed:?}");
+    assert!(story.guest.bitmaps(0).is_empty(), "a seed without a backup");
+    goes_on(story);
+}
+
+#[test]
+fn the_deadline_ends_the_copy() {
+    let mut story = slow();
+    let request = TakeBackupRequest { wait_seconds: Some(1), ..story.stopped_request("full") };
+    story.refuse(request, "TIMEOUT");
+    goes_on(story);
+}
+
+#[test]
+fn a_nas_that_hangs_fails_the_call_at_its_deadline() {
+    let story = slow();
+    let request = TakeBackupRequest { wait_seconds: Some(3), ..story.stopped_request("full") };
+    let mut hung = Instant::now();
+    let error = take_and_when_data_flows(request, || {
+        hung = Instant::now();
+        story.nas.hang();
+    });
+    let (error, elapsed) = (error.unwrap_err(), hung.elapsed());
+    assert_eq!((error.code, error.leftovers), (Code::NasUnresponsive, true), "{error}");
+    assert!(elapsed < Duration::from_secs(20), "{elapsed:?}");
+    assert!(story.guest.bitmaps(0).is_empty(), "a seed without a backup");
+    story.nas.go_on();
+    goes_on(story);
+}
+
+/// The guest's own storage hangs, when the disks are about to be opened, or when they are being read.
+#[test]
+fn a_disk_that_hangs_fails_the_call_at_its_deadline() {
+    for reading in [false, true] {
+        let storage = Nas::folder().through_fuse();
+        let mut disk = Disk::new().size(112 * MIB);
+        disk.path = storage.at("volume");
+        let story = Story::new(Guest::stopped([disk]), Nas::folder().slow(16));
+        run("qemu-io", ["-f", "qcow2", "-c", "write -P 0x31 0 96M", path(&story, 0)]);
+        let request = TakeBackupRequest { wait_seconds: Some(3), ..story.stopped_request("full") };
+        let mut hung = Instant::now();
+        let mut hang = || {
+            hung = Instant::now();
+            storage.hang();
+        };
+        let error = if reading { take_and_when_data_flows(request, hang) } else { take_and(request, |_| hang()) };
+        let (error, elapsed) = (error.unwrap_err(), hung.elapsed());
+        assert_eq!((error.code, error.leftovers), (Code::Timeout, true), "{error}");
+        assert!(error.cause.contains("own storage"), "{error}");
+        assert!(elapsed < Duration::from_secs(20), "{elapsed:?}");
+        storage.go_on();
+        goes_on(story);
+    }
 }
 
 #[test]

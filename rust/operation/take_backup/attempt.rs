@@ -1,7 +1,6 @@
 //! A running guest's backup between the making of its targets and its publication, and how it is undone.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::decision::{DiskFacts, Plan, Way};
@@ -9,7 +8,7 @@ use super::found::Found;
 use super::quiesce::Frozen;
 use super::request::{Checked, Mode};
 use super::storage::{Published, Targets};
-use super::{Call, ask, describe, regrown};
+use super::{Call, ask, describe, layers, regrown};
 use crate::config::{Config, QuiesceFailure};
 use crate::engine::job::{BackupJob, Prepared};
 use crate::engine::scratch::Scratch;
@@ -30,7 +29,7 @@ pub(super) struct Copied {
     /// What was not ordinary.
     pub details: Vec<String>,
     /// Of each disk, if the engine sees what it copies.
-    pub fingerprints: Vec<Fingerprints>,
+    pub fingerprints: Vec<Option<Fingerprints>>,
 }
 
 /// What an engine needs besides the job.
@@ -81,7 +80,7 @@ impl Attempt {
         job: &mut Reporter<'_>,
     ) -> Result<Copied> {
         let Call { checked, config, deadline, .. } = *call;
-        let means = self.means(config, plan, names)?;
+        let means = self.means(config, plan)?;
         let xml = self.backup_xml(checked, plan, names, &means)?;
         let checkpoint = self.bitmap.as_deref().map(|bitmap| self.checkpoint_xml(bitmap, plan));
         if let Some(bitmap) = &self.bitmap {
@@ -103,14 +102,14 @@ impl Attempt {
         job.enter("copy");
         let copied = self.move_data(&mut backup, means, job, deadline);
         self.backup = Some(backup);
-        let fingerprints = copied?;
+        let fingerprints = copied?.into_iter().map(Some).collect();
         let millis = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         job.begin("publish")?;
         Ok(Copied { when, millis, details, fingerprints })
     }
 
     /// What the engine needs for its copy, made before the guest is touched.
-    fn means(&self, config: &Config, plan: &Plan, names: &[String]) -> Result<Means> {
+    fn means(&self, config: &Config, plan: &Plan) -> Result<Means> {
         let targets = self.found.disks.iter().map(|disk| disk.target.clone());
         if self.engine != Engine::Pull {
             return Ok(Means::Push(targets.collect()));
@@ -118,11 +117,7 @@ impl Attempt {
         let scratch = Scratch::make(config, self.found.domain.name(), self.found.xml.owner)?;
         pull::check_scratch(&scratch)?;
         let disk = |(i, disk): (usize, &DiskFacts)| {
-            let path = PathBuf::from(self.targets.path(&names[i])?);
-            let file = self.targets.file(i).map_err(|e| Error::io("open the target", &path, e))?;
-            let (size, backing) = (disk.virtual_size, self.targets.backing(i));
-            let (index, index_name) = self.targets.index(i).map_err(|e| Error::io("open the target", &path, e))?;
-            let target = pull::Target { file, path, disk: disk.target.clone(), size, backing, index, index_name };
+            let target = self.targets.target(i, disk)?;
             Ok(pull::Disk { target, incremental: matches!(plan.ways[i], Way::Incremental(_)) })
         };
         let disks = self.found.disks.iter().enumerate().map(disk).collect::<Result<_>>()?;
@@ -231,7 +226,12 @@ impl Attempt {
 
     /// `PARENT_INVALID` when the incremental disks of the new point can't stand on its parent after all.
     pub(super) fn check_parent(&self, plan: &Plan, limit: Duration) -> Result<()> {
-        regrown::check(&self.targets, &self.found.xml, &self.found.disks, &plan.ways, limit)
+        let Found { xml, disks, .. } = &self.found;
+        let layers = |i: usize| {
+            let disk = xml.disks.iter().find(|disk| disk.target == disks[i].target);
+            disk.map_or_else(|| Ok(Vec::new()), layers::of_domain)
+        };
+        regrown::check(&self.targets, disks, &plan.ways, layers, limit)
     }
 
     pub(super) fn publish(self, manifest: Manifest, limit: Duration) -> Result<(Published, Found, HostState)> {

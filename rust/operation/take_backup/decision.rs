@@ -1,9 +1,13 @@
 //! Which backup results (design, section 4): pure functions from what was asked and found to what is done.
 
+use super::file_name;
+use super::request::Mode;
+use super::storage::TargetSpec;
 use crate::nas::path::RepoPath;
-use crate::point::{Parent, ParentDisk};
+use crate::point::fingerprints::Fingerprints;
+use crate::point::{Kind, ManifestDisk, Parent, ParentDisk};
 
-/// What was asked of a running guest.
+/// What was asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Asked<'a> {
     /// A full without a bitmap.
@@ -14,10 +18,21 @@ pub(super) enum Asked<'a> {
     Incremental(Result<&'a Parent, &'a str>),
 }
 
+impl<'a> Asked<'a> {
+    /// By the request's mode and what was found of the parent that it names.
+    pub(super) fn of(mode: &Mode, parent: Option<&'a Result<Parent, String>>) -> Asked<'a> {
+        match (mode, parent) {
+            (Mode::Legacy, _) => Asked::Legacy,
+            (Mode::Full { .. }, _) | (_, None) => Asked::Full,
+            (Mode::Incremental { .. }, Some(parent)) => Asked::Incremental(parent.as_ref().map_err(String::as_str)),
+        }
+    }
+}
+
 /// What was found of a disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct DiskFacts {
-    /// Its name in the domain.
+    /// Its name in the domain, or, of a stopped guest, its path.
     pub target: String,
     /// The last component of its source path.
     pub volume: String,
@@ -27,6 +42,8 @@ pub(super) struct DiskFacts {
     pub virtual_size: u64,
     /// Why it can't carry a bitmap, if so.
     pub cannot_carry: Option<String>,
+    /// Why it can be copied in full only, whatever its bitmap says, if so.
+    pub only_full: Option<String>,
 }
 
 /// How one disk is backed up.
@@ -41,7 +58,7 @@ pub(super) enum Way {
 /// What is known of the parent's bitmap on every disk that shall be incremental.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum BitmapFound {
-    /// libvirt knows its checkpoint and it is good.
+    /// It is good, and libvirt knows its checkpoint if the guest runs.
     Known,
     /// It was good and its checkpoint was redefined: the guest was restarted or migrated.
     Redefined,
@@ -86,6 +103,9 @@ fn way(parent: &Parent, disk: &DiskFacts) -> Result<Way, String> {
     if let Some(reason) = &disk.cannot_carry {
         return full(format!("it can't carry a bitmap: {reason}"));
     }
+    if disk.only_full.is_some() {
+        return Ok(Way::Full(None));
+    }
     if before.bitmap.is_none() || before.bitmap != parent.manifest.bitmap {
         return full(format!("it carried no bitmap at '{}'", parent.path));
     }
@@ -118,7 +138,9 @@ pub(super) fn plan(
     bitmap: Option<BitmapFound>,
 ) -> Plan {
     let carries: Vec<bool> = disks.iter().map(|disk| asked != Asked::Legacy && disk.cannot_carry.is_none()).collect();
-    let mut details = Vec::new();
+    let only_full =
+        disks.iter().filter_map(|d| d.only_full.as_ref().map(|r| format!("disk {}: in full, {r}", d.target)));
+    let mut details: Vec<String> = only_full.collect();
     if asked != Asked::Legacy {
         let reasons = disks
             .iter()
@@ -149,6 +171,45 @@ pub(super) fn plan(
     }
 }
 
+impl Plan {
+    /// The targets to make; with `fingerprints` where we write the data ourselves.
+    pub(super) fn specs(&self, disks: &[DiskFacts], fingerprints: bool) -> Vec<TargetSpec> {
+        let spec = |(i, (disk, way)): (usize, (&DiskFacts, &Way))| TargetSpec {
+            name: file_name(i, &disk.volume),
+            virtual_size: disk.virtual_size,
+            parent: if let Way::Incremental(file) = way { Some(file.clone()) } else { None },
+            fingerprints: fingerprints && disk.only_full.is_none(),
+        };
+        disks.iter().zip(&self.ways).enumerate().map(spec).collect()
+    }
+
+    /// The disks as the manifest has them, without the lengths of their files. `bitmap` is on those that carry one.
+    pub(super) fn manifest_disks(
+        &self,
+        disks: &[DiskFacts],
+        bitmap: Option<&str>,
+        mut fingerprints: Vec<Option<Fingerprints>>,
+    ) -> Vec<ManifestDisk> {
+        let disk = |(i, disk): (usize, &DiskFacts)| ManifestDisk {
+            volume: disk.volume.clone(),
+            serial: disk.serial.clone(),
+            file: file_name(i, &disk.volume),
+            kind: if matches!(self.ways[i], Way::Incremental(_)) { Kind::Incremental } else { Kind::Full },
+            size: 0,
+            virtual_size: disk.virtual_size,
+            bitmap: bitmap.filter(|_| self.carries[i]).map(str::to_owned),
+            fingerprints: fingerprints.get_mut(i).and_then(Option::take),
+        };
+        disks.iter().enumerate().map(disk).collect()
+    }
+
+    /// The files that the incremental disks stand on.
+    pub(super) fn parents(&self) -> Vec<Option<String>> {
+        let parent = |way: &Way| if let Way::Incremental(file) = way { Some(file.to_string()) } else { None };
+        self.ways.iter().map(parent).collect()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -156,7 +217,7 @@ mod tests {
     use super::*;
     use crate::engine::Engine;
     use crate::nas::path::PointPath;
-    use crate::point::{Kind, Manifest, ManifestDisk};
+    use crate::point::Manifest;
 
     fn disk(target: &str) -> DiskFacts {
         DiskFacts {
@@ -165,6 +226,7 @@ mod tests {
             serial: None,
             virtual_size: 100,
             cannot_carry: None,
+            only_full: None,
         }
     }
 
@@ -248,11 +310,18 @@ mod tests {
 
     #[test]
     fn a_disk_for_itself_is_full_inside_the_point() {
-        let p = parent(vec![recorded("vda", Some("b1")), recorded("vdb", None), recorded("vdd", Some("b0"))]);
+        let p = parent(vec![
+            recorded("vda", Some("b1")),
+            recorded("vdb", None),
+            recorded("vdd", Some("b0")),
+            recorded("vda2", Some("b1")),
+        ]);
         let on = Asked::Incremental(Ok(&p));
+        let vmdk = DiskFacts { only_full: Some("it stands on an image of format vmdk".into()), ..disk("vda2") };
         for (case, other, carries, reason) in [
             ("added since", disk("vdc"), true, "does not have it"),
             ("cannot carry", raw("vdb"), false, "its format is raw"),
+            ("of a format that QEMU alone reads", vmdk, true, "on an image of format vmdk"),
             ("carried none", disk("vdb"), true, "carried no bitmap"),
             ("carried another", disk("vdd"), true, "carried no bitmap"),
         ] {

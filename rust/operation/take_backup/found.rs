@@ -126,6 +126,7 @@ fn look_at(domain: &Domain, disk: &Disk) -> Result<(DiskFacts, BTreeSet<String>)
         serial: disk.serial.clone(),
         virtual_size: domain.capacity(&disk.target)?,
         cannot_carry,
+        only_full: None,
     };
     Ok((facts, stored))
 }

@@ -6,6 +6,8 @@ mod decision;
 mod describe;
 mod found;
 mod image_lock;
+mod layers;
+mod qemu_img;
 mod quiesce;
 mod regrown;
 mod request;
@@ -26,7 +28,7 @@ use crate::host::HostState;
 use crate::job::{self, Job, Listener, Reporter};
 use crate::nas::deadline;
 use crate::nas::path::PointPath;
-use crate::point::{Kind, Manifest, ManifestDisk, ParentPoint};
+use crate::point::{Kind, Manifest, ManifestDisk, Parent, ParentPoint};
 
 use request::Checked;
 pub use request::{StoppedDisk, TakeBackupRequest};
@@ -137,6 +139,9 @@ impl Call<'_> {
 /// How long one question to libvirt may stay open.
 const CALL: Duration = Duration::from_secs(60);
 
+/// How long the files may take to reach the NAS, at least.
+const SYNC: Duration = Duration::from_secs(600);
+
 /// Asks libvirt on a thread that may be given up: a QEMU that hangs, perhaps in its own storage, answers no question.
 fn ask<T: Send + 'static>(step: &'static str, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     deadline::ask(step, CALL, work)
@@ -145,6 +150,12 @@ fn ask<T: Send + 'static>(step: &'static str, work: impl FnOnce() -> Result<T> +
 /// The name of a disk's file: the first disk is the root disk.
 fn file_name(i: usize, volume: &str) -> String {
     format!("{}.{volume}.qcow2", if i == 0 { "root" } else { "datadisk" })
+}
+
+/// The parent as a manifest names it.
+fn parent_point(parent: Option<std::result::Result<Parent, String>>) -> Option<ParentPoint> {
+    let parent = parent?.ok()?;
+    Some(ParentPoint { backup_path: parent.path.to_string(), point_id: parent.manifest.point_id })
 }
 
 /// The manifest of a new point; the lengths of its files are not known yet.

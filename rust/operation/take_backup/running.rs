@@ -1,24 +1,19 @@
 //! The backup of a running or paused guest.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use super::attempt::Attempt;
-use super::decision::{self, Asked, BitmapFound, DiskFacts, Plan, Way};
+use super::decision::{self, Asked, BitmapFound, Plan, Way};
 use super::found::{self, Found};
 use super::request::{Checked, Mode};
-use super::storage::{self, Opened, TargetSpec};
-use super::{Call, Outcome, TakenBackup, ask, file_name, manifest};
+use super::storage::{self, Opened};
+use super::{Call, Outcome, SYNC, TakenBackup, ask, manifest, parent_point};
 use crate::engine::{Engine, scratch};
 use crate::error::{Code, Error, Result};
 use crate::host::HostState;
 use crate::job::Reporter;
 use crate::nbd;
-use crate::point::fingerprints::Fingerprints;
-use crate::point::{Kind, ManifestDisk, Parent, ParentPoint};
-
-/// How long the files may take to reach the NAS, at least.
-const SYNC: Duration = Duration::from_secs(600);
+use crate::point::Parent;
 
 /// Runs the backup of a guest that must be running or paused.
 pub(super) fn run(call: &Call<'_>, host: HostState, job: &mut Reporter<'_>) -> Result<TakenBackup> {
@@ -46,7 +41,7 @@ fn take(call: &Call<'_>, mut host: HostState, against: Option<String>, job: &mut
     })?;
     job.begin("make the targets")?;
     let disks = found.disks.clone();
-    let specs = specs(&disks, &plan, checked.engine == Engine::Pull);
+    let specs = plan.specs(&disks, checked.engine == Engine::Pull);
     let names: Vec<String> = specs.iter().map(|spec| spec.name.clone()).collect();
     let targets = storage::make_targets(opened, &checked.point, specs, storage::PROBE)?;
     let bitmap = checked.mode.bitmap().filter(|_| plan.carries.contains(&true));
@@ -62,10 +57,8 @@ fn take(call: &Call<'_>, mut host: HostState, against: Option<String>, job: &mut
         }
         Err(error) => return Err(attempt.abandon(error)),
     };
-    let parent = parent
-        .and_then(Result::ok)
-        .map(|parent| ParentPoint { backup_path: parent.path.to_string(), point_id: parent.manifest.point_id });
-    let disks = manifest_disks(&disks, &plan, bitmap, &names, &copied.fingerprints);
+    let parent = parent_point(parent);
+    let disks = plan.manifest_disks(&disks, bitmap, copied.fingerprints);
     let manifest = manifest(call, copied.when, attempt.engine(), bitmap, parent, disks);
     let (published, found, host) = attempt.publish(manifest, limit)?;
     job.enter("clear up");
@@ -78,15 +71,13 @@ fn take(call: &Call<'_>, mut host: HostState, against: Option<String>, job: &mut
         let cleared = ask("remove the older bitmaps", move || Ok(clear_up(found, host, &ours, &bitmap)));
         details.extend(cleared.unwrap_or_else(|error| vec![error.to_string()]));
     }
-    let parents =
-        plan.ways.iter().map(|way| if let Way::Incremental(file) = way { Some(file.to_string()) } else { None });
     let recreated = match &checked.mode {
         Mode::Incremental { parent_bitmap, .. } if plan.recreated => Some(parent_bitmap.clone()),
         _ => None,
     };
     let outcome = Outcome {
         targets,
-        parents: parents.collect(),
+        parents: plan.parents(),
         published,
         recreated,
         fallback: plan.fallback,
@@ -127,11 +118,7 @@ fn clear_way(checked: &Checked, found: &Found, host: &mut HostState) -> Result<(
 
 /// Finds out about the parent's bitmap and decides.
 fn decide(checked: &Checked, found: &Found, parent: Option<&Result<Parent, String>>) -> Plan {
-    let asked = match (&checked.mode, parent) {
-        (Mode::Legacy, _) => Asked::Legacy,
-        (Mode::Full { .. }, _) | (_, None) => Asked::Full,
-        (Mode::Incremental { .. }, Some(parent)) => Asked::Incremental(parent.as_ref().map_err(String::as_str)),
-    };
+    let asked = Asked::of(&checked.mode, parent);
     let ways = decision::ways(asked, &found.disks);
     let bitmap = match (asked, &ways) {
         (Asked::Incremental(Ok(parent)), Ok(ways)) => Some(find_bitmap(found, parent, ways)),
@@ -145,16 +132,6 @@ fn find_bitmap(found: &Found, parent: &Parent, ways: &[Way]) -> BitmapFound {
     let on: Vec<_> = on.into_iter().map(|(disk, _)| disk.target.as_str()).collect();
     let name = parent.manifest.bitmap.as_deref().unwrap_or_default();
     found.bitmaps.find_parent(&found.domain, name, parent.manifest.when.as_second(), &on)
-}
-
-fn specs(disks: &[DiskFacts], plan: &Plan, fingerprints: bool) -> Vec<TargetSpec> {
-    let spec = |(i, (disk, way)): (usize, (&DiskFacts, &Way))| TargetSpec {
-        name: file_name(i, &disk.volume),
-        virtual_size: disk.virtual_size,
-        parent: if let Way::Incremental(file) = way { Some(file.clone()) } else { None },
-        fingerprints,
-    };
-    disks.iter().zip(&plan.ways).enumerate().map(spec).collect()
 }
 
 /// After a success: removes the other bitmaps of ours. What could not be done is told, and done by the next run.
@@ -171,24 +148,4 @@ fn clear_up(mut found: Found, mut host: HostState, ours: &BTreeSet<String>, bitm
         found.bitmaps.foreign(ours).iter().map(|name| format!("bitmap '{name}' is not ours and is left alone")),
     );
     details
-}
-
-fn manifest_disks(
-    disks: &[DiskFacts],
-    plan: &Plan,
-    bitmap: Option<&str>,
-    names: &[String],
-    fingerprints: &[Fingerprints],
-) -> Vec<ManifestDisk> {
-    let disk = |(i, disk): (usize, &DiskFacts)| ManifestDisk {
-        volume: disk.volume.clone(),
-        serial: disk.serial.clone(),
-        file: names[i].clone(),
-        kind: if matches!(plan.ways[i], Way::Incremental(_)) { Kind::Incremental } else { Kind::Full },
-        size: 0,
-        virtual_size: disk.virtual_size,
-        bitmap: bitmap.filter(|_| plan.carries[i]).map(str::to_owned),
-        fingerprints: fingerprints.get(i).cloned(),
-    };
-    disks.iter().enumerate().map(disk).collect()
 }

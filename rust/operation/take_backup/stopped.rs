@@ -1,38 +1,35 @@
 //! The backup of a stopped guest: its bitmaps are seeded, then its disks are read, all of them under QEMU's image lock.
-//! What is written between the two is in the copy and in the bitmap, so nothing is lost.
+//! What is written between the two is in the copy and in the bitmap, so nothing is lost. An incremental takes what the
+//! parent's bitmap, stored in the disk, names.
 
 use std::collections::BTreeSet;
-use std::io::{Read, Seek, SeekFrom};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::decision::{self, Asked, BitmapFound, DiskFacts, Plan, Way};
 use super::image_lock::ImageLock;
-use super::request::{Mode, StoppedSource};
-use super::storage::{self, TargetSpec, Targets};
-use super::{Call, Outcome, TakenBackup, ask, file_name, manifest};
-use crate::engine::Engine;
+use super::layers::{self, LayerAt, Unread};
+use super::request::{Checked, Mode, StoppedSource};
+use super::storage::{self, Targets};
+use super::{Call, Outcome, SYNC, TakenBackup, ask, file_name, manifest, parent_point, qemu_img, regrown};
+use crate::engine::{Engine, offline};
 use crate::error::{Code, Error, Result};
 use crate::host::HostState;
 use crate::job::{Job, Reporter};
 use crate::libvirt::Domain;
-use crate::point::{Kind, ManifestDisk};
-use crate::qcow2;
-
-/// How long `qemu-img bitmap` may take: it writes a few clusters.
-const BITMAP: Duration = Duration::from_secs(120);
-/// Between two looks at a process.
-const TICK: Duration = Duration::from_millis(50);
-/// How long the files may take to reach the NAS, at least.
-const SYNC: Duration = Duration::from_secs(600);
+use crate::nas::deadline::{LIMIT, bounded};
+use crate::point::Parent;
+use crate::point::fingerprints::Fingerprints;
+use crate::qcow2::{self, Dirty, Layer, View};
 
 /// A disk as it was found.
 struct Found {
     source: StoppedSource,
-    virtual_size: u64,
+    facts: DiskFacts,
     /// The bitmaps stored in it.
     bitmaps: BTreeSet<String>,
-    /// Why it can't carry a bitmap, if so.
-    cannot_carry: Option<String>,
+    /// Why the parent's bitmap does not tell what was written since, if so.
+    untracked: Option<String>,
 }
 
 /// Runs the backup of a guest that must not run.
@@ -42,40 +39,65 @@ pub(super) fn run(
     mut host: HostState,
     job: &mut Reporter<'_>,
 ) -> Result<TakenBackup> {
-    let Call { checked, config, .. } = *call;
-    job.begin("look at the disks")?;
-    let (uri, vm, sources) = (config.connection_uri.clone(), checked.vm.clone(), sources.to_vec());
-    let found = ask("look at the disks", move || {
-        refuse_running(&uri, &vm)?;
-        sources.into_iter().map(look_at).collect::<Result<Vec<_>>>()
-    })?;
-    job.begin("open the repository")?;
-    let opened = storage::open(checked, config)?;
-    let ours = super::running::ours(checked, &opened, &host)?;
-    job.begin("make the targets")?;
-    let specs = found.iter().enumerate().map(|(i, disk)| TargetSpec {
-        name: file_name(i, &disk.source.volume),
-        virtual_size: disk.virtual_size,
-        parent: None,
-        fingerprints: false,
-    });
-    let specs: Vec<_> = specs.collect();
-    let targets = storage::make_targets(opened, &checked.point, specs.clone(), storage::PROBE)?;
-    let mut attempt = Attempt { found, targets, seeded: Vec::new(), details: Vec::new() };
-    let bitmap = checked.mode.bitmap();
-    let copied =
-        bitmap.map_or(Ok(()), |bitmap| attempt.seed(bitmap, &mut host)).and_then(|()| attempt.copy(call, &specs, job));
-    match copied {
-        Ok(copied) => attempt.publish(call, copied, &ours, host, job),
-        Err(error) => Err(attempt.abandon(error, bitmap, &mut host)),
+    match take(call, sources, &mut host, None, job) {
+        Err(error) if error.code == Code::ParentInvalid && !error.leftovers => {
+            log::warn!("{}: once more, in full: {error}", call.checked.vm);
+            take(call, sources, &mut host, Some(error.to_string()), job)
+        }
+        taken => taken,
     }
 }
 
-/// What the reading of the disks has shown.
-struct Copied {
-    /// The instant that the copies show.
-    when: jiff::Timestamp,
-    millis: u64,
+/// The same, on top of no parent when there is a reason against it. `PARENT_INVALID` when one shows later on.
+fn take(
+    call: &Call<'_>,
+    sources: &[StoppedSource],
+    host: &mut HostState,
+    against: Option<String>,
+    job: &mut Reporter<'_>,
+) -> Result<TakenBackup> {
+    let Call { checked, config, .. } = *call;
+    job.begin("look at the disks")?;
+    let (uri, vm, sources) = (config.connection_uri.clone(), checked.vm.clone(), sources.to_vec());
+    let parent_bitmap = parent_bitmap(checked).map(str::to_owned);
+    ask("look at the domain", move || refuse_running(&uri, &vm))?;
+    let found = answered("look at the disks", LIMIT.min(call.left()), move || {
+        sources.into_iter().map(|source| look_at(source, parent_bitmap.as_deref())).collect::<Result<Vec<_>>>()
+    })?;
+    job.begin("open the repository")?;
+    let mut opened = storage::open(checked, config)?;
+    let ours = super::running::ours(checked, &opened, host)?;
+    let parent = against.map(Err).or(opened.parent.take());
+    let facts: Vec<_> = found.iter().map(|disk| disk.facts.clone()).collect();
+    let plan = decide(checked, &found, &facts, parent.as_ref());
+    job.begin("make the targets")?;
+    let targets = storage::make_targets(opened, &checked.point, plan.specs(&facts, true), storage::PROBE)?;
+    let mut attempt = Attempt { found, facts, plan, targets, hangs: false };
+    let bitmap = checked.mode.bitmap();
+    let seeded = bitmap.map_or(Ok(()), |bitmap| attempt.seed(bitmap, host));
+    match seeded.and_then(|()| attempt.copy(call, job)) {
+        Ok(copied) => attempt.publish(call, copied, parent, &ours, host, job),
+        Err(error) => Err(attempt.abandon(error, bitmap, host)),
+    }
+}
+
+/// Work on the disks' own storage, on a thread that may be given up; `TIMEOUT` when there is no answer.
+fn answered<T: Send + 'static>(
+    step: &'static str,
+    limit: Duration,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    bounded(step, limit, work).map_err(|error| match error.code {
+        Code::NasUnresponsive => {
+            let late = Error::new(Code::Timeout, step, format!("the disks' own storage: {}", error.cause));
+            late.with_leftover("a read of them")
+        }
+        _ => error,
+    })
+}
+
+fn parent_bitmap(checked: &Checked) -> Option<&str> {
+    if let Mode::Incremental { parent_bitmap, .. } = &checked.mode { Some(parent_bitmap) } else { None }
 }
 
 fn refuse_running(uri: &str, vm: &str) -> Result<()> {
@@ -89,22 +111,41 @@ fn refuse_running(uri: &str, vm: &str) -> Result<()> {
     }
 }
 
-/// Looks at a disk under its lock: nobody may be writing to it.
-fn look_at(source: StoppedSource) -> Result<Found> {
-    let on_disk = |error: Error| error.on_disk(&source.path);
-    let lock = ImageLock::take(&source.path).map_err(on_disk)?;
-    let (virtual_size, bitmaps, cannot_carry) = read(&source, &lock).map_err(on_disk)?;
-    Ok(Found { source, virtual_size, bitmaps, cannot_carry })
+/// Looks at a disk, under its lock: nobody may be writing to it.
+fn look_at(source: StoppedSource, parent_bitmap: Option<&str>) -> Result<Found> {
+    let look = || {
+        let lock = ImageLock::take(&source.path)?;
+        let (virtual_size, bitmaps, cannot_carry) = read(&source, &lock)?;
+        let only_full = match open(&source) {
+            Ok(_) => None,
+            Err(Unread::Unknown(reason)) => Some(format!("qemu-img copies it, {reason}")),
+            Err(Unread::Failed(error)) => return Err(error),
+        };
+        let untracked = parent_bitmap.filter(|_| source.qcow2).and_then(|name| tracked(&lock, name).err());
+        let facts = DiskFacts {
+            target: source.path.clone(),
+            volume: source.volume.clone(),
+            serial: None,
+            virtual_size,
+            cannot_carry,
+            only_full,
+        };
+        Ok((facts, bitmaps, untracked))
+    };
+    let (facts, bitmaps, untracked) = look().map_err(|error: Error| error.on_disk(&source.path))?;
+    Ok(Found { source, facts, bitmaps, untracked })
 }
 
 /// The disk's size, the bitmaps stored in it, and why it can't carry one, if so.
 fn read(source: &StoppedSource, lock: &ImageLock) -> Result<(u64, BTreeSet<String>, Option<String>)> {
     const STEP: &str = "look at the disk";
+    let at = |error: qcow2::Error| error.at(STEP, &source.path);
     if !source.qcow2 {
-        let size = lock.file().seek(SeekFrom::End(0)).map_err(|e| Error::io(STEP, &source.path, e))?;
+        let file = lock.file().try_clone().map_err(|e| Error::io(STEP, &source.path, e))?;
+        let size = View::open(vec![Layer::Raw(file)]).map_err(at)?.size();
         return Ok((size, BTreeSet::new(), Some("its format is raw".to_owned())));
     }
-    let info = qcow2::inspect(lock.file()).map_err(|e| e.at(STEP, &source.path))?;
+    let info = qcow2::inspect(lock.file()).map_err(at)?;
     if info.encrypted {
         return Err(Error::new(
             Code::UnsupportedImage,
@@ -117,151 +158,285 @@ fn read(source: &StoppedSource, lock: &ImageLock) -> Result<(u64, BTreeSet<Strin
     Ok((info.virtual_size, info.bitmaps.into_iter().map(|bitmap| bitmap.name).collect(), cannot_carry))
 }
 
+/// What changed since the bitmap `name` began; the error says why it does not tell.
+fn tracked(lock: &ImageLock, name: &str) -> std::result::Result<Dirty, String> {
+    Dirty::open(lock.file(), name).unwrap_or_else(|error| Err(format!("can't be read: {error}")))
+}
+
+/// A disk's images, open for reading and locked, the top one first.
+struct Opened {
+    layers: Vec<LayerAt>,
+    locks: Vec<ImageLock>,
+    view: View,
+}
+
+fn open(source: &StoppedSource) -> std::result::Result<Opened, Unread> {
+    let layers = layers::of_file(source)?;
+    let opened = layers.iter().map(LayerAt::open_locked).collect::<Result<Vec<_>>>()?;
+    let (images, locks) = opened.into_iter().unzip();
+    let view = View::open(images).map_err(|error| Unread::of(error, &source.path))?;
+    Ok(Opened { layers, locks, view })
+}
+
+/// Finds out about the parent's bitmap and decides.
+fn decide(
+    checked: &Checked,
+    found: &[Found],
+    facts: &[DiskFacts],
+    parent: Option<&std::result::Result<Parent, String>>,
+) -> Plan {
+    let asked = Asked::of(&checked.mode, parent);
+    let ways = decision::ways(asked, facts);
+    let bitmap = match (asked, &ways, parent_bitmap(checked)) {
+        (Asked::Incremental(Ok(_)), Ok(ways), Some(name)) => Some(find_bitmap(name, found, ways)),
+        _ => None,
+    };
+    decision::plan(asked, facts, ways, bitmap)
+}
+
+fn find_bitmap(name: &str, found: &[Found], ways: &[Way]) -> BitmapFound {
+    let on = found.iter().zip(ways).filter(|(_, way)| matches!(way, Way::Incremental(_))).map(|(disk, _)| disk);
+    let lost = on.filter_map(|disk| {
+        disk.untracked.as_ref().map(|reason| format!("bitmap '{name}' {reason} on disk {}", disk.source.path))
+    });
+    let lost: Vec<_> = lost.collect();
+    if lost.is_empty() { BitmapFound::Known } else { BitmapFound::Lost(lost.join(", ")) }
+}
+
 /// A backup from the making of its targets to its publication.
 struct Attempt {
     found: Vec<Found>,
+    facts: Vec<DiskFacts>,
+    /// Once they are seeded, with the disks that really carry the bitmap.
+    plan: Plan,
     targets: Targets,
-    /// For each disk, whether it got the new bitmap.
-    seeded: Vec<bool>,
-    details: Vec<String>,
+    /// The disks' own storage does not answer: somebody still waits for it, and may hold the locks.
+    hangs: bool,
+}
+
+/// What the reading of the disks has shown.
+struct Copied {
+    /// The instant that the copies show.
+    when: jiff::Timestamp,
+    millis: u64,
+    /// Of each disk that we wrote ourselves.
+    fingerprints: Vec<Option<Fingerprints>>,
 }
 
 impl Attempt {
-    /// Adds the bitmap to each disk that can carry it. One that can't is told, and backed up all the same.
+    /// Adds the bitmap to each disk that can carry it. One that gets none is told, and backed up all the same.
     fn seed(&mut self, bitmap: &str, host: &mut HostState) -> Result<()> {
+        let Attempt { found, plan, .. } = self;
+        let wanted = std::mem::replace(&mut plan.carries, vec![false; found.len()]);
         host.remember(bitmap)?;
-        for disk in &self.found {
+        for (i, disk) in found.iter().enumerate().filter(|(i, _)| wanted[*i]) {
             let path = &disk.source.path;
-            let outcome = match &disk.cannot_carry {
-                Some(reason) => Err(reason.clone()),
-                None => {
-                    let stale =
-                        if disk.bitmaps.contains(bitmap) { qemu_bitmap("--remove", path, bitmap) } else { Ok(()) };
-                    stale.and_then(|()| qemu_bitmap("--add", path, bitmap)).map_err(|e| e.cause)
-                }
-            };
-            self.seeded.push(outcome.is_ok());
-            self.details.extend(outcome.err().map(|reason| format!("disk {path}: not seeded: {reason}")));
+            let stale = if disk.bitmaps.contains(bitmap) { qemu_img::bitmap("--remove", path, bitmap) } else { Ok(()) };
+            match stale.and_then(|()| qemu_img::bitmap("--add", path, bitmap)) {
+                Ok(()) => plan.carries[i] = true,
+                Err(error) => plan.details.push(format!("disk {path}: not seeded: {}", error.cause)),
+            }
         }
         Ok(())
     }
 
-    /// Reads the disks, all under their locks.
-    fn copy(&mut self, call: &Call<'_>, specs: &[TargetSpec], job: &mut Reporter<'_>) -> Result<Copied> {
+    /// Reads the disks, all under their locks. `PARENT_INVALID` when an incremental can't stand on its parent after all.
+    fn copy(&mut self, call: &Call<'_>, job: &mut Reporter<'_>) -> Result<Copied> {
         job.begin("copy")?;
         let begun = Instant::now();
-        let paths: Vec<_> = self.found.iter().map(|disk| disk.source.path.clone()).collect();
-        let lock = |path: &String| ImageLock::take(path).map_err(|e| e.on_disk(path));
-        let locks = ask("lock the disks", move || paths.iter().map(lock).collect::<Result<Vec<_>>>())?;
+        let wanted: Vec<_> = self.wanted(call.checked);
+        let locked = answered("lock the disks", LIMIT.min(call.left()), move || {
+            wanted.iter().map(|disk| disk.lock().map_err(|e| e.on_disk(&disk.source.path))).collect::<Result<Vec<_>>>()
+        });
+        self.hangs = locked.as_ref().is_err_and(|error| error.code == Code::Timeout);
+        let locked = locked?;
         let when = jiff::Timestamp::now();
-        let total = self.found.iter().map(|disk| disk.virtual_size).sum();
-        let mut before = 0;
-        for (disk, spec) in self.found.iter().zip(specs) {
-            let copied =
-                self.convert(call, disk, &spec.name, job, |read| (before + read.min(disk.virtual_size), total));
-            copied.map_err(|e| e.on_disk(&disk.source.path))?;
-            before += disk.virtual_size;
+        let (mut locks, mut layers, mut readings) = (Vec::new(), Vec::new(), Vec::new());
+        for disk in locked {
+            locks.extend(disk.locks);
+            layers.push(disk.layers);
+            readings.push(disk.reading);
         }
-        drop(locks);
+        let locks = Arc::new(locks);
+        let copied = self.copy_locked(call, readings, layers, locks.clone(), job);
+        self.hangs = Arc::strong_count(&locks) > 1;
+        let unlocked = answered("unlock the disks", LIMIT, move || {
+            drop(locks);
+            Ok(())
+        });
+        let fingerprints = copied?;
+        unlocked?;
         job.begin("publish")?;
-        Ok(Copied { when, millis: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX) })
+        Ok(Copied { when, millis: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX), fingerprints })
     }
 
-    /// Copies one disk. `progress` makes bytes done and bytes to do out of the bytes that were read of it.
-    fn convert(
+    fn wanted(&self, checked: &Checked) -> Vec<Wanted> {
+        let wanted = |(found, way): (&Found, &Way)| Wanted {
+            source: found.source.clone(),
+            size: found.facts.virtual_size,
+            read: found.facts.only_full.is_none(),
+            bitmap: parent_bitmap(checked).filter(|_| matches!(way, Way::Incremental(_))).map(str::to_owned),
+        };
+        self.found.iter().zip(&self.plan.ways).map(wanted).collect()
+    }
+
+    fn copy_locked(
         &self,
         call: &Call<'_>,
-        disk: &Found,
-        target: &str,
+        readings: Vec<Option<Reading>>,
+        layers: Vec<Vec<LayerAt>>,
+        locks: Arc<Vec<ImageLock>>,
         job: &mut Reporter<'_>,
-        progress: impl Fn(u64) -> (u64, u64),
-    ) -> Result<()> {
-        let format = if disk.source.qcow2 { "qcow2" } else { "raw" };
-        let target = self.targets.path(target)?;
-        let mut command = Command::new("qemu-img");
-        command.args(["convert", "-n", "--target-is-zero", "-f", format, "-O", "qcow2", &disk.source.path, &target]);
-        let mut process = Process::start("copy the disk", &mut command)?;
-        loop {
-            if let Some(status) = process.ended()? {
-                return process.result(status);
+    ) -> Result<Vec<Option<Fingerprints>>> {
+        let (mut disks, mut ours, mut others) = (Vec::new(), Vec::new(), Vec::new());
+        for (i, reading) in readings.into_iter().enumerate() {
+            match reading {
+                Some(reading) => {
+                    disks.push(self.disk(i, reading)?);
+                    ours.push(i);
+                }
+                None => others.push(i),
             }
-            let (done, total) = progress(process.bytes_read());
-            job.progress(done, total);
-            job.tell().map_err(|error| process.kill(error))?;
-            if call.left().is_zero() {
-                return Err(process.kill(Error::new(Code::Timeout, "copy the disk", "not done within waitSeconds")));
-            }
-            std::thread::sleep(TICK);
         }
+        let mut fingerprints = vec![None; self.facts.len()];
+        if !disks.is_empty() {
+            let written = offline::copy(disks, self.targets.session().clone(), locks, job, call.deadline)?;
+            ours.into_iter().zip(written).for_each(|(i, written)| fingerprints[i] = Some(written));
+        }
+        self.convert(call, &others, job)?;
+        let limit = SYNC.max(call.left());
+        regrown::check(&self.targets, &self.facts, &self.plan.ways, |i| Ok(layers[i].clone()), limit)?;
+        Ok(fingerprints)
+    }
+
+    /// The copy of the disk at position `i`.
+    fn disk(&self, i: usize, reading: Reading) -> Result<offline::Disk> {
+        let target = self.targets.target(i, &self.facts[i])?;
+        Ok(offline::Disk { target, view: reading.view, changes: reading.changes })
+    }
+
+    /// Copies the disks at these positions by `qemu-img`.
+    fn convert(&self, call: &Call<'_>, positions: &[usize], job: &mut Reporter<'_>) -> Result<()> {
+        let mut before = job.status().done_bytes;
+        let total = before + positions.iter().map(|i| self.facts[*i].virtual_size).sum::<u64>();
+        for i in positions {
+            let (facts, source) = (&self.facts[*i], &self.found[*i].source);
+            let target = self.targets.path(&file_name(*i, &facts.volume))?;
+            let format = if source.qcow2 { "qcow2" } else { "raw" };
+            let progress = |read: u64| (before + read.min(facts.virtual_size), total);
+            let copied = qemu_img::convert((&source.path, format), &target, job, call.deadline, progress);
+            copied.map_err(|e| e.on_disk(&source.path))?;
+            before += facts.virtual_size;
+        }
+        Ok(())
     }
 
     fn publish(
-        mut self,
+        self,
         call: &Call<'_>,
         copied: Copied,
+        parent: Option<std::result::Result<Parent, String>>,
         ours: &BTreeSet<String>,
-        mut host: HostState,
+        host: &mut HostState,
         job: &Job,
     ) -> Result<TakenBackup> {
-        let checked = call.checked;
-        let new = checked.mode.bitmap();
-        let bitmap = new.filter(|_| self.seeded.contains(&true));
-        let manifest = manifest(call, copied.when, Engine::Push, bitmap, None, self.manifest_disks(bitmap));
-        let published = match self.targets.publish(manifest, Vec::new(), SYNC.max(call.left())) {
+        let Attempt { found, facts, plan, targets, .. } = self;
+        let new = call.checked.mode.bitmap();
+        let bitmap = new.filter(|_| plan.carries.contains(&true));
+        let disks = plan.manifest_disks(&facts, bitmap, copied.fingerprints);
+        let manifest = manifest(call, copied.when, Engine::Push, bitmap, parent_point(parent), disks);
+        let published = match targets.publish(manifest, Vec::new(), SYNC.max(call.left())) {
             Ok(published) => published,
             Err(error) => {
-                unseed(&self.found, &self.seeded, new, &mut host);
+                unseed(&found, &plan, new, host);
                 return Err(error);
             }
         };
-        let fallback = matches!(checked.mode, Mode::Incremental { .. });
-        if fallback {
-            self.details.push("full instead of incremental: the guest is stopped".to_owned());
-        }
+        let parents = plan.parents();
+        let mut details = plan.details;
         match (bitmap, new) {
-            (Some(bitmap), _) => self.details.extend(clear_up(&self.found, ours, bitmap, &mut host)),
+            (Some(bitmap), _) => details.extend(clear_up(&found, ours, bitmap, host)),
             // No disk got it.
-            (None, Some(new)) => self.details.extend(host.forget(new).err().map(|error| error.to_string())),
+            (None, Some(new)) => details.extend(host.forget(new).err().map(|error| error.to_string())),
             (None, None) => {}
         }
         let outcome = Outcome {
-            targets: self.found.iter().map(|_| None).collect(),
-            parents: self.found.iter().map(|_| None).collect(),
+            targets: found.iter().map(|_| None).collect(),
+            parents,
             published,
             recreated: None,
-            fallback,
-            details: self.details,
+            fallback: plan.fallback,
+            details,
             job_millis: copied.millis,
         };
-        Ok(outcome.answer(&checked.point, job))
-    }
-
-    fn manifest_disks(&self, bitmap: Option<&str>) -> Vec<ManifestDisk> {
-        let disk = |(i, found): (usize, &Found)| ManifestDisk {
-            volume: found.source.volume.clone(),
-            serial: None,
-            file: file_name(i, &found.source.volume),
-            kind: Kind::Full,
-            size: 0,
-            virtual_size: found.virtual_size,
-            bitmap: bitmap.filter(|_| self.seeded[i]).map(str::to_owned),
-            fingerprints: None,
-        };
-        self.found.iter().enumerate().map(disk).collect()
+        Ok(outcome.answer(&call.checked.point, job))
     }
 
     /// Drops the seeds and the targets.
     fn abandon(self, error: Error, bitmap: Option<&str>, host: &mut HostState) -> Error {
-        unseed(&self.found, &self.seeded, bitmap, host);
+        if self.hangs {
+            log::warn!("what was seeded stays until the next backup");
+        } else {
+            unseed(&self.found, &self.plan, bitmap, host);
+        }
         self.targets.discard(error)
+    }
+}
+
+/// A disk to lock and open.
+struct Wanted {
+    source: StoppedSource,
+    size: u64,
+    /// By us, and not by `qemu-img`.
+    read: bool,
+    /// The bitmap that tells what is copied; without it everything is.
+    bitmap: Option<String>,
+}
+
+/// What one disk's data is read from.
+struct Reading {
+    view: View,
+    changes: Option<Dirty>,
+}
+
+/// A disk that nobody writes to.
+struct Locked {
+    locks: Vec<ImageLock>,
+    layers: Vec<LayerAt>,
+    reading: Option<Reading>,
+}
+
+impl Wanted {
+    fn lock(&self) -> Result<Locked> {
+        const STEP: &str = "look at the disk again";
+        if !self.read {
+            return Ok(Locked { locks: vec![ImageLock::take(&self.source.path)?], layers: Vec::new(), reading: None });
+        }
+        let exchanged = |what: String| {
+            Error::new(Code::DomainState, STEP, format!("it was exchanged while the backup was being prepared: {what}"))
+        };
+        let Opened { layers, locks, view } = open(&self.source).map_err(|unread| match unread {
+            Unread::Failed(error) => error,
+            Unread::Unknown(reason) => exchanged(reason),
+        })?;
+        if view.size() != self.size {
+            return Err(exchanged(format!("it has {} bytes and not {}", view.size(), self.size)));
+        }
+        let lost =
+            |name: &str, reason: String| Error::new(Code::ParentInvalid, STEP, format!("bitmap '{name}' {reason}"));
+        let changes = match &self.bitmap {
+            Some(name) => Some(tracked(&locks[0], name).map_err(|reason| lost(name, reason))?),
+            None => None,
+        };
+        Ok(Locked { locks, layers, reading: Some(Reading { view, changes }) })
     }
 }
 
 /// Removes the new bitmap from the disks that got it. Where that can't be done (the guest was started), it stays in this
 /// host's record for the next run.
-fn unseed(found: &[Found], seeded: &[bool], bitmap: Option<&str>, host: &mut HostState) {
+fn unseed(found: &[Found], plan: &Plan, bitmap: Option<&str>, host: &mut HostState) {
     let Some(bitmap) = bitmap else { return };
-    let seeded = found.iter().zip(seeded).filter(|(_, seeded)| **seeded);
+    let seeded = found.iter().zip(&plan.carries).filter(|(_, carries)| **carries);
     let removed = remove_bitmap(seeded.map(|(disk, _)| disk), bitmap);
     if let Err(error) = removed.and_then(|()| host.forget(bitmap)) {
         log::warn!("bitmap '{bitmap}' stays until the next backup: {error}");
@@ -270,7 +445,7 @@ fn unseed(found: &[Found], seeded: &[bool], bitmap: Option<&str>, host: &mut Hos
 
 /// Removes a bitmap from each of the disks, whatever happens on the others; the first failure.
 fn remove_bitmap<'a>(disks: impl Iterator<Item = &'a Found>, bitmap: &str) -> Result<()> {
-    disks.map(|disk| qemu_bitmap("--remove", &disk.source.path, bitmap)).fold(Ok(()), Result::and)
+    disks.map(|disk| qemu_img::bitmap("--remove", &disk.source.path, bitmap)).fold(Ok(()), Result::and)
 }
 
 /// Removes the other bitmaps of ours; what could not be done is told, and done by the next run.
@@ -286,94 +461,4 @@ fn clear_up(found: &[Found], ours: &BTreeSet<String>, bitmap: &str, host: &mut H
         found.iter().flat_map(|disk| &disk.bitmaps).filter(|name| !ours.contains(*name)).collect::<BTreeSet<_>>();
     details.extend(foreign.iter().map(|name| format!("bitmap '{name}' is not ours and is left alone")));
     details
-}
-
-/// Adds or removes a bitmap. QEMU itself writes to the guest's disk, under its lock.
-fn qemu_bitmap(what: &str, path: &str, bitmap: &str) -> Result<()> {
-    let mut command = Command::new("qemu-img");
-    command.args(["bitmap", what, "-f", "qcow2", "--", path, bitmap]);
-    let mut process = Process::start("change the disk's bitmaps", &mut command)?;
-    let until = Instant::now() + BITMAP;
-    loop {
-        match process.ended()? {
-            Some(status) => return process.result(status),
-            None if Instant::now() > until => {
-                let late = Error::new(Code::Timeout, "change the disk's bitmaps", "qemu-img did not end");
-                return Err(process.kill(late));
-            }
-            None => std::thread::sleep(Duration::from_millis(2)),
-        }
-    }
-}
-
-/// A process of qemu-img; dropped, it is killed.
-struct Process {
-    step: &'static str,
-    child: Child,
-}
-
-impl Process {
-    fn start(step: &'static str, command: &mut Command) -> Result<Process> {
-        let started = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
-        let child = started.map_err(|e| Error::io(step, "qemu-img", e))?;
-        Ok(Process { step, child })
-    }
-
-    fn ended(&mut self) -> Result<Option<ExitStatus>> {
-        self.child.try_wait().map_err(|e| Error::io(self.step, "qemu-img", e))
-    }
-
-    /// Bytes that it has read so far (proc(5), "/proc/pid/io"); 0 once it has ended. Asking the kernel about the process
-    /// can't hang, asking a NAS about the file could.
-    fn bytes_read(&self) -> u64 {
-        let io = std::fs::read_to_string(format!("/proc/{}/io", self.child.id())).unwrap_or_default();
-        io.lines().find_map(|line| line.strip_prefix("rchar: ")?.parse().ok()).unwrap_or(0)
-    }
-
-    /// What the process that ended says.
-    fn result(&mut self, status: ExitStatus) -> Result<()> {
-        if status.success() {
-            return Ok(());
-        }
-        let mut text = String::new();
-        if let Some(stderr) = &mut self.child.stderr {
-            stderr.take(4096).read_to_string(&mut text).map_err(|e| Error::io(self.step, "qemu-img", e))?;
-        }
-        Err(Error::new(Code::JobFailed, self.step, format!("qemu-img: {} ({status})", text.trim())))
-    }
-
-    /// Kills the process because of `error`. One that hangs in the NAS does not die before the NAS answers: it is left
-    /// behind, and the guest can't be started as long as it holds the disk's lock.
-    fn kill(&mut self, error: Error) -> Error {
-        if let Err(failed) = self.child.kill() {
-            log::warn!("qemu-img could not be killed: {failed}");
-        }
-        let until = Instant::now() + Duration::from_secs(5);
-        while Instant::now() < until {
-            if let Ok(Some(_)) = self.child.try_wait() {
-                return error;
-            }
-            std::thread::sleep(TICK);
-        }
-        let code = if error.code == Code::Timeout { Code::NasUnresponsive } else { error.code };
-        Error { code, ..error }.with_leftover("a process of qemu-img that hangs and holds the disk's lock")
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        if let Ok(None) = self.child.try_wait() {
-            // It has ended meanwhile, or it hangs: `kill` has told of that. It is reaped whenever it ends.
-            let _ = self.child.kill();
-            let pid = rustix::process::Pid::from_child(&self.child);
-            let reap = move || {
-                if let Err(error) = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty()) {
-                    log::warn!("qemu-img could not be reaped: {error}");
-                }
-            };
-            if let Err(error) = std::thread::Builder::new().name("nasbackup-reap".to_owned()).spawn(reap) {
-                log::warn!("the thread that reaps qemu-img could not be started: {error}");
-            }
-        }
-    }
 }

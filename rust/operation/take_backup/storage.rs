@@ -8,8 +8,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::decision::DiskFacts;
+use super::file_name;
 use super::request::{Checked, Mode};
 use crate::config::Config;
+use crate::engine;
 use crate::error::{Code, Error, Result};
 use crate::nas::deadline::{LIMIT, bounded};
 use crate::nas::folder::{FOLDER_MODE, Folder};
@@ -131,8 +134,8 @@ pub(super) struct Published {
 pub(super) struct Targets {
     // in this order: the files are closed before the point ends, and the lock is held until then
     files: Vec<File>,
-    /// The files of their fingerprints and their names, if there are such.
-    indexes: Vec<(File, String)>,
+    /// The files of their fingerprints and their names, where there are such.
+    indexes: Vec<Option<(File, String)>>,
     /// The names of the files that they stand on, relative to their own folder.
     backings: Vec<Option<String>>,
     partial: PartialPoint,
@@ -157,10 +160,11 @@ pub(super) fn make_targets(
             let backing = spec.parent.map(|parent| parent.relative_to(&point.folder()));
             let path = targets.partial.folder().path.join(&spec.name);
             qcow2::create(&file, spec.virtual_size, backing.as_deref()).map_err(|e| e.at("make the target", path))?;
-            if spec.fingerprints {
+            let index = spec.fingerprints.then(|| {
                 let name = fingerprints::file_name(&spec.name);
-                targets.indexes.push((targets.partial.create_file(&name)?, name));
-            }
+                Ok((targets.partial.create_file(&name)?, name))
+            });
+            targets.indexes.push(index.transpose()?);
             targets.files.push(file);
             targets.backings.push(backing);
         }
@@ -174,20 +178,26 @@ impl Targets {
         self.partial.session()
     }
 
+    /// What an engine of ours writes of the disk at this position, as `facts` describe it, with its fingerprints.
+    pub(super) fn target(&self, i: usize, facts: &DiskFacts) -> Result<engine::Target> {
+        let path = PathBuf::from(self.path(&file_name(i, &facts.volume))?);
+        let io = |error| Error::io("open the target", &path, error);
+        let none = || Error::new(Code::Internal, "open the target", "it was made without fingerprints");
+        let (index, index_name) = self.indexes[i].as_ref().ok_or_else(none)?;
+        Ok(engine::Target {
+            file: self.file(i).map_err(io)?,
+            disk: facts.target.clone(),
+            size: facts.virtual_size,
+            backing: self.backings[i].clone(),
+            index: index.try_clone().map_err(io)?,
+            index_name: index_name.clone(),
+            path,
+        })
+    }
+
     /// The target of the disk at this position.
     pub(super) fn file(&self, disk: usize) -> std::io::Result<File> {
         self.files[disk].try_clone()
-    }
-
-    /// The file for the fingerprints of the disk at this position, and its name; there is one if it was asked for.
-    pub(super) fn index(&self, disk: usize) -> std::io::Result<(File, String)> {
-        let (file, name) = &self.indexes[disk];
-        Ok((file.try_clone()?, name.clone()))
-    }
-
-    /// The relative name of the file that the target of the disk at this position stands on.
-    pub(super) fn backing(&self, disk: usize) -> Option<String> {
-        self.backings[disk].clone()
     }
 
     /// The host path of the target `name`, for QEMU. `UNSUPPORTED_IMAGE` when it is not UTF-8, which libvirt needs.
@@ -239,7 +249,7 @@ impl Targets {
             file.sync_all().map_err(io)?;
             disk.size = file.metadata().map_err(io)?.len();
         }
-        for (file, name) in &self.indexes {
+        for (file, name) in self.indexes.iter().flatten() {
             file.sync_all().map_err(|e| Error::io("sync the fingerprints", folder.join(name), e))?;
         }
         let hash = |(name, text): &(&str, String)| ((*name).to_owned(), Digest::of(text.as_bytes()));

@@ -1,0 +1,237 @@
+//! The copy of a stopped guest's disks: a reader follows the images on the guest's own storage, a writer puts it on the NAS,
+//! and either may hang without holding up this thread.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::time::{Duration, Instant};
+
+use super::job::{COPY, TICK};
+use super::pull::Shared;
+use super::writer::{Ends, Piece, REQUEST, STOP, Slot, Target, Writer, Written};
+use crate::error::{Code, Error, Result};
+use crate::job::Reporter;
+use crate::nas::deadline::{self, Background};
+use crate::nas::session::Session;
+use crate::qcow2::{self, CLUSTER, Dirty, View};
+
+/// What is left behind of a reader that does not come back.
+const HANGING: &str = "a read that the disk's own storage does not answer, and which holds the disk's lock";
+
+/// One disk of a stopped guest.
+#[derive(Debug)]
+pub struct Disk {
+    /// Where its data goes.
+    pub target: Target,
+    /// Where it comes from.
+    pub view: View,
+    /// What changed since the parent, if only that is copied.
+    pub changes: Option<Dirty>,
+}
+
+/// Copies the disks, which nobody writes to as long as `guard` lives; it is dropped when they are read no more. The
+/// targets are complete, not synced; what was recorded of them. A reader or a writer that hangs is left behind, which the error says.
+pub fn copy(
+    disks: Vec<Disk>,
+    session: Session,
+    guard: impl Send + 'static,
+    job: &mut Reporter<'_>,
+    deadline: Instant,
+) -> Result<Written> {
+    let shared = Arc::new(Shared::default());
+    let (ended, ends) = mpsc::channel();
+    let (mut sources, mut targets) = (Vec::new(), Vec::new());
+    for Disk { target, view, changes } in disks {
+        sources.push(Source { name: target.disk.clone(), view, changes });
+        targets.push(target);
+    }
+    let tell = |sender: Sender<()>| {
+        move || {
+            // Whoever waited may be gone by now.
+            let _ = sender.send(());
+        }
+    };
+    let (writer, way) = Writer::start(targets, session, &shared, tell(ended.clone()))?;
+    let ours = shared.clone();
+    let work = move || {
+        let _guard = guard;
+        read(sources, way, &ours)
+    };
+    let reader = deadline::start("read the disks", work, tell(ended))?;
+    let copied = follow(&reader, &writer, &ends, &shared, job, deadline);
+    copied.map_err(|error| left_by(&reader, writer.give_up(&shared, error)))
+}
+
+/// Waits until everything was read and written.
+fn follow(
+    reader: &Background<()>,
+    writer: &Writer,
+    ends: &Receiver<()>,
+    shared: &Shared,
+    job: &mut Reporter<'_>,
+    deadline: Instant,
+) -> Result<Written> {
+    let (mut read, mut written) = (None, None);
+    loop {
+        read = read.or_else(|| reader.wait(Duration::ZERO));
+        written = written.or_else(|| writer.result());
+        // Whoever ends only because the other has says so by its code: the other's reason comes.
+        match (&read, &written) {
+            (Some(Ok(())), Some(Ok(written))) => {
+                shared.tell(job)?;
+                return Ok(written.clone());
+            }
+            (Some(Err(error)), _) | (_, Some(Err(error))) if error.code != Code::Cancelled => return Err(error.clone()),
+            _ => {}
+        }
+        shared.tell(job)?;
+        if Instant::now() >= deadline {
+            return Err(Error::new(Code::Timeout, COPY, "not done within waitSeconds"));
+        }
+        // Wakes up when one of them ends.
+        let _ = ends.recv_timeout(TICK);
+    }
+}
+
+/// The error, and whether the reader, which has been told to stop, is left behind.
+fn left_by(reader: &Background<()>, error: Error) -> Error {
+    let hangs = reader.wait(STOP).is_none() && !reader.has_ended();
+    if hangs { error.with_leftover(HANGING) } else { error }
+}
+
+/// The reader's side of one disk.
+struct Source {
+    /// For messages.
+    name: String,
+    view: View,
+    changes: Option<Dirty>,
+}
+
+/// Reads the disks, one after the other.
+fn read(sources: Vec<Source>, (pieces, free): Ends, shared: &Shared) -> Result<()> {
+    let mut sources = sources;
+    let mut total = 0;
+    for source in &mut sources {
+        total += source.count(shared)?;
+    }
+    shared.is_to_do(total);
+    for mut source in sources {
+        source.copy(&pieces, &free, shared)?;
+    }
+    Ok(())
+}
+
+impl Source {
+    /// The bytes that are to be read.
+    fn count(&mut self, shared: &Shared) -> Result<u64> {
+        let mut total = 0;
+        self.runs(shared, |_, _, run| {
+            total += if run.zero { 0 } else { run.length };
+            Ok(())
+        })?;
+        Ok(total)
+    }
+
+    fn copy(&mut self, pieces: &Sender<Piece>, free: &Receiver<Slot>, shared: &Shared) -> Result<()> {
+        let name = self.name.clone();
+        self.runs(shared, |view, at, run| {
+            if run.zero {
+                return send(pieces, Piece::Zeroes { offset: at, length: run.length, slot: take(free, shared)? });
+            }
+            for offset in (at..at + run.length).step_by(REQUEST) {
+                let mut slot = take(free, shared)?;
+                let length = usize::try_from(at + run.length - offset).unwrap_or(REQUEST).min(REQUEST);
+                view.read(offset, &mut slot[..length]).map_err(|error| failed(&name, error))?;
+                send(pieces, Piece::Data { offset, length, slot })?;
+            }
+            Ok(())
+        })?;
+        send(pieces, Piece::End)
+    }
+
+    /// Calls `each` with what is to be copied, in order.
+    fn runs(&mut self, shared: &Shared, mut each: impl FnMut(&mut View, u64, qcow2::Run) -> Result<()>) -> Result<()> {
+        let Source { name, view, changes } = self;
+        let size = view.size();
+        let mut walk = |range: Range<u64>| {
+            let mut at = range.start;
+            while at < range.end {
+                shared.go_on()?;
+                let run = view.run(at, range.end - at).map_err(|error| failed(name, error))?;
+                each(view, at, run)?;
+                at += run.length;
+            }
+            Ok(())
+        };
+        let Some(changes) = changes else { return walk(0..size) };
+        changes.rewind();
+        for range in whole(changes, size) {
+            walk(range.map_err(|error| failed(name, error))?)?;
+        }
+        Ok(())
+    }
+}
+
+fn failed(disk: &str, error: qcow2::Error) -> Error {
+    error.at("read the disk", disk).on_disk(disk)
+}
+
+fn send(pieces: &Sender<Piece>, piece: Piece) -> Result<()> {
+    pieces.send(piece).map_err(|_| Error::new(Code::Cancelled, "write the target", "the writer has ended"))
+}
+
+/// A slot that the writer has done with.
+fn take(free: &Receiver<Slot>, shared: &Shared) -> Result<Slot> {
+    loop {
+        shared.go_on()?;
+        match free.recv_timeout(TICK) {
+            Ok(slot) => return Ok(slot),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => {
+                return Err(Error::new(Code::Cancelled, "write the target", "the writer has ended"));
+            }
+        }
+    }
+}
+
+/// The whole clusters of a disk of `size` bytes that ranges in ascending order touch.
+fn whole<E>(
+    ranges: impl Iterator<Item = Result<Range<u64>, E>>,
+    size: u64,
+) -> impl Iterator<Item = Result<Range<u64>, E>> {
+    let mut ranges = ranges.peekable();
+    let widen = move |range: &Range<u64>| {
+        range.start / CLUSTER * CLUSTER..range.end.checked_next_multiple_of(CLUSTER).map_or(size, |end| end.min(size))
+    };
+    std::iter::from_fn(move || {
+        let mut range = match ranges.next()? {
+            Ok(range) => widen(&range),
+            error => return Some(error),
+        };
+        while let Some(Ok(next)) = ranges.next_if(|next| next.as_ref().is_ok_and(|next| widen(next).start <= range.end))
+        {
+            range.end = range.end.max(widen(&next).end);
+        }
+        Some(Ok(range))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cluster_is_taken_whole_and_once() {
+        const C: u64 = CLUSTER;
+        let whole_of = |ranges: &[Range<u64>]| {
+            let ranges = ranges.iter().cloned().map(Ok::<_, ()>);
+            whole(ranges, 9 * C + 512).map(Result::unwrap).collect::<Vec<_>>()
+        };
+        assert_eq!(whole_of(&[]), []);
+        assert_eq!(whole_of(&[0..512, 1024..2048, C - 1..C]), std::slice::from_ref(&(0..C)));
+        assert_eq!(whole_of(&[0..512, C..C + 1, 3 * C + 5..4 * C + 5]), [0..2 * C, 3 * C..5 * C]);
+        assert_eq!(whole_of(&[C..2 * C, 9 * C + 511..9 * C + 512]), [C..2 * C, 9 * C..9 * C + 512]);
+        let failing = [Ok(0..1), Err(()), Ok(C..C + 1)].into_iter();
+        assert_eq!(whole(failing, 2 * C).collect::<Vec<_>>(), [Ok(0..C), Err(()), Ok(C..2 * C)]);
+    }
+}

@@ -1,0 +1,153 @@
+//! The images that a guest's disk consists of: an overlay stands on its backing file, often a template.
+
+use std::fs::File;
+
+use super::image_lock::ImageLock;
+use super::request::StoppedSource;
+use crate::error::{Code, Error, Result};
+use crate::libvirt::{Disk, Source};
+use crate::qcow2::{self, Backing, Layer};
+
+const STEP: &str = "follow the disk's images";
+/// More images than any disk may have; each is an open file.
+const DEEPEST: usize = 256;
+
+/// Where an image of a disk is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct LayerAt {
+    pub path: String,
+    /// Raw otherwise.
+    pub qcow2: bool,
+}
+
+impl LayerAt {
+    /// Opens it for reading.
+    pub(super) fn open(&self) -> Result<Layer> {
+        Ok(self.of(File::open(&self.path).map_err(|e| Error::io(STEP, &self.path, e))?))
+    }
+
+    /// The same, locked against writers as long as the lock lives.
+    pub(super) fn open_locked(&self) -> Result<(Layer, ImageLock)> {
+        let lock = ImageLock::take(&self.path)?;
+        let file = lock.file().try_clone().map_err(|e| Error::io(STEP, &self.path, e))?;
+        Ok((self.of(file), lock))
+    }
+
+    fn of(&self, file: File) -> Layer {
+        if self.qcow2 { Layer::Qcow2(file) } else { Layer::Raw(file) }
+    }
+}
+
+/// Why a disk's images are not read here.
+#[derive(Debug)]
+pub(super) enum Unread {
+    /// One is of a kind that QEMU alone may know how to read.
+    Unknown(String),
+    /// It can't be read at all.
+    Failed(Error),
+}
+
+impl From<Error> for Unread {
+    fn from(error: Error) -> Unread {
+        Unread::Failed(error)
+    }
+}
+
+impl Unread {
+    /// What reading the image at `path` failed with.
+    pub(super) fn of(error: qcow2::Error, path: &str) -> Unread {
+        match error {
+            qcow2::Error::Io(_) => Unread::Failed(error.at(STEP, path)),
+            _ => Unread::Unknown(format!("'{path}': {error}")),
+        }
+    }
+}
+
+/// The images of a running domain's disk, as libvirt names them.
+pub(super) fn of_domain(disk: &Disk) -> Result<Vec<LayerAt>> {
+    let below = disk.backing.iter().map(|image| (&image.source, image.format.as_str()));
+    let images = std::iter::once((&disk.source, disk.format.as_str())).chain(below);
+    let layer = |(source, format): (&Source, &str)| {
+        let (Source::File(path) | Source::Block(path)) = source else {
+            return Err(Error::new(Code::UnsupportedImage, STEP, "an image below it is no file"));
+        };
+        let qcow2 = match format {
+            "qcow2" => true,
+            "raw" => false,
+            other => return Err(Error::new(Code::UnsupportedImage, STEP, format!("'{path}' is of format {other}"))),
+        };
+        Ok(LayerAt { path: path.clone(), qcow2 })
+    };
+    images.map(layer).collect()
+}
+
+/// The images of a stopped guest's disk, as their headers name them. `UNSUPPORTED_IMAGE` when one is encrypted.
+pub(super) fn of_file(source: &StoppedSource) -> std::result::Result<Vec<LayerAt>, Unread> {
+    let mut layers = Vec::new();
+    let mut next = Some(LayerAt { path: source.path.clone(), qcow2: source.qcow2 });
+    while let Some(layer) = next {
+        if layers.len() == DEEPEST {
+            return Err(Unread::Unknown(format!("it stands on more than {DEEPEST} images, or on itself")));
+        }
+        next = if layer.qcow2 { below(&layer.path)? } else { None };
+        layers.push(layer);
+    }
+    Ok(layers)
+}
+
+/// The image that the qcow2 at `path` stands on.
+fn below(path: &str) -> std::result::Result<Option<LayerAt>, Unread> {
+    let file = File::open(path).map_err(|e| Error::io(STEP, path, e))?;
+    let info = qcow2::inspect(&file).map_err(|error| Unread::of(error, path))?;
+    if info.encrypted {
+        let cause = format!("'{path}' is encrypted, and would be written to the NAS in plain text");
+        return Err(Error::new(Code::UnsupportedImage, STEP, cause).into());
+    }
+    info.backing.map(|backing| resolve(path, &backing).map_err(Unread::Unknown)).transpose()
+}
+
+/// The backing file of the image at `path`, by QEMU's rules; the error says why QEMU has to follow them itself.
+fn resolve(path: &str, backing: &Backing) -> std::result::Result<LayerAt, String> {
+    let Backing { file: name, format } = backing;
+    let qcow2 = match format.as_deref() {
+        Some("qcow2") => true,
+        Some("raw") => false,
+        Some(other) => return Err(format!("'{path}' stands on an image of format '{other}'")),
+        None => return Err(format!("'{path}' does not tell the format of the image that it stands on")),
+    };
+    let protocol = name.find([':', '/']).is_some_and(|first| name[first..].starts_with(':'));
+    if protocol || name.contains(char::REPLACEMENT_CHARACTER) {
+        return Err(format!("'{path}' stands on '{name}'"));
+    }
+    let folder = path.rfind('/').map_or("", |slash| &path[..=slash]);
+    let path = if name.starts_with('/') { name.clone() } else { format!("{folder}{name}") };
+    Ok(LayerAt { path, qcow2 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn backing_files_are_found_where_qemu_finds_them() {
+        let resolve = |name: &str, format: Option<&str>| {
+            resolve("/mnt/p q/top", &Backing { file: name.into(), format: format.map(str::to_owned) })
+        };
+        for (name, format, path, qcow2) in [
+            ("/t/template", "qcow2", "/t/template", true),
+            ("template", "raw", "/mnt/p q/template", false),
+            ("../t:1/x", "qcow2", "/mnt/p q/../t:1/x", true),
+        ] {
+            assert_eq!(resolve(name, Some(format)), Ok(LayerAt { path: path.into(), qcow2 }));
+        }
+        for (name, format, reason) in [
+            ("/t/template", None, "does not tell the format"),
+            ("/t/template", Some("vmdk"), "of format 'vmdk'"),
+            ("nbd:localhost:10809", Some("raw"), "'nbd:localhost:10809'"),
+            ("json:{\"driver\":\"qcow2\"}", Some("qcow2"), "stands on 'json:"),
+            ("a\u{fffd}b", Some("qcow2"), "stands on"),
+        ] {
+            assert!(resolve(name, format).unwrap_err().contains(reason), "{name}");
+        }
+    }
+}

@@ -1,0 +1,311 @@
+//! What a guest sees of its disk: qcow2 images, the top one first, and perhaps plain bytes below them.
+
+use std::fs::File;
+use std::ops::Range;
+
+use rustix::fs::SeekFrom;
+use rustix::io::Errno;
+
+use super::Error;
+use super::absorb::Failure;
+use super::chain::Chain;
+use super::create::CLUSTER;
+use super::image::What;
+use super::storage::{Source, read_padded};
+
+/// Data that lie apart are joined up to so many bytes.
+const JOINED: u64 = 1 << 20;
+/// QEMU's unit of a disk's size.
+const SECTOR: u64 = 512;
+
+/// An image of a disk, open for reading.
+#[derive(Debug)]
+pub enum Layer {
+    /// A qcow2 image.
+    Qcow2(File),
+    /// Bytes as they are.
+    Raw(File),
+}
+
+/// Clusters that are alike.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Run {
+    /// In bytes.
+    pub length: u64,
+    /// They hold nothing but zeroes, which is known without reading them; others may, too.
+    pub zero: bool,
+}
+
+/// A disk, open for reading.
+#[derive(Debug)]
+pub struct View {
+    pub(super) images: Chain,
+    pub(super) raw: Option<Raw>,
+    size: u64,
+}
+
+impl View {
+    /// The disk that consists of `layers`, the top one first; a raw one ends them. Nobody may write to them.
+    pub fn open(layers: Vec<Layer>) -> Result<View, Error> {
+        let (images, raw) = split(layers);
+        let mut images = Chain::open_at_rest(images)?;
+        images.check_tables_are_distinct().map_err(of_failure)?;
+        View::of(images, raw)
+    }
+
+    /// The same for a disk that a guest may be using.
+    pub(super) fn open_in_use(layers: Vec<Layer>) -> Result<View, Error> {
+        let (images, raw) = split(layers);
+        View::of(Chain::open_in_use(images)?, raw)
+    }
+
+    fn of(images: Chain, raw: Option<File>) -> Result<View, Error> {
+        let raw = raw.map(Raw::new).transpose()?;
+        let length = raw.as_ref().map_or(0, |raw| raw.length.next_multiple_of(SECTOR));
+        let size = images.images.first().map_or(length, |image| image.virtual_size());
+        Ok(View { images, raw, size })
+    }
+
+    /// Size that the guest sees, in bytes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// What there is from `at` on, the begin of a cluster: whole clusters of `CLUSTER` bytes, up to `limit` bytes,
+    /// which are such clusters too or lead to the end of the disk.
+    pub fn run(&mut self, at: u64, limit: u64) -> Result<Run, Error> {
+        let (length, data) = self.extent(at, limit)?;
+        let whole = if length == limit { length } else { length / CLUSTER * CLUSTER };
+        if !data && whole > 0 {
+            return Ok(Run { length: whole, zero: true });
+        }
+        let mut end = length.next_multiple_of(CLUSTER);
+        while end < limit.min(JOINED) {
+            let (length, data) = self.extent(at + end, limit - end)?;
+            if !data {
+                break;
+            }
+            end = (end + length).next_multiple_of(CLUSTER);
+        }
+        Ok(Run { length: end.min(limit), zero: false })
+    }
+
+    /// For how many of the `limit` bytes from `at` on the same is true: that there are data, or none.
+    fn extent(&mut self, at: u64, limit: u64) -> Result<(u64, bool), Error> {
+        let images = 0..self.images.images.len();
+        let here = self.images.provider(images, at, limit).map_err(of_failure)?.extent;
+        match (here.what, &mut self.raw) {
+            (What::Data(_) | What::Compressed(_), _) => Ok((here.length, true)),
+            (What::Unallocated, Some(raw)) => raw.extent(at, here.length),
+            (What::Unallocated | What::Zero, _) => Ok((here.length, false)),
+        }
+    }
+
+    /// Reads what the guest sees at `at`.
+    pub fn read(&mut self, at: u64, buffer: &mut [u8]) -> Result<(), Error> {
+        let Some(raw) = &self.raw else { return self.images.read(at, buffer).map_err(of_failure) };
+        let mut done = 0;
+        while done < buffer.len() {
+            let (images, at) = (0..self.images.images.len(), at + done as u64);
+            let limit = (buffer.len() - done) as u64;
+            let here = self.images.provider(images, at, limit).map_err(of_failure)?.extent;
+            let length = usize::try_from(here.length).unwrap_or(usize::MAX);
+            let part = &mut buffer[done..done + length];
+            match here.what {
+                What::Unallocated => read_padded(&raw.file, part, at)?,
+                _ => self.images.read(at, part).map_err(of_failure)?,
+            }
+            done += length;
+        }
+        Ok(())
+    }
+}
+
+fn split(layers: Vec<Layer>) -> (Vec<File>, Option<File>) {
+    let (mut images, mut raw) = (Vec::new(), None);
+    for layer in layers {
+        match layer {
+            Layer::Qcow2(file) => images.push(file),
+            Layer::Raw(file) => raw = Some(file),
+        }
+    }
+    (images, raw)
+}
+
+/// Which image it was is of no matter: the error says what is wrong with it.
+fn of_failure(failure: Failure) -> Error {
+    failure.error
+}
+
+/// Plain bytes.
+#[derive(Debug)]
+pub(super) struct Raw {
+    file: File,
+    pub(super) length: u64,
+    /// What was found last: data, or a hole.
+    last: (Range<u64>, bool),
+}
+
+impl Raw {
+    fn new(file: File) -> Result<Raw, Error> {
+        let length = file.length()?;
+        Ok(Raw { file, length, last: (0..0, false) })
+    }
+
+    fn extent(&mut self, at: u64, limit: u64) -> Result<(u64, bool), Error> {
+        if at >= self.length {
+            return Ok((limit, false));
+        }
+        if !self.last.0.contains(&at) {
+            self.last = self.look(at)?;
+        }
+        let (range, data) = &self.last;
+        Ok((limit.min(range.end - at), *data))
+    }
+
+    /// The data or the hole at `at`. Where the file system does not tell, as a block device, all are data.
+    fn look(&self, at: u64) -> Result<(Range<u64>, bool), Error> {
+        let seek = |to| match rustix::fs::seek(&self.file, to) {
+            Ok(found) => Ok(Some(found.min(self.length))),
+            Err(Errno::NXIO) => Ok(Some(self.length)),
+            Err(Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS) => Ok(None),
+            Err(error) => Err(Error::Io(error.into())),
+        };
+        match seek(SeekFrom::Data(at))? {
+            Some(data) if data > at => Ok((at..data, false)),
+            Some(_) => match seek(SeekFrom::Hole(at))? {
+                Some(hole) if hole > at => Ok((at..hole, true)),
+                _ => Ok((at..self.length, true)),
+            },
+            None => Ok((at..self.length, true)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::process::Command;
+
+    use super::*;
+
+    fn run(program: &str, arguments: &[&str]) {
+        let output = Command::new(program).args(arguments).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && !text.contains("failed"), "{program} {arguments:?}: {text}");
+    }
+
+    fn text(path: &Path) -> &str {
+        path.to_str().unwrap()
+    }
+
+    fn file(path: &Path) -> File {
+        File::open(path).unwrap()
+    }
+
+    /// All of the disk as its runs say: zeroes where they say so, else what is read.
+    fn content(mut view: View) -> (Vec<u8>, u64) {
+        let mut content = vec![0x99; usize::try_from(view.size()).unwrap()];
+        let (mut at, mut zeroes) = (0, 0);
+        while at < view.size() {
+            let run = view.run(at, view.size() - at).unwrap();
+            assert!(
+                run.length > 0 && (run.length.is_multiple_of(CLUSTER) || at + run.length == view.size()),
+                "{run:?}"
+            );
+            let part = &mut content[at as usize..][..run.length as usize];
+            if run.zero {
+                part.fill(0);
+                zeroes += run.length;
+            } else {
+                view.read(at, part).unwrap();
+            }
+            at += run.length;
+        }
+        (content, zeroes)
+    }
+
+    /// A disk whose layers are of these formats and cluster sizes, the lowest first, each written to in many places.
+    fn disk(folder: &Path, layers: &[(&str, Option<&str>)], size: u64) -> Vec<Layer> {
+        let mut opened = Vec::new();
+        let mut below: Option<(String, &str)> = None;
+        for (i, (format, cluster)) in layers.iter().enumerate() {
+            let path = folder.join(i.to_string());
+            let mut create = vec!["create", "-q", "-f", format];
+            create.extend(cluster.iter().flat_map(|cluster| ["-o", cluster]));
+            create.extend(below.iter().flat_map(|(path, format)| ["-b", path, "-F", format]));
+            // each is larger than the one below, and the top one ends within a cluster
+            let length = (size - (layers.len() - 1 - i) as u64 * (3 << 20)).to_string();
+            run("qemu-img", &[&create[..], &[text(&path), &length]].concat());
+            for n in 0..40 {
+                let (at, length) = ((n * 7919 + i as u64 * 104_729) % 5000 * 1024, 1 + n % 9 * 13);
+                let command = match n % 4 {
+                    0 => format!("write -z {at} {length}k"),
+                    _ => format!("write -P {} {at} {length}k", 1 + n + 50 * i as u64),
+                };
+                run("qemu-io", &["-f", format, "-c", &command, text(&path)]);
+            }
+            opened.insert(0, if *format == "raw" { Layer::Raw(file(&path)) } else { Layer::Qcow2(file(&path)) });
+            below = Some((text(&path).to_owned(), format));
+        }
+        opened
+    }
+
+    #[test]
+    fn a_disk_of_any_layers_reads_as_qemu_reads_it() {
+        let size = (14 << 20) + 1536;
+        for layers in [
+            &[("raw", None)][..],
+            &[("qcow2", None)],
+            &[("raw", None), ("qcow2", None)],
+            &[("qcow2", None), ("qcow2", Some("cluster_size=4k"))],
+            &[("raw", None), ("qcow2", Some("cluster_size=2M")), ("qcow2", Some("cluster_size=512"))],
+            &[("qcow2", Some("extended_l2=on,cluster_size=128k")), ("qcow2", Some("lazy_refcounts=on"))],
+            &[("qcow2", Some("compat=0.10")), ("qcow2", None), ("qcow2", None)],
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let view = View::open(disk(folder.path(), layers, size)).unwrap();
+            assert_eq!(view.size(), size);
+            let (top, raw) = (folder.path().join((layers.len() - 1).to_string()), folder.path().join("content"));
+            run("qemu-img", &["convert", "-f", layers.last().unwrap().0, "-O", "raw", text(&top), text(&raw)]);
+            let (content, zeroes) = content(view);
+            assert!(content == std::fs::read(&raw).unwrap(), "{layers:?}");
+            assert!(zeroes > 4 << 20, "{layers:?}: the end has no data, {zeroes} bytes are known as zero");
+        }
+    }
+
+    #[test]
+    fn a_compressed_image_is_inflated() {
+        let folder = tempfile::tempdir().unwrap();
+        let plain = folder.path().join("0");
+        disk(folder.path(), &[("qcow2", None)], 14 << 20);
+        for kind in ["zlib", "zstd"] {
+            let packed = folder.path().join(kind);
+            let option = format!("compression_type={kind}");
+            run("qemu-img", &["convert", "-c", "-O", "qcow2", "-o", &option, text(&plain), text(&packed)]);
+            let (content, _) = content(View::open(vec![Layer::Qcow2(file(&packed))]).unwrap());
+            let raw = folder.path().join("content");
+            run("qemu-img", &["convert", "-O", "raw", text(&plain), text(&raw)]);
+            assert!(content == std::fs::read(&raw).unwrap(), "{kind}");
+        }
+    }
+
+    #[test]
+    fn a_raw_file_ends_with_its_last_sector() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("raw");
+        std::fs::write(&path, [0x41; 1000]).unwrap();
+        let view = View::open(vec![Layer::Raw(file(&path))]).unwrap();
+        assert_eq!(content(view).0, [&[0x41; 1000][..], &[0; 24]].concat());
+    }
+
+    #[test]
+    fn an_image_that_is_not_understood_is_told_from_one_that_can_not_be_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, data) = (folder.path().join("disk"), folder.path().join("data"));
+        let option = format!("data_file={}", text(&data));
+        run("qemu-img", &["create", "-q", "-f", "qcow2", "-o", &option, text(&path), "1M"]);
+        assert!(matches!(View::open(vec![Layer::Qcow2(file(&path))]), Err(Error::Unsupported(_))));
+        assert!(matches!(View::open(vec![Layer::Qcow2(file(folder.path()))]), Err(Error::Io(_))));
+    }
+}
