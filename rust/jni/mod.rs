@@ -80,6 +80,16 @@ const _: &[NativeMethod] = &[
     native_method! {
         java_type = org.nasbackup.Native,
         type_map = {
+            JVerifyChainRequest => org.nasbackup.VerifyChainRequest,
+            JProgressListener => org.nasbackup.ProgressListener,
+            JVerifyChainResult => org.nasbackup.VerifyChainResult,
+        },
+        static extern fn verify_data(request: JVerifyChainRequest, listener: JProgressListener) -> JVerifyChainResult,
+        error_policy = ThrowNasBackupException,
+    },
+    native_method! {
+        java_type = org.nasbackup.Native,
+        type_map = {
             JFlattenRequest => org.nasbackup.FlattenRequest,
             JProgressListener => org.nasbackup.ProgressListener,
             JFlattenResult => org.nasbackup.FlattenResult,
@@ -184,6 +194,17 @@ fn verify_chain<'l>(
 ) -> Result<JVerifyChainResult<'l>, Failure> {
     let request = read::verify_chain(&request, env)?;
     let verified = with_listener(env, &listener, |listener| operation::verify_chain::run(request, listener))?;
+    Ok(write::verified(&verified, env)?)
+}
+
+fn verify_data<'l>(
+    env: &mut Env<'l>,
+    _: JClass<'l>,
+    request: JVerifyChainRequest<'l>,
+    listener: JProgressListener<'l>,
+) -> Result<JVerifyChainResult<'l>, Failure> {
+    let request = read::verify_chain(&request, env)?;
+    let verified = with_listener(env, &listener, |listener| operation::verify_data::run(request, listener))?;
     Ok(write::verified(&verified, env)?)
 }
 

@@ -7,8 +7,10 @@ mod reading;
 pub mod rebase_backup;
 pub mod rebase_disks;
 pub mod rebase_point;
+mod steps;
 pub mod take_backup;
 pub mod verify_chain;
+pub mod verify_data;
 
 use log4rs::append::Append;
 use serde::de::DeserializeOwned;
@@ -69,6 +71,7 @@ pub fn call(name: &str, request: &str, listener: Listener<'_>) -> Result<serde_j
         "rebasePoint" => reply(&rebase_point::run(parse(request)?, listener)?),
         "flatten" => reply(&flatten::run(parse(request)?, listener)?),
         "verifyChain" => reply(&verify_chain::run(parse(request)?, listener)?),
+        "verifyData" => reply(&verify_data::run(parse(request)?, listener)?),
         "deleteBackup" => reply(&delete_backup::run(parse(request)?)?),
         "backupStats" => reply(&backup_stats::run(parse(request)?)?),
         "jobs" => parse::<NoFields>(request).and_then(|_| reply(&jobs())),

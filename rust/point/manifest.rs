@@ -117,9 +117,10 @@ impl Manifest {
             Err(error) if error.code == Code::NotFound => return Ok(None),
             Err(error) => return Err(error),
         };
-        let mut text = String::new();
-        file.take(LONGEST).read_to_string(&mut text).map_err(|e| Error::io(STEP, &path, e))?;
+        let mut bytes = Vec::new();
+        file.take(LONGEST).read_to_end(&mut bytes).map_err(|e| Error::io(STEP, &path, e))?;
         let corrupt = |cause: String| Error::new(Code::CorruptImage, STEP, format!("'{}': {cause}", path.display()));
+        let text = String::from_utf8(bytes).map_err(|e| corrupt(e.to_string()))?;
         let manifest: Manifest = serde_json::from_str(&text).map_err(|e| corrupt(e.to_string()))?;
         if manifest.version != VERSION {
             return Err(corrupt(format!("version {} is not known", manifest.version)));

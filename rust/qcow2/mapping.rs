@@ -8,7 +8,7 @@ use std::time::Instant;
 use super::Error;
 use super::create::CLUSTER;
 use super::image::{Image, What};
-use super::storage::{Source, read_exact};
+use super::storage::{Source, read_exact, read_padded};
 
 /// How much of a table is read at once.
 const SLICE: u64 = 64 << 10;
@@ -58,6 +58,11 @@ impl<S: Source> Mapping<S> {
         &self.image.storage
     }
 
+    /// Fills the buffer with what lies at the offset `host` of the image's file; what lies beyond its end reads as zeroes.
+    pub fn read(&self, host: u64, buffer: &mut [u8]) -> Result<(), Error> {
+        Ok(read_padded(&self.image.storage, buffer, host)?)
+    }
+
     /// The next part; none at the end of the disk. Parts that lie side by side may be told one by one.
     pub fn next_part(&mut self) -> Result<Option<Mapped>, Error> {
         while self.at < self.virtual_size() {
@@ -89,6 +94,7 @@ pub struct Rest<S = File> {
     /// The next cluster to be hashed; none while the tables are followed.
     next: Option<u64>,
     buffer: Vec<u8>,
+    hashed: u64,
 }
 
 impl<S: Source> Rest<S> {
@@ -96,7 +102,8 @@ impl<S: Source> Rest<S> {
     pub fn begin(source: S) -> Result<Rest<S>, Error> {
         let mapping = Mapping::open(source)?;
         let hasher = blake3::Hasher::new();
-        let mut rest = Rest { mapping, hasher, window: 0, data: Vec::new(), cut: None, next: None, buffer: Vec::new() };
+        let (data, buffer) = (Vec::new(), Vec::new());
+        let mut rest = Rest { mapping, hasher, window: 0, data, cut: None, next: None, buffer, hashed: 0 };
         rest.begin_window(0);
         Ok(rest)
     }
@@ -117,6 +124,11 @@ impl<S: Source> Rest<S> {
             }
         }
         Ok(Some(self.hasher.finalize()))
+    }
+
+    /// Bytes that were hashed.
+    pub fn hashed(&self) -> u64 {
+        self.hashed
     }
 
     /// The whole hash at once.
@@ -185,6 +197,7 @@ impl<S: Source> Rest<S> {
         self.buffer.resize(usize::try_from(end - start).unwrap_or(0), 0);
         read_exact(&self.mapping.image.storage, &mut self.buffer, start, "metadata")?;
         self.hasher.update(&self.buffer);
+        self.hashed += end - start;
         Ok(())
     }
 }

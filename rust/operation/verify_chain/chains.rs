@@ -20,11 +20,11 @@ const DEEPEST: usize = 512;
 
 /// A file of the chains.
 #[derive(Debug)]
-pub(super) struct Found {
-    pub(super) path: RepoPath,
-    pub(super) told: VerifiedFile,
+pub(in crate::operation) struct Found {
+    pub(in crate::operation) path: RepoPath,
+    pub(in crate::operation) told: VerifiedFile,
     /// Length of the image if its tables can be checked.
-    pub(super) checkable: Option<u64>,
+    pub(in crate::operation) checkable: Option<u64>,
 }
 
 /// All files that the point's disks consist of: each disk's chain from its newest image on, at last the manifest.

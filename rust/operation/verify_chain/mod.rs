@@ -2,11 +2,12 @@
 //! Tables are checked, data are not read.
 
 mod agreement;
-mod chains;
+pub(super) mod chains;
 
 use serde::{Deserialize, Serialize};
 
 use super::reading::Reading;
+use super::steps::in_steps;
 use crate::error::{Code, Error, Result};
 use crate::job::{self, Listener, Reporter};
 use crate::nas::deadline::{LIMIT, bounded};
@@ -15,7 +16,10 @@ use crate::nas::repository::Repository;
 use crate::qcow2::{self, Check, Checked};
 use chains::{Found, verdict_of};
 
-/// What `verifyChain` is asked.
+/// What is told of a file that was not looked at any more.
+pub(super) const UNANSWERED: &str = "was not checked, the NAS does not answer";
+
+/// What `verifyChain`, or `verifyData`, is asked.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct VerifyChainRequest {
@@ -62,23 +66,44 @@ pub struct VerifiedFile {
 }
 
 impl VerifiedFile {
-    fn good(file: &str) -> VerifiedFile {
+    pub(super) fn good(file: &str) -> VerifiedFile {
         VerifiedFile { file: file.to_owned(), verdict: Verdict::Good, reasons: Vec::new() }
     }
 
-    fn blame(&mut self, verdict: Verdict, reason: String) {
+    pub(super) fn blame(&mut self, verdict: Verdict, reason: String) {
         self.verdict = self.verdict.max(verdict);
         self.reasons.push(reason);
+    }
+
+    /// What a failure to look at the file says of it: that nothing can be said. True when the NAS does not answer, so that no
+    /// other file can be looked at either; the error itself when it is about the whole call.
+    pub(super) fn excuse(&mut self, error: Error) -> Result<bool> {
+        let gone = error.code == Code::NasUnresponsive;
+        if gone || matches!(error.code, Code::Io | Code::PermissionDenied | Code::NotFound) {
+            self.blame(Verdict::Aborted, error.cause);
+            return Ok(gone);
+        }
+        Err(error)
     }
 }
 
 /// Runs `verifyChain`. `listener` is told of progress on this thread. What is wrong is the answer; an error says that
 /// there is none: the request, the repository, the point, a cancel.
 pub fn run(request: VerifyChainRequest, listener: Listener<'_>) -> Result<Verified> {
+    verify("verifyChain", request, listener, |_, _, _| Ok(()))
+}
+
+/// The way of a verification: `more` looks at what is beyond the chain's tables.
+pub(super) fn verify(
+    operation: &'static str,
+    request: VerifyChainRequest,
+    listener: Listener<'_>,
+    more: impl FnOnce(&Reading, &mut Vec<Found>, &mut Reporter<'_>) -> Result<()>,
+) -> Result<Verified> {
     let export = Repository::check(request.repository)?;
     let path = request.backup_path.ok_or_else(|| Error::invalid("backupPath", "is missing"))?;
     let point = PointPath::parse("backupPath", &path)?;
-    let job = job::start(request.job, "verifyChain", Some(point.instance().to_owned()))?;
+    let job = job::start(request.job, operation, Some(point.instance().to_owned()))?;
     let mut job = Reporter::new(job, listener)?;
     job.begin("open the repository")?;
     let reading = Reading::open(export, &point)?;
@@ -87,10 +112,11 @@ pub fn run(request: VerifyChainRequest, listener: Listener<'_>) -> Result<Verifi
     let mut found = bounded("follow the chains", LIMIT, move || chains::find(held.session.root(), &at))?;
     job.begin("check the images")?;
     check_all(&reading, &mut found, &mut job)?;
+    more(&reading, &mut found, &mut job)?;
     let files: Vec<_> = found.into_iter().map(|found| found.told).collect();
     let verdict = files.iter().map(|file| file.verdict).max().unwrap_or(Verdict::Good);
     let bad = files.iter().filter(|file| file.verdict != Verdict::Good).count();
-    log::info!("verified '{point}': {verdict:?}, {bad} of {} files not good", files.len());
+    log::info!("{operation} of '{point}': {verdict:?}, {bad} of {} files not good", files.len());
     Ok(Verified { verdict, files })
 }
 
@@ -101,20 +127,13 @@ fn check_all(reading: &Reading, found: &mut [Found], job: &mut Reporter<'_>) -> 
     for Found { path, told, checkable } in found {
         let Some(length) = *checkable else { continue };
         if gone {
-            told.blame(Verdict::Aborted, "was not checked, the NAS does not answer".into());
+            told.blame(Verdict::Aborted, UNANSWERED.into());
             continue;
         }
         match check(reading, path, job, |job, share| job.progress(done + share.of(length), total)) {
             Ok(Ok(checked)) => tell(told, checked),
             Ok(Err(error)) => told.blame(verdict_of(&error), error.to_string()),
-            Err(error) if error.code == Code::NasUnresponsive => {
-                gone = true;
-                told.blame(Verdict::Aborted, error.cause);
-            }
-            Err(error) if matches!(error.code, Code::Io | Code::PermissionDenied | Code::NotFound) => {
-                told.blame(Verdict::Aborted, error.cause);
-            }
-            Err(error) => return Err(error),
+            Err(error) => gone = told.excuse(error)?,
         }
         done += length;
     }
@@ -141,28 +160,15 @@ fn check(
     const STEP: &str = "check an image";
     let (held, at) = (reading.clone(), path.clone());
     let begun = bounded(STEP, LIMIT, move || Ok(Check::begin(held.session.root().open_file(&at)?)))?;
-    let mut check = match begun {
+    let check = match begun {
         Ok(check) => check,
         Err(error) => return Ok(Err(error)),
     };
-    loop {
-        job.tell()?;
-        let held = reading.clone();
-        let (same, step) = bounded(STEP, LIMIT, move || {
-            let (_held, mut check) = (held, check);
-            let step = check.advance();
-            Ok((check, step))
-        })?;
-        check = same;
-        match step {
-            Ok(None) => {
-                let (done, total) = check.position();
-                progress(job, Share(done, total));
-            }
-            Ok(Some(checked)) => return Ok(Ok(checked)),
-            Err(error) => return Ok(Err(error)),
-        }
-    }
+    in_steps(reading, STEP, LIMIT, check, Check::advance, |check| {
+        let (done, total) = check.position();
+        progress(job, Share(done, total));
+        job.tell()
+    })
 }
 
 fn tell(told: &mut VerifiedFile, checked: Checked) {

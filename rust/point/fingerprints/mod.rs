@@ -4,13 +4,16 @@
 //! An index is written and read as a stream, in the order of the guest's disk: it is never held in memory as a whole.
 
 mod base;
+mod contents;
 mod format;
 mod index;
+mod indexing;
 mod merge;
 mod overlay;
 mod recorder;
 #[cfg(test)]
 mod tests;
+mod verification;
 
 use std::fmt;
 use std::io::{self, ErrorKind};
@@ -20,8 +23,10 @@ use serde::{Deserialize, Serialize};
 
 pub use base::{Base, State};
 pub use index::{Entry, Index};
+pub use indexing::{Indexing, index_image};
 pub use merge::Merge;
 pub use recorder::Recorder;
+pub use verification::{Findings, Verification};
 
 use crate::error::{Code, Error};
 use crate::qcow2::CLUSTER;

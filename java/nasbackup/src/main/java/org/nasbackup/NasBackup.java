@@ -137,6 +137,25 @@ public final class NasBackup {
         return call(listener, handle, told -> Native.verifyChain(named, told));
     }
 
+    /** {@link #verifyData(VerifyChainRequest, ProgressListener, CancelHandle)} without listener and handle. */
+    public VerifyChainResult verifyData(VerifyChainRequest request) {
+        return verifyData(request, null, null);
+    }
+
+    /**
+     * Does what {@link #verifyChain} does, and reads all data of a restore point and of what it stands on: a byte that is
+     * not as it was written is found in any of these files. Images without fingerprints are aborted.
+     *
+     * @param listener told of progress on this thread; may be null
+     * @param handle cancels this job; may be null
+     */
+    public VerifyChainResult verifyData(VerifyChainRequest request, ProgressListener listener, CancelHandle handle) {
+        VerifyChainRequest named = request == null || handle == null
+                ? request
+                : request.toBuilder().job(handle.idFor(request.job())).build();
+        return call(listener, handle, told -> Native.verifyData(named, told));
+    }
+
     /** {@link #flatten(FlattenRequest, ProgressListener, CancelHandle)} without listener and handle. */
     public FlattenResult flatten(FlattenRequest request) {
         return flatten(request, null, null);

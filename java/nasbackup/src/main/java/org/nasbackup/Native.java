@@ -41,6 +41,8 @@ final class Native {
 
     static native VerifyChainResult verifyChain(VerifyChainRequest request, ProgressListener listener);
 
+    static native VerifyChainResult verifyData(VerifyChainRequest request, ProgressListener listener);
+
     static native FlattenResult flatten(FlattenRequest request, ProgressListener listener);
 
     static native DeleteBackupResult deleteBackup(DeleteBackupRequest request);

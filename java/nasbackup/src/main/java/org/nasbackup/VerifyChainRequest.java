@@ -12,7 +12,7 @@
 
 package org.nasbackup;
 
-/** What {@link NasBackup#verifyChain} is asked. */
+/** What {@link NasBackup#verifyChain} or {@link NasBackup#verifyData} is asked. */
 public final class VerifyChainRequest {
     private final String job;
     private final Repository repository;
@@ -55,7 +55,7 @@ public final class VerifyChainRequest {
 
     @Override
     public String toString() {
-        return "verifyChain " + backupPath + " on " + repository;
+        return "verification of " + backupPath + " on " + repository;
     }
 
     /** Builds a {@link VerifyChainRequest}; what is not set stays at its default. */

@@ -14,7 +14,7 @@ package org.nasbackup;
 
 import java.util.List;
 
-/** What {@link NasBackup#verifyChain} answers. */
+/** What {@link NasBackup#verifyChain} or {@link NasBackup#verifyData} answers. */
 public final class VerifyChainResult {
     private final Verdict verdict;
     private final List<VerifiedFile> files;
@@ -30,7 +30,7 @@ public final class VerifyChainResult {
         return verdict;
     }
 
-    /** Each disk's chain from its newest image on, at last the manifest if the point has one. */
+    /** Each disk's chain from its newest image on, at last the manifest if the point has one; of {@code verifyData} all that was compared. */
     public List<VerifiedFile> files() {
         return files;
     }

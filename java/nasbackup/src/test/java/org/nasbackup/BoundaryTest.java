@@ -153,6 +153,10 @@ class BoundaryTest {
         refused(
                 "backupPath",
                 () -> nasBackup.verifyChain(verify.repository(repository()).build()));
+        refused("request", () -> nasBackup.verifyData(null));
+        refused(
+                "backupPath",
+                () -> nasBackup.verifyData(verify.repository(repository()).build()));
         refused("request", () -> nasBackup.flatten(null));
         FlattenRequest.Builder flatten = FlattenRequest.builder();
         refused("repository", () -> nasBackup.flatten(flatten.build()));

@@ -1,0 +1,192 @@
+//! Comparing one image with its fingerprints: every byte of its file is looked at.
+
+use std::fs::File;
+use std::io;
+use std::time::Instant;
+
+use super::contents::Contents;
+use super::{Content, Digest, Entry, Fingerprints, Index, is_damage};
+use crate::qcow2::{CLUSTER, Error, Rest};
+
+/// Clusters that are named.
+const MOST_NAMED: usize = 16;
+
+/// What a comparison has found.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Findings {
+    /// Guest offsets of the first clusters that are not what was recorded.
+    pub clusters: Vec<u64>,
+    /// How many there are.
+    pub changed: u64,
+    /// What is not guest data is not what was recorded.
+    pub rest_changed: bool,
+    /// Why the index can't be believed, and nothing said of the clusters, if so.
+    pub index: Option<String>,
+}
+
+/// A comparison under way. Memory: 3 MiB and a bit for each cluster of the file.
+#[derive(Debug)]
+pub struct Verification {
+    rest: Rest<File>,
+    recorded: Digest,
+    rest_done: bool,
+    contents: Contents,
+    index: Option<Index<File>>,
+    /// What the index has next.
+    here: Option<Entry>,
+    found: Findings,
+}
+
+impl Verification {
+    /// Begins with an image, its index, or why that can't be opened, and what the manifest says of them. Errors as those
+    /// of `Mapping::open`.
+    pub fn begin(image: File, index: Result<File, String>, recorded: &Fingerprints) -> Result<Verification, Error> {
+        let contents = Contents::open(image.try_clone()?)?;
+        let mut verification = Verification {
+            rest: Rest::begin(image)?,
+            recorded: recorded.rest,
+            rest_done: false,
+            contents,
+            index: None,
+            here: None,
+            found: Findings::default(),
+        };
+        match index {
+            Ok(file) => verification.open_index(file, recorded.hash)?,
+            Err(why) => verification.found.index = Some(why),
+        }
+        Ok(verification)
+    }
+
+    /// Bytes of the image's file that were looked at.
+    pub fn done(&self) -> u64 {
+        self.rest.hashed() + self.contents.read
+    }
+
+    /// Goes on until that time; the findings once all was looked at. `Error::Corrupt` when the image can't be followed.
+    pub fn advance(&mut self, until: Instant) -> Result<Option<Findings>, Error> {
+        while Instant::now() < until {
+            if !self.rest_done {
+                if let Some(hash) = self.rest.advance(until)? {
+                    self.rest_done = true;
+                    self.found.rest_changed = Digest::from(hash) != self.recorded;
+                }
+            } else if self.found.index.is_some() || !self.compare()? {
+                return Ok(Some(self.found()));
+            }
+        }
+        Ok(None)
+    }
+
+    fn found(&mut self) -> Findings {
+        let found = std::mem::take(&mut self.found);
+        if found.index.is_none() {
+            return found;
+        }
+        Findings { clusters: Vec::new(), changed: 0, ..found }
+    }
+
+    fn open_index(&mut self, file: File, expected: Digest) -> Result<(), Error> {
+        let size = self.contents.virtual_size();
+        let opened = Index::open(file, expected).and_then(|mut index| Ok((index.next_entry()?, index)));
+        match self.believe(opened)? {
+            Some((_, index)) if index.virtual_size() != size => {
+                self.found.index = Some(format!("is of a disk of {} bytes", index.virtual_size()));
+            }
+            Some((here, index)) => (self.here, self.index) = (here, Some(index)),
+            None => {}
+        }
+        Ok(())
+    }
+
+    /// None, and a note of it, when the index is damaged.
+    fn believe<T>(&mut self, read: io::Result<T>) -> io::Result<Option<T>> {
+        match read {
+            Ok(value) => Ok(Some(value)),
+            Err(error) if is_damage(&error) => {
+                self.found.index = Some(error.to_string());
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Compares some clusters; false at the end.
+    fn compare(&mut self) -> Result<bool, Error> {
+        let Some((piece, bytes)) = self.contents.next_piece()? else {
+            self.skip(u64::MAX)?;
+            return Ok(false);
+        };
+        let first = piece.guest / CLUSTER;
+        if piece.host.is_none() {
+            let end = first + piece.length.div_ceil(CLUSTER);
+            self.compare_zeroes(first, end)?;
+            return Ok(true);
+        }
+        let contents: Vec<_> = bytes.chunks(CLUSTER as usize).map(Content::of).collect();
+        for (cluster, content) in (first..).zip(contents) {
+            self.skip(cluster)?;
+            match self.here.filter(|entry| entry.cluster == cluster) {
+                Some(entry) => {
+                    if entry.content != content {
+                        self.note(cluster, 1);
+                    }
+                    self.pass(entry, 1)?;
+                }
+                None => self.note(cluster, 1),
+            }
+        }
+        Ok(true)
+    }
+
+    fn compare_zeroes(&mut self, first: u64, end: u64) -> Result<(), Error> {
+        let mut at = first;
+        while at < end {
+            self.skip(at)?;
+            match self.here.filter(|entry| entry.cluster < end) {
+                Some(entry) => {
+                    self.note(at, entry.cluster - at);
+                    let count = entry.count.min(end - entry.cluster);
+                    if entry.content != Content::Zero {
+                        self.note(entry.cluster, count);
+                    }
+                    at = entry.cluster + count;
+                    self.pass(entry, count)?;
+                }
+                None => {
+                    self.note(at, end - at);
+                    at = end;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Passes what the index has before `cluster`: the image lacks it.
+    fn skip(&mut self, cluster: u64) -> Result<(), Error> {
+        while let Some(entry) = self.here.filter(|entry| entry.cluster < cluster) {
+            let count = entry.count.min(cluster - entry.cluster);
+            self.note(entry.cluster, count);
+            self.pass(entry, count)?;
+        }
+        Ok(())
+    }
+
+    /// Takes `count` clusters off what the index has next.
+    fn pass(&mut self, entry: Entry, count: u64) -> Result<(), Error> {
+        if count < entry.count {
+            self.here = Some(Entry { cluster: entry.cluster + count, count: entry.count - count, ..entry });
+            return Ok(());
+        }
+        let next = self.index.as_mut().map_or(Ok(None), Index::next_entry);
+        self.here = self.believe(next)?.flatten();
+        Ok(())
+    }
+
+    fn note(&mut self, cluster: u64, count: u64) {
+        self.found.changed += count;
+        let room = MOST_NAMED - self.found.clusters.len();
+        let named = (cluster..cluster + count).take(room).map(|cluster| cluster * CLUSTER);
+        self.found.clusters.extend(named);
+    }
+}
