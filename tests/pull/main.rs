@@ -9,3 +9,4 @@ mod failures;
 mod rows;
 #[path = "../support/mod.rs"]
 mod support;
+mod verify_data;

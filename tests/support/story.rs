@@ -335,10 +335,13 @@ impl Story {
 
     /// Every point reads back, byte for byte, what the disks held when it was taken.
     pub fn assert_all_restore(&self) {
-        for point in &self.points {
-            for disk in &point.taken.disks {
-                image::assert_holds(&self.nas.at(&disk.file), &point.content[&disk.volume]);
-            }
+        self.points.iter().for_each(|point| self.assert_restores(point));
+    }
+
+    /// The same of one point.
+    pub fn assert_restores(&self, point: &Point) {
+        for disk in &point.taken.disks {
+            image::assert_holds(&self.nas.at(&disk.file), &point.content[&disk.volume]);
         }
     }
 

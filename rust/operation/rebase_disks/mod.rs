@@ -1,9 +1,11 @@
 //! The way of a rebase, of one file or of all of a point: chains opened and planned, each disk rebased in steps that
-//! have a deadline, the manifest at last.
+//! have a deadline, its fingerprints merged, the manifest at last.
 //!
 //! No journal is kept: the images' headers are the truth, and the same call again finishes what was cut off.
 
-use std::collections::BTreeSet;
+mod fingerprints;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +22,7 @@ use crate::nas::lock::InstanceLock;
 use crate::nas::path::{PointPath, RepoPath};
 use crate::nas::repository::Export;
 use crate::nas::session::Session;
+use crate::point::fingerprints::Fingerprints;
 use crate::point::{self, Kind, Link, Manifest, ParentPoint};
 use crate::qcow2::{self, Failure, Progress, Rebase};
 
@@ -88,18 +91,43 @@ pub(super) fn run(
         }
         Ok((Held { session, _lock: lock }, disks))
     })?;
+    let mut before = forget_fingerprints(&held, point, &disks, job)?;
     let mut rebased = Rebased::default();
+    let mut merged = BTreeMap::new();
     for disk in disks {
-        match disk.target {
-            Target::Same => sync(&held, disk, job)?,
-            _ => rebase(&held, disk, job, &mut rebased)?,
+        if disk.target == Target::Same {
+            sync(&held, disk, job)?;
+            continue;
         }
+        let disk = Arc::new(disk);
+        rebase(&held, &disk, job, &mut rebased)?;
+        let image = disk.chain[0].path.name().to_owned();
+        let fingerprints = fingerprints::merge(&held, &disk, before.remove(&image), job)?;
+        merged.extend(fingerprints.map(|fingerprints| (image, fingerprints)));
     }
     job.begin("write the manifest")?;
     let at = point.clone();
-    rebased.size = bounded("write the manifest", LIMIT, move || follow(held.session.root(), &at, only.as_ref()))?;
+    rebased.size =
+        bounded("write the manifest", LIMIT, move || follow(held.session.root(), &at, only.as_ref(), merged))?;
     rebased.total_millis = job.elapsed_millis();
     Ok(rebased)
+}
+
+/// Lets the manifest name no fingerprints of what is about to change; what they were, by image.
+fn forget_fingerprints(
+    held: &Held,
+    point: &PointPath,
+    disks: &[Disk],
+    job: &mut Reporter<'_>,
+) -> Result<BTreeMap<String, Fingerprints>> {
+    let changing = disks.iter().filter(|disk| disk.target != Target::Same);
+    let images: BTreeSet<_> = changing.map(|disk| disk.chain[0].path.name().to_owned()).collect();
+    if images.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    job.begin("write the manifest")?;
+    let (held, at) = (held.clone(), point.clone());
+    bounded("write the manifest", LIMIT, move || fingerprints::forget(held.session.root(), &at, &images))
 }
 
 impl Disk {
@@ -162,9 +190,8 @@ fn sync(held: &Held, disk: Disk, job: &mut Reporter<'_>) -> Result<()> {
 }
 
 /// Rebases one disk, step by step, each with a deadline.
-fn rebase(held: &Held, disk: Disk, job: &mut Reporter<'_>, rebased: &mut Rebased) -> Result<()> {
+fn rebase(held: &Held, disk: &Arc<Disk>, job: &mut Reporter<'_>, rebased: &mut Rebased) -> Result<()> {
     let path = disk.chain[0].path.clone();
-    let disk = Arc::new(disk);
     let mut rebase = {
         let (held, disk) = (held.clone(), disk.clone());
         bounded("check the image", LIMIT, move || disk.begin(held.session.root()))?
@@ -211,12 +238,17 @@ fn abandon(held: &Held, path: &RepoPath, rebase: Rebase<File>, error: Error) -> 
     error
 }
 
-/// Lets the manifest of the point, if it has one, say what its files are now; the length of `only`, or of all. The
-/// files decide: a call that was cut off between the two is made good by the next.
-fn follow(root: &Folder, at: &PointPath, only: Option<&RepoPath>) -> Result<u64> {
+/// Lets the manifest of the point, if it has one, say what its files are now, and name the `merged` fingerprints; the
+/// length of `only`, or of all. The files decide: a call that was cut off between the two is made good by the next.
+fn follow(
+    root: &Folder,
+    at: &PointPath,
+    only: Option<&RepoPath>,
+    merged: BTreeMap<String, Fingerprints>,
+) -> Result<u64> {
     let folder = root.open_dir(&at.folder())?;
     if let Some(manifest) = Manifest::read(&folder)? {
-        update(root, at, &folder, manifest)?;
+        update(root, at, &folder, manifest, merged)?;
     }
     folder.sync()?;
     let files = only.map_or_else(|| images(root, at), |file| Ok(vec![file.clone()]))?;
@@ -226,7 +258,13 @@ fn follow(root: &Folder, at: &PointPath, only: Option<&RepoPath>) -> Result<u64>
     })
 }
 
-fn update(root: &Folder, at: &PointPath, folder: &Folder, mut manifest: Manifest) -> Result<()> {
+fn update(
+    root: &Folder,
+    at: &PointPath,
+    folder: &Folder,
+    mut manifest: Manifest,
+    mut merged: BTreeMap<String, Fingerprints>,
+) -> Result<()> {
     let before = manifest.clone();
     let mut parents = BTreeSet::new();
     for disk in &mut manifest.disks {
@@ -234,6 +272,9 @@ fn update(root: &Folder, at: &PointPath, folder: &Folder, mut manifest: Manifest
         let file = root.open_file(&path)?;
         let backing = qcow2::backing(&file).map_err(|e| e.at("write the manifest", path.as_str()))?;
         disk.size = file.metadata().map_err(|e| Error::io("write the manifest", path.as_str(), e))?.len();
+        if let Some(fingerprints) = merged.remove(&disk.file) {
+            disk.fingerprints = Some(fingerprints);
+        }
         disk.kind = if backing.is_some() { Kind::Incremental } else { Kind::Full };
         if let Some(backing) = backing {
             parents.extend(point::resolve(&path, &backing)?.parent().map(|folder| folder.to_string()));

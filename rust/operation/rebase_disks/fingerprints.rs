@@ -1,0 +1,176 @@
+//! What becomes of the fingerprints of an image that is rebased. The manifest stops naming them before the image is written
+//! to, and names the merged ones once these are durable: whatever cuts it off in between, there are none, and never
+//! wrong ones.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::{Disk, Held, LIMIT, Target};
+use crate::error::{Error, Result};
+use crate::job::Reporter;
+use crate::nas::deadline::bounded;
+use crate::nas::folder::{FILE_MODE, Folder};
+use crate::nas::path::{PointPath, RepoPath};
+use crate::operation::steps::{self, in_steps};
+use crate::point::Manifest;
+use crate::point::fingerprints::{self, Digest, Fingerprints, Index, Merge};
+use crate::qcow2::{self, Rest};
+
+const STEP: &str = "merge the fingerprints";
+
+/// Takes the fingerprints of these images out of the point's manifest, durably; what they were, by image.
+pub(super) fn forget(
+    root: &Folder,
+    at: &PointPath,
+    images: &BTreeSet<String>,
+) -> Result<BTreeMap<String, Fingerprints>> {
+    let folder = root.open_dir(&at.folder())?;
+    let Some(mut manifest) = Manifest::read(&folder)? else { return Ok(BTreeMap::new()) };
+    let mut before = BTreeMap::new();
+    for disk in manifest.disks.iter_mut().filter(|disk| images.contains(&disk.file)) {
+        before.extend(disk.fingerprints.take().map(|fingerprints| (disk.file.clone(), fingerprints)));
+    }
+    if !before.is_empty() {
+        manifest.replace(&folder)?;
+    }
+    Ok(before)
+}
+
+/// The fingerprints of an image that was rebased, out of its own of `before` and of those of the images that it has
+/// absorbed. None, with a line in the log, when they can't be had; the rebase is none the worse for it.
+pub(super) fn merge(
+    held: &Held,
+    disk: &Arc<Disk>,
+    before: Option<Fingerprints>,
+    job: &mut Reporter<'_>,
+) -> Result<Option<Fingerprints>> {
+    let Some(before) = before else { return Ok(None) };
+    job.begin(STEP)?;
+    let (session, ours, old) = (held.clone(), disk.clone(), before.file.clone());
+    let path = disk.chain[0].path.clone();
+    let merged = match bounded(STEP, LIMIT, move || Ok(begin(session.session.root(), &ours, before)))? {
+        Ok(begun) => run(held, disk, begun, job)?,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = &merged {
+        log::warn!("'{path}' has no fingerprints any more: {error}");
+        let session = held.clone();
+        let cleared = bounded(STEP, LIMIT, move || clear(session.session.root(), &path, &old));
+        if let Err(error) = cleared {
+            log::warn!("an index that nothing names is left - {error}");
+        }
+    }
+    Ok(merged.ok())
+}
+
+/// A new index on its way.
+struct Begun {
+    merge: Merge<File, File, File>,
+    /// The same file as it is written to.
+    file: File,
+}
+
+fn begin(root: &Folder, disk: &Disk, before: Fingerprints) -> Result<Begun> {
+    let absorbed = match disk.target {
+        Target::Onto(position) => &disk.chain[1..position],
+        Target::Alone | Target::Same => &disk.chain[1..],
+    };
+    let target = &disk.chain[0];
+    let mut indexes = vec![open(root, &target.path, &before)?];
+    for link in absorbed {
+        let recorded = recorded(root, &link.path)?.ok_or_else(|| missing(&link.path))?;
+        indexes.push(open(root, &link.path, &recorded)?);
+    }
+    let folder = folder_of(root, &target.path)?;
+    let new = new_name(&target.path);
+    folder.remove_tree(&new)?;
+    let file = folder.create_file(&new, FILE_MODE)?;
+    let io = |e| Error::io(STEP, target.path.as_str(), e);
+    let (image, to) = (target.file.try_clone().map_err(io)?, file.try_clone().map_err(io)?);
+    let merge = Merge::begin(image, indexes, to).map_err(|e| e.at(STEP, target.path.as_str()))?;
+    Ok(Begun { merge, file })
+}
+
+/// Merges, and lets the new index take the place of the old one.
+fn run(held: &Held, disk: &Arc<Disk>, begun: Begun, job: &mut Reporter<'_>) -> Result<Result<Fingerprints>> {
+    let path = disk.chain[0].path.clone();
+    let failed = |error: qcow2::Error| match error {
+        qcow2::Error::Io(error) => fingerprints::failed(STEP, path.as_str(), error),
+        other => other.at(STEP, path.as_str()),
+    };
+    let Begun { merge, file } = begun;
+    let advance = |merge: &mut Merge<_, _, _>| merge.advance(Instant::now() + steps::STEP);
+    let merged = in_steps(held, STEP, LIMIT, merge, advance, |merge| {
+        let (done, total) = merge.position();
+        job.progress(done, total);
+        job.tell()
+    })?;
+    let hash = match merged {
+        Ok(hash) => hash,
+        Err(error) => return Ok(Err(failed(error))),
+    };
+    let (session, ours) = (held.clone(), disk.clone());
+    let begun = bounded(STEP, LIMIT, move || {
+        let (_session, target) = (session, &ours.chain[0]);
+        let image = target.file.try_clone().map_err(|e| Error::io(STEP, target.path.as_str(), e))?;
+        Ok(Rest::begin(image))
+    })?;
+    let rest = match begun {
+        Ok(rest) => {
+            let advance = |rest: &mut Rest<_>| rest.advance(Instant::now() + steps::STEP);
+            in_steps(held, STEP, LIMIT, rest, advance, |_| job.tell())?
+        }
+        Err(error) => Err(error),
+    };
+    let rest = match rest {
+        Ok(rest) => Digest::from(rest),
+        Err(error) => return Ok(Err(failed(error))),
+    };
+    let (session, target) = (held.clone(), path.clone());
+    let placed = bounded(STEP, LIMIT, move || Ok(place(session.session.root(), &target, &file)))?;
+    Ok(placed.map(|file| Fingerprints { file, hash, rest }))
+}
+
+/// Makes the new index durable under its name; nothing names the old one any more.
+fn place(root: &Folder, image: &RepoPath, file: &File) -> Result<String> {
+    file.sync_all().map_err(|e| Error::io(STEP, image.as_str(), e))?;
+    let (folder, name) = (folder_of(root, image)?, fingerprints::file_name(image.name()));
+    folder.remove_tree(&name)?;
+    folder.rename(&new_name(image), &name)?;
+    folder.sync()?;
+    Ok(name)
+}
+
+fn clear(root: &Folder, image: &RepoPath, old: &str) -> Result<()> {
+    let folder = folder_of(root, image)?;
+    folder.remove_tree(&new_name(image))?;
+    folder.remove_tree(old).map(drop)
+}
+
+fn new_name(image: &RepoPath) -> String {
+    format!(".{}.new", fingerprints::file_name(image.name()))
+}
+
+fn folder_of(root: &Folder, image: &RepoPath) -> Result<Folder> {
+    root.open_dir(&image.parent().ok_or_else(|| Error::invalid("target", "lies in no folder"))?)
+}
+
+fn open(root: &Folder, image: &RepoPath, recorded: &Fingerprints) -> Result<Index<File>> {
+    let folder = image.parent().ok_or_else(|| missing(image))?;
+    let path = folder.join(&recorded.file)?;
+    let file = root.open_file(&path)?;
+    Index::open(file, recorded.hash).map_err(|e| fingerprints::failed(STEP, path.as_str(), e))
+}
+
+/// What the manifest beside an image says of its fingerprints.
+fn recorded(root: &Folder, image: &RepoPath) -> Result<Option<Fingerprints>> {
+    let manifest = Manifest::read(&folder_of(root, image)?)?;
+    let disk = manifest.into_iter().flat_map(|manifest| manifest.disks).find(|disk| disk.file == image.name());
+    Ok(disk.and_then(|disk| disk.fingerprints))
+}
+
+fn missing(image: &RepoPath) -> Error {
+    Error::new(crate::error::Code::NotFound, STEP, format!("'{image}' has no fingerprints"))
+}
