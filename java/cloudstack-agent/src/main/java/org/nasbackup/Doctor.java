@@ -47,7 +47,7 @@ public final class Doctor {
     private static final long LIBVIRT_NEEDED = 7_002_000;
 
     private static final long QEMU_NEEDED = 4_002_000;
-    /** It copies the disks of stopped guests onto targets known to be zero (5.0), and gives them bitmaps (5.1). */
+    /** It gives the disks of stopped guests bitmaps (5.1), and copies those that it alone can read (5.0). */
     private static final long QEMU_IMG_NEEDED = 5_001_000;
 
     private static final Pattern QEMU_IMG_VERSION = Pattern.compile("version (\\d+)\\.(\\d+)(?:\\.(\\d+))?");

@@ -124,6 +124,17 @@ class RequestsTest {
                         tuple("/dev/drbd/by-res/cs-b/0", "format of /dev/drbd/by-res/cs-b/0 in p2"));
     }
 
+    @Test
+    void a_stopped_guest_may_be_asked_for_an_incremental() {
+        TakeBackupRequest request = take(
+                ",\"mode\":\"incremental\",\"bitmapNew\":\"b2\",\"bitmapParent\":\"b1\",\"parentPaths\":[\"i/T0/root.a.qcow2\"]"
+                        + ",\"volumePaths\":[\"/mnt/p1/a\"]," + POOLS);
+        assertThat(request.mode()).isEqualTo(Mode.INCREMENTAL);
+        assertThat(request.bitmapParent()).isEqualTo("b1");
+        assertThat(request.parentPaths()).containsExactly("i/T0/root.a.qcow2");
+        assertThat(request.disks()).extracting(StoppedDisk::path).containsExactly("/mnt/p1/a");
+    }
+
     @ParameterizedTest
     @ValueSource(
             strings = {"", ",\"volumePaths\":[]", ",\"volumePaths\":null", ",\"volumePaths\":[],\"volumePools\":[]"})

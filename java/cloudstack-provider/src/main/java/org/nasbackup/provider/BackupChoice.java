@@ -37,15 +37,12 @@ public final class BackupChoice {
      * @param volumes the uuids of its volumes, by device number
      */
     public static BackupChoice choose(
-            Policy policy, boolean running, List<Point> points, String activeCheckpoint, List<String> volumes) {
+            Policy policy, List<Point> points, String activeCheckpoint, List<String> volumes) {
         if (!policy.incrementals()) {
             return new BackupChoice(null, null, null, "incremental backups are switched off");
         }
         if (policy.fullEvery() <= 1) {
             return full("every backup is to be a full one");
-        }
-        if (!running) {
-            return full("the virtual machine is stopped");
         }
         if (activeCheckpoint == null) {
             return full("no checkpoint is active");

@@ -33,14 +33,14 @@ class BackupChoiceTest {
                 .volumes(List.of(new Volume("r", "x/root"), new Volume("d", "data")));
     }
 
-    private static BackupChoice choose(Policy policy, boolean running, String active, Point... points) {
-        return BackupChoice.choose(policy, running, List.of(points), active, List.of("r", "d"));
+    private static BackupChoice choose(Policy policy, String active, Point... points) {
+        return BackupChoice.choose(policy, List.of(points), active, List.of("r", "d"));
     }
 
     @Test
     void an_incremental_stands_on_the_newest_that_owns_the_checkpoint() {
         BackupChoice choice = choose(
-                POLICY, true, "b2", point(2, "b2", 1).build(), point(1, "b1", 0).build());
+                POLICY, "b2", point(2, "b2", 1).build(), point(1, "b1", 0).build());
         assertThat(choice.mode()).isEqualTo("incremental");
         assertThat(choice.parent().uuid()).isEqualTo("u2");
         assertThat(choice.parentFiles()).containsExactly("vm/T2/root.root.qcow2", "vm/T2/datadisk.data.qcow2");
@@ -49,26 +49,25 @@ class BackupChoiceTest {
     @Test
     void volumes_are_paired_by_what_they_are() {
         Point parent = point(1, "b1", 0).build();
-        assertThat(BackupChoice.choose(POLICY, true, List.of(parent), "b1", List.of("new", "d"))
+        assertThat(BackupChoice.choose(POLICY, List.of(parent), "b1", List.of("new", "d"))
                         .parentFiles())
                 .containsExactly("vm/T1/datadisk.data.qcow2");
-        assertThat(BackupChoice.choose(POLICY, true, List.of(parent), "b1", List.of("new", "other"))
+        assertThat(BackupChoice.choose(POLICY, List.of(parent), "b1", List.of("new", "other"))
                         .reason())
                 .isEqualTo("backup u1 has none of the virtual machine's volumes");
     }
 
     @ParameterizedTest
     @CsvSource({
-        "4,false,b1,the virtual machine is stopped",
-        "1,true,b1,every backup is to be a full one",
-        "0,true,b1,every backup is to be a full one",
-        ",true,b1,every backup is to be a full one",
-        "4,true,,no checkpoint is active",
-        "4,true,other,the newest backup does not own checkpoint other",
+        "1,b1,every backup is to be a full one",
+        "0,b1,every backup is to be a full one",
+        ",b1,every backup is to be a full one",
+        "4,,no checkpoint is active",
+        "4,other,the newest backup does not own checkpoint other",
     })
-    void a_full_when_nothing_can_be_built_upon(Integer every, boolean running, String active, String reason) {
-        BackupChoice choice = choose(
-                new Policy(true, every), running, active, point(1, "b1", 0).build());
+    void a_full_when_nothing_can_be_built_upon(Integer every, String active, String reason) {
+        BackupChoice choice =
+                choose(new Policy(true, every), active, point(1, "b1", 0).build());
         assertThat(choice.mode()).isEqualTo("full");
         assertThat(choice.incremental()).isFalse();
         assertThat(choice.reason()).isEqualTo(reason);
@@ -76,28 +75,23 @@ class BackupChoiceTest {
 
     @Test
     void a_chain_ends_with_the_number_that_the_key_gives() {
-        assertThat(choose(POLICY, true, "b", point(1, "b", 2).build()).incremental())
-                .isTrue();
-        assertThat(choose(POLICY, true, "b", point(1, "b", 3).build()).reason())
-                .isEqualTo("the chain has its 4 backups");
+        assertThat(choose(POLICY, "b", point(1, "b", 2).build()).incremental()).isTrue();
+        assertThat(choose(POLICY, "b", point(1, "b", 3).build()).reason()).isEqualTo("the chain has its 4 backups");
     }
 
     @Test
     void a_failed_backup_is_no_parent_and_a_parent_outside_chains_neither() {
         Point failed = point(2, "b", 1).good(false).build();
-        assertThat(choose(POLICY, true, "b", failed, point(1, "a", 0).build()).mode())
-                .isEqualTo("full");
-        assertThat(choose(POLICY, true, "b", point(1, "b", null).build()).reason())
-                .isEqualTo("backup u1 is in no chain");
-        assertThat(choose(POLICY, true, "b", point(1, "b", 0).chain(null).build())
-                        .reason())
+        assertThat(choose(POLICY, "b", failed, point(1, "a", 0).build()).mode()).isEqualTo("full");
+        assertThat(choose(POLICY, "b", point(1, "b", null).build()).reason()).isEqualTo("backup u1 is in no chain");
+        assertThat(choose(POLICY, "b", point(1, "b", 0).chain(null).build()).reason())
                 .isEqualTo("backup u1 is in no chain");
     }
 
     @Test
     void switched_off_there_is_no_mode() {
         BackupChoice choice =
-                choose(new Policy(false, 4), true, "b1", point(1, "b1", 0).build());
+                choose(new Policy(false, 4), "b1", point(1, "b1", 0).build());
         assertThat(choice.mode()).isNull();
         assertThat(choice.incremental()).isFalse();
     }
@@ -112,7 +106,7 @@ class BackupChoiceTest {
 
     @Test
     void an_incremental_continues_its_parent_s_chain_with_or_without_a_bitmap() {
-        BackupChoice choice = choose(POLICY, true, "b1", point(1, "b1", 0).build());
+        BackupChoice choice = choose(POLICY, "b1", point(1, "b1", 0).build());
         ChainLink link = ChainLink.of(choice, answer("b2", "b1", false), "new");
         assertThat(link.chainId()).isEqualTo("c");
         assertThat(link.position()).isEqualTo(1);
@@ -126,8 +120,8 @@ class BackupChoiceTest {
 
     @Test
     void a_full_begins_a_chain_only_with_a_bitmap() {
-        BackupChoice incremental = choose(POLICY, true, "b1", point(1, "b1", 0).build());
-        BackupChoice full = choose(POLICY, true, null);
+        BackupChoice incremental = choose(POLICY, "b1", point(1, "b1", 0).build());
+        BackupChoice full = choose(POLICY, null);
         for (BackupChoice choice : List.of(incremental, full)) {
             ChainLink link = ChainLink.of(choice, answer("b2", null, choice.incremental()), "new");
             assertThat(link.chainId()).isEqualTo("new");
@@ -136,7 +130,7 @@ class BackupChoiceTest {
             assertThat(ChainLink.of(choice, answer(null, null, choice.incremental()), "new"))
                     .isNull();
         }
-        BackupChoice off = choose(new Policy(false, 4), true, null);
+        BackupChoice off = choose(new Policy(false, 4), null);
         assertThat(ChainLink.of(off, answer("b", null, false), "new")).isNull();
     }
 }

@@ -253,7 +253,6 @@ public class NASBackupProvider extends AdapterBase implements BackupProvider, Co
         List<VolumeVO> volumes = volumesOf(vm);
         BackupChoice choice = BackupChoice.choose(
                 policy(vm.getDataCenterId()),
-                vm.getState() == VirtualMachine.State.Running,
                 catalogue.points(vm.getId()),
                 catalogue.activeCheckpoint(vm.getId()),
                 volumes.stream().map(Volume::getUuid).collect(Collectors.toList()));

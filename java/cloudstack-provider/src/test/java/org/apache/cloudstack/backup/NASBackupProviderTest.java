@@ -201,15 +201,18 @@ class NASBackupProviderTest {
     }
 
     @Test
-    void a_stopped_guest_gets_a_full_with_its_disks_named() {
-        take(2);
+    void a_stopped_guest_goes_on_with_its_chain_and_has_its_disks_named() {
+        List<Backup> taken = take(2);
         site.state = State.Stopped;
         Backup stopped = site.take();
-        assertThat(site.position(stopped)).isZero();
+        assertThat(site.position(stopped)).isEqualTo(2);
+        assertThat(lastTake().getMode()).isEqualTo("incremental");
+        assertThat(lastTake().getBitmapParent()).isEqualTo(site.detail(taken.get(1), NASBackupChainKeys.BITMAP_NAME));
+        assertThat(lastTake().getParentPaths()).hasSize(3);
         assertThat(lastTake().getVolumePaths()).containsExactly("/mnt/pool-1/r", "/mnt/pool-1/d1", "/mnt/pool-1/d2");
         assertThat(site.host.hosts.get(2)).isEqualTo(22L);
         site.state = State.Running;
-        assertThat(site.position(site.take())).isEqualTo(1);
+        assertThat(site.position(site.take())).isEqualTo(3);
     }
 
     @Test

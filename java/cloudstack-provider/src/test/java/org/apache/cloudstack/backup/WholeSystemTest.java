@@ -357,11 +357,13 @@ class WholeSystemTest {
         taken.add(fallback);
         guest.stop();
         site.state = State.Stopped;
-        taken.add(backUp());
+        Backup stopped = backUp();
+        assertThat(site.position(stopped)).isEqualTo(1);
+        taken.add(stopped);
         guest.start();
         site.state = State.Running;
         Backup onStopped = take(5);
-        assertThat(site.position(onStopped)).isEqualTo(1);
+        assertThat(site.position(onStopped)).isEqualTo(2);
         taken.add(onStopped);
         guest.stop();
         site.state = State.Stopped;
