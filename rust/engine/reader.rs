@@ -196,8 +196,7 @@ fn send(pieces: &Sender<Piece>, piece: Piece) -> Result<()> {
 }
 
 /// The clusters to copy of the `length` bytes from `offset` on, by what the server said of them, and for how many bytes
-/// that is enough: whole clusters, or up to the end. Without `bitmap` everything that is not zero is copied, with it
-/// what the bitmap names.
+/// that is enough: whole clusters, or up to the end. Without `bitmap` that is everything, with it what the bitmap names.
 fn runs(status: &Status, bitmap: Option<&str>, offset: u64, length: u64) -> Result<(u64, Vec<Run>)> {
     let extents = |context: &str| {
         status.get(context).map(Vec::as_slice).ok_or_else(|| {
@@ -217,7 +216,7 @@ fn runs(status: &Status, bitmap: Option<&str>, offset: u64, length: u64) -> Resu
     let data = clusters(data, covered, |flags| flags & ZERO == 0);
     let copied = match changes {
         Some(changes) => clusters(changes, covered, |flags| flags & DIRTY != 0),
-        None => data.clone(),
+        None => vec![true; data.len()],
     };
     let mut runs: Vec<Run> = Vec::new();
     for (i, (data, copied)) in (0..).zip(data.into_iter().zip(copied)) {
@@ -266,11 +265,11 @@ mod tests {
     }
 
     #[test]
-    fn a_full_copies_what_is_not_zero() {
+    fn a_full_copies_everything_and_says_where_it_is_zero() {
         let said = status(&[(ALLOCATION, &[(2 * CLUSTER, 0), (CLUSTER, HOLE | ZERO), (CLUSTER, ZERO), (CLUSTER, 0)])]);
         let (covered, found) = runs(&said, None, 10 * CLUSTER, 5 * CLUSTER).unwrap();
         assert_eq!(covered, 5 * CLUSTER);
-        assert_eq!(brief(&found), [(10, 2, false), (14, 1, false)]);
+        assert_eq!(brief(&found), [(10, 2, false), (12, 2, true), (14, 1, false)]);
     }
 
     #[test]

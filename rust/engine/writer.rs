@@ -1,6 +1,7 @@
 //! The side of a copy that writes to the NAS, and may be given up there.
 
 use std::fs::File;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
@@ -11,7 +12,7 @@ use super::pull::Shared;
 use crate::error::{Code, Error, Result};
 use crate::nas::deadline::{self, Background};
 use crate::nas::session::Session;
-use crate::point::fingerprints::{self, Content, Fingerprints, Recorder};
+use crate::point::fingerprints::{self, Base, Content, Fingerprints, Recorder, State};
 use crate::qcow2::{CLUSTER, Rest, Stream};
 
 const STEP: &str = "write the target";
@@ -56,9 +57,21 @@ pub struct Target {
     pub index: File,
     /// The name of that file, which lies beside the other.
     pub index_name: String,
+    /// What the files below hold: what is the same is left out.
+    pub base: Option<Base<File>>,
 }
 
 impl Target {
+    fn failed(&self, error: crate::qcow2::Error) -> Error {
+        error.at(STEP, &self.path)
+    }
+
+    /// On fingerprints that can't be relied on nothing can stand.
+    fn base_failed(&self, error: std::io::Error) -> Error {
+        let error = fingerprints::failed("compare with the parent point", &self.path, error);
+        if error.code == Code::CorruptImage { Error { code: Code::ParentInvalid, ..error } } else { error }
+    }
+
     fn index_failed(&self, error: std::io::Error) -> Error {
         fingerprints::failed("write the fingerprints", self.path.with_file_name(&self.index_name), error)
     }
@@ -118,29 +131,31 @@ impl Writer {
 
 /// Writes all that comes, giving slots back, until the last disk has ended.
 fn write(targets: Vec<Target>, pieces: &Receiver<Piece>, free: &Sender<Slot>, shared: &Shared) -> Result<Written> {
-    let write = |target: Target| write_disk(&target, pieces, free, shared).map_err(|error| error.on_disk(&target.disk));
+    let write = |target: Target| {
+        let disk = target.disk.clone();
+        write_disk(target, pieces, free, shared).map_err(|error| error.on_disk(&disk))
+    };
     targets.into_iter().map(write).collect()
 }
 
-fn write_disk(target: &Target, pieces: &Receiver<Piece>, free: &Sender<Slot>, shared: &Shared) -> Result<Fingerprints> {
-    let failed = |error: crate::qcow2::Error| error.at(STEP, &target.path);
-    let file = target.file.try_clone().map_err(|e| Error::io(STEP, &target.path, e))?;
-    let mut stream = Stream::begin(file, target.size, target.backing.as_deref()).map_err(failed)?;
-    let mut recorder = Recorder::begin(&target.index, target.size).map_err(|e| target.index_failed(e))?;
+fn write_disk(
+    mut target: Target,
+    pieces: &Receiver<Piece>,
+    free: &Sender<Slot>,
+    shared: &Shared,
+) -> Result<Fingerprints> {
+    let base = target.base.take();
+    let mut image = Image::begin(&target, base)?;
     loop {
         let piece = next(pieces, shared)?;
         let slot = match piece {
             Piece::Data { offset, length, slot } => {
-                stream.data(offset, &slot[..length]).map_err(failed)?;
-                record(target, &mut recorder, offset, &slot[..length]).map_err(|e| target.index_failed(e))?;
+                image.data(offset, &slot[..length])?;
                 shared.wrote(length as u64);
                 slot
             }
             Piece::Zeroes { offset, length, slot } => {
-                stream.zeroes(offset, length).map_err(failed)?;
-                if target.backing.is_some() {
-                    recorder.add(offset, Content::Zero, length).map_err(|e| target.index_failed(e))?;
-                }
+                image.zeroes(offset, length)?;
                 slot
             }
             Piece::End => break,
@@ -148,23 +163,92 @@ fn write_disk(target: &Target, pieces: &Receiver<Piece>, free: &Sender<Slot>, sh
         // A reader that has ended needs it no more.
         let _ = free.send(slot);
     }
-    let file = stream.finish().map_err(failed)?;
-    let (_, hash) = recorder.finish().map_err(|e| target.index_failed(e))?;
-    let rest = Rest::of(file).map_err(failed)?.into();
-    Ok(Fingerprints { file: target.index_name.clone(), hash, rest })
+    image.finish()
 }
 
-/// Records the clusters that the image holds itself; zeroes are none of them where nothing is below.
-fn record(target: &Target, recorder: &mut Recorder<&File>, offset: u64, bytes: &[u8]) -> std::io::Result<()> {
-    let mut at = offset;
-    for cluster in bytes.chunks(CLUSTER as usize) {
-        let (content, length) = (Content::of(cluster), cluster.len() as u64);
-        if content != Content::Zero || target.backing.is_some() {
-            recorder.add(at, content, length)?;
-        }
-        at += length;
+/// One disk's image and its fingerprints, as they grow.
+struct Image<'a> {
+    target: &'a Target,
+    stream: Stream<File>,
+    recorder: Recorder<&'a File>,
+    base: Option<Base<File>>,
+}
+
+impl<'a> Image<'a> {
+    fn begin(target: &'a Target, base: Option<Base<File>>) -> Result<Image<'a>> {
+        let file = target.file.try_clone().map_err(|e| Error::io(STEP, &target.path, e))?;
+        let stream = Stream::begin(file, target.size, target.backing.as_deref()).map_err(|e| target.failed(e))?;
+        let recorder = Recorder::begin(&target.index, target.size).map_err(|e| target.index_failed(e))?;
+        Ok(Image { target, stream, recorder, base })
     }
-    Ok(())
+
+    /// The clusters from `offset` on hold `bytes`; those that the base has so are left to it.
+    fn data(&mut self, offset: u64, bytes: &[u8]) -> Result<()> {
+        let (mut at, mut new) = (offset, 0..0);
+        for cluster in bytes.chunks(CLUSTER as usize) {
+            let (content, end) = (Content::of(cluster), at + cluster.len() as u64);
+            if self.holds(at..end)?.0.is_some_and(|state| state.is(content)) {
+                self.write(offset, bytes, &mut new)?;
+                new = new.end + cluster.len()..new.end + cluster.len();
+            } else {
+                self.record(at, content, cluster.len() as u64)?;
+                new.end += cluster.len();
+            }
+            at = end;
+        }
+        self.write(offset, bytes, &mut new)
+    }
+
+    /// Writes what is new of the bytes that begin at `offset`; nothing is then.
+    fn write(&mut self, offset: u64, bytes: &[u8], new: &mut Range<usize>) -> Result<()> {
+        let part = &bytes[new.clone()];
+        if !part.is_empty() {
+            self.stream.data(offset + new.start as u64, part).map_err(|e| self.target.failed(e))?;
+        }
+        new.start = new.end;
+        Ok(())
+    }
+
+    fn zeroes(&mut self, offset: u64, length: u64) -> Result<()> {
+        let (mut at, end) = (offset, offset + length);
+        while at < end {
+            let (state, length) = self.holds(at..end)?;
+            if state != Some(State::Zero) {
+                self.stream.zeroes(at, length).map_err(|e| self.target.failed(e))?;
+                self.record(at, Content::Zero, length)?;
+            }
+            at += length;
+        }
+        Ok(())
+    }
+
+    /// What the base has at the start of the range, and for how many bytes; none without one.
+    fn holds(&mut self, range: Range<u64>) -> Result<(Option<State>, u64)> {
+        match &mut self.base {
+            None => Ok((None, range.end - range.start)),
+            Some(base) => {
+                let (state, length) = base.next(range).map_err(|e| self.target.base_failed(e))?;
+                Ok((Some(state), length))
+            }
+        }
+    }
+
+    /// Zeroes are nothing that the image holds itself where nothing is below.
+    fn record(&mut self, at: u64, content: Content, length: u64) -> Result<()> {
+        if content == Content::Zero && self.target.backing.is_none() {
+            return Ok(());
+        }
+        self.recorder.add(at, content, length).map_err(|e| self.target.index_failed(e))
+    }
+
+    fn finish(self) -> Result<Fingerprints> {
+        let Image { target, stream, recorder, base } = self;
+        base.map_or(Ok(()), Base::finish).map_err(|e| target.base_failed(e))?;
+        let file = stream.finish().map_err(|e| target.failed(e))?;
+        let (_, hash) = recorder.finish().map_err(|e| target.index_failed(e))?;
+        let rest = Rest::of(file).map_err(|e| target.failed(e))?.into();
+        Ok(Fingerprints { file: target.index_name.clone(), hash, rest })
+    }
 }
 
 /// The next piece. A reader that hangs sends none and does not end either.

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 pub use chain::{Link, open_chain, resolve};
 pub use manifest::{MANIFEST, Manifest, ManifestDisk, ParentPoint};
-pub use parent::{Parent, ParentDisk};
+pub use parent::{ChainImage, Parent, ParentDisk};
 pub use volume::volume_of;
 
 /// Whether a file or point stands alone.

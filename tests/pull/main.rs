@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
 
 mod chains;
+mod compared;
 mod failures;
 #[path = "../take_backup/rows.rs"]
 mod rows;

@@ -102,6 +102,15 @@ impl Point {
         assert!(self.kinds().iter().all(|kind| *kind == Kind::Full), "{:?}", self.taken);
     }
 
+    /// What an incremental becomes whose bitmap is lost: a full by push, and by pull what differs from the fingerprints.
+    pub fn assert_without_bitmap(&self, parent: &str) {
+        if self.taken.engine == Engine::Push {
+            return self.assert_fallback();
+        }
+        self.assert_recreated(parent);
+        assert!(self.taken.details.contains("fingerprints"), "{:?}", self.taken);
+    }
+
     fn assert_row(&self, kind: Kind, bitmap: bool, recreated: Option<&str>, fallback: bool) {
         let taken = &self.taken;
         assert_eq!(

@@ -11,11 +11,11 @@ use super::{Disk, Held, LIMIT, Target};
 use crate::error::{Error, Result};
 use crate::job::Reporter;
 use crate::nas::deadline::bounded;
-use crate::nas::folder::{FILE_MODE, Folder};
+use crate::nas::folder::Folder;
 use crate::nas::path::{PointPath, RepoPath};
 use crate::operation::steps::{self, in_steps};
 use crate::point::Manifest;
-use crate::point::fingerprints::{self, Digest, Fingerprints, Index, Merge};
+use crate::point::fingerprints::{self, Digest, Fingerprints, Merge};
 use crate::qcow2::{self, Rest};
 
 const STEP: &str = "merge the fingerprints";
@@ -57,7 +57,7 @@ pub(super) fn merge(
     if let Err(error) = &merged {
         log::warn!("'{path}' has no fingerprints any more: {error}");
         let session = held.clone();
-        let cleared = bounded(STEP, LIMIT, move || clear(session.session.root(), &path, &old));
+        let cleared = bounded(STEP, LIMIT, move || fingerprints::clear(session.session.root(), &path, &old));
         if let Err(error) = cleared {
             log::warn!("an index that nothing names is left - {error}");
         }
@@ -78,15 +78,12 @@ fn begin(root: &Folder, disk: &Disk, before: Fingerprints) -> Result<Begun> {
         Target::Alone | Target::Same => &disk.chain[1..],
     };
     let target = &disk.chain[0];
-    let mut indexes = vec![open(root, &target.path, &before)?];
+    let mut indexes = vec![fingerprints::open(root, &target.path, &before)?];
     for link in absorbed {
         let recorded = recorded(root, &link.path)?.ok_or_else(|| missing(&link.path))?;
-        indexes.push(open(root, &link.path, &recorded)?);
+        indexes.push(fingerprints::open(root, &link.path, &recorded)?);
     }
-    let folder = folder_of(root, &target.path)?;
-    let new = new_name(&target.path);
-    folder.remove_tree(&new)?;
-    let file = folder.create_file(&new, FILE_MODE)?;
+    let file = fingerprints::create(root, &target.path)?;
     let io = |e| Error::io(STEP, target.path.as_str(), e);
     let (image, to) = (target.file.try_clone().map_err(io)?, file.try_clone().map_err(io)?);
     let merge = Merge::begin(image, indexes, to).map_err(|e| e.at(STEP, target.path.as_str()))?;
@@ -129,44 +126,14 @@ fn run(held: &Held, disk: &Arc<Disk>, begun: Begun, job: &mut Reporter<'_>) -> R
         Err(error) => return Ok(Err(failed(error))),
     };
     let (session, target) = (held.clone(), path.clone());
-    let placed = bounded(STEP, LIMIT, move || Ok(place(session.session.root(), &target, &file)))?;
+    let placed = bounded(STEP, LIMIT, move || Ok(fingerprints::place(session.session.root(), &target, &file)))?;
     Ok(placed.map(|file| Fingerprints { file, hash, rest }))
-}
-
-/// Makes the new index durable under its name; nothing names the old one any more.
-fn place(root: &Folder, image: &RepoPath, file: &File) -> Result<String> {
-    file.sync_all().map_err(|e| Error::io(STEP, image.as_str(), e))?;
-    let (folder, name) = (folder_of(root, image)?, fingerprints::file_name(image.name()));
-    folder.remove_tree(&name)?;
-    folder.rename(&new_name(image), &name)?;
-    folder.sync()?;
-    Ok(name)
-}
-
-fn clear(root: &Folder, image: &RepoPath, old: &str) -> Result<()> {
-    let folder = folder_of(root, image)?;
-    folder.remove_tree(&new_name(image))?;
-    folder.remove_tree(old).map(drop)
-}
-
-fn new_name(image: &RepoPath) -> String {
-    format!(".{}.new", fingerprints::file_name(image.name()))
-}
-
-fn folder_of(root: &Folder, image: &RepoPath) -> Result<Folder> {
-    root.open_dir(&image.parent().ok_or_else(|| Error::invalid("target", "lies in no folder"))?)
-}
-
-fn open(root: &Folder, image: &RepoPath, recorded: &Fingerprints) -> Result<Index<File>> {
-    let folder = image.parent().ok_or_else(|| missing(image))?;
-    let path = folder.join(&recorded.file)?;
-    let file = root.open_file(&path)?;
-    Index::open(file, recorded.hash).map_err(|e| fingerprints::failed(STEP, path.as_str(), e))
 }
 
 /// What the manifest beside an image says of its fingerprints.
 fn recorded(root: &Folder, image: &RepoPath) -> Result<Option<Fingerprints>> {
-    let manifest = Manifest::read(&folder_of(root, image)?)?;
+    let folder = image.parent().ok_or_else(|| Error::invalid("target", "lies in no folder"))?;
+    let manifest = Manifest::read(&root.open_dir(&folder)?)?;
     let disk = manifest.into_iter().flat_map(|manifest| manifest.disks).find(|disk| disk.file == image.name());
     Ok(disk.and_then(|disk| disk.fingerprints))
 }

@@ -8,7 +8,7 @@ use super::found::Found;
 use super::quiesce::Frozen;
 use super::request::{Checked, Mode};
 use super::storage::{Published, Targets};
-use super::{Call, ask, describe, layers, regrown};
+use super::{Call, ask, base, describe, layers, regrown};
 use crate::config::{Config, QuiesceFailure};
 use crate::engine::job::{BackupJob, Prepared};
 use crate::engine::scratch::Scratch;
@@ -71,6 +71,11 @@ impl Attempt {
         self.engine
     }
 
+    /// Sees to it that the disks can be compared that the plan has compared.
+    pub(super) fn complete(&self, call: &Call<'_>, plan: &mut Plan, job: &mut Reporter<'_>) -> Result<()> {
+        base::complete(&self.targets, plan, job, call.deadline)
+    }
+
     /// Runs the job, freezing the guest for its begin if that is asked for.
     pub(super) fn copy(
         &mut self,
@@ -116,11 +121,12 @@ impl Attempt {
         }
         let scratch = Scratch::make(config, self.found.domain.name(), self.found.xml.owner)?;
         pull::check_scratch(&scratch)?;
-        let disk = |(i, disk): (usize, &DiskFacts)| {
-            let target = self.targets.target(i, disk)?;
+        let bases = base::open(&self.targets, &self.found.disks, plan)?;
+        let disk = |((i, disk), base): ((usize, &DiskFacts), _)| {
+            let target = self.targets.target(i, disk, base)?;
             Ok(pull::Disk { target, incremental: matches!(plan.ways[i], Way::Incremental(_)) })
         };
-        let disks = self.found.disks.iter().enumerate().map(disk).collect::<Result<_>>()?;
+        let disks = self.found.disks.iter().enumerate().zip(bases).map(disk).collect::<Result<_>>()?;
         Ok(Means::Pull(scratch, disks))
     }
 

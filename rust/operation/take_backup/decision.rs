@@ -5,7 +5,10 @@ use super::request::Mode;
 use super::storage::TargetSpec;
 use crate::nas::path::RepoPath;
 use crate::point::fingerprints::Fingerprints;
-use crate::point::{Kind, ManifestDisk, Parent, ParentDisk};
+use crate::point::{ChainImage, Kind, ManifestDisk, Parent, ParentDisk};
+
+/// Why a disk can't be compared by QEMU.
+const PUSH: &str = "the push engine does not compare contents";
 
 /// What was asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,8 +54,22 @@ pub(super) struct DiskFacts {
 pub(super) enum Way {
     /// In full; why, when the others of the point may be incremental.
     Full(Option<String>),
-    /// By what changed since the parent.
+    /// By what its bitmap says has changed since the parent.
     Incremental(RepoPath),
+    /// By what differs from the fingerprints of the parent and the images below it: its whole content is read, and needs no
+    /// bitmap.
+    Compared(Vec<ChainImage>),
+}
+
+impl Way {
+    /// The parent's file that it stands on.
+    pub(super) fn parent(&self) -> Option<&RepoPath> {
+        match self {
+            Way::Full(_) => None,
+            Way::Incremental(file) => Some(file),
+            Way::Compared(chain) => chain.first().map(|image| &image.file),
+        }
+    }
 }
 
 /// What is known of the parent's bitmap on every disk that shall be incremental.
@@ -82,47 +99,60 @@ pub(super) struct Plan {
 }
 
 /// The ways of the disks if the parent's bitmap is good; the error is the reason why the whole point must be full.
-pub(super) fn ways(asked: Asked<'_>, disks: &[DiskFacts]) -> Result<Vec<Way>, String> {
+/// `compares`: the engine can compare contents with fingerprints.
+pub(super) fn ways(asked: Asked<'_>, disks: &[DiskFacts], compares: bool) -> Result<Vec<Way>, String> {
     let parent = match asked {
         Asked::Legacy | Asked::Full => return Ok(disks.iter().map(|_| Way::Full(None)).collect()),
         Asked::Incremental(parent) => parent.map_err(str::to_owned)?,
     };
-    let ways = disks.iter().map(|disk| way(parent, disk)).collect::<Result<Vec<_>, _>>()?;
-    if ways.iter().any(|way| matches!(way, Way::Incremental(_))) {
+    let ways = disks.iter().map(|disk| way(parent, disk, compares)).collect::<Result<Vec<_>, _>>()?;
+    if ways.iter().any(|way| way.parent().is_some()) {
         return Ok(ways);
     }
     Err(format!("no disk can be incremental on '{}'", parent.path))
 }
 
 /// The way of one disk on top of `parent`.
-fn way(parent: &Parent, disk: &DiskFacts) -> Result<Way, String> {
+fn way(parent: &Parent, disk: &DiskFacts, compares: bool) -> Result<Way, String> {
     let full = |reason: String| Ok(Way::Full(Some(format!("disk {}: in full, {reason}", disk.target))));
     let Some(before) = parent.disk(disk.serial.as_deref(), &disk.volume) else {
         return full(format!("parent point '{}' does not have it", parent.path));
     };
-    if let Some(reason) = &disk.cannot_carry {
-        return full(format!("it can't carry a bitmap: {reason}"));
-    }
     if disk.only_full.is_some() {
         return Ok(Way::Full(None));
     }
-    if before.bitmap.is_none() || before.bitmap != parent.manifest.bitmap {
-        return full(format!("it carried no bitmap at '{}'", parent.path));
+    let comparable = if compares { before.comparable() } else { Err(PUSH.to_owned()) };
+    if let Some(reason) = no_bitmap(parent, &before, disk) {
+        return match (follows(&before, disk), comparable) {
+            (Ok(()), Ok(chain)) => Ok(Way::Compared(chain)),
+            _ => full(reason),
+        };
     }
     follows(&before, disk).map_err(|reason| format!("disk {}: {reason}", disk.target))?;
-    Ok(Way::Incremental(before.file))
+    if before.volume == disk.volume {
+        return Ok(Way::Incremental(before.file));
+    }
+    comparable.map(Way::Compared).map_err(|reason| {
+        format!(
+            "disk {}: it is volume '{}' now and was '{}', the bitmap stayed behind; {reason}",
+            disk.target, disk.volume, before.volume
+        )
+    })
+}
+
+/// Why no bitmap can say what changed on the disk, if so.
+fn no_bitmap(parent: &Parent, before: &ParentDisk, disk: &DiskFacts) -> Option<String> {
+    if let Some(reason) = &disk.cannot_carry {
+        return Some(format!("it can't carry a bitmap: {reason}"));
+    }
+    let carried = before.bitmap.is_some() && before.bitmap == parent.manifest.bitmap;
+    (!carried).then(|| format!("it carried no bitmap at '{}'", parent.path))
 }
 
 /// Can the disk stand on what the parent has of it?
 fn follows(before: &ParentDisk, disk: &DiskFacts) -> Result<(), String> {
-    if let Some(reason) = &before.unsound {
+    if let Err(reason) = &before.chain {
         return Err(format!("its parent is not sound: {reason}"));
-    }
-    if before.volume != disk.volume {
-        return Err(format!(
-            "it is volume '{}' now and was '{}', the bitmap stayed behind",
-            disk.volume, before.volume
-        ));
     }
     if before.virtual_size > disk.virtual_size {
         return Err(format!("it shrank from {} to {} bytes", before.virtual_size, disk.virtual_size));
@@ -130,12 +160,32 @@ fn follows(before: &ParentDisk, disk: &DiskFacts) -> Result<(), String> {
     Ok(())
 }
 
-/// The plan. `bitmap` is what was found of the parent's bitmap, `None` when no disk would be incremental.
+/// The same ways without the parent's bitmap: each disk that needed it is compared instead; the error is the reason why
+/// one can't be.
+fn without_bitmap(asked: Asked<'_>, disks: &[DiskFacts], ways: Vec<Way>, compares: bool) -> Result<Vec<Way>, String> {
+    let Asked::Incremental(Ok(parent)) = asked else { return Ok(ways) };
+    if !compares {
+        return Err(PUSH.to_owned());
+    }
+    let compared = |(disk, way): (&DiskFacts, Way)| match way {
+        Way::Incremental(_) => {
+            let gone = || Err("the parent does not have it".to_owned());
+            let before = parent.disk(disk.serial.as_deref(), &disk.volume);
+            let comparable = before.map_or_else(gone, |before| before.comparable());
+            comparable.map(Way::Compared).map_err(|reason| format!("disk {}: {reason}", disk.target))
+        }
+        other => Ok(other),
+    };
+    disks.iter().zip(ways).map(compared).collect()
+}
+
+/// The plan. `bitmap` is what was found of the parent's bitmap, `None` when no disk would be incremental by it.
 pub(super) fn plan(
     asked: Asked<'_>,
     disks: &[DiskFacts],
     ways: Result<Vec<Way>, String>,
     bitmap: Option<BitmapFound>,
+    compares: bool,
 ) -> Plan {
     let carries: Vec<bool> = disks.iter().map(|disk| asked != Asked::Legacy && disk.cannot_carry.is_none()).collect();
     let only_full =
@@ -147,10 +197,16 @@ pub(super) fn plan(
             .filter_map(|d| d.cannot_carry.as_ref().map(|r| format!("disk {}: carries no bitmap: {r}", d.target)));
         details.extend(reasons);
     }
-    let recreated = bitmap == Some(BitmapFound::Redefined);
+    let recreated = !matches!(bitmap, None | Some(BitmapFound::Known));
     let ways = match (ways, bitmap) {
-        (Ok(_), Some(BitmapFound::Lost(reason))) | (Err(reason), _) => Err(reason),
-        (Ok(ways), _) => Ok(ways),
+        (Ok(ways), Some(BitmapFound::Lost(lost))) => match without_bitmap(asked, disks, ways, compares) {
+            Ok(ways) => {
+                details.push(format!("the disks were compared with the parent point's fingerprints: {lost}"));
+                Ok(ways)
+            }
+            Err(reason) => Err(format!("{lost}; {reason}")),
+        },
+        (ways, _) => ways,
     };
     match ways {
         Ok(ways) => {
@@ -177,7 +233,7 @@ impl Plan {
         let spec = |(i, (disk, way)): (usize, (&DiskFacts, &Way))| TargetSpec {
             name: file_name(i, &disk.volume),
             virtual_size: disk.virtual_size,
-            parent: if let Way::Incremental(file) = way { Some(file.clone()) } else { None },
+            parent: way.parent().cloned(),
             fingerprints: fingerprints && disk.only_full.is_none(),
         };
         disks.iter().zip(&self.ways).enumerate().map(spec).collect()
@@ -194,7 +250,7 @@ impl Plan {
             volume: disk.volume.clone(),
             serial: disk.serial.clone(),
             file: file_name(i, &disk.volume),
-            kind: if matches!(self.ways[i], Way::Incremental(_)) { Kind::Incremental } else { Kind::Full },
+            kind: if self.ways[i].parent().is_some() { Kind::Incremental } else { Kind::Full },
             size: 0,
             virtual_size: disk.virtual_size,
             bitmap: bitmap.filter(|_| self.carries[i]).map(str::to_owned),
@@ -205,8 +261,7 @@ impl Plan {
 
     /// The files that the incremental disks stand on.
     pub(super) fn parents(&self) -> Vec<Option<String>> {
-        let parent = |way: &Way| if let Way::Incremental(file) = way { Some(file.to_string()) } else { None };
-        self.ways.iter().map(parent).collect()
+        self.ways.iter().map(|way| way.parent().map(ToString::to_string)).collect()
     }
 }
 
@@ -218,6 +273,7 @@ mod tests {
     use crate::engine::Engine;
     use crate::nas::path::PointPath;
     use crate::point::Manifest;
+    use crate::point::fingerprints::Digest;
 
     fn disk(target: &str) -> DiskFacts {
         DiskFacts {
@@ -248,6 +304,10 @@ mod tests {
     }
 
     fn parent(disks: Vec<ManifestDisk>) -> Parent {
+        indexed(bare_parent(disks), (10, false), false)
+    }
+
+    fn bare_parent(disks: Vec<ManifestDisk>) -> Parent {
         Parent {
             path: PointPath::parse("x", "i/T1").unwrap(),
             manifest: Manifest {
@@ -263,7 +323,7 @@ mod tests {
                 texts: None,
                 checksum: None,
             },
-            unsound: BTreeMap::new(),
+            chains: BTreeMap::new(),
         }
     }
 
@@ -271,14 +331,42 @@ mod tests {
         parent(vec![recorded("vda", Some("b1")), recorded("vdb", Some("b1"))])
     }
 
-    /// The row of the table for a parent's bitmap that was found as `bitmap`: kind of each disk (F or I), which carry
-    /// the new bitmap, and the plan for more.
+    /// The same with an image of 100 bytes and one of `young` bytes on top of it for each disk; with fingerprints or not.
+    fn indexed(mut parent: Parent, young: (u64, bool), old: bool) -> Parent {
+        let image = |file: &str, size, indexed: bool| ChainImage {
+            file: RepoPath::parse("x", file).unwrap(),
+            size,
+            virtual_size: 100,
+            fingerprints: indexed.then(|| Fingerprints {
+                file: "x".into(),
+                hash: Digest::of(b"index"),
+                rest: Digest::of(b"rest"),
+            }),
+        };
+        for disk in &parent.manifest.disks {
+            let images = vec![image(&format!("i/T1/{}", disk.file), young.0, young.1), image("i/T0/full", 100, old)];
+            parent.chains.insert(disk.file.clone(), Ok(images));
+        }
+        parent
+    }
+
+    /// The row of the table for a parent's bitmap that was found as `bitmap`: kind of each disk (F, I, or C for compared),
+    /// which carry the new bitmap, and the plan for more.
+    fn row_of(asked: Asked<'_>, disks: &[DiskFacts], bitmap: BitmapFound, compares: bool) -> (String, Plan) {
+        let ways = ways(asked, disks, compares);
+        let by_bitmap = |ways: &Vec<Way>| ways.iter().any(|way| matches!(way, Way::Incremental(_)));
+        let found = (asked != Asked::Full && ways.as_ref().is_ok_and(by_bitmap)).then_some(bitmap);
+        let plan = plan(asked, disks, ways, found, compares);
+        let kind = |way: &Way| match way {
+            Way::Full(_) => 'F',
+            Way::Incremental(_) => 'I',
+            Way::Compared(_) => 'C',
+        };
+        (plan.ways.iter().map(kind).collect(), plan)
+    }
+
     fn row(asked: Asked<'_>, disks: &[DiskFacts], bitmap: BitmapFound) -> (String, Plan) {
-        let ways = ways(asked, disks);
-        let found = matches!((asked, &ways), (Asked::Incremental(_), Ok(_))).then_some(bitmap);
-        let plan = plan(asked, disks, ways, found);
-        let kinds = plan.ways.iter().map(|way| if matches!(way, Way::Full(_)) { 'F' } else { 'I' }).collect();
-        (kinds, plan)
+        row_of(asked, disks, bitmap, false)
     }
 
     /// Kinds, which disks carry the new bitmap, recreated, fallback.
@@ -350,7 +438,7 @@ mod tests {
     #[test]
     fn what_the_parent_can_not_bear_makes_the_whole_point_full() {
         let mut unsound = both();
-        unsound.unsound.insert("vdb.qcow2".into(), "truncated".into());
+        unsound.chains.insert("vdb.qcow2".into(), Err("truncated".into()));
         let shrunk = DiskFacts { virtual_size: 99, ..disk("vdb") };
         let mut moved = both();
         moved.manifest.disks[1].serial = Some("s".into());
@@ -367,6 +455,59 @@ mod tests {
                 check(case, on, &[disk("vda"), second], BitmapFound::Known, ("FF", &[true, true], false, true));
             assert!(details.contains(reason), "{case}: {details}");
         }
+    }
+
+    #[test]
+    fn contents_are_compared_where_no_bitmap_tells_and_the_fingerprints_are_there() {
+        use BitmapFound::{Known, Lost};
+        let p = indexed(both(), (10, true), true);
+        let mut moved = p.clone();
+        moved.manifest.disks[1].serial = Some("s".into());
+        let overlaid = DiskFacts { serial: Some("s".into()), volume: "vol-vdb.snap".into(), ..disk("vdb") };
+        let carried_none = indexed(parent(vec![recorded("vda", Some("b1")), recorded("vdb", None)]), (10, true), true);
+        let two = || vec![disk("vda"), disk("vdb")];
+        let lost = || Lost("disk vdb: gone".into());
+        let unsound = {
+            let mut parent = p.clone();
+            parent.chains.insert("vdb.qcow2".into(), Err("truncated".into()));
+            parent
+        };
+        // kinds, recreated, fallback, a part of the details
+        for (case, parent, disks, bitmap, expected) in [
+            ("known", &p, two(), Known, ("II", false, false, "")),
+            ("lost", &p, two(), lost(), ("CC", true, false, "compared with the parent point's fingerprints: disk vdb")),
+            ("lost beside a raw disk", &p, vec![disk("vda"), raw("vdb")], lost(), ("CC", true, false, "compared")),
+            ("raw", &p, vec![disk("vda"), raw("vdb")], Known, ("IC", false, false, "carries no bitmap")),
+            ("raw alone", &p, vec![raw("vdb")], Known, ("C", false, false, "carries no bitmap")),
+            ("carried none", &carried_none, two(), Known, ("IC", false, false, "")),
+            ("another layer", &moved, vec![disk("vda"), overlaid], Known, ("IC", false, false, "")),
+            ("added", &p, vec![disk("vda"), disk("vdc")], lost(), ("CF", true, false, "does not have it")),
+            ("unsound", &unsound, two(), lost(), ("FF", false, true, "truncated")),
+            ("shrunk", &p, vec![DiskFacts { virtual_size: 99, ..disk("vda") }], lost(), ("F", false, true, "shrank")),
+        ] {
+            let (kinds, plan) = row_of(Asked::Incremental(Ok(parent)), &disks, bitmap, true);
+            let details = plan.details.join("; ");
+            assert_eq!((kinds.as_str(), plan.recreated, plan.fallback), (expected.0, expected.1, expected.2), "{case}");
+            assert!(details.contains(expected.3), "{case}: {details}");
+        }
+    }
+
+    #[test]
+    fn images_without_fingerprints_are_read_where_that_is_cheaper_than_a_full() {
+        let lost = || BitmapFound::Lost("gone".into());
+        for (case, young, old, kinds) in [
+            ("a few changes without them", (99, false), true, "C"),
+            ("as many as a full", (100, false), true, "F"),
+            ("the full has none", (10, true), false, "F"),
+            ("none has any", (10, false), false, "F"),
+        ] {
+            let p = indexed(both(), young, old);
+            let (found, plan) = row_of(Asked::Incremental(Ok(&p)), &[disk("vda")], lost(), true);
+            assert_eq!(found, kinds, "{case}: {plan:?}");
+        }
+        let p = indexed(both(), (10, true), true);
+        let (found, plan) = row_of(Asked::Incremental(Ok(&p)), &[disk("vda")], lost(), false);
+        assert_eq!(found, "F", "the push engine can't: {plan:?}");
     }
 
     #[test]

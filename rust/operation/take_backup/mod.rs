@@ -1,6 +1,7 @@
 //! `takeBackup`: one restore point of one virtual machine.
 
 mod attempt;
+mod base;
 mod bitmap;
 mod decision;
 mod describe;

@@ -34,7 +34,7 @@ fn take(call: &Call<'_>, mut host: HostState, against: Option<String>, job: &mut
     let mut opened = storage::open(checked, config)?;
     let ours = ours(checked, &opened, &host)?;
     let (request, parent) = (checked.clone(), against.map(Err).or(opened.parent.take()));
-    let (found, host, parent, plan) = ask("look at the bitmaps", move || {
+    let (found, host, parent, mut plan) = ask("look at the bitmaps", move || {
         clear_way(&request, &found, &mut host)?;
         let plan = decide(&request, &found, parent.as_ref());
         Ok((found, host, parent, plan))
@@ -47,7 +47,8 @@ fn take(call: &Call<'_>, mut host: HostState, against: Option<String>, job: &mut
     let bitmap = checked.mode.bitmap().filter(|_| plan.carries.contains(&true));
     let mut attempt = Attempt::new(call, found, bitmap, host, targets);
     let limit = SYNC.max(call.left());
-    let copied = attempt.copy(call, &plan, &names, job);
+    let completed = attempt.complete(call, &mut plan, job);
+    let copied = completed.and_then(|()| attempt.copy(call, &plan, &names, job));
     let copied = match copied.and_then(|copied| attempt.check_parent(&plan, limit).map(|()| copied)) {
         Ok(copied) => copied,
         Err(error) if error.code == Code::ParentInvalid => {
@@ -119,19 +120,21 @@ fn clear_way(checked: &Checked, found: &Found, host: &mut HostState) -> Result<(
 /// Finds out about the parent's bitmap and decides.
 fn decide(checked: &Checked, found: &Found, parent: Option<&Result<Parent, String>>) -> Plan {
     let asked = Asked::of(&checked.mode, parent);
-    let ways = decision::ways(asked, &found.disks);
+    let compares = checked.engine == Engine::Pull;
+    let ways = decision::ways(asked, &found.disks, compares);
     let bitmap = match (asked, &ways) {
-        (Asked::Incremental(Ok(parent)), Ok(ways)) => Some(find_bitmap(found, parent, ways)),
+        (Asked::Incremental(Ok(parent)), Ok(ways)) => find_bitmap(found, parent, ways),
         _ => None,
     };
-    decision::plan(asked, &found.disks, ways, bitmap)
+    decision::plan(asked, &found.disks, ways, bitmap, compares)
 }
 
-fn find_bitmap(found: &Found, parent: &Parent, ways: &[Way]) -> BitmapFound {
-    let on: Vec<_> = found.disks.iter().zip(ways).filter(|(_, way)| matches!(way, Way::Incremental(_))).collect();
-    let on: Vec<_> = on.into_iter().map(|(disk, _)| disk.target.as_str()).collect();
-    let name = parent.manifest.bitmap.as_deref().unwrap_or_default();
-    found.bitmaps.find_parent(&found.domain, name, parent.manifest.when.as_second(), &on)
+/// What is known of the parent's bitmap, if any disk needs it.
+fn find_bitmap(found: &Found, parent: &Parent, ways: &[Way]) -> Option<BitmapFound> {
+    let on = found.disks.iter().zip(ways).filter(|(_, way)| matches!(way, Way::Incremental(_)));
+    let on: Vec<_> = on.map(|(disk, _)| disk.target.as_str()).collect();
+    let name = parent.manifest.bitmap.as_deref().filter(|_| !on.is_empty())?;
+    Some(found.bitmaps.find_parent(&found.domain, name, parent.manifest.when.as_second(), &on))
 }
 
 /// After a success: removes the other bitmaps of ours. What could not be done is told, and done by the next run.

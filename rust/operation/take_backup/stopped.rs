@@ -3,6 +3,7 @@
 //! parent's bitmap, stored in the disk, names.
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,7 @@ use super::image_lock::ImageLock;
 use super::layers::{self, LayerAt, Unread};
 use super::request::{Checked, Mode, StoppedSource};
 use super::storage::{self, Targets};
-use super::{Call, Outcome, SYNC, TakenBackup, ask, file_name, manifest, parent_point, qemu_img, regrown};
+use super::{Call, Outcome, SYNC, TakenBackup, ask, base, file_name, manifest, parent_point, qemu_img, regrown};
 use crate::engine::{Engine, offline};
 use crate::error::{Code, Error, Result};
 use crate::host::HostState;
@@ -19,7 +20,7 @@ use crate::job::{Job, Reporter};
 use crate::libvirt::Domain;
 use crate::nas::deadline::{LIMIT, bounded};
 use crate::point::Parent;
-use crate::point::fingerprints::Fingerprints;
+use crate::point::fingerprints::{Base, Fingerprints};
 use crate::qcow2::{self, Dirty, Layer, View};
 
 /// A disk as it was found.
@@ -74,7 +75,8 @@ fn take(
     let targets = storage::make_targets(opened, &checked.point, plan.specs(&facts, true), storage::PROBE)?;
     let mut attempt = Attempt { found, facts, plan, targets, hangs: false };
     let bitmap = checked.mode.bitmap();
-    let seeded = bitmap.map_or(Ok(()), |bitmap| attempt.seed(bitmap, host));
+    let completed = base::complete(&attempt.targets, &mut attempt.plan, job, call.deadline);
+    let seeded = completed.and_then(|()| bitmap.map_or(Ok(()), |bitmap| attempt.seed(bitmap, host)));
     match seeded.and_then(|()| attempt.copy(call, job)) {
         Ok(copied) => attempt.publish(call, copied, parent, &ours, host, job),
         Err(error) => Err(attempt.abandon(error, bitmap, host)),
@@ -186,21 +188,27 @@ fn decide(
     parent: Option<&std::result::Result<Parent, String>>,
 ) -> Plan {
     let asked = Asked::of(&checked.mode, parent);
-    let ways = decision::ways(asked, facts);
+    let ways = decision::ways(asked, facts, true);
     let bitmap = match (asked, &ways, parent_bitmap(checked)) {
-        (Asked::Incremental(Ok(_)), Ok(ways), Some(name)) => Some(find_bitmap(name, found, ways)),
+        (Asked::Incremental(Ok(_)), Ok(ways), Some(name)) => find_bitmap(name, found, ways),
         _ => None,
     };
-    decision::plan(asked, facts, ways, bitmap)
+    decision::plan(asked, facts, ways, bitmap, true)
 }
 
-fn find_bitmap(name: &str, found: &[Found], ways: &[Way]) -> BitmapFound {
-    let on = found.iter().zip(ways).filter(|(_, way)| matches!(way, Way::Incremental(_))).map(|(disk, _)| disk);
-    let lost = on.filter_map(|disk| {
+/// What is known of the parent's bitmap, if any disk needs it.
+fn find_bitmap(name: &str, found: &[Found], ways: &[Way]) -> Option<BitmapFound> {
+    let on = found.iter().zip(ways).filter(|(_, way)| matches!(way, Way::Incremental(_)));
+    let on: Vec<_> = on.map(|(disk, _)| disk).collect();
+    let lost = on.iter().filter_map(|disk| {
         disk.untracked.as_ref().map(|reason| format!("bitmap '{name}' {reason} on disk {}", disk.source.path))
     });
     let lost: Vec<_> = lost.collect();
-    if lost.is_empty() { BitmapFound::Known } else { BitmapFound::Lost(lost.join(", ")) }
+    match lost[..] {
+        _ if on.is_empty() => None,
+        [] => Some(BitmapFound::Known),
+        _ => Some(BitmapFound::Lost(lost.join(", "))),
+    }
 }
 
 /// A backup from the making of its targets to its publication.
@@ -289,10 +297,11 @@ impl Attempt {
         job: &mut Reporter<'_>,
     ) -> Result<Vec<Option<Fingerprints>>> {
         let (mut disks, mut ours, mut others) = (Vec::new(), Vec::new(), Vec::new());
-        for (i, reading) in readings.into_iter().enumerate() {
+        let bases = base::open(&self.targets, &self.facts, &self.plan)?;
+        for ((i, reading), base) in readings.into_iter().enumerate().zip(bases) {
             match reading {
                 Some(reading) => {
-                    disks.push(self.disk(i, reading)?);
+                    disks.push(self.disk(i, reading, base)?);
                     ours.push(i);
                 }
                 None => others.push(i),
@@ -310,8 +319,8 @@ impl Attempt {
     }
 
     /// The copy of the disk at position `i`.
-    fn disk(&self, i: usize, reading: Reading) -> Result<offline::Disk> {
-        let target = self.targets.target(i, &self.facts[i])?;
+    fn disk(&self, i: usize, reading: Reading, base: Option<Base<File>>) -> Result<offline::Disk> {
+        let target = self.targets.target(i, &self.facts[i], base)?;
         Ok(offline::Disk { target, view: reading.view, changes: reading.changes })
     }
 
@@ -364,7 +373,7 @@ impl Attempt {
             targets: found.iter().map(|_| None).collect(),
             parents,
             published,
-            recreated: None,
+            recreated: parent_bitmap(call.checked).filter(|_| plan.recreated).map(str::to_owned),
             fallback: plan.fallback,
             details,
             job_millis: copied.millis,

@@ -20,7 +20,7 @@ use crate::nas::lock::InstanceLock;
 use crate::nas::partial::{PARTIAL, PartialPoint};
 use crate::nas::path::{PointPath, RepoPath};
 use crate::nas::session::Session;
-use crate::point::fingerprints::{self, Digest};
+use crate::point::fingerprints::{self, Base, Digest};
 use crate::point::{MANIFEST, Manifest, Parent};
 use crate::qcow2;
 
@@ -178,8 +178,9 @@ impl Targets {
         self.partial.session()
     }
 
-    /// What an engine of ours writes of the disk at this position, as `facts` describe it, with its fingerprints.
-    pub(super) fn target(&self, i: usize, facts: &DiskFacts) -> Result<engine::Target> {
+    /// What an engine of ours writes of the disk at this position, as `facts` describe it, with its fingerprints; on top of
+    /// `base`, what differs from it.
+    pub(super) fn target(&self, i: usize, facts: &DiskFacts, base: Option<Base<File>>) -> Result<engine::Target> {
         let path = PathBuf::from(self.path(&file_name(i, &facts.volume))?);
         let io = |error| Error::io("open the target", &path, error);
         let none = || Error::new(Code::Internal, "open the target", "it was made without fingerprints");
@@ -191,6 +192,7 @@ impl Targets {
             backing: self.backings[i].clone(),
             index: index.try_clone().map_err(io)?,
             index_name: index_name.clone(),
+            base,
             path,
         })
     }

@@ -5,6 +5,7 @@
 
 mod base;
 mod contents;
+mod files;
 mod format;
 mod index;
 mod indexing;
@@ -22,6 +23,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 pub use base::{Base, State};
+pub use files::{clear, create, open, place};
 pub use index::{Entry, Index};
 pub use indexing::{Indexing, index_image};
 pub use merge::Merge;

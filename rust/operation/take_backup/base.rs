@@ -1,0 +1,100 @@
+//! What a disk is compared with where no bitmap tells what changed: the fingerprints of the parent point's images. Those that
+//! have none get them first, by being read.
+
+use std::fs::File;
+use std::time::{Duration, Instant};
+
+use super::decision::{DiskFacts, Plan, Way};
+use super::storage::Targets;
+use crate::error::{Code, Error, Result};
+use crate::job::Reporter;
+use crate::nas::deadline::{LIMIT, bounded};
+use crate::nas::folder::Folder;
+use crate::nas::path::RepoPath;
+use crate::nas::session::Session;
+use crate::operation::steps::{self, in_steps};
+use crate::point::fingerprints::{self, Base, Fingerprints, Indexing};
+use crate::point::{ChainImage, Manifest};
+use crate::qcow2;
+
+const STEP: &str = "compare with the parent point";
+/// How long an index, a two-thousandth of its image, may take to reach the NAS.
+const SYNC: Duration = Duration::from_secs(600);
+
+/// Gives the images that the plan compares disks with fingerprints where they have none.
+pub(super) fn complete(targets: &Targets, plan: &mut Plan, job: &mut Reporter<'_>, deadline: Instant) -> Result<()> {
+    for way in &mut plan.ways {
+        let Way::Compared(chain) = way else { continue };
+        for image in chain.iter_mut().filter(|image| image.fingerprints.is_none()) {
+            job.begin("read the parent point")?;
+            image.fingerprints = Some(index(targets.session(), image, job, deadline)?);
+            plan.details.push(format!("'{}' had no fingerprints: its {} bytes were read", image.file, image.size));
+        }
+    }
+    Ok(())
+}
+
+/// Opens what each disk is compared with, if it is.
+pub(super) fn open(targets: &Targets, disks: &[DiskFacts], plan: &Plan) -> Result<Vec<Option<Base<File>>>> {
+    let base = |(disk, way): (&DiskFacts, &Way)| {
+        let Way::Compared(chain) = way else { return Ok(None) };
+        let (session, chain, size) = (targets.session().clone(), chain.clone(), disk.virtual_size);
+        let opened = bounded(STEP, LIMIT, move || open_chain(session.root(), &chain, size));
+        opened.map(Some).map_err(|error| match error.code {
+            Code::CorruptImage | Code::NotFound => Error { code: Code::ParentInvalid, ..error }.on_disk(&disk.target),
+            _ => error.on_disk(&disk.target),
+        })
+    };
+    disks.iter().zip(&plan.ways).map(base).collect()
+}
+
+fn open_chain(root: &Folder, chain: &[ChainImage], size: u64) -> Result<Base<File>> {
+    let index = |image: &ChainImage| match &image.fingerprints {
+        Some(recorded) => fingerprints::open(root, &image.file, recorded),
+        None => Err(Error::new(Code::ParentInvalid, STEP, format!("'{}' has no fingerprints", image.file))),
+    };
+    let indexes = chain.iter().map(index).collect::<Result<Vec<_>>>()?;
+    Base::begin(indexes, size).map_err(|e| fingerprints::failed(STEP, chain[0].file.as_str(), e))
+}
+
+/// Reads an image of a published point and records its fingerprints in the point's manifest.
+fn index(session: &Session, image: &ChainImage, job: &mut Reporter<'_>, deadline: Instant) -> Result<Fingerprints> {
+    let (ours, path) = (session.clone(), image.file.clone());
+    let (indexing, file) = bounded(STEP, LIMIT, move || begin(ours.root(), &path))?;
+    let advance = |indexing: &mut Indexing<File>| indexing.advance(Instant::now() + steps::STEP);
+    let read = in_steps(session, STEP, LIMIT, indexing, advance, |indexing| {
+        job.progress(indexing.done(), image.size);
+        if Instant::now() >= deadline {
+            return Err(Error::new(Code::Timeout, STEP, "not done within waitSeconds"));
+        }
+        job.tell()
+    })?;
+    let (hash, rest) = read.map_err(|error| match error {
+        qcow2::Error::Io(error) => Error::io(STEP, image.file.as_str(), error),
+        other => Error { code: Code::ParentInvalid, ..other.at(STEP, image.file.as_str()) },
+    })?;
+    let (ours, path) = (session.clone(), image.file.clone());
+    bounded(STEP, SYNC, move || {
+        let name = fingerprints::place(ours.root(), &path, &file)?;
+        let recorded = Fingerprints { file: name, hash, rest };
+        record(ours.root(), &path, &recorded)?;
+        Ok(recorded)
+    })
+}
+
+fn begin(root: &Folder, image: &RepoPath) -> Result<(Indexing<File>, File)> {
+    let source = root.open_file(image)?;
+    let file = fingerprints::create(root, image)?;
+    let to = file.try_clone().map_err(|e| Error::io(STEP, image.as_str(), e))?;
+    let indexing = fingerprints::index_image(source, to).map_err(|e| e.at(STEP, image.as_str()))?;
+    Ok((indexing, file))
+}
+
+fn record(root: &Folder, image: &RepoPath, recorded: &Fingerprints) -> Result<()> {
+    let gone = || Error::new(Code::ParentInvalid, STEP, format!("no manifest tells of '{image}'"));
+    let folder = root.open_dir(&image.parent().ok_or_else(gone)?)?;
+    let mut manifest = Manifest::read(&folder)?.ok_or_else(gone)?;
+    let disk = manifest.disks.iter_mut().find(|disk| disk.file == image.name()).ok_or_else(gone)?;
+    disk.fingerprints = Some(recorded.clone());
+    manifest.replace(&folder)
+}

@@ -1,0 +1,50 @@
+//! Where indexes lie: beside their image. A new one comes under another name first, durably.
+
+use std::fs::File;
+use std::path::Path;
+
+use super::{Fingerprints, Index, failed, file_name};
+use crate::error::{Error, Result};
+use crate::nas::folder::{FILE_MODE, Folder};
+use crate::nas::path::RepoPath;
+
+const STEP: &str = "write the fingerprints";
+
+/// Opens the index of `image`, a file below `root`, as it was `recorded`.
+pub fn open(root: &Folder, image: &RepoPath, recorded: &Fingerprints) -> Result<Index<File>> {
+    let path = folder_path(image)?.join(&recorded.file)?;
+    let file = root.open_file(&path)?;
+    Index::open(file, recorded.hash).map_err(|e| failed("read the fingerprints", path.as_str(), e))
+}
+
+/// Makes the file for a new index of `image`; one that was not finished goes.
+pub fn create(root: &Folder, image: &RepoPath) -> Result<File> {
+    let (folder, new) = (root.open_dir(&folder_path(image)?)?, new_name(image));
+    folder.remove_tree(&new)?;
+    folder.create_file(&new, FILE_MODE)
+}
+
+/// Makes the new index `file` durable under its name, which is returned; nothing may name an old one any more.
+pub fn place(root: &Folder, image: &RepoPath, file: &File) -> Result<String> {
+    file.sync_all().map_err(|e| Error::io(STEP, Path::new(image.as_str()), e))?;
+    let (folder, name) = (root.open_dir(&folder_path(image)?)?, file_name(image.name()));
+    folder.remove_tree(&name)?;
+    folder.rename(&new_name(image), &name)?;
+    folder.sync()?;
+    Ok(name)
+}
+
+/// Removes a new index of `image` that was not finished, and the one of the name `old`, which nothing names any more.
+pub fn clear(root: &Folder, image: &RepoPath, old: &str) -> Result<()> {
+    let folder = root.open_dir(&folder_path(image)?)?;
+    folder.remove_tree(&new_name(image))?;
+    folder.remove_tree(old).map(drop)
+}
+
+fn new_name(image: &RepoPath) -> String {
+    format!(".{}.new", file_name(image.name()))
+}
+
+fn folder_path(image: &RepoPath) -> Result<RepoPath> {
+    image.parent().ok_or_else(|| Error::invalid("image", format!("'{image}' lies in no restore point")))
+}
