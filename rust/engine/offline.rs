@@ -29,8 +29,9 @@ pub struct Disk {
     pub changes: Option<Dirty>,
 }
 
-/// Copies the disks, which nobody writes to as long as `guard` lives; it is dropped when they are read no more. The
-/// targets are complete, not synced; what was recorded of them. A reader or a writer that hangs is left behind, which the error says.
+/// Copies the disks, which nobody writes to as long as `guard` lives; it is dropped when they are read no more. What was
+/// recorded of each. The targets are complete, not synced. A reader or a writer that hangs is left behind, which the error
+/// says.
 pub fn copy(
     disks: Vec<Disk>,
     session: Session,
