@@ -43,6 +43,7 @@ test: prerequisites lint
 fuzz: SECONDS ?= 60
 fuzz: prerequisites
 	NASBACKUP_FUZZ_SECONDS=$(SECONDS) cargo test --release --test rebase damaged_images -- --nocapture --test-threads 1
+	NASBACKUP_FUZZ_SECONDS=$(SECONDS) cargo test --release --lib no_index_makes_a_reader
 
 # Hours: random chains, cuts and errors, far more of them than make test tries. CHAINS, CRASHES, ERRORS: how many.
 soak: CHAINS ?= 500
