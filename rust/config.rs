@@ -8,6 +8,13 @@ use serde::Deserialize;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 
+/// Backups at the same time, unless it is configured.
+const PLACES: usize = 4;
+/// Bytes a second of the lowest limit: a cluster is read at once.
+pub(crate) const LEAST_RATE: u64 = 1 << 16;
+/// Bytes of the smallest scratch with which a backup begins.
+pub(crate) const LEAST_SCRATCH: u64 = 64 << 20;
+
 /// What to do when a guest's file systems can't be frozen although the request asks for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -33,6 +40,16 @@ pub struct Config {
     pub scratch_dir: Option<PathBuf>,
     /// The engine for requests that leave it open.
     pub engine: Engine,
+    /// Bytes a second that a backup reads at most, for requests that leave it open. Absent or 0: no limit.
+    pub rate_limit: Option<u64>,
+    /// Bytes a second that all backups of this process read at most, together. Absent or 0: no limit.
+    pub host_rate_limit: Option<u64>,
+    /// Backups that run at the same time; more of them wait. Absent or 0: 4.
+    pub parallel_backups: Option<usize>,
+    /// Bytes of old blocks that a pull backup may keep. Absent or 0: as much as there is room for.
+    pub scratch_per_vm: Option<u64>,
+    /// The same for all pull backups on this host together.
+    pub scratch_per_host: Option<u64>,
     /// A log4rs YAML file that replaces the default appender.
     pub log_config: Option<PathBuf>,
     /// `off`, `error`, `warn`, `info` (default), `debug` or `trace`; ignored when `log_config` is given.
@@ -49,6 +66,11 @@ impl Default for Config {
             mount_dir: "/run/nasbackup".into(),
             scratch_dir: None,
             engine: Engine::Auto,
+            rate_limit: None,
+            host_rate_limit: None,
+            parallel_backups: None,
+            scratch_per_vm: None,
+            scratch_per_host: None,
             log_config: None,
             log_level: "info".to_owned(),
             quiesce_failure: QuiesceFailure::Error,
@@ -58,7 +80,7 @@ impl Default for Config {
 
 impl Config {
     /// Refuses what can't be meant, naming the key.
-    pub fn check(self) -> Result<Config> {
+    pub fn check(mut self) -> Result<Config> {
         if self.connection_uri.is_empty() {
             return Err(Error::invalid("connectionUri", "is empty"));
         }
@@ -72,10 +94,31 @@ impl Config {
                 return Err(Error::invalid(key, "is not an absolute path"));
             }
         }
+        for (key, value, least) in [
+            ("rateLimit", &mut self.rate_limit, LEAST_RATE),
+            ("hostRateLimit", &mut self.host_rate_limit, LEAST_RATE),
+            ("scratchPerVm", &mut self.scratch_per_vm, LEAST_SCRATCH),
+            ("scratchPerHost", &mut self.scratch_per_host, LEAST_SCRATCH),
+        ] {
+            *value = check_limit(key, *value, least)?;
+        }
         self.log_level
             .parse::<log::LevelFilter>()
             .map_err(|_| Error::invalid("logLevel", format!("'{}' is not a level", self.log_level)))?;
         Ok(self)
+    }
+
+    /// How many backups may run at the same time.
+    pub fn places(&self) -> usize {
+        self.parallel_backups.filter(|places| *places > 0).unwrap_or(PLACES)
+    }
+}
+
+/// `None` for no limit; one that no backup can keep is refused.
+pub(crate) fn check_limit(field: &str, limit: Option<u64>, least: u64) -> Result<Option<u64>> {
+    match limit.filter(|limit| *limit > 0) {
+        Some(limit) if limit < least => Err(Error::invalid(field, format!("is less than {least} bytes"))),
+        limit => Ok(limit),
     }
 }
 
@@ -102,6 +145,10 @@ mod tests {
             (r#"{"stateDir":"here"}"#, "stateDir"),
             (r#"{"connectionUri":""}"#, "connectionUri"),
             (r#"{"logLevel":"loud"}"#, "logLevel"),
+            (r#"{"rateLimit":65535}"#, "rateLimit"),
+            (r#"{"hostRateLimit":1}"#, "hostRateLimit"),
+            (r#"{"scratchPerVm":67108863}"#, "scratchPerVm"),
+            (r#"{"scratchPerHost":1}"#, "scratchPerHost"),
         ] {
             let error = serde_json::from_str::<Config>(json).unwrap().check().unwrap_err();
             assert!(error.cause.starts_with(key), "{error}");
@@ -111,6 +158,11 @@ mod tests {
 
     #[test]
     fn absent_keys_take_the_defaults() {
-        assert_eq!(serde_json::from_str::<Config>("{}").unwrap().check().unwrap(), Config::default());
+        let config = |json| serde_json::from_str::<Config>(json).unwrap().check().unwrap();
+        assert_eq!(config("{}"), Config::default());
+        let zeroes = r#"{"rateLimit":0,"hostRateLimit":0,"scratchPerVm":0,"scratchPerHost":0}"#;
+        assert_eq!(config(zeroes), Config::default());
+        let places = [r#"{}"#, r#"{"parallelBackups":0}"#, r#"{"parallelBackups":1}"#];
+        assert_eq!(places.map(|json| config(json).places()), [4, 4, 1]);
     }
 }

@@ -9,6 +9,7 @@ use std::time::Instant;
 use serde::Serialize;
 
 use crate::error::{Code, Error, Result};
+use crate::speed::{self, Speed};
 
 /// One running job, as `jobs` shows it and as progress listeners get it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -28,6 +29,10 @@ pub struct JobStatus {
     pub total_bytes: u64,
     /// Milliseconds since it started.
     pub elapsed_millis: u64,
+    /// Bytes a second in the last seconds of this phase; null while that is not known.
+    pub bytes_per_second: Option<u64>,
+    /// Milliseconds until all bytes are done, at that speed; null while that is not known.
+    pub remaining_millis: Option<u64>,
 }
 
 /// Is told of progress on the caller's own thread; an error from it cancels the job and becomes its result.
@@ -42,6 +47,7 @@ pub struct Job {
     phase: Mutex<&'static str>,
     done: AtomicU64,
     total: AtomicU64,
+    speed: Mutex<Speed>,
     started: Instant,
     cancelled: AtomicBool,
 }
@@ -51,12 +57,14 @@ impl Job {
     pub fn enter(&self, phase: &'static str) {
         log::debug!("{} {}: {phase}", self.operation, self.vm_name.as_deref().unwrap_or("-"));
         *lock(&self.phase) = phase;
+        *lock(&self.speed) = Speed::default();
     }
 
     /// Records progress in bytes.
     pub fn progress(&self, done: u64, total: u64) {
         self.done.store(done, Relaxed);
         self.total.store(total, Relaxed);
+        lock(&self.speed).note(Instant::now(), done);
     }
 
     /// Has somebody called `cancel`?
@@ -75,14 +83,18 @@ impl Job {
 
     /// A picture of the job at this moment.
     pub fn status(&self) -> JobStatus {
+        let (done_bytes, total_bytes) = (self.done.load(Relaxed), self.total.load(Relaxed));
+        let bytes_per_second = lock(&self.speed).bytes_per_second(Instant::now());
         JobStatus {
             job: self.id.clone(),
             operation: self.operation,
             vm_name: self.vm_name.clone(),
             phase: *lock(&self.phase),
-            done_bytes: self.done.load(Relaxed),
-            total_bytes: self.total.load(Relaxed),
+            done_bytes,
+            total_bytes,
             elapsed_millis: self.elapsed_millis(),
+            bytes_per_second,
+            remaining_millis: speed::remaining_millis(done_bytes, total_bytes, bytes_per_second),
         }
     }
 
@@ -178,6 +190,7 @@ pub fn start(id: Option<String>, operation: &'static str, vm_name: Option<String
         phase: Mutex::new("start"),
         done: AtomicU64::new(0),
         total: AtomicU64::new(0),
+        speed: Mutex::default(),
         started: Instant::now(),
         cancelled: AtomicBool::new(false),
     });

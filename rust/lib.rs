@@ -17,4 +17,6 @@ pub mod operation;
 mod panics;
 pub mod point;
 pub mod qcow2;
+mod queue;
+mod speed;
 pub mod sys;

@@ -7,6 +7,7 @@ mod support;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use nasbackup::operation::take_backup::TakeBackupRequest;
 use support::{Guest, Leaks, MIB, Nas, Story, run, succeeds, take_and, until};
 
 const PID_FILE: &str = "/run/libvirt/libvirtd.pid";
@@ -29,20 +30,29 @@ fn restart_libvirtd() {
     until("libvirtd answers", Duration::from_secs(30), || succeeds("virsh", ["list"]));
 }
 
-#[test]
-fn a_restarted_libvirtd_does_not_end_the_wait_and_harms_nothing() {
+fn restarted_under_a_backup_by(engine: &str) {
     let _alone = alone();
     let mut story = Story::new(Guest::full_of_data(1), Nas::folder().slow(16));
     story.guest.resize(0, 80 * MIB);
     story.take("full").assert_full(true);
     story.guest.write(0, 0x51, 2 * MIB, 48 * MIB);
-    let request = story.request("incremental");
+    let request = TakeBackupRequest { engine: Some(engine.into()), ..story.request("incremental") };
     let taken = story.accept_with(request, |request| take_and(request, |_| restart_libvirtd()));
     taken.assert_incremental();
     // The next one uses what the new daemon knows.
     story.guest.write(0, 0x52, 9 * MIB, MIB);
     story.take("incremental");
     story.assert_all_restore();
+}
+
+#[test]
+fn a_restarted_libvirtd_does_not_end_the_wait_for_a_push() {
+    restarted_under_a_backup_by("push");
+}
+
+#[test]
+fn a_restarted_libvirtd_does_not_end_the_wait_for_a_pull() {
+    restarted_under_a_backup_by("pull");
 }
 
 #[test]

@@ -1,9 +1,12 @@
 //! The ways in which a guest's data travels to the NAS.
 
+pub mod choice;
 pub mod job;
 pub mod offline;
+mod pace;
 pub mod pull;
 pub mod push;
+pub mod rate;
 mod reader;
 pub mod scratch;
 mod writer;

@@ -10,9 +10,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use super::job::{BackupJob, COPY, POLL, Signal, TICK};
+use super::rate::Rate;
 use super::reader::{self, Export};
 use super::scratch::Scratch;
 use super::writer::{Target, Writer, Written};
+use crate::config::LEAST_SCRATCH as BEGIN;
 use crate::error::{Code, Error, Result};
 use crate::job::Reporter;
 use crate::libvirt::{Event, State};
@@ -26,7 +28,7 @@ const BLAME: Duration = Duration::from_secs(1);
 /// How long an abort takes until nothing more comes into the scratch.
 const ABORT: Duration = Duration::from_secs(1);
 /// Less scratch than this is none.
-const LEAST_SCRATCH: u64 = 32 << 20;
+const LEAST_SCRATCH: u64 = BEGIN / 2;
 
 /// One disk of a pull.
 #[derive(Debug)]
@@ -72,10 +74,10 @@ impl Shared {
     }
 }
 
-/// Refuses a scratch folder that is too full to begin with.
+/// Refuses a scratch folder that has too little room to begin with.
 pub fn check_scratch(scratch: &Scratch) -> Result<()> {
-    let free = scratch.free()?;
-    if free < 2 * LEAST_SCRATCH { Err(scratch_full(format!("{free} bytes are free in it"))) } else { Ok(()) }
+    let room = scratch.room()?;
+    if room < BEGIN { Err(scratch_full(format!("there is room for {room} bytes"))) } else { Ok(()) }
 }
 
 /// Copies all disks of the job, which has begun with the socket and files of `scratch`, and ends the job; the fingerprints
@@ -85,11 +87,12 @@ pub fn copy(
     backup: &mut BackupJob,
     scratch: &Scratch,
     disks: Vec<Disk>,
+    rate: Rate,
     session: Session,
     job: &mut Reporter<'_>,
     deadline: Instant,
 ) -> Result<Written> {
-    let pull = match Pull::start(backup, scratch, disks, session) {
+    let pull = match Pull::start(backup, scratch, disks, rate, session) {
         Ok(pull) => pull,
         Err(error) => return Err(backup.abort(error)),
     };
@@ -116,12 +119,13 @@ struct Pull {
 }
 
 impl Pull {
-    fn start(backup: &BackupJob, scratch: &Scratch, disks: Vec<Disk>, session: Session) -> Result<Pull> {
+    fn start(backup: &BackupJob, scratch: &Scratch, disks: Vec<Disk>, rate: Rate, session: Session) -> Result<Pull> {
         let shared = Arc::new(Shared::default());
         let export = |disk: &Disk| Export {
             disk: disk.target.disk.clone(),
             size: disk.target.size,
             incremental: disk.incremental,
+            scratch: scratch.file(&disk.target.disk).into(),
         };
         let exports = disks.iter().map(export).collect();
         let targets = disks.into_iter().map(|disk| disk.target).collect();
@@ -130,7 +134,7 @@ impl Pull {
         let (writer, (pieces, slots)) = Writer::start(targets, session, &shared, ended)?;
         let (sender, ours) = (backup.sender(), shared.clone());
         let socket = PathBuf::from(scratch.socket());
-        let work = move || reader::read(socket, exports, &pieces, &slots, &ours);
+        let work = move || reader::read(socket, exports, rate, &pieces, &slots, &ours);
         let reader = deadline::start("read the exports", work, move || drop(sender.send(Signal::Ended)))?;
         Ok(Pull { shared, reader, writer })
     }
@@ -163,11 +167,12 @@ impl Pull {
                     return Err(blame(backup, Error::new(Code::JobFailed, COPY, "the job ended before its time")));
                 }
                 Some(Signal::Event(Event::IoError)) => return Err(paused(scratch)),
-                Some(Signal::Running(picture)) => {
-                    watch.look(Instant::now(), picture.scratch, scratch.free()?)?;
-                    self.shared.tell(job)?;
-                }
                 _ => {}
+            }
+            let now = Instant::now();
+            if watch.is_due(now) {
+                watch.look(now, scratch.used(), scratch.room()?)?;
+                self.shared.tell(job)?;
             }
         }
     }
@@ -223,8 +228,8 @@ fn blame(backup: &mut BackupJob, error: Error) -> Error {
 
 /// The guest was paused for an error of its storage: while a backup runs, for want of scratch more likely than not.
 fn paused(scratch: &Scratch) -> Error {
-    match scratch.free() {
-        Ok(free) if free >= LEAST_SCRATCH => {
+    match scratch.room() {
+        Ok(room) if room >= LEAST_SCRATCH => {
             Error::new(Code::JobFailed, COPY, "the guest was paused by an error of its storage")
         }
         _ => scratch_full("the guest was paused for it".to_owned()),
@@ -244,20 +249,26 @@ struct Watch {
 }
 
 impl Watch {
-    /// `NO_SPACE` when, of the `free` bytes beside the `used` ones, too few are left for the time until the next look and
-    /// an abort, at three times the guest's speed so far.
-    fn look(&mut self, now: Instant, used: u64, free: u64) -> Result<()> {
+    fn is_due(&self, now: Instant) -> bool {
+        self.last.is_none_or(|(last, _)| now.duration_since(last) >= POLL)
+    }
+
+    /// `NO_SPACE` when there is less `room` beside the `used` bytes than is needed for the time until the next look and an
+    /// abort, at three times the guest's speed so far.
+    fn look(&mut self, now: Instant, used: u64, room: u64) -> Result<()> {
         if let Some((before, had)) = self.last {
             let seconds = now.duration_since(before).as_secs_f64().max(0.001);
             self.rate = self.rate.max(used.saturating_sub(had) as f64 / seconds);
         }
         self.last = Some((now, used));
         let needed = LEAST_SCRATCH.max((3.0 * self.rate * (POLL + ABORT).as_secs_f64()) as u64);
-        if free >= needed {
+        if room >= needed {
             return Ok(());
         }
-        let cause =
-            format!("{used} bytes are used, {free} are free, the guest overwrites {} a second", self.rate as u64);
+        let cause = format!(
+            "{used} bytes are used, there is room for {room}, the guest overwrites {} a second",
+            self.rate as u64
+        );
         Err(scratch_full(cause))
     }
 }

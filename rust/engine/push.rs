@@ -7,25 +7,34 @@ use super::job::{BackupJob, CALL, COPY, Signal};
 use crate::error::{Code, Error, Result};
 use crate::job::Reporter;
 use crate::libvirt::{Event, JobPicture, JobState, State};
-use crate::nas::deadline::bounded;
+use crate::nas::deadline::{ask, bounded};
 
 /// How long QEMU may take to close its targets before we ask by another way.
 const CLOSE: Duration = Duration::from_secs(5);
 /// How long to wait, after a failure, for the event that names the disk.
 const BLAME: Duration = Duration::from_millis(300);
 
-/// Waits until QEMU has written and closed the target of each of the `disks`. On an error the job is aborted, unless it
-/// has ended.
-pub fn copy(backup: &mut BackupJob, disks: BTreeSet<String>, job: &mut Reporter<'_>, deadline: Instant) -> Result<()> {
-    let mut push = Push { backup, disks, closed: BTreeSet::new(), failed_disk: None };
+/// Waits until QEMU has written and closed the target of each of the `disks`, which it does at `rate` bytes a second if
+/// that is given; why it did not, if so. On an error the job is aborted, unless it has ended.
+pub fn copy(
+    backup: &mut BackupJob,
+    disks: BTreeSet<String>,
+    rate: Option<u64>,
+    job: &mut Reporter<'_>,
+    deadline: Instant,
+) -> Result<Option<Error>> {
+    let mut push = Push { backup, disks, rate, closed: BTreeSet::new(), failed_disk: None };
+    let limited = push.limit();
     let outcome = push.wait_completed(job, deadline).and_then(|()| push.wait_closed(deadline));
-    outcome.map_err(|error| backup.abort(error))
+    outcome.map(|()| limited.err()).map_err(|error| backup.abort(error))
 }
 
 /// A push job that runs.
 struct Push<'a> {
     backup: &'a mut BackupJob,
     disks: BTreeSet<String>,
+    /// Bytes a second that all disks together may have.
+    rate: Option<u64>,
     /// Disks whose block job ended, and whose targets so are closed.
     closed: BTreeSet<String>,
     /// The first disk whose block job failed.
@@ -40,7 +49,11 @@ impl Push<'_> {
                 Some(Signal::Event(Event::JobCompleted { error, .. })) => return Err(self.failed(error)),
                 Some(Signal::Over(JobPicture { state: JobState::Completed, backup: true, .. })) => break,
                 Some(Signal::Over(picture)) => return Err(self.failed(picture.error)),
-                Some(Signal::Event(Event::DiskClosed { disk, completed })) => self.disk_closed(disk, completed),
+                Some(Signal::Event(Event::DiskClosed { disk, completed })) => {
+                    self.disk_closed(disk, completed);
+                    // A job that is over, too, takes no limit.
+                    let _ = self.limit().inspect_err(|error| log::debug!("{error}"));
+                }
                 Some(Signal::Running(picture)) => {
                     job.progress(picture.done, picture.total);
                     job.tell()?;
@@ -57,6 +70,17 @@ impl Push<'_> {
             self.failed_disk.get_or_insert_with(|| disk.clone());
         }
         self.closed.insert(disk);
+    }
+
+    /// Shares the limit out among the disks that are under way.
+    fn limit(&self) -> Result<()> {
+        let open: Vec<String> = self.disks.difference(&self.closed).cloned().collect();
+        let Some(rate) = self.rate.filter(|_| !open.is_empty()) else { return Ok(()) };
+        let (domain, share) = (self.backup.domain().clone(), (rate / open.len() as u64).max(1));
+        ask("limit the job's speed", CALL, move || {
+            let domain = domain.again()?;
+            open.iter().try_for_each(|disk| domain.as_ref().map_or(Ok(()), |d| d.limit_block_job(disk, share)))
+        })
     }
 
     /// The error of a job that libvirt says has failed, naming the disk if an event does.

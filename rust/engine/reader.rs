@@ -2,22 +2,26 @@
 //! answers, QEMU would wait for it, and the guest for QEMU.
 
 use std::collections::VecDeque;
+use std::fs::File;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use super::pace::{Demand, Pace};
 use super::pull::Shared;
-use super::writer::{Piece, REQUEST, Slot};
+use super::rate::{Limiter, Rate};
+use super::writer::{Piece, Slot};
 use crate::error::{Code, Error, Result};
 use crate::nbd::{ALLOCATION, Connection, DIRTY, Extent, Status, Ticket, ZERO};
 use crate::qcow2::CLUSTER;
 
-/// Requests in flight. More of them is quicker, and the guest's own writes wait longer behind them.
-const IN_FLIGHT: usize = 2;
 /// Bytes that one question about extents is for.
 const WINDOW: u64 = 1 << 30;
 /// Between two looks at whether to go on.
 const TICK: Duration = Duration::from_millis(50);
+/// libnbd waits for whole milliseconds.
+const LEAST_WAIT: Duration = Duration::from_millis(1);
 
 /// One disk's export.
 #[derive(Debug, Clone)]
@@ -27,6 +31,8 @@ pub(super) struct Export {
     pub(super) size: u64,
     /// Only what its bitmap names is copied.
     pub(super) incremental: bool,
+    /// QEMU's file for its old blocks.
+    pub(super) scratch: PathBuf,
 }
 
 impl Export {
@@ -54,10 +60,12 @@ enum Waiting {
 pub(super) fn read(
     socket: PathBuf,
     exports: Vec<Export>,
+    rate: Rate,
     pieces: &Sender<Piece>,
     free: &Receiver<Slot>,
     shared: &Shared,
 ) -> Result<()> {
+    let mut course = Course::new(&exports, rate);
     let mut disks = Vec::new();
     let mut total = 0;
     for export in exports {
@@ -69,9 +77,46 @@ pub(super) fn read(
     shared.is_to_do(total);
     for mut disk in disks {
         let name = disk.export.disk.clone();
-        disk.copy(pieces, free, shared).map_err(|error| error.on_disk(&name))?;
+        disk.copy(&mut course, pieces, free, shared).map_err(|error| error.on_disk(&name))?;
     }
     Ok(())
+}
+
+/// How much may be asked for, and when.
+struct Course {
+    pace: Pace,
+    /// The scratch files of all disks.
+    scratch: Vec<File>,
+    limiter: Limiter,
+}
+
+impl Course {
+    fn new(exports: &[Export], rate: Rate) -> Course {
+        let open = |export: &Export| match File::open(&export.scratch) {
+            Ok(file) => Some(file),
+            Err(error) => {
+                log::warn!("what the guest writes can't be seen from '{}': {error}", export.scratch.display());
+                None
+            }
+        };
+        Course {
+            pace: Pace::default(),
+            scratch: exports.iter().filter_map(open).collect(),
+            limiter: Limiter::new(rate),
+        }
+    }
+
+    fn demand(&mut self) -> Demand {
+        let blocks = |file: &File| file.metadata().map_or(0, |metadata| metadata.blocks());
+        self.pace.look(Instant::now(), self.scratch.iter().map(blocks).sum::<u64>() * 512)
+    }
+}
+
+/// What became of the slot for a request.
+enum Asked {
+    Used,
+    /// The request may go only later.
+    Early(Slot, Duration),
 }
 
 struct Disk {
@@ -85,6 +130,8 @@ struct Disk {
     /// What was asked for, in order.
     waiting: VecDeque<Waiting>,
     in_flight: usize,
+    /// When the next bytes may be asked for, and how many.
+    turn: Option<(Instant, usize)>,
 }
 
 impl Disk {
@@ -97,7 +144,7 @@ impl Disk {
             return Err(Error::new(Code::DomainState, "connect to the export", cause));
         }
         let (runs, waiting) = (VecDeque::new(), VecDeque::new());
-        Ok(Disk { export: export.clone(), bitmap, connection, asked: 0, runs, waiting, in_flight: 0 })
+        Ok(Disk { export: export.clone(), bitmap, connection, asked: 0, runs, waiting, in_flight: 0, turn: None })
     }
 
     /// The bytes that are to be read.
@@ -121,7 +168,13 @@ impl Disk {
         Ok(())
     }
 
-    fn copy(&mut self, pieces: &Sender<Piece>, free: &Receiver<Slot>, shared: &Shared) -> Result<()> {
+    fn copy(
+        &mut self,
+        course: &mut Course,
+        pieces: &Sender<Piece>,
+        free: &Receiver<Slot>,
+        shared: &Shared,
+    ) -> Result<()> {
         let mut spare = None;
         loop {
             shared.go_on()?;
@@ -133,9 +186,13 @@ impl Disk {
             if self.runs.is_empty() && self.waiting.is_empty() {
                 return send(pieces, Piece::End);
             }
-            if !self.runs.is_empty() && self.in_flight < IN_FLIGHT {
+            let demand = course.demand();
+            if !self.runs.is_empty() && self.in_flight < demand.requests {
                 if let Some(slot) = spare.take().or_else(|| free.try_recv().ok()) {
-                    self.request(slot)?;
+                    if let Asked::Early(slot, wait) = self.request(slot, demand, &course.limiter)? {
+                        spare = Some(slot);
+                        self.connection.poll(wait.clamp(LEAST_WAIT, TICK))?;
+                    }
                     continue;
                 }
                 // Nobody waits for us now but the writer, and we for it.
@@ -169,11 +226,21 @@ impl Disk {
         Ok(())
     }
 
-    /// Asks for the next bytes, or takes note of zeroes.
-    fn request(&mut self, slot: Slot) -> Result<()> {
-        let Some(run) = self.runs.front_mut() else { return Ok(()) };
+    /// Asks for the next bytes, if it is their turn, or takes note of zeroes.
+    fn request(&mut self, slot: Slot, demand: Demand, limiter: &Limiter) -> Result<Asked> {
+        let Some(run) = self.runs.front_mut() else { return Ok(Asked::Used) };
         let (offset, zero) = (run.offset, run.zero);
-        let length = if zero { run.length } else { run.length.min(REQUEST as u64) };
+        let mut length = run.length;
+        if !zero {
+            let now = Instant::now();
+            let most = length.min(demand.bytes.min(limiter.most()) as u64);
+            let (at, bytes) = *self.turn.get_or_insert_with(|| (limiter.reserve(now, most), most as usize));
+            if at > now {
+                return Ok(Asked::Early(slot, at - now));
+            }
+            self.turn = None;
+            length = bytes as u64;
+        }
         run.offset += length;
         run.length -= length;
         if run.length == 0 {
@@ -187,7 +254,7 @@ impl Disk {
             Waiting::Read { ticket: self.connection.read(offset, length, slot)?, offset, length }
         };
         self.waiting.push_back(waiting);
-        Ok(())
+        Ok(Asked::Used)
     }
 }
 

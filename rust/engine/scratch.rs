@@ -1,7 +1,7 @@
 //! A folder on the host's own disk for one pull backup: QEMU's socket, and the blocks that the guest overwrites meanwhile.
 
 use std::fs::{self, DirBuilder, File, Permissions};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -19,6 +19,8 @@ const SWEEP: &str = "clear the scratch folder";
 const END: Duration = Duration::from_secs(60);
 /// QEMU's socket.
 const SOCKET: &str = "nbd";
+/// What the names of scratch files end with.
+const FILES: &str = "qcow2";
 /// A file with the domain's name in it.
 const DOMAIN: &str = "domain";
 /// Longest path of a unix socket: `sockaddr_un` without its NUL.
@@ -28,6 +30,8 @@ const LONGEST_SOCKET: usize = 107;
 #[derive(Debug)]
 pub struct Scratch {
     folder: PathBuf,
+    /// Bytes that it, and those of all backups of this host, may take.
+    limits: [Option<u64>; 2],
     /// Says that somebody still uses it.
     _lock: File,
 }
@@ -52,7 +56,8 @@ impl Scratch {
         let lock = File::open(&folder).map_err(io(&folder))?;
         flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|e| Error::io(STEP, &folder, e))?;
         drop(made);
-        let scratch = Scratch { folder, _lock: lock };
+        let limits = [config.scratch_per_vm, config.scratch_per_host];
+        let scratch = Scratch { folder, limits, _lock: lock };
         fs::write(scratch.folder.join(DOMAIN), vm).map_err(io(&scratch.folder))?;
         if let Some((user, group)) = owner {
             chown(&scratch.folder, Some(user), Some(group)).map_err(io(&scratch.folder))?;
@@ -67,19 +72,41 @@ impl Scratch {
 
     /// Path of the scratch file of the disk `target`.
     pub fn file(&self, target: &str) -> String {
-        self.path(&format!("{target}.qcow2"))
+        self.path(&format!("{target}.{FILES}"))
     }
 
     fn path(&self, name: &str) -> String {
         self.folder.join(name).into_os_string().into_string().expect("checked when it was made")
     }
 
-    /// Bytes that are free in it.
-    pub fn free(&self) -> Result<u64> {
+    /// Bytes that it takes.
+    pub fn used(&self) -> u64 {
+        taken(&self.folder)
+    }
+
+    /// Bytes for which there is room in it: that are free, and allowed.
+    pub fn room(&self) -> Result<u64> {
         let found = rustix::fs::statvfs(&self.folder);
         let found = found.map_err(|e| Error::io("look at the scratch folder", &self.folder, e))?;
-        Ok(found.f_bavail.saturating_mul(found.f_frsize))
+        let free = found.f_bavail.saturating_mul(found.f_frsize);
+        let [of_vm, of_host] = self.limits;
+        let of_vm = of_vm.map(|limit| limit.saturating_sub(self.used()));
+        let of_host = of_host.map(|limit| limit.saturating_sub(self.used_by_all()));
+        Ok([Some(free), of_vm, of_host].into_iter().flatten().min().unwrap_or(free))
     }
+
+    /// Bytes that the folders of all backups of this host take.
+    fn used_by_all(&self) -> u64 {
+        let folders = self.folder.parent().and_then(|all| fs::read_dir(all).ok()).into_iter().flatten();
+        folders.flatten().map(|folder| taken(&folder.path())).sum()
+    }
+}
+
+/// Bytes that the scratch files in a folder take. What goes meanwhile takes none.
+fn taken(folder: &Path) -> u64 {
+    let files = fs::read_dir(folder).into_iter().flatten().flatten().map(|file| file.path());
+    let scratch = files.filter(|path| path.extension().is_some_and(|extension| extension == FILES));
+    scratch.filter_map(|path| path.metadata().ok()).map(|file| file.blocks() * 512).sum()
 }
 
 impl Drop for Scratch {
@@ -176,7 +203,6 @@ fn end_job(config: &Config, folder: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::MetadataExt;
 
     fn config(folder: &Path) -> Config {
         Config { state_dir: folder.join("state"), ..Default::default() }
@@ -197,7 +223,7 @@ mod tests {
         assert_eq!((mode(&config.state_dir), mode(&root), mode(&scratch.folder)), (0o711, 0o711, 0o700));
         let owner = fs::metadata(&scratch.folder).unwrap();
         assert_eq!((owner.uid(), owner.gid()), (64055, 64056));
-        assert!(scratch.free().unwrap() > 0);
+        assert!(scratch.room().unwrap() > 0);
         fs::write(scratch.file("vda"), "x").unwrap();
         drop(scratch);
         assert_eq!(names(&root), 0);
@@ -216,6 +242,26 @@ mod tests {
         let second = Scratch::make(&config, "i-1-VM", None).unwrap();
         assert!(used.folder.exists() && second.folder.exists() && root.join("other").exists());
         assert_eq!(names(&root), 3);
+    }
+
+    #[test]
+    fn room_is_what_is_free_and_allowed() {
+        const MIB: u64 = 1 << 20;
+        let dir = tempfile::tempdir().unwrap();
+        let config = |of_vm, of_host| {
+            let [of_vm, of_host] = [of_vm, of_host].map(|mib: u64| Some(mib * MIB).filter(|limit| *limit > 0));
+            Config { scratch_per_vm: of_vm, scratch_per_host: of_host, ..config(dir.path()) }
+        };
+        let other = Scratch::make(&config(0, 0), "i-1-VM", None).unwrap();
+        fs::write(other.file("vda"), vec![1; 3 << 20]).unwrap();
+        for (of_vm, of_host, room) in [(100, 0, 98), (0, 100, 95), (100, 97, 92), (96, 100, 94), (1, 0, 0), (0, 4, 0)] {
+            let scratch = Scratch::make(&config(of_vm, of_host), "i-2-VM", None).unwrap();
+            fs::write(scratch.file("vda"), vec![1; 2 << 20]).unwrap();
+            assert!(scratch.used() >= 2 * MIB);
+            // a file system takes a little for itself
+            let found = scratch.room().unwrap();
+            assert!((room * MIB).saturating_sub(MIB / 2) <= found && found <= room * MIB, "{found} of {room} MiB");
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::Duration;
 
 use super::job::TICK;
+use super::pace;
 use super::pull::Shared;
 use crate::error::{Code, Error, Result};
 use crate::nas::deadline::{self, Background};
@@ -18,7 +19,7 @@ use crate::qcow2::{CLUSTER, Rest, Stream};
 const STEP: &str = "write the target";
 
 /// Bytes of one piece of data at most.
-pub(super) const REQUEST: usize = 1 << 20;
+pub(super) const REQUEST: usize = pace::FULL.bytes;
 /// Requests' worth of memory for what is read and not yet written.
 const SLOTS: usize = 8;
 /// How long the writer may take to stop before it is given up.

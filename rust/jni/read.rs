@@ -54,8 +54,9 @@ pub(super) fn take_backup(request: &JTakeBackupRequest<'_>, env: &Env<'_>) -> Re
             parent_paths: list("parentPaths", request.parent_paths(env)?, env, path)?,
             disks: list("disks", request.disks(env)?, env, stopped_disk)?,
             quiesce: Some(request.quiesce(env)?),
-            wait_seconds: Some(seconds("waitSeconds", request.wait_seconds(env)?)?),
+            wait_seconds: Some(unsigned("waitSeconds", request.wait_seconds(env)?)?),
             engine: if engine.is_null() { None } else { text("engine", engine.text(env)?, env)? },
+            rate_limit: Some(unsigned("rateLimit", request.rate_limit(env)?)?),
         })
     })
 }
@@ -166,6 +167,15 @@ pub(super) fn configuration(java: &JConfiguration<'_>, env: &Env<'_>) -> Result<
                 keys.insert(key.to_owned(), Value::String(value));
             }
         }
+        for (key, value) in [
+            ("rateLimit", java.rate_limit(env)?),
+            ("hostRateLimit", java.host_rate_limit(env)?),
+            ("parallelBackups", java.parallel_backups(env)?),
+            ("scratchPerVm", java.scratch_per_vm(env)?),
+            ("scratchPerHost", java.scratch_per_host(env)?),
+        ] {
+            keys.insert(key.to_owned(), unsigned(key, value)?.into());
+        }
         Ok::<_, Failure>(())
     })?;
     Config::deserialize(Value::Object(keys)).map_err(|e| Error::invalid("configuration", e).into())
@@ -223,6 +233,6 @@ fn list<T>(
     Ok(Some(elements))
 }
 
-fn seconds(field: &str, value: i64) -> Result<u64> {
+fn unsigned(field: &str, value: i64) -> Result<u64> {
     u64::try_from(value).map_err(|_| Error::invalid(field, "is negative").into())
 }

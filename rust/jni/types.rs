@@ -35,6 +35,11 @@ bind_java_type! {
         fn mount_dir() -> JString,
         fn scratch_dir() -> JString,
         fn engine() -> JEngine,
+        fn rate_limit() -> jlong,
+        fn host_rate_limit() -> jlong,
+        fn parallel_backups() -> jlong,
+        fn scratch_per_vm() -> jlong,
+        fn scratch_per_host() -> jlong,
         fn log_config() -> JString,
         fn log_level() -> JString,
         fn quiesce_failure() -> JQuiesceFailure,
@@ -78,6 +83,7 @@ bind_java_type! {
         fn quiesce() -> jboolean,
         fn wait_seconds() -> jlong,
         fn engine() -> JEngine,
+        fn rate_limit() -> jlong,
     },
 }
 
@@ -241,7 +247,9 @@ bind_java_type! {
             phase: JString,
             done_bytes: jlong,
             total_bytes: jlong,
-            elapsed_millis: jlong
+            elapsed_millis: jlong,
+            bytes_per_second: jlong,
+            remaining_millis: jlong
         ),
     },
 }

@@ -102,7 +102,8 @@ pub(super) fn status<'l>(status: &JobStatus, env: &mut Env<'l>) -> Result<JJobSt
     let vm_name = text(status.vm_name.as_deref(), env)?;
     let phase = text(Some(status.phase), env)?;
     let (done, total, elapsed) = (long(status.done_bytes), long(status.total_bytes), long(status.elapsed_millis));
-    JJobStatus::new(env, &job, &operation, &vm_name, &phase, done, total, elapsed)
+    let [speed, remaining] = [status.bytes_per_second, status.remaining_millis].map(|known| known.map_or(-1, long));
+    JJobStatus::new(env, &job, &operation, &vm_name, &phase, done, total, elapsed, speed, remaining)
 }
 
 fn disks<'l>(disks: &[TakenDisk], env: &mut Env<'l>) -> Result<JObjectArray<'l, JDiskResult<'l>>> {

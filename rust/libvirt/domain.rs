@@ -51,8 +51,6 @@ pub struct JobPicture {
     pub done: u64,
     /// Bytes to do in all.
     pub total: u64,
-    /// Bytes that a pull backup's scratch files take.
-    pub scratch: u64,
     /// Why it failed, if libvirt says so.
     pub error: Option<String>,
 }
@@ -197,13 +195,32 @@ impl Domain {
                 backup: read.int(sys::VIR_DOMAIN_JOB_OPERATION) == Some(sys::VIR_DOMAIN_JOB_OPERATION_BACKUP as c_int),
                 done: read.ulong(sys::VIR_DOMAIN_JOB_DISK_PROCESSED).unwrap_or(0),
                 total: read.ulong(sys::VIR_DOMAIN_JOB_DISK_TOTAL).unwrap_or(0),
-                scratch: read.ulong(sys::VIR_DOMAIN_JOB_DISK_TEMP_USED).unwrap_or(0),
                 error: read.string(sys::VIR_DOMAIN_JOB_ERRMSG),
             };
             sys::virTypedParamsFree(params, count);
             picture
         };
         Ok(picture)
+    }
+
+    /// Bounds the block job that runs on the disk `target`, a backup's too, to so many bytes a second.
+    pub fn limit_block_job(&self, target: &str, bytes_per_second: u64) -> Result<()> {
+        let disk = c_string(target)?;
+        let flags = sys::VIR_DOMAIN_BLOCK_JOB_SPEED_BANDWIDTH_BYTES;
+        // SAFETY: the domain is live and the name is NUL-terminated.
+        if unsafe { sys::virDomainBlockJobSetSpeed(self.inner.as_ptr(), disk.as_ptr(), bytes_per_second, flags) } < 0 {
+            return Err(at("limit the job's speed")(VirtError::last_error()).on_disk(target));
+        }
+        Ok(())
+    }
+
+    /// The versions of libvirt and of QEMU on this host: 9.0.0 is 9,000,000.
+    pub fn versions(&self) -> Result<(u64, u64)> {
+        let connection = connect(&self.uri)?;
+        let step = "ask for the versions of libvirt and QEMU";
+        let libvirt = connection.lib_version().map_err(at(step))?;
+        let qemu = connection.hyp_version().map_err(at(step))?;
+        Ok((libvirt.into(), qemu.into()))
     }
 
     /// Begins a backup job, with a checkpoint of the same instant if `checkpoint` is given. `made`: the files that

@@ -5,6 +5,7 @@
 use super::Error;
 use super::create::{self, CLUSTER, CLUSTERS_PER_L2, Places};
 use super::storage::Storage;
+use super::transfer::Writeback;
 
 /// The table or cluster is named by this one entry only.
 const COPIED: u64 = 1 << 63;
@@ -28,6 +29,7 @@ pub struct Stream<S> {
     l2: Vec<u64>,
     /// Which table `l2` is; `None` while it is empty.
     table: Option<usize>,
+    writeback: Writeback,
 }
 
 impl<S: Storage> Stream<S> {
@@ -45,6 +47,7 @@ impl<S: Storage> Stream<S> {
             l1: vec![0; l1_entries],
             l2: vec![0; CLUSTERS_PER_L2 as usize],
             table: None,
+            writeback: Writeback::default(),
         })
     }
 
@@ -152,6 +155,7 @@ impl<S: Storage> Stream<S> {
     /// Writes at the end; what follows begins in a cluster of its own.
     fn append(&mut self, bytes: &[u8]) -> Result<(), Error> {
         self.storage.write_at(bytes, self.end)?;
+        self.writeback.wrote(&self.storage, self.end, bytes.len() as u64);
         self.end += (bytes.len() as u64).next_multiple_of(CLUSTER);
         Ok(())
     }

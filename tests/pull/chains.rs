@@ -31,9 +31,10 @@ fn a_chain_may_change_its_engine() {
 }
 
 #[test]
-fn what_is_left_open_is_push_for_now() {
+fn what_is_left_open_is_pull() {
     let mut story = Story::new(Guest::ordinary(), Nas::folder());
-    assert_eq!(take_by(&mut story, "auto", "full").taken.engine, Engine::Push);
+    let taken = &take_by(&mut story, "auto", "full").taken;
+    assert_eq!((taken.engine, taken.details.as_str()), (Engine::Pull, ""));
 }
 
 /// Written, zeroed, discarded, by whole clusters and parts of them: every pair of things that can happen to a place

@@ -89,11 +89,12 @@ fn somebody_aborts_the_job() {
 #[test]
 fn progress_goes_up_to_what_there_is_to_do() {
     let mut story = slow_story_on(Nas::folder());
-    let mut seen = Vec::new();
+    let (mut seen, mut foreseen) = (Vec::new(), false);
     story.accept_with(story.request("incremental"), |request| {
         operation::take_backup::run(request, &mut |status| {
             if status.phase == "copy" {
                 seen.push((status.done_bytes, status.total_bytes));
+                foreseen |= status.bytes_per_second > Some(0) && status.remaining_millis > Some(0);
             }
             Ok(())
         })
@@ -101,6 +102,7 @@ fn progress_goes_up_to_what_there_is_to_do() {
     assert!(seen.iter().any(|(done, total)| 0 < *done && done < total), "{seen:?}");
     assert!(seen.is_sorted_by_key(|(done, _)| *done), "{seen:?}");
     assert_eq!(seen.last().unwrap().1, 48 * MIB, "{seen:?}");
+    assert!(foreseen, "its end was in sight");
 }
 
 #[test]

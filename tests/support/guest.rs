@@ -344,8 +344,13 @@ impl Guest {
 
     /// Writes `pattern` to `length` bytes of a disk and flushes it.
     pub fn write(&mut self, disk: usize, pattern: u8, offset: u64, length: u64) {
-        self.qemu_io(disk, &format!("write -P {pattern} {offset} {length}"), offset + length);
+        self.write_on(disk, pattern, offset, length);
         self.disks[disk].written = Some((pattern, offset, length));
+    }
+
+    /// The same while something else looks on.
+    pub fn write_on(&self, disk: usize, pattern: u8, offset: u64, length: u64) {
+        self.qemu_io(disk, &format!("write -P {pattern} {offset} {length}"), offset + length);
     }
 
     /// Writes zeros by a command for it, not by data.

@@ -65,7 +65,7 @@ pub fn init() {
 
 /// The engine that the binary's tests are about.
 pub fn engine() -> Engine {
-    if env!("CARGO_CRATE_NAME").starts_with("pull") { Engine::Pull } else { Engine::Auto }
+    if env!("CARGO_CRATE_NAME").starts_with("pull") { Engine::Pull } else { Engine::Push }
 }
 
 /// Runs a program and returns what it printed; panics when it fails.

@@ -16,6 +16,11 @@ pub struct RealGuest {
 impl RealGuest {
     /// Boots one with `ballast_mib` MiB of random data. `words` go to the kernel: `w=64` writes files of 64 KiB for ever.
     pub fn boot(ballast_mib: u64, words: &str) -> RealGuest {
+        RealGuest::boot_beside(ballast_mib, words, [])
+    }
+
+    /// The same with further disks.
+    pub fn boot_beside(ballast_mib: u64, words: &str, disks: impl IntoIterator<Item = Disk>) -> RealGuest {
         init();
         let files = folder("linux");
         // QEMU's user can't reach into every folder a repository is checked out to.
@@ -25,7 +30,8 @@ impl RealGuest {
             std::fs::copy(made.join(name), files.join(name)).unwrap();
         }
         let console = files.join("console");
-        let mut guest = Guest::stopped([Disk::existing(file_system(ballast_mib), Image::Qcow2)]);
+        let root = Disk::existing(file_system(ballast_mib), Image::Qcow2);
+        let mut guest = Guest::stopped(std::iter::once(root).chain(disks));
         guest.memory_mib = 128;
         guest.boot = format!(
             "<kernel>{0}/vmlinuz</kernel><initrd>{0}/initrd</initrd>\

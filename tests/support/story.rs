@@ -196,10 +196,15 @@ impl Story {
         let content = disks.map(|(i, disk)| (disk.volume().to_owned(), self.guest.copy(i))).collect();
         let path = request.backup_path.clone().unwrap();
         let created = request.bitmap_new.clone();
-        let pull =
-            state != "gone" && request.engine.as_deref().map_or(engine() == Engine::Pull, |engine| engine == "pull");
+        let expected = match request.engine.as_deref() {
+            _ if state == "gone" => Some(Engine::Push),
+            Some("push") => Some(Engine::Push),
+            Some("pull") => Some(Engine::Pull),
+            Some(_) => None,
+            None => Some(engine()),
+        };
         let taken = take(request).unwrap_or_else(|error| panic!("{error}"));
-        assert_eq!(taken.engine, if pull { Engine::Pull } else { Engine::Push });
+        assert!(expected.is_none_or(|expected| taken.engine == expected), "{taken:?}");
         self.taken += 1;
         assert_eq!(self.guest.state(), state, "the guest's state after the backup");
         self.points.push(Point { path, taken, content });

@@ -47,23 +47,27 @@ pub(super) struct Attempt {
     host: HostState,
     targets: Targets,
     engine: Engine,
+    /// For a pull.
+    scratch: Option<Scratch>,
     backup: Option<BackupJob>,
     /// libvirt did not come back from the begin: a job may run.
     stuck: bool,
+    /// The hypervisor did not begin the job, which changes nothing.
+    refused: bool,
 }
 
 impl Attempt {
-    /// Begins with targets that were made and nothing else.
+    /// Begins with targets that were made and nothing else; by pull if there is a `scratch`.
     pub(super) fn new(
-        call: &Call<'_>,
         found: Found,
         bitmap: Option<&str>,
         host: HostState,
         targets: Targets,
+        scratch: Option<Scratch>,
     ) -> Attempt {
-        // Left open, it is push until pull has shown its figures.
-        let engine = if call.checked.engine == Engine::Pull { Engine::Pull } else { Engine::Push };
-        Attempt { found, bitmap: bitmap.map(str::to_owned), host, targets, engine, backup: None, stuck: false }
+        let engine = if scratch.is_some() { Engine::Pull } else { Engine::Push };
+        let bitmap = bitmap.map(str::to_owned);
+        Attempt { found, bitmap, host, targets, engine, scratch, backup: None, stuck: false, refused: false }
     }
 
     /// The engine that moves the data.
@@ -76,6 +80,11 @@ impl Attempt {
         base::complete(&self.targets, plan, job, call.deadline)
     }
 
+    /// Was it all for nothing because the hypervisor would not begin a pull?
+    pub(super) fn pull_was_refused(&self) -> bool {
+        self.refused && self.engine == Engine::Pull
+    }
+
     /// Runs the job, freezing the guest for its begin if that is asked for.
     pub(super) fn copy(
         &mut self,
@@ -84,8 +93,8 @@ impl Attempt {
         names: &[String],
         job: &mut Reporter<'_>,
     ) -> Result<Copied> {
-        let Call { checked, config, deadline, .. } = *call;
-        let means = self.means(config, plan)?;
+        let Call { checked, config, .. } = *call;
+        let means = self.means(plan)?;
         let xml = self.backup_xml(checked, plan, names, &means)?;
         let checkpoint = self.bitmap.as_deref().map(|bitmap| self.checkpoint_xml(bitmap, plan));
         if let Some(bitmap) = &self.bitmap {
@@ -103,24 +112,24 @@ impl Attempt {
             details.push(error.to_string());
         }
         self.stuck = backup.as_ref().is_err_and(|error| error.code == Code::NasUnresponsive || self.job_runs());
+        self.refused = !self.stuck && backup.as_ref().is_err_and(|error| error.code == Code::Libvirt);
         let mut backup = backup?;
         job.enter("copy");
-        let copied = self.move_data(&mut backup, means, job, deadline);
+        let copied = self.move_data(call, &mut backup, means, job);
         self.backup = Some(backup);
-        let fingerprints = copied?.into_iter().map(Some).collect();
+        let (fingerprints, unlimited) = copied?;
+        let fingerprints = fingerprints.into_iter().map(Some).collect();
+        details.extend(unlimited);
         let millis = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         job.begin("publish")?;
         Ok(Copied { when, millis, details, fingerprints })
     }
 
     /// What the engine needs for its copy, made before the guest is touched.
-    fn means(&self, config: &Config, plan: &Plan) -> Result<Means> {
-        let targets = self.found.disks.iter().map(|disk| disk.target.clone());
-        if self.engine != Engine::Pull {
-            return Ok(Means::Push(targets.collect()));
-        }
-        let scratch = Scratch::make(config, self.found.domain.name(), self.found.xml.owner)?;
-        pull::check_scratch(&scratch)?;
+    fn means(&mut self, plan: &Plan) -> Result<Means> {
+        let Some(scratch) = self.scratch.take() else {
+            return Ok(Means::Push(self.found.disks.iter().map(|disk| disk.target.clone()).collect()));
+        };
         let bases = base::open(&self.targets, &self.found.disks, plan)?;
         let disk = |((i, disk), base): ((usize, &DiskFacts), _)| {
             let target = self.targets.target(i, disk, base)?;
@@ -130,25 +139,31 @@ impl Attempt {
         Ok(Means::Pull(scratch, disks))
     }
 
-    /// Has the job that was begun copy everything, and ends it on every path where that can be done.
+    /// Has the job that was begun copy everything, and ends it on every path where that can be done. Returns the
+    /// fingerprints, and what was not ordinary.
     fn move_data(
         &self,
+        call: &Call<'_>,
         backup: &mut BackupJob,
         means: Means,
         job: &mut Reporter<'_>,
-        deadline: Instant,
-    ) -> Result<Vec<Fingerprints>> {
+    ) -> Result<(Vec<Fingerprints>, Option<String>)> {
+        let (rate, deadline) = (call.checked.rate, call.deadline);
         if let Err(error) = self.check_same() {
             return Err(backup.abort(error));
         }
         match means {
-            Means::Push(disks) => push::copy(backup, disks, job, deadline).map(|()| Vec::new()),
+            Means::Push(disks) => {
+                let share = rate.share_of(call.config.places() as u64);
+                let unlimited = push::copy(backup, disks, share, job, deadline)?;
+                Ok((Vec::new(), unlimited.map(|error| error.to_string())))
+            }
             Means::Pull(scratch, disks) => {
                 let session = self.targets.session().clone();
-                let copied = pull::copy(backup, &scratch, disks, session, job, deadline);
+                let copied = pull::copy(backup, &scratch, disks, rate, session, job, deadline);
                 // A guest that ran out of scratch in the last moment waits for it.
                 let resumed = if backup.has_ended() { self.resume() } else { Ok(()) };
-                copied.and_then(|fingerprints| resumed.map(|()| fingerprints))
+                copied.and_then(|fingerprints| resumed.map(|()| (fingerprints, None)))
             }
         }
     }
@@ -157,7 +172,11 @@ impl Attempt {
     fn resume(&self) -> Result<()> {
         let (domain, ran) = (self.found.domain.clone(), self.found.runs);
         ask("resume the guest", move || {
-            resume(&domain, ran);
+            // The daemon may have been restarted since.
+            match domain.again() {
+                Ok(now) => now.iter().for_each(|domain| resume(domain, ran)),
+                Err(error) => log::error!("{}: {error}", domain.name()),
+            }
             Ok(())
         })
     }

@@ -24,12 +24,13 @@ use serde::Serialize;
 
 use crate::config::{self, Config};
 use crate::engine::Engine;
-use crate::error::Result;
+use crate::error::{Code, Error, Result};
 use crate::host::HostState;
 use crate::job::{self, Job, Listener, Reporter};
 use crate::nas::deadline;
 use crate::nas::path::PointPath;
 use crate::point::{Kind, Manifest, ManifestDisk, Parent, ParentPoint};
+use crate::queue;
 
 use request::Checked;
 pub use request::{StoppedDisk, TakeBackupRequest};
@@ -97,9 +98,11 @@ pub fn run(request: TakeBackupRequest, listener: Listener<'_>) -> Result<TakenBa
     let checked = request.check(&config)?;
     let job = job::start(checked.job.clone(), "takeBackup", Some(checked.vm.clone()))?;
     let mut job = Reporter::new(job, listener)?;
+    let deadline = Instant::now() + checked.wait;
     let host = HostState::lock(&config.state_dir, &checked.vm)?;
+    let _place = queue::BACKUPS.enter(config.places(), || wait_for_place(&mut job, deadline))?;
     let point_id = Manifest::new_point_id()?;
-    let call = Call { checked: &checked, config: &config, deadline: Instant::now() + checked.wait, point_id };
+    let call = Call { checked: &checked, config: &config, deadline, point_id };
     log::info!("{}: backup to '{}' begins", checked.vm, checked.point);
     let taken = match &checked.stopped {
         None => running::run(&call, host, &mut job),
@@ -119,6 +122,21 @@ pub fn run(request: TakeBackupRequest, listener: Listener<'_>) -> Result<TakenBa
         Err(error) => log::error!("{}: backup to '{}' failed: {error}", checked.vm, checked.point),
     }
     taken
+}
+
+/// Goes on waiting, unless the caller does not.
+fn wait_for_place(job: &mut Reporter<'_>, deadline: Instant) -> Result<()> {
+    const STEP: &str = "wait for a place";
+    if job.status().phase == STEP {
+        job.tell()?
+    } else {
+        job.begin(STEP)?
+    }
+    if Instant::now() < deadline {
+        Ok(())
+    } else {
+        Err(Error::new(Code::Timeout, STEP, "other backups took all of waitSeconds"))
+    }
 }
 
 /// One call of `takeBackup`, as its steps see it.

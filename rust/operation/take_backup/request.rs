@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::config::Config;
+use crate::config::{Config, LEAST_RATE, check_limit};
 use crate::engine::Engine;
+use crate::engine::rate::Rate;
 use crate::error::{Error, Result};
 use crate::nas::path::{PointPath, RepoPath};
 use crate::nas::repository::{Export, Repository};
@@ -39,6 +40,8 @@ pub struct TakeBackupRequest {
     pub wait_seconds: Option<u64>,
     /// `auto`, `push` or `pull`. Absent: the configured one.
     pub engine: Option<String>,
+    /// Bytes a second that are read of the guest's disks at most. Absent or 0: the configured limit.
+    pub rate_limit: Option<u64>,
 }
 
 /// A disk of a stopped guest.
@@ -64,6 +67,7 @@ pub(super) struct Checked {
     pub quiesce: bool,
     pub wait: Duration,
     pub engine: Engine,
+    pub rate: Rate,
 }
 
 /// The mode, with what each needs.
@@ -117,6 +121,8 @@ impl TakeBackupRequest {
             wait => wait,
         };
         let engine = check_engine(self.engine.as_deref(), config)?;
+        let own = check_limit("rateLimit", self.rate_limit, LEAST_RATE)?;
+        let rate = Rate { own: own.or(config.rate_limit), host: config.host_rate_limit };
         let stopped = self.disks.map(check_disks).transpose()?;
         let quiesce = self.quiesce.unwrap_or(false);
         Ok(Checked {
@@ -129,6 +135,7 @@ impl TakeBackupRequest {
             quiesce,
             wait: Duration::from_secs(wait),
             engine,
+            rate,
         })
     }
 }
@@ -241,13 +248,17 @@ fn check_disk(i: usize, disk: StoppedDisk) -> Result<StoppedSource> {
 mod tests {
     use super::*;
 
-    fn request(change: impl FnOnce(&mut TakeBackupRequest)) -> Result<Checked> {
-        let mut request = TakeBackupRequest {
+    fn plain() -> TakeBackupRequest {
+        TakeBackupRequest {
             vm_name: Some("i-2-10-VM".into()),
             backup_path: Some("i-2-10-VM/2031.01.02.03.04.05".into()),
             repository: Some(Repository { kind: Some("dir".into()), address: Some("/mnt/nas".into()), options: None }),
             ..TakeBackupRequest::default()
-        };
+        }
+    }
+
+    fn request(change: impl FnOnce(&mut TakeBackupRequest)) -> Result<Checked> {
+        let mut request = plain();
         change(&mut request);
         request.check(&Config::default())
     }
@@ -292,6 +303,7 @@ mod tests {
             ("parentPaths", |r| (incremental(r), r.parent_paths = Some(vec!["../../etc/x".into()])).1),
             ("waitSeconds", |r| r.wait_seconds = Some(u64::MAX)),
             ("engine", |r| r.engine = Some("tape".into())),
+            ("rateLimit", |r| r.rate_limit = Some(65535)),
             ("disks", |r| r.disks = Some(vec![])),
             ("disks[0].path", |r| r.disks = Some(vec![StoppedDisk::default()])),
             ("disks[0].path", |r| r.disks = Some(vec![disk("a", "raw")])),
@@ -304,6 +316,15 @@ mod tests {
             let error = request(change).expect_err(&format!("case {i}"));
             assert_eq!(error.code, crate::error::Code::InvalidArgument, "{error}");
             assert!(error.cause.starts_with(&format!("{field}:")), "case {i}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_request_s_limit_goes_before_the_configured_one() {
+        let config = Config { rate_limit: Some(1 << 20), host_rate_limit: Some(1 << 24), ..Config::default() };
+        for (asked, own) in [(None, 1 << 20), (Some(0), 1 << 20), (Some(1 << 22), 1 << 22)] {
+            let request = TakeBackupRequest { rate_limit: asked, ..plain() };
+            assert_eq!(request.check(&config).unwrap().rate, Rate { own: Some(own), host: Some(1 << 24) });
         }
     }
 

@@ -8,7 +8,7 @@ use super::found::{self, Found};
 use super::request::{Checked, Mode};
 use super::storage::{self, Opened};
 use super::{Call, Outcome, SYNC, TakenBackup, ask, manifest, parent_point};
-use crate::engine::{Engine, scratch};
+use crate::engine::{Engine, choice, scratch};
 use crate::error::{Code, Error, Result};
 use crate::host::HostState;
 use crate::job::Reporter;
@@ -17,11 +17,20 @@ use crate::point::Parent;
 
 /// Runs the backup of a guest that must be running or paused.
 pub(super) fn run(call: &Call<'_>, host: HostState, job: &mut Reporter<'_>) -> Result<TakenBackup> {
-    take(call, host, None, job)
+    take(call, host, Against::default(), job)
 }
 
-/// The same, on top of no parent when there is a reason against it.
-fn take(call: &Call<'_>, mut host: HostState, against: Option<String>, job: &mut Reporter<'_>) -> Result<TakenBackup> {
+/// What an earlier attempt has shown to be impossible, and why.
+#[derive(Debug, Default)]
+struct Against {
+    /// To stand on the parent.
+    parent: Option<String>,
+    /// To move the data by pull.
+    pull: Option<String>,
+}
+
+/// The same, without what there is a reason against.
+fn take(call: &Call<'_>, mut host: HostState, against: Against, job: &mut Reporter<'_>) -> Result<TakenBackup> {
     let Call { checked, config, .. } = *call;
     if checked.engine == Engine::Pull {
         nbd::available()?;
@@ -33,19 +42,21 @@ fn take(call: &Call<'_>, mut host: HostState, against: Option<String>, job: &mut
     job.begin("open the repository")?;
     let mut opened = storage::open(checked, config)?;
     let ours = ours(checked, &opened, &host)?;
-    let (request, parent) = (checked.clone(), against.map(Err).or(opened.parent.take()));
+    let chosen = choice::choose(checked.engine, against.pull.clone(), config, &found.domain, found.xml.owner)?;
+    let compares = chosen.scratch.is_some();
+    let (request, parent) = (checked.clone(), against.parent.clone().map(Err).or(opened.parent.take()));
     let (found, host, parent, mut plan) = ask("look at the bitmaps", move || {
         clear_way(&request, &found, &mut host)?;
-        let plan = decide(&request, &found, parent.as_ref());
+        let plan = decide(&request, &found, parent.as_ref(), compares);
         Ok((found, host, parent, plan))
     })?;
     job.begin("make the targets")?;
     let disks = found.disks.clone();
-    let specs = plan.specs(&disks, checked.engine == Engine::Pull);
+    let specs = plan.specs(&disks, chosen.scratch.is_some());
     let names: Vec<String> = specs.iter().map(|spec| spec.name.clone()).collect();
     let targets = storage::make_targets(opened, &checked.point, specs, storage::PROBE)?;
     let bitmap = checked.mode.bitmap().filter(|_| plan.carries.contains(&true));
-    let mut attempt = Attempt::new(call, found, bitmap, host, targets);
+    let mut attempt = Attempt::new(found, bitmap, host, targets, chosen.scratch);
     let limit = SYNC.max(call.left());
     let completed = attempt.complete(call, &mut plan, job);
     let copied = completed.and_then(|()| attempt.copy(call, &plan, &names, job));
@@ -54,7 +65,12 @@ fn take(call: &Call<'_>, mut host: HostState, against: Option<String>, job: &mut
         Err(error) if error.code == Code::ParentInvalid => {
             log::warn!("{}: once more, in full: {error}", checked.vm);
             let reason = error.to_string();
-            return take(call, attempt.start_over(error)?, Some(reason), job);
+            return take(call, attempt.start_over(error)?, Against { parent: Some(reason), ..against }, job);
+        }
+        Err(error) if checked.engine == Engine::Auto && attempt.pull_was_refused() => {
+            log::warn!("{}: once more, by push: {error}", checked.vm);
+            let reason = error.to_string();
+            return take(call, attempt.start_over(error)?, Against { pull: Some(reason), ..against }, job);
         }
         Err(error) => return Err(attempt.abandon(error)),
     };
@@ -64,6 +80,7 @@ fn take(call: &Call<'_>, mut host: HostState, against: Option<String>, job: &mut
     let (published, found, host) = attempt.publish(manifest, limit)?;
     job.enter("clear up");
     let mut details = found.details.clone();
+    details.extend(chosen.details);
     details.extend(plan.details.iter().cloned());
     details.extend(copied.details);
     let targets = found.disks.iter().map(|disk| Some(disk.target.clone())).collect();
@@ -118,9 +135,8 @@ fn clear_way(checked: &Checked, found: &Found, host: &mut HostState) -> Result<(
 }
 
 /// Finds out about the parent's bitmap and decides.
-fn decide(checked: &Checked, found: &Found, parent: Option<&Result<Parent, String>>) -> Plan {
+fn decide(checked: &Checked, found: &Found, parent: Option<&Result<Parent, String>>, compares: bool) -> Plan {
     let asked = Asked::of(&checked.mode, parent);
-    let compares = checked.engine == Engine::Pull;
     let ways = decision::ways(asked, &found.disks, compares);
     let bitmap = match (asked, &ways) {
         (Asked::Incremental(Ok(parent)), Ok(ways)) => find_bitmap(found, parent, ways),

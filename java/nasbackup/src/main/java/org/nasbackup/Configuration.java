@@ -19,6 +19,11 @@ public final class Configuration {
     private final String mountDir;
     private final String scratchDir;
     private final Engine engine;
+    private final long rateLimit;
+    private final long hostRateLimit;
+    private final long parallelBackups;
+    private final long scratchPerVm;
+    private final long scratchPerHost;
     private final String logConfig;
     private final String logLevel;
     private final QuiesceFailure quiesceFailure;
@@ -29,6 +34,11 @@ public final class Configuration {
         this.mountDir = builder.mountDir;
         this.scratchDir = builder.scratchDir;
         this.engine = builder.engine;
+        this.rateLimit = builder.rateLimit;
+        this.hostRateLimit = builder.hostRateLimit;
+        this.parallelBackups = builder.parallelBackups;
+        this.scratchPerVm = builder.scratchPerVm;
+        this.scratchPerHost = builder.scratchPerHost;
         this.logConfig = builder.logConfig;
         this.logLevel = builder.logLevel;
         this.quiesceFailure = builder.quiesceFailure;
@@ -64,6 +74,31 @@ public final class Configuration {
         return engine;
     }
 
+    /** Bytes a second that a backup reads at most, for requests that leave it open; 0: no limit. */
+    public long rateLimit() {
+        return rateLimit;
+    }
+
+    /** Bytes a second that all backups of this process read at most, together; 0: no limit. */
+    public long hostRateLimit() {
+        return hostRateLimit;
+    }
+
+    /** Backups that run at the same time; more of them wait, in the order in which they came. 0: 4. */
+    public long parallelBackups() {
+        return parallelBackups;
+    }
+
+    /** Bytes of old blocks that a pull backup may keep; 0: as much as there is room for. */
+    public long scratchPerVm() {
+        return scratchPerVm;
+    }
+
+    /** The same for all pull backups on this host together. */
+    public long scratchPerHost() {
+        return scratchPerHost;
+    }
+
     /** A log4rs YAML file; without it log lines go to {@link System.Logger}. */
     public String logConfig() {
         return logConfig;
@@ -91,6 +126,11 @@ public final class Configuration {
         private String mountDir;
         private String scratchDir;
         private Engine engine;
+        private long rateLimit;
+        private long hostRateLimit;
+        private long parallelBackups;
+        private long scratchPerVm;
+        private long scratchPerHost;
         private String logConfig;
         private String logLevel;
         private QuiesceFailure quiesceFailure;
@@ -124,6 +164,36 @@ public final class Configuration {
         /** @see Configuration#engine */
         public Builder engine(Engine engine) {
             this.engine = engine;
+            return this;
+        }
+
+        /** @see Configuration#rateLimit */
+        public Builder rateLimit(long rateLimit) {
+            this.rateLimit = rateLimit;
+            return this;
+        }
+
+        /** @see Configuration#hostRateLimit */
+        public Builder hostRateLimit(long hostRateLimit) {
+            this.hostRateLimit = hostRateLimit;
+            return this;
+        }
+
+        /** @see Configuration#parallelBackups */
+        public Builder parallelBackups(long parallelBackups) {
+            this.parallelBackups = parallelBackups;
+            return this;
+        }
+
+        /** @see Configuration#scratchPerVm */
+        public Builder scratchPerVm(long scratchPerVm) {
+            this.scratchPerVm = scratchPerVm;
+            return this;
+        }
+
+        /** @see Configuration#scratchPerHost */
+        public Builder scratchPerHost(long scratchPerHost) {
+            this.scratchPerHost = scratchPerHost;
             return this;
         }
 

@@ -21,8 +21,10 @@ public final class JobStatus {
     private final long doneBytes;
     private final long totalBytes;
     private final long elapsedMillis;
+    private final Long bytesPerSecond;
+    private final Long remainingMillis;
 
-    /** Called by the native library. */
+    /** Called by the native library; below 0 is unknown. */
     JobStatus(
             String job,
             String operation,
@@ -30,7 +32,9 @@ public final class JobStatus {
             String phase,
             long doneBytes,
             long totalBytes,
-            long elapsedMillis) {
+            long elapsedMillis,
+            long bytesPerSecond,
+            long remainingMillis) {
         this.job = job;
         this.operation = operation;
         this.vmName = vmName;
@@ -38,6 +42,8 @@ public final class JobStatus {
         this.doneBytes = doneBytes;
         this.totalBytes = totalBytes;
         this.elapsedMillis = elapsedMillis;
+        this.bytesPerSecond = bytesPerSecond < 0 ? null : bytesPerSecond;
+        this.remainingMillis = remainingMillis < 0 ? null : remainingMillis;
     }
 
     /** The caller's id, or one made for it. */
@@ -73,6 +79,16 @@ public final class JobStatus {
     /** Milliseconds since it started. */
     public long elapsedMillis() {
         return elapsedMillis;
+    }
+
+    /** Bytes a second in the last seconds of this phase; null while that is not known. */
+    public Long bytesPerSecond() {
+        return bytesPerSecond;
+    }
+
+    /** Milliseconds until all bytes are done, at that speed; null while that is not known. */
+    public Long remainingMillis() {
+        return remainingMillis;
     }
 
     @Override

@@ -30,6 +30,7 @@ public final class TakeBackupRequest {
     private final boolean quiesce;
     private final long waitSeconds;
     private final Engine engine;
+    private final long rateLimit;
 
     private TakeBackupRequest(Builder builder) {
         this.job = builder.job;
@@ -44,6 +45,7 @@ public final class TakeBackupRequest {
         this.quiesce = builder.quiesce;
         this.waitSeconds = builder.waitSeconds;
         this.engine = builder.engine;
+        this.rateLimit = builder.rateLimit;
     }
 
     /** A builder with nothing set. */
@@ -66,6 +68,7 @@ public final class TakeBackupRequest {
         builder.quiesce = quiesce;
         builder.waitSeconds = waitSeconds;
         builder.engine = engine;
+        builder.rateLimit = rateLimit;
         return builder;
     }
 
@@ -129,6 +132,11 @@ public final class TakeBackupRequest {
         return engine;
     }
 
+    /** Bytes a second that are read of the guest's disks at most; 0: the configured limit. */
+    public long rateLimit() {
+        return rateLimit;
+    }
+
     @Override
     public String toString() {
         return "takeBackup " + mode + " of " + vmName + " to " + backupPath + " on " + repository;
@@ -148,6 +156,7 @@ public final class TakeBackupRequest {
         private boolean quiesce;
         private long waitSeconds;
         private Engine engine;
+        private long rateLimit;
 
         private Builder() {}
 
@@ -220,6 +229,12 @@ public final class TakeBackupRequest {
         /** @see TakeBackupRequest#engine */
         public Builder engine(Engine engine) {
             this.engine = engine;
+            return this;
+        }
+
+        /** @see TakeBackupRequest#rateLimit */
+        public Builder rateLimit(long rateLimit) {
+            this.rateLimit = rateLimit;
             return this;
         }
 

@@ -266,6 +266,21 @@ class BoundaryTest {
                 () -> NasBackup.open(Configuration.builder()
                         .logConfig("/nowhere/log4rs.yaml")
                         .build()));
+        refused(
+                "rateLimit",
+                () -> NasBackup.open(Configuration.builder().rateLimit(1).build()));
+        refused(
+                "hostRateLimit",
+                () -> NasBackup.open(Configuration.builder().hostRateLimit(-1).build()));
+        refused(
+                "parallelBackups",
+                () -> NasBackup.open(Configuration.builder().parallelBackups(-1).build()));
+        refused(
+                "scratchPerVm",
+                () -> NasBackup.open(Configuration.builder().scratchPerVm(1).build()));
+        refused(
+                "scratchPerHost",
+                () -> NasBackup.open(Configuration.builder().scratchPerHost(1).build()));
         NasBackup.open(Configuration.builder()
                 .engine(Engine.PUSH)
                 .quiesceFailure(QuiesceFailure.WARN)

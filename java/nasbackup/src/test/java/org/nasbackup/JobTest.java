@@ -65,6 +65,16 @@ class JobTest {
     }
 
     @Test
+    void speed_and_end_are_known_after_a_while() {
+        List<JobStatus> told = new ArrayList<>();
+        TestHooks.runJob("speed", 1000, told::add);
+        assertThat(told.get(0).bytesPerSecond()).isNull();
+        assertThat(told.get(0).remainingMillis()).isNull();
+        assertThat(told.get(999).bytesPerSecond()).isPositive();
+        assertThat(told.get(999).remainingMillis()).isZero();
+    }
+
+    @Test
     void a_job_without_id_gets_one_and_a_used_id_is_refused() {
         TestHooks.runJob(null, 1, status -> {
             assertThat(status.job()).isNotEmpty();

@@ -36,6 +36,7 @@ class RequestTest {
                 .parentPaths(List.of("a", "b"))
                 .quiesce(true)
                 .waitSeconds(5)
+                .rateLimit(1 << 20)
                 .build();
         assertThat(request.toBuilder().build()).usingRecursiveComparison().isEqualTo(request);
         assertThat(request.repository().options()).isEqualTo("vers=4.2");

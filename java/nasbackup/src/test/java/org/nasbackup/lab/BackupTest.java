@@ -105,7 +105,7 @@ class BackupTest {
             assertThat(incremental.bitmapRecreated()).isNull();
             assertThat(incremental.incrementalFallback()).isFalse();
             assertThat(incremental.details()).isEmpty();
-            assertThat(incremental.engine()).isEqualTo(Engine.PUSH);
+            assertThat(incremental.engine()).isEqualTo(Engine.PULL);
             assertThat(incremental.jobMillis()).isPositive().isLessThanOrEqualTo(incremental.totalMillis());
             assertThat(incremental.disks()).extracting(DiskResult::target).containsExactly("vda", "vdb");
             long size = 0;
@@ -175,7 +175,9 @@ class BackupTest {
             CountDownLatch copying = new CountDownLatch(1);
             List<JobStatus> told = new CopyOnWriteArrayList<>();
             Future<NasBackupException> job = pool.submit(() -> failure(() -> story.take(
-                    story.request(Mode.INCREMENTAL),
+                    story.request(Mode.INCREMENTAL).toBuilder()
+                            .engine(Engine.PUSH)
+                            .build(),
                     status -> {
                         if (status.phase().equals("copy")) {
                             told.add(status);

@@ -32,7 +32,7 @@ import org.nasbackup.TakeBackupResult;
  * first point is harmed before all that, so that it has to fail.
  */
 final class Demo {
-    private static final String ROW = "%-5s  %-30s  %-11s  %12s  %6s  %6s  %7s  %-9s  %s%n";
+    private static final String ROW = "%-5s  %-30s  %-11s  %-6s  %12s  %6s  %6s  %7s  %-9s  %s%n";
 
     private final NasBackup nasBackup = Lab.open("warn");
     private final Story story = new Story(nasBackup, Guest.ordinary(), new NasFolder());
@@ -104,7 +104,7 @@ final class Demo {
         return recreated + (result.incrementalFallback() ? "fallback" : "");
     }
 
-    private static String text(Kind kind) {
+    private static String text(Enum<?> kind) {
         return kind.name().toLowerCase(Locale.ROOT);
     }
 
@@ -115,6 +115,7 @@ final class Demo {
                 "point",
                 "before it",
                 "made",
+                "engine",
                 "bytes",
                 "job s",
                 "sync s",
@@ -129,6 +130,7 @@ final class Demo {
                     number(point),
                     happened.get(number(point) - 1),
                     text(made.kind()),
+                    text(made.engine()),
                     bytes(made.size()),
                     seconds(made.jobMillis()),
                     seconds(made.syncMillis()),
