@@ -90,6 +90,21 @@ fn a_backup_keeps_its_limit() {
 }
 
 #[test]
+fn a_stopped_guest_s_backup_keeps_its_limit() {
+    let _configured = configured(|config| config.rate_limit = Some(4 * MIB));
+    let mut story = Story::new(Guest::full_of_data(32), Nas::folder());
+    story.guest.stop();
+    let mut seen = Vec::new();
+    story.accept_with(story.stopped_request("legacy"), |request| {
+        let (taken, course) = watched(request);
+        seen.push(course);
+        taken
+    });
+    assert_near(speed(&seen), 4 * MIB);
+    story.assert_all_restore();
+}
+
+#[test]
 fn a_push_keeps_its_limit() {
     let _configured = configured(|config| config.rate_limit = Some(16 * MIB));
     let mut story = Story::new(Guest::full_of_data(160), Nas::folder());

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::job::{COPY, TICK};
 use super::pull::Shared;
+use super::rate::{Limiter, Rate};
 use super::writer::{Ends, Piece, REQUEST, STOP, Slot, Target, Writer, Written};
 use crate::error::{Code, Error, Result};
 use crate::job::Reporter;
@@ -34,6 +35,7 @@ pub struct Disk {
 /// says.
 pub fn copy(
     disks: Vec<Disk>,
+    rate: Rate,
     session: Session,
     guard: impl Send + 'static,
     job: &mut Reporter<'_>,
@@ -56,7 +58,7 @@ pub fn copy(
     let ours = shared.clone();
     let work = move || {
         let _guard = guard;
-        read(sources, way, &ours)
+        read(sources, way, &Limiter::new(rate), &ours)
     };
     let reader = deadline::start("read the disks", work, tell(ended))?;
     let copied = follow(&reader, &writer, &ends, &shared, job, deadline);
@@ -109,7 +111,7 @@ struct Source {
 }
 
 /// Reads the disks, one after the other.
-fn read(sources: Vec<Source>, (pieces, free): Ends, shared: &Shared) -> Result<()> {
+fn read(sources: Vec<Source>, (pieces, free): Ends, limiter: &Limiter, shared: &Shared) -> Result<()> {
     let mut sources = sources;
     let mut total = 0;
     for source in &mut sources {
@@ -117,7 +119,7 @@ fn read(sources: Vec<Source>, (pieces, free): Ends, shared: &Shared) -> Result<(
     }
     shared.is_to_do(total);
     for mut source in sources {
-        source.copy(&pieces, &free, shared)?;
+        source.copy(&pieces, &free, limiter, shared)?;
     }
     Ok(())
 }
@@ -133,15 +135,22 @@ impl Source {
         Ok(total)
     }
 
-    fn copy(&mut self, pieces: &Sender<Piece>, free: &Receiver<Slot>, shared: &Shared) -> Result<()> {
-        let name = self.name.clone();
+    fn copy(
+        &mut self,
+        pieces: &Sender<Piece>,
+        free: &Receiver<Slot>,
+        limiter: &Limiter,
+        shared: &Shared,
+    ) -> Result<()> {
+        let (name, most) = (self.name.clone(), REQUEST.min(limiter.most()));
         self.runs(shared, |view, at, run| {
             if run.zero {
                 return send(pieces, Piece::Zeroes { offset: at, length: run.length, slot: take(free, shared)? });
             }
-            for offset in (at..at + run.length).step_by(REQUEST) {
+            for offset in (at..at + run.length).step_by(most) {
                 let mut slot = take(free, shared)?;
-                let length = usize::try_from(at + run.length - offset).unwrap_or(REQUEST).min(REQUEST);
+                let length = usize::try_from(at + run.length - offset).unwrap_or(most).min(most);
+                limiter.wait(length as u64, || shared.go_on())?;
                 view.read(offset, &mut slot[..length]).map_err(|error| failed(&name, error))?;
                 send(pieces, Piece::Data { offset, length, slot })?;
             }

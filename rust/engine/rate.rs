@@ -3,6 +3,8 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::job::TICK;
+use crate::error::Result;
 use crate::qcow2::CLUSTER;
 
 /// Whoever comes late may catch up on so much.
@@ -51,6 +53,20 @@ impl Limiter {
         let own = self.rate.own.map(|rate| self.own.reserve(rate, now, bytes));
         let host = self.rate.host.map(|rate| HOST.reserve(rate, now, bytes));
         own.max(host).unwrap_or(now)
+    }
+
+    /// Waits until so many bytes may be read, for whoever has nothing else to do. `go_on` is asked several times a second,
+    /// and its error ends the wait.
+    pub(super) fn wait(&self, bytes: u64, go_on: impl Fn() -> Result<()>) -> Result<()> {
+        let at = self.reserve(Instant::now(), bytes);
+        loop {
+            go_on()?;
+            let left = at.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(());
+            }
+            std::thread::sleep(left.min(TICK));
+        }
     }
 }
 

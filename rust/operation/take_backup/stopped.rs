@@ -309,7 +309,8 @@ impl Attempt {
         }
         let mut fingerprints = vec![None; self.facts.len()];
         if !disks.is_empty() {
-            let written = offline::copy(disks, self.targets.session().clone(), locks, job, call.deadline)?;
+            let (rate, session) = (call.checked.rate, self.targets.session().clone());
+            let written = offline::copy(disks, rate, session, locks, job, call.deadline)?;
             ours.into_iter().zip(written).for_each(|(i, written)| fingerprints[i] = Some(written));
         }
         self.convert(call, &others, job)?;
