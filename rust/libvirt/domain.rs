@@ -1,5 +1,6 @@
 //! A domain: its state, its job, the backup job's begin and abort, freeze and thaw.
 
+use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, c_int};
 use std::ptr::null_mut;
 use std::time::Duration;
@@ -150,15 +151,25 @@ impl Domain {
         Ok((text, parsed))
     }
 
-    /// The size that the guest sees of the disk `target`, in bytes. Not while a job runs: QEMU would stat its target.
-    pub fn capacity(&self, target: &str) -> Result<u64> {
-        let disk = c_string(target)?;
-        let mut info = sys::virDomainBlockInfo { capacity: 0, allocation: 0, physical: 0 };
-        // SAFETY: the domain is live, the name is NUL-terminated, the call only writes `info`.
-        if unsafe { sys::virDomainGetBlockInfo(self.inner.as_ptr(), disk.as_ptr(), &mut info, 0) } < 0 {
-            return Err(at("ask the disk's size")(VirtError::last_error()).on_disk(target));
+    /// The sizes that the guest sees, in bytes, by the disks' names: one question to QEMU for all of them. Not while a job
+    /// runs: QEMU would stat its targets.
+    pub fn capacities(&self) -> Result<BTreeMap<String, u64>> {
+        let mut records = null_mut();
+        // SAFETY: the domain is live, the list of domains ends with a null; on success `records` is ours, as below.
+        let count = unsafe {
+            let mut domains = [self.inner.as_ptr(), null_mut()];
+            sys::virDomainListGetStats(domains.as_mut_ptr(), sys::VIR_DOMAIN_STATS_BLOCK, &mut records, 0)
+        };
+        if count < 0 {
+            return Err(at("ask the disks' sizes")(VirtError::last_error()));
         }
-        Ok(info.capacity)
+        // SAFETY: `records` holds that many pointers to records, each of which lives until the list is freed, once, after
+        // the last use.
+        unsafe {
+            let sizes = (count > 0).then(|| capacities(&Params::new((**records).params, (**records).nparams)));
+            sys::virDomainStatsRecordListFree(records);
+            sizes.unwrap_or_else(|| Ok(BTreeMap::new()))
+        }
     }
 
     /// The statistics of the job that runs now.
@@ -312,6 +323,17 @@ impl Domain {
         let thawed = unsafe { sys::virDomainFSThaw(self.inner.as_ptr(), null_mut(), 0, 0) };
         u32::try_from(thawed).map_err(|_| at("thaw the guest's file systems")(VirtError::last_error()))
     }
+}
+
+/// The disks' sizes in the statistics of a domain (libvirt-domain.h, virConnectGetAllDomainStats).
+fn capacities(stats: &Params<'_>) -> Result<BTreeMap<String, u64>> {
+    let mut sizes = BTreeMap::new();
+    for disk in 0.. {
+        let Some(name) = stats.string(&c_string(&format!("block.{disk}.name"))?) else { break };
+        let capacity = stats.ulong(&c_string(&format!("block.{disk}.capacity"))?);
+        sizes.extend(capacity.map(|capacity| (name, capacity)));
+    }
+    Ok(sizes)
 }
 
 /// Text for libvirt; `INVALID_ARGUMENT` when it holds a NUL.

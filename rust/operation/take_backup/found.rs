@@ -86,10 +86,11 @@ pub(super) fn find(checked: &Checked, config: &Config) -> Result<Found> {
     let details =
         skipped.iter().map(|disk| format!("disk {}: left out, it is shareable or transient", disk.target)).collect();
     let left_out = skipped.iter().map(|disk| disk.target.clone()).chain(xml.others.iter().cloned()).collect();
+    let sizes = domain.capacities()?;
     let mut disks = Vec::new();
     let mut stored = Vec::new();
     for disk in chosen {
-        let (facts, names) = look_at(&domain, disk).map_err(|e| e.on_disk(&disk.target))?;
+        let (facts, names) = look_at(&domain, disk, sizes.get(&disk.target)).map_err(|e| e.on_disk(&disk.target))?;
         disks.push(facts);
         stored.push(names);
     }
@@ -100,7 +101,7 @@ pub(super) fn find(checked: &Checked, config: &Config) -> Result<Found> {
 }
 
 /// Facts of one disk, and the names of the bitmaps stored in its top image.
-fn look_at(domain: &Domain, disk: &Disk) -> Result<(DiskFacts, BTreeSet<String>)> {
+fn look_at(domain: &Domain, disk: &Disk, size: Option<&u64>) -> Result<(DiskFacts, BTreeSet<String>)> {
     const STEP: &str = "look at the disk";
     if disk.encrypted {
         return Err(Error::new(
@@ -124,7 +125,7 @@ fn look_at(domain: &Domain, disk: &Disk) -> Result<(DiskFacts, BTreeSet<String>)
         target: disk.target.clone(),
         volume: volume.to_owned(),
         serial: disk.serial.clone(),
-        virtual_size: domain.capacity(&disk.target)?,
+        virtual_size: *size.ok_or_else(|| Error::new(Code::Libvirt, STEP, "its size is not known"))?,
         cannot_carry,
         only_full: None,
     };

@@ -1,13 +1,13 @@
 //! Whether an incremental may stand: no disk of it was made smaller and as large again since the parent point.
 
 use std::fs::File;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::decision::{DiskFacts, Way};
 use super::layers::LayerAt;
 use super::storage::Targets;
 use crate::error::{Code, Error, Result};
-use crate::nas::deadline::bounded;
+use crate::nas::deadline::start;
 use crate::nas::folder::Folder;
 use crate::nas::path::RepoPath;
 use crate::point::open_chain;
@@ -24,20 +24,27 @@ pub(super) fn check(
     layers: impl Fn(usize) -> Result<Vec<LayerAt>>,
     limit: Duration,
 ) -> Result<()> {
+    let until = Instant::now() + limit;
+    let mut begun = Vec::new();
     for ((i, facts), way) in disks.iter().enumerate().zip(ways) {
         let Way::Incremental(parent) = way else { continue };
         let layers = layers(i);
         let (session, target, parent) = (targets.session().clone(), targets.file(i), parent.clone());
-        let checked = bounded(STEP, limit, move || look(session.root(), target, &parent, layers?));
-        checked.map_err(|error| {
-            match error.code {
-                Code::NasUnresponsive => error,
-                _ => Error { code: Code::ParentInvalid, ..error },
-            }
-            .on_disk(&facts.target)
-        })?;
+        begun.push((facts, start(STEP, move || look(session.root(), target, &parent, layers?), || ())?));
     }
-    Ok(())
+    // all of them end before a failure is told: the targets are removed then, and must not be open
+    let looked: Vec<Result<()>> = begun
+        .into_iter()
+        .map(|(facts, look)| {
+            let late = || Err(Error::new(Code::NasUnresponsive, STEP, "the images can't be read"));
+            let looked = look.wait(until.saturating_duration_since(Instant::now())).unwrap_or_else(late);
+            looked.map_err(|error| match error.code {
+                Code::NasUnresponsive => error.on_disk(&facts.target),
+                _ => Error { code: Code::ParentInvalid, ..error }.on_disk(&facts.target),
+            })
+        })
+        .collect();
+    looked.into_iter().collect()
 }
 
 fn look(root: &Folder, target: std::io::Result<File>, parent: &RepoPath, layers: Vec<LayerAt>) -> Result<()> {

@@ -38,9 +38,12 @@ fn take(call: &Call<'_>, mut host: HostState, against: Against, job: &mut Report
     scratch::sweep(config);
     job.begin("find the domain")?;
     let (request, settings) = (checked.clone(), config.clone());
-    let found = ask("look at the domain", move || found::find(&request, &settings))?;
-    job.begin("open the repository")?;
-    let mut opened = storage::open(checked, config)?;
+    let opening = storage::begin_open(checked, config)?;
+    let found = ask("look at the domain", move || found::find(&request, &settings));
+    job.enter("open the repository");
+    let (found, session) = opening.with(found)?;
+    job.tell()?;
+    let mut opened = storage::enter(checked, session)?;
     let ours = ours(checked, &opened, &host)?;
     let chosen = choice::choose(checked.engine, against.pull.clone(), config, &found.domain, found.xml.owner)?;
     let compares = chosen.scratch.is_some();

@@ -14,7 +14,7 @@ use super::request::{Checked, Mode};
 use crate::config::Config;
 use crate::engine;
 use crate::error::{Code, Error, Result};
-use crate::nas::deadline::{LIMIT, bounded};
+use crate::nas::deadline::{Background, LIMIT, bounded, start};
 use crate::nas::folder::{FOLDER_MODE, Folder};
 use crate::nas::lock::InstanceLock;
 use crate::nas::partial::{PARTIAL, PartialPoint};
@@ -26,6 +26,8 @@ use crate::qcow2;
 
 /// How long a NAS may take for a few small files, before the guest is touched.
 pub(super) const PROBE: Duration = Duration::from_secs(20);
+/// Longer than the opening and the looking, each within its own bound, may take.
+const OPEN: Duration = Duration::from_secs(100);
 /// How long to give a NAS that has just shown that it hangs.
 const HUNG: Duration = Duration::from_secs(2);
 /// Less than this much free after a failed job: the NAS is full. QEMU reports the error only as text.
@@ -42,9 +44,53 @@ pub(super) struct Opened {
     pub parent: Option<Result<Parent, String>>,
 }
 
-/// Opens the repository, locks the virtual machine's folder there, reads its manifests and looks at the parent.
+/// A repository that is being opened while something else is done.
+pub(super) struct Opening(Background<Session>);
+
+/// Begins to open the repository, and reads there what `enter` is going to read, so that it then comes from memory.
+/// Nothing is made, locked or believed yet.
+pub(super) fn begin_open(checked: &Checked, config: &Arc<Config>) -> Result<Opening> {
+    let (checked, config) = (checked.clone(), config.clone());
+    let work = move || {
+        let session = Session::open_bounded(checked.export.clone(), config)?;
+        let ahead = session.clone();
+        // what is wrong there is told by whoever reads it once more under the lock
+        let _ = bounded("look at the restore points", PROBE, move || {
+            look_ahead(ahead.root(), &checked);
+            Ok(())
+        });
+        Ok(session)
+    };
+    start("open the repository", work, || ()).map(Opening)
+}
+
+impl Opening {
+    /// The repository, or the error of what was done meanwhile, for which a NAS that hangs is not waited.
+    pub(super) fn with<T>(self, meanwhile: Result<T>) -> Result<(T, Session)> {
+        let limit = if meanwhile.is_ok() { OPEN } else { HUNG };
+        let session = self.0.wait(limit);
+        let meanwhile = meanwhile?;
+        let late = || Err(Error::new(Code::NasUnresponsive, "open the repository", "it does not open"));
+        Ok((meanwhile, session.unwrap_or_else(late)?))
+    }
+}
+
+fn look_ahead(root: &Folder, checked: &Checked) {
+    if let Ok(instance) = root.open_dir(&checked.point.instance_folder()) {
+        let _ = manifests(&instance).map(Iterator::count);
+    }
+    if let Mode::Incremental { parent, parent_bitmap, .. } = &checked.mode {
+        let _ = Parent::find(root, parent, &checked.vm, parent_bitmap);
+    }
+}
+
+/// Opens the repository and enters it.
 pub(super) fn open(checked: &Checked, config: &Arc<Config>) -> Result<Opened> {
-    let session = Session::open_bounded(checked.export.clone(), config.clone())?;
+    enter(checked, Session::open_bounded(checked.export.clone(), config.clone())?)
+}
+
+/// Locks the virtual machine's folder in the repository, reads its manifests and looks at the parent.
+pub(super) fn enter(checked: &Checked, session: Session) -> Result<Opened> {
     let (locked, point) = (session.clone(), checked.point.clone());
     let (instance, lock) = bounded("lock the virtual machine's folder", PROBE, move || {
         refuse_existing(locked.root(), &point)?;
@@ -92,12 +138,8 @@ fn refuse_existing(root: &Folder, point: &PointPath) -> Result<()> {
 /// The bitmaps named by the manifests of `vm` in its folder. One that can't be read names none.
 fn published_bitmaps(instance: &Folder, vm: &str) -> Result<BTreeSet<String>> {
     let mut names = BTreeSet::new();
-    for name in instance.names()? {
-        let hidden = name.as_encoded_bytes().starts_with(b".");
-        if hidden || !instance.kind(&name)?.is_some_and(|kind| kind.is_dir()) {
-            continue;
-        }
-        match instance.open_dir_in(&name).and_then(|folder| Manifest::read(&folder)) {
+    for manifest in manifests(instance)? {
+        match manifest {
             Ok(Some(manifest)) if manifest.vm_name == vm => {
                 names.extend(manifest.bitmap);
                 names.extend(manifest.disks.into_iter().filter_map(|disk| disk.bitmap));
@@ -107,6 +149,18 @@ fn published_bitmaps(instance: &Folder, vm: &str) -> Result<BTreeSet<String>> {
         }
     }
     Ok(names)
+}
+
+/// The manifests of the published points in the folder of a virtual machine.
+fn manifests(instance: &Folder) -> Result<impl Iterator<Item = Result<Option<Manifest>>>> {
+    let points = instance.names()?.into_iter().filter(|name| !name.as_encoded_bytes().starts_with(b"."));
+    Ok(points.filter_map(|name| match instance.kind(&name) {
+        Ok(kind) if kind.is_some_and(|kind| kind.is_dir()) => {
+            Some(instance.open_dir_in(&name).and_then(|folder| Manifest::read(&folder)))
+        }
+        Ok(_) => None,
+        Err(error) => Some(Err(error)),
+    }))
 }
 
 /// A target file to make.
@@ -292,5 +346,21 @@ impl Targets {
             Err(late) if error.code == Code::Timeout => Error { code: late.code, ..error }.with_leftover(late.cause),
             Err(late) => error.with_leftover(late.cause),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_done_meanwhile_fails_first() {
+        let opening = || {
+            let refused = || Err(Error::new(Code::MountFailed, "mount", "refused"));
+            Opening(start("open the repository", refused, || ()).unwrap())
+        };
+        let missing = Err::<(), _>(Error::new(Code::DomainNotFound, "look up the domain", "missing"));
+        assert_eq!(opening().with(missing).unwrap_err().code, Code::DomainNotFound);
+        assert_eq!(opening().with(Ok(())).unwrap_err().code, Code::MountFailed);
     }
 }
