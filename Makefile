@@ -7,7 +7,7 @@ MVN := mvn -q -B -ntp
 TOOLS := $(CARGO_TARGET_DIR)/tools
 CARGO_DENY := 0.20.2
 
-.PHONY: build install install-agent install-server uninstall demo test fuzz soak bench lint prerequisites
+.PHONY: build install install-agent install-server uninstall demo test fuzz soak bench bench-images figures lint prerequisites
 
 build: prerequisites
 	cargo build --release
@@ -58,9 +58,16 @@ soak: prerequisites
 bench: prerequisites
 	@bench/install
 	cargo build --release
-	$(if $(BENCH_SECTIONS)$(filter 1,$(BENCH_RUNS)),,cargo bench --bench rebase)
 	$(MVN) -Pbench package -DskipTests -pl java/bench -am
 	tests/lab/run bench/run $(CARGO_TARGET_DIR)/bench $(SCRIPT)
+
+# What the last make bench has found, into docs/figures and the README.
+figures:
+	bench/figures $(CARGO_TARGET_DIR)/bench
+
+# Rebase, flatten and check alone, against qemu-img.
+bench-images: prerequisites
+	cargo bench --bench rebase
 
 lint: prerequisites $(TOOLS)/bin/cargo-deny
 	cargo fmt --check

@@ -3,6 +3,7 @@
 
   floor.py backup SPEC     SPEC: JSON {domain, disks: [{target, file}], checkpoint, parent, redefine}
   floor.py copy SRC DST    each SRC's data to DST (a file, or a folder for several), shared if the file system can; synced
+  floor.py read FILE       all of it, in order
   floor.py delete FOLDER   renamed, synced, removed, synced
   floor.py stats FOLDER
 """
@@ -81,6 +82,15 @@ def copy(sources, target):
     return time.monotonic() - begun
 
 
+def read(file):
+    buffer = bytearray(CHUNK)
+    begun = time.monotonic()
+    with open(file, "rb", buffering=0) as opened:
+        while opened.readinto(buffer):
+            pass
+    return time.monotonic() - begun
+
+
 def delete(folder):
     parent, name = os.path.split(folder)
     hidden = os.path.join(parent, ".deleted-" + name)
@@ -108,6 +118,8 @@ def main(arguments):
             took = backup(json.loads(spec))
         case ["copy", *sources, target] if sources:
             took = copy(sources, target)
+        case ["read", file]:
+            took = read(file)
         case ["delete", folder]:
             took = delete(folder)
         case ["stats", folder]:

@@ -1,10 +1,9 @@
 #!/usr/bin/python3
-"""report.py OUT: makes OUT/results.json, OUT/results.md and plots (SVG) of OUT/samples.jsonl."""
+"""report.py OUT: makes OUT/results.json, OUT/results.md and plots (SVG) of the samples in OUT/samples."""
 
 import json
 import platform
 import sys
-from datetime import datetime, timezone
 from pathlib import Path
 from statistics import median
 
@@ -87,9 +86,10 @@ def operation(samples, name, filesystem, library):
     }
 
 
-def bounds(rows, boundary):
+def bounds(rows, boundary, big):
     """What must hold: (text, value found, its text, whether it holds). A bound that nothing was measured for is left out."""
     row = {(r["operation"], r["filesystem"]): r for r in rows if r["engine"] != "pull"}
+    pull = {(r["operation"], r["filesystem"]): r for r in rows if r["engine"] == "pull"}
     found = []
 
     def bound(text, value, unit, holds):
@@ -102,7 +102,7 @@ def bounds(rows, boundary):
     bound("incremental: at least 2.5x faster than the script without its `virsh version` calls",
           get("incremental", "ratio_without_version"), "x", lambda value: value >= 2.5)
     bound("full: at least 2x faster than the script", get("full", "ratio"), "x", lambda value: value >= 2)
-    for name in ("full", "incremental"):
+    for name in ("full", "incremental", "incremental after a restart"):
         bound(f"{name}: at most 60 ms plus its syncs above the floor, mounted",
               get(name, "above_floor_ms"), "ms", lambda value: value <= 60)
     stats, delete = get("stats", "native_warm_s"), row.get(("delete", "xfs"))
@@ -121,7 +121,46 @@ def bounds(rows, boundary):
     for call in ("nothing", "refused"):
         micros = next((s["micros"] for s in boundary if s["call"] == call), None)
         bound(f"a round trip through JNI, {call}: at most 50 µs", micros, "µs", lambda value: value <= 50)
+    push, pulled = get("incremental", "native_s"), pull.get(("incremental", "xfs"))
+    bound("incremental by pull: at most 1.2x the time of push", push and pulled and pulled["native_s"] / push, "x",
+          lambda value: value <= 1.2)
+    bound("full of 3 GiB by pull, guest idle: at most 1.05x the time of push", big.get("pull_to_push"), "x",
+          lambda value: value <= 1.05)
+    bound("200 writes of 64 KiB to clusters not copied yet, by pull: at most 4x their time without a backup",
+          big.get("burst_pull_to_none"), "x", lambda value: value <= 4)
+    # of the slower of the two rates that are asked for
+    bound("verify: at least 0.8 of the disk's sequential speed, or 1 GB/s", big.get("verify_to_target"), "of it",
+          lambda value: value >= 1)
+    bound("incremental of an unchanged disk by fingerprints: the time of reading the disk", big.get("unchanged_to_read"), "x",
+          lambda value: value <= 1.1)
     return found
+
+
+def large(samples):
+    """Figures of the 3 GiB disk: a row for each thing that was measured, and how they compare, run by run."""
+    rows = []
+    for what, engine in dict.fromkeys((s["what"], s["engine"]) for s in samples.of("large")):
+        found = samples.of("large", what=what, engine=engine)
+        seconds = [s["seconds"] for s in found]
+        rows.append({"what": what, "engine": engine, "runs": len(found), "seconds": median(seconds),
+                     "spread": [min(seconds), max(seconds)], "mib_s": median(s["mib"] / s["seconds"] for s in found),
+                     "within_the_backup": all(s.get("within_the_backup", True) for s in found)})
+
+    def compared(over, under, figure=lambda over, under: over["seconds"] / under["seconds"]):
+        lower = {s["run"]: s for s in samples.of("large", what=under[0], engine=under[1])}
+        upper = samples.of("large", what=over[0], engine=over[1])
+        return middle([figure(s, lower[s["run"]]) for s in upper if s["run"] in lower])
+
+    def to_target(verify, read):
+        return verify["mib"] * MIB / verify["seconds"] / min(0.8 * read["mib"] * MIB / read["seconds"], 1e9)
+
+    idle = "full of an idle guest"
+    return {"rows": rows,
+            "pull_to_push": compared((idle, "pull"), (idle, "push")),
+            "burst_push_to_none": compared(("burst", "push"), ("burst", "none")),
+            "burst_pull_to_none": compared(("burst", "pull"), ("burst", "none")),
+            "verify_to_target": compared(("verify", "none"), ("read the point", "none"), to_target),
+            "unchanged_to_read": compared(("incremental by fingerprints", "pull"), ("read the disk", "none"))}
 
 
 def machine():
@@ -158,11 +197,11 @@ def markdown(results):
     m, rows = results["machine"], results["operations"]
     parts = [
         "# Benchmark\n",
-        f"{results['date']}, {m['cores']} cores of {m['cpu']}, {m['memory_gib']} GiB, Linux {m['kernel']}, load before"
-        f" {results['load_before']} and after {results['load_after']}. Seconds: median (least..most)."
-        " docs/benchmark.md says how each figure is made.\n",
+        f"{results['date']}, {m['cores']} cores of {m['cpu']}, {m['memory_gib']} GiB, Linux {m['kernel']}. Load average at"
+        f" the begin of each section: {', '.join(f'{name} {load:.1f}' for name, load in results['load_before'].items())}."
+        " Seconds: median (least..most). docs/benchmark.md says how each figure is made.\n",
         "## What must hold\n",
-        table(["", "found", ""], [[b["must_hold"], text(b["found"], b["unit"], 1), "holds" if b["holds"] else "**does not hold**"]
+        table(["", "found", ""], [[b["must_hold"], text(b["found"], b["unit"], 2), "holds" if b["holds"] else "**does not hold**"]
                                   for b in results["must_hold"]]),
         "## Operations\n",
         table(["operation", "NAS", "runs", "native", "native, mounted", "script", "of it virsh version", "floor",
@@ -178,6 +217,14 @@ def markdown(results):
                 text(r["native_cpu_s"], "", 2), text(r["shell_cpu_s"], "", 2), text(r["native_rss_mib"], "", 1),
                 text(r["bytes_written"] / 1e6, "", 1), text(r["shell_bytes_written"] / 1e6, "", 1)] for r in rows]),
     ]
+    big = results["large"]
+    if big["rows"]:
+        parts += ["## A disk of 3 GiB\n",
+                  table(["what", "engine", "runs", "seconds", "MiB/s"],
+                        [[("200 writes of the guest" if r["what"] == "burst" else r["what"]), r["engine"], str(r["runs"]),
+                          ("" if r["within_the_backup"] else "until the backup ended: ")
+                          + f"{r['seconds']:.3f} ({r['spread'][0]:.3f}..{r['spread'][1]:.3f})",
+                          "-" if r["what"] == "burst" else text(r["mib_s"], "", 0)] for r in big["rows"]])]
     if results["growth"]:
         parts += ["## Growth\n", *[f"- {line}" for line in results["growth_in_words"]], "",
                   table(["what", "", "full s", "incremental s", "memory MiB"],
@@ -240,78 +287,115 @@ def growth_in_words(rows):
     return words
 
 
+def duration(seconds, _position=None):
+    return f"{seconds:.3g} s" if seconds >= 1 else f"{seconds * 1000:.3g} ms"
+
+
+COLOURS = {"script": "#c8553d", "native": "#2b6f9e", "floor": "#222222", "none": "#8a949b", "push": "#c8553d", "pull": "#2b6f9e"}
+
+
 def plots(results, samples, out):
     import matplotlib
     matplotlib.use("svg")
     import matplotlib.pyplot as plt
-    plt.rcParams["svg.hashsalt"] = "nasbackup"
-    plt.rcParams["font.size"] = 9
-    colours = {"script": "#b0493a", "native": "#2b6f9e", "floor": "#9aa5ab"}
+    plt.rcParams.update({"svg.hashsalt": "nasbackup", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False,
+                         "axes.grid": True, "axes.grid.axis": "x", "grid.color": "#dddddd", "axes.axisbelow": True,
+                         "legend.frameon": False, "figure.facecolor": "white"})
+    made = f"{results['date']}, {results['machine']['cores']} cores of {results['machine']['cpu']}"
 
     def save(figure, name):
         figure.tight_layout()
         figure.savefig(out / name, metadata={"Date": None}, bbox_inches="tight")
         plt.close(figure)
 
+    for plot, name in ((plot_operations, "operations.svg"), (plot_growth, "growth.svg"), (plot_latency, "latency.svg")):
+        figure = plot(plt, results, samples, made)
+        if figure is not None:
+            save(figure, name)
+
+
+def plot_operations(plt, results, _samples, made):
     rows = [r for r in results["operations"] if r["shell_s"] is not None]
-    if rows:
-        figure, axes = plt.subplots(figsize=(8, 0.55 * len(rows) + 1))
-        labels = [f"{named(r)}, {r['filesystem']}" for r in rows]
-        for offset, (name, key) in enumerate((("script", "shell_s"), ("native", "native_s"), ("floor", "floor_s"))):
-            axes.barh([i + offset * 0.27 for i in range(len(rows))], [r[key] or 0 for r in rows], 0.25,
-                      color=colours[name], label=name)
-        axes.set_yticks([i + 0.27 for i in range(len(rows))], labels)
-        for i, r in enumerate(rows):
-            axes.annotate(f" {r['ratio']:.1f}x", (r["shell_s"], i), va="center", fontsize=8)
-        axes.set_xscale("log")
-        axes.set_xlabel("seconds (logarithmic)")
-        axes.invert_yaxis()
-        axes.set_xlim(right=axes.get_xlim()[1] * 3)
-        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1))
-        axes.set_title(f"Against the script, {results['date'][:10]}")
-        save(figure, "operations.svg")
+    if not rows:
+        return None
+    figure, axes = plt.subplots(figsize=(8, 0.5 * len(rows) + 1.2))
+    for i, r in enumerate(rows):
+        for name, key, at in (("script", "shell_s", i - 0.19), ("native", "native_s", i + 0.19)):
+            axes.barh(at, r[key], 0.36, color=COLOURS[name], label=name if i == 0 else None)
+            axes.annotate(f" {duration(r[key])}", (r[key], at), va="center", fontsize=7.5)
+        if r["floor_s"]:
+            axes.vlines(r["floor_s"], i - 0.4, i + 0.4, color=COLOURS["floor"], linewidth=1.5,
+                        label="floor" if i == 0 else None)
+        axes.annotate(f"{r['ratio']:.1f}x", (1.02, i), xycoords=("axes fraction", "data"), va="center", fontweight="bold")
+    several = len({r["filesystem"] for r in rows}) > 1
+    axes.set_yticks(range(len(rows)), [named(r) + (f", {r['filesystem']}" if several else "") for r in rows])
+    axes.tick_params(axis="y", length=0)
+    axes.set_xscale("log")
+    axes.set_xlim(0.001, max(r["shell_s"] for r in rows) * 3)
+    axes.xaxis.set_major_formatter(duration)
+    axes.invert_yaxis()
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.06), ncol=3)
+    axes.set_title(f"Time of each operation, logarithmic; right: faster than the script by\n{made}", fontsize=9)
+    return figure
+
+
+def plot_growth(plt, results, _samples, made):
     curves = [what for what in dict.fromkeys(r["what"] for r in results["growth"])
               if len([r for r in results["growth"] if r["what"] == what]) > 1]
-    if curves:
-        figure, all_axes = plt.subplots(1, len(curves), figsize=(3.2 * len(curves), 3), squeeze=False)
-        for axes, what in zip(all_axes[0], curves):
-            curve = [r for r in results["growth"] if r["what"] == what]
-            for name, key in (("full", "full_s"), ("incremental", "incremental_s")):
-                points = [(r["value"], r[key]) for r in curve if key in r]
-                if points:
-                    axes.plot(*zip(*points), marker="o", label=name)
-            axes.set_xscale("log", base=2)
-            axes.set_xticks([r["value"] for r in curve], [str(r["value"]) for r in curve])
-            axes.set_ylim(bottom=0)
-            axes.set_xlabel(f"{what} ({curve[0]['unit']}{'' if curve[0]['unit'].endswith('B') else 's'})")
-            axes.set_ylabel("seconds")
-            axes.legend()
-        save(figure, "growth.svg")
-    if results["latency"]:
-        figure, axes = plt.subplots(figsize=(6, 3.5))
-        for phase in dict.fromkeys(s["phase"] for s in samples.of("latency")):
-            millis = sorted(m / 1000 for s in samples.of("latency", phase=phase) for m in s["micros"])
-            axes.plot(millis, [(i + 1) / len(millis) * 100 for i in range(len(millis))], label=phase)
-        axes.set_xscale("log")
-        axes.set_xlabel("milliseconds (logarithmic)")
-        axes.set_ylabel("% of the guest's writes")
+    if not curves:
+        return None
+    figure, all_axes = plt.subplots(1, len(curves), figsize=(3.2 * len(curves), 3.2), squeeze=False)
+    for axes, what in zip(all_axes[0], curves):
+        curve = [r for r in results["growth"] if r["what"] == what]
+        for name, key, colour in (("full", "full_s", "#c8553d"), ("incremental", "incremental_s", "#2b6f9e")):
+            points = [(r["value"], r[key]) for r in curve if key in r]
+            if points:
+                axes.plot(*zip(*points), marker="o", markersize=4, color=colour, label=name)
+        axes.set_xscale("log", base=2)
+        axes.set_xticks([r["value"] for r in curve], [str(r["value"]) for r in curve])
+        axes.minorticks_off()
+        axes.set_ylim(bottom=0)
+        axes.yaxis.set_major_formatter(lambda seconds, _: "0" if seconds == 0 else duration(seconds))
+        axes.grid(axis="y")
+        axes.set_xlabel(f"{what}, {curve[0]['unit']}{'' if curve[0]['unit'].endswith('B') else 's'}")
         axes.legend()
-        save(figure, "latency.svg")
+    figure.suptitle(f"Time of a backup by the library; {made}", fontsize=9)
+    return figure
+
+
+def plot_latency(plt, results, samples, made):
+    if not results["latency"]:
+        return None
+    figure, axes = plt.subplots(figsize=(7, 3.6))
+    for phase in dict.fromkeys(s["phase"] for s in samples.of("latency")):
+        seconds = sorted(m / 1e6 for s in samples.of("latency", phase=phase) for m in s["micros"])
+        engine = "none" if phase == "no backup" else phase.split(",")[0]
+        axes.plot(seconds, [(i + 1) / len(seconds) * 100 for i in range(len(seconds))], label=phase, color=COLOURS[engine],
+                  linestyle="--" if "NAS" in phase else "-")
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(duration)
+    axes.set_ylim(0, 101)
+    axes.grid(axis="y")
+    axes.set_ylabel("% of the guest's writes take at most")
+    axes.legend(title="meanwhile", loc="lower right")
+    axes.set_title(f"64 KiB writes of a guest; {made}", fontsize=9)
+    return figure
 
 
 def main(out):
-    samples = Samples((out / "samples.jsonl").read_text().splitlines())
+    files = sorted((out / "samples").glob("*.jsonl"))
+    samples = Samples(line for file in files for line in file.read_text().splitlines())
     rows = [operation(samples, *key) for key in samples.operations()]
     boundary = [{k: v for k, v in s.items() if k != "section"} for s in samples.of("boundary")]
-    loads = [s["load"] for s in samples.of("load")]
-    curves = growth(samples)
+    machines = {file.stem: json.loads(file.read_text().splitlines()[0]) for file in files}
+    curves, big = growth(samples), large(samples)
     results = {
-        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "date": max(m["when"] for m in machines.values())[:10],
         "machine": machine(),
-        "load_before": loads[0] if loads else None,
-        "load_after": loads[-1] if loads else None,
-        "must_hold": bounds(rows, boundary),
+        "load_before": {name: m["load"] for name, m in machines.items()},
+        "must_hold": bounds(rows, boundary, big),
         "operations": rows,
+        "large": big,
         "growth": curves,
         "growth_in_words": growth_in_words(curves),
         "latency": latency(samples),

@@ -1,5 +1,6 @@
 #!/bin/busybox sh
-# The init of a guest that does nothing but write to its disk, and tell the console what each write took.
+# The init of a guest that does nothing but write to its disk, all the time or when it is told, and tell the console
+# what that took. $what is of the kernel's command line.
 /bin/busybox --install -s /bin
 export PATH=/bin:/sbin
 mount -t proc proc /proc
@@ -9,4 +10,4 @@ for module in virtio_ring virtio virtio_pci_legacy_dev virtio_pci_modern_dev vir
     insmod /m/$module.ko
 done
 until [ -b /dev/vda ]; do usleep 20000; done
-exec /bin/latency /dev/vda >/dev/ttyS0
+exec /bin/latency /dev/vda $what >/dev/ttyS0

@@ -12,10 +12,11 @@
 
 package org.nasbackup.lab;
 
-import java.lang.management.ManagementFactory;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.LinkedHashMap;
 import java.util.List;
+import java.util.Map;
 import org.nasbackup.NasBackup;
 
 /** Measures everything; {@code bench/run} starts it in a lab. Arguments: folder of bench, of the outcome, script. */
@@ -33,38 +34,29 @@ final class Bench {
     private Bench(Path home, Path out, String script) {
         this.home = home;
         this.traces = out.resolve("traces");
-        this.samples = new Samples(out.resolve("samples.jsonl"));
+        this.samples = new Samples(out.resolve("samples"));
         this.shell = new Shell(script, home);
     }
 
     public static void main(String[] arguments) throws Exception {
         Bench bench = new Bench(Path.of(arguments[0]), Path.of(arguments[1]), arguments[2]);
         Files.createDirectories(bench.traces);
-        bench.load();
-        List<String> sections = List.of(System.getenv()
-                .getOrDefault("BENCH_SECTIONS", "backups rebase latency growth boundary")
-                .split(" "));
-        if (sections.contains("backups")) {
-            bench.backups();
+        Map<String, Runnable> sections = new LinkedHashMap<>();
+        sections.put("backups", bench::backups);
+        sections.put("rebase", bench::rebases);
+        sections.put("large", bench::large);
+        sections.put("latency", bench::latency);
+        sections.put("growth", bench::growth);
+        sections.put("boundary", () -> Boundary.measure(bench.samples));
+        String chosen = System.getenv("BENCH_SECTIONS");
+        List<String> names =
+                chosen == null || chosen.isBlank() ? List.copyOf(sections.keySet()) : List.of(chosen.split(" "));
+        Site.require(sections.keySet().containsAll(names), names);
+        for (String name : names) {
+            bench.samples.begin(name);
+            sections.get(name).run();
+            bench.samples.end();
         }
-        if (sections.contains("rebase")) {
-            bench.rebases();
-        }
-        if (sections.contains("latency")) {
-            bench.latency();
-        }
-        if (sections.contains("growth")) {
-            bench.growth();
-        }
-        if (sections.contains("boundary")) {
-            Boundary.measure(bench.samples);
-        }
-        bench.load();
-    }
-
-    private void load() {
-        double load = ManagementFactory.getOperatingSystemMXBean().getSystemLoadAverage();
-        samples.add(new Samples.Sample("load").with("load", load));
     }
 
     private void backups() {
@@ -80,6 +72,12 @@ final class Bench {
                 meter.measure(backups.stopped(), ALL);
                 meter.measure(new Stats(site), ALL);
             }
+        }
+    }
+
+    private void large() {
+        try (Large large = new Large(samples, library, home)) {
+            large.measure(Math.min(runs, 3)); // of seconds, not of milliseconds: few are enough
         }
     }
 

@@ -76,24 +76,31 @@ public class Boundary {
         return library.backupStats(stats);
     }
 
-    static void measure(Samples samples) throws RunnerException {
-        Collection<RunResult> results = new Runner(new OptionsBuilder()
-                        .include(Boundary.class.getSimpleName())
-                        .forks(1)
-                        .warmupIterations(3)
-                        .warmupTime(TimeValue.seconds(1))
-                        .measurementIterations(5)
-                        .measurementTime(TimeValue.seconds(1))
-                        .jvmArgsAppend("-Djava.library.path=" + System.getProperty("java.library.path"))
-                        .build())
-                .run();
-        for (RunResult result : results) {
+    static void measure(Samples samples) {
+        for (RunResult result : run()) {
             Statistics figures = result.getPrimaryResult().getStatistics();
             samples.add(new Sample("boundary")
                     .with("call", result.getPrimaryResult().getLabel())
                     .with("micros", figures.getMean())
                     .with("micros_min", figures.getMin())
                     .with("micros_max", figures.getMax()));
+        }
+    }
+
+    private static Collection<RunResult> run() {
+        try {
+            return new Runner(new OptionsBuilder()
+                            .include(Boundary.class.getSimpleName())
+                            .forks(1)
+                            .warmupIterations(3)
+                            .warmupTime(TimeValue.seconds(1))
+                            .measurementIterations(5)
+                            .measurementTime(TimeValue.seconds(1))
+                            .jvmArgsAppend("-Djava.library.path=" + System.getProperty("java.library.path"))
+                            .build())
+                    .run();
+        } catch (RunnerException e) {
+            throw new IllegalStateException(e);
         }
     }
 }

@@ -16,29 +16,51 @@ import com.google.gson.Gson;
 import com.google.gson.GsonBuilder;
 import java.io.IOException;
 import java.io.UncheckedIOException;
+import java.lang.management.ManagementFactory;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.nio.file.StandardOpenOption;
+import java.time.Instant;
 import java.util.Collections;
 import java.util.LinkedHashMap;
 import java.util.Locale;
 import java.util.Map;
 
-/** What was measured, a JSON line for each run, written at once. {@code bench/report.py} makes figures of it. */
+/**
+ * What was measured, a JSON line for each run, written at once: a file for each section, so that one that is measured again
+ * takes the place of what it was. {@code bench/report.py} makes figures of them.
+ */
 final class Samples {
     private static final Gson GSON =
             new GsonBuilder().disableHtmlEscaping().serializeNulls().create();
 
-    private final Path file;
+    private final Path folder;
+    private Path file;
 
-    Samples(Path file) {
-        this.file = file;
+    Samples(Path folder) {
+        this.folder = folder;
+    }
+
+    /** What is added from now on is of this section. */
+    void begin(String section) {
+        file = folder.resolve(section + ".jsonl");
         try {
-            Files.createDirectories(file.getParent());
+            Files.createDirectories(folder);
             Files.writeString(file, "");
         } catch (IOException e) {
             throw new UncheckedIOException(e);
         }
+        add(machine());
+    }
+
+    /** The machine's state at the end of the section. */
+    void end() {
+        add(machine());
+    }
+
+    private static Sample machine() {
+        double load = ManagementFactory.getOperatingSystemMXBean().getSystemLoadAverage();
+        return new Sample("machine").with("load", load).with("when", "" + Instant.now());
     }
 
     void add(Sample sample) {
