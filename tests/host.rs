@@ -106,17 +106,17 @@ fn a_stopped_guest_s_backup_keeps_its_limit() {
 
 #[test]
 fn a_push_keeps_its_limit() {
-    let _configured = configured(|config| config.rate_limit = Some(16 * MIB));
-    let mut story = Story::new(Guest::full_of_data(160), Nas::folder());
+    let _configured = configured(|config| config.rate_limit = Some(32 * MIB));
+    let mut story = Story::new(Guest::full_of_data(320), Nas::folder());
     let mut seen = Vec::new();
     story.accept_with(by("push", story.request("full")), |request| {
         let (taken, course) = watched(request);
         seen.push(course);
         taken
     });
-    // What QEMU had begun before it was told comes without a limit: 64 requests of 1 MiB. The end of the disk is empty.
-    seen[0].retain(|(_, done)| (96 * MIB..160 * MIB).contains(done));
-    assert_near(speed(&seen), 16 * MIB);
+    // What QEMU had begun before it was told comes without a limit: 64 requests of 1 MiB, and more on a busy machine.
+    seen[0].retain(|(_, done)| (160 * MIB..320 * MIB).contains(done));
+    assert_near(speed(&seen), 32 * MIB);
     assert_eq!(story.last().taken.details, "");
     story.assert_all_restore();
 }

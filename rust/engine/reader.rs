@@ -359,7 +359,7 @@ mod tests {
         let (_, found) = runs(&said, Some(BITMAP), 0, 3 * CLUSTER).unwrap();
         assert_eq!(brief(&found), [(0, 2, false)]);
         let (_, found) = runs(&said, None, 0, 3 * CLUSTER).unwrap();
-        assert_eq!(brief(&found), [(0, 2, false)]);
+        assert_eq!(brief(&found), [(0, 2, false), (2, 1, true)]);
     }
 
     #[test]
@@ -378,6 +378,7 @@ mod tests {
         let said = status(&[(ALLOCATION, &[(CLUSTER, ZERO), (512, 0)])]);
         let (covered, found) = runs(&said, None, 0, CLUSTER + 512).unwrap();
         assert_eq!(covered, CLUSTER + 512);
-        assert_eq!(found, [Run { offset: CLUSTER, length: 512, zero: false }]);
+        let zeroes = Run { offset: 0, length: CLUSTER, zero: true };
+        assert_eq!(found, [zeroes, Run { offset: CLUSTER, length: 512, zero: false }]);
     }
 }

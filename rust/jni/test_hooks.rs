@@ -108,6 +108,7 @@ fn result<'l>(env: &mut Env<'l>, _: JClass<'l>, disks: jint) -> Result<JTakeBack
         virtual_size: 2,
         volumes: disks.iter().map(|disk| (disk.volume.clone(), disk.file.clone())).collect(),
         bitmap_created: Some("created".to_owned()),
+        parent_name: Some("name".to_owned()),
         bitmap_recreated: None,
         incremental_fallback: true,
         details: "one\ntwo".to_owned(),

@@ -177,6 +177,7 @@ bind_java_type! {
             volumes: JString[],
             files: JString[],
             bitmap_created: JString,
+            parent_name: JString,
             bitmap_recreated: JString,
             incremental_fallback: jboolean,
             details: JString,

@@ -34,6 +34,7 @@ pub(super) fn taken_backup<'l>(taken: &TakenBackup, env: &mut Env<'l>) -> Result
         let volumes = texts(taken.volumes.keys(), env)?;
         let files = texts(taken.volumes.values(), env)?;
         let bitmap_created = text(taken.bitmap_created.as_deref(), env)?;
+        let parent_name = text(taken.parent_name.as_deref(), env)?;
         let bitmap_recreated = text(taken.bitmap_recreated.as_deref(), env)?;
         let details = text(Some(&taken.details), env)?;
         let engine = text(Some(engine(taken.engine)), env)?;
@@ -46,6 +47,7 @@ pub(super) fn taken_backup<'l>(taken: &TakenBackup, env: &mut Env<'l>) -> Result
             &volumes,
             &files,
             &bitmap_created,
+            &parent_name,
             &bitmap_recreated,
             taken.incremental_fallback,
             &details,

@@ -40,6 +40,10 @@ pub struct Manifest {
     pub kind: Kind,
     /// The bitmap that records the changes since this point; null when no disk carries one.
     pub bitmap: Option<String>,
+    /// The name by which a request can call this point its parent: the bitmap's, or, if no disk carries one and all have
+    /// fingerprints, the one that the bitmap would have had.
+    #[serde(default)]
+    pub name: Option<String>,
     /// The engine that moved the data.
     pub engine: Engine,
     /// The point that the incremental disks stand on.
@@ -210,6 +214,7 @@ mod tests {
             when: "2031-01-02T03:04:05Z".parse().unwrap(),
             kind: Kind::Full,
             bitmap: Some("backup-1".into()),
+            name: Some("backup-1".into()),
             engine: Engine::Push,
             parent: None,
             disks,
@@ -268,10 +273,10 @@ mod tests {
     fn a_manifest_of_before_is_read_and_has_no_checksum() {
         let m = manifest(vec![disk("a", None)]);
         let mut value = serde_json::to_value(&m).unwrap();
-        value.as_object_mut().unwrap().retain(|name, _| name != "texts" && name != "checksum");
+        value.as_object_mut().unwrap().retain(|name, _| !["name", "texts", "checksum"].contains(&name.as_str()));
         value["disks"][0].as_object_mut().unwrap().remove("fingerprints").unwrap();
         let text = value.to_string();
         let read: Manifest = serde_json::from_str(&text).unwrap();
-        assert_eq!((read.is_intact(&text), read), (None, m));
+        assert_eq!((read.is_intact(&text), read), (None, Manifest { name: None, ..m }));
     }
 }

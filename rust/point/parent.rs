@@ -78,8 +78,9 @@ impl Parent {
         if manifest.vm_name != vm {
             return Err(format!("parent point '{path}' is of virtual machine '{}'", manifest.vm_name));
         }
-        if manifest.bitmap.as_deref() != Some(bitmap) {
-            let has = manifest.bitmap.as_deref().map_or("none".to_owned(), |b| format!("'{b}'"));
+        let name = manifest.bitmap.as_deref().or(manifest.name.as_deref());
+        if name != Some(bitmap) {
+            let has = name.map_or("none".to_owned(), |name| format!("'{name}'"));
             return Err(format!("parent point '{path}' has bitmap {has}, not '{bitmap}'"));
         }
         let mut recorded = Chains { root, recorded: BTreeMap::new() };

@@ -144,3 +144,20 @@ fn a_stopped_guest_is_compared_too() {
     story.take("incremental").assert_recreated(&parent);
     story.assert_all_restore();
 }
+
+/// Nothing but fingerprints tells what changed, and the point's name is all that a request has of it.
+#[test]
+fn a_guest_without_any_bitmap_is_incremental() {
+    let mut story = Story::new(Guest::new([Disk::new().image(Image::Raw), Disk::block()]), Nas::folder());
+    story.guest.write(0, 0x41, 0, 16 * MIB);
+    story.take("full").assert_full(false);
+    for key in [0x51, 0x52] {
+        story.guest.write(0, key, 3 * MIB, MIB);
+        story.guest.write(1, key, 5 * MIB, 64 << 10);
+        let point = story.take("incremental");
+        assert_eq!(point.kinds(), [Incremental; 2]);
+        assert_eq!((&point.taken.bitmap_created, &point.taken.bitmap_recreated), (&None, &None));
+        assert!(point.taken.size < 3 * MIB, "{:?}", point.taken);
+    }
+    story.assert_all_restore();
+}

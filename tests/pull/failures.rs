@@ -25,7 +25,8 @@ fn qemu_is_killed() {
     let elapsed = fails_after(&mut story, "JOB_FAILED", |guest, _| guest.kill_qemu());
     assert!(elapsed < Duration::from_secs(10), "{elapsed:?}");
     story.guest.start();
-    story.take("incremental").assert_fallback();
+    let parent = story.bitmap();
+    story.take("incremental").assert_without_bitmap(&parent);
     story.assert_all_restore();
 }
 

@@ -98,6 +98,7 @@ fn manifest(instance: &Path, point: usize) {
         when: "2031-01-02T03:04:05Z".parse().unwrap(),
         kind: if point == 1 { Kind::Full } else { Kind::Incremental },
         bitmap: None,
+        name: None,
         engine: Engine::Push,
         parent: (point > 1)
             .then(|| ParentPoint { backup_path: format!("i-1/T{}", point - 1), point_id: format!("id-{}", point - 1) }),

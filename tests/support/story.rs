@@ -157,9 +157,9 @@ impl Story {
             request.bitmap_new = Some(format!("backup-{}", 1_700_000_000 + self.taken));
         }
         if mode == "incremental" {
-            let parent = self.points.iter().rfind(|point| point.taken.bitmap_created.is_some());
-            let parent = parent.expect("an incremental needs a point with a bitmap");
-            request.bitmap_parent = parent.taken.bitmap_created.clone();
+            let parent = self.points.iter().rfind(|point| point.taken.parent_name.is_some());
+            let parent = parent.expect("an incremental needs a point that can be a parent");
+            request.bitmap_parent = parent.taken.parent_name.clone();
             request.parent_paths = Some(parent.files());
         }
         request
@@ -282,6 +282,7 @@ impl Story {
         let manifest = self.manifest(&point.path);
         assert_eq!(manifest["vmName"], guest.name.as_str());
         assert_eq!(manifest["bitmap"].as_str(), taken.bitmap_created.as_deref());
+        assert!(taken.bitmap_created.is_none() || taken.parent_name == taken.bitmap_created, "{taken:?}");
         for file in ["domain-config.xml", "dominfo.xml", "domiflist.xml", "domblklist.xml"] {
             assert_eq!(self.nas.at(&point.path).join(file).exists(), running, "{file}");
         }

@@ -83,6 +83,29 @@ pub(super) enum BitmapFound {
     Lost(String),
 }
 
+/// What an earlier attempt of the same call has shown to be impossible, and why.
+#[derive(Debug, Default)]
+pub(super) struct Against {
+    /// To stand on the parent.
+    pub parent: Option<String>,
+    /// To rely on its bitmap.
+    pub bitmap: Option<String>,
+    /// To move the data by pull.
+    pub pull: Option<String>,
+}
+
+impl Against {
+    /// The same, now that `plan` could not stand on the parent: contents may still be compared with it, unless that is what
+    /// has failed.
+    pub(super) fn after(self, plan: &Plan, reason: String) -> Against {
+        if plan.ways.iter().any(|way| matches!(way, Way::Compared(_))) {
+            Against { parent: Some(reason), ..self }
+        } else {
+            Against { bitmap: Some(reason), ..self }
+        }
+    }
+}
+
 /// What will be done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Plan {
@@ -317,6 +340,7 @@ mod tests {
                 when: jiff::Timestamp::UNIX_EPOCH,
                 kind: Kind::Full,
                 bitmap: Some("b1".into()),
+                name: None,
                 engine: Engine::Push,
                 parent: None,
                 disks,
@@ -390,7 +414,7 @@ mod tests {
         assert_eq!(check("known", on, &two, Known, ("II", &[true, true], false, false)), "");
         assert_eq!(check("restarted", on, &two, Redefined, ("II", &[true, true], true, false)), "");
         let details = check("lost", on, &two, lost(), ("FF", &[true, true], false, true));
-        assert_eq!(details, "full instead of incremental: disk vdb: gone");
+        assert_eq!(details, "full instead of incremental: disk vdb: gone; the push engine does not compare contents");
         let none = Asked::Incremental(Err("parent point 'i/T1' has no manifest"));
         let details = check("no parent", none, &two, Known, ("FF", &[true, true], false, true));
         assert!(details.ends_with("has no manifest"), "{details}");
@@ -508,6 +532,17 @@ mod tests {
         let p = indexed(both(), (10, true), true);
         let (found, plan) = row_of(Asked::Incremental(Ok(&p)), &[disk("vda")], lost(), false);
         assert_eq!(found, "F", "the push engine can't: {plan:?}");
+    }
+
+    #[test]
+    fn what_fails_is_not_tried_again() {
+        let p = indexed(both(), (10, true), true);
+        let on = Asked::Incremental(Ok(&p));
+        let plan = |bitmap| row_of(on, &[disk("vda"), disk("vdb")], bitmap, true).1;
+        let against = Against::default().after(&plan(BitmapFound::Known), "shrunk".into());
+        assert_eq!((against.parent.as_deref(), against.bitmap.as_deref()), (None, Some("shrunk")));
+        let against = against.after(&plan(BitmapFound::Lost("shrunk".into())), "damaged".into());
+        assert_eq!(against.parent.as_deref(), Some("damaged"));
     }
 
     #[test]

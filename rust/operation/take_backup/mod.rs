@@ -50,6 +50,9 @@ pub struct TakenBackup {
     pub volumes: BTreeMap<String, String>,
     /// The new bitmap, when at least one disk carries it.
     pub bitmap_created: Option<String>,
+    /// The name by which a later request can call this point its parent (`bitmapParent`): the new bitmap's, or, if no disk
+    /// carries one and all have fingerprints, the one that was asked for.
+    pub parent_name: Option<String>,
     /// The parent's bitmap, when its checkpoint had to be made again.
     pub bitmap_recreated: Option<String>,
     /// An incremental was asked for and a full was made.
@@ -187,6 +190,7 @@ fn manifest(
     disks: Vec<ManifestDisk>,
 ) -> Manifest {
     let incremental = disks.iter().any(|disk| disk.kind == Kind::Incremental);
+    let comparable = disks.iter().all(|disk| disk.fingerprints.is_some());
     Manifest {
         version: Manifest::VERSION,
         point_id: call.point_id.clone(),
@@ -194,6 +198,7 @@ fn manifest(
         when,
         kind: if incremental { Kind::Incremental } else { Kind::Full },
         bitmap: bitmap.map(str::to_owned),
+        name: bitmap.or(call.checked.mode.bitmap().filter(|_| comparable)).map(str::to_owned),
         engine,
         parent: parent.filter(|_| incremental),
         disks,
@@ -237,6 +242,7 @@ impl Outcome {
             virtual_size: disks.iter().map(|disk| disk.virtual_size).sum(),
             volumes: disks.iter().map(|disk| (disk.volume.clone(), disk.file.clone())).collect(),
             bitmap_created: manifest.bitmap,
+            parent_name: manifest.name,
             bitmap_recreated: self.recreated,
             incremental_fallback: self.fallback,
             details: self.details.join("\n"),

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::attempt::Attempt;
-use super::decision::{self, Asked, BitmapFound, Plan, Way};
+use super::decision::{self, Against, Asked, BitmapFound, Plan, Way};
 use super::found::{self, Found};
 use super::request::{Checked, Mode};
 use super::storage::{self, Opened};
@@ -18,15 +18,6 @@ use crate::point::Parent;
 /// Runs the backup of a guest that must be running or paused.
 pub(super) fn run(call: &Call<'_>, host: HostState, job: &mut Reporter<'_>) -> Result<TakenBackup> {
     take(call, host, Against::default(), job)
-}
-
-/// What an earlier attempt has shown to be impossible, and why.
-#[derive(Debug, Default)]
-struct Against {
-    /// To stand on the parent.
-    parent: Option<String>,
-    /// To move the data by pull.
-    pull: Option<String>,
 }
 
 /// The same, without what there is a reason against.
@@ -48,9 +39,10 @@ fn take(call: &Call<'_>, mut host: HostState, against: Against, job: &mut Report
     let chosen = choice::choose(checked.engine, against.pull.clone(), config, &found.domain, found.xml.owner)?;
     let compares = chosen.scratch.is_some();
     let (request, parent) = (checked.clone(), against.parent.clone().map(Err).or(opened.parent.take()));
+    let lost = against.bitmap.clone().map(BitmapFound::Lost);
     let (found, host, parent, mut plan) = ask("look at the bitmaps", move || {
         clear_way(&request, &found, &mut host)?;
-        let plan = decide(&request, &found, parent.as_ref(), compares);
+        let plan = decide(&request, &found, parent.as_ref(), lost, compares);
         Ok((found, host, parent, plan))
     })?;
     job.begin("make the targets")?;
@@ -66,9 +58,9 @@ fn take(call: &Call<'_>, mut host: HostState, against: Against, job: &mut Report
     let copied = match copied.and_then(|copied| attempt.check_parent(&plan, limit).map(|()| copied)) {
         Ok(copied) => copied,
         Err(error) if error.code == Code::ParentInvalid => {
-            log::warn!("{}: once more, in full: {error}", checked.vm);
+            log::warn!("{}: once more, without its bitmap: {error}", checked.vm);
             let reason = error.to_string();
-            return take(call, attempt.start_over(error)?, Against { parent: Some(reason), ..against }, job);
+            return take(call, attempt.start_over(error)?, against.after(&plan, reason), job);
         }
         Err(error) if checked.engine == Engine::Auto && attempt.pull_was_refused() => {
             log::warn!("{}: once more, by push: {error}", checked.vm);
@@ -137,12 +129,18 @@ fn clear_way(checked: &Checked, found: &Found, host: &mut HostState) -> Result<(
     host.forget(bitmap)
 }
 
-/// Finds out about the parent's bitmap and decides.
-fn decide(checked: &Checked, found: &Found, parent: Option<&Result<Parent, String>>, compares: bool) -> Plan {
+/// Finds out about the parent's bitmap, unless it is known to be `lost`, and decides.
+fn decide(
+    checked: &Checked,
+    found: &Found,
+    parent: Option<&Result<Parent, String>>,
+    lost: Option<BitmapFound>,
+    compares: bool,
+) -> Plan {
     let asked = Asked::of(&checked.mode, parent);
     let ways = decision::ways(asked, &found.disks, compares);
     let bitmap = match (asked, &ways) {
-        (Asked::Incremental(Ok(parent)), Ok(ways)) => find_bitmap(found, parent, ways),
+        (Asked::Incremental(Ok(parent)), Ok(ways)) => lost.or_else(|| find_bitmap(found, parent, ways)),
         _ => None,
     };
     decision::plan(asked, &found.disks, ways, bitmap, compares)

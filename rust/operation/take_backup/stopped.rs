@@ -7,7 +7,7 @@ use std::fs::File;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::decision::{self, Asked, BitmapFound, DiskFacts, Plan, Way};
+use super::decision::{self, Against, Asked, BitmapFound, DiskFacts, Plan, Way};
 use super::image_lock::ImageLock;
 use super::layers::{self, LayerAt, Unread};
 use super::request::{Checked, Mode, StoppedSource};
@@ -40,21 +40,24 @@ pub(super) fn run(
     mut host: HostState,
     job: &mut Reporter<'_>,
 ) -> Result<TakenBackup> {
-    match take(call, sources, &mut host, None, job) {
-        Err(error) if error.code == Code::ParentInvalid && !error.leftovers => {
-            log::warn!("{}: once more, in full: {error}", call.checked.vm);
-            take(call, sources, &mut host, Some(error.to_string()), job)
+    let mut against = Against::default();
+    loop {
+        let without_parent = against.parent.is_some();
+        match take(call, sources, &mut host, &mut against, job) {
+            Err(error) if error.code == Code::ParentInvalid && !error.leftovers && !without_parent => {
+                log::warn!("{}: once more, without its bitmap: {error}", call.checked.vm);
+            }
+            taken => return taken,
         }
-        taken => taken,
     }
 }
 
-/// The same, on top of no parent when there is a reason against it. `PARENT_INVALID` when one shows later on.
+/// The same, without what there is a reason `against`. `PARENT_INVALID` when a further one has shown.
 fn take(
     call: &Call<'_>,
     sources: &[StoppedSource],
     host: &mut HostState,
-    against: Option<String>,
+    against: &mut Against,
     job: &mut Reporter<'_>,
 ) -> Result<TakenBackup> {
     let Call { checked, config, .. } = *call;
@@ -68,9 +71,10 @@ fn take(
     job.begin("open the repository")?;
     let mut opened = storage::open(checked, config)?;
     let ours = super::running::ours(checked, &opened, host)?;
-    let parent = against.map(Err).or(opened.parent.take());
+    let parent = against.parent.clone().map(Err).or(opened.parent.take());
+    let lost = against.bitmap.clone().map(BitmapFound::Lost);
     let facts: Vec<_> = found.iter().map(|disk| disk.facts.clone()).collect();
-    let plan = decide(checked, &found, &facts, parent.as_ref());
+    let plan = decide(checked, &found, &facts, parent.as_ref(), lost);
     job.begin("make the targets")?;
     let targets = storage::make_targets(opened, &checked.point, plan.specs(&facts, true), storage::PROBE)?;
     let mut attempt = Attempt { found, facts, plan, targets, hangs: false };
@@ -79,7 +83,12 @@ fn take(
     let seeded = completed.and_then(|()| bitmap.map_or(Ok(()), |bitmap| attempt.seed(bitmap, host)));
     match seeded.and_then(|()| attempt.copy(call, job)) {
         Ok(copied) => attempt.publish(call, copied, parent, &ours, host, job),
-        Err(error) => Err(attempt.abandon(error, bitmap, host)),
+        Err(error) => {
+            if error.code == Code::ParentInvalid {
+                *against = std::mem::take(against).after(&attempt.plan, error.to_string());
+            }
+            Err(attempt.abandon(error, bitmap, host))
+        }
     }
 }
 
@@ -180,17 +189,18 @@ fn open(source: &StoppedSource) -> std::result::Result<Opened, Unread> {
     Ok(Opened { layers, locks, view })
 }
 
-/// Finds out about the parent's bitmap and decides.
+/// Finds out about the parent's bitmap, unless it is known to be `lost`, and decides.
 fn decide(
     checked: &Checked,
     found: &[Found],
     facts: &[DiskFacts],
     parent: Option<&std::result::Result<Parent, String>>,
+    lost: Option<BitmapFound>,
 ) -> Plan {
     let asked = Asked::of(&checked.mode, parent);
     let ways = decision::ways(asked, facts, true);
     let bitmap = match (asked, &ways, parent_bitmap(checked)) {
-        (Asked::Incremental(Ok(_)), Ok(ways), Some(name)) => find_bitmap(name, found, ways),
+        (Asked::Incremental(Ok(_)), Ok(ways), Some(name)) => lost.or_else(|| find_bitmap(name, found, ways)),
         _ => None,
     };
     decision::plan(asked, facts, ways, bitmap, true)

@@ -142,6 +142,7 @@ fn published_bitmaps(instance: &Folder, vm: &str) -> Result<BTreeSet<String>> {
         match manifest {
             Ok(Some(manifest)) if manifest.vm_name == vm => {
                 names.extend(manifest.bitmap);
+                names.extend(manifest.name);
                 names.extend(manifest.disks.into_iter().filter_map(|disk| disk.bitmap));
             }
             Ok(_) => {}

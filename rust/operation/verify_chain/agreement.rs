@@ -105,6 +105,7 @@ mod tests {
             when: "2031-01-02T03:04:05Z".parse().unwrap(),
             kind: Kind::Incremental,
             bitmap: Some("backup-2".into()),
+            name: None,
             engine: Engine::Push,
             parent: Some(ParentPoint { backup_path: "i-1/T1".into(), point_id: "id-1".into() }),
             disks: vec![disk("a", Kind::Incremental), disk("b", Kind::Full)],

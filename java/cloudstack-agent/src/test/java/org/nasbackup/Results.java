@@ -25,6 +25,7 @@ public final class Results {
                 new String[] {"root-volume"},
                 new String[] {"i-2-9-VM/T1/root.root-volume.qcow2"},
                 bitmapCreated,
+                bitmapCreated,
                 bitmapRecreated,
                 fallback,
                 details,

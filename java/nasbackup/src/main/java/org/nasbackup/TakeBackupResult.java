@@ -24,6 +24,7 @@ public final class TakeBackupResult {
     private final long virtualSize;
     private final Map<String, String> volumes;
     private final String bitmapCreated;
+    private final String parentName;
     private final String bitmapRecreated;
     private final boolean incrementalFallback;
     private final String details;
@@ -41,6 +42,7 @@ public final class TakeBackupResult {
             String[] volumes,
             String[] files,
             String bitmapCreated,
+            String parentName,
             String bitmapRecreated,
             boolean incrementalFallback,
             String details,
@@ -58,6 +60,7 @@ public final class TakeBackupResult {
         }
         this.volumes = Collections.unmodifiableMap(byVolume);
         this.bitmapCreated = bitmapCreated;
+        this.parentName = parentName;
         this.bitmapRecreated = bitmapRecreated;
         this.incrementalFallback = incrementalFallback;
         this.details = details;
@@ -91,6 +94,14 @@ public final class TakeBackupResult {
     /** The new bitmap; null unless at least one disk carries it. */
     public String bitmapCreated() {
         return bitmapCreated;
+    }
+
+    /**
+     * The name by which a later request can call this point its parent, with {@code bitmapParent}: the new bitmap's, or, if no
+     * disk carries one and all have fingerprints, the one that was asked for. Null: it can be no parent.
+     */
+    public String parentName() {
+        return parentName;
     }
 
     /** The parent's bitmap when its checkpoint had to be made again; else null. */

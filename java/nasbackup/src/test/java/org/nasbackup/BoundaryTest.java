@@ -181,6 +181,7 @@ class BoundaryTest {
         assertThat(result.virtualSize()).isEqualTo(2);
         assertThat(result.volumes()).hasSize(100).containsEntry("volume7", "file7");
         assertThat(result.bitmapCreated()).isEqualTo("created");
+        assertThat(result.parentName()).isEqualTo("name");
         assertThat(result.bitmapRecreated()).isNull();
         assertThat(result.incrementalFallback()).isTrue();
         assertThat(result.details()).isEqualTo("one\ntwo");

@@ -28,7 +28,8 @@ public final class Answers {
         answer.setSize(result.size());
         answer.setVirtualSize(result.virtualSize());
         answer.setVolumes(result.volumes());
-        answer.setBitmapCreated(result.bitmapCreated());
+        // The server asks for it as the parent of the next; whether a disk carries it is the host's business.
+        answer.setBitmapCreated(result.parentName());
         answer.setBitmapRecreated(result.bitmapRecreated());
         answer.setIncrementalFallback(result.incrementalFallback());
         return answer;
