@@ -1,5 +1,9 @@
-//! What this host remembers of a virtual machine: a lock against a second backup of it, and the bitmaps that were begun
-//! here and not removed since. The manifests name the published ones too, but not once their point was deleted.
+//! What this host remembers of a virtual machine: a lock against a second backup of it, the bitmaps that were begun here
+//! and not removed since, and the backup that runs. The manifests name the published bitmaps too, but not once their point
+//! was deleted.
+//!
+//! The lock is its holder's life: a record that names a backup and whose lock is free is of a process that has died, or
+//! that could not clear up.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
@@ -11,11 +15,37 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Code, Error, Result};
 use crate::nas::lock::Flock;
+use crate::steps;
+
+/// A backup that has begun: what its effects are known by, should its process die. A scratch folder and a mount are not
+/// among it, for they carry locks of their own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Begun {
+    /// The virtual machine.
+    pub vm: String,
+    /// The caller's id of the job, or the one that it was given.
+    pub job: String,
+    /// The host path of the repository's root.
+    pub root: PathBuf,
+    /// The restore point, relative to it.
+    pub point: String,
+    /// The bitmap that begins with it.
+    pub bitmap: Option<String>,
+    /// The guest's file systems may be frozen.
+    pub frozen: bool,
+    /// The guest ran, and was not paused.
+    pub ran: bool,
+    /// The disks of a stopped guest that get the bitmap.
+    pub disks: Vec<String>,
+}
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Record {
     #[serde(default)]
     bitmaps: BTreeSet<String>,
+    #[serde(default)]
+    begun: Option<Begun>,
 }
 
 /// One virtual machine on this host, locked until dropped.
@@ -54,6 +84,45 @@ impl HostState {
         &self.record.bitmaps
     }
 
+    /// The backup that was begun and neither completed nor undone.
+    pub fn begun(&self) -> Option<&Begun> {
+        self.record.begun.as_ref()
+    }
+
+    /// Records a backup before its first effect, and its bitmap as ours.
+    pub fn begin(&mut self, begun: Begun) -> Result<()> {
+        self.record.bitmaps.extend(begun.bitmap.clone());
+        self.record.begun = Some(begun);
+        self.write()
+    }
+
+    /// Records whether the guest's file systems may be frozen.
+    pub fn set_frozen(&mut self, frozen: bool) -> Result<()> {
+        match &mut self.record.begun {
+            Some(begun) if begun.frozen != frozen => {
+                begun.frozen = frozen;
+                self.write()
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The backup is complete, or nothing is left of it. Should that not get recorded, it is looked into once more.
+    pub fn end(&mut self) {
+        if self.record.begun.take().is_some()
+            && let Err(error) = self.write()
+        {
+            log::warn!("{error}");
+        }
+    }
+
+    /// A backup has failed. What is left of it is looked for later.
+    pub fn end_unless(&mut self, leftovers: bool) {
+        if !leftovers {
+            self.end();
+        }
+    }
+
     /// Remembers a bitmap before it is begun, so that it is known as ours if this process dies.
     pub fn remember(&mut self, bitmap: &str) -> Result<()> {
         if self.record.bitmaps.insert(bitmap.to_owned()) { self.write() } else { Ok(()) }
@@ -66,7 +135,7 @@ impl HostState {
 
     fn write(&self) -> Result<()> {
         let replace = || -> std::io::Result<()> {
-            if self.record.bitmaps.is_empty() {
+            if self.record.bitmaps.is_empty() && self.record.begun.is_none() {
                 return match fs::remove_file(&self.path) {
                     Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e),
                     _ => Ok(()),
@@ -79,8 +148,19 @@ impl HostState {
             fs::rename(&new, &self.path)?;
             File::open(self.path.parent().unwrap_or(Path::new("/")))?.sync_all()
         };
-        replace().map_err(|e| Error::io("record the bitmaps of this host", &self.path, e))
+        steps::at("record");
+        let written = replace().map_err(|e| Error::io("record what was begun on this host", &self.path, e));
+        steps::done("record");
+        written
     }
+}
+
+/// The virtual machines whose records name a backup, of the living and of the dead.
+pub fn with_begun(state_dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(state_dir).into_iter().flatten().flatten().map(|entry| entry.path());
+    let records = entries.filter(|path| path.extension().is_some_and(|extension| extension == "json"));
+    // what can't be read is told when its virtual machine is locked
+    records.filter_map(|path| read(&path).ok()?.begun).map(|begun| begun.vm).collect()
 }
 
 fn read(path: &Path) -> Result<Record> {

@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use crate::error::{Code, Error, Result};
 use crate::speed::{self, Speed};
+use crate::steps;
 
 /// One running job, as `jobs` shows it and as progress listeners get it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -58,6 +59,7 @@ impl Job {
         log::debug!("{} {}: {phase}", self.operation, self.vm_name.as_deref().unwrap_or("-"));
         *lock(&self.phase) = phase;
         *lock(&self.speed) = Speed::default();
+        steps::at(phase);
     }
 
     /// Records progress in bytes.

@@ -19,4 +19,5 @@ pub mod point;
 pub mod qcow2;
 mod queue;
 mod speed;
+mod steps;
 pub mod sys;

@@ -4,6 +4,7 @@ pub mod choice;
 pub mod job;
 pub mod offline;
 mod pace;
+pub mod leftover;
 pub mod pull;
 pub mod push;
 pub mod rate;

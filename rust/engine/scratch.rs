@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
 
+use super::leftover;
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::libvirt::{Domain, JobState, State};
+use crate::libvirt::Domain;
 use crate::nas::deadline::ask;
 
 const STEP: &str = "make the scratch folder";
@@ -180,23 +181,9 @@ fn lock_root(all: &Path) -> Result<File> {
 fn end_job(config: &Config, folder: &Path) -> Result<()> {
     let Ok(vm) = fs::read_to_string(folder.join(DOMAIN)) else { return Ok(()) };
     let uri = config.connection_uri.clone();
-    let socket = folder.join(SOCKET);
+    let folder = folder.to_owned();
     ask(SWEEP, END, move || {
-        let Some(domain) = Domain::find(&uri, &vm)? else { return Ok(()) };
-        let backup = domain.running_backup()?;
-        if !backup.is_some_and(|xml| socket.to_str().is_some_and(|socket| xml.contains(socket))) {
-            return Ok(());
-        }
-        log::warn!("{vm}: a backup job that nobody waits for is aborted");
-        domain.abort_job()?;
-        while domain.job()?.state == JobState::Running {
-            std::thread::sleep(Duration::from_millis(100));
-        }
-        if domain.state()? == (State::Paused { io_error: true }) {
-            log::warn!("{vm}: the guest, paused by the backup, goes on");
-            domain.resume()?;
-        }
-        Ok(())
+        Domain::find(&uri, &vm)?.map_or(Ok(false), |domain| leftover::end_job(&domain, &folder)).map(drop)
     })
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::error::{Code, Error, Result};
 use crate::panics::caught;
+use crate::steps;
 
 /// How long an ordinary piece of work on the NAS may take.
 pub const LIMIT: Duration = Duration::from_secs(60);
@@ -107,7 +108,10 @@ fn begin<T: Send + 'static>(
     let ours = Arc::new(Slot { state: Mutex::new(State::Running), ended: Condvar::new(), stuck });
     let theirs = ours.clone();
     let work = move || {
-        theirs.deliver(step, caught(work));
+        steps::at(step);
+        let result = caught(work);
+        steps::done(step);
+        theirs.deliver(step, result);
         ended();
     };
     thread::Builder::new()

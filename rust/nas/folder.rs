@@ -13,6 +13,7 @@ use rustix::io::Errno;
 
 use super::path::RepoPath;
 use crate::error::{Code, Error, Result};
+use crate::steps;
 
 /// Mode of the folders that are made: QEMU, which runs as another user, has to pass through.
 pub const FOLDER_MODE: u32 = 0o711;
@@ -291,6 +292,7 @@ fn remove(folder: BorrowedFd<'_>, name: &CStr, path: &Path, device: u64, depth: 
     let mut freed = 0_u64;
     for left in (0..TRIES).rev() {
         for name in inner.names()? {
+            steps::at("remove one of a folder");
             let path = inner.path.join(&name);
             let name = CString::new(name.into_vec()).map_err(|_| failed(step, &path, Errno::INVAL))?;
             freed = freed.saturating_add(remove(inner.as_fd(), &name, &path, device, depth + 1)?);

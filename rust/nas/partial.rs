@@ -6,6 +6,7 @@ use super::folder::{FILE_MODE, FOLDER_MODE, Folder};
 use super::path::PointPath;
 use super::session::Session;
 use crate::error::{Code, Error, Result};
+use crate::steps;
 
 /// What the name of every unpublished point begins with.
 pub const PARTIAL: &str = ".partial-";
@@ -62,7 +63,9 @@ impl PartialPoint {
     pub fn publish(mut self) -> Result<()> {
         let (partial, name) = (partial_name(&self.point), self.point.name());
         self.folder.sync()?;
+        steps::at("rename the restore point");
         self.instance.rename(&partial, name)?;
+        steps::at("sync the instance's folder");
         // the instance's own entry may be as new as the point
         let synced = self.instance.sync().and_then(|()| self.session.root().sync());
         if let Err(error) = synced {

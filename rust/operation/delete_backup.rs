@@ -18,6 +18,7 @@ use crate::nas::path::{PointPath, RepoPath};
 use crate::nas::repository::Repository;
 use crate::nas::session::Session;
 use crate::qcow2;
+use crate::steps;
 
 /// How long the removal may take: some file systems need minutes for a terabyte.
 const REMOVAL: Duration = Duration::from_secs(600);
@@ -134,6 +135,7 @@ fn remove(instance: &Folder, point: &PointPath, published: bool) -> Result<u64> 
     let mut freed = instance.remove_tree(&deleted).map_err(|e| e.with_leftover(&deleted))?;
     if published {
         instance.rename(point.name(), &deleted)?;
+        steps::at("renamed for its removal");
         instance.sync()?;
         freed += instance.remove_tree(&deleted).map_err(|e| e.with_leftover(&deleted))?;
     }

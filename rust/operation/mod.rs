@@ -49,6 +49,7 @@ pub fn init(config: Config, default: Box<dyn Append>) -> Result<()> {
     logging::init(&config, default)?;
     log::info!("nasbackup {}, {}, state in '{}'", version(), config.connection_uri, config.state_dir.display());
     config::set(config);
+    take_backup::recover::at_load(config::current());
     Ok(())
 }
 

@@ -4,6 +4,7 @@
 #![allow(dead_code, unused_imports, unreachable_pub, reason = "each test binary uses its part of it")]
 #![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
 
+mod agent;
 mod guest;
 mod image;
 mod leaks;
@@ -21,6 +22,7 @@ use std::time::{Duration, Instant};
 
 use nasbackup::engine::Engine;
 
+pub use agent::{Agent, Ended, host, own_host, repository_json, run_as_agent, take_json};
 pub use guest::{Bus, Disk, Guest};
 pub use image::{Image, MIB, assert_holds};
 pub use leaks::Leaks;

@@ -9,7 +9,7 @@ use nasbackup::engine::Engine;
 use nasbackup::error::{Error, Result};
 use nasbackup::job::JobStatus;
 use nasbackup::operation::take_backup::{self, TakeBackupRequest, TakenBackup, TakenDisk};
-use nasbackup::point::Kind;
+use nasbackup::point::{Kind, Manifest};
 use serde_json::Value;
 
 use super::{Disk, Guest, MIB, Nas, engine, image, init};
@@ -192,8 +192,7 @@ impl Story {
         take: impl FnOnce(TakeBackupRequest) -> Result<TakenBackup>,
     ) -> &Point {
         let state = self.guest.state();
-        let disks = self.guest.disks.iter().enumerate().filter(|(_, disk)| disk.is_backed_up());
-        let content = disks.map(|(i, disk)| (disk.volume().to_owned(), self.guest.copy(i))).collect();
+        let content = self.content();
         let path = request.backup_path.clone().unwrap();
         let created = request.bitmap_new.clone();
         let expected = match request.engine.as_deref() {
@@ -211,6 +210,45 @@ impl Story {
         self.assert_published(self.points.last().unwrap(), state != "gone");
         self.assert_bitmaps(created.as_deref());
         self.points.last().unwrap()
+    }
+
+    /// Copies of what the disks hold now, by volume.
+    pub fn content(&self) -> BTreeMap<String, PathBuf> {
+        let disks = self.guest.disks.iter().enumerate().filter(|(_, disk)| disk.is_backed_up());
+        disks.map(|(i, disk)| (disk.volume().to_owned(), self.guest.copy(i))).collect()
+    }
+
+    /// Takes up a point that another process has published, and that has to hold `content`.
+    pub fn adopt(&mut self, path: String, content: BTreeMap<String, PathBuf>) {
+        let manifest: Manifest = serde_json::from_value(self.manifest(&path)).unwrap();
+        let disks = manifest.disks.iter().map(|disk| TakenDisk {
+            target: None,
+            volume: disk.volume.clone(),
+            serial: disk.serial.clone(),
+            file: format!("{path}/{}", disk.file),
+            kind: disk.kind,
+            parent: None,
+            size: disk.size,
+            virtual_size: disk.virtual_size,
+            bitmap: disk.bitmap.clone(),
+        });
+        let taken = TakenBackup {
+            kind: manifest.kind,
+            size: 0,
+            virtual_size: 0,
+            volumes: BTreeMap::new(),
+            bitmap_created: manifest.bitmap.clone(),
+            bitmap_recreated: None,
+            incremental_fallback: false,
+            details: String::new(),
+            engine: manifest.engine,
+            job_millis: 0,
+            sync_millis: 0,
+            total_millis: 0,
+            disks: disks.collect(),
+        };
+        self.taken += 1;
+        self.points.push(Point { path, taken, content });
     }
 
     /// Runs a request that has to fail with `code`; nothing of it stays and the earlier points are untouched.

@@ -97,9 +97,6 @@ impl Attempt {
         let means = self.means(plan)?;
         let xml = self.backup_xml(checked, plan, names, &means)?;
         let checkpoint = self.bitmap.as_deref().map(|bitmap| self.checkpoint_xml(bitmap, plan));
-        if let Some(bitmap) = &self.bitmap {
-            self.host.remember(bitmap)?;
-        }
         job.begin("begin")?;
         let mut details = Vec::new();
         let prepared = Prepared::new(&self.found.domain)?;
@@ -107,7 +104,7 @@ impl Attempt {
         let when = jiff::Timestamp::now();
         let begun = Instant::now();
         let backup = prepared.begin(xml, checkpoint, matches!(means, Means::Push(_)));
-        if let Some(Err(error)) = frozen.map(Frozen::thaw) {
+        if let Some(Err(error)) = frozen.map(|frozen| frozen.thaw().and_then(|()| self.host.set_frozen(false))) {
             log::error!("{}: {error}", self.found.domain.name());
             details.push(error.to_string());
         }
@@ -196,7 +193,7 @@ impl Attempt {
     }
 
     /// Freezes a running guest if that is asked for.
-    fn freeze(&self, checked: &Checked, config: &Config, details: &mut Vec<String>) -> Result<Option<Frozen>> {
+    fn freeze(&mut self, checked: &Checked, config: &Config, details: &mut Vec<String>) -> Result<Option<Frozen>> {
         if !checked.quiesce {
             return Ok(None);
         }
@@ -204,6 +201,7 @@ impl Attempt {
             details.push("the guest is paused: not frozen".to_owned());
             return Ok(None);
         }
+        self.host.set_frozen(true)?;
         match Frozen::freeze(&self.found.domain, self.found.xml.agent) {
             Ok(frozen) => Ok(Some(frozen)),
             Err(error) if config.quiesce_failure == QuiesceFailure::Warn => {
@@ -265,8 +263,10 @@ impl Attempt {
         match targets.publish(manifest, texts, limit) {
             Ok(published) => Ok((published, found, host)),
             Err(error) => {
+                let leftovers = error.leftovers;
                 let removed = ask("delete the new checkpoint", move || {
                     remove_bitmap(&found, &mut host, bitmap.as_deref());
+                    host.end_unless(leftovers);
                     Ok(())
                 });
                 if let Err(failed) = removed {
@@ -353,7 +353,10 @@ impl Attempt {
                 Ok(host)
             })
         });
-        let host = resumed.inspect_err(|failed| log::error!("{name}: {failed}"));
+        let mut host = resumed.inspect_err(|failed| log::error!("{name}: {failed}"));
+        if let Ok(host) = &mut host {
+            host.end_unless(error.leftovers);
+        }
         (error, host.ok())
     }
 }
@@ -376,7 +379,7 @@ fn remove_bitmap(found: &Found, host: &mut HostState, bitmap: Option<&str>) {
 }
 
 /// Lets a guest go on that ran before and that the failed backup stopped, and no other.
-fn resume(domain: &Domain, ran: bool) {
+pub(super) fn resume(domain: &Domain, ran: bool) {
     let go_on = || -> Result<bool> {
         let stopped = ran && domain.state()? == State::Paused { io_error: true };
         if stopped {

@@ -100,6 +100,17 @@ pub(super) fn find(checked: &Checked, config: &Config) -> Result<Found> {
     Ok(Found { domain, runs, xml_text, xml, disks, left_out, bitmaps, details })
 }
 
+/// The bitmaps that a domain has now.
+pub(super) fn bitmaps(domain: &Domain) -> Result<Bitmaps> {
+    let (_, xml) = domain.xml()?;
+    let disks: Vec<_> = xml.disks.iter().filter(|disk| !disk.shareable && !disk.transient).collect();
+    Ok(Bitmaps {
+        targets: disks.iter().map(|disk| disk.target.clone()).collect(),
+        stored: disks.iter().map(|disk| bitmap_home(disk).unwrap_or_default()).collect(),
+        known: domain.checkpoint_names()?.into_iter().collect(),
+    })
+}
+
 /// Facts of one disk, and the names of the bitmaps stored in its top image.
 fn look_at(domain: &Domain, disk: &Disk, size: Option<&u64>) -> Result<(DiskFacts, BTreeSet<String>)> {
     const STEP: &str = "look at the disk";

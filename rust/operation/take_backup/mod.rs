@@ -10,6 +10,7 @@ mod image_lock;
 mod layers;
 mod qemu_img;
 mod quiesce;
+pub(crate) mod recover;
 mod regrown;
 mod request;
 mod running;
@@ -17,6 +18,7 @@ mod stopped;
 mod storage;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -25,7 +27,7 @@ use serde::Serialize;
 use crate::config::{self, Config};
 use crate::engine::Engine;
 use crate::error::{Code, Error, Result};
-use crate::host::HostState;
+use crate::host::{Begun, HostState};
 use crate::job::{self, Job, Listener, Reporter};
 use crate::nas::deadline;
 use crate::nas::path::PointPath;
@@ -102,7 +104,7 @@ pub fn run(request: TakeBackupRequest, listener: Listener<'_>) -> Result<TakenBa
     let job = job::start(checked.job.clone(), "takeBackup", Some(checked.vm.clone()))?;
     let mut job = Reporter::new(job, listener)?;
     let deadline = Instant::now() + checked.wait;
-    let host = HostState::lock(&config.state_dir, &checked.vm)?;
+    let host = recover::undo(&config, HostState::lock(&config.state_dir, &checked.vm)?, false)?;
     let _place = queue::BACKUPS.enter(config.places(), || wait_for_place(&mut job, deadline))?;
     let point_id = Manifest::new_point_id()?;
     let call = Call { checked: &checked, config: &config, deadline, point_id };
@@ -155,6 +157,20 @@ impl Call<'_> {
     /// How much of the time that the job may take is left.
     fn left(&self) -> Duration {
         self.deadline.saturating_duration_since(Instant::now())
+    }
+
+    /// What the host has to know of it before its first effect.
+    fn begun(&self, root: &Path, bitmap: Option<&str>, ran: bool, disks: Vec<String>, job: &Job) -> Begun {
+        Begun {
+            vm: self.checked.vm.clone(),
+            job: job.status().job,
+            root: root.to_owned(),
+            point: self.checked.point.to_string(),
+            bitmap: bitmap.map(str::to_owned),
+            frozen: false,
+            ran,
+            disks,
+        }
     }
 }
 

@@ -23,6 +23,18 @@ fn thawing() -> MutexGuard<'static, BTreeSet<String>> {
     THAWING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Thaws a guest whose freezing process has died, and goes on trying until it succeeds.
+pub(super) fn thaw_left(domain: &Domain) {
+    if let Err(error) = domain.bound_agent(AGENT) {
+        log::warn!("{}: {error}", domain.name());
+    }
+    match keep_thawing(domain.clone()).recv_timeout(2 * AGENT) {
+        Ok(Ok(_)) => log::warn!("{}: the guest, frozen by a backup that ended early, is thawed", domain.name()),
+        Ok(Err(error)) => log::error!("{}: {error}", domain.name()),
+        Err(_) => log::error!("{}: the guest's agent does not answer a thaw", domain.name()),
+    }
+}
+
 /// A frozen guest; dropped, it is thawed.
 #[derive(Debug)]
 pub(super) struct Frozen {

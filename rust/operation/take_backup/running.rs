@@ -40,7 +40,7 @@ fn take(call: &Call<'_>, mut host: HostState, against: Against, job: &mut Report
     let compares = chosen.scratch.is_some();
     let (request, parent) = (checked.clone(), against.parent.clone().map(Err).or(opened.parent.take()));
     let lost = against.bitmap.clone().map(BitmapFound::Lost);
-    let (found, host, parent, mut plan) = ask("look at the bitmaps", move || {
+    let (found, mut host, parent, mut plan) = ask("look at the bitmaps", move || {
         clear_way(&request, &found, &mut host)?;
         let plan = decide(&request, &found, parent.as_ref(), lost, compares);
         Ok((found, host, parent, plan))
@@ -49,8 +49,9 @@ fn take(call: &Call<'_>, mut host: HostState, against: Against, job: &mut Report
     let disks = found.disks.clone();
     let specs = plan.specs(&disks, chosen.scratch.is_some());
     let names: Vec<String> = specs.iter().map(|spec| spec.name.clone()).collect();
-    let targets = storage::make_targets(opened, &checked.point, specs, storage::PROBE)?;
     let bitmap = checked.mode.bitmap().filter(|_| plan.carries.contains(&true));
+    host.begin(call.begun(opened.root(), bitmap, found.runs, Vec::new(), job))?;
+    let targets = storage::make_targets(opened, &checked.point, specs, storage::PROBE)?;
     let mut attempt = Attempt::new(found, bitmap, host, targets, chosen.scratch);
     let limit = SYNC.max(call.left());
     let completed = attempt.complete(call, &mut plan, job);
@@ -72,17 +73,20 @@ fn take(call: &Call<'_>, mut host: HostState, against: Against, job: &mut Report
     let parent = parent_point(parent);
     let disks = plan.manifest_disks(&disks, bitmap, copied.fingerprints);
     let manifest = manifest(call, copied.when, attempt.engine(), bitmap, parent, disks);
-    let (published, found, host) = attempt.publish(manifest, limit)?;
+    let (published, found, mut host) = attempt.publish(manifest, limit)?;
     job.enter("clear up");
     let mut details = found.details.clone();
     details.extend(chosen.details);
     details.extend(plan.details.iter().cloned());
     details.extend(copied.details);
     let targets = found.disks.iter().map(|disk| Some(disk.target.clone())).collect();
-    if let Some(bitmap) = bitmap.map(str::to_owned) {
-        // The point is published: nothing that happens now changes that.
-        let cleared = ask("remove the older bitmaps", move || Ok(clear_up(found, host, &ours, &bitmap)));
-        details.extend(cleared.unwrap_or_else(|error| vec![error.to_string()]));
+    match bitmap.map(str::to_owned) {
+        None => host.end(),
+        Some(bitmap) => {
+            // The point is published: nothing that happens now changes that.
+            let cleared = ask("remove the older bitmaps", move || Ok(clear_up(found, host, &ours, &bitmap)));
+            details.extend(cleared.unwrap_or_else(|error| vec![error.to_string()]));
+        }
     }
     let recreated = match &checked.mode {
         Mode::Incremental { parent_bitmap, .. } if plan.recreated => Some(parent_bitmap.clone()),
@@ -167,5 +171,6 @@ fn clear_up(mut found: Found, mut host: HostState, ours: &BTreeSet<String>, bitm
     details.extend(
         found.bitmaps.foreign(ours).iter().map(|name| format!("bitmap '{name}' is not ours and is left alone")),
     );
+    host.end();
     details
 }

@@ -76,12 +76,16 @@ fn take(
     let facts: Vec<_> = found.iter().map(|disk| disk.facts.clone()).collect();
     let plan = decide(checked, &found, &facts, parent.as_ref(), lost);
     job.begin("make the targets")?;
+    let bitmap = checked.mode.bitmap();
+    let seeds = facts.iter().filter(|disk| disk.cannot_carry.is_none()).map(|disk| disk.target.clone());
+    host.begin(call.begun(opened.root(), bitmap, false, seeds.collect(), job))?;
     let targets = storage::make_targets(opened, &checked.point, plan.specs(&facts, true), storage::PROBE)?;
     let mut attempt = Attempt { found, facts, plan, targets, hangs: false };
-    let bitmap = checked.mode.bitmap();
     let completed = base::complete(&attempt.targets, &mut attempt.plan, job, call.deadline);
-    let seeded = completed.and_then(|()| bitmap.map_or(Ok(()), |bitmap| attempt.seed(bitmap, host)));
-    match seeded.and_then(|()| attempt.copy(call, job)) {
+    if let (Ok(()), Some(bitmap)) = (&completed, bitmap) {
+        attempt.seed(bitmap);
+    }
+    match completed.and_then(|()| attempt.copy(call, job)) {
         Ok(copied) => attempt.publish(call, copied, parent, &ours, host, job),
         Err(error) => {
             if error.code == Code::ParentInvalid {
@@ -243,10 +247,9 @@ struct Copied {
 
 impl Attempt {
     /// Adds the bitmap to each disk that can carry it. One that gets none is told, and backed up all the same.
-    fn seed(&mut self, bitmap: &str, host: &mut HostState) -> Result<()> {
+    fn seed(&mut self, bitmap: &str) {
         let Attempt { found, plan, .. } = self;
         let wanted = std::mem::replace(&mut plan.carries, vec![false; found.len()]);
-        host.remember(bitmap)?;
         for (i, disk) in found.iter().enumerate().filter(|(i, _)| wanted[*i]) {
             let path = &disk.source.path;
             let stale = if disk.bitmaps.contains(bitmap) { qemu_img::bitmap("--remove", path, bitmap) } else { Ok(()) };
@@ -255,7 +258,6 @@ impl Attempt {
                 Err(error) => plan.details.push(format!("disk {path}: not seeded: {}", error.cause)),
             }
         }
-        Ok(())
     }
 
     /// Reads the disks, all under their locks. `PARENT_INVALID` when an incremental can't stand on its parent after all.
@@ -369,6 +371,7 @@ impl Attempt {
             Ok(published) => published,
             Err(error) => {
                 unseed(&found, &plan, new, host);
+                host.end_unless(error.leftovers);
                 return Err(error);
             }
         };
@@ -380,6 +383,7 @@ impl Attempt {
             (None, Some(new)) => details.extend(host.forget(new).err().map(|error| error.to_string())),
             (None, None) => {}
         }
+        host.end();
         let outcome = Outcome {
             targets: found.iter().map(|_| None).collect(),
             parents,
@@ -399,7 +403,9 @@ impl Attempt {
         } else {
             unseed(&self.found, &self.plan, bitmap, host);
         }
-        self.targets.discard(error)
+        let error = self.targets.discard(error);
+        host.end_unless(error.leftovers);
+        error
     }
 }
 
@@ -450,6 +456,15 @@ impl Wanted {
         };
         Ok(Locked { locks, layers, reading: Some(Reading { view, changes }) })
     }
+}
+
+/// Removes a bitmap from the disk at `path`, if it is stored there.
+pub(super) fn remove_if_there(path: &str, bitmap: &str) -> Result<()> {
+    const STEP: &str = "look at the disk";
+    let file = std::fs::File::open(path).map_err(|e| Error::io(STEP, path, e))?;
+    let info = qcow2::inspect(&file).map_err(|e| e.at(STEP, path))?;
+    let there = info.bitmaps.iter().any(|stored| stored.name == bitmap);
+    if there { qemu_img::bitmap("--remove", path, bitmap) } else { Ok(()) }
 }
 
 /// Removes the new bitmap from the disks that got it. Where that can't be done (the guest was started), it stays in this

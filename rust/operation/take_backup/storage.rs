@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -42,6 +42,13 @@ pub(super) struct Opened {
     pub published: BTreeSet<String>,
     /// The parent that an incremental asks for, or why there is none.
     pub parent: Option<Result<Parent, String>>,
+}
+
+impl Opened {
+    /// The host path of the repository's root.
+    pub(super) fn root(&self) -> &Path {
+        &self.session.root().path
+    }
 }
 
 /// A repository that is being opened while something else is done.

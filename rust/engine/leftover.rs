@@ -1,0 +1,59 @@
+//! A backup job whose agent has died: it is known by the files that it writes.
+
+use std::path::Path;
+use std::time::Duration;
+
+use crate::error::Result;
+use crate::libvirt::{Domain, JobState, State};
+
+/// Between two looks at a job that is to end.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Ends the backup job of `domain` if its files, or its socket, lie in `folder`, and lets the guest go on that an error of
+/// its storage has stopped meanwhile. Says whether there was such a job. It waits for as long as QEMU does.
+pub fn end_job(domain: &Domain, folder: &Path) -> Result<bool> {
+    let backup = domain.running_backup()?;
+    if !backup.is_some_and(|xml| writes_into(&xml, folder)) {
+        return Ok(false);
+    }
+    log::warn!("{}: a backup job that nobody waits for is aborted", domain.name());
+    domain.abort_job()?;
+    while domain.job()?.state == JobState::Running {
+        std::thread::sleep(TICK);
+    }
+    if domain.state()? == (State::Paused { io_error: true }) {
+        log::warn!("{}: the guest, paused by the backup, goes on", domain.name());
+        domain.resume()?;
+    }
+    Ok(true)
+}
+
+/// Does the job's XML name a file in the folder?
+fn writes_into(xml: &str, folder: &Path) -> bool {
+    let Some(folder) = folder.to_str().filter(|folder| folder.starts_with('/')) else { return false };
+    let named = quick_xml::escape::escape(folder);
+    [r#"file=""#, r#"file='"#, r#"socket=""#, r#"socket='"#].iter().any(|name| xml.contains(&format!("{name}{named}/")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_job_in_that_folder_is_meant() {
+        let push = "<disk name='vda' type='file'><target file='/n/i-1/.partial-T/root.x.qcow2'/></disk>";
+        let pull = r#"<server transport="unix" socket="/s/a&apos;b/nbd"/>"#;
+        for (xml, folder, meant) in [
+            (push, "/n/i-1/.partial-T", true),
+            (push, "/n/i-1/.partial-", false),
+            (push, "/n/i-1/.partial-T2", false),
+            (push, "n/i-1", false),
+            (push, "", false),
+            (push, "/i-1/.partial-T", false),
+            (pull, "/s/a'b", true),
+            (pull, "/s/a", false),
+        ] {
+            assert_eq!(writes_into(xml, Path::new(folder)), meant, "{folder}");
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! What a backup has left whose process died, or that could not clear up. It is undone at load, and before the next backup
+//! of the same virtual machine. What is found there decides, not what the record expects: a job is ours when it writes
+//! into our folder, a point is published when it has its name.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::attempt::resume;
+use super::bitmap::Bitmaps;
+use super::{ask, found, quiesce, stopped};
+use crate::config::Config;
+use crate::engine::{leftover, scratch};
+use crate::error::{Code, Error, Result};
+use crate::host::{self, Begun, HostState};
+use crate::libvirt::{Domain, JobState, State};
+use crate::nas::deadline::{self, bounded};
+use crate::nas::folder::Folder;
+use crate::nas::lock::InstanceLock;
+use crate::nas::partial::partial_name;
+use crate::nas::path::PointPath;
+
+/// How long a load waits; what takes longer goes on behind it.
+const LOAD: Duration = Duration::from_secs(60);
+/// How long an unfinished point may take to be removed.
+const REMOVAL: Duration = Duration::from_secs(600);
+
+/// Undoes what backups of this host have left whose processes live no more. What can't be undone is logged, and tried by
+/// the next load, or by the next backup of its virtual machine.
+pub(crate) fn at_load(config: Arc<Config>) {
+    let undone = deadline::ask("undo what was left", LOAD, move || {
+        for vm in host::with_begun(&config.state_dir) {
+            let undone = match HostState::lock(&config.state_dir, &vm) {
+                Err(error) if error.code == Code::Busy => Ok(()),
+                host => host.and_then(|host| undo(&config, host, true)).map(drop),
+            };
+            if let Err(error) = undone {
+                log::error!("{vm}: what a backup has left stays for now: {error}");
+            }
+        }
+        scratch::sweep(&config);
+        Ok(())
+    });
+    if let Err(error) = undone {
+        log::warn!("{error}");
+    }
+}
+
+/// Undoes what the record of a virtual machine names. Its point is looked for later if the NAS does not answer and
+/// `can_wait`; else the next backup on that NAS removes it.
+pub(super) fn undo(config: &Arc<Config>, host: HostState, can_wait: bool) -> Result<HostState> {
+    let Some(begun) = host.begun().cloned() else { return Ok(host) };
+    log::warn!("{}: undoing the backup to '{}' (job '{}'), which ended early", begun.vm, begun.point, begun.job);
+    let aborted = end_job(config, &begun)?;
+    let there = match look(&begun) {
+        Err(error) if error.code == Code::Busy || (can_wait && error.code == Code::NasUnresponsive) => {
+            return Err(error);
+        }
+        there => there.unwrap_or_else(|error| {
+            log::warn!("{}: what is left of '{}' stays until the next backup there: {error}", begun.vm, begun.point);
+            None
+        }),
+    };
+    let (fate, uri) = (fate(aborted, there), config.connection_uri.clone());
+    ask("clear the bitmaps", move || Ok(clear(&uri, &begun, fate, host)))
+}
+
+/// What has become of the restore point.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Published,
+    Unpublished,
+    /// Its repository can't be looked at.
+    Unknown,
+}
+
+/// Decides it from whether its job still ran, and whether it has been seen under its own name.
+fn fate(aborted: bool, there: Option<bool>) -> Fate {
+    match (aborted, there) {
+        (_, Some(true)) => Fate::Published,
+        (true, _) | (_, Some(false)) => Fate::Unpublished,
+        (false, None) => Fate::Unknown,
+    }
+}
+
+/// The bitmaps that have to go: a new one without a point is nobody's parent, and beside a new one with a point the
+/// others are of no use.
+fn superfluous(begun: &Begun, fate: Fate, ours: &BTreeSet<String>) -> BTreeSet<String> {
+    match (fate, &begun.bitmap) {
+        (Fate::Unpublished, Some(new)) => BTreeSet::from([new.clone()]),
+        (Fate::Published, Some(new)) => ours.iter().filter(|name| *name != new).cloned().collect(),
+        _ => BTreeSet::new(),
+    }
+}
+
+/// Thaws the guest and ends its job; says whether one of ours ran. `BUSY` when another job runs.
+fn end_job(config: &Arc<Config>, begun: &Begun) -> Result<bool> {
+    let (config, begun) = (config.clone(), begun.clone());
+    ask("end what was left", move || {
+        let Some(domain) = Domain::find(&config.connection_uri, &begun.vm)? else { return Ok(false) };
+        if domain.state()? == State::Other {
+            return Ok(false);
+        }
+        if begun.frozen {
+            quiesce::thaw_left(&domain);
+        }
+        // libvirt may still be about to begin what the dead process has asked for
+        domain.settle()?;
+        scratch::sweep(&config);
+        let aborted = leftover::end_job(&domain, &folder(&begun))?;
+        if domain.job()?.state == JobState::Running {
+            return Err(Error::new(Code::Busy, "end what was left", "another job runs on the domain"));
+        }
+        resume(&domain, begun.ran);
+        Ok(aborted)
+    })
+}
+
+/// The folder that a push job writes into.
+fn folder(begun: &Begun) -> std::path::PathBuf {
+    match PointPath::parse("point", &begun.point) {
+        Ok(point) => begun.root.join(point.instance()).join(partial_name(&point)),
+        Err(_) => std::path::PathBuf::new(),
+    }
+}
+
+/// Is the point there under its own name? If not, what there is of it is removed. `None` when its instance's folder is
+/// not there: then it is not the repository that it was.
+fn look(begun: &Begun) -> Result<Option<bool>> {
+    let (root, point) = (begun.root.clone(), PointPath::parse("point", &begun.point)?);
+    bounded("look at what was left", REMOVAL, move || {
+        let instance = match Folder::open_root(&root).and_then(|root| root.open_dir(&point.instance_folder())) {
+            Err(error) if error.code == Code::NotFound => return Ok(None),
+            instance => instance?,
+        };
+        let _lock = InstanceLock::take(&instance)?;
+        let published = instance.kind(point.name())?.is_some();
+        if !published {
+            instance.remove_tree(&partial_name(&point))?;
+        }
+        instance.sync()?;
+        Ok(Some(published))
+    })
+}
+
+/// Removes the bitmaps that have to go. Those that can't stay in the record, and go with the next backup.
+fn clear(uri: &str, begun: &Begun, fate: Fate, mut host: HostState) -> HostState {
+    for name in superfluous(begun, fate, host.bitmaps()) {
+        let removed = remove_bitmap(uri, begun, &name);
+        match removed {
+            Ok(true) => drop(host.forget(&name).inspect_err(|error| log::warn!("{error}"))),
+            Ok(false) => {}
+            Err(error) => log::warn!("{}: bitmap '{name}' stays until the next backup: {error}", begun.vm),
+        }
+    }
+    host.end();
+    host
+}
+
+/// Removes a bitmap from a running guest's disks, or from those of a stopped one that got it. False when it can't be told
+/// where it may be: the guest ran then and does not now.
+fn remove_bitmap(uri: &str, begun: &Begun, name: &str) -> Result<bool> {
+    match Domain::find(uri, &begun.vm)? {
+        Some(domain) if domain.is_active()? => {
+            let bitmaps: Bitmaps = found::bitmaps(&domain)?;
+            if bitmaps.has(name) {
+                bitmaps.remove(&domain, name)?;
+            }
+            Ok(true)
+        }
+        _ => {
+            for disk in begun.disks.iter().filter(|disk| Path::new(disk).exists()) {
+                stopped::remove_if_there(disk, name)?;
+            }
+            Ok(!begun.disks.is_empty())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_that_ran_was_of_an_unpublished_point_and_what_was_not_seen_is_not_known() {
+        for (aborted, there, expected) in [
+            (true, Some(false), Fate::Unpublished),
+            (true, None, Fate::Unpublished),
+            (false, Some(false), Fate::Unpublished),
+            (false, Some(true), Fate::Published),
+            (true, Some(true), Fate::Published),
+            (false, None, Fate::Unknown),
+        ] {
+            assert_eq!(fate(aborted, there), expected, "{aborted} {there:?}");
+        }
+    }
+
+    #[test]
+    fn only_what_is_no_parent_any_more_goes() {
+        let ours = BTreeSet::from(["old".to_owned(), "new".to_owned()]);
+        let begun = |bitmap: Option<&str>| Begun {
+            vm: "i-1-VM".into(),
+            job: "j".into(),
+            root: "/nas".into(),
+            point: "i-1-VM/T".into(),
+            bitmap: bitmap.map(str::to_owned),
+            frozen: false,
+            ran: true,
+            disks: Vec::new(),
+        };
+        for (bitmap, fate, expected) in [
+            (Some("new"), Fate::Unpublished, vec!["new"]),
+            (Some("new"), Fate::Published, vec!["old"]),
+            (Some("new"), Fate::Unknown, vec![]),
+            (None, Fate::Published, vec![]),
+            (None, Fate::Unpublished, vec![]),
+        ] {
+            let found = superfluous(&begun(bitmap), fate, &ours);
+            assert_eq!(found.iter().map(String::as_str).collect::<Vec<_>>(), expected, "{bitmap:?} {fate:?}");
+        }
+        assert_eq!(folder(&begun(None)), Path::new("/nas/i-1-VM/.partial-T"));
+    }
+}

@@ -1,0 +1,262 @@
+//! An agent is killed at a step; the next one clears up at its start. Nothing is left, every point reads back, and the
+//! next incremental is one.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use nasbackup::operation::take_backup::TakeBackupRequest;
+use nasbackup::point::Kind;
+use serde_json::{Value, json};
+
+use crate::support::{Agent, Ended, Guest, MIB, Nas, Story, folder, own_host, repository_json, take_json, until};
+use crate::tally::{Tally, is_soak};
+
+/// Chains are begun anew after so many kills: each kill reads all points back.
+const LONGEST: usize = 6;
+/// So many of an operation's steps are killed at in an ordinary run, all of them in a soak.
+const SAMPLE: usize = 3;
+
+fn step_log() -> PathBuf {
+    folder("steps").join("log")
+}
+
+/// The steps in the log, as `NAME:N`.
+fn steps(log: &PathBuf) -> Vec<String> {
+    let mut seen = BTreeSet::new();
+    let steps = fs::read_to_string(log).unwrap();
+    let steps: Vec<_> = steps.lines().filter(|step| seen.insert(step.to_string())).map(str::to_owned).collect();
+    assert!(steps.len() > 5, "{steps:?}");
+    steps
+}
+
+/// Some of them, the same ones each time; in a soak all.
+fn chosen(steps: &[String], seed: usize) -> Vec<String> {
+    if is_soak() {
+        return steps.to_vec();
+    }
+    (0..SAMPLE).map(|n| steps[(seed * 7 + n * steps.len() / SAMPLE) % steps.len()].clone()).collect()
+}
+
+/// The agent's next start.
+fn recover() {
+    Agent::new(&own_host(), &[]).succeed();
+}
+
+/// The agents of other tests are of this host too, and may be what undoes it.
+pub(crate) fn await_undone(story: &Story) {
+    let record = nasbackup::config::current().state_dir.join(format!("{}.json", story.guest.name));
+    until("the record names no backup", Duration::from_secs(60), || {
+        let record: Value = fs::read(&record).map_or(json!({}), |text| serde_json::from_slice(&text).unwrap());
+        record["begun"].is_null()
+    });
+}
+
+/// Nothing of a killed agent is left on this host or in the repository.
+fn assert_clean(story: &Story) {
+    await_undone(story);
+    story.assert_nothing_half_made();
+    if story.guest.state() != "gone" {
+        story.assert_guest_untouched();
+        story.guest.assert_no_job();
+        assert_eq!(story.guest.state(), "running");
+    }
+    let config = nasbackup::config::current();
+    let names = |path| fs::read_dir(path).into_iter().flatten().map(|entry| entry.unwrap().file_name());
+    let of_guest = |folder: &OsString| {
+        let domain = fs::read_to_string(config.state_dir.join("scratch").join(folder).join("domain"));
+        domain.is_ok_and(|domain| domain == story.guest.name)
+    };
+    assert_eq!(names(config.state_dir.join("scratch")).filter(of_guest).count(), 0, "scratch folders");
+    let instance = names(story.nas.at(&story.guest.name)).map(|name| name.into_string().unwrap());
+    let hidden: Vec<_> = instance.filter(|name| name.starts_with('.') && name != ".nasbackup.lock").collect();
+    assert_eq!(hidden, [] as [String; 0]);
+}
+
+/// Kills a backup at the steps that it has. `request` makes one, `next` takes the one after it.
+fn kill_takes(
+    what: &'static str,
+    seed: usize,
+    begin: impl Fn() -> Story,
+    request: impl Fn(&Story) -> TakeBackupRequest,
+    next: impl Fn(&mut Story),
+) {
+    let mut tally = Tally::new(what);
+    let mut story = begin();
+    let log = step_log();
+    let first = request(&story);
+    let content = story.content();
+    Agent::new(&own_host(), &[("takeBackup", take_json(&first))]).logging(&log).succeed();
+    story.adopt(first.backup_path.unwrap(), content);
+    next(&mut story);
+    let mut kills = 0;
+    for step in chosen(&steps(&log), seed) {
+        if kills == LONGEST {
+            (story, kills) = (begin(), 0);
+        }
+        let running = story.guest.state() != "gone";
+        if running {
+            story.guest.write(0, 0x60 + u8::try_from(kills).unwrap(), (8 + kills as u64) * MIB, MIB);
+        }
+        let request = request(&story);
+        let content = story.content();
+        let path = request.backup_path.clone().unwrap();
+        match Agent::new(&own_host(), &[("takeBackup", take_json(&request))]).killed_at(&step).run() {
+            Ended::Killed => {}
+            // an order of threads that did not come again
+            Ended::Done => {
+                story.adopt(path, content);
+                continue;
+            }
+            Ended::Failed => panic!("{step}: failed"),
+        }
+        kills += 1;
+        recover();
+        if story.nas.at(&path).exists() {
+            story.adopt(path, content)
+        } else {
+            story.skip()
+        }
+        let story = std::cell::RefCell::new(&mut story);
+        tally.fault(
+            &step,
+            || assert_clean(&story.borrow()),
+            || {
+                story.borrow().assert_all_restore();
+                next(&mut story.borrow_mut());
+                story.borrow().assert_all_restore();
+            },
+        );
+    }
+    tally.end(SAMPLE - 1);
+}
+
+fn next_incremental(story: &mut Story) {
+    story.guest.write(0, 0x51, 30 * MIB, MIB);
+    assert_eq!(story.take("incremental").taken.kind, Kind::Incremental);
+}
+
+fn by(engine: &str, mode: &str) -> impl Fn(&Story) -> TakeBackupRequest {
+    let (engine, mode) = (engine.to_owned(), mode.to_owned());
+    move |story| TakeBackupRequest { engine: Some(engine.clone()), ..story.request(&mode) }
+}
+
+#[test]
+fn a_push_incremental() {
+    kill_takes("killed: push, incremental", 1, Story::with_full, by("push", "incremental"), next_incremental);
+}
+
+#[test]
+fn a_push_full() {
+    kill_takes("killed: push, full", 2, Story::with_full, by("push", "full"), next_incremental);
+}
+
+#[test]
+fn a_pull_incremental() {
+    kill_takes("killed: pull, incremental", 3, Story::with_full, by("pull", "incremental"), next_incremental);
+}
+
+#[test]
+fn a_pull_full() {
+    kill_takes("killed: pull, full", 4, Story::with_full, by("pull", "full"), next_incremental);
+}
+
+#[test]
+fn a_stopped_guest() {
+    let begin = || {
+        let story = Story::with_full();
+        story.guest.stop();
+        story
+    };
+    let next = |story: &mut Story| {
+        story.guest.start();
+        next_incremental(story);
+        story.guest.stop();
+    };
+    kill_takes("killed: stopped guest", 5, begin, |story| story.stopped_request("full"), next);
+}
+
+/// A chain of three on a guest of its own.
+fn chain() -> Story {
+    let mut story = Story::new(Guest::ordinary(), Nas::folder());
+    story.take("full");
+    for _ in 0..2 {
+        next_incremental(&mut story);
+    }
+    story
+}
+
+fn point_request(story: &Story, path: &str) -> Value {
+    json!({"repository": repository_json(&story.nas.repository()), "backupPath": path})
+}
+
+fn delete(story: &Story, path: &str) -> (&'static str, Value) {
+    ("deleteBackup", point_request(story, path))
+}
+
+/// The last point onto the first, and the one in between away: the repair of a chain.
+fn repair(story: &Story) -> Vec<(&'static str, Value)> {
+    let [.., first, middle, last] = &story.points[..] else { panic!("a chain of three") };
+    let mut rebase = point_request(story, &last.path);
+    rebase["newParent"] = json!(first.path);
+    vec![("rebasePoint", rebase), delete(story, &middle.path)]
+}
+
+/// Kills the calls at their steps, and makes the same calls again.
+fn kill_calls(
+    what: &'static str,
+    seed: usize,
+    begin: impl Fn() -> Story,
+    calls: impl Fn(&Story) -> Vec<(&'static str, Value)>,
+    gone: usize,
+) {
+    let mut tally = Tally::new(what);
+    let log = step_log();
+    let story = begin();
+    Agent::new(&own_host(), &calls(&story)).logging(&log).succeed();
+    for step in chosen(&steps(&log), seed) {
+        let mut story = begin();
+        let calls = calls(&story);
+        match Agent::new(&own_host(), &calls).killed_at(&step).run() {
+            Ended::Killed => {}
+            Ended::Done => continue,
+            Ended::Failed => panic!("{step}: failed"),
+        }
+        recover();
+        // what is being deleted may be gone, the others read as before at each moment
+        let removed = story.points.remove(gone);
+        let story = std::cell::RefCell::new(&mut story);
+        tally.fault(
+            &step,
+            || {
+                story.borrow().assert_all_restore();
+                Agent::new(&own_host(), &calls).succeed();
+                assert!(!story.borrow().nas.at(&removed.path).exists());
+                assert_clean(&story.borrow());
+            },
+            || {
+                story.borrow().assert_all_restore();
+                next_incremental(&mut story.borrow_mut());
+                story.borrow().assert_all_restore();
+            },
+        );
+    }
+    tally.end(SAMPLE - 1);
+}
+
+#[test]
+fn a_delete() {
+    let begin = || {
+        let mut story = Story::with_full();
+        story.take("full");
+        story
+    };
+    kill_calls("killed: delete", 6, begin, |story| vec![delete(story, &story.points[0].path)], 0);
+}
+
+#[test]
+fn a_repair() {
+    kill_calls("killed: rebase and delete", 7, chain, repair, 1);
+}

@@ -1,0 +1,99 @@
+//! What a killed agent leaves running, and whom the clearing up must not touch.
+
+use std::time::Duration;
+
+use nasbackup::error::Code;
+use nasbackup::operation::take_backup::TakeBackupRequest;
+
+use crate::kills::await_undone;
+use crate::support::{Agent, Ended, MIB, Nas, Story, own_host, slow_story_on, take, take_json, until};
+
+fn push(story: &Story) -> TakeBackupRequest {
+    TakeBackupRequest { engine: Some("push".into()), ..story.request("incremental") }
+}
+
+/// A story whose agent was killed while QEMU writes to a slow repository.
+fn killed_in_the_middle(request: impl Fn(&Story) -> TakeBackupRequest) -> Story {
+    let mut story = slow_story_on(Nas::folder());
+    let call = ("takeBackup", take_json(&request(&story)));
+    assert_eq!(Agent::new(&own_host(), &[call]).killed_at("copy:1").run(), Ended::Killed);
+    assert!(!story.guest.virsh(&["domjobinfo"]).contains("None"), "QEMU goes on");
+    story.skip();
+    story
+}
+
+fn goes_on(mut story: Story) {
+    await_undone(&story);
+    story.assert_nothing_half_made();
+    story.assert_guest_untouched();
+    story.guest.assert_no_job();
+    story.guest.write(0, 0x52, 60 * MIB, MIB);
+    story.take("incremental").assert_incremental();
+    story.assert_all_restore();
+}
+
+#[test]
+fn a_push_that_still_runs_is_ended_at_the_next_start() {
+    let story = killed_in_the_middle(push);
+    Agent::new(&own_host(), &[]).succeed();
+    goes_on(story);
+}
+
+#[test]
+fn a_push_that_still_runs_is_ended_by_the_guest_s_next_backup() {
+    let mut story = killed_in_the_middle(push);
+    story.take("incremental").assert_incremental();
+    goes_on(story);
+}
+
+#[test]
+fn a_pull_that_still_runs_is_ended_at_the_next_start() {
+    let story =
+        killed_in_the_middle(|story| TakeBackupRequest { engine: Some("pull".into()), ..story.request("incremental") });
+    Agent::new(&own_host(), &[]).succeed();
+    goes_on(story);
+}
+
+#[test]
+fn two_starts_at_once_undo_it_once() {
+    let story = killed_in_the_middle(push);
+    let both = [(); 2].map(|()| Agent::new(&own_host(), &[]).spawn());
+    for mut agent in both {
+        assert!(agent.wait().unwrap().success());
+    }
+    goes_on(story);
+}
+
+#[test]
+fn a_start_leaves_the_backup_of_a_living_agent_alone() {
+    let mut story = slow_story_on(Nas::folder());
+    let request = push(&story);
+    let (content, path) = (story.content(), request.backup_path.clone().unwrap());
+    let mut agent = Agent::new(&own_host(), &[("takeBackup", take_json(&request))]).spawn();
+    until("the job runs", Duration::from_secs(20), || !story.guest.virsh(&["domjobinfo"]).contains("None"));
+    Agent::new(&own_host(), &[]).succeed();
+    assert_eq!(take(push(&story)).unwrap_err().code, Code::Busy);
+    assert!(agent.wait().unwrap().success());
+    story.adopt(path, content);
+    goes_on(story);
+}
+
+#[test]
+fn somebody_else_s_job_after_the_kill_is_left_alone() {
+    let mut story = Story::with_full();
+    let call = ("takeBackup", take_json(&push(&story)));
+    assert_eq!(Agent::new(&own_host(), &[call]).killed_at("publish:1").run(), Ended::Killed);
+    story.skip();
+    // to libvirt a job on the whole domain, as a save or a migration
+    let slow = Nas::folder().slow(8);
+    let file = slow.at("memory");
+    let mut dump = std::process::Command::new("virsh")
+        .args(["dump", "--live", "--memory-only", &story.guest.name, file.to_str().unwrap()])
+        .spawn()
+        .unwrap();
+    until("memory is written", Duration::from_secs(20), || file.metadata().is_ok_and(|file| file.len() > MIB));
+    Agent::new(&own_host(), &[]).succeed();
+    assert!(dump.wait().unwrap().success(), "their job goes on to its end");
+    Agent::new(&own_host(), &[]).succeed();
+    goes_on(story);
+}
