@@ -1,21 +1,28 @@
 //! One change to an instance's restore points at a time, from whichever process or host.
 
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::folder::{FILE_MODE, Folder};
+use super::lease::{Lease, PACE};
 use crate::error::{Code, Error, Result};
 
 const NAME: &str = ".nasbackup.lock";
 const STEP: &str = "lock the instance";
+/// How long a claim of another host, which does not answer any more, may hold it up.
+pub const WAIT: Duration = PACE.lease;
 
 /// Holds the lock of an instance's folder until it is dropped. The lock is `flock`'s: the kernel frees it when a
 /// process dies, NFS carries it to other hosts, and two holders in one process exclude each other as well.
-/// Its file stays, since another could be waiting on the one that was removed.
+/// Its file stays, since another could be waiting on the one that was removed. Where it ends at the host, a lease that the
+/// others can see goes with it.
 #[derive(Debug)]
 pub struct InstanceLock {
+    // in this order: who gets the lock of this host finds no claim of this host
+    lease: Lease,
     _lock: Flock,
 }
 
@@ -41,7 +48,8 @@ impl Drop for Flock {
 }
 
 impl InstanceLock {
-    /// Takes the lock of the instance's folder. `BUSY` at once when somebody holds it.
+    /// Takes the lock of the instance's folder. `BUSY` when somebody holds it: at once on this host, or where `flock`
+    /// reaches the others, else within seconds.
     pub fn take(instance: &Folder) -> Result<InstanceLock> {
         let path = instance.path.join(NAME);
         // NFS needs a descriptor for writing; a symbolic link would make a file elsewhere
@@ -49,13 +57,18 @@ impl InstanceLock {
         let file = rustix::fs::openat(&instance.fd, NAME, flags, Mode::from_raw_mode(FILE_MODE))
             .map_err(|e| Error::io(STEP, &path, e))?;
         match Flock::take(file) {
-            Ok(lock) => Ok(InstanceLock { _lock: lock }),
+            Ok(lock) => Ok(InstanceLock { lease: Lease::take(instance, PACE)?, _lock: lock }),
             Err(Errno::WOULDBLOCK) => {
                 let cause = format!("another backup or delete of '{}' is under way", instance.path.display());
                 Err(Error::new(Code::Busy, STEP, cause))
             }
             Err(error) => Err(Error::io(STEP, &path, error)),
         }
+    }
+
+    /// Is it still ours? To be asked right before what can't be undone: `BUSY` when another host has taken it over.
+    pub fn check(&self) -> Result<()> {
+        self.lease.check()
     }
 }
 

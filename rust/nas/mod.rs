@@ -2,6 +2,7 @@
 
 pub mod deadline;
 pub mod folder;
+mod lease;
 pub mod lock;
 mod mount;
 mod options;

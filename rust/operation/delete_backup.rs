@@ -59,6 +59,7 @@ pub fn run(request: DeleteBackupRequest) -> Result<DeletedBackup> {
     let given_up = format!("'{point}', whose removal goes on when the NAS answers");
     let removed = deadline::bounded("remove the files", REMOVAL, move || {
         let _held = session;
+        found.lock.check()?;
         let freed_bytes = remove(&found.instance, &point, found.published)?;
         log::info!("deleted '{point}', {freed_bytes} bytes");
         Ok(DeletedBackup { freed_bytes })
@@ -72,7 +73,7 @@ pub fn run(request: DeleteBackupRequest) -> Result<DeletedBackup> {
 /// A point that may go.
 struct Deletable {
     instance: Folder,
-    _lock: InstanceLock,
+    lock: InstanceLock,
     /// It is there under its own name; else only what a backup or delete that was cut short has left of it.
     published: bool,
 }
@@ -99,7 +100,7 @@ fn find(root: &Folder, point: &PointPath, job: &Job) -> Result<Option<Deletable>
             format!("'{point}' is needed by: {}", children.join(", ")),
         ));
     }
-    Ok(Some(Deletable { instance, _lock: lock, published }))
+    Ok(Some(Deletable { instance, lock, published }))
 }
 
 /// The name under which a point lies while it is removed: no longer a restore point, whatever happens then.

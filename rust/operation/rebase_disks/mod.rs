@@ -66,7 +66,7 @@ pub(super) enum Target {
 #[derive(Debug, Clone)]
 struct Held {
     session: Session,
-    _lock: Arc<InstanceLock>,
+    lock: Arc<InstanceLock>,
 }
 
 /// Rebases the disks of `point` that `plan` returns; it is called under the instance's lock, and before any effect.
@@ -89,7 +89,7 @@ pub(super) fn run(
         for disk in disks.iter().filter(|disk| disk.target != Target::Same) {
             disk.begin(session.root())?;
         }
-        Ok((Held { session, _lock: lock }, disks))
+        Ok((Held { session, lock }, disks))
     })?;
     let mut before = forget_fingerprints(&held, point, &disks, job)?;
     let mut rebased = Rebased::default();
@@ -107,8 +107,10 @@ pub(super) fn run(
     }
     job.begin("write the manifest")?;
     let at = point.clone();
-    rebased.size =
-        bounded("write the manifest", LIMIT, move || follow(held.session.root(), &at, only.as_ref(), merged))?;
+    rebased.size = bounded("write the manifest", LIMIT, move || {
+        held.lock.check()?;
+        follow(held.session.root(), &at, only.as_ref(), merged)
+    })?;
     rebased.total_millis = job.elapsed_millis();
     Ok(rebased)
 }
@@ -203,7 +205,9 @@ fn rebase(held: &Held, disk: &Arc<Disk>, job: &mut Reporter<'_>, rebased: &mut R
             Ok(()) => {
                 let held = held.clone();
                 let (same, step) = bounded(phase, LIMIT, move || {
-                    let (_held, mut rebase) = (held, rebase);
+                    let mut rebase = rebase;
+                    // any step may be the one that changes what the image stands on
+                    held.lock.check()?;
                     let step = rebase.advance();
                     Ok((rebase, step))
                 })?;

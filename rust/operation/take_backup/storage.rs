@@ -16,7 +16,7 @@ use crate::engine;
 use crate::error::{Code, Error, Result};
 use crate::nas::deadline::{Background, LIMIT, bounded, start};
 use crate::nas::folder::{FOLDER_MODE, Folder};
-use crate::nas::lock::InstanceLock;
+use crate::nas::lock::{InstanceLock, WAIT};
 use crate::nas::partial::{PARTIAL, PartialPoint};
 use crate::nas::path::{PointPath, RepoPath};
 use crate::nas::session::Session;
@@ -99,7 +99,7 @@ pub(super) fn open(checked: &Checked, config: &Arc<Config>) -> Result<Opened> {
 /// Locks the virtual machine's folder in the repository, reads its manifests and looks at the parent.
 pub(super) fn enter(checked: &Checked, session: Session) -> Result<Opened> {
     let (locked, point) = (session.clone(), checked.point.clone());
-    let (instance, lock) = bounded("lock the virtual machine's folder", PROBE, move || {
+    let (instance, lock) = bounded("lock the virtual machine's folder", PROBE + WAIT, move || {
         refuse_existing(locked.root(), &point)?;
         let (instance, _) = locked.root().make_dir_if_missing(point.instance(), FOLDER_MODE)?;
         let lock = InstanceLock::take(&instance)?;
@@ -286,7 +286,7 @@ impl Targets {
             let written = self.write_out(&mut manifest, texts).and_then(|()| {
                 // Whoever asked has given up: what appeared now would be nobody's restore point.
                 let late = || Error::new(Code::NasUnresponsive, "publish the restore point", "it took too long");
-                if Instant::now() < until { Ok(()) } else { Err(late()) }
+                if Instant::now() < until { self.lock.check() } else { Err(late()) }
             });
             let Targets { files, indexes, partial, lock: _locked, .. } = self;
             drop((files, indexes));
