@@ -11,6 +11,7 @@ CARGO_DENY := 0.20.2
 
 build: prerequisites
 	cargo build --release
+	tests/no-hooks $(CARGO_TARGET_DIR)/release/libnasbackup.so
 	$(MVN) package -DskipTests -Dnative.bundle=$(CARGO_TARGET_DIR)/release
 
 # What make build made, to this machine or below DESTDIR; docs/install.md says what is left to do.
@@ -31,8 +32,10 @@ demo: prerequisites
 	tests/lab/run java -Djava.library.path=$(CARGO_TARGET_DIR)/debug \
 		-cp java/nasbackup/target/classes:java/nasbackup/target/test-classes org.nasbackup.lab.Demo
 
-# The library with test-hooks first: the tests of the C ABI and of Java load it.
+# The library with test-hooks before the tests: those of the C ABI and of Java load it. The one without shows that it is so.
 test: prerequisites lint
+	cargo build
+	tests/no-hooks $(CARGO_TARGET_DIR)/debug/libnasbackup.so
 	cargo build --features test-hooks
 	cargo test --features test-hooks
 	tests/lab/run $(MVN) verify -Dnative.dir=$(CARGO_TARGET_DIR)/debug
@@ -45,11 +48,17 @@ fuzz: prerequisites
 	NASBACKUP_FUZZ_SECONDS=$(SECONDS) cargo test --release --test rebase damaged_images -- --nocapture --test-threads 1
 	NASBACKUP_FUZZ_SECONDS=$(SECONDS) cargo test --release --lib no_index_makes_a_reader
 
-# Hours: random chains, cuts and errors, far more of them than make test tries. CHAINS, CRASHES, ERRORS: how many.
+# An hour of kills, power cuts and load, with a table of what came of it in target/soak/report.md; BACKUPS: how many in a
+# row. Then hours: random chains, cuts and errors, far more of them than make test tries. CHAINS, CRASHES, ERRORS: how many.
+soak: export NASBACKUP_SOAK_REPORT = $(CARGO_TARGET_DIR)/soak
+soak: BACKUPS ?= 1000
 soak: CHAINS ?= 500
 soak: CRASHES ?= 40
 soak: ERRORS ?= 40
 soak: prerequisites
+	rm -rf $(NASBACKUP_SOAK_REPORT) && mkdir -p $(NASBACKUP_SOAK_REPORT)
+	NASBACKUP_SOAK_BACKUPS=$(BACKUPS) cargo test --features test-hooks --no-fail-fast --test crash --test load || true
+	tests/soak-report $(NASBACKUP_SOAK_REPORT)
 	NASBACKUP_SOAK_CHAINS=$(CHAINS) NASBACKUP_SOAK_CRASHES=$(CRASHES) NASBACKUP_SOAK_ERRORS=$(ERRORS) \
 		cargo test --release --test rebase -- --nocapture
 	$(MAKE) bench BENCH_SECTIONS=growth BENCH_LONG=1

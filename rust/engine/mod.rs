@@ -2,9 +2,9 @@
 
 pub mod choice;
 pub mod job;
-pub mod offline;
 mod pace;
 pub mod leftover;
+pub mod offline;
 pub mod pull;
 pub mod push;
 pub mod rate;

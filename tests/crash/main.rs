@@ -3,8 +3,10 @@
 #![cfg(feature = "test-hooks")]
 #![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
 
+mod hosts;
 mod kills;
 mod left;
+mod power;
 #[path = "../support/mod.rs"]
 mod support;
 mod tally;

@@ -34,11 +34,21 @@ impl Nas {
 
     /// A file system of `mib` MiB on a loop device.
     pub fn image(fs: Fs, mib: u64) -> Nas {
+        Nas::of(&unmounted_image(fs, mib))
+    }
+
+    /// The file system in this file, which is the test's own.
+    pub fn of(image: &Path) -> Nas {
         let mut nas = Nas::folder();
-        run("mount", ["-o", "loop", unmounted_image(fs, mib).to_str().unwrap(), nas.path()]);
+        run("mount", ["-o", "loop", image.to_str().unwrap(), nas.path()]);
         nas.mounted = true;
         std::fs::set_permissions(&nas.root, std::fs::Permissions::from_mode(0o711)).unwrap();
         nas
+    }
+
+    /// The same folder once more, for somebody else.
+    pub fn same(&self) -> Nas {
+        Nas { root: self.root.clone(), under: None, mounted: false, view: None }
     }
 
     /// A view of this repository through FUSE, which can hang.

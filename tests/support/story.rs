@@ -2,7 +2,7 @@
 //! checked against what lies on the NAS and in the guest's disks.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nasbackup::engine::Engine;
@@ -73,6 +73,20 @@ impl Point {
     /// Its files, as a later request names them.
     pub fn files(&self) -> Vec<String> {
         self.taken.disks.iter().map(|disk| disk.file.clone()).collect()
+    }
+
+    /// It reads back what it has to hold, from the repository that is seen at `root`.
+    pub fn assert_restores_from(&self, root: &Path) {
+        for disk in &self.taken.disks {
+            image::assert_holds(&root.join(&disk.file), &self.content[&disk.volume]);
+        }
+    }
+
+    /// What it had to hold is of no interest any more.
+    pub fn discard(self) {
+        for copy in self.content.values() {
+            std::fs::remove_file(copy).unwrap();
+        }
     }
 
     /// The kind of each disk, in order.
@@ -342,9 +356,9 @@ impl Story {
         assert_eq!(self.half_made(), [] as [PathBuf; 0]);
     }
 
-    /// What an unfinished backup has left in the repository.
+    /// What an unfinished backup of the guest has left in the repository, where others may be at work.
     pub fn half_made(&self) -> Vec<PathBuf> {
-        let paths = super::listing(self.nas.root()).into_iter().map(|(path, _)| path);
+        let paths = super::listing(&self.nas.at(&self.guest.name)).into_iter().map(|(path, _)| path);
         paths.filter(|path| path.to_string_lossy().contains(".partial-")).collect()
     }
 
@@ -393,9 +407,7 @@ impl Story {
 
     /// The same of one point.
     pub fn assert_restores(&self, point: &Point) {
-        for disk in &point.taken.disks {
-            image::assert_holds(&self.nas.at(&disk.file), &point.content[&disk.volume]);
-        }
+        point.assert_restores_from(self.nas.root());
     }
 
     /// The newest point.

@@ -1,0 +1,102 @@
+//! Two hosts on one repository whose file system keeps flock to one host, as a view through FUSE does.
+
+use std::sync::Mutex;
+
+use nasbackup::operation;
+use nasbackup::operation::take_backup::{self, TakeBackupRequest};
+use nasbackup::point::Kind;
+use serde_json::json;
+
+use crate::support::{
+    Agent, Ended, Guest, MIB, Nas, Story, folder, host, own_host, repository_json, slow_story_on, take_and, take_json,
+};
+use crate::tally::{Tally, is_soak};
+
+#[test]
+fn a_delete_by_another_host_waits_for_the_backup_of_the_first() {
+    let under = Nas::folder();
+    let other = under.same();
+    let mut story = slow_story_on(under);
+    story.take("full");
+    story.guest.write(0, 0x52, 2 * MIB, 48 * MIB);
+    let delete = json!({"repository": repository_json(&other.repository()), "backupPath": story.points[0].path});
+    let there = host(&folder("state"), &folder("mounts"));
+    let request = story.request("incremental");
+    story.accept_with(request, |request| {
+        take_and(request, |_| {
+            let mine = operation::call("deleteBackup", &delete.to_string(), &mut |_| Ok(())).unwrap_err();
+            assert_eq!(mine.code.as_str(), "BUSY", "{mine}");
+            assert_eq!(Agent::new(&there, &[("deleteBackup", delete.clone())]).run(), Ended::Failed);
+        })
+    });
+    story.assert_all_restore();
+    // and once it is over
+    Agent::new(&there, &[("deleteBackup", delete)]).succeed();
+    story.points.remove(0);
+    story.assert_all_restore();
+}
+
+/// One guest's rounds: backups by this process and by agents, some cancelled, some killed.
+fn rounds(story: &mut Story, seed: usize, rounds: usize, tally: &Mutex<Tally>) {
+    let steps = ["copy:1", "record:1", "rename the restore point:1", "remove the older bitmaps:1", "publish:1"];
+    for round in 0..rounds {
+        story.guest.write(0, 0x40 + u8::try_from(round).unwrap(), (5 + round as u64 % 40) * MIB, MIB);
+        let engine = if (seed + round).is_multiple_of(2) { "push" } else { "pull" };
+        let request = TakeBackupRequest { engine: Some(engine.into()), ..story.request("incremental") };
+        let (path, content) = (request.backup_path.clone().unwrap(), story.content());
+        let step = steps[(seed + round) % steps.len()];
+        match (seed + round) % 4 {
+            0 => drop(story.accept(request)),
+            1 => {
+                Agent::new(&own_host(), &[("takeBackup", take_json(&request))]).succeed();
+                story.adopt(path, content);
+            }
+            2 => {
+                let id = format!("{}-{round}", story.guest.name);
+                let request = TakeBackupRequest { job: Some(id.clone()), ..request };
+                let cancelled = take_backup::run(request, &mut |status| {
+                    if status.phase == "copy" {
+                        operation::cancel(&id);
+                    }
+                    Ok(())
+                });
+                if cancelled.is_ok() { story.adopt(path, content) } else { story.skip() }
+            }
+            _ => {
+                let agent = Agent::new(&own_host(), &[("takeBackup", take_json(&request))]).killed_at(step);
+                assert_eq!(agent.run(), Ended::Killed, "{step}");
+                Agent::new(&own_host(), &[]).succeed();
+                crate::kills::await_undone(story);
+                if story.nas.at(&path).exists() { story.adopt(path, content) } else { story.skip() }
+            }
+        }
+        let taken = story.take("incremental").taken.kind;
+        let name = format!("guest {seed}, round {round}");
+        tally.lock().unwrap().fault(
+            &name,
+            || {
+                assert_eq!(taken, Kind::Incremental);
+                story.assert_guest_untouched();
+            },
+            || story.assert_all_restore(),
+        );
+    }
+}
+
+#[test]
+fn guests_at_once_with_cancels_and_kills_on_one_repository() {
+    let (guests, each) = if is_soak() { (8, 8) } else { (3, 2) };
+    let nas = Nas::folder();
+    let tally = Mutex::new(Tally::new("guests at once, cancelled and killed"));
+    std::thread::scope(|scope| {
+        for seed in 0..guests {
+            let (nas, tally) = (nas.same(), &tally);
+            scope.spawn(move || {
+                let mut story = Story::new(Guest::ordinary(), nas);
+                story.take("full").assert_full(true);
+                rounds(&mut story, seed, each, tally);
+            });
+        }
+    });
+    tally.into_inner().unwrap().end(guests * each);
+}
