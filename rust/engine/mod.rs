@@ -2,9 +2,9 @@
 
 pub mod choice;
 pub mod job;
-mod pace;
 pub mod leftover;
 pub mod offline;
+mod pace;
 pub mod pull;
 pub mod push;
 pub mod rate;

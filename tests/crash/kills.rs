@@ -19,6 +19,9 @@ const LONGEST: usize = 6;
 /// So many of an operation's steps are killed at in an ordinary run, all of them in a soak.
 const SAMPLE: usize = 3;
 
+/// Of an agent that died before its backup was on record: it is taken over at once by whoever comes next.
+const LEASE: &str = ".nasbackup.lease";
+
 fn step_log() -> PathBuf {
     folder("steps").join("log")
 }
@@ -71,7 +74,8 @@ fn assert_clean(story: &Story) {
     };
     assert_eq!(names(config.state_dir.join("scratch")).filter(of_guest).count(), 0, "scratch folders");
     let instance = names(story.nas.at(&story.guest.name)).map(|name| name.into_string().unwrap());
-    let hidden: Vec<_> = instance.filter(|name| name.starts_with('.') && name != ".nasbackup.lock").collect();
+    let hidden: Vec<_> =
+        instance.filter(|name| name.starts_with('.') && name != ".nasbackup.lock" && name != LEASE).collect();
     assert_eq!(hidden, [] as [String; 0]);
 }
 
@@ -126,6 +130,7 @@ fn kill_takes(
             || {
                 story.borrow().assert_all_restore();
                 next(&mut story.borrow_mut());
+                assert!(!story.borrow().nas.at(&story.borrow().guest.name).join(LEASE).exists());
                 story.borrow().assert_all_restore();
             },
         );
