@@ -56,7 +56,12 @@ pub struct Config {
     pub log_level: String,
     /// What a failed freeze does.
     pub quiesce_failure: QuiesceFailure,
+    /// Seconds that a mount is kept after its last use, for the next. Default 60; 0: it goes at once.
+    pub mount_keep_seconds: u64,
 }
+
+/// A day: who mounts less often than that gains nothing.
+const LONGEST_KEEP: u64 = 86_400;
 
 impl Default for Config {
     fn default() -> Config {
@@ -74,6 +79,7 @@ impl Default for Config {
             log_config: None,
             log_level: "info".to_owned(),
             quiesce_failure: QuiesceFailure::Error,
+            mount_keep_seconds: 60,
         }
     }
 }
@@ -101,6 +107,9 @@ impl Config {
             ("scratchPerHost", &mut self.scratch_per_host, LEAST_SCRATCH),
         ] {
             *value = check_limit(key, *value, least)?;
+        }
+        if self.mount_keep_seconds > LONGEST_KEEP {
+            return Err(Error::invalid("mountKeepSeconds", format!("is more than {LONGEST_KEEP}")));
         }
         self.log_level
             .parse::<log::LevelFilter>()
@@ -149,6 +158,7 @@ mod tests {
             (r#"{"hostRateLimit":1}"#, "hostRateLimit"),
             (r#"{"scratchPerVm":67108863}"#, "scratchPerVm"),
             (r#"{"scratchPerHost":1}"#, "scratchPerHost"),
+            (r#"{"mountKeepSeconds":86401}"#, "mountKeepSeconds"),
         ] {
             let error = serde_json::from_str::<Config>(json).unwrap().check().unwrap_err();
             assert!(error.cause.starts_with(key), "{error}");

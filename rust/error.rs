@@ -138,7 +138,9 @@ impl Error {
     /// A system call on `path` failed at `step`; the code follows from the error number.
     pub fn io(step: &'static str, path: impl AsRef<Path>, error: impl Into<std::io::Error>) -> Error {
         let error = error.into();
-        Error::new(Code::of_io(&error), step, format!("'{}': {error}", path.as_ref().display()))
+        let stale = error.raw_os_error() == Some(rustix::io::Errno::STALE.raw_os_error());
+        let hint = if stale { ": the server was set up anew, the repository has to be mounted again" } else { "" };
+        Error::new(Code::of_io(&error), step, format!("'{}': {error}{hint}", path.as_ref().display()))
     }
 
     /// The same error, for the disk `disk` unless it names one already.
@@ -173,6 +175,12 @@ mod tests {
         for code in [Code::InvalidArgument, Code::NasUnresponsive, Code::Io, Code::VersionMismatch, Code::HasChildren] {
             assert_eq!(serde_json::to_value(code).unwrap(), code.as_str());
         }
+    }
+
+    #[test]
+    fn a_stale_handle_says_what_helps() {
+        let error = Error::io("open", "/x", std::io::Error::from_raw_os_error(116));
+        assert!(error.cause.ends_with("the repository has to be mounted again"), "{error}");
     }
 
     #[test]

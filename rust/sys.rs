@@ -44,6 +44,12 @@ pub fn begin_writeback(file: &File, from: u64, length: u64) -> io::Result<()> {
     Ok(())
 }
 
+/// Has `work` run when the process exits in order, or before this library is unloaded from it (atexit).
+pub fn at_exit(work: extern "C" fn()) -> io::Result<()> {
+    // SAFETY: the handler is a function of this library, and the C library runs it before it unmaps that.
+    if unsafe { libc::atexit(work) } == 0 { Ok(()) } else { Err(io::ErrorKind::OutOfMemory.into()) }
+}
+
 /// One lock operation; returns the kind of lock that the kernel left in the description.
 fn fcntl_lock(file: &File, command: i32, kind: i32, byte: i64) -> io::Result<i16> {
     // SAFETY: an all-zero flock is a valid value of the plain C struct.

@@ -4,12 +4,14 @@
 
 mod support;
 
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nasbackup::config::{self, Config, QuiesceFailure};
 use nasbackup::nas::repository::Repository;
 use nasbackup::operation::{self, take_backup::TakeBackupRequest};
-use support::{Fs, Story, folder, unmounted_image};
+use support::{Fs, Story, folder, listing, run, take, unmounted_image};
 
 fn alone() -> MutexGuard<'static, ()> {
     static CONFIGURATION: Mutex<()> = Mutex::new(());
@@ -30,8 +32,56 @@ fn a_guest_that_can_t_be_frozen_is_backed_up_if_a_warning_is_enough() {
     story.assert_all_restore();
 }
 
+/// A mount helper for CIFS and CephFS that notes how it was called and what it was given, and mounts `image`. The kernel
+/// here knows neither.
+struct Helpers {
+    folder: PathBuf,
+}
+
+impl Helpers {
+    fn new(image: &Path) -> Helpers {
+        let (own, folder) = (folder("helpers"), folder("seen"));
+        let script = format!(
+            "#!/bin/bash\ncd '{}'\nprintf '%s\\n' \"$@\" >>arguments\ncat /proc/[0-9]*/cmdline | tr '\\0' ' ' >>processes\n\
+             file=$(sed -n 's/.*\\(credentials\\|secretfile\\)=\\([^,]*\\).*/\\2/p' <<<\"$4\")\n\
+             stat -c %a \"$file\" >>modes\ncat \"$file\" >>secrets\n\
+             [[ $1 != *broken* ]] || {{ echo \"bad options: $4, $(<\"$file\")\" >&2; exit 1; }}\n\
+             exec mount -o loop '{}' \"$2\"\n",
+            folder.display(),
+            image.display()
+        );
+        for name in ["mount.cifs", "mount.ceph"] {
+            std::fs::write(own.join(name), &script).unwrap();
+            std::fs::set_permissions(own.join(name), PermissionsExt::from_mode(0o755)).unwrap();
+        }
+        run("mount", ["-t", "overlay", "none", "-o", &format!("lowerdir={}:/usr/sbin", own.display()), "/usr/sbin"]);
+        Helpers { folder }
+    }
+
+    fn seen(&self, what: &str) -> String {
+        std::fs::read_to_string(self.folder.join(what)).unwrap()
+    }
+}
+
+impl Drop for Helpers {
+    fn drop(&mut self) {
+        run("umount", ["/usr/sbin"]);
+    }
+}
+
+/// Are these bytes in any file below `root`, or in a name there?
+fn holds(root: &Path, secret: &str) -> bool {
+    let files = listing(root);
+    files.iter().any(|(path, _)| {
+        let content = std::fs::read(root.join(path)).unwrap_or_default();
+        let named = path.to_str().unwrap().contains(secret);
+        named || content.windows(secret.len()).any(|window| window == secret.as_bytes())
+    })
+}
+
 #[test]
-fn no_line_of_the_log_holds_a_secret() {
+fn a_secret_is_in_no_log_error_command_line_or_file() {
+    const SECRET: &str = "hunter2";
     let _alone = alone();
     let mut story = Story::with_full();
     let files = folder("log");
@@ -42,22 +92,47 @@ fn no_line_of_the_log_holds_a_secret() {
     );
     std::fs::write(&yaml, text).unwrap();
     let config = Config { log_config: Some(yaml), ..(*config::current()).clone() };
-    operation::init(config, nasbackup::logging::stderr()).unwrap();
+    operation::init(config.clone(), nasbackup::logging::stderr()).unwrap();
     let image = unmounted_image(Fs::Ext4, 64);
-    for (options, code) in
-        [("loop,username=u,password=hunter2", "MOUNT_FAILED"), ("loop,user_id=hunter2", "MOUNT_FAILED")]
-    {
-        let repository = Repository {
-            kind: Some("ext4".into()),
-            address: Some(image.to_str().unwrap().into()),
-            options: Some(options.into()),
-        };
+    let helpers = Helpers::new(&image);
+    let repository = |kind: &str, address: &str, options: &str| Repository {
+        kind: Some(kind.into()),
+        address: Some(address.into()),
+        options: Some(options.into()),
+    };
+    let ext4 = image.to_str().unwrap();
+    for repository in [
+        repository("ext4", ext4, "loop,username=u,password=hunter2"),
+        repository("ext4", ext4, "loop,user_id=hunter2"),
+        repository("cifs", "//broken/share", "username=me,password=hunter2"),
+        repository("ceph", "broken:/", "name=me,secret=hunter2"),
+    ] {
         let request = TakeBackupRequest { repository: Some(repository), ..story.request("legacy") };
-        let error = story.refuse(request, code);
-        assert!(!format!("{error} {error:?}").contains("hunter2"), "a secret in an error");
+        let error = story.refuse(request, "MOUNT_FAILED");
+        assert!(!format!("{error} {error:?}").contains(SECRET), "a secret in an error");
+    }
+    for repository in [
+        repository("cifs", "//server/share", "vers=3.0,username=me,password=hunter2"),
+        repository("ceph", "mon:/", "name=me,secret=hunter2"),
+    ] {
+        let request = TakeBackupRequest { repository: Some(repository), ..story.request("legacy") };
+        take(request).unwrap();
+        story.skip();
     }
     story.take("incremental").assert_incremental();
+
+    assert_eq!(helpers.seen("modes"), "600\n".repeat(4));
+    assert_eq!(helpers.seen("secrets").matches(SECRET).count(), 4, "the helpers got it");
+    let (arguments, processes) = (helpers.seen("arguments"), helpers.seen("processes"));
+    assert!(arguments.contains("vers=3.0") && processes.contains("//server/share"), "{arguments} {processes}");
+    assert!(!arguments.contains(SECRET) && !processes.contains(SECRET), "a secret on a command line");
     let lines = std::fs::read_to_string(log).unwrap();
     assert!(lines.contains("MOUNT_FAILED") && lines.contains("backup") && lines.lines().count() > 5, "{lines}");
-    assert!(!lines.contains("hunter2"), "{lines}");
+    assert!(!lines.contains(SECRET), "{lines}");
+    let nas = folder("nas");
+    run("mount", ["-o", "loop", ext4, nas.to_str().unwrap()]);
+    assert!(holds(&nas, "manifest.json") && !holds(&nas, SECRET), "a secret on the NAS");
+    run("umount", [&nas]);
+    assert!(!holds(&config.state_dir, SECRET), "a secret in the state");
+    assert_eq!(listing(&config.mount_dir), [], "nothing is left where it was mounted");
 }

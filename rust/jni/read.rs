@@ -173,6 +173,7 @@ pub(super) fn configuration(java: &JConfiguration<'_>, env: &Env<'_>) -> Result<
             ("parallelBackups", java.parallel_backups(env)?),
             ("scratchPerVm", java.scratch_per_vm(env)?),
             ("scratchPerHost", java.scratch_per_host(env)?),
+            ("mountKeepSeconds", java.mount_keep_seconds(env)?),
         ] {
             keys.insert(key.to_owned(), unsigned(key, value)?.into());
         }

@@ -43,6 +43,7 @@ bind_java_type! {
         fn log_config() -> JString,
         fn log_level() -> JString,
         fn quiesce_failure() -> JQuiesceFailure,
+        fn mount_keep_seconds() -> jlong,
     },
 }
 

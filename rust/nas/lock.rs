@@ -1,6 +1,6 @@
-//! One change to an instance's restore points at a time, from whichever process or host.
+//! Who may do what to an instance's restore points at the same time, whichever process or host they are of.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
@@ -10,31 +10,53 @@ use super::folder::{FILE_MODE, Folder};
 use super::lease::{Lease, PACE};
 use crate::error::{Code, Error, Result};
 
-const NAME: &str = ".nasbackup.lock";
 const STEP: &str = "lock the instance";
 /// How long a claim of another host, which does not answer any more, may hold it up.
 pub const WAIT: Duration = PACE.lease;
+/// Exclusive for whoever makes, changes or removes points.
+const WRITERS: &str = ".nasbackup.lock";
+/// Shared by whoever reads points, exclusive for whoever changes or removes them.
+const CHAINS: &str = ".nasbackup.chains.lock";
 
-/// Holds the lock of an instance's folder until it is dropped. The lock is `flock`'s: the kernel frees it when a
-/// process dies, NFS carries it to other hosts, and two holders in one process exclude each other as well.
-/// Its file stays, since another could be waiting on the one that was removed. Where it ends at the host, a lease that the
-/// others can see goes with it.
-#[derive(Debug)]
-pub struct InstanceLock {
-    // in this order: who gets the lock of this host finds no claim of this host
-    lease: Lease,
-    _lock: Flock,
+/// What the instance's points are wanted for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// A new point beside those that are there: they stay as they are, and others may read them meanwhile.
+    Add,
+    /// Points are changed or removed: nobody else is there.
+    Change,
+    /// Points are read: they stay as they are, and a new one may be added meanwhile.
+    Read,
 }
 
-/// An open file that is locked exclusively until this is dropped.
+/// Holds the locks of an instance's folder until it is dropped. They are `flock`'s: the kernel frees them when a
+/// process dies, NFS carries them to other hosts, and two holders in one process exclude each other as well.
+/// Their files stay, since another could be waiting on the one that was removed. Where they end at the host, a lease that the
+/// others can see goes with those of writers.
+#[derive(Debug)]
+pub struct InstanceLock {
+    // in this order: who gets the locks of this host finds no claim of this host
+    lease: Option<Lease>,
+    _locks: Vec<Flock>,
+}
+
+/// An open file that is locked until this is dropped.
 #[derive(Debug)]
 pub struct Flock(OwnedFd);
 
 impl Flock {
-    /// Locks the file; `WOULDBLOCK` at once when somebody holds its lock.
+    /// Locks the file exclusively; `WOULDBLOCK` at once when somebody holds its lock.
     pub fn take(file: impl Into<OwnedFd>) -> rustix::io::Result<Flock> {
-        let file = file.into();
-        rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).map(|()| Flock(file))
+        Flock::lock(file.into(), FlockOperation::NonBlockingLockExclusive)
+    }
+
+    /// Locks the file together with others who do; `WOULDBLOCK` at once when somebody holds it exclusively.
+    pub fn share(file: impl Into<OwnedFd>) -> rustix::io::Result<Flock> {
+        Flock::lock(file.into(), FlockOperation::NonBlockingLockShared)
+    }
+
+    fn lock(file: OwnedFd, how: FlockOperation) -> rustix::io::Result<Flock> {
+        rustix::fs::flock(&file, how).map(|()| Flock(file))
     }
 }
 
@@ -48,28 +70,41 @@ impl Drop for Flock {
 }
 
 impl InstanceLock {
-    /// Takes the lock of the instance's folder. `BUSY` when somebody holds it: at once on this host, or where `flock`
-    /// reaches the others, else within seconds.
-    pub fn take(instance: &Folder) -> Result<InstanceLock> {
-        let path = instance.path.join(NAME);
-        // NFS needs a descriptor for writing; a symbolic link would make a file elsewhere
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(&instance.fd, NAME, flags, Mode::from_raw_mode(FILE_MODE))
-            .map_err(|e| Error::io(STEP, &path, e))?;
-        match Flock::take(file) {
-            Ok(lock) => Ok(InstanceLock { lease: Lease::take(instance, PACE)?, _lock: lock }),
-            Err(Errno::WOULDBLOCK) => {
-                let cause = format!("another backup or delete of '{}' is under way", instance.path.display());
-                Err(Error::new(Code::Busy, STEP, cause))
+    /// Takes the locks of the instance's folder. `BUSY` when what somebody else does there does not go with it: at once on
+    /// this host, or where `flock` reaches the others, else within seconds.
+    pub fn take(instance: &Folder, purpose: Purpose) -> Result<InstanceLock> {
+        let writers = || lock(instance, WRITERS, Flock::take, "another backup or delete is under way");
+        let locks = match purpose {
+            Purpose::Add => vec![writers()?],
+            Purpose::Change => {
+                vec![writers()?, lock(instance, CHAINS, Flock::take, "its points are being verified or restored")?]
             }
-            Err(error) => Err(Error::io(STEP, &path, error)),
-        }
+            Purpose::Read => vec![lock(instance, CHAINS, Flock::share, "its points are being changed")?],
+        };
+        let lease = if purpose == Purpose::Read { None } else { Some(Lease::take(instance, PACE)?) };
+        Ok(InstanceLock { lease, _locks: locks })
     }
 
     /// Is it still ours? To be asked right before what can't be undone: `BUSY` when another host has taken it over.
     pub fn check(&self) -> Result<()> {
-        self.lease.check()
+        self.lease.as_ref().map_or(Ok(()), Lease::check)
     }
+}
+
+fn lock(
+    instance: &Folder,
+    name: &str,
+    take: fn(OwnedFd) -> rustix::io::Result<Flock>,
+    otherwise: &str,
+) -> Result<Flock> {
+    let path = instance.path.join(name);
+    // NFS needs a descriptor for writing; a symbolic link would make a file elsewhere
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(instance.as_fd(), name, flags, Mode::from_raw_mode(FILE_MODE));
+    take(file.map_err(|e| Error::io(STEP, &path, e))?).map_err(|error| match error {
+        Errno::WOULDBLOCK => Error::new(Code::Busy, STEP, format!("'{}': {otherwise}", instance.path.display())),
+        error => Error::io(STEP, &path, error),
+    })
 }
 
 #[cfg(test)]
@@ -79,20 +114,45 @@ mod tests {
     use std::process::Command;
 
     #[test]
-    fn a_second_one_is_busy_until_the_first_ends() {
+    fn each_purpose_goes_with_those_that_it_does_not_harm() {
+        use Purpose::{Add, Change, Read};
         let dir = tempfile::tempdir().unwrap();
-        let folder = Folder::open_root(dir.path()).unwrap();
-        let lock = InstanceLock::take(&folder).unwrap();
-        let file = dir.path().join(NAME);
-        assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+        let open = || Folder::open_root(dir.path()).unwrap();
+        for (first, second, together) in [
+            (Add, Add, false),
+            (Add, Change, false),
+            (Change, Add, false),
+            (Change, Change, false),
+            (Change, Read, false),
+            (Read, Change, false),
+            (Read, Read, true),
+            (Read, Add, true),
+            (Add, Read, true),
+        ] {
+            let held = InstanceLock::take(&open(), first).unwrap();
+            let other = InstanceLock::take(&open(), second);
+            assert_eq!(other.is_ok(), together, "{first:?}, then {second:?}");
+            assert!(other.as_ref().err().is_none_or(|error| error.code == Code::Busy), "{other:?}");
+            drop((held, other));
+            // a change that was refused at its second lock keeps the first no longer
+            InstanceLock::take(&open(), Change).unwrap();
+        }
+    }
 
-        let again = Folder::open_root(dir.path()).unwrap();
-        assert_eq!(InstanceLock::take(&again).unwrap_err().code, Code::Busy);
-        let other_process = || Command::new("flock").arg("-n").arg(&file).arg("true").status().unwrap().success();
-        assert!(!other_process());
+    #[test]
+    fn another_process_is_kept_out_until_it_ends() {
+        let dir = tempfile::tempdir().unwrap();
+        let lock = InstanceLock::take(&Folder::open_root(dir.path()).unwrap(), Purpose::Change).unwrap();
+        for name in [WRITERS, CHAINS] {
+            assert_eq!(std::fs::metadata(dir.path().join(name)).unwrap().permissions().mode() & 0o777, 0o600);
+        }
+        let other_process = || {
+            let free = |name| Command::new("flock").arg("-n").arg(dir.path().join(name)).arg("true").status().unwrap();
+            [WRITERS, CHAINS].map(|name| free(name).success())
+        };
+        assert_eq!(other_process(), [false, false]);
         drop(lock);
-        assert!(other_process());
-        InstanceLock::take(&again).unwrap();
+        assert_eq!(other_process(), [true, true]);
     }
 
     #[test]
@@ -107,9 +167,11 @@ mod tests {
 
     #[test]
     fn a_planted_link_makes_no_file_elsewhere() {
-        let (dir, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        symlink(outside.path().join("made"), dir.path().join(NAME)).unwrap();
-        assert!(InstanceLock::take(&Folder::open_root(dir.path()).unwrap()).is_err());
-        assert!(!outside.path().join("made").exists());
+        for name in [WRITERS, CHAINS] {
+            let (dir, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+            symlink(outside.path().join("made"), dir.path().join(name)).unwrap();
+            assert!(InstanceLock::take(&Folder::open_root(dir.path()).unwrap(), Purpose::Change).is_err());
+            assert!(!outside.path().join("made").exists());
+        }
     }
 }

@@ -1,11 +1,15 @@
 //! The repository: sessions on it, paths that can't leave it, locks, and publishing.
 
+pub(crate) mod command;
 pub mod deadline;
 pub mod folder;
+pub mod health;
 mod lease;
 pub mod lock;
 mod mount;
-mod options;
+mod mount_folder;
+mod mountinfo;
+pub mod options;
 pub mod partial;
 pub mod path;
 pub mod repository;

@@ -4,27 +4,37 @@ use super::repository::Export;
 
 /// What goes on the command line, and what goes into a file of mode 0600.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Prepared {
+pub struct Prepared {
     /// Options for `mount -o`.
-    pub(super) options: Vec<String>,
-    /// Text of a credentials file as `mount.cifs` reads it.
-    pub(super) credentials: Option<String>,
+    pub options: Vec<String>,
+    /// What the mount helper reads from a file.
+    pub secret: Option<Secret>,
 }
 
-/// Takes the credentials of a CIFS export out of its options; other types know no such file.
-pub(super) fn prepare(export: &Export) -> Prepared {
-    let all = split(export.options());
-    if !matches!(export.kind(), "cifs" | "smb3") {
-        return Prepared { options: all.into_iter().map(str::to_owned).collect(), credentials: None };
-    }
-    let mut prepared = Prepared { options: Vec::new(), credentials: None };
-    for option in all {
-        match option.split_once('=').and_then(|(key, value)| Some((credential(key)?, value))) {
-            Some((key, value)) => {
-                let text = prepared.credentials.get_or_insert_default();
-                *text += &format!("{key}={}\n", unquoted(value));
+/// The text of a file, and the option that names it to the mount helper.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Secret {
+    /// `credentials` of mount.cifs(8), `secretfile` of mount.ceph(8).
+    pub option: &'static str,
+    /// What the file holds.
+    pub text: String,
+}
+
+/// Takes the secrets out of an export's options, for the types whose helpers read them from a file.
+pub fn prepare(export: &Export) -> Prepared {
+    let (option, line): (_, fn(&str, &str) -> Option<String>) = match export.kind() {
+        "cifs" | "smb3" => ("credentials", |key, value| Some(format!("{}={}\n", credential(key)?, unquoted(value)))),
+        "ceph" => ("secretfile", |key, value| (key == "secret").then(|| value.to_owned())),
+        _ => ("", |_, _| None),
+    };
+    let mut prepared = Prepared { options: Vec::new(), secret: None };
+    for each in split(export.options()) {
+        match each.split_once('=').and_then(|(key, value)| line(key, value)) {
+            Some(line) => {
+                let secret = prepared.secret.get_or_insert_with(|| Secret { option, text: String::new() });
+                secret.text += &line;
             }
-            None => prepared.options.push(option.to_owned()),
+            None => prepared.options.push(each.to_owned()),
         }
     }
     prepared
@@ -58,12 +68,12 @@ fn unquoted(value: &str) -> &str {
 }
 
 /// `text` of the mount command without the values that the options have.
-pub(super) fn redact(export: &Export, text: &str) -> String {
+pub fn redact(export: &Export, text: &str) -> String {
     let whole = export.options().contains('=').then(|| export.options().to_owned());
     let values =
         split(export.options()).into_iter().filter_map(|option| option.split_once('=')).flat_map(|(key, value)| {
             // a bare '4' of 'vers=4' would take every 4 out of the text
-            let alone = credential(key).is_some() || value.len() > 3;
+            let alone = key == "secret" || credential(key).is_some() || value.len() > 3;
             let value_alone = alone.then(|| unquoted(value).to_owned());
             [Some(format!("{key}={value}")), value_alone]
         });
@@ -87,14 +97,22 @@ mod tests {
     #[test]
     fn cifs_credentials_leave_the_command_line() {
         let prepared = prepare(&export("cifs", "vers=3.0,username=a b,pass=p=w\"x,domain=D,nobrl,"));
-        assert_eq!(prepared.credentials.unwrap(), "username=a b\npassword=p=w\"x\ndomain=D\n");
+        let credentials = |text: &str| Some(Secret { option: "credentials", text: text.to_owned() });
+        assert_eq!(prepared.secret, credentials("username=a b\npassword=p=w\"x\ndomain=D\n"));
         assert_eq!(prepared.options, ["vers=3.0", "nobrl"]);
         let prepared = prepare(&export("cifs", "vers=3.0,,user=u,password=\"p,w\",dom=D,nobrl"));
-        assert_eq!(prepared.credentials.unwrap(), "username=u\npassword=p,w\ndomain=D\n");
+        assert_eq!(prepared.secret, credentials("username=u\npassword=p,w\ndomain=D\n"));
         assert_eq!(prepared.options, ["vers=3.0", "nobrl"]);
         let prepared = prepare(&export("nfs", "vers=4,username=x"));
-        assert_eq!((prepared.options.len(), prepared.credentials), (2, None));
-        assert_eq!(prepare(&export("cifs", "")), Prepared { options: vec![], credentials: None });
+        assert_eq!((prepared.options.len(), prepared.secret), (2, None));
+        assert_eq!(prepare(&export("cifs", "")), Prepared { options: vec![], secret: None });
+    }
+
+    #[test]
+    fn a_ceph_key_leaves_the_command_line() {
+        let prepared = prepare(&export("ceph", "name=admin,secret=QVFE==,noatime"));
+        assert_eq!(prepared.secret, Some(Secret { option: "secretfile", text: "QVFE==".to_owned() }));
+        assert_eq!(prepared.options, ["name=admin", "noatime"]);
     }
 
     #[test]

@@ -5,10 +5,10 @@ use serde::{Deserialize, Serialize};
 use crate::config;
 use crate::error::{Error, Result};
 use crate::job;
-use crate::nas::deadline;
 use crate::nas::folder::Folder;
 use crate::nas::repository::Repository;
 use crate::nas::session::Session;
+use crate::nas::{deadline, health};
 
 /// What `backupStats` is asked.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -35,10 +35,11 @@ pub fn run(request: BackupStatsRequest) -> Result<BackupStats> {
     let export = Repository::check(request.repository)?;
     let job = job::start(request.job, "backupStats", None)?;
     job.enter("open the repository");
-    let session = Session::open_bounded(export, config::current())?;
-    job.enter("read the file system's size");
-    let shared = session.clone();
-    deadline::bounded("read the file system's size", deadline::LIMIT, move || stats(shared.root()))
+    let read = Session::open_bounded(export.clone(), config::current()).and_then(|session| {
+        job.enter("read the file system's size");
+        deadline::bounded("read the file system's size", deadline::LIMIT, move || stats(session.root()))
+    });
+    read.inspect_err(|error| health::note(&export, error))
 }
 
 fn stats(root: &Folder) -> Result<BackupStats> {

@@ -9,14 +9,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::config;
 use crate::error::{Code, Error, Result};
-use crate::job::{self, Job};
-use crate::nas::deadline;
+use crate::job::{self, Job, JobGuard};
 use crate::nas::folder::Folder;
-use crate::nas::lock::InstanceLock;
+use crate::nas::lock::{InstanceLock, Purpose};
 use crate::nas::partial::partial_name;
 use crate::nas::path::{PointPath, RepoPath};
-use crate::nas::repository::Repository;
+use crate::nas::repository::{Export, Repository};
 use crate::nas::session::Session;
+use crate::nas::{deadline, health};
 use crate::qcow2;
 use crate::steps;
 
@@ -49,6 +49,10 @@ pub fn run(request: DeleteBackupRequest) -> Result<DeletedBackup> {
     let path = request.backup_path.ok_or_else(|| Error::invalid("backupPath", "is missing"))?;
     let point = PointPath::parse("backupPath", &path)?;
     let job = job::start(request.job, "deleteBackup", Some(point.instance().to_owned()))?;
+    delete(export.clone(), point, &job).inspect_err(|error| health::note(&export, error))
+}
+
+fn delete(export: Export, point: PointPath, job: &JobGuard) -> Result<DeletedBackup> {
     job.enter("open the repository");
     let session = Session::open_bounded(export, config::current())?;
     let (shared, state, at) = (session.clone(), job.share(), point.clone());
@@ -88,7 +92,7 @@ fn find(root: &Folder, point: &PointPath, job: &Job) -> Result<Option<Deletable>
         return Ok(None);
     }
     job.enter("lock the instance");
-    let lock = InstanceLock::take(&instance)?;
+    let lock = InstanceLock::take(&instance, Purpose::Change)?;
     // looked at again: another delete may have been through just before
     let published = is_folder(&instance, point.name())?;
     job.enter("look for children");
@@ -405,7 +409,7 @@ mod tests {
     #[test]
     fn while_the_instance_is_locked_nothing_is_removed() {
         let dir = repository(&[("i-1/T1/root.x.qcow2", None)]);
-        let lock = InstanceLock::take(&Folder::open_root(dir.path().join("i-1")).unwrap()).unwrap();
+        let lock = InstanceLock::take(&Folder::open_root(dir.path().join("i-1")).unwrap(), Purpose::Read).unwrap();
         assert_eq!(delete_in(dir.path(), "i-1/T1").unwrap_err().code, Code::Busy);
         assert!(dir.path().join("i-1/T1/root.x.qcow2").exists());
         drop(lock);

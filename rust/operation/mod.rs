@@ -20,6 +20,7 @@ use crate::config::{self, Config};
 use crate::error::{Error, Result};
 use crate::job::{self, JobStatus, Listener};
 use crate::logging;
+use crate::nas::session;
 
 /// Result of `cancel`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -48,6 +49,7 @@ pub fn init(config: Config, default: Box<dyn Append>) -> Result<()> {
     let config = config.check()?;
     logging::init(&config, default)?;
     log::info!("nasbackup {}, {}, state in '{}'", version(), config.connection_uri, config.state_dir.display());
+    session::clear_left(&config);
     config::set(config);
     take_backup::recover::at_load(config::current());
     Ok(())

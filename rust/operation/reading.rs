@@ -1,12 +1,13 @@
 //! What an operation holds on to that only reads restore points: the repository, and the instance's lock, so that no
-//! chain is changed under it.
+//! chain is changed under it. Backups go on meanwhile, and so do others who read.
 
 use std::sync::Arc;
 
 use crate::config;
-use crate::error::{Code, Result};
+use crate::error::{Code, Error, Result};
 use crate::nas::deadline::{LIMIT, bounded};
-use crate::nas::lock::InstanceLock;
+use crate::nas::health;
+use crate::nas::lock::{InstanceLock, Purpose};
 use crate::nas::path::PointPath;
 use crate::nas::repository::Export;
 use crate::nas::session::Session;
@@ -15,16 +16,21 @@ use crate::nas::session::Session;
 #[derive(Debug, Clone)]
 pub(super) struct Reading {
     pub(super) session: Session,
+    export: Export,
     _lock: Option<Arc<InstanceLock>>,
 }
 
 impl Reading {
     /// `BUSY` when somebody changes the instance's points; `NOT_FOUND` without the instance.
     pub(super) fn open(export: Export, point: &PointPath) -> Result<Reading> {
-        let session = Session::open_bounded(export, config::current())?;
+        Reading::lock(export.clone(), point).inspect_err(|error| health::note(&export, error))
+    }
+
+    fn lock(export: Export, point: &PointPath) -> Result<Reading> {
+        let session = Session::open_bounded(export.clone(), config::current())?;
         let instance = point.instance_folder();
         bounded("lock the instance", LIMIT, move || {
-            let lock = match InstanceLock::take(&session.root().open_dir(&instance)?) {
+            let lock = match InstanceLock::take(&session.root().open_dir(&instance)?, Purpose::Read) {
                 Ok(lock) => Some(Arc::new(lock)),
                 // a NAS that is mounted for reading only is read all the same: it may be all that is left
                 Err(error) if error.code == Code::PermissionDenied => {
@@ -33,7 +39,12 @@ impl Reading {
                 }
                 Err(error) => return Err(error),
             };
-            Ok(Reading { session, _lock: lock })
+            Ok(Reading { session, export, _lock: lock })
         })
+    }
+
+    /// Tells of a failure of what was read.
+    pub(super) fn note(&self, error: &Error) {
+        health::note(&self.export, error);
     }
 }

@@ -101,6 +101,8 @@ pub struct Info {
     pub extended_l2: bool,
     /// Incompatible feature bits that the specification did not define when this was written.
     pub unknown_incompatible: u64,
+    /// How many internal snapshots it holds.
+    pub snapshots: u32,
     /// The bitmaps stored in the image; empty, as for QEMU, unless `bitmaps_consistent`.
     pub bitmaps: Vec<Bitmap>,
     /// Autoclear feature bit 0: whoever wrote the image last kept the bitmaps up to date.
@@ -125,6 +127,7 @@ pub fn inspect(file: &File) -> Result<Info, Error> {
         external_data: header.incompatible & header::EXTERNAL_DATA != 0,
         extended_l2: header.incompatible & header::EXTENDED_L2 != 0,
         unknown_incompatible: header.incompatible & !header::KNOWN_INCOMPATIBLE,
+        snapshots: header.tables.snapshots,
         bitmaps,
         bitmaps_consistent,
         backing: header.backing,

@@ -46,6 +46,7 @@ fn what_qemu_makes_is_read() {
         external_data: false,
         extended_l2: false,
         unknown_incompatible: 0,
+        snapshots: 0,
         bitmaps: vec![],
         bitmaps_consistent: false,
     };

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use nasbackup::engine::Engine;
 use nasbackup::error::{Code, Error};
 use nasbackup::nas::folder::Folder;
-use nasbackup::nas::lock::InstanceLock;
+use nasbackup::nas::lock::{InstanceLock, Purpose};
 use nasbackup::operation::call;
 use nasbackup::point::{Kind, Manifest, ManifestDisk, ParentPoint};
 use serde_json::{Value, json};
@@ -282,6 +282,6 @@ fn a_cancel_and_a_rebase_of_others_leave_the_chain_as_it_was() {
         assert_eq!(points.length("i-1/T3/root.a b.qcow2"), before);
         points.assert_same();
     }
-    let _lock = InstanceLock::take(&Folder::open_root(points.dir.path().join("i-1")).unwrap()).unwrap();
+    let _lock = InstanceLock::take(&Folder::open_root(points.dir.path().join("i-1")).unwrap(), Purpose::Read).unwrap();
     assert_eq!(points.code("rebaseBackup", json!({"target": "i-1/T3/root.a b.qcow2"})).0, Code::Busy);
 }

@@ -5,7 +5,7 @@ use std::os::unix::fs::{FileExt, symlink};
 
 use nasbackup::error::Code;
 use nasbackup::nas::folder::Folder;
-use nasbackup::nas::lock::InstanceLock;
+use nasbackup::nas::lock::{InstanceLock, Purpose};
 use nasbackup::operation::{call, cancel};
 use nasbackup::point::{Kind, Manifest};
 use serde_json::{Value, json};
@@ -191,6 +191,7 @@ fn a_request_that_makes_no_sense_a_cancel_and_a_lock_are_errors() {
         });
         assert_eq!(error.unwrap_err().code, Code::Cancelled, "after {after} reports");
     }
-    let _lock = InstanceLock::take(&Folder::open_root(points.dir.path().join("i-1")).unwrap()).unwrap();
+    let _lock =
+        InstanceLock::take(&Folder::open_root(points.dir.path().join("i-1")).unwrap(), Purpose::Change).unwrap();
     assert_eq!(points.code("verifyChain", json!({"backupPath": "i-1/T3"})).0, Code::Busy);
 }

@@ -59,6 +59,7 @@ pub fn init() {
             mount_dir: folder("mounts"),
             log_level: "warn".to_owned(),
             engine: engine(),
+            mount_keep_seconds: 0,
             ..Default::default()
         };
         nasbackup::operation::init(config, nasbackup::logging::stderr()).unwrap();

@@ -61,6 +61,11 @@ impl Nas {
         self.view_with(&[&format!("--write-rate={mib}M")])
     }
 
+    /// A view of this repository in which no file changes its owner, as on a NAS that squashes root.
+    pub fn without_chown(self) -> Nas {
+        self.view_with(&["--chown-deny"])
+    }
+
     fn view_with(self, options: &[&str]) -> Nas {
         let mut view = Nas::folder();
         let child = Command::new("bindfs").arg("-f").args(options).args([&self.root, &view.root]).spawn().unwrap();

@@ -252,6 +252,7 @@ impl Story {
             virtual_size: 0,
             volumes: BTreeMap::new(),
             bitmap_created: manifest.bitmap.clone(),
+            parent_name: manifest.name.clone(),
             bitmap_recreated: None,
             incremental_fallback: false,
             details: String::new(),

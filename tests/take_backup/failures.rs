@@ -21,7 +21,7 @@ fn slow_story() -> Story {
 /// Takes legacy backups until one is not refused as busy: the hung call's threads have let go.
 fn legacy_until_free(story: &mut Story) {
     until("the virtual machine's lock is free", Duration::from_secs(30), || match take(story.request("legacy")) {
-        Err(error) if error.code == Code::Busy => false,
+        Err(error) if matches!(error.code, Code::Busy | Code::NasUnresponsive) => false,
         Err(error) => panic!("{error}"),
         Ok(_) => true,
     });

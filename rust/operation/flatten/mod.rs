@@ -85,8 +85,8 @@ pub fn run(request: FlattenRequest, listener: Listener<'_>) -> Result<Flattened>
     let reading = Reading::open(export, &point)?;
     job.begin("open the output")?;
     let (held, at) = (reading.clone(), point.clone());
-    let (output, flatten, names) =
-        bounded("open the output", LIMIT, move || begin(held.session.root(), &at, &volume, &path, format))?;
+    let begun = bounded("open the output", LIMIT, move || begin(held.session.root(), &at, &volume, &path, format));
+    let (output, flatten, names) = begun.inspect_err(|error| reading.note(error))?;
     let written = write(&reading, flatten, &names, &mut job);
     let flattened = written.and_then(|flattened| job.begin("publish the output").map(|()| flattened));
     let ended = match flattened {
@@ -99,7 +99,10 @@ pub fn run(request: FlattenRequest, listener: Listener<'_>) -> Result<Flattened>
             Err(stuck) => error.with_leftover(stuck),
         }),
     };
-    ended.inspect_err(|error| log::error!("'{point}' could not be flattened: {error}"))
+    ended.inspect_err(|error| {
+        reading.note(error);
+        log::error!("'{point}' could not be flattened: {error}");
+    })
 }
 
 fn check_output(output: OutputRequest) -> Result<(String, OutputFormat)> {

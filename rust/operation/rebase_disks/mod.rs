@@ -18,7 +18,8 @@ use crate::error::{Code, Error, Result};
 use crate::job::Reporter;
 use crate::nas::deadline::bounded;
 use crate::nas::folder::Folder;
-use crate::nas::lock::InstanceLock;
+use crate::nas::health;
+use crate::nas::lock::{InstanceLock, Purpose};
 use crate::nas::path::{PointPath, RepoPath};
 use crate::nas::repository::Export;
 use crate::nas::session::Session;
@@ -69,9 +70,20 @@ struct Held {
     lock: Arc<InstanceLock>,
 }
 
+/// Rebases the disks of `point`, as `rebase_all` does.
+pub(super) fn run(
+    export: Export,
+    point: &PointPath,
+    job: &mut Reporter<'_>,
+    only: Option<RepoPath>,
+    plan: impl FnOnce(&Folder) -> Result<Vec<Disk>> + Send + 'static,
+) -> Result<Rebased> {
+    rebase_all(export.clone(), point, job, only, plan).inspect_err(|error| health::note(&export, error))
+}
+
 /// Rebases the disks of `point` that `plan` returns; it is called under the instance's lock, and before any effect.
 /// The answer's size is of the one file `only`, or of all the point's images.
-pub(super) fn run(
+fn rebase_all(
     export: Export,
     point: &PointPath,
     job: &mut Reporter<'_>,
@@ -83,7 +95,7 @@ pub(super) fn run(
     job.begin("follow the chains")?;
     let instance = point.instance_folder();
     let (held, disks) = bounded("follow the chains", LIMIT, move || {
-        let lock = Arc::new(InstanceLock::take(&session.root().open_dir(&instance)?)?);
+        let lock = Arc::new(InstanceLock::take(&session.root().open_dir(&instance)?, Purpose::Change)?);
         let disks = plan(session.root())?;
         // all are looked at before the first is changed
         for disk in disks.iter().filter(|disk| disk.target != Target::Same) {

@@ -1,5 +1,6 @@
 //! `takeBackup`: one restore point of one virtual machine.
 
+mod access;
 mod attempt;
 mod base;
 mod bitmap;
@@ -14,6 +15,7 @@ pub(crate) mod recover;
 mod regrown;
 mod request;
 mod running;
+mod space;
 mod stopped;
 mod storage;
 
@@ -29,8 +31,8 @@ use crate::engine::Engine;
 use crate::error::{Code, Error, Result};
 use crate::host::{Begun, HostState};
 use crate::job::{self, Job, Listener, Reporter};
-use crate::nas::deadline;
 use crate::nas::path::PointPath;
+use crate::nas::{deadline, health};
 use crate::point::{Kind, Manifest, ManifestDisk, Parent, ParentPoint};
 use crate::queue;
 
@@ -124,7 +126,10 @@ pub fn run(request: TakeBackupRequest, listener: Listener<'_>) -> Result<TakenBa
             taken.job_millis,
             taken.sync_millis
         ),
-        Err(error) => log::error!("{}: backup to '{}' failed: {error}", checked.vm, checked.point),
+        Err(error) => {
+            health::note(&checked.export, error);
+            log::error!("{}: backup to '{}' failed: {error}", checked.vm, checked.point);
+        }
     }
     taken
 }

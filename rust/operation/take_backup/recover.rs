@@ -17,7 +17,7 @@ use crate::host::{self, Begun, HostState};
 use crate::libvirt::{Domain, JobState, State};
 use crate::nas::deadline::{self, bounded};
 use crate::nas::folder::Folder;
-use crate::nas::lock::InstanceLock;
+use crate::nas::lock::{InstanceLock, Purpose};
 use crate::nas::partial::partial_name;
 use crate::nas::path::PointPath;
 
@@ -134,7 +134,7 @@ fn look(begun: &Begun) -> Result<Option<bool>> {
             Err(error) if error.code == Code::NotFound => return Ok(None),
             instance => instance?,
         };
-        let _lock = InstanceLock::take(&instance)?;
+        let _lock = InstanceLock::take(&instance, Purpose::Add)?;
         let published = instance.kind(point.name())?.is_some();
         if !published {
             instance.remove_tree(&partial_name(&point))?;

@@ -7,7 +7,7 @@ use super::decision::{self, Against, Asked, BitmapFound, Plan, Way};
 use super::found::{self, Found};
 use super::request::{Checked, Mode};
 use super::storage::{self, Opened};
-use super::{Call, Outcome, SYNC, TakenBackup, ask, manifest, parent_point};
+use super::{Call, Outcome, SYNC, TakenBackup, ask, manifest, parent_point, space};
 use crate::engine::{Engine, choice, scratch};
 use crate::error::{Code, Error, Result};
 use crate::host::HostState;
@@ -40,18 +40,24 @@ fn take(call: &Call<'_>, mut host: HostState, against: Against, job: &mut Report
     let compares = chosen.scratch.is_some();
     let (request, parent) = (checked.clone(), against.parent.clone().map(Err).or(opened.parent.take()));
     let lost = against.bitmap.clone().map(BitmapFound::Lost);
-    let (found, mut host, parent, mut plan) = ask("look at the bitmaps", move || {
+    let (found, mut host, parent, mut plan, needed) = ask("look at the bitmaps", move || {
         clear_way(&request, &found, &mut host)?;
         let plan = decide(&request, &found, parent.as_ref(), lost, compares);
-        Ok((found, host, parent, plan))
+        let since = parent.as_ref().and_then(|parent| parent.as_ref().ok()?.manifest.bitmap.as_deref());
+        let needed = space::estimate(&found, &plan.ways, since);
+        Ok((found, host, parent, plan, needed))
     })?;
     job.begin("make the targets")?;
     let disks = found.disks.clone();
     let specs = plan.specs(&disks, chosen.scratch.is_some());
     let names: Vec<String> = specs.iter().map(|spec| spec.name.clone()).collect();
+    let opened = storage::check_space(opened, needed)?;
     let bitmap = checked.mode.bitmap().filter(|_| plan.carries.contains(&true));
     host.begin(call.begun(opened.root(), bitmap, found.runs, Vec::new(), job))?;
-    let targets = storage::make_targets(opened, &checked.point, specs, storage::PROBE)?;
+    let mut targets = storage::make_targets(opened, &checked.point, specs, storage::PROBE)?;
+    if let (Some(owner), None) = (found.xml.owner, &chosen.scratch) {
+        targets = targets.check_access(owner)?;
+    }
     let mut attempt = Attempt::new(found, bitmap, host, targets, chosen.scratch);
     let limit = SYNC.max(call.left());
     let completed = attempt.complete(call, &mut plan, job);

@@ -11,12 +11,13 @@ use std::time::{Duration, Instant};
 use super::decision::DiskFacts;
 use super::file_name;
 use super::request::{Checked, Mode};
+use super::{access, space};
 use crate::config::Config;
 use crate::engine;
 use crate::error::{Code, Error, Result};
 use crate::nas::deadline::{Background, LIMIT, bounded, start};
 use crate::nas::folder::{FOLDER_MODE, Folder};
-use crate::nas::lock::{InstanceLock, WAIT};
+use crate::nas::lock::{InstanceLock, Purpose, WAIT};
 use crate::nas::partial::{PARTIAL, PartialPoint};
 use crate::nas::path::{PointPath, RepoPath};
 use crate::nas::session::Session;
@@ -101,8 +102,12 @@ pub(super) fn enter(checked: &Checked, session: Session) -> Result<Opened> {
     let (locked, point) = (session.clone(), checked.point.clone());
     let (instance, lock) = bounded("lock the virtual machine's folder", PROBE + WAIT, move || {
         refuse_existing(locked.root(), &point)?;
-        let (instance, _) = locked.root().make_dir_if_missing(point.instance(), FOLDER_MODE)?;
-        let lock = InstanceLock::take(&instance)?;
+        let lock = || {
+            let (instance, _) = locked.root().make_dir_if_missing(point.instance(), FOLDER_MODE)?;
+            let lock = InstanceLock::take(&instance, Purpose::Add)?;
+            Ok((instance, lock))
+        };
+        let (instance, lock) = lock().map_err(|error| access::explain(error, locked.root()))?;
         refuse_existing(locked.root(), &point)?;
         Ok((instance, lock))
     })?;
@@ -171,6 +176,14 @@ fn manifests(instance: &Folder) -> Result<impl Iterator<Item = Result<Option<Man
     }))
 }
 
+/// `NO_SPACE` when the repository has no room for so many bytes.
+pub(super) fn check_space(opened: Opened, needed: u64) -> Result<Opened> {
+    bounded("look at the free space", PROBE, move || {
+        space::check(opened.session.root(), needed)?;
+        Ok(opened)
+    })
+}
+
 /// A target file to make.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct TargetSpec {
@@ -215,7 +228,8 @@ pub(super) fn make_targets(
     let point = point.clone();
     bounded("make the targets", limit, move || {
         let Opened { session, lock, .. } = opened;
-        let partial = PartialPoint::begin(session, &point)?;
+        let partial = PartialPoint::begin(session.clone(), &point);
+        let partial = partial.map_err(|error| access::explain(error, session.root()))?;
         let mut targets = Targets { files: Vec::new(), indexes: Vec::new(), backings: Vec::new(), partial, lock };
         for spec in specs {
             let file = targets.partial.create_file(&spec.name)?;
@@ -256,6 +270,14 @@ impl Targets {
             index_name: index_name.clone(),
             base,
             path,
+        })
+    }
+
+    /// `PERMISSION_DENIED` when QEMU, which runs as this user and group, can't write to them.
+    pub(super) fn check_access(self, owner: (u32, u32)) -> Result<Targets> {
+        bounded("ask whether QEMU can write", PROBE, move || {
+            access::check_qemu(self.partial.folder(), owner)?;
+            Ok(self)
         })
     }
 

@@ -109,7 +109,8 @@ pub(super) fn verify(
     let reading = Reading::open(export, &point)?;
     job.begin("follow the chains")?;
     let (held, at) = (reading.clone(), point.clone());
-    let mut found = bounded("follow the chains", LIMIT, move || chains::find(held.session.root(), &at))?;
+    let found = bounded("follow the chains", LIMIT, move || chains::find(held.session.root(), &at));
+    let mut found = found.inspect_err(|error| reading.note(error))?;
     job.begin("check the images")?;
     check_all(&reading, &mut found, &mut job)?;
     more(&reading, &mut found, &mut job)?;
@@ -133,7 +134,10 @@ fn check_all(reading: &Reading, found: &mut [Found], job: &mut Reporter<'_>) -> 
         match check(reading, path, job, |job, share| job.progress(done + share.of(length), total)) {
             Ok(Ok(checked)) => tell(told, checked),
             Ok(Err(error)) => told.blame(verdict_of(&error), error.to_string()),
-            Err(error) => gone = told.excuse(error)?,
+            Err(error) => {
+                reading.note(&error);
+                gone = told.excuse(error)?;
+            }
         }
         done += length;
     }

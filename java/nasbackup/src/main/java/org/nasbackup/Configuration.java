@@ -27,6 +27,7 @@ public final class Configuration {
     private final String logConfig;
     private final String logLevel;
     private final QuiesceFailure quiesceFailure;
+    private final long mountKeepSeconds;
 
     private Configuration(Builder builder) {
         this.connectionUri = builder.connectionUri;
@@ -42,6 +43,7 @@ public final class Configuration {
         this.logConfig = builder.logConfig;
         this.logLevel = builder.logLevel;
         this.quiesceFailure = builder.quiesceFailure;
+        this.mountKeepSeconds = builder.mountKeepSeconds;
     }
 
     /** A builder with nothing set. */
@@ -114,6 +116,11 @@ public final class Configuration {
         return quiesceFailure;
     }
 
+    /** Seconds that a repository stays mounted after its last use, for the next. Default 60; 0: it is unmounted at once. */
+    public long mountKeepSeconds() {
+        return mountKeepSeconds;
+    }
+
     @Override
     public String toString() {
         return "connectionUri " + connectionUri + ", stateDir " + stateDir + ", mountDir " + mountDir;
@@ -134,6 +141,7 @@ public final class Configuration {
         private String logConfig;
         private String logLevel;
         private QuiesceFailure quiesceFailure;
+        private long mountKeepSeconds = 60;
 
         private Builder() {}
 
@@ -212,6 +220,12 @@ public final class Configuration {
         /** @see Configuration#quiesceFailure */
         public Builder quiesceFailure(QuiesceFailure quiesceFailure) {
             this.quiesceFailure = quiesceFailure;
+            return this;
+        }
+
+        /** @see Configuration#mountKeepSeconds */
+        public Builder mountKeepSeconds(long mountKeepSeconds) {
+            this.mountKeepSeconds = mountKeepSeconds;
             return this;
         }
 

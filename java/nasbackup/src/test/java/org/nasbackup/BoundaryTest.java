@@ -282,9 +282,14 @@ class BoundaryTest {
         refused(
                 "scratchPerHost",
                 () -> NasBackup.open(Configuration.builder().scratchPerHost(1).build()));
+        refused(
+                "mountKeepSeconds",
+                () -> NasBackup.open(
+                        Configuration.builder().mountKeepSeconds(-1).build()));
         NasBackup.open(Configuration.builder()
                 .engine(Engine.PUSH)
                 .quiesceFailure(QuiesceFailure.WARN)
+                .mountKeepSeconds(0)
                 .build());
         NasBackup.open();
     }

@@ -1,0 +1,84 @@
+//! Commands of the system, run without a shell and no longer than they may take.
+
+use std::fs::File;
+use std::io::{self, ErrorKind, Read, Seek};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use rustix::fs::MemfdFlags;
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
+
+/// How long a killed process may take to be gone.
+const KILL_LIMIT: Duration = Duration::from_secs(5);
+/// As much of a command's complaint as goes into an error, in bytes.
+const MAX_COMPLAINT: u64 = 4096;
+
+/// How a command ended.
+pub(crate) struct Ended {
+    /// Its status.
+    pub(crate) status: ExitStatus,
+    /// What it wrote to its standard error, or the beginning of that.
+    pub(crate) complaint: String,
+}
+
+/// Runs a command, without input, no longer than `limit`; then kills it with all that it started: `TimedOut`.
+pub(crate) fn run(mut command: Command, limit: Duration) -> io::Result<Ended> {
+    // a file in memory and not a pipe, which a process left behind would keep open
+    let mut complaint = File::from(rustix::fs::memfd_create("stderr", MemfdFlags::CLOEXEC)?);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(complaint.try_clone()?).process_group(0);
+    let mut child = command.spawn()?;
+    let Some(status) = wait(&mut child, limit)? else {
+        // waits for it where nobody waits for us: in the kernel it may hang beyond its kill
+        thread::Builder::new().name("reap mount".to_owned()).spawn(move || child.wait())?;
+        return Err(ErrorKind::TimedOut.into());
+    };
+    complaint.rewind()?;
+    let mut text = Vec::new();
+    complaint.take(MAX_COMPLAINT).read_to_end(&mut text)?;
+    Ok(Ended { status, complaint: String::from_utf8_lossy(&text).into_owned() })
+}
+
+/// The child's status, or none when it had to be killed.
+fn wait(child: &mut Child, limit: Duration) -> io::Result<Option<ExitStatus>> {
+    let pid = Pid::from_child(child);
+    let (ended, end) = mpsc::channel();
+    thread::Builder::new().name("wait for mount".to_owned()).spawn(move || {
+        // leaves the process to be reaped, so that its id stays its own until then
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+        while rustix::process::waitid(WaitId::Pid(pid), options).is_err_and(|e| e == rustix::io::Errno::INTR) {}
+        // nobody listens once the wait was given up
+        ended.send(()).ok();
+    })?;
+    if end.recv_timeout(limit).is_ok() {
+        return child.wait().map(Some);
+    }
+    rustix::process::kill_process_group(pid, Signal::KILL)?;
+    if end.recv_timeout(KILL_LIMIT).is_ok() {
+        child.wait()?;
+    }
+    Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Instant;
+
+    #[test]
+    fn a_command_that_does_not_end_is_killed_with_its_children() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo $$ >&2; sleep 1000 & wait"]);
+        let started = Instant::now();
+        let error = run(command, Duration::from_millis(200)).err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::TimedOut);
+        assert!(started.elapsed() < KILL_LIMIT);
+
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo complaint >&2; exit 3"]);
+        let Ended { status, complaint } = run(command, Duration::from_secs(60)).unwrap();
+        assert_eq!((status.code(), complaint.as_str()), (Some(3), "complaint\n"));
+    }
+}

@@ -1,0 +1,272 @@
+//! The private folder of one mount: the mount point and, while they are needed, the credentials. It is locked for as long
+//! as its process lives; what lies in one that nobody has locked was left by a process that was killed.
+
+use std::collections::BTreeSet;
+use std::fs::{self, OpenOptions, Permissions};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, Once, PoisonError};
+
+use rustix::fs::OFlags;
+use rustix::mount::UnmountFlags;
+
+use super::folder::{FILE_MODE, FOLDER_MODE};
+use super::lock::Flock;
+use super::mountinfo;
+use crate::error::{Error, Result};
+use crate::sys;
+
+/// What the name of every such folder begins with.
+const PREFIX: &str = "nas-";
+const POINT: &str = "mount";
+const CREDENTIALS: &str = "credentials";
+/// Mounts on top of each other that are taken off a left mount point.
+const MOST_MOUNTS: usize = 16;
+
+static MADE: AtomicU64 = AtomicU64::new(0);
+/// The folders of this process.
+static LIVE: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+static AT_EXIT: Once = Once::new();
+static PROCESS: AtomicU32 = AtomicU32::new(0);
+
+/// The folder; dropped, it goes with what is mounted in it.
+#[derive(Debug)]
+pub(super) struct MountFolder {
+    path: PathBuf,
+    // given back last: until then no sweep touches the folder
+    _lock: Flock,
+}
+
+impl MountFolder {
+    /// Makes a new one below `mount_dir`, which is made if it is missing.
+    pub(super) fn make(mount_dir: &Path) -> Result<MountFolder> {
+        let step = "make the mount point";
+        if !mount_dir.is_dir() {
+            fs::create_dir_all(mount_dir.parent().unwrap_or(mount_dir))
+                .and_then(|()| make_folder(mount_dir))
+                .or_else(|e| if e.kind() == ErrorKind::AlreadyExists { Ok(()) } else { Err(e) })
+                .map_err(|e| Error::io(step, mount_dir, e))?;
+        }
+        let all = mountinfo::resolved(mount_dir);
+        loop {
+            let path = all.join(format!("{PREFIX}{}-{}", std::process::id(), MADE.fetch_add(1, Relaxed)));
+            match make_folder(&path) {
+                // of a process that had the same id
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => continue,
+                made => made.map_err(|e| Error::io(step, &path, e))?,
+            }
+            // a sweep may have been quicker, and have taken it for a leftover
+            let Some(lock) = lock(&path).map_err(|e| Error::io(step, &path, e))? else { continue };
+            live().insert(path.clone());
+            let folder = MountFolder { path, _lock: lock };
+            clear_at_exit();
+            make_folder(&folder.point()).map_err(|e| Error::io(step, folder.point(), e))?;
+            return Ok(folder);
+        }
+    }
+
+    /// Where to mount.
+    pub(super) fn point(&self) -> PathBuf {
+        self.path.join(POINT)
+    }
+
+    /// Writes credentials into a file that only its owner can read; dropping it removes it.
+    pub(super) fn write_credentials(&self, text: &str) -> Result<Credentials> {
+        let step = "write the credentials";
+        let path = self.path.join(CREDENTIALS);
+        let made = OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(&path);
+        let mut file = made.map_err(|e| Error::io(step, &path, e))?;
+        let credentials = Credentials { path };
+        file.write_all(text.as_bytes()).map_err(|e| Error::io(step, &credentials.path, e))?;
+        Ok(credentials)
+    }
+}
+
+impl Drop for MountFolder {
+    fn drop(&mut self) {
+        live().remove(&self.path);
+        // what can't be removed now is, once the lock is given back, a leftover for the next sweep
+        if let Err(error) = clear(&self.path) {
+            log::warn!("'{}' can't be removed now - {error}", self.path.display());
+        }
+    }
+}
+
+fn live() -> MutexGuard<'static, BTreeSet<PathBuf>> {
+    LIVE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Sees to it that a process that exits in order leaves no mount that it has kept. One that is killed leaves it to the
+/// next that comes.
+fn clear_at_exit() {
+    AT_EXIT.call_once(|| {
+        PROCESS.store(std::process::id(), Relaxed);
+        if let Err(error) = sys::at_exit(clear_all) {
+            log::warn!("mounts that are kept stay when this process exits - {error}");
+        }
+    });
+}
+
+extern "C" fn clear_all() {
+    // not in a child that was forked and exits; without the log, which may be gone by now
+    if std::process::id() != PROCESS.load(Relaxed) {
+        return;
+    }
+    let cleared = std::panic::catch_unwind(|| {
+        for path in LIVE.try_lock().iter().flat_map(|live| live.iter()) {
+            clear(path).ok();
+        }
+    });
+    drop(cleared);
+}
+
+/// A file with credentials that `mount` reads, so that they are on no command line.
+#[derive(Debug)]
+pub(super) struct Credentials {
+    path: PathBuf,
+}
+
+impl Credentials {
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Credentials {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_file(&self.path) {
+            log::error!("unable to remove the credentials '{}' - {error}", self.path.display());
+        }
+    }
+}
+
+/// Clears what processes that live no more have left below `mount_dir`. Nothing else there, and no mount elsewhere, is
+/// touched.
+pub(super) fn sweep(mount_dir: &Path) {
+    let Ok(entries) = fs::read_dir(mountinfo::resolved(mount_dir)) else { return };
+    for path in entries.flatten().map(|entry| entry.path()) {
+        if path.file_name().is_none_or(|name| !name.as_encoded_bytes().starts_with(PREFIX.as_bytes())) {
+            continue;
+        }
+        let cleared = lock(&path).and_then(|lock| if lock.is_some() { clear(&path).map(|()| true) } else { Ok(false) });
+        match cleared {
+            Ok(true) => log::warn!("cleared '{}', left by a process that was killed", path.display()),
+            Ok(false) => {}
+            Err(error) => log::warn!("unable to clear '{}', left by a process - {error}", path.display()),
+        }
+    }
+}
+
+/// Takes off what is mounted in the folder at `path`, at once and whether or not it answers, and removes it. Nobody else
+/// uses it.
+pub(super) fn clear(path: &Path) -> io::Result<()> {
+    let point = path.join(POINT);
+    for _ in 0..MOST_MOUNTS {
+        if !mountinfo::is_mounted(&point)? {
+            break;
+        }
+        rustix::mount::unmount(&point, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)?;
+    }
+    let gone = |removed: io::Result<()>| match removed {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    };
+    gone(fs::remove_file(path.join(CREDENTIALS)))?;
+    gone(fs::remove_dir(point))?;
+    gone(fs::remove_dir(path))
+}
+
+/// Locks the folder; none when somebody has, or it is gone.
+fn lock(path: &Path) -> io::Result<Option<Flock>> {
+    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW;
+    let opened = OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path);
+    let file = match opened {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let id = file.metadata().map(|file| (file.dev(), file.ino()))?;
+    match Flock::take(file) {
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+        Err(error) => Err(error.into()),
+        // the one that is locked may have been removed meanwhile
+        Ok(lock) => Ok(fs::symlink_metadata(path).is_ok_and(|now| (now.dev(), now.ino()) == id).then_some(lock)),
+    }
+}
+
+/// QEMU passes through it, whatever the umask.
+fn make_folder(path: &Path) -> io::Result<()> {
+    fs::create_dir(path)?;
+    fs::set_permissions(path, Permissions::from_mode(FOLDER_MODE))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    fn names(dir: &Path) -> Vec<String> {
+        let mut names: Vec<_> =
+            fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    fn mount_tmpfs(at: &Path) {
+        assert!(Command::new("mount").args(["-t", "tmpfs", "tmpfs"]).arg(at).status().unwrap().success());
+    }
+
+    #[test]
+    fn what_a_dead_process_left_goes_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        // with its mount still there, twice, and a folder whose making was cut off
+        let left = dir.path().join("nas-1-0");
+        fs::create_dir_all(left.join(POINT)).unwrap();
+        fs::write(left.join(CREDENTIALS), "password=x").unwrap();
+        mount_tmpfs(&left.join(POINT));
+        mount_tmpfs(&left.join(POINT));
+        fs::create_dir(dir.path().join("nas-1-1")).unwrap();
+        // of a process that lives, of an administrator, and a link
+        let ours = MountFolder::make(dir.path()).unwrap();
+        mount_tmpfs(&ours.point());
+        let foreign = dir.path().join("foreign");
+        fs::create_dir(&foreign).unwrap();
+        mount_tmpfs(&foreign);
+        std::os::unix::fs::symlink("/", dir.path().join("nas-link")).unwrap();
+
+        sweep(dir.path());
+        let own = ours.path.file_name().unwrap().to_str().unwrap().to_owned();
+        assert_eq!(names(dir.path()), ["foreign", &own, "nas-link"]);
+        assert!(mountinfo::is_mounted(&ours.point()).unwrap() && mountinfo::is_mounted(&foreign).unwrap());
+        drop(ours);
+        assert_eq!(names(dir.path()), ["foreign", "nas-link"]);
+        rustix::mount::unmount(&foreign, UnmountFlags::DETACH).unwrap();
+    }
+
+    #[test]
+    fn what_could_not_be_removed_is_tried_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = MountFolder::make(dir.path()).unwrap();
+        let (path, stray) = (folder.path.clone(), folder.point().join("stray"));
+        fs::write(&stray, "").unwrap();
+        drop(folder);
+        assert!(path.exists(), "no file is removed that is not ours");
+        fs::remove_file(stray).unwrap();
+        sweep(dir.path());
+        assert!(names(dir.path()).is_empty());
+    }
+
+    #[test]
+    fn credentials_lie_in_a_private_file_as_long_as_they_are_needed() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = MountFolder::make(dir.path()).unwrap();
+        let credentials = folder.write_credentials("password=x\n").unwrap();
+        let path = credentials.path().to_owned();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read(&path).unwrap(), b"password=x\n");
+        drop(credentials);
+        assert!(!path.exists());
+    }
+}

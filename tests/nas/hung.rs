@@ -1,0 +1,53 @@
+//! A repository that hangs is marked: refused at once, and nobody else's business.
+
+use std::time::{Duration, Instant};
+
+use nasbackup::error::Code;
+use serde_json::json;
+
+use crate::run;
+use crate::support::{Guest, Nas, Story, take, until};
+
+#[test]
+fn one_that_hangs_is_refused_at_once_until_it_answers() {
+    let (nas, other) = (Nas::folder().through_fuse(), Nas::folder());
+    let verify = |nas: &Nas| run(nas, "verifyChain", json!({"backupPath": "i-1/T1"})).unwrap_err();
+    assert_eq!(verify(&nas).code, Code::NotFound);
+    nas.hang();
+    assert_eq!(run(&nas, "backupStats", json!({})).unwrap_err().code, Code::NasUnresponsive);
+    // one after the other, and none of them leaves a thread behind
+    let stuck = nasbackup::nas::deadline::stuck();
+    let begun = Instant::now();
+    for operation in ["backupStats", "deleteBackup", "verifyChain", "rebasePoint"].repeat(3) {
+        let request = if operation == "backupStats" { json!({}) } else { json!({"backupPath": "i-1/T1"}) };
+        let error = run(&nas, operation, request).unwrap_err();
+        assert_eq!(error.code, Code::NasUnresponsive, "{operation}: {error}");
+        assert!(error.cause.contains("has not answered for") && error.cause.contains("calls still wait"), "{error}");
+    }
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    assert_eq!(nasbackup::nas::deadline::stuck(), stuck);
+    // whoever uses another one does not notice
+    run(&other, "backupStats", json!({})).unwrap();
+    assert_eq!(verify(&other).code, Code::NotFound);
+    nas.go_on();
+    until("it is used again", Duration::from_secs(20), || run(&nas, "backupStats", json!({})).is_ok());
+    assert_eq!(verify(&nas).code, Code::NotFound);
+}
+
+#[test]
+fn no_push_begins_on_one_that_is_marked() {
+    let mut story = Story::new(Guest::ordinary(), Nas::folder().through_fuse());
+    story.take("full").assert_full(true);
+    story.nas.hang();
+    assert_eq!(run(&story.nas, "backupStats", json!({})).unwrap_err().code, Code::NasUnresponsive);
+    let begun = Instant::now();
+    let error = take(story.request("incremental")).unwrap_err();
+    assert_eq!((error.code, error.leftovers), (Code::NasUnresponsive, false), "{error}");
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    story.assert_guest_untouched();
+    story.nas.go_on();
+    story.skip();
+    until("it answers", Duration::from_secs(20), || run(&story.nas, "backupStats", json!({})).is_ok());
+    story.take("incremental").assert_incremental();
+    story.assert_all_restore();
+}
