@@ -12,6 +12,7 @@ use rustix::io::Errno;
 
 use crate::chains::{Chain, Kind, Random};
 use crate::differential::seeds;
+use crate::mutation::time;
 
 /// Reads that one rebase of a small image may take, far more than any needs.
 const MOST_READS: u64 = 200_000;
@@ -100,13 +101,7 @@ pub(crate) fn mutate(random: &mut Random, image: &mut Vec<u8>) {
             6 => offset | 1 << 62 | random.next() << 48,
             _ => random.next(),
         };
-        let bytes = value.to_be_bytes();
-        for (place, byte) in image[at..].iter_mut().zip(&bytes[8 - size..]) {
-            *place = if random.chance(10) { *place ^ (1 << random.below(8)) } else { *byte };
-        }
-        if random.chance(3) {
-            image.truncate(random.below(length) as usize + 1);
-        }
+        random.damage(image, at, &value.to_be_bytes()[8 - size..]);
     }
 }
 
@@ -146,22 +141,31 @@ fn survives(chain: &Chain, random: &mut Random, originals: &[Vec<u8>]) -> bool {
     done.is_ok()
 }
 
+/// Seeds and rounds that were not survived once.
+fn corpus() -> impl Iterator<Item = (u64, u64)> {
+    let lines = include_str!("../corpus/rebase.txt").lines().filter(|line| !line.starts_with('#'));
+    lines.map(|line| line.split_once(' ').map(|(seed, round)| (seed.parse().unwrap(), round.parse().unwrap())).unwrap())
+}
+
 #[test]
 fn damaged_images_are_an_error_or_are_rebased() {
-    let most: u64 = std::env::var("NASBACKUP_FUZZ_SECONDS").map_or(0, |seconds| seconds.parse().unwrap());
-    let begun = Instant::now();
+    let (begun, time) = (Instant::now(), time());
     let (mut rebased, mut refused) = (0, 0);
-    for seed in seeds("NASBACKUP_FUZZ_CHAINS", 6).chain(if most > 0 { 1000..u64::MAX } else { 0..0 }) {
-        if most > 0 && begun.elapsed() > Duration::from_secs(most) {
-            break;
-        }
+    let mut all = |seed: u64, rounds: std::ops::Range<u64>| {
         let chain = Chain::make(seed, Kind::Small);
         let originals: Vec<_> = (0..chain.images).map(|image| fs::read(chain.path(image)).unwrap()).collect();
-        for round in 0..300 {
+        for round in rounds {
             let mut random = Random(seed << 32 | round);
             eprintln!("seed {seed}, round {round}");
             if survives(&chain, &mut random, &originals) { rebased += 1 } else { refused += 1 }
         }
+    };
+    corpus().for_each(|(seed, round)| all(seed, round..round + 1));
+    for seed in seeds("NASBACKUP_FUZZ_CHAINS", 6).chain(if time.is_some() { 1000..u64::MAX } else { 0..0 }) {
+        if time.is_some_and(|time| begun.elapsed() > time) {
+            break;
+        }
+        all(seed, 0..300);
     }
     println!("{rebased} rebased, {refused} refused");
     assert!(rebased > 50 && refused > 50, "{rebased} rebased, {refused} refused: the damage is not well chosen");

@@ -8,6 +8,8 @@ mod differential;
 mod flatten;
 mod fuzz;
 mod journal;
+#[path = "../support/mutation.rs"]
+mod mutation;
 mod operations;
 mod verify;
 mod verify_chain;

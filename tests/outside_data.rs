@@ -1,0 +1,235 @@
+//! What comes from outside, damaged: domain XML, manifests, requests, mount options. Each is understood or refused, within
+//! bounds, and what is understood keeps its promises. (Images: tests/rebase/fuzz.rs.)
+
+#![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
+#![allow(unsafe_code, reason = "requests go through the C ABI")]
+
+#[path = "support/mutation.rs"]
+mod mutation;
+
+use std::cell::Cell;
+use std::ffi::{CStr, CString};
+use std::fs;
+use std::path::Path;
+
+use nasbackup::capi::{nasbackup_call, nasbackup_free};
+use nasbackup::libvirt::{BackupDisk, BackupMode, DomainXml, backup_xml};
+use nasbackup::nas::folder::Folder;
+use nasbackup::nas::options;
+use nasbackup::nas::repository::Repository;
+use nasbackup::point::{MANIFEST, Manifest, volume_of};
+use serde_json::{Value, json};
+
+use mutation::fuzz;
+
+const ROUNDS: u64 = 3000;
+
+/// What is likely to hurt in XML and in JSON.
+const WORDS: &[&str] = &[
+    "<",
+    ">",
+    "</",
+    "/>",
+    "&",
+    "&lt;",
+    "&#0;",
+    "&#x110000;",
+    "&x;",
+    "<!--",
+    "-->",
+    "<![CDATA[",
+    "]]>",
+    "<!DOCTYPE a [",
+    "<?xml",
+    "'",
+    "\"",
+    "\\",
+    "{",
+    "}",
+    "[",
+    "]",
+    ",",
+    ":",
+    "null",
+    "true",
+    "-1",
+    "0",
+    "1e999",
+    "18446744073709551616",
+    "\\u0000",
+    "\\ud800",
+    "\n",
+    "\0",
+    "\u{202e}",
+    "../",
+    "/",
+    "..",
+    "json:",
+    "<disk>",
+    "</disk>",
+    "<source file='x'/>",
+    "<backingStore>",
+    "</backingStore>",
+    "é",
+    "%s",
+    "=",
+    "password=",
+];
+
+fn fixture(name: &str) -> Vec<u8> {
+    fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/domain").join(name)).unwrap()
+}
+
+#[test]
+fn domain_xml() {
+    let understood = Cell::new(0);
+    let deep = format!("<domain><devices>{}</devices></domain>", "<disk>".repeat(100_000)).into_bytes();
+    let seeds = ["cloudstack.xml", "kinds.xml"].map(fixture);
+    let run = |input: &[u8]| {
+        let Ok(text) = std::str::from_utf8(input) else { return };
+        let Ok(domain) = DomainXml::parse(text) else { return };
+        understood.set(understood.get() + 1);
+        for disk in &domain.disks {
+            let volume = disk.source.path().and_then(volume_of);
+            assert!(volume.is_none_or(|volume| !volume.contains('/') && !volume.is_empty()), "{volume:?}");
+        }
+        // what is written with those names is read back as the same names
+        let disks = domain.disks.iter().map(|disk| BackupDisk { target: &disk.target, file: None, since: None });
+        let written = backup_xml(BackupMode::Push, &disks.collect::<Vec<_>>());
+        let mut names = Vec::new();
+        let mut reader = quick_xml::Reader::from_str(&written);
+        loop {
+            match reader.read_event().unwrap() {
+                quick_xml::events::Event::Eof => break,
+                quick_xml::events::Event::Empty(element) if element.name().as_ref() == "disk" => {
+                    let name = element.try_get_attribute("name").unwrap().unwrap();
+                    names.push(name.normalized_value(quick_xml::XmlVersion::Implicit1_0).unwrap().into_owned());
+                }
+                _ => {}
+            }
+        }
+        let plain = |name: &String| !name.contains(['\n', '\r', '\t']);
+        let targets: Vec<_> = domain.disks.iter().map(|disk| disk.target.clone()).collect();
+        if targets.iter().all(plain) {
+            assert_eq!(names, targets);
+        }
+    };
+    run(&deep);
+    fuzz("domain_xml", &seeds, WORDS, ROUNDS, run);
+    assert!(understood.get() > 100, "{} understood: the damage is not well chosen", understood.get());
+}
+
+#[test]
+fn manifest() {
+    let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+    let folder = Folder::open_root(dir.path()).unwrap();
+    let disk = |name: &str| {
+        json!({"volume": name, "serial": null, "file": format!("root.{name}.qcow2"), "kind": "incremental", "size": 1,
+            "virtualSize": 1_048_576, "bitmap": "backup-1"})
+    };
+    let seed = json!({"version": 1, "pointId": "0123456789abcdef", "vmName": "i-2-10-VM", "when": "2031-01-02T03:04:05Z",
+        "kind": "incremental", "bitmap": "backup-1", "engine": "push",
+        "parent": {"backupPath": "i-2-10-VM/2031.01.01.00.00.00", "pointId": "ff"}, "disks": [disk("a"), disk("b")]});
+    let understood = Cell::new(0);
+    let run = |input: &[u8]| {
+        fs::write(dir.path().join(MANIFEST), input).unwrap();
+        if let Ok(Some(manifest)) = Manifest::read(&folder) {
+            understood.set(understood.get() + 1);
+            manifest.replace(&folder).unwrap();
+            assert_eq!(Manifest::read(&folder).unwrap().as_ref(), Some(&manifest));
+            assert!(manifest.disk(None, "a").is_none_or(|disk| disk.volume == "a"));
+        }
+    };
+    run("[".repeat(1 << 20).as_bytes());
+    fuzz("manifest", &[seed.to_string().into_bytes()], WORDS, ROUNDS, run);
+    assert!(understood.get() > 100, "{} understood: the damage is not well chosen", understood.get());
+}
+
+/// The reply to a request as bytes, which hold no NUL.
+fn call(operation: &str, request: &[u8]) -> Value {
+    let (operation, request) = (CString::new(operation).unwrap(), CString::new(request).unwrap());
+    // SAFETY: both texts live through the call, and the reply is copied before it is freed, once.
+    unsafe {
+        let reply = nasbackup_call(operation.as_ptr(), request.as_ptr());
+        let value = serde_json::from_slice(CStr::from_ptr(reply).to_bytes()).unwrap();
+        nasbackup_free(reply);
+        value
+    }
+}
+
+#[test]
+fn request() {
+    let nas = tempfile::tempdir_in("/dev/shm").unwrap();
+    let repository = json!({"type": "dir", "address": nas.path()});
+    let requests = [
+        (
+            "takeBackup",
+            json!({"vmName": "i-fuzz", "backupPath": "i-fuzz/T2", "repository": repository, "quiesce": true,
+            "mode": "incremental", "bitmapNew": "backup-2", "bitmapParent": "backup-1", "waitSeconds": 7,
+            "parentPaths": ["i-fuzz/T1/root.a.qcow2"], "disks": [{"path": "/no/where.qcow2", "format": "qcow2"}]}),
+        ),
+        ("rebaseBackup", json!({"repository": repository, "target": "i-fuzz/T2/a", "newBacking": "i-fuzz/T1/a"})),
+        ("rebasePoint", json!({"repository": repository, "backupPath": "i-fuzz/T2", "newParent": null})),
+        ("deleteBackup", json!({"job": "x", "repository": repository, "backupPath": "i-fuzz/T2"})),
+        ("backupStats", json!({"repository": repository})),
+        ("verifyChain", json!({"repository": repository, "backupPath": "i-fuzz/T2"})),
+        (
+            "flatten",
+            json!({"repository": repository, "backupPath": "i-fuzz/T2", "volume": "a",
+            "output": {"path": "/no/where", "format": "raw"}}),
+        ),
+        ("jobs", json!({})),
+        ("cancel", json!({"job": "x"})),
+    ];
+    // the operation goes before the request in each input, on a line of its own
+    let seeds = requests.map(|(operation, request)| format!("{operation}\n{request}").into_bytes());
+    let run = |input: &[u8]| {
+        let mut parts = input.splitn(2, |byte| *byte == b'\n');
+        let operation = String::from_utf8_lossy(parts.next().unwrap()).replace('\0', "");
+        let request: Vec<u8> = parts.next().unwrap_or_default().iter().copied().filter(|byte| *byte != 0).collect();
+        let reply = call(if operation == "init" { "none" } else { &operation }, &request);
+        let code = reply["error"]["code"].as_str();
+        assert!(reply["ok"] == true || code.is_some_and(|code| code != "INTERNAL"), "{reply}");
+        assert_eq!(fs::read_dir(nas.path()).unwrap().count(), 0, "{reply}");
+    };
+    fuzz("request", &seeds, WORDS, 1000, run);
+}
+
+#[test]
+fn mount_options() {
+    let seeds = [
+        "vers=3.0,username=me,password=hunter22,domain=D,nobrl",
+        "name=admin,secret=QVFE==,noatime",
+        "username=u,password=\"p,w\",dom=D",
+        "",
+        "ro,,=,x==\"",
+        "pass=a=b\"c,user=\"x",
+    ];
+    let run = |input: &[u8]| {
+        let Ok(text) = std::str::from_utf8(input) else { return };
+        for kind in ["cifs", "ceph", "nfs"] {
+            let given =
+                Repository { kind: Some(kind.into()), address: Some("//h/s".into()), options: Some(text.into()) };
+            let Ok(export) = Repository::check(Some(given)) else { continue };
+            let prepared = options::prepare(&export);
+            let line = prepared.options.join(",");
+            let secret = prepared.secret.map_or(String::new(), |secret| secret.text);
+            assert!(kind != "nfs" || secret.is_empty());
+            if kind == "cifs" {
+                let keys = ["user", "username", "pass", "password", "pass2", "password2", "dom", "domain", "workgroup"];
+                let key = |option: &String| option.split_once('=').map(|(key, _)| key.to_owned());
+                assert!(!prepared.options.iter().filter_map(key).any(|key| keys.contains(&key.as_str())), "{line}");
+                assert!(secret.lines().all(|line| line.contains('=')), "{secret}");
+            }
+            let told = options::redact(&export, &format!("mount: bad option: {text}."));
+            let values = secret.lines().map(|line| line.split_once('=').map_or(line, |(_, value)| value));
+            for value in
+                values.filter(|value| value.len() > 3 && !value.contains('*') && !"mount: bad option: ".contains(value))
+            {
+                assert!(!told.contains(value), "'{value}' in '{told}'");
+            }
+        }
+    };
+    let words = [WORDS, &["username=", "pass=", "secret=", "\"", ",", ",,", "domain="]].concat();
+    fuzz("mount_options", &seeds.map(|seed| seed.as_bytes().to_vec()), &words, 20 * ROUNDS, run);
+}
