@@ -6,6 +6,7 @@ export DESTDIR LIBDIR
 MVN := mvn -q -B -ntp
 TOOLS := $(CARGO_TARGET_DIR)/tools
 CARGO_DENY := 0.20.2
+ADVISORIES := https://github.com/RustSec/advisory-db
 
 .PHONY: build install install-agent install-server uninstall demo test fuzz soak bench bench-images figures lint prerequisites
 
@@ -42,11 +43,13 @@ test: prerequisites lint
 	tests/install $(CARGO_TARGET_DIR)/debug
 	@echo "make test: all of it passed"
 
-# Damaged images for so many seconds each: rebased, checked and flattened.
+# Damaged data from outside for so many seconds each: images, rebased, checked and flattened; domain XML, manifests,
+# requests, mount options. What is not survived lies in target/fuzz, and belongs into tests/corpus.
 fuzz: SECONDS ?= 60
 fuzz: prerequisites
 	NASBACKUP_FUZZ_SECONDS=$(SECONDS) cargo test --release --test rebase damaged_images -- --nocapture --test-threads 1
 	NASBACKUP_FUZZ_SECONDS=$(SECONDS) cargo test --release --lib no_index_makes_a_reader
+	NASBACKUP_FUZZ_SECONDS=$(SECONDS) cargo test --release --test outside_data -- --nocapture --test-threads 1
 
 # An hour of kills, power cuts and load, with a table of what came of it in target/soak/report.md; BACKUPS: how many in a
 # row. Then hours: random chains, cuts and errors, far more of them than make test tries. CHAINS, CRASHES, ERRORS: how many.
@@ -82,7 +85,11 @@ lint: prerequisites $(TOOLS)/bin/cargo-deny
 	cargo fmt --check
 	cargo clippy --all-targets --all-features -- -D warnings
 	$(TOOLS)/bin/cargo-deny --log-level error check licenses bans sources
-	$(MVN) -Pbench spotless:check
+	@if GIT_TERMINAL_PROMPT=0 timeout 30 git ls-remote -q $(ADVISORIES) HEAD >/dev/null 2>&1; \
+		then $(TOOLS)/bin/cargo-deny --log-level error check advisories; \
+		else echo "make lint: advisories NOT CHECKED, $(ADVISORIES) can't be reached from here" >&2; fi
+	tests/named
+	$(MVN) -Pbench test-compile dependency:analyze-only spotless:check
 
 # Without its network features and without optimization it is built in a fraction of the time.
 $(TOOLS)/bin/cargo-deny:

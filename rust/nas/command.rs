@@ -17,15 +17,15 @@ const KILL_LIMIT: Duration = Duration::from_secs(5);
 const MAX_COMPLAINT: u64 = 4096;
 
 /// How a command ended.
-pub(crate) struct Ended {
+pub(super) struct Ended {
     /// Its status.
-    pub(crate) status: ExitStatus,
+    pub(super) status: ExitStatus,
     /// What it wrote to its standard error, or the beginning of that.
-    pub(crate) complaint: String,
+    pub(super) complaint: String,
 }
 
 /// Runs a command, without input, no longer than `limit`; then kills it with all that it started: `TimedOut`.
-pub(crate) fn run(mut command: Command, limit: Duration) -> io::Result<Ended> {
+pub(super) fn run(mut command: Command, limit: Duration) -> io::Result<Ended> {
     // a file in memory and not a pipe, which a process left behind would keep open
     let mut complaint = File::from(rustix::fs::memfd_create("stderr", MemfdFlags::CLOEXEC)?);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(complaint.try_clone()?).process_group(0);

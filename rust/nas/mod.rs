@@ -1,6 +1,6 @@
 //! The repository: sessions on it, paths that can't leave it, locks, and publishing.
 
-pub(crate) mod command;
+mod command;
 pub mod deadline;
 pub mod folder;
 pub mod health;

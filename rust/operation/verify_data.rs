@@ -118,6 +118,7 @@ impl Data<'_> {
             // it could be understood when it was written
             Ok(Err(error)) => (Verdict::Bad, error.to_string()),
             Err(error) => {
+                self.reading.note(&error);
                 let cause = error.cause.clone();
                 self.gone = VerifiedFile::good("").excuse(error)?;
                 (Verdict::Aborted, cause)

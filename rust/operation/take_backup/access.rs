@@ -4,18 +4,18 @@
 use std::fs::File;
 use std::os::unix::fs::fchown;
 use std::path::Path;
-use std::process::Command;
-use std::time::Duration;
+use std::sync::OnceLock;
+use std::thread;
 
-use rustix::fs::StatVfsMountFlags;
+use rustix::fs::{CWD, Mode, OFlags, StatVfsMountFlags};
+use rustix::io::Errno;
+use rustix::process::{DumpableBehavior, dumpable_behavior, set_dumpable_behavior};
+use rustix::thread::{Gid, Uid, set_thread_gid, set_thread_groups, set_thread_uid};
 
 use crate::error::{Code, Error, Result};
-use crate::nas::command;
-use crate::nas::folder::Folder;
+use crate::nas::folder::{FILE_MODE, Folder};
 
 const STEP: &str = "ask whether QEMU can write";
-/// How long one question may take.
-const LIMIT: Duration = Duration::from_secs(10);
 /// Made in the unfinished point, and removed at once.
 const PROBE: &str = ".access";
 
@@ -40,7 +40,7 @@ fn advice(user: u32, read_only: bool) -> String {
 
 /// `PERMISSION_DENIED` when QEMU, which runs as `owner`, can't open a file in `folder` that libvirt gives to it.
 pub(super) fn check_qemu(folder: &Folder, owner: (u32, u32)) -> Result<()> {
-    let file = folder.create_file(PROBE, crate::nas::folder::FILE_MODE)?;
+    let file = folder.create_file(PROBE, FILE_MODE)?;
     let path = folder.path.join(PROBE);
     let checked = ask(&file, &path, owner);
     drop(file);
@@ -51,57 +51,63 @@ pub(super) fn check_qemu(folder: &Folder, owner: (u32, u32)) -> Result<()> {
 fn ask(file: &File, path: &Path, owner: (u32, u32)) -> Result<()> {
     // as libvirt does it; on some file systems that fails and QEMU may write all the same
     let given = fchown(file, Some(owner.0), Some(owner.1));
-    if let Some(true) | None = may(owner, &["-r", "-w"], path)? {
+    if may(owner, path, OFlags::RDWR)? {
         return Ok(());
     }
     let mut ancestors: Vec<&Path> = path.ancestors().skip(1).collect();
     ancestors.reverse();
     for folder in ancestors {
-        if may(owner, &["-x"], folder)? == Some(false) {
+        // its own entry can be looked up by those who may pass
+        if !may(owner, &folder.join("."), OFlags::PATH)? {
             return Err(denied(owner, &format!("can't pass through '{}': give others its x bit", folder.display())));
         }
     }
     let path = path.display();
-    Err(denied(
-        owner,
-        &match given {
-            Err(error) => format!(
-                "can't write to '{path}', and it could not be given to it ({error}): export with no_root_squash"
-            ),
-            Ok(()) => format!("can't write to '{path}': look at the export's and the file system's rights"),
-        },
-    ))
+    let what = match given {
+        Err(error) => {
+            format!("can't write to '{path}', and it could not be given to it ({error}): export with no_root_squash")
+        }
+        Ok(()) => format!("can't write to '{path}': look at the export's and the file system's rights"),
+    };
+    Err(denied(owner, &what))
 }
 
 fn denied((user, group): (u32, u32), what: &str) -> Error {
     Error::new(Code::PermissionDenied, STEP, format!("user {user}:{group}, as which QEMU runs, {what}"))
 }
 
-/// Has the user all these rights (options of test(1))? None when that can't be found out here.
-fn may((user, group): (u32, u32), rights: &[&str], path: &Path) -> Result<Option<bool>> {
-    // a process of its own: the rights that a thread takes on make the whole process one that dumps no core
-    let mut command = Command::new("setpriv");
-    command.args([format!("--reuid={user}"), format!("--regid={group}"), "--clear-groups".into()]).arg("test");
-    for (i, right) in rights.iter().enumerate() {
-        command.args(if i > 0 { &["-a"][..] } else { &[] }).arg(right).arg(path);
-    }
-    match command::run(command, LIMIT) {
-        Ok(ended) => Ok(match ended.status.code() {
-            Some(0) => Some(true),
-            Some(1) if ended.complaint.is_empty() => Some(false),
-            _ => {
-                log::warn!("{STEP}: 'setpriv' failed: {}", ended.complaint.trim());
-                None
-            }
-        }),
-        Err(error) if error.kind() == std::io::ErrorKind::TimedOut => {
-            Err(Error::new(Code::NasUnresponsive, STEP, format!("no answer for {} s", LIMIT.as_secs())))
+/// Can the user open it so? Tried, for only the NAS knows, on a thread that takes on the user's rights and ends with them.
+fn may(owner: (u32, u32), path: &Path, how: OFlags) -> Result<bool> {
+    static DUMPABLE: OnceLock<Option<DumpableBehavior>> = OnceLock::new();
+    let dumpable = *DUMPABLE.get_or_init(|| dumpable_behavior().ok());
+    let open = || {
+        if let Err(error) = take_on(owner) {
+            log::warn!("{STEP}: unable to act as user {} - {error}", owner.0);
+            return Ok(());
         }
-        Err(error) => {
-            log::warn!("{STEP}: unable to run 'setpriv' - {error}");
-            Ok(None)
-        }
+        rustix::fs::openat(CWD, path, how | OFlags::CLOEXEC | OFlags::NOCTTY, Mode::empty()).map(drop)
+    };
+    let opened = thread::scope(|scope| {
+        let open = thread::Builder::new().name(STEP.to_owned()).spawn_scoped(scope, open);
+        open.map(|thread| thread.join())
+    });
+    // a change of rights makes the whole process one that dumps no core
+    if let Some(dumpable) = dumpable {
+        set_dumpable_behavior(dumpable).ok();
     }
+    match opened.map_err(|e| Error::new(Code::Io, STEP, format!("unable to start a thread - {e}")))? {
+        Ok(Ok(())) => Ok(true),
+        Ok(Err(Errno::ACCESS | Errno::PERM)) => Ok(false),
+        Ok(Err(error)) => Err(Error::io(STEP, path, error)),
+        Err(_) => Err(Error::new(Code::Internal, STEP, "the thread panicked")),
+    }
+}
+
+/// Gives this thread, and no other, the user's rights and no more.
+fn take_on((user, group): (u32, u32)) -> rustix::io::Result<()> {
+    set_thread_groups(&[])?;
+    set_thread_gid(Gid::from_raw(group))?;
+    set_thread_uid(Uid::from_raw(user))
 }
 
 #[cfg(test)]
@@ -126,6 +132,8 @@ mod tests {
         assert!(error.cause.contains(&named), "{error}");
         assert!(folder.names().unwrap().is_empty());
         check_qemu(&folder, (0, 0)).unwrap();
+        assert!(rustix::process::geteuid().is_root());
+        assert_eq!(dumpable_behavior().unwrap(), DumpableBehavior::Dumpable);
     }
 
     #[test]
