@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
 
+mod exit;
 mod hung;
 mod links;
 mod preflight;
