@@ -10,7 +10,6 @@
 // See the License for the specific language governing permissions and
 // limitations under the License.
 
-
 package org.nasbackup.lab;
 
 import java.io.File;
