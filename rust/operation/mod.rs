@@ -49,9 +49,10 @@ pub fn init(config: Config, default: Box<dyn Append>) -> Result<()> {
     let config = config.check()?;
     logging::init(&config, default)?;
     log::info!("nasbackup {}, {}, state in '{}'", version(), config.connection_uri, config.state_dir.display());
-    session::clear_left(&config);
     config::set(config);
     take_backup::recover::at_load(config::current());
+    // not before: what is looked for lies on the mounts that were left
+    session::clear_left(&config::current());
     Ok(())
 }
 
