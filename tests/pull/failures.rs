@@ -118,7 +118,7 @@ fn a_repository_that_fills_up() {
 fn a_repository_too_small_from_the_start() {
     let mut story = Story::new(Guest::full_of_data(48), Nas::image(Fs::Ext4, 24));
     let error = story.refuse(story.request("full"), "NO_SPACE");
-    assert_eq!(error.disk.as_deref(), Some("vda"), "{error}");
+    assert_eq!(error.step, "look at the free space", "{error}");
     story.assert_guest_untouched();
 }
 
