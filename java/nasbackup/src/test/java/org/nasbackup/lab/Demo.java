@@ -81,7 +81,7 @@ final class Demo {
         guest.kill();
         guest.start();
         guest.write(1, 0x37, 60, 1);
-        take("QEMU killed, bitmaps lost", Mode.INCREMENTAL, Kind.FULL, "fallback");
+        take("QEMU killed, bitmaps lost", Mode.INCREMENTAL, Kind.INCREMENTAL, "recreated");
         guest.write(0, 0x38, 50, 1);
         guest.stop();
         take("guest stopped", Mode.FULL, Kind.FULL, "");
