@@ -140,7 +140,7 @@ fn measure(system: &str, shape: &str, dir: &Path, job: &Job) -> Outcome {
     let [ours, cloned, copied, memory] = figures.split_whitespace().collect::<Vec<_>>()[..] else {
         return Err(format!("figures '{figures}'").into());
     };
-    let floor = if job.floor.is_empty() {
+    let floor = if job.floor.is_empty() || cloned != "0" {
         "-".into()
     } else {
         begin()?;
