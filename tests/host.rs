@@ -60,6 +60,17 @@ fn watched(request: TakeBackupRequest) -> (Result<take_backup::TakenBackup>, Cou
     (taken, course)
 }
 
+/// The course of a backup that has to succeed.
+fn followed(story: &mut Story, request: TakeBackupRequest) -> Course {
+    let mut seen = Course::new();
+    story.accept_with(request, |request| {
+        let (taken, course) = watched(request);
+        seen = course;
+        taken
+    });
+    seen
+}
+
 /// Bytes a second from the first to the last moment of them all.
 fn speed(courses: &[Course]) -> f64 {
     let first = courses.iter().map(|course| course.first().unwrap().0).max().unwrap();
@@ -79,13 +90,8 @@ fn a_backup_keeps_its_limit() {
     let _configured = configured(|_| {});
     let mut story = Story::new(Guest::full_of_data(32), Nas::folder());
     let request = TakeBackupRequest { rate_limit: Some(4 * MIB), ..by("pull", story.request("full")) };
-    let mut seen = Vec::new();
-    story.accept_with(request, |request| {
-        let (taken, course) = watched(request);
-        seen.push(course);
-        taken
-    });
-    assert_near(speed(&seen), 4 * MIB);
+    let course = followed(&mut story, request);
+    assert_near(speed(&[course]), 4 * MIB);
     story.assert_all_restore();
 }
 
@@ -94,13 +100,9 @@ fn a_stopped_guest_s_backup_keeps_its_limit() {
     let _configured = configured(|config| config.rate_limit = Some(4 * MIB));
     let mut story = Story::new(Guest::full_of_data(32), Nas::folder());
     story.guest.stop();
-    let mut seen = Vec::new();
-    story.accept_with(story.stopped_request("legacy"), |request| {
-        let (taken, course) = watched(request);
-        seen.push(course);
-        taken
-    });
-    assert_near(speed(&seen), 4 * MIB);
+    let request = story.stopped_request("legacy");
+    let course = followed(&mut story, request);
+    assert_near(speed(&[course]), 4 * MIB);
     story.assert_all_restore();
 }
 
@@ -108,15 +110,11 @@ fn a_stopped_guest_s_backup_keeps_its_limit() {
 fn a_push_keeps_its_limit() {
     let _configured = configured(|config| config.rate_limit = Some(32 * MIB));
     let mut story = Story::new(Guest::full_of_data(320), Nas::folder());
-    let mut seen = Vec::new();
-    story.accept_with(by("push", story.request("full")), |request| {
-        let (taken, course) = watched(request);
-        seen.push(course);
-        taken
-    });
+    let request = by("push", story.request("full"));
+    let mut course = followed(&mut story, request);
     // What QEMU had begun before it was told comes without a limit: 64 requests of 1 MiB, and more on a busy machine.
-    seen[0].retain(|(_, done)| (160 * MIB..320 * MIB).contains(done));
-    assert_near(speed(&seen), 32 * MIB);
+    course.retain(|(_, done)| (160 * MIB..320 * MIB).contains(done));
+    assert_near(speed(&[course]), 32 * MIB);
     assert_eq!(story.last().taken.details, "");
     story.assert_all_restore();
 }

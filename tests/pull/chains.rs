@@ -8,7 +8,7 @@ use crate::support::{Disk, Guest, Image, MIB, Nas, Point, Story, run, take};
 
 const CLUSTER: u64 = 64 << 10;
 
-fn take_by<'a>(story: &'a mut Story, engine: &str, mode: &str) -> &'a Point {
+pub(crate) fn take_by<'a>(story: &'a mut Story, engine: &str, mode: &str) -> &'a Point {
     let request = TakeBackupRequest { engine: Some(engine.into()), ..story.request(mode) };
     story.accept(request)
 }

@@ -1,8 +1,8 @@
 //! Incrementals without a bitmap: contents are compared with the fingerprints of the parent point.
 
-use nasbackup::operation::take_backup::TakeBackupRequest;
 use nasbackup::point::Kind::Incremental;
 
+use crate::chains::take_by;
 use crate::support::{Disk, Guest, Image, MIB, Nas, Point, Story, run};
 
 /// A chain of a full and an incremental by these engines, whose guest is then killed: its bitmap was never stored.
@@ -10,8 +10,7 @@ fn killed(engines: [&str; 2]) -> Story {
     let mut story = Story::new(Guest::full_of_data(16), Nas::folder());
     for (i, engine) in (0..).zip(engines) {
         let mode = if i == 0 { "full" } else { "incremental" };
-        let request = TakeBackupRequest { engine: Some(engine.into()), ..story.request(mode) };
-        story.accept(request);
+        take_by(&mut story, engine, mode);
         story.guest.write(0, 0x51 + i, 3 * MIB + u64::from(i) * MIB, MIB);
     }
     story.guest.kill_qemu();
@@ -22,8 +21,7 @@ fn killed(engines: [&str; 2]) -> Story {
 /// The next incremental, by the pull engine; with the parent's bitmap, which is lost.
 fn take(story: &mut Story) -> (String, &Point) {
     let parent = story.bitmap();
-    let request = TakeBackupRequest { engine: Some("pull".into()), ..story.request("incremental") };
-    (parent, story.accept(request))
+    (parent, take_by(story, "pull", "incremental"))
 }
 
 #[test]

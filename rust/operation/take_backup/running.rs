@@ -49,7 +49,7 @@ fn take(call: &Call<'_>, mut host: HostState, against: Against, job: &mut Report
     })?;
     job.begin("make the targets")?;
     let disks = found.disks.clone();
-    let specs = plan.specs(&disks, chosen.scratch.is_some());
+    let specs = plan.specs(&disks, compares);
     let names: Vec<String> = specs.iter().map(|spec| spec.name.clone()).collect();
     let opened = storage::check_space(opened, needed)?;
     let bitmap = checked.mode.bitmap().filter(|_| plan.carries.contains(&true));
