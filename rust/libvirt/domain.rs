@@ -235,7 +235,8 @@ impl Domain {
     }
 
     /// Begins a backup job, with a checkpoint of the same instant if `checkpoint` is given. `made`: the files that
-    /// `backup` names exist; else libvirt makes them, and removes them when the job ends.
+    /// `backup` names exist; else libvirt makes them, and removes them when the job ends. `BUSY` when another job runs,
+    /// `PARENT_INVALID` when a bitmap that it stands on is not good.
     pub fn begin_backup(&self, backup: &str, checkpoint: Option<&str>, made: bool) -> Result<()> {
         let backup = c_string(backup)?;
         let checkpoint = checkpoint.map(c_string).transpose()?;
@@ -244,10 +245,16 @@ impl Domain {
         // SAFETY: the domain is live and both texts are NUL-terminated and outlive the call.
         if unsafe { sys::virDomainBackupBegin(self.inner.as_ptr(), backup.as_ptr(), checkpoint, flags) } < 0 {
             let error = VirtError::last_error();
-            // What libvirt says when somebody else's job came in between.
-            let busy = number(&error) == sys::VIR_ERR_OPERATION_INVALID && self.is_active().unwrap_or(false);
+            let number = number(&error);
             let error = at("begin the backup")(error);
-            return Err(if busy { Error { code: Code::Busy, ..error } } else { error });
+            return Err(match number {
+                sys::VIR_ERR_CHECKPOINT_INCONSISTENT => Error { code: Code::ParentInvalid, ..error },
+                // what libvirt says when somebody else's job came in between
+                sys::VIR_ERR_OPERATION_INVALID if self.is_active().unwrap_or(false) => {
+                    Error { code: Code::Busy, ..error }
+                }
+                _ => error,
+            });
         }
         Ok(())
     }

@@ -20,6 +20,8 @@ pub(super) const AUTOCLEAR_RAW_DATA: u64 = 1 << 1;
 
 pub(super) const V2_LENGTH: usize = 72;
 pub(super) const V3_LENGTH: usize = 104;
+/// What is read first: what there is besides tables has room in it, and on a NAS each further read is a question more.
+const PAGE: usize = 4096;
 /// Longest backing file name, in bytes.
 pub(super) const MAX_BACKING_NAME: usize = 1023;
 
@@ -96,7 +98,7 @@ impl Header {
 
     /// Reads and checks the header, its extensions and the backing file's name; all lie in the first cluster.
     pub(super) fn read(file: &dyn Source) -> Result<Header, Error> {
-        let start = read_first(file, V3_LENGTH)?;
+        let start = read_first(file, PAGE)?;
         let fixed = Fields(&start);
         match (fixed.u32(0), fixed.u32(4)) {
             (Some(MAGIC), Some(2 | 3)) => {}
@@ -108,8 +110,13 @@ impl Header {
         if !(9..=21).contains(&cluster_bits) {
             return corrupt(format!("cluster size of 2^{cluster_bits} bytes"));
         }
-        let cluster = read_first(file, 1 << cluster_bits)?;
-        Fields(&cluster).header(cluster_bits)
+        let cluster = 1 << cluster_bits;
+        let header = Fields(&start[..start.len().min(cluster)]).header(cluster_bits);
+        let ends = |header: &Header| header.layout.has_end_mark || header.layout.name.is_some();
+        if cluster <= PAGE || start.len() < PAGE || header.as_ref().is_ok_and(ends) {
+            return header;
+        }
+        Fields(&read_first(file, cluster)?).header(cluster_bits)
     }
 }
 

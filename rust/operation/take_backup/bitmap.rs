@@ -41,11 +41,11 @@ impl Bitmaps {
     /// Looks for the bitmap `name` on the disks `on`, making its checkpoint (of the time `created`, in seconds since
     /// 1970) known to libvirt again if need be. What is left of a bitmap that is lost somewhere goes with the clearing up.
     pub(super) fn find_parent(&self, domain: &Domain, name: &str, created: i64, on: &[&str]) -> BitmapFound {
-        let found = if self.known.contains(name) {
-            find_known(domain, name, on)
-        } else {
-            self.find_stored(domain, name, created, on)
-        };
+        // libvirt looks at the bitmaps of a checkpoint that it knows when the job begins
+        if self.known.contains(name) {
+            return BitmapFound::Known;
+        }
+        let found = self.find_stored(domain, name, created, on);
         found.unwrap_or_else(|error| BitmapFound::Lost(format!("bitmap '{name}' can't be validated: {}", error.cause)))
     }
 
@@ -112,13 +112,6 @@ impl Bitmaps {
         }
         Ok(())
     }
-}
-
-/// libvirt knows the checkpoint; is its bitmap good on every disk?
-fn find_known(domain: &Domain, name: &str, on: &[&str]) -> Result<BitmapFound> {
-    let dirty = domain.dirty(name)?.unwrap_or_default();
-    let bad: Vec<_> = on.iter().filter(|target| !dirty.contains_key(**target)).copied().collect();
-    Ok(if bad.is_empty() { BitmapFound::Known } else { lost(name, &bad) })
 }
 
 fn lost(name: &str, disks: &[&str]) -> BitmapFound {

@@ -40,18 +40,18 @@ fn take(call: &Call<'_>, mut host: HostState, against: Against, job: &mut Report
     let compares = chosen.scratch.is_some();
     let (request, parent) = (checked.clone(), against.parent.clone().map(Err).or(opened.parent.take()));
     let lost = against.bitmap.clone().map(BitmapFound::Lost);
-    let (found, mut host, parent, mut plan, needed) = ask("look at the bitmaps", move || {
+    let free = opened.free.clone();
+    let (found, mut host, parent, mut plan) = ask("look at the bitmaps", move || {
         clear_way(&request, &found, &mut host)?;
         let plan = decide(&request, &found, parent.as_ref(), lost, compares);
         let since = parent.as_ref().and_then(|parent| parent.as_ref().ok()?.manifest.bitmap.as_deref());
-        let needed = space::estimate(&found, &plan.ways, since);
-        Ok((found, host, parent, plan, needed))
+        space::check(&found, &plan.ways, since, &free)?;
+        Ok((found, host, parent, plan))
     })?;
     job.begin("make the targets")?;
     let disks = found.disks.clone();
     let specs = plan.specs(&disks, compares);
     let names: Vec<String> = specs.iter().map(|spec| spec.name.clone()).collect();
-    let opened = storage::check_space(opened, needed)?;
     let bitmap = checked.mode.bitmap().filter(|_| plan.carries.contains(&true));
     host.begin(call.begun(opened.root(), bitmap, found.runs, Vec::new(), job))?;
     let mut targets = storage::make_targets(opened, &checked.point, specs, storage::PROBE)?;

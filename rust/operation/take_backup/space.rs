@@ -1,9 +1,8 @@
 //! How much a backup will write at least, so that one that can't fit is refused before the guest is touched.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::PathBuf;
 
 use super::decision::Way;
 use super::found::Found;
@@ -11,6 +10,8 @@ use crate::error::{Code, Error, Result};
 use crate::libvirt::{Disk, Source};
 use crate::nas::folder::Folder;
 use crate::qcow2;
+
+const STEP: &str = "look at the free space";
 
 /// What is known of a disk's data, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -24,20 +25,60 @@ struct Known {
     virtual_size: u64,
 }
 
-/// Bytes that the disks' ways will write, at least as far as is known.
-pub(super) fn estimate(found: &Found, ways: &[Way], parent_bitmap: Option<&str>) -> u64 {
-    let dirty = parent_bitmap.and_then(|bitmap| found.domain.dirty(bitmap).ok().flatten()).unwrap_or_default();
-    let disks = found.disks.iter().zip(ways);
-    let known = disks.map(|(facts, way)| {
-        let disk = found.xml.disks.iter().find(|disk| disk.target == facts.target);
-        (way, disk.map_or(Known::default(), |disk| look_at(disk, facts.virtual_size, &dirty)))
-    });
-    known.fold(0, |sum, (way, known)| sum.saturating_add(least(way, known)))
+/// Room of a repository.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Free {
+    /// Its host path.
+    root: PathBuf,
+    bytes: u64,
 }
 
-fn look_at(disk: &Disk, virtual_size: u64, dirty: &BTreeMap<String, u64>) -> Known {
+impl Free {
+    /// How much there is now.
+    pub(super) fn of(root: &Folder) -> Result<Free> {
+        let found = rustix::fs::fstatvfs(root).map_err(|e| Error::io(STEP, &root.path, e))?;
+        Ok(Free { root: root.path.clone(), bytes: found.f_bavail.saturating_mul(found.f_frsize) })
+    }
+
+    fn fits(&self, needed: u64) -> Result<()> {
+        if needed <= self.bytes {
+            return Ok(());
+        }
+        let (root, free) = (self.root.display(), self.bytes);
+        Err(Error::new(
+            Code::NoSpace,
+            STEP,
+            format!("the backup takes about {needed} bytes, and '{root}' has {free} free"),
+        ))
+    }
+}
+
+/// `NO_SPACE` when there is less room than the disks' ways will write, as far as is known. How much changed since the
+/// parent is asked of QEMU only where that matters, for QEMU merges bitmaps to tell.
+pub(super) fn check(found: &Found, ways: &[Way], parent_bitmap: Option<&str>, free: &Free) -> Result<()> {
+    let disks = found.disks.iter().zip(ways).map(|(facts, way)| {
+        let disk = found.xml.disks.iter().find(|disk| disk.target == facts.target);
+        (way, &facts.target, disk.map_or(Known::default(), |disk| look_at(disk, facts.virtual_size)))
+    });
+    let disks: Vec<_> = disks.collect();
+    let most = sum(disks.iter().map(|(way, _, known)| most(way, *known)));
+    if most <= free.bytes {
+        return Ok(());
+    }
+    let dirty = parent_bitmap.and_then(|bitmap| found.domain.dirty(bitmap).ok().flatten()).unwrap_or_default();
+    let least = |(way, target, known): &(&Way, &String, Known)| {
+        least(way, Known { dirty: dirty.get(*target).copied(), ..*known })
+    };
+    free.fits(sum(disks.iter().map(least)))
+}
+
+fn sum(bytes: impl Iterator<Item = u64>) -> u64 {
+    bytes.fold(0, u64::saturating_add)
+}
+
+fn look_at(disk: &Disk, virtual_size: u64) -> Known {
     let below = disk.backing.iter().filter_map(|image| occupied(&image.source, &image.format)).max();
-    Known { top: occupied(&disk.source, &disk.format), below, dirty: dirty.get(&disk.target).copied(), virtual_size }
+    Known { top: occupied(&disk.source, &disk.format), below, dirty: None, virtual_size }
 }
 
 /// What an image's file occupies; unknown for what is no file, and for a qcow2 that holds snapshots too.
@@ -60,19 +101,9 @@ fn least(way: &Way, Known { top, below, dirty, virtual_size }: Known) -> u64 {
     }
 }
 
-/// `NO_SPACE` when the repository has less room than that.
-pub(super) fn check(root: &Folder, needed: u64) -> Result<()> {
-    const STEP: &str = "look at the free space";
-    let found = rustix::fs::fstatvfs(root).map_err(|e| Error::io(STEP, &root.path, e))?;
-    fits(needed, found.f_bavail.saturating_mul(found.f_frsize), &root.path)
-}
-
-fn fits(needed: u64, free: u64, path: &Path) -> Result<()> {
-    if needed <= free {
-        return Ok(());
-    }
-    let cause = format!("the backup takes about {needed} bytes, and '{}' has {free} free", path.display());
-    Err(Error::new(Code::NoSpace, "look at the free space", cause))
+/// What an incremental can write at most.
+fn most(way: &Way, known: Known) -> u64 {
+    if matches!(way, Way::Incremental(_)) { known.virtual_size } else { least(way, known) }
 }
 
 #[cfg(test)]
@@ -101,8 +132,9 @@ mod tests {
 
     #[test]
     fn the_refusal_has_both_numbers() {
-        fits(5, 5, Path::new("/nas")).unwrap();
-        let error = fits(6, 5, Path::new("/nas")).unwrap_err();
+        let free = Free { root: "/nas".into(), bytes: 5 };
+        free.fits(5).unwrap();
+        let error = free.fits(6).unwrap_err();
         assert_eq!(error.code, Code::NoSpace);
         assert!(error.cause.contains("about 6 bytes") && error.cause.contains("'/nas' has 5 free"), "{error}");
     }

@@ -1,17 +1,19 @@
 //! The NAS's side of a backup. Each step runs on a thread that may be given up, so a NAS that hangs fails the call and
 //! not the agent; what such a step made is cleared by its guards should it ever come back.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::access;
 use super::decision::DiskFacts;
 use super::file_name;
 use super::request::{Checked, Mode};
-use super::{access, space};
+use super::space::Free;
 use crate::config::Config;
 use crate::engine;
 use crate::error::{Code, Error, Result};
@@ -27,6 +29,8 @@ use crate::qcow2;
 
 /// How long a NAS may take for a few small files, before the guest is touched.
 pub(super) const PROBE: Duration = Duration::from_secs(20);
+/// Images that are looked at side by side: a NAS answers several questions in the time of one.
+const LOOKERS: usize = 4;
 /// Longer than the opening and the looking, each within its own bound, may take.
 const OPEN: Duration = Duration::from_secs(100);
 /// How long to give a NAS that has just shown that it hangs.
@@ -39,6 +43,8 @@ const FULL: u64 = 1 << 20;
 pub(super) struct Opened {
     session: Session,
     lock: InstanceLock,
+    /// The room in it.
+    pub free: Free,
     /// The bitmaps that the manifests of this virtual machine name.
     pub published: BTreeSet<String>,
     /// The parent that an incremental asks for, or why there is none.
@@ -61,12 +67,10 @@ pub(super) fn begin_open(checked: &Checked, config: &Arc<Config>) -> Result<Open
     let (checked, config) = (checked.clone(), config.clone());
     let work = move || {
         let session = Session::open_bounded(checked.export.clone(), config)?;
-        let ahead = session.clone();
         // what is wrong there is told by whoever reads it once more under the lock
-        let _ = bounded("look at the restore points", PROBE, move || {
-            look_ahead(ahead.root(), &checked);
-            Ok(())
-        });
+        if let Err(error) = look_ahead(&session, &checked) {
+            log::debug!("{}: {error}", checked.vm);
+        }
         Ok(session)
     };
     start("open the repository", work, || ()).map(Opening)
@@ -83,13 +87,42 @@ impl Opening {
     }
 }
 
-fn look_ahead(root: &Folder, checked: &Checked) {
-    if let Ok(instance) = root.open_dir(&checked.point.instance_folder()) {
-        let _ = manifests(&instance).map(Iterator::count);
+/// Reads the manifests of the virtual machine's points and the headers of the images that an incremental would stand on.
+fn look_ahead(session: &Session, checked: &Checked) -> Result<()> {
+    const STEP: &str = "look at the restore points";
+    let until = Instant::now() + PROBE;
+    let (ours, folder) = (session.clone(), checked.point.instance_folder());
+    let parent = if let Mode::Incremental { parent, .. } = &checked.mode { Some(parent.clone()) } else { None };
+    let images = bounded(STEP, PROBE, move || {
+        let instance = ours.root().open_dir(&folder)?;
+        let points = manifests(&instance)?.filter_map(|(name, read)| Some((name, read.ok()??)));
+        Ok(Arc::new(parent.map_or_else(Vec::new, |parent| chain_images(points.collect(), parent))))
+    })?;
+    let look = |first: usize| {
+        let (ours, images) = (session.clone(), images.clone());
+        let inspect = move |image: &RepoPath| ours.root().open_file(image).map(|file| qcow2::inspect(&file));
+        let look = move || {
+            images.iter().skip(first).step_by(LOOKERS).for_each(|image| drop(inspect(image)));
+            Ok(())
+        };
+        start(STEP, look, || ())
+    };
+    let looks: Vec<_> = (0..LOOKERS.min(images.len())).map(look).collect::<Result<_>>()?;
+    for look in looks {
+        look.wait(until.saturating_duration_since(Instant::now()));
     }
-    if let Mode::Incremental { parent, parent_bitmap, .. } = &checked.mode {
-        let _ = Parent::find(root, parent, &checked.vm, parent_bitmap);
+    Ok(())
+}
+
+/// The images of a point and of those that it stands on, as far as their manifests, by name, tell.
+fn chain_images(mut points: BTreeMap<OsString, Manifest>, newest: PointPath) -> Vec<RepoPath> {
+    let (mut images, mut next) = (Vec::new(), Some(newest));
+    while let Some(point) = next.take() {
+        let Some(manifest) = points.remove(OsStr::new(point.name())) else { break };
+        images.extend(manifest.disks.iter().filter_map(|disk| point.file(&disk.file).ok()));
+        next = manifest.parent.and_then(|parent| PointPath::parse("parent", &parent.backup_path).ok());
     }
+    images
 }
 
 /// Opens the repository and enters it.
@@ -121,7 +154,8 @@ pub(super) fn enter(checked: &Checked, session: Session) -> Result<Opened> {
             }
             _ => None,
         };
-        Ok(Opened { session, lock, published, parent })
+        let free = Free::of(session.root())?;
+        Ok(Opened { session, lock, free, published, parent })
     })
 }
 
@@ -150,7 +184,7 @@ fn refuse_existing(root: &Folder, point: &PointPath) -> Result<()> {
 /// The bitmaps named by the manifests of `vm` in its folder. One that can't be read names none.
 fn published_bitmaps(instance: &Folder, vm: &str) -> Result<BTreeSet<String>> {
     let mut names = BTreeSet::new();
-    for manifest in manifests(instance)? {
+    for (_, manifest) in manifests(instance)? {
         match manifest {
             Ok(Some(manifest)) if manifest.vm_name == vm => {
                 names.extend(manifest.bitmap);
@@ -164,24 +198,17 @@ fn published_bitmaps(instance: &Folder, vm: &str) -> Result<BTreeSet<String>> {
     Ok(names)
 }
 
-/// The manifests of the published points in the folder of a virtual machine.
-fn manifests(instance: &Folder) -> Result<impl Iterator<Item = Result<Option<Manifest>>>> {
+/// The names of the published points in the folder of a virtual machine, and their manifests.
+fn manifests(instance: &Folder) -> Result<impl Iterator<Item = (OsString, Result<Option<Manifest>>)>> {
     let points = instance.names()?.into_iter().filter(|name| !name.as_encoded_bytes().starts_with(b"."));
     Ok(points.filter_map(|name| match instance.kind(&name) {
         Ok(kind) if kind.is_some_and(|kind| kind.is_dir()) => {
-            Some(instance.open_dir_in(&name).and_then(|folder| Manifest::read(&folder)))
+            let manifest = instance.open_dir_in(&name).and_then(|folder| Manifest::read(&folder));
+            Some((name, manifest))
         }
         Ok(_) => None,
-        Err(error) => Some(Err(error)),
+        Err(error) => Some((name, Err(error))),
     }))
-}
-
-/// `NO_SPACE` when the repository has no room for so many bytes.
-pub(super) fn check_space(opened: Opened, needed: u64) -> Result<Opened> {
-    bounded("look at the free space", PROBE, move || {
-        space::check(opened.session.root(), needed)?;
-        Ok(opened)
-    })
 }
 
 /// A target file to make.
