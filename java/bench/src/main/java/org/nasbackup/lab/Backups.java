@@ -44,6 +44,7 @@ final class Backups implements AutoCloseable {
     private static final int DATA_MIB = 486;
     private static final int CHUNK_MIB = 54;
     private static final int CHANGED_MIB = 5;
+    private static final int CHAIN_LENGTH = 10; // nas.backup.full.every
 
     private final Site site;
     final Guest guest = new Guest(SIZES_MIB[1]);
@@ -79,6 +80,7 @@ final class Backups implements AutoCloseable {
         return new Taking("incremental", Mode.INCREMENTAL) {
             @Override
             public void before(Rival rival) {
+                renew(chains.get(rival));
                 change();
                 next(rival);
             }
@@ -90,6 +92,7 @@ final class Backups implements AutoCloseable {
         return new Taking("incremental after a restart", Mode.INCREMENTAL) {
             @Override
             public void before(Rival rival) {
+                renew(chains.get(rival));
                 change();
                 guest.restart();
                 next(rival);
@@ -138,8 +141,10 @@ final class Backups implements AutoCloseable {
         private String parent;
         private String parentBitmap;
         private List<String> parentFiles;
+        private int length;
 
         private void next(String name, String newBitmap) {
+            length++;
             parent = point;
             parentBitmap = bitmap;
             parentFiles = files;
@@ -224,22 +229,7 @@ final class Backups implements AutoCloseable {
         }
 
         private void byLibrary(Rival rival, Chain chain, Sample sample) {
-            TakeBackupRequest.Builder request = TakeBackupRequest.builder()
-                    .vmName(guest.name())
-                    .backupPath(chain.point)
-                    .repository(site.repository(rival))
-                    .mode(mode)
-                    .engine(rival == Rival.PULL ? Engine.PULL : Engine.PUSH)
-                    .bitmapNew(chain.bitmap);
-            if (!guest.isRunning()) {
-                request.disks(guest.stoppedDisks());
-            }
-            if (mode == Mode.INCREMENTAL) {
-                request.bitmapParent(chain.parentBitmap).parentPaths(chain.parentFiles);
-            }
-            TakeBackupResult result = site.library.takeBackup(request.build());
-            Site.require(result.kind() == (mode == Mode.FULL ? Kind.FULL : Kind.INCREMENTAL), result.details());
-            chain.files = result.disks().stream().map(DiskResult::file).collect(Collectors.toList());
+            TakeBackupResult result = take(rival, chain, mode, rival == Rival.PULL ? Engine.PULL : Engine.PUSH);
             sample.with("engine", result.engine().toString().toLowerCase(java.util.Locale.ROOT))
                     .with("job_seconds", result.jobMillis() / 1000.0)
                     .with("sync_seconds", result.syncMillis() / 1000.0)
@@ -301,9 +291,46 @@ final class Backups implements AutoCloseable {
         @Override
         public void after(Rival rival) {
             site.nas.unmountLeftovers();
+            forgetParent(chains.get(rival));
             if (!guest.isRunning()) { // nobody builds on it, and it is large
                 Lab.run("rm", "-r", "" + site.nas.folder().at(chains.get(rival).point));
             }
+        }
+    }
+
+    /** Three rivals share the library's chain; it begins anew where CloudStack's does by default. */
+    private void renew(Chain chain) {
+        if (chain == chains.get(Rival.NATIVE) && chain.length >= CHAIN_LENGTH) {
+            chain.next(site.nextPoint(guest.name()), site.bitmap());
+            chain.length = 1;
+            take(Rival.WARM, chain, Mode.FULL, Engine.PULL);
+        }
+    }
+
+    private TakeBackupResult take(Rival rival, Chain chain, Mode mode, Engine engine) {
+        TakeBackupRequest.Builder request = TakeBackupRequest.builder()
+                .vmName(guest.name())
+                .backupPath(chain.point)
+                .repository(site.repository(rival))
+                .mode(mode)
+                .engine(engine)
+                .bitmapNew(chain.bitmap);
+        if (!guest.isRunning()) {
+            request.disks(guest.stoppedDisks());
+        }
+        if (mode == Mode.INCREMENTAL) {
+            request.bitmapParent(chain.parentBitmap).parentPaths(chain.parentFiles);
+        }
+        TakeBackupResult result = site.library.takeBackup(request.build());
+        Site.require(result.kind() == (mode == Mode.FULL ? Kind.FULL : Kind.INCREMENTAL), result.details());
+        chain.files = result.disks().stream().map(DiskResult::file).collect(Collectors.toList());
+        return result;
+    }
+
+    /** The script and the floor leave their old checkpoints, and each of them would slow all rivals. */
+    private void forgetParent(Chain chain) {
+        if (guest.isRunning() && chain.parentBitmap != null && guest.checkpoints().contains(chain.parentBitmap)) {
+            Lab.run("virsh", "checkpoint-delete", guest.name(), chain.parentBitmap);
         }
     }
 
