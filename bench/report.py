@@ -133,6 +133,7 @@ def bounds(rows, boundary, big):
           lambda value: value >= 1)
     bound("incremental of an unchanged disk by fingerprints: the time of reading the disk", big.get("unchanged_to_read"), "x",
           lambda value: value <= 1.1)
+    bound("cancel in the middle of a full: at most 1 s", big.get("cancel_s"), "s", lambda value: value <= 1)
     return found
 
 
@@ -160,6 +161,7 @@ def large(samples):
             "burst_push_to_none": compared(("burst", "push"), ("burst", "none")),
             "burst_pull_to_none": compared(("burst", "pull"), ("burst", "none")),
             "verify_to_target": compared(("verify", "none"), ("read the point", "none"), to_target),
+            "cancel_s": max((s["seconds"] for s in samples.of("large", what="cancel")), default=None),
             "unchanged_to_read": compared(("incremental by fingerprints", "pull"), ("read the disk", "none"))}
 
 
@@ -224,7 +226,7 @@ def markdown(results):
                         [[("200 writes of the guest" if r["what"] == "burst" else r["what"]), r["engine"], str(r["runs"]),
                           ("" if r["within_the_backup"] else "until the backup ended: ")
                           + f"{r['seconds']:.3f} ({r['spread'][0]:.3f}..{r['spread'][1]:.3f})",
-                          "-" if r["what"] == "burst" else text(r["mib_s"], "", 0)] for r in big["rows"]])]
+                          "-" if r["what"] in ("burst", "cancel") else text(r["mib_s"], "", 0)] for r in big["rows"]])]
     if results["growth"]:
         parts += ["## Growth\n", *[f"- {line}" for line in results["growth_in_words"]], "",
                   table(["what", "", "full s", "incremental s", "memory MiB"],

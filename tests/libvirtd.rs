@@ -5,29 +5,13 @@
 mod support;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use nasbackup::operation::take_backup::TakeBackupRequest;
-use support::{Guest, Leaks, MIB, Nas, Story, run, succeeds, take_and, until};
-
-const PID_FILE: &str = "/run/libvirt/libvirtd.pid";
+use support::{Guest, Leaks, MIB, Nas, Story, restart_libvirtd, signal_libvirtd, take_and};
 
 fn alone() -> MutexGuard<'static, ()> {
     static DAEMON: Mutex<()> = Mutex::new(());
     DAEMON.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn signal_libvirtd(signal: &str) -> String {
-    let pid = std::fs::read_to_string(PID_FILE).unwrap().trim().to_owned();
-    run("kill", [signal, &pid]);
-    pid
-}
-
-fn restart_libvirtd() {
-    let pid = signal_libvirtd("-KILL");
-    until("libvirtd is gone", Duration::from_secs(10), || !succeeds("kill", ["-0", &pid]));
-    run("libvirtd", ["--daemon", "--pid-file", PID_FILE]);
-    until("libvirtd answers", Duration::from_secs(30), || succeeds("virsh", ["list"]));
 }
 
 fn restarted_under_a_backup_by(engine: &str) {

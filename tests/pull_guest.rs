@@ -12,7 +12,7 @@ use nasbackup::config::{self, Config};
 use nasbackup::error::{Code, Error, Result};
 use nasbackup::operation::take_backup::{self, TakeBackupRequest, TakenBackup};
 use nasbackup::point::Kind;
-use support::{Fs, Nas, RealGuest, Restored, backup_path, listing, until};
+use support::{Fs, Nas, RealGuest, Restored, backup_path, listing, restart_libvirtd, until};
 
 /// What the rest of the test configures is the process's.
 fn alone() -> MutexGuard<'static, ()> {
@@ -158,6 +158,17 @@ fn a_guest_that_waits_for_scratch_goes_on_within_two_seconds() {
         // While the listener is busy nobody looks at the scratch.
         scratch.fill();
         until("the guest waits", Duration::from_secs(60), || linux.guest.state() == "paused");
+    });
+    assert_eq!(error.code, Code::NoSpace, "{error}");
+}
+
+#[test]
+fn a_guest_that_waits_for_scratch_goes_on_although_libvirtd_was_restarted_meanwhile() {
+    let _alone = alone();
+    let error = scratch_ends(|scratch, linux| {
+        scratch.fill();
+        until("the guest waits", Duration::from_secs(60), || linux.guest.state() == "paused");
+        restart_libvirtd();
     });
     assert_eq!(error.code, Code::NoSpace, "{error}");
 }

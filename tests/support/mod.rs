@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
 
 mod agent;
+mod daemon;
 mod guest;
 mod image;
 mod leaks;
@@ -23,6 +24,7 @@ use std::time::{Duration, Instant};
 use nasbackup::engine::Engine;
 
 pub use agent::{Agent, Ended, host, own_host, repository_json, run_as_agent, take_json};
+pub use daemon::{restart_libvirtd, signal_libvirtd};
 pub use guest::{Bus, Disk, Guest};
 pub use image::{Image, MIB, assert_holds};
 pub use leaks::Leaks;

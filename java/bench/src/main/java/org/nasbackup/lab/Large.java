@@ -18,8 +18,10 @@ import java.util.Locale;
 import java.util.concurrent.CompletableFuture;
 import org.nasbackup.CancelHandle;
 import org.nasbackup.Engine;
+import org.nasbackup.ErrorCode;
 import org.nasbackup.Mode;
 import org.nasbackup.NasBackup;
+import org.nasbackup.NasBackupException;
 import org.nasbackup.ProgressListener;
 import org.nasbackup.TakeBackupRequest;
 import org.nasbackup.TakeBackupResult;
@@ -53,8 +55,11 @@ final class Large implements AutoCloseable {
             for (Engine engine : List.of(Engine.PUSH, Engine.PULL)) {
                 Meter.dropCaches();
                 TakeBackupResult full = library.takeBackup(request(engine).build());
-                add(run, "full of an idle guest", engine, full.totalMillis() / 1000.0);
+                samples.add(sample(run, "full of an idle guest", engine, full.totalMillis() / 1000.0)
+                        .with("job_seconds", full.jobMillis() / 1000.0)
+                        .with("sync_seconds", full.syncMillis() / 1000.0));
                 remove(full);
+                cancel(run, engine);
             }
             burst(run);
             for (Engine engine : List.of(Engine.PUSH, Engine.PULL)) {
@@ -75,6 +80,24 @@ final class Large implements AutoCloseable {
                 .with("mib", DISK_MIB)
                 .with("seconds", seconds)
                 .with("run", run);
+    }
+
+    /** From a cancel in the middle of a full to the end of the call. */
+    private void cancel(int run, Engine engine) {
+        long[] cancelled = {0};
+        CancelHandle handle = new CancelHandle();
+        ProgressListener cancel = status -> {
+            if (cancelled[0] == 0 && status.doneBytes() > (long) DISK_MIB << 18) { // a quarter
+                cancelled[0] = System.nanoTime();
+                handle.cancel();
+            }
+        };
+        try {
+            Site.require(false, library.takeBackup(request(engine).build(), cancel, handle));
+        } catch (NasBackupException e) {
+            Site.require(e.code() == ErrorCode.CANCELLED, e);
+        }
+        add(run, "cancel", engine, (System.nanoTime() - cancelled[0]) / 1e9);
     }
 
     /** The guest's 200 writes while nothing else happens. */

@@ -1,0 +1,22 @@
+//! The lab's libvirtd, which is everybody's.
+
+use std::time::Duration;
+
+use super::{run, succeeds, until};
+
+const PID_FILE: &str = "/run/libvirt/libvirtd.pid";
+
+/// Sends it a signal; its process.
+pub fn signal_libvirtd(signal: &str) -> String {
+    let pid = std::fs::read_to_string(PID_FILE).unwrap().trim().to_owned();
+    run("kill", [signal, &pid]);
+    pid
+}
+
+/// Kills it, and starts it again.
+pub fn restart_libvirtd() {
+    let pid = signal_libvirtd("-KILL");
+    until("libvirtd is gone", Duration::from_secs(10), || !succeeds("kill", ["-0", &pid]));
+    run("libvirtd", ["--daemon", "--pid-file", PID_FILE]);
+    until("libvirtd answers", Duration::from_secs(30), || succeeds("virsh", ["list"]));
+}
