@@ -23,6 +23,9 @@ use crate::steps;
 /// How long the removal may take: some file systems need minutes for a terabyte.
 const REMOVAL: Duration = Duration::from_secs(600);
 
+/// What the name of a point begins with while it is removed.
+const DELETED: &str = ".deleted-";
+
 /// What `deleteBackup` is asked.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
@@ -109,7 +112,7 @@ fn find(root: &Folder, point: &PointPath, job: &Job) -> Result<Option<Deletable>
 
 /// The name under which a point lies while it is removed: no longer a restore point, whatever happens then.
 fn deleted_name(point: &PointPath) -> String {
-    format!(".deleted-{}", point.name())
+    format!("{DELETED}{}", point.name())
 }
 
 fn anything_to_delete(instance: &Folder, point: &PointPath) -> Result<bool> {
@@ -135,9 +138,12 @@ fn is_folder(instance: &Folder, name: &str) -> Result<bool> {
 }
 
 fn remove(instance: &Folder, point: &PointPath, published: bool) -> Result<u64> {
+    // of deletes that were cut short, whichever points they were of: those that go on hold the lock, which is ours
+    let mut freed = 0;
+    for name in instance.names()?.iter().filter_map(|name| name.to_str()).filter(|name| name.starts_with(DELETED)) {
+        freed += instance.remove_tree(name).map_err(|e| e.with_leftover(name))?;
+    }
     let deleted = deleted_name(point);
-    // of a delete that was cut short, and in the way of the rename
-    let mut freed = instance.remove_tree(&deleted).map_err(|e| e.with_leftover(&deleted))?;
     if published {
         instance.rename(point.name(), &deleted)?;
         steps::at("renamed for its removal");
@@ -160,7 +166,7 @@ fn children(instance: &Folder, point: &PointPath) -> Result<Vec<String>> {
     let mut children = Vec::new();
     for folder in instance.names()? {
         let is_own = own.iter().any(|name| folder == name.as_str());
-        let is_deleted = folder.as_encoded_bytes().starts_with(b".deleted-");
+        let is_deleted = folder.as_encoded_bytes().starts_with(DELETED.as_bytes());
         if is_own || is_deleted || instance.kind(&folder)? != Some(FileType::Directory) {
             continue;
         }
@@ -391,19 +397,20 @@ mod tests {
     }
 
     #[test]
-    fn leftovers_of_the_same_name_go_too() {
+    fn leftovers_of_the_same_name_and_of_other_deletes_go_too() {
         let dir = repository(&[
             ("i-1/T1/root.x.qcow2", None),
             ("i-1/.partial-T1/root.x.qcow2", None),
             ("i-1/.deleted-T1/root.x.qcow2", None),
             ("i-1/.deleted-T2/root.x.qcow2", Some("../T1/root.x.qcow2")),
+            ("i-1/.partial-T2/root.x.qcow2", None),
             ("i-2/.partial-T1/root.x.qcow2", None),
             ("i-3/.deleted-T1/root.x.qcow2", None),
         ]);
         for point in ["i-1/T1", "i-2/T1", "i-3/T1"] {
             assert!(delete_in(dir.path(), point).unwrap().freed_bytes > 0);
         }
-        assert_eq!(tree(dir.path()), ["i-1", "i-1/.deleted-T2", "i-1/.deleted-T2/root.x.qcow2", "i-2", "i-3"]);
+        assert_eq!(tree(dir.path()), ["i-1", "i-1/.partial-T2", "i-1/.partial-T2/root.x.qcow2", "i-2", "i-3"]);
     }
 
     #[test]
