@@ -4,14 +4,18 @@
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use nasbackup::nas::repository::Repository;
 use nasbackup::operation::take_backup::TakeBackupRequest;
 use nasbackup::point::Kind;
 use serde_json::{Value, json};
 
-use crate::support::{Agent, Ended, Guest, MIB, Nas, Story, folder, own_host, repository_json, take_json, until};
+use crate::support::{
+    Agent, Ended, Fs, Guest, MIB, Nas, Story, folder, own_host, repository_json, take_json, unmounted_image, until,
+};
 use crate::tally::{Tally, is_soak};
 
 /// Chains are begun anew after so many kills: each kill reads all points back.
@@ -167,6 +171,31 @@ fn a_pull_incremental() {
 #[test]
 fn a_pull_full() {
     kill_takes("killed: pull, full", 4, Story::with_full, by("pull", "full"), next_incremental);
+}
+
+/// The test sees the file system in an image of its own; the agents mount it by themselves.
+#[test]
+fn an_incremental_to_a_repository_that_the_agent_mounts() {
+    let image = unmounted_image(Fs::Xfs, 700);
+    let begin = || {
+        let mut story = Story::new(Guest::ordinary(), Nas::of(&image));
+        story.take("full");
+        story
+    };
+    let mounting = |story: &Story| {
+        let address = Some(image.to_str().unwrap().to_owned());
+        let repository = Repository { kind: Some("xfs".into()), address, options: Some("loop".into()) };
+        TakeBackupRequest { repository: Some(repository), ..by("auto", "incremental")(story) }
+    };
+    let next = |story: &mut Story| {
+        let device = fs::metadata(story.nas.root()).unwrap().dev();
+        let device = format!("{}:{}", rustix::fs::major(device), rustix::fs::minor(device));
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let of_image = mounts.lines().filter(|line| line.split(' ').nth(2) == Some(device.as_str()));
+        assert_eq!(of_image.count(), 1, "the test's own alone: {mounts}");
+        next_incremental(story);
+    };
+    kill_takes("killed: a repository that is mounted", 8, begin, mounting, next);
 }
 
 #[test]
