@@ -121,9 +121,10 @@ public final class Doctor {
 
     /** Without the host's log4rs.yaml, which would create its files, or refuse to where this user may not. */
     private void library() {
-        Configuration configuration = Configuration.builder().logLevel("warn").build();
         try {
-            good("libnasbackup.so " + NasBackup.open(configuration).version());
+            Configuration settings =
+                    HostSettings.read(HostSettings.FILE).logLevel("warn").build();
+            good("libnasbackup.so " + NasBackup.open(settings).version());
         } catch (RuntimeException | LinkageError e) {
             missing(e.getMessage());
         }

@@ -16,9 +16,9 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import org.nasbackup.BackupStatsRequest;
 import org.nasbackup.BackupStatsResult;
-import org.nasbackup.Configuration;
 import org.nasbackup.DeleteBackupRequest;
 import org.nasbackup.DeleteBackupResult;
+import org.nasbackup.HostSettings;
 import org.nasbackup.NasBackup;
 import org.nasbackup.RebaseBackupRequest;
 import org.nasbackup.RebasePointRequest;
@@ -49,7 +49,7 @@ public final class Library implements Operations {
     /** Opens it with the configuration of this host, at every call. */
     public static NasBackup open() {
         try {
-            return NasBackup.open(Configuration.builder()
+            return NasBackup.open(HostSettings.read(HostSettings.FILE)
                     .logConfig(Files.exists(LOG_CONFIG) ? LOG_CONFIG.toString() : null)
                     .build());
         } catch (RuntimeException | LinkageError e) {

@@ -267,10 +267,7 @@ class DiscoveryTest {
                 folder.resolve("log4rs.yaml"),
                 "appenders:\n  file:\n    kind: file\n    path: " + log
                         + "\nroot:\n  level: info\n  appenders: [file]\n");
-        Path layer = Files.createDirectories(folder.resolve("layer"));
-        String setup = "mount -t tmpfs none " + layer + " && mkdir " + layer + "/upper " + layer + "/work"
-                + " && mount -t overlay -o lowerdir=/etc,upperdir=" + layer + "/upper,workdir=" + layer
-                + "/work none /etc && mkdir -p /etc/nasbackup && cp " + config + " /etc/nasbackup/";
+        String setup = onHostWith(config);
         List<String> classPath = List.of(ours.toString(), stock.toString());
         assertThat(runAfter(setup, libraryPath(), DOCTOR, classPath, "test:///default"))
                 .contains("ok       libnasbackup.so ");
@@ -278,6 +275,27 @@ class DiscoveryTest {
         assertThat(runAfter(setup, libraryPath(), Agent.class.getName(), classPath, delete(folder)))
                 .contains("BackupAnswer true null\n");
         assertThat(log).exists();
+    }
+
+    /** What lays the file into the host's own folder, for one process. */
+    private String onHostWith(Path file) throws IOException {
+        Path layer = Files.createDirectories(folder.resolve("layer"));
+        return "mount -t tmpfs none " + layer + " && mkdir " + layer + "/upper " + layer + "/work"
+                + " && mount -t overlay -o lowerdir=/etc,upperdir=" + layer + "/upper,workdir=" + layer
+                + "/work none /etc && mkdir -p /etc/nasbackup && cp " + file + " /etc/nasbackup/";
+    }
+
+    @Test
+    void what_is_wrong_in_the_host_s_settings_is_named_by_doctor_and_by_the_agent() throws Exception {
+        Path settings = Files.writeString(folder.resolve("nasbackup.properties"), "parallelbackups = 2\n");
+        String setup = onHostWith(settings);
+        String wrong = "/etc/nasbackup/nasbackup.properties: there is no setting 'parallelbackups'";
+        List<String> classPath = List.of(ours.toString(), stock.toString());
+        assertThat(runAfter(setup, libraryPath(), DOCTOR, classPath, "test:///default"))
+                .contains("MISSING  " + wrong + "\n");
+        assertThat(runAfter(setup, libraryPath(), Agent.class.getName(), classPath, delete(folder)))
+                .contains("BackupAnswer false")
+                .contains(wrong);
     }
 
     @Test
