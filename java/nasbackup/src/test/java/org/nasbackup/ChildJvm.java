@@ -19,13 +19,16 @@ import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
+import java.util.HashMap;
 import java.util.List;
+import java.util.Map;
 import java.util.concurrent.TimeUnit;
 
 /** Runs a class, {@link ChildMain} unless told, in a JVM of its own, checked by {@code -Xcheck:jni}. */
 public final class ChildJvm {
     private final List<String> classPath = new ArrayList<>();
     private final List<String> options = new ArrayList<>();
+    private final Map<String, String> environment = new HashMap<>();
     private final Class<?> main;
     private int status;
 
@@ -52,6 +55,11 @@ public final class ChildJvm {
 
     public ChildJvm onClassPath(Path folder) {
         classPath.add(folder.toString());
+        return this;
+    }
+
+    public ChildJvm environment(String name, String value) {
+        environment.put(name, value);
         return this;
     }
 
@@ -86,10 +94,10 @@ public final class ChildJvm {
         command.addAll(List.of(arguments));
         Path output = Files.createTempFile("child-jvm", ".out");
         try {
-            Process child = new ProcessBuilder(command)
-                    .redirectErrorStream(true)
-                    .redirectOutput(output.toFile())
-                    .start();
+            ProcessBuilder builder =
+                    new ProcessBuilder(command).redirectErrorStream(true).redirectOutput(output.toFile());
+            builder.environment().putAll(environment);
+            Process child = builder.start();
             boolean ended = child.waitFor(60, TimeUnit.SECONDS);
             child.destroyForcibly().waitFor();
             String text = Files.readString(output, StandardCharsets.UTF_8);

@@ -13,6 +13,7 @@
 package org.nasbackup.lab;
 
 import java.io.File;
+import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.Random;
@@ -23,10 +24,12 @@ import java.util.concurrent.atomic.AtomicInteger;
 import org.nasbackup.BackupStatsRequest;
 import org.nasbackup.CancelHandle;
 import org.nasbackup.DeleteBackupRequest;
+import org.nasbackup.FlattenRequest;
 import org.nasbackup.Mode;
 import org.nasbackup.NasBackup;
 import org.nasbackup.NasBackupException;
 import org.nasbackup.ProgressListener;
+import org.nasbackup.RebaseBackupRequest;
 import org.nasbackup.RebasePointRequest;
 import org.nasbackup.TakeBackupRequest;
 import org.nasbackup.VerifyChainRequest;
@@ -39,6 +42,9 @@ final class ManyThreadsMain {
     private final NasBackup nasBackup = Lab.open("off");
     private final NasFolder nas = new NasFolder();
     private final Guest guest = Guest.ordinary();
+    private final String volume =
+            Path.of(guest.stoppedDisks().get(0).path()).getFileName().toString();
+    private final Path flat = Lab.folder("flat");
     private final AtomicInteger made = new AtomicInteger();
     private final AtomicInteger failed = new AtomicInteger();
 
@@ -70,7 +76,7 @@ final class ManyThreadsMain {
             Random random = new Random(thread);
             all.add(pool.submit(() -> {
                 for (int i = 0; i < CALLS; i++) {
-                    call(random, random.nextInt(8));
+                    call(random, random.nextInt(10));
                 }
             }));
         }
@@ -113,6 +119,23 @@ final class ManyThreadsMain {
                     nasBackup.rebasePoint(RebasePointRequest.builder()
                             .repository(nas.repository())
                             .backupPath(point(random.nextInt(40)))
+                            .build());
+                    break;
+                case 7:
+                    nasBackup.flatten(FlattenRequest.builder()
+                            .repository(nas.repository())
+                            .backupPath(point(random.nextInt(40)))
+                            .volume(volume)
+                            .outputPath(
+                                    flat.resolve("disk-" + random.nextInt(4)).toString())
+                            .outputFormat("raw")
+                            .build());
+                    break;
+                case 8:
+                    nasBackup.rebaseBackup(RebaseBackupRequest.builder()
+                            .repository(nas.repository())
+                            .target(point(random.nextInt(40)) + "/none.qcow2")
+                            .newBacking(point(random.nextInt(40)) + "/none.qcow2")
                             .build());
                     break;
                 default:
