@@ -64,13 +64,12 @@ impl Prepared {
         Ok(Prepared { domain: domain.clone(), sender, signals, _subscription: subscription, poller })
     }
 
-    /// Begins the job that `backup` describes, together with the checkpoint; `made` as for `Domain::begin_backup`. On
-    /// failure nothing of ours runs, or, when libvirt did not answer in time (`NAS_UNRESPONSIVE`), the job that comes up
-    /// late is aborted at once.
-    pub fn begin(self, backup: String, checkpoint: Option<String>, made: bool) -> Result<BackupJob> {
+    /// Begins the job that `backup` describes, together with the checkpoint. On failure nothing of ours runs, or, when
+    /// libvirt did not answer in time (`NAS_UNRESPONSIVE`), the job that comes up late is aborted at once.
+    pub fn begin(self, backup: String, checkpoint: Option<String>) -> Result<BackupJob> {
         let domain = self.domain.clone();
         let begun = bounded("begin the backup", CALL, move || {
-            domain.begin_backup(&backup, checkpoint.as_deref(), made)?;
+            domain.begin_backup(&backup, checkpoint.as_deref())?;
             Ok(Begun(Some(domain)))
         })?;
         begun.keep();

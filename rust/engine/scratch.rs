@@ -1,7 +1,7 @@
 //! A folder on the host's own disk for one pull backup: QEMU's socket, and the blocks that the guest overwrites meanwhile.
 
 use std::fs::{self, DirBuilder, File, Permissions};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -13,6 +13,7 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::libvirt::Domain;
 use crate::nas::deadline::ask;
+use crate::qcow2;
 
 const STEP: &str = "make the scratch folder";
 const SWEEP: &str = "clear the scratch folder";
@@ -33,6 +34,8 @@ pub struct Scratch {
     folder: PathBuf,
     /// Bytes that it, and those of all backups of this host, may take.
     limits: [Option<u64>; 2],
+    /// QEMU's user and group; `None`: ours.
+    owner: Option<(u32, u32)>,
     /// Says that somebody still uses it.
     _lock: File,
 }
@@ -58,12 +61,23 @@ impl Scratch {
         flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|e| Error::io(STEP, &folder, e))?;
         drop(made);
         let limits = [config.scratch_per_vm, config.scratch_per_host];
-        let scratch = Scratch { folder, limits, _lock: lock };
+        let scratch = Scratch { folder, limits, owner, _lock: lock };
         fs::write(scratch.folder.join(DOMAIN), vm).map_err(io(&scratch.folder))?;
         if let Some((user, group)) = owner {
             chown(&scratch.folder, Some(user), Some(group)).map_err(io(&scratch.folder))?;
         }
         Ok(scratch)
+    }
+
+    /// Makes the scratch file of the disk `target`, which has so many bytes. libvirt would have QEMU make each in a job of
+    /// its own, while a guest that is to be frozen waits.
+    pub fn make_file(&self, target: &str, bytes: u64) -> Result<()> {
+        let path = PathBuf::from(self.file(target));
+        let io = |e| Error::io(STEP, &path, e);
+        let file = File::options().read(true).write(true).create_new(true).mode(0o600).open(&path).map_err(io)?;
+        qcow2::create(&file, bytes, None).map_err(|e| e.at(STEP, &path))?;
+        let Some((user, group)) = self.owner else { return Ok(()) };
+        fchown(&file, Some(user), Some(group)).map_err(io)
     }
 
     /// Path of the socket.

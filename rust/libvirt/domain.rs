@@ -234,14 +234,13 @@ impl Domain {
         Ok((libvirt.into(), qemu.into()))
     }
 
-    /// Begins a backup job, with a checkpoint of the same instant if `checkpoint` is given. `made`: the files that
-    /// `backup` names exist; else libvirt makes them, and removes them when the job ends. `BUSY` when another job runs,
-    /// `PARENT_INVALID` when a bitmap that it stands on is not good.
-    pub fn begin_backup(&self, backup: &str, checkpoint: Option<&str>, made: bool) -> Result<()> {
+    /// Begins a backup job, with a checkpoint of the same instant if `checkpoint` is given. The files that `backup` names
+    /// exist. `BUSY` when another job runs, `PARENT_INVALID` when a bitmap that it stands on is not good.
+    pub fn begin_backup(&self, backup: &str, checkpoint: Option<&str>) -> Result<()> {
         let backup = c_string(backup)?;
         let checkpoint = checkpoint.map(c_string).transpose()?;
         let checkpoint = checkpoint.as_ref().map_or(std::ptr::null(), |c| c.as_ptr());
-        let flags = if made { sys::VIR_DOMAIN_BACKUP_BEGIN_REUSE_EXTERNAL } else { 0 };
+        let flags = sys::VIR_DOMAIN_BACKUP_BEGIN_REUSE_EXTERNAL;
         // SAFETY: the domain is live and both texts are NUL-terminated and outlive the call.
         if unsafe { sys::virDomainBackupBegin(self.inner.as_ptr(), backup.as_ptr(), checkpoint, flags) } < 0 {
             let error = VirtError::last_error();

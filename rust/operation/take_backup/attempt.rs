@@ -103,7 +103,7 @@ impl Attempt {
         let frozen = self.freeze(checked, config, &mut details)?;
         let when = jiff::Timestamp::now();
         let begun = Instant::now();
-        let backup = prepared.begin(xml, checkpoint, matches!(means, Means::Push(_)));
+        let backup = prepared.begin(xml, checkpoint);
         if let Some(Err(error)) = frozen.map(|frozen| frozen.thaw().and_then(|()| self.host.set_frozen(false))) {
             log::error!("{}: {error}", self.found.domain.name());
             details.push(error.to_string());
@@ -127,6 +127,9 @@ impl Attempt {
         let Some(scratch) = self.scratch.take() else {
             return Ok(Means::Push(self.found.disks.iter().map(|disk| disk.target.clone()).collect()));
         };
+        for disk in &self.found.disks {
+            scratch.make_file(&disk.target, disk.virtual_size)?;
+        }
         let bases = base::open(&self.targets, &self.found.disks, plan)?;
         let disk = |((i, disk), base): ((usize, &DiskFacts), _)| {
             let target = self.targets.target(i, disk, base)?;
