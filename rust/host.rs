@@ -155,12 +155,12 @@ impl HostState {
     }
 }
 
-/// The virtual machines whose records name a backup, of the living and of the dead.
-pub fn with_begun(state_dir: &Path) -> Vec<String> {
+/// The backups that records name, of the living and of the dead.
+pub fn begun(state_dir: &Path) -> Vec<Begun> {
     let entries = fs::read_dir(state_dir).into_iter().flatten().flatten().map(|entry| entry.path());
     let records = entries.filter(|path| path.extension().is_some_and(|extension| extension == "json"));
     // what can't be read is told when its virtual machine is locked
-    records.filter_map(|path| read(&path).ok()?.begun).map(|begun| begun.vm).collect()
+    records.filter_map(|path| read(&path).ok()?.begun).collect()
 }
 
 fn read(path: &Path) -> Result<Record> {

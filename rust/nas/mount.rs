@@ -13,6 +13,7 @@ use super::mount_folder::{self, MountFolder};
 use super::mountinfo;
 use super::options::{self, Prepared};
 use super::repository::Export;
+use crate::config::Config;
 use crate::error::{Code, Error, Result};
 
 const STEP: &str = "mount the repository";
@@ -28,10 +29,10 @@ pub(super) struct Mount {
 }
 
 impl Mount {
-    /// Mounts `export` in a new folder below `mount_dir`.
-    pub(super) fn make(export: &Export, mount_dir: &Path) -> Result<Mount> {
-        mount_folder::sweep(mount_dir);
-        let folder = MountFolder::make(mount_dir)?;
+    /// Mounts `export` in a new folder below the configured one.
+    pub(super) fn make(export: &Export, config: &Config) -> Result<Mount> {
+        mount_folder::sweep(config);
+        let folder = MountFolder::make(&config.mount_dir)?;
         let Prepared { options, secret } = options::prepare(export);
         let secret = secret.map(|secret| Ok((secret.option, folder.write_credentials(&secret.text)?))).transpose()?;
         let option = secret.as_ref().map(|(option, file)| format!("{option}={}", file.path().display()));
@@ -226,7 +227,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mount_dir = dir.path().join("mounts");
         let export = export("ext4", &dir.path().join("none"), "loop,nosuch=geheimnis");
-        let error = Mount::make(&export, &mount_dir).unwrap_err();
+        let error = Mount::make(&export, &config(&mount_dir, 0)).unwrap_err();
         assert_eq!(error.code, Code::MountFailed);
         assert!(error.cause.contains("exit status: ") && error.cause.contains("none"), "{error}");
         assert!(!error.cause.contains("geheimnis"), "{error}");

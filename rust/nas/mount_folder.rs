@@ -15,8 +15,9 @@ use rustix::mount::UnmountFlags;
 use super::folder::{FILE_MODE, FOLDER_MODE};
 use super::lock::Flock;
 use super::mountinfo;
+use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::sys;
+use crate::{host, sys};
 
 /// What the name of every such folder begins with.
 const PREFIX: &str = "nas-";
@@ -142,12 +143,14 @@ impl Drop for Credentials {
     }
 }
 
-/// Clears what processes that live no more have left below `mount_dir`. Nothing else there, and no mount elsewhere, is
-/// touched.
-pub(super) fn sweep(mount_dir: &Path) {
-    let Ok(entries) = fs::read_dir(mountinfo::resolved(mount_dir)) else { return };
+/// Clears what processes that live no more have left in the configured folder for mounts. Nothing else there, and no mount
+/// elsewhere, is touched; nor is one in which a backup has to be undone yet.
+pub(super) fn sweep(config: &Config) {
+    let Ok(entries) = fs::read_dir(mountinfo::resolved(&config.mount_dir)) else { return };
+    let begun = host::begun(&config.state_dir);
     for path in entries.flatten().map(|entry| entry.path()) {
-        if path.file_name().is_none_or(|name| !name.as_encoded_bytes().starts_with(PREFIX.as_bytes())) {
+        let is_ours = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(PREFIX.as_bytes()));
+        if !is_ours || begun.iter().any(|begun| begun.root.starts_with(&path)) {
             continue;
         }
         let cleared = lock(&path).and_then(|lock| if lock.is_some() { clear(&path).map(|()| true) } else { Ok(false) });
@@ -205,7 +208,12 @@ fn make_folder(path: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::{Begun, HostState};
     use std::process::Command;
+
+    fn config(mount_dir: &Path) -> Config {
+        Config { mount_dir: mount_dir.to_owned(), state_dir: mount_dir.join("state"), ..Default::default() }
+    }
 
     fn names(dir: &Path) -> Vec<String> {
         let mut names: Vec<_> =
@@ -236,13 +244,38 @@ mod tests {
         mount_tmpfs(&foreign);
         std::os::unix::fs::symlink("/", dir.path().join("nas-link")).unwrap();
 
-        sweep(dir.path());
+        sweep(&config(dir.path()));
         let own = ours.path.file_name().unwrap().to_str().unwrap().to_owned();
         assert_eq!(names(dir.path()), ["foreign", &own, "nas-link"]);
         assert!(mountinfo::is_mounted(&ours.point()).unwrap() && mountinfo::is_mounted(&foreign).unwrap());
         drop(ours);
         assert_eq!(names(dir.path()), ["foreign", "nas-link"]);
         rustix::mount::unmount(&foreign, UnmountFlags::DETACH).unwrap();
+    }
+
+    #[test]
+    fn what_a_dead_backup_has_to_be_undone_in_stays_until_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let left = dir.path().join("nas-1-0");
+        fs::create_dir_all(left.join(POINT)).unwrap();
+        let config = config(dir.path());
+        let mut host = HostState::lock(&config.state_dir, "i-1-VM").unwrap();
+        let begun = Begun {
+            vm: "i-1-VM".into(),
+            job: "j".into(),
+            root: left.join(POINT),
+            point: "i-1-VM/T".into(),
+            bitmap: None,
+            frozen: false,
+            ran: true,
+            disks: Vec::new(),
+        };
+        host.begin(begun).unwrap();
+        sweep(&config);
+        assert!(left.exists());
+        host.end();
+        sweep(&config);
+        assert!(!left.exists());
     }
 
     #[test]
@@ -254,7 +287,7 @@ mod tests {
         drop(folder);
         assert!(path.exists(), "no file is removed that is not ours");
         fs::remove_file(stray).unwrap();
-        sweep(dir.path());
+        sweep(&config(dir.path()));
         assert!(names(dir.path()).is_empty());
     }
 

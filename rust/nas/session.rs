@@ -94,7 +94,7 @@ fn open(export: &Export, config: &Config, admit: impl Fn(&Export) -> Result<()>)
         log::warn!("{export} is mounted anew: its mount can't be used any more");
     }
     admit(export)?;
-    let mount = Mount::make(export, &config.mount_dir)?;
+    let mount = Mount::make(export, config)?;
     let opened = Arc::new(Opened { root: open_root(&mount.path())?, mount: Some(mount) });
     *shared = Arc::downgrade(&opened);
     Ok(opened)
@@ -189,7 +189,7 @@ fn unmount_in_time() {
 
 /// Clears the mounts that processes have left that were killed.
 pub fn clear_left(config: &Config) {
-    mount_folder::sweep(&config.mount_dir);
+    mount_folder::sweep(config);
 }
 
 /// Lets all mounts go that nobody uses, now.

@@ -30,7 +30,7 @@ const REMOVAL: Duration = Duration::from_secs(600);
 /// the next load, or by the next backup of its virtual machine.
 pub(crate) fn at_load(config: Arc<Config>) {
     let undone = deadline::ask("undo what was left", LOAD, move || {
-        for vm in host::with_begun(&config.state_dir) {
+        for Begun { vm, .. } in host::begun(&config.state_dir) {
             let undone = match HostState::lock(&config.state_dir, &vm) {
                 Err(error) if error.code == Code::Busy => Ok(()),
                 host => host.and_then(|host| undo(&config, host, true)).map(drop),
