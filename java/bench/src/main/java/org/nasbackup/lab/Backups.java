@@ -329,7 +329,9 @@ final class Backups implements AutoCloseable {
 
     /** The script and the floor leave their old checkpoints, and each of them would slow all rivals. */
     private void forgetParent(Chain chain) {
-        if (guest.isRunning() && chain.parentBitmap != null && guest.checkpoints().contains(chain.parentBitmap)) {
+        if (guest.isRunning()
+                && chain.parentBitmap != null
+                && guest.checkpoints().contains(chain.parentBitmap)) {
             Lab.run("virsh", "checkpoint-delete", guest.name(), chain.parentBitmap);
         }
     }
