@@ -39,18 +39,21 @@ pub struct Choice {
     pub details: Option<String>,
 }
 
-/// Chooses the engine for a backup of `domain`, whose QEMU runs as `owner`, by what is `asked`. `refused`: why an earlier
-/// attempt by pull failed.
+/// Chooses the engine for a backup of `domain`, whose QEMU runs as `owner`, by what is `asked`, and makes the scratch files
+/// of the `disks`, given by name and bytes. `refused`: why an earlier attempt by pull failed.
 pub fn choose(
     asked: Engine,
     refused: Option<String>,
     config: &Config,
     domain: &Domain,
     owner: Option<(u32, u32)>,
+    disks: &[(&str, u64)],
 ) -> Result<Choice> {
     let make = || {
         let scratch = Scratch::make(config, domain.name(), owner)?;
-        pull::check_scratch(&scratch).map(|()| scratch)
+        pull::check_scratch(&scratch)?;
+        disks.iter().try_for_each(|(target, bytes)| scratch.make_file(target, *bytes))?;
+        Ok(scratch)
     };
     let push =
         |reason: Option<String>| Choice { scratch: None, details: reason.map(|reason| format!("by push: {reason}")) };

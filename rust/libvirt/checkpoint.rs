@@ -52,7 +52,7 @@ impl Domain {
     }
 
     /// The bytes that changed on each disk since the checkpoint `name`; a disk whose bitmap is not good is left out.
-    /// `None` when libvirt does not know the checkpoint. Much cheaper than a redefinition, which libvirt syncs to disk.
+    /// `None` when libvirt does not know the checkpoint. QEMU merges bitmaps to tell.
     pub fn dirty(&self, name: &str) -> Result<Option<BTreeMap<String, u64>>> {
         let Some(checkpoint) = self.find_checkpoint(name)? else { return Ok(None) };
         let flags = sys::VIR_DOMAIN_CHECKPOINT_XML_SIZE | sys::VIR_DOMAIN_CHECKPOINT_XML_NO_DOMAIN;

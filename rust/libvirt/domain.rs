@@ -235,7 +235,7 @@ impl Domain {
     }
 
     /// Begins a backup job, with a checkpoint of the same instant if `checkpoint` is given. The files that `backup` names
-    /// exist. `BUSY` when another job runs, `PARENT_INVALID` when a bitmap that it stands on is not good.
+    /// exist. `BUSY` when another job runs, `PARENT_INVALID` when what it stands on is not good, or gone.
     pub fn begin_backup(&self, backup: &str, checkpoint: Option<&str>) -> Result<()> {
         let backup = c_string(backup)?;
         let checkpoint = checkpoint.map(c_string).transpose()?;
@@ -247,7 +247,9 @@ impl Domain {
             let number = number(&error);
             let error = at("begin the backup")(error);
             return Err(match number {
-                sys::VIR_ERR_CHECKPOINT_INCONSISTENT => Error { code: Code::ParentInvalid, ..error },
+                sys::VIR_ERR_CHECKPOINT_INCONSISTENT | sys::VIR_ERR_NO_DOMAIN_CHECKPOINT => {
+                    Error { code: Code::ParentInvalid, ..error }
+                }
                 // what libvirt says when somebody else's job came in between
                 sys::VIR_ERR_OPERATION_INVALID if self.is_active().unwrap_or(false) => {
                     Error { code: Code::Busy, ..error }

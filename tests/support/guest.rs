@@ -260,7 +260,7 @@ impl Guest {
         }
     }
 
-    fn xml(&self) -> String {
+    pub fn xml(&self) -> String {
         let disks: String = (0..self.disks.len()).map(|i| self.disks[i].xml(&self.target(i))).collect();
         let (name, memory, boot, devices) = (xml(&self.name), self.memory_mib, &self.boot, &self.devices);
         let scsi = if disks.contains("bus='scsi'") { "<controller type='scsi' model='virtio-scsi'/>" } else { "" };

@@ -159,25 +159,63 @@ fn one_lost_bitmap_of_two_makes_the_whole_point_full() {
     });
 }
 
+/// Takes the bitmap away from the first disk, while libvirt knows its checkpoint.
+fn clear_bitmap(story: &mut Story) {
+    let device = story.guest.qmp(serde_json::json!({"execute": "query-block"}));
+    let node = device[0]["inserted"]["node-name"].clone();
+    let arguments = serde_json::json!({"node": node, "name": story.bitmap()});
+    story.guest.qmp(serde_json::json!({"execute": "block-dirty-bitmap-remove", "arguments": arguments}));
+}
+
 #[test]
 fn one_cleared_bitmap_beneath_a_known_checkpoint_makes_the_whole_point_full() {
+    falls_back_after(clear_bitmap);
+}
+
+#[test]
+fn beside_a_disk_that_is_compared_anyway_it_is_compared_too() {
+    let guest = Guest::new([Disk::root(), Disk::new().image(Image::Raw)]);
+    let mut story = Story::new(guest, Nas::folder());
+    story.take("full");
+    clear_bitmap(&mut story);
+    story.guest.write(0, 0x51, 5 * MIB, MIB);
+    story.guest.write(1, 0x52, 9 * MIB, MIB);
+    let parent = story.bitmap();
+    story.take("incremental").assert_without_bitmap(&parent);
+    story.assert_all_restore();
+}
+
+#[test]
+fn an_overlay_beneath_a_checkpoint_that_libvirt_kept_hides_the_bitmap() {
     falls_back_after(|story| {
-        let device = story.guest.qmp(serde_json::json!({"execute": "query-block"}));
-        let node = device[0]["inserted"]["node-name"].clone();
-        let arguments = serde_json::json!({"node": node, "name": story.bitmap()});
-        story.guest.qmp(serde_json::json!({"execute": "block-dirty-bitmap-remove", "arguments": arguments}));
+        // only a persistent domain's checkpoints outlive a stop
+        let xml = folder("define").join("xml");
+        std::fs::write(&xml, story.guest.xml()).unwrap();
+        story.guest.stop();
+        run("virsh", ["define", xml.to_str().unwrap()]);
+        story.guest.virsh(&["start"]);
+        story.take("full");
+        story.guest.stop();
+        overlay(story, 1);
+        story.guest.virsh(&["start"]);
+        assert_eq!(story.guest.checkpoints(), [story.bitmap()]);
     });
+}
+
+/// Puts an empty image over the disk's.
+fn overlay(story: &Story, disk: usize) {
+    let below = story.guest.disks[disk].path.clone();
+    let moved = below.with_extension("below");
+    std::fs::rename(&below, &moved).unwrap();
+    let (moved, path) = (moved.to_str().unwrap(), below.to_str().unwrap());
+    run("qemu-img", ["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", moved, path]);
 }
 
 #[test]
 fn an_overlay_made_since_hides_the_bitmap() {
     falls_back_after(|story| {
         story.guest.stop();
-        let below = story.guest.disks[1].path.clone();
-        let moved = below.with_extension("below");
-        std::fs::rename(&below, &moved).unwrap();
-        let (moved, path) = (moved.to_str().unwrap(), below.to_str().unwrap());
-        run("qemu-img", ["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", moved, path]);
+        overlay(story, 1);
         story.guest.start();
     });
 }

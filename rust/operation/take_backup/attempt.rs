@@ -127,9 +127,6 @@ impl Attempt {
         let Some(scratch) = self.scratch.take() else {
             return Ok(Means::Push(self.found.disks.iter().map(|disk| disk.target.clone()).collect()));
         };
-        for disk in &self.found.disks {
-            scratch.make_file(&disk.target, disk.virtual_size)?;
-        }
         let bases = base::open(&self.targets, &self.found.disks, plan)?;
         let disk = |((i, disk), base): ((usize, &DiskFacts), _)| {
             let target = self.targets.target(i, disk, base)?;
@@ -326,8 +323,12 @@ impl Attempt {
     /// Undoes everything because the new point can't stand on its parent, so that another attempt can follow.
     pub(super) fn start_over(self, error: Error) -> Result<HostState> {
         let (error, host) = self.undo(error);
-        // what stays behind would be in the way
-        host.filter(|_| !error.leftovers).ok_or(error)
+        // what stays behind would be in the way, and that the parent is not good is no error of a backup
+        let failed = match error.code {
+            Code::ParentInvalid => Error { code: Code::JobFailed, ..error },
+            _ => error,
+        };
+        host.filter(|_| !failed.leftovers).ok_or(failed)
     }
 
     /// Undoes everything; no job runs any more.

@@ -1,4 +1,4 @@
-//! The bitmaps of a running guest: is the parent's good, and which of ours are left over.
+//! The bitmaps of a running guest: is the parent's to be had, and which of ours are left over.
 
 use std::collections::BTreeSet;
 

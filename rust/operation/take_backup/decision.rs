@@ -75,7 +75,7 @@ impl Way {
 /// What is known of the parent's bitmap on every disk that shall be incremental.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum BitmapFound {
-    /// It is good, and libvirt knows its checkpoint if the guest runs.
+    /// It is good; of a guest that runs libvirt knows its checkpoint, and says at the begin if it is not.
     Known,
     /// It was good and its checkpoint was redefined: the guest was restarted or migrated.
     Redefined,
@@ -95,13 +95,13 @@ pub(super) struct Against {
 }
 
 impl Against {
-    /// The same, now that `plan` could not stand on the parent: contents may still be compared with it, unless that is what
-    /// has failed.
+    /// The same, now that `plan` could not stand on the parent: contents may still be compared with it, unless nothing else
+    /// was tried.
     pub(super) fn after(self, plan: &Plan, reason: String) -> Against {
-        if plan.ways.iter().any(|way| matches!(way, Way::Compared(_))) {
-            Against { parent: Some(reason), ..self }
-        } else {
+        if plan.relies_on_bitmap() {
             Against { bitmap: Some(reason), ..self }
+        } else {
+            Against { parent: Some(reason), ..self }
         }
     }
 }
@@ -119,6 +119,13 @@ pub(super) struct Plan {
     pub fallback: bool,
     /// What was not ordinary.
     pub details: Vec<String>,
+}
+
+impl Plan {
+    /// Does any disk stand on the parent by its bitmap?
+    pub(super) fn relies_on_bitmap(&self) -> bool {
+        self.ways.iter().any(|way| matches!(way, Way::Incremental(_)))
+    }
 }
 
 /// The ways of the disks if the parent's bitmap is good; the error is the reason why the whole point must be full.

@@ -36,7 +36,8 @@ fn take(call: &Call<'_>, mut host: HostState, against: Against, job: &mut Report
     job.tell()?;
     let mut opened = storage::enter(checked, session)?;
     let ours = ours(checked, &opened, &host)?;
-    let chosen = choice::choose(checked.engine, against.pull.clone(), config, &found.domain, found.xml.owner)?;
+    let disks: Vec<_> = found.disks.iter().map(|disk| (disk.target.as_str(), disk.virtual_size)).collect();
+    let chosen = choice::choose(checked.engine, against.pull.clone(), config, &found.domain, found.xml.owner, &disks)?;
     let compares = chosen.scratch.is_some();
     let (request, parent) = (checked.clone(), against.parent.clone().map(Err).or(opened.parent.take()));
     let lost = against.bitmap.clone().map(BitmapFound::Lost);
@@ -64,17 +65,13 @@ fn take(call: &Call<'_>, mut host: HostState, against: Against, job: &mut Report
     let copied = completed.and_then(|()| attempt.copy(call, &plan, &names, job));
     let copied = match copied.and_then(|copied| attempt.check_parent(&plan, limit).map(|()| copied)) {
         Ok(copied) => copied,
-        Err(error) if error.code == Code::ParentInvalid => {
-            log::warn!("{}: once more, without its bitmap: {error}", checked.vm);
-            let reason = error.to_string();
-            return take(call, attempt.start_over(error)?, against.after(&plan, reason), job);
+        Err(error) => {
+            let Some(next) = next(checked, &attempt, against, &plan, &error) else {
+                return Err(attempt.abandon(error));
+            };
+            log::warn!("{}: once more: {error}", checked.vm);
+            return take(call, attempt.start_over(error)?, next, job);
         }
-        Err(error) if checked.engine == Engine::Auto && attempt.pull_was_refused() => {
-            log::warn!("{}: once more, by push: {error}", checked.vm);
-            let reason = error.to_string();
-            return take(call, attempt.start_over(error)?, Against { pull: Some(reason), ..against }, job);
-        }
-        Err(error) => return Err(attempt.abandon(error)),
     };
     let parent = parent_point(parent);
     let disks = plan.manifest_disks(&disks, bitmap, copied.fingerprints);
@@ -108,6 +105,18 @@ fn take(call: &Call<'_>, mut host: HostState, against: Against, job: &mut Report
         job_millis: copied.millis,
     };
     Ok(outcome.answer(&checked.point, job))
+}
+
+/// What another attempt has to do without, now that this one has failed; none where it would be no better.
+fn next(checked: &Checked, attempt: &Attempt, against: Against, plan: &Plan, error: &Error) -> Option<Against> {
+    let reason = error.to_string();
+    match error.code {
+        Code::ParentInvalid => Some(against.after(plan, reason)),
+        _ if checked.engine == Engine::Auto && attempt.pull_was_refused() => {
+            Some(Against { pull: Some(reason), ..against })
+        }
+        _ => None,
+    }
 }
 
 /// The names that are ours: those of this virtual machine's manifests, of this host's record and of the request.
