@@ -66,8 +66,7 @@ fn delete(export: Export, point: PointPath, job: &JobGuard) -> Result<DeletedBac
     let given_up = format!("'{point}', whose removal goes on when the NAS answers");
     let removed = deadline::bounded("remove the files", REMOVAL, move || {
         let _held = session;
-        found.lock.check()?;
-        let freed_bytes = remove(&found.instance, &point, found.published)?;
+        let freed_bytes = remove(found, &point)?;
         log::info!("deleted '{point}', {freed_bytes} bytes");
         Ok(DeletedBackup { freed_bytes })
     });
@@ -137,14 +136,12 @@ fn is_folder(instance: &Folder, name: &str) -> Result<bool> {
     }
 }
 
-fn remove(instance: &Folder, point: &PointPath, published: bool) -> Result<u64> {
-    // of deletes that were cut short, whichever points they were of: those that go on hold the lock, which is ours
-    let mut freed = 0;
-    for name in instance.names()?.iter().filter_map(|name| name.to_str()).filter(|name| name.starts_with(DELETED)) {
-        freed += instance.remove_tree(name).map_err(|e| e.with_leftover(name))?;
-    }
+fn remove(Deletable { instance, lock, published }: Deletable, point: &PointPath) -> Result<u64> {
     let deleted = deleted_name(point);
+    // of a delete that was cut short, and in the way of the rename
+    let mut freed = instance.remove_tree(&deleted).map_err(|e| e.with_leftover(&deleted))?;
     if published {
+        lock.check()?;
         instance.rename(point.name(), &deleted)?;
         steps::at("renamed for its removal");
         instance.sync()?;
@@ -152,8 +149,18 @@ fn remove(instance: &Folder, point: &PointPath, published: bool) -> Result<u64> 
     }
     let partial = partial_name(point);
     freed += instance.remove_tree(&partial).map_err(|e| e.with_leftover(&partial))?;
+    freed += remove_left(&instance);
     instance.sync()?;
     Ok(freed)
+}
+
+/// Removes what deletes of other points have left that were cut short: one that goes on holds the lock, which is ours. What
+/// can't be removed is no failure of this delete.
+fn remove_left(instance: &Folder) -> u64 {
+    let names = instance.names().unwrap_or_default();
+    let left = names.iter().filter_map(|name| name.to_str()).filter(|name| name.starts_with(DELETED));
+    let removed = left.map(|name| instance.remove_tree(name).inspect_err(|error| log::warn!("{error}")));
+    removed.filter_map(Result::ok).sum()
 }
 
 /// The images of the instance, outside the point, that name a file in it as their backing file.
