@@ -147,13 +147,16 @@ impl Drop for Credentials {
 /// elsewhere, is touched; nor is one in which a backup has to be undone yet.
 pub(super) fn sweep(config: &Config) {
     let Ok(entries) = fs::read_dir(mountinfo::resolved(&config.mount_dir)) else { return };
-    let begun = host::begun(&config.state_dir);
     for path in entries.flatten().map(|entry| entry.path()) {
         let is_ours = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(PREFIX.as_bytes()));
-        if !is_ours || begun.iter().any(|begun| begun.root.starts_with(&path)) {
+        if !is_ours {
             continue;
         }
-        let cleared = lock(&path).and_then(|lock| if lock.is_some() { clear(&path).map(|()| true) } else { Ok(false) });
+        // what its process has recorded is there once it has died
+        let is_left = |lock: &Option<Flock>| {
+            lock.is_some() && !host::begun(&config.state_dir).iter().any(|begun| begun.root.starts_with(&path))
+        };
+        let cleared = lock(&path).and_then(|lock| if is_left(&lock) { clear(&path).map(|()| true) } else { Ok(false) });
         match cleared {
             Ok(true) => log::warn!("cleared '{}', left by a process that was killed", path.display()),
             Ok(false) => {}

@@ -15,6 +15,7 @@ package org.nasbackup;
 import java.io.IOException;
 import java.io.Reader;
 import java.nio.file.Files;
+import java.nio.file.NoSuchFileException;
 import java.nio.file.Path;
 import java.util.Locale;
 import java.util.Map;
@@ -53,12 +54,11 @@ public final class HostSettings {
     public static Configuration.Builder read(Path file) {
         Configuration.Builder settings = Configuration.builder();
         Properties lines = new Properties();
-        if (!Files.exists(file)) {
-            return settings;
-        }
         try (Reader reader = Files.newBufferedReader(file)) {
             lines.load(reader);
-        } catch (IOException e) {
+        } catch (NoSuchFileException e) {
+            return settings;
+        } catch (IOException | IllegalArgumentException e) {
             throw new IllegalArgumentException("unable to read " + file + " - " + e, e);
         }
         lines.stringPropertyNames().forEach(name -> set(settings, file, name, lines.getProperty(name)));

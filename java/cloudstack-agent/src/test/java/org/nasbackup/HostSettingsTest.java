@@ -64,6 +64,9 @@ class HostSettingsTest {
         assertThatIllegalArgumentException()
                 .isThrownBy(() -> read("scratchdir = /x"))
                 .withMessage(folder.resolve("settings") + ": there is no setting 'scratchdir'");
+        assertThatIllegalArgumentException()
+                .isThrownBy(() -> read("engine = \\u00"))
+                .withMessageContaining(folder.resolve("settings").toString());
         for (String line : new String[] {"engine = fast", "rateLimit = 10M", "quiesceFailure ="}) {
             assertThatIllegalArgumentException()
                     .isThrownBy(() -> read(line))
