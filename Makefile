@@ -8,7 +8,7 @@ TOOLS := $(CARGO_TARGET_DIR)/tools
 CARGO_DENY := 0.20.2
 ADVISORIES := https://github.com/RustSec/advisory-db
 
-.PHONY: build install install-agent install-server uninstall demo test fuzz soak bench bench-images figures lint prerequisites
+.PHONY: build install install-agent install-server uninstall demo test fuzz soak soak-images bench bench-images figures lint prerequisites
 
 build: prerequisites
 	cargo build --release
@@ -51,20 +51,23 @@ fuzz: prerequisites
 	NASBACKUP_FUZZ_SECONDS=$(SECONDS) cargo test --release --lib no_index_makes_a_reader
 	NASBACKUP_FUZZ_SECONDS=$(SECONDS) cargo test --release --test outside_data -- --nocapture --test-threads 1
 
-# An hour of kills, power cuts and load, with a table of what came of it in target/soak/report.md; BACKUPS: how many in a
-# row. Then hours: random chains, cuts and errors, far more of them than make test tries. CHAINS, CRASHES, ERRORS: how many.
+# Kills, power cuts and load, with a table of what came of it in target/soak/report.md, then how backups grow, to the end: about
+# an hour. BACKUPS: how many in a row.
 soak: export NASBACKUP_SOAK_REPORT = $(CARGO_TARGET_DIR)/soak
 soak: BACKUPS ?= 1000
-soak: CHAINS ?= 500
-soak: CRASHES ?= 40
-soak: ERRORS ?= 40
 soak: prerequisites
 	rm -rf $(NASBACKUP_SOAK_REPORT) && mkdir -p $(NASBACKUP_SOAK_REPORT)
 	NASBACKUP_SOAK_BACKUPS=$(BACKUPS) cargo test --features test-hooks --no-fail-fast --test crash --test load || true
 	tests/soak-report $(NASBACKUP_SOAK_REPORT)
+	$(MAKE) bench BENCH_SECTIONS=growth BENCH_LONG=1
+
+# Hours: chain repair on far more random chains, cuts and errors than make test tries. CHAINS, CRASHES, ERRORS: how many.
+soak-images: CHAINS ?= 500
+soak-images: CRASHES ?= 40
+soak-images: ERRORS ?= 40
+soak-images: prerequisites
 	NASBACKUP_SOAK_CHAINS=$(CHAINS) NASBACKUP_SOAK_CRASHES=$(CRASHES) NASBACKUP_SOAK_ERRORS=$(ERRORS) \
 		cargo test --release --test rebase -- --nocapture
-	$(MAKE) bench BENCH_SECTIONS=growth BENCH_LONG=1
 
 # As root, a quarter of an hour; docs/benchmark.md. SCRIPT=PATH: against an installed script. BENCH_RUNS=1: quick.
 bench: prerequisites
