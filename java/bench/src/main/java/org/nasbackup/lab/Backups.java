@@ -44,6 +44,7 @@ final class Backups implements AutoCloseable {
     private static final int DATA_MIB = 486;
     private static final int CHUNK_MIB = 54;
     private static final int CHANGED_MIB = 5;
+    private static final long LOOK_NANOS = 300_000_000;
     private static final int CHAIN_LENGTH = 10; // nas.backup.full.every
 
     private final Site site;
@@ -95,6 +96,7 @@ final class Backups implements AutoCloseable {
                 renew(chains.get(rival));
                 change();
                 guest.restart();
+                settle();
                 next(rival);
             }
         };
@@ -296,6 +298,30 @@ final class Backups implements AutoCloseable {
                 Lab.run("rm", "-r", "" + site.nas.folder().at(chains.get(rival).point));
             }
         }
+    }
+
+    /** Waits until the guest's firmware has given up: emulated, it takes one of the machine's cores. */
+    private void settle() {
+        long[] cpu = {cpuNanos()};
+        long[] time = {System.nanoTime()};
+        Lab.until("the guest is idle", () -> {
+            long used = cpuNanos() - cpu[0];
+            long passed = System.nanoTime() - time[0];
+            if (passed < LOOK_NANOS) {
+                return false;
+            }
+            cpu[0] += used;
+            time[0] += passed;
+            return used < passed / 10;
+        });
+    }
+
+    private long cpuNanos() {
+        return Lab.run("virsh", "domstats", "--cpu-total", guest.name())
+                .lines()
+                .filter(line -> line.contains("cpu.time="))
+                .mapToLong(line -> Long.parseLong(line.substring(line.indexOf('=') + 1)))
+                .sum();
     }
 
     /** Three rivals share the library's chain; it begins anew where CloudStack's does by default. */
