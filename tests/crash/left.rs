@@ -17,9 +17,13 @@ fn push(story: &Story) -> TakeBackupRequest {
 /// A story whose agent was killed while QEMU writes to a slow repository.
 fn killed_in_the_middle(request: impl Fn(&Story) -> TakeBackupRequest) -> Story {
     let mut story = slow_story_on(Nas::folder());
-    let call = ("takeBackup", take_json(&request(&story)));
+    let request = request(&story);
+    let call = ("takeBackup", take_json(&request));
     assert_eq!(Agent::new(&own_host(), &[call]).killed_at("copy:1").run(), Ended::Killed);
-    assert!(!story.guest.virsh(&["domjobinfo"]).contains("None"), "QEMU goes on");
+    // a pull is ended by whoever looks for old scratch folders, which another test may have done by now
+    if request.engine.as_deref() == Some("push") {
+        assert!(!story.guest.virsh(&["domjobinfo"]).contains("None"), "QEMU goes on");
+    }
     story.skip();
     story
 }
