@@ -12,7 +12,7 @@ use nasbackup::config::{self, Config};
 use nasbackup::error::{Code, Error, Result};
 use nasbackup::operation::take_backup::{self, TakeBackupRequest, TakenBackup};
 use nasbackup::point::Kind;
-use support::{Fs, Nas, RealGuest, Restored, backup_path, listing, restart_libvirtd, until};
+use support::{Fs, Nas, RealGuest, Restored, listing, restart_libvirtd, until};
 
 /// What the rest of the test configures is the process's.
 fn alone() -> MutexGuard<'static, ()> {
@@ -22,15 +22,11 @@ fn alone() -> MutexGuard<'static, ()> {
 
 fn request(linux: &RealGuest, nas: &Nas, n: usize, parent: Option<&TakenBackup>) -> TakeBackupRequest {
     TakeBackupRequest {
-        vm_name: Some(linux.guest.name.clone()),
-        backup_path: Some(backup_path(&linux.guest, n)),
-        repository: Some(nas.repository()),
         mode: Some(if parent.is_some() { "incremental" } else { "full" }.into()),
-        bitmap_new: Some(format!("backup-{n}")),
         bitmap_parent: parent.and_then(|parent| parent.bitmap_created.clone()),
         parent_paths: parent.map(|parent| parent.volumes.values().cloned().collect()),
         engine: Some("pull".into()),
-        ..Default::default()
+        ..linux.request(nas, n)
     }
 }
 
@@ -144,6 +140,12 @@ fn log_turns(linux: &RealGuest, since: Instant) {
     assert!(since.elapsed() < Duration::from_secs(90));
 }
 
+/// While the listener is busy with it nobody looks at the scratch.
+fn fill_until_the_guest_waits(scratch: &Nas, linux: &RealGuest) {
+    scratch.fill();
+    until("the guest waits", Duration::from_secs(60), || linux.guest.state() == "paused");
+}
+
 #[test]
 fn a_scratch_too_small_ends_the_backup_before_it_is_full() {
     let _alone = alone();
@@ -154,11 +156,7 @@ fn a_scratch_too_small_ends_the_backup_before_it_is_full() {
 #[test]
 fn a_guest_that_waits_for_scratch_goes_on_within_two_seconds() {
     let _alone = alone();
-    let error = scratch_ends(|scratch, linux| {
-        // While the listener is busy nobody looks at the scratch.
-        scratch.fill();
-        until("the guest waits", Duration::from_secs(60), || linux.guest.state() == "paused");
-    });
+    let error = scratch_ends(fill_until_the_guest_waits);
     assert_eq!(error.code, Code::NoSpace, "{error}");
 }
 
@@ -166,8 +164,7 @@ fn a_guest_that_waits_for_scratch_goes_on_within_two_seconds() {
 fn a_guest_that_waits_for_scratch_goes_on_although_libvirtd_was_restarted_meanwhile() {
     let _alone = alone();
     let error = scratch_ends(|scratch, linux| {
-        scratch.fill();
-        until("the guest waits", Duration::from_secs(60), || linux.guest.state() == "paused");
+        fill_until_the_guest_waits(scratch, linux);
         restart_libvirtd();
     });
     assert_eq!(error.code, Code::NoSpace, "{error}");

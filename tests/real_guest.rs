@@ -10,18 +10,7 @@ use std::time::{Duration, Instant};
 use nasbackup::error::{Code, Result};
 use nasbackup::operation::take_backup::{TakeBackupRequest, TakenBackup};
 use nasbackup::point::Kind;
-use support::{Nas, RealGuest, Restored, backup_path, listing, take, take_and, until};
-
-fn request(linux: &RealGuest, nas: &Nas, n: usize) -> TakeBackupRequest {
-    TakeBackupRequest {
-        vm_name: Some(linux.guest.name.clone()),
-        backup_path: Some(backup_path(&linux.guest, n)),
-        repository: Some(nas.repository()),
-        mode: Some("full".into()),
-        bitmap_new: Some(format!("backup-{n}")),
-        ..Default::default()
-    }
-}
+use support::{Nas, RealGuest, Restored, listing, take, take_and, until};
 
 fn restored(nas: &Nas, taken: &TakenBackup) -> Restored {
     Restored::from(&nas.at(&taken.disks[0].file))
@@ -38,7 +27,7 @@ fn a_frozen_guest_s_files_are_whole_and_its_journal_clean() {
     let linux = RealGuest::boot(16, "w=256");
     let nas = Nas::folder();
     linux.wait_for_files(4);
-    let quiesced = TakeBackupRequest { quiesce: Some(true), ..request(&linux, &nas, 0) };
+    let quiesced = TakeBackupRequest { quiesce: Some(true), ..linux.request(&nas, 0) };
     let full = take(quiesced).unwrap();
     linux.assert_writes_within(Duration::from_secs(10));
     linux.wait_for_files(8);
@@ -47,11 +36,11 @@ fn a_frozen_guest_s_files_are_whole_and_its_journal_clean() {
         mode: Some("incremental".into()),
         bitmap_parent: full.bitmap_created.clone(),
         parent_paths: Some(full.volumes.values().cloned().collect()),
-        ..request(&linux, &nas, 1)
+        ..linux.request(&nas, 1)
     };
     let incremental = take(incremental).unwrap();
     assert_eq!(incremental.kind, Kind::Incremental);
-    let torn = take(request(&linux, &nas, 2)).unwrap();
+    let torn = take(linux.request(&nas, 2)).unwrap();
 
     for (taken, frozen, files) in [(&full, true, 4), (&incremental, true, 8), (&torn, false, 8)] {
         let restored = restored(&nas, taken);
@@ -66,11 +55,11 @@ fn an_agent_that_hangs_fails_the_backup_and_never_leaves_the_guest_frozen() {
     let linux = RealGuest::boot(1, "w=64");
     let nas = Nas::folder();
     // The agent has worked before: libvirt trusts it, and waits for it.
-    take(TakeBackupRequest { quiesce: Some(true), ..request(&linux, &nas, 0) }).unwrap();
+    take(TakeBackupRequest { quiesce: Some(true), ..linux.request(&nas, 0) }).unwrap();
     let before = listing(nas.root());
     linux.stop_agent();
     let start = Instant::now();
-    let error = take(TakeBackupRequest { quiesce: Some(true), ..request(&linux, &nas, 1) }).unwrap_err();
+    let error = take(TakeBackupRequest { quiesce: Some(true), ..linux.request(&nas, 1) }).unwrap_err();
     assert_eq!(error.code, Code::QuiesceFailed, "{error}");
     assert!(start.elapsed() < Duration::from_secs(60), "{:?}", start.elapsed());
     assert_eq!(listing(nas.root()), before);
@@ -79,14 +68,14 @@ fn an_agent_that_hangs_fails_the_backup_and_never_leaves_the_guest_frozen() {
     linux.wake_agent();
     linux.assert_writes_within(Duration::from_secs(60));
     assert_eq!(linux.guest.checkpoints(), ["backup-0"]);
-    let next = take(TakeBackupRequest { quiesce: Some(true), ..request(&linux, &nas, 2) }).unwrap();
+    let next = take(TakeBackupRequest { quiesce: Some(true), ..linux.request(&nas, 2) }).unwrap();
     linux.assert_writes_within(Duration::from_secs(10));
     assert!(restored(&nas, &next).was_frozen());
 }
 
 /// Backs up to a slow repository while `act` happens in the guest.
 fn take_while(linux: &RealGuest, nas: &Nas, act: impl FnOnce()) -> Result<TakenBackup> {
-    take_and(request(linux, nas, 0), |_| act())
+    take_and(linux.request(nas, 0), |_| act())
 }
 
 #[test]

@@ -137,10 +137,12 @@ fn is_folder(instance: &Folder, name: &str) -> Result<bool> {
 }
 
 fn remove(Deletable { instance, lock, published }: Deletable, point: &PointPath) -> Result<u64> {
+    lock.check()?;
     let deleted = deleted_name(point);
     // of a delete that was cut short, and in the way of the rename
     let mut freed = instance.remove_tree(&deleted).map_err(|e| e.with_leftover(&deleted))?;
     if published {
+        // that may have taken long
         lock.check()?;
         instance.rename(point.name(), &deleted)?;
         steps::at("renamed for its removal");

@@ -6,9 +6,7 @@ use nasbackup::error::Code;
 use nasbackup::operation::take_backup::TakeBackupRequest;
 
 use crate::kills::await_undone;
-use crate::support::{
-    Agent, Ended, MIB, Nas, RealGuest, Story, backup_path, own_host, slow_story_on, take, take_json, until,
-};
+use crate::support::{Agent, Ended, MIB, Nas, RealGuest, Story, own_host, slow_story_on, take, take_json, until};
 
 fn push(story: &Story) -> TakeBackupRequest {
     TakeBackupRequest { engine: Some("push".into()), ..story.request("incremental") }
@@ -109,15 +107,7 @@ fn a_guest_that_is_frozen_when_its_agent_is_killed_is_thawed_at_the_next_start()
     let linux = RealGuest::boot(4, "w=64");
     let nas = Nas::folder();
     for (n, step) in ["begin the backup:1", "begin the backup, done:1"].into_iter().enumerate() {
-        let request = TakeBackupRequest {
-            vm_name: Some(linux.guest.name.clone()),
-            backup_path: Some(backup_path(&linux.guest, n)),
-            repository: Some(nas.repository()),
-            mode: Some("full".into()),
-            bitmap_new: Some(format!("backup-{n}")),
-            quiesce: Some(true),
-            ..Default::default()
-        };
+        let request = TakeBackupRequest { quiesce: Some(true), ..linux.request(&nas, n) };
         let call = ("takeBackup", take_json(&request));
         assert_eq!(Agent::new(&own_host(), &[call]).killed_at(step).run(), Ended::Killed);
         let status = linux.guest.virsh(&["qemu-agent-command", r#"{"execute": "guest-fsfreeze-status"}"#]);

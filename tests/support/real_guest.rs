@@ -5,7 +5,9 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::{Disk, Guest, Image, MIB, folder, init, run, unique, until, xml};
+use nasbackup::operation::take_backup::TakeBackupRequest;
+
+use super::{Disk, Guest, Image, MIB, Nas, backup_path, folder, init, run, unique, until, xml};
 
 /// A running Linux guest whose disk, `/mnt`, holds `ballast` and its sum in `ballast.sum`.
 pub struct RealGuest {
@@ -47,6 +49,18 @@ impl RealGuest {
         let guest = RealGuest { guest, console };
         guest.wait_for_agent();
         guest
+    }
+
+    /// A request for its `n`th backup, a full one.
+    pub fn request(&self, nas: &Nas, n: usize) -> TakeBackupRequest {
+        TakeBackupRequest {
+            vm_name: Some(self.guest.name.clone()),
+            backup_path: Some(backup_path(&self.guest, n)),
+            repository: Some(nas.repository()),
+            mode: Some("full".into()),
+            bitmap_new: Some(format!("backup-{n}")),
+            ..Default::default()
+        }
     }
 
     /// Waits until the agent has opened its port.

@@ -28,13 +28,13 @@ struct Known {
 /// Room of a repository.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Free {
-    /// Its host path.
+    /// Host path of its folder.
     root: PathBuf,
-    bytes: u64,
+    pub(super) bytes: u64,
 }
 
 impl Free {
-    /// How much there is now.
+    /// How much there is now where this folder lies.
     pub(super) fn of(root: &Folder) -> Result<Free> {
         let found = rustix::fs::fstatvfs(root).map_err(|e| Error::io(STEP, &root.path, e))?;
         Ok(Free { root: root.path.clone(), bytes: found.f_bavail.saturating_mul(found.f_frsize) })

@@ -390,12 +390,12 @@ impl Targets {
         let removed = bounded("remove the unfinished point", limit, move || {
             let Targets { files, indexes, partial, lock: _locked, .. } = self;
             drop((files, indexes));
-            let free = rustix::fs::fstatvfs(partial.folder()).map(|s| s.f_bavail.saturating_mul(s.f_frsize));
+            let free = Free::of(partial.folder());
             Ok((free, partial.discard()))
         });
         match removed {
             Ok((free, removed)) => {
-                let full = error.code == Code::JobFailed && free.is_ok_and(|free| free < FULL);
+                let full = error.code == Code::JobFailed && free.is_ok_and(|free| free.bytes < FULL);
                 let error = if full { Error { code: Code::NoSpace, ..error } } else { error };
                 if let Err(kept) = removed { error.with_leftover(kept.cause) } else { error }
             }

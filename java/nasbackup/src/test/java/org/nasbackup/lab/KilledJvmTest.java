@@ -30,11 +30,7 @@ class KilledJvmTest {
 
     private final Path state = Lab.folder("state");
     private final Path mounts = Lab.folder("mounts");
-    private final Configuration host = Configuration.builder()
-            .stateDir(state.toString())
-            .mountDir(mounts.toString())
-            .logLevel("warn")
-            .build();
+    private final Configuration host = TakeMain.host(state.toString(), mounts.toString());
 
     @ParameterizedTest
     @ValueSource(strings = {"copy:1", "publish:1", "rename the restore point:1", "remove the older bitmaps:1"})

@@ -23,6 +23,15 @@ import org.nasbackup.TakeBackupRequest;
 final class TakeMain {
     private TakeMain() {}
 
+    /** The host that both JVMs are agents of. */
+    static Configuration host(String state, String mounts) {
+        return Configuration.builder()
+                .stateDir(state)
+                .mountDir(mounts)
+                .logLevel("warn")
+                .build();
+    }
+
     static String[] arguments(String state, String mounts, TakeBackupRequest request) {
         return new String[] {
             state,
@@ -37,12 +46,7 @@ final class TakeMain {
     }
 
     public static void main(String[] arguments) {
-        Configuration configuration = Configuration.builder()
-                .stateDir(arguments[0])
-                .mountDir(arguments[1])
-                .logLevel("warn")
-                .build();
-        NasBackup.open(configuration)
+        NasBackup.open(host(arguments[0], arguments[1]))
                 .takeBackup(TakeBackupRequest.builder()
                         .vmName(arguments[2])
                         .backupPath(arguments[3])
