@@ -48,21 +48,20 @@ fn assert_files(nas: &Nas, taken: &TakenBackup) {
     assert!(Restored::from(&nas.at(&taken.disks[0].file)).verified_files(true) >= 1);
 }
 
-#[test]
-fn a_guest_does_not_notice_a_repository_that_hangs() {
-    let _alone = alone();
+/// A backup to a repository that becomes `ill` as soon as it copies: it fails, the guest writes on meanwhile, and once the
+/// repository is `well` again the next one is incremental.
+fn assert_the_guest_does_not_notice(nas: &Nas, ill: impl Fn(&Nas), well: impl Fn(&Nas)) -> Error {
     let linux = RealGuest::boot(64, "w=256");
-    let nas = Nas::folder().slow(32);
     linux.wait_for_files(2);
-    let full = take_backup::run(request(&linux, &nas, 0, None), &mut |_| Ok(())).unwrap();
+    let full = take_backup::run(request(&linux, nas, 0, None), &mut |_| Ok(())).unwrap();
     linux.wait_for_files(6);
-    let hanging = TakeBackupRequest { wait_seconds: Some(15), ..request(&linux, &nas, 1, None) };
+    let failing = TakeBackupRequest { wait_seconds: Some(15), ..request(&linux, nas, 1, None) };
     let mut written = 0;
     let mut began = Instant::now();
     let error = std::thread::scope(|scope| {
         let mut watch = None;
-        let error = take_and(hanging, || {
-            nas.hang();
+        let error = take_and(failing, || {
+            ill(nas);
             began = Instant::now();
             let linux = &linux;
             watch = Some(scope.spawn(move || {
@@ -78,20 +77,36 @@ fn a_guest_does_not_notice_a_repository_that_hangs() {
         written = watch.expect("the copy was under way").join().unwrap();
         error
     });
-    assert_eq!(error.code, Code::NasUnresponsive, "{error}");
     assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
     assert!(written > 1, "{written} writes in 10 s");
     assert_eq!(linux.guest.state(), "running");
     linux.guest.assert_no_job();
+    linux.run("dmesg | grep -i 'i/o error' && exit 1; true");
     assert_eq!(linux.guest.checkpoints(), ["backup-0"]);
-    nas.go_on();
+    well(nas);
     until("what it left goes", Duration::from_secs(30), || {
         !listing(nas.root()).iter().any(|(path, _)| path.to_string_lossy().contains(".partial-"))
     });
-    let next = take_backup::run(request(&linux, &nas, 2, Some(&full)), &mut |_| Ok(())).unwrap();
+    let next = take_backup::run(request(&linux, nas, 2, Some(&full)), &mut |_| Ok(())).unwrap();
     assert_eq!(next.kind, Kind::Incremental);
-    assert_files(&nas, &full);
-    assert_files(&nas, &next);
+    assert_files(nas, &full);
+    assert_files(nas, &next);
+    error
+}
+
+#[test]
+fn a_guest_does_not_notice_a_repository_that_hangs() {
+    let _alone = alone();
+    let error = assert_the_guest_does_not_notice(&Nas::folder().slow(32), Nas::hang, Nas::go_on);
+    assert_eq!(error.code, Code::NasUnresponsive, "{error}");
+}
+
+#[test]
+fn a_guest_does_not_notice_a_repository_that_is_full() {
+    let _alone = alone();
+    let nas = Nas::image(Fs::Ext4, 512).slow(32);
+    let error = assert_the_guest_does_not_notice(&nas, Nas::fill, Nas::empty);
+    assert_eq!(error.code, Code::NoSpace, "{error}");
 }
 
 /// A backup to a repository that hangs, with a scratch of 110 MiB of which the guest needs more, or which `fill` leaves

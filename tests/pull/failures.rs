@@ -110,7 +110,7 @@ fn progress_goes_up_to_what_there_is_to_do() {
 fn a_repository_that_fills_up() {
     let mut story = slow_story_on(Nas::image(Fs::Ext4, 160));
     fails_after(&mut story, "NO_SPACE", |_, nas| nas.fill());
-    std::fs::remove_file(story.nas.at("filler")).unwrap();
+    story.nas.empty();
     goes_on(story);
 }
 
@@ -197,7 +197,7 @@ fn a_paused_guest_stays_paused_after_a_failure() {
     });
     assert_eq!(story.guest.state(), "paused", "somebody wanted it so");
     story.guest.resume();
-    std::fs::remove_file(story.nas.at("filler")).unwrap();
+    story.nas.empty();
     goes_on(story);
 }
 

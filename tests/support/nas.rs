@@ -100,9 +100,9 @@ impl Nas {
         run("mount", ["-o", if read_only { "remount,ro" } else { "remount,rw" }, self.path()]);
     }
 
-    /// Leaves no free byte in it.
+    /// Leaves no free byte in it, or beneath it where it is a view.
     pub fn fill(&self) {
-        let filler = std::fs::File::create(self.root.join("filler")).unwrap();
+        let filler = std::fs::File::create(self.filler()).unwrap();
         let zeros = vec![0; MIB as usize];
         let mut piece = zeros.len();
         while piece >= 4096 {
@@ -111,6 +111,15 @@ impl Nas {
             }
         }
         let _full = filler.sync_all();
+    }
+
+    /// Gives back what `fill` took.
+    pub fn empty(&self) {
+        std::fs::remove_file(self.filler()).unwrap();
+    }
+
+    fn filler(&self) -> PathBuf {
+        self.under.as_ref().map_or(&self.root, |under| &under.root).join("filler")
     }
 
     /// From now on nothing answers.

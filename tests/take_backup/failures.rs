@@ -136,7 +136,7 @@ fn a_repository_that_fills_up() {
     let mut story = slow_story_on(Nas::image(Fs::Ext4, 160));
     fails_after(&mut story, "NO_SPACE", |_, nas| nas.fill());
     assert_eq!(story.guest.state(), "running", "a full NAS is not the guest's business");
-    std::fs::remove_file(story.nas.at("filler")).unwrap();
+    story.nas.empty();
     story.assert_guest_untouched();
     story.guest.write(0, 0x52, 60 * MIB, MIB);
     story.take("incremental").assert_incremental();
