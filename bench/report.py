@@ -89,7 +89,7 @@ def operation(samples, name, filesystem, library):
     }
 
 
-def bounds(rows, boundary, big):
+def bounds(rows, boundary, big, guest):
     """What must hold: (text, value found, its text, whether it holds). A bound that nothing was measured for is left out."""
     row = {(r["operation"], r["filesystem"]): r for r in rows if r["engine"] != "pull"}
     pull = {(r["operation"], r["filesystem"]): r for r in rows if r["engine"] == "pull"}
@@ -136,6 +136,11 @@ def bounds(rows, boundary, big):
           lambda value: value >= 1)
     bound("incremental of an unchanged disk by fingerprints: the time of reading the disk", big.get("unchanged_to_read"), "x",
           lambda value: value <= 1.1)
+    p99 = {(g["what"], g["phase"]): g["p99_ms"] for g in guest}
+    for what in ("write", "read"):
+        ill = [value for (of, phase), value in p99.items() if of == what and phase.startswith("pull, NAS")]
+        bound(f"99 of 100 {what}s of a guest, by pull, NAS slow, hanging or full: at most 3x what they take with a good one",
+              max(ill, default=0) / p99[what, "pull"] if ill else None, "x", lambda value: value <= 3)
     bound("cancel in the middle of a full: at most 1 s", big.get("cancel_s"), "s", lambda value: value <= 1)
     return found
 
@@ -236,9 +241,9 @@ def markdown(results):
                         [[g["what"], counted(g["value"], g["unit"]), text(g.get("full_s")), text(g.get("incremental_s")),
                           text(g.get("rss_mib"), "", 1)] for g in results["growth"]])]
     if results["latency"]:
-        parts += ["## Writes of the guest\n", "64 KiB at random places, one at a time, past every cache of the guest.\n",
-                  table(["meanwhile", "writes", "p50 ms", "p99 ms", "max ms"],
-                        [[w["phase"], str(w["writes"]), *(text(w[k], "", 2) for k in ("p50_ms", "p99_ms", "max_ms"))]
+        parts += ["## Writes and reads of the guest\n", "64 KiB at random places, one at a time, past every cache of the guest.\n",
+                  table(["", "meanwhile", "count", "p50 ms", "p99 ms", "max ms"],
+                        [[w["what"], w["phase"], str(w["count"]), *(text(w[k], "", 2) for k in ("p50_ms", "p99_ms", "max_ms"))]
                          for w in results["latency"]])]
     if results["boundary"]:
         parts += ["## The boundary\n",
@@ -255,11 +260,15 @@ def percentile(values, share):
 
 def latency(samples):
     found = []
-    for phase in dict.fromkeys(s["phase"] for s in samples.of("latency")):
-        micros = [m for s in samples.of("latency", phase=phase) for m in s["micros"]]
-        found.append({"phase": phase, "writes": len(micros), "p50_ms": percentile(micros, .5) / 1000,
+    for what, phase in dict.fromkeys((s["what"], s["phase"]) for s in sorted(samples.of("latency"), key=written_first)):
+        micros = [m for s in samples.of("latency", what=what, phase=phase) for m in s["micros"]]
+        found.append({"what": what, "phase": phase, "count": len(micros), "p50_ms": percentile(micros, .5) / 1000,
                       "p99_ms": percentile(micros, .99) / 1000, "max_ms": max(micros) / 1000})
     return found
+
+
+def written_first(sample):
+    return sample["what"] != "write"
 
 
 def growth(samples):
@@ -371,19 +380,22 @@ def plot_growth(plt, results, _samples, made):
 def plot_latency(plt, results, samples, made):
     if not results["latency"]:
         return None
-    figure, axes = plt.subplots(figsize=(7, 3.6))
-    for phase in dict.fromkeys(s["phase"] for s in samples.of("latency")):
-        seconds = sorted(m / 1e6 for s in samples.of("latency", phase=phase) for m in s["micros"])
-        engine = "none" if phase == "no backup" else phase.split(",")[0]
-        axes.plot(seconds, [(i + 1) / len(seconds) * 100 for i in range(len(seconds))], label=phase, color=COLOURS[engine],
-                  linestyle="--" if "NAS" in phase else "-")
-    axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(duration)
-    axes.set_ylim(0, 101)
-    axes.grid(axis="y")
-    axes.set_ylabel("% of the guest's writes take at most")
-    axes.legend(title="meanwhile", loc="lower right")
-    axes.set_title(f"64 KiB writes of a guest; {made}", fontsize=9)
+    figure, both = plt.subplots(1, 2, figsize=(11, 3.8), sharey=True)
+    for what, axes in zip(("write", "read"), both):
+        for phase in dict.fromkeys(s["phase"] for s in samples.of("latency")):
+            seconds = sorted(m / 1e6 for s in samples.of("latency", what=what, phase=phase) for m in s["micros"])
+            engine, _, nas = phase.partition(", ")
+            axes.plot(seconds, [(i + 1) / len(seconds) * 100 for i in range(len(seconds))], label=phase,
+                      color=COLOURS["none" if phase == "no backup" else engine],
+                      linestyle={"": "-", "NAS hangs": ":", "NAS full": "-."}.get(nas, "--"))
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(duration)
+        axes.set_ylim(0, 101)
+        axes.grid(axis="y")
+        axes.set_xlabel(f"of the guest's {what}s take at most")
+    both[0].set_ylabel("%")
+    both[1].legend(title="meanwhile", loc="lower right", fontsize=8)
+    figure.suptitle(f"64 KiB writes and reads of a guest; {made}", fontsize=9)
     return figure
 
 
@@ -393,17 +405,17 @@ def main(out):
     rows = [operation(samples, *key) for key in samples.operations()]
     boundary = [{k: v for k, v in s.items() if k != "section"} for s in samples.of("boundary")]
     machines = {file.stem: json.loads(file.read_text().splitlines()[0]) for file in files}
-    curves, big = growth(samples), large(samples)
+    curves, big, guest = growth(samples), large(samples), latency(samples)
     results = {
         "date": max(m["when"] for m in machines.values())[:10],
         "machine": machine(),
         "load_before": {name: m["load"] for name, m in machines.items()},
-        "must_hold": bounds(rows, boundary, big),
+        "must_hold": bounds(rows, boundary, big, guest),
         "operations": rows,
         "large": big,
         "growth": curves,
         "growth_in_words": growth_in_words(curves),
-        "latency": latency(samples),
+        "latency": guest,
         "boundary": boundary,
     }
     (out / "results.json").write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n")

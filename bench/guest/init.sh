@@ -1,5 +1,5 @@
 #!/bin/busybox sh
-# The init of a guest that does nothing but write to its disk, all the time or when it is told, and tell the console
+# The init of a guest that does nothing but write and read its disk, all the time, or write when it is told, and tell the console
 # what that took. $what is of the kernel's command line.
 /bin/busybox --install -s /bin
 export PATH=/bin:/sbin

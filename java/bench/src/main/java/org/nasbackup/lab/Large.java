@@ -123,14 +123,14 @@ final class Large implements AutoCloseable {
         TakeBackupResult full = library.takeBackup(request(engine).build(), order, new CancelHandle());
         Site.require(ordered[0], "the backup was over before the guest was told to write");
         writing.join();
-        boolean within = !guest.micros(from).isEmpty();
+        boolean within = !guest.writes(from).isEmpty();
         samples.add(sample(run, "burst", engine, ended(from)).with("within_the_backup", within));
         remove(full);
     }
 
     private double ended(long from) {
-        Lab.until("the burst ends", () -> !guest.micros(from).isEmpty());
-        return guest.micros(from).get(0) / 1e6;
+        Lab.until("the burst ends", () -> !guest.writes(from).isEmpty());
+        return guest.writes(from).get(0) / 1e6;
     }
 
     /** What needs fingerprints: a point is read and compared with them, and so is a disk that has lost its bitmap. */

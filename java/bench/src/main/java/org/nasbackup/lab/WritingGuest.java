@@ -21,7 +21,7 @@ import java.util.List;
 import java.util.UUID;
 import java.util.stream.Collectors;
 
-/** A guest with Linux, whose disk is full of data. It writes to it, past every cache, and says what that took. */
+/** A guest with Linux, whose disk is full of data. It writes and reads it, past every cache, and says what that took. */
 final class WritingGuest implements AutoCloseable {
     private static final int CHUNK_MIB = 64;
 
@@ -33,7 +33,7 @@ final class WritingGuest implements AutoCloseable {
     private final String what;
     private int ordered;
 
-    /** @param what for {@code bench/guest/latency.c}: empty, it writes all the time; {@code burst}, when it is told to */
+    /** @param what for {@code bench/guest/latency.c}: empty, it does so all the time; {@code burst}, it writes when it is told to */
     WritingGuest(Path home, String name, int diskMib, String what) {
         this.name = name;
         this.what = what;
@@ -65,7 +65,7 @@ final class WritingGuest implements AutoCloseable {
         try {
             Files.deleteIfExists(console); // what the last one said would tell that this one is ready
             Lab.run("virsh", "create", "" + Files.writeString(folder.resolve("domain.xml"), xml));
-            Lab.until("the guest is ready", () -> micros(0).size() > 0);
+            Lab.until("the guest is ready", () -> writes(0).size() > 0);
         } catch (IOException e) {
             throw new UncheckedIOException(e);
         }
@@ -92,8 +92,18 @@ final class WritingGuest implements AutoCloseable {
         return console.toFile().length();
     }
 
-    /** The numbers that it said on whole lines since then. */
-    List<Long> micros(long from) {
+    /** Microseconds of each write, or burst of writes, that it said since then. */
+    List<Long> writes(long from) {
+        return micros("w ", from);
+    }
+
+    /** Microseconds of each read that it said since then. */
+    List<Long> reads(long from) {
+        return micros("r ", from);
+    }
+
+    /** Of whole lines. */
+    private List<Long> micros(String what, long from) {
         try {
             if (!Files.exists(console)) {
                 return List.of();
@@ -103,8 +113,8 @@ final class WritingGuest implements AutoCloseable {
             return text.substring(0, text.lastIndexOf('\n') + 1)
                     .lines()
                     .map(String::strip)
-                    .filter(line -> line.matches("[0-9]+"))
-                    .map(Long::parseLong)
+                    .filter(line -> line.matches(what + "[0-9]+"))
+                    .map(line -> Long.parseLong(line.substring(what.length())))
                     .collect(Collectors.toList());
         } catch (IOException e) {
             throw new UncheckedIOException(e);

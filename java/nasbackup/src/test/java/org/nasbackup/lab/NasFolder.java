@@ -49,6 +49,16 @@ public final class NasFolder implements AutoCloseable {
         return new NasFolder(mibPerSecond);
     }
 
+    /** From now on a slow one does not answer at all. */
+    void hang() {
+        Lab.run("kill", "-STOP", "" + slowing.pid());
+    }
+
+    /** It answers again. */
+    void goOn() {
+        Lab.run("kill", "-CONT", "" + slowing.pid());
+    }
+
     public Repository repository() {
         return Repository.builder().type("dir").address(root.toString()).build();
     }
