@@ -3,6 +3,9 @@
 //! agree on nothing: a claim has expired when its counter stood still for a lease's time of *our* monotonic clock, or when
 //! its owner was a process of this host that lives no more.
 //!
+//! Who makes, changes or removes points has the one claim of that name; who reads them has one of its own. Who changes them
+//! and who reads them both look for the other's claim once theirs is there, so that at least one of them sees the other.
+//!
 //! A host that slept may lose its claim and not know: so the owner looks again right before each step that can't be undone.
 
 use std::io::{Read, Write};
@@ -15,12 +18,18 @@ use rustix::io::Errno;
 
 use super::deadline::{self, Background};
 use super::folder::{FILE_MODE, Folder};
+use super::lock::Purpose;
 use crate::error::{Code, Error, Result};
 
-const NAME: &str = ".nasbackup.lease";
+/// Of who makes, changes or removes points.
+const WRITER: &str = ".nasbackup.lease";
+/// What the name of a reader's begins with.
+const READER: &str = ".nasbackup.reader-";
 /// What the name of an expired one begins with while it is removed.
 const EXPIRED: &str = ".nasbackup.lease-";
 const STEP: &str = "claim the instance";
+/// How the claim ends of one who changes nothing that is there.
+const ADDS: &str = "adds\n";
 /// Longer than any claim; what is longer is none of ours.
 const LONGEST: u64 = 512;
 /// How long its thread may take to end.
@@ -52,6 +61,7 @@ pub(super) struct Lease {
 #[derive(Debug)]
 struct Claim {
     folder: Folder,
+    name: String,
     owner: String,
 }
 
@@ -63,17 +73,19 @@ enum Other {
 }
 
 impl Lease {
-    /// Claims the folder. `BUSY` as soon as another's claim is seen to be renewed; one that is not makes this take as long
-    /// as a lease holds.
-    pub(super) fn take(folder: &Folder, pace: Pace) -> Result<Lease> {
-        let fd = folder.fd.try_clone().map_err(|e| Error::io(STEP, &folder.path, e))?;
-        let folder = Folder { fd, path: folder.path.clone() };
-        let owner =
-            format!("{}\n{}\n{}\n", host()?, process(std::process::id())?, crate::point::Manifest::new_point_id()?);
-        let claim = Arc::new(Claim { folder, owner });
+    /// Claims the folder. `BUSY` as soon as a claim of another's that does not go with it is seen to be renewed; each that is
+    /// not makes this take as long as a lease holds.
+    pub(super) fn take(folder: &Folder, purpose: Purpose, pace: Pace) -> Result<Lease> {
+        let claim = Arc::new(Claim::new(folder, purpose)?);
         while !claim.make()? {
-            claim.outlive(pace)?;
+            claim.outlive(&claim.name, pace)?;
         }
+        let lease = Lease::renewed(claim, pace)?;
+        lease.claim.heed_others(purpose, pace)?;
+        Ok(lease)
+    }
+
+    fn renewed(claim: Arc<Claim>, pace: Pace) -> Result<Lease> {
         let (stop, stopped) = mpsc::channel();
         let renewed = claim.clone();
         let renew = move || {
@@ -112,29 +124,56 @@ impl Drop for Lease {
 }
 
 impl Claim {
+    fn new(folder: &Folder, purpose: Purpose) -> Result<Claim> {
+        let fd = folder.fd.try_clone().map_err(|e| Error::io(STEP, &folder.path, e))?;
+        let folder = Folder { fd, path: folder.path.clone() };
+        let id = crate::point::Manifest::new_point_id()?;
+        let name = if purpose == Purpose::Read { format!("{READER}{id}") } else { WRITER.to_owned() };
+        let last = if purpose == Purpose::Add { ADDS } else { "" };
+        let owner = format!("{}\n{}\n{id}\n{last}", host()?, process(std::process::id())?);
+        Ok(Claim { folder, name, owner })
+    }
+
+    /// Waits until nobody has a claim that does not go with ours.
+    fn heed_others(&self, purpose: Purpose, pace: Pace) -> Result<()> {
+        match purpose {
+            Purpose::Add => Ok(()),
+            Purpose::Change => {
+                let names = self.folder.names()?;
+                let mut readers = names.iter().filter_map(|name| name.to_str()).filter(|name| name.starts_with(READER));
+                readers.try_for_each(|reader| self.outlive(reader, pace))
+            }
+            Purpose::Read => match self.look(WRITER)? {
+                Other::There(claim) if !claim.ends_with(ADDS.as_bytes()) => self.outlive(WRITER, pace),
+                _ => Ok(()),
+            },
+        }
+    }
+
     /// Makes the file; false when there is one.
     fn make(&self) -> Result<bool> {
-        match self.folder.create_file(NAME, FILE_MODE) {
+        match self.folder.create_file(&self.name, FILE_MODE) {
             Err(error) if error.code == Code::AlreadyExists => Ok(false),
             made => {
                 let mut file = made?;
                 // closed at once: that is when NFS shows it to others
                 let written = file.write_all(&[counter(0).as_bytes(), self.owner.as_bytes()].concat());
-                written.map(|()| true).map_err(|e| Error::io(STEP, self.folder.path.join(NAME), e))
+                written.map(|()| true).map_err(|e| Error::io(STEP, self.folder.path.join(&self.name), e))
             }
         }
     }
 
     fn renew(&self, to: u64) -> Result<()> {
         self.check()?;
-        let io = |e: std::io::Error| Error::io("renew the claim", self.folder.path.join(NAME), e);
+        let io = |e: std::io::Error| Error::io("renew the claim", self.folder.path.join(&self.name), e);
         let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(&self.folder.fd, NAME, flags, Mode::empty()).map_err(|e| io(e.into()))?;
+        let file =
+            rustix::fs::openat(&self.folder.fd, self.name.as_str(), flags, Mode::empty()).map_err(|e| io(e.into()))?;
         std::fs::File::from(file).write_all(counter(to).as_bytes()).map_err(io)
     }
 
     fn check(&self) -> Result<()> {
-        match self.look()? {
+        match self.look(&self.name)? {
             Other::There(text) if text.get(counter(0).len()..) == Some(self.owner.as_bytes()) => Ok(()),
             _ => Err(Error::new(
                 Code::Busy,
@@ -146,15 +185,11 @@ impl Claim {
 
     fn give_back(&self) -> Result<()> {
         self.check()?;
-        rustix::fs::unlinkat(&self.folder.fd, NAME, AtFlags::empty())
-            .map_err(|e| Error::io("give back the claim", self.folder.path.join(NAME), e))
+        rustix::fs::unlinkat(&self.folder.fd, self.name.as_str(), AtFlags::empty())
+            .map_err(|e| Error::io("give back the claim", self.folder.path.join(&self.name), e))
     }
 
-    fn look(&self) -> Result<Other> {
-        self.read(NAME)
-    }
-
-    fn read(&self, name: &str) -> Result<Other> {
+    fn look(&self, name: &str) -> Result<Other> {
         let mut text = Vec::new();
         match self.folder.open_file_in(name) {
             Err(error) if error.code == Code::NotFound => Ok(Other::Gone),
@@ -166,32 +201,32 @@ impl Claim {
         }
     }
 
-    /// Waits until the other's claim is gone or has expired, and removes it then. `BUSY` when it is renewed.
-    fn outlive(&self, pace: Pace) -> Result<()> {
-        let Other::There(seen) = self.look()? else { return Ok(()) };
+    /// Waits until the claim of this name is gone or has expired, and removes it then. `BUSY` when it is renewed.
+    fn outlive(&self, name: &str, pace: Pace) -> Result<()> {
+        let Other::There(seen) = self.look(name)? else { return Ok(()) };
         let since = Instant::now();
         while !is_of_the_dead(&seen) && since.elapsed() < pace.lease {
             std::thread::sleep(pace.renew / 5);
-            match self.look()? {
+            match self.look(name)? {
                 Other::Gone => return Ok(()),
                 Other::There(now) if now != seen => return Err(self.busy()),
                 Other::There(_) => {}
             }
         }
-        log::warn!("'{}' has expired and is removed", self.folder.path.join(NAME).display());
-        self.remove(&seen)
+        log::warn!("'{}' has expired and is removed", self.folder.path.join(name).display());
+        self.remove(name, &seen)
     }
 
     /// Removes the claim that was `seen`. Of several hosts one alone can rename it; should that be a newer one by then, it
     /// gets its name back.
-    fn remove(&self, seen: &[u8]) -> Result<()> {
+    fn remove(&self, name: &str, seen: &[u8]) -> Result<()> {
         let aside = format!("{EXPIRED}{}", crate::point::Manifest::new_point_id()?);
-        match self.folder.rename(NAME, &aside) {
+        match self.folder.rename(name, &aside) {
             Err(error) if error.code == Code::NotFound => return Ok(()),
             renamed => renamed?,
         }
-        if self.read(&aside)? != Other::There(seen.to_owned()) {
-            self.folder.rename(&aside, NAME)?;
+        if self.look(&aside)? != Other::There(seen.to_owned()) {
+            self.folder.rename(&aside, name)?;
             return Err(self.busy());
         }
         match rustix::fs::unlinkat(&self.folder.fd, aside.as_str(), AtFlags::empty()) {
@@ -242,6 +277,7 @@ fn is_of_the_dead(claim: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::Purpose::{Add, Change, Read};
     use super::*;
     use std::fs;
     use std::path::Path;
@@ -252,67 +288,108 @@ mod tests {
         Folder::open_root(dir).unwrap()
     }
 
-    fn plant(dir: &Path, host: &str, process: &str) {
-        fs::write(dir.join(NAME), format!("{}{host}\n{process}\nclaim\n", counter(7))).unwrap();
+    fn plant(dir: &Path, name: &str, host: &str, process: &str) {
+        fs::write(dir.join(name), format!("{}{host}\n{process}\nclaim\n", counter(7))).unwrap();
     }
 
     #[test]
     fn a_renewed_claim_is_busy_and_goes_when_it_is_dropped() {
         let dir = tempfile::tempdir().unwrap();
-        let lease = Lease::take(&folder(dir.path()), FAST).unwrap();
+        let lease = Lease::take(&folder(dir.path()), Change, FAST).unwrap();
         lease.check().unwrap();
-        assert_eq!(Lease::take(&folder(dir.path()), FAST).unwrap_err().code, Code::Busy);
+        assert_eq!(Lease::take(&folder(dir.path()), Change, FAST).unwrap_err().code, Code::Busy);
         lease.check().unwrap();
         drop(lease);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
-        drop(Lease::take(&folder(dir.path()), FAST).unwrap());
+        drop(Lease::take(&folder(dir.path()), Change, FAST).unwrap());
+    }
+
+    #[test]
+    fn readers_go_with_each_other_and_with_who_adds_and_not_with_who_changes() {
+        for (first, second, together) in [
+            (Read, Read, true),
+            (Read, Add, true),
+            (Add, Read, true),
+            (Read, Change, false),
+            (Change, Read, false),
+            (Add, Change, false),
+            (Change, Add, false),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            let held = Lease::take(&folder(dir.path()), first, FAST).unwrap();
+            let other = Lease::take(&folder(dir.path()), second, FAST);
+            assert_eq!(other.is_ok(), together, "{first:?}, then {second:?}");
+            assert!(other.as_ref().err().is_none_or(|error| error.code == Code::Busy), "{other:?}");
+            held.check().unwrap();
+            drop((held, other));
+            assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+        }
+    }
+
+    #[test]
+    fn readers_who_died_are_outlived_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let planted = |n: u32| format!("{READER}{n}");
+        plant(dir.path(), &planted(1), "another host", "1 1");
+        plant(dir.path(), &planted(2), &host().unwrap(), "1 1");
+        let begun = Instant::now();
+        drop(Lease::take(&folder(dir.path()), Add, FAST).unwrap());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "they are nothing to who adds");
+        drop(Lease::take(&folder(dir.path()), Change, FAST).unwrap());
+        assert!(begun.elapsed() >= FAST.lease);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+        plant(dir.path(), WRITER, "another host", "1 1");
+        let begun = Instant::now();
+        drop(Lease::take(&folder(dir.path()), Read, FAST).unwrap());
+        assert!(begun.elapsed() >= FAST.lease);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 
     #[test]
     fn another_host_s_is_outlived_by_our_clock_and_one_of_our_dead_at_once() {
         let dir = tempfile::tempdir().unwrap();
-        plant(dir.path(), "another host", "1 1");
+        plant(dir.path(), WRITER, "another host", "1 1");
         let begun = Instant::now();
-        drop(Lease::take(&folder(dir.path()), FAST).unwrap());
+        drop(Lease::take(&folder(dir.path()), Change, FAST).unwrap());
         assert!(begun.elapsed() >= FAST.lease);
 
         // a process that started at another time, and an id that nobody has
         for process in ["1 1", "4194999 1"] {
-            plant(dir.path(), &host().unwrap(), process);
-            drop(Lease::take(&folder(dir.path()), PACE).unwrap());
+            plant(dir.path(), WRITER, &host().unwrap(), process);
+            drop(Lease::take(&folder(dir.path()), Change, PACE).unwrap());
         }
-        plant(dir.path(), &host().unwrap(), &process(std::process::id()).unwrap());
+        plant(dir.path(), WRITER, &host().unwrap(), &process(std::process::id()).unwrap());
         let begun = Instant::now();
-        drop(Lease::take(&folder(dir.path()), FAST).unwrap());
+        drop(Lease::take(&folder(dir.path()), Change, FAST).unwrap());
         assert!(begun.elapsed() >= FAST.lease, "it lives");
         // of a host that died before it had written anything
-        fs::write(dir.path().join(NAME), "").unwrap();
-        drop(Lease::take(&folder(dir.path()), FAST).unwrap());
+        fs::write(dir.path().join(WRITER), "").unwrap();
+        drop(Lease::take(&folder(dir.path()), Change, FAST).unwrap());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 
     #[test]
     fn who_was_outlived_finds_out_and_takes_nothing_away() {
         let dir = tempfile::tempdir().unwrap();
-        let lease = Lease::take(&folder(dir.path()), FAST).unwrap();
-        fs::remove_file(dir.path().join(NAME)).unwrap();
+        let lease = Lease::take(&folder(dir.path()), Change, FAST).unwrap();
+        fs::remove_file(dir.path().join(WRITER)).unwrap();
         assert_eq!(lease.check().unwrap_err().code, Code::Busy);
-        plant(dir.path(), "another host", "1 1");
+        plant(dir.path(), WRITER, "another host", "1 1");
         assert_eq!(lease.check().unwrap_err().code, Code::Busy);
-        let theirs = fs::read(dir.path().join(NAME)).unwrap();
+        let theirs = fs::read(dir.path().join(WRITER)).unwrap();
         drop(lease);
-        assert_eq!(fs::read(dir.path().join(NAME)).unwrap(), theirs);
+        assert_eq!(fs::read(dir.path().join(WRITER)).unwrap(), theirs);
     }
 
     #[test]
     fn a_claim_that_is_newer_than_the_one_seen_gets_its_name_back() {
         let dir = tempfile::tempdir().unwrap();
-        let claim = Claim { folder: folder(dir.path()), owner: "ours".into() };
-        plant(dir.path(), "another host", "1 1");
-        assert_eq!(claim.remove(b"an older one").unwrap_err().code, Code::Busy);
+        let claim = Claim::new(&folder(dir.path()), Change).unwrap();
+        plant(dir.path(), WRITER, "another host", "1 1");
+        assert_eq!(claim.remove(WRITER, b"an older one").unwrap_err().code, Code::Busy);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
-        let Other::There(seen) = claim.look().unwrap() else { panic!("it is there") };
-        claim.remove(&seen).unwrap();
+        let Other::There(seen) = claim.look(WRITER).unwrap() else { panic!("it is there") };
+        claim.remove(WRITER, &seen).unwrap();
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 }

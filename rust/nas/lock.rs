@@ -31,12 +31,12 @@ pub enum Purpose {
 
 /// Holds the locks of an instance's folder until it is dropped. They are `flock`'s: the kernel frees them when a
 /// process dies, NFS carries them to other hosts, and two holders in one process exclude each other as well.
-/// Their files stay, since another could be waiting on the one that was removed. Where they end at the host, a lease that the
-/// others can see goes with those of writers.
+/// Their files stay, since another could be waiting on the one that was removed. A lease that other hosts can see goes
+/// with them, for where they end at the host.
 #[derive(Debug)]
 pub struct InstanceLock {
     // in this order: who gets the locks of this host finds no claim of this host
-    lease: Option<Lease>,
+    lease: Lease,
     _locks: Vec<Flock>,
 }
 
@@ -81,13 +81,13 @@ impl InstanceLock {
             }
             Purpose::Read => vec![lock(instance, CHAINS, Flock::share, "its points are being changed")?],
         };
-        let lease = if purpose == Purpose::Read { None } else { Some(Lease::take(instance, PACE)?) };
+        let lease = Lease::take(instance, purpose, PACE)?;
         Ok(InstanceLock { lease, _locks: locks })
     }
 
     /// Is it still ours? To be asked right before what can't be undone: `BUSY` when another host has taken it over.
     pub fn check(&self) -> Result<()> {
-        self.lease.as_ref().map_or(Ok(()), Lease::check)
+        self.lease.check()
     }
 }
 

@@ -17,7 +17,7 @@ use crate::nas::session::Session;
 pub(super) struct Reading {
     pub(super) session: Session,
     export: Export,
-    _lock: Option<Arc<InstanceLock>>,
+    lock: Option<Arc<InstanceLock>>,
 }
 
 impl Reading {
@@ -39,8 +39,15 @@ impl Reading {
                 }
                 Err(error) => return Err(error),
             };
-            Ok(Reading { session, export, _lock: lock })
+            Ok(Reading { session, export, lock })
         })
+    }
+
+    /// Have the points stayed as they were? `BUSY` when another host has taken this one for dead: to be asked before what was
+    /// read is believed.
+    pub(super) fn check(&self) -> Result<()> {
+        let Some(lock) = self.lock.clone() else { return Ok(()) };
+        bounded("look at the instance's lock", LIMIT, move || lock.check())
     }
 
     /// Tells of a failure of what was read.

@@ -1,5 +1,6 @@
 //! Two hosts on one repository whose file system keeps flock to one host, as a view through FUSE does.
 
+use std::fs;
 use std::sync::Mutex;
 
 use nasbackup::operation;
@@ -33,6 +34,41 @@ fn a_delete_by_another_host_waits_for_the_backup_of_the_first() {
     // and once it is over
     Agent::new(&there, &[("deleteBackup", delete)]).succeed();
     story.points.remove(0);
+    story.assert_all_restore();
+}
+
+#[test]
+fn a_delete_by_another_host_waits_for_a_reader_and_who_is_taken_for_dead_finds_out() {
+    let under = Nas::folder();
+    let (other, lease) = (under.same(), under.same());
+    let mut story = Story::new(Guest::ordinary(), under.through_fuse());
+    story.take("full");
+    let path = &story.points[0].path;
+    let verify = json!({"repository": repository_json(&story.nas.repository()), "backupPath": path});
+    let delete = json!({"repository": repository_json(&other.repository()), "backupPath": path});
+    let there = host(&folder("state"), &folder("mounts"));
+    let while_verified = |act: &dyn Fn()| {
+        operation::call("verifyChain", &verify.to_string(), &mut |status| {
+            if status.phase == "check the images" {
+                act();
+            }
+            Ok(())
+        })
+    };
+    let verified = while_verified(&|| {
+        assert_eq!(Agent::new(&there, &[("deleteBackup", delete.clone())]).run(), Ended::Failed);
+    });
+    assert_eq!(verified.unwrap()["verdict"], "good");
+    let instance = lease.at(&story.guest.name);
+    let ours = || {
+        fs::read_dir(&instance)
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .find(|path| path.file_name().unwrap().to_string_lossy().starts_with(".nasbackup.reader-"))
+    };
+    let lost = while_verified(&|| ours().iter().for_each(|claim| fs::remove_file(claim).unwrap()));
+    assert_eq!(lost.unwrap_err().code.as_str(), "BUSY");
+    assert_eq!(ours(), None);
     story.assert_all_restore();
 }
 

@@ -88,6 +88,7 @@ pub fn run(request: FlattenRequest, listener: Listener<'_>) -> Result<Flattened>
     let begun = bounded("open the output", LIMIT, move || begin(held.session.root(), &at, &volume, &path, format));
     let (output, flatten, names) = begun.inspect_err(|error| reading.note(error))?;
     let written = write(&reading, flatten, &names, &mut job);
+    let written = written.and_then(|flattened| reading.check().map(|()| flattened));
     let flattened = written.and_then(|flattened| job.begin("publish the output").map(|()| flattened));
     let ended = match flattened {
         Ok(mut flattened) => bounded("publish the output", LIMIT, move || output.publish()).map(|()| {

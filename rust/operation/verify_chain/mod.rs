@@ -114,6 +114,7 @@ pub(super) fn verify(
     job.begin("check the images")?;
     check_all(&reading, &mut found, &mut job)?;
     more(&reading, &mut found, &mut job)?;
+    reading.check()?;
     let files: Vec<_> = found.into_iter().map(|found| found.told).collect();
     let verdict = files.iter().map(|file| file.verdict).max().unwrap_or(Verdict::Good);
     let bad = files.iter().filter(|file| file.verdict != Verdict::Good).count();
