@@ -35,6 +35,22 @@ fn changes_without_room_are_refused_too() {
 }
 
 #[test]
+fn a_stopped_guest_s_data_and_changes_without_room_are_refused_too() {
+    let mut story = Story::new(Guest::full_of_data(1), Nas::image(Fs::Ext4, 24));
+    story.guest.resize(0, 80 * MIB);
+    story.take("full").assert_full(true);
+    story.guest.write(0, 0x51, 2 * MIB, 48 * MIB);
+    story.guest.stop();
+    for mode in ["incremental", "full"] {
+        let bitmaps = story.guest.bitmaps(0);
+        let error = story.refuse(story.stopped_request(mode), "NO_SPACE");
+        assert_eq!(error.step, "look at the free space", "{mode}: {error}");
+        assert_eq!(story.guest.bitmaps(0), bitmaps, "{mode}");
+    }
+    story.assert_all_restore();
+}
+
+#[test]
 fn a_folder_that_qemu_can_not_pass_is_named_with_its_user() {
     let mut story = Story::new(Guest::ordinary(), Nas::image(Fs::Ext4, 64));
     set_permissions(story.nas.root(), Permissions::from_mode(0o700)).unwrap();

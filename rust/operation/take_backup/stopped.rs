@@ -11,6 +11,7 @@ use super::decision::{self, Against, Asked, BitmapFound, DiskFacts, Plan, Way};
 use super::image_lock::ImageLock;
 use super::layers::{self, LayerAt, Unread};
 use super::request::{Checked, Mode, StoppedSource};
+use super::space::{self, Known};
 use super::storage::{self, Targets};
 use super::{Call, Outcome, SYNC, TakenBackup, ask, base, file_name, manifest, parent_point, qemu_img, regrown};
 use crate::engine::{Engine, offline};
@@ -31,6 +32,8 @@ struct Found {
     bitmaps: BTreeSet<String>,
     /// Why the parent's bitmap does not tell what was written since, if so.
     untracked: Option<String>,
+    /// How much there is to copy.
+    known: Known,
 }
 
 /// Runs the backup of a guest that must not run.
@@ -75,6 +78,7 @@ fn take(
     let lost = against.bitmap.clone().map(BitmapFound::Lost);
     let facts: Vec<_> = found.iter().map(|disk| disk.facts.clone()).collect();
     let plan = decide(checked, &found, &facts, parent.as_ref(), lost);
+    space::check(plan.ways.iter().zip(found.iter().map(|disk| disk.known)), &opened.free)?;
     job.begin("make the targets")?;
     let bitmap = checked.mode.bitmap();
     let seeds = facts.iter().filter(|disk| disk.cannot_carry.is_none()).map(|disk| disk.target.clone());
@@ -131,12 +135,14 @@ fn look_at(source: StoppedSource, parent_bitmap: Option<&str>) -> Result<Found> 
     let look = || {
         let lock = ImageLock::take(&source.path)?;
         let (virtual_size, bitmaps, cannot_carry) = read(&source, &lock)?;
-        let only_full = match open(&source) {
-            Ok(_) => None,
-            Err(Unread::Unknown(reason)) => Some(format!("qemu-img copies it, {reason}")),
+        let (layers, only_full) = match open(&source) {
+            Ok(opened) => (opened.layers, None),
+            Err(Unread::Unknown(reason)) => (Vec::new(), Some(format!("qemu-img copies it, {reason}"))),
             Err(Unread::Failed(error)) => return Err(error),
         };
-        let untracked = parent_bitmap.filter(|_| source.qcow2).and_then(|name| tracked(&lock, name).err());
+        let tracked = parent_bitmap.filter(|_| source.qcow2).map(|name| tracked(&lock, name).and_then(bytes));
+        let (dirty, untracked) = tracked.map_or((None, None), |dirty| (dirty.clone().ok(), dirty.err()));
+        let known = Known::of(&layers, virtual_size, dirty);
         let facts = DiskFacts {
             target: source.path.clone(),
             volume: source.volume.clone(),
@@ -145,10 +151,10 @@ fn look_at(source: StoppedSource, parent_bitmap: Option<&str>) -> Result<Found> 
             cannot_carry,
             only_full,
         };
-        Ok((facts, bitmaps, untracked))
+        Ok((facts, bitmaps, untracked, known))
     };
-    let (facts, bitmaps, untracked) = look().map_err(|error: Error| error.on_disk(&source.path))?;
-    Ok(Found { source, facts, bitmaps, untracked })
+    let (facts, bitmaps, untracked, known) = look().map_err(|error: Error| error.on_disk(&source.path))?;
+    Ok(Found { source, facts, bitmaps, untracked, known })
 }
 
 /// The disk's size, the bitmaps stored in it, and why it can't carry one, if so.
@@ -176,6 +182,12 @@ fn read(source: &StoppedSource, lock: &ImageLock) -> Result<(u64, BTreeSet<Strin
 /// What changed since the bitmap `name` began; the error says why it does not tell.
 fn tracked(lock: &ImageLock, name: &str) -> std::result::Result<Dirty, String> {
     Dirty::open(lock.file(), name).unwrap_or_else(|error| Err(format!("can't be read: {error}")))
+}
+
+/// The bytes that changed; the error says why they are not known.
+fn bytes(changes: Dirty) -> std::result::Result<u64, String> {
+    let lengths = changes.map(|range| range.map(|range| range.end - range.start));
+    lengths.sum::<std::result::Result<u64, _>>().map_err(|error| format!("can't be read: {error}"))
 }
 
 /// A disk's images, open for reading and locked, the top one first.
