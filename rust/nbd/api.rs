@@ -30,11 +30,15 @@ pub(super) struct ExtentCallback {
     pub(super) free: Option<unsafe extern "C" fn(*mut c_void)>,
 }
 
+pub(super) type SetPreadInitialize = unsafe extern "C" fn(*mut RawHandle, bool) -> c_int;
+
 macro_rules! api {
     ($($name:ident: $signature:ty = $symbol:literal;)*) => {
         /// The functions, by their names in libnbd(3) without `nbd_`.
         pub(super) struct Api {
             $(pub(super) $name: $signature,)*
+            /// Since libnbd 1.12.
+            pub(super) set_pread_initialize: Option<SetPreadInitialize>,
             _library: Library,
         }
 
@@ -42,7 +46,15 @@ macro_rules! api {
             fn find(library: Library) -> Result<Api, libloading::Error> {
                 // SAFETY: the signatures below are those of libnbd.h, which its ABI 0 keeps; the pointers live as long
                 // as the library, which the value holds.
-                unsafe { Ok(Api { $($name: *library.get::<$signature>($symbol)?,)* _library: library }) }
+                unsafe {
+                    let set_pread_initialize = library.get::<SetPreadInitialize>(b"nbd_set_pread_initialize\0");
+                    let set_pread_initialize = set_pread_initialize.ok().map(|found| *found);
+                    Ok(Api {
+                        $($name: *library.get::<$signature>($symbol)?,)*
+                        set_pread_initialize,
+                        _library: library,
+                    })
+                }
             }
         }
     };

@@ -85,6 +85,10 @@ impl Connection {
         // SAFETY: the handle is open, and the texts, which the calls copy, are NUL-terminated and outlive them.
         unsafe {
             connection.check((api.set_export_name)(handle, export.as_ptr()), STEP)?;
+            if let Some(set_pread_initialize) = api.set_pread_initialize {
+                // a buffer is handed on only when its request has succeeded
+                connection.check(set_pread_initialize(handle, false), STEP)?;
+            }
             for context in &contexts {
                 connection.check((api.add_meta_context)(handle, context.as_ptr()), STEP)?;
             }
