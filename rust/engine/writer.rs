@@ -21,7 +21,7 @@ const STEP: &str = "write the target";
 /// Bytes of one piece of data at most.
 pub(super) const REQUEST: usize = pace::FULL.bytes;
 /// Requests' worth of memory for what is read and not yet written.
-const SLOTS: usize = 8;
+const SLOTS: usize = 16;
 /// How long the writer may take to stop before it is given up.
 pub(super) const STOP: Duration = Duration::from_millis(500);
 /// What is left behind of a writer that does not come back.
