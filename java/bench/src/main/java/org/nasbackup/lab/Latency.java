@@ -70,7 +70,8 @@ final class Latency implements AutoCloseable {
     /** A push would hang with it. */
     private void hanging(int seconds) {
         try (NasFolder nas = NasFolder.slow(THROTTLED_MIB_PER_SECOND)) {
-            TakeBackupRequest request = request(nas, Engine.PULL).waitSeconds(seconds).build();
+            TakeBackupRequest request =
+                    request(nas, Engine.PULL).waitSeconds(seconds).build();
             during("pull, NAS hangs", () -> fail(request, ErrorCode.NAS_UNRESPONSIVE, nas::hang));
             nas.goOn();
         }
@@ -82,8 +83,9 @@ final class Latency implements AutoCloseable {
             during("pull, NAS full", () -> {
                 long end = System.nanoTime() + TimeUnit.SECONDS.toNanos(seconds);
                 while (System.nanoTime() < end) {
-                    fail(request(nas.folder(), Engine.PULL).build(), ErrorCode.NO_SPACE, () ->
-                            Site.require(Lab.outcome("dd", "if=/dev/zero", "of=" + filler, "bs=1M").status != 0, filler));
+                    TakeBackupRequest request =
+                            request(nas.folder(), Engine.PULL).build();
+                    fail(request, ErrorCode.NO_SPACE, () -> Lab.run("fallocate", "-l", "" + nas.free(), "" + filler));
                     Lab.run("rm", "" + filler);
                 }
             });

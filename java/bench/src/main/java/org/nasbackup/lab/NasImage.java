@@ -76,6 +76,15 @@ final class NasImage implements AutoCloseable {
         return Repository.builder().type(fileSystem).address(device).build();
     }
 
+    /** Bytes that anybody may still write. */
+    long free() {
+        try {
+            return Files.getFileStore(root()).getUsableSpace();
+        } catch (IOException e) {
+            throw new UncheckedIOException(e);
+        }
+    }
+
     /** Bytes that reached the device so far. */
     long bytesWritten() {
         Lab.run("sync");
