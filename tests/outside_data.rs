@@ -1,4 +1,4 @@
-//! What comes from outside, damaged: domain XML, manifests, requests, mount options. Each is understood or refused, within
+//! What comes from outside, damaged: domain XML, manifests, this host's records, requests, mount options. Each is understood or refused, within
 //! bounds, and what is understood keeps its promises. (Images: tests/rebase/fuzz.rs.)
 
 #![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
@@ -13,6 +13,7 @@ use std::fs;
 use std::path::Path;
 
 use nasbackup::capi::{nasbackup_call, nasbackup_free};
+use nasbackup::host::{self, HostState};
 use nasbackup::libvirt::{BackupDisk, BackupMode, DomainXml, backup_xml};
 use nasbackup::nas::folder::Folder;
 use nasbackup::nas::options;
@@ -144,6 +145,31 @@ fn manifest() {
     };
     run("[".repeat(1 << 20).as_bytes());
     fuzz("manifest", &[seed.to_string().into_bytes()], WORDS, ROUNDS, run);
+    assert!(understood.get() > 100, "{} understood: the damage is not well chosen", understood.get());
+}
+
+/// A host's record of what it has begun: one that is damaged is as good as none, and hinders nobody.
+#[test]
+fn host_record() {
+    let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+    let seed = json!({"bitmaps": ["backup-1", "backup-2"], "begun": {"vm": "i-2-10-VM", "job": "j", "root": "/mnt/nas",
+        "point": "i-2-10-VM/2031.01.02.03.04.05", "bitmap": "backup-2", "frozen": true, "ran": false, "disks": ["/a"]}});
+    let understood = Cell::new(0);
+    let run = |input: &[u8]| {
+        fs::write(dir.path().join("vm.json"), input).unwrap();
+        let mut state = HostState::lock(dir.path(), "vm").unwrap();
+        let (bitmaps, begun) = (state.bitmaps().clone(), state.begun().cloned());
+        understood.set(understood.get() + u32::from(begun.is_some()));
+        assert_eq!(host::begun(dir.path()).len(), usize::from(begun.is_some()));
+        // what is recorded further on is there with it
+        state.remember("backup-3").unwrap();
+        drop(state);
+        let state = HostState::lock(dir.path(), "vm").unwrap();
+        assert_eq!(state.begun(), begun.as_ref());
+        assert!(state.bitmaps().is_superset(&bitmaps) && state.bitmaps().contains("backup-3"));
+    };
+    run("[".repeat(1 << 20).as_bytes());
+    fuzz("host_record", &[seed.to_string().into_bytes()], WORDS, ROUNDS, run);
     assert!(understood.get() > 100, "{} understood: the damage is not well chosen", understood.get());
 }
 
