@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 use crate::engine::Engine;
 use crate::error::{Error, Result};
+use crate::nas::folder::{FILE_MODE, FOLDER_MODE};
 
 /// Backups at the same time, unless it is configured.
 const PLACES: usize = 4;
@@ -58,6 +59,10 @@ pub struct Config {
     pub quiesce_failure: QuiesceFailure,
     /// Seconds that a mount is kept after its last use, for the next. Default 60; 0: it goes at once.
     pub mount_keep_seconds: u64,
+    /// Permissions of files made in a repository, in octal digits. Default 600.
+    pub file_mode: Option<String>,
+    /// The same of folders. Default 711: QEMU, which runs as another user, passes through.
+    pub folder_mode: Option<String>,
 }
 
 /// A day: who mounts less often than that gains nothing.
@@ -80,6 +85,8 @@ impl Default for Config {
             log_level: "info".to_owned(),
             quiesce_failure: QuiesceFailure::Error,
             mount_keep_seconds: 60,
+            file_mode: None,
+            folder_mode: None,
         }
     }
 }
@@ -111,15 +118,42 @@ impl Config {
         if self.mount_keep_seconds > LONGEST_KEEP {
             return Err(Error::invalid("mountKeepSeconds", format!("is more than {LONGEST_KEEP}")));
         }
+        check_mode("fileMode", self.file_mode.as_deref(), 0o600)?;
+        check_mode("folderMode", self.folder_mode.as_deref(), 0o700)?;
         self.log_level
             .parse::<log::LevelFilter>()
             .map_err(|_| Error::invalid("logLevel", format!("'{}' is not a level", self.log_level)))?;
         Ok(self)
     }
 
+    /// The permissions of files made in a repository.
+    pub fn file_mode(&self) -> u32 {
+        self.file_mode.as_deref().and_then(mode).unwrap_or(FILE_MODE)
+    }
+
+    /// The same of folders.
+    pub fn folder_mode(&self) -> u32 {
+        self.folder_mode.as_deref().and_then(mode).unwrap_or(FOLDER_MODE)
+    }
+
     /// How many backups may run at the same time.
     pub fn places(&self) -> usize {
         self.parallel_backups.filter(|places| *places > 0).unwrap_or(PLACES)
+    }
+}
+
+fn mode(digits: &str) -> Option<u32> {
+    u32::from_str_radix(digits, 8).ok().filter(|mode| *mode <= 0o777)
+}
+
+/// Refuses permissions without ours, which are `least`, and those that let everybody write.
+fn check_mode(key: &str, digits: Option<&str>, least: u32) -> Result<()> {
+    let suits = |digits| mode(digits).is_some_and(|mode| mode & least == least && mode & 0o002 == 0);
+    match digits {
+        Some(digits) if !suits(digits) => {
+            Err(Error::invalid(key, format!("'{digits}' is not octal with {least:o} in it and without write for all")))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -159,6 +193,11 @@ mod tests {
             (r#"{"scratchPerVm":67108863}"#, "scratchPerVm"),
             (r#"{"scratchPerHost":1}"#, "scratchPerHost"),
             (r#"{"mountKeepSeconds":86401}"#, "mountKeepSeconds"),
+            (r#"{"fileMode":"rw"}"#, "fileMode"),
+            (r#"{"fileMode":"440"}"#, "fileMode"),
+            (r#"{"fileMode":"666"}"#, "fileMode"),
+            (r#"{"fileMode":"4600"}"#, "fileMode"),
+            (r#"{"folderMode":"611"}"#, "folderMode"),
         ] {
             let error = serde_json::from_str::<Config>(json).unwrap().check().unwrap_err();
             assert!(error.cause.starts_with(key), "{error}");
@@ -170,6 +209,9 @@ mod tests {
     fn absent_keys_take_the_defaults() {
         let config = |json| serde_json::from_str::<Config>(json).unwrap().check().unwrap();
         assert_eq!(config("{}"), Config::default());
+        assert_eq!((config("{}").file_mode(), config("{}").folder_mode()), (0o600, 0o711));
+        let modes = config(r#"{"fileMode":"0640","folderMode":"751"}"#);
+        assert_eq!((modes.file_mode(), modes.folder_mode()), (0o640, 0o751));
         let zeroes = r#"{"rateLimit":0,"hostRateLimit":0,"scratchPerVm":0,"scratchPerHost":0}"#;
         assert_eq!(config(zeroes), Config::default());
         let places = [r#"{}"#, r#"{"parallelBackups":0}"#, r#"{"parallelBackups":1}"#];

@@ -11,7 +11,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use nasbackup::config::{self, Config, QuiesceFailure};
 use nasbackup::nas::repository::Repository;
 use nasbackup::operation::{self, take_backup::TakeBackupRequest};
-use support::{Fs, Story, folder, listing, run, take, unmounted_image};
+use serde_json::json;
+use support::{Fs, Guest, Nas, Story, folder, listing, run, take, unmounted_image};
 
 fn alone() -> MutexGuard<'static, ()> {
     static CONFIGURATION: Mutex<()> = Mutex::new(());
@@ -29,6 +30,34 @@ fn a_guest_that_can_t_be_frozen_is_backed_up_if_a_warning_is_enough() {
     let taken = story.accept(request);
     taken.assert_incremental();
     assert!(taken.taken.details.contains("QUIESCE_FAILED"), "{}", taken.taken.details);
+    story.assert_all_restore();
+}
+
+#[test]
+fn what_is_made_in_a_repository_has_the_permissions_that_are_set() {
+    let _alone = alone();
+    let before = Config::clone(&config::current());
+    let modes = Config { file_mode: Some("640".into()), folder_mode: Some("751".into()), ..before.clone() };
+    config::set(modes.check().unwrap());
+    let mut story = Story::new(Guest::ordinary(), Nas::folder());
+    for (engine, mode) in [("push", "full"), ("pull", "incremental"), ("pull", "incremental")] {
+        story.guest.write(0, 0x51, 2 << 20, 1 << 20);
+        let request = TakeBackupRequest { engine: Some(engine.into()), ..story.request(mode) };
+        story.accept(request);
+    }
+    let repository = json!({"type": "dir", "address": story.nas.root()});
+    let (path, parent) = (&story.points[2].path, &story.points[0].path);
+    let rebase = json!({"repository": repository, "backupPath": path, "newParent": parent});
+    operation::call("rebasePoint", &rebase.to_string(), &mut |_| Ok(())).unwrap();
+    config::set(before);
+    let made = listing(story.nas.root());
+    let ours = |path: &Path| path.file_name().unwrap().as_encoded_bytes().starts_with(b".nasbackup");
+    for (path, _) in made.iter().filter(|(path, _)| !ours(path)) {
+        let metadata = std::fs::metadata(story.nas.root().join(path)).unwrap();
+        let expected = if metadata.is_dir() { 0o751 } else { 0o640 };
+        assert_eq!(metadata.permissions().mode() & 0o7777, expected, "{}", path.display());
+    }
+    assert!(made.len() > 10, "{made:?}");
     story.assert_all_restore();
 }
 

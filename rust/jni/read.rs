@@ -162,6 +162,8 @@ pub(super) fn configuration(java: &JConfiguration<'_>, env: &Env<'_>) -> Result<
             ("logConfig", java.log_config(env)?),
             ("logLevel", java.log_level(env)?),
             ("quiesceFailure", quiesce_failure),
+            ("fileMode", java.file_mode(env)?),
+            ("folderMode", java.folder_mode(env)?),
         ] {
             if let Some(value) = text(key, value, env)? {
                 keys.insert(key.to_owned(), Value::String(value));

@@ -44,6 +44,8 @@ bind_java_type! {
         fn log_level() -> JString,
         fn quiesce_failure() -> JQuiesceFailure,
         fn mount_keep_seconds() -> jlong,
+        fn file_mode() -> JString,
+        fn folder_mode() -> JString,
     },
 }
 

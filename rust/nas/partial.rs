@@ -2,9 +2,10 @@
 
 use std::fs::File;
 
-use super::folder::{FILE_MODE, FOLDER_MODE, Folder};
+use super::folder::Folder;
 use super::path::PointPath;
 use super::session::Session;
+use crate::config;
 use crate::error::{Code, Error, Result};
 use crate::steps;
 
@@ -34,7 +35,8 @@ impl PartialPoint {
     /// Makes the folder of the unfinished point, and the instance's if it is missing. `ALREADY_EXISTS` when the
     /// final folder is there. A leftover of the same name is removed: whoever made it no longer holds the lock.
     pub fn begin(session: Session, point: &PointPath) -> Result<PartialPoint> {
-        let (instance, made_instance) = session.root().make_dir_if_missing(point.instance(), FOLDER_MODE)?;
+        let (instance, made_instance) =
+            session.root().make_dir_if_missing(point.instance(), config::current().folder_mode())?;
         let folder = make_folder(&instance, point).inspect_err(|_| {
             if made_instance && let Err(error) = session.root().remove_if_empty(point.instance()) {
                 log::warn!("unable to clear up after a failed begin - {error}");
@@ -53,9 +55,9 @@ impl PartialPoint {
         &self.session
     }
 
-    /// Makes the file `name`, readable for its owner only.
+    /// Makes the file `name`, with the permissions that are configured.
     pub fn create_file(&self, name: &str) -> Result<File> {
-        self.folder.create_file(name, FILE_MODE)
+        self.folder.create_file(name, config::current().file_mode())
     }
 
     /// Gives the point its final name, durably. Its files have been synced. After an error nothing is visible
@@ -119,7 +121,7 @@ fn make_folder(instance: &Folder, point: &PointPath) -> Result<Folder> {
         log::info!("removing '{}', left by a backup that ended early", instance.path.join(&partial).display());
         instance.remove_tree(&partial)?;
     }
-    instance.make_dir(&partial, FOLDER_MODE)
+    instance.make_dir(&partial, config::current().folder_mode())
 }
 
 #[cfg(test)]

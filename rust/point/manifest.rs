@@ -8,9 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use super::Kind;
 use super::fingerprints::{Digest, Fingerprints};
+use crate::config;
 use crate::engine::Engine;
 use crate::error::{Code, Error, Result};
-use crate::nas::folder::{FILE_MODE, Folder};
+use crate::nas::folder::Folder;
 
 /// Name of the manifest's file.
 pub const MANIFEST: &str = "manifest.json";
@@ -163,7 +164,7 @@ impl Manifest {
         const NEW: &str = ".manifest.json.new";
         // left by a call that was killed
         folder.remove_tree(NEW)?;
-        let mut file = folder.create_file(NEW, FILE_MODE)?;
+        let mut file = folder.create_file(NEW, config::current().file_mode())?;
         let replaced = self.write(&mut file).and_then(|()| {
             rustix::fs::renameat(&folder.fd, NEW, &folder.fd, MANIFEST)?;
             Ok(())

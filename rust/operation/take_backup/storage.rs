@@ -14,11 +14,11 @@ use super::decision::DiskFacts;
 use super::file_name;
 use super::request::{Checked, Mode};
 use super::space::Free;
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::engine;
 use crate::error::{Code, Error, Result};
 use crate::nas::deadline::{Background, LIMIT, bounded, start};
-use crate::nas::folder::{FOLDER_MODE, Folder};
+use crate::nas::folder::Folder;
 use crate::nas::lock::{InstanceLock, Purpose, WAIT};
 use crate::nas::partial::{PARTIAL, PartialPoint};
 use crate::nas::path::{PointPath, RepoPath};
@@ -136,7 +136,8 @@ pub(super) fn enter(checked: &Checked, session: Session) -> Result<Opened> {
     let (instance, lock) = bounded("lock the virtual machine's folder", PROBE + WAIT, move || {
         refuse_existing(locked.root(), &point)?;
         let lock = || {
-            let (instance, _) = locked.root().make_dir_if_missing(point.instance(), FOLDER_MODE)?;
+            let mode = config::current().folder_mode();
+            let (instance, _) = locked.root().make_dir_if_missing(point.instance(), mode)?;
             let lock = InstanceLock::take(&instance, Purpose::Add)?;
             Ok((instance, lock))
         };

@@ -4,8 +4,9 @@ use std::fs::File;
 use std::path::Path;
 
 use super::{Fingerprints, Index, failed, file_name};
+use crate::config;
 use crate::error::{Error, Result};
-use crate::nas::folder::{FILE_MODE, Folder};
+use crate::nas::folder::Folder;
 use crate::nas::path::RepoPath;
 
 const STEP: &str = "write the fingerprints";
@@ -21,7 +22,7 @@ pub fn open(root: &Folder, image: &RepoPath, recorded: &Fingerprints) -> Result<
 pub fn create(root: &Folder, image: &RepoPath) -> Result<File> {
     let (folder, new) = (root.open_dir(&folder_path(image)?)?, new_name(image));
     folder.remove_tree(&new)?;
-    folder.create_file(&new, FILE_MODE)
+    folder.create_file(&new, config::current().file_mode())
 }
 
 /// Makes the new index `file` durable under its name, which is returned; nothing may name an old one any more.

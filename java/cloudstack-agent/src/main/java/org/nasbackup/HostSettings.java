@@ -42,6 +42,8 @@ public final class HostSettings {
             Map.entry(
                     "quiesceFailure",
                     (all, value) -> all.quiesceFailure(QuiesceFailure.valueOf(value.toUpperCase(Locale.ROOT)))),
+            Map.entry("fileMode", Configuration.Builder::fileMode),
+            Map.entry("folderMode", Configuration.Builder::folderMode),
             Map.entry("logLevel", Configuration.Builder::logLevel));
 
     private HostSettings() {}

@@ -28,6 +28,8 @@ public final class Configuration {
     private final String logLevel;
     private final QuiesceFailure quiesceFailure;
     private final long mountKeepSeconds;
+    private final String fileMode;
+    private final String folderMode;
 
     private Configuration(Builder builder) {
         this.connectionUri = builder.connectionUri;
@@ -44,6 +46,8 @@ public final class Configuration {
         this.logLevel = builder.logLevel;
         this.quiesceFailure = builder.quiesceFailure;
         this.mountKeepSeconds = builder.mountKeepSeconds;
+        this.fileMode = builder.fileMode;
+        this.folderMode = builder.folderMode;
     }
 
     /** A builder with nothing set. */
@@ -121,6 +125,16 @@ public final class Configuration {
         return mountKeepSeconds;
     }
 
+    /** Permissions of files made in a repository, in octal digits. Default {@code 600}. */
+    public String fileMode() {
+        return fileMode;
+    }
+
+    /** The same of folders. Default {@code 711}: QEMU, which runs as another user, passes through. */
+    public String folderMode() {
+        return folderMode;
+    }
+
     @Override
     public String toString() {
         return "connectionUri " + connectionUri + ", stateDir " + stateDir + ", mountDir " + mountDir;
@@ -142,6 +156,8 @@ public final class Configuration {
         private String logLevel;
         private QuiesceFailure quiesceFailure;
         private long mountKeepSeconds = 60;
+        private String fileMode;
+        private String folderMode;
 
         private Builder() {}
 
@@ -226,6 +242,18 @@ public final class Configuration {
         /** @see Configuration#mountKeepSeconds */
         public Builder mountKeepSeconds(long mountKeepSeconds) {
             this.mountKeepSeconds = mountKeepSeconds;
+            return this;
+        }
+
+        /** @see Configuration#fileMode */
+        public Builder fileMode(String fileMode) {
+            this.fileMode = fileMode;
+            return this;
+        }
+
+        /** @see Configuration#folderMode */
+        public Builder folderMode(String folderMode) {
+            this.folderMode = folderMode;
             return this;
         }
 

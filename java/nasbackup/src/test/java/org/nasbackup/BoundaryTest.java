@@ -286,6 +286,12 @@ class BoundaryTest {
                 "mountKeepSeconds",
                 () -> NasBackup.open(
                         Configuration.builder().mountKeepSeconds(-1).build()));
+        refused(
+                "fileMode",
+                () -> NasBackup.open(Configuration.builder().fileMode("666").build()));
+        refused(
+                "folderMode",
+                () -> NasBackup.open(Configuration.builder().folderMode("7").build()));
         NasBackup.open(Configuration.builder()
                 .engine(Engine.PUSH)
                 .quiesceFailure(QuiesceFailure.WARN)
