@@ -65,6 +65,11 @@ pub fn copy(
     copied.map_err(|error| left_by(&reader, writer.give_up(&shared, error)))
 }
 
+/// The bytes that a copy of the disk would read: all that hold data, or those of the `changes`. `disk` is for messages.
+pub fn count(disk: &str, view: View, changes: Option<Dirty>) -> Result<u64> {
+    Source { name: disk.to_owned(), view, changes }.count(&Shared::default())
+}
+
 /// Waits until everything was read and written.
 fn follow(
     reader: &Background<()>,

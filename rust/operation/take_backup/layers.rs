@@ -1,6 +1,7 @@
 //! The images that a guest's disk consists of: an overlay stands on its backing file, often a template.
 
 use std::fs::File;
+use std::os::unix::fs::MetadataExt;
 
 use super::image_lock::ImageLock;
 use super::request::StoppedSource;
@@ -31,6 +32,12 @@ impl LayerAt {
         let lock = ImageLock::take(&self.path)?;
         let file = lock.file().try_clone().map_err(|e| Error::io(STEP, &self.path, e))?;
         Ok((self.of(file), lock))
+    }
+
+    /// Bytes that it takes on its storage, if that is known.
+    pub(super) fn occupied(&self) -> u64 {
+        let metadata = std::fs::metadata(&self.path).ok().filter(|metadata| metadata.is_file());
+        metadata.map_or(u64::MAX, |metadata| metadata.blocks().saturating_mul(512))
     }
 
     fn of(&self, file: File) -> Layer {

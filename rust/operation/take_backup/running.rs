@@ -46,7 +46,7 @@ fn take(call: &Call<'_>, mut host: HostState, against: Against, job: &mut Report
         clear_way(&request, &found, &mut host)?;
         let plan = decide(&request, &found, parent.as_ref(), lost, compares);
         let since = parent.as_ref().and_then(|parent| parent.as_ref().ok()?.manifest.bitmap.as_deref());
-        space::check_running(&found, &plan.ways, since, &free)?;
+        space::check(&found, &plan.ways, since, &free)?;
         Ok((found, host, parent, plan))
     })?;
     job.begin("make the targets")?;

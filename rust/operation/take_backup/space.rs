@@ -6,8 +6,8 @@ use std::path::PathBuf;
 
 use super::decision::Way;
 use super::found::Found;
-use super::layers::{self, LayerAt};
 use crate::error::{Code, Error, Result};
+use crate::libvirt::{Disk, Source};
 use crate::nas::folder::Folder;
 use crate::qcow2;
 
@@ -15,7 +15,7 @@ const STEP: &str = "look at the free space";
 
 /// What is known of a disk's data, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Known {
+struct Known {
     /// What its top image occupies, if that is the disk's data and nothing else.
     top: Option<u64>,
     /// The same of the largest image below it.
@@ -40,7 +40,8 @@ impl Free {
         Ok(Free { root: root.path.clone(), bytes: found.f_bavail.saturating_mul(found.f_frsize) })
     }
 
-    fn fits(&self, needed: u64) -> Result<()> {
+    /// `NO_SPACE` when there is less than `needed` bytes.
+    pub(super) fn fits(&self, needed: u64) -> Result<()> {
         if needed <= self.bytes {
             return Ok(());
         }
@@ -53,26 +54,12 @@ impl Free {
     }
 }
 
-impl Known {
-    /// Of the disk with these images, the top one first, of which `dirty` bytes changed since the parent.
-    pub(super) fn of(layers: &[LayerAt], virtual_size: u64, dirty: Option<u64>) -> Known {
-        let Some((top, below)) = layers.split_first() else { return Known { dirty, virtual_size, ..Known::default() } };
-        Known { top: occupied(top), below: below.iter().filter_map(occupied).max(), dirty, virtual_size }
-    }
-}
-
-/// `NO_SPACE` when there is less room than the disks' ways will write, as far as is known.
-pub(super) fn check<'a>(disks: impl Iterator<Item = (&'a Way, Known)>, free: &Free) -> Result<()> {
-    free.fits(sum(disks.map(|(way, known)| least(way, known))))
-}
-
-/// The same of a running guest. How much changed since the parent is asked of QEMU only where that matters, for QEMU merges
-/// bitmaps to tell.
-pub(super) fn check_running(found: &Found, ways: &[Way], parent_bitmap: Option<&str>, free: &Free) -> Result<()> {
+/// `NO_SPACE` when there is less room than the disks' ways will write, as far as is known. How much changed since the
+/// parent is asked of QEMU only where that matters, for QEMU merges bitmaps to tell.
+pub(super) fn check(found: &Found, ways: &[Way], parent_bitmap: Option<&str>, free: &Free) -> Result<()> {
     let disks = found.disks.iter().zip(ways).map(|(facts, way)| {
         let disk = found.xml.disks.iter().find(|disk| disk.target == facts.target);
-        let layers = disk.and_then(|disk| layers::of_domain(disk).ok()).unwrap_or_default();
-        (way, &facts.target, Known::of(&layers, facts.virtual_size, None))
+        (way, &facts.target, disk.map_or(Known::default(), |disk| look_at(disk, facts.virtual_size)))
     });
     let disks: Vec<_> = disks.collect();
     let most = sum(disks.iter().map(|(way, _, known)| most(way, *known)));
@@ -80,21 +67,29 @@ pub(super) fn check_running(found: &Found, ways: &[Way], parent_bitmap: Option<&
         return Ok(());
     }
     let dirty = parent_bitmap.and_then(|bitmap| found.domain.dirty(bitmap).ok().flatten()).unwrap_or_default();
-    check(disks.iter().map(|(way, target, known)| (*way, Known { dirty: dirty.get(*target).copied(), ..*known })), free)
+    let least = |(way, target, known): &(&Way, &String, Known)| {
+        least(way, Known { dirty: dirty.get(*target).copied(), ..*known })
+    };
+    free.fits(sum(disks.iter().map(least)))
 }
 
 fn sum(bytes: impl Iterator<Item = u64>) -> u64 {
     bytes.fold(0, u64::saturating_add)
 }
 
+fn look_at(disk: &Disk, virtual_size: u64) -> Known {
+    let below = disk.backing.iter().filter_map(|image| occupied(&image.source, &image.format)).max();
+    Known { top: occupied(&disk.source, &disk.format), below, dirty: None, virtual_size }
+}
+
 /// What an image's file occupies; unknown for what is no file, and for a qcow2 that holds snapshots too.
-fn occupied(layer: &LayerAt) -> Option<u64> {
-    let file = File::open(&layer.path).ok()?;
-    let metadata = file.metadata().ok().filter(|metadata| metadata.is_file())?;
-    if layer.qcow2 && qcow2::inspect(&file).ok()?.snapshots > 0 {
+fn occupied(source: &Source, format: &str) -> Option<u64> {
+    let Source::File(path) = source else { return None };
+    let file = File::open(path).ok()?;
+    if format == "qcow2" && qcow2::inspect(&file).ok()?.snapshots > 0 {
         return None;
     }
-    Some(metadata.blocks().saturating_mul(512))
+    Some(file.metadata().ok()?.blocks().saturating_mul(512))
 }
 
 /// The images of a full may hide each other's data, and changes may be discards, which take no room.

@@ -11,7 +11,6 @@ use super::decision::{self, Against, Asked, BitmapFound, DiskFacts, Plan, Way};
 use super::image_lock::ImageLock;
 use super::layers::{self, LayerAt, Unread};
 use super::request::{Checked, Mode, StoppedSource};
-use super::space::{self, Known};
 use super::storage::{self, Targets};
 use super::{Call, Outcome, SYNC, TakenBackup, ask, base, file_name, manifest, parent_point, qemu_img, regrown};
 use crate::engine::{Engine, offline};
@@ -32,8 +31,6 @@ struct Found {
     bitmaps: BTreeSet<String>,
     /// Why the parent's bitmap does not tell what was written since, if so.
     untracked: Option<String>,
-    /// How much there is to copy.
-    known: Known,
 }
 
 /// Runs the backup of a guest that must not run.
@@ -78,7 +75,14 @@ fn take(
     let lost = against.bitmap.clone().map(BitmapFound::Lost);
     let facts: Vec<_> = found.iter().map(|disk| disk.facts.clone()).collect();
     let plan = decide(checked, &found, &facts, parent.as_ref(), lost);
-    space::check(plan.ways.iter().zip(found.iter().map(|disk| disk.known)), &opened.free)?;
+    if facts.iter().map(|disk| disk.virtual_size).fold(0, u64::saturating_add) > opened.free.bytes {
+        let wanted = wanted(checked, &found, &plan);
+        // how much of a disk differs is known when all was read
+        let counted = wanted.into_iter().zip(&plan.ways).filter(|(_, way)| !matches!(way, Way::Compared(_)));
+        let counted: Vec<_> = counted.map(|(disk, _)| disk).collect();
+        let count = move || counted.iter().map(Wanted::bytes).sum();
+        opened.free.fits(answered("count the data", LIMIT.max(call.left()), count)?)?;
+    }
     job.begin("make the targets")?;
     let bitmap = checked.mode.bitmap();
     let seeds = facts.iter().filter(|disk| disk.cannot_carry.is_none()).map(|disk| disk.target.clone());
@@ -135,14 +139,12 @@ fn look_at(source: StoppedSource, parent_bitmap: Option<&str>) -> Result<Found> 
     let look = || {
         let lock = ImageLock::take(&source.path)?;
         let (virtual_size, bitmaps, cannot_carry) = read(&source, &lock)?;
-        let (layers, only_full) = match open(&source) {
-            Ok(opened) => (opened.layers, None),
-            Err(Unread::Unknown(reason)) => (Vec::new(), Some(format!("qemu-img copies it, {reason}"))),
+        let only_full = match open(&source) {
+            Ok(_) => None,
+            Err(Unread::Unknown(reason)) => Some(format!("qemu-img copies it, {reason}")),
             Err(Unread::Failed(error)) => return Err(error),
         };
-        let tracked = parent_bitmap.filter(|_| source.qcow2).map(|name| tracked(&lock, name).and_then(bytes));
-        let (dirty, untracked) = tracked.map_or((None, None), |dirty| (dirty.clone().ok(), dirty.err()));
-        let known = Known::of(&layers, virtual_size, dirty);
+        let untracked = parent_bitmap.filter(|_| source.qcow2).and_then(|name| tracked(&lock, name).err());
         let facts = DiskFacts {
             target: source.path.clone(),
             volume: source.volume.clone(),
@@ -151,10 +153,10 @@ fn look_at(source: StoppedSource, parent_bitmap: Option<&str>) -> Result<Found> 
             cannot_carry,
             only_full,
         };
-        Ok((facts, bitmaps, untracked, known))
+        Ok((facts, bitmaps, untracked))
     };
-    let (facts, bitmaps, untracked, known) = look().map_err(|error: Error| error.on_disk(&source.path))?;
-    Ok(Found { source, facts, bitmaps, untracked, known })
+    let (facts, bitmaps, untracked) = look().map_err(|error: Error| error.on_disk(&source.path))?;
+    Ok(Found { source, facts, bitmaps, untracked })
 }
 
 /// The disk's size, the bitmaps stored in it, and why it can't carry one, if so.
@@ -182,12 +184,6 @@ fn read(source: &StoppedSource, lock: &ImageLock) -> Result<(u64, BTreeSet<Strin
 /// What changed since the bitmap `name` began; the error says why it does not tell.
 fn tracked(lock: &ImageLock, name: &str) -> std::result::Result<Dirty, String> {
     Dirty::open(lock.file(), name).unwrap_or_else(|error| Err(format!("can't be read: {error}")))
-}
-
-/// The bytes that changed; the error says why they are not known.
-fn bytes(changes: Dirty) -> std::result::Result<u64, String> {
-    let lengths = changes.map(|range| range.map(|range| range.end - range.start));
-    lengths.sum::<std::result::Result<u64, _>>().map_err(|error| format!("can't be read: {error}"))
 }
 
 /// A disk's images, open for reading and locked, the top one first.
@@ -276,7 +272,7 @@ impl Attempt {
     fn copy(&mut self, call: &Call<'_>, job: &mut Reporter<'_>) -> Result<Copied> {
         job.begin("copy")?;
         let begun = Instant::now();
-        let wanted: Vec<_> = self.wanted(call.checked);
+        let wanted = wanted(call.checked, &self.found, &self.plan);
         let locked = answered("lock the disks", LIMIT.min(call.left()), move || {
             wanted.iter().map(|disk| disk.lock().map_err(|e| e.on_disk(&disk.source.path))).collect::<Result<Vec<_>>>()
         });
@@ -300,16 +296,6 @@ impl Attempt {
         unlocked?;
         job.begin("publish")?;
         Ok(Copied { when, millis: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX), fingerprints })
-    }
-
-    fn wanted(&self, checked: &Checked) -> Vec<Wanted> {
-        let wanted = |(found, way): (&Found, &Way)| Wanted {
-            source: found.source.clone(),
-            size: found.facts.virtual_size,
-            read: found.facts.only_full.is_none(),
-            bitmap: parent_bitmap(checked).filter(|_| matches!(way, Way::Incremental(_))).map(str::to_owned),
-        };
-        self.found.iter().zip(&self.plan.ways).map(wanted).collect()
     }
 
     fn copy_locked(
@@ -431,6 +417,16 @@ struct Wanted {
     bitmap: Option<String>,
 }
 
+fn wanted(checked: &Checked, found: &[Found], plan: &Plan) -> Vec<Wanted> {
+    let wanted = |(found, way): (&Found, &Way)| Wanted {
+        source: found.source.clone(),
+        size: found.facts.virtual_size,
+        read: found.facts.only_full.is_none(),
+        bitmap: parent_bitmap(checked).filter(|_| matches!(way, Way::Incremental(_))).map(str::to_owned),
+    };
+    found.iter().zip(&plan.ways).map(wanted).collect()
+}
+
 /// What one disk's data is read from.
 struct Reading {
     view: View,
@@ -467,6 +463,15 @@ impl Wanted {
             None => None,
         };
         Ok(Locked { locks, layers, reading: Some(Reading { view, changes }) })
+    }
+
+    /// The bytes that are to be copied. Zeroes that somebody wrote are among them, clusters without data are not.
+    fn bytes(&self) -> Result<u64> {
+        let Locked { locks: _locks, layers, reading } = self.lock().map_err(|e| e.on_disk(&self.source.path))?;
+        let Some(Reading { view, changes }) = reading else { return Ok(0) };
+        // an image may map more than it holds
+        let held = layers.iter().map(LayerAt::occupied).fold(0, u64::saturating_add);
+        Ok(offline::count(&self.source.path, view, changes)?.min(held))
     }
 }
 
