@@ -72,8 +72,11 @@ final class Latency implements AutoCloseable {
         try (NasFolder nas = NasFolder.slow(THROTTLED_MIB_PER_SECOND)) {
             TakeBackupRequest request =
                     request(nas, Engine.PULL).waitSeconds(seconds).build();
-            during("pull, NAS hangs", () -> fail(request, ErrorCode.NAS_UNRESPONSIVE, nas::hang));
-            nas.goOn();
+            try {
+                during("pull, NAS hangs", () -> fail(request, ErrorCode.NAS_UNRESPONSIVE, nas::hang));
+            } finally {
+                nas.goOn();
+            }
         }
     }
 
