@@ -89,12 +89,16 @@ impl Lease {
         let (stop, stopped) = mpsc::channel();
         let renewed = claim.clone();
         let renew = move || {
-            let mut counter = 0_u64;
+            let (mut counter, mut told) = (0_u64, None);
             while stopped.recv_timeout(pace.renew) == Err(RecvTimeoutError::Timeout) {
                 counter += 1;
-                if let Err(error) = renewed.renew(counter) {
-                    log::warn!("{error}");
+                let failed = renewed.renew(counter).err().map(|error| error.code);
+                if failed != told
+                    && let Some(code) = failed
+                {
+                    log::warn!("'{}' could not be renewed: {code}", renewed.folder.path.join(&renewed.name).display());
                 }
+                told = failed;
             }
             // its folder is closed before the end is told: it would keep a mount busy
             drop(renewed);
@@ -140,12 +144,13 @@ impl Claim {
             Purpose::Add => Ok(()),
             Purpose::Change => {
                 let names = self.folder.names()?;
-                let mut readers = names.iter().filter_map(|name| name.to_str()).filter(|name| name.starts_with(READER));
-                readers.try_for_each(|reader| self.outlive(reader, pace))
+                let readers = names.iter().filter_map(|name| name.to_str()).filter(|name| name.starts_with(READER));
+                self.outlive_all(&readers.collect::<Vec<_>>(), pace)
             }
-            Purpose::Read => match self.look(WRITER)? {
-                Other::There(claim) if !claim.ends_with(ADDS.as_bytes()) => self.outlive(WRITER, pace),
-                _ => Ok(()),
+            Purpose::Read => match self.outlive(WRITER, pace) {
+                // it was a backup's that began just now
+                Err(error) if error.code == Code::Busy && adds(&self.look(WRITER)?) => Ok(()),
+                outlived => outlived,
             },
         }
     }
@@ -155,10 +160,9 @@ impl Claim {
         match self.folder.create_file(&self.name, FILE_MODE) {
             Err(error) if error.code == Code::AlreadyExists => Ok(false),
             made => {
-                let mut file = made?;
-                // closed at once: that is when NFS shows it to others
-                let written = file.write_all(&[counter(0).as_bytes(), self.owner.as_bytes()].concat());
-                written.map(|()| true).map_err(|e| Error::io(STEP, self.folder.path.join(&self.name), e))
+                let written = self.write(&mut made?);
+                written.inspect_err(|_| self.unlink().unwrap_or_else(|error| log::warn!("{error}")))?;
+                Ok(true)
             }
         }
     }
@@ -167,9 +171,16 @@ impl Claim {
         self.check()?;
         let io = |e: std::io::Error| Error::io("renew the claim", self.folder.path.join(&self.name), e);
         let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file =
-            rustix::fs::openat(&self.folder.fd, self.name.as_str(), flags, Mode::empty()).map_err(|e| io(e.into()))?;
-        std::fs::File::from(file).write_all(counter(to).as_bytes()).map_err(io)
+        let file = rustix::fs::openat(&self.folder.fd, self.name.as_str(), flags, Mode::empty());
+        let mut file = std::fs::File::from(file.map_err(|e| io(e.into()))?);
+        file.write_all(counter(to).as_bytes()).map_err(io)
+    }
+
+    /// Writes the text into the new file. A server has it then, shows it to others, and has told if there is no room.
+    fn write(&self, file: &mut std::fs::File) -> Result<()> {
+        let written = file.write_all(&[counter(0).as_bytes(), self.owner.as_bytes()].concat());
+        let written = written.and_then(|()| if is_remote(file)? { file.sync_data() } else { Ok(()) });
+        written.map_err(|e| Error::io(STEP, self.folder.path.join(&self.name), e))
     }
 
     fn check(&self) -> Result<()> {
@@ -185,6 +196,10 @@ impl Claim {
 
     fn give_back(&self) -> Result<()> {
         self.check()?;
+        self.unlink()
+    }
+
+    fn unlink(&self) -> Result<()> {
         rustix::fs::unlinkat(&self.folder.fd, self.name.as_str(), AtFlags::empty())
             .map_err(|e| Error::io("give back the claim", self.folder.path.join(&self.name), e))
     }
@@ -201,20 +216,40 @@ impl Claim {
         }
     }
 
-    /// Waits until the claim of this name is gone or has expired, and removes it then. `BUSY` when it is renewed.
+    /// Waits until the claim of this name is gone or has expired, and removes it then. `BUSY` when it is renewed. A backup's
+    /// does not bother who reads.
     fn outlive(&self, name: &str, pace: Pace) -> Result<()> {
-        let Other::There(seen) = self.look(name)? else { return Ok(()) };
+        self.outlive_all(&[name], pace)
+    }
+
+    /// The same of several, at the same time.
+    fn outlive_all(&self, names: &[&str], pace: Pace) -> Result<()> {
         let since = Instant::now();
-        while !is_of_the_dead(&seen) && since.elapsed() < pace.lease {
-            std::thread::sleep(pace.renew / 5);
+        let seen = names.iter().map(|name| Ok((*name, self.look(name)?))).collect::<Result<Vec<_>>>()?;
+        for (name, seen) in seen {
+            let Other::There(text) = &seen else { continue };
+            if self.name.starts_with(READER) && adds(&seen) {
+                continue;
+            }
+            while !is_of_the_dead(text) && since.elapsed() < pace.lease {
+                std::thread::sleep(pace.renew / 5);
+                match self.look(name)? {
+                    Other::Gone => break,
+                    now if now != seen => return Err(self.busy()),
+                    _ => {}
+                }
+            }
+            // once more: it may have been renewed while another was waited for
             match self.look(name)? {
-                Other::Gone => return Ok(()),
-                Other::There(now) if now != seen => return Err(self.busy()),
-                Other::There(_) => {}
+                Other::Gone => {}
+                now if now != seen => return Err(self.busy()),
+                _ => {
+                    log::warn!("'{}' has expired and is removed", self.folder.path.join(name).display());
+                    self.remove(name, text)?;
+                }
             }
         }
-        log::warn!("'{}' has expired and is removed", self.folder.path.join(name).display());
-        self.remove(name, &seen)
+        Ok(())
     }
 
     /// Removes the claim that was `seen`. Of several hosts one alone can rename it; should that be a newer one by then, it
@@ -238,6 +273,16 @@ impl Claim {
     fn busy(&self) -> Error {
         Error::new(Code::Busy, STEP, format!("another host works on '{}'", self.folder.path.display()))
     }
+}
+
+/// Is it the claim of a backup?
+fn adds(claim: &Other) -> bool {
+    matches!(claim, Other::There(text) if text.ends_with(ADDS.as_bytes()))
+}
+
+/// Is the file on no device of this machine?
+fn is_remote(file: &std::fs::File) -> std::io::Result<bool> {
+    Ok(rustix::fs::major(rustix::fs::fstat(file)?.st_dev) == 0)
 }
 
 /// The counter as it stands at the begin of a claim: of one length, so that it can be overwritten.

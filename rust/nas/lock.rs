@@ -11,8 +11,8 @@ use super::lease::{Lease, PACE};
 use crate::error::{Code, Error, Result};
 
 const STEP: &str = "lock the instance";
-/// How long a claim of another host, which does not answer any more, may hold it up.
-pub const WAIT: Duration = PACE.lease;
+/// How long claims of other hosts that do not answer any more may hold it up: a writer's, then those of readers.
+pub const WAIT: Duration = PACE.lease.saturating_mul(2);
 /// Exclusive for whoever makes, changes or removes points.
 const WRITERS: &str = ".nasbackup.lock";
 /// Shared by whoever reads points, exclusive for whoever changes or removes them.
@@ -36,7 +36,7 @@ pub enum Purpose {
 #[derive(Debug)]
 pub struct InstanceLock {
     // in this order: who gets the locks of this host finds no claim of this host
-    lease: Lease,
+    lease: Option<Lease>,
     _locks: Vec<Flock>,
 }
 
@@ -75,19 +75,38 @@ impl InstanceLock {
     pub fn take(instance: &Folder, purpose: Purpose) -> Result<InstanceLock> {
         let writers = || lock(instance, WRITERS, Flock::take, "another backup or delete is under way");
         let locks = match purpose {
-            Purpose::Add => vec![writers()?],
+            // made while there is room, for those who come when there is none
+            Purpose::Add => vec![Some(writers()?), open(instance, CHAINS).map(|_| None)?],
             Purpose::Change => {
-                vec![writers()?, lock(instance, CHAINS, Flock::take, "its points are being verified or restored")?]
+                let chains = || lock(instance, CHAINS, Flock::take, "its points are being verified or restored");
+                vec![or_without(purpose, writers())?, or_without(purpose, chains())?]
             }
-            Purpose::Read => vec![lock(instance, CHAINS, Flock::share, "its points are being changed")?],
+            Purpose::Read => {
+                vec![or_without(purpose, lock(instance, CHAINS, Flock::share, "its points are being changed"))?]
+            }
         };
-        let lease = Lease::take(instance, purpose, PACE)?;
-        Ok(InstanceLock { lease, _locks: locks })
+        let lease = Lease::take(instance, purpose, PACE);
+        let lease = if purpose == Purpose::Add { Some(lease?) } else { or_without(purpose, lease)? };
+        Ok(InstanceLock { lease, _locks: locks.into_iter().flatten().collect() })
     }
 
     /// Is it still ours? To be asked right before what can't be undone: `BUSY` when another host has taken it over.
     pub fn check(&self) -> Result<()> {
-        self.lease.check()
+        self.lease.as_ref().map_or(Ok(()), Lease::check)
+    }
+}
+
+/// What could not be made: a repository without room has to be emptied, and one that can't be written to may be all that is
+/// left to restore from.
+fn or_without<T>(purpose: Purpose, taken: Result<T>) -> Result<Option<T>> {
+    match taken {
+        Err(error)
+            if error.code == Code::NoSpace || purpose == Purpose::Read && error.code == Code::PermissionDenied =>
+        {
+            log::warn!("it goes without: {error}");
+            Ok(None)
+        }
+        taken => taken.map(Some),
     }
 }
 
@@ -97,14 +116,18 @@ fn lock(
     take: fn(OwnedFd) -> rustix::io::Result<Flock>,
     otherwise: &str,
 ) -> Result<Flock> {
-    let path = instance.path.join(name);
+    take(open(instance, name)?).map_err(|error| match error {
+        Errno::WOULDBLOCK => Error::new(Code::Busy, STEP, format!("'{}': {otherwise}", instance.path.display())),
+        error => Error::io(STEP, instance.path.join(name), error),
+    })
+}
+
+/// A file to lock, made if it is missing.
+fn open(instance: &Folder, name: &str) -> Result<OwnedFd> {
     // NFS needs a descriptor for writing; a symbolic link would make a file elsewhere
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = rustix::fs::openat(instance.as_fd(), name, flags, Mode::from_raw_mode(FILE_MODE));
-    take(file.map_err(|e| Error::io(STEP, &path, e))?).map_err(|error| match error {
-        Errno::WOULDBLOCK => Error::new(Code::Busy, STEP, format!("'{}': {otherwise}", instance.path.display())),
-        error => Error::io(STEP, &path, error),
-    })
+    file.map_err(|e| Error::io(STEP, instance.path.join(name), e))
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use crate::config;
 use crate::error::{Code, Error, Result};
 use crate::job::{self, Job, JobGuard};
 use crate::nas::folder::Folder;
-use crate::nas::lock::{InstanceLock, Purpose};
+use crate::nas::lock::{InstanceLock, Purpose, WAIT};
 use crate::nas::partial::partial_name;
 use crate::nas::path::{PointPath, RepoPath};
 use crate::nas::repository::{Export, Repository};
@@ -59,7 +59,8 @@ fn delete(export: Export, point: PointPath, job: &JobGuard) -> Result<DeletedBac
     job.enter("open the repository");
     let session = Session::open_bounded(export, config::current())?;
     let (shared, state, at) = (session.clone(), job.share(), point.clone());
-    let found = deadline::bounded("look for children", deadline::LIMIT, move || find(shared.root(), &at, &state))?;
+    let found =
+        deadline::bounded("look for children", deadline::LIMIT + WAIT, move || find(shared.root(), &at, &state))?;
     let Some(found) = found else { return Ok(DeletedBackup { freed_bytes: 0 }) };
     job.check_cancelled()?;
     job.enter("remove the files");

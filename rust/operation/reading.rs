@@ -2,22 +2,27 @@
 //! chain is changed under it. Backups go on meanwhile, and so do others who read.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::config;
-use crate::error::{Code, Error, Result};
+use crate::error::{Error, Result};
 use crate::nas::deadline::{LIMIT, bounded};
 use crate::nas::health;
-use crate::nas::lock::{InstanceLock, Purpose};
+use crate::nas::lock::{InstanceLock, Purpose, WAIT};
 use crate::nas::path::PointPath;
 use crate::nas::repository::Export;
 use crate::nas::session::Session;
 
+/// How long a look at a lock may take.
+const CHECK: Duration = Duration::from_secs(10);
+
 /// An open repository of which one instance's points stay as they are. Clones share it.
 #[derive(Debug, Clone)]
 pub(super) struct Reading {
+    // before the session, which may unmount
+    lock: Arc<InstanceLock>,
     pub(super) session: Session,
     export: Export,
-    lock: Option<Arc<InstanceLock>>,
 }
 
 impl Reading {
@@ -29,25 +34,17 @@ impl Reading {
     fn lock(export: Export, point: &PointPath) -> Result<Reading> {
         let session = Session::open_bounded(export.clone(), config::current())?;
         let instance = point.instance_folder();
-        bounded("lock the instance", LIMIT, move || {
-            let lock = match InstanceLock::take(&session.root().open_dir(&instance)?, Purpose::Read) {
-                Ok(lock) => Some(Arc::new(lock)),
-                // a NAS that is mounted for reading only is read all the same: it may be all that is left
-                Err(error) if error.code == Code::PermissionDenied => {
-                    log::warn!("'{instance}' is read without its lock - {error}");
-                    None
-                }
-                Err(error) => return Err(error),
-            };
-            Ok(Reading { session, export, lock })
+        bounded("lock the instance", LIMIT + WAIT, move || {
+            let lock = Arc::new(InstanceLock::take(&session.root().open_dir(&instance)?, Purpose::Read)?);
+            Ok(Reading { lock, session, export })
         })
     }
 
     /// Have the points stayed as they were? `BUSY` when another host has taken this one for dead: to be asked before what was
     /// read is believed.
     pub(super) fn check(&self) -> Result<()> {
-        let Some(lock) = self.lock.clone() else { return Ok(()) };
-        bounded("look at the instance's lock", LIMIT, move || lock.check())
+        let lock = self.lock.clone();
+        bounded("look at the instance's lock", CHECK, move || lock.check())
     }
 
     /// Tells of a failure of what was read.

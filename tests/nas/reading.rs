@@ -5,7 +5,7 @@ use nasbackup::operation::{self, take_backup};
 use serde_json::json;
 
 use crate::run;
-use crate::support::{Story, folder};
+use crate::support::{Fs, Guest, Nas, Story, folder};
 
 /// Runs a reading operation, and `meanwhile` once while it is at work.
 fn while_reading(story: &mut Story, operation: &str, more: serde_json::Value, meanwhile: impl FnOnce(&mut Story)) {
@@ -27,6 +27,29 @@ fn while_reading(story: &mut Story, operation: &str, more: serde_json::Value, me
     }
     assert!(meanwhile.is_none(), "it was never at work: {result:?}");
     result.unwrap();
+}
+
+#[test]
+fn a_full_repository_is_read_and_emptied() {
+    for fs in [Fs::Ext4, Fs::Xfs] {
+        let mut story = Story::new(Guest::ordinary(), Nas::image(fs, 320));
+        story.take("full").assert_full(true);
+        story.guest.write(0, 0x51, 5 << 20, 1 << 20);
+        story.take("incremental").assert_incremental();
+        story.nas.fill();
+        let (path, volume) = (story.last().path.clone(), story.last().taken.disks[0].volume.clone());
+        let out = folder("flat").join("disk.raw");
+        let verified = run(&story.nas, "verifyChain", json!({"backupPath": path})).unwrap();
+        assert_eq!(verified["verdict"], "good", "{fs:?}");
+        let output = json!({"path": out, "format": "raw"});
+        run(&story.nas, "flatten", json!({"backupPath": path, "volume": volume, "output": output})).unwrap();
+        run(&story.nas, "deleteBackup", json!({"backupPath": path})).unwrap();
+        story.points.pop();
+        let left = std::fs::read_dir(story.nas.at(&story.guest.name)).unwrap();
+        let left = left.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        assert!(!left.into_iter().any(|name| name.contains("reader") || name.contains("lease")), "{fs:?}");
+        story.assert_all_restore();
+    }
 }
 
 #[test]

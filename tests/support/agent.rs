@@ -89,6 +89,13 @@ impl Agent {
         assert!(status.success(), "{status}");
     }
 
+    /// Runs an operation that has to fail with this code.
+    pub fn fail_with(mut self, code: &str) {
+        let status = self.command.status().unwrap();
+        let text = self.text();
+        assert!(!status.success() && text.contains(&format!(": {code}: ")), "{status}: {text}");
+    }
+
     fn text(&self) -> String {
         String::from_utf8_lossy(&std::fs::read(&self.output).unwrap()).into_owned()
     }

@@ -19,7 +19,7 @@ use crate::job::Reporter;
 use crate::nas::deadline::bounded;
 use crate::nas::folder::Folder;
 use crate::nas::health;
-use crate::nas::lock::{InstanceLock, Purpose};
+use crate::nas::lock::{InstanceLock, Purpose, WAIT};
 use crate::nas::path::{PointPath, RepoPath};
 use crate::nas::repository::Export;
 use crate::nas::session::Session;
@@ -66,8 +66,9 @@ pub(super) enum Target {
 /// Everything that a step holds on to, even when nobody waits for it any more.
 #[derive(Debug, Clone)]
 struct Held {
-    session: Session,
+    // before the session, which may unmount
     lock: Arc<InstanceLock>,
+    session: Session,
 }
 
 /// Rebases the disks of `point`, as `rebase_all` does.
@@ -94,7 +95,7 @@ fn rebase_all(
     let session = Session::open_bounded(export, config::current())?;
     job.begin("follow the chains")?;
     let instance = point.instance_folder();
-    let (held, disks) = bounded("follow the chains", LIMIT, move || {
+    let (held, disks) = bounded("follow the chains", LIMIT + WAIT, move || {
         let lock = Arc::new(InstanceLock::take(&session.root().open_dir(&instance)?, Purpose::Change)?);
         let disks = plan(session.root())?;
         // all are looked at before the first is changed
