@@ -78,7 +78,7 @@ impl Lease {
     pub(super) fn take(folder: &Folder, purpose: Purpose, pace: Pace) -> Result<Lease> {
         let claim = Arc::new(Claim::new(folder, purpose)?);
         while !claim.make()? {
-            claim.outlive(&claim.name, pace)?;
+            claim.outlive(&[&claim.name], pace)?;
         }
         let lease = Lease::renewed(claim, pace)?;
         lease.claim.heed_others(purpose, pace)?;
@@ -145,9 +145,9 @@ impl Claim {
             Purpose::Change => {
                 let names = self.folder.names()?;
                 let readers = names.iter().filter_map(|name| name.to_str()).filter(|name| name.starts_with(READER));
-                self.outlive_all(&readers.collect::<Vec<_>>(), pace)
+                self.outlive(&readers.collect::<Vec<_>>(), pace)
             }
-            Purpose::Read => match self.outlive(WRITER, pace) {
+            Purpose::Read => match self.outlive(&[WRITER], pace) {
                 // it was a backup's that began just now
                 Err(error) if error.code == Code::Busy && adds(&self.look(WRITER)?) => Ok(()),
                 outlived => outlived,
@@ -216,14 +216,9 @@ impl Claim {
         }
     }
 
-    /// Waits until the claim of this name is gone or has expired, and removes it then. `BUSY` when it is renewed. A backup's
+    /// Waits until each of these claims is gone or has expired, and removes it then. `BUSY` when one is renewed. A backup's
     /// does not bother who reads.
-    fn outlive(&self, name: &str, pace: Pace) -> Result<()> {
-        self.outlive_all(&[name], pace)
-    }
-
-    /// The same of several, at the same time.
-    fn outlive_all(&self, names: &[&str], pace: Pace) -> Result<()> {
+    fn outlive(&self, names: &[&str], pace: Pace) -> Result<()> {
         let since = Instant::now();
         let seen = names.iter().map(|name| Ok((*name, self.look(name)?))).collect::<Result<Vec<_>>>()?;
         for (name, seen) in seen {
