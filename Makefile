@@ -52,7 +52,7 @@ fuzz: prerequisites
 	NASBACKUP_FUZZ_SECONDS=$(SECONDS) cargo test --release --test outside_data -- --nocapture --test-threads 1
 
 # Kills, power cuts and load, with a table of what came of it in target/soak/report.md, then how backups grow, to the end: about
-# an hour. BACKUPS: how many in a row.
+# half an hour. BACKUPS: how many in a row.
 soak: export NASBACKUP_SOAK_REPORT = $(CARGO_TARGET_DIR)/soak
 soak: BACKUPS ?= 1000
 soak: prerequisites
