@@ -73,20 +73,20 @@ impl InstanceLock {
     /// Takes the locks of the instance's folder. `BUSY` when what somebody else does there does not go with it: at once on
     /// this host, or where `flock` reaches the others, else within seconds.
     pub fn take(instance: &Folder, purpose: Purpose) -> Result<InstanceLock> {
-        let writers = || lock(instance, WRITERS, Flock::take, "another backup or delete is under way");
-        let locks = match purpose {
-            // made while there is room, for those who come when there is none
-            Purpose::Add => vec![Some(writers()?), open(instance, CHAINS).map(|_| None)?],
-            Purpose::Change => {
-                let chains = || lock(instance, CHAINS, Flock::take, "its points are being verified or restored");
-                vec![or_without(purpose, writers())?, or_without(purpose, chains())?]
-            }
-            Purpose::Read => {
-                vec![or_without(purpose, lock(instance, CHAINS, Flock::share, "its points are being changed"))?]
-            }
+        let writers: Wanted = (WRITERS, Flock::take, "another backup or delete is under way");
+        let chains: Wanted = (CHAINS, Flock::take, "its points are being verified or restored");
+        let wanted: Vec<Wanted> = match purpose {
+            Purpose::Add => vec![writers],
+            Purpose::Change => vec![writers, chains],
+            Purpose::Read => vec![(CHAINS, Flock::share, "its points are being changed")],
         };
-        let lease = Lease::take(instance, purpose, PACE);
-        let lease = if purpose == Purpose::Add { Some(lease?) } else { or_without(purpose, lease)? };
+        if purpose == Purpose::Add {
+            // while there is room, for those who come when there is none
+            or_without(purpose, open(instance, CHAINS))?;
+        }
+        let locks =
+            wanted.into_iter().map(|wanted| or_without(purpose, lock(instance, wanted))).collect::<Result<Vec<_>>>()?;
+        let lease = or_without(purpose, Lease::take(instance, purpose, PACE))?;
         Ok(InstanceLock { lease, _locks: locks.into_iter().flatten().collect() })
     }
 
@@ -110,12 +110,10 @@ fn or_without<T>(purpose: Purpose, taken: Result<T>) -> Result<Option<T>> {
     }
 }
 
-fn lock(
-    instance: &Folder,
-    name: &str,
-    take: fn(OwnedFd) -> rustix::io::Result<Flock>,
-    otherwise: &str,
-) -> Result<Flock> {
+/// A file, how it is to be locked, and what it means when that can't be.
+type Wanted = (&'static str, fn(OwnedFd) -> rustix::io::Result<Flock>, &'static str);
+
+fn lock(instance: &Folder, (name, take, otherwise): Wanted) -> Result<Flock> {
     take(open(instance, name)?).map_err(|error| match error {
         Errno::WOULDBLOCK => Error::new(Code::Busy, STEP, format!("'{}': {otherwise}", instance.path.display())),
         error => Error::io(STEP, instance.path.join(name), error),

@@ -6,7 +6,9 @@ use nasbackup::error::Code;
 use nasbackup::operation::take_backup::TakeBackupRequest;
 
 use crate::kills::await_undone;
-use crate::support::{Agent, Ended, MIB, Nas, RealGuest, Story, own_host, slow_story_on, take, take_json, until};
+use crate::support::{
+    Agent, Ended, Fs, Guest, MIB, Nas, RealGuest, Story, own_host, slow_story_on, take, take_json, until,
+};
 
 fn push(story: &Story) -> TakeBackupRequest {
     TakeBackupRequest { engine: Some("push".into()), ..story.request("incremental") }
@@ -80,6 +82,27 @@ fn a_start_leaves_the_backup_of_a_living_agent_alone() {
     assert!(agent.wait().unwrap().success());
     story.adopt(path, content);
     goes_on(story);
+}
+
+#[test]
+fn what_is_left_on_a_repository_without_room_goes() {
+    for fs in [Fs::Ext4, Fs::Xfs] {
+        let mut story = Story::new(Guest::ordinary(), Nas::image(fs, 320));
+        story.take("full");
+        story.guest.write(0, 0x52, 2 * MIB, MIB);
+        let call = ("takeBackup", take_json(&push(&story)));
+        assert_eq!(Agent::new(&own_host(), &[call]).killed_at("publish:1").run(), Ended::Killed);
+        story.skip();
+        // the claim that another host took for expired gives no room back
+        std::fs::remove_file(story.nas.at(&format!("{}/.nasbackup.lease", story.guest.name))).unwrap();
+        story.nas.fill();
+        Agent::new(&own_host(), &[]).succeed();
+        await_undone(&story);
+        story.assert_nothing_half_made();
+        story.nas.empty();
+        story.take("incremental").assert_incremental();
+        story.assert_all_restore();
+    }
 }
 
 #[test]
