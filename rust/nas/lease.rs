@@ -147,11 +147,7 @@ impl Claim {
                 let readers = names.iter().filter_map(|name| name.to_str()).filter(|name| name.starts_with(READER));
                 self.outlive(&readers.collect::<Vec<_>>(), pace)
             }
-            Purpose::Read => match self.outlive(&[WRITER], pace) {
-                // it was a backup's that began just now
-                Err(error) if error.code == Code::Busy && adds(&self.look(WRITER)?) => Ok(()),
-                outlived => outlived,
-            },
+            Purpose::Read => self.outlive(&[WRITER], pace),
         }
     }
 
@@ -216,35 +212,34 @@ impl Claim {
         }
     }
 
-    /// Waits until each of these claims is gone or has expired, and removes it then. `BUSY` when one is renewed. A backup's
-    /// does not bother who reads.
+    /// Waits until each of these claims is gone or has expired, and removes it then. `BUSY` when one is renewed.
     fn outlive(&self, names: &[&str], pace: Pace) -> Result<()> {
         let since = Instant::now();
         let seen = names.iter().map(|name| Ok((*name, self.look(name)?))).collect::<Result<Vec<_>>>()?;
         for (name, seen) in seen {
-            let Other::There(text) = &seen else { continue };
-            if self.name.starts_with(READER) && adds(&seen) {
-                continue;
-            }
-            while !is_of_the_dead(text) && since.elapsed() < pace.lease {
-                std::thread::sleep(pace.renew / 5);
-                match self.look(name)? {
-                    Other::Gone => break,
-                    now if now != seen => return Err(self.busy()),
-                    _ => {}
+            loop {
+                let now = self.look(name)?;
+                let Some(claim) = self.in_the_way(&now) else { break };
+                if now != seen {
+                    return Err(self.busy());
                 }
-            }
-            // once more: it may have been renewed while another was waited for
-            match self.look(name)? {
-                Other::Gone => {}
-                now if now != seen => return Err(self.busy()),
-                _ => {
+                if is_of_the_dead(claim) || since.elapsed() >= pace.lease {
                     log::warn!("'{}' has expired and is removed", self.folder.path.join(name).display());
-                    self.remove(name, text)?;
+                    self.remove(name, claim)?;
+                    break;
                 }
+                std::thread::sleep(pace.renew / 5);
             }
         }
         Ok(())
+    }
+
+    /// The text of a claim that does not go with ours. A backup's does not bother who reads.
+    fn in_the_way<'a>(&self, other: &'a Other) -> Option<&'a [u8]> {
+        match other {
+            Other::There(text) if !(self.name.starts_with(READER) && text.ends_with(ADDS.as_bytes())) => Some(text),
+            _ => None,
+        }
     }
 
     /// Removes the claim that was `seen`. Of several hosts one alone can rename it; should that be a newer one by then, it
@@ -268,11 +263,6 @@ impl Claim {
     fn busy(&self) -> Error {
         Error::new(Code::Busy, STEP, format!("another host works on '{}'", self.folder.path.display()))
     }
-}
-
-/// Is it the claim of a backup?
-fn adds(claim: &Other) -> bool {
-    matches!(claim, Other::There(text) if text.ends_with(ADDS.as_bytes()))
 }
 
 /// Is the file on no device of this machine?
