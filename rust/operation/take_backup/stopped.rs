@@ -11,6 +11,7 @@ use super::decision::{self, Against, Asked, BitmapFound, DiskFacts, Plan, Way};
 use super::image_lock::ImageLock;
 use super::layers::{self, LayerAt, Unread};
 use super::request::{Checked, Mode, StoppedSource};
+use super::space::Free;
 use super::storage::{self, Targets};
 use super::{Call, Outcome, SYNC, TakenBackup, ask, base, file_name, manifest, parent_point, qemu_img, regrown};
 use crate::engine::{Engine, offline};
@@ -75,14 +76,7 @@ fn take(
     let lost = against.bitmap.clone().map(BitmapFound::Lost);
     let facts: Vec<_> = found.iter().map(|disk| disk.facts.clone()).collect();
     let plan = decide(checked, &found, &facts, parent.as_ref(), lost);
-    if facts.iter().map(|disk| disk.virtual_size).fold(0, u64::saturating_add) > opened.free.bytes {
-        let wanted = wanted(checked, &found, &plan);
-        // how much of a disk differs is known when all was read
-        let counted = wanted.into_iter().zip(&plan.ways).filter(|(_, way)| !matches!(way, Way::Compared(_)));
-        let counted: Vec<_> = counted.map(|(disk, _)| disk).collect();
-        let count = move || counted.iter().map(Wanted::bytes).sum();
-        opened.free.fits(answered("count the data", LIMIT.max(call.left()), count)?)?;
-    }
+    check_space(call, &found, &plan, &opened.free)?;
     job.begin("make the targets")?;
     let bitmap = checked.mode.bitmap();
     let seeds = facts.iter().filter(|disk| disk.cannot_carry.is_none()).map(|disk| disk.target.clone());
@@ -199,6 +193,19 @@ fn open(source: &StoppedSource) -> std::result::Result<Opened, Unread> {
     let (images, locks) = opened.into_iter().unzip();
     let view = View::open(images).map_err(|error| Unread::of(error, &source.path))?;
     Ok(Opened { layers, locks, view })
+}
+
+/// `NO_SPACE` when there is less room than the plan will write, as far as is known. The data are counted only where the disks'
+/// sizes do not fit.
+fn check_space(call: &Call<'_>, found: &[Found], plan: &Plan, free: &Free) -> Result<()> {
+    if found.iter().map(|disk| disk.facts.virtual_size).fold(0, u64::saturating_add) <= free.bytes {
+        return Ok(());
+    }
+    // how much of a disk differs is known when all was read
+    let disks = wanted(call.checked, found, plan).into_iter().zip(&plan.ways);
+    let counted: Vec<_> = disks.filter(|(_, way)| !matches!(way, Way::Compared(_))).map(|(disk, _)| disk).collect();
+    let count = move || counted.iter().map(Wanted::bytes).sum();
+    free.fits(answered("count the data", LIMIT.max(call.left()), count)?)
 }
 
 /// Finds out about the parent's bitmap, unless it is known to be `lost`, and decides.
@@ -417,6 +424,7 @@ struct Wanted {
     bitmap: Option<String>,
 }
 
+/// The disks, as the plan wants them opened.
 fn wanted(checked: &Checked, found: &[Found], plan: &Plan) -> Vec<Wanted> {
     let wanted = |(found, way): (&Found, &Way)| Wanted {
         source: found.source.clone(),
