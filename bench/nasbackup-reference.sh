@@ -57,7 +57,7 @@ write_xml() {
         echo "<disks>"
         while read -r target source; do
             echo "<disk name='$target' backup='yes' type='file'><driver type='qcow2'/>"
-            echo "<target file='$dest/$name.$(basename "$source").qcow2'/></disk>"
+            echo "<target file='$dest/$name.${source##*/}.qcow2'/></disk>"
             name=datadisk
         done < <(disks)
         echo "</disks></domainbackup>"
@@ -69,7 +69,8 @@ write_xml() {
 recreate_parent() {
     local target source found
     ! virsh checkpoint-info "$vm" "$bitmap_parent" >/dev/null 2>&1 || return 0
-    found=$(virsh qemu-monitor-command "$vm" '{"execute":"query-block"}' | grep -o "\"name\":\"$bitmap_parent\"" | wc -l)
+    found=$(virsh qemu-monitor-command "$vm" '{"execute":"query-block"}' |
+        { grep -o "\"name\":\"$bitmap_parent\"" || true; } | wc -l)
     if ((found < $(disks | wc -l))); then
         mode=full
         fallback=true
@@ -122,7 +123,7 @@ name_parents() {
 
 # Each file gets the file of its own disk as parent. (Some versions give all of them the root disk's.)
 parent_of() { # parent_of IMAGE ROOT-PARENT
-    echo "$(dirname "$2")/$(basename "$1")"
+    echo "${2%/*}/${1##*/}"
 }
 
 backup_running() {
@@ -151,7 +152,7 @@ backup_stopped() {
     mkdir -p "$dest"
     IFS=, read -ra paths <<<"$disk_paths"
     for disk in "${paths[@]}"; do
-        qemu-img convert -O qcow2 "$disk" "$dest/$name.$(basename "$disk").qcow2" >>"$log" 2>&1 || { cleanup && exit 1; }
+        qemu-img convert -O qcow2 "$disk" "$dest/$name.${disk##*/}.qcow2" >>"$log" 2>&1 || { cleanup && exit 1; }
         name=datadisk
     done
     sync
