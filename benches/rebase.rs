@@ -2,7 +2,7 @@
 //! flattened to either format, and the tables of 1 TiB checked.
 //!
 //! Needs root: the file systems are loop images, mounted in a mount namespace of their own. `TMPDIR` has to have room
-//! for 12 GiB. Run with `make bench`, or `cargo bench --bench rebase xfs` for one file system.
+//! for 14 GiB. Run with `make bench-images`, or `cargo bench --bench rebase xfs` for one file system.
 
 use std::error::Error;
 use std::fs::{self, File, OpenOptions};

@@ -35,8 +35,8 @@ import org.nasbackup.TakeBackupResult;
 import org.nasbackup.lab.Samples.Sample;
 
 /**
- * Backups of one guest by all rivals, each with a chain and a bitmap of its own. Before an incremental the same 5 MiB are
- * written again, so that every rival finds just these changed since its own last point.
+ * Backups of one guest by library, script and bare calls, each with a chain and a bitmap of its own. Before an incremental
+ * the same 5 MiB are written again, so that every rival finds just these changed since the last point of its chain.
  */
 final class Backups implements AutoCloseable {
     private static final long[] SIZES_MIB = {64, 1024};
@@ -58,10 +58,11 @@ final class Backups implements AutoCloseable {
         for (int at = 0; at < DATA_MIB; at += CHUNK_MIB) {
             guest.write(1, 0x62, at, CHUNK_MIB);
         }
-        Chain library = new Chain(); // one chain: neither mount nor engine makes a difference to it
+        Chain library = new Chain(); // neither mount nor engine makes a difference to it
         chains.put(Rival.NATIVE, library);
         chains.put(Rival.WARM, library);
         chains.put(Rival.PULL, library);
+        chains.put(Rival.WARM_PULL, library);
         chains.put(Rival.SHELL, new Chain());
         chains.put(Rival.FLOOR, new Chain());
     }
@@ -72,6 +73,11 @@ final class Backups implements AutoCloseable {
             @Override
             public void before(Rival rival) {
                 next(rival);
+            }
+
+            @Override
+            public int comparedWithFloor() {
+                return 4;
             }
         };
     }
@@ -220,18 +226,20 @@ final class Backups implements AutoCloseable {
                 case NATIVE:
                 case WARM:
                 case PULL:
+                case WARM_PULL:
                     byLibrary(rival, chain, sample);
                     break;
                 case SHELL:
                     byShell(chain, sample);
                     break;
                 default:
-                    sample.with("seconds", guest.isRunning() ? bare(chain) : copied(chain));
+                    sample.with("seconds", guest.isRunning() ? bare(chain) : copied(chain))
+                            .with("syncs", !guest.isRunning());
             }
         }
 
         private void byLibrary(Rival rival, Chain chain, Sample sample) {
-            TakeBackupResult result = take(rival, chain, mode, rival == Rival.PULL ? Engine.PULL : Engine.PUSH);
+            TakeBackupResult result = take(rival, chain, mode, rival.isPull() ? Engine.PULL : Engine.PUSH);
             sample.with("engine", result.engine().toString().toLowerCase(java.util.Locale.ROOT))
                     .with("job_seconds", result.jobMillis() / 1000.0)
                     .with("sync_seconds", result.syncMillis() / 1000.0)
@@ -246,8 +254,8 @@ final class Backups implements AutoCloseable {
             options.addAll(List.of("-M", mode.toString().toLowerCase(java.util.Locale.ROOT)));
             options.addAll(List.of("--bitmap-new", chain.bitmap));
             if (mode == Mode.INCREMENTAL) {
-                options.addAll(
-                        List.of("--bitmap-parent", chain.parentBitmap, "--parent-path", chain.parentFiles.get(0)));
+                options.addAll(List.of("--bitmap-parent", chain.parentBitmap));
+                options.addAll(site.shell.parents(chain.parentFiles));
             }
             List<String> lines = site.shell.run("backup", site.nas.cold(), options.toArray(String[]::new));
             Shell.Taken taken = Shell.parse(lines, guest.isRunning());
@@ -295,7 +303,7 @@ final class Backups implements AutoCloseable {
             site.nas.unmountLeftovers();
             forgetParent(chains.get(rival));
             if (!guest.isRunning()) { // nobody builds on it, and it is large
-                Lab.run("rm", "-r", "" + site.nas.folder().at(chains.get(rival).point));
+                Lab.run("rm", "-rf", "" + site.nas.folder().at(chains.get(rival).point));
             }
         }
     }
@@ -324,7 +332,7 @@ final class Backups implements AutoCloseable {
                 .sum();
     }
 
-    /** Three rivals share the library's chain; it begins anew where CloudStack's does by default. */
+    /** Several rivals share the library's chain; it begins anew where CloudStack's does by default. */
     private void renew(Chain chain) {
         if (chain == chains.get(Rival.NATIVE) && chain.length >= CHAIN_LENGTH) {
             chain.next(site.nextPoint(guest.name()), site.bitmap());
@@ -421,7 +429,7 @@ final class Backups implements AutoCloseable {
 
         @Override
         public void check(Rival rival) {
-            // the guest's disk has changed since, for the other rivals; the point itself was compared with it
+            // the guest's disk has changed since, for the other rivals
             String point = "" + site.nas.folder().at(file());
             Lab.run("qemu-img", "compare", "-q", "-f", "qcow2", "-F", "qcow2", point, "" + output);
             Lab.run("qemu-img", "check", "-q", "-f", "qcow2", "" + output);
@@ -443,6 +451,7 @@ final class Backups implements AutoCloseable {
                 Operation full = full();
                 full.before(rival);
                 full.run(rival, new Sample(""));
+                full.after(rival);
             }
             point = chain.fulls.remove();
         }

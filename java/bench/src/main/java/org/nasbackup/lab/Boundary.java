@@ -13,10 +13,12 @@
 package org.nasbackup.lab;
 
 import java.util.Collection;
+import java.util.List;
 import java.util.concurrent.TimeUnit;
 import org.nasbackup.BackupStatsRequest;
 import org.nasbackup.BackupStatsResult;
 import org.nasbackup.ErrorCode;
+import org.nasbackup.JobStatus;
 import org.nasbackup.NasBackup;
 import org.nasbackup.NasBackupException;
 import org.nasbackup.Repository;
@@ -68,6 +70,12 @@ public class Boundary {
         } catch (NasBackupException e) {
             return e.code();
         }
+    }
+
+    /** One result out: no job runs. */
+    @Benchmark
+    public List<JobStatus> jobs() {
+        return library.jobs();
     }
 
     /** One request in and one result out, and in between an operation: a folder is opened within a deadline. */

@@ -102,7 +102,7 @@ final class NasImage implements AutoCloseable {
         Lab.run("findmnt", "--noheadings", "--output", "TARGET", "--source", device)
                 .lines()
                 .map(String::strip)
-                .filter(target -> target.startsWith("/tmp/csbackup."))
+                .filter(target -> target.contains("/csbackup."))
                 .forEach(target -> {
                     Lab.run("umount", target);
                     Lab.run("rmdir", target);

@@ -37,6 +37,14 @@ interface Operation {
         return true;
     }
 
+    /**
+     * How often the library on a mounted repository and the bare calls are compared, for each run of the others: more where
+     * a disk's spread is wider than what lies between them.
+     */
+    default int comparedWithFloor() {
+        return 1;
+    }
+
     /** Clears away what the run left. */
     default void after(Rival rival) {}
 }

@@ -17,12 +17,14 @@ import java.io.UncheckedIOException;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.ArrayList;
 import java.util.Collections;
 import java.util.List;
 import java.util.Random;
 import java.util.stream.Collectors;
 import java.util.stream.IntStream;
 import java.util.stream.LongStream;
+import java.util.stream.Stream;
 import org.nasbackup.RebaseBackupRequest;
 import org.nasbackup.RebaseResult;
 import org.nasbackup.lab.Samples.Sample;
@@ -54,7 +56,7 @@ final class Rebases implements Operation {
     }
 
     private void make(int runs) {
-        long length = ABSORBED / runs / CLUSTER * CLUSTER;
+        long length = (ABSORBED / CLUSTER + runs - 1) / runs * CLUSTER;
         long stride = DISK / runs / CLUSTER * CLUSTER;
         List<Integer> places = IntStream.range(0, runs).boxed().collect(Collectors.toList());
         Collections.shuffle(places, new Random(1));
@@ -63,29 +65,17 @@ final class Rebases implements Operation {
                 middle,
                 base,
                 places.stream().map(at -> "write -q -P " + (at % 255 + 1) + " " + at * stride + " " + length));
-        image(target, middle, java.util.stream.Stream.of("write -q -P 9 1M 4M"));
+        image(target, middle, Stream.of("write -q -P 9 1M 4M"));
         Lab.run("cp", "" + at(target), "" + pristine());
     }
 
-    private void image(String file, String backing, java.util.stream.Stream<String> writes) {
+    private void image(String file, String backing, Stream<String> writes) {
         try {
             Files.createDirectories(at(file).getParent());
-            String[] create = {"qemu-img", "create", "-q", "-u", "-f", "qcow2", "" + at(file), "" + DISK};
-            if (backing != null) {
-                Lab.run(
-                        "qemu-img",
-                        "create",
-                        "-q",
-                        "-f",
-                        "qcow2",
-                        "-F",
-                        "qcow2",
-                        "-b",
-                        relative(backing),
-                        "" + at(file));
-            } else {
-                Lab.run(create);
-            }
+            List<String> create = new ArrayList<>(List.of("qemu-img", "create", "-q", "-f", "qcow2"));
+            create.addAll(backing == null ? List.of() : List.of("-F", "qcow2", "-b", relative(backing)));
+            create.addAll(List.of("" + at(file), "" + DISK));
+            Lab.run(create.toArray(String[]::new));
             Process tool = new ProcessBuilder("qemu-io", "-f", "qcow2", "" + at(file))
                     .redirectOutput(ProcessBuilder.Redirect.DISCARD)
                     .redirectError(ProcessBuilder.Redirect.INHERIT)

@@ -20,13 +20,23 @@ enum Rival {
     WARM,
     /** The library by its pull engine, mounting as the script does. */
     PULL,
+    /** The same on a repository that is mounted already. */
+    WARM_PULL,
     /** The script. */
     SHELL,
     /** The bare calls. */
     FLOOR;
 
     boolean isNative() {
-        return this == NATIVE || this == WARM || this == PULL;
+        return this != SHELL && this != FLOOR;
+    }
+
+    boolean isMounted() {
+        return this == WARM || this == WARM_PULL;
+    }
+
+    boolean isPull() {
+        return this == PULL || this == WARM_PULL;
     }
 
     @Override

@@ -50,17 +50,8 @@ final class Samples {
         } catch (IOException e) {
             throw new UncheckedIOException(e);
         }
-        add(machine());
-    }
-
-    /** The machine's state at the end of the section. */
-    void end() {
-        add(machine());
-    }
-
-    private static Sample machine() {
         double load = ManagementFactory.getOperatingSystemMXBean().getSystemLoadAverage();
-        return new Sample("machine").with("load", load).with("when", "" + Instant.now());
+        add(new Sample("machine").with("load", load).with("when", "" + Instant.now()));
     }
 
     void add(Sample sample) {

@@ -27,14 +27,37 @@ import org.nasbackup.Repository;
 /** The shell path as the agent runs it: the script is started without a shell, what it prints is read and parsed. */
 final class Shell {
     private final String script;
+    private final boolean given;
+    /** Newer scripts take the parent's file of each disk, older ones that of the root disk. */
+    private final boolean takesParents;
+
     private final Path shim = Lab.folder("shim");
     private final Path times = shim.resolve("times");
 
     /** @param home the folder of {@code virsh.c} */
     Shell(String script, Path home) {
         this.script = script;
+        this.given = !Path.of(script).startsWith(home);
+        this.takesParents = read(Path.of(script)).contains("--parent-paths");
         String virsh = Lab.run("which", "virsh").strip();
         Lab.run("gcc", "-O2", "-static", "-DVIRSH=\"" + virsh + "\"", "-o", shim + "/virsh", home + "/virsh.c");
+    }
+
+    /** Whether it is an operator's. */
+    boolean isGiven() {
+        return given;
+    }
+
+    List<String> parents(List<String> files) {
+        return takesParents ? List.of("--parent-paths", Site.commas(files)) : List.of("--parent-path", files.get(0));
+    }
+
+    private static String read(Path path) {
+        try {
+            return Files.readString(path);
+        } catch (IOException e) {
+            throw new UncheckedIOException(e);
+        }
     }
 
     /** What it answered; exit statuses other than 0 throw. */

@@ -48,7 +48,7 @@ final class Site {
     }
 
     Repository repository(Rival rival) {
-        return rival == Rival.WARM ? nas.warm() : nas.cold();
+        return rival.isMounted() ? nas.warm() : nas.cold();
     }
 
     /** Seconds of the bare calls. */
