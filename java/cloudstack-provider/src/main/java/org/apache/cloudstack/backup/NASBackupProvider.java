@@ -501,8 +501,16 @@ public class NASBackupProvider extends AdapterBase implements BackupProvider, Co
         Pair<Boolean, String> result = locks.locked(backup.getVmId(), () -> ask(host, command));
         if (result.first()) {
             volumeDao.persist(restoredVolume(backup, backupVolumeInfo, uuid, pool, offering));
+            // It has a disk now that the checkpoint knows nothing of.
+            catalogue().clearActiveCheckpoint(receiver(vmNameAndState.first(), backup));
         }
         return result;
+    }
+
+    /** Managers may tell the name that its owner gave it: then it is taken for the backup's own, at the cost of a full. */
+    private long receiver(String name, Backup backup) {
+        VirtualMachine vm = vmInstanceDao.findVMByInstanceName(name);
+        return vm == null ? backup.getVmId() : vm.getId();
     }
 
     private RestoreBackupCommand restoreCommand(Backup backup, BackupRepository repository) {

@@ -29,6 +29,7 @@ import com.cloud.storage.DiskOfferingVO;
 import com.cloud.storage.VolumeApiServiceImpl;
 import com.cloud.utils.Pair;
 import com.cloud.utils.exception.CloudRuntimeException;
+import com.cloud.vm.VMInstanceVO;
 import com.cloud.vm.VirtualMachine.State;
 import com.cloud.vm.snapshot.VMSnapshot;
 import com.cloud.vm.snapshot.VMSnapshotDetailsVO;
@@ -136,35 +137,68 @@ class NASBackupProviderMethodsTest {
         assertThat(site.activeCheckpoint()).isNotNull();
     }
 
-    @Test
-    void one_volume_is_restored_to_a_new_one() {
+    private Pair<Boolean, String> restoreVolume(String hostIp, String vmName) {
+        Backup.VolumeInfo volume = backup.getBackedUpVolumes().get(1);
+        return site.provider.restoreBackedUpVolume(backup, volume, hostIp, "pool-1", new Pair<>(vmName, State.Running));
+    }
+
+    private void placesForVolumes() {
         StoragePoolVO pool = site.provider.primaryDataStoreDao.findById(31L);
         when(site.provider.primaryDataStoreDao.findByUuid("pool-1")).thenReturn(pool);
         HostVO host = site.hosts.findById(21L);
         when(site.hosts.findByIp("192.0.2.21")).thenReturn(host);
         DiskOfferingVO offering = mock(DiskOfferingVO.class);
         when(site.provider.diskOfferingDao.findByUuid(any())).thenReturn(offering);
-        Backup.VolumeInfo volume = backup.getBackedUpVolumes().get(1);
+    }
+
+    @Test
+    void one_volume_is_restored_to_a_new_one() {
+        placesForVolumes();
         answer = new BackupAnswer(null, true, "new-uuid");
-        Pair<Boolean, String> result = site.provider.restoreBackedUpVolume(
-                backup, volume, "192.0.2.21", "pool-1", new Pair<>("web", State.Running));
-        assertThat(result.second()).isEqualTo("new-uuid");
+        assertThat(restoreVolume("192.0.2.21", "i-2-10-VM").second()).isEqualTo("new-uuid");
         assertThat(new Gson().toJson(asked))
                 .doesNotContain("vmExists")
+                .contains("\"vmName\":\"i-2-10-VM\"")
                 .contains("\"diskType\":\"datadisk\"")
                 .contains("\"restoreVolumeUUID\":\"uuid-d1\"")
                 .contains("\"backupFiles\":[\"d1\"]")
                 .containsPattern("\"restoreVolumePaths\":\\[\"/mnt/pool-1/[0-9a-f-]{36}\"\\]");
         verify(site.provider.volumeDao).persist(any());
+        assertThat(site.activeCheckpoint()).isNull();
+    }
+
+    @Test
+    void a_volume_that_is_not_restored_leaves_the_machine_as_it_was() {
+        placesForVolumes();
         answer = new BackupAnswer(null, false, "IO: x");
-        assertThat(site.provider
-                        .restoreBackedUpVolume(backup, volume, "192.0.2.21", "pool-1", new Pair<>("web", State.Running))
-                        .first())
-                .isFalse();
-        verify(site.provider.volumeDao).persist(any());
-        assertThatThrownBy(() -> site.provider.restoreBackedUpVolume(
-                        backup, volume, "192.0.2.99", "pool-1", new Pair<>("web", State.Running)))
+        assertThat(restoreVolume("192.0.2.21", "i-2-10-VM").first()).isFalse();
+        assertThatThrownBy(() -> restoreVolume("192.0.2.99", "i-2-10-VM"))
                 .hasMessageContaining("no host has address 192.0.2.99");
+        verify(site.provider.volumeDao, never()).persist(any());
+        assertThat(site.activeCheckpoint()).isNotNull();
+    }
+
+    /** Only instance names can be looked up. */
+    @Test
+    void a_volume_for_a_machine_that_is_named_as_its_owner_does_is_taken_for_one_of_the_backup_s() {
+        placesForVolumes();
+        answer = new BackupAnswer(null, true, "new-uuid");
+        assertThat(restoreVolume("192.0.2.21", "web").first()).isTrue();
+        assertThat(site.activeCheckpoint()).isNull();
+    }
+
+    @Test
+    void a_volume_for_another_machine_leaves_the_backup_s_own_alone() {
+        placesForVolumes();
+        VMInstanceVO other = mock(VMInstanceVO.class);
+        when(other.getId()).thenReturn(11L);
+        when(site.provider.vmInstanceDao.findVMByInstanceName("i-2-11-VM")).thenReturn(other);
+        site.tables.vmDetails().addDetail(11, NASBackupChainKeys.VM_ACTIVE_CHECKPOINT_ID, "backup-1", false);
+        answer = new BackupAnswer(null, true, "new-uuid");
+        assertThat(restoreVolume("192.0.2.21", "i-2-11-VM").first()).isTrue();
+        assertThat(site.tables.vmDetails().findDetail(11, NASBackupChainKeys.VM_ACTIVE_CHECKPOINT_ID))
+                .isNull();
+        assertThat(site.activeCheckpoint()).isNotNull();
     }
 
     @Test

@@ -182,6 +182,7 @@ final class Site {
         when(vm.getDomainId()).thenReturn(3L);
         when(vm.getHypervisorType()).thenReturn(HypervisorType.KVM);
         when(provider.vmInstanceDao.findByIdIncludingRemoved(VM)).thenReturn(vm);
+        when(provider.vmInstanceDao.findVMByInstanceName("i-2-10-VM")).thenReturn(vm);
     }
 
     private void hosts() {

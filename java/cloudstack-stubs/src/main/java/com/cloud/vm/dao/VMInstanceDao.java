@@ -15,4 +15,6 @@ package com.cloud.vm.dao;
 import com.cloud.utils.db.GenericDao;
 import com.cloud.vm.VMInstanceVO;
 
-public interface VMInstanceDao extends GenericDao<VMInstanceVO, Long> {}
+public interface VMInstanceDao extends GenericDao<VMInstanceVO, Long> {
+    VMInstanceVO findVMByInstanceName(String name);
+}
