@@ -113,7 +113,7 @@ pub(super) struct Plan {
     pub ways: Vec<Way>,
     /// Each disk that will carry the new bitmap.
     pub carries: Vec<bool>,
-    /// The parent's checkpoint had to be made again.
+    /// The parent's checkpoint was lost: made again from its bitmap, or the disks are compared instead.
     pub recreated: bool,
     /// An incremental was asked for and can't be.
     pub fallback: bool,

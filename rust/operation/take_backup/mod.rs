@@ -57,7 +57,7 @@ pub struct TakenBackup {
     /// The name by which a later request can call this point its parent (`bitmapParent`): the new bitmap's, or, if no disk
     /// carries one and all have fingerprints, the one that was asked for.
     pub parent_name: Option<String>,
-    /// The parent's bitmap, when its checkpoint had to be made again.
+    /// The parent's bitmap, when its checkpoint was lost: made again from it, or the disks compared instead.
     pub bitmap_recreated: Option<String>,
     /// An incremental was asked for and a full was made.
     pub incremental_fallback: bool,

@@ -104,7 +104,10 @@ public final class TakeBackupResult {
         return parentName;
     }
 
-    /** The parent's bitmap when its checkpoint had to be made again; else null. */
+    /**
+     * The parent's bitmap when its checkpoint was lost: made again from it, or the disks compared instead, as {@link #details}
+     * then says. Else null.
+     */
     public String bitmapRecreated() {
         return bitmapRecreated;
     }

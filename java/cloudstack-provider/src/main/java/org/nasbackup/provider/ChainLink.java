@@ -63,7 +63,7 @@ public final class ChainLink {
         return bitmap;
     }
 
-    /** The parent's bitmap, when its checkpoint was lost and made again; else null. */
+    /** The parent's bitmap, when its checkpoint was lost: made again from it, or the disks compared instead; else null. */
     public String recreated() {
         return recreated;
     }

@@ -26,7 +26,7 @@ public final class NASBackupChainKeys {
     public static final String TYPE = "nas.type";
     public static final String TYPE_FULL = "full";
     public static final String TYPE_INCREMENTAL = "incremental";
-    /** The parent's bitmap, when its checkpoint was lost and made again. */
+    /** The parent's bitmap, when its checkpoint was lost: made again from it, or the disks compared instead. */
     public static final String BITMAP_RECREATED = "nas.bitmap_recreated";
     /** Of the virtual machine: the bitmap that its disks have since its last backup. */
     public static final String VM_ACTIVE_CHECKPOINT_ID = "nas.active_checkpoint_id";

@@ -350,14 +350,16 @@ public class NASBackupProvider extends AdapterBase implements BackupProvider, Co
             BackupAnswer answer) {
         ChainLink link = ChainLink.of(choice, answer, UUID.randomUUID().toString());
         if (answer.getIncrementalFallback()) {
-            logger.warn("Backup {} of {} is a full one: {}", id, vm.getInstanceName(), answer.getDetails());
+            logger.warn("Backup {} of {} is a full one{}", id, vm.getInstanceName(), details(answer));
         }
         if (answer.getBitmapRecreated() != null) {
             logger.info(
-                    "Backup {} of {}: checkpoint {} was lost in a restart of the guest and made again from its bitmap",
+                    "Backup {} of {}: its host had lost checkpoint {}, and made it again from the disks' bitmaps,"
+                            + " or compared the disks with the parent's fingerprints{}",
                     id,
                     vm.getInstanceName(),
-                    answer.getBitmapRecreated());
+                    answer.getBitmapRecreated(),
+                    details(answer));
         }
         return catalogue.completed(
                 id,
@@ -366,6 +368,12 @@ public class NASBackupProvider extends AdapterBase implements BackupProvider, Co
                 backupManager.createVolumeInfoFromVolumes(new ArrayList<>(volumes)),
                 choice.mode() != null,
                 link);
+    }
+
+    /** What the host found worth telling, to end a line with. */
+    private static String details(BackupAnswer answer) {
+        String text = answer.getDetails() == null ? "" : answer.getDetails().strip();
+        return text.isEmpty() ? "" : ": " + text.replaceAll("\\s*\\R\\s*", "; ");
     }
 
     private Pair<Boolean, Backup> fail(DaoCatalogue catalogue, long id, VirtualMachine vm, AgentFailure failure) {

@@ -52,6 +52,9 @@ final class ModelHost implements AgentManager {
     String bitmap;
 
     boolean restarted;
+    /** Why the guest's bitmap is of no use, and its disks are compared instead; null: it is good. */
+    String compared;
+
     private int taken;
 
     ModelHost(ModelNas nas, Crash.Meter meter) {
@@ -148,13 +151,14 @@ final class ModelHost implements AgentManager {
         String parent = incremental ? first.substring(0, first.lastIndexOf('/')) : null;
         taken++;
         nas.take(command.getBackupPath(), parent, files, 37 * taken + 11);
-        BackupAnswer answer = new BackupAnswer(command, true, "");
+        BackupAnswer answer = new BackupAnswer(command, true, incremental && compared != null ? compared : "");
         answer.setSize(nas.size(command.getBackupPath()));
         answer.setBitmapCreated(command.getMode() == null ? null : command.getBitmapNew());
         answer.setIncrementalFallback(asked && !incremental);
-        if (restarted && incremental) {
+        if (incremental && (restarted || compared != null)) {
             answer.setBitmapRecreated(bitmap);
             restarted = false;
+            compared = null;
         }
         bitmap = answer.getBitmapCreated();
         return answer;

@@ -165,6 +165,22 @@ class NASBackupProviderTest {
         assertThat(site.detail(second, NASBackupChainKeys.BITMAP_RECREATED))
                 .isEqualTo(site.detail(full, NASBackupChainKeys.BITMAP_NAME));
         assertThat(site.position(second)).isEqualTo(1);
+        assertThat(site.logged).anyMatch(line -> line.endsWith("or compared the disks with the parent's fingerprints"));
+    }
+
+    /** It is no restart of the guest, and nothing was made again from a bitmap. */
+    @Test
+    void disks_that_were_compared_for_want_of_a_bitmap_are_told_of_with_the_reason() {
+        Backup full = site.take();
+        site.host.compared =
+                "the disks were compared with the parent point's fingerprints: bitmap of vda is inconsistent";
+        Backup second = site.take();
+        assertThat(site.detail(second, NASBackupChainKeys.BITMAP_RECREATED))
+                .isEqualTo(site.detail(full, NASBackupChainKeys.BITMAP_NAME));
+        assertThat(site.position(second)).isEqualTo(1);
+        assertThat(site.logged)
+                .noneMatch(line -> line.contains("restart"))
+                .anyMatch(line -> line.endsWith("bitmap of vda is inconsistent"));
     }
 
     @Test

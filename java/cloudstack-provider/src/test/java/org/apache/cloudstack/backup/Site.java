@@ -41,6 +41,7 @@ import java.time.Instant;
 import java.time.ZoneId;
 import java.time.ZoneOffset;
 import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.List;
 import java.util.Map;
 import java.util.TreeMap;
@@ -48,6 +49,8 @@ import org.apache.cloudstack.backup.dao.BackupRepositoryDao;
 import org.apache.cloudstack.engine.subsystem.api.storage.DataStoreManager;
 import org.apache.cloudstack.storage.datastore.db.PrimaryDataStoreDao;
 import org.apache.cloudstack.storage.datastore.db.StoragePoolVO;
+import org.apache.logging.log4j.Logger;
+import org.apache.logging.log4j.message.ParameterizedMessage;
 import org.nasbackup.provider.ChainLocks;
 import org.nasbackup.provider.Crash;
 import org.nasbackup.provider.ModelNas;
@@ -77,6 +80,9 @@ final class Site {
     int waitSeconds = 7200;
     /** Does the manager leave all counting to the provider, as later ones do? */
     boolean laterManager;
+
+    /** What the provider told its operator. */
+    final List<String> logged = new ArrayList<>();
 
     Instant now = Instant.parse("2031-01-02T03:04:05Z");
 
@@ -146,6 +152,12 @@ final class Site {
                     },
                     locks,
                     transactions);
+            logger = mock(Logger.class, call -> {
+                Object[] arguments = call.getArguments();
+                logged.add(ParameterizedMessage.format(
+                        String.valueOf(arguments[0]), Arrays.copyOfRange(arguments, 1, arguments.length)));
+                return null;
+            });
         }
 
         @Override

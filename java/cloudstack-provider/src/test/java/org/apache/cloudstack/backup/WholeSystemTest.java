@@ -354,6 +354,10 @@ class WholeSystemTest {
         guest.start();
         Backup compared = take(4);
         assertThat(site.position(compared)).isEqualTo(3);
+        assertThat(site.logged)
+                .last()
+                .asString()
+                .contains("were compared with the parent point's fingerprints: bitmap");
         taken.add(compared);
         guest.stop();
         site.state = State.Stopped;
