@@ -15,6 +15,7 @@ use jni::objects::{JClass, JObjectArray, JString};
 use jni::sys::jboolean;
 use jni::{Env, NativeMethod, native_method};
 
+use crate::config::Config;
 use crate::error::{Code, Error};
 use crate::operation;
 use failure::{Failure, ThrowNasBackupException};
@@ -30,6 +31,12 @@ const _: &[NativeMethod] = &[
         java_type = org.nasbackup.Native,
         type_map = { JConfiguration => org.nasbackup.Configuration },
         static extern fn init(version: JString, configuration: JConfiguration),
+        error_policy = ThrowNasBackupException,
+    },
+    native_method! {
+        java_type = org.nasbackup.Native,
+        type_map = { JConfiguration => org.nasbackup.Configuration },
+        static extern fn check(version: JString, configuration: JConfiguration),
         error_policy = ThrowNasBackupException,
     },
     native_method! {
@@ -128,14 +135,34 @@ const _: &[NativeMethod] = &[
     },
 ];
 
-/// The versions are compared before anything else of the Java side is looked at; only this native's signature and
-/// the exception's constructor have to stay the same from version to version.
 fn init<'l>(
     env: &mut Env<'l>,
     class: JClass<'l>,
     version: JString<'l>,
     configuration: JConfiguration<'l>,
 ) -> Result<(), Failure> {
+    let configuration = configured(env, &class, version, &configuration)?;
+    Ok(operation::init(configuration, Box::new(log::ToJava))?)
+}
+
+fn check<'l>(
+    env: &mut Env<'l>,
+    class: JClass<'l>,
+    version: JString<'l>,
+    configuration: JConfiguration<'l>,
+) -> Result<(), Failure> {
+    let configuration = configured(env, &class, version, &configuration)?;
+    Ok(operation::check(configuration)?)
+}
+
+/// The versions are compared before anything else of the Java side is looked at; only the signatures of `init` and `check`
+/// and the exception's constructor have to stay the same from version to version.
+fn configured<'l>(
+    env: &mut Env<'l>,
+    class: &JClass<'l>,
+    version: JString<'l>,
+    configuration: &JConfiguration<'l>,
+) -> Result<Config, Failure> {
     let java = read::text("version", version, env)?.unwrap_or_else(|| "unknown".to_owned());
     if java != operation::version() {
         let cause = format!(
@@ -144,9 +171,8 @@ fn init<'l>(
         );
         return Err(Error::new(Code::VersionMismatch, "start the native library", cause).into());
     }
-    types::warm(env, &class)?;
-    let configuration = read::configuration(&configuration, env)?;
-    Ok(operation::init(configuration, Box::new(log::ToJava))?)
+    types::warm(env, class)?;
+    read::configuration(configuration, env)
 }
 
 fn version<'l>(env: &mut Env<'l>, _: JClass<'l>) -> Result<JString<'l>, Failure> {

@@ -1,4 +1,4 @@
-//! The Java types that the bridge reads, makes and calls. Looked up once, in `init`: a member that is missing or of
+//! The Java types that the bridge reads, makes and calls. Looked up once, at the start: a member that is missing or of
 //! another signature fails there, and threads that know no class loader find them later.
 // Constructors have as many arguments as their results have fields.
 #![allow(clippy::too_many_arguments)]

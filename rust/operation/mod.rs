@@ -56,6 +56,11 @@ pub fn init(config: Config, default: Box<dyn Append>) -> Result<()> {
     Ok(())
 }
 
+/// Refuses what [`init`] would refuse, a log4rs file apart, and has no effect: for who only looks at a host.
+pub fn check(config: Config) -> Result<()> {
+    config.check().map(drop)
+}
+
 /// The running jobs.
 pub fn jobs() -> Vec<JobStatus> {
     job::running()

@@ -119,12 +119,11 @@ public final class Doctor {
         return folder.replaceFirst("^jar:", "").replaceFirst("^file:", "").replaceFirst("!$", "");
     }
 
-    /** Without the host's log4rs.yaml, which would create its files, or refuse to where this user may not. */
+    /** Not opened: that would clear up behind a killed agent, which is for the next one to do. */
     private void library() {
         try {
-            Configuration settings =
-                    HostSettings.read(HostSettings.FILE).logLevel("warn").build();
-            good("libnasbackup.so " + NasBackup.open(settings).version());
+            good("libnasbackup.so "
+                    + NasBackup.check(HostSettings.read(HostSettings.FILE).build()));
         } catch (RuntimeException | LinkageError e) {
             missing(e.getMessage());
         }

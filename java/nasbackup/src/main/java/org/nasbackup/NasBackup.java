@@ -17,6 +17,7 @@ import java.io.IOException;
 import java.io.InputStream;
 import java.util.List;
 import java.util.Properties;
+import java.util.function.Consumer;
 import java.util.function.Function;
 import java.util.function.Supplier;
 
@@ -36,25 +37,41 @@ public final class NasBackup {
 
     /**
      * Loads the native library and puts the configuration into force for the calls that follow, in the whole process.
+     * What killed processes have left on this host is undone.
      *
      * @param configuration null for the defaults
      * @throws NasBackupException when the library can't be loaded (said again by every later call), is of another
      *     version ({@link ErrorCode#VERSION_MISMATCH}), or refuses the configuration
      */
     public static NasBackup open(Configuration configuration) {
+        start(version -> Native.init(version, configuration));
+        return new NasBackup();
+    }
+
+    /**
+     * Loads the native library, and does no more: refuses what {@link #open(Configuration)} would refuse, but does not read
+     * a {@code logConfig}. Nothing comes into force, and what killed processes have left stays as it is.
+     *
+     * @return the version of the native library
+     */
+    public static String check(Configuration configuration) {
+        start(version -> Native.check(version, configuration));
+        return Native.version();
+    }
+
+    private static void start(Consumer<String> entry) {
         NativeLibrary.load();
         String version = javaVersion();
         try {
-            Native.init(version, configuration);
+            entry.accept(version);
         } catch (UnsatisfiedLinkError e) {
             throw NasBackupException.of(
                     ErrorCode.VERSION_MISMATCH,
                     "start the native library",
-                    "it has no init for the Java side " + version + "; install libnasbackup.so and nasbackup.jar of one"
-                            + " version",
+                    "it was not made for the Java side " + version + "; install libnasbackup.so and nasbackup.jar of"
+                            + " one version",
                     e);
         }
-        return new NasBackup();
     }
 
     /** The version of the native library. */

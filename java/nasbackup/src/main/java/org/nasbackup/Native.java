@@ -31,6 +31,8 @@ final class Native {
 
     static native void init(String version, Configuration configuration);
 
+    static native void check(String version, Configuration configuration);
+
     static native String version();
 
     static native TakeBackupResult takeBackup(TakeBackupRequest request, ProgressListener listener);

@@ -249,6 +249,8 @@ class BoundaryTest {
         assertThat(e.code()).isEqualTo(ErrorCode.VERSION_MISMATCH);
         assertThat(e.getMessage()).contains("0.0.1", nasBackup.version(), "install both of one version");
         assertThat(failure(() -> Native.init(null, null)).code()).isEqualTo(ErrorCode.VERSION_MISMATCH);
+        assertThat(failure(() -> Native.check("0.0.1", null)).code()).isEqualTo(ErrorCode.VERSION_MISMATCH);
+        assertThat(NasBackup.check(null)).isEqualTo(nasBackup.version());
     }
 
     @Test
@@ -256,6 +258,9 @@ class BoundaryTest {
         refused(
                 "logLevel",
                 () -> NasBackup.open(Configuration.builder().logLevel("loud").build()));
+        refused(
+                "logLevel",
+                () -> NasBackup.check(Configuration.builder().logLevel("loud").build()));
         refused(
                 "stateDir",
                 () -> NasBackup.open(Configuration.builder().stateDir("here").build()));

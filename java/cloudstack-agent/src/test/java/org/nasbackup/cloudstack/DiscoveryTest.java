@@ -37,6 +37,8 @@ import org.junit.jupiter.api.BeforeAll;
 import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.ValueSource;
 import org.libvirt.Connect;
 import org.reflections.Reflections;
 import org.slf4j.LoggerFactory;
@@ -296,6 +298,29 @@ class DiscoveryTest {
         assertThat(runAfter(setup, libraryPath(), Agent.class.getName(), classPath, delete(folder)))
                 .contains("BackupAnswer false")
                 .contains(wrong);
+    }
+
+    @ParameterizedTest
+    @ValueSource(strings = {"rateLimit = 5", "logLevel = loud"})
+    void so_is_a_value_that_the_library_refuses(String setting) throws Exception {
+        String setup = onHostWith(Files.writeString(folder.resolve("nasbackup.properties"), setting));
+        String wrong = "INVALID_ARGUMENT: check the request: " + setting.split(" ")[0] + ": ";
+        List<String> classPath = List.of(ours.toString(), stock.toString());
+        assertThat(runAfter(setup, libraryPath(), DOCTOR, classPath, "test:///default"))
+                .contains("MISSING  " + wrong);
+        assertThat(runAfter(setup, libraryPath(), Agent.class.getName(), classPath, delete(folder)))
+                .contains(wrong);
+    }
+
+    /** That is for the agent's next start, or there would be two at it. */
+    @Test
+    void doctor_leaves_alone_what_a_killed_agent_has_left() throws Exception {
+        Path scratch = Files.createDirectories(Path.of("/var/lib/nasbackup/scratch/4194305-0"));
+        List<String> classPath = List.of(ours.toString(), stock.toString());
+        assertThat(doctor(libraryPath(), classPath)).contains("ok       libnasbackup.so ");
+        assertThat(scratch).exists();
+        assertThat(agent(libraryPath(), classPath, delete(folder))).contains("BackupAnswer true null\n");
+        assertThat(scratch).doesNotExist();
     }
 
     @Test
