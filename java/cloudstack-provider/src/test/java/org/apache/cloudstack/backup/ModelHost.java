@@ -71,7 +71,8 @@ final class ModelHost implements AgentManager {
     Runnable gate = () -> {};
 
     @Override
-    public Answer send(Long hostId, Command command) throws AgentUnavailableException, OperationTimedoutException {
+    public synchronized Answer send(Long hostId, Command command)
+            throws AgentUnavailableException, OperationTimedoutException {
         gate.run();
         Answer answer = answer(hostId, command);
         gate.run();

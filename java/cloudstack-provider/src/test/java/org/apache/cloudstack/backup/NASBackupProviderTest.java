@@ -24,6 +24,7 @@ import java.util.ArrayList;
 import java.util.List;
 import java.util.Map;
 import java.util.TreeMap;
+import java.util.function.Consumer;
 import org.apache.cloudstack.backup.ModelHost.Fault;
 import org.junit.jupiter.api.AfterAll;
 import org.junit.jupiter.api.BeforeAll;
@@ -36,6 +37,7 @@ import org.junit.jupiter.params.provider.ValueSource;
 import org.nasbackup.provider.Policy;
 import org.nasbackup.provider.database.Database;
 import org.nasbackup.provider.database.MariaDb;
+import org.nasbackup.provider.database.Tables;
 
 /** The provider over a real database and a model of hosts and files. */
 class NASBackupProviderTest {
@@ -560,6 +562,35 @@ class NASBackupProviderTest {
             });
         }
         site.agrees();
+    }
+
+    @ParameterizedTest
+    @CsvSource({"5,1 2 3 4", "7,1 2 4 5"})
+    void deletions_and_a_backup_at_once_leave_a_valid_chain(int length, String targets) throws Exception {
+        site.laterManager = true;
+        List<Backup> taken = take(length);
+        List<Consumer<Site>> work = new ArrayList<>();
+        for (String target : targets.split(" ")) {
+            work.add(server -> server.delete(taken.get(Integer.parseInt(target)), false));
+        }
+        work.add(Site::takeCounted);
+        site.host.gate =
+                () -> site.nas.paths().forEach(path -> site.contents.computeIfAbsent(path, p -> site.nas.read(p)));
+        new ManyServers(server.socket(), this::server).atOnce(work);
+        site.agrees();
+        assertThat(site.rows()).hasSize(length + 1 - 4);
+        site.now = site.now.plusSeconds(60);
+        site.take();
+        site.agrees();
+    }
+
+    /** Another server, before the same host. */
+    private Site server(Tables tables) {
+        Site other = new Site(tables);
+        other.laterManager = site.laterManager;
+        other.now = site.now;
+        other.provider.agentManager = site.host;
+        return other;
     }
 
     @Test

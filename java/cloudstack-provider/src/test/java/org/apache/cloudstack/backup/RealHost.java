@@ -17,6 +17,7 @@ import com.cloud.agent.api.Answer;
 import com.cloud.agent.api.Command;
 import com.cloud.exception.OperationTimedoutException;
 import java.util.ArrayList;
+import java.util.Collections;
 import java.util.List;
 import java.util.stream.Collectors;
 import org.nasbackup.cloudstack.Agent;
@@ -24,7 +25,7 @@ import org.nasbackup.cloudstack.Wire;
 
 /** A host with the wrappers, the library, libvirt and QEMU as they are; commands and answers cross as JSON. */
 final class RealHost implements AgentManager {
-    private final List<Command> asked = new ArrayList<>();
+    private final List<Command> asked = Collections.synchronizedList(new ArrayList<>());
     private Class<? extends Command> unheard;
 
     /** The next answer to such a command is lost: the host finishes, the server hears of a timeout. */

@@ -50,6 +50,7 @@ import org.nasbackup.lab.NasFolder;
 import org.nasbackup.lab.Point;
 import org.nasbackup.provider.database.Database;
 import org.nasbackup.provider.database.MariaDb;
+import org.nasbackup.provider.database.Tables;
 
 /** From the provider down to QEMU and back, over a real database: rows, manifests, headers and contents agree. */
 class WholeSystemTest {
@@ -73,6 +74,10 @@ class WholeSystemTest {
 
     @BeforeEach
     void build() {
+        connect(site);
+    }
+
+    private void connect(Site site) {
         site.provider.agentManager = host;
         when(site.vm.getInstanceName()).thenReturn(guest.name());
         String address = nas.repository().address();
@@ -84,11 +89,11 @@ class WholeSystemTest {
         for (int device = 0; device < volumes.size(); device++) {
             site.volume(device, "uuid-" + device, volumes.get(device));
         }
-        pool();
+        pool(site);
     }
 
     /** Its folder is the guest's, on every host. */
-    private void pool() {
+    private void pool(Site site) {
         StoragePoolVO pool = site.provider.primaryDataStoreDao.findById(31L);
         when(pool.getPoolType()).thenReturn(StoragePoolType.SharedMountPoint);
         String folder = guest.folder().toString();
@@ -290,6 +295,31 @@ class WholeSystemTest {
         taken.forEach(this::readsAsOnItsDay);
         site.delete(taken.get(1), false);
         agree(taken.get(0), taken.get(2), taken.get(3));
+    }
+
+    @Test
+    void deletions_and_a_backup_at_once_leave_a_valid_chain() throws Exception {
+        List<Backup> taken = chain(5);
+        guest.write(1, 0x77, 8, 1);
+        List<Path> content = guest.keepContent();
+        new ManyServers(MariaDb.shared().socket(), this::server)
+                .atOnce(List.of(
+                        server -> server.delete(taken.get(1), false),
+                        server -> server.delete(taken.get(2), false),
+                        server -> server.delete(taken.get(3), false),
+                        Site::takeCounted));
+        Backup last = site.rows().get(2);
+        contents.put(last.getExternalId(), content);
+        assertThat(positions(taken.get(0), taken.get(4), last)).containsExactly(0, 1, 2);
+        agree(taken.get(0), taken.get(4), last);
+    }
+
+    private Site server(Tables tables) {
+        Site other = new Site(tables);
+        other.now = site.now;
+        other.laterManager = true;
+        connect(other);
+        return other;
     }
 
     /** The first entry of a qcow2 image's table of tables, as it was (QEMU, docs/interop/qcow2.txt). */

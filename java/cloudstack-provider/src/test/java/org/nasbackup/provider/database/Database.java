@@ -32,10 +32,17 @@ public final class Database implements Transactions, ChainLocks, AutoCloseable {
 
     private final Path socket;
     private final Connection connection;
+    private final int patienceSeconds;
     private Runnable beforeCommit = () -> {};
 
     public Database(Path socket) throws SQLException {
+        this(socket, 1);
+    }
+
+    /** @param patienceSeconds how long it waits for a lock */
+    public Database(Path socket, int patienceSeconds) throws SQLException {
         this.socket = socket;
+        this.patienceSeconds = patienceSeconds;
         this.connection = MariaDb.connect(socket, "cloud");
     }
 
@@ -105,7 +112,11 @@ public final class Database implements Transactions, ChainLocks, AutoCloseable {
     @Override
     public <T> T locked(long vmId, Supplier<T> work) {
         try (Database own = new Database(socket)) {
-            Integer got = own.read(row -> row.getInt(1), "select get_lock(?, 1)", "nas.backup.chain.vm." + vmId)
+            Integer got = own.read(
+                            row -> row.getInt(1),
+                            "select get_lock(?, ?)",
+                            "nas.backup.chain.vm." + vmId,
+                            patienceSeconds)
                     .get(0);
             if (got != 1) {
                 throw new IllegalStateException("locked");
@@ -114,6 +125,14 @@ public final class Database implements Transactions, ChainLocks, AutoCloseable {
         } catch (SQLException e) {
             throw new IllegalStateException("lock", e);
         }
+    }
+
+    /** How many wait for a lock now. */
+    public long waiting() {
+        return read(
+                        row -> row.getLong(1),
+                        "select count(*) from information_schema.processlist where state = 'User lock'")
+                .get(0);
     }
 
     @Override
