@@ -418,6 +418,9 @@ public class NASBackupProvider extends AdapterBase implements BackupProvider, Co
                 new AgentRepository(new TypedAgent(agentManager, host), repository, waitSeconds(backup.getZoneId()));
         Predicate<Point> counted = point -> handlesAllAccounting() || point.id() != backup.getId();
         new RepairExecutor(catalogue, remote, counted).execute(ChainRepair.computeChainRepair(points, target, forced));
+        if (!handlesAllAccounting()) {
+            catalogue.settle(backup);
+        }
         return true;
     }
 

@@ -185,7 +185,7 @@ public final class DaoCatalogue implements Catalogue {
             move(positions);
             BackupVO row = backups.findById(point.id());
             if (size != null && !size.equals(row.getSize())) {
-                account(row, size - (row.getSize() == null ? 0 : row.getSize()));
+                account(row, size - size(row));
                 row.setSize(size);
                 update(row);
             }
@@ -195,7 +195,7 @@ public final class DaoCatalogue implements Catalogue {
     private void account(BackupVO row, long growth) {
         if (growth > 0) {
             limits.incrementResourceCount(row.getAccountId(), ResourceType.backup_storage, growth);
-        } else {
+        } else if (growth < 0) {
             limits.decrementResourceCount(row.getAccountId(), ResourceType.backup_storage, -growth);
         }
     }
@@ -219,6 +219,19 @@ public final class DaoCatalogue implements Catalogue {
                 }
             }
         });
+    }
+
+    /**
+     * A manager that takes the backup off the owner's bytes by itself does it with the size that it read before it had the
+     * lock. What a repair has made of that meanwhile is taken off here.
+     */
+    public void settle(Backup read) {
+        BackupVO row = backups.findByIdIncludingRemoved(read.getId());
+        account(row, size(read) - size(row));
+    }
+
+    private static long size(Backup backup) {
+        return backup.getSize() == null ? 0 : backup.getSize();
     }
 
     /** The manager counts a backup once it was taken. */

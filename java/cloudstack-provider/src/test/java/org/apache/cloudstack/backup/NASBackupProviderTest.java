@@ -565,9 +565,10 @@ class NASBackupProviderTest {
     }
 
     @ParameterizedTest
-    @CsvSource({"5,1 2 3 4", "7,1 2 4 5"})
-    void deletions_and_a_backup_at_once_leave_a_valid_chain(int length, String targets) throws Exception {
-        site.laterManager = true;
+    @CsvSource({"5,1 2 3 4,false", "5,1 2 3 4,true", "7,1 2 4 5,false", "7,1 2 4 5,true"})
+    void deletions_and_a_backup_at_once_leave_a_valid_chain(int length, String targets, boolean laterManager)
+            throws Exception {
+        site.laterManager = laterManager;
         List<Backup> taken = take(length);
         List<Consumer<Site>> work = new ArrayList<>();
         for (String target : targets.split(" ")) {

@@ -317,7 +317,6 @@ class WholeSystemTest {
     private Site server(Tables tables) {
         Site other = new Site(tables);
         other.now = site.now;
-        other.laterManager = true;
         connect(other);
         return other;
     }
