@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::failure::Failure;
 use super::types::{
-    JBackupStatsRequest, JConfiguration, JDeleteBackupRequest, JFlattenRequest, JRebaseBackupRequest,
+    JBackupStatsRequest, JConfiguration, JDeleteBackupRequest, JFlattenRequest, JOutput, JRebaseBackupRequest,
     JRebasePointRequest, JRepository, JStoppedDisk, JTakeBackupRequest, JVerifyChainRequest,
 };
 use crate::config::Config;
@@ -99,18 +99,26 @@ pub(super) fn verify_chain(request: &JVerifyChainRequest<'_>, env: &Env<'_>) -> 
 pub(super) fn flatten(request: &JFlattenRequest<'_>, env: &Env<'_>) -> Result<FlattenRequest> {
     given(request)?;
     env.with_local_frame(FRAME, |env| {
-        let format = text("output.format", request.output_format(env)?, env)?;
         Ok(FlattenRequest {
             job: text("job", request.job(env)?, env)?,
             repository: repository(request.repository(env)?, env)?,
             backup_path: text("backupPath", request.backup_path(env)?, env)?,
             volume: text("volume", request.volume(env)?, env)?,
-            output: Some(OutputRequest {
-                path: text("output.path", request.output_path(env)?, env)?,
-                format: format.map(|format| output_format(&format)).transpose()?,
-            }),
+            output: output(&request.output(env)?, env)?,
         })
     })
+}
+
+fn output(java: &JOutput<'_>, env: &mut Env<'_>) -> Result<Option<OutputRequest>> {
+    if java.is_null() {
+        return Ok(None);
+    }
+    let format = java.format(env)?;
+    let format = if format.is_null() { None } else { text("output.format", format.text(env)?, env)? };
+    Ok(Some(OutputRequest {
+        path: text("output.path", java.path(env)?, env)?,
+        format: format.map(|format| output_format(&format)).transpose()?,
+    }))
 }
 
 fn output_format(format: &str) -> Result<OutputFormat> {

@@ -133,15 +133,23 @@ bind_java_type! {
 }
 
 bind_java_type! {
+    pub(super) JOutput => org.nasbackup.Output,
+    type_map = { JOutputFormat => org.nasbackup.OutputFormat },
+    methods {
+        fn path() -> JString,
+        fn format() -> JOutputFormat,
+    },
+}
+
+bind_java_type! {
     pub(super) JFlattenRequest => org.nasbackup.FlattenRequest,
-    type_map = { JRepository => org.nasbackup.Repository },
+    type_map = { JRepository => org.nasbackup.Repository, JOutput => org.nasbackup.Output },
     methods {
         fn job() -> JString,
         fn repository() -> JRepository,
         fn backup_path() -> JString,
         fn volume() -> JString,
-        fn output_path() -> JString,
-        fn output_format() -> JString,
+        fn output() -> JOutput,
     },
 }
 
@@ -161,6 +169,11 @@ bind_java_type! {
 
 bind_java_type! {
     pub(super) JEngine => org.nasbackup.Engine,
+    methods { fn text() -> JString, },
+}
+
+bind_java_type! {
+    pub(super) JOutputFormat => org.nasbackup.OutputFormat,
     methods { fn text() -> JString, },
 }
 
@@ -268,6 +281,7 @@ pub(super) fn warm(env: &mut Env<'_>, class: &JClass<'_>) -> jni::errors::Result
     JConfigurationAPI::get(env, &context)?;
     JRepositoryAPI::get(env, &context)?;
     JStoppedDiskAPI::get(env, &context)?;
+    JOutputAPI::get(env, &context)?;
     JTakeBackupRequestAPI::get(env, &context)?;
     JRebaseBackupRequestAPI::get(env, &context)?;
     JRebasePointRequestAPI::get(env, &context)?;
@@ -277,6 +291,7 @@ pub(super) fn warm(env: &mut Env<'_>, class: &JClass<'_>) -> jni::errors::Result
     JBackupStatsRequestAPI::get(env, &context)?;
     JModeAPI::get(env, &context)?;
     JEngineAPI::get(env, &context)?;
+    JOutputFormatAPI::get(env, &context)?;
     JQuiesceFailureAPI::get(env, &context)?;
     JTakeBackupResultAPI::get(env, &context)?;
     JDiskResultAPI::get(env, &context)?;

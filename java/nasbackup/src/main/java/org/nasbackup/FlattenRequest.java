@@ -18,16 +18,14 @@ public final class FlattenRequest {
     private final Repository repository;
     private final String backupPath;
     private final String volume;
-    private final String outputPath;
-    private final String outputFormat;
+    private final Output output;
 
     private FlattenRequest(Builder builder) {
         this.job = builder.job;
         this.repository = builder.repository;
         this.backupPath = builder.backupPath;
         this.volume = builder.volume;
-        this.outputPath = builder.outputPath;
-        this.outputFormat = builder.outputFormat;
+        this.output = builder.output;
     }
 
     /** A builder with nothing set. */
@@ -42,8 +40,7 @@ public final class FlattenRequest {
         builder.repository = repository;
         builder.backupPath = backupPath;
         builder.volume = volume;
-        builder.outputPath = outputPath;
-        builder.outputFormat = outputFormat;
+        builder.output = output;
         return builder;
     }
 
@@ -67,19 +64,14 @@ public final class FlattenRequest {
         return volume;
     }
 
-    /** Absolute path on this host: a file, which is made or replaced, or a block device, which is overwritten. */
-    public String outputPath() {
-        return outputPath;
-    }
-
-    /** {@code raw} or {@code qcow2}; a block device takes {@code raw} only. */
-    public String outputFormat() {
-        return outputFormat;
+    /** Where it goes. */
+    public Output output() {
+        return output;
     }
 
     @Override
     public String toString() {
-        return "flatten " + volume + " of " + backupPath + " on " + repository + " into " + outputPath;
+        return "flatten " + volume + " of " + backupPath + " on " + repository + " into " + output;
     }
 
     /** Builds a {@link FlattenRequest}; what is not set stays at its default. */
@@ -88,8 +80,7 @@ public final class FlattenRequest {
         private Repository repository;
         private String backupPath;
         private String volume;
-        private String outputPath;
-        private String outputFormat;
+        private Output output;
 
         private Builder() {}
 
@@ -117,15 +108,9 @@ public final class FlattenRequest {
             return this;
         }
 
-        /** @see FlattenRequest#outputPath */
-        public Builder outputPath(String outputPath) {
-            this.outputPath = outputPath;
-            return this;
-        }
-
-        /** @see FlattenRequest#outputFormat */
-        public Builder outputFormat(String outputFormat) {
-            this.outputFormat = outputFormat;
+        /** @see FlattenRequest#output */
+        public Builder output(Output output) {
+            this.output = output;
             return this;
         }
 

@@ -164,7 +164,9 @@ class BoundaryTest {
         refused("volume", () -> nasBackup.flatten(flatten.build()));
         flatten.volume("v");
         refused("output.path", () -> nasBackup.flatten(flatten.build()));
-        flatten.outputPath("/v");
+        flatten.output(Output.builder().format(OutputFormat.RAW).build());
+        refused("output.path", () -> nasBackup.flatten(flatten.build()));
+        flatten.output(Output.builder().path("/v").build());
         refused("output.format", () -> nasBackup.flatten(flatten.build()));
         refused("request", () -> nasBackup.backupStats(null));
         refused(

@@ -73,6 +73,22 @@ class RequestTest {
     }
 
     @Test
+    void a_copy_of_a_flatten_keeps_every_field() {
+        FlattenRequest request = FlattenRequest.builder()
+                .job("j")
+                .repository(Repository.builder().type("dir").address("/export").build())
+                .backupPath("i/2")
+                .volume("v")
+                .output(Output.builder().path("/v").format(OutputFormat.QCOW2).build())
+                .build();
+        assertThat(request.toBuilder().build())
+                .hasNoNullFieldsOrProperties()
+                .usingRecursiveComparison()
+                .isEqualTo(request);
+        assertThat(request).hasToString("flatten v of i/2 on dir /export into /v");
+    }
+
+    @Test
     void lists_are_copied_and_can_not_be_changed() {
         List<String> paths = new ArrayList<>(List.of("a"));
         TakeBackupRequest request =

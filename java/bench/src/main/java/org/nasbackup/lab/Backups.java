@@ -29,6 +29,8 @@ import org.nasbackup.FlattenRequest;
 import org.nasbackup.FlattenResult;
 import org.nasbackup.Kind;
 import org.nasbackup.Mode;
+import org.nasbackup.Output;
+import org.nasbackup.OutputFormat;
 import org.nasbackup.StoppedDisk;
 import org.nasbackup.TakeBackupRequest;
 import org.nasbackup.TakeBackupResult;
@@ -405,8 +407,10 @@ final class Backups implements AutoCloseable {
                         .volume(Path.of(guest.stoppedDisks().get(DISK).path())
                                 .getFileName()
                                 .toString())
-                        .outputPath("" + output)
-                        .outputFormat("qcow2")
+                        .output(Output.builder()
+                                .path("" + output)
+                                .format(OutputFormat.QCOW2)
+                                .build())
                         .build());
                 sample.with("cloned", result.bytesCloned()).with("copied", result.bytesCopied());
             }

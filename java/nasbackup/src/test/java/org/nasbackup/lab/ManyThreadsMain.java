@@ -28,6 +28,8 @@ import org.nasbackup.FlattenRequest;
 import org.nasbackup.Mode;
 import org.nasbackup.NasBackup;
 import org.nasbackup.NasBackupException;
+import org.nasbackup.Output;
+import org.nasbackup.OutputFormat;
 import org.nasbackup.ProgressListener;
 import org.nasbackup.RebaseBackupRequest;
 import org.nasbackup.RebasePointRequest;
@@ -126,9 +128,11 @@ final class ManyThreadsMain {
                             .repository(nas.repository())
                             .backupPath(point(random.nextInt(40)))
                             .volume(volume)
-                            .outputPath(
-                                    flat.resolve("disk-" + random.nextInt(4)).toString())
-                            .outputFormat("raw")
+                            .output(Output.builder()
+                                    .path(flat.resolve("disk-" + random.nextInt(4))
+                                            .toString())
+                                    .format(OutputFormat.RAW)
+                                    .build())
                             .build());
                     break;
                 case 8:

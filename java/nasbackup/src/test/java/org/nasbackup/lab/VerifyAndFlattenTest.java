@@ -31,6 +31,8 @@ import org.nasbackup.FlattenResult;
 import org.nasbackup.Mode;
 import org.nasbackup.NasBackup;
 import org.nasbackup.NasBackupException;
+import org.nasbackup.Output;
+import org.nasbackup.OutputFormat;
 import org.nasbackup.Verdict;
 import org.nasbackup.VerifiedFile;
 import org.nasbackup.VerifyChainRequest;
@@ -70,13 +72,16 @@ class VerifyAndFlattenTest {
                 .build());
     }
 
+    private static Output output(Path path, OutputFormat format) {
+        return Output.builder().path(path.toString()).format(format).build();
+    }
+
     private FlattenRequest.Builder flatten(Point point, DiskResult disk, Path output) {
         return FlattenRequest.builder()
                 .repository(story.nas().repository())
                 .backupPath(point.path())
                 .volume(disk.volume())
-                .outputPath(output.toString())
-                .outputFormat("qcow2");
+                .output(output(output, OutputFormat.QCOW2));
     }
 
     @Test
@@ -126,7 +131,8 @@ class VerifyAndFlattenTest {
         }
         DiskResult root = full.result().disks().get(0);
         Path raw = outputs.resolve("raw");
-        nasBackup.flatten(flatten(full, root, raw).outputFormat("raw").build());
+        nasBackup.flatten(
+                flatten(full, root, raw).output(output(raw, OutputFormat.RAW)).build());
         assertThat(Lab.run("qemu-img", "info", "-f", "raw", "" + raw)).contains("format: raw");
         assertThat(nasBackup.jobs()).isEmpty();
     }
@@ -136,8 +142,10 @@ class VerifyAndFlattenTest {
         Path output = Lab.folder("flat").resolve("disk");
         DiskResult disk = full.result().disks().get(0);
         FlattenRequest.Builder request = flatten(full, disk, output);
-        assertThat(failure(request.outputFormat("vmdk"), null)).isEqualTo(ErrorCode.INVALID_ARGUMENT);
-        assertThat(failure(request.outputFormat("raw").volume("none"), null)).isEqualTo(ErrorCode.NOT_FOUND);
+        assertThat(failure(request.output(output(Path.of("disk"), OutputFormat.RAW)), null))
+                .isEqualTo(ErrorCode.INVALID_ARGUMENT);
+        assertThat(failure(request.output(output(output, OutputFormat.RAW)).volume("none"), null))
+                .isEqualTo(ErrorCode.NOT_FOUND);
         CancelHandle handle = new CancelHandle();
         handle.cancel();
         assertThat(failure(request.volume(disk.volume()), handle)).isEqualTo(ErrorCode.CANCELLED);
