@@ -507,6 +507,7 @@ public class NASBackupProvider extends AdapterBase implements BackupProvider, Co
         command.setRestoreVolumeUUID(backupVolumeInfo.getUuid());
         command.setBackupVolumesUUIDs(List.of(backupVolumeInfo.getUuid()));
         command.setBackupFiles(List.of(backupVolumeInfo.getPath()));
+        command.setRestoreVolumeSizes(List.of(backupVolumeInfo.getSize()));
         command.setRestoreVolumePaths(paths.paths());
         command.setRestoreVolumePools(paths.pools());
         Pair<Boolean, String> result = locks.locked(backup.getVmId(), () -> ask(host, command));

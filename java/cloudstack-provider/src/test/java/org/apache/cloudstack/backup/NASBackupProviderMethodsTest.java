@@ -162,6 +162,7 @@ class NASBackupProviderMethodsTest {
                 .contains("\"diskType\":\"datadisk\"")
                 .contains("\"restoreVolumeUUID\":\"uuid-d1\"")
                 .contains("\"backupFiles\":[\"d1\"]")
+                .contains("\"restoreVolumeSizes\":[8]")
                 .containsPattern("\"restoreVolumePaths\":\\[\"/mnt/pool-1/[0-9a-f-]{36}\"\\]");
         verify(site.provider.volumeDao).persist(any());
         assertThat(site.activeCheckpoint()).isNull();
