@@ -28,7 +28,12 @@ public final class AgentFailure extends RuntimeException {
     private final boolean leftovers;
 
     public AgentFailure(Kind kind, String reason, boolean leftovers) {
-        super(reason);
+        this(kind, reason, leftovers, null);
+    }
+
+    /** @param cause null: the host's answer is all there is */
+    public AgentFailure(Kind kind, String reason, boolean leftovers, Throwable cause) {
+        super(reason, cause);
         this.kind = kind;
         this.leftovers = leftovers;
     }

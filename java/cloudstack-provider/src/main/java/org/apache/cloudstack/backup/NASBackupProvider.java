@@ -104,7 +104,7 @@ public class NASBackupProvider extends AdapterBase implements BackupProvider, Co
             Boolean.class,
             "nas.backup.incremental.enabled",
             "false",
-            "Whether backups of running virtual machines are incremental between two full ones",
+            "Whether backups are incremental between two full ones. Off: every backup is a full one that stands alone",
             true,
             ConfigKey.Scope.Zone,
             FRAMEWORK_ENABLED);
@@ -114,7 +114,7 @@ public class NASBackupProvider extends AdapterBase implements BackupProvider, Co
             Integer.class,
             "nas.backup.wait",
             "7200",
-            "Seconds that a host may take for one backup, one deletion or one restore",
+            "Seconds that the server waits for one backup, one deletion or one restore; a host gives a backup up earlier",
             true,
             ConfigKey.Scope.Zone,
             FRAMEWORK_ENABLED);
@@ -241,7 +241,7 @@ public class NASBackupProvider extends AdapterBase implements BackupProvider, Co
                 .findByVmAndByType(vm.getId(), VMSnapshot.Type.DiskAndMemory)
                 .isEmpty()) {
             throw new CloudRuntimeException("virtual machine " + vm.getInstanceName()
-                    + " has a snapshot of disk and memory, and can't be backed up as long");
+                    + " can't be backed up while it has a snapshot of disk and memory");
         }
         return locks.locked(vm.getId(), () -> takeBackup(vm, quiesceVM, host, repository));
     }
@@ -384,7 +384,8 @@ public class NASBackupProvider extends AdapterBase implements BackupProvider, Co
             catalogue.failedClean(id);
         }
         if (failure.kind() == AgentFailure.Kind.UNKNOWN) {
-            throw new CloudRuntimeException("unable to back up " + vm.getInstanceName() + " - " + failure.getMessage());
+            throw new CloudRuntimeException(
+                    "unable to back up " + vm.getInstanceName() + " - " + failure.getMessage(), failure);
         }
         return new Pair<>(false, null);
     }

@@ -37,7 +37,7 @@ public final class TypedAgent {
         Answer answer = send(command);
         if (!type.isInstance(answer)) {
             String got = answer == null ? "no answer" : answer.getClass().getSimpleName() + " " + answer.getDetails();
-            throw unknown("host " + host.getName() + " gave " + got);
+            throw unknown("host " + host.getName() + " gave " + got, null);
         }
         if (!answer.getResult() && !tellsSizes(answer)) {
             boolean leftovers = answer instanceof BackupAnswer && ((BackupAnswer) answer).getNeedsCleanup();
@@ -60,13 +60,13 @@ public final class TypedAgent {
         try {
             return agents.send(host.getId(), command);
         } catch (AgentUnavailableException e) {
-            throw unknown("host " + host.getName() + " can't be reached");
+            throw unknown("host " + host.getName() + " can't be reached: " + e.getMessage(), e);
         } catch (OperationTimedoutException e) {
-            throw unknown("host " + host.getName() + " did not answer in time; it may still finish");
+            throw unknown("host " + host.getName() + " did not answer in time; it may still finish", e);
         }
     }
 
-    private static AgentFailure unknown(String reason) {
-        return new AgentFailure(AgentFailure.Kind.UNKNOWN, reason, true);
+    private static AgentFailure unknown(String reason, Exception cause) {
+        return new AgentFailure(AgentFailure.Kind.UNKNOWN, reason, true, cause);
     }
 }

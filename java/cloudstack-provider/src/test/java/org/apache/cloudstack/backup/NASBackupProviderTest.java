@@ -261,7 +261,7 @@ class NASBackupProviderTest {
     @CsvSource({
         "NO_ANSWER,Error,gave no answer",
         "OTHER_ANSWER,Error,gave Answer java.lang.NullPointerException",
-        "UNREACHABLE,Error,can't be reached",
+        "UNREACHABLE,Error,can't be reached: gone",
         "TIMEOUT,Error,did not answer in time",
         "TIMEOUT_BUT_DONE,Error,did not answer in time",
     })
