@@ -271,6 +271,8 @@ public class NASBackupProvider extends AdapterBase implements BackupProvider, Co
         } catch (AgentFailure e) {
             return fail(catalogue, id, vm, e);
         } catch (RuntimeException e) {
+            // said here: the row's end may fail for the same reason, and would be heard of alone
+            logger.error("Backup {} of {} was not recorded: {}", id, vm.getInstanceName(), e.getMessage());
             catalogue.failed(id);
             throw e;
         }
