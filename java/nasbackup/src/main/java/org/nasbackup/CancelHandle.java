@@ -41,11 +41,6 @@ public final class CancelHandle {
         return job;
     }
 
-    /** Has {@link #cancel} been called? */
-    public boolean isCancelled() {
-        return cancelled;
-    }
-
     /** Asks the job to stop. Its call ends with {@link ErrorCode#CANCELLED} unless the job was through already. */
     public void cancel() {
         cancelled = true;
