@@ -154,6 +154,10 @@ fn a_secret_is_in_no_log_error_command_line_or_file() {
     assert_eq!(helpers.seen("secrets").matches(SECRET).count(), 4, "the helpers got it");
     let (arguments, processes) = (helpers.seen("arguments"), helpers.seen("processes"));
     assert!(arguments.contains("vers=3.0") && processes.contains("//server/share"), "{arguments} {processes}");
+    // address, mount point, "-o", options
+    let options = |address: &str| arguments.split_once(address).unwrap().1.lines().nth(3).unwrap();
+    assert!(options("//server/share").split(',').any(|option| option == "nobrl"), "{arguments}");
+    assert!(!options("mon:/").contains("nobrl"), "{arguments}");
     assert!(!arguments.contains(SECRET) && !processes.contains(SECRET), "a secret on a command line");
     let lines = std::fs::read_to_string(log).unwrap();
     assert!(lines.contains("MOUNT_FAILED") && lines.contains("backup") && lines.lines().count() > 5, "{lines}");

@@ -1,4 +1,4 @@
-//! Mount options: which of them are secrets, and how these are kept from command lines and messages.
+//! Mount options: which of them are secrets, how these are kept from command lines and messages, and what is added.
 
 use super::repository::Export;
 
@@ -20,10 +20,12 @@ pub struct Secret {
     pub text: String,
 }
 
-/// Takes the secrets out of an export's options, for the types whose helpers read them from a file.
+/// Takes the secrets out of an export's options, for the types whose helpers read them from a file. QEMU's byte-range locks
+/// would be mandatory on a CIFS server, and keep others from reading: they stay on the host unless the options say `brl`.
 pub fn prepare(export: &Export) -> Prepared {
+    let cifs = matches!(export.kind(), "cifs" | "smb3");
     let (option, line): (_, fn(&str, &str) -> Option<String>) = match export.kind() {
-        "cifs" | "smb3" => ("credentials", |key, value| Some(format!("{}={}\n", credential(key)?, unquoted(value)))),
+        _ if cifs => ("credentials", |key, value| Some(format!("{}={}\n", credential(key)?, unquoted(value)))),
         "ceph" => ("secretfile", |key, value| (key == "secret").then(|| value.to_owned())),
         _ => ("", |_, _| None),
     };
@@ -36,6 +38,9 @@ pub fn prepare(export: &Export) -> Prepared {
             }
             None => prepared.options.push(each.to_owned()),
         }
+    }
+    if cifs && !prepared.options.iter().any(|option| option == "nobrl" || option == "brl") {
+        prepared.options.push("nobrl".to_owned());
     }
     prepared
 }
@@ -105,7 +110,16 @@ mod tests {
         assert_eq!(prepared.options, ["vers=3.0", "nobrl"]);
         let prepared = prepare(&export("nfs", "vers=4,username=x"));
         assert_eq!((prepared.options.len(), prepared.secret), (2, None));
-        assert_eq!(prepare(&export("cifs", "")), Prepared { options: vec![], secret: None });
+    }
+
+    #[test]
+    fn no_byte_range_lock_reaches_a_cifs_server_unless_it_is_asked_for() {
+        let options = |kind, options| prepare(&export(kind, options)).options;
+        assert_eq!(options("cifs", ""), ["nobrl"]);
+        assert_eq!(options("smb3", "vers=3.1.1"), ["vers=3.1.1", "nobrl"]);
+        assert_eq!(options("cifs", "nobrl,ro"), ["nobrl", "ro"]);
+        assert_eq!(options("cifs", "brl"), ["brl"]);
+        assert_eq!(options("nfs", "vers=4"), ["vers=4"]);
     }
 
     #[test]
