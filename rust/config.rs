@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use crate::engine::Engine;
 use crate::error::{Error, Result};
@@ -17,7 +18,7 @@ pub(crate) const LEAST_RATE: u64 = 1 << 16;
 pub(crate) const LEAST_SCRATCH: u64 = 64 << 20;
 
 /// What to do when a guest's file systems can't be frozen although the request asks for it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum QuiesceFailure {
     /// The backup fails with `QUIESCE_FAILED`.
@@ -28,7 +29,7 @@ pub enum QuiesceFailure {
 }
 
 /// The settings of `init` (design, section 4). Absent keys take the default, unknown keys are refused by name.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Config {
     /// libvirt connection URI. Default `qemu:///system`.
@@ -142,6 +143,14 @@ impl Config {
     }
 }
 
+/// The keys of a request of `init` without those that are null, which means no more than an absent one. Unknown keys stay,
+/// for the refusal.
+pub(crate) fn given(mut keys: Map<String, Value>) -> Result<Value> {
+    let known = serde_json::to_value(Config::default()).map_err(|e| Error::invalid("configuration", e))?;
+    keys.retain(|key, value| !value.is_null() || known.get(key).is_none());
+    Ok(Value::Object(keys))
+}
+
 fn mode(digits: &str) -> Option<u32> {
     u32::from_str_radix(digits, 8).ok().filter(|mode| *mode <= 0o777)
 }
@@ -206,14 +215,17 @@ mod tests {
     }
 
     #[test]
-    fn absent_keys_take_the_defaults() {
-        let config = |json| serde_json::from_str::<Config>(json).unwrap().check().unwrap();
+    fn absent_keys_and_nulls_take_the_defaults() {
+        let config = |json: &str| serde_json::from_str::<Config>(json).unwrap().check().unwrap();
         assert_eq!(config("{}"), Config::default());
         assert_eq!((config("{}").file_mode(), config("{}").folder_mode()), (0o600, 0o711));
         let modes = config(r#"{"fileMode":"0640","folderMode":"751"}"#);
         assert_eq!((modes.file_mode(), modes.folder_mode()), (0o640, 0o751));
         let zeroes = r#"{"rateLimit":0,"hostRateLimit":0,"scratchPerVm":0,"scratchPerHost":0}"#;
         assert_eq!(config(zeroes), Config::default());
+        let keys = serde_json::to_value(Config::default()).unwrap();
+        let nulls = keys.as_object().unwrap().keys().map(|key| (key.clone(), Value::Null)).collect();
+        assert_eq!(config(&given(nulls).unwrap().to_string()), Config::default());
         let places = [r#"{}"#, r#"{"parallelBackups":0}"#, r#"{"parallelBackups":1}"#];
         assert_eq!(places.map(|json| config(json).places()), [4, 4, 1]);
     }

@@ -11,7 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use nasbackup::config::{self, Config, QuiesceFailure};
 use nasbackup::nas::repository::Repository;
 use nasbackup::operation::{self, take_backup::TakeBackupRequest};
-use serde_json::json;
+use serde_json::{Value, json};
 use support::{Fs, Guest, Nas, Story, folder, listing, run, take, unmounted_image};
 
 fn alone() -> MutexGuard<'static, ()> {
@@ -59,6 +59,24 @@ fn what_is_made_in_a_repository_has_the_permissions_that_are_set() {
     }
     assert!(made.len() > 10, "{made:?}");
     story.assert_all_restore();
+}
+
+#[test]
+fn a_null_is_what_an_absent_key_is() {
+    let _alone = alone();
+    support::init();
+    let before = Config::clone(&config::current());
+    let init = |request: &Value| operation::call("init", &request.to_string(), &mut |_| Ok(()));
+    let (state_dir, mount_dir) = (folder("state"), folder("mounts"));
+    let request = json!({
+        "stateDir": state_dir, "mountDir": mount_dir, "connectionUri": null, "mountKeepSeconds": null, "engine": null,
+        "logLevel": null, "logConfig": null, "quiesceFailure": null, "rateLimit": null, "fileMode": null,
+    });
+    let made = init(&request).map(|_| Config::clone(&config::current()));
+    let unknown = init(&json!({"statedir": null})).unwrap_err();
+    operation::init(before, nasbackup::logging::stderr()).unwrap();
+    assert_eq!(made, Ok(Config { state_dir, mount_dir, ..Config::default() }));
+    assert!(unknown.code.as_str() == "INVALID_ARGUMENT" && unknown.cause.contains("statedir"), "{unknown}");
 }
 
 /// A mount helper for CIFS and CephFS that notes how it was called and what it was given, and mounts `image`. The kernel

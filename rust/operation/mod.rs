@@ -74,7 +74,7 @@ pub fn cancel(job: &str) -> Cancelled {
 /// Runs the operation `name` on a JSON request; the way in for everything that is not Java.
 pub fn call(name: &str, request: &str, listener: Listener<'_>) -> Result<serde_json::Value> {
     match name {
-        "init" => reply(&init(parse(request)?, logging::stderr())?),
+        "init" => reply(&init(parse(&config::given(parse(request)?)?.to_string())?, logging::stderr())?),
         "takeBackup" => reply(&take_backup::run(parse(request)?, listener)?),
         "rebaseBackup" => reply(&rebase_backup::run(parse(request)?, listener)?),
         "rebasePoint" => reply(&rebase_point::run(parse(request)?, listener)?),
