@@ -6,8 +6,13 @@ mod support;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use nasbackup::operation::take_backup::TakeBackupRequest;
-use support::{Guest, Leaks, MIB, Nas, Story, restart_libvirtd, signal_libvirtd, take_and};
+use nasbackup::error::{Code, Error};
+use nasbackup::operation::{self, take_backup::TakeBackupRequest};
+use serde_json::json;
+use support::{
+    Guest, Leaks, MIB, Nas, Story, kill_libvirtd, restart_libvirtd, signal_libvirtd, slow_story_on, start_libvirtd,
+    take_and,
+};
 
 fn alone() -> MutexGuard<'static, ()> {
     static DAEMON: Mutex<()> = Mutex::new(());
@@ -37,6 +42,38 @@ fn a_restarted_libvirtd_does_not_end_the_wait_for_a_push() {
 #[test]
 fn a_restarted_libvirtd_does_not_end_the_wait_for_a_pull() {
     restarted_under_a_backup_by("pull");
+}
+
+/// Kills libvirtd under a push that may take `seconds`, and starts it again when the call has returned with `code`. The
+/// repository is not to blame, what was left is cleared, and the next backup is right.
+fn killed_under_a_push(seconds: u64, code: Code) -> Error {
+    let _alone = alone();
+    let mut story = slow_story_on(Nas::folder());
+    let request = TakeBackupRequest { wait_seconds: Some(seconds), ..story.request("incremental") };
+    let error = take_and(request, |_| kill_libvirtd()).unwrap_err();
+    let repository = json!({"repository": {"type": "dir", "address": story.nas.root()}});
+    let stats = operation::call("backupStats", &repository.to_string(), &mut |_| Ok(()));
+    start_libvirtd();
+    assert_eq!(error.code, code, "{error}");
+    stats.unwrap();
+    story.skip();
+    story.take_until_free();
+    story.assert_nothing_half_made();
+    story.assert_guest_untouched();
+    story.take("incremental").assert_incremental();
+    story.assert_all_restore();
+    error
+}
+
+#[test]
+fn a_libvirtd_that_stays_away_ends_the_wait() {
+    let error = killed_under_a_push(600, Code::Libvirt);
+    assert!(error.cause.contains("could not be reached for"), "{error}");
+}
+
+#[test]
+fn the_repository_is_not_to_blame_for_a_libvirtd_that_is_gone_at_the_deadline() {
+    killed_under_a_push(5, Code::Timeout);
 }
 
 #[test]

@@ -20,6 +20,8 @@ const ABORT: Duration = Duration::from_secs(20);
 pub(super) const POLL: Duration = Duration::from_millis(250);
 /// Between two looks at cancel and deadline.
 pub(super) const TICK: Duration = Duration::from_millis(100);
+/// How long libvirt may be out of reach while a job runs. One that is restarted is back sooner.
+const REACH: Duration = Duration::from_secs(120);
 /// How long a domain that begins to shut down may take to show that it only restarts.
 const RESTART: Duration = Duration::from_millis(500);
 
@@ -35,6 +37,8 @@ pub(super) enum Signal {
     Over(JobPicture),
     /// libvirt has no such domain any more.
     Gone,
+    /// libvirt has been out of reach for longer than it may be, and still is, because of this.
+    Lost(Error),
     /// A thread of the engine's own has ended.
     Ended,
 }
@@ -108,7 +112,8 @@ impl BackupJob {
         self.prepared.signals.recv_timeout(limit).ok()
     }
 
-    /// The next signal, if one comes soon. Fails when the guest has stopped, the caller wants an end, or time is up.
+    /// The next signal, if one comes soon. Fails when the guest has stopped, libvirt is gone, the caller wants an end, or
+    /// time is up.
     pub(super) fn next(&mut self, job: &Reporter<'_>, deadline: Instant) -> Result<Option<Signal>> {
         if self.leaving.is_some_and(|since| since.elapsed() >= RESTART) {
             if self.state()? == State::Other {
@@ -123,6 +128,10 @@ impl BackupJob {
             return Err(Error::new(Code::Timeout, COPY, "not done within waitSeconds"));
         }
         let signal = self.signal(TICK);
+        if let Some(Signal::Lost(error)) = signal {
+            let cause = format!("libvirt could not be reached for {} s: {}", REACH.as_secs(), error.cause);
+            return Err(Error::new(Code::Libvirt, COPY, cause));
+        }
         if let Some(Signal::Event(Event::Gone) | Signal::Gone) = signal {
             self.leaving.get_or_insert_with(Instant::now);
         }
@@ -158,11 +167,11 @@ impl BackupJob {
         }
     }
 
-    /// Ends the job because of `error`.
+    /// Ends the job because of `error`. One that does not end although libvirt answers waits for the NAS.
     pub fn abort(&mut self, error: Error) -> Error {
         self.end();
         match error.code {
-            Code::Timeout if !self.ended => Error { code: Code::NasUnresponsive, ..error },
+            Code::Timeout if !self.ended && self.state().is_ok() => Error { code: Code::NasUnresponsive, ..error },
             _ => error,
         }
     }
@@ -194,8 +203,9 @@ fn poll(domain: Domain, signals: Sender<Signal>, started: Receiver<()>) -> Resul
         if started.recv().is_err() {
             return;
         }
+        let mut out_of_reach = None;
         while started.recv_timeout(POLL) == Err(RecvTimeoutError::Timeout) {
-            let told = look_once(&domain).map(|signal| signals.send(signal));
+            let told = look_once(&domain, &mut out_of_reach).map(|signal| signals.send(signal));
             match told {
                 Ok(Err(_)) => return,
                 Ok(Ok(())) => {}
@@ -207,9 +217,16 @@ fn poll(domain: Domain, signals: Sender<Signal>, started: Receiver<()>) -> Resul
     thread.map(drop).map_err(|e| Error::new(Code::Internal, "start the poller", e))
 }
 
-/// One look at the job, on the connection of now.
-fn look_once(domain: &Domain) -> Result<Signal> {
-    let Some(domain) = domain.again()? else { return Ok(Signal::Gone) };
+/// One look at the job, on the connection of now. Since when there is none is kept in `out_of_reach`.
+fn look_once(domain: &Domain, out_of_reach: &mut Option<Instant>) -> Result<Signal> {
+    let found = match domain.again() {
+        Err(error) if out_of_reach.get_or_insert_with(Instant::now).elapsed() >= REACH => {
+            return Ok(Signal::Lost(error));
+        }
+        found => found?,
+    };
+    *out_of_reach = None;
+    let Some(domain) = found else { return Ok(Signal::Gone) };
     let now = domain.job()?;
     // Somebody else's job can only run when ours is over.
     if now.state == JobState::Running && now.backup {

@@ -13,10 +13,20 @@ pub fn signal_libvirtd(signal: &str) -> String {
     pid
 }
 
-/// Kills it, and starts it again.
-pub fn restart_libvirtd() {
+/// Kills it.
+pub fn kill_libvirtd() {
     let pid = signal_libvirtd("-KILL");
     until("libvirtd is gone", Duration::from_secs(10), || !succeeds("kill", ["-0", &pid]));
+}
+
+/// Starts it again.
+pub fn start_libvirtd() {
     run("libvirtd", ["--daemon", "--pid-file", PID_FILE]);
     until("libvirtd answers", Duration::from_secs(30), || succeeds("virsh", ["list"]));
+}
+
+/// Kills it, and starts it again.
+pub fn restart_libvirtd() {
+    kill_libvirtd();
+    start_libvirtd();
 }

@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 use nasbackup::engine::Engine;
 
 pub use agent::{Agent, Ended, host, own_host, repository_json, run_as_agent, take_json};
-pub use daemon::{restart_libvirtd, signal_libvirtd};
+pub use daemon::{kill_libvirtd, restart_libvirtd, signal_libvirtd, start_libvirtd};
 pub use guest::{Bus, Disk, Guest};
 pub use image::{Image, MIB, assert_holds};
 pub use leaks::Leaks;

@@ -18,16 +18,6 @@ fn slow_story() -> Story {
     slow_story_on(Nas::folder())
 }
 
-/// Takes legacy backups until one is not refused as busy: the hung call's threads have let go.
-fn legacy_until_free(story: &mut Story) {
-    until("the virtual machine's lock is free", Duration::from_secs(30), || match take(story.request("legacy")) {
-        Err(error) if matches!(error.code, Code::Busy | Code::NasUnresponsive) => false,
-        Err(error) => panic!("{error}"),
-        Ok(_) => true,
-    });
-    story.skip();
-}
-
 #[test]
 fn qemu_is_killed() {
     let mut story = slow_story();
@@ -229,7 +219,7 @@ fn a_repository_that_hangs_before_the_beginning() {
     story.skip();
     until("the hung call's partial folder goes", Duration::from_secs(20), || story.half_made().is_empty());
     story.guest.write(0, 0x52, 20 * MIB, MIB);
-    legacy_until_free(&mut story);
+    story.take_until_free();
     story.take("incremental").assert_incremental();
     story.assert_all_restore();
 }
@@ -251,7 +241,7 @@ fn a_repository_that_hangs_in_the_middle() {
     });
     assert_eq!(story.guest.state(), "running");
     story.skip();
-    legacy_until_free(&mut story);
+    story.take_until_free();
     story.guest.write(0, 0x52, 60 * MIB, MIB);
     story.take("incremental");
     story.take("incremental").assert_incremental();
