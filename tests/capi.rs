@@ -4,6 +4,7 @@
 
 mod support;
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -91,25 +92,37 @@ fn the_library_exports_java_and_c_and_nothing_else() {
     assert_eq!(table.contains("Java_org_nasbackup_TestHooks"), cfg!(feature = "test-hooks"));
 }
 
-#[test]
-fn a_c_program_backs_a_guest_up_and_starts_no_process() {
-    let (mut guest, nas) = (Guest::ordinary(), Nas::folder());
-    let folder = support::folder("capi");
-    let (request, init) = (folder.join("request.json"), folder.join("init.json"));
-    std::fs::write(&init, json!({"stateDir": folder, "mountDir": folder, "logLevel": "error"}).to_string()).unwrap();
-    let program = build(&folder);
-    let take = |guest: &Guest, number: usize, parent: Value| {
+/// A C program that takes backups of a guest, and finds other programs in `path` alone.
+struct Program {
+    program: PathBuf,
+    folder: PathBuf,
+    path: PathBuf,
+    nas: Nas,
+}
+
+impl Program {
+    fn new(path: PathBuf) -> Program {
+        let folder = support::folder("capi");
+        let init = json!({"stateDir": folder, "mountDir": folder, "logLevel": "error"});
+        std::fs::write(folder.join("init.json"), init.to_string()).unwrap();
+        Program { program: build(&folder), folder, path, nas: Nas::folder() }
+    }
+
+    /// A full, or an incremental on `parent`; the result, when it holds what the disks hold.
+    fn take(&self, guest: &Guest, number: usize, parent: &Value) -> Value {
         let path = format!("{}/2026.01.02.03.04.{number:02}", guest.name);
         let mode = if parent.is_null() { "full" } else { "incremental" };
+        let stopped = guest.stopped_disks().into_iter().map(|disk| json!({"path": disk.path, "format": disk.format}));
         let wanted = json!({"vmName": guest.name, "backupPath": path, "mode": mode,
-                            "bitmapNew": format!("backup-{number}"), "bitmapParent": parent["bitmapCreated"],
+                            "bitmapNew": format!("backup-{number}"), "bitmapParent": parent["parentName"],
                             "parentPaths": parent["volumes"].as_object().map(|files| Vec::from_iter(files.values())),
-                            "repository": {"type": "dir", "address": nas.root()}});
+                            "disks": (guest.state() == "gone").then(|| Vec::from_iter(stopped)),
+                            "repository": {"type": "dir", "address": self.nas.root()}});
+        let request = self.folder.join("request.json");
         std::fs::write(&request, wanted.to_string()).unwrap();
         let copies = guest.copies();
-        // no program can be found
-        let mut command = Command::new(&program);
-        command.env("PATH", "/nonexistent").arg("takeBackup").arg(&request).arg("init").arg(&init);
+        let mut command = Command::new(&self.program);
+        command.env("PATH", &self.path).arg("takeBackup").arg(&request).arg("init").arg(self.folder.join("init.json"));
         let output = run(&mut command);
         let replies = String::from_utf8(output.stdout).unwrap();
         assert!(output.status.success(), "{replies}");
@@ -117,18 +130,63 @@ fn a_c_program_backs_a_guest_up_and_starts_no_process() {
         let disks = reply["result"]["disks"].as_array().unwrap();
         assert_eq!(disks.len(), copies.len());
         for (disk, copy) in disks.iter().zip(&copies) {
-            assert_holds(&nas.at(disk["file"].as_str().unwrap()), copy);
+            assert_holds(&self.nas.at(disk["file"].as_str().unwrap()), copy);
         }
         reply["result"].clone()
-    };
-    let full = take(&guest, 1, Value::Null);
+    }
+}
+
+#[test]
+fn a_c_program_backs_a_guest_up_and_starts_no_process() {
+    let mut guest = Guest::ordinary();
+    let program = Program::new("/nonexistent".into());
+    let full = program.take(&guest, 1, &Value::Null);
     guest.write(0, 0x51, 5 * MIB, MIB);
-    let incremental = take(&guest, 2, full);
+    let incremental = program.take(&guest, 2, &full);
     assert_eq!(incremental["kind"], "incremental");
     guest.restart();
-    let recreated = take(&guest, 3, incremental);
+    let recreated = program.take(&guest, 3, &incremental);
     assert_eq!(recreated["bitmapRecreated"], "backup-2");
     assert_eq!(guest.checkpoints(), ["backup-3"]);
+}
+
+#[test]
+fn a_stopped_guest_is_saved_without_qemu_img_and_says_that_it_is_not_seeded() {
+    let mut guest = Guest::ordinary();
+    guest.stop();
+    let program = Program::new("/nonexistent".into());
+    let full = program.take(&guest, 1, &Value::Null);
+    assert_eq!((&full["kind"], &full["bitmapCreated"]), (&json!("full"), &Value::Null));
+    let details = full["details"].as_str().unwrap();
+    assert_eq!(details.matches("not seeded").count(), 2, "{details}");
+    guest.start();
+    guest.write(0, 0x51, 5 * MIB, MIB);
+    let compared = program.take(&guest, 2, &full);
+    assert_eq!((&compared["kind"], &compared["bitmapCreated"]), (&json!("incremental"), &json!("backup-2")));
+}
+
+#[test]
+fn a_stopped_guest_one_of_whose_disks_gets_no_bitmap_is_saved_whole() {
+    let mut guest = Guest::ordinary();
+    guest.stop();
+    let (refused, path) = (guest.stopped_disks().swap_remove(1).path.unwrap(), support::folder("bin"));
+    let qemu_img = path.join("qemu-img");
+    let script = format!("#!/bin/bash\n[[ \"$*\" != *'{refused}'* ]] && PATH=/usr/bin:/bin exec qemu-img \"$@\"\n");
+    std::fs::write(&qemu_img, script).unwrap();
+    std::fs::set_permissions(&qemu_img, PermissionsExt::from_mode(0o755)).unwrap();
+    let program = Program::new(path);
+    let full = program.take(&guest, 1, &Value::Null);
+    let bitmaps = [&full["bitmapCreated"], &full["disks"][0]["bitmap"], &full["disks"][1]["bitmap"]];
+    assert_eq!(bitmaps, [&json!("backup-1"), &json!("backup-1"), &Value::Null]);
+    let details = full["details"].as_str().unwrap();
+    assert!(details.contains(&format!("disk {refused}: not seeded: ")), "{details}");
+    assert_eq!(details.matches("not seeded").count(), 1, "{details}");
+    guest.start();
+    guest.write(0, 0x51, 5 * MIB, MIB);
+    guest.write(1, 0x52, 7 * MIB, MIB);
+    let next = program.take(&guest, 2, &full);
+    assert_eq!((&next["kind"], &next["bitmapCreated"]), (&json!("incremental"), &json!("backup-2")));
+    assert_eq!(guest.checkpoints(), ["backup-2"]);
 }
 
 /// The Python of the manual, in order.
