@@ -26,7 +26,7 @@ fn one_round(story: &mut Story, mounted: &Repository) {
     story.guest.restart();
     story.take("incremental");
     let legacy = story.request("legacy");
-    take(TakeBackupRequest { repository: Some(mounted.clone()), ..legacy.clone() }).unwrap();
+    take(TakeBackupRequest { repository: Some(mounted.clone()), ..legacy }).unwrap();
     story.skip();
     let bad_mount = Repository { address: Some("/nowhere".into()), ..mounted.clone() };
     story.refuse(TakeBackupRequest { repository: Some(bad_mount), ..story.request("full") }, "MOUNT_FAILED");
@@ -35,6 +35,9 @@ fn one_round(story: &mut Story, mounted: &Repository) {
     story.refuse(story.stopped_request("full"), "DOMAIN_STATE");
     story.guest.stop();
     story.take_stopped("full");
+    let legacy = story.stopped_request("legacy");
+    take(TakeBackupRequest { repository: Some(mounted.clone()), ..legacy }).unwrap();
+    story.skip();
     story.guest.start();
 }
 
