@@ -416,6 +416,24 @@ fn a_foreign_checkpoint_that_came_in_between_is_kept() {
     story.assert_all_restore();
 }
 
+/// As a volume has it that was cloned, or made of a template, from a disk that was backed up.
+#[test]
+fn a_stale_bitmap_of_ours_that_a_disk_brought_along_goes() {
+    let mut story = Story::with_full();
+    let stale = story.bitmap();
+    story.guest.write(0, 0x51, 5 * MIB, MIB);
+    story.take("incremental").assert_incremental();
+    for disk in 0..2 {
+        story.guest.stop();
+        run("qemu-img", ["bitmap", "--add", "-f", "qcow2", story.guest.disks[disk].path.to_str().unwrap(), &stale]);
+        story.guest.start();
+        story.guest.write(disk, 0x52, 6 * MIB, MIB);
+        let parent = story.bitmap();
+        story.take("incremental").assert_recreated(&parent);
+    }
+    story.assert_all_restore();
+}
+
 #[test]
 fn disks_on_every_bus_are_saved_and_what_is_no_disk_of_its_own_is_not() {
     // In the order in which libvirt lists them: bus by bus.

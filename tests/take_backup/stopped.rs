@@ -123,6 +123,20 @@ fn resize(story: &Story, disk: usize, size: u64) {
 }
 
 #[test]
+fn a_stale_bitmap_of_ours_that_a_disk_brought_along_goes() {
+    let mut story = Story::with_full();
+    let stale = story.bitmap();
+    story.guest.write(0, 0x51, 5 * MIB, MIB);
+    story.take("incremental").assert_incremental();
+    story.guest.stop();
+    for mode in ["incremental", "full"] {
+        run("qemu-img", ["bitmap", "--add", "-f", "qcow2", path(&story, 1), &stale]);
+        story.take_stopped(mode);
+    }
+    story.assert_all_restore();
+}
+
+#[test]
 fn a_bitmap_that_is_lost_on_any_disk_makes_the_whole_point_full() {
     incremental_after(|story| bitmap(story, 1, "--remove"), Point::assert_fallback);
     incremental_after(|story| bitmap(story, 0, "--disable"), Point::assert_fallback);
