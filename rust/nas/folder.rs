@@ -111,12 +111,11 @@ impl Folder {
         made.inspect_err(|_| self.undo(name, AtFlags::REMOVEDIR))
     }
 
-    /// Makes the folder `name` unless it is there; says whether it was made.
-    pub fn make_dir_if_missing(&self, name: &str, mode: u32) -> Result<(Folder, bool)> {
+    /// Makes the folder `name` unless it is there.
+    pub fn make_dir_if_missing(&self, name: &str, mode: u32) -> Result<Folder> {
         match self.make_dir(name, mode) {
-            Ok(folder) => Ok((folder, true)),
-            Err(error) if error.code == Code::AlreadyExists => Ok((self.open_dir_in(name)?, false)),
-            Err(error) => Err(error),
+            Err(error) if error.code == Code::AlreadyExists => self.open_dir_in(name),
+            made => made,
         }
     }
 
@@ -192,17 +191,6 @@ impl Folder {
             // a file system that can't sync a folder says so by this
             Ok(()) | Err(Errno::INVAL) => Ok(()),
             Err(error) => Err(failed("sync the folder", &self.path, error)),
-        }
-    }
-
-    /// Removes the folder `name` if it is empty; says whether it did.
-    pub fn remove_if_empty(&self, name: &str) -> Result<bool> {
-        let step = "remove the folder";
-        self.check_name(step, name.as_ref())?;
-        match rustix::fs::unlinkat(&self.fd, name, AtFlags::REMOVEDIR) {
-            Ok(()) => Ok(true),
-            Err(Errno::NOTEMPTY | Errno::EXIST) => Ok(false),
-            Err(error) => Err(failed(step, self.path.join(name), error)),
         }
     }
 
@@ -391,8 +379,8 @@ mod tests {
         assert_eq!(fs::metadata(&made.path).unwrap().mode() & 0o7777, 0o777);
         assert_eq!(made.create_file("file", 0o600).unwrap_err().code, Code::AlreadyExists);
         assert_eq!(folder.make_dir("made", 0o711).unwrap_err().code, Code::AlreadyExists);
-        assert!(!folder.make_dir_if_missing("made", 0o711).unwrap().1);
-        assert!(folder.make_dir_if_missing("other", FOLDER_MODE).unwrap().1);
+        folder.make_dir_if_missing("made", 0o711).unwrap();
+        folder.make_dir_if_missing("other", FOLDER_MODE).unwrap();
         assert_eq!(fs::metadata(folder.path.join("other")).unwrap().mode() & 0o7777, 0o711);
         symlink("other", folder.path.join("link")).unwrap();
         assert!(folder.make_dir_if_missing("link", FOLDER_MODE).is_err());
@@ -405,7 +393,6 @@ mod tests {
         folder.create_file("keep", FILE_MODE).unwrap();
         for bad in ["", ".", "..", "a/b", "/", "a\0"] {
             assert_eq!(folder.remove_tree(bad).unwrap_err().code, Code::InvalidArgument);
-            assert_eq!(folder.remove_if_empty(bad).unwrap_err().code, Code::InvalidArgument);
             assert_eq!(folder.create_file(bad, FILE_MODE).unwrap_err().code, Code::InvalidArgument);
             assert_eq!(folder.make_dir(bad, FOLDER_MODE).unwrap_err().code, Code::InvalidArgument);
             assert_eq!(folder.rename("keep", bad).unwrap_err().code, Code::InvalidArgument);

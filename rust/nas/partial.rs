@@ -1,8 +1,10 @@
 //! A restore point that is being written, beside its final name until it is complete.
 
 use std::fs::File;
+use std::sync::Arc;
 
 use super::folder::Folder;
+use super::lock::InstanceLock;
 use super::path::PointPath;
 use super::session::Session;
 use crate::config;
@@ -17,37 +19,39 @@ pub fn partial_name(point: &PointPath) -> String {
     format!("{PARTIAL}{}", point.name())
 }
 
-/// An unpublished restore point: dropping it removes what it made, and nothing else.
+/// An unpublished restore point: dropping it removes what it made, and nothing else. One that another host has taken over is
+/// that one's to remove.
 ///
-/// The caller holds the instance's lock for as long as this lives, and has closed the point's files before it ends.
+/// The caller has closed the point's files before this ends.
 #[derive(Debug)]
 pub struct PartialPoint {
-    // in this order: the folders are closed before the session may unmount
+    // in this order: all is closed before the session may unmount
     folder: Folder,
     instance: Folder,
+    lock: Arc<InstanceLock>,
     session: Session,
     point: PointPath,
-    made_instance: bool,
     done: bool,
 }
 
 impl PartialPoint {
-    /// Makes the folder of the unfinished point, and the instance's if it is missing. `ALREADY_EXISTS` when the
-    /// final folder is there. A leftover of the same name is removed: whoever made it no longer holds the lock.
-    pub fn begin(session: Session, point: &PointPath) -> Result<PartialPoint> {
-        let (instance, made_instance) =
-            session.root().make_dir_if_missing(point.instance(), config::current().folder_mode())?;
-        let folder = make_folder(&instance, point).inspect_err(|_| {
-            if made_instance && let Err(error) = session.root().remove_if_empty(point.instance()) {
-                log::warn!("unable to clear up after a failed begin - {error}");
-            }
-        })?;
-        Ok(PartialPoint { folder, instance, session, point: point.clone(), made_instance, done: false })
+    /// Makes the folder of the unfinished point in its instance's, whose `lock` is held until this ends.
+    /// `ALREADY_EXISTS` when the final folder is there. A leftover of the same name is removed: whoever made it no longer
+    /// holds the lock.
+    pub fn begin(session: Session, lock: Arc<InstanceLock>, point: &PointPath) -> Result<PartialPoint> {
+        let instance = session.root().open_dir(&point.instance_folder())?;
+        let folder = make_folder(&instance, point)?;
+        Ok(PartialPoint { folder, instance, lock, session, point: point.clone(), done: false })
     }
 
     /// The folder to write into.
     pub fn folder(&self) -> &Folder {
         &self.folder
+    }
+
+    /// The lock of its instance's folder.
+    pub fn lock(&self) -> &Arc<InstanceLock> {
+        &self.lock
     }
 
     /// The repository that it lies in.
@@ -91,14 +95,8 @@ impl PartialPoint {
     fn remove(&mut self) -> Result<()> {
         self.done = true;
         let partial = partial_name(&self.point);
-        self.instance
-            .remove_tree(&partial)
-            .map_err(|e| e.with_leftover(self.instance.path.join(&partial).display()))?;
-        if self.made_instance {
-            let removed = self.session.root().remove_if_empty(self.point.instance());
-            removed.map_err(|e| e.with_leftover(self.instance.path.display()))?;
-        }
-        Ok(())
+        let removed = self.lock.check().and_then(|()| self.instance.remove_tree(&partial));
+        removed.map(drop).map_err(|e| e.with_leftover(self.instance.path.join(&partial).display()))
     }
 }
 
@@ -128,16 +126,21 @@ fn make_folder(instance: &Folder, point: &PointPath) -> Result<Folder> {
 mod tests {
     use super::*;
     use crate::config::Config;
+    use crate::nas::lock::Purpose;
     use crate::nas::repository::Repository;
     use std::fs;
     use std::io::Write;
     use std::os::unix::fs::{PermissionsExt, symlink};
     use std::path::Path;
 
-    fn session(dir: &Path) -> Session {
+    /// Begins the point, in the instance's folder, which its lock has made.
+    fn begin(dir: &Path) -> Result<PartialPoint> {
         let address = Some(dir.to_str().unwrap().to_owned());
         let export = Repository { kind: Some("dir".into()), address, options: None };
-        Session::open(&Repository::check(Some(export)).unwrap(), &Config::default()).unwrap()
+        let session = Session::open(&Repository::check(Some(export)).unwrap(), &Config::default()).unwrap();
+        let instance = session.root().make_dir_if_missing("i-1", 0o711)?;
+        let lock = Arc::new(InstanceLock::take(&instance, Purpose::Add)?);
+        PartialPoint::begin(session, lock, &point())
     }
 
     fn point() -> PointPath {
@@ -147,6 +150,7 @@ mod tests {
     fn list(dir: &Path) -> Vec<String> {
         let mut names: Vec<_> =
             fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.retain(|name| !name.starts_with(".nasbackup."));
         names.sort();
         names
     }
@@ -154,7 +158,7 @@ mod tests {
     #[test]
     fn a_point_is_visible_only_once_it_is_published() {
         let dir = tempfile::tempdir().unwrap();
-        let partial = PartialPoint::begin(session(dir.path()), &point()).unwrap();
+        let partial = begin(dir.path()).unwrap();
         partial.create_file("root.x.qcow2").unwrap().write_all(b"data").unwrap();
         assert_eq!(list(&dir.path().join("i-1")), [".partial-T1"]);
         let mode = |path: &str| fs::metadata(dir.path().join(path)).unwrap().permissions().mode() & 0o777;
@@ -162,7 +166,7 @@ mod tests {
         partial.publish().unwrap();
         assert_eq!(list(&dir.path().join("i-1")), ["T1"]);
         assert_eq!(fs::read(dir.path().join("i-1/T1/root.x.qcow2")).unwrap(), b"data");
-        let again = PartialPoint::begin(session(dir.path()), &point()).unwrap_err();
+        let again = begin(dir.path()).unwrap_err();
         assert_eq!(again.code, Code::AlreadyExists);
         assert_eq!(list(&dir.path().join("i-1")), ["T1"]);
     }
@@ -170,19 +174,32 @@ mod tests {
     #[test]
     fn unpublished_it_goes_and_takes_only_what_it_made() {
         let dir = tempfile::tempdir().unwrap();
-        let partial = PartialPoint::begin(session(dir.path()), &point()).unwrap();
+        let partial = begin(dir.path()).unwrap();
         partial.create_file("root.x.qcow2").unwrap();
         drop(partial);
-        assert!(list(dir.path()).is_empty());
+        assert!(list(&dir.path().join("i-1")).is_empty());
 
-        let partial = PartialPoint::begin(session(dir.path()), &point()).unwrap();
+        let partial = begin(dir.path()).unwrap();
         fs::write(dir.path().join("i-1/other"), "x").unwrap();
         partial.discard().unwrap();
         assert_eq!(list(&dir.path().join("i-1")), ["other"]);
+    }
 
-        fs::remove_file(dir.path().join("i-1/other")).unwrap();
-        PartialPoint::begin(session(dir.path()), &point()).unwrap().discard().unwrap();
-        assert_eq!(list(dir.path()), ["i-1"]);
+    #[test]
+    fn one_that_another_host_has_taken_over_is_left_to_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let taken_over = || {
+            let partial = begin(dir.path()).unwrap();
+            fs::remove_file(dir.path().join("i-1/.nasbackup.lease")).unwrap();
+            partial
+        };
+        let error = taken_over().discard().unwrap_err();
+        assert!(error.code == Code::Busy && error.leftovers, "{error}");
+        assert_eq!(list(&dir.path().join("i-1")), [".partial-T1"]);
+        drop(taken_over());
+        assert_eq!(list(&dir.path().join("i-1")), [".partial-T1"]);
+        drop(begin(dir.path()).unwrap());
+        assert!(list(&dir.path().join("i-1")).is_empty());
     }
 
     #[test]
@@ -191,7 +208,7 @@ mod tests {
         fs::create_dir_all(dir.path().join("i-1/.partial-T1")).unwrap();
         fs::create_dir_all(dir.path().join("i-1/.partial-T2")).unwrap();
         fs::write(dir.path().join("i-1/.partial-T1/old"), "x").unwrap();
-        let partial = PartialPoint::begin(session(dir.path()), &point()).unwrap();
+        let partial = begin(dir.path()).unwrap();
         assert!(list(&partial.folder().path).is_empty());
         drop(partial);
         assert_eq!(list(&dir.path().join("i-1")), [".partial-T2"]);
@@ -200,7 +217,7 @@ mod tests {
     #[test]
     fn a_final_name_taken_meanwhile_is_not_replaced() {
         let dir = tempfile::tempdir().unwrap();
-        let partial = PartialPoint::begin(session(dir.path()), &point()).unwrap();
+        let partial = begin(dir.path()).unwrap();
         fs::create_dir(dir.path().join("i-1/T1")).unwrap();
         assert_eq!(partial.publish().unwrap_err().code, Code::AlreadyExists);
         assert_eq!(list(&dir.path().join("i-1")), ["T1"]);
@@ -210,7 +227,7 @@ mod tests {
     fn an_instance_folder_that_is_a_link_is_not_entered() {
         let (dir, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         symlink(outside.path(), dir.path().join("i-1")).unwrap();
-        assert!(PartialPoint::begin(session(dir.path()), &point()).is_err());
+        assert!(begin(dir.path()).is_err());
         assert!(list(outside.path()).is_empty());
     }
 

@@ -41,8 +41,9 @@ const FULL: u64 = 1 << 20;
 /// A repository that was opened for one virtual machine's backup, locked against others.
 #[derive(Debug)]
 pub(super) struct Opened {
+    // before the session, which may unmount
+    lock: Arc<InstanceLock>,
     session: Session,
-    lock: InstanceLock,
     /// The room in it.
     pub free: Free,
     /// The bitmaps that the manifests of this virtual machine name.
@@ -137,9 +138,9 @@ pub(super) fn enter(checked: &Checked, session: Session) -> Result<Opened> {
         refuse_existing(locked.root(), &point)?;
         let lock = || {
             let mode = config::current().folder_mode();
-            let (instance, _) = locked.root().make_dir_if_missing(point.instance(), mode)?;
+            let instance = locked.root().make_dir_if_missing(point.instance(), mode)?;
             let lock = InstanceLock::take(&instance, Purpose::Add)?;
-            Ok((instance, lock))
+            Ok((instance, Arc::new(lock)))
         };
         let (instance, lock) = lock().map_err(|error| access::explain(error, locked.root()))?;
         refuse_existing(locked.root(), &point)?;
@@ -156,7 +157,7 @@ pub(super) fn enter(checked: &Checked, session: Session) -> Result<Opened> {
             _ => None,
         };
         let free = Free::of(session.root())?;
-        Ok(Opened { session, lock, free, published, parent })
+        Ok(Opened { lock, session, free, published, parent })
     })
 }
 
@@ -235,14 +236,13 @@ pub(super) struct Published {
 /// The target files of a point that is not published yet; dropped, they are removed.
 #[derive(Debug)]
 pub(super) struct Targets {
-    // in this order: the files are closed before the point ends, and the lock is held until then
+    // in this order: the files are closed before the point ends
     files: Vec<File>,
     /// The files of their fingerprints and their names, where there are such.
     indexes: Vec<Option<(File, String)>>,
     /// The names of the files that they stand on, relative to their own folder.
     backings: Vec<Option<String>>,
     partial: PartialPoint,
-    lock: InstanceLock,
 }
 
 /// Makes the empty targets with their final backing names. It writes to the NAS right before the hypervisor does, so it
@@ -256,9 +256,9 @@ pub(super) fn make_targets(
     let point = point.clone();
     bounded("make the targets", limit, move || {
         let Opened { session, lock, .. } = opened;
-        let partial = PartialPoint::begin(session.clone(), &point);
+        let partial = PartialPoint::begin(session.clone(), lock, &point);
         let partial = partial.map_err(|error| access::explain(error, session.root()))?;
-        let mut targets = Targets { files: Vec::new(), indexes: Vec::new(), backings: Vec::new(), partial, lock };
+        let mut targets = Targets { files: Vec::new(), indexes: Vec::new(), backings: Vec::new(), partial };
         for spec in specs {
             let file = targets.partial.create_file(&spec.name)?;
             let backing = spec.parent.map(|parent| parent.relative_to(&point.folder()));
@@ -277,6 +277,11 @@ pub(super) fn make_targets(
 }
 
 impl Targets {
+    /// The lock of the virtual machine's folder, for whoever writes into another of its points.
+    pub(super) fn lock(&self) -> &Arc<InstanceLock> {
+        self.partial.lock()
+    }
+
     /// The repository.
     pub(super) fn session(&self) -> &Session {
         self.partial.session()
@@ -336,9 +341,9 @@ impl Targets {
             let written = self.write_out(&mut manifest, texts).and_then(|()| {
                 // Whoever asked has given up: what appeared now would be nobody's restore point.
                 let late = || Error::new(Code::NasUnresponsive, "publish the restore point", "it took too long");
-                if Instant::now() < until { self.lock.check() } else { Err(late()) }
+                if Instant::now() < until { self.lock().check() } else { Err(late()) }
             });
-            let Targets { files, indexes, partial, lock: _locked, .. } = self;
+            let Targets { files, indexes, partial, .. } = self;
             drop((files, indexes));
             match written {
                 Ok(()) => partial.publish().map(|()| manifest),
@@ -389,7 +394,7 @@ impl Targets {
             _ => LIMIT,
         };
         let removed = bounded("remove the unfinished point", limit, move || {
-            let Targets { files, indexes, partial, lock: _locked, .. } = self;
+            let Targets { files, indexes, partial, .. } = self;
             drop((files, indexes));
             let free = Free::of(partial.folder());
             Ok((free, partial.discard()))
