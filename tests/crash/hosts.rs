@@ -3,6 +3,8 @@
 use std::fs;
 use std::sync::Mutex;
 
+use nasbackup::error::Result;
+use nasbackup::job::{JobStatus, Listener};
 use nasbackup::operation;
 use nasbackup::operation::take_backup::{self, TakeBackupRequest};
 use nasbackup::point::Kind;
@@ -70,6 +72,65 @@ fn a_delete_by_another_host_waits_for_a_reader_and_who_is_taken_for_dead_finds_o
     assert_eq!(ours(), None);
     story.assert_all_restore();
     Agent::new(&there, &[("deleteBackup", delete)]).succeed();
+}
+
+/// Takes the lock's claim away at the first moment of `phase`, as another host does that takes this one for dead.
+fn outlived_at(story: &Story, phase: &'static str) -> impl FnMut(&JobStatus) -> Result<()> + use<> {
+    let claim = story.nas.at(&format!("{}/.nasbackup.lease", story.guest.name));
+    let mut outlived = false;
+    move |status| {
+        if status.phase == phase && !std::mem::replace(&mut outlived, true) {
+            fs::remove_file(&claim).unwrap();
+        }
+        Ok(())
+    }
+}
+
+/// A chain of these engines.
+fn chain(engines: [&str; 2]) -> Story {
+    let mut story = Story::new(Guest::full_of_data(16), Nas::folder());
+    for (engine, mode) in engines.into_iter().zip(["full", "incremental"]) {
+        story.accept(TakeBackupRequest { engine: Some(engine.into()), ..story.request(mode) });
+        story.guest.write(0, 0x51, 3 * MIB, MIB);
+    }
+    story
+}
+
+#[test]
+fn a_backup_that_is_taken_for_dead_leaves_its_parent_as_it_is() {
+    let mut story = chain(["pull", "push"]);
+    // its bitmap is lost, and the parent has no fingerprints to compare with
+    story.guest.kill_qemu();
+    story.guest.start();
+    let request = TakeBackupRequest { engine: Some("pull".into()), ..story.request("incremental") };
+    let manifest = story.manifest(&story.last().path);
+    let error = take_backup::run(request, &mut outlived_at(&story, "read the parent point")).unwrap_err();
+    story.skip();
+    assert_eq!(error.code.as_str(), "BUSY", "{error}");
+    assert_eq!(story.manifest(&story.last().path), manifest);
+    // what is unfinished is the other's to remove by now
+    assert!(error.leftovers && !story.half_made().is_empty(), "{error}");
+    let parent = story.bitmap();
+    story
+        .accept(TakeBackupRequest { engine: Some("pull".into()), ..story.request("incremental") })
+        .assert_recreated(&parent);
+    story.assert_all_restore();
+}
+
+#[test]
+fn a_rebase_that_is_taken_for_dead_leaves_the_manifest_as_it_is() {
+    let mut story = chain(["pull", "pull"]);
+    story.accept(TakeBackupRequest { engine: Some("pull".into()), ..story.request("incremental") });
+    let path = story.points[2].path.clone();
+    let manifest = story.manifest(&path);
+    let request = json!({"repository": repository_json(&story.nas.repository()), "backupPath": path,
+                         "newParent": story.points[0].path});
+    let rebase = |listener: Listener<'_>| operation::call("rebasePoint", &request.to_string(), listener);
+    let error = rebase(&mut outlived_at(&story, "write the manifest")).unwrap_err();
+    assert_eq!(error.code.as_str(), "BUSY", "{error}");
+    assert_eq!(story.manifest(&path), manifest);
+    rebase(&mut |_| Ok(())).unwrap();
+    story.assert_all_restore();
 }
 
 /// One guest's rounds: backups by this process and by agents, some cancelled, some killed.

@@ -21,18 +21,15 @@ use crate::qcow2::{self, Rest};
 const STEP: &str = "merge the fingerprints";
 
 /// Takes the fingerprints of these images out of the point's manifest, durably; what they were, by image.
-pub(super) fn forget(
-    root: &Folder,
-    at: &PointPath,
-    images: &BTreeSet<String>,
-) -> Result<BTreeMap<String, Fingerprints>> {
-    let folder = root.open_dir(&at.folder())?;
+pub(super) fn forget(held: &Held, at: &PointPath, images: &BTreeSet<String>) -> Result<BTreeMap<String, Fingerprints>> {
+    let folder = held.session.root().open_dir(&at.folder())?;
     let Some(mut manifest) = Manifest::read(&folder)? else { return Ok(BTreeMap::new()) };
     let mut before = BTreeMap::new();
     for disk in manifest.disks.iter_mut().filter(|disk| images.contains(&disk.file)) {
         before.extend(disk.fingerprints.take().map(|fingerprints| (disk.file.clone(), fingerprints)));
     }
     if !before.is_empty() {
+        held.lock.check()?;
         manifest.replace(&folder)?;
     }
     Ok(before)
@@ -48,16 +45,16 @@ pub(super) fn merge(
 ) -> Result<Option<Fingerprints>> {
     let Some(before) = before else { return Ok(None) };
     job.begin(STEP)?;
-    let (session, ours, old) = (held.clone(), disk.clone(), before.file.clone());
+    let (ours, rebased, old) = (held.clone(), disk.clone(), before.file.clone());
     let path = disk.chain[0].path.clone();
-    let merged = match bounded(STEP, LIMIT, move || Ok(begin(session.session.root(), &ours, before)))? {
+    let merged = match bounded(STEP, LIMIT, move || Ok(begin(&ours, &rebased, before)))? {
         Ok(begun) => run(held, disk, begun, job)?,
         Err(error) => Err(error),
     };
     if let Err(error) = &merged {
         log::warn!("'{path}' has no fingerprints any more: {error}");
-        let session = held.clone();
-        let cleared = bounded(STEP, LIMIT, move || fingerprints::clear(session.session.root(), &path, &old));
+        let ours = held.clone();
+        let cleared = bounded(STEP, LIMIT, move || fingerprints::clear(ours.session.root(), &ours.lock, &path, &old));
         if let Err(error) = cleared {
             log::warn!("an index that nothing names is left - {error}");
         }
@@ -72,7 +69,8 @@ struct Begun {
     file: File,
 }
 
-fn begin(root: &Folder, disk: &Disk, before: Fingerprints) -> Result<Begun> {
+fn begin(held: &Held, disk: &Disk, before: Fingerprints) -> Result<Begun> {
+    let root = held.session.root();
     let absorbed = match disk.target {
         Target::Onto(position) => &disk.chain[1..position],
         Target::Alone | Target::Same => &disk.chain[1..],
@@ -83,7 +81,7 @@ fn begin(root: &Folder, disk: &Disk, before: Fingerprints) -> Result<Begun> {
         let recorded = recorded(root, &link.path)?.ok_or_else(|| missing(&link.path))?;
         indexes.push(fingerprints::open(root, &link.path, &recorded)?);
     }
-    let file = fingerprints::create(root, &target.path)?;
+    let file = fingerprints::create(root, &held.lock, &target.path)?;
     let io = |e| Error::io(STEP, target.path.as_str(), e);
     let (image, to) = (target.file.try_clone().map_err(io)?, file.try_clone().map_err(io)?);
     let merge = Merge::begin(image, indexes, to).map_err(|e| e.at(STEP, target.path.as_str()))?;
@@ -125,8 +123,9 @@ fn run(held: &Held, disk: &Arc<Disk>, begun: Begun, job: &mut Reporter<'_>) -> R
         Ok(rest) => Digest::from(rest),
         Err(error) => return Ok(Err(failed(error))),
     };
-    let (session, target) = (held.clone(), path.clone());
-    let placed = bounded(STEP, LIMIT, move || Ok(fingerprints::place(session.session.root(), &target, &file)))?;
+    let (held, target) = (held.clone(), path.clone());
+    let place = move || Ok(fingerprints::place(held.session.root(), &held.lock, &target, &file));
+    let placed = bounded(STEP, LIMIT, place)?;
     Ok(placed.map(|file| Fingerprints { file, hash, rest }))
 }
 

@@ -142,7 +142,7 @@ fn forget_fingerprints(
     }
     job.begin("write the manifest")?;
     let (held, at) = (held.clone(), point.clone());
-    bounded("write the manifest", LIMIT, move || fingerprints::forget(held.session.root(), &at, &images))
+    bounded("write the manifest", LIMIT, move || fingerprints::forget(&held, &at, &images))
 }
 
 impl Disk {

@@ -10,8 +10,8 @@ use crate::error::{Code, Error, Result};
 use crate::job::Reporter;
 use crate::nas::deadline::{LIMIT, bounded};
 use crate::nas::folder::Folder;
+use crate::nas::lock::InstanceLock;
 use crate::nas::path::RepoPath;
-use crate::nas::session::Session;
 use crate::operation::steps::{self, in_steps};
 use crate::point::fingerprints::{self, Base, Fingerprints, Indexing};
 use crate::point::{ChainImage, Manifest};
@@ -27,7 +27,7 @@ pub(super) fn complete(targets: &Targets, plan: &mut Plan, job: &mut Reporter<'_
         let Way::Compared(chain) = way else { continue };
         for image in chain.iter_mut().filter(|image| image.fingerprints.is_none()) {
             job.begin("read the parent point")?;
-            image.fingerprints = Some(index(targets.session(), image, job, deadline)?);
+            image.fingerprints = Some(index(targets, image, job, deadline)?);
             plan.details.push(format!("'{}' had no fingerprints: its {} bytes were read", image.file, image.size));
         }
     }
@@ -58,9 +58,10 @@ fn open_chain(root: &Folder, chain: &[ChainImage], size: u64) -> Result<Base<Fil
 }
 
 /// Reads an image of a published point and records its fingerprints in the point's manifest.
-fn index(session: &Session, image: &ChainImage, job: &mut Reporter<'_>, deadline: Instant) -> Result<Fingerprints> {
-    let (ours, path) = (session.clone(), image.file.clone());
-    let (indexing, file) = bounded(STEP, LIMIT, move || begin(ours.root(), &path))?;
+fn index(targets: &Targets, image: &ChainImage, job: &mut Reporter<'_>, deadline: Instant) -> Result<Fingerprints> {
+    let session = targets.session();
+    let (ours, lock, path) = (session.clone(), targets.lock().clone(), image.file.clone());
+    let (indexing, file) = bounded(STEP, LIMIT, move || begin(ours.root(), &lock, &path))?;
     let advance = |indexing: &mut Indexing<File>| indexing.advance(Instant::now() + steps::STEP);
     let read = in_steps(session, STEP, LIMIT, indexing, advance, |indexing| {
         job.progress(indexing.done(), image.size);
@@ -73,28 +74,29 @@ fn index(session: &Session, image: &ChainImage, job: &mut Reporter<'_>, deadline
         qcow2::Error::Io(error) => Error::io(STEP, image.file.as_str(), error),
         other => Error { code: Code::ParentInvalid, ..other.at(STEP, image.file.as_str()) },
     })?;
-    let (ours, path) = (session.clone(), image.file.clone());
+    let (ours, lock, path) = (session.clone(), targets.lock().clone(), image.file.clone());
     bounded(STEP, SYNC, move || {
-        let name = fingerprints::place(ours.root(), &path, &file)?;
+        let name = fingerprints::place(ours.root(), &lock, &path, &file)?;
         let recorded = Fingerprints { file: name, hash, rest };
-        record(ours.root(), &path, &recorded)?;
+        record(ours.root(), &lock, &path, &recorded)?;
         Ok(recorded)
     })
 }
 
-fn begin(root: &Folder, image: &RepoPath) -> Result<(Indexing<File>, File)> {
+fn begin(root: &Folder, lock: &InstanceLock, image: &RepoPath) -> Result<(Indexing<File>, File)> {
     let source = root.open_file(image)?;
-    let file = fingerprints::create(root, image)?;
+    let file = fingerprints::create(root, lock, image)?;
     let to = file.try_clone().map_err(|e| Error::io(STEP, image.as_str(), e))?;
     let indexing = fingerprints::index_image(source, to).map_err(|e| e.at(STEP, image.as_str()))?;
     Ok((indexing, file))
 }
 
-fn record(root: &Folder, image: &RepoPath, recorded: &Fingerprints) -> Result<()> {
+fn record(root: &Folder, lock: &InstanceLock, image: &RepoPath, recorded: &Fingerprints) -> Result<()> {
     let gone = || Error::new(Code::ParentInvalid, STEP, format!("no manifest tells of '{image}'"));
     let folder = root.open_dir(&image.parent().ok_or_else(gone)?)?;
     let mut manifest = Manifest::read(&folder)?.ok_or_else(gone)?;
     let disk = manifest.disks.iter_mut().find(|disk| disk.file == image.name()).ok_or_else(gone)?;
     disk.fingerprints = Some(recorded.clone());
+    lock.check()?;
     manifest.replace(&folder)
 }

@@ -1,4 +1,5 @@
-//! Where indexes lie: beside their image. A new one comes under another name first, durably.
+//! Where indexes lie: beside their image. A new one comes under another name first, durably. Their point is published, so
+//! that nothing is changed there without a look at its lock.
 
 use std::fs::File;
 use std::path::Path;
@@ -7,6 +8,7 @@ use super::{Fingerprints, Index, failed, file_name};
 use crate::config;
 use crate::error::{Error, Result};
 use crate::nas::folder::Folder;
+use crate::nas::lock::InstanceLock;
 use crate::nas::path::RepoPath;
 
 const STEP: &str = "write the fingerprints";
@@ -19,16 +21,18 @@ pub fn open(root: &Folder, image: &RepoPath, recorded: &Fingerprints) -> Result<
 }
 
 /// Makes the file for a new index of `image`; one that was not finished goes.
-pub fn create(root: &Folder, image: &RepoPath) -> Result<File> {
+pub fn create(root: &Folder, lock: &InstanceLock, image: &RepoPath) -> Result<File> {
     let (folder, new) = (root.open_dir(&folder_path(image)?)?, new_name(image));
+    lock.check()?;
     folder.remove_tree(&new)?;
     folder.create_file(&new, config::current().file_mode())
 }
 
 /// Makes the new index `file` durable under its name, which is returned; nothing may name an old one any more.
-pub fn place(root: &Folder, image: &RepoPath, file: &File) -> Result<String> {
+pub fn place(root: &Folder, lock: &InstanceLock, image: &RepoPath, file: &File) -> Result<String> {
     file.sync_all().map_err(|e| Error::io(STEP, Path::new(image.as_str()), e))?;
     let (folder, name) = (root.open_dir(&folder_path(image)?)?, file_name(image.name()));
+    lock.check()?;
     folder.remove_tree(&name)?;
     folder.rename(&new_name(image), &name)?;
     folder.sync()?;
@@ -36,8 +40,9 @@ pub fn place(root: &Folder, image: &RepoPath, file: &File) -> Result<String> {
 }
 
 /// Removes a new index of `image` that was not finished, and the one of the name `old`, which nothing names any more.
-pub fn clear(root: &Folder, image: &RepoPath, old: &str) -> Result<()> {
+pub fn clear(root: &Folder, lock: &InstanceLock, image: &RepoPath, old: &str) -> Result<()> {
     let folder = root.open_dir(&folder_path(image)?)?;
+    lock.check()?;
     folder.remove_tree(&new_name(image))?;
     folder.remove_tree(old).map(drop)
 }
