@@ -5,12 +5,15 @@
 mod support;
 
 use std::path::PathBuf;
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
+use nasbackup::config::{self, Config};
 use nasbackup::error::{Code, Result};
+use nasbackup::operation;
 use nasbackup::operation::take_backup::{TakeBackupRequest, TakenBackup};
 use nasbackup::point::Kind;
-use support::{Nas, RealGuest, Restored, listing, take, take_and, until};
+use support::{Nas, RealGuest, Restored, folder, listing, take, take_and, until};
 
 fn restored(nas: &Nas, taken: &TakenBackup) -> Restored {
     Restored::from(&nas.at(&taken.disks[0].file))
@@ -22,13 +25,42 @@ fn files(nas: &Nas) -> Vec<PathBuf> {
     paths.filter(|path| path.components().count() > 2).collect()
 }
 
+/// The log lines about a guest, from now on of level info.
+fn log_of(linux: &RealGuest) -> impl Fn() -> Vec<String> + use<> {
+    static LOG: LazyLock<PathBuf> = LazyLock::new(|| {
+        let files = folder("log");
+        let (yaml, log) = (files.join("log4rs.yaml"), files.join("log"));
+        let text = format!(
+            "appenders: {{file: {{kind: file, path: '{}'}}}}\nroot: {{level: info, appenders: [file]}}\n",
+            log.display()
+        );
+        std::fs::write(&yaml, text).unwrap();
+        let config = Config { log_config: Some(yaml), ..(*config::current()).clone() };
+        operation::init(config, nasbackup::logging::stderr()).unwrap();
+        log
+    });
+    let (log, name) = (&*LOG, format!("{}: ", linux.guest.name));
+    move || std::fs::read_to_string(log).unwrap().lines().filter(|l| l.contains(&name)).map(str::to_owned).collect()
+}
+
+/// Milliseconds that a log line tells behind `text`.
+fn millis(line: &str, text: &str) -> u64 {
+    let (_, rest) = line.split_once(text).unwrap_or_else(|| panic!("no '{text}': {line}"));
+    rest.split_once(" ms").unwrap().0.parse().unwrap()
+}
+
 #[test]
 fn a_frozen_guest_s_files_are_whole_and_its_journal_clean() {
     let linux = RealGuest::boot(16, "w=256");
     let nas = Nas::folder();
     linux.wait_for_files(4);
+    let log = log_of(&linux);
     let quiesced = TakeBackupRequest { quiesce: Some(true), ..linux.request(&nas, 0) };
     let full = take(quiesced).unwrap();
+    let lines = log();
+    let line = lines.iter().find(|line| line.contains("thawed")).unwrap_or_else(|| panic!("{lines:?}"));
+    let (freeze, thaw) = (millis(line, "frozen within "), millis(line, "thawed within "));
+    assert!(freeze + thaw <= millis(line, "thawed after "), "{line}");
     linux.assert_writes_within(Duration::from_secs(10));
     linux.wait_for_files(8);
     let incremental = TakeBackupRequest {
@@ -57,10 +89,14 @@ fn an_agent_that_hangs_fails_the_backup_and_never_leaves_the_guest_frozen() {
     // The agent has worked before: libvirt trusts it, and waits for it.
     take(TakeBackupRequest { quiesce: Some(true), ..linux.request(&nas, 0) }).unwrap();
     let before = listing(nas.root());
+    let log = log_of(&linux);
     linux.stop_agent();
     let start = Instant::now();
     let error = take(TakeBackupRequest { quiesce: Some(true), ..linux.request(&nas, 1) }).unwrap_err();
     assert_eq!(error.code, Code::QuiesceFailed, "{error}");
+    let lines = log();
+    let line = lines.iter().find(|line| line.contains("not frozen")).unwrap_or_else(|| panic!("{lines:?}"));
+    assert!(u128::from(millis(line, "not frozen, after ")) <= start.elapsed().as_millis(), "{line}");
     assert!(start.elapsed() < Duration::from_secs(60), "{:?}", start.elapsed());
     assert_eq!(listing(nas.root()), before);
     linux.assert_writes_within(Duration::from_secs(5));

@@ -40,6 +40,8 @@ pub(super) fn thaw_left(domain: &Domain) {
 pub(super) struct Frozen {
     domain: Domain,
     since: Instant,
+    /// How long the freeze took.
+    freeze: Duration,
     thawed: bool,
 }
 
@@ -56,12 +58,15 @@ impl Frozen {
         domain.bound_agent(AGENT)?;
         let since = Instant::now();
         // From here on a thaw is due, whatever the agent says.
-        let mut frozen = Frozen { domain: domain.clone(), since, thawed: false };
+        let mut frozen = Frozen { domain: domain.clone(), since, freeze: Duration::ZERO, thawed: false };
         // No line is logged before the thaw: a log may be slow.
-        if let Err(error) = domain.freeze() {
+        let answer = domain.freeze();
+        frozen.freeze = since.elapsed();
+        if let Err(error) = answer {
             // Not waited for: the agent has just shown that it does not answer.
             frozen.thawed = true;
             drop(keep_thawing(domain.clone()));
+            log::warn!("{}: not frozen, after {} ms: {error}", domain.name(), frozen.freeze.as_millis());
             return Err(error);
         }
         Ok(frozen)
@@ -76,12 +81,18 @@ impl Frozen {
         if std::mem::replace(&mut self.thawed, true) {
             return Ok(());
         }
+        let begun = Instant::now();
         let first = keep_thawing(self.domain.clone()).recv_timeout(2 * AGENT);
+        let thaw = begun.elapsed().as_millis();
         let frozen_for = self.since.elapsed().as_millis();
         let failed = |cause: String| Err(Error::new(Code::QuiesceFailed, "thaw the guest's file systems", cause));
         match first {
             Ok(Ok(count)) => {
-                log::info!("{}: {count} file systems thawed after {frozen_for} ms", self.domain.name());
+                log::info!(
+                    "{}: {count} file systems thawed after {frozen_for} ms: frozen within {} ms, thawed within {thaw} ms",
+                    self.domain.name(),
+                    self.freeze.as_millis()
+                );
                 Ok(())
             }
             Ok(Err(error)) => {
