@@ -249,6 +249,39 @@ fn a_repository_that_hangs_in_the_middle() {
     story.assert_all_restore();
 }
 
+/// Who asked waits somewhat longer than the job may take, and no ten minutes.
+#[test]
+fn a_repository_that_hangs_at_the_end() {
+    let mut story = Story::new(Guest::ordinary(), Nas::folder().through_fuse());
+    story.take("full").assert_full(true);
+    story.guest.write(0, 0x51, 5 * MIB, MIB);
+    for stopped in [false, true] {
+        if stopped {
+            story.guest.stop();
+        }
+        let request = if stopped { story.stopped_request("incremental") } else { story.request("incremental") };
+        let request = TakeBackupRequest { wait_seconds: Some(10), ..request };
+        let start = Instant::now();
+        let error = take_backup::run(request, &mut |status| {
+            if status.phase == "publish" {
+                story.nas.hang();
+            }
+            Ok(())
+        });
+        let (error, elapsed) = (error.unwrap_err(), start.elapsed());
+        assert!(error.code == Code::NasUnresponsive && error.leftovers, "{error}");
+        assert!(elapsed < Duration::from_secs(60), "{elapsed:?}");
+        story.nas.go_on();
+        story.skip();
+        until("what it left goes", Duration::from_secs(30), || story.half_made().is_empty());
+    }
+    story.guest.start();
+    story.take_until_free();
+    let parent = story.bitmap();
+    story.take("incremental").assert_recreated(&parent);
+    story.assert_all_restore();
+}
+
 /// NFS and FUSE keep a removed file that somebody has open under another name, in the same folder.
 #[test]
 fn a_file_that_a_writer_left_open_does_not_keep_its_point() {

@@ -2,7 +2,7 @@
 //! have none get them first, by being read.
 
 use std::fs::File;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::decision::{DiskFacts, Plan, Way};
 use super::storage::Targets;
@@ -18,8 +18,6 @@ use crate::point::{ChainImage, Manifest};
 use crate::qcow2;
 
 const STEP: &str = "compare with the parent point";
-/// How long an index, a two-thousandth of its image, may take to reach the NAS.
-const SYNC: Duration = Duration::from_secs(600);
 
 /// Gives the images that the plan compares disks with fingerprints where they have none.
 pub(super) fn complete(targets: &Targets, plan: &mut Plan, job: &mut Reporter<'_>, deadline: Instant) -> Result<()> {
@@ -75,7 +73,8 @@ fn index(targets: &Targets, image: &ChainImage, job: &mut Reporter<'_>, deadline
         other => Error { code: Code::ParentInvalid, ..other.at(STEP, image.file.as_str()) },
     })?;
     let (ours, lock, path) = (session.clone(), targets.lock().clone(), image.file.clone());
-    bounded(STEP, SYNC, move || {
+    let limit = LIMIT.max(deadline.saturating_duration_since(Instant::now()));
+    bounded(STEP, limit, move || {
         let name = fingerprints::place(ours.root(), &lock, &path, &file)?;
         let recorded = Fingerprints { file: name, hash, rest };
         record(ours.root(), &lock, &path, &recorded)?;

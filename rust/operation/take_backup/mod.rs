@@ -164,6 +164,13 @@ impl Call<'_> {
         self.deadline.saturating_duration_since(Instant::now())
     }
 
+    /// How long what was copied may take to become a point. Whoever asked has to hear of it, or it would be nobody's: it is
+    /// little more than what is left.
+    fn left_to_publish(&self) -> Duration {
+        let end = self.deadline + PUBLISH.min(self.checked.wait / 2);
+        end.saturating_duration_since(Instant::now())
+    }
+
     /// What the host has to know of it before its first effect.
     fn begun(&self, root: &Path, bitmap: Option<&str>, ran: bool, disks: Vec<String>, job: &Job) -> Begun {
         Begun {
@@ -182,8 +189,8 @@ impl Call<'_> {
 /// How long one question to libvirt may stay open.
 const CALL: Duration = Duration::from_secs(60);
 
-/// How long the files may take to reach the NAS, at least.
-const SYNC: Duration = Duration::from_secs(600);
+/// How long after its time a backup whose data are there may still be published. Who asked waits for twice that.
+const PUBLISH: Duration = Duration::from_secs(60);
 
 /// Asks libvirt on a thread that may be given up: a QEMU that hangs, perhaps in its own storage, answers no question.
 fn ask<T: Send + 'static>(step: &'static str, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {

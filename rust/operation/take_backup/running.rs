@@ -7,7 +7,7 @@ use super::decision::{self, Against, Asked, BitmapFound, Plan, Way};
 use super::found::{self, Found};
 use super::request::{Checked, Mode};
 use super::storage::{self, Opened};
-use super::{Call, Outcome, SYNC, TakenBackup, ask, manifest, parent_point, space};
+use super::{Call, Outcome, TakenBackup, ask, manifest, parent_point, space};
 use crate::engine::{Engine, choice, scratch};
 use crate::error::{Code, Error, Result};
 use crate::host::HostState;
@@ -60,10 +60,9 @@ fn take(call: &Call<'_>, mut host: HostState, against: Against, job: &mut Report
         targets = targets.check_access(owner)?;
     }
     let mut attempt = Attempt::new(found, bitmap, host, targets, chosen.scratch);
-    let limit = SYNC.max(call.left());
     let completed = attempt.complete(call, &mut plan, job);
     let copied = completed.and_then(|()| attempt.copy(call, &plan, &names, job));
-    let copied = match copied.and_then(|copied| attempt.check_parent(&plan, limit).map(|()| copied)) {
+    let copied = match copied.and_then(|copied| attempt.check_parent(&plan, call.left_to_publish()).map(|()| copied)) {
         Ok(copied) => copied,
         Err(error) => {
             let Some(next) = next(checked, &attempt, against, &plan, &error) else {
@@ -76,7 +75,7 @@ fn take(call: &Call<'_>, mut host: HostState, against: Against, job: &mut Report
     let parent = parent_point(parent);
     let disks = plan.manifest_disks(&disks, bitmap, copied.fingerprints);
     let manifest = manifest(call, copied.when, attempt.engine(), bitmap, parent, disks);
-    let (published, found, mut host) = attempt.publish(manifest, limit)?;
+    let (published, found, mut host) = attempt.publish(manifest, call.left_to_publish())?;
     job.enter("clear up");
     let mut details = found.details.clone();
     details.extend(chosen.details);

@@ -13,7 +13,7 @@ use super::layers::{self, LayerAt, Unread};
 use super::request::{Checked, Mode, StoppedSource};
 use super::space::Free;
 use super::storage::{self, Targets};
-use super::{Call, Outcome, SYNC, TakenBackup, ask, base, file_name, manifest, parent_point, qemu_img, regrown};
+use super::{Call, Outcome, TakenBackup, ask, base, file_name, manifest, parent_point, qemu_img, regrown};
 use crate::engine::{Engine, offline};
 use crate::error::{Code, Error, Result};
 use crate::host::HostState;
@@ -331,7 +331,7 @@ impl Attempt {
             ours.into_iter().zip(written).for_each(|(i, written)| fingerprints[i] = Some(written));
         }
         self.convert(call, &others, job)?;
-        let limit = SYNC.max(call.left());
+        let limit = call.left_to_publish();
         regrown::check(&self.targets, &self.facts, &self.plan.ways, |i| Ok(layers[i].clone()), limit)?;
         Ok(fingerprints)
     }
@@ -372,7 +372,7 @@ impl Attempt {
         let bitmap = new.filter(|_| plan.carries.contains(&true));
         let disks = plan.manifest_disks(&facts, bitmap, copied.fingerprints);
         let manifest = manifest(call, copied.when, Engine::Push, bitmap, parent_point(parent), disks);
-        let published = match targets.publish(manifest, Vec::new(), SYNC.max(call.left())) {
+        let published = match targets.publish(manifest, Vec::new(), call.left_to_publish()) {
             Ok(published) => published,
             Err(error) => {
                 unseed(&found, &plan, new, host);
