@@ -9,7 +9,8 @@ use std::time::Duration;
 use nasbackup::operation::take_backup::StoppedDisk;
 use serde_json::{Value, json};
 
-use super::image::{self, Image, MIB, PASSPHRASE};
+use super::ceph::ceph;
+use super::image::{self, Image, MIB, PASSPHRASE_BASE64};
 use super::{folder, output, run, succeeds, unique, until, xml};
 
 /// How a disk hangs on the machine.
@@ -30,6 +31,8 @@ pub struct Disk {
     overlay: bool,
     /// Keeps the loop device of a block disk: the kernel detaches it when the last descriptor goes.
     block: Option<File>,
+    /// The image in Ceph's pool, of which the path is CloudStack's name.
+    rbd: Option<String>,
     /// Further elements inside `<disk>`, such as `<shareable/>`.
     pub extra: &'static str,
     /// The last write, looked for in the next copies.
@@ -47,6 +50,7 @@ impl Disk {
             size: 64 * MIB,
             overlay: false,
             block: None,
+            rbd: None,
             extra: "",
             written: None,
         }
@@ -97,6 +101,12 @@ impl Disk {
         Disk { path: device.into(), image: Image::Raw, block: Some(block), size: 0, ..Disk::new() }
     }
 
+    /// An image in Ceph of 64 MiB.
+    pub fn rbd() -> Disk {
+        let image = volume();
+        Disk { path: ceph().source(&image).into(), image: Image::Raw, rbd: Some(image), ..Disk::new() }
+    }
+
     /// Does a backup have to hold it?
     pub fn is_backed_up(&self) -> bool {
         self.extra.is_empty()
@@ -107,9 +117,9 @@ impl Disk {
         self.image == Image::Qcow2 && self.block.is_none()
     }
 
-    /// The last component of its path, which names the backup file.
+    /// The last component of its path, or the image's name, which names the backup file.
     pub fn volume(&self) -> &str {
-        self.path.file_name().unwrap().to_str().unwrap()
+        self.rbd.as_deref().unwrap_or_else(|| self.path.file_name().unwrap().to_str().unwrap())
     }
 
     /// As a request for a stopped guest names it.
@@ -118,7 +128,9 @@ impl Disk {
     }
 
     fn create(&self) {
-        if self.overlay {
+        if let Some(image) = &self.rbd {
+            ceph().create(image, self.size);
+        } else if self.overlay {
             let template = folder("template").join(volume());
             Image::Qcow2.create(&template, self.size);
             let text = template.to_str().unwrap();
@@ -130,8 +142,6 @@ impl Disk {
     }
 
     fn xml(&self, target: &str) -> String {
-        let (kind, attribute) = if self.block.is_some() { ("block", "dev") } else { ("file", "file") };
-        let path = xml(&self.path);
         let (format, extra) = (self.image.format(), self.extra);
         let bus = match self.bus {
             Bus::Virtio => "virtio",
@@ -142,14 +152,21 @@ impl Disk {
             self.serial.as_deref().map(|serial| format!("<serial>{}</serial>", xml(serial))).unwrap_or_default();
         let encryption = match self.image {
             Image::Luks => {
-                let uuid = secret(&self.path);
+                let usage = format!("<usage type='volume'><volume>{}-{}</volume></usage>", xml(&self.path), volume());
+                let uuid = secret(&usage, PASSPHRASE_BASE64);
                 format!("<encryption format='luks'><secret type='passphrase' uuid='{uuid}'/></encryption>")
             }
             _ => String::new(),
         };
+        let path = xml(&self.path);
+        let (kind, source) = match &self.rbd {
+            Some(image) => ("network", ceph().xml(image)),
+            None if self.block.is_some() => ("block", format!("<source dev='{path}'>{encryption}</source>")),
+            None => ("file", format!("<source file='{path}'>{encryption}</source>")),
+        };
         format!(
             "<disk type='{kind}' device='disk'><driver name='qemu' type='{format}' cache='none' discard='unmap'/>\
-             <source {attribute}='{path}'>{encryption}</source><target dev='{target}' bus='{bus}'/>{serial}{extra}</disk>"
+             {source}<target dev='{target}' bus='{bus}'/>{serial}{extra}</disk>"
         )
     }
 }
@@ -159,19 +176,15 @@ fn volume() -> String {
     std::fs::read_to_string("/proc/sys/kernel/random/uuid").unwrap().trim_end().to_owned()
 }
 
-/// Gives libvirt the passphrase of a LUKS image and returns the secret's uuid.
-fn secret(path: &Path) -> String {
+/// Gives libvirt a secret, in Base64, for the `usage`, an element that no other has; its uuid.
+pub fn secret(usage: &str, value: &str) -> String {
     let uuid = volume();
     let file = folder("secret").join("xml");
-    let usage = xml(path);
-    let text = format!(
-        "<secret ephemeral='yes' private='no'><uuid>{uuid}</uuid>\
-         <usage type='volume'><volume>{usage}-{uuid}</volume></usage></secret>"
-    );
+    let text = format!("<secret ephemeral='yes' private='no'><uuid>{uuid}</uuid>{usage}</secret>");
     std::fs::write(&file, text).unwrap();
     run("virsh", ["secret-define", file.to_str().unwrap()]);
-    std::fs::write(&file, PASSPHRASE).unwrap();
-    run("virsh", ["secret-set-value", &uuid, "--plain", "--file", file.to_str().unwrap()]);
+    std::fs::write(&file, value).unwrap();
+    run("virsh", ["secret-set-value", &uuid, "--file", file.to_str().unwrap()]);
     uuid
 }
 

@@ -23,6 +23,8 @@ pub enum Image {
 
 /// The passphrase of every LUKS image here.
 pub const PASSPHRASE: &str = "open";
+/// The same as libvirt takes it.
+pub const PASSPHRASE_BASE64: &str = "b3Blbg==";
 
 impl Image {
     /// The name that QEMU, libvirt and the request give it.

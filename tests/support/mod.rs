@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
 
 mod agent;
+mod ceph;
 mod daemon;
 mod guest;
 mod image;
@@ -24,6 +25,7 @@ use std::time::{Duration, Instant};
 use nasbackup::engine::Engine;
 
 pub use agent::{Agent, Ended, host, own_host, repository_json, run_as_agent, take_json};
+pub use ceph::{Ceph, ceph};
 pub use daemon::{kill_libvirtd, restart_libvirtd, signal_libvirtd, start_libvirtd};
 pub use guest::{Bus, Disk, Guest};
 pub use image::{Image, MIB, assert_holds};

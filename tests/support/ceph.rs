@@ -1,0 +1,71 @@
+//! The lab's Ceph cluster, for guests with RBD disks. It starts with the first of them and ends with the lab.
+
+use std::path::PathBuf;
+use std::sync::OnceLock;
+
+use super::{folder, run};
+
+/// The cluster's user that the guests and CloudStack have.
+const USER: &str = "cloudstack";
+/// Its pool, as CloudStack's `path` of the storage pool.
+const POOL: &str = "cloudstack";
+
+/// A cluster that runs.
+pub struct Ceph {
+    folder: PathBuf,
+    /// The monitor's address.
+    address: String,
+    /// The secret of the user.
+    pub key: String,
+    /// libvirt's secret with that key.
+    secret: String,
+}
+
+/// The cluster.
+pub fn ceph() -> &'static Ceph {
+    static CEPH: OnceLock<Ceph> = OnceLock::new();
+    CEPH.get_or_init(|| {
+        let folder = folder("ceph").join("cluster");
+        run("tests/lab/ceph", [&folder]);
+        let read = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap().trim().to_owned();
+        let (address, key) = (read("address"), read("key"));
+        let usage = format!("<usage type='ceph'><name>{USER}@{address}:6789/{POOL}</name></usage>");
+        let secret = super::guest::secret(&usage, &key);
+        Ceph { folder, address, key, secret }
+    })
+}
+
+impl Ceph {
+    /// Makes an image of so many bytes.
+    pub fn create(&self, image: &str, bytes: u64) {
+        self.rbd(&["create", "--size", &format!("{bytes}B"), image]);
+    }
+
+    /// Gives it another size.
+    pub fn resize(&self, image: &str, bytes: u64) {
+        self.rbd(&["resize", "--no-progress", "--allow-shrink", "--size", &format!("{bytes}B"), image]);
+    }
+
+    fn rbd(&self, arguments: &[&str]) {
+        let conf = self.folder.join("ceph.conf");
+        run("rbd", [&["--conf", conf.to_str().unwrap(), "--pool", POOL], arguments].concat());
+    }
+
+    /// What CloudStack's agent makes of an image's name (`KVMPhysicalDisk.RBDStringBuilder`).
+    pub fn source(&self, image: &str) -> String {
+        let Ceph { address, key, .. } = self;
+        format!(
+            "rbd:{POOL}/{image}:mon_host={address}\\:6789:auth_supported=cephx:id={USER}:key={key}\
+             :rbd_default_format=2:client_mount_timeout=30"
+        )
+    }
+
+    /// The parts of `<disk>` that libvirt gets from CloudStack's agent.
+    pub fn xml(&self, image: &str) -> String {
+        let Ceph { address, secret, .. } = self;
+        format!(
+            "<source protocol='rbd' name='{POOL}/{image}'><host name='{address}' port='6789'/></source>\
+             <auth username='{USER}'><secret type='ceph' uuid='{secret}'/></auth>"
+        )
+    }
+}
