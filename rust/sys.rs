@@ -4,6 +4,10 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use rustix::process::{Signal, set_parent_process_death_signal};
 
 /// Takes a shared lock on one byte of an open file description (fcntl F_OFD_SETLK), without waiting. It goes when the
 /// last duplicate of `file` is closed.
@@ -48,6 +52,14 @@ pub fn begin_writeback(file: &File, from: u64, length: u64) -> io::Result<()> {
 pub fn at_exit(work: extern "C" fn()) -> io::Result<()> {
     // SAFETY: the handler is a function of this library, and the C library runs it before it unmaps that.
     if unsafe { libc::atexit(work) } == 0 { Ok(()) } else { Err(io::ErrorKind::OutOfMemory.into()) }
+}
+
+/// Has the kernel kill what `command` starts when the thread that starts it ends, in whatever way (prctl
+/// PR_SET_PDEATHSIG).
+pub fn end_with_thread(command: &mut Command) {
+    let ask = || Ok(set_parent_process_death_signal(Some(Signal::KILL))?);
+    // SAFETY: between fork and exec it makes one system call, and neither allocates nor takes a lock.
+    unsafe { command.pre_exec(ask) };
 }
 
 /// One lock operation; returns the kind of lock that the kernel left in the description.

@@ -1,7 +1,8 @@
-//! The copy of a stopped guest's disks: a reader follows the images on the guest's own storage, a writer puts it on the NAS,
-//! and either may hang without holding up this thread.
+//! The copy of a stopped guest's disks: a reader follows the images on the guest's own storage, or asks an export, a writer
+//! puts it on the NAS, and either may hang without holding up this thread.
 
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
@@ -9,6 +10,7 @@ use std::time::{Duration, Instant};
 use super::job::{COPY, TICK};
 use super::pull::Shared;
 use super::rate::{Limiter, Rate};
+use super::reader::{self, Course, Export};
 use super::writer::{Ends, Piece, REQUEST, STOP, Slot, Target, Writer, Written};
 use crate::error::{Code, Error, Result};
 use crate::job::Reporter;
@@ -25,9 +27,16 @@ pub struct Disk {
     /// Where its data goes.
     pub target: Target,
     /// Where it comes from.
-    pub view: View,
-    /// What changed since the parent, if only that is copied.
-    pub changes: Option<Dirty>,
+    pub origin: Origin,
+}
+
+/// What a disk's data is read from.
+#[derive(Debug)]
+pub enum Origin {
+    /// Its images, and what changed since the parent, if only that is copied.
+    Images(Box<View>, Option<Dirty>),
+    /// An export of the disk's name behind this socket.
+    Export(PathBuf),
 }
 
 /// Copies the disks, which nobody writes to as long as `guard` lives; it is dropped when they are read no more. What was
@@ -44,8 +53,8 @@ pub fn copy(
     let shared = Arc::new(Shared::default());
     let (ended, ends) = mpsc::channel();
     let (mut sources, mut targets) = (Vec::new(), Vec::new());
-    for Disk { target, view, changes } in disks {
-        sources.push(Source { name: target.disk.clone(), view, changes });
+    for Disk { target, origin } in disks {
+        sources.push((target.disk.clone(), target.size, origin));
         targets.push(target);
     }
     let tell = |sender: Sender<()>| {
@@ -58,16 +67,17 @@ pub fn copy(
     let ours = shared.clone();
     let work = move || {
         let _guard = guard;
-        read(sources, way, &Limiter::new(rate), &ours)
+        read(sources, way, Course::new(std::iter::empty(), rate), &ours)
     };
     let reader = deadline::start("read the disks", work, tell(ended))?;
     let copied = follow(&reader, &writer, &ends, &shared, job, deadline);
     copied.map_err(|error| left_by(&reader, writer.give_up(&shared, error)))
 }
 
-/// The bytes that a copy of the disk would read: all that hold data, or those of the `changes`. `disk` is for messages.
-pub fn count(disk: &str, view: View, changes: Option<Dirty>) -> Result<u64> {
-    Source { name: disk.to_owned(), view, changes }.count(&Shared::default())
+/// The bytes that a copy of the `disk`, which has `size` bytes, would read: all that hold data, or those that have changed.
+pub fn count(disk: &str, size: u64, origin: Origin) -> Result<u64> {
+    let shared = Shared::default();
+    Source::open((disk.to_owned(), size, origin), &shared)?.count(&shared)
 }
 
 /// Waits until everything was read and written.
@@ -107,29 +117,60 @@ fn left_by(reader: &Background<()>, error: Error) -> Error {
     if hangs { error.with_leftover(HANGING) } else { error }
 }
 
-/// The reader's side of one disk.
-struct Source {
-    /// For messages.
-    name: String,
-    view: View,
-    changes: Option<Dirty>,
-}
+/// A disk's name and size, and what it is read from.
+type Named = (String, u64, Origin);
 
 /// Reads the disks, one after the other.
-fn read(sources: Vec<Source>, (pieces, free): Ends, limiter: &Limiter, shared: &Shared) -> Result<()> {
-    let mut sources = sources;
+fn read(disks: Vec<Named>, (pieces, free): Ends, mut course: Course, shared: &Shared) -> Result<()> {
+    let mut sources = disks.into_iter().map(|disk| Source::open(disk, shared)).collect::<Result<Vec<_>>>()?;
     let mut total = 0;
     for source in &mut sources {
         total += source.count(shared)?;
     }
     shared.is_to_do(total);
-    for mut source in sources {
-        source.copy(&pieces, &free, limiter, shared)?;
+    for source in sources {
+        match source {
+            Source::Images(mut images) => images.copy(&pieces, &free, &course.limiter, shared)?,
+            Source::Export(mut export) => export.copy(&mut course, &pieces, &free, shared)?,
+        }
     }
     Ok(())
 }
 
+/// The reader's side of one disk.
+enum Source {
+    Images(Images),
+    Export(reader::Disk),
+}
+
 impl Source {
+    fn open((name, size, origin): Named, shared: &Shared) -> Result<Source> {
+        Ok(match origin {
+            Origin::Images(view, changes) => Source::Images(Images { name, view, changes }),
+            Origin::Export(socket) => {
+                let export = Export { disk: name, size, incremental: false, scratch: None };
+                Source::Export(reader::Disk::open(&socket, export, shared)?)
+            }
+        })
+    }
+
+    /// The bytes that are to be read.
+    fn count(&mut self, shared: &Shared) -> Result<u64> {
+        match self {
+            Source::Images(images) => images.count(shared),
+            Source::Export(export) => export.count(shared),
+        }
+    }
+}
+
+struct Images {
+    /// For messages.
+    name: String,
+    view: Box<View>,
+    changes: Option<Dirty>,
+}
+
+impl Images {
     /// The bytes that are to be read.
     fn count(&mut self, shared: &Shared) -> Result<u64> {
         let mut total = 0;
@@ -166,7 +207,7 @@ impl Source {
 
     /// Calls `each` with what is to be copied, in order.
     fn runs(&mut self, shared: &Shared, mut each: impl FnMut(&mut View, u64, qcow2::Run) -> Result<()>) -> Result<()> {
-        let Source { name, view, changes } = self;
+        let Images { name, view, changes } = self;
         let size = view.size();
         let mut walk = |range: Range<u64>| {
             let mut at = range.start;

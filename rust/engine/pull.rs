@@ -125,7 +125,7 @@ impl Pull {
             disk: disk.target.disk.clone(),
             size: disk.target.size,
             incremental: disk.incremental,
-            scratch: scratch.file(&disk.target.disk).into(),
+            scratch: Some(scratch.file(&disk.target.disk).into()),
         };
         let exports = disks.iter().map(export).collect();
         let targets = disks.into_iter().map(|disk| disk.target).collect();

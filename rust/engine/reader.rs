@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::{Duration, Instant};
 
@@ -31,8 +31,8 @@ pub(super) struct Export {
     pub(super) size: u64,
     /// Only what its bitmap names is copied.
     pub(super) incremental: bool,
-    /// QEMU's file for its old blocks.
-    pub(super) scratch: PathBuf,
+    /// QEMU's file for its old blocks, if a guest may write.
+    pub(super) scratch: Option<PathBuf>,
 }
 
 impl Export {
@@ -65,45 +65,40 @@ pub(super) fn read(
     free: &Receiver<Slot>,
     shared: &Shared,
 ) -> Result<()> {
-    let mut course = Course::new(&exports, rate);
+    let mut course = Course::new(exports.iter().filter_map(|export| export.scratch.as_deref()), rate);
     let mut disks = Vec::new();
     let mut total = 0;
     for export in exports {
-        let at = |error: Error| error.on_disk(&export.disk);
-        let mut disk = Disk::open(&socket, &export, shared).map_err(at)?;
-        total += disk.count(shared).map_err(at)?;
+        let mut disk = Disk::open(&socket, export, shared)?;
+        total += disk.count(shared)?;
         disks.push(disk);
     }
     shared.is_to_do(total);
     for mut disk in disks {
-        let name = disk.export.disk.clone();
-        disk.copy(&mut course, pieces, free, shared).map_err(|error| error.on_disk(&name))?;
+        disk.copy(&mut course, pieces, free, shared)?;
     }
     Ok(())
 }
 
 /// How much may be asked for, and when.
-struct Course {
+pub(super) struct Course {
     pace: Pace,
     /// The scratch files of all disks.
     scratch: Vec<File>,
-    limiter: Limiter,
+    pub(super) limiter: Limiter,
 }
 
 impl Course {
-    fn new(exports: &[Export], rate: Rate) -> Course {
-        let open = |export: &Export| match File::open(&export.scratch) {
+    /// For the exports whose scratch files these are.
+    pub(super) fn new<'a>(scratch: impl Iterator<Item = &'a Path>, rate: Rate) -> Course {
+        let open = |path: &Path| match File::open(path) {
             Ok(file) => Some(file),
             Err(error) => {
-                log::warn!("what the guest writes can't be seen from '{}': {error}", export.scratch.display());
+                log::warn!("what the guest writes can't be seen from '{}': {error}", path.display());
                 None
             }
         };
-        Course {
-            pace: Pace::default(),
-            scratch: exports.iter().filter_map(open).collect(),
-            limiter: Limiter::new(rate),
-        }
+        Course { pace: Pace::default(), scratch: scratch.filter_map(open).collect(), limiter: Limiter::new(rate) }
     }
 
     fn demand(&mut self) -> Demand {
@@ -119,7 +114,8 @@ enum Asked {
     Early(Slot, Duration),
 }
 
-struct Disk {
+/// One export, connected.
+pub(super) struct Disk {
     export: Export,
     bitmap: Option<String>,
     connection: Connection,
@@ -135,23 +131,24 @@ struct Disk {
 }
 
 impl Disk {
-    fn open(socket: &std::path::Path, export: &Export, shared: &Shared) -> Result<Disk> {
+    pub(super) fn open(socket: &Path, export: Export, shared: &Shared) -> Result<Disk> {
+        let at = |error: Error| error.on_disk(&export.disk);
         let bitmap = export.bitmap();
         let contexts: Vec<&str> = std::iter::once(ALLOCATION).chain(bitmap.as_deref()).collect();
-        let connection = Connection::open(socket, &export.disk, &contexts, TICK, || shared.go_on())?;
+        let connection = Connection::open(socket, &export.disk, &contexts, TICK, || shared.go_on()).map_err(at)?;
         if connection.size() != export.size {
             let cause = format!("it has {} bytes and not {}: it was resized", connection.size(), export.size);
-            return Err(Error::new(Code::DomainState, "connect to the export", cause));
+            return Err(at(Error::new(Code::DomainState, "connect to the export", cause)));
         }
         let (runs, waiting) = (VecDeque::new(), VecDeque::new());
-        Ok(Disk { export: export.clone(), bitmap, connection, asked: 0, runs, waiting, in_flight: 0, turn: None })
+        Ok(Disk { export, bitmap, connection, asked: 0, runs, waiting, in_flight: 0, turn: None })
     }
 
     /// The bytes that are to be read.
-    fn count(&mut self, shared: &Shared) -> Result<u64> {
+    pub(super) fn count(&mut self, shared: &Shared) -> Result<u64> {
         let mut total = 0;
         while self.asked < self.export.size {
-            self.ask(shared)?;
+            self.ask(shared).map_err(|error| error.on_disk(&self.export.disk))?;
             total += self.runs.drain(..).filter(|run| !run.zero).map(|run| run.length).sum::<u64>();
         }
         self.asked = 0;
@@ -168,7 +165,18 @@ impl Disk {
         Ok(())
     }
 
-    fn copy(
+    /// Reads it, into the slots that `free` brings.
+    pub(super) fn copy(
+        &mut self,
+        course: &mut Course,
+        pieces: &Sender<Piece>,
+        free: &Receiver<Slot>,
+        shared: &Shared,
+    ) -> Result<()> {
+        self.read(course, pieces, free, shared).map_err(|error| error.on_disk(&self.export.disk))
+    }
+
+    fn read(
         &mut self,
         course: &mut Course,
         pieces: &Sender<Piece>,

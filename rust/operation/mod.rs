@@ -99,7 +99,8 @@ fn parse<T: DeserializeOwned>(json: &str) -> Result<T> {
 /// Names the field and what is wrong with it; below `repository` not by value, which may be a password.
 fn refused(error: serde_path_to_error::Error<serde_json::Error>) -> Error {
     let field = error.path().to_string();
-    let known = !field.starts_with("repository") || error.inner().to_string().starts_with("unknown field");
+    let secret = ["repository", "disks"].iter().any(|holder| field.starts_with(holder));
+    let known = !secret || error.inner().to_string().starts_with("unknown field");
     if known { Error::invalid(&field, error.inner()) } else { Error::invalid(&field, "is of another type") }
 }
 
@@ -127,6 +128,7 @@ mod tests {
         assert!(refused("backup", "{}").contains("backup"));
         assert!(refused("jobs", "{} {}").starts_with("request:"));
         assert!(!refused("takeBackup", r#"{"repository":"nfs password=secret"}"#).contains("secret"));
+        assert!(!refused("takeBackup", r#"{"disks":["rbd:p/i:key=secret"]}"#).contains("secret"));
     }
 
     #[test]

@@ -6,7 +6,6 @@
 mod chains;
 mod compared;
 mod failures;
-mod rbd;
 #[path = "../take_backup/rows.rs"]
 mod rows;
 #[path = "../support/mod.rs"]

@@ -64,6 +64,11 @@ impl Agent {
         self
     }
 
+    /// The file that gets what it says.
+    pub fn output(&self) -> &Path {
+        &self.output
+    }
+
     /// Runs it to its end.
     pub fn run(mut self) -> Ended {
         let status = self.command.status().unwrap();

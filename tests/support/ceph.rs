@@ -24,7 +24,12 @@ pub struct Ceph {
 /// The cluster.
 pub fn ceph() -> &'static Ceph {
     static CEPH: OnceLock<Ceph> = OnceLock::new();
-    CEPH.get_or_init(|| {
+    CEPH.get_or_init(Ceph::start)
+}
+
+impl Ceph {
+    /// One of the test's own.
+    pub fn start() -> Ceph {
         let folder = folder("ceph").join("cluster");
         run("tests/lab/ceph", [&folder]);
         let read = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap().trim().to_owned();
@@ -32,10 +37,23 @@ pub fn ceph() -> &'static Ceph {
         let usage = format!("<usage type='ceph'><name>{USER}@{address}:6789/{POOL}</name></usage>");
         let secret = super::guest::secret(&usage, &key);
         Ceph { folder, address, key, secret }
-    })
-}
+    }
 
-impl Ceph {
+    /// From now on no image answers.
+    pub fn hang(&self) {
+        self.signal("-STOP");
+    }
+
+    /// They answer again.
+    pub fn go_on(&self) {
+        self.signal("-CONT");
+    }
+
+    fn signal(&self, signal: &str) {
+        let pid = std::fs::read_to_string(self.folder.join("osd.0.pid")).unwrap();
+        run("kill", [signal, pid.trim()]);
+    }
+
     /// Makes an image of so many bytes.
     pub fn create(&self, image: &str, bytes: u64) {
         self.rbd(&["create", "--size", &format!("{bytes}B"), image]);
@@ -46,9 +64,14 @@ impl Ceph {
         self.rbd(&["resize", "--no-progress", "--allow-shrink", "--size", &format!("{bytes}B"), image]);
     }
 
-    fn rbd(&self, arguments: &[&str]) {
+    /// Has nobody opened the image? A client that was killed counts for half a minute, for which others wait.
+    pub fn is_closed(&self, image: &str) -> bool {
+        self.rbd(&["status", image]).contains("Watchers: none")
+    }
+
+    fn rbd(&self, arguments: &[&str]) -> String {
         let conf = self.folder.join("ceph.conf");
-        run("rbd", [&["--conf", conf.to_str().unwrap(), "--pool", POOL], arguments].concat());
+        run("rbd", [&["--conf", conf.to_str().unwrap(), "--pool", POOL], arguments].concat())
     }
 
     /// What CloudStack's agent makes of an image's name (`KVMPhysicalDisk.RBDStringBuilder`).

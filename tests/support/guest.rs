@@ -9,7 +9,7 @@ use std::time::Duration;
 use nasbackup::operation::take_backup::StoppedDisk;
 use serde_json::{Value, json};
 
-use super::ceph::ceph;
+use super::ceph::{Ceph, ceph};
 use super::image::{self, Image, MIB, PASSPHRASE_BASE64};
 use super::{folder, output, run, succeeds, unique, until, xml};
 
@@ -31,8 +31,8 @@ pub struct Disk {
     overlay: bool,
     /// Keeps the loop device of a block disk: the kernel detaches it when the last descriptor goes.
     block: Option<File>,
-    /// The image in Ceph's pool, of which the path is CloudStack's name.
-    rbd: Option<String>,
+    /// The image in Ceph, of which the path is CloudStack's name.
+    rbd: Option<(&'static Ceph, String)>,
     /// Further elements inside `<disk>`, such as `<shareable/>`.
     pub extra: &'static str,
     /// The last write, looked for in the next copies.
@@ -101,10 +101,15 @@ impl Disk {
         Disk { path: device.into(), image: Image::Raw, block: Some(block), size: 0, ..Disk::new() }
     }
 
-    /// An image in Ceph of 64 MiB.
+    /// An image of 64 MiB in the lab's Ceph.
     pub fn rbd() -> Disk {
+        Disk::in_ceph(ceph())
+    }
+
+    /// One in this Ceph.
+    pub fn in_ceph(ceph: &'static Ceph) -> Disk {
         let image = volume();
-        Disk { path: ceph().source(&image).into(), image: Image::Raw, rbd: Some(image), ..Disk::new() }
+        Disk { path: ceph.source(&image).into(), image: Image::Raw, rbd: Some((ceph, image)), ..Disk::new() }
     }
 
     /// Does a backup have to hold it?
@@ -119,7 +124,7 @@ impl Disk {
 
     /// The last component of its path, or the image's name, which names the backup file.
     pub fn volume(&self) -> &str {
-        self.rbd.as_deref().unwrap_or_else(|| self.path.file_name().unwrap().to_str().unwrap())
+        self.rbd.as_ref().map_or_else(|| self.path.file_name().unwrap().to_str().unwrap(), |(_, image)| image)
     }
 
     /// As a request for a stopped guest names it.
@@ -128,8 +133,8 @@ impl Disk {
     }
 
     fn create(&self) {
-        if let Some(image) = &self.rbd {
-            ceph().create(image, self.size);
+        if let Some((ceph, image)) = &self.rbd {
+            ceph.create(image, self.size);
         } else if self.overlay {
             let template = folder("template").join(volume());
             Image::Qcow2.create(&template, self.size);
@@ -160,7 +165,7 @@ impl Disk {
         };
         let path = xml(&self.path);
         let (kind, source) = match &self.rbd {
-            Some(image) => ("network", ceph().xml(image)),
+            Some((ceph, image)) => ("network", ceph.xml(image)),
             None if self.block.is_some() => ("block", format!("<source dev='{path}'>{encryption}</source>")),
             None => ("file", format!("<source file='{path}'>{encryption}</source>")),
         };

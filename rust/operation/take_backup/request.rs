@@ -1,9 +1,11 @@
 //! The request of `takeBackup`: as it comes, and as it is once every field was checked.
 
+use std::fmt;
 use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::rbd::Rbd;
 use crate::config::{Config, LEAST_RATE, check_limit};
 use crate::engine::Engine;
 use crate::engine::rate::Rate;
@@ -45,13 +47,22 @@ pub struct TakeBackupRequest {
 }
 
 /// A disk of a stopped guest.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct StoppedDisk {
-    /// Absolute path of its file or device.
+    /// Absolute path of its file or device, or `rbd:pool/image:option=value:...` as CloudStack names an image in Ceph: that
+    /// may hold a key and is never shown.
     pub path: Option<String>,
     /// `qcow2` or `raw`; never probed.
     pub format: Option<String>,
+}
+
+impl fmt::Debug for StoppedDisk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = self.path.as_deref().unwrap_or("?");
+        let shown = if Rbd::is_one(path) { "rbd:..." } else { path };
+        write!(f, "{shown} ({})", self.format.as_deref().unwrap_or("?"))
+    }
 }
 
 /// A request whose every field was checked.
@@ -91,9 +102,11 @@ impl Mode {
 /// A disk of a stopped guest, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct StoppedSource {
+    /// Of an image in Ceph, its name.
     pub path: String,
     pub volume: String,
     pub qcow2: bool,
+    pub rbd: Option<Rbd>,
 }
 
 /// A job without a deadline of its own may take this long.
@@ -230,9 +243,12 @@ fn check_disks(disks: Vec<StoppedDisk>) -> Result<Vec<StoppedSource>> {
 
 fn check_disk(i: usize, disk: StoppedDisk) -> Result<StoppedSource> {
     let (path_field, format_field) = (format!("disks[{i}].path"), format!("disks[{i}].format"));
-    let path = required(&path_field, disk.path)?;
-    // What begins with a slash can be no protocol and no option for qemu-img.
-    if !path.starts_with('/') || path.chars().any(char::is_control) {
+    let mut path = required(&path_field, disk.path)?;
+    let rbd = Rbd::is_one(&path).then(|| Rbd::parse(&path_field, &path)).transpose()?;
+    if let Some(rbd) = &rbd {
+        path.clone_from(&rbd.name);
+    } else if !path.starts_with('/') || path.chars().any(char::is_control) {
+        // What begins with a slash can be no protocol and no option for qemu-img.
         return Err(Error::invalid(&path_field, "is not an absolute path"));
     }
     let volume = volume_of(&path).ok_or_else(|| Error::invalid(&path_field, "names no volume"))?.to_owned();
@@ -241,7 +257,10 @@ fn check_disk(i: usize, disk: StoppedDisk) -> Result<StoppedSource> {
         "raw" => false,
         other => return Err(Error::invalid(&format_field, format!("'{other}' is not qcow2 or raw"))),
     };
-    Ok(StoppedSource { path, volume, qcow2 })
+    if rbd.is_some() && qcow2 {
+        return Err(Error::invalid(&format_field, "an image in Ceph is read as raw only"));
+    }
+    Ok(StoppedSource { path, volume, qcow2, rbd })
 }
 
 #[cfg(test)]
@@ -309,6 +328,9 @@ mod tests {
             ("disks[0].path", |r| r.disks = Some(vec![disk("a", "raw")])),
             ("disks[0].path", |r| r.disks = Some(vec![disk("/a/", "raw")])),
             ("disks[0].path", |r| r.disks = Some(vec![disk("json:{}", "raw")])),
+            ("disks[0].path", |r| r.disks = Some(vec![disk("rbd:p/i:conf=/x", "raw")])),
+            ("disks[0].format", |r| r.disks = Some(vec![disk("rbd:p/i", "qcow2")])),
+            ("disks[1].path", |r| r.disks = Some(vec![disk("/x/a", "raw"), disk("rbd:p/a", "raw")])),
             ("disks[1].format", |r| r.disks = Some(vec![disk("/a", "raw"), disk("/b", "vmdk")])),
             ("disks[1].path", |r| r.disks = Some(vec![disk("/x/a", "raw"), disk("/y/a", "raw")])),
         ];

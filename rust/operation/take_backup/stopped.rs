@@ -1,25 +1,33 @@
 //! The backup of a stopped guest: its bitmaps are seeded, then its disks are read, all of them under QEMU's image lock.
 //! What is written between the two is in the copy and in the bitmap, so nothing is lost. An incremental takes what the
 //! parent's bitmap, stored in the disk, names.
+//!
+//! An image in Ceph has neither bitmap nor lock. It is read from an export of `qemu-nbd`, and after that the guest must still
+//! be stopped.
 
 use std::collections::BTreeSet;
 use std::fs::File;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::decision::{self, Against, Asked, BitmapFound, DiskFacts, Plan, Way};
 use super::image_lock::ImageLock;
 use super::layers::{self, LayerAt, Unread};
+use super::qemu_nbd::Server;
+use super::rbd::Rbd;
 use super::request::{Checked, Mode, StoppedSource};
 use super::space::Free;
 use super::storage::{self, Targets};
 use super::{Call, Outcome, TakenBackup, ask, base, file_name, manifest, parent_point, qemu_img, regrown};
-use crate::engine::{Engine, offline};
+use crate::engine::Engine;
+use crate::engine::offline::{self, Origin};
 use crate::error::{Code, Error, Result};
 use crate::host::HostState;
 use crate::job::{Job, Reporter};
 use crate::libvirt::Domain;
 use crate::nas::deadline::{LIMIT, bounded};
+use crate::nbd;
 use crate::point::Parent;
 use crate::point::fingerprints::{Base, Fingerprints};
 use crate::qcow2::{self, Dirty, Layer, View};
@@ -63,12 +71,8 @@ fn take(
 ) -> Result<TakenBackup> {
     let Call { checked, config, .. } = *call;
     job.begin("look at the disks")?;
-    let (uri, vm, sources) = (config.connection_uri.clone(), checked.vm.clone(), sources.to_vec());
-    let parent_bitmap = parent_bitmap(checked).map(str::to_owned);
-    ask("look at the domain", move || refuse_running(&uri, &vm))?;
-    let found = answered("look at the disks", LIMIT.min(call.left()), move || {
-        sources.into_iter().map(|source| look_at(source, parent_bitmap.as_deref())).collect::<Result<Vec<_>>>()
-    })?;
+    refuse_running(call, "it runs, but the request names disks as for a stopped one")?;
+    let found = sources.iter().map(|source| look(call, source.clone(), job)).collect::<Result<Vec<_>>>()?;
     job.begin("open the repository")?;
     let mut opened = storage::open(checked, config)?;
     let ours = super::running::ours(checked, &opened, host)?;
@@ -76,7 +80,7 @@ fn take(
     let lost = against.bitmap.clone().map(BitmapFound::Lost);
     let facts: Vec<_> = found.iter().map(|disk| disk.facts.clone()).collect();
     let plan = decide(checked, &found, &facts, parent.as_ref(), lost);
-    check_space(call, &found, &plan, &opened.free)?;
+    check_space(call, &found, &plan, &opened.free, job)?;
     job.begin("make the targets")?;
     let bitmap = checked.mode.bitmap();
     let seeds = facts.iter().filter(|disk| disk.cannot_carry.is_none()).map(|disk| disk.target.clone());
@@ -117,18 +121,41 @@ fn parent_bitmap(checked: &Checked) -> Option<&str> {
     if let Mode::Incremental { parent_bitmap, .. } = &checked.mode { Some(parent_bitmap) } else { None }
 }
 
-fn refuse_running(uri: &str, vm: &str) -> Result<()> {
-    match Domain::find(uri, vm)? {
-        Some(domain) if domain.is_active()? => Err(Error::new(
-            Code::DomainState,
-            "look at the domain",
-            "it runs, but the request names disks as for a stopped one",
-        )),
+/// `DOMAIN_STATE`, for this reason, when the guest runs on this host.
+fn refuse_running(call: &Call<'_>, reason: &'static str) -> Result<()> {
+    const STEP: &str = "look at the domain";
+    let (uri, vm) = (call.config.connection_uri.clone(), call.checked.vm.clone());
+    ask(STEP, move || match Domain::find(&uri, &vm)? {
+        Some(domain) if domain.is_active()? => Err(Error::new(Code::DomainState, STEP, reason)),
         _ => Ok(()),
-    }
+    })
 }
 
-/// Looks at a disk, under its lock: nobody may be writing to it.
+/// Looks at a disk: nobody may be writing to it.
+fn look(call: &Call<'_>, source: StoppedSource, job: &mut Reporter<'_>) -> Result<Found> {
+    if let Some(image) = source.rbd.clone() {
+        return look_at_image(call, &image, source, job).map_err(|error| error.on_disk(&image.name));
+    }
+    let parent_bitmap = parent_bitmap(call.checked).map(str::to_owned);
+    answered("look at the disks", LIMIT.min(call.left()), move || look_at(source, parent_bitmap.as_deref()))
+}
+
+/// Looks at an image in Ceph.
+fn look_at_image(call: &Call<'_>, image: &Rbd, source: StoppedSource, job: &mut Reporter<'_>) -> Result<Found> {
+    nbd::available().map_err(|e| Error { cause: format!("an image in Ceph is read as by pull; {}", e.cause), ..e })?;
+    let virtual_size = Server::start(image, call, job)?.size()?;
+    let facts = DiskFacts {
+        target: source.path.clone(),
+        volume: source.volume.clone(),
+        serial: None,
+        virtual_size,
+        cannot_carry: Some("it is an image in Ceph".to_owned()),
+        only_full: None,
+    };
+    Ok(Found { source, facts, bitmaps: BTreeSet::new(), untracked: None })
+}
+
+/// Looks at a disk of files or devices, under their lock.
 fn look_at(source: StoppedSource, parent_bitmap: Option<&str>) -> Result<Found> {
     let look = || {
         let lock = ImageLock::take(&source.path)?;
@@ -197,13 +224,15 @@ fn open(source: &StoppedSource) -> std::result::Result<Opened, Unread> {
 
 /// `NO_SPACE` when there is less room than the plan will write, as far as is known. The data are counted only where the disks'
 /// sizes do not fit.
-fn check_space(call: &Call<'_>, found: &[Found], plan: &Plan, free: &Free) -> Result<()> {
+fn check_space(call: &Call<'_>, found: &[Found], plan: &Plan, free: &Free, job: &mut Reporter<'_>) -> Result<()> {
     if found.iter().map(|disk| disk.facts.virtual_size).fold(0, u64::saturating_add) <= free.bytes {
         return Ok(());
     }
     // how much of a disk differs is known when all was read
     let disks = wanted(call.checked, found, plan).into_iter().zip(&plan.ways);
-    let counted: Vec<_> = disks.filter(|(_, way)| !matches!(way, Way::Compared(_))).map(|(disk, _)| disk).collect();
+    let counted = disks.filter(|(_, way)| !matches!(way, Way::Compared(_)));
+    let mut counted: Vec<_> = counted.map(|(disk, _)| disk).collect();
+    let _servers = serve(call, &mut counted, job)?;
     let count = move || counted.iter().map(Wanted::bytes).sum();
     free.fits(answered("count the data", LIMIT.max(call.left()), count)?)
 }
@@ -279,7 +308,8 @@ impl Attempt {
     fn copy(&mut self, call: &Call<'_>, job: &mut Reporter<'_>) -> Result<Copied> {
         job.begin("copy")?;
         let begun = Instant::now();
-        let wanted = wanted(call.checked, &self.found, &self.plan);
+        let mut wanted = wanted(call.checked, &self.found, &self.plan);
+        let servers = serve(call, &mut wanted, job)?;
         let locked = answered("lock the disks", LIMIT.min(call.left()), move || {
             wanted.iter().map(|disk| disk.lock().map_err(|e| e.on_disk(&disk.source.path))).collect::<Result<Vec<_>>>()
         });
@@ -293,7 +323,7 @@ impl Attempt {
             readings.push(disk.reading);
         }
         let locks = Arc::new(locks);
-        let copied = self.copy_locked(call, readings, layers, locks.clone(), job);
+        let copied = self.copy_locked(call, readings, layers, (locks.clone(), servers), job);
         self.hangs = Arc::strong_count(&locks) > 1;
         let unlocked = answered("unlock the disks", LIMIT, move || {
             drop(locks);
@@ -301,6 +331,9 @@ impl Attempt {
         });
         let fingerprints = copied?;
         unlocked?;
+        if self.found.iter().any(|disk| disk.source.rbd.is_some()) {
+            refuse_running(call, "it was started while its images in Ceph, which nothing locks, were read")?;
+        }
         job.begin("publish")?;
         Ok(Copied { when, millis: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX), fingerprints })
     }
@@ -308,9 +341,9 @@ impl Attempt {
     fn copy_locked(
         &self,
         call: &Call<'_>,
-        readings: Vec<Option<Reading>>,
+        readings: Vec<Option<Origin>>,
         layers: Vec<Vec<LayerAt>>,
-        locks: Arc<Vec<ImageLock>>,
+        guard: (Arc<Vec<ImageLock>>, Vec<Server>),
         job: &mut Reporter<'_>,
     ) -> Result<Vec<Option<Fingerprints>>> {
         let (mut disks, mut ours, mut others) = (Vec::new(), Vec::new(), Vec::new());
@@ -327,7 +360,7 @@ impl Attempt {
         let mut fingerprints = vec![None; self.facts.len()];
         if !disks.is_empty() {
             let (rate, session) = (call.checked.rate, self.targets.session().clone());
-            let written = offline::copy(disks, rate, session, locks, job, call.deadline)?;
+            let written = offline::copy(disks, rate, session, guard, job, call.deadline)?;
             ours.into_iter().zip(written).for_each(|(i, written)| fingerprints[i] = Some(written));
         }
         self.convert(call, &others, job)?;
@@ -337,9 +370,8 @@ impl Attempt {
     }
 
     /// The copy of the disk at position `i`.
-    fn disk(&self, i: usize, reading: Reading, base: Option<Base<File>>) -> Result<offline::Disk> {
-        let target = self.targets.target(i, &self.facts[i], base)?;
-        Ok(offline::Disk { target, view: reading.view, changes: reading.changes })
+    fn disk(&self, i: usize, origin: Origin, base: Option<Base<File>>) -> Result<offline::Disk> {
+        Ok(offline::Disk { target: self.targets.target(i, &self.facts[i], base)?, origin })
     }
 
     /// Copies the disks at these positions by `qemu-img`.
@@ -422,6 +454,8 @@ struct Wanted {
     read: bool,
     /// The bitmap that tells what is copied; without it everything is.
     bitmap: Option<String>,
+    /// The socket of its export, if it has one.
+    export: Option<PathBuf>,
 }
 
 /// The disks, as the plan wants them opened.
@@ -431,26 +465,37 @@ fn wanted(checked: &Checked, found: &[Found], plan: &Plan) -> Vec<Wanted> {
         size: found.facts.virtual_size,
         read: found.facts.only_full.is_none(),
         bitmap: parent_bitmap(checked).filter(|_| matches!(way, Way::Incremental(_))).map(str::to_owned),
+        export: None,
     };
     found.iter().zip(&plan.ways).map(wanted).collect()
 }
 
-/// What one disk's data is read from.
-struct Reading {
-    view: View,
-    changes: Option<Dirty>,
+/// Exports the images in Ceph among the disks, for a client each.
+fn serve(call: &Call<'_>, disks: &mut [Wanted], job: &mut Reporter<'_>) -> Result<Vec<Server>> {
+    let mut servers = Vec::new();
+    for disk in disks {
+        let Some(image) = &disk.source.rbd else { continue };
+        let server = Server::start(image, call, job).map_err(|error| error.on_disk(&image.name))?;
+        disk.export = Some(server.socket());
+        servers.push(server);
+    }
+    Ok(servers)
 }
 
 /// A disk that nobody writes to.
 struct Locked {
     locks: Vec<ImageLock>,
     layers: Vec<LayerAt>,
-    reading: Option<Reading>,
+    reading: Option<Origin>,
 }
 
 impl Wanted {
     fn lock(&self) -> Result<Locked> {
         const STEP: &str = "look at the disk again";
+        if let Some(socket) = &self.export {
+            let reading = Some(Origin::Export(socket.clone()));
+            return Ok(Locked { locks: Vec::new(), layers: Vec::new(), reading });
+        }
         if !self.read {
             return Ok(Locked { locks: vec![ImageLock::take(&self.source.path)?], layers: Vec::new(), reading: None });
         }
@@ -470,16 +515,17 @@ impl Wanted {
             Some(name) => Some(tracked(&locks[0], name).map_err(|reason| lost(name, reason))?),
             None => None,
         };
-        Ok(Locked { locks, layers, reading: Some(Reading { view, changes }) })
+        Ok(Locked { locks, layers, reading: Some(Origin::Images(Box::new(view), changes)) })
     }
 
     /// The bytes that are to be copied. Zeroes that somebody wrote are among them, clusters without data are not.
     fn bytes(&self) -> Result<u64> {
         let Locked { locks: _locks, layers, reading } = self.lock().map_err(|e| e.on_disk(&self.source.path))?;
-        let Some(Reading { view, changes }) = reading else { return Ok(0) };
+        let Some(origin) = reading else { return Ok(0) };
+        let held = layers.iter().map(LayerAt::occupied).reduce(u64::saturating_add);
+        let mapped = offline::count(&self.source.path, self.size, origin)?;
         // an image may map more than it holds
-        let held = layers.iter().map(LayerAt::occupied).fold(0, u64::saturating_add);
-        Ok(offline::count(&self.source.path, view, changes)?.min(held))
+        Ok(held.map_or(mapped, |held| mapped.min(held)))
     }
 }
 

@@ -14,6 +14,8 @@ package org.nasbackup;
 
 /** A disk of a virtual machine that does not run. */
 public final class StoppedDisk {
+    private static final String RBD = "rbd:";
+
     private final String path;
     private final String format;
 
@@ -27,7 +29,10 @@ public final class StoppedDisk {
         return new Builder();
     }
 
-    /** Absolute path of its file or device. */
+    /**
+     * Absolute path of its file or device, or {@code rbd:pool/image:option=value:...} as CloudStack names an image in
+     * Ceph; that may hold a key.
+     */
     public String path() {
         return path;
     }
@@ -39,7 +44,15 @@ public final class StoppedDisk {
 
     @Override
     public String toString() {
-        return path + " (" + format + ")";
+        return withoutOptions() + " (" + format + ")";
+    }
+
+    private String withoutOptions() {
+        if (path == null || !path.startsWith(RBD)) {
+            return path;
+        }
+        int options = path.indexOf(':', RBD.length());
+        return options < 0 ? path : path.substring(0, options);
     }
 
     /** Builds a {@link StoppedDisk}; what is not set stays at its default. */

@@ -35,14 +35,14 @@ public final class Requests {
     private Requests() {}
 
     /** @param defaultWait seconds for a command that names none */
-    public static TakeBackupRequest take(TakeBackupCommand command, int defaultWait, DiskFormats formats) {
+    public static TakeBackupRequest take(TakeBackupCommand command, int defaultWait, Volumes volumes) {
         TakeBackupRequest.Builder builder = TakeBackupRequest.builder()
                 .vmName(command.getVmName())
                 .backupPath(command.getBackupPath())
                 .repository(repository(
                         command.getBackupRepoType(), command.getBackupRepoAddress(), command.getMountOptions()))
                 .mode(mode(command.getMode()))
-                .disks(disks(command, formats))
+                .disks(disks(command, volumes))
                 .quiesce(Boolean.TRUE.equals(command.getQuiesce()))
                 .waitSeconds(waitSeconds(command, defaultWait));
         if (mode(command.getMode()) != Mode.LEGACY) {
@@ -109,7 +109,7 @@ public final class Requests {
     }
 
     /** Null when the guest runs: its disks are then libvirt's to tell. */
-    private static List<StoppedDisk> disks(TakeBackupCommand command, DiskFormats formats) {
+    private static List<StoppedDisk> disks(TakeBackupCommand command, Volumes volumes) {
         List<String> paths = command.getVolumePaths();
         if (paths == null || paths.isEmpty()) {
             return null;
@@ -117,9 +117,10 @@ public final class Requests {
         List<StoppedDisk> disks = new ArrayList<>();
         for (int i = 0; i < paths.size(); i++) {
             String path = paths.get(i);
+            PrimaryDataStoreTO pool = pool(command, i);
             disks.add(StoppedDisk.builder()
-                    .path(path)
-                    .format(formats.of(pool(command, i), path))
+                    .path(pool.getPoolType() == StoragePoolType.RBD ? volumes.rbd(pool, path) : path)
+                    .format(volumes.format(pool, path))
                     .build());
         }
         return disks;
@@ -132,10 +133,6 @@ public final class Requests {
         if (pool == null) {
             throw new IllegalArgumentException("INVALID_ARGUMENT: check the request: volumePools: the management server"
                     + " does not name the pool of '" + path + "', and so not its format");
-        }
-        if (pool.getPoolType() == StoragePoolType.RBD) {
-            throw new IllegalArgumentException("UNSUPPORTED_IMAGE: check the request: '" + path
-                    + "' is on RBD, which can be read only while its virtual machine runs");
         }
         return pool;
     }

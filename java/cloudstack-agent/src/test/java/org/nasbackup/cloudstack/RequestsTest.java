@@ -21,6 +21,7 @@ import org.apache.cloudstack.backup.DeleteBackupCommand;
 import org.apache.cloudstack.backup.GetBackupStorageStatsCommand;
 import org.apache.cloudstack.backup.RebaseBackupCommand;
 import org.apache.cloudstack.backup.TakeBackupCommand;
+import org.apache.cloudstack.storage.to.PrimaryDataStoreTO;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
@@ -43,8 +44,20 @@ class RequestsTest {
     }
 
     private static TakeBackupRequest take(String fields) {
-        return Requests.take(command(fields), 7200, (pool, path) -> "format of " + path + " in " + pool.getUuid());
+        return Requests.take(command(fields), 7200, VOLUMES);
     }
+
+    private static final Volumes VOLUMES = new Volumes() {
+        @Override
+        public String format(PrimaryDataStoreTO pool, String path) {
+            return "format of " + path + " in " + pool.getUuid();
+        }
+
+        @Override
+        public String rbd(PrimaryDataStoreTO pool, String path) {
+            return "rbd:" + path + ":id=user of " + pool.getUuid() + ":key=secret";
+        }
+    };
 
     @Test
     void who_where_and_how_are_passed_on() {
@@ -151,17 +164,19 @@ class RequestsTest {
     }
 
     @Test
-    void a_stopped_guest_on_rbd_is_refused_in_plain_words() {
-        assertThatThrownBy(() ->
-                        take(",\"volumePaths\":[\"pool/a\"],\"volumePools\":[{\"uuid\":\"p\",\"poolType\":\"RBD\"}]"))
-                .hasMessageStartingWith("UNSUPPORTED_IMAGE: ")
-                .hasMessageContaining("'pool/a' is on RBD");
+    void the_disks_of_a_stopped_guest_on_rbd_are_named_as_qemu_opens_them_and_shown_without_the_key() {
+        TakeBackupRequest request =
+                take(",\"volumePaths\":[\"pool/a\"],\"volumePools\":[{\"uuid\":\"p\",\"poolType\":\"RBD\"}]");
+        assertThat(request.disks())
+                .extracting(StoppedDisk::path, StoppedDisk::format)
+                .containsExactly(tuple("rbd:pool/a:id=user of p:key=secret", "format of pool/a in p"));
+        assertThat(request.disks().get(0)).hasToString("rbd:pool/a (format of pool/a in p)");
     }
 
     @ParameterizedTest
     @CsvSource({"/mnt/p/a-b,a-b", "/var/lib/x/images/a.qcow2,a.qcow2", "/dev/drbd/by-res/cs-a-b/0,a-b", "a,a"})
     void the_pool_knows_a_volume_by_its_own_path(String path, String volume) {
-        assertThat(PoolDiskFormats.volumeOf(path)).isEqualTo(volume);
+        assertThat(PoolVolumes.volumeOf(path)).isEqualTo(volume);
     }
 
     @ParameterizedTest

@@ -15,6 +15,10 @@ package com.cloud.hypervisor.kvm.storage;
 import org.apache.cloudstack.utils.qemu.QemuImg.PhysicalDiskFormat;
 
 public class KVMPhysicalDisk {
+    public static String RBDStringBuilder(KVMStoragePool storagePool, String image) {
+        throw new UnsupportedOperationException();
+    }
+
     public PhysicalDiskFormat getFormat() {
         throw new UnsupportedOperationException();
     }

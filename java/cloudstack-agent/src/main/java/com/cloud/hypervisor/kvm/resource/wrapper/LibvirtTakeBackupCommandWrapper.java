@@ -22,7 +22,7 @@ import org.nasbackup.TakeBackupRequest;
 import org.nasbackup.cloudstack.Answers;
 import org.nasbackup.cloudstack.Library;
 import org.nasbackup.cloudstack.Operations;
-import org.nasbackup.cloudstack.PoolDiskFormats;
+import org.nasbackup.cloudstack.PoolVolumes;
 import org.nasbackup.cloudstack.Requests;
 
 /** Makes a restore point of a virtual machine. */
@@ -43,7 +43,7 @@ public class LibvirtTakeBackupCommandWrapper
     public Answer execute(TakeBackupCommand command, LibvirtComputingResource resource) {
         try {
             TakeBackupRequest request = Requests.take(
-                    command, resource.getCmdsTimeout() / 1000, new PoolDiskFormats(resource.getStoragePoolMgr()));
+                    command, resource.getCmdsTimeout() / 1000, new PoolVolumes(resource.getStoragePoolMgr()));
             return Answers.taken(command, operations.get().takeBackup(request));
         } catch (Throwable e) {
             // Whatever left this method would reach the management server as an answer of another type.

@@ -12,26 +12,35 @@
 
 package org.nasbackup.cloudstack;
 
+import com.cloud.hypervisor.kvm.storage.KVMPhysicalDisk;
 import com.cloud.hypervisor.kvm.storage.KVMStoragePool;
 import com.cloud.hypervisor.kvm.storage.KVMStoragePoolManager;
 import java.util.Locale;
 import org.apache.cloudstack.storage.to.PrimaryDataStoreTO;
 
 /** Asks the agent's storage pools. */
-public final class PoolDiskFormats implements DiskFormats {
+public final class PoolVolumes implements Volumes {
     private static final String DRBD_PREFIX = "/dev/drbd/by-res/cs-";
     private static final String DRBD_SUFFIX = "/0";
 
     private final KVMStoragePoolManager pools;
 
-    public PoolDiskFormats(KVMStoragePoolManager pools) {
+    public PoolVolumes(KVMStoragePoolManager pools) {
         this.pools = pools;
     }
 
     @Override
-    public String of(PrimaryDataStoreTO to, String path) {
-        KVMStoragePool pool = pools.getStoragePool(to.getPoolType(), to.getUuid());
-        return pool.getPhysicalDisk(volumeOf(path)).getFormat().name().toLowerCase(Locale.ROOT);
+    public String format(PrimaryDataStoreTO to, String path) {
+        return pool(to).getPhysicalDisk(volumeOf(path)).getFormat().name().toLowerCase(Locale.ROOT);
+    }
+
+    @Override
+    public String rbd(PrimaryDataStoreTO to, String path) {
+        return KVMPhysicalDisk.RBDStringBuilder(pool(to), path);
+    }
+
+    private KVMStoragePool pool(PrimaryDataStoreTO to) {
+        return pools.getStoragePool(to.getPoolType(), to.getUuid());
     }
 
     /** The volume's path as the pool knows it: without what the management server put around it. */

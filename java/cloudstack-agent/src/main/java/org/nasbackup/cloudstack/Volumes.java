@@ -14,12 +14,11 @@ package org.nasbackup.cloudstack;
 
 import org.apache.cloudstack.storage.to.PrimaryDataStoreTO;
 
-/** Knows the formats of volumes. */
-public interface DiskFormats {
-    /**
-     * The format of a volume, in QEMU's spelling.
-     *
-     * @param path as in {@code volumePaths}
-     */
-    String of(PrimaryDataStoreTO pool, String path);
+/** Knows what the management server does not say of volumes. Paths are those of {@code volumePaths}. */
+public interface Volumes {
+    /** The format of a volume, in QEMU's spelling. */
+    String format(PrimaryDataStoreTO pool, String path);
+
+    /** QEMU's name for a volume on RBD, with what Ceph asks of its users. */
+    String rbd(PrimaryDataStoreTO pool, String path);
 }

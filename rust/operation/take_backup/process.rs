@@ -1,0 +1,115 @@
+//! QEMU's tools, which run beside us and never longer than they are wanted.
+
+use std::fs::File;
+use std::io::{Read, Seek};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::fs::MemfdFlags;
+use rustix::process::{Pid, Signal};
+
+use crate::error::{Code, Error, Result};
+
+/// Between two looks at a process that is to end.
+const TICK: Duration = Duration::from_millis(50);
+/// The same of one that has nothing left to do.
+const SOON: Duration = Duration::from_millis(2);
+/// As much of a complaint as goes into an error, in bytes.
+const COMPLAINT: u64 = 4096;
+
+/// A tool at work; dropped, it is killed.
+pub(super) struct Process {
+    program: &'static str,
+    step: &'static str,
+    child: Child,
+    /// What it writes to its standard error: in memory, for nobody reads a pipe while it runs.
+    complaint: File,
+}
+
+impl Process {
+    /// Starts `program` with arguments, and an input, that the `command` has.
+    pub(super) fn start(program: &'static str, step: &'static str, command: &mut Command) -> Result<Process> {
+        let io = |e| Error::io(step, program, e);
+        let complaint = rustix::fs::memfd_create("stderr", MemfdFlags::CLOEXEC).map_err(|e| io(e.into()))?;
+        let complaint = File::from(complaint);
+        command.stdout(Stdio::null()).stderr(complaint.try_clone().map_err(io)?);
+        let child = command.spawn().map_err(io)?;
+        Ok(Process { program, step, child, complaint })
+    }
+
+    /// How it ended, if it has.
+    pub(super) fn ended(&mut self) -> Result<Option<ExitStatus>> {
+        self.child.try_wait().map_err(|e| Error::io(self.step, self.program, e))
+    }
+
+    /// Bytes that it has read so far (proc(5), "/proc/pid/io"); 0 once it has ended. Asking the kernel about the process
+    /// can't hang, asking a NAS about the file could.
+    pub(super) fn bytes_read(&self) -> u64 {
+        let io = std::fs::read_to_string(format!("/proc/{}/io", self.child.id())).unwrap_or_default();
+        io.lines().find_map(|line| line.strip_prefix("rchar: ")?.parse().ok()).unwrap_or(0)
+    }
+
+    /// What the process that ended says.
+    pub(super) fn result(&mut self, status: ExitStatus) -> Result<()> {
+        if status.success() { Ok(()) } else { Err(self.failed(status)?) }
+    }
+
+    /// Its end as an error.
+    pub(super) fn failed(&mut self, status: ExitStatus) -> Result<Error> {
+        let io = |e| Error::io(self.step, self.program, e);
+        let mut text = Vec::new();
+        self.complaint.rewind().map_err(io)?;
+        (&mut self.complaint).take(COMPLAINT).read_to_end(&mut text).map_err(io)?;
+        let text = String::from_utf8_lossy(&text);
+        let lines: Vec<_> = text.lines().map(str::trim).collect();
+        let cause = format!("{}: {} ({status})", self.program, lines.join("; "));
+        Ok(Error::new(Code::JobFailed, self.step, cause))
+    }
+
+    /// Kills the process because of `error`. One that hangs in the NAS does not die before the NAS answers: it is left
+    /// behind, and the guest can't be started as long as it holds the disk's lock.
+    pub(super) fn kill(&mut self, error: Error) -> Error {
+        let program = self.program;
+        if let Err(failed) = self.child.kill() {
+            log::warn!("{program} could not be killed: {failed}");
+        }
+        let until = Instant::now() + Duration::from_secs(5);
+        while Instant::now() < until {
+            if let Ok(Some(_)) = self.child.try_wait() {
+                return error;
+            }
+            std::thread::sleep(TICK);
+        }
+        let code = if error.code == Code::Timeout { Code::NasUnresponsive } else { error.code };
+        Error { code, ..error }.with_leftover(format!("a process of {program} that hangs and holds the disk's lock"))
+    }
+
+    /// Has it end in order, and waits for that, at most for `limit`.
+    pub(super) fn end(&mut self, limit: Duration) {
+        let until = Instant::now() + limit;
+        while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < until {
+            // Once more each time: qemu-nbd forgets one that comes while it opens the image. Can't fail: the process was
+            // not waited for.
+            let _ = rustix::process::kill_process(Pid::from_child(&self.child), Signal::TERM);
+            std::thread::sleep(SOON);
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if let Ok(None) = self.child.try_wait() {
+            // It has ended meanwhile, or it hangs: `kill` has told of that. It is reaped whenever it ends.
+            let _ = self.child.kill();
+            let (program, pid) = (self.program, Pid::from_child(&self.child));
+            let reap = move || {
+                if let Err(error) = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty()) {
+                    log::warn!("{program} could not be reaped: {error}");
+                }
+            };
+            if let Err(error) = std::thread::Builder::new().name("nasbackup-reap".to_owned()).spawn(reap) {
+                log::warn!("the thread that reaps {program} could not be started: {error}");
+            }
+        }
+    }
+}

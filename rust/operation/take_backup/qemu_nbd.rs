@@ -1,0 +1,81 @@
+//! An image that QEMU alone knows how to open, exported by `qemu-nbd` on a socket of ours. It is opened for reading, its
+//! contents are not changed.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use super::Call;
+use super::process::Process;
+use super::rbd::Rbd;
+use crate::engine::scratch::Scratch;
+use crate::error::{Code, Error, Result};
+use crate::job::Reporter;
+use crate::nbd::{ALLOCATION, Connection};
+use crate::sys;
+
+const PROGRAM: &str = "qemu-nbd";
+const STEP: &str = "open the image in Ceph";
+/// How long that may take. CloudStack gives Ceph 30 s.
+const OPEN: Duration = Duration::from_secs(60);
+/// How long its end may take.
+const END: Duration = Duration::from_secs(5);
+/// Between two looks at whether it is done.
+const TICK: Duration = Duration::from_millis(2);
+
+/// An export, under the image's name. It ends when its first client goes or when it is dropped, and in order: Ceph keeps the
+/// next one who writes waiting for a client that was killed. That is how it ends with the thread that started it, at the
+/// latest.
+pub(super) struct Server {
+    process: Process,
+    folder: Scratch,
+    /// Of the export.
+    name: String,
+}
+
+impl Server {
+    /// Exports `image`, a disk of the stopped guest.
+    pub(super) fn start(image: &Rbd, call: &Call<'_>, job: &mut Reporter<'_>) -> Result<Server> {
+        let folder = Scratch::make(call.config, &call.checked.vm, None)?;
+        let ready = folder.file("ready");
+        let key = image.key_file().map_err(|e| Error::io(STEP, "the key", e))?;
+        let mut command = Command::new(PROGRAM);
+        command.args(["--read-only", "--format=raw"]).arg(format!("--export-name={}", image.name));
+        command.arg(format!("--socket={}", folder.socket())).arg(format!("--pid-file={ready}"));
+        command.arg("--").arg(&image.location).stdin(key);
+        sys::end_with_thread(&mut command);
+        let process = Process::start(PROGRAM, STEP, &mut command)?;
+        let mut server = Server { process, folder, name: image.name.clone() };
+        let until = Instant::now() + OPEN.min(call.left());
+        // It is written when the image is open and clients are welcome.
+        while !Path::new(&ready).exists() {
+            if let Some(status) = server.process.ended()? {
+                return Err(server.process.failed(status)?);
+            }
+            if Instant::now() > until {
+                return Err(Error::new(Code::Timeout, STEP, "Ceph does not answer"));
+            }
+            job.tell()?;
+            std::thread::sleep(TICK);
+        }
+        Ok(server)
+    }
+
+    /// The image's size in bytes, for its only client.
+    pub(super) fn size(self) -> Result<u64> {
+        let until = Instant::now() + OPEN;
+        let late = || Error::new(Code::Timeout, STEP, "qemu-nbd does not answer");
+        let go_on = || if Instant::now() < until { Ok(()) } else { Err(late()) };
+        Ok(Connection::open(&self.socket(), &self.name, &[ALLOCATION], TICK, go_on)?.size())
+    }
+
+    pub(super) fn socket(&self) -> PathBuf {
+        self.folder.socket().into()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.process.end(END);
+    }
+}

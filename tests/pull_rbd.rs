@@ -1,0 +1,245 @@
+//! Guests whose disks are images in Ceph: they carry no bitmap, and only fingerprints tell what changed. QEMU locks nothing
+//! there.
+
+#![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
+
+mod support;
+
+use std::time::Duration;
+
+use nasbackup::error::{Code, Error};
+use nasbackup::operation::take_backup::{self, TakeBackupRequest};
+use nasbackup::point::Kind::{Full, Incremental};
+
+use support::{
+    Agent, Ceph, Disk, Ended, Guest, MIB, Nas, Story, ceph, listing, own_host, run_as_agent, take, take_and, take_json,
+    until,
+};
+
+/// Not a test: what another process of this binary runs.
+#[test]
+fn agent() {
+    run_as_agent();
+}
+
+/// A running guest with a disk in Ceph.
+fn on_rbd() -> Story {
+    let mut story = Story::new(Guest::new([Disk::rbd()]), Nas::folder());
+    story.guest.write(0, 0x41, 0, 16 * MIB);
+    story
+}
+
+/// The same, stopped.
+fn stopped() -> Story {
+    let story = on_rbd();
+    story.guest.stop();
+    story
+}
+
+/// The command lines of the `qemu-nbd` that export the guest's disk, as `/proc` has them.
+fn servers(story: &Story) -> Vec<String> {
+    command_lines(story).into_iter().filter(|line| line.starts_with("qemu-nbd\0")).collect()
+}
+
+/// Those of all processes that have to do with it.
+fn command_lines(story: &Story) -> Vec<String> {
+    let processes = std::fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().path().join("cmdline"));
+    // a process may end meanwhile
+    let lines = processes.filter_map(|path| std::fs::read(path).ok());
+    let lines = lines.map(|line| String::from_utf8_lossy(&line).into_owned());
+    lines.filter(|line| line.contains(story.guest.disks[0].volume())).collect()
+}
+
+#[test]
+fn a_running_guest_is_compared() {
+    let mut story = on_rbd();
+    story.take("full").assert_full(false);
+    story.guest.write(0, 0x51, 3 * MIB, MIB);
+    story.guest.write_zeroes(0, 8 * MIB, MIB);
+    story.guest.discard(0, 12 * MIB, 4 * MIB);
+    let point = story.take("incremental");
+    assert_eq!(point.kinds(), [Incremental]);
+    assert!(point.taken.size < 2 * MIB, "{:?}", point.taken);
+    let by_push = TakeBackupRequest { engine: Some("push".into()), ..story.request("incremental") };
+    assert_eq!(story.accept(by_push).kinds(), [Full]);
+    story.assert_all_restore();
+}
+
+#[test]
+fn a_stopped_guest_is_compared_too() {
+    let mut story = stopped();
+    let point = story.take_stopped("full");
+    point.assert_full(false);
+    let detail =
+        format!("disk rbd:cloudstack/{}: carries no bitmap: it is an image in Ceph", point.taken.disks[0].volume);
+    assert_eq!(point.taken.details, detail);
+    story.guest.start();
+    story.guest.write(0, 0x51, 3 * MIB, MIB);
+    story.guest.write_zeroes(0, 8 * MIB, MIB);
+    story.guest.discard(0, 12 * MIB, 4 * MIB);
+    story.guest.stop();
+    let point = story.take_stopped("incremental");
+    assert_eq!(point.kinds(), [Incremental]);
+    assert!(point.taken.size < 2 * MIB, "{:?}", point.taken);
+    let point = story.take_stopped("incremental");
+    assert!(point.taken.size <= 6 * (64 << 10), "{:?}", point.taken);
+    story.guest.start();
+    story.guest.write(0, 0x52, 5 * MIB, MIB);
+    assert_eq!(story.take("incremental").kinds(), [Incremental]);
+    ceph().resize(story.guest.disks[0].volume(), 72 * MIB + 512);
+    story.guest.restart();
+    story.guest.write(0, 0x53, 63 * MIB, 9 * MIB + 512);
+    story.guest.stop();
+    assert_eq!(story.take_stopped("incremental").kinds(), [Incremental]);
+    story.assert_all_restore();
+}
+
+/// Ceph would have the guest's next start wait for a client that was killed.
+#[test]
+fn the_image_is_closed_when_the_backup_is_over() {
+    let mut story = stopped();
+    story.take_stopped("full");
+    assert_eq!(servers(&story), [] as [&str; 0]);
+    assert!(ceph().is_closed(story.guest.disks[0].volume()));
+    let cancelled = take_backup::run(story.stopped_request("full"), &mut |status| match status.phase {
+        "copy" if !servers(&story).is_empty() => Err(Error::new(Code::Cancelled, "test", "cancelled")),
+        _ => Ok(()),
+    });
+    let error = cancelled.unwrap_err();
+    assert_eq!((error.code, error.leftovers), (Code::Cancelled, false), "{error}");
+    assert_eq!(servers(&story), [] as [&str; 0]);
+    assert!(ceph().is_closed(story.guest.disks[0].volume()));
+}
+
+/// The root disk's bitmap is begun and used; the other disk is compared.
+#[test]
+fn a_stopped_guest_may_have_disks_of_both_kinds() {
+    let mut story = Story::new(Guest::new([Disk::root(), Disk::rbd()]), Nas::folder());
+    story.guest.write(0, 0x41, 5 * MIB, MIB);
+    story.guest.write(1, 0x42, 0, 16 * MIB);
+    story.guest.stop();
+    story.take_stopped("full").assert_full(true);
+    story.guest.start();
+    for disk in [0, 1] {
+        story.guest.write(disk, 0x51, 3 * MIB, MIB);
+    }
+    story.guest.stop();
+    let point = story.take_stopped("incremental");
+    point.assert_incremental();
+    assert_eq!(point.kinds(), [Incremental; 2]);
+    assert!(point.taken.size < 4 * MIB, "{:?}", point.taken);
+    story.assert_all_restore();
+}
+
+#[test]
+fn the_key_is_seen_nowhere() {
+    let mut story = stopped();
+    let key = &ceph().key;
+    let mut seen = Vec::new();
+    let taken = take_backup::run(story.stopped_request("full"), &mut |_| {
+        seen.extend(command_lines(&story));
+        Ok(())
+    });
+    taken.unwrap();
+    assert!(seen.iter().any(|line| line.starts_with("qemu-nbd\0")), "it was never seen at work");
+    assert!(!seen.iter().any(|line| line.contains(key)));
+    for (file, length) in listing(story.nas.root()) {
+        if length > 0 && file.extension().is_none_or(|extension| extension != "qcow2") {
+            assert_lacks(&std::fs::read(story.nas.at(file.to_str().unwrap())).unwrap(), key);
+        }
+    }
+
+    let mut host = own_host();
+    host["logLevel"] = "trace".into();
+    story.skip();
+    let agent = Agent::new(&host, &[("takeBackup", take_json(&story.stopped_request("full")))]);
+    let output = agent.output().to_owned();
+    assert_eq!(agent.run(), Ended::Done);
+    let log = std::fs::read(output).unwrap();
+    assert!(String::from_utf8_lossy(&log).contains(&story.guest.name), "it has logged");
+    assert_lacks(&log, key);
+}
+
+fn assert_lacks(bytes: &[u8], key: &str) {
+    assert!(!bytes.windows(key.len()).any(|part| part == key.as_bytes()));
+}
+
+/// What Ceph refuses is told by QEMU's own words, before anything is made on the NAS, and without the key.
+#[test]
+fn what_ceph_refuses_is_refused() {
+    type Change = fn(&str) -> String;
+    let story = stopped();
+    let cases: [(&str, Change); 4] = [
+        ("No such file or directory", |path| path.replacen("/", "/no-", 1)),
+        ("error connecting", |path| path.replace(":id=cloudstack", ":id=nobody")),
+        ("error connecting", |path| path.replace(&ceph().key, "AQBIZ0NlAAAAABAAm0nBTl9hqyGdXqmRjCQXtA==")),
+        ("error connecting", |path| path.replace(":6789", ":1").replace("timeout=30", "timeout=1")),
+    ];
+    for (reason, change) in cases {
+        let mut request = story.stopped_request("full");
+        let disk = &mut request.disks.as_mut().unwrap()[0];
+        disk.path = disk.path.as_deref().map(change);
+        let error = take(request).unwrap_err();
+        assert_eq!(error.code, Code::JobFailed, "{error}");
+        assert!(error.cause.contains(reason) && !error.cause.contains("=="), "{error}");
+        assert!(!error.cause.contains('\n'), "{error}");
+        assert_eq!(listing(story.nas.root()), []);
+    }
+}
+
+#[test]
+fn a_guest_that_is_started_meanwhile_fails_the_backup() {
+    let mut story = stopped();
+    story.take_stopped("full");
+    let error: Error = take_and(story.stopped_request("incremental"), |_| story.guest.start()).unwrap_err();
+    assert_eq!(error.code, Code::DomainState, "{error}");
+    assert!(error.cause.contains("was started"), "{error}");
+    story.assert_nothing_half_made();
+    story.guest.write(0, 0x51, 3 * MIB, MIB);
+    assert_eq!(story.take("incremental").kinds(), [Incremental]);
+    story.assert_all_restore();
+}
+
+/// Nobody else would end the server.
+#[test]
+fn an_agent_that_is_killed_takes_the_export_with_it() {
+    let mut story = stopped();
+    let mut request = take_json(&story.stopped_request("full"));
+    request["rateLimit"] = (1 << 20).into();
+    let mut agent = Agent::new(&own_host(), &[("takeBackup", request)]).spawn();
+    until("the image is exported", Duration::from_secs(60), || !servers(&story).is_empty());
+    agent.kill().unwrap();
+    agent.wait().unwrap();
+    until("the export ends", Duration::from_secs(10), || servers(&story).is_empty());
+    story.take_stopped("full").assert_full(false);
+    story.assert_all_restore();
+}
+
+/// The call comes back in time, and the next one has nothing to do with it.
+#[test]
+fn a_ceph_that_hangs_fails_the_backup_at_its_deadline() {
+    let ceph = Box::leak(Box::new(Ceph::start()));
+    let mut story = Story::new(Guest::new([Disk::in_ceph(ceph)]), Nas::folder());
+    story.guest.write(0, 0x41, 0, 16 * MIB);
+    story.guest.stop();
+    for opened in [false, true] {
+        let mut hangs = false;
+        let request =
+            TakeBackupRequest { wait_seconds: Some(3), rate_limit: Some(MIB), ..story.stopped_request("full") };
+        let failed = take_backup::run(request, &mut |status| {
+            if !hangs && (status.done_bytes > 0 || !opened) {
+                ceph.hang();
+                hangs = true;
+            }
+            Ok(())
+        });
+        let error = failed.unwrap_err();
+        assert_eq!(error.code, Code::Timeout, "{error}");
+        assert!(hangs);
+        ceph.go_on();
+        assert_eq!(story.half_made(), [] as [std::path::PathBuf; 0]);
+    }
+    until("the exports end", Duration::from_secs(60), || servers(&story).is_empty());
+    story.take_stopped("full").assert_full(false);
+    story.assert_all_restore();
+}
