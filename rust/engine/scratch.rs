@@ -1,4 +1,5 @@
-//! A folder on the host's own disk for one pull backup: QEMU's socket, and the blocks that the guest overwrites meanwhile.
+//! A folder on the host's own disk for one pull backup: QEMU's socket, and the blocks that the guest overwrites meanwhile. The
+//! socket of an image of a stopped guest lies in one, too.
 
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown, fchown};
@@ -90,7 +91,8 @@ impl Scratch {
         self.path(&format!("{target}.{FILES}"))
     }
 
-    fn path(&self, name: &str) -> String {
+    /// Path of another file in it.
+    pub fn path(&self, name: &str) -> String {
         self.folder.join(name).into_os_string().into_string().expect("checked when it was made")
     }
 

@@ -18,14 +18,14 @@ const PROGRAM: &str = "qemu-nbd";
 const STEP: &str = "open the image in Ceph";
 /// How long that may take. CloudStack gives Ceph 30 s.
 const OPEN: Duration = Duration::from_secs(60);
-/// How long its end may take.
-const END: Duration = Duration::from_secs(5);
+/// How long its end may take, which is milliseconds if Ceph answers.
+const END: Duration = Duration::from_secs(3);
 /// Between two looks at whether it is done.
-const TICK: Duration = Duration::from_millis(2);
+const TICK: Duration = Duration::from_millis(10);
 
-/// An export, under the image's name. It ends when its first client goes or when it is dropped, and in order: Ceph keeps the
-/// next one who writes waiting for a client that was killed. That is how it ends with the thread that started it, at the
-/// latest.
+/// An export, under the image's name. It ends when its first client goes or when it is dropped, and in order: Ceph lets the
+/// next one who writes wait for a client that was killed. So it is killed only if it does not end, or with the thread that
+/// started it.
 pub(super) struct Server {
     process: Process,
     folder: Scratch,
@@ -37,7 +37,7 @@ impl Server {
     /// Exports `image`, a disk of the stopped guest.
     pub(super) fn start(image: &Rbd, call: &Call<'_>, job: &mut Reporter<'_>) -> Result<Server> {
         let folder = Scratch::make(call.config, &call.checked.vm, None)?;
-        let ready = folder.file("ready");
+        let ready = folder.path("pid");
         let key = image.key_file().map_err(|e| Error::io(STEP, "the key", e))?;
         let mut command = Command::new(PROGRAM);
         command.args(["--read-only", "--format=raw"]).arg(format!("--export-name={}", image.name));

@@ -323,7 +323,8 @@ impl Attempt {
             readings.push(disk.reading);
         }
         let locks = Arc::new(locks);
-        let copied = self.copy_locked(call, readings, layers, (locks.clone(), servers), job);
+        let copied = self.copy_locked(call, readings, layers, locks.clone(), job);
+        drop(servers);
         self.hangs = Arc::strong_count(&locks) > 1;
         let unlocked = answered("unlock the disks", LIMIT, move || {
             drop(locks);
@@ -343,7 +344,7 @@ impl Attempt {
         call: &Call<'_>,
         readings: Vec<Option<Origin>>,
         layers: Vec<Vec<LayerAt>>,
-        guard: (Arc<Vec<ImageLock>>, Vec<Server>),
+        locks: Arc<Vec<ImageLock>>,
         job: &mut Reporter<'_>,
     ) -> Result<Vec<Option<Fingerprints>>> {
         let (mut disks, mut ours, mut others) = (Vec::new(), Vec::new(), Vec::new());
@@ -360,7 +361,7 @@ impl Attempt {
         let mut fingerprints = vec![None; self.facts.len()];
         if !disks.is_empty() {
             let (rate, session) = (call.checked.rate, self.targets.session().clone());
-            let written = offline::copy(disks, rate, session, guard, job, call.deadline)?;
+            let written = offline::copy(disks, rate, session, locks, job, call.deadline)?;
             ours.into_iter().zip(written).for_each(|(i, written)| fingerprints[i] = Some(written));
         }
         self.convert(call, &others, job)?;
