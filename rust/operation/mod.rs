@@ -96,7 +96,7 @@ fn parse<T: DeserializeOwned>(json: &str) -> Result<T> {
     Ok(value)
 }
 
-/// Names the field and what is wrong with it; below `repository` not by value, which may be a password.
+/// Names the field and what is wrong with it; below `repository` and `disks` not by value, which may be a secret.
 fn refused(error: serde_path_to_error::Error<serde_json::Error>) -> Error {
     let field = error.path().to_string();
     let secret = ["repository", "disks"].iter().any(|holder| field.starts_with(holder));
