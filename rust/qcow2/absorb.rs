@@ -541,8 +541,12 @@ impl Batch {
         if content != Content::Zero {
             self.clusters += length.div_ceil(target.cluster_size());
         }
-        let same = self.pieces.last_mut().filter(|last| last.content == content && last.guest + last.length == guest);
-        match same {
+        // the same place in a source twice is no continuation of it: guest clusters may share one of the file
+        let goes_on = |last: &&mut Piece| {
+            let is_placed = matches!(content, Content::Image { .. });
+            !is_placed && last.content == content && last.guest + last.length == guest
+        };
+        match self.pieces.last_mut().filter(goes_on) {
             Some(last) => last.length += length,
             None => self.pieces.push(Piece { guest, length, content, host: 0 }),
         }

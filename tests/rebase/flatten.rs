@@ -332,6 +332,42 @@ fn without_a_manifest_the_volume_is_found_by_its_files_name() {
 }
 
 #[test]
+fn neighbours_that_share_a_cluster_of_the_file_are_read_both_from_there() {
+    let points = Points::make(3, true);
+    let image =
+        OpenOptions::new().read(true).write(true).open(points.dir.path().join("i-1/T2").join(DISKS[0])).unwrap();
+    let at = |offset: u64| {
+        let mut entry = [0; 8];
+        image.read_exact_at(&mut entry, offset).unwrap();
+        u64::from_be_bytes(entry) & !(1 << 63)
+    };
+    // the guest's clusters at 2 MiB and the one behind it: the second one's own is in use no more
+    let (l2, counts) = (at(at(40)) + (2 << 20 >> 16) * 8, at(at(48)));
+    let (shared, unused) = (at(l2), at(l2 + 8));
+    run(
+        "qemu-io",
+        points.dir.path(),
+        &["-f", "raw", "-c", &format!("write -q -P 99 {unused} 64k"), "i-1/T2/root.a b.qcow2"],
+    )
+    .unwrap();
+    for entry in [l2, l2 + 8] {
+        image.write_all_at(&shared.to_be_bytes(), entry).unwrap();
+    }
+    for (cluster, count) in [(shared, 2_u16), (unused, 0)] {
+        image.write_all_at(&count.to_be_bytes(), counts + (cluster >> 16) * 2).unwrap();
+    }
+    assert_eq!(check(points.dir.path(), "i-1/T2/root.a b.qcow2"), (0, 0));
+    let out = tempfile::tempdir().unwrap();
+    for format in ["raw", "qcow2"] {
+        points.call("flatten", flatten(&points, &out.path().join(format), format)).unwrap();
+    }
+    assert!(same_bytes(&out.path().join("raw"), &expected(&points)));
+    compare(out.path(), &expected(&points), "qcow2").unwrap();
+    points.call("rebasePoint", json!({"backupPath": "i-1/T3", "newParent": "i-1/T1"})).unwrap();
+    points.assert_same();
+}
+
+#[test]
 fn images_that_name_the_same_data_without_end_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("x.qcow2");
