@@ -81,7 +81,7 @@ pub struct ManifestDisk {
     pub file: String,
     /// Full or incremental.
     pub kind: Kind,
-    /// Length of its file.
+    /// Length of its file; 0 from the time on that a rebase changes it, until that has ended.
     pub size: u64,
     /// Size that the guest sees.
     pub virtual_size: u64,
@@ -131,6 +131,17 @@ impl Manifest {
             return Err(corrupt(format!("version {} is not known", manifest.version)));
         }
         Ok(Some((manifest, text)))
+    }
+
+    /// The same for one that is to be written anew, with a checksum that is right again: `CORRUPT_IMAGE`, too, when it is
+    /// not what was written.
+    pub fn read_intact(folder: &Folder) -> Result<Option<Manifest>> {
+        let Some((manifest, text)) = Manifest::read_with_text(folder)? else { return Ok(None) };
+        if manifest.is_intact(&text) == Some(false) {
+            let cause = format!("'{}' is not what was written", folder.path.join(MANIFEST).display());
+            return Err(Error::new(Code::CorruptImage, "read the manifest", cause));
+        }
+        Ok(Some(manifest))
     }
 
     /// Is `text`, as it was read, what was written? None for a manifest that was written without a checksum.

@@ -176,15 +176,59 @@ fn a_point_without_a_parent_stands_alone() {
 fn what_was_cut_off_before_the_manifest_is_finished_by_the_next_call() {
     let points = Points::make(3, true);
     let path = points.dir.path().join("i-1/T3/manifest.json");
-    let stale = fs::read(&path).unwrap();
+    let mut stale = points.manifest("T3");
     let request = json!({"backupPath": "i-1/T3", "newParent": "i-1/T1"});
     points.call("rebasePoint", request.clone()).unwrap();
     let right = fs::read(&path).unwrap();
-    fs::write(&path, &stale).unwrap();
+    // as it is from the moment on that an image may change
+    stale.disks.iter_mut().for_each(|disk| disk.size = 0);
+    stale.replace(&Folder::open_root(path.parent().unwrap()).unwrap()).unwrap();
     fs::write(points.dir.path().join("i-1/T3/.manifest.json.new"), "half").unwrap();
+    let verified = points.call("verifyChain", json!({"backupPath": "i-1/T3"})).unwrap();
+    assert_eq!(verified["files"][0]["verdict"], "aborted", "{verified}");
     points.call("rebasePoint", request).unwrap();
     assert_eq!(fs::read(&path).unwrap(), right);
     assert!(!points.dir.path().join("i-1/T3/.manifest.json.new").exists());
+}
+
+#[test]
+fn a_rebase_of_one_disk_vouches_for_no_other() {
+    type Call = (&'static str, Value);
+    let calls: [Call; 2] = [
+        ("rebaseBackup", json!({"target": "i-1/T3/root.a b.qcow2", "newBacking": "i-1/T1/root.a b.qcow2"})),
+        // the data disk stands on nothing already
+        ("rebasePoint", json!({"backupPath": "i-1/T2"})),
+    ];
+    for (operation, request) in calls {
+        let points = Points::make(3, true);
+        let point = if operation == "rebasePoint" { "i-1/T2" } else { "i-1/T3" };
+        let file = points.dir.path().join(point).join(DISKS[1]);
+        let length = fs::metadata(&file).unwrap().len();
+        fs::OpenOptions::new().write(true).open(&file).unwrap().set_len(length - 60_000).unwrap();
+        let verdict = || {
+            let verified = points.call("verifyChain", json!({"backupPath": point})).unwrap();
+            let files = verified["files"].as_array().unwrap();
+            let bad = files.iter().filter(|file| file["verdict"] != "good").map(|file| file["file"].clone());
+            bad.collect::<Vec<_>>()
+        };
+        assert_eq!(verdict(), [json!(format!("{point}/{}", DISKS[1]))]);
+        points.call(operation, request).unwrap();
+        assert_eq!(verdict(), [json!(format!("{point}/{}", DISKS[1]))], "after {operation}");
+    }
+}
+
+#[test]
+fn a_manifest_that_was_changed_is_not_written_anew() {
+    let points = Points::make(3, true);
+    let path = points.dir.path().join("i-1/T3/manifest.json");
+    let changed = fs::read_to_string(&path).unwrap().replace("\"v1\"", "\"w1\"");
+    fs::write(&path, &changed).unwrap();
+    let image = points.length("i-1/T3/root.a b.qcow2");
+    let (code, cause) = points.code("rebaseBackup", json!({"target": "i-1/T3/root.a b.qcow2"}));
+    assert!(code == Code::CorruptImage && cause.contains("manifest.json"), "{code:?} {cause}");
+    assert_eq!(fs::read_to_string(&path).unwrap(), changed);
+    assert_eq!(points.length("i-1/T3/root.a b.qcow2"), image);
+    points.assert_same();
 }
 
 #[test]

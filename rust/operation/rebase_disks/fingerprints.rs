@@ -20,15 +20,16 @@ use crate::qcow2::{self, Rest};
 
 const STEP: &str = "merge the fingerprints";
 
-/// Takes the fingerprints of these images out of the point's manifest, durably; what they were, by image.
+/// Takes the fingerprints and the lengths of these images out of the point's manifest, durably; the fingerprints, by image.
 pub(super) fn forget(held: &Held, at: &PointPath, images: &BTreeSet<String>) -> Result<BTreeMap<String, Fingerprints>> {
     let folder = held.session.root().open_dir(&at.folder())?;
-    let Some(mut manifest) = Manifest::read(&folder)? else { return Ok(BTreeMap::new()) };
-    let mut before = BTreeMap::new();
+    let Some(mut manifest) = Manifest::read_intact(&folder)? else { return Ok(BTreeMap::new()) };
+    let (mut before, written) = (BTreeMap::new(), manifest.clone());
     for disk in manifest.disks.iter_mut().filter(|disk| images.contains(&disk.file)) {
         before.extend(disk.fingerprints.take().map(|fingerprints| (disk.file.clone(), fingerprints)));
+        disk.size = 0;
     }
-    if !before.is_empty() {
+    if manifest != written {
         held.lock.check()?;
         manifest.replace(&folder)?;
     }

@@ -106,29 +106,30 @@ fn rebase_all(
     })?;
     let mut before = forget_fingerprints(&held, point, &disks, job)?;
     let mut rebased = Rebased::default();
-    let mut merged = BTreeMap::new();
+    let mut done = BTreeMap::new();
     for disk in disks {
+        let image = disk.chain[0].path.name().to_owned();
         if disk.target == Target::Same {
             sync(&held, disk, job)?;
+            done.insert(image, None);
             continue;
         }
         let disk = Arc::new(disk);
         rebase(&held, &disk, job, &mut rebased)?;
-        let image = disk.chain[0].path.name().to_owned();
         let fingerprints = fingerprints::merge(&held, &disk, before.remove(&image), job)?;
-        merged.extend(fingerprints.map(|fingerprints| (image, fingerprints)));
+        done.insert(image, fingerprints);
     }
     job.begin("write the manifest")?;
     let at = point.clone();
     rebased.size = bounded("write the manifest", LIMIT, move || {
         held.lock.check()?;
-        follow(held.session.root(), &at, only.as_ref(), merged)
+        follow(held.session.root(), &at, only.as_ref(), done)
     })?;
     rebased.total_millis = job.elapsed_millis();
     Ok(rebased)
 }
 
-/// Lets the manifest name no fingerprints of what is about to change; what they were, by image.
+/// Lets the manifest say nothing more of what is about to change; which fingerprints it named, by image.
 fn forget_fingerprints(
     held: &Held,
     point: &PointPath,
@@ -255,17 +256,18 @@ fn abandon(held: &Held, path: &RepoPath, rebase: Rebase<File>, error: Error) -> 
     error
 }
 
-/// Lets the manifest of the point, if it has one, say what its files are now, and name the `merged` fingerprints; the
-/// length of `only`, or of all. The files decide: a call that was cut off between the two is made good by the next.
+/// Lets the manifest of the point, if it has one, say what the images are that this call is `done` with, and name their
+/// fingerprints; the length of `only`, or of all. The files decide: a call that was cut off between the two is made good
+/// by the next.
 fn follow(
     root: &Folder,
     at: &PointPath,
     only: Option<&RepoPath>,
-    merged: BTreeMap<String, Fingerprints>,
+    done: BTreeMap<String, Option<Fingerprints>>,
 ) -> Result<u64> {
     let folder = root.open_dir(&at.folder())?;
-    if let Some(manifest) = Manifest::read(&folder)? {
-        update(root, at, &folder, manifest, merged)?;
+    if let Some(manifest) = Manifest::read_intact(&folder)? {
+        update(root, at, &folder, manifest, done)?;
     }
     folder.sync()?;
     let files = only.map_or_else(|| images(root, at), |file| Ok(vec![file.clone()]))?;
@@ -280,7 +282,7 @@ fn update(
     at: &PointPath,
     folder: &Folder,
     mut manifest: Manifest,
-    mut merged: BTreeMap<String, Fingerprints>,
+    mut done: BTreeMap<String, Option<Fingerprints>>,
 ) -> Result<()> {
     let before = manifest.clone();
     let mut parents = BTreeSet::new();
@@ -288,16 +290,20 @@ fn update(
         let path = at.file(&disk.file)?;
         let file = root.open_file(&path)?;
         let backing = qcow2::backing(&file).map_err(|e| e.at("write the manifest", path.as_str()))?;
-        disk.size = file.metadata().map_err(|e| Error::io("write the manifest", path.as_str(), e))?.len();
-        if let Some(fingerprints) = merged.remove(&disk.file) {
-            disk.fingerprints = Some(fingerprints);
+        // what no rebase has changed stays as it was written, or nobody would see what else has
+        if disk.size == 0
+            && let Some(fingerprints) = done.remove(&disk.file)
+        {
+            disk.size = file.metadata().map_err(|e| Error::io("write the manifest", path.as_str(), e))?.len();
+            disk.kind = if backing.is_some() { Kind::Incremental } else { Kind::Full };
+            disk.fingerprints = fingerprints;
         }
-        disk.kind = if backing.is_some() { Kind::Incremental } else { Kind::Full };
         if let Some(backing) = backing {
             parents.extend(point::resolve(&path, &backing)?.parent().map(|folder| folder.to_string()));
         }
     }
-    manifest.kind = if parents.is_empty() { Kind::Full } else { Kind::Incremental };
+    let incremental = manifest.disks.iter().any(|disk| disk.kind == Kind::Incremental);
+    manifest.kind = if incremental { Kind::Incremental } else { Kind::Full };
     manifest.parent = parent_point(root, &before, &parents)?;
     if manifest == before { Ok(()) } else { manifest.replace(folder) }
 }

@@ -93,7 +93,7 @@ fn begin(root: &Folder, lock: &InstanceLock, image: &RepoPath) -> Result<(Indexi
 fn record(root: &Folder, lock: &InstanceLock, image: &RepoPath, recorded: &Fingerprints) -> Result<()> {
     let gone = || Error::new(Code::ParentInvalid, STEP, format!("no manifest tells of '{image}'"));
     let folder = root.open_dir(&image.parent().ok_or_else(gone)?)?;
-    let mut manifest = Manifest::read(&folder)?.ok_or_else(gone)?;
+    let mut manifest = Manifest::read_intact(&folder)?.ok_or_else(gone)?;
     let disk = manifest.disks.iter_mut().find(|disk| disk.file == image.name()).ok_or_else(gone)?;
     disk.fingerprints = Some(recorded.clone());
     lock.check()?;

@@ -18,17 +18,18 @@ pub(super) struct Facts {
     pub(super) backing_folder: Option<RepoPath>,
 }
 
-/// In what an image is not as its manifest's record says.
+/// In what an image is not as its manifest's record says, as far as that goes: of one that a rebase is changing only
+/// what stays.
 pub(super) fn of_image(record: &ManifestDisk, facts: &Facts) -> Vec<String> {
-    let mut reasons = Vec::new();
-    if record.size != facts.size {
+    let (mut reasons, is_told) = (Vec::new(), record.size > 0);
+    if is_told && record.size != facts.size {
         reasons.push(format!("has {} bytes, its manifest says {}", facts.size, record.size));
     }
     if record.virtual_size != facts.virtual_size {
         let (is, says) = (facts.virtual_size, record.virtual_size);
         reasons.push(format!("is of a disk of {is} bytes, its manifest says {says}"));
     }
-    if (record.kind == Kind::Incremental) != facts.has_backing {
+    if is_told && (record.kind == Kind::Incremental) != facts.has_backing {
         let is = if facts.has_backing { "has a backing file" } else { "has no backing file" };
         let says = if record.kind == Kind::Incremental { "incremental" } else { "full" };
         reasons.push(format!("{is}, its manifest says it is {says}"));
@@ -124,7 +125,10 @@ mod tests {
         let full = facts(None);
         assert!(of_image(&disk("a", Kind::Full), &full).is_empty());
         assert!(of_image(&disk("a", Kind::Incremental), &facts(Some("i-1/T1"))).is_empty());
+        let changing = ManifestDisk { size: 0, ..disk("a", Kind::Full) };
+        assert!(of_image(&changing, &facts(Some("i-1/T1"))).is_empty());
         for (record, facts, word) in [
+            (changing, Facts { virtual_size: 512, ..full.clone() }, "a disk of 512 bytes"),
             (disk("a", Kind::Full), Facts { size: 99, ..full.clone() }, "has 99 bytes, its manifest says 100"),
             (disk("a", Kind::Full), Facts { virtual_size: 512, ..full.clone() }, "a disk of 512 bytes"),
             (disk("a", Kind::Full), facts(Some("i-1/T1")), "has a backing file"),

@@ -159,6 +159,10 @@ impl Chains<'_> {
                 for reason in agreement::of_image(record, facts) {
                     told.blame(Verdict::Bad, reason);
                 }
+                if record.size == 0 {
+                    let reason = "a rebase of it was cut off: how long it has to be is not known until the next one";
+                    told.blame(Verdict::Aborted, reason.into());
+                }
             }
             None if is_asked => told.blame(Verdict::Bad, "its point's manifest does not name it".into()),
             None => {}
