@@ -22,6 +22,13 @@ pub struct Link {
     pub file: File,
 }
 
+impl Link {
+    /// Makes all that was written to the file durable, whoever has.
+    pub fn sync(&self) -> Result<()> {
+        self.file.sync_all().map_err(|e| Error::io("sync", self.path.as_str(), e))
+    }
+}
+
 /// Opens the image `path` and all that it stands on, itself first, each beneath `root`. `NOT_FOUND` when it is not there,
 /// `PARENT_INVALID` when one below is missing or stands on itself, `UNSUPPORTED_IMAGE` when one is not of this
 /// repository or not qcow2, `CORRUPT_IMAGE`.

@@ -84,6 +84,7 @@ pub struct Rebase<T> {
 #[derive(Debug)]
 enum Phase<T> {
     Survey(Image<T>, Box<Checks>),
+    Checked(Image<T>, Found),
     Collect(Editor<T>, Batch),
     Move(Editor<T>, Batch),
     Name(Editor<T>),
@@ -164,11 +165,17 @@ impl<T: Storage> Rebase<T> {
     pub fn phase(&self) -> &'static str {
         match self.phase {
             Phase::Survey(..) => "check the images",
+            Phase::Checked(..) => "take back what nothing uses",
             Phase::Collect(..) => "look for what to absorb",
             Phase::Move(..) => "absorb",
             Phase::Name(_) => "name the new backing file",
             Phase::Finished | Phase::Failed(_) => "end",
         }
+    }
+
+    /// All images are checked; until then nothing is written.
+    pub fn is_checked(&self) -> bool {
+        !matches!(self.phase, Phase::Survey(..))
     }
 
     /// Goes on for about a quarter of a second, or one sync.
@@ -178,13 +185,14 @@ impl<T: Storage> Rebase<T> {
             Phase::Survey(mut image, mut checks) => {
                 self.phase = match self.check(&mut image, &mut checks, until)? {
                     None => Phase::Survey(image, checks),
-                    Some(found) => {
-                        forget_unknown(&mut image)?;
-                        // what the survey saw may be of a writer that was killed, and not durable yet
-                        image.storage.sync()?;
-                        Phase::Collect(Editor::begin(image, found)?, Batch::default())
-                    }
+                    Some(found) => Phase::Checked(image, found),
                 };
+            }
+            Phase::Checked(mut image, found) => {
+                forget_unknown(&mut image)?;
+                // what the survey saw may be of a writer that was killed, and not durable yet
+                image.storage.sync()?;
+                self.phase = Phase::Collect(Editor::begin(image, found)?, Batch::default());
             }
             Phase::Collect(mut editor, mut batch) => {
                 let complete = self.collect(&mut editor, &mut batch, until).and_then(|complete| {
@@ -278,7 +286,7 @@ impl<T: Storage> Rebase<T> {
 
     fn progress(&self) -> Progress {
         let done = match &self.phase {
-            Phase::Survey(..) | Phase::Failed(_) => 0,
+            Phase::Survey(..) | Phase::Checked(..) | Phase::Failed(_) => 0,
             Phase::Collect(_, batch) => batch.start,
             Phase::Move(_, batch) => {
                 let parts = batch.moved as u128 * u128::from(batch.at - batch.start);

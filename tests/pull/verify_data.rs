@@ -271,6 +271,21 @@ fn a_rebase_takes_the_fingerprints_along() {
 }
 
 #[test]
+fn a_rebase_that_is_cut_off_before_it_writes_keeps_the_fingerprints() {
+    let story = long_story();
+    let path = &story.points[2].path;
+    let error = rebase(&story, 2, Some(0), &mut |status| {
+        if status.phase == "check the images" {
+            cancel(&job_of(path));
+        }
+        Ok(())
+    });
+    assert_eq!(error.unwrap_err().code, nasbackup::error::Code::Cancelled);
+    assert_indexed(&story, path);
+    assert_eq!(verify(&story, path)["verdict"], "good");
+}
+
+#[test]
 fn a_rebase_that_is_cut_off_leaves_no_fingerprints() {
     let story = long_story();
     let path = &story.points[2].path;
@@ -286,6 +301,8 @@ fn a_rebase_that_is_cut_off_leaves_no_fingerprints() {
     let image = &story.points[2].taken.disks[0].file;
     let result = verify(&story, path);
     assert_eq!(verdict_of(&result, image), "aborted", "{result}");
+    let length = fs::metadata(story.nas.at(image)).unwrap().len();
+    assert_eq!(recorded(&story, path)[0].size, length, "the image is whole");
     story.assert_restores(&story.points[2]);
     // what is above can't have what is not there
     rebase(&story, 3, Some(0), &mut |_| Ok(())).unwrap();

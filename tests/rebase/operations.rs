@@ -1,7 +1,7 @@
 //! `rebaseBackup` and `rebasePoint`, as callers see them.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{FileExt, symlink};
 use std::path::{Path, PathBuf};
 
 use nasbackup::engine::Engine;
@@ -218,6 +218,22 @@ fn a_rebase_of_one_disk_vouches_for_no_other() {
 }
 
 #[test]
+fn a_rebase_that_fails_at_one_disk_lets_the_manifest_say_what_the_others_are() {
+    let points = Points::make(3, true);
+    let below = points.dir.path().join("i-1/T2").join(DISKS[1]);
+    // the count of the cluster of its header
+    fs::OpenOptions::new().write(true).open(&below).unwrap().write_all_at(&[0, 0], 2 << 16).unwrap();
+    let request = json!({"backupPath": "i-1/T3", "newParent": "i-1/T1"});
+    let (code, cause) = points.code("rebasePoint", request);
+    assert!(code == Code::CorruptImage && cause.contains("count of 0"), "{code:?} {cause}");
+    let verified = points.call("verifyChain", json!({"backupPath": "i-1/T3"})).unwrap();
+    let files = verified["files"].as_array().unwrap();
+    let bad: Vec<_> = files.iter().filter(|file| file["verdict"] != "good").map(|file| &file["file"]).collect();
+    assert_eq!(bad, ["i-1/T2/datadisk.y.qcow2"], "{verified}");
+    assert!(!files.iter().any(|file| file["file"] == "i-1/T2/root.a b.qcow2"), "the root disk stands on it no more");
+}
+
+#[test]
 fn a_manifest_that_was_changed_is_not_written_anew() {
     let points = Points::make(3, true);
     let path = points.dir.path().join("i-1/T3/manifest.json");
@@ -325,6 +341,8 @@ fn a_cancel_and_a_rebase_of_others_leave_the_chain_as_it_was() {
         assert_eq!(error.unwrap_err().code, Code::Cancelled, "after {after} reports");
         assert_eq!(points.length("i-1/T3/root.a b.qcow2"), before);
         points.assert_same();
+        let verified = points.call("verifyChain", json!({"backupPath": "i-1/T3"})).unwrap();
+        assert_eq!(verified["verdict"], "good", "after {after} reports: {verified}");
     }
     let _lock = InstanceLock::take(&Folder::open_root(points.dir.path().join("i-1")).unwrap(), Purpose::Read).unwrap();
     assert_eq!(points.code("rebaseBackup", json!({"target": "i-1/T3/root.a b.qcow2"})).0, Code::Busy);

@@ -2,7 +2,6 @@
 //! to, and names the merged ones once these are durable: whatever cuts it off in between, there are none, and never
 //! wrong ones.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::sync::Arc;
 use std::time::Instant;
@@ -12,29 +11,13 @@ use crate::error::{Error, Result};
 use crate::job::Reporter;
 use crate::nas::deadline::bounded;
 use crate::nas::folder::Folder;
-use crate::nas::path::{PointPath, RepoPath};
+use crate::nas::path::RepoPath;
 use crate::operation::steps::{self, in_steps};
 use crate::point::Manifest;
 use crate::point::fingerprints::{self, Digest, Fingerprints, Merge};
 use crate::qcow2::{self, Rest};
 
 const STEP: &str = "merge the fingerprints";
-
-/// Takes the fingerprints and the lengths of these images out of the point's manifest, durably; the fingerprints, by image.
-pub(super) fn forget(held: &Held, at: &PointPath, images: &BTreeSet<String>) -> Result<BTreeMap<String, Fingerprints>> {
-    let folder = held.session.root().open_dir(&at.folder())?;
-    let Some(mut manifest) = Manifest::read_intact(&folder)? else { return Ok(BTreeMap::new()) };
-    let (mut before, written) = (BTreeMap::new(), manifest.clone());
-    for disk in manifest.disks.iter_mut().filter(|disk| images.contains(&disk.file)) {
-        before.extend(disk.fingerprints.take().map(|fingerprints| (disk.file.clone(), fingerprints)));
-        disk.size = 0;
-    }
-    if manifest != written {
-        held.lock.check()?;
-        manifest.replace(&folder)?;
-    }
-    Ok(before)
-}
 
 /// The fingerprints of an image that was rebased, out of its own of `before` and of those of the images that it has
 /// absorbed. None, with a line in the log, when they can't be had; the rebase is none the worse for it.

@@ -4,8 +4,8 @@
 //! No journal is kept: the images' headers are the truth, and the same call again finishes what was cut off.
 
 mod fingerprints;
+mod record;
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,8 +24,8 @@ use crate::nas::path::{PointPath, RepoPath};
 use crate::nas::repository::Export;
 use crate::nas::session::Session;
 use crate::point::fingerprints::Fingerprints;
-use crate::point::{self, Kind, Link, Manifest, ParentPoint};
-use crate::qcow2::{self, Failure, Progress, Rebase};
+use crate::point::{Link, Manifest};
+use crate::qcow2::{Failure, Progress, Rebase};
 
 /// A step is short, but for the sync of all that was written.
 const LIMIT: Duration = Duration::from_secs(600);
@@ -104,46 +104,18 @@ fn rebase_all(
         }
         Ok((Held { session, lock }, disks))
     })?;
-    let mut before = forget_fingerprints(&held, point, &disks, job)?;
     let mut rebased = Rebased::default();
-    let mut done = BTreeMap::new();
     for disk in disks {
-        let image = disk.chain[0].path.name().to_owned();
         if disk.target == Target::Same {
-            sync(&held, disk, job)?;
-            done.insert(image, None);
-            continue;
+            sync(&held, point, disk, job)?;
+        } else {
+            rebase(&held, point, &Arc::new(disk), job, &mut rebased)?;
         }
-        let disk = Arc::new(disk);
-        rebase(&held, &disk, job, &mut rebased)?;
-        let fingerprints = fingerprints::merge(&held, &disk, before.remove(&image), job)?;
-        done.insert(image, fingerprints);
     }
-    job.begin("write the manifest")?;
     let at = point.clone();
-    rebased.size = bounded("write the manifest", LIMIT, move || {
-        held.lock.check()?;
-        follow(held.session.root(), &at, only.as_ref(), done)
-    })?;
+    rebased.size = bounded("read the size", LIMIT, move || length(held.session.root(), &at, only.as_ref()))?;
     rebased.total_millis = job.elapsed_millis();
     Ok(rebased)
-}
-
-/// Lets the manifest say nothing more of what is about to change; which fingerprints it named, by image.
-fn forget_fingerprints(
-    held: &Held,
-    point: &PointPath,
-    disks: &[Disk],
-    job: &mut Reporter<'_>,
-) -> Result<BTreeMap<String, Fingerprints>> {
-    let changing = disks.iter().filter(|disk| disk.target != Target::Same);
-    let images: BTreeSet<_> = changing.map(|disk| disk.chain[0].path.name().to_owned()).collect();
-    if images.is_empty() {
-        return Ok(BTreeMap::new());
-    }
-    job.begin("write the manifest")?;
-    let (held, at) = (held.clone(), point.clone());
-    bounded("write the manifest", LIMIT, move || fingerprints::forget(&held, &at, &images))
 }
 
 impl Disk {
@@ -196,22 +168,54 @@ fn open_target(root: &Folder, path: &RepoPath) -> Result<File> {
 }
 
 /// A disk that stands where it should may be so only in memory, by a call that was killed; and now its old parent may go.
-fn sync(held: &Held, disk: Disk, job: &mut Reporter<'_>) -> Result<()> {
+fn sync(held: &Held, at: &PointPath, disk: Disk, job: &mut Reporter<'_>) -> Result<()> {
     job.begin("sync")?;
-    let held = held.clone();
-    bounded("sync", LIMIT, move || {
-        let (_held, target) = (held, &disk.chain[0]);
-        target.file.sync_all().map_err(|e| Error::io("sync", target.path.as_str(), e))
-    })
+    let (held, at) = (held.clone(), at.clone());
+    bounded("sync", LIMIT, move || disk.chain[0].sync().and_then(|()| record::end(&held, &at, &disk, None)))
 }
 
-/// Rebases one disk, step by step, each with a deadline.
-fn rebase(held: &Held, disk: &Arc<Disk>, job: &mut Reporter<'_>, rebased: &mut Rebased) -> Result<()> {
-    let path = disk.chain[0].path.clone();
-    let mut rebase = {
-        let (held, disk) = (held.clone(), disk.clone());
-        bounded("check the image", LIMIT, move || disk.begin(held.session.root()))?
-    };
+/// Rebases one disk. The manifest says nothing of the image from before the first write to it until after the last.
+fn rebase(held: &Held, at: &PointPath, disk: &Arc<Disk>, job: &mut Reporter<'_>, rebased: &mut Rebased) -> Result<()> {
+    let (ours, begun) = (held.clone(), disk.clone());
+    let begun = bounded("check the image", LIMIT, move || begun.begin(ours.session.root()))?;
+    let checked = advance(held, at, disk, job, begun, |rebase, _| rebase.is_checked())?;
+    job.begin("write the manifest")?;
+    let (ours, point, same) = (held.clone(), at.clone(), disk.clone());
+    let before = bounded("write the manifest", LIMIT, move || record::begin(&ours, &point, &same))?;
+    let done = advance(held, at, disk, job, checked, |_, progress| progress.finished)?;
+    let (path, cloned, copied) = (&disk.chain[0].path, done.bytes_cloned(), done.bytes_copied());
+    rebased.bytes_cloned += cloned;
+    rebased.bytes_copied += copied;
+    log::info!("rebased '{path}': {cloned} bytes cloned, {copied} copied");
+    match fingerprints::merge(held, disk, before, job) {
+        Ok(fingerprints) => {
+            job.enter("write the manifest");
+            record(held, at, disk, fingerprints)
+        }
+        Err(error) if error.code == Code::NasUnresponsive => Err(error),
+        Err(error) => {
+            // the image is whole, whatever has become of its fingerprints
+            record(held, at, disk, None).unwrap_or_else(|left| log::warn!("'{path}' is rebased - {left}"));
+            Err(error)
+        }
+    }
+}
+
+/// Lets the manifest say what the image is now.
+fn record(held: &Held, at: &PointPath, disk: &Arc<Disk>, fingerprints: Option<Fingerprints>) -> Result<()> {
+    let (held, at, disk) = (held.clone(), at.clone(), disk.clone());
+    bounded("write the manifest", LIMIT, move || record::end(&held, &at, &disk, fingerprints))
+}
+
+/// Goes on with a rebase until `is_there`, step by step, each with a deadline.
+fn advance(
+    held: &Held,
+    at: &PointPath,
+    disk: &Arc<Disk>,
+    job: &mut Reporter<'_>,
+    mut rebase: Rebase<File>,
+    is_there: fn(&Rebase<File>, &Progress) -> bool,
+) -> Result<Rebase<File>> {
     loop {
         let phase = rebase.phase();
         let told = if job.status().phase == phase { job.tell() } else { job.begin(phase) };
@@ -231,93 +235,38 @@ fn rebase(held: &Held, disk: &Arc<Disk>, job: &mut Reporter<'_>, rebased: &mut R
             Err(error) => Err(error),
         };
         match step {
-            Ok(Progress { finished: true, .. }) => break,
+            Ok(progress) if is_there(&rebase, &progress) => return Ok(rebase),
             Ok(progress) => job.progress(progress.done, progress.total),
-            Err(error) => return Err(abandon(held, &path, rebase, error)),
+            Err(error) => return Err(abandon(held, at, disk, rebase, error)),
         }
     }
-    rebased.bytes_cloned += rebase.bytes_cloned();
-    rebased.bytes_copied += rebase.bytes_copied();
-    log::info!("rebased '{path}': {} bytes cloned, {} copied", rebase.bytes_cloned(), rebase.bytes_copied());
-    Ok(())
 }
 
-/// After a failure or a cancel: the image is as before, and what was written beside it goes.
-fn abandon(held: &Held, path: &RepoPath, rebase: Rebase<File>, error: Error) -> Error {
-    let (held, path) = (held.clone(), path.clone());
+/// After a failure or a cancel: the image reads as before, what was written beside it goes, and the manifest says what
+/// it is.
+fn abandon(held: &Held, at: &PointPath, disk: &Arc<Disk>, rebase: Rebase<File>, error: Error) -> Error {
+    let (held, at, disk) = (held.clone(), at.clone(), disk.clone());
     let abandoned = bounded("take back what was written", LIMIT, move || {
-        let _held = held;
-        rebase.abandon().map_err(|e| e.at("take back what was written", path.as_str()))
+        let target = &disk.chain[0];
+        held.lock.check()?;
+        // clusters that are left are no part of the image, and the next rebase of it takes them back
+        let left = rebase.abandon().map_err(|e| e.at("take back what was written", target.path.as_str()));
+        target.sync()?;
+        record::end(&held, &at, &disk, None).and(left)
     });
     if let Err(left) = abandoned {
-        // no part of the image, and the next rebase of it takes it back
-        log::warn!("clusters without use are left in an image - {left}");
+        log::warn!("an image is sound, and not quite as it was before its rebase - {left}");
     }
     error
 }
 
-/// Lets the manifest of the point, if it has one, say what the images are that this call is `done` with, and name their
-/// fingerprints; the length of `only`, or of all. The files decide: a call that was cut off between the two is made good
-/// by the next.
-fn follow(
-    root: &Folder,
-    at: &PointPath,
-    only: Option<&RepoPath>,
-    done: BTreeMap<String, Option<Fingerprints>>,
-) -> Result<u64> {
-    let folder = root.open_dir(&at.folder())?;
-    if let Some(manifest) = Manifest::read_intact(&folder)? {
-        update(root, at, &folder, manifest, done)?;
-    }
-    folder.sync()?;
+/// The length of the file `only`, or of all of the point's images together.
+fn length(root: &Folder, at: &PointPath, only: Option<&RepoPath>) -> Result<u64> {
     let files = only.map_or_else(|| images(root, at), |file| Ok(vec![file.clone()]))?;
     files.iter().try_fold(0, |sum, path| {
         let metadata = root.open_file(path)?.metadata().map_err(|e| Error::io("read the size", path.as_str(), e))?;
         Ok(sum + metadata.len())
     })
-}
-
-fn update(
-    root: &Folder,
-    at: &PointPath,
-    folder: &Folder,
-    mut manifest: Manifest,
-    mut done: BTreeMap<String, Option<Fingerprints>>,
-) -> Result<()> {
-    let before = manifest.clone();
-    let mut parents = BTreeSet::new();
-    for disk in &mut manifest.disks {
-        let path = at.file(&disk.file)?;
-        let file = root.open_file(&path)?;
-        let backing = qcow2::backing(&file).map_err(|e| e.at("write the manifest", path.as_str()))?;
-        // what no rebase has changed stays as it was written, or nobody would see what else has
-        if disk.size == 0
-            && let Some(fingerprints) = done.remove(&disk.file)
-        {
-            disk.size = file.metadata().map_err(|e| Error::io("write the manifest", path.as_str(), e))?.len();
-            disk.kind = if backing.is_some() { Kind::Incremental } else { Kind::Full };
-            disk.fingerprints = fingerprints;
-        }
-        if let Some(backing) = backing {
-            parents.extend(point::resolve(&path, &backing)?.parent().map(|folder| folder.to_string()));
-        }
-    }
-    let incremental = manifest.disks.iter().any(|disk| disk.kind == Kind::Incremental);
-    manifest.kind = if incremental { Kind::Incremental } else { Kind::Full };
-    manifest.parent = parent_point(root, &before, &parents)?;
-    if manifest == before { Ok(()) } else { manifest.replace(folder) }
-}
-
-/// The point that the disks stand on; while they stand on several, the one that was named before, if it is one of them.
-fn parent_point(root: &Folder, before: &Manifest, parents: &BTreeSet<String>) -> Result<Option<ParentPoint>> {
-    if let Some(parent) = before.parent.as_ref().filter(|parent| parents.contains(&parent.backup_path)) {
-        return Ok(Some(parent.clone()));
-    }
-    let Some(path) = parents.first() else { return Ok(None) };
-    let manifest = Manifest::read(&root.open_dir(&RepoPath::parse("parent", path)?)?)?;
-    // a point of the script has no id
-    let point_id = manifest.map_or_else(String::new, |manifest| manifest.point_id);
-    Ok(Some(ParentPoint { backup_path: path.clone(), point_id }))
 }
 
 /// The images of a point: those that its manifest names, else all files of that kind.
