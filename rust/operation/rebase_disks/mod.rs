@@ -4,6 +4,7 @@
 //! No journal is kept: the images' headers are the truth, and the same call again finishes what was cut off.
 
 mod fingerprints;
+mod guarded;
 mod record;
 
 use std::fs::File;
@@ -25,7 +26,8 @@ use crate::nas::repository::Export;
 use crate::nas::session::Session;
 use crate::point::fingerprints::Fingerprints;
 use crate::point::{Link, Manifest};
-use crate::qcow2::{Failure, Progress, Rebase};
+use crate::qcow2::{Failure, Progress, Rebase, Storage};
+use guarded::Guarded;
 
 /// A step is short, but for the sync of all that was written.
 const LIMIT: Duration = Duration::from_secs(600);
@@ -97,12 +99,13 @@ fn rebase_all(
     let instance = point.instance_folder();
     let (held, disks) = bounded("follow the chains", LIMIT + WAIT, move || {
         let lock = Arc::new(InstanceLock::take(&session.root().open_dir(&instance)?, Purpose::Change)?);
-        let disks = plan(session.root())?;
+        let held = Held { session, lock };
+        let disks = plan(held.session.root())?;
         // all are looked at before the first is changed
         for disk in disks.iter().filter(|disk| disk.target != Target::Same) {
-            disk.begin(session.root())?;
+            disk.begin(&held)?;
         }
-        Ok((Held { session, lock }, disks))
+        Ok((held, disks))
     })?;
     let mut rebased = Rebased::default();
     for disk in disks {
@@ -131,7 +134,7 @@ impl Disk {
     }
 
     /// Opens the target for writing, and checks it and its chain. Nothing is written.
-    fn begin(&self, root: &Folder) -> Result<Rebase<File>> {
+    fn begin(&self, held: &Held) -> Result<Rebase<Guarded<File>>> {
         let path = &self.chain[0].path;
         let (keep, name) = match self.target {
             Target::Onto(position) => (position - 1, Some(relative(path, &self.chain[position].path))),
@@ -140,7 +143,8 @@ impl Disk {
         let backing = self.chain[1..].iter().map(|link| link.file.try_clone());
         let backing =
             backing.collect::<std::io::Result<_>>().map_err(|e| Error::io("open the chain", path.as_str(), e))?;
-        let begun = Rebase::begin(open_target(root, path)?, backing, keep, name.as_deref());
+        let target = Guarded::new(open_target(held.session.root(), path)?, held);
+        let begun = Rebase::begin(target, backing, keep, name.as_deref());
         begun.map_err(|failure| self.explain("check the image", failure))
     }
 
@@ -177,7 +181,7 @@ fn sync(held: &Held, at: &PointPath, disk: Disk, job: &mut Reporter<'_>) -> Resu
 /// Rebases one disk. The manifest says nothing of the image from before the first write to it until after the last.
 fn rebase(held: &Held, at: &PointPath, disk: &Arc<Disk>, job: &mut Reporter<'_>, rebased: &mut Rebased) -> Result<()> {
     let (ours, begun) = (held.clone(), disk.clone());
-    let begun = bounded("check the image", LIMIT, move || begun.begin(ours.session.root()))?;
+    let begun = bounded("check the image", LIMIT, move || begun.begin(&ours))?;
     let checked = advance(held, at, disk, job, begun, |rebase, _| rebase.is_checked())?;
     job.begin("write the manifest")?;
     let (ours, point, same) = (held.clone(), at.clone(), disk.clone());
@@ -213,9 +217,9 @@ fn advance(
     at: &PointPath,
     disk: &Arc<Disk>,
     job: &mut Reporter<'_>,
-    mut rebase: Rebase<File>,
-    is_there: fn(&Rebase<File>, &Progress) -> bool,
-) -> Result<Rebase<File>> {
+    mut rebase: Rebase<Guarded<File>>,
+    is_there: fn(&Rebase<Guarded<File>>, &Progress) -> bool,
+) -> Result<Rebase<Guarded<File>>> {
     loop {
         let phase = rebase.phase();
         let told = if job.status().phase == phase { job.tell() } else { job.begin(phase) };
@@ -224,9 +228,7 @@ fn advance(
                 let held = held.clone();
                 let (same, step) = bounded(phase, LIMIT, move || {
                     let mut rebase = rebase;
-                    // any step may be the one that changes what the image stands on
-                    held.lock.check()?;
-                    let step = rebase.advance();
+                    let step = step(&held, &mut rebase)?;
                     Ok((rebase, step))
                 })?;
                 rebase = same;
@@ -242,9 +244,19 @@ fn advance(
     }
 }
 
+/// One step. `BUSY` when another host has taken the lock over; nothing is taken back then, either.
+fn step<S: Storage>(held: &Held, rebase: &mut Rebase<Guarded<S>>) -> Result<std::result::Result<Progress, Failure>> {
+    held.lock.check()?;
+    let step = rebase.advance();
+    if step.is_err() {
+        held.lock.check()?;
+    }
+    Ok(step)
+}
+
 /// After a failure or a cancel: the image reads as before, what was written beside it goes, and the manifest says what
 /// it is.
-fn abandon(held: &Held, at: &PointPath, disk: &Arc<Disk>, rebase: Rebase<File>, error: Error) -> Error {
+fn abandon(held: &Held, at: &PointPath, disk: &Arc<Disk>, rebase: Rebase<Guarded<File>>, error: Error) -> Error {
     let (held, at, disk) = (held.clone(), at.clone(), disk.clone());
     let abandoned = bounded("take back what was written", LIMIT, move || {
         let target = &disk.chain[0];
