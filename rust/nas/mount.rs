@@ -39,11 +39,8 @@ impl Mount {
         let options: Vec<String> = options.into_iter().chain(option).collect();
 
         let mut command = Command::new("mount");
-        command.args(["-t", export.kind()]);
-        if !options.is_empty() {
-            command.arg("-o").arg(options.join(","));
-        }
-        command.arg("--").arg(export.address()).arg(folder.point()).env("LC_ALL", "C");
+        command.args(["-t", export.kind(), "-o", &options.join(","), "--"]);
+        command.arg(export.address()).arg(folder.point()).env("LC_ALL", "C");
         let failed = |cause: String| Err(Error::new(Code::MountFailed, STEP, format!("{export}: {cause}")));
         // whatever was mounted in the very moment of a failure goes with the folder
         match run(command, MOUNT_LIMIT) {
@@ -106,6 +103,7 @@ mod tests {
     use crate::nas::folder::{FILE_MODE, FOLDER_MODE};
     use crate::nas::repository::Repository;
     use crate::nas::session::Session;
+    use rustix::fs::{CWD, FileType, Mode, StatVfsMountFlags, makedev};
     use rustix::process::{Pid, Signal};
     use std::fs::{self, File};
     use std::sync::mpsc;
@@ -158,6 +156,31 @@ mod tests {
         drop(again);
         assert_eq!(mounted_below(&mount_dir), 0, "a file still open turns into a lazy unmount");
         drop(open);
+    }
+
+    #[test]
+    fn nothing_on_a_mount_is_a_device_or_a_program() {
+        let dir = tempfile::tempdir().unwrap();
+        let image = dir.path().join("image");
+        ext4_image(&image);
+        let config = config(&dir.path().join("mounts"), 0);
+        let has = |options: &str| {
+            let mount = Mount::make(&export("ext4", &image, options), &config).unwrap();
+            let at = rustix::fs::statvfs(mount.path()).unwrap().f_flag;
+            let device = mount.path().join("device");
+            if !device.exists() {
+                rustix::fs::mknodat(CWD, &device, FileType::CharacterDevice, Mode::RWXU, makedev(1, 3)).unwrap();
+            }
+            (at, File::open(device).map_err(|error| error.kind()).map(drop))
+        };
+        let (at, opened) = has("loop");
+        assert!(
+            at.contains(StatVfsMountFlags::NODEV | StatVfsMountFlags::NOSUID | StatVfsMountFlags::NOEXEC),
+            "{at:?}"
+        );
+        assert_eq!(opened, Err(ErrorKind::PermissionDenied));
+        // the administrator's own word comes last
+        assert_eq!(has("loop,dev").1, Ok(()));
     }
 
     #[test]

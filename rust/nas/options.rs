@@ -20,7 +20,10 @@ pub struct Secret {
     pub text: String,
 }
 
-/// Takes the secrets out of an export's options, for the types whose helpers read them from a file. QEMU's byte-range locks
+/// Nobody runs anything on a NAS, and what its server calls a device of this host is none.
+const CONFINED: [&str; 3] = ["nodev", "nosuid", "noexec"];
+
+/// Confines the mount, as far as an export's options don't say otherwise. Takes the secrets out of an export's options, for the types whose helpers read them from a file. QEMU's byte-range locks
 /// would be mandatory on a CIFS server, and keep others from reading: they stay on the host unless the options say `brl`.
 pub fn prepare(export: &Export) -> Prepared {
     let cifs = matches!(export.kind(), "cifs" | "smb3");
@@ -29,7 +32,7 @@ pub fn prepare(export: &Export) -> Prepared {
         "ceph" => ("secretfile", |key, value| (key == "secret").then(|| value.to_owned())),
         _ => ("", |_, _| None),
     };
-    let mut prepared = Prepared { options: Vec::new(), secret: None };
+    let mut prepared = Prepared { options: CONFINED.map(str::to_owned).to_vec(), secret: None };
     for each in split(export.options()) {
         match each.split_once('=').and_then(|(key, value)| line(key, value)) {
             Some(line) => {
@@ -99,22 +102,27 @@ mod tests {
             .unwrap()
     }
 
+    /// The options without those that confine it, which come first: of two that differ `mount` takes the last.
+    fn given(prepared: &Prepared) -> &[String] {
+        prepared.options.strip_prefix(&CONFINED.map(str::to_owned)).unwrap()
+    }
+
     #[test]
     fn cifs_credentials_leave_the_command_line() {
         let prepared = prepare(&export("cifs", "vers=3.0,username=a b,pass=p=w\"x,domain=D,nobrl,"));
         let credentials = |text: &str| Some(Secret { option: "credentials", text: text.to_owned() });
         assert_eq!(prepared.secret, credentials("username=a b\npassword=p=w\"x\ndomain=D\n"));
-        assert_eq!(prepared.options, ["vers=3.0", "nobrl"]);
+        assert_eq!(given(&prepared), ["vers=3.0", "nobrl"]);
         let prepared = prepare(&export("cifs", "vers=3.0,,user=u,password=\"p,w\",dom=D,nobrl"));
         assert_eq!(prepared.secret, credentials("username=u\npassword=p,w\ndomain=D\n"));
-        assert_eq!(prepared.options, ["vers=3.0", "nobrl"]);
+        assert_eq!(given(&prepared), ["vers=3.0", "nobrl"]);
         let prepared = prepare(&export("nfs", "vers=4,username=x"));
-        assert_eq!((prepared.options.len(), prepared.secret), (2, None));
+        assert_eq!((given(&prepared).len(), prepared.secret), (2, None));
     }
 
     #[test]
     fn no_byte_range_lock_reaches_a_cifs_server_unless_it_is_asked_for() {
-        let options = |kind, options| prepare(&export(kind, options)).options;
+        let options = |kind, options| given(&prepare(&export(kind, options))).to_vec();
         assert_eq!(options("cifs", ""), ["nobrl"]);
         assert_eq!(options("smb3", "vers=3.1.1"), ["vers=3.1.1", "nobrl"]);
         assert_eq!(options("cifs", "nobrl,ro"), ["nobrl", "ro"]);
@@ -126,7 +134,7 @@ mod tests {
     fn a_ceph_key_leaves_the_command_line() {
         let prepared = prepare(&export("ceph", "name=admin,secret=QVFE==,noatime"));
         assert_eq!(prepared.secret, Some(Secret { option: "secretfile", text: "QVFE==".to_owned() }));
-        assert_eq!(prepared.options, ["name=admin", "noatime"]);
+        assert_eq!(given(&prepared), ["name=admin", "noatime"]);
     }
 
     #[test]
