@@ -3,7 +3,7 @@
 
 use std::ffi::{CStr, CString, OsStr, OsString};
 use std::fs::File;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -21,8 +21,9 @@ pub const FOLDER_MODE: u32 = 0o711;
 pub const FILE_MODE: u32 = 0o600;
 
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
-/// Without NONBLOCK, opening a FIFO that somebody planted would wait for its writer.
-const FILE: OFlags = OFlags::RDONLY.union(OFlags::NONBLOCK).union(OFlags::NOCTTY).union(OFlags::CLOEXEC);
+const FILE: OFlags = OFlags::NONBLOCK.union(OFlags::NOCTTY).union(OFlags::CLOEXEC);
+/// How often a lookup is tried while others rename.
+const RACES: u32 = 100;
 /// Deeper trees than any restore point has are not removed: each level holds a descriptor.
 const MAX_DEPTH: u32 = 32;
 /// How often, and in which steps, a folder is tried that does not get empty: NFS and FUSE keep a file that somebody has
@@ -73,14 +74,31 @@ impl Folder {
 
     /// Opens the regular file `name` of this folder for reading.
     pub fn open_file_in(&self, name: impl AsRef<OsStr>) -> Result<File> {
-        let (name, step) = (name.as_ref(), "open the file");
-        let file = File::from(self.open(name, FILE, step)?);
-        let metadata = file.metadata().map_err(|e| Error::io(step, self.path.join(name), e))?;
-        if !metadata.is_file() {
-            let cause = format!("'{}' is not a regular file", self.path.join(name).display());
-            return Err(Error::new(Code::Io, step, cause));
+        self.open_regular(name.as_ref(), OFlags::RDONLY, "open the file")
+    }
+
+    /// Opens the regular file `name` of this folder for reading and writing.
+    pub fn open_for_writing(&self, name: impl AsRef<OsStr>) -> Result<File> {
+        self.open_regular(name.as_ref(), OFlags::RDWR, "open the file for writing")
+    }
+
+    /// Even to open a device that somebody planted can do harm: what is there is looked at first, and that very file opened.
+    fn open_regular(&self, name: &OsStr, access: OFlags, step: &'static str) -> Result<File> {
+        let path = self.path.join(name);
+        for _ in 0..RACES {
+            let found = self.open(name, OFlags::PATH | OFlags::CLOEXEC, step)?;
+            let stat = rustix::fs::fstat(&found).map_err(|e| failed(step, &path, e))?;
+            if !FileType::from_raw_mode(stat.st_mode).is_file() {
+                return Err(Error::new(Code::Io, step, format!("'{}' is not a regular file", path.display())));
+            }
+            let again = format!("/proc/thread-self/fd/{}", found.as_raw_fd());
+            match rustix::fs::openat(CWD, again, access | FILE, Mode::empty()) {
+                // on NFS: another has its name by now
+                Err(Errno::STALE) => {}
+                opened => return opened.map(File::from).map_err(|e| failed(step, &path, e)),
+            }
         }
-        Ok(file)
+        Err(failed(step, &path, Errno::STALE))
     }
 
     fn open(&self, relative: &OsStr, flags: OFlags, step: &'static str) -> Result<OwnedFd> {
@@ -220,7 +238,7 @@ impl Folder {
 fn open_beneath(folder: BorrowedFd<'_>, relative: &OsStr, flags: OFlags) -> rustix::io::Result<OwnedFd> {
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     // AGAIN: something was renamed meanwhile, and the kernel could not be sure
-    for _ in 0..100 {
+    for _ in 0..RACES {
         match rustix::fs::openat2(folder, relative, flags, Mode::empty(), resolve) {
             Err(Errno::AGAIN) => {}
             Err(Errno::NOSYS) => return open_by_components(folder, relative, flags),
@@ -363,10 +381,19 @@ mod tests {
     #[test]
     fn only_regular_files_are_files() {
         let (dir, folder) = folder();
-        rustix::fs::mkfifoat(&folder.fd, "fifo", Mode::RWXU).unwrap();
         fs::create_dir(dir.path().join("dir")).unwrap();
-        for name in ["fifo", "dir"] {
-            assert!(folder.open_file_in(name).unwrap_err().cause.ends_with("is not a regular file"));
+        for (name, kind, device) in [
+            ("fifo", FileType::Fifo, 0),
+            ("device", FileType::CharacterDevice, rustix::fs::makedev(1, 3)),
+            // to open it fails otherwise: no driver has it
+            ("unopened", FileType::BlockDevice, rustix::fs::makedev(250, 250)),
+        ] {
+            rustix::fs::mknodat(&folder.fd, name, kind, Mode::RWXU, device).unwrap();
+        }
+        for name in ["fifo", "dir", "device", "unopened"] {
+            for error in [folder.open_file_in(name).unwrap_err(), folder.open_for_writing(name).unwrap_err()] {
+                assert!(error.cause.ends_with("is not a regular file"), "{name}: {error}");
+            }
         }
     }
 

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::AtFlags;
 use rustix::io::Errno;
 
 use super::deadline::{self, Background};
@@ -165,11 +165,9 @@ impl Claim {
 
     fn renew(&self, to: u64) -> Result<()> {
         self.check()?;
-        let io = |e: std::io::Error| Error::io("renew the claim", self.folder.path.join(&self.name), e);
-        let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(&self.folder.fd, self.name.as_str(), flags, Mode::empty());
-        let mut file = std::fs::File::from(file.map_err(|e| io(e.into()))?);
-        file.write_all(counter(to).as_bytes()).map_err(io)
+        let mut file = self.folder.open_for_writing(&self.name)?;
+        file.write_all(counter(to).as_bytes())
+            .map_err(|e| Error::io("renew the claim", self.folder.path.join(&self.name), e))
     }
 
     /// Writes the text into the new file. A server has it then, shows it to others, and has told if there is no room.

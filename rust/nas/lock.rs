@@ -1,9 +1,9 @@
 //! Who may do what to an instance's restore points at the same time, whichever process or host they are of.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 
 use super::folder::{FILE_MODE, Folder};
@@ -120,17 +120,24 @@ fn lock(instance: &Folder, (name, take, otherwise): Wanted) -> Result<Flock> {
     })
 }
 
-/// A file to lock, made if it is missing.
+/// A file to lock, made if it is missing. NFS needs a descriptor for writing.
 fn open(instance: &Folder, name: &str) -> Result<OwnedFd> {
-    // NFS needs a descriptor for writing; a symbolic link would make a file elsewhere
-    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = rustix::fs::openat(instance.as_fd(), name, flags, Mode::from_raw_mode(FILE_MODE));
-    file.map_err(|e| Error::io(STEP, instance.path.join(name), e))
+    let there = || instance.open_for_writing(name);
+    let file = match there() {
+        Err(error) if error.code == Code::NotFound => match instance.create_file(name, FILE_MODE) {
+            // by another, meanwhile
+            Err(error) if error.code == Code::AlreadyExists => there(),
+            made => made,
+        },
+        found => found,
+    };
+    file.map(OwnedFd::from)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::fs::{FileType, Mode};
     use std::os::unix::fs::{PermissionsExt, symlink};
     use std::process::Command;
 
@@ -193,6 +200,22 @@ mod tests {
             symlink(outside.path().join("made"), dir.path().join(name)).unwrap();
             assert!(InstanceLock::take(&Folder::open_root(dir.path()).unwrap(), Purpose::Change).is_err());
             assert!(!outside.path().join("made").exists());
+        }
+    }
+
+    #[test]
+    fn a_planted_device_is_not_opened() {
+        for (name, kind, (major, minor)) in [
+            (WRITERS, FileType::CharacterDevice, (1, 3)),
+            (CHAINS, FileType::CharacterDevice, (1, 3)),
+            (WRITERS, FileType::BlockDevice, (250, 250)),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            let folder = Folder::open_root(dir.path()).unwrap();
+            let device = rustix::fs::makedev(major, minor);
+            rustix::fs::mknodat(&folder.fd, name, kind, Mode::RWXU, device).unwrap();
+            let error = InstanceLock::take(&folder, Purpose::Change).unwrap_err();
+            assert!(error.cause.ends_with("is not a regular file"), "{error}");
         }
     }
 }

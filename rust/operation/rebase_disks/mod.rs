@@ -11,7 +11,7 @@ use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::fs::{FileType, Mode, OFlags};
+use rustix::fs::FileType;
 use serde::Serialize;
 
 use crate::config;
@@ -160,15 +160,8 @@ fn relative(from: &RepoPath, to: &RepoPath) -> String {
 
 /// Opens an image for writing. Its folder can't lead out, and the name is one component, which is not followed.
 fn open_target(root: &Folder, path: &RepoPath) -> Result<File> {
-    const STEP: &str = "open the image for writing";
-    let folder = root.open_dir(&path.parent().ok_or_else(|| Error::invalid("target", "lies in no folder"))?)?;
-    let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let file = rustix::fs::openat(&folder.fd, path.name(), flags, Mode::empty());
-    let file = File::from(file.map_err(|e| Error::io(STEP, path.as_str(), e))?);
-    if !file.metadata().map_err(|e| Error::io(STEP, path.as_str(), e))?.is_file() {
-        return Err(Error::new(Code::Io, STEP, format!("'{path}' is not a regular file")));
-    }
-    Ok(file)
+    let parent = path.parent().ok_or_else(|| Error::invalid("target", "lies in no folder"))?;
+    root.open_dir(&parent)?.open_for_writing(path.name())
 }
 
 /// A disk that stands where it should may be so only in memory, by a call that was killed; and now its old parent may go.
