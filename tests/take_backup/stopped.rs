@@ -256,6 +256,22 @@ fn a_template_that_only_qemu_reads_is_left_to_it() {
     story.assert_all_restore();
 }
 
+/// Whoever may write on the NAS puts a link in the place of a target, after that was made.
+#[test]
+fn qemu_img_writes_into_the_target_that_was_made_and_follows_no_link() {
+    let story = Story::new(Guest::stopped([on_template("vmdk"), Disk::new()]), Nas::folder());
+    let outside = folder("outside").join("disk");
+    Image::Qcow2.create(&outside, 64 * MIB);
+    let before = std::fs::read(&outside).unwrap();
+    let taken = take_and(story.stopped_request("full"), |_| {
+        let made = listing(story.nas.root()).into_iter().map(|(path, _)| story.nas.root().join(path));
+        let target = made.into_iter().find(|path| path.to_str().unwrap().contains("/root.")).unwrap();
+        std::fs::rename(&target, target.with_file_name("aside")).unwrap();
+        std::os::unix::fs::symlink(&outside, &target).unwrap();
+    });
+    assert!(std::fs::read(&outside).unwrap() == before, "{taken:?}");
+}
+
 /// A stopped guest with 96 MiB to be copied to a repository that takes it slowly.
 fn slow() -> Story {
     let story = Story::new(Guest::full_of_data(96), Nas::folder().slow(16));

@@ -1,6 +1,7 @@
 //! What is left to `qemu-img`: bitmaps, for QEMU alone writes to a guest's disk, and the copy of images that only QEMU knows
 //! how to read.
 
+use std::fs::File;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -32,18 +33,18 @@ pub(super) fn bitmap(what: &str, path: &str, bitmap: &str) -> Result<()> {
     }
 }
 
-/// Copies what a guest sees of the image `source` into the empty qcow2 `target`. `progress` makes bytes done and bytes to
-/// do out of the bytes that were read.
+/// Copies what a guest sees of the image `source` into the empty qcow2 `target`, which it gets open: by now a link to something
+/// else may have its name. `progress` makes bytes done and bytes to do out of the bytes that were read.
 pub(super) fn convert(
     (source, format): (&str, &str),
-    target: &str,
+    target: File,
     job: &mut Reporter<'_>,
     deadline: Instant,
     progress: impl Fn(u64) -> (u64, u64),
 ) -> Result<()> {
     let mut command = Command::new(PROGRAM);
-    command.args(["convert", "-n", "--target-is-zero", "-f", format, "-O", "qcow2", source, target]);
-    let mut process = Process::start(PROGRAM, "copy the disk", command.stdin(Stdio::null()))?;
+    command.args(["convert", "-n", "--target-is-zero", "-f", format, "-O", "qcow2", source, "/proc/self/fd/0"]);
+    let mut process = Process::start(PROGRAM, "copy the disk", command.stdin(target))?;
     loop {
         if let Some(status) = process.ended()? {
             return process.result(status);

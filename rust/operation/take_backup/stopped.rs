@@ -19,7 +19,7 @@ use super::rbd::Rbd;
 use super::request::{Checked, Mode, StoppedSource};
 use super::space::Free;
 use super::storage::{self, Targets};
-use super::{Call, Outcome, TakenBackup, ask, base, file_name, manifest, parent_point, qemu_img, regrown};
+use super::{Call, Outcome, TakenBackup, ask, base, manifest, parent_point, qemu_img, regrown};
 use crate::engine::Engine;
 use crate::engine::offline::{self, Origin};
 use crate::error::{Code, Error, Result};
@@ -381,10 +381,10 @@ impl Attempt {
         let total = before + positions.iter().map(|i| self.facts[*i].virtual_size).sum::<u64>();
         for i in positions {
             let (facts, source) = (&self.facts[*i], &self.found[*i].source);
-            let target = self.targets.path(&file_name(*i, &facts.volume))?;
+            let target = self.targets.file(*i).map_err(|e| Error::io("open the target", &source.path, e))?;
             let format = if source.qcow2 { "qcow2" } else { "raw" };
             let progress = |read: u64| (before + read.min(facts.virtual_size), total);
-            let copied = qemu_img::convert((&source.path, format), &target, job, call.deadline, progress);
+            let copied = qemu_img::convert((&source.path, format), target, job, call.deadline, progress);
             copied.map_err(|e| e.on_disk(&source.path))?;
             before += facts.virtual_size;
         }
