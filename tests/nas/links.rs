@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
+use nasbackup::operation::take_backup;
 use nasbackup::qcow2;
 use serde_json::{Value, json};
 
@@ -132,4 +133,25 @@ fn no_backup_follows_one_at_any_level() {
         story.skip();
         story.take("full").assert_full(true);
     }
+}
+
+/// libvirt and QEMU get the targets' paths: a link that came in between is noticed when the job has begun.
+#[test]
+fn a_push_whose_target_became_a_link_ends() {
+    let story = Story::new(Guest::ordinary(), Nas::folder());
+    let mut request = story.request("full");
+    request.engine = Some("push".into());
+    let partial = request.backup_path.clone().unwrap().replace('/', "/.partial-");
+    let error = take_backup::run(request, &mut |status| {
+        if status.phase == "begin" {
+            let names = fs::read_dir(story.nas.at(&partial)).unwrap().map(|entry| entry.unwrap().file_name());
+            let root = names.into_iter().find(|name| name.to_str().unwrap().starts_with("root.")).unwrap();
+            plant(&story.nas, &format!("{partial}/{}", root.to_str().unwrap()));
+        }
+        Ok(())
+    });
+    let error = error.unwrap_err();
+    assert!(error.code.as_str() == "IO" && error.cause.contains("was exchanged"), "{error}");
+    story.guest.assert_no_job();
+    story.assert_nothing_half_made();
 }

@@ -151,6 +151,7 @@ impl Attempt {
         }
         match means {
             Means::Push(disks) => {
+                self.targets.check_in_place(&self.found.disks).map_err(|error| backup.abort(error))?;
                 let share = rate.share_of(call.config.places() as u64);
                 let unlimited = push::copy(backup, disks, share, job, deadline)?;
                 Ok((Vec::new(), unlimited.map(|error| error.to_string())))

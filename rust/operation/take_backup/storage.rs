@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustix::fs::AtFlags;
+
 use super::access;
 use super::decision::DiskFacts;
 use super::file_name;
@@ -317,6 +319,28 @@ impl Targets {
     /// The target of the disk at this position.
     pub(super) fn file(&self, disk: usize) -> std::io::Result<File> {
         self.files[disk].try_clone()
+    }
+
+    /// `IO` when one of the disks' targets is no longer what lies under its name: whoever may write on the NAS can put a link
+    /// there, and QEMU, which got the path, follows it.
+    pub(super) fn check_in_place(&self, disks: &[DiskFacts]) -> Result<()> {
+        const STEP: &str = "look at the targets again";
+        let Folder { fd, path } = self.partial.folder();
+        let (folder, path) = (fd.try_clone().map_err(|e| Error::io(STEP, path, e))?, path.clone());
+        let target = |(i, disk): (usize, &DiskFacts)| Ok((file_name(i, &disk.volume), self.file(i)?));
+        let targets: std::io::Result<Vec<_>> = disks.iter().enumerate().map(target).collect();
+        let targets = targets.map_err(|e| Error::io(STEP, &path, e))?;
+        bounded(STEP, LIMIT, move || {
+            targets.iter().try_for_each(|(name, file)| {
+                let io = |error| Error::io(STEP, path.join(name), error);
+                let ours = rustix::fs::fstat(file).map_err(io)?;
+                let there = rustix::fs::statat(&folder, name.as_str(), AtFlags::SYMLINK_NOFOLLOW).map_err(io)?;
+                if (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino) {
+                    return Ok(());
+                }
+                Err(Error::new(Code::Io, STEP, format!("'{}' was exchanged by somebody", path.join(name).display())))
+            })
+        })
     }
 
     /// The host path of the target `name`, for QEMU. `UNSUPPORTED_IMAGE` when it is not UTF-8, which libvirt needs.
