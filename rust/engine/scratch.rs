@@ -2,6 +2,7 @@
 //! socket of an image of a stopped guest lies in one, too.
 
 use std::fs::{self, DirBuilder, File, Permissions};
+use std::io::Read;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -11,9 +12,10 @@ use rustix::fs::{FlockOperation, flock};
 
 use super::leftover;
 use crate::config::Config;
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Result};
 use crate::libvirt::Domain;
 use crate::nas::deadline::ask;
+use crate::nas::folder::Folder;
 use crate::qcow2;
 
 const STEP: &str = "make the scratch folder";
@@ -26,6 +28,8 @@ const SOCKET: &str = "nbd";
 const FILES: &str = "qcow2";
 /// A file with the domain's name in it.
 const DOMAIN: &str = "domain";
+/// Longer than any domain's.
+const LONGEST_NAME: u64 = 4096;
 /// Longest path of a unix socket: `sockaddr_un` without its NUL.
 const LONGEST_SOCKET: usize = 107;
 
@@ -195,17 +199,30 @@ fn lock_root(all: &Path) -> Result<File> {
 
 /// Ends the job that was begun with this folder, if it still runs, and lets the guest go on that waits for its scratch.
 fn end_job(config: &Config, folder: &Path) -> Result<()> {
-    let Ok(vm) = fs::read_to_string(folder.join(DOMAIN)) else { return Ok(()) };
     let uri = config.connection_uri.clone();
     let folder = folder.to_owned();
     ask(SWEEP, END, move || {
+        let Some(vm) = domain_of(&folder)? else { return Ok(()) };
         Domain::find(&uri, &vm)?.map_or(Ok(false), |domain| leftover::end_job(&domain, &folder)).map(drop)
     })
+}
+
+/// The domain that the folder was made for; none if no job can have begun.
+fn domain_of(folder: &Path) -> Result<Option<String>> {
+    let mut vm = String::new();
+    let read = match Folder::open_root(folder)?.open_file_in(DOMAIN) {
+        Err(error) if error.code == Code::NotFound => return Ok(None),
+        file => file?.take(LONGEST_NAME).read_to_string(&mut vm),
+    };
+    read.map_err(|e| Error::io(SWEEP, folder.join(DOMAIN), e))?;
+    Ok(Some(vm))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::nas::deadline::bounded;
+    use rustix::fs::{CWD, FileType, Mode};
 
     fn config(folder: &Path) -> Config {
         Config { state_dir: folder.join("state"), ..Default::default() }
@@ -273,5 +290,20 @@ mod tests {
         let config = Config { scratch_dir: Some(dir.path().join("x".repeat(100))), ..config(dir.path()) };
         let error = Scratch::make(&config, "i-1-VM", None).unwrap_err();
         assert!(error.cause.starts_with("scratchDir:"), "{error}");
+    }
+
+    #[test]
+    fn what_qemu_put_in_place_of_the_name_holds_nobody_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = config(dir.path());
+        let left = root(&config).join("1-1");
+        fs::create_dir_all(&left).unwrap();
+        rustix::fs::mknodat(CWD, left.join(DOMAIN), FileType::Fifo, Mode::RWXU, 0).unwrap();
+        bounded("sweep", Duration::from_secs(10), move || {
+            sweep(&config);
+            Ok(())
+        })
+        .unwrap();
+        assert!(left.exists(), "a job may use it");
     }
 }
