@@ -48,6 +48,16 @@ pub fn begin_writeback(file: &File, from: u64, length: u64) -> io::Result<()> {
     Ok(())
 }
 
+/// Has the kernel check this thread's access to files as if it were the user's, and no other thread's (setfsuid).
+pub fn access_files_as(user: u32) -> io::Result<()> {
+    // SAFETY: the call takes no pointer.
+    unsafe { libc::setfsuid(user) };
+    // it tells no error, but who it was before; that no user has is refused
+    // SAFETY: as above.
+    let now = unsafe { libc::setfsuid(u32::MAX) };
+    if now.cast_unsigned() == user { Ok(()) } else { Err(io::ErrorKind::PermissionDenied.into()) }
+}
+
 /// Has `work` run when the process exits in order, or before this library is unloaded from it (atexit).
 pub fn at_exit(work: extern "C" fn()) -> io::Result<()> {
     // SAFETY: the handler is a function of this library, and the C library runs it before it unmaps that.

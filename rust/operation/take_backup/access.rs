@@ -10,10 +10,11 @@ use std::thread;
 use rustix::fs::{CWD, Mode, OFlags, StatVfsMountFlags};
 use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, dumpable_behavior, set_dumpable_behavior};
-use rustix::thread::{Gid, Uid, set_thread_gid, set_thread_groups, set_thread_uid};
+use rustix::thread::{Gid, set_thread_groups, set_thread_res_gid};
 
 use crate::error::{Code, Error, Result};
 use crate::nas::folder::{FILE_MODE, Folder};
+use crate::sys;
 
 const STEP: &str = "ask whether QEMU can write";
 /// Made in the unfinished point, and removed at once.
@@ -85,7 +86,9 @@ fn may(owner: (u32, u32), path: &Path, how: OFlags) -> Result<bool> {
             log::warn!("{STEP}: unable to act as user {} - {error}", owner.0);
             return Ok(());
         }
-        rustix::fs::openat(CWD, path, how | OFlags::CLOEXEC | OFlags::NOCTTY, Mode::empty()).map(drop)
+        // a link, or a FIFO, that has its name by now is none of ours
+        let how = how | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        rustix::fs::openat(CWD, path, how, Mode::empty()).map(drop)
     };
     let opened = thread::scope(|scope| {
         let open = thread::Builder::new().name(STEP.to_owned()).spawn_scoped(scope, open);
@@ -103,11 +106,12 @@ fn may(owner: (u32, u32), path: &Path, how: OFlags) -> Result<bool> {
     }
 }
 
-/// Gives this thread, and no other, the user's rights and no more.
-fn take_on((user, group): (u32, u32)) -> rustix::io::Result<()> {
+/// Gives this thread, and no other, the user's rights to files and no more. Its user ids stay ours: as the user's own, QEMU could
+/// signal or trace it, and so this process. The group id tells FUSE that it is somebody else.
+fn take_on((user, group): (u32, u32)) -> std::io::Result<()> {
     set_thread_groups(&[])?;
-    set_thread_gid(Gid::from_raw(group))?;
-    set_thread_uid(Uid::from_raw(user))
+    set_thread_res_gid(None, Gid::from_raw(group), None)?;
+    sys::access_files_as(user)
 }
 
 #[cfg(test)]
@@ -115,6 +119,7 @@ mod tests {
     use super::*;
     use std::fs::{Permissions, set_permissions};
     use std::os::unix::fs::PermissionsExt;
+    use std::process::Command;
 
     const NOBODY: (u32, u32) = (65534, 65534);
 
@@ -146,5 +151,33 @@ mod tests {
         assert_eq!(explain(other.clone(), &root), other);
         let denied = explain(Error::new(Code::PermissionDenied, "make the folder", "'x'"), &root);
         assert!(denied.cause.starts_with("'x'; user 0"), "{denied}");
+    }
+
+    /// QEMU must not be able to signal or trace this process, although its rights are tried.
+    #[test]
+    fn the_thread_that_asks_stays_root_s() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::thread::scope(|scope| {
+            let asks = scope.spawn(|| {
+                take_on(NOBODY).unwrap();
+                assert!(rustix::process::getuid().is_root() && rustix::process::geteuid().is_root());
+                assert_eq!(File::open(file.path()).unwrap_err().kind(), std::io::ErrorKind::PermissionDenied);
+            });
+            asks.join().unwrap();
+        });
+        File::open(file.path()).unwrap();
+    }
+
+    #[test]
+    fn a_mount_that_is_root_s_alone_is_none_for_qemu() {
+        let (behind, front) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        for folder in [&behind, &front] {
+            set_permissions(folder.path(), Permissions::from_mode(0o711)).unwrap();
+        }
+        let mount = Command::new("bindfs").arg("--no-allow-other").args([behind.path(), front.path()]).status();
+        assert!(mount.unwrap().success());
+        let asked = check_qemu(&Folder::open_root(front.path()).unwrap(), NOBODY);
+        rustix::mount::unmount(front.path(), rustix::mount::UnmountFlags::DETACH).unwrap();
+        assert!(asked.unwrap_err().cause.contains("can't pass through"));
     }
 }
