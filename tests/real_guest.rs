@@ -13,7 +13,7 @@ use nasbackup::error::{Code, Result};
 use nasbackup::operation;
 use nasbackup::operation::take_backup::{TakeBackupRequest, TakenBackup};
 use nasbackup::point::Kind;
-use support::{Nas, RealGuest, Restored, folder, listing, take, take_and, until};
+use support::{Nas, RealGuest, Restored, begin_foreign_backup, folder, listing, take, take_and, until};
 
 fn restored(nas: &Nas, taken: &TakenBackup) -> Restored {
     Restored::from(&nas.at(&taken.disks[0].file))
@@ -107,6 +107,34 @@ fn an_agent_that_hangs_fails_the_backup_and_never_leaves_the_guest_frozen() {
     let next = take(TakeBackupRequest { quiesce: Some(true), ..linux.request(&nas, 2) }).unwrap();
     linux.assert_writes_within(Duration::from_secs(10));
     assert!(restored(&nas, &next).was_frozen());
+}
+
+/// The guest's agent takes its time, and meanwhile somebody begins a backup of their own.
+#[test]
+fn somebody_else_s_backup_that_begins_during_the_freeze_is_left_alone() {
+    let linux = RealGuest::boot(1, "");
+    let nas = Nas::folder();
+    take(TakeBackupRequest { quiesce: Some(true), ..linux.request(&nas, 0) }).unwrap();
+    linux.stop_agent();
+    let error = std::thread::scope(|scope| {
+        let ours = scope.spawn(|| take(TakeBackupRequest { quiesce: Some(true), ..linux.request(&nas, 1) }));
+        let record = config::current().state_dir.join(format!("{}.json", linux.guest.name));
+        until("the freeze begins", Duration::from_secs(20), || {
+            std::fs::read_to_string(&record).unwrap_or_default().contains(r#""frozen":true"#)
+        });
+        begin_foreign_backup(&linux.guest);
+        linux.wake_agent();
+        ours.join().unwrap().unwrap_err()
+    });
+    assert_eq!(error.code, Code::Busy, "{error}");
+    // Nothing of ours goes on behind it that could end their job.
+    assert!(!error.leftovers, "{error}");
+    linux.guest.virsh(&["backup-dumpxml"]);
+    linux.assert_writes_within(Duration::from_secs(10));
+    linux.guest.virsh(&["domjobabort"]);
+    until("their job ends", Duration::from_secs(10), || linux.guest.virsh(&["domjobinfo"]).contains("None"));
+    take(TakeBackupRequest { quiesce: Some(true), ..linux.request(&nas, 2) }).unwrap();
+    linux.guest.assert_no_job();
 }
 
 /// Backs up to a slow repository while `act` happens in the guest.

@@ -9,11 +9,20 @@ use crate::libvirt::{Domain, JobState, State};
 /// Between two looks at a job that is to end.
 const TICK: Duration = Duration::from_millis(100);
 
+/// Does a backup job run on `domain` whose files, or whose socket, lie in `folder`? `None` when one runs and libvirt does not
+/// tell yet where they lie. QEMU is not asked.
+pub fn runs(domain: &Domain, folder: &Path) -> Result<Option<bool>> {
+    let job = domain.job()?;
+    if job.state != JobState::Running || !job.backup {
+        return Ok(Some(false));
+    }
+    Ok(domain.running_backup()?.map(|xml| writes_into(&xml, folder)))
+}
+
 /// Ends the backup job of `domain` if its files, or its socket, lie in `folder`, and lets the guest go on that an error of
 /// its storage has stopped meanwhile. Says whether there was such a job. It waits for as long as QEMU does.
 pub fn end_job(domain: &Domain, folder: &Path) -> Result<bool> {
-    let backup = domain.running_backup()?;
-    if !backup.is_some_and(|xml| writes_into(&xml, folder)) {
+    if runs(domain, folder)? != Some(true) {
         return Ok(false);
     }
     log::warn!("{}: a backup job that nobody waits for is aborted", domain.name());

@@ -85,6 +85,11 @@ impl Scratch {
         fchown(&file, Some(user), Some(group)).map_err(io)
     }
 
+    /// Its path.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// Path of the socket.
     pub fn socket(&self) -> String {
         self.path(SOCKET)

@@ -2,6 +2,7 @@
 //! which takes the guest's own way, so bitmaps and copy-before-write see it.
 
 use std::fs::File;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -473,6 +474,25 @@ impl Guest {
         assert!(info.contains("None"), "{info}");
         assert_eq!(self.qmp(json!({"execute": "query-jobs"})), json!([]));
     }
+}
+
+/// Begins a pull of all disks that is not ours.
+pub fn begin_foreign_backup(guest: &Guest) {
+    let files = folder("pull");
+    // QEMU itself makes the socket.
+    std::fs::set_permissions(&files, std::fs::Permissions::from_mode(0o777)).unwrap();
+    let at = xml(&files);
+    let disk = |i| {
+        let target = guest.target(i);
+        format!("<disk name='{target}' type='file'><scratch file='{at}/{target}'/></disk>")
+    };
+    let disks: String = (0..guest.disks.len()).map(disk).collect();
+    let text = format!(
+        "<domainbackup mode='pull'><server transport='unix' socket='{at}/socket'/><disks>{disks}</disks></domainbackup>"
+    );
+    let file = files.join("backup.xml");
+    std::fs::write(&file, text).unwrap();
+    guest.virsh(&["backup-begin", "--backupxml", file.to_str().unwrap()]);
 }
 
 impl Drop for Guest {

@@ -1,6 +1,5 @@
 //! What goes wrong while a backup runs: the guest goes on, nothing half-made is visible, the next backup is right.
 
-use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -11,7 +10,9 @@ use nasbackup::operation::{
 };
 use serde_json::json;
 
-use crate::support::{Fs, Guest, MIB, Nas, Story, fails_after, folder, slow_story_on, succeeds, take, take_and, until};
+use crate::support::{
+    Fs, Guest, MIB, Nas, Story, begin_foreign_backup, fails_after, slow_story_on, succeeds, take, take_and, until,
+};
 
 /// A guest with a full point whose next incremental has much to write, to a repository that takes it slowly.
 fn slow_story() -> Story {
@@ -161,18 +162,7 @@ fn a_second_backup_at_once_is_refused_and_the_first_unharmed() {
 #[test]
 fn somebody_else_s_job_is_left_alone() {
     let mut story = Story::with_full();
-    let files = folder("pull");
-    // QEMU itself makes the socket.
-    std::fs::set_permissions(&files, std::fs::Permissions::from_mode(0o777)).unwrap();
-    let xml = files.join("backup.xml");
-    let text = format!(
-        "<domainbackup mode='pull'><server transport='unix' socket='{0}/socket'/><disks>\
-         <disk name='vda' type='file'><scratch file='{0}/a'/></disk>\
-         <disk name='vdb' type='file'><scratch file='{0}/b'/></disk></disks></domainbackup>",
-        files.to_str().unwrap()
-    );
-    std::fs::write(&xml, text).unwrap();
-    story.guest.virsh(&["backup-begin", "--backupxml", xml.to_str().unwrap()]);
+    begin_foreign_backup(&story.guest);
     let start = Instant::now();
     story.refuse(story.request("incremental"), "BUSY");
     assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());

@@ -1,6 +1,7 @@
 //! A running guest's backup between the making of its targets and its publication, and how it is undone.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::decision::{DiskFacts, Plan, Way};
@@ -12,11 +13,11 @@ use super::{Call, ask, base, describe, layers, regrown};
 use crate::config::{Config, QuiesceFailure};
 use crate::engine::job::{BackupJob, Prepared};
 use crate::engine::scratch::Scratch;
-use crate::engine::{Engine, pull, push};
+use crate::engine::{Engine, leftover, pull, push};
 use crate::error::{Code, Error, Result};
 use crate::host::HostState;
 use crate::job::Reporter;
-use crate::libvirt::{self, BackupDisk, BackupMode, Domain, JobState, State};
+use crate::libvirt::{self, BackupDisk, BackupMode, Domain, State};
 use crate::point::Manifest;
 use crate::point::fingerprints::Fingerprints;
 
@@ -47,6 +48,8 @@ pub(super) struct Attempt {
     host: HostState,
     targets: Targets,
     engine: Engine,
+    /// What the job writes into: by this it is known as ours.
+    folder: PathBuf,
     /// For a pull.
     scratch: Option<Scratch>,
     backup: Option<BackupJob>,
@@ -66,8 +69,9 @@ impl Attempt {
         scratch: Option<Scratch>,
     ) -> Attempt {
         let engine = if scratch.is_some() { Engine::Pull } else { Engine::Push };
+        let folder = scratch.as_ref().map_or_else(|| targets.folder(), Scratch::folder).to_owned();
         let bitmap = bitmap.map(str::to_owned);
-        Attempt { found, bitmap, host, targets, engine, scratch, backup: None, stuck: false, refused: false }
+        Attempt { found, bitmap, host, targets, engine, folder, scratch, backup: None, stuck: false, refused: false }
     }
 
     /// The engine that moves the data.
@@ -186,11 +190,13 @@ impl Attempt {
         self.found.check_same(&now)
     }
 
-    /// Does a backup job run although its begin failed, as when the connection was lost in between?
+    /// Does our job run although its begin failed, as when the connection was lost in between? Or may one be ours?
     fn job_runs(&self) -> bool {
-        let domain = self.found.domain.clone();
-        let job = ask("look at the domain's job", move || domain.again()?.map(|domain| domain.job()).transpose());
-        matches!(job, Ok(Some(picture)) if picture.state == JobState::Running && picture.backup)
+        let (domain, folder) = (self.found.domain.clone(), self.folder.clone());
+        let ours = ask("look at the domain's job", move || {
+            domain.again()?.map_or(Ok(Some(false)), |domain| leftover::runs(&domain, &folder))
+        });
+        matches!(ours, Ok(Some(true) | None))
     }
 
     /// Freezes a running guest if that is asked for.
@@ -299,19 +305,21 @@ impl Attempt {
         error
     }
 
-    /// Waits until no job runs on the domain. A push job on a NAS that hangs can't be ended by anybody.
+    /// Waits until our job runs no more. A push job on a NAS that hangs can't be ended by anybody.
     fn wait_for_end(&mut self) {
         loop {
             std::thread::sleep(Duration::from_secs(1));
             self.found.refresh();
             let domain = &self.found.domain;
-            match domain.job() {
-                Ok(picture) if picture.state == JobState::Running && picture.backup => {
+            match leftover::runs(domain, &self.folder) {
+                Ok(Some(true)) => {
                     if let Err(error) = domain.abort_job() {
                         log::debug!("{}: {error}", domain.name());
                     }
                 }
-                Ok(_) => return,
+                // It may be somebody else's, which nobody but its owner ends.
+                Ok(None) => {}
+                Ok(Some(false)) => return,
                 Err(error) if domain.state() == Ok(State::Other) => {
                     log::info!("{}: {error}", domain.name());
                     return;

@@ -343,6 +343,11 @@ impl Targets {
         })
     }
 
+    /// The folder that they lie in.
+    pub(super) fn folder(&self) -> &Path {
+        &self.partial.folder().path
+    }
+
     /// The host path of the target `name`, for QEMU. `UNSUPPORTED_IMAGE` when it is not UTF-8, which libvirt needs.
     pub(super) fn path(&self, name: &str) -> Result<String> {
         let path: PathBuf = self.partial.folder().path.join(name);
