@@ -2,7 +2,6 @@
 //! next incremental is one.
 
 use std::collections::BTreeSet;
-use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
@@ -61,6 +60,13 @@ pub(crate) fn await_undone(story: &Story) {
     });
 }
 
+/// How many scratch folders the guest has.
+pub(crate) fn scratch_folders(story: &Story) -> usize {
+    let folders = fs::read_dir(nasbackup::config::current().state_dir.join("scratch")).into_iter().flatten();
+    let domains = folders.map(|folder| fs::read_to_string(folder.unwrap().path().join("domain")));
+    domains.filter(|domain| domain.as_ref().is_ok_and(|domain| *domain == story.guest.name)).count()
+}
+
 /// Nothing of a killed agent is left on this host or in the repository.
 fn assert_clean(story: &Story) {
     await_undone(story);
@@ -70,13 +76,8 @@ fn assert_clean(story: &Story) {
         story.guest.assert_no_job();
         assert_eq!(story.guest.state(), "running");
     }
-    let config = nasbackup::config::current();
+    assert_eq!(scratch_folders(story), 0, "scratch folders");
     let names = |path| fs::read_dir(path).into_iter().flatten().map(|entry| entry.unwrap().file_name());
-    let of_guest = |folder: &OsString| {
-        let domain = fs::read_to_string(config.state_dir.join("scratch").join(folder).join("domain"));
-        domain.is_ok_and(|domain| domain == story.guest.name)
-    };
-    assert_eq!(names(config.state_dir.join("scratch")).filter(of_guest).count(), 0, "scratch folders");
     let instance = names(story.nas.at(&story.guest.name)).map(|name| name.into_string().unwrap());
     // locks' files stay
     let kept = [".nasbackup.lock", ".nasbackup.chains.lock", LEASE];

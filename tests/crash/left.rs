@@ -5,7 +5,7 @@ use std::time::Duration;
 use nasbackup::error::Code;
 use nasbackup::operation::take_backup::TakeBackupRequest;
 
-use crate::kills::await_undone;
+use crate::kills::{await_undone, scratch_folders};
 use crate::support::{
     Agent, Ended, Fs, Guest, MIB, Nas, RealGuest, Story, own_host, slow_story_on, take, take_json, until,
 };
@@ -57,6 +57,25 @@ fn a_pull_that_still_runs_is_ended_at_the_next_start() {
     let story =
         killed_in_the_middle(|story| TakeBackupRequest { engine: Some("pull".into()), ..story.request("incremental") });
     Agent::new(&own_host(), &[]).succeed();
+    goes_on(story);
+}
+
+/// QEMU hangs, in the guest's own storage for one: nobody can end the job, and its agent goes.
+#[test]
+fn a_pull_whose_end_nobody_has_seen_is_known_at_the_next_start() {
+    let mut story = slow_story_on(Nas::folder());
+    let request =
+        TakeBackupRequest { engine: Some("pull".into()), wait_seconds: Some(5), ..story.request("incremental") };
+    let mut agent = Agent::new(&own_host(), &[("takeBackup", take_json(&request))]).spawn();
+    until("the job runs", Duration::from_secs(20), || !story.guest.virsh(&["domjobinfo"]).contains("None"));
+    story.guest.signal_qemu("-STOP");
+    assert!(!agent.wait().unwrap().success(), "it fails, and does not wait for the job");
+    assert_eq!(scratch_folders(&story), 1);
+    story.guest.signal_qemu("-CONT");
+    Agent::new(&own_host(), &[]).succeed();
+    story.skip();
+    await_undone(&story);
+    assert_eq!(scratch_folders(&story), 0);
     goes_on(story);
 }
 

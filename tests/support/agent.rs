@@ -134,6 +134,6 @@ pub fn take_json(request: &TakeBackupRequest) -> Value {
         "vmName": request.vm_name, "backupPath": request.backup_path, "mode": request.mode, "engine": request.engine,
         "repository": request.repository.as_ref().map(repository_json), "bitmapNew": request.bitmap_new,
         "bitmapParent": request.bitmap_parent, "parentPaths": request.parent_paths, "disks": disks,
-        "quiesce": request.quiesce,
+        "quiesce": request.quiesce, "waitSeconds": request.wait_seconds,
     })
 }

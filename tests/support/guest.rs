@@ -315,9 +315,14 @@ impl Guest {
         run("virsh", ["restore", file]);
     }
 
+    /// Sends QEMU a signal.
+    pub fn signal_qemu(&self, signal: &str) {
+        run("kill", [signal, &self.pid()]);
+    }
+
     /// Kills QEMU, and waits until libvirt knows.
     pub fn kill_qemu(&self) {
-        run("kill", ["-KILL", &self.pid()]);
+        self.signal_qemu("-KILL");
         until("libvirt notices that QEMU is gone", Duration::from_secs(30), || self.state() == "gone");
     }
 

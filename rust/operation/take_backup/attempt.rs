@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::decision::{DiskFacts, Plan, Way};
@@ -37,7 +38,7 @@ pub(super) struct Copied {
 enum Means {
     /// The disks whose targets QEMU closes.
     Push(BTreeSet<String>),
-    Pull(Scratch, Vec<pull::Disk>),
+    Pull(Arc<Scratch>, Vec<pull::Disk>),
 }
 
 /// A backup from the making of its targets to its publication. Whatever fails in between, `abandon` undoes it.
@@ -50,8 +51,8 @@ pub(super) struct Attempt {
     engine: Engine,
     /// What the job writes into: by this it is known as ours.
     folder: PathBuf,
-    /// For a pull.
-    scratch: Option<Scratch>,
+    /// For a pull, until its job has ended: by it a job is known that outlives this process.
+    scratch: Option<Arc<Scratch>>,
     backup: Option<BackupJob>,
     /// libvirt did not come back from the begin: a job may run.
     stuck: bool,
@@ -70,7 +71,7 @@ impl Attempt {
     ) -> Attempt {
         let engine = if scratch.is_some() { Engine::Pull } else { Engine::Push };
         let folder = scratch.as_ref().map_or_else(|| targets.folder(), Scratch::folder).to_owned();
-        let bitmap = bitmap.map(str::to_owned);
+        let (scratch, bitmap) = (scratch.map(Arc::new), bitmap.map(str::to_owned));
         Attempt { found, bitmap, host, targets, engine, folder, scratch, backup: None, stuck: false, refused: false }
     }
 
@@ -117,6 +118,9 @@ impl Attempt {
         let mut backup = backup?;
         job.enter("copy");
         let copied = self.move_data(call, &mut backup, means, job);
+        if backup.has_ended() {
+            self.scratch = None;
+        }
         self.backup = Some(backup);
         let (fingerprints, unlimited) = copied?;
         let fingerprints = fingerprints.into_iter().map(Some).collect();
@@ -127,8 +131,8 @@ impl Attempt {
     }
 
     /// What the engine needs for its copy, made before the guest is touched.
-    fn means(&mut self, plan: &Plan) -> Result<Means> {
-        let Some(scratch) = self.scratch.take() else {
+    fn means(&self, plan: &Plan) -> Result<Means> {
+        let Some(scratch) = self.scratch.clone() else {
             return Ok(Means::Push(self.found.disks.iter().map(|disk| disk.target.clone()).collect()));
         };
         let bases = base::open(&self.targets, &self.found.disks, plan)?;
