@@ -44,7 +44,7 @@ impl Disk {
     /// A qcow2 on virtio of 64 MiB.
     pub fn new() -> Disk {
         Disk {
-            path: folder("disk").join(volume()),
+            path: folder("disk").join(random_uuid()),
             image: Image::Qcow2,
             bus: Bus::Virtio,
             serial: None,
@@ -109,7 +109,7 @@ impl Disk {
 
     /// One in this Ceph.
     pub fn in_ceph(ceph: &'static Ceph) -> Disk {
-        let image = volume();
+        let image = random_uuid();
         Disk { path: ceph.source(&image).into(), image: Image::Raw, rbd: Some((ceph, image)), ..Disk::new() }
     }
 
@@ -137,7 +137,7 @@ impl Disk {
         if let Some((ceph, image)) = &self.rbd {
             ceph.create(image, self.size);
         } else if self.overlay {
-            let template = folder("template").join(volume());
+            let template = folder("template").join(random_uuid());
             Image::Qcow2.create(&template, self.size);
             let text = template.to_str().unwrap();
             run("qemu-io", ["-f", "qcow2", "-c", "write -P 0x11 0 1M", "-c", "write -P 0x12 32M 192k", text]);
@@ -158,7 +158,7 @@ impl Disk {
             self.serial.as_deref().map(|serial| format!("<serial>{}</serial>", xml(serial))).unwrap_or_default();
         let encryption = match self.image {
             Image::Luks => {
-                let usage = format!("<usage type='volume'><volume>{}-{}</volume></usage>", xml(&self.path), volume());
+                let usage = format!("<usage type='volume'><volume>{}-{}</volume></usage>", xml(&self.path), random_uuid());
                 let uuid = secret(&usage, PASSPHRASE_BASE64);
                 format!("<encryption format='luks'><secret type='passphrase' uuid='{uuid}'/></encryption>")
             }
@@ -177,14 +177,14 @@ impl Disk {
     }
 }
 
-/// A volume name like CloudStack's.
-fn volume() -> String {
+/// What CloudStack names volumes by.
+fn random_uuid() -> String {
     std::fs::read_to_string("/proc/sys/kernel/random/uuid").unwrap().trim_end().to_owned()
 }
 
 /// Gives libvirt a secret, in Base64, for the `usage`, an element that no other has; its uuid.
 pub fn secret(usage: &str, value: &str) -> String {
-    let uuid = volume();
+    let uuid = random_uuid();
     let file = folder("secret").join("xml");
     let text = format!("<secret ephemeral='yes' private='no'><uuid>{uuid}</uuid>{usage}</secret>");
     std::fs::write(&file, text).unwrap();
@@ -197,6 +197,7 @@ pub fn secret(usage: &str, value: &str) -> String {
 /// A guest; its domain is destroyed on drop.
 pub struct Guest {
     pub name: String,
+    uuid: String,
     pub disks: Vec<Disk>,
     /// Further elements inside `<devices>`.
     pub devices: String,
@@ -218,6 +219,7 @@ impl Guest {
         disks.iter().for_each(Disk::create);
         Guest {
             name: name.to_owned(),
+            uuid: random_uuid(),
             disks,
             devices: String::new(),
             boot: String::new(),
@@ -281,10 +283,11 @@ impl Guest {
 
     pub fn xml(&self) -> String {
         let disks: String = (0..self.disks.len()).map(|i| self.disks[i].xml(&self.target(i))).collect();
-        let (name, memory, boot, devices) = (xml(&self.name), self.memory_mib, &self.boot, &self.devices);
+        let (name, uuid, memory) = (xml(&self.name), &self.uuid, self.memory_mib);
+        let (boot, devices) = (&self.boot, &self.devices);
         let scsi = if disks.contains("bus='scsi'") { "<controller type='scsi' model='virtio-scsi'/>" } else { "" };
         format!(
-            "<domain type='qemu'><name>{name}</name><memory unit='MiB'>{memory}</memory><vcpu>1</vcpu>\
+            "<domain type='qemu'><name>{name}</name><uuid>{uuid}</uuid><memory unit='MiB'>{memory}</memory><vcpu>1</vcpu>\
              <os><type arch='x86_64' machine='q35'>hvm</type>{boot}</os><features><acpi/></features>\
              <devices>{scsi}{disks}{devices}<memballoon model='none'/></devices></domain>"
         )

@@ -134,6 +134,29 @@ fn a_repository_that_fills_up() {
     story.assert_all_restore();
 }
 
+/// Its bitmap is stored in the disks when QEMU ends, and libvirt knows nothing of it any more.
+#[test]
+fn a_guest_that_is_restarted_before_its_backup_fails_keeps_no_bitmap_of_it() {
+    let mut story = Story::new(Guest::ordinary(), Nas::image(Fs::Ext4, 160));
+    story.take("full").assert_full(true);
+    let parent = story.bitmap();
+    story.refuse_with(story.request("incremental"), "NO_SPACE", |story, request| {
+        take_backup::run(request, &mut |status| {
+            if status.phase == "publish" {
+                story.guest.restart();
+                story.nas.fill();
+            }
+            Ok(())
+        })
+    });
+    story.nas.empty();
+    for disk in 0..story.guest.disks.len() {
+        assert_eq!(story.guest.bitmaps(disk), [parent.as_str()], "disk {disk}");
+    }
+    story.take("incremental").assert_recreated(&parent);
+    story.assert_all_restore();
+}
+
 #[test]
 fn a_second_backup_at_once_is_refused_and_the_first_unharmed() {
     let mut story = slow_story();

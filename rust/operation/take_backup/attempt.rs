@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::decision::{DiskFacts, Plan, Way};
-use super::found::Found;
+use super::found::{self, Found};
 use super::quiesce::Frozen;
 use super::request::{Checked, Mode};
 use super::storage::{Published, Targets};
@@ -270,12 +270,13 @@ impl Attempt {
 
     pub(super) fn publish(self, manifest: Manifest, limit: Duration) -> Result<(Published, Found, HostState)> {
         let texts = describe::texts(self.found.domain.name(), &self.found.xml_text, &self.found.xml);
-        let Attempt { found, bitmap, mut host, targets, .. } = self;
+        let Attempt { mut found, bitmap, mut host, targets, .. } = self;
         match targets.publish(manifest, texts, limit) {
             Ok(published) => Ok((published, found, host)),
             Err(error) => {
                 let leftovers = error.leftovers;
                 let removed = ask("delete the new checkpoint", move || {
+                    found.refresh();
                     remove_bitmap(&found, &mut host, bitmap.as_deref());
                     host.end_unless(leftovers);
                     Ok(())
@@ -389,7 +390,8 @@ fn remove_bitmap(found: &Found, host: &mut HostState, bitmap: Option<&str>) {
         );
         return;
     }
-    let removed = found.bitmaps.remove(&found.domain, bitmap);
+    // Looked at anew: the guest may have been restarted since, and what is stored in its disks be another.
+    let removed = found::bitmaps(&found.domain).and_then(|now| now.remove(&found.domain, bitmap));
     if let Err(error) = removed.and_then(|()| host.forget(bitmap)) {
         log::warn!("{}: bitmap '{bitmap}' stays until the next backup: {error}", found.domain.name());
     }

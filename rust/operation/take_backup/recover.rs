@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::attempt::resume;
-use super::bitmap::Bitmaps;
 use super::{ask, found, quiesce, stopped};
 use crate::config::Config;
 use crate::engine::{leftover, scratch};
@@ -163,10 +162,7 @@ fn clear(uri: &str, begun: &Begun, fate: Fate, mut host: HostState) -> HostState
 fn remove_bitmap(uri: &str, begun: &Begun, name: &str) -> Result<bool> {
     match Domain::find(uri, &begun.vm)? {
         Some(domain) if domain.is_active()? => {
-            let bitmaps: Bitmaps = found::bitmaps(&domain)?;
-            if bitmaps.has(name) {
-                bitmaps.remove(&domain, name)?;
-            }
+            found::bitmaps(&domain)?.remove(&domain, name)?;
             Ok(true)
         }
         _ => {

@@ -175,16 +175,22 @@ fn find_bitmap(found: &Found, parent: &Parent, ways: &[Way]) -> Option<BitmapFou
 /// After a success: removes the other bitmaps of ours. What could not be done is told, and done by the next run.
 fn clear_up(mut found: Found, mut host: HostState, ours: &BTreeSet<String>, bitmap: &str) -> Vec<String> {
     found.refresh();
+    // Looked at anew: the guest may have been restarted since, and its older bitmaps be stored ones now.
+    let bitmaps = match found::bitmaps(&found.domain) {
+        Ok(bitmaps) => bitmaps,
+        Err(error) => {
+            host.end();
+            return vec![format!("the older bitmaps stay until the next backup: {error}")];
+        }
+    };
     let mut details = Vec::new();
     for name in ours.iter().filter(|name| *name != bitmap) {
-        let removed = if found.bitmaps.has(name) { found.bitmaps.remove(&found.domain, name) } else { Ok(()) };
+        let removed = if bitmaps.has(name) { bitmaps.remove(&found.domain, name) } else { Ok(()) };
         if let Err(error) = removed.and_then(|()| host.forget(name)) {
             details.push(format!("bitmap '{name}' stays until the next backup: {error}"));
         }
     }
-    details.extend(
-        found.bitmaps.foreign(ours).iter().map(|name| format!("bitmap '{name}' is not ours and is left alone")),
-    );
+    details.extend(bitmaps.foreign(ours).iter().map(|name| format!("bitmap '{name}' is not ours and is left alone")));
     host.end();
     details
 }
