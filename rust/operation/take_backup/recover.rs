@@ -84,11 +84,14 @@ fn fate(aborted: bool, there: Option<bool>) -> Fate {
 }
 
 /// The bitmaps that have to go: a new one without a point is nobody's parent, and beside a new one with a point the
-/// others are of no use.
+/// others are of no use. Not beside one that is not `ours` any more: it went before its point came, after it had been given
+/// up.
 fn superfluous(begun: &Begun, fate: Fate, ours: &BTreeSet<String>) -> BTreeSet<String> {
     match (fate, &begun.bitmap) {
         (Fate::Unpublished, Some(new)) => BTreeSet::from([new.clone()]),
-        (Fate::Published, Some(new)) => ours.iter().filter(|name| *name != new).cloned().collect(),
+        (Fate::Published, Some(new)) if ours.contains(new) => {
+            ours.iter().filter(|name| *name != new).cloned().collect()
+        }
         _ => BTreeSet::new(),
     }
 }
@@ -215,6 +218,8 @@ mod tests {
             let found = superfluous(&begun(bitmap), fate, &ours);
             assert_eq!(found.iter().map(String::as_str).collect::<Vec<_>>(), expected, "{bitmap:?} {fate:?}");
         }
+        let without = BTreeSet::from(["old".to_owned()]);
+        assert_eq!(superfluous(&begun(Some("new")), Fate::Published, &without), BTreeSet::new());
         assert_eq!(folder(&begun(None)), Path::new("/nas/i-1-VM/.partial-T"));
     }
 }

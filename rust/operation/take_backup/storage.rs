@@ -368,9 +368,10 @@ impl Targets {
         let until = begun + limit;
         let published = bounded("publish the restore point", limit, move || {
             let written = self.write_out(&mut manifest, texts).and_then(|()| {
+                self.lock().check()?;
                 // Whoever asked has given up: what appeared now would be nobody's restore point.
                 let late = || Error::new(Code::NasUnresponsive, "publish the restore point", "it took too long");
-                if Instant::now() < until { self.lock().check() } else { Err(late()) }
+                if Instant::now() < until { Ok(()) } else { Err(late()) }
             });
             let Targets { files, indexes, partial, .. } = self;
             drop((files, indexes));
