@@ -5,6 +5,7 @@
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
+use super::Engine;
 use crate::error::{Code, Error, Result};
 use crate::job::Reporter;
 use crate::libvirt::{self, Domain, Event, JobPicture, JobState, State, Subscription};
@@ -68,18 +69,19 @@ impl Prepared {
         Ok(Prepared { domain: domain.clone(), sender, signals, _subscription: subscription, poller })
     }
 
-    /// Begins the job that `backup` describes, together with the checkpoint. On failure nothing of ours runs, or, when
-    /// libvirt did not answer in time (`NAS_UNRESPONSIVE`), the job that comes up late is aborted at once.
-    pub fn begin(self, backup: String, checkpoint: Option<String>) -> Result<BackupJob> {
+    /// Begins the job that `backup` describes, together with the checkpoint. The outer error says that libvirt did not answer
+    /// in time: a job that comes up late is aborted at once. A push waits for the NAS then, a pull for anything but that.
+    pub fn begin(self, engine: Engine, backup: String, checkpoint: Option<String>) -> Result<Result<BackupJob>> {
+        const STEP: &str = "begin the backup";
         let domain = self.domain.clone();
-        let begun = bounded("begin the backup", CALL, move || {
-            domain.begin_backup(&backup, checkpoint.as_deref())?;
-            Ok(Begun(Some(domain)))
-        })?;
-        begun.keep();
-        // The poller lives as long as the job does: it can't have gone.
-        let _ = self.poller.send(());
-        Ok(BackupJob { prepared: self, leaving: None, ended: false })
+        let begin = move || Ok(domain.begin_backup(&backup, checkpoint.as_deref()).map(|()| Begun(Some(domain))));
+        let begun = if engine == Engine::Pull { ask(STEP, CALL, begin) } else { bounded(STEP, CALL, begin) };
+        Ok(begun?.map(|begun| {
+            begun.keep();
+            // The poller lives as long as the job does: it can't have gone.
+            let _ = self.poller.send(());
+            BackupJob { prepared: self, leaving: None, ended: false }
+        }))
     }
 }
 

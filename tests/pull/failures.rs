@@ -5,8 +5,10 @@ use std::time::{Duration, Instant};
 
 use nasbackup::error::{Code, Error};
 use nasbackup::nas::deadline;
-use nasbackup::operation::{self, take_backup::TakeBackupRequest};
+use nasbackup::operation;
+use nasbackup::operation::take_backup::{self, TakeBackupRequest};
 use rustix::fs::{FlockOperation, flock};
+use serde_json::json;
 
 use crate::support::{Disk, Fs, Guest, MIB, Nas, Story, fails_after, slow_story_on, take, take_and, until};
 
@@ -185,6 +187,29 @@ fn a_repository_that_hangs_before_the_beginning() {
     story.nas.go_on();
     story.skip();
     until("the hung call's partial folder goes", Duration::from_secs(20), || story.half_made().is_empty());
+    goes_on(story);
+}
+
+/// QEMU hangs, in the guest's own storage for one, which says nothing of the repository.
+#[test]
+fn a_begin_that_hangs_is_not_the_repository_s_fault() {
+    let mut story = slow_story_on(Nas::folder());
+    let error = take_backup::run(story.request("incremental"), &mut |status| {
+        if status.phase == "begin" {
+            story.guest.signal_qemu("-STOP");
+        }
+        Ok(())
+    });
+    let error = error.unwrap_err();
+    let repository = json!({"repository": {"type": "dir", "address": story.nas.root()}});
+    let stats = operation::call("backupStats", &repository.to_string(), &mut |_| Ok(()));
+    story.guest.signal_qemu("-CONT");
+    assert_eq!(error.code, Code::Libvirt, "{error}");
+    assert!(error.leftovers, "{error}");
+    stats.unwrap();
+    story.skip();
+    story.take_until_free();
+    story.guest.assert_no_job();
     goes_on(story);
 }
 

@@ -108,12 +108,13 @@ impl Attempt {
         let frozen = self.freeze(checked, config, &mut details)?;
         let when = jiff::Timestamp::now();
         let begun = Instant::now();
-        let backup = prepared.begin(xml, checkpoint);
+        let backup = prepared.begin(self.engine, xml, checkpoint);
         if let Some(Err(error)) = frozen.map(|frozen| frozen.thaw().and_then(|()| self.host.set_frozen(false))) {
             log::error!("{}: {error}", self.found.domain.name());
             details.push(error.to_string());
         }
-        self.stuck = backup.as_ref().is_err_and(|error| error.code == Code::NasUnresponsive || self.job_runs());
+        self.stuck = backup.as_ref().map_or(true, |answer| answer.is_err() && self.job_runs());
+        let backup = backup?;
         self.refused = !self.stuck && backup.as_ref().is_err_and(|error| error.code == Code::Libvirt);
         let mut backup = backup?;
         job.enter("copy");

@@ -6,6 +6,7 @@ use std::sync::mpsc;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::ask;
 use crate::error::{Code, Error, Result};
 use crate::libvirt::{Domain, State};
 
@@ -48,28 +49,28 @@ pub(super) struct Frozen {
 impl Frozen {
     /// Freezes the guest's file systems. `QUIESCE_FAILED` when it has no agent, or the agent does not do it in time.
     pub(super) fn freeze(domain: &Domain, has_agent: bool) -> Result<Frozen> {
-        let refuse = |cause| Err(Error::new(Code::QuiesceFailed, "freeze the guest's file systems", cause));
+        const STEP: &str = "freeze the guest's file systems";
+        let refuse = |cause| Err(Error::new(Code::QuiesceFailed, STEP, cause));
         if !has_agent {
             return refuse("the domain has no channel to a guest agent");
         }
         if thawing().contains(domain.uuid()) {
             return refuse("the guest's agent has not answered an earlier thaw yet");
         }
-        domain.bound_agent(AGENT)?;
         let since = Instant::now();
-        // From here on a thaw is due, whatever the agent says.
-        let mut frozen = Frozen { domain: domain.clone(), since, freeze: Duration::ZERO, thawed: false };
-        // No line is logged before the thaw: a log may be slow.
-        let answer = domain.freeze();
-        frozen.freeze = since.elapsed();
-        if let Err(error) = answer {
-            // Not waited for: the agent has just shown that it does not answer.
-            frozen.thawed = true;
+        let frozen = domain.clone();
+        // No line is logged before the thaw: a log may be slow. One that comes too late is thawed where it is dropped.
+        let frozen = ask(STEP, move || {
+            frozen.bound_agent(AGENT)?;
+            frozen.freeze()?;
+            Ok(Frozen { domain: frozen, since, freeze: since.elapsed(), thawed: false })
+        });
+        frozen.map_err(|error| {
+            // Due whatever the agent says, and not waited for: it has just shown that it does not answer.
             drop(keep_thawing(domain.clone()));
-            log::warn!("{}: not frozen, after {} ms: {error}", domain.name(), frozen.freeze.as_millis());
-            return Err(error);
-        }
-        Ok(frozen)
+            log::warn!("{}: not frozen, after {} ms: {error}", domain.name(), since.elapsed().as_millis());
+            Error { code: Code::QuiesceFailed, ..error }
+        })
     }
 
     /// Thaws. The error says that the guest is still frozen; a thread goes on trying.
