@@ -19,8 +19,8 @@ pub fn runs(domain: &Domain, folder: &Path) -> Result<Option<bool>> {
     Ok(domain.running_backup()?.map(|xml| writes_into(&xml, folder)))
 }
 
-/// Ends the backup job of `domain` if its files, or its socket, lie in `folder`, and lets the guest go on that an error of
-/// its storage has stopped meanwhile. Says whether there was such a job. It waits for as long as QEMU does.
+/// Ends the backup job of `domain` if its files, or its socket, lie in `folder`. Says whether there was such a job. It waits
+/// for as long as QEMU does.
 pub fn end_job(domain: &Domain, folder: &Path) -> Result<bool> {
     if runs(domain, folder)? != Some(true) {
         return Ok(false);
@@ -30,11 +30,23 @@ pub fn end_job(domain: &Domain, folder: &Path) -> Result<bool> {
     while domain.job()?.state == JobState::Running {
         std::thread::sleep(TICK);
     }
-    if domain.state()? == (State::Paused { io_error: true }) {
-        log::warn!("{}: the guest, paused by the backup, goes on", domain.name());
-        domain.resume()?;
-    }
     Ok(true)
+}
+
+/// Lets a guest go on that ran before its backup and that the backup stopped, and no other.
+pub fn resume(domain: &Domain, ran: bool) {
+    let go_on = || -> Result<bool> {
+        let stopped = ran && domain.state()? == State::Paused { io_error: true };
+        if stopped {
+            domain.resume()?;
+        }
+        Ok(stopped)
+    };
+    match go_on() {
+        Ok(true) => log::warn!("{}: the guest, paused by the failed backup, goes on", domain.name()),
+        Ok(false) => {}
+        Err(error) => log::error!("{}: {error}", domain.name()),
+    }
 }
 
 /// Does the job's XML name a file in the folder?

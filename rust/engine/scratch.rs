@@ -13,6 +13,7 @@ use rustix::fs::{FlockOperation, flock};
 use super::leftover;
 use crate::config::Config;
 use crate::error::{Code, Error, Result};
+use crate::host;
 use crate::libvirt::Domain;
 use crate::nas::deadline::ask;
 use crate::nas::folder::Folder;
@@ -204,11 +205,17 @@ fn lock_root(all: &Path) -> Result<File> {
 
 /// Ends the job that was begun with this folder, if it still runs, and lets the guest go on that waits for its scratch.
 fn end_job(config: &Config, folder: &Path) -> Result<()> {
-    let uri = config.connection_uri.clone();
+    let (uri, state) = (config.connection_uri.clone(), config.state_dir.clone());
     let folder = folder.to_owned();
     ask(SWEEP, END, move || {
         let Some(vm) = domain_of(&folder)? else { return Ok(()) };
-        Domain::find(&uri, &vm)?.map_or(Ok(false), |domain| leftover::end_job(&domain, &folder)).map(drop)
+        // It is of the backup that this host has on record: a record goes when no job of its own runs any more.
+        let ran = host::begun(&state).iter().any(|begun| begun.vm == vm && begun.ran);
+        let Some(domain) = Domain::find(&uri, &vm)? else { return Ok(()) };
+        if leftover::end_job(&domain, &folder)? {
+            leftover::resume(&domain, ran);
+        }
+        Ok(())
     })
 }
 

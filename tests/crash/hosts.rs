@@ -163,7 +163,7 @@ fn rounds(story: &mut Story, seed: usize, rounds: usize, tally: &Mutex<Tally>) {
                 let agent = Agent::new(&own_host(), &[("takeBackup", take_json(&request))]).killed_at(step);
                 assert_eq!(agent.run(), Ended::Killed, "{step}");
                 Agent::new(&own_host(), &[]).succeed();
-                crate::kills::await_undone(story);
+                crate::kills::await_undone(&story.guest);
                 if story.nas.at(&path).exists() { story.adopt(path, content) } else { story.skip() }
             }
         }

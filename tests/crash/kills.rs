@@ -52,8 +52,8 @@ fn recover() {
 }
 
 /// The agents of other tests are of this host too, and may be what undoes it.
-pub(crate) fn await_undone(story: &Story) {
-    let record = nasbackup::config::current().state_dir.join(format!("{}.json", story.guest.name));
+pub(crate) fn await_undone(guest: &Guest) {
+    let record = nasbackup::config::current().state_dir.join(format!("{}.json", guest.name));
     until("the record names no backup", Duration::from_secs(60), || {
         let record: Value = fs::read(&record).map_or(json!({}), |text| serde_json::from_slice(&text).unwrap());
         record["begun"].is_null()
@@ -69,7 +69,7 @@ pub(crate) fn scratch_folders(story: &Story) -> usize {
 
 /// Nothing of a killed agent is left on this host or in the repository.
 fn assert_clean(story: &Story) {
-    await_undone(story);
+    await_undone(&story.guest);
     story.assert_nothing_half_made();
     if story.guest.state() != "gone" {
         story.assert_guest_untouched();

@@ -7,7 +7,7 @@ use nasbackup::operation::take_backup::TakeBackupRequest;
 
 use crate::kills::{await_undone, scratch_folders};
 use crate::support::{
-    Agent, Ended, Fs, Guest, MIB, Nas, RealGuest, Story, own_host, slow_story_on, take, take_json, until,
+    Agent, Disk, Ended, Fs, Guest, MIB, Nas, RealGuest, Story, own_host, slow_story_on, take, take_json, until,
 };
 
 fn push(story: &Story) -> TakeBackupRequest {
@@ -29,7 +29,7 @@ fn killed_in_the_middle(request: impl Fn(&Story) -> TakeBackupRequest) -> Story 
 }
 
 fn goes_on(mut story: Story) {
-    await_undone(&story);
+    await_undone(&story.guest);
     story.assert_nothing_half_made();
     story.assert_guest_untouched();
     story.guest.assert_no_job();
@@ -74,9 +74,41 @@ fn a_pull_whose_end_nobody_has_seen_is_known_at_the_next_start() {
     story.guest.signal_qemu("-CONT");
     Agent::new(&own_host(), &[]).succeed();
     story.skip();
-    await_undone(&story);
+    await_undone(&story.guest);
     assert_eq!(scratch_folders(&story), 0);
     goes_on(story);
+}
+
+/// Its own storage is full, and nobody has asked us to let it go on.
+#[test]
+fn a_guest_that_waited_before_its_backup_waits_after_it() {
+    let own = Nas::image(Fs::Ext4, 64);
+    let mut data = Disk::new();
+    data.path = own.at("data");
+    let linux = RealGuest::boot_beside(32, "", [data]);
+    own.fill();
+    linux.launch("dd if=/dev/urandom of=/dev/vdb bs=1M count=8");
+    until("the guest waits for its disk", Duration::from_secs(60), || linux.guest.state() == "paused");
+    let nas = Nas::folder().slow(8);
+    for (n, engine) in ["push", "pull"].into_iter().enumerate() {
+        let request = TakeBackupRequest {
+            mode: Some("legacy".into()),
+            bitmap_new: None,
+            engine: Some(engine.into()),
+            ..linux.request(&nas, n)
+        };
+        let call = ("takeBackup", take_json(&request));
+        assert_eq!(Agent::new(&own_host(), &[call]).killed_at("copy:1").run(), Ended::Killed);
+        if n == 0 {
+            own.empty();
+        }
+        Agent::new(&own_host(), &[]).succeed();
+        await_undone(&linux.guest);
+        linux.guest.assert_no_job();
+        assert_eq!(linux.guest.state(), "paused", "{engine}");
+    }
+    linux.guest.resume();
+    linux.assert_writes_within(Duration::from_secs(20));
 }
 
 #[test]
@@ -116,7 +148,7 @@ fn what_is_left_on_a_repository_without_room_goes() {
         std::fs::remove_file(story.nas.at(&format!("{}/.nasbackup.lease", story.guest.name))).unwrap();
         story.nas.fill();
         Agent::new(&own_host(), &[]).succeed();
-        await_undone(&story);
+        await_undone(&story.guest);
         story.assert_nothing_half_made();
         story.nas.empty();
         story.take("incremental").assert_incremental();

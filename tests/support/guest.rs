@@ -158,7 +158,8 @@ impl Disk {
             self.serial.as_deref().map(|serial| format!("<serial>{}</serial>", xml(serial))).unwrap_or_default();
         let encryption = match self.image {
             Image::Luks => {
-                let usage = format!("<usage type='volume'><volume>{}-{}</volume></usage>", xml(&self.path), random_uuid());
+                let usage =
+                    format!("<usage type='volume'><volume>{}-{}</volume></usage>", xml(&self.path), random_uuid());
                 let uuid = secret(&usage, PASSPHRASE_BASE64);
                 format!("<encryption format='luks'><secret type='passphrase' uuid='{uuid}'/></encryption>")
             }

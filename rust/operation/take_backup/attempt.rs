@@ -18,7 +18,7 @@ use crate::engine::{Engine, leftover, pull, push};
 use crate::error::{Code, Error, Result};
 use crate::host::HostState;
 use crate::job::Reporter;
-use crate::libvirt::{self, BackupDisk, BackupMode, Domain, State};
+use crate::libvirt::{self, BackupDisk, BackupMode, State};
 use crate::point::Manifest;
 use crate::point::fingerprints::Fingerprints;
 
@@ -181,7 +181,7 @@ impl Attempt {
         ask("resume the guest", move || {
             // The daemon may have been restarted since.
             match domain.again() {
-                Ok(now) => now.iter().for_each(|domain| resume(domain, ran)),
+                Ok(now) => now.iter().for_each(|domain| leftover::resume(domain, ran)),
                 Err(error) => log::error!("{}: {error}", domain.name()),
             }
             Ok(())
@@ -361,14 +361,14 @@ impl Attempt {
             if let Some(bitmap) = bitmap.filter(|_| stuck) {
                 host.remember(&bitmap)?;
             }
-            resume(&found.domain, found.runs);
+            leftover::resume(&found.domain, found.runs);
             Ok((found, host))
         });
         let error = targets.discard(error);
         // Once more: a write of the guest may have failed while the bitmap was being removed.
         let resumed = cleared.and_then(|(found, host)| {
             ask("resume the guest", move || {
-                resume(&found.domain, found.runs);
+                leftover::resume(&found.domain, found.runs);
                 Ok(host)
             })
         });
@@ -395,21 +395,5 @@ fn remove_bitmap(found: &Found, host: &mut HostState, bitmap: Option<&str>) {
     let removed = found::bitmaps(&found.domain).and_then(|now| now.remove(&found.domain, bitmap));
     if let Err(error) = removed.and_then(|()| host.forget(bitmap)) {
         log::warn!("{}: bitmap '{bitmap}' stays until the next backup: {error}", found.domain.name());
-    }
-}
-
-/// Lets a guest go on that ran before and that the failed backup stopped, and no other.
-pub(super) fn resume(domain: &Domain, ran: bool) {
-    let go_on = || -> Result<bool> {
-        let stopped = ran && domain.state()? == State::Paused { io_error: true };
-        if stopped {
-            domain.resume()?;
-        }
-        Ok(stopped)
-    };
-    match go_on() {
-        Ok(true) => log::warn!("{}: the guest, paused by the failed backup, goes on", domain.name()),
-        Ok(false) => {}
-        Err(error) => log::error!("{}: {error}", domain.name()),
     }
 }

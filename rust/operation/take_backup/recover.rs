@@ -7,7 +7,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::attempt::resume;
 use super::{ask, found, quiesce, stopped};
 use crate::config::Config;
 use crate::engine::{leftover, scratch};
@@ -114,7 +113,7 @@ fn end_job(config: &Arc<Config>, begun: &Begun) -> Result<bool> {
         if domain.job()?.state == JobState::Running {
             return Err(Error::new(Code::Busy, "end what was left", "another job runs on the domain"));
         }
-        resume(&domain, begun.ran);
+        leftover::resume(&domain, begun.ran);
         Ok(aborted)
     })
 }
