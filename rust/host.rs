@@ -32,8 +32,6 @@ pub struct Begun {
     pub point: String,
     /// The bitmap that begins with it.
     pub bitmap: Option<String>,
-    /// The guest's file systems may be frozen.
-    pub frozen: bool,
     /// The guest ran, and was not paused.
     pub ran: bool,
     /// The disks of a stopped guest that get the bitmap.
@@ -46,12 +44,16 @@ struct Record {
     bitmaps: BTreeSet<String>,
     #[serde(default)]
     begun: Option<Begun>,
+    /// The guest whose file systems may be frozen, which may outlast its backup.
+    #[serde(default)]
+    frozen: Option<String>,
 }
 
 /// One virtual machine on this host, locked until dropped.
 #[derive(Debug)]
 pub struct HostState {
     _lock: Flock,
+    vm: String,
     path: PathBuf,
     record: Record,
 }
@@ -76,7 +78,12 @@ impl HostState {
         })?;
         let path = path.with_extension("json");
         let record = read(&path)?;
-        Ok(HostState { _lock: lock, path, record })
+        Ok(HostState { _lock: lock, vm: vm.to_owned(), path, record })
+    }
+
+    /// The virtual machine.
+    pub fn vm(&self) -> &str {
+        &self.vm
     }
 
     /// The bitmaps that were begun on this host and not removed, as far as it knows.
@@ -96,15 +103,18 @@ impl HostState {
         self.write()
     }
 
-    /// Records whether the guest's file systems may be frozen.
+    /// May the guest's file systems be frozen?
+    pub fn frozen(&self) -> bool {
+        self.record.frozen.is_some()
+    }
+
+    /// Records that the guest's file systems may be frozen, or that they are not any more.
     pub fn set_frozen(&mut self, frozen: bool) -> Result<()> {
-        match &mut self.record.begun {
-            Some(begun) if begun.frozen != frozen => {
-                begun.frozen = frozen;
-                self.write()
-            }
-            _ => Ok(()),
+        if self.frozen() == frozen {
+            return Ok(());
         }
+        self.record.frozen = frozen.then(|| self.vm.clone());
+        self.write()
     }
 
     /// The backup is complete, or nothing is left of it. Should that not get recorded, it is looked into once more.
@@ -135,7 +145,7 @@ impl HostState {
 
     fn write(&self) -> Result<()> {
         let replace = || -> std::io::Result<()> {
-            if self.record.bitmaps.is_empty() && self.record.begun.is_none() {
+            if self.record.bitmaps.is_empty() && self.record.begun.is_none() && !self.frozen() {
                 return match fs::remove_file(&self.path) {
                     Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e),
                     _ => Ok(()),
@@ -157,10 +167,19 @@ impl HostState {
 
 /// The backups that records name, of the living and of the dead.
 pub fn begun(state_dir: &Path) -> Vec<Begun> {
+    records(state_dir).filter_map(|record| record.begun).collect()
+}
+
+/// The virtual machines of which something may have to be undone: those of these backups, and those that may be frozen.
+pub fn unfinished(state_dir: &Path) -> BTreeSet<String> {
+    records(state_dir).flat_map(|record| record.begun.map(|begun| begun.vm).into_iter().chain(record.frozen)).collect()
+}
+
+fn records(state_dir: &Path) -> impl Iterator<Item = Record> {
     let entries = fs::read_dir(state_dir).into_iter().flatten().flatten().map(|entry| entry.path());
     let records = entries.filter(|path| path.extension().is_some_and(|extension| extension == "json"));
     // what can't be read is told when its virtual machine is locked
-    records.filter_map(|path| read(&path).ok()?.begun).collect()
+    records.filter_map(|path| read(&path).ok())
 }
 
 fn read(path: &Path) -> Result<Record> {
@@ -207,6 +226,18 @@ mod tests {
         let mut state = HostState::lock(dir.path(), "vm").unwrap();
         assert!(state.bitmaps().is_empty());
         state.remember("backup-1").unwrap();
+    }
+
+    #[test]
+    fn a_guest_may_be_frozen_for_longer_than_its_backup_runs() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut state = HostState::lock(dir.path(), "i-2-10-VM").unwrap();
+        state.set_frozen(true).unwrap();
+        state.end();
+        drop(state);
+        assert_eq!(unfinished(dir.path()), BTreeSet::from(["i-2-10-VM".to_owned()]));
+        HostState::lock(dir.path(), "i-2-10-VM").unwrap().set_frozen(false).unwrap();
+        assert_eq!(unfinished(dir.path()), BTreeSet::new());
     }
 
     #[test]

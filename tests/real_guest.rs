@@ -120,7 +120,7 @@ fn somebody_else_s_backup_that_begins_during_the_freeze_is_left_alone() {
         let ours = scope.spawn(|| take(TakeBackupRequest { quiesce: Some(true), ..linux.request(&nas, 1) }));
         let record = config::current().state_dir.join(format!("{}.json", linux.guest.name));
         until("the freeze begins", Duration::from_secs(20), || {
-            std::fs::read_to_string(&record).unwrap_or_default().contains(r#""frozen":true"#)
+            std::fs::read_to_string(&record).unwrap_or_default().contains(r#""frozen":"i-"#)
         });
         begin_foreign_backup(&linux.guest);
         linux.wake_agent();

@@ -269,7 +269,6 @@ mod tests {
             root: left.join(POINT),
             point: "i-1-VM/T".into(),
             bitmap: None,
-            frozen: false,
             ran: true,
             disks: Vec::new(),
         };

@@ -7,7 +7,8 @@ use nasbackup::operation::take_backup::TakeBackupRequest;
 
 use crate::kills::{await_undone, scratch_folders};
 use crate::support::{
-    Agent, Disk, Ended, Fs, Guest, MIB, Nas, RealGuest, Story, own_host, slow_story_on, take, take_json, until,
+    Agent, Disk, Ended, Fs, Guest, MIB, Nas, RealGuest, Story, folder, host, own_host, slow_story_on, succeeds, take,
+    take_json, until,
 };
 
 fn push(story: &Story) -> TakeBackupRequest {
@@ -191,4 +192,32 @@ fn a_guest_that_is_frozen_when_its_agent_is_killed_is_thawed_at_the_next_start()
         linux.guest.assert_no_job();
         assert_eq!(linux.guest.checkpoints(), [] as [&str; 0]);
     }
+}
+
+/// libvirt has given the freeze up, and the agent has not.
+#[test]
+fn a_guest_that_freezes_after_its_backup_has_failed_is_thawed_at_the_next_start() {
+    let linux = RealGuest::boot(1, "");
+    let nas = Nas::folder();
+    // Of its own: another test's start would thaw the guest, too.
+    let (state, mounts) = (folder("state"), folder("mounts"));
+    let host = host(&state, &mounts);
+    let quiesced = |n| ("takeBackup", take_json(&TakeBackupRequest { quiesce: Some(true), ..linux.request(&nas, n) }));
+    // The agent has worked before: libvirt trusts it, and waits for it.
+    Agent::new(&host, &[quiesced(0)]).succeed();
+    linux.stop_agent();
+    Agent::new(&host, &[quiesced(1)]).fail_with("QUIESCE_FAILED");
+    // It has its turn after all that libvirtd still asks the agent for the process that is gone.
+    let ask = ["qemu-agent-command", "--timeout", "1", "--domain", &linux.guest.name, r#"{"execute": "guest-ping"}"#];
+    assert!(!succeeds("virsh", ask), "the agent hangs");
+    linux.wake_agent();
+    until("the guest freezes", Duration::from_secs(20), || {
+        linux.guest.virsh(&["qemu-agent-command", r#"{"execute": "guest-fsfreeze-status"}"#]).contains("frozen")
+    });
+    Agent::new(&host, &[]).succeed();
+    linux.assert_writes_within(Duration::from_secs(10));
+    Agent::new(&host, &[quiesced(2)]).succeed();
+    linux.assert_writes_within(Duration::from_secs(10));
+    let record = state.join(format!("{}.json", linux.guest.name));
+    assert!(!std::fs::read_to_string(record).unwrap().contains(r#""frozen":"i-"#));
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::decision::{DiskFacts, Plan, Way};
 use super::found::{self, Found};
-use super::quiesce::Frozen;
+use super::quiesce::{self, Frozen};
 use super::request::{Checked, Mode};
 use super::storage::{Published, Targets};
 use super::{Call, ask, base, describe, layers, regrown};
@@ -213,10 +213,15 @@ impl Attempt {
             details.push("the guest is paused: not frozen".to_owned());
             return Ok(None);
         }
-        self.host.set_frozen(true)?;
-        match Frozen::freeze(&self.found.domain, self.found.xml.agent) {
+        let domain = &self.found.domain;
+        let frozen = quiesce::check(domain, self.found.xml.agent).and_then(|()| {
+            // On record until a thaw has succeeded: it may freeze when nobody waits for it any more.
+            self.host.set_frozen(true)?;
+            Frozen::freeze(domain)
+        });
+        match frozen {
             Ok(frozen) => Ok(Some(frozen)),
-            Err(error) if config.quiesce_failure == QuiesceFailure::Warn => {
+            Err(error) if error.code == Code::QuiesceFailed && config.quiesce_failure == QuiesceFailure::Warn => {
                 details.push(error.to_string());
                 Ok(None)
             }

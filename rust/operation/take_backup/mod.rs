@@ -182,7 +182,6 @@ impl Call<'_> {
             root: root.to_owned(),
             point: self.checked.point.to_string(),
             bitmap: bitmap.map(str::to_owned),
-            frozen: false,
             ran,
             disks,
         }

@@ -10,6 +10,7 @@ use super::ask;
 use crate::error::{Code, Error, Result};
 use crate::libvirt::{Domain, State};
 
+const FREEZE: &str = "freeze the guest's file systems";
 /// How long the guest's agent may take for one answer.
 const AGENT: Duration = Duration::from_secs(20);
 /// Between two tries to thaw.
@@ -24,16 +25,36 @@ fn thawing() -> MutexGuard<'static, BTreeSet<String>> {
     THAWING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Thaws a guest whose freezing process has died, and goes on trying until it succeeds.
-pub(super) fn thaw_left(domain: &Domain) {
+/// Thaws a guest that an earlier backup may have left frozen, and goes on trying until it succeeds; says whether it has
+/// by now. One that is being thawed already is not waited for.
+pub(super) fn thaw_left(domain: &Domain) -> bool {
+    if thawing().contains(domain.uuid()) {
+        return false;
+    }
     if let Err(error) = domain.bound_agent(AGENT) {
         log::warn!("{}: {error}", domain.name());
     }
-    match keep_thawing(domain.clone()).recv_timeout(2 * AGENT) {
-        Ok(Ok(_)) => log::warn!("{}: the guest, frozen by a backup that ended early, is thawed", domain.name()),
+    let thawed = keep_thawing(domain.clone()).recv_timeout(2 * AGENT);
+    match &thawed {
+        Ok(Ok(_)) => {
+            log::warn!("{}: the guest, which an earlier backup may have left frozen, is thawed", domain.name())
+        }
         Ok(Err(error)) => log::error!("{}: {error}", domain.name()),
         Err(_) => log::error!("{}: the guest's agent does not answer a thaw", domain.name()),
     }
+    matches!(thawed, Ok(Ok(_)))
+}
+
+/// `QUIESCE_FAILED` when the guest can't be asked to freeze: it has no agent, or one that is still to thaw.
+pub(super) fn check(domain: &Domain, has_agent: bool) -> Result<()> {
+    let refuse = |cause| Err(Error::new(Code::QuiesceFailed, FREEZE, cause));
+    if !has_agent {
+        return refuse("the domain has no channel to a guest agent");
+    }
+    if thawing().contains(domain.uuid()) {
+        return refuse("the guest's agent has not answered an earlier thaw yet");
+    }
+    Ok(())
 }
 
 /// A frozen guest; dropped, it is thawed.
@@ -47,20 +68,12 @@ pub(super) struct Frozen {
 }
 
 impl Frozen {
-    /// Freezes the guest's file systems. `QUIESCE_FAILED` when it has no agent, or the agent does not do it in time.
-    pub(super) fn freeze(domain: &Domain, has_agent: bool) -> Result<Frozen> {
-        const STEP: &str = "freeze the guest's file systems";
-        let refuse = |cause| Err(Error::new(Code::QuiesceFailed, STEP, cause));
-        if !has_agent {
-            return refuse("the domain has no channel to a guest agent");
-        }
-        if thawing().contains(domain.uuid()) {
-            return refuse("the guest's agent has not answered an earlier thaw yet");
-        }
+    /// Freezes the guest's file systems. `QUIESCE_FAILED` when the agent does not do it in time: it may do so later.
+    pub(super) fn freeze(domain: &Domain) -> Result<Frozen> {
         let since = Instant::now();
         let frozen = domain.clone();
         // No line is logged before the thaw: a log may be slow. One that comes too late is thawed where it is dropped.
-        let frozen = ask(STEP, move || {
+        let frozen = ask(FREEZE, move || {
             frozen.bound_agent(AGENT)?;
             frozen.freeze()?;
             Ok(Frozen { domain: frozen, since, freeze: since.elapsed(), thawed: false })

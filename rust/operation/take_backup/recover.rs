@@ -28,7 +28,7 @@ const REMOVAL: Duration = Duration::from_secs(600);
 /// the next load, or by the next backup of its virtual machine.
 pub(crate) fn at_load(config: Arc<Config>) {
     let undone = deadline::ask("undo what was left", LOAD, move || {
-        for Begun { vm, .. } in host::begun(&config.state_dir) {
+        for vm in host::unfinished(&config.state_dir) {
             let undone = match HostState::lock(&config.state_dir, &vm) {
                 Err(error) if error.code == Code::Busy => Ok(()),
                 host => host.and_then(|host| undo(&config, host, true)).map(drop),
@@ -45,9 +45,12 @@ pub(crate) fn at_load(config: Arc<Config>) {
     }
 }
 
-/// Undoes what the record of a virtual machine names. Its point is looked for later if the NAS does not answer and
+/// Undoes what the record of a virtual machine names, a freeze first. Its point is looked for later if the NAS does not answer and
 /// `can_wait`; else the next backup on that NAS removes it.
-pub(super) fn undo(config: &Arc<Config>, host: HostState, can_wait: bool) -> Result<HostState> {
+pub(super) fn undo(config: &Arc<Config>, mut host: HostState, can_wait: bool) -> Result<HostState> {
+    if host.frozen() && thaw(config, host.vm())? {
+        host.set_frozen(false)?;
+    }
     let Some(begun) = host.begun().cloned() else { return Ok(host) };
     log::warn!("{}: undoing the backup to '{}' (job '{}'), which ended early", begun.vm, begun.point, begun.job);
     let aborted = end_job(config, &begun)?;
@@ -62,6 +65,15 @@ pub(super) fn undo(config: &Arc<Config>, host: HostState, can_wait: bool) -> Res
     };
     let (fate, uri) = (fate(aborted, there), config.connection_uri.clone());
     ask("clear the bitmaps", move || Ok(clear(&uri, &begun, fate, host)))
+}
+
+/// Thaws a guest that may be frozen; says whether it is not any more.
+fn thaw(config: &Arc<Config>, vm: &str) -> Result<bool> {
+    let (uri, vm) = (config.connection_uri.clone(), vm.to_owned());
+    ask("thaw what was left", move || match Domain::find(&uri, &vm)? {
+        Some(domain) if domain.state()? != State::Other => Ok(quiesce::thaw_left(&domain)),
+        _ => Ok(true),
+    })
 }
 
 /// What has become of the restore point.
@@ -95,16 +107,13 @@ fn superfluous(begun: &Begun, fate: Fate, ours: &BTreeSet<String>) -> BTreeSet<S
     }
 }
 
-/// Thaws the guest and ends its job; says whether one of ours ran. `BUSY` when another job runs.
+/// Ends the guest's job; says whether one of ours ran. `BUSY` when another job runs.
 fn end_job(config: &Arc<Config>, begun: &Begun) -> Result<bool> {
     let (config, begun) = (config.clone(), begun.clone());
     ask("end what was left", move || {
         let Some(domain) = Domain::find(&config.connection_uri, &begun.vm)? else { return Ok(false) };
         if domain.state()? == State::Other {
             return Ok(false);
-        }
-        if begun.frozen {
-            quiesce::thaw_left(&domain);
         }
         // libvirt may still be about to begin what the dead process has asked for
         domain.settle()?;
@@ -203,7 +212,6 @@ mod tests {
             root: "/nas".into(),
             point: "i-1-VM/T".into(),
             bitmap: bitmap.map(str::to_owned),
-            frozen: false,
             ran: true,
             disks: Vec::new(),
         };
