@@ -10,8 +10,8 @@ use crate::nas::path::RepoPath;
 use crate::qcow2;
 
 const STEP: &str = "follow the chain";
-/// More images than any chain may have; each is an open file.
-const DEEPEST: usize = 512;
+/// More images than any chain has; each is an open file, and the provider begins a new chain long before.
+pub const DEEPEST: usize = 512;
 
 /// One image of a chain, open for reading.
 #[derive(Debug)]

@@ -5,14 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt;
 
 use super::fingerprints::Fingerprints;
-use super::{Manifest, ManifestDisk};
+use super::{DEEPEST, Manifest, ManifestDisk};
 use crate::error::Result;
 use crate::nas::folder::Folder;
 use crate::nas::path::{PointPath, RepoPath};
 use crate::qcow2;
-
-/// More images than any chain may have; the provider begins a new one long before.
-const DEEPEST: usize = 1024;
 
 /// A point that a new one may stand on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -116,8 +113,9 @@ impl Chains<'_> {
         let (mut seen, mut images) = (BTreeSet::new(), Vec::new());
         let mut next = Some(file);
         while let Some(file) = next {
-            if !seen.insert(file.clone()) || seen.len() > DEEPEST {
-                return Err(format!("'{file}' stands on itself, or on more than {DEEPEST} images"));
+            // one more will stand on them
+            if !seen.insert(file.clone()) || seen.len() >= DEEPEST {
+                return Err(format!("the chain comes back to '{file}', or has {DEEPEST} images, as many as any may"));
             }
             let (image, below) = self.check_image(&file)?;
             images.push(image);

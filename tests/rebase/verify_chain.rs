@@ -6,8 +6,10 @@ use std::os::unix::fs::{FileExt, symlink};
 use nasbackup::error::Code;
 use nasbackup::nas::folder::Folder;
 use nasbackup::nas::lock::{InstanceLock, Purpose};
+use nasbackup::nas::path::{PointPath, RepoPath};
 use nasbackup::operation::{call, cancel};
-use nasbackup::point::{Kind, Manifest};
+use nasbackup::point::{Kind, Manifest, Parent, open_chain};
+use nasbackup::qcow2;
 use serde_json::{Value, json};
 
 use crate::chains::qemu_img;
@@ -161,6 +163,48 @@ fn each_disagreement_with_a_manifest_is_told() {
         let result = verify(&points);
         assert_eq!(result["verdict"], "bad", "{reason}");
         assert!(told(&result).iter().any(|(f, v, r)| f == file && v == "bad" && r.contains(reason)), "{result}");
+    }
+}
+
+/// An instance `i-1` whose points are `images` tiny images, each on the one before; the newest is in `T3`.
+fn deep_chain(images: usize) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = |image: usize| if image == images { "T3" } else { "T1" };
+    for image in 1..=images {
+        let at = dir.path().join("i-1").join(folder(image));
+        fs::create_dir_all(&at).unwrap();
+        let below = format!("../T1/{}.qcow2", image - 1);
+        let file = OpenOptions::new().read(true).write(true).create_new(true).open(at.join(format!("{image}.qcow2")));
+        qcow2::create(&file.unwrap(), 65536, (image > 1).then_some(below.as_str())).unwrap();
+    }
+    dir
+}
+
+#[test]
+fn a_chain_that_is_too_deep_to_be_read_is_bad_and_no_parent() {
+    for (images, verdict, may_be_parent) in [(511, "good", true), (512, "good", false), (513, "bad", false)] {
+        let dir = deep_chain(images);
+        let request = json!({"repository": {"type": "dir", "address": dir.path()}, "backupPath": "i-1/T3"});
+        let result = call("verifyChain", &request.to_string(), &mut |_| Ok(())).unwrap();
+        assert_eq!(result["verdict"], verdict, "{:?}", told(&result));
+        let told = told(&result);
+        assert!(
+            verdict == "good" || matches!(&told[..], [(_, _, reason)] if reason.contains("more than 512")),
+            "{told:?}"
+        );
+        let root = Folder::open_root(dir.path()).unwrap();
+        let newest = RepoPath::parse("image", &format!("i-1/T3/{images}.qcow2")).unwrap();
+        assert_eq!(open_chain(&root, &newest).is_ok(), verdict == "good");
+        let mut manifest = Points::make(1, true).manifest("T1");
+        let file = fs::metadata(dir.path().join(newest.as_str())).unwrap();
+        manifest.bitmap = Some("backup-1".into());
+        manifest.disks[0].file = newest.name().into();
+        (manifest.disks[0].size, manifest.disks[0].virtual_size) = (file.len(), 65536);
+        let point = PointPath::parse("point", "i-1/T3").unwrap();
+        manifest.replace(&root.open_dir(&point.folder()).unwrap()).unwrap();
+        let parent = Parent::find(&root, &point, "i-1", "backup-1").unwrap();
+        let chain = &parent.chains[newest.name()];
+        assert_eq!(chain.is_ok(), may_be_parent, "{images}: {:?}", chain.as_ref().err());
     }
 }
 

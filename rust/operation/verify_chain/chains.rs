@@ -11,12 +11,10 @@ use crate::error::{Code, Error, Result};
 use crate::nas::folder::Folder;
 use crate::nas::path::{PointPath, RepoPath};
 use crate::operation::rebase_disks::image_names;
-use crate::point::{self, MANIFEST, Manifest};
+use crate::point::{self, DEEPEST, MANIFEST, Manifest};
 use crate::qcow2;
 
 const STEP: &str = "follow the chains";
-/// More images than any chain may have.
-const DEEPEST: usize = 512;
 
 /// A file of the chains.
 #[derive(Debug)]
@@ -64,16 +62,19 @@ impl Chains<'_> {
     /// Looks at an image and all that it stands on.
     fn follow(&mut self, path: RepoPath) {
         let mut chain = BTreeSet::new();
-        let mut next = Some(path);
+        let (mut next, mut last) = (Some(path), None);
         while let Some(path) = next {
             if chain.contains(&path) || chain.len() == DEEPEST {
                 let reason = format!("the chain comes back to it, or has more than {DEEPEST} images");
-                if let Some(found) = self.found.iter_mut().find(|found| found.path == path) {
+                // one that no chain has led to before is not looked at any more
+                let blamed = if self.images.contains_key(&path) { Some(path) } else { last };
+                if let Some(found) = self.found.iter_mut().find(|found| Some(&found.path) == blamed.as_ref()) {
                     found.told.blame(Verdict::Bad, reason);
                 }
                 return;
             }
             chain.insert(path.clone());
+            last = Some(path.clone());
             next = if self.images.contains_key(&path) { self.known_backing(&path) } else { self.look(path) };
         }
     }
