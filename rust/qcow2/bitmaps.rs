@@ -10,6 +10,8 @@ use super::{Error, corrupt};
 /// QEMU's limit; it also bounds the memory used here.
 const MAX_BITMAPS: u32 = 65_535;
 const MAX_NAME: usize = 1023;
+/// QEMU's limit.
+const MAX_DIRECTORY: u64 = 1024 * MAX_BITMAPS as u64;
 const ENTRY_LENGTH: u64 = 24;
 const IN_USE: u32 = 1 << 0;
 const AUTO: u32 = 1 << 1;
@@ -86,7 +88,7 @@ impl Directory {
             return corrupt("the bitmaps extension's reserved field is not 0");
         }
         let file_length = file.length()?;
-        let end = self.offset.checked_add(self.size).filter(|end| *end <= file_length);
+        let end = self.offset.checked_add(self.size).filter(|end| *end <= file_length && self.size <= MAX_DIRECTORY);
         let Some(end) = end.filter(|_| self.offset != 0 && self.offset.is_multiple_of(cluster_size)) else {
             return corrupt(format!("bitmap directory of {} bytes at {}", self.size, self.offset));
         };

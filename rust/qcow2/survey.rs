@@ -30,6 +30,10 @@ const MAX_POPULAR: usize = 256 << 10;
 const MAX_DAMAGE: u64 = 10_000;
 /// Places that are described.
 const MAX_REASONS: usize = 8;
+/// QEMU's limit for the clusters of one bitmap, in bytes.
+const MAX_BITMAP: u64 = 512 << 20;
+/// More than the tables of all bitmaps of any real image have, in bytes: they are read at one go, in each window.
+const MAX_BITMAP_TABLES: u64 = 16 << 20;
 /// Entries that are read at once.
 const CHUNK: usize = 8 << 10;
 
@@ -223,8 +227,12 @@ impl Survey {
             let bits = (image.virtual_size() / 512 * 512).div_ceil(1 << bitmap.granularity_bits);
             let needed = (bits.div_ceil(64) * 8).div_ceil(self.cluster) * 8;
             let fits = bitmap.in_use || length == needed;
-            if table.is_empty() || !fits || !(9..=31).contains(&bitmap.granularity_bits) {
+            let is_long = length / 8 * self.cluster > MAX_BITMAP;
+            if table.is_empty() || is_long || !fits || !(9..=31).contains(&bitmap.granularity_bits) {
                 return corrupt(format!("bitmap '{}' has a table of {length} bytes", bitmap.name));
+            }
+            if bytes > MAX_BITMAP_TABLES {
+                return Err(Error::Unsupported(format!("its bitmaps' tables have {bytes} bytes and more")));
             }
             self.metadata("bitmap table", table.start, length)?;
             self.count_bitmap(image, table)

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nasbackup::qcow2::{Check, Checked, Error};
 
-use crate::chains::{Chain, Kind, Random, name};
+use crate::chains::{Chain, Kind, Random, name, qemu_img};
 use crate::differential::seeds;
 use crate::fuzz::mutate;
 
@@ -181,6 +182,37 @@ const STRICTER: [&str; 6] = [
     // within the header, or cut off
     "backing file name ",
 ];
+
+#[test]
+fn bitmaps_that_are_longer_than_qemu_s_are_not_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.qcow2");
+    qemu_img(dir.path(), &["create", "-q", "-f", "qcow2", "-o", "cluster_size=4k", "x.qcow2", "1M"]);
+    qemu_img(dir.path(), &["bitmap", "--add", "x.qcow2", "a"]);
+    let image = fs::read(&path).unwrap();
+    let (_, extension, _) = Map::bitmaps(&image, 4096).into_iter().find(|(what, ..)| *what == "header").unwrap();
+    let directory = be(&image, extension + 8 + 16, 8);
+    let file = File::options().write(true).open(&path).unwrap();
+    // in use, with a table of 32 GiB
+    file.set_len(34 << 30).unwrap();
+    let entry = [&(1_u64 << 30).to_be_bytes()[..], &[0xff; 4], &1_u32.to_be_bytes()].concat();
+    file.write_all_at(&entry, directory).unwrap();
+    let found = ours(&path);
+    assert!(matches!(&found, Finding::Corrupt(reason) if reason.contains("has a table of")), "{found:?}");
+    // extra data of 4 GiB in each entry of the directory
+    file.set_len(140 << 30).unwrap();
+    let each = 24 + u64::from(u32::MAX) + 1;
+    for n in 0..32 {
+        let mut entry = image[directory as usize..directory as usize + 24].to_vec();
+        entry[18..].copy_from_slice(&[0, 1, 0xff, 0xff, 0xff, 0xff]);
+        file.write_all_at(&entry, (1 << 30) + n * each).unwrap();
+        file.write_all_at(&[b'a' + n as u8], (1 << 30) + (n + 1) * each - 1).unwrap();
+    }
+    file.write_all_at(&32_u32.to_be_bytes(), extension + 8).unwrap();
+    file.write_all_at(&[(32 * each).to_be_bytes(), (1_u64 << 30).to_be_bytes()].concat(), extension + 16).unwrap();
+    let found = ours(&path);
+    assert!(matches!(&found, Finding::Corrupt(reason) if reason.contains("bitmap directory of")), "{found:?}");
+}
 
 #[test]
 fn what_qemu_finds_in_an_image_is_found() {
