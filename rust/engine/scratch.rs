@@ -23,8 +23,11 @@ const STEP: &str = "make the scratch folder";
 const SWEEP: &str = "clear the scratch folder";
 /// How long libvirt may take to end a job that was left behind.
 const END: Duration = Duration::from_secs(60);
-/// QEMU's socket.
-const SOCKET: &str = "nbd";
+/// QEMU's socket, in a folder that is QEMU's. All else is root's: what QEMU could put in the place of a file, libvirt, or we,
+/// would take for that file.
+const SOCKET: &str = "qemu/nbd";
+/// Its folder.
+const SOCKETS: &str = "qemu";
 /// What the names of scratch files end with.
 const FILES: &str = "qcow2";
 /// A file with the domain's name in it.
@@ -62,15 +65,19 @@ impl Scratch {
             return Err(Error::invalid("scratchDir", cause));
         }
         let made = lock_root(&all)?;
-        DirBuilder::new().mode(0o700).create(&folder).map_err(io(&folder))?;
+        DirBuilder::new().mode(0o711).create(&folder).map_err(io(&folder))?;
         let lock = File::open(&folder).map_err(io(&folder))?;
+        // whatever the umask
+        lock.set_permissions(Permissions::from_mode(0o711)).map_err(io(&folder))?;
         flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|e| Error::io(STEP, &folder, e))?;
         drop(made);
         let limits = [config.scratch_per_vm, config.scratch_per_host];
         let scratch = Scratch { folder, limits, owner, _lock: lock };
         fs::write(scratch.folder.join(DOMAIN), vm).map_err(io(&scratch.folder))?;
+        let sockets = scratch.folder.join(SOCKETS);
+        DirBuilder::new().mode(0o700).create(&sockets).map_err(io(&sockets))?;
         if let Some((user, group)) = owner {
-            chown(&scratch.folder, Some(user), Some(group)).map_err(io(&scratch.folder))?;
+            chown(&sockets, Some(user), Some(group)).map_err(io(&sockets))?;
         }
         Ok(scratch)
     }
@@ -245,16 +252,21 @@ mod tests {
     }
 
     #[test]
-    fn it_is_private_to_qemu_s_user_and_goes() {
+    fn only_the_socket_s_folder_is_qemu_s_and_all_goes() {
         let dir = tempfile::tempdir().unwrap();
         let config = config(dir.path());
         DirBuilder::new().mode(0o700).create(&config.state_dir).unwrap();
         let scratch = Scratch::make(&config, "i-1-VM", Some((64055, 64056))).unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         let root = config.state_dir.join("scratch");
-        assert_eq!((mode(&config.state_dir), mode(&root), mode(&scratch.folder)), (0o711, 0o711, 0o700));
-        let owner = fs::metadata(&scratch.folder).unwrap();
-        assert_eq!((owner.uid(), owner.gid()), (64055, 64056));
+        assert_eq!((mode(&config.state_dir), mode(&root), mode(&scratch.folder)), (0o711, 0o711, 0o711));
+        let owner = |path: &Path| fs::metadata(path).map(|found| (found.uid(), found.gid())).unwrap();
+        let sockets = scratch.folder.join(SOCKETS);
+        assert_eq!((mode(&sockets), owner(&sockets)), (0o700, (64055, 64056)));
+        assert_eq!((owner(&scratch.folder), owner(&scratch.folder.join(DOMAIN))), ((0, 0), (0, 0)));
+        scratch.make_file("vdb", 1 << 20).unwrap();
+        let file = Path::new(&scratch.file("vdb")).to_owned();
+        assert_eq!((mode(&file), owner(&file)), (0o600, (64055, 64056)));
         assert!(scratch.room().unwrap() > 0);
         fs::write(scratch.file("vda"), "x").unwrap();
         drop(scratch);
