@@ -21,8 +21,8 @@ const ABORT: Duration = Duration::from_secs(20);
 pub(super) const POLL: Duration = Duration::from_millis(250);
 /// Between two looks at cancel and deadline.
 pub(super) const TICK: Duration = Duration::from_millis(100);
-/// How long libvirt may be out of reach while a job runs. One that is restarted is back sooner.
-const REACH: Duration = Duration::from_secs(120);
+/// How long libvirt may be out of reach while a job runs. One that is restarted is back sooner. Tests wait for it.
+const REACH: Duration = Duration::from_secs(if cfg!(feature = "test-hooks") { 30 } else { 120 });
 /// How long a domain that begins to shut down may take to show that it only restarts.
 const RESTART: Duration = Duration::from_millis(500);
 
