@@ -47,6 +47,7 @@ final class Backups implements AutoCloseable {
     private static final int CHUNK_MIB = 54;
     private static final int CHANGED_MIB = 5;
     private static final long LOOK_NANOS = 300_000_000;
+    private static final int KEPT_FULLS = 12;
     private static final int CHAIN_LENGTH = 10; // nas.backup.full.every
 
     private final Site site;
@@ -80,6 +81,15 @@ final class Backups implements AutoCloseable {
             @Override
             public int comparedWithFloor() {
                 return 4;
+            }
+
+            @Override
+            public void after(Rival rival) {
+                super.after(rival);
+                Deque<String> fulls = chains.get(rival).fulls;
+                if (fulls.size() > KEPT_FULLS) { // the NAS does not hold all of them
+                    Lab.run("rm", "-r", "" + site.nas.folder().at(fulls.remove()));
+                }
             }
         };
     }
