@@ -314,7 +314,7 @@ def growth_in_words(rows):
                 (x0, y0), (x1, y1) = points[0], points[-1]
                 slope = linear_regression(*zip(*points)).slope
                 words.append(f"{what}, {name}: {slope * 1000:+.2f} ms for each further {curve[0]['unit']}"
-                             f" ({y0:.3f} s at {x0:,}, {y1:.3f} s at {x1:,}; the line that fits all best)")
+                             f" ({y0:.3f} s at {x0:,}, {y1:.3f} s at {x1:,})")
     return words
 
 
