@@ -11,7 +11,7 @@ use super::job::{COPY, TICK};
 use super::pull::Shared;
 use super::rate::{Limiter, Rate};
 use super::reader::{self, Course, Export};
-use super::writer::{Ends, Piece, REQUEST, STOP, Slot, Target, Writer, Written};
+use super::writer::{Ends, Piece, REQUEST, STOP, Slot, Target, Writer, Written, send};
 use crate::error::{Code, Error, Result};
 use crate::job::Reporter;
 use crate::nas::deadline::{self, Background};
@@ -121,7 +121,7 @@ fn left_by(reader: &Background<()>, error: Error) -> Error {
 type Named = (String, u64, Origin);
 
 /// Reads the disks, one after the other.
-fn read(disks: Vec<Named>, (pieces, free): Ends, mut course: Course, shared: &Shared) -> Result<()> {
+fn read(disks: Vec<Named>, ends: Ends, mut course: Course, shared: &Shared) -> Result<()> {
     let mut sources = disks.into_iter().map(|disk| Source::open(disk, shared)).collect::<Result<Vec<_>>>()?;
     let mut total = 0;
     for source in &mut sources {
@@ -130,8 +130,8 @@ fn read(disks: Vec<Named>, (pieces, free): Ends, mut course: Course, shared: &Sh
     shared.is_to_do(total);
     for source in sources {
         match source {
-            Source::Images(mut images) => images.copy(&pieces, &free, &course.limiter, shared)?,
-            Source::Export(mut export) => export.copy(&mut course, &pieces, &free, shared)?,
+            Source::Images(mut images) => images.copy(&ends, &course.limiter, shared)?,
+            Source::Export(mut export) => export.copy(&mut course, &ends, shared)?,
         }
     }
     Ok(())
@@ -181,13 +181,7 @@ impl Images {
         Ok(total)
     }
 
-    fn copy(
-        &mut self,
-        pieces: &Sender<Piece>,
-        free: &Receiver<Slot>,
-        limiter: &Limiter,
-        shared: &Shared,
-    ) -> Result<()> {
+    fn copy(&mut self, (pieces, free): &Ends, limiter: &Limiter, shared: &Shared) -> Result<()> {
         let (name, most) = (self.name.clone(), REQUEST.min(limiter.most()));
         self.runs(shared, |view, at, run| {
             if run.zero {
@@ -230,10 +224,6 @@ impl Images {
 
 fn failed(disk: &str, error: qcow2::Error) -> Error {
     error.at("read the disk", disk).on_disk(disk)
-}
-
-fn send(pieces: &Sender<Piece>, piece: Piece) -> Result<()> {
-    pieces.send(piece).map_err(|_| Error::new(Code::Cancelled, "write the target", "the writer has ended"))
 }
 
 /// A slot that the writer has done with.

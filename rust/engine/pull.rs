@@ -131,10 +131,10 @@ impl Pull {
         let targets = disks.into_iter().map(|disk| disk.target).collect();
         let sender = backup.sender();
         let ended = move || drop(sender.send(Signal::Ended));
-        let (writer, (pieces, slots)) = Writer::start(targets, session, &shared, ended)?;
+        let (writer, ends) = Writer::start(targets, session, &shared, ended)?;
         let (sender, ours) = (backup.sender(), shared.clone());
         let socket = PathBuf::from(scratch.socket());
-        let work = move || reader::read(socket, exports, rate, &pieces, &slots, &ours);
+        let work = move || reader::read(socket, exports, rate, &ends, &ours);
         let reader = deadline::start("read the exports", work, move || drop(sender.send(Signal::Ended)))?;
         Ok(Pull { shared, reader, writer })
     }

@@ -5,13 +5,13 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, Sender};
+use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
 use super::pace::{Demand, Pace};
 use super::pull::Shared;
 use super::rate::{Limiter, Rate};
-use super::writer::{Piece, Slot};
+use super::writer::{Ends, Piece, Slot, send};
 use crate::error::{Code, Error, Result};
 use crate::nbd::{ALLOCATION, Connection, DIRTY, Extent, Status, Ticket, ZERO};
 use crate::qcow2::CLUSTER;
@@ -56,15 +56,8 @@ enum Waiting {
     Ready(Piece),
 }
 
-/// Reads the exports behind `socket`, one after the other, into the slots that `free` brings.
-pub(super) fn read(
-    socket: PathBuf,
-    exports: Vec<Export>,
-    rate: Rate,
-    pieces: &Sender<Piece>,
-    free: &Receiver<Slot>,
-    shared: &Shared,
-) -> Result<()> {
+/// Reads the exports behind `socket`, one after the other, into the slots that the writer has done with.
+pub(super) fn read(socket: PathBuf, exports: Vec<Export>, rate: Rate, ends: &Ends, shared: &Shared) -> Result<()> {
     let mut course = Course::new(exports.iter().filter_map(|export| export.scratch.as_deref()), rate);
     let mut disks = Vec::new();
     let mut total = 0;
@@ -75,7 +68,7 @@ pub(super) fn read(
     }
     shared.is_to_do(total);
     for mut disk in disks {
-        disk.copy(&mut course, pieces, free, shared)?;
+        disk.copy(&mut course, ends, shared)?;
     }
     Ok(())
 }
@@ -165,24 +158,12 @@ impl Disk {
         Ok(())
     }
 
-    /// Reads it, into the slots that `free` brings.
-    pub(super) fn copy(
-        &mut self,
-        course: &mut Course,
-        pieces: &Sender<Piece>,
-        free: &Receiver<Slot>,
-        shared: &Shared,
-    ) -> Result<()> {
-        self.read(course, pieces, free, shared).map_err(|error| error.on_disk(&self.export.disk))
+    /// Reads it, into the slots that the writer has done with.
+    pub(super) fn copy(&mut self, course: &mut Course, ends: &Ends, shared: &Shared) -> Result<()> {
+        self.read(course, ends, shared).map_err(|error| error.on_disk(&self.export.disk))
     }
 
-    fn read(
-        &mut self,
-        course: &mut Course,
-        pieces: &Sender<Piece>,
-        free: &Receiver<Slot>,
-        shared: &Shared,
-    ) -> Result<()> {
+    fn read(&mut self, course: &mut Course, (pieces, free): &Ends, shared: &Shared) -> Result<()> {
         let mut spare = None;
         loop {
             shared.go_on()?;
@@ -264,10 +245,6 @@ impl Disk {
         self.waiting.push_back(waiting);
         Ok(Asked::Used)
     }
-}
-
-fn send(pieces: &Sender<Piece>, piece: Piece) -> Result<()> {
-    pieces.send(piece).map_err(|_| Error::new(Code::Cancelled, "write the target", "the writer has ended"))
 }
 
 /// The clusters to copy of the `length` bytes from `offset` on, by what the server said of them, and for how many bytes

@@ -89,6 +89,11 @@ pub(super) struct Writer {
 /// The reader's ends: what it says, and the slots that come back to it.
 pub(super) type Ends = (Sender<Piece>, Receiver<Slot>);
 
+/// Hands a piece to the writer. `CANCELLED` when that has ended: it has said why.
+pub(super) fn send(pieces: &Sender<Piece>, piece: Piece) -> Result<()> {
+    pieces.send(piece).map_err(|_| Error::new(Code::Cancelled, "write the target", "the writer has ended"))
+}
+
 impl Writer {
     /// Starts to write into `targets`, files of the repository of `session`; calls `ended` when that is over.
     pub(super) fn start(
