@@ -215,7 +215,7 @@ final class Meter {
                 .orElseThrow();
     }
 
-    private static String read(Path path) {
+    static String read(Path path) {
         try {
             return Files.readString(path);
         } catch (IOException e) {

@@ -38,7 +38,7 @@ final class Shell {
     Shell(String script, Path home) {
         this.script = script;
         this.given = !Path.of(script).startsWith(home);
-        this.takesParents = read(Path.of(script)).contains("--parent-paths");
+        this.takesParents = Meter.read(Path.of(script)).contains("--parent-paths");
         String virsh = Lab.run("which", "virsh").strip();
         Lab.run("gcc", "-O2", "-static", "-DVIRSH=\"" + virsh + "\"", "-o", shim + "/virsh", home + "/virsh.c");
     }
@@ -50,14 +50,6 @@ final class Shell {
 
     List<String> parents(List<String> files) {
         return takesParents ? List.of("--parent-paths", Site.commas(files)) : List.of("--parent-path", files.get(0));
-    }
-
-    private static String read(Path path) {
-        try {
-            return Files.readString(path);
-        } catch (IOException e) {
-            throw new UncheckedIOException(e);
-        }
     }
 
     /** What it answered; exit statuses other than 0 throw. */
