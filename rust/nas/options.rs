@@ -23,8 +23,9 @@ pub struct Secret {
 /// Nobody runs anything on a NAS, and what its server calls a device of this host is none.
 const CONFINED: [&str; 3] = ["nodev", "nosuid", "noexec"];
 
-/// Confines the mount, as far as an export's options don't say otherwise. Takes the secrets out of an export's options, for the types whose helpers read them from a file. QEMU's byte-range locks
-/// would be mandatory on a CIFS server, and keep others from reading: they stay on the host unless the options say `brl`.
+/// Confines the mount, as far as the export's options don't say otherwise, and takes the secrets out of these, for the types
+/// whose helpers read them from a file. QEMU's byte-range locks would be mandatory on a CIFS server, and keep others from
+/// reading: they stay on the host unless the options say `brl`.
 pub fn prepare(export: &Export) -> Prepared {
     let cifs = matches!(export.kind(), "cifs" | "smb3");
     let (option, line): (_, fn(&str, &str) -> Option<String>) = match export.kind() {

@@ -106,8 +106,8 @@ fn may(owner: (u32, u32), path: &Path, how: OFlags) -> Result<bool> {
     }
 }
 
-/// Gives this thread, and no other, the user's rights to files and no more. Its user ids stay ours: as the user's own, QEMU could
-/// signal or trace it, and so this process. The group id tells FUSE that it is somebody else.
+/// Gives this thread, and no other, the user's rights to files and no more. Its user ids stay ours: as the user's own,
+/// QEMU could signal or trace it, and so this process. The group id tells FUSE that it is somebody else.
 fn take_on((user, group): (u32, u32)) -> std::io::Result<()> {
     set_thread_groups(&[])?;
     set_thread_res_gid(None, Gid::from_raw(group), None)?;

@@ -45,8 +45,8 @@ pub(crate) fn at_load(config: Arc<Config>) {
     }
 }
 
-/// Undoes what the record of a virtual machine names, a freeze first. Its point is looked for later if the NAS does not answer and
-/// `can_wait`; else the next backup on that NAS removes it.
+/// Undoes what the record of a virtual machine names, a freeze first. Its point is looked for later if the NAS does not
+/// answer and `can_wait`; else the next backup on that NAS removes it.
 pub(super) fn undo(config: &Arc<Config>, mut host: HostState, can_wait: bool) -> Result<HostState> {
     if host.frozen() && thaw(config, host.vm())? {
         host.set_frozen(false)?;
