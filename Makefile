@@ -13,7 +13,9 @@ ADVISORIES := https://github.com/RustSec/advisory-db
 build: prerequisites
 	cargo build --release
 	tests/no-hooks $(CARGO_TARGET_DIR)/release/libnasbackup.so
-	$(MVN) package -DskipTests -Dnative.bundle=$(CARGO_TARGET_DIR)/release
+	$(MVN) package -DskipTests -Dnative.bundle=$(CARGO_TARGET_DIR)/release \
+		-Dnative.length=$$(stat --format=%s $(CARGO_TARGET_DIR)/release/libnasbackup.so) \
+		-Dnative.sha256=$$(sha256sum $(CARGO_TARGET_DIR)/release/libnasbackup.so | cut --delimiter=' ' --fields=1)
 
 # What make build made, to this machine or below DESTDIR; docs/install.md says what is left to do.
 install: install-agent install-server

@@ -234,8 +234,13 @@ public final class NasBackup {
         }
     }
 
-    /** The version of the Java side, from the build. */
+    /** The version of the Java side. */
     static String javaVersion() {
+        return built("version");
+    }
+
+    /** What the build has written down under that name; empty where it has not. */
+    static String built(String key) {
         String name = "nasbackup.properties";
         try (InputStream in = NasBackup.class.getResourceAsStream(name)) {
             if (in == null) {
@@ -243,7 +248,7 @@ public final class NasBackup {
             }
             Properties properties = new Properties();
             properties.load(in);
-            return properties.getProperty("version");
+            return properties.getProperty(key, "");
         } catch (IOException e) {
             throw NasBackupException.of(ErrorCode.INTERNAL, "read " + name, e.getMessage(), e);
         }

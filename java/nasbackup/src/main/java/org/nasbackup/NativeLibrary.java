@@ -20,7 +20,7 @@ import java.nio.file.attribute.PosixFilePermissions;
 
 /** Loads {@code libnasbackup.so} once: from {@code java.library.path}, else the copy in the jar. */
 final class NativeLibrary {
-    private static final String STEP = "load the native library";
+    static final String STEP = "load the native library";
     /** Names the class loader that has the library: the only state that two copies of this class share. */
     private static final String OWNER = "org.nasbackup.library.owner";
 
@@ -62,17 +62,17 @@ final class NativeLibrary {
                     null);
         }
         try {
-            loadFromPath();
+            loadAny();
         } catch (NasBackupException e) {
             System.getProperties().remove(OWNER);
             throw e;
         }
     }
 
-    private static void loadFromPath() {
+    private static void loadAny() {
         try {
-            System.loadLibrary("nasbackup");
-        } catch (LinkageError | SecurityException onPath) {
+            load(LibraryFile.onPath());
+        } catch (LinkageError | SecurityException | IOException onPath) {
             try {
                 loadBundled();
             } catch (LinkageError | SecurityException | IOException bundled) {
@@ -87,6 +87,11 @@ final class NativeLibrary {
         }
     }
 
+    private static void load(Path file) throws IOException {
+        LibraryFile.check(file, NasBackup.built("library.length"), NasBackup.built("library.sha256"));
+        System.load(file.toString());
+    }
+
     private static void loadBundled() throws IOException {
         String resource = "/org/nasbackup/native/linux-" + arch() + "/libnasbackup.so";
         try (InputStream bundled = NativeLibrary.class.getResourceAsStream(resource)) {
@@ -98,7 +103,7 @@ final class NativeLibrary {
             Path file = folder.resolve("libnasbackup.so");
             try {
                 Files.copy(bundled, file);
-                System.load(file.toString());
+                load(file);
             } finally {
                 // The mapping outlives the file.
                 Files.deleteIfExists(file);

@@ -58,6 +58,12 @@ public final class ChildJvm {
         return this;
     }
 
+    /** What lies in it hides the same of the façade's. */
+    ChildJvm firstOnClassPath(Path folder) {
+        classPath.add(0, folder.toString());
+        return this;
+    }
+
     public ChildJvm environment(String name, String value) {
         environment.put(name, value);
         return this;

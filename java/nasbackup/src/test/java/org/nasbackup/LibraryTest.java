@@ -13,14 +13,21 @@
 package org.nasbackup;
 
 import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
+import java.nio.ByteBuffer;
+import java.nio.channels.FileChannel;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.nio.file.StandardCopyOption;
+import java.nio.file.StandardOpenOption;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 
 /** Finding, loading and leaving the library, each in a JVM of its own. */
 class LibraryTest {
+    private static final Path LIBRARY = Path.of(System.getProperty("java.library.path"), "libnasbackup.so");
+
     @TempDir
     Path folder;
 
@@ -32,8 +39,7 @@ class LibraryTest {
     private Path bundle() throws Exception {
         Path bundle = folder("bundle");
         Path place = Files.createDirectories(bundle.resolve("org/nasbackup/native/linux-x86_64"));
-        Path library = Path.of(System.getProperty("java.library.path"), "libnasbackup.so");
-        Files.copy(library, place.resolve("libnasbackup.so"));
+        Files.copy(LIBRARY, place.resolve("libnasbackup.so"));
         return bundle;
     }
 
@@ -73,6 +79,66 @@ class LibraryTest {
         assertThat(output.lines().filter(line -> line.startsWith("INTERNAL: load the native library: ")))
                 .hasSize(2)
                 .allMatch(line -> line.contains("invalid ELF header") && line.contains("from the jar: it has no"));
+    }
+
+    /** The library with its last {@code missing} bytes cut off, and {@code changed} bytes in the middle of another value. */
+    private Path damaged(String name, long missing, int changed) throws Exception {
+        Path file = folder(name).resolve("libnasbackup.so");
+        Files.copy(LIBRARY, file, StandardCopyOption.REPLACE_EXISTING);
+        try (FileChannel channel = FileChannel.open(file, StandardOpenOption.WRITE)) {
+            channel.truncate(channel.size() - missing);
+            channel.write(ByteBuffer.wrap("changed ".repeat(changed / 8).getBytes()), channel.size() / 2);
+        }
+        return file;
+    }
+
+    /** The façade's classes as a build lays them out that knows its library. */
+    private Path classesOf(Path library) throws Exception {
+        Path classes = folder("classes-" + library.getParent().getFileName());
+        Path made = Files.createDirectories(classes.resolve("org/nasbackup")).resolve("nasbackup.properties");
+        Files.writeString(
+                made,
+                "version=" + NasBackup.javaVersion() + "\nlibrary.length=" + Files.size(library) + "\nlibrary.sha256="
+                        + LibraryFile.sha256(library) + "\n");
+        return classes;
+    }
+
+    @Test
+    void a_library_that_was_cut_off_is_an_error_and_does_not_end_the_jvm() throws Exception {
+        long length = Files.size(LIBRARY);
+        Path file = damaged("cut", length - 1_048_576, 0);
+        String unknown =
+                new ChildJvm().option("-Djava.library.path=" + file.getParent()).run("open-twice");
+        String cut = "INTERNAL: load the native library: '" + file
+                + "' was cut off: it has 1048576 bytes, and by its own" + " header it reaches to " + length;
+        assertThat(unknown.lines().filter(line -> line.startsWith(cut))).hasSize(2);
+        String known = new ChildJvm()
+                .firstOnClassPath(classesOf(LIBRARY))
+                .option("-Djava.library.path=" + file.getParent())
+                .run("open-twice");
+        String other = "VERSION_MISMATCH: load the native library: '" + file + "' has 1048576 bytes and SHA-256 "
+                + LibraryFile.sha256(file) + ", the library of this jar has " + length + " bytes and SHA-256 "
+                + LibraryFile.sha256(LIBRARY);
+        assertThat(known.lines().filter(line -> line.startsWith(other))).hasSize(2);
+        String whole = new ChildJvm().firstOnClassPath(classesOf(LIBRARY)).run("open-twice");
+        assertThat(whole).contains("version " + NasBackup.javaVersion());
+    }
+
+    @Test
+    void a_library_is_whole_up_to_its_last_byte() throws Exception {
+        LibraryFile.check(LIBRARY, "", "");
+        for (long missing : new long[] {1, 4_096, Files.size(LIBRARY) - 4_096, Files.size(LIBRARY) - 64}) {
+            Path file = damaged("cut", missing, 0);
+            assertThatThrownBy(() -> LibraryFile.check(file, "", "")).hasMessageContaining("was cut off");
+        }
+        String length = Long.toString(Files.size(LIBRARY));
+        String hash = LibraryFile.sha256(LIBRARY);
+        LibraryFile.check(LIBRARY, length, hash);
+        for (Path file :
+                new Path[] {damaged("cut", 1, 0), damaged("changed", 0, 64), damaged("empty", Files.size(LIBRARY), 0)
+                }) {
+            assertThatThrownBy(() -> LibraryFile.check(file, length, hash)).hasMessageContaining("VERSION_MISMATCH");
+        }
     }
 
     @Test
