@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::scratch::Scratch;
 use super::{Engine, pull};
 use crate::config::Config;
-use crate::error::Result;
+use crate::error::{Code, Error, Result};
 use crate::libvirt::Domain;
 use crate::nas::deadline::ask;
 use crate::nbd;
@@ -16,6 +16,10 @@ const CALL: Duration = Duration::from_secs(60);
 const LIBVIRT: u64 = 7_002_000;
 /// The same of QEMU.
 const QEMU: u64 = 4_002_000;
+/// Before this version QEMU ends by an assertion (`nbd_blockdev_client_closed`) when a client of its NBD server closes the
+/// connection to a disk that an iothread serves, and so does the guest: its commit f816310d0c32. Whoever holds the connection
+/// may be killed, which closes it: no order of closing helps.
+const IOTHREADS: u64 = 9_000_000;
 
 /// What was found on the host; an error says why something is not to be had.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +34,17 @@ struct Facts {
     scratch: Result<(), String>,
 }
 
+/// A disk that is to be copied, as far as it matters here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Disk {
+    /// Its name in the domain.
+    pub target: String,
+    /// Size that the guest sees, in bytes.
+    pub bytes: u64,
+    /// QEMU serves it on an iothread.
+    pub iothread: bool,
+}
+
 /// The engine that was chosen.
 #[derive(Debug)]
 pub struct Choice {
@@ -40,28 +55,41 @@ pub struct Choice {
 }
 
 /// Chooses the engine for a backup of `domain`, whose QEMU runs as `owner`, by what is `asked`, and makes the scratch files
-/// of the `disks`, given by name and bytes. `refused`: why an earlier attempt by pull failed.
+/// of the `disks`. `refused`: why an earlier attempt by pull failed. `DOMAIN_STATE` when a pull is asked for that would end the
+/// guest.
 pub fn choose(
     asked: Engine,
     refused: Option<String>,
     config: &Config,
     domain: &Domain,
     owner: Option<(u32, u32)>,
-    disks: &[(&str, u64)],
+    disks: &[Disk],
 ) -> Result<Choice> {
+    let harm = || {
+        let with = disks.iter().find(|disk| disk.iothread)?;
+        let asked = domain.clone();
+        let version = ask("find out which QEMU the guest runs", CALL, move || asked.qemu_version());
+        ends_the_guest(&with.target, version.map_err(|error| error.to_string()))
+    };
     let make = || {
         let scratch = Scratch::make(config, domain.name(), owner)?;
         pull::check_scratch(&scratch)?;
-        disks.iter().try_for_each(|(target, bytes)| scratch.make_file(target, *bytes))?;
+        disks.iter().try_for_each(|disk| scratch.make_file(&disk.target, disk.bytes))?;
         Ok(scratch)
     };
     let push =
         |reason: Option<String>| Choice { scratch: None, details: reason.map(|reason| format!("by push: {reason}")) };
     Ok(match (asked, refused) {
         (Engine::Push, _) => push(None),
-        (Engine::Pull, _) => Choice { scratch: Some(make()?), details: None },
+        (Engine::Pull, _) => match harm() {
+            None => Choice { scratch: Some(make()?), details: None },
+            Some(reason) => return Err(Error::new(Code::DomainState, "choose the engine", reason)),
+        },
         (Engine::Auto, Some(reason)) => push(Some(reason)),
         (Engine::Auto, None) => {
+            if let Some(reason) = harm() {
+                return Ok(push(Some(reason)));
+            }
             let asked = domain.clone();
             let (libvirt, qemu) = ask("ask for the versions of libvirt and QEMU", CALL, move || asked.versions())?;
             let (libnbd, scratch) = (nbd::available().map_err(|e| e.to_string()), make());
@@ -72,6 +100,18 @@ pub fn choose(
             }
         }
     })
+}
+
+/// Why a pull would end a guest whose disk `target` has an iothread and whose QEMU is of this version; `None`: it would not. A
+/// version that is not known may be any.
+fn ends_the_guest(target: &str, qemu: Result<u64, String>) -> Option<String> {
+    let found = match qemu {
+        Ok(found) if found >= IOTHREADS => return None,
+        Ok(found) => format!("QEMU is {}", version(found)),
+        Err(reason) => format!("the version of the guest's QEMU is not known ({reason})"),
+    };
+    let fixed = version(IOTHREADS);
+    Some(format!("disk {target} has an iothread and {found}: before {fixed} the guest could die of a pull"))
 }
 
 /// Why a guest can't be backed up by pull on this host; `None`: it can.
@@ -92,6 +132,20 @@ fn version(number: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_disk_with_an_iothread_is_pulled_only_from_a_qemu_that_is_known_to_live() {
+        for (qemu, found) in [
+            (Ok(9_000_000), None),
+            (Ok(10_001_002), None),
+            (Ok(8_002_002), Some("QEMU is 8.2.2")),
+            (Err("upgraded".to_owned()), Some("is not known (upgraded)")),
+        ] {
+            let reason = ends_the_guest("vdb", qemu);
+            assert_eq!(reason.is_some(), found.is_some(), "{reason:?}");
+            assert!(found.is_none_or(|found| reason.is_some_and(|it| it.contains(found) && it.contains("disk vdb"))));
+        }
+    }
 
     #[test]
     fn it_is_pull_unless_something_is_missing() {

@@ -88,6 +88,10 @@ impl Domain {
         &self.uuid
     }
 
+    pub(super) fn uri(&self) -> &str {
+        &self.uri
+    }
+
     /// The same domain on the connection of now, should the daemon have been restarted; `None` when it is gone.
     pub fn again(&self) -> Result<Option<Domain>> {
         Ok(Domain::find(&self.uri, &self.name)?.filter(|found| found.uuid == self.uuid))

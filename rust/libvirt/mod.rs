@@ -7,6 +7,7 @@
 mod checkpoint;
 mod connection;
 mod domain;
+mod emulator;
 mod event;
 mod xml;
 

@@ -44,6 +44,8 @@ pub struct Disk {
     pub read_only: bool,
     /// It, or an image below it, is encrypted by QEMU.
     pub encrypted: bool,
+    /// QEMU serves it on a thread of its own: the disk's, or that of its SCSI controller.
+    pub iothread: bool,
 }
 
 /// An image below a disk's top image.
@@ -128,6 +130,17 @@ struct DevicesElement {
     interface: Vec<InterfaceElement>,
     #[serde(default)]
     channel: Vec<ChannelElement>,
+    #[serde(default)]
+    controller: Vec<ControllerElement>,
+}
+
+#[derive(Deserialize)]
+struct ControllerElement {
+    #[serde(rename = "@type", default)]
+    kind: String,
+    #[serde(rename = "@index", default)]
+    index: String,
+    driver: Option<DriverElement>,
 }
 
 #[derive(Deserialize)]
@@ -155,8 +168,15 @@ struct DiskElement {
     transient: Option<Present>,
     readonly: Option<Present>,
     encryption: Option<Present>,
+    address: Option<AddressElement>,
     #[serde(rename = "backingStore")]
     backing: Option<Box<BackingElement>>,
+}
+
+#[derive(Deserialize)]
+struct AddressElement {
+    #[serde(rename = "@controller")]
+    controller: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -179,6 +199,16 @@ struct SourceElement {
 struct DriverElement {
     #[serde(rename = "@type")]
     format: Option<String>,
+    #[serde(rename = "@iothread")]
+    iothread: Option<String>,
+    /// Several of them, since libvirt 10.
+    iothreads: Option<Present>,
+}
+
+impl DriverElement {
+    fn has_iothread(&self) -> bool {
+        self.iothread.is_some() || self.iothreads.is_some()
+    }
 }
 
 #[derive(Deserialize)]
@@ -191,6 +221,8 @@ struct FormatElement {
 struct TargetElement {
     #[serde(rename = "@dev", default)]
     dev: String,
+    #[serde(rename = "@bus")]
+    bus: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -245,13 +277,31 @@ impl DomainXml {
             channel.target.as_ref().is_some_and(|target| target.name.as_deref() == Some("org.qemu.guest_agent.0"))
         };
         let (disks, others): (Vec<_>, Vec<_>) = domain.devices.disk.into_iter().partition(is_disk);
+        let controllers = domain.devices.controller;
+        let served_by_thread = |disk: &DiskElement| disk.has_iothread(&controllers);
         Ok(DomainXml {
-            disks: disks.into_iter().map(Disk::from).collect(),
+            disks: disks
+                .into_iter()
+                .map(|disk| Disk { iothread: served_by_thread(&disk), ..Disk::from(disk) })
+                .collect(),
             others: others.into_iter().filter_map(|d| d.target).map(|t| t.dev).collect(),
             interfaces: domain.devices.interface.into_iter().map(Interface::from).collect(),
             agent: domain.devices.channel.iter().any(to_agent),
             owner: domain.seclabel.iter().find_map(SecurityLabel::owner),
         })
+    }
+}
+
+impl DiskElement {
+    /// Has it an iothread, or the controller that it hangs on?
+    fn has_iothread(&self, controllers: &[ControllerElement]) -> bool {
+        let bus = self.target.as_ref().and_then(|target| target.bus.as_deref());
+        let index = self.address.as_ref().and_then(|address| address.controller.as_deref());
+        let its = |controller: &&ControllerElement| {
+            Some(controller.kind.as_str()) == bus && Some(controller.index.as_str()) == index
+        };
+        let drivers = self.driver.iter().chain(controllers.iter().filter(its).flat_map(|its| &its.driver));
+        drivers.into_iter().any(DriverElement::has_iothread)
     }
 }
 
@@ -280,6 +330,7 @@ impl From<DiskElement> for Disk {
             transient: disk.transient.is_some(),
             read_only: disk.readonly.is_some(),
             encrypted,
+            iothread: false,
         }
     }
 }
@@ -500,6 +551,29 @@ mod tests {
         assert_eq!(by("vdm").format, "raw", "without a driver element");
         assert_eq!(by("vdm").serial.as_deref(), Some(" leading & trailing "));
         assert_eq!(domain.others, ["sda", "fda", "sdb"], "CD-ROM, floppy, LUN");
+    }
+
+    #[test]
+    fn an_iothread_is_the_disk_s_or_its_controller_s() {
+        let disk = |target: &str, bus: &str, driver: &str, controller: &str| {
+            format!(
+                "<disk type='file' device='disk'><driver name='qemu' {driver}</driver><target dev='{target}' bus='{bus}'/>\
+                 <address type='drive' controller='{controller}' bus='0' target='0' unit='0'/></disk>"
+            )
+        };
+        let disks = [
+            disk("vda", "virtio", "iothread='1'>", "0"),
+            disk("vdb", "virtio", "type='qcow2'><iothreads><iothread id='2'/></iothreads>", "0"),
+            disk("vdc", "virtio", "type='qcow2'>", "0"),
+            disk("sda", "scsi", ">", "0"),
+            disk("sdb", "scsi", ">", "1"),
+            disk("sdc", "sata", ">", "1"),
+        ];
+        let controllers = "<controller type='scsi' index='0' model='virtio-scsi'/><controller type='sata' index='1'/>\
+            <controller type='scsi' index='1' model='virtio-scsi'><driver queues='4' iothread='3'/></controller>";
+        let xml = format!("<domain><devices>{}{controllers}</devices></domain>", disks.concat());
+        let with = DomainXml::parse(&xml).unwrap().disks.into_iter().filter(|disk| disk.iothread);
+        assert_eq!(with.map(|disk| disk.target).collect::<Vec<_>>(), ["vda", "vdb", "sdb"]);
     }
 
     #[test]

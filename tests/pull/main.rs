@@ -8,6 +8,8 @@ mod compared;
 mod failures;
 #[path = "../take_backup/rows.rs"]
 mod rows;
+#[path = "../take_backup/shapes.rs"]
+mod shapes;
 #[path = "../support/mod.rs"]
 mod support;
 mod verify_data;

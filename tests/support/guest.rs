@@ -34,6 +34,8 @@ pub struct Disk {
     block: Option<File>,
     /// The image in Ceph, of which the path is CloudStack's name.
     rbd: Option<(&'static Ceph, String)>,
+    /// Attributes of its `<driver>`.
+    driver: &'static str,
     /// Further elements inside `<disk>`, such as `<shareable/>`.
     pub extra: &'static str,
     /// The last write, looked for in the next copies.
@@ -52,6 +54,7 @@ impl Disk {
             overlay: false,
             block: None,
             rbd: None,
+            driver: "cache='none' discard='unmap'",
             extra: "",
             written: None,
         }
@@ -72,6 +75,11 @@ impl Disk {
 
     pub fn size(self, bytes: u64) -> Disk {
         Disk { size: bytes, ..self }
+    }
+
+    /// With these attributes of `<driver>` in place of CloudStack's.
+    pub fn driver(self, driver: &'static str) -> Disk {
+        Disk { driver, ..self }
     }
 
     pub fn extra(self, extra: &'static str) -> Disk {
@@ -115,12 +123,17 @@ impl Disk {
 
     /// Does a backup have to hold it?
     pub fn is_backed_up(&self) -> bool {
-        self.extra.is_empty()
+        !["<shareable/>", "<transient/>"].contains(&self.extra)
     }
 
     /// Can it carry a bitmap?
     pub fn takes_bitmaps(&self) -> bool {
-        self.image == Image::Qcow2 && self.block.is_none()
+        self.image == Image::Qcow2 && self.block.is_none() && self.is_writable()
+    }
+
+    /// May the guest write to it?
+    pub fn is_writable(&self) -> bool {
+        self.extra != "<readonly/>"
     }
 
     /// The last component of its path, or the image's name, which names the backup file.
@@ -148,7 +161,7 @@ impl Disk {
     }
 
     fn xml(&self, target: &str) -> String {
-        let (format, extra) = (self.image.format(), self.extra);
+        let (format, driver, extra) = (self.image.format(), self.driver, self.extra);
         let bus = match self.bus {
             Bus::Virtio => "virtio",
             Bus::Scsi => "scsi",
@@ -172,7 +185,7 @@ impl Disk {
             None => ("file", format!("<source file='{path}'>{encryption}</source>")),
         };
         format!(
-            "<disk type='{kind}' device='disk'><driver name='qemu' type='{format}' cache='none' discard='unmap'/>\
+            "<disk type='{kind}' device='disk'><driver name='qemu' type='{format}' {driver}/>\
              {source}<target dev='{target}' bus='{bus}'/>{serial}{extra}</disk>"
         )
     }
@@ -204,6 +217,13 @@ pub struct Guest {
     pub devices: String,
     /// Further elements inside `<os>`.
     pub boot: String,
+    /// Attributes of `<os>`.
+    pub os: &'static str,
+    pub machine: &'static str,
+    /// Further elements inside `<domain>`.
+    pub elements: &'static str,
+    /// What stands inside its SCSI controller.
+    pub scsi: &'static str,
     pub memory_mib: u32,
     folder: PathBuf,
 }
@@ -224,6 +244,10 @@ impl Guest {
             disks,
             devices: String::new(),
             boot: String::new(),
+            os: "",
+            machine: "q35",
+            elements: "",
+            scsi: "",
             memory_mib: 64,
             folder: folder("guest"),
         }
@@ -285,11 +309,12 @@ impl Guest {
     pub fn xml(&self) -> String {
         let disks: String = (0..self.disks.len()).map(|i| self.disks[i].xml(&self.target(i))).collect();
         let (name, uuid, memory) = (xml(&self.name), &self.uuid, self.memory_mib);
-        let (boot, devices) = (&self.boot, &self.devices);
-        let scsi = if disks.contains("bus='scsi'") { "<controller type='scsi' model='virtio-scsi'/>" } else { "" };
+        let (boot, devices, os, machine, elements) = (&self.boot, &self.devices, self.os, self.machine, self.elements);
+        let scsi = format!("<controller type='scsi' model='virtio-scsi'>{}</controller>", self.scsi);
+        let scsi = if disks.contains("bus='scsi'") { scsi } else { String::new() };
         format!(
             "<domain type='qemu'><name>{name}</name><uuid>{uuid}</uuid><memory unit='MiB'>{memory}</memory><vcpu>1</vcpu>\
-             <os><type arch='x86_64' machine='q35'>hvm</type>{boot}</os><features><acpi/></features>\
+             {elements}<os{os}><type arch='x86_64' machine='{machine}'>hvm</type>{boot}</os><features><acpi/></features>\
              <devices>{scsi}{disks}{devices}<memballoon model='none'/></devices></domain>"
         )
     }

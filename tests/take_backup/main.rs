@@ -6,6 +6,7 @@ mod failures;
 mod parents;
 mod refusals;
 mod rows;
+mod shapes;
 mod stopped;
 #[path = "../support/mod.rs"]
 mod support;

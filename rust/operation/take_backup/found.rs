@@ -8,6 +8,7 @@ use super::bitmap::Bitmaps;
 use super::decision::DiskFacts;
 use super::request::Checked;
 use crate::config::Config;
+use crate::engine::choice;
 use crate::error::{Code, Error, Result};
 use crate::libvirt::{Disk, Domain, DomainXml, JobState, Source, State};
 use crate::point::volume_of;
@@ -41,11 +42,23 @@ impl Found {
 }
 
 impl Found {
+    /// The disks, as the choice of the engine sees them.
+    pub(super) fn engine_disks(&self) -> Vec<choice::Disk> {
+        let with = |target: &str| self.xml.disks.iter().any(|disk| disk.target == target && disk.iothread);
+        let disk = |disk: &DiskFacts| choice::Disk {
+            target: disk.target.clone(),
+            bytes: disk.virtual_size,
+            iothread: with(&disk.target),
+        };
+        self.disks.iter().map(disk).collect()
+    }
+
     /// Is each disk still what it was when it was looked at? Asked when the job has begun: what it copies is what the
     /// domain has now.
     pub(super) fn check_same(&self, now: &DomainXml) -> Result<()> {
         let disk = |xml: &DomainXml, target: &str| {
-            xml.disks.iter().find(|disk| disk.target == target).map(|disk| (disk.source.clone(), disk.serial.clone()))
+            let disk = xml.disks.iter().find(|disk| disk.target == target);
+            disk.map(|disk| (disk.source.clone(), disk.serial.clone(), disk.iothread))
         };
         match self.disks.iter().find(|facts| disk(&self.xml, &facts.target) != disk(now, &facts.target)) {
             None => Ok(()),

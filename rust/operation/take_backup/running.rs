@@ -36,7 +36,7 @@ fn take(call: &Call<'_>, mut host: HostState, against: Against, job: &mut Report
     job.tell()?;
     let mut opened = storage::enter(checked, session)?;
     let ours = ours(checked, &opened, &host)?;
-    let disks: Vec<_> = found.disks.iter().map(|disk| (disk.target.as_str(), disk.virtual_size)).collect();
+    let disks = found.engine_disks();
     let chosen = choice::choose(checked.engine, against.pull.clone(), config, &found.domain, found.xml.owner, &disks)?;
     let compares = chosen.scratch.is_some();
     let (request, parent) = (checked.clone(), against.parent.clone().map(Err).or(opened.parent.take()));
