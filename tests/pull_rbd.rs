@@ -71,7 +71,7 @@ fn a_stopped_guest_is_compared_too() {
     let point = story.take_stopped("full");
     point.assert_full(false);
     let detail =
-        format!("disk rbd:cloudstack/{}: carries no bitmap: it is an image in Ceph", point.taken.disks[0].volume);
+        format!("disk rbd:cloudstack/{}: it carries no bitmap: it is an image in Ceph", point.taken.disks[0].volume);
     assert_eq!(point.taken.details, detail);
     story.guest.start();
     story.guest.write(0, 0x51, 3 * MIB, MIB);

@@ -191,13 +191,19 @@ impl Manifest {
     }
 
     /// The disk of this point that is the same as the one with `serial` and `volume`: serials decide where both have
-    /// one, else volumes. `None` too when several would match.
+    /// one that no other disk has, else volumes. `None` too when several would match. `serial` is none of several disks.
     pub fn disk(&self, serial: Option<&str>, volume: &str) -> Option<&ManifestDisk> {
-        let mut same = self.disks.iter().filter(|disk| match (disk.serial.as_deref(), serial) {
+        let of_one = |serial: &&str| self.serials().filter(|other| other == serial).count() == 1;
+        let mut same = self.disks.iter().filter(|disk| match (disk.serial.as_deref().filter(of_one), serial) {
             (Some(theirs), Some(ours)) => theirs == ours,
             _ => disk.volume == volume,
         });
         same.next().filter(|_| same.next().is_none())
+    }
+
+    /// The serials of the machine's disks, as often as they have them.
+    fn serials(&self) -> impl Iterator<Item = &str> {
+        self.disks.iter().filter_map(|disk| disk.serial.as_deref())
     }
 }
 
@@ -242,15 +248,18 @@ mod tests {
             disk("b", Some("s2")),
             disk("c", None),
             disk("d", Some("s3")),
-            disk("d", Some("s3")),
+            disk("e", Some("s3")),
         ]);
         let volume = |serial, volume| m.disk(serial, volume).map(|d| d.volume.as_str());
         assert_eq!(volume(Some("s2"), "moved"), Some("b"));
         assert_eq!(volume(None, "a"), Some("a"), "one side has no serial");
         assert_eq!(volume(Some("new"), "c"), Some("c"));
         assert_eq!(volume(Some("new"), "a"), None, "another disk under an old path");
-        assert_eq!(volume(Some("s3"), "d"), None, "two candidates");
-        assert_eq!(volume(None, "e"), None);
+        assert_eq!(volume(Some("s3"), "moved"), None, "two candidates");
+        assert_eq!(volume(Some("s3"), "d"), Some("d"), "a serial of two disks tells neither");
+        assert_eq!(volume(None, "e"), Some("e"), "nor does it when the disks of now share it");
+        assert_eq!(volume(Some("own"), "e"), Some("e"), "nor when each has its own by now");
+        assert_eq!(volume(None, "f"), None);
     }
 
     #[test]

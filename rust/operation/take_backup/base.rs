@@ -22,7 +22,7 @@ const STEP: &str = "compare with the parent point";
 /// Gives the images that the plan compares disks with fingerprints where they have none.
 pub(super) fn complete(targets: &Targets, plan: &mut Plan, job: &mut Reporter<'_>, deadline: Instant) -> Result<()> {
     for way in &mut plan.ways {
-        let Way::Compared(chain) = way else { continue };
+        let Way::Compared(chain, _) = way else { continue };
         for image in chain.iter_mut().filter(|image| image.fingerprints.is_none()) {
             job.begin("read the parent point")?;
             image.fingerprints = Some(index(targets, image, job, deadline)?);
@@ -35,7 +35,7 @@ pub(super) fn complete(targets: &Targets, plan: &mut Plan, job: &mut Reporter<'_
 /// Opens what each disk is compared with, if it is.
 pub(super) fn open(targets: &Targets, disks: &[DiskFacts], plan: &Plan) -> Result<Vec<Option<Base<File>>>> {
     let base = |(disk, way): (&DiskFacts, &Way)| {
-        let Way::Compared(chain) = way else { return Ok(None) };
+        let Way::Compared(chain, _) = way else { return Ok(None) };
         let (session, chain, size) = (targets.session().clone(), chain.clone(), disk.virtual_size);
         let opened = bounded(STEP, LIMIT, move || open_chain(session.root(), &chain, size));
         opened.map(Some).map_err(|error| match error.code {

@@ -103,7 +103,10 @@ pub(super) fn find(checked: &Checked, config: &Config) -> Result<Found> {
     let mut disks = Vec::new();
     let mut stored = Vec::new();
     for disk in chosen {
-        let (facts, names) = look_at(&domain, disk, sizes.get(&disk.target)).map_err(|e| e.on_disk(&disk.target))?;
+        let looked = look_at(&domain, disk, sizes.get(&disk.target));
+        let (mut facts, names) = looked.map_err(|e| e.on_disk(&disk.target))?;
+        facts.twin =
+            facts.serial.is_some() && xml.disks.iter().filter(|other| other.serial == facts.serial).count() > 1;
         disks.push(facts);
         stored.push(names);
     }
@@ -149,6 +152,7 @@ fn look_at(domain: &Domain, disk: &Disk, size: Option<&u64>) -> Result<(DiskFact
         target: disk.target.clone(),
         volume: volume.to_owned(),
         serial: disk.serial.clone(),
+        twin: false,
         virtual_size: *size.ok_or_else(|| Error::new(Code::Libvirt, STEP, "its size is not known"))?,
         cannot_carry,
         only_full: None,

@@ -97,7 +97,7 @@ fn least(way: &Way, Known { top, below, dirty, virtual_size }: Known) -> u64 {
     match way {
         Way::Full(_) => top.max(below).unwrap_or(0).min(virtual_size),
         // how much differs is known when all was read
-        Way::Compared(_) => 0,
+        Way::Compared(..) => 0,
         Way::Incremental(_) => dirty.unwrap_or(0).min(top.unwrap_or(u64::MAX)),
     }
 }

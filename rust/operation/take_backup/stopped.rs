@@ -148,6 +148,7 @@ fn look_at_image(call: &Call<'_>, image: &Rbd, source: StoppedSource, job: &mut 
         target: source.path.clone(),
         volume: source.volume.clone(),
         serial: None,
+        twin: false,
         virtual_size,
         cannot_carry: Some("it is an image in Ceph".to_owned()),
         only_full: None,
@@ -170,6 +171,7 @@ fn look_at(source: StoppedSource, parent_bitmap: Option<&str>) -> Result<Found> 
             target: source.path.clone(),
             volume: source.volume.clone(),
             serial: None,
+            twin: false,
             virtual_size,
             cannot_carry,
             only_full,
@@ -230,7 +232,7 @@ fn check_space(call: &Call<'_>, found: &[Found], plan: &Plan, free: &Free, job: 
     }
     // how much of a disk differs is known when all was read
     let disks = wanted(call.checked, found, plan).into_iter().zip(&plan.ways);
-    let counted = disks.filter(|(_, way)| !matches!(way, Way::Compared(_)));
+    let counted = disks.filter(|(_, way)| !matches!(way, Way::Compared(..)));
     let mut counted: Vec<_> = counted.map(|(disk, _)| disk).collect();
     let _servers = serve(call, &mut counted, job)?;
     let count = move || counted.iter().map(Wanted::bytes).sum();
