@@ -251,21 +251,41 @@ fn a_disk_that_went_leaves_the_others_incremental() {
 
 #[test]
 fn disks_are_paired_by_serial_or_volume_and_never_by_position() {
-    let disks = [Disk::root().serial("aaaaaaaaaaaaaaaaaaaa"), Disk::new().serial("bbbbbbbbbbbbbbbbbbbb"), Disk::new()];
+    let serials = ["aaaaaaaaaaaaaaaaaaaa", "bbbbbbbbbbbbbbbbbbbb", "bbbbbbbbbbbbbbbbbbbb"];
+    let mut disks: Vec<_> = serials.map(|serial| Disk::new().serial(serial)).into();
+    disks.push(Disk::new());
     let mut story = Story::new(Guest::new(disks), Nas::folder());
-    for disk in 0..3 {
+    for disk in 0..4 {
         story.guest.write(disk, 0x41 + u8::try_from(disk).unwrap(), 5 * MIB, MIB);
     }
-    let parents = story.take("full").files();
+    let mut parents = story.take("full").files();
     story.guest.stop();
     story.guest.disks.rotate_left(1);
+    parents.rotate_left(1);
     story.guest.start();
     story.guest.write(0, 0x51, 6 * MIB, MIB);
     let parent = story.bitmap();
     let point = story.take("incremental");
     point.assert_recreated(&parent);
     let stand_on: Vec<_> = point.taken.disks.iter().map(|disk| disk.parent.clone().unwrap()).collect();
-    assert_eq!(stand_on, [parents[1].clone(), parents[2].clone(), parents[0].clone()]);
+    assert_eq!(stand_on, parents);
+    assert_eq!(point.taken.details, "");
+    // moved to another pool, with the bitmap in it
+    story.guest.stop();
+    let moved = folder("pool").join("moved");
+    std::fs::rename(&story.guest.disks[3].path, &moved).unwrap();
+    story.guest.disks[3].path = moved;
+    story.guest.start();
+    story.guest.write(3, 0x52, 7 * MIB, MIB);
+    let parent = story.bitmap();
+    let point = story.take("incremental");
+    let details = &point.taken.details;
+    assert!(details.contains("disk vdd: ") && details.contains("it is volume 'moved' now and was '"), "{details}");
+    if point.taken.engine == Engine::Push {
+        point.assert_fallback()
+    } else {
+        point.assert_recreated(&parent)
+    }
     story.assert_all_restore();
 }
 

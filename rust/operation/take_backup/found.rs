@@ -127,6 +127,18 @@ pub(super) fn bitmaps(domain: &Domain) -> Result<Bitmaps> {
     })
 }
 
+/// Removes the bitmap `name` from all disks of the domain, which has `bitmaps`.
+pub(super) fn remove_everywhere(domain: &Domain, bitmaps: &Bitmaps, name: &str) -> Result<()> {
+    if !bitmaps.has(name) {
+        return Ok(());
+    }
+    bitmaps.remove(domain, name)?;
+    // A checkpoint that was made again has no more disks than those that were incremental by it, and takes the bitmap from
+    // these alone.
+    let now = self::bitmaps(domain)?;
+    if now.has(name) { now.remove(domain, name) } else { Ok(()) }
+}
+
 /// Facts of one disk, and the names of the bitmaps stored in its top image.
 fn look_at(domain: &Domain, disk: &Disk, size: Option<&u64>) -> Result<(DiskFacts, BTreeSet<String>)> {
     const STEP: &str = "look at the disk";

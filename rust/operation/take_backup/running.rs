@@ -185,7 +185,7 @@ fn clear_up(mut found: Found, mut host: HostState, ours: &BTreeSet<String>, bitm
     };
     let mut details = Vec::new();
     for name in ours.iter().filter(|name| *name != bitmap) {
-        let removed = if bitmaps.has(name) { bitmaps.remove(&found.domain, name) } else { Ok(()) };
+        let removed = found::remove_everywhere(&found.domain, &bitmaps, name);
         if let Err(error) = removed.and_then(|()| host.forget(name)) {
             details.push(format!("bitmap '{name}' stays until the next backup: {error}"));
         }
