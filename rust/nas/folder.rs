@@ -180,23 +180,24 @@ impl Folder {
     }
 
     /// Renames within this folder; `ALREADY_EXISTS` when `to` is there.
-    pub fn rename(&self, from: &str, to: &str) -> Result<()> {
+    pub fn rename(&self, from: impl AsRef<OsStr>, to: impl AsRef<OsStr>) -> Result<()> {
         let step = "rename";
-        self.check_name(step, from.as_ref())?;
-        self.check_name(step, to.as_ref())?;
+        let (from, to) = (from.as_ref(), to.as_ref());
+        self.check_name(step, from)?;
+        self.check_name(step, to)?;
         let renamed = match rustix::fs::renameat_with(&self.fd, from, &self.fd, to, RenameFlags::NOREPLACE) {
             // NFS and others have no such flag; who renames here holds the instance's lock
             Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => self.rename_after_check(from, to),
             other => other,
         };
         renamed.map_err(|e| {
-            let both = format!("{}' to '{to}", self.path.join(from).display());
+            let both = format!("{}' to '{}", self.path.join(from).display(), to.display());
             failed(step, both, e)
         })
     }
 
-    fn rename_after_check(&self, from: &str, to: &str) -> rustix::io::Result<()> {
-        match stat(self.as_fd(), to.as_ref()) {
+    fn rename_after_check(&self, from: &OsStr, to: &OsStr) -> rustix::io::Result<()> {
+        match stat(self.as_fd(), to) {
             Ok(_) => Err(Errno::EXIST),
             Err(Errno::NOENT) => rustix::fs::renameat(&self.fd, from, &self.fd, to),
             Err(error) => Err(error),
@@ -215,12 +216,16 @@ impl Folder {
     /// Removes `name` and all below it: symbolic links themselves, never what they name, and no other file
     /// system that is mounted there. Nothing there is success. Returns the bytes that the regular files occupied.
     pub fn remove_tree(&self, name: &str) -> Result<u64> {
+        self.remove_tree_known_as(name.as_ref(), &self.path.join(name))
+    }
+
+    /// The same for what errors call by another path than it has now.
+    pub(super) fn remove_tree_known_as(&self, name: &OsStr, path: &Path) -> Result<u64> {
         let step = "remove";
-        self.check_name(step, name.as_ref())?;
-        let path = self.path.join(name);
+        self.check_name(step, name)?;
         let device = rustix::fs::fstat(&self.fd).map_err(|e| failed(step, &self.path, e))?.st_dev;
-        let name = CString::new(name).map_err(|_| failed(step, &path, Errno::INVAL))?;
-        remove(self.as_fd(), &name, &path, device, 0)
+        let name = CString::new(name.as_bytes()).map_err(|_| failed(step, path, Errno::INVAL))?;
+        remove(self.as_fd(), &name, path, device, 0)
     }
 
     /// A name of this folder, and not a path: an empty one would mean the folder itself.
@@ -434,10 +439,10 @@ mod tests {
         folder.make_dir("from", FOLDER_MODE).unwrap();
         folder.make_dir("there", FOLDER_MODE).unwrap();
         assert_eq!(folder.rename("from", "there").unwrap_err().code, Code::AlreadyExists);
-        assert_eq!(folder.rename_after_check("from", "there").unwrap_err(), Errno::EXIST);
+        assert_eq!(folder.rename_after_check("from".as_ref(), "there".as_ref()).unwrap_err(), Errno::EXIST);
         assert_eq!(folder.rename("none", "to").unwrap_err().code, Code::NotFound);
         folder.rename("from", "to").unwrap();
-        folder.rename_after_check("to", "again").unwrap();
+        folder.rename_after_check("to".as_ref(), "again".as_ref()).unwrap();
         folder.sync().unwrap();
         assert_eq!(folder.names().unwrap(), ["again", "there"]);
     }

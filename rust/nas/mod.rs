@@ -12,5 +12,6 @@ mod mountinfo;
 pub mod options;
 pub mod partial;
 pub mod path;
+pub mod removal;
 pub mod repository;
 pub mod session;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::folder::Folder;
 use super::lock::InstanceLock;
 use super::path::PointPath;
+use super::removal;
 use super::session::Session;
 use crate::config;
 use crate::error::{Code, Error, Result};
@@ -117,7 +118,7 @@ fn make_folder(instance: &Folder, point: &PointPath) -> Result<Folder> {
     let partial = partial_name(point);
     if instance.kind(&partial)?.is_some() {
         log::info!("removing '{}', left by a backup that ended early", instance.path.join(&partial).display());
-        instance.remove_tree(&partial)?;
+        removal::clear_partial(instance, &partial)?;
     }
     instance.make_dir(&partial, config::current().folder_mode())
 }

@@ -14,17 +14,14 @@ use crate::nas::folder::Folder;
 use crate::nas::lock::{InstanceLock, Purpose, WAIT};
 use crate::nas::partial::partial_name;
 use crate::nas::path::{PointPath, RepoPath};
+use crate::nas::removal::{self, DELETED};
 use crate::nas::repository::{Export, Repository};
 use crate::nas::session::Session;
 use crate::nas::{deadline, health};
 use crate::qcow2;
-use crate::steps;
 
 /// How long the removal may take: some file systems need minutes for a terabyte.
 const REMOVAL: Duration = Duration::from_secs(600);
-
-/// What the name of a point begins with while it is removed.
-const DELETED: &str = ".deleted-";
 
 /// What `deleteBackup` is asked.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -110,7 +107,7 @@ fn find(root: &Folder, point: &PointPath, job: &Job) -> Result<Option<Deletable>
     Ok(Some(Deletable { instance, lock, published }))
 }
 
-/// The name under which a point lies while it is removed: no longer a restore point, whatever happens then.
+/// The name under which a point lies while it is removed.
 fn deleted_name(point: &PointPath) -> String {
     format!("{DELETED}{}", point.name())
 }
@@ -139,19 +136,17 @@ fn is_folder(instance: &Folder, name: &str) -> Result<bool> {
 
 fn remove(Deletable { instance, lock, published }: Deletable, point: &PointPath) -> Result<u64> {
     lock.check()?;
-    let deleted = deleted_name(point);
-    // of a delete that was cut short, and in the way of the rename
-    let mut freed = instance.remove_tree(&deleted).map_err(|e| e.with_leftover(&deleted))?;
+    let mut freed = 0;
     if published {
+        freed += removal::remove_point(&instance, &lock, point.name())?;
         // that may have taken long
         lock.check()?;
-        instance.rename(point.name(), &deleted)?;
-        steps::at("renamed for its removal");
-        instance.sync()?;
-        freed += instance.remove_tree(&deleted).map_err(|e| e.with_leftover(&deleted))?;
+    } else {
+        let deleted = deleted_name(point);
+        freed += instance.remove_tree(&deleted).map_err(|e| removal::explain(e).with_leftover(&deleted))?;
     }
     let partial = partial_name(point);
-    freed += instance.remove_tree(&partial).map_err(|e| e.with_leftover(&partial))?;
+    freed += instance.remove_tree(&partial).map_err(|e| removal::explain(e).with_leftover(&partial))?;
     freed += remove_left(&instance);
     instance.sync()?;
     Ok(freed)

@@ -4,6 +4,7 @@
 
 mod exit;
 mod hung;
+mod kept;
 mod links;
 mod preflight;
 mod reading;

@@ -66,7 +66,8 @@ impl Nas {
         self.view_with(&["--chown-deny"])
     }
 
-    fn view_with(self, options: &[&str]) -> Nas {
+    /// A view of this repository through FUSE, with these options of `bindfs`.
+    pub fn view_with(self, options: &[&str]) -> Nas {
         let mut view = Nas::folder();
         let child = Command::new("bindfs").arg("-f").args(options).args([&self.root, &view.root]).spawn().unwrap();
         view.view = Some(child);

@@ -22,6 +22,7 @@ use crate::nas::folder::Folder;
 use crate::nas::health;
 use crate::nas::lock::{InstanceLock, Purpose, WAIT};
 use crate::nas::path::{PointPath, RepoPath};
+use crate::nas::removal;
 use crate::nas::repository::Export;
 use crate::nas::session::Session;
 use crate::point::fingerprints::Fingerprints;
@@ -161,7 +162,7 @@ fn relative(from: &RepoPath, to: &RepoPath) -> String {
 /// Opens an image for writing. Its folder can't lead out, and the name is one component, which is not followed.
 fn open_target(root: &Folder, path: &RepoPath) -> Result<File> {
     let parent = path.parent().ok_or_else(|| Error::invalid("target", "lies in no folder"))?;
-    root.open_dir(&parent)?.open_for_writing(path.name())
+    root.open_dir(&parent)?.open_for_writing(path.name()).map_err(removal::explain)
 }
 
 /// A disk that stands where it should may be so only in memory, by a call that was killed; and now its old parent may go.

@@ -18,6 +18,7 @@ use crate::nas::folder::Folder;
 use crate::nas::lock::{InstanceLock, Purpose};
 use crate::nas::partial::partial_name;
 use crate::nas::path::PointPath;
+use crate::nas::removal;
 
 /// How long a load waits; what takes longer goes on behind it.
 const LOAD: Duration = Duration::from_secs(60);
@@ -147,7 +148,7 @@ fn look(begun: &Begun) -> Result<Option<bool>> {
         let _lock = InstanceLock::take(&instance, Purpose::Add)?;
         let published = instance.kind(point.name())?.is_some();
         if !published {
-            instance.remove_tree(&partial_name(&point))?;
+            removal::clear_partial(&instance, &partial_name(&point))?;
         }
         instance.sync()?;
         Ok(Some(published))

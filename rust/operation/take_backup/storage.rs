@@ -24,6 +24,7 @@ use crate::nas::folder::Folder;
 use crate::nas::lock::{InstanceLock, Purpose, WAIT};
 use crate::nas::partial::{PARTIAL, PartialPoint};
 use crate::nas::path::{PointPath, RepoPath};
+use crate::nas::removal;
 use crate::nas::session::Session;
 use crate::point::fingerprints::{self, Base, Digest};
 use crate::point::{MANIFEST, Manifest, Parent};
@@ -163,11 +164,14 @@ pub(super) fn enter(checked: &Checked, session: Session) -> Result<Opened> {
     })
 }
 
-/// Removes unfinished points: whoever made them no longer holds the lock of the folder, which is ours.
+/// Removes unfinished points: whoever made them no longer holds the lock of the folder, which is ours. What can't be removed
+/// is no failure of this backup.
 fn sweep(instance: &Folder) -> Result<()> {
     for name in instance.names()?.iter().filter_map(|name| name.to_str()).filter(|name| name.starts_with(PARTIAL)) {
         log::warn!("removing '{}', left by a backup that ended early", instance.path.join(name).display());
-        instance.remove_tree(name)?;
+        if let Err(error) = removal::clear_partial(instance, name) {
+            log::warn!("{error}");
+        }
     }
     Ok(())
 }

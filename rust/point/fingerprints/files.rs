@@ -34,7 +34,7 @@ pub fn place(root: &Folder, lock: &InstanceLock, image: &RepoPath, file: &File) 
     let (folder, name) = (root.open_dir(&folder_path(image)?)?, file_name(image.name()));
     lock.check()?;
     folder.remove_tree(&name)?;
-    folder.rename(&new_name(image), &name)?;
+    folder.rename(new_name(image), &name)?;
     folder.sync()?;
     Ok(name)
 }
