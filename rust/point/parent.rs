@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt;
 
+use super::chain::resolve;
 use super::fingerprints::Fingerprints;
 use super::{DEEPEST, Manifest, ManifestDisk};
 use crate::error::Result;
@@ -127,10 +128,8 @@ impl Chains<'_> {
     /// Checks one image; with the image that it stands on.
     fn check_image(&mut self, path: &RepoPath) -> Result<(ChainImage, Option<RepoPath>), String> {
         let file = self.root.open_file(path).map_err(|e| e.cause)?;
-        let info = qcow2::inspect(&file).map_err(|e| format!("'{path}': {e}"))?;
-        if info.corrupt || info.dirty || info.encrypted || info.external_data || info.unknown_incompatible != 0 {
-            return Err(format!("'{path}' is marked corrupt or uses a feature that a backup has not"));
-        }
+        // no deeper, for this is done before each backup: of a chain of 600 images of a disk of 1 TiB it reads 12 MiB
+        let info = qcow2::inspect_readable(&file).map_err(|e| format!("'{path}': {e}"))?;
         let length = file.metadata().map_err(|e| format!("'{path}': {e}"))?.size();
         let mut image =
             ChainImage { file: path.clone(), size: length, virtual_size: info.virtual_size, fingerprints: None };
@@ -143,8 +142,7 @@ impl Chains<'_> {
             }
             image.fingerprints = disk.fingerprints.clone();
         }
-        let folder = path.parent().ok_or_else(|| format!("'{path}' is in no point's folder"))?;
-        let below = info.backing.map(|backing| RepoPath::resolve(&folder, &backing.file).map_err(|e| e.cause));
+        let below = info.backing.map(|backing| resolve(path, &backing).map_err(|e| e.cause));
         Ok((image, below.transpose()?))
     }
 
@@ -159,5 +157,112 @@ impl Chains<'_> {
             self.recorded.insert(key.clone(), disks);
         }
         Ok(self.recorded.get(&key).and_then(|disks| disks.get(path.name())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::FileExt;
+    use std::path::Path;
+    use std::process::Command;
+
+    use super::super::{Kind, MANIFEST};
+    use super::*;
+    use crate::engine::Engine;
+
+    /// A full and an incremental of one disk of 1 GiB, which has two L2 tables.
+    fn chain(root: &Path) -> PointPath {
+        for (point, backing) in [("T1", None), ("T2", Some("../T1/x.qcow2"))] {
+            let folder = root.join("i").join(point);
+            fs::create_dir_all(&folder).unwrap();
+            let run = |program: &str, arguments: &[&str]| {
+                assert!(Command::new(program).args(arguments).current_dir(&folder).output().unwrap().status.success());
+            };
+            let on = backing.map_or(vec![], |backing| vec!["-F", "qcow2", "-b", backing]);
+            run("qemu-img", &[&["create", "-f", "qcow2"], &on[..], &["x.qcow2", "1G"]].concat());
+            run("qemu-io", &["-f", "qcow2", "-c", "write 0 64k", "-c", "write 800M 64k", "x.qcow2"]);
+            let disk = ManifestDisk {
+                volume: "x".into(),
+                serial: None,
+                file: "x.qcow2".into(),
+                kind: Kind::Full,
+                size: folder.join("x.qcow2").metadata().unwrap().size(),
+                virtual_size: 1 << 30,
+                bitmap: Some(point.into()),
+                fingerprints: None,
+            };
+            let manifest = Manifest {
+                version: Manifest::VERSION,
+                point_id: "id".into(),
+                vm_name: "i".into(),
+                when: jiff::Timestamp::UNIX_EPOCH,
+                kind: Kind::Full,
+                bitmap: Some(point.into()),
+                name: None,
+                engine: Engine::Push,
+                parent: None,
+                disks: vec![disk],
+                texts: None,
+                checksum: None,
+            };
+            manifest.write(&mut fs::File::create(folder.join(MANIFEST)).unwrap()).unwrap();
+        }
+        PointPath::parse("point", "i/T2").unwrap()
+    }
+
+    #[test]
+    fn a_chain_with_an_image_that_can_not_be_read_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let point = chain(dir.path());
+        let root = Folder::open_root(dir.path()).unwrap();
+        let found = || Parent::find(&root, &point, "i", "T2").unwrap().chains.remove("x.qcow2").unwrap();
+        assert_eq!(found().unwrap().len(), 2);
+        let l1 = |file: &fs::File| {
+            let mut field = [0; 8];
+            file.read_exact_at(&mut field, 40).unwrap();
+            u64::from_be_bytes(field)
+        };
+        for image in ["i/T1/x.qcow2", "i/T2/x.qcow2"] {
+            let path = dir.path().join(image);
+            let sound = fs::read(&path).unwrap();
+            let file = fs::File::options().read(true).write(true).open(&path).unwrap();
+            let (table, end) = (l1(&file), sound.len() as u64);
+            let mut first = [0; 8];
+            file.read_exact_at(&mut first, table).unwrap();
+            for (damage, at, bytes, reason) in [
+                ("L1 table beyond the end", 40, &end.next_multiple_of(1 << 16).to_be_bytes()[..], "L1 table of"),
+                ("not aligned", 40, &(table + 512).to_be_bytes(), "L1 table of"),
+                ("absurdly long", 36, &u32::MAX.to_be_bytes(), "L1 table of"),
+                ("too short", 36, &1_u32.to_be_bytes(), "L1 table of"),
+                ("refcount order 63", 96, &63_u32.to_be_bytes(), "counts of 2^63"),
+                ("refcount table beyond the end", 48, &(1_u64 << 40).to_be_bytes(), "refcount table of"),
+                ("no refcount table", 56, &0_u32.to_be_bytes(), "refcount table of"),
+                ("marked dirty", 79, &[1], "marked dirty"),
+                ("marked corrupt", 79, &[2], "marked corrupt"),
+                ("an external data file", 79, &[4], "another file"),
+                ("an unknown feature", 79, &[1 << 6], "unknown incompatible"),
+                ("of another compression", 104, &[7], "compression type"),
+                ("encrypted", 32, &2_u32.to_be_bytes(), "encrypted"),
+                ("no virtual size", 24, &0_u64.to_be_bytes(), "virtual size"),
+                ("an L2 table beyond the end", table, &(end << 1).to_be_bytes(), "L2 table of"),
+                ("an L1 entry that is none", table, &[0xff; 8], "L1 entry 0"),
+                ("an L2 table that is named twice", table + 8, &first, "named twice"),
+                ("no magic number", 0, b"QCOW", "not a qcow2"),
+            ] {
+                file.write_all_at(bytes, at).unwrap();
+                let error = found().expect_err(damage);
+                assert!(error.contains(image) && error.contains(reason), "{damage} of {image}: {error}");
+                file.write_all_at(&sound, 0).unwrap();
+            }
+            found().unwrap();
+        }
+        // a name that leads elsewhere, and a format that is not looked at
+        let above = dir.path().join("i/T2/x.qcow2");
+        for (name, format) in [("/etc/passwd", "qcow2"), ("../T1/x.qcow2", "raw")] {
+            let rebase = ["rebase", "-u", "-f", "qcow2", "-F", format, "-b", name, above.to_str().unwrap()];
+            assert!(Command::new("qemu-img").args(rebase).output().unwrap().status.success());
+            found().expect_err(name);
+        }
     }
 }

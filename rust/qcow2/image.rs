@@ -240,6 +240,13 @@ impl<S: Source> Image<S> {
         Ok(entry)
     }
 
+    /// Each entry of the L1 table is sound, and no two name the same L2 table. Takes as much memory as the L1 table for the
+    /// time of the call.
+    pub(super) fn check_l1(&mut self) -> Result<(), Error> {
+        let entries = 0..u64::from(self.header.tables.l1_entries);
+        distinct(entries.filter_map(|index| self.l2_table(index).transpose()).collect::<Result<_, _>>()?)
+    }
+
     /// No L2 table is named twice, so that no more has to be looked at than the file holds. Takes as much memory as the
     /// L1 table for the time of the call.
     pub(super) fn check_tables_are_distinct(&mut self) -> Result<(), Error> {
@@ -253,11 +260,7 @@ impl<S: Source> Image<S> {
                 Err(error) => return Err(error),
             }
         }
-        tables.sort_unstable();
-        match tables.windows(2).find(|pair| pair[0] == pair[1]) {
-            Some(pair) => corrupt(format!("the L2 table at {} is named twice", pair[0])),
-            None => Ok(()),
-        }
+        distinct(tables)
     }
 
     /// The entry `index` of the L2 table at `table`.
@@ -358,6 +361,14 @@ impl<S: Source> Image<S> {
             whole(What::Data(entry.host() + within))
         };
         Ok(extent.limit(rest))
+    }
+}
+
+fn distinct(mut tables: Vec<u64>) -> Result<(), Error> {
+    tables.sort_unstable();
+    match tables.windows(2).find(|pair| pair[0] == pair[1]) {
+        Some(pair) => corrupt(format!("the L2 table at {} is named twice", pair[0])),
+        None => Ok(()),
     }
 }
 

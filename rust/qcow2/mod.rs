@@ -37,13 +37,17 @@ pub use dirty::Dirty;
 pub use flatten::{Before, Flatten};
 pub use header::Backing;
 pub use mapping::{Mapped, Mapping, Rest};
-pub use regrown::regrown;
+pub use regrown::{Unread, regrown};
 pub use storage::{Source, Storage};
 pub use stream::Stream;
 pub use view::{Layer, Run, View};
 
 use crate::error::{Code, Error as CoreError};
 use header::Header;
+use image::Image;
+
+/// How much of an image's L1 table is read at once.
+const TABLE_SLICE: u64 = 64 << 10;
 
 /// Why an image can't be read or made.
 #[derive(Debug, thiserror::Error)]
@@ -111,7 +115,18 @@ pub struct Info {
 
 /// Reads the header, its extensions and the bitmap directory.
 pub fn inspect(file: &File) -> Result<Info, Error> {
-    let header = Header::read(file)?;
+    info(file, Header::read(file)?)
+}
+
+/// The same of an image that is to be read as a part of a chain; the error says why that can't be, as far as its header and
+/// its L1 table tell. What its L2 tables name is looked at by whoever follows them.
+pub fn inspect_readable(file: &File) -> Result<Info, Error> {
+    let mut image = Image::open(file.try_clone()?, TABLE_SLICE)?;
+    image.check_l1()?;
+    info(file, image.header)
+}
+
+fn info(file: &File, header: Header) -> Result<Info, Error> {
     let bitmaps_consistent = header.autoclear & header::AUTOCLEAR_BITMAPS != 0;
     let bitmaps = match &header.bitmaps {
         Some(directory) if bitmaps_consistent => directory.read(file, header.cluster_size())?,

@@ -9,39 +9,57 @@ use std::fs::File;
 use std::ops::Range;
 
 use super::Error;
+use super::absorb::Failure;
 use super::chain::{Chain, slice_size};
 use super::image::{Image, What};
 use super::view::{Layer, View};
 
+/// What could not be read.
+#[derive(Debug)]
+pub enum Unread {
+    /// The target.
+    Target(Error),
+    /// The image at this position of its parents.
+    Parent(usize, Error),
+    /// The disk's own images.
+    Disk(Error),
+}
+
+impl Unread {
+    fn of_parent(Failure { image, error }: Failure) -> Unread {
+        Unread::Parent(image - 1, error)
+    }
+}
+
 /// Does the incremental `target` lack something that was cut off the disk and that the images `parents`, its backing
 /// file first, still show? `disk` are the disk's own images, the top one first; a raw one ends them.
-pub fn regrown(target: File, parents: Vec<File>, disk: Vec<Layer>) -> Result<bool, Error> {
-    let mut target = Image::open(target, slice_size(1))?;
-    let mut parents = Chain::open(parents).map_err(|(_, error)| error)?;
+pub fn regrown(target: File, parents: Vec<File>, disk: Vec<Layer>) -> Result<bool, Unread> {
+    let mut target = Image::open(target, slice_size(1)).map_err(Unread::Target)?;
+    let mut parents = Chain::open(parents).map_err(|(image, error)| Unread::Parent(image, error))?;
     let Some(kept) = last_kept(&mut target, &mut parents)? else { return Ok(false) };
-    let mut disk = View::open_in_use(disk)?;
-    if !has_data(&mut disk, &kept)? {
+    let mut disk = View::open_in_use(disk).map_err(Unread::Disk)?;
+    if !has_data(&mut disk, &kept).map_err(Unread::Disk)? {
         return Ok(true);
     }
     let mut before = vec![0; usize::try_from(kept.end - kept.start).unwrap_or(0)];
     let mut now = before.clone();
-    parents.read(kept.start, &mut before).map_err(|failure| failure.error)?;
-    disk.read(kept.start, &mut now)?;
+    parents.read(kept.start, &mut before).map_err(Unread::of_parent)?;
+    disk.read(kept.start, &mut now).map_err(Unread::Disk)?;
     Ok(without_zeroes(&now) < without_zeroes(&before))
 }
 
 /// The last cluster of the target, as guest offsets, in which it has nothing and its parents have data.
-fn last_kept(target: &mut Image<File>, parents: &mut Chain) -> Result<Option<Range<u64>>, Error> {
+fn last_kept(target: &mut Image<File>, parents: &mut Chain) -> Result<Option<Range<u64>>, Unread> {
     let (size, covers, cluster) = (target.virtual_size(), target.table_covers(), target.cluster_size());
     for table in (0..target.l1_entries()).rev() {
         let end = ((table + 1) * covers).min(size);
         let (mut at, mut last) = (table * covers, None);
         while at < end {
-            let own = target.extent(at)?.limit(end - at);
+            let own = target.extent(at).map_err(Unread::Target)?.limit(end - at);
             let mut length = own.length;
             if own.what == What::Unallocated {
                 let images = 0..parents.images.len();
-                let below = parents.provider(images, at, length).map_err(|failure| failure.error)?.extent;
+                let below = parents.provider(images, at, length).map_err(Unread::of_parent)?.extent;
                 length = below.length;
                 if matches!(below.what, What::Data(_) | What::Compressed(_)) {
                     last = Some(at + length - 1);

@@ -1,5 +1,7 @@
 //! Which backup results, for running guests: a test for each row of the table, and the guests and disks it has to hold for.
 
+use std::os::unix::fs::FileExt;
+
 use nasbackup::engine::Engine;
 use nasbackup::nas::repository::Repository;
 use nasbackup::operation::take_backup::TakeBackupRequest;
@@ -393,6 +395,45 @@ fn a_disk_shrunk_and_grown_again_shows_nothing_old() {
         story.take("incremental").assert_incremental();
         story.assert_all_restore();
     }
+}
+
+/// Damage that shows before the copy, and damage that shows after it.
+#[test]
+fn nothing_stands_on_a_parent_that_can_not_be_read() {
+    let mut story = Story::new(Guest::full_of_data(1), Nas::folder());
+    story.take("full").assert_full(true);
+    let (beyond, no_entry) = ((1_u64 << 40).to_be_bytes(), [0xff; 8]);
+    for stopped in [false, true] {
+        for (reason, place, bytes) in [("L1 table", "header", beyond), ("L2 entry", "L2 table", no_entry)] {
+            let image = story.nas.at(&story.last().files()[0]);
+            let file = std::fs::File::options().read(true).write(true).open(image).unwrap();
+            let at = |offset| {
+                let mut field = [0; 8];
+                file.read_exact_at(&mut field, offset).unwrap();
+                u64::from_be_bytes(field) & (u64::MAX >> 8)
+            };
+            let offset = if place == "header" { 40 } else { at(at(40)) };
+            file.write_all_at(&bytes, offset).unwrap();
+            drop(file);
+            let point = if stopped {
+                story.guest.stop();
+                story.take_stopped("incremental")
+            } else {
+                story.guest.write(0, 0x51, 5 * MIB, MIB);
+                story.take("incremental")
+            };
+            point.assert_fallback();
+            assert!(point.taken.details.contains(reason), "{place}, stopped: {stopped}: {:?}", point.taken);
+            if stopped {
+                story.guest.start();
+            }
+        }
+    }
+    story.guest.write(0, 0x52, 5 * MIB, MIB);
+    let parent = story.bitmap();
+    story.take("incremental").assert_recreated(&parent);
+    story.points.drain(..4);
+    story.assert_all_restore();
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::decision::{DiskFacts, Plan, Way};
+use super::decision::{DiskFacts, Failed, Plan, Way};
 use super::found::{self, Found};
 use super::quiesce::{self, Frozen};
 use super::request::{Checked, Mode};
@@ -265,7 +265,7 @@ impl Attempt {
     }
 
     /// `PARENT_INVALID` when the incremental disks of the new point can't stand on its parent after all.
-    pub(super) fn check_parent(&self, plan: &Plan, limit: Duration) -> Result<()> {
+    pub(super) fn check_parent(&self, plan: &Plan, limit: Duration) -> std::result::Result<(), Failed> {
         let Found { xml, disks, .. } = &self.found;
         let layers = |i: usize| {
             let disk = xml.disks.iter().find(|disk| disk.target == disks[i].target);

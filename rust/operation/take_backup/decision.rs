@@ -3,6 +3,7 @@
 use super::file_name;
 use super::request::Mode;
 use super::storage::TargetSpec;
+use crate::error::{Code, Error};
 use crate::nas::path::RepoPath;
 use crate::point::fingerprints::Fingerprints;
 use crate::point::{ChainImage, Kind, ManifestDisk, Parent, ParentDisk};
@@ -105,10 +106,57 @@ pub(super) struct Against {
     pub pull: Option<String>,
 }
 
+/// Why an attempt has failed.
+#[derive(Debug)]
+pub(super) enum Failed {
+    /// The parent can't be read: nothing can stand on it.
+    Parent(Error),
+    /// Something else. `PARENT_INVALID` when it can't stand on the parent in the way that was planned.
+    Otherwise(Error),
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Failed {
+        Failed::Otherwise(error)
+    }
+}
+
+impl Failed {
+    /// What failed.
+    pub(super) fn error(&self) -> &Error {
+        let (Failed::Parent(error) | Failed::Otherwise(error)) = self;
+        error
+    }
+
+    /// The same, without what it leaves to do.
+    pub(super) fn into_error(self) -> Error {
+        let (Failed::Parent(error) | Failed::Otherwise(error)) = self;
+        error
+    }
+
+    /// The same, for the disk `disk` unless it names one already.
+    pub(super) fn on_disk(self, disk: &str) -> Failed {
+        match self {
+            Failed::Parent(error) => Failed::Parent(error.on_disk(disk)),
+            Failed::Otherwise(error) => Failed::Otherwise(error.on_disk(disk)),
+        }
+    }
+}
+
 impl Against {
+    /// The same, now that an attempt has failed; none where another would be no better.
+    pub(super) fn learn(self, plan: &Plan, failed: &Failed) -> Option<Against> {
+        let reason = failed.error().to_string();
+        match failed {
+            Failed::Parent(_) => Some(Against { parent: Some(reason), ..self }),
+            Failed::Otherwise(error) if error.code == Code::ParentInvalid => Some(self.after(plan, reason)),
+            Failed::Otherwise(_) => None,
+        }
+    }
+
     /// The same, now that `plan` could not stand on the parent: contents may still be compared with it, unless nothing else
     /// was tried.
-    pub(super) fn after(self, plan: &Plan, reason: String) -> Against {
+    fn after(self, plan: &Plan, reason: String) -> Against {
         if plan.relies_on_bitmap() {
             Against { bitmap: Some(reason), ..self }
         } else {
@@ -619,10 +667,18 @@ mod tests {
         let p = indexed(both(), (10, true), true);
         let on = Asked::Incremental(Ok(&p));
         let plan = |bitmap| row_of(on, &[disk("vda"), disk("vdb")], bitmap, true).1;
-        let against = Against::default().after(&plan(BitmapFound::Known), "shrunk".into());
-        assert_eq!((against.parent.as_deref(), against.bitmap.as_deref()), (None, Some("shrunk")));
-        let against = against.after(&plan(BitmapFound::Lost("shrunk".into())), "damaged".into());
-        assert_eq!(against.parent.as_deref(), Some("damaged"));
+        let (known, compared) = (plan(BitmapFound::Known), plan(BitmapFound::Lost("shrunk".into())));
+        let unfit = || Failed::from(Error::new(Code::ParentInvalid, "compare", "shrunk"));
+        let against = Against::default().learn(&known, &unfit()).unwrap();
+        assert!(against.parent.is_none() && against.bitmap.as_ref().unwrap().contains("shrunk"), "{against:?}");
+        let against = against.learn(&compared, &unfit()).unwrap();
+        assert!(against.parent.is_some(), "{against:?}");
+        // it is not compared with what can't be read
+        let damaged = Failed::Parent(Error::new(Code::ParentInvalid, "compare", "damaged"));
+        let against = Against::default().learn(&known, &damaged).unwrap();
+        assert!(against.parent.unwrap().contains("damaged") && against.bitmap.is_none());
+        let full = Failed::from(Error::new(Code::NoSpace, "copy", "full"));
+        assert!(Against::default().learn(&known, &full).is_none());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::attempt::Attempt;
-use super::decision::{self, Against, Asked, BitmapFound, Plan, Way};
+use super::decision::{self, Against, Asked, BitmapFound, Failed, Plan, Way};
 use super::found::{self, Found};
 use super::request::{Checked, Mode};
 use super::storage::{self, Opened};
@@ -61,13 +61,13 @@ fn take(call: &Call<'_>, mut host: HostState, against: Against, job: &mut Report
     }
     let mut attempt = Attempt::new(found, bitmap, host, targets, chosen.scratch);
     let completed = attempt.complete(call, &mut plan, job);
-    let copied = completed.and_then(|()| attempt.copy(call, &plan, &names, job));
+    let copied = completed.and_then(|()| attempt.copy(call, &plan, &names, job)).map_err(Failed::from);
     let copied = match copied.and_then(|copied| attempt.check_parent(&plan, call.left_to_publish()).map(|()| copied)) {
         Ok(copied) => copied,
-        Err(error) => {
-            let Some(next) = next(checked, &attempt, against, &plan, &error) else {
-                return Err(attempt.abandon(error));
-            };
+        Err(failed) => {
+            let next = next(checked, &attempt, against, &plan, &failed);
+            let error = failed.into_error();
+            let Some(next) = next else { return Err(attempt.abandon(error)) };
             log::warn!("{}: once more: {error}", checked.vm);
             return take(call, attempt.start_over(error)?, next, job);
         }
@@ -107,15 +107,11 @@ fn take(call: &Call<'_>, mut host: HostState, against: Against, job: &mut Report
 }
 
 /// What another attempt has to do without, now that this one has failed; none where it would be no better.
-fn next(checked: &Checked, attempt: &Attempt, against: Against, plan: &Plan, error: &Error) -> Option<Against> {
-    let reason = error.to_string();
-    match error.code {
-        Code::ParentInvalid => Some(against.after(plan, reason)),
-        _ if checked.engine == Engine::Auto && attempt.pull_was_refused() => {
-            Some(Against { pull: Some(reason), ..against })
-        }
-        _ => None,
+fn next(checked: &Checked, attempt: &Attempt, against: Against, plan: &Plan, failed: &Failed) -> Option<Against> {
+    if checked.engine == Engine::Auto && attempt.pull_was_refused() {
+        return Some(Against { pull: Some(failed.error().to_string()), ..against });
     }
+    against.learn(plan, failed)
 }
 
 /// The names that are ours: those of this virtual machine's manifests, of this host's record and of the request.

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::decision::{self, Against, Asked, BitmapFound, DiskFacts, Plan, Way};
+use super::decision::{self, Against, Asked, BitmapFound, DiskFacts, Failed, Plan, Way};
 use super::image_lock::ImageLock;
 use super::layers::{self, LayerAt, Unread};
 use super::qemu_nbd::Server;
@@ -54,7 +54,7 @@ pub(super) fn run(
         let without_parent = against.parent.is_some();
         match take(call, sources, &mut host, &mut against, job) {
             Err(error) if error.code == Code::ParentInvalid && !error.leftovers && !without_parent => {
-                log::warn!("{}: once more, without its bitmap: {error}", call.checked.vm);
+                log::warn!("{}: once more: {error}", call.checked.vm);
             }
             taken => return taken,
         }
@@ -91,13 +91,13 @@ fn take(
     if let (Ok(()), Some(bitmap)) = (&completed, bitmap) {
         attempt.seed(bitmap);
     }
-    match completed.and_then(|()| attempt.copy(call, job)) {
+    match completed.map_err(Failed::from).and_then(|()| attempt.copy(call, job)) {
         Ok(copied) => attempt.publish(call, copied, parent, &ours, host, job),
-        Err(error) => {
-            if error.code == Code::ParentInvalid {
-                *against = std::mem::take(against).after(&attempt.plan, error.to_string());
+        Err(failed) => {
+            if let Some(more) = std::mem::take(against).learn(&attempt.plan, &failed) {
+                *against = more;
             }
-            Err(attempt.abandon(error, bitmap, host))
+            Err(attempt.abandon(failed.into_error(), bitmap, host))
         }
     }
 }
@@ -307,7 +307,7 @@ impl Attempt {
     }
 
     /// Reads the disks, all under their locks. `PARENT_INVALID` when an incremental can't stand on its parent after all.
-    fn copy(&mut self, call: &Call<'_>, job: &mut Reporter<'_>) -> Result<Copied> {
+    fn copy(&mut self, call: &Call<'_>, job: &mut Reporter<'_>) -> std::result::Result<Copied, Failed> {
         job.begin("copy")?;
         let begun = Instant::now();
         let mut wanted = wanted(call.checked, &self.found, &self.plan);
@@ -348,7 +348,7 @@ impl Attempt {
         layers: Vec<Vec<LayerAt>>,
         locks: Arc<Vec<ImageLock>>,
         job: &mut Reporter<'_>,
-    ) -> Result<Vec<Option<Fingerprints>>> {
+    ) -> std::result::Result<Vec<Option<Fingerprints>>, Failed> {
         let (mut disks, mut ours, mut others) = (Vec::new(), Vec::new(), Vec::new());
         let bases = base::open(&self.targets, &self.facts, &self.plan)?;
         for ((i, reading), base) in readings.into_iter().enumerate().zip(bases) {

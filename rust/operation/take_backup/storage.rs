@@ -91,7 +91,7 @@ impl Opening {
     }
 }
 
-/// Reads the manifests of the virtual machine's points and the headers of the images that an incremental would stand on.
+/// Reads the manifests of the virtual machine's points and the headers and L1 tables of the images that an incremental would stand on.
 fn look_ahead(session: &Session, checked: &Checked) -> Result<()> {
     const STEP: &str = "look at the restore points";
     let until = Instant::now() + PROBE;
@@ -104,7 +104,7 @@ fn look_ahead(session: &Session, checked: &Checked) -> Result<()> {
     })?;
     let look = |first: usize| {
         let (ours, images) = (session.clone(), images.clone());
-        let inspect = move |image: &RepoPath| ours.root().open_file(image).map(|file| qcow2::inspect(&file));
+        let inspect = move |image: &RepoPath| ours.root().open_file(image).map(|file| qcow2::inspect_readable(&file));
         let look = move || {
             images.iter().skip(first).step_by(LOOKERS).for_each(|image| drop(inspect(image)));
             Ok(())
