@@ -109,7 +109,12 @@ impl Chains<'_> {
         let read = opened.and_then(|file| {
             let size = file.metadata().map_err(|e| unknown(Error::io(STEP, path.as_str(), e)))?.len();
             let info = qcow2::inspect(&file).map_err(|error| (verdict_of(&error), error.to_string()));
-            Ok((size, info, qcow2::backing(&file).ok().flatten()))
+            // of an image that is bad anyway what can be had
+            let backing = match &info {
+                Ok(info) => info.backing.clone(),
+                Err(_) => qcow2::backing(&file).ok().flatten(),
+            };
+            Ok((size, info, backing))
         });
         let (size, info, backing) = match read {
             Ok(read) => read,
