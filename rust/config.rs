@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -58,6 +59,10 @@ pub struct Config {
     pub log_level: String,
     /// What a failed freeze does.
     pub quiesce_failure: QuiesceFailure,
+    /// Seconds that the guest's agent may take for one answer, a freeze or a thaw among them. Default 20.
+    pub freeze_seconds: u64,
+    /// Where the file systems are mounted in the guest that are to be frozen. Absent or empty: all.
+    pub freeze_mount_points: Vec<String>,
     /// Seconds that a mount is kept after its last use, for the next. Default 60; 0: it goes at once.
     pub mount_keep_seconds: u64,
     /// Permissions of files made in a repository, in octal digits. Default 600.
@@ -68,6 +73,8 @@ pub struct Config {
 
 /// A day: who mounts less often than that gains nothing.
 const LONGEST_KEEP: u64 = 86_400;
+/// Five minutes: Windows gives its writers one.
+const LONGEST_FREEZE: u64 = 300;
 
 impl Default for Config {
     fn default() -> Config {
@@ -85,6 +92,8 @@ impl Default for Config {
             log_config: None,
             log_level: "info".to_owned(),
             quiesce_failure: QuiesceFailure::Error,
+            freeze_seconds: 20,
+            freeze_mount_points: Vec::new(),
             mount_keep_seconds: 60,
             file_mode: None,
             folder_mode: None,
@@ -119,6 +128,12 @@ impl Config {
         if self.mount_keep_seconds > LONGEST_KEEP {
             return Err(Error::invalid("mountKeepSeconds", format!("is more than {LONGEST_KEEP}")));
         }
+        if !(1..=LONGEST_FREEZE).contains(&self.freeze_seconds) {
+            return Err(Error::invalid("freezeSeconds", format!("is not between 1 and {LONGEST_FREEZE}")));
+        }
+        if self.freeze_mount_points.iter().any(|point| point.is_empty() || point.contains(char::is_control)) {
+            return Err(Error::invalid("freezeMountPoints", "holds an empty name, or one with a control character"));
+        }
         check_mode("fileMode", self.file_mode.as_deref(), 0o600)?;
         check_mode("folderMode", self.folder_mode.as_deref(), 0o700)?;
         self.log_level
@@ -135,6 +150,11 @@ impl Config {
     /// The same of folders.
     pub fn folder_mode(&self) -> u32 {
         self.folder_mode.as_deref().and_then(mode).unwrap_or(FOLDER_MODE)
+    }
+
+    /// How long the guest's agent may take for one answer.
+    pub fn freeze_limit(&self) -> Duration {
+        Duration::from_secs(self.freeze_seconds)
     }
 
     /// How many backups may run at the same time.
@@ -202,6 +222,9 @@ mod tests {
             (r#"{"scratchPerVm":67108863}"#, "scratchPerVm"),
             (r#"{"scratchPerHost":1}"#, "scratchPerHost"),
             (r#"{"mountKeepSeconds":86401}"#, "mountKeepSeconds"),
+            (r#"{"freezeSeconds":0}"#, "freezeSeconds"),
+            (r#"{"freezeSeconds":301}"#, "freezeSeconds"),
+            (r#"{"freezeMountPoints":["/",""]}"#, "freezeMountPoints"),
             (r#"{"fileMode":"rw"}"#, "fileMode"),
             (r#"{"fileMode":"440"}"#, "fileMode"),
             (r#"{"fileMode":"666"}"#, "fileMode"),

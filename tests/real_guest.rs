@@ -13,7 +13,17 @@ use nasbackup::error::{Code, Result};
 use nasbackup::operation;
 use nasbackup::operation::take_backup::{TakeBackupRequest, TakenBackup};
 use nasbackup::point::Kind;
-use support::{Nas, RealGuest, Restored, begin_foreign_backup, folder, listing, take, take_and, until};
+use serde_json::{Value, json};
+use support::{
+    Agent, Nas, RealGuest, Restored, backup_path, begin_foreign_backup, folder, listing, own_host, run_as_agent, take,
+    take_and, take_json, until,
+};
+
+/// Not a test: what a process of its own does.
+#[test]
+fn agent() {
+    run_as_agent();
+}
 
 fn restored(nas: &Nas, taken: &TakenBackup) -> Restored {
     Restored::from(&nas.at(&taken.disks[0].file))
@@ -90,7 +100,7 @@ fn an_agent_that_hangs_fails_the_backup_and_never_leaves_the_guest_frozen() {
     take(TakeBackupRequest { quiesce: Some(true), ..linux.request(&nas, 0) }).unwrap();
     let before = listing(nas.root());
     let log = log_of(&linux);
-    linux.stop_agent();
+    linux.hold_freeze();
     let start = Instant::now();
     let error = take(TakeBackupRequest { quiesce: Some(true), ..linux.request(&nas, 1) }).unwrap_err();
     assert_eq!(error.code, Code::QuiesceFailed, "{error}");
@@ -101,12 +111,53 @@ fn an_agent_that_hangs_fails_the_backup_and_never_leaves_the_guest_frozen() {
     assert_eq!(listing(nas.root()), before);
     linux.assert_writes_within(Duration::from_secs(5));
     // Only now does it carry out the freeze that it was asked for.
-    linux.wake_agent();
+    linux.release_freeze();
     linux.assert_writes_within(Duration::from_secs(60));
     assert_eq!(linux.guest.checkpoints(), ["backup-0"]);
     let next = take(TakeBackupRequest { quiesce: Some(true), ..linux.request(&nas, 2) }).unwrap();
     linux.assert_writes_within(Duration::from_secs(10));
     assert!(restored(&nas, &next).was_frozen());
+}
+
+#[test]
+fn a_guest_is_frozen_and_thawed_by_nobody_else_than_is_asked() {
+    let linux = RealGuest::boot(1, "");
+    let nas = Nas::folder();
+    let quiesced = |n| TakeBackupRequest { quiesce: Some(true), ..linux.request(&nas, n) };
+    let by = |setting: &str, value: Value, n| {
+        let mut host = own_host();
+        host[setting] = value;
+        Agent::new(&host, &[("takeBackup", take_json(&quiesced(n)))])
+    };
+    let record = config::current().state_dir.join(format!("{}.json", linux.guest.name));
+    let on_record = || std::fs::read_to_string(&record).unwrap_or_default().contains(r#""frozen":"i-"#);
+    let was_frozen = |n| {
+        let file = format!("{}/root.{}.qcow2", backup_path(&linux.guest, n), linux.guest.disks[0].volume());
+        Restored::from(&nas.at(&file)).was_frozen()
+    };
+
+    linux.guest.virsh(&["domfsfreeze"]);
+    let error = take(quiesced(0)).unwrap_err();
+    assert!(error.code == Code::QuiesceFailed && error.cause.contains("somebody else"), "{error}");
+    assert!(!on_record());
+    Agent::new(&own_host(), &[]).succeed();
+    by("quiesceFailure", json!("warn"), 1).succeed();
+    assert!(linux.is_frozen(), "theirs to thaw");
+    assert!(was_frozen(1));
+    linux.guest.virsh(&["domfsthaw"]);
+
+    // Of an agent that does not answer at all, no freeze is asked.
+    linux.stop_agent();
+    by("freezeSeconds", json!(2), 2).fail_with("QUIESCE_FAILED");
+    assert!(!on_record());
+    linux.wake_agent();
+    assert!(!linux.is_frozen());
+
+    by("freezeMountPoints", json!(["/nowhere", "/neither"]), 3).fail_with("QUIESCE_FAILED");
+    by("freezeMountPoints", json!(["/nowhere", "/mnt"]), 4).succeed();
+    assert!(was_frozen(4));
+    assert!(!linux.is_frozen() && !on_record());
+    linux.assert_writes_within(Duration::from_secs(10));
 }
 
 /// The guest's agent takes its time, and meanwhile somebody begins a backup of their own.
@@ -115,7 +166,7 @@ fn somebody_else_s_backup_that_begins_during_the_freeze_is_left_alone() {
     let linux = RealGuest::boot(1, "");
     let nas = Nas::folder();
     take(TakeBackupRequest { quiesce: Some(true), ..linux.request(&nas, 0) }).unwrap();
-    linux.stop_agent();
+    linux.hold_freeze();
     let error = std::thread::scope(|scope| {
         let ours = scope.spawn(|| take(TakeBackupRequest { quiesce: Some(true), ..linux.request(&nas, 1) }));
         let record = config::current().state_dir.join(format!("{}.json", linux.guest.name));
@@ -123,7 +174,7 @@ fn somebody_else_s_backup_that_begins_during_the_freeze_is_left_alone() {
             std::fs::read_to_string(&record).unwrap_or_default().contains(r#""frozen":"i-"#)
         });
         begin_foreign_backup(&linux.guest);
-        linux.wake_agent();
+        linux.release_freeze();
         ours.join().unwrap().unwrap_err()
     });
     assert_eq!(error.code, Code::Busy, "{error}");

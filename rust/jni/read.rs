@@ -183,9 +183,13 @@ pub(super) fn configuration(java: &JConfiguration<'_>, env: &Env<'_>) -> Result<
             ("parallelBackups", java.parallel_backups(env)?),
             ("scratchPerVm", java.scratch_per_vm(env)?),
             ("scratchPerHost", java.scratch_per_host(env)?),
+            ("freezeSeconds", java.freeze_seconds(env)?),
             ("mountKeepSeconds", java.mount_keep_seconds(env)?),
         ] {
             keys.insert(key.to_owned(), unsigned(key, value)?.into());
+        }
+        if let Some(points) = list("freezeMountPoints", java.freeze_mount_points(env)?, env, path)? {
+            keys.insert("freezeMountPoints".to_owned(), points.into());
         }
         Ok::<_, Failure>(())
     })?;

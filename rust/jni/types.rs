@@ -43,6 +43,8 @@ bind_java_type! {
         fn log_config() -> JString,
         fn log_level() -> JString,
         fn quiesce_failure() -> JQuiesceFailure,
+        fn freeze_seconds() -> jlong,
+        fn freeze_mount_points() -> JList,
         fn mount_keep_seconds() -> jlong,
         fn file_mode() -> JString,
         fn folder_mode() -> JString,

@@ -185,8 +185,7 @@ fn a_guest_that_is_frozen_when_its_agent_is_killed_is_thawed_at_the_next_start()
         let request = TakeBackupRequest { quiesce: Some(true), ..linux.request(&nas, n) };
         let call = ("takeBackup", take_json(&request));
         assert_eq!(Agent::new(&own_host(), &[call]).killed_at(step).run(), Ended::Killed);
-        let status = linux.guest.virsh(&["qemu-agent-command", r#"{"execute": "guest-fsfreeze-status"}"#]);
-        assert!(status.contains("frozen"), "{step}: {status}");
+        assert!(linux.is_frozen(), "{step}");
         Agent::new(&own_host(), &[]).succeed();
         linux.assert_writes_within(Duration::from_secs(10));
         linux.guest.assert_no_job();
@@ -205,15 +204,15 @@ fn a_guest_that_freezes_after_its_backup_has_failed_is_thawed_at_the_next_start(
     let quiesced = |n| ("takeBackup", take_json(&TakeBackupRequest { quiesce: Some(true), ..linux.request(&nas, n) }));
     // The agent has worked before: libvirt trusts it, and waits for it.
     Agent::new(&host, &[quiesced(0)]).succeed();
-    linux.stop_agent();
-    Agent::new(&host, &[quiesced(1)]).fail_with("QUIESCE_FAILED");
+    linux.hold_freeze();
+    let mut impatient = host.clone();
+    impatient["freezeSeconds"] = 5.into();
+    Agent::new(&impatient, &[quiesced(1)]).fail_with("QUIESCE_FAILED");
     // It has its turn after all that libvirtd still asks the agent for the process that is gone.
     let ask = ["qemu-agent-command", "--timeout", "1", "--domain", &linux.guest.name, r#"{"execute": "guest-ping"}"#];
     assert!(!succeeds("virsh", ask), "the agent hangs");
-    linux.wake_agent();
-    until("the guest freezes", Duration::from_secs(20), || {
-        linux.guest.virsh(&["qemu-agent-command", r#"{"execute": "guest-fsfreeze-status"}"#]).contains("frozen")
-    });
+    linux.release_freeze();
+    until("the guest freezes", Duration::from_secs(20), || linux.is_frozen());
     Agent::new(&host, &[]).succeed();
     linux.assert_writes_within(Duration::from_secs(10));
     Agent::new(&host, &[quiesced(2)]).succeed();

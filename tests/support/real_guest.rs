@@ -121,6 +121,21 @@ impl RealGuest {
         self.run("kill -CONT $(pidof qemu-ga)");
     }
 
+    /// Has the agent take its time for the next freeze: it answers nothing until it is released, and freezes then.
+    pub fn hold_freeze(&self) {
+        self.run("touch /tmp/hold");
+    }
+
+    pub fn release_freeze(&self) {
+        self.run("rm /tmp/hold");
+    }
+
+    /// Are its file systems frozen? The agent tells it after everything that it was asked before.
+    pub fn is_frozen(&self) -> bool {
+        let answer = self.guest.virsh(&["qemu-agent-command", r#"{"execute": "guest-fsfreeze-status"}"#]);
+        answer.contains(r#""frozen""#)
+    }
+
     /// Can the guest write to its disk within `limit`?
     pub fn assert_writes_within(&self, limit: Duration) {
         let mark = unique();

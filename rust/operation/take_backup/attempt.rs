@@ -214,10 +214,15 @@ impl Attempt {
             return Ok(None);
         }
         let domain = &self.found.domain;
-        let frozen = quiesce::check(domain, self.found.xml.agent).and_then(|()| {
+        let frozen = quiesce::check(domain, self.found.xml.agent, config).and_then(|()| {
             // On record until a thaw has succeeded: it may freeze when nobody waits for it any more.
             self.host.set_frozen(true)?;
-            Frozen::freeze(domain)
+            Frozen::freeze(domain, config)?.inspect_err(|_| {
+                // Else the next start would thaw what somebody else has frozen.
+                if let Err(error) = self.host.set_frozen(false) {
+                    log::error!("{}: {error}", domain.name());
+                }
+            })
         });
         match frozen {
             Ok(frozen) => Ok(Some(frozen)),

@@ -1,18 +1,19 @@
-//! Freezing and thawing the guest's file systems. A frozen guest is thawed on every path, and also a guest whose freeze
-//! failed: its agent may carry the command out later, when it wakes up.
+//! Freezing and thawing the guest's file systems. A guest that we froze is thawed on every path, and also one whose agent
+//! did not answer the freeze: it may carry the command out later. A guest whose agent refuses is as somebody else left it,
+//! and perhaps frozen by them: it is not thawed.
 
 use std::collections::BTreeSet;
 use std::sync::mpsc;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::ask;
+use super::CALL;
+use crate::config::Config;
 use crate::error::{Code, Error, Result};
 use crate::libvirt::{Domain, State};
+use crate::nas::deadline::ask;
 
 const FREEZE: &str = "freeze the guest's file systems";
-/// How long the guest's agent may take for one answer.
-const AGENT: Duration = Duration::from_secs(20);
 /// Between two tries to thaw.
 const PAUSE: Duration = Duration::from_secs(2);
 /// How long to go on trying.
@@ -27,14 +28,14 @@ fn thawing() -> MutexGuard<'static, BTreeSet<String>> {
 
 /// Thaws a guest that an earlier backup may have left frozen, and goes on trying until it succeeds; says whether it has
 /// by now. One that is being thawed already is not waited for.
-pub(super) fn thaw_left(domain: &Domain) -> bool {
+pub(super) fn thaw_left(domain: &Domain, config: &Config) -> bool {
     if thawing().contains(domain.uuid()) {
         return false;
     }
-    if let Err(error) = domain.bound_agent(AGENT) {
+    if let Err(error) = domain.bound_agent(config.freeze_limit()) {
         log::warn!("{}: {error}", domain.name());
     }
-    let thawed = keep_thawing(domain.clone()).recv_timeout(2 * AGENT);
+    let thawed = keep_thawing(domain.clone()).recv_timeout(2 * config.freeze_limit());
     match &thawed {
         Ok(Ok(_)) => {
             log::warn!("{}: the guest, which an earlier backup may have left frozen, is thawed", domain.name())
@@ -45,8 +46,9 @@ pub(super) fn thaw_left(domain: &Domain) -> bool {
     matches!(thawed, Ok(Ok(_)))
 }
 
-/// `QUIESCE_FAILED` when the guest can't be asked to freeze: it has no agent, or one that is still to thaw.
-pub(super) fn check(domain: &Domain, has_agent: bool) -> Result<()> {
+/// `QUIESCE_FAILED` when the guest can't be asked to freeze: it has no agent, one that is still to thaw, or one that does
+/// not answer. Of such a one nothing may be asked that it would do later.
+pub(super) fn check(domain: &Domain, has_agent: bool, config: &Config) -> Result<()> {
     let refuse = |cause| Err(Error::new(Code::QuiesceFailed, FREEZE, cause));
     if !has_agent {
         return refuse("the domain has no channel to a guest agent");
@@ -54,7 +56,19 @@ pub(super) fn check(domain: &Domain, has_agent: bool) -> Result<()> {
     if thawing().contains(domain.uuid()) {
         return refuse("the guest's agent has not answered an earlier thaw yet");
     }
-    Ok(())
+    let (since, asked, limit) = (Instant::now(), domain.clone(), config.freeze_limit());
+    let answers = ask(FREEZE, CALL + 2 * limit, move || {
+        asked.bound_agent(limit)?;
+        asked.agent_answers()
+    });
+    // One that refuses may be frozen, or forbid this very question: its answer to the freeze decides.
+    answers.map(drop).map_err(|error| not_frozen(domain, since, error))
+}
+
+/// The error of a guest that is not frozen, which is logged.
+fn not_frozen(domain: &Domain, since: Instant, error: Error) -> Error {
+    log::warn!("{}: not frozen, after {} ms: {error}", domain.name(), since.elapsed().as_millis());
+    Error { code: Code::QuiesceFailed, ..error }
 }
 
 /// A frozen guest; dropped, it is thawed.
@@ -64,26 +78,40 @@ pub(super) struct Frozen {
     since: Instant,
     /// How long the freeze took.
     freeze: Duration,
+    /// How long the agent may take for one answer.
+    limit: Duration,
     thawed: bool,
 }
 
 impl Frozen {
-    /// Freezes the guest's file systems. `QUIESCE_FAILED` when the agent does not do it in time: it may do so later.
-    pub(super) fn freeze(domain: &Domain) -> Result<Frozen> {
-        let since = Instant::now();
-        let frozen = domain.clone();
+    /// Freezes the guest's file systems; `QUIESCE_FAILED` when that fails. The inner error says that nothing is frozen by
+    /// us. After the outer one the agent may still do it, and a thread thaws.
+    pub(super) fn freeze(domain: &Domain, config: &Config) -> Result<Result<Frozen>> {
+        let (since, frozen) = (Instant::now(), domain.clone());
+        let (limit, mount_points) = (config.freeze_limit(), config.freeze_mount_points.clone());
         // No line is logged before the thaw: a log may be slow. One that comes too late is thawed where it is dropped.
-        let frozen = ask(FREEZE, move || {
-            frozen.bound_agent(AGENT)?;
-            frozen.freeze()?;
-            Ok(Frozen { domain: frozen, since, freeze: since.elapsed(), thawed: false })
+        let frozen = ask(FREEZE, CALL + 2 * limit, move || {
+            let count = match frozen.freeze(&mount_points)? {
+                Ok(count) => count,
+                Err(refused) => {
+                    let cause = format!("the guest's agent refuses, perhaps somebody else froze it: {}", refused.cause);
+                    return Ok(Err(Error { cause, ..refused }));
+                }
+            };
+            let frozen = Frozen { domain: frozen, since, freeze: since.elapsed(), limit, thawed: false };
+            if count == 0 && !mount_points.is_empty() {
+                frozen.thaw()?;
+                let cause = format!("the guest has no file system at {}", mount_points.join(", "));
+                return Ok(Err(Error::new(Code::QuiesceFailed, FREEZE, cause)));
+            }
+            Ok(Ok(frozen))
         });
-        frozen.map_err(|error| {
+        let frozen = frozen.map_err(|error| {
             // Due whatever the agent says, and not waited for: it has just shown that it does not answer.
             drop(keep_thawing(domain.clone()));
-            log::warn!("{}: not frozen, after {} ms: {error}", domain.name(), since.elapsed().as_millis());
-            Error { code: Code::QuiesceFailed, ..error }
-        })
+            not_frozen(domain, since, error)
+        })?;
+        Ok(frozen.map_err(|refused| not_frozen(domain, since, refused)))
     }
 
     /// Thaws. The error says that the guest is still frozen; a thread goes on trying.
@@ -96,7 +124,7 @@ impl Frozen {
             return Ok(());
         }
         let begun = Instant::now();
-        let first = keep_thawing(self.domain.clone()).recv_timeout(2 * AGENT);
+        let first = keep_thawing(self.domain.clone()).recv_timeout(2 * self.limit);
         let thaw = begun.elapsed().as_millis();
         let frozen_for = self.since.elapsed().as_millis();
         let failed = |cause: String| Err(Error::new(Code::QuiesceFailed, "thaw the guest's file systems", cause));

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{ask, found, quiesce, stopped};
+use super::{CALL, ask, found, quiesce, stopped};
 use crate::config::Config;
 use crate::engine::{leftover, scratch};
 use crate::error::{Code, Error, Result};
@@ -70,9 +70,10 @@ pub(super) fn undo(config: &Arc<Config>, mut host: HostState, can_wait: bool) ->
 
 /// Thaws a guest that may be frozen; says whether it is not any more.
 fn thaw(config: &Arc<Config>, vm: &str) -> Result<bool> {
-    let (uri, vm) = (config.connection_uri.clone(), vm.to_owned());
-    ask("thaw what was left", move || match Domain::find(&uri, &vm)? {
-        Some(domain) if domain.state()? != State::Other => Ok(quiesce::thaw_left(&domain)),
+    let (config, vm) = (config.clone(), vm.to_owned());
+    let limit = CALL + 2 * config.freeze_limit();
+    deadline::ask("thaw what was left", limit, move || match Domain::find(&config.connection_uri, &vm)? {
+        Some(domain) if domain.state()? != State::Other => Ok(quiesce::thaw_left(&domain, &config)),
         _ => Ok(true),
     })
 }

@@ -48,7 +48,13 @@ while [ -z "$port" ] && [ $tries -lt 500 ]; do
 done
 mkdir -p /dev/virtio-ports
 ln -s $port /dev/virtio-ports/org.qemu.guest_agent.0
-qemu-ga -d -p /dev/virtio-ports/org.qemu.guest_agent.0 -l /tmp/qga.log -t /run
+cat >/bin/hook <<'H'
+#!/bin/sh
+# The agent runs it before a freeze, which so takes as long as the file is there.
+while [ "$1" = freeze ] && [ -e /tmp/hold ]; do usleep 20000; done
+H
+chmod 755 /bin/hook
+qemu-ga -d -p /dev/virtio-ports/org.qemu.guest_agent.0 -l /tmp/qga.log -t /run -F/bin/hook
 
 stty -echo </dev/ttyS0
 while :; do setsid sh -c 'exec sh </dev/ttyS0 >/dev/ttyS0 2>&1'; done

@@ -17,6 +17,7 @@ import java.io.Reader;
 import java.nio.file.Files;
 import java.nio.file.NoSuchFileException;
 import java.nio.file.Path;
+import java.util.List;
 import java.util.Locale;
 import java.util.Map;
 import java.util.Properties;
@@ -42,6 +43,8 @@ public final class HostSettings {
             Map.entry(
                     "quiesceFailure",
                     (all, value) -> all.quiesceFailure(QuiesceFailure.valueOf(value.toUpperCase(Locale.ROOT)))),
+            Map.entry("freezeSeconds", (all, value) -> all.freezeSeconds(Long.parseLong(value))),
+            Map.entry("freezeMountPoints", (all, value) -> all.freezeMountPoints(List.of(value.split("\\s*,\\s*")))),
             Map.entry("fileMode", Configuration.Builder::fileMode),
             Map.entry("folderMode", Configuration.Builder::folderMode),
             Map.entry("logLevel", Configuration.Builder::logLevel));

@@ -35,6 +35,7 @@ class HostSettingsTest {
         Configuration all = read("# of this host\nconnectionUri = test:///default\nstateDir = /s\nmountDir = /m\n"
                 + "mountKeepSeconds = 5\nscratchDir=/fast/scratch\nscratchPerVm = 67108864\nscratchPerHost = 67108865\n"
                 + "engine = push\nrateLimit = 1000000\nhostRateLimit = 2000000\nparallelBackups = 2 \n"
+                + "freezeSeconds = 90\nfreezeMountPoints = /, /var/lib/my sql,C:\\\\\n"
                 + "quiesceFailure = warn\nlogLevel = debug\nfileMode = 640\nfolderMode = 751\n");
         assertThat(all.connectionUri()).isEqualTo("test:///default");
         assertThat(all.stateDir()).isEqualTo("/s");
@@ -48,6 +49,8 @@ class HostSettingsTest {
         assertThat(all.hostRateLimit()).isEqualTo(2_000_000);
         assertThat(all.parallelBackups()).isEqualTo(2);
         assertThat(all.quiesceFailure()).isEqualTo(QuiesceFailure.WARN);
+        assertThat(all.freezeSeconds()).isEqualTo(90);
+        assertThat(all.freezeMountPoints()).containsExactly("/", "/var/lib/my sql", "C:\\");
         assertThat(all.logLevel()).isEqualTo("debug");
         assertThat(all.fileMode()).isEqualTo("640");
         assertThat(all.folderMode()).isEqualTo("751");

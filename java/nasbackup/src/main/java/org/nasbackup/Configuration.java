@@ -12,6 +12,8 @@
 
 package org.nasbackup;
 
+import java.util.List;
+
 /** The settings of {@link NasBackup#open}. Null fields take the default. */
 public final class Configuration {
     private final String connectionUri;
@@ -27,6 +29,8 @@ public final class Configuration {
     private final String logConfig;
     private final String logLevel;
     private final QuiesceFailure quiesceFailure;
+    private final long freezeSeconds;
+    private final List<String> freezeMountPoints;
     private final long mountKeepSeconds;
     private final String fileMode;
     private final String folderMode;
@@ -45,6 +49,8 @@ public final class Configuration {
         this.logConfig = builder.logConfig;
         this.logLevel = builder.logLevel;
         this.quiesceFailure = builder.quiesceFailure;
+        this.freezeSeconds = builder.freezeSeconds;
+        this.freezeMountPoints = builder.freezeMountPoints;
         this.mountKeepSeconds = builder.mountKeepSeconds;
         this.fileMode = builder.fileMode;
         this.folderMode = builder.folderMode;
@@ -120,6 +126,16 @@ public final class Configuration {
         return quiesceFailure;
     }
 
+    /** Seconds that the guest's agent may take for one answer, a freeze or a thaw among them. Default 20; 300 at most. */
+    public long freezeSeconds() {
+        return freezeSeconds;
+    }
+
+    /** Where the file systems are mounted in the guest that are to be frozen. Default, and when empty: all of them. */
+    public List<String> freezeMountPoints() {
+        return freezeMountPoints;
+    }
+
     /** Seconds that a repository stays mounted after its last use, for the next. Default 60; 0: it is unmounted at once. */
     public long mountKeepSeconds() {
         return mountKeepSeconds;
@@ -155,6 +171,8 @@ public final class Configuration {
         private String logConfig;
         private String logLevel;
         private QuiesceFailure quiesceFailure;
+        private long freezeSeconds = 20;
+        private List<String> freezeMountPoints = List.of();
         private long mountKeepSeconds = 60;
         private String fileMode;
         private String folderMode;
@@ -236,6 +254,18 @@ public final class Configuration {
         /** @see Configuration#quiesceFailure */
         public Builder quiesceFailure(QuiesceFailure quiesceFailure) {
             this.quiesceFailure = quiesceFailure;
+            return this;
+        }
+
+        /** @see Configuration#freezeSeconds */
+        public Builder freezeSeconds(long freezeSeconds) {
+            this.freezeSeconds = freezeSeconds;
+            return this;
+        }
+
+        /** @see Configuration#freezeMountPoints */
+        public Builder freezeMountPoints(List<String> freezeMountPoints) {
+            this.freezeMountPoints = freezeMountPoints;
             return this;
         }
 

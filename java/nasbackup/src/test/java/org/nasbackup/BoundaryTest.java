@@ -290,6 +290,14 @@ class BoundaryTest {
                 "scratchPerHost",
                 () -> NasBackup.open(Configuration.builder().scratchPerHost(1).build()));
         refused(
+                "freezeSeconds",
+                () -> NasBackup.open(Configuration.builder().freezeSeconds(301).build()));
+        refused(
+                "freezeMountPoints",
+                () -> NasBackup.open(Configuration.builder()
+                        .freezeMountPoints(List.of("/", ""))
+                        .build()));
+        refused(
                 "mountKeepSeconds",
                 () -> NasBackup.open(
                         Configuration.builder().mountKeepSeconds(-1).build()));
