@@ -62,6 +62,20 @@ impl Session {
     pub fn root(&self) -> &Folder {
         &self.0.opened.root
     }
+
+    /// Bytes that are free in it.
+    pub fn free(&self) -> Result<u64> {
+        let root = self.root();
+        let found = rustix::fs::fstatvfs(root).map_err(|e| Error::io("look at the free space", &root.path, e))?;
+        Ok(found.f_bavail.saturating_mul(found.f_frsize))
+    }
+
+    /// Has its file system do what it has put off: Btrfs shows the room that a removal gives back with its next commit, half a
+    /// minute later. It takes as long as all that was written there takes to reach the NAS.
+    pub fn sync(&self) -> Result<()> {
+        let root = self.root();
+        rustix::fs::syncfs(root).map_err(|e| Error::io("sync the file system", &root.path, e))
+    }
 }
 
 impl Drop for Use {

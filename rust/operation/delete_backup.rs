@@ -62,16 +62,22 @@ fn delete(export: Export, point: PointPath, job: &JobGuard) -> Result<DeletedBac
     job.check_cancelled()?;
     job.enter("remove the files");
     let given_up = format!("'{point}', whose removal goes on when the NAS answers");
+    let (ours, at) = (session.clone(), point.clone());
     let removed = deadline::bounded("remove the files", REMOVAL, move || {
-        let _held = session;
-        let freed_bytes = remove(found, &point)?;
-        log::info!("deleted '{point}', {freed_bytes} bytes");
-        Ok(DeletedBackup { freed_bytes })
+        let before = ours.free();
+        let freed_bytes = remove(found, &at)?;
+        log::info!("deleted '{at}', {freed_bytes} bytes");
+        let shows = before.and_then(|before| Ok(ours.free()? >= before.saturating_add(freed_bytes)));
+        Ok((DeletedBackup { freed_bytes }, shows == Ok(true)))
     });
-    removed.map_err(|error| match error.code {
+    let (deleted, shows) = removed.map_err(|error| match error.code {
         Code::NasUnresponsive if !error.leftovers => error.with_leftover(given_up),
         _ => error,
-    })
+    })?;
+    if !shows && let Err(error) = deadline::bounded("sync the file system", deadline::LIMIT, move || session.sync()) {
+        log::warn!("'{point}' is deleted, and the room that it took may show later: {error}");
+    }
+    Ok(deleted)
 }
 
 /// A point that may go.

@@ -5,58 +5,19 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use nasbackup::error::{Code, Result};
-use nasbackup::operation::take_backup::{StoppedDisk, TakeBackupRequest};
 use nasbackup::point::Kind;
 use serde_json::{Value, json};
 
+use crate::machine::Machine;
 use crate::run;
-use crate::support::{Fs, Image, MIB, Nas, folder, init, listing, run as command, take};
-
-/// A machine that does not run, with two disks, and a repository on which files can be made to stay.
-struct Machine {
-    vm: &'static str,
-    disks: Vec<StoppedDisk>,
-    nas: Nas,
-    /// What the next incremental stands on: a name and files.
-    parent: Option<(String, Vec<String>)>,
-}
+use crate::support::{Fs, Nas, listing, run as command};
 
 impl Machine {
-    /// With a full point, number 1.
-    fn new(vm: &'static str) -> Machine {
-        init();
-        let disks = ["one", "two"].map(|name| {
-            let path = folder("disk").join(name);
-            Image::Qcow2.create(&path, 4 * MIB);
-            let path = path.to_str().unwrap().to_owned();
-            command("qemu-io", ["-f", "qcow2", "-c", "write -q -P 7 0 1M", &path]);
-            StoppedDisk { path: Some(path), format: Some("qcow2".into()) }
-        });
-        let mut machine = Machine { vm, disks: disks.into(), nas: Nas::image(Fs::Ext4, 64), parent: None };
-        machine.back_up(1);
+    /// On a repository in which files can be made to stay, with a full point.
+    fn with_full(vm: &'static str) -> Machine {
+        let mut machine = Machine::new(vm, Nas::image(Fs::Ext4, 64), 1);
+        assert_eq!(machine.back_up(1).unwrap().kind, Kind::Full);
         machine
-    }
-
-    fn point(&self, number: u32) -> String {
-        format!("{}/2026.01.02.03.04.0{number}", self.vm)
-    }
-
-    fn back_up(&mut self, number: u32) {
-        let parent = self.parent.take();
-        let taken = take(TakeBackupRequest {
-            vm_name: Some(self.vm.into()),
-            backup_path: Some(self.point(number)),
-            repository: Some(self.nas.repository()),
-            mode: Some(if parent.is_some() { "incremental" } else { "full" }.into()),
-            bitmap_new: Some(format!("backup-{number}")),
-            bitmap_parent: parent.as_ref().map(|(name, _)| name.clone()),
-            parent_paths: parent.as_ref().map(|(_, files)| files.clone()),
-            disks: Some(self.disks.clone()),
-            ..Default::default()
-        });
-        let taken = taken.unwrap();
-        assert_eq!(taken.kind == Kind::Incremental, parent.is_some(), "{taken:?}");
-        self.parent = Some((taken.parent_name.unwrap(), taken.disks.into_iter().map(|disk| disk.file).collect()));
     }
 
     /// Every file in the repository, with its content, but for locks, which come and go.
@@ -64,14 +25,6 @@ impl Machine {
         let paths = listing(self.nas.root()).into_iter().map(|(path, _)| path);
         let paths = paths.filter(|path| !path.to_str().unwrap().contains("/.nasbackup."));
         paths.map(|path| (path.clone(), fs::read(self.nas.root().join(&path)).unwrap_or_default())).collect()
-    }
-
-    fn delete_by(&self, nas: &Nas, number: u32) -> Result<Value> {
-        run(nas, "deleteBackup", json!({"backupPath": self.point(number)}))
-    }
-
-    fn delete(&self, number: u32) -> Result<Value> {
-        self.delete_by(&self.nas, number)
     }
 
     /// The delete of point 2 is refused, says by what, and has changed nothing.
@@ -109,8 +62,8 @@ fn chattr(change: &str, path: &Path) {
 
 #[test]
 fn a_delete_that_is_refused_leaves_the_point_as_it_was() {
-    let mut machine = Machine::new("i-2-64-VM");
-    machine.back_up(2);
+    let mut machine = Machine::with_full("i-2-64-VM");
+    assert_eq!(machine.back_up(2).unwrap().kind, Kind::Incremental);
     let (point, instance) = (machine.nas.at(&machine.point(2)), machine.nas.at(machine.vm));
     let [one, two] = ["root.one", "datadisk.two"].map(|image| point.join(format!("{image}.qcow2")));
     for (attribute, path) in [
@@ -160,7 +113,7 @@ fn a_delete_that_is_refused_leaves_the_point_as_it_was() {
 
 #[test]
 fn what_can_not_be_removed_is_in_nobody_s_way() {
-    let mut machine = Machine::new("i-2-65-VM");
+    let mut machine = Machine::with_full("i-2-65-VM");
     let parent = format!("../{}", machine.parent.as_ref().unwrap().1[0].split_once('/').unwrap().1);
     for killed in [".partial-2026.01.02.03.04.02", ".deleted-2026.01.02.03.04.02"] {
         let image = machine.nas.at(machine.vm).join(killed).join("root.one.qcow2");
@@ -169,7 +122,7 @@ fn what_can_not_be_removed_is_in_nobody_s_way() {
         command("qemu-img", ["create", "-q"].iter().chain(&backing).chain(&[image.to_str().unwrap(), "4M"]));
         chattr("+i", &image);
     }
-    machine.back_up(2);
+    assert_eq!(machine.back_up(2).unwrap().kind, Kind::Incremental);
     let aside = [".deleted-2026.01.02.03.04.02", ".deleted-2026.01.02.03.04.02.1"];
     assert_eq!(machine.hidden(), aside);
     machine.delete(2).unwrap();

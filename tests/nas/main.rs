@@ -6,8 +6,10 @@ mod exit;
 mod hung;
 mod kept;
 mod links;
+mod machine;
 mod preflight;
 mod reading;
+mod room;
 #[path = "../support/mod.rs"]
 mod support;
 

@@ -41,14 +41,15 @@ fn take(call: &Call<'_>, mut host: HostState, against: Against, job: &mut Report
     let compares = chosen.scratch.is_some();
     let (request, parent) = (checked.clone(), against.parent.clone().map(Err).or(opened.parent.take()));
     let lost = against.bitmap.clone().map(BitmapFound::Lost);
-    let free = opened.free.clone();
-    let (found, mut host, parent, mut plan) = ask("look at the bitmaps", move || {
+    let free = opened.free.bytes;
+    let (found, mut host, parent, mut plan, needed) = ask("look at the bitmaps", move || {
         clear_way(&request, &found, &mut host)?;
         let plan = decide(&request, &found, parent.as_ref(), lost, compares);
         let since = parent.as_ref().and_then(|parent| parent.as_ref().ok()?.manifest.bitmap.as_deref());
-        space::check(&found, &plan.ways, since, &free)?;
-        Ok((found, host, parent, plan))
+        let needed = space::needed(&found, &plan.ways, since, free);
+        Ok((found, host, parent, plan, needed))
     })?;
+    opened.free.fits(needed)?;
     job.begin("make the targets")?;
     let disks = found.disks.clone();
     let specs = plan.specs(&disks, compares);

@@ -2,13 +2,14 @@
 
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::Path;
 
 use super::decision::Way;
 use super::found::Found;
 use crate::error::{Code, Error, Result};
 use crate::libvirt::{Disk, Source};
-use crate::nas::folder::Folder;
+use crate::nas::deadline::{LIMIT, bounded};
+use crate::nas::session::Session;
 use crate::qcow2;
 
 const STEP: &str = "look at the free space";
@@ -26,51 +27,58 @@ struct Known {
 }
 
 /// Room of a repository.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(super) struct Free {
-    /// Host path of its folder.
-    root: PathBuf,
+    session: Session,
     pub(super) bytes: u64,
 }
 
 impl Free {
-    /// How much there is now where this folder lies.
-    pub(super) fn of(root: &Folder) -> Result<Free> {
-        let found = rustix::fs::fstatvfs(root).map_err(|e| Error::io(STEP, &root.path, e))?;
-        Ok(Free { root: root.path.clone(), bytes: found.f_bavail.saturating_mul(found.f_frsize) })
+    /// How much there is now.
+    pub(super) fn of(session: &Session) -> Result<Free> {
+        Ok(Free { session: session.clone(), bytes: session.free()? })
     }
 
-    /// `NO_SPACE` when there is less than `needed` bytes.
+    /// `NO_SPACE` when there is less than `needed` bytes. Where it seems so, the file system is synced first: it may not show
+    /// yet what was given back. What is not known by then is no reason to refuse.
     pub(super) fn fits(&self, needed: u64) -> Result<()> {
         if needed <= self.bytes {
             return Ok(());
         }
-        let (root, free) = (self.root.display(), self.bytes);
-        Err(Error::new(
-            Code::NoSpace,
-            STEP,
-            format!("the backup takes about {needed} bytes, and '{root}' has {free} free"),
-        ))
+        let session = self.session.clone();
+        match bounded(STEP, LIMIT, move || session.sync().and_then(|()| session.free())) {
+            Ok(free) if needed > free => Err(refusal(&self.session.root().path, needed, free)),
+            Ok(_) => Ok(()),
+            Err(error) => {
+                log::warn!("it is not known whether the backup has room in the repository: {error}");
+                Ok(())
+            }
+        }
     }
 }
 
-/// `NO_SPACE` when there is less room than the disks' ways will write, as far as is known. How much changed since the
-/// parent is asked of QEMU only where that matters, for QEMU merges bitmaps to tell.
-pub(super) fn check(found: &Found, ways: &[Way], parent_bitmap: Option<&str>, free: &Free) -> Result<()> {
+fn refusal(root: &Path, needed: u64, free: u64) -> Error {
+    let cause = format!("the backup takes about {needed} bytes, and '{}' has {free} free", root.display());
+    Error::new(Code::NoSpace, STEP, cause)
+}
+
+/// How many bytes the disks' ways will write at least, as far as is known; 0 where the most that they can write is no more
+/// than is `free`. How much changed since the parent is asked of QEMU only where that matters, for QEMU merges bitmaps to tell.
+pub(super) fn needed(found: &Found, ways: &[Way], parent_bitmap: Option<&str>, free: u64) -> u64 {
     let disks = found.disks.iter().zip(ways).map(|(facts, way)| {
         let disk = found.xml.disks.iter().find(|disk| disk.target == facts.target);
         (way, &facts.target, disk.map_or(Known::default(), |disk| look_at(disk, facts.virtual_size)))
     });
     let disks: Vec<_> = disks.collect();
     let most = sum(disks.iter().map(|(way, _, known)| most(way, *known)));
-    if most <= free.bytes {
-        return Ok(());
+    if most <= free {
+        return 0;
     }
     let dirty = parent_bitmap.and_then(|bitmap| found.domain.dirty(bitmap).ok().flatten()).unwrap_or_default();
     let least = |(way, target, known): &(&Way, &String, Known)| {
         least(way, Known { dirty: dirty.get(*target).copied(), ..*known })
     };
-    free.fits(sum(disks.iter().map(least)))
+    sum(disks.iter().map(least))
 }
 
 fn sum(bytes: impl Iterator<Item = u64>) -> u64 {
@@ -133,9 +141,7 @@ mod tests {
 
     #[test]
     fn the_refusal_has_both_numbers() {
-        let free = Free { root: "/nas".into(), bytes: 5 };
-        free.fits(5).unwrap();
-        let error = free.fits(6).unwrap_err();
+        let error = refusal(Path::new("/nas"), 6, 5);
         assert_eq!(error.code, Code::NoSpace);
         assert!(error.cause.contains("about 6 bytes") && error.cause.contains("'/nas' has 5 free"), "{error}");
     }

@@ -159,7 +159,7 @@ pub(super) fn enter(checked: &Checked, session: Session) -> Result<Opened> {
             }
             _ => None,
         };
-        let free = Free::of(session.root())?;
+        let free = Free::of(&session)?;
         Ok(Opened { lock, session, free, published, parent })
     })
 }
@@ -430,12 +430,12 @@ impl Targets {
         let removed = bounded("remove the unfinished point", limit, move || {
             let Targets { files, indexes, partial, .. } = self;
             drop((files, indexes));
-            let free = Free::of(partial.folder());
+            let free = partial.session().free();
             Ok((free, partial.discard()))
         });
         match removed {
             Ok((free, removed)) => {
-                let full = error.code == Code::JobFailed && free.is_ok_and(|free| free.bytes < FULL);
+                let full = error.code == Code::JobFailed && free.is_ok_and(|free| free < FULL);
                 let error = if full { Error { code: Code::NoSpace, ..error } } else { error };
                 if let Err(kept) = removed { error.with_leftover(kept.cause) } else { error }
             }
