@@ -61,7 +61,7 @@ fn millis(line: &str, text: &str) -> u64 {
 
 #[test]
 fn a_frozen_guest_s_files_are_whole_and_its_journal_clean() {
-    let linux = RealGuest::boot(16, "w=256");
+    let linux = RealGuest::boot_on_iothread(16, "w=256");
     let nas = Nas::folder();
     linux.wait_for_files(4);
     let log = log_of(&linux);

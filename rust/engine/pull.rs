@@ -1,8 +1,8 @@
 //! The pull engine: QEMU exports the instant over NBD and keeps the blocks that the guest overwrites in a scratch file; a
 //! reader fetches, a writer puts it on the NAS, and neither the guest nor this thread waits for that.
 //!
-//! The job's ordinary end is our abort, once everything was read. Before each abort the connections are closed: QEMU would
-//! hold the guest until their replies are fetched.
+//! The job's ordinary end is our abort, once everything was read. Each end has this order: all replies are fetched, for QEMU
+//! would hold the guest until they are; the job is aborted; the connections are closed.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::job::{BackupJob, COPY, POLL, Signal, TICK};
 use super::rate::Rate;
-use super::reader::{self, Export};
+use super::reader::{self, Export, Read};
 use super::scratch::Scratch;
 use super::writer::{Target, Writer, Written};
 use crate::config::LEAST_SCRATCH as BEGIN;
@@ -21,8 +21,8 @@ use crate::libvirt::{Event, State};
 use crate::nas::deadline::{self, Background};
 use crate::nas::session::Session;
 
-/// How long the reader may take to close its connections.
-const CLOSE: Duration = Duration::from_secs(5);
+/// How long the reader may take to fetch the replies that are due. It goes on fetching them while the job is aborted.
+const REPLIES: Duration = Duration::from_secs(5);
 /// How long a guest whose export has gone may take to show that it has stopped.
 const BLAME: Duration = Duration::from_secs(1);
 /// How long an abort takes until nothing more comes into the scratch.
@@ -43,6 +43,7 @@ pub struct Disk {
 #[derive(Debug, Default)]
 pub(super) struct Shared {
     stop: AtomicBool,
+    aborted: AtomicBool,
     done: AtomicU64,
     total: AtomicU64,
 }
@@ -56,6 +57,16 @@ impl Shared {
     /// `CANCELLED` when the copy is to end.
     pub(super) fn go_on(&self) -> Result<()> {
         if self.stop.load(Relaxed) { Err(Error::new(Code::Cancelled, COPY, "it was stopped")) } else { Ok(()) }
+    }
+
+    /// The job is over, or as good as that: nobody waits for replies any more.
+    fn forget_replies(&self) {
+        self.aborted.store(true, Relaxed);
+    }
+
+    /// `CANCELLED` when no reply is of any use.
+    pub(super) fn wait_for_replies(&self) -> Result<()> {
+        if self.aborted.load(Relaxed) { Err(Error::new(Code::Cancelled, COPY, "the job is over")) } else { Ok(()) }
     }
 
     /// So many bytes more are written.
@@ -96,14 +107,16 @@ pub fn copy(
         Ok(pull) => pull,
         Err(error) => return Err(backup.abort(error)),
     };
-    let mut written = None;
-    let read = pull.follow(backup, scratch, &mut written, job, deadline);
-    if read.is_err() {
+    let (mut read, mut written) = (None, None);
+    let followed = pull.follow(backup, scratch, &mut read, &mut written, job, deadline);
+    if followed.is_err() {
         pull.shared.stop();
     }
-    pull.close();
+    let connections = read.or_else(|| pull.read(REPLIES));
     backup.end();
-    let outcome = match read {
+    pull.shared.forget_replies();
+    drop(connections);
+    let outcome = match followed {
         Ok(()) if !backup.ended => Err(Error::new(Code::JobFailed, "end the job", "libvirt does not tell its end")),
         Ok(()) => pull.wait_written(backup, written, job, deadline),
         Err(error) => Err(error),
@@ -114,7 +127,7 @@ pub fn copy(
 /// A pull under way.
 struct Pull {
     shared: Arc<Shared>,
-    reader: Background<()>,
+    reader: Background<Read>,
     writer: Writer,
 }
 
@@ -134,28 +147,33 @@ impl Pull {
         let (writer, ends) = Writer::start(targets, session, &shared, ended)?;
         let (sender, ours) = (backup.sender(), shared.clone());
         let socket = PathBuf::from(scratch.socket());
-        let work = move || reader::read(socket, exports, rate, &ends, &ours);
+        let work = move || Ok(reader::read(socket, exports, rate, &ends, &ours));
         let reader = deadline::start("read the exports", work, move || drop(sender.send(Signal::Ended)))?;
         Ok(Pull { shared, reader, writer })
     }
 
-    /// Waits until everything was read, and sees to it that the guest does not suffer meanwhile. A writer that has ended
-    /// leaves its result in `written`.
+    /// What has become of the reader, once it has fetched all that is due; within `limit`.
+    fn read(&self, limit: Duration) -> Option<Read> {
+        self.reader.wait(limit).map(|read| read.unwrap_or_else(Read::failed))
+    }
+
+    /// Waits until everything was read, and sees to it that the guest does not suffer meanwhile. A reader and a writer that
+    /// have ended leave their results in `read` and `written`.
     fn follow(
         &self,
         backup: &mut BackupJob,
         scratch: &Scratch,
+        read: &mut Option<Read>,
         written: &mut Option<Result<Written>>,
         job: &mut Reporter<'_>,
         deadline: Instant,
     ) -> Result<()> {
         let mut watch = Watch::default();
-        let mut read = None;
         loop {
-            read = read.or_else(|| self.reader.wait(Duration::ZERO));
+            *read = read.take().or_else(|| self.read(Duration::ZERO));
             *written = written.take().or_else(|| self.writer.result());
             // Whoever ends only because the other has says so by its code: the other's reason comes.
-            match (&read, &*written) {
+            match (read.as_ref().map(|read| &read.outcome), &*written) {
                 (Some(Ok(())), _) => return Ok(()),
                 (Some(Err(error)), _) if error.code != Code::Cancelled => return Err(blame(backup, error.clone())),
                 (_, Some(Err(error))) if error.code != Code::Cancelled => return Err(error.clone()),
@@ -174,16 +192,6 @@ impl Pull {
                 watch.look(now, scratch.used(), scratch.room()?)?;
                 self.shared.tell(job)?;
             }
-        }
-    }
-
-    /// Waits until the reader has closed its connections.
-    fn close(&self) {
-        let until = Instant::now() + CLOSE;
-        // Its result was taken, or is of no interest any more.
-        let ended = self.reader.wait(until.saturating_duration_since(Instant::now()));
-        if let Some(Err(error)) = ended {
-            log::debug!("{error}");
         }
     }
 

@@ -51,26 +51,54 @@ struct Run {
 }
 
 /// A piece that waits for those before it.
+#[derive(Debug)]
 enum Waiting {
     Read { ticket: Ticket, offset: u64, length: usize },
     Ready(Piece),
 }
 
+/// How the reading ended, and the connections, on which no reply is due any more. They are to be kept until the job was
+/// aborted: QEMU holds the guest while a reply is due, and a QEMU with iothreads may not live through a client's close.
+#[derive(Debug)]
+pub(super) struct Read {
+    pub(super) outcome: Result<()>,
+    _connections: Vec<Disk>,
+}
+
+impl Read {
+    /// One that has not come as far as a connection.
+    pub(super) fn failed(error: Error) -> Read {
+        Read { outcome: Err(error), _connections: Vec::new() }
+    }
+}
+
 /// Reads the exports behind `socket`, one after the other, into the slots that the writer has done with.
-pub(super) fn read(socket: PathBuf, exports: Vec<Export>, rate: Rate, ends: &Ends, shared: &Shared) -> Result<()> {
-    let mut course = Course::new(exports.iter().filter_map(|export| export.scratch.as_deref()), rate);
+pub(super) fn read(socket: PathBuf, exports: Vec<Export>, rate: Rate, ends: &Ends, shared: &Shared) -> Read {
     let mut disks = Vec::new();
+    let outcome = read_all(&mut disks, &socket, exports, rate, ends, shared);
+    for disk in &mut disks {
+        let settled = disk.connection.settle(TICK, || shared.wait_for_replies());
+        let _ = settled.inspect_err(|error| log::debug!("disk {}: {error}", disk.export.disk));
+    }
+    Read { outcome, _connections: disks }
+}
+
+fn read_all(
+    disks: &mut Vec<Disk>,
+    socket: &Path,
+    exports: Vec<Export>,
+    rate: Rate,
+    ends: &Ends,
+    shared: &Shared,
+) -> Result<()> {
+    let mut course = Course::new(exports.iter().filter_map(|export| export.scratch.as_deref()), rate);
     let mut total = 0;
     for export in exports {
-        let mut disk = Disk::open(&socket, export, shared)?;
-        total += disk.count(shared)?;
-        disks.push(disk);
+        disks.push(Disk::open(socket, export, shared)?);
+        total += disks.last_mut().map_or(Ok(0), |disk| disk.count(shared))?;
     }
     shared.is_to_do(total);
-    for mut disk in disks {
-        disk.copy(&mut course, ends, shared)?;
-    }
-    Ok(())
+    disks.iter_mut().try_for_each(|disk| disk.copy(&mut course, ends, shared))
 }
 
 /// How much may be asked for, and when.
@@ -108,6 +136,7 @@ enum Asked {
 }
 
 /// One export, connected.
+#[derive(Debug)]
 pub(super) struct Disk {
     export: Export,
     bitmap: Option<String>,

@@ -75,6 +75,7 @@ api! {
         = b"nbd_aio_pread\0";
     aio_block_status: unsafe extern "C" fn(*mut RawHandle, u64, u64, ExtentCallback, CompletionCallback, u32) -> i64
         = b"nbd_aio_block_status\0";
+    aio_in_flight: unsafe extern "C" fn(*mut RawHandle) -> c_int = b"nbd_aio_in_flight\0";
     aio_command_completed: unsafe extern "C" fn(*mut RawHandle, u64) -> c_int = b"nbd_aio_command_completed\0";
 }
 

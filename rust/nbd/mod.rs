@@ -166,6 +166,17 @@ impl Connection {
         Ok(*status)
     }
 
+    /// Waits for all replies that are still due, and drops what they bring. `go_on` as for `open`.
+    pub fn settle(&mut self, tick: Duration, go_on: impl Fn() -> Result<()>) -> Result<()> {
+        const STEP: &str = "fetch the replies that are due";
+        // SAFETY: the handle is open.
+        while self.check(unsafe { (self.api.aio_in_flight)(self.handle.as_ptr()) }, STEP)? > 0 {
+            go_on()?;
+            self.wait(tick, STEP)?;
+        }
+        Ok(())
+    }
+
     fn is_done(&mut self, ticket: Ticket, step: &'static str) -> Result<bool> {
         // SAFETY: the handle is open, the cookie is of one of its requests.
         let done = unsafe { (self.api.aio_command_completed)(self.handle.as_ptr(), ticket.0) };

@@ -7,17 +7,20 @@ use nasbackup::operation::take_backup::TakeBackupRequest;
 
 use crate::kills::{await_undone, scratch_folders};
 use crate::support::{
-    Agent, Disk, Ended, Fs, Guest, MIB, Nas, RealGuest, Story, folder, host, own_host, slow_story_on, succeeds, take,
-    take_json, until,
+    Agent, Disk, Ended, Fs, Guest, MIB, Nas, RealGuest, Story, folder, host, own_host, slow_story_of, slow_story_on,
+    succeeds, take, take_json, until,
 };
 
 fn push(story: &Story) -> TakeBackupRequest {
     TakeBackupRequest { engine: Some("push".into()), ..story.request("incremental") }
 }
 
-/// A story whose agent was killed while QEMU writes to a slow repository.
+/// A story whose agent was killed while QEMU writes to a slow repository, which a guest with an iothread lives through.
 fn killed_in_the_middle(request: impl Fn(&Story) -> TakeBackupRequest) -> Story {
-    let mut story = slow_story_on(Nas::folder());
+    killed_in_the_middle_of(slow_story_of(Guest::on_iothread(1), Nas::folder()), request)
+}
+
+fn killed_in_the_middle_of(mut story: Story, request: impl Fn(&Story) -> TakeBackupRequest) -> Story {
     let request = request(&story);
     let call = ("takeBackup", take_json(&request));
     assert_eq!(Agent::new(&own_host(), &[call]).killed_at("copy:1").run(), Ended::Killed);
@@ -55,8 +58,10 @@ fn a_push_that_still_runs_is_ended_by_the_guest_s_next_backup() {
 
 #[test]
 fn a_pull_that_still_runs_is_ended_at_the_next_start() {
-    let story =
-        killed_in_the_middle(|story| TakeBackupRequest { engine: Some("pull".into()), ..story.request("incremental") });
+    let story = killed_in_the_middle_of(slow_story_on(Nas::folder()), |story| TakeBackupRequest {
+        engine: Some("pull".into()),
+        ..story.request("incremental")
+    });
     Agent::new(&own_host(), &[]).succeed();
     goes_on(story);
 }

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
 
 mod hosts;
+mod iothreads;
 mod kills;
 mod left;
 mod power;

@@ -281,6 +281,16 @@ impl Guest {
         guest
     }
 
+    /// The same, its disk served by an iothread.
+    pub fn on_iothread(mib: u64) -> Guest {
+        let disk = Disk::new().size((mib + 16) * MIB).driver("cache='none' discard='unmap' iothread='1'");
+        let mut guest = Guest::stopped([disk]);
+        guest.elements = "<iothreads>1</iothreads>";
+        guest.start();
+        guest.write(0, 0x31, 0, mib * MIB);
+        guest
+    }
+
     /// The name libvirt gives the disk inside the guest.
     pub fn target(&self, disk: usize) -> String {
         let bus = self.disks[disk].bus;

@@ -32,7 +32,7 @@ pub use image::{Image, MIB, assert_holds};
 pub use leaks::Leaks;
 pub use nas::{Fs, Nas, unmounted_image};
 pub use real_guest::{RealGuest, Restored};
-pub use story::{Point, Story, backup_path, fails_after, slow_story_on, take, take_and};
+pub use story::{Point, Story, backup_path, fails_after, slow_story_of, slow_story_on, take, take_and};
 
 /// The lab's folder, or a clear failure outside of one.
 fn lab() -> PathBuf {

@@ -21,8 +21,22 @@ impl RealGuest {
         RealGuest::boot_beside(ballast_mib, words, [])
     }
 
+    /// The same whose disk is served by an iothread.
+    pub fn boot_on_iothread(ballast_mib: u64, words: &str) -> RealGuest {
+        RealGuest::boot_with("cache='none' discard='unmap' iothread='1'", ballast_mib, words, [])
+    }
+
     /// The same with further disks.
     pub fn boot_beside(ballast_mib: u64, words: &str, disks: impl IntoIterator<Item = Disk>) -> RealGuest {
+        RealGuest::boot_with("cache='none' discard='unmap'", ballast_mib, words, disks)
+    }
+
+    fn boot_with(
+        driver: &'static str,
+        ballast_mib: u64,
+        words: &str,
+        disks: impl IntoIterator<Item = Disk>,
+    ) -> RealGuest {
         init();
         let files = folder("linux");
         // QEMU's user can't reach into every folder a repository is checked out to.
@@ -32,8 +46,9 @@ impl RealGuest {
             std::fs::copy(made.join(name), files.join(name)).unwrap();
         }
         let console = files.join("console");
-        let root = Disk::existing(file_system(ballast_mib), Image::Qcow2);
+        let root = Disk::existing(file_system(ballast_mib), Image::Qcow2).driver(driver);
         let mut guest = Guest::stopped(std::iter::once(root).chain(disks));
+        guest.elements = "<iothreads>1</iothreads>";
         guest.memory_mib = 128;
         guest.boot = format!(
             "<kernel>{0}/vmlinuz</kernel><initrd>{0}/initrd</initrd>\

@@ -36,7 +36,12 @@ pub fn take_and(request: TakeBackupRequest, act: impl FnOnce(&JobStatus)) -> Res
 
 /// A guest with a full point whose next incremental has much to write, to a repository that takes it slowly.
 pub fn slow_story_on(nas: Nas) -> Story {
-    let mut story = Story::new(Guest::full_of_data(1), nas.slow(16));
+    slow_story_of(Guest::full_of_data(1), nas)
+}
+
+/// The same with a guest of the test's, whose first disk is like that one's.
+pub fn slow_story_of(guest: Guest, nas: Nas) -> Story {
+    let mut story = Story::new(guest, nas.slow(16));
     story.guest.resize(0, 80 * MIB);
     story.take("full").assert_full(true);
     story.guest.write(0, 0x51, 2 * MIB, 48 * MIB);

@@ -11,12 +11,13 @@ use nasbackup::operation::{
 use serde_json::json;
 
 use crate::support::{
-    Fs, Guest, MIB, Nas, Story, begin_foreign_backup, fails_after, slow_story_on, succeeds, take, take_and, until,
+    Fs, Guest, MIB, Nas, Story, begin_foreign_backup, fails_after, slow_story_of, succeeds, take, take_and, until,
 };
 
-/// A guest with a full point whose next incremental has much to write, to a repository that takes it slowly.
+/// A guest with a full point whose next incremental has much to write, to a repository that takes it slowly. Its disk has an
+/// iothread: it lives through each of these failures, too.
 fn slow_story() -> Story {
-    slow_story_on(Nas::folder())
+    slow_story_of(Guest::on_iothread(1), Nas::folder())
 }
 
 #[test]
@@ -124,7 +125,7 @@ fn a_repository_too_small_from_the_start() {
 
 #[test]
 fn a_repository_that_fills_up() {
-    let mut story = slow_story_on(Nas::image(Fs::Ext4, 160));
+    let mut story = slow_story_of(Guest::on_iothread(1), Nas::image(Fs::Ext4, 160));
     fails_after(&mut story, "NO_SPACE", |_, nas| nas.fill());
     assert_eq!(story.guest.state(), "running", "a full NAS is not the guest's business");
     story.nas.empty();
@@ -329,7 +330,7 @@ fn a_repository_that_hangs_under_a_stopped_guest() {
 
 #[test]
 fn a_pause_that_is_not_the_backup_s_stays() {
-    let mut story = slow_story_on(Nas::image(Fs::Ext4, 160));
+    let mut story = slow_story_of(Guest::on_iothread(1), Nas::image(Fs::Ext4, 160));
     fails_after(&mut story, "NO_SPACE", |guest, nas| {
         guest.suspend();
         nas.fill();
