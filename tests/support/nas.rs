@@ -46,6 +46,23 @@ impl Nas {
         nas
     }
 
+    /// A file system in which no more than `mib` MiB may be written, although it has room for more.
+    pub fn with_quota(mib: u64) -> Nas {
+        let whole = Nas::image(Fs::Btrfs, 320);
+        let root = whole.root.join("limited");
+        run("btrfs", ["subvolume", "create", root.to_str().unwrap()]);
+        run("btrfs", ["quota", "enable", whole.path()]);
+        let nas = Nas { root, under: Some(Box::new(whole)), mounted: false, view: None };
+        std::fs::set_permissions(&nas.root, std::fs::Permissions::from_mode(0o711)).unwrap();
+        nas.set_quota(&format!("{mib}M"));
+        nas
+    }
+
+    /// Changes what may be written: bytes, with `M` MiB, or `none`.
+    pub fn set_quota(&self, limit: &str) {
+        run("btrfs", ["qgroup", "limit", limit, self.path()]);
+    }
+
     /// The same folder once more, for somebody else.
     pub fn same(&self) -> Nas {
         Nas { root: self.root.clone(), under: None, mounted: false, view: None }

@@ -135,6 +135,30 @@ fn a_repository_that_fills_up() {
     story.assert_all_restore();
 }
 
+/// It has room, and what may be written there is used up: statvfs does not tell, and QEMU only by a text.
+#[test]
+fn a_repository_whose_quota_is_used_up() {
+    let mut story = Story::new(Guest::full_of_data(1), Nas::with_quota(24));
+    story.guest.resize(0, 80 * MIB);
+    story.take("full").assert_full(true);
+    story.guest.write(0, 0x51, 2 * MIB, 48 * MIB);
+    for engine in ["push", "pull"] {
+        let request = TakeBackupRequest { engine: Some(engine.into()), ..story.request("incremental") };
+        let error = story.refuse(request, "NO_SPACE");
+        assert!(error.cause.contains("(os error 122)"), "{engine}: {error}");
+        assert_eq!(story.guest.state(), "running", "{engine}");
+        story.assert_guest_untouched();
+    }
+    story.guest.stop();
+    let error = story.refuse(story.stopped_request("incremental"), "NO_SPACE");
+    assert!(error.cause.contains("(os error 122)"), "{error}");
+    story.guest.start();
+    story.nas.set_quota("none");
+    let parent = story.bitmap();
+    story.take("incremental").assert_recreated(&parent);
+    story.assert_all_restore();
+}
+
 /// Its bitmap is stored in the disks when QEMU ends, and libvirt knows nothing of it any more.
 #[test]
 fn a_guest_that_is_restarted_before_its_backup_fails_keeps_no_bitmap_of_it() {

@@ -10,7 +10,7 @@ use std::thread;
 use rustix::fs::{CWD, Mode, OFlags, StatVfsMountFlags};
 use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, dumpable_behavior, set_dumpable_behavior};
-use rustix::thread::{Gid, set_thread_groups, set_thread_res_gid};
+use rustix::thread::{CapabilitySet, Gid, capabilities, set_capabilities, set_thread_groups, set_thread_res_gid};
 
 use crate::error::{Code, Error, Result};
 use crate::nas::folder::{FILE_MODE, Folder};
@@ -77,33 +77,40 @@ fn denied((user, group): (u32, u32), what: &str) -> Error {
     Error::new(Code::PermissionDenied, STEP, format!("user {user}:{group}, as which QEMU runs, {what}"))
 }
 
-/// Can the user open it so? Tried, for only the NAS knows, on a thread that takes on the user's rights and ends with them.
+/// Can the user open it so? Tried, for only the NAS knows.
 fn may(owner: (u32, u32), path: &Path, how: OFlags) -> Result<bool> {
+    // a link, or a FIFO, that has its name by now is none of ours
+    let how = how | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    match with_rights_of(owner, STEP, || rustix::fs::openat(CWD, path, how, Mode::empty()).map(drop))? {
+        Ok(Ok(())) => Ok(true),
+        Ok(Err(Errno::ACCESS | Errno::PERM)) => Ok(false),
+        Ok(Err(error)) => Err(Error::io(STEP, path, error)),
+        Err(error) => {
+            log::warn!("{STEP}: unable to act as user {} - {error}", owner.0);
+            Ok(true)
+        }
+    }
+}
+
+/// Does something on a thread that takes on the user's rights to files and ends with them. The inner error says that it could
+/// not take them on.
+pub(super) fn with_rights_of<T: Send>(
+    owner: (u32, u32),
+    step: &'static str,
+    work: impl FnOnce() -> T + Send,
+) -> Result<std::io::Result<T>> {
     static DUMPABLE: OnceLock<Option<DumpableBehavior>> = OnceLock::new();
     let dumpable = *DUMPABLE.get_or_init(|| dumpable_behavior().ok());
-    let open = || {
-        if let Err(error) = take_on(owner) {
-            log::warn!("{STEP}: unable to act as user {} - {error}", owner.0);
-            return Ok(());
-        }
-        // a link, or a FIFO, that has its name by now is none of ours
-        let how = how | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-        rustix::fs::openat(CWD, path, how, Mode::empty()).map(drop)
-    };
-    let opened = thread::scope(|scope| {
-        let open = thread::Builder::new().name(STEP.to_owned()).spawn_scoped(scope, open);
-        open.map(|thread| thread.join())
+    let done = thread::scope(|scope| {
+        let thread = thread::Builder::new().name(step.to_owned());
+        thread.spawn_scoped(scope, || take_on(owner).map(|()| work())).map(|thread| thread.join())
     });
     // a change of rights makes the whole process one that dumps no core
     if let Some(dumpable) = dumpable {
         set_dumpable_behavior(dumpable).ok();
     }
-    match opened.map_err(|e| Error::new(Code::Io, STEP, format!("unable to start a thread - {e}")))? {
-        Ok(Ok(())) => Ok(true),
-        Ok(Err(Errno::ACCESS | Errno::PERM)) => Ok(false),
-        Ok(Err(error)) => Err(Error::io(STEP, path, error)),
-        Err(_) => Err(Error::new(Code::Internal, STEP, "the thread panicked")),
-    }
+    let done = done.map_err(|e| Error::new(Code::Io, step, format!("unable to start a thread - {e}")))?;
+    done.map_err(|_| Error::new(Code::Internal, step, "the thread panicked"))
 }
 
 /// Gives this thread, and no other, the user's rights to files and no more. Its user ids stay ours: as the user's own,
@@ -111,7 +118,11 @@ fn may(owner: (u32, u32), path: &Path, how: OFlags) -> Result<bool> {
 fn take_on((user, group): (u32, u32)) -> std::io::Result<()> {
     set_thread_groups(&[])?;
     set_thread_res_gid(None, Gid::from_raw(group), None)?;
-    sys::access_files_as(user)
+    sys::access_files_as(user)?;
+    // by which root may exceed a quota
+    let mut rights = capabilities(None)?;
+    rights.effective.remove(CapabilitySet::SYS_RESOURCE);
+    Ok(set_capabilities(None, rights)?)
 }
 
 #[cfg(test)]
@@ -161,11 +172,13 @@ mod tests {
             let asks = scope.spawn(|| {
                 take_on(NOBODY).unwrap();
                 assert!(rustix::process::getuid().is_root() && rustix::process::geteuid().is_root());
+                assert!(!capabilities(None).unwrap().effective.contains(CapabilitySet::SYS_RESOURCE));
                 assert_eq!(File::open(file.path()).unwrap_err().kind(), std::io::ErrorKind::PermissionDenied);
             });
             asks.join().unwrap();
         });
         File::open(file.path()).unwrap();
+        assert!(capabilities(None).unwrap().effective.contains(CapabilitySet::SYS_RESOURCE));
     }
 
     #[test]

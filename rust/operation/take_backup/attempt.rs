@@ -362,8 +362,9 @@ impl Attempt {
     }
 
     fn undo(self, error: Error) -> (Error, Option<HostState>) {
-        let Attempt { mut found, bitmap, mut host, targets, stuck, .. } = self;
+        let Attempt { mut found, bitmap, mut host, targets, engine, stuck, .. } = self;
         let name = found.domain.name().to_owned();
+        let owner = found.xml.owner.filter(|_| engine == Engine::Push);
         let cleared = ask("clear the guest", move || {
             found.refresh();
             remove_bitmap(&found, &mut host, bitmap.as_deref());
@@ -374,7 +375,7 @@ impl Attempt {
             leftover::resume(&found.domain, found.runs);
             Ok((found, host))
         });
-        let error = targets.discard(error);
+        let error = targets.discard(error, owner);
         // Once more: a write of the guest may have failed while the bitmap was being removed.
         let resumed = cleared.and_then(|(found, host)| {
             ask("resume the guest", move || {

@@ -7,6 +7,7 @@ mod bitmap;
 mod decision;
 mod describe;
 mod found;
+mod full;
 mod image_lock;
 mod layers;
 mod process;

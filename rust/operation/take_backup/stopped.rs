@@ -443,7 +443,7 @@ impl Attempt {
         } else {
             unseed(&self.found, &self.plan, bitmap, host);
         }
-        let error = self.targets.discard(error);
+        let error = self.targets.discard(error, None);
         host.end_unless(error.leftovers);
         error
     }

@@ -14,6 +14,7 @@ use rustix::fs::AtFlags;
 use super::access;
 use super::decision::DiskFacts;
 use super::file_name;
+use super::full;
 use super::request::{Checked, Mode};
 use super::space::Free;
 use crate::config::{self, Config};
@@ -38,8 +39,6 @@ const LOOKERS: usize = 4;
 const OPEN: Duration = Duration::from_secs(100);
 /// How long to give a NAS that has just shown that it hangs.
 const HUNG: Duration = Duration::from_secs(2);
-/// Less than this much free after a failed job: the NAS is full. QEMU reports the error only as text.
-const FULL: u64 = 1 << 20;
 
 /// A repository that was opened for one virtual machine's backup, locked against others.
 #[derive(Debug)]
@@ -418,8 +417,9 @@ impl Targets {
         self.partial.folder().sync()
     }
 
-    /// Removes everything after a failure, and makes the error say so if the NAS is full or something stays behind.
-    pub(super) fn discard(self, error: Error) -> Error {
+    /// Removes everything after a failure, and makes the error say so if the NAS is full or something stays behind. `owner`
+    /// is the user that QEMU writes as, if it does.
+    pub(super) fn discard(self, error: Error, owner: Option<(u32, u32)>) -> Error {
         // A NAS that hangs is not waited for again; when it comes back the thread that was left removes the point.
         let limit = match error.code {
             _ if error.leftovers => HUNG,
@@ -427,16 +427,26 @@ impl Targets {
             Code::Timeout => PROBE,
             _ => LIMIT,
         };
+        let of_others = error.code == Code::JobFailed;
         let removed = bounded("remove the unfinished point", limit, move || {
             let Targets { files, indexes, partial, .. } = self;
+            let full = of_others.then(|| full::refusal(partial.folder(), &files, owner));
             drop((files, indexes));
-            let free = partial.session().free();
-            Ok((free, partial.discard()))
+            Ok((full.transpose(), partial.discard()))
         });
         match removed {
-            Ok((free, removed)) => {
-                let full = error.code == Code::JobFailed && free.is_ok_and(|free| free < FULL);
-                let error = if full { Error { code: Code::NoSpace, ..error } } else { error };
+            Ok((full, removed)) => {
+                let full = full.unwrap_or_else(|unknown| {
+                    log::warn!("{unknown}");
+                    None
+                });
+                let error = match full.flatten() {
+                    Some(full) => {
+                        let cause = format!("{}; nothing more can be written: {}", error.cause, full.cause);
+                        Error { code: full.code, cause, ..error }
+                    }
+                    None => error,
+                };
                 if let Err(kept) = removed { error.with_leftover(kept.cause) } else { error }
             }
             // So that is why it took too long.

@@ -1,0 +1,77 @@
+//! Is the repository full for QEMU? It tells why a write has failed by a text, in the daemon's language, and what statvfs says
+//! is not what a quota allows. So some more is written where QEMU wrote, and as QEMU.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::fchown;
+
+use super::access;
+use crate::error::{Code, Error, Result};
+use crate::nas::folder::{FILE_MODE, Folder};
+
+const STEP: &str = "ask whether the repository is full";
+/// Made in the unfinished point, which is removed.
+const PROBE: &str = ".room";
+/// Bytes of one write: as many as QEMU writes at once.
+const PIECE: usize = 1 << 20;
+/// Of the writes that QEMU had under way, some may have found room when one had not.
+const PIECES: usize = 16;
+
+/// Why nothing more can be written beside the `targets`, which are the `owner`'s while QEMU writes them; none if it can.
+pub(super) fn refusal(folder: &Folder, targets: &[File], owner: Option<(u32, u32)>) -> Result<Option<Error>> {
+    let written = try_to_write(folder, targets, owner);
+    match written {
+        Err(error) if error.code == Code::NoSpace => Ok(Some(error)),
+        written => written.map(|()| None),
+    }
+}
+
+fn try_to_write(folder: &Folder, targets: &[File], owner: Option<(u32, u32)>) -> Result<()> {
+    let file = folder.create_file(PROBE, FILE_MODE)?;
+    let path = folder.path.join(PROBE);
+    let written = match owner {
+        None => write(&file),
+        Some(owner) => {
+            // libvirt has taken the targets back, and with them what they take of a quota
+            for file in targets.iter().chain([&file]) {
+                if let Err(error) = fchown(file, Some(owner.0), Some(owner.1)) {
+                    log::debug!("{STEP}: unable to give a file in '{}' to QEMU - {error}", folder.path.display());
+                }
+            }
+            // opened anew: NFS asks on behalf of whoever has opened it
+            let again = || File::options().write(true).open(format!("/proc/thread-self/fd/{}", file.as_raw_fd()));
+            access::with_rights_of(owner, STEP, || write(&again()?))?.and_then(|written| written)
+        }
+    };
+    written.map_err(|e| Error::io(STEP, path, e))
+}
+
+/// Bytes that no storage makes smaller.
+fn write(mut file: &File) -> io::Result<()> {
+    let mut bytes = blake3::Hasher::new().finalize_xof();
+    let mut piece = vec![0; PIECE];
+    for _ in 0..PIECES {
+        bytes.fill(&mut piece);
+        file.write_all(&piece)?;
+    }
+    // NFS tells only then
+    file.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_there_is_room_nothing_refuses_to_be_written() {
+        const NOBODY: (u32, u32) = (65534, 65534);
+        for owner in [None, Some(NOBODY)] {
+            let dir = tempfile::tempdir().unwrap();
+            let folder = Folder::open_root(dir.path()).unwrap();
+            let target = folder.create_file("target", FILE_MODE).unwrap();
+            assert_eq!(refusal(&folder, &[target], owner), Ok(None));
+            assert_eq!(std::fs::metadata(dir.path().join(PROBE)).unwrap().len(), (PIECE * PIECES) as u64);
+        }
+    }
+}
