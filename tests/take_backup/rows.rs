@@ -4,7 +4,7 @@ use std::os::unix::fs::FileExt;
 
 use nasbackup::engine::Engine;
 use nasbackup::nas::repository::Repository;
-use nasbackup::operation::take_backup::TakeBackupRequest;
+use nasbackup::operation::take_backup::{self, TakeBackupRequest};
 use nasbackup::point::Kind::{Full, Incremental};
 
 use crate::support::{Bus, Disk, Fs, Guest, Image, MIB, Nas, Story, assert_holds, folder, run, take, unmounted_image};
@@ -551,6 +551,29 @@ fn a_paused_guest_is_saved_and_stays_paused() {
     story.accept(request).assert_full(true);
     story.take("incremental").assert_incremental();
     assert_eq!(story.guest.state(), "paused");
+    story.assert_all_restore();
+}
+
+#[test]
+fn a_guest_that_is_gone_at_the_end_is_told_and_its_point_stands() {
+    let mut story = Story::with_full();
+    story.guest.write(0, 0x51, 5 * MIB, MIB);
+    let (request, content) = (story.request("incremental"), story.content());
+    let path = request.backup_path.clone().unwrap();
+    let taken = take_backup::run(request, &mut |status| {
+        if status.phase == "publish" && story.guest.state() != "gone" {
+            story.guest.kill_qemu();
+        }
+        Ok(())
+    });
+    let taken = taken.unwrap();
+    let first = taken.details.lines().next().unwrap();
+    assert!(first.starts_with("the guest is gone"), "{taken:?}");
+    assert!(!taken.details.contains("the older bitmaps"), "{taken:?}");
+    story.adopt(path, content);
+    story.guest.start();
+    let parent = story.bitmap();
+    story.take("incremental").assert_without_bitmap(&parent);
     story.assert_all_restore();
 }
 

@@ -12,6 +12,7 @@ use crate::engine::{Engine, choice, scratch};
 use crate::error::{Code, Error, Result};
 use crate::host::HostState;
 use crate::job::Reporter;
+use crate::libvirt::State;
 use crate::nbd;
 use crate::point::Parent;
 
@@ -78,12 +79,13 @@ fn take(call: &Call<'_>, mut host: HostState, against: Against, job: &mut Report
     let manifest = manifest(call, copied.when, attempt.engine(), bitmap, parent, disks);
     let (published, found, mut host) = attempt.publish(manifest, call.left_to_publish())?;
     job.enter("clear up");
-    let mut details = found.details.clone();
+    let gone = is_gone(&found);
+    let mut details: Vec<String> = gone.iter().chain(&found.details).cloned().collect();
     details.extend(chosen.details);
     details.extend(plan.details.iter().cloned());
     details.extend(copied.details);
     let targets = found.disks.iter().map(|disk| Some(disk.target.clone())).collect();
-    match bitmap.map(str::to_owned) {
+    match bitmap.filter(|_| gone.is_none()).map(str::to_owned) {
         None => host.end(),
         Some(bitmap) => {
             // The point is published: nothing that happens now changes that.
@@ -105,6 +107,23 @@ fn take(call: &Call<'_>, mut host: HostState, against: Against, job: &mut Report
         job_millis: copied.millis,
     };
     Ok(outcome.answer(&checked.point, job))
+}
+
+/// What is to be told first of a guest that has ended by now, or may have. All its data had been read, and the point stands.
+fn is_gone(found: &Found) -> Option<String> {
+    let (domain, name) = (found.domain.clone(), found.domain.name());
+    let state = ask("ask the domain's state", move || domain.again()?.map_or(Ok(State::Other), |now| now.state()));
+    let told = match state {
+        Ok(State::Other) => {
+            format!(
+                "the guest is gone: it stopped, or its QEMU ended, after its data had been read; QEMU's log of '{name}' says why"
+            )
+        }
+        Ok(_) => return None,
+        Err(error) => format!("whether the guest still runs is not known: {error}"),
+    };
+    log::error!("{name}: {told}");
+    Some(told)
 }
 
 /// What another attempt has to do without, now that this one has failed; none where it would be no better.
