@@ -17,6 +17,8 @@ use crate::error::{Code, Error, Result};
 use crate::nas::lock::Flock;
 use crate::steps;
 
+const LOCK: &str = "lock on this host";
+
 /// A backup that has begun: what its effects are known by, should its process die. A scratch folder and a mount are not
 /// among it, for they carry locks of their own.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,22 +63,14 @@ pub struct HostState {
 impl HostState {
     /// Locks the virtual machine `vm` below `state_dir`. `BUSY` at once when a backup of it is under way on this host.
     pub fn lock(state_dir: &Path, vm: &str) -> Result<HostState> {
-        const STEP: &str = "lock the virtual machine on this host";
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(state_dir)
-            .map_err(|e| Error::io(STEP, state_dir, e))?;
-        let path = state_dir.join(format!("{}.lock", file_name(vm)));
-        let open = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
-        let lock = open.map_err(|e| Error::io(STEP, &path, e))?;
-        let lock = Flock::take(lock).map_err(|e| match e {
+        let name = file_name(vm);
+        let path = state_dir.join(format!("{name}.json"));
+        let lock = Flock::take(lock_file(state_dir, &name)?).map_err(|e| match e {
             rustix::io::Errno::WOULDBLOCK => {
-                Error::new(Code::Busy, STEP, format!("a backup of '{vm}' is under way, or is being cleaned up"))
+                Error::new(Code::Busy, LOCK, format!("a backup of '{vm}' is under way, or is being cleaned up"))
             }
-            e => Error::io(STEP, &path, e),
+            e => Error::io(LOCK, &path, e),
         })?;
-        let path = path.with_extension("json");
         let record = read(&path)?;
         Ok(HostState { _lock: lock, vm: vm.to_owned(), path, record })
     }
@@ -163,6 +157,16 @@ impl HostState {
         steps::done("record");
         written
     }
+}
+
+/// Opens the file below `state_dir` that is locked for what `name`, a plain one, stands for. It stays, for somebody could
+/// wait on the one that was removed.
+pub fn lock_file(state_dir: &Path, name: &str) -> Result<File> {
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(state_dir);
+    made.map_err(|e| Error::io(LOCK, state_dir, e))?;
+    let path = state_dir.join(format!("{name}.lock"));
+    let open = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+    open.map_err(|e| Error::io(LOCK, &path, e))
 }
 
 /// The backups that records name, of the living and of the dead.

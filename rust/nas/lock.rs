@@ -1,14 +1,17 @@
 //! Who may do what to an instance's restore points at the same time, whichever process or host they are of.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
+use log::Level;
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 
 use super::folder::{FILE_MODE, Folder};
 use super::lease::{Lease, PACE};
 use crate::error::{Code, Error, Result};
+use crate::point::fingerprints::Digest;
+use crate::{config, host, lacking, mountinfo};
 
 const STEP: &str = "lock the instance";
 /// How long claims of other hosts that do not answer any more may hold it up: a writer's, then those of readers.
@@ -32,7 +35,7 @@ pub enum Purpose {
 /// Holds the locks of an instance's folder until it is dropped. They are `flock`'s: the kernel frees them when a
 /// process dies, NFS carries them to other hosts, and two holders in one process exclude each other as well.
 /// Their files stay, since another could be waiting on the one that was removed. A lease that other hosts can see goes
-/// with them, for where they end at the host.
+/// with them, for where they end at the host. Where the repository has no `flock`, files of this host take their place.
 #[derive(Debug)]
 pub struct InstanceLock {
     // in this order: who gets the locks of this host finds no claim of this host
@@ -69,6 +72,27 @@ impl Drop for Flock {
     }
 }
 
+/// Has `take` lock `file`, which has this name in the folder; where its file system has no `flock`, a file of this host in
+/// its place, which keeps apart what runs on this host. `WOULDBLOCK` at once when somebody holds the lock.
+pub fn lock_file<T>(
+    folder: &Folder,
+    name: &str,
+    file: OwnedFd,
+    take: impl Fn(OwnedFd) -> rustix::io::Result<T>,
+) -> Result<rustix::io::Result<T>> {
+    match take(file) {
+        Err(error) if lacking::is_unknown(error) || matches!(error, Errno::BADF | Errno::NOLCK) => {
+            lacking::tell(Level::Warn, folder, "flock", error, "locks of this host and claims take its place");
+            let place = mountinfo::place(folder.fd.as_fd()).map_err(|e| Error::io(STEP, &folder.path, e))?;
+            let key = format!("{}\0{}\0{name}", place.file_system, place.path.display());
+            let name = format!("repository.{}", Digest::of(key.as_bytes()));
+            let file = host::lock_file(&config::current().state_dir, &name)?;
+            Ok(take(file.into()))
+        }
+        taken => Ok(taken),
+    }
+}
+
 impl InstanceLock {
     /// Takes the locks of the instance's folder. `BUSY` when what somebody else does there does not go with it: at once on
     /// this host, or where `flock` reaches the others, else within seconds.
@@ -82,11 +106,11 @@ impl InstanceLock {
         };
         if purpose == Purpose::Add {
             // while there is room, for those who come when there is none
-            or_without(purpose, open(instance, CHAINS))?;
+            or_without(instance, purpose, open(instance, CHAINS))?;
         }
-        let locks =
-            wanted.into_iter().map(|wanted| or_without(purpose, lock(instance, wanted))).collect::<Result<Vec<_>>>()?;
-        let lease = or_without(purpose, Lease::take(instance, purpose, PACE))?;
+        let locks = wanted.into_iter().map(|wanted| or_without(instance, purpose, lock(instance, wanted)));
+        let locks = locks.collect::<Result<Vec<_>>>()?;
+        let lease = or_without(instance, purpose, Lease::take(instance, purpose, PACE))?;
         Ok(InstanceLock { lease, _locks: locks.into_iter().flatten().collect() })
     }
 
@@ -98,12 +122,14 @@ impl InstanceLock {
 
 /// What could not be made: a repository without room has to be emptied, and one that can't be written to may be all that is
 /// left to restore from.
-fn or_without<T>(purpose: Purpose, taken: Result<T>) -> Result<Option<T>> {
+fn or_without<T>(instance: &Folder, purpose: Purpose, taken: Result<T>) -> Result<Option<T>> {
     match taken {
-        Err(error)
-            if error.code == Code::NoSpace || purpose == Purpose::Read && error.code == Code::PermissionDenied =>
-        {
-            log::warn!("it goes without: {error}");
+        Err(error) if error.code == Code::NoSpace => {
+            log::warn!("'{}' has no room for its locks and goes without: {error}", instance.path.display());
+            Ok(None)
+        }
+        Err(error) if purpose == Purpose::Read && error.code == Code::PermissionDenied => {
+            lacking::tell(Level::Warn, instance, "the right to write", &error.cause, "what is read there is not locked");
             Ok(None)
         }
         taken => taken.map(Some),
@@ -114,7 +140,7 @@ fn or_without<T>(purpose: Purpose, taken: Result<T>) -> Result<Option<T>> {
 type Wanted = (&'static str, fn(OwnedFd) -> rustix::io::Result<Flock>, &'static str);
 
 fn lock(instance: &Folder, (name, take, otherwise): Wanted) -> Result<Flock> {
-    take(open(instance, name)?).map_err(|error| match error {
+    lock_file(instance, name, open(instance, name)?, take)?.map_err(|error| match error {
         Errno::WOULDBLOCK => Error::new(Code::Busy, STEP, format!("'{}': {otherwise}", instance.path.display())),
         error => Error::io(STEP, instance.path.join(name), error),
     })

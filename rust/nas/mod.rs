@@ -8,7 +8,6 @@ mod lease;
 pub mod lock;
 mod mount;
 mod mount_folder;
-mod mountinfo;
 pub mod options;
 pub mod partial;
 pub mod path;

@@ -10,11 +10,11 @@ use rustix::mount::UnmountFlags;
 use super::command::{Ended, run};
 use super::deadline;
 use super::mount_folder::{self, MountFolder};
-use super::mountinfo;
 use super::options::{self, Prepared};
 use super::repository::Export;
 use crate::config::Config;
 use crate::error::{Code, Error, Result};
+use crate::mountinfo;
 
 const STEP: &str = "mount the repository";
 /// How long `mount` may take.

@@ -14,10 +14,9 @@ use rustix::mount::UnmountFlags;
 
 use super::folder::{FILE_MODE, FOLDER_MODE};
 use super::lock::Flock;
-use super::mountinfo;
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::{host, sys};
+use crate::{host, mountinfo, sys};
 
 /// What the name of every such folder begins with.
 const PREFIX: &str = "nas-";

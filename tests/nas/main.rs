@@ -7,6 +7,7 @@ mod hung;
 mod kept;
 mod links;
 mod machine;
+mod poor;
 mod preflight;
 mod reading;
 mod room;
@@ -23,4 +24,10 @@ use support::Nas;
 fn run(nas: &Nas, operation: &str, mut request: Value) -> Result<Value> {
     request["repository"] = serde_json::json!({"type": "dir", "address": nas.root()});
     call(operation, &request.to_string(), &mut |_| Ok(()))
+}
+
+/// What an agent runs that a test has begun.
+#[test]
+fn agent() {
+    support::run_as_agent();
 }

@@ -10,7 +10,10 @@ use nasbackup::nas::repository::Repository;
 use nasbackup::operation::{self, take_backup::TakeBackupRequest};
 use serde_json::{Value, json};
 
+use super::{Refusal, refusing};
+
 const CALL: &str = "NASBACKUP_TEST_CALL";
+const REFUSALS: &str = "NASBACKUP_TEST_REFUSALS";
 
 /// How an agent ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +73,14 @@ impl Agent {
         self
     }
 
+    /// The same, on a repository whose file system, below `root`, has these refusals. What it says ends with how often it
+    /// has met which.
+    pub fn refused(mut self, root: &Path, refusals: &[Refusal]) -> Agent {
+        let refusals: Vec<_> = refusals.iter().map(|refusal| json!([refusal.call, refusal.errnos])).collect();
+        self.command.env(REFUSALS, json!({"root": root, "refusals": refusals}).to_string());
+        self
+    }
+
     /// The file that gets what it says.
     pub fn output(&self) -> &Path {
         &self.output
@@ -100,6 +111,14 @@ impl Agent {
         assert!(status.success(), "{status}");
     }
 
+    /// Runs operations that have to succeed, and returns what it says.
+    pub fn text_of_success(mut self) -> String {
+        let status = self.command.status().unwrap();
+        let text = self.text();
+        assert!(status.success(), "{status}: {text}");
+        text
+    }
+
     /// Runs an operation that has to fail with this code.
     pub fn fail_with(mut self, code: &str) {
         let status = self.command.status().unwrap();
@@ -117,12 +136,19 @@ pub fn run_as_agent() {
     let Ok(call) = std::env::var(CALL) else { return };
     let call: Value = serde_json::from_str(&call).unwrap();
     let run = |name: &str, request: &Value| {
-        operation::call(name, &request.to_string(), &mut |_| Ok(())).unwrap_or_else(|error| panic!("{name}: {error}"))
+        operation::call(name, &request.to_string(), &mut |_| Ok(())).unwrap_or_else(|error| panic!("{name}: {error}"));
     };
     run("init", &call["host"]);
-    for call in call["calls"].as_array().unwrap() {
-        run(call[0].as_str().unwrap(), &call[1]);
-    }
+    let run_all = || call["calls"].as_array().unwrap().iter().for_each(|call| run(call[0].as_str().unwrap(), &call[1]));
+    let Ok(given) = std::env::var(REFUSALS) else { return run_all() };
+    let given: Value = serde_json::from_str(&given).unwrap();
+    let refusal = |given: &Value| Refusal {
+        call: given[0].as_str().unwrap().to_owned(),
+        errnos: given[1].as_array().unwrap().iter().map(|errno| errno.as_i64().unwrap() as i32).collect(),
+    };
+    let refusals: Vec<_> = given["refusals"].as_array().unwrap().iter().map(refusal).collect();
+    let ((), met) = refusing(Path::new(given["root"].as_str().unwrap()), &refusals, run_all);
+    println!("met: {}", json!(met));
 }
 
 /// A repository as JSON.

@@ -12,6 +12,7 @@ mod image;
 mod leaks;
 mod nas;
 mod real_guest;
+mod refusals;
 mod story;
 
 use std::ffi::OsStr;
@@ -32,6 +33,7 @@ pub use image::{Image, MIB, assert_holds};
 pub use leaks::Leaks;
 pub use nas::{Fs, Nas, unmounted_image};
 pub use real_guest::{RealGuest, Restored};
+pub use refusals::{Refusal, refusing};
 pub use story::{Point, Story, backup_path, fails_after, slow_story_of, slow_story_on, take, take_and};
 
 /// The lab's folder, or a clear failure outside of one.

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, Metadata};
 use std::io::ErrorKind;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -10,6 +11,7 @@ use rustix::io::Errno;
 
 use crate::error::{Code, Error, Result};
 use crate::nas::folder::{FILE_MODE, Folder};
+use crate::nas::lock::lock_file;
 use crate::sys;
 
 const STEP: &str = "open the output";
@@ -33,6 +35,8 @@ pub(super) struct NewFile {
     file: File,
     /// The file that it replaces.
     old: Option<InUse>,
+    // closed last: until then no other call writes beside the name
+    _lock: OwnedFd,
 }
 
 /// A file or device that no guest can open meanwhile: QEMU's image lock is held, as by one who writes.
@@ -176,8 +180,8 @@ impl NewFile {
             .transpose()?;
         let folder = Folder::open_root(parent)?;
         let beside = format!(".{name}.nasbackup");
-        let file = make_beside(&folder, &beside)?;
-        let new = NewFile { folder, name: name.to_owned(), beside: Some(beside), file, old };
+        let (file, lock) = make_beside(&folder, &beside)?;
+        let new = NewFile { folder, name: name.to_owned(), beside: Some(beside), file, old, _lock: lock };
         new.file.set_len(0).map_err(|e| Error::io(STEP, path, e))?;
         Ok(new)
     }
@@ -221,18 +225,20 @@ impl Drop for NewFile {
     }
 }
 
-/// Makes the file, or takes over what a call that was killed has left. `BUSY` while another call writes it.
-fn make_beside(folder: &Folder, name: &str) -> Result<File> {
+/// Makes the file, or takes over what a call that was killed has left, and what locks it. `BUSY` while another call writes it.
+fn make_beside(folder: &Folder, name: &str) -> Result<(File, OwnedFd)> {
     let path = folder.path.join(name);
     let io = |error: Errno| Error::io(STEP, &path, error);
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let fd = rustix::fs::openat(&folder.fd, name, flags, Mode::from_raw_mode(FILE_MODE)).map_err(io)?;
     let busy = || Error::new(Code::Busy, STEP, format!("another call writes '{}'", path.display()));
-    match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => {}
-        Err(Errno::WOULDBLOCK) => return Err(busy()),
-        Err(error) => return Err(io(error)),
-    }
+    let once_more = fd.try_clone().map_err(|e| Error::io(STEP, &path, e))?;
+    // whoever writes it holds the lock, too, and no drop takes that away
+    let take = |fd: OwnedFd| rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive).map(|()| fd);
+    let lock = lock_file(folder, name, once_more, take)?.map_err(|error| match error {
+        Errno::WOULDBLOCK => busy(),
+        error => io(error),
+    })?;
     // it may have got its name, or been removed, before it was locked
     let ours = rustix::fs::fstat(&fd).map_err(io)?;
     let there = rustix::fs::statat(&folder.fd, name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW);
@@ -242,5 +248,5 @@ fn make_beside(folder: &Folder, name: &str) -> Result<File> {
     if !rustix::fs::FileType::from_raw_mode(ours.st_mode).is_file() {
         return Err(Error::new(Code::Io, STEP, format!("'{}' is not a regular file", path.display())));
     }
-    Ok(File::from(fd))
+    Ok((File::from(fd), lock))
 }
