@@ -8,12 +8,13 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use log::Level;
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
 use super::path::RepoPath;
 use crate::error::{Code, Error, Result};
-use crate::steps;
+use crate::{lacking, steps};
 
 /// Mode of the folders that are made: QEMU, which runs as another user, has to pass through.
 pub const FOLDER_MODE: u32 = 0o711;
@@ -38,6 +39,17 @@ pub struct Folder {
     pub fd: OwnedFd,
     /// Its path on the host, for messages and for QEMU.
     pub path: PathBuf,
+}
+
+/// Room of a file system, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// All of it.
+    pub total: u64,
+    /// What nobody uses.
+    pub free: u64,
+    /// What of that we may use.
+    pub available: u64,
 }
 
 impl AsFd for Folder {
@@ -137,17 +149,25 @@ impl Folder {
         }
     }
 
-    /// What the umask took away is given back; where nothing was, no call is made.
+    /// What the umask took away is given back; where nothing was, no call is made. Where a server's ACLs decide, they have
+    /// done so already; whether QEMU can open a target is asked before it is given one.
     fn set_mode(&self, fd: BorrowedFd<'_>, name: &str, mode: u32) -> Result<()> {
         let set = || match rustix::fs::fstat(fd)?.st_mode & 0o7777 {
             same if same == mode => Ok(()),
             _ => rustix::fs::fchmod(fd, Mode::from_raw_mode(mode)),
         };
-        set().map_err(|e| failed("set the mode", self.path.join(name), e))
+        match set() {
+            Err(error) if lacking::is_unsettable(error) => {
+                lacking::tell(Level::Info, self, "chmod", error, "what is made has the mode that the server gives it");
+                Ok(())
+            }
+            set => set.map_err(|e| failed("set the mode", self.path.join(name), e)),
+        }
     }
 
     /// Takes away what was made a moment ago, after a failure that is reported anyway.
-    fn undo(&self, name: &str, flags: AtFlags) {
+    fn undo(&self, name: impl AsRef<OsStr>, flags: AtFlags) {
+        let name = name.as_ref();
         if let Err(error) = rustix::fs::unlinkat(&self.fd, name, flags) {
             log::warn!("unable to remove '{}' - {error}", self.path.join(name).display());
         }
@@ -179,15 +199,34 @@ impl Folder {
         }
     }
 
-    /// Renames within this folder; `ALREADY_EXISTS` when `to` is there.
+    /// Renames within this folder; `ALREADY_EXISTS` when `to` is there. Who does so holds the instance's lock, or gives a name
+    /// that nobody else does.
     pub fn rename(&self, from: impl AsRef<OsStr>, to: impl AsRef<OsStr>) -> Result<()> {
+        self.rename_or(from.as_ref(), to.as_ref(), Folder::rename_after_check)
+    }
+
+    /// The same of a file, whoever else gives names there.
+    pub fn rename_beside_others(&self, from: &str, to: &str) -> Result<()> {
+        self.rename_or(from.as_ref(), to.as_ref(), Folder::rename_onto_own)
+    }
+
+    /// Renames, `otherwise` where the file system can't by itself refuse to replace.
+    fn rename_or(
+        &self,
+        from: &OsStr,
+        to: &OsStr,
+        otherwise: fn(&Folder, &OsStr, &OsStr) -> rustix::io::Result<()>,
+    ) -> Result<()> {
         let step = "rename";
-        let (from, to) = (from.as_ref(), to.as_ref());
         self.check_name(step, from)?;
         self.check_name(step, to)?;
         let renamed = match rustix::fs::renameat_with(&self.fd, from, &self.fd, to, RenameFlags::NOREPLACE) {
-            // NFS and others have no such flag; who renames here holds the instance's lock
-            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => self.rename_after_check(from, to),
+            // NFS and others have no such flag
+            Err(error) if lacking::is_unknown(error) => {
+                let instead = "a new name is looked at before it is given";
+                lacking::tell(Level::Info, self, "RENAME_NOREPLACE", error, instead);
+                otherwise(self, from, to)
+            }
             other => other,
         };
         renamed.map_err(|e| {
@@ -196,6 +235,7 @@ impl Folder {
         })
     }
 
+    /// Whatever appears meanwhile, a folder takes the place of no more than an empty one.
     fn rename_after_check(&self, from: &OsStr, to: &OsStr) -> rustix::io::Result<()> {
         match stat(self.as_fd(), to) {
             Ok(_) => Err(Errno::EXIST),
@@ -204,13 +244,40 @@ impl Folder {
         }
     }
 
+    /// Makes an empty file under the new name, which fails where there is any, and replaces that.
+    fn rename_onto_own(&self, from: &OsStr, to: &OsStr) -> rustix::io::Result<()> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        rustix::fs::openat(&self.fd, to, flags, Mode::from_raw_mode(FILE_MODE))?;
+        rustix::fs::renameat(&self.fd, from, &self.fd, to).inspect_err(|_| self.undo(to, AtFlags::empty()))
+    }
+
     /// Makes the names in this folder durable.
     pub fn sync(&self) -> Result<()> {
         match rustix::fs::fsync(&self.fd) {
-            // a file system that can't sync a folder says so by this
-            Ok(()) | Err(Errno::INVAL) => Ok(()),
-            Err(error) => Err(failed("sync the folder", &self.path, error)),
+            Err(error) if lacking::is_unknown(error) || matches!(error, Errno::BADF | Errno::ISDIR) => {
+                lacking::tell(Level::Info, self, "fsync of a folder", error, "its server keeps names as it does");
+                Ok(())
+            }
+            synced => synced.map_err(|e| failed("sync the folder", &self.path, e)),
         }
+    }
+
+    /// How much room there is in the file system; none where it does not tell.
+    pub fn room(&self) -> Result<Option<Room>> {
+        let told = match rustix::fs::fstatvfs(&self.fd) {
+            Ok(told) if told.f_blocks > 0 => told,
+            Ok(_) => return Ok(self.has_no_size("it says 0 blocks")),
+            Err(error) if lacking::is_unknown(error) => return Ok(self.has_no_size(error)),
+            Err(error) => return Err(failed("read the file system's size", &self.path, error)),
+        };
+        let size = if told.f_frsize > 0 { told.f_frsize } else { told.f_bsize };
+        let [total, free, available] = [told.f_blocks, told.f_bfree, told.f_bavail].map(|n| n.saturating_mul(size));
+        Ok(Some(Room { total, free, available }))
+    }
+
+    fn has_no_size(&self, why: impl std::fmt::Display) -> Option<Room> {
+        lacking::tell(Level::Info, self, "a size", why, "whether there is room shows when it is written to");
+        None
     }
 
     /// Removes `name` and all below it: symbolic links themselves, never what they name, and no other file
@@ -246,14 +313,19 @@ fn open_beneath(folder: BorrowedFd<'_>, relative: &OsStr, flags: OFlags) -> rust
     for _ in 0..RACES {
         match rustix::fs::openat2(folder, relative, flags, Mode::empty(), resolve) {
             Err(Errno::AGAIN) => {}
-            Err(Errno::NOSYS) => return open_by_components(folder, relative, flags),
+            // an old kernel, or a filter of system calls that does not know this one; or the file's own refusal
+            Err(error) if lacking::is_unsettable(error) => {
+                let opened = open_by_components(folder, relative, flags)?;
+                lacking::tell(Level::Info, folder, "openat2", error, "paths are followed one folder after the other");
+                return Ok(opened);
+            }
             other => return other,
         }
     }
     Err(Errno::AGAIN)
 }
 
-/// The same for kernels without `openat2`: one component after the other.
+/// The same without `openat2`: one component after the other, of which no link is followed and none leads up.
 fn open_by_components(folder: BorrowedFd<'_>, relative: &OsStr, flags: OFlags) -> rustix::io::Result<OwnedFd> {
     let mut components = relative.as_bytes().split(|byte| *byte == b'/').peekable();
     let mut at: Option<OwnedFd> = None;
@@ -333,6 +405,7 @@ fn failed(step: &'static str, path: impl AsRef<Path>, error: Errno) -> Error {
 mod tests {
     use super::*;
     use std::fs;
+    use std::io::Write;
     use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
     fn folder() -> (tempfile::TempDir, Folder) {
@@ -445,6 +518,17 @@ mod tests {
         folder.rename_after_check("to".as_ref(), "again".as_ref()).unwrap();
         folder.sync().unwrap();
         assert_eq!(folder.names().unwrap(), ["again", "there"]);
+        for (name, text) in [("file", "new"), ("old", "old")] {
+            folder.create_file(name, FILE_MODE).unwrap().write_all(text.as_bytes()).unwrap();
+        }
+        let rename = |from: &str, to: &str| folder.rename_onto_own(from.as_ref(), to.as_ref());
+        assert_eq!(folder.rename_beside_others("file", "old").unwrap_err().code, Code::AlreadyExists);
+        assert_eq!(rename("file", "old").unwrap_err(), Errno::EXIST);
+        assert_eq!(rename("none", "free").unwrap_err(), Errno::NOENT);
+        rename("file", "renamed").unwrap();
+        assert_eq!(folder.names().unwrap(), ["again", "old", "renamed", "there"]);
+        let read = |name: &str| fs::read_to_string(folder.path.join(name)).unwrap();
+        assert_eq!((read("old"), read("renamed")), ("old".to_owned(), "new".to_owned()));
     }
 
     #[test]

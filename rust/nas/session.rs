@@ -6,12 +6,15 @@ use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use log::Level;
+
 use super::folder::Folder;
 use super::mount::Mount;
 use super::repository::Export;
 use super::{deadline, health, mount_folder};
 use crate::config::Config;
 use crate::error::{Code, Error, Result};
+use crate::lacking;
 use crate::panics::caught;
 
 /// A folder that is mounted already opens at once, or its NAS hangs.
@@ -63,18 +66,22 @@ impl Session {
         &self.0.opened.root
     }
 
-    /// Bytes that are free in it.
+    /// Bytes that are free in it; all that there could be where the NAS does not tell.
     pub fn free(&self) -> Result<u64> {
-        let root = self.root();
-        let found = rustix::fs::fstatvfs(root).map_err(|e| Error::io("look at the free space", &root.path, e))?;
-        Ok(found.f_bavail.saturating_mul(found.f_frsize))
+        Ok(self.root().room()?.map_or(u64::MAX, |room| room.available))
     }
 
     /// Has its file system do what it has put off: Btrfs shows the room that a removal gives back with its next commit, half a
     /// minute later. It takes as long as all that was written there takes to reach the NAS.
     pub fn sync(&self) -> Result<()> {
         let root = self.root();
-        rustix::fs::syncfs(root).map_err(|e| Error::io("sync the file system", &root.path, e))
+        match rustix::fs::syncfs(root) {
+            Err(error) if lacking::is_unknown(error) => {
+                lacking::tell(Level::Info, root, "syncfs", error, "room that is given back may show later");
+                Ok(())
+            }
+            synced => synced.map_err(|e| Error::io("sync the file system", &root.path, e)),
+        }
     }
 }
 
@@ -89,7 +96,7 @@ impl Drop for Use {
 impl Opened {
     /// Can it be used still? Somebody may have unmounted it, and a server that was set up anew knows its handles no more.
     fn is_alive(&self) -> bool {
-        self.mount.as_ref().is_none_or(Mount::is_there) && rustix::fs::fstatvfs(&self.root).is_ok()
+        self.mount.as_ref().is_none_or(Mount::is_there) && self.root.room().is_ok()
     }
 }
 
@@ -117,8 +124,7 @@ fn open(export: &Export, config: &Config, admit: impl Fn(&Export) -> Result<()>)
 /// Asks the repository something that only it can answer.
 pub(super) fn probe(export: &Export, config: &Config) -> Result<()> {
     let opened = open(export, config, |_| Ok(()))?;
-    let asked = rustix::fs::fstatvfs(&opened.root).map(drop);
-    asked.map_err(|e| Error::io("ask the repository", &opened.root.path, e))
+    opened.root.room().map(drop).map_err(|error| Error { step: "ask the repository", ..error })
 }
 
 /// The place of an export in the table; places that nobody uses any more are cleared.

@@ -3,9 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use crate::config;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::job;
-use crate::nas::folder::Folder;
+use crate::nas::folder::{Folder, Room};
 use crate::nas::repository::Repository;
 use crate::nas::session::Session;
 use crate::nas::{deadline, health};
@@ -24,7 +24,7 @@ pub struct BackupStatsRequest {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct BackupStats {
-    /// Size of the file system, in bytes.
+    /// Size of the file system, in bytes; 0 where it does not tell.
     pub total_bytes: u64,
     /// Bytes in use.
     pub used_bytes: u64,
@@ -43,9 +43,8 @@ pub fn run(request: BackupStatsRequest) -> Result<BackupStats> {
 }
 
 fn stats(root: &Folder) -> Result<BackupStats> {
-    let stat = rustix::fs::fstatvfs(root).map_err(|e| Error::io("read the file system's size", &root.path, e))?;
-    let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
-    Ok(BackupStats { total_bytes: bytes(stat.f_blocks), used_bytes: bytes(stat.f_blocks.saturating_sub(stat.f_bfree)) })
+    let used = |room: Room| BackupStats { total_bytes: room.total, used_bytes: room.total.saturating_sub(room.free) };
+    Ok(root.room()?.map_or(BackupStats { total_bytes: 0, used_bytes: 0 }, used))
 }
 
 #[cfg(test)]
