@@ -267,8 +267,11 @@ impl Raw {
             match rustix::fs::fallocate(&self.target, flags, self.at, length) {
                 Ok(()) => return Ok(length),
                 Err(Errno::INTR) => {}
-                Err(Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS | Errno::NODEV) => self.zeroing = next,
-                Err(error) => return Err(error.into()),
+                // whatever the reason, writing zeroes succeeds or tells the fault
+                Err(error) => {
+                    log::debug!("{:?} is refused - {error}; from now on {next:?}", self.zeroing);
+                    self.zeroing = next;
+                }
             }
         }
     }

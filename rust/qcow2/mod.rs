@@ -12,6 +12,7 @@ mod create;
 mod dirty;
 mod flatten;
 mod header;
+mod holes;
 mod image;
 mod inflate;
 mod mapping;

@@ -6,10 +6,13 @@ use std::io;
 use std::num::NonZeroU64;
 use std::ops::Range;
 
+use log::Level;
 use rustix::fs::{Advice, SeekFrom};
 use rustix::io::Errno;
 
+use super::holes;
 use super::storage::{Storage, read_padded};
+use crate::lacking;
 
 /// Sharing works on blocks of the file system; all those that can share have blocks of 4 KiB, or refuse.
 const BLOCK: u64 = 4096;
@@ -35,6 +38,8 @@ enum Way {
 #[derive(Debug)]
 pub(super) struct Route {
     way: Way,
+    /// The source's file system tells where holes are, as far as it was asked.
+    tells_holes: bool,
     length: u64,
     /// Copies within the kernel pass through this machine, and not only through a server.
     local: bool,
@@ -85,7 +90,7 @@ impl Route {
     pub(super) fn new(source: &File, length: u64) -> Route {
         // what a server holds is on no device of this machine
         let local = rustix::fs::fstat(source).is_ok_and(|stat| rustix::fs::major(stat.st_dev) != 0);
-        Route { way: Way::Clone, length, local }
+        Route { way: Way::Clone, tells_holes: true, length, local }
     }
 
     /// Lets the kernel begin to read these bytes of `source`, if that is where they will come from.
@@ -117,21 +122,21 @@ impl Route {
             let cloned = whole.min(MOST_CLONED);
             match target.clone_from(to, source, from, cloned) {
                 Ok(()) => return Ok(Moved { cloned, copied: 0 }),
-                Err(error) => self.refused(Way::CopyRange, error).map_err(of_target)?,
+                Err(error) => self.refused(Way::CopyRange, source, error).map_err(of_target)?,
             }
         }
         let length = length.min(MOST_COPIED);
-        let hole = hole(source, from, length).map_err(of_source)?;
+        let hole = self.hole(source, from, length);
         if hole > 0 && fresh {
             return Ok(Moved { cloned: 0, copied: hole });
         }
-        let data = if hole > 0 { hole } else { data(source, from, length).map_err(of_source)? };
+        let data = if hole > 0 { hole } else { self.data(source, from, length) };
         if hole == 0 && self.way >= Way::CopyRange {
             match target.copy_from(to, source, from, data) {
                 Ok(copied) if copied > 0 => return Ok(Moved { cloned: 0, copied }),
                 // it ends where the file ends, and there are file systems that copy nothing instead of refusing
                 Ok(_) => self.way = Way::ReadWrite,
-                Err(error) => self.refused(Way::ReadWrite, error).map_err(of_target)?,
+                Err(error) => self.refused(Way::ReadWrite, source, error).map_err(of_target)?,
             }
         }
         let mut buffer = vec![0; BUFFER.min(usize::try_from(data).unwrap_or(BUFFER))];
@@ -140,45 +145,46 @@ impl Route {
         Ok(Moved { cloned: 0, copied: buffer.len() as u64 })
     }
 
-    /// Takes the next way for good, if the error says that this one does not exist between the two.
-    fn refused(&mut self, next: Way, error: io::Error) -> io::Result<()> {
+    /// Takes the next way for good. Whatever the reason, reading and writing succeed or tell the fault; but where there is no
+    /// room for a part of a file there is none for its copy.
+    fn refused(&mut self, next: Way, source: &File, error: io::Error) -> io::Result<()> {
         match Errno::from_io_error(&error) {
-            Some(
-                Errno::OPNOTSUPP
-                | Errno::XDEV
-                | Errno::INVAL
-                | Errno::NOTTY
-                | Errno::NOSYS
-                | Errno::TXTBSY
-                | Errno::PERM,
-            ) => {
-                log::debug!("{:?} is refused - {error}; from now on {next:?}", self.way);
+            Some(Errno::NOSPC | Errno::DQUOT | Errno::ROFS | Errno::INTR) | None => Err(error),
+            Some(errno) => {
+                let what = if next == Way::CopyRange { "FICLONERANGE" } else { "copy_file_range" };
+                if errno == Errno::XDEV {
+                    log::debug!("{what} does not lead from one file system to another: {next:?}");
+                } else {
+                    lacking::tell(Level::Info, source, what, errno, "data are copied in another way");
+                }
                 // sharing is tried for aligned parts only, so a copy may have been refused before
                 self.way = self.way.min(next);
                 Ok(())
             }
-            _ => Err(error),
         }
     }
-}
 
-/// How many of the bytes at `from` are a hole; all beyond the end are.
-fn hole(source: &File, from: u64, length: u64) -> io::Result<u64> {
-    match rustix::fs::seek(source, SeekFrom::Data(from)) {
-        Ok(data) => Ok((data - from).min(length)),
-        Err(Errno::NXIO) => Ok(length),
-        // nothing is known of holes there
-        Err(Errno::INVAL) => Ok(0),
-        Err(error) => Err(error.into()),
+    /// How many of the bytes at `from` are a hole; all beyond the end are. An error of the question, and there are file
+    /// systems that answer with any, means data: reading them tells what is wrong.
+    fn hole(&mut self, source: &File, from: u64, length: u64) -> u64 {
+        match self.seek(source, SeekFrom::Data(from)) {
+            Some(data) => data.saturating_sub(from).min(length),
+            None => 0,
+        }
     }
-}
 
-/// How many bytes lie before the next hole; `from` is in none.
-fn data(source: &File, from: u64, length: u64) -> io::Result<u64> {
-    match rustix::fs::seek(source, SeekFrom::Hole(from)) {
-        Ok(hole) if hole > from => Ok((hole - from).min(length)),
-        Ok(_) | Err(Errno::NXIO | Errno::INVAL) => Ok(length),
-        Err(error) => Err(error.into()),
+    /// How many bytes lie before the next hole; `from` is in none.
+    fn data(&mut self, source: &File, from: u64, length: u64) -> u64 {
+        match self.seek(source, SeekFrom::Hole(from)) {
+            Some(hole) if hole > from => (hole - from).min(length),
+            _ => length,
+        }
+    }
+
+    fn seek(&mut self, source: &File, to: SeekFrom) -> Option<u64> {
+        let found = if self.tells_holes { holes::seek(source, to) } else { None };
+        self.tells_holes = found.is_some();
+        found
     }
 }
 

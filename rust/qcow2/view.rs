@@ -4,12 +4,12 @@ use std::fs::File;
 use std::ops::Range;
 
 use rustix::fs::SeekFrom;
-use rustix::io::Errno;
 
 use super::Error;
 use super::absorb::Failure;
 use super::chain::Chain;
 use super::create::CLUSTER;
+use super::holes;
 use super::image::What;
 use super::storage::{Source, read_padded};
 
@@ -157,27 +157,22 @@ impl Raw {
             return Ok((limit, false));
         }
         if !self.last.0.contains(&at) {
-            self.last = self.look(at)?;
+            self.last = self.look(at);
         }
         let (range, data) = &self.last;
         Ok((limit.min(range.end - at), *data))
     }
 
     /// The data or the hole at `at`. Where the file system does not tell, as a block device, all are data.
-    fn look(&self, at: u64) -> Result<(Range<u64>, bool), Error> {
-        let seek = |to| match rustix::fs::seek(&self.file, to) {
-            Ok(found) => Ok(Some(found.min(self.length))),
-            Err(Errno::NXIO) => Ok(Some(self.length)),
-            Err(Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS) => Ok(None),
-            Err(error) => Err(Error::Io(error.into())),
-        };
-        match seek(SeekFrom::Data(at))? {
-            Some(data) if data > at => Ok((at..data, false)),
-            Some(_) => match seek(SeekFrom::Hole(at))? {
-                Some(hole) if hole > at => Ok((at..hole, true)),
-                _ => Ok((at..self.length, true)),
+    fn look(&self, at: u64) -> (Range<u64>, bool) {
+        let seek = |to| holes::seek(&self.file, to).map(|found| found.min(self.length));
+        match seek(SeekFrom::Data(at)) {
+            Some(data) if data > at => (at..data, false),
+            Some(_) => match seek(SeekFrom::Hole(at)) {
+                Some(hole) if hole > at => (at..hole, true),
+                _ => (at..self.length, true),
             },
-            None => Ok((at..self.length, true)),
+            None => (at..self.length, true),
         }
     }
 }

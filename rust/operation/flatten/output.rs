@@ -6,13 +6,14 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use log::Level;
 use rustix::fs::{FlockOperation, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 
 use crate::error::{Code, Error, Result};
 use crate::nas::folder::{FILE_MODE, Folder};
 use crate::nas::lock::lock_file;
-use crate::sys;
+use crate::{lacking, sys};
 
 const STEP: &str = "open the output";
 
@@ -194,8 +195,10 @@ impl NewFile {
             // whoever may read or write the volume may do so afterwards
             let stat = rustix::fs::fstat(file).map_err(|e| Error::io(STEP, old, e))?;
             let (owner, group) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
-            rustix::fs::fchown(&self.file, Some(owner), Some(group)).map_err(|e| io(e.into()))?;
-            rustix::fs::fchmod(&self.file, Mode::from_raw_mode(stat.st_mode & 0o7777)).map_err(|e| io(e.into()))?;
+            let owned = rustix::fs::fchown(&self.file, Some(owner), Some(group));
+            settle(&self.file, "chown", owned).map_err(|e| io(e.into()))?;
+            let moded = rustix::fs::fchmod(&self.file, Mode::from_raw_mode(stat.st_mode & 0o7777));
+            settle(&self.file, "chmod", moded).map_err(|e| io(e.into()))?;
         }
         self.file.sync_all().map_err(io)?;
         let Some(beside) = &self.beside else { return Ok(()) };
@@ -203,7 +206,7 @@ impl NewFile {
             let fd = &self.folder.fd;
             rustix::fs::renameat(fd, beside.as_str(), fd, self.name.as_str()).map_err(|e| io(e.into()))?;
         } else {
-            self.folder.rename(beside, &self.name)?;
+            self.folder.rename_beside_others(beside, &self.name)?;
         }
         self.beside = None;
         self.folder.sync()
@@ -223,6 +226,17 @@ impl Drop for NewFile {
             log::warn!("a partial output is left: {error}");
         }
     }
+}
+
+/// Where a server decides who may do what, it has done so for the old file and for the new one alike.
+fn settle(file: &File, what: &'static str, set: rustix::io::Result<()>) -> rustix::io::Result<()> {
+    set.or_else(|error| {
+        if !lacking::is_unsettable(error) {
+            return Err(error);
+        }
+        lacking::tell(Level::Info, file, what, error, "what is made there has the rights that the server gives it");
+        Ok(())
+    })
 }
 
 /// Makes the file, or takes over what a call that was killed has left, and what locks it. `BUSY` while another call writes it.
