@@ -149,7 +149,10 @@ mod tests {
         assert!(folder.names().unwrap().is_empty());
         check_qemu(&folder, (0, 0)).unwrap();
         assert!(rustix::process::geteuid().is_root());
-        assert_eq!(dumpable_behavior().unwrap(), DumpableBehavior::Dumpable);
+        // another test may be asking, too
+        let is_dumpable = || dumpable_behavior() == Ok(DumpableBehavior::Dumpable);
+        let again = |_| std::thread::sleep(std::time::Duration::from_millis(10));
+        assert!(is_dumpable() || (0..1000).map(again).any(|()| is_dumpable()));
     }
 
     #[test]
@@ -164,21 +167,19 @@ mod tests {
         assert!(denied.cause.starts_with("'x'; user 0"), "{denied}");
     }
 
-    /// QEMU must not be able to signal or trace this process, although its rights are tried.
+    /// QEMU must not be able to signal or trace this process, although its rights are tried; and it may not exceed a quota.
     #[test]
     fn the_thread_that_asks_stays_root_s() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        std::thread::scope(|scope| {
-            let asks = scope.spawn(|| {
-                take_on(NOBODY).unwrap();
-                assert!(rustix::process::getuid().is_root() && rustix::process::geteuid().is_root());
-                assert!(!capabilities(None).unwrap().effective.contains(CapabilitySet::SYS_RESOURCE));
-                assert_eq!(File::open(file.path()).unwrap_err().kind(), std::io::ErrorKind::PermissionDenied);
-            });
-            asks.join().unwrap();
+        let before = capabilities(None).unwrap();
+        let asked = with_rights_of(NOBODY, STEP, || {
+            assert!(rustix::process::getuid().is_root() && rustix::process::geteuid().is_root());
+            assert!(!capabilities(None).unwrap().effective.contains(CapabilitySet::SYS_RESOURCE));
+            File::open(file.path()).unwrap_err().kind()
         });
+        assert_eq!(asked.unwrap().unwrap(), std::io::ErrorKind::PermissionDenied);
         File::open(file.path()).unwrap();
-        assert!(capabilities(None).unwrap().effective.contains(CapabilitySet::SYS_RESOURCE));
+        assert_eq!(capabilities(None).unwrap(), before);
     }
 
     #[test]
