@@ -56,6 +56,15 @@ pub struct JobPicture {
     pub error: Option<String>,
 }
 
+/// What libvirt and QEMU know of a disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Block {
+    /// The size that the guest sees, in bytes.
+    pub capacity: Option<u64>,
+    /// Host path of its top image, if that is a file or a device: of a pool's volume, too.
+    pub path: Option<String>,
+}
+
 /// A domain that libvirt knows.
 #[derive(Debug, Clone)]
 pub struct Domain {
@@ -155,9 +164,9 @@ impl Domain {
         Ok((text, parsed))
     }
 
-    /// The sizes that the guest sees, in bytes, by the disks' names: one question to QEMU for all of them. Not while a job
-    /// runs: QEMU would stat its targets.
-    pub fn capacities(&self) -> Result<BTreeMap<String, u64>> {
+    /// What libvirt and QEMU know of the disks, by their names: one question to QEMU for all of them. Not while a job runs:
+    /// QEMU would stat its targets.
+    pub fn blocks(&self) -> Result<BTreeMap<String, Block>> {
         let mut records = null_mut();
         // SAFETY: the domain is live, the list of domains ends with a null; on success `records` is ours, as below.
         let count = unsafe {
@@ -165,14 +174,14 @@ impl Domain {
             sys::virDomainListGetStats(domains.as_mut_ptr(), sys::VIR_DOMAIN_STATS_BLOCK, &mut records, 0)
         };
         if count < 0 {
-            return Err(at("ask the disks' sizes")(VirtError::last_error()));
+            return Err(at("ask for the disks")(VirtError::last_error()));
         }
         // SAFETY: `records` holds that many pointers to records, each of which lives until the list is freed, once, after
         // the last use.
         unsafe {
-            let sizes = (count > 0).then(|| capacities(&Params::new((**records).params, (**records).nparams)));
+            let found = (count > 0).then(|| blocks(&Params::new((**records).params, (**records).nparams)));
             sys::virDomainStatsRecordListFree(records);
-            sizes.unwrap_or_else(|| Ok(BTreeMap::new()))
+            found.unwrap_or_else(|| Ok(BTreeMap::new()))
         }
     }
 
@@ -363,15 +372,16 @@ fn is_refusal(error: &VirtError) -> bool {
     from_qemu && (number == sys::VIR_ERR_INTERNAL_ERROR || number == sys::VIR_ERR_AGENT_COMMAND_FAILED)
 }
 
-/// The disks' sizes in the statistics of a domain (libvirt-domain.h, virConnectGetAllDomainStats).
-fn capacities(stats: &Params<'_>) -> Result<BTreeMap<String, u64>> {
-    let mut sizes = BTreeMap::new();
+/// The disks in the statistics of a domain (libvirt-domain.h, virConnectGetAllDomainStats).
+fn blocks(stats: &Params<'_>) -> Result<BTreeMap<String, Block>> {
+    let mut blocks = BTreeMap::new();
     for disk in 0.. {
         let Some(name) = stats.string(&c_string(&format!("block.{disk}.name"))?) else { break };
         let capacity = stats.ulong(&c_string(&format!("block.{disk}.capacity"))?);
-        sizes.extend(capacity.map(|capacity| (name, capacity)));
+        let path = stats.string(&c_string(&format!("block.{disk}.path"))?);
+        blocks.insert(name, Block { capacity, path });
     }
-    Ok(sizes)
+    Ok(blocks)
 }
 
 /// Text for libvirt; `INVALID_ARGUMENT` when it holds a NUL.

@@ -13,7 +13,7 @@ mod xml;
 
 pub use checkpoint::{Checkpoint, Redefined};
 pub use connection::connect;
-pub use domain::{Domain, JobPicture, JobState, State};
+pub use domain::{Block, Domain, JobPicture, JobState, State};
 pub use event::{Event, Subscription, subscribe};
 pub use xml::{BackupDisk, BackupMode, Disk, DomainXml, Interface, Source, backup_xml, checkpoint_xml};
 

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use quick_xml::events::{BytesEnd, BytesStart, BytesText, Event};
 use serde::Deserialize;
 
+use super::domain::Block;
 use crate::error::{Code, Error, Result};
 
 /// What a backup needs of a domain's XML.
@@ -30,6 +31,9 @@ pub struct Disk {
     pub target: String,
     /// Where its data is.
     pub source: Source,
+    /// Host path of its top image, a file or a device, as far as that is known: the path of a pool's volume is not in the
+    /// XML (`DomainXml::locate`).
+    pub path: Option<String>,
     /// Format of its top image, e.g. `qcow2`.
     pub format: String,
     /// The images that its top image stands on, nearest first.
@@ -73,6 +77,14 @@ pub enum Source {
 }
 
 impl Source {
+    /// The host path of a file or device.
+    pub fn host_path(&self) -> Option<&str> {
+        match self {
+            Source::File(path) | Source::Block(path) => Some(path),
+            Source::Network(_) | Source::Volume(_) | Source::Other(_) => None,
+        }
+    }
+
     /// The path or name by which the source is known.
     pub fn path(&self) -> Option<&str> {
         match self {
@@ -305,6 +317,20 @@ impl DiskElement {
     }
 }
 
+impl DomainXml {
+    /// Has it disks that only libvirt can locate?
+    pub fn has_volumes(&self) -> bool {
+        self.disks.iter().any(|disk| matches!(disk.source, Source::Volume(_)))
+    }
+
+    /// Notes where libvirt has found the images of the disks.
+    pub fn locate(&mut self, blocks: &BTreeMap<String, Block>) {
+        for disk in self.disks.iter_mut().filter(|disk| disk.path.is_none()) {
+            disk.path = blocks.get(&disk.target).and_then(|block| block.path.clone());
+        }
+    }
+}
+
 impl From<DiskElement> for Disk {
     fn from(disk: DiskElement) -> Disk {
         let mut encrypted =
@@ -320,9 +346,11 @@ impl From<DiskElement> for Disk {
             }
             layer = this.backing;
         }
+        let source = Source::from(&disk.kind, disk.source);
         Disk {
             target: disk.target.map(|t| t.dev).unwrap_or_default(),
-            source: Source::from(&disk.kind, disk.source),
+            path: source.host_path().map(str::to_owned),
+            source,
             format: disk.driver.and_then(|d| d.format).unwrap_or_else(|| "raw".to_owned()),
             backing,
             serial: disk.serial.filter(|s| !s.is_empty()),
@@ -574,6 +602,18 @@ mod tests {
         let xml = format!("<domain><devices>{}{controllers}</devices></domain>", disks.concat());
         let with = DomainXml::parse(&xml).unwrap().disks.into_iter().filter(|disk| disk.iothread);
         assert_eq!(with.map(|disk| disk.target).collect::<Vec<_>>(), ["vda", "vdb", "sdb"]);
+    }
+
+    #[test]
+    fn a_pool_s_volume_is_where_libvirt_says() {
+        let mut domain = fixture("kinds");
+        assert!(domain.has_volumes() && !fixture("cloudstack").has_volumes());
+        let at = |path: &str| Block { path: Some(path.to_owned()), capacity: None };
+        domain.locate(&BTreeMap::from(["vda", "vdd"].map(|target| (target.to_owned(), at("/pool/vol-1")))));
+        let paths: BTreeMap<_, _> = domain.disks.iter().map(|d| (d.target.as_str(), d.path.as_deref())).collect();
+        assert_eq!(paths["vda"], Some("/var/lib/a b/it's \"fünf\" & <co>*.qcow2"), "the XML's own");
+        assert_eq!((paths["vdb"], paths["vdd"]), (Some("/dev/drbd/by-res/cs-11/0"), Some("/pool/vol-1")));
+        assert_eq!((paths["vdc"], paths["vde"]), (None, None), "on the network, and elsewhere");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use super::request::Checked;
 use crate::config::Config;
 use crate::engine::choice;
 use crate::error::{Code, Error, Result};
-use crate::libvirt::{Disk, Domain, DomainXml, JobState, Source, State};
+use crate::libvirt::{Disk, Domain, DomainXml, JobState, State};
 use crate::point::volume_of;
 use crate::qcow2;
 
@@ -93,17 +93,18 @@ pub(super) fn find(checked: &Checked, config: &Config) -> Result<Found> {
             "another job (backup, migration, save) runs on it, or QEMU does not answer",
         ));
     }
-    let (xml_text, xml) = domain.xml()?;
+    let (xml_text, mut xml) = domain.xml()?;
+    let blocks = domain.blocks()?;
+    xml.locate(&blocks);
     let (chosen, skipped): (Vec<&Disk>, Vec<&Disk>) =
         xml.disks.iter().partition(|disk| !disk.shareable && !disk.transient);
     let details =
         skipped.iter().map(|disk| format!("disk {}: left out, it is shareable or transient", disk.target)).collect();
     let left_out = skipped.iter().map(|disk| disk.target.clone()).chain(xml.others.iter().cloned()).collect();
-    let sizes = domain.capacities()?;
     let mut disks = Vec::new();
     let mut stored = Vec::new();
     for disk in chosen {
-        let looked = look_at(&domain, disk, sizes.get(&disk.target));
+        let looked = look_at(&domain, disk, blocks.get(&disk.target).and_then(|block| block.capacity));
         let (mut facts, names) = looked.map_err(|e| e.on_disk(&disk.target))?;
         facts.twin =
             facts.serial.is_some() && xml.disks.iter().filter(|other| other.serial == facts.serial).count() > 1;
@@ -118,7 +119,10 @@ pub(super) fn find(checked: &Checked, config: &Config) -> Result<Found> {
 
 /// The bitmaps that a domain has now.
 pub(super) fn bitmaps(domain: &Domain) -> Result<Bitmaps> {
-    let (_, xml) = domain.xml()?;
+    let (_, mut xml) = domain.xml()?;
+    if xml.has_volumes() {
+        xml.locate(&domain.blocks()?);
+    }
     let disks: Vec<_> = xml.disks.iter().filter(|disk| !disk.shareable && !disk.transient).collect();
     Ok(Bitmaps {
         targets: disks.iter().map(|disk| disk.target.clone()).collect(),
@@ -140,7 +144,7 @@ pub(super) fn remove_everywhere(domain: &Domain, bitmaps: &Bitmaps, name: &str) 
 }
 
 /// Facts of one disk, and the names of the bitmaps stored in its top image.
-fn look_at(domain: &Domain, disk: &Disk, size: Option<&u64>) -> Result<(DiskFacts, BTreeSet<String>)> {
+fn look_at(domain: &Domain, disk: &Disk, size: Option<u64>) -> Result<(DiskFacts, BTreeSet<String>)> {
     const STEP: &str = "look at the disk";
     if disk.encrypted {
         return Err(Error::new(
@@ -165,7 +169,7 @@ fn look_at(domain: &Domain, disk: &Disk, size: Option<&u64>) -> Result<(DiskFact
         volume: volume.to_owned(),
         serial: disk.serial.clone(),
         twin: false,
-        virtual_size: *size.ok_or_else(|| Error::new(Code::Libvirt, STEP, "its size is not known"))?,
+        virtual_size: size.ok_or_else(|| Error::new(Code::Libvirt, STEP, "its size is not known"))?,
         cannot_carry,
         only_full: None,
     };
@@ -174,10 +178,10 @@ fn look_at(domain: &Domain, disk: &Disk, size: Option<&u64>) -> Result<(DiskFact
 
 /// The bitmaps stored in the disk's top image, or why it can't hold one.
 fn bitmap_home(disk: &Disk) -> Result<BTreeSet<String>, String> {
-    let Source::File(path) = &disk.source else { return Err("it is no file".to_owned()) };
     if disk.format != "qcow2" {
         return Err(format!("its format is {}", disk.format));
     }
+    let Some(path) = &disk.path else { return Err("its image is no file or device of this host".to_owned()) };
     if disk.read_only {
         return Err("it is read-only".to_owned());
     }

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use super::image_lock::ImageLock;
 use super::request::StoppedSource;
 use crate::error::{Code, Error, Result};
-use crate::libvirt::{Disk, Source};
+use crate::libvirt::Disk;
 use crate::qcow2::{self, Backing, Layer};
 
 const STEP: &str = "follow the disk's images";
@@ -72,18 +72,17 @@ impl Unread {
 
 /// The images of a running domain's disk, as libvirt names them.
 pub(super) fn of_domain(disk: &Disk) -> Result<Vec<LayerAt>> {
-    let below = disk.backing.iter().map(|image| (&image.source, image.format.as_str()));
-    let images = std::iter::once((&disk.source, disk.format.as_str())).chain(below);
-    let layer = |(source, format): (&Source, &str)| {
-        let (Source::File(path) | Source::Block(path)) = source else {
-            return Err(Error::new(Code::UnsupportedImage, STEP, "an image below it is no file"));
-        };
+    let below = disk.backing.iter().map(|image| (image.source.host_path(), image.format.as_str()));
+    let images = std::iter::once((disk.path.as_deref(), disk.format.as_str())).chain(below);
+    let layer = |(path, format): (Option<&str>, &str)| {
+        let no_path = || Error::new(Code::UnsupportedImage, STEP, "one of them is no file or device of this host");
+        let path = path.ok_or_else(no_path)?;
         let qcow2 = match format {
             "qcow2" => true,
             "raw" => false,
             other => return Err(Error::new(Code::UnsupportedImage, STEP, format!("'{path}' is of format {other}"))),
         };
-        Ok(LayerAt { path: path.clone(), qcow2 })
+        Ok(LayerAt { path: path.to_owned(), qcow2 })
     };
     images.map(layer).collect()
 }

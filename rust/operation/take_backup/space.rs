@@ -7,7 +7,7 @@ use std::path::Path;
 use super::decision::Way;
 use super::found::Found;
 use crate::error::{Code, Error, Result};
-use crate::libvirt::{Disk, Source};
+use crate::libvirt::Disk;
 use crate::nas::deadline::{LIMIT, bounded};
 use crate::nas::session::Session;
 use crate::qcow2;
@@ -86,18 +86,18 @@ fn sum(bytes: impl Iterator<Item = u64>) -> u64 {
 }
 
 fn look_at(disk: &Disk, virtual_size: u64) -> Known {
-    let below = disk.backing.iter().filter_map(|image| occupied(&image.source, &image.format)).max();
-    Known { top: occupied(&disk.source, &disk.format), below, dirty: None, virtual_size }
+    let below = disk.backing.iter().filter_map(|image| occupied(image.source.host_path(), &image.format)).max();
+    Known { top: occupied(disk.path.as_deref(), &disk.format), below, dirty: None, virtual_size }
 }
 
 /// What an image's file occupies; unknown for what is no file, and for a qcow2 that holds snapshots too.
-fn occupied(source: &Source, format: &str) -> Option<u64> {
-    let Source::File(path) = source else { return None };
-    let file = File::open(path).ok()?;
+fn occupied(path: Option<&str>, format: &str) -> Option<u64> {
+    let file = File::open(path?).ok()?;
+    let metadata = file.metadata().ok().filter(|metadata| metadata.is_file())?;
     if format == "qcow2" && qcow2::inspect(&file).ok()?.snapshots > 0 {
         return None;
     }
-    Some(file.metadata().ok()?.blocks().saturating_mul(512))
+    Some(metadata.blocks().saturating_mul(512))
 }
 
 /// The images of a full may hide each other's data, and changes may be discards, which take no room.
