@@ -51,12 +51,13 @@ pub(super) fn take_backup(request: &JTakeBackupRequest<'_>, env: &Env<'_>) -> Re
             mode: if mode.is_null() { None } else { text("mode", mode.text(env)?, env)? },
             bitmap_new: text("bitmapNew", request.bitmap_new(env)?, env)?,
             bitmap_parent: text("bitmapParent", request.bitmap_parent(env)?, env)?,
-            parent_paths: list("parentPaths", request.parent_paths(env)?, env, path)?,
+            parent_paths: list("parentPaths", request.parent_paths(env)?, env, string)?,
             disks: list("disks", request.disks(env)?, env, stopped_disk)?,
             quiesce: Some(request.quiesce(env)?),
             wait_seconds: Some(unsigned("waitSeconds", request.wait_seconds(env)?)?),
             engine: if engine.is_null() { None } else { text("engine", engine.text(env)?, env)? },
             rate_limit: Some(unsigned("rateLimit", request.rate_limit(env)?)?),
+            exclude_disks: list("excludeDisks", request.exclude_disks(env)?, env, string)?,
         })
     })
 }
@@ -188,7 +189,7 @@ pub(super) fn configuration(java: &JConfiguration<'_>, env: &Env<'_>) -> Result<
         ] {
             keys.insert(key.to_owned(), unsigned(key, value)?.into());
         }
-        if let Some(points) = list("freezeMountPoints", java.freeze_mount_points(env)?, env, path)? {
+        if let Some(points) = list("freezeMountPoints", java.freeze_mount_points(env)?, env, string)? {
             keys.insert("freezeMountPoints".to_owned(), points.into());
         }
         Ok::<_, Failure>(())
@@ -211,9 +212,9 @@ fn repository(java: JRepository<'_>, env: &mut Env<'_>) -> Result<Option<Reposit
     }))
 }
 
-fn path<'l>(element: JObject<'l>, field: &str, env: &mut Env<'l>) -> Result<String> {
-    let path = env.cast_local::<JString>(element)?;
-    Ok(text(field, path, env)?.unwrap_or_default())
+fn string<'l>(element: JObject<'l>, field: &str, env: &mut Env<'l>) -> Result<String> {
+    let string = env.cast_local::<JString>(element)?;
+    Ok(text(field, string, env)?.unwrap_or_default())
 }
 
 fn stopped_disk<'l>(element: JObject<'l>, field: &str, env: &mut Env<'l>) -> Result<StoppedDisk> {

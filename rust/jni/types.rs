@@ -89,6 +89,7 @@ bind_java_type! {
         fn wait_seconds() -> jlong,
         fn engine() -> JEngine,
         fn rate_limit() -> jlong,
+        fn exclude_disks() -> JList,
     },
 }
 

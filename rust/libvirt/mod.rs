@@ -15,7 +15,7 @@ pub use checkpoint::{Checkpoint, Redefined};
 pub use connection::connect;
 pub use domain::{Block, Domain, JobPicture, JobState, State};
 pub use event::{Event, Subscription, subscribe};
-pub use xml::{BackupDisk, BackupMode, Disk, DomainXml, Interface, Source, backup_xml, checkpoint_xml};
+pub use xml::{BackupDisk, BackupMode, Device, Disk, DomainXml, Interface, Source, backup_xml, checkpoint_xml};
 
 use virt::error::Error as VirtError;
 use virt_sys as sys;

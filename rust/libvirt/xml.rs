@@ -14,8 +14,8 @@ use crate::error::{Code, Error, Result};
 pub struct DomainXml {
     /// Its disks of `device='disk'`, in XML order.
     pub disks: Vec<Disk>,
-    /// The target names of its other disks (CD-ROM, floppy, LUN), which no backup holds.
-    pub others: Vec<String>,
+    /// Its other disks (CD-ROM, floppy, LUN), which no backup holds.
+    pub others: Vec<Disk>,
     /// Its network interfaces.
     pub interfaces: Vec<Interface>,
     /// It has a channel to the guest's agent.
@@ -29,6 +29,8 @@ pub struct DomainXml {
 pub struct Disk {
     /// Its name in the domain, e.g. `vda`.
     pub target: String,
+    /// What it is to the guest.
+    pub device: Device,
     /// Where its data is.
     pub source: Source,
     /// Host path of its top image, a file or a device, as far as that is known: the path of a pool's volume is not in the
@@ -50,6 +52,17 @@ pub struct Disk {
     pub encrypted: bool,
     /// QEMU serves it on a thread of its own: the disk's, or that of its SCSI controller.
     pub iothread: bool,
+}
+
+/// What a disk is to the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Device {
+    /// A disk.
+    Disk,
+    /// A disk to which the guest's SCSI commands go as they are.
+    Lun,
+    /// A drive (CD-ROM, floppy) whose medium can be exchanged.
+    Removable,
 }
 
 /// An image below a disk's top image.
@@ -82,6 +95,17 @@ impl Source {
         match self {
             Source::File(path) | Source::Block(path) => Some(path),
             Source::Network(_) | Source::Volume(_) | Source::Other(_) => None,
+        }
+    }
+
+    /// libvirt's name for what it is.
+    pub fn kind(&self) -> &str {
+        match self {
+            Source::File(_) => "file",
+            Source::Block(_) => "block",
+            Source::Network(_) => "network",
+            Source::Volume(_) => "volume",
+            Source::Other(kind) => kind,
         }
     }
 
@@ -284,11 +308,11 @@ impl DomainXml {
     pub fn parse(text: &str) -> Result<DomainXml> {
         let domain: DomainElement =
             quick_xml::de::from_str(text).map_err(|e| Error::new(Code::Libvirt, "parse the domain's XML", e))?;
-        let is_disk = |disk: &DiskElement| disk.device.as_deref().unwrap_or("disk") == "disk";
         let to_agent = |channel: &ChannelElement| {
             channel.target.as_ref().is_some_and(|target| target.name.as_deref() == Some("org.qemu.guest_agent.0"))
         };
-        let (disks, others): (Vec<_>, Vec<_>) = domain.devices.disk.into_iter().partition(is_disk);
+        let (disks, others): (Vec<_>, Vec<_>) =
+            domain.devices.disk.into_iter().partition(|disk| disk.device() == Device::Disk);
         let controllers = domain.devices.controller;
         let served_by_thread = |disk: &DiskElement| disk.has_iothread(&controllers);
         Ok(DomainXml {
@@ -296,7 +320,7 @@ impl DomainXml {
                 .into_iter()
                 .map(|disk| Disk { iothread: served_by_thread(&disk), ..Disk::from(disk) })
                 .collect(),
-            others: others.into_iter().filter_map(|d| d.target).map(|t| t.dev).collect(),
+            others: others.into_iter().map(Disk::from).collect(),
             interfaces: domain.devices.interface.into_iter().map(Interface::from).collect(),
             agent: domain.devices.channel.iter().any(to_agent),
             owner: domain.seclabel.iter().find_map(SecurityLabel::owner),
@@ -305,6 +329,14 @@ impl DomainXml {
 }
 
 impl DiskElement {
+    fn device(&self) -> Device {
+        match self.device.as_deref() {
+            None | Some("disk") => Device::Disk,
+            Some("lun") => Device::Lun,
+            Some(_) => Device::Removable,
+        }
+    }
+
     /// Has it an iothread, or the controller that it hangs on?
     fn has_iothread(&self, controllers: &[ControllerElement]) -> bool {
         let bus = self.target.as_ref().and_then(|target| target.bus.as_deref());
@@ -333,6 +365,7 @@ impl DomainXml {
 
 impl From<DiskElement> for Disk {
     fn from(disk: DiskElement) -> Disk {
+        let device = disk.device();
         let mut encrypted =
             disk.encryption.is_some() || disk.source.as_ref().is_some_and(|source| source.encryption.is_some());
         let mut backing = Vec::new();
@@ -349,6 +382,7 @@ impl From<DiskElement> for Disk {
         let source = Source::from(&disk.kind, disk.source);
         Disk {
             target: disk.target.map(|t| t.dev).unwrap_or_default(),
+            device,
             path: source.host_path().map(str::to_owned),
             source,
             format: disk.driver.and_then(|d| d.format).unwrap_or_else(|| "raw".to_owned()),
@@ -552,7 +586,7 @@ mod tests {
                 ("vdb", "/mnt/5f9d/0a1b2c3d-0000-4000-8000-00000000000b", Some("0a1b2c3d000040008001")),
             ]
         );
-        assert_eq!(domain.others, ["hdc"]);
+        assert!(matches!(&domain.others[..], [drive] if drive.target == "hdc" && drive.device == Device::Removable));
         assert!(domain.disks.iter().all(|d| d.format == "qcow2" && !d.encrypted));
         assert!(domain.agent && !fixture("kinds").agent);
         let nic = &domain.interfaces[0];
@@ -578,7 +612,8 @@ mod tests {
         );
         assert_eq!(by("vdm").format, "raw", "without a driver element");
         assert_eq!(by("vdm").serial.as_deref(), Some(" leading & trailing "));
-        assert_eq!(domain.others, ["sda", "fda", "sdb"], "CD-ROM, floppy, LUN");
+        let others: Vec<_> = domain.others.iter().map(|disk| (disk.target.as_str(), disk.device)).collect();
+        assert_eq!(others, [("sda", Device::Removable), ("fda", Device::Removable), ("sdb", Device::Lun)]);
     }
 
     #[test]

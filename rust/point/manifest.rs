@@ -51,6 +51,9 @@ pub struct Manifest {
     pub parent: Option<ParentPoint>,
     /// The disks, the root disk first.
     pub disks: Vec<ManifestDisk>,
+    /// The machine's other disks, which it does not hold; none in points of older versions.
+    #[serde(default)]
+    pub left_out: Vec<LeftOut>,
     /// BLAKE3 of each other file of the point but the fingerprints, by name; null in points of older versions.
     #[serde(default)]
     pub texts: Option<BTreeMap<String, Digest>>,
@@ -67,6 +70,20 @@ pub struct ParentPoint {
     pub backup_path: String,
     /// Its `pointId`.
     pub point_id: String,
+}
+
+/// A disk of the machine that a restore point does not hold.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LeftOut {
+    /// The domain's name for it; null of a stopped guest.
+    pub target: Option<String>,
+    /// The last component of its source path, if it has one.
+    pub volume: Option<String>,
+    /// Its serial, if it is known.
+    pub serial: Option<String>,
+    /// Why it was left out.
+    pub reason: String,
 }
 
 /// One disk of a restore point.
@@ -203,7 +220,8 @@ impl Manifest {
 
     /// The serials of the machine's disks, as often as they have them.
     fn serials(&self) -> impl Iterator<Item = &str> {
-        self.disks.iter().filter_map(|disk| disk.serial.as_deref())
+        let of_left_out = self.left_out.iter().filter_map(|disk| disk.serial.as_deref());
+        self.disks.iter().filter_map(|disk| disk.serial.as_deref()).chain(of_left_out)
     }
 }
 
@@ -236,6 +254,7 @@ mod tests {
             engine: Engine::Push,
             parent: None,
             disks,
+            left_out: Vec::new(),
             texts: None,
             checksum: None,
         }
@@ -260,6 +279,10 @@ mod tests {
         assert_eq!(volume(None, "e"), Some("e"), "nor does it when the disks of now share it");
         assert_eq!(volume(Some("own"), "e"), Some("e"), "nor when each has its own by now");
         assert_eq!(volume(None, "f"), None);
+        let left_out =
+            LeftOut { target: None, volume: None, serial: Some("s2".into()), reason: "it is shareable".into() };
+        let m = Manifest { left_out: vec![left_out], ..m };
+        assert_eq!(m.disk(Some("s2"), "moved"), None, "one of the two was left out");
     }
 
     #[test]
@@ -294,7 +317,12 @@ mod tests {
     fn a_manifest_of_before_is_read_and_has_no_checksum() {
         let m = manifest(vec![disk("a", None)]);
         let mut value = serde_json::to_value(&m).unwrap();
-        value.as_object_mut().unwrap().retain(|name, _| !["name", "texts", "checksum"].contains(&name.as_str()));
+        value
+            .as_object_mut()
+            .unwrap()
+            .retain(|name, _| !["name", "leftOut", "texts", "checksum"].contains(&name.as_str()));
+        // and one of a later version may say more
+        value["later"] = true.into();
         value["disks"][0].as_object_mut().unwrap().remove("fingerprints").unwrap();
         let text = value.to_string();
         let read: Manifest = serde_json::from_str(&text).unwrap();

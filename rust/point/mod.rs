@@ -9,7 +9,7 @@ mod volume;
 use serde::{Deserialize, Serialize};
 
 pub use chain::{DEEPEST, Link, open_chain, resolve};
-pub use manifest::{MANIFEST, Manifest, ManifestDisk, ParentPoint};
+pub use manifest::{LeftOut, MANIFEST, Manifest, ManifestDisk, ParentPoint};
 pub use parent::{ChainImage, Parent, ParentDisk};
 pub use volume::volume_of;
 

@@ -203,6 +203,7 @@ mod tests {
                 engine: Engine::Push,
                 parent: None,
                 disks: vec![disk],
+                left_out: Vec::new(),
                 texts: None,
                 checksum: None,
             };

@@ -6,6 +6,8 @@
 mod chains;
 mod compared;
 mod failures;
+#[path = "../take_backup/odd_disks.rs"]
+mod odd_disks;
 #[path = "../take_backup/rows.rs"]
 mod rows;
 #[path = "../take_backup/shapes.rs"]

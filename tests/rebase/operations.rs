@@ -115,6 +115,7 @@ fn manifest(instance: &Path, point: usize) {
                 fingerprints: None,
             })
             .collect(),
+        left_out: Vec::new(),
         texts: None,
         checksum: None,
     };

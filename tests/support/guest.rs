@@ -34,6 +34,10 @@ pub struct Disk {
     block: Option<File>,
     /// The image in Ceph, of which the path is CloudStack's name.
     rbd: Option<(&'static Ceph, String)>,
+    /// The storage pool of libvirt's that it is a volume of.
+    pool: Option<String>,
+    /// Backups leave it out because their request says so.
+    pub excluded: bool,
     /// Attributes of its `<driver>`.
     driver: &'static str,
     /// Further elements inside `<disk>`, such as `<shareable/>`.
@@ -54,6 +58,8 @@ impl Disk {
             overlay: false,
             block: None,
             rbd: None,
+            pool: None,
+            excluded: false,
             driver: "cache='none' discard='unmap'",
             extra: "",
             written: None,
@@ -110,6 +116,39 @@ impl Disk {
         Disk { path: device.into(), image: Image::Raw, block: Some(block), size: 0, ..Disk::new() }
     }
 
+    /// A qcow2 on a block device.
+    pub fn qcow2_on_block() -> Disk {
+        let disk = Disk::block();
+        // the device has room for the metadata of a disk that is not full
+        Image::Qcow2.create(&disk.path, 64 * MIB);
+        Disk { image: Image::Qcow2, ..disk }
+    }
+
+    /// A qcow2 that is a volume of a storage pool.
+    pub fn in_pool() -> Disk {
+        let (folder, volume) = (folder("pool"), random_uuid());
+        Image::Qcow2.create(&folder.join(&volume), 64 * MIB);
+        let pool = folder.file_name().unwrap().to_str().unwrap().to_owned();
+        run("virsh", ["pool-create-as", "--name", &pool, "--type", "dir", "--target", folder.to_str().unwrap()]);
+        Disk { path: folder.join(volume), pool: Some(pool), size: 0, ..Disk::new() }
+    }
+
+    /// A qcow2 whose data are in another file, which can be read without it or not.
+    pub fn with_data_file(raw: bool) -> Disk {
+        let disk = folder("disk");
+        let (path, data) = (disk.join(random_uuid()), disk.join("data"));
+        let options = format!("data_file={},data_file_raw={}", data.display(), if raw { "on" } else { "off" });
+        run("qemu-img", ["create", "-q", "-f", "qcow2", "-o", &options, path.to_str().unwrap(), "64M"]);
+        // libvirt 9 gives QEMU's user the image and not its data file
+        std::fs::set_permissions(&data, std::fs::Permissions::from_mode(0o666)).unwrap();
+        Disk::existing(path, Image::Qcow2)
+    }
+
+    /// One that backups leave out, since their request says so.
+    pub fn excluded(self) -> Disk {
+        Disk { excluded: true, ..self }
+    }
+
     /// An image of 64 MiB in the lab's Ceph.
     pub fn rbd() -> Disk {
         Disk::in_ceph(ceph())
@@ -123,12 +162,12 @@ impl Disk {
 
     /// Does a backup have to hold it?
     pub fn is_backed_up(&self) -> bool {
-        !["<shareable/>", "<transient/>"].contains(&self.extra)
+        !self.excluded && !["<shareable/>", "<transient/>"].contains(&self.extra)
     }
 
     /// Can it carry a bitmap?
     pub fn takes_bitmaps(&self) -> bool {
-        self.image == Image::Qcow2 && self.block.is_none() && self.is_writable()
+        self.image == Image::Qcow2 && self.is_writable()
     }
 
     /// May the guest write to it?
@@ -179,10 +218,11 @@ impl Disk {
             _ => String::new(),
         };
         let path = xml(&self.path);
-        let (kind, source) = match &self.rbd {
-            Some((ceph, image)) => ("network", ceph.xml(image)),
-            None if self.block.is_some() => ("block", format!("<source dev='{path}'>{encryption}</source>")),
-            None => ("file", format!("<source file='{path}'>{encryption}</source>")),
+        let (kind, source) = match (&self.rbd, &self.pool) {
+            (Some((ceph, image)), _) => ("network", ceph.xml(image)),
+            (_, Some(pool)) => ("volume", format!("<source pool='{pool}' volume='{}'/>", self.volume())),
+            _ if self.block.is_some() => ("block", format!("<source dev='{path}'>{encryption}</source>")),
+            _ => ("file", format!("<source file='{path}'>{encryption}</source>")),
         };
         format!(
             "<disk type='{kind}' device='disk'><driver name='qemu' type='{format}' {driver}/>\

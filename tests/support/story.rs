@@ -331,9 +331,9 @@ impl Story {
         let guest = &self.guest;
         let expected: Vec<_> = (0..guest.disks.len()).filter(|i| guest.disks[*i].is_backed_up()).collect();
         assert_eq!(taken.disks.len(), expected.len(), "{taken:?}");
-        for (position, (disk, index)) in taken.disks.iter().zip(expected).enumerate() {
+        for (disk, index) in taken.disks.iter().zip(expected) {
             let source = &guest.disks[index];
-            let prefix = if position == 0 { "root" } else { "datadisk" };
+            let prefix = if index == 0 { "root" } else { "datadisk" };
             assert_eq!(disk.target, running.then(|| guest.target(index)));
             assert_eq!(disk.volume, source.volume());
             assert!(!running || disk.serial == source.serial, "{disk:?}");

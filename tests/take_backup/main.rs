@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
 
 mod failures;
+mod odd_disks;
 mod parents;
 mod refusals;
 mod rows;

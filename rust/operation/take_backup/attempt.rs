@@ -19,8 +19,8 @@ use crate::error::{Code, Error, Result};
 use crate::host::HostState;
 use crate::job::Reporter;
 use crate::libvirt::{self, BackupDisk, BackupMode, State};
-use crate::point::Manifest;
 use crate::point::fingerprints::Fingerprints;
+use crate::point::{LeftOut, Manifest};
 
 /// What the copying of the data has shown.
 pub(super) struct Copied {
@@ -78,6 +78,11 @@ impl Attempt {
     /// The engine that moves the data.
     pub(super) fn engine(&self) -> Engine {
         self.engine
+    }
+
+    /// The disks that it leaves out.
+    pub(super) fn left_out(&self) -> &[LeftOut] {
+        &self.found.left_out
     }
 
     /// Sees to it that the disks can be compared that the plan has compared.
@@ -256,7 +261,7 @@ impl Attempt {
             file: Some(path),
             since: since.filter(|_| matches!(way, Way::Incremental(_))),
         });
-        let left_out = self.found.left_out.iter().map(|target| BackupDisk { target, file: None, since: None });
+        let left_out = self.found.others().map(|target| BackupDisk { target, file: None, since: None });
         Ok(libvirt::backup_xml(mode, &chosen.chain(left_out).collect::<Vec<_>>()))
     }
 
@@ -265,7 +270,7 @@ impl Attempt {
             self.found.disks.iter().zip(&plan.carries).partition(|(_, carries)| **carries);
         let with: Vec<_> = with.into_iter().map(|(disk, _)| disk.target.as_str()).collect();
         let without = without.into_iter().map(|(disk, _)| disk.target.as_str());
-        let without: Vec<_> = without.chain(self.found.left_out.iter().map(String::as_str)).collect();
+        let without: Vec<_> = without.chain(self.found.others()).collect();
         libvirt::checkpoint_xml(bitmap, None, &with, &without)
     }
 

@@ -1,6 +1,5 @@
 //! Which backup results (design, section 4): pure functions from what was asked and found to what is done.
 
-use super::file_name;
 use super::request::Mode;
 use super::storage::TargetSpec;
 use crate::error::{Code, Error};
@@ -40,6 +39,8 @@ pub(super) struct DiskFacts {
     pub target: String,
     /// The last component of its source path.
     pub volume: String,
+    /// Its file's name in the point.
+    pub file: String,
     /// Its serial, if it has one.
     pub serial: Option<String>,
     /// Another disk of the guest has the serial too, so that it tells neither.
@@ -335,13 +336,13 @@ impl DiskFacts {
 impl Plan {
     /// The targets to make; with `fingerprints` where we write the data ourselves.
     pub(super) fn specs(&self, disks: &[DiskFacts], fingerprints: bool) -> Vec<TargetSpec> {
-        let spec = |(i, (disk, way)): (usize, (&DiskFacts, &Way))| TargetSpec {
-            name: file_name(i, &disk.volume),
+        let spec = |(disk, way): (&DiskFacts, &Way)| TargetSpec {
+            name: disk.file.clone(),
             virtual_size: disk.virtual_size,
             parent: way.parent().cloned(),
             fingerprints: fingerprints && disk.only_full.is_none(),
         };
-        disks.iter().zip(&self.ways).enumerate().map(spec).collect()
+        disks.iter().zip(&self.ways).map(spec).collect()
     }
 
     /// The disks as the manifest has them, without the lengths of their files. `bitmap` is on those that carry one.
@@ -354,7 +355,7 @@ impl Plan {
         let disk = |(i, disk): (usize, &DiskFacts)| ManifestDisk {
             volume: disk.volume.clone(),
             serial: disk.serial.clone(),
-            file: file_name(i, &disk.volume),
+            file: disk.file.clone(),
             kind: if self.ways[i].parent().is_some() { Kind::Incremental } else { Kind::Full },
             size: 0,
             virtual_size: disk.virtual_size,
@@ -384,6 +385,7 @@ mod tests {
         DiskFacts {
             target: target.into(),
             volume: format!("vol-{target}"),
+            file: format!("datadisk.vol-{target}.qcow2"),
             serial: None,
             twin: false,
             virtual_size: 100,
@@ -427,6 +429,7 @@ mod tests {
                 engine: Engine::Push,
                 parent: None,
                 disks,
+                left_out: Vec::new(),
                 texts: None,
                 checksum: None,
             },

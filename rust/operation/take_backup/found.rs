@@ -7,11 +7,12 @@ use std::time::Duration;
 use super::bitmap::Bitmaps;
 use super::decision::DiskFacts;
 use super::request::Checked;
+use super::selection::{self, Chosen, HELP};
 use crate::config::Config;
 use crate::engine::choice;
 use crate::error::{Code, Error, Result};
 use crate::libvirt::{Disk, Domain, DomainXml, JobState, State};
-use crate::point::volume_of;
+use crate::point::LeftOut;
 use crate::qcow2;
 
 /// A question to QEMU that is open for longer means that it hangs; others in the agent ask it for statistics.
@@ -24,8 +25,8 @@ pub(super) struct Found {
     pub xml_text: String,
     pub xml: DomainXml,
     pub disks: Vec<DiskFacts>,
-    /// The names in the domain of the disks that no backup holds.
-    pub left_out: Vec<String>,
+    /// The disks that the backup leaves out, and tells of.
+    pub left_out: Vec<LeftOut>,
     pub bitmaps: Bitmaps,
     pub details: Vec<String>,
 }
@@ -51,6 +52,12 @@ impl Found {
             iothread: with(&disk.target),
         };
         self.disks.iter().map(disk).collect()
+    }
+
+    /// The names in the domain of all disks and drives that are not backed up.
+    pub(super) fn others(&self) -> impl Iterator<Item = &str> {
+        let all = self.xml.disks.iter().chain(&self.xml.others).map(|disk| disk.target.as_str());
+        all.filter(|target| self.disks.iter().all(|disk| disk.target != *target))
     }
 
     /// Is each disk still what it was when it was looked at? Asked when the job has begun: what it copies is what the
@@ -96,24 +103,15 @@ pub(super) fn find(checked: &Checked, config: &Config) -> Result<Found> {
     let (xml_text, mut xml) = domain.xml()?;
     let blocks = domain.blocks()?;
     xml.locate(&blocks);
-    let (chosen, skipped): (Vec<&Disk>, Vec<&Disk>) =
-        xml.disks.iter().partition(|disk| !disk.shareable && !disk.transient);
-    let details =
-        skipped.iter().map(|disk| format!("disk {}: left out, it is shareable or transient", disk.target)).collect();
-    let left_out = skipped.iter().map(|disk| disk.target.clone()).chain(xml.others.iter().cloned()).collect();
+    let (chosen, left_out) = selection::of_domain(&xml, &checked.exclude)?;
+    let told = left_out.iter().map(|disk| selection::told(disk.target.as_deref().unwrap_or("?"), &disk.reason));
+    let details = told.collect();
     let mut disks = Vec::new();
-    let mut stored = Vec::new();
-    for disk in chosen {
-        let looked = look_at(&domain, disk, blocks.get(&disk.target).and_then(|block| block.capacity));
-        let (mut facts, names) = looked.map_err(|e| e.on_disk(&disk.target))?;
-        facts.twin =
-            facts.serial.is_some() && xml.disks.iter().filter(|other| other.serial == facts.serial).count() > 1;
-        disks.push(facts);
-        stored.push(names);
+    for chosen in chosen {
+        let size = blocks.get(&chosen.disk.target).and_then(|block| block.capacity);
+        disks.push(look_at(&domain, &xml, &chosen, size).map_err(|e| e.on_disk(&chosen.disk.target))?);
     }
-    refuse_twins(&disks)?;
-    let targets = disks.iter().map(|disk| disk.target.clone()).collect();
-    let bitmaps = Bitmaps { targets, stored, known: domain.checkpoint_names()?.into_iter().collect() };
+    let bitmaps = bitmaps_of(&domain, &xml)?;
     Ok(Found { domain, runs, xml_text, xml, disks, left_out, bitmaps, details })
 }
 
@@ -123,12 +121,15 @@ pub(super) fn bitmaps(domain: &Domain) -> Result<Bitmaps> {
     if xml.has_volumes() {
         xml.locate(&domain.blocks()?);
     }
-    let disks: Vec<_> = xml.disks.iter().filter(|disk| !disk.shareable && !disk.transient).collect();
-    Ok(Bitmaps {
-        targets: disks.iter().map(|disk| disk.target.clone()).collect(),
-        stored: disks.iter().map(|disk| bitmap_home(disk).unwrap_or_default()).collect(),
-        known: domain.checkpoint_names()?.into_iter().collect(),
-    })
+    bitmaps_of(domain, &xml)
+}
+
+/// Those of the disks that can carry some, and that no other domain has.
+fn bitmaps_of(domain: &Domain, xml: &DomainXml) -> Result<Bitmaps> {
+    let own = xml.disks.iter().filter(|disk| !disk.shareable && !disk.transient);
+    let carriers = own.filter_map(|disk| Some((disk.target.clone(), bitmap_home(disk).ok()?)));
+    let (targets, stored) = carriers.unzip();
+    Ok(Bitmaps { targets, stored, known: domain.checkpoint_names()?.into_iter().collect() })
 }
 
 /// Removes the bitmap `name` from all disks of the domain, which has `bitmaps`.
@@ -143,37 +144,28 @@ pub(super) fn remove_everywhere(domain: &Domain, bitmaps: &Bitmaps, name: &str) 
     if now.has(name) { now.remove(domain, name) } else { Ok(()) }
 }
 
-/// Facts of one disk, and the names of the bitmaps stored in its top image.
-fn look_at(domain: &Domain, disk: &Disk, size: Option<u64>) -> Result<(DiskFacts, BTreeSet<String>)> {
+/// Facts of one disk.
+fn look_at(domain: &Domain, xml: &DomainXml, chosen: &Chosen<'_>, size: Option<u64>) -> Result<DiskFacts> {
     const STEP: &str = "look at the disk";
+    let Chosen { disk, volume, file } = chosen;
     if disk.encrypted {
-        return Err(Error::new(
-            Code::UnsupportedImage,
-            STEP,
-            "it is encrypted, and would be written to the NAS in plain text",
-        ));
+        let cause = format!("it is encrypted, and would be written to the NAS in plain text; {HELP}");
+        return Err(Error::new(Code::UnsupportedImage, STEP, cause));
     }
     if domain.in_block_job(&disk.target)? {
         return Err(Error::new(Code::Busy, STEP, "a block job runs on it"));
     }
-    let volume = disk.source.path().and_then(volume_of);
-    let volume = volume.filter(|volume| !volume.chars().any(char::is_control));
-    let volume = volume
-        .ok_or_else(|| Error::new(Code::UnsupportedImage, STEP, "its source has no name that a file can have"))?;
-    let (cannot_carry, stored) = match bitmap_home(disk) {
-        Err(reason) => (Some(reason), BTreeSet::new()),
-        Ok(stored) => (None, stored),
-    };
-    let facts = DiskFacts {
+    let with_its_serial = xml.disks.iter().chain(&xml.others).filter(|other| other.serial == disk.serial).count();
+    Ok(DiskFacts {
         target: disk.target.clone(),
-        volume: volume.to_owned(),
+        volume: (*volume).to_owned(),
+        file: file.clone(),
         serial: disk.serial.clone(),
-        twin: false,
+        twin: disk.serial.is_some() && with_its_serial > 1,
         virtual_size: size.ok_or_else(|| Error::new(Code::Libvirt, STEP, "its size is not known"))?,
-        cannot_carry,
+        cannot_carry: bitmap_home(disk).err(),
         only_full: None,
-    };
-    Ok((facts, stored))
+    })
 }
 
 /// The bitmaps stored in the disk's top image, or why it can't hold one.
@@ -193,17 +185,4 @@ fn bitmap_home(disk: &Disk) -> Result<BTreeSet<String>, String> {
         );
     }
     Ok(info.bitmaps.into_iter().map(|bitmap| bitmap.name).collect())
-}
-
-fn refuse_twins(disks: &[DiskFacts]) -> Result<()> {
-    if disks.is_empty() {
-        return Err(Error::new(Code::DomainState, "look at the disks", "the domain has no disk to back up"));
-    }
-    for (i, disk) in disks.iter().enumerate() {
-        if disks[..i].iter().any(|other| other.volume == disk.volume) {
-            let cause = format!("two disks have the volume name '{}'", disk.volume);
-            return Err(Error::new(Code::UnsupportedImage, "look at the disks", cause).on_disk(&disk.target));
-        }
-    }
-    Ok(())
 }

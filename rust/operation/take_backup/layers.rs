@@ -5,6 +5,7 @@ use std::os::unix::fs::MetadataExt;
 
 use super::image_lock::ImageLock;
 use super::request::StoppedSource;
+use super::selection::HELP;
 use crate::error::{Code, Error, Result};
 use crate::libvirt::Disk;
 use crate::qcow2::{self, Backing, Layer};
@@ -106,7 +107,7 @@ fn below(path: &str) -> std::result::Result<Option<LayerAt>, Unread> {
     let file = File::open(path).map_err(|e| Error::io(STEP, path, e))?;
     let info = qcow2::inspect(&file).map_err(|error| Unread::of(error, path))?;
     if info.encrypted {
-        let cause = format!("'{path}' is encrypted, and would be written to the NAS in plain text");
+        let cause = format!("'{path}' is encrypted, and would be written to the NAS in plain text; {HELP}");
         return Err(Error::new(Code::UnsupportedImage, STEP, cause).into());
     }
     info.backing.map(|backing| resolve(path, &backing).map_err(Unread::Unknown)).transpose()

@@ -19,6 +19,7 @@ pub(crate) mod recover;
 mod regrown;
 mod request;
 mod running;
+mod selection;
 mod space;
 mod stopped;
 mod storage;
@@ -37,7 +38,7 @@ use crate::host::{Begun, HostState};
 use crate::job::{self, Job, Listener, Reporter};
 use crate::nas::path::PointPath;
 use crate::nas::{deadline, health};
-use crate::point::{Kind, Manifest, ManifestDisk, Parent, ParentPoint};
+use crate::point::{Kind, LeftOut, Manifest, ManifestDisk, Parent, ParentPoint};
 use crate::queue;
 
 use request::Checked;
@@ -200,7 +201,7 @@ fn ask<T: Send + 'static>(step: &'static str, work: impl FnOnce() -> Result<T> +
     deadline::ask(step, CALL, work)
 }
 
-/// The name of a disk's file: the first disk is the root disk.
+/// The name of a disk's file: the first disk of the guest is the root disk, whether it is backed up or not.
 fn file_name(i: usize, volume: &str) -> String {
     format!("{}.{volume}.qcow2", if i == 0 { "root" } else { "datadisk" })
 }
@@ -218,7 +219,7 @@ fn manifest(
     engine: Engine,
     bitmap: Option<&str>,
     parent: Option<ParentPoint>,
-    disks: Vec<ManifestDisk>,
+    (disks, left_out): (Vec<ManifestDisk>, Vec<LeftOut>),
 ) -> Manifest {
     let incremental = disks.iter().any(|disk| disk.kind == Kind::Incremental);
     let comparable = disks.iter().all(|disk| disk.fingerprints.is_some());
@@ -233,6 +234,7 @@ fn manifest(
         engine,
         parent: parent.filter(|_| incremental),
         disks,
+        left_out,
         texts: None,
         checksum: None,
     }

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::file_name;
 use super::rbd::Rbd;
+use super::selection::{self, Names};
 use crate::config::{Config, LEAST_RATE, check_limit};
 use crate::engine::Engine;
 use crate::engine::rate::Rate;
@@ -44,6 +46,8 @@ pub struct TakeBackupRequest {
     pub engine: Option<String>,
     /// Bytes a second that are read of the guest's disks at most. Absent or 0: the configured limit.
     pub rate_limit: Option<u64>,
+    /// Disks to leave out, each by its target, serial or volume; of a stopped guest by its path or volume.
+    pub exclude_disks: Option<Vec<String>>,
 }
 
 /// A disk of a stopped guest.
@@ -74,7 +78,9 @@ pub(super) struct Checked {
     pub export: Export,
     pub mode: Mode,
     /// `None`: the guest runs.
-    pub stopped: Option<Vec<StoppedSource>>,
+    pub stopped: Option<StoppedSources>,
+    /// Disks of a running guest to leave out.
+    pub exclude: Vec<String>,
     pub quiesce: bool,
     pub wait: Duration,
     pub engine: Engine,
@@ -99,12 +105,23 @@ impl Mode {
     }
 }
 
+/// The disks of a stopped guest, checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct StoppedSources {
+    /// Those that its backup holds.
+    pub chosen: Vec<StoppedSource>,
+    /// Those that the request excludes.
+    pub left_out: Vec<StoppedSource>,
+}
+
 /// A disk of a stopped guest, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct StoppedSource {
     /// Of an image in Ceph, its name.
     pub path: String,
     pub volume: String,
+    /// Its file's name in the point.
+    pub file: String,
     pub qcow2: bool,
     pub rbd: Option<Rbd>,
 }
@@ -136,7 +153,11 @@ impl TakeBackupRequest {
         let engine = check_engine(self.engine.as_deref(), config)?;
         let own = check_limit("rateLimit", self.rate_limit, LEAST_RATE)?;
         let rate = Rate { own: own.or(config.rate_limit), host: config.host_rate_limit };
-        let stopped = self.disks.map(check_disks).transpose()?;
+        let exclude = self.exclude_disks.unwrap_or_default();
+        if exclude.iter().any(String::is_empty) {
+            return Err(Error::invalid("excludeDisks", "holds an empty name"));
+        }
+        let stopped = self.disks.map(|disks| check_disks(disks, &exclude)).transpose()?;
         let quiesce = self.quiesce.unwrap_or(false);
         Ok(Checked {
             job: self.job,
@@ -145,6 +166,7 @@ impl TakeBackupRequest {
             export,
             mode,
             stopped,
+            exclude,
             quiesce,
             wait: Duration::from_secs(wait),
             engine,
@@ -225,42 +247,55 @@ fn check_engine(engine: Option<&str>, config: &Config) -> Result<Engine> {
     })
 }
 
-fn check_disks(disks: Vec<StoppedDisk>) -> Result<Vec<StoppedSource>> {
+fn check_disks(disks: Vec<StoppedDisk>, exclude: &[String]) -> Result<StoppedSources> {
     if disks.is_empty() {
         return Err(Error::invalid("disks", "is empty"));
     }
+    let formats: Vec<_> = disks.iter().map(|disk| disk.format.clone()).collect();
     let sources = disks.into_iter().enumerate().map(|(i, disk)| check_disk(i, disk)).collect::<Result<Vec<_>>>()?;
-    for (i, source) in sources.iter().enumerate() {
-        if sources[..i].iter().any(|other| other.volume == source.volume) {
-            return Err(Error::invalid(
-                &format!("disks[{i}].path"),
-                format!("volume '{}' is named twice", source.volume),
-            ));
+    let names: Vec<_> =
+        sources.iter().map(|s| Names { target: &s.path, volume: Some(&s.volume), serial: None }).collect();
+    let excluded = selection::excluded(exclude, &names)?;
+    selection::refuse_none(sources.len() - excluded.len())?;
+    let (mut chosen, mut left_out): (Vec<StoppedSource>, _) = (Vec::new(), Vec::new());
+    for (i, (source, format)) in sources.into_iter().zip(formats).enumerate() {
+        if excluded.contains(&i) {
+            left_out.push(source);
+            continue;
         }
+        check_format(i, &source, format)?;
+        if chosen.iter().any(|other| other.volume == source.volume) {
+            let cause = format!("volume '{}' is named twice", source.volume);
+            return Err(Error::invalid(&format!("disks[{i}].path"), cause));
+        }
+        chosen.push(source);
     }
-    Ok(sources)
+    Ok(StoppedSources { chosen, left_out })
 }
 
+/// All of a disk but its format, which may be any of a disk that is left out.
 fn check_disk(i: usize, disk: StoppedDisk) -> Result<StoppedSource> {
-    let (path_field, format_field) = (format!("disks[{i}].path"), format!("disks[{i}].format"));
-    let mut path = required(&path_field, disk.path)?;
-    let rbd = Rbd::is_one(&path).then(|| Rbd::parse(&path_field, &path)).transpose()?;
+    let field = format!("disks[{i}].path");
+    let mut path = required(&field, disk.path)?;
+    let rbd = Rbd::is_one(&path).then(|| Rbd::parse(&field, &path)).transpose()?;
     if let Some(rbd) = &rbd {
         path.clone_from(&rbd.name);
     } else if !path.starts_with('/') || path.chars().any(char::is_control) {
         // What begins with a slash can be no protocol and no option for qemu-img.
-        return Err(Error::invalid(&path_field, "is not an absolute path"));
+        return Err(Error::invalid(&field, "is not an absolute path"));
     }
-    let volume = volume_of(&path).ok_or_else(|| Error::invalid(&path_field, "names no volume"))?.to_owned();
-    let qcow2 = match required(&format_field, disk.format)?.as_str() {
-        "qcow2" => true,
-        "raw" => false,
-        other => return Err(Error::invalid(&format_field, format!("'{other}' is not qcow2 or raw"))),
-    };
-    if rbd.is_some() && qcow2 {
-        return Err(Error::invalid(&format_field, "an image in Ceph is read as raw only"));
+    let volume = volume_of(&path).ok_or_else(|| Error::invalid(&field, "names no volume"))?.to_owned();
+    let (file, qcow2) = (file_name(i, &volume), disk.format.as_deref() == Some("qcow2"));
+    Ok(StoppedSource { path, volume, file, qcow2, rbd })
+}
+
+fn check_format(i: usize, source: &StoppedSource, format: Option<String>) -> Result<()> {
+    let field = format!("disks[{i}].format");
+    match required(&field, format)?.as_str() {
+        "qcow2" if source.rbd.is_some() => Err(Error::invalid(&field, "an image in Ceph is read as raw only")),
+        "qcow2" | "raw" => Ok(()),
+        other => Err(Error::invalid(&field, format!("'{other}' is not qcow2 or raw"))),
     }
-    Ok(StoppedSource { path, volume, qcow2, rbd })
 }
 
 #[cfg(test)]
@@ -333,6 +368,10 @@ mod tests {
             ("disks[1].path", |r| r.disks = Some(vec![disk("/x/a", "raw"), disk("rbd:p/a", "raw")])),
             ("disks[1].format", |r| r.disks = Some(vec![disk("/a", "raw"), disk("/b", "vmdk")])),
             ("disks[1].path", |r| r.disks = Some(vec![disk("/x/a", "raw"), disk("/y/a", "raw")])),
+            ("excludeDisks", |r| r.exclude_disks = Some(vec![String::new()])),
+            ("excludeDisks", |r| (two(r), r.exclude_disks = Some(vec!["vdb".into()])).1),
+            ("excludeDisks", |r| (two(r), r.exclude_disks = Some(vec!["a".into(), "/x/b".into()])).1),
+            ("disks[1].format", |r| (two(r), r.exclude_disks = Some(vec!["a".into()])).1),
         ];
         for (i, (field, change)) in cases.iter().enumerate() {
             let error = request(change).expect_err(&format!("case {i}"));
@@ -347,6 +386,21 @@ mod tests {
         for (asked, own) in [(None, 1 << 20), (Some(0), 1 << 20), (Some(1 << 22), 1 << 22)] {
             let request = TakeBackupRequest { rate_limit: asked, ..plain() };
             assert_eq!(request.check(&config).unwrap().rate, Rate { own: Some(own), host: Some(1 << 24) });
+        }
+    }
+
+    /// Two disks, of which the second can't be read.
+    fn two(request: &mut TakeBackupRequest) {
+        request.disks = Some(vec![disk("/x/a", "qcow2"), disk("/x/b", "vmdk")]);
+    }
+
+    #[test]
+    fn a_stopped_guest_s_disk_is_excluded_by_path_or_volume_whatever_it_is() {
+        for name in ["/x/b", "b"] {
+            let exclude = |r: &mut TakeBackupRequest| (two(r), r.exclude_disks = Some(vec![name.into()])).1;
+            let stopped = request(exclude).unwrap().stopped.unwrap();
+            let paths = |sources: &[StoppedSource]| sources.iter().map(|s| s.path.clone()).collect::<Vec<_>>();
+            assert_eq!((paths(&stopped.chosen), paths(&stopped.left_out)), (vec!["/x/a".into()], vec!["/x/b".into()]));
         }
     }
 

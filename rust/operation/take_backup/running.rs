@@ -76,6 +76,7 @@ fn take(call: &Call<'_>, mut host: HostState, against: Against, job: &mut Report
     };
     let parent = parent_point(parent);
     let disks = plan.manifest_disks(&disks, bitmap, copied.fingerprints);
+    let disks = (disks, attempt.left_out().to_vec());
     let manifest = manifest(call, copied.when, attempt.engine(), bitmap, parent, disks);
     let (published, found, mut host) = attempt.publish(manifest, call.left_to_publish())?;
     job.enter("clear up");

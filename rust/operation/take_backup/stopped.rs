@@ -16,7 +16,8 @@ use super::image_lock::ImageLock;
 use super::layers::{self, LayerAt, Unread};
 use super::qemu_nbd::Server;
 use super::rbd::Rbd;
-use super::request::{Checked, Mode, StoppedSource};
+use super::request::{Checked, Mode, StoppedSource, StoppedSources};
+use super::selection::{self, EXCLUDED, HELP};
 use super::space::Free;
 use super::storage::{self, Targets};
 use super::{Call, Outcome, TakenBackup, ask, base, manifest, parent_point, qemu_img, regrown};
@@ -28,8 +29,8 @@ use crate::job::{Job, Reporter};
 use crate::libvirt::Domain;
 use crate::nas::deadline::{LIMIT, bounded};
 use crate::nbd;
-use crate::point::Parent;
 use crate::point::fingerprints::{Base, Fingerprints};
+use crate::point::{LeftOut, Parent};
 use crate::qcow2::{self, Dirty, Layer, View};
 
 /// A disk as it was found.
@@ -45,7 +46,7 @@ struct Found {
 /// Runs the backup of a guest that must not run.
 pub(super) fn run(
     call: &Call<'_>,
-    sources: &[StoppedSource],
+    sources: &StoppedSources,
     mut host: HostState,
     job: &mut Reporter<'_>,
 ) -> Result<TakenBackup> {
@@ -64,7 +65,7 @@ pub(super) fn run(
 /// The same, without what there is a reason `against`. `PARENT_INVALID` when a further one has shown.
 fn take(
     call: &Call<'_>,
-    sources: &[StoppedSource],
+    sources: &StoppedSources,
     host: &mut HostState,
     against: &mut Against,
     job: &mut Reporter<'_>,
@@ -72,7 +73,7 @@ fn take(
     let Call { checked, config, .. } = *call;
     job.begin("look at the disks")?;
     refuse_running(call, "it runs, but the request names disks as for a stopped one")?;
-    let found = sources.iter().map(|source| look(call, source.clone(), job)).collect::<Result<Vec<_>>>()?;
+    let found = sources.chosen.iter().map(|source| look(call, source.clone(), job)).collect::<Result<Vec<_>>>()?;
     job.begin("open the repository")?;
     let mut opened = storage::open(checked, config)?;
     let ours = super::running::ours(checked, &opened, host)?;
@@ -86,7 +87,8 @@ fn take(
     let seeds = facts.iter().filter(|disk| disk.cannot_carry.is_none()).map(|disk| disk.target.clone());
     host.begin(call.begun(opened.root(), bitmap, false, seeds.collect(), job))?;
     let targets = storage::make_targets(opened, &checked.point, plan.specs(&facts, true), storage::PROBE)?;
-    let mut attempt = Attempt { found, facts, plan, targets, hangs: false };
+    let left_out = sources.left_out.clone();
+    let mut attempt = Attempt { found, left_out, facts, plan, targets, hangs: false };
     let completed = base::complete(&attempt.targets, &mut attempt.plan, job, call.deadline);
     if let (Ok(()), Some(bitmap)) = (&completed, bitmap) {
         attempt.seed(bitmap);
@@ -147,6 +149,7 @@ fn look_at_image(call: &Call<'_>, image: &Rbd, source: StoppedSource, job: &mut 
     let facts = DiskFacts {
         target: source.path.clone(),
         volume: source.volume.clone(),
+        file: source.file.clone(),
         serial: None,
         twin: false,
         virtual_size,
@@ -170,6 +173,7 @@ fn look_at(source: StoppedSource, parent_bitmap: Option<&str>) -> Result<Found> 
         let facts = DiskFacts {
             target: source.path.clone(),
             volume: source.volume.clone(),
+            file: source.file.clone(),
             serial: None,
             twin: false,
             virtual_size,
@@ -193,11 +197,8 @@ fn read(source: &StoppedSource, lock: &ImageLock) -> Result<(u64, BTreeSet<Strin
     }
     let info = qcow2::inspect(lock.file()).map_err(at)?;
     if info.encrypted {
-        return Err(Error::new(
-            Code::UnsupportedImage,
-            STEP,
-            "it is encrypted, and would be written to the NAS in plain text",
-        ));
+        let cause = format!("it is encrypted, and would be written to the NAS in plain text; {HELP}");
+        return Err(Error::new(Code::UnsupportedImage, STEP, cause));
     }
     let old = info.version < 3;
     let cannot_carry = old.then(|| "its image is qcow2 version 2; 'qemu-img amend -o compat=1.1' helps".to_owned());
@@ -274,6 +275,7 @@ fn find_bitmap(name: &str, found: &[Found], ways: &[Way]) -> Option<BitmapFound>
 /// A backup from the making of its targets to its publication.
 struct Attempt {
     found: Vec<Found>,
+    left_out: Vec<StoppedSource>,
     facts: Vec<DiskFacts>,
     /// Once they are seeded, with the disks that really carry the bitmap.
     plan: Plan,
@@ -402,10 +404,17 @@ impl Attempt {
         host: &mut HostState,
         job: &Job,
     ) -> Result<TakenBackup> {
-        let Attempt { found, facts, plan, targets, .. } = self;
+        let Attempt { found, left_out, facts, plan, targets, .. } = self;
         let new = call.checked.mode.bitmap();
         let bitmap = new.filter(|_| plan.carries.contains(&true));
+        let without = |source: &StoppedSource| LeftOut {
+            target: None,
+            volume: Some(source.volume.clone()),
+            serial: None,
+            reason: EXCLUDED.to_owned(),
+        };
         let disks = plan.manifest_disks(&facts, bitmap, copied.fingerprints);
+        let disks = (disks, left_out.iter().map(without).collect());
         let manifest = manifest(call, copied.when, Engine::Push, bitmap, parent_point(parent), disks);
         let published = match targets.publish(manifest, Vec::new(), call.left_to_publish()) {
             Ok(published) => published,
@@ -416,9 +425,10 @@ impl Attempt {
             }
         };
         let parents = plan.parents();
-        let mut details = plan.details;
+        let mut details: Vec<_> = left_out.iter().map(|source| selection::told(&source.path, EXCLUDED)).collect();
+        details.extend(plan.details);
         match (bitmap, new) {
-            (Some(bitmap), _) => details.extend(clear_up(&found, ours, bitmap, host)),
+            (Some(bitmap), _) => details.extend(clear_up(&found, left_out, ours, bitmap, host)),
             // No disk got it.
             (None, Some(new)) => details.extend(host.forget(new).err().map(|error| error.to_string())),
             (None, None) => {}
@@ -546,22 +556,32 @@ pub(super) fn remove_if_there(path: &str, bitmap: &str) -> Result<()> {
 fn unseed(found: &[Found], plan: &Plan, bitmap: Option<&str>, host: &mut HostState) {
     let Some(bitmap) = bitmap else { return };
     let seeded = found.iter().zip(&plan.carries).filter(|(_, carries)| **carries);
-    let removed = remove_bitmap(seeded.map(|(disk, _)| disk), bitmap);
+    let removed = remove_bitmap(seeded.map(|(disk, _)| disk.source.path.as_str()), bitmap);
     if let Err(error) = removed.and_then(|()| host.forget(bitmap)) {
         log::warn!("bitmap '{bitmap}' stays until the next backup: {error}");
     }
 }
 
 /// Removes a bitmap from each of the disks, whatever happens on the others; the first failure.
-fn remove_bitmap<'a>(disks: impl Iterator<Item = &'a Found>, bitmap: &str) -> Result<()> {
-    disks.map(|disk| qemu_img::bitmap("--remove", &disk.source.path, bitmap)).fold(Ok(()), Result::and)
+fn remove_bitmap<'a>(paths: impl Iterator<Item = &'a str>, bitmap: &str) -> Result<()> {
+    paths.map(|path| qemu_img::bitmap("--remove", path, bitmap)).fold(Ok(()), Result::and)
 }
 
-/// Removes the other bitmaps of ours; what could not be done is told, and done by the next run.
-fn clear_up(found: &[Found], ours: &BTreeSet<String>, bitmap: &str, host: &mut HostState) -> Vec<String> {
+/// Removes the other bitmaps of ours, from the disks that were left out, too; what could not be done is told, and done by the
+/// next run.
+fn clear_up(
+    found: &[Found],
+    left_out: Vec<StoppedSource>,
+    ours: &BTreeSet<String>,
+    bitmap: &str,
+    host: &mut HostState,
+) -> Vec<String> {
     let mut details = Vec::new();
+    let stored = stored_in(left_out);
     for name in ours.iter().filter(|name| *name != bitmap) {
-        let there = found.iter().filter(|disk| disk.bitmaps.contains(name));
+        let disks = found.iter().map(|disk| (&disk.source.path, &disk.bitmaps));
+        let there = disks.chain(stored.iter().map(|(path, names)| (path, names)));
+        let there = there.filter(|(_, names)| names.contains(name)).map(|(path, _)| path.as_str());
         if let Err(error) = remove_bitmap(there, name).and_then(|()| host.forget(name)) {
             details.push(format!("bitmap '{name}' stays until the next backup: {error}"));
         }
@@ -570,4 +590,19 @@ fn clear_up(found: &[Found], ours: &BTreeSet<String>, bitmap: &str, host: &mut H
         found.iter().flat_map(|disk| &disk.bitmaps).filter(|name| !ours.contains(*name)).collect::<BTreeSet<_>>();
     details.extend(foreign.iter().map(|name| format!("bitmap '{name}' is not ours and is left alone")));
     details
+}
+
+/// The bitmaps in the disks that were left out, with their paths. One that can't be read has none of ours that could be removed.
+fn stored_in(left_out: Vec<StoppedSource>) -> Vec<(String, BTreeSet<String>)> {
+    let look = |source: &StoppedSource| {
+        let info = qcow2::inspect(&File::open(&source.path).ok()?).ok()?;
+        Some((source.path.clone(), info.bitmaps.into_iter().map(|bitmap| bitmap.name).collect()))
+    };
+    let qcow2 = left_out.into_iter().filter(|source| source.qcow2 && source.rbd.is_none()).collect::<Vec<_>>();
+    let looked =
+        answered("look at the disks that are left out", LIMIT, move || Ok(qcow2.iter().filter_map(look).collect()));
+    looked.unwrap_or_else(|error| {
+        log::warn!("{error}");
+        Vec::new()
+    })
 }

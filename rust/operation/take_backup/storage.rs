@@ -13,7 +13,6 @@ use rustix::fs::AtFlags;
 
 use super::access;
 use super::decision::DiskFacts;
-use super::file_name;
 use super::full;
 use super::request::{Checked, Mode};
 use super::space::Free;
@@ -295,7 +294,7 @@ impl Targets {
     /// What an engine of ours writes of the disk at this position, as `facts` describe it, with its fingerprints; on top of
     /// `base`, what differs from it.
     pub(super) fn target(&self, i: usize, facts: &DiskFacts, base: Option<Base<File>>) -> Result<engine::Target> {
-        let path = PathBuf::from(self.path(&file_name(i, &facts.volume))?);
+        let path = PathBuf::from(self.path(&facts.file)?);
         let io = |error| Error::io("open the target", &path, error);
         let none = || Error::new(Code::Internal, "open the target", "it was made without fingerprints");
         let (index, index_name) = self.indexes[i].as_ref().ok_or_else(none)?;
@@ -330,7 +329,7 @@ impl Targets {
         const STEP: &str = "look at the targets again";
         let Folder { fd, path } = self.partial.folder();
         let (folder, path) = (fd.try_clone().map_err(|e| Error::io(STEP, path, e))?, path.clone());
-        let target = |(i, disk): (usize, &DiskFacts)| Ok((file_name(i, &disk.volume), self.file(i)?));
+        let target = |(i, disk): (usize, &DiskFacts)| Ok((disk.file.clone(), self.file(i)?));
         let targets: std::io::Result<Vec<_>> = disks.iter().enumerate().map(target).collect();
         let targets = targets.map_err(|e| Error::io(STEP, &path, e))?;
         bounded(STEP, LIMIT, move || {

@@ -110,6 +110,7 @@ mod tests {
             engine: Engine::Push,
             parent: Some(ParentPoint { backup_path: "i-1/T1".into(), point_id: "id-1".into() }),
             disks: vec![disk("a", Kind::Incremental), disk("b", Kind::Full)],
+            left_out: Vec::new(),
             texts: None,
             checksum: None,
         }

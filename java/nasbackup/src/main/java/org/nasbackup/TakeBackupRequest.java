@@ -31,6 +31,7 @@ public final class TakeBackupRequest {
     private final long waitSeconds;
     private final Engine engine;
     private final long rateLimit;
+    private final List<String> excludeDisks;
 
     private TakeBackupRequest(Builder builder) {
         this.job = builder.job;
@@ -46,6 +47,7 @@ public final class TakeBackupRequest {
         this.waitSeconds = builder.waitSeconds;
         this.engine = builder.engine;
         this.rateLimit = builder.rateLimit;
+        this.excludeDisks = builder.excludeDisks;
     }
 
     /** A builder with nothing set. */
@@ -69,6 +71,7 @@ public final class TakeBackupRequest {
         builder.waitSeconds = waitSeconds;
         builder.engine = engine;
         builder.rateLimit = rateLimit;
+        builder.excludeDisks = excludeDisks;
         return builder;
     }
 
@@ -137,6 +140,11 @@ public final class TakeBackupRequest {
         return rateLimit;
     }
 
+    /** Disks to leave out, each by its target, serial or volume; of a stopped guest by its path or volume. */
+    public List<String> excludeDisks() {
+        return excludeDisks;
+    }
+
     @Override
     public String toString() {
         return "takeBackup " + mode + " of " + vmName + " to " + backupPath + " on " + repository;
@@ -157,6 +165,7 @@ public final class TakeBackupRequest {
         private long waitSeconds;
         private Engine engine;
         private long rateLimit;
+        private List<String> excludeDisks;
 
         private Builder() {}
 
@@ -235,6 +244,13 @@ public final class TakeBackupRequest {
         /** @see TakeBackupRequest#rateLimit */
         public Builder rateLimit(long rateLimit) {
             this.rateLimit = rateLimit;
+            return this;
+        }
+
+        /** @see TakeBackupRequest#excludeDisks */
+        public Builder excludeDisks(List<String> excludeDisks) {
+            this.excludeDisks =
+                    excludeDisks == null ? null : Collections.unmodifiableList(new ArrayList<>(excludeDisks));
             return this;
         }
 

@@ -109,6 +109,13 @@ class BoundaryTest {
                 "disks[0]",
                 () -> nasBackup.takeBackup(
                         full().disks(Arrays.asList((StoppedDisk) null)).build()));
+        refused(
+                "excludeDisks[1]",
+                () -> nasBackup.takeBackup(
+                        full().excludeDisks(Arrays.asList("vda", null)).build()));
+        refused(
+                "excludeDisks",
+                () -> nasBackup.takeBackup(full().excludeDisks(List.of("")).build()));
     }
 
     @Test

@@ -37,10 +37,12 @@ class RequestTest {
                 .quiesce(true)
                 .waitSeconds(5)
                 .rateLimit(1 << 20)
+                .excludeDisks(List.of("vdb"))
                 .build();
         assertThat(request.toBuilder().build()).usingRecursiveComparison().isEqualTo(request);
         assertThat(request.repository().options()).isEqualTo("vers=4.2");
         assertThat(request.parentPaths()).containsExactly("a", "b");
+        assertThat(request.excludeDisks()).containsExactly("vdb");
         assertThat(request.disks()).isNull();
         assertThat(request.engine()).isNull();
         assertThat(request.bitmapNew()).isNull();
