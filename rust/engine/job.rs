@@ -17,6 +17,9 @@ pub(super) const CALL: Duration = Duration::from_secs(60);
 const STATE: Duration = Duration::from_secs(10);
 /// How long an aborted job may take to end on storage that answers.
 const ABORT: Duration = Duration::from_secs(20);
+/// How long the end of a job may take to be told that lacks nothing but its end. One thread of libvirt's hears of the end of
+/// all jobs on the host; it waits for 30 s where a guest crashes in the middle of a backup, be it another guest.
+const COMPLETE: Duration = Duration::from_secs(60);
 /// Between two looks at the statistics.
 pub(super) const POLL: Duration = Duration::from_millis(250);
 /// Between two looks at cancel and deadline.
@@ -151,6 +154,15 @@ impl BackupJob {
 
     /// Aborts the job, unless it has ended, and waits, within a bound, until it has.
     pub(super) fn end(&mut self) {
+        self.end_within(ABORT);
+    }
+
+    /// The same for a job that has done all that was wanted of it, which would be in vain if its end were not told.
+    pub(super) fn complete(&mut self) {
+        self.end_within(COMPLETE);
+    }
+
+    fn end_within(&mut self, limit: Duration) {
         if self.ended {
             return;
         }
@@ -159,7 +171,7 @@ impl BackupJob {
         if let Err(refused) = ask("abort the job", CALL, abort) {
             log::warn!("{}: {refused}", self.prepared.domain.name());
         }
-        let until = Instant::now() + ABORT;
+        let until = Instant::now() + limit;
         while !self.ended {
             match self.prepared.signals.recv_timeout(until.saturating_duration_since(Instant::now())) {
                 Ok(Signal::Event(Event::JobCompleted { .. }) | Signal::Over(_) | Signal::Gone) => self.ended = true,

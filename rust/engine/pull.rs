@@ -113,7 +113,11 @@ pub fn copy(
         pull.shared.stop();
     }
     let connections = read.or_else(|| pull.read(REPLIES));
-    backup.end();
+    if followed.is_ok() {
+        backup.complete()
+    } else {
+        backup.end()
+    }
     pull.shared.forget_replies();
     drop(connections);
     let outcome = match followed {
