@@ -34,8 +34,9 @@ pub struct Begun {
     pub point: String,
     /// The bitmap that begins with it.
     pub bitmap: Option<String>,
-    /// The guest ran, and was not paused.
-    pub ran: bool,
+    /// The guest did not wait for storage that had failed: if it does now, the backup is to blame, and it may go on.
+    #[serde(alias = "ran")]
+    pub may_resume: bool,
     /// The disks of a stopped guest that get the bitmap.
     pub disks: Vec<String>,
 }

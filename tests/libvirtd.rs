@@ -10,8 +10,8 @@ use nasbackup::error::{Code, Error};
 use nasbackup::operation::{self, take_backup::TakeBackupRequest};
 use serde_json::json;
 use support::{
-    Guest, Leaks, MIB, Nas, Story, kill_libvirtd, restart_libvirtd, signal_libvirtd, slow_story_on, start_libvirtd,
-    take_and,
+    Disk, Guest, Leaks, MIB, Nas, Story, kill_libvirtd, restart_libvirtd, signal_libvirtd, slow_story_on,
+    start_libvirtd, take_and,
 };
 
 fn alone() -> MutexGuard<'static, ()> {
@@ -90,6 +90,38 @@ fn a_connection_that_was_lost_leaves_no_descriptor_behind() {
     }
     before.assert_none();
     story.assert_all_restore();
+}
+
+/// libvirt 9.0 hears of the end of no job on the host for 30 s then, and never does what `on_crash` says.
+#[test]
+fn a_guest_that_crashes_in_the_middle_fails_neither_its_backup_nor_another_guest_s() {
+    let _alone = alone();
+    let mut guest = Guest::stopped([Disk::new().size(80 * MIB)]);
+    guest.devices = "<panic model='isa'/>".to_owned();
+    guest.start();
+    let mut story = Story::new(guest, Nas::folder().slow(16));
+    story.take("full").assert_full(true);
+    story.guest.write(0, 0x51, 2 * MIB, 24 * MIB);
+    let mut other = Story::with_full();
+    other.guest.write(0, 0x52, 5 * MIB, MIB);
+
+    let (request, content) = (story.request("incremental"), story.content());
+    let path = request.backup_path.clone().unwrap();
+    std::thread::scope(|scope| {
+        let taken = take_and(request, |_| {
+            story.guest.crash();
+            scope.spawn(|| {
+                let request = TakeBackupRequest { engine: Some("pull".into()), ..other.request("incremental") };
+                other.accept(request).assert_incremental();
+            });
+        });
+        assert_eq!(taken.unwrap().details, "");
+    });
+    assert_eq!(story.guest.state(), "paused", "left as it was");
+    story.adopt(path, content);
+    story.take("incremental").assert_incremental();
+    story.assert_all_restore();
+    other.assert_all_restore();
 }
 
 #[test]

@@ -153,7 +153,7 @@ fn manifest() {
 fn host_record() {
     let dir = tempfile::tempdir_in("/dev/shm").unwrap();
     let seed = json!({"bitmaps": ["backup-1", "backup-2"], "begun": {"vm": "i-2-10-VM", "job": "j", "root": "/mnt/nas",
-        "point": "i-2-10-VM/2031.01.02.03.04.05", "bitmap": "backup-2", "ran": false, "disks": ["/a"]},
+        "point": "i-2-10-VM/2031.01.02.03.04.05", "bitmap": "backup-2", "mayResume": false, "disks": ["/a"]},
         "frozen": "i-2-10-VM"});
     let understood = Cell::new(0);
     let run = |input: &[u8]| {

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::error::Result;
-use crate::libvirt::{Domain, JobState, State};
+use crate::libvirt::{Domain, JobState};
 
 /// Between two looks at a job that is to end.
 const TICK: Duration = Duration::from_millis(100);
@@ -33,10 +33,10 @@ pub fn end_job(domain: &Domain, folder: &Path) -> Result<bool> {
     Ok(true)
 }
 
-/// Lets a guest go on that ran before its backup and that the backup stopped, and no other.
-pub fn resume(domain: &Domain, ran: bool) {
+/// Lets a guest go on that waits for storage since its backup, and no other: `may_resume` says that it did not before.
+pub fn resume(domain: &Domain, may_resume: bool) {
     let go_on = || -> Result<bool> {
-        let stopped = ran && domain.state()? == State::Paused { io_error: true };
+        let stopped = may_resume && domain.state()?.waits_for_storage();
         if stopped {
             domain.resume()?;
         }

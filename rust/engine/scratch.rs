@@ -217,10 +217,10 @@ fn end_job(config: &Config, folder: &Path) -> Result<()> {
     ask(SWEEP, END, move || {
         let Some(vm) = domain_of(&folder)? else { return Ok(()) };
         // It is of the backup that this host has on record: a record goes when no job of its own runs any more.
-        let ran = host::begun(&state).iter().any(|begun| begun.vm == vm && begun.ran);
+        let may_resume = host::begun(&state).iter().any(|begun| begun.vm == vm && begun.may_resume);
         let Some(domain) = Domain::find(&uri, &vm)? else { return Ok(()) };
         if leftover::end_job(&domain, &folder)? {
-            leftover::resume(&domain, ran);
+            leftover::resume(&domain, may_resume);
         }
         Ok(())
     })

@@ -24,8 +24,30 @@ pub enum State {
         /// Because of an input or output error, and by nobody's wish.
         io_error: bool,
     },
-    /// Shutting down, crashed, shut off, suspended: no job can begin.
+    /// Its guest has suspended itself to memory.
+    Sleeping,
+    /// Its guest has crashed, and is kept for somebody who wants to look at it.
+    Crashed,
+    /// Shutting down or shut off: no job can begin.
     Other,
+}
+
+impl State {
+    /// What its guest does in place of running; `None` when it runs.
+    pub fn idle(self) -> Option<&'static str> {
+        match self {
+            State::Running => None,
+            State::Paused { .. } => Some("the guest is paused"),
+            State::Sleeping => Some("the guest sleeps"),
+            State::Crashed => Some("the guest has crashed"),
+            State::Other => Some("the guest has stopped"),
+        }
+    }
+
+    /// Does its guest wait for storage that has failed?
+    pub fn waits_for_storage(self) -> bool {
+        self == State::Paused { io_error: true }
+    }
 }
 
 /// What the job of a domain does.
@@ -121,7 +143,10 @@ impl Domain {
         }
         Ok(match state as u32 {
             sys::VIR_DOMAIN_RUNNING | sys::VIR_DOMAIN_BLOCKED => State::Running,
+            sys::VIR_DOMAIN_PAUSED if reason as u32 == sys::VIR_DOMAIN_PAUSED_CRASHED => State::Crashed,
             sys::VIR_DOMAIN_PAUSED => State::Paused { io_error: reason as u32 == sys::VIR_DOMAIN_PAUSED_IOERROR },
+            sys::VIR_DOMAIN_PMSUSPENDED => State::Sleeping,
+            sys::VIR_DOMAIN_CRASHED => State::Crashed,
             _ => State::Other,
         })
     }

@@ -268,7 +268,7 @@ mod tests {
             root: left.join(POINT),
             point: "i-1-VM/T".into(),
             bitmap: None,
-            ran: true,
+            may_resume: true,
             disks: Vec::new(),
         };
         host.begin(begun).unwrap();

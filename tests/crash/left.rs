@@ -49,10 +49,13 @@ fn a_push_that_still_runs_is_ended_at_the_next_start() {
     goes_on(story);
 }
 
+/// The guest has fallen asleep meanwhile, and is left asleep.
 #[test]
 fn a_push_that_still_runs_is_ended_by_the_guest_s_next_backup() {
     let mut story = killed_in_the_middle(push);
+    story.guest.fall_asleep();
     story.take("incremental").assert_incremental();
+    assert_eq!(story.guest.state(), "pmsuspended");
     goes_on(story);
 }
 

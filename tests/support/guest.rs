@@ -365,7 +365,7 @@ impl Guest {
         format!(
             "<domain type='qemu'><name>{name}</name><uuid>{uuid}</uuid><memory unit='MiB'>{memory}</memory><vcpu>1</vcpu>\
              {elements}<os{os}><type arch='x86_64' machine='{machine}'>hvm</type>{boot}</os><features><acpi/></features>\
-             <devices>{scsi}{disks}{devices}<memballoon model='none'/></devices></domain>"
+             <on_crash>preserve</on_crash><devices>{scsi}{disks}{devices}<memballoon model='none'/></devices></domain>"
         )
     }
 
@@ -416,6 +416,22 @@ impl Guest {
         let processes = std::fs::read_dir("/proc").unwrap();
         let names = processes.map(|entry| entry.unwrap().file_name().into_string().unwrap());
         names.into_iter().find(of_domain).expect("QEMU runs")
+    }
+
+    /// Suspends it to memory, as its operating system does, through the chip set's register of q35.
+    pub fn fall_asleep(&self) {
+        // The firmware, which runs first, tells the chip set where the register is.
+        until("the guest sleeps", Duration::from_secs(30), || {
+            self.virsh(&["qemu-monitor-command", "--hmp", "--cmd", "o /h 0x604 0x2400"]);
+            self.state() == "pmsuspended"
+        });
+    }
+
+    /// Has it tell its panic device that it crashed, as its operating system does. It has to have `<panic model='isa'/>`.
+    /// It is `paused` at once; libvirt says `crashed` when no job runs, and never if that takes 30 s.
+    pub fn crash(&self) {
+        self.virsh(&["qemu-monitor-command", "--hmp", "--cmd", "o /b 0x505 1"]);
+        until("the guest has crashed", Duration::from_secs(10), || self.state() != "running");
     }
 
     pub fn suspend(&self) {

@@ -8,10 +8,11 @@ use nasbackup::operation::{
     self,
     take_backup::{self, TakeBackupRequest},
 };
+use nasbackup::point::Kind;
 use serde_json::json;
 
 use crate::support::{
-    Fs, Guest, MIB, Nas, Story, begin_foreign_backup, fails_after, slow_story_of, succeeds, take, take_and, until,
+    Disk, Fs, Guest, MIB, Nas, Story, begin_foreign_backup, fails_after, slow_story_of, succeeds, take, take_and, until,
 };
 
 /// A guest with a full point whose next incremental has much to write, to a repository that takes it slowly. Its disk has an
@@ -83,6 +84,45 @@ fn an_error_of_the_listener_ends_it_and_is_the_result() {
     });
     assert_eq!(error, own);
     story.assert_guest_untouched();
+    story.take("incremental").assert_incremental();
+    story.assert_all_restore();
+}
+
+#[test]
+fn a_guest_that_falls_asleep_in_the_middle_is_not_gone() {
+    let mut story = Story::new(Guest::new([Disk::new().size(80 * MIB)]), Nas::folder().slow(16));
+    story.take("full").assert_full(true);
+    let wake = |guest: &Guest| {
+        guest.virsh(&["dompmwakeup"]);
+        until("the guest is awake", Duration::from_secs(10), || guest.state() == "running");
+    };
+    for (pattern, act, engine) in [
+        (0x51, Guest::fall_asleep as fn(&Guest), "push"),
+        (0x52, wake, "pull"),
+        (0x53, Guest::fall_asleep, "pull"),
+        (0x54, wake, "push"),
+    ] {
+        story.guest.write(0, pattern, 2 * MIB, 24 * MIB);
+        let (state, content) = (story.guest.state(), story.content());
+        let request = TakeBackupRequest { engine: Some(engine.into()), ..story.request("incremental") };
+        let path = request.backup_path.clone().unwrap();
+        let taken = take_and(request, |_| act(&story.guest));
+        let taken = taken.unwrap_or_else(|error| panic!("{state}, by {engine}: {error}"));
+        assert_eq!((taken.kind, taken.details.as_str()), (Kind::Incremental, ""));
+        assert_ne!(story.guest.state(), state, "it is not woken up, and not put to sleep again");
+        story.guest.assert_no_job();
+        story.adopt(path, content);
+    }
+    story.guest.fall_asleep();
+    // Undone like that of a guest that runs.
+    story.guest.write(0, 0x61, 2 * MIB, 24 * MIB);
+    for engine in ["push", "pull"] {
+        let request =
+            TakeBackupRequest { engine: Some(engine.into()), wait_seconds: Some(1), ..story.request("incremental") };
+        story.refuse(request, "TIMEOUT");
+        story.assert_guest_untouched();
+    }
+    assert_eq!(story.guest.state(), "pmsuspended");
     story.take("incremental").assert_incremental();
     story.assert_all_restore();
 }

@@ -1,13 +1,16 @@
 //! Which backup results, for running guests: a test for each row of the table, and the guests and disks it has to hold for.
 
 use std::os::unix::fs::FileExt;
+use std::time::Duration;
 
 use nasbackup::engine::Engine;
 use nasbackup::nas::repository::Repository;
 use nasbackup::operation::take_backup::{self, TakeBackupRequest};
 use nasbackup::point::Kind::{Full, Incremental};
 
-use crate::support::{Bus, Disk, Fs, Guest, Image, MIB, Nas, Story, assert_holds, folder, run, take, unmounted_image};
+use crate::support::{
+    Bus, Disk, Fs, Guest, Image, MIB, Nas, Story, assert_holds, folder, run, take, unmounted_image, until,
+};
 
 #[test]
 fn legacy_is_full_without_a_bitmap() {
@@ -538,6 +541,37 @@ fn odd_characters_in_paths_and_names_are_taken_as_they_are() {
         story.guest.restart();
         let parent = story.bitmap();
         story.take("incremental").assert_recreated(&parent);
+        story.assert_all_restore();
+    }
+}
+
+/// One that sleeps, and one that crashed and is preserved, do not run, and are not stopped either.
+#[test]
+fn a_guest_that_does_not_run_is_saved_and_left_as_it_is() {
+    for (fall, state, told) in [
+        (Guest::fall_asleep as fn(&Guest), "pmsuspended", "the guest sleeps: not frozen"),
+        (Guest::crash, "crashed", "the guest has crashed: not frozen"),
+    ] {
+        let mut guest = Guest::stopped([Disk::root(), Disk::new()]);
+        guest.devices = "<panic model='isa'/>".to_owned();
+        guest.start();
+        let mut story = Story::new(guest, Nas::folder());
+        fall(&story.guest);
+        until("libvirt knows", Duration::from_secs(30), || story.guest.state() == state);
+        for (mode, engine) in [("full", "push"), ("incremental", "pull"), ("incremental", "push"), ("full", "pull")] {
+            story.guest.write(0, 0x51, 5 * MIB, MIB);
+            let engine = Some(engine.to_owned());
+            let request = TakeBackupRequest { quiesce: Some(true), engine, ..story.request(mode) };
+            let taken = story.accept(request);
+            if mode == "full" {
+                taken.assert_full(true)
+            } else {
+                taken.assert_incremental()
+            }
+            assert_eq!(taken.taken.details, told);
+        }
+        assert_eq!(story.guest.state(), state);
+        story.refuse(story.stopped_request("full"), "DOMAIN_STATE");
         story.assert_all_restore();
     }
 }

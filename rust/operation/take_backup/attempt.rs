@@ -182,11 +182,11 @@ impl Attempt {
 
     /// Lets the guest go on if the backup has stopped it.
     fn resume(&self) -> Result<()> {
-        let (domain, ran) = (self.found.domain.clone(), self.found.runs);
+        let (domain, before) = (self.found.domain.clone(), self.found.state);
         ask("resume the guest", move || {
             // The daemon may have been restarted since.
             match domain.again() {
-                Ok(now) => now.iter().for_each(|domain| leftover::resume(domain, ran)),
+                Ok(now) => now.iter().for_each(|domain| leftover::resume(domain, !before.waits_for_storage())),
                 Err(error) => log::error!("{}: {error}", domain.name()),
             }
             Ok(())
@@ -209,13 +209,13 @@ impl Attempt {
         matches!(ours, Ok(Some(true) | None))
     }
 
-    /// Freezes a running guest if that is asked for.
+    /// Freezes a running guest if that is asked for. One that does not run writes nothing.
     fn freeze(&mut self, checked: &Checked, config: &Config, details: &mut Vec<String>) -> Result<Option<Frozen>> {
         if !checked.quiesce {
             return Ok(None);
         }
-        if !self.found.runs {
-            details.push("the guest is paused: not frozen".to_owned());
+        if let Some(idle) = self.idle()? {
+            details.push(format!("{idle}: not frozen"));
             return Ok(None);
         }
         let domain = &self.found.domain;
@@ -229,14 +229,24 @@ impl Attempt {
                 }
             })
         });
-        match frozen {
-            Ok(frozen) => Ok(Some(frozen)),
-            Err(error) if error.code == Code::QuiesceFailed && config.quiesce_failure == QuiesceFailure::Warn => {
-                details.push(error.to_string());
-                Ok(None)
-            }
-            Err(error) => Err(error),
+        let error = match frozen {
+            Ok(frozen) => return Ok(Some(frozen)),
+            Err(error) if error.code != Code::QuiesceFailed => return Err(error),
+            Err(error) => error,
+        };
+        match self.idle()? {
+            // It has gone to sleep, or was paused, before its agent could do it.
+            Some(idle) => details.push(format!("{idle}: not frozen")),
+            None if config.quiesce_failure == QuiesceFailure::Warn => details.push(error.to_string()),
+            None => return Err(error),
         }
+        Ok(None)
+    }
+
+    /// What the guest does now in place of running.
+    fn idle(&self) -> Result<Option<&'static str>> {
+        let domain = self.found.domain.clone();
+        ask("look at the domain", move || Ok(domain.state()?.idle()))
     }
 
     fn backup_xml(&self, checked: &Checked, plan: &Plan, names: &[String], means: &Means) -> Result<String> {
@@ -377,14 +387,14 @@ impl Attempt {
             if let Some(bitmap) = bitmap.filter(|_| stuck) {
                 host.remember(&bitmap)?;
             }
-            leftover::resume(&found.domain, found.runs);
+            leftover::resume(&found.domain, !found.state.waits_for_storage());
             Ok((found, host))
         });
         let error = targets.discard(error, owner);
         // Once more: a write of the guest may have failed while the bitmap was being removed.
         let resumed = cleared.and_then(|(found, host)| {
             ask("resume the guest", move || {
-                leftover::resume(&found.domain, found.runs);
+                leftover::resume(&found.domain, !found.state.waits_for_storage());
                 Ok(host)
             })
         });

@@ -21,7 +21,8 @@ const MONITOR: Duration = Duration::from_secs(10);
 /// A running guest as it was found.
 pub(super) struct Found {
     pub domain: Domain,
-    pub runs: bool,
+    /// What it did when it was looked at.
+    pub state: State,
     pub xml_text: String,
     pub xml: DomainXml,
     pub disks: Vec<DiskFacts>,
@@ -82,17 +83,11 @@ pub(super) fn find(checked: &Checked, config: &Config) -> Result<Found> {
     let missing =
         || Error::new(Code::DomainNotFound, "look up the domain", format!("libvirt has no domain '{}'", checked.vm));
     let domain = Domain::find(&config.connection_uri, &checked.vm)?.ok_or_else(missing)?;
-    let runs = match domain.state()? {
-        State::Running => true,
-        State::Paused { .. } => false,
-        State::Other => {
-            return Err(Error::new(
-                Code::DomainState,
-                "look at the domain",
-                "it is neither running nor paused, and no disks are given",
-            ));
-        }
-    };
+    let state = domain.state()?;
+    if state == State::Other {
+        let cause = "it is shutting down or shut off, and no disks are given";
+        return Err(Error::new(Code::DomainState, "look at the domain", cause));
+    }
     if domain.monitor_hangs(MONITOR)? || domain.job()?.state == JobState::Running {
         return Err(Error::new(
             Code::Busy,
@@ -112,7 +107,7 @@ pub(super) fn find(checked: &Checked, config: &Config) -> Result<Found> {
         disks.push(look_at(&domain, &xml, &chosen, size).map_err(|e| e.on_disk(&chosen.disk.target))?);
     }
     let bitmaps = bitmaps_of(&domain, &xml)?;
-    Ok(Found { domain, runs, xml_text, xml, disks, left_out, bitmaps, details })
+    Ok(Found { domain, state, xml_text, xml, disks, left_out, bitmaps, details })
 }
 
 /// The bitmaps that a domain has now.

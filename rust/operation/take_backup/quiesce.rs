@@ -159,16 +159,24 @@ fn keep_thawing(domain: Domain) -> mpsc::Receiver<Result<u32>> {
     thawing().insert(domain.uuid().to_owned());
     let uuid = domain.uuid().to_owned();
     let thread = std::thread::Builder::new().name("nasbackup-thaw".to_owned()).spawn(move || {
-        let begun = Instant::now();
+        let (mut tried_since, mut told) = (Instant::now(), None);
         loop {
             // Asked anew each time: the daemon may have been restarted.
             let current = domain.again();
-            let gone = matches!(&current, Ok(None)) || domain.state() == Ok(State::Other);
+            let state = domain.state();
+            let gone = matches!(&current, Ok(None)) || state == Ok(State::Other);
             let outcome = current.and_then(|current| current.unwrap_or_else(|| domain.clone()).thaw());
-            if let Err(error) = &outcome {
+            if let Err(error) = &outcome
+                && told.as_ref() != Some(error)
+            {
                 log::warn!("{}: {error}", domain.name());
+                told = Some(error.clone());
             }
-            let done = outcome.is_ok() || gone || begun.elapsed() > PATIENCE;
+            if state.is_ok_and(|state| state.idle().is_some()) {
+                // Its agent can't answer before it wakes up.
+                tried_since = Instant::now();
+            }
+            let done = outcome.is_ok() || gone || tried_since.elapsed() > PATIENCE;
             if done && outcome.is_err() && !gone {
                 log::error!("{}: the guest may be frozen, and nobody tries to thaw it any more", domain.name());
             }

@@ -124,7 +124,7 @@ fn end_job(config: &Arc<Config>, begun: &Begun) -> Result<bool> {
         if domain.job()?.state == JobState::Running {
             return Err(Error::new(Code::Busy, "end what was left", "another job runs on the domain"));
         }
-        leftover::resume(&domain, begun.ran);
+        leftover::resume(&domain, begun.may_resume);
         Ok(aborted)
     })
 }
@@ -214,7 +214,7 @@ mod tests {
             root: "/nas".into(),
             point: "i-1-VM/T".into(),
             bitmap: bitmap.map(str::to_owned),
-            ran: true,
+            may_resume: true,
             disks: Vec::new(),
         };
         for (bitmap, fate, expected) in [

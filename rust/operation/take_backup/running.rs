@@ -1,4 +1,4 @@
-//! The backup of a running or paused guest.
+//! The backup of a guest that has a process, whether it runs in there, is paused, sleeps or has crashed.
 
 use std::collections::BTreeSet;
 
@@ -16,7 +16,7 @@ use crate::libvirt::State;
 use crate::nbd;
 use crate::point::Parent;
 
-/// Runs the backup of a guest that must be running or paused.
+/// Runs the backup of a guest that must have a process.
 pub(super) fn run(call: &Call<'_>, host: HostState, job: &mut Reporter<'_>) -> Result<TakenBackup> {
     take(call, host, Against::default(), job)
 }
@@ -56,7 +56,7 @@ fn take(call: &Call<'_>, mut host: HostState, against: Against, job: &mut Report
     let specs = plan.specs(&disks, compares);
     let names: Vec<String> = specs.iter().map(|spec| spec.name.clone()).collect();
     let bitmap = checked.mode.bitmap().filter(|_| plan.carries.contains(&true));
-    host.begin(call.begun(opened.root(), bitmap, found.runs, Vec::new(), job))?;
+    host.begin(call.begun(opened.root(), bitmap, !found.state.waits_for_storage(), Vec::new(), job))?;
     let mut targets = storage::make_targets(opened, &checked.point, specs, storage::PROBE)?;
     if let (Some(owner), None) = (found.xml.owner, &chosen.scratch) {
         targets = targets.check_access(owner)?;

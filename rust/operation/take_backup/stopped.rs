@@ -72,7 +72,7 @@ fn take(
 ) -> Result<TakenBackup> {
     let Call { checked, config, .. } = *call;
     job.begin("look at the disks")?;
-    refuse_running(call, "it runs, but the request names disks as for a stopped one")?;
+    refuse_running(call, "it is not shut off, but the request names disks as for a stopped one")?;
     let found = sources.chosen.iter().map(|source| look(call, source.clone(), job)).collect::<Result<Vec<_>>>()?;
     job.begin("open the repository")?;
     let mut opened = storage::open(checked, config)?;

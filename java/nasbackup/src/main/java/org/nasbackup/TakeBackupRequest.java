@@ -115,7 +115,7 @@ public final class TakeBackupRequest {
         return parentPaths;
     }
 
-    /** Null: the domain must exist, running or paused. Else its disks, and it must not run. */
+    /** Null: the domain must not be shut off. Else its disks, and it must be. */
     public List<StoppedDisk> disks() {
         return disks;
     }
