@@ -34,7 +34,7 @@ fn advice(user: u32, read_only: bool) -> String {
     let what = if read_only {
         "the repository is mounted read-only: mount it read-write"
     } else {
-        "export it with no_root_squash, or let this user write there"
+        "give the right to it, or to the user that the export makes of it"
     };
     format!("user {user}, as which this process runs, can't write there: {what}")
 }
@@ -66,7 +66,10 @@ fn ask(file: &File, path: &Path, owner: (u32, u32)) -> Result<()> {
     let path = path.display();
     let what = match given {
         Err(error) => {
-            format!("can't write to '{path}', and it could not be given to it ({error}): export with no_root_squash")
+            format!(
+                "can't write to '{path}', and it could not be given to it ({error}): export with no_root_squash, let new \
+                 files inherit an ACL by which it can, or back up by pull"
+            )
         }
         Ok(()) => format!("can't write to '{path}': look at the export's and the file system's rights"),
     };
@@ -158,7 +161,8 @@ mod tests {
     #[test]
     fn a_refusal_says_who_and_what_helps() {
         assert!(advice(0, true).contains("user 0") && advice(0, true).contains("read-only"));
-        assert!(advice(0, false).contains("no_root_squash"));
+        // what QEMU needs is said where it is QEMU that can't
+        assert!(advice(0, false).contains("the export makes of it") && !advice(0, false).contains("no_root_squash"));
         let dir = tempfile::tempdir().unwrap();
         let root = Folder::open_root(dir.path()).unwrap();
         let other = Error::new(Code::Io, "read", "x");
