@@ -1,8 +1,10 @@
 //! The one error type: a stable code, the step that failed, the disk it concerned, and the cause in words.
 
 use std::fmt;
+use std::io;
 use std::path::Path;
 
+use rustix::io::Errno;
 use serde::Serialize;
 
 /// Result of everything that can fail in this crate.
@@ -88,9 +90,8 @@ impl Code {
     }
 
     /// The code for a system error: a full disk and a refused access are told apart from the rest.
-    fn of_io(error: &std::io::Error) -> Code {
-        use rustix::io::Errno;
-        match error.raw_os_error().map(Errno::from_raw_os_error) {
+    fn of_io(error: &io::Error) -> Code {
+        match errno(error) {
             Some(Errno::NOSPC | Errno::DQUOT) => Code::NoSpace,
             Some(Errno::ACCESS | Errno::PERM | Errno::ROFS) => Code::PermissionDenied,
             Some(Errno::NOENT) => Code::NotFound,
@@ -136,11 +137,16 @@ impl Error {
     }
 
     /// A system call on `path` failed at `step`; the code follows from the error number.
-    pub fn io(step: &'static str, path: impl AsRef<Path>, error: impl Into<std::io::Error>) -> Error {
+    pub fn io(step: &'static str, path: impl AsRef<Path>, error: impl Into<io::Error>) -> Error {
         let error = error.into();
-        let stale = error.raw_os_error() == Some(rustix::io::Errno::STALE.raw_os_error());
+        let stale = errno(&error) == Some(Errno::STALE);
         let hint = if stale { ": the server was set up anew, the repository has to be mounted again" } else { "" };
         Error::new(Code::of_io(&error), step, format!("'{}': {error}{hint}", path.as_ref().display()))
+    }
+
+    /// What failed and why, for who tells of it elsewhere than in an error.
+    pub fn reason(&self) -> String {
+        format!("{}: {}", self.step, self.cause)
     }
 
     /// The same error, for the disk `disk` unless it names one already.
@@ -155,6 +161,26 @@ impl Error {
         self.leftovers = true;
         self
     }
+}
+
+/// A system call's error, with its name: of a step that makes several, one alone has failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{call}: {error}")]
+struct Called {
+    call: &'static str,
+    #[source]
+    error: io::Error,
+}
+
+/// Gives the error the name of the system call that it is of.
+pub fn called(call: &'static str) -> impl Fn(io::Error) -> io::Error {
+    move |error| io::Error::new(error.kind(), Called { call, error })
+}
+
+/// The number of a system call's error, with a name or without.
+pub fn errno(error: &io::Error) -> Option<Errno> {
+    let named = error.get_ref().and_then(|inner| inner.downcast_ref::<Called>());
+    Errno::from_io_error(named.map_or(error, |named| &named.error))
 }
 
 #[cfg(test)]
@@ -181,6 +207,15 @@ mod tests {
     fn a_stale_handle_says_what_helps() {
         let error = Error::io("open", "/x", std::io::Error::from_raw_os_error(116));
         assert!(error.cause.ends_with("the repository has to be mounted again"), "{error}");
+    }
+
+    #[test]
+    fn an_error_with_its_call_s_name_keeps_its_number() {
+        let error = called("write")(io::Error::from_raw_os_error(28));
+        assert_eq!((errno(&error), error.kind()), (Some(Errno::NOSPC), io::ErrorKind::StorageFull));
+        let error = Error::io("copy", "/x", error);
+        assert_eq!(error.to_string(), "NO_SPACE: copy: '/x': write: No space left on device (os error 28)");
+        assert_eq!(errno(&io::Error::other("no number")), None);
     }
 
     #[test]

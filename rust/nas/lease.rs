@@ -19,7 +19,7 @@ use rustix::io::Errno;
 use super::deadline::{self, Background};
 use super::folder::{FILE_MODE, Folder};
 use super::lock::Purpose;
-use crate::error::{Code, Error, Result};
+use crate::error::{Code, Error, Result, called};
 
 /// Of who makes, changes or removes points.
 const WRITER: &str = ".nasbackup.lease";
@@ -172,8 +172,9 @@ impl Claim {
 
     /// Writes the text into the new file. A server has it then, shows it to others, and has told if there is no room.
     fn write(&self, file: &mut std::fs::File) -> Result<()> {
-        let written = file.write_all(&[counter(0).as_bytes(), self.owner.as_bytes()].concat());
-        let written = written.and_then(|()| if is_remote(file)? { file.sync_data() } else { Ok(()) });
+        let written = file.write_all(&[counter(0).as_bytes(), self.owner.as_bytes()].concat()).map_err(called("write"));
+        let sync = || file.sync_data().map_err(called("fdatasync"));
+        let written = written.and_then(|()| if is_remote(file)? { sync() } else { Ok(()) });
         written.map_err(|e| Error::io(STEP, self.folder.path.join(&self.name), e))
     }
 
@@ -204,7 +205,7 @@ impl Claim {
             Err(error) if error.code == Code::NotFound => Ok(Other::Gone),
             file => {
                 let read = file?.take(LONGEST).read_to_end(&mut text);
-                read.map_err(|e| Error::io(STEP, self.folder.path.join(name), e))?;
+                read.map_err(|e| Error::io(STEP, self.folder.path.join(name), called("read")(e)))?;
                 Ok(Other::There(text))
             }
         }
@@ -254,7 +255,7 @@ impl Claim {
         }
         match rustix::fs::unlinkat(&self.folder.fd, aside.as_str(), AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
-            Err(error) => Err(Error::io(STEP, self.folder.path.join(aside), error)),
+            Err(error) => Err(Error::io("remove the claim", self.folder.path.join(aside), error)),
         }
     }
 

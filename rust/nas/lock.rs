@@ -9,7 +9,7 @@ use rustix::io::Errno;
 
 use super::folder::{FILE_MODE, Folder};
 use super::lease::{Lease, PACE};
-use crate::error::{Code, Error, Result};
+use crate::error::{Code, Error, Result, called};
 use crate::point::fingerprints::Digest;
 use crate::{config, host, lacking, mountinfo};
 
@@ -148,7 +148,7 @@ type Wanted = (&'static str, fn(OwnedFd) -> rustix::io::Result<Flock>, &'static 
 fn lock(instance: &Folder, (name, take, otherwise): Wanted) -> Result<Flock> {
     lock_file(instance, name, open(instance, name)?, take)?.map_err(|error| match error {
         Errno::WOULDBLOCK => Error::new(Code::Busy, STEP, format!("'{}': {otherwise}", instance.path.display())),
-        error => Error::io(STEP, instance.path.join(name), error),
+        error => Error::io(STEP, instance.path.join(name), called("flock")(error.into())),
     })
 }
 

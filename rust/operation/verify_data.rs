@@ -119,7 +119,7 @@ impl Data<'_> {
             Ok(Err(error)) => (Verdict::Bad, error.to_string()),
             Err(error) => {
                 self.reading.note(&error);
-                let cause = error.cause.clone();
+                let cause = error.reason();
                 self.gone = VerifiedFile::good("").excuse(error)?;
                 (Verdict::Aborted, cause)
             }
@@ -197,7 +197,7 @@ fn look_at_small(root: &Folder, folder: RepoPath) -> Small {
         Err(error) if error.code == Code::NotFound => return Small { folder, manifest: None, files },
         Err(error) => {
             let verdict = if error.code == Code::CorruptImage { Verdict::Bad } else { Verdict::Aborted };
-            told.blame(verdict, error.cause);
+            told.blame(verdict, error.reason());
             None
         }
     };
@@ -218,7 +218,7 @@ fn look_at_text(root: &Folder, path: &RepoPath, recorded: Digest) -> VerifiedFil
         Ok(hash) if hash == recorded => {}
         Ok(_) => told.blame(Verdict::Bad, "is not what was written".into()),
         Err(error) if error.code == Code::NotFound => told.blame(Verdict::Bad, "is not there".into()),
-        Err(error) => told.blame(Verdict::Aborted, error.cause),
+        Err(error) => told.blame(Verdict::Aborted, error.reason()),
     }
     told
 }

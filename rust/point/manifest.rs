@@ -10,7 +10,7 @@ use super::Kind;
 use super::fingerprints::{Digest, Fingerprints};
 use crate::config;
 use crate::engine::Engine;
-use crate::error::{Code, Error, Result};
+use crate::error::{Code, Error, Result, called};
 use crate::nas::folder::Folder;
 
 /// Name of the manifest's file.
@@ -140,7 +140,7 @@ impl Manifest {
             Err(error) => return Err(error),
         };
         let mut bytes = Vec::new();
-        file.take(LONGEST).read_to_end(&mut bytes).map_err(|e| Error::io(STEP, &path, e))?;
+        file.take(LONGEST).read_to_end(&mut bytes).map_err(|e| Error::io(STEP, &path, called("read")(e)))?;
         let corrupt = |cause: String| Error::new(Code::CorruptImage, STEP, format!("'{}': {cause}", path.display()));
         let text = String::from_utf8(bytes).map_err(|e| corrupt(e.to_string()))?;
         let manifest: Manifest = serde_json::from_str(&text).map_err(|e| corrupt(e.to_string()))?;
@@ -175,8 +175,8 @@ impl Manifest {
 
     /// Writes the manifest with its checksum into `file`, which is new and empty, and syncs it.
     pub fn write(&self, file: &mut File) -> std::io::Result<()> {
-        file.write_all(self.text()?.as_bytes())?;
-        file.sync_all()
+        file.write_all(self.text()?.as_bytes()).map_err(called("write"))?;
+        file.sync_all().map_err(called("fsync"))
     }
 
     fn text(&self) -> std::io::Result<String> {
@@ -194,8 +194,8 @@ impl Manifest {
         folder.remove_tree(NEW)?;
         let mut file = folder.create_file(NEW, config::current().file_mode())?;
         let replaced = self.write(&mut file).and_then(|()| {
-            rustix::fs::renameat(&folder.fd, NEW, &folder.fd, MANIFEST)?;
-            Ok(())
+            let renamed = rustix::fs::renameat(&folder.fd, NEW, &folder.fd, MANIFEST);
+            renamed.map_err(|error| called("rename")(error.into()))
         });
         if let Err(error) = replaced {
             let error = Error::io(STEP, folder.path.join(MANIFEST), error);

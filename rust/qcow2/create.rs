@@ -1,10 +1,10 @@
 //! Making an empty image (qcow2 specification, sections "Header", "Host cluster management" and "Cluster mapping").
 
 use std::fs::File;
-use std::os::unix::fs::FileExt;
 
 use super::Error;
 use super::header::{EXTENSION_BACKING_FORMAT, MAGIC, MAX_BACKING_NAME, V3_LENGTH};
+use super::storage::Storage;
 
 const CLUSTER_BITS: u32 = 16;
 /// Bytes in a cluster of the images that are made here.
@@ -33,11 +33,11 @@ pub fn create(file: &File, virtual_size: u64, backing: Option<&str>) -> Result<(
     let clusters = L1_TABLE / CLUSTER + l1_clusters;
 
     // the rest, the empty L1 table included, reads as zeroes
-    file.set_len(clusters * CLUSTER)?;
-    file.write_all_at(&REFCOUNT_BLOCK.to_be_bytes(), REFCOUNT_TABLE)?;
-    file.write_all_at(&1_u16.to_be_bytes().repeat(clusters as usize), REFCOUNT_BLOCK)?;
+    file.set_length(clusters * CLUSTER)?;
+    file.write_at(&REFCOUNT_BLOCK.to_be_bytes(), REFCOUNT_TABLE)?;
+    file.write_at(&1_u16.to_be_bytes().repeat(clusters as usize), REFCOUNT_BLOCK)?;
     let places = Places { l1: L1_TABLE, refcount_table: REFCOUNT_TABLE, refcount_clusters: 1 };
-    file.write_all_at(&header(virtual_size, l1_entries as u32, &places, backing), 0)?;
+    file.write_at(&header(virtual_size, l1_entries as u32, &places, backing), 0)?;
     Ok(())
 }
 

@@ -5,6 +5,7 @@ use std::io::{self, ErrorKind, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 
 use super::{Error, corrupt};
+use crate::error::called;
 use crate::sys;
 
 /// Bytes that are read by position.
@@ -41,27 +42,27 @@ pub trait Storage: Source {
 
 impl Source for File {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        FileExt::read_at(self, buffer, offset)
+        FileExt::read_at(self, buffer, offset).map_err(called("read"))
     }
 
     /// By seeking: the metadata of a block device say 0. Reads give their own offset, so the position is nobody's.
     fn length(&self) -> io::Result<u64> {
         let mut file = self;
-        file.seek(SeekFrom::End(0))
+        file.seek(SeekFrom::End(0)).map_err(called("lseek"))
     }
 }
 
 impl Storage for File {
     fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
-        self.write_all_at(data, offset)
+        self.write_all_at(data, offset).map_err(called("write"))
     }
 
     fn set_length(&self, length: u64) -> io::Result<()> {
-        self.set_len(length)
+        self.set_len(length).map_err(called("ftruncate"))
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.sync_data()
+        self.sync_data().map_err(called("fdatasync"))
     }
 
     fn begin_writing(&self, from: u64, length: u64) -> io::Result<()> {

@@ -12,6 +12,7 @@ use rustix::io::Errno;
 
 use super::holes;
 use super::storage::{Storage, read_padded};
+use crate::error::{called, errno};
 use crate::lacking;
 
 /// Sharing works on blocks of the file system; all those that can share have blocks of 4 KiB, or refuse.
@@ -148,10 +149,11 @@ impl Route {
     /// Takes the next way for good. Whatever the reason, reading and writing succeed or tell the fault; but where there is no
     /// room for a part of a file there is none for its copy.
     fn refused(&mut self, next: Way, source: &File, error: io::Error) -> io::Result<()> {
-        match Errno::from_io_error(&error) {
-            Some(Errno::NOSPC | Errno::DQUOT | Errno::ROFS | Errno::INTR) | None => Err(error),
+        let what = if next == Way::CopyRange { "FICLONERANGE" } else { "copy_file_range" };
+        match errno(&error) {
+            None => Err(error),
+            Some(Errno::NOSPC | Errno::DQUOT | Errno::ROFS | Errno::INTR) => Err(called(what)(error)),
             Some(errno) => {
-                let what = if next == Way::CopyRange { "FICLONERANGE" } else { "copy_file_range" };
                 if errno == Errno::XDEV {
                     log::debug!("{what} does not lead from one file system to another: {next:?}");
                 } else {

@@ -9,7 +9,7 @@ use nasbackup::qcow2;
 use serde_json::{Value, json};
 
 use crate::run;
-use crate::support::{Guest, Nas, Story, folder, take};
+use crate::support::{Guest, Nas, Refusal, Story, folder, refusing, take};
 
 const IMAGE: &str = "root.x.qcow2";
 
@@ -77,14 +77,20 @@ fn no_operation_follows_one_at_any_level() {
         "i-1/.nasbackup.lock",
         "i-1/.nasbackup.chains.lock",
     ] {
-        for (operation, request) in requests() {
-            let nas = repository();
-            let outside = plant(&nas, level);
-            let before = contents(&outside);
-            let result = run(&nas, operation, request);
-            assert_eq!(contents(&outside), before, "{operation} through '{level}'");
-            let expected = harmless.contains(&(operation, level));
-            assert_eq!(good(result.clone()), expected, "{operation} through '{level}': {result:?}");
+        // in the kernel's own confinement, and without
+        for openat2 in [&[][..], &[libc::ENOSYS], &[libc::EPERM]] {
+            for (operation, request) in requests() {
+                let nas = repository();
+                let outside = plant(&nas, level);
+                let before = contents(&outside);
+                let refused = Refusal { call: "openat2".to_owned(), errnos: openat2.to_vec() };
+                let refusals = if openat2.is_empty() { vec![] } else { vec![refused] };
+                let (result, _) = refusing(nas.root(), &refusals, || run(&nas, operation, request));
+                let cell = format!("{operation} through '{level}', openat2 {openat2:?}");
+                assert_eq!(contents(&outside), before, "{cell}");
+                let expected = harmless.contains(&(operation, level));
+                assert_eq!(good(result.clone()), expected, "{cell}: {result:?}");
+            }
         }
     }
 }

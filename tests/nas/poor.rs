@@ -1,16 +1,20 @@
 //! A NAS that lacks what it need not have, call by call and error by error: all operations go on, each thing is told once,
 //! and all points read back identical. What a NAS must have fails an operation with an error that names the call.
 
+use std::collections::BTreeMap;
 use std::fs;
+use std::path::{Path, PathBuf};
 
-use nasbackup::error::Code;
+use nasbackup::error::{Code, Result};
 use nasbackup::nas::folder::Folder;
 use nasbackup::nas::lock::{InstanceLock, Purpose};
+use nasbackup::operation::take_backup::TakeBackupRequest;
 use serde_json::{Value, json};
 
 use crate::run;
 use crate::support::{
-    self, Agent, Disk, Fs, Guest, MIB, Nas, Refusal, Story, folder, own_host, refusing, repository_json, take_json,
+    self, Agent, Disk, Fs, Guest, MIB, Nas, Refusal, Story, folder, listing, own_host, refusing, repository_json, take,
+    take_json,
 };
 
 /// What a NAS need not have: as the log calls it, if it does, the system call, what NASes answer to it, and the calls that
@@ -40,19 +44,17 @@ fn refusal(call: &str, errnos: &[i32]) -> Refusal {
     Refusal { call: call.to_owned(), errnos: errnos.to_vec() }
 }
 
-/// A stopped guest with a full point and an incremental.
+/// A guest that does not run, with a full point and an incremental.
 fn story_on(nas: Nas) -> Story {
-    let mut guest = Guest::new([Disk::new().size(24 * MIB)]);
-    guest.write(0, 0x21, 4 * MIB, 3 * MIB);
-    guest.stop();
-    let mut story = Story::new(guest, nas);
+    let mut story = Story::new(Guest::stopped([Disk::new().size(24 * MIB)]), nas);
+    write(&story, 0x20);
     story.take_stopped("full").assert_full(true);
     write(&story, 0x31);
     story.take_stopped("incremental").assert_incremental();
     story
 }
 
-/// The disk of the stopped guest gets something new.
+/// Its disk gets something new.
 fn write(story: &Story, pattern: u8) {
     let write = format!("write -q -P {pattern} {}M 200k", 8 + pattern % 8);
     support::run("qemu-io", ["-f", "qcow2", "-c", &write, story.guest.disks[0].path.to_str().unwrap()]);
@@ -105,10 +107,35 @@ fn what_a_nas_need_not_have_is_done_without_and_told_once() {
         let text = all_operations(&mut story, &refusals.collect::<Vec<_>>());
         let met = text.lines().find_map(|line| line.strip_prefix("met: ")).unwrap();
         let met: Value = serde_json::from_str(met).unwrap();
-        println!("{call}: {met}");
         assert!(met[call].as_u64().is_some_and(|times| times >= errnos.len() as u64), "{call}: met {met}, {text}");
         let lines = text.lines().filter(|line| line.contains(&format!(" lacks {what}, "))).count();
         assert_eq!(lines, usize::from(!what.is_empty()), "{what}: {text}");
+    }
+    story.assert_all_restore();
+}
+
+#[test]
+fn a_running_guest_is_backed_up_by_both_engines_where_all_of_it_is_lacking() {
+    let mut story = Story::new(Guest::new([Disk::new().size(48 * MIB)]), Nas::image(Fs::Ext4, 320));
+    let root = story.nas.root().to_owned();
+    let refusals = |with_chown: bool| {
+        let meant = NEEDLESS.iter().filter(|(_, call, ..)| with_chown || *call != "chown");
+        meant.map(|(_, call, errnos, _)| refusal(call, errnos)).collect::<Vec<_>>()
+    };
+    // what is made belongs to root alone there, and QEMU is another user
+    let request = TakeBackupRequest { engine: Some("push".into()), ..story.request("full") };
+    let (refused, _) = refusing(&root, &refusals(true), || take(request));
+    let error = refused.unwrap_err();
+    assert!(error.code == Code::PermissionDenied && error.cause.contains("export with no_root_squash"), "{error}");
+    story.assert_nothing_half_made();
+    for (pattern, (engine, mode)) in
+        (0x61..).zip([("push", "full"), ("push", "incremental"), ("pull", "full"), ("pull", "incremental")])
+    {
+        // with more than the kernel is let begin to write at once
+        story.guest.write(0, pattern, MIB, 20 * MIB);
+        let request = TakeBackupRequest { engine: Some(engine.into()), ..story.request(mode) };
+        let refusals = refusals(engine == "pull");
+        story.accept_with(request, |request| refusing(&root, &refusals, || take(request)).0);
     }
     story.assert_all_restore();
 }
@@ -122,13 +149,6 @@ fn without_flock_one_host_s_calls_and_processes_are_kept_apart() {
     let instance = nas.at("i-1");
     fs::create_dir_all(instance.join("T1")).unwrap();
     let flock = [refusal("flock", &[libc::ENOLCK])];
-    let without_claims = || {
-        for entry in fs::read_dir(&instance).unwrap().map(Result::unwrap) {
-            if entry.file_name().to_string_lossy().starts_with(".nasbackup.") {
-                fs::remove_file(entry.path()).unwrap();
-            }
-        }
-    };
     let take = |purpose| InstanceLock::take(&Folder::open_root(&instance).unwrap(), purpose);
     for (first, second, together) in [
         (Add, Add, false),
@@ -142,7 +162,7 @@ fn without_flock_one_host_s_calls_and_processes_are_kept_apart() {
     ] {
         let (other, _) = refusing(nas.root(), &flock, || {
             let _held = take(first).unwrap();
-            without_claims();
+            nas.without_claims();
             take(second).map(drop)
         });
         assert_eq!(
@@ -154,7 +174,7 @@ fn without_flock_one_host_s_calls_and_processes_are_kept_apart() {
     let delete = json!({"repository": repository_json(&nas.repository()), "backupPath": "i-1/T1"});
     let agent = || Agent::new(&own_host(), &[("deleteBackup", delete.clone())]).refused(nas.root(), &flock);
     let (held, _) = refusing(nas.root(), &flock, || take(Read).unwrap());
-    without_claims();
+    nas.without_claims();
     agent().fail_with("BUSY");
     drop(held);
     agent().succeed();
@@ -176,4 +196,90 @@ fn one_that_is_read_only_and_has_no_flock_can_be_restored_from() {
         run(&story.nas, "flatten", json!({"backupPath": path, "volume": volume, "output": output})).unwrap();
     });
     assert!(fs::read(&out).unwrap() == fs::read(&story.content()[&volume]).unwrap());
+}
+
+/// What a NAS must have: the system call, what it answers, the code of the failure, and how the failure may name the call.
+const NEEDED: &[(&str, i32, Code, &[&str])] = &[
+    ("openat2", libc::EIO, Code::Io, &["open the "]),
+    ("flock", libc::EIO, Code::Io, &["flock: "]),
+    ("claim", libc::EIO, Code::Io, &["claim the instance: "]),
+    ("open", libc::EACCES, Code::PermissionDenied, &["open the "]),
+    ("create", libc::EROFS, Code::PermissionDenied, &["create the file: ", "open the output: "]),
+    ("mkdir", libc::EDQUOT, Code::NoSpace, &["make the folder: "]),
+    ("getdents", libc::EIO, Code::Io, &["list the folder: "]),
+    ("read", libc::EIO, Code::Io, &["read: "]),
+    ("ftruncate", libc::EIO, Code::Io, &["ftruncate: "]),
+    ("write", libc::ENOSPC, Code::NoSpace, &["write: "]),
+    ("fsync", libc::EIO, Code::Io, &["fsync: ", "fdatasync: ", "sync the ", "sync: "]),
+    ("folder fsync", libc::EIO, Code::Io, &["sync the folder: "]),
+    ("rename", libc::EIO, Code::Io, &["rename: "]),
+    ("unlink", libc::EIO, Code::Io, &["remove: "]),
+];
+
+/// What an operation may come to where the NAS lacks what it needs.
+fn assert_named(cell: &str, ended: Result<Value>, errno: i32, code: Code, names: &[&str]) {
+    let text = match &ended {
+        // a reader needs no claim where nobody can have one; what can't be read is no verdict
+        Ok(told) if told["verdict"] != "aborted" => return,
+        Ok(told) => told.to_string(),
+        Err(error) => {
+            assert_eq!(error.code, code, "{cell}: {error}");
+            error.to_string()
+        }
+    };
+    assert!(text.contains(&format!("(os error {errno})")) && text.contains("i-"), "{cell}: {text}");
+    assert!(names.iter().any(|name| text.contains(name)), "{cell}: {text}");
+}
+
+/// The names, and of what no rebase changes the lengths, too; without locks and claims.
+fn contents(nas: &Nas, operation: &str) -> Vec<(PathBuf, u64)> {
+    let is_lock = |path: &Path| path.file_name().unwrap().to_string_lossy().starts_with(".nasbackup.");
+    let length = |length| if operation == "rebasePoint" { 0 } else { length };
+    let found = listing(nas.root()).into_iter().filter(|(path, _)| !is_lock(path));
+    found.map(|(path, bytes)| (path, length(bytes))).collect()
+}
+
+#[test]
+fn what_a_nas_must_have_fails_by_name_and_leaves_nothing_half_made() {
+    let mut story = story_on(Nas::folder());
+    write(&story, 0x51);
+    story.take_stopped("incremental").assert_incremental();
+    let (first, last, volume) = (&story.points[0].path, &story.last().path, story.guest.disks[0].volume().to_owned());
+    let content = fs::read(&story.content()[&volume]).unwrap();
+    let output = |name: &str| json!({"path": folder("flat").join(name), "format": "raw"});
+    let flatten = |output: Value| json!({"backupPath": last, "volume": volume, "output": output});
+    let mut met_by = BTreeMap::<_, Vec<_>>::new();
+    for (call, errno, code, names) in NEEDED {
+        for (operation, request) in [
+            ("takeBackup", take_json(&story.stopped_request("full"))),
+            ("verifyChain", json!({"backupPath": last})),
+            ("verifyData", json!({"backupPath": last})),
+            ("flatten", flatten(output("disk.raw"))),
+            ("rebasePoint", json!({"backupPath": last, "newParent": first})),
+            ("deleteBackup", json!({"backupPath": last})),
+        ] {
+            let cell = format!("{operation}, {call} {errno}");
+            let nas = story.nas.copy();
+            let before = contents(&nas, operation);
+            let (ended, met) = refusing(nas.root(), &[refusal(call, &[*errno])], || run(&nas, operation, request));
+            if met.is_empty() {
+                ended.unwrap_or_else(|error| panic!("{cell}: {error}"));
+                continue;
+            }
+            met_by.entry(*call).or_default().push(operation);
+            let (failed, told) = (ended.is_err(), ended.as_ref().is_err_and(|error| error.leftovers));
+            assert_named(&cell, ended, *errno, *code, names);
+            if failed && !told {
+                assert_eq!(contents(&nas, operation), before, "{cell}");
+                // with a claim that could not be given back nobody else works there for a while
+                nas.without_claims();
+                let output = output("after.raw");
+                run(&nas, "flatten", flatten(output.clone())).unwrap_or_else(|error| panic!("{cell}: {error}"));
+                assert!(fs::read(output["path"].as_str().unwrap()).unwrap() == content, "{cell}");
+            }
+        }
+        assert!(met_by.contains_key(call), "{call} was never made");
+    }
+    story.take_stopped("full").assert_full(true);
+    story.assert_all_restore();
 }

@@ -68,6 +68,22 @@ impl Nas {
         Nas { root: self.root.clone(), under: None, mounted: false, view: None }
     }
 
+    /// A folder with a copy of all that is in it.
+    pub fn copy(&self) -> Nas {
+        let copy = Nas::folder();
+        run("cp", ["-a", &format!("{}/.", self.path()), copy.path()]);
+        copy
+    }
+
+    /// Takes the locks and claims away that lie in the instances' folders, as if nobody had left any.
+    pub fn without_claims(&self) {
+        for (path, _) in super::listing(&self.root) {
+            if path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b".nasbackup.")) {
+                std::fs::remove_file(self.root.join(path)).unwrap();
+            }
+        }
+    }
+
     /// A view of this repository through FUSE, which can hang.
     pub fn through_fuse(self) -> Nas {
         self.view_with(&[])

@@ -59,20 +59,30 @@ const CALLS: &[Call] = &[
     ("rename", libc::SYS_renameat, About::At(0), any),
     ("openat2", libc::SYS_openat2, About::At(0), any),
     // of what is there already: the second of the two calls that open a file
-    ("open", libc::SYS_openat, About::At(0), |args, path| args[2] & (libc::O_CREAT as u64) == 0 && path.is_file()),
-    ("create", libc::SYS_openat, About::At(0), |args, _| args[2] & (libc::O_CREAT as u64) != 0),
+    ("open", libc::SYS_openat, About::At(0), |args, path| !makes(args) && path.is_file() && is_content(args, path)),
+    ("create", libc::SYS_openat, About::At(0), |args, path| makes(args) && is_content(args, path)),
     ("mkdir", libc::SYS_mkdirat, About::At(0), any),
-    ("unlink", libc::SYS_unlinkat, About::At(0), any),
+    ("unlink", libc::SYS_unlinkat, About::At(0), is_content),
     ("getdents", libc::SYS_getdents64, About::Fd(0), any),
     ("ftruncate", libc::SYS_ftruncate, About::Fd(0), any),
-    ("read", libc::SYS_read, About::Fd(0), any),
-    ("read", libc::SYS_pread64, About::Fd(0), any),
-    ("write", libc::SYS_write, About::Fd(0), any),
-    ("write", libc::SYS_pwrite64, About::Fd(0), any),
+    ("read", libc::SYS_read, About::Fd(0), is_content),
+    ("read", libc::SYS_pread64, About::Fd(0), is_content),
+    ("write", libc::SYS_write, About::Fd(0), is_content),
+    ("write", libc::SYS_pwrite64, About::Fd(0), is_content),
+    ("claim", libc::SYS_write, About::Fd(0), |args, path| !is_content(args, path)),
 ];
 
 fn any(_: &[u64; 6], _: &Path) -> bool {
     true
+}
+
+fn makes(args: &[u64; 6]) -> bool {
+    args[2] & libc::O_CREAT as u64 != 0
+}
+
+/// It is neither a lock nor a claim: an operation that can't have these gets no further.
+fn is_content(_: &[u64; 6], path: &Path) -> bool {
+    !path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b".nasbackup."))
 }
 
 /// What the thread that answers the kernel knows.

@@ -10,7 +10,7 @@ use log::Level;
 use rustix::fs::{FlockOperation, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 
-use crate::error::{Code, Error, Result};
+use crate::error::{Code, Error, Result, called};
 use crate::nas::folder::{FILE_MODE, Folder};
 use crate::nas::lock::lock_file;
 use crate::{lacking, sys};
@@ -183,7 +183,7 @@ impl NewFile {
         let beside = format!(".{name}.nasbackup");
         let (file, lock) = make_beside(&folder, &beside)?;
         let new = NewFile { folder, name: name.to_owned(), beside: Some(beside), file, old, _lock: lock };
-        new.file.set_len(0).map_err(|e| Error::io(STEP, path, e))?;
+        new.file.set_len(0).map_err(|e| Error::io(STEP, path, called("ftruncate")(e)))?;
         Ok(new)
     }
 
@@ -200,11 +200,12 @@ impl NewFile {
             let moded = rustix::fs::fchmod(&self.file, Mode::from_raw_mode(stat.st_mode & 0o7777));
             settle(&self.file, "chmod", moded).map_err(|e| io(e.into()))?;
         }
-        self.file.sync_all().map_err(io)?;
+        self.file.sync_all().map_err(|e| io(called("fsync")(e)))?;
         let Some(beside) = &self.beside else { return Ok(()) };
         if self.old.is_some() {
             let fd = &self.folder.fd;
-            rustix::fs::renameat(fd, beside.as_str(), fd, self.name.as_str()).map_err(|e| io(e.into()))?;
+            let renamed = rustix::fs::renameat(fd, beside.as_str(), fd, self.name.as_str());
+            renamed.map_err(|e| io(called("rename")(e.into())))?;
         } else {
             self.folder.rename_beside_others(beside, &self.name)?;
         }
@@ -251,7 +252,7 @@ fn make_beside(folder: &Folder, name: &str) -> Result<(File, OwnedFd)> {
     let take = |fd: OwnedFd| rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive).map(|()| fd);
     let lock = lock_file(folder, name, once_more, take)?.map_err(|error| match error {
         Errno::WOULDBLOCK => busy(),
-        error => io(error),
+        error => Error::io(STEP, &path, called("flock")(error.into())),
     })?;
     // it may have got its name, or been removed, before it was locked
     let ours = rustix::fs::fstat(&fd).map_err(io)?;

@@ -18,7 +18,7 @@ use super::request::{Checked, Mode};
 use super::space::Free;
 use crate::config::{self, Config};
 use crate::engine;
-use crate::error::{Code, Error, Result};
+use crate::error::{Code, Error, Result, called};
 use crate::nas::deadline::{Background, LIMIT, bounded, start};
 use crate::nas::folder::Folder;
 use crate::nas::lock::{InstanceLock, Purpose, WAIT};
@@ -407,7 +407,8 @@ impl Targets {
         manifest.texts = Some(texts.iter().map(hash).collect());
         for (name, text) in texts {
             let mut file = self.partial.create_file(name)?;
-            let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_all());
+            let written = file.write_all(text.as_bytes()).map_err(called("write"));
+            let written = written.and_then(|()| file.sync_all().map_err(called("fsync")));
             written.map_err(|e| Error::io("write the domain's description", folder.join(name), e))?;
         }
         let mut file = self.partial.create_file(MANIFEST)?;

@@ -181,7 +181,7 @@ impl Chains<'_> {
             let read = self.root.open_dir(folder).and_then(|opened| Manifest::read(&opened));
             let manifest = read.unwrap_or_else(|error| {
                 let verdict = if error.code == Code::CorruptImage { Verdict::Bad } else { Verdict::Aborted };
-                self.tell_of_manifest(folder, verdict, error.cause);
+                self.tell_of_manifest(folder, verdict, error.reason());
                 None
             });
             self.manifests.insert(folder.clone(), manifest);
@@ -221,7 +221,7 @@ impl Chains<'_> {
 }
 
 fn unknown(error: Error) -> (Verdict, String) {
-    (Verdict::Aborted, error.cause)
+    (Verdict::Aborted, error.reason())
 }
 
 /// What is damaged is bad; of what is not known here, or can't be read, nothing can be said.

@@ -80,7 +80,7 @@ impl VerifiedFile {
     pub(super) fn excuse(&mut self, error: Error) -> Result<bool> {
         let gone = error.code == Code::NasUnresponsive;
         if gone || matches!(error.code, Code::Io | Code::PermissionDenied | Code::NotFound) {
-            self.blame(Verdict::Aborted, error.cause);
+            self.blame(Verdict::Aborted, error.reason());
             return Ok(gone);
         }
         Err(error)
