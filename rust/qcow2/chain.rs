@@ -47,22 +47,23 @@ impl Chain {
         Ok(Chain::of(files.into_iter().enumerate().map(open).collect::<Result<_, _>>()?))
     }
 
-    /// The same for images of which a guest may be writing to the first.
-    pub(super) fn open_in_use(files: Vec<File>) -> Result<Chain, Error> {
+    /// The same for images of which a guest may be writing to the first, each with the file that its data are in, if not in
+    /// its own.
+    pub(super) fn open_in_use(files: Vec<(File, Option<File>)>) -> Result<Chain, Error> {
         let slice = slice_size(files.len());
-        let open = |file| Image::open_in_use(file, slice);
+        let open = |(file, data)| Image::open_in_use(file, data, slice);
         Ok(Chain::of(files.into_iter().map(open).collect::<Result<_, _>>()?))
     }
 
     /// The same for images that nobody writes to, but that their last writer may have left without notice.
-    pub(super) fn open_at_rest(files: Vec<File>) -> Result<Chain, Error> {
+    pub(super) fn open_at_rest(files: Vec<(File, Option<File>)>) -> Result<Chain, Error> {
         let slice = slice_size(files.len());
-        let open = |file| Image::open_at_rest(file, slice);
+        let open = |(file, data)| Image::open_at_rest(file, data, slice);
         Ok(Chain::of(files.into_iter().map(open).collect::<Result<_, _>>()?))
     }
 
     fn of(images: Vec<Image<File>>) -> Chain {
-        let left = images.iter().map(|image| image.length.next_multiple_of(image.cluster_size())).collect();
+        let left = images.iter().map(|image| image.data().1.next_multiple_of(image.cluster_size())).collect();
         Chain { images, left, inflated: None, cluster: Vec::new(), deflated: Vec::new() }
     }
 
@@ -114,7 +115,7 @@ impl Chain {
             match extent.what {
                 What::Unallocated | What::Zero => part.fill(0),
                 What::Data(offset) => {
-                    let read = read_padded(&self.images[image].storage, part, offset);
+                    let read = read_padded(self.images[image].data().0, part, offset);
                     read.map_err(|e| Failure::of(image + 1, e))?;
                     self.spend(image, extent.length)?;
                 }

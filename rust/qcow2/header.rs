@@ -28,6 +28,8 @@ pub(super) const MAX_BACKING_NAME: usize = 1023;
 const EXTENSION_END: u32 = 0;
 pub(super) const EXTENSION_BACKING_FORMAT: u32 = 0xe279_2aca;
 const EXTENSION_BITMAPS: u32 = 0x2385_2875;
+/// The name of the file that the data are in.
+const EXTENSION_DATA_FILE: u32 = 0x4441_5441;
 /// Names of features, for messages of older programs.
 const EXTENSION_FEATURE_NAMES: u32 = 0x6803_f857;
 /// QEMU's limit on the name of the backing file's format, in bytes.
@@ -53,6 +55,8 @@ pub(super) struct Header {
     pub(super) autoclear: u64,
     pub(super) backing: Option<Backing>,
     pub(super) bitmaps: Option<Directory>,
+    /// The file that the data are in, as the header names it.
+    pub(super) data_file: Option<String>,
     /// As it stands there; `Image::open` checks it.
     pub(super) tables: Tables,
     pub(super) layout: Layout,
@@ -179,6 +183,7 @@ impl<'a> Fields<'a> {
             autoclear,
             backing,
             bitmaps: extensions.bitmaps,
+            data_file: extensions.data_file,
             tables: self.tables(version, length)?,
             layout: Layout {
                 extensions_end: extensions.end,
@@ -246,6 +251,10 @@ impl<'a> Fields<'a> {
                 }
                 EXTENSION_BITMAPS => found.bitmaps = Some(Directory::parse(data)?),
                 EXTENSION_FEATURE_NAMES => {}
+                EXTENSION_DATA_FILE => {
+                    found.data_file = Some(String::from_utf8_lossy(data).into_owned());
+                    found.has_unknown = true;
+                }
                 _ => found.has_unknown = true,
             }
             at += 8 + length.next_multiple_of(8);
@@ -259,6 +268,7 @@ impl<'a> Fields<'a> {
 struct Extensions {
     backing_format: Option<String>,
     bitmaps: Option<Directory>,
+    data_file: Option<String>,
     end: usize,
     has_end_mark: bool,
     has_unknown: bool,

@@ -120,6 +120,8 @@ pub(super) struct Image<S> {
     pub(super) header: Header,
     /// Length of the file when it was opened; of one in use, more than any file has.
     pub(super) length: u64,
+    /// The file that the data are in, and its length as above, if they are not in that of the tables.
+    data: Option<(S, u64)>,
     slice_size: u64,
     l1: Slice,
     l2: Slice,
@@ -135,29 +137,43 @@ impl<S: Source> Image<S> {
             return corrupt("it is marked dirty: its reference counts are stale");
         }
         let length = storage.length()?;
-        Image::with_header(storage, header, length, slice_size)
+        Image::with_header(storage, header, length, None, slice_size)
     }
 
     /// The same for an image that a guest may be writing to: its file grows meanwhile, and whether its reference counts
-    /// are stale is its writer's business.
-    pub(super) fn open_in_use(storage: S, slice_size: u64) -> Result<Image<S>, Error> {
+    /// are stale is its writer's business. `data` is the file that its data are in, if not in its own.
+    pub(super) fn open_in_use(storage: S, data: Option<S>, slice_size: u64) -> Result<Image<S>, Error> {
         let header = Header::read(&storage)?;
-        Image::with_header(storage, header, OFFSET, slice_size)
+        let data = data.map(|data| (data, OFFSET));
+        Image::with_header(storage, header, OFFSET, data, slice_size)
     }
 
     /// The same for one that is only read: stale reference counts do no harm to the data.
-    pub(super) fn open_at_rest(storage: S, slice_size: u64) -> Result<Image<S>, Error> {
+    pub(super) fn open_at_rest(storage: S, data: Option<S>, slice_size: u64) -> Result<Image<S>, Error> {
         let header = Header::read(&storage)?;
         let length = storage.length()?;
-        Image::with_header(storage, header, length, slice_size)
+        let with_length = |data: S| data.length().map(|length| (data, length));
+        let data = data.map(with_length).transpose()?;
+        Image::with_header(storage, header, length, data, slice_size)
     }
 
-    fn with_header(storage: S, header: Header, length: u64, slice_size: u64) -> Result<Image<S>, Error> {
-        refuse_unsupported(&header)?;
+    fn with_header(
+        storage: S,
+        header: Header,
+        length: u64,
+        data: Option<(S, u64)>,
+        slice_size: u64,
+    ) -> Result<Image<S>, Error> {
+        refuse_unsupported(&header, data.is_some())?;
         let (l1, l2) = (Slice::default(), Slice::default());
-        let image = Image { storage, header, length, slice_size, l1, l2, last: None };
+        let image = Image { storage, header, length, data, slice_size, l1, l2, last: None };
         image.check_tables()?;
         Ok(image)
+    }
+
+    /// Where its data are, and the length of that.
+    pub(super) fn data(&self) -> (&S, u64) {
+        self.data.as_ref().map_or((&self.storage, self.length), |(data, length)| (data, *length))
     }
 
     pub(super) fn virtual_size(&self) -> u64 {
@@ -288,7 +304,8 @@ impl<S: Source> Image<S> {
         let invalid = || corrupt(format!("L2 entry {:#x} {:#x}", entry.descriptor, entry.subclusters));
         if entry.is_compressed() {
             let compressed = self.compressed(entry);
-            let sound = entry.descriptor & COPIED == 0
+            let sound = self.data.is_none()
+                && entry.descriptor & COPIED == 0
                 && entry.subclusters == 0
                 && compressed.offset >= self.cluster_size()
                 && compressed.offset < self.length;
@@ -301,14 +318,20 @@ impl<S: Source> Image<S> {
         }
         let (allocated, zeroes) = (low(entry.subclusters), low(entry.subclusters >> 32));
         let host = entry.host();
-        if host == 0 {
-            // the copied bit without an offset has a meaning only with an external data file
+        if !self.names_data(entry) {
             return if allocated == 0 && entry.descriptor & COPIED == 0 { Ok(()) } else { invalid() };
         }
-        if allocated & zeroes != 0 || !host.is_multiple_of(self.cluster_size()) || host >= self.length {
+        // a file of data alone may end in a hole that is not there
+        let beyond = self.data.is_none() && host >= self.length;
+        if allocated & zeroes != 0 || !host.is_multiple_of(self.cluster_size()) || beyond {
             return invalid();
         }
         Ok(())
+    }
+
+    /// Has the entry, of a standard cluster, a place for data? In a file of data alone that may be its begin.
+    fn names_data(&self, entry: Entry) -> bool {
+        entry.host() != 0 || self.data.is_some() && entry.descriptor & COPIED != 0
     }
 
     /// Where the data of a compressed cluster lie.
@@ -355,7 +378,7 @@ impl<S: Source> Image<S> {
             subcluster_run(entry, within, cluster / 32)
         } else if entry.descriptor & ZERO != 0 {
             whole(What::Zero)
-        } else if entry.host() == 0 {
+        } else if !self.names_data(entry) {
             whole(What::Unallocated)
         } else {
             whole(What::Data(entry.host() + within))
@@ -411,7 +434,7 @@ fn table_entry(
     bytes.map_or_else(|| corrupt(format!("{what} ends before entry at {at}")), |bytes| Ok(u64::from_be_bytes(*bytes)))
 }
 
-fn refuse_unsupported(header: &Header) -> Result<(), Error> {
+fn refuse_unsupported(header: &Header, has_data_file: bool) -> Result<(), Error> {
     let unknown = header.incompatible & !header::KNOWN_INCOMPATIBLE;
     let has = |bit| header.incompatible & bit != 0;
     let refuse = |why: String| Err(Error::Unsupported(why));
@@ -421,7 +444,7 @@ fn refuse_unsupported(header: &Header) -> Result<(), Error> {
     if header.crypt_method != 0 {
         return refuse("it is encrypted".into());
     }
-    if has(header::EXTERNAL_DATA) {
+    if has(header::EXTERNAL_DATA) != has_data_file {
         return refuse("its data are in another file".into());
     }
     if has(header::CORRUPT) {

@@ -102,6 +102,8 @@ pub struct Info {
     pub corrupt: bool,
     /// Incompatible feature bit 2: the data lies in another file.
     pub external_data: bool,
+    /// The name of that file as it stands in the header; bytes that are not UTF-8 are replaced.
+    pub data_file: Option<String>,
     /// Incompatible feature bit 4: L2 entries with subclusters.
     pub extended_l2: bool,
     /// Incompatible feature bits that the specification did not define when this was written.
@@ -146,6 +148,7 @@ fn info(file: &File, header: Header) -> Result<Info, Error> {
         snapshots: header.tables.snapshots,
         bitmaps,
         bitmaps_consistent,
+        data_file: header.data_file,
         backing: header.backing,
     })
 }

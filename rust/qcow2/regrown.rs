@@ -143,7 +143,7 @@ mod tests {
 
         fn regrown(&self) -> bool {
             let open = |path: &Path| File::open(path).unwrap();
-            let layers = vec![Layer::Qcow2(open(&self.disk)), Layer::Raw(open(&self.template))];
+            let layers = vec![Layer::Qcow2(open(&self.disk), None), Layer::Raw(open(&self.template))];
             regrown(open(&self.target), vec![open(&self.full)], layers).unwrap()
         }
 

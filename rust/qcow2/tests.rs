@@ -50,6 +50,7 @@ fn what_qemu_makes_is_read() {
         dirty: false,
         corrupt: false,
         external_data: false,
+        data_file: None,
         extended_l2: false,
         unknown_incompatible: 0,
         snapshots: 0,
@@ -62,7 +63,8 @@ fn what_qemu_makes_is_read() {
     assert_eq!(made(dir, &["-o", "cluster_size=2M", "1M"]), Info { cluster_bits: 21, ..plain.clone() });
     assert_eq!(made(dir, &["-o", "compression_type=zstd", "1M"]), plain);
     assert_eq!(made(dir, &["-o", "extended_l2=on", "1M"]), Info { extended_l2: true, ..plain.clone() });
-    assert_eq!(made(dir, &["-o", "data_file=made.raw", "1M"]), Info { external_data: true, ..plain.clone() });
+    let external = Info { external_data: true, data_file: Some("made.raw".into()), ..plain.clone() };
+    assert_eq!(made(dir, &["-o", "data_file=made.raw", "1M"]), external);
     let secret = "secret,id=s,data=geheim";
     let encrypted = ["--object", secret, "-o", "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10", "1M"];
     assert_eq!(made(dir, &encrypted), Info { encrypted: true, ..plain.clone() });

@@ -21,8 +21,8 @@ const SECTOR: u64 = 512;
 /// An image of a disk, open for reading.
 #[derive(Debug)]
 pub enum Layer {
-    /// A qcow2 image.
-    Qcow2(File),
+    /// A qcow2 image, and the file that its data are in, if not in its own.
+    Qcow2(File, Option<File>),
     /// Bytes as they are.
     Raw(File),
 }
@@ -54,7 +54,7 @@ impl View {
     }
 
     /// The same for a disk that a guest may be using.
-    pub(super) fn open_in_use(layers: Vec<Layer>) -> Result<View, Error> {
+    pub fn open_in_use(layers: Vec<Layer>) -> Result<View, Error> {
         let (images, raw) = split(layers);
         View::of(Chain::open_in_use(images)?, raw)
     }
@@ -91,7 +91,7 @@ impl View {
     }
 
     /// For how many of the `limit` bytes from `at` on the same is true: that there are data, or none.
-    fn extent(&mut self, at: u64, limit: u64) -> Result<(u64, bool), Error> {
+    pub(super) fn extent(&mut self, at: u64, limit: u64) -> Result<(u64, bool), Error> {
         let images = 0..self.images.images.len();
         let here = self.images.provider(images, at, limit).map_err(of_failure)?.extent;
         match (here.what, &mut self.raw) {
@@ -121,11 +121,11 @@ impl View {
     }
 }
 
-fn split(layers: Vec<Layer>) -> (Vec<File>, Option<File>) {
+fn split(layers: Vec<Layer>) -> (Vec<(File, Option<File>)>, Option<File>) {
     let (mut images, mut raw) = (Vec::new(), None);
     for layer in layers {
         match layer {
-            Layer::Qcow2(file) => images.push(file),
+            Layer::Qcow2(file, data) => images.push((file, data)),
             Layer::Raw(file) => raw = Some(file),
         }
     }
@@ -226,8 +226,10 @@ mod tests {
         let mut below: Option<(String, &str)> = None;
         for (i, (format, cluster)) in layers.iter().enumerate() {
             let path = folder.join(i.to_string());
+            let data = folder.join(format!("{i}.data"));
             let mut create = vec!["create", "-q", "-f", format];
-            create.extend(cluster.iter().flat_map(|cluster| ["-o", cluster]));
+            let options = cluster.map(|cluster| cluster.replace("=data", &format!("={}", text(&data))));
+            create.extend(options.iter().flat_map(|options| ["-o", options]));
             create.extend(below.iter().flat_map(|(path, format)| ["-b", path, "-F", format]));
             // each is larger than the one below, and the top one ends within a cluster
             let length = (size - (layers.len() - 1 - i) as u64 * (3 << 20)).to_string();
@@ -240,7 +242,8 @@ mod tests {
                 };
                 run("qemu-io", &["-f", format, "-c", &command, text(&path)]);
             }
-            opened.insert(0, if *format == "raw" { Layer::Raw(file(&path)) } else { Layer::Qcow2(file(&path)) });
+            let data = data.exists().then(|| file(&data));
+            opened.insert(0, if *format == "raw" { Layer::Raw(file(&path)) } else { Layer::Qcow2(file(&path), data) });
             below = Some((text(&path).to_owned(), format));
         }
         opened
@@ -257,6 +260,8 @@ mod tests {
             &[("raw", None), ("qcow2", Some("cluster_size=2M")), ("qcow2", Some("cluster_size=512"))],
             &[("qcow2", Some("extended_l2=on,cluster_size=128k")), ("qcow2", Some("lazy_refcounts=on"))],
             &[("qcow2", Some("compat=0.10")), ("qcow2", None), ("qcow2", None)],
+            &[("qcow2", None), ("qcow2", Some("data_file=data")), ("qcow2", Some("data_file=data,extended_l2=on"))],
+            &[("qcow2", Some("data_file=data,data_file_raw=on,cluster_size=4k"))],
         ] {
             let folder = tempfile::tempdir().unwrap();
             let view = View::open(disk(folder.path(), layers, size)).unwrap();
@@ -265,7 +270,11 @@ mod tests {
             run("qemu-img", &["convert", "-f", layers.last().unwrap().0, "-O", "raw", text(&top), text(&raw)]);
             let (content, zeroes) = content(view);
             assert!(content == std::fs::read(&raw).unwrap(), "{layers:?}");
-            assert!(zeroes > 4 << 20, "{layers:?}: the end has no data, {zeroes} bytes are known as zero");
+            // one that is to be read as it is has a place for all of them
+            assert!(
+                zeroes > 4 << 20 || layers[0].1.is_some_and(|options| options.contains("raw=on")),
+                "{layers:?}: the end has no data, {zeroes} bytes are known as zero"
+            );
         }
     }
 
@@ -278,7 +287,7 @@ mod tests {
             let packed = folder.path().join(kind);
             let option = format!("compression_type={kind}");
             run("qemu-img", &["convert", "-c", "-O", "qcow2", "-o", &option, text(&plain), text(&packed)]);
-            let (content, _) = content(View::open(vec![Layer::Qcow2(file(&packed))]).unwrap());
+            let (content, _) = content(View::open(vec![Layer::Qcow2(file(&packed), None)]).unwrap());
             let raw = folder.path().join("content");
             run("qemu-img", &["convert", "-O", "raw", text(&plain), text(&raw)]);
             assert!(content == std::fs::read(&raw).unwrap(), "{kind}");
@@ -300,7 +309,7 @@ mod tests {
         let (path, data) = (folder.path().join("disk"), folder.path().join("data"));
         let option = format!("data_file={}", text(&data));
         run("qemu-img", &["create", "-q", "-f", "qcow2", "-o", &option, text(&path), "1M"]);
-        assert!(matches!(View::open(vec![Layer::Qcow2(file(&path))]), Err(Error::Unsupported(_))));
-        assert!(matches!(View::open(vec![Layer::Qcow2(file(folder.path()))]), Err(Error::Io(_))));
+        assert!(matches!(View::open(vec![Layer::Qcow2(file(&path), None)]), Err(Error::Unsupported(_))));
+        assert!(matches!(View::open(vec![Layer::Qcow2(file(folder.path()), None)]), Err(Error::Io(_))));
     }
 }

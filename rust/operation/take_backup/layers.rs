@@ -25,24 +25,39 @@ pub(super) struct LayerAt {
 impl LayerAt {
     /// Opens it for reading.
     pub(super) fn open(&self) -> Result<Layer> {
-        Ok(self.of(File::open(&self.path).map_err(|e| Error::io(STEP, &self.path, e))?))
+        self.of(File::open(&self.path).map_err(|e| Error::io(STEP, &self.path, e))?)
     }
 
     /// The same, locked against writers as long as the lock lives.
     pub(super) fn open_locked(&self) -> Result<(Layer, ImageLock)> {
         let lock = ImageLock::take(&self.path)?;
         let file = lock.file().try_clone().map_err(|e| Error::io(STEP, &self.path, e))?;
-        Ok((self.of(file), lock))
+        Ok((self.of(file)?, lock))
     }
 
     /// Bytes that it takes on its storage, if that is known.
     pub(super) fn occupied(&self) -> u64 {
-        let metadata = std::fs::metadata(&self.path).ok().filter(|metadata| metadata.is_file());
-        metadata.map_or(u64::MAX, |metadata| metadata.blocks().saturating_mul(512))
+        let blocks = |path: &str| {
+            let metadata = std::fs::metadata(path).ok().filter(|metadata| metadata.is_file());
+            metadata.map_or(u64::MAX, |metadata| metadata.blocks().saturating_mul(512))
+        };
+        let data = File::open(&self.path).ok().filter(|_| self.qcow2).and_then(|file| self.data_file(&file));
+        blocks(&self.path).saturating_add(data.map_or(0, |data| blocks(&data)))
     }
 
-    fn of(&self, file: File) -> Layer {
-        if self.qcow2 { Layer::Qcow2(file) } else { Layer::Raw(file) }
+    fn of(&self, file: File) -> Result<Layer> {
+        if !self.qcow2 {
+            return Ok(Layer::Raw(file));
+        }
+        let data = self.data_file(&file).map(|path| File::open(&path).map_err(|e| Error::io(STEP, path, e)));
+        Ok(Layer::Qcow2(file, data.transpose()?))
+    }
+
+    /// The file that its data are in, if not in its own, where QEMU finds it. What is wrong with the header, or with a name
+    /// that is no file's, is told by whoever reads the image.
+    fn data_file(&self, file: &File) -> Option<String> {
+        let info = qcow2::inspect(file).ok().filter(|info| info.external_data)?;
+        beside(&self.path, &info.data_file?)
     }
 }
 
@@ -122,13 +137,18 @@ fn resolve(path: &str, backing: &Backing) -> std::result::Result<LayerAt, String
         Some(other) => return Err(format!("'{path}' stands on an image of format '{other}'")),
         None => return Err(format!("'{path}' does not tell the format of the image that it stands on")),
     };
+    let path = beside(path, name).ok_or_else(|| format!("'{path}' stands on '{name}'"))?;
+    Ok(LayerAt { path, qcow2 })
+}
+
+/// The file that the image at `path` means by `name`; none where that is no file's name, or not known.
+fn beside(path: &str, name: &str) -> Option<String> {
     let protocol = name.find([':', '/']).is_some_and(|first| name[first..].starts_with(':'));
     if protocol || name.contains(char::REPLACEMENT_CHARACTER) {
-        return Err(format!("'{path}' stands on '{name}'"));
+        return None;
     }
     let folder = path.rfind('/').map_or("", |slash| &path[..=slash]);
-    let path = if name.starts_with('/') { name.clone() } else { format!("{folder}{name}") };
-    Ok(LayerAt { path, qcow2 })
+    Some(if name.starts_with('/') { name.to_owned() } else { format!("{folder}{name}") })
 }
 
 #[cfg(test)]
