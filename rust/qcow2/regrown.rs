@@ -1,9 +1,12 @@
 //! Was a disk made smaller and as large again since its parent point? QEMU's bitmap does not tell: what is cut off is
 //! forgotten with its bits, and what is put back is clean, so that an incremental would show the parent's old data there.
 //!
-//! A cut takes everything from some offset on. So the last cluster that the parent's chain has and the target lacks is
-//! looked at: unless a cut was made, the disk still has it. If the cut went through the middle of that cluster, the disk
-//! ends in zeroes there where the parent does not.
+//! A cut takes everything from some offset on. So the last place is looked for in which the target has nothing and the
+//! parent's chain something other than zeroes: unless a cut was made, the disk still has it. If the cut went through the
+//! middle of that cluster, the disk ends in zeroes there where the parent does not.
+//!
+//! Only the contents decide. Where a parent has zeroes as data the disk often has none: QEMU copies a cluster whole of which
+//! one part is zero in this and another in that way.
 
 use std::fs::File;
 use std::ops::Range;
@@ -13,6 +16,12 @@ use super::absorb::Failure;
 use super::chain::{Chain, slice_size};
 use super::image::{Image, What};
 use super::view::{Layer, View};
+
+/// How much of the parents is read at once when the first cluster held nothing but zeroes.
+const CHUNK: u64 = 1 << 20;
+/// So many bytes of zeroes are looked at that the parents and the disk both hold as data. Somebody has written them: what a
+/// cut takes is put back without data, unless it was asked for to be allocated.
+const WRITTEN_ZEROES: u64 = 256 << 20;
 
 /// What could not be read.
 #[derive(Debug)]
@@ -36,64 +45,77 @@ impl Unread {
 pub fn regrown(target: File, parents: Vec<File>, disk: Vec<Layer>) -> Result<bool, Unread> {
     let mut target = Image::open(target, slice_size(1)).map_err(Unread::Target)?;
     let mut parents = Chain::open(parents).map_err(|(image, error)| Unread::Parent(image, error))?;
-    let Some(kept) = last_kept(&mut target, &mut parents)? else { return Ok(false) };
     let mut disk = View::open_in_use(disk).map_err(Unread::Disk)?;
-    if !has_data(&mut disk, &kept).map_err(Unread::Disk)? {
-        return Ok(true);
-    }
-    let mut before = vec![0; usize::try_from(kept.end - kept.start).unwrap_or(0)];
-    let mut now = before.clone();
-    parents.read(kept.start, &mut before).map_err(Unread::of_parent)?;
-    disk.read(kept.start, &mut now).map_err(Unread::Disk)?;
-    Ok(without_zeroes(&now) < without_zeroes(&before))
-}
-
-/// The last cluster of the target, as guest offsets, in which it has nothing and its parents have data.
-fn last_kept(target: &mut Image<File>, parents: &mut Chain) -> Result<Option<Range<u64>>, Unread> {
-    let (size, covers, cluster) = (target.virtual_size(), target.table_covers(), target.cluster_size());
+    let (mut most, mut written) = (target.cluster_size(), 0);
     for table in (0..target.l1_entries()).rev() {
-        let end = ((table + 1) * covers).min(size);
-        let (mut at, mut last) = (table * covers, None);
-        while at < end {
-            let own = target.extent(at).map_err(Unread::Target)?.limit(end - at);
-            let mut length = own.length;
-            if own.what == What::Unallocated {
-                let images = 0..parents.images.len();
-                let below = parents.provider(images, at, length).map_err(Unread::of_parent)?.extent;
-                length = below.length;
-                if matches!(below.what, What::Data(_) | What::Compressed(_)) {
-                    last = Some(at + length - 1);
+        for kept in kept(&mut target, &mut parents, table)?.into_iter().rev() {
+            let mut end = kept.end;
+            while end > kept.start {
+                let range = kept.start.max(end.saturating_sub(most))..end;
+                if let Some(last) = last_byte(&mut parents, &range)? {
+                    // a guest that runs may have written to the cluster meanwhile
+                    let cluster_end = (last + 1).next_multiple_of(target.cluster_size()).min(target.virtual_size());
+                    return is_zero(&mut disk, last..cluster_end).map_err(Unread::Disk);
                 }
+                written += data_in(&mut disk, &range).map_err(Unread::Disk)?;
+                if written >= WRITTEN_ZEROES {
+                    return Ok(false);
+                }
+                (end, most) = (range.start, CHUNK);
             }
-            at += length;
-        }
-        if let Some(last) = last {
-            let start = last / cluster * cluster;
-            return Ok(Some(start..(start + cluster).min(size)));
-        }
-    }
-    Ok(None)
-}
-
-/// Does any image of the disk have data of its own in this range?
-fn has_data(disk: &mut View, range: &Range<u64>) -> Result<bool, Error> {
-    let raw = disk.raw.as_ref().map_or(0, |raw| raw.length);
-    let mut at = range.start;
-    while at < range.end {
-        let images = 0..disk.images.images.len();
-        let here = disk.images.provider(images, at, range.end - at).map_err(|failure| failure.error)?.extent;
-        match here.what {
-            What::Data(_) | What::Compressed(_) => return Ok(true),
-            What::Unallocated if at < raw => return Ok(true),
-            _ => at += here.length,
         }
     }
     Ok(false)
 }
 
-/// The length without the zeroes at the end.
-fn without_zeroes(data: &[u8]) -> usize {
-    data.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1)
+/// The guest offsets that the L2 table at this index of the target's L1 table stands for, in which the target has nothing
+/// and its parents have data.
+fn kept(target: &mut Image<File>, parents: &mut Chain, table: u64) -> Result<Vec<Range<u64>>, Unread> {
+    let covers = target.table_covers();
+    let (mut at, end) = (table * covers, ((table + 1) * covers).min(target.virtual_size()));
+    let mut kept: Vec<Range<u64>> = Vec::new();
+    while at < end {
+        let own = target.extent(at).map_err(Unread::Target)?.limit(end - at);
+        let mut length = own.length;
+        if own.what == What::Unallocated {
+            let images = 0..parents.images.len();
+            let below = parents.provider(images, at, length).map_err(Unread::of_parent)?.extent;
+            length = below.length;
+            if matches!(below.what, What::Data(_) | What::Compressed(_)) {
+                match kept.last_mut() {
+                    Some(last) if last.end == at => last.end += length,
+                    _ => kept.push(at..at + length),
+                }
+            }
+        }
+        at += length;
+    }
+    Ok(kept)
+}
+
+/// The last byte in this range that is not zero.
+fn last_byte(parents: &mut Chain, range: &Range<u64>) -> Result<Option<u64>, Unread> {
+    let mut data = vec![0; usize::try_from(range.end - range.start).unwrap_or(0)];
+    parents.read(range.start, &mut data).map_err(Unread::of_parent)?;
+    Ok(data.iter().rposition(|byte| *byte != 0).map(|last| range.start + last as u64))
+}
+
+/// Does the disk have nothing but zeroes in this range?
+fn is_zero(disk: &mut View, range: Range<u64>) -> Result<bool, Error> {
+    let mut data = vec![0; usize::try_from(range.end - range.start).unwrap_or(0)];
+    disk.read(range.start, &mut data)?;
+    Ok(data.iter().all(|byte| *byte == 0))
+}
+
+/// How many bytes of this range the disk holds as data.
+fn data_in(disk: &mut View, range: &Range<u64>) -> Result<u64, Error> {
+    let (mut at, mut bytes) = (range.start, 0);
+    while at < range.end {
+        let (length, data) = disk.extent(at, range.end - at)?;
+        bytes += if data { length } else { 0 };
+        at += length;
+    }
+    Ok(bytes)
 }
 
 #[cfg(test)]
@@ -182,6 +204,28 @@ mod tests {
         fixture.resize(&cut.to_string());
         fixture.resize("3G");
         write(&fixture.disk, "qcow2", "write -P 7 2G 4k");
+        assert!(fixture.regrown());
+    }
+
+    /// As QEMU copies a cluster of which the disk has one part as zeroes, and another not at all.
+    #[test]
+    fn zeroes_that_the_parent_has_as_data_are_no_cut() {
+        let fixture = Fixture::new();
+        for at in ["2900M 3M", "2500M 64k", "2560M 1M"] {
+            write(&fixture.full, "qcow2", &format!("write -P 0 {at}"));
+        }
+        assert!(!fixture.regrown());
+        fixture.resize("2G");
+        fixture.resize("3G");
+        assert!(fixture.regrown(), "what lies before the zeroes went");
+    }
+
+    #[test]
+    fn a_disk_that_was_put_back_allocated_is_seen() {
+        let fixture = Fixture::new();
+        write(&fixture.full, "qcow2", "write -P 0 2900M 3M");
+        fixture.resize("2G");
+        run("qemu-img", &["resize", "-q", "-f", "qcow2", "--preallocation=falloc", text(&fixture.disk), "3G"]);
         assert!(fixture.regrown());
     }
 

@@ -6,6 +6,8 @@
 mod chains;
 mod compared;
 mod failures;
+#[path = "../support/mutation.rs"]
+mod mutation;
 #[path = "../take_backup/odd_disks.rs"]
 mod odd_disks;
 #[path = "../take_backup/rows.rs"]

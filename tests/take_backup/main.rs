@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
 
 mod failures;
+#[path = "../support/mutation.rs"]
+mod mutation;
 mod odd_disks;
 mod parents;
 mod refusals;

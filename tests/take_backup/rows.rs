@@ -1,6 +1,7 @@
 //! Which backup results, for running guests: a test for each row of the table, and the guests and disks it has to hold for.
 
-use std::os::unix::fs::FileExt;
+use std::fs::Permissions;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::time::Duration;
 
 use nasbackup::engine::Engine;
@@ -8,6 +9,7 @@ use nasbackup::nas::repository::Repository;
 use nasbackup::operation::take_backup::{self, TakeBackupRequest};
 use nasbackup::point::Kind::{Full, Incremental};
 
+use crate::mutation::Random;
 use crate::support::{
     Bus, Disk, Fs, Guest, Image, MIB, Nas, Story, assert_holds, folder, run, take, unmounted_image, until,
 };
@@ -436,6 +438,79 @@ fn nothing_stands_on_a_parent_that_can_not_be_read() {
     let parent = story.bitmap();
     story.take("incremental").assert_recreated(&parent);
     story.points.drain(..4);
+    story.assert_all_restore();
+}
+
+/// One disk for each shape that an image may have: what QEMU copies as zeroes and what it copies as data follows from it.
+#[test]
+fn whatever_shape_the_disks_have_zeroes_and_discards_stay_incremental() {
+    const SIZE: u64 = 12 * MIB;
+    let shape = |options: &str| {
+        let path = folder("disk").join(format!("disk-{}", options.replace(['=', ','], "-")));
+        let data = path.with_extension("data");
+        let options = options.replace("data_file", &format!("data_file={},data_file_raw", data.display()));
+        run("qemu-img", ["create", "-q", "-f", "qcow2", "-o", &options, path.to_str().unwrap(), &SIZE.to_string()]);
+        if data.exists() {
+            // libvirt does not know of it, and leaves it to its owner
+            std::fs::set_permissions(data, Permissions::from_mode(0o666)).unwrap();
+        }
+        Disk::existing(path, Image::Qcow2)
+    };
+    let shapes = [
+        "cluster_size=4k",
+        "cluster_size=16k",
+        "cluster_size=64k",
+        "cluster_size=2M",
+        "extended_l2=on,cluster_size=16k",
+        "extended_l2=on,cluster_size=64k",
+        "cluster_size=64k,data_file=off",
+        "cluster_size=4k,data_file=on",
+    ];
+    let disks = shapes.map(shape).into_iter().chain([Disk::root()]);
+    let mut story = Story::new(Guest::new(disks), Nas::folder());
+    let mut random = Random(7);
+    for round in 0..3 {
+        for disk in 0..story.guest.disks.len() {
+            for _ in 0..5 {
+                let (length, at) = (512 * (1 + random.below(400)), 512 * random.below(8 * MIB / 512));
+                match random.below(4) {
+                    0 => story.guest.write(disk, 0x51 + round, at, length),
+                    1 => story.guest.write(disk, 0, at, length),
+                    2 => story.guest.write_zeroes(disk, at, length),
+                    _ => story.guest.discard(disk, at, length),
+                }
+            }
+        }
+        let point = story.take(if round == 0 { "full" } else { "incremental" });
+        let all = if round == 0 { Full } else { Incremental };
+        assert!(point.kinds().iter().all(|kind| *kind == all), "{:?}", point.taken);
+        assert_eq!(point.taken.details, "");
+    }
+    story.assert_all_restore();
+}
+
+/// Whether it was cut off could not be seen after the copy: that is known before.
+#[test]
+fn a_disk_on_a_template_that_only_qemu_reads_is_copied_once() {
+    let (template, path) = (folder("template").join("t.vmdk"), folder("disk").join("overlay"));
+    let (below, above) = (template.to_str().unwrap(), path.to_str().unwrap());
+    run("qemu-img", ["create", "-q", "-f", "vmdk", below, "64M"]);
+    run("qemu-io", ["-f", "vmdk", "-c", "write -P 0x11 0 1M", below]);
+    run("qemu-img", ["create", "-q", "-f", "qcow2", "-F", "vmdk", "-b", below, above]);
+    let mut story = Story::new(Guest::new([Disk::existing(path, Image::Qcow2), Disk::new()]), Nas::folder());
+    story.take("full").assert_full(true);
+    story.guest.write(0, 0x51, 5 * MIB, MIB);
+    let mut attempts = 0;
+    let point = story.accept_with(story.request("incremental"), |request| {
+        take_backup::run(request, &mut |status| {
+            attempts += u32::from(status.phase == "make the targets");
+            Ok(())
+        })
+    });
+    assert_eq!(attempts, 1);
+    let whole = if point.taken.engine == Engine::Pull { Incremental } else { Full };
+    assert_eq!(point.kinds(), [whole, Incremental]);
+    assert!(point.taken.details.contains("of format vmdk"), "{:?}", point.taken);
     story.assert_all_restore();
 }
 
