@@ -51,6 +51,8 @@ pub(super) struct DiskFacts {
     pub cannot_carry: Option<String>,
     /// Why it can be copied in full only, whatever its bitmap says, if so.
     pub only_full: Option<String>,
+    /// Why it could not be seen that it was made smaller and as large again, which its bitmap does not tell, if so.
+    pub unseen: Option<String>,
 }
 
 /// How one disk is backed up.
@@ -243,7 +245,10 @@ fn no_bitmap(parent: &Parent, before: &ParentDisk, disk: &DiskFacts) -> Option<S
         return disk.carries_none();
     }
     let carried = before.bitmap.is_some() && before.bitmap == parent.manifest.bitmap;
-    (!carried).then(|| format!("it carried no bitmap at '{}'", parent.path))
+    if !carried {
+        return Some(format!("it carried no bitmap at '{}'", parent.path));
+    }
+    disk.unseen.as_ref().map(|reason| format!("its bitmap does not tell whether it was cut off: {reason}"))
 }
 
 /// Can the disk stand on what the parent has of it?
@@ -391,6 +396,7 @@ mod tests {
             virtual_size: 100,
             cannot_carry: None,
             only_full: None,
+            unseen: None,
         }
     }
 
@@ -533,6 +539,8 @@ mod tests {
         let shrunk = |disk| DiskFacts { virtual_size: 99, ..disk };
         let vmdk = DiskFacts { only_full: Some("qemu-img copies it".into()), ..disk("vdb") };
         let vmdk_raw = DiskFacts { only_full: Some("qemu-img copies it".into()), ..raw("vdb") };
+        let unseen = DiskFacts { unseen: Some("'t' is of format vmdk".into()), ..disk("vdb") };
+        let unseen_line = "its bitmap does not tell whether it was cut off: 't' is of format vmdk";
         let lost = || Lost("bitmap 'b1' is gone".into());
         let raw_line = "it carries no bitmap: its format is raw";
         let none_line = "it carried no bitmap at 'i/T1'";
@@ -559,6 +567,8 @@ mod tests {
             ("carried none", &none, disk("vdb"), Known, pull, "IC", vec![compared(none_line)]),
             ("carried none", &none, disk("vdb"), Known, !pull, "IF", vec![full(&push(none_line))]),
             ("carried another", &another, disk("vdb"), Known, pull, "IC", vec![compared(none_line)]),
+            ("unseen", &p, unseen.clone(), Known, pull, "IC", vec![compared(unseen_line)]),
+            ("unseen", &p, unseen, Known, !pull, "IF", vec![full(&push(unseen_line))]),
             ("moved", &was, moved.clone(), Known, pull, "IC", vec![compared(moved_line)]),
             ("moved", &was, moved.clone(), Known, !pull, "FF", vec![instead(&told(&push(moved_line)))]),
             ("lost", &p, disk("vdb"), lost(), pull, "CC", both(gone)),

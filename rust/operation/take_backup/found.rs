@@ -160,6 +160,7 @@ fn look_at(domain: &Domain, xml: &DomainXml, chosen: &Chosen<'_>, size: Option<u
         virtual_size: size.ok_or_else(|| Error::new(Code::Libvirt, STEP, "its size is not known"))?,
         cannot_carry: bitmap_home(disk).err(),
         only_full: None,
+        unseen: None,
     })
 }
 

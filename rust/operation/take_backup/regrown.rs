@@ -4,16 +4,33 @@ use std::fs::File;
 use std::time::{Duration, Instant};
 
 use super::decision::{DiskFacts, Failed, Way};
-use super::layers::LayerAt;
+use super::layers::{self, LayerAt};
 use super::storage::Targets;
 use crate::error::{Code, Error, Result};
+use crate::libvirt::{Disk, DomainXml};
 use crate::nas::deadline::start;
 use crate::nas::folder::Folder;
 use crate::nas::path::RepoPath;
 use crate::point::open_chain;
-use crate::qcow2::{self, Unread};
+use crate::qcow2::{self, Unread, View};
 
 const STEP: &str = "compare with the parent point";
+
+/// Notes on the disks why `check` could not look at their images, if so: asked before there is a copy to throw away.
+pub(super) fn look_ahead(domain: &DomainXml, disks: &mut [DiskFacts]) {
+    for facts in disks {
+        let disk = domain.disks.iter().find(|disk| disk.target == facts.target);
+        facts.unseen = disk.and_then(unseen);
+    }
+}
+
+fn unseen(disk: &Disk) -> Option<String> {
+    let opened = layers::of_domain(disk).and_then(|layers| layers.iter().map(LayerAt::open).collect::<Result<_>>());
+    match opened {
+        Ok(layers) => View::open_in_use(layers).err().map(|error| error.to_string()),
+        Err(error) => Some(error.cause),
+    }
+}
 
 /// `PARENT_INVALID` when a disk was, or when that can't be known: its bitmap is not relied on then, and where it is the
 /// parent that can't be read, nothing stands on it. The targets are written, and closed. `layers` tells the images of the

@@ -7,7 +7,7 @@ use super::decision::{self, Against, Asked, BitmapFound, Failed, Plan, Way};
 use super::found::{self, Found};
 use super::request::{Checked, Mode};
 use super::storage::{self, Opened};
-use super::{Call, Outcome, TakenBackup, ask, manifest, parent_point, space};
+use super::{Call, Outcome, TakenBackup, ask, manifest, parent_point, regrown, space};
 use crate::engine::{Engine, choice, scratch};
 use crate::error::{Code, Error, Result};
 use crate::host::HostState;
@@ -33,7 +33,7 @@ fn take(call: &Call<'_>, mut host: HostState, against: Against, job: &mut Report
     let opening = storage::begin_open(checked, config)?;
     let found = ask("look at the domain", move || found::find(&request, &settings));
     job.enter("open the repository");
-    let (found, session) = opening.with(found)?;
+    let (mut found, session) = opening.with(found)?;
     job.tell()?;
     let mut opened = storage::enter(checked, session)?;
     let ours = ours(checked, &opened, &host)?;
@@ -45,6 +45,9 @@ fn take(call: &Call<'_>, mut host: HostState, against: Against, job: &mut Report
     let free = opened.free.bytes;
     let (found, mut host, parent, mut plan, needed) = ask("look at the bitmaps", move || {
         clear_way(&request, &found, &mut host)?;
+        if let Some(Ok(_)) = parent {
+            regrown::look_ahead(&found.xml, &mut found.disks);
+        }
         let plan = decide(&request, &found, parent.as_ref(), lost, compares);
         let since = parent.as_ref().and_then(|parent| parent.as_ref().ok()?.manifest.bitmap.as_deref());
         let needed = space::needed(&found, &plan.ways, since, free);

@@ -155,6 +155,7 @@ fn look_at_image(call: &Call<'_>, image: &Rbd, source: StoppedSource, job: &mut 
         virtual_size,
         cannot_carry: Some("it is an image in Ceph".to_owned()),
         only_full: None,
+        unseen: None,
     };
     Ok(Found { source, facts, bitmaps: BTreeSet::new(), untracked: None })
 }
@@ -179,6 +180,7 @@ fn look_at(source: StoppedSource, parent_bitmap: Option<&str>) -> Result<Found> 
             virtual_size,
             cannot_carry,
             only_full,
+            unseen: None,
         };
         Ok((facts, bitmaps, untracked))
     };
