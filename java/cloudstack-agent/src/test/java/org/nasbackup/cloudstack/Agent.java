@@ -86,7 +86,7 @@ public final class Agent {
 
     /** Every disk of its pools is a qcow2 file. */
     private static final class Host extends LibvirtComputingResource {
-        private static final KVMPhysicalDisk QCOW2 = new KVMPhysicalDisk() {
+        private static final KVMPhysicalDisk QCOW2 = new KVMPhysicalDisk(null, null, null) {
             @Override
             public PhysicalDiskFormat getFormat() {
                 return PhysicalDiskFormat.QCOW2;
@@ -100,7 +100,7 @@ public final class Agent {
 
         @Override
         public KVMStoragePoolManager getStoragePoolMgr() {
-            return new KVMStoragePoolManager() {
+            return new KVMStoragePoolManager(null, null) {
                 @Override
                 public KVMStoragePool getStoragePool(StoragePoolType type, String uuid) {
                     return volume -> QCOW2;

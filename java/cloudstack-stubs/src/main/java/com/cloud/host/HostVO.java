@@ -15,6 +15,8 @@ package com.cloud.host;
 import com.cloud.hypervisor.Hypervisor.HypervisorType;
 
 public class HostVO implements Host {
+    protected HostVO() {}
+
     @Override
     public long getId() {
         throw new UnsupportedOperationException();

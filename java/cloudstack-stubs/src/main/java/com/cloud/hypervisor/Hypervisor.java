@@ -14,6 +14,8 @@ package com.cloud.hypervisor;
 
 public class Hypervisor {
     public static class HypervisorType {
-        public static final HypervisorType KVM = new HypervisorType();
+        public static final HypervisorType KVM = new HypervisorType("KVM");
+
+        public HypervisorType(String name) {}
     }
 }

@@ -14,4 +14,6 @@ package com.cloud.storage;
 
 public class VolumeApiServiceImpl {
     public static final String KVM_FILE_BASED_STORAGE_SNAPSHOT = "kvmFileBasedStorageSnapshot";
+
+    protected VolumeApiServiceImpl() {}
 }

@@ -12,8 +12,38 @@
 
 package com.cloud.vm;
 
-public class VMInstanceDetailVO {
+import org.apache.cloudstack.api.ResourceDetail;
+
+public class VMInstanceDetailVO implements ResourceDetail {
+    private final long resourceId;
+    private final String name;
+    private final String value;
+    private final boolean display;
+
+    public VMInstanceDetailVO(long resourceId, String name, String value, boolean display) {
+        this.resourceId = resourceId;
+        this.name = name;
+        this.value = value;
+        this.display = display;
+    }
+
+    @Override
+    public long getResourceId() {
+        return resourceId;
+    }
+
+    @Override
+    public String getName() {
+        return name;
+    }
+
+    @Override
     public String getValue() {
-        throw new UnsupportedOperationException();
+        return value;
+    }
+
+    @Override
+    public boolean isDisplay() {
+        return display;
     }
 }

@@ -13,9 +13,10 @@
 package com.cloud.vm;
 
 import com.cloud.hypervisor.Hypervisor.HypervisorType;
+import com.cloud.utils.fsm.StateObject;
 import java.util.Date;
 
-public interface VirtualMachine {
+public interface VirtualMachine extends StateObject<VirtualMachine.State> {
     enum State {
         Starting,
         Running,
@@ -36,8 +37,6 @@ public interface VirtualMachine {
     String getName();
 
     String getInstanceName();
-
-    State getState();
 
     Long getHostId();
 

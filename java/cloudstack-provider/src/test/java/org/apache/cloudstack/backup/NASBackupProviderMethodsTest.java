@@ -265,7 +265,7 @@ class NASBackupProviderMethodsTest {
         when(detail.getName()).thenReturn(VolumeApiServiceImpl.KVM_FILE_BASED_STORAGE_SNAPSHOT);
         when(site.provider.vmSnapshotDetailsDao.listDetails(0)).thenReturn(List.of(detail));
         assertThat(site.provider.assignVMToBackupOffering(site.vm, null)).isFalse();
-        when(site.vm.getHypervisorType()).thenReturn(new HypervisorType());
+        when(site.vm.getHypervisorType()).thenReturn(new HypervisorType("VMware"));
         assertThat(site.provider.assignVMToBackupOffering(site.vm, null)).isFalse();
         when(site.provider.vmSnapshotDao.findByVmAndByType(Site.VM, VMSnapshot.Type.DiskAndMemory))
                 .thenReturn(List.of(snapshot));

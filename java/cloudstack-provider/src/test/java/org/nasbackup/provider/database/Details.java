@@ -110,14 +110,7 @@ final class Details {
         @Override
         public VMInstanceDetailVO findDetail(long id, String name) {
             List<String> values = details.find(id, name);
-            return values.isEmpty()
-                    ? null
-                    : new VMInstanceDetailVO() {
-                        @Override
-                        public String getValue() {
-                            return values.get(0);
-                        }
-                    };
+            return values.isEmpty() ? null : new VMInstanceDetailVO(id, name, values.get(0), false);
         }
 
         @Override

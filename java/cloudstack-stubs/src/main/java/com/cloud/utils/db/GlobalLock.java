@@ -13,6 +13,8 @@
 package com.cloud.utils.db;
 
 public class GlobalLock {
+    private GlobalLock() {}
+
     public static GlobalLock getInternLock(String name) {
         throw new UnsupportedOperationException();
     }

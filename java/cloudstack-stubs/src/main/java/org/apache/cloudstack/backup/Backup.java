@@ -29,7 +29,9 @@ public interface Backup {
         Expunged
     }
 
-    class RestorePoint {}
+    class RestorePoint {
+        private RestorePoint() {}
+    }
 
     /** What is stored needs its fields here. */
     class VolumeInfo {
@@ -39,6 +41,8 @@ public interface Backup {
         private String path;
         private Long deviceId;
         private String diskOfferingId;
+
+        private VolumeInfo() {}
 
         public String getUuid() {
             return uuid;

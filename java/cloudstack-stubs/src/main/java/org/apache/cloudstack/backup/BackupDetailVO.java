@@ -12,14 +12,38 @@
 
 package org.apache.cloudstack.backup;
 
-public class BackupDetailVO {
+import org.apache.cloudstack.api.ResourceDetail;
+
+public class BackupDetailVO implements ResourceDetail {
+    private final long resourceId;
+    private final String name;
     private final String value;
+    private final boolean display;
 
     public BackupDetailVO(long resourceId, String name, String value, boolean display) {
+        this.resourceId = resourceId;
+        this.name = name;
         this.value = value;
+        this.display = display;
     }
 
+    @Override
+    public long getResourceId() {
+        return resourceId;
+    }
+
+    @Override
+    public String getName() {
+        return name;
+    }
+
+    @Override
     public String getValue() {
         return value;
+    }
+
+    @Override
+    public boolean isDisplay() {
+        return display;
     }
 }

@@ -13,8 +13,9 @@
 package org.apache.cloudstack.resourcedetail;
 
 import java.util.Map;
+import org.apache.cloudstack.api.ResourceDetail;
 
-public interface ResourceDetailsDao<R> {
+public interface ResourceDetailsDao<R extends ResourceDetail> {
     R findDetail(long resourceId, String name);
 
     Map<String, String> listDetailsKeyPairs(long resourceId);

@@ -15,6 +15,8 @@ package com.cloud.hypervisor.kvm.storage;
 import org.apache.cloudstack.utils.qemu.QemuImg.PhysicalDiskFormat;
 
 public class KVMPhysicalDisk {
+    public KVMPhysicalDisk(String path, String name, KVMStoragePool pool) {}
+
     public static String RBDStringBuilder(KVMStoragePool storagePool, String image) {
         throw new UnsupportedOperationException();
     }

@@ -12,9 +12,13 @@
 
 package com.cloud.hypervisor.kvm.storage;
 
+import com.cloud.hypervisor.kvm.resource.KVMHAMonitor;
 import com.cloud.storage.Storage.StoragePoolType;
+import com.cloud.storage.StorageLayer;
 
 public class KVMStoragePoolManager {
+    public KVMStoragePoolManager(StorageLayer storageLayer, KVMHAMonitor monitor) {}
+
     public KVMStoragePool getStoragePool(StoragePoolType type, String uuid) {
         throw new UnsupportedOperationException();
     }

@@ -20,6 +20,8 @@ public class PrimaryDataStoreTO implements DataStoreTO {
     private String uuid;
     private StoragePoolType poolType;
 
+    private PrimaryDataStoreTO() {}
+
     @Override
     public String getUuid() {
         return uuid;

@@ -13,6 +13,8 @@
 package org.apache.cloudstack.utils.qemu;
 
 public class QemuImg {
+    private QemuImg() {}
+
     public enum PhysicalDiskFormat {
         RAW,
         QCOW2
