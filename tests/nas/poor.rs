@@ -207,10 +207,14 @@ const NEEDED: &[(&str, i32, Code, &[&str])] = &[
     ("create", libc::EROFS, Code::PermissionDenied, &["create the file: ", "open the output: "]),
     ("mkdir", libc::EDQUOT, Code::NoSpace, &["make the folder: "]),
     ("getdents", libc::EIO, Code::Io, &["list the folder: "]),
+    ("stat", libc::EIO, Code::Io, &["look up: ", "remove: "]),
     ("read", libc::EIO, Code::Io, &["read: "]),
+    ("pread", libc::ESTALE, Code::Io, &["read: "]),
     ("ftruncate", libc::EIO, Code::Io, &["ftruncate: "]),
     ("write", libc::ENOSPC, Code::NoSpace, &["write: "]),
-    ("fsync", libc::EIO, Code::Io, &["fsync: ", "fdatasync: ", "sync the ", "sync: "]),
+    ("pwrite", libc::EDQUOT, Code::NoSpace, &["write: "]),
+    ("fsync", libc::EIO, Code::Io, &["fsync: ", "sync the "]),
+    ("fdatasync", libc::EIO, Code::Io, &["fdatasync: "]),
     ("folder fsync", libc::EIO, Code::Io, &["sync the folder: "]),
     ("rename", libc::EIO, Code::Io, &["rename: "]),
     ("unlink", libc::EIO, Code::Io, &["remove: "]),
@@ -242,7 +246,7 @@ fn contents(nas: &Nas, operation: &str) -> Vec<(PathBuf, u64)> {
 #[test]
 fn what_a_nas_must_have_fails_by_name_and_leaves_nothing_half_made() {
     let mut story = story_on(Nas::folder());
-    write(&story, 0x51);
+    write(&story, 0x52);
     story.take_stopped("incremental").assert_incremental();
     let (first, last, volume) = (&story.points[0].path, &story.last().path, story.guest.disks[0].volume().to_owned());
     let content = fs::read(&story.content()[&volume]).unwrap();

@@ -45,7 +45,7 @@ const CALLS: &[Call] = &[
     ("chown", libc::SYS_fchownat, About::At(0), any),
     ("folder fsync", libc::SYS_fsync, About::Fd(0), |_, path| path.is_dir()),
     ("fsync", libc::SYS_fsync, About::Fd(0), |_, path| !path.is_dir()),
-    ("fsync", libc::SYS_fdatasync, About::Fd(0), |_, path| !path.is_dir()),
+    ("fdatasync", libc::SYS_fdatasync, About::Fd(0), |_, path| !path.is_dir()),
     ("FICLONERANGE", libc::SYS_ioctl, About::Fd(0), |args, _| args[1] == libc::FICLONERANGE),
     ("copy_file_range", libc::SYS_copy_file_range, About::Fd(2), any),
     ("SEEK_DATA", libc::SYS_lseek, About::Fd(0), |args, _| args[2] == libc::SEEK_DATA as u64),
@@ -61,14 +61,15 @@ const CALLS: &[Call] = &[
     // of what is there already: the second of the two calls that open a file
     ("open", libc::SYS_openat, About::At(0), |args, path| !makes(args) && path.is_file() && is_content(args, path)),
     ("create", libc::SYS_openat, About::At(0), |args, path| makes(args) && is_content(args, path)),
+    ("stat", libc::SYS_newfstatat, About::At(0), is_content),
     ("mkdir", libc::SYS_mkdirat, About::At(0), any),
     ("unlink", libc::SYS_unlinkat, About::At(0), is_content),
     ("getdents", libc::SYS_getdents64, About::Fd(0), any),
     ("ftruncate", libc::SYS_ftruncate, About::Fd(0), any),
     ("read", libc::SYS_read, About::Fd(0), is_content),
-    ("read", libc::SYS_pread64, About::Fd(0), is_content),
+    ("pread", libc::SYS_pread64, About::Fd(0), is_content),
     ("write", libc::SYS_write, About::Fd(0), is_content),
-    ("write", libc::SYS_pwrite64, About::Fd(0), is_content),
+    ("pwrite", libc::SYS_pwrite64, About::Fd(0), is_content),
     ("claim", libc::SYS_write, About::Fd(0), |args, path| !is_content(args, path)),
 ];
 

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::{Fingerprints, Index, failed, file_name};
 use crate::config;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, called};
 use crate::nas::folder::Folder;
 use crate::nas::lock::InstanceLock;
 use crate::nas::path::RepoPath;
@@ -30,7 +30,7 @@ pub fn create(root: &Folder, lock: &InstanceLock, image: &RepoPath) -> Result<Fi
 
 /// Makes the new index `file` durable under its name, which is returned; nothing may name an old one any more.
 pub fn place(root: &Folder, lock: &InstanceLock, image: &RepoPath, file: &File) -> Result<String> {
-    file.sync_all().map_err(|e| Error::io(STEP, Path::new(image.as_str()), e))?;
+    file.sync_all().map_err(|e| Error::io(STEP, Path::new(image.as_str()), called("fsync")(e)))?;
     let (folder, name) = (root.open_dir(&folder_path(image)?)?, file_name(image.name()));
     lock.check()?;
     folder.remove_tree(&name)?;

@@ -6,6 +6,7 @@ use std::io::{self, BufReader, ErrorKind, Read};
 
 use super::format::{self, Run};
 use super::{Content, Digest, HASH, damaged};
+use crate::error::called;
 use crate::qcow2::CLUSTER;
 
 /// Clusters, one after the other, of the same content.
@@ -126,7 +127,7 @@ impl<R: Read> Read for Hashed<R> {
                     return Ok(read);
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
+                Err(error) => return Err(called("read")(error)),
             }
         }
     }

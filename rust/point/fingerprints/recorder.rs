@@ -5,6 +5,7 @@ use std::io::{self, BufWriter, ErrorKind, Write};
 
 use super::format::{self, Run};
 use super::{Content, Digest, Hash};
+use crate::error::called;
 use crate::qcow2::CLUSTER;
 
 /// Hashes that are kept until their number is known; 96 KiB.
@@ -96,7 +97,7 @@ struct Hashed<W> {
 
 impl<W: Write> Write for Hashed<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.to.write(bytes)?;
+        let written = self.to.write(bytes).map_err(called("write"))?;
         self.hasher.update(&bytes[..written]);
         Ok(written)
     }

@@ -23,7 +23,7 @@ public final class BackupStatsResult {
         this.usedBytes = usedBytes;
     }
 
-    /** Size of the file system, in bytes. */
+    /** Size of the file system, in bytes; 0 where it does not tell. */
     public long totalBytes() {
         return totalBytes;
     }
