@@ -44,7 +44,7 @@ final class LibraryFile {
                 return file;
             }
         }
-        throw new IOException("no nasbackup in " + path);
+        throw new IOException("no nasbackup in java.library.path: " + path);
     }
 
     /**
