@@ -53,13 +53,15 @@ fn give_to_all(path: &Path) {
 }
 
 /// The guest has disks of these kinds: a qcow2 on a device, in a storage pool, and with its data in another file.
-const CARRYING: usize = 3;
+const CARRYING: usize = 5;
 
 fn odd_guest(vhost_user: &VhostUser) -> Guest {
     let mut guest = Guest::stopped([
         Disk::root(),
         Disk::qcow2_on_block(),
         Disk::in_pool(),
+        Disk::with_data_file(false),
+        Disk::with_data_file(true),
         Disk::new().serial("secret").image(Image::Luks).excluded(),
         Disk::new().image(Image::Raw).extra("<shareable/>"),
     ]);
@@ -86,7 +88,7 @@ fn a_guest_with_odd_disks_is_backed_up_but_for_those_that_its_request_excludes()
     let mut story = Story::new(odd_guest(&vhost_user), Nas::folder());
     for (names, code, disk) in [
         (&[][..], "UNSUPPORTED_IMAGE", Some("vdz")),
-        (&["vdz"], "UNSUPPORTED_IMAGE", Some("vdd")),
+        (&["vdz"], "UNSUPPORTED_IMAGE", Some("vdf")),
         (&["secret", "vdz", "vdx"], "INVALID_ARGUMENT", None),
     ] {
         let error = story.refuse(excluding(story.request("full"), names), code);
@@ -99,15 +101,15 @@ fn a_guest_with_odd_disks_is_backed_up_but_for_those_that_its_request_excludes()
         assert_eq!(
             lines,
             [
-                "disk vdd: left out, excludeDisks names it",
-                "disk vde: left out, it is shareable",
+                "disk vdf: left out, excludeDisks names it",
+                "disk vdg: left out, it is shareable",
                 "disk vdz: left out, excludeDisks names it",
             ]
         );
         let path = point.path.clone();
         let manifest = story.manifest(&path);
         let targets: Vec<_> = manifest["leftOut"].as_array().unwrap().iter().map(|disk| &disk["target"]).collect();
-        assert_eq!(targets, ["vdd", "vde", "vdz"]);
+        assert_eq!(targets, ["vdf", "vdg", "vdz"]);
         assert_eq!(manifest["leftOut"][0]["serial"], "secret");
         story.last().kinds()
     };
@@ -121,11 +123,11 @@ fn a_guest_with_odd_disks_is_backed_up_but_for_those_that_its_request_excludes()
     assert!(story.last().taken.bitmap_recreated.is_some());
     write(&mut story, 0x54, 8 * MIB);
     story.guest.stop();
-    let luks = story.guest.disks[3].volume().to_owned();
-    let shared = story.guest.disks[4].volume().to_owned();
+    let luks = story.guest.disks[5].volume().to_owned();
+    let shared = story.guest.disks[6].volume().to_owned();
     let stopped = excluding(story.stopped_request("incremental"), &[&luks, &shared]);
     let point = story.accept(stopped);
-    assert_eq!(point.kinds()[..3], [Incremental; 3]);
+    assert_eq!(point.kinds(), [Incremental; CARRYING]);
     assert!(point.taken.details.contains("left out, excludeDisks names it"), "{:?}", point.taken);
     story.guest.start();
     write(&mut story, 0x55, 9 * MIB);
