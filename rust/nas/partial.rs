@@ -66,8 +66,22 @@ impl PartialPoint {
     }
 
     /// Gives the point its final name, durably. Its files have been synced. After an error nothing is visible
-    /// under the final name, unless the error says so.
+    /// under the final name, and nothing of it is left, unless the error says so.
     pub fn publish(mut self) -> Result<()> {
+        match self.give_name() {
+            Ok(()) => {
+                self.done = true;
+                Ok(())
+            }
+            Err(error) if self.done => Err(error),
+            Err(error) => Err(match self.remove() {
+                Ok(()) => error,
+                Err(kept) => error.with_leftover(kept.cause),
+            }),
+        }
+    }
+
+    fn give_name(&mut self) -> Result<()> {
         let (partial, name) = (partial_name(&self.point), self.point.name());
         self.folder.sync()?;
         steps::at("rename the restore point");
@@ -75,17 +89,13 @@ impl PartialPoint {
         steps::at("sync the instance's folder");
         // the instance's own entry may be as new as the point
         let synced = self.instance.sync().and_then(|()| self.session.root().sync());
-        if let Err(error) = synced {
-            return Err(match self.instance.rename(name, &partial) {
-                Ok(()) => error,
-                Err(stuck) => {
-                    self.done = true;
-                    error.with_leftover(stuck)
-                }
-            });
-        }
-        self.done = true;
-        Ok(())
+        synced.map_err(|error| match self.instance.rename(name, &partial) {
+            Ok(()) => error,
+            Err(stuck) => {
+                self.done = true;
+                error.with_leftover(stuck)
+            }
+        })
     }
 
     /// Removes what was made, and says what could not be.
@@ -199,6 +209,11 @@ mod tests {
         assert_eq!(list(&dir.path().join("i-1")), [".partial-T1"]);
         drop(taken_over());
         assert_eq!(list(&dir.path().join("i-1")), [".partial-T1"]);
+        let partial = taken_over();
+        fs::create_dir(dir.path().join("i-1/T1")).unwrap();
+        let error = partial.publish().unwrap_err();
+        assert!(error.code == Code::AlreadyExists && error.leftovers, "{error}");
+        fs::remove_dir(dir.path().join("i-1/T1")).unwrap();
         drop(begin(dir.path()).unwrap());
         assert!(list(&dir.path().join("i-1")).is_empty());
     }
