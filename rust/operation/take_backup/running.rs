@@ -60,10 +60,13 @@ fn take(call: &Call<'_>, mut host: HostState, against: Against, job: &mut Report
     let names: Vec<String> = specs.iter().map(|spec| spec.name.clone()).collect();
     let bitmap = checked.mode.bitmap().filter(|_| plan.carries.contains(&true));
     host.begin(call.begun(opened.root(), bitmap, !found.state.waits_for_storage(), Vec::new(), job))?;
-    let mut targets = storage::make_targets(opened, &checked.point, specs, storage::PROBE)?;
-    if let (Some(owner), None) = (found.xml.owner, &chosen.scratch) {
-        targets = targets.check_access(owner)?;
-    }
+    let owner = found.xml.owner.filter(|_| chosen.scratch.is_none());
+    let made = storage::make_targets(opened, &checked.point, specs, storage::PROBE);
+    let made = made.and_then(|targets| match owner {
+        Some(owner) => targets.check_access(owner),
+        None => Ok(targets),
+    });
+    let targets = made.inspect_err(|error| host.end_unless(storage::goes_on(error)))?;
     let mut attempt = Attempt::new(found, bitmap, host, targets, chosen.scratch);
     let completed = attempt.complete(call, &mut plan, job);
     let copied = completed.and_then(|()| attempt.copy(call, &plan, &names, job)).map_err(Failed::from);

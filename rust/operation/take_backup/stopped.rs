@@ -86,7 +86,8 @@ fn take(
     let bitmap = checked.mode.bitmap();
     let seeds = facts.iter().filter(|disk| disk.cannot_carry.is_none()).map(|disk| disk.target.clone());
     host.begin(call.begun(opened.root(), bitmap, false, seeds.collect(), job))?;
-    let targets = storage::make_targets(opened, &checked.point, plan.specs(&facts, true), storage::PROBE)?;
+    let targets = storage::make_targets(opened, &checked.point, plan.specs(&facts, true), storage::PROBE);
+    let targets = targets.inspect_err(|error| host.end_unless(storage::goes_on(error)))?;
     let left_out = sources.left_out.clone();
     let mut attempt = Attempt { found, left_out, facts, plan, targets, hangs: false };
     let completed = base::complete(&attempt.targets, &mut attempt.plan, job, call.deadline);

@@ -280,6 +280,11 @@ pub(super) fn make_targets(
     })
 }
 
+/// Is what failed with this error still at work, on a NAS that does not answer, and may leave something?
+pub(super) fn goes_on(error: &Error) -> bool {
+    error.leftovers || error.code == Code::NasUnresponsive
+}
+
 impl Targets {
     /// The lock of the virtual machine's folder, for whoever writes into another of its points.
     pub(super) fn lock(&self) -> &Arc<InstanceLock> {
