@@ -38,6 +38,7 @@ public final class Doctor {
         "com.cloud.hypervisor.kvm.resource.wrapper.LibvirtGetBackupStatsCommandWrapper",
         "org.apache.cloudstack.backup.TakeBackupCommand",
         "org.apache.cloudstack.backup.RebaseBackupCommand",
+        "org.apache.cloudstack.backup.RestoreBackupCommand",
         "org.apache.cloudstack.backup.DeleteBackupCommand",
         "org.apache.cloudstack.backup.GetBackupStorageStatsCommand",
         "org.apache.cloudstack.backup.BackupAnswer",

@@ -14,6 +14,7 @@ package org.nasbackup.cloudstack;
 
 import static org.assertj.core.api.Assertions.assertThat;
 
+import com.cloud.agent.api.Command;
 import com.google.gson.Gson;
 import java.util.List;
 import java.util.Map;
@@ -62,6 +63,24 @@ class WireTest {
                         + BASE);
         assertThat(Wire.write(new GetBackupStorageStatsCommand("nfs", "192.0.2.9:/b", null)))
                 .isEqualTo("[{\"org.apache.cloudstack.backup.GetBackupStorageStatsCommand\":{" + REPO + BASE);
+    }
+
+    /** What each version of a host reads is what that version's own server writes. */
+    @Test
+    void a_restore_of_each_version_is_read_whole() {
+        for (String fields : new String[] {
+            "\"backupVolumesUUIDs\":[\"u\"],\"restoreVolumePaths\":[\"/p\"],\"diskType\":\"root\","
+                    + "\"restoreVolumeUUID\":\"u\",\"vmState\":\"Running\",\"mountTimeout\":30,"
+                    + "\"mountOptions\":\"vers\\u003d4\",",
+            "\"backupVolumesUUIDs\":[\"u\"],\"restoreVolumePaths\":[\"/p\"],\"restoreVolumeSizes\":[8],"
+                    + "\"backupFiles\":[\"f\"],\"vmExists\":true,\"vmState\":\"Stopped\",\"mountTimeout\":30,"
+        }) {
+            String json = "[{\"org.apache.cloudstack.backup.RestoreBackupCommand\":{\"vmName\":\"web\","
+                    + "\"backupPath\":\"i/T1\"," + REPO + fields + BASE;
+            Command command = Wire.read(json);
+            assertThat(Wire.write(command)).isEqualTo(json);
+            assertThat(command.executeInSequence()).isTrue();
+        }
     }
 
     /** CloudStack's own script, when it fails at a rebase, removes what the repository holds: it must not get this one. */

@@ -44,6 +44,7 @@ import java.util.List;
 import java.util.Locale;
 import java.util.UUID;
 import java.util.function.Predicate;
+import java.util.function.Supplier;
 import java.util.stream.Collectors;
 import javax.inject.Inject;
 import org.apache.cloudstack.backup.dao.BackupDao;
@@ -216,6 +217,15 @@ public class NASBackupProvider extends AdapterBase implements BackupProvider, Co
         return NASBackupRestoreMountTimeout.value();
     }
 
+    /** The server catches no error of linkage, and leaves half done what meets one: it becomes a failure like any other. */
+    private <T> T linked(Supplier<T> work) {
+        try {
+            return work.get();
+        } catch (LinkageError e) {
+            throw new CloudRuntimeException("nasbackup does not fit this version of CloudStack - " + e, e);
+        }
+    }
+
     private DaoCatalogue catalogue() {
         return new DaoCatalogue(backupDao, backupDetailsDao, vmInstanceDetailsDao, resourceLimitService, transactions);
     }
@@ -235,6 +245,10 @@ public class NASBackupProvider extends AdapterBase implements BackupProvider, Co
 
     @Override
     public Pair<Boolean, Backup> takeBackup(VirtualMachine vm, Boolean quiesceVM) {
+        return linked(() -> take(vm, quiesceVM));
+    }
+
+    private Pair<Boolean, Backup> take(VirtualMachine vm, Boolean quiesceVM) {
         Host host = hosts().forBackup(vm);
         BackupRepository repository = repository(vm.getBackupOfferingId(), "virtual machine " + vm.getInstanceName());
         if (!vmSnapshotDao
@@ -243,11 +257,10 @@ public class NASBackupProvider extends AdapterBase implements BackupProvider, Co
             throw new CloudRuntimeException("virtual machine " + vm.getInstanceName()
                     + " can't be backed up while it has a snapshot of disk and memory");
         }
-        return locks.locked(vm.getId(), () -> takeBackup(vm, quiesceVM, host, repository));
+        return locks.locked(vm.getId(), () -> take(vm, quiesceVM, host, repository));
     }
 
-    private Pair<Boolean, Backup> takeBackup(
-            VirtualMachine vm, Boolean quiesceVM, Host host, BackupRepository repository) {
+    private Pair<Boolean, Backup> take(VirtualMachine vm, Boolean quiesceVM, Host host, BackupRepository repository) {
         DaoCatalogue catalogue = catalogue();
         catalogue.endInterrupted(vm.getId());
         List<VolumeVO> volumes = volumesOf(vm);
@@ -270,7 +283,7 @@ public class NASBackupProvider extends AdapterBase implements BackupProvider, Co
             return new Pair<>(true, complete(catalogue, id, vm, volumes, choice, answer));
         } catch (AgentFailure e) {
             return fail(catalogue, id, vm, e);
-        } catch (RuntimeException e) {
+        } catch (RuntimeException | LinkageError e) {
             // said here: the row's end may fail for the same reason, and would be heard of alone
             logger.error("Backup {} of {} was not recorded: {}", id, vm.getInstanceName(), e.getMessage());
             catalogue.failed(id);
@@ -394,12 +407,16 @@ public class NASBackupProvider extends AdapterBase implements BackupProvider, Co
 
     @Override
     public boolean deleteBackup(Backup backup, boolean forced) {
+        return linked(() -> delete(backup, forced));
+    }
+
+    private boolean delete(Backup backup, boolean forced) {
         BackupRepository repository = repository(backup.getBackupOfferingId(), "backup " + backup.getUuid());
         VirtualMachine vm = vmInstanceDao.findByIdIncludingRemoved(backup.getVmId());
         Host host = hosts().forRepository(vm, backup.getZoneId());
         return locks.locked(backup.getVmId(), () -> {
             try {
-                return deleteBackup(backup, forced, host, repository);
+                return delete(backup, forced, host, repository);
             } catch (RepairRefused | RepairFailed e) {
                 logger.warn("Backup {} was not deleted: {}", backup.getUuid(), e.getMessage());
                 throw new CloudRuntimeException(e.getMessage(), e);
@@ -407,7 +424,7 @@ public class NASBackupProvider extends AdapterBase implements BackupProvider, Co
         });
     }
 
-    private boolean deleteBackup(Backup backup, boolean forced, Host host, BackupRepository repository) {
+    private boolean delete(Backup backup, boolean forced, Host host, BackupRepository repository) {
         DaoCatalogue catalogue = catalogue();
         List<Point> points = catalogue.points(backup.getVmId());
         Point target = points.stream()
@@ -455,7 +472,7 @@ public class NASBackupProvider extends AdapterBase implements BackupProvider, Co
 
     /** What it reads is not deleted meanwhile. */
     private Pair<Boolean, String> restoreLocked(VirtualMachine vm, Backup backup) {
-        return locks.locked(backup.getVmId(), () -> restore(vm, backup));
+        return linked(() -> locks.locked(backup.getVmId(), () -> restore(vm, backup)));
     }
 
     private Pair<Boolean, String> restore(VirtualMachine vm, Backup backup) {
@@ -483,6 +500,15 @@ public class NASBackupProvider extends AdapterBase implements BackupProvider, Co
 
     @Override
     public Pair<Boolean, String> restoreBackedUpVolume(
+            Backup backup,
+            Backup.VolumeInfo backupVolumeInfo,
+            String hostIp,
+            String dataStoreUuid,
+            Pair<String, VirtualMachine.State> vmNameAndState) {
+        return linked(() -> restoreVolume(backup, backupVolumeInfo, hostIp, dataStoreUuid, vmNameAndState));
+    }
+
+    private Pair<Boolean, String> restoreVolume(
             Backup backup,
             Backup.VolumeInfo backupVolumeInfo,
             String hostIp,
@@ -582,6 +608,10 @@ public class NASBackupProvider extends AdapterBase implements BackupProvider, Co
 
     @Override
     public boolean assignVMToBackupOffering(VirtualMachine vm, BackupOffering backupOffering) {
+        return linked(() -> canBeBackedUp(vm));
+    }
+
+    private boolean canBeBackedUp(VirtualMachine vm) {
         if (!Hypervisor.HypervisorType.KVM.equals(vm.getHypervisorType())) {
             return false;
         }
@@ -598,8 +628,10 @@ public class NASBackupProvider extends AdapterBase implements BackupProvider, Co
 
     @Override
     public boolean removeVMFromBackupOffering(VirtualMachine vm) {
-        catalogue().clearActiveCheckpoint(vm.getId());
-        return true;
+        return linked(() -> {
+            catalogue().clearActiveCheckpoint(vm.getId());
+            return true;
+        });
     }
 
     @Override
@@ -609,9 +641,9 @@ public class NASBackupProvider extends AdapterBase implements BackupProvider, Co
 
     @Override
     public List<BackupOffering> listBackupOfferings(Long zoneId) {
-        return backupRepositoryDao.listByZoneAndProvider(zoneId, getName()).stream()
+        return linked(() -> backupRepositoryDao.listByZoneAndProvider(zoneId, getName()).stream()
                 .map(repository -> new NasBackupOffering(repository.getName(), repository.getUuid()))
-                .collect(Collectors.toList());
+                .collect(Collectors.toList()));
     }
 
     @Override
@@ -621,12 +653,17 @@ public class NASBackupProvider extends AdapterBase implements BackupProvider, Co
 
     @Override
     public Boolean crossZoneInstanceCreationEnabled(BackupOffering backupOffering) {
-        return Boolean.TRUE.equals(repository(backupOffering.getId(), "backup offering " + backupOffering.getName())
-                .crossZoneInstanceCreationEnabled());
+        return linked(() ->
+                Boolean.TRUE.equals(repository(backupOffering.getId(), "backup offering " + backupOffering.getName())
+                        .crossZoneInstanceCreationEnabled()));
     }
 
     @Override
     public Pair<Long, Long> getBackupStorageStats(Long zoneId) {
+        return linked(() -> storageStats(zoneId));
+    }
+
+    private Pair<Long, Long> storageStats(Long zoneId) {
         long total = 0;
         long used = 0;
         for (BackupRepository repository : backupRepositoryDao.listByZoneAndProvider(zoneId, getName())) {
@@ -638,6 +675,13 @@ public class NASBackupProvider extends AdapterBase implements BackupProvider, Co
 
     @Override
     public void syncBackupStorageStats(Long zoneId) {
+        linked(() -> {
+            syncStorageStats(zoneId);
+            return null;
+        });
+    }
+
+    private void syncStorageStats(Long zoneId) {
         List<BackupRepository> repositories = backupRepositoryDao.listByZoneAndProvider(zoneId, getName());
         if (repositories.isEmpty()) {
             return;

@@ -24,6 +24,7 @@ import com.cloud.agent.AgentManager;
 import com.cloud.agent.api.Answer;
 import com.cloud.agent.api.Command;
 import com.cloud.host.HostVO;
+import com.cloud.host.dao.HostDao;
 import com.cloud.hypervisor.Hypervisor.HypervisorType;
 import com.cloud.storage.DiskOfferingVO;
 import com.cloud.storage.VolumeApiServiceImpl;
@@ -31,15 +32,20 @@ import com.cloud.utils.Pair;
 import com.cloud.utils.exception.CloudRuntimeException;
 import com.cloud.vm.VMInstanceVO;
 import com.cloud.vm.VirtualMachine.State;
+import com.cloud.vm.dao.VMInstanceDetailsDao;
 import com.cloud.vm.snapshot.VMSnapshot;
 import com.cloud.vm.snapshot.VMSnapshotDetailsVO;
 import com.cloud.vm.snapshot.VMSnapshotVO;
+import com.cloud.vm.snapshot.dao.VMSnapshotDao;
 import com.google.gson.Gson;
 import java.sql.SQLException;
 import java.util.Date;
 import java.util.List;
+import java.util.Map;
+import org.apache.cloudstack.backup.dao.BackupRepositoryDao;
 import org.apache.cloudstack.framework.config.ConfigKey;
 import org.apache.cloudstack.storage.datastore.db.StoragePoolVO;
+import org.assertj.core.api.ThrowableAssert.ThrowingCallable;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
@@ -200,6 +206,47 @@ class NASBackupProviderMethodsTest {
         assertThat(site.tables.vmDetails().findDetail(11, NASBackupChainKeys.VM_ACTIVE_CHECKPOINT_ID))
                 .isNull();
         assertThat(site.activeCheckpoint()).isNotNull();
+    }
+
+    /** Its server catches exceptions alone: a machine would stay in between for ever. */
+    @Test
+    void what_this_version_of_cloudstack_lacks_is_a_failure_like_any_other() {
+        NASBackupProvider provider = site.provider;
+        Backup.VolumeInfo volume = backup.getBackedUpVolumes().get(1);
+        BackupOffering offering = mock(BackupOffering.class);
+        org.mockito.stubbing.Answer<Object> lacking = call -> {
+            throw new NoSuchMethodError("no " + call.getMethod().getName());
+        };
+        provider.hostDao = mock(HostDao.class, lacking);
+        provider.backupRepositoryDao = mock(BackupRepositoryDao.class, lacking);
+        provider.vmSnapshotDao = mock(VMSnapshotDao.class, lacking);
+        provider.vmInstanceDetailsDao = mock(VMInstanceDetailsDao.class, lacking);
+        Map<String, ThrowingCallable> operations = Map.of(
+                "take", () -> provider.takeBackup(site.vm, false),
+                "delete", () -> provider.deleteBackup(backup, false),
+                "restore", () -> provider.restoreVMFromBackup(site.vm, backup),
+                "restore to a new one", () -> provider.restoreBackupToVM(site.vm, backup, null, null),
+                "restore a volume", () -> provider.restoreBackedUpVolume(backup, volume, "", "", new Pair<>("", null)),
+                "assign", () -> provider.assignVMToBackupOffering(site.vm, offering),
+                "remove", () -> provider.removeVMFromBackupOffering(site.vm),
+                "offerings", () -> provider.listBackupOfferings(1L),
+                "cross zone", () -> provider.crossZoneInstanceCreationEnabled(offering),
+                "sizes", () -> provider.syncBackupStorageStats(1L));
+        operations.forEach((name, operation) -> assertThatThrownBy(operation)
+                .as(name)
+                .isInstanceOf(CloudRuntimeException.class)
+                .hasMessageStartingWith("nasbackup does not fit this version of CloudStack - ")
+                .hasCauseInstanceOf(NoSuchMethodError.class));
+    }
+
+    @Test
+    void a_backup_that_meets_such_a_lack_half_way_leaves_no_row_that_waits_for_it() {
+        AgentManager lacking = mock(AgentManager.class, call -> {
+            throw new NoSuchMethodError("no send");
+        });
+        site.provider.agentManager = lacking;
+        assertThatThrownBy(site::take).isInstanceOf(CloudRuntimeException.class);
+        assertThat(site.rows()).extracting(Backup::getStatus).contains(Backup.Status.Error);
     }
 
     @Test

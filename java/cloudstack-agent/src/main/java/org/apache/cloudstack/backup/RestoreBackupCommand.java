@@ -13,11 +13,15 @@
 package org.apache.cloudstack.backup;
 
 import com.cloud.agent.api.Command;
+import com.cloud.agent.api.LogLevel;
 import com.cloud.vm.VirtualMachine;
 import java.util.List;
 import org.apache.cloudstack.storage.to.PrimaryDataStoreTO;
 
-/** What goes over the wire needs its fields here. */
+/**
+ * Asks a host to restore a machine or one volume of it. CloudStack's versions know different fields: this has all of them, so
+ * that the one provider can fill what any host reads.
+ */
 public class RestoreBackupCommand extends Command {
     private String vmName;
     private String backupPath;
@@ -34,64 +38,135 @@ public class RestoreBackupCommand extends Command {
     private VirtualMachine.State vmState;
     private Integer mountTimeout;
 
+    @LogLevel(LogLevel.Log4jLevel.Off)
+    private String mountOptions;
+
     protected RestoreBackupCommand() {}
+
+    public String getVmName() {
+        return vmName;
+    }
 
     public void setVmName(String vmName) {
         this.vmName = vmName;
+    }
+
+    public String getBackupPath() {
+        return backupPath;
     }
 
     public void setBackupPath(String backupPath) {
         this.backupPath = backupPath;
     }
 
+    public String getBackupRepoType() {
+        return backupRepoType;
+    }
+
     public void setBackupRepoType(String backupRepoType) {
         this.backupRepoType = backupRepoType;
+    }
+
+    public String getBackupRepoAddress() {
+        return backupRepoAddress;
     }
 
     public void setBackupRepoAddress(String backupRepoAddress) {
         this.backupRepoAddress = backupRepoAddress;
     }
 
-    public void setMountOptions(String mountOptions) {}
+    /** Of the volumes in the backup; 4.22.0 names their files by them. */
+    public List<String> getBackupVolumesUUIDs() {
+        return backupVolumesUUIDs;
+    }
 
     public void setBackupVolumesUUIDs(List<String> backupVolumesUUIDs) {
         this.backupVolumesUUIDs = backupVolumesUUIDs;
+    }
+
+    public List<PrimaryDataStoreTO> getRestoreVolumePools() {
+        return restoreVolumePools;
     }
 
     public void setRestoreVolumePools(List<PrimaryDataStoreTO> restoreVolumePools) {
         this.restoreVolumePools = restoreVolumePools;
     }
 
+    public List<String> getRestoreVolumePaths() {
+        return restoreVolumePaths;
+    }
+
     public void setRestoreVolumePaths(List<String> restoreVolumePaths) {
         this.restoreVolumePaths = restoreVolumePaths;
+    }
+
+    /** In bytes; since 4.22.1. */
+    public List<Long> getRestoreVolumeSizes() {
+        return restoreVolumeSizes;
     }
 
     public void setRestoreVolumeSizes(List<Long> restoreVolumeSizes) {
         this.restoreVolumeSizes = restoreVolumeSizes;
     }
 
+    /** What 4.22.1 and later name the volumes' files by. */
+    public List<String> getBackupFiles() {
+        return backupFiles;
+    }
+
     public void setBackupFiles(List<String> backupFiles) {
         this.backupFiles = backupFiles;
+    }
+
+    public String getDiskType() {
+        return diskType;
     }
 
     public void setDiskType(String diskType) {
         this.diskType = diskType;
     }
 
+    /** Null: one volume is restored, and no machine. */
+    public Boolean isVmExists() {
+        return vmExists;
+    }
+
     public void setVmExists(Boolean vmExists) {
         this.vmExists = vmExists;
+    }
+
+    /** Of the one volume; 4.22.0's alone. */
+    public String getRestoreVolumeUUID() {
+        return restoreVolumeUUID;
     }
 
     public void setRestoreVolumeUUID(String restoreVolumeUUID) {
         this.restoreVolumeUUID = restoreVolumeUUID;
     }
 
+    public VirtualMachine.State getVmState() {
+        return vmState;
+    }
+
     public void setVmState(VirtualMachine.State vmState) {
         this.vmState = vmState;
     }
 
+    /** In seconds. */
+    public Integer getMountTimeout() {
+        return mountTimeout;
+    }
+
     public void setMountTimeout(Integer mountTimeout) {
         this.mountTimeout = mountTimeout;
+    }
+
+    public String getMountOptions() {
+        return mountOptions;
+    }
+
+    public void setMountOptions(String mountOptions) {
+        this.mountOptions = mountOptions;
     }
 
     @Override
