@@ -44,7 +44,6 @@ import java.util.List;
 import java.util.Locale;
 import java.util.UUID;
 import java.util.function.Predicate;
-import java.util.function.Supplier;
 import java.util.stream.Collectors;
 import javax.inject.Inject;
 import org.apache.cloudstack.backup.dao.BackupDao;
@@ -67,8 +66,10 @@ import org.nasbackup.provider.RepairFailed;
 import org.nasbackup.provider.RepairRefused;
 import org.nasbackup.provider.cloudstack.AgentRepository;
 import org.nasbackup.provider.cloudstack.DaoCatalogue;
+import org.nasbackup.provider.cloudstack.Fitness;
 import org.nasbackup.provider.cloudstack.GlobalChainLocks;
 import org.nasbackup.provider.cloudstack.HostChoice;
+import org.nasbackup.provider.cloudstack.ServerClasses;
 import org.nasbackup.provider.cloudstack.Transactions;
 import org.nasbackup.provider.cloudstack.TypedAgent;
 import org.nasbackup.provider.cloudstack.VolumePaths;
@@ -77,48 +78,6 @@ import org.nasbackup.provider.cloudstack.VolumePaths;
 public class NASBackupProvider extends AdapterBase implements BackupProvider, Configurable {
     /** What a host gets to clean up in, and to answer, once a backup has taken too long. */
     private static final int SECONDS_TO_ANSWER = 120;
-
-    private static final String FRAMEWORK_ENABLED = "backup.framework.enabled";
-
-    static final ConfigKey<Integer> NASBackupRestoreMountTimeout = new ConfigKey<>(
-            ConfigKey.CATEGORY_ADVANCED,
-            Integer.class,
-            "nas.backup.restore.mount.timeout",
-            "30",
-            "Seconds that a host waits for the mount of a backup repository when it restores",
-            true,
-            ConfigKey.Scope.Global,
-            FRAMEWORK_ENABLED);
-
-    static final ConfigKey<Integer> NASBackupFullEvery = new ConfigKey<>(
-            ConfigKey.CATEGORY_ADVANCED,
-            Integer.class,
-            "nas.backup.full.every",
-            "10",
-            "How many backups a chain has: a full one and the incrementals on it. 1: every backup is a full one",
-            true,
-            ConfigKey.Scope.Zone,
-            FRAMEWORK_ENABLED);
-
-    static final ConfigKey<Boolean> NASBackupIncrementalEnabled = new ConfigKey<>(
-            ConfigKey.CATEGORY_ADVANCED,
-            Boolean.class,
-            "nas.backup.incremental.enabled",
-            "false",
-            "Whether backups are incremental between two full ones. Off: every backup is a full one that stands alone",
-            true,
-            ConfigKey.Scope.Zone,
-            FRAMEWORK_ENABLED);
-
-    static final ConfigKey<Integer> NASBackupWait = new ConfigKey<>(
-            ConfigKey.CATEGORY_ADVANCED,
-            Integer.class,
-            "nas.backup.wait",
-            "7200",
-            "Seconds that the server waits for one backup, one deletion or one restore; a host gives a backup up earlier",
-            true,
-            ConfigKey.Scope.Zone,
-            FRAMEWORK_ENABLED);
 
     @Inject
     BackupDao backupDao;
@@ -171,6 +130,7 @@ public class NASBackupProvider extends AdapterBase implements BackupProvider, Co
     private final Clock clock;
     private final ChainLocks locks;
     private final Transactions transactions;
+    private final Fitness fitness = new Fitness(this::misfits, line -> logger.error(line));
 
     public NASBackupProvider() {
         this(Clock.systemDefaultZone(), new GlobalChainLocks(), Transactions.cloudStack());
@@ -197,33 +157,39 @@ public class NASBackupProvider extends AdapterBase implements BackupProvider, Co
         return "BackupService";
     }
 
+    /** Never throws: the server would not come up. */
     @Override
     public ConfigKey<?>[] getConfigKeys() {
-        return new ConfigKey<?>[] {
-            NASBackupRestoreMountTimeout, NASBackupFullEvery, NASBackupIncrementalEnabled, NASBackupWait
-        };
+        return fitness.wrong().isEmpty() ? NasBackupKeys.all() : new ConfigKey<?>[0];
+    }
+
+    /** Never throws: the server would not come up. What is wrong is said here once, and by each operation. */
+    @Override
+    public boolean start() {
+        fitness.wrong();
+        return true;
+    }
+
+    /** Empty: the provider can work here. */
+    List<String> misfits() {
+        List<String> misfits = new ArrayList<>(ServerClasses.owed(NASBackupProvider.class, BackupProvider.class));
+        misfits.addAll(ServerClasses.hidden());
+        NasBackupKeys.all();
+        return misfits;
     }
 
     Policy policy(long zoneId) {
         return new Policy(
-                Boolean.TRUE.equals(NASBackupIncrementalEnabled.valueIn(zoneId)), NASBackupFullEvery.valueIn(zoneId));
+                Boolean.TRUE.equals(NasBackupKeys.INCREMENTAL_ENABLED.valueIn(zoneId)),
+                NasBackupKeys.FULL_EVERY.valueIn(zoneId));
     }
 
     int waitSeconds(long zoneId) {
-        return NASBackupWait.valueIn(zoneId);
+        return NasBackupKeys.WAIT.valueIn(zoneId);
     }
 
     int mountTimeout() {
-        return NASBackupRestoreMountTimeout.value();
-    }
-
-    /** The server catches no error of linkage, and leaves half done what meets one: it becomes a failure like any other. */
-    private <T> T linked(Supplier<T> work) {
-        try {
-            return work.get();
-        } catch (LinkageError e) {
-            throw new CloudRuntimeException("nasbackup does not fit this version of CloudStack - " + e, e);
-        }
+        return NasBackupKeys.RESTORE_MOUNT_TIMEOUT.value();
     }
 
     private DaoCatalogue catalogue() {
@@ -245,7 +211,7 @@ public class NASBackupProvider extends AdapterBase implements BackupProvider, Co
 
     @Override
     public Pair<Boolean, Backup> takeBackup(VirtualMachine vm, Boolean quiesceVM) {
-        return linked(() -> take(vm, quiesceVM));
+        return fitness.guarded(() -> take(vm, quiesceVM));
     }
 
     private Pair<Boolean, Backup> take(VirtualMachine vm, Boolean quiesceVM) {
@@ -407,7 +373,7 @@ public class NASBackupProvider extends AdapterBase implements BackupProvider, Co
 
     @Override
     public boolean deleteBackup(Backup backup, boolean forced) {
-        return linked(() -> delete(backup, forced));
+        return fitness.guarded(() -> delete(backup, forced));
     }
 
     private boolean delete(Backup backup, boolean forced) {
@@ -472,7 +438,7 @@ public class NASBackupProvider extends AdapterBase implements BackupProvider, Co
 
     /** What it reads is not deleted meanwhile. */
     private Pair<Boolean, String> restoreLocked(VirtualMachine vm, Backup backup) {
-        return linked(() -> locks.locked(backup.getVmId(), () -> restore(vm, backup)));
+        return fitness.guarded(() -> locks.locked(backup.getVmId(), () -> restore(vm, backup)));
     }
 
     private Pair<Boolean, String> restore(VirtualMachine vm, Backup backup) {
@@ -505,7 +471,7 @@ public class NASBackupProvider extends AdapterBase implements BackupProvider, Co
             String hostIp,
             String dataStoreUuid,
             Pair<String, VirtualMachine.State> vmNameAndState) {
-        return linked(() -> restoreVolume(backup, backupVolumeInfo, hostIp, dataStoreUuid, vmNameAndState));
+        return fitness.guarded(() -> restoreVolume(backup, backupVolumeInfo, hostIp, dataStoreUuid, vmNameAndState));
     }
 
     private Pair<Boolean, String> restoreVolume(
@@ -608,7 +574,7 @@ public class NASBackupProvider extends AdapterBase implements BackupProvider, Co
 
     @Override
     public boolean assignVMToBackupOffering(VirtualMachine vm, BackupOffering backupOffering) {
-        return linked(() -> canBeBackedUp(vm));
+        return fitness.guarded(() -> canBeBackedUp(vm));
     }
 
     private boolean canBeBackedUp(VirtualMachine vm) {
@@ -628,7 +594,7 @@ public class NASBackupProvider extends AdapterBase implements BackupProvider, Co
 
     @Override
     public boolean removeVMFromBackupOffering(VirtualMachine vm) {
-        return linked(() -> {
+        return fitness.guarded(() -> {
             catalogue().clearActiveCheckpoint(vm.getId());
             return true;
         });
@@ -641,7 +607,7 @@ public class NASBackupProvider extends AdapterBase implements BackupProvider, Co
 
     @Override
     public List<BackupOffering> listBackupOfferings(Long zoneId) {
-        return linked(() -> backupRepositoryDao.listByZoneAndProvider(zoneId, getName()).stream()
+        return fitness.guarded(() -> backupRepositoryDao.listByZoneAndProvider(zoneId, getName()).stream()
                 .map(repository -> new NasBackupOffering(repository.getName(), repository.getUuid()))
                 .collect(Collectors.toList()));
     }
@@ -653,14 +619,14 @@ public class NASBackupProvider extends AdapterBase implements BackupProvider, Co
 
     @Override
     public Boolean crossZoneInstanceCreationEnabled(BackupOffering backupOffering) {
-        return linked(() ->
+        return fitness.guarded(() ->
                 Boolean.TRUE.equals(repository(backupOffering.getId(), "backup offering " + backupOffering.getName())
                         .crossZoneInstanceCreationEnabled()));
     }
 
     @Override
     public Pair<Long, Long> getBackupStorageStats(Long zoneId) {
-        return linked(() -> storageStats(zoneId));
+        return fitness.guarded(() -> storageStats(zoneId));
     }
 
     private Pair<Long, Long> storageStats(Long zoneId) {
@@ -675,7 +641,7 @@ public class NASBackupProvider extends AdapterBase implements BackupProvider, Co
 
     @Override
     public void syncBackupStorageStats(Long zoneId) {
-        linked(() -> {
+        fitness.guarded(() -> {
             syncStorageStats(zoneId);
             return null;
         });

@@ -208,20 +208,11 @@ class NASBackupProviderMethodsTest {
         assertThat(site.activeCheckpoint()).isNotNull();
     }
 
-    /** Its server catches exceptions alone: a machine would stay in between for ever. */
-    @Test
-    void what_this_version_of_cloudstack_lacks_is_a_failure_like_any_other() {
+    private Map<String, ThrowingCallable> operations() {
         NASBackupProvider provider = site.provider;
         Backup.VolumeInfo volume = backup.getBackedUpVolumes().get(1);
         BackupOffering offering = mock(BackupOffering.class);
-        org.mockito.stubbing.Answer<Object> lacking = call -> {
-            throw new NoSuchMethodError("no " + call.getMethod().getName());
-        };
-        provider.hostDao = mock(HostDao.class, lacking);
-        provider.backupRepositoryDao = mock(BackupRepositoryDao.class, lacking);
-        provider.vmSnapshotDao = mock(VMSnapshotDao.class, lacking);
-        provider.vmInstanceDetailsDao = mock(VMInstanceDetailsDao.class, lacking);
-        Map<String, ThrowingCallable> operations = Map.of(
+        return Map.of(
                 "take", () -> provider.takeBackup(site.vm, false),
                 "delete", () -> provider.deleteBackup(backup, false),
                 "restore", () -> provider.restoreVMFromBackup(site.vm, backup),
@@ -232,11 +223,52 @@ class NASBackupProviderMethodsTest {
                 "offerings", () -> provider.listBackupOfferings(1L),
                 "cross zone", () -> provider.crossZoneInstanceCreationEnabled(offering),
                 "sizes", () -> provider.syncBackupStorageStats(1L));
-        operations.forEach((name, operation) -> assertThatThrownBy(operation)
+    }
+
+    /** Its server catches exceptions alone: a machine would stay in between for ever. */
+    @Test
+    void what_this_version_of_cloudstack_lacks_is_a_failure_like_any_other() {
+        org.mockito.stubbing.Answer<Object> lacking = call -> {
+            throw new NoSuchMethodError("no " + call.getMethod().getName());
+        };
+        site.provider.hostDao = mock(HostDao.class, lacking);
+        site.provider.backupRepositoryDao = mock(BackupRepositoryDao.class, lacking);
+        site.provider.vmSnapshotDao = mock(VMSnapshotDao.class, lacking);
+        site.provider.vmInstanceDetailsDao = mock(VMInstanceDetailsDao.class, lacking);
+        operations().forEach((name, operation) -> assertThatThrownBy(operation)
                 .as(name)
                 .isInstanceOf(CloudRuntimeException.class)
-                .hasMessageStartingWith("nasbackup does not fit this version of CloudStack - ")
+                .hasMessageStartingWith(
+                        "nasbackup does not fit this management server - java.lang.NoSuchMethodError: no ")
                 .hasCauseInstanceOf(NoSuchMethodError.class));
+    }
+
+    /** A provider that fails when it is made or started takes the whole server with it. */
+    @Test
+    void what_does_not_fit_is_logged_once_and_told_by_each_operation() {
+        Site unfit = new Site(site.tables);
+        unfit.misfits = List.of("a", "b");
+        unfit.logged.clear();
+        assertThat(unfit.provider.start()).isTrue();
+        assertThat(unfit.provider.getConfigKeys()).isEmpty();
+        site = unfit;
+        operations().forEach((name, operation) -> assertThatThrownBy(operation)
+                .as(name)
+                .isInstanceOf(CloudRuntimeException.class)
+                .hasMessage("nasbackup does not fit this management server - a; b"));
+        assertThat(unfit.logged)
+                .containsExactly(
+                        "nasbackup does not fit this management server - a",
+                        "nasbackup does not fit this management server - b");
+    }
+
+    @Test
+    void the_provider_fits_what_it_is_compiled_against() {
+        site.misfits = null;
+        assertThat(site.provider.misfits()).isEmpty();
+        NASBackupProvider own = new NASBackupProvider();
+        assertThat(own.start()).isTrue();
+        assertThat(own.getConfigKeys()).isNotEmpty();
     }
 
     @Test

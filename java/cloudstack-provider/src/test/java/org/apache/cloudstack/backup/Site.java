@@ -80,6 +80,8 @@ final class Site {
     int waitSeconds = 7200;
     /** Does the manager leave all counting to the provider, as later ones do? */
     boolean laterManager;
+    /** What of the server does not fit the provider. */
+    List<String> misfits = List.of();
 
     /** What the provider told its operator. */
     final List<String> logged = new ArrayList<>();
@@ -168,6 +170,11 @@ final class Site {
         @Override
         int waitSeconds(long zoneId) {
             return waitSeconds;
+        }
+
+        @Override
+        List<String> misfits() {
+            return misfits == null ? super.misfits() : misfits;
         }
 
         @Override

@@ -18,6 +18,10 @@ import org.apache.logging.log4j.Logger;
 public class AdapterBase {
     protected Logger logger = LogManager.getLogger(getClass());
 
+    public boolean start() {
+        throw new UnsupportedOperationException();
+    }
+
     public void setName(String name) {
         throw new UnsupportedOperationException();
     }

@@ -1,0 +1,66 @@
+// Licensed under the Apache License, Version 2.0 (the "License");
+// you may not use this file except in compliance with the License.
+// You may obtain a copy of the License at
+//
+//     http://www.apache.org/licenses/LICENSE-2.0
+//
+// Unless required by applicable law or agreed to in writing, software
+// distributed under the License is distributed on an "AS IS" BASIS,
+// WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+// See the License for the specific language governing permissions and
+// limitations under the License.
+
+package org.apache.cloudstack.backup;
+
+import org.apache.cloudstack.framework.config.ConfigKey;
+
+/** The provider's settings: apart, so that the provider's class is there whatever becomes of them. */
+final class NasBackupKeys {
+    private static final String FRAMEWORK_ENABLED = "backup.framework.enabled";
+
+    static final ConfigKey<Integer> RESTORE_MOUNT_TIMEOUT = new ConfigKey<>(
+            ConfigKey.CATEGORY_ADVANCED,
+            Integer.class,
+            "nas.backup.restore.mount.timeout",
+            "30",
+            "Seconds that a host waits for the mount of a backup repository when it restores",
+            true,
+            ConfigKey.Scope.Global,
+            FRAMEWORK_ENABLED);
+
+    static final ConfigKey<Integer> FULL_EVERY = new ConfigKey<>(
+            ConfigKey.CATEGORY_ADVANCED,
+            Integer.class,
+            "nas.backup.full.every",
+            "10",
+            "How many backups a chain has: a full one and the incrementals on it. 1: every backup is a full one",
+            true,
+            ConfigKey.Scope.Zone,
+            FRAMEWORK_ENABLED);
+
+    static final ConfigKey<Boolean> INCREMENTAL_ENABLED = new ConfigKey<>(
+            ConfigKey.CATEGORY_ADVANCED,
+            Boolean.class,
+            "nas.backup.incremental.enabled",
+            "false",
+            "Whether backups are incremental between two full ones. Off: every backup is a full one that stands alone",
+            true,
+            ConfigKey.Scope.Zone,
+            FRAMEWORK_ENABLED);
+
+    static final ConfigKey<Integer> WAIT = new ConfigKey<>(
+            ConfigKey.CATEGORY_ADVANCED,
+            Integer.class,
+            "nas.backup.wait",
+            "7200",
+            "Seconds that the server waits for one backup, one deletion or one restore; a host gives a backup up earlier",
+            true,
+            ConfigKey.Scope.Zone,
+            FRAMEWORK_ENABLED);
+
+    private NasBackupKeys() {}
+
+    static ConfigKey<?>[] all() {
+        return new ConfigKey<?>[] {RESTORE_MOUNT_TIMEOUT, FULL_EVERY, INCREMENTAL_ENABLED, WAIT};
+    }
+}
