@@ -23,3 +23,4 @@ mod queue;
 mod speed;
 mod steps;
 pub mod sys;
+mod user;

@@ -41,7 +41,7 @@ fn try_to_write(folder: &Folder, targets: &[File], owner: Option<(u32, u32)>) ->
             }
             // opened anew: NFS asks on behalf of whoever has opened it
             let again = || File::options().write(true).open(format!("/proc/thread-self/fd/{}", file.as_raw_fd()));
-            access::with_rights_of(owner, STEP, || write(&again()?))?.and_then(|written| written)
+            with_rights_of(owner, STEP, || write(&again()?))?.and_then(|written| written)
         }
     };
     written.map_err(|e| Error::io(STEP, path, e))
