@@ -48,6 +48,18 @@ pub fn begin_writeback(file: &File, from: u64, length: u64) -> io::Result<()> {
     Ok(())
 }
 
+/// Did all that was written to the file reach the disk, as far as it was sent there since `file` was opened or last asked
+/// (sync_file_range with SYNC_FILE_RANGE_WAIT_BEFORE)? It waits for no more than the first byte.
+pub fn check_writeback(file: &File) -> io::Result<()> {
+    // SAFETY: the descriptor is open for the call, which takes no pointer.
+    if unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 1, libc::SYNC_FILE_RANGE_WAIT_BEFORE) } == 0 {
+        return Ok(());
+    }
+    let error = io::Error::last_os_error();
+    // a kernel that lacks the call says nothing of the file
+    if error.raw_os_error() == Some(libc::ENOSYS) { Ok(()) } else { Err(error) }
+}
+
 /// Has the kernel check this thread's access to files as if it were the user's, and no other thread's (setfsuid).
 pub fn access_files_as(user: u32) -> io::Result<()> {
     // SAFETY: the call takes no pointer.

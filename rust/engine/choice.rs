@@ -72,9 +72,9 @@ pub fn choose(
         ends_the_guest(&with.target, version.map_err(|error| error.to_string()))
     };
     let make = || {
-        let scratch = Scratch::make(config, domain.name(), owner)?;
+        let mut scratch = Scratch::make(config, domain.name(), owner)?;
         pull::check_scratch(&scratch)?;
-        disks.iter().try_for_each(|disk| scratch.make_file(&disk.target, disk.bytes))?;
+        scratch.make_files(disks.iter().map(|disk| (disk.target.as_str(), disk.bytes)))?;
         Ok(scratch)
     };
     let push =

@@ -6,6 +6,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
 use super::Engine;
+use super::incident::{Incident, JobDisk};
 use crate::error::{Code, Error, Result};
 use crate::job::Reporter;
 use crate::libvirt::{self, Domain, Event, JobPicture, JobState, State, Subscription};
@@ -51,6 +52,7 @@ pub(super) enum Signal {
 #[derive(Debug)]
 pub struct Prepared {
     domain: Domain,
+    disks: Vec<JobDisk>,
     sender: Sender<Signal>,
     signals: Receiver<Signal>,
     _subscription: Subscription,
@@ -58,8 +60,9 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    /// Subscribes to the domain's events and readies the poller. `BUSY` when a job runs on the domain.
-    pub fn new(domain: &Domain) -> Result<Prepared> {
+    /// Subscribes to the domain's events and readies the poller, for a job that reads these disks. `BUSY` when a job runs on
+    /// the domain.
+    pub fn new(domain: &Domain, disks: Vec<JobDisk>) -> Result<Prepared> {
         let asked = domain.clone();
         let job = ask("look at the domain's job", CALL, move || asked.forget_ended_job().and_then(|()| asked.job()))?;
         if job.state == JobState::Running {
@@ -69,7 +72,7 @@ impl Prepared {
         let subscription = libvirt::subscribe(domain.uuid(), sender.clone(), Signal::Event);
         let (poller, started) = mpsc::channel();
         poll(domain.clone(), sender.clone(), started)?;
-        Ok(Prepared { domain: domain.clone(), sender, signals, _subscription: subscription, poller })
+        Ok(Prepared { domain: domain.clone(), disks, sender, signals, _subscription: subscription, poller })
     }
 
     /// Begins the job that `backup` describes, together with the checkpoint. The outer error says that libvirt did not answer
@@ -83,7 +86,7 @@ impl Prepared {
             begun.keep();
             // The poller lives as long as the job does: it can't have gone.
             let _ = self.poller.send(());
-            BackupJob { prepared: self, leaving: None, ended: false }
+            BackupJob { prepared: self, leaving: None, incident: None, ended: false }
         }))
     }
 }
@@ -94,6 +97,8 @@ pub struct BackupJob {
     prepared: Prepared,
     /// Since when the domain seems to stop.
     leaving: Option<Instant>,
+    /// The first error of the storage that the guest has met.
+    incident: Option<Incident>,
     pub(super) ended: bool,
 }
 
@@ -113,8 +118,28 @@ impl BackupJob {
     }
 
     /// The next signal, should one come before `limit` has passed.
-    pub(super) fn signal(&self, limit: Duration) -> Option<Signal> {
-        self.prepared.signals.recv_timeout(limit).ok()
+    pub(super) fn signal(&mut self, limit: Duration) -> Option<Signal> {
+        let signal = self.prepared.signals.recv_timeout(limit).ok()?;
+        if let Signal::Event(Event::IoError(error)) = &signal
+            && self.incident.is_none()
+            && let Some(incident) = Incident::of(error, &self.prepared.disks)
+        {
+            let disk = incident.disk.as_deref().map(|disk| format!(", disk '{disk}'")).unwrap_or_default();
+            log::error!("{}{disk}: {incident}", self.prepared.domain.name());
+            self.incident = Some(incident);
+        }
+        Some(signal)
+    }
+
+    /// The first error that the guest has met, as far as it has been told of.
+    pub(super) fn incident(&self) -> Option<&Incident> {
+        self.incident.as_ref()
+    }
+
+    /// The first error that the guest met until the job's end.
+    pub fn incident_at_end(&mut self) -> Option<&Incident> {
+        while self.signal(Duration::ZERO).is_some() {}
+        self.incident()
     }
 
     /// The next signal, if one comes soon. Fails when the guest has stopped, libvirt is gone, the caller wants an end, or
@@ -173,10 +198,10 @@ impl BackupJob {
         }
         let until = Instant::now() + limit;
         while !self.ended {
-            match self.prepared.signals.recv_timeout(until.saturating_duration_since(Instant::now())) {
-                Ok(Signal::Event(Event::JobCompleted { .. }) | Signal::Over(_) | Signal::Gone) => self.ended = true,
-                Ok(_) => {}
-                Err(_) => break,
+            match self.signal(until.saturating_duration_since(Instant::now())) {
+                Some(Signal::Event(Event::JobCompleted { .. }) | Signal::Over(_) | Signal::Gone) => self.ended = true,
+                Some(_) => {}
+                None => break,
             }
         }
     }

@@ -1,6 +1,7 @@
 //! The ways in which a guest's data travels to the NAS.
 
 pub mod choice;
+pub mod incident;
 pub mod job;
 pub mod leftover;
 pub mod offline;
@@ -9,6 +10,7 @@ pub mod pull;
 pub mod push;
 pub mod rate;
 mod reader;
+mod reserve;
 pub mod scratch;
 mod writer;
 

@@ -7,18 +7,21 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::mpsc::{self, Sender};
 use std::time::{Duration, Instant};
 
+use super::incident::Incident;
 use super::job::{BackupJob, COPY, POLL, Signal, TICK};
 use super::rate::Rate;
 use super::reader::{self, Export, Read};
+use super::reserve::{self, Reserve};
 use super::scratch::Scratch;
 use super::writer::{Target, Writer, Written};
 use crate::config::LEAST_SCRATCH as BEGIN;
 use crate::error::{Code, Error, Result};
 use crate::job::Reporter;
 use crate::libvirt::{Event, State};
-use crate::nas::deadline::{self, Background};
+use crate::nas::deadline::{self, Background, ask};
 use crate::nas::session::Session;
 
 /// How long the reader may take to fetch the replies that are due. It goes on fetching them while the job is aborted.
@@ -27,6 +30,8 @@ const REPLIES: Duration = Duration::from_secs(5);
 const BLAME: Duration = Duration::from_secs(1);
 /// How long an abort takes until nothing more comes into the scratch.
 const ABORT: Duration = Duration::from_secs(1);
+/// How long a scratch may take to say whether it is sound.
+const SCRATCH: Duration = Duration::from_secs(5);
 /// Less scratch than this is none.
 const LEAST_SCRATCH: u64 = BEGIN / 2;
 
@@ -87,7 +92,11 @@ impl Shared {
 
 /// Refuses a scratch folder that has too little room to begin with.
 pub fn check_scratch(scratch: &Scratch) -> Result<()> {
-    let room = scratch.room()?;
+    let mut room = scratch.room()?;
+    if room < BEGIN {
+        scratch.settle()?;
+        room = scratch.room()?;
+    }
     if room < BEGIN { Err(scratch_full(format!("there is room for {room} bytes"))) } else { Ok(()) }
 }
 
@@ -103,7 +112,7 @@ pub fn copy(
     job: &mut Reporter<'_>,
     deadline: Instant,
 ) -> Result<Written> {
-    let pull = match Pull::start(backup, scratch, disks, rate, session) {
+    let mut pull = match Pull::start(backup, scratch, disks, rate, session) {
         Ok(pull) => pull,
         Err(error) => return Err(backup.abort(error)),
     };
@@ -120,7 +129,8 @@ pub fn copy(
     }
     pull.shared.forget_replies();
     drop(connections);
-    let outcome = match followed {
+    let kept = pull.check_kept(scratch);
+    let outcome = match followed.and(kept) {
         Ok(()) if !backup.ended => Err(Error::new(Code::JobFailed, "end the job", "libvirt does not tell its end")),
         Ok(()) => pull.wait_written(backup, written, job, deadline),
         Err(error) => Err(error),
@@ -133,6 +143,10 @@ struct Pull {
     shared: Arc<Shared>,
     reader: Background<Read>,
     writer: Writer,
+    /// Keeps room in the scratch.
+    keeper: Background<()>,
+    /// Dropped, it ends the keeper.
+    keeping: Option<Sender<()>>,
 }
 
 impl Pull {
@@ -149,11 +163,15 @@ impl Pull {
         let sender = backup.sender();
         let ended = move || drop(sender.send(Signal::Ended));
         let (writer, ends) = Writer::start(targets, session, &shared, ended)?;
+        let (keeping, ended) = mpsc::channel();
+        let (sender, reserve, bounds) = (backup.sender(), scratch.reserve()?, scratch.bounds());
+        let work = move || reserve.keep(&ended, || bounds.allowed());
+        let keeper = deadline::start(reserve::STEP, work, move || drop(sender.send(Signal::Ended)))?;
         let (sender, ours) = (backup.sender(), shared.clone());
         let socket = PathBuf::from(scratch.socket());
         let work = move || Ok(reader::read(socket, exports, rate, &ends, &ours));
         let reader = deadline::start("read the exports", work, move || drop(sender.send(Signal::Ended)))?;
-        Ok(Pull { shared, reader, writer })
+        Ok(Pull { shared, reader, writer, keeper, keeping: Some(keeping) })
     }
 
     /// What has become of the reader, once it has fetched all that is due; within `limit`.
@@ -183,26 +201,38 @@ impl Pull {
                 (_, Some(Err(error))) if error.code != Code::Cancelled => return Err(error.clone()),
                 _ => {}
             }
-            match backup.next(job, deadline)? {
-                Some(Signal::Event(Event::JobCompleted { .. }) | Signal::Over(_)) => {
-                    backup.ended = true;
-                    return Err(blame(backup, Error::new(Code::JobFailed, COPY, "the job ended before its time")));
-                }
-                Some(Signal::Event(Event::IoError)) => return Err(paused(scratch)),
-                _ => {}
+            if let Some(Err(error)) = self.keeper.wait(Duration::ZERO) {
+                return Err(error);
+            }
+            if let Some(Signal::Event(Event::JobCompleted { .. }) | Signal::Over(_)) = backup.next(job, deadline)? {
+                backup.ended = true;
+                return Err(blame(backup, Error::new(Code::JobFailed, COPY, "the job ended before its time")));
+            }
+            if let Some(incident) = backup.incident() {
+                return Err(harmed(incident, scratch));
             }
             let now = Instant::now();
             if watch.is_due(now) {
-                watch.look(now, scratch.used(), scratch.room()?)?;
+                watch.look(now, scratch.used(), scratch.room().map_err(unsound)?)?;
                 self.shared.tell(job)?;
             }
+        }
+    }
+
+    /// Has the scratch kept all old blocks that were read from it?
+    fn check_kept(&mut self, scratch: &Scratch) -> Result<()> {
+        self.keeping = None;
+        match self.keeper.wait(SCRATCH) {
+            // that there is no more room in it is of no interest any more
+            Some(_) => scratch.reserve()?.check_kept(),
+            None => Err(unsound(Error::new(Code::Io, reserve::STEP, "it does not answer"))),
         }
     }
 
     /// Waits until everything is written. The guest has nothing to do with it any more.
     fn wait_written(
         &self,
-        backup: &BackupJob,
+        backup: &mut BackupJob,
         mut written: Option<Result<Written>>,
         job: &mut Reporter<'_>,
         deadline: Instant,
@@ -238,18 +268,37 @@ fn blame(backup: &mut BackupJob, error: Error) -> Error {
     Error::new(Code::JobFailed, COPY, format!("the guest stopped during the backup ({})", error.cause))
 }
 
-/// The guest was paused for an error of its storage: while a backup runs, for want of scratch more likely than not.
-fn paused(scratch: &Scratch) -> Error {
-    match scratch.room() {
-        Ok(room) if room >= LEAST_SCRATCH => {
-            Error::new(Code::JobFailed, COPY, "the guest was paused by an error of its storage")
-        }
-        _ => scratch_full("the guest was paused for it".to_owned()),
+/// The error of a job during which the guest met an error: while a backup runs, of the scratch more likely than not.
+fn harmed(incident: &Incident, scratch: &Scratch) -> Error {
+    let why = scratch.room().map_err(unsound).and_then(|room| match room {
+        LEAST_SCRATCH.. => scratch.reserve().and_then(try_out),
+        _ => Err(scratch_full(format!("there is room for {room} bytes"))),
+    });
+    let error = match why {
+        Ok(()) => Error::new(Code::JobFailed, COPY, incident),
+        Err(error) => incident.told_in(error),
+    };
+    match &incident.disk {
+        Some(disk) => error.on_disk(disk),
+        None => error,
     }
 }
 
+/// Is the scratch sound?
+fn try_out(scratch: Arc<Reserve>) -> Result<()> {
+    ask(reserve::STEP, SCRATCH, move || scratch.check()).map_err(|error| match error.code {
+        Code::NoSpace => error,
+        _ => unsound(error),
+    })
+}
+
+/// The error of a scratch that can't be looked at.
+fn unsound(error: Error) -> Error {
+    Error { code: Code::JobFailed, cause: format!("the scratch can't be used: {}", error.cause), ..error }
+}
+
 fn scratch_full(cause: String) -> Error {
-    Error::new(Code::NoSpace, "keep the guest's old blocks", format!("the scratch folder is too small: {cause}"))
+    Error::new(Code::NoSpace, reserve::STEP, format!("the scratch folder is too small: {cause}"))
 }
 
 /// Sees the end of the scratch come.

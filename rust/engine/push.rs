@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use super::incident::Incident;
 use super::job::{BackupJob, CALL, COPY, Signal};
 use crate::error::{Code, Error, Result};
 use crate::job::Reporter;
@@ -60,6 +61,9 @@ impl Push<'_> {
                 }
                 _ => {}
             }
+            if let Some(incident) = self.backup.incident().cloned() {
+                return Err(self.harmed(&incident));
+            }
         }
         self.backup.ended = true;
         Ok(())
@@ -81,6 +85,31 @@ impl Push<'_> {
             let domain = domain.again()?;
             open.iter().try_for_each(|disk| domain.as_ref().map_or(Ok(()), |d| d.limit_block_job(disk, share)))
         })
+    }
+
+    /// The error of a job that has harmed the guest, with the reason of its own failure if that follows: what keeps QEMU from
+    /// writing an old block to the NAS keeps it from writing any.
+    fn harmed(&mut self, incident: &Incident) -> Error {
+        let until = Instant::now() + BLAME;
+        let mut error = Error::new(Code::JobFailed, COPY, incident);
+        while let Some(signal) = self.backup.signal(until.saturating_duration_since(Instant::now())) {
+            let text = match signal {
+                Signal::Event(Event::DiskClosed { disk, completed }) => {
+                    self.disk_closed(disk, completed);
+                    continue;
+                }
+                Signal::Event(Event::JobCompleted { error, .. }) => error,
+                Signal::Over(picture) => picture.error,
+                _ => continue,
+            };
+            self.backup.ended = true;
+            error.cause.extend(text.map(|text| format!(" ({text})")));
+            break;
+        }
+        match incident.disk.as_ref().or(self.failed_disk.as_ref()) {
+            Some(disk) => error.on_disk(disk),
+            None => error,
+        }
     }
 
     /// The error of a job that libvirt says has failed, naming the disk if an event does.

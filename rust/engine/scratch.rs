@@ -1,16 +1,19 @@
 //! A folder on the host's own disk for one pull backup: QEMU's socket, and the blocks that the guest overwrites meanwhile. The
 //! socket of an image of a stopped guest lies in one, too.
 
-use std::fs::{self, DirBuilder, File, Permissions};
+use std::fs::{self, DirBuilder, File, Metadata, Permissions};
 use std::io::Read;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown, fchown};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, StatVfsMountFlags, flock};
+use rustix::io::Errno;
 
 use super::leftover;
+use super::reserve::Reserve;
 use crate::config::Config;
 use crate::error::{Code, Error, Result};
 use crate::host;
@@ -21,6 +24,8 @@ use crate::qcow2;
 
 const STEP: &str = "make the scratch folder";
 const SWEEP: &str = "clear the scratch folder";
+const LOOK: &str = "look at the scratch folder";
+const SETTLE: &str = "sync the scratch folder";
 /// How long libvirt may take to end a job that was left behind.
 const END: Duration = Duration::from_secs(60);
 /// QEMU's socket, in a folder that is QEMU's. All else is root's: what QEMU could put in the place of a file, libvirt, or we,
@@ -30,6 +35,8 @@ const SOCKET: &str = "qemu/nbd";
 const SOCKETS: &str = "qemu";
 /// What the names of scratch files end with.
 const FILES: &str = "qcow2";
+/// A file that stays empty.
+const SPARE: &str = "spare";
 /// A file with the domain's name in it.
 const DOMAIN: &str = "domain";
 /// Longer than any domain's.
@@ -41,10 +48,11 @@ const LONGEST_SOCKET: usize = 107;
 #[derive(Debug)]
 pub struct Scratch {
     folder: PathBuf,
-    /// Bytes that it, and those of all backups of this host, may take.
-    limits: [Option<u64>; 2],
+    bounds: Bounds,
     /// QEMU's user and group; `None`: ours.
     owner: Option<(u32, u32)>,
+    /// Of the scratch files, when there are such.
+    reserve: Option<Arc<Reserve>>,
     /// Says that somebody still uses it.
     _lock: File,
 }
@@ -71,8 +79,8 @@ impl Scratch {
         lock.set_permissions(Permissions::from_mode(0o711)).map_err(io(&folder))?;
         flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|e| Error::io(STEP, &folder, e))?;
         drop(made);
-        let limits = [config.scratch_per_vm, config.scratch_per_host];
-        let scratch = Scratch { folder, limits, owner, _lock: lock };
+        let bounds = Bounds { folder: folder.clone(), limits: [config.scratch_per_vm, config.scratch_per_host] };
+        let scratch = Scratch { folder, bounds, owner, reserve: None, _lock: lock };
         fs::write(scratch.folder.join(DOMAIN), vm).map_err(io(&scratch.folder))?;
         let sockets = scratch.folder.join(SOCKETS);
         DirBuilder::new().mode(0o700).create(&sockets).map_err(io(&sockets))?;
@@ -82,15 +90,53 @@ impl Scratch {
         Ok(scratch)
     }
 
-    /// Makes the scratch file of the disk `target`, which has so many bytes. libvirt would have QEMU make each in a job of
-    /// its own, while a guest that is to be frozen waits.
-    pub fn make_file(&self, target: &str, bytes: u64) -> Result<()> {
-        let path = PathBuf::from(self.file(target));
-        let io = |e| Error::io(STEP, &path, e);
-        let file = File::options().read(true).write(true).create_new(true).mode(0o600).open(&path).map_err(io)?;
-        qcow2::create(&file, bytes, None).map_err(|e| e.at(STEP, &path))?;
-        let Some((user, group)) = self.owner else { return Ok(()) };
-        fchown(&file, Some(user), Some(group)).map_err(io)
+    /// Makes the scratch files of disks, given by name and bytes, and takes room for what the guest overwrites first. libvirt
+    /// would have QEMU make each in a job of its own, while a guest that is to be frozen waits.
+    pub fn make_files<'a>(&mut self, disks: impl IntoIterator<Item = (&'a str, u64)>) -> Result<()> {
+        let (spare, path) = self.make_file(SPARE)?;
+        let reserve = Reserve::new(self.owner, spare, path);
+        for (target, bytes) in disks {
+            let (file, path) = self.make_file(&format!("{target}.{FILES}"))?;
+            qcow2::create(&file, bytes, None).map_err(|e| e.at(STEP, &path))?;
+            reserve.add(target, path, file);
+        }
+        let look = || reserve.look(Instant::now(), || self.bounds.allowed());
+        match look() {
+            Err(error) if error.code == Code::NoSpace => self.settle().and_then(|()| look())?,
+            taken => taken?,
+        }
+        self.reserve = Some(Arc::new(reserve));
+        Ok(())
+    }
+
+    /// Makes an empty file of QEMU's.
+    fn make_file(&self, name: &str) -> Result<(File, PathBuf)> {
+        let path = self.folder.join(name);
+        let make = || -> std::io::Result<File> {
+            let file = File::options().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
+            if let Some((user, group)) = self.owner {
+                fchown(&file, Some(user), Some(group))?;
+            }
+            Ok(file)
+        };
+        make().map_err(|e| Error::io(STEP, &path, e)).map(|file| (file, path))
+    }
+
+    /// The room in its scratch files.
+    pub(super) fn reserve(&self) -> Result<Arc<Reserve>> {
+        self.reserve.clone().ok_or_else(|| Error::new(Code::Internal, STEP, "it was made without files"))
+    }
+
+    /// What it may take.
+    pub(super) fn bounds(&self) -> Bounds {
+        self.bounds.clone()
+    }
+
+    /// Has the file system give back what was removed from it: some do that only when they next write their tables.
+    pub(super) fn settle(&self) -> Result<()> {
+        let folder = self._lock.try_clone().map_err(|e| Error::io(SETTLE, &self.folder, e))?;
+        let path = self.folder.clone();
+        ask(SETTLE, END, move || rustix::fs::syncfs(&folder).map_err(|e| Error::io(SETTLE, &path, e)))
     }
 
     /// Its path.
@@ -113,34 +159,84 @@ impl Scratch {
         self.folder.join(name).into_os_string().into_string().expect("checked when it was made")
     }
 
-    /// Bytes that it takes.
+    /// Bytes that the guest has overwritten.
     pub fn used(&self) -> u64 {
-        taken(&self.folder)
+        Taken::by(&self.folder).used
     }
 
-    /// Bytes for which there is room in it: that are free, and allowed.
+    /// Bytes for which there is room in it: that are free, or taken for it, and allowed. An error when nothing can be written.
     pub fn room(&self) -> Result<u64> {
         let found = rustix::fs::statvfs(&self.folder);
-        let found = found.map_err(|e| Error::io("look at the scratch folder", &self.folder, e))?;
+        let found = found.map_err(|e| Error::io(LOOK, &self.folder, e))?;
+        if found.f_flag.contains(StatVfsMountFlags::RDONLY) {
+            return Err(Error::io(LOOK, &self.folder, Errno::ROFS));
+        }
         let free = found.f_bavail.saturating_mul(found.f_frsize);
-        let [of_vm, of_host] = self.limits;
-        let of_vm = of_vm.map(|limit| limit.saturating_sub(self.used()));
-        let of_host = of_host.map(|limit| limit.saturating_sub(self.used_by_all()));
-        Ok([Some(free), of_vm, of_host].into_iter().flatten().min().unwrap_or(free))
-    }
-
-    /// Bytes that the folders of all backups of this host take.
-    fn used_by_all(&self) -> u64 {
-        let folders = self.folder.parent().and_then(|all| fs::read_dir(all).ok()).into_iter().flatten();
-        folders.flatten().map(|folder| taken(&folder.path())).sum()
+        Ok(self.bounds.left().min(free.saturating_add(Taken::by(&self.folder).ahead)))
     }
 }
 
-/// Bytes that the scratch files in a folder take. What goes meanwhile takes none.
-fn taken(folder: &Path) -> u64 {
-    let files = fs::read_dir(folder).into_iter().flatten().flatten().map(|file| file.path());
-    let scratch = files.filter(|path| path.extension().is_some_and(|extension| extension == FILES));
-    scratch.filter_map(|path| path.metadata().ok()).map(|file| file.blocks() * 512).sum()
+/// What a backup may keep in its folder.
+#[derive(Debug, Clone)]
+pub(super) struct Bounds {
+    folder: PathBuf,
+    /// Bytes that it, and those of all backups of this host, may take.
+    limits: [Option<u64>; 2],
+}
+
+impl Bounds {
+    /// Bytes that the guest may still overwrite.
+    fn left(&self) -> u64 {
+        self.least(Taken::by(&self.folder).used, || self.by_all().used)
+    }
+
+    /// Bytes beyond the ends of its files for which room may be taken: what others have taken so is theirs.
+    pub(super) fn allowed(&self) -> u64 {
+        let own = Taken::by(&self.folder);
+        let by_all = || {
+            let all = self.by_all();
+            (all.used + all.ahead).saturating_sub(own.ahead)
+        };
+        self.least(own.used, by_all)
+    }
+
+    fn least(&self, of_vm: u64, of_host: impl Fn() -> u64) -> u64 {
+        let [vm, host] = self.limits;
+        let vm = vm.map_or(u64::MAX, |limit| limit.saturating_sub(of_vm));
+        vm.min(host.map_or(u64::MAX, |limit| limit.saturating_sub(of_host())))
+    }
+
+    /// What the folders of all backups of this host take.
+    fn by_all(&self) -> Taken {
+        let folders = self.folder.parent().and_then(|all| fs::read_dir(all).ok()).into_iter().flatten();
+        folders.flatten().map(|folder| Taken::by(&folder.path())).fold(Taken::default(), Taken::and)
+    }
+}
+
+/// Bytes that scratch files take.
+#[derive(Debug, Clone, Copy, Default)]
+struct Taken {
+    /// Up to their ends, where QEMU writes.
+    used: u64,
+    /// Beyond.
+    ahead: u64,
+}
+
+impl Taken {
+    /// By those in a folder. What goes meanwhile takes none.
+    fn by(folder: &Path) -> Taken {
+        let files = fs::read_dir(folder).into_iter().flatten().flatten().map(|file| file.path());
+        let scratch = files.filter(|path| path.extension().is_some_and(|extension| extension == FILES));
+        let taken = |file: Metadata| {
+            let blocks = file.blocks() * 512;
+            Taken { used: blocks.min(file.len()), ahead: blocks.saturating_sub(file.len()) }
+        };
+        scratch.filter_map(|path| path.metadata().ok()).map(taken).fold(Taken::default(), Taken::and)
+    }
+
+    fn and(self, other: Taken) -> Taken {
+        Taken { used: self.used + other.used, ahead: self.ahead + other.ahead }
+    }
 }
 
 impl Drop for Scratch {
@@ -256,7 +352,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let config = config(dir.path());
         DirBuilder::new().mode(0o700).create(&config.state_dir).unwrap();
-        let scratch = Scratch::make(&config, "i-1-VM", Some((64055, 64056))).unwrap();
+        let mut scratch = Scratch::make(&config, "i-1-VM", Some((64055, 64056))).unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         let root = config.state_dir.join("scratch");
         assert_eq!((mode(&config.state_dir), mode(&root), mode(&scratch.folder)), (0o711, 0o711, 0o711));
@@ -264,10 +360,12 @@ mod tests {
         let sockets = scratch.folder.join(SOCKETS);
         assert_eq!((mode(&sockets), owner(&sockets)), (0o700, (64055, 64056)));
         assert_eq!((owner(&scratch.folder), owner(&scratch.folder.join(DOMAIN))), ((0, 0), (0, 0)));
-        scratch.make_file("vdb", 1 << 20).unwrap();
+        scratch.make_files([("vdb", 1 << 20)]).unwrap();
         let file = Path::new(&scratch.file("vdb")).to_owned();
         assert_eq!((mode(&file), owner(&file)), (0o600, (64055, 64056)));
-        assert!(scratch.room().unwrap() > 0);
+        let (used, taken) = (scratch.used(), fs::metadata(&file).unwrap());
+        assert_eq!(used, taken.len(), "what is taken ahead is not used");
+        assert!(taken.blocks() * 512 >= used + (60 << 20), "{taken:?}");
         fs::write(scratch.file("vda"), "x").unwrap();
         drop(scratch);
         assert_eq!(names(&root), 0);

@@ -33,10 +33,34 @@ pub enum Event {
         /// Did the block job complete?
         completed: bool,
     },
-    /// The guest was paused because a read or write of its failed.
-    IoError,
+    /// A read or write of the guest's failed.
+    IoError(IoError),
     /// The domain stopped, crashed or began to shut down.
     Gone,
+}
+
+/// A read or write of the guest's that failed, as libvirt tells it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IoError {
+    /// The path of the disk's source; empty where libvirt does not know which disk it was.
+    pub path: String,
+    /// The alias of the disk in the domain; empty likewise.
+    pub alias: String,
+    /// What QEMU did about it.
+    pub action: Action,
+    /// Why it failed, in a word, if libvirt says so: `enospc`.
+    pub reason: Option<String>,
+}
+
+/// What QEMU does about an error of the storage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// It takes the write for done.
+    Ignore,
+    /// It pauses the guest, which tries again when it goes on.
+    Pause,
+    /// It tells the guest.
+    Report,
 }
 
 struct Subscriber {
@@ -117,14 +141,14 @@ pub(super) fn register(connection: &Connect, watches: &mut Vec<Watch>) -> Result
     type Lifecycle = sys::virConnectDomainEventCallback;
     type JobCompleted = sys::virConnectDomainEventJobCompletedCallback;
     type BlockJob = sys::virConnectDomainEventBlockJobCallback;
-    type IoError = sys::virConnectDomainEventIOErrorCallback;
+    type IoError = sys::virConnectDomainEventIOErrorReasonCallback;
     // SAFETY: libvirt takes every callback under the generic type and calls it with the arguments of its event id.
     let callbacks = unsafe {
         [
             (sys::VIR_DOMAIN_EVENT_ID_LIFECYCLE, transmute::<Lifecycle, Generic>(Some(on_lifecycle))),
             (sys::VIR_DOMAIN_EVENT_ID_JOB_COMPLETED, transmute::<JobCompleted, Generic>(Some(on_job_completed))),
             (sys::VIR_DOMAIN_EVENT_ID_BLOCK_JOB_2, transmute::<BlockJob, Generic>(Some(on_block_job))),
-            (sys::VIR_DOMAIN_EVENT_ID_IO_ERROR, transmute::<IoError, Generic>(Some(on_io_error))),
+            (sys::VIR_DOMAIN_EVENT_ID_IO_ERROR_REASON, transmute::<IoError, Generic>(Some(on_io_error))),
         ]
     };
     for (id, callback) in callbacks {
@@ -225,12 +249,28 @@ unsafe extern "C" fn on_block_job(
 unsafe extern "C" fn on_io_error(
     _connection: sys::virConnectPtr,
     domain: sys::virDomainPtr,
-    _path: *const c_char,
-    _device: *const c_char,
+    path: *const c_char,
+    alias: *const c_char,
     action: c_int,
+    reason: *const c_char,
     _opaque: *mut c_void,
 ) {
-    deliver(domain, || (action == sys::VIR_DOMAIN_EVENT_IO_ERROR_PAUSE as c_int).then_some(Event::IoError));
+    deliver(domain, || {
+        // SAFETY: libvirt passes strings that live for the time of the callback.
+        let [path, alias, reason] = unsafe { [text(path), text(alias), text(reason)] };
+        let action = match u32::try_from(action) {
+            Ok(sys::VIR_DOMAIN_EVENT_IO_ERROR_NONE) => Action::Ignore,
+            Ok(sys::VIR_DOMAIN_EVENT_IO_ERROR_PAUSE) => Action::Pause,
+            _ => Action::Report,
+        };
+        let reason = reason.filter(|reason| !reason.is_empty());
+        Some(Event::IoError(IoError {
+            path: path.unwrap_or_default(),
+            alias: alias.unwrap_or_default(),
+            action,
+            reason,
+        }))
+    });
 }
 
 /// libvirt's typed parameters, borrowed.

@@ -31,6 +31,8 @@ pub struct Disk {
     pub target: String,
     /// What it is to the guest.
     pub device: Device,
+    /// The name of its device, e.g. `virtio-disk0`.
+    pub alias: Option<String>,
     /// Where its data is.
     pub source: Source,
     /// Host path of its top image, a file or a device, as far as that is known: the path of a pool's volume is not in the
@@ -203,6 +205,7 @@ struct DiskElement {
     shareable: Option<Present>,
     transient: Option<Present>,
     readonly: Option<Present>,
+    alias: Option<AliasElement>,
     encryption: Option<Present>,
     address: Option<AddressElement>,
     #[serde(rename = "backingStore")]
@@ -217,6 +220,12 @@ struct AddressElement {
 
 #[derive(Deserialize)]
 struct Present {}
+
+#[derive(Deserialize)]
+struct AliasElement {
+    #[serde(rename = "@name")]
+    name: String,
+}
 
 #[derive(Deserialize)]
 struct SourceElement {
@@ -385,6 +394,7 @@ impl From<DiskElement> for Disk {
             device,
             path: source.host_path().map(str::to_owned),
             source,
+            alias: disk.alias.map(|alias| alias.name),
             format: disk.driver.and_then(|d| d.format).unwrap_or_else(|| "raw".to_owned()),
             backing,
             serial: disk.serial.filter(|s| !s.is_empty()),

@@ -14,6 +14,7 @@ mod nas;
 mod real_guest;
 mod refusals;
 mod story;
+mod writer;
 
 use std::ffi::OsStr;
 use std::os::unix::fs::PermissionsExt;
@@ -35,6 +36,7 @@ pub use nas::{Fs, Nas, unmounted_image};
 pub use real_guest::{RealGuest, Restored};
 pub use refusals::{Refusal, refusing};
 pub use story::{Point, Story, backup_path, fails_after, slow_story_of, slow_story_on, take, take_and};
+pub use writer::Writer;
 
 /// The lab's folder, or a clear failure outside of one.
 fn lab() -> PathBuf {

@@ -115,7 +115,7 @@ impl Nas {
         &self.root
     }
 
-    fn path(&self) -> &str {
+    pub fn path(&self) -> &str {
         self.root.to_str().unwrap()
     }
 
@@ -132,6 +132,13 @@ impl Nas {
     /// Remounts it read-only, or read-write again.
     pub fn read_only(&self, read_only: bool) {
         run("mount", ["-o", if read_only { "remount,ro" } else { "remount,rw" }, self.path()]);
+    }
+
+    /// Has its ext4 find an error in itself, and do what it is mounted to do then.
+    pub fn break_ext4(&self) {
+        let device = run("findmnt", ["-n", "-o", "SOURCE", self.path()]);
+        let name = device.trim().trim_start_matches("/dev/");
+        std::fs::write(format!("/sys/fs/ext4/{name}/trigger_fs_error"), "1").unwrap();
     }
 
     /// Leaves no free byte in it, or beneath it where it is a view.

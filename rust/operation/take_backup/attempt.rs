@@ -109,7 +109,7 @@ impl Attempt {
         let checkpoint = self.bitmap.as_deref().map(|bitmap| self.checkpoint_xml(bitmap, plan));
         job.begin("begin")?;
         let mut details = Vec::new();
-        let prepared = Prepared::new(&self.found.domain)?;
+        let prepared = Prepared::new(&self.found.domain, self.found.job_disks())?;
         let frozen = self.freeze(checked, config, &mut details)?;
         let when = jiff::Timestamp::now();
         let begun = Instant::now();
@@ -127,6 +127,13 @@ impl Attempt {
         if backup.has_ended() {
             self.scratch = None;
         }
+        let copied = match backup.incident_at_end() {
+            Some(incident) => copied.map_err(|error| incident.told_in(error)).inspect(|_| {
+                let disk = incident.disk.as_deref().map(|disk| format!("disk {disk}: ")).unwrap_or_default();
+                details.push(format!("{disk}{incident}; the backup is right"));
+            }),
+            None => copied,
+        };
         self.backup = Some(backup);
         let (fingerprints, unlimited) = copied?;
         let fingerprints = fingerprints.into_iter().map(Some).collect();

@@ -10,6 +10,7 @@ use super::request::Checked;
 use super::selection::{self, Chosen, HELP};
 use crate::config::Config;
 use crate::engine::choice;
+use crate::engine::incident::JobDisk;
 use crate::error::{Code, Error, Result};
 use crate::libvirt::{Disk, Domain, DomainXml, JobState, State};
 use crate::point::LeftOut;
@@ -59,6 +60,19 @@ impl Found {
     pub(super) fn others(&self) -> impl Iterator<Item = &str> {
         let all = self.xml.disks.iter().chain(&self.xml.others).map(|disk| disk.target.as_str());
         all.filter(|target| self.disks.iter().all(|disk| disk.target != *target))
+    }
+
+    /// The disks, by all their names.
+    pub(super) fn job_disks(&self) -> Vec<JobDisk> {
+        let disk = |facts: &DiskFacts| {
+            let disk = self.xml.disks.iter().find(|disk| disk.target == facts.target);
+            JobDisk {
+                target: facts.target.clone(),
+                alias: disk.and_then(|disk| disk.alias.clone()),
+                source: disk.and_then(|disk| disk.source.path().map(str::to_owned)),
+            }
+        };
+        self.disks.iter().map(disk).collect()
     }
 
     /// Is each disk still what it was when it was looked at? Asked when the job has begun: what it copies is what the

@@ -6,9 +6,9 @@ use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::fchown;
 
-use super::access;
 use crate::error::{Code, Error, Result};
 use crate::nas::folder::{FILE_MODE, Folder};
+use crate::user::with_rights_of;
 
 const STEP: &str = "ask whether the repository is full";
 /// Made in the unfinished point, which is removed.
