@@ -26,7 +26,12 @@ pub fn end_job(domain: &Domain, folder: &Path) -> Result<bool> {
         return Ok(false);
     }
     log::warn!("{}: a backup job that nobody waits for is aborted", domain.name());
-    domain.abort_job()?;
+    if let Err(refused) = domain.abort_job()
+        && runs(domain, folder)? != Some(false)
+    {
+        // It has not ended by itself meanwhile.
+        return Err(refused);
+    }
     while domain.job()?.state == JobState::Running {
         std::thread::sleep(TICK);
     }

@@ -99,7 +99,7 @@ fn a_guest_that_waited_before_its_backup_waits_after_it() {
     linux.launch("dd if=/dev/urandom of=/dev/vdb bs=1M count=8");
     until("the guest waits for its disk", Duration::from_secs(60), || linux.guest.state() == "paused");
     let nas = Nas::folder().slow(8);
-    for (n, engine) in ["push", "pull"].into_iter().enumerate() {
+    let killed = |n, engine: &str| {
         let request = TakeBackupRequest {
             mode: Some("legacy".into()),
             bitmap_new: None,
@@ -108,16 +108,33 @@ fn a_guest_that_waited_before_its_backup_waits_after_it() {
         };
         let call = ("takeBackup", take_json(&request));
         assert_eq!(Agent::new(&own_host(), &[call]).killed_at("copy:1").run(), Ended::Killed);
-        if n == 0 {
-            own.empty();
-        }
+    };
+    let start_again = || {
         Agent::new(&own_host(), &[]).succeed();
         await_undone(&linux.guest);
         linux.guest.assert_no_job();
+    };
+    for (n, engine) in ["push", "pull"].into_iter().enumerate() {
+        killed(n, engine);
+        if n == 0 {
+            own.empty();
+        }
+        start_again();
         assert_eq!(linux.guest.state(), "paused", "{engine}");
     }
     linux.guest.resume();
-    linux.assert_writes_within(Duration::from_secs(20));
+    linux.run("while pidof dd >/dev/null; do usleep 20000; done");
+
+    // Somebody had paused it, and has let it go on since: it did not wait for its storage.
+    own.fill();
+    linux.guest.suspend();
+    killed(2, "push");
+    linux.guest.resume();
+    linux.launch("dd if=/dev/urandom of=/dev/vdb bs=1M count=8 seek=16");
+    until("the guest waits for its disk", Duration::from_secs(60), || linux.guest.state() == "paused");
+    own.empty();
+    start_again();
+    assert_eq!(linux.guest.state(), "running");
 }
 
 #[test]
