@@ -74,7 +74,10 @@ import org.nasbackup.provider.cloudstack.Transactions;
 import org.nasbackup.provider.cloudstack.TypedAgent;
 import org.nasbackup.provider.cloudstack.VolumePaths;
 
-/** Backs virtual machines up to a NAS, in chains of a full backup and incrementals that can be deleted anywhere. */
+/**
+ * Backs virtual machines up to a NAS, in chains of a full backup and incrementals that can be deleted anywhere. CloudStack
+ * 4.22 and 4.23 ask for some of it by other methods: it has those of both, and no type of one alone in any declaration.
+ */
 public class NASBackupProvider extends AdapterBase implements BackupProvider, Configurable {
     /** What a host gets to clean up in, and to answer, once a backup has taken too long. */
     private static final int SECONDS_TO_ANSWER = 120;
@@ -209,9 +212,14 @@ public class NASBackupProvider extends AdapterBase implements BackupProvider, Co
         return repository;
     }
 
-    @Override
+    /** 4.22's. */
     public Pair<Boolean, Backup> takeBackup(VirtualMachine vm, Boolean quiesceVM) {
         return fitness.guarded(() -> take(vm, quiesceVM));
+    }
+
+    /** 4.23's: what isolates a backup is not for this provider. */
+    public Pair<Boolean, Backup> takeBackup(VirtualMachine vm, Boolean quiesceVM, boolean isolated) {
+        return takeBackup(vm, quiesceVM);
     }
 
     private Pair<Boolean, Backup> take(VirtualMachine vm, Boolean quiesceVM) {
@@ -425,15 +433,26 @@ public class NASBackupProvider extends AdapterBase implements BackupProvider, Co
         return false;
     }
 
-    @Override
+    /** 4.22's. */
     public boolean restoreVMFromBackup(VirtualMachine vm, Backup backup) {
         return restoreLocked(vm, backup).first();
     }
 
-    @Override
+    /** 4.23's: there is no quick way for this provider, and so no host that it would need. */
+    public boolean restoreVMFromBackup(VirtualMachine vm, Backup backup, boolean quickRestore, Long hostId) {
+        return restoreVMFromBackup(vm, backup);
+    }
+
+    /** 4.22's. */
     public Pair<Boolean, String> restoreBackupToVM(
             VirtualMachine vm, Backup backup, String hostIp, String dataStoreUuid) {
         return restoreLocked(vm, backup);
+    }
+
+    /** 4.23's. */
+    public Pair<Boolean, String> restoreBackupToVM(
+            VirtualMachine vm, Backup backup, String hostIp, String dataStoreUuid, boolean quickRestore) {
+        return restoreBackupToVM(vm, backup, hostIp, dataStoreUuid);
     }
 
     /** What it reads is not deleted meanwhile. */
@@ -464,14 +483,33 @@ public class NASBackupProvider extends AdapterBase implements BackupProvider, Co
         return ask(host, command);
     }
 
-    @Override
+    /** 4.22's: the machine that gets the volume is known by a name alone. */
     public Pair<Boolean, String> restoreBackedUpVolume(
             Backup backup,
             Backup.VolumeInfo backupVolumeInfo,
             String hostIp,
             String dataStoreUuid,
             Pair<String, VirtualMachine.State> vmNameAndState) {
-        return fitness.guarded(() -> restoreVolume(backup, backupVolumeInfo, hostIp, dataStoreUuid, vmNameAndState));
+        return fitness.guarded(() -> restoreVolume(
+                backup,
+                backupVolumeInfo,
+                hostIp,
+                dataStoreUuid,
+                vmNameAndState,
+                receiver(vmNameAndState.first(), backup)));
+    }
+
+    /** 4.23's. */
+    public Pair<Boolean, String> restoreBackedUpVolume(
+            Backup backup,
+            Backup.VolumeInfo backupVolumeInfo,
+            String hostIp,
+            String dataStoreUuid,
+            Pair<String, VirtualMachine.State> vmNameAndState,
+            VirtualMachine vm,
+            boolean quickRestore) {
+        return fitness.guarded(
+                () -> restoreVolume(backup, backupVolumeInfo, hostIp, dataStoreUuid, vmNameAndState, vm.getId()));
     }
 
     private Pair<Boolean, String> restoreVolume(
@@ -479,7 +517,8 @@ public class NASBackupProvider extends AdapterBase implements BackupProvider, Co
             Backup.VolumeInfo backupVolumeInfo,
             String hostIp,
             String dataStoreUuid,
-            Pair<String, VirtualMachine.State> vmNameAndState) {
+            Pair<String, VirtualMachine.State> vmNameAndState,
+            long receiver) {
         BackupRepository repository = repository(backup.getBackupOfferingId(), "backup " + backup.getUuid());
         StoragePoolVO pool = primaryDataStoreDao.findByUuid(dataStoreUuid);
         Host host = hostDao.findByIp(hostIp);
@@ -509,7 +548,7 @@ public class NASBackupProvider extends AdapterBase implements BackupProvider, Co
         if (result.first()) {
             volumeDao.persist(restoredVolume(backup, backupVolumeInfo, uuid, pool, offering));
             // It has a disk now that the checkpoint knows nothing of.
-            catalogue().clearActiveCheckpoint(receiver(vmNameAndState.first(), backup));
+            catalogue().clearActiveCheckpoint(receiver);
         }
         return result;
     }
@@ -683,7 +722,7 @@ public class NASBackupProvider extends AdapterBase implements BackupProvider, Co
         return true;
     }
 
-    @Override
+    /** Since 4.23. */
     public boolean supportsMemoryVmSnapshot() {
         return false;
     }

@@ -112,6 +112,43 @@ class NASBackupProviderMethodsTest {
                 .hasMessage("unable to restore - host kvm22 gave no answer");
     }
 
+    /** The server of 4.23 asks by other methods; what the hosts are asked for is the same. */
+    @Test
+    void both_versions_methods_do_the_same() {
+        answer = new BackupAnswer(null, true, null);
+        assertThat(site.provider.restoreVMFromBackup(site.vm, backup)).isTrue();
+        String asked = new Gson().toJson(this.asked);
+        assertThat(site.provider.restoreVMFromBackup(site.vm, backup, true, 22L))
+                .isTrue();
+        assertThat(new Gson().toJson(this.asked)).isEqualTo(asked);
+        assertThat(site.provider
+                        .restoreBackupToVM(site.vm, backup, null, null, false)
+                        .first())
+                .isTrue();
+        assertThat(new Gson().toJson(this.asked)).isEqualTo(asked);
+        assertThat(site.provider.takeBackup(site.vm, true, true).second().getStatus())
+                .isEqualTo(Backup.Status.BackedUp);
+        assertThat(((TakeBackupCommand) this.asked).getQuiesce()).isTrue();
+    }
+
+    @Test
+    void a_later_server_names_the_machine_that_gets_a_volume() {
+        placesForVolumes();
+        answer = new BackupAnswer(null, true, "new-uuid");
+        site.tables.vmDetails().addDetail(11, NASBackupChainKeys.VM_ACTIVE_CHECKPOINT_ID, "backup-1", false);
+        VMInstanceVO other = mock(VMInstanceVO.class);
+        when(other.getId()).thenReturn(11L);
+        Backup.VolumeInfo volume = backup.getBackedUpVolumes().get(1);
+        Pair<String, State> named = new Pair<>("web", State.Stopped);
+        assertThat(site.provider
+                        .restoreBackedUpVolume(backup, volume, "192.0.2.21", "pool-1", named, other, false)
+                        .second())
+                .isEqualTo("new-uuid");
+        assertThat(site.tables.vmDetails().findDetail(11, NASBackupChainKeys.VM_ACTIVE_CHECKPOINT_ID))
+                .isNull();
+        assertThat(site.activeCheckpoint()).isNotNull();
+    }
+
     /** Rows of the first version know no devices; their volumes are in the devices' order. */
     @Test
     void a_backup_of_an_earlier_version_is_restored() {

@@ -16,6 +16,7 @@ import com.cloud.utils.Pair;
 import com.cloud.vm.VirtualMachine;
 import java.util.List;
 
+/** What all versions have: takeBackup and the restores are others in each. */
 public interface BackupProvider {
     String getName();
 
@@ -31,20 +32,7 @@ public interface BackupProvider {
 
     boolean willDeleteBackupsOnOfferingRemoval();
 
-    Pair<Boolean, Backup> takeBackup(VirtualMachine vm, Boolean quiesceVM);
-
     boolean deleteBackup(Backup backup, boolean forced);
-
-    Pair<Boolean, String> restoreBackupToVM(VirtualMachine vm, Backup backup, String hostIp, String dataStoreUuid);
-
-    boolean restoreVMFromBackup(VirtualMachine vm, Backup backup);
-
-    Pair<Boolean, String> restoreBackedUpVolume(
-            Backup backup,
-            Backup.VolumeInfo backupVolumeInfo,
-            String hostIp,
-            String dataStoreUuid,
-            Pair<String, VirtualMachine.State> vmNameAndState);
 
     void syncBackupMetrics(Long zoneId);
 
@@ -53,10 +41,6 @@ public interface BackupProvider {
     Backup createNewBackupEntryForRestorePoint(Backup.RestorePoint restorePoint, VirtualMachine vm);
 
     boolean supportsInstanceFromBackup();
-
-    default boolean supportsMemoryVmSnapshot() {
-        return true;
-    }
 
     Pair<Long, Long> getBackupStorageStats(Long zoneId);
 
