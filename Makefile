@@ -86,6 +86,8 @@ figures:
 bench-images: prerequisites
 	cargo bench --bench rebase
 
+# SIGNATURES: what types of CloudStack's versions declare, a file for each, as java/linkcheck reads them; nobody publishes its jars.
+lint: SIGNATURES ?= ../shared/cloudstack-signatures
 lint: prerequisites $(TOOLS)/bin/cargo-deny
 	cargo fmt --check
 	cargo clippy --all-targets --all-features -- -D warnings
@@ -94,7 +96,9 @@ lint: prerequisites $(TOOLS)/bin/cargo-deny
 		then $(TOOLS)/bin/cargo-deny --log-level error check advisories; \
 		else echo "make lint: advisories NOT CHECKED, $(ADVISORIES) can't be reached from here" >&2; fi
 	tests/named
-	$(MVN) -Pbench test-compile dependency:analyze-only spotless:check
+	$(MVN) -Pbench test-compile dependency:analyze-only spotless:check dependency:build-classpath \
+		-Dmdep.outputFile=target/classpath -DincludeScope=compile -DexcludeArtifactIds=cloudstack-stubs
+	tests/linkcheck $(SIGNATURES)
 
 # Without its network features and without optimization it is built in a fraction of the time.
 $(TOOLS)/bin/cargo-deny:

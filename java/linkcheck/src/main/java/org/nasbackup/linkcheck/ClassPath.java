@@ -24,6 +24,7 @@ import java.util.ArrayList;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.Optional;
 import java.util.stream.Collectors;
 import java.util.stream.Stream;
 
@@ -103,13 +104,17 @@ final class ClassPath implements Types, Closeable {
     /** The JVM that runs this. */
     static Types jdk() {
         ClassLoader platform = ClassLoader.getPlatformClassLoader();
-        return name -> {
-            try (InputStream file = platform.getResourceAsStream(name + ".class")) {
-                return file == null ? null : ClassReading.read(file.readAllBytes()).type;
-            } catch (IOException e) {
-                throw new UncheckedIOException("unable to read " + name, e);
-            }
-        };
+        Map<String, Optional<TypeInfo>> read = new HashMap<>();
+        return name -> read.computeIfAbsent(name, any -> Optional.ofNullable(read(platform, any)))
+                .orElse(null);
+    }
+
+    private static TypeInfo read(ClassLoader loader, String name) {
+        try (InputStream file = loader.getResourceAsStream(name + ".class")) {
+            return file == null ? null : ClassReading.read(file.readAllBytes()).type;
+        } catch (IOException e) {
+            throw new UncheckedIOException("unable to read " + name, e);
+        }
     }
 
     @Override

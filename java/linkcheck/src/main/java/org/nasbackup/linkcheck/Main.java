@@ -33,12 +33,14 @@ public final class Main {
 
     private final PrintStream out;
     private final ClassPath ours;
+    private final List<CompiledClass> classes;
     private final ClassPath stubs;
     private final Types libraries;
 
     private Main(PrintStream out, ClassPath ours, ClassPath stubs, Types libraries) {
         this.out = out;
         this.ours = ours;
+        this.classes = ours.all();
         this.stubs = stubs;
         this.libraries = libraries;
     }
@@ -118,7 +120,6 @@ public final class Main {
 
     private Report check(Types theirs) {
         Report report = new Report();
-        List<CompiledClass> classes = ours.all();
         Types types = Types.firstOf(ours, theirs, libraries);
         new LinkCheck(types, report).check(classes);
         Covers hiding = new Covers(types, report);
