@@ -152,9 +152,13 @@ fn lock(instance: &Folder, (name, take, otherwise): Wanted) -> Result<Flock> {
     })
 }
 
-/// A file to lock, made if it is missing. NFS needs a descriptor for writing.
+/// A file to lock, made if it is missing. NFS needs a descriptor for writing; but a NAS that keeps what is old from being
+/// changed keeps this file, too.
 fn open(instance: &Folder, name: &str) -> Result<OwnedFd> {
-    let there = || instance.open_for_writing(name);
+    let there = || match instance.open_for_writing(name) {
+        Err(error) if error.code == Code::PermissionDenied => instance.open_file_in(name).map_err(|_| error),
+        opened => opened,
+    };
     let file = match there() {
         Err(error) if error.code == Code::NotFound => match instance.create_file(name, FILE_MODE) {
             // by another, meanwhile

@@ -114,6 +114,9 @@ fn a_delete_that_is_refused_leaves_the_point_as_it_was() {
 #[test]
 fn what_can_not_be_removed_is_in_nobody_s_way() {
     let mut machine = Machine::with_full("i-2-65-VM");
+    for lock in [".nasbackup.lock", ".nasbackup.chains.lock"] {
+        chattr("+i", &machine.nas.at(machine.vm).join(lock));
+    }
     let parent = format!("../{}", machine.parent.as_ref().unwrap().1[0].split_once('/').unwrap().1);
     for killed in [".partial-2026.01.02.03.04.02", ".deleted-2026.01.02.03.04.02"] {
         let image = machine.nas.at(machine.vm).join(killed).join("root.one.qcow2");
