@@ -207,13 +207,13 @@ impl Attempt {
         self.found.check_same(&now)
     }
 
-    /// Does our job run although its begin failed, as when the connection was lost in between? Or may one be ours?
+    /// Does our job run although its begin failed, as when the connection was lost in between? Or may one?
     fn job_runs(&self) -> bool {
         let (domain, folder) = (self.found.domain.clone(), self.folder.clone());
         let ours = ask("look at the domain's job", move || {
             domain.again()?.map_or(Ok(Some(false)), |domain| leftover::runs(&domain, &folder))
         });
-        matches!(ours, Ok(Some(true) | None))
+        may_run(&ours)
     }
 
     /// Freezes a running guest if that is asked for. One that does not run writes nothing.
@@ -428,5 +428,23 @@ fn remove_bitmap(found: &Found, host: &mut HostState, bitmap: Option<&str>) {
     let removed = found::bitmaps(&found.domain).and_then(|now| now.remove(&found.domain, bitmap));
     if let Err(error) = removed.and_then(|()| host.forget(bitmap)) {
         log::warn!("{}: bitmap '{bitmap}' stays until the next backup: {error}", found.domain.name());
+    }
+}
+
+/// May a job of ours run, by what was found of the domain's job? Nothing is taken away from under one that nobody can ask for.
+fn may_run(ours: &Result<Option<bool>>) -> bool {
+    !matches!(ours, Ok(Some(false)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_that_can_not_be_asked_for_may_run() {
+        let lost = || Err(Error::new(Code::Libvirt, "look at the domain's job", "the connection was lost"));
+        for (ours, may) in [(Ok(Some(true)), true), (Ok(Some(false)), false), (Ok(None), true), (lost(), true)] {
+            assert_eq!(may_run(&ours), may, "{ours:?}");
+        }
     }
 }
