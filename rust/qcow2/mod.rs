@@ -38,7 +38,7 @@ pub use dirty::Dirty;
 pub use flatten::{Before, Flatten};
 pub use header::Backing;
 pub use mapping::{Mapped, Mapping, Rest};
-pub use regrown::{Unread, regrown};
+pub use regrown::{Unseen, regrown};
 pub use storage::{Source, Storage};
 pub use stream::Stream;
 pub use view::{Layer, Run, View};

@@ -21,32 +21,35 @@ use super::view::{Layer, View};
 const CHUNK: u64 = 1 << 20;
 /// So many bytes of zeroes are looked at that the parents and the disk both hold as data. Somebody has written them: what a
 /// cut takes is put back without data, unless it was asked for to be allocated.
-const WRITTEN_ZEROES: u64 = 256 << 20;
+const WRITTEN_ZEROES: u64 = if cfg!(test) { 8 << 20 } else { 256 << 20 };
+/// And so many that the parents hold as data and the disk does not, as after a copy of the disk that left zeroes out. More
+/// would take as long as a full, which brings the two together.
+const OTHER_ZEROES: u64 = if cfg!(test) { 8 << 20 } else { 4 << 30 };
 
-/// What could not be read.
+/// What could not be read, so that a cut would not be seen.
 #[derive(Debug)]
-pub enum Unread {
+pub enum Unseen {
     /// The target.
     Target(Error),
     /// The image at this position of its parents.
     Parent(usize, Error),
-    /// The disk's own images.
+    /// The disk's own images, or too much would have to be compared with them.
     Disk(Error),
 }
 
-impl Unread {
-    fn of_parent(Failure { image, error }: Failure) -> Unread {
-        Unread::Parent(image - 1, error)
+impl Unseen {
+    fn of_parent(Failure { image, error }: Failure) -> Unseen {
+        Unseen::Parent(image - 1, error)
     }
 }
 
 /// Does the incremental `target` lack something that was cut off the disk and that the images `parents`, its backing
 /// file first, still show? `disk` are the disk's own images, the top one first; a raw one ends them.
-pub fn regrown(target: File, parents: Vec<File>, disk: Vec<Layer>) -> Result<bool, Unread> {
-    let mut target = Image::open(target, slice_size(1)).map_err(Unread::Target)?;
-    let mut parents = Chain::open(parents).map_err(|(image, error)| Unread::Parent(image, error))?;
-    let mut disk = View::open_in_use(disk).map_err(Unread::Disk)?;
-    let (mut most, mut written) = (target.cluster_size(), 0);
+pub fn regrown(target: File, parents: Vec<File>, disk: Vec<Layer>) -> Result<bool, Unseen> {
+    let mut target = Image::open(target, slice_size(1)).map_err(Unseen::Target)?;
+    let mut parents = Chain::open(parents).map_err(|(image, error)| Unseen::Parent(image, error))?;
+    let mut disk = View::open_in_use(disk).map_err(Unseen::Disk)?;
+    let (mut most, mut written, mut others) = (target.cluster_size(), 0, 0);
     for table in (0..target.l1_entries()).rev() {
         for kept in kept(&mut target, &mut parents, table)?.into_iter().rev() {
             let mut end = kept.end;
@@ -55,11 +58,16 @@ pub fn regrown(target: File, parents: Vec<File>, disk: Vec<Layer>) -> Result<boo
                 if let Some(last) = last_byte(&mut parents, &range)? {
                     // a guest that runs may have written to the cluster meanwhile
                     let cluster_end = (last + 1).next_multiple_of(target.cluster_size()).min(target.virtual_size());
-                    return is_zero(&mut disk, last..cluster_end).map_err(Unread::Disk);
+                    return is_zero(&mut disk, last..cluster_end).map_err(Unseen::Disk);
                 }
-                written += data_in(&mut disk, &range).map_err(Unread::Disk)?;
+                let data = data_in(&mut disk, &range).map_err(Unseen::Disk)?;
+                (written, others) = (written + data, others + (range.end - range.start) - data);
                 if written >= WRITTEN_ZEROES {
                     return Ok(false);
+                }
+                if others >= OTHER_ZEROES {
+                    let what = format!("{others} bytes of zeroes, which the parent's images hold as data, end it");
+                    return Err(Unseen::Disk(Error::Unsupported(what)));
                 }
                 (end, most) = (range.start, CHUNK);
             }
@@ -70,16 +78,16 @@ pub fn regrown(target: File, parents: Vec<File>, disk: Vec<Layer>) -> Result<boo
 
 /// The guest offsets that the L2 table at this index of the target's L1 table stands for, in which the target has nothing
 /// and its parents have data.
-fn kept(target: &mut Image<File>, parents: &mut Chain, table: u64) -> Result<Vec<Range<u64>>, Unread> {
+fn kept(target: &mut Image<File>, parents: &mut Chain, table: u64) -> Result<Vec<Range<u64>>, Unseen> {
     let covers = target.table_covers();
     let (mut at, end) = (table * covers, ((table + 1) * covers).min(target.virtual_size()));
     let mut kept: Vec<Range<u64>> = Vec::new();
     while at < end {
-        let own = target.extent(at).map_err(Unread::Target)?.limit(end - at);
+        let own = target.extent(at).map_err(Unseen::Target)?.limit(end - at);
         let mut length = own.length;
         if own.what == What::Unallocated {
             let images = 0..parents.images.len();
-            let below = parents.provider(images, at, length).map_err(Unread::of_parent)?.extent;
+            let below = parents.provider(images, at, length).map_err(Unseen::of_parent)?.extent;
             length = below.length;
             if matches!(below.what, What::Data(_) | What::Compressed(_)) {
                 match kept.last_mut() {
@@ -94,9 +102,9 @@ fn kept(target: &mut Image<File>, parents: &mut Chain, table: u64) -> Result<Vec
 }
 
 /// The last byte in this range that is not zero.
-fn last_byte(parents: &mut Chain, range: &Range<u64>) -> Result<Option<u64>, Unread> {
+fn last_byte(parents: &mut Chain, range: &Range<u64>) -> Result<Option<u64>, Unseen> {
     let mut data = vec![0; usize::try_from(range.end - range.start).unwrap_or(0)];
-    parents.read(range.start, &mut data).map_err(Unread::of_parent)?;
+    parents.read(range.start, &mut data).map_err(Unseen::of_parent)?;
     Ok(data.iter().rposition(|byte| *byte != 0).map(|last| range.start + last as u64))
 }
 
@@ -227,6 +235,19 @@ mod tests {
         fixture.resize("2G");
         run("qemu-img", &["resize", "-q", "-f", "qcow2", "--preallocation=falloc", text(&fixture.disk), "3G"]);
         assert!(fixture.regrown());
+    }
+
+    #[test]
+    fn of_too_many_zeroes_it_is_not_known() {
+        let fixture = Fixture::new();
+        write(&fixture.full, "qcow2", "write -P 0 2900M 9M");
+        let open = |path: &Path| File::open(path).unwrap();
+        let layers = vec![Layer::Qcow2(open(&fixture.disk), None), Layer::Raw(open(&fixture.template))];
+        let unseen = regrown(open(&fixture.target), vec![open(&fixture.full)], layers);
+        assert!(matches!(unseen, Err(Unseen::Disk(Error::Unsupported(_)))), "{unseen:?}");
+        // somebody has written them
+        write(&fixture.disk, "qcow2", "write -P 0 2900M 9M");
+        assert!(!fixture.regrown());
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::nas::deadline::start;
 use crate::nas::folder::Folder;
 use crate::nas::path::RepoPath;
 use crate::point::open_chain;
-use crate::qcow2::{self, Unread, View};
+use crate::qcow2::{self, Unseen, View};
 
 const STEP: &str = "compare with the parent point";
 
@@ -79,11 +79,11 @@ fn look(
             let cause = "it was made smaller and as large again since the parent point";
             Err(Error::new(Code::ParentInvalid, STEP, cause).into())
         }
-        Err(Unread::Target(error)) => Err(error.at(STEP, "the new image").into()),
-        Err(Unread::Parent(position, error)) => {
+        Err(Unseen::Target(error)) => Err(error.at(STEP, "the new image").into()),
+        Err(Unseen::Parent(position, error)) => {
             let path = paths.get(position).map_or(parent.as_str(), RepoPath::as_str);
             Err(Failed::Parent(unfit(error.at(STEP, path))))
         }
-        Err(Unread::Disk(error)) => Err(unfit(error.at(STEP, "the disk's images")).into()),
+        Err(Unseen::Disk(error)) => Err(unfit(error.at(STEP, "the disk's images")).into()),
     }
 }
