@@ -140,6 +140,22 @@ fn a_running_guest_is_backed_up_by_both_engines_where_all_of_it_is_lacking() {
     story.assert_all_restore();
 }
 
+/// Modes and owners that can't be changed are no refusal: ACLs may give everybody, and QEMU, all that is needed.
+#[test]
+fn one_whose_acls_rule_takes_a_push_if_they_let_qemu_write() {
+    let ruled = Nas::folder().view_with(&["--chmod-deny", "--chown-deny", "--perms=a+rwX"]);
+    let mut story = Story::new(Guest::new([Disk::new()]), ruled);
+    for (pattern, mode) in (0x71..).zip(["full", "incremental"]) {
+        story.guest.write(0, pattern, MIB, MIB);
+        story.accept(TakeBackupRequest { engine: Some("push".into()), ..story.request(mode) });
+    }
+    story.assert_all_restore();
+    run(&story.nas, "rebasePoint", json!({"backupPath": story.points[1].path})).unwrap();
+    run(&story.nas, "deleteBackup", json!({"backupPath": story.points[0].path})).unwrap();
+    story.points.remove(0).discard();
+    story.assert_all_restore();
+}
+
 /// Where the repository has no `flock`, this host's own locks keep apart what runs on it, whatever becomes of the claims.
 #[test]
 fn without_flock_one_host_s_calls_and_processes_are_kept_apart() {
