@@ -31,8 +31,8 @@ pub(crate) fn is_unsettable(error: Errno) -> bool {
 pub(crate) fn tell(level: Level, file: impl AsFd, what: &'static str, error: impl Display, instead: &str) {
     // asks the kernel's tables only: the file system itself may hang
     let name = mountinfo::place(file.as_fd()).map_or_else(|_| "a file system".to_owned(), |place| place.file_system);
-    let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
-    if told.insert((name.clone(), what)) {
+    let is_new = TOLD.lock().unwrap_or_else(PoisonError::into_inner).insert((name.clone(), what));
+    if is_new {
         log::log!(level, "{name} lacks {what}, {instead} - {error}");
     }
 }

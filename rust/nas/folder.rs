@@ -247,8 +247,14 @@ impl Folder {
     /// Makes an empty file under the new name, which fails where there is any, and replaces that.
     fn rename_onto_own(&self, from: &OsStr, to: &OsStr) -> rustix::io::Result<()> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        rustix::fs::openat(&self.fd, to, flags, Mode::from_raw_mode(FILE_MODE))?;
-        rustix::fs::renameat(&self.fd, from, &self.fd, to).inspect_err(|_| self.undo(to, AtFlags::empty()))
+        let own = rustix::fs::openat(&self.fd, to, flags, Mode::from_raw_mode(FILE_MODE))?;
+        let is_own = || Ok::<_, Errno>(is_same(&rustix::fs::fstat(&own)?, &stat(self.as_fd(), to)?));
+        rustix::fs::renameat(&self.fd, from, &self.fd, to).inspect_err(|_| {
+            // a server may have renamed, and its answer be lost
+            if is_own() == Ok(true) {
+                self.undo(to, AtFlags::empty());
+            }
+        })
     }
 
     /// Makes the names in this folder durable.
@@ -339,6 +345,10 @@ fn open_by_components(folder: BorrowedFd<'_>, relative: &OsStr, flags: OFlags) -
         at = Some(rustix::fs::openat(from, component, flags, Mode::empty())?);
     }
     at.ok_or(Errno::NOENT)
+}
+
+fn is_same(one: &Stat, other: &Stat) -> bool {
+    (one.st_dev, one.st_ino, one.st_size) == (other.st_dev, other.st_ino, other.st_size)
 }
 
 fn stat(folder: BorrowedFd<'_>, name: &OsStr) -> rustix::io::Result<Stat> {

@@ -129,13 +129,8 @@ fn or_without<T>(instance: &Folder, purpose: Purpose, taken: Result<T>) -> Resul
             Ok(None)
         }
         Err(error) if purpose == Purpose::Read && error.code == Code::PermissionDenied => {
-            lacking::tell(
-                Level::Warn,
-                instance,
-                "the right to write",
-                &error.cause,
-                "what is read there is not locked",
-            );
+            let instead = "what is read there is not locked";
+            lacking::tell(Level::Warn, instance, "the right to write", &error.cause, instead);
             Ok(None)
         }
         taken => taken.map(Some),
