@@ -287,7 +287,7 @@ class NASBackupProviderMethodsTest {
         unfit.misfits = List.of("a", "b");
         unfit.logged.clear();
         assertThat(unfit.provider.start()).isTrue();
-        assertThat(unfit.provider.getConfigKeys()).isEmpty();
+        assertThat(unfit.provider.getConfigKeys()).isNotEmpty();
         site = unfit;
         operations().forEach((name, operation) -> assertThatThrownBy(operation)
                 .as(name)
