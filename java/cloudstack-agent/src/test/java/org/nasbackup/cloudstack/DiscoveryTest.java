@@ -354,7 +354,7 @@ class DiscoveryTest {
     @Test
     void without_the_library_the_others_work_and_ours_says_why_in_one_line() throws Exception {
         Path empty = Files.createDirectories(folder.resolve("empty"));
-        unusable(empty, "no nasbackup in java.library.path: " + empty);
+        unusable(empty, "from java.library.path: no nasbackup in " + empty);
     }
 
     @Test
