@@ -28,8 +28,9 @@ const SPAN: Duration = Duration::from_millis(250);
 const AHEAD: Duration = Duration::from_millis(3750);
 /// Bytes that are left alone when room is taken: a file system writes about its files, too, and counts that.
 const SPARE: u64 = 4 << 20;
-/// Room is taken for so much at least.
+/// Room is taken for so much at least, and at most: others need the disk, too.
 const LEAST: u64 = LEAST_SCRATCH - SPARE;
+const MOST: u64 = 1 << 30;
 
 /// The scratch files of one backup.
 #[derive(Debug)]
@@ -112,9 +113,9 @@ impl Reserve {
         for growing in files.iter_mut() {
             let length = growing.file.metadata().map_err(|e| growing.failed(e))?.len();
             growing.growth.look(now, length);
-            let ahead = |most| growing.growth.ahead(LEAST / disks, most);
-            if growing.growth.due(length, ahead(u64::MAX)).is_some()
-                && let Some(end) = growing.growth.due(length, ahead(allowed() / disks))
+            let ahead = |most| growing.growth.ahead(LEAST / disks, most / disks);
+            if growing.growth.due(length, ahead(MOST)).is_some()
+                && let Some(end) = growing.growth.due(length, ahead(MOST.min(allowed())))
             {
                 due.push((growing, end));
             }
