@@ -38,8 +38,9 @@ final class LinkCheck {
         for (CompiledClass each : ours) {
             each.references.forEach(reference -> check(each.type, reference));
             Lineage lineage = Lineage.of(each.type, types);
+            boolean complete = !unknown(each.type, lineage);
             if (!each.type.isAbstract()) {
-                owed(lineage);
+                owed(lineage, complete);
             }
             overridden(lineage);
         }
@@ -157,8 +158,9 @@ final class LinkCheck {
         if (!more.isEmpty()) {
             return "its lambda owes " + String.join(", ", more);
         }
+        boolean complete = !unknown(from, lineage);
         Declaration found = lineage.resolve(reference.name, reference.descriptor);
-        return found == null && !unknown(from, lineage) ? "there is no such member" : null;
+        return found == null && complete ? "there is no such member" : null;
     }
 
     private boolean ofObject(Member member) {
@@ -166,8 +168,7 @@ final class LinkCheck {
     }
 
     /** The methods that the type's superclasses and interfaces ask for, and it does not have. */
-    private void owed(Lineage lineage) {
-        boolean complete = !unknown(lineage.type(), lineage);
+    private void owed(Lineage lineage, boolean complete) {
         for (TypeInfo place : lineage.all()) {
             for (Member member : place.members) {
                 if (!member.isMethod() || !member.isAbstract()) {

@@ -23,6 +23,7 @@ import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.Arguments;
 import org.junit.jupiter.params.provider.MethodSource;
+import org.junit.jupiter.params.provider.ValueSource;
 
 /** Classes compiled against one version of others, and checked against another. */
 class LinkCheckTest {
@@ -226,6 +227,29 @@ class LinkCheckTest {
         report.missing(type -> type.equals("stock/S"));
         assertThat(report.notChecked()).isEmpty();
         assertThat(report.faults()).containsOnlyKeys("stock.S: there is no such type");
+    }
+
+    @ParameterizedTest
+    @ValueSource(
+            strings = {
+                "class Ours implements stock.S {}",
+                "abstract class Ours implements stock.S {}",
+                "class Ours { stock.S f() { return () -> {}; } }"
+            })
+    void what_an_unknown_ancestor_may_ask_for_is_not_checked(String uses) throws Exception {
+        Path gone = Compiled.compile(folder.resolve("gone"), null, "package gone; public interface T {}");
+        String asked =
+                uses.contains("->") ? "interface S extends gone.T { void m(); }" : "interface S extends gone.T {}";
+        Path stock = Compiled.compile(folder.resolve("stock"), gone, stock(asked));
+        Path ours =
+                Compiled.compile(folder.resolve("ours"), Path.of(stock + ":" + gone), "package ours; public " + uses);
+        Report report = new Report();
+        try (ClassPath own = new ClassPath(List.of(ours));
+                ClassPath others = new ClassPath(List.of(stock))) {
+            new LinkCheck(Types.firstOf(own, others, ClassPath.jdk()), report).check(own.all());
+        }
+        assertThat(report.faults()).isEmpty();
+        assertThat(report.notChecked()).containsOnlyKeys("gone/T");
     }
 
     @Test
