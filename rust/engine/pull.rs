@@ -24,8 +24,9 @@ use crate::libvirt::{Event, State};
 use crate::nas::deadline::{self, Background, ask};
 use crate::nas::session::Session;
 
-/// How long the reader may take to fetch the replies that are due. It goes on fetching them while the job is aborted.
-const REPLIES: Duration = Duration::from_secs(5);
+/// How long an abort waits for the replies that are due. The reader goes on fetching them meanwhile, and a guest that runs out
+/// of scratch can't wait long.
+const REPLIES: Duration = Duration::from_secs(1);
 /// How long a guest whose export has gone may take to show that it has stopped.
 const BLAME: Duration = Duration::from_secs(1);
 /// How long an abort takes until nothing more comes into the scratch.

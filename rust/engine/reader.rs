@@ -93,8 +93,12 @@ fn read_all(
     let mut course = Course::new(exports.iter().filter_map(|export| export.scratch.as_deref()), rate);
     let mut total = 0;
     for export in exports {
-        disks.push(Disk::open(socket, export, shared)?);
-        total += disks.last_mut().map_or(Ok(0), |disk| disk.count(shared))?;
+        // it outlives an error of its own connecting, too
+        disks.push(Disk::new(export)?);
+        if let Some(disk) = disks.last_mut() {
+            disk.connect(socket, shared)?;
+            total += disk.count(shared)?;
+        }
     }
     shared.is_to_do(total);
     disks.iter_mut().try_for_each(|disk| disk.copy(&mut course, ends, shared))
@@ -153,17 +157,29 @@ pub(super) struct Disk {
 }
 
 impl Disk {
-    pub(super) fn open(socket: &Path, export: Export, shared: &Shared) -> Result<Disk> {
+    /// One that is not connected yet.
+    fn new(export: Export) -> Result<Disk> {
+        let connection = Connection::new().map_err(|error| error.on_disk(&export.disk))?;
+        let (bitmap, runs, waiting) = (export.bitmap(), VecDeque::new(), VecDeque::new());
+        Ok(Disk { export, bitmap, connection, asked: 0, runs, waiting, in_flight: 0, turn: None })
+    }
+
+    fn connect(&mut self, socket: &Path, shared: &Shared) -> Result<()> {
+        let Disk { export, bitmap, connection, .. } = self;
         let at = |error: Error| error.on_disk(&export.disk);
-        let bitmap = export.bitmap();
         let contexts: Vec<&str> = std::iter::once(ALLOCATION).chain(bitmap.as_deref()).collect();
-        let connection = Connection::open(socket, &export.disk, &contexts, TICK, || shared.go_on()).map_err(at)?;
+        connection.connect(socket, &export.disk, &contexts, TICK, || shared.go_on()).map_err(at)?;
         if connection.size() != export.size {
             let cause = format!("it has {} bytes and not {}: it was resized", connection.size(), export.size);
             return Err(at(Error::new(Code::DomainState, "connect to the export", cause)));
         }
-        let (runs, waiting) = (VecDeque::new(), VecDeque::new());
-        Ok(Disk { export, bitmap, connection, asked: 0, runs, waiting, in_flight: 0, turn: None })
+        Ok(())
+    }
+
+    pub(super) fn open(socket: &Path, export: Export, shared: &Shared) -> Result<Disk> {
+        let mut disk = Disk::new(export)?;
+        disk.connect(socket, shared)?;
+        Ok(disk)
     }
 
     /// The bytes that are to be read.

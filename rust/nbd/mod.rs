@@ -41,6 +41,8 @@ pub type Status = BTreeMap<String, Vec<Extent>>;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ticket(u64);
 
+const CONNECT: &str = "connect to the export";
+
 /// A connection. Dropped, it is closed at once, whatever is in flight.
 pub struct Connection {
     api: &'static Api,
@@ -63,8 +65,61 @@ impl std::fmt::Debug for Connection {
 }
 
 impl Connection {
+    /// One that is not connected yet.
+    pub fn new() -> Result<Connection> {
+        let api = api::api()?;
+        // SAFETY: takes nothing; what it returns is closed on drop.
+        let handle = NonNull::new(unsafe { (api.create)() }).ok_or_else(|| last_error(api, CONNECT))?;
+        Ok(Connection { api, handle, size: 0, buffers: BTreeMap::new(), status: null_mut() })
+    }
+
     /// Connects to `export` behind the socket, asking for `contexts`; all must be there. `go_on` is asked every `tick`,
     /// and its error ends the wait.
+    pub fn connect(
+        &mut self,
+        socket: &Path,
+        export: &str,
+        contexts: &[&str],
+        tick: Duration,
+        go_on: impl Fn() -> Result<()>,
+    ) -> Result<()> {
+        let Connection { api, handle, .. } = *self;
+        let handle = handle.as_ptr();
+        let socket =
+            socket.to_str().ok_or_else(|| Error::new(Code::Internal, CONNECT, "the socket's path is not UTF-8"))?;
+        let (socket, export) = (c_string(socket)?, c_string(export)?);
+        let contexts = contexts.iter().map(|context| c_string(context)).collect::<Result<Vec<_>>>()?;
+        // SAFETY: the handle is open, and the texts, which the calls copy, are NUL-terminated and outlive them.
+        unsafe {
+            self.check((api.set_export_name)(handle, export.as_ptr()), CONNECT)?;
+            if let Some(set_pread_initialize) = api.set_pread_initialize {
+                // a buffer is handed on only when its request has succeeded
+                self.check(set_pread_initialize(handle, false), CONNECT)?;
+            }
+            for context in &contexts {
+                self.check((api.add_meta_context)(handle, context.as_ptr()), CONNECT)?;
+            }
+            self.check((api.aio_connect_unix)(handle, socket.as_ptr()), CONNECT)?;
+        }
+        // SAFETY: the handle is open.
+        while self.check(unsafe { (api.aio_is_ready)(handle) }, CONNECT)? == 0 {
+            go_on()?;
+            self.wait(tick, CONNECT)?;
+        }
+        for context in &contexts {
+            // SAFETY: as above.
+            if self.check(unsafe { (api.can_meta_context)(handle, context.as_ptr()) }, CONNECT)? == 0 {
+                let cause = format!("it has no context '{}'", context.to_string_lossy());
+                return Err(Error::new(Code::JobFailed, CONNECT, cause));
+            }
+        }
+        // SAFETY: the handle is open and connected.
+        let size = unsafe { (api.get_size)(handle) };
+        self.size = u64::try_from(size).map_err(|_| last_error(api, CONNECT))?;
+        Ok(())
+    }
+
+    /// A new one, connected.
     pub fn open(
         socket: &Path,
         export: &str,
@@ -72,43 +127,8 @@ impl Connection {
         tick: Duration,
         go_on: impl Fn() -> Result<()>,
     ) -> Result<Connection> {
-        const STEP: &str = "connect to the export";
-        let api = api::api()?;
-        // SAFETY: takes nothing; what it returns is closed on drop.
-        let handle = NonNull::new(unsafe { (api.create)() }).ok_or_else(|| last_error(api, STEP))?;
-        let mut connection = Connection { api, handle, size: 0, buffers: BTreeMap::new(), status: null_mut() };
-        let socket =
-            socket.to_str().ok_or_else(|| Error::new(Code::Internal, STEP, "the socket's path is not UTF-8"))?;
-        let (socket, export) = (c_string(socket)?, c_string(export)?);
-        let contexts = contexts.iter().map(|context| c_string(context)).collect::<Result<Vec<_>>>()?;
-        let handle = handle.as_ptr();
-        // SAFETY: the handle is open, and the texts, which the calls copy, are NUL-terminated and outlive them.
-        unsafe {
-            connection.check((api.set_export_name)(handle, export.as_ptr()), STEP)?;
-            if let Some(set_pread_initialize) = api.set_pread_initialize {
-                // a buffer is handed on only when its request has succeeded
-                connection.check(set_pread_initialize(handle, false), STEP)?;
-            }
-            for context in &contexts {
-                connection.check((api.add_meta_context)(handle, context.as_ptr()), STEP)?;
-            }
-            connection.check((api.aio_connect_unix)(handle, socket.as_ptr()), STEP)?;
-        }
-        // SAFETY: the handle is open.
-        while connection.check(unsafe { (api.aio_is_ready)(handle) }, STEP)? == 0 {
-            go_on()?;
-            connection.wait(tick, STEP)?;
-        }
-        for context in &contexts {
-            // SAFETY: as above.
-            if connection.check(unsafe { (api.can_meta_context)(handle, context.as_ptr()) }, STEP)? == 0 {
-                let cause = format!("it has no context '{}'", context.to_string_lossy());
-                return Err(Error::new(Code::JobFailed, STEP, cause));
-            }
-        }
-        // SAFETY: the handle is open and connected.
-        let size = unsafe { (api.get_size)(handle) };
-        connection.size = u64::try_from(size).map_err(|_| last_error(api, STEP))?;
+        let mut connection = Connection::new()?;
+        connection.connect(socket, export, contexts, tick, go_on)?;
         Ok(connection)
     }
 

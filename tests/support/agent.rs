@@ -6,6 +6,8 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use nasbackup::error::{Code, Error};
+use nasbackup::job::JobStatus;
 use nasbackup::nas::repository::Repository;
 use nasbackup::operation::{self, take_backup::TakeBackupRequest};
 use serde_json::{Value, json};
@@ -13,6 +15,7 @@ use serde_json::{Value, json};
 use super::{Refusal, refusing};
 
 const CALL: &str = "NASBACKUP_TEST_CALL";
+const CANCEL: &str = "NASBACKUP_TEST_CANCEL";
 const REFUSALS: &str = "NASBACKUP_TEST_REFUSALS";
 
 /// How an agent ended.
@@ -81,6 +84,12 @@ impl Agent {
         self
     }
 
+    /// The same, cancelled by its listener in the middle of a copy.
+    pub fn cancelled_in_copy(mut self) -> Agent {
+        self.command.env(CANCEL, "");
+        self
+    }
+
     /// The file that gets what it says.
     pub fn output(&self) -> &Path {
         &self.output
@@ -135,8 +144,13 @@ impl Agent {
 pub fn run_as_agent() {
     let Ok(call) = std::env::var(CALL) else { return };
     let call: Value = serde_json::from_str(&call).unwrap();
+    let cancel = std::env::var_os(CANCEL).is_some();
+    let listen = |status: &JobStatus| match cancel && status.phase == "copy" && status.total_bytes > 0 {
+        true => Err(Error::new(Code::Cancelled, "listen", "in the middle of the copy")),
+        false => Ok(()),
+    };
     let run = |name: &str, request: &Value| {
-        operation::call(name, &request.to_string(), &mut |_| Ok(())).unwrap_or_else(|error| panic!("{name}: {error}"));
+        operation::call(name, &request.to_string(), &mut { listen }).unwrap_or_else(|error| panic!("{name}: {error}"));
     };
     run("init", &call["host"]);
     let run_all = || call["calls"].as_array().unwrap().iter().for_each(|call| run(call[0].as_str().unwrap(), &call[1]));
