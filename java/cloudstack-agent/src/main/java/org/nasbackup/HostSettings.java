@@ -44,7 +44,7 @@ public final class HostSettings {
                     "quiesceFailure",
                     (all, value) -> all.quiesceFailure(QuiesceFailure.valueOf(value.toUpperCase(Locale.ROOT)))),
             Map.entry("freezeSeconds", (all, value) -> all.freezeSeconds(Long.parseLong(value))),
-            Map.entry("freezeMountPoints", (all, value) -> all.freezeMountPoints(List.of(value.split("\\s*,\\s*")))),
+            Map.entry("freezeMountPoints", (all, value) -> all.freezeMountPoints(list(value))),
             Map.entry("fileMode", Configuration.Builder::fileMode),
             Map.entry("folderMode", Configuration.Builder::folderMode),
             Map.entry("logLevel", Configuration.Builder::logLevel));
@@ -68,6 +68,11 @@ public final class HostSettings {
         }
         lines.stringPropertyNames().forEach(name -> set(settings, file, name, lines.getProperty(name)));
         return settings;
+    }
+
+    /** Nothing is no entry, and not an entry without a name. */
+    private static List<String> list(String value) {
+        return value.isEmpty() ? List.of() : List.of(value.split("\\s*,\\s*"));
     }
 
     private static void set(Configuration.Builder settings, Path file, String name, String value) {

@@ -65,6 +65,12 @@ class HostSettingsTest {
     }
 
     @Test
+    void a_list_without_entries_is_empty() throws Exception {
+        assertThat(read("freezeMountPoints =").freezeMountPoints()).isEmpty();
+        assertThat(read("freezeMountPoints = \\t ").freezeMountPoints()).isEmpty();
+    }
+
+    @Test
     void what_is_wrong_is_named() {
         assertThatIllegalArgumentException()
                 .isThrownBy(() -> read("scratchdir = /x"))
