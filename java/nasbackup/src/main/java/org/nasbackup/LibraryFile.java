@@ -19,6 +19,7 @@ import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
 import java.nio.channels.FileChannel;
 import java.nio.file.Files;
+import java.nio.file.InvalidPathException;
 import java.nio.file.Path;
 import java.security.DigestInputStream;
 import java.security.MessageDigest;
@@ -38,13 +39,19 @@ final class LibraryFile {
     /** The first one in {@code java.library.path}, which is the one that {@link System#loadLibrary} would take. */
     static Path onPath() throws IOException {
         String path = System.getProperty("java.library.path", "");
+        StringBuilder passedOver = new StringBuilder();
         for (String folder : path.split(File.pathSeparator)) {
-            Path file = Path.of(folder, System.mapLibraryName("nasbackup")).toAbsolutePath();
-            if (Files.exists(file)) {
-                return file;
+            try {
+                Path file = Path.of(folder, System.mapLibraryName("nasbackup")).toAbsolutePath();
+                if (Files.exists(file)) {
+                    return file;
+                }
+            } catch (InvalidPathException e) {
+                // where the locale has no such letters, the JVM can't open the folder in any way
+                passedOver.append("; '" + folder + "' is no path in this locale, set LC_ALL");
             }
         }
-        throw new IOException("no nasbackup in java.library.path: " + path);
+        throw new IOException("no nasbackup in " + path + passedOver);
     }
 
     /**

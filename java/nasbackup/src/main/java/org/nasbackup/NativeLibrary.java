@@ -15,6 +15,7 @@ package org.nasbackup;
 import java.io.IOException;
 import java.io.InputStream;
 import java.nio.file.Files;
+import java.nio.file.InvalidPathException;
 import java.nio.file.Path;
 import java.nio.file.attribute.PosixFilePermissions;
 
@@ -61,21 +62,24 @@ final class NativeLibrary {
                     "another class loader of this JVM has it: " + other + "; put nasbackup on one class path only",
                     null);
         }
+        boolean mapped = false;
         try {
             loadAny();
-        } catch (NasBackupException e) {
-            System.getProperties().remove(OWNER);
-            throw e;
+            mapped = true;
+        } finally {
+            if (!mapped) {
+                System.getProperties().remove(OWNER);
+            }
         }
     }
 
     private static void loadAny() {
         try {
             load(LibraryFile.onPath());
-        } catch (LinkageError | SecurityException | IOException onPath) {
+        } catch (LinkageError | SecurityException | InvalidPathException | IOException onPath) {
             try {
                 loadBundled();
-            } catch (LinkageError | SecurityException | IOException bundled) {
+            } catch (LinkageError | SecurityException | InvalidPathException | IOException bundled) {
                 NasBackupException e = NasBackupException.of(
                         ErrorCode.INTERNAL,
                         STEP,

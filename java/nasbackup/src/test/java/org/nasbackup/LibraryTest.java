@@ -17,6 +17,7 @@ import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
 import java.nio.ByteBuffer;
 import java.nio.channels.FileChannel;
+import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.nio.file.StandardCopyOption;
@@ -74,6 +75,7 @@ class LibraryTest {
         Files.writeString(folder("broken").resolve("libnasbackup.so"), "this is no ELF file ".repeat(100));
         String output = new ChildJvm()
                 .withoutBundledLibrary(folder("classes"))
+                .firstOnClassPath(classesWithoutHash())
                 .option("-Djava.library.path=" + folder("broken"))
                 .run("open-twice");
         assertThat(output.lines().filter(line -> line.startsWith("INTERNAL: load the native library: ")))
@@ -92,14 +94,23 @@ class LibraryTest {
         return file;
     }
 
-    /** The façade's classes as a build lays them out that knows its library. */
-    private Path classesOf(Path library) throws Exception {
-        Path classes = folder("classes-" + library.getParent().getFileName());
+    /** What a build writes down that knows its library. */
+    private Path classesWithHash() throws Exception {
+        return classes("hash", Long.toString(Files.size(LIBRARY)), LibraryFile.sha256(LIBRARY));
+    }
+
+    /** What a build writes down that was told of no library. */
+    private Path classesWithoutHash() throws Exception {
+        return classes("no-hash", "", "");
+    }
+
+    private Path classes(String name, String length, String sha256) throws Exception {
+        Path classes = folder(name);
         Path made = Files.createDirectories(classes.resolve("org/nasbackup")).resolve("nasbackup.properties");
         Files.writeString(
                 made,
-                "version=" + NasBackup.javaVersion() + "\nlibrary.length=" + Files.size(library) + "\nlibrary.sha256="
-                        + LibraryFile.sha256(library) + "\n");
+                "version=" + NasBackup.javaVersion() + "\nlibrary.length=" + length + "\nlibrary.sha256=" + sha256
+                        + "\n");
         return classes;
     }
 
@@ -107,20 +118,22 @@ class LibraryTest {
     void a_library_that_was_cut_off_is_an_error_and_does_not_end_the_jvm() throws Exception {
         long length = Files.size(LIBRARY);
         Path file = damaged("cut", length - 1_048_576, 0);
-        String unknown =
-                new ChildJvm().option("-Djava.library.path=" + file.getParent()).run("open-twice");
+        String unknown = new ChildJvm()
+                .firstOnClassPath(classesWithoutHash())
+                .option("-Djava.library.path=" + file.getParent())
+                .run("open-twice");
         String cut = "INTERNAL: load the native library: '" + file
                 + "' was cut off: it has 1048576 bytes, and by its own" + " header it reaches to " + length;
         assertThat(unknown.lines().filter(line -> line.startsWith(cut))).hasSize(2);
         String known = new ChildJvm()
-                .firstOnClassPath(classesOf(LIBRARY))
+                .firstOnClassPath(classesWithHash())
                 .option("-Djava.library.path=" + file.getParent())
                 .run("open-twice");
         String other = "VERSION_MISMATCH: load the native library: '" + file + "' has 1048576 bytes and SHA-256 "
                 + LibraryFile.sha256(file) + ", the library of this jar has " + length + " bytes and SHA-256 "
                 + LibraryFile.sha256(LIBRARY);
         assertThat(known.lines().filter(line -> line.startsWith(other))).hasSize(2);
-        String whole = new ChildJvm().firstOnClassPath(classesOf(LIBRARY)).run("open-twice");
+        String whole = new ChildJvm().firstOnClassPath(classesWithHash()).run("open-twice");
         assertThat(whole).contains("version " + NasBackup.javaVersion());
     }
 
@@ -145,8 +158,10 @@ class LibraryTest {
     void another_library_of_that_name_is_a_mismatch() throws Exception {
         Path other = Path.of(System.getProperty("java.home"), "lib", "libjimage.so");
         Files.copy(other, folder("other").resolve("libnasbackup.so"));
-        String output =
-                new ChildJvm().option("-Djava.library.path=" + folder("other")).run("open-twice");
+        String output = new ChildJvm()
+                .firstOnClassPath(classesWithoutHash())
+                .option("-Djava.library.path=" + folder("other"))
+                .run("open-twice");
         assertThat(output.lines().filter(line -> line.startsWith("VERSION_MISMATCH: start the native library: ")))
                 .hasSize(2)
                 .allMatch(line -> line.contains("install libnasbackup.so and nasbackup.jar of one version"));
@@ -163,6 +178,41 @@ class LibraryTest {
         assertThat(output).contains("version " + NasBackup.javaVersion());
         assertThat(folder("tmp")).isEmptyDirectory();
         noWarning(output);
+    }
+
+    /** An option for a JVM, from a file of bytes: this JVM's own locale may lack the letter. */
+    private String withLetter(String option, String rest) throws Exception {
+        Path file = Files.createTempFile(folder, "option", "");
+        return "@" + Files.write(file, (option + "\u00fc" + rest).getBytes(StandardCharsets.UTF_8));
+    }
+
+    @Test
+    void a_folder_without_a_name_in_the_locale_is_passed_over_and_keeps_no_owner() throws Exception {
+        String found = new ChildJvm()
+                .environment("LC_ALL", "C")
+                .option(withLetter("-Djava.library.path=" + folder, ":" + LIBRARY.getParent()))
+                .run("open-twice");
+        assertThat(found).contains("version " + NasBackup.javaVersion());
+
+        String first = refused(folder("nothing"), withLetter("-Djava.library.path=" + folder, ""));
+        assertThat(first).contains("' is no path in this locale, set LC_ALL; from the jar: it has no ");
+        assertThat(refused(bundle(), withLetter("-Djava.io.tmpdir=" + folder, "")))
+                .contains("; from the jar: ");
+    }
+
+    /** The one line with which each attempt ends where the locale has ASCII only. */
+    private String refused(Path bundle, String option) throws Exception {
+        String output = new ChildJvm()
+                .environment("LC_ALL", "C")
+                .withoutBundledLibrary(Files.createTempDirectory(folder, "classes"))
+                .onClassPath(bundle)
+                .option("-Djava.library.path=" + folder("empty"))
+                .option(option)
+                .run("open-twice");
+        String first = output.lines().findFirst().orElseThrow();
+        assertThat(first).startsWith("INTERNAL: load the native library: from java.library.path: no nasbackup in ");
+        assertThat(output).isEqualTo(first + "\n" + first + "\nowner null\n");
+        return first;
     }
 
     @Test

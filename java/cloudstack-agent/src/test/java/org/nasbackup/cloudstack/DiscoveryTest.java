@@ -17,12 +17,14 @@ import static org.assertj.core.api.Assertions.assertThat;
 import com.cloud.agent.api.Command;
 import com.google.gson.Gson;
 import java.io.IOException;
+import java.io.InputStream;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.Collections;
 import java.util.List;
+import java.util.Properties;
 import java.util.concurrent.TimeUnit;
 import java.util.jar.JarEntry;
 import java.util.jar.JarFile;
@@ -354,29 +356,43 @@ class DiscoveryTest {
     @Test
     void without_the_library_the_others_work_and_ours_says_why_in_one_line() throws Exception {
         Path empty = Files.createDirectories(folder.resolve("empty"));
-        unusable(empty, "from java.library.path: no nasbackup in " + empty);
+        unusable(empty, "INTERNAL", "from java.library.path: no nasbackup in " + empty);
     }
 
     @Test
     void with_a_broken_library_too() throws Exception {
         Path broken = Files.createDirectories(folder.resolve("broken"));
         Files.writeString(broken.resolve("libnasbackup.so"), "this is no ELF file ".repeat(100));
-        unusable(broken, "invalid ELF header");
+        if (knowsItsLibrary()) {
+            unusable(broken, "VERSION_MISMATCH", "'" + broken + "/libnasbackup.so' has 2000 bytes and SHA-256 ");
+        } else {
+            unusable(broken, "INTERNAL", "invalid ELF header");
+        }
     }
 
-    private void unusable(Path libraryPath, String reason) throws Exception {
+    /** Was the jar built with the hash of a library? */
+    private boolean knowsItsLibrary() throws Exception {
+        Properties built = new Properties();
+        try (JarFile jar = new JarFile(ours.toFile());
+                InputStream in = jar.getInputStream(jar.getEntry("org/nasbackup/nasbackup.properties"))) {
+            built.load(in);
+        }
+        return !built.getProperty("library.sha256").isEmpty();
+    }
+
+    private void unusable(Path libraryPath, String code, String reason) throws Exception {
         List<String> classPath = List.of(ours.toString(), stock.toString());
         String stats = Wire.write(new GetBackupStorageStatsCommand("dir", folder.toString(), null));
         String output = agent(libraryPath.toString(), classPath, delete(folder), stats, PING);
-        String start =
-                "nasbackup can't work on this host, and nothing takes its place: INTERNAL: load the native library: ";
+        String error = code + ": load the native library: ";
+        String start = "nasbackup can't work on this host, and nothing takes its place: " + error;
         assertThat(output.lines().filter(line -> line.startsWith("BackupAnswer false " + start)))
                 .singleElement()
                 .asString()
                 .contains(reason)
                 .contains("org.nasbackup.Doctor");
         assertThat(output).contains("BackupStorageStatsAnswer false " + start).contains("Answer true stock\n");
-        assertThat(doctor(libraryPath.toString(), classPath)).contains("MISSING  INTERNAL: load the native library: ");
+        assertThat(doctor(libraryPath.toString(), classPath)).contains("MISSING  " + error);
     }
 
     @Test
