@@ -4,6 +4,9 @@ export CARGO_TARGET_DIR ?= $(CURDIR)/target
 export NATIVE ?= $(CARGO_TARGET_DIR)/release
 export DESTDIR LIBDIR
 MVN := mvn -q -B -ntp
+# What the jars hold of the library in a folder, which they load no other than.
+OF_LIBRARY = -Dnative.length=$$(stat --format=%s $(1)/libnasbackup.so) \
+	-Dnative.sha256=$$(sha256sum $(1)/libnasbackup.so | cut --delimiter=' ' --fields=1)
 TOOLS := $(CARGO_TARGET_DIR)/tools
 CARGO_DENY := 0.20.2
 ADVISORIES := https://github.com/RustSec/advisory-db
@@ -13,9 +16,7 @@ ADVISORIES := https://github.com/RustSec/advisory-db
 build: prerequisites
 	cargo build --release
 	tests/no-hooks $(CARGO_TARGET_DIR)/release/libnasbackup.so
-	$(MVN) package -DskipTests -Dnative.bundle=$(CARGO_TARGET_DIR)/release \
-		-Dnative.length=$$(stat --format=%s $(CARGO_TARGET_DIR)/release/libnasbackup.so) \
-		-Dnative.sha256=$$(sha256sum $(CARGO_TARGET_DIR)/release/libnasbackup.so | cut --delimiter=' ' --fields=1)
+	$(MVN) package -DskipTests -Dnative.bundle=$(CARGO_TARGET_DIR)/release $(call OF_LIBRARY,$(CARGO_TARGET_DIR)/release)
 
 # What make build made, to this machine or below DESTDIR; docs/install.md says what is left to do.
 install: install-agent install-server
@@ -41,7 +42,7 @@ test: prerequisites lint
 	tests/no-hooks $(CARGO_TARGET_DIR)/debug/libnasbackup.so
 	cargo build --features test-hooks
 	cargo test --features test-hooks
-	tests/lab/run $(MVN) verify -Dnative.dir=$(CARGO_TARGET_DIR)/debug
+	tests/lab/run $(MVN) verify -Dnative.dir=$(CARGO_TARGET_DIR)/debug $(call OF_LIBRARY,$(CARGO_TARGET_DIR)/debug)
 	tests/install $(CARGO_TARGET_DIR)/debug
 	@echo "make test: all of it passed"
 
