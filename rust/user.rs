@@ -47,6 +47,25 @@ fn take_on((user, group): (u32, u32)) -> std::io::Result<()> {
 mod tests {
     use super::*;
     use std::fs::File;
+    use std::process::Command;
+
+    /// In a process of its own, for in this one other tests take on rights, too.
+    #[test]
+    fn the_process_dumps_core_as_before() {
+        const ALONE: &str = "NASBACKUP_TEST_ALONE";
+        if std::env::var_os(ALONE).is_none() {
+            let mut alone = Command::new(std::env::current_exe().unwrap());
+            alone.args(["--exact", "user::tests::the_process_dumps_core_as_before"]).env(ALONE, "1");
+            let ended = alone.output().unwrap();
+            let output = String::from_utf8_lossy(&ended.stdout);
+            assert!(ended.status.success() && output.contains("1 passed"), "{output}");
+            return;
+        }
+        set_dumpable_behavior(DumpableBehavior::Dumpable).unwrap();
+        let within = with_rights_of((65534, 65534), "ask", dumpable_behavior).unwrap().unwrap();
+        assert_ne!(within, Ok(DumpableBehavior::Dumpable), "or the test says nothing");
+        assert_eq!(dumpable_behavior(), Ok(DumpableBehavior::Dumpable));
+    }
 
     /// QEMU must not be able to signal or trace this process, although its rights are tried; and it may not exceed a quota.
     #[test]
