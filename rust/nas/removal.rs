@@ -4,7 +4,9 @@
 //! delete it. The second of two images may refuse to go when the first is gone already. But a file that can't be removed
 //! gets no other name either, and a name can be given back: so every file gets one before the first is removed.
 
+use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use rustix::fs::FileType;
@@ -17,75 +19,133 @@ use crate::steps;
 
 /// What the name of a point begins with while it is removed: no longer a restore point, whatever happens then.
 pub const DELETED: &str = ".deleted-";
-/// What the name of a file begins with whose removal nothing refuses.
+/// What the name of a file begins with, before its own, whose removal nothing refuses.
 const YIELDS: &str = ".removed-";
+/// How many points of one name may lie aside that can't be removed.
+const ASIDE: u32 = 100;
+/// The longest name that Linux's file systems have.
+const LONGEST: usize = 255;
 
 /// Removes the point `name` of the instance, and returns the bytes that its files occupied. After an error it is there
-/// under its name as it was, or the error names what is left of it.
+/// under its name, with all files of its own, or the error names what is left of it.
 pub fn remove_point(instance: &Folder, lock: &InstanceLock, name: &str) -> Result<u64> {
     let folder = instance.open_dir_in(name)?;
-    let names = folder.names()?;
     let hidden = free_name(instance, name)?;
+    let mut point = Hidden::new(instance, lock, folder, &hidden)?;
     lock.check()?;
     instance.rename(name, &hidden).map_err(explain)?;
     steps::at("renamed for its removal");
-    let mut point = Hidden { instance, lock, name, hidden, folder, names, renamed: Vec::new() };
-    let freed = match instance.sync().and_then(|()| point.ask_all()).and_then(|()| point.remove_all()) {
-        Ok(freed) => freed,
-        Err(error) => return Err(point.put_back(explain(error))),
-    };
-    // what came meanwhile, such as the other name of a file that somebody has open, goes with the folder
-    let rest = instance.remove_tree(&point.hidden).map_err(|error| error.with_leftover(&point.hidden))?;
-    Ok(freed + rest)
+    match instance.sync().and_then(|()| point.remove()) {
+        Ok(freed) => Ok(freed + point.remove_rest()?),
+        Err(error) => Err(point.put_back(name, explain(error))),
+    }
+}
+
+/// Removes what a delete has left that was cut short, all of it or nothing: it may be a whole point of which something is
+/// kept. Where its removal had begun, what is left is held to the same rule, for that destroys nothing.
+pub fn remove_left(instance: &Folder, lock: &InstanceLock, hidden: &str) -> Result<u64> {
+    if instance.kind(hidden)? != Some(FileType::Directory) {
+        return instance.remove_tree(hidden).map_err(explain);
+    }
+    let mut left = Hidden::new(instance, lock, instance.open_dir_in(hidden)?, hidden)?;
+    match left.give_names_back().and_then(|()| left.remove()) {
+        Ok(freed) => Ok(freed + left.remove_rest()?),
+        Err(error) => {
+            if let Err(stuck) = left.give_names_back() {
+                log::warn!("not every file in '{}' has its name again: {stuck}", left.folder.path.display());
+            }
+            Err(explain(error))
+        }
+    }
 }
 
 /// Removes `.partial-<timestamp>`, which a backup has left that ended early. If that can't be done, it is put with what
-/// deletes have left: there it is in the way of no backup and in need of no parent, and each delete tries again.
-pub fn clear_partial(instance: &Folder, partial: &str) -> Result<()> {
-    let Err(error) = instance.remove_tree(partial) else { return Ok(()) };
-    let error = explain(error);
+/// deletes have left: there no backup meets it, no image in it counts as a child, and each delete tries again.
+pub fn clear_partial(instance: &Folder, partial: &str) -> Result<u64> {
+    let error = match instance.remove_tree(partial) {
+        Err(error) => explain(error),
+        removed => return removed,
+    };
     let aside = free_name(instance, partial.strip_prefix(PARTIAL).unwrap_or(partial))?;
     if instance.rename(partial, &aside).is_err() {
         return Err(error);
     }
     log::warn!("'{}' can't be removed yet and is called '{aside}' now: {error}", instance.path.join(partial).display());
-    Ok(())
+    Ok(0)
 }
 
 /// A name for what is removed, beside what could not be.
 fn free_name(instance: &Folder, name: &str) -> Result<String> {
-    let mut free = format!("{DELETED}{name}");
-    let mut tries = 0;
-    while instance.kind(&free)?.is_some() {
-        tries += 1;
-        free = format!("{DELETED}{name}.{tries}");
+    let names = (0..ASIDE).map(|tries| match tries {
+        0 => format!("{DELETED}{name}"),
+        tries => format!("{DELETED}{name}.{tries}"),
+    });
+    for free in names {
+        if instance.kind(&free)?.is_none() {
+            return Ok(free);
+        }
     }
-    Ok(free)
+    let cause = format!("'{}/{DELETED}{name}' and {} more of it can't be removed", instance.path.display(), ASIDE - 1);
+    Err(Error::new(Code::Io, "find a name for what is removed", cause))
 }
 
-/// A point that is out of view, and whole so far.
+/// The name of a file that yields.
+fn yielding(name: &OsStr) -> OsString {
+    let mut yielding = OsString::from(YIELDS);
+    yielding.push(name);
+    yielding
+}
+
+/// A point that is out of view.
 struct Hidden<'a> {
     instance: &'a Folder,
     lock: &'a InstanceLock,
-    /// The name under which it is known.
-    name: &'a str,
-    hidden: String,
+    /// Its name now.
+    hidden: &'a str,
     /// Its path is the one that is known.
     folder: Folder,
-    /// What is in it.
-    names: Vec<OsString>,
-    /// What has another name now.
-    renamed: Vec<(OsString, String)>,
+    /// What is in it, by the files' own names.
+    names: BTreeSet<OsString>,
+    /// Those that have another name now.
+    renamed: BTreeSet<OsString>,
+    /// The removal of files has begun.
+    begun: bool,
 }
 
-impl Hidden<'_> {
+impl<'a> Hidden<'a> {
+    fn new(instance: &'a Folder, lock: &'a InstanceLock, folder: Folder, hidden: &'a str) -> Result<Hidden<'a>> {
+        let mut point =
+            Hidden { instance, lock, hidden, folder, names: BTreeSet::new(), renamed: BTreeSet::new(), begun: false };
+        for name in point.folder.names()? {
+            // a delete that was killed has left it
+            match name.as_bytes().strip_prefix(YIELDS.as_bytes()) {
+                Some(own) if !own.is_empty() => {
+                    let own = OsStr::from_bytes(own).to_owned();
+                    point.renamed.insert(own.clone());
+                    point.names.insert(own);
+                }
+                _ => _ = point.names.insert(name),
+            }
+        }
+        Ok(point)
+    }
+
+    fn remove(&mut self) -> Result<u64> {
+        self.ask_all()?;
+        self.remove_all()
+    }
+
     /// Asks of each file whether it may be removed, by another name for it.
     fn ask_all(&mut self) -> Result<()> {
-        for (i, name) in self.names.iter().enumerate() {
+        for name in self.names.difference(&self.renamed.clone()) {
             steps::at("rename one of a point");
-            let other = format!("{YIELDS}{i}");
+            let other = yielding(name);
+            // no file of ours has such a name
+            if other.len() > LONGEST {
+                continue;
+            }
             match self.folder.rename(name, &other) {
-                Ok(()) => self.renamed.push((name.clone(), other)),
+                Ok(()) => _ = self.renamed.insert(name.clone()),
                 // A full repository may have no room for a name, and has to be emptied all the same.
                 Err(error) if matches!(error.code, Code::NoSpace | Code::AlreadyExists) => {}
                 Err(error) => return Err(error),
@@ -95,50 +155,77 @@ impl Hidden<'_> {
     }
 
     /// Removes everything, what may still refuse it first.
-    fn remove_all(&self) -> Result<u64> {
+    fn remove_all(&mut self) -> Result<u64> {
         self.lock.check()?;
         let mut names: Vec<_> = self.names.iter().map(|name| Ok((self.rank(name)?, name))).collect::<Result<_>>()?;
         names.sort();
+        self.begun = true;
         let mut freed = 0_u64;
         for (_, name) in names {
             steps::at("remove one of a point");
-            let removed = self.folder.remove_tree_known_as(self.now(name), &self.folder.path.join(name))?;
+            let removed = self.folder.remove_tree_known_as(&self.now(name), &self.folder.path.join(name))?;
             freed = freed.saturating_add(removed);
         }
         Ok(freed)
     }
 
-    /// The name that a file has now.
-    fn now<'a>(&'a self, name: &'a OsStr) -> &'a OsStr {
-        self.renamed.iter().find(|(own, _)| own == name).map_or(name, |(_, other)| other.as_ref())
+    /// Removes the folder, with what came meanwhile, such as the other name of a file that somebody has open.
+    fn remove_rest(&self) -> Result<u64> {
+        self.instance.remove_tree(self.hidden).map_err(|error| error.with_leftover(self.hidden))
     }
 
-    /// What is in a folder was not asked; an image is what a point is made for.
+    /// The name that a file has now.
+    fn now(&self, name: &OsStr) -> OsString {
+        if self.renamed.contains(name) { yielding(name) } else { name.to_owned() }
+    }
+
+    /// Folders go first, for nobody has asked what is in them; then images, for which a point is made.
     fn rank(&self, name: &OsStr) -> Result<u8> {
         let is_folder = self.folder.kind(self.now(name))? == Some(FileType::Directory);
         let is_image = Path::new(name).extension() == Some(OsStr::new("qcow2"));
         Ok(if is_folder { 0 } else { 2 - u8::from(is_image) })
     }
 
-    /// Gives everything its own name again, if all of it is there; the error says which it is.
-    fn put_back(&self, error: Error) -> Error {
-        let put_back = || {
-            self.lock.check()?;
-            self.renamed.iter().try_for_each(|(own, other)| self.folder.rename(other, own))?;
-            if self.folder.names()? != self.names {
-                return Err(Error::new(Code::Io, "put the restore point back", "a part of it is gone"));
-            }
-            self.folder.sync()?;
-            self.instance.rename(&self.hidden, self.name)?;
-            self.instance.sync()
-        };
-        match put_back() {
-            Ok(()) => Error { cause: format!("{}; the restore point is as it was", error.cause), ..error },
-            Err(stuck) => {
-                log::warn!("'{}' can't be put back: {stuck}", self.folder.path.display());
-                error.with_leftover(&self.hidden)
+    /// Gives each file its own name again that has another; the error is the first of those that could not get it.
+    fn give_names_back(&mut self) -> Result<()> {
+        let mut given = Ok(());
+        for own in std::mem::take(&mut self.renamed) {
+            if let Err(error) = self.folder.rename(yielding(&own), &own) {
+                self.renamed.insert(own);
+                given = given.and(Err(error));
             }
         }
+        given
+    }
+
+    /// Gives everything its own name again, if all of it is there; the error says which it is.
+    fn put_back(&mut self, name: &str, error: Error) -> Error {
+        if let Err(stuck) = self.name_all(name) {
+            log::warn!("'{}' can't be put back: {stuck}", self.folder.path.display());
+            return error.with_leftover(self.hidden);
+        }
+        // it is back, whether or not its server says that it keeps the names
+        for folder in [&self.folder, self.instance] {
+            if let Err(unkept) = folder.sync() {
+                log::warn!("'{}' is back under its name: {unkept}", self.folder.path.display());
+            }
+        }
+        Error { cause: format!("{}; the restore point is there, with all files of its own", error.cause), ..error }
+    }
+
+    fn name_all(&mut self, name: &str) -> Result<()> {
+        match self.lock.check() {
+            // what is there is the other host's now
+            Err(error) if error.code == Code::Busy => return Err(error),
+            // a lock that can't be looked at is nobody else's
+            Ok(()) | Err(_) => {}
+        }
+        self.give_names_back()?;
+        // others may have added something
+        if self.begun && !self.folder.names()?.into_iter().collect::<BTreeSet<_>>().is_superset(&self.names) {
+            return Err(Error::new(Code::Io, "put the restore point back", "a part of it is gone"));
+        }
+        self.instance.rename(self.hidden, name)
     }
 }
 
@@ -150,4 +237,100 @@ pub fn explain(error: Error) -> Error {
     let why = "it is kept: immutable or append-only (see lsattr), under a retention time or a legal hold of the NAS, or \
                its ACL gives this host no right to it";
     Error { cause: format!("{}; {why}", error.cause), ..error }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nas::lock::Purpose;
+    use std::fs;
+
+    const FILES: [&str; 3] = ["domain.xml", "manifest.json", "root.x.qcow2"];
+
+    /// An instance's folder with the point T1.
+    fn instance() -> (tempfile::TempDir, Folder) {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("T1")).unwrap();
+        FILES.iter().for_each(|name| fs::write(dir.path().join("T1").join(name), name).unwrap());
+        let folder = Folder::open_root(dir.path()).unwrap();
+        (dir, folder)
+    }
+
+    /// What is in the folder of the point, under its name or the other one.
+    fn found(instance: &Folder) -> (&'static str, Vec<OsString>) {
+        let name = if instance.kind("T1").unwrap().is_some() { "T1" } else { ".deleted-T1" };
+        (name, instance.open_dir_in(name).unwrap().names().unwrap())
+    }
+
+    #[test]
+    fn a_point_is_put_back_whenever_all_of_it_is_there_and_ours() {
+        type Meanwhile = fn(&Path);
+        let lease = |dir: &Path| dir.join(".nasbackup.lease");
+        let rows: [(&str, Meanwhile, &str, &[&str]); 5] = [
+            ("nothing", |_| {}, "T1", &FILES),
+            (
+                "something is added",
+                |dir| fs::write(dir.join(".deleted-T1/.nfs0001"), "").unwrap(),
+                "T1",
+                &[".nfs0001", "domain.xml", "manifest.json", "root.x.qcow2"],
+            ),
+            (
+                "the claim can't be read",
+                |dir| {
+                    fs::remove_file(dir.join(".nasbackup.lease")).unwrap();
+                    fs::create_dir(dir.join(".nasbackup.lease")).unwrap();
+                },
+                "T1",
+                &FILES,
+            ),
+            (
+                "another host has taken over",
+                |dir| fs::remove_file(dir.join(".nasbackup.lease")).unwrap(),
+                ".deleted-T1",
+                &[".removed-domain.xml", ".removed-manifest.json", ".removed-root.x.qcow2"],
+            ),
+            (
+                "the first is gone",
+                |dir| fs::remove_file(dir.join(".deleted-T1/.removed-domain.xml")).unwrap(),
+                ".deleted-T1",
+                &["manifest.json", "root.x.qcow2"],
+            ),
+        ];
+        for (meanwhile, act, name, files) in rows {
+            let (dir, instance) = instance();
+            let lock = InstanceLock::take(&instance, Purpose::Change).unwrap();
+            instance.rename("T1", ".deleted-T1").unwrap();
+            let folder = instance.open_dir_in(".deleted-T1").unwrap();
+            let mut point = Hidden::new(&instance, &lock, folder, ".deleted-T1").unwrap();
+            point.ask_all().unwrap();
+            point.begun = true;
+            act(dir.path());
+            let error = point.put_back("T1", Error::new(Code::Io, "remove", "refused"));
+            assert_eq!(error.leftovers, name != "T1", "{meanwhile}: {error}");
+            assert_eq!(found(&instance), (name, files.iter().map(OsString::from).collect()), "{meanwhile}");
+            _ = fs::remove_dir(lease(dir.path()));
+        }
+    }
+
+    #[test]
+    fn what_a_killed_delete_has_left_goes_whatever_its_files_are_called() {
+        let (dir, instance) = instance();
+        let lock = InstanceLock::take(&instance, Purpose::Change).unwrap();
+        let point = dir.path().join("T1");
+        fs::rename(point.join("domain.xml"), point.join(".removed-domain.xml")).unwrap();
+        fs::write(point.join("n".repeat(LONGEST)), "").unwrap();
+        instance.rename("T1", ".deleted-T1").unwrap();
+        assert!(remove_left(&instance, &lock, ".deleted-T1").unwrap() > 0);
+        assert!(!dir.path().join(".deleted-T1").exists());
+    }
+
+    #[test]
+    fn names_for_what_stays_come_to_an_end() {
+        let (dir, instance) = instance();
+        assert_eq!(free_name(&instance, "T1").unwrap(), ".deleted-T1");
+        fs::write(dir.path().join(".deleted-T1"), "").unwrap();
+        assert_eq!(free_name(&instance, "T1").unwrap(), ".deleted-T1.1");
+        (1..ASIDE).for_each(|n| fs::write(dir.path().join(format!(".deleted-T1.{n}")), "").unwrap());
+        assert!(free_name(&instance, "T1").unwrap_err().cause.ends_with("and 99 more of it can't be removed"));
+    }
 }

@@ -149,21 +149,24 @@ fn remove(Deletable { instance, lock, published }: Deletable, point: &PointPath)
         lock.check()?;
     } else {
         let deleted = deleted_name(point);
-        freed += instance.remove_tree(&deleted).map_err(|e| removal::explain(e).with_leftover(&deleted))?;
+        freed += removal::remove_left(&instance, &lock, &deleted).map_err(|error| error.with_leftover(&deleted))?;
     }
     let partial = partial_name(point);
-    freed += instance.remove_tree(&partial).map_err(|e| removal::explain(e).with_leftover(&partial))?;
-    freed += remove_left(&instance);
+    freed += removal::clear_partial(&instance, &partial).map_err(|error| error.with_leftover(&partial))?;
+    freed += remove_left(&instance, &lock);
     instance.sync()?;
     Ok(freed)
 }
 
-/// Removes what deletes of other points have left that were cut short: one that goes on holds the lock, which is ours. What
-/// can't be removed is no failure of this delete.
-fn remove_left(instance: &Folder) -> u64 {
+/// Removes what deletes of other points have left that were cut short: none of them goes on, for this one holds the lock.
+/// Whatever can't be removed stays as it is and does not fail this delete.
+fn remove_left(instance: &Folder, lock: &InstanceLock) -> u64 {
     let names = instance.names().unwrap_or_default();
     let left = names.iter().filter_map(|name| name.to_str()).filter(|name| name.starts_with(DELETED));
-    let removed = left.map(|name| instance.remove_tree(name).inspect_err(|error| log::warn!("{error}")));
+    let removed = left.map(|name| {
+        let removed = removal::remove_left(instance, lock, name);
+        removed.inspect_err(|error| log::warn!("'{}' stays: {error}", instance.path.join(name).display()))
+    });
     removed.filter_map(Result::ok).sum()
 }
 
@@ -173,7 +176,7 @@ fn remove_left(instance: &Folder) -> u64 {
 /// file. An image that says it is one but contradicts itself may be mended one day, and may need the point: as
 /// long as it is there the delete fails with `CORRUPT_IMAGE`, naming it. Its own point can always be deleted.
 fn children(instance: &Folder, point: &PointPath) -> Result<Vec<String>> {
-    let own = [point.name().to_owned(), partial_name(point), deleted_name(point)];
+    let own = [point.name().to_owned(), partial_name(point)];
     let mut children = Vec::new();
     for folder in instance.names()? {
         let is_own = own.iter().any(|name| folder == name.as_str());

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use nasbackup::error::{Code, Result};
+use nasbackup::nas::folder::Folder;
 use nasbackup::point::Kind;
 use serde_json::{Value, json};
 
@@ -94,8 +95,6 @@ fn a_delete_that_is_refused_leaves_the_point_as_it_was() {
         let view = machine.nas.same().view_with(&[option]);
         machine.assert_refused(option, &view);
         drop(view);
-        // which could not be given back, either
-        fs::remove_file(instance.join(".nasbackup.lease")).ok();
         machine.assert_good(option);
     }
     // what somebody has put into a folder of the point is not ours to ask, and goes first
@@ -124,15 +123,25 @@ fn what_can_not_be_removed_is_in_nobody_s_way() {
         let backing = ["-u", "-f", "qcow2", "-F", "qcow2", "-b", &parent];
         command("qemu-img", ["create", "-q"].iter().chain(&backing).chain(&[image.to_str().unwrap(), "4M"]));
         chattr("+i", &image);
+        fs::write(image.with_file_name(".removed-domain.xml"), "").unwrap();
+        fs::write(image.with_file_name("manifest.json"), "").unwrap();
     }
+    // a delete was killed before it was refused: nothing of what it hid is removed
+    let killed = machine.nas.at(machine.vm).join(".deleted-2026.01.02.03.04.02");
+    let of_killed = || {
+        let files = Folder::open_root(&killed).unwrap();
+        assert_eq!(files.names().unwrap(), ["domain.xml", "manifest.json", "root.one.qcow2"]);
+    };
     assert_eq!(machine.back_up(2).unwrap().kind, Kind::Incremental);
     let aside = [".deleted-2026.01.02.03.04.02", ".deleted-2026.01.02.03.04.02.1"];
     assert_eq!(machine.hidden(), aside);
     machine.delete(2).unwrap();
+    of_killed();
     // all that is left of it stays, and a delete of just that says so
     let error = machine.delete(2).unwrap_err();
     assert!(error.code == Code::PermissionDenied && error.leftovers, "{error}");
     assert_eq!(machine.hidden(), aside);
+    of_killed();
     for folder in aside {
         chattr("-i", &machine.nas.at(machine.vm).join(folder).join("root.one.qcow2"));
     }

@@ -35,6 +35,7 @@ const NEEDLESS: &[Needless] = &[
     ("copy_file_range", "copy_file_range", &[libc::ENOSYS, libc::EIO], &["FICLONERANGE"]),
     ("SEEK_DATA", "SEEK_DATA", &[libc::EIO, libc::EINVAL, libc::EOPNOTSUPP], &["FICLONERANGE"]),
     ("SEEK_HOLE", "SEEK_HOLE", &[libc::EIO, libc::EINVAL, libc::EOPNOTSUPP], &["FICLONERANGE"]),
+    ("", "answer of a rename", &[libc::EIO, libc::ETIMEDOUT, libc::ENOENT], &[]),
     ("", "fadvise", &[libc::EINVAL, libc::ENOSYS, libc::ESPIPE], &[]),
 ];
 /// The kernel's own number, which NFS and CIFS let through.
@@ -187,6 +188,13 @@ fn without_flock_one_host_s_calls_and_processes_are_kept_apart() {
             "{first:?}, {second:?}"
         );
     }
+    // with no room for a claim nothing keeps other hosts out, and who reads does no harm
+    let full = [flock[0].clone(), refusal("claim", &[libc::ENOSPC])];
+    for (purpose, free) in [(Add, false), (Change, false), (Read, true)] {
+        let (taken, _) = refusing(nas.root(), &full, || take(purpose).map(drop));
+        let refused = taken.as_ref().is_err_and(|e| e.code == Code::NoSpace && e.cause.contains("without flock"));
+        assert!(taken.is_ok() == free && refused != free, "{purpose:?}: {taken:?}");
+    }
     let delete = json!({"repository": repository_json(&nas.repository()), "backupPath": "i-1/T1"});
     let agent = || Agent::new(&own_host(), &[("deleteBackup", delete.clone())]).refused(nas.root(), &flock);
     let (held, _) = refusing(nas.root(), &flock, || take(Read).unwrap());
@@ -287,6 +295,10 @@ fn what_a_nas_must_have_fails_by_name_and_leaves_nothing_half_made() {
                 continue;
             }
             met_by.entry(*call).or_default().push(operation);
+            // its names come back, even where the NAS does not say that it keeps them
+            if (operation, *call) == ("deleteBackup", "folder fsync") {
+                assert!(nas.at(last).join("manifest.json").exists(), "{cell}");
+            }
             let (failed, told) = (ended.is_err(), ended.as_ref().is_err_and(|error| error.leftovers));
             assert_named(&cell, ended, *errno, *code, names);
             if failed && !told {
