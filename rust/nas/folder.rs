@@ -32,6 +32,9 @@ const MAX_DEPTH: u32 = 32;
 const TRIES: u32 = 40;
 const PAUSE: Duration = Duration::from_millis(250);
 
+/// How a folder's file gets another name.
+type Rename = fn(&Folder, &OsStr, &OsStr) -> rustix::io::Result<()>;
+
 /// An open folder.
 #[derive(Debug)]
 pub struct Folder {
@@ -199,40 +202,55 @@ impl Folder {
         }
     }
 
-    /// Renames within this folder; `ALREADY_EXISTS` when `to` is there. Who does so holds the instance's lock, or gives a name
-    /// that nobody else does.
+    /// Renames within this folder; `ALREADY_EXISTS` when `to` is there. The caller holds the instance's lock, or gives a name
+    /// that nobody else gives.
     pub fn rename(&self, from: impl AsRef<OsStr>, to: impl AsRef<OsStr>) -> Result<()> {
         self.rename_or(from.as_ref(), to.as_ref(), Folder::rename_after_check)
     }
 
-    /// The same of a file, whoever else gives names there.
+    /// Renames a file in a folder in which others, too, give names; `ALREADY_EXISTS` when `to` is there.
     pub fn rename_beside_others(&self, from: &str, to: &str) -> Result<()> {
         self.rename_or(from.as_ref(), to.as_ref(), Folder::rename_onto_own)
     }
 
-    /// Renames, `otherwise` where the file system can't by itself refuse to replace.
-    fn rename_or(
-        &self,
-        from: &OsStr,
-        to: &OsStr,
-        otherwise: fn(&Folder, &OsStr, &OsStr) -> rustix::io::Result<()>,
-    ) -> Result<()> {
+    /// Renames, and does so `otherwise` where the file system has no rename that refuses to replace.
+    fn rename_or(&self, from: &OsStr, to: &OsStr, otherwise: Rename) -> Result<()> {
         let step = "rename";
         self.check_name(step, from)?;
         self.check_name(step, to)?;
+        let before = stat(self.as_fd(), from);
         let renamed = match rustix::fs::renameat_with(&self.fd, from, &self.fd, to, RenameFlags::NOREPLACE) {
             // NFS and others have no such flag
             Err(error) if lacking::is_unknown(error) => {
-                let instead = "a new name is looked at before it is given";
+                let instead = "a new name is looked at, or linked to, before the old one goes";
                 lacking::tell(Level::Info, self, "RENAME_NOREPLACE", error, instead);
                 otherwise(self, from, to)
             }
             other => other,
         };
-        renamed.map_err(|e| {
-            let both = format!("{}' to '{}", self.path.join(from).display(), to.display());
-            failed(step, both, e)
-        })
+        let Err(error) = renamed else { return Ok(()) };
+        let both = format!("{}' to '{}", self.path.join(from).display(), to.display());
+        let Ok(before) = before else { return Err(failed(step, both, error)) };
+        match self.has_moved(&before, from, to) {
+            Ok(true) => {
+                log::warn!("the NAS renamed '{both}', and answered: {error}");
+                Ok(())
+            }
+            Ok(false) => Err(failed(step, both, error)),
+            Err(unknown) => {
+                let left = format!("'{}', unless it has its old name: {unknown}", self.path.join(to).display());
+                Err(failed(step, both, error).with_leftover(left))
+            }
+        }
+    }
+
+    /// Does the file that was `from` have the name `to` alone? A server may rename, and its answer be lost.
+    fn has_moved(&self, before: &Stat, from: &OsStr, to: &OsStr) -> rustix::io::Result<bool> {
+        match (stat(self.as_fd(), from), stat(self.as_fd(), to)) {
+            (Err(Errno::NOENT), Ok(now)) => Ok((now.st_dev, now.st_ino) == (before.st_dev, before.st_ino)),
+            (Ok(_), _) | (_, Err(Errno::NOENT)) => Ok(false),
+            (Err(error), _) => Err(error),
+        }
     }
 
     /// Whatever appears meanwhile, a folder takes the place of no more than an empty one.
@@ -244,13 +262,29 @@ impl Folder {
         }
     }
 
-    /// Makes an empty file under the new name, which fails where there is any, and replaces that.
+    /// Gives the file a second name, which fails where there is any, and takes the first away.
     fn rename_onto_own(&self, from: &OsStr, to: &OsStr) -> rustix::io::Result<()> {
+        let is_linked = || Ok::<_, Errno>(is_same(&stat(self.as_fd(), from)?, &stat(self.as_fd(), to)?));
+        match rustix::fs::linkat(&self.fd, from, &self.fd, to, AtFlags::empty()) {
+            // a server may have linked, and its answer be lost
+            linked if linked.is_ok() || is_linked() == Ok(true) => {
+                // it has its new name, whatever becomes of the old one
+                self.undo(from, AtFlags::empty());
+                Ok(())
+            }
+            Err(error) if lacking::is_unsettable(error) || error == Errno::MLINK => self.rename_onto_empty(from, to),
+            other => other,
+        }
+    }
+
+    /// Where files have one name: makes an empty one under the new name, which fails where there is any, and replaces that.
+    fn rename_onto_empty(&self, from: &OsStr, to: &OsStr) -> rustix::io::Result<()> {
+        stat(self.as_fd(), from)?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let own = rustix::fs::openat(&self.fd, to, flags, Mode::from_raw_mode(FILE_MODE))?;
         let is_own = || Ok::<_, Errno>(is_same(&rustix::fs::fstat(&own)?, &stat(self.as_fd(), to)?));
         rustix::fs::renameat(&self.fd, from, &self.fd, to).inspect_err(|_| {
-            // a server may have renamed, and its answer be lost
+            // the name may be another's by now, or the file's whose renaming was answered by an error
             if is_own() == Ok(true) {
                 self.undo(to, AtFlags::empty());
             }
@@ -531,11 +565,15 @@ mod tests {
         for (name, text) in [("file", "new"), ("old", "old")] {
             folder.create_file(name, FILE_MODE).unwrap().write_all(text.as_bytes()).unwrap();
         }
-        let rename = |from: &str, to: &str| folder.rename_onto_own(from.as_ref(), to.as_ref());
         assert_eq!(folder.rename_beside_others("file", "old").unwrap_err().code, Code::AlreadyExists);
-        assert_eq!(rename("file", "old").unwrap_err(), Errno::EXIST);
-        assert_eq!(rename("none", "free").unwrap_err(), Errno::NOENT);
-        rename("file", "renamed").unwrap();
+        for (rename, from, to) in
+            [(Folder::rename_onto_own as Rename, "file", "linked"), (Folder::rename_onto_empty, "linked", "renamed")]
+        {
+            let rename = |from: &str, to: &str| rename(&folder, from.as_ref(), to.as_ref());
+            assert_eq!(rename(from, "old").unwrap_err(), Errno::EXIST);
+            assert_eq!(rename("none", "free").unwrap_err(), Errno::NOENT);
+            rename(from, to).unwrap();
+        }
         assert_eq!(folder.names().unwrap(), ["again", "old", "renamed", "there"]);
         let read = |name: &str| fs::read_to_string(folder.path.join(name)).unwrap();
         assert_eq!((read("old"), read("renamed")), ("old".to_owned(), "new".to_owned()));
