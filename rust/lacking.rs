@@ -15,7 +15,7 @@ use crate::mountinfo;
 const NOT_SUPPORTED: Errno = Errno::from_raw_os_error(524);
 
 /// The file systems that lack something, and what.
-static TOLD: Mutex<BTreeSet<(String, &str)>> = Mutex::new(BTreeSet::new());
+static TOLD: Mutex<BTreeSet<(u64, &str)>> = Mutex::new(BTreeSet::new());
 
 /// Does the error say that the file system, or the kernel, does not know the call?
 pub(crate) fn is_unknown(error: Errno) -> bool {
@@ -29,10 +29,11 @@ pub(crate) fn is_unsettable(error: Errno) -> bool {
 
 /// Logs that the file system of `file` lacks `what`, and what is done `instead`, unless that was logged before.
 pub(crate) fn tell(level: Level, file: impl AsFd, what: &'static str, error: impl Display, instead: &str) {
-    // asks the kernel's tables only: the file system itself may hang
-    let name = mountinfo::place(file.as_fd()).map_or_else(|_| "a file system".to_owned(), |place| place.file_system);
-    let is_new = TOLD.lock().unwrap_or_else(PoisonError::into_inner).insert((name.clone(), what));
-    if is_new {
+    // of one whose number is not known it is told each time
+    let number = rustix::fs::fstat(&file).ok().map(|stat| stat.st_dev);
+    if number.is_none_or(|number| TOLD.lock().unwrap_or_else(PoisonError::into_inner).insert((number, what))) {
+        let name =
+            mountinfo::place(file.as_fd()).map_or_else(|_| "a file system".to_owned(), |place| place.file_system);
         log::log!(level, "{name} lacks {what}, {instead} - {error}");
     }
 }

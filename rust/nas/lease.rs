@@ -191,7 +191,9 @@ impl Claim {
 
     fn give_back(&self) -> Result<()> {
         self.check()?;
-        self.unlink()
+        let Err(error) = self.unlink() else { return Ok(()) };
+        // under another name it holds nobody up
+        self.folder.rename(&self.name, expired()?).map_err(|_| error)
     }
 
     fn unlink(&self) -> Result<()> {
@@ -244,7 +246,7 @@ impl Claim {
     /// Removes the claim that was `seen`. Of several hosts one alone can rename it; should that be a newer one by then, it
     /// gets its name back.
     fn remove(&self, name: &str, seen: &[u8]) -> Result<()> {
-        let aside = format!("{EXPIRED}{}", crate::point::Manifest::new_point_id()?);
+        let aside = expired()?;
         match self.folder.rename(name, &aside) {
             Err(error) if error.code == Code::NotFound => return Ok(()),
             renamed => renamed?,
@@ -255,13 +257,22 @@ impl Claim {
         }
         match rustix::fs::unlinkat(&self.folder.fd, aside.as_str(), AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
-            Err(error) => Err(Error::io("remove the claim", self.folder.path.join(aside), error)),
+            Err(error) => {
+                // renamed, it is in nobody's way
+                log::warn!("'{}' can't be removed: {error}", self.folder.path.join(aside).display());
+                Ok(())
+            }
         }
     }
 
     fn busy(&self) -> Error {
         Error::new(Code::Busy, STEP, format!("another host works on '{}'", self.folder.path.display()))
     }
+}
+
+/// A new name for a claim that holds no more.
+fn expired() -> Result<String> {
+    Ok(format!("{EXPIRED}{}", crate::point::Manifest::new_point_id()?))
 }
 
 /// Is the file on no device of this machine?

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use log::Level;
-use rustix::fs::FlockOperation;
+use rustix::fs::{FlockOperation, OFlags};
 use rustix::io::Errno;
 
 use super::folder::{FILE_MODE, Folder};
@@ -72,24 +72,37 @@ impl Drop for Flock {
     }
 }
 
+/// Whose lock keeps others out.
+#[derive(Debug)]
+pub enum Taken<T> {
+    /// The file's in the repository.
+    There(T),
+    /// This host's, for the file system has no `flock`: it keeps apart what runs on this host.
+    Here(T),
+}
+
 /// Has `take` lock `file`, which has this name in the folder; where its file system has no `flock`, a file of this host in
-/// its place, which keeps apart what runs on this host. `WOULDBLOCK` at once when somebody holds the lock.
+/// its place. `WOULDBLOCK` at once when somebody holds the lock.
 pub fn lock_file<T>(
     folder: &Folder,
     name: &str,
     file: OwnedFd,
     take: impl Fn(OwnedFd) -> rustix::io::Result<T>,
-) -> Result<rustix::io::Result<T>> {
+) -> Result<rustix::io::Result<Taken<T>>> {
+    let is_read_only = rustix::fs::fcntl_getfl(&file).is_ok_and(|flags| flags & OFlags::ACCMODE == OFlags::RDONLY);
     match take(file) {
         Err(error) if lacking::is_unknown(error) || matches!(error, Errno::BADF | Errno::NOLCK) => {
-            lacking::tell(Level::Warn, folder, "flock", error, "locks of this host and claims take its place");
+            // NFS locks a file for writing only, and this one may be kept from being changed
+            let lacks_right = is_read_only && error == Errno::BADF;
+            let what = if lacks_right { "the right to write to a lock's file" } else { "flock" };
+            lacking::tell(Level::Warn, folder, what, error, "locks of this host and claims take its place");
             let place = mountinfo::place(folder.fd.as_fd()).map_err(|e| Error::io(STEP, &folder.path, e))?;
             let key = format!("{}\0{}\0{name}", place.file_system, place.path.display());
             let name = format!("repository.{}", Digest::of(key.as_bytes()));
             let file = host::lock_file(&config::current().state_dir, &name)?;
-            Ok(take(file.into()))
+            Ok(take(file.into()).map(Taken::Here))
         }
-        taken => Ok(taken),
+        taken => Ok(taken.map(Taken::There)),
     }
 }
 
@@ -105,13 +118,29 @@ impl InstanceLock {
             Purpose::Read => vec![(CHAINS, Flock::share, "its points are being changed")],
         };
         if purpose == Purpose::Add {
-            // while there is room, for those who come when there is none
+            // a delete needs this file, and can't make it when there is no room
             or_without(instance, purpose, open(instance, CHAINS))?;
         }
-        let locks = wanted.into_iter().map(|wanted| or_without(instance, purpose, lock(instance, wanted)));
-        let locks = locks.collect::<Result<Vec<_>>>()?;
-        let lease = or_without(instance, purpose, Lease::take(instance, purpose, PACE))?;
-        Ok(InstanceLock { lease, _locks: locks.into_iter().flatten().collect() })
+        let mut locks = Vec::new();
+        let mut reaches_others = true;
+        for wanted in wanted {
+            match lock(instance, purpose, wanted)? {
+                Some(Taken::There(lock)) => locks.push(lock),
+                Some(Taken::Here(lock)) => {
+                    reaches_others = false;
+                    locks.push(lock);
+                }
+                None => {}
+            }
+        }
+        let lease = match Lease::take(instance, purpose, PACE) {
+            Err(error) if error.code == Code::NoSpace && purpose != Purpose::Read && !reaches_others => {
+                let why = "and without flock nothing else keeps other hosts out; make some room by hand";
+                return Err(Error { cause: format!("{}; {why}", error.cause), ..error });
+            }
+            taken => or_without(instance, purpose, taken)?,
+        };
+        Ok(InstanceLock { lease, _locks: locks })
     }
 
     /// Is it still ours? To be asked right before what can't be undone: `BUSY` when another host has taken it over.
@@ -120,8 +149,8 @@ impl InstanceLock {
     }
 }
 
-/// What could not be made: a repository without room has to be emptied, and one that can't be written to may be all that is
-/// left to restore from.
+/// Goes without a lock's file, or a claim, that could not be made: a full repository has to be emptied, and one that can't be
+/// written to may be all that is left to restore from.
 fn or_without<T>(instance: &Folder, purpose: Purpose, taken: Result<T>) -> Result<Option<T>> {
     match taken {
         Err(error) if error.code == Code::NoSpace => {
@@ -140,15 +169,18 @@ fn or_without<T>(instance: &Folder, purpose: Purpose, taken: Result<T>) -> Resul
 /// A file, how it is to be locked, and what it means when that can't be.
 type Wanted = (&'static str, fn(OwnedFd) -> rustix::io::Result<Flock>, &'static str);
 
-fn lock(instance: &Folder, (name, take, otherwise): Wanted) -> Result<Flock> {
-    lock_file(instance, name, open(instance, name)?, take)?.map_err(|error| match error {
+fn lock(instance: &Folder, purpose: Purpose, (name, take, otherwise): Wanted) -> Result<Option<Taken<Flock>>> {
+    let Some(file) = or_without(instance, purpose, open(instance, name))? else { return Ok(None) };
+    // what fails from here on is no lack of the repository's: the file may be this host's
+    let taken = lock_file(instance, name, file, take)?.map_err(|error| match error {
         Errno::WOULDBLOCK => Error::new(Code::Busy, STEP, format!("'{}': {otherwise}", instance.path.display())),
         error => Error::io(STEP, instance.path.join(name), called("flock")(error.into())),
-    })
+    });
+    taken.map(Some)
 }
 
-/// A file to lock, made if it is missing. NFS needs a descriptor for writing; but a NAS that keeps what is old from being
-/// changed keeps this file, too.
+/// Opens a file to lock, and makes it if it is missing. NFS locks what is open for writing; but a NAS that keeps old files
+/// from being changed keeps this one, too, and others than NFS lock what is open for reading.
 fn open(instance: &Folder, name: &str) -> Result<OwnedFd> {
     let there = || match instance.open_for_writing(name) {
         Err(error) if error.code == Code::PermissionDenied => instance.open_file_in(name).map_err(|_| error),

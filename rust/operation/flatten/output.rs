@@ -12,7 +12,7 @@ use rustix::io::Errno;
 
 use crate::error::{Code, Error, Result, called};
 use crate::nas::folder::{FILE_MODE, Folder};
-use crate::nas::lock::lock_file;
+use crate::nas::lock::{Taken, lock_file};
 use crate::{lacking, sys};
 
 const STEP: &str = "open the output";
@@ -250,10 +250,11 @@ fn make_beside(folder: &Folder, name: &str) -> Result<(File, OwnedFd)> {
     let once_more = fd.try_clone().map_err(|e| Error::io(STEP, &path, e))?;
     // whoever writes it holds the lock, too, and no drop takes that away
     let take = |fd: OwnedFd| rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive).map(|()| fd);
-    let lock = lock_file(folder, name, once_more, take)?.map_err(|error| match error {
-        Errno::WOULDBLOCK => busy(),
-        error => Error::io(STEP, &path, called("flock")(error.into())),
-    })?;
+    let (Taken::There(lock) | Taken::Here(lock)) =
+        lock_file(folder, name, once_more, take)?.map_err(|error| match error {
+            Errno::WOULDBLOCK => busy(),
+            error => Error::io(STEP, &path, called("flock")(error.into())),
+        })?;
     // it may have got its name, or been removed, before it was locked
     let ours = rustix::fs::fstat(&fd).map_err(io)?;
     let there = rustix::fs::statat(&folder.fd, name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW);
