@@ -14,14 +14,14 @@ use super::incident::Incident;
 use super::job::{BackupJob, COPY, POLL, Signal, TICK};
 use super::rate::Rate;
 use super::reader::{self, Export, Read};
-use super::reserve::{self, Reserve};
+use super::reserve::{self, Reserve, Speed};
 use super::scratch::Scratch;
 use super::writer::{Target, Writer, Written};
-use crate::config::LEAST_SCRATCH as BEGIN;
+use crate::config::LEAST_SCRATCH;
 use crate::error::{Code, Error, Result};
 use crate::job::Reporter;
 use crate::libvirt::{Event, State};
-use crate::nas::deadline::{self, Background, ask};
+use crate::nas::deadline::{self, Background, of_the_host};
 use crate::nas::session::Session;
 
 /// How long an abort waits for the replies that are due. The reader goes on fetching them meanwhile, and a guest that runs out
@@ -29,12 +29,12 @@ use crate::nas::session::Session;
 const REPLIES: Duration = Duration::from_secs(1);
 /// How long a guest whose export has gone may take to show that it has stopped.
 const BLAME: Duration = Duration::from_secs(1);
-/// How long an abort takes until nothing more comes into the scratch.
-const ABORT: Duration = Duration::from_secs(1);
-/// How long a scratch may take to say whether it is sound.
-const SCRATCH: Duration = Duration::from_secs(5);
-/// Less scratch than this is none.
-const LEAST_SCRATCH: u64 = BEGIN / 2;
+/// How long a scratch may take to say whether it is sound, while the guest suffers.
+const SOUND: Duration = Duration::from_secs(5);
+/// How long it may take when nobody suffers any more: the host's disk may be busy with what the guests write.
+const KEPT: Duration = Duration::from_secs(60);
+/// A backup ends that has less room left.
+const LEAST_LEFT: u64 = LEAST_SCRATCH / 2;
 
 /// One disk of a pull.
 #[derive(Debug)]
@@ -92,13 +92,13 @@ impl Shared {
 }
 
 /// Refuses a scratch folder that has too little room to begin with.
-pub fn check_scratch(scratch: &Scratch) -> Result<()> {
+pub fn check_scratch(scratch: &mut Scratch) -> Result<()> {
     let mut room = scratch.room()?;
-    if room < BEGIN {
+    if room < LEAST_SCRATCH {
         scratch.settle()?;
         room = scratch.room()?;
     }
-    if room < BEGIN { Err(scratch_full(format!("there is room for {room} bytes"))) } else { Ok(()) }
+    if room < LEAST_SCRATCH { Err(scratch_full(format!("there is room for {room} bytes"))) } else { Ok(()) }
 }
 
 /// Copies all disks of the job, which has begun with the socket and files of `scratch`, and ends the job; the fingerprints
@@ -130,8 +130,7 @@ pub fn copy(
     }
     pull.shared.forget_replies();
     drop(connections);
-    let kept = pull.check_kept(scratch);
-    let outcome = match followed.and(kept) {
+    let outcome = match followed.and_then(|()| pull.check_kept(scratch)) {
         Ok(()) if !backup.ended => Err(Error::new(Code::JobFailed, "end the job", "libvirt does not tell its end")),
         Ok(()) => pull.wait_written(backup, written, job, deadline),
         Err(error) => Err(error),
@@ -223,11 +222,15 @@ impl Pull {
     /// Has the scratch kept all old blocks that were read from it?
     fn check_kept(&mut self, scratch: &Scratch) -> Result<()> {
         self.keeping = None;
-        match self.keeper.wait(SCRATCH) {
-            // that there is no more room in it is of no interest any more
-            Some(_) => scratch.reserve()?.check_kept(),
-            None => Err(unsound(Error::new(Code::Io, reserve::STEP, "it does not answer"))),
+        let (until, reserve) = (Instant::now() + KEPT, scratch.reserve()?);
+        // that there is no more room in it is of no interest any more
+        if self.keeper.wait(KEPT).is_none() {
+            let cause = format!("no answer for {} s", KEPT.as_secs());
+            return Err(unsound(Error::new(Code::Io, reserve::STEP, cause)));
         }
+        let rest = until.saturating_duration_since(Instant::now()).max(SOUND);
+        of_the_host(reserve::STEP, rest, move || reserve.check_kept())
+            .map_err(|error| if error.code == Code::Io { unsound(error) } else { error })
     }
 
     /// Waits until everything is written. The guest has nothing to do with it any more.
@@ -272,7 +275,7 @@ fn blame(backup: &mut BackupJob, error: Error) -> Error {
 /// The error of a job during which the guest met an error: while a backup runs, of the scratch more likely than not.
 fn harmed(incident: &Incident, scratch: &Scratch) -> Error {
     let why = scratch.room().map_err(unsound).and_then(|room| match room {
-        LEAST_SCRATCH.. => scratch.reserve().and_then(try_out),
+        LEAST_LEFT.. => scratch.reserve().and_then(try_out),
         _ => Err(scratch_full(format!("there is room for {room} bytes"))),
     });
     let error = match why {
@@ -287,7 +290,7 @@ fn harmed(incident: &Incident, scratch: &Scratch) -> Error {
 
 /// Is the scratch sound?
 fn try_out(scratch: Arc<Reserve>) -> Result<()> {
-    ask(reserve::STEP, SCRATCH, move || scratch.check()).map_err(|error| match error.code {
+    of_the_host(reserve::STEP, SOUND, move || scratch.check()).map_err(|error| match error.code {
         Code::NoSpace => error,
         _ => unsound(error),
     })
@@ -305,32 +308,25 @@ fn scratch_full(cause: String) -> Error {
 /// Sees the end of the scratch come.
 #[derive(Debug, Default)]
 struct Watch {
-    last: Option<(Instant, u64)>,
-    /// Bytes a second that came into the scratch at most.
-    rate: f64,
+    last: Option<Instant>,
+    /// At which the scratch has filled.
+    speed: Speed,
 }
 
 impl Watch {
     fn is_due(&self, now: Instant) -> bool {
-        self.last.is_none_or(|(last, _)| now.duration_since(last) >= POLL)
+        self.last.is_none_or(|last| now.duration_since(last) >= POLL)
     }
 
-    /// `NO_SPACE` when there is less `room` beside the `used` bytes than is needed for the time until the next look and an
-    /// abort, at three times the guest's speed so far.
+    /// `NO_SPACE` when there is less `room` beside the `used` bytes than is needed at the guest's speed so far.
     fn look(&mut self, now: Instant, used: u64, room: u64) -> Result<()> {
-        if let Some((before, had)) = self.last {
-            let seconds = now.duration_since(before).as_secs_f64().max(0.001);
-            self.rate = self.rate.max(used.saturating_sub(had) as f64 / seconds);
-        }
-        self.last = Some((now, used));
-        let needed = LEAST_SCRATCH.max((3.0 * self.rate * (POLL + ABORT).as_secs_f64()) as u64);
-        if room >= needed {
+        self.last = Some(now);
+        self.speed.look(now, used);
+        if room >= LEAST_LEFT.max(self.speed.ahead()) {
             return Ok(());
         }
-        let cause = format!(
-            "{used} bytes are used, there is room for {room}, the guest overwrites {} a second",
-            self.rate as u64
-        );
+        let most = self.speed.most();
+        let cause = format!("{used} bytes are used, there is room for {room}, the guest overwrites {most} a second");
         Err(scratch_full(cause))
     }
 }

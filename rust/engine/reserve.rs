@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
 
+use super::job::POLL;
 use crate::config::LEAST_SCRATCH;
 use crate::error::{Code, Error, Result};
 use crate::sys;
@@ -22,13 +23,14 @@ use crate::user::with_rights_of;
 pub(super) const STEP: &str = "keep the guest's old blocks";
 /// Between two looks at the files.
 const TICK: Duration = Duration::from_millis(50);
-/// The guest's speed is taken over so long at least.
-const SPAN: Duration = Duration::from_millis(250);
-/// Room is taken for what the guest overwrites in this time at its highest speed so far.
-const AHEAD: Duration = Duration::from_millis(3750);
+/// How long an abort takes until nothing more comes into the scratch.
+const ABORT: Duration = Duration::from_secs(1);
+/// There has to be room for what the guest overwrites in this time at its highest speed so far: until the next look and through
+/// an abort, at three times that speed.
+pub(super) const AHEAD: Duration = POLL.saturating_add(ABORT).saturating_mul(3);
 /// Bytes that are left alone when room is taken: a file system writes about its files, too, and counts that.
 const SPARE: u64 = 4 << 20;
-/// Room is taken for so much at least, and at most: others need the disk, too.
+/// Room is taken for so much at least, and at most, of all disks together: others need the disk, too.
 const LEAST: u64 = LEAST_SCRATCH - SPARE;
 const MOST: u64 = 1 << 30;
 
@@ -37,10 +39,17 @@ const MOST: u64 = 1 << 30;
 pub(super) struct Reserve {
     /// QEMU's user and group; `None`: ours.
     owner: Option<(u32, u32)>,
-    /// An empty file of theirs.
+    /// A file of theirs that is empty unless room is being taken.
     spare: File,
     spare_path: PathBuf,
-    files: Mutex<Vec<Growing>>,
+    files: Mutex<Files>,
+}
+
+/// The scratch files, and how they grow.
+#[derive(Debug, Default)]
+struct Files {
+    files: Vec<Growing>,
+    growth: Growth,
 }
 
 /// A scratch file.
@@ -49,7 +58,6 @@ struct Growing {
     disk: String,
     path: PathBuf,
     file: File,
-    growth: Growth,
     /// Why it has lost what was written to it. The kernel says that once.
     lost: Option<Error>,
 }
@@ -60,36 +68,105 @@ impl Growing {
     }
 }
 
-/// How a scratch file grows.
-#[derive(Debug, Default, Clone, Copy, PartialEq)]
-struct Growth {
-    /// Bytes up to which it has room.
-    end: u64,
-    /// When it was looked at, and how long it was.
+/// The highest speed at which something has grown.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Speed {
+    /// When it was looked at, and how much it was.
     seen: Option<(Instant, u64)>,
-    /// Bytes a second at most by which it grew.
-    rate: f64,
+    /// Bytes a second.
+    most: f64,
 }
 
-impl Growth {
-    /// Takes note of the file's length.
-    fn look(&mut self, now: Instant, length: u64) {
-        let Some((before, had)) = self.seen else { return self.seen = Some((now, length)) };
+impl Speed {
+    /// Takes note of how much it is. A speed is taken over some time: else one write is a high one.
+    pub(super) fn look(&mut self, now: Instant, bytes: u64) {
+        let Some((before, had)) = self.seen else { return self.seen = Some((now, bytes)) };
         let time = now.duration_since(before);
-        if time >= SPAN {
-            self.rate = self.rate.max(length.saturating_sub(had) as f64 / time.as_secs_f64());
-            self.seen = Some((now, length));
+        if time >= POLL {
+            self.most = self.most.max(bytes.saturating_sub(had) as f64 / time.as_secs_f64());
+            self.seen = Some((now, bytes));
         }
     }
 
-    /// Bytes that there has to be room for beyond its end: at least `least`, no more than `most`.
-    fn ahead(&self, least: u64, most: u64) -> u64 {
-        least.max((self.rate * AHEAD.as_secs_f64()) as u64).min(most)
+    /// Bytes a second.
+    pub(super) fn most(&self) -> u64 {
+        self.most as u64
     }
 
-    /// Up to where a file of this length is to be given room now, if a good part of what it needs `ahead` is used up.
-    fn due(&self, length: u64, ahead: u64) -> Option<u64> {
-        (self.end < length + ahead / 4 * 3).then_some(length + ahead)
+    /// Bytes for which there has to be room.
+    pub(super) fn ahead(&self) -> u64 {
+        (self.most * AHEAD.as_secs_f64()) as u64
+    }
+}
+
+/// How the scratch files grow, one by one and together.
+#[derive(Debug, Default)]
+struct Growth {
+    parts: Vec<Part>,
+    all: Speed,
+}
+
+/// How one of them grows.
+#[derive(Debug, Default, Clone, Copy)]
+struct Part {
+    /// How long it was at first, and is.
+    first: Option<u64>,
+    length: u64,
+    /// Bytes up to which it has room.
+    end: u64,
+    speed: Speed,
+}
+
+impl Part {
+    /// Bytes of room beyond its end.
+    fn held(&self) -> u64 {
+        self.end.saturating_sub(self.length)
+    }
+}
+
+impl Growth {
+    /// Takes note of the files' lengths.
+    fn look(&mut self, now: Instant, lengths: &[u64]) {
+        self.parts.resize_with(lengths.len(), Part::default);
+        for (part, length) in self.parts.iter_mut().zip(lengths) {
+            part.first.get_or_insert(*length);
+            part.length = *length;
+            part.speed.look(now, *length);
+        }
+        self.all.look(now, lengths.iter().sum());
+    }
+
+    /// Room that there is to be beyond the ends of all files together: no more than `most`.
+    fn wanted(&self, most: u64) -> u64 {
+        self.all.ahead().max(LEAST).min(most)
+    }
+
+    /// The files that are to be given room now, because a good part of it is used up, and up to where. Half of what all may hold
+    /// is shared out evenly; of the other half each that grows takes what its own speed asks for.
+    fn due(&self, most: u64) -> Vec<(usize, u64)> {
+        let wanted = self.wanted(most);
+        let shares = |bytes: u64| if self.parts.len() < 2 { bytes } else { bytes / 2 / self.parts.len() as u64 };
+        let (share, idle) = (shares(wanted), shares(wanted.min(LEAST)));
+        let mut held: u64 = self.parts.iter().map(|part| part.held().max(share)).sum();
+        let mut due = Vec::new();
+        for (i, part) in self.parts.iter().enumerate() {
+            let others = held - part.held().max(share);
+            let grows = part.first != Some(part.length);
+            let asked = if grows { part.speed.ahead().max(LEAST) } else { idle };
+            let ahead = asked.min(wanted.saturating_sub(others).max(share));
+            if part.end < part.length + ahead / 4 * 3 {
+                held = others + ahead.max(share);
+                due.push((i, part.length + ahead));
+            }
+        }
+        due
+    }
+
+    /// What is held of the least room is less by so much, while it is not known which of several files will grow.
+    fn unshared(&self, due: &[(usize, u64)], most: u64) -> u64 {
+        let held: u64 = self.parts.iter().map(Part::held).sum();
+        let taken: u64 = due.iter().map(|(i, end)| end - self.parts[*i].end.max(self.parts[*i].length)).sum();
+        LEAST.min(most).saturating_sub(held + taken)
     }
 }
 
@@ -101,33 +178,31 @@ impl Reserve {
 
     /// Adds a disk's scratch file.
     pub(super) fn add(&self, disk: &str, path: PathBuf, file: File) {
-        self.files().push(Growing { disk: disk.to_owned(), path, file, growth: Growth::default(), lost: None });
+        self.files().files.push(Growing { disk: disk.to_owned(), path, file, lost: None });
     }
 
     /// Takes the room that is due, of `allowed` bytes for all files together. `NO_SPACE` when it is not to be had: QEMU has some
     /// left then, for the time that an abort takes.
     pub(super) fn look(&self, now: Instant, allowed: impl Fn() -> u64) -> Result<()> {
-        let mut files = self.files();
-        let disks = (files.len() as u64).max(1);
-        let mut due = Vec::new();
-        for growing in files.iter_mut() {
-            let length = growing.file.metadata().map_err(|e| growing.failed(e))?.len();
-            growing.growth.look(now, length);
-            let ahead = |most| growing.growth.ahead(LEAST / disks, most / disks);
-            if growing.growth.due(length, ahead(MOST)).is_some()
-                && let Some(end) = growing.growth.due(length, ahead(MOST.min(allowed())))
-            {
-                due.push((growing, end));
-            }
+        let mut locked = self.files();
+        let Files { files, growth } = &mut *locked;
+        let length =
+            |growing: &Growing| growing.file.metadata().map_err(|e| growing.failed(e)).map(|found| found.len());
+        growth.look(now, &files.iter().map(length).collect::<Result<Vec<_>>>()?);
+        if growth.due(MOST).is_empty() {
+            return Ok(());
         }
+        let most = MOST.min(allowed());
+        let due = growth.due(most);
         if due.is_empty() {
             return Ok(());
         }
         self.as_owner(|| {
-            self.hold_spare()?;
-            let taken = due.iter_mut().try_for_each(|(growing, end)| {
-                take(&growing.file, growing.growth.end, *end).map_err(|e| growing.failed(e.into()))?;
-                growing.growth.end = *end;
+            self.hold_spare(SPARE + growth.unshared(&due, most))?;
+            let taken = due.iter().try_for_each(|(i, end)| {
+                let (growing, part) = (&files[*i], &mut growth.parts[*i]);
+                take(&growing.file, part.end, *end).map_err(|e| growing.failed(e.into()))?;
+                part.end = *end;
                 Ok(())
             });
             let released = self.spare.set_len(0).map_err(|e| failed(&self.spare_path, e));
@@ -139,7 +214,7 @@ impl Reserve {
     pub(super) fn check(&self) -> Result<()> {
         self.check_kept()?;
         self.as_owner(|| {
-            self.hold_spare()?;
+            self.hold_spare(SPARE)?;
             self.spare.set_len(0).map_err(|e| failed(&self.spare_path, e))
         })
     }
@@ -147,7 +222,7 @@ impl Reserve {
     /// Has the file system kept all that QEMU gave to it, as far as it has tried? A write that fails when it goes to the disk
     /// is told to nobody else.
     pub(super) fn check_kept(&self) -> Result<()> {
-        self.files().iter_mut().try_for_each(|growing| {
+        self.files().files.iter_mut().try_for_each(|growing| {
             let failed = sys::check_writeback(&growing.file).map_err(|e| growing.failed(e)).err();
             growing.lost = growing.lost.take().or(failed);
             growing.lost.clone().map_or(Ok(()), Err)
@@ -165,8 +240,10 @@ impl Reserve {
 
     /// Has the file system count some bytes more while room is taken, so that they are there afterwards: bytes that were
     /// written and not yet sent to the disk are free again at once.
-    fn hold_spare(&self) -> Result<()> {
-        let held = self.spare.write_all_at(&vec![0; SPARE as usize], 0);
+    fn hold_spare(&self, bytes: u64) -> Result<()> {
+        let piece = vec![0; SPARE as usize];
+        let mut pieces = (0..bytes).step_by(piece.len());
+        let held = pieces.try_for_each(|at| self.spare.write_all_at(&piece[..(bytes - at).min(SPARE) as usize], at));
         held.map_err(|error| {
             self.spare.set_len(0).ok();
             failed(&self.spare_path, error)
@@ -182,7 +259,7 @@ impl Reserve {
         })
     }
 
-    fn files(&self) -> MutexGuard<'_, Vec<Growing>> {
+    fn files(&self) -> MutexGuard<'_, Files> {
         self.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -216,30 +293,65 @@ mod tests {
     const MIB: u64 = 1 << 20;
     const NOBODY: (u32, u32) = (65534, 65534);
 
+    /// Has the files grow by so many MiB each at these quarters of a second; the MiB that each holds beyond its end then.
+    fn grow(growth: &mut Growth, start: Instant, quarters: u32, lengths: &[u64], most: u64) -> Vec<u64> {
+        let lengths: Vec<_> = lengths.iter().map(|length| length * MIB).collect();
+        growth.look(start + quarters * POLL, &lengths);
+        for (i, end) in growth.due(most) {
+            growth.parts[i].end = end;
+        }
+        growth.parts.iter().map(|part| part.held() / MIB).collect()
+    }
+
     #[test]
     fn room_is_taken_ahead_of_the_guest_s_speed() {
         let start = Instant::now();
-        let mut growth = Growth { end: 60 * MIB, ..Growth::default() };
-        // milliseconds, MiB of the file, MiB that are taken for it then
-        for (millis, length, taken) in [
-            (0, 0, None),
-            (50, 10, None),
-            // 12 MiB in 250 ms: 48 MiB a second for 3.75 s
-            (250, 12, Some(192)),
-            (300, 20, None),
-            // 44 MiB in as long
-            (500, 56, Some(716)),
-            (550, 58, None),
+        let mut growth = Growth::default();
+        // quarters of a second, MiB of the file, MiB of room beyond its end then
+        for (quarters, length, held) in [
+            (0, 0, 60),
+            // 48 MiB a second for 3.75 s
+            (1, 12, 180),
+            (2, 24, 168),
+            // 176 MiB a second
+            (3, 68, 660),
             // it rests, and may go on at that speed
-            (4000, 58, None),
-            (4050, 250, Some(910)),
+            (16, 68, 660),
+            (17, 109, 619),
+            // no more than is to be had
+            (18, 1109, 1024),
         ] {
-            growth.look(start + Duration::from_millis(millis), length * MIB);
-            let end = growth.due(length * MIB, growth.ahead(60 * MIB, u64::MAX));
-            assert_eq!(end.map(|end| end / MIB), taken, "after {millis} ms");
-            growth.end = end.unwrap_or(growth.end);
+            assert_eq!(grow(&mut growth, start, quarters, &[length], MOST), [held], "at {quarters}");
         }
-        assert_eq!(growth.ahead(60 * MIB, 20 * MIB), 20 * MIB, "no more than is allowed");
+        assert_eq!(growth.wanted(20 * MIB), 20 * MIB, "no more than is allowed");
+    }
+
+    #[test]
+    fn what_is_held_for_several_disks_is_bounded_by_the_speed_of_all_together() {
+        // how many MiB each of the disks grows by in each quarter of a second, MiB that each holds at the end
+        let burst = |disk: usize| {
+            let mut by = vec![0; 8];
+            by[disk] = 50;
+            by
+        };
+        let cases = [
+            ("nothing grows", vec![vec![0; 30]; 3], vec![1; 30]),
+            ("one begins", vec![[vec![1], vec![0; 29]].concat()], [vec![31], vec![1; 29]].concat()),
+            ("all at one speed", vec![vec![0; 4], vec![13; 4], vec![13; 4], vec![13; 4]], vec![169; 4]),
+            ("one after the other", (0..8).map(burst).collect(), vec![421, 46, 46, 46, 46, 46, 46, 46]),
+        ];
+        for (case, steps, expected) in cases {
+            let (start, mut growth) = (Instant::now(), Growth::default());
+            let mut lengths = vec![0; expected.len()];
+            grow(&mut growth, start, 0, &lengths, MOST);
+            let mut held = Vec::new();
+            for (quarters, by) in (1..).zip(steps) {
+                lengths.iter_mut().zip(by).for_each(|(length, by)| *length += by);
+                held = grow(&mut growth, start, quarters, &lengths, MOST);
+                assert!(held.iter().sum::<u64>() <= growth.wanted(MOST) / MIB, "{case}: {held:?}");
+            }
+            assert_eq!(held, expected, "{case}");
+        }
     }
 
     /// An ext4 of so many MiB, half of which is root's alone, gone on drop.
@@ -290,10 +402,10 @@ mod tests {
         reserve.look(Instant::now(), || 20 * MIB).unwrap();
         for disk in ["vda", "vdb"] {
             let found = enough.0.path().join(disk).metadata().unwrap();
-            assert_eq!((found.len(), found.blocks() * 512 / MIB), (0, 10), "{disk}");
+            assert_eq!((found.len(), found.blocks() * 512 / MIB), (0, 5), "{disk}");
         }
         reserve.look(Instant::now(), || u64::MAX).unwrap();
-        assert_eq!(enough.0.path().join("vda").metadata().unwrap().blocks() * 512 / MIB, 30);
+        assert_eq!(enough.0.path().join("vda").metadata().unwrap().blocks() * 512 / MIB, 15);
         assert_eq!(enough.0.path().join("spare").metadata().unwrap().len(), 0);
         reserve.check_kept().unwrap();
 

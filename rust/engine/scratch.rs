@@ -18,7 +18,7 @@ use crate::config::Config;
 use crate::error::{Code, Error, Result};
 use crate::host;
 use crate::libvirt::Domain;
-use crate::nas::deadline::ask;
+use crate::nas::deadline::{ask, of_the_host};
 use crate::nas::folder::Folder;
 use crate::qcow2;
 
@@ -35,7 +35,7 @@ const SOCKET: &str = "qemu/nbd";
 const SOCKETS: &str = "qemu";
 /// What the names of scratch files end with.
 const FILES: &str = "qcow2";
-/// A file that stays empty.
+/// A file that is empty unless room is being taken.
 const SPARE: &str = "spare";
 /// A file with the domain's name in it.
 const DOMAIN: &str = "domain";
@@ -53,6 +53,8 @@ pub struct Scratch {
     owner: Option<(u32, u32)>,
     /// Of the scratch files, when there are such.
     reserve: Option<Arc<Reserve>>,
+    /// Its file system was synced.
+    settled: bool,
     /// Says that somebody still uses it.
     _lock: File,
 }
@@ -80,7 +82,7 @@ impl Scratch {
         flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|e| Error::io(STEP, &folder, e))?;
         drop(made);
         let bounds = Bounds { folder: folder.clone(), limits: [config.scratch_per_vm, config.scratch_per_host] };
-        let scratch = Scratch { folder, bounds, owner, reserve: None, _lock: lock };
+        let scratch = Scratch { folder, bounds, owner, reserve: None, settled: false, _lock: lock };
         fs::write(scratch.folder.join(DOMAIN), vm).map_err(io(&scratch.folder))?;
         let sockets = scratch.folder.join(SOCKETS);
         DirBuilder::new().mode(0o700).create(&sockets).map_err(io(&sockets))?;
@@ -100,7 +102,8 @@ impl Scratch {
             qcow2::create(&file, bytes, None).map_err(|e| e.at(STEP, &path))?;
             reserve.add(target, path, file);
         }
-        let look = || reserve.look(Instant::now(), || self.bounds.allowed());
+        let bounds = self.bounds();
+        let look = || reserve.look(Instant::now(), || bounds.allowed());
         match look() {
             Err(error) if error.code == Code::NoSpace => self.settle().and_then(|()| look())?,
             taken => taken?,
@@ -132,11 +135,14 @@ impl Scratch {
         self.bounds.clone()
     }
 
-    /// Has the file system give back what was removed from it: some do that only when they next write their tables.
-    pub(super) fn settle(&self) -> Result<()> {
+    /// Has the file system give back what was removed from it: some do that only when they next write their tables. Once.
+    pub(super) fn settle(&mut self) -> Result<()> {
+        if std::mem::replace(&mut self.settled, true) {
+            return Ok(());
+        }
         let folder = self._lock.try_clone().map_err(|e| Error::io(SETTLE, &self.folder, e))?;
         let path = self.folder.clone();
-        ask(SETTLE, END, move || rustix::fs::syncfs(&folder).map_err(|e| Error::io(SETTLE, &path, e)))
+        of_the_host(SETTLE, END, move || rustix::fs::syncfs(&folder).map_err(|e| Error::io(SETTLE, &path, e)))
     }
 
     /// Its path.

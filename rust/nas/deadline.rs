@@ -17,6 +17,7 @@ const MAX_STUCK: usize = 64;
 
 static STUCK: AtomicUsize = AtomicUsize::new(0);
 static STUCK_QUESTIONS: AtomicUsize = AtomicUsize::new(0);
+static STUCK_DISKS: AtomicUsize = AtomicUsize::new(0);
 
 /// How many given-up pieces of work have not ended yet.
 pub fn stuck() -> usize {
@@ -41,6 +42,15 @@ pub fn ask<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
     bounded_and_counted(&STUCK_QUESTIONS, Code::Libvirt, step, limit, work)
+}
+
+/// The same for the host's own disks, which fail with `IO`.
+pub fn of_the_host<T: Send + 'static>(
+    step: &'static str,
+    limit: Duration,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    bounded_and_counted(&STUCK_DISKS, Code::Io, step, limit, work)
 }
 
 /// Work that goes on while whoever began it does something else. Dropped before its end, it is given up as if it had been
