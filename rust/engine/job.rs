@@ -79,6 +79,8 @@ impl Prepared {
     /// in time: a job that comes up late is aborted at once. A push waits for the NAS then, a pull for anything but that.
     pub fn begin(self, engine: Engine, backup: String, checkpoint: Option<String>) -> Result<Result<BackupJob>> {
         const STEP: &str = "begin the backup";
+        // What came while the guest was being frozen, which may take minutes, is none of this job's.
+        while self.signals.try_recv().is_ok() {}
         let domain = self.domain.clone();
         let begin = move || Ok(domain.begin_backup(&backup, checkpoint.as_deref()).map(|()| Begun(Some(domain))));
         let begun = if engine == Engine::Pull { ask(STEP, CALL, begin) } else { bounded(STEP, CALL, begin) };
