@@ -9,7 +9,7 @@ use super::decision::{DiskFacts, Failed, Plan, Way};
 use super::found::{self, Found};
 use super::quiesce::{self, Frozen};
 use super::request::{Checked, Mode};
-use super::storage::{Published, Targets};
+use super::storage::{Published, TargetWriter, Targets};
 use super::{Call, ask, base, describe, layers, regrown};
 use crate::config::{Config, QuiesceFailure};
 use crate::engine::job::{BackupJob, Prepared};
@@ -126,6 +126,11 @@ impl Attempt {
         let copied = self.move_data(call, &mut backup, means, job);
         if backup.has_ended() {
             self.scratch = None;
+            // A guest that met an error in the last moment waits.
+            if let Err(error) = self.resume() {
+                log::error!("{}: {error}", self.found.domain.name());
+                details.push(error.to_string());
+            }
         }
         let copied = match backup.incident_at_end() {
             Some(incident) => copied.map_err(|error| incident.told_in(error)).inspect(|_| {
@@ -179,10 +184,7 @@ impl Attempt {
             }
             Means::Pull(scratch, disks) => {
                 let session = self.targets.session().clone();
-                let copied = pull::copy(backup, &scratch, disks, rate, session, job, deadline);
-                // A guest that ran out of scratch in the last moment waits for it.
-                let resumed = if backup.has_ended() { self.resume() } else { Ok(()) };
-                copied.and_then(|fingerprints| resumed.map(|()| (fingerprints, None)))
+                pull::copy(backup, &scratch, disks, rate, session, job, deadline).map(|copied| (copied, None))
             }
         }
     }
@@ -386,7 +388,7 @@ impl Attempt {
     fn undo(self, error: Error) -> (Error, Option<HostState>) {
         let Attempt { mut found, bitmap, mut host, targets, engine, stuck, .. } = self;
         let name = found.domain.name().to_owned();
-        let owner = found.xml.owner.filter(|_| engine == Engine::Push);
+        let owner = found.xml.owner;
         let cleared = ask("clear the guest", move || {
             found.refresh();
             remove_bitmap(&found, &mut host, bitmap.as_deref());
@@ -395,11 +397,14 @@ impl Attempt {
                 host.remember(&bitmap)?;
             }
             leftover::resume(&found.domain, !found.state.waits_for_storage());
-            Ok((found, host))
+            let guest = found.domain.state();
+            Ok((found, host, guest))
         });
-        let error = targets.discard(error, owner);
+        let guest = cleared.as_ref().map_err(Error::clone).and_then(|(.., guest)| guest.clone());
+        let writer = target_writer(engine, &guest, owner);
+        let error = targets.discard(error, writer);
         // Once more: a write of the guest may have failed while the bitmap was being removed.
-        let resumed = cleared.and_then(|(found, host)| {
+        let resumed = cleared.and_then(|(found, host, _)| {
             ask("resume the guest", move || {
                 leftover::resume(&found.domain, !found.state.waits_for_storage());
                 Ok(host)
@@ -436,6 +441,15 @@ fn may_run(ours: &Result<Option<bool>>) -> bool {
     !matches!(ours, Ok(Some(false)))
 }
 
+/// Who has written the targets of a job that failed, so that a full NAS may be the reason; not where the guest's end is it.
+fn target_writer(engine: Engine, guest: &Result<State>, owner: Option<(u32, u32)>) -> TargetWriter {
+    match guest {
+        Ok(State::Other) | Err(_) => TargetWriter::Ours,
+        Ok(_) if engine == Engine::Push => TargetWriter::Qemu(owner),
+        Ok(_) => TargetWriter::Ours,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -445,6 +459,19 @@ mod tests {
         let lost = || Err(Error::new(Code::Libvirt, "look at the domain's job", "the connection was lost"));
         for (ours, may) in [(Ok(Some(true)), true), (Ok(Some(false)), false), (Ok(None), true), (lost(), true)] {
             assert_eq!(may_run(&ours), may, "{ours:?}");
+        }
+    }
+
+    #[test]
+    fn a_full_nas_is_looked_for_only_where_a_qemu_that_lives_has_written_to_it() {
+        let (owner, lost) = (Some((1, 2)), Err(Error::new(Code::Libvirt, "ask", "the connection was lost")));
+        for (engine, guest, writer) in [
+            (Engine::Push, Ok(State::Running), TargetWriter::Qemu(owner)),
+            (Engine::Push, Ok(State::Other), TargetWriter::Ours),
+            (Engine::Push, lost, TargetWriter::Ours),
+            (Engine::Pull, Ok(State::Running), TargetWriter::Ours),
+        ] {
+            assert_eq!(target_writer(engine, &guest, owner), writer, "{engine:?} {guest:?}");
         }
     }
 }

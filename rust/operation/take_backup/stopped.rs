@@ -19,7 +19,7 @@ use super::rbd::Rbd;
 use super::request::{Checked, Mode, StoppedSource, StoppedSources};
 use super::selection::{self, EXCLUDED, HELP};
 use super::space::Free;
-use super::storage::{self, Targets};
+use super::storage::{self, TargetWriter, Targets};
 use super::{Call, Outcome, TakenBackup, ask, base, manifest, parent_point, qemu_img, regrown};
 use crate::engine::Engine;
 use crate::engine::offline::{self, Origin};
@@ -456,7 +456,7 @@ impl Attempt {
         } else {
             unseed(&self.found, &self.plan, bitmap, host);
         }
-        let error = self.targets.discard(error, None);
+        let error = self.targets.discard(error, TargetWriter::Qemu(None));
         host.end_unless(error.leftovers);
         error
     }

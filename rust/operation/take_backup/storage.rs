@@ -249,6 +249,15 @@ pub(super) struct Targets {
     partial: PartialPoint,
 }
 
+/// Who wrote the targets that are discarded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum TargetWriter {
+    /// An engine of ours, which tells each error; or whoever did was not stopped by one.
+    Ours,
+    /// QEMU or `qemu-img`, as this user and group (`None`: ours).
+    Qemu(Option<(u32, u32)>),
+}
+
 /// Makes the empty targets with their final backing names. It writes to the NAS right before the hypervisor does, so it
 /// is the probe too: `NAS_UNRESPONSIVE` when the NAS hangs.
 pub(super) fn make_targets(
@@ -422,9 +431,9 @@ impl Targets {
         self.partial.folder().sync()
     }
 
-    /// Removes everything after a failure, and makes the error say so if the NAS is full or something stays behind. `owner`
-    /// is the user that QEMU writes as, if it does.
-    pub(super) fn discard(self, error: Error, owner: Option<(u32, u32)>) -> Error {
+    /// Removes everything after a failure, and makes the error say so if the NAS is full, which QEMU, should it be the `writer`,
+    /// does not tell, or if something stays behind.
+    pub(super) fn discard(self, error: Error, writer: TargetWriter) -> Error {
         // A NAS that hangs is not waited for again; when it comes back the thread that was left removes the point.
         let limit = match error.code {
             _ if error.leftovers => HUNG,
@@ -432,10 +441,13 @@ impl Targets {
             Code::Timeout => PROBE,
             _ => LIMIT,
         };
-        let of_others = error.code == Code::JobFailed;
+        let asked = match writer {
+            TargetWriter::Qemu(owner) if error.code == Code::JobFailed => Some(owner),
+            _ => None,
+        };
         let removed = bounded("remove the unfinished point", limit, move || {
             let Targets { files, indexes, partial, .. } = self;
-            let full = of_others.then(|| full::refusal(partial.folder(), &files, owner));
+            let full = asked.map(|owner| full::refusal(partial.folder(), &files, owner));
             drop((files, indexes));
             Ok((full.transpose(), partial.discard()))
         });
