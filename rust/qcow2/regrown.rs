@@ -20,11 +20,11 @@ use super::view::{Layer, View};
 /// How much of the parents is read at once when the first cluster held nothing but zeroes.
 const CHUNK: u64 = 1 << 20;
 /// So many bytes of zeroes are looked at that the parents and the disk both hold as data. Somebody has written them: what a
-/// cut takes is put back without data, unless it was asked for to be allocated.
+/// cut takes is put back without data, unless it was asked for to be allocated, or the disk has a data file.
 const WRITTEN_ZEROES: u64 = if cfg!(test) { 8 << 20 } else { 256 << 20 };
-/// And so many that the parents hold as data and the disk does not, as after a copy of the disk that left zeroes out. More
+/// And so many that the parents hold as data and the disk does not, or may not, as after a copy of the disk that left zeroes out. More
 /// would take as long as a full, which brings the two together.
-const OTHER_ZEROES: u64 = if cfg!(test) { 8 << 20 } else { 4 << 30 };
+const OTHER_ZEROES: u64 = if cfg!(test) { 16 << 20 } else { 4 << 30 };
 
 /// What could not be read, so that a cut would not be seen.
 #[derive(Debug)]
@@ -48,6 +48,8 @@ impl Unseen {
 pub fn regrown(target: File, parents: Vec<File>, disk: Vec<Layer>) -> Result<bool, Unseen> {
     let mut target = Image::open(target, slice_size(1)).map_err(Unseen::Target)?;
     let mut parents = Chain::open(parents).map_err(|(image, error)| Unseen::Parent(image, error))?;
+    // QEMU maps all that it puts back of a disk with such a file, so that nobody need have written it
+    let data_file = disk.iter().any(|layer| matches!(layer, Layer::Qcow2(_, Some(_))));
     let mut disk = View::open_in_use(disk).map_err(Unseen::Disk)?;
     let (mut most, mut written, mut others) = (target.cluster_size(), 0, 0);
     for table in (0..target.l1_entries()).rev() {
@@ -60,13 +62,13 @@ pub fn regrown(target: File, parents: Vec<File>, disk: Vec<Layer>) -> Result<boo
                     let cluster_end = (last + 1).next_multiple_of(target.cluster_size()).min(target.virtual_size());
                     return is_zero(&mut disk, last..cluster_end).map_err(Unseen::Disk);
                 }
-                let data = data_in(&mut disk, &range).map_err(Unseen::Disk)?;
+                let data = if data_file { 0 } else { data_in(&mut disk, &range).map_err(Unseen::Disk)? };
                 (written, others) = (written + data, others + (range.end - range.start) - data);
                 if written >= WRITTEN_ZEROES {
                     return Ok(false);
                 }
                 if others >= OTHER_ZEROES {
-                    let what = format!("{others} bytes of zeroes, which the parent's images hold as data, end it");
+                    let what = format!("the parent's images end in {others} bytes of zeroes stored as data: too many to read");
                     return Err(Unseen::Disk(Error::Unsupported(what)));
                 }
                 (end, most) = (range.start, CHUNK);
@@ -240,14 +242,34 @@ mod tests {
     #[test]
     fn of_too_many_zeroes_it_is_not_known() {
         let fixture = Fixture::new();
-        write(&fixture.full, "qcow2", "write -P 0 2900M 9M");
+        write(&fixture.full, "qcow2", "write -P 0 2900M 17M");
         let open = |path: &Path| File::open(path).unwrap();
         let layers = vec![Layer::Qcow2(open(&fixture.disk), None), Layer::Raw(open(&fixture.template))];
         let unseen = regrown(open(&fixture.target), vec![open(&fixture.full)], layers);
         assert!(matches!(unseen, Err(Unseen::Disk(Error::Unsupported(_)))), "{unseen:?}");
         // somebody has written them
-        write(&fixture.disk, "qcow2", "write -P 0 2900M 9M");
+        write(&fixture.disk, "qcow2", "write -P 0 2900M 17M");
         assert!(!fixture.regrown());
+    }
+
+    /// QEMU maps all that is put back of a disk whose data file is to be read as it is.
+    #[test]
+    fn a_disk_with_a_data_file_that_was_put_back_is_seen() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let (disk, data, full, target) = (at("disk"), at("data"), at("full"), at("target"));
+        let option = format!("data_file={},data_file_raw=on", text(&data));
+        run("qemu-img", &["create", "-q", "-f", "qcow2", "-o", &option, text(&disk), "3G"]);
+        write(&disk, "qcow2", "write -P 8 2G 1M");
+        run("qemu-img", &["convert", "-f", "qcow2", "-O", "qcow2", text(&disk), text(&full)]);
+        write(&full, "qcow2", "write -P 0 2900M 9M");
+        run("qemu-img", &["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", text(&full), text(&target)]);
+        for size in ["1G", "3G"] {
+            run("qemu-img", &["resize", "-q", "-f", "qcow2", "--shrink", text(&disk), size]);
+        }
+        let open = |path: &Path| File::open(path).unwrap();
+        let layers = vec![Layer::Qcow2(open(&disk), Some(open(&data)))];
+        assert!(regrown(open(&target), vec![open(&full)], layers).unwrap());
     }
 
     #[test]
