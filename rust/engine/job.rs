@@ -18,7 +18,7 @@ pub(super) const CALL: Duration = Duration::from_secs(60);
 const STATE: Duration = Duration::from_secs(10);
 /// How long an aborted job may take to end on storage that answers.
 const ABORT: Duration = Duration::from_secs(20);
-/// How long the end of a job may take to be told that lacks nothing but its end. One thread of libvirt's hears of the end of
+/// How long libvirt may take to tell the end of a job whose data were all read. One thread of libvirt's hears of the end of
 /// all jobs on the host; it waits for 30 s where a guest crashes in the middle of a backup, be it another guest.
 const COMPLETE: Duration = Duration::from_secs(60);
 /// Between two looks at the statistics.

@@ -370,6 +370,14 @@ impl DomainXml {
             disk.path = blocks.get(&disk.target).and_then(|block| block.path.clone());
         }
     }
+
+    /// The same, where the images of this domain were found before, unless a disk has another one now.
+    pub fn locate_as(&mut self, before: &DomainXml) {
+        for disk in self.disks.iter_mut().filter(|disk| disk.path.is_none()) {
+            let same = before.disks.iter().find(|known| known.target == disk.target && known.source == disk.source);
+            disk.path = same.and_then(|known| known.path.clone());
+        }
+    }
 }
 
 impl From<DiskElement> for Disk {

@@ -68,7 +68,8 @@ pub fn regrown(target: File, parents: Vec<File>, disk: Vec<Layer>) -> Result<boo
                     return Ok(false);
                 }
                 if others >= OTHER_ZEROES {
-                    let what = format!("the parent's images end in {others} bytes of zeroes stored as data: too many to read");
+                    let what =
+                        format!("the parent's images end in {others} bytes of zeroes stored as data: too many to read");
                     return Err(Unseen::Disk(Error::Unsupported(what)));
                 }
                 (end, most) = (range.start, CHUNK);

@@ -164,3 +164,35 @@ fn a_disk_that_the_parent_left_out_is_full_inside_the_point_and_keeps_no_older_b
     }
     story.assert_all_restore();
 }
+
+#[test]
+fn the_bitmap_of_a_disk_that_can_not_be_read_is_not_forgotten() {
+    let mut story = Story::with_full();
+    let record = nasbackup::config::current().state_dir.join(format!("{}.json", story.guest.name));
+    let (image, volume) = (story.guest.disks[1].path.clone(), story.guest.disks[1].volume().to_owned());
+    let away = image.with_extension("away");
+    for stopped in [false, true] {
+        story.guest.disks[1].excluded = false;
+        let older = story.take("full").taken.bitmap_created.clone().unwrap();
+        story.guest.disks[1].excluded = true;
+        // the bitmaps are in the images now
+        story.guest.restart();
+        if stopped {
+            story.guest.stop();
+        }
+        let mut take = |hidden: bool| {
+            if hidden {
+                std::fs::rename(&image, &away).unwrap();
+            }
+            let request = if stopped { story.stopped_request("full") } else { story.request("full") };
+            let point = story.accept(excluding(request, &[&volume]));
+            if hidden {
+                std::fs::rename(&away, &image).unwrap();
+            }
+            let known = std::fs::read_to_string(&record).unwrap().contains(&format!("\"{older}\""));
+            (point.taken.details.contains("older bitmaps may stay"), known)
+        };
+        assert_eq!(take(true), (true, true), "stopped: {stopped}");
+        assert_eq!(take(false), (false, false), "stopped: {stopped}");
+    }
+}

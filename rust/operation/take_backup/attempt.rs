@@ -135,7 +135,7 @@ impl Attempt {
         let copied = match backup.incident_at_end() {
             Some(incident) => copied.map_err(|error| incident.told_in(error)).inspect(|_| {
                 let disk = incident.disk.as_deref().map(|disk| format!("disk {disk}: ")).unwrap_or_default();
-                details.push(format!("{disk}{incident}; the backup is right"));
+                details.push(format!("{disk}{incident}; the restore point holds what the disks held at its instant"));
             }),
             None => copied,
         };
@@ -430,13 +430,13 @@ fn remove_bitmap(found: &Found, host: &mut HostState, bitmap: Option<&str>) {
         return;
     }
     // Looked at anew: the guest may have been restarted since, and what is stored in its disks be another.
-    let removed = found::bitmaps(&found.domain).and_then(|now| now.remove(&found.domain, bitmap));
+    let removed = found::bitmaps(&found.domain, Some(&found.xml)).and_then(|now| now.remove(&found.domain, bitmap));
     if let Err(error) = removed.and_then(|()| host.forget(bitmap)) {
         log::warn!("{}: bitmap '{bitmap}' stays until the next backup: {error}", found.domain.name());
     }
 }
 
-/// May a job of ours run, by what was found of the domain's job? Nothing is taken away from under one that nobody can ask for.
+/// May a job of ours run, by what was found of the domain's job? While libvirt does not answer, what such a job uses is kept.
 fn may_run(ours: &Result<Option<bool>>) -> bool {
     !matches!(ours, Ok(Some(false)))
 }

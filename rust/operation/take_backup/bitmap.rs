@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::decision::BitmapFound;
-use crate::error::Result;
+use crate::error::{Code, Error, Result};
 use crate::libvirt::{Domain, Redefined, checkpoint_xml};
 
 /// The bitmaps that a running guest has, as far as can be seen from outside of QEMU.
@@ -13,6 +13,8 @@ pub(super) struct Bitmaps {
     pub targets: Vec<String>,
     /// For each disk, the names stored in its top image. Those begun since QEMU started are not among them.
     pub stored: Vec<BTreeSet<String>>,
+    /// The disks among them whose images could not be read, and why: what is stored there is not known.
+    pub unknown: Vec<String>,
     /// The checkpoints that libvirt knows.
     pub known: BTreeSet<String>,
 }
@@ -77,17 +79,26 @@ impl Bitmaps {
         Ok(lost(name, &bad))
     }
 
-    /// Removes the bitmap `name` and its checkpoint from all disks.
+    /// Removes the bitmap `name` and its checkpoint from all disks. An error when it may be on one that could not be read.
     pub(super) fn remove(&self, domain: &Domain, name: &str) -> Result<()> {
         match domain.delete_checkpoint(name) {
-            Ok(true) => Ok(()),
-            Ok(false) => self.remove_stored(domain, name),
+            Ok(true) => return Ok(()),
+            Ok(false) => self.remove_stored(domain, name)?,
             Err(error) => {
                 log::info!("{}: {error}; bitmap '{name}' is removed disk by disk", domain.name());
                 domain.forget_checkpoint(name)?;
                 self.remove_stored(domain, name)?;
-                self.remove_unstored(domain, name)
+                self.remove_unstored(domain, name)?;
             }
+        }
+        self.all_known()
+    }
+
+    /// An error that names the disks of which it is not known what bitmaps they have.
+    fn all_known(&self) -> Result<()> {
+        match self.unknown[..] {
+            [] => Ok(()),
+            _ => Err(Error::new(Code::Io, "look at the bitmaps", self.unknown.join(", "))),
         }
     }
 

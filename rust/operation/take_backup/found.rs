@@ -12,7 +12,7 @@ use crate::config::Config;
 use crate::engine::choice;
 use crate::engine::incident::JobDisk;
 use crate::error::{Code, Error, Result};
-use crate::libvirt::{Disk, Domain, DomainXml, JobState, State};
+use crate::libvirt::{Disk, Domain, DomainXml, JobState, Source, State};
 use crate::point::LeftOut;
 use crate::qcow2;
 
@@ -124,11 +124,14 @@ pub(super) fn find(checked: &Checked, config: &Config) -> Result<Found> {
     Ok(Found { domain, state, xml_text, xml, disks, left_out, bitmaps, details })
 }
 
-/// The bitmaps that a domain has now.
-pub(super) fn bitmaps(domain: &Domain) -> Result<Bitmaps> {
+/// The bitmaps that a domain has now. The volumes of pools are where they were found `before`; without that libvirt is
+/// asked, unless a job runs.
+pub(super) fn bitmaps(domain: &Domain, before: Option<&DomainXml>) -> Result<Bitmaps> {
     let (_, mut xml) = domain.xml()?;
-    if xml.has_volumes() {
-        xml.locate(&domain.blocks()?);
+    match before {
+        Some(before) => xml.locate_as(before),
+        None if xml.has_volumes() && domain.job()?.state != JobState::Running => xml.locate(&domain.blocks()?),
+        None => {}
     }
     bitmaps_of(domain, &xml)
 }
@@ -136,21 +139,42 @@ pub(super) fn bitmaps(domain: &Domain) -> Result<Bitmaps> {
 /// Those of the disks that can carry some, and that no other domain has.
 fn bitmaps_of(domain: &Domain, xml: &DomainXml) -> Result<Bitmaps> {
     let own = xml.disks.iter().filter(|disk| !disk.shareable && !disk.transient);
-    let carriers = own.filter_map(|disk| Some((disk.target.clone(), bitmap_home(disk).ok()?)));
-    let (targets, stored) = carriers.unzip();
-    Ok(Bitmaps { targets, stored, known: domain.checkpoint_names()?.into_iter().collect() })
+    let (targets, stored, unknown) = stored_on(own);
+    Ok(Bitmaps { targets, stored, unknown, known: domain.checkpoint_names()?.into_iter().collect() })
 }
 
-/// Removes the bitmap `name` from all disks of the domain, which has `bitmaps`.
-pub(super) fn remove_everywhere(domain: &Domain, bitmaps: &Bitmaps, name: &str) -> Result<()> {
+/// The disks that can carry a bitmap, the names stored on each, and those on which they can't be read.
+fn stored_on<'a>(disks: impl Iterator<Item = &'a Disk>) -> (Vec<String>, Vec<BTreeSet<String>>, Vec<String>) {
+    let (mut targets, mut stored, mut unknown) = (Vec::new(), Vec::new(), Vec::new());
+    for disk in disks {
+        let names = match bitmap_home(disk) {
+            Ok(names) => names,
+            Err(NoBitmaps::Never(_)) => continue,
+            Err(NoBitmaps::Unknown(reason)) => {
+                unknown.push(format!("disk {}: {reason}", disk.target));
+                BTreeSet::new()
+            }
+        };
+        targets.push(disk.target.clone());
+        stored.push(names);
+    }
+    (targets, stored, unknown)
+}
+
+/// Removes the bitmap `name` from all disks of the domain, which has `bitmaps` and was `before`. False when a disk could not
+/// be read that may have it.
+pub(super) fn remove_everywhere(domain: &Domain, before: &DomainXml, bitmaps: &Bitmaps, name: &str) -> Result<bool> {
     if !bitmaps.has(name) {
-        return Ok(());
+        return Ok(bitmaps.unknown.is_empty());
     }
     bitmaps.remove(domain, name)?;
     // A checkpoint that was made again has no more disks than those that were incremental by it, and takes the bitmap from
     // these alone.
-    let now = self::bitmaps(domain)?;
-    if now.has(name) { now.remove(domain, name) } else { Ok(()) }
+    let now = self::bitmaps(domain, Some(before))?;
+    if now.has(name) {
+        now.remove(domain, name)?;
+    }
+    Ok(now.unknown.is_empty())
 }
 
 /// Facts of one disk.
@@ -172,27 +196,39 @@ fn look_at(domain: &Domain, xml: &DomainXml, chosen: &Chosen<'_>, size: Option<u
         serial: disk.serial.clone(),
         twin: disk.serial.is_some() && with_its_serial > 1,
         virtual_size: size.ok_or_else(|| Error::new(Code::Libvirt, STEP, "its size is not known"))?,
-        cannot_carry: bitmap_home(disk).err(),
+        cannot_carry: bitmap_home(disk).err().map(|(NoBitmaps::Never(reason) | NoBitmaps::Unknown(reason))| reason),
         only_full: None,
         unseen: None,
     })
 }
 
-/// The bitmaps stored in the disk's top image, or why it can't hold one.
-fn bitmap_home(disk: &Disk) -> Result<BTreeSet<String>, String> {
+/// Why no bitmaps of a disk can be named.
+#[derive(Debug)]
+enum NoBitmaps {
+    /// It can't carry any.
+    Never(String),
+    /// It may, but its image can't be looked at.
+    Unknown(String),
+}
+
+/// The bitmaps stored in the disk's top image.
+fn bitmap_home(disk: &Disk) -> Result<BTreeSet<String>, NoBitmaps> {
+    let never = |reason: &str| Err(NoBitmaps::Never(reason.to_owned()));
     if disk.format != "qcow2" {
-        return Err(format!("its format is {}", disk.format));
+        return never(&format!("its format is {}", disk.format));
     }
-    let Some(path) = &disk.path else { return Err("its image is no file or device of this host".to_owned()) };
     if disk.read_only {
-        return Err("it is read-only".to_owned());
+        return never("it is read-only");
     }
+    let path = match (&disk.path, &disk.source) {
+        (Some(path), _) => path,
+        (None, Source::Volume(_)) => return Err(NoBitmaps::Unknown("where its image is, is not known".to_owned())),
+        (None, _) => return never("its image is no file or device of this host"),
+    };
     let info = File::open(path).map_err(qcow2::Error::from).and_then(|file| qcow2::inspect(&file));
-    let info = info.map_err(|e| format!("its image can't be read: {e}"))?;
+    let info = info.map_err(|e| NoBitmaps::Unknown(format!("its image can't be read: {e}")))?;
     if info.version < 3 {
-        return Err(
-            "its image is qcow2 version 2; 'qemu-img amend -o compat=1.1' while the guest is stopped helps".to_owned()
-        );
+        return never("its image is qcow2 version 2; 'qemu-img amend -o compat=1.1' while the guest is stopped helps");
     }
     Ok(info.bitmaps.into_iter().map(|bitmap| bitmap.name).collect())
 }

@@ -29,6 +29,8 @@ const REMOVAL: Duration = Duration::from_secs(600);
 /// the next load, or by the next backup of its virtual machine.
 pub(crate) fn at_load(config: Arc<Config>) {
     let undone = deadline::ask("undo what was left", LOAD, move || {
+        // first: one guest that does not answer must not hold up the end of every other guest's job
+        scratch::sweep(&config);
         for vm in host::unfinished(&config.state_dir) {
             let undone = match HostState::lock(&config.state_dir, &vm) {
                 Err(error) if error.code == Code::Busy => Ok(()),
@@ -38,7 +40,6 @@ pub(crate) fn at_load(config: Arc<Config>) {
                 log::error!("{vm}: what a backup has left stays for now: {error}");
             }
         }
-        scratch::sweep(&config);
         Ok(())
     });
     if let Err(error) = undone {
@@ -175,12 +176,15 @@ fn clear(uri: &str, begun: &Begun, fate: Fate, mut host: HostState) -> HostState
 fn remove_bitmap(uri: &str, begun: &Begun, name: &str) -> Result<bool> {
     match Domain::find(uri, &begun.vm)? {
         Some(domain) if domain.is_active()? => {
-            found::bitmaps(&domain)?.remove(&domain, name)?;
+            found::bitmaps(&domain, None)?.remove(&domain, name)?;
             Ok(true)
         }
         _ => {
-            for disk in begun.disks.iter().filter(|disk| Path::new(disk).exists()) {
-                stopped::remove_if_there(disk, name)?;
+            for disk in &begun.disks {
+                let exists = Path::new(disk).try_exists();
+                if exists.map_err(|e| Error::io("look at the disk", disk, e))? {
+                    stopped::remove_if_there(disk, name)?;
+                }
             }
             Ok(!begun.disks.is_empty())
         }

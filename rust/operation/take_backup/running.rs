@@ -197,7 +197,7 @@ fn find_bitmap(found: &Found, parent: &Parent, ways: &[Way]) -> Option<BitmapFou
 fn clear_up(mut found: Found, mut host: HostState, ours: &BTreeSet<String>, bitmap: &str) -> Vec<String> {
     found.refresh();
     // Looked at anew: the guest may have been restarted since, and its older bitmaps be stored ones now.
-    let bitmaps = match found::bitmaps(&found.domain) {
+    let bitmaps = match found::bitmaps(&found.domain, Some(&found.xml)) {
         Ok(bitmaps) => bitmaps,
         Err(error) => {
             host.end();
@@ -206,11 +206,13 @@ fn clear_up(mut found: Found, mut host: HostState, ours: &BTreeSet<String>, bitm
     };
     let mut details = Vec::new();
     for name in ours.iter().filter(|name| *name != bitmap) {
-        let removed = found::remove_everywhere(&found.domain, &bitmaps, name);
-        if let Err(error) = removed.and_then(|()| host.forget(name)) {
+        let removed = found::remove_everywhere(&found.domain, &found.xml, &bitmaps, name);
+        // a name that was forgotten while it may be somewhere would be nobody's
+        if let Err(error) = removed.and_then(|everywhere| if everywhere { host.forget(name) } else { Ok(()) }) {
             details.push(format!("bitmap '{name}' stays until the next backup: {error}"));
         }
     }
+    details.extend(bitmaps.unknown.iter().map(|disk| format!("older bitmaps may stay until the next backup: {disk}")));
     details.extend(bitmaps.foreign(ours).iter().map(|name| format!("bitmap '{name}' is not ours and is left alone")));
     host.end();
     details

@@ -580,32 +580,41 @@ fn clear_up(
     host: &mut HostState,
 ) -> Vec<String> {
     let mut details = Vec::new();
-    let stored = stored_in(left_out);
+    let (stored, unknown) = stored_in(left_out);
     for name in ours.iter().filter(|name| *name != bitmap) {
         let disks = found.iter().map(|disk| (&disk.source.path, &disk.bitmaps));
         let there = disks.chain(stored.iter().map(|(path, names)| (path, names)));
         let there = there.filter(|(_, names)| names.contains(name)).map(|(path, _)| path.as_str());
-        if let Err(error) = remove_bitmap(there, name).and_then(|()| host.forget(name)) {
+        // a name that was forgotten while it may be somewhere would be nobody's
+        let removed = remove_bitmap(there, name);
+        if let Err(error) = removed.and_then(|()| if unknown.is_empty() { host.forget(name) } else { Ok(()) }) {
             details.push(format!("bitmap '{name}' stays until the next backup: {error}"));
         }
     }
+    details.extend(unknown.iter().map(|error| format!("older bitmaps may stay until the next backup: {error}")));
     let foreign =
         found.iter().flat_map(|disk| &disk.bitmaps).filter(|name| !ours.contains(*name)).collect::<BTreeSet<_>>();
     details.extend(foreign.iter().map(|name| format!("bitmap '{name}' is not ours and is left alone")));
     details
 }
 
-/// The bitmaps in the disks that were left out, with their paths. One that can't be read has none of ours that could be removed.
-fn stored_in(left_out: Vec<StoppedSource>) -> Vec<(String, BTreeSet<String>)> {
-    let look = |source: &StoppedSource| {
-        let info = qcow2::inspect(&File::open(&source.path).ok()?).ok()?;
-        Some((source.path.clone(), info.bitmaps.into_iter().map(|bitmap| bitmap.name).collect()))
+/// The bitmaps in the disks that were left out, with their paths, and why it is not known of others.
+fn stored_in(left_out: Vec<StoppedSource>) -> (Vec<(String, BTreeSet<String>)>, Vec<Error>) {
+    const STEP: &str = "look at the disks that are left out";
+    let look = |source: StoppedSource| {
+        let info = File::open(&source.path).map_err(qcow2::Error::from).and_then(|file| qcow2::inspect(&file));
+        let info = info.map_err(|error| error.at(STEP, &source.path))?;
+        Ok((source.path, info.bitmaps.into_iter().map(|bitmap| bitmap.name).collect()))
     };
     let qcow2 = left_out.into_iter().filter(|source| source.qcow2 && source.rbd.is_none()).collect::<Vec<_>>();
-    let looked =
-        answered("look at the disks that are left out", LIMIT, move || Ok(qcow2.iter().filter_map(look).collect()));
-    looked.unwrap_or_else(|error| {
-        log::warn!("{error}");
-        Vec::new()
-    })
+    let looked = answered(STEP, LIMIT, move || Ok(qcow2.into_iter().map(look).collect()));
+    let looked: Vec<Result<_>> = looked.unwrap_or_else(|error| vec![Err(error)]);
+    let (mut stored, mut unknown) = (Vec::new(), Vec::new());
+    for disk in looked {
+        match disk {
+            Ok(disk) => stored.push(disk),
+            Err(error) => unknown.push(error),
+        }
+    }
+    (stored, unknown)
 }
