@@ -120,7 +120,7 @@ fn an_agent_that_hangs_fails_the_backup_and_never_leaves_the_guest_frozen() {
 }
 
 #[test]
-fn a_guest_is_frozen_and_thawed_by_nobody_else_than_is_asked() {
+fn only_what_we_froze_is_thawed() {
     let linux = RealGuest::boot(1, "");
     let nas = Nas::folder();
     let quiesced = |n| TakeBackupRequest { quiesce: Some(true), ..linux.request(&nas, n) };
@@ -150,6 +150,13 @@ fn a_guest_is_frozen_and_thawed_by_nobody_else_than_is_asked() {
     linux.stop_agent();
     by("freezeSeconds", json!(2), 2).fail_with("QUIESCE_FAILED");
     assert!(!on_record());
+    // Nor is its answer waited for when the call has no more time.
+    let mut patient = own_host();
+    patient["freezeSeconds"] = json!(300);
+    let hurried = TakeBackupRequest { wait_seconds: Some(5), ..quiesced(2) };
+    let asked = Instant::now();
+    Agent::new(&patient, &[("takeBackup", take_json(&hurried))]).fail_with("QUIESCE_FAILED");
+    assert!(asked.elapsed() < Duration::from_secs(60), "{:?}", asked.elapsed());
     linux.wake_agent();
     assert!(!linux.is_frozen());
 

@@ -362,7 +362,11 @@ impl Domain {
             return Ok(true);
         }
         let error = VirtError::last_error();
-        if is_refusal(&error) { Ok(false) } else { Err(at("ask the guest's agent")(error)) }
+        if is_refusal(number(&error), error.domain().to_raw(), || true) {
+            Ok(false)
+        } else {
+            Err(at("ask the guest's agent")(error))
+        }
     }
 
     /// Freezes the guest's file systems at these mount points, all of them where none is named; how many. The inner error
@@ -375,7 +379,8 @@ impl Domain {
         let frozen = unsafe { sys::virDomainFSFreeze(self.inner.as_ptr(), first, count, 0) };
         u32::try_from(frozen).map(Ok).or_else(|_| {
             let error = VirtError::last_error();
-            let refused = is_refusal(&error);
+            let answers = || self.agent_answers().is_ok();
+            let refused = is_refusal(number(&error), error.domain().to_raw(), answers);
             let error = Error { code: Code::QuiesceFailed, ..at("freeze the guest's file systems")(error) };
             if refused { Ok(Err(error)) } else { Err(error) }
         })
@@ -389,12 +394,12 @@ impl Domain {
     }
 }
 
-/// Is that what the guest's agent has answered, in words of its own? libvirt had no number for it at first. Its connection
-/// fails with the same one, from another part of it: then nobody knows what the agent does.
-fn is_refusal(error: &VirtError) -> bool {
-    let number = number(error);
-    let from_qemu = error.domain().to_raw() == sys::VIR_FROM_QEMU;
-    from_qemu && (number == sys::VIR_ERR_INTERNAL_ERROR || number == sys::VIR_ERR_AGENT_COMMAND_FAILED)
+/// Is that error of libvirt's, from this part of it, what the guest's agent has answered in words of its own? At first libvirt
+/// had no number for it but the one that it also gives the end of the connection to the agent, or an answer that makes no
+/// sense: nobody knows what the agent does then, unless it `answers` the next question.
+fn is_refusal(number: u32, from: u32, answers: impl FnOnce() -> bool) -> bool {
+    let from_agent = number == sys::VIR_ERR_INTERNAL_ERROR && from == sys::VIR_FROM_QEMU;
+    number == sys::VIR_ERR_AGENT_COMMAND_FAILED || (from_agent && answers())
 }
 
 /// The disks in the statistics of a domain (libvirt-domain.h, virConnectGetAllDomainStats).
@@ -412,4 +417,22 @@ fn blocks(stats: &Params<'_>) -> Result<BTreeMap<String, Block>> {
 /// Text for libvirt; `INVALID_ARGUMENT` when it holds a NUL.
 pub(super) fn c_string(text: &str) -> Result<CString> {
     CString::new(text).map_err(|_| Error::invalid("text for libvirt", "contains a NUL"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_the_agent_s_refusal_where_it_goes_on_answering() {
+        for (number, from, answers, expected) in [
+            (sys::VIR_ERR_AGENT_COMMAND_FAILED, sys::VIR_FROM_QEMU, false, true),
+            (sys::VIR_ERR_INTERNAL_ERROR, sys::VIR_FROM_QEMU, true, true),
+            (sys::VIR_ERR_INTERNAL_ERROR, sys::VIR_FROM_QEMU, false, false),
+            (sys::VIR_ERR_INTERNAL_ERROR, sys::VIR_FROM_RPC, true, false),
+            (sys::VIR_ERR_AGENT_UNRESPONSIVE, sys::VIR_FROM_QEMU, true, false),
+        ] {
+            assert_eq!(is_refusal(number, from, || answers), expected, "{number} {from} {answers}");
+        }
+    }
 }

@@ -11,7 +11,7 @@ use super::quiesce::{self, Frozen};
 use super::request::{Checked, Mode};
 use super::storage::{Published, TargetWriter, Targets};
 use super::{Call, ask, base, describe, layers, regrown};
-use crate::config::{Config, QuiesceFailure};
+use crate::config::QuiesceFailure;
 use crate::engine::job::{BackupJob, Prepared};
 use crate::engine::scratch::Scratch;
 use crate::engine::{Engine, leftover, pull, push};
@@ -103,14 +103,14 @@ impl Attempt {
         names: &[String],
         job: &mut Reporter<'_>,
     ) -> Result<Copied> {
-        let Call { checked, config, .. } = *call;
+        let checked = call.checked;
         let means = self.means(plan)?;
         let xml = self.backup_xml(checked, plan, names, &means)?;
         let checkpoint = self.bitmap.as_deref().map(|bitmap| self.checkpoint_xml(bitmap, plan));
         job.begin("begin")?;
         let mut details = Vec::new();
         let prepared = Prepared::new(&self.found.domain, self.found.job_disks())?;
-        let frozen = self.freeze(checked, config, &mut details)?;
+        let frozen = self.freeze(call, &mut details)?;
         let when = jiff::Timestamp::now();
         let begun = Instant::now();
         let backup = prepared.begin(self.engine, xml, checkpoint);
@@ -219,7 +219,8 @@ impl Attempt {
     }
 
     /// Freezes a running guest if that is asked for. One that does not run writes nothing.
-    fn freeze(&mut self, checked: &Checked, config: &Config, details: &mut Vec<String>) -> Result<Option<Frozen>> {
+    fn freeze(&mut self, call: &Call<'_>, details: &mut Vec<String>) -> Result<Option<Frozen>> {
+        let Call { checked, config, deadline, .. } = *call;
         if !checked.quiesce {
             return Ok(None);
         }
@@ -228,10 +229,10 @@ impl Attempt {
             return Ok(None);
         }
         let domain = &self.found.domain;
-        let frozen = quiesce::check(domain, self.found.xml.agent, config).and_then(|()| {
+        let frozen = quiesce::check(domain, self.found.xml.agent, config, deadline).and_then(|()| {
             // On record until a thaw has succeeded: it may freeze when nobody waits for it any more.
             self.host.set_frozen(true)?;
-            Frozen::freeze(domain, config)?.inspect_err(|_| {
+            Frozen::freeze(domain, config, deadline)?.inspect_err(|_| {
                 // Else the next start would thaw what somebody else has frozen.
                 if let Err(error) = self.host.set_frozen(false) {
                     log::error!("{}: {error}", domain.name());

@@ -14,8 +14,13 @@ use crate::libvirt::{Domain, State};
 use crate::nas::deadline::ask;
 
 const FREEZE: &str = "freeze the guest's file systems";
+const THAW: &str = "thaw the guest's file systems";
+/// How long the first outcome of a thaw is waited for: the job has begun, and the thread that thaws goes on anyway.
+const FIRST: Duration = Duration::from_secs(20);
 /// Between two tries to thaw.
 const PAUSE: Duration = Duration::from_secs(2);
+/// Between two looks at a guest that does not run, and so can't thaw.
+const IDLE: Duration = Duration::from_secs(10);
 /// How long to go on trying.
 const PATIENCE: Duration = Duration::from_secs(3600);
 
@@ -35,7 +40,7 @@ pub(super) fn thaw_left(domain: &Domain, config: &Config) -> bool {
     if let Err(error) = domain.bound_agent(config.freeze_limit()) {
         log::warn!("{}: {error}", domain.name());
     }
-    let thawed = keep_thawing(domain.clone()).recv_timeout(2 * config.freeze_limit());
+    let thawed = keep_thawing(domain.clone()).recv_timeout(FIRST);
     match &thawed {
         Ok(Ok(_)) => {
             log::warn!("{}: the guest, which an earlier backup may have left frozen, is thawed", domain.name())
@@ -47,8 +52,8 @@ pub(super) fn thaw_left(domain: &Domain, config: &Config) -> bool {
 }
 
 /// `QUIESCE_FAILED` when the guest can't be asked to freeze: it has no agent, one that is still to thaw, or one that does
-/// not answer. Of such a one nothing may be asked that it would do later.
-pub(super) fn check(domain: &Domain, has_agent: bool, config: &Config) -> Result<()> {
+/// not answer, by `until` at the latest. Of such a one nothing may be asked that it would do later.
+pub(super) fn check(domain: &Domain, has_agent: bool, config: &Config, until: Instant) -> Result<()> {
     let refuse = |cause| Err(Error::new(Code::QuiesceFailed, FREEZE, cause));
     if !has_agent {
         return refuse("the domain has no channel to a guest agent");
@@ -56,8 +61,11 @@ pub(super) fn check(domain: &Domain, has_agent: bool, config: &Config) -> Result
     if thawing().contains(domain.uuid()) {
         return refuse("the guest's agent has not answered an earlier thaw yet");
     }
-    let (since, asked, limit) = (Instant::now(), domain.clone(), config.freeze_limit());
-    let answers = ask(FREEZE, CALL + 2 * limit, move || {
+    let (since, asked) = (Instant::now(), domain.clone());
+    let left = until.saturating_duration_since(since);
+    // libvirt takes no bound for one of zero
+    let limit = config.freeze_limit().min(left).max(Duration::from_secs(1));
+    let answers = ask(FREEZE, left.min(CALL + 2 * limit), move || {
         asked.bound_agent(limit)?;
         asked.agent_answers()
     });
@@ -78,19 +86,18 @@ pub(super) struct Frozen {
     since: Instant,
     /// How long the freeze took.
     freeze: Duration,
-    /// How long the agent may take for one answer.
-    limit: Duration,
     thawed: bool,
 }
 
 impl Frozen {
-    /// Freezes the guest's file systems; `QUIESCE_FAILED` when that fails. The inner error says that nothing is frozen by
+    /// Freezes the guest's file systems; `QUIESCE_FAILED` when that fails, or takes until `until`. The inner error says that nothing is frozen by
     /// us. After the outer one the agent may still do it, and a thread thaws.
-    pub(super) fn freeze(domain: &Domain, config: &Config) -> Result<Result<Frozen>> {
+    pub(super) fn freeze(domain: &Domain, config: &Config, until: Instant) -> Result<Result<Frozen>> {
         let (since, frozen) = (Instant::now(), domain.clone());
-        let (limit, mount_points) = (config.freeze_limit(), config.freeze_mount_points.clone());
+        let mount_points = config.freeze_mount_points.clone();
+        let limit = until.saturating_duration_since(since).min(CALL + 2 * config.freeze_limit());
         // No line is logged before the thaw: a log may be slow. One that comes too late is thawed where it is dropped.
-        let frozen = ask(FREEZE, CALL + 2 * limit, move || {
+        let frozen = ask(FREEZE, limit, move || {
             let count = match frozen.freeze(&mount_points)? {
                 Ok(count) => count,
                 Err(refused) => {
@@ -98,7 +105,7 @@ impl Frozen {
                     return Ok(Err(Error { cause, ..refused }));
                 }
             };
-            let frozen = Frozen { domain: frozen, since, freeze: since.elapsed(), limit, thawed: false };
+            let frozen = Frozen { domain: frozen, since, freeze: since.elapsed(), thawed: false };
             if count == 0 && !mount_points.is_empty() {
                 frozen.thaw()?;
                 let cause = format!("the guest has no file system at {}", mount_points.join(", "));
@@ -124,10 +131,10 @@ impl Frozen {
             return Ok(());
         }
         let begun = Instant::now();
-        let first = keep_thawing(self.domain.clone()).recv_timeout(2 * self.limit);
+        let first = keep_thawing(self.domain.clone()).recv_timeout(FIRST);
         let thaw = begun.elapsed().as_millis();
         let frozen_for = self.since.elapsed().as_millis();
-        let failed = |cause: String| Err(Error::new(Code::QuiesceFailed, "thaw the guest's file systems", cause));
+        let failed = |cause: String| Err(Error::new(Code::QuiesceFailed, THAW, cause));
         match first {
             Ok(Ok(count)) => {
                 log::info!(
@@ -159,37 +166,29 @@ fn keep_thawing(domain: Domain) -> mpsc::Receiver<Result<u32>> {
     thawing().insert(domain.uuid().to_owned());
     let uuid = domain.uuid().to_owned();
     let thread = std::thread::Builder::new().name("nasbackup-thaw".to_owned()).spawn(move || {
-        let (mut tried_since, mut told) = (Instant::now(), None);
+        let (since, mut told) = (Instant::now(), None);
         loop {
-            // Asked anew each time: the daemon may have been restarted.
-            let current = domain.again();
-            let state = domain.state();
-            let gone = matches!(&current, Ok(None)) || state == Ok(State::Other);
-            let outcome = current.and_then(|current| current.unwrap_or_else(|| domain.clone()).thaw());
+            let (state, outcome) = try_to_thaw(&domain);
             if let Err(error) = &outcome
                 && told.as_ref() != Some(error)
             {
                 log::warn!("{}: {error}", domain.name());
                 told = Some(error.clone());
             }
-            if state.is_ok_and(|state| state.idle().is_some()) {
-                // Its agent can't answer before it wakes up.
-                tried_since = Instant::now();
-            }
-            let done = outcome.is_ok() || gone || tried_since.elapsed() > PATIENCE;
-            if done && outcome.is_err() && !gone {
+            let next = next_try(state, outcome.is_ok(), since.elapsed());
+            if next.is_none() && outcome.is_err() && state != Some(State::Other) {
                 log::error!("{}: the guest may be frozen, and nobody tries to thaw it any more", domain.name());
             }
-            if done {
+            if next.is_none() {
                 // Before the outcome is known: whoever learns of it may freeze again at once.
                 thawing().remove(domain.uuid());
             }
             // Only the first outcome has a reader, and it may have given up.
             let _ = sender.send(outcome);
-            if done {
-                return;
+            match next {
+                Some(pause) => std::thread::sleep(pause),
+                None => return,
             }
-            std::thread::sleep(PAUSE);
         }
     });
     if let Err(error) = thread {
@@ -197,4 +196,56 @@ fn keep_thawing(domain: Domain) -> mpsc::Receiver<Result<u32>> {
         log::error!("the thread that thaws could not be started: {error}");
     }
     first
+}
+
+/// One try, and what the guest does, if that is known. A guest that does not run is not asked: its agent can't answer, and
+/// libvirt, which waits for one answer at a time, would let nobody else ask.
+fn try_to_thaw(domain: &Domain) -> (Option<State>, Result<u32>) {
+    // looked up anew each time: the daemon may have been restarted
+    let found = domain.again().and_then(|now| match now {
+        Some(now) => Ok((now.state()?, Some(now))),
+        None => Ok((State::Other, None)),
+    });
+    match found {
+        Ok((State::Running, Some(now))) => (Some(State::Running), now.thaw()),
+        Ok((state, _)) => {
+            let cause = format!("{}: its file systems may be frozen", state.idle().unwrap_or("the guest does not run"));
+            (Some(state), Err(Error::new(Code::QuiesceFailed, THAW, cause)))
+        }
+        Err(error) => (None, Err(error)),
+    }
+}
+
+/// How long after a try the next one follows, if any. `since` is how long ago the first one was.
+fn next_try(state: Option<State>, thawed: bool, since: Duration) -> Option<Duration> {
+    match state {
+        _ if thawed || since > PATIENCE => None,
+        Some(State::Other) => None,
+        Some(state) if state.idle().is_some() => Some(IDLE),
+        _ => Some(PAUSE),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thaw_is_tried_until_it_succeeds_the_guest_is_gone_or_patience_ends() {
+        let (soon, late) = (Duration::from_secs(1), PATIENCE + Duration::from_secs(1));
+        let paused = State::Paused { io_error: true };
+        for (state, thawed, since, next) in [
+            (Some(State::Running), true, soon, None),
+            (Some(State::Running), false, soon, Some(PAUSE)),
+            (None, false, soon, Some(PAUSE)),
+            (Some(paused), false, soon, Some(IDLE)),
+            (Some(State::Sleeping), false, soon, Some(IDLE)),
+            (Some(State::Crashed), false, soon, Some(IDLE)),
+            (Some(State::Other), false, soon, None),
+            (Some(paused), false, late, None),
+            (Some(State::Running), false, late, None),
+        ] {
+            assert_eq!(next_try(state, thawed, since), next, "{state:?} {thawed} {since:?}");
+        }
+    }
 }

@@ -72,8 +72,7 @@ pub(super) fn undo(config: &Arc<Config>, mut host: HostState, can_wait: bool) ->
 /// Thaws a guest that may be frozen; says whether it is not any more.
 fn thaw(config: &Arc<Config>, vm: &str) -> Result<bool> {
     let (config, vm) = (config.clone(), vm.to_owned());
-    let limit = CALL + 2 * config.freeze_limit();
-    deadline::ask("thaw what was left", limit, move || match Domain::find(&config.connection_uri, &vm)? {
+    deadline::ask("thaw what was left", 2 * CALL, move || match Domain::find(&config.connection_uri, &vm)? {
         Some(domain) if domain.state()? != State::Other => Ok(quiesce::thaw_left(&domain, &config)),
         _ => Ok(true),
     })
