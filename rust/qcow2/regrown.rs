@@ -10,6 +10,7 @@
 
 use std::fs::File;
 use std::ops::Range;
+use std::time::Instant;
 
 use super::Error;
 use super::absorb::Failure;
@@ -33,7 +34,7 @@ pub enum Unseen {
     Target(Error),
     /// The image at this position of its parents.
     Parent(usize, Error),
-    /// The disk's own images, or too much would have to be compared with them.
+    /// The disk's own images, or too much would have to be compared with them, or for too long.
     Disk(Error),
 }
 
@@ -44,8 +45,9 @@ impl Unseen {
 }
 
 /// Does the incremental `target` lack something that was cut off the disk and that the images `parents`, its backing
-/// file first, still show? `disk` are the disk's own images, the top one first; a raw one ends them.
-pub fn regrown(target: File, parents: Vec<File>, disk: Vec<Layer>) -> Result<bool, Unseen> {
+/// file first, still show? `disk` are the disk's own images, the top one first; a raw one ends them. Zeroes are not read for
+/// longer than `until`.
+pub fn regrown(target: File, parents: Vec<File>, disk: Vec<Layer>, until: Instant) -> Result<bool, Unseen> {
     let mut target = Image::open(target, slice_size(1)).map_err(Unseen::Target)?;
     let mut parents = Chain::open(parents).map_err(|(image, error)| Unseen::Parent(image, error))?;
     // QEMU maps all that it puts back of a disk with such a file, so that nobody need have written it
@@ -71,6 +73,10 @@ pub fn regrown(target: File, parents: Vec<File>, disk: Vec<Layer>) -> Result<boo
                     let what =
                         format!("the parent's images end in {others} bytes of zeroes stored as data: too many to read");
                     return Err(Unseen::Disk(Error::Unsupported(what)));
+                }
+                if Instant::now() >= until {
+                    let what = "the parent's images end in zeroes stored as data: no time to read them all";
+                    return Err(Unseen::Disk(Error::Unsupported(what.to_owned())));
                 }
                 (end, most) = (range.start, CHUNK);
             }
@@ -133,8 +139,13 @@ fn data_in(disk: &mut View, range: &Range<u64>) -> Result<u64, Error> {
 mod tests {
     use std::path::{Path, PathBuf};
     use std::process::Command;
+    use std::time::Duration;
 
     use super::*;
+
+    fn in_time() -> Instant {
+        Instant::now() + Duration::from_secs(3600)
+    }
 
     fn run(program: &str, arguments: &[&str]) {
         let output = Command::new(program).args(arguments).output().unwrap();
@@ -177,7 +188,7 @@ mod tests {
         fn regrown(&self) -> bool {
             let open = |path: &Path| File::open(path).unwrap();
             let layers = vec![Layer::Qcow2(open(&self.disk), None), Layer::Raw(open(&self.template))];
-            regrown(open(&self.target), vec![open(&self.full)], layers).unwrap()
+            regrown(open(&self.target), vec![open(&self.full)], layers, in_time()).unwrap()
         }
 
         fn resize(&self, size: &str) {
@@ -245,9 +256,15 @@ mod tests {
         let fixture = Fixture::new();
         write(&fixture.full, "qcow2", "write -P 0 2900M 17M");
         let open = |path: &Path| File::open(path).unwrap();
-        let layers = vec![Layer::Qcow2(open(&fixture.disk), None), Layer::Raw(open(&fixture.template))];
-        let unseen = regrown(open(&fixture.target), vec![open(&fixture.full)], layers);
-        assert!(matches!(unseen, Err(Unseen::Disk(Error::Unsupported(_)))), "{unseen:?}");
+        let look = |until| {
+            let layers = vec![Layer::Qcow2(open(&fixture.disk), None), Layer::Raw(open(&fixture.template))];
+            match regrown(open(&fixture.target), vec![open(&fixture.full)], layers, until) {
+                Err(Unseen::Disk(Error::Unsupported(why))) => why,
+                known => panic!("{known:?}"),
+            }
+        };
+        assert!(look(in_time()).contains("too many to read"));
+        assert!(look(Instant::now()).contains("no time"));
         // somebody has written them
         write(&fixture.disk, "qcow2", "write -P 0 2900M 17M");
         assert!(!fixture.regrown());
@@ -270,7 +287,7 @@ mod tests {
         }
         let open = |path: &Path| File::open(path).unwrap();
         let layers = vec![Layer::Qcow2(open(&disk), Some(open(&data)))];
-        assert!(regrown(open(&target), vec![open(&full)], layers).unwrap());
+        assert!(regrown(open(&target), vec![open(&full)], layers, in_time()).unwrap());
     }
 
     #[test]

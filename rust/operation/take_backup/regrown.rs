@@ -42,13 +42,15 @@ pub(super) fn check(
     layers: impl Fn(usize) -> Result<Vec<LayerAt>>,
     limit: Duration,
 ) -> std::result::Result<(), Failed> {
-    let until = Instant::now() + limit;
+    // Who reads zeroes for half of the time leaves the other half to an attempt without the bitmap. One that does not end
+    // by itself waits for the NAS.
+    let (read_until, until) = (Instant::now() + limit / 2, Instant::now() + limit);
     let mut begun = Vec::new();
     for ((i, facts), way) in disks.iter().enumerate().zip(ways) {
         let Way::Incremental(parent) = way else { continue };
         let layers = layers(i);
         let (session, target, parent) = (targets.session().clone(), targets.file(i), parent.clone());
-        begun.push((facts, start(STEP, move || Ok(look(session.root(), target, &parent, layers)), || ())?));
+        begun.push((facts, start(STEP, move || Ok(look(session.root(), target, &parent, layers, read_until)), || ())?));
     }
     // all of them end before a failure is told: the targets are removed then, and must not be open
     let looked = begun.into_iter().map(|(facts, look)| {
@@ -67,13 +69,14 @@ fn look(
     target: std::io::Result<File>,
     parent: &RepoPath,
     layers: Result<Vec<LayerAt>>,
+    until: Instant,
 ) -> std::result::Result<(), Failed> {
     let target = target.map_err(|e| Error::io(STEP, parent.as_str(), e))?;
     let unfit = |error: Error| Error { code: Code::ParentInvalid, ..error };
     let (paths, files): (Vec<_>, Vec<_>) =
         open_chain(root, parent).map_err(|e| Failed::Parent(unfit(e)))?.into_iter().map(|l| (l.path, l.file)).unzip();
     let layers = layers.and_then(|layers| layers.iter().map(LayerAt::open).collect::<Result<_>>()).map_err(unfit)?;
-    match qcow2::regrown(target, files, layers) {
+    match qcow2::regrown(target, files, layers, until) {
         Ok(false) => Ok(()),
         Ok(true) => {
             let cause = "it was made smaller and as large again since the parent point";
