@@ -49,7 +49,7 @@ pub struct Manifest {
     pub engine: Engine,
     /// The point that the incremental disks stand on.
     pub parent: Option<ParentPoint>,
-    /// The disks, the root disk first.
+    /// The disks, in the machine's order: the root disk first, unless it is left out.
     pub disks: Vec<ManifestDisk>,
     /// The machine's other disks, which it does not hold; none in points of older versions.
     #[serde(default)]
