@@ -37,14 +37,16 @@ final class ClassPath implements Types, Closeable {
     /** @throws IllegalArgumentException when an entry is not there */
     ClassPath(List<Path> entries) {
         for (Path entry : entries) {
+            if (!Files.exists(entry)) {
+                throw new IllegalArgumentException("there is no '" + entry + "'");
+            }
+        }
+        for (Path entry : entries) {
             roots.add(root(entry));
         }
     }
 
     private Path root(Path entry) {
-        if (!Files.exists(entry)) {
-            throw new IllegalArgumentException("there is no '" + entry + "'");
-        }
         if (Files.isDirectory(entry)) {
             return entry;
         }
