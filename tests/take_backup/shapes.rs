@@ -59,8 +59,20 @@ fn story_of(guest: Guest) -> Story {
     Story::new(guest, Nas::folder().slow(16))
 }
 
+/// The version of this host's QEMU, such as `7.2.22`.
+fn qemu() -> String {
+    let printed = run("qemu-system-x86_64", ["--version"]);
+    let version = printed.split_whitespace().nth(3).unwrap();
+    version.chars().take_while(|c| c.is_ascii_digit() || *c == '.').collect()
+}
+
+/// Does QEMU go on when a client of its NBD server leaves a disk that an iothread serves?
+fn has_the_fix(qemu: &str) -> bool {
+    qemu.split('.').next().unwrap().parse::<u32>().unwrap() >= 9
+}
+
 #[test]
-fn a_guest_with_iothreads_is_never_backed_up_by_pull() {
+fn a_guest_with_iothreads_is_backed_up_by_pull_only_where_qemu_outlives_it() {
     let mut guest = Guest::stopped([
         Disk::root().driver("cache='none' iothread='1'"),
         Disk::new().driver("cache='none' io='native' iothread='2' queues='4'"),
@@ -74,8 +86,12 @@ fn a_guest_with_iothreads_is_never_backed_up_by_pull() {
     if engine() == Engine::Push {
         return goes_through_backups(story, None);
     }
+    let qemu = qemu();
+    if has_the_fix(&qemu) {
+        return goes_through_backups(story, None);
+    }
     let error = story.refuse(story.request("full"), "DOMAIN_STATE");
-    assert!(error.cause.contains("disk vda has an iothread and QEMU is 7.2."), "{error}");
+    assert!(error.cause.contains(&format!("disk vda has an iothread and QEMU is {qemu}")), "{error}");
     goes_through_backups(story, Some("by push: disk vda has an iothread"));
 }
 
