@@ -101,9 +101,9 @@ pub fn check_scratch(scratch: &mut Scratch) -> Result<()> {
     if room < LEAST_SCRATCH { Err(scratch_full(format!("there is room for {room} bytes"))) } else { Ok(()) }
 }
 
-/// Copies all disks of the job, which has begun with the socket and files of `scratch`, and ends the job; the fingerprints
-/// of each. The targets and these are complete, not synced. On an error nothing reads any more, and the job has been aborted if it could be; a writer that
-/// the NAS does not answer is left behind, which the error says.
+/// Copies all disks of the job, which has begun with the socket and files of `scratch`, ends the job, and returns the
+/// fingerprints of each disk. The targets and the fingerprints are complete, not synced. On an error nothing reads any more,
+/// and the job has been aborted if it could be; a writer that the NAS does not answer is left behind, which the error says.
 pub fn copy(
     backup: &mut BackupJob,
     scratch: &Scratch,
