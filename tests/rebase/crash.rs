@@ -4,7 +4,9 @@ use std::collections::HashSet;
 use std::fs;
 use std::path::PathBuf;
 
+use nasbackup::error::errno;
 use nasbackup::qcow2::{Error, Rebase};
+use rustix::io::Errno;
 
 use crate::chains::{Chain, Kind, Random, name};
 use crate::differential::{check, compare, rebase, seeds};
@@ -100,8 +102,8 @@ fn an_error_at_any_write_leaves_the_chain_as_it_was() {
         let (_, log) = journal.into_parts();
         let mut random = Random(chain.seed);
         for after in sample(log.len()) {
-            let errno = random.of(&[libc::ENOSPC, libc::EIO]);
-            let journal = Journal::new(before.clone(), plain).failing(after, errno);
+            let given = random.of(&[libc::ENOSPC, libc::EIO]);
+            let journal = Journal::new(before.clone(), plain).failing(after, given);
             let (keep, onto) = chain.keep();
             let mut rebase = Rebase::begin(&journal, chain.backing(), keep, onto.as_deref()).unwrap();
             let (phase, failure) = loop {
@@ -111,7 +113,10 @@ fn an_error_at_any_write_leaves_the_chain_as_it_was() {
                     Err(failure) => break (phase, failure),
                 }
             };
-            assert!(matches!(&failure.error, Error::Io(error) if error.raw_os_error() == Some(errno)), "{failure}");
+            assert!(
+                matches!(&failure.error, Error::Io(error) if errno(error) == Some(Errno::from_raw_os_error(given))),
+                "{failure}"
+            );
             assert!(!phase.is_empty() && failure.image == 0);
             let (state, _) = journal.into_parts();
             recovers(&chain, &raws, &state).unwrap_or_else(|e| panic!("{chain}\nerror at {after} ({phase}): {e}"));
