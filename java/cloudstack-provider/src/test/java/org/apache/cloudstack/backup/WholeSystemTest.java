@@ -386,7 +386,7 @@ class WholeSystemTest {
         assertThat(site.logged)
                 .last()
                 .asString()
-                .contains("were compared with the parent point's fingerprints: bitmap");
+                .contains("disk vda: compared with the parent point's fingerprints, bitmap");
         taken.add(compared);
         guest.stop();
         site.state = State.Stopped;
