@@ -36,8 +36,6 @@ demo: prerequisites
 	tests/lab/run java -Djava.library.path=$(CARGO_TARGET_DIR)/debug \
 		-cp java/nasbackup/target/classes:java/nasbackup/target/test-classes org.nasbackup.lab.Demo
 
-# Most of the time tests wait, for guests and for repositories that are slow: there are twice as many at once as cores.
-test: export RUST_TEST_THREADS ?= $(shell expr 2 '*' $$(nproc))
 # The library with test-hooks before the tests: those of the C ABI and of Java load it. The one without shows that it is so.
 test: prerequisites lint
 	cargo build
