@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use nasbackup::error::{Code, Error, Result};
 use nasbackup::nbd::{ALLOCATION, Connection, DIRTY, Extent, ZERO};
-use support::{MIB, folder, run, until};
+use support::{MIB, PATIENCE, folder, run, until};
 
 const TICK: Duration = Duration::from_millis(20);
 const BITMAP: &str = "qemu:dirty-bitmap:changes";
@@ -37,7 +37,7 @@ impl Server {
             .arg(image)
             .spawn()
             .unwrap();
-        until("qemu-nbd listens", Duration::from_secs(10), || socket.exists());
+        until("qemu-nbd listens", || socket.exists());
         Server { process, socket }
     }
 
@@ -135,7 +135,7 @@ fn a_server_that_dies_ends_the_requests_in_flight() {
             assert!(taken.is_none(), "nobody can have answered");
             connection.poll(TICK)
         }) {
-            Ok(()) => assert!(start.elapsed() < Duration::from_secs(5)),
+            Ok(()) => assert!(start.elapsed() < PATIENCE),
             Err(error) => break error,
         }
     };
@@ -156,5 +156,5 @@ fn a_server_that_hangs_is_not_waited_for() {
     // with a request and a question open
     connection.read(0, MIB as usize, vec![0; MIB as usize].into()).unwrap();
     drop(connection);
-    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    assert!(start.elapsed() < PATIENCE, "{:?}", start.elapsed());
 }

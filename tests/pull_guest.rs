@@ -12,7 +12,7 @@ use nasbackup::config::{self, Config};
 use nasbackup::error::{Code, Error, Result};
 use nasbackup::operation::take_backup::{self, TakeBackupRequest, TakenBackup};
 use nasbackup::point::Kind;
-use support::{Fs, Nas, RealGuest, Restored, listing, restart_libvirtd, until};
+use support::{Fs, Nas, PATIENCE, RealGuest, Restored, listing, restart_libvirtd, until};
 
 /// What the rest of the test configures is the process's.
 fn alone() -> MutexGuard<'static, ()> {
@@ -67,7 +67,7 @@ fn assert_the_guest_does_not_notice(nas: &Nas, ill: impl Fn(&Nas), well: impl Fn
             watch = Some(scope.spawn(move || {
                 let mut written = 0;
                 while began.elapsed() < Duration::from_secs(10) {
-                    linux.assert_writes_within(Duration::from_secs(8));
+                    linux.assert_writes();
                     written += 1;
                 }
                 written
@@ -77,14 +77,14 @@ fn assert_the_guest_does_not_notice(nas: &Nas, ill: impl Fn(&Nas), well: impl Fn
         written = watch.expect("the copy was under way").join().unwrap();
         error
     });
-    assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
+    assert!(began.elapsed() < PATIENCE, "{:?}", began.elapsed());
     assert!(written > 1, "{written} writes in 10 s");
     assert_eq!(linux.guest.state(), "running");
     linux.guest.assert_no_job();
     linux.run("dmesg | grep -i 'i/o error' && exit 1; true");
     assert_eq!(linux.guest.checkpoints(), ["backup-0"]);
     well(nas);
-    until("what it left goes", Duration::from_secs(30), || {
+    until("what it left goes", || {
         !listing(nas.root()).iter().any(|(path, _)| path.to_string_lossy().contains(".partial-"))
     });
     let next = take_backup::run(request(&linux, nas, 2, Some(&full)), &mut |_| Ok(())).unwrap();
@@ -127,8 +127,8 @@ fn scratch_ends(fill: impl FnOnce(&Nas, &RealGuest)) -> Error {
     })
     .unwrap_err();
     let ended = Instant::now();
-    until("the guest runs", Duration::from_secs(20), || linux.guest.state() == "running");
-    linux.assert_writes_within(Duration::from_secs(20));
+    until("the guest runs", || linux.guest.state() == "running");
+    linux.assert_writes();
     log_turns(&linux, ended);
     linux.guest.assert_no_job();
     assert_eq!(linux.guest.checkpoints(), ["backup-0"]);
@@ -137,7 +137,7 @@ fn scratch_ends(fill: impl FnOnce(&Nas, &RealGuest)) -> Error {
     assert_eq!(std::fs::read_dir(scratch.root()).unwrap().count(), 1, "only lost+found");
     nas.go_on();
     linux.run("killall dd; true");
-    until("the unfinished point goes", Duration::from_secs(30), || {
+    until("the unfinished point goes", || {
         !listing(nas.root()).iter().any(|(path, _)| path.to_string_lossy().contains(".partial-"))
     });
     let next = take_backup::run(request(&linux, &nas, 2, Some(&full)), &mut |_| Ok(())).unwrap();
@@ -151,14 +151,14 @@ fn scratch_ends(fill: impl FnOnce(&Nas, &RealGuest)) -> Error {
 fn log_turns(linux: &RealGuest, since: Instant) {
     let turns = || linux.run("cat /tmp/turns 2>/dev/null | wc -l").parse::<u64>().unwrap();
     let before = turns();
-    until("the guest's writes go on", Duration::from_secs(60), || turns() > before);
-    assert!(since.elapsed() < Duration::from_secs(90));
+    until("the guest's writes go on", || turns() > before);
+    assert!(since.elapsed() < PATIENCE);
 }
 
 /// While the listener is busy with it nobody looks at the scratch.
 fn fill_until_the_guest_waits(scratch: &Nas, linux: &RealGuest) {
     scratch.fill();
-    until("the guest waits", Duration::from_secs(60), || linux.guest.state() == "paused");
+    until("the guest waits", || linux.guest.state() == "paused");
 }
 
 #[test]

@@ -5,8 +5,6 @@
 
 mod support;
 
-use std::time::Duration;
-
 use nasbackup::error::{Code, Error};
 use nasbackup::operation::take_backup::{self, TakeBackupRequest};
 use nasbackup::point::Kind::{Full, Incremental};
@@ -207,10 +205,10 @@ fn an_agent_that_is_killed_takes_the_export_with_it() {
     let mut request = take_json(&story.stopped_request("full"));
     request["rateLimit"] = (1 << 20).into();
     let mut agent = Agent::new(&own_host(), &[("takeBackup", request)]).spawn();
-    until("the image is exported", Duration::from_secs(60), || !servers(&story).is_empty());
+    until("the image is exported", || !servers(&story).is_empty());
     agent.kill().unwrap();
     agent.wait().unwrap();
-    until("the export ends", Duration::from_secs(10), || servers(&story).is_empty());
+    until("the export ends", || servers(&story).is_empty());
     story.take_stopped("full").assert_full(false);
     story.assert_all_restore();
 }

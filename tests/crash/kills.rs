@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use nasbackup::nas::repository::Repository;
 use nasbackup::operation::take_backup::TakeBackupRequest;
@@ -54,7 +53,7 @@ fn recover() {
 /// The agents of other tests are of this host too, and may be what undoes it.
 pub(crate) fn await_undone(guest: &Guest) {
     let record = nasbackup::config::current().state_dir.join(format!("{}.json", guest.name));
-    until("the record names no backup", Duration::from_secs(60), || {
+    until("the record names no backup", || {
         let record: Value = fs::read(&record).map_or(json!({}), |text| serde_json::from_slice(&text).unwrap());
         record["begun"].is_null()
     });

@@ -1,7 +1,5 @@
 //! What a killed agent leaves running, and whom the clearing up must not touch.
 
-use std::time::Duration;
-
 use nasbackup::error::Code;
 use nasbackup::operation::take_backup::TakeBackupRequest;
 
@@ -76,7 +74,7 @@ fn a_pull_whose_end_nobody_has_seen_is_known_at_the_next_start() {
     let request =
         TakeBackupRequest { engine: Some("pull".into()), wait_seconds: Some(5), ..story.request("incremental") };
     let mut agent = Agent::new(&own_host(), &[("takeBackup", take_json(&request))]).spawn();
-    until("the job runs", Duration::from_secs(20), || !story.guest.virsh(&["domjobinfo"]).contains("None"));
+    until("the job runs", || !story.guest.virsh(&["domjobinfo"]).contains("None"));
     story.guest.signal_qemu("-STOP");
     assert!(!agent.wait().unwrap().success(), "it fails, and does not wait for the job");
     assert_eq!(scratch_folders(&story), 1);
@@ -97,7 +95,7 @@ fn a_guest_that_waited_before_its_backup_waits_after_it() {
     let linux = RealGuest::boot_beside(32, "", [data]);
     own.fill();
     linux.launch("dd if=/dev/urandom of=/dev/vdb bs=1M count=8");
-    until("the guest waits for its disk", Duration::from_secs(60), || linux.guest.state() == "paused");
+    until("the guest waits for its disk", || linux.guest.state() == "paused");
     let nas = Nas::folder().slow(8);
     let killed = |n, engine: &str| {
         let request = TakeBackupRequest {
@@ -131,7 +129,7 @@ fn a_guest_that_waited_before_its_backup_waits_after_it() {
     killed(2, "push");
     linux.guest.resume();
     linux.launch("dd if=/dev/urandom of=/dev/vdb bs=1M count=8 seek=16");
-    until("the guest waits for its disk", Duration::from_secs(60), || linux.guest.state() == "paused");
+    until("the guest waits for its disk", || linux.guest.state() == "paused");
     own.empty();
     start_again();
     assert_eq!(linux.guest.state(), "running");
@@ -153,7 +151,7 @@ fn a_start_leaves_the_backup_of_a_living_agent_alone() {
     let request = push(&story);
     let (content, path) = (story.content(), request.backup_path.clone().unwrap());
     let mut agent = Agent::new(&own_host(), &[("takeBackup", take_json(&request))]).spawn();
-    until("the job runs", Duration::from_secs(20), || !story.guest.virsh(&["domjobinfo"]).contains("None"));
+    until("the job runs", || !story.guest.virsh(&["domjobinfo"]).contains("None"));
     Agent::new(&own_host(), &[]).succeed();
     assert_eq!(take(push(&story)).unwrap_err().code, Code::Busy);
     assert!(agent.wait().unwrap().success());
@@ -195,7 +193,7 @@ fn somebody_else_s_job_after_the_kill_is_left_alone() {
         .args(["dump", "--live", "--memory-only", &story.guest.name, file.to_str().unwrap()])
         .spawn()
         .unwrap();
-    until("memory is written", Duration::from_secs(20), || file.metadata().is_ok_and(|file| file.len() > MIB));
+    until("memory is written", || file.metadata().is_ok_and(|file| file.len() > MIB));
     Agent::new(&own_host(), &[]).succeed();
     assert!(dump.wait().unwrap().success(), "their job goes on to its end");
     Agent::new(&own_host(), &[]).succeed();
@@ -212,7 +210,7 @@ fn a_guest_that_is_frozen_when_its_agent_is_killed_is_thawed_at_the_next_start()
         assert_eq!(Agent::new(&own_host(), &[call]).killed_at(step).run(), Ended::Killed);
         assert!(linux.is_frozen(), "{step}");
         Agent::new(&own_host(), &[]).succeed();
-        linux.assert_writes_within(Duration::from_secs(10));
+        linux.assert_writes();
         linux.guest.assert_no_job();
         assert_eq!(linux.guest.checkpoints(), [] as [&str; 0]);
     }
@@ -237,11 +235,11 @@ fn a_guest_that_freezes_after_its_backup_has_failed_is_thawed_at_the_next_start(
     let ask = ["qemu-agent-command", "--timeout", "1", "--domain", &linux.guest.name, r#"{"execute": "guest-ping"}"#];
     assert!(!succeeds("virsh", ask), "the agent hangs");
     linux.release_freeze();
-    until("the guest freezes", Duration::from_secs(20), || linux.is_frozen());
+    until("the guest freezes", || linux.is_frozen());
     Agent::new(&host, &[]).succeed();
-    linux.assert_writes_within(Duration::from_secs(10));
+    linux.assert_writes();
     Agent::new(&host, &[quiesced(2)]).succeed();
-    linux.assert_writes_within(Duration::from_secs(10));
+    linux.assert_writes();
     let record = state.join(format!("{}.json", linux.guest.name));
     assert!(!std::fs::read_to_string(record).unwrap().contains(r#""frozen":"i-"#));
 }

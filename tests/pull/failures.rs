@@ -1,7 +1,7 @@
 //! What goes wrong while a pull runs: the guest goes on as if nothing were, and the next backup is incremental.
 
 use std::os::unix::fs::PermissionsExt;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use nasbackup::error::{Code, Error};
 use nasbackup::nas::deadline;
@@ -10,7 +10,7 @@ use nasbackup::operation::take_backup::{self, TakeBackupRequest, TakenBackup};
 use rustix::fs::{FlockOperation, flock};
 use serde_json::json;
 
-use crate::support::{Disk, Fs, Guest, MIB, Nas, Story, fails_after, slow_story_on, take, take_and, until};
+use crate::support::{Disk, Fs, Guest, MIB, Nas, PATIENCE, Story, fails_after, slow_story_on, take, take_and, until};
 
 /// The next backup is incremental, and everything reads back.
 fn goes_on(mut story: Story) {
@@ -25,7 +25,7 @@ fn goes_on(mut story: Story) {
 fn qemu_is_killed() {
     let mut story = slow_story_on(Nas::folder());
     let elapsed = fails_after(&mut story, "JOB_FAILED", |guest, _| guest.kill_qemu());
-    assert!(elapsed < Duration::from_secs(10), "{elapsed:?}");
+    assert!(elapsed < PATIENCE, "{elapsed:?}");
     story.guest.start();
     let parent = story.bitmap();
     story.take("incremental").assert_without_bitmap(&parent);
@@ -45,7 +45,7 @@ fn the_guest_is_destroyed() {
         error = result.as_ref().err().cloned();
         result
     });
-    assert!(acted.elapsed() < Duration::from_secs(10), "{:?}", acted.elapsed());
+    assert!(acted.elapsed() < PATIENCE, "{:?}", acted.elapsed());
     let cause = error.unwrap().cause;
     assert!(cause.contains("guest stopped"), "{cause}");
     story.guest.start();
@@ -70,7 +70,7 @@ fn cancel_ends_it_and_leaves_the_guest_as_it_was() {
     });
     let elapsed = cancelled.elapsed();
     // well before an abort is given up
-    assert!(elapsed < Duration::from_secs(15), "{elapsed:?}");
+    assert!(elapsed < PATIENCE, "{elapsed:?}");
     goes_on(story);
 }
 
@@ -139,10 +139,10 @@ fn hangs_in_the_middle(
     story.assert_guest_untouched();
     let start = Instant::now();
     story.guest.write(0, 0x61, 70 * MIB, MIB);
-    assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
+    assert!(start.elapsed() < PATIENCE, "{:?}", start.elapsed());
     story.nas.go_on();
     story.skip();
-    until("what it left goes", Duration::from_secs(30), || story.half_made().is_empty());
+    until("what it left goes", || story.half_made().is_empty());
     (story, error)
 }
 
@@ -186,7 +186,7 @@ fn a_repository_that_hangs_before_the_beginning() {
     story.assert_guest_untouched();
     story.nas.go_on();
     story.skip();
-    until("the hung call's partial folder goes", Duration::from_secs(20), || story.half_made().is_empty());
+    until("the hung call's partial folder goes", || story.half_made().is_empty());
     goes_on(story);
 }
 
@@ -254,7 +254,7 @@ fn a_job_that_was_left_behind_is_ended() {
     let is_busy = |taken: &Result<TakenBackup, Error>| taken.as_ref().is_err_and(|error| error.code == Code::Busy);
     let taken = |request: TakeBackupRequest| {
         let mut taken = take(request.clone());
-        until("the job that was left behind ends", Duration::from_secs(60), || {
+        until("the job that was left behind ends", || {
             if is_busy(&taken) {
                 taken = take(request.clone());
             }

@@ -402,7 +402,7 @@ impl Guest {
     /// Kills QEMU, and waits until libvirt knows.
     pub fn kill_qemu(&self) {
         self.signal_qemu("-KILL");
-        until("libvirt notices that QEMU is gone", Duration::from_secs(30), || self.state() == "gone");
+        until("libvirt notices that QEMU is gone", || self.state() == "gone");
     }
 
     fn pid(&self) -> String {
@@ -421,7 +421,7 @@ impl Guest {
     /// Suspends it to memory, as its operating system does, through the chip set's register of q35.
     pub fn fall_asleep(&self) {
         // The firmware, which runs first, tells the chip set where the register is.
-        until("the guest sleeps", Duration::from_secs(30), || {
+        until("the guest sleeps", || {
             self.virsh(&["qemu-monitor-command", "--hmp", "--cmd", "o /h 0x604 0x2400"]);
             self.state() == "pmsuspended"
         });
@@ -431,7 +431,7 @@ impl Guest {
     /// It is `paused` at once; libvirt says `crashed` when no job runs, and never if that takes 30 s.
     pub fn crash(&self) {
         self.virsh(&["qemu-monitor-command", "--hmp", "--cmd", "o /b 0x505 1"]);
-        until("the guest has crashed", Duration::from_secs(10), || self.state() != "running");
+        until("the guest has crashed", || self.state() != "running");
     }
 
     pub fn suspend(&self) {
@@ -561,7 +561,7 @@ impl Guest {
         let progress = || self.qmp(json!({"execute": "query-jobs"}));
         let (mut before, mut equal) = (progress(), 0);
         assert_ne!(before, json!([]), "the job is over");
-        until("the writes under way arrive", Duration::from_secs(60), || {
+        until("the writes under way arrive", || {
             std::thread::sleep(Duration::from_millis(300)); // the time in which nothing may arrive
             let last = std::mem::replace(&mut before, progress());
             // once is not enough: a QEMU that waits for a processor writes nothing

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 /// Mounts and open descriptors at one moment. Descriptors are those of the whole process: compare them only in a test
 /// binary that runs one test.
@@ -23,7 +22,7 @@ impl Leaks {
     pub fn assert_none(&self) {
         // A call's helper ends after the call, when its last question is answered.
         let threads = || entries("/proc/self/task").count();
-        super::until("the calls' threads end", Duration::from_secs(10), || threads() <= self.threads);
+        super::until("the calls' threads end", || threads() <= self.threads);
         assert_eq!(mounts(), self.mounts, "mounts");
         assert_eq!(descriptors(), self.descriptors, "descriptors");
     }

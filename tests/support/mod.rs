@@ -103,11 +103,14 @@ fn output(command: &mut Command) -> Output {
     command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"))
 }
 
-/// Waits until `condition` holds; panics after `limit`, naming what was waited for.
-pub fn until(what: &str, limit: Duration, mut condition: impl FnMut() -> bool) {
+/// What is waited for on a machine however busy, before it is taken for never.
+pub const PATIENCE: Duration = Duration::from_secs(180);
+
+/// Waits until `condition` holds; panics after [`PATIENCE`], naming what was waited for.
+pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
     while !condition() {
-        assert!(start.elapsed() < limit, "{what}: not within {limit:?}");
+        assert!(start.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }

@@ -3,7 +3,6 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
-use std::time::Duration;
 
 use nasbackup::nas::repository::Repository;
 
@@ -104,7 +103,7 @@ impl Nas {
         let mut view = Nas::folder();
         let child = Command::new("bindfs").arg("-f").args(options).args([&self.root, &view.root]).spawn().unwrap();
         view.view = Some(child);
-        until("bindfs mounts", Duration::from_secs(10), || super::leaks::mounted_at(&view.root));
+        until("bindfs mounts", || super::leaks::mounted_at(&view.root));
         view.mounted = true;
         view.under = Some(Box::new(self));
         view

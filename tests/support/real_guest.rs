@@ -80,7 +80,7 @@ impl RealGuest {
 
     /// Waits until the agent has opened its port.
     pub fn wait_for_agent(&self) {
-        until("the guest's agent connects", Duration::from_secs(120), || {
+        until("the guest's agent connects", || {
             self.guest.virsh(&["dumpxml"]).contains("name='org.qemu.guest_agent.0' state='connected'")
         });
     }
@@ -116,7 +116,7 @@ impl RealGuest {
 
     /// Waits until the writer has finished `count` files.
     pub fn wait_for_files(&self, count: u64) {
-        until("the guest's writer", Duration::from_secs(120), || {
+        until("the guest's writer", || {
             self.run("cat /mnt/next 2>/dev/null || echo 0").parse::<u64>().unwrap() >= count
         });
     }
@@ -151,11 +151,11 @@ impl RealGuest {
         answer.contains(r#""frozen""#)
     }
 
-    /// Can the guest write to its disk within `limit`?
-    pub fn assert_writes_within(&self, limit: Duration) {
+    /// Can the guest write to its disk?
+    pub fn assert_writes(&self) {
         let mark = unique();
         self.launch(&format!("echo x >/mnt/{mark}; sync; echo x >/tmp/{mark}"));
-        until("the guest's write", limit, || self.run("ls /tmp").split_whitespace().any(|name| name == mark));
+        until("the guest's write", || self.run("ls /tmp").split_whitespace().any(|name| name == mark));
     }
 
     pub fn reboot(&self) {

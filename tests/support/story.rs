@@ -295,12 +295,10 @@ impl Story {
 
     /// Takes legacy backups until one is not refused as busy: what a call has left behind has let go.
     pub fn take_until_free(&mut self) {
-        super::until("the virtual machine's lock is free", Duration::from_secs(30), || {
-            match take(self.request("legacy")) {
-                Err(error) if matches!(error.code, Code::Busy | Code::NasUnresponsive) => false,
-                Err(error) => panic!("{error}"),
-                Ok(_) => true,
-            }
+        super::until("the virtual machine's lock is free", || match take(self.request("legacy")) {
+            Err(error) if matches!(error.code, Code::Busy | Code::NasUnresponsive) => false,
+            Err(error) => panic!("{error}"),
+            Ok(_) => true,
         });
         self.skip();
     }

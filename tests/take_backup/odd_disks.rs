@@ -3,7 +3,6 @@
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 use nasbackup::operation;
 use nasbackup::operation::take_backup::TakeBackupRequest;
@@ -29,7 +28,7 @@ impl VhostUser {
         let address = format!("addr.type=unix,addr.path={}", socket.display());
         command.arg("--export").arg(format!("vhost-user-blk,id=export,node-name=image,writable=on,{address}"));
         let server = command.stdin(Stdio::null()).spawn().unwrap();
-        until("the disk is served", Duration::from_secs(30), || socket.exists());
+        until("the disk is served", || socket.exists());
         give_to_all(&socket);
         let xml = format!(
             "<disk type='vhostuser' device='disk'><driver name='qemu' type='raw'/>\

@@ -2,7 +2,6 @@
 
 use std::fs::Permissions;
 use std::os::unix::fs::{FileExt, PermissionsExt};
-use std::time::Duration;
 
 use nasbackup::engine::Engine;
 use nasbackup::nas::repository::Repository;
@@ -632,7 +631,7 @@ fn a_guest_that_does_not_run_is_saved_and_left_as_it_is() {
         guest.start();
         let mut story = Story::new(guest, Nas::folder());
         fall(&story.guest);
-        until("libvirt knows", Duration::from_secs(30), || story.guest.state() == state);
+        until("libvirt knows", || story.guest.state() == state);
         for (mode, engine) in [("full", "push"), ("incremental", "pull"), ("incremental", "push"), ("full", "pull")] {
             story.guest.write(0, 0x51, 5 * MIB, MIB);
             let engine = Some(engine.to_owned());

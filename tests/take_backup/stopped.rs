@@ -297,7 +297,7 @@ fn take_and_when_data_flows(request: TakeBackupRequest, act: impl FnOnce()) -> R
 
 /// The next full finds what a failed one left, and everything is right.
 fn goes_on(mut story: Story) {
-    until("the disks and the folder are free", Duration::from_secs(30), || {
+    until("the disks and the folder are free", || {
         let taken = take(story.stopped_request("full"));
         story.skip();
         match taken {
