@@ -172,7 +172,7 @@ public class NASBackupProvider extends AdapterBase implements BackupProvider, Co
 
     /** 4.22's. */
     public Pair<Boolean, Backup> takeBackup(VirtualMachine vm, Boolean quiesceVM) {
-        return fitness.guarded(() -> backups().take(vm, quiesceVM));
+        return fitness.guarded(() -> new NasTake(backups()).take(vm, quiesceVM));
     }
 
     /** 4.23's: what isolates a backup is not for this provider. */
@@ -182,7 +182,7 @@ public class NASBackupProvider extends AdapterBase implements BackupProvider, Co
 
     @Override
     public boolean deleteBackup(Backup backup, boolean forced) {
-        return fitness.guarded(() -> backups().delete(backup, forced));
+        return fitness.guarded(() -> new NasDeletion(backups()).delete(backup, forced));
     }
 
     /** Later managers ask, and then leave all accounting to the provider. */
@@ -213,7 +213,7 @@ public class NASBackupProvider extends AdapterBase implements BackupProvider, Co
     /** 4.22's. */
     public Pair<Boolean, String> restoreBackupToVM(
             VirtualMachine vm, Backup backup, String hostIp, String dataStoreUuid) {
-        return fitness.guarded(() -> backups().restore(vm, backup));
+        return fitness.guarded(() -> new NasRestore(backups()).restore(vm, backup));
     }
 
     /** 4.23's. */
@@ -230,8 +230,9 @@ public class NASBackupProvider extends AdapterBase implements BackupProvider, Co
             String dataStoreUuid,
             Pair<String, VirtualMachine.State> vmNameAndState) {
         return fitness.guarded(() -> {
-            long receiver = backups().receiver(vmNameAndState.first(), backup);
-            return backups().restoreVolume(backup, backupVolumeInfo, hostIp, dataStoreUuid, vmNameAndState, receiver);
+            NasRestore restore = new NasRestore(backups());
+            long receiver = restore.receiver(vmNameAndState.first(), backup);
+            return restore.restoreVolume(backup, backupVolumeInfo, hostIp, dataStoreUuid, vmNameAndState, receiver);
         });
     }
 
@@ -244,8 +245,8 @@ public class NASBackupProvider extends AdapterBase implements BackupProvider, Co
             Pair<String, VirtualMachine.State> vmNameAndState,
             VirtualMachine vm,
             boolean quickRestore) {
-        return fitness.guarded(() ->
-                backups().restoreVolume(backup, backupVolumeInfo, hostIp, dataStoreUuid, vmNameAndState, vm.getId()));
+        return fitness.guarded(() -> new NasRestore(backups())
+                .restoreVolume(backup, backupVolumeInfo, hostIp, dataStoreUuid, vmNameAndState, vm.getId()));
     }
 
     @Override

@@ -1,0 +1,169 @@
+// Licensed under the Apache License, Version 2.0 (the "License");
+// you may not use this file except in compliance with the License.
+// You may obtain a copy of the License at
+//
+//     http://www.apache.org/licenses/LICENSE-2.0
+//
+// Unless required by applicable law or agreed to in writing, software
+// distributed under the License is distributed on an "AS IS" BASIS,
+// WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+// See the License for the specific language governing permissions and
+// limitations under the License.
+
+package org.apache.cloudstack.backup;
+
+import com.cloud.host.Host;
+import com.cloud.storage.DiskOfferingVO;
+import com.cloud.storage.Storage;
+import com.cloud.storage.Volume;
+import com.cloud.storage.VolumeVO;
+import com.cloud.utils.Pair;
+import com.cloud.utils.exception.CloudRuntimeException;
+import com.cloud.vm.VirtualMachine;
+import java.util.List;
+import java.util.Locale;
+import java.util.UUID;
+import java.util.stream.Collectors;
+import org.apache.cloudstack.storage.datastore.db.StoragePoolVO;
+import org.nasbackup.provider.AgentFailure;
+import org.nasbackup.provider.cloudstack.DaoCatalogue;
+import org.nasbackup.provider.cloudstack.TypedAgent;
+import org.nasbackup.provider.cloudstack.VolumePaths;
+
+/** Restores a machine's volumes, or one of them. */
+final class NasRestore {
+    private final NasBackups backups;
+    private final NASBackupProvider server;
+
+    NasRestore(NasBackups backups) {
+        this.backups = backups;
+        this.server = backups.server();
+    }
+
+    /** What it reads is not deleted meanwhile. */
+    Pair<Boolean, String> restore(VirtualMachine vm, Backup backup) {
+        return backups.locked(backup.getVmId(), () -> restoreLocked(vm, backup));
+    }
+
+    private Pair<Boolean, String> restoreLocked(VirtualMachine vm, Backup backup) {
+        BackupRepository repository = backups.repository(backup.getBackupOfferingId(), "backup " + backup.getUuid());
+        List<Backup.VolumeInfo> backedUp = DaoCatalogue.backedUpVolumes(backup);
+        if (backedUp.isEmpty()) {
+            throw new CloudRuntimeException("unable to restore backup " + backup.getUuid()
+                    + " - its record does not say which volumes it holds");
+        }
+        VolumePaths paths = VolumePaths.of(backups.volumesOf(vm), server.primaryDataStoreDao, server.dataStoreManager);
+        RestoreBackupCommand command = restoreCommand(backup, repository);
+        command.setVmName(vm.getName());
+        command.setBackupVolumesUUIDs(
+                backedUp.stream().map(Backup.VolumeInfo::getUuid).collect(Collectors.toList()));
+        command.setBackupFiles(backedUp.stream().map(Backup.VolumeInfo::getPath).collect(Collectors.toList()));
+        command.setRestoreVolumePaths(paths.paths());
+        command.setRestoreVolumePools(paths.pools());
+        command.setVmExists(vm.getRemoved() == null);
+        command.setVmState(vm.getState());
+        Host host = backups.hosts().forRepository(vm, backup.getZoneId());
+        // From the first byte on the disks are no longer what the bitmap counts from.
+        backups.catalogue().clearActiveCheckpoint(vm.getId());
+        return ask(host, command);
+    }
+
+    Pair<Boolean, String> restoreVolume(
+            Backup backup,
+            Backup.VolumeInfo backupVolumeInfo,
+            String hostIp,
+            String dataStoreUuid,
+            Pair<String, VirtualMachine.State> vmNameAndState,
+            long receiver) {
+        BackupRepository repository = backups.repository(backup.getBackupOfferingId(), "backup " + backup.getUuid());
+        StoragePoolVO pool = server.primaryDataStoreDao.findByUuid(dataStoreUuid);
+        Host host = server.hostDao.findByIp(hostIp);
+        DiskOfferingVO offering = server.diskOfferingDao.findByUuid(backupVolumeInfo.getDiskOfferingId());
+        if (pool == null || host == null || offering == null) {
+            throw new CloudRuntimeException("unable to restore volume " + backupVolumeInfo.getUuid() + " - "
+                    + (pool == null
+                            ? "no storage pool has uuid " + dataStoreUuid
+                            : host == null
+                                    ? "no host has address " + hostIp
+                                    : "no disk offering has uuid " + backupVolumeInfo.getDiskOfferingId()));
+        }
+        String uuid = UUID.randomUUID().toString();
+        VolumePaths paths = VolumePaths.of(pool, uuid, server.dataStoreManager);
+        RestoreBackupCommand command = restoreCommand(backup, repository);
+        command.setVmName(vmNameAndState.first());
+        command.setVmState(vmNameAndState.second());
+        command.setVmExists(null);
+        command.setDiskType(backupVolumeInfo.getType().name().toLowerCase(Locale.ROOT));
+        command.setRestoreVolumeUUID(backupVolumeInfo.getUuid());
+        command.setBackupVolumesUUIDs(List.of(backupVolumeInfo.getUuid()));
+        command.setBackupFiles(List.of(backupVolumeInfo.getPath()));
+        command.setRestoreVolumeSizes(List.of(backupVolumeInfo.getSize()));
+        command.setRestoreVolumePaths(paths.paths());
+        command.setRestoreVolumePools(paths.pools());
+        Pair<Boolean, String> result = backups.locked(backup.getVmId(), () -> ask(host, command));
+        if (result.first()) {
+            server.volumeDao.persist(restoredVolume(backup, backupVolumeInfo, uuid, pool, offering));
+            // It has a disk now that the checkpoint knows nothing of.
+            backups.catalogue().clearActiveCheckpoint(receiver);
+        }
+        return result;
+    }
+
+    /** Managers may tell the name that its owner gave it: then it is taken for the backup's own, at the cost of a full. */
+    long receiver(String name, Backup backup) {
+        VirtualMachine vm = server.vmInstanceDao.findVMByInstanceName(name);
+        return vm == null ? backup.getVmId() : vm.getId();
+    }
+
+    private RestoreBackupCommand restoreCommand(Backup backup, BackupRepository repository) {
+        RestoreBackupCommand command = new RestoreBackupCommand();
+        command.setBackupPath(backup.getExternalId());
+        command.setBackupRepoType(repository.getType());
+        command.setBackupRepoAddress(repository.getAddress());
+        command.setMountOptions(repository.getMountOptions());
+        command.setMountTimeout(server.mountTimeout());
+        command.setWait(server.waitSeconds(backup.getZoneId()));
+        return command;
+    }
+
+    private Pair<Boolean, String> ask(Host host, RestoreBackupCommand command) {
+        try {
+            BackupAnswer answer = new TypedAgent(server.agentManager, host).ask(command, BackupAnswer.class);
+            return new Pair<>(true, answer.getDetails());
+        } catch (AgentFailure e) {
+            if (e.kind() == AgentFailure.Kind.UNKNOWN) {
+                throw new CloudRuntimeException("unable to restore - " + e.getMessage(), e);
+            }
+            return new Pair<>(false, e.getMessage());
+        }
+    }
+
+    private VolumeVO restoredVolume(
+            Backup backup, Backup.VolumeInfo from, String uuid, StoragePoolVO pool, DiskOfferingVO offering) {
+        VolumeVO original = server.volumeDao.findByUuid(from.getUuid());
+        VolumeVO volume = new VolumeVO(
+                Volume.Type.DATADISK,
+                "RestoredVol-" + (original == null ? from.getUuid() : original.getName()),
+                backup.getZoneId(),
+                backup.getDomainId(),
+                backup.getAccountId(),
+                offering.getId(),
+                offering.getProvisioningType(),
+                from.getSize(),
+                null,
+                null,
+                null);
+        volume.setUuid(uuid);
+        volume.setPath(uuid);
+        volume.setPoolId(pool.getId());
+        volume.setPoolType(pool.getPoolType());
+        volume.setFormat(
+                pool.getPoolType() == Storage.StoragePoolType.RBD
+                        ? Storage.ImageFormat.RAW
+                        : Storage.ImageFormat.QCOW2);
+        volume.setState(Volume.State.Copying);
+        volume.setUpdated(backups.now());
+        volume.setDisplayVolume(true);
+        return volume;
+    }
+}

@@ -1,0 +1,202 @@
+// Licensed under the Apache License, Version 2.0 (the "License");
+// you may not use this file except in compliance with the License.
+// You may obtain a copy of the License at
+//
+//     http://www.apache.org/licenses/LICENSE-2.0
+//
+// Unless required by applicable law or agreed to in writing, software
+// distributed under the License is distributed on an "AS IS" BASIS,
+// WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+// See the License for the specific language governing permissions and
+// limitations under the License.
+
+package org.apache.cloudstack.backup;
+
+import com.cloud.host.Host;
+import com.cloud.storage.Volume;
+import com.cloud.storage.VolumeVO;
+import com.cloud.utils.Pair;
+import com.cloud.utils.exception.CloudRuntimeException;
+import com.cloud.vm.VirtualMachine;
+import com.cloud.vm.snapshot.VMSnapshot;
+import java.text.SimpleDateFormat;
+import java.util.ArrayList;
+import java.util.Date;
+import java.util.List;
+import java.util.UUID;
+import java.util.stream.Collectors;
+import org.apache.logging.log4j.Logger;
+import org.nasbackup.provider.AgentFailure;
+import org.nasbackup.provider.BackupChoice;
+import org.nasbackup.provider.ChainLink;
+import org.nasbackup.provider.cloudstack.DaoCatalogue;
+import org.nasbackup.provider.cloudstack.TypedAgent;
+import org.nasbackup.provider.cloudstack.VolumePaths;
+
+/** Takes a backup: the row, the host's answer, and what it says of the chain. */
+final class NasTake {
+    /** What a host gets to clean up in, and to answer, once a backup has taken too long. */
+    private static final int SECONDS_TO_ANSWER = 120;
+
+    private final NasBackups backups;
+    private final NASBackupProvider server;
+    private final Logger logger;
+
+    NasTake(NasBackups backups) {
+        this.backups = backups;
+        this.server = backups.server();
+        this.logger = backups.logger();
+    }
+
+    Pair<Boolean, Backup> take(VirtualMachine vm, Boolean quiesceVM) {
+        Host host = backups.hosts().forBackup(vm);
+        BackupRepository repository =
+                backups.repository(vm.getBackupOfferingId(), "virtual machine " + vm.getInstanceName());
+        if (!server.vmSnapshotDao
+                .findByVmAndByType(vm.getId(), VMSnapshot.Type.DiskAndMemory)
+                .isEmpty()) {
+            throw new CloudRuntimeException("virtual machine " + vm.getInstanceName()
+                    + " can't be backed up while it has a snapshot of disk and memory");
+        }
+        return backups.locked(vm.getId(), () -> take(vm, quiesceVM, host, repository));
+    }
+
+    private Pair<Boolean, Backup> take(VirtualMachine vm, Boolean quiesceVM, Host host, BackupRepository repository) {
+        DaoCatalogue catalogue = backups.catalogue();
+        catalogue.endInterrupted(vm.getId());
+        List<VolumeVO> volumes = backups.volumesOf(vm);
+        BackupChoice choice = BackupChoice.choose(
+                server.policy(vm.getDataCenterId()),
+                catalogue.points(vm.getId()),
+                catalogue.activeCheckpoint(vm.getId()),
+                volumes.stream().map(Volume::getUuid).collect(Collectors.toList()));
+        Date start = backups.now();
+        TakeBackupCommand command = takeCommand(vm, quiesceVM, repository, choice, volumes, start);
+        logger.info(
+                "Backing up {} to {}: mode {}, {}",
+                vm.getInstanceName(),
+                command.getBackupPath(),
+                choice.mode(),
+                choice.reason());
+        long id = insert(vm, volumes, command, choice, start);
+        try {
+            BackupAnswer answer = new TypedAgent(server.agentManager, host).ask(command, BackupAnswer.class);
+            return new Pair<>(true, complete(catalogue, id, vm, volumes, choice, answer));
+        } catch (AgentFailure e) {
+            return fail(catalogue, id, vm, e);
+        } catch (RuntimeException | LinkageError e) {
+            // said here: the row's end may fail for the same reason, and would be heard of alone
+            logger.error("Backup {} of {} was not recorded: {}", id, vm.getInstanceName(), e.getMessage());
+            catalogue.failed(id);
+            throw e;
+        }
+    }
+
+    private TakeBackupCommand takeCommand(
+            VirtualMachine vm,
+            Boolean quiesceVM,
+            BackupRepository repository,
+            BackupChoice choice,
+            List<VolumeVO> volumes,
+            Date start) {
+        String timestamp = new SimpleDateFormat("yyyy.MM.dd.HH.mm.ss").format(start);
+        TakeBackupCommand command = new TakeBackupCommand(vm.getInstanceName(), vm.getInstanceName() + "/" + timestamp);
+        command.setBackupRepoType(repository.getType());
+        command.setBackupRepoAddress(repository.getAddress());
+        command.setMountOptions(repository.getMountOptions());
+        command.setQuiesce(quiesceVM);
+        int wait = server.waitSeconds(vm.getDataCenterId());
+        command.setWait(wait);
+        command.setJobSeconds(jobSeconds(wait));
+        command.setMode(choice.mode());
+        if (choice.mode() != null) {
+            command.setBitmapNew("backup-" + start.getTime() / 1000);
+        }
+        if (choice.incremental()) {
+            command.setBitmapParent(choice.parent().bitmap());
+            command.setParentPath(choice.parentFiles().get(0));
+            command.setParentPaths(choice.parentFiles());
+        }
+        if (vm.getState() == VirtualMachine.State.Stopped) {
+            VolumePaths paths = VolumePaths.of(volumes, server.primaryDataStoreDao, server.dataStoreManager);
+            command.setVolumePaths(paths.paths());
+            command.setVolumePools(paths.pools());
+        }
+        return command;
+    }
+
+    /** At least half of what the server waits; null: it waits as long as it does for any command. */
+    private static Integer jobSeconds(int wait) {
+        return wait <= 0 ? null : Integer.valueOf(Math.max(wait - SECONDS_TO_ANSWER, (wait + 1) / 2));
+    }
+
+    private long insert(
+            VirtualMachine vm, List<VolumeVO> volumes, TakeBackupCommand command, BackupChoice choice, Date start) {
+        BackupVO row = new BackupVO();
+        row.setVmId(vm.getId());
+        row.setExternalId(command.getBackupPath());
+        row.setType(choice.incremental() ? "INCREMENTAL" : "FULL");
+        row.setDate(start);
+        row.setProtectedSize(volumes.stream()
+                .filter(volume -> volume.getState() == Volume.State.Ready)
+                .mapToLong(Volume::getSize)
+                .sum());
+        row.setStatus(Backup.Status.BackingUp);
+        row.setBackupOfferingId(vm.getBackupOfferingId());
+        row.setAccountId(vm.getAccountId());
+        row.setDomainId(vm.getDomainId());
+        row.setZoneId(vm.getDataCenterId());
+        row.setName(server.backupManager.getBackupNameFromVM(vm));
+        row.setDetails(server.backupManager.getBackupDetailsFromVM(vm));
+        return server.backupDao.persist(row).getId();
+    }
+
+    private Backup complete(
+            DaoCatalogue catalogue,
+            long id,
+            VirtualMachine vm,
+            List<VolumeVO> volumes,
+            BackupChoice choice,
+            BackupAnswer answer) {
+        ChainLink link = ChainLink.of(choice, answer, UUID.randomUUID().toString());
+        if (answer.getIncrementalFallback()) {
+            logger.warn("Backup {} of {} is a full one{}", id, vm.getInstanceName(), details(answer));
+        }
+        if (answer.getBitmapRecreated() != null) {
+            logger.info(
+                    "Backup {} of {}: its host had lost checkpoint {}, and made it again from the disks' bitmaps,"
+                            + " or compared the disks with the parent's fingerprints{}",
+                    id,
+                    vm.getInstanceName(),
+                    answer.getBitmapRecreated(),
+                    details(answer));
+        }
+        return catalogue.completed(
+                id,
+                backups.now(),
+                answer.getSize(),
+                server.backupManager.createVolumeInfoFromVolumes(new ArrayList<>(volumes)),
+                choice.mode() != null,
+                link);
+    }
+
+    /** What the host found worth telling, to end a line with. */
+    private static String details(BackupAnswer answer) {
+        String text = answer.getDetails() == null ? "" : answer.getDetails().strip();
+        return text.isEmpty() ? "" : ": " + text.replaceAll("\\s*\\R\\s*", "; ");
+    }
+
+    private Pair<Boolean, Backup> fail(DaoCatalogue catalogue, long id, VirtualMachine vm, AgentFailure failure) {
+        logger.error("Backup {} of {} failed: {}", id, vm.getInstanceName(), failure.getMessage());
+        if (failure.leftovers()) {
+            catalogue.failed(id);
+        } else {
+            catalogue.failedClean(id);
+        }
+        if (failure.kind() == AgentFailure.Kind.UNKNOWN) {
+            throw new CloudRuntimeException(
+                    "unable to back up " + vm.getInstanceName() + " - " + failure.getMessage(), failure);
+        }
+        return new Pair<>(false, null);
+    }
+}
