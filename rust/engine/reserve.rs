@@ -30,6 +30,8 @@ const ABORT: Duration = Duration::from_secs(1);
 pub(super) const AHEAD: Duration = POLL.saturating_add(ABORT).saturating_mul(3);
 /// Bytes that are left alone when room is taken: a file system writes about its files, too, and counts that.
 const SPARE: u64 = 4 << 20;
+/// Bytes written at once into the spare file.
+const PIECE: u64 = 128 << 10;
 /// Room is taken for so much at least, and at most, of all disks together: others need the disk, too.
 const LEAST: u64 = LEAST_SCRATCH - SPARE;
 const MOST: u64 = 1 << 30;
@@ -241,9 +243,9 @@ impl Reserve {
     /// Has the file system count some bytes more while room is taken, so that they are there afterwards: bytes that were
     /// written and not yet sent to the disk are free again at once.
     fn hold_spare(&self, bytes: u64) -> Result<()> {
-        let piece = vec![0; SPARE as usize];
+        let piece = [0; PIECE as usize];
         let mut pieces = (0..bytes).step_by(piece.len());
-        let held = pieces.try_for_each(|at| self.spare.write_all_at(&piece[..(bytes - at).min(SPARE) as usize], at));
+        let held = pieces.try_for_each(|at| self.spare.write_all_at(&piece[..(bytes - at).min(PIECE) as usize], at));
         held.map_err(|error| {
             self.spare.set_len(0).ok();
             failed(&self.spare_path, error)
