@@ -24,20 +24,22 @@ import java.util.stream.Collectors;
 import java.util.stream.Stream;
 
 /**
- * {@code --ours CLASSPATH --libraries CLASSPATH [--stubs CLASSPATH] [--signatures FOLDER]}: does ours link to each version of
- * CloudStack that the folder has a signature file of, and do the stubs agree with it? Without a folder: to the libraries,
- * which have CloudStack's jars among them then. Its exit status is 0 when they do.
+ * {@code --ours CLASSPATH --libraries CLASSPATH [--stubs CLASSPATH] [--stubs-VERSION CLASSPATH ...] [--signatures FOLDER]}: does
+ * ours link to each version of CloudStack that the folder has a signature file of, and do the stubs agree with it? Those of a
+ * version are for the files whose names begin with it. Without a folder: to the libraries, which have CloudStack's jars among
+ * them then. Its exit status is 0 when they do.
  */
 public final class Main {
     private static final int TYPES_NAMED = 10;
+    private static final String STUBS = "--stubs";
 
     private final PrintStream out;
     private final ClassPath ours;
     private final List<CompiledClass> classes;
-    private final ClassPath stubs;
+    private final Map<String, ClassPath> stubs;
     private final Types libraries;
 
-    private Main(PrintStream out, ClassPath ours, ClassPath stubs, Types libraries) {
+    private Main(PrintStream out, ClassPath ours, Map<String, ClassPath> stubs, Types libraries) {
         this.out = out;
         this.ours = ours;
         this.classes = ours.all();
@@ -51,13 +53,29 @@ public final class Main {
 
     static boolean run(PrintStream out, String... arguments) throws IOException {
         Map<String, String> options = options(arguments);
+        Map<String, ClassPath> stubs = stubs(options);
         try (ClassPath ours = classPath(options.get("--ours"));
-                ClassPath stubs = classPath(options.get("--stubs"));
                 ClassPath libraries = classPath(options.get("--libraries"))) {
             Main main = new Main(out, ours, stubs, Types.firstOf(libraries, ClassPath.jdk()));
             String folder = options.get("--signatures");
             return folder == null ? main.classPath(libraries) : main.signatures(read(Path.of(folder)));
+        } finally {
+            for (ClassPath each : stubs.values()) {
+                each.close();
+            }
         }
+    }
+
+    /** By the version that they are of; those of the empty one are of all. */
+    private static Map<String, ClassPath> stubs(Map<String, String> options) throws IOException {
+        Map<String, ClassPath> stubs = new TreeMap<>();
+        for (Map.Entry<String, String> option : options.entrySet()) {
+            if (option.getKey().startsWith(STUBS)) {
+                String version = option.getKey().substring(STUBS.length());
+                stubs.put(version.isEmpty() ? version : version.substring(1), classPath(option.getValue()));
+            }
+        }
+        return stubs;
     }
 
     private static Map<String, String> options(String[] arguments) {
@@ -66,10 +84,12 @@ public final class Main {
             options.put(arguments[i], arguments[i + 1]);
         }
         if (arguments.length % 2 != 0
-                || !List.of("--ours", "--libraries", "--stubs", "--signatures").containsAll(options.keySet())
+                || !options.keySet().stream()
+                        .allMatch(name -> name.matches("--ours|--libraries|--stubs(-.+)?|--signatures"))
                 || !options.containsKey("--ours")) {
             throw new IllegalArgumentException(
-                    "--ours CLASSPATH --libraries CLASSPATH [--stubs CLASSPATH] [--signatures FOLDER]");
+                    "--ours CLASSPATH --libraries CLASSPATH [--stubs CLASSPATH] [--stubs-VERSION CLASSPATH ...]"
+                            + " [--signatures FOLDER]");
         }
         return options;
     }
@@ -103,7 +123,7 @@ public final class Main {
         Types any = Types.firstOf(versions.values().toArray(new Types[0]));
         boolean good = true;
         for (Map.Entry<String, SignatureFile> version : versions.entrySet()) {
-            Report report = check(version.getValue());
+            Report report = check(version.getKey(), version.getValue());
             // What another version has is not merely unknown here.
             report.missing(type -> any.find(type) != null);
             good &= tell(version.getKey(), report);
@@ -113,12 +133,12 @@ public final class Main {
 
     /** Against what a JVM would find, where an unknown type is one that is not there. */
     private boolean classPath(ClassPath theirs) {
-        Report report = check(theirs);
+        Report report = check("", theirs);
         report.missing(type -> true);
         return tell("class path", report);
     }
 
-    private Report check(Types theirs) {
+    private Report check(String version, Types theirs) {
         Report report = new Report();
         Types types = Types.firstOf(ours, theirs, libraries);
         new LinkCheck(types, report).check(classes);
@@ -130,7 +150,11 @@ public final class Main {
             }
         }
         Covers compiled = new Covers(Types.firstOf(theirs, libraries), report);
-        stubs.all().forEach(stub -> compiled.check(stub.type));
+        stubs.forEach((of, each) -> {
+            if (version.startsWith(of)) {
+                each.all().forEach(stub -> compiled.check(stub.type));
+            }
+        });
         return report;
     }
 

@@ -104,6 +104,20 @@ class MainTest {
     }
 
     @Test
+    void stubs_of_one_version_are_held_against_it_alone() throws Exception {
+        version("1.0", S);
+        version("2.0", S.replace("void m()", "void n()"));
+        Path later =
+                Compiled.compile(folder.resolve("later"), null, "package stock; public class S { public void n() {} }");
+        String[] all = {
+            "--stubs-1", stubs.toString(), "--stubs-2.0", later.toString(), "--signatures", versions.toString()
+        };
+        assertThat(run(all)).contains("linkcheck: 2.0: ", "void stock.S.m(): there is no such member [ours.Ours]\n");
+        version("1.0", S.replace("void m()", "void n()"));
+        assertThat(run(all)).contains("void stock.S.m(): there is no such member [ours.Ours, stock.S]\n");
+    }
+
+    @Test
     void a_class_of_ours_that_hides_theirs_has_to_have_its_members() throws Exception {
         version("1", S + "public class ours.Ours\n  public void shown()\t()V\n");
         assertThat(run("--signatures", versions.toString()))

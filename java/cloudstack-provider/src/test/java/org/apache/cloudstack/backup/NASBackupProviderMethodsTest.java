@@ -48,11 +48,13 @@ import org.apache.cloudstack.storage.datastore.db.StoragePoolVO;
 import org.assertj.core.api.ThrowableAssert.ThrowingCallable;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.BeforeEach;
+import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 import org.nasbackup.provider.database.Database;
 import org.nasbackup.provider.database.MariaDb;
 
 /** What the provider does beside backups and deletions. */
+@Tag("each-version")
 class NASBackupProviderMethodsTest {
     private Database database;
     private Site site;

@@ -29,17 +29,18 @@ import org.apache.cloudstack.backup.ModelHost.Fault;
 import org.junit.jupiter.api.AfterAll;
 import org.junit.jupiter.api.BeforeAll;
 import org.junit.jupiter.api.BeforeEach;
+import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.EnumSource;
-import org.junit.jupiter.params.provider.ValueSource;
 import org.nasbackup.provider.Policy;
 import org.nasbackup.provider.database.Database;
 import org.nasbackup.provider.database.MariaDb;
 import org.nasbackup.provider.database.Tables;
 
 /** The provider over a real database and a model of hosts and files. */
+@Tag("each-version")
 class NASBackupProviderTest {
     private static MariaDb server;
     private static Database database;
@@ -361,10 +362,8 @@ class NASBackupProviderTest {
         assertThat(site.tables.count(ResourceType.backup)).isZero();
     }
 
-    @ParameterizedTest
-    @ValueSource(booleans = {false, true})
-    void each_removed_backup_is_taken_off_the_count_once(boolean laterManager) {
-        site.laterManager = laterManager;
+    @Test
+    void each_removed_backup_is_taken_off_the_count_once() {
         List<Backup> taken = take(5);
         site.delete(taken.get(2), false);
         site.agrees();
@@ -376,10 +375,8 @@ class NASBackupProviderTest {
     }
 
     /** The manager counts a backup when it was taken; one that failed it never counted. */
-    @ParameterizedTest
-    @ValueSource(booleans = {false, true})
-    void a_failed_backup_is_not_taken_off_the_count(boolean laterManager) {
-        site.laterManager = laterManager;
+    @Test
+    void a_failed_backup_is_not_taken_off_the_count() {
         take(2);
         site.host.fails(Fault.TIMEOUT_BUT_DONE);
         assertThatThrownBy(site::take).isInstanceOf(CloudRuntimeException.class);
@@ -565,10 +562,8 @@ class NASBackupProviderTest {
     }
 
     @ParameterizedTest
-    @CsvSource({"5,1 2 3 4,false", "5,1 2 3 4,true", "7,1 2 4 5,false", "7,1 2 4 5,true"})
-    void deletions_and_a_backup_at_once_leave_a_valid_chain(int length, String targets, boolean laterManager)
-            throws Exception {
-        site.laterManager = laterManager;
+    @CsvSource({"5,1 2 3 4", "7,1 2 4 5"})
+    void deletions_and_a_backup_at_once_leave_a_valid_chain(int length, String targets) throws Exception {
         List<Backup> taken = take(length);
         List<Consumer<Site>> work = new ArrayList<>();
         for (String target : targets.split(" ")) {
@@ -588,7 +583,6 @@ class NASBackupProviderTest {
     /** Another server, before the same host. */
     private Site server(Tables tables) {
         Site other = new Site(tables);
-        other.laterManager = site.laterManager;
         other.now = site.now;
         other.provider.agentManager = site.host;
         return other;

@@ -27,10 +27,12 @@ import java.util.Set;
 import java.util.stream.Stream;
 import javax.inject.Inject;
 import org.apache.logging.log4j.LogManager;
+import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 import org.nasbackup.cloudstack.LibraryUnusable;
 
 /** The provider's class as a server's container meets it. */
+@Tag("each-version")
 class ProviderBeanTest {
     /** A server of another version, which has of CloudStack what the provider's class declares, and nothing else. */
     private static final class BareServer extends URLClassLoader {

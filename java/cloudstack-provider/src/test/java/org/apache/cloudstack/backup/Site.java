@@ -78,8 +78,6 @@ final class Site {
     State state = State.Running;
     Policy policy = new Policy(true, 10);
     int waitSeconds = 7200;
-    /** Does the manager leave all counting to the provider, as later ones do? */
-    boolean laterManager;
     /** What of the server does not fit the provider. */
     List<String> misfits = List.of();
 
@@ -178,11 +176,6 @@ final class Site {
         }
 
         @Override
-        boolean handlesAllAccounting() {
-            return laterManager;
-        }
-
-        @Override
         int mountTimeout() {
             return 30;
         }
@@ -267,7 +260,7 @@ final class Site {
     void delete(Backup backup, boolean forced) {
         Backup read = tables.backups().findById(backup.getId());
         assertThat(provider.deleteBackup(read, forced)).isTrue();
-        if (laterManager) {
+        if (provider.handlesAllAccounting()) {
             return;
         }
         tables.decrementResourceCount(read.getAccountId(), ResourceType.backup);
