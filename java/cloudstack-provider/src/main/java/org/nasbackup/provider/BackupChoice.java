@@ -39,7 +39,7 @@ public final class BackupChoice {
     public static BackupChoice choose(
             Policy policy, List<Point> points, String activeCheckpoint, List<String> volumes) {
         if (!policy.incrementals()) {
-            return new BackupChoice(null, null, null, "incremental backups are switched off");
+            return new BackupChoice(null, null, null, policy.noIncrementals());
         }
         if (policy.fullEvery() <= 1) {
             return full("every backup is to be a full one");

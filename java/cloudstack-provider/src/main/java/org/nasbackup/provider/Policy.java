@@ -14,17 +14,31 @@ package org.nasbackup.provider;
 
 /** What the configuration keys of a zone say about backups. */
 public final class Policy {
-    private final boolean incrementals;
     private final int fullEvery;
+    private final String noIncrementals;
 
     /** @param fullEvery how many points a chain has at most; null, 1 or less: every backup is a full one */
     public Policy(boolean incrementals, Integer fullEvery) {
-        this.incrementals = incrementals;
-        this.fullEvery = fullEvery == null ? 1 : fullEvery;
+        this(fullEvery == null ? 1 : fullEvery, incrementals ? null : "incremental backups are switched off");
     }
 
-    boolean incrementals() {
-        return incrementals;
+    private Policy(int fullEvery, String noIncrementals) {
+        this.fullEvery = fullEvery;
+        this.noIncrementals = noIncrementals;
+    }
+
+    /** The same without incrementals. */
+    public Policy withoutIncrementals(String reason) {
+        return new Policy(fullEvery, reason);
+    }
+
+    public boolean incrementals() {
+        return noIncrementals == null;
+    }
+
+    /** Why there are no incrementals; null: there are. */
+    String noIncrementals() {
+        return noIncrementals;
     }
 
     int fullEvery() {

@@ -94,6 +94,15 @@ class BackupChoiceTest {
                 choose(new Policy(false, 4), "b1", point(1, "b1", 0).build());
         assertThat(choice.mode()).isNull();
         assertThat(choice.incremental()).isFalse();
+        assertThat(choice.reason()).isEqualTo("incremental backups are switched off");
+        assertThat(choose(
+                        POLICY.withoutIncrementals("old hosts"),
+                        "b1",
+                        point(1, "b1", 0).build()))
+                .satisfies(refused -> {
+                    assertThat(refused.mode()).isNull();
+                    assertThat(refused.reason()).isEqualTo("old hosts");
+                });
     }
 
     private static BackupAnswer answer(String created, String recreated, boolean fallback) {

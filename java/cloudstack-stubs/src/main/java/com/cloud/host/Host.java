@@ -23,5 +23,11 @@ public interface Host {
 
     Long getClusterId();
 
+    long getDataCenterId();
+
+    String getVersion();
+
+    boolean isInMaintenanceStates();
+
     HypervisorType getHypervisorType();
 }

@@ -38,6 +38,21 @@ public class HostVO implements Host {
     }
 
     @Override
+    public long getDataCenterId() {
+        throw new UnsupportedOperationException();
+    }
+
+    @Override
+    public String getVersion() {
+        throw new UnsupportedOperationException();
+    }
+
+    @Override
+    public boolean isInMaintenanceStates() {
+        throw new UnsupportedOperationException();
+    }
+
+    @Override
     public HypervisorType getHypervisorType() {
         throw new UnsupportedOperationException();
     }

@@ -97,6 +97,9 @@ public class NASBackupProvider extends AdapterBase implements BackupProvider, Co
     @Inject
     AgentManager agentManager;
 
+    /** Why backups in a zone are full ones, as it was logged last. */
+    final LastSaid obstacles = new LastSaid();
+
     private final Clock clock;
     private final ChainLocks locks;
     private final Transactions transactions;

@@ -12,6 +12,7 @@
 
 package org.apache.cloudstack.backup;
 
+import com.cloud.host.Host;
 import com.cloud.hypervisor.Hypervisor;
 import com.cloud.storage.Volume;
 import com.cloud.storage.VolumeApiServiceImpl;
@@ -31,6 +32,7 @@ import java.util.stream.Collectors;
 import org.apache.logging.log4j.Logger;
 import org.nasbackup.provider.AgentFailure;
 import org.nasbackup.provider.ChainLocks;
+import org.nasbackup.provider.Policy;
 import org.nasbackup.provider.cloudstack.DaoCatalogue;
 import org.nasbackup.provider.cloudstack.HostChoice;
 import org.nasbackup.provider.cloudstack.Transactions;
@@ -81,6 +83,23 @@ final class NasBackups {
 
     HostChoice hosts() {
         return new HostChoice(server.hostDao, server.volumeDao, server.primaryDataStoreDao, server.resourceManager);
+    }
+
+    /** The zone's, without incrementals where a host of it would spoil their restores; the log says when that changes. */
+    Policy policy(long zoneId, Host taking) {
+        Policy policy = server.policy(zoneId);
+        if (!policy.incrementals()) {
+            return policy;
+        }
+        String obstacle = hosts().obstacleToIncrementals(zoneId, taking);
+        if (server.obstacles.changed(zoneId, obstacle)) {
+            if (obstacle == null) {
+                logger.info("Backups in zone {} are incremental again: all its hosts can restore them", zoneId);
+            } else {
+                logger.warn("Backups in zone {} are full ones, though incrementals are enabled: {}", zoneId, obstacle);
+            }
+        }
+        return obstacle == null ? policy : policy.withoutIncrementals(obstacle);
     }
 
     BackupRepository repository(Long offeringId, String what) {

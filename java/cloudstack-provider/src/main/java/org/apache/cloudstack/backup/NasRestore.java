@@ -13,6 +13,7 @@
 package org.apache.cloudstack.backup;
 
 import com.cloud.host.Host;
+import com.cloud.host.HostVO;
 import com.cloud.storage.DiskOfferingVO;
 import com.cloud.storage.Storage;
 import com.cloud.storage.Volume;
@@ -52,7 +53,8 @@ final class NasRestore {
             throw new CloudRuntimeException("unable to restore backup " + backup.getUuid()
                     + " - its record does not say which volumes it holds");
         }
-        VolumePaths paths = VolumePaths.of(backups.volumesOf(vm), server.primaryDataStoreDao, server.dataStoreManager);
+        List<VolumeVO> volumes = backups.volumesOf(vm);
+        VolumePaths paths = VolumePaths.of(volumes, server.primaryDataStoreDao, server.dataStoreManager);
         RestoreBackupCommand command = restoreCommand(backup, repository);
         command.setVmName(vm.getName());
         command.setBackupVolumesUUIDs(
@@ -62,10 +64,17 @@ final class NasRestore {
         command.setRestoreVolumePools(paths.pools());
         command.setVmExists(vm.getRemoved() == null);
         command.setVmState(vm.getState());
-        Host host = backups.hosts().forRepository(vm, backup.getZoneId());
+        Host host = backups.hosts()
+                .forRestore(vm, poolsOf(volumes), backups.catalogue().standsOnAnother(backup));
         // From the first byte on the disks are no longer what the bitmap counts from.
         backups.catalogue().clearActiveCheckpoint(vm.getId());
         return ask(host, command);
+    }
+
+    private List<StoragePoolVO> poolsOf(List<VolumeVO> volumes) {
+        return volumes.stream()
+                .map(volume -> server.primaryDataStoreDao.findById(volume.getPoolId()))
+                .collect(Collectors.toList());
     }
 
     Pair<Boolean, String> restoreVolume(
@@ -77,16 +86,22 @@ final class NasRestore {
             long receiver) {
         BackupRepository repository = backups.repository(backup.getBackupOfferingId(), "backup " + backup.getUuid());
         StoragePoolVO pool = server.primaryDataStoreDao.findByUuid(dataStoreUuid);
-        Host host = server.hostDao.findByIp(hostIp);
+        HostVO named = server.hostDao.findByIp(hostIp);
         DiskOfferingVO offering = server.diskOfferingDao.findByUuid(backupVolumeInfo.getDiskOfferingId());
-        if (pool == null || host == null || offering == null) {
+        if (pool == null || named == null || offering == null) {
             throw new CloudRuntimeException("unable to restore volume " + backupVolumeInfo.getUuid() + " - "
                     + (pool == null
                             ? "no storage pool has uuid " + dataStoreUuid
-                            : host == null
+                            : named == null
                                     ? "no host has address " + hostIp
                                     : "no disk offering has uuid " + backupVolumeInfo.getDiskOfferingId()));
         }
+        Host host = backups.hosts()
+                .forVolume(
+                        named,
+                        pool,
+                        vmNameAndState.second() == VirtualMachine.State.Running,
+                        backups.catalogue().standsOnAnother(backup));
         String uuid = UUID.randomUUID().toString();
         VolumePaths paths = VolumePaths.of(pool, uuid, server.dataStoreManager);
         RestoreBackupCommand command = restoreCommand(backup, repository);

@@ -66,7 +66,7 @@ final class NasTake {
         catalogue.endInterrupted(vm.getId());
         List<VolumeVO> volumes = backups.volumesOf(vm);
         BackupChoice choice = BackupChoice.choose(
-                server.policy(vm.getDataCenterId()),
+                backups.policy(vm.getDataCenterId(), host),
                 catalogue.points(vm.getId()),
                 catalogue.activeCheckpoint(vm.getId()),
                 volumes.stream().map(Volume::getUuid).collect(Collectors.toList()));

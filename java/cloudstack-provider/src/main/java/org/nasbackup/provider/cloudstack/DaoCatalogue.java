@@ -75,6 +75,14 @@ public final class DaoCatalogue implements Catalogue {
                 .build();
     }
 
+    /** Whatever of its records tells it: a host that takes it for a full one would spoil the disks. */
+    public boolean standsOnAnother(Backup backup) {
+        Point point = point(backup);
+        return "INCREMENTAL".equalsIgnoreCase(backup.getType())
+                || point.parent() != null
+                || point.position() != null && point.position() > 0;
+    }
+
     private static Integer position(String text) {
         return text != null && text.matches("\\d{1,9}") ? Integer.valueOf(text) : null;
     }

@@ -18,12 +18,22 @@ import com.cloud.host.Status;
 import com.cloud.host.dao.HostDao;
 import com.cloud.hypervisor.Hypervisor.HypervisorType;
 import com.cloud.resource.ResourceManager;
+import com.cloud.storage.ScopeType;
 import com.cloud.storage.VolumeVO;
 import com.cloud.storage.dao.VolumeDao;
 import com.cloud.utils.exception.CloudRuntimeException;
 import com.cloud.vm.VirtualMachine;
+import java.util.ArrayList;
+import java.util.Comparator;
+import java.util.HashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.Objects;
+import java.util.stream.Collectors;
+import java.util.stream.Stream;
 import org.apache.cloudstack.storage.datastore.db.PrimaryDataStoreDao;
 import org.apache.cloudstack.storage.datastore.db.StoragePoolVO;
+import org.nasbackup.provider.IncrementalRestore;
 
 /** Which host does the work. */
 public final class HostChoice {
@@ -64,8 +74,8 @@ public final class HostChoice {
      * @param vm null: it is gone
      */
     public Host forRepository(VirtualMachine vm, long zoneId) {
-        Host host = vm == null ? null : near(vm);
-        return host == null ? inZone(zoneId) : host;
+        List<Host> near = vm == null ? List.of() : near(vm);
+        return near.isEmpty() ? inZone(zoneId) : near.get(0);
     }
 
     public Host inZone(long zoneId) {
@@ -76,24 +86,113 @@ public final class HostChoice {
         return host;
     }
 
-    private Host near(VirtualMachine vm) {
-        Host current = vm.getHostId() == null ? null : hosts.findById(vm.getHostId());
-        if (usable(current)) {
-            return current;
+    /**
+     * A host that writes a virtual machine's volumes: in the machine's zone, which can be another one than the backup's.
+     *
+     * @param volumePools where they are
+     * @param incremental is it an incremental backup?
+     */
+    public Host forRestore(VirtualMachine vm, List<StoragePoolVO> volumePools, boolean incremental) {
+        List<Host> candidates = local(volumePools) ? owners(volumePools) : new ArrayList<>(near(vm));
+        if (!local(volumePools)) {
+            candidates.addAll(upInZone(vm.getDataCenterId()));
+        } else if (candidates.isEmpty()) {
+            candidates.addAll(ranOn(vm));
         }
+        return first("virtual machine " + vm.getInstanceName(), candidates, volumePools, incremental);
+    }
+
+    /**
+     * A host that writes one volume.
+     *
+     * @param named the one that the manager names: any that knows the pool, whether it is up or not
+     * @param attached is it attached to a running virtual machine on that host?
+     */
+    public Host forVolume(HostVO named, StoragePoolVO pool, boolean attached, boolean incremental) {
+        List<Host> candidates = new ArrayList<>(List.of(named));
+        if (!attached && pool.getScope() != ScopeType.HOST) {
+            candidates.addAll(upInZone(named.getDataCenterId()));
+        }
+        return first("storage pool " + pool.getUuid(), candidates, List.of(pool), incremental);
+    }
+
+    /** What hosts of the zone would spoil an incremental backup's restore; null: none of those that are up. */
+    public String obstacleToIncrementals(long zoneId, Host taking) {
+        List<Host> all = new ArrayList<>(upInZone(zoneId));
+        all.add(taking);
+        return obstacle(all);
+    }
+
+    private static String obstacle(List<Host> hosts) {
+        Map<String, String> versions = new HashMap<>();
+        hosts.forEach(host -> versions.put(host.getName(), host.getVersion()));
+        return IncrementalRestore.obstacle(versions);
+    }
+
+    private static Host first(String what, List<Host> candidates, List<StoragePoolVO> pools, boolean incremental) {
+        List<Host> able = candidates.stream()
+                .filter(HostChoice::usable)
+                .filter(host -> pools.stream().allMatch(pool -> reaches(host, pool)))
+                .sorted(Comparator.comparing(Host::isInMaintenanceStates))
+                .collect(Collectors.toList());
+        if (able.isEmpty()) {
+            throw new CloudRuntimeException("no KVM host that reaches the volumes of " + what + " is up");
+        }
+        return able.stream()
+                .filter(host -> !incremental || IncrementalRestore.right(host.getVersion()))
+                .findFirst()
+                .orElseThrow(() ->
+                        new CloudRuntimeException("the backup is incremental, and no host that reaches the volumes of "
+                                + what + " restores it right: " + obstacle(able)));
+    }
+
+    /** The hosts near a virtual machine that are up: that has it, that had it last, those of its cluster; others before those in maintenance. */
+    private List<Host> near(VirtualMachine vm) {
+        List<Host> near = ranOn(vm);
         Host last = vm.getLastHostId() == null ? null : hosts.findById(vm.getLastHostId());
-        if (usable(last)) {
-            return last;
-        }
         Long cluster = last == null ? clusterOfRoot(vm) : last.getClusterId();
         if (cluster != null) {
-            for (HostVO host : hosts.findHypervisorHostInCluster(cluster)) {
-                if (usable(host)) {
-                    return host;
-                }
-            }
+            near.addAll(hosts.findHypervisorHostInCluster(cluster));
         }
-        return null;
+        return near.stream()
+                .filter(HostChoice::usable)
+                .sorted(Comparator.comparing(Host::isInMaintenanceStates))
+                .collect(Collectors.toList());
+    }
+
+    /** The host that has a virtual machine, and the one that had it last. */
+    private List<Host> ranOn(VirtualMachine vm) {
+        return Stream.of(vm.getHostId(), vm.getLastHostId())
+                .filter(Objects::nonNull)
+                .map(hosts::findById)
+                .filter(Objects::nonNull)
+                .collect(Collectors.toCollection(ArrayList::new));
+    }
+
+    private List<Host> upInZone(long zoneId) {
+        return hosts.findHypervisorHostInZone(zoneId).stream()
+                .filter(HostChoice::usable)
+                .collect(Collectors.toList());
+    }
+
+    private static boolean local(List<StoragePoolVO> volumePools) {
+        return volumePools.stream().anyMatch(pool -> pool.getScope() == ScopeType.HOST);
+    }
+
+    /** The hosts whose local storage the pools are. */
+    private List<Host> owners(List<StoragePoolVO> volumePools) {
+        return volumePools.stream()
+                .filter(pool -> pool.getScope() == ScopeType.HOST && pool.getHostAddress() != null)
+                .map(pool -> hosts.findByIp(pool.getHostAddress()))
+                .filter(Objects::nonNull)
+                .collect(Collectors.toCollection(ArrayList::new));
+    }
+
+    /** A host that lacks a pool could write to its own disk, below the pool's name. */
+    private static boolean reaches(Host host, StoragePoolVO pool) {
+        return pool.getScope() != ScopeType.CLUSTER
+                || pool.getClusterId() == null
+                || pool.getClusterId().equals(host.getClusterId());
     }
 
     private Long clusterOfRoot(VirtualMachine vm) {

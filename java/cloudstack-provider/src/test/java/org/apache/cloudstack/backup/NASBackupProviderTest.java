@@ -97,6 +97,52 @@ class NASBackupProviderTest {
     }
 
     @Test
+    void backups_are_full_while_a_host_of_the_zone_can_t_restore_incrementals_and_the_log_says_so_once() {
+        take(2);
+        String line =
+                "Backups in zone 1 are full ones, though incrementals are enabled: host kvm23 has CloudStack 4.22.1.0;"
+                        + " hosts restore incremental backups since 4.23";
+        site.logged.clear();
+        site.hostVersions.put(23L, "4.22.1.0");
+        assertThat(take(3)).extracting(Backup::getType).containsOnly("FULL");
+        assertThat(lastTake().getMode()).isNull();
+        assertThat(site.logged).containsOnlyOnce(line);
+        site.hostVersions.clear();
+        assertThat(take(2)).extracting(site::position).containsExactly(0, 1);
+        assertThat(site.logged)
+                .containsOnlyOnce("Backups in zone 1 are incremental again: all its hosts can restore them");
+        site.policy = new Policy(false, 10);
+        site.hostVersions.put(23L, "4.22.1.0");
+        take(1);
+        assertThat(site.logged).containsOnlyOnce(line);
+    }
+
+    @Test
+    void an_incremental_is_not_restored_through_a_host_that_would_spoil_the_disks() {
+        List<Backup> taken = take(2);
+        site.state = State.Stopped;
+        site.hostVersions.putAll(Map.of(21L, "4.22.0.0", 22L, "4.22.0.0"));
+        Backup full = site.tables.backups().findById(taken.get(0).getId());
+        Backup incremental = site.tables.backups().findById(taken.get(1).getId());
+        site.provider.restoreVMFromBackup(site.vm, full);
+        site.provider.restoreVMFromBackup(site.vm, incremental);
+        assertThat(site.host.hosts.subList(2, 4)).containsExactly(22L, 23L);
+        site.take();
+        site.take();
+        String checkpoint = site.activeCheckpoint();
+        site.hostVersions.put(23L, "unknown");
+        int asked = site.host.asked.size();
+        assertThatThrownBy(() -> site.provider.restoreVMFromBackup(site.vm, incremental))
+                .isInstanceOf(CloudRuntimeException.class)
+                .hasMessage(
+                        "the backup is incremental, and no host that reaches the volumes of virtual machine i-2-10-VM"
+                                + " restores it right: host kvm21 has CloudStack 4.22.0.0, and 2 more like it;"
+                                + " hosts restore incremental backups since 4.23");
+        assertThat(site.host.asked).hasSize(asked);
+        assertThat(site.activeCheckpoint()).isEqualTo(checkpoint);
+    }
+
+    @Test
     void a_command_names_the_parent_s_files_by_their_paths_for_all_volumes() {
         Backup full = site.take();
         TakeBackupCommand first = lastTake();

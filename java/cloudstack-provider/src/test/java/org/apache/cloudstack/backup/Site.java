@@ -45,6 +45,8 @@ import java.util.Arrays;
 import java.util.List;
 import java.util.Map;
 import java.util.TreeMap;
+import java.util.stream.Collectors;
+import java.util.stream.LongStream;
 import org.apache.cloudstack.backup.dao.BackupRepositoryDao;
 import org.apache.cloudstack.engine.subsystem.api.storage.DataStoreManager;
 import org.apache.cloudstack.storage.datastore.db.PrimaryDataStoreDao;
@@ -78,6 +80,8 @@ final class Site {
     State state = State.Running;
     Policy policy = new Policy(true, 10);
     int waitSeconds = 7200;
+    /** Of CloudStack on hosts that have not the newest. */
+    final Map<Long, String> hostVersions = new TreeMap<>();
     /** What of the server does not fit the provider. */
     List<String> misfits = List.of();
 
@@ -202,6 +206,9 @@ final class Site {
             host(id, Status.Up);
         }
         HostVO random = hosts.findById(23L);
+        when(hosts.findHypervisorHostInZone(ZONE))
+                .thenAnswer(call ->
+                        LongStream.rangeClosed(21, 23).mapToObj(hosts::findById).collect(Collectors.toList()));
         when(provider.resourceManager.findOneRandomRunningHostByHypervisor(HypervisorType.KVM, ZONE))
                 .thenReturn(random);
     }
@@ -212,6 +219,8 @@ final class Site {
         when(row.getName()).thenReturn("kvm" + id);
         when(row.getStatus()).thenReturn(status);
         when(row.getClusterId()).thenReturn(7L);
+        when(row.getDataCenterId()).thenReturn(ZONE);
+        when(row.getVersion()).thenAnswer(call -> hostVersions.getOrDefault(id, "4.23.0.0"));
         when(row.getHypervisorType()).thenReturn(HypervisorType.KVM);
         when(hosts.findById(id)).thenReturn(row);
     }

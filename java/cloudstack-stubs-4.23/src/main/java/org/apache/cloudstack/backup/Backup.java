@@ -85,6 +85,8 @@ public interface Backup {
 
     Date getDate();
 
+    String getType();
+
     Status getStatus();
 
     Long getSize();

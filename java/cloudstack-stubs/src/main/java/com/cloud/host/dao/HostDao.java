@@ -19,5 +19,7 @@ import java.util.List;
 public interface HostDao extends GenericDao<HostVO, Long> {
     List<HostVO> findHypervisorHostInCluster(long clusterId);
 
+    List<HostVO> findHypervisorHostInZone(long zoneId);
+
     HostVO findByIp(String ip);
 }

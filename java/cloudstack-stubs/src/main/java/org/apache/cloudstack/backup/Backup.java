@@ -81,6 +81,8 @@ public interface Backup {
 
     Date getDate();
 
+    String getType();
+
     Status getStatus();
 
     Long getSize();

@@ -64,6 +64,7 @@ public class BackupVO implements Backup {
         this.externalId = externalId;
     }
 
+    @Override
     public String getType() {
         return backupType;
     }

@@ -36,6 +36,10 @@ public class StoragePoolVO {
         throw new UnsupportedOperationException();
     }
 
+    public String getHostAddress() {
+        throw new UnsupportedOperationException();
+    }
+
     public Long getClusterId() {
         throw new UnsupportedOperationException();
     }
