@@ -13,6 +13,7 @@
 package org.nasbackup.cloudstack;
 
 import com.cloud.agent.api.Command;
+import java.util.Locale;
 import org.apache.cloudstack.backup.BackupAnswer;
 import org.apache.cloudstack.backup.BackupStorageStatsAnswer;
 import org.nasbackup.BackupStatsResult;
@@ -32,6 +33,7 @@ public final class Answers {
         answer.setBitmapCreated(result.parentName());
         answer.setBitmapRecreated(result.bitmapRecreated());
         answer.setIncrementalFallback(result.incrementalFallback());
+        answer.setKind(result.kind().name().toLowerCase(Locale.ROOT));
         return answer;
     }
 

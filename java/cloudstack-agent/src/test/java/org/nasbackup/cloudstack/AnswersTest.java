@@ -34,6 +34,7 @@ class AnswersTest {
         assertThat(answer.getBitmapCreated()).isEqualTo("backup-2");
         assertThat(answer.getBitmapRecreated()).isEqualTo("backup-1");
         assertThat(answer.getIncrementalFallback()).isFalse();
+        assertThat(answer.getKind()).isEqualTo("incremental");
         assertThat(answer.getNeedsCleanup()).isFalse();
         assertThat(answer.getDetails()).isEqualTo("vda: redefined");
     }
@@ -42,6 +43,7 @@ class AnswersTest {
     void a_full_in_place_of_an_incremental() {
         BackupAnswer answer = Answers.taken(null, Results.taken("full", 1, null, null, true, "bitmap lost"));
         assertThat(answer.getIncrementalFallback()).isTrue();
+        assertThat(answer.getKind()).isEqualTo("full");
         assertThat(answer.getBitmapCreated()).isNull();
     }
 

@@ -144,6 +144,7 @@ class WireTest {
         assertThat(answer.getIncrementalFallback()).isFalse();
         assertThat(answer.getBitmapCreated()).isNull();
         assertThat(answer.getBitmapRecreated()).isNull();
+        assertThat(answer.getKind()).isNull();
     }
 
     /** The stock answer of the full-only release; it must read what we send. */

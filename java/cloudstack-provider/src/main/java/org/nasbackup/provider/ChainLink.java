@@ -13,6 +13,7 @@
 package org.nasbackup.provider;
 
 import org.apache.cloudstack.backup.BackupAnswer;
+import org.apache.cloudstack.backup.NASBackupChainKeys;
 
 /** A new backup's place in a chain. */
 public final class ChainLink {
@@ -37,12 +38,22 @@ public final class ChainLink {
      */
     public static ChainLink of(BackupChoice choice, BackupAnswer answer, String newChain) {
         String bitmap = answer.getBitmapCreated();
-        if (choice.incremental() && !answer.getIncrementalFallback()) {
+        if (choice.incremental() && isIncremental(answer)) {
             Point parent = choice.parent();
             return new ChainLink(
                     parent.chainId(), parent.position() + 1, parent.uuid(), bitmap, answer.getBitmapRecreated());
         }
         return choice.mode() == null || bitmap == null ? null : new ChainLink(newChain, 0, null, bitmap, null);
+    }
+
+    /**
+     * Ours say what they made. CloudStack's own don't: one that made an incremental confirms its bitmap, and one that knows
+     * none of it made a full, and confirms nothing.
+     */
+    private static boolean isIncremental(BackupAnswer answer) {
+        return answer.getKind() == null
+                ? !answer.getIncrementalFallback() && answer.getBitmapCreated() != null
+                : answer.getKind().equals(NASBackupChainKeys.TYPE_INCREMENTAL);
     }
 
     public String chainId() {

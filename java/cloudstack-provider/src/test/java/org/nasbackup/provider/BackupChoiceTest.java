@@ -105,16 +105,21 @@ class BackupChoiceTest {
                 });
     }
 
-    private static BackupAnswer answer(String created, String recreated, boolean fallback) {
+    private static BackupAnswer answer(String kind, String created, String recreated, boolean fallback) {
         BackupAnswer answer = new BackupAnswer(null, true, "");
+        answer.setKind(kind);
         answer.setBitmapCreated(created);
         answer.setBitmapRecreated(recreated);
         answer.setIncrementalFallback(fallback);
         return answer;
     }
 
+    private static BackupAnswer answer(String created, String recreated, boolean fallback) {
+        return answer(null, created, recreated, fallback);
+    }
+
     @Test
-    void an_incremental_continues_its_parent_s_chain_with_or_without_a_bitmap() {
+    void an_incremental_continues_its_parent_s_chain() {
         BackupChoice choice = choose(POLICY, "b1", point(1, "b1", 0).build());
         ChainLink link = ChainLink.of(choice, answer("b2", "b1", false), "new");
         assertThat(link.chainId()).isEqualTo("c");
@@ -122,9 +127,33 @@ class BackupChoiceTest {
         assertThat(link.parent()).isEqualTo("u1");
         assertThat(link.bitmap()).isEqualTo("b2");
         assertThat(link.recreated()).isEqualTo("b1");
-        ChainLink untracked = ChainLink.of(choice, answer(null, null, false), "new");
-        assertThat(untracked.parent()).isEqualTo("u1");
-        assertThat(untracked.bitmap()).isNull();
+    }
+
+    /** Hosts of ours say what they made; of CloudStack's own, those that know no incrementals make a full and confirm none. */
+    @ParameterizedTest
+    @CsvSource({
+        "incremental,b2,false,u1",
+        "incremental,,false,u1",
+        "full,b2,false,none",
+        "full,b2,true,none",
+        "full,,false,",
+        ",b2,false,u1",
+        ",b2,true,none",
+        ",,false,",
+        ",,true,",
+    })
+    void a_backup_is_recorded_as_what_the_host_made(String kind, String bitmap, boolean fallback, String parent) {
+        BackupChoice choice = choose(POLICY, "b1", point(1, "b1", 0).build());
+        ChainLink link = ChainLink.of(choice, answer(kind, bitmap, null, fallback), "new");
+        if (parent == null) {
+            assertThat(link).as("it is outside chains").isNull();
+            return;
+        }
+        boolean incremental = parent.equals("u1");
+        assertThat(link.parent()).isEqualTo(incremental ? "u1" : null);
+        assertThat(link.chainId()).isEqualTo(incremental ? "c" : "new");
+        assertThat(link.position()).isEqualTo(incremental ? 1 : 0);
+        assertThat(link.bitmap()).isEqualTo(bitmap);
     }
 
     @Test

@@ -25,6 +25,7 @@ public class BackupAnswer extends Answer {
     private String bitmapCreated;
     private Boolean incrementalFallback;
     private String bitmapRecreated;
+    private String kind;
 
     public BackupAnswer(Command command, boolean success, String details) {
         super(command, success, details);
@@ -84,5 +85,14 @@ public class BackupAnswer extends Answer {
 
     public void setBitmapRecreated(String bitmapRecreated) {
         this.bitmapRecreated = bitmapRecreated;
+    }
+
+    /** {@code full} or {@code incremental}: what the host made; null: CloudStack's own hosts don't say. */
+    public String getKind() {
+        return kind;
+    }
+
+    public void setKind(String kind) {
+        this.kind = kind;
     }
 }

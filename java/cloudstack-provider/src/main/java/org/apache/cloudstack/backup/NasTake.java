@@ -162,6 +162,13 @@ final class NasTake {
         if (answer.getIncrementalFallback()) {
             logger.warn("Backup {} of {} is a full one{}", id, vm.getInstanceName(), details(answer));
         }
+        if (choice.mode() != null && link == null) {
+            logger.info(
+                    "Backup {} of {} is a full one that nothing can stand on: its host confirmed no bitmap{}",
+                    id,
+                    vm.getInstanceName(),
+                    details(answer));
+        }
         if (answer.getBitmapRecreated() != null) {
             logger.info(
                     "Backup {} of {}: its host had lost checkpoint {}, and made it again from the disks' bitmaps,"

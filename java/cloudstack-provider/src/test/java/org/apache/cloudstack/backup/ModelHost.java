@@ -51,6 +51,15 @@ final class ModelHost implements AgentManager {
     /** The bitmap on the guest's disks. */
     String bitmap;
 
+    /** Whose software the host runs: CloudStack's own of 4.22 knows no incrementals, of 4.23 it does not say what it made. */
+    enum Software {
+        OURS,
+        STOCK_4_22,
+        STOCK_4_23
+    }
+
+    Software software = Software.OURS;
+
     boolean restarted;
     /** Why the guest's bitmap is of no use, and its disks are compared instead; null: it is good. */
     String compared;
@@ -147,13 +156,21 @@ final class ModelHost implements AgentManager {
 
     private Answer take(TakeBackupCommand command) {
         boolean asked = "incremental".equals(command.getMode());
-        boolean incremental = asked && command.getBitmapParent().equals(bitmap);
+        boolean incremental = asked
+                && software != Software.STOCK_4_22
+                && command.getBitmapParent().equals(bitmap);
         String first = incremental ? command.getParentPaths().get(0) : null;
         String parent = incremental ? first.substring(0, first.lastIndexOf('/')) : null;
         taken++;
         nas.take(command.getBackupPath(), parent, files, 37 * taken + 11);
         BackupAnswer answer = new BackupAnswer(command, true, incremental && compared != null ? compared : "");
         answer.setSize(nas.size(command.getBackupPath()));
+        if (software == Software.STOCK_4_22) {
+            return answer;
+        }
+        if (software == Software.OURS) {
+            answer.setKind(incremental ? "incremental" : "full");
+        }
         answer.setBitmapCreated(command.getMode() == null ? null : command.getBitmapNew());
         answer.setIncrementalFallback(asked && !incremental);
         if (incremental && (restarted || compared != null)) {
