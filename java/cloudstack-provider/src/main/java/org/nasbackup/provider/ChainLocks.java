@@ -18,4 +18,11 @@ import java.util.function.Supplier;
 public interface ChainLocks {
     /** Runs the work while nobody else works on the chains of that virtual machine. */
     <T> T locked(long vmId, Supplier<T> work);
+
+    /**
+     * Does so if nobody else works on them now.
+     *
+     * @return whether it ran
+     */
+    boolean ifFree(long vmId, Runnable work);
 }

@@ -31,6 +31,7 @@ import java.util.List;
 import javax.inject.Inject;
 import org.apache.cloudstack.backup.dao.BackupDao;
 import org.apache.cloudstack.backup.dao.BackupDetailsDao;
+import org.apache.cloudstack.backup.dao.BackupOfferingDao;
 import org.apache.cloudstack.backup.dao.BackupRepositoryDao;
 import org.apache.cloudstack.engine.subsystem.api.storage.DataStoreManager;
 import org.apache.cloudstack.framework.config.ConfigKey;
@@ -54,6 +55,9 @@ public class NASBackupProvider extends AdapterBase implements BackupProvider, Co
 
     @Inject
     BackupDetailsDao backupDetailsDao;
+
+    @Inject
+    BackupOfferingDao backupOfferingDao;
 
     @Inject
     BackupRepositoryDao backupRepositoryDao;
@@ -254,7 +258,7 @@ public class NASBackupProvider extends AdapterBase implements BackupProvider, Co
 
     @Override
     public boolean assignVMToBackupOffering(VirtualMachine vm, BackupOffering backupOffering) {
-        return fitness.guarded(() -> backups().canBeBackedUp(vm));
+        return fitness.guarded(() -> backups().assign(vm));
     }
 
     @Override
@@ -290,16 +294,32 @@ public class NASBackupProvider extends AdapterBase implements BackupProvider, Co
         return fitness.guarded(() -> backups().storageStats(zoneId));
     }
 
+    /** The first that a server's periodic task asks for, of each zone; the others come only where machines have offerings. */
     @Override
     public void syncBackupStorageStats(Long zoneId) {
-        fitness.guarded(() -> {
-            backups().syncStorageStats(zoneId);
-            return null;
-        });
+        periodically("The sizes of the backup repositories of zone " + zoneId + " are not known", () -> backups()
+                .syncStorageStats(zoneId));
+        periodically("The hidden backups of zone " + zoneId + " were not removed", () -> new NasSync(backups())
+                .removeHidden(zoneId));
     }
 
     @Override
     public void syncBackupMetrics(Long zoneId) {}
+
+    /** Never throws: the task would end, and leave out whatever zones come after. */
+    private void periodically(String what, Runnable work) {
+        if (!fitness.wrong().isEmpty()) {
+            return;
+        }
+        try {
+            fitness.guarded(() -> {
+                work.run();
+                return null;
+            });
+        } catch (RuntimeException e) {
+            logger.warn("{}: {}", what, e.getMessage());
+        }
+    }
 
     @Override
     public List<Backup.RestorePoint> listRestorePoints(VirtualMachine vm) {

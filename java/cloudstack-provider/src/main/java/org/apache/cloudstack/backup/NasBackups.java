@@ -35,6 +35,7 @@ import org.nasbackup.provider.ChainLocks;
 import org.nasbackup.provider.Policy;
 import org.nasbackup.provider.cloudstack.DaoCatalogue;
 import org.nasbackup.provider.cloudstack.HostChoice;
+import org.nasbackup.provider.cloudstack.Ownership;
 import org.nasbackup.provider.cloudstack.Transactions;
 import org.nasbackup.provider.cloudstack.TypedAgent;
 
@@ -72,9 +73,19 @@ final class NasBackups {
         return locks.locked(vmId, work);
     }
 
+    /** @return whether nobody else was at it, so that the work was done */
+    boolean ifFree(long vmId, Runnable work) {
+        return locks.ifFree(vmId, work);
+    }
+
+    Ownership ownership() {
+        return new Ownership(server.backupOfferingDao, server.getName());
+    }
+
     DaoCatalogue catalogue() {
         return new DaoCatalogue(
                 server.backupDao,
+                ownership(),
                 server.backupDetailsDao,
                 server.vmInstanceDetailsDao,
                 server.resourceLimitService,
@@ -106,9 +117,18 @@ final class NasBackups {
         BackupRepository repository =
                 offeringId == null ? null : server.backupRepositoryDao.findByBackupOfferingId(offeringId);
         if (repository == null) {
-            throw new CloudRuntimeException("there is no backup repository for " + what);
+            throw new CloudRuntimeException("there is no backup repository for " + what + offeringNamed(offeringId));
         }
         return repository;
+    }
+
+    /** The repository that an offering stands for can be removed before what it holds. */
+    private String offeringNamed(Long offeringId) {
+        BackupOffering offering =
+                offeringId == null ? null : server.backupOfferingDao.findByIdIncludingRemoved(offeringId);
+        return offering == null
+                ? ""
+                : ": that of backup offering " + offering.getName() + ", " + offering.getExternalId() + ", was removed";
     }
 
     /** By device number. */
@@ -118,7 +138,16 @@ final class NasBackups {
         return volumes;
     }
 
-    boolean canBeBackedUp(VirtualMachine vm) {
+    /** A machine that was made from a backup can have got the checkpoint of the backup's own along with its settings. */
+    boolean assign(VirtualMachine vm) {
+        if (!canBeBackedUp(vm)) {
+            return false;
+        }
+        clearActiveCheckpoint(vm);
+        return true;
+    }
+
+    private boolean canBeBackedUp(VirtualMachine vm) {
         if (!Hypervisor.HypervisorType.KVM.equals(vm.getHypervisorType())) {
             return false;
         }

@@ -16,6 +16,7 @@ import com.cloud.host.Host;
 import com.cloud.utils.exception.CloudRuntimeException;
 import com.cloud.vm.VirtualMachine;
 import java.util.List;
+import java.util.Optional;
 import java.util.function.Predicate;
 import org.apache.logging.log4j.Logger;
 import org.nasbackup.provider.ChainRepair;
@@ -23,6 +24,7 @@ import org.nasbackup.provider.Point;
 import org.nasbackup.provider.RepairExecutor;
 import org.nasbackup.provider.RepairFailed;
 import org.nasbackup.provider.RepairRefused;
+import org.nasbackup.provider.Step;
 import org.nasbackup.provider.cloudstack.AgentRepository;
 import org.nasbackup.provider.cloudstack.DaoCatalogue;
 import org.nasbackup.provider.cloudstack.TypedAgent;
@@ -40,12 +42,11 @@ final class NasDeletion {
     }
 
     boolean delete(Backup backup, boolean forced) {
-        BackupRepository repository = backups.repository(backup.getBackupOfferingId(), "backup " + backup.getUuid());
-        VirtualMachine vm = server.vmInstanceDao.findByIdIncludingRemoved(backup.getVmId());
-        Host host = backups.hosts().forRepository(vm, backup.getZoneId());
+        backups.ownership().check(backup);
+        AgentRepository remote = remote(backup);
         return backups.locked(backup.getVmId(), () -> {
             try {
-                return delete(backup, forced, host, repository);
+                return delete(backup, forced, remote);
             } catch (RepairRefused | RepairFailed e) {
                 logger.warn("Backup {} was not deleted: {}", backup.getUuid(), e.getMessage());
                 throw new CloudRuntimeException(e.getMessage(), e);
@@ -53,7 +54,15 @@ final class NasDeletion {
         });
     }
 
-    private boolean delete(Backup backup, boolean forced, Host host, BackupRepository repository) {
+    private AgentRepository remote(Backup backup) {
+        BackupRepository repository = backups.repository(backup.getBackupOfferingId(), "backup " + backup.getUuid());
+        VirtualMachine vm = server.vmInstanceDao.findByIdIncludingRemoved(backup.getVmId());
+        Host host = backups.hosts().forRepository(vm, backup.getZoneId());
+        return new AgentRepository(
+                new TypedAgent(server.agentManager, host), repository, server.waitSeconds(backup.getZoneId()));
+    }
+
+    private boolean delete(Backup backup, boolean forced, AgentRepository remote) {
         DaoCatalogue catalogue = backups.catalogue();
         List<Point> points = catalogue.points(backup.getVmId());
         Point target = points.stream()
@@ -63,13 +72,33 @@ final class NasDeletion {
         if (target == null) {
             return true;
         }
-        AgentRepository remote = new AgentRepository(
-                new TypedAgent(server.agentManager, host), repository, server.waitSeconds(backup.getZoneId()));
         Predicate<Point> counted = point -> server.handlesAllAccounting() || point.id() != backup.getId();
         new RepairExecutor(catalogue, remote, counted).execute(ChainRepair.computeChainRepair(points, target, forced));
         if (!server.handlesAllAccounting()) {
             catalogue.settle(backup);
         }
         return true;
+    }
+
+    /**
+     * Its owner has deleted it; CloudStack's own provider kept it for those that stood on it. Under the machine's lock.
+     *
+     * @param merging may those that still do take over what they need of it?
+     * @return whether they did
+     */
+    boolean removeHidden(Backup hidden, boolean merging) {
+        DaoCatalogue catalogue = backups.catalogue();
+        List<Point> points = catalogue.points(hidden.getVmId());
+        Optional<Point> target =
+                points.stream().filter(point -> point.id() == hidden.getId()).findFirst();
+        List<Step> steps = target.map(point -> ChainRepair.computeChainRepair(points, point, false))
+                .orElse(List.of());
+        boolean merges = steps.stream().anyMatch(step -> step.kind() == Step.Kind.REBASE);
+        if (steps.isEmpty() || merges && !merging) {
+            return false;
+        }
+        new RepairExecutor(catalogue, remote(hidden), point -> true).execute(steps);
+        logger.info("Removed hidden backup {}, {}", hidden.getUuid(), hidden.getExternalId());
+        return merges;
     }
 }

@@ -43,6 +43,11 @@ final class NasRestore {
 
     /** What it reads is not deleted meanwhile. */
     Pair<Boolean, String> restore(VirtualMachine vm, Backup backup) {
+        if (vm.getId() != backup.getVmId()) {
+            // It was made from the backup, and has got the checkpoint of the backup's own along with its settings.
+            backups.catalogue().clearActiveCheckpoint(vm.getId());
+        }
+        backups.ownership().check(backup);
         return backups.locked(backup.getVmId(), () -> restoreLocked(vm, backup));
     }
 
@@ -84,6 +89,7 @@ final class NasRestore {
             String dataStoreUuid,
             Pair<String, VirtualMachine.State> vmNameAndState,
             long receiver) {
+        backups.ownership().check(backup);
         BackupRepository repository = backups.repository(backup.getBackupOfferingId(), "backup " + backup.getUuid());
         StoragePoolVO pool = server.primaryDataStoreDao.findByUuid(dataStoreUuid);
         HostVO named = server.hostDao.findByIp(hostIp);

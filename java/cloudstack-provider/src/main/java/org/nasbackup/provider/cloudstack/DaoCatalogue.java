@@ -16,10 +16,12 @@ import com.cloud.configuration.Resource.ResourceType;
 import com.cloud.user.ResourceLimitService;
 import com.cloud.vm.VMInstanceDetailVO;
 import com.cloud.vm.dao.VMInstanceDetailsDao;
+import java.util.Arrays;
 import java.util.Comparator;
 import java.util.Date;
 import java.util.List;
 import java.util.Map;
+import java.util.Set;
 import java.util.stream.Collectors;
 import org.apache.cloudstack.backup.Backup;
 import org.apache.cloudstack.backup.BackupVO;
@@ -36,7 +38,14 @@ import org.nasbackup.provider.Volume;
  * would wipe those that were added since: so every change reads the row anew.
  */
 public final class DaoCatalogue implements Catalogue {
+    /** As 4.23 calls it; earlier versions have no such constant. */
+    private static final String HIDDEN = "Hidden";
+
+    private static final Set<String> COUNTED =
+            Set.of(Backup.Status.BackedUp.name(), Backup.Status.Restoring.name(), HIDDEN);
+
     private final BackupDao backups;
+    private final Ownership ownership;
     private final BackupDetailsDao details;
     private final VMInstanceDetailsDao vmDetails;
     private final ResourceLimitService limits;
@@ -44,11 +53,13 @@ public final class DaoCatalogue implements Catalogue {
 
     public DaoCatalogue(
             BackupDao backups,
+            Ownership ownership,
             BackupDetailsDao details,
             VMInstanceDetailsDao vmDetails,
             ResourceLimitService limits,
             Transactions transactions) {
         this.backups = backups;
+        this.ownership = ownership;
         this.details = details;
         this.vmDetails = vmDetails;
         this.limits = limits;
@@ -57,7 +68,32 @@ public final class DaoCatalogue implements Catalogue {
 
     @Override
     public List<Point> points(long vmId) {
-        return backups.listByVmId(null, vmId).stream().map(this::point).collect(Collectors.toList());
+        return rows(vmId).stream().map(this::point).collect(Collectors.toList());
+    }
+
+    /** A machine can have backups of other providers, too. */
+    private List<Backup> rows(long vmId) {
+        return ownership.ours(backups.listByVmId(null, vmId));
+    }
+
+    /** Those that their owner deleted and CloudStack's own provider kept, the newest first. */
+    public List<Backup> hidden(long vmId) {
+        return rows(vmId).stream()
+                .filter(DaoCatalogue::hidden)
+                .sorted(Comparator.comparing(Backup::getDate, Comparator.nullsFirst(Comparator.naturalOrder()))
+                        .thenComparing(Backup::getId)
+                        .reversed())
+                .collect(Collectors.toList());
+    }
+
+    /** Does this version of CloudStack hide backups? What another has hidden is of no status that this one knows. */
+    public static boolean knowsHidden() {
+        return Arrays.stream(Backup.Status.values())
+                .anyMatch(status -> status.name().equals(HIDDEN));
+    }
+
+    private static boolean hidden(Backup backup) {
+        return backup.getStatus() != null && backup.getStatus().name().equals(HIDDEN);
     }
 
     private Point point(Backup backup) {
@@ -65,6 +101,7 @@ public final class DaoCatalogue implements Catalogue {
         return Point.builder(backup.getId(), backup.getUuid(), backup.getExternalId())
                 .created(backup.getDate() == null ? 0 : backup.getDate().getTime())
                 .good(backup.getStatus() == Backup.Status.BackedUp)
+                .hidden(hidden(backup))
                 .volumes(backedUpVolumes(backup).stream()
                         .map(volume -> new Volume(volume.getUuid(), volume.getPath()))
                         .collect(Collectors.toList()))
@@ -112,7 +149,7 @@ public final class DaoCatalogue implements Catalogue {
 
     /** A server that died during a backup left a row that nobody would end. The lock tells that nobody is at it. */
     public void endInterrupted(long vmId) {
-        for (Backup backup : backups.listByVmId(null, vmId)) {
+        for (Backup backup : rows(vmId)) {
             if (backup.getStatus() == Backup.Status.BackingUp) {
                 end(backup.getId(), Backup.Status.Error);
             }
@@ -242,9 +279,12 @@ public final class DaoCatalogue implements Catalogue {
         return backup.getSize() == null ? 0 : backup.getSize();
     }
 
-    /** The manager counts a backup once it was taken. */
+    /**
+     * The manager counts a backup once it was taken. A status that this version of CloudStack does not know reads as null; a
+     * backup of this provider has such a one only when a later version has hidden it, and then it was counted.
+     */
     private static boolean wasCounted(BackupVO row) {
-        return row.getStatus() == Backup.Status.BackedUp || row.getStatus() == Backup.Status.Restoring;
+        return row.getStatus() == null || COUNTED.contains(row.getStatus().name());
     }
 
     private void move(Map<Long, Integer> positions) {

@@ -14,24 +14,42 @@ package org.nasbackup.provider.cloudstack;
 
 import com.cloud.utils.db.GlobalLock;
 import com.cloud.utils.exception.CloudRuntimeException;
+import java.util.ArrayList;
+import java.util.List;
 import java.util.function.Supplier;
 import org.nasbackup.provider.ChainLocks;
 
 /** Locks that all management servers share. */
 public final class GlobalChainLocks implements ChainLocks {
     private static final int PATIENCE_SECONDS = 300;
+    /** The least there is: CloudStack takes 0 for ever, when a thread of the same server has the lock. */
+    private static final int AT_ONCE_SECONDS = 1;
 
     @Override
     public <T> T locked(long vmId, Supplier<T> work) {
+        List<T> results = new ArrayList<>(1);
+        if (!within(PATIENCE_SECONDS, vmId, () -> results.add(work.get()))) {
+            throw new CloudRuntimeException(
+                    "another backup, deletion or restore of this virtual machine is under way; it"
+                            + " did not end within " + PATIENCE_SECONDS + " seconds");
+        }
+        return results.get(0);
+    }
+
+    @Override
+    public boolean ifFree(long vmId, Runnable work) {
+        return within(AT_ONCE_SECONDS, vmId, work);
+    }
+
+    private static boolean within(int seconds, long vmId, Runnable work) {
         GlobalLock lock = GlobalLock.getInternLock("nas.backup.chain.vm." + vmId);
         try {
-            if (!lock.lock(PATIENCE_SECONDS)) {
-                throw new CloudRuntimeException(
-                        "another backup, deletion or restore of this virtual machine is under way; it"
-                                + " did not end within " + PATIENCE_SECONDS + " seconds");
+            if (!lock.lock(seconds)) {
+                return false;
             }
             try {
-                return work.get();
+                work.run();
+                return true;
             } finally {
                 lock.unlock();
             }

@@ -42,6 +42,7 @@ import java.sql.SQLException;
 import java.util.Date;
 import java.util.List;
 import java.util.Map;
+import org.apache.cloudstack.backup.dao.BackupDao;
 import org.apache.cloudstack.backup.dao.BackupRepositoryDao;
 import org.apache.cloudstack.framework.config.ConfigKey;
 import org.apache.cloudstack.storage.datastore.db.StoragePoolVO;
@@ -260,8 +261,7 @@ class NASBackupProviderMethodsTest {
                 "assign", () -> provider.assignVMToBackupOffering(site.vm, offering),
                 "remove", () -> provider.removeVMFromBackupOffering(site.vm),
                 "offerings", () -> provider.listBackupOfferings(1L),
-                "cross zone", () -> provider.crossZoneInstanceCreationEnabled(offering),
-                "sizes", () -> provider.syncBackupStorageStats(1L));
+                "cross zone", () -> provider.crossZoneInstanceCreationEnabled(offering));
     }
 
     /** Its server catches exceptions alone: a machine would stay in between for ever. */
@@ -299,6 +299,32 @@ class NASBackupProviderMethodsTest {
                 .containsExactly(
                         "nasbackup does not fit this management server - a",
                         "nasbackup does not fit this management server - b");
+    }
+
+    /** The server's task would leave out the zones that come after. */
+    @Test
+    void what_a_server_does_periodically_never_throws() {
+        site.logged.clear();
+        when(site.provider.resourceManager.findOneRandomRunningHostByHypervisor(HypervisorType.KVM, 1L))
+                .thenReturn(null);
+        site.provider.syncBackupStorageStats(1L);
+        assertThat(site.logged)
+                .containsExactly(
+                        "The sizes of the backup repositories of zone 1 are not known: no KVM host of the zone is up");
+        site.provider.backupRepositoryDao = mock(BackupRepositoryDao.class, call -> {
+            throw new NoSuchMethodError("no " + call.getMethod().getName());
+        });
+        site.provider.backupDao = mock(BackupDao.class, call -> {
+            throw new IllegalStateException("the database is gone");
+        });
+        site.provider.syncBackupStorageStats(1L);
+        site.provider.syncBackupMetrics(1L);
+        Site unfit = new Site(site.tables);
+        unfit.misfits = List.of("a");
+        unfit.provider.start();
+        unfit.logged.clear();
+        unfit.provider.syncBackupStorageStats(1L);
+        assertThat(unfit.logged).isEmpty();
     }
 
     @Test

@@ -47,6 +47,7 @@ import java.util.Map;
 import java.util.TreeMap;
 import java.util.stream.Collectors;
 import java.util.stream.LongStream;
+import org.apache.cloudstack.backup.dao.BackupOfferingDao;
 import org.apache.cloudstack.backup.dao.BackupRepositoryDao;
 import org.apache.cloudstack.engine.subsystem.api.storage.DataStoreManager;
 import org.apache.cloudstack.storage.datastore.db.PrimaryDataStoreDao;
@@ -65,6 +66,7 @@ import org.nasbackup.provider.database.Tables;
 /** A management server with one virtual machine: real tables, a modelled host, CloudStack's rest as it has to answer. */
 final class Site {
     static final long VM = 10;
+    static final long OFFERING = 5;
     private static final long ZONE = 1;
 
     final Crash.Meter meter = new Crash.Meter();
@@ -76,6 +78,7 @@ final class Site {
     final Map<String, Map<String, Map<Integer, String>>> contents = new TreeMap<>();
     final List<VolumeVO> volumes = new ArrayList<>();
     final BackupRepositoryDao repositories = mock(BackupRepositoryDao.class);
+    final BackupOfferingDao offerings = mock(BackupOfferingDao.class);
     final HostDao hosts = mock(HostDao.class);
     State state = State.Running;
     Policy policy = new Policy(true, 10);
@@ -109,6 +112,7 @@ final class Site {
         provider.agentManager = host;
         provider.hostDao = hosts;
         provider.backupRepositoryDao = repositories;
+        provider.backupOfferingDao = offerings;
         provider.vmInstanceDao = mock(VMInstanceDao.class);
         provider.volumeDao = mock(VolumeDao.class);
         provider.diskOfferingDao = mock(DiskOfferingDao.class);
@@ -128,8 +132,9 @@ final class Site {
         when(repository.getType()).thenReturn("nfs");
         when(repository.getAddress()).thenReturn("192.0.2.9:/b");
         when(repository.getName()).thenReturn("the NAS");
-        when(repositories.findByBackupOfferingId(5L)).thenReturn(repository);
+        when(repositories.findByBackupOfferingId(OFFERING)).thenReturn(repository);
         when(repositories.listByZoneAndProvider(ZONE, "nas")).thenReturn(List.of(repository));
+        offering(OFFERING, "nas");
         when(provider.backupManager.getBackupDetailsFromVM(any())).thenAnswer(call -> Map.of("template", "t-1"));
         when(provider.backupManager.createVolumeInfoFromVolumes(any()))
                 .thenAnswer(call -> Backups.describe(call.<List<Volume>>getArgument(0)));
@@ -193,12 +198,20 @@ final class Site {
         when(vm.getHostId()).thenAnswer(call -> state == State.Running ? 21L : null);
         when(vm.getLastHostId()).thenReturn(22L);
         when(vm.getDataCenterId()).thenReturn(ZONE);
-        when(vm.getBackupOfferingId()).thenReturn(5L);
+        when(vm.getBackupOfferingId()).thenReturn(OFFERING);
         when(vm.getAccountId()).thenReturn(2L);
         when(vm.getDomainId()).thenReturn(3L);
         when(vm.getHypervisorType()).thenReturn(HypervisorType.KVM);
         when(provider.vmInstanceDao.findByIdIncludingRemoved(VM)).thenReturn(vm);
         when(provider.vmInstanceDao.findVMByInstanceName("i-2-10-VM")).thenReturn(vm);
+    }
+
+    void offering(long id, String of) {
+        BackupOfferingVO offering = mock(BackupOfferingVO.class);
+        when(offering.getProvider()).thenReturn(of);
+        when(offering.getName()).thenReturn("offering of " + of);
+        when(offering.getExternalId()).thenReturn("repository-" + id);
+        when(offerings.findByIdIncludingRemoved(id)).thenReturn(offering);
     }
 
     private void hosts() {
@@ -291,8 +304,11 @@ final class Site {
         return detail == null ? null : detail.getValue();
     }
 
+    /** The machine's, of this provider. */
     List<Backup> rows() {
-        return tables.backups().listByVmId(null, VM);
+        return tables.backups().listByVmId(null, VM).stream()
+                .filter(row -> row.getBackupOfferingId() == OFFERING)
+                .collect(Collectors.toList());
     }
 
     /** Records, files and counts tell the same, and every point reads as on its day. */

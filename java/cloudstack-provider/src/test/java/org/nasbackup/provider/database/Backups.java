@@ -45,13 +45,21 @@ public final class Backups implements BackupDao {
             setDate(row.getTimestamp("date"));
             setSize(row.getObject("size") == null ? null : row.getLong("size"));
             setProtectedSize(row.getLong("protected_size"));
-            setStatus(Status.valueOf(row.getString("status")));
+            setStatus(known(row.getString("status")));
             setBackupOfferingId(row.getLong("backup_offering_id"));
             setAccountId(row.getLong("account_id"));
             setDomainId(row.getLong("domain_id"));
             setZoneId(row.getLong("zone_id"));
             setName(row.getString("name"));
             volumes = row.getString("backed_volumes");
+        }
+
+        /** CloudStack reads a status that it does not know as null. */
+        private static Status known(String name) {
+            return Arrays.stream(Status.values())
+                    .filter(status -> status.name().equals(name))
+                    .findFirst()
+                    .orElse(null);
         }
 
         @Override
@@ -119,6 +127,22 @@ public final class Backups implements BackupDao {
     }
 
     @Override
+    public List<Long> listVmIdsWithBackupsInZone(Long zoneId) {
+        return database.read(
+                row -> row.getLong(1), "select distinct vm_id from backups where zone_id = ? order by vm_id", zoneId);
+    }
+
+    /** As other versions of CloudStack, and other plugins, do it: what this version knows is of no matter. */
+    public void setStatus(long id, String status) {
+        database.write("update backups set status = ? where id = ?", status, id);
+    }
+
+    public String status(long id) {
+        return database.read(row -> row.getString(1), "select status from backups where id = ?", id)
+                .get(0);
+    }
+
+    @Override
     public BackupVO persist(BackupVO backup) {
         long id = database.write(
                 "insert into backups (uuid, vm_id, external_id, type, date, size, protected_size, status,"
@@ -147,11 +171,12 @@ public final class Backups implements BackupDao {
     public boolean update(Long id, BackupVO backup) {
         String volumes = ((Row) backup).volumes;
         database.write(
-                "update backups set type = ?, date = ?, size = ?, status = ?, backed_volumes = ? where id = ?",
+                "update backups set type = ?, date = ?, size = ?, status = coalesce(?, status), backed_volumes = ?"
+                        + " where id = ?",
                 backup.getType(),
                 new Timestamp(backup.getDate().getTime()),
                 backup.getSize(),
-                backup.getStatus().name(),
+                backup.getStatus() == null ? null : backup.getStatus().name(),
                 volumes,
                 id);
         saveDetails(id, backup.getDetails());

@@ -111,17 +111,27 @@ public final class Database implements Transactions, ChainLocks, AutoCloseable {
     /** As CloudStack's global locks: a connection of its own holds the lock. */
     @Override
     public <T> T locked(long vmId, Supplier<T> work) {
+        List<T> results = new ArrayList<>(1);
+        if (!within(patienceSeconds, vmId, () -> results.add(work.get()))) {
+            throw new IllegalStateException("locked");
+        }
+        return results.get(0);
+    }
+
+    @Override
+    public boolean ifFree(long vmId, Runnable work) {
+        return within(0, vmId, work);
+    }
+
+    private boolean within(int seconds, long vmId, Runnable work) {
         try (Database own = new Database(socket)) {
             Integer got = own.read(
-                            row -> row.getInt(1),
-                            "select get_lock(?, ?)",
-                            "nas.backup.chain.vm." + vmId,
-                            patienceSeconds)
+                            row -> row.getInt(1), "select get_lock(?, ?)", "nas.backup.chain.vm." + vmId, seconds)
                     .get(0);
-            if (got != 1) {
-                throw new IllegalStateException("locked");
+            if (got == 1) {
+                work.run();
             }
-            return work.get();
+            return got == 1;
         } catch (SQLException e) {
             throw new IllegalStateException("lock", e);
         }

@@ -19,4 +19,6 @@ import org.apache.cloudstack.backup.BackupVO;
 
 public interface BackupDao extends GenericDao<BackupVO, Long> {
     List<Backup> listByVmId(Long zoneId, Long vmId);
+
+    List<Long> listVmIdsWithBackupsInZone(Long zoneId);
 }
