@@ -172,9 +172,9 @@ public final class DaoCatalogue implements Catalogue {
             row.setDate(date);
             row.setSize(size);
             row.setBackedUpVolumes(volumes);
-            row.setType(incremental ? "INCREMENTAL" : "FULL");
             row.setStatus(Backup.Status.BackedUp);
             update(row);
+            setType(id, incremental ? "INCREMENTAL" : "FULL");
             if (link != null) {
                 record(id, link);
             }
@@ -183,6 +183,11 @@ public final class DaoCatalogue implements Catalogue {
             }
         });
         return backups.findById(id);
+    }
+
+    /** Until 4.23 CloudStack's own access to a row does not write the type that was set, and does not say so. */
+    private void setType(long id, String type) {
+        transactions.write("update cloud.backups set type = ? where id = ?", type, id);
     }
 
     private void record(long id, ChainLink link) {

@@ -13,16 +13,44 @@
 package org.nasbackup.provider.cloudstack;
 
 import com.cloud.utils.db.Transaction;
+import com.cloud.utils.db.TransactionLegacy;
+import com.cloud.utils.exception.CloudRuntimeException;
+import java.sql.PreparedStatement;
+import java.sql.SQLException;
 
 /** Runs database work that is done altogether or not at all. */
 public interface Transactions {
     void run(Runnable work);
 
-    /** CloudStack's. */
+    /**
+     * Within {@link #run}, for what CloudStack's own access to its rows can't write.
+     *
+     * @return how many rows it changed
+     */
+    long write(String sql, Object... values);
+
     static Transactions cloudStack() {
-        return work -> Transaction.<Void>execute(status -> {
-            work.run();
-            return null;
-        });
+        return new Transactions() {
+            @Override
+            public void run(Runnable work) {
+                Transaction.<Void>execute(status -> {
+                    work.run();
+                    return null;
+                });
+            }
+
+            @Override
+            public long write(String sql, Object... values) {
+                try {
+                    PreparedStatement statement = TransactionLegacy.currentTxn().prepareAutoCloseStatement(sql);
+                    for (int i = 0; i < values.length; i++) {
+                        statement.setObject(i + 1, values[i]);
+                    }
+                    return statement.executeUpdate();
+                } catch (SQLException e) {
+                    throw new CloudRuntimeException("unable to write to the database - " + e.getMessage(), e);
+                }
+            }
+        };
     }
 }

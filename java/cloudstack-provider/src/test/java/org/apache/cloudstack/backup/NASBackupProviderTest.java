@@ -351,7 +351,9 @@ class NASBackupProviderTest {
         row.setDate(new java.util.Date());
         row.setStatus(Backup.Status.BackingUp);
         row.setBackupOfferingId(5);
+        row.setAccountId(2);
         row.setZoneId(1);
+        row.setName("web");
         long id = site.tables.backups().persist(row).getId();
         site.take();
         assertThat(site.tables.backups().findById(id).getStatus()).isEqualTo(Backup.Status.Error);
@@ -483,6 +485,7 @@ class NASBackupProviderTest {
         row.setBackupOfferingId(5);
         row.setAccountId(2);
         row.setZoneId(1);
+        row.setName("web");
         row.setDetails(Map.of(
                 "template",
                 "t-1",

@@ -105,10 +105,10 @@ final class Site {
         this.tables = tables;
         meter.never();
         provider = new TestedProvider(tables.database(), tables.database());
-        provider.backupDao = tables.backups();
+        provider.backupDao = tables.backupDao();
         provider.backupDetailsDao = tables.backupDetails();
         provider.vmInstanceDetailsDao = tables.vmDetails();
-        provider.resourceLimitService = tables;
+        provider.resourceLimitService = tables.limits();
         provider.agentManager = host;
         provider.hostDao = hosts;
         provider.backupRepositoryDao = repositories;
@@ -135,6 +135,7 @@ final class Site {
         when(repositories.findByBackupOfferingId(OFFERING)).thenReturn(repository);
         when(repositories.listByZoneAndProvider(ZONE, "nas")).thenReturn(List.of(repository));
         offering(OFFERING, "nas");
+        when(provider.backupManager.getBackupNameFromVM(any())).thenReturn("web-2031-01-02");
         when(provider.backupManager.getBackupDetailsFromVM(any())).thenAnswer(call -> Map.of("template", "t-1"));
         when(provider.backupManager.createVolumeInfoFromVolumes(any()))
                 .thenAnswer(call -> Backups.describe(call.<List<Volume>>getArgument(0)));

@@ -93,6 +93,7 @@ class TakeoverTest {
         row.setSize(site.nas.has(path) ? site.nas.size(path) : 1);
         row.setStatus(status);
         row.setBackupOfferingId(offering);
+        row.setName("web");
         row.setAccountId(2);
         row.setZoneId(1);
         row.setDetails(details);

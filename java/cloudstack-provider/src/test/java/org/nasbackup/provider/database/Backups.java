@@ -20,20 +20,21 @@ import java.sql.Timestamp;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.Date;
+import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import org.apache.cloudstack.backup.Backup;
 import org.apache.cloudstack.backup.BackupVO;
-import org.apache.cloudstack.backup.dao.BackupDao;
 
-/** The table of backups, with what CloudStack's own access to it does to details. */
-public final class Backups implements BackupDao {
-    /** A row as it was read. */
+/** The table of backups, with what CloudStack's own access to it does: to details, and to columns that nothing was set of. */
+public final class Backups {
+    /** A row as it was read, and what was set since: an update writes nothing else. */
     private static final class Row extends BackupVO {
         private final long id;
         private final String uuid;
         private final Date removed;
         private String volumes;
+        private final Map<String, Object> changes = new LinkedHashMap<>();
 
         Row(ResultSet row) throws SQLException {
             id = row.getLong("id");
@@ -41,7 +42,7 @@ public final class Backups implements BackupDao {
             removed = row.getTimestamp("removed");
             setVmId(row.getLong("vm_id"));
             setExternalId(row.getString("external_id"));
-            setType(row.getString("type"));
+            super.setType(row.getString("type"));
             setDate(row.getTimestamp("date"));
             setSize(row.getObject("size") == null ? null : row.getLong("size"));
             setProtectedSize(row.getLong("protected_size"));
@@ -51,13 +52,15 @@ public final class Backups implements BackupDao {
             setDomainId(row.getLong("domain_id"));
             setZoneId(row.getLong("zone_id"));
             setName(row.getString("name"));
+            setBackupScheduleId(row.getObject("backup_schedule_id") == null ? null : row.getLong("backup_schedule_id"));
             volumes = row.getString("backed_volumes");
+            changes.clear();
         }
 
         /** CloudStack reads a status that it does not know as null. */
         private static Status known(String name) {
             return Arrays.stream(Status.values())
-                    .filter(status -> status.name().equals(name))
+                    .filter(status -> status.name().equalsIgnoreCase(name))
                     .findFirst()
                     .orElse(null);
         }
@@ -72,14 +75,62 @@ public final class Backups implements BackupDao {
             return uuid;
         }
 
+        /** Setters are taken for columns by the names of fields: until 4.23 the field of this one has another name. */
+        @Override
+        public void setType(String type) {
+            super.setType(type);
+            if (Version.LATER) {
+                changes.put("type", type);
+            }
+        }
+
+        @Override
+        public void setDate(Date date) {
+            super.setDate(date);
+            changes.put("date", time(date));
+        }
+
+        @Override
+        public void setSize(Long size) {
+            super.setSize(size);
+            changes.put("size", size);
+        }
+
+        @Override
+        public void setStatus(Status status) {
+            super.setStatus(status);
+            changes.put("status", status == null ? null : status.name());
+        }
+
+        @Override
+        public void setExternalId(String externalId) {
+            super.setExternalId(externalId);
+            changes.put("external_id", externalId);
+        }
+
+        @Override
+        public void setName(String name) {
+            super.setName(name);
+            changes.put("name", name);
+        }
+
+        @Override
+        public void setBackupScheduleId(Long schedule) {
+            super.setBackupScheduleId(schedule);
+            changes.put("backup_schedule_id", schedule);
+        }
+
         @Override
         public void setBackedUpVolumes(String text) {
             volumes = text;
+            changes.put("backed_volumes", text);
         }
 
         @Override
         public List<VolumeInfo> getBackedUpVolumes() {
-            return volumes == null ? null : Arrays.asList(new Gson().fromJson(volumes, VolumeInfo[].class));
+            return volumes == null || volumes.isEmpty()
+                    ? List.of()
+                    : Arrays.asList(new Gson().fromJson(volumes, VolumeInfo[].class));
         }
     }
 
@@ -98,16 +149,18 @@ public final class Backups implements BackupDao {
         return texts.toString();
     }
 
+    private static Timestamp time(Date date) {
+        return date == null ? null : new Timestamp(date.getTime());
+    }
+
     private List<Row> rows(String where, Object... values) {
         return database.read(Row::new, "select * from backups where " + where + " order by id", values);
     }
 
-    @Override
     public BackupVO findById(Long id) {
         return rows("id = ? and removed is null", id).stream().findFirst().orElse(null);
     }
 
-    @Override
     public BackupVO findByIdIncludingRemoved(Long id) {
         return rows("id = ?", id).stream().findFirst().orElse(null);
     }
@@ -116,20 +169,31 @@ public final class Backups implements BackupDao {
         return rows("id = ?", id).get(0).removed != null;
     }
 
-    @Override
     public BackupVO findByUuid(String uuid) {
         return rows("uuid = ? and removed is null", uuid).stream().findFirst().orElse(null);
     }
 
-    @Override
     public List<Backup> listByVmId(Long zoneId, Long vmId) {
         return new ArrayList<>(rows("vm_id = ? and removed is null", vmId));
     }
 
-    @Override
+    public List<Backup> listByVmIdAndOffering(Long zoneId, Long vmId, Long offeringId) {
+        return new ArrayList<>(rows(
+                "zone_id = ? and vm_id = ? and backup_offering_id = ? and removed is null", zoneId, vmId, offeringId));
+    }
+
     public List<Long> listVmIdsWithBackupsInZone(Long zoneId) {
         return database.read(
                 row -> row.getLong(1), "select distinct vm_id from backups where zone_id = ? order by vm_id", zoneId);
+    }
+
+    /** Those that were taken well, the oldest first. */
+    public List<BackupVO> listBySchedule(Long scheduleId) {
+        return new ArrayList<>(database.read(
+                Row::new,
+                "select * from backups where backup_schedule_id = ? and status = 'BackedUp' and removed is null"
+                        + " order by date",
+                scheduleId));
     }
 
     /** As other versions of CloudStack, and other plugins, do it: what this version knows is of no matter. */
@@ -142,7 +206,6 @@ public final class Backups implements BackupDao {
                 .get(0);
     }
 
-    @Override
     public BackupVO persist(BackupVO backup) {
         long id = database.write(
                 "insert into backups (uuid, vm_id, external_id, type, date, size, protected_size, status,"
@@ -152,35 +215,37 @@ public final class Backups implements BackupDao {
                 backup.getVmId(),
                 backup.getExternalId(),
                 backup.getType(),
-                new Timestamp(backup.getDate().getTime()),
+                time(backup.getDate()),
                 backup.getSize(),
                 backup.getProtectedSize(),
-                backup.getStatus().name(),
+                backup.getStatus() == null ? null : backup.getStatus().name(),
                 backup.getBackupOfferingId(),
                 backup.getAccountId(),
                 backup.getDomainId(),
                 backup.getZoneId(),
                 backup.getName());
         saveDetails(id, backup.getDetails());
-        BackupVO stored = findById(id);
+        BackupVO stored = findByIdIncludingRemoved(id);
         stored.setDetails(backup.getDetails());
         return stored;
     }
 
-    @Override
+    /** @return was anything set, and is there such a row? */
     public boolean update(Long id, BackupVO backup) {
-        String volumes = ((Row) backup).volumes;
-        database.write(
-                "update backups set type = ?, date = ?, size = ?, status = coalesce(?, status), backed_volumes = ?"
-                        + " where id = ?",
-                backup.getType(),
-                new Timestamp(backup.getDate().getTime()),
-                backup.getSize(),
-                backup.getStatus() == null ? null : backup.getStatus().name(),
-                volumes,
-                id);
-        saveDetails(id, backup.getDetails());
-        return true;
+        Map<String, Object> changes = ((Row) backup).changes;
+        if (changes.isEmpty()) {
+            return false;
+        }
+        List<Object> values = new ArrayList<>(changes.values());
+        values.add(id);
+        long changed = database.write(
+                "update backups set " + String.join(" = ?, ", changes.keySet()) + " = ? where id = ?",
+                values.toArray());
+        changes.clear();
+        if (changed > 0) {
+            saveDetails(id, backup.getDetails());
+        }
+        return changed > 0;
     }
 
     /** Expunges all of them before it writes. */
@@ -192,7 +257,6 @@ public final class Backups implements BackupDao {
         }
     }
 
-    @Override
     public boolean remove(Long id) {
         return database.write("update backups set removed = now() where id = ?", id) > 0;
     }

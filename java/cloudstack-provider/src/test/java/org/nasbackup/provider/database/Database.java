@@ -52,6 +52,7 @@ public final class Database implements Transactions, ChainLocks, AutoCloseable {
     }
 
     /** @return the key that was made, else how many rows it changed */
+    @Override
     public long write(String sql, Object... values) {
         try (PreparedStatement statement = connection.prepareStatement(sql, PreparedStatement.RETURN_GENERATED_KEYS)) {
             bind(statement, values);

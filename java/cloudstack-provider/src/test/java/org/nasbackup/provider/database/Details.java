@@ -33,11 +33,12 @@ final class Details {
     }
 
     static BackupDetailsDao ofBackups(Database database) {
-        return new OfBackups(new Details(database, "backup_details", "backup_id"));
+        return Calls.to(new OfBackups(new Details(database, "backup_details", "backup_id")), BackupDetailsDao.class);
     }
 
     static VMInstanceDetailsDao ofMachines(Database database) {
-        return new OfMachines(new Details(database, "vm_instance_details", "vm_id"));
+        return Calls.to(
+                new OfMachines(new Details(database, "vm_instance_details", "vm_id")), VMInstanceDetailsDao.class);
     }
 
     private List<String> find(long id, String name) {
@@ -71,59 +72,51 @@ final class Details {
         database.write("delete from " + table + " where " + resource + " = ? and name = ?", id, name);
     }
 
-    private static final class OfBackups implements BackupDetailsDao {
+    private static final class OfBackups {
         private final Details details;
 
         OfBackups(Details details) {
             this.details = details;
         }
 
-        @Override
         public BackupDetailVO findDetail(long id, String name) {
             List<String> values = details.find(id, name);
             return values.isEmpty() ? null : new BackupDetailVO(id, name, values.get(0), false);
         }
 
-        @Override
         public Map<String, String> listDetailsKeyPairs(long id) {
             return details.pairs(id);
         }
 
-        @Override
         public void addDetail(long id, String name, String value, boolean display) {
             details.add(id, name, value, display);
         }
 
-        @Override
         public void removeDetail(long id, String name) {
             details.remove(id, name);
         }
     }
 
-    private static final class OfMachines implements VMInstanceDetailsDao {
+    private static final class OfMachines {
         private final Details details;
 
         OfMachines(Details details) {
             this.details = details;
         }
 
-        @Override
         public VMInstanceDetailVO findDetail(long id, String name) {
             List<String> values = details.find(id, name);
             return values.isEmpty() ? null : new VMInstanceDetailVO(id, name, values.get(0), false);
         }
 
-        @Override
         public Map<String, String> listDetailsKeyPairs(long id) {
             return details.pairs(id);
         }
 
-        @Override
         public void addDetail(long id, String name, String value, boolean display) {
             details.add(id, name, value, display);
         }
 
-        @Override
         public void removeDetail(long id, String name) {
             details.remove(id, name);
         }

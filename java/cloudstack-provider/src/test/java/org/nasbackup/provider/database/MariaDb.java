@@ -69,10 +69,9 @@ public final class MariaDb {
         Runtime.getRuntime().addShutdownHook(new Thread(this::end));
         awaitStart(log);
         execute("create database cloud");
-        for (String statement : Files.readString(schema()).split(";")) {
-            if (!statement.isBlank()) {
-                execute("use cloud", statement);
-            }
+        run("schema.sql");
+        if (Version.LATER) {
+            run("schema-4.23.sql");
         }
     }
 
@@ -87,8 +86,15 @@ public final class MariaDb {
                 .start();
     }
 
-    private static Path schema() {
-        return Path.of(MariaDb.class.getResource("schema.sql").getPath());
+    private void run(String script) throws IOException {
+        List<String> statements = new ArrayList<>(List.of("use cloud"));
+        Path file = Path.of(MariaDb.class.getResource(script).getPath());
+        for (String statement : Files.readString(file).split(";")) {
+            if (!statement.isBlank()) {
+                statements.add(statement);
+            }
+        }
+        execute(statements.toArray(new String[0]));
     }
 
     private void awaitStart(Path log) throws IOException, InterruptedException {
@@ -113,7 +119,7 @@ public final class MariaDb {
                 statement.execute(sql);
             }
         } catch (SQLException e) {
-            throw new IOException(statements[statements.length - 1], e);
+            throw new IOException(String.join(";", statements), e);
         }
     }
 

@@ -15,10 +15,11 @@ package org.nasbackup.provider.database;
 import com.cloud.configuration.Resource.ResourceType;
 import com.cloud.user.ResourceLimitService;
 import com.cloud.vm.dao.VMInstanceDetailsDao;
+import org.apache.cloudstack.backup.dao.BackupDao;
 import org.apache.cloudstack.backup.dao.BackupDetailsDao;
 
 /** The tables that the provider writes. */
-public final class Tables implements ResourceLimitService {
+public final class Tables {
     private final Database database;
     private final Backups backups;
     private final BackupDetailsDao backupDetails;
@@ -39,6 +40,11 @@ public final class Tables implements ResourceLimitService {
         return backups;
     }
 
+    /** The same, as CloudStack has it. */
+    public BackupDao backupDao() {
+        return Calls.to(backups, BackupDao.class);
+    }
+
     public BackupDetailsDao backupDetails() {
         return backupDetails;
     }
@@ -47,10 +53,15 @@ public final class Tables implements ResourceLimitService {
         return vmDetails;
     }
 
+    public ResourceLimitService limits() {
+        return Calls.to(this, ResourceLimitService.class);
+    }
+
     public void clear() {
-        for (String table : new String[] {"backup_details", "backups", "vm_instance_details", "resource_count"}) {
+        for (String table : new String[] {"backups", "vm_instance_details", "backup_schedule"}) {
             database.write("delete from " + table);
         }
+        database.write("update resource_count set count = 0");
     }
 
     /** Writes what a backup holds, as another version might have. */
@@ -58,31 +69,44 @@ public final class Tables implements ResourceLimitService {
         database.write("update backups set backed_volumes = ? where id = ?", json, backupId);
     }
 
+    /** @return its id */
+    public long schedule(long vmId, int maxBackups) {
+        return database.write(
+                "insert into backup_schedule (vm_id, schedule_type, max_backups, uuid) values (?, 1, ?, uuid())",
+                vmId,
+                maxBackups);
+    }
+
+    /** How many backups it keeps; null: there is no such schedule. */
+    public Integer maxBackups(long scheduleId) {
+        return database
+                .read(row -> row.getInt(1), "select max_backups from backup_schedule where id = ?", scheduleId)
+                .stream()
+                .findFirst()
+                .orElse(null);
+    }
+
+    /** The owner's. */
     public long count(ResourceType type) {
         return database.read(
                         row -> row.getLong(1),
-                        "select coalesce(sum(count), 0) from resource_count where type = ?",
+                        "select count from resource_count where type = ? and account_id is not null",
                         type.name())
                 .get(0);
     }
 
-    @Override
     public void incrementResourceCount(long accountId, ResourceType type, Long... delta) {
-        add(accountId, type, delta.length == 0 ? 1 : delta[0]);
+        add(accountId, type, delta.length == 0 ? 1 : delta[0].longValue(), 1);
     }
 
-    @Override
     public void decrementResourceCount(long accountId, ResourceType type, Long... delta) {
-        add(accountId, type, delta.length == 0 ? -1 : -delta[0]);
+        add(accountId, type, delta.length == 0 ? 1 : delta[0].longValue(), -1);
     }
 
-    private void add(long accountId, ResourceType type, long delta) {
-        database.write(
-                "insert into resource_count (account_id, type, count) values (?, ?, ?)"
-                        + " on duplicate key update count = count + ?",
-                accountId,
-                type.name(),
-                delta,
-                delta);
+    /** The owner's and his domains'; what is not above zero is passed over. */
+    private void add(long accountId, ResourceType type, long delta, int sign) {
+        if (delta > 0) {
+            database.write("update resource_count set count = count + ? where type = ?", sign * delta, type.name());
+        }
     }
 }

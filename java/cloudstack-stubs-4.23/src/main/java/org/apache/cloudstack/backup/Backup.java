@@ -95,6 +95,8 @@ public interface Backup {
 
     long getZoneId();
 
+    Long getBackupScheduleId();
+
     long getAccountId();
 
     long getDomainId();

@@ -91,6 +91,8 @@ public interface Backup {
 
     long getZoneId();
 
+    Long getBackupScheduleId();
+
     long getAccountId();
 
     long getDomainId();

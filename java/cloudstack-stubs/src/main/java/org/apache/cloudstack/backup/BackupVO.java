@@ -34,6 +34,7 @@ public class BackupVO implements Backup {
     private long zoneId;
     private String name;
     private String backedUpVolumes;
+    private Long backupScheduleId;
     private Map<String, String> details;
 
     @Override
@@ -150,6 +151,15 @@ public class BackupVO implements Backup {
 
     public void setName(String name) {
         this.name = name;
+    }
+
+    @Override
+    public Long getBackupScheduleId() {
+        return backupScheduleId;
+    }
+
+    public void setBackupScheduleId(Long backupScheduleId) {
+        this.backupScheduleId = backupScheduleId;
     }
 
     @Override
