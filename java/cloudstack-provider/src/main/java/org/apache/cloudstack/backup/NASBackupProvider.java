@@ -38,7 +38,9 @@ import org.apache.cloudstack.framework.config.ConfigKey;
 import org.apache.cloudstack.framework.config.Configurable;
 import org.apache.cloudstack.storage.datastore.db.PrimaryDataStoreDao;
 import org.nasbackup.provider.ChainLocks;
+import org.nasbackup.provider.Outcome;
 import org.nasbackup.provider.Policy;
+import org.nasbackup.provider.cloudstack.ActionEvents;
 import org.nasbackup.provider.cloudstack.Fitness;
 import org.nasbackup.provider.cloudstack.GlobalChainLocks;
 import org.nasbackup.provider.cloudstack.ServerClasses;
@@ -169,6 +171,10 @@ public class NASBackupProvider extends AdapterBase implements BackupProvider, Co
                 NasBackupKeys.FULL_EVERY.valueIn(zoneId));
     }
 
+    void addEvent(ActionEvents.Type type, boolean good, String text, long accountId, long vmId) {
+        ActionEvents.add(type, good, text, accountId, vmId);
+    }
+
     int waitSeconds(long zoneId) {
         return NasBackupKeys.WAIT.valueIn(zoneId);
     }
@@ -179,7 +185,15 @@ public class NASBackupProvider extends AdapterBase implements BackupProvider, Co
 
     /** 4.22's. */
     public Pair<Boolean, Backup> takeBackup(VirtualMachine vm, Boolean quiesceVM) {
-        return fitness.guarded(() -> new NasTake(backups()).take(vm, quiesceVM));
+        return fitness.guarded(() -> {
+            NasBackups backups = backups();
+            return backups.told(
+                    ActionEvents.Type.TAKE,
+                    vm.getAccountId(),
+                    vm.getId(),
+                    why -> Outcome.notTaken(vm.getInstanceName(), why),
+                    () -> new NasTake(backups).take(vm, quiesceVM));
+        });
     }
 
     /** 4.23's: what isolates a backup is not for this provider. */
@@ -189,7 +203,15 @@ public class NASBackupProvider extends AdapterBase implements BackupProvider, Co
 
     @Override
     public boolean deleteBackup(Backup backup, boolean forced) {
-        return fitness.guarded(() -> new NasDeletion(backups()).delete(backup, forced));
+        return fitness.guarded(() -> {
+            NasBackups backups = backups();
+            return backups.told(
+                    ActionEvents.Type.DELETE,
+                    backup.getAccountId(),
+                    backup.getVmId(),
+                    why -> Outcome.notDeleted(backup.getExternalId(), why),
+                    () -> new NasDeletion(backups).delete(backup, forced));
+        });
     }
 
     /** Later managers ask, and then leave all accounting to the provider. */
@@ -209,7 +231,7 @@ public class NASBackupProvider extends AdapterBase implements BackupProvider, Co
 
     /** 4.22's. */
     public boolean restoreVMFromBackup(VirtualMachine vm, Backup backup) {
-        return restoreBackupToVM(vm, backup, null, null).first();
+        return restore(ActionEvents.Type.RESTORE, vm, backup).first();
     }
 
     /** 4.23's: there is no quick way for this provider, and so no host that it would need. */
@@ -220,7 +242,16 @@ public class NASBackupProvider extends AdapterBase implements BackupProvider, Co
     /** 4.22's. */
     public Pair<Boolean, String> restoreBackupToVM(
             VirtualMachine vm, Backup backup, String hostIp, String dataStoreUuid) {
-        return fitness.guarded(() -> new NasRestore(backups()).restore(vm, backup));
+        return restore(ActionEvents.Type.CREATE, vm, backup);
+    }
+
+    private Pair<Boolean, String> restore(ActionEvents.Type type, VirtualMachine vm, Backup backup) {
+        return fitness.guarded(() -> {
+            NasBackups backups = backups();
+            return backups.toldRestore(
+                    type, vm, "Instance " + vm.getInstanceName(), backup, () -> new NasRestore(backups)
+                            .restore(vm, backup));
+        });
     }
 
     /** 4.23's. */
@@ -238,7 +269,7 @@ public class NASBackupProvider extends AdapterBase implements BackupProvider, Co
             Pair<String, VirtualMachine.State> vmNameAndState) {
         return fitness.guarded(() -> {
             NasRestore restore = new NasRestore(backups());
-            long receiver = restore.receiver(vmNameAndState.first(), backup);
+            VirtualMachine receiver = restore.receiver(vmNameAndState.first(), backup);
             return restore.restoreVolume(backup, backupVolumeInfo, hostIp, dataStoreUuid, vmNameAndState, receiver);
         });
     }
@@ -253,7 +284,7 @@ public class NASBackupProvider extends AdapterBase implements BackupProvider, Co
             VirtualMachine vm,
             boolean quickRestore) {
         return fitness.guarded(() -> new NasRestore(backups())
-                .restoreVolume(backup, backupVolumeInfo, hostIp, dataStoreUuid, vmNameAndState, vm.getId()));
+                .restoreVolume(backup, backupVolumeInfo, hostIp, dataStoreUuid, vmNameAndState, vm));
     }
 
     @Override

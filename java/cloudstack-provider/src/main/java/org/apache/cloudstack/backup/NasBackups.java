@@ -28,11 +28,14 @@ import java.util.Comparator;
 import java.util.Date;
 import java.util.List;
 import java.util.function.Supplier;
+import java.util.function.UnaryOperator;
 import java.util.stream.Collectors;
 import org.apache.logging.log4j.Logger;
 import org.nasbackup.provider.AgentFailure;
 import org.nasbackup.provider.ChainLocks;
+import org.nasbackup.provider.Outcome;
 import org.nasbackup.provider.Policy;
+import org.nasbackup.provider.cloudstack.ActionEvents;
 import org.nasbackup.provider.cloudstack.DaoCatalogue;
 import org.nasbackup.provider.cloudstack.HostChoice;
 import org.nasbackup.provider.cloudstack.Ownership;
@@ -80,6 +83,39 @@ final class NasBackups {
 
     Ownership ownership() {
         return new Ownership(server.backupOfferingDao, server.getName());
+    }
+
+    /** Tells users of a failure. */
+    <T> T told(ActionEvents.Type type, long accountId, long vmId, UnaryOperator<String> failed, Supplier<T> work) {
+        try {
+            return work.get();
+        } catch (RuntimeException | LinkageError e) {
+            tell(type, false, failed.apply(e.getMessage() == null ? e.toString() : e.getMessage()), accountId, vmId);
+            throw e;
+        }
+    }
+
+    /** Tells users how a restore ended. */
+    Pair<Boolean, String> toldRestore(
+            ActionEvents.Type type,
+            VirtualMachine vm,
+            String what,
+            Backup backup,
+            Supplier<Pair<Boolean, String>> work) {
+        UnaryOperator<String> text = why -> Outcome.restored(what, backup.getExternalId(), why);
+        Pair<Boolean, String> result = told(type, vm.getAccountId(), vm.getId(), text, work);
+        String why = result.first() ? null : String.valueOf(result.second());
+        tell(type, result.first(), text.apply(why), vm.getAccountId(), vm.getId());
+        return result;
+    }
+
+    /** What it tells of is done, whatever becomes of the event. */
+    void tell(ActionEvents.Type type, boolean good, String text, long accountId, long vmId) {
+        try {
+            server.addEvent(type, good, text, accountId, vmId);
+        } catch (RuntimeException | LinkageError e) {
+            logger.warn("CloudStack did not take an event: {} - {}", text, e.toString(), e);
+        }
     }
 
     DaoCatalogue catalogue() {

@@ -20,11 +20,13 @@ import java.util.Optional;
 import java.util.function.Predicate;
 import org.apache.logging.log4j.Logger;
 import org.nasbackup.provider.ChainRepair;
+import org.nasbackup.provider.Outcome;
 import org.nasbackup.provider.Point;
 import org.nasbackup.provider.RepairExecutor;
 import org.nasbackup.provider.RepairFailed;
 import org.nasbackup.provider.RepairRefused;
 import org.nasbackup.provider.Step;
+import org.nasbackup.provider.cloudstack.ActionEvents;
 import org.nasbackup.provider.cloudstack.AgentRepository;
 import org.nasbackup.provider.cloudstack.DaoCatalogue;
 import org.nasbackup.provider.cloudstack.TypedAgent;
@@ -73,10 +75,13 @@ final class NasDeletion {
             return true;
         }
         Predicate<Point> counted = point -> server.handlesAllAccounting() || point.id() != backup.getId();
-        new RepairExecutor(catalogue, remote, counted).execute(ChainRepair.computeChainRepair(points, target, forced));
+        List<Step> steps = ChainRepair.computeChainRepair(points, target, forced);
+        new RepairExecutor(catalogue, remote, counted).execute(steps);
         if (!server.handlesAllAccounting()) {
             catalogue.settle(backup);
         }
+        String text = Outcome.deleted(target.path(), steps);
+        backups.tell(ActionEvents.Type.DELETE, true, text, backup.getAccountId(), backup.getVmId());
         return true;
     }
 

@@ -21,12 +21,15 @@ import com.cloud.storage.VolumeVO;
 import com.cloud.utils.Pair;
 import com.cloud.utils.exception.CloudRuntimeException;
 import com.cloud.vm.VirtualMachine;
+import java.util.Collections;
 import java.util.List;
 import java.util.Locale;
 import java.util.UUID;
+import java.util.function.Supplier;
 import java.util.stream.Collectors;
 import org.apache.cloudstack.storage.datastore.db.StoragePoolVO;
 import org.nasbackup.provider.AgentFailure;
+import org.nasbackup.provider.cloudstack.ActionEvents;
 import org.nasbackup.provider.cloudstack.DaoCatalogue;
 import org.nasbackup.provider.cloudstack.TypedAgent;
 import org.nasbackup.provider.cloudstack.VolumePaths;
@@ -88,9 +91,7 @@ final class NasRestore {
             String hostIp,
             String dataStoreUuid,
             Pair<String, VirtualMachine.State> vmNameAndState,
-            long receiver) {
-        backups.ownership().check(backup);
-        BackupRepository repository = backups.repository(backup.getBackupOfferingId(), "backup " + backup.getUuid());
+            VirtualMachine receiver) {
         StoragePoolVO pool = server.primaryDataStoreDao.findByUuid(dataStoreUuid);
         HostVO named = server.hostDao.findByIp(hostIp);
         DiskOfferingVO offering = server.diskOfferingDao.findByUuid(backupVolumeInfo.getDiskOfferingId());
@@ -102,12 +103,41 @@ final class NasRestore {
                                     ? "no host has address " + hostIp
                                     : "no disk offering has uuid " + backupVolumeInfo.getDiskOfferingId()));
         }
+        return backups.toldRestore(
+                ActionEvents.Type.RESTORE_VOLUME,
+                receiver,
+                "Volume " + backupVolumeInfo.getUuid(),
+                backup,
+                () -> answered(() ->
+                        restoreVolume(backup, backupVolumeInfo, named, pool, offering, vmNameAndState, receiver)));
+    }
+
+    /**
+     * The manager asks again, with names in place of addresses, and its user sees the last answer: not what was thrown. So
+     * whatever fails where the names were right is an answer.
+     */
+    private Pair<Boolean, String> answered(Supplier<Pair<Boolean, String>> restore) {
+        try {
+            return restore.get();
+        } catch (RuntimeException e) {
+            backups.logger().warn("A volume was not restored", e);
+            return new Pair<>(false, e.getMessage() == null ? e.toString() : e.getMessage());
+        }
+    }
+
+    private Pair<Boolean, String> restoreVolume(
+            Backup backup,
+            Backup.VolumeInfo backupVolumeInfo,
+            HostVO named,
+            StoragePoolVO pool,
+            DiskOfferingVO offering,
+            Pair<String, VirtualMachine.State> vmNameAndState,
+            VirtualMachine receiver) {
+        backups.ownership().check(backup);
+        BackupRepository repository = backups.repository(backup.getBackupOfferingId(), "backup " + backup.getUuid());
+        boolean running = vmNameAndState.second() == VirtualMachine.State.Running;
         Host host = backups.hosts()
-                .forVolume(
-                        named,
-                        pool,
-                        vmNameAndState.second() == VirtualMachine.State.Running,
-                        backups.catalogue().standsOnAnother(backup));
+                .forVolume(named, pool, running, backups.catalogue().standsOnAnother(backup));
         String uuid = UUID.randomUUID().toString();
         VolumePaths paths = VolumePaths.of(pool, uuid, server.dataStoreManager);
         RestoreBackupCommand command = restoreCommand(backup, repository);
@@ -116,24 +146,24 @@ final class NasRestore {
         command.setVmExists(null);
         command.setDiskType(backupVolumeInfo.getType().name().toLowerCase(Locale.ROOT));
         command.setRestoreVolumeUUID(backupVolumeInfo.getUuid());
-        command.setBackupVolumesUUIDs(List.of(backupVolumeInfo.getUuid()));
-        command.setBackupFiles(List.of(backupVolumeInfo.getPath()));
-        command.setRestoreVolumeSizes(List.of(backupVolumeInfo.getSize()));
+        command.setBackupVolumesUUIDs(Collections.singletonList(backupVolumeInfo.getUuid()));
+        command.setBackupFiles(Collections.singletonList(backupVolumeInfo.getPath()));
+        command.setRestoreVolumeSizes(Collections.singletonList(backupVolumeInfo.getSize()));
         command.setRestoreVolumePaths(paths.paths());
         command.setRestoreVolumePools(paths.pools());
         Pair<Boolean, String> result = backups.locked(backup.getVmId(), () -> ask(host, command));
         if (result.first()) {
             server.volumeDao.persist(restoredVolume(backup, backupVolumeInfo, uuid, pool, offering));
             // It has a disk now that the checkpoint knows nothing of.
-            backups.catalogue().clearActiveCheckpoint(receiver);
+            backups.catalogue().clearActiveCheckpoint(receiver.getId());
         }
         return result;
     }
 
     /** Managers may tell the name that its owner gave it: then it is taken for the backup's own, at the cost of a full. */
-    long receiver(String name, Backup backup) {
+    VirtualMachine receiver(String name, Backup backup) {
         VirtualMachine vm = server.vmInstanceDao.findVMByInstanceName(name);
-        return vm == null ? backup.getVmId() : vm.getId();
+        return vm == null ? server.vmInstanceDao.findByIdIncludingRemoved(backup.getVmId()) : vm;
     }
 
     private RestoreBackupCommand restoreCommand(Backup backup, BackupRepository repository) {

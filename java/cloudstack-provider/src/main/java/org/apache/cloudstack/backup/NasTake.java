@@ -29,6 +29,8 @@ import org.apache.logging.log4j.Logger;
 import org.nasbackup.provider.AgentFailure;
 import org.nasbackup.provider.BackupChoice;
 import org.nasbackup.provider.ChainLink;
+import org.nasbackup.provider.Outcome;
+import org.nasbackup.provider.cloudstack.ActionEvents;
 import org.nasbackup.provider.cloudstack.DaoCatalogue;
 import org.nasbackup.provider.cloudstack.TypedAgent;
 import org.nasbackup.provider.cloudstack.VolumePaths;
@@ -178,13 +180,16 @@ final class NasTake {
                     answer.getBitmapRecreated(),
                     details(answer));
         }
-        return catalogue.completed(
+        Backup backup = catalogue.completed(
                 id,
                 backups.now(),
                 answer.getSize(),
                 server.backupManager.createVolumeInfoFromVolumes(new ArrayList<>(volumes)),
                 choice.mode() != null,
                 link);
+        String text = Outcome.taken(backup.getExternalId(), choice, link, answer);
+        backups.tell(ActionEvents.Type.TAKE, true, text, vm.getAccountId(), vm.getId());
+        return backup;
     }
 
     /** What the host found worth telling, to end a line with. */
@@ -204,6 +209,8 @@ final class NasTake {
             throw new CloudRuntimeException(
                     "unable to back up " + vm.getInstanceName() + " - " + failure.getMessage(), failure);
         }
+        String text = Outcome.notTaken(vm.getInstanceName(), failure.getMessage());
+        backups.tell(ActionEvents.Type.TAKE, false, text, vm.getAccountId(), vm.getId());
         return new Pair<>(false, null);
     }
 }

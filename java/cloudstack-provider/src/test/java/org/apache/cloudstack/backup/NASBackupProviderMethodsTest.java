@@ -347,6 +347,85 @@ class NASBackupProviderMethodsTest {
     }
 
     @Test
+    void users_see_what_became_of_backups_deletions_and_restores() throws Exception {
+        Site site = Site.fresh(database);
+        Backup full = site.tables.backups().findById(site.take().getId());
+        Backup incremental = site.take();
+        Backup newest = site.take();
+        site.host.fails(ModelHost.Fault.REFUSED);
+        assertThat(site.take()).isNull();
+        site.host.fails(ModelHost.Fault.NO_ANSWER);
+        assertThatThrownBy(site::take).isInstanceOf(CloudRuntimeException.class);
+        site.state = State.Starting;
+        assertThatThrownBy(site::take).isInstanceOf(CloudRuntimeException.class);
+        site.state = State.Stopped;
+        site.delete(incremental, false);
+        assertThatThrownBy(() -> site.delete(full, false)).isInstanceOf(CloudRuntimeException.class);
+        site.provider.restoreVMFromBackup(site.vm, full);
+        site.host.fails(ModelHost.Fault.REFUSED);
+        site.provider.restoreBackupToVM(site.vm, full, null, null);
+        assertThat(site.events)
+                .satisfiesExactly(
+                        event -> assertThat(event)
+                                .startsWith("TAKE: Backup " + full.getExternalId() + ": full of ")
+                                .endsWith(" bytes, since no checkpoint is active"),
+                        event -> assertThat(event)
+                                .startsWith("TAKE: Backup " + incremental.getExternalId() + ": incremental of ")
+                                .endsWith(" bytes on " + full.getExternalId()),
+                        event -> assertThat(event).startsWith("TAKE: Backup " + newest.getExternalId()),
+                        event -> assertThat(event)
+                                .startsWith("failed TAKE: Instance i-2-10-VM was not backed up: host kvm21: "),
+                        event -> assertThat(event)
+                                .startsWith("failed TAKE: Instance i-2-10-VM was not backed up: unable to back up"),
+                        event -> assertThat(event).contains("is in state Starting"),
+                        event -> assertThat(event)
+                                .isEqualTo("DELETE: Backup " + incremental.getExternalId()
+                                        + " was deleted, after 1 that stood on it took over what they need"),
+                        event -> assertThat(event)
+                                .startsWith(
+                                        "failed DELETE: Backup " + full.getExternalId() + " was not deleted: backup "),
+                        event -> assertThat(event)
+                                .isEqualTo(
+                                        "RESTORE: Instance i-2-10-VM was restored from backup " + full.getExternalId()),
+                        event -> assertThat(event)
+                                .startsWith("failed CREATE: Instance i-2-10-VM was not restored from backup "
+                                        + full.getExternalId() + ": host kvm22: "));
+    }
+
+    @Test
+    void an_event_that_can_t_be_added_fails_nothing() throws Exception {
+        Site site = Site.fresh(database);
+        for (Runnable fault : List.<Runnable>of(
+                () -> {
+                    throw new IllegalStateException("no event bus");
+                },
+                () -> {
+                    throw new NoSuchMethodError("no onCompletedActionEvent");
+                })) {
+            site.eventFault = fault;
+            site.logged.clear();
+            site.delete(site.take(), false);
+            site.agrees();
+            assertThat(site.logged)
+                    .filteredOn(line -> line.startsWith("CloudStack did not take an event: "))
+                    .hasSize(2);
+        }
+    }
+
+    /** Its users see the last of several answers, and never what is thrown. */
+    @Test
+    void a_volume_s_restore_that_is_refused_is_an_answer() throws Exception {
+        placesForVolumes();
+        when(site.repositories.findByBackupOfferingId(5L)).thenReturn(null);
+        assertThat(restoreVolume("192.0.2.21", "i-2-10-VM"))
+                .satisfies(result -> assertThat(result.first()).isFalse())
+                .satisfies(
+                        result -> assertThat(result.second()).startsWith("there is no backup repository for backup "));
+        assertThat(site.events.get(site.events.size() - 1))
+                .startsWith("failed RESTORE_VOLUME: Volume uuid-d1 was not restored from backup ");
+    }
+
+    @Test
     void sizes_of_repositories_are_asked_for_and_kept_when_they_are_not_told() {
         BackupStorageStatsAnswer stats = new BackupStorageStatsAnswer(null, true, null);
         stats.setTotalSize(100L);

@@ -58,6 +58,7 @@ import org.nasbackup.provider.ChainLocks;
 import org.nasbackup.provider.Crash;
 import org.nasbackup.provider.ModelNas;
 import org.nasbackup.provider.Policy;
+import org.nasbackup.provider.cloudstack.ActionEvents;
 import org.nasbackup.provider.cloudstack.Transactions;
 import org.nasbackup.provider.database.Backups;
 import org.nasbackup.provider.database.Database;
@@ -90,6 +91,12 @@ final class Site {
 
     /** What the provider told its operator. */
     final List<String> logged = new ArrayList<>();
+
+    /** What the provider told users. */
+    final List<String> events = new ArrayList<>();
+
+    /** What goes wrong with an event. */
+    Runnable eventFault = () -> {};
 
     Instant now = Instant.parse("2031-01-02T03:04:05Z");
 
@@ -173,6 +180,13 @@ final class Site {
         @Override
         Policy policy(long zoneId) {
             return policy;
+        }
+
+        @Override
+        void addEvent(ActionEvents.Type type, boolean good, String text, long accountId, long vmId) {
+            assertThat(vmId != VM || accountId == 2).isTrue();
+            eventFault.run();
+            events.add((good ? "" : "failed ") + type + ": " + text);
         }
 
         @Override

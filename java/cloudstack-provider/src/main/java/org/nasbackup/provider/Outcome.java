@@ -1,0 +1,90 @@
+// Licensed under the Apache License, Version 2.0 (the "License");
+// you may not use this file except in compliance with the License.
+// You may obtain a copy of the License at
+//
+//     http://www.apache.org/licenses/LICENSE-2.0
+//
+// Unless required by applicable law or agreed to in writing, software
+// distributed under the License is distributed on an "AS IS" BASIS,
+// WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+// See the License for the specific language governing permissions and
+// limitations under the License.
+
+package org.nasbackup.provider;
+
+import java.util.List;
+import java.util.Locale;
+import org.apache.cloudstack.backup.BackupAnswer;
+
+/** What became of a backup, a deletion or a restore, in a sentence for CloudStack's users. */
+public final class Outcome {
+    private static final String[] UNITS = {"bytes", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
+
+    private Outcome() {}
+
+    /** @param link its place in a chain; null: it stands alone */
+    public static String taken(String path, BackupChoice choice, ChainLink link, BackupAnswer answer) {
+        String size = answer.getSize() == null ? "" : " of " + size(answer.getSize());
+        return "Backup " + path + ": " + kind(size, choice, link) + details(answer);
+    }
+
+    private static String kind(String size, BackupChoice choice, ChainLink link) {
+        if (link != null && link.parent() != null) {
+            return "incremental" + size + " on " + choice.parent()
+                    + (link.recreated() == null
+                            ? ""
+                            : ", after its checkpoint was lost: made again, or the disks compared with the parent");
+        }
+        String why = choice.incremental() ? " in place of an incremental" : ", since " + choice.reason();
+        boolean unconfirmed = link == null && choice.mode() != null;
+        return "full" + size + why + (unconfirmed ? "; nothing can stand on it, its host confirmed no bitmap" : "");
+    }
+
+    /** What the host found worth telling. */
+    private static String details(BackupAnswer answer) {
+        String text = answer.getDetails() == null ? "" : answer.getDetails().strip();
+        return text.isEmpty() ? "" : "; its host says: " + text.replaceAll("\\s*\\R\\s*", "; ");
+    }
+
+    /** @param steps all that was done for it */
+    public static String deleted(String path, List<Step> steps) {
+        long rebased = count(steps, Step.Kind.REBASE, true);
+        long merged = count(steps, Step.Kind.REBASE, false);
+        long others = count(steps, Step.Kind.DELETE, false) - 1;
+        return "Backup " + path + " was deleted"
+                + (others > 0 ? ", with " + others + " that stood on it" : "")
+                + (rebased > 0 ? ", after " + rebased + " that stood on it took over what they need" : "")
+                + (merged > 0 ? ", after it was merged into " + merged + ", which became full" : "");
+    }
+
+    public static String notTaken(String machine, String why) {
+        return "Instance " + machine + " was not backed up: " + why;
+    }
+
+    public static String notDeleted(String path, String why) {
+        return "Backup " + path + " was not deleted: " + why;
+    }
+
+    /**
+     * @param what an instance or a volume
+     * @param why it was not; null: it was
+     */
+    public static String restored(String what, String path, String why) {
+        return what
+                + (why == null
+                        ? " was restored from backup " + path
+                        : " was not restored from backup " + path + ": " + why);
+    }
+
+    private static long count(List<Step> steps, Step.Kind kind, boolean onto) {
+        return steps.stream()
+                .filter(step -> step.kind() == kind && (step.newParent() != null) == onto)
+                .count();
+    }
+
+    static String size(long bytes) {
+        int unit = bytes <= 0 ? 0 : (63 - Long.numberOfLeadingZeros(bytes)) / 10;
+        double amount = bytes / Math.pow(1024, unit);
+        return String.format(Locale.ROOT, unit == 0 || amount >= 10 ? "%.0f %s" : "%.1f %s", amount, UNITS[unit]);
+    }
+}
