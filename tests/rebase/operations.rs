@@ -156,6 +156,33 @@ fn one_image_is_rebased_and_the_point_between_can_go() {
     }
 }
 
+/// As CloudStack's own script leaves it: no manifests, and what libvirt says of the guest beside the images.
+#[test]
+fn a_chain_of_the_shell_script_loses_its_middle_and_its_full() {
+    let points = Points::make(4, false);
+    for point in 1..=4 {
+        for file in ["domain-config.xml", "dominfo.xml", "domiflist.xml", "domblklist.xml"] {
+            fs::write(points.dir.path().join(format!("i-1/T{point}/{file}")), "text").unwrap();
+        }
+    }
+    points.call("rebasePoint", json!({"backupPath": "i-1/T3", "newParent": "i-1/T1"})).unwrap();
+    points.call("deleteBackup", json!({"backupPath": "i-1/T2"})).unwrap();
+    points.assert_same();
+    assert_eq!(points.code("deleteBackup", json!({"backupPath": "i-1/T1"})).0, Code::HasChildren);
+    points.call("rebasePoint", json!({"backupPath": "i-1/T3"})).unwrap();
+    points.call("deleteBackup", json!({"backupPath": "i-1/T1"})).unwrap();
+    points.assert_same();
+    for point in ["T3", "T4"] {
+        let verified = points.call("verifyChain", json!({"backupPath": format!("i-1/{point}")})).unwrap();
+        assert_eq!(verified["verdict"], "good", "{verified}");
+        assert!(!points.dir.path().join(format!("i-1/{point}/manifest.json")).exists());
+    }
+    for point in ["T4", "T3"] {
+        points.call("deleteBackup", json!({"backupPath": format!("i-1/{point}")})).unwrap();
+        assert!(!points.dir.path().join(format!("i-1/{point}")).exists());
+    }
+}
+
 #[test]
 fn a_point_without_a_parent_stands_alone() {
     let points = Points::make(3, true);
