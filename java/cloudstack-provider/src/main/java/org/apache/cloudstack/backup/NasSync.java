@@ -13,8 +13,8 @@
 package org.apache.cloudstack.backup;
 
 import com.cloud.utils.exception.CloudRuntimeException;
-import java.util.List;
 import org.apache.logging.log4j.Logger;
+import org.nasbackup.provider.AgentFailure;
 import org.nasbackup.provider.RepairFailed;
 import org.nasbackup.provider.RepairRefused;
 import org.nasbackup.provider.cloudstack.DaoCatalogue;
@@ -46,20 +46,28 @@ final class NasSync {
     }
 
     private void removeHiddenOf(long vmId) {
-        List<Backup> hidden = backups.catalogue().hidden(vmId);
         NasDeletion deletion = new NasDeletion(backups);
-        for (Backup backup : hidden) {
+        for (Backup hidden : backups.catalogue().hidden(vmId)) {
             try {
-                merging &= !deletion.removeHidden(backup, merging);
+                merging &= !deletion.removeHidden(hidden, merging);
             } catch (RepairRefused e) {
-                logger.debug("Hidden backup {} stays: {}", backup.getUuid(), e.getMessage());
+                logger.debug("Hidden backup {} stays: {}", hidden.getUuid(), e.getMessage());
             } catch (RepairFailed | CloudRuntimeException e) {
                 logger.warn(
                         "Hidden backup {}, {}, was not removed, and is tried again: {}",
-                        backup.getUuid(),
-                        backup.getExternalId(),
+                        hidden.getUuid(),
+                        hidden.getExternalId(),
                         e.getMessage());
+                if (unknown(e.getCause())) {
+                    // Its host may be at it still: whatever else there is can wait as well.
+                    merging = false;
+                    return;
+                }
             }
         }
+    }
+
+    private static boolean unknown(Throwable cause) {
+        return cause instanceof AgentFailure && ((AgentFailure) cause).kind() == AgentFailure.Kind.UNKNOWN;
     }
 }

@@ -76,7 +76,8 @@ class TakeoverTest {
             if (parent != null) {
                 keys.put(NASBackupChainKeys.PARENT_BACKUP_ID, parent.getUuid());
             }
-            taken.add(counted(row(path, Site.OFFERING, Backup.Status.BackedUp, keys)));
+            taken.add(counted(
+                    row(path, parent == null ? "FULL" : "INCREMENTAL", Site.OFFERING, Backup.Status.BackedUp, keys)));
         }
         site.host.bitmap = "backup-" + (length - 1);
         site.tables.vmDetails().addDetail(Site.VM, NASBackupChainKeys.VM_ACTIVE_CHECKPOINT_ID, site.host.bitmap, false);
@@ -84,11 +85,11 @@ class TakeoverTest {
         return taken;
     }
 
-    private Backup row(String path, long offering, Backup.Status status, Map<String, String> details) {
+    private Backup row(String path, String type, long offering, Backup.Status status, Map<String, String> details) {
         BackupVO row = new BackupVO();
         row.setVmId(Site.VM);
         row.setExternalId(path);
-        row.setType("FULL");
+        row.setType(type);
         row.setDate(Date.from(site.now));
         row.setSize(site.nas.has(path) ? site.nas.size(path) : 1);
         row.setStatus(status);
@@ -157,13 +158,24 @@ class TakeoverTest {
         assumeTrue(DaoCatalogue.knowsHidden());
         List<Backup> taken = stock(3);
         hide(taken, "1 2");
-        site.host.fails(Fault.NONE, Fault.UNREACHABLE, Fault.TIMEOUT_BUT_DONE);
+        site.host.fails(
+                Fault.NONE,
+                Fault.UNREACHABLE,
+                Fault.NONE,
+                Fault.TIMEOUT_BUT_DONE,
+                Fault.NONE,
+                Fault.NONE,
+                Fault.REFUSED);
+        site.provider.syncBackupStorageStats(1L);
         site.provider.syncBackupStorageStats(1L);
         assertThat(left(taken)).containsExactly(0, 1, 2);
+        assertThat(site.nas.has(taken.get(2).getExternalId())).isFalse();
         assertThat(site.logged)
                 .anyMatch(
                         line -> line.startsWith("Hidden backup " + taken.get(2).getUuid() + ", "
                                 + taken.get(2).getExternalId() + ", was not removed, and is tried again: "));
+        site.provider.syncBackupStorageStats(1L);
+        assertThat(left(taken)).containsExactly(0, 1);
         site.provider.syncBackupStorageStats(1L);
         assertThat(left(taken)).containsExactly(0);
         site.agrees();
@@ -295,9 +307,9 @@ class TakeoverTest {
         site.now = site.now.plusSeconds(60);
         return Map.of(
                 "is one of provider veeam, and provider nas leaves it alone",
-                row("veeam", 6, Backup.Status.BackedUp, null),
+                row("veeam", "FULL", 6, Backup.Status.BackedUp, null),
                 "there is no backup offering 0",
-                row("export", 0, Backup.Status.BackingUp, null));
+                row("export", "FULL", 0, Backup.Status.BackingUp, null));
     }
 
     @Test
@@ -337,7 +349,7 @@ class TakeoverTest {
     @Test
     void a_backup_whose_repository_was_removed_says_so() {
         site.offering(7, "NAS");
-        Backup lost = row("i-2-10-VM/lost", 7, Backup.Status.BackedUp, null);
+        Backup lost = row("i-2-10-VM/lost", "FULL", 7, Backup.Status.BackedUp, null);
         assertThatThrownBy(() -> site.provider.deleteBackup(lost, false))
                 .isInstanceOf(CloudRuntimeException.class)
                 .hasMessage("there is no backup repository for backup " + lost.getUuid()
