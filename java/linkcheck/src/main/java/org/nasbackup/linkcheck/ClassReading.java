@@ -64,7 +64,7 @@ final class ClassReading extends ClassVisitor {
 
     @Override
     public FieldVisitor visitField(int access, String name, String descriptor, String signature, Object value) {
-        members.add(new Member(name, descriptor, access));
+        members.add(new Member(name, descriptor, access, value));
         mention(descriptor);
         return new FieldVisitor(API) {
             @Override
@@ -172,8 +172,9 @@ final class ClassReading extends ClassVisitor {
             case Opcodes.H_INVOKESTATIC:
                 return Use.STATIC_CALL;
             case Opcodes.H_INVOKESPECIAL:
-            case Opcodes.H_NEWINVOKESPECIAL:
                 return Use.DIRECT_CALL;
+            case Opcodes.H_NEWINVOKESPECIAL:
+                return Use.CONSTRUCTION;
             default:
                 return Use.CALL;
         }
@@ -220,6 +221,9 @@ final class ClassReading extends ClassVisitor {
     }
 
     private final class Code extends MethodVisitor {
+        /** Made, and not yet constructed: tells {@code new} from a constructor's call of its superclass's. */
+        private final List<String> made = new ArrayList<>();
+
         Code() {
             super(API);
         }
@@ -237,6 +241,9 @@ final class ClassReading extends ClassVisitor {
         @Override
         public void visitTypeInsn(int opcode, String type) {
             use(opcode == Opcodes.NEW ? Use.INSTANTIATION : Use.TYPE, Type.getObjectType(type));
+            if (opcode == Opcodes.NEW) {
+                made.add(type);
+            }
         }
 
         @Override
@@ -258,7 +265,8 @@ final class ClassReading extends ClassVisitor {
 
         @Override
         public void visitMethodInsn(int opcode, String owner, String name, String descriptor, boolean inInterface) {
-            member(method(opcode), owner, name, descriptor, inInterface);
+            boolean constructs = name.equals(Member.CONSTRUCTOR) && made.remove(owner);
+            member(constructs ? Use.CONSTRUCTION : method(opcode), owner, name, descriptor, inInterface);
         }
 
         @Override

@@ -94,6 +94,9 @@ final class Covers {
         if (!member.isAbstract() && given.isAbstract()) {
             fault(promised, name, "is abstract");
         }
+        if (member.constant != null && given.constant != null && !member.constant.equals(given.constant)) {
+            fault(promised, name, "is " + given.constant + ", not " + member.constant);
+        }
     }
 
     private void missing(TypeInfo promised, Lineage lineage, String name, String text) {

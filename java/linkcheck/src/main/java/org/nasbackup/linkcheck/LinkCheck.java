@@ -125,10 +125,10 @@ final class LinkCheck {
         if (reference.writes() && found.member.isFinal() && !found.place.name.equals(from.name)) {
             return "is final";
         }
-        return visible(from, found) ? null : "is not accessible";
+        return visible(from, found, reference.use) ? null : "is not accessible";
     }
 
-    private boolean visible(TypeInfo from, Declaration found) {
+    private boolean visible(TypeInfo from, Declaration found, Use use) {
         Member member = found.member;
         if (member.isPublic()) {
             return true;
@@ -137,7 +137,9 @@ final class LinkCheck {
             return found.place.outermost().equals(from.outermost());
         }
         return found.place.packageName().equals(from.packageName())
-                || member.isProtected() && Lineage.of(from, types).has(found.place.name);
+                || member.isProtected()
+                        && use != Use.CONSTRUCTION
+                        && Lineage.of(from, types).has(found.place.name);
     }
 
     /** A lambda gives one method: all others of its interface have to be defaults. */

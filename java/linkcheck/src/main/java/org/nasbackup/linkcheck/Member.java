@@ -24,11 +24,18 @@ final class Member {
     final String descriptor;
     /** The JVM's flags. */
     final int access;
+    /** Of a constant, what compilers copy into the classes that use it; null: it is none, or not known. */
+    final Object constant;
 
     Member(String name, String descriptor, int access) {
+        this(name, descriptor, access, null);
+    }
+
+    Member(String name, String descriptor, int access, Object constant) {
         this.name = name;
         this.descriptor = descriptor;
         this.access = access;
+        this.constant = constant;
     }
 
     boolean isMethod() {

@@ -39,8 +39,10 @@ final class Reference {
         GET_STATIC,
         PUT_STATIC,
         CALL,
-        /** Of a constructor, a private method, or a superclass's. */
+        /** Of a private method, a superclass's, or its constructor's. */
         DIRECT_CALL,
+        /** By {@code new}. */
+        CONSTRUCTION,
         STATIC_CALL
     }
 

@@ -53,6 +53,9 @@ class CoversTest {
                 "class A { public String toString() {return \"\";} } | class A {}                             | GOOD",
                 "enum A { B }                             | enum A { C, B }                                   | GOOD",
                 "enum A { B }                             | enum A { C }                                      | no such member",
+                "class A { public static final int N = 1; } | class A { public static final int N = 2; }      | is 2, not 1",
+                "class A { public static final int N = 1; } | class A { public static final int N = 1; }      | GOOD",
+                "interface A { String N = \"a\"; }          | interface A { String N = String.valueOf(1); }     | GOOD",
             })
     void what_others_may_use_is_missed(String promised, String given, String wrong) throws Exception {
         Report report = new Report();

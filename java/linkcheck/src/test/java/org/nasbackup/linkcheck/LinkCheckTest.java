@@ -90,6 +90,31 @@ class LinkCheckTest {
                         "class S { public S(int i) {} }",
                         ours("Object f() { return new stock.S(); }"),
                         noMember),
+                row(
+                        "class S {}",
+                        "class S { protected S() {} }",
+                        ours("Object f() { return new stock.S(); }"),
+                        "is not accessible"),
+                row(
+                        "class S {}",
+                        "class S { protected S() {} }",
+                        "package ours; public class Ours extends stock.S {}",
+                        GOOD),
+                row(
+                        "class S { public S(Object o) {} public S() {} }",
+                        "class S { public S(Object o) {} protected S() {} }",
+                        "package ours; public class Ours extends stock.S { Ours() { super(new stock.S()); } }",
+                        "void stock.S.<init>(): is not accessible"),
+                row(
+                        "class S { public S(Object o) {} public S() {} }",
+                        "class S { protected S(Object o) {} public S() {} }",
+                        "package ours; public class Ours extends stock.S { Ours() { super(new stock.S()); } }",
+                        GOOD),
+                row(
+                        "class S {}",
+                        "class S { protected S() {} }",
+                        ours("java.util.function.Supplier<?> f() { return stock.S::new; }"),
+                        "is not accessible"),
                 // fields
                 row("class S { public int n; }", "class S { public int n; }", read, GOOD),
                 row("class S { public int n; }", "class S {}", read, "int stock.S.n: " + noMember),
