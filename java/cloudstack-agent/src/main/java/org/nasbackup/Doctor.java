@@ -13,37 +13,19 @@
 package org.nasbackup;
 
 import java.io.IOException;
-import java.io.PrintStream;
-import java.net.URL;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
-import java.util.ArrayList;
-import java.util.Collections;
-import java.util.List;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 import org.libvirt.Connect;
 import org.libvirt.LibvirtException;
 
 /**
- * Tells what a host lacks: {@code java -cp <the agent's class path> org.nasbackup.Doctor [libvirt URI]}. Changes
- * nothing. Its exit status is 0 when nothing is missing.
+ * Tells what a host lacks, or a management server: {@code java -cp <its class path> org.nasbackup.Doctor [libvirt URI]}.
+ * Changes nothing. Its exit status is 0 when nothing is missing, and nothing could not be looked at.
  */
 public final class Doctor {
-    private static final String[] CLASSES = {
-        "com.cloud.hypervisor.kvm.resource.wrapper.LibvirtTakeBackupCommandWrapper",
-        "com.cloud.hypervisor.kvm.resource.wrapper.LibvirtRebaseBackupCommandWrapper",
-        "com.cloud.hypervisor.kvm.resource.wrapper.LibvirtDeleteBackupCommandWrapper",
-        "com.cloud.hypervisor.kvm.resource.wrapper.LibvirtGetBackupStatsCommandWrapper",
-        "org.apache.cloudstack.backup.TakeBackupCommand",
-        "org.apache.cloudstack.backup.RebaseBackupCommand",
-        "org.apache.cloudstack.backup.RestoreBackupCommand",
-        "org.apache.cloudstack.backup.DeleteBackupCommand",
-        "org.apache.cloudstack.backup.GetBackupStorageStatsCommand",
-        "org.apache.cloudstack.backup.BackupAnswer",
-        "org.apache.cloudstack.backup.BackupStorageStatsAnswer",
-    };
     /** Incremental backups by checkpoints, in libvirt's and QEMU's releases: major * 1,000,000 + minor * 1,000 + micro. */
     private static final long LIBVIRT_NEEDED = 7_002_000;
 
@@ -54,79 +36,36 @@ public final class Doctor {
     private static final Pattern QEMU_IMG_VERSION = Pattern.compile("version (\\d+)\\.(\\d+)(?:\\.(\\d+))?");
     private static final String INCREMENTAL = "incremental backups";
 
-    private final PrintStream out;
-    private int missing;
+    private final Findings findings;
 
-    private Doctor(PrintStream out) {
-        this.out = out;
+    private Doctor(Findings findings) {
+        this.findings = findings;
     }
 
     public static void main(String[] arguments) {
-        Doctor doctor = new Doctor(System.out);
-        doctor.classes();
-        doctor.library();
-        doctor.libvirt(arguments.length > 0 ? arguments[0] : "qemu:///system");
-        doctor.qemuImg();
-        doctor.mount();
-        System.exit(doctor.missing == 0 ? 0 : 1);
-    }
-
-    private void good(String line) {
-        out.println("ok       " + line);
-    }
-
-    private void missing(String line) {
-        missing++;
-        out.println("MISSING  " + line);
-    }
-
-    /** The class path decides by its order: the first one wins. */
-    private void classes() {
-        String ours = place(Doctor.class.getName(), Doctor.class.getResource("Doctor.class"));
-        for (String name : CLASSES) {
-            List<String> places = places(name);
-            if (places.isEmpty()) {
-                missing(name + " is on no entry of the class path");
-            } else if (places.get(0).equals(ours)) {
-                good(name + " from " + ours + others(places));
-            } else {
-                missing(name + " comes from " + places.get(0) + ": put " + ours + " before it on the class path");
-            }
+        Findings findings = new Findings(System.out);
+        ClassLoader loader = Doctor.class.getClassLoader();
+        DoctorOfClasses.look(findings, loader);
+        if (!DoctorOfClasses.onServer(loader)) {
+            new Doctor(findings).host(arguments.length > 0 ? arguments[0] : "qemu:///system");
         }
+        System.exit(findings.good() ? 0 : 1);
     }
 
-    private static String others(List<String> places) {
-        List<String> rest = places.subList(1, places.size());
-        return rest.isEmpty() ? "" : " (hides " + String.join(", ", rest) + ")";
-    }
-
-    private static List<String> places(String name) {
-        List<String> places = new ArrayList<>();
-        try {
-            for (URL url :
-                    Collections.list(Doctor.class.getClassLoader().getResources(name.replace('.', '/') + ".class"))) {
-                places.add(place(name, url));
-            }
-        } catch (IOException e) {
-            throw new IllegalStateException("unable to read the class path - " + e.getMessage(), e);
-        }
-        return places;
-    }
-
-    /** The jar or folder that a class lies in. */
-    private static String place(String name, URL url) {
-        String text = url.toString();
-        String folder = text.substring(0, text.length() - name.length() - "/.class".length());
-        return folder.replaceFirst("^jar:", "").replaceFirst("^file:", "").replaceFirst("!$", "");
+    private void host(String uri) {
+        library();
+        libvirt(uri);
+        qemuImg();
+        mount();
     }
 
     /** Not opened: that would clear up behind a killed agent, which is for the next one to do. */
     private void library() {
         try {
-            good("libnasbackup.so "
+            findings.good("libnasbackup.so "
                     + NasBackup.check(HostSettings.read(HostSettings.FILE).build()));
         } catch (RuntimeException | LinkageError e) {
-            missing(e.getMessage());
+            findings.missing(e.getMessage());
         }
     }
 
@@ -134,7 +73,7 @@ public final class Doctor {
         try {
             Hypervisor.ask(this, uri);
         } catch (LinkageError e) {
-            missing("libvirt's Java binding, which the agent brings along: " + e);
+            findings.missing("libvirt's Java binding, which the agent brings along: " + e);
         }
     }
 
@@ -150,16 +89,16 @@ public final class Doctor {
                     connection.close();
                 }
             } catch (LibvirtException e) {
-                doctor.missing("libvirt at " + uri + ": " + e.getMessage());
+                doctor.findings.missing("libvirt at " + uri + ": " + e.getMessage());
             }
         }
     }
 
     private void version(String name, long found, long needed, String what) {
         if (found >= needed) {
-            good(name + " " + text(found));
+            findings.good(name + " " + text(found));
         } else {
-            missing(name + " " + text(needed) + " for " + what + "; this is " + text(found));
+            findings.missing(name + " " + text(needed) + " for " + what + "; this is " + text(found));
         }
     }
 
@@ -177,10 +116,10 @@ public final class Doctor {
             if (version.find()) {
                 this.version("qemu-img", number(version), QEMU_IMG_NEEDED, "backups of stopped guests");
             } else {
-                missing("qemu-img: it does not tell its version: " + text.strip());
+                findings.missing("qemu-img: it does not tell its version: " + text.strip());
             }
         } catch (IOException e) {
-            missing("qemu-img: " + e.getMessage());
+            findings.missing("qemu-img: " + e.getMessage());
         }
     }
 
@@ -196,10 +135,10 @@ public final class Doctor {
         for (String folder : path == null ? new String[0] : path.split(":")) {
             Path file = Path.of(folder, "mount");
             if (Files.isExecutable(file)) {
-                good(file.toString());
+                findings.good(file.toString());
                 return;
             }
         }
-        missing("mount in PATH");
+        findings.missing("mount in PATH");
     }
 }

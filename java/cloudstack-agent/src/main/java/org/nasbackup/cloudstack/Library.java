@@ -12,8 +12,10 @@
 
 package org.nasbackup.cloudstack;
 
+import com.cloud.agent.api.Command;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import org.apache.logging.log4j.LogManager;
 import org.nasbackup.BackupStatsRequest;
 import org.nasbackup.BackupStatsResult;
 import org.nasbackup.DeleteBackupRequest;
@@ -42,6 +44,7 @@ public final class Library implements Operations {
     public static synchronized Operations operations() {
         if (opened == null) {
             opened = new Library(open());
+            LogManager.getLogger(Library.class).info("nasbackup finds {}", CloudStackVersion.describe(Command.class));
         }
         return opened;
     }

@@ -105,9 +105,13 @@ final class ClassPath implements Types, Closeable {
 
     /** The JVM that runs this. */
     static Types jdk() {
-        ClassLoader platform = ClassLoader.getPlatformClassLoader();
+        return of(ClassLoader.getPlatformClassLoader());
+    }
+
+    /** What the class loader would load. */
+    static Types of(ClassLoader loader) {
         Map<String, Optional<TypeInfo>> read = new HashMap<>();
-        return name -> read.computeIfAbsent(name, any -> Optional.ofNullable(read(platform, any)))
+        return name -> read.computeIfAbsent(name, any -> Optional.ofNullable(read(loader, any)))
                 .orElse(null);
     }
 

@@ -162,7 +162,7 @@ public final class Main {
         out.println("linkcheck: " + what + ": " + report.count() + " references and members checked, "
                 + report.faults().size() + " wrong"
                 + (report.notChecked().isEmpty() ? "" : ", NOT CHECKED " + notChecked(report)));
-        report.faults().forEach((fault, places) -> out.println("  " + fault + " [" + String.join(", ", places) + "]"));
+        report.lines().forEach(line -> out.println("  " + line));
         return report.faults().isEmpty();
     }
 

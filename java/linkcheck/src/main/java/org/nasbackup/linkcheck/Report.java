@@ -21,7 +21,9 @@ import java.util.TreeSet;
 import java.util.function.Predicate;
 
 /** What a check has found. */
-final class Report {
+public final class Report {
+    Report() {}
+
     /** What does not resolve or is owed, with the classes that it concerns. */
     private final Map<String, Set<String>> faults = new TreeMap<>();
     /** Types that nobody knows, with the classes that use them, one for each use. */
@@ -53,8 +55,16 @@ final class Report {
         });
     }
 
-    int count() {
+    /** How many references and members were checked. */
+    public int count() {
         return checked;
+    }
+
+    /** What is wrong, with the classes that it concerns: a line for each. */
+    public List<String> lines() {
+        List<String> lines = new ArrayList<>();
+        faults.forEach((fault, places) -> lines.add(fault + " [" + String.join(", ", places) + "]"));
+        return lines;
     }
 
     Map<String, Set<String>> faults() {

@@ -1,0 +1,175 @@
+// Licensed under the Apache License, Version 2.0 (the "License");
+// you may not use this file except in compliance with the License.
+// You may obtain a copy of the License at
+//
+//     http://www.apache.org/licenses/LICENSE-2.0
+//
+// Unless required by applicable law or agreed to in writing, software
+// distributed under the License is distributed on an "AS IS" BASIS,
+// WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+// See the License for the specific language governing permissions and
+// limitations under the License.
+
+package org.nasbackup;
+
+import java.io.IOException;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.Map;
+import java.util.TreeMap;
+import java.util.stream.Collectors;
+import org.nasbackup.cloudstack.CloudStackVersion;
+import org.nasbackup.linkcheck.InForce;
+import org.nasbackup.linkcheck.Report;
+
+/**
+ * Whether our jars fit the class path that Doctor runs with: which entry each class would come from, which CloudStack that is,
+ * whether ours link to it, and what its own restore can do. Class files are read; none of CloudStack's is loaded.
+ */
+final class DoctorOfClasses {
+    private static final List<String> CLOUDSTACK = List.of("com.cloud", "org.apache.cloudstack");
+    /** On every host and every server. */
+    private static final String COMMAND = "com.cloud.agent.api.Command";
+
+    private static final String SERVER = "org.apache.cloudstack.ServerDaemon";
+    /** Ours alone: CloudStack has a provider of the same name as ours. */
+    private static final String PROVIDER = "org.nasbackup.provider.cloudstack.ServerClasses";
+
+    private static final String MODULE = "META-INF/cloudstack/nas/module.properties";
+    private static final String RESTORE =
+            "com.cloud.hypervisor.kvm.resource.wrapper.LibvirtRestoreBackupCommandWrapper";
+    /** Of the restore since 4.23, which converts a file that stands on others; before it copied that file alone. */
+    private static final String RESTORES_CHAINS = "hasBackingChain";
+
+    private final Findings findings;
+    private final ClassLoader loader;
+    private final List<Path> ours;
+    private final InForce inForce;
+
+    private DoctorOfClasses(Findings findings, ClassLoader loader, List<Path> ours) throws IOException {
+        this.findings = findings;
+        this.loader = loader;
+        this.ours = ours;
+        this.inForce = new InForce(loader, ours);
+    }
+
+    /** Is the class path that of a management server? */
+    static boolean onServer(ClassLoader loader) {
+        return !places(loader, SERVER).isEmpty() || !places(loader, PROVIDER).isEmpty();
+    }
+
+    static void look(Findings findings, ClassLoader loader) {
+        try {
+            List<Path> ours =
+                    new ArrayList<>(places(loader, Doctor.class.getName()).subList(0, 1));
+            boolean onServer = onServer(loader);
+            if (onServer && places(loader, PROVIDER).isEmpty()) {
+                findings.missing("nasbackup-cloudstack-provider.jar is on no entry of the class path");
+            } else if (onServer) {
+                ours.add(places(loader, PROVIDER).get(0));
+            }
+            new DoctorOfClasses(findings, loader, ours).look(onServer);
+        } catch (IOException | RuntimeException e) {
+            findings.notChecked("whether our classes fit what is on the class path - " + e);
+        }
+    }
+
+    private void look(boolean onServer) throws IOException {
+        inForce.names().stream()
+                .filter(name -> CLOUDSTACK.stream().anyMatch(each -> name.startsWith(each + ".")))
+                .forEach(this::winner);
+        if (onServer) {
+            module();
+        }
+        if (places(loader, COMMAND).isEmpty()) {
+            findings.missing("CloudStack: " + COMMAND + " is on no entry of the class path");
+            return;
+        }
+        version();
+        links();
+        restore(onServer);
+    }
+
+    /** The class path decides by its order: the first one wins. */
+    private void winner(String name) {
+        List<Path> places = places(loader, name);
+        if (ours.contains(places.get(0))) {
+            findings.good(name + " from " + places.get(0) + hidden(places));
+        } else {
+            Path own = places.stream().filter(ours::contains).findFirst().orElse(null);
+            findings.missing(name + " comes from " + places.get(0) + ": put " + own + " before it on the class path");
+        }
+    }
+
+    private static String hidden(List<Path> places) {
+        return places.size() == 1 ? "" : " (hides " + list(places.subList(1, places.size())) + ")";
+    }
+
+    /** CloudStack's own jar defines it; a second definition ends the server's search for modules, and with it the server. */
+    private void module() {
+        List<Path> places = InForce.places(loader, MODULE);
+        if (places.size() == 1) {
+            findings.good("the module nas from " + places.get(0));
+        } else if (places.isEmpty()) {
+            findings.missing("the module nas: " + MODULE + ", which is CloudStack's, is on no entry of the class path");
+        } else {
+            findings.missing(
+                    "the module nas is defined more than once, and the server would answer every call with HTTP 503: "
+                            + "take all but CloudStack's from the class path: " + list(places));
+        }
+    }
+
+    private void version() throws IOException {
+        Map<String, List<Path>> versions = new TreeMap<>();
+        for (Path place : inForce.sources(CLOUDSTACK)) {
+            String version = CloudStackVersion.of(place);
+            versions.computeIfAbsent(version == null ? "" : version, none -> new ArrayList<>())
+                    .add(place);
+        }
+        List<Path> silent = versions.remove("");
+        if (silent != null) {
+            findings.notChecked("which version of CloudStack this is: no manifest tells it in " + list(silent));
+        }
+        versions.forEach((version, places) -> {
+            String line = CloudStackVersion.describe(version) + " from " + list(places);
+            if (CloudStackVersion.isChecked(version)) {
+                findings.good(line);
+            } else {
+                findings.notChecked(line + "; what does not link is told here, what acts otherwise is not");
+            }
+        });
+        if (versions.size() > 1) {
+            findings.missing("one version of CloudStack: these are " + String.join(", ", versions.keySet()));
+        }
+    }
+
+    private void links() {
+        Report report = inForce.check();
+        if (report.lines().isEmpty()) {
+            findings.good(report.count() + " references and members of " + list(ours) + " fit");
+        }
+        report.lines().forEach(line -> findings.missing("what our classes need of CloudStack: " + line));
+    }
+
+    private void restore(boolean onServer) {
+        List<Path> places = places(loader, RESTORE);
+        String who = onServer ? "hosts of this version" : "this host";
+        if (places.isEmpty()) {
+            findings.notChecked("what " + who + " can restore: " + RESTORE + " is on no entry of the class path");
+        } else if (inForce.declares(RESTORE, RESTORES_CHAINS)) {
+            findings.good("incremental backups can be restored by " + who + ": " + RESTORE + " from " + places.get(0));
+        } else {
+            findings.note("incremental backups can't be restored by " + who + ", full ones can: " + RESTORE + " from "
+                    + places.get(0));
+        }
+    }
+
+    private static List<Path> places(ClassLoader loader, String className) {
+        return InForce.places(loader, InForce.file(className));
+    }
+
+    private static String list(List<Path> places) {
+        return places.stream().map(Path::toString).collect(Collectors.joining(", "));
+    }
+}
