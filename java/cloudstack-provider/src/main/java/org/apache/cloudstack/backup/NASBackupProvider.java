@@ -25,6 +25,7 @@ import com.cloud.vm.dao.VMInstanceDao;
 import com.cloud.vm.dao.VMInstanceDetailsDao;
 import com.cloud.vm.snapshot.dao.VMSnapshotDao;
 import com.cloud.vm.snapshot.dao.VMSnapshotDetailsDao;
+import java.io.IOException;
 import java.time.Clock;
 import java.util.ArrayList;
 import java.util.List;
@@ -37,6 +38,7 @@ import org.apache.cloudstack.engine.subsystem.api.storage.DataStoreManager;
 import org.apache.cloudstack.framework.config.ConfigKey;
 import org.apache.cloudstack.framework.config.Configurable;
 import org.apache.cloudstack.storage.datastore.db.PrimaryDataStoreDao;
+import org.nasbackup.cloudstack.CloudStackVersion;
 import org.nasbackup.provider.ChainLocks;
 import org.nasbackup.provider.Outcome;
 import org.nasbackup.provider.Policy;
@@ -155,8 +157,14 @@ public class NASBackupProvider extends AdapterBase implements BackupProvider, Co
 
     /** Empty: the provider can work here. */
     List<String> misfits() {
+        logger.info("nasbackup finds {}", CloudStackVersion.describe(BackupProvider.class));
         List<String> misfits = new ArrayList<>(ServerClasses.owed(NASBackupProvider.class, BackupProvider.class));
         misfits.addAll(ServerClasses.hidden());
+        try {
+            misfits.addAll(ServerClasses.unlinked());
+        } catch (IOException | RuntimeException e) {
+            logger.warn("whether nasbackup links to this CloudStack could not be looked at: {}", e.toString());
+        }
         NasBackupKeys.all(); // throws where they can't be made
         return misfits;
     }

@@ -12,8 +12,11 @@
 
 package org.nasbackup.provider.cloudstack;
 
+import java.io.IOException;
 import java.lang.reflect.Method;
 import java.lang.reflect.Modifier;
+import java.net.URI;
+import java.nio.file.Path;
 import java.security.CodeSource;
 import java.util.ArrayList;
 import java.util.Arrays;
@@ -26,9 +29,12 @@ import org.apache.cloudstack.backup.RebaseBackupCommand;
 import org.apache.cloudstack.backup.RestoreBackupCommand;
 import org.apache.cloudstack.backup.TakeBackupCommand;
 import org.nasbackup.cloudstack.LibraryUnusable;
+import org.nasbackup.linkcheck.InForce;
 
 /** What of the class path does not fit. */
 public final class ServerClasses {
+    private static List<String> unlinked;
+
     private ServerClasses() {}
 
     /** The methods that the interface asks for, and the class does not have. */
@@ -77,5 +83,21 @@ public final class ServerClasses {
     private static String place(Class<?> type) {
         CodeSource source = type.getProtectionDomain().getCodeSource();
         return source == null ? "the JVM" : source.getLocation().getPath();
+    }
+
+    /**
+     * What of the provider's jar does not link to what the server has, and would fail in the middle of an operation. Looked for
+     * once: the class path stays as it is.
+     *
+     * @throws IOException when it could not be looked at
+     */
+    public static synchronized List<String> unlinked() throws IOException {
+        if (unlinked == null) {
+            Path jar = Path.of(URI.create("file:" + place(ServerClasses.class)));
+            unlinked = new InForce(ServerClasses.class.getClassLoader(), List.of(jar))
+                    .check()
+                    .lines();
+        }
+        return unlinked;
     }
 }

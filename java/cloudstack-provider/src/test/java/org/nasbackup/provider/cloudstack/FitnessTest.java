@@ -67,6 +67,11 @@ class FitnessTest {
     }
 
     @Test
+    void nothing_of_the_provider_is_unlinked_before_either_version() throws Exception {
+        assertThat(ServerClasses.unlinked()).isEmpty();
+    }
+
+    @Test
     void a_look_that_fails_is_a_misfit_and_no_more() {
         Fitness fitness = new Fitness(
                 () -> {
