@@ -25,6 +25,7 @@ public interface VirtualMachine extends StateObject<VirtualMachine.State> {
         Destroyed,
         Expunging,
         Migrating,
+        Restoring,
         Error,
         Unknown,
         Shutdown

@@ -92,6 +92,7 @@ final class NasRestore {
             String dataStoreUuid,
             Pair<String, VirtualMachine.State> vmNameAndState,
             VirtualMachine receiver) {
+        backups.ownership().check(backup);
         StoragePoolVO pool = server.primaryDataStoreDao.findByUuid(dataStoreUuid);
         HostVO named = server.hostDao.findByIp(hostIp);
         DiskOfferingVO offering = server.diskOfferingDao.findByUuid(backupVolumeInfo.getDiskOfferingId());
@@ -133,7 +134,6 @@ final class NasRestore {
             DiskOfferingVO offering,
             Pair<String, VirtualMachine.State> vmNameAndState,
             VirtualMachine receiver) {
-        backups.ownership().check(backup);
         BackupRepository repository = backups.repository(backup.getBackupOfferingId(), "backup " + backup.getUuid());
         boolean running = vmNameAndState.second() == VirtualMachine.State.Running;
         Host host = backups.hosts()

@@ -29,12 +29,14 @@ import com.cloud.storage.Volume;
 import com.cloud.storage.VolumeVO;
 import com.cloud.storage.dao.DiskOfferingDao;
 import com.cloud.storage.dao.VolumeDao;
-import com.cloud.utils.Pair;
 import com.cloud.vm.VMInstanceVO;
 import com.cloud.vm.VirtualMachine.State;
 import com.cloud.vm.dao.VMInstanceDao;
 import com.cloud.vm.snapshot.dao.VMSnapshotDao;
 import com.cloud.vm.snapshot.dao.VMSnapshotDetailsDao;
+import com.google.gson.Gson;
+import com.google.gson.JsonObject;
+import com.google.gson.JsonParser;
 import java.time.Clock;
 import java.time.Duration;
 import java.time.Instant;
@@ -68,7 +70,7 @@ import org.nasbackup.provider.database.Tables;
 final class Site {
     static final long VM = 10;
     static final long OFFERING = 5;
-    private static final long ZONE = 1;
+    static final long ZONE = 1;
 
     final Crash.Meter meter = new Crash.Meter();
     final ModelNas nas = new ModelNas(meter);
@@ -76,12 +78,16 @@ final class Site {
     final Tables tables;
     final VMInstanceVO vm = mock(VMInstanceVO.class);
     final NASBackupProvider provider;
+    final Manager manager = new Manager(this);
     final Map<String, Map<String, Map<Integer, String>>> contents = new TreeMap<>();
     final List<VolumeVO> volumes = new ArrayList<>();
     final BackupRepositoryDao repositories = mock(BackupRepositoryDao.class);
     final BackupOfferingDao offerings = mock(BackupOfferingDao.class);
     final HostDao hosts = mock(HostDao.class);
     State state = State.Running;
+    /** The machine's; null: it has none. */
+    Long offering = OFFERING;
+
     Policy policy = new Policy(true, 10);
     int waitSeconds = 7200;
     /** Of CloudStack on hosts that have not the newest. */
@@ -131,6 +137,7 @@ final class Site {
         provider.vmSnapshotDetailsDao = mock(VMSnapshotDetailsDao.class);
         machine();
         hosts();
+        pool();
         volume(0, "uuid-r", "r");
         volume(1, "uuid-d1", "d1");
         volume(2, "uuid-d2", "d2");
@@ -143,7 +150,7 @@ final class Site {
         when(repositories.listByZoneAndProvider(ZONE, "nas")).thenReturn(List.of(repository));
         offering(OFFERING, "nas");
         when(provider.backupManager.getBackupNameFromVM(any())).thenReturn("web-2031-01-02");
-        when(provider.backupManager.getBackupDetailsFromVM(any())).thenAnswer(call -> Map.of("template", "t-1"));
+        when(provider.backupManager.getBackupDetailsFromVM(any())).thenAnswer(call -> Manager.details(this));
         when(provider.backupManager.createVolumeInfoFromVolumes(any()))
                 .thenAnswer(call -> Backups.describe(call.<List<Volume>>getArgument(0)));
     }
@@ -213,7 +220,7 @@ final class Site {
         when(vm.getHostId()).thenAnswer(call -> state == State.Running ? 21L : null);
         when(vm.getLastHostId()).thenReturn(22L);
         when(vm.getDataCenterId()).thenReturn(ZONE);
-        when(vm.getBackupOfferingId()).thenReturn(OFFERING);
+        when(vm.getBackupOfferingId()).thenAnswer(call -> offering);
         when(vm.getAccountId()).thenReturn(2L);
         when(vm.getDomainId()).thenReturn(3L);
         when(vm.getHypervisorType()).thenReturn(HypervisorType.KVM);
@@ -254,6 +261,10 @@ final class Site {
     }
 
     void volume(long device, String uuid, String path) {
+        volumes.add(newVolume(device, uuid, path));
+    }
+
+    VolumeVO newVolume(long device, String uuid, String path) {
         VolumeVO volume = mock(VolumeVO.class);
         when(volume.getUuid()).thenReturn(uuid);
         when(volume.getPath()).thenReturn(path);
@@ -262,7 +273,10 @@ final class Site {
         when(volume.getPoolId()).thenReturn(31L);
         when(volume.getState()).thenReturn(Volume.State.Ready);
         when(volume.getVolumeType()).thenReturn(device == 0 ? Volume.Type.ROOT : Volume.Type.DATADISK);
-        volumes.add(volume);
+        return volume;
+    }
+
+    private void pool() {
         StoragePoolVO pool = mock(StoragePoolVO.class);
         when(pool.getId()).thenReturn(31L);
         when(pool.getUuid()).thenReturn("pool-1");
@@ -279,30 +293,26 @@ final class Site {
         return backup;
     }
 
-    /** As the manager does it: what the provider returns is counted, and written again. */
     Backup takeCounted() {
         now = now.plus(Duration.ofMinutes(1));
-        Pair<Boolean, Backup> result = provider.takeBackup(vm, false);
-        if (!result.first()) {
-            return null;
-        }
-        BackupVO backup = (BackupVO) result.second();
-        tables.backups().update(backup.getId(), backup);
-        tables.incrementResourceCount(backup.getAccountId(), ResourceType.backup);
-        tables.incrementResourceCount(backup.getAccountId(), ResourceType.backup_storage, backup.getSize());
-        return backup;
+        return manager.take();
     }
 
-    /** As the manager does it: counts the backup that it asked for, with the size that it read before; or nothing. */
     void delete(Backup backup, boolean forced) {
-        Backup read = tables.backups().findById(backup.getId());
-        assertThat(provider.deleteBackup(read, forced)).isTrue();
-        if (provider.handlesAllAccounting()) {
-            return;
-        }
-        tables.decrementResourceCount(read.getAccountId(), ResourceType.backup);
-        tables.decrementResourceCount(read.getAccountId(), ResourceType.backup_storage, read.getSize());
-        tables.backups().remove(read.getId());
+        manager.delete(backup.getId(), forced);
+    }
+
+    /** Details of a machine as the manager writes them into those of its backups. */
+    static String json(Map<String, String> settings) {
+        return new Gson().toJson(settings);
+    }
+
+    static Map<String, String> settings(String json) {
+        Map<String, String> settings = new TreeMap<>();
+        JsonObject object = new JsonParser().parse(json).getAsJsonObject();
+        object.entrySet()
+                .forEach(entry -> settings.put(entry.getKey(), entry.getValue().getAsString()));
+        return settings;
     }
 
     String detail(Backup backup, String key) {

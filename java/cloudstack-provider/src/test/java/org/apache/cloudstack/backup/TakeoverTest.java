@@ -282,7 +282,7 @@ class TakeoverTest {
         assertThat(((TakeBackupCommand) site.host.asked.get(2)).getMode()).isEqualTo("incremental");
         assertThat(((BackupVO) full).getType()).isEqualTo("FULL");
         assertThat(site.tables.backupDetails().listDetailsKeyPairs(full.getId()))
-                .containsOnlyKeys("template");
+                .containsOnlyKeys("template", "vmSettings");
         assertThat(site.activeCheckpoint()).isNull();
         assertThat(site.logged).anyMatch(line -> line.contains("that nothing can stand on"));
         site.agrees();

@@ -77,6 +77,10 @@ public final class Tables {
                 maxBackups);
     }
 
+    public void removeSchedules(long vmId) {
+        database.write("delete from backup_schedule where vm_id = ?", vmId);
+    }
+
     /** How many backups it keeps; null: there is no such schedule. */
     public Integer maxBackups(long scheduleId) {
         return database

@@ -1,0 +1,246 @@
+// Licensed under the Apache License, Version 2.0 (the "License");
+// you may not use this file except in compliance with the License.
+// You may obtain a copy of the License at
+//
+//     http://www.apache.org/licenses/LICENSE-2.0
+//
+// Unless required by applicable law or agreed to in writing, software
+// distributed under the License is distributed on an "AS IS" BASIS,
+// WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+// See the License for the specific language governing permissions and
+// limitations under the License.
+
+package org.apache.cloudstack.backup;
+
+import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatThrownBy;
+import static org.mockito.ArgumentMatchers.any;
+import static org.mockito.ArgumentMatchers.anyLong;
+import static org.mockito.Mockito.mock;
+import static org.mockito.Mockito.when;
+
+import com.cloud.host.HostVO;
+import com.cloud.host.Status;
+import com.cloud.storage.DiskOfferingVO;
+import com.cloud.utils.exception.CloudRuntimeException;
+import com.cloud.vm.VMInstanceVO;
+import com.cloud.vm.VirtualMachine.State;
+import java.util.ArrayList;
+import java.util.List;
+import org.apache.cloudstack.backup.ModelHost.Fault;
+import org.apache.cloudstack.storage.datastore.db.StoragePoolVO;
+import org.junit.jupiter.api.AfterAll;
+import org.junit.jupiter.api.BeforeAll;
+import org.junit.jupiter.api.BeforeEach;
+import org.junit.jupiter.api.Tag;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.EnumSource;
+import org.nasbackup.provider.database.Database;
+import org.nasbackup.provider.database.MariaDb;
+
+/** What users of a manager see of the provider, in each version: jobs that fail, states, counts, and reasons. */
+@Tag("each-version")
+class ManagerTest {
+    private static final String[] HOST = {"192.0.2.22", "kvm22"};
+    private static final String[] POOL = {"pool-1", "primary"};
+
+    private static Database database;
+
+    private Site site;
+
+    @BeforeAll
+    static void start() throws Exception {
+        database = new Database(MariaDb.shared().socket());
+    }
+
+    @AfterAll
+    static void stop() throws Exception {
+        database.close();
+    }
+
+    @BeforeEach
+    void build() {
+        site = Site.fresh(database);
+    }
+
+    private List<Backup> take(int count) {
+        List<Backup> taken = new ArrayList<>();
+        for (int i = 0; i < count; i++) {
+            taken.add(site.take());
+        }
+        return taken;
+    }
+
+    @Test
+    void the_offering_s_end_leaves_the_backups_and_the_next_one_begins_a_chain() {
+        List<Backup> taken = take(3);
+        site.tables.schedule(Site.VM, 3);
+        assertThat(site.manager.removeOffering(false)).isTrue();
+        assertThat(site.activeCheckpoint()).isNull();
+        assertThat(site.rows()).hasSize(3);
+        assertThatThrownBy(site::take).hasMessageContaining("doesn't have a Backup Offering");
+        site.delete(taken.get(1), false);
+        site.agrees();
+        site.offering = Site.OFFERING;
+        assertThat(site.position(site.take())).isZero();
+        site.agrees();
+    }
+
+    @Test
+    void a_machine_with_backups_is_expunged_after_its_offering_ended_and_they_can_be_deleted_then() {
+        List<Backup> taken = take(3);
+        assertThatThrownBy(site.manager::expunge).hasMessageContaining("remove the backup offering");
+        assertThat(site.manager.removeOffering(false)).isTrue();
+        site.state = State.Stopped;
+        site.manager.expunge();
+        site.delete(taken.get(1), false);
+        site.agrees();
+        site.delete(taken.get(0), true);
+        site.agrees();
+        assertThat(site.nas.paths()).isEmpty();
+    }
+
+    /** A row that is left would refuse it for ever. */
+    @Test
+    void a_machine_whose_backups_all_went_is_expunged() {
+        List<Backup> taken = take(2);
+        site.host.fails(Fault.REFUSED);
+        assertThat(site.take()).isNull();
+        site.delete(taken.get(0), true);
+        site.manager.expunge();
+        assertThat(site.state).isEqualTo(State.Expunging);
+        assertThat(site.offering).isNull();
+    }
+
+    @Test
+    void a_restore_ends_stopped_and_the_next_backup_is_a_full() {
+        List<Backup> taken = take(2);
+        assertThatThrownBy(() -> site.manager.restore(taken.get(1).getId())).hasMessageContaining("should be stopped");
+        site.state = State.Stopped;
+        site.manager.restore(taken.get(1).getId());
+        assertThat(site.state).isEqualTo(State.Stopped);
+        assertThat(((RestoreBackupCommand) site.host.asked.get(2)).getVmState()).isEqualTo(State.Restoring);
+        assertThat(site.position(site.take())).isZero();
+        site.agrees();
+    }
+
+    /** The machine would stay in Restoring otherwise, and could be neither started nor restored again. */
+    @ParameterizedTest
+    @EnumSource(
+            value = Fault.class,
+            names = {"NO_ANSWER", "OTHER_ANSWER", "UNREACHABLE", "TIMEOUT", "REFUSED"})
+    void a_restore_that_fails_leaves_no_machine_in_between(Fault fault) {
+        List<Backup> taken = take(1);
+        site.state = State.Stopped;
+        site.host.fails(fault);
+        assertThatThrownBy(() -> site.manager.restore(taken.get(0).getId())).isInstanceOf(CloudRuntimeException.class);
+        assertThat(site.state).isEqualTo(State.Stopped);
+        site.manager.restore(taken.get(0).getId());
+        site.agrees();
+    }
+
+    @Test
+    void a_restore_whose_method_this_server_lacks_leaves_no_machine_in_between() {
+        List<Backup> taken = take(1);
+        site.state = State.Stopped;
+        site.host.gate = () -> {
+            throw new NoSuchMethodError("setBackupFiles");
+        };
+        assertThatThrownBy(() -> site.manager.restore(taken.get(0).getId()))
+                .cause()
+                .hasMessageContaining("setBackupFiles");
+        assertThat(site.state).isEqualTo(State.Stopped);
+    }
+
+    private String checkpointOfTheMadeOne() {
+        return site.tables
+                .vmDetails()
+                .listDetailsKeyPairs(Manager.MADE)
+                .get(NASBackupChainKeys.VM_ACTIVE_CHECKPOINT_ID);
+    }
+
+    /** The settings of the machine that was backed up name its bitmap, which the new one's disks do not have. */
+    @Test
+    void a_machine_that_is_made_of_a_backup_has_no_checkpoint_and_leaves_the_other_its_own() {
+        List<Backup> taken = take(2);
+        site.tables.vmDetails().addDetail(Site.VM, "cpuOvercommitRatio", "2.0", true);
+        Backup backup = site.take();
+        String checkpoint = site.activeCheckpoint();
+        site.manager.create(backup.getId());
+        assertThat(site.tables.vmDetails().listDetailsKeyPairs(Manager.MADE))
+                .containsEntry("cpuOvercommitRatio", "2.0")
+                .doesNotContainKey(NASBackupChainKeys.VM_ACTIVE_CHECKPOINT_ID);
+        assertThat(site.activeCheckpoint()).isEqualTo(checkpoint);
+        assertThat(site.position(site.take())).isEqualTo(3);
+        site.delete(taken.get(1), false);
+        site.agrees();
+    }
+
+    @ParameterizedTest
+    @EnumSource(
+            value = Fault.class,
+            names = {"NO_ANSWER", "TIMEOUT", "REFUSED"})
+    void a_machine_that_could_not_be_made_has_no_checkpoint_either(Fault fault) {
+        Backup backup = take(2).get(1);
+        site.host.fails(fault);
+        assertThatThrownBy(() -> site.manager.create(backup.getId())).isInstanceOf(CloudRuntimeException.class);
+        assertThat(checkpointOfTheMadeOne()).isNull();
+        assertThat(site.activeCheckpoint()).isNotNull();
+        site.agrees();
+    }
+
+    private VMInstanceVO receiver() {
+        StoragePoolVO pool = site.provider.primaryDataStoreDao.findById(31L);
+        when(site.provider.primaryDataStoreDao.findByUuid("pool-1")).thenReturn(pool);
+        HostVO host = site.hosts.findById(22L);
+        when(site.hosts.findByIp("192.0.2.22")).thenReturn(host);
+        DiskOfferingVO offering = mock(DiskOfferingVO.class);
+        when(site.provider.diskOfferingDao.findByUuid(any())).thenReturn(offering);
+        VMInstanceVO receiver = mock(VMInstanceVO.class);
+        when(receiver.getId()).thenReturn(11L);
+        when(receiver.getName()).thenReturn("i-2-11-VM");
+        when(receiver.getState()).thenReturn(State.Stopped);
+        when(receiver.getBackupOfferingId()).thenReturn(null);
+        when(site.provider.vmInstanceDao.findVMByInstanceName("i-2-11-VM")).thenReturn(receiver);
+        return receiver;
+    }
+
+    @Test
+    void a_volume_is_restored_by_the_first_of_the_four_calls() {
+        Backup backup = take(2).get(1);
+        int asked = site.host.asked.size();
+        site.manager.restoreVolume(backup.getId(), 1, receiver(), HOST, POOL);
+        assertThat(site.host.asked).hasSize(asked + 1);
+        site.agrees();
+    }
+
+    /** The manager tries other names of host and pool then, and says what the last call said that threw nothing. */
+    @ParameterizedTest
+    @EnumSource(
+            value = Fault.class,
+            names = {"NO_ANSWER", "OTHER_ANSWER", "UNREACHABLE", "TIMEOUT", "REFUSED"})
+    void a_volume_that_is_not_restored_says_why(Fault fault) {
+        Backup backup = take(2).get(1);
+        VMInstanceVO receiver = receiver();
+        int asked = site.host.asked.size();
+        site.host.fails(fault);
+        assertThatThrownBy(() -> site.manager.restoreVolume(backup.getId(), 1, receiver, HOST, POOL))
+                .hasMessageContaining("kvm22");
+        assertThat(site.host.asked).hasSize(asked + 1);
+    }
+
+    /** One that throws ends it for all zones that come after. */
+    @Test
+    void the_periodic_sync_never_fails() {
+        take(1);
+        site.host.fails(Fault.UNREACHABLE);
+        site.manager.sync();
+        for (long id = 21; id <= 23; id++) {
+            site.host(id, Status.Down);
+        }
+        when(site.provider.resourceManager.findOneRandomRunningHostByHypervisor(any(), anyLong()))
+                .thenReturn(null);
+        site.manager.sync();
+    }
+}
