@@ -118,7 +118,7 @@ public final class Point {
     public Optional<String> fileOf(String volumeUuid) {
         for (int i = 0; i < volumes.size(); i++) {
             Volume volume = volumes.get(i);
-            if (volume.uuid().equals(volumeUuid) && volume.path() != null) {
+            if (volumeUuid.equals(volume.uuid()) && volume.path() != null) {
                 String name = volume.path().substring(volume.path().lastIndexOf('/') + 1);
                 return Optional.of(path + (i == 0 ? "/root." : "/datadisk.") + name + ".qcow2");
             }

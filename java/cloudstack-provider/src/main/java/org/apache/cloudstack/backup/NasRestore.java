@@ -29,6 +29,7 @@ import java.util.function.Supplier;
 import java.util.stream.Collectors;
 import org.apache.cloudstack.storage.datastore.db.StoragePoolVO;
 import org.nasbackup.provider.AgentFailure;
+import org.nasbackup.provider.RestoreTargets;
 import org.nasbackup.provider.cloudstack.ActionEvents;
 import org.nasbackup.provider.cloudstack.DaoCatalogue;
 import org.nasbackup.provider.cloudstack.TypedAgent;
@@ -61,7 +62,7 @@ final class NasRestore {
             throw new CloudRuntimeException("unable to restore backup " + backup.getUuid()
                     + " - its record does not say which volumes it holds");
         }
-        List<VolumeVO> volumes = backups.volumesOf(vm);
+        List<VolumeVO> volumes = targets(vm, backup, backedUp);
         VolumePaths paths = VolumePaths.of(volumes, server.primaryDataStoreDao, server.dataStoreManager);
         RestoreBackupCommand command = restoreCommand(backup, repository);
         command.setVmName(vm.getName());
@@ -77,6 +78,20 @@ final class NasRestore {
         // From the first byte on the disks are no longer what the bitmap counts from.
         backups.catalogue().clearActiveCheckpoint(vm.getId());
         return ask(host, command);
+    }
+
+    /** A host pairs by place, and writes all before it meets one that is missing. */
+    private List<VolumeVO> targets(VirtualMachine vm, Backup backup, List<Backup.VolumeInfo> backedUp) {
+        List<VolumeVO> volumes = backups.volumesOf(vm);
+        if (volumes.size() != backedUp.size()) {
+            throw new CloudRuntimeException(
+                    "unable to restore backup " + backup.getUuid() + " - it holds " + backedUp.size()
+                            + " volumes, and virtual machine " + vm.getInstanceName() + " has " + volumes.size());
+        }
+        return RestoreTargets.of(
+                backedUp.stream().map(Backup.VolumeInfo::getUuid).collect(Collectors.toList()),
+                volumes,
+                VolumeVO::getUuid);
     }
 
     private List<StoragePoolVO> poolsOf(List<VolumeVO> volumes) {

@@ -21,6 +21,7 @@ import java.util.Comparator;
 import java.util.Date;
 import java.util.List;
 import java.util.Map;
+import java.util.Objects;
 import java.util.Set;
 import java.util.stream.Collectors;
 import org.apache.cloudstack.backup.Backup;
@@ -126,14 +127,21 @@ public final class DaoCatalogue implements Catalogue {
 
     /** By device; those of the first version, which records none, as they are recorded. Empty: it is not known. */
     public static List<Backup.VolumeInfo> backedUpVolumes(Backup backup) {
-        List<Backup.VolumeInfo> volumes = backup.getBackedUpVolumes();
-        if (volumes == null) {
-            return List.of();
-        }
-        return volumes.stream()
+        return described(backup).stream()
+                .filter(Objects::nonNull)
                 .sorted(Comparator.comparing(
                         Backup.VolumeInfo::getDeviceId, Comparator.nullsLast(Comparator.naturalOrder())))
                 .collect(Collectors.toList());
+    }
+
+    /** A description that can't be read is one of nothing: the record can be deleted, and those beside it work. */
+    private static List<Backup.VolumeInfo> described(Backup backup) {
+        try {
+            List<Backup.VolumeInfo> volumes = backup.getBackedUpVolumes();
+            return volumes == null ? List.of() : volumes;
+        } catch (RuntimeException e) {
+            return List.of();
+        }
     }
 
     /** The bitmap that the virtual machine's disks have since its last backup; null: none is known. */

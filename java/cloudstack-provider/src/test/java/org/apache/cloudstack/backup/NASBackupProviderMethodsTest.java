@@ -168,11 +168,52 @@ class NASBackupProviderMethodsTest {
                 .contains("\"backupFiles\":[\"r\",\"d1\",\"d2\"]");
     }
 
+    /** CloudStack gives data disks the next free numbers, one by one, whenever it has restored a machine. */
+    @Test
+    void a_second_restore_writes_each_volume_to_its_own_although_the_first_renumbered_them() {
+        when(site.volumes.get(1).getDeviceId()).thenReturn(3L);
+        answer = new BackupAnswer(null, true, null);
+        assertThat(site.provider.restoreVMFromBackup(site.vm, backup)).isTrue();
+        assertThat(new Gson().toJson(asked))
+                .contains("\"backupFiles\":[\"r\",\"d1\",\"d2\"]")
+                .contains("\"restoreVolumePaths\":[\"/mnt/pool-1/r\",\"/mnt/pool-1/d1\",\"/mnt/pool-1/d2\"]");
+    }
+
+    @Test
+    void a_machine_of_other_volumes_in_number_is_not_restored() {
+        answer = new BackupAnswer(null, true, null);
+        site.volumes.remove(2);
+        assertThatThrownBy(() -> site.provider.restoreVMFromBackup(site.vm, backup))
+                .isInstanceOf(CloudRuntimeException.class)
+                .hasMessage("unable to restore backup " + backup.getUuid()
+                        + " - it holds 3 volumes, and virtual machine i-2-10-VM has 2");
+        assertThat(asked).isNull();
+        assertThat(site.activeCheckpoint()).isNotNull();
+    }
+
+    @Test
+    void a_record_that_can_t_be_read_leaves_those_beside_it_alone_and_can_be_deleted() throws Exception {
+        Site site = Site.fresh(database);
+        Backup first = site.take();
+        site.tables.describeVolumes(first.getId(), "[{\"uuid\":");
+        assertThat(site.take().getType()).isEqualTo("FULL");
+        site.delete(first, false);
+        site.agrees();
+    }
+
+    /** The manager adds it to what the owner uses, and would fail a backup that was taken. */
+    @Test
+    void a_size_that_no_host_tells_is_none() {
+        site.state = State.Running;
+        answer = new BackupAnswer(null, true, null);
+        assertThat(site.provider.takeBackup(site.vm, false).second().getSize()).isZero();
+    }
+
     /** A host that is given no files restores none, and says that it was done. */
     @Test
     void a_backup_that_does_not_say_what_it_holds_is_not_restored() {
         answer = new BackupAnswer(null, true, null);
-        for (String volumes : new String[] {null, "[]"}) {
+        for (String volumes : new String[] {null, "[]", "null", "[null]", "[{\"uuid\":"}) {
             site.tables.describeVolumes(backup.getId(), volumes);
             Backup unknown = site.tables.backups().findById(backup.getId());
             assertThatThrownBy(() -> site.provider.restoreVMFromBackup(site.vm, unknown))
