@@ -309,7 +309,7 @@ final class Site {
 
     static Map<String, String> settings(String json) {
         Map<String, String> settings = new TreeMap<>();
-        JsonObject object = new JsonParser().parse(json).getAsJsonObject();
+        JsonObject object = JsonParser.parseString(json).getAsJsonObject();
         object.entrySet()
                 .forEach(entry -> settings.put(entry.getKey(), entry.getValue().getAsString()));
         return settings;

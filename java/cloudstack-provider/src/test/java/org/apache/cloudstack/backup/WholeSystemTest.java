@@ -203,7 +203,7 @@ class WholeSystemTest {
     }
 
     private static JsonObject json(String text) {
-        return new JsonParser().parse(text).getAsJsonObject();
+        return JsonParser.parseString(text).getAsJsonObject();
     }
 
     private List<Integer> positions(Backup... backups) {
