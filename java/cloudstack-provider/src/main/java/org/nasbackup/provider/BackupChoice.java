@@ -41,7 +41,7 @@ public final class BackupChoice {
         if (!policy.incrementals()) {
             return new BackupChoice(null, null, null, policy.noIncrementals());
         }
-        if (policy.fullEvery() <= 1) {
+        if (policy.everyOneFull()) {
             return full("every backup is to be a full one");
         }
         if (activeCheckpoint == null) {
@@ -57,8 +57,8 @@ public final class BackupChoice {
         if (parent.chainId() == null || parent.position() == null) {
             return full("backup " + parent.uuid() + " is in no chain");
         }
-        if (parent.position() + 1 >= policy.fullEvery()) {
-            return full("the chain has its " + policy.fullEvery() + " backups");
+        if (!policy.allows(parent.position() + 2)) {
+            return full("the chain has its " + (parent.position() + 1) + " backups");
         }
         List<String> files =
                 volumes.stream().map(parent::fileOf).flatMap(Optional::stream).collect(Collectors.toList());

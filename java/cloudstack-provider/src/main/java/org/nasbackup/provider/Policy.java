@@ -17,9 +17,11 @@ public final class Policy {
     private final int fullEvery;
     private final String noIncrementals;
 
-    /** @param fullEvery how many points a chain has at most; null, 1 or less: every backup is a full one */
+    /** @param fullEvery how many points a chain has at most; 0: as many as come; null or 1: every backup is a full one */
     public Policy(boolean incrementals, Integer fullEvery) {
-        this(fullEvery == null ? 1 : fullEvery, incrementals ? null : "incremental backups are switched off");
+        this(
+                fullEvery == null || fullEvery < 0 ? 1 : fullEvery,
+                incrementals ? null : "incremental backups are switched off");
     }
 
     private Policy(int fullEvery, String noIncrementals) {
@@ -41,7 +43,12 @@ public final class Policy {
         return noIncrementals;
     }
 
-    int fullEvery() {
-        return fullEvery;
+    boolean everyOneFull() {
+        return fullEvery == 1;
+    }
+
+    /** May a chain have so many points? */
+    boolean allows(int points) {
+        return fullEvery == 0 || points <= fullEvery;
     }
 }

@@ -60,8 +60,8 @@ class BackupChoiceTest {
     @ParameterizedTest
     @CsvSource({
         "1,b1,every backup is to be a full one",
-        "0,b1,every backup is to be a full one",
         ",b1,every backup is to be a full one",
+        "-1,b1,every backup is to be a full one",
         "4,,no checkpoint is active",
         "4,other,the newest backup does not own checkpoint other",
     })
@@ -77,6 +77,12 @@ class BackupChoiceTest {
     void a_chain_ends_with_the_number_that_the_key_gives() {
         assertThat(choose(POLICY, "b", point(1, "b", 2).build()).incremental()).isTrue();
         assertThat(choose(POLICY, "b", point(1, "b", 3).build()).reason()).isEqualTo("the chain has its 4 backups");
+    }
+
+    @Test
+    void with_the_key_at_0_a_chain_never_ends() {
+        assertThat(choose(new Policy(true, 0), "b", point(1, "b", 5000).build()).incremental())
+                .isTrue();
     }
 
     @Test
