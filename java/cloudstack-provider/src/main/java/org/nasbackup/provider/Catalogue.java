@@ -13,26 +13,26 @@
 package org.nasbackup.provider;
 
 import java.util.List;
-import java.util.Map;
 
 /** The records of the restore points. Each change is one transaction. */
 public interface Catalogue {
-    /** The points of a virtual machine that are not removed, whatever became of them. */
+    /** The points of a virtual machine that are on the NAS, or may be, whatever became of them. */
     List<Point> points(long vmId);
 
+    /** The host is about to be asked for a rebase. */
+    void begun(Step rebase);
+
     /**
-     * The images of a point stand on another one now.
+     * The images of a point stand on another one now, or alone.
      *
      * @param size the point's new size in bytes; null: not told
-     * @param positions what other points' positions become, by their ids
      */
-    void rebased(Point point, Point newParent, Long size, Map<Long, Integer> positions);
+    void rebased(Step rebase, Long size);
 
     /**
      * A point is gone.
      *
      * @param counted take it off the owner's count and bytes
-     * @param positions what other points' positions become, by their ids
      */
-    void deleted(Point point, boolean counted, Map<Long, Integer> positions);
+    void deleted(Step delete, boolean counted);
 }

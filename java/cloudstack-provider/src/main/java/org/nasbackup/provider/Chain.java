@@ -64,10 +64,65 @@ final class Chain {
         return before.size() == 1 ? Optional.of(before.get(0)) : Optional.empty();
     }
 
+    /** What may stand on this point: by its record, or because a rebase onto this one was begun. */
     List<Point> childrenOf(Point point) {
         return members.values().stream()
-                .filter(other -> parentOf(other).filter(point::equals).isPresent())
+                .filter(other -> other.headedFor(point)
+                        || parentOf(other).filter(point::equals).isPresent())
                 .collect(Collectors.toList());
+    }
+
+    /**
+     * What the images of this point certainly have below them: its parent, or what a rebase that was begun, and may be done or
+     * not, puts it onto. Empty when it stands alone, or when that is not known.
+     */
+    Optional<Point> baseOf(Point point) {
+        String goal = point.lastGoal();
+        if (Point.ALONE.equals(goal)) {
+            return Optional.empty();
+        }
+        return goal != null && members.containsKey(goal) ? Optional.of(members.get(goal)) : parentOf(point);
+    }
+
+    /**
+     * What a child of the point can certainly be put onto: the point's own base, or what a rebase of the child was begun to put
+     * it onto, whichever lies further down. Empty: nothing.
+     */
+    Optional<Point> lowerOf(Point point, Optional<Point> base, Point child) {
+        String goal = child.lastGoal();
+        if (base.isEmpty() || Point.ALONE.equals(goal)) {
+            return Optional.empty();
+        }
+        boolean lower = goal != null
+                && members.containsKey(goal)
+                && distance(point, members.get(goal)) > distance(point, base.get());
+        return lower ? Optional.of(members.get(goal)) : base;
+    }
+
+    /** Takes out a point that becomes a full one, with all that stands on it: they have a chain of their own then. */
+    Chain split(Point root) {
+        Point full = root.onto(null);
+        List<Point> leaving = new ArrayList<>(List.of(full));
+        for (Point point : members()) {
+            int above = distance(point, root);
+            if (above > 0) {
+                leaving.add(point.in(full.chainId()).at(above));
+            }
+        }
+        leaving.forEach(this::remove);
+        return new Chain(leaving, full.chainId());
+    }
+
+    /** How many points up from the ancestor it stands; 0: it does not. */
+    private int distance(Point point, Point ancestor) {
+        Optional<Point> below = parentOf(point);
+        for (int i = 1; i <= members.size() && below.isPresent(); i++) {
+            if (below.get().equals(ancestor)) {
+                return i;
+            }
+            below = parentOf(below.get());
+        }
+        return 0;
     }
 
     /** Points that may stand on this one: newer, and nothing recorded tells what they stand on. */

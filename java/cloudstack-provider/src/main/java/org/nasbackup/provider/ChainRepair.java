@@ -13,12 +13,23 @@
 package org.nasbackup.provider;
 
 import java.util.ArrayList;
+import java.util.Comparator;
 import java.util.List;
 import java.util.Map;
 import java.util.Optional;
 
 /** What to do so that a restore point can go and all others stay whole. */
 public final class ChainRepair {
+    /** What becomes of the backups that stand on a full one which is to go. */
+    public enum Others {
+        /** They stay, and so does the full one. */
+        REFUSED,
+        /** They go with it. */
+        DELETED,
+        /** They take over what they need of it. */
+        MERGED
+    }
+
     private ChainRepair() {}
 
     /**
@@ -27,51 +38,83 @@ public final class ChainRepair {
      *
      * @param points all restore points of the virtual machine
      * @param target one of them
-     * @param forced a full may take the backups that stand on it along
-     * @throws RepairRefused when it may not, or when the records contradict themselves
+     * @param others what becomes of those that stand on it, if it is a full one
+     * @throws RepairRefused when it can't go, or when the records contradict themselves
      */
-    public static List<Step> computeChainRepair(List<Point> points, Point target, boolean forced) {
+    public static List<Step> computeChainRepair(List<Point> points, Point target, Others others) {
         if (target.chainId() == null) {
             return List.of(Step.delete(target, Map.of()));
         }
         Chain chain = new Chain(points, target.chainId());
-        return target.full() ? deleteFull(chain, target, forced) : deleteIncremental(chain, target);
+        if (target.full() && others == Others.DELETED) {
+            return deleteWithAllAbove(chain, target);
+        }
+        if (target.full() && others == Others.REFUSED) {
+            refuseWhileSomethingStandsOn(chain, target);
+        }
+        return deleteAlone(chain, target);
     }
 
     /** Whatever else is in the chain stands on its full in the end. */
-    private static List<Step> deleteFull(Chain chain, Point target, boolean forced) {
-        List<Point> others = chain.aboveLeavesFirst(target);
-        if (!others.isEmpty() && !forced) {
-            throw new RepairRefused("backup " + target.uuid() + " is the full backup that " + others.size()
-                    + (others.size() == 1 ? " incremental backup stands" : " incremental backups stand")
-                    + " on; delete the newest first, or force the deletion of all " + (others.size() + 1));
-        }
+    private static List<Step> deleteWithAllAbove(Chain chain, Point target) {
         List<Step> steps = new ArrayList<>();
-        others.forEach(point -> steps.add(Step.delete(point, Map.of())));
+        chain.aboveLeavesFirst(target).forEach(point -> steps.add(Step.delete(point, Map.of())));
         steps.add(Step.delete(target, Map.of()));
         return steps;
     }
 
-    private static List<Step> deleteIncremental(Chain chain, Point target) {
+    private static void refuseWhileSomethingStandsOn(Chain chain, Point target) {
+        int others = chain.aboveLeavesFirst(target).size();
+        if (others > 0) {
+            throw new RepairRefused("backup " + target.uuid() + " is the full backup that " + others
+                    + (others == 1 ? " incremental backup stands" : " incremental backups stand")
+                    + " on; delete the newest first, or force the deletion of all " + (others + 1));
+        }
+    }
+
+    private static List<Step> deleteAlone(Chain chain, Point target) {
         List<Point> suspects = chain.suspectsOf(target);
         if (!suspects.isEmpty()) {
             throw new RepairRefused("backup " + suspects.get(0).uuid() + " may stand on backup " + target.uuid()
                     + ": its parent is not recorded; delete that one first");
         }
         List<Point> children = chain.childrenOf(target);
-        Optional<Point> parent = chain.parentOf(target);
-        if (!children.isEmpty() && parent.isEmpty()) {
+        Optional<Point> base = chain.baseOf(target);
+        boolean alone = target.full() || Point.ALONE.equals(target.lastGoal());
+        if (!children.isEmpty() && base.isEmpty() && !alone) {
             throw new RepairRefused("backup " + children.get(0).uuid() + " stands on backup " + target.uuid()
                     + ", whose own parent " + (target.parent() == null ? "" : target.parent() + " ")
                     + "is not in the catalogue; delete the newest first");
         }
         List<Step> steps = new ArrayList<>();
-        for (Point child : children) {
-            chain.put(child.onto(parent.orElseThrow()));
-            steps.add(Step.rebase(child, parent.orElseThrow(), chain.straighten()));
+        for (Point child : leaving(target, children)) {
+            steps.add(take(chain, child, chain.lowerOf(target, base, child)));
         }
         chain.remove(target);
         steps.add(Step.delete(target, chain.straighten()));
         return steps;
+    }
+
+    /**
+     * A child that comes to stand on nothing takes what stands on it along into a chain of its own: in one chain with what it
+     * has left, a position would not tell any more which of the fulls it counts from.
+     */
+    private static Step take(Chain chain, Point child, Optional<Point> base) {
+        if (base.isEmpty()) {
+            return Step.makeFull(child, chain.split(child));
+        }
+        chain.put(child.onto(base.get()));
+        return Step.rebase(child, base.get(), chain.straighten());
+    }
+
+    /**
+     * The cheapest first: what a child has of its own it need not take over, so the largest takes over the least. Before them
+     * those that a rebase onto the target was begun of, since they may still stand on one of the others.
+     */
+    private static List<Point> leaving(Point target, List<Point> children) {
+        List<Point> sorted = new ArrayList<>(children);
+        sorted.sort(Comparator.comparing((Point child) -> !child.headedFor(target))
+                .thenComparing(Point::size, Comparator.nullsLast(Comparator.reverseOrder())));
+        return sorted;
     }
 }

@@ -12,12 +12,16 @@
 
 package org.nasbackup.provider;
 
+import java.util.ArrayList;
 import java.util.Collections;
 import java.util.List;
 import java.util.Optional;
 
 /** A restore point as the catalogue has it. */
 public final class Point {
+    /** What stands on no other point. */
+    public static final String ALONE = "none";
+
     private final long id;
     private final String uuid;
     private final String path;
@@ -29,6 +33,8 @@ public final class Point {
     private final String parent;
     private final Integer position;
     private final String bitmap;
+    private final Long size;
+    private final List<String> goals;
 
     private Point(Builder builder) {
         this.id = builder.id;
@@ -42,6 +48,8 @@ public final class Point {
         this.parent = builder.parent;
         this.position = builder.position;
         this.bitmap = builder.bitmap;
+        this.size = builder.size;
+        this.goals = builder.goals;
     }
 
     public static Builder builder(long id, String uuid, String path) {
@@ -101,13 +109,57 @@ public final class Point {
         return bitmap;
     }
 
+    /** In bytes; null: not recorded. */
+    public Long size() {
+        return size;
+    }
+
+    /**
+     * The uuids of the points that rebases were begun to put its images onto, none of which is known to have been done, in
+     * the order in which they were begun; {@link #ALONE} for nothing. Each lies below what is recorded as its parent.
+     */
+    public List<String> goals() {
+        return goals;
+    }
+
     /** Does it stand on its own? */
     public boolean full() {
         return parent == null && position != null && position == 0;
     }
 
+    boolean headedFor(Point goal) {
+        return goals.contains(goal.uuid);
+    }
+
+    /** The goals once another rebase is begun. */
+    public List<String> goalsWith(Point newParent) {
+        List<String> longer = new ArrayList<>(goals);
+        String goal = newParent == null ? ALONE : newParent.uuid;
+        if (!goal.equals(lastGoal())) {
+            longer.add(goal);
+        }
+        return longer;
+    }
+
+    Point headingFor(Point newParent) {
+        return copy().goals(goalsWith(newParent)).build();
+    }
+
+    /** What the images stand on once the rebase that was begun last is done; null: none was begun. */
+    String lastGoal() {
+        return goals.isEmpty() ? null : goals.get(goals.size() - 1);
+    }
+
+    /** @param newParent null: it is a full one, and begins a chain, which bears its uuid */
     Point onto(Point newParent) {
-        return copy().parent(newParent.uuid).build();
+        Builder copy = copy().goals(List.of());
+        return newParent == null
+                ? copy.parent(null).chain(uuid).position(0).build()
+                : copy.parent(newParent.uuid).build();
+    }
+
+    Point in(String newChain) {
+        return copy().chain(newChain).build();
     }
 
     Point at(Integer newPosition) {
@@ -151,7 +203,9 @@ public final class Point {
                 .chain(chainId)
                 .parent(parent)
                 .position(position)
-                .bitmap(bitmap);
+                .bitmap(bitmap)
+                .size(size)
+                .goals(goals);
     }
 
     /** Builds a {@link Point}; what is not set is not recorded. */
@@ -167,6 +221,8 @@ public final class Point {
         private String parent;
         private Integer position;
         private String bitmap;
+        private Long size;
+        private List<String> goals = List.of();
 
         private Builder(long id, String uuid, String path) {
             this.id = id;
@@ -211,6 +267,16 @@ public final class Point {
 
         public Builder bitmap(String bitmap) {
             this.bitmap = bitmap;
+            return this;
+        }
+
+        public Builder size(Long size) {
+            this.size = size;
+            return this;
+        }
+
+        public Builder goals(List<String> goals) {
+            this.goals = List.copyOf(goals);
             return this;
         }
 

@@ -17,6 +17,7 @@ public interface RemoteRepository {
     /**
      * Puts all images of a point onto another point.
      *
+     * @param newParent a point that they stand on, next or further down; null: they are to stand alone
      * @return the point's new size in bytes; null: not told
      * @throws AgentFailure when it is not known to have been done
      */

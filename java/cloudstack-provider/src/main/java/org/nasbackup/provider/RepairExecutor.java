@@ -16,7 +16,10 @@ import java.util.List;
 import java.util.function.Predicate;
 import java.util.stream.Collectors;
 
-/** Carries out a repair, step by step: first the files, then the records. */
+/**
+ * Carries out a repair, step by step: first the files, then the records. That a rebase is to come is recorded before: else
+ * nobody could tell, after a crash, what the images stand on.
+ */
 public final class RepairExecutor {
     private final Catalogue catalogue;
     private final RemoteRepository repository;
@@ -47,11 +50,11 @@ public final class RepairExecutor {
     private void execute(Step step) {
         Point point = step.point();
         if (step.kind() == Step.Kind.REBASE) {
-            Long size = repository.rebase(point, step.newParent());
-            catalogue.rebased(point, step.newParent(), size, step.positions());
+            catalogue.begun(step);
+            catalogue.rebased(step, repository.rebase(point, step.newParent()));
         } else {
             repository.delete(point);
-            catalogue.deleted(point, counted.test(point), step.positions());
+            catalogue.deleted(step, counted.test(point));
         }
     }
 }

@@ -20,7 +20,7 @@ import java.util.Map;
 public final class Step {
     /** What the host does. */
     public enum Kind {
-        /** Puts all images of the point onto the new parent. */
+        /** Puts all images of the point onto the new parent, or onto nothing. */
         REBASE,
         /** Removes the point. */
         DELETE
@@ -30,20 +30,33 @@ public final class Step {
     private final Point point;
     private final Point newParent;
     private final Map<Long, Integer> positions;
+    private final Map<Long, String> chains;
 
-    private Step(Kind kind, Point point, Point newParent, Map<Long, Integer> positions) {
+    private Step(Kind kind, Point point, Point newParent, Map<Long, Integer> positions, Map<Long, String> chains) {
         this.kind = kind;
         this.point = point;
         this.newParent = newParent;
         this.positions = Collections.unmodifiableMap(new LinkedHashMap<>(positions));
+        this.chains = Collections.unmodifiableMap(new LinkedHashMap<>(chains));
     }
 
     static Step rebase(Point point, Point newParent, Map<Long, Integer> positions) {
-        return new Step(Kind.REBASE, point, newParent, positions);
+        return new Step(Kind.REBASE, point, newParent, positions, Map.of());
+    }
+
+    /** @param chain what it begins: itself, and what stands on it */
+    static Step makeFull(Point point, Chain chain) {
+        Map<Long, Integer> positions = new LinkedHashMap<>();
+        Map<Long, String> chains = new LinkedHashMap<>();
+        for (Point member : chain.members()) {
+            positions.put(member.id(), member.position());
+            chains.put(member.id(), member.chainId());
+        }
+        return new Step(Kind.REBASE, point, null, positions, chains);
     }
 
     static Step delete(Point point, Map<Long, Integer> positions) {
-        return new Step(Kind.DELETE, point, null, positions);
+        return new Step(Kind.DELETE, point, null, positions, Map.of());
     }
 
     public Kind kind() {
@@ -54,7 +67,7 @@ public final class Step {
         return point;
     }
 
-    /** Null unless it is a rebase. */
+    /** Of a rebase; null: the point becomes a full one. */
     public Point newParent() {
         return newParent;
     }
@@ -64,8 +77,16 @@ public final class Step {
         return positions;
     }
 
+    /** The ids of chains that are recorded with it, by the points' ids. */
+    public Map<Long, String> chains() {
+        return chains;
+    }
+
     @Override
     public String toString() {
-        return kind == Kind.REBASE ? "rebase " + point + " onto " + newParent : "delete " + point;
+        if (kind == Kind.DELETE) {
+            return "delete " + point;
+        }
+        return newParent == null ? "make " + point + " a full backup" : "rebase " + point + " onto " + newParent;
     }
 }

@@ -50,22 +50,31 @@ final class ModelCatalogue implements Catalogue {
     }
 
     @Override
-    public void rebased(Point point, Point newParent, Long size, Map<Long, Integer> positions) {
+    public void begun(Step rebase) {
         meter.effect();
-        rows.put(point.id(), rows.get(point.id()).onto(newParent));
-        sizes.put(point.id(), size);
-        move(positions);
+        long id = rebase.point().id();
+        rows.put(id, rows.get(id).headingFor(rebase.newParent()));
     }
 
     @Override
-    public void deleted(Point point, boolean count, Map<Long, Integer> positions) {
+    public void rebased(Step rebase, Long size) {
         meter.effect();
-        rows.remove(point.id());
-        counted += count ? 1 : 0;
-        move(positions);
+        long id = rebase.point().id();
+        rows.put(id, rows.get(id).onto(rebase.newParent()));
+        sizes.put(id, size);
+        move(rebase);
     }
 
-    private void move(Map<Long, Integer> positions) {
-        positions.forEach((id, position) -> rows.put(id, rows.get(id).at(position)));
+    @Override
+    public void deleted(Step delete, boolean count) {
+        meter.effect();
+        rows.remove(delete.point().id());
+        counted += count ? 1 : 0;
+        move(delete);
+    }
+
+    private void move(Step step) {
+        step.positions().forEach((id, position) -> rows.put(id, rows.get(id).at(position)));
+        step.chains().forEach((id, chain) -> rows.put(id, rows.get(id).in(chain)));
     }
 }

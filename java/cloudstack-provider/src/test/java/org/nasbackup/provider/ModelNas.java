@@ -111,14 +111,27 @@ public final class ModelNas implements RemoteRepository {
 
     @Override
     public Long rebase(Point point, Point newParent) {
-        for (String needed = point.path();
-                !needed.equals(newParent.path());
-                needed = backings(needed).get(0)) {
-            exists(needed);
+        exists(point.path());
+        String goal = newParent == null ? null : newParent.path();
+        boolean found = false;
+        for (String volume : points.get(point.path()).keySet()) {
+            found |= leads(point.path(), volume, goal);
         }
-        exists(newParent.path());
-        points.get(point.path()).forEach((volume, image) -> rebase(volume, image, newParent.path()));
+        if (!found) {
+            throw refused("PARENT_INVALID: no disk of " + point.path() + " stands on " + goal);
+        }
+        points.get(point.path()).forEach((volume, image) -> rebase(volume, image, goal));
         return size(point.path());
+    }
+
+    private boolean leads(String from, String volume, String goal) {
+        for (String at = from; at != null; at = points.get(at).get(volume).backing) {
+            exists(at);
+            if (at.equals(goal)) {
+                return true;
+            }
+        }
+        return goal == null;
     }
 
     private void exists(String path) {

@@ -14,6 +14,9 @@ package org.nasbackup.provider;
 
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
+import static org.nasbackup.provider.ChainRepair.Others.DELETED;
+import static org.nasbackup.provider.ChainRepair.Others.MERGED;
+import static org.nasbackup.provider.ChainRepair.Others.REFUSED;
 
 import java.util.ArrayList;
 import java.util.Arrays;
@@ -21,6 +24,7 @@ import java.util.List;
 import java.util.Map;
 import java.util.Random;
 import java.util.TreeMap;
+import java.util.stream.Collectors;
 import java.util.stream.IntStream;
 import java.util.stream.Stream;
 import org.junit.jupiter.params.ParameterizedTest;
@@ -68,44 +72,51 @@ class RepairModelTest {
             return parents[i] < 0 ? 0 : depth(parents, parents[i]) + 1;
         }
 
-        void delete(int target, boolean forced) {
+        void delete(int target, ChainRepair.Others others) {
             Point point = catalogue.row(target);
             if (point != null) {
-                List<Step> steps = ChainRepair.computeChainRepair(catalogue.points(VM), point, forced);
+                List<Step> steps = ChainRepair.computeChainRepair(catalogue.points(VM), point, others);
                 new RepairExecutor(catalogue, nas, removed -> true).execute(steps);
             }
         }
 
+        void crashDuring(int target, ChainRepair.Others others, int effect) {
+            meter.crashBefore(effect);
+            assertThatThrownBy(() -> delete(target, others)).isInstanceOf(Crash.class);
+            meter.never();
+        }
+
         /** Every point that has files reads as before, and stands where the catalogue says or the repair puts it. */
-        void isWhole(int target, boolean full) {
+        void isWhole(Going going) {
             for (Point point : catalogue.points(VM)) {
                 if (!nas.has(point.path())) {
                     // Only what is being deleted may be gone before its record is.
-                    assertThat(full || point.id() == target).as(point.path()).isTrue();
+                    assertThat(going.has((int) point.id())).as(point.path()).isTrue();
                     continue;
                 }
                 assertThat(nas.read(point.path())).isEqualTo(contents.get(point.path()));
                 List<String> may = new ArrayList<>();
                 may.add(pathOf(point.parent()));
-                if (uuid(target).equals(point.parent()) && catalogue.row(target) != null) {
-                    may.add(pathOf(catalogue.row(target).parent()));
-                }
+                point.goals().forEach(goal -> may.add(pathOf(goal)));
                 assertThat(may).containsAll(nas.backings(point.path()));
             }
         }
 
         private static String pathOf(String uuid) {
-            return uuid == null ? null : "vm/" + uuid.substring("uuid-".length());
+            return uuid == null || uuid.equals(Point.ALONE) ? null : "vm/" + uuid.substring("uuid-".length());
         }
 
-        /** What must be left when the target is gone. */
-        void isRepaired(int target, boolean full) {
+        /** What must be left when all that was to go is gone. */
+        void isRepaired(Going... goings) {
             List<Integer> left = new ArrayList<>();
             int[] now = parents.clone();
             for (int i = 0; i < parents.length; i++) {
-                if (!full && i != target) {
+                int point = i;
+                if (Arrays.stream(goings).noneMatch(going -> going.has(point))) {
                     left.add(i);
-                    now[i] = parents[i] == target ? parents[target] : parents[i];
+                }
+                while (now[i] >= 0 && gone(now[i], goings)) {
+                    now[i] = parents[now[i]];
                 }
             }
             assertThat(catalogue.points(VM))
@@ -113,16 +124,59 @@ class RepairModelTest {
                     .hasSameElementsAs(left);
             assertThat(nas.paths()).hasSize(left.size());
             assertThat(catalogue.counted()).isEqualTo(parents.length - left.size());
+            left.forEach(point -> isRepaired(point, now));
             for (int i : left) {
-                Point row = catalogue.row(i);
-                assertThat(row.parent()).isEqualTo(now[i] < 0 ? null : uuid(now[i]));
-                assertThat(row.position()).isEqualTo(depth(now, i));
-                assertThat(nas.read(path(i))).isEqualTo(contents.get(path(i)));
-                assertThat(nas.backings(path(i))).allMatch(backing -> backing.equals(pathOf(row.parent())));
-                if (parents[i] == target) {
-                    assertThat(catalogue.size(i)).isEqualTo(nas.size(path(i)));
+                for (int j : left) {
+                    assertThat(catalogue
+                                    .row(i)
+                                    .chainId()
+                                    .equals(catalogue.row(j).chainId()))
+                            .isEqualTo(root(now, i) == root(now, j));
                 }
             }
+        }
+
+        private static boolean gone(int point, Going... goings) {
+            return Arrays.stream(goings).anyMatch(going -> going.has(point));
+        }
+
+        private void isRepaired(int point, int[] now) {
+            Point row = catalogue.row(point);
+            assertThat(row.parent()).isEqualTo(now[point] < 0 ? null : uuid(now[point]));
+            assertThat(row.position()).isEqualTo(depth(now, point));
+            assertThat(row.goals()).isEmpty();
+            assertThat(nas.read(path(point))).isEqualTo(contents.get(path(point)));
+            assertThat(nas.backings(path(point))).allMatch(backing -> backing.equals(pathOf(row.parent())));
+            if (parents[point] != now[point]) {
+                assertThat(catalogue.size(point)).isEqualTo(nas.size(path(point)));
+            }
+        }
+
+        private static int root(int[] parents, int i) {
+            return parents[i] < 0 ? i : root(parents, parents[i]);
+        }
+    }
+
+    /** A deletion, and which points go by it. */
+    private static final class Going {
+        final int target;
+        final ChainRepair.Others others;
+
+        Going(int target, ChainRepair.Others others) {
+            this.target = target;
+            this.others = others;
+        }
+
+        boolean has(int point) {
+            return point == target || target == 0 && others == ChainRepair.Others.DELETED;
+        }
+
+        boolean refusedFor(int points) {
+            return target == 0 && others == ChainRepair.Others.REFUSED && points > 1;
+        }
+
+        void of(Scene scene) {
+            scene.delete(target, others);
         }
     }
 
@@ -144,36 +198,87 @@ class RepairModelTest {
         return trees;
     }
 
+    private static List<Going> goings(int points) {
+        return IntStream.range(0, points)
+                .boxed()
+                .flatMap(target -> Stream.of(ChainRepair.Others.values()).map(others -> new Going(target, others)))
+                .filter(going -> !going.refusedFor(points))
+                .collect(Collectors.toList());
+    }
+
     @ParameterizedTest
     @MethodSource("trees")
     void every_target_of_every_chain_and_a_crash_at_every_effect(int[] parents) {
+        if (parents.length > 1) {
+            refuses(parents);
+        }
+        for (Going going : goings(parents.length)) {
+            Scene once = new Scene(parents);
+            going.of(once);
+            once.isRepaired(going);
+            for (int effect = 0; effect < once.meter.effects(); effect++) {
+                Scene scene = new Scene(parents);
+                scene.crashDuring(going.target, going.others, effect);
+                scene.isWhole(going);
+                going.of(scene);
+                scene.isRepaired(going);
+            }
+        }
+    }
+
+    static Stream<int[]> smallTrees() {
+        return IntStream.rangeClosed(2, 5).boxed().flatMap(RepairModelTest::trees);
+    }
+
+    /**
+     * Nobody has to finish a rebase that was interrupted before another backup can go, and be interrupted in turn. Only what a
+     * point that is gone stands on waits until that one's record is gone, too.
+     */
+    @ParameterizedTest
+    @MethodSource("smallTrees")
+    void after_a_crash_any_other_can_go_first(int[] parents) {
         for (int target = 0; target < parents.length; target++) {
-            for (boolean forced : new boolean[] {false, true}) {
-                boolean full = target == 0;
-                if (full && parents.length > 1 && !forced) {
-                    refuses(parents);
-                    continue;
-                }
-                Scene once = new Scene(parents);
-                once.delete(target, forced);
-                once.isRepaired(target, full);
-                for (int effect = 0; effect < once.meter.effects(); effect++) {
-                    Scene scene = new Scene(parents);
-                    scene.meter.crashBefore(effect);
-                    int crashed = target;
-                    assertThatThrownBy(() -> scene.delete(crashed, forced)).isInstanceOf(Crash.class);
-                    scene.isWhole(target, full);
-                    scene.meter.never();
-                    scene.delete(target, forced);
-                    scene.isRepaired(target, full);
+            Going first = new Going(target, MERGED);
+            Scene once = new Scene(parents);
+            first.of(once);
+            for (int effect = 0; effect < once.meter.effects(); effect++) {
+                for (int other = 0; other < parents.length; other++) {
+                    Going second = new Going(other, MERGED);
+                    int then = 0;
+                    while (isInterrupted(parents, first, effect, second, then)) {
+                        then++;
+                    }
                 }
             }
         }
     }
 
+    private static boolean isInterrupted(int[] parents, Going first, int effect, Going second, int then) {
+        Scene scene = new Scene(parents);
+        scene.crashDuring(first.target, first.others, effect);
+        if (!scene.nas.has(Scene.path(first.target))) {
+            first.of(scene);
+        }
+        boolean interrupted = false;
+        scene.meter.crashBefore(then);
+        try {
+            second.of(scene);
+        } catch (Crash e) {
+            interrupted = true;
+        }
+        scene.meter.never();
+        if (!scene.nas.has(Scene.path(second.target))) {
+            second.of(scene);
+        }
+        first.of(scene);
+        second.of(scene);
+        scene.isRepaired(first, second);
+        return interrupted;
+    }
+
     private static void refuses(int[] parents) {
         Scene scene = new Scene(parents);
-        assertThatThrownBy(() -> scene.delete(0, false))
+        assertThatThrownBy(() -> scene.delete(0, REFUSED))
                 .isInstanceOf(RepairRefused.class)
                 .hasMessageContaining((parents.length - 1) + " incremental backup")
                 .hasMessageContaining("all " + parents.length);
@@ -193,21 +298,19 @@ class RepairModelTest {
         while (!scene.catalogue.points(VM).isEmpty()) {
             List<Point> rows = scene.catalogue.points(VM);
             int target = (int) rows.get(random.nextInt(rows.size())).id();
-            boolean full = target == 0;
-            boolean forced = random.nextInt(10) == 0;
-            if (full && rows.size() > 1 && !forced) {
-                continue;
-            }
+            Going going = new Going(target, random.nextInt(40) == 0 ? DELETED : MERGED);
             scene.meter.crashBefore(random.nextInt(6));
             try {
-                scene.delete(target, forced);
+                going.of(scene);
             } catch (Crash e) {
-                scene.isWhole(target, full);
+                if (going.others == MERGED) {
+                    scene.isWhole(going);
+                }
             }
             scene.meter.never();
-            scene.delete(target, forced);
+            going.of(scene);
             assertThat(scene.catalogue.row(target)).as("seed %s", seed).isNull();
-            scene.isWhole(target, false);
+            scene.isWhole(going);
             for (Point row : scene.catalogue.points(VM)) {
                 Point parent = row.parent() == null
                         ? null

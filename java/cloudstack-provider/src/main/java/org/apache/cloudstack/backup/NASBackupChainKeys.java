@@ -28,6 +28,10 @@ public final class NASBackupChainKeys {
     public static final String TYPE_INCREMENTAL = "incremental";
     /** The parent's bitmap, when its checkpoint was lost: made again from it, or the disks compared instead. */
     public static final String BITMAP_RECREATED = "nas.bitmap_recreated";
+    /** The uuids of what rebases were begun to put it onto, or "none", in their order; absent: none is unfinished. */
+    public static final String REBASE_BEGUN = "nas.rebase_begun";
+    /** Of a removed row whose files are still on the NAS: the virtual machine's id, for which it is looked up. */
+    public static final String DELETE_PENDING = "nas.delete_pending";
     /** Of the virtual machine: the bitmap that its disks have since its last backup. */
     public static final String VM_ACTIVE_CHECKPOINT_ID = "nas.active_checkpoint_id";
 

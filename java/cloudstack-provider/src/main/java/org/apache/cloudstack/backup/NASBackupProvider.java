@@ -34,6 +34,7 @@ import org.apache.cloudstack.backup.dao.BackupDao;
 import org.apache.cloudstack.backup.dao.BackupDetailsDao;
 import org.apache.cloudstack.backup.dao.BackupOfferingDao;
 import org.apache.cloudstack.backup.dao.BackupRepositoryDao;
+import org.apache.cloudstack.backup.dao.BackupScheduleDao;
 import org.apache.cloudstack.engine.subsystem.api.storage.DataStoreManager;
 import org.apache.cloudstack.framework.config.ConfigKey;
 import org.apache.cloudstack.framework.config.Configurable;
@@ -65,6 +66,9 @@ public class NASBackupProvider extends AdapterBase implements BackupProvider, Co
 
     @Inject
     BackupRepositoryDao backupRepositoryDao;
+
+    @Inject
+    BackupScheduleDao backupScheduleDao;
 
     @Inject
     BackupManager backupManager;
@@ -181,6 +185,11 @@ public class NASBackupProvider extends AdapterBase implements BackupProvider, Co
 
     void addEvent(ActionEvents.Type type, boolean good, String text, long accountId, long vmId) {
         ActionEvents.add(type, good, text, accountId, vmId);
+    }
+
+    /** Does a full backup that somebody deletes leave what it has to those that stand on it? */
+    boolean mergesFull(long zoneId) {
+        return "merge".equals(NasBackupKeys.DELETE_FULL.valueIn(zoneId));
     }
 
     int waitSeconds(long zoneId) {
@@ -340,6 +349,9 @@ public class NASBackupProvider extends AdapterBase implements BackupProvider, Co
                 .syncStorageStats(zoneId));
         periodically("The hidden backups of zone " + zoneId + " were not removed", () -> new NasSync(backups())
                 .removeHidden(zoneId));
+        periodically(
+                "The deletions of zone " + zoneId + " that were put off were not done",
+                () -> new NasPending(backups()).finish(zoneId));
     }
 
     @Override

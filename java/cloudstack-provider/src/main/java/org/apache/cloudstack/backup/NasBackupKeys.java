@@ -33,7 +33,19 @@ final class NasBackupKeys {
             Integer.class,
             "nas.backup.full.every",
             "10",
-            "How many backups a chain has: a full one and the incrementals on it. 1: every backup is a full one",
+            "How many backups a chain has: a full one and the incrementals on it. 1: every backup is a full one, 0: only the"
+                    + " first",
+            true,
+            ConfigKey.Scope.Zone,
+            FRAMEWORK_ENABLED);
+
+    static final ConfigKey<String> DELETE_FULL = new ConfigKey<>(
+            ConfigKey.CATEGORY_ADVANCED,
+            String.class,
+            "nas.backup.delete.full",
+            "refuse",
+            "What becomes of the deletion of a full backup that incrementals stand on: refuse, or merge: each that stands on"
+                    + " it becomes a full one. What is more than a schedule keeps is merged in any case",
             true,
             ConfigKey.Scope.Zone,
             FRAMEWORK_ENABLED);
@@ -61,6 +73,6 @@ final class NasBackupKeys {
     private NasBackupKeys() {}
 
     static ConfigKey<?>[] all() {
-        return new ConfigKey<?>[] {RESTORE_MOUNT_TIMEOUT, FULL_EVERY, INCREMENTAL_ENABLED, WAIT};
+        return new ConfigKey<?>[] {RESTORE_MOUNT_TIMEOUT, FULL_EVERY, DELETE_FULL, INCREMENTAL_ENABLED, WAIT};
     }
 }

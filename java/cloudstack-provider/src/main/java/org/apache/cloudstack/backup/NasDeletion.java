@@ -43,17 +43,87 @@ final class NasDeletion {
         this.logger = backups.logger();
     }
 
+    /** @return true: also when it can't be done now, and is what a schedule no longer keeps. It is done later then */
     boolean delete(Backup backup, boolean forced) {
         backups.ownership().check(backup);
-        AgentRepository remote = remote(backup);
-        return backups.locked(backup.getVmId(), () -> {
-            try {
-                return delete(backup, forced, remote);
-            } catch (RepairRefused | RepairFailed e) {
-                logger.warn("Backup {} was not deleted: {}", backup.getUuid(), e.getMessage());
-                throw new CloudRuntimeException(e.getMessage(), e);
-            }
-        });
+        boolean surplus = !forced && isSurplus(backup);
+        try {
+            ChainRepair.Others others = others(forced, surplus, backup.getZoneId());
+            backups.locked(backup.getVmId(), () -> delete(backup, others));
+        } catch (RuntimeException e) {
+            failed(backup, surplus, e);
+        }
+        return true;
+    }
+
+    /** The oldest of a schedule that has more backups than it keeps, whoever asks. */
+    private boolean isSurplus(Backup backup) {
+        Long id = backup.getBackupScheduleId();
+        BackupSchedule schedule = id == null ? null : server.backupScheduleDao.findById(id);
+        if (schedule == null || schedule.getMaxBackups() <= 0) {
+            return false;
+        }
+        List<BackupVO> kept = server.backupDao.listBySchedule(id);
+        return kept.size() > schedule.getMaxBackups()
+                && kept.stream().anyMatch(each -> each.getId() == backup.getId())
+                && kept.stream().noneMatch(each -> each.getDate().before(backup.getDate()));
+    }
+
+    private ChainRepair.Others others(boolean forced, boolean surplus, long zoneId) {
+        if (forced) {
+            return ChainRepair.Others.DELETED;
+        }
+        return surplus || server.mergesFull(zoneId) ? ChainRepair.Others.MERGED : ChainRepair.Others.REFUSED;
+    }
+
+    /** The schedule's backup was taken: its job must not fail for what is done with another one. */
+    private void failed(Backup backup, boolean surplus, RuntimeException failure) {
+        if (surplus) {
+            logger.warn(
+                    "Backup {} is more than its schedule keeps, and is not deleted yet: {}. It is tried again every few"
+                            + " minutes",
+                    backup.getUuid(),
+                    failure.getMessage());
+            backups.catalogue().promiseDeletion(backup, server.handlesAllAccounting());
+            String text = Outcome.notDeleted(backup.getExternalId(), failure.getMessage() + "; it is tried again");
+            backups.tell(ActionEvents.Type.DELETE, false, text, backup.getAccountId(), backup.getVmId());
+            return;
+        }
+        logger.warn("Backup {} was not deleted: {}", backup.getUuid(), failure.getMessage());
+        if (failure instanceof RepairRefused || failure instanceof RepairFailed) {
+            throw new CloudRuntimeException(failure.getMessage(), failure);
+        }
+        throw failure;
+    }
+
+    /**
+     * What could not be done when the manager was told that it is. Under the machine's lock.
+     *
+     * @return whether others took over what they need of it
+     */
+    boolean finish(Backup promised) {
+        return delete(promised, ChainRepair.Others.MERGED);
+    }
+
+    private boolean delete(Backup backup, ChainRepair.Others others) {
+        DaoCatalogue catalogue = backups.catalogue();
+        List<Point> points = catalogue.points(backup.getVmId());
+        Point target = points.stream()
+                .filter(point -> point.id() == backup.getId())
+                .findFirst()
+                .orElse(null);
+        if (target == null) {
+            return false;
+        }
+        List<Step> steps = ChainRepair.computeChainRepair(points, target, others);
+        Predicate<Point> counted = point -> server.handlesAllAccounting() || point.id() != backup.getId();
+        new RepairExecutor(catalogue, remote(backup), counted).execute(steps);
+        if (!server.handlesAllAccounting()) {
+            catalogue.settle(backup);
+        }
+        String text = Outcome.deleted(target.path(), steps);
+        backups.tell(ActionEvents.Type.DELETE, true, text, backup.getAccountId(), backup.getVmId());
+        return steps.stream().anyMatch(step -> step.kind() == Step.Kind.REBASE);
     }
 
     private AgentRepository remote(Backup backup) {
@@ -62,27 +132,6 @@ final class NasDeletion {
         Host host = backups.hosts().forRepository(vm, backup.getZoneId());
         return new AgentRepository(
                 new TypedAgent(server.agentManager, host), repository, server.waitSeconds(backup.getZoneId()));
-    }
-
-    private boolean delete(Backup backup, boolean forced, AgentRepository remote) {
-        DaoCatalogue catalogue = backups.catalogue();
-        List<Point> points = catalogue.points(backup.getVmId());
-        Point target = points.stream()
-                .filter(point -> point.id() == backup.getId())
-                .findFirst()
-                .orElse(null);
-        if (target == null) {
-            return true;
-        }
-        Predicate<Point> counted = point -> server.handlesAllAccounting() || point.id() != backup.getId();
-        List<Step> steps = ChainRepair.computeChainRepair(points, target, forced);
-        new RepairExecutor(catalogue, remote, counted).execute(steps);
-        if (!server.handlesAllAccounting()) {
-            catalogue.settle(backup);
-        }
-        String text = Outcome.deleted(target.path(), steps);
-        backups.tell(ActionEvents.Type.DELETE, true, text, backup.getAccountId(), backup.getVmId());
-        return true;
     }
 
     /**
@@ -96,7 +145,8 @@ final class NasDeletion {
         List<Point> points = catalogue.points(hidden.getVmId());
         Optional<Point> target =
                 points.stream().filter(point -> point.id() == hidden.getId()).findFirst();
-        List<Step> steps = target.map(point -> ChainRepair.computeChainRepair(points, point, false))
+        List<Step> steps = target.map(
+                        point -> ChainRepair.computeChainRepair(points, point, ChainRepair.Others.REFUSED))
                 .orElse(List.of());
         boolean merges = steps.stream().anyMatch(step -> step.kind() == Step.Kind.REBASE);
         if (steps.isEmpty() || merges && !merging) {

@@ -37,7 +37,7 @@ public final class AgentRepository implements RemoteRepository {
     public Long rebase(Point point, Point newParent) {
         return ask(RebaseBackupCommand.ofPoint(
                         point.path(),
-                        newParent.path(),
+                        newParent == null ? null : newParent.path(),
                         repository.getType(),
                         repository.getAddress(),
                         repository.getMountOptions()))

@@ -32,6 +32,7 @@ import org.apache.cloudstack.backup.dao.BackupDetailsDao;
 import org.nasbackup.provider.Catalogue;
 import org.nasbackup.provider.ChainLink;
 import org.nasbackup.provider.Point;
+import org.nasbackup.provider.Step;
 import org.nasbackup.provider.Volume;
 
 /**
@@ -39,6 +40,7 @@ import org.nasbackup.provider.Volume;
  * would wipe those that were added since: so every change reads the row anew.
  */
 public final class DaoCatalogue implements Catalogue {
+    private static final String FULL = "FULL";
     /** As 4.23 calls it; earlier versions have no such constant. */
     private static final String HIDDEN = "Hidden";
 
@@ -69,7 +71,13 @@ public final class DaoCatalogue implements Catalogue {
 
     @Override
     public List<Point> points(long vmId) {
-        return rows(vmId).stream().map(this::point).collect(Collectors.toList());
+        List<Point> points = rows(vmId).stream().map(this::point).collect(Collectors.toList());
+        details.findDetails(NASBackupChainKeys.DELETE_PENDING, String.valueOf(vmId), null).stream()
+                .map(detail -> backups.findByIdIncludingRemoved(detail.getResourceId()))
+                .filter(row -> row != null && row.getRemoved() != null)
+                .map(this::point)
+                .forEach(points::add);
+        return points;
     }
 
     /** A machine can have backups of other providers, too. */
@@ -97,11 +105,48 @@ public final class DaoCatalogue implements Catalogue {
         return backup.getStatus() != null && backup.getStatus().name().equals(HIDDEN);
     }
 
+    /** Backups whose deletion the manager believes to be done: they are on the NAS, and in none of its lists any more. */
+    public List<Backup> pendingDeletions(long zoneId) {
+        return details.findDetails(NASBackupChainKeys.DELETE_PENDING).stream()
+                .map(detail -> backups.findByIdIncludingRemoved(detail.getResourceId()))
+                .filter(row -> row != null && row.getRemoved() != null && row.getZoneId() == zoneId)
+                .sorted(Comparator.comparingLong(BackupVO::getId).reversed())
+                .collect(Collectors.toList());
+    }
+
+    /**
+     * The manager is told that a backup is deleted, which is not so yet: by this it is found later.
+     *
+     * @param read as the manager has it
+     * @param everything take it off the owner's count, and out of the manager's lists; else the manager does
+     */
+    public void promiseDeletion(Backup read, boolean everything) {
+        transactions.run(() -> {
+            BackupVO row = backups.findById(read.getId());
+            if (row == null) {
+                return;
+            }
+            boolean promised = promised(row);
+            put(row.getId(), NASBackupChainKeys.DELETE_PENDING, String.valueOf(row.getVmId()));
+            if (everything) {
+                backups.remove(row.getId());
+                takeOff(row);
+            } else if (!promised) {
+                settle(read);
+            }
+        });
+    }
+
+    /** The backup's folder is nobody's concern any more. */
+    public void forgetDeletion(Backup backup) {
+        details.removeDetail(backup.getId(), NASBackupChainKeys.DELETE_PENDING);
+    }
+
     private Point point(Backup backup) {
         Map<String, String> keys = details.listDetailsKeyPairs(backup.getId());
         return Point.builder(backup.getId(), backup.getUuid(), backup.getExternalId())
                 .created(backup.getDate() == null ? 0 : backup.getDate().getTime())
-                .good(backup.getStatus() == Backup.Status.BackedUp)
+                .good(backup.getStatus() == Backup.Status.BackedUp && !removed(backup))
                 .hidden(hidden(backup))
                 .volumes(backedUpVolumes(backup).stream()
                         .map(volume -> new Volume(volume.getUuid(), volume.getPath()))
@@ -110,6 +155,8 @@ public final class DaoCatalogue implements Catalogue {
                 .parent(keys.get(NASBackupChainKeys.PARENT_BACKUP_ID))
                 .position(position(keys.get(NASBackupChainKeys.CHAIN_POSITION)))
                 .bitmap(keys.get(NASBackupChainKeys.BITMAP_NAME))
+                .size(backup.getSize())
+                .goals(goals(keys.get(NASBackupChainKeys.REBASE_BEGUN)))
                 .build();
     }
 
@@ -119,6 +166,14 @@ public final class DaoCatalogue implements Catalogue {
         return "INCREMENTAL".equalsIgnoreCase(backup.getType())
                 || point.parent() != null
                 || point.position() != null && point.position() > 0;
+    }
+
+    private static boolean removed(Backup backup) {
+        return backup instanceof BackupVO && ((BackupVO) backup).getRemoved() != null;
+    }
+
+    private static List<String> goals(String text) {
+        return text == null || text.isBlank() ? List.of() : List.of(text.split(" "));
     }
 
     private static Integer position(String text) {
@@ -182,7 +237,7 @@ public final class DaoCatalogue implements Catalogue {
             row.setBackedUpVolumes(volumes);
             row.setStatus(Backup.Status.BackedUp);
             update(row);
-            setType(id, incremental ? "INCREMENTAL" : "FULL");
+            setType(id, incremental ? "INCREMENTAL" : FULL);
             if (link != null) {
                 record(id, link);
             }
@@ -237,17 +292,47 @@ public final class DaoCatalogue implements Catalogue {
     }
 
     @Override
-    public void rebased(Point point, Point newParent, Long size, Map<Long, Integer> positions) {
+    public void begun(Step rebase) {
+        Point point = rebase.point();
+        transactions.run(() -> put(
+                point.id(), NASBackupChainKeys.REBASE_BEGUN, String.join(" ", point.goalsWith(rebase.newParent()))));
+    }
+
+    @Override
+    public void rebased(Step rebase, Long size) {
+        long id = rebase.point().id();
         transactions.run(() -> {
-            put(point.id(), NASBackupChainKeys.PARENT_BACKUP_ID, newParent.uuid());
-            move(positions);
-            BackupVO row = backups.findById(point.id());
-            if (size != null && !size.equals(row.getSize())) {
-                account(row, size - size(row));
-                row.setSize(size);
-                update(row);
+            if (rebase.newParent() == null) {
+                details.removeDetail(id, NASBackupChainKeys.PARENT_BACKUP_ID);
+                put(id, NASBackupChainKeys.TYPE, NASBackupChainKeys.TYPE_FULL);
+                setType(id, FULL);
+            } else {
+                put(id, NASBackupChainKeys.PARENT_BACKUP_ID, rebase.newParent().uuid());
+            }
+            details.removeDetail(id, NASBackupChainKeys.REBASE_BEGUN);
+            move(rebase);
+            if (size != null) {
+                grow(backups.findByIdIncludingRemoved(id), size);
             }
         });
+    }
+
+    /** An update of nothing would be told as one that failed. */
+    private void grow(BackupVO row, long size) {
+        if (row.getSize() != null && row.getSize() == size) {
+            return;
+        }
+        if (!promised(row)) {
+            account(row, size - size(row));
+        }
+        row.setSize(size);
+        update(row);
+    }
+
+    /** Does the manager take it off the owner's count, or has it done so? */
+    private boolean promised(BackupVO row) {
+        return row.getRemoved() != null
+                || details.listDetailsKeyPairs(row.getId()).containsKey(NASBackupChainKeys.DELETE_PENDING);
     }
 
     private void account(BackupVO row, long growth) {
@@ -259,24 +344,36 @@ public final class DaoCatalogue implements Catalogue {
     }
 
     @Override
-    public void deleted(Point point, boolean counted, Map<Long, Integer> positions) {
+    public void deleted(Step delete, boolean counted) {
+        Point point = delete.point();
         transactions.run(() -> {
-            BackupVO row = backups.findById(point.id());
-            if (row == null) {
-                return;
+            BackupVO row = backups.findByIdIncludingRemoved(point.id());
+            boolean promised = promised(row);
+            move(delete);
+            if (row.getRemoved() == null) {
+                backups.remove(point.id());
             }
-            move(positions);
-            backups.remove(point.id());
+            details.removeDetail(point.id(), NASBackupChainKeys.DELETE_PENDING);
             if (point.bitmap() != null && point.bitmap().equals(activeCheckpoint(row.getVmId()))) {
                 clearActiveCheckpoint(row.getVmId());
             }
-            if (counted && wasCounted(row)) {
-                limits.decrementResourceCount(row.getAccountId(), ResourceType.backup);
-                if (row.getSize() != null) {
-                    limits.decrementResourceCount(row.getAccountId(), ResourceType.backup_storage, row.getSize());
-                }
+            if (counted && !promised) {
+                takeOff(row);
             }
         });
+    }
+
+    /**
+     * The manager counts a backup once it was taken. A status that this version of CloudStack does not know reads as null; a
+     * backup of this provider has such a one only when a later version has hidden it, and then it was counted.
+     */
+    private void takeOff(BackupVO row) {
+        if (row.getStatus() == null || COUNTED.contains(row.getStatus().name())) {
+            limits.decrementResourceCount(row.getAccountId(), ResourceType.backup);
+            if (row.getSize() != null) {
+                limits.decrementResourceCount(row.getAccountId(), ResourceType.backup_storage, row.getSize());
+            }
+        }
     }
 
     /**
@@ -292,16 +389,10 @@ public final class DaoCatalogue implements Catalogue {
         return backup.getSize() == null ? 0 : backup.getSize();
     }
 
-    /**
-     * The manager counts a backup once it was taken. A status that this version of CloudStack does not know reads as null; a
-     * backup of this provider has such a one only when a later version has hidden it, and then it was counted.
-     */
-    private static boolean wasCounted(BackupVO row) {
-        return row.getStatus() == null || COUNTED.contains(row.getStatus().name());
-    }
-
-    private void move(Map<Long, Integer> positions) {
-        positions.forEach((id, position) -> put(id, NASBackupChainKeys.CHAIN_POSITION, String.valueOf(position)));
+    private void move(Step step) {
+        step.chains().forEach((id, chain) -> put(id, NASBackupChainKeys.CHAIN_ID, chain));
+        step.positions()
+                .forEach((id, position) -> put(id, NASBackupChainKeys.CHAIN_POSITION, String.valueOf(position)));
     }
 
     private void put(long id, String key, String value) {

@@ -33,6 +33,7 @@ final class KilledServer {
         int last = Integer.parseInt(arguments[2]);
         try (Database database = new Database(Path.of(arguments[0]))) {
             Site site = new Site(new Tables(database));
+            site.mergesFull = true;
             site.now = site.now.plusSeconds(3600);
             site.nas.load(nas);
             AtomicInteger stops = new AtomicInteger();

@@ -99,6 +99,7 @@ class KilledServerTest {
                 new String[] {String.valueOf(target), String.valueOf(forced)},
                 (site, taken, stop, killed) -> {
                     if (killed) {
+                        site.mergesFull = true;
                         site.delete(taken.get(target), forced);
                     } else {
                         site.tables.decrementResourceCount(2, ResourceType.backup);
@@ -111,10 +112,15 @@ class KilledServerTest {
                 });
     }
 
-    /** Two commands, each with a stop before and after it, and before the commit of its record. */
+    /** Two commands, each with a stop before and after it, and before the commit of its record; and the first one's beginning. */
     @Test
     void during_the_repair_of_a_chain() throws Exception {
-        delete(4, 1, false, 6);
+        delete(4, 1, false, 7);
+    }
+
+    @Test
+    void while_a_full_one_merges() throws Exception {
+        delete(3, 0, false, 7);
     }
 
     @Test

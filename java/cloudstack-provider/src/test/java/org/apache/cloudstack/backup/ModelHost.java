@@ -151,7 +151,7 @@ final class ModelHost implements AgentManager {
     }
 
     private static Point point(String path) {
-        return Point.builder(0, path, path).build();
+        return path == null ? null : Point.builder(0, path, path).build();
     }
 
     private Answer take(TakeBackupCommand command) {

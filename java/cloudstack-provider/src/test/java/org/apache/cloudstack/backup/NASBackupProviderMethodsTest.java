@@ -553,6 +553,7 @@ class NASBackupProviderMethodsTest {
                 .containsExactly(
                         "nas.backup.restore.mount.timeout",
                         "nas.backup.full.every",
+                        "nas.backup.delete.full",
                         "nas.backup.incremental.enabled",
                         "nas.backup.wait");
         assertThat(site.provider.supportsMemoryVmSnapshot()).isFalse();

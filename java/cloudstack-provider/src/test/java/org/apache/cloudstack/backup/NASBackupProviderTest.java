@@ -14,6 +14,7 @@ package org.apache.cloudstack.backup;
 
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
+import static org.mockito.Mockito.when;
 
 import com.cloud.agent.api.Command;
 import com.cloud.configuration.Resource.ResourceType;
@@ -34,6 +35,7 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.EnumSource;
+import org.junit.jupiter.params.provider.ValueSource;
 import org.nasbackup.provider.Policy;
 import org.nasbackup.provider.database.Database;
 import org.nasbackup.provider.database.MariaDb;
@@ -518,6 +520,8 @@ class NASBackupProviderTest {
         for (Backup row : site.rows()) {
             Map<String, String> record =
                     new TreeMap<>(site.tables.backupDetails().listDetailsKeyPairs(row.getId()));
+            // That it was tried is noted before it is.
+            record.remove(NASBackupChainKeys.REBASE_BEGUN);
             record.put("size", String.valueOf(row.getSize()));
             records.put(row.getExternalId(), record);
         }
@@ -651,5 +655,147 @@ class NASBackupProviderTest {
         assertThat(((DeleteBackupCommand) last.get(1)).getBackupPath())
                 .isEqualTo(taken.get(1).getExternalId());
         assertThat(last).allMatch(command -> command.getWait() == 7200);
+    }
+
+    @Test
+    void a_full_one_that_somebody_deletes_merges_where_the_key_says_so() {
+        site.mergesFull = true;
+        List<Backup> taken = take(4);
+        site.delete(taken.get(0), false);
+        site.agrees();
+        BackupVO second = site.tables.backups().findById(taken.get(1).getId());
+        assertThat(second.getType()).isEqualTo("FULL");
+        assertThat(site.detail(second, NASBackupChainKeys.TYPE)).isEqualTo("full");
+        assertThat(site.detail(second, NASBackupChainKeys.PARENT_BACKUP_ID)).isNull();
+        assertThat(site.position(site.take())).isEqualTo(3);
+        site.agrees();
+        site.delete(second, true);
+        assertThat(site.rows()).isEmpty();
+        site.agrees();
+    }
+
+    /** What the manager's job of each day does; it fails when a deletion does. */
+    @ParameterizedTest
+    @ValueSource(ints = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10})
+    void a_schedule_goes_on_for_50_days(int maxBackups) {
+        site.policy = new Policy(true, 0);
+        long schedule = site.tables.schedule(Site.VM, maxBackups);
+        for (int day = 1; day <= 50; day++) {
+            Backup taken = site.takeScheduled(schedule);
+            assertThat(site.position(taken)).isEqualTo(Math.min(day, maxBackups) - 1);
+            assertThat(site.rows()).hasSize(Math.min(day, maxBackups));
+            site.agrees();
+        }
+        assertThat(site.host.asked.stream()
+                        .filter(TakeBackupCommand.class::isInstance)
+                        .map(command -> ((TakeBackupCommand) command).getMode()))
+                .filteredOn("full"::equals)
+                .hasSize(1);
+    }
+
+    @Test
+    void only_the_oldest_of_a_schedule_that_has_too_many_merges() {
+        long schedule = site.tables.schedule(Site.VM, 5);
+        for (int day = 0; day < 5; day++) {
+            site.takeScheduled(schedule);
+        }
+        Backup oldest = site.rows().get(0);
+        refusedBySomethingOnIt(oldest);
+        site.tables.keep(schedule, 4);
+        site.delete(site.rows().get(1), false);
+        refusedBySomethingOnIt(oldest);
+        site.tables.keep(schedule, 3);
+        site.delete(oldest, false);
+        site.agrees();
+    }
+
+    private void refusedBySomethingOnIt(Backup full) {
+        assertThatThrownBy(() -> site.delete(full, false))
+                .isInstanceOf(CloudRuntimeException.class)
+                .hasMessageContaining("is the full backup that");
+    }
+
+    /** The schedule's backup was taken, whatever becomes of the deletion of another one. */
+    @ParameterizedTest
+    @CsvSource({
+        "UNREACHABLE,",
+        "REFUSED,",
+        "REFUSED_HALF_WAY,",
+        "TIMEOUT_BUT_DONE,",
+        "NONE,UNREACHABLE",
+        "NONE,TIMEOUT_BUT_DONE",
+        "NONE,REFUSED",
+    })
+    void a_schedule_s_deletion_that_can_t_be_done_is_done_later(Fault first, Fault second) {
+        long schedule = site.tables.schedule(Site.VM, 3);
+        for (int day = 0; day < 3; day++) {
+            site.takeScheduled(schedule);
+        }
+        Backup oldest = site.rows().get(0);
+        site.host.fails(second == null ? new Fault[] {Fault.NONE, first} : new Fault[] {Fault.NONE, first, second});
+        site.takeScheduled(schedule);
+        assertThat(site.rows()).hasSize(3).doesNotContain(oldest);
+        assertThat(site.tables.count(ResourceType.backup)).isEqualTo(3);
+        assertThat(site.logged).last().asString().contains(oldest.getUuid(), "host kvm21", "tried again");
+        // It is a member of its chain still: another one can go, and the next can be taken.
+        site.delete(site.rows().get(1), false);
+        site.take();
+        assertThat(site.tables.count(ResourceType.backup)).isEqualTo(3);
+        site.provider.syncBackupStorageStats(1L);
+        site.agrees();
+        assertThat(site.nas.paths()).doesNotContain(oldest.getExternalId());
+        int asked = site.host.asked.size();
+        site.provider.syncBackupStorageStats(1L);
+        assertThat(site.host.asked.stream().skip(asked)).noneMatch(DeleteBackupCommand.class::isInstance);
+    }
+
+    @Test
+    void deletions_of_days_that_were_put_off_are_done_one_after_the_other() {
+        long schedule = site.tables.schedule(Site.VM, 2);
+        site.takeScheduled(schedule);
+        site.takeScheduled(schedule);
+        for (int day = 0; day < 4; day++) {
+            site.host.fails(Fault.NONE, Fault.UNREACHABLE);
+            site.takeScheduled(schedule);
+        }
+        assertThat(site.rows()).hasSize(2);
+        assertThat(site.nas.paths()).hasSize(6);
+        for (int sync = 0; sync < 4; sync++) {
+            site.provider.syncBackupStorageStats(1L);
+        }
+        site.agrees();
+    }
+
+    @Test
+    void one_that_is_being_backed_up_waits_for_the_next_time() throws Exception {
+        long schedule = site.tables.schedule(Site.VM, 1);
+        site.takeScheduled(schedule);
+        site.host.fails(Fault.NONE, Fault.UNREACHABLE);
+        site.takeScheduled(schedule);
+        try (Database other = new Database(server.socket())) {
+            other.locked(Site.VM, () -> {
+                site.provider.syncBackupStorageStats(1L);
+                return null;
+            });
+        }
+        assertThat(site.nas.paths()).hasSize(2);
+        site.provider.syncBackupStorageStats(1L);
+        site.agrees();
+    }
+
+    @Test
+    void where_its_repository_was_removed_a_deletion_that_was_put_off_is_told_of_once() {
+        long schedule = site.tables.schedule(Site.VM, 1);
+        site.takeScheduled(schedule);
+        site.host.fails(Fault.NONE, Fault.UNREACHABLE);
+        Backup oldest = site.rows().get(0);
+        site.takeScheduled(schedule);
+        when(site.repositories.findByBackupOfferingId(5L)).thenReturn(null);
+        site.logged.clear();
+        site.provider.syncBackupStorageStats(1L);
+        site.provider.syncBackupStorageStats(1L);
+        assertThat(site.logged)
+                .filteredOn(line -> line.contains(oldest.getExternalId()))
+                .hasSize(1);
     }
 }

@@ -51,6 +51,7 @@ import java.util.stream.Collectors;
 import java.util.stream.LongStream;
 import org.apache.cloudstack.backup.dao.BackupOfferingDao;
 import org.apache.cloudstack.backup.dao.BackupRepositoryDao;
+import org.apache.cloudstack.backup.dao.BackupScheduleDao;
 import org.apache.cloudstack.engine.subsystem.api.storage.DataStoreManager;
 import org.apache.cloudstack.storage.datastore.db.PrimaryDataStoreDao;
 import org.apache.cloudstack.storage.datastore.db.StoragePoolVO;
@@ -90,6 +91,7 @@ final class Site {
 
     Policy policy = new Policy(true, 10);
     int waitSeconds = 7200;
+    boolean mergesFull;
     /** Of CloudStack on hosts that have not the newest. */
     final Map<Long, String> hostVersions = new TreeMap<>();
     /** What of the server does not fit the provider. */
@@ -126,6 +128,9 @@ final class Site {
         provider.hostDao = hosts;
         provider.backupRepositoryDao = repositories;
         provider.backupOfferingDao = offerings;
+        provider.backupScheduleDao = mock(BackupScheduleDao.class);
+        when(provider.backupScheduleDao.findById(anyLong()))
+                .thenAnswer(call -> schedule(tables.maxBackups(call.<Long>getArgument(0))));
         provider.vmInstanceDao = mock(VMInstanceDao.class);
         provider.volumeDao = mock(VolumeDao.class);
         provider.diskOfferingDao = mock(DiskOfferingDao.class);
@@ -194,6 +199,11 @@ final class Site {
             assertThat(vmId != VM || accountId == 2).isTrue();
             eventFault.run();
             events.add((good ? "" : "failed ") + type + ": " + text);
+        }
+
+        @Override
+        boolean mergesFull(long zoneId) {
+            return mergesFull;
         }
 
         @Override
@@ -296,6 +306,23 @@ final class Site {
     Backup takeCounted() {
         now = now.plus(Duration.ofMinutes(1));
         return manager.take();
+    }
+
+    private static BackupScheduleVO schedule(Integer maxBackups) {
+        if (maxBackups == null) {
+            return null;
+        }
+        BackupScheduleVO schedule = mock(BackupScheduleVO.class);
+        when(schedule.getMaxBackups()).thenReturn(maxBackups);
+        return schedule;
+    }
+
+    /** A backup that a schedule asks for; what the schedule keeps too many of is deleted. */
+    Backup takeScheduled(long schedule) {
+        now = now.plus(Duration.ofMinutes(1));
+        Backup backup = manager.take(schedule);
+        contents.put(backup.getExternalId(), nas.read(backup.getExternalId()));
+        return backup;
     }
 
     void delete(Backup backup, boolean forced) {

@@ -252,7 +252,13 @@ class WholeSystemTest {
         assertThat(host.deleted().subList(before, host.deleted().size()))
                 .containsExactly(taken.get(4).getExternalId(), second.getExternalId(), full.getExternalId());
         agree(next);
-        agree(next, take(7));
+        Backup last = take(7);
+        agree(next, last);
+
+        site.mergesFull = true;
+        site.delete(next, false);
+        agree(last);
+        agree(last, take(8));
     }
 
     @ParameterizedTest
@@ -275,12 +281,13 @@ class WholeSystemTest {
         Path second = nas.at(taken.get(1).getExternalId() + "/" + files().get(1));
         long firstTable = l1Entry(second, null);
         l1Entry(second, firstTable | 1L << 60);
-        Map<String, String> before =
-                site.tables.backupDetails().listDetailsKeyPairs(taken.get(2).getId());
+        Map<String, String> before = new HashMap<>(
+                site.tables.backupDetails().listDetailsKeyPairs(taken.get(2).getId()));
         assertThatThrownBy(() -> site.delete(taken.get(1), false))
                 .isInstanceOf(CloudRuntimeException.class)
                 .hasMessageContaining(files().get(1))
                 .hasMessageContaining("left to do: rebase " + taken.get(2).getExternalId());
+        before.put(NASBackupChainKeys.REBASE_BEGUN, taken.get(0).getUuid());
         assertThat(site.tables.backupDetails().listDetailsKeyPairs(taken.get(2).getId()))
                 .isEqualTo(before);
         assertThat(site.rows()).hasSize(4);

@@ -32,14 +32,13 @@ public final class Backups {
     private static final class Row extends BackupVO {
         private final long id;
         private final String uuid;
-        private final Date removed;
         private String volumes;
         private final Map<String, Object> changes = new LinkedHashMap<>();
 
         Row(ResultSet row) throws SQLException {
             id = row.getLong("id");
             uuid = row.getString("uuid");
-            removed = row.getTimestamp("removed");
+            setRemoved(row.getTimestamp("removed"));
             setVmId(row.getLong("vm_id"));
             setExternalId(row.getString("external_id"));
             super.setType(row.getString("type"));
@@ -166,7 +165,7 @@ public final class Backups {
     }
 
     public boolean removed(long id) {
-        return rows("id = ?", id).get(0).removed != null;
+        return rows("id = ?", id).get(0).getRemoved() != null;
     }
 
     public BackupVO findByUuid(String uuid) {

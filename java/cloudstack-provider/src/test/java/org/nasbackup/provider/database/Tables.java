@@ -81,6 +81,10 @@ public final class Tables {
         database.write("delete from backup_schedule where vm_id = ?", vmId);
     }
 
+    public void keep(long scheduleId, int maxBackups) {
+        database.write("update backup_schedule set max_backups = ? where id = ?", maxBackups, scheduleId);
+    }
+
     /** How many backups it keeps; null: there is no such schedule. */
     public Integer maxBackups(long scheduleId) {
         return database

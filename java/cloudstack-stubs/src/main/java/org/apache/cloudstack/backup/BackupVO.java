@@ -33,6 +33,7 @@ public class BackupVO implements Backup {
     private long domainId;
     private long zoneId;
     private String name;
+    private Date removed;
     private String backedUpVolumes;
     private Long backupScheduleId;
     private Map<String, String> details;
@@ -160,6 +161,14 @@ public class BackupVO implements Backup {
 
     public void setBackupScheduleId(Long backupScheduleId) {
         this.backupScheduleId = backupScheduleId;
+    }
+
+    public Date getRemoved() {
+        return removed;
+    }
+
+    public void setRemoved(Date removed) {
+        this.removed = removed;
     }
 
     @Override

@@ -21,4 +21,6 @@ public interface BackupDao extends GenericDao<BackupVO, Long> {
     List<Backup> listByVmId(Long zoneId, Long vmId);
 
     List<Long> listVmIdsWithBackupsInZone(Long zoneId);
+
+    List<BackupVO> listBySchedule(Long backupScheduleId);
 }

@@ -1,0 +1,69 @@
+// Licensed under the Apache License, Version 2.0 (the "License");
+// you may not use this file except in compliance with the License.
+// You may obtain a copy of the License at
+//
+//     http://www.apache.org/licenses/LICENSE-2.0
+//
+// Unless required by applicable law or agreed to in writing, software
+// distributed under the License is distributed on an "AS IS" BASIS,
+// WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+// See the License for the specific language governing permissions and
+// limitations under the License.
+
+package org.apache.cloudstack.backup;
+
+import org.apache.logging.log4j.Logger;
+
+/** Deletions that the manager was told of as done, because its schedule's job must not fail for them. */
+final class NasPending {
+    private final NasBackups backups;
+    private final Logger logger;
+
+    NasPending(NasBackups backups) {
+        this.backups = backups;
+        this.logger = backups.logger();
+    }
+
+    /** One that merges each time, at most: it can take long, and the server's task has other zones to see to. */
+    void finish(long zoneId) {
+        for (Backup backup : backups.catalogue().pendingDeletions(zoneId)) {
+            if (finish(backup)) {
+                return;
+            }
+        }
+    }
+
+    /** @return whether others took over what they need of it */
+    private boolean finish(Backup backup) {
+        boolean[] merged = {false};
+        try {
+            if (isLost(backup)) {
+                return false;
+            }
+            backups.ifFree(backup.getVmId(), () -> {
+                merged[0] = new NasDeletion(backups).finish(backup);
+                logger.info("Backup {}, {}, is deleted now", backup.getUuid(), backup.getExternalId());
+            });
+        } catch (RuntimeException e) {
+            logger.warn(
+                    "Backup {}, {}, is not deleted yet, and is tried again: {}",
+                    backup.getUuid(),
+                    backup.getExternalId(),
+                    e.getMessage());
+        }
+        return merged[0];
+    }
+
+    /** CloudStack sees no backups in a repository any more, and lets it be removed. */
+    private boolean isLost(Backup backup) {
+        if (backups.server().backupRepositoryDao.findByBackupOfferingId(backup.getBackupOfferingId()) != null) {
+            return false;
+        }
+        logger.error(
+                "Folder {} of backup {} stays on its NAS: the backup repository was removed before",
+                backup.getExternalId(),
+                backup.getUuid());
+        backups.catalogue().forgetDeletion(backup);
+        return true;
+    }
+}
