@@ -19,6 +19,7 @@ import java.util.List;
 import java.util.Optional;
 import java.util.function.Predicate;
 import org.apache.logging.log4j.Logger;
+import org.nasbackup.provider.AgentFailure;
 import org.nasbackup.provider.ChainRepair;
 import org.nasbackup.provider.Outcome;
 import org.nasbackup.provider.Point;
@@ -48,8 +49,13 @@ final class NasDeletion {
         backups.ownership().check(backup);
         boolean surplus = !forced && isSurplus(backup);
         try {
-            ChainRepair.Others others = others(forced, surplus, backup.getZoneId());
-            backups.locked(backup.getVmId(), () -> delete(backup, others));
+            ChainRepair.Others others = others(backup, forced, surplus);
+            backups.locked(backup.getVmId(), () -> {
+                boolean merged = delete(backup, others);
+                // Before the manager looks for what is left of the offering.
+                removeHidden(backup.getVmId(), false);
+                return merged;
+            });
         } catch (RuntimeException e) {
             failed(backup, surplus, e);
         }
@@ -69,11 +75,13 @@ final class NasDeletion {
                 && kept.stream().noneMatch(each -> each.getDate().before(backup.getDate()));
     }
 
-    private ChainRepair.Others others(boolean forced, boolean surplus, long zoneId) {
+    private ChainRepair.Others others(Backup backup, boolean forced, boolean surplus) {
         if (forced) {
             return ChainRepair.Others.DELETED;
         }
-        return surplus || server.mergesFull(zoneId) ? ChainRepair.Others.MERGED : ChainRepair.Others.REFUSED;
+        return surplus || server.mergesFull(backup.getZoneId()) || DaoCatalogue.deletedBefore(backup)
+                ? ChainRepair.Others.MERGED
+                : ChainRepair.Others.REFUSED;
     }
 
     /** The schedule's backup was taken: its job must not fail for what is done with another one. */
@@ -135,18 +143,45 @@ final class NasDeletion {
     }
 
     /**
-     * Its owner has deleted it; CloudStack's own provider kept it for those that stood on it. Under the machine's lock.
+     * Removes what owners have deleted and CloudStack's own provider kept for those that stood on it, the newest first. Under
+     * the machine's lock. Never throws: one that can't go now goes later.
      *
-     * @param merging may those that still do take over what they need of it?
-     * @return whether they did
+     * @param merging may those that still stand on one take over what they need of it?
+     * @return may others, after this?
      */
-    boolean removeHidden(Backup hidden, boolean merging) {
+    boolean removeHidden(long vmId, boolean merging) {
+        boolean may = merging;
+        for (Backup hidden : backups.catalogue().hidden(vmId)) {
+            try {
+                may &= !removeHidden(hidden, may);
+            } catch (RepairRefused e) {
+                logger.debug("Hidden backup {} stays: {}", hidden.getUuid(), e.getMessage());
+            } catch (RuntimeException e) {
+                logger.warn(
+                        "Hidden backup {}, {}, was not removed, and is tried again: {}",
+                        hidden.getUuid(),
+                        hidden.getExternalId(),
+                        e.getMessage());
+                if (unknown(e.getCause())) {
+                    // Its host may be at it still: whatever else there is can wait as well.
+                    return false;
+                }
+            }
+        }
+        return may;
+    }
+
+    private static boolean unknown(Throwable cause) {
+        return cause instanceof AgentFailure && ((AgentFailure) cause).kind() == AgentFailure.Kind.UNKNOWN;
+    }
+
+    /** @return whether others took over what they need of it */
+    private boolean removeHidden(Backup hidden, boolean merging) {
         DaoCatalogue catalogue = backups.catalogue();
         List<Point> points = catalogue.points(hidden.getVmId());
         Optional<Point> target =
                 points.stream().filter(point -> point.id() == hidden.getId()).findFirst();
-        List<Step> steps = target.map(
-                        point -> ChainRepair.computeChainRepair(points, point, ChainRepair.Others.REFUSED))
+        List<Step> steps = target.map(point -> ChainRepair.computeChainRepair(points, point, ChainRepair.Others.MERGED))
                 .orElse(List.of());
         boolean merges = steps.stream().anyMatch(step -> step.kind() == Step.Kind.REBASE);
         if (steps.isEmpty() || merges && !merging) {

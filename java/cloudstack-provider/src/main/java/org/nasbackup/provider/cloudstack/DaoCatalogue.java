@@ -101,6 +101,11 @@ public final class DaoCatalogue implements Catalogue {
                 .anyMatch(status -> status.name().equals(HIDDEN));
     }
 
+    /** Has it been hidden, by this version of CloudStack or by a later one, whose status reads as null? */
+    public static boolean deletedBefore(Backup backup) {
+        return backup.getStatus() == null || hidden(backup);
+    }
+
     private static boolean hidden(Backup backup) {
         return backup.getStatus() != null && backup.getStatus().name().equals(HIDDEN);
     }

@@ -137,6 +137,8 @@ class TakeoverTest {
         "2 3 4,1,0 1",
         "0 1 2 3 4,1,",
         "2,1,0 1 3 4",
+        "0,1,1 2 3 4",
+        "0 2 4,2,1 3",
         "1 2 4,1,0 1 3",
         "1 2 4,2,0 3",
     })
@@ -208,6 +210,35 @@ class TakeoverTest {
         site.delete(taken.get(1), false);
         assertThat(left(taken)).containsExactly(0, 2);
         assertThat(site.position(taken.get(2))).isEqualTo(1);
+        site.agrees();
+    }
+
+    @Test
+    void a_hidden_full_backup_that_others_stand_on_is_merged_when_somebody_asks() {
+        List<Backup> taken = stock(3);
+        hide(taken, "0");
+        site.delete(taken.get(0), false);
+        assertThat(left(taken)).containsExactly(1, 2);
+        assertThat(taken.subList(1, 3)).extracting(site::position).containsExactly(0, 1);
+        site.agrees();
+    }
+
+    /** With the last that was not hidden they go at once: CloudStack closes the usage of an offering that nothing is left of. */
+    @Test
+    void what_is_hidden_goes_with_the_last_backup_that_stands_on_it() {
+        assumeTrue(DaoCatalogue.knowsHidden());
+        List<Backup> taken = stock(3);
+        hide(taken, "0 1");
+        site.delete(taken.get(2), false);
+        assertThat(left(taken)).isEmpty();
+        site.agrees();
+        List<Backup> again = stock(2);
+        hide(again, "0");
+        site.host.fails(Fault.NONE, Fault.REFUSED);
+        site.delete(again.get(1), false);
+        assertThat(left(again)).containsExactly(0);
+        site.provider.syncBackupStorageStats(1L);
+        assertThat(left(again)).isEmpty();
         site.agrees();
     }
 
