@@ -132,7 +132,7 @@ final class DoctorOfClasses {
             findings.notChecked("which version of CloudStack this is: no manifest tells it in " + list(silent));
         }
         versions.forEach((version, places) -> {
-            String line = CloudStackVersion.describe(version) + " from " + list(places);
+            String line = CloudStackVersion.describe(version) + " (" + list(places) + ")";
             if (CloudStackVersion.isChecked(version)) {
                 findings.good(line);
             } else {
@@ -145,11 +145,15 @@ final class DoctorOfClasses {
     }
 
     private void links() {
-        Report report = inForce.check();
+        tell(inForce.links(), "what our classes need of CloudStack");
+        tell(inForce.hiding(CLOUDSTACK), "what CloudStack needs of the classes that ours hide");
+    }
+
+    private void tell(Report report, String what) {
         if (report.lines().isEmpty()) {
-            findings.good(report.count() + " references and members of " + list(ours) + " fit");
+            findings.good(what + ": " + report.count() + " references and members are right");
         }
-        report.lines().forEach(line -> findings.missing("what our classes need of CloudStack: " + line));
+        report.lines().forEach(line -> findings.missing(what + ": " + line));
     }
 
     private void restore(boolean onServer) {

@@ -16,15 +16,18 @@ import java.io.Closeable;
 import java.io.IOException;
 import java.io.InputStream;
 import java.io.UncheckedIOException;
+import java.nio.charset.StandardCharsets;
 import java.nio.file.FileSystem;
 import java.nio.file.FileSystems;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
+import java.util.Collection;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Optional;
+import java.util.Set;
 import java.util.stream.Collectors;
 import java.util.stream.Stream;
 
@@ -101,6 +104,29 @@ final class ClassPath implements Types, Closeable {
             }
         }
         return all;
+    }
+
+    /** Those in the packages whose files hold one of the names. */
+    List<CompiledClass> mentioning(Set<String> names, Collection<String> packages) {
+        List<CompiledClass> found = new ArrayList<>();
+        for (Path root : roots) {
+            for (String each : packages) {
+                Path folder = root.resolve(each.replace('.', '/'));
+                try (Stream<Path> files = Files.exists(folder) ? Files.walk(folder) : Stream.empty()) {
+                    for (Path file :
+                            (Iterable<Path>) files.filter(any -> any.toString().endsWith(".class"))::iterator) {
+                        byte[] bytes = Files.readAllBytes(file);
+                        String text = new String(bytes, StandardCharsets.ISO_8859_1);
+                        if (names.stream().anyMatch(text::contains)) {
+                            found.add(ClassReading.read(bytes));
+                        }
+                    }
+                } catch (IOException e) {
+                    throw new UncheckedIOException("unable to read '" + root + "'", e);
+                }
+            }
+        }
+        return found;
     }
 
     /** The JVM that runs this. */

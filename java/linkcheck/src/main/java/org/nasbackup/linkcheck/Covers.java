@@ -14,6 +14,7 @@ package org.nasbackup.linkcheck;
 
 import java.util.ArrayList;
 import java.util.List;
+import java.util.function.BiPredicate;
 import org.nasbackup.linkcheck.Lineage.Declaration;
 
 /**
@@ -23,11 +24,18 @@ import org.nasbackup.linkcheck.Lineage.Declaration;
 final class Covers {
     private final Types types;
     private final Report report;
+    private final BiPredicate<TypeInfo, Member> used;
 
     /** @param types where the types are that take the place */
     Covers(Types types, Report report) {
+        this(types, report, (type, member) -> true);
+    }
+
+    /** @param used tells of a member that is not covered whether anyone would miss it */
+    Covers(Types types, Report report, BiPredicate<TypeInfo, Member> used) {
         this.types = types;
         this.report = report;
+        this.used = used;
     }
 
     /** @param promised the type whose place is taken */
@@ -76,27 +84,36 @@ final class Covers {
     private void member(TypeInfo promised, Member member, Lineage lineage) {
         String name = Reference.member(promised.name, member.name, member.descriptor);
         Declaration found = lineage.resolve(member.name, member.descriptor);
-        if (found == null) {
-            missing(promised, lineage, name, "there is no such member");
+        List<String> wrong = found == null ? List.of("there is no such member") : wrong(member, found.member);
+        if (wrong.isEmpty() || !used.test(promised, member)) {
             return;
         }
-        Member given = found.member;
-        if (given.isStatic() != member.isStatic()) {
-            fault(promised, name, given.isStatic() ? "is static" : "is not static");
+        if (found == null) {
+            missing(promised, lineage, name, wrong.get(0));
+        } else {
+            wrong.forEach(each -> fault(promised, name, each));
         }
-        if (member.isPublic() && !given.isPublic()
-                || member.isProtected() && !given.isPublic() && !given.isProtected()) {
-            fault(promised, name, "is less accessible");
+    }
+
+    private static List<String> wrong(Member promised, Member given) {
+        List<String> wrong = new ArrayList<>();
+        if (given.isStatic() != promised.isStatic()) {
+            wrong.add(given.isStatic() ? "is static" : "is not static");
         }
-        if (!member.isFinal() && given.isFinal()) {
-            fault(promised, name, "is final");
+        if (promised.isPublic() && !given.isPublic()
+                || promised.isProtected() && !given.isPublic() && !given.isProtected()) {
+            wrong.add("is less accessible");
         }
-        if (!member.isAbstract() && given.isAbstract()) {
-            fault(promised, name, "is abstract");
+        if (!promised.isFinal() && given.isFinal()) {
+            wrong.add("is final");
         }
-        if (member.constant != null && given.constant != null && !member.constant.equals(given.constant)) {
-            fault(promised, name, "is " + given.constant + ", not " + member.constant);
+        if (!promised.isAbstract() && given.isAbstract()) {
+            wrong.add("is abstract");
         }
+        if (promised.constant != null && given.constant != null && !promised.constant.equals(given.constant)) {
+            wrong.add("is " + given.constant + ", not " + promised.constant);
+        }
+        return wrong;
     }
 
     private void missing(TypeInfo promised, Lineage lineage, String name, String text) {

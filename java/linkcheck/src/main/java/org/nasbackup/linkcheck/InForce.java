@@ -13,6 +13,7 @@
 package org.nasbackup.linkcheck;
 
 import java.io.IOException;
+import java.io.InputStream;
 import java.io.UncheckedIOException;
 import java.net.URI;
 import java.net.URL;
@@ -95,15 +96,26 @@ public final class InForce {
                 .collect(Collectors.toCollection(TreeSet::new));
     }
 
-    /** Whether ours link here, and can take the place of the classes that they hide. */
-    public Report check() {
+    /** Whether ours link here. */
+    public Report links() {
         Report report = new Report();
         new LinkCheck(types, report).check(ours);
-        Covers hiding = new Covers(types, report);
+        report.missing(any -> true);
+        return report;
+    }
+
+    /**
+     * Whether ours can take the place of the classes that they hide: in all that others in these packages use of those.
+     * The classes that ours hide are no users: they are gone.
+     */
+    public Report hiding(Collection<String> packages) {
+        Users users = new Users(packages);
+        Report report = new Report();
+        Covers covers = new Covers(types, report, users::use);
         for (CompiledClass each : ours) {
             TypeInfo hidden = hidden(each.type.name);
             if (hidden != null) {
-                hiding.check(hidden);
+                covers.check(hidden);
             }
         }
         report.missing(any -> true);
@@ -116,12 +128,56 @@ public final class InForce {
         try {
             for (URL url : Collections.list(loader.getResources(file))) {
                 if (!places.contains(place(url, file))) {
-                    return ClassReading.read(url.openStream().readAllBytes()).type;
+                    return read(url).type;
                 }
             }
             return null;
         } catch (IOException e) {
             throw new UncheckedIOException("unable to read " + file, e);
         }
+    }
+
+    private static CompiledClass read(URL url) throws IOException {
+        try (InputStream in = url.openStream()) {
+            return ClassReading.read(in.readAllBytes());
+        }
+    }
+
+    /** What the classes beside ours refer to of those that ours hide; read when it is asked for the first time. */
+    private final class Users {
+        private final Collection<String> packages;
+        private Set<String> used;
+
+        Users(Collection<String> packages) {
+            this.packages = packages;
+        }
+
+        boolean use(TypeInfo hidden, Member member) {
+            if (used == null) {
+                Set<String> names = ours.stream().map(each -> each.type.name).collect(Collectors.toSet());
+                try (ClassPath theirs = new ClassPath(beside())) {
+                    used = theirs.mentioning(names, packages).stream()
+                            .filter(each -> !names.contains(each.type.outermost()))
+                            .flatMap(each -> each.references.stream())
+                            .filter(reference -> names.contains(reference.owner))
+                            .map(reference -> key(reference.owner, reference.name, reference.descriptor))
+                            .collect(Collectors.toSet());
+                } catch (IOException e) {
+                    throw new UncheckedIOException("unable to close a jar", e);
+                }
+            }
+            return used.contains(key(hidden.name, member.name, member.descriptor));
+        }
+
+        private List<Path> beside() {
+            Set<Path> beside = sources(packages);
+            ours.forEach(each -> beside.addAll(places(loader, each.type.name + ".class")));
+            beside.removeAll(places);
+            return List.copyOf(beside);
+        }
+    }
+
+    private static String key(String owner, String name, String descriptor) {
+        return owner + "." + name + descriptor;
     }
 }

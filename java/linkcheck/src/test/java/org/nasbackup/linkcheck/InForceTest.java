@@ -19,6 +19,7 @@ import java.net.URLClassLoader;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.List;
+import java.util.function.Function;
 import java.util.jar.JarEntry;
 import java.util.jar.JarOutputStream;
 import org.junit.jupiter.api.BeforeEach;
@@ -60,22 +61,31 @@ class InForceTest {
                 "package stock; public class Shared { public void own(stock.Used used) { used.m(); } static class Nested {} }");
     }
 
-    private List<String> wrong(Path... entries) throws Exception {
+    private List<String> wrong(Function<InForce, Report> check, Path... entries) throws Exception {
         try (URLClassLoader loader = loader(entries)) {
-            Report report = new InForce(loader, List.of(ours)).check();
+            Report report = check.apply(new InForce(loader, List.of(ours)));
             assertThat(report.count()).isPositive();
             return report.lines();
         }
     }
 
     @Test
-    void what_does_not_link_and_what_does_not_cover_what_it_hides_is_told() throws Exception {
-        assertThat(wrong(ours, stock("good", "", "public void m() {}"))).isEmpty();
-        assertThat(wrong(ours, stock("changed", "public void more() {}", "")))
-                .containsExactly(
-                        "void stock.Shared.more(): there is no such member [stock.Shared]",
-                        "void stock.Used.m(): there is no such member [stock.Shared]");
-        assertThat(wrong(ours)).containsExactly("stock.Used: there is no such type [stock.Shared]");
+    void what_does_not_link_is_told() throws Exception {
+        assertThat(wrong(InForce::links, ours, stock("good", "", "public void m() {}")))
+                .isEmpty();
+        assertThat(wrong(InForce::links, ours, stock("changed", "", "")))
+                .containsExactly("void stock.Used.m(): there is no such member [stock.Shared]");
+        assertThat(wrong(InForce::links, ours)).containsExactly("stock.Used: there is no such type [stock.Shared]");
+    }
+
+    @Test
+    void what_others_use_of_a_hidden_class_is_missed_and_what_it_alone_uses_is_not() throws Exception {
+        Function<InForce, Report> hiding = inForce -> inForce.hiding(List.of("stock"));
+        String more = "public void more() {} void self() { more(); new Object() { void f() { self(); } }; }";
+        assertThat(wrong(hiding, ours, stock("alone", more, ""))).isEmpty();
+        Path used = stock("used", more, "public void m() { new Shared().more(); }");
+        assertThat(wrong(hiding, ours, used))
+                .containsExactly("void stock.Shared.more(): there is no such member [stock.Shared]");
     }
 
     @Test

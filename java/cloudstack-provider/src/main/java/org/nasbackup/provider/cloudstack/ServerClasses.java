@@ -95,7 +95,7 @@ public final class ServerClasses {
         if (unlinked == null) {
             Path jar = Path.of(URI.create("file:" + place(ServerClasses.class)));
             unlinked = new InForce(ServerClasses.class.getClassLoader(), List.of(jar))
-                    .check()
+                    .links()
                     .lines();
         }
         return unlinked;
