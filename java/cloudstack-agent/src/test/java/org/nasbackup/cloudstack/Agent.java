@@ -21,6 +21,7 @@ import com.cloud.hypervisor.kvm.storage.KVMStoragePoolManager;
 import com.cloud.resource.CommandWrapper;
 import com.cloud.resource.ResourceWrapper;
 import com.cloud.storage.Storage.StoragePoolType;
+import java.lang.reflect.Proxy;
 import java.util.HashMap;
 import java.util.Map;
 import java.util.Set;
@@ -103,7 +104,10 @@ public final class Agent {
             return new KVMStoragePoolManager(null, null) {
                 @Override
                 public KVMStoragePool getStoragePool(StoragePoolType type, String uuid) {
-                    return volume -> QCOW2;
+                    return (KVMStoragePool) Proxy.newProxyInstance(
+                            KVMStoragePool.class.getClassLoader(),
+                            new Class<?>[] {KVMStoragePool.class},
+                            (pool, method, arguments) -> QCOW2);
                 }
             };
         }

@@ -14,14 +14,13 @@ package org.nasbackup.cloudstack;
 
 import com.cloud.agent.api.Command;
 import com.google.gson.Gson;
-import com.google.gson.GsonBuilder;
 import com.google.gson.JsonArray;
 import com.google.gson.JsonObject;
 import com.google.gson.JsonParser;
 
 /** Commands and answers as CloudStack puts them on the wire: an array of objects, each with the class as its one key. */
 public final class Wire {
-    private static final Gson GSON = new GsonBuilder().setVersion(1.5).create();
+    private static final Gson GSON = new Gson();
 
     private Wire() {}
 
@@ -34,7 +33,7 @@ public final class Wire {
     }
 
     public static Command read(String json) {
-        JsonObject object = JsonParser.parseString(json).getAsJsonArray().get(0).getAsJsonObject();
+        JsonObject object = new JsonParser().parse(json).getAsJsonArray().get(0).getAsJsonObject();
         String name = object.entrySet().iterator().next().getKey();
         try {
             return (Command) GSON.fromJson(object.get(name), Class.forName(name));

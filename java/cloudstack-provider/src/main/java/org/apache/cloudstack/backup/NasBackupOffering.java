@@ -16,6 +16,8 @@ import java.util.Date;
 
 /** A repository, offered as what backups can go to. */
 public class NasBackupOffering implements BackupOffering {
+    private static final long serialVersionUID = 1L;
+
     private final String name;
     private final String uuid;
 

@@ -12,7 +12,6 @@
 
 package org.apache.cloudstack.backup;
 
-import com.cloud.agent.AgentManager;
 import com.cloud.agent.api.Answer;
 import com.cloud.agent.api.Command;
 import com.cloud.exception.AgentUnavailableException;
@@ -27,7 +26,7 @@ import org.nasbackup.provider.ModelNas;
 import org.nasbackup.provider.Point;
 
 /** A host's agent over the model of files: does as the library does, and fails as it is told to. */
-final class ModelHost implements AgentManager {
+final class ModelHost implements Agents {
     enum Fault {
         NONE,
         NO_ANSWER,

@@ -637,7 +637,7 @@ class NASBackupProviderTest {
     private Site server(Tables tables) {
         Site other = new Site(tables);
         other.now = site.now;
-        other.provider.agentManager = site.host;
+        other.provider.agentManager = site.host.manager();
         return other;
     }
 

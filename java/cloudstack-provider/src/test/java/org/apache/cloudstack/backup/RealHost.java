@@ -12,7 +12,6 @@
 
 package org.apache.cloudstack.backup;
 
-import com.cloud.agent.AgentManager;
 import com.cloud.agent.api.Answer;
 import com.cloud.agent.api.Command;
 import com.cloud.exception.OperationTimedoutException;
@@ -24,7 +23,7 @@ import org.nasbackup.cloudstack.Agent;
 import org.nasbackup.cloudstack.Wire;
 
 /** A host with the wrappers, the library, libvirt and QEMU as they are; commands and answers cross as JSON. */
-final class RealHost implements AgentManager {
+final class RealHost implements Agents {
     private final List<Command> asked = Collections.synchronizedList(new ArrayList<>());
     private Class<? extends Command> unheard;
 

@@ -124,7 +124,7 @@ final class Site {
         provider.backupDetailsDao = tables.backupDetails();
         provider.vmInstanceDetailsDao = tables.vmDetails();
         provider.resourceLimitService = tables.limits();
-        provider.agentManager = host;
+        provider.agentManager = host.manager();
         provider.hostDao = hosts;
         provider.backupRepositoryDao = repositories;
         provider.backupOfferingDao = offerings;
@@ -336,7 +336,7 @@ final class Site {
 
     static Map<String, String> settings(String json) {
         Map<String, String> settings = new TreeMap<>();
-        JsonObject object = JsonParser.parseString(json).getAsJsonObject();
+        JsonObject object = new JsonParser().parse(json).getAsJsonObject();
         object.entrySet()
                 .forEach(entry -> settings.put(entry.getKey(), entry.getValue().getAsString()));
         return settings;

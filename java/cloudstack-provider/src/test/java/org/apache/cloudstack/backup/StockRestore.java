@@ -23,7 +23,7 @@ final class StockRestore {
     private StockRestore() {}
 
     static String execute(String json) {
-        JsonObject body = JsonParser.parseString(json).getAsJsonArray().get(0).getAsJsonObject();
+        JsonObject body = new JsonParser().parse(json).getAsJsonArray().get(0).getAsJsonObject();
         JsonObject command = body.entrySet().iterator().next().getValue().getAsJsonObject();
         String folder = command.get("backupRepoAddress").getAsString() + "/"
                 + command.get("backupPath").getAsString();

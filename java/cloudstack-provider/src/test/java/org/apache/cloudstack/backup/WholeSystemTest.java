@@ -14,6 +14,7 @@ package org.apache.cloudstack.backup;
 
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
+import static org.mockito.Mockito.mock;
 import static org.mockito.Mockito.when;
 
 import com.cloud.agent.api.Command;
@@ -35,6 +36,7 @@ import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.stream.Collectors;
+import org.apache.cloudstack.engine.subsystem.api.storage.DataStore;
 import org.apache.cloudstack.storage.datastore.db.StoragePoolVO;
 import org.apache.cloudstack.storage.to.PrimaryDataStoreTO;
 import org.junit.jupiter.api.AfterAll;
@@ -78,7 +80,7 @@ class WholeSystemTest {
     }
 
     private void connect(Site site) {
-        site.provider.agentManager = host;
+        site.provider.agentManager = host.manager();
         when(site.vm.getInstanceName()).thenReturn(guest.name());
         String address = nas.repository().address();
         BackupRepository repository = site.repositories.findByBackupOfferingId(5L);
@@ -100,8 +102,10 @@ class WholeSystemTest {
         when(pool.getPath()).thenReturn(folder);
         PrimaryDataStoreTO to = new Gson()
                 .fromJson("{\"uuid\":\"pool-1\",\"poolType\":\"SharedMountPoint\"}", PrimaryDataStoreTO.class);
+        DataStore store = mock(DataStore.class);
+        when(store.getTO()).thenReturn(to);
         when(site.provider.dataStoreManager.getDataStore(31L, DataStoreRole.Primary))
-                .thenReturn(() -> to);
+                .thenReturn(store);
     }
 
     @AfterEach
@@ -203,7 +207,7 @@ class WholeSystemTest {
     }
 
     private static JsonObject json(String text) {
-        return JsonParser.parseString(text).getAsJsonObject();
+        return new JsonParser().parse(text).getAsJsonObject();
     }
 
     private List<Integer> positions(Backup... backups) {

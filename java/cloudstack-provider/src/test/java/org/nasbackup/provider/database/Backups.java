@@ -30,6 +30,8 @@ import org.apache.cloudstack.backup.BackupVO;
 public final class Backups {
     /** A row as it was read, and what was set since: an update writes nothing else. */
     private static final class Row extends BackupVO {
+        private static final long serialVersionUID = 1L;
+
         private final long id;
         private final String uuid;
         private String volumes;
