@@ -47,7 +47,7 @@ pub struct Config {
     pub rate_limit: Option<u64>,
     /// Bytes a second that all backups of this process read at most, together. Absent or 0: no limit.
     pub host_rate_limit: Option<u64>,
-    /// Backups that run at the same time; more of them wait. Absent or 0: 4.
+    /// Backups that run at the same time; more of them are refused. Absent or 0: 4.
     pub parallel_backups: Option<usize>,
     /// Bytes of old blocks that a pull backup may keep. Absent or 0: as much as there is room for.
     pub scratch_per_vm: Option<u64>,

@@ -6,18 +6,15 @@
 mod support;
 
 use std::os::unix::fs::PermissionsExt;
-use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Instant;
 
 use nasbackup::config::{self, Config};
 use nasbackup::engine::Engine;
 use nasbackup::error::{Code, Result};
-use nasbackup::operation::{
-    self,
-    take_backup::{self, TakeBackupRequest},
-};
-use support::{Disk, Fs, Guest, MIB, Nas, Story, folder, init, take, take_and, until};
+use nasbackup::operation::take_backup::{self, TakeBackupRequest};
+use support::{Disk, Fs, Guest, MIB, Nas, Story, folder, init, take, take_and};
 
 /// Puts a changed configuration into force until it is dropped.
 struct Configured {
@@ -139,52 +136,33 @@ fn all_backups_of_the_host_share_its_limit() {
     assert_near(speed(&courses), 4 * MIB);
 }
 
-fn phase(job: &str) -> Option<&'static str> {
-    operation::jobs().into_iter().find(|status| status.job == job).map(|status| status.phase)
+#[test]
+fn a_backup_without_a_place_is_refused_at_once_and_nothing_is_touched() {
+    let _configured = configured(|config| config.parallel_backups = Some(1));
+    let long = Story::new(Guest::full_of_data(24), Nas::folder().slow(16));
+    let mut other = Story::new(Guest::new([Disk::new()]), Nas::folder());
+    take_and(long.request("full"), |_| {
+        let refused = take(other.request("full")).unwrap_err();
+        assert_eq!((refused.code, refused.step, refused.leftovers), (Code::Busy, "take a place", false));
+        assert!(other.published().is_empty());
+        assert_eq!(other.guest.checkpoints(), [] as [&str; 0]);
+    })
+    .unwrap();
+    other.take("full").assert_full(true);
+    other.assert_all_restore();
 }
 
 #[test]
-fn backups_wait_for_a_place_and_may_be_cancelled_there() {
+fn a_backup_that_is_refused_or_fails_keeps_no_place() {
     let _configured = configured(|config| config.parallel_backups = Some(1));
-    let guests =
-        [Guest::full_of_data(24), Guest::new([Disk::new()]), Guest::new([Disk::new()]), Guest::new([Disk::new()])];
-    let stories = guests.map(|guest| Story::new(guest, Nas::folder().slow(16)));
-    let request = |n: usize| TakeBackupRequest { job: Some(format!("place-{n}")), ..stories[n].request("full") };
-    let (in_copy, began) = mpsc::channel();
-    let (go_on, waits) = mpsc::channel::<()>();
-    thread::scope(|scope| {
-        let first = request(0);
-        let first = scope.spawn(move || {
-            take_and(first, |_| {
-                in_copy.send(()).unwrap();
-                waits.recv().unwrap();
-            })
-        });
-        began.recv().unwrap();
-        let spawn = |n: usize| {
-            let request = request(n);
-            let running = scope.spawn(move || take(request));
-            let waits = || phase(&format!("place-{n}")) == Some("wait for a place");
-            until("it waits", waits);
-            running
-        };
-        let (second, third) = (spawn(1), spawn(2));
-        // The same machine is refused at once: it waits for nothing.
-        let again = TakeBackupRequest { job: None, ..request(2) };
-        assert_eq!(take(again).unwrap_err().code, Code::Busy);
-        let late = take(TakeBackupRequest { wait_seconds: Some(1), ..request(3) }).unwrap_err();
-        assert_eq!((late.code, late.step), (Code::Timeout, "wait for a place"));
-        assert!(operation::cancel("place-1").found);
-        assert_eq!(second.join().unwrap().unwrap_err().code, Code::Cancelled);
-        assert_eq!(phase("place-2"), Some("wait for a place"));
-        go_on.send(()).unwrap();
-        first.join().unwrap().unwrap();
-        third.join().unwrap().unwrap();
-    });
-    for n in [1, 3] {
-        assert!(stories[n].published().is_empty());
-        assert_eq!(stories[n].guest.checkpoints(), [] as [&str; 0]);
-    }
+    let mut story = Story::new(Guest::new([Disk::new()]), Nas::folder());
+    let absent = TakeBackupRequest {
+        vm_name: Some("i-0-0-VM".to_owned()),
+        backup_path: Some("i-0-0-VM/1".to_owned()),
+        ..story.request("full")
+    };
+    assert_eq!(take(absent).unwrap_err().code, Code::DomainNotFound);
+    story.take("full").assert_full(true);
 }
 
 #[test]

@@ -68,6 +68,8 @@ pub fn init() {
             log_level: "warn".to_owned(),
             engine: engine(),
             mount_keep_seconds: 0,
+            // as many as there are tests at once
+            parallel_backups: Some(64),
             ..Default::default()
         };
         nasbackup::operation::init(config, nasbackup::logging::stderr()).unwrap();

@@ -38,8 +38,8 @@ use crate::host::{Begun, HostState};
 use crate::job::{self, Job, Listener, Reporter};
 use crate::nas::path::PointPath;
 use crate::nas::{deadline, health};
+use crate::places::{self, Place};
 use crate::point::{Kind, LeftOut, Manifest, ManifestDisk, Parent, ParentPoint};
-use crate::queue;
 
 use request::Checked;
 pub use request::{StoppedDisk, TakeBackupRequest};
@@ -111,8 +111,8 @@ pub fn run(request: TakeBackupRequest, listener: Listener<'_>) -> Result<TakenBa
     let job = job::start(checked.job.clone(), "takeBackup", Some(checked.vm.clone()))?;
     let mut job = Reporter::new(job, listener)?;
     let deadline = Instant::now() + checked.wait;
+    let _place = take_place(&config)?;
     let host = recover::undo(&config, HostState::lock(&config.state_dir, &checked.vm)?, false)?;
-    let _place = queue::BACKUPS.enter(config.places(), || wait_for_place(&mut job, deadline))?;
     let point_id = Manifest::new_point_id()?;
     let call = Call { checked: &checked, config: &config, deadline, point_id };
     log::info!("{}: backup to '{}' begins", checked.vm, checked.point);
@@ -139,19 +139,14 @@ pub fn run(request: TakeBackupRequest, listener: Listener<'_>) -> Result<TakenBa
     taken
 }
 
-/// Goes on waiting, unless the caller does not.
-fn wait_for_place(job: &mut Reporter<'_>, deadline: Instant) -> Result<()> {
-    const STEP: &str = "wait for a place";
-    if job.status().phase == STEP {
-        job.tell()?
-    } else {
-        job.begin(STEP)?
-    }
-    if Instant::now() < deadline {
-        Ok(())
-    } else {
-        Err(Error::new(Code::Timeout, STEP, "other backups took all of waitSeconds"))
-    }
+/// `BUSY` at once when as many backups run as may: whoever asked knows better than to wait here, in a thread that others need.
+/// Callers tell it from other reasons for `BUSY` by its step.
+fn take_place(config: &Config) -> Result<Place<'static>> {
+    let places = config.places();
+    places::BACKUPS.take(places).ok_or_else(|| {
+        let taken = format!("other backups have all {places} (parallelBackups); ask again when one of them has ended");
+        Error::new(Code::Busy, "take a place", taken)
+    })
 }
 
 /// One call of `takeBackup`, as its steps see it.

@@ -96,7 +96,7 @@ public final class Configuration {
         return hostRateLimit;
     }
 
-    /** Backups that run at the same time; more of them wait, in the order in which they came. 0: 4. */
+    /** Backups that run at the same time; more of them are refused ({@link ErrorCode#BUSY}). 0: 4. */
     public long parallelBackups() {
         return parallelBackups;
     }

@@ -32,6 +32,8 @@ final class Growth {
     private static final int DATA_MIB = 256;
     private static final int CHUNK_MIB = 64;
     private static final long SPARSE_TIB = 16;
+    /** The library's backups at the same time; it refuses one more. */
+    private static final int PLACES = 4;
 
     private final Samples samples;
     private final NasBackup library;
@@ -86,12 +88,12 @@ final class Growth {
         }
     }
 
-    /** So many guests at the same time: until the last one is done, by this process's clock. */
+    /** So many guests, as many at the same time as have places: until the last one is done, by this process's clock. */
     void guests(int count) {
         List<Subject> subjects = IntStream.range(0, count)
                 .mapToObj(i -> new Subject(new Guest(CHUNK_MIB)))
                 .collect(Collectors.toList());
-        ExecutorService threads = Executors.newFixedThreadPool(count);
+        ExecutorService threads = Executors.newFixedThreadPool(Math.min(count, PLACES));
         try {
             subjects.forEach(subject -> subject.guest.write(1, 0x53, 0, CHUNK_MIB));
             for (int run = 1; run <= runs; run++) {
