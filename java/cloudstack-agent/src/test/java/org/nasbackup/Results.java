@@ -45,6 +45,10 @@ public final class Results {
     }
 
     public static NasBackupException failure(ErrorCode code, String line, boolean leftovers) {
-        return new NasBackupException(code.name(), "a step", null, line, leftovers, null);
+        return failure(code, "a step", line, leftovers);
+    }
+
+    public static NasBackupException failure(ErrorCode code, String step, String line, boolean leftovers) {
+        return new NasBackupException(code.name(), step, null, line, leftovers, null);
     }
 }

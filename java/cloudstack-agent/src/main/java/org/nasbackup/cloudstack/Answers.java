@@ -17,6 +17,7 @@ import java.util.Locale;
 import org.apache.cloudstack.backup.BackupAnswer;
 import org.apache.cloudstack.backup.BackupStorageStatsAnswer;
 import org.nasbackup.BackupStatsResult;
+import org.nasbackup.ErrorCode;
 import org.nasbackup.NasBackupException;
 import org.nasbackup.TakeBackupResult;
 
@@ -51,7 +52,17 @@ public final class Answers {
     public static BackupAnswer failed(Command command, Throwable failure) {
         BackupAnswer answer = new BackupAnswer(command, false, line(failure));
         answer.setNeedsCleanup(failure instanceof NasBackupException && ((NasBackupException) failure).leftovers());
+        if (isNoPlace(failure)) {
+            answer.setNoPlace(true);
+        }
         return answer;
+    }
+
+    /** Busy is many a thing; this one passes, and nothing was touched. */
+    private static boolean isNoPlace(Throwable failure) {
+        return failure instanceof NasBackupException
+                && ((NasBackupException) failure).code() == ErrorCode.BUSY
+                && "take a place".equals(((NasBackupException) failure).step());
     }
 
     public static BackupStorageStatsAnswer stats(Command command, BackupStatsResult result) {

@@ -32,6 +32,9 @@ public final class Requests {
     /** What later management servers call {@link Mode#LEGACY}. */
     private static final String LEGACY_FULL = "legacy-full";
 
+    /** What the host gets to clean up in, and to answer, once a backup has taken too long. */
+    private static final int SECONDS_TO_ANSWER = 120;
+
     private Requests() {}
 
     /** @param defaultWait seconds for a command that names none */
@@ -53,12 +56,21 @@ public final class Requests {
         return builder.build();
     }
 
+    /**
+     * How long a host may work for a server that waits for so long: at least half of it. The server's setting commands.timeout
+     * puts its own figure in the place of what a command was given to wait, so the host asks for what has arrived.
+     */
+    public static int jobSeconds(int wait) {
+        return Math.max(wait - SECONDS_TO_ANSWER, (wait + 1) / 2);
+    }
+
     private static int waitSeconds(TakeBackupCommand command, int defaultWait) {
-        Integer job = command.getJobSeconds();
-        if (job != null && job > 0) {
-            return job;
-        }
-        return command.getWait() > 0 ? command.getWait() : defaultWait;
+        int heard = command.getWait() > 0 ? jobSeconds(command.getWait()) : Integer.MAX_VALUE;
+        int asked = command.getJobSeconds() != null && command.getJobSeconds() > 0
+                ? command.getJobSeconds()
+                : Integer.MAX_VALUE;
+        int least = Math.min(heard, asked);
+        return least == Integer.MAX_VALUE ? defaultWait : least;
     }
 
     public static RebaseOrder rebase(RebaseBackupCommand command) {

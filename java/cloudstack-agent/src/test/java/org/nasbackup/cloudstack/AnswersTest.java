@@ -59,6 +59,21 @@ class AnswersTest {
                 .isFalse();
     }
 
+    /** The server asks again for nothing else. */
+    @Test
+    void a_host_without_a_place_is_told_from_whatever_else_is_busy() {
+        String line = "BUSY: take a place: x";
+        assertThat(Answers.failed(null, Results.failure(ErrorCode.BUSY, "take a place", line, false))
+                        .getNoPlace())
+                .isTrue();
+        assertThat(Answers.failed(null, Results.failure(ErrorCode.BUSY, "lock on this host", "BUSY: x", false))
+                        .getNoPlace())
+                .isFalse();
+        assertThat(Answers.failed(null, Results.failure(ErrorCode.IO, "take a place", "IO: x", false))
+                        .getNoPlace())
+                .isFalse();
+    }
+
     @Test
     void a_defect_is_one_line_with_its_type() {
         assertThat(Answers.failed(null, new NoClassDefFoundError("a/B")).getDetails())

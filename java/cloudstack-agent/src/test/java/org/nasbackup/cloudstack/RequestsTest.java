@@ -73,18 +73,30 @@ class RequestsTest {
     }
 
     @ParameterizedTest
-    @CsvSource({"'',7200", "',\"wait\":0',7200", "',\"wait\":-1',7200", "',\"wait\":90',90", "',\"wait\":\"90\"',90"})
-    void the_command_s_wait_goes_before_the_agent_s(String fields, long seconds) {
+    @CsvSource({
+        "'',7200",
+        "',\"wait\":0',7200",
+        "',\"wait\":-1',7200",
+        "',\"wait\":90',45",
+        "',\"wait\":\"90\"',45",
+        "',\"wait\":3600',3480"
+    })
+    void the_command_s_wait_less_the_time_to_answer_goes_before_the_agent_s(String fields, long seconds) {
         assertThat(take(fields).waitSeconds()).isEqualTo(seconds);
     }
 
     @ParameterizedTest
     @CsvSource({
         "',\"wait\":7200,\"jobSeconds\":7080',7080",
+        "',\"wait\":1800,\"jobSeconds\":7080',1680",
+        "',\"wait\":14400,\"jobSeconds\":7080',7080",
+        "',\"wait\":0,\"jobSeconds\":7080',7080",
+        "',\"wait\":-1,\"jobSeconds\":7080',7080",
         "',\"jobSeconds\":60',60",
-        "',\"wait\":90,\"jobSeconds\":0',90"
+        "',\"wait\":90,\"jobSeconds\":0',45",
+        "',\"wait\":1,\"jobSeconds\":7080',1"
     })
-    void the_limit_that_leaves_time_for_the_answer_goes_before_both(String fields, long seconds) {
+    void the_smaller_of_what_the_provider_asked_for_and_what_arrives_is_kept_to(String fields, long seconds) {
         assertThat(take(fields).waitSeconds()).isEqualTo(seconds);
     }
 

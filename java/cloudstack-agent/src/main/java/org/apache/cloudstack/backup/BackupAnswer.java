@@ -26,6 +26,7 @@ public class BackupAnswer extends Answer {
     private Boolean incrementalFallback;
     private String bitmapRecreated;
     private String kind;
+    private Boolean noPlace;
 
     public BackupAnswer(Command command, boolean success, String details) {
         super(command, success, details);
@@ -61,6 +62,15 @@ public class BackupAnswer extends Answer {
 
     public void setNeedsCleanup(Boolean needsCleanup) {
         this.needsCleanup = needsCleanup;
+    }
+
+    /** As many backups as may are under way on the host: nothing was touched, and it can be asked again. */
+    public Boolean getNoPlace() {
+        return Boolean.TRUE.equals(noPlace);
+    }
+
+    public void setNoPlace(Boolean noPlace) {
+        this.noPlace = noPlace;
     }
 
     public String getBitmapCreated() {
