@@ -20,6 +20,8 @@ public final class AgentFailure extends RuntimeException {
     public enum Kind {
         /** It said no. */
         REFUSED,
+        /** It said that as many backups as may are under way: nothing was touched, and it can be asked again. */
+        NO_PLACE,
         /** Nothing came, or nothing that can be understood: it may have been done, be under way, or not. */
         UNKNOWN
     }

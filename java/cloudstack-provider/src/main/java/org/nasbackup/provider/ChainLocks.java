@@ -14,7 +14,7 @@ package org.nasbackup.provider;
 
 import java.util.function.Supplier;
 
-/** One backup, deletion or restore at a time for each virtual machine. */
+/** Locks that all management servers share. */
 public interface ChainLocks {
     /** Runs the work while nobody else works on the chains of that virtual machine. */
     <T> T locked(long vmId, Supplier<T> work);
@@ -25,4 +25,7 @@ public interface ChainLocks {
      * @return whether it ran
      */
     boolean ifFree(long vmId, Runnable work);
+
+    /** Runs the work, which takes a moment, while nobody else changes who works on that host and who waits for it. */
+    <T> T lockedLine(long hostId, Supplier<T> work);
 }

@@ -38,14 +38,17 @@ import org.apache.cloudstack.backup.dao.BackupScheduleDao;
 import org.apache.cloudstack.engine.subsystem.api.storage.DataStoreManager;
 import org.apache.cloudstack.framework.config.ConfigKey;
 import org.apache.cloudstack.framework.config.Configurable;
+import org.apache.cloudstack.resourcedetail.dao.UserDetailsDao;
 import org.apache.cloudstack.storage.datastore.db.PrimaryDataStoreDao;
 import org.nasbackup.cloudstack.CloudStackVersion;
 import org.nasbackup.provider.ChainLocks;
 import org.nasbackup.provider.Outcome;
 import org.nasbackup.provider.Policy;
 import org.nasbackup.provider.cloudstack.ActionEvents;
+import org.nasbackup.provider.cloudstack.DetailTickets;
 import org.nasbackup.provider.cloudstack.Fitness;
 import org.nasbackup.provider.cloudstack.GlobalChainLocks;
+import org.nasbackup.provider.cloudstack.HostSlots;
 import org.nasbackup.provider.cloudstack.ServerClasses;
 import org.nasbackup.provider.cloudstack.Transactions;
 
@@ -109,12 +112,16 @@ public class NASBackupProvider extends AdapterBase implements BackupProvider, Co
     @Inject
     AgentManager agentManager;
 
+    @Inject
+    UserDetailsDao userDetailsDao;
+
     /** Why backups in a zone are full ones, as it was logged last. */
     final LastSaid obstacles = new LastSaid();
 
     private final Clock clock;
     private final ChainLocks locks;
     private final Transactions transactions;
+    private HostSlots slots;
     private final Fitness fitness = new Fitness(this::misfits, line -> logger.error(line));
 
     public NASBackupProvider() {
@@ -174,7 +181,20 @@ public class NASBackupProvider extends AdapterBase implements BackupProvider, Co
     }
 
     private NasBackups backups() {
-        return new NasBackups(this, logger, clock, locks, transactions);
+        return new NasBackups(this, logger, clock, locks, slots(), transactions);
+    }
+
+    /** One for all: whoever has done its work tells those who wait. */
+    synchronized HostSlots slots() {
+        if (slots == null) {
+            slots = new HostSlots(
+                    new DetailTickets(userDetailsDao, transactions),
+                    locks,
+                    logger,
+                    HostSlots.Pace.ORDINARY,
+                    System::nanoTime);
+        }
+        return slots;
     }
 
     Policy policy(long zoneId) {
@@ -194,6 +214,14 @@ public class NASBackupProvider extends AdapterBase implements BackupProvider, Co
 
     int waitSeconds(long zoneId) {
         return NasBackupKeys.WAIT.valueIn(zoneId);
+    }
+
+    int slotsPerHost(long zoneId) {
+        return NasBackupKeys.PARALLEL_PER_HOST.valueIn(zoneId);
+    }
+
+    int queueWaitSeconds(long zoneId) {
+        return NasBackupKeys.QUEUE_WAIT.valueIn(zoneId);
     }
 
     int mountTimeout() {

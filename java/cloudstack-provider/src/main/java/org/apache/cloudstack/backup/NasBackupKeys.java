@@ -70,9 +70,32 @@ final class NasBackupKeys {
             ConfigKey.Scope.Zone,
             FRAMEWORK_ENABLED);
 
+    static final ConfigKey<Integer> PARALLEL_PER_HOST = new ConfigKey<>(
+            ConfigKey.CATEGORY_ADVANCED,
+            Integer.class,
+            "nas.backup.parallel.per.host",
+            "2",
+            "How many backups, deletions and restores a host does at the same time; others wait on the management server."
+                    + " Each takes one of the five threads of the host's agent",
+            true,
+            ConfigKey.Scope.Zone,
+            FRAMEWORK_ENABLED);
+
+    static final ConfigKey<Integer> QUEUE_WAIT = new ConfigKey<>(
+            ConfigKey.CATEGORY_ADVANCED,
+            Integer.class,
+            "nas.backup.queue.wait",
+            "7200",
+            "Seconds that a backup, a deletion or a restore waits until its host is free, before it fails",
+            true,
+            ConfigKey.Scope.Zone,
+            FRAMEWORK_ENABLED);
+
     private NasBackupKeys() {}
 
     static ConfigKey<?>[] all() {
-        return new ConfigKey<?>[] {RESTORE_MOUNT_TIMEOUT, FULL_EVERY, DELETE_FULL, INCREMENTAL_ENABLED, WAIT};
+        return new ConfigKey<?>[] {
+            RESTORE_MOUNT_TIMEOUT, FULL_EVERY, DELETE_FULL, INCREMENTAL_ENABLED, WAIT, PARALLEL_PER_HOST, QUEUE_WAIT
+        };
     }
 }

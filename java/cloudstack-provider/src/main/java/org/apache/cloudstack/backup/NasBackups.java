@@ -38,6 +38,7 @@ import org.nasbackup.provider.Policy;
 import org.nasbackup.provider.cloudstack.ActionEvents;
 import org.nasbackup.provider.cloudstack.DaoCatalogue;
 import org.nasbackup.provider.cloudstack.HostChoice;
+import org.nasbackup.provider.cloudstack.HostSlots;
 import org.nasbackup.provider.cloudstack.Ownership;
 import org.nasbackup.provider.cloudstack.Transactions;
 import org.nasbackup.provider.cloudstack.TypedAgent;
@@ -48,14 +49,22 @@ final class NasBackups {
     private final Logger logger;
     private final Clock clock;
     private final ChainLocks locks;
+    private final HostSlots slots;
     private final Transactions transactions;
 
     /** @param server what CloudStack gave it, and its settings */
-    NasBackups(NASBackupProvider server, Logger logger, Clock clock, ChainLocks locks, Transactions transactions) {
+    NasBackups(
+            NASBackupProvider server,
+            Logger logger,
+            Clock clock,
+            ChainLocks locks,
+            HostSlots slots,
+            Transactions transactions) {
         this.server = server;
         this.logger = logger;
         this.clock = clock;
         this.locks = locks;
+        this.slots = slots;
         this.transactions = transactions;
     }
 
@@ -69,6 +78,20 @@ final class NasBackups {
 
     Date now() {
         return Date.from(clock.instant());
+    }
+
+    /**
+     * As many at the same time as the host has slots; before the virtual machine's lock, which nobody may have who waits here.
+     *
+     * @param name of the work, a verb and its object, for the log
+     */
+    <T> T onHost(Host host, long zoneId, String name, Supplier<T> work) {
+        return slots.held(host, server.slotsPerHost(zoneId), server.queueWaitSeconds(zoneId), name, work);
+    }
+
+    /** Does so if the host has a slot now: for who has the virtual machine's lock, or a task that others wait for. */
+    <T> T onHostNow(Host host, long zoneId, String name, Supplier<T> work) {
+        return slots.held(host, server.slotsPerHost(zoneId), 0, name, work);
     }
 
     /** One after the other for a virtual machine. */

@@ -18,6 +18,7 @@ import com.cloud.vm.VirtualMachine;
 import java.util.List;
 import java.util.Optional;
 import java.util.function.Predicate;
+import java.util.function.Supplier;
 import org.apache.logging.log4j.Logger;
 import org.nasbackup.provider.AgentFailure;
 import org.nasbackup.provider.ChainRepair;
@@ -50,12 +51,18 @@ final class NasDeletion {
         boolean surplus = !forced && isSurplus(backup);
         try {
             ChainRepair.Others others = others(backup, forced, surplus);
-            backups.locked(backup.getVmId(), () -> {
-                boolean merged = delete(backup, others);
+            Host host = hostFor(backup);
+            Supplier<Boolean> work = () -> {
+                boolean merged = delete(backup, others, host);
                 // Before the manager looks for what is left of the offering.
-                removeHidden(backup.getVmId(), false);
+                removeHidden(backup.getVmId(), false, host);
                 return merged;
-            });
+            };
+            backups.onHost(
+                    host,
+                    backup.getZoneId(),
+                    "delete backup " + backup.getUuid(),
+                    () -> backups.locked(backup.getVmId(), work));
         } catch (RuntimeException e) {
             failed(backup, surplus, e);
         }
@@ -110,10 +117,15 @@ final class NasDeletion {
      * @return whether others took over what they need of it
      */
     boolean finish(Backup promised) {
-        return delete(promised, ChainRepair.Others.MERGED);
+        Host host = hostFor(promised);
+        return backups.onHostNow(
+                host,
+                promised.getZoneId(),
+                "delete backup " + promised.getUuid(),
+                () -> delete(promised, ChainRepair.Others.MERGED, host));
     }
 
-    private boolean delete(Backup backup, ChainRepair.Others others) {
+    private boolean delete(Backup backup, ChainRepair.Others others, Host host) {
         DaoCatalogue catalogue = backups.catalogue();
         List<Point> points = catalogue.points(backup.getVmId());
         Point target = points.stream()
@@ -125,7 +137,7 @@ final class NasDeletion {
         }
         List<Step> steps = ChainRepair.computeChainRepair(points, target, others);
         Predicate<Point> counted = point -> server.handlesAllAccounting() || point.id() != backup.getId();
-        new RepairExecutor(catalogue, remote(backup), counted).execute(steps);
+        new RepairExecutor(catalogue, remote(backup, host), counted).execute(steps);
         if (!server.handlesAllAccounting()) {
             catalogue.settle(backup);
         }
@@ -134,10 +146,13 @@ final class NasDeletion {
         return steps.stream().anyMatch(step -> step.kind() == Step.Kind.REBASE);
     }
 
-    private AgentRepository remote(Backup backup) {
-        BackupRepository repository = backups.repository(backup.getBackupOfferingId(), "backup " + backup.getUuid());
+    private Host hostFor(Backup backup) {
         VirtualMachine vm = server.vmInstanceDao.findByIdIncludingRemoved(backup.getVmId());
-        Host host = backups.hosts().forRepository(vm, backup.getZoneId());
+        return backups.hosts().forRepository(vm, backup.getZoneId());
+    }
+
+    private AgentRepository remote(Backup backup, Host host) {
+        BackupRepository repository = backups.repository(backup.getBackupOfferingId(), "backup " + backup.getUuid());
         return new AgentRepository(
                 new TypedAgent(server.agentManager, host), repository, server.waitSeconds(backup.getZoneId()));
     }
@@ -150,10 +165,29 @@ final class NasDeletion {
      * @return may others, after this?
      */
     boolean removeHidden(long vmId, boolean merging) {
+        List<Backup> hidden = backups.catalogue().hidden(vmId);
+        if (hidden.isEmpty()) {
+            return merging;
+        }
+        try {
+            Host host = hostFor(hidden.get(0));
+            return backups.onHostNow(
+                    host,
+                    hidden.get(0).getZoneId(),
+                    "remove hidden backup " + hidden.get(0).getUuid() + " and others of its machine",
+                    () -> removeHidden(vmId, merging, host));
+        } catch (CloudRuntimeException e) {
+            logger.info("Hidden backups stay for now: {}", e.getMessage());
+            return merging;
+        }
+    }
+
+    /** With a slot of the host. */
+    private boolean removeHidden(long vmId, boolean merging, Host host) {
         boolean may = merging;
         for (Backup hidden : backups.catalogue().hidden(vmId)) {
             try {
-                may &= !removeHidden(hidden, may);
+                may &= !removeHidden(hidden, may, host);
             } catch (RepairRefused e) {
                 logger.debug("Hidden backup {} stays: {}", hidden.getUuid(), e.getMessage());
             } catch (RuntimeException e) {
@@ -176,7 +210,7 @@ final class NasDeletion {
     }
 
     /** @return whether others took over what they need of it */
-    private boolean removeHidden(Backup hidden, boolean merging) {
+    private boolean removeHidden(Backup hidden, boolean merging, Host host) {
         DaoCatalogue catalogue = backups.catalogue();
         List<Point> points = catalogue.points(hidden.getVmId());
         Optional<Point> target =
@@ -187,7 +221,7 @@ final class NasDeletion {
         if (steps.isEmpty() || merges && !merging) {
             return false;
         }
-        new RepairExecutor(catalogue, remote(hidden), point -> true).execute(steps);
+        new RepairExecutor(catalogue, remote(hidden, host), point -> true).execute(steps);
         logger.info("Removed hidden backup {}, {}", hidden.getUuid(), hidden.getExternalId());
         return merges;
     }

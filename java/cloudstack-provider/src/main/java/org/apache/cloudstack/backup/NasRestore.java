@@ -52,10 +52,6 @@ final class NasRestore {
             backups.catalogue().clearActiveCheckpoint(vm.getId());
         }
         backups.ownership().check(backup);
-        return backups.locked(backup.getVmId(), () -> restoreLocked(vm, backup));
-    }
-
-    private Pair<Boolean, String> restoreLocked(VirtualMachine vm, Backup backup) {
         BackupRepository repository = backups.repository(backup.getBackupOfferingId(), "backup " + backup.getUuid());
         List<Backup.VolumeInfo> backedUp = DaoCatalogue.backedUpVolumes(backup);
         if (backedUp.isEmpty()) {
@@ -73,11 +69,18 @@ final class NasRestore {
         command.setRestoreVolumePools(paths.pools());
         command.setVmExists(vm.getRemoved() == null);
         command.setVmState(vm.getState());
+        // Whatever becomes of its chain while this waits: what is no incremental now becomes none.
         Host host = backups.hosts()
                 .forRestore(vm, poolsOf(volumes), backups.catalogue().standsOnAnother(backup));
-        // From the first byte on the disks are no longer what the bitmap counts from.
-        backups.catalogue().clearActiveCheckpoint(vm.getId());
-        return ask(host, command);
+        return backups.onHost(
+                host,
+                backup.getZoneId(),
+                "restore backup " + backup.getUuid(),
+                () -> backups.locked(backup.getVmId(), () -> {
+                    // From the first byte on the disks are no longer what the bitmap counts from.
+                    backups.catalogue().clearActiveCheckpoint(vm.getId());
+                    return ask(host, command);
+                }));
     }
 
     /** A host pairs by place, and writes all before it meets one that is missing. */
@@ -166,7 +169,11 @@ final class NasRestore {
         command.setRestoreVolumeSizes(Collections.singletonList(backupVolumeInfo.getSize()));
         command.setRestoreVolumePaths(paths.paths());
         command.setRestoreVolumePools(paths.pools());
-        Pair<Boolean, String> result = backups.locked(backup.getVmId(), () -> ask(host, command));
+        Pair<Boolean, String> result = backups.onHost(
+                host,
+                backup.getZoneId(),
+                "restore volume " + backupVolumeInfo.getUuid(),
+                () -> backups.locked(backup.getVmId(), () -> ask(host, command)));
         if (result.first()) {
             server.volumeDao.persist(restoredVolume(backup, backupVolumeInfo, uuid, pool, offering));
             // It has a disk now that the checkpoint knows nothing of.

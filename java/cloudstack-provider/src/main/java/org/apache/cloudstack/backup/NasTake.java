@@ -23,9 +23,11 @@ import java.text.SimpleDateFormat;
 import java.util.ArrayList;
 import java.util.Date;
 import java.util.List;
+import java.util.Optional;
 import java.util.UUID;
 import java.util.stream.Collectors;
 import org.apache.logging.log4j.Logger;
+import org.nasbackup.cloudstack.Requests;
 import org.nasbackup.provider.AgentFailure;
 import org.nasbackup.provider.BackupChoice;
 import org.nasbackup.provider.ChainLink;
@@ -37,9 +39,6 @@ import org.nasbackup.provider.cloudstack.VolumePaths;
 
 /** Takes a backup: the row, the host's answer, and what it says of the chain. */
 final class NasTake {
-    /** What a host gets to clean up in, and to answer, once a backup has taken too long. */
-    private static final int SECONDS_TO_ANSWER = 120;
-
     private final NasBackups backups;
     private final NASBackupProvider server;
     private final Logger logger;
@@ -50,17 +49,39 @@ final class NasTake {
         this.logger = backups.logger();
     }
 
+    /** Looked at anew when its turn has come: who was moved to another host meanwhile waits for that one. */
     Pair<Boolean, Backup> take(VirtualMachine vm, Boolean quiesceVM) {
+        Host host = hostFor(vm);
+        Optional<Pair<Boolean, Backup>> taken =
+                backups.onHost(host, vm.getDataCenterId(), "back up " + vm.getInstanceName(), () -> {
+                    VirtualMachine now = reread(vm);
+                    return hostFor(now).getId() == host.getId()
+                            ? Optional.of(
+                                    backups.locked(vm.getId(), () -> take(now, quiesceVM, host, repositoryOf(now))))
+                            : Optional.empty();
+                });
+        return taken.orElseGet(() -> take(reread(vm), quiesceVM));
+    }
+
+    private VirtualMachine reread(VirtualMachine vm) {
+        return server.vmInstanceDao.findByIdIncludingRemoved(vm.getId());
+    }
+
+    private BackupRepository repositoryOf(VirtualMachine vm) {
+        return backups.repository(vm.getBackupOfferingId(), "virtual machine " + vm.getInstanceName());
+    }
+
+    /** The host that can back it up now. */
+    private Host hostFor(VirtualMachine vm) {
         Host host = backups.hosts().forBackup(vm);
-        BackupRepository repository =
-                backups.repository(vm.getBackupOfferingId(), "virtual machine " + vm.getInstanceName());
+        repositoryOf(vm);
         if (!server.vmSnapshotDao
                 .findByVmAndByType(vm.getId(), VMSnapshot.Type.DiskAndMemory)
                 .isEmpty()) {
             throw new CloudRuntimeException("virtual machine " + vm.getInstanceName()
                     + " can't be backed up while it has a snapshot of disk and memory");
         }
-        return backups.locked(vm.getId(), () -> take(vm, quiesceVM, host, repository));
+        return host;
     }
 
     private Pair<Boolean, Backup> take(VirtualMachine vm, Boolean quiesceVM, Host host, BackupRepository repository) {
@@ -109,7 +130,8 @@ final class NasTake {
         command.setQuiesce(quiesceVM);
         int wait = server.waitSeconds(vm.getDataCenterId());
         command.setWait(wait);
-        command.setJobSeconds(jobSeconds(wait));
+        // null: the server waits as long as it does for any command
+        command.setJobSeconds(wait <= 0 ? null : Integer.valueOf(Requests.jobSeconds(wait)));
         command.setMode(choice.mode());
         if (choice.mode() != null) {
             command.setBitmapNew("backup-" + start.getTime() / 1000);
@@ -125,11 +147,6 @@ final class NasTake {
             command.setVolumePools(paths.pools());
         }
         return command;
-    }
-
-    /** At least half of what the server waits; null: it waits as long as it does for any command. */
-    private static Integer jobSeconds(int wait) {
-        return wait <= 0 ? null : Integer.valueOf(Math.max(wait - SECONDS_TO_ANSWER, (wait + 1) / 2));
     }
 
     private long insert(
@@ -200,6 +217,10 @@ final class NasTake {
     }
 
     private Pair<Boolean, Backup> fail(DaoCatalogue catalogue, long id, VirtualMachine vm, AgentFailure failure) {
+        if (failure.kind() == AgentFailure.Kind.NO_PLACE) {
+            catalogue.failedClean(id);
+            throw failure;
+        }
         logger.error("Backup {} of {} failed: {}", id, vm.getInstanceName(), failure.getMessage());
         if (failure.leftovers()) {
             catalogue.failed(id);

@@ -41,8 +41,11 @@ public final class TypedAgent {
         }
         if (!answer.getResult() && !tellsSizes(answer)) {
             boolean leftovers = answer instanceof BackupAnswer && ((BackupAnswer) answer).getNeedsCleanup();
+            boolean noPlace = answer instanceof BackupAnswer && ((BackupAnswer) answer).getNoPlace();
             throw new AgentFailure(
-                    AgentFailure.Kind.REFUSED, "host " + host.getName() + ": " + answer.getDetails(), leftovers);
+                    noPlace ? AgentFailure.Kind.NO_PLACE : AgentFailure.Kind.REFUSED,
+                    "host " + host.getName() + ": " + answer.getDetails(),
+                    leftovers);
         }
         return type.cast(answer);
     }

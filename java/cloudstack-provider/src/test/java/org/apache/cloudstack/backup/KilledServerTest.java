@@ -19,10 +19,16 @@ import java.io.BufferedReader;
 import java.io.InputStreamReader;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Path;
+import java.time.Duration;
 import java.util.ArrayList;
 import java.util.List;
+import java.util.concurrent.TimeUnit;
+import java.util.concurrent.atomic.AtomicLong;
+import org.apache.logging.log4j.LogManager;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
+import org.nasbackup.provider.cloudstack.DetailTickets;
+import org.nasbackup.provider.cloudstack.HostSlots;
 import org.nasbackup.provider.database.Database;
 import org.nasbackup.provider.database.MariaDb;
 
@@ -112,37 +118,58 @@ class KilledServerTest {
                 });
     }
 
-    /** Two commands, each with a stop before and after it, and before the commit of its record; and the first one's beginning. */
+    /**
+     * A stop before the commit of its ticket; two commands, each with one before and after it, and before the commit of its
+     * record; and the first one's beginning.
+     */
     @Test
     void during_the_repair_of_a_chain() throws Exception {
-        delete(4, 1, false, 7);
+        delete(4, 1, false, 8);
     }
 
     @Test
     void while_a_full_one_merges() throws Exception {
-        delete(3, 0, false, 7);
+        delete(3, 0, false, 8);
     }
 
     @Test
     void during_a_forced_deletion() throws Exception {
-        delete(3, 0, true, 9);
+        delete(3, 0, true, 10);
     }
 
     @Test
     void during_a_backup() throws Exception {
-        atEveryStop(2, 3, new String[] {"take"}, (site, taken, stop, killed) -> {
+        atEveryStop(2, 4, new String[] {"take"}, (site, taken, stop, killed) -> {
             if (!killed) {
                 return;
             }
             // Once the host was through, its disks have another bitmap than the catalogue knows.
-            site.host.bitmap = stop == 0 ? site.activeCheckpoint() : "backup-of-the-dead";
+            site.host.bitmap = stop <= 1 ? site.activeCheckpoint() : "backup-of-the-dead";
             site.now = site.now.plusSeconds(7200);
+            site.slotsPerHost = 1;
+            site.slots = inNoTime(site);
             Backup next = site.take();
-            assertThat(site.position(next)).isEqualTo(stop == 0 ? 2 : 0);
+            assertThat(site.position(next)).isEqualTo(stop <= 1 ? 2 : 0);
+            if (stop == 0) {
+                site.agrees();
+                return;
+            }
             Backup dead = site.rows().get(2);
             assertThat(dead.getStatus()).isEqualTo(Backup.Status.Error);
             assertThat(site.provider.deleteBackup(dead, false)).isTrue();
             site.agrees();
         });
+    }
+
+    /** Its clock goes on by a second whenever it is asked: it waits for the lease of the dead one's slot in no time. */
+    private static HostSlots inNoTime(Site site) {
+        Duration moment = Duration.ofMillis(1);
+        AtomicLong nanos = new AtomicLong();
+        return new HostSlots(
+                new DetailTickets(site.tables.userDetails(), site.tables.database()),
+                site.tables.database(),
+                LogManager.getLogger(KilledServerTest.class),
+                new HostSlots.Pace(moment, moment, Duration.ofSeconds(20), Duration.ofSeconds(120)),
+                () -> nanos.addAndGet(TimeUnit.SECONDS.toNanos(1)));
     }
 }

@@ -35,6 +35,7 @@ final class ModelHost implements Agents {
         TIMEOUT,
         TIMEOUT_BUT_DONE,
         REFUSED,
+        NO_PLACE,
         REFUSED_WITH_LEFTOVERS,
         /** Fails when the first image was rebased. */
         REFUSED_HALF_WAY
@@ -105,6 +106,10 @@ final class ModelHost implements Agents {
                 throw new OperationTimedoutException(null, hostId, 1, 1, false);
             case REFUSED:
                 return new BackupAnswer(command, false, "NO_SPACE: the NAS is full");
+            case NO_PLACE:
+                BackupAnswer full = new BackupAnswer(command, false, "BUSY: take a place: other backups have all 4");
+                full.setNoPlace(true);
+                return full;
             case REFUSED_WITH_LEFTOVERS:
                 BackupAnswer answer = new BackupAnswer(command, false, "IO: the NAS is gone");
                 answer.setNeedsCleanup(true);

@@ -554,7 +554,9 @@ class NASBackupProviderMethodsTest {
                         "nas.backup.full.every",
                         "nas.backup.delete.full",
                         "nas.backup.incremental.enabled",
-                        "nas.backup.wait");
+                        "nas.backup.wait",
+                        "nas.backup.parallel.per.host",
+                        "nas.backup.queue.wait");
         assertThat(site.provider.supportsMemoryVmSnapshot()).isFalse();
         assertThat(site.provider.supportsInstanceFromBackup()).isTrue();
         assertThat(site.provider.willDeleteBackupsOnOfferingRemoval()).isFalse();

@@ -62,6 +62,7 @@ import org.nasbackup.provider.Crash;
 import org.nasbackup.provider.ModelNas;
 import org.nasbackup.provider.Policy;
 import org.nasbackup.provider.cloudstack.ActionEvents;
+import org.nasbackup.provider.cloudstack.HostSlots;
 import org.nasbackup.provider.cloudstack.Transactions;
 import org.nasbackup.provider.database.Backups;
 import org.nasbackup.provider.database.Database;
@@ -94,6 +95,12 @@ final class Site {
     boolean mergesFull;
     /** Of CloudStack on hosts that have not the newest. */
     final Map<Long, String> hostVersions = new TreeMap<>();
+    /** Of each host: no work waits for another's. */
+    int slotsPerHost = 100;
+
+    int queueWaitSeconds = 7200;
+    /** Null: the provider's own. */
+    HostSlots slots;
     /** What of the server does not fit the provider. */
     List<String> misfits = List.of();
 
@@ -124,6 +131,7 @@ final class Site {
         provider.backupDetailsDao = tables.backupDetails();
         provider.vmInstanceDetailsDao = tables.vmDetails();
         provider.resourceLimitService = tables.limits();
+        provider.userDetailsDao = tables.userDetails();
         provider.agentManager = host.manager();
         provider.hostDao = hosts;
         provider.backupRepositoryDao = repositories;
@@ -209,6 +217,21 @@ final class Site {
         @Override
         int waitSeconds(long zoneId) {
             return waitSeconds;
+        }
+
+        @Override
+        int slotsPerHost(long zoneId) {
+            return slotsPerHost;
+        }
+
+        @Override
+        HostSlots slots() {
+            return slots == null ? super.slots() : slots;
+        }
+
+        @Override
+        int queueWaitSeconds(long zoneId) {
+            return queueWaitSeconds;
         }
 
         @Override

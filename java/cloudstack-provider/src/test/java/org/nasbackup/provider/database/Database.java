@@ -30,6 +30,8 @@ public final class Database implements Transactions, ChainLocks, AutoCloseable {
         T read(ResultSet row) throws SQLException;
     }
 
+    private static final int LINE_PATIENCE_SECONDS = 60;
+
     private final Path socket;
     private final Connection connection;
     private final int patienceSeconds;
@@ -53,7 +55,7 @@ public final class Database implements Transactions, ChainLocks, AutoCloseable {
 
     /** @return the key that was made, else how many rows it changed */
     @Override
-    public long write(String sql, Object... values) {
+    public synchronized long write(String sql, Object... values) {
         try (PreparedStatement statement = connection.prepareStatement(sql, PreparedStatement.RETURN_GENERATED_KEYS)) {
             bind(statement, values);
             int changed = statement.executeUpdate();
@@ -65,7 +67,7 @@ public final class Database implements Transactions, ChainLocks, AutoCloseable {
         }
     }
 
-    public <T> List<T> read(Reader<T> reader, String sql, Object... values) {
+    public synchronized <T> List<T> read(Reader<T> reader, String sql, Object... values) {
         try (PreparedStatement statement = connection.prepareStatement(sql)) {
             bind(statement, values);
             List<T> rows = new ArrayList<>();
@@ -87,7 +89,7 @@ public final class Database implements Transactions, ChainLocks, AutoCloseable {
     }
 
     @Override
-    public void run(Runnable work) {
+    public synchronized void run(Runnable work) {
         try {
             if (!connection.getAutoCommit()) {
                 work.run();
@@ -113,7 +115,7 @@ public final class Database implements Transactions, ChainLocks, AutoCloseable {
     @Override
     public <T> T locked(long vmId, Supplier<T> work) {
         List<T> results = new ArrayList<>(1);
-        if (!within(patienceSeconds, vmId, () -> results.add(work.get()))) {
+        if (!within(patienceSeconds, chain(vmId), () -> results.add(work.get()))) {
             throw new IllegalStateException("locked");
         }
         return results.get(0);
@@ -121,13 +123,25 @@ public final class Database implements Transactions, ChainLocks, AutoCloseable {
 
     @Override
     public boolean ifFree(long vmId, Runnable work) {
-        return within(0, vmId, work);
+        return within(0, chain(vmId), work);
     }
 
-    private boolean within(int seconds, long vmId, Runnable work) {
+    @Override
+    public <T> T lockedLine(long hostId, Supplier<T> work) {
+        List<T> results = new ArrayList<>(1);
+        if (!within(LINE_PATIENCE_SECONDS, "nas.backup.line.host." + hostId, () -> results.add(work.get()))) {
+            throw new IllegalStateException("line locked");
+        }
+        return results.get(0);
+    }
+
+    private static String chain(long vmId) {
+        return "nas.backup.chain.vm." + vmId;
+    }
+
+    private boolean within(int seconds, String name, Runnable work) {
         try (Database own = new Database(socket)) {
-            Integer got = own.read(
-                            row -> row.getInt(1), "select get_lock(?, ?)", "nas.backup.chain.vm." + vmId, seconds)
+            Integer got = own.read(row -> row.getInt(1), "select get_lock(?, ?)", name, seconds)
                     .get(0);
             if (got == 1) {
                 work.run();

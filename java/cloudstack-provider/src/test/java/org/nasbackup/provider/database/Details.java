@@ -19,6 +19,7 @@ import java.util.List;
 import java.util.Map;
 import org.apache.cloudstack.backup.BackupDetailVO;
 import org.apache.cloudstack.backup.dao.BackupDetailsDao;
+import org.apache.cloudstack.resourcedetail.dao.UserDetailsDao;
 
 /** A table of details: names and values of some resource. */
 final class Details {
@@ -39,6 +40,10 @@ final class Details {
     static VMInstanceDetailsDao ofMachines(Database database) {
         return Calls.to(
                 new OfMachines(new Details(database, "vm_instance_details", "vm_id")), VMInstanceDetailsDao.class);
+    }
+
+    static UserDetailsDao ofUsers(Database database) {
+        return Calls.to(new OfUsers(new Details(database, "user_details", "user_id")), UserDetailsDao.class);
     }
 
     private List<String> find(long id, String name) {
@@ -77,6 +82,11 @@ final class Details {
 
     private void remove(long id, String name) {
         database.write("delete from " + table + " where " + resource + " = ? and name = ?", id, name);
+    }
+
+    private void remove(long id, String name, String value) {
+        database.write(
+                "delete from " + table + " where " + resource + " = ? and name = ? and value = ?", id, name, value);
     }
 
     private static final class OfBackups {
@@ -135,6 +145,30 @@ final class Details {
 
         public void removeDetail(long id, String name) {
             details.remove(id, name);
+        }
+    }
+
+    private static final class OfUsers {
+        private final Details details;
+
+        OfUsers(Details details) {
+            this.details = details;
+        }
+
+        public Map<String, String> listDetailsKeyPairs(long id) {
+            return details.pairs(id);
+        }
+
+        public void addDetail(long id, String name, String value, boolean display) {
+            details.add(id, name, value, display);
+        }
+
+        public void removeDetail(long id, String name) {
+            details.remove(id, name);
+        }
+
+        public void removeDetail(long id, String name, String value) {
+            details.remove(id, name, value);
         }
     }
 }

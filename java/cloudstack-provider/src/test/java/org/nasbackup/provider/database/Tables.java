@@ -17,6 +17,7 @@ import com.cloud.user.ResourceLimitService;
 import com.cloud.vm.dao.VMInstanceDetailsDao;
 import org.apache.cloudstack.backup.dao.BackupDao;
 import org.apache.cloudstack.backup.dao.BackupDetailsDao;
+import org.apache.cloudstack.resourcedetail.dao.UserDetailsDao;
 
 /** The tables that the provider writes. */
 public final class Tables {
@@ -24,12 +25,14 @@ public final class Tables {
     private final Backups backups;
     private final BackupDetailsDao backupDetails;
     private final VMInstanceDetailsDao vmDetails;
+    private final UserDetailsDao userDetails;
 
     public Tables(Database database) {
         this.database = database;
         this.backups = new Backups(database);
         this.backupDetails = Details.ofBackups(database);
         this.vmDetails = Details.ofMachines(database);
+        this.userDetails = Details.ofUsers(database);
     }
 
     public Database database() {
@@ -53,12 +56,16 @@ public final class Tables {
         return vmDetails;
     }
 
+    public UserDetailsDao userDetails() {
+        return userDetails;
+    }
+
     public ResourceLimitService limits() {
         return Calls.to(this, ResourceLimitService.class);
     }
 
     public void clear() {
-        for (String table : new String[] {"backups", "vm_instance_details", "backup_schedule"}) {
+        for (String table : new String[] {"backups", "vm_instance_details", "user_details", "backup_schedule"}) {
             database.write("delete from " + table);
         }
         database.write("update resource_count set count = 0");

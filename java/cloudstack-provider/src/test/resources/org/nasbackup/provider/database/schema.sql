@@ -135,6 +135,20 @@ create table resource_count (
   unique i_resource_count__type_tag_domainId (type, tag, domain_id)
 ) engine=InnoDB default charset=utf8;
 
+create table user (
+  id bigint unsigned not null auto_increment primary key
+) engine=InnoDB default charset=utf8;
+
+create table user_details (
+  id bigint unsigned not null auto_increment primary key,
+  user_id bigint unsigned not null,
+  name varchar(255) not null,
+  value varchar(1024) not null,
+  display tinyint(1) not null default 1,
+  constraint fk_user_details__user_id foreign key (user_id) references user (id) on delete cascade
+) engine=InnoDB default charset=utf8;
+
+insert into user (id) values (1);
 insert into domain (id, parent, path) values (1, null, '/'), (3, 1, '/d/');
 insert into account (id, domain_id) values (2, 3);
 insert into data_center (id) values (1);

@@ -28,4 +28,6 @@ public interface ResourceDetailsDao<R extends ResourceDetail> {
     void addDetail(long resourceId, String key, String value, boolean display);
 
     void removeDetail(long resourceId, String key);
+
+    void removeDetail(long resourceId, String key, String value);
 }
