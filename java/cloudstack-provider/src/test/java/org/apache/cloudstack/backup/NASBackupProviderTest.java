@@ -14,10 +14,13 @@ package org.apache.cloudstack.backup;
 
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
+import static org.mockito.ArgumentMatchers.any;
+import static org.mockito.ArgumentMatchers.anyLong;
 import static org.mockito.Mockito.when;
 
 import com.cloud.agent.api.Command;
 import com.cloud.configuration.Resource.ResourceType;
+import com.cloud.host.HostVO;
 import com.cloud.host.Status;
 import com.cloud.utils.exception.CloudRuntimeException;
 import com.cloud.vm.VirtualMachine.State;
@@ -763,6 +766,35 @@ class NASBackupProviderTest {
         for (int sync = 0; sync < 4; sync++) {
             site.provider.syncBackupStorageStats(1L);
         }
+        site.agrees();
+    }
+
+    @Test
+    void neither_a_lock_nor_the_lack_of_a_host_refuses_what_a_schedule_no_longer_keeps() throws Exception {
+        long schedule = site.tables.schedule(Site.VM, 3);
+        List<Backup> taken = new ArrayList<>();
+        for (int day = 0; day < 3; day++) {
+            taken.add(site.takeScheduled(schedule));
+        }
+        site.tables.keep(schedule, 1);
+        try (Database other = new Database(server.socket())) {
+            other.locked(Site.VM, () -> {
+                site.delete(taken.get(0), false);
+                return null;
+            });
+        }
+        HostVO host = site.hosts.findById(23L);
+        when(site.provider.resourceManager.findOneRandomRunningHostByHypervisor(any(), anyLong()))
+                .thenReturn(null);
+        for (long id = 21; id <= 23; id++) {
+            site.host(id, Status.Down);
+        }
+        site.delete(taken.get(1), false);
+        assertThat(site.rows()).hasSize(1);
+        when(site.provider.resourceManager.findOneRandomRunningHostByHypervisor(any(), anyLong()))
+                .thenReturn(host);
+        site.manager.sync();
+        site.manager.sync();
         site.agrees();
     }
 
