@@ -79,7 +79,7 @@ class WireTest {
                     + "\"backupPath\":\"i/T1\"," + REPO + fields + BASE;
             Command command = Wire.read(json);
             assertThat(Wire.write(command)).isEqualTo(json);
-            assertThat(command.executeInSequence()).isTrue();
+            assertThat(command.executeInSequence()).isFalse();
         }
     }
 

@@ -169,8 +169,9 @@ public class RestoreBackupCommand extends Command {
         this.mountOptions = mountOptions;
     }
 
+    /** Otherwise the server would hold back what is in sequence, such as plugging a NIC of any guest of the host, for hours. */
     @Override
     public boolean executeInSequence() {
-        return true;
+        return false;
     }
 }

@@ -87,6 +87,7 @@ class NASBackupProviderMethodsTest {
         assertThat(site.provider.restoreBackupToVM(site.vm, backup, null, null).first())
                 .isTrue();
         assertThat(asked.getWait()).isEqualTo(7200);
+        assertThat(asked.executeInSequence()).isFalse();
         String json = new Gson().toJson(asked);
         assertThat(json)
                 .contains("\"vmName\":\"web\"")
