@@ -24,7 +24,7 @@ pub enum Code {
     DomainNotFound,
     /// The domain is not in a state in which this can be done.
     DomainState,
-    /// Another job holds the domain, the restore points or the repository.
+    /// Another job holds the domain, the restore points or the repository, or as many backups run as may.
     Busy,
     /// The parent given for a rebase, verification or flattening can't serve.
     ParentInvalid,

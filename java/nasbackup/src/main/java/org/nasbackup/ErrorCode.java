@@ -24,7 +24,7 @@ public enum ErrorCode {
     DOMAIN_NOT_FOUND,
     /** The domain is not in a state in which this can be done. */
     DOMAIN_STATE,
-    /** Another job holds the domain, the restore points or the repository. */
+    /** Another job holds the domain, the restore points or the repository, or as many backups run as may. */
     BUSY,
     /** The parent given for a rebase, verification or flattening can't serve. */
     PARENT_INVALID,

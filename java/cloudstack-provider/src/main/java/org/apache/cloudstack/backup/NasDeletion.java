@@ -51,6 +51,8 @@ final class NasDeletion {
         boolean surplus = !forced && isSurplus(backup);
         try {
             ChainRepair.Others others = others(backup, forced, surplus);
+            // What is refused need not wait for a host.
+            backups.ifFree(backup.getVmId(), () -> steps(backup, others));
             Host host = hostFor(backup);
             Supplier<Boolean> work = () -> {
                 boolean merged = delete(backup, others, host);
@@ -126,24 +128,29 @@ final class NasDeletion {
     }
 
     private boolean delete(Backup backup, ChainRepair.Others others, Host host) {
-        DaoCatalogue catalogue = backups.catalogue();
-        List<Point> points = catalogue.points(backup.getVmId());
-        Point target = points.stream()
-                .filter(point -> point.id() == backup.getId())
-                .findFirst()
-                .orElse(null);
-        if (target == null) {
+        List<Step> steps = steps(backup, others);
+        if (steps.isEmpty()) {
             return false;
         }
-        List<Step> steps = ChainRepair.computeChainRepair(points, target, others);
+        DaoCatalogue catalogue = backups.catalogue();
         Predicate<Point> counted = point -> server.handlesAllAccounting() || point.id() != backup.getId();
         new RepairExecutor(catalogue, remote(backup, host), counted).execute(steps);
         if (!server.handlesAllAccounting()) {
             catalogue.settle(backup);
         }
-        String text = Outcome.deleted(target.path(), steps);
+        String text = Outcome.deleted(backup.getExternalId(), steps);
         backups.tell(ActionEvents.Type.DELETE, true, text, backup.getAccountId(), backup.getVmId());
         return steps.stream().anyMatch(step -> step.kind() == Step.Kind.REBASE);
+    }
+
+    /** None when it is gone. */
+    private List<Step> steps(Backup backup, ChainRepair.Others others) {
+        List<Point> points = backups.catalogue().points(backup.getVmId());
+        return points.stream()
+                .filter(point -> point.id() == backup.getId())
+                .findFirst()
+                .map(target -> ChainRepair.computeChainRepair(points, target, others))
+                .orElse(List.of());
     }
 
     private Host hostFor(Backup backup) {

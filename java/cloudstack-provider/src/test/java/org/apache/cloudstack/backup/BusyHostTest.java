@@ -205,6 +205,18 @@ class BusyHostTest {
     }
 
     @Test
+    void a_deletion_that_is_refused_does_not_wait() {
+        Backup full = site.take();
+        site.take();
+        hold("a");
+        hold("b");
+        assertThatThrownBy(() -> site.provider.deleteBackup(full, false))
+                .isInstanceOf(CloudRuntimeException.class)
+                .hasMessageContaining("1 incremental backup stands on");
+        site.agrees();
+    }
+
+    @Test
     void who_was_moved_while_it_waited_is_backed_up_on_its_new_host() throws Exception {
         hold("a");
         hold("b");
