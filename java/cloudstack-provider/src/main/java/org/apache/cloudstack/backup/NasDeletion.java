@@ -212,7 +212,7 @@ final class NasDeletion {
         return may;
     }
 
-    private static boolean unknown(Throwable cause) {
+    static boolean unknown(Throwable cause) {
         return cause instanceof AgentFailure && ((AgentFailure) cause).kind() == AgentFailure.Kind.UNKNOWN;
     }
 

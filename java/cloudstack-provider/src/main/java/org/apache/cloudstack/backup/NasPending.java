@@ -12,12 +12,17 @@
 
 package org.apache.cloudstack.backup;
 
+import java.util.HashSet;
+import java.util.Set;
 import org.apache.logging.log4j.Logger;
 
 /** Deletions that the manager was told of as done, because its schedule's job must not fail for them. */
 final class NasPending {
     private final NasBackups backups;
     private final Logger logger;
+    private boolean merged;
+    /** Machines whose host did not answer, and may be at it still: the next one would be waited for as long. */
+    private final Set<Long> unheard = new HashSet<>();
 
     NasPending(NasBackups backups) {
         this.backups = backups;
@@ -27,31 +32,28 @@ final class NasPending {
     /** One that merges each time, at most: it can take long, and the server's task has other zones to see to. */
     void finish(long zoneId) {
         for (Backup backup : backups.catalogue().pendingDeletions(zoneId)) {
-            if (finish(backup)) {
-                return;
+            if (!merged && !unheard.contains(backup.getVmId()) && !isLost(backup)) {
+                finish(backup);
             }
         }
     }
 
-    /** @return whether others took over what they need of it */
-    private boolean finish(Backup backup) {
-        boolean[] merged = {false};
+    private void finish(Backup backup) {
         try {
-            if (isLost(backup)) {
-                return false;
-            }
             backups.ifFree(backup.getVmId(), () -> {
-                merged[0] = new NasDeletion(backups).finish(backup);
+                merged = new NasDeletion(backups).finish(backup);
                 logger.info("Backup {}, {}, is deleted now", backup.getUuid(), backup.getExternalId());
             });
         } catch (RuntimeException e) {
+            if (NasDeletion.unknown(e.getCause())) {
+                unheard.add(backup.getVmId());
+            }
             logger.warn(
                     "Backup {}, {}, is not deleted yet, and is tried again: {}",
                     backup.getUuid(),
                     backup.getExternalId(),
                     e.getMessage());
         }
-        return merged[0];
     }
 
     /** CloudStack sees no backups in a repository any more, and lets it be removed. */

@@ -763,6 +763,10 @@ class NASBackupProviderTest {
         }
         assertThat(site.rows()).hasSize(2);
         assertThat(site.nas.paths()).hasSize(6);
+        int asked = site.host.asked.size();
+        site.host.fails(Fault.NONE, Fault.TIMEOUT);
+        site.manager.sync();
+        assertThat(site.host.asked).as("sizes, and one that is not heard of").hasSize(asked + 2);
         for (int sync = 0; sync < 4; sync++) {
             site.provider.syncBackupStorageStats(1L);
         }
