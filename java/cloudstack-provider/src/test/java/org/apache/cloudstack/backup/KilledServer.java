@@ -48,10 +48,9 @@ final class KilledServer {
             database.beforeCommit(stop);
             if (arguments[3].equals("take")) {
                 site.host.bitmap = site.activeCheckpoint();
-                site.provider.takeBackup(site.vm, false);
+                site.manager.take();
             } else {
-                site.provider.deleteBackup(
-                        site.tables.backups().findById(Long.valueOf(arguments[3])), Boolean.parseBoolean(arguments[4]));
+                site.manager.delete(Long.parseLong(arguments[3]), Boolean.parseBoolean(arguments[4]));
             }
             System.out.println("done");
         }

@@ -25,8 +25,10 @@ import com.cloud.storage.DiskOfferingVO;
 import com.cloud.utils.exception.CloudRuntimeException;
 import com.cloud.vm.VMInstanceVO;
 import com.cloud.vm.VirtualMachine.State;
+import java.time.Duration;
 import java.util.ArrayList;
 import java.util.List;
+import java.util.Random;
 import org.apache.cloudstack.backup.ModelHost.Fault;
 import org.apache.cloudstack.storage.datastore.db.StoragePoolVO;
 import org.junit.jupiter.api.AfterAll;
@@ -36,6 +38,8 @@ import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.EnumSource;
+import org.junit.jupiter.params.provider.ValueSource;
+import org.nasbackup.provider.Policy;
 import org.nasbackup.provider.database.Database;
 import org.nasbackup.provider.database.MariaDb;
 
@@ -228,6 +232,103 @@ class ManagerTest {
         assertThatThrownBy(() -> site.manager.restoreVolume(backup.getId(), 1, receiver, HOST, POOL))
                 .hasMessageContaining("kvm22");
         assertThat(site.host.asked).hasSize(asked + 1);
+    }
+
+    /** A person, two schedules, faults of hosts, and the periodic task, as chance has it. */
+    @ParameterizedTest
+    @ValueSource(ints = {1, 2, 3, 4, 5, 6})
+    void whatever_is_asked_and_fails_each_backup_reads_as_on_its_day_and_all_can_be_deleted(int seed) {
+        Random chance = new Random(seed);
+        site.policy = new Policy(true, chance.nextInt(6));
+        site.mergesFull = chance.nextBoolean();
+        long daily = site.tables.schedule(Site.VM, 1 + chance.nextInt(4));
+        long weekly = site.tables.schedule(Site.VM, 1 + chance.nextInt(2));
+        site.host.gate =
+                () -> site.nas.paths().forEach(path -> site.contents.computeIfAbsent(path, p -> site.nas.read(p)));
+        for (int step = 0; step < 80; step++) {
+            if (chance.nextInt(5) == 0) {
+                site.host.fails(Fault.values()[chance.nextInt(Fault.values().length)]);
+            }
+            try {
+                site.now = site.now.plus(Duration.ofHours(1));
+                something(chance, daily, weekly);
+            } catch (CloudRuntimeException e) {
+                // its job fails, and is asked for again or not
+            }
+            assertThat(site.state).isIn(State.Running, State.Stopped);
+            eachReadsAsOnItsDay();
+        }
+        site.offering = Site.OFFERING;
+        allCanBeDeleted();
+    }
+
+    private void something(Random chance, long daily, long weekly) {
+        List<Backup> rows = site.rows();
+        Backup any = rows.isEmpty() ? null : rows.get(chance.nextInt(rows.size()));
+        switch (any == null ? 0 : chance.nextInt(14)) {
+            case 0:
+                site.manager.take();
+                break;
+            case 1:
+            case 2:
+            case 3:
+            case 4:
+                site.manager.take(daily);
+                break;
+            case 5:
+                site.manager.take(weekly);
+                break;
+            case 6:
+            case 7:
+            case 8:
+                site.manager.delete(any.getId(), chance.nextInt(4) == 0);
+                break;
+            case 9:
+                site.host.restarted = chance.nextBoolean();
+                site.state = chance.nextBoolean() ? State.Running : State.Stopped;
+                break;
+            case 10:
+                site.manager.restore(any.getId());
+                break;
+            case 11:
+                site.manager.create(any.getId());
+                break;
+            case 12:
+                site.manager.removeOffering(false);
+                site.offering = Site.OFFERING;
+                break;
+            default:
+                site.manager.sync();
+        }
+    }
+
+    private void eachReadsAsOnItsDay() {
+        for (Backup row : site.rows()) {
+            String path = row.getExternalId();
+            if (row.getStatus() == Backup.Status.BackedUp && site.nas.has(path)) {
+                assertThat(site.nas.read(path)).as(path).isEqualTo(site.contents.get(path));
+            }
+        }
+    }
+
+    /** Faults that were not met yet refuse some, and files of backups that failed are deleted with these. */
+    private void allCanBeDeleted() {
+        String last = null;
+        for (int round = 0;
+                round < 30 && !(site.rows().isEmpty() && site.nas.paths().isEmpty());
+                round++) {
+            site.manager.sync();
+            for (Backup row : site.rows()) {
+                try {
+                    site.manager.delete(row.getId(), true);
+                } catch (CloudRuntimeException e) {
+                    last = e.getMessage();
+                }
+                eachReadsAsOnItsDay();
+            }
+        }
+        assertThat(site.rows()).as(last).isEmpty();
+        assertThat(site.nas.paths()).as(last).isEmpty();
     }
 
     /** One that throws ends it for all zones that come after. */

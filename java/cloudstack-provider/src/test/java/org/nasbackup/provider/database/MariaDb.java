@@ -63,6 +63,8 @@ public final class MariaDb {
                 "--no-defaults",
                 "--user=root",
                 "--skip-networking",
+                // Management servers are killed here, the database's is not.
+                "--innodb-flush-log-at-trx-commit=0",
                 "--datadir=" + data,
                 "--socket=" + socket(),
                 "--pid-file=" + folder.resolve("pid"));
