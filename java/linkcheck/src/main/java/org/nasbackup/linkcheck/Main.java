@@ -124,6 +124,7 @@ public final class Main {
         boolean good = true;
         for (Map.Entry<String, SignatureFile> version : versions.entrySet()) {
             Report report = check(version.getKey(), version.getValue());
+            hiding(version.getValue(), report);
             // What another version has is not merely unknown here.
             report.missing(type -> any.find(type) != null);
             good &= tell(version.getKey(), report);
@@ -131,7 +132,10 @@ public final class Main {
         return good;
     }
 
-    /** Against what a JVM would find, where an unknown type is one that is not there. */
+    /**
+     * Against what a JVM would find, where an unknown type is one that is not there. What others use of the types that ours
+     * hide {@link InForce} finds out: jars have members that nobody uses.
+     */
     private boolean classPath(ClassPath theirs) {
         Report report = check("", theirs);
         report.missing(type -> true);
@@ -142,13 +146,6 @@ public final class Main {
         Report report = new Report();
         Types types = Types.firstOf(ours, theirs, libraries);
         new LinkCheck(types, report).check(classes);
-        Covers hiding = new Covers(types, report);
-        for (CompiledClass each : classes) {
-            TypeInfo hidden = theirs.find(each.type.name);
-            if (hidden != null) {
-                hiding.check(hidden);
-            }
-        }
         Covers compiled = new Covers(Types.firstOf(theirs, libraries), report);
         stubs.forEach((of, each) -> {
             if (version.startsWith(of)) {
@@ -156,6 +153,16 @@ public final class Main {
             }
         });
         return report;
+    }
+
+    private void hiding(Types theirs, Report report) {
+        Covers hiding = new Covers(Types.firstOf(ours, theirs, libraries), report);
+        for (CompiledClass each : classes) {
+            TypeInfo hidden = theirs.find(each.type.name);
+            if (hidden != null) {
+                hiding.check(hidden);
+            }
+        }
     }
 
     private boolean tell(String what, Report report) {
