@@ -18,17 +18,11 @@ import java.io.BufferedReader;
 import java.io.InputStreamReader;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Path;
-import java.time.Duration;
 import java.util.ArrayList;
 import java.util.List;
-import java.util.concurrent.TimeUnit;
-import java.util.concurrent.atomic.AtomicLong;
-import org.apache.logging.log4j.LogManager;
 import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
-import org.nasbackup.provider.cloudstack.DetailTickets;
-import org.nasbackup.provider.cloudstack.HostSlots;
 import org.nasbackup.provider.database.Database;
 import org.nasbackup.provider.database.MariaDb;
 
@@ -142,7 +136,7 @@ class KilledServerTest {
             site.host.bitmap = stop <= 1 ? site.activeCheckpoint() : "backup-of-the-dead";
             site.now = site.now.plusSeconds(7200);
             site.slotsPerHost = 1;
-            site.slots = inNoTime(site);
+            site.waitsNoTime();
             Backup next = site.take();
             assertThat(site.position(next)).isEqualTo(stop <= 1 ? 2 : 0);
             if (stop == 0) {
@@ -154,17 +148,5 @@ class KilledServerTest {
             assertThat(site.provider.deleteBackup(dead, false)).isTrue();
             site.agrees();
         });
-    }
-
-    /** Its clock goes on by a second whenever it is asked: it waits for the lease of the dead one's slot in no time. */
-    private static HostSlots inNoTime(Site site) {
-        Duration moment = Duration.ofMillis(1);
-        AtomicLong nanos = new AtomicLong();
-        return new HostSlots(
-                new DetailTickets(site.tables.userDetails(), site.tables.database()),
-                site.tables.database(),
-                LogManager.getLogger(KilledServerTest.class),
-                new HostSlots.Pace(moment, moment, Duration.ofSeconds(20), Duration.ofSeconds(120)),
-                () -> nanos.addAndGet(TimeUnit.SECONDS.toNanos(1)));
     }
 }

@@ -241,6 +241,7 @@ class ManagerTest {
         Random chance = new Random(seed);
         site.policy = new Policy(true, chance.nextInt(6));
         site.mergesFull = chance.nextBoolean();
+        site.waitsNoTime();
         long daily = site.tables.schedule(Site.VM, 1 + chance.nextInt(4));
         long weekly = site.tables.schedule(Site.VM, 1 + chance.nextInt(2));
         site.host.gate =

@@ -47,6 +47,8 @@ import java.util.Arrays;
 import java.util.List;
 import java.util.Map;
 import java.util.TreeMap;
+import java.util.concurrent.TimeUnit;
+import java.util.concurrent.atomic.AtomicLong;
 import java.util.stream.Collectors;
 import java.util.stream.LongStream;
 import org.apache.cloudstack.backup.dao.BackupOfferingDao;
@@ -55,6 +57,7 @@ import org.apache.cloudstack.backup.dao.BackupScheduleDao;
 import org.apache.cloudstack.engine.subsystem.api.storage.DataStoreManager;
 import org.apache.cloudstack.storage.datastore.db.PrimaryDataStoreDao;
 import org.apache.cloudstack.storage.datastore.db.StoragePoolVO;
+import org.apache.logging.log4j.LogManager;
 import org.apache.logging.log4j.Logger;
 import org.apache.logging.log4j.message.ParameterizedMessage;
 import org.nasbackup.provider.ChainLocks;
@@ -62,6 +65,7 @@ import org.nasbackup.provider.Crash;
 import org.nasbackup.provider.ModelNas;
 import org.nasbackup.provider.Policy;
 import org.nasbackup.provider.cloudstack.ActionEvents;
+import org.nasbackup.provider.cloudstack.DetailTickets;
 import org.nasbackup.provider.cloudstack.HostSlots;
 import org.nasbackup.provider.cloudstack.Transactions;
 import org.nasbackup.provider.database.Backups;
@@ -166,6 +170,18 @@ final class Site {
         when(provider.backupManager.getBackupDetailsFromVM(any())).thenAnswer(call -> Manager.details(this));
         when(provider.backupManager.createVolumeInfoFromVolumes(any()))
                 .thenAnswer(call -> Backups.describe(call.<List<Volume>>getArgument(0)));
+    }
+
+    /** Its clock goes on by a second whenever it is asked: it waits for a dead server's lease, or a host's place, in no time. */
+    void waitsNoTime() {
+        Duration moment = Duration.ofMillis(1);
+        AtomicLong nanos = new AtomicLong();
+        slots = new HostSlots(
+                new DetailTickets(tables.userDetails(), tables.database()),
+                tables.database(),
+                LogManager.getLogger(Site.class),
+                new HostSlots.Pace(moment, moment, Duration.ofSeconds(20), Duration.ofSeconds(120)),
+                () -> nanos.addAndGet(TimeUnit.SECONDS.toNanos(1)));
     }
 
     private final class TestedProvider extends NASBackupProvider {
