@@ -227,7 +227,7 @@ public final class DaoCatalogue implements Catalogue {
     /**
      * The backup is on the NAS.
      *
-     * @param size in bytes; null: not told
+     * @param size in bytes; null: not told, and taken for 0
      * @param volumes as the manager describes them
      * @param tracked was the host asked to keep a bitmap?
      * @param link null: it stands alone
@@ -238,7 +238,8 @@ public final class DaoCatalogue implements Catalogue {
             BackupVO row = backups.findById(id);
             boolean incremental = link != null && link.parent() != null;
             row.setDate(date);
-            row.setSize(size);
+            // the manager counts it, and fails where there is nothing to count
+            row.setSize(size == null ? 0 : size);
             row.setBackedUpVolumes(volumes);
             row.setStatus(Backup.Status.BackedUp);
             update(row);

@@ -23,6 +23,7 @@ import static org.mockito.Mockito.when;
 import com.cloud.agent.AgentManager;
 import com.cloud.agent.api.Answer;
 import com.cloud.agent.api.Command;
+import com.cloud.configuration.Resource.ResourceType;
 import com.cloud.host.HostVO;
 import com.cloud.host.dao.HostDao;
 import com.cloud.hypervisor.Hypervisor.HypervisorType;
@@ -113,6 +114,14 @@ class NASBackupProviderMethodsTest {
         assertThatThrownBy(() -> site.provider.restoreVMFromBackup(site.vm, backup))
                 .isInstanceOf(CloudRuntimeException.class)
                 .hasMessage("unable to restore - host kvm22 gave no answer");
+    }
+
+    /** The manager counts it, and its job would fail where there is nothing to count. */
+    @Test
+    void a_backup_whose_size_its_host_does_not_tell_is_counted_as_of_none() {
+        answer = new BackupAnswer(null, true, null);
+        assertThat(site.manager.take().getSize()).isZero();
+        assertThat(site.tables.count(ResourceType.backup)).isEqualTo(2);
     }
 
     /** The server of 4.23 asks by other methods; what the hosts are asked for is the same. */
