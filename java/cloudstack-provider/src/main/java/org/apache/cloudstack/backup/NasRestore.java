@@ -24,11 +24,13 @@ import com.cloud.vm.VirtualMachine;
 import java.util.Collections;
 import java.util.List;
 import java.util.Locale;
+import java.util.Set;
 import java.util.UUID;
 import java.util.function.Supplier;
 import java.util.stream.Collectors;
 import org.apache.cloudstack.storage.datastore.db.StoragePoolVO;
 import org.nasbackup.provider.AgentFailure;
+import org.nasbackup.provider.RepairRefused;
 import org.nasbackup.provider.RestoreTargets;
 import org.nasbackup.provider.cloudstack.ActionEvents;
 import org.nasbackup.provider.cloudstack.DaoCatalogue;
@@ -91,10 +93,23 @@ final class NasRestore {
                     "unable to restore backup " + backup.getUuid() + " - it holds " + backedUp.size()
                             + " volumes, and virtual machine " + vm.getInstanceName() + " has " + volumes.size());
         }
-        return RestoreTargets.of(
-                backedUp.stream().map(Backup.VolumeInfo::getUuid).collect(Collectors.toList()),
-                volumes,
-                VolumeVO::getUuid);
+        boolean made = vm.getId() != backup.getVmId();
+        Set<String> roots = backedUp.stream()
+                .filter(volume -> volume.getType() == Volume.Type.ROOT)
+                .map(Backup.VolumeInfo::getUuid)
+                .collect(Collectors.toSet());
+        try {
+            return RestoreTargets.of(
+                    backedUp.stream().map(Backup.VolumeInfo::getUuid).collect(Collectors.toList()),
+                    volumes,
+                    VolumeVO::getUuid,
+                    (from, to) -> made || roots.contains(from) && to.getVolumeType() == Volume.Type.ROOT);
+        } catch (RepairRefused e) {
+            throw new CloudRuntimeException(
+                    "unable to restore backup " + backup.getUuid() + " - " + e.getMessage()
+                            + ": attach and detach them, or create an instance from the backup",
+                    e);
+        }
     }
 
     private List<StoragePoolVO> poolsOf(List<VolumeVO> volumes) {
