@@ -23,9 +23,11 @@ import java.text.SimpleDateFormat;
 import java.util.ArrayList;
 import java.util.Date;
 import java.util.List;
+import java.util.Objects;
 import java.util.Optional;
 import java.util.UUID;
 import java.util.stream.Collectors;
+import org.apache.cloudstack.storage.datastore.db.StoragePoolVO;
 import org.apache.logging.log4j.Logger;
 import org.nasbackup.cloudstack.Requests;
 import org.nasbackup.provider.AgentFailure;
@@ -52,14 +54,16 @@ final class NasTake {
     /** Looked at anew when its turn has come: who was moved to another host meanwhile waits for that one. */
     Pair<Boolean, Backup> take(VirtualMachine vm, Boolean quiesceVM) {
         Host host = hostFor(vm);
-        Optional<Pair<Boolean, Backup>> taken =
-                backups.onHost(host, vm.getDataCenterId(), "back up " + vm.getInstanceName(), () -> {
+        Optional<Pair<Boolean, Backup>> taken = backups.onHost(
+                host,
+                vm.getDataCenterId(),
+                "back up " + vm.getInstanceName(),
+                () -> backups.locked(vm.getId(), () -> {
                     VirtualMachine now = reread(vm);
                     return hostFor(now).getId() == host.getId()
-                            ? Optional.of(
-                                    backups.locked(vm.getId(), () -> take(now, quiesceVM, host, repositoryOf(now))))
+                            ? Optional.of(take(now, quiesceVM, host, repositoryOf(now)))
                             : Optional.empty();
-                });
+                }));
         return taken.orElseGet(() -> take(reread(vm), quiesceVM));
     }
 
@@ -101,9 +105,11 @@ final class NasTake {
                 command.getBackupPath(),
                 choice.mode(),
                 choice.reason());
+        boolean stopped = vm.getState() == VirtualMachine.State.Stopped;
         long id = insert(vm, volumes, command, choice, start);
         try {
             BackupAnswer answer = new TypedAgent(server.agentManager, host).ask(command, BackupAnswer.class);
+            checkUntouched(vm, stopped, host, volumes);
             return new Pair<>(true, complete(catalogue, id, vm, volumes, choice, answer));
         } catch (AgentFailure e) {
             return fail(catalogue, id, vm, e);
@@ -112,6 +118,26 @@ final class NasTake {
             logger.error("Backup {} of {} was not recorded: {}", id, vm.getInstanceName(), e.getMessage());
             catalogue.failed(id);
             throw e;
+        }
+    }
+
+    /** The image of a disk that a guest writes to meanwhile is of no moment that there was; a host notices its own guests. */
+    private void checkUntouched(VirtualMachine vm, boolean stopped, Host host, List<VolumeVO> volumes) {
+        if (!stopped) {
+            return;
+        }
+        Optional<StoragePoolVO> open = volumes.stream()
+                .map(volume -> server.primaryDataStoreDao.findById(volume.getPoolId()))
+                .filter(pool -> !VolumePaths.lockedWhileRead(pool.getPoolType()))
+                .findFirst();
+        if (open.isEmpty()) {
+            return;
+        }
+        VirtualMachine now = reread(vm);
+        if (now.getState() != VirtualMachine.State.Stopped || !Objects.equals(now.getLastHostId(), host.getId())) {
+            throw new CloudRuntimeException("virtual machine " + vm.getInstanceName() + " was stopped on host "
+                    + host.getName() + " when its backup began, and was started meanwhile: its disks in storage pool "
+                    + open.get().getUuid() + " may have changed while they were read");
         }
     }
 

@@ -66,6 +66,13 @@ public final class VolumePaths {
         return "/mnt/" + poolUuid + "/" + volumePath;
     }
 
+    /** Can no guest open for writing, on whatever host, what is being read there? QEMU locks files, and nothing else that hosts share. */
+    public static boolean lockedWhileRead(StoragePoolType type) {
+        return type == StoragePoolType.NetworkFilesystem
+                || type == StoragePoolType.Filesystem
+                || type == StoragePoolType.SharedMountPoint;
+    }
+
     public List<String> paths() {
         return paths;
     }

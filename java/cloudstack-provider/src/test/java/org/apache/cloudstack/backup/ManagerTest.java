@@ -22,6 +22,7 @@ import static org.mockito.Mockito.when;
 import com.cloud.host.HostVO;
 import com.cloud.host.Status;
 import com.cloud.storage.DiskOfferingVO;
+import com.cloud.storage.Storage.StoragePoolType;
 import com.cloud.utils.exception.CloudRuntimeException;
 import com.cloud.vm.VMInstanceVO;
 import com.cloud.vm.VirtualMachine.State;
@@ -37,6 +38,7 @@ import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.EnumSource;
 import org.junit.jupiter.params.provider.ValueSource;
 import org.nasbackup.provider.Policy;
@@ -213,6 +215,56 @@ class ManagerTest {
         assertThatThrownBy(() -> site.manager.create(backup.getId())).isInstanceOf(CloudRuntimeException.class);
         assertThat(checkpointOfTheMadeOne()).isNull();
         assertThat(site.activeCheckpoint()).isNotNull();
+        site.agrees();
+    }
+
+    @Test
+    void a_machine_that_is_started_while_its_lock_is_waited_for_is_backed_up_as_one_that_runs() {
+        site.state = State.Stopped;
+        database.whileItWaits(() -> site.state = State.Running);
+        take(1);
+        assertThat(site.host.hosts).containsExactly(21L);
+        assertThat(((TakeBackupCommand) site.host.asked.get(0)).getVolumePaths())
+                .isNullOrEmpty();
+        site.agrees();
+        when(site.vm.getState()).thenReturn(State.Starting);
+        assertThatThrownBy(site::take).hasMessageContaining("is in state Starting");
+        site.agrees();
+    }
+
+    /** CloudStack knows of starts on other hosts, whose guests the one that reads can't see. */
+    @ParameterizedTest
+    @CsvSource({
+        "RBD,Starting,22,Error",
+        "RBD,Running,22,Error",
+        "RBD,Stopped,23,Error",
+        "RBD,Stopped,22,BackedUp",
+        "Linstor,Running,22,Error",
+        "SharedMountPoint,Running,22,BackedUp",
+        "NetworkFilesystem,Running,22,BackedUp"
+    })
+    void a_backup_of_disks_that_nothing_locks_is_none_once_the_machine_was_started(
+            StoragePoolType type, State state, long lastHost, Backup.Status status) {
+        StoragePoolVO pool = site.provider.primaryDataStoreDao.findById(31L);
+        when(pool.getPoolType()).thenReturn(type);
+        site.state = State.Stopped;
+        take(1);
+        String checkpoint = site.activeCheckpoint();
+        site.host.gate = () -> {
+            site.state = state;
+            when(site.vm.getLastHostId()).thenReturn(lastHost);
+        };
+        if (status == Backup.Status.BackedUp) {
+            take(1);
+            site.agrees();
+            return;
+        }
+        assertThatThrownBy(site::take)
+                .hasMessageContaining("was started meanwhile")
+                .hasMessageContaining("pool-1");
+        assertThat(site.rows()).extracting(Backup::getStatus).containsExactly(Backup.Status.BackedUp, status);
+        assertThat(site.activeCheckpoint()).isEqualTo(checkpoint);
+        assertThat(site.provider.deleteBackup(site.rows().get(1), false)).isTrue();
         site.agrees();
     }
 

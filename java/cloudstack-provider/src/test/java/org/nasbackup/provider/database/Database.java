@@ -36,6 +36,7 @@ public final class Database implements Transactions, ChainLocks, AutoCloseable {
     private final Connection connection;
     private final int patienceSeconds;
     private Runnable beforeCommit = () -> {};
+    private Runnable whileItWaits = () -> {};
 
     public Database(Path socket) throws SQLException {
         this(socket, 1);
@@ -51,6 +52,14 @@ public final class Database implements Transactions, ChainLocks, AutoCloseable {
     /** What happens to the process when it has written and not committed. */
     public void beforeCommit(Runnable work) {
         beforeCommit = work;
+    }
+
+    /** What happens while a machine's lock is waited for the next time. */
+    public void whileItWaits(Runnable work) {
+        whileItWaits = () -> {
+            whileItWaits = () -> {};
+            work.run();
+        };
     }
 
     /** @return the key that was made, else how many rows it changed */
@@ -114,6 +123,7 @@ public final class Database implements Transactions, ChainLocks, AutoCloseable {
     /** As CloudStack's global locks: a connection of its own holds the lock. */
     @Override
     public <T> T locked(long vmId, Supplier<T> work) {
+        whileItWaits.run();
         List<T> results = new ArrayList<>(1);
         if (!within(patienceSeconds, chain(vmId), () -> results.add(work.get()))) {
             throw new IllegalStateException("locked");
