@@ -54,11 +54,14 @@ final class NasDeletion {
             // What is refused need not wait for a host.
             backups.ifFree(backup.getVmId(), () -> steps(backup, others));
             Host host = hostFor(backup);
-            Supplier<Boolean> work = () -> {
-                boolean merged = delete(backup, others, host);
+            Supplier<List<Step>> work = () -> {
+                List<Step> done = delete(backup, others, host);
+                if (!done.isEmpty() && !server.handlesAllAccounting()) {
+                    backups.catalogue().settle(backup);
+                }
                 // Before the manager looks for what is left of the offering.
                 removeHidden(backup.getVmId(), false, host);
-                return merged;
+                return done;
             };
             backups.onHost(
                     host,
@@ -124,23 +127,25 @@ final class NasDeletion {
                 host,
                 promised.getZoneId(),
                 "delete backup " + promised.getUuid(),
-                () -> delete(promised, ChainRepair.Others.MERGED, host));
+                () -> merges(delete(promised, ChainRepair.Others.MERGED, host)));
     }
 
-    private boolean delete(Backup backup, ChainRepair.Others others, Host host) {
+    private static boolean merges(List<Step> steps) {
+        return steps.stream().anyMatch(step -> step.kind() == Step.Kind.REBASE);
+    }
+
+    /** @return what was done; nothing: it was gone */
+    private List<Step> delete(Backup backup, ChainRepair.Others others, Host host) {
         List<Step> steps = steps(backup, others);
         if (steps.isEmpty()) {
-            return false;
+            return steps;
         }
         DaoCatalogue catalogue = backups.catalogue();
         Predicate<Point> counted = point -> server.handlesAllAccounting() || point.id() != backup.getId();
         new RepairExecutor(catalogue, remote(backup, host), counted).execute(steps);
-        if (!server.handlesAllAccounting()) {
-            catalogue.settle(backup);
-        }
         String text = Outcome.deleted(backup.getExternalId(), steps);
         backups.tell(ActionEvents.Type.DELETE, true, text, backup.getAccountId(), backup.getVmId());
-        return steps.stream().anyMatch(step -> step.kind() == Step.Kind.REBASE);
+        return steps;
     }
 
     /** None when it is gone. */
@@ -224,7 +229,7 @@ final class NasDeletion {
                 points.stream().filter(point -> point.id() == hidden.getId()).findFirst();
         List<Step> steps = target.map(point -> ChainRepair.computeChainRepair(points, point, ChainRepair.Others.MERGED))
                 .orElse(List.of());
-        boolean merges = steps.stream().anyMatch(step -> step.kind() == Step.Kind.REBASE);
+        boolean merges = merges(steps);
         if (steps.isEmpty() || merges && !merging) {
             return false;
         }

@@ -19,6 +19,7 @@ import com.cloud.vm.dao.VMInstanceDetailsDao;
 import java.util.Arrays;
 import java.util.Comparator;
 import java.util.Date;
+import java.util.EnumSet;
 import java.util.List;
 import java.util.Map;
 import java.util.Objects;
@@ -44,8 +45,9 @@ public final class DaoCatalogue implements Catalogue {
     /** As 4.23 calls it; earlier versions have no such constant. */
     private static final String HIDDEN = "Hidden";
 
-    private static final Set<String> COUNTED =
-            Set.of(Backup.Status.BackedUp.name(), Backup.Status.Restoring.name(), HIDDEN);
+    /** What CloudStack leaves out when it counts anew, every few minutes; it counts rows in all other states. */
+    private static final Set<Backup.Status> UNCOUNTED =
+            EnumSet.of(Backup.Status.Failed, Backup.Status.Removed, Backup.Status.Expunged);
 
     private final BackupDao backups;
     private final Ownership ownership;
@@ -120,10 +122,11 @@ public final class DaoCatalogue implements Catalogue {
     }
 
     /**
-     * The manager is told that a backup is deleted, which is not so yet: by this it is found later.
+     * The manager is told that a backup is deleted, which is not so yet: by this it is found later. It leaves the manager's lists
+     * here: a server that dies before the manager has done that would leave a row that nobody ends.
      *
      * @param read as the manager has it
-     * @param everything take it off the owner's count, and out of the manager's lists; else the manager does
+     * @param everything take it off the owner's count; else the manager does
      */
     public void promiseDeletion(Backup read, boolean everything) {
         transactions.run(() -> {
@@ -131,12 +134,11 @@ public final class DaoCatalogue implements Catalogue {
             if (row == null) {
                 return;
             }
-            boolean promised = promised(row);
             put(row.getId(), NASBackupChainKeys.DELETE_PENDING, String.valueOf(row.getVmId()));
+            backups.remove(row.getId());
             if (everything) {
-                backups.remove(row.getId());
                 takeOff(row);
-            } else if (!promised) {
+            } else {
                 settle(read);
             }
         });
@@ -328,17 +330,11 @@ public final class DaoCatalogue implements Catalogue {
         if (row.getSize() != null && row.getSize() == size) {
             return;
         }
-        if (!promised(row)) {
+        if (row.getRemoved() == null) {
             account(row, size - size(row));
         }
         row.setSize(size);
         update(row);
-    }
-
-    /** Does the manager take it off the owner's count, or has it done so? */
-    private boolean promised(BackupVO row) {
-        return row.getRemoved() != null
-                || details.listDetailsKeyPairs(row.getId()).containsKey(NASBackupChainKeys.DELETE_PENDING);
     }
 
     private void account(BackupVO row, long growth) {
@@ -354,9 +350,9 @@ public final class DaoCatalogue implements Catalogue {
         Point point = delete.point();
         transactions.run(() -> {
             BackupVO row = backups.findByIdIncludingRemoved(point.id());
-            boolean promised = promised(row);
+            boolean promised = row.getRemoved() != null;
             move(delete);
-            if (row.getRemoved() == null) {
+            if (!promised) {
                 backups.remove(point.id());
             }
             details.removeDetail(point.id(), NASBackupChainKeys.DELETE_PENDING);
@@ -369,12 +365,9 @@ public final class DaoCatalogue implements Catalogue {
         });
     }
 
-    /**
-     * The manager counts a backup once it was taken. A status that this version of CloudStack does not know reads as null; a
-     * backup of this provider has such a one only when a later version has hidden it, and then it was counted.
-     */
+    /** A status that this version of CloudStack does not know reads as null, and is none of those. */
     private void takeOff(BackupVO row) {
-        if (row.getStatus() == null || COUNTED.contains(row.getStatus().name())) {
+        if (row.getStatus() == null || !UNCOUNTED.contains(row.getStatus())) {
             limits.decrementResourceCount(row.getAccountId(), ResourceType.backup);
             if (row.getSize() != null) {
                 limits.decrementResourceCount(row.getAccountId(), ResourceType.backup_storage, row.getSize());

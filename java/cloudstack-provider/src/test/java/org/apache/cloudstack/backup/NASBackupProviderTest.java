@@ -327,7 +327,8 @@ class NASBackupProviderTest {
         Backup failed = site.rows().get(1);
         assertThat(failed.getStatus()).isEqualTo(status);
         assertThat(site.position(failed)).isNull();
-        assertThat(site.provider.deleteBackup(failed, false)).isTrue();
+        site.tables.recount();
+        site.delete(failed, false);
         site.agrees();
         site.take();
         site.agrees();
@@ -427,15 +428,20 @@ class NASBackupProviderTest {
         site.agrees();
     }
 
-    /** The manager counts a backup when it was taken; one that failed it never counted. */
-    @Test
-    void a_failed_backup_is_not_taken_off_the_count() {
+    /** Not when it failed, but when the server counts anew, as it does every few minutes. */
+    @ParameterizedTest
+    @ValueSource(booleans = {false, true})
+    void a_failed_backup_is_counted_and_taken_off_the_count(boolean forced) {
         take(2);
         site.host.fails(Fault.TIMEOUT_BUT_DONE);
         assertThatThrownBy(site::take).isInstanceOf(CloudRuntimeException.class);
         Backup failed = site.rows().get(2);
         assertThat(failed.getStatus()).isEqualTo(Backup.Status.Error);
-        assertThat(site.provider.deleteBackup(failed, false)).isTrue();
+        site.tables.recount();
+        assertThat(site.tables.count(ResourceType.backup)).isEqualTo(3);
+        site.delete(failed, forced);
+        site.agrees();
+        site.tables.recount();
         site.agrees();
     }
 
@@ -833,5 +839,48 @@ class NASBackupProviderTest {
         assertThat(site.logged)
                 .filteredOn(line -> line.contains(oldest.getExternalId()))
                 .hasSize(1);
+    }
+
+    /** The manager has not taken it off its lists then, nor off the count, and counts anew later. */
+    @Test
+    void a_server_that_dies_once_a_deletion_was_put_off_leaves_it_to_the_next_one() {
+        List<Backup> taken = threeWithOneTooMany();
+        site.host.fails(Fault.UNREACHABLE);
+        Backup read = site.tables.backups().findById(taken.get(0).getId());
+        assertThat(site.provider.deleteBackup(read, false)).isTrue();
+        site.tables.recount();
+        assertThat(site.rows()).hasSize(2);
+        site.delete(taken.get(1), false);
+        site.provider.syncBackupStorageStats(1L);
+        site.agrees();
+        assertThat(site.rows()).hasSize(1);
+    }
+
+    private List<Backup> threeWithOneTooMany() {
+        long schedule = site.tables.schedule(Site.VM, 3);
+        List<Backup> taken = new ArrayList<>();
+        for (int day = 0; day < 3; day++) {
+            taken.add(site.takeScheduled(schedule));
+        }
+        site.tables.keep(schedule, 2);
+        return taken;
+    }
+
+    /** Somebody else can be at its chain between that it is found and that its machine is free. */
+    @Test
+    void a_deletion_that_was_put_off_and_has_grown_since_counts_for_nothing() {
+        List<Backup> taken = threeWithOneTooMany();
+        site.host.fails(Fault.UNREACHABLE);
+        site.delete(taken.get(0), false);
+        BackupRepository repository = site.repositories.findByBackupOfferingId(Site.OFFERING);
+        when(site.repositories.findByBackupOfferingId(Site.OFFERING)).thenAnswer(call -> {
+            database.write(
+                    "update backups set size = size + 7 where id = ?",
+                    taken.get(0).getId());
+            return repository;
+        });
+        site.provider.syncBackupStorageStats(1L);
+        assertThat(site.nas.paths()).hasSize(2);
+        site.agrees();
     }
 }
