@@ -16,11 +16,8 @@ import java.util.function.Supplier;
 
 /** Locks that all management servers share. */
 public interface ChainLocks {
-    /** Runs the work while nobody else works on the chains of that virtual machine. */
-    <T> T locked(long vmId, Supplier<T> work);
-
     /**
-     * Does so if nobody else works on them now.
+     * Runs the work if nobody else works on the chains of that virtual machine now, and while nobody else does.
      *
      * @return whether it ran
      */

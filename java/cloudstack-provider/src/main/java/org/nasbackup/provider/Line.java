@@ -17,10 +17,14 @@ import java.util.Comparator;
 import java.util.List;
 import java.util.stream.Collectors;
 
-/** The tickets of one host: those that hold a slot, and those that wait, in the order in which they asked. */
+/**
+ * The tickets of one host: those that hold a slot, and those that wait, in the order in which they asked; before them the
+ * urgent ones, in theirs.
+ */
 public final class Line {
-    private static final Comparator<Ticket> ORDER =
-            Comparator.comparingLong(Ticket::number).thenComparing(Ticket::id);
+    private static final Comparator<Ticket> ORDER = Comparator.comparing(Ticket::urgent, Comparator.reverseOrder())
+            .thenComparingLong(Ticket::number)
+            .thenComparing(Ticket::id);
 
     private final List<Ticket> tickets;
 
@@ -41,16 +45,20 @@ public final class Line {
         return tickets.stream().mapToLong(Ticket::number).max().orElse(0) + 1;
     }
 
-    /** Is there a slot left for the ticket, when each that asked earlier gets one? */
+    /** Does the ticket hold a slot, or is one left for it when each before it gets one? */
     public boolean mayBegin(Ticket ticket, int slots) {
-        return holding().size() + before(ticket).size() < slots;
+        return ticket.holds() || holding().size() + before(ticket).size() < slots;
     }
 
-    /** Why the ticket waits. */
+    /** Why the ticket waits, without names: whom it belongs to may not know of others. */
     public String reason(Ticket ticket, int slots) {
-        String works = holding().stream().map(Ticket::work).collect(Collectors.joining(", "));
-        return holding().size() + " of " + slots + " slots are taken" + (works.isEmpty() ? "" : " (" + works + ")")
-                + ", " + before(ticket).size() + " wait before it";
+        return holding().size() + " of " + slots + " slots of its host are taken, "
+                + before(ticket).size() + " wait before it";
+    }
+
+    /** What is done with the slots that are taken, for an operator. */
+    public String holders() {
+        return holding().stream().map(Ticket::work).collect(Collectors.joining(", "));
     }
 
     private List<Ticket> holding() {
@@ -59,7 +67,7 @@ public final class Line {
 
     private List<Ticket> before(Ticket ticket) {
         return tickets.stream()
-                .filter(each -> !each.holds() && ORDER.compare(each, ticket) < 0)
+                .filter(each -> each.waits() && ORDER.compare(each, ticket) < 0)
                 .collect(Collectors.toList());
     }
 }

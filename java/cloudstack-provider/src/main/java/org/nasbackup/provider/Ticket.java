@@ -12,23 +12,34 @@
 
 package org.nasbackup.provider;
 
+import java.util.Locale;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 
 /** One's turn at a host: it waits in the host's line, or holds one of its slots. Written as a line of text. */
 public final class Ticket {
-    private static final Pattern TEXT = Pattern.compile("(\\d{1,18}) (waits|holds) (\\d{1,18}) (.*)");
+    /** What it does now. */
+    enum State {
+        WAITS,
+        /** It can't begin for another reason than the host, and keeps nobody from a slot. */
+        ASIDE,
+        HOLDS
+    }
+
+    private static final Pattern TEXT = Pattern.compile("(\\d{1,18}) (urgent )?(waits|aside|holds) (\\d{1,18}) (.*)");
 
     private final String id;
     private final long number;
-    private final boolean holds;
+    private final boolean urgent;
+    private final State state;
     private final long beats;
     private final String work;
 
-    private Ticket(String id, long number, boolean holds, long beats, String work) {
+    private Ticket(String id, long number, boolean urgent, State state, long beats, String work) {
         this.id = id;
         this.number = number;
-        this.holds = holds;
+        this.urgent = urgent;
+        this.state = state;
         this.beats = beats;
         this.work = work;
     }
@@ -37,10 +48,11 @@ public final class Ticket {
      * At the end of a line.
      *
      * @param number the line's next
+     * @param urgent before all that are not
      * @param work what it is for, for an operator
      */
-    public static Ticket waiting(String id, long number, String work) {
-        return new Ticket(id, number, false, 0, work);
+    public static Ticket waiting(String id, long number, boolean urgent, String work) {
+        return new Ticket(id, number, urgent, State.WAITS, 0, work);
     }
 
     /** @return null when it is none of ours */
@@ -50,25 +62,40 @@ public final class Ticket {
                 ? new Ticket(
                         id,
                         Long.parseLong(read.group(1)),
-                        read.group(2).equals("holds"),
-                        Long.parseLong(read.group(3)),
-                        read.group(4))
+                        read.group(2) != null,
+                        State.valueOf(read.group(3).toUpperCase(Locale.ROOT)),
+                        Long.parseLong(read.group(4)),
+                        read.group(5))
                 : null;
     }
 
     /** What {@link #read} understands. */
     public String text() {
-        return number + (holds ? " holds " : " waits ") + beats + " " + work;
+        return number + (urgent ? " urgent " : " ") + state.name().toLowerCase(Locale.ROOT) + " " + beats + " " + work;
+    }
+
+    private Ticket next(State then) {
+        return new Ticket(id, number, urgent, then, beats + 1, work);
     }
 
     /** Its turn has come. */
     public Ticket holding() {
-        return new Ticket(id, number, true, beats + 1, work);
+        return next(State.HOLDS);
+    }
+
+    /** Others go first until it waits again. */
+    public Ticket aside() {
+        return next(State.ASIDE);
+    }
+
+    /** Where it was in the line. */
+    public Ticket waitingAgain() {
+        return next(State.WAITS);
     }
 
     /** Its server lives. */
     public Ticket beaten() {
-        return new Ticket(id, number, holds, beats + 1, work);
+        return next(state);
     }
 
     public String id() {
@@ -80,8 +107,16 @@ public final class Ticket {
         return number;
     }
 
+    boolean urgent() {
+        return urgent;
+    }
+
+    boolean waits() {
+        return state == State.WAITS;
+    }
+
     boolean holds() {
-        return holds;
+        return state == State.HOLDS;
     }
 
     long beats() {

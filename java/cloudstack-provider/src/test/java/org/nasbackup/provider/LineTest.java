@@ -24,10 +24,11 @@ import org.junit.jupiter.params.provider.ValueSource;
 
 /** Who may begin, and who is dead. */
 class LineTest {
-    /** "3w" waits with number 3, "1h" holds with number 1; its id is that text. */
+    /** "3w" waits with number 3, "3u" urgently, "3a" stands aside, "1h" holds with number 1; its id is that text. */
     private static Ticket ticket(String text) {
-        Ticket ticket = Ticket.waiting(text, Long.parseLong(text.substring(0, text.length() - 1)), "back up " + text);
-        return text.endsWith("h") ? ticket.holding() : ticket;
+        long number = Long.parseLong(text.substring(0, text.length() - 1));
+        Ticket ticket = Ticket.waiting(text, number, text.endsWith("u"), "back up " + text);
+        return text.endsWith("h") ? ticket.holding() : text.endsWith("a") ? ticket.aside() : ticket;
     }
 
     private static Line line(String texts) {
@@ -62,7 +63,20 @@ class LineTest {
         "2w 02w,2w,1,false",
         // fewer slots than before
         "1h 2h 3h,4w,2,false",
-        "3h,4w,2,true"
+        "3h,4w,2,true",
+        // who holds a slot may keep it
+        "1h 2h,2h,1,true",
+        // what is urgent goes before all that wait, in its own order, and takes no slot away
+        "1w 2w 3u,3u,1,true",
+        "1w 2w 3u,1w,1,false",
+        "1w 2w 3u,1w,2,true",
+        "3u 4u,4u,1,false",
+        "3u 4u,3u,1,true",
+        "1h 3u,3u,1,false",
+        // who stands aside keeps nobody from a slot, and has its place when it waits again
+        "1a 2w,2w,1,true",
+        "1h 2a 3a 4w,4w,2,true",
+        "2w 3w,3w,1,false"
     })
     void each_that_asked_earlier_goes_first(String line, String ticket, int slots, boolean mayBegin) {
         assertThat(line(line).with(ticket(ticket)).mayBegin(ticket(ticket), slots))
@@ -99,17 +113,24 @@ class LineTest {
     }
 
     @Test
-    void the_reason_names_who_is_at_it_and_how_many_are_before() {
+    void the_reason_counts_and_the_holders_are_named_apart() {
         assertThat(line("1h 2h 3w 4w 5w").reason(ticket("5w"), 2))
-                .isEqualTo("2 of 2 slots are taken (back up 1h, back up 2h), 2 wait before it");
-        assertThat(line("5w").reason(ticket("5w"), 2)).isEqualTo("0 of 2 slots are taken, 0 wait before it");
+                .isEqualTo("2 of 2 slots of its host are taken, 2 wait before it");
+        assertThat(line("5w").reason(ticket("5w"), 2))
+                .isEqualTo("0 of 2 slots of its host are taken, 0 wait before it");
+        assertThat(line("1h 2h 3w").holders()).isEqualTo("back up 1h, back up 2h");
     }
 
     @Test
     void a_ticket_is_read_as_it_was_written() {
-        Ticket ticket = Ticket.waiting("a", 7, "back up i-2-10-VM").beaten().holding();
+        Ticket ticket =
+                Ticket.waiting("a", 7, false, "back up i-2-10-VM").beaten().holding();
         assertThat(ticket.text()).isEqualTo("7 holds 2 back up i-2-10-VM");
         assertThat(Ticket.read("a", ticket.text())).hasToString(ticket.toString());
+        Ticket urgent = Ticket.waiting("b", 8, true, "urgent holds 1 x").aside();
+        assertThat(urgent.text()).isEqualTo("8 urgent aside 1 urgent holds 1 x");
+        assertThat(Ticket.read("b", urgent.text())).hasToString(urgent.toString());
+        assertThat(Ticket.read("b", urgent.text()).urgent()).isTrue();
     }
 
     @ParameterizedTest

@@ -81,22 +81,33 @@ final class NasBackups {
     }
 
     /**
-     * As many at the same time as the host has slots; before the virtual machine's lock, which nobody may have who waits here.
+     * As many at the same time as the host has slots, and one after the other for a virtual machine, whose lock nobody may have
+     * who waits here.
      *
+     * @param vmId whose backups it is about
      * @param name of the work, a verb and its object, for the log
      */
-    <T> T onHost(Host host, long zoneId, String name, Supplier<T> work) {
-        return slots.held(host, server.slotsPerHost(zoneId), server.queueWaitSeconds(zoneId), name, work);
+    <T> T onHost(Host host, long vmId, String name, Supplier<T> work) {
+        return slots.held(claim(host, queueWaitSeconds(host), false, name), vmId, work);
+    }
+
+    /** The same for a restore, whose virtual machine is of no use meanwhile: it comes before backups and deletions. */
+    <T> T restoreOnHost(Host host, long vmId, String name, Supplier<T> work) {
+        return slots.held(claim(host, queueWaitSeconds(host), true, name), vmId, work);
     }
 
     /** Does so if the host has a slot now: for who has the virtual machine's lock, or a task that others wait for. */
-    <T> T onHostNow(Host host, long zoneId, String name, Supplier<T> work) {
-        return slots.held(host, server.slotsPerHost(zoneId), 0, name, work);
+    <T> T onHostNow(Host host, String name, Supplier<T> work) {
+        return slots.held(claim(host, 0, false, name), work);
     }
 
-    /** One after the other for a virtual machine. */
-    <T> T locked(long vmId, Supplier<T> work) {
-        return locks.locked(vmId, work);
+    /** By the settings of the host's own zone: a backup can be restored in another one than it was taken in. */
+    private HostSlots.Claim claim(Host host, int patienceSeconds, boolean urgent, String name) {
+        return new HostSlots.Claim(host, server.slotsPerHost(host.getDataCenterId()), patienceSeconds, urgent, name);
+    }
+
+    private int queueWaitSeconds(Host host) {
+        return server.queueWaitSeconds(host.getDataCenterId());
     }
 
     /** @return whether nobody else was at it, so that the work was done */

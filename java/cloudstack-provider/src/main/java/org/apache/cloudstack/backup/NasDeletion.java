@@ -18,7 +18,6 @@ import com.cloud.vm.VirtualMachine;
 import java.util.List;
 import java.util.Optional;
 import java.util.function.Predicate;
-import java.util.function.Supplier;
 import org.apache.logging.log4j.Logger;
 import org.nasbackup.provider.AgentFailure;
 import org.nasbackup.provider.ChainRepair;
@@ -54,7 +53,7 @@ final class NasDeletion {
             // What is refused need not wait for a host.
             backups.ifFree(backup.getVmId(), () -> steps(backup, others));
             Host host = hostFor(backup);
-            Supplier<List<Step>> work = () -> {
+            backups.onHost(host, backup.getVmId(), "delete backup " + backup.getUuid(), () -> {
                 List<Step> done = delete(backup, others, host);
                 if (!done.isEmpty() && !server.handlesAllAccounting()) {
                     backups.catalogue().settle(backup);
@@ -62,12 +61,7 @@ final class NasDeletion {
                 // Before the manager looks for what is left of the offering.
                 removeHidden(backup.getVmId(), false, host);
                 return done;
-            };
-            backups.onHost(
-                    host,
-                    backup.getZoneId(),
-                    "delete backup " + backup.getUuid(),
-                    () -> backups.locked(backup.getVmId(), work));
+            });
         } catch (RuntimeException e) {
             failed(backup, surplus, e);
         }
@@ -125,7 +119,6 @@ final class NasDeletion {
         Host host = hostFor(promised);
         return backups.onHostNow(
                 host,
-                promised.getZoneId(),
                 "delete backup " + promised.getUuid(),
                 () -> merges(delete(promised, ChainRepair.Others.MERGED, host)));
     }
@@ -185,7 +178,6 @@ final class NasDeletion {
             Host host = hostFor(hidden.get(0));
             return backups.onHostNow(
                     host,
-                    hidden.get(0).getZoneId(),
                     "remove hidden backup " + hidden.get(0).getUuid() + " and others of its machine",
                     () -> removeHidden(vmId, merging, host));
         } catch (CloudRuntimeException e) {

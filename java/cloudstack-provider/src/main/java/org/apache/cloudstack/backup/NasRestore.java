@@ -74,15 +74,11 @@ final class NasRestore {
         // Whatever becomes of its chain while this waits: what is no incremental now becomes none.
         Host host = backups.hosts()
                 .forRestore(vm, poolsOf(volumes), backups.catalogue().standsOnAnother(backup));
-        return backups.onHost(
-                host,
-                backup.getZoneId(),
-                "restore backup " + backup.getUuid(),
-                () -> backups.locked(backup.getVmId(), () -> {
-                    // From the first byte on the disks are no longer what the bitmap counts from.
-                    backups.catalogue().clearActiveCheckpoint(vm.getId());
-                    return ask(host, command);
-                }));
+        return backups.restoreOnHost(host, backup.getVmId(), "restore backup " + backup.getUuid(), () -> {
+            // From the first byte on the disks are no longer what the bitmap counts from.
+            backups.catalogue().clearActiveCheckpoint(vm.getId());
+            return ask(host, command);
+        });
     }
 
     /** A host pairs by place, and writes all before it meets one that is missing. */
@@ -184,11 +180,8 @@ final class NasRestore {
         command.setRestoreVolumeSizes(Collections.singletonList(backupVolumeInfo.getSize()));
         command.setRestoreVolumePaths(paths.paths());
         command.setRestoreVolumePools(paths.pools());
-        Pair<Boolean, String> result = backups.onHost(
-                host,
-                backup.getZoneId(),
-                "restore volume " + backupVolumeInfo.getUuid(),
-                () -> backups.locked(backup.getVmId(), () -> ask(host, command)));
+        Pair<Boolean, String> result = backups.restoreOnHost(
+                host, backup.getVmId(), "restore volume " + backupVolumeInfo.getUuid(), () -> ask(host, command));
         if (result.first()) {
             server.volumeDao.persist(restoredVolume(backup, backupVolumeInfo, uuid, pool, offering));
             // It has a disk now that the checkpoint knows nothing of.

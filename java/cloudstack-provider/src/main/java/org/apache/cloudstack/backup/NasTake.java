@@ -54,16 +54,13 @@ final class NasTake {
     /** Looked at anew when its turn has come: who was moved to another host meanwhile waits for that one. */
     Pair<Boolean, Backup> take(VirtualMachine vm, Boolean quiesceVM) {
         Host host = hostFor(vm);
-        Optional<Pair<Boolean, Backup>> taken = backups.onHost(
-                host,
-                vm.getDataCenterId(),
-                "back up " + vm.getInstanceName(),
-                () -> backups.locked(vm.getId(), () -> {
+        Optional<Pair<Boolean, Backup>> taken =
+                backups.onHost(host, vm.getId(), "back up " + vm.getInstanceName(), () -> {
                     VirtualMachine now = reread(vm);
                     return hostFor(now).getId() == host.getId()
                             ? Optional.of(take(now, quiesceVM, host, repositoryOf(now)))
                             : Optional.empty();
-                }));
+                });
         return taken.orElseGet(() -> take(reread(vm), quiesceVM));
     }
 

@@ -21,25 +21,13 @@ import org.nasbackup.provider.ChainLocks;
 
 /** CloudStack's own locks. */
 public final class GlobalChainLocks implements ChainLocks {
-    private static final int PATIENCE_SECONDS = 300;
     private static final int LINE_PATIENCE_SECONDS = 60;
     /** The least there is: CloudStack takes 0 for ever, when a thread of the same server has the lock. */
     private static final int AT_ONCE_SECONDS = 1;
 
     @Override
-    public <T> T locked(long vmId, Supplier<T> work) {
-        List<T> results = new ArrayList<>(1);
-        if (!within(PATIENCE_SECONDS, chain(vmId), () -> results.add(work.get()))) {
-            throw new CloudRuntimeException(
-                    "another backup, deletion or restore of this virtual machine is under way; it"
-                            + " did not end within " + PATIENCE_SECONDS + " seconds");
-        }
-        return results.get(0);
-    }
-
-    @Override
     public boolean ifFree(long vmId, Runnable work) {
-        return within(AT_ONCE_SECONDS, chain(vmId), work);
+        return within(AT_ONCE_SECONDS, "nas.backup.chain.vm." + vmId, work);
     }
 
     @Override
@@ -50,10 +38,6 @@ public final class GlobalChainLocks implements ChainLocks {
                     + LINE_PATIENCE_SECONDS + " seconds; it is for moments: does the database answer?");
         }
         return results.get(0);
-    }
-
-    private static String chain(long vmId) {
-        return "nas.backup.chain.vm." + vmId;
     }
 
     private static boolean within(int seconds, String name, Runnable work) {

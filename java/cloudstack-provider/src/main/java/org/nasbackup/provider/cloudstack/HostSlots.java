@@ -15,6 +15,7 @@ package org.nasbackup.provider.cloudstack;
 import com.cloud.host.Host;
 import com.cloud.utils.exception.CloudRuntimeException;
 import java.time.Duration;
+import java.util.ArrayList;
 import java.util.List;
 import java.util.Map;
 import java.util.Set;
@@ -23,8 +24,11 @@ import java.util.concurrent.ConcurrentHashMap;
 import java.util.concurrent.ScheduledFuture;
 import java.util.concurrent.ScheduledThreadPoolExecutor;
 import java.util.concurrent.TimeUnit;
+import java.util.concurrent.locks.ReentrantLock;
 import java.util.function.LongSupplier;
+import java.util.function.Predicate;
 import java.util.function.Supplier;
+import java.util.function.UnaryOperator;
 import java.util.stream.Collectors;
 import org.apache.logging.log4j.Logger;
 import org.nasbackup.provider.AgentFailure;
@@ -63,20 +67,59 @@ public final class HostSlots {
         }
     }
 
+    /** What somebody wants of a host. */
+    public static final class Claim {
+        private final Host host;
+        private final int slots;
+        private final int patienceSeconds;
+        private final boolean urgent;
+        private final String name;
+
+        /**
+         * @param slots how many the host has
+         * @param patienceSeconds how long to wait for a slot, for the virtual machine and for a place
+         * @param urgent before all that are not
+         * @param name of the work, a verb and its object, for the log
+         */
+        public Claim(Host host, int slots, int patienceSeconds, boolean urgent, String name) {
+            this.host = host;
+            this.slots = Math.max(slots, 1);
+            this.patienceSeconds = patienceSeconds;
+            this.urgent = urgent;
+            this.name = name;
+        }
+    }
+
+    /** What is known here of a host's line. Who waits for a slot of it waits on its monitor. */
+    private final class AtHost {
+        private final Heartbeats heartbeats = new Heartbeats(pace.lease);
+
+        synchronized void pause(long millis) throws InterruptedException {
+            wait(millis);
+        }
+
+        synchronized void wake() {
+            notifyAll();
+        }
+    }
+
     private static final long TELL_NANOS = TimeUnit.MINUTES.toNanos(1);
     private static final long IDLE_SECONDS = 10;
+    /** A statement that hangs keeps one of them; the other turns beat on. */
+    private static final int BEATERS = 4;
+
+    private static final String SAME_MACHINE =
+            "another backup, deletion or restore of the same virtual machine is under way";
 
     private final Tickets tickets;
     private final ChainLocks locks;
     private final Logger logger;
     private final Pace pace;
     private final LongSupplier nanoTime;
-    private final Map<Long, Heartbeats> heartbeats = new ConcurrentHashMap<>();
-    private final ScheduledThreadPoolExecutor beats = new ScheduledThreadPoolExecutor(1, HostSlots::daemon);
+    private final Map<Long, AtHost> hosts = new ConcurrentHashMap<>();
+    private final ScheduledThreadPoolExecutor beats = new ScheduledThreadPoolExecutor(BEATERS, HostSlots::daemon);
     /** Those of this server live. */
     private final Set<String> ours = ConcurrentHashMap.newKeySet();
-
-    private final Object freed = new Object();
 
     /** @param nanoTime a clock that only goes forward */
     public HostSlots(Tickets tickets, ChainLocks locks, Logger logger, Pace pace, LongSupplier nanoTime) {
@@ -97,37 +140,46 @@ public final class HostSlots {
     }
 
     /**
-     * Does the work while it holds a slot of the host. Work that fails since the host had no place is done again.
-     *
-     * @param slots how many the host has
-     * @param patienceSeconds how long to wait for a slot, and for a place
-     * @param name of the work, a verb and its object, for the log
+     * Does the work while it holds a slot of the host and the lock of the virtual machine's chains. Who finds that lock taken
+     * gives the slot back until it is free: nobody waits for it with a slot. Work that fails since the host had no place is
+     * done again.
      */
-    public <T> T held(Host host, int slots, int patienceSeconds, String name, Supplier<T> work) {
-        Turn turn = new Turn(host, slots, patienceSeconds, name);
+    public <T> T held(Claim claim, long vmId, Supplier<T> work) {
+        return held(claim, whenFree -> locks.ifFree(vmId, whenFree), work);
+    }
+
+    /** For who has the virtual machine's lock. */
+    public <T> T held(Claim claim, Supplier<T> work) {
+        return held(
+                claim,
+                now -> {
+                    now.run();
+                    return true;
+                },
+                work);
+    }
+
+    private <T> T held(Claim claim, Predicate<Runnable> ifFree, Supplier<T> work) {
+        Turn turn = new Turn(claim);
+        List<T> results = new ArrayList<>(1);
         try {
-            turn.await();
-            while (true) {
-                try {
-                    return work.get();
-                } catch (AgentFailure e) {
-                    if (e.kind() != AgentFailure.Kind.NO_PLACE) {
-                        throw e;
-                    }
-                    turn.goOn(e.getMessage());
-                    turn.pause(pace.askAgain);
-                }
+            turn.join();
+            while (results.isEmpty()) {
+                turn.attempt(ifFree, () -> results.add(work.get()));
             }
+            return results.get(0);
         } finally {
             turn.end();
         }
     }
 
+    private AtHost at(long hostId) {
+        return hosts.computeIfAbsent(hostId, id -> new AtHost());
+    }
+
     private Line line(long hostId) {
         List<Ticket> all = tickets.of(hostId);
-        List<Ticket> dead = heartbeats
-                .computeIfAbsent(hostId, id -> new Heartbeats(pace.lease))
-                .dead(all, nanoTime.getAsLong());
+        List<Ticket> dead = at(hostId).heartbeats.dead(all, nanoTime.getAsLong());
         dead.removeIf(ticket -> ours.contains(ticket.id()));
         for (Ticket ticket : dead) {
             logger.warn("Ticket {} of host {} is of a management server that lives no more, and ends", ticket, hostId);
@@ -136,126 +188,227 @@ public final class HostSlots {
         return new Line(all.stream().filter(ticket -> !dead.contains(ticket)).collect(Collectors.toList()));
     }
 
+    /** Why a turn has to wait. */
+    private static final class Why {
+        private final String logged;
+        private final String told;
+
+        /** @param told to whom the work is for: nothing of others */
+        Why(String logged, String told) {
+            this.logged = logged;
+            this.told = told;
+        }
+    }
+
     /** One's turn, from its asking to its end. */
     private final class Turn {
-        private final Host host;
-        private final int slots;
-        private final int patienceSeconds;
-        private final String name;
+        private final Claim claim;
+        private final long hostId;
         private final String id = UUID.randomUUID().toString();
         private final long begun = nanoTime.getAsLong();
         private long tellAt = begun;
-        private Ticket ticket;
         private ScheduledFuture<?> beating;
+        /** Of the ticket, while it is written. */
+        private final ReentrantLock own = new ReentrantLock();
 
-        Turn(Host host, int slots, int patienceSeconds, String name) {
-            this.host = host;
-            this.slots = Math.max(slots, 1);
-            this.patienceSeconds = patienceSeconds;
-            this.name = name;
+        private volatile Ticket ticket;
+
+        Turn(Claim claim) {
+            this.claim = claim;
+            this.hostId = claim.host.getId();
             ours.add(id);
         }
 
-        void await() {
-            boolean begins = locks.lockedLine(host.getId(), this::step);
+        /** Until it has a slot. It fails at once where it can't even join the line. */
+        void join() {
+            boolean begins = locks.lockedLine(hostId, this::step);
             beating = beats.scheduleWithFixedDelay(this::beat, pace.beat, pace.beat, TimeUnit.MILLISECONDS);
-            while (!begins) {
-                goOn(line(host.getId()).with(ticket()).reason(ticket(), slots));
-                pause(pace.look);
-                begins = mayBegin() && locks.lockedLine(host.getId(), this::step);
+            if (!begins) {
+                await();
             }
         }
 
-        /** Looks without the lock, which takes a connection of the database's own. */
-        private boolean mayBegin() {
-            return line(host.getId()).with(ticket()).mayBegin(ticket(), slots);
+        private void await() {
+            for (Why why = begin(); why != null; why = begin()) {
+                goOn(why);
+                pause();
+            }
+        }
+
+        /**
+         * Looks without the lock, which takes a connection of the database's own. A database that does not answer now can
+         * in a moment: who has waited for hours does not fail for that.
+         *
+         * @return null: it has a slot
+         */
+        private Why begin() {
+            try {
+                Line line = line(hostId).with(ticket);
+                if (line.mayBegin(ticket, claim.slots) && locks.lockedLine(hostId, this::step)) {
+                    return null;
+                }
+                String reason = line.reason(ticket, claim.slots);
+                return new Why(reason + "; at work: " + line.holders(), reason);
+            } catch (RuntimeException | LinkageError e) {
+                return new Why(
+                        "its line can't be looked at: " + e, "the management server could not look at its host's line");
+            }
         }
 
         /** Joins the line if it has not, and begins if there is a slot for it. Under the line's lock. */
-        private synchronized boolean step() {
-            Line line = line(host.getId());
-            boolean joins = ticket == null;
-            if (joins) {
-                ticket = Ticket.waiting(id, line.next(), name);
+        private boolean step() {
+            own.lock();
+            try {
+                Line line = line(hostId);
+                boolean joins = ticket == null;
+                if (joins) {
+                    ticket = Ticket.waiting(id, line.next(), claim.urgent, claim.name);
+                }
+                boolean begins = line.with(ticket).mayBegin(ticket, claim.slots);
+                if (begins) {
+                    put(ticket.holding());
+                } else if (joins) {
+                    put(ticket);
+                }
+                return begins;
+            } finally {
+                own.unlock();
             }
-            boolean begins = line.with(ticket).mayBegin(ticket, slots);
-            if (begins) {
-                put(ticket.holding());
-            } else if (joins) {
-                put(ticket);
-            }
-            return begins;
         }
 
         private void put(Ticket next) {
-            tickets.put(host.getId(), next);
+            tickets.put(hostId, next);
             ticket = next;
         }
 
-        private synchronized Ticket ticket() {
-            return ticket;
-        }
-
-        /** Says that this server lives; who was taken for dead is back. */
-        private synchronized void beat() {
+        /** Says that this server lives; who was taken for dead is back. Who writes the ticket now says so, too. */
+        private void beat() {
+            if (!own.tryLock()) {
+                return;
+            }
             try {
                 if (ticket != null) {
                     put(ticket.beaten());
                 }
+            } catch (Throwable e) {
+                // whatever it is: else it would be the last beat
+                logger.warn("Unable to keep the turn to {} on host {}: {}", claim.name, claim.host.getName(), e);
+            } finally {
+                own.unlock();
+            }
+        }
+
+        /** What the database does not take now, the next beat brings. */
+        private void become(UnaryOperator<Ticket> change) {
+            own.lock();
+            try {
+                ticket = change.apply(ticket);
+                tickets.put(hostId, ticket);
             } catch (RuntimeException | LinkageError e) {
-                logger.warn("Unable to keep the turn to {} on host {}: {}", name, host.getName(), e.getMessage());
+                logger.warn("The turn to {} on host {} is told later: {}", claim.name, claim.host.getName(), e);
+            } finally {
+                own.unlock();
+            }
+        }
+
+        /** With a slot. Where it was not done, there is a slot again for the next attempt. */
+        void attempt(Predicate<Runnable> ifFree, Runnable work) {
+            try {
+                if (!ifFree.test(work)) {
+                    standAside(ifFree);
+                }
+            } catch (AgentFailure e) {
+                if (e.kind() != AgentFailure.Kind.NO_PLACE) {
+                    throw e;
+                }
+                goOn(new Why(e.getMessage(), "its host has no place for one more"));
+                sleep(pace.askAgain);
+            }
+        }
+
+        /** Gives its slot to others until the virtual machine is free, and keeps its place in the line. */
+        private void standAside(Predicate<Runnable> ifFree) {
+            become(Ticket::aside);
+            at(hostId).wake();
+            for (Why why = new Why(SAME_MACHINE, SAME_MACHINE); why != null; why = obstacle(ifFree)) {
+                goOn(why);
+                pause();
+            }
+            become(Ticket::waitingAgain);
+            await();
+        }
+
+        private Why obstacle(Predicate<Runnable> ifFree) {
+            try {
+                return ifFree.test(() -> {}) ? null : new Why(SAME_MACHINE, SAME_MACHINE);
+            } catch (RuntimeException | LinkageError e) {
+                return new Why("whether its virtual machine is free can't be told: " + e, SAME_MACHINE);
             }
         }
 
         /** Tells once a minute why it waits, and ends when that takes too long. */
-        void goOn(String reason) {
+        private void goOn(Why why) {
             long now = nanoTime.getAsLong();
             long waited = TimeUnit.NANOSECONDS.toSeconds(now - begun);
-            if (waited >= patienceSeconds) {
-                throw new CloudRuntimeException("unable to " + name + " - host " + host.getName()
-                        + " was not free within " + patienceSeconds + " seconds (nas.backup.queue.wait): " + reason);
-            }
-            if (now - tellAt >= 0) {
+            boolean inVain = waited >= claim.patienceSeconds;
+            if (inVain || now - tellAt >= 0) {
                 tellAt = now + TELL_NANOS;
                 logger.info(
-                        "Waiting to {} for {} of at most {} seconds, host {} is not free: {}",
-                        name,
+                        "{} to {} on host {} for {} of at most {} seconds: {}",
+                        inVain ? "Waited in vain" : "Waiting",
+                        claim.name,
+                        claim.host.getName(),
                         waited,
-                        patienceSeconds,
-                        host.getName(),
-                        reason);
+                        claim.patienceSeconds,
+                        why.logged);
+            }
+            if (inVain) {
+                throw new CloudRuntimeException("unable to " + claim.name + " - its turn did not come within "
+                        + claim.patienceSeconds + " seconds (nas.backup.queue.wait): " + why.told);
             }
         }
 
-        void pause(long millis) {
-            synchronized (freed) {
-                try {
-                    freed.wait(millis);
-                } catch (InterruptedException e) {
-                    Thread.currentThread().interrupt();
-                    throw new CloudRuntimeException(
-                            "unable to " + name + " - interrupted while it waited for host " + host.getName(), e);
-                }
+        /** Until the next look, or until a turn of this server has ended. */
+        private void pause() {
+            try {
+                at(hostId).pause(pace.look);
+            } catch (InterruptedException e) {
+                throw interrupted(e);
             }
+        }
+
+        private void sleep(long millis) {
+            try {
+                TimeUnit.MILLISECONDS.sleep(millis);
+            } catch (InterruptedException e) {
+                throw interrupted(e);
+            }
+        }
+
+        private CloudRuntimeException interrupted(InterruptedException e) {
+            Thread.currentThread().interrupt();
+            return new CloudRuntimeException("unable to " + claim.name + " - interrupted while it waited", e);
         }
 
         void end() {
             if (beating != null) {
                 beating.cancel(false);
             }
-            synchronized (this) {
-                ticket = null;
-            }
+            own.lock();
+            ticket = null;
+            own.unlock();
             ours.remove(id);
             try {
-                tickets.remove(host.getId(), id);
+                tickets.remove(hostId, id);
             } catch (RuntimeException | LinkageError e) {
                 // the work's own end is what counts; nobody beats for it any more
-                logger.warn("The turn to {} on host {} ends with its lease: {}", name, host.getName(), e.getMessage());
+                logger.warn(
+                        "The turn to {} on host {} ends with its lease: {}",
+                        claim.name,
+                        claim.host.getName(),
+                        e.getMessage());
             }
-            synchronized (freed) {
-                freed.notifyAll();
-            }
+            at(hostId).wake();
         }
     }
 }

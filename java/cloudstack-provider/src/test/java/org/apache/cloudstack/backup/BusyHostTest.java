@@ -90,7 +90,7 @@ class BusyHostTest {
     }
 
     private void hold(String id) {
-        tickets.put(HOST, Ticket.waiting(id, 1, "back up " + id).holding());
+        tickets.put(HOST, Ticket.waiting(id, 1, false, "back up " + id).holding());
     }
 
     private static void until(String what, BooleanSupplier holds) {
@@ -187,8 +187,9 @@ class BusyHostTest {
         hold("a");
         hold("b");
         int asked = site.host.asked.size();
-        String why = " - host kvm21 was not free within 0 seconds (nas.backup.queue.wait): 2 of 2 slots are taken"
-                + " (back up a, back up b), 0 wait before it";
+        // Nothing of the others, whose owners are none of this one's business.
+        String why = " - its turn did not come within 0 seconds (nas.backup.queue.wait): 2 of 2 slots of its host are"
+                + " taken, 0 wait before it";
         assertThatThrownBy(() -> site.provider.takeBackup(site.vm, false))
                 .isInstanceOf(CloudRuntimeException.class)
                 .hasMessage("unable to back up i-2-10-VM" + why);
@@ -198,6 +199,10 @@ class BusyHostTest {
         assertThatThrownBy(() -> site.provider.restoreVMFromBackup(site.vm, backup))
                 .isInstanceOf(CloudRuntimeException.class)
                 .hasMessage("unable to restore backup " + backup.getUuid() + why);
+        assertThat(site.events).filteredOn(event -> event.endsWith(why)).hasSize(3);
+        assertThat(site.logged)
+                .filteredOn(line -> line.endsWith("0 wait before it; at work: back up a, back up b"))
+                .hasSize(3);
         assertThat(site.host.asked).hasSize(asked);
         assertThat(site.activeCheckpoint()).isEqualTo(checkpoint);
         assertThat(tickets.of(HOST)).hasSize(2);

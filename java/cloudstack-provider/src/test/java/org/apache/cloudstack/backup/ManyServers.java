@@ -39,15 +39,14 @@ final class ManyServers {
         this.server = server;
     }
 
-    /** Does each work on a server. None of them begins before all wait for the virtual machine's lock. */
+    /** Does each work on a server. None of them begins before all stand aside for who has the virtual machine's lock. */
     void atOnce(List<Consumer<Site>> work) throws Exception {
         ExecutorService threads = Executors.newFixedThreadPool(work.size());
         try (Database first = new Database(socket)) {
             List<Future<?>> begun = new ArrayList<>();
             first.locked(Site.VM, () -> {
                 work.forEach(one -> begun.add(threads.submit(() -> on(one))));
-                awaitAllWaiting(first, begun);
-                return null;
+                awaitAllAside(first, begun);
             });
             for (Future<?> one : begun) {
                 one.get(PATIENCE_SECONDS, TimeUnit.SECONDS);
@@ -58,17 +57,19 @@ final class ManyServers {
     }
 
     private Void on(Consumer<Site> work) throws SQLException {
-        try (Database own = new Database(socket, PATIENCE_SECONDS)) {
-            work.accept(server.apply(new Tables(own)));
+        try (Database own = new Database(socket)) {
+            Site site = server.apply(new Tables(own));
+            site.looksOften();
+            work.accept(site);
         }
         return null;
     }
 
-    private static void awaitAllWaiting(Database database, List<Future<?>> begun) {
+    private static void awaitAllAside(Database database, List<Future<?>> begun) {
         long deadline = System.nanoTime() + TimeUnit.SECONDS.toNanos(PATIENCE_SECONDS);
-        while (database.waiting() < begun.size()) {
-            assertThat(begun).as("wait for the lock").noneMatch(Future::isDone);
-            assertThat(System.nanoTime()).as("all wait for the lock").isLessThan(deadline);
+        while (database.aside() < begun.size()) {
+            assertThat(begun).as("stand aside").noneMatch(Future::isDone);
+            assertThat(System.nanoTime()).as("all stand aside").isLessThan(deadline);
         }
     }
 }

@@ -611,13 +611,14 @@ class NASBackupProviderTest {
     void one_backup_or_deletion_or_restore_at_a_time() throws Exception {
         List<Backup> taken = take(1);
         Backup described = site.tables.backups().findById(taken.get(0).getId());
+        site.queueWaitSeconds = 0;
         try (Database other = new Database(server.socket())) {
             other.locked(Site.VM, () -> {
-                assertThatThrownBy(site::take).hasMessage("locked");
-                assertThatThrownBy(() -> site.delete(taken.get(0), false)).hasMessage("locked");
+                String why = "another backup, deletion or restore of the same virtual machine is under way";
+                assertThatThrownBy(site::take).hasMessageEndingWith(why);
+                assertThatThrownBy(() -> site.delete(taken.get(0), false)).hasMessageEndingWith(why);
                 assertThatThrownBy(() -> site.provider.restoreVMFromBackup(site.vm, described))
-                        .hasMessage("locked");
-                return null;
+                        .hasMessageEndingWith(why);
             });
         }
         site.agrees();
@@ -789,8 +790,9 @@ class NASBackupProviderTest {
         site.tables.keep(schedule, 1);
         try (Database other = new Database(server.socket())) {
             other.locked(Site.VM, () -> {
+                site.queueWaitSeconds = 0;
                 site.delete(taken.get(0), false);
-                return null;
+                site.queueWaitSeconds = 7200;
             });
         }
         HostVO host = site.hosts.findById(23L);
@@ -817,7 +819,6 @@ class NASBackupProviderTest {
         try (Database other = new Database(server.socket())) {
             other.locked(Site.VM, () -> {
                 site.provider.syncBackupStorageStats(1L);
-                return null;
             });
         }
         assertThat(site.nas.paths()).hasSize(2);

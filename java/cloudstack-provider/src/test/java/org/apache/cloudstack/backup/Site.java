@@ -49,6 +49,7 @@ import java.util.Map;
 import java.util.TreeMap;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.AtomicLong;
+import java.util.function.LongSupplier;
 import java.util.stream.Collectors;
 import java.util.stream.LongStream;
 import org.apache.cloudstack.backup.dao.BackupOfferingDao;
@@ -174,14 +175,22 @@ final class Site {
 
     /** Its clock goes on by a second whenever it is asked: it waits for a dead server's lease, or a host's place, in no time. */
     void waitsNoTime() {
-        Duration moment = Duration.ofMillis(1);
         AtomicLong nanos = new AtomicLong();
+        waits(Duration.ofMillis(1), () -> nanos.addAndGet(TimeUnit.SECONDS.toNanos(1)));
+    }
+
+    /** It sees at once that its turn has come. */
+    void looksOften() {
+        waits(Duration.ofMillis(10), System::nanoTime);
+    }
+
+    private void waits(Duration moment, LongSupplier nanoTime) {
         slots = new HostSlots(
                 new DetailTickets(tables.userDetails(), tables.database()),
                 tables.database(),
                 LogManager.getLogger(Site.class),
                 new HostSlots.Pace(moment, moment, Duration.ofSeconds(20), Duration.ofSeconds(120)),
-                () -> nanos.addAndGet(TimeUnit.SECONDS.toNanos(1)));
+                nanoTime);
     }
 
     private final class TestedProvider extends NASBackupProvider {

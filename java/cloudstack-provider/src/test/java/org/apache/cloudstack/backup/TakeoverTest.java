@@ -191,7 +191,6 @@ class TakeoverTest {
         try (Database other = new Database(MariaDb.shared().socket())) {
             other.locked(Site.VM, () -> {
                 site.provider.syncBackupStorageStats(1L);
-                return null;
             });
         }
         assertThat(left(taken)).containsExactly(0, 1);

@@ -34,18 +34,11 @@ public final class Database implements Transactions, ChainLocks, AutoCloseable {
 
     private final Path socket;
     private final Connection connection;
-    private final int patienceSeconds;
     private Runnable beforeCommit = () -> {};
     private Runnable whileItWaits = () -> {};
 
     public Database(Path socket) throws SQLException {
-        this(socket, 1);
-    }
-
-    /** @param patienceSeconds how long it waits for a lock */
-    public Database(Path socket, int patienceSeconds) throws SQLException {
         this.socket = socket;
-        this.patienceSeconds = patienceSeconds;
         this.connection = MariaDb.connect(socket, "cloud");
     }
 
@@ -120,20 +113,22 @@ public final class Database implements Transactions, ChainLocks, AutoCloseable {
         }
     }
 
-    /** As CloudStack's global locks: a connection of its own holds the lock. */
-    @Override
-    public <T> T locked(long vmId, Supplier<T> work) {
-        whileItWaits.run();
-        List<T> results = new ArrayList<>(1);
-        if (!within(patienceSeconds, chain(vmId), () -> results.add(work.get()))) {
+    /** As somebody who works on that virtual machine. */
+    public void locked(long vmId, Runnable work) {
+        if (!within(0, chain(vmId), work)) {
             throw new IllegalStateException("locked");
         }
-        return results.get(0);
     }
 
+    /** As CloudStack's global locks: a connection of its own holds the lock. */
     @Override
     public boolean ifFree(long vmId, Runnable work) {
+        whileItWaits.run();
         return within(0, chain(vmId), work);
+    }
+
+    private static String chain(long vmId) {
+        return "nas.backup.chain.vm." + vmId;
     }
 
     @Override
@@ -143,10 +138,6 @@ public final class Database implements Transactions, ChainLocks, AutoCloseable {
             throw new IllegalStateException("line locked");
         }
         return results.get(0);
-    }
-
-    private static String chain(long vmId) {
-        return "nas.backup.chain.vm." + vmId;
     }
 
     private boolean within(int seconds, String name, Runnable work) {
@@ -162,11 +153,12 @@ public final class Database implements Transactions, ChainLocks, AutoCloseable {
         }
     }
 
-    /** How many wait for a lock now. */
-    public long waiting() {
+    /** How many tickets stand aside now. */
+    public long aside() {
         return read(
                         row -> row.getLong(1),
-                        "select count(*) from information_schema.processlist where state = 'User lock'")
+                        "select count(*) from user_details where name like 'nas.backup.slot.%'"
+                                + " and value like '% aside %'")
                 .get(0);
     }
 
