@@ -21,5 +21,12 @@ public final class Version {
     public static final boolean LATER = Arrays.stream(Backup.Status.values())
             .anyMatch(status -> status.name().equals("Hidden"));
 
+    static {
+        String meant = System.getProperty("cloudstack.stubs", LATER ? "4.23" : "4.22");
+        if (!meant.equals(LATER ? "4.23" : "4.22")) {
+            throw new IllegalStateException("the types on the class path are not those of " + meant);
+        }
+    }
+
     private Version() {}
 }
