@@ -37,6 +37,8 @@ public interface VirtualMachine extends StateObject<VirtualMachine.State> {
 
     String getName();
 
+    String getHostName();
+
     String getInstanceName();
 
     Long getHostId();

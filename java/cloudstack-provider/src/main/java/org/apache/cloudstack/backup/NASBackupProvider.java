@@ -51,6 +51,7 @@ import org.nasbackup.provider.cloudstack.GlobalChainLocks;
 import org.nasbackup.provider.cloudstack.HostSlots;
 import org.nasbackup.provider.cloudstack.ServerClasses;
 import org.nasbackup.provider.cloudstack.Transactions;
+import org.nasbackup.provider.cloudstack.UsageEvents;
 
 /**
  * Backs virtual machines up to a NAS, in chains of a full backup and incrementals that can be deleted anywhere. CloudStack
@@ -205,6 +206,10 @@ public class NASBackupProvider extends AdapterBase implements BackupProvider, Co
 
     void addEvent(ActionEvents.Type type, boolean good, String text, long accountId, long vmId) {
         ActionEvents.add(type, good, text, accountId, vmId);
+    }
+
+    void endUsage(VirtualMachine vm, long offeringId) {
+        UsageEvents.lastDeleted(vm, offeringId);
     }
 
     /** Does a full backup that somebody deletes leave what it has to those that stand on it? */

@@ -47,8 +47,9 @@ final class NasDeletion {
     /** @return true: also when it can't be done now, and is what a schedule no longer keeps. It is done later then */
     boolean delete(Backup backup, boolean forced) {
         backups.ownership().check(backup);
-        boolean surplus = !forced && isSurplus(backup);
+        boolean surplus = false;
         try {
+            surplus = !forced && isSurplus(backup);
             ChainRepair.Others others = others(backup, forced, surplus);
             // What is refused need not wait for a host.
             backups.ifFree(backup.getVmId(), () -> steps(backup, others));
@@ -58,12 +59,12 @@ final class NasDeletion {
                 if (!done.isEmpty() && !server.handlesAllAccounting()) {
                     backups.catalogue().settle(backup);
                 }
-                // Before the manager looks for what is left of the offering.
-                removeHidden(backup.getVmId(), false, host);
+                removeHiddenToo(backup.getVmId(), host);
                 return done;
             });
         } catch (RuntimeException e) {
-            failed(backup, surplus, e);
+            // Perhaps that could not be told then, and can now.
+            failed(backup, surplus || !forced && isSurplus(backup), e);
         }
         return true;
     }
@@ -183,6 +184,18 @@ final class NasDeletion {
         } catch (CloudRuntimeException e) {
             logger.info("Hidden backups stay for now: {}", e.getMessage());
             return merging;
+        }
+    }
+
+    /** Before the manager looks for what is left of the offering. What it asked for is done, whatever becomes of these. */
+    private void removeHiddenToo(long vmId, Host host) {
+        if (!DaoCatalogue.knowsHidden()) {
+            return;
+        }
+        try {
+            removeHidden(vmId, false, host);
+        } catch (RuntimeException e) {
+            logger.warn("Hidden backups of virtual machine {} stay for now: {}", vmId, e.getMessage());
         }
     }
 

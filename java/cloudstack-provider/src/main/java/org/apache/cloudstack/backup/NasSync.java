@@ -12,6 +12,8 @@
 
 package org.apache.cloudstack.backup;
 
+import com.cloud.vm.VirtualMachine;
+import java.util.List;
 import org.nasbackup.provider.cloudstack.DaoCatalogue;
 
 /** What a server does every few minutes, for one zone. */
@@ -32,9 +34,43 @@ final class NasSync {
             return;
         }
         for (Long vmId : server.backupDao.listVmIdsWithBackupsInZone(zoneId)) {
-            if (!backups.catalogue().hidden(vmId).isEmpty()) {
-                backups.ifFree(vmId, () -> merging = new NasDeletion(backups).removeHidden(vmId, merging));
+            List<Backup> hidden = backups.catalogue().hidden(vmId);
+            if (!hidden.isEmpty()) {
+                backups.ifFree(vmId, () -> {
+                    merging = new NasDeletion(backups).removeHidden(vmId, merging);
+                    endUsage(vmId, hidden);
+                });
             }
+        }
+    }
+
+    /** CloudStack does so itself only where somebody deletes the last backup of an offering that the machine has left. */
+    private void endUsage(long vmId, List<Backup> hidden) {
+        VirtualMachine vm = server.vmInstanceDao.findByIdIncludingRemoved(vmId);
+        if (vm == null) {
+            return;
+        }
+        hidden.stream()
+                .map(Backup::getBackupOfferingId)
+                .distinct()
+                .filter(offering -> !offering.equals(vm.getBackupOfferingId()))
+                .filter(offering -> server.backupDao
+                        .listByVmIdAndOffering(vm.getDataCenterId(), vmId, offering)
+                        .isEmpty())
+                .forEach(offering -> endUsage(vm, offering));
+    }
+
+    /** The backups are gone, whatever becomes of the event. */
+    private void endUsage(VirtualMachine vm, long offering) {
+        try {
+            server.endUsage(vm, offering);
+        } catch (RuntimeException | LinkageError e) {
+            backups.logger()
+                    .error(
+                            "CloudStack did not take that the last backup of {} under offering {} is gone, and bills it on: {}",
+                            vm.getInstanceName(),
+                            offering,
+                            e.toString());
         }
     }
 }

@@ -114,12 +114,25 @@ final class Manager {
             throw new CloudRuntimeException("Failed to delete the backup");
         }
         if (Version.LATER && this.<Boolean>ask("handlesChainDeleteResourceAccounting")) {
+            endUsage(read);
             return;
         }
         site.tables.decrementResourceCount(read.getAccountId(), ResourceType.backup);
         site.tables.decrementResourceCount(
                 read.getAccountId(), ResourceType.backup_storage, read.getSize() == null ? 0 : read.getSize());
         site.tables.backups().remove(id);
+        endUsage(read);
+    }
+
+    private void endUsage(BackupVO deleted) {
+        long under = deleted.getBackupOfferingId();
+        if ((site.offering == null || site.offering != under)
+                && site.tables
+                        .backups()
+                        .listByVmIdAndOffering(Site.ZONE, Site.VM, under)
+                        .isEmpty()) {
+            site.usageEnded.add(under);
+        }
     }
 
     /** Exceptions are told to the log alone. */

@@ -884,4 +884,18 @@ class NASBackupProviderTest {
         assertThat(site.nas.paths()).hasSize(2);
         site.agrees();
     }
+
+    @Test
+    void a_database_that_fails_for_a_moment_does_not_fail_the_job_of_a_backup_that_was_taken() {
+        long schedule = site.tables.schedule(Site.VM, 1);
+        site.takeScheduled(schedule);
+        BackupScheduleVO row = site.provider.backupScheduleDao.findById(schedule);
+        when(site.provider.backupScheduleDao.findById(schedule))
+                .thenThrow(new CloudRuntimeException("the database is gone"))
+                .thenReturn(row);
+        site.takeScheduled(schedule);
+        assertThat(site.rows()).hasSize(1);
+        site.provider.syncBackupStorageStats(1L);
+        site.agrees();
+    }
 }

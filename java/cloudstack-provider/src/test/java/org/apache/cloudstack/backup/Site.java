@@ -30,6 +30,7 @@ import com.cloud.storage.VolumeVO;
 import com.cloud.storage.dao.DiskOfferingDao;
 import com.cloud.storage.dao.VolumeDao;
 import com.cloud.vm.VMInstanceVO;
+import com.cloud.vm.VirtualMachine;
 import com.cloud.vm.VirtualMachine.State;
 import com.cloud.vm.dao.VMInstanceDao;
 import com.cloud.vm.snapshot.dao.VMSnapshotDao;
@@ -114,6 +115,9 @@ final class Site {
 
     /** What the provider told users. */
     final List<String> events = new ArrayList<>();
+
+    /** Offerings whose billing ended. */
+    final List<Long> usageEnded = new ArrayList<>();
 
     /** What goes wrong with an event. */
     Runnable eventFault = () -> {};
@@ -232,6 +236,12 @@ final class Site {
             assertThat(vmId != VM || accountId == 2).isTrue();
             eventFault.run();
             events.add((good ? "" : "failed ") + type + ": " + text);
+        }
+
+        @Override
+        void endUsage(VirtualMachine vm, long offeringId) {
+            eventFault.run();
+            usageEnded.add(offeringId);
         }
 
         @Override

@@ -15,6 +15,10 @@ package org.apache.cloudstack.backup;
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 import static org.junit.jupiter.api.Assumptions.assumeTrue;
+import static org.mockito.AdditionalAnswers.delegatesTo;
+import static org.mockito.ArgumentMatchers.any;
+import static org.mockito.Mockito.doAnswer;
+import static org.mockito.Mockito.mock;
 import static org.mockito.Mockito.when;
 
 import com.cloud.configuration.Resource.ResourceType;
@@ -31,6 +35,7 @@ import java.util.Map;
 import java.util.stream.Collectors;
 import org.apache.cloudstack.backup.ModelHost.Fault;
 import org.apache.cloudstack.backup.ModelHost.Software;
+import org.apache.cloudstack.backup.dao.BackupDao;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Tag;
@@ -238,6 +243,67 @@ class TakeoverTest {
         assertThat(left(again)).containsExactly(0);
         site.provider.syncBackupStorageStats(1L);
         assertThat(left(again)).isEmpty();
+        site.agrees();
+    }
+
+    /** Else it would be billed for ever. */
+    @Test
+    void billing_of_an_offering_that_was_left_ends_once_with_its_last_hidden_backup() {
+        assumeTrue(DaoCatalogue.knowsHidden());
+        hide(stock(2), "0 1");
+        site.manager.sync();
+        assertThat(site.rows()).isEmpty();
+        assertThat(site.usageEnded).as("the machine has it").isEmpty();
+        List<Backup> taken = stock(2);
+        hide(taken, "0");
+        site.manager.removeOffering(false);
+        site.host.fails(Fault.NONE, Fault.REFUSED, Fault.NONE, Fault.REFUSED);
+        site.delete(taken.get(1), false);
+        site.manager.sync();
+        assertThat(site.usageEnded).as("one is left").isEmpty();
+        site.manager.sync();
+        site.manager.sync();
+        assertThat(site.usageEnded).containsExactly(Site.OFFERING);
+        site.agrees();
+        List<Backup> together = stock(2);
+        hide(together, "0");
+        site.delete(together.get(1), false);
+        site.manager.sync();
+        assertThat(site.usageEnded).as("by the manager").hasSize(2);
+        site.agrees();
+    }
+
+    @Test
+    void backups_are_gone_whatever_becomes_of_the_end_of_their_billing() {
+        assumeTrue(DaoCatalogue.knowsHidden());
+        hide(stock(2), "0 1");
+        site.manager.removeOffering(false);
+        site.eventFault = () -> {
+            throw new NoSuchMethodError("publishUsageEvent");
+        };
+        site.manager.sync();
+        assertThat(site.logged).last().asString().contains("i-2-10-VM", "publishUsageEvent");
+        site.agrees();
+    }
+
+    @Test
+    void a_deletion_is_done_whatever_becomes_of_the_hidden_ones() {
+        List<Backup> taken = stock(2);
+        hide(taken, "0");
+        BackupDao dao = site.provider.backupDao;
+        site.provider.backupDao = mock(BackupDao.class, delegatesTo(dao));
+        doAnswer(call -> {
+                    if (site.tables.backups().removed(taken.get(1).getId())) {
+                        throw new CloudRuntimeException("the database is gone");
+                    }
+                    return dao.listByVmId(null, Site.VM);
+                })
+                .when(site.provider.backupDao)
+                .listByVmId(any(), any());
+        site.delete(taken.get(1), false);
+        assertThat(left(taken)).containsExactly(0);
+        site.provider.backupDao = dao;
+        site.delete(taken.get(0), false);
         site.agrees();
     }
 

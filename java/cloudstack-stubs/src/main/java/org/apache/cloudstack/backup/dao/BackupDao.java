@@ -20,6 +20,8 @@ import org.apache.cloudstack.backup.BackupVO;
 public interface BackupDao extends GenericDao<BackupVO, Long> {
     List<Backup> listByVmId(Long zoneId, Long vmId);
 
+    List<Backup> listByVmIdAndOffering(Long zoneId, Long vmId, Long offeringId);
+
     List<Long> listVmIdsWithBackupsInZone(Long zoneId);
 
     List<BackupVO> listBySchedule(Long backupScheduleId);
