@@ -18,8 +18,8 @@ pub(super) const CALL: Duration = Duration::from_secs(60);
 const STATE: Duration = Duration::from_secs(10);
 /// How long an aborted job may take to end on storage that answers.
 const ABORT: Duration = Duration::from_secs(20);
-/// How long libvirt may take to tell the end of a job whose data were all read. One thread of libvirt's hears of the end of
-/// all jobs on the host; it waits for 30 s where a guest crashes in the middle of a backup, be it another guest.
+/// How long libvirt may take to tell the end of a job that nothing keeps from ending. One thread of libvirt's hears of the end
+/// of all jobs on the host; it waits for 30 s where a guest crashes in the middle of a backup, be it another guest.
 const COMPLETE: Duration = Duration::from_secs(60);
 /// Between two looks at the statistics.
 pub(super) const POLL: Duration = Duration::from_millis(250);
@@ -184,7 +184,7 @@ impl BackupJob {
         self.end_within(ABORT);
     }
 
-    /// The same for a job that has done all that was wanted of it, which would be in vain if its end were not told.
+    /// The same for a job that nothing keeps from ending: as long as libvirt may take to tell that.
     pub(super) fn complete(&mut self) {
         self.end_within(COMPLETE);
     }

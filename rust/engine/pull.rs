@@ -123,10 +123,11 @@ pub fn copy(
         pull.shared.stop();
     }
     let connections = read.or_else(|| pull.read(REPLIES));
-    if followed.is_ok() {
-        backup.complete()
-    } else {
+    // Whatever becomes of the NAS, the job ends; unless libvirt is gone.
+    if followed.as_ref().is_err_and(|error| error.code == Code::Libvirt) {
         backup.end()
+    } else {
+        backup.complete()
     }
     pull.shared.forget_replies();
     drop(connections);
