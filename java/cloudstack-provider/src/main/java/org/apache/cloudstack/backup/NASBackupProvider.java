@@ -118,6 +118,8 @@ public class NASBackupProvider extends AdapterBase implements BackupProvider, Co
 
     /** Why backups in a zone are full ones, as it was logged last. */
     final LastSaid obstacles = new LastSaid();
+    /** Which number of slots was said to be too many. */
+    private final LastSaid tooManySlots = new LastSaid();
 
     private final Clock clock;
     private final ChainLocks locks;
@@ -222,7 +224,19 @@ public class NASBackupProvider extends AdapterBase implements BackupProvider, Co
     }
 
     int slotsPerHost(long zoneId) {
-        return NasBackupKeys.PARALLEL_PER_HOST.valueIn(zoneId);
+        return bounded(zoneId, NasBackupKeys.PARALLEL_PER_HOST.valueIn(zoneId));
+    }
+
+    int bounded(long zoneId, int slots) {
+        boolean tooMany = slots > NasBackupKeys.MOST_PER_HOST;
+        if (tooManySlots.changed(zoneId, tooMany ? String.valueOf(slots) : null) && tooMany) {
+            logger.warn(
+                    "nas.backup.parallel.per.host of zone {} is {}, and is taken for {}: an agent of five threads would be deaf",
+                    zoneId,
+                    slots,
+                    NasBackupKeys.MOST_PER_HOST);
+        }
+        return Math.min(slots, NasBackupKeys.MOST_PER_HOST);
     }
 
     int queueWaitSeconds(long zoneId) {

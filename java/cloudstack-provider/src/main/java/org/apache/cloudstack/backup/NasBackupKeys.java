@@ -70,13 +70,16 @@ final class NasBackupKeys {
             ConfigKey.Scope.Zone,
             FRAMEWORK_ENABLED);
 
+    /** An agent has five threads for all that it is asked: with none left it is deaf. */
+    static final int MOST_PER_HOST = 4;
+
     static final ConfigKey<Integer> PARALLEL_PER_HOST = new ConfigKey<>(
             ConfigKey.CATEGORY_ADVANCED,
             Integer.class,
             "nas.backup.parallel.per.host",
             "2",
             "How many backups, deletions and restores a host does at the same time; others wait on the management server."
-                    + " Each takes one of the five threads of the host's agent",
+                    + " Each takes one of the five threads of the host's agent; more than 4 are taken for 4",
             true,
             ConfigKey.Scope.Zone,
             FRAMEWORK_ENABLED);
