@@ -241,7 +241,7 @@ final class NasTake {
 
     private Pair<Boolean, Backup> fail(DaoCatalogue catalogue, long id, VirtualMachine vm, AgentFailure failure) {
         if (failure.kind() == AgentFailure.Kind.NO_PLACE) {
-            catalogue.failedClean(id);
+            catalogue.neverBegan(id);
             throw failure;
         }
         logger.error("Backup {} of {} failed: {}", id, vm.getInstanceName(), failure.getMessage());

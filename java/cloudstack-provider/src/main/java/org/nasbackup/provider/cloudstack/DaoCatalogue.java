@@ -293,6 +293,11 @@ public final class DaoCatalogue implements Catalogue {
         });
     }
 
+    /** Its host had no place, and is asked again with another row: there was no backup that anybody should find. */
+    public void neverBegan(long id) {
+        backups.expunge(id);
+    }
+
     private void end(long id, Backup.Status status) {
         BackupVO row = backups.findById(id);
         row.setStatus(status);

@@ -258,6 +258,10 @@ public final class Backups {
         }
     }
 
+    public boolean expunge(Long id) {
+        return database.write("delete from backups where id = ?", id) > 0;
+    }
+
     public boolean remove(Long id) {
         return database.write("update backups set removed = now() where id = ?", id) > 0;
     }

@@ -26,4 +26,6 @@ public interface GenericDao<T, ID extends Serializable> {
     boolean update(ID id, T entity);
 
     boolean remove(ID id);
+
+    boolean expunge(ID id);
 }
