@@ -18,6 +18,7 @@ import static org.mockito.Mockito.mock;
 import static org.mockito.Mockito.when;
 
 import com.cloud.hypervisor.Hypervisor.HypervisorType;
+import com.cloud.storage.VolumeVO;
 import com.cloud.utils.Pair;
 import com.cloud.utils.exception.CloudRuntimeException;
 import com.cloud.vm.VMInstanceVO;
@@ -36,6 +37,7 @@ import org.apache.logging.log4j.LogManager;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
+import org.nasbackup.provider.Policy;
 import org.nasbackup.provider.Ticket;
 import org.nasbackup.provider.cloudstack.DetailTickets;
 import org.nasbackup.provider.cloudstack.HostSlots;
@@ -103,11 +105,23 @@ class BusyHostTest {
     /** One thread of a management server: a machine that is backed up there. */
     private Future<Pair<Boolean, Backup>> take(ExecutorService threads, AgentPool agent, HostSlots slots, int machine)
             throws Exception {
+        Site own = server(agent, slots);
+        VMInstanceVO vm = machine(own, 100 + machine);
+        return threads.submit(() -> own.provider.takeBackup(vm, false));
+    }
+
+    private Site server(AgentPool agent, HostSlots slots) throws Exception {
         Site own = new Site(new Tables(database()));
         own.slotsPerHost = 2;
         own.slots = slots;
         own.provider.agentManager = agent.manager();
-        long id = 100 + machine;
+        return own;
+    }
+
+    /** With one volume. */
+    private VMInstanceVO machine(Site own, long id) {
+        List<VolumeVO> volumes = List.of(own.newVolume(0, "uuid-" + id, "path-" + id));
+        when(own.provider.volumeDao.findByInstance(id)).thenReturn(volumes);
         VMInstanceVO vm = mock(VMInstanceVO.class);
         when(vm.getId()).thenReturn(id);
         when(vm.getInstanceName()).thenReturn("i-2-" + id + "-VM");
@@ -127,7 +141,7 @@ class BusyHostTest {
                                 + " values (?, ?, 2, 3, 1, 5)",
                         id,
                         vm.getInstanceName());
-        return threads.submit(() -> own.provider.takeBackup(vm, false));
+        return vm;
     }
 
     private List<String> statuses() {
@@ -174,6 +188,80 @@ class BusyHostTest {
         assertThat(begun).isEqualTo(asked);
         assertThat(statuses()).hasSize(MACHINES).containsOnly("BackedUp");
         assertThat(tickets.of(HOST)).isEmpty();
+    }
+
+    /** And of two slots another machine's restore and backups have the other one. */
+    @Test
+    void ten_deletions_of_one_machine_take_one_slot_and_all_are_done() throws Exception {
+        site.slotsPerHost = 100;
+        site.policy = new Policy(false, 1);
+        List<Backup> backups = new ArrayList<>();
+        for (int i = 0; i < 10; i++) {
+            backups.add(site.take());
+        }
+        HostSlots slots = slots(() -> {});
+        ExecutorService threads = Executors.newFixedThreadPool(MACHINES);
+        List<Future<?>> all = new ArrayList<>();
+        try (AgentPool agent = new AgentPool()) {
+            Future<Pair<Boolean, Backup>> first = take(threads, agent, slots, 0);
+            agent.finishOne();
+            agent.next();
+            long restored =
+                    first.get(PATIENCE_SECONDS, TimeUnit.SECONDS).second().getId();
+            for (Backup backup : backups) {
+                Site own = server(agent, slots);
+                all.add(threads.submit(() -> own.provider.deleteBackup(backup, false)));
+            }
+            assertThat(agent.next()).isInstanceOf(DeleteBackupCommand.class);
+            until("nine stand aside", () -> site.tables.database().aside() == 9);
+            all.add(take(threads, agent, slots, 1));
+            assertThat(((TakeBackupCommand) agent.next()).getVmName()).isEqualTo("i-2-101-VM");
+            all.add(take(threads, agent, slots, 2));
+            until("a backup waits", () -> tickets.of(HOST).size() == 12);
+            Site own = server(agent, slots);
+            VMInstanceVO vm = machine(own, 100);
+            Backup backup = own.tables.backups().findById(restored);
+            all.add(threads.submit(() -> own.provider.restoreVMFromBackup(vm, backup)));
+            until("a restore waits", () -> tickets.of(HOST).size() == 13);
+            assertThat(agent.isHealthy()).isTrue();
+            agent.finishOne();
+            assertThat(agent.next()).isInstanceOf(RestoreBackupCommand.class);
+            for (int left = 12; left > 0; left--) {
+                agent.finishOne();
+                assertThat(agent.isHealthy()).isTrue();
+            }
+            for (Future<?> each : all) {
+                each.get(PATIENCE_SECONDS, TimeUnit.SECONDS);
+            }
+            assertThat(agent.most).hasValue(2);
+        } finally {
+            threads.shutdownNow();
+        }
+        assertThat(statuses()).hasSize(3).containsOnly("BackedUp");
+        assertThat(tickets.of(HOST)).isEmpty();
+    }
+
+    /** One that reads between the removal of the old one and the writing of the new one would give its slot away. */
+    @Test
+    void a_ticket_that_is_written_anew_is_there_all_the_time() throws Exception {
+        Ticket old = Ticket.waiting("a", 1, false, "back up a").holding();
+        tickets.put(HOST, old);
+        Tables others = new Tables(database());
+        DetailTickets read = new DetailTickets(others.userDetails(), others.database());
+        List<String> seen = new ArrayList<>();
+        site.tables.database().beforeCommit(() -> seen.add(read.of(HOST).toString()));
+        tickets.put(HOST, old.beaten());
+        assertThat(seen).containsExactly("[a: 1 holds 1 back up a]");
+        assertThat(read.of(HOST)).hasToString("[a: 1 holds 2 back up a]");
+    }
+
+    @Test
+    void more_slots_than_leave_an_agent_a_thread_are_cut_and_told_of_once() {
+        for (int slots : new int[] {4, 5, 5, 1, 5, 9, 9}) {
+            assertThat(site.provider.bounded(Site.ZONE, slots)).isEqualTo(Math.min(slots, 4));
+        }
+        assertThat(site.logged).hasSize(3).allMatch(line -> line.contains("taken for 4"));
+        assertThat(site.logged.get(2)).contains("zone 1 is 9");
     }
 
     /** Backups, deletions and restores have the same slots. */
@@ -263,6 +351,8 @@ class BusyHostTest {
         site.host.fails(Fault.NO_PLACE, Fault.NO_PLACE);
         assertThat(site.take()).isNotNull();
         assertThat(site.host.asked).hasSize(3);
+        assertThat(site.tables.database().read(row -> row.getLong(1), "select count(*) from backups"))
+                .containsExactly(1L);
         site.agrees();
         assertThat(tickets.of(HOST)).isEmpty();
     }
