@@ -29,10 +29,6 @@ public interface Catalogue {
      */
     void rebased(Step rebase, Long size);
 
-    /**
-     * A point is gone.
-     *
-     * @param counted take it off the owner's count and bytes
-     */
-    void deleted(Step delete, boolean counted);
+    /** A point is gone, and off the owner's count and bytes. */
+    void deleted(Step delete);
 }

@@ -13,7 +13,6 @@
 package org.nasbackup.provider;
 
 import java.util.List;
-import java.util.function.Predicate;
 import java.util.stream.Collectors;
 
 /**
@@ -23,13 +22,10 @@ import java.util.stream.Collectors;
 public final class RepairExecutor {
     private final Catalogue catalogue;
     private final RemoteRepository repository;
-    private final Predicate<Point> counted;
 
-    /** @param counted which points' removal is taken off the owner's count here */
-    public RepairExecutor(Catalogue catalogue, RemoteRepository repository, Predicate<Point> counted) {
+    public RepairExecutor(Catalogue catalogue, RemoteRepository repository) {
         this.catalogue = catalogue;
         this.repository = repository;
-        this.counted = counted;
     }
 
     /** @throws RepairFailed at the first step that fails, naming what is left */
@@ -54,7 +50,7 @@ public final class RepairExecutor {
             catalogue.rebased(step, repository.rebase(point, step.newParent()));
         } else {
             repository.delete(point);
-            catalogue.deleted(step, counted.test(point));
+            catalogue.deleted(step);
         }
     }
 }

@@ -22,7 +22,6 @@ final class ModelCatalogue implements Catalogue {
     private final Map<Long, Point> rows = new LinkedHashMap<>();
     private final Map<Long, Long> sizes = new LinkedHashMap<>();
     private final Crash.Meter meter;
-    private int counted;
 
     ModelCatalogue(Crash.Meter meter) {
         this.meter = meter;
@@ -38,10 +37,6 @@ final class ModelCatalogue implements Catalogue {
 
     Long size(long id) {
         return sizes.get(id);
-    }
-
-    int counted() {
-        return counted;
     }
 
     @Override
@@ -66,10 +61,9 @@ final class ModelCatalogue implements Catalogue {
     }
 
     @Override
-    public void deleted(Step delete, boolean count) {
+    public void deleted(Step delete) {
         meter.effect();
         rows.remove(delete.point().id());
-        counted += count ? 1 : 0;
         move(delete);
     }
 

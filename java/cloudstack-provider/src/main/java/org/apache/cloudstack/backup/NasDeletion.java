@@ -17,7 +17,6 @@ import com.cloud.utils.exception.CloudRuntimeException;
 import com.cloud.vm.VirtualMachine;
 import java.util.List;
 import java.util.Optional;
-import java.util.function.Predicate;
 import org.apache.logging.log4j.Logger;
 import org.nasbackup.provider.AgentFailure;
 import org.nasbackup.provider.ChainRepair;
@@ -56,15 +55,15 @@ final class NasDeletion {
             Host host = hostFor(backup);
             backups.onHost(host, backup.getVmId(), "delete backup " + backup.getUuid(), () -> {
                 List<Step> done = delete(backup, others, host);
-                if (!done.isEmpty() && !server.handlesAllAccounting()) {
-                    backups.catalogue().settle(backup);
-                }
                 removeHiddenToo(backup.getVmId(), host);
                 return done;
             });
         } catch (RuntimeException e) {
             // Perhaps that could not be told then, and can now.
             failed(backup, surplus || !forced && isSurplus(backup), e);
+        }
+        if (!server.handlesAllAccounting()) {
+            backups.catalogue().countForManager(backup);
         }
         return true;
     }
@@ -99,7 +98,7 @@ final class NasDeletion {
                             + " minutes",
                     backup.getUuid(),
                     failure.getMessage());
-            backups.catalogue().promiseDeletion(backup, server.handlesAllAccounting());
+            backups.catalogue().promiseDeletion(backup.getId());
             String text = Outcome.notDeleted(backup.getExternalId(), failure.getMessage() + "; it is tried again");
             backups.tell(ActionEvents.Type.DELETE, false, text, backup.getAccountId(), backup.getVmId());
             return;
@@ -134,9 +133,7 @@ final class NasDeletion {
         if (steps.isEmpty()) {
             return steps;
         }
-        DaoCatalogue catalogue = backups.catalogue();
-        Predicate<Point> counted = point -> server.handlesAllAccounting() || point.id() != backup.getId();
-        new RepairExecutor(catalogue, remote(backup, host), counted).execute(steps);
+        new RepairExecutor(backups.catalogue(), remote(backup, host)).execute(steps);
         String text = Outcome.deleted(backup.getExternalId(), steps);
         backups.tell(ActionEvents.Type.DELETE, true, text, backup.getAccountId(), backup.getVmId());
         return steps;
@@ -238,7 +235,7 @@ final class NasDeletion {
         if (steps.isEmpty() || merges && !merging) {
             return false;
         }
-        new RepairExecutor(catalogue, remote(hidden, host), point -> true).execute(steps);
+        new RepairExecutor(catalogue, remote(hidden, host)).execute(steps);
         logger.info("Removed hidden backup {}, {}", hidden.getUuid(), hidden.getExternalId());
         return merges;
     }

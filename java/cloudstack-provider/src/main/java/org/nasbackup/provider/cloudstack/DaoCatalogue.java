@@ -124,22 +124,14 @@ public final class DaoCatalogue implements Catalogue {
     /**
      * The manager is told that a backup is deleted, which is not so yet: by this it is found later. It leaves the manager's lists
      * here: a server that dies before the manager has done that would leave a row that nobody ends.
-     *
-     * @param read as the manager has it
-     * @param everything take it off the owner's count; else the manager does
      */
-    public void promiseDeletion(Backup read, boolean everything) {
+    public void promiseDeletion(long id) {
         transactions.run(() -> {
-            BackupVO row = backups.findById(read.getId());
-            if (row == null) {
-                return;
-            }
-            put(row.getId(), NASBackupChainKeys.DELETE_PENDING, String.valueOf(row.getVmId()));
-            backups.remove(row.getId());
-            if (everything) {
+            BackupVO row = backups.findById(id);
+            if (row != null) {
+                put(id, NASBackupChainKeys.DELETE_PENDING, String.valueOf(row.getVmId()));
+                backups.remove(id);
                 takeOff(row);
-            } else {
-                settle(read);
             }
         });
     }
@@ -335,14 +327,14 @@ public final class DaoCatalogue implements Catalogue {
         if (row.getSize() != null && row.getSize() == size) {
             return;
         }
-        if (row.getRemoved() == null) {
+        if (!removed(row)) {
             account(row, size - size(row));
         }
         row.setSize(size);
         update(row);
     }
 
-    private void account(BackupVO row, long growth) {
+    private void account(Backup row, long growth) {
         if (growth > 0) {
             limits.incrementResourceCount(row.getAccountId(), ResourceType.backup_storage, growth);
         } else if (growth < 0) {
@@ -351,21 +343,18 @@ public final class DaoCatalogue implements Catalogue {
     }
 
     @Override
-    public void deleted(Step delete, boolean counted) {
+    public void deleted(Step delete) {
         Point point = delete.point();
         transactions.run(() -> {
             BackupVO row = backups.findByIdIncludingRemoved(point.id());
-            boolean promised = row.getRemoved() != null;
             move(delete);
-            if (!promised) {
+            if (!removed(row)) {
                 backups.remove(point.id());
+                takeOff(row);
             }
             details.removeDetail(point.id(), NASBackupChainKeys.DELETE_PENDING);
             if (point.bitmap() != null && point.bitmap().equals(activeCheckpoint(row.getVmId()))) {
                 clearActiveCheckpoint(row.getVmId());
-            }
-            if (counted && !promised) {
-                takeOff(row);
             }
         });
     }
@@ -381,12 +370,13 @@ public final class DaoCatalogue implements Catalogue {
     }
 
     /**
-     * A manager that takes the backup off the owner's bytes by itself does it with the size that it read before it had the
-     * lock. What a repair has made of that meanwhile is taken off here.
+     * A manager that takes each backup off the owner's count which it is told is deleted does so for one that another job of it
+     * has deleted meanwhile, too, and with the size that it read before the machine's lock. All was taken off with the record:
+     * what the manager is about to take off once more is added before.
      */
-    public void settle(Backup read) {
-        BackupVO row = backups.findByIdIncludingRemoved(read.getId());
-        account(row, size(read) - size(row));
+    public void countForManager(Backup read) {
+        limits.incrementResourceCount(read.getAccountId(), ResourceType.backup);
+        account(read, size(read));
     }
 
     private static long size(Backup backup) {

@@ -264,7 +264,8 @@ class ManagerTest {
                 .hasMessageContaining("pool-1");
         assertThat(site.rows()).extracting(Backup::getStatus).containsExactly(Backup.Status.BackedUp, status);
         assertThat(site.activeCheckpoint()).isEqualTo(checkpoint);
-        assertThat(site.provider.deleteBackup(site.rows().get(1), false)).isTrue();
+        site.tables.recount();
+        site.delete(site.rows().get(1), false);
         site.agrees();
     }
 

@@ -516,11 +516,20 @@ class NASBackupProviderTest {
     @Test
     void a_backup_whose_row_is_gone_is_deleted_already() {
         List<Backup> taken = take(2);
-        Backup read = site.tables.backups().findById(taken.get(1).getId());
         site.delete(taken.get(1), false);
         int asked = site.host.asked.size();
-        assertThat(site.provider.deleteBackup(read, false)).isTrue();
+        site.delete(taken.get(1), false);
         assertThat(site.host.asked).hasSize(asked);
+        site.agrees();
+    }
+
+    /** A manager of 4.22 takes it off the count as often as it is told that it is deleted. */
+    @Test
+    void two_deletions_of_one_backup_at_once_take_it_off_the_count_once() {
+        List<Backup> taken = take(3);
+        database.whileItWaits(() -> site.delete(taken.get(1), false));
+        site.delete(taken.get(1), false);
+        assertThat(site.rows()).hasSize(2);
         site.agrees();
     }
 
