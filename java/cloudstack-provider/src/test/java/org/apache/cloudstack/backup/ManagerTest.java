@@ -19,6 +19,7 @@ import static org.mockito.ArgumentMatchers.anyLong;
 import static org.mockito.Mockito.mock;
 import static org.mockito.Mockito.when;
 
+import com.cloud.configuration.Resource.ResourceType;
 import com.cloud.host.HostVO;
 import com.cloud.host.Status;
 import com.cloud.storage.DiskOfferingVO;
@@ -28,8 +29,10 @@ import com.cloud.vm.VMInstanceVO;
 import com.cloud.vm.VirtualMachine.State;
 import java.time.Duration;
 import java.util.ArrayList;
+import java.util.HashSet;
 import java.util.List;
 import java.util.Random;
+import java.util.Set;
 import org.apache.cloudstack.backup.ModelHost.Fault;
 import org.apache.cloudstack.storage.datastore.db.StoragePoolVO;
 import org.junit.jupiter.api.AfterAll;
@@ -54,6 +57,8 @@ class ManagerTest {
     private static Database database;
 
     private Site site;
+    /** Those that were counted since. */
+    private final Set<Long> failures = new HashSet<>();
 
     @BeforeAll
     static void start() throws Exception {
@@ -314,7 +319,8 @@ class ManagerTest {
     @ValueSource(ints = {1, 2, 3, 4, 5, 6})
     void whatever_is_asked_and_fails_each_backup_reads_as_on_its_day_and_all_can_be_deleted(int seed) {
         Random chance = new Random(seed);
-        site.policy = new Policy(true, chance.nextInt(6));
+        int fullEvery = chance.nextInt(6);
+        site.policy = new Policy(true, fullEvery);
         site.mergesFull = chance.nextBoolean();
         site.waitsNoTime();
         long daily = site.tables.schedule(Site.VM, 1 + chance.nextInt(4));
@@ -333,9 +339,29 @@ class ManagerTest {
             }
             assertThat(site.state).isIn(State.Running, State.Stopped);
             eachReadsAsOnItsDay();
+            eachIsCountedOnce();
         }
+        assertThat(site.contents).as("backups").hasSizeGreaterThan(20);
+        assertThat(site.host.asked.stream().anyMatch(RebaseBackupCommand.class::isInstance))
+                .as("merges")
+                .isEqualTo(fullEvery != 1);
         site.offering = Site.OFFERING;
-        allCanBeDeleted();
+        site.mergesFull = true;
+        allCanBeDeleted(chance.nextBoolean());
+    }
+
+    /** One that failed is so once the server counts anew, which it does every few minutes. */
+    private void eachIsCountedOnce() {
+        List<Backup> counted = site.rows();
+        boolean failed = counted.removeIf(row -> row.getStatus() == Backup.Status.Error && failures.add(row.getId()));
+        assertThat(site.tables.count(ResourceType.backup)).isEqualTo(counted.size());
+        assertThat(site.tables.count(ResourceType.backup_storage))
+                .isEqualTo(counted.stream()
+                        .mapToLong(row -> row.getSize() == null ? 0 : row.getSize())
+                        .sum());
+        if (failed) {
+            site.tables.recount();
+        }
     }
 
     private void something(Random chance, long daily, long weekly) {
@@ -388,7 +414,7 @@ class ManagerTest {
     }
 
     /** Faults that were not met yet refuse some, and files of backups that failed are deleted with these. */
-    private void allCanBeDeleted() {
+    private void allCanBeDeleted(boolean forced) {
         String last = null;
         for (int round = 0;
                 round < 30 && !(site.rows().isEmpty() && site.nas.paths().isEmpty());
@@ -396,15 +422,20 @@ class ManagerTest {
             site.manager.sync();
             for (Backup row : site.rows()) {
                 try {
-                    site.manager.delete(row.getId(), true);
+                    if (!site.tables.backups().removed(row.getId())) {
+                        site.manager.delete(row.getId(), forced);
+                    }
                 } catch (CloudRuntimeException e) {
                     last = e.getMessage();
                 }
                 eachReadsAsOnItsDay();
+                eachIsCountedOnce();
             }
         }
         assertThat(site.rows()).as(last).isEmpty();
         assertThat(site.nas.paths()).as(last).isEmpty();
+        assertThat(site.tables.count(ResourceType.backup)).isZero();
+        assertThat(site.tables.count(ResourceType.backup_storage)).isZero();
     }
 
     /** One that throws ends it for all zones that come after. */
