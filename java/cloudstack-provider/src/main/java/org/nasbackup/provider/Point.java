@@ -27,7 +27,6 @@ public final class Point {
     private final String path;
     private final long created;
     private final boolean good;
-    private final boolean hidden;
     private final List<Volume> volumes;
     private final String chainId;
     private final String parent;
@@ -42,7 +41,6 @@ public final class Point {
         this.path = builder.path;
         this.created = builder.created;
         this.good = builder.good;
-        this.hidden = builder.hidden;
         this.volumes = builder.volumes;
         this.chainId = builder.chainId;
         this.parent = builder.parent;
@@ -77,11 +75,6 @@ public final class Point {
     /** Was the backup a success? */
     public boolean good() {
         return good;
-    }
-
-    /** Has its owner deleted it, and CloudStack's own provider kept it for those that stand on it? */
-    public boolean hidden() {
-        return hidden;
     }
 
     /** In the order of their device numbers. */
@@ -198,7 +191,6 @@ public final class Point {
         return new Builder(id, uuid, path)
                 .created(created)
                 .good(good)
-                .hidden(hidden)
                 .volumes(volumes)
                 .chain(chainId)
                 .parent(parent)
@@ -215,7 +207,6 @@ public final class Point {
         private final String path;
         private long created;
         private boolean good = true;
-        private boolean hidden;
         private List<Volume> volumes = Collections.emptyList();
         private String chainId;
         private String parent;
@@ -237,11 +228,6 @@ public final class Point {
 
         public Builder good(boolean good) {
             this.good = good;
-            return this;
-        }
-
-        public Builder hidden(boolean hidden) {
-            this.hidden = hidden;
             return this;
         }
 

@@ -223,8 +223,7 @@ final class NasTake {
         Backup backup = catalogue.completed(
                 id,
                 backups.now(),
-                // a manager adds it to what the owner uses, and fails over none
-                answer.getSize() == null ? Long.valueOf(0) : answer.getSize(),
+                answer.getSize(),
                 server.backupManager.createVolumeInfoFromVolumes(new ArrayList<>(volumes)),
                 choice.mode() != null,
                 link);

@@ -146,7 +146,6 @@ public final class DaoCatalogue implements Catalogue {
         return Point.builder(backup.getId(), backup.getUuid(), backup.getExternalId())
                 .created(backup.getDate() == null ? 0 : backup.getDate().getTime())
                 .good(backup.getStatus() == Backup.Status.BackedUp && !removed(backup))
-                .hidden(hidden(backup))
                 .volumes(backedUpVolumes(backup).stream()
                         .map(volume -> new Volume(volume.getUuid(), volume.getPath()))
                         .collect(Collectors.toList()))
