@@ -24,6 +24,8 @@ import com.cloud.vm.VirtualMachine;
 import java.util.Collections;
 import java.util.List;
 import java.util.Locale;
+import java.util.Objects;
+import java.util.Optional;
 import java.util.Set;
 import java.util.UUID;
 import java.util.function.Supplier;
@@ -54,6 +56,47 @@ final class NasRestore {
             backups.catalogue().clearActiveCheckpoint(vm.getId());
         }
         backups.ownership().check(backup);
+        // What is refused need not wait.
+        Host host = prepare(vm, backup).host;
+        Optional<Pair<Boolean, String>> restored =
+                backups.restoreOnHost(host, backup.getVmId(), "restore backup " + backup.getUuid(), () -> {
+                    Restore now = prepare(reread(vm), reread(backup));
+                    if (now.host.getId() != host.getId()) {
+                        return Optional.empty();
+                    }
+                    // From the first byte on the disks are no longer what the bitmap counts from.
+                    backups.catalogue().clearActiveCheckpoint(vm.getId());
+                    return Optional.of(ask(host, now.command));
+                });
+        return restored.orElseGet(() -> restore(vm, backup));
+    }
+
+    /** What a host is asked for, and which. */
+    private static final class Restore {
+        private final Host host;
+        private final RestoreBackupCommand command;
+
+        Restore(Host host, RestoreBackupCommand command) {
+            this.host = host;
+            this.command = command;
+        }
+    }
+
+    private VirtualMachine reread(VirtualMachine vm) {
+        return server.vmInstanceDao.findByIdIncludingRemoved(vm.getId());
+    }
+
+    /** Turns are waited for, for hours maybe. */
+    private Backup reread(Backup backup) {
+        BackupVO now = server.backupDao.findById(backup.getId());
+        if (now == null || now.getStatus() != Backup.Status.BackedUp && now.getStatus() != Backup.Status.Restoring) {
+            throw new CloudRuntimeException("unable to restore backup " + backup.getUuid() + " - it "
+                    + (now == null ? "was deleted meanwhile" : "is in state " + now.getStatus()));
+        }
+        return now;
+    }
+
+    private Restore prepare(VirtualMachine vm, Backup backup) {
         BackupRepository repository = backups.repository(backup.getBackupOfferingId(), "backup " + backup.getUuid());
         List<Backup.VolumeInfo> backedUp = DaoCatalogue.backedUpVolumes(backup);
         if (backedUp.isEmpty()) {
@@ -71,14 +114,9 @@ final class NasRestore {
         command.setRestoreVolumePools(paths.pools());
         command.setVmExists(vm.getRemoved() == null);
         command.setVmState(vm.getState());
-        // Whatever becomes of its chain while this waits: what is no incremental now becomes none.
         Host host = backups.hosts()
                 .forRestore(vm, poolsOf(volumes), backups.catalogue().standsOnAnother(backup));
-        return backups.restoreOnHost(host, backup.getVmId(), "restore backup " + backup.getUuid(), () -> {
-            // From the first byte on the disks are no longer what the bitmap counts from.
-            backups.catalogue().clearActiveCheckpoint(vm.getId());
-            return ask(host, command);
-        });
+        return new Restore(host, command);
     }
 
     /** A host pairs by place, and writes all before it meets one that is missing. */
@@ -163,12 +201,56 @@ final class NasRestore {
             DiskOfferingVO offering,
             Pair<String, VirtualMachine.State> vmNameAndState,
             VirtualMachine receiver) {
-        BackupRepository repository = backups.repository(backup.getBackupOfferingId(), "backup " + backup.getUuid());
         boolean running = vmNameAndState.second() == VirtualMachine.State.Running;
-        Host host = backups.hosts()
-                .forVolume(named, pool, running, backups.catalogue().standsOnAnother(backup));
         String uuid = UUID.randomUUID().toString();
         VolumePaths paths = VolumePaths.of(pool, uuid, server.dataStoreManager);
+        Host host = hostForVolume(named, pool, running, backup);
+        Optional<Pair<Boolean, String>> restored =
+                backups.restoreOnHost(host, backup.getVmId(), "restore volume " + backupVolumeInfo.getUuid(), () -> {
+                    Backup now = reread(backup);
+                    checkUnchanged(vmNameAndState, host);
+                    if (hostForVolume(named, pool, running, now).getId() != host.getId()) {
+                        return Optional.empty();
+                    }
+                    return Optional.of(ask(host, volumeCommand(now, backupVolumeInfo, paths, vmNameAndState)));
+                });
+        if (restored.isEmpty()) {
+            return restoreVolume(backup, backupVolumeInfo, named, pool, offering, vmNameAndState, receiver);
+        }
+        if (restored.get().first()) {
+            server.volumeDao.persist(restoredVolume(backup, backupVolumeInfo, uuid, pool, offering));
+            // It has a disk now that the checkpoint knows nothing of.
+            backups.catalogue().clearActiveCheckpoint(receiver.getId());
+        }
+        return restored.get();
+    }
+
+    private Host hostForVolume(HostVO named, StoragePoolVO pool, boolean running, Backup backup) {
+        return backups.hosts()
+                .forVolume(named, pool, running, backups.catalogue().standsOnAnother(backup));
+    }
+
+    /** A machine that runs gets the volume from the host that has it; the manager has told which that was. */
+    private void checkUnchanged(Pair<String, VirtualMachine.State> vmNameAndState, Host host) {
+        VirtualMachine now = server.vmInstanceDao.findVMByInstanceName(vmNameAndState.first());
+        if (now == null) {
+            return;
+        }
+        boolean running = vmNameAndState.second() == VirtualMachine.State.Running;
+        boolean changed = now.getState() != vmNameAndState.second();
+        if (changed || running && !Objects.equals(now.getHostId(), host.getId())) {
+            throw new CloudRuntimeException("virtual machine " + vmNameAndState.first() + ", which was "
+                    + vmNameAndState.second() + (running ? " on host " + host.getName() : "") + ", is "
+                    + (changed ? now.getState() + " now" : "not there any more"));
+        }
+    }
+
+    private RestoreBackupCommand volumeCommand(
+            Backup backup,
+            Backup.VolumeInfo backupVolumeInfo,
+            VolumePaths paths,
+            Pair<String, VirtualMachine.State> vmNameAndState) {
+        BackupRepository repository = backups.repository(backup.getBackupOfferingId(), "backup " + backup.getUuid());
         RestoreBackupCommand command = restoreCommand(backup, repository);
         command.setVmName(vmNameAndState.first());
         command.setVmState(vmNameAndState.second());
@@ -180,14 +262,7 @@ final class NasRestore {
         command.setRestoreVolumeSizes(Collections.singletonList(backupVolumeInfo.getSize()));
         command.setRestoreVolumePaths(paths.paths());
         command.setRestoreVolumePools(paths.pools());
-        Pair<Boolean, String> result = backups.restoreOnHost(
-                host, backup.getVmId(), "restore volume " + backupVolumeInfo.getUuid(), () -> ask(host, command));
-        if (result.first()) {
-            server.volumeDao.persist(restoredVolume(backup, backupVolumeInfo, uuid, pool, offering));
-            // It has a disk now that the checkpoint knows nothing of.
-            backups.catalogue().clearActiveCheckpoint(receiver.getId());
-        }
-        return result;
+        return command;
     }
 
     /** Managers may tell the name that its owner gave it: then it is taken for the backup's own, at the cost of a full. */

@@ -158,6 +158,29 @@ class ManagerTest {
                 .containsExactly("/mnt/pool-1/r2", "/mnt/pool-1/d1", "/mnt/pool-1/d2");
     }
 
+    @Test
+    void a_backup_that_was_deleted_while_its_restore_waited_leaves_the_machine_as_it_was() {
+        List<Backup> taken = take(3);
+        String checkpoint = site.activeCheckpoint();
+        site.state = State.Stopped;
+        database.whileItWaits(() -> site.delete(taken.get(1), false));
+        assertThatThrownBy(() -> site.manager.restore(taken.get(1).getId()))
+                .cause()
+                .hasMessageContaining("it was deleted meanwhile");
+        assertThat(site.host.asked).noneMatch(RestoreBackupCommand.class::isInstance);
+        assertThat(site.activeCheckpoint()).isEqualTo(checkpoint);
+        site.agrees();
+    }
+
+    @Test
+    void a_restore_whose_host_went_down_while_it_waited_is_done_by_another_one() {
+        Backup backup = take(1).get(0);
+        site.state = State.Stopped;
+        database.whileItWaits(() -> site.host(22, Status.Down));
+        site.manager.restore(backup.getId());
+        assertThat(site.host.hosts).containsExactly(21L, 21L);
+    }
+
     /** The machine would stay in Restoring otherwise, and could be neither started nor restored again. */
     @ParameterizedTest
     @EnumSource(

@@ -52,6 +52,8 @@ import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
 import org.nasbackup.provider.database.Database;
 import org.nasbackup.provider.database.MariaDb;
 
@@ -239,6 +241,7 @@ class NASBackupProviderMethodsTest {
     }
 
     private void placesForVolumes() {
+        site.state = State.Running;
         StoragePoolVO pool = site.provider.primaryDataStoreDao.findById(31L);
         when(site.provider.primaryDataStoreDao.findByUuid("pool-1")).thenReturn(pool);
         HostVO host = site.hosts.findById(21L);
@@ -275,6 +278,35 @@ class NASBackupProviderMethodsTest {
         assertThat(site.activeCheckpoint()).isNotNull();
     }
 
+    @ParameterizedTest
+    @CsvSource({
+        "Running,23,is not there any more",
+        "Stopped,,is Stopped now",
+        "Running,21,",
+    })
+    void a_volume_goes_to_a_machine_that_is_as_it_was_when_the_volume_was_asked_for(
+            State state, Long host, String refused) {
+        placesForVolumes();
+        answer = new BackupAnswer(null, true, "new-uuid");
+        database.whileItWaits(() -> {
+            site.state = state;
+            when(site.vm.getHostId()).thenReturn(host);
+        });
+        Pair<Boolean, String> result = restoreVolume("192.0.2.21", "i-2-10-VM");
+        assertThat(result.first()).isEqualTo(refused == null);
+        assertThat(result.second()).endsWith(refused == null ? "new-uuid" : refused);
+        assertThat(asked == null).isEqualTo(refused != null);
+    }
+
+    @Test
+    void a_volume_of_a_backup_that_was_deleted_meanwhile_is_not_asked_for() {
+        placesForVolumes();
+        answer = new BackupAnswer(null, true, null);
+        database.whileItWaits(() -> site.tables.backups().remove(backup.getId()));
+        assertThat(restoreVolume("192.0.2.21", "i-2-10-VM").second()).endsWith("it was deleted meanwhile");
+        assertThat(asked).isNull();
+    }
+
     /** Only instance names can be looked up. */
     @Test
     void a_volume_for_a_machine_that_is_named_as_its_owner_does_is_taken_for_one_of_the_backup_s() {
@@ -289,6 +321,8 @@ class NASBackupProviderMethodsTest {
         placesForVolumes();
         VMInstanceVO other = mock(VMInstanceVO.class);
         when(other.getId()).thenReturn(11L);
+        when(other.getState()).thenReturn(State.Running);
+        when(other.getHostId()).thenReturn(21L);
         when(site.provider.vmInstanceDao.findVMByInstanceName("i-2-11-VM")).thenReturn(other);
         site.tables.vmDetails().addDetail(11, NASBackupChainKeys.VM_ACTIVE_CHECKPOINT_ID, "backup-1", false);
         answer = new BackupAnswer(null, true, "new-uuid");
