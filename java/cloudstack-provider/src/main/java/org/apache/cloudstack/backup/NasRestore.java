@@ -278,11 +278,12 @@ final class NasRestore {
         command.setBackupRepoAddress(repository.getAddress());
         command.setMountOptions(repository.getMountOptions());
         command.setMountTimeout(server.mountTimeout());
-        command.setWait(server.waitSeconds(backup.getZoneId()));
         return command;
     }
 
+    /** By the settings of the host's own zone, as in its line. */
     private Pair<Boolean, String> ask(Host host, RestoreBackupCommand command) {
+        command.setWait(server.waitSeconds(host.getDataCenterId()));
         try {
             BackupAnswer answer = new TypedAgent(server.agentManager, host).ask(command, BackupAnswer.class);
             return new Pair<>(true, answer.getDetails());

@@ -256,6 +256,15 @@ class BusyHostTest {
     }
 
     @Test
+    void a_restore_into_another_zone_goes_by_that_zone_s_settings() {
+        Backup backup = site.tables.backups().findById(site.take().getId());
+        when(site.hosts.findById(HOST).getDataCenterId()).thenReturn(2L);
+        site.zonesAsked.clear();
+        site.provider.restoreVMFromBackup(site.vm, backup);
+        assertThat(site.zonesAsked).containsExactly(2L);
+    }
+
+    @Test
     void more_slots_than_leave_an_agent_a_thread_are_cut_and_told_of_once() {
         for (int slots : new int[] {4, 5, 5, 1, 5, 9, 9}) {
             assertThat(site.provider.bounded(Site.ZONE, slots)).isEqualTo(Math.min(slots, 4));

@@ -47,7 +47,9 @@ import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
 import java.util.Map;
+import java.util.Set;
 import java.util.TreeMap;
+import java.util.TreeSet;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.AtomicLong;
 import java.util.function.LongSupplier;
@@ -98,6 +100,9 @@ final class Site {
 
     Policy policy = new Policy(true, 10);
     int waitSeconds = 7200;
+    /** Whose settings the provider wanted. */
+    final Set<Long> zonesAsked = new TreeSet<>();
+
     boolean mergesFull;
     /** Of CloudStack on hosts that have not the newest. */
     final Map<Long, String> hostVersions = new TreeMap<>();
@@ -251,11 +256,13 @@ final class Site {
 
         @Override
         int waitSeconds(long zoneId) {
+            zonesAsked.add(zoneId);
             return waitSeconds;
         }
 
         @Override
         int slotsPerHost(long zoneId) {
+            zonesAsked.add(zoneId);
             return slotsPerHost;
         }
 
@@ -266,6 +273,7 @@ final class Site {
 
         @Override
         int queueWaitSeconds(long zoneId) {
+            zonesAsked.add(zoneId);
             return queueWaitSeconds;
         }
 
