@@ -33,6 +33,7 @@ import java.util.HashSet;
 import java.util.List;
 import java.util.Random;
 import java.util.Set;
+import java.util.concurrent.atomic.AtomicInteger;
 import org.apache.cloudstack.backup.ModelHost.Fault;
 import org.apache.cloudstack.storage.datastore.db.StoragePoolVO;
 import org.junit.jupiter.api.AfterAll;
@@ -47,6 +48,7 @@ import org.junit.jupiter.params.provider.ValueSource;
 import org.nasbackup.provider.Policy;
 import org.nasbackup.provider.database.Database;
 import org.nasbackup.provider.database.MariaDb;
+import org.nasbackup.provider.database.Version;
 
 /** What users of a manager see of the provider, in each version: jobs that fail, states, counts, and reasons. */
 @Tag("each-version")
@@ -335,6 +337,102 @@ class ManagerTest {
         assertThatThrownBy(() -> site.manager.restoreVolume(backup.getId(), 1, receiver, HOST, POOL))
                 .hasMessageContaining("kvm22");
         assertThat(site.host.asked).hasSize(asked + 1);
+    }
+
+    private static final class Killed extends Error {
+        private static final long serialVersionUID = 1L;
+    }
+
+    /**
+     * Before and after each command, and before each commit; whatever it tries after that fails.
+     *
+     * @return was it killed? Else it came to its end.
+     */
+    private boolean killed(int stop, Runnable work) {
+        AtomicInteger stops = new AtomicInteger();
+        Runnable gate = () -> {
+            if (stops.getAndIncrement() >= stop) {
+                throw new Killed();
+            }
+        };
+        site.host.gate = gate;
+        database.beforeCommit(gate);
+        try {
+            work.run();
+        } catch (Killed e) {
+            // as it is
+        } finally {
+            site.host.gate = () -> {};
+            database.beforeCommit(() -> {});
+        }
+        return stops.get() > stop;
+    }
+
+    /** @return how often it was killed */
+    private int atEveryStop(Runnable before, Runnable work) {
+        boolean killed = true;
+        int stop = -1;
+        while (killed) {
+            build();
+            site.waitsNoTime();
+            before.run();
+            stop++;
+            killed = killed(stop, work);
+            site.tables.recount();
+            site.nas.paths().forEach(path -> site.contents.computeIfAbsent(path, p -> site.nas.read(p)));
+            for (int sync = 0; sync < 4; sync++) {
+                site.manager.sync();
+            }
+            site.takeScheduled(schedule);
+            eachReadsAsOnItsDay();
+            for (Backup row : site.rows()) {
+                if (row.getStatus() == Backup.Status.Error) {
+                    site.delete(row, false);
+                }
+            }
+            site.agrees();
+        }
+        return stop;
+    }
+
+    private long schedule;
+
+    private void scheduled(int count) {
+        schedule = site.tables.schedule(Site.VM, count);
+        for (int i = 0; i < count; i++) {
+            site.takeScheduled(schedule);
+        }
+    }
+
+    @ParameterizedTest
+    @EnumSource(
+            value = Fault.class,
+            names = {"NONE", "UNREACHABLE", "REFUSED_HALF_WAY"})
+    void a_server_that_dies_in_a_schedule_s_job_leaves_nothing_that_the_next_one_does_not_end(Fault surplus) {
+        assertThat(atEveryStop(
+                        () -> {
+                            scheduled(2);
+                            site.host.fails(Fault.NONE, surplus);
+                        },
+                        () -> site.takeScheduled(schedule)))
+                .isGreaterThan(5);
+    }
+
+    @Test
+    void a_server_that_dies_in_the_periodic_task_leaves_nothing_that_the_next_one_does_not_end() {
+        assertThat(atEveryStop(
+                        () -> {
+                            scheduled(4);
+                            List<Backup> taken = site.rows();
+                            site.tables.keep(schedule, 3);
+                            site.host.fails(Fault.UNREACHABLE);
+                            site.delete(taken.get(0), false);
+                            if (Version.LATER) {
+                                site.tables.backups().setStatus(taken.get(2).getId(), "Hidden");
+                            }
+                        },
+                        () -> site.manager.sync()))
+                .isGreaterThan(7);
     }
 
     /** A person, two schedules, faults of hosts, and the periodic task, as chance has it. */

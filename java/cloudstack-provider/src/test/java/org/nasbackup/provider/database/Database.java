@@ -102,7 +102,7 @@ public final class Database implements Transactions, ChainLocks, AutoCloseable {
                 work.run();
                 beforeCommit.run();
                 connection.commit();
-            } catch (RuntimeException e) {
+            } catch (RuntimeException | Error e) {
                 connection.rollback();
                 throw e;
             } finally {
