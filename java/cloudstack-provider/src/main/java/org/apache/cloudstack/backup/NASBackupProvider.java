@@ -28,7 +28,9 @@ import com.cloud.vm.snapshot.dao.VMSnapshotDetailsDao;
 import java.io.IOException;
 import java.time.Clock;
 import java.util.ArrayList;
+import java.util.HashSet;
 import java.util.List;
+import java.util.Set;
 import javax.inject.Inject;
 import org.apache.cloudstack.backup.dao.BackupDao;
 import org.apache.cloudstack.backup.dao.BackupDetailsDao;
@@ -183,7 +185,7 @@ public class NASBackupProvider extends AdapterBase implements BackupProvider, Co
         return misfits;
     }
 
-    private NasBackups backups() {
+    NasBackups backups() {
         return new NasBackups(this, logger, clock, locks, slots(), transactions);
     }
 
@@ -394,11 +396,12 @@ public class NASBackupProvider extends AdapterBase implements BackupProvider, Co
     public void syncBackupStorageStats(Long zoneId) {
         periodically("The sizes of the backup repositories of zone " + zoneId + " are not known", () -> backups()
                 .syncStorageStats(zoneId));
-        periodically("The hidden backups of zone " + zoneId + " were not removed", () -> new NasSync(backups())
+        Set<Long> unheard = new HashSet<>();
+        periodically("The hidden backups of zone " + zoneId + " were not removed", () -> new NasSync(backups(), unheard)
                 .removeHidden(zoneId));
         periodically(
                 "The deletions of zone " + zoneId + " that were put off were not done",
-                () -> new NasPending(backups()).finish(zoneId));
+                () -> new NasPending(backups(), unheard).finish(zoneId));
     }
 
     @Override

@@ -15,8 +15,12 @@ package org.apache.cloudstack.backup;
 import com.cloud.host.Host;
 import com.cloud.utils.exception.CloudRuntimeException;
 import com.cloud.vm.VirtualMachine;
+import java.util.HashSet;
 import java.util.List;
 import java.util.Optional;
+import java.util.Set;
+import java.util.function.Function;
+import java.util.stream.Collectors;
 import org.apache.logging.log4j.Logger;
 import org.nasbackup.provider.AgentFailure;
 import org.nasbackup.provider.ChainRepair;
@@ -29,6 +33,7 @@ import org.nasbackup.provider.Step;
 import org.nasbackup.provider.cloudstack.ActionEvents;
 import org.nasbackup.provider.cloudstack.AgentRepository;
 import org.nasbackup.provider.cloudstack.DaoCatalogue;
+import org.nasbackup.provider.cloudstack.HostSlots;
 import org.nasbackup.provider.cloudstack.TypedAgent;
 
 /** Deletes a backup, and repairs its chain before. */
@@ -52,7 +57,7 @@ final class NasDeletion {
             ChainRepair.Others others = others(backup, forced, surplus);
             // What is refused need not wait for a host.
             backups.ifFree(backup.getVmId(), () -> steps(backup, others));
-            Host host = hostFor(backup);
+            Host host = hostsFor(backup).get(0);
             backups.onHost(host, backup.getVmId(), "delete backup " + backup.getUuid(), () -> {
                 List<Step> done = delete(backup, others, host);
                 removeHiddenToo(backup.getVmId(), host);
@@ -113,14 +118,36 @@ final class NasDeletion {
     /**
      * What could not be done when the manager was told that it is. Under the machine's lock.
      *
+     * @param unheard hosts that did not answer, and are not asked again
      * @return whether others took over what they need of it
      */
-    boolean finish(Backup promised) {
-        Host host = hostFor(promised);
-        return backups.onHostNow(
-                host,
-                "delete backup " + promised.getUuid(),
-                () -> merges(delete(promised, ChainRepair.Others.MERGED, host)));
+    boolean finish(Backup promised, Set<Long> unheard) {
+        return onAnyHostNow(promised, "delete backup " + promised.getUuid(), unheard, host -> {
+            try {
+                return merges(delete(promised, ChainRepair.Others.MERGED, host));
+            } catch (RepairFailed e) {
+                if (unknown(e.getCause())) {
+                    unheard.add(host.getId());
+                }
+                throw e;
+            }
+        });
+    }
+
+    /** All of them reach the NAS: it is done by the first that has a slot now. */
+    private <T> T onAnyHostNow(Backup backup, String name, Set<Long> unheard, Function<Host, T> work) {
+        List<Host> hosts = hostsFor(backup).stream()
+                .filter(host -> !unheard.contains(host.getId()))
+                .collect(Collectors.toList());
+        CloudRuntimeException none = new CloudRuntimeException("no KVM host of the zone that is up answers");
+        for (Host host : hosts) {
+            try {
+                return backups.onHostNow(host, name, () -> work.apply(host));
+            } catch (HostSlots.NoTurn e) {
+                none = e;
+            }
+        }
+        throw none;
     }
 
     private static boolean merges(List<Step> steps) {
@@ -149,7 +176,7 @@ final class NasDeletion {
                 .orElse(List.of());
     }
 
-    private Host hostFor(Backup backup) {
+    private List<Host> hostsFor(Backup backup) {
         VirtualMachine vm = server.vmInstanceDao.findByIdIncludingRemoved(backup.getVmId());
         return backups.hosts().forRepository(vm, backup.getZoneId());
     }
@@ -165,19 +192,20 @@ final class NasDeletion {
      * the machine's lock. Never throws: one that can't go now goes later.
      *
      * @param merging may those that still stand on one take over what they need of it?
+     * @param unheard hosts that did not answer, and are not asked again
      * @return may others, after this?
      */
-    boolean removeHidden(long vmId, boolean merging) {
+    boolean removeHidden(long vmId, boolean merging, Set<Long> unheard) {
         List<Backup> hidden = backups.catalogue().hidden(vmId);
         if (hidden.isEmpty()) {
             return merging;
         }
         try {
-            Host host = hostFor(hidden.get(0));
-            return backups.onHostNow(
-                    host,
+            return onAnyHostNow(
+                    hidden.get(0),
                     "remove hidden backup " + hidden.get(0).getUuid() + " and others of its machine",
-                    () -> removeHidden(vmId, merging, host));
+                    unheard,
+                    host -> removeHidden(vmId, merging, host, unheard));
         } catch (CloudRuntimeException e) {
             logger.info("Hidden backups stay for now: {}", e.getMessage());
             return merging;
@@ -190,14 +218,14 @@ final class NasDeletion {
             return;
         }
         try {
-            removeHidden(vmId, false, host);
+            removeHidden(vmId, false, host, new HashSet<>());
         } catch (RuntimeException e) {
             logger.warn("Hidden backups of virtual machine {} stay for now: {}", vmId, e.getMessage());
         }
     }
 
     /** With a slot of the host. */
-    private boolean removeHidden(long vmId, boolean merging, Host host) {
+    private boolean removeHidden(long vmId, boolean merging, Host host, Set<Long> unheard) {
         boolean may = merging;
         for (Backup hidden : backups.catalogue().hidden(vmId)) {
             try {
@@ -211,7 +239,8 @@ final class NasDeletion {
                         hidden.getExternalId(),
                         e.getMessage());
                 if (unknown(e.getCause())) {
-                    // Its host may be at it still: whatever else there is can wait as well.
+                    // It may be at it still: whatever else there is of the machine can wait as well.
+                    unheard.add(host.getId());
                     return false;
                 }
             }

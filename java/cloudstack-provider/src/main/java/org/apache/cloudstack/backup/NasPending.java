@@ -21,10 +21,13 @@ final class NasPending {
     private final NasBackups backups;
     private final Logger logger;
     private boolean merged;
-    /** Machines whose host did not answer, and may be at it still: the next one would be waited for as long. */
-    private final Set<Long> unheard = new HashSet<>();
+    /** Hosts that did not answer: the next one would be waited for as long. */
+    private final Set<Long> unheard;
+    /** Machines whose host did not answer, and may be at it still. */
+    private final Set<Long> unknown = new HashSet<>();
 
-    NasPending(NasBackups backups) {
+    NasPending(NasBackups backups, Set<Long> unheard) {
+        this.unheard = unheard;
         this.backups = backups;
         this.logger = backups.logger();
     }
@@ -32,7 +35,7 @@ final class NasPending {
     /** One that merges each time, at most: it can take long, and the server's task has other zones to see to. */
     void finish(long zoneId) {
         for (Backup backup : backups.catalogue().pendingDeletions(zoneId)) {
-            if (!merged && !unheard.contains(backup.getVmId()) && !isLost(backup)) {
+            if (!merged && !unknown.contains(backup.getVmId()) && !isLost(backup)) {
                 finish(backup);
             }
         }
@@ -41,12 +44,16 @@ final class NasPending {
     private void finish(Backup backup) {
         try {
             backups.ifFree(backup.getVmId(), () -> {
-                merged = new NasDeletion(backups).finish(backup);
+                if (!backups.catalogue().pends(backup)) {
+                    logger.info("Backup {}, {}, was deleted by others", backup.getUuid(), backup.getExternalId());
+                    return;
+                }
+                merged = new NasDeletion(backups).finish(backup, unheard);
                 logger.info("Backup {}, {}, is deleted now", backup.getUuid(), backup.getExternalId());
             });
         } catch (RuntimeException e) {
             if (NasDeletion.unknown(e.getCause())) {
-                unheard.add(backup.getVmId());
+                unknown.add(backup.getVmId());
             }
             logger.warn(
                     "Backup {}, {}, is not deleted yet, and is tried again: {}",

@@ -14,6 +14,7 @@ package org.apache.cloudstack.backup;
 
 import com.cloud.vm.VirtualMachine;
 import java.util.List;
+import java.util.Set;
 import org.nasbackup.provider.cloudstack.DaoCatalogue;
 
 /** What a server does every few minutes, for one zone. */
@@ -23,7 +24,11 @@ final class NasSync {
     /** A merge can take long, and the server's task has other zones to see to: one each time. */
     private boolean merging = true;
 
-    NasSync(NasBackups backups) {
+    private final Set<Long> unheard;
+
+    /** @param unheard hosts that did not answer, each of which would be waited for as long once more */
+    NasSync(NasBackups backups, Set<Long> unheard) {
+        this.unheard = unheard;
         this.backups = backups;
         this.server = backups.server();
     }
@@ -37,7 +42,7 @@ final class NasSync {
             List<Backup> hidden = backups.catalogue().hidden(vmId);
             if (!hidden.isEmpty()) {
                 backups.ifFree(vmId, () -> {
-                    merging = new NasDeletion(backups).removeHidden(vmId, merging);
+                    merging = new NasDeletion(backups).removeHidden(vmId, merging, unheard);
                     endUsage(vmId, hidden);
                 });
             }

@@ -136,6 +136,11 @@ public final class DaoCatalogue implements Catalogue {
         });
     }
 
+    /** Is it still to be done? */
+    public boolean pends(Backup deletion) {
+        return details.listDetailsKeyPairs(deletion.getId()).containsKey(NASBackupChainKeys.DELETE_PENDING);
+    }
+
     /** The backup's folder is nobody's concern any more. */
     public void forgetDeletion(Backup backup) {
         details.removeDetail(backup.getId(), NASBackupChainKeys.DELETE_PENDING);

@@ -26,6 +26,7 @@ import com.cloud.vm.VirtualMachine;
 import java.util.ArrayList;
 import java.util.Comparator;
 import java.util.HashMap;
+import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Objects;
@@ -69,13 +70,20 @@ public final class HostChoice {
     }
 
     /**
-     * A host for work on the NAS alone: near the virtual machine, for its repository's sake.
+     * The hosts for work on the NAS alone: those near the virtual machine first, for its repository's sake.
      *
      * @param vm null: it is gone
+     * @return one at least
      */
-    public Host forRepository(VirtualMachine vm, long zoneId) {
-        List<Host> near = vm == null ? List.of() : near(vm);
-        return near.isEmpty() ? inZone(zoneId) : near.get(0);
+    public List<Host> forRepository(VirtualMachine vm, long zoneId) {
+        List<Host> all = new ArrayList<>(vm == null ? List.of() : near(vm));
+        if (all.isEmpty()) {
+            all.add(inZone(zoneId));
+        }
+        all.addAll(upInZone(zoneId));
+        Map<Long, Host> once = new LinkedHashMap<>();
+        all.forEach(host -> once.putIfAbsent(host.getId(), host));
+        return new ArrayList<>(once.values());
     }
 
     public Host inZone(long zoneId) {

@@ -103,6 +103,15 @@ public final class HostSlots {
         }
     }
 
+    /** Nothing has happened: others were at it for as long as there was patience. */
+    public static final class NoTurn extends CloudRuntimeException {
+        private static final long serialVersionUID = 1L;
+
+        NoTurn(String reason) {
+            super(reason);
+        }
+    }
+
     private static final long TELL_NANOS = TimeUnit.MINUTES.toNanos(1);
     private static final long IDLE_SECONDS = 10;
     /** A statement that hangs keeps one of them; the other turns beat on. */
@@ -363,8 +372,8 @@ public final class HostSlots {
                         why.logged);
             }
             if (inVain) {
-                throw new CloudRuntimeException("unable to " + claim.name + " - its turn did not come within "
-                        + claim.patienceSeconds + " seconds (nas.backup.queue.wait): " + why.told);
+                throw new NoTurn("unable to " + claim.name + " - its turn did not come within " + claim.patienceSeconds
+                        + " seconds (nas.backup.queue.wait): " + why.told);
             }
         }
 

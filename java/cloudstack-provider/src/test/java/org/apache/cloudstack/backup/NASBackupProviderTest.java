@@ -27,7 +27,9 @@ import com.cloud.vm.VirtualMachine.State;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.Map;
+import java.util.Set;
 import java.util.TreeMap;
+import java.util.TreeSet;
 import java.util.function.Consumer;
 import org.apache.cloudstack.backup.ModelHost.Fault;
 import org.junit.jupiter.api.AfterAll;
@@ -40,6 +42,8 @@ import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.EnumSource;
 import org.junit.jupiter.params.provider.ValueSource;
 import org.nasbackup.provider.Policy;
+import org.nasbackup.provider.Ticket;
+import org.nasbackup.provider.cloudstack.DetailTickets;
 import org.nasbackup.provider.database.Database;
 import org.nasbackup.provider.database.MariaDb;
 import org.nasbackup.provider.database.Tables;
@@ -787,6 +791,61 @@ class NASBackupProviderTest {
             site.provider.syncBackupStorageStats(1L);
         }
         site.agrees();
+    }
+
+    /** All hosts of the zone reach the NAS; its own may be busy for as long as there are backups. */
+    @Test
+    void a_deletion_that_was_put_off_is_done_by_any_host_that_has_a_slot() {
+        List<Backup> taken = threeWithOneTooMany();
+        site.host.fails(Fault.UNREACHABLE);
+        site.delete(taken.get(0), false);
+        site.slotsPerHost = 2;
+        DetailTickets tickets = new DetailTickets(site.tables.userDetails(), site.tables.database());
+        for (long host = 21; host <= 23; host++) {
+            tickets.put(host, Ticket.waiting("a", 1, false, "back up a").holding());
+            tickets.put(host, Ticket.waiting("b", 2, false, "back up b").holding());
+        }
+        site.provider.syncBackupStorageStats(1L);
+        assertThat(site.nas.paths()).hasSize(3);
+        tickets.remove(23, "a");
+        site.provider.syncBackupStorageStats(1L);
+        assertThat(site.nas.paths()).hasSize(2);
+        assertThat(site.host.hosts).last().isEqualTo(23L);
+        site.agrees();
+    }
+
+    @Test
+    void a_host_that_is_not_heard_of_is_asked_once_in_a_round() {
+        List<Backup> taken = threeWithOneTooMany();
+        site.host.fails(Fault.UNREACHABLE);
+        site.delete(taken.get(0), false);
+        Set<Long> unheard = new TreeSet<>();
+        site.host.fails(Fault.TIMEOUT);
+        NasBackups backups = site.provider.backups();
+        new NasPending(backups, unheard).finish(Site.ZONE);
+        assertThat(unheard).containsExactly(21L);
+        int asked = site.host.hosts.size();
+        new NasPending(backups, unheard).finish(Site.ZONE);
+        assertThat(site.host.hosts.subList(asked, site.host.hosts.size()))
+                .isNotEmpty()
+                .doesNotContain(21L);
+        site.agrees();
+    }
+
+    @Test
+    void a_deletion_that_another_server_finished_is_not_told_as_done_here() {
+        List<Backup> taken = threeWithOneTooMany();
+        site.host.fails(Fault.UNREACHABLE);
+        site.delete(taken.get(0), false);
+        Site other = server(site.tables);
+        database.whileItWaits(() -> other.provider.syncBackupStorageStats(1L));
+        site.provider.syncBackupStorageStats(1L);
+        assertThat(other.logged)
+                .filteredOn(line -> line.contains("is deleted now"))
+                .hasSize(1);
+        assertThat(site.logged)
+                .noneMatch(line -> line.contains("is deleted now"))
+                .anyMatch(line -> line.contains("was deleted by others"));
     }
 
     @Test
