@@ -252,9 +252,12 @@ public final class DaoCatalogue implements Catalogue {
         return backups.findById(id);
     }
 
-    /** Until 4.23 CloudStack's own access to a row does not write the type that was set, and does not say so. */
+    /**
+     * Until 4.23 CloudStack's own access to a row does not write the type that was set, and does not say so. The database is that
+     * of the connection: it can have another name than cloud.
+     */
     private void setType(long id, String type) {
-        transactions.write("update cloud.backups set type = ? where id = ?", type, id);
+        transactions.write("update backups set type = ? where id = ?", type, id);
     }
 
     private void record(long id, ChainLink link) {

@@ -58,6 +58,9 @@ public final class Database implements Transactions, ChainLocks, AutoCloseable {
     /** @return the key that was made, else how many rows it changed */
     @Override
     public synchronized long write(String sql, Object... values) {
+        if (sql.contains("cloud.")) {
+            throw new IllegalStateException("the database can have another name: " + sql);
+        }
         try (PreparedStatement statement = connection.prepareStatement(sql, PreparedStatement.RETURN_GENERATED_KEYS)) {
             bind(statement, values);
             int changed = statement.executeUpdate();
