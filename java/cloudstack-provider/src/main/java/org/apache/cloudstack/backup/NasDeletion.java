@@ -17,7 +17,6 @@ import com.cloud.utils.exception.CloudRuntimeException;
 import com.cloud.vm.VirtualMachine;
 import java.util.HashSet;
 import java.util.List;
-import java.util.Optional;
 import java.util.Set;
 import java.util.function.Function;
 import java.util.stream.Collectors;
@@ -254,17 +253,12 @@ final class NasDeletion {
 
     /** @return whether others took over what they need of it */
     private boolean removeHidden(Backup hidden, boolean merging, Host host) {
-        DaoCatalogue catalogue = backups.catalogue();
-        List<Point> points = catalogue.points(hidden.getVmId());
-        Optional<Point> target =
-                points.stream().filter(point -> point.id() == hidden.getId()).findFirst();
-        List<Step> steps = target.map(point -> ChainRepair.computeChainRepair(points, point, ChainRepair.Others.MERGED))
-                .orElse(List.of());
+        List<Step> steps = steps(hidden, ChainRepair.Others.MERGED);
         boolean merges = merges(steps);
         if (steps.isEmpty() || merges && !merging) {
             return false;
         }
-        new RepairExecutor(catalogue, remote(hidden, host)).execute(steps);
+        new RepairExecutor(backups.catalogue(), remote(hidden, host)).execute(steps);
         logger.info("Removed hidden backup {}, {}", hidden.getUuid(), hidden.getExternalId());
         return merges;
     }
