@@ -42,7 +42,7 @@ test: prerequisites lint
 	cargo build
 	tests/no-hooks $(CARGO_TARGET_DIR)/debug/libnasbackup.so
 	cargo build --features test-hooks && cargo test --features test-hooks --no-run
-	$(MAKE) --jobs=2 --output-sync=line test-rust test-java
+	$(MAKE) --jobs=2 test-rust test-java
 	tests/install $(CARGO_TARGET_DIR)/debug
 	@echo "make test: all of it passed"
 
