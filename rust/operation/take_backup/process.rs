@@ -14,6 +14,8 @@ use crate::error::{Code, Error, Result};
 const TICK: Duration = Duration::from_millis(50);
 /// The same of one that has nothing left to do.
 const SOON: Duration = Duration::from_millis(2);
+/// How long a killed process that does not hang may take to end.
+const KILLED: Duration = Duration::from_secs(1);
 /// As much of a complaint as goes into an error, in bytes.
 const COMPLAINT: u64 = 4096;
 
@@ -101,6 +103,14 @@ impl Drop for Process {
         if let Ok(None) = self.child.try_wait() {
             // It has ended meanwhile, or it hangs: `kill` has told of that. It is reaped whenever it ends.
             let _ = self.child.kill();
+            // One that does not hang is gone when the call is over.
+            let until = Instant::now() + KILLED;
+            while Instant::now() < until {
+                if !matches!(self.child.try_wait(), Ok(None)) {
+                    return;
+                }
+                std::thread::sleep(SOON);
+            }
             let (program, pid) = (self.program, Pid::from_child(&self.child));
             let reap = move || {
                 if let Err(error) = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty()) {
