@@ -36,6 +36,7 @@ import org.apache.cloudstack.backup.ModelHost.Fault;
 import org.apache.logging.log4j.LogManager;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.BeforeEach;
+import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 import org.nasbackup.provider.Policy;
 import org.nasbackup.provider.Ticket;
@@ -46,6 +47,7 @@ import org.nasbackup.provider.database.MariaDb;
 import org.nasbackup.provider.database.Tables;
 
 /** More work for a host than its agent has threads, over real tables. */
+@Tag("each-version")
 class BusyHostTest {
     private static final long HOST = 21;
     private static final int MACHINES = 20;
