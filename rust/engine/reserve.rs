@@ -199,8 +199,9 @@ impl Reserve {
         if due.is_empty() {
             return Ok(());
         }
+        let first = &files[due[0].0].disk;
         self.as_owner(|| {
-            self.hold_spare(SPARE + growth.unshared(&due, most))?;
+            self.hold_spare(SPARE + growth.unshared(&due, most)).map_err(|e| e.on_disk(first))?;
             let taken = due.iter().try_for_each(|(i, end)| {
                 let (growing, part) = (&files[*i], &mut growth.parts[*i]);
                 take(&growing.file, part.end, *end).map_err(|e| growing.failed(e.into()))?;
@@ -416,6 +417,12 @@ mod tests {
         let error = small.reserve(NOBODY, &["vda"]).look(Instant::now(), || u64::MAX).unwrap_err();
         assert_eq!((error.code, error.disk.as_deref()), (Code::NoSpace, Some("vda")), "{error}");
         assert!(error.cause.starts_with("the scratch folder is too small"), "{error}");
+
+        // there is not even what is left alone
+        let full = Ext4::new(7);
+        let error = full.reserve(NOBODY, &["vda"]).look(Instant::now(), || u64::MAX).unwrap_err();
+        assert_eq!((error.code, error.disk.as_deref()), (Code::NoSpace, Some("vda")), "{error}");
+        assert!(error.cause.contains("/spare'"), "{error}");
     }
 
     #[test]
