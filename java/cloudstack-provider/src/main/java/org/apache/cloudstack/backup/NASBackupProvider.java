@@ -30,7 +30,9 @@ import java.time.Clock;
 import java.util.ArrayList;
 import java.util.HashSet;
 import java.util.List;
+import java.util.Map;
 import java.util.Set;
+import java.util.concurrent.ConcurrentHashMap;
 import javax.inject.Inject;
 import org.apache.cloudstack.backup.dao.BackupDao;
 import org.apache.cloudstack.backup.dao.BackupDetailsDao;
@@ -120,6 +122,8 @@ public class NASBackupProvider extends AdapterBase implements BackupProvider, Co
 
     /** Why backups in a zone are full ones, as it was logged last. */
     final LastSaid obstacles = new LastSaid();
+    /** When the merge of each backup that is to go was begun last. */
+    final Map<Long, Long> mergesBegun = new ConcurrentHashMap<>();
     /** Which number of slots was said to be too many. */
     private final LastSaid tooManySlots = new LastSaid();
 

@@ -115,6 +115,11 @@ final class NasBackups {
         return locks.ifFree(vmId, work);
     }
 
+    /** For one task of one round. */
+    NasMerge oneMerge() {
+        return new NasMerge(server.mergesBegun, now().getTime());
+    }
+
     Ownership ownership() {
         return new Ownership(server.backupOfferingDao, server.getName());
     }

@@ -19,6 +19,7 @@ import java.util.HashSet;
 import java.util.List;
 import java.util.Set;
 import java.util.function.Function;
+import java.util.function.Predicate;
 import java.util.stream.Collectors;
 import org.apache.logging.log4j.Logger;
 import org.nasbackup.provider.AgentFailure;
@@ -58,9 +59,9 @@ final class NasDeletion {
             backups.ifFree(backup.getVmId(), () -> steps(backup, others));
             Host host = hostsFor(backup).get(0);
             backups.onHost(host, backup.getVmId(), "delete backup " + backup.getUuid(), () -> {
-                List<Step> done = delete(backup, others, host);
+                carryOut(backup, steps(backup, others), host);
                 removeHiddenToo(backup.getVmId(), host);
-                return done;
+                return null;
             });
         } catch (RuntimeException e) {
             // Perhaps that could not be told then, and can now.
@@ -118,12 +119,17 @@ final class NasDeletion {
      * What could not be done when the manager was told that it is. Under the machine's lock.
      *
      * @param unheard hosts that did not answer, and are not asked again
-     * @return whether others took over what they need of it
+     * @return was it done? It was not where another one has merged in this round
      */
-    boolean finish(Backup promised, Set<Long> unheard) {
-        return onAnyHostNow(promised, "delete backup " + promised.getUuid(), unheard, host -> {
+    boolean finish(Backup promised, Set<Long> unheard, NasMerge merge) {
+        List<Step> steps = steps(promised, ChainRepair.Others.MERGED);
+        if (merges(steps) && !merge.begin(promised)) {
+            return false;
+        }
+        onAnyHostNow(promised, "delete backup " + promised.getUuid(), unheard, host -> {
             try {
-                return merges(delete(promised, ChainRepair.Others.MERGED, host));
+                carryOut(promised, steps, host);
+                return null;
             } catch (RepairFailed e) {
                 if (unknown(e.getCause())) {
                     unheard.add(host.getId());
@@ -131,6 +137,8 @@ final class NasDeletion {
                 throw e;
             }
         });
+        server.mergesBegun.remove(promised.getId());
+        return true;
     }
 
     /** All of them reach the NAS: it is done by the first that has a slot now. */
@@ -153,16 +161,14 @@ final class NasDeletion {
         return steps.stream().anyMatch(step -> step.kind() == Step.Kind.REBASE);
     }
 
-    /** @return what was done; nothing: it was gone */
-    private List<Step> delete(Backup backup, ChainRepair.Others others, Host host) {
-        List<Step> steps = steps(backup, others);
+    /** @param steps none: it was gone */
+    private void carryOut(Backup backup, List<Step> steps, Host host) {
         if (steps.isEmpty()) {
-            return steps;
+            return;
         }
         new RepairExecutor(backups.catalogue(), remote(backup, host)).execute(steps);
         String text = Outcome.deleted(backup.getExternalId(), steps);
         backups.tell(ActionEvents.Type.DELETE, true, text, backup.getAccountId(), backup.getVmId());
-        return steps;
     }
 
     /** None when it is gone. */
@@ -190,24 +196,25 @@ final class NasDeletion {
      * Removes what owners have deleted and CloudStack's own provider kept for those that stood on it, the newest first. Under
      * the machine's lock. Never throws: one that can't go now goes later.
      *
-     * @param merging may those that still stand on one take over what they need of it?
      * @param unheard hosts that did not answer, and are not asked again
-     * @return may others, after this?
      */
-    boolean removeHidden(long vmId, boolean merging, Set<Long> unheard) {
+    void removeHidden(long vmId, Set<Long> unheard, NasMerge merge) {
         List<Backup> hidden = backups.catalogue().hidden(vmId);
         if (hidden.isEmpty()) {
-            return merging;
+            return;
         }
+        hidden.sort(merge.order());
         try {
-            return onAnyHostNow(
+            onAnyHostNow(
                     hidden.get(0),
                     "remove hidden backup " + hidden.get(0).getUuid() + " and others of its machine",
                     unheard,
-                    host -> removeHidden(vmId, merging, host, unheard));
+                    host -> {
+                        removeHidden(hidden, host, unheard, merge::begin);
+                        return null;
+                    });
         } catch (CloudRuntimeException e) {
             logger.info("Hidden backups stay for now: {}", e.getMessage());
-            return merging;
         }
     }
 
@@ -217,18 +224,21 @@ final class NasDeletion {
             return;
         }
         try {
-            removeHidden(vmId, false, host, new HashSet<>());
+            removeHidden(backups.catalogue().hidden(vmId), host, new HashSet<>(), backup -> false);
         } catch (RuntimeException e) {
             logger.warn("Hidden backups of virtual machine {} stay for now: {}", vmId, e.getMessage());
         }
     }
 
-    /** With a slot of the host. */
-    private boolean removeHidden(long vmId, boolean merging, Host host, Set<Long> unheard) {
-        boolean may = merging;
-        for (Backup hidden : backups.catalogue().hidden(vmId)) {
+    /**
+     * With a slot of the host.
+     *
+     * @param mayMerge may those that still stand on one take over what they need of it?
+     */
+    private void removeHidden(List<Backup> all, Host host, Set<Long> unheard, Predicate<Backup> mayMerge) {
+        for (Backup hidden : all) {
             try {
-                may &= !removeHidden(hidden, may, host);
+                removeHidden(hidden, host, mayMerge);
             } catch (RepairRefused e) {
                 logger.debug("Hidden backup {} stays: {}", hidden.getUuid(), e.getMessage());
             } catch (RuntimeException e) {
@@ -240,26 +250,23 @@ final class NasDeletion {
                 if (unknown(e.getCause())) {
                     // It may be at it still: whatever else there is of the machine can wait as well.
                     unheard.add(host.getId());
-                    return false;
+                    return;
                 }
             }
         }
-        return may;
     }
 
     static boolean unknown(Throwable cause) {
         return cause instanceof AgentFailure && ((AgentFailure) cause).kind() == AgentFailure.Kind.UNKNOWN;
     }
 
-    /** @return whether others took over what they need of it */
-    private boolean removeHidden(Backup hidden, boolean merging, Host host) {
+    private void removeHidden(Backup hidden, Host host, Predicate<Backup> mayMerge) {
         List<Step> steps = steps(hidden, ChainRepair.Others.MERGED);
-        boolean merges = merges(steps);
-        if (steps.isEmpty() || merges && !merging) {
-            return false;
+        if (steps.isEmpty() || merges(steps) && !mayMerge.test(hidden)) {
+            return;
         }
         new RepairExecutor(backups.catalogue(), remote(hidden, host)).execute(steps);
+        server.mergesBegun.remove(hidden.getId());
         logger.info("Removed hidden backup {}, {}", hidden.getUuid(), hidden.getExternalId());
-        return merges;
     }
 }

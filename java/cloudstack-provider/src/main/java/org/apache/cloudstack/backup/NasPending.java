@@ -13,6 +13,7 @@
 package org.apache.cloudstack.backup;
 
 import java.util.HashSet;
+import java.util.List;
 import java.util.Set;
 import org.apache.logging.log4j.Logger;
 
@@ -20,7 +21,7 @@ import org.apache.logging.log4j.Logger;
 final class NasPending {
     private final NasBackups backups;
     private final Logger logger;
-    private boolean merged;
+    private final NasMerge merge;
     /** Hosts that did not answer: the next one would be waited for as long. */
     private final Set<Long> unheard;
     /** Machines whose host did not answer, and may be at it still. */
@@ -28,14 +29,16 @@ final class NasPending {
 
     NasPending(NasBackups backups, Set<Long> unheard) {
         this.unheard = unheard;
+        this.merge = backups.oneMerge();
         this.backups = backups;
         this.logger = backups.logger();
     }
 
-    /** One that merges each time, at most: it can take long, and the server's task has other zones to see to. */
     void finish(long zoneId) {
-        for (Backup backup : backups.catalogue().pendingDeletions(zoneId)) {
-            if (!merged && !unknown.contains(backup.getVmId()) && !isLost(backup)) {
+        List<Backup> pending = backups.catalogue().pendingDeletions(zoneId);
+        pending.sort(merge.order());
+        for (Backup backup : pending) {
+            if (!unknown.contains(backup.getVmId()) && !isLost(backup)) {
                 finish(backup);
             }
         }
@@ -48,8 +51,9 @@ final class NasPending {
                     logger.info("Backup {}, {}, was deleted by others", backup.getUuid(), backup.getExternalId());
                     return;
                 }
-                merged = new NasDeletion(backups).finish(backup, unheard);
-                logger.info("Backup {}, {}, is deleted now", backup.getUuid(), backup.getExternalId());
+                if (new NasDeletion(backups).finish(backup, unheard, merge)) {
+                    logger.info("Backup {}, {}, is deleted now", backup.getUuid(), backup.getExternalId());
+                }
             });
         } catch (RuntimeException e) {
             if (NasDeletion.unknown(e.getCause())) {

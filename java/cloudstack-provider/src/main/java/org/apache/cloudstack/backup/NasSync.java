@@ -13,7 +13,11 @@
 package org.apache.cloudstack.backup;
 
 import com.cloud.vm.VirtualMachine;
+import java.util.Collections;
+import java.util.Comparator;
+import java.util.LinkedHashMap;
 import java.util.List;
+import java.util.Map;
 import java.util.Set;
 import org.nasbackup.provider.cloudstack.DaoCatalogue;
 
@@ -21,14 +25,13 @@ import org.nasbackup.provider.cloudstack.DaoCatalogue;
 final class NasSync {
     private final NasBackups backups;
     private final NASBackupProvider server;
-    /** A merge can take long, and the server's task has other zones to see to: one each time. */
-    private boolean merging = true;
-
     private final Set<Long> unheard;
+    private final NasMerge merge;
 
     /** @param unheard hosts that did not answer, each of which would be waited for as long once more */
     NasSync(NasBackups backups, Set<Long> unheard) {
         this.unheard = unheard;
+        this.merge = backups.oneMerge();
         this.backups = backups;
         this.server = backups.server();
     }
@@ -38,15 +41,22 @@ final class NasSync {
         if (!DaoCatalogue.knowsHidden()) {
             return;
         }
+        Map<Long, List<Backup>> hidden = new LinkedHashMap<>();
         for (Long vmId : server.backupDao.listVmIdsWithBackupsInZone(zoneId)) {
-            List<Backup> hidden = backups.catalogue().hidden(vmId);
-            if (!hidden.isEmpty()) {
-                backups.ifFree(vmId, () -> {
-                    merging = new NasDeletion(backups).removeHidden(vmId, merging, unheard);
-                    endUsage(vmId, hidden);
-                });
-            }
+            hidden.put(vmId, backups.catalogue().hidden(vmId));
         }
+        hidden.entrySet().stream()
+                .filter(machine -> !machine.getValue().isEmpty())
+                .sorted(Comparator.comparing(
+                        machine -> Collections.max(machine.getValue(), merge.order()), merge.order()))
+                .forEach(machine -> removeHidden(machine.getKey(), machine.getValue()));
+    }
+
+    private void removeHidden(long vmId, List<Backup> hidden) {
+        backups.ifFree(vmId, () -> {
+            new NasDeletion(backups).removeHidden(vmId, unheard, merge);
+            endUsage(vmId, hidden);
+        });
     }
 
     /** CloudStack does so itself only where somebody deletes the last backup of an offering that the machine has left. */

@@ -20,6 +20,7 @@ import java.util.ArrayDeque;
 import java.util.ArrayList;
 import java.util.Deque;
 import java.util.List;
+import java.util.stream.Collectors;
 import org.nasbackup.provider.AgentFailure;
 import org.nasbackup.provider.Crash;
 import org.nasbackup.provider.ModelNas;
@@ -74,6 +75,14 @@ final class ModelHost implements Agents {
     /** What happens to the commands that come, in turn; then nothing more. */
     void fails(Fault... next) {
         faults.addAll(List.of(next));
+    }
+
+    /** The points that it was asked to put onto others, whatever became of that. */
+    List<String> rebased() {
+        return asked.stream()
+                .filter(RebaseBackupCommand.class::isInstance)
+                .map(command -> ((RebaseBackupCommand) command).getBackupPath())
+                .collect(Collectors.toList());
     }
 
     /** What happens to the management server before a command is sent, and when it was carried out. */

@@ -793,6 +793,29 @@ class NASBackupProviderTest {
         site.agrees();
     }
 
+    /** A NAS that is full refuses each of them, after as long as a copy of what there was room for takes. */
+    @Test
+    void a_round_tries_one_merge_of_deletions_that_were_put_off_and_the_next_round_another_one() {
+        long schedule = site.tables.schedule(Site.VM, 2);
+        site.takeScheduled(schedule);
+        site.takeScheduled(schedule);
+        for (int day = 0; day < 2; day++) {
+            site.host.fails(Fault.NONE, Fault.UNREACHABLE);
+            site.takeScheduled(schedule);
+        }
+        int before = site.host.rebased().size();
+        for (int round = 0; round < 2; round++) {
+            site.host.fails(Fault.NONE, Fault.REFUSED);
+            site.provider.syncBackupStorageStats(1L);
+            site.now = site.now.plusSeconds(300);
+        }
+        List<String> tried = site.host.rebased();
+        assertThat(tried.subList(before, tried.size())).hasSize(2).doesNotHaveDuplicates();
+        site.provider.syncBackupStorageStats(1L);
+        site.provider.syncBackupStorageStats(1L);
+        site.agrees();
+    }
+
     /** All hosts of the zone reach the NAS; its own may be busy for as long as there are backups. */
     @Test
     void a_deletion_that_was_put_off_is_done_by_any_host_that_has_a_slot() {

@@ -188,6 +188,28 @@ class TakeoverTest {
         site.agrees();
     }
 
+    /** A NAS that is full refuses each of them, after as long as a copy of what there was room for takes. */
+    @Test
+    void a_round_tries_one_merge_of_hidden_backups_and_the_next_round_another_one() {
+        assumeTrue(DaoCatalogue.knowsHidden());
+        List<Backup> taken = stock(5);
+        hide(taken, "1 3");
+        site.host.fails(Fault.NONE, Fault.REFUSED, Fault.REFUSED, Fault.REFUSED);
+        site.provider.syncBackupStorageStats(1L);
+        assertThat(site.host.rebased()).containsExactly(taken.get(4).getExternalId());
+        site.now = site.now.plusSeconds(300);
+        site.provider.syncBackupStorageStats(1L);
+        assertThat(site.host.rebased())
+                .containsExactly(taken.get(4).getExternalId(), taken.get(2).getExternalId());
+        site.now = site.now.plusSeconds(300);
+        site.provider.syncBackupStorageStats(1L);
+        site.now = site.now.plusSeconds(300);
+        site.provider.syncBackupStorageStats(1L);
+        site.provider.syncBackupStorageStats(1L);
+        assertThat(left(taken)).containsExactly(0, 2, 4);
+        site.agrees();
+    }
+
     @Test
     void hidden_backups_of_a_machine_that_is_at_work_wait_for_the_next_time() throws Exception {
         assumeTrue(DaoCatalogue.knowsHidden());
