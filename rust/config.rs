@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::nas::folder::{FILE_MODE, FOLDER_MODE};
+use crate::user;
 
 /// Backups at the same time, unless it is configured.
 const PLACES: usize = 4;
@@ -140,6 +141,14 @@ impl Config {
             .parse::<log::LevelFilter>()
             .map_err(|_| Error::invalid("logLevel", format!("'{}' is not a level", self.log_level)))?;
         Ok(self)
+    }
+
+    /// Refuses folders of ours in which others may put something in the place of what is ours, naming the key. What is not
+    /// there yet is looked at when it is made.
+    pub(crate) fn check_folders(&self) -> Result<()> {
+        let folders = [("scratchDir", self.scratch_dir.as_ref())];
+        let mut given = folders.into_iter().filter_map(|(key, path)| Some((key, path?)));
+        given.try_for_each(|(key, path)| user::refuse_writable_by_others(key, path))
     }
 
     /// The permissions of files made in a repository.

@@ -1,9 +1,15 @@
-//! Work on a thread that has another user's rights to files: what that user may do, and how much it may take, only the file
-//! system knows.
+//! What other users may do. Work on a thread that has another user's rights to files: what that user may do, and how much it
+//! may take, only the file system knows. And who may write to a folder that we trust.
 
+use std::ffi::{OsStr, OsString};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::thread;
 
+use rustix::fs::{CWD, FileType, Mode, OFlags, Stat};
+use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, dumpable_behavior, set_dumpable_behavior};
 use rustix::thread::{CapabilitySet, Gid, capabilities, set_capabilities, set_thread_groups, set_thread_res_gid};
 
@@ -43,10 +49,80 @@ fn take_on((user, group): (u32, u32)) -> std::io::Result<()> {
     Ok(set_capabilities(None, rights)?)
 }
 
+/// As many symbolic links as the kernel follows in one path.
+const LINKS: usize = 40;
+/// In such a folder (as `/tmp` is one) nobody renames or removes what is another's.
+const STICKY: u32 = 0o1000;
+
+/// `INVALID_ARGUMENT` on `field` if others than root and us may put something in the place of the folder `path`, or of
+/// anything in it: if it, or a folder above it, is another's or may be written by others. Symbolic links are followed, and
+/// the folders that they lie in looked at as well. What is not there is not looked at: to be asked again once it was made.
+pub(crate) fn refuse_writable_by_others(field: &str, path: &Path) -> Result<()> {
+    let io = |at: &Path, error: Errno| Error::io("look at who may write to a folder", at, error);
+    let open = |at: Option<&OwnedFd>, name: &OsStr| {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        rustix::fs::openat(at.map_or(CWD, AsFd::as_fd), name, flags, Mode::empty())
+    };
+    let (mut seen, mut links) = (PathBuf::new(), 0);
+    let mut at: Option<OwnedFd> = None;
+    // what is still to be passed, its end first
+    let mut rest = parts(path);
+    while let Some(name) = rest.pop() {
+        let found = match open(at.as_ref(), &name) {
+            Err(Errno::NOENT) => return Ok(()),
+            found => found.map_err(|e| io(&seen.join(&name), e))?,
+        };
+        let now = seen.join(&name);
+        let stat = rustix::fs::fstat(&found).map_err(|e| io(&now, e))?;
+        if FileType::from_raw_mode(stat.st_mode) == FileType::Symlink {
+            links += 1;
+            if links > LINKS {
+                return Err(io(&now, Errno::LOOP));
+            }
+            refuse_owner(field, &now, &stat)?;
+            let target = rustix::fs::readlinkat(&found, "", Vec::new()).map_err(|e| io(&now, e))?;
+            let target = PathBuf::from(OsString::from_vec(target.into_bytes()));
+            if target.is_absolute() {
+                (at, seen) = (None, PathBuf::new());
+            }
+            rest.extend(parts(&target));
+            continue;
+        }
+        refuse_owner(field, &now, &stat)?;
+        refuse_mode(field, &now, &stat, rest.is_empty())?;
+        (at, seen) = (Some(found), now);
+    }
+    Ok(())
+}
+
+/// The components of a path, the last one first.
+fn parts(path: &Path) -> Vec<OsString> {
+    let parts = path.components().map(|part| OsStr::from_bytes(part.as_os_str().as_bytes()).to_owned());
+    parts.collect::<Vec<_>>().into_iter().rev().collect()
+}
+
+fn refuse_owner(field: &str, path: &Path, stat: &Stat) -> Result<()> {
+    if stat.st_uid == 0 || stat.st_uid == rustix::process::geteuid().as_raw() {
+        return Ok(());
+    }
+    Err(Error::invalid(field, format!("'{}' belongs to user {}: it has to be root's", path.display(), stat.st_uid)))
+}
+
+/// In the `last` folder names are made that others may not take before; in those above only what is there counts.
+fn refuse_mode(field: &str, path: &Path, stat: &Stat, last: bool) -> Result<()> {
+    if stat.st_mode & 0o022 == 0 || (stat.st_mode & STICKY != 0 && !last) {
+        return Ok(());
+    }
+    let mode = stat.st_mode & 0o7777;
+    let cause = format!("'{}' has mode {mode:04o}: others than its owner may write to it", path.display());
+    Err(Error::invalid(field, cause))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs::File;
+    use std::fs::{self, File, Permissions};
+    use std::os::unix::fs::{PermissionsExt, chown, symlink};
     use std::process::Command;
 
     /// In a process of its own, for in this one other tests take on rights, too.
@@ -80,5 +156,44 @@ mod tests {
         assert_eq!(asked.unwrap().unwrap(), std::io::ErrorKind::PermissionDenied);
         File::open(file.path()).unwrap();
         assert_eq!(capabilities(None).unwrap(), before);
+    }
+
+    #[test]
+    fn a_folder_that_others_may_write_to_is_refused_and_so_is_what_lies_below() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let ask = |name: &str| refuse_writable_by_others("scratchDir", &path(name));
+        fs::create_dir_all(path("ours/inner")).unwrap();
+        for (name, mode) in [("group", 0o770), ("all", 0o777), ("sticky", 0o1777)] {
+            fs::create_dir_all(path(name).join("inner")).unwrap();
+            fs::set_permissions(path(name).join("inner"), Permissions::from_mode(0o711)).unwrap();
+            fs::set_permissions(path(name), Permissions::from_mode(mode)).unwrap();
+        }
+        fs::create_dir(path("theirs")).unwrap();
+        chown(path("theirs"), Some(65534), None).unwrap();
+        symlink("ours", path("link")).unwrap();
+        symlink(path("ours"), path("all/to")).unwrap();
+        symlink("all/to", path("twice")).unwrap();
+        symlink("round", path("round")).unwrap();
+        symlink(path("ours"), path("sticky/foreign")).unwrap();
+        std::os::unix::fs::lchown(path("sticky/foreign"), Some(65534), None).unwrap();
+        for good in ["ours", "ours/inner/not/there", "link/inner", "sticky/inner", "sticky/none", "ours/../link"] {
+            ask(good).unwrap();
+        }
+        for (bad, named, why) in [
+            ("group", "group", "mode 0770"),
+            ("all/inner", "all", "mode 0777"),
+            ("all/none", "all", "mode 0777"),
+            ("sticky", "sticky", "mode 1777"),
+            ("theirs/x", "theirs", "user 65534"),
+            ("twice/inner", "all", "mode 0777"),
+            ("sticky/foreign", "sticky/foreign", "user 65534"),
+        ] {
+            let error = ask(bad).unwrap_err();
+            assert_eq!(error.code, Code::InvalidArgument, "{bad}: {error}");
+            let named = format!("scratchDir: '{}' ", path(named).display());
+            assert!(error.cause.starts_with(&named) && error.cause.contains(why), "{bad}: {error}");
+        }
+        assert_eq!(ask("round").unwrap_err().code, Code::Io);
     }
 }

@@ -21,6 +21,7 @@ use crate::libvirt::Domain;
 use crate::nas::deadline::{ask, of_the_host};
 use crate::nas::folder::Folder;
 use crate::qcow2;
+use crate::user::refuse_writable_by_others;
 
 const STEP: &str = "make the scratch folder";
 const SWEEP: &str = "clear the scratch folder";
@@ -261,6 +262,8 @@ fn root(config: &Config) -> PathBuf {
 /// Makes it; QEMU's user can pass through it.
 fn make_root(config: &Config) -> Result<PathBuf> {
     let (root, given) = (root(config), config.scratch_dir.is_some());
+    let check = || refuse_writable_by_others(if given { "scratchDir" } else { "stateDir" }, &root);
+    check()?;
     let make = || -> std::io::Result<()> {
         DirBuilder::new().recursive(true).mode(0o711).create(&root)?;
         if !given {
@@ -272,6 +275,8 @@ fn make_root(config: &Config) -> Result<PathBuf> {
         Ok(())
     };
     make().map_err(|e| Error::io(STEP, &root, e))?;
+    // somebody else may have made it in between
+    check()?;
     Ok(root)
 }
 
@@ -418,6 +423,22 @@ mod tests {
         let config = Config { scratch_dir: Some(dir.path().join("x".repeat(100))), ..config(dir.path()) };
         let error = Scratch::make(&config, "i-1-VM", None).unwrap_err();
         assert!(error.cause.starts_with("scratchDir:"), "{error}");
+    }
+
+    #[test]
+    fn a_folder_that_others_may_write_to_is_no_scratch() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = dir.path().join("open");
+        fs::create_dir(&open).unwrap();
+        fs::set_permissions(&open, Permissions::from_mode(0o777)).unwrap();
+        for scratch in [open.clone(), open.join("scratch")] {
+            let config = Config { scratch_dir: Some(scratch), ..config(dir.path()) };
+            for error in [config.check_folders().unwrap_err(), Scratch::make(&config, "i-1-VM", None).unwrap_err()] {
+                assert_eq!(error.code, Code::InvalidArgument, "{error}");
+                assert!(error.cause.contains(&format!("'{}' has mode 0777", open.display())), "{error}");
+            }
+            assert_eq!(names(&open), 0);
+        }
     }
 
     #[test]

@@ -47,6 +47,7 @@ pub fn version() -> &'static str {
 /// Checks a configuration and puts it, and its logging, into force. Lines go to `default` unless it names a log4rs file.
 pub fn init(config: Config, default: Box<dyn Append>) -> Result<()> {
     let config = config.check()?;
+    config.check_folders()?;
     logging::init(&config, default)?;
     log::info!("nasbackup {}, {}, state in '{}'", version(), config.connection_uri, config.state_dir.display());
     config::set(config);
@@ -58,7 +59,7 @@ pub fn init(config: Config, default: Box<dyn Append>) -> Result<()> {
 
 /// Refuses what [`init`] would refuse, a log4rs file apart, and has no effect: for who only looks at a host.
 pub fn check(config: Config) -> Result<()> {
-    config.check().map(drop)
+    config.check()?.check_folders()
 }
 
 /// The running jobs.
