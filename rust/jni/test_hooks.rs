@@ -18,6 +18,7 @@ use crate::engine::Engine;
 use crate::job;
 use crate::operation::take_backup::{TakenBackup, TakenDisk};
 use crate::point::Kind;
+use crate::point::fingerprints::Digest;
 
 const _: &[NativeMethod] = &[
     native_method! {
@@ -103,6 +104,8 @@ fn result<'l>(env: &mut Env<'l>, _: JClass<'l>, disks: jint) -> Result<JTakeBack
     });
     let disks: Vec<_> = disks.collect();
     let taken = TakenBackup {
+        point_id: "id".to_owned(),
+        mac: Some(Digest::of(b"mac")),
         kind: Kind::Incremental,
         size: 1,
         virtual_size: 2,

@@ -190,6 +190,8 @@ bind_java_type! {
     type_map = { JDiskResult => org.nasbackup.DiskResult },
     constructors {
         fn new(
+            point_id: JString,
+            mac: JString,
             kind: JString,
             size: jlong,
             virtual_size: jlong,
@@ -228,7 +230,7 @@ bind_java_type! {
 
 bind_java_type! {
     pub(super) JRebaseResult => org.nasbackup.RebaseResult,
-    constructors { fn new(size: jlong, bytes_cloned: jlong, bytes_copied: jlong, total_millis: jlong), },
+    constructors { fn new(size: jlong, bytes_cloned: jlong, bytes_copied: jlong, mac: JString, total_millis: jlong), },
 }
 
 bind_java_type! {

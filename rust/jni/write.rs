@@ -14,6 +14,7 @@ use crate::operation::rebase_disks::Rebased;
 use crate::operation::take_backup::{TakenBackup, TakenDisk};
 use crate::operation::verify_chain::{Verdict, Verified};
 use crate::point::Kind;
+use crate::point::fingerprints::Digest;
 
 /// Room for the local references of one result or element.
 const FRAME: usize = 32;
@@ -28,8 +29,14 @@ pub(super) fn text<'l>(value: Option<&str>, env: &mut Env<'l>) -> Result<JString
     value.map_or_else(|| Ok(JString::default()), |value| JString::from_str(env, value))
 }
 
+fn digest<'l>(value: Option<Digest>, env: &mut Env<'l>) -> Result<JString<'l>> {
+    text(value.map(|value| value.to_string()).as_deref(), env)
+}
+
 pub(super) fn taken_backup<'l>(taken: &TakenBackup, env: &mut Env<'l>) -> Result<JTakeBackupResult<'l>> {
     env.with_local_frame_returning_local::<_, JTakeBackupResult, _>(FRAME, |env| {
+        let point_id = text(Some(&taken.point_id), env)?;
+        let mac = digest(taken.mac, env)?;
         let kind = text(Some(kind(taken.kind)), env)?;
         let volumes = texts(taken.volumes.keys(), env)?;
         let files = texts(taken.volumes.values(), env)?;
@@ -41,6 +48,8 @@ pub(super) fn taken_backup<'l>(taken: &TakenBackup, env: &mut Env<'l>) -> Result
         let disks = disks(&taken.disks, env)?;
         JTakeBackupResult::new(
             env,
+            &point_id,
+            &mac,
             &kind,
             long(taken.size),
             long(taken.virtual_size),
@@ -61,8 +70,11 @@ pub(super) fn taken_backup<'l>(taken: &TakenBackup, env: &mut Env<'l>) -> Result
 }
 
 pub(super) fn rebased<'l>(rebased: &Rebased, env: &mut Env<'l>) -> Result<JRebaseResult<'l>> {
-    let (cloned, copied) = (long(rebased.bytes_cloned), long(rebased.bytes_copied));
-    JRebaseResult::new(env, long(rebased.size), cloned, copied, long(rebased.total_millis))
+    env.with_local_frame_returning_local::<_, JRebaseResult, _>(FRAME, |env| {
+        let (cloned, copied) = (long(rebased.bytes_cloned), long(rebased.bytes_copied));
+        let mac = digest(rebased.mac, env)?;
+        JRebaseResult::new(env, long(rebased.size), cloned, copied, &mac, long(rebased.total_millis))
+    })
 }
 
 pub(super) fn verified<'l>(verified: &Verified, env: &mut Env<'l>) -> Result<JVerifyChainResult<'l>> {

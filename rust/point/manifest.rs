@@ -33,6 +33,9 @@ pub struct Manifest {
     pub version: u32,
     /// A random id, so that a point is told from another of the same name.
     pub point_id: String,
+    /// The point's own folder, relative to the repository's root; null in points of older versions.
+    #[serde(default)]
+    pub backup_path: Option<String>,
     /// The domain's name.
     pub vm_name: String,
     /// The instant that it shows, in UTC.
@@ -57,6 +60,9 @@ pub struct Manifest {
     /// BLAKE3 of each other file of the point but the fingerprints, by name; null in points of older versions.
     #[serde(default)]
     pub texts: Option<BTreeMap<String, Digest>>,
+    /// Keyed BLAKE3 of the manifest's own text with null in this place and the next; null without a key.
+    #[serde(default)]
+    pub mac: Option<Digest>,
     /// BLAKE3 of the manifest's own text with null in this place; null in points of older versions.
     #[serde(default)]
     pub checksum: Option<Digest>,
@@ -246,6 +252,7 @@ mod tests {
         Manifest {
             version: VERSION,
             point_id: Manifest::new_point_id().unwrap(),
+            backup_path: None,
             vm_name: "i-2-10-VM".into(),
             when: "2031-01-02T03:04:05Z".parse().unwrap(),
             kind: Kind::Full,
@@ -256,6 +263,7 @@ mod tests {
             disks,
             left_out: Vec::new(),
             texts: None,
+            mac: None,
             checksum: None,
         }
     }
@@ -320,7 +328,7 @@ mod tests {
         value
             .as_object_mut()
             .unwrap()
-            .retain(|name, _| !["name", "leftOut", "texts", "checksum"].contains(&name.as_str()));
+            .retain(|name, _| !["backupPath", "name", "leftOut", "texts", "mac", "checksum"].contains(&name.as_str()));
         // and one of a later version may say more
         value["later"] = true.into();
         value["disks"][0].as_object_mut().unwrap().remove("fingerprints").unwrap();

@@ -195,6 +195,7 @@ mod tests {
             let manifest = Manifest {
                 version: Manifest::VERSION,
                 point_id: "id".into(),
+                backup_path: None,
                 vm_name: "i".into(),
                 when: jiff::Timestamp::UNIX_EPOCH,
                 kind: Kind::Full,
@@ -205,6 +206,7 @@ mod tests {
                 disks: vec![disk],
                 left_out: Vec::new(),
                 texts: None,
+                mac: None,
                 checksum: None,
             };
             manifest.write(&mut fs::File::create(folder.join(MANIFEST)).unwrap()).unwrap();

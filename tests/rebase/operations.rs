@@ -94,6 +94,7 @@ fn manifest(instance: &Path, point: usize) {
     let manifest = Manifest {
         version: Manifest::VERSION,
         point_id: format!("id-{point}"),
+        backup_path: None,
         vm_name: "i-1".into(),
         when: "2031-01-02T03:04:05Z".parse().unwrap(),
         kind: if point == 1 { Kind::Full } else { Kind::Incremental },
@@ -117,6 +118,7 @@ fn manifest(instance: &Path, point: usize) {
             .collect(),
         left_out: Vec::new(),
         texts: None,
+        mac: None,
         checksum: None,
     };
     manifest.write(&mut fs::File::create(instance.join(format!("T{point}/manifest.json"))).unwrap()).unwrap();

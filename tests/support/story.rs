@@ -252,6 +252,8 @@ impl Story {
             bitmap: disk.bitmap.clone(),
         });
         let taken = TakenBackup {
+            point_id: manifest.point_id.clone(),
+            mac: manifest.mac,
             kind: manifest.kind,
             size: 0,
             virtual_size: 0,

@@ -25,7 +25,7 @@ use crate::nas::path::{PointPath, RepoPath};
 use crate::nas::removal;
 use crate::nas::repository::Export;
 use crate::nas::session::Session;
-use crate::point::fingerprints::Fingerprints;
+use crate::point::fingerprints::{Digest, Fingerprints};
 use crate::point::{Link, Manifest};
 use crate::qcow2::{Failure, Progress, Rebase, Storage};
 use guarded::Guarded;
@@ -43,6 +43,8 @@ pub struct Rebased {
     pub bytes_cloned: u64,
     /// Bytes that were absorbed by copying.
     pub bytes_copied: u64,
+    /// What vouches for the point's manifest from now on; null where no key is configured, or without a manifest.
+    pub mac: Option<Digest>,
     /// Milliseconds of the whole call.
     pub total_millis: u64,
 }

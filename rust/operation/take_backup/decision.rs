@@ -427,6 +427,7 @@ mod tests {
             manifest: Manifest {
                 version: Manifest::VERSION,
                 point_id: "id".into(),
+                backup_path: None,
                 vm_name: "i".into(),
                 when: jiff::Timestamp::UNIX_EPOCH,
                 kind: Kind::Full,
@@ -437,6 +438,7 @@ mod tests {
                 disks,
                 left_out: Vec::new(),
                 texts: None,
+                mac: None,
                 checksum: None,
             },
             chains: BTreeMap::new(),

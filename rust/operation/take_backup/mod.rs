@@ -39,6 +39,7 @@ use crate::job::{self, Job, Listener, Reporter};
 use crate::nas::path::PointPath;
 use crate::nas::{deadline, health};
 use crate::places::{self, Place};
+use crate::point::fingerprints::Digest;
 use crate::point::{Kind, LeftOut, Manifest, ManifestDisk, Parent, ParentPoint};
 
 use request::Checked;
@@ -49,6 +50,10 @@ use storage::Published;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TakenBackup {
+    /// The point's random id, by which whoever remembers it tells the point from any other.
+    pub point_id: String,
+    /// What vouches for the point's manifest; null where no key is configured.
+    pub mac: Option<Digest>,
     /// Incremental if any disk is.
     pub kind: Kind,
     /// Sum of the published disk files' lengths, in bytes.
@@ -221,6 +226,7 @@ fn manifest(
     Manifest {
         version: Manifest::VERSION,
         point_id: call.point_id.clone(),
+        backup_path: Some(call.checked.point.to_string()),
         vm_name: call.checked.vm.clone(),
         when,
         kind: if incremental { Kind::Incremental } else { Kind::Full },
@@ -231,6 +237,7 @@ fn manifest(
         disks,
         left_out,
         texts: None,
+        mac: None,
         checksum: None,
     }
 }
@@ -265,6 +272,8 @@ impl Outcome {
         });
         let disks: Vec<TakenDisk> = disks.collect();
         TakenBackup {
+            point_id: manifest.point_id,
+            mac: manifest.mac,
             kind: manifest.kind,
             size: disks.iter().map(|disk| disk.size).sum(),
             virtual_size: disks.iter().map(|disk| disk.virtual_size).sum(),

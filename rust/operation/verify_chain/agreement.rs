@@ -102,6 +102,7 @@ mod tests {
         Manifest {
             version: Manifest::VERSION,
             point_id: "id-2".into(),
+            backup_path: None,
             vm_name: "i-1".into(),
             when: "2031-01-02T03:04:05Z".parse().unwrap(),
             kind: Kind::Incremental,
@@ -112,6 +113,7 @@ mod tests {
             disks: vec![disk("a", Kind::Incremental), disk("b", Kind::Full)],
             left_out: Vec::new(),
             texts: None,
+            mac: None,
             checksum: None,
         }
     }

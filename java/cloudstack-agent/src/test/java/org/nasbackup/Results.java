@@ -19,6 +19,8 @@ public final class Results {
     public static TakeBackupResult taken(
             String kind, long size, String bitmapCreated, String bitmapRecreated, boolean fallback, String details) {
         return new TakeBackupResult(
+                "0123456789abcdef0123456789abcdef",
+                null,
                 kind,
                 size,
                 2 * size,

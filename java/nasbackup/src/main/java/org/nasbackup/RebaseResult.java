@@ -17,13 +17,15 @@ public final class RebaseResult {
     private final long size;
     private final long bytesCloned;
     private final long bytesCopied;
+    private final String mac;
     private final long totalMillis;
 
     /** Called by the native library. */
-    RebaseResult(long size, long bytesCloned, long bytesCopied, long totalMillis) {
+    RebaseResult(long size, long bytesCloned, long bytesCopied, String mac, long totalMillis) {
         this.size = size;
         this.bytesCloned = bytesCloned;
         this.bytesCopied = bytesCopied;
+        this.mac = mac;
         this.totalMillis = totalMillis;
     }
 
@@ -40,6 +42,14 @@ public final class RebaseResult {
     /** Bytes that were taken in by copying. */
     public long bytesCopied() {
         return bytesCopied;
+    }
+
+    /**
+     * What vouches for the point's manifest from now on, 64 hexadecimal digits; null where no {@code keyFile} is
+     * set, or when the point has no manifest. The point's id stays what it was.
+     */
+    public String mac() {
+        return mac;
     }
 
     /** Milliseconds of the whole call. */

@@ -19,6 +19,8 @@ import java.util.Map;
 
 /** What {@link NasBackup#takeBackup} answers. */
 public final class TakeBackupResult {
+    private final String pointId;
+    private final String mac;
     private final Kind kind;
     private final long size;
     private final long virtualSize;
@@ -36,6 +38,8 @@ public final class TakeBackupResult {
 
     /** Called by the native library. */
     TakeBackupResult(
+            String pointId,
+            String mac,
             String kind,
             long size,
             long virtualSize,
@@ -51,6 +55,8 @@ public final class TakeBackupResult {
             long syncMillis,
             long totalMillis,
             DiskResult[] disks) {
+        this.pointId = pointId;
+        this.mac = mac;
         this.kind = Kind.of(kind);
         this.size = size;
         this.virtualSize = virtualSize;
@@ -69,6 +75,19 @@ public final class TakeBackupResult {
         this.syncMillis = syncMillis;
         this.totalMillis = totalMillis;
         this.disks = List.of(disks);
+    }
+
+    /**
+     * The point's random id. Whoever remembers it, and asks for it in a request, is told when another point, an older one, or
+     * one of another machine has taken this one's place.
+     */
+    public String pointId() {
+        return pointId;
+    }
+
+    /** What vouches for the point's manifest, 64 hexadecimal digits; null where no {@code keyFile} is set. */
+    public String mac() {
+        return mac;
     }
 
     /** Incremental if any disk is. */

@@ -186,6 +186,8 @@ class BoundaryTest {
     void a_result_crosses_with_every_field() {
         TakeBackupResult result = TestHooks.result(100);
         assertThat(result.kind()).isEqualTo(Kind.INCREMENTAL);
+        assertThat(result.pointId()).isEqualTo("id");
+        assertThat(result.mac()).matches("[0-9a-f]{64}");
         assertThat(result.size()).isEqualTo(1);
         assertThat(result.virtualSize()).isEqualTo(2);
         assertThat(result.volumes()).hasSize(100).containsEntry("volume7", "file7");
