@@ -6,6 +6,7 @@ use std::ffi::{CStr, CString, c_char};
 use serde_json::{Value, json};
 
 use crate::error::{Error, Result};
+use crate::plain::plain;
 use crate::{operation, panics};
 
 /// The version of the library, e.g. "0.1.0". Never NULL; not to be freed.
@@ -65,7 +66,7 @@ fn reply(result: Result<Value>) -> Value {
             "code": error.code,
             "message": error.to_string(),
             "step": error.step,
-            "disk": error.disk,
+            "disk": error.disk.as_deref().map(plain),
             "leftovers": error.leftovers,
         }}),
     }

@@ -7,6 +7,8 @@ use std::path::Path;
 use rustix::io::Errno;
 use serde::Serialize;
 
+use crate::plain::plain;
+
 /// Result of everything that can fail in this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -107,10 +109,9 @@ impl fmt::Display for Code {
     }
 }
 
-/// A failure. Its `Display` is one line that is enough for an operator:
+/// A failure. Its `Display` is one plain line that is enough for an operator:
 /// `NO_SPACE: begin backup, disk 'vda': No space left on device (os error 28)`.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{code}: {step}{}: {cause}", .disk.as_ref().map(|d| format!(", disk '{d}'")).unwrap_or_default())]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Error {
     /// What a caller branches on.
     pub code: Code,
@@ -118,11 +119,20 @@ pub struct Error {
     pub step: &'static str,
     /// Target name (`vda`) or path of the disk that it concerned.
     pub disk: Option<String>,
-    /// Why it failed, in words, on one line.
+    /// Why it failed, in words, which others may have a part in: plain only once it is displayed.
     pub cause: String,
     /// Something that this call made could not be cleaned away.
     pub leftovers: bool,
 }
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let disk = self.disk.as_ref().map(|disk| format!(", disk '{disk}'")).unwrap_or_default();
+        f.write_str(&plain(&format!("{}: {}{disk}: {}", self.code, self.step, self.cause)))
+    }
+}
+
+impl std::error::Error for Error {}
 
 impl Error {
     /// An error at `step` because of `cause`.
@@ -194,6 +204,18 @@ mod tests {
         let error = error.with_leftover("folder 'x'");
         assert!(error.leftovers);
         assert!(error.to_string().ends_with("left behind: folder 'x'"));
+    }
+
+    #[test]
+    fn what_others_have_written_is_plain_in_an_error() {
+        let folder = Path::new("/nas/i-1/T1\r\u{1b}[2J\nERROR: forged");
+        let error = Error::io("open", folder, std::io::Error::from_raw_os_error(2)).on_disk("vd\na\u{202e}");
+        let told = error.with_leftover("a\u{9b}b").to_string();
+        assert!(
+            told.starts_with("NOT_FOUND: open, disk 'vd\\na\\u{202e}': '/nas/i-1/T1\\r\\u{1b}[2J; ERROR"),
+            "{told}"
+        );
+        assert!(told.ends_with("left behind: a\\u{9b}b"), "{told}");
     }
 
     #[test]

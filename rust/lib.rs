@@ -18,6 +18,7 @@ pub mod nbd;
 pub mod operation;
 mod panics;
 mod places;
+pub mod plain;
 pub mod point;
 pub mod qcow2;
 mod speed;

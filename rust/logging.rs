@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
-use log::LevelFilter;
+use log::{LevelFilter, Log, Metadata, Record};
 use log4rs::append::Append;
 use log4rs::append::console::{ConsoleAppender, Target};
 use log4rs::config::{Appender, Config as Log4rs, Deserializers, Logger, RawConfig, Root};
@@ -12,6 +12,7 @@ use log4rs::encode::pattern::PatternEncoder;
 use crate::config::Config;
 use crate::error::{Code, Error, Result};
 use crate::panics;
+use crate::plain::plain;
 
 static HANDLE: Mutex<Option<log4rs::Handle>> = Mutex::new(None);
 
@@ -24,10 +25,41 @@ pub fn init(config: &Config, default: Box<dyn Append>) -> Result<()> {
     let mut handle = HANDLE.lock().unwrap_or_else(PoisonError::into_inner);
     match &*handle {
         Some(handle) => handle.set_config(log4rs),
-        None => *handle = Some(log4rs::init_config(log4rs).map_err(refused)?),
+        None => *handle = Some(first(log4rs)?),
     }
     panics::log_them();
     Ok(())
+}
+
+fn first(log4rs: Log4rs) -> Result<log4rs::Handle> {
+    let logger = log4rs::Logger::new(log4rs);
+    let (handle, level) = (logger.handle(), logger.max_log_level());
+    log::set_boxed_logger(Box::new(Plain(logger))).map_err(refused)?;
+    log::set_max_level(level);
+    Ok(handle)
+}
+
+/// Every line, whoever wrote it and wherever it goes, is one line of plain text.
+struct Plain(log4rs::Logger);
+
+impl Log for Plain {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        self.0.enabled(metadata)
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if self.enabled(record.metadata()) {
+            let line = record.args().to_string();
+            let mut plain_record = Record::builder();
+            plain_record.metadata(record.metadata().clone()).file(record.file()).line(record.line());
+            plain_record.module_path(record.module_path());
+            self.0.log(&plain_record.args(format_args!("{}", plain(&line))).build());
+        }
+    }
+
+    fn flush(&self) {
+        Log::flush(&self.0);
+    }
 }
 
 /// An appender that writes to standard error.
@@ -119,6 +151,10 @@ mod tests {
             log::debug!(target: "logging_test", "one line");
             let text = std::fs::read_to_string(folder.path().join("out.log")).unwrap();
             assert!(text.contains("DEBUG logging_test one line\n"), "{text}");
+            log::warn!(target: "logging_test", "unable to open '{}'", "T1\nERROR forged\u{1b}[2J\u{202e}\0");
+            let text = std::fs::read_to_string(folder.path().join("out.log")).unwrap();
+            let line = "WARN logging_test unable to open 'T1\\nERROR forged\\u{1b}[2J\\u{202e}\\u{0}'\n";
+            assert!(text.contains(line), "{text}");
         }
         init(&Config { log_level: "warn".to_owned(), ..Config::default() }, stderr()).unwrap();
         assert_eq!(log::max_level(), LevelFilter::Warn);

@@ -12,6 +12,7 @@ use super::types::JNasBackupException;
 use super::write::text;
 use crate::error::{Code, Error};
 use crate::panics;
+use crate::plain::plain;
 
 /// Room for the local references of one exception.
 const FRAME: usize = 16;
@@ -76,7 +77,7 @@ fn throw(env: &mut Env<'_>, error: &Error, cause: &JThrowable<'_>) -> jni::error
     let thrown = env.with_local_frame(FRAME, |env| {
         let code = text(Some(error.code.as_str()), env)?;
         let step = text(Some(error.step), env)?;
-        let disk = text(error.disk.as_deref(), env)?;
+        let disk = text(error.disk.as_deref().map(plain).as_deref(), env)?;
         let message = text(Some(&error.to_string()), env)?;
         let exception = JNasBackupException::new(env, &code, &step, &disk, &message, error.leftovers, cause)?;
         env.throw(JThrowable::from(exception))

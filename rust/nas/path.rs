@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::error::{Code, Error, Result};
+use crate::plain::plain;
 
 const MAX_COMPONENT: usize = 255;
 const MAX_PATH: usize = 4095;
@@ -14,7 +15,7 @@ pub struct RepoPath(String);
 impl RepoPath {
     /// Reads the request's `field`. `INVALID_ARGUMENT` for anything that is not a path below the root.
     pub fn parse(field: &str, text: &str) -> Result<RepoPath> {
-        check_path(text).map_err(|why| Error::invalid(field, format!("'{}' {why}", printable(text))))?;
+        check_path(text).map_err(|why| Error::invalid(field, format!("'{}' {why}", plain(text))))?;
         Ok(RepoPath(text.to_owned()))
     }
 
@@ -35,7 +36,7 @@ impl RepoPath {
 
     /// The entry `name` of this folder. `INVALID_ARGUMENT` unless `name` is one ordinary component.
     pub fn join(&self, name: &str) -> Result<RepoPath> {
-        check_component(name).map_err(|why| Error::invalid("file name", format!("'{}' {why}", printable(name))))?;
+        check_component(name).map_err(|why| Error::invalid("file name", format!("'{}' {why}", plain(name))))?;
         RepoPath::parse("path", &format!("{}/{name}", self.0))
     }
 
@@ -61,7 +62,7 @@ impl RepoPath {
     /// is not a file below the root: absolute, a protocol, `json:`, or too many `..`.
     pub fn resolve(folder: &RepoPath, relative: &str) -> Result<RepoPath> {
         let refuse = |why: &str| {
-            let cause = format!("'{}', named in '{folder}', {why}", printable(relative));
+            let cause = format!("'{}', named in '{folder}', {why}", plain(relative));
             Error::new(Code::UnsupportedImage, "resolve a backing file's name", cause)
         };
         if relative.starts_with('/') {
@@ -101,7 +102,7 @@ pub struct PointPath {
 impl PointPath {
     /// Reads the request's `field`. `INVALID_ARGUMENT` for anything else than two ordinary components.
     pub fn parse(field: &str, text: &str) -> Result<PointPath> {
-        let refuse = |why| Error::invalid(field, format!("'{}' {why}", printable(text)));
+        let refuse = |why| Error::invalid(field, format!("'{}' {why}", plain(text)));
         check_path(text).map_err(refuse)?;
         match text.split_once('/') {
             Some((instance, name)) if !name.contains('/') => {
@@ -172,11 +173,6 @@ fn check_component(name: &str) -> Result<(), &'static str> {
         _ if name.len() > MAX_COMPONENT => Err("has a component that is too long"),
         _ => Ok(()),
     }
-}
-
-/// For messages: control characters escaped.
-fn printable(text: &str) -> String {
-    text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
 }
 
 #[cfg(test)]

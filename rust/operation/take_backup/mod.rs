@@ -39,7 +39,9 @@ use crate::job::{self, Job, Listener, Reporter};
 use crate::nas::path::PointPath;
 use crate::nas::{deadline, health};
 use crate::places::{self, Place};
+use crate::plain::plain;
 use crate::point::fingerprints::Digest;
+
 use crate::point::{Kind, LeftOut, Manifest, ManifestDisk, Parent, ParentPoint};
 
 use request::Checked;
@@ -282,7 +284,7 @@ impl Outcome {
             parent_name: manifest.name,
             bitmap_recreated: self.recreated,
             incremental_fallback: self.fallback,
-            details: self.details.join("\n"),
+            details: self.details.iter().map(|line| plain(line)).collect::<Vec<_>>().join("\n"),
             engine: manifest.engine,
             job_millis: self.job_millis,
             sync_millis: self.published.millis,

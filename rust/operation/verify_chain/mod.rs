@@ -13,6 +13,7 @@ use crate::job::{self, Listener, Reporter};
 use crate::nas::deadline::{LIMIT, bounded};
 use crate::nas::path::{PointPath, RepoPath};
 use crate::nas::repository::Repository;
+use crate::plain::plain;
 use crate::qcow2::{self, Check, Checked};
 use chains::{Found, verdict_of};
 
@@ -70,6 +71,12 @@ impl VerifiedFile {
         VerifiedFile { file: file.to_owned(), verdict: Verdict::Good, reasons: Vec::new() }
     }
 
+    /// What is found, as it may be told.
+    fn plain(self) -> VerifiedFile {
+        let reasons = self.reasons.iter().map(|reason| plain(reason).into_owned()).collect();
+        VerifiedFile { file: plain(&self.file).into_owned(), reasons, ..self }
+    }
+
     pub(super) fn blame(&mut self, verdict: Verdict, reason: String) {
         self.verdict = self.verdict.max(verdict);
         self.reasons.push(reason);
@@ -119,7 +126,7 @@ pub(super) fn verify(
         // a NAS that does not answer is told by the verdicts
         checked => checked.unwrap_or_else(|error| reading.note(&error)),
     }
-    let files: Vec<_> = found.into_iter().map(|found| found.told).collect();
+    let files: Vec<_> = found.into_iter().map(|found| found.told.plain()).collect();
     let verdict = files.iter().map(|file| file.verdict).max().unwrap_or(Verdict::Good);
     let bad = files.iter().filter(|file| file.verdict != Verdict::Good).count();
     log::info!("{operation} of '{point}': {verdict:?}, {bad} of {} files not good", files.len());

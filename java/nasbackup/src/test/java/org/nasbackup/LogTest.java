@@ -71,6 +71,16 @@ class LogTest {
     }
 
     @Test
+    void what_others_have_written_is_plain_in_a_line_and_in_an_exception() {
+        String name = "T1\nERROR forged\r\u001b[2J\u202e\u009b\0";
+        String shown = "\\nERROR forged\\r\\u{1b}[2J\\u{202e}\\u{9b}\\u{0}";
+        TestHooks.logOnNativeThread(name);
+        record("T1" + shown);
+        assertThatThrownBy(() -> TestHooks.panic("\r" + name.replace("\n", "")))
+                .hasMessageEndingWith("\\rT1" + shown.replace("\\n", ""));
+    }
+
+    @Test
     void a_line_of_the_calling_thread_arrives() {
         NasBackup.open();
         assertThat(records).singleElement().satisfies(record -> {
