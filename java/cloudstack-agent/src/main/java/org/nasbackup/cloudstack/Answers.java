@@ -82,6 +82,6 @@ public final class Answers {
         String text = failure.getMessage() != null && (ours || failure instanceof LibraryUnusable)
                 ? failure.getMessage()
                 : "INTERNAL: " + failure;
-        return text.replaceAll("\\s*\\R\\s*", "; ").trim();
+        return OneLine.of(text);
     }
 }

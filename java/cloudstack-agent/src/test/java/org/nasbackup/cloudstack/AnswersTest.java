@@ -82,7 +82,7 @@ class AnswersTest {
                 .isEqualTo("INTERNAL: java.lang.NullPointerException");
         assertThat(Answers.failed(null, new IllegalStateException("two\n  lines\r\n"))
                         .getDetails())
-                .isEqualTo("INTERNAL: java.lang.IllegalStateException: two; lines;");
+                .isEqualTo("INTERNAL: java.lang.IllegalStateException: two; lines");
     }
 
     @Test

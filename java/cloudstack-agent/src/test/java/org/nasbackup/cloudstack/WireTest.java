@@ -147,6 +147,20 @@ class WireTest {
         assertThat(answer.getKind()).isNull();
     }
 
+    /** What a host wrote is not what a log, an event or the database gets. */
+    @Test
+    void an_answer_s_texts_are_read_in_one_line() {
+        BackupAnswer answer =
+                (BackupAnswer) Wire.read("[{\"org.apache.cloudstack.backup.BackupAnswer\":{\"result\":true,"
+                        + "\"details\":\"a\\nb\",\"bitmapCreated\":\"c\\u001b\",\"bitmapRecreated\":\"d\\re\"}}]");
+        assertThat(answer.getDetails()).isEqualTo("a; b");
+        assertThat(answer.getBitmapCreated()).isEqualTo("c\\u{1b}");
+        assertThat(answer.getBitmapRecreated()).isEqualTo("d; e");
+        BackupStorageStatsAnswer stats = (BackupStorageStatsAnswer)
+                Wire.read("[{\"org.apache.cloudstack.backup.BackupStorageStatsAnswer\":{\"details\":\"a\\nb\"}}]");
+        assertThat(stats.getDetails()).isEqualTo("a; b");
+    }
+
     /** The stock answer of the full-only release; it must read what we send. */
     static final class EarlierAnswer {
         Long size;

@@ -12,7 +12,9 @@
 
 package org.nasbackup.provider;
 
-/** A host did not do what it was asked, or did not say so. */
+import org.nasbackup.cloudstack.OneLine;
+
+/** A host did not do what it was asked, or did not say so. The reason is in its words, and in one line. */
 public final class AgentFailure extends RuntimeException {
     private static final long serialVersionUID = 1L;
 
@@ -35,7 +37,7 @@ public final class AgentFailure extends RuntimeException {
 
     /** @param cause null: the host's answer is all there is */
     public AgentFailure(Kind kind, String reason, boolean leftovers, Throwable cause) {
-        super(reason, cause);
+        super(OneLine.of(reason), cause);
         this.kind = kind;
         this.leftovers = leftovers;
     }

@@ -43,7 +43,7 @@ public final class Outcome {
     /** What the host found worth telling. */
     private static String details(BackupAnswer answer) {
         String text = answer.getDetails() == null ? "" : answer.getDetails().strip();
-        return text.isEmpty() ? "" : "; its host says: " + text.replaceAll("\\s*\\R\\s*", "; ");
+        return text.isEmpty() ? "" : "; its host says: " + text;
     }
 
     /** @param steps all that was done for it */

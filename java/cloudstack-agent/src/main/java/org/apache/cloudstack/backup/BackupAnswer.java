@@ -15,8 +15,9 @@ package org.apache.cloudstack.backup;
 import com.cloud.agent.api.Answer;
 import com.cloud.agent.api.Command;
 import java.util.Map;
+import org.nasbackup.cloudstack.OneLine;
 
-/** What a host answers to a backup command. The sizes are in bytes. */
+/** What a host answers to a backup command. The sizes are in bytes; its texts are a host's word, and are read in one line. */
 public class BackupAnswer extends Answer {
     private Long size;
     private Long virtualSize;
@@ -30,6 +31,11 @@ public class BackupAnswer extends Answer {
 
     public BackupAnswer(Command command, boolean success, String details) {
         super(command, success, details);
+    }
+
+    @Override
+    public String getDetails() {
+        return OneLine.of(super.getDetails());
     }
 
     public Long getSize() {
@@ -74,7 +80,7 @@ public class BackupAnswer extends Answer {
     }
 
     public String getBitmapCreated() {
-        return bitmapCreated;
+        return OneLine.of(bitmapCreated);
     }
 
     public void setBitmapCreated(String bitmapCreated) {
@@ -90,7 +96,7 @@ public class BackupAnswer extends Answer {
     }
 
     public String getBitmapRecreated() {
-        return bitmapRecreated;
+        return OneLine.of(bitmapRecreated);
     }
 
     public void setBitmapRecreated(String bitmapRecreated) {

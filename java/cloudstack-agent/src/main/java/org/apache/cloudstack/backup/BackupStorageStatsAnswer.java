@@ -14,8 +14,9 @@ package org.apache.cloudstack.backup;
 
 import com.cloud.agent.api.Answer;
 import com.cloud.agent.api.Command;
+import org.nasbackup.cloudstack.OneLine;
 
-/** What a host answers about a repository. The sizes are in bytes. */
+/** What a host answers about a repository. The sizes are in bytes; its text is a host's word, and is read in one line. */
 public class BackupStorageStatsAnswer extends Answer {
     private Long totalSize;
     private Long usedSize;
@@ -24,6 +25,11 @@ public class BackupStorageStatsAnswer extends Answer {
         super(command, success, details);
         this.totalSize = 0L;
         this.usedSize = 0L;
+    }
+
+    @Override
+    public String getDetails() {
+        return OneLine.of(super.getDetails());
     }
 
     public Long getTotalSize() {

@@ -31,6 +31,7 @@ import java.util.function.Supplier;
 import java.util.function.UnaryOperator;
 import java.util.stream.Collectors;
 import org.apache.logging.log4j.Logger;
+import org.nasbackup.cloudstack.OneLine;
 import org.nasbackup.provider.AgentFailure;
 import org.nasbackup.provider.ChainLocks;
 import org.nasbackup.provider.Outcome;
@@ -153,7 +154,7 @@ final class NasBackups {
         try {
             server.addEvent(type, good, text, accountId, vmId);
         } catch (RuntimeException | LinkageError e) {
-            logger.warn("CloudStack did not take an event: {} - {}", text, e.toString(), e);
+            logger.warn("CloudStack did not take an event: {} - {}", text, e.toString(), OneLine.of(e));
         }
     }
 

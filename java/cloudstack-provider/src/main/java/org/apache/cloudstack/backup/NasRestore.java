@@ -31,6 +31,7 @@ import java.util.UUID;
 import java.util.function.Supplier;
 import java.util.stream.Collectors;
 import org.apache.cloudstack.storage.datastore.db.StoragePoolVO;
+import org.nasbackup.cloudstack.OneLine;
 import org.nasbackup.provider.AgentFailure;
 import org.nasbackup.provider.RepairRefused;
 import org.nasbackup.provider.RestoreTargets;
@@ -188,7 +189,7 @@ final class NasRestore {
         try {
             return restore.get();
         } catch (RuntimeException e) {
-            backups.logger().warn("A volume was not restored", e);
+            backups.logger().warn("A volume was not restored", OneLine.of(e));
             return new Pair<>(false, e.getMessage() == null ? e.toString() : e.getMessage());
         }
     }
@@ -240,7 +241,7 @@ final class NasRestore {
         boolean changed = now.getState() != vmNameAndState.second();
         if (changed || running && !Objects.equals(now.getHostId(), host.getId())) {
             throw new CloudRuntimeException("virtual machine " + vmNameAndState.first() + ", which was "
-                    + vmNameAndState.second() + (running ? " on host " + host.getName() : "") + ", is "
+                    + vmNameAndState.second() + (running ? " on host " + OneLine.of(host.getName()) : "") + ", is "
                     + (changed ? now.getState() + " now" : "not there any more"));
         }
     }

@@ -29,6 +29,7 @@ import java.util.UUID;
 import java.util.stream.Collectors;
 import org.apache.cloudstack.storage.datastore.db.StoragePoolVO;
 import org.apache.logging.log4j.Logger;
+import org.nasbackup.cloudstack.OneLine;
 import org.nasbackup.cloudstack.Requests;
 import org.nasbackup.provider.AgentFailure;
 import org.nasbackup.provider.BackupChoice;
@@ -133,7 +134,8 @@ final class NasTake {
         VirtualMachine now = reread(vm);
         if (now.getState() != VirtualMachine.State.Stopped || !Objects.equals(now.getLastHostId(), host.getId())) {
             throw new CloudRuntimeException("virtual machine " + vm.getInstanceName() + " was stopped on host "
-                    + host.getName() + " when its backup began, and was started meanwhile: its disks in storage pool "
+                    + OneLine.of(host.getName())
+                    + " when its backup began, and was started meanwhile: its disks in storage pool "
                     + open.get().getUuid() + " may have changed while they were read");
         }
     }
@@ -235,7 +237,7 @@ final class NasTake {
     /** What the host found worth telling, to end a line with. */
     private static String details(BackupAnswer answer) {
         String text = answer.getDetails() == null ? "" : answer.getDetails().strip();
-        return text.isEmpty() ? "" : ": " + text.replaceAll("\\s*\\R\\s*", "; ");
+        return text.isEmpty() ? "" : ": " + text;
     }
 
     private Pair<Boolean, Backup> fail(DaoCatalogue catalogue, long id, VirtualMachine vm, AgentFailure failure) {

@@ -13,6 +13,7 @@
 package org.nasbackup.provider.cloudstack;
 
 import com.cloud.event.ActionEventUtils;
+import org.nasbackup.cloudstack.OneLine;
 
 /** CloudStack's list of events, where users see what became of what they asked for. */
 public final class ActionEvents {
@@ -47,7 +48,7 @@ public final class ActionEvents {
 
     /** In one line of characters that the table's character set has: no more than three bytes each. */
     static String fitting(String text) {
-        String line = text.replaceAll("[\\p{Cntrl}\\s]+", " ")
+        String line = OneLine.of(text)
                 .replaceAll("[^\\x{0}-\\x{D7FF}\\x{E000}-\\x{FFFF}]", "?")
                 .strip();
         return line.length() <= LONGEST ? line : line.substring(0, LONGEST - CUT.length()) + CUT;

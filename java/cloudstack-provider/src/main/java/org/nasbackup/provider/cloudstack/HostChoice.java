@@ -34,6 +34,7 @@ import java.util.stream.Collectors;
 import java.util.stream.Stream;
 import org.apache.cloudstack.storage.datastore.db.PrimaryDataStoreDao;
 import org.apache.cloudstack.storage.datastore.db.StoragePoolVO;
+import org.nasbackup.cloudstack.OneLine;
 import org.nasbackup.provider.IncrementalRestore;
 
 /** Which host does the work. */
@@ -64,7 +65,9 @@ public final class HostChoice {
         Host host = id == null ? null : hosts.findById(id);
         if (!usable(host)) {
             throw new CloudRuntimeException("the host of virtual machine " + vm.getInstanceName()
-                    + (host == null ? " is not known" : ", " + host.getName() + ", is not a KVM host that is up"));
+                    + (host == null
+                            ? " is not known"
+                            : ", " + OneLine.of(host.getName()) + ", is not a KVM host that is up"));
         }
         return host;
     }
@@ -133,7 +136,7 @@ public final class HostChoice {
 
     private static String obstacle(List<Host> hosts) {
         Map<String, String> versions = new HashMap<>();
-        hosts.forEach(host -> versions.put(host.getName(), host.getVersion()));
+        hosts.forEach(host -> versions.put(OneLine.of(host.getName()), OneLine.of(host.getVersion())));
         return IncrementalRestore.obstacle(versions);
     }
 

@@ -31,6 +31,7 @@ import java.util.function.Supplier;
 import java.util.function.UnaryOperator;
 import java.util.stream.Collectors;
 import org.apache.logging.log4j.Logger;
+import org.nasbackup.cloudstack.OneLine;
 import org.nasbackup.provider.AgentFailure;
 import org.nasbackup.provider.ChainLocks;
 import org.nasbackup.provider.Heartbeats;
@@ -69,7 +70,8 @@ public final class HostSlots {
 
     /** What somebody wants of a host. */
     public static final class Claim {
-        private final Host host;
+        private final long hostId;
+        private final String hostName;
         private final int slots;
         private final int patienceSeconds;
         private final boolean urgent;
@@ -82,11 +84,12 @@ public final class HostSlots {
          * @param name of the work, a verb and its object, for the log
          */
         public Claim(Host host, int slots, int patienceSeconds, boolean urgent, String name) {
-            this.host = host;
+            this.hostId = host.getId();
+            this.hostName = OneLine.of(host.getName());
             this.slots = Math.max(slots, 1);
             this.patienceSeconds = patienceSeconds;
             this.urgent = urgent;
-            this.name = name;
+            this.name = OneLine.of(name);
         }
     }
 
@@ -224,7 +227,7 @@ public final class HostSlots {
 
         Turn(Claim claim) {
             this.claim = claim;
-            this.hostId = claim.host.getId();
+            this.hostId = claim.hostId;
             ours.add(id);
         }
 
@@ -301,7 +304,7 @@ public final class HostSlots {
                 }
             } catch (Throwable e) {
                 // whatever it is: else it would be the last beat
-                logger.warn("Unable to keep the turn to {} on host {}: {}", claim.name, claim.host.getName(), e);
+                logger.warn("Unable to keep the turn to {} on host {}: {}", claim.name, claim.hostName, e);
             } finally {
                 own.unlock();
             }
@@ -314,7 +317,7 @@ public final class HostSlots {
                 ticket = change.apply(ticket);
                 tickets.put(hostId, ticket);
             } catch (RuntimeException | LinkageError e) {
-                logger.warn("The turn to {} on host {} is told later: {}", claim.name, claim.host.getName(), e);
+                logger.warn("The turn to {} on host {} is told later: {}", claim.name, claim.hostName, e);
             } finally {
                 own.unlock();
             }
@@ -366,7 +369,7 @@ public final class HostSlots {
                         "{} to {} on host {} for {} of at most {} seconds: {}",
                         inVain ? "Waited in vain" : "Waiting",
                         claim.name,
-                        claim.host.getName(),
+                        claim.hostName,
                         waited,
                         claim.patienceSeconds,
                         why.logged);
@@ -414,7 +417,7 @@ public final class HostSlots {
                 logger.warn(
                         "The turn to {} on host {} ends with its lease: {}",
                         claim.name,
-                        claim.host.getName(),
+                        claim.hostName,
                         e.getMessage());
             }
             at(hostId).wake();

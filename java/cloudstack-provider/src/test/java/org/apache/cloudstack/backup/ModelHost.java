@@ -65,6 +65,12 @@ final class ModelHost implements Agents {
     /** Why the guest's bitmap is of no use, and its disks are compared instead; null: it is good. */
     String compared;
 
+    /** What it says when it refuses. */
+    String refusal = "NO_SPACE: the NAS is full";
+
+    /** What it says in an answer of another type. */
+    String other = "java.lang.NullPointerException";
+
     private int taken;
 
     ModelHost(ModelNas nas, Crash.Meter meter) {
@@ -105,7 +111,7 @@ final class ModelHost implements Agents {
             case NO_ANSWER:
                 return null;
             case OTHER_ANSWER:
-                return new Answer(command, false, "java.lang.NullPointerException");
+                return new Answer(command, false, other);
             case UNREACHABLE:
                 throw new AgentUnavailableException("gone", hostId);
             case TIMEOUT:
@@ -114,7 +120,7 @@ final class ModelHost implements Agents {
                 perform(command);
                 throw new OperationTimedoutException(null, hostId, 1, 1, false);
             case REFUSED:
-                return new BackupAnswer(command, false, "NO_SPACE: the NAS is full");
+                return new BackupAnswer(command, false, refusal);
             case NO_PLACE:
                 BackupAnswer full = new BackupAnswer(command, false, "BUSY: take a place: other backups have all 4");
                 full.setNoPlace(true);

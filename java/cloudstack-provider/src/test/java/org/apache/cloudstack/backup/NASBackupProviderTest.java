@@ -31,6 +31,7 @@ import java.util.Set;
 import java.util.TreeMap;
 import java.util.TreeSet;
 import java.util.function.Consumer;
+import java.util.stream.Stream;
 import org.apache.cloudstack.backup.ModelHost.Fault;
 import org.junit.jupiter.api.AfterAll;
 import org.junit.jupiter.api.BeforeAll;
@@ -239,6 +240,35 @@ class NASBackupProviderTest {
         assertThat(site.logged)
                 .noneMatch(line -> line.contains("restart"))
                 .anyMatch(line -> line.endsWith("bitmap of vda is inconsistent"));
+    }
+
+    /** Its words, and names that it read on the NAS, come to a log and to terminals. */
+    @ParameterizedTest
+    @EnumSource(
+            value = Fault.class,
+            names = {"REFUSED", "OTHER_ANSWER"})
+    void whatever_a_host_says_is_one_line_that_only_shows(Fault fault) {
+        String forged = "IO: folder 'T1\r\nERROR the NAS is gone\u001b[2J\u202e\u009b'";
+        String shown = "IO: folder 'T1; ERROR the NAS is gone\\u{1b}[2J\\u{202e}\\u{9b}'";
+        site.host.refusal = forged;
+        site.host.other = forged;
+        List<Backup> taken = take(3);
+        site.host.compared = forged;
+        site.take();
+        List<String> thrown = new ArrayList<>();
+        site.host.fails(fault, fault);
+        assertThatThrownBy(() -> site.delete(taken.get(1), false)).satisfies(e -> thrown.add(e.getMessage()));
+        try {
+            site.take();
+        } catch (CloudRuntimeException e) {
+            thrown.add(e.getMessage());
+        }
+        assertThat(thrown).first().asString().contains(shown);
+        for (List<String> told : List.of(site.logged, site.events)) {
+            assertThat(told).filteredOn(line -> line.contains(shown)).hasSizeGreaterThanOrEqualTo(3);
+        }
+        assertThat(Stream.of(thrown, site.logged, site.events).flatMap(List::stream))
+                .noneMatch(line -> line.matches("(?s).*[\\p{Cc}\\p{Cf}].*"));
     }
 
     @Test

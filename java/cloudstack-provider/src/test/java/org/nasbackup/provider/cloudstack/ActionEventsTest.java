@@ -35,7 +35,7 @@ class ActionEventsTest {
 
     @Test
     void a_text_fits_its_column_and_the_column_s_character_set() {
-        assertThat(ActionEvents.fitting(" a\n\u0007\tb  c ")).isEqualTo("a b c");
+        assertThat(ActionEvents.fitting(" a\n\u0007b  c ")).isEqualTo("a; \\u{7}b  c");
         assertThat(ActionEvents.fitting("disk \ud83d\ude00 \u20ac")).isEqualTo("disk ? \u20ac");
         String lone = ActionEvents.fitting("x\ud83dy");
         assertThat(new String(lone.getBytes(StandardCharsets.UTF_8), StandardCharsets.UTF_8))

@@ -20,6 +20,7 @@ import java.util.function.Supplier;
 import org.apache.cloudstack.backup.DeleteBackupCommand;
 import org.nasbackup.cloudstack.Answers;
 import org.nasbackup.cloudstack.Library;
+import org.nasbackup.cloudstack.OneLine;
 import org.nasbackup.cloudstack.Operations;
 import org.nasbackup.cloudstack.Requests;
 
@@ -44,7 +45,7 @@ public class LibvirtDeleteBackupCommandWrapper
             return Answers.deleted(command);
         } catch (Throwable e) {
             // Whatever left this method would reach the management server as an answer of another type.
-            logger.warn("Unable to delete {}", command.getBackupPath(), e);
+            logger.warn("Unable to delete {}", OneLine.of(command.getBackupPath()), OneLine.of(e));
             return Answers.failed(command, e);
         }
     }

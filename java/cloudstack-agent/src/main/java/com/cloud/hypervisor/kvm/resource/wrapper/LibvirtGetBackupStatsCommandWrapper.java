@@ -20,6 +20,7 @@ import java.util.function.Supplier;
 import org.apache.cloudstack.backup.GetBackupStorageStatsCommand;
 import org.nasbackup.cloudstack.Answers;
 import org.nasbackup.cloudstack.Library;
+import org.nasbackup.cloudstack.OneLine;
 import org.nasbackup.cloudstack.Operations;
 import org.nasbackup.cloudstack.Requests;
 
@@ -43,7 +44,7 @@ public class LibvirtGetBackupStatsCommandWrapper
             return Answers.stats(command, operations.get().backupStats(Requests.stats(command)));
         } catch (Throwable e) {
             // Whatever left this method would reach the management server as an answer of another type.
-            logger.warn("Unable to measure {}", command.getBackupRepoAddress(), e);
+            logger.warn("Unable to measure {}", OneLine.of(command.getBackupRepoAddress()), OneLine.of(e));
             return Answers.statsFailed(command, e);
         }
     }

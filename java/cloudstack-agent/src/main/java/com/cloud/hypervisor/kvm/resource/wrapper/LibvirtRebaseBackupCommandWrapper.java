@@ -20,6 +20,7 @@ import java.util.function.Supplier;
 import org.apache.cloudstack.backup.RebaseBackupCommand;
 import org.nasbackup.cloudstack.Answers;
 import org.nasbackup.cloudstack.Library;
+import org.nasbackup.cloudstack.OneLine;
 import org.nasbackup.cloudstack.Operations;
 import org.nasbackup.cloudstack.Requests;
 
@@ -45,8 +46,8 @@ public class LibvirtRebaseBackupCommandWrapper
             // Whatever left this method would reach the management server as an answer of another type.
             logger.warn(
                     "Unable to rebase {}",
-                    command.getBackupPath() == null ? command.getTargetPath() : command.getBackupPath(),
-                    e);
+                    OneLine.of(command.getBackupPath() == null ? command.getTargetPath() : command.getBackupPath()),
+                    OneLine.of(e));
             return Answers.failed(command, e);
         }
     }

@@ -21,6 +21,7 @@ import org.apache.cloudstack.backup.TakeBackupCommand;
 import org.nasbackup.TakeBackupRequest;
 import org.nasbackup.cloudstack.Answers;
 import org.nasbackup.cloudstack.Library;
+import org.nasbackup.cloudstack.OneLine;
 import org.nasbackup.cloudstack.Operations;
 import org.nasbackup.cloudstack.PoolVolumes;
 import org.nasbackup.cloudstack.Requests;
@@ -47,7 +48,7 @@ public class LibvirtTakeBackupCommandWrapper
             return Answers.taken(command, operations.get().takeBackup(request));
         } catch (Throwable e) {
             // Whatever left this method would reach the management server as an answer of another type.
-            logger.warn("Unable to take a backup of {}", command.getVmName(), e);
+            logger.warn("Unable to take a backup of {}", OneLine.of(command.getVmName()), OneLine.of(e));
             return Answers.failed(command, e);
         }
     }

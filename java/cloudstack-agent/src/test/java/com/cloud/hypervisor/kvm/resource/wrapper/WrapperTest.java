@@ -17,7 +17,9 @@ import static org.assertj.core.api.Assertions.assertThat;
 import com.cloud.agent.api.Answer;
 import com.cloud.hypervisor.kvm.resource.LibvirtComputingResource;
 import com.cloud.hypervisor.kvm.storage.KVMStoragePoolManager;
+import java.lang.reflect.Proxy;
 import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.List;
 import java.util.function.Supplier;
 import java.util.stream.Stream;
@@ -27,6 +29,7 @@ import org.apache.cloudstack.backup.DeleteBackupCommand;
 import org.apache.cloudstack.backup.GetBackupStorageStatsCommand;
 import org.apache.cloudstack.backup.RebaseBackupCommand;
 import org.apache.cloudstack.backup.TakeBackupCommand;
+import org.apache.logging.log4j.Logger;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.MethodSource;
@@ -143,6 +146,31 @@ class WrapperTest {
     @SuppressWarnings("unchecked")
     private static <T extends Throwable> T sneaky(Throwable failure) throws T {
         throw (T) failure;
+    }
+
+    /** A stack's own lines tell nothing from those in a text. */
+    @Test
+    void the_agent_s_log_and_the_answer_get_no_line_of_others() {
+        List<Object> logged = new ArrayList<>();
+        Logger log = (Logger) Proxy.newProxyInstance(
+                WrapperTest.class.getClassLoader(), new Class<?>[] {Logger.class}, (proxy, method, arguments) -> {
+                    logged.addAll(Arrays.asList(arguments));
+                    return null;
+                });
+        Throwable failure = Results.failure(ErrorCode.IO, "IO: read 'T1\nERROR forged\u001b[2J'", false);
+        LibvirtDeleteBackupCommandWrapper wrapper =
+                new LibvirtDeleteBackupCommandWrapper(() -> {
+                    throw WrapperTest.<RuntimeException>sneaky(failure);
+                }) {
+                    {
+                        logger = log;
+                    }
+                };
+        String shown = "IO: read 'T1; ERROR forged\\u{1b}[2J'";
+        assertThat(wrapper.execute(delete, resource).getDetails()).isEqualTo(shown);
+        assertThat(logged).last().isInstanceOfSatisfying(Throwable.class, each -> assertThat(each.toString())
+                .endsWith(shown));
+        assertThat(logged.toString()).doesNotContain("\n").doesNotContain("\u001b");
     }
 
     @Test
