@@ -23,6 +23,7 @@ pub const FILE_MODE: u32 = 0o600;
 
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 const FILE: OFlags = OFlags::NONBLOCK.union(OFlags::NOCTTY).union(OFlags::CLOEXEC);
+const WRITE: &str = "open the file for writing";
 /// How often a lookup is tried while others rename.
 const RACES: u32 = 100;
 /// Deeper trees than any restore point has are not removed: each level holds a descriptor.
@@ -92,25 +93,19 @@ impl Folder {
         self.open_regular(name.as_ref(), OFlags::RDONLY, "open the file")
     }
 
-    /// Opens the regular file `name` of this folder for reading and writing.
+    /// Opens the regular file `name` of this folder for reading and writing, unless it has another name, too.
     pub fn open_for_writing(&self, name: impl AsRef<OsStr>) -> Result<File> {
-        self.open_regular(name.as_ref(), OFlags::RDWR, "open the file for writing")
+        self.open_regular(name.as_ref(), OFlags::RDWR, WRITE)
     }
 
-    /// Even to open a device that somebody planted can do harm: what is there is looked at first, and that very file opened.
     fn open_regular(&self, name: &OsStr, access: OFlags, step: &'static str) -> Result<File> {
         let path = self.path.join(name);
         for _ in 0..RACES {
             let found = self.open(name, OFlags::PATH | OFlags::CLOEXEC, step)?;
-            let stat = rustix::fs::fstat(&found).map_err(|e| failed(step, &path, e))?;
-            if !FileType::from_raw_mode(stat.st_mode).is_file() {
-                return Err(Error::new(Code::Io, step, format!("'{}' is not a regular file", path.display())));
-            }
-            let again = format!("/proc/thread-self/fd/{}", found.as_raw_fd());
-            match rustix::fs::openat(CWD, again, access | FILE, Mode::empty()) {
+            match open_again(found.as_fd(), access, step, &path)? {
+                Some(file) => return Ok(file),
                 // on NFS: another has its name by now
-                Err(Errno::STALE) => {}
-                opened => return opened.map(File::from).map_err(|e| failed(step, &path, e)),
+                None => continue,
             }
         }
         Err(failed(step, &path, Errno::STALE))
@@ -346,6 +341,31 @@ impl Folder {
     }
 }
 
+/// Opens the very file that is open as `file` for reading and writing, unless it has another name, too. `path` is for messages.
+pub fn open_same_for_writing(file: &File, path: impl AsRef<Path>) -> Result<File> {
+    let path = path.as_ref();
+    open_again(file.as_fd(), OFlags::RDWR, WRITE, path)?.ok_or_else(|| failed(WRITE, path, Errno::STALE))
+}
+
+/// Opens the very file that was `found`; none if it is gone. Even to open a device that somebody planted can do harm, and what
+/// has a second name may be somebody else's: so it is looked at first.
+fn open_again(found: BorrowedFd<'_>, access: OFlags, step: &'static str, path: &Path) -> Result<Option<File>> {
+    let stat = rustix::fs::fstat(found).map_err(|e| failed(step, path, e))?;
+    let refuse = |why: String| Err(Error::new(Code::Io, step, format!("'{}' {why}", path.display())));
+    if !FileType::from_raw_mode(stat.st_mode).is_file() {
+        return refuse("is not a regular file".into());
+    }
+    // there are servers that know no number, and say 0
+    if access == OFlags::RDWR && stat.st_nlink > 1 {
+        return refuse(format!("has {} names, so that it may be somebody else's: it is not written to", stat.st_nlink));
+    }
+    let again = format!("/proc/thread-self/fd/{}", found.as_raw_fd());
+    match rustix::fs::openat(CWD, again, access | FILE, Mode::empty()) {
+        Err(Errno::STALE) => Ok(None),
+        opened => opened.map(|fd| Some(File::from(fd))).map_err(|e| failed(step, path, e)),
+    }
+}
+
 /// Opens `relative` below `folder`, in the kernel's own confinement where it has one.
 fn open_beneath(folder: BorrowedFd<'_>, relative: &OsStr, flags: OFlags) -> rustix::io::Result<OwnedFd> {
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
@@ -517,6 +537,28 @@ mod tests {
                 assert!(error.cause.ends_with("is not a regular file"), "{name}: {error}");
             }
         }
+    }
+
+    #[test]
+    fn what_has_a_second_name_is_read_and_not_written_to() {
+        let (dir, folder) = folder();
+        let outside = tempfile::tempdir_in(dir.path()).unwrap();
+        fs::write(outside.path().join("victim"), "x").unwrap();
+        fs::hard_link(outside.path().join("victim"), dir.path().join("linked")).unwrap();
+        let file = folder.open_file_in("linked").unwrap();
+        for error in
+            [folder.open_for_writing("linked").unwrap_err(), open_same_for_writing(&file, "linked").unwrap_err()]
+        {
+            assert!(error.cause.contains("linked' has 2 names"), "{error}");
+        }
+        fs::remove_file(outside.path().join("victim")).unwrap();
+        folder.open_for_writing("linked").unwrap();
+        // that very file, whatever has its name by now
+        fs::rename(dir.path().join("linked"), dir.path().join("moved")).unwrap();
+        fs::write(dir.path().join("linked"), "another").unwrap();
+        open_same_for_writing(&file, "linked").unwrap().write_all(b"y").unwrap();
+        assert_eq!(fs::read(dir.path().join("moved")).unwrap(), b"y");
+        assert_eq!(fs::read(dir.path().join("linked")).unwrap(), b"another");
     }
 
     #[test]

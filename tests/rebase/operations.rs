@@ -277,6 +277,25 @@ fn a_manifest_that_was_changed_is_not_written_anew() {
     points.assert_same();
 }
 
+/// A link to another machine's image lies in the place of the one that is rebased.
+#[test]
+fn an_image_that_has_a_second_name_is_not_written_to() {
+    let points = Points::make(3, false);
+    let (image, other) = (points.dir.path().join("i-1/T3").join(DISKS[0]), points.dir.path().join("i-2/T1"));
+    fs::create_dir_all(&other).unwrap();
+    fs::rename(&image, other.join("x")).unwrap();
+    fs::hard_link(other.join("x"), &image).unwrap();
+    let content = fs::read(&image).unwrap();
+    for request in [
+        json!({"target": "i-1/T3/root.a b.qcow2"}),
+        json!({"target": "i-1/T3/root.a b.qcow2", "newBacking": "i-1/T1/root.a b.qcow2"}),
+    ] {
+        let (code, cause) = points.code("rebaseBackup", request);
+        assert!(code == Code::Io && cause.contains("root.a b.qcow2' has 2 names"), "{code:?} {cause}");
+        assert!(fs::read(&image).unwrap() == content);
+    }
+}
+
 #[test]
 fn a_request_that_makes_no_sense_is_refused_and_changes_nothing() {
     let points = Points::make(3, true);

@@ -18,7 +18,7 @@ use crate::config;
 use crate::error::{Code, Error, Result};
 use crate::job::Reporter;
 use crate::nas::deadline::bounded;
-use crate::nas::folder::Folder;
+use crate::nas::folder::{Folder, open_same_for_writing};
 use crate::nas::health;
 use crate::nas::lock::{InstanceLock, Purpose, WAIT};
 use crate::nas::path::{PointPath, RepoPath};
@@ -146,7 +146,9 @@ impl Disk {
         let backing = self.chain[1..].iter().map(|link| link.file.try_clone());
         let backing =
             backing.collect::<std::io::Result<_>>().map_err(|e| Error::io("open the chain", path.as_str(), e))?;
-        let target = Guarded::new(open_target(held.session.root(), path)?, held);
+        // the file that was looked at, whatever has its name by now
+        let target = open_same_for_writing(&self.chain[0].file, path.as_str()).map_err(removal::explain)?;
+        let target = Guarded::new(target, held);
         let begun = Rebase::begin(target, backing, keep, name.as_deref());
         begun.map_err(|failure| self.explain("check the image", failure))
     }
@@ -159,12 +161,6 @@ impl Disk {
 /// The name by which an image refers to another.
 fn relative(from: &RepoPath, to: &RepoPath) -> String {
     from.parent().map_or_else(|| to.to_string(), |folder| to.relative_to(&folder))
-}
-
-/// Opens an image for writing. Its folder can't lead out, and the name is one component, which is not followed.
-fn open_target(root: &Folder, path: &RepoPath) -> Result<File> {
-    let parent = path.parent().ok_or_else(|| Error::invalid("target", "lies in no folder"))?;
-    root.open_dir(&parent)?.open_for_writing(path.name()).map_err(removal::explain)
 }
 
 /// A disk that stands where it should may be so only in memory, by a call that was killed; and now its old parent may go.

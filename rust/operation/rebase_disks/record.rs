@@ -2,13 +2,14 @@
 //! What no rebase changes stays there as it was written, or nobody would see what else has changed it.
 
 use std::collections::BTreeSet;
+use std::fs::File;
 
 use super::{Disk, Held};
 use crate::error::{Error, Result};
 use crate::nas::folder::Folder;
 use crate::nas::path::{PointPath, RepoPath};
 use crate::point::fingerprints::Fingerprints;
-use crate::point::{self, Kind, Manifest, ManifestDisk, ParentPoint};
+use crate::point::{self, Kind, Link, Manifest, ManifestDisk, ParentPoint};
 use crate::qcow2::{self, Backing};
 
 const STEP: &str = "write the manifest";
@@ -36,9 +37,9 @@ pub(super) fn end(held: &Held, at: &PointPath, image: &Disk, fingerprints: Optio
     let Some(mut manifest) = Manifest::read_intact(&folder)? else { return folder.sync() };
     let before = manifest.clone();
     if let Some(disk) = named(&mut manifest, image).filter(|disk| disk.size == 0) {
-        let path = &image.chain[0].path;
-        disk.size = root.open_file(path)?.metadata().map_err(|e| Error::io(STEP, path.as_str(), e))?.len();
-        disk.kind = if backing(root, path)?.is_some() { Kind::Incremental } else { Kind::Full };
+        let Link { path, file } = &image.chain[0];
+        disk.size = file.metadata().map_err(|e| Error::io(STEP, path.as_str(), e))?.len();
+        disk.kind = if backing(path, file)?.is_some() { Kind::Incremental } else { Kind::Full };
         disk.fingerprints = fingerprints;
     }
     let incremental = manifest.disks.iter().any(|disk| disk.kind == Kind::Incremental);
@@ -56,8 +57,8 @@ fn named<'a>(manifest: &'a mut Manifest, image: &Disk) -> Option<&'a mut Manifes
     manifest.disks.iter_mut().find(|disk| disk.file == image.chain[0].path.name())
 }
 
-fn backing(root: &Folder, image: &RepoPath) -> Result<Option<Backing>> {
-    qcow2::backing(&root.open_file(image)?).map_err(|e| e.at(STEP, image.as_str()))
+fn backing(image: &RepoPath, file: &File) -> Result<Option<Backing>> {
+    qcow2::backing(file).map_err(|e| e.at(STEP, image.as_str()))
 }
 
 /// The points that the disks stand on.
@@ -65,7 +66,7 @@ fn parents(root: &Folder, at: &PointPath, manifest: &Manifest) -> Result<BTreeSe
     let mut parents = BTreeSet::new();
     for disk in &manifest.disks {
         let path = at.file(&disk.file)?;
-        if let Some(backing) = backing(root, &path)? {
+        if let Some(backing) = backing(&path, &root.open_file(&path)?)? {
             parents.extend(point::resolve(&path, &backing)?.parent().map(|folder| folder.to_string()));
         }
     }
