@@ -8,7 +8,9 @@
 //!
 //! A host that slept may lose its claim and not know: so the owner looks again right before each step that can't be undone.
 
-use std::io::{Read, Write};
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
@@ -77,22 +79,26 @@ impl Lease {
     /// not makes this take as long as a lease holds.
     pub(super) fn take(folder: &Folder, purpose: Purpose, pace: Pace) -> Result<Lease> {
         let claim = Arc::new(Claim::new(folder, purpose)?);
-        while !claim.make()? {
-            claim.outlive(&[&claim.name], pace)?;
-        }
-        let lease = Lease::renewed(claim, pace)?;
+        let file = loop {
+            match claim.make()? {
+                Some(file) => break file,
+                None => claim.outlive(&[&claim.name], pace)?,
+            }
+        };
+        let lease = Lease::renewed(claim, file, pace)?;
         lease.claim.heed_others(purpose, pace)?;
         Ok(lease)
     }
 
-    fn renewed(claim: Arc<Claim>, pace: Pace) -> Result<Lease> {
+    /// Renews the claim through its own file, which is open: what has its name by then may be anybody's.
+    fn renewed(claim: Arc<Claim>, file: File, pace: Pace) -> Result<Lease> {
         let (stop, stopped) = mpsc::channel();
         let renewed = claim.clone();
         let renew = move || {
             let (mut counter, mut told) = (0_u64, None);
             while stopped.recv_timeout(pace.renew) == Err(RecvTimeoutError::Timeout) {
                 counter += 1;
-                let failed = renewed.renew(counter).err().map(|error| error.code);
+                let failed = renewed.renew(&file, counter).err().map(|error| error.code);
                 if failed != told
                     && let Some(code) = failed
                 {
@@ -100,8 +106,8 @@ impl Lease {
                 }
                 told = failed;
             }
-            // its folder is closed before the end is told: it would keep a mount busy
-            drop(renewed);
+            // they are closed before the end is told: they would keep a mount busy, and NFS removes no file that is open
+            drop((renewed, file));
             Ok(())
         };
         let renewal = deadline::start("renew the claim", renew, || ());
@@ -151,49 +157,51 @@ impl Claim {
         }
     }
 
-    /// Makes the file; false when there is one.
-    fn make(&self) -> Result<bool> {
+    /// Makes the file; none when there is one.
+    fn make(&self) -> Result<Option<File>> {
         match self.folder.create_file(&self.name, FILE_MODE) {
-            Err(error) if error.code == Code::AlreadyExists => Ok(false),
+            Err(error) if error.code == Code::AlreadyExists => Ok(None),
             made => {
-                let written = self.write(&mut made?);
+                let file = made?;
+                let written = self.write(STEP, &file, &[counter(0).as_bytes(), self.owner.as_bytes()].concat());
                 written.inspect_err(|_| self.unlink().unwrap_or_else(|error| log::warn!("{error}")))?;
-                Ok(true)
+                Ok(Some(file))
             }
         }
     }
 
-    fn renew(&self, to: u64) -> Result<()> {
+    fn renew(&self, file: &File, to: u64) -> Result<()> {
         self.check()?;
-        let mut file = self.folder.open_for_writing(&self.name)?;
-        file.write_all(counter(to).as_bytes())
-            .map_err(|e| Error::io("renew the claim", self.folder.path.join(&self.name), e))
+        self.write("renew the claim", file, counter(to).as_bytes())
     }
 
-    /// Writes the text into the new file. A server has it then, shows it to others, and has told if there is no room.
-    fn write(&self, file: &mut std::fs::File) -> Result<()> {
-        let written = file.write_all(&[counter(0).as_bytes(), self.owner.as_bytes()].concat()).map_err(called("write"));
+    /// Writes to the begin of the file. A server has it then, shows it to others, and has told if there is no room.
+    fn write(&self, step: &'static str, file: &File, text: &[u8]) -> Result<()> {
+        let written = file.write_all_at(text, 0).map_err(called("write"));
         let sync = || file.sync_data().map_err(called("fdatasync"));
         let written = written.and_then(|()| if is_remote(file)? { sync() } else { Ok(()) });
-        written.map_err(|e| Error::io(STEP, self.folder.path.join(&self.name), e))
+        written.map_err(|e| Error::io(step, self.folder.path.join(&self.name), e))
     }
 
     fn check(&self) -> Result<()> {
-        match self.look(&self.name)? {
-            Other::There(text) if text.get(counter(0).len()..) == Some(self.owner.as_bytes()) => Ok(()),
-            _ => Err(Error::new(
-                Code::Busy,
-                "check the claim",
-                format!("another host has taken over '{}'", self.folder.path.display()),
-            )),
+        if self.is_own(&self.look(&self.name)?) {
+            return Ok(());
         }
+        let cause = format!("another host has taken over '{}'", self.folder.path.display());
+        Err(Error::new(Code::Busy, "check the claim", cause))
+    }
+
+    fn is_own(&self, found: &Other) -> bool {
+        matches!(found, Other::There(text) if text.get(counter(0).len()..) == Some(self.owner.as_bytes()))
     }
 
     fn give_back(&self) -> Result<()> {
         self.check()?;
-        let Err(error) = self.unlink() else { return Ok(()) };
-        // under another name it holds nobody up
-        self.folder.rename(&self.name, expired()?).map_err(|_| error)
+        match self.remove(&self.name, |found| self.is_own(found)) {
+            // one that can get no other name may go all the same
+            Err(error) if error.code != Code::Busy => self.check().and_then(|()| self.unlink()).map_err(|_| error),
+            removed => removed,
+        }
     }
 
     fn unlink(&self) -> Result<()> {
@@ -226,7 +234,7 @@ impl Claim {
                 }
                 if is_of_the_dead(claim) || since.elapsed() >= pace.lease {
                     log::warn!("'{}' has expired and is removed", self.folder.path.join(name).display());
-                    self.remove(name, claim)?;
+                    self.remove(name, |found| *found == seen)?;
                     break;
                 }
                 std::thread::sleep(pace.renew / 5);
@@ -243,15 +251,15 @@ impl Claim {
         }
     }
 
-    /// Removes the claim that was `seen`. Of several hosts one alone can rename it; should that be a newer one by then, it
-    /// gets its name back.
-    fn remove(&self, name: &str, seen: &[u8]) -> Result<()> {
+    /// Removes the claim that was seen. Of several hosts one alone can rename it; should that be another one by then, it gets
+    /// its name back.
+    fn remove(&self, name: &str, is_seen: impl FnOnce(&Other) -> bool) -> Result<()> {
         let aside = expired()?;
         match self.folder.rename(name, &aside) {
             Err(error) if error.code == Code::NotFound => return Ok(()),
             renamed => renamed?,
         }
-        if self.look(&aside)? != Other::There(seen.to_owned()) {
+        if !self.look(&aside).is_ok_and(|found| is_seen(&found)) {
             self.folder.rename(&aside, name)?;
             return Err(self.busy());
         }
@@ -276,7 +284,7 @@ fn expired() -> Result<String> {
 }
 
 /// Is the file on no device of this machine?
-fn is_remote(file: &std::fs::File) -> std::io::Result<bool> {
+fn is_remote(file: &File) -> std::io::Result<bool> {
     Ok(rustix::fs::major(rustix::fs::fstat(file)?.st_dev) == 0)
 }
 
@@ -321,6 +329,7 @@ mod tests {
     use super::*;
     use std::fs;
     use std::path::Path;
+    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
     const FAST: Pace = Pace { renew: Duration::from_millis(50), lease: Duration::from_millis(500) };
 
@@ -421,15 +430,70 @@ mod tests {
         assert_eq!(fs::read(dir.path().join(WRITER)).unwrap(), theirs);
     }
 
+    /// Whoever may write on the NAS gives the claim's name to a file of somebody else's, and takes it back, all the time.
+    #[test]
+    fn however_its_name_is_exchanged_a_claim_is_renewed_in_its_own_file_alone() {
+        let (dir, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (victim, text) = (outside.path().join("victim"), b"somebody else's".repeat(10));
+        fs::write(&victim, &text).unwrap();
+        let claim = Claim::new(&folder(dir.path()), Change).unwrap();
+        let file = claim.make().unwrap().unwrap();
+        let [own, linked] = ["own", "linked"].map(|name| dir.path().join(name));
+        let name = dir.path().join(WRITER);
+        let exchange = || {
+            fs::hard_link(&victim, &linked).unwrap();
+            fs::rename(&name, &own).unwrap();
+            fs::rename(&linked, &name).unwrap();
+            fs::remove_file(&name).unwrap();
+            fs::rename(&own, &name).unwrap();
+        };
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Relaxed) {
+                    exchange()
+                }
+            });
+            // while another file has its name it counts as taken over
+            (0..20_000).for_each(|count| claim.renew(&file, count).unwrap_or_default());
+            done.store(true, Relaxed);
+        });
+        assert_eq!(fs::read(&victim).unwrap(), text);
+        claim.give_back().unwrap();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn who_gives_a_claim_back_removes_no_other_that_has_its_name_by_then() {
+        let dir = tempfile::tempdir().unwrap();
+        let name = dir.path().join(WRITER);
+        for _ in 0..2_000 {
+            let claim = Claim::new(&folder(dir.path()), Change).unwrap();
+            claim.make().unwrap().unwrap();
+            let take_over = || {
+                let taken = fs::rename(&name, dir.path().join("aside")).is_ok();
+                taken && fs::File::create_new(&name).is_ok()
+            };
+            let theirs = std::thread::scope(|scope| {
+                let other = scope.spawn(take_over);
+                _ = claim.give_back();
+                other.join().unwrap()
+            });
+            assert_eq!(name.exists(), theirs);
+            fs::remove_file(&name).ok();
+        }
+    }
+
     #[test]
     fn a_claim_that_is_newer_than_the_one_seen_gets_its_name_back() {
         let dir = tempfile::tempdir().unwrap();
         let claim = Claim::new(&folder(dir.path()), Change).unwrap();
         plant(dir.path(), WRITER, "another host", "1 1");
-        assert_eq!(claim.remove(WRITER, b"an older one").unwrap_err().code, Code::Busy);
+        let older = Other::There(b"an older one".to_vec());
+        assert_eq!(claim.remove(WRITER, |found| *found == older).unwrap_err().code, Code::Busy);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
-        let Other::There(seen) = claim.look(WRITER).unwrap() else { panic!("it is there") };
-        claim.remove(WRITER, &seen).unwrap();
+        let seen = claim.look(WRITER).unwrap();
+        claim.remove(WRITER, |found| *found == seen).unwrap();
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 }
