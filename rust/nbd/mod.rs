@@ -1,8 +1,13 @@
 //! A thin safe layer over libnbd, which is opened at run time: one connection to one export over a unix socket, read with
 //! several requests in flight. No call waits longer than it is told to.
+//!
+//! Who serves the export may be anybody's by now. libnbd sees to it that a reply is one to a request, and fits it; what it
+//! leaves to its caller is bounded here: how much an answer about extents may hold, and how long replies may go on that
+//! complete no request. A connection that exceeds these is not read any more.
 #![allow(unsafe_code)]
 
 mod api;
+mod question;
 
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
@@ -12,6 +17,7 @@ use std::time::Duration;
 
 use crate::error::{Code, Error, Result};
 use api::{Api, CompletionCallback, ExtentCallback, RawHandle};
+pub use question::Question;
 
 /// The context that says where there is data.
 pub const ALLOCATION: &str = "base:allocation";
@@ -34,6 +40,10 @@ pub struct Extent {
     pub flags: u32,
 }
 
+/// Pieces of replies that may arrive while no request is completed: more than there are sectors in all that is ever asked
+/// for at a time.
+const MOST_PIECES: u32 = 1 << 17;
+
 /// What the server said of a range: by context, extents that follow each other from its beginning on.
 pub type Status = BTreeMap<String, Vec<Extent>>;
 
@@ -51,7 +61,13 @@ pub struct Connection {
     /// What libnbd writes to, until the request is done or the handle is closed.
     buffers: BTreeMap<Ticket, Box<[u8]>>,
     /// The same for a question about extents; null when there is none.
-    status: *mut Status,
+    question: *mut Question,
+    /// The contexts that were asked for.
+    contexts: Vec<String>,
+    /// Pieces of replies since the last request was completed.
+    pieces: u32,
+    /// Why it is not read any more.
+    refused: Option<Box<Error>>,
 }
 
 // SAFETY: a libnbd handle may be used by any thread, one at a time (libnbd(3), "MULTI-THREADING"); the error texts, which
@@ -70,7 +86,8 @@ impl Connection {
         let api = api::api()?;
         // SAFETY: takes nothing; what it returns is closed on drop.
         let handle = NonNull::new(unsafe { (api.create)() }).ok_or_else(|| last_error(api, CONNECT))?;
-        Ok(Connection { api, handle, size: 0, buffers: BTreeMap::new(), status: null_mut() })
+        let (buffers, contexts) = (BTreeMap::new(), Vec::new());
+        Ok(Connection { api, handle, size: 0, buffers, question: null_mut(), contexts, pieces: 0, refused: None })
     }
 
     /// Connects to `export` behind the socket, asking for `contexts`; all must be there. `go_on` is asked every `tick`,
@@ -88,6 +105,7 @@ impl Connection {
         let socket =
             socket.to_str().ok_or_else(|| Error::new(Code::Internal, CONNECT, "the socket's path is not UTF-8"))?;
         let (socket, export) = (c_string(socket)?, c_string(export)?);
+        self.contexts = contexts.iter().map(|context| (*context).to_owned()).collect();
         let contexts = contexts.iter().map(|context| c_string(context)).collect::<Result<Vec<_>>>()?;
         // SAFETY: the handle is open, and the texts, which the calls copy, are NUL-terminated and outlive them.
         unsafe {
@@ -140,6 +158,7 @@ impl Connection {
     /// Asks for `length` bytes from `offset` on, for the beginning of `buffer`.
     pub fn read(&mut self, offset: u64, length: usize, mut buffer: Box<[u8]>) -> Result<Ticket> {
         const STEP: &str = "read the export";
+        self.goes_on()?;
         let start = buffer[..length].as_mut_ptr().cast();
         // SAFETY: the buffer stays where it is, in `buffers`, untouched, until libnbd has retired the request or the
         // handle is closed; both come before it is freed or given away.
@@ -168,27 +187,35 @@ impl Connection {
         go_on: impl Fn() -> Result<()>,
     ) -> Result<Status> {
         const STEP: &str = "ask what the export holds";
-        if !self.status.is_null() {
+        self.goes_on()?;
+        if !self.question.is_null() {
             return Err(Error::new(Code::Internal, STEP, "the question before is open"));
         }
-        self.status = Box::into_raw(Box::default());
-        let callback = ExtentCallback { callback: Some(on_extents), user_data: self.status.cast(), free: None };
-        // SAFETY: the map behind the user data lives until libnbd has retired the request, or the handle is closed.
+        let beyond = self.size.saturating_sub(offset);
+        self.question = Box::into_raw(Box::new(Question::new(self.contexts.clone(), length, beyond)));
+        let callback = ExtentCallback { callback: Some(on_extents), user_data: self.question.cast(), free: None };
+        // SAFETY: the question behind the user data lives until libnbd has retired the request, or the handle is closed.
         let cookie =
             unsafe { (self.api.aio_block_status)(self.handle.as_ptr(), length, offset, callback, no_callback(), 0) };
         let ticket = Ticket(u64::try_from(cookie).map_err(|_| last_error(self.api, STEP))?);
-        while !self.is_done(ticket, STEP)? {
+        loop {
+            let done = self.is_done(ticket, STEP);
+            self.heed(STEP)?;
+            if done? {
+                break;
+            }
             go_on()?;
             self.wait(tick, STEP)?;
         }
         // SAFETY: made by `into_raw` above, and the request was retired: libnbd does not know it any more.
-        let status = unsafe { Box::from_raw(std::mem::replace(&mut self.status, null_mut())) };
-        Ok(*status)
+        let question = unsafe { Box::from_raw(std::mem::replace(&mut self.question, null_mut())) };
+        question.answer().map_err(|why| self.refuse(STEP, why))
     }
 
     /// Waits for all replies that are still due, and drops what they bring. `go_on` as for `open`.
     pub fn settle(&mut self, tick: Duration, go_on: impl Fn() -> Result<()>) -> Result<()> {
         const STEP: &str = "fetch the replies that are due";
+        self.goes_on()?;
         // SAFETY: the handle is open.
         while self.check(unsafe { (self.api.aio_in_flight)(self.handle.as_ptr()) }, STEP)? > 0 {
             go_on()?;
@@ -200,13 +227,40 @@ impl Connection {
     fn is_done(&mut self, ticket: Ticket, step: &'static str) -> Result<bool> {
         // SAFETY: the handle is open, the cookie is of one of its requests.
         let done = unsafe { (self.api.aio_command_completed)(self.handle.as_ptr(), ticket.0) };
-        self.check(done, step).map(|done| done == 1)
+        let done = self.check(done, step)? == 1;
+        if done {
+            self.pieces = 0;
+        }
+        Ok(done)
+    }
+
+    /// Ends with the question when its answer is not to be believed: what follows may have no end.
+    fn heed(&mut self, step: &'static str) -> Result<()> {
+        // SAFETY: made by `into_raw`; the callback that writes to it runs within calls of this thread, and none is under way.
+        let refused = unsafe { self.question.as_ref() }.and_then(Question::refused).map(str::to_owned);
+        refused.map_or(Ok(()), |why| Err(self.refuse(step, why)))
+    }
+
+    fn refuse(&mut self, step: &'static str, why: impl std::fmt::Display) -> Error {
+        let error = Error::new(Code::JobFailed, step, format!("what serves the export is not to be believed: {why}"));
+        *self.refused.get_or_insert(Box::new(error)).clone()
+    }
+
+    fn goes_on(&self) -> Result<()> {
+        self.refused.as_deref().map_or(Ok(()), |refused| Err(refused.clone()))
     }
 
     fn wait(&mut self, limit: Duration, step: &'static str) -> Result<()> {
+        self.goes_on()?;
         let millis = c_int::try_from(limit.as_millis()).unwrap_or(c_int::MAX);
-        // SAFETY: the handle is open; what it has in flight stays valid, as `read` and `status` see to.
-        self.check(unsafe { (self.api.poll)(self.handle.as_ptr(), millis) }, step).map(drop)
+        // SAFETY: the handle is open; what it has in flight stays valid, as `read` and `status` see to. The call returns after
+        // one piece of a reply at the latest (libnbd's state READY).
+        let came = self.check(unsafe { (self.api.poll)(self.handle.as_ptr(), millis) }, step)?;
+        self.pieces += u32::from(came > 0);
+        if self.pieces > MOST_PIECES {
+            return Err(self.refuse(step, "its replies go on, and complete no request"));
+        }
+        Ok(())
     }
 
     fn check(&self, returned: c_int, step: &'static str) -> Result<c_int> {
@@ -217,33 +271,32 @@ impl Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         // SAFETY: the handle is open and closed here only. After that libnbd knows neither the buffers, which are freed
-        // when the fields are dropped, nor the map, which was made by `into_raw` if it is not null.
+        // when the fields are dropped, nor the question, which was made by `into_raw` if it is not null.
         unsafe {
             (self.api.close)(self.handle.as_ptr());
-            if !self.status.is_null() {
-                drop(Box::from_raw(self.status));
+            if !self.question.is_null() {
+                drop(Box::from_raw(self.question));
             }
         }
     }
 }
 
-/// Takes note of the extents of one context. Runs within `poll`, `aio_pread` and `aio_block_status`, on their thread.
+/// Takes note of the extents of one context, or of why they are refused: that fails the request, too, should it ever be
+/// completed. Runs within `poll`, `aio_pread` and `aio_block_status`, on their thread.
 unsafe extern "C" fn on_extents(
-    status: *mut c_void,
+    question: *mut c_void,
     context: *const c_char,
     _offset: u64,
     entries: *mut u32,
     count: usize,
     _error: *mut c_int,
 ) -> c_int {
-    // SAFETY: the user data is the map that `status` gave, which nobody else uses before the request is retired; the
-    // context is NUL-terminated and the entries are `count` numbers, all alive for the call (nbd_block_status(3)).
-    let (status, context, entries) =
-        unsafe { (&mut *status.cast::<Status>(), CStr::from_ptr(context), std::slice::from_raw_parts(entries, count)) };
-    let (pairs, _) = entries.as_chunks::<2>();
-    let extents = pairs.iter().map(|[length, flags]| Extent { length: u64::from(*length), flags: *flags });
-    status.entry(context.to_string_lossy().into_owned()).or_default().extend(extents);
-    0
+    // SAFETY: the user data is the question that `status` gave, which nobody else uses during the call; the context is
+    // NUL-terminated and the entries are `count` numbers, all alive for the call (nbd_block_status(3)).
+    let (question, context, entries) = unsafe {
+        (&mut *question.cast::<Question>(), CStr::from_ptr(context), std::slice::from_raw_parts(entries, count))
+    };
+    if question.take(context.to_bytes(), entries) { 0 } else { -1 }
 }
 
 fn no_callback() -> CompletionCallback {

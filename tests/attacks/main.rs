@@ -1,3 +1,5 @@
 //! What a hostile guest's QEMU, a hostile NAS, or a hostile neighbour on the host may try, tried.
 
 #![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
+
+mod bounds;
