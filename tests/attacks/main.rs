@@ -3,3 +3,6 @@
 #![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
 
 mod bounds;
+mod images;
+#[path = "../support/mod.rs"]
+mod support;

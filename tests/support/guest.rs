@@ -189,7 +189,8 @@ impl Disk {
         if let Some((ceph, image)) = &self.rbd {
             ceph.create(image, self.size);
         } else if self.overlay {
-            let template = folder("template").join(random_uuid());
+            // as in CloudStack, where both are in one pool
+            let template = self.path.with_file_name(random_uuid());
             Image::Qcow2.create(&template, self.size);
             let text = template.to_str().unwrap();
             run("qemu-io", ["-f", "qcow2", "-c", "write -P 0x11 0 1M", "-c", "write -P 0x12 32M 192k", text]);

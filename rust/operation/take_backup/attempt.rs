@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::decision::{DiskFacts, Failed, Plan, Way};
 use super::found::{self, Found};
 use super::quiesce::{self, Frozen};
+use super::regrown::OpenImages;
 use super::request::{Checked, Mode};
 use super::storage::{Published, TargetWriter, Targets};
 use super::{Call, ask, base, describe, layers, regrown};
@@ -297,11 +298,11 @@ impl Attempt {
     /// `PARENT_INVALID` when the incremental disks of the new point can't stand on its parent after all.
     pub(super) fn check_parent(&self, plan: &Plan, limit: Duration) -> std::result::Result<(), Failed> {
         let Found { xml, disks, .. } = &self.found;
-        let layers = |i: usize| {
-            let disk = xml.disks.iter().find(|disk| disk.target == disks[i].target);
-            disk.map_or_else(|| Ok(Vec::new()), layers::of_domain)
+        let images = |i: usize| -> OpenImages {
+            let disk = xml.disks.iter().find(|disk| disk.target == disks[i].target).cloned();
+            Box::new(move || disk.as_ref().map_or_else(|| Ok(Vec::new()), layers::of_domain))
         };
-        regrown::check(&self.targets, disks, &plan.ways, layers, limit)
+        regrown::check(&self.targets, disks, &plan.ways, images, limit)
     }
 
     pub(super) fn publish(self, manifest: Manifest, limit: Duration) -> Result<(Published, Found, HostState)> {

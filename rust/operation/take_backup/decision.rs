@@ -49,8 +49,6 @@ pub(super) struct DiskFacts {
     pub virtual_size: u64,
     /// Why it can't carry a bitmap, if so.
     pub cannot_carry: Option<String>,
-    /// Why it can be copied in full only, whatever its bitmap says, if so.
-    pub only_full: Option<String>,
     /// Why it could not be seen that it was made smaller and as large again, which its bitmap does not tell, if so.
     pub unseen: Option<String>,
 }
@@ -213,9 +211,6 @@ fn way(parent: &Parent, disk: &DiskFacts, compares: bool) -> Result<Way, String>
         let several = if disk.twin { "; its serial is not taken for it, for another disk has it too" } else { "" };
         return full(format!("parent point '{}' does not have volume '{}'{several}", parent.path, disk.volume));
     };
-    if let Some(reason) = &disk.only_full {
-        return full(reason.clone());
-    }
     let comparable = if compares { before.comparable() } else { Err(PUSH.to_owned()) };
     if let Some(reason) = no_bitmap(parent, &before, disk) {
         return match follows(&before, disk).and(comparable) {
@@ -325,10 +320,7 @@ impl DiskFacts {
     /// What a person is told of its way: why it was read whole, or copied in full beside others that were not, and that it
     /// carries no bitmap; each thing once.
     fn told(&self, way: &Way, asked: Asked<'_>) -> Vec<String> {
-        let why = match way {
-            Way::Full(None) => self.only_full.as_deref(),
-            way => way.why(),
-        };
+        let why = way.why();
         let how =
             if matches!(way, Way::Compared(..)) { "compared with the parent point's fingerprints" } else { "in full" };
         let bitmap = self.carries_none().filter(|_| asked != Asked::Legacy);
@@ -345,7 +337,7 @@ impl Plan {
             name: disk.file.clone(),
             virtual_size: disk.virtual_size,
             parent: way.parent().cloned(),
-            fingerprints: fingerprints && disk.only_full.is_none(),
+            fingerprints,
         };
         disks.iter().zip(&self.ways).map(spec).collect()
     }
@@ -395,7 +387,6 @@ mod tests {
             twin: false,
             virtual_size: 100,
             cannot_carry: None,
-            only_full: None,
             unseen: None,
         }
     }
@@ -539,8 +530,6 @@ mod tests {
         let bare = indexed(p.clone(), (10, false), false);
         let new = indexed(parent(vec![recorded("vda", Some("b1"))]), (10, true), true);
         let shrunk = |disk| DiskFacts { virtual_size: 99, ..disk };
-        let vmdk = DiskFacts { only_full: Some("qemu-img copies it".into()), ..disk("vdb") };
-        let vmdk_raw = DiskFacts { only_full: Some("qemu-img copies it".into()), ..raw("vdb") };
         let unseen = DiskFacts { unseen: Some("'t' is of format vmdk".into()), ..disk("vdb") };
         let unseen_line = "its bitmap does not tell whether it was cut off: 't' is of format vmdk";
         let lost = || Lost("bitmap 'b1' is gone".into());
@@ -564,8 +553,6 @@ mod tests {
             ("new", &new, disk("vdb"), Known, pull, "IF", vec![full(&lacks("vol-vdb"))]),
             ("new", &new, disk("vdb"), Known, !pull, "IF", vec![full(&lacks("vol-vdb"))]),
             ("of another's name", &other_serial, now("s"), Known, pull, "IF", vec![full(&lacks("vol-vdb"))]),
-            ("vmdk", &p, vmdk.clone(), Known, pull, "IF", vec![full("qemu-img copies it")]),
-            ("vmdk, raw", &p, vmdk_raw, Known, pull, "IF", vec![full("qemu-img copies it"), told(raw_line)]),
             ("carried none", &none, disk("vdb"), Known, pull, "IC", vec![compared(none_line)]),
             ("carried none", &none, disk("vdb"), Known, !pull, "IF", vec![full(&push(none_line))]),
             ("carried another", &another, disk("vdb"), Known, pull, "IC", vec![compared(none_line)]),
@@ -628,8 +615,6 @@ mod tests {
         for (asked, expected) in [(Asked::Full, vec![told(raw_line)]), (Asked::Legacy, vec![])] {
             let plan = row(asked, &[disk("vda"), raw("vdb")], Known).1;
             assert_eq!(plan.details, expected);
-            let plan = row(asked, &[disk("vda"), vmdk.clone()], Known).1;
-            assert_eq!(plan.details, [full("qemu-img copies it")]);
         }
     }
 

@@ -1,11 +1,11 @@
 //! A running guest as a backup finds it: its disks, their bitmaps, and whether it can be backed up at all.
 
 use std::collections::BTreeSet;
-use std::fs::File;
 use std::time::Duration;
 
 use super::bitmap::Bitmaps;
 use super::decision::DiskFacts;
+use super::image_file::open_named;
 use super::request::Checked;
 use super::selection::{self, Chosen, HELP};
 use crate::config::Config;
@@ -197,7 +197,6 @@ fn look_at(domain: &Domain, xml: &DomainXml, chosen: &Chosen<'_>, size: Option<u
         twin: disk.serial.is_some() && with_its_serial > 1,
         virtual_size: size.ok_or_else(|| Error::new(Code::Libvirt, STEP, "its size is not known"))?,
         cannot_carry: bitmap_home(disk).err().map(|(NoBitmaps::Never(reason) | NoBitmaps::Unknown(reason))| reason),
-        only_full: None,
         unseen: None,
     })
 }
@@ -225,8 +224,8 @@ fn bitmap_home(disk: &Disk) -> Result<BTreeSet<String>, NoBitmaps> {
         (None, Source::Volume(_)) => return Err(NoBitmaps::Unknown("where its image is, is not known".to_owned())),
         (None, _) => return never("its image is no file or device of this host"),
     };
-    let info = File::open(path).map_err(qcow2::Error::from).and_then(|file| qcow2::inspect(&file));
-    let info = info.map_err(|e| NoBitmaps::Unknown(format!("its image can't be read: {e}")))?;
+    let info = open_named(path).and_then(|file| qcow2::inspect(&file).map_err(|e| e.at("look at the disk", path)));
+    let info = info.map_err(|e| NoBitmaps::Unknown(format!("its image can't be read: {}", e.cause)))?;
     if info.version < 3 {
         return never("its image is qcow2 version 2; 'qemu-img amend -o compat=1.1' while the guest is stopped helps");
     }

@@ -25,10 +25,9 @@ pub(super) struct ImageLock {
 }
 
 impl ImageLock {
-    /// Locks the image `path`. `DOMAIN_STATE` when somebody writes to it.
-    pub(super) fn take(path: &str) -> Result<ImageLock> {
+    /// Locks the image that is open as `file`. `DOMAIN_STATE` when somebody writes to it.
+    pub(super) fn take(file: File, path: &str) -> Result<ImageLock> {
         let io = |error| Error::io(STEP, path, error);
-        let file = File::open(path).map_err(io)?;
         for byte in [DOES + READ, FORBIDS + WRITE, FORBIDS + RESIZE] {
             sys::share_byte(&file, byte).map_err(io)?;
         }

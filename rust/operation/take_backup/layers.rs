@@ -3,152 +3,148 @@
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 
+use super::image_file::{Folders, open_again, open_named};
 use super::image_lock::ImageLock;
 use super::request::StoppedSource;
 use super::selection::HELP;
 use crate::error::{Code, Error, Result};
 use crate::libvirt::Disk;
-use crate::qcow2::{self, Backing, Layer};
+use crate::qcow2::{self, Backing, Info, Layer};
 
 const STEP: &str = "follow the disk's images";
 /// More images than any disk may have; each is an open file.
 const DEEPEST: usize = 256;
 
-/// Where an image of a disk is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct LayerAt {
-    pub path: String,
-    /// Raw otherwise.
-    pub qcow2: bool,
+/// An image of a stopped guest's disk, open for reading and locked against writers as long as it lives.
+#[derive(Debug)]
+pub(super) struct Image {
+    path: String,
+    lock: ImageLock,
+    /// What its header says; none of a raw one.
+    pub info: Option<Info>,
+    /// The file that its data are in, if not in its own.
+    data: Option<File>,
 }
 
-impl LayerAt {
-    /// Opens it for reading.
-    pub(super) fn open(&self) -> Result<Layer> {
-        self.of(File::open(&self.path).map_err(|e| Error::io(STEP, &self.path, e))?)
+impl Image {
+    /// The file, which is locked as long as any duplicate of its descriptor is open.
+    pub(super) fn file(&self) -> &File {
+        self.lock.file()
     }
 
-    /// The same, locked against writers as long as the lock lives.
-    pub(super) fn open_locked(&self) -> Result<(Layer, ImageLock)> {
-        let lock = ImageLock::take(&self.path)?;
-        let file = lock.file().try_clone().map_err(|e| Error::io(STEP, &self.path, e))?;
-        Ok((self.of(file)?, lock))
+    /// Its bytes, read through descriptors that share its lock.
+    pub(super) fn layer(&self) -> Result<Layer> {
+        self.layer_by(File::try_clone)
+    }
+
+    /// The same through descriptors that do not.
+    pub(super) fn layer_without_lock(&self) -> Result<Layer> {
+        self.layer_by(open_again)
+    }
+
+    fn layer_by(&self, open: impl Fn(&File) -> std::io::Result<File>) -> Result<Layer> {
+        let layer = || -> std::io::Result<Layer> {
+            let file = open(self.file())?;
+            Ok(match self.info {
+                Some(_) => Layer::Qcow2(file, self.data.as_ref().map(open).transpose()?),
+                None => Layer::Raw(file),
+            })
+        };
+        layer().map_err(|e| Error::io(STEP, &self.path, e))
     }
 
     /// Bytes that it takes on its storage, if that is known.
     pub(super) fn occupied(&self) -> u64 {
-        let blocks = |path: &str| {
-            let metadata = std::fs::metadata(path).ok().filter(|metadata| metadata.is_file());
+        let blocks = |file: &File| {
+            let metadata = file.metadata().ok().filter(|metadata| metadata.is_file());
             metadata.map_or(u64::MAX, |metadata| metadata.blocks().saturating_mul(512))
         };
-        let data = File::open(&self.path).ok().filter(|_| self.qcow2).and_then(|file| self.data_file(&file));
-        blocks(&self.path).saturating_add(data.map_or(0, |data| blocks(&data)))
+        [Some(self.file()), self.data.as_ref()].into_iter().flatten().map(blocks).fold(0, u64::saturating_add)
     }
+}
 
-    fn of(&self, file: File) -> Result<Layer> {
-        if !self.qcow2 {
-            return Ok(Layer::Raw(file));
+/// The images of a stopped guest's disk, the top one first, as their headers name them. `UNSUPPORTED_IMAGE` when one is
+/// encrypted, or names what is no qcow2 or raw image in one of the `folders`.
+pub(super) fn of_file(source: &StoppedSource, folders: &Folders) -> Result<Vec<Image>> {
+    let mut images = Vec::new();
+    let mut next = Some((source.path.clone(), open_named(&source.path)?, source.qcow2));
+    while let Some((path, file, qcow2)) = next {
+        if images.len() == DEEPEST {
+            let cause = format!("'{}' stands on more than {DEEPEST} images, or on itself", source.path);
+            return Err(Error::new(Code::UnsupportedImage, STEP, cause));
         }
-        let data = self.data_file(&file).map(|path| File::open(&path).map_err(|e| Error::io(STEP, path, e)));
-        Ok(Layer::Qcow2(file, data.transpose()?))
+        let lock = ImageLock::take(file, &path)?;
+        let info = if qcow2 { Some(qcow2::inspect(lock.file()).map_err(|e| e.at(STEP, &path))?) } else { None };
+        let (data, below) = match &info {
+            Some(info) => (data_file(&path, info, folders)?, below(&path, info, folders)?),
+            None => (None, None),
+        };
+        images.push(Image { path, lock, info, data });
+        next = below;
     }
+    Ok(images)
+}
 
-    /// The file that its data are in, if not in its own, where QEMU finds it. What is wrong with the header, or with a name
-    /// that is no file's, is told by whoever reads the image.
-    fn data_file(&self, file: &File) -> Option<String> {
-        let info = qcow2::inspect(file).ok().filter(|info| info.external_data)?;
-        beside(&self.path, &info.data_file?)
+/// The path, the file and whether that is a qcow2 (raw otherwise), of what the image at `path` stands on.
+fn below(path: &str, info: &Info, folders: &Folders) -> Result<Option<(String, File, bool)>> {
+    if info.encrypted {
+        let cause = format!("'{path}' is encrypted, and would be written to the NAS in plain text; {HELP}");
+        return Err(Error::new(Code::UnsupportedImage, STEP, cause));
+    }
+    let Some(backing) = &info.backing else { return Ok(None) };
+    let qcow2 = is_qcow2(path, backing)?;
+    let (path, file) = folders.open(path, "backing file", &backing.file)?;
+    Ok(Some((path, file, qcow2)))
+}
+
+/// Is the backing file of the image at `path` a qcow2, and not raw? Nothing but the header tells.
+fn is_qcow2(path: &str, Backing { file, format }: &Backing) -> Result<bool> {
+    let refuse = |cause| Err(Error::new(Code::UnsupportedImage, STEP, cause));
+    match format.as_deref() {
+        Some("qcow2") => Ok(true),
+        Some("raw") => Ok(false),
+        Some(other) => refuse(format!(
+            "'{path}' has '{file}' of format '{other}' as its backing file, which only QEMU reads; back the disk up while \
+             the guest runs"
+        )),
+        None => refuse(format!(
+            "'{path}' has '{file}' as its backing file and does not tell the format of that, which is not guessed; \
+             'qemu-img rebase -u -f qcow2 -F FORMAT -b BACKING-FILE IMAGE' tells it, or back the disk up while the guest runs"
+        )),
     }
 }
 
-/// Why a disk's images are not read here.
-#[derive(Debug)]
-pub(super) enum Unread {
-    /// One is of a kind that QEMU alone may know how to read.
-    Unknown(String),
-    /// It can't be read at all.
-    Failed(Error),
-}
-
-impl From<Error> for Unread {
-    fn from(error: Error) -> Unread {
-        Unread::Failed(error)
-    }
-}
-
-impl Unread {
-    /// What reading the image at `path` failed with.
-    pub(super) fn of(error: qcow2::Error, path: &str) -> Unread {
-        match error {
-            qcow2::Error::Io(_) => Unread::Failed(error.at(STEP, path)),
-            _ => Unread::Unknown(format!("'{path}': {error}")),
-        }
-    }
+/// The file that the data of the image at `path` are in, if not in its own. What else is wrong with the header is told by whoever
+/// reads the image.
+fn data_file(path: &str, info: &Info, folders: &Folders) -> Result<Option<File>> {
+    let name = info.data_file.as_deref().filter(|_| info.external_data);
+    Ok(name.map(|name| folders.open(path, "data file", name)).transpose()?.map(|(_, file)| file))
 }
 
 /// The images of a running domain's disk, as libvirt names them.
-pub(super) fn of_domain(disk: &Disk) -> Result<Vec<LayerAt>> {
+pub(super) fn of_domain(disk: &Disk) -> Result<Vec<Layer>> {
     let below = disk.backing.iter().map(|image| (image.source.host_path(), image.format.as_str()));
     let images = std::iter::once((disk.path.as_deref(), disk.format.as_str())).chain(below);
-    let layer = |(path, format): (Option<&str>, &str)| {
+    let named = |(path, format): (Option<&str>, &str)| {
         let no_path = || Error::new(Code::UnsupportedImage, STEP, "one of them is no file or device of this host");
-        let path = path.ok_or_else(no_path)?;
-        let qcow2 = match format {
-            "qcow2" => true,
-            "raw" => false,
-            other => return Err(Error::new(Code::UnsupportedImage, STEP, format!("'{path}' is of format {other}"))),
-        };
-        Ok(LayerAt { path: path.to_owned(), qcow2 })
-    };
-    images.map(layer).collect()
-}
-
-/// The images of a stopped guest's disk, as their headers name them. `UNSUPPORTED_IMAGE` when one is encrypted.
-pub(super) fn of_file(source: &StoppedSource) -> std::result::Result<Vec<LayerAt>, Unread> {
-    let mut layers = Vec::new();
-    let mut next = Some(LayerAt { path: source.path.clone(), qcow2: source.qcow2 });
-    while let Some(layer) = next {
-        if layers.len() == DEEPEST {
-            return Err(Unread::Unknown(format!("it stands on more than {DEEPEST} images, or on itself")));
+        let path = path.ok_or_else(no_path)?.to_owned();
+        match format {
+            "qcow2" => Ok((path, true)),
+            "raw" => Ok((path, false)),
+            other => Err(Error::new(Code::UnsupportedImage, STEP, format!("'{path}' is of format {other}"))),
         }
-        next = if layer.qcow2 { below(&layer.path)? } else { None };
-        layers.push(layer);
-    }
-    Ok(layers)
-}
-
-/// The image that the qcow2 at `path` stands on.
-fn below(path: &str) -> std::result::Result<Option<LayerAt>, Unread> {
-    let file = File::open(path).map_err(|e| Error::io(STEP, path, e))?;
-    let info = qcow2::inspect(&file).map_err(|error| Unread::of(error, path))?;
-    if info.encrypted {
-        let cause = format!("'{path}' is encrypted, and would be written to the NAS in plain text; {HELP}");
-        return Err(Error::new(Code::UnsupportedImage, STEP, cause).into());
-    }
-    info.backing.map(|backing| resolve(path, &backing).map_err(Unread::Unknown)).transpose()
-}
-
-/// The backing file of the image at `path`, by QEMU's rules; the error says why QEMU has to follow them itself.
-fn resolve(path: &str, backing: &Backing) -> std::result::Result<LayerAt, String> {
-    let Backing { file: name, format } = backing;
-    let qcow2 = match format.as_deref() {
-        Some("qcow2") => true,
-        Some("raw") => false,
-        Some(other) => return Err(format!("'{path}' stands on an image of format '{other}'")),
-        None => return Err(format!("'{path}' does not tell the format of the image that it stands on")),
     };
-    let path = beside(path, name).ok_or_else(|| format!("'{path}' stands on '{name}'"))?;
-    Ok(LayerAt { path, qcow2 })
-}
-
-/// The file that the image at `path` means by `name`; none where that is no file's name, or not known.
-fn beside(path: &str, name: &str) -> Option<String> {
-    let protocol = name.find([':', '/']).is_some_and(|first| name[first..].starts_with(':'));
-    if protocol || name.contains(char::REPLACEMENT_CHARACTER) {
-        return None;
-    }
-    let folder = path.rfind('/').map_or("", |slash| &path[..=slash]);
-    Some(if name.starts_with('/') { name.to_owned() } else { format!("{folder}{name}") })
+    let images = images.map(named).collect::<Result<Vec<_>>>()?;
+    let folders = Folders::of(images.iter().map(|(path, _)| path.as_str()));
+    let layer = |(path, qcow2): &(String, bool)| {
+        let file = open_named(path)?;
+        if !qcow2 {
+            return Ok(Layer::Raw(file));
+        }
+        let info = qcow2::inspect(&file).map_err(|e| e.at(STEP, path))?;
+        Ok(Layer::Qcow2(file, data_file(path, &info, &folders)?))
+    };
+    images.iter().map(layer).collect()
 }
 
 #[cfg(test)]
@@ -156,25 +152,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn backing_files_are_found_where_qemu_finds_them() {
-        let resolve = |name: &str, format: Option<&str>| {
-            resolve("/mnt/p q/top", &Backing { file: name.into(), format: format.map(str::to_owned) })
+    fn the_format_of_a_backing_file_is_not_guessed() {
+        let is_qcow2 = |format: Option<&str>| {
+            is_qcow2("/mnt/p q/top", &Backing { file: "template".into(), format: format.map(str::to_owned) })
         };
-        for (name, format, path, qcow2) in [
-            ("/t/template", "qcow2", "/t/template", true),
-            ("template", "raw", "/mnt/p q/template", false),
-            ("../t:1/x", "qcow2", "/mnt/p q/../t:1/x", true),
-        ] {
-            assert_eq!(resolve(name, Some(format)), Ok(LayerAt { path: path.into(), qcow2 }));
-        }
-        for (name, format, reason) in [
-            ("/t/template", None, "does not tell the format"),
-            ("/t/template", Some("vmdk"), "of format 'vmdk'"),
-            ("nbd:localhost:10809", Some("raw"), "'nbd:localhost:10809'"),
-            ("json:{\"driver\":\"qcow2\"}", Some("qcow2"), "stands on 'json:"),
-            ("a\u{fffd}b", Some("qcow2"), "stands on"),
-        ] {
-            assert!(resolve(name, format).unwrap_err().contains(reason), "{name}");
+        assert_eq!((is_qcow2(Some("qcow2")), is_qcow2(Some("raw"))), (Ok(true), Ok(false)));
+        for (format, reason) in [(None, "does not tell the format"), (Some("vmdk"), "of format 'vmdk'")] {
+            let error = is_qcow2(format).unwrap_err();
+            assert_eq!(error.code, Code::UnsupportedImage);
+            assert!(error.cause.contains(reason) && error.cause.contains("'/mnt/p q/top' has 'template'"), "{error}");
         }
     }
 }

@@ -8,6 +8,7 @@ mod decision;
 mod describe;
 mod found;
 mod full;
+mod image_file;
 mod image_lock;
 mod layers;
 mod process;

@@ -44,13 +44,6 @@ impl Process {
         self.child.try_wait().map_err(|e| Error::io(self.step, self.program, e))
     }
 
-    /// Bytes that it has read so far (proc(5), "/proc/pid/io"); 0 once it has ended. Asking the kernel about the process
-    /// can't hang, asking a NAS about the file could.
-    pub(super) fn bytes_read(&self) -> u64 {
-        let io = std::fs::read_to_string(format!("/proc/{}/io", self.child.id())).unwrap_or_default();
-        io.lines().find_map(|line| line.strip_prefix("rchar: ")?.parse().ok()).unwrap_or(0)
-    }
-
     /// What the process that ended says.
     pub(super) fn result(&mut self, status: ExitStatus) -> Result<()> {
         if status.success() { Ok(()) } else { Err(self.failed(status)?) }

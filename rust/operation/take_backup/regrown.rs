@@ -4,7 +4,7 @@ use std::fs::File;
 use std::time::{Duration, Instant};
 
 use super::decision::{DiskFacts, Failed, Way};
-use super::layers::{self, LayerAt};
+use super::layers;
 use super::storage::Targets;
 use crate::error::{Code, Error, Result};
 use crate::libvirt::{Disk, DomainXml};
@@ -12,9 +12,12 @@ use crate::nas::deadline::start;
 use crate::nas::folder::Folder;
 use crate::nas::path::RepoPath;
 use crate::point::open_chain;
-use crate::qcow2::{self, Unseen, View};
+use crate::qcow2::{self, Layer, Unseen, View};
 
 const STEP: &str = "compare with the parent point";
+
+/// Opens a disk's images, which its storage may hold up.
+pub(super) type OpenImages = Box<dyn FnOnce() -> Result<Vec<Layer>> + Send>;
 
 /// Notes on the disks why `check` could not look at their images, if so: asked before there is a copy to throw away.
 pub(super) fn look_ahead(domain: &DomainXml, disks: &mut [DiskFacts]) {
@@ -25,21 +28,20 @@ pub(super) fn look_ahead(domain: &DomainXml, disks: &mut [DiskFacts]) {
 }
 
 fn unseen(disk: &Disk) -> Option<String> {
-    let opened = layers::of_domain(disk).and_then(|layers| layers.iter().map(LayerAt::open).collect::<Result<_>>());
-    match opened {
+    match layers::of_domain(disk) {
         Ok(layers) => View::open_in_use(layers).err().map(|error| error.to_string()),
         Err(error) => Some(error.cause),
     }
 }
 
 /// `PARENT_INVALID` when a disk was, or when that can't be known: its bitmap is not relied on then, and where it is the
-/// parent that can't be read, nothing stands on it. The targets are written, and closed. `layers` tells the images of the
+/// parent that can't be read, nothing stands on it. The targets are written, and closed. `images` opens the images of the
 /// disk at a position.
 pub(super) fn check(
     targets: &Targets,
     disks: &[DiskFacts],
     ways: &[Way],
-    layers: impl Fn(usize) -> Result<Vec<LayerAt>>,
+    mut images: impl FnMut(usize) -> OpenImages,
     limit: Duration,
 ) -> std::result::Result<(), Failed> {
     // Who reads zeroes for half of the time leaves the other half to an attempt without the bitmap. One that does not end
@@ -48,9 +50,9 @@ pub(super) fn check(
     let mut begun = Vec::new();
     for ((i, facts), way) in disks.iter().enumerate().zip(ways) {
         let Way::Incremental(parent) = way else { continue };
-        let layers = layers(i);
+        let images = images(i);
         let (session, target, parent) = (targets.session().clone(), targets.file(i), parent.clone());
-        begun.push((facts, start(STEP, move || Ok(look(session.root(), target, &parent, layers, read_until)), || ())?));
+        begun.push((facts, start(STEP, move || Ok(look(session.root(), target, &parent, images, read_until)), || ())?));
     }
     // all of them end before a failure is told: the targets are removed then, and must not be open
     let looked = begun.into_iter().map(|(facts, look)| {
@@ -68,15 +70,14 @@ fn look(
     root: &Folder,
     target: std::io::Result<File>,
     parent: &RepoPath,
-    layers: Result<Vec<LayerAt>>,
+    images: OpenImages,
     until: Instant,
 ) -> std::result::Result<(), Failed> {
     let target = target.map_err(|e| Error::io(STEP, parent.as_str(), e))?;
     let unfit = |error: Error| Error { code: Code::ParentInvalid, ..error };
     let (paths, files): (Vec<_>, Vec<_>) =
         open_chain(root, parent).map_err(|e| Failed::Parent(unfit(e)))?.into_iter().map(|l| (l.path, l.file)).unzip();
-    let layers = layers.and_then(|layers| layers.iter().map(LayerAt::open).collect::<Result<_>>()).map_err(unfit)?;
-    match qcow2::regrown(target, files, layers, until) {
+    match qcow2::regrown(target, files, images().map_err(unfit)?, until) {
         Ok(false) => Ok(()),
         Ok(true) => {
             let cause = "it was made smaller and as large again since the parent point";

@@ -114,6 +114,13 @@ pub(super) struct StoppedSources {
     pub left_out: Vec<StoppedSource>,
 }
 
+impl StoppedSources {
+    /// The paths of the chosen files and devices: their folders are those that headers may name files in.
+    pub(super) fn paths(&self) -> Vec<String> {
+        self.chosen.iter().filter(|source| source.rbd.is_none()).map(|source| source.path.clone()).collect()
+    }
+}
+
 /// A disk of a stopped guest, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct StoppedSource {

@@ -12,12 +12,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::decision::{self, Against, Asked, BitmapFound, DiskFacts, Failed, Plan, Way};
-use super::image_lock::ImageLock;
-use super::layers::{self, LayerAt, Unread};
+use super::image_file::{Folders, open_named};
+use super::layers::{self, Image};
 use super::qemu_nbd::Server;
 use super::rbd::Rbd;
+use super::regrown::OpenImages;
 use super::request::{Checked, Mode, StoppedSource, StoppedSources};
-use super::selection::{self, EXCLUDED, HELP};
+use super::selection::{self, EXCLUDED};
 use super::space::Free;
 use super::storage::{self, TargetWriter, Targets};
 use super::{Call, Outcome, TakenBackup, ask, base, manifest, parent_point, qemu_img, regrown};
@@ -36,6 +37,8 @@ use crate::qcow2::{self, Dirty, Layer, View};
 /// A disk as it was found.
 struct Found {
     source: StoppedSource,
+    /// Of all disks of files or devices.
+    paths: Vec<String>,
     facts: DiskFacts,
     /// The bitmaps stored in it.
     bitmaps: BTreeSet<String>,
@@ -73,7 +76,8 @@ fn take(
     let Call { checked, config, .. } = *call;
     job.begin("look at the disks")?;
     refuse_running(call, "it is not shut off, but the request names disks as for a stopped one")?;
-    let found = sources.chosen.iter().map(|source| look(call, source.clone(), job)).collect::<Result<Vec<_>>>()?;
+    let look = |source: &StoppedSource| look(call, source.clone(), sources.paths(), job);
+    let found = sources.chosen.iter().map(look).collect::<Result<Vec<_>>>()?;
     job.begin("open the repository")?;
     let mut opened = storage::open(checked, config)?;
     let ours = super::running::ours(checked, &opened, host)?;
@@ -135,12 +139,12 @@ fn refuse_running(call: &Call<'_>, reason: &'static str) -> Result<()> {
 }
 
 /// Looks at a disk: nobody may be writing to it.
-fn look(call: &Call<'_>, source: StoppedSource, job: &mut Reporter<'_>) -> Result<Found> {
+fn look(call: &Call<'_>, source: StoppedSource, paths: Vec<String>, job: &mut Reporter<'_>) -> Result<Found> {
     if let Some(image) = source.rbd.clone() {
         return look_at_image(call, &image, source, job).map_err(|error| error.on_disk(&image.name));
     }
     let parent_bitmap = parent_bitmap(call.checked).map(str::to_owned);
-    answered("look at the disks", LIMIT.min(call.left()), move || look_at(source, parent_bitmap.as_deref()))
+    answered("look at the disks", LIMIT.min(call.left()), move || look_at(source, paths, parent_bitmap.as_deref()))
 }
 
 /// Looks at an image in Ceph.
@@ -155,77 +159,62 @@ fn look_at_image(call: &Call<'_>, image: &Rbd, source: StoppedSource, job: &mut 
         twin: false,
         virtual_size,
         cannot_carry: Some("it is an image in Ceph".to_owned()),
-        only_full: None,
         unseen: None,
     };
-    Ok(Found { source, facts, bitmaps: BTreeSet::new(), untracked: None })
+    Ok(Found { source, paths: Vec::new(), facts, bitmaps: BTreeSet::new(), untracked: None })
 }
 
-/// Looks at a disk of files or devices, under their lock.
-fn look_at(source: StoppedSource, parent_bitmap: Option<&str>) -> Result<Found> {
+/// Looks at a disk of files or devices, under their lock. `paths` are those of all disks of files or devices.
+fn look_at(source: StoppedSource, paths: Vec<String>, parent_bitmap: Option<&str>) -> Result<Found> {
     let look = || {
-        let lock = ImageLock::take(&source.path)?;
-        let (virtual_size, bitmaps, cannot_carry) = read(&source, &lock)?;
-        let only_full = match open(&source) {
-            Ok(_) => None,
-            Err(Unread::Unknown(reason)) => Some(format!("qemu-img copies it, {reason}")),
-            Err(Unread::Failed(error)) => return Err(error),
-        };
-        let untracked = parent_bitmap.filter(|_| source.qcow2).and_then(|name| tracked(&lock, name).err());
+        let Opened { images, view } = open(&source, &paths)?;
+        let top = &images[0];
         let facts = DiskFacts {
             target: source.path.clone(),
             volume: source.volume.clone(),
             file: source.file.clone(),
             serial: None,
             twin: false,
-            virtual_size,
-            cannot_carry,
-            only_full,
+            virtual_size: view.size(),
+            cannot_carry: cannot_carry(top.info.as_ref()),
             unseen: None,
         };
+        let bitmaps = top.info.iter().flat_map(|info| &info.bitmaps).map(|bitmap| bitmap.name.clone()).collect();
+        let untracked = parent_bitmap.filter(|_| source.qcow2).and_then(|name| tracked(top, name).err());
         Ok((facts, bitmaps, untracked))
     };
     let (facts, bitmaps, untracked) = look().map_err(|error: Error| error.on_disk(&source.path))?;
-    Ok(Found { source, facts, bitmaps, untracked })
+    Ok(Found { source, paths, facts, bitmaps, untracked })
 }
 
-/// The disk's size, the bitmaps stored in it, and why it can't carry one, if so.
-fn read(source: &StoppedSource, lock: &ImageLock) -> Result<(u64, BTreeSet<String>, Option<String>)> {
-    const STEP: &str = "look at the disk";
-    let at = |error: qcow2::Error| error.at(STEP, &source.path);
-    if !source.qcow2 {
-        let file = lock.file().try_clone().map_err(|e| Error::io(STEP, &source.path, e))?;
-        let size = View::open(vec![Layer::Raw(file)]).map_err(at)?.size();
-        return Ok((size, BTreeSet::new(), Some("its format is raw".to_owned())));
+/// Why a disk whose top image has this header, if any, can't carry a bitmap, if so.
+fn cannot_carry(info: Option<&qcow2::Info>) -> Option<String> {
+    match info {
+        None => Some("its format is raw".to_owned()),
+        Some(info) if info.version < 3 => {
+            Some("its image is qcow2 version 2; 'qemu-img amend -o compat=1.1' helps".to_owned())
+        }
+        Some(_) => None,
     }
-    let info = qcow2::inspect(lock.file()).map_err(at)?;
-    if info.encrypted {
-        let cause = format!("it is encrypted, and would be written to the NAS in plain text; {HELP}");
-        return Err(Error::new(Code::UnsupportedImage, STEP, cause));
-    }
-    let old = info.version < 3;
-    let cannot_carry = old.then(|| "its image is qcow2 version 2; 'qemu-img amend -o compat=1.1' helps".to_owned());
-    Ok((info.virtual_size, info.bitmaps.into_iter().map(|bitmap| bitmap.name).collect(), cannot_carry))
 }
 
 /// What changed since the bitmap `name` began; the error says why it does not tell.
-fn tracked(lock: &ImageLock, name: &str) -> std::result::Result<Dirty, String> {
-    Dirty::open(lock.file(), name).unwrap_or_else(|error| Err(format!("can't be read: {error}")))
+fn tracked(image: &Image, name: &str) -> std::result::Result<Dirty, String> {
+    Dirty::open(image.file(), name).unwrap_or_else(|error| Err(format!("can't be read: {error}")))
 }
 
-/// A disk's images, open for reading and locked, the top one first.
+/// A disk's images, the top one first, and what the guest sees of them.
 struct Opened {
-    layers: Vec<LayerAt>,
-    locks: Vec<ImageLock>,
+    images: Vec<Image>,
     view: View,
 }
 
-fn open(source: &StoppedSource) -> std::result::Result<Opened, Unread> {
-    let layers = layers::of_file(source)?;
-    let opened = layers.iter().map(LayerAt::open_locked).collect::<Result<Vec<_>>>()?;
-    let (images, locks) = opened.into_iter().unzip();
-    let view = View::open(images).map_err(|error| Unread::of(error, &source.path))?;
-    Ok(Opened { layers, locks, view })
+/// Opens and locks them; `paths` are those of all disks.
+fn open(source: &StoppedSource, paths: &[String]) -> Result<Opened> {
+    let images = layers::of_file(source, &Folders::of(paths.iter().map(String::as_str)))?;
+    let layers = images.iter().map(Image::layer).collect::<Result<Vec<_>>>()?;
+    let view = View::open(layers).map_err(|error| error.at("look at the disk", &source.path))?;
+    Ok(Opened { images, view })
 }
 
 /// `NO_SPACE` when there is less room than the plan will write, as far as is known. The data are counted only where the disks'
@@ -323,14 +312,14 @@ impl Attempt {
         self.hangs = locked.as_ref().is_err_and(|error| error.code == Code::Timeout);
         let locked = locked?;
         let when = jiff::Timestamp::now();
-        let (mut locks, mut layers, mut readings) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut locks, mut compared, mut origins) = (Vec::new(), Vec::new(), Vec::new());
         for disk in locked {
-            locks.extend(disk.locks);
-            layers.push(disk.layers);
-            readings.push(disk.reading);
+            locks.extend(disk.images);
+            compared.push(disk.compared);
+            origins.push(disk.origin);
         }
         let locks = Arc::new(locks);
-        let copied = self.copy_locked(call, readings, layers, locks.clone(), job);
+        let copied = self.copy_locked(call, origins, compared, locks.clone(), job);
         drop(servers);
         self.hangs = Arc::strong_count(&locks) > 1;
         let unlocked = answered("unlock the disks", LIMIT, move || {
@@ -346,56 +335,28 @@ impl Attempt {
         Ok(Copied { when, millis: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX), fingerprints })
     }
 
+    /// Copies the disks from their `origins`, and compares them, of which there are the images `compared`, with the parent point.
     fn copy_locked(
         &self,
         call: &Call<'_>,
-        readings: Vec<Option<Origin>>,
-        layers: Vec<Vec<LayerAt>>,
-        locks: Arc<Vec<ImageLock>>,
+        origins: Vec<Origin>,
+        mut compared: Vec<Vec<Layer>>,
+        locks: Arc<Vec<Image>>,
         job: &mut Reporter<'_>,
     ) -> std::result::Result<Vec<Option<Fingerprints>>, Failed> {
-        let (mut disks, mut ours, mut others) = (Vec::new(), Vec::new(), Vec::new());
         let bases = base::open(&self.targets, &self.facts, &self.plan)?;
-        for ((i, reading), base) in readings.into_iter().enumerate().zip(bases) {
-            match reading {
-                Some(reading) => {
-                    disks.push(self.disk(i, reading, base)?);
-                    ours.push(i);
-                }
-                None => others.push(i),
-            }
-        }
-        let mut fingerprints = vec![None; self.facts.len()];
-        if !disks.is_empty() {
-            let (rate, session) = (call.checked.rate, self.targets.session().clone());
-            let written = offline::copy(disks, rate, session, locks, job, call.deadline)?;
-            ours.into_iter().zip(written).for_each(|(i, written)| fingerprints[i] = Some(written));
-        }
-        self.convert(call, &others, job)?;
-        let limit = call.left_to_publish();
-        regrown::check(&self.targets, &self.facts, &self.plan.ways, |i| Ok(layers[i].clone()), limit)?;
-        Ok(fingerprints)
-    }
-
-    /// The copy of the disk at position `i`.
-    fn disk(&self, i: usize, origin: Origin, base: Option<Base<File>>) -> Result<offline::Disk> {
-        Ok(offline::Disk { target: self.targets.target(i, &self.facts[i], base)?, origin })
-    }
-
-    /// Copies the disks at these positions by `qemu-img`.
-    fn convert(&self, call: &Call<'_>, positions: &[usize], job: &mut Reporter<'_>) -> Result<()> {
-        let mut before = job.status().done_bytes;
-        let total = before + positions.iter().map(|i| self.facts[*i].virtual_size).sum::<u64>();
-        for i in positions {
-            let (facts, source) = (&self.facts[*i], &self.found[*i].source);
-            let target = self.targets.file(*i).map_err(|e| Error::io("open the target", &source.path, e))?;
-            let format = if source.qcow2 { "qcow2" } else { "raw" };
-            let progress = |read: u64| (before + read.min(facts.virtual_size), total);
-            let copied = qemu_img::convert((&source.path, format), target, job, call.deadline, progress);
-            copied.map_err(|e| e.on_disk(&source.path))?;
-            before += facts.virtual_size;
-        }
-        Ok(())
+        let disk = |((i, origin), base): ((usize, Origin), Option<Base<File>>)| {
+            Ok(offline::Disk { target: self.targets.target(i, &self.facts[i], base)?, origin })
+        };
+        let disks = origins.into_iter().enumerate().zip(bases).map(disk).collect::<Result<Vec<_>>>()?;
+        let (rate, session) = (call.checked.rate, self.targets.session().clone());
+        let fingerprints = offline::copy(disks, rate, session, locks, job, call.deadline)?;
+        let images = |i: usize| -> OpenImages {
+            let images = std::mem::take(&mut compared[i]);
+            Box::new(move || Ok(images))
+        };
+        regrown::check(&self.targets, &self.facts, &self.plan.ways, images, call.left_to_publish())?;
+        Ok(fingerprints.into_iter().map(Some).collect())
     }
 
     fn publish(
@@ -456,7 +417,7 @@ impl Attempt {
         } else {
             unseed(&self.found, &self.plan, bitmap, host);
         }
-        let error = self.targets.discard(error, TargetWriter::Qemu(None));
+        let error = self.targets.discard(error, TargetWriter::Ours);
         host.end_unless(error.leftovers);
         error
     }
@@ -465,9 +426,9 @@ impl Attempt {
 /// A disk to lock and open.
 struct Wanted {
     source: StoppedSource,
+    /// Of all disks of files or devices.
+    paths: Vec<String>,
     size: u64,
-    /// By us, and not by `qemu-img`.
-    read: bool,
     /// The bitmap that tells what is copied; without it everything is.
     bitmap: Option<String>,
     /// The socket of its export, if it has one.
@@ -478,8 +439,8 @@ struct Wanted {
 fn wanted(checked: &Checked, found: &[Found], plan: &Plan) -> Vec<Wanted> {
     let wanted = |(found, way): (&Found, &Way)| Wanted {
         source: found.source.clone(),
+        paths: found.paths.clone(),
         size: found.facts.virtual_size,
-        read: found.facts.only_full.is_none(),
         bitmap: parent_bitmap(checked).filter(|_| matches!(way, Way::Incremental(_))).map(str::to_owned),
         export: None,
     };
@@ -500,45 +461,42 @@ fn serve(call: &Call<'_>, disks: &mut [Wanted], job: &mut Reporter<'_>) -> Resul
 
 /// A disk that nobody writes to.
 struct Locked {
-    locks: Vec<ImageLock>,
-    layers: Vec<LayerAt>,
-    reading: Option<Origin>,
+    /// Those that are locked.
+    images: Vec<Image>,
+    /// The same of an incremental, which is compared with its parent without holding their locks: the NAS may hold that up.
+    compared: Vec<Layer>,
+    origin: Origin,
 }
 
 impl Wanted {
     fn lock(&self) -> Result<Locked> {
         const STEP: &str = "look at the disk again";
         if let Some(socket) = &self.export {
-            let reading = Some(Origin::Export(socket.clone()));
-            return Ok(Locked { locks: Vec::new(), layers: Vec::new(), reading });
+            let origin = Origin::Export(socket.clone());
+            return Ok(Locked { images: Vec::new(), compared: Vec::new(), origin });
         }
-        if !self.read {
-            return Ok(Locked { locks: vec![ImageLock::take(&self.source.path)?], layers: Vec::new(), reading: None });
-        }
-        let exchanged = |what: String| {
-            Error::new(Code::DomainState, STEP, format!("it was exchanged while the backup was being prepared: {what}"))
-        };
-        let Opened { layers, locks, view } = open(&self.source).map_err(|unread| match unread {
-            Unread::Failed(error) => error,
-            Unread::Unknown(reason) => exchanged(reason),
-        })?;
+        let Opened { images, view } = open(&self.source, &self.paths)?;
         if view.size() != self.size {
-            return Err(exchanged(format!("it has {} bytes and not {}", view.size(), self.size)));
+            let what = format!("it has {} bytes and not {}", view.size(), self.size);
+            let cause = format!("it was exchanged while the backup was being prepared: {what}");
+            return Err(Error::new(Code::DomainState, STEP, cause));
         }
         let lost =
             |name: &str, reason: String| Error::new(Code::ParentInvalid, STEP, format!("bitmap '{name}' {reason}"));
-        let changes = match &self.bitmap {
-            Some(name) => Some(tracked(&locks[0], name).map_err(|reason| lost(name, reason))?),
-            None => None,
+        let (changes, compared) = match &self.bitmap {
+            Some(name) => {
+                let changes = tracked(&images[0], name).map_err(|reason| lost(name, reason))?;
+                (Some(changes), images.iter().map(Image::layer_without_lock).collect::<Result<_>>()?)
+            }
+            None => (None, Vec::new()),
         };
-        Ok(Locked { locks, layers, reading: Some(Origin::Images(Box::new(view), changes)) })
+        Ok(Locked { images, compared, origin: Origin::Images(Box::new(view), changes) })
     }
 
     /// The bytes that are to be copied. Zeroes that somebody wrote are among them, clusters without data are not.
     fn bytes(&self) -> Result<u64> {
-        let Locked { locks: _locks, layers, reading } = self.lock().map_err(|e| e.on_disk(&self.source.path))?;
-        let Some(origin) = reading else { return Ok(0) };
-        let held = layers.iter().map(LayerAt::occupied).reduce(u64::saturating_add);
+        let Locked { images, origin, .. } = self.lock().map_err(|e| e.on_disk(&self.source.path))?;
+        let held = images.iter().map(Image::occupied).reduce(u64::saturating_add);
         let mapped = offline::count(&self.source.path, self.size, origin)?;
         // an image may map more than it holds
         Ok(held.map_or(mapped, |held| mapped.min(held)))
@@ -548,8 +506,7 @@ impl Wanted {
 /// Removes a bitmap from the disk at `path`, if it is stored there.
 pub(super) fn remove_if_there(path: &str, bitmap: &str) -> Result<()> {
     const STEP: &str = "look at the disk";
-    let file = std::fs::File::open(path).map_err(|e| Error::io(STEP, path, e))?;
-    let info = qcow2::inspect(&file).map_err(|e| e.at(STEP, path))?;
+    let info = qcow2::inspect(&open_named(path)?).map_err(|e| e.at(STEP, path))?;
     let there = info.bitmaps.iter().any(|stored| stored.name == bitmap);
     if there { qemu_img::bitmap("--remove", path, bitmap) } else { Ok(()) }
 }
@@ -602,8 +559,7 @@ fn clear_up(
 fn stored_in(left_out: Vec<StoppedSource>) -> (Vec<(String, BTreeSet<String>)>, Vec<Error>) {
     const STEP: &str = "look at the disks that are left out";
     let look = |source: StoppedSource| {
-        let info = File::open(&source.path).map_err(qcow2::Error::from).and_then(|file| qcow2::inspect(&file));
-        let info = info.map_err(|error| error.at(STEP, &source.path))?;
+        let info = qcow2::inspect(&open_named(&source.path)?).map_err(|error| error.at(STEP, &source.path))?;
         Ok((source.path, info.bitmaps.into_iter().map(|bitmap| bitmap.name).collect()))
     };
     let qcow2 = left_out.into_iter().filter(|source| source.qcow2 && source.rbd.is_none()).collect::<Vec<_>>();

@@ -254,7 +254,7 @@ pub(super) struct Targets {
 pub(super) enum TargetWriter {
     /// An engine of ours, which tells each error; or whoever did was not stopped by one.
     Ours,
-    /// QEMU or `qemu-img`, as this user and group (`None`: ours).
+    /// QEMU, as this user and group (`None`: ours).
     Qemu(Option<(u32, u32)>),
 }
 

@@ -1,0 +1,275 @@
+//! The files of a guest's images are opened here, and nowhere else. The guest's QEMU writes their headers, and where it may
+//! write to a folder it can exchange what lies there for a link, a device or a FIFO: so each file is looked at through the
+//! descriptor that is then read, and of the files that a header names only those are opened that lie in a folder of the disks.
+
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, FileType, Mode, OFlags};
+use rustix::io::Errno;
+
+use crate::error::{Code, Error, Result};
+
+const STEP: &str = "open the disk's image";
+const LOOK: OFlags = OFlags::PATH.union(OFlags::CLOEXEC);
+const READ: OFlags = OFlags::RDONLY.union(OFlags::NOCTTY).union(OFlags::CLOEXEC);
+/// How often a file on NFS is looked up while another gets its name.
+const RACES: u32 = 100;
+
+/// Opens a disk, or an image of one, that CloudStack or libvirt names, for reading: a regular file or a block device. Links
+/// lead to it, as volumes of LVM and DRBD have them, but none as its own name that anybody but root has made.
+pub(super) fn open_named(path: &str) -> Result<File> {
+    let look = || {
+        let found = rustix::fs::openat(CWD, path, LOOK | OFlags::NOFOLLOW, Mode::empty())?;
+        let stat = rustix::fs::fstat(&found)?;
+        if !FileType::from_raw_mode(stat.st_mode).is_symlink() {
+            return Ok(Some(found));
+        }
+        if stat.st_uid != 0 {
+            return Ok(None);
+        }
+        let target = rustix::fs::readlinkat(&found, "", Vec::new())?;
+        let folder = Path::new(path).parent().unwrap_or(Path::new("/"));
+        rustix::fs::openat(CWD, folder.join(OsStr::from_bytes(target.as_bytes())), LOOK, Mode::empty()).map(Some)
+    };
+    let opened = open_found(look, |kind| kind.is_file() || kind.is_block_device());
+    let refused =
+        || refused(format!("'{path}' is no regular file and no block device, or a link that root has not made"));
+    opened.map_err(|e| Error::io(STEP, path, e))?.ok_or_else(refused)
+}
+
+/// Opens what is open as `file` once more: its locks are not shared.
+pub(super) fn open_again(file: &File) -> io::Result<File> {
+    let path = format!("/proc/thread-self/fd/{}", file.as_raw_fd());
+    Ok(rustix::fs::openat(CWD, path, READ, Mode::empty())?.into())
+}
+
+/// Opens what `look` finds for reading; none when that is nothing, or not of the kind `wanted`. To open a device or a FIFO does
+/// harm by itself, so what is found is looked at first, and that very file opened.
+fn open_found(
+    look: impl Fn() -> rustix::io::Result<Option<OwnedFd>>,
+    wanted: impl Fn(FileType) -> bool,
+) -> io::Result<Option<File>> {
+    for _ in 0..RACES {
+        let Some(found) = look()? else { return Ok(None) };
+        if !wanted(FileType::from_raw_mode(rustix::fs::fstat(&found)?.st_mode)) {
+            return Ok(None);
+        }
+        match open_again(&File::from(found)) {
+            // on NFS: another has its name by now
+            Err(error) if error.raw_os_error() == Some(Errno::STALE.raw_os_error()) => {}
+            opened => return opened.map(Some),
+        }
+    }
+    Err(Errno::STALE.into())
+}
+
+fn refused(cause: String) -> Error {
+    Error::new(Code::UnsupportedImage, STEP, cause)
+}
+
+/// The folders of a guest's disks: in CloudStack those of its storage pools, where the templates are, too.
+#[derive(Debug)]
+pub(super) struct Folders(Vec<Place>);
+
+#[derive(Debug)]
+struct Place {
+    folder: OwnedFd,
+    /// What headers call it: its path as CloudStack or libvirt has it, and that without links.
+    names: [PathBuf; 2],
+}
+
+impl Folders {
+    /// The folders of the files at `paths`. Where one can't be opened, its own file can't either, and tells why.
+    pub(super) fn of<'a>(paths: impl IntoIterator<Item = &'a str>) -> Folders {
+        let names: BTreeSet<_> = paths.into_iter().filter_map(|path| Path::new(path).parent()).collect();
+        let open = |name: &Path| -> io::Result<Place> {
+            let folder = rustix::fs::openat(CWD, name, LOOK | OFlags::DIRECTORY, Mode::empty())?;
+            let path = std::fs::read_link(format!("/proc/thread-self/fd/{}", folder.as_raw_fd()))?;
+            Ok(Place { folder, names: [name.to_owned(), path] })
+        };
+        Folders(names.into_iter().filter_map(|name| open(name).ok()).collect())
+    }
+
+    /// Opens the regular file that the header of the image at `of` means by `name`, by QEMU's rules; also its path.
+    /// `UNSUPPORTED_IMAGE` for whatever is no name of such a file in one of the folders; `what` it is to the image.
+    pub(super) fn open(&self, of: &str, what: &str, name: &str) -> Result<(String, File)> {
+        let refuse = |why: &str| {
+            let help =
+                "if it belongs to the disk, copy it to the disk's folder and name it there by 'qemu-img rebase -u'";
+            refused(format!("'{of}' has '{name}' as its {what}, which {why}; {help}"))
+        };
+        let outside = || refuse("is no file's name in a folder of the disks of this backup");
+        let path = beside(of, name).ok_or_else(outside)?;
+        let (folder, file) = Path::new(&path).parent().zip(Path::new(&path).file_name()).ok_or_else(outside)?;
+        // Names alone are compared. To look up where others lead could have the host mount something.
+        let place = self.0.iter().find(|place| place.names.iter().any(|name| name == folder)).ok_or_else(outside)?;
+        let look = || rustix::fs::openat(&place.folder, file, LOOK | OFlags::NOFOLLOW, Mode::empty()).map(Some);
+        let opened = open_found(look, FileType::is_file).map_err(|e| Error::io(STEP, &path, e))?;
+        let opened = opened.ok_or_else(|| refuse("is no regular file"))?;
+        Ok((path, opened))
+    }
+}
+
+/// The path that the header of the image at `of` means by `name`; none where that is no path, or not known.
+fn beside(of: &str, name: &str) -> Option<String> {
+    let protocol = name.find([':', '/']).is_some_and(|first| name[first..].starts_with(':'));
+    if protocol || name.contains(char::REPLACEMENT_CHARACTER) || name.contains('\0') {
+        return None;
+    }
+    let folder = of.rfind('/').map_or("", |slash| &of[..=slash]);
+    Some(if name.starts_with('/') { name.to_owned() } else { format!("{folder}{name}") })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+    use std::os::unix::fs::{lchown, symlink};
+
+    /// A pool, also known by a link, and beside it what no header may name.
+    struct Fixture {
+        dir: tempfile::TempDir,
+    }
+
+    impl Fixture {
+        fn new() -> Fixture {
+            let dir = tempfile::tempdir().unwrap();
+            std::fs::create_dir_all(dir.path().join("pool/sub")).unwrap();
+            symlink("pool", dir.path().join("link")).unwrap();
+            let fixture = Fixture { dir };
+            for file in ["secret", "pool/disk", "pool/template", "pool/a, b", "pool/sub/file"] {
+                std::fs::write(fixture.at(file), file).unwrap();
+            }
+            fixture
+        }
+
+        fn at(&self, path: &str) -> String {
+            self.dir.path().join(path).to_str().unwrap().to_owned()
+        }
+
+        fn open(&self, disk: &str, name: &str) -> Result<String> {
+            let disk = self.at(disk);
+            let mut text = String::new();
+            let (path, mut file) = Folders::of([disk.as_str()]).open(&disk, "backing file", name)?;
+            assert!(path.starts_with('/'));
+            file.read_to_string(&mut text).unwrap();
+            Ok(text)
+        }
+    }
+
+    #[test]
+    fn a_header_names_files_in_the_disks_folders_where_qemu_finds_them() {
+        let fixture = Fixture::new();
+        for (name, file) in [
+            ("template", "pool/template"),
+            ("./template", "pool/template"),
+            (&fixture.at("pool/template"), "pool/template"),
+            (&fixture.at("pool//./template"), "pool/template"),
+            ("a, b", "pool/a, b"),
+        ] {
+            for disk in ["pool/disk", "link/disk"] {
+                assert_eq!(fixture.open(disk, name).unwrap(), file, "{name}");
+            }
+        }
+        assert_eq!(fixture.open("link/disk", &fixture.at("link/template")).unwrap(), "pool/template");
+    }
+
+    #[test]
+    fn nothing_else_that_a_header_names_is_opened() {
+        let fixture = Fixture::new();
+        for (name, to) in [("pool/to-secret", "../secret"), ("pool/to-template", "template")] {
+            symlink(to, fixture.at(name)).unwrap();
+        }
+        rustix::fs::mknodat(CWD, fixture.at("pool/fifo"), FileType::Fifo, Mode::RWXU, 0).unwrap();
+        let null = rustix::fs::makedev(1, 3);
+        rustix::fs::mknodat(CWD, fixture.at("pool/null"), FileType::CharacterDevice, Mode::RWXU, null).unwrap();
+        let secret = fixture.at("secret");
+        let names = [
+            "../secret",
+            "../pool/template",
+            "sub/file",
+            "sub/../template",
+            "sub",
+            "to-secret",
+            "to-template",
+            "fifo",
+            "null",
+            "..",
+            ".",
+            "/",
+            "",
+            &secret,
+            "/etc/shadow",
+            "/dev/vda",
+            "json:{\"driver\":\"raw\",\"file.filename\":\"/etc/shadow\"}",
+            "nbd:localhost:10809",
+            "file:template",
+            "a\u{fffd}b",
+        ];
+        for name in names {
+            let error = fixture.open("pool/disk", name).unwrap_err();
+            assert_eq!(error.code, Code::UnsupportedImage, "{name}: {error}");
+            assert!(error.cause.contains(&format!("'{}'", fixture.at("pool/disk"))), "{error}");
+            assert!(error.cause.contains(&format!("'{name}' as its backing file")), "{error}");
+        }
+        assert_eq!(fixture.open("pool/disk", "missing").unwrap_err().code, Code::NotFound);
+    }
+
+    #[test]
+    fn a_disk_is_a_file_or_a_block_device_and_its_name_no_link_of_another_s() {
+        let fixture = Fixture::new();
+        for link in ["pool/root-s", "pool/another-s"] {
+            symlink("../secret", fixture.at(link)).unwrap();
+        }
+        lchown(fixture.at("pool/another-s"), Some(65534), None).unwrap();
+        rustix::fs::mknodat(CWD, fixture.at("pool/fifo"), FileType::Fifo, Mode::RWXU, 0).unwrap();
+        let null = rustix::fs::makedev(1, 3);
+        rustix::fs::mknodat(CWD, fixture.at("pool/null"), FileType::CharacterDevice, Mode::RWXU, null).unwrap();
+        for (disk, content) in [("pool/disk", "pool/disk"), ("link/disk", "pool/disk"), ("pool/root-s", "secret")] {
+            let mut text = String::new();
+            open_named(&fixture.at(disk)).unwrap().read_to_string(&mut text).unwrap();
+            assert_eq!(text, content, "{disk}");
+        }
+        for disk in ["pool/another-s", "pool/fifo", "pool/null", "pool/sub"] {
+            let error = open_named(&fixture.at(disk)).unwrap_err();
+            assert_eq!(error.code, Code::UnsupportedImage, "{disk}: {error}");
+        }
+        assert_eq!(open_named(&fixture.at("pool/missing")).unwrap_err().code, Code::NotFound);
+    }
+
+    /// Somebody who may write to the pool exchanges the names all the time.
+    #[test]
+    fn what_is_exchanged_meanwhile_is_not_followed() {
+        use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+        let fixture = Fixture::new();
+        symlink("../secret", fixture.at("pool/to")).unwrap();
+        lchown(fixture.at("pool/to"), Some(65534), None).unwrap();
+        let (to, template, stop) = (fixture.at("pool/to"), fixture.at("pool/template"), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !stop.load(Relaxed) {
+                    let flags = rustix::fs::RenameFlags::EXCHANGE;
+                    rustix::fs::renameat_with(CWD, &to, CWD, &template, flags).unwrap();
+                }
+            });
+            for _ in 0..5000 {
+                let mut text = String::new();
+                let named = open_named(&template).map(|mut file| file.read_to_string(&mut text).map(|_| text));
+                for outcome in [named.map(io::Result::unwrap), fixture.open("pool/disk", "template")] {
+                    match outcome {
+                        Ok(text) => assert_eq!(text, "pool/template"),
+                        Err(error) => assert_eq!(error.code, Code::UnsupportedImage, "{error}"),
+                    }
+                }
+            }
+            stop.store(true, Relaxed);
+        });
+    }
+}
