@@ -20,7 +20,7 @@ public final class Results {
             String kind, long size, String bitmapCreated, String bitmapRecreated, boolean fallback, String details) {
         return new TakeBackupResult(
                 "0123456789abcdef0123456789abcdef",
-                null,
+                "m1",
                 kind,
                 size,
                 2 * size,
@@ -36,6 +36,10 @@ public final class Results {
                 1,
                 7,
                 new DiskResult[0]);
+    }
+
+    public static RebaseResult rebased(long size, String mac) {
+        return new RebaseResult(size, 0, 0, mac, 3);
     }
 
     public static DeleteBackupResult deleted(long freedBytes) {

@@ -19,6 +19,7 @@ import org.apache.cloudstack.backup.BackupStorageStatsAnswer;
 import org.nasbackup.BackupStatsResult;
 import org.nasbackup.ErrorCode;
 import org.nasbackup.NasBackupException;
+import org.nasbackup.RebaseResult;
 import org.nasbackup.TakeBackupResult;
 
 /** From the library's results and failures to CloudStack's answers. */
@@ -35,13 +36,15 @@ public final class Answers {
         answer.setBitmapRecreated(result.bitmapRecreated());
         answer.setIncrementalFallback(result.incrementalFallback());
         answer.setKind(result.kind().name().toLowerCase(Locale.ROOT));
+        answer.setPointId(result.pointId());
+        answer.setMac(result.mac());
         return answer;
     }
 
-    /** @param size new length of what was rebased, in bytes */
-    public static BackupAnswer rebased(Command command, long size) {
+    public static BackupAnswer rebased(Command command, RebaseResult result) {
         BackupAnswer answer = new BackupAnswer(command, true, null);
-        answer.setSize(size);
+        answer.setSize(result.size());
+        answer.setMac(result.mac());
         return answer;
     }
 

@@ -24,6 +24,7 @@ import org.nasbackup.HostSettings;
 import org.nasbackup.NasBackup;
 import org.nasbackup.RebaseBackupRequest;
 import org.nasbackup.RebasePointRequest;
+import org.nasbackup.RebaseResult;
 import org.nasbackup.TakeBackupRequest;
 import org.nasbackup.TakeBackupResult;
 
@@ -66,10 +67,8 @@ public final class Library implements Operations {
     }
 
     @Override
-    public long rebase(RebaseOrder order) {
-        return order.wholePoint()
-                ? library.rebasePoint(point(order)).size()
-                : library.rebaseBackup(image(order)).size();
+    public RebaseResult rebase(RebaseOrder order) {
+        return order.wholePoint() ? library.rebasePoint(point(order)) : library.rebaseBackup(image(order));
     }
 
     private static RebasePointRequest point(RebaseOrder order) {

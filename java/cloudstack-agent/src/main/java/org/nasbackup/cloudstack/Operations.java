@@ -16,6 +16,7 @@ import org.nasbackup.BackupStatsRequest;
 import org.nasbackup.BackupStatsResult;
 import org.nasbackup.DeleteBackupRequest;
 import org.nasbackup.DeleteBackupResult;
+import org.nasbackup.RebaseResult;
 import org.nasbackup.TakeBackupRequest;
 import org.nasbackup.TakeBackupResult;
 
@@ -23,8 +24,7 @@ import org.nasbackup.TakeBackupResult;
 public interface Operations {
     TakeBackupResult takeBackup(TakeBackupRequest request);
 
-    /** @return the new length of what was rebased, in bytes */
-    long rebase(RebaseOrder order);
+    RebaseResult rebase(RebaseOrder order);
 
     DeleteBackupResult deleteBackup(DeleteBackupRequest request);
 

@@ -37,6 +37,8 @@ class AnswersTest {
         assertThat(answer.getKind()).isEqualTo("incremental");
         assertThat(answer.getNeedsCleanup()).isFalse();
         assertThat(answer.getDetails()).isEqualTo("vda: redefined");
+        assertThat(answer.getPointId()).isEqualTo("0123456789abcdef0123456789abcdef");
+        assertThat(answer.getMac()).isEqualTo("m1");
     }
 
     @Test
@@ -96,7 +98,9 @@ class AnswersTest {
         assertThat(failed.getResult()).isFalse();
         assertThat(failed.getDetails()).isEqualTo("MOUNT_FAILED: x");
         assertThat(failed.getTotalSize()).isZero();
-        assertThat(Answers.rebased(null, 77).getSize()).isEqualTo(77L);
+        BackupAnswer rebased = Answers.rebased(null, Results.rebased(77, "m2"));
+        assertThat(rebased.getSize()).isEqualTo(77L);
+        assertThat(rebased.getMac()).isEqualTo("m2");
         assertThat(Answers.deleted(null).getResult()).isTrue();
     }
 }

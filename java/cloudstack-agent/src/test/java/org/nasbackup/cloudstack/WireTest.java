@@ -97,9 +97,12 @@ class WireTest {
         answer.setSize(4096L);
         answer.setBitmapCreated("backup-1");
         answer.setIncrementalFallback(false);
+        answer.setPointId("p1");
+        answer.setMac("m1");
         assertThat(Wire.write(answer))
                 .isEqualTo("[{\"org.apache.cloudstack.backup.BackupAnswer\":{\"size\":4096,"
-                        + "\"bitmapCreated\":\"backup-1\",\"incrementalFallback\":false,\"result\":true,"
+                        + "\"bitmapCreated\":\"backup-1\",\"incrementalFallback\":false,\"pointId\":\"p1\",\"mac\":\"m1\","
+                        + "\"result\":true,"
                         + "\"details\":\"4096\"," + BASE);
         BackupStorageStatsAnswer stats = new BackupStorageStatsAnswer(null, true, null);
         stats.setTotalSize(1024L);
@@ -145,6 +148,8 @@ class WireTest {
         assertThat(answer.getBitmapCreated()).isNull();
         assertThat(answer.getBitmapRecreated()).isNull();
         assertThat(answer.getKind()).isNull();
+        assertThat(answer.getPointId()).isNull();
+        assertThat(answer.getMac()).isNull();
     }
 
     /** What a host wrote is not what a log, an event or the database gets. */
@@ -175,6 +180,8 @@ class WireTest {
         answer.setNeedsCleanup(true);
         answer.setBitmapRecreated("backup-1");
         answer.setVolumes(Map.of("v", "f"));
+        answer.setPointId("p1");
+        answer.setMac("m1");
         EarlierAnswer read = new Gson().fromJson(new Gson().toJsonTree(answer), EarlierAnswer.class);
         assertThat(read.result).isFalse();
         assertThat(read.details).isEqualTo("why");

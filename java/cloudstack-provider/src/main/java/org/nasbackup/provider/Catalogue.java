@@ -22,12 +22,8 @@ public interface Catalogue {
     /** The host is about to be asked for a rebase. */
     void begun(Step rebase);
 
-    /**
-     * The images of a point stand on another one now, or alone.
-     *
-     * @param size the point's new size in bytes; null: not told
-     */
-    void rebased(Step rebase, Long size);
+    /** The images of a point stand on another one now, or alone. */
+    void rebased(Step rebase, Rebased told);
 
     /** A point is gone, and off the owner's count and bytes. */
     void deleted(Step delete);

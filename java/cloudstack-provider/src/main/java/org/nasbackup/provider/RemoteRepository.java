@@ -18,10 +18,9 @@ public interface RemoteRepository {
      * Puts all images of a point onto another point.
      *
      * @param newParent a point that they stand on, next or further down; null: they are to stand alone
-     * @return the point's new size in bytes; null: not told
      * @throws AgentFailure when it is not known to have been done
      */
-    Long rebase(Point point, Point newParent);
+    Rebased rebase(Point point, Point newParent);
 
     /**
      * Removes a point; one that is gone already is a success.

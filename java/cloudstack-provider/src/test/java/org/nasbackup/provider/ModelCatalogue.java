@@ -52,11 +52,11 @@ final class ModelCatalogue implements Catalogue {
     }
 
     @Override
-    public void rebased(Step rebase, Long size) {
+    public void rebased(Step rebase, Rebased told) {
         meter.effect();
         long id = rebase.point().id();
         rows.put(id, rows.get(id).onto(rebase.newParent()));
-        sizes.put(id, size);
+        sizes.put(id, told.size());
         move(rebase);
     }
 

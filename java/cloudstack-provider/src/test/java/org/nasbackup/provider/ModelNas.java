@@ -110,7 +110,7 @@ public final class ModelNas implements RemoteRepository {
     }
 
     @Override
-    public Long rebase(Point point, Point newParent) {
+    public Rebased rebase(Point point, Point newParent) {
         exists(point.path());
         String goal = newParent == null ? null : newParent.path();
         boolean found = false;
@@ -121,7 +121,7 @@ public final class ModelNas implements RemoteRepository {
             throw refused("PARENT_INVALID: no disk of " + point.path() + " stands on " + goal);
         }
         points.get(point.path()).forEach((volume, image) -> rebase(volume, image, goal));
-        return size(point.path());
+        return new Rebased(size(point.path()), null);
     }
 
     private boolean leads(String from, String volume, String goal) {

@@ -28,6 +28,8 @@ public class BackupAnswer extends Answer {
     private String bitmapRecreated;
     private String kind;
     private Boolean noPlace;
+    private String pointId;
+    private String mac;
 
     public BackupAnswer(Command command, boolean success, String details) {
         super(command, success, details);
@@ -110,5 +112,23 @@ public class BackupAnswer extends Answer {
 
     public void setKind(String kind) {
         this.kind = kind;
+    }
+
+    /** By which a restore point is told from any other that takes its place; null: CloudStack's own hosts give it none. */
+    public String getPointId() {
+        return OneLine.of(pointId);
+    }
+
+    public void setPointId(String pointId) {
+        this.pointId = pointId;
+    }
+
+    /** What vouches for the restore point with the hosts' key; null: they have none. */
+    public String getMac() {
+        return OneLine.of(mac);
+    }
+
+    public void setMac(String mac) {
+        this.mac = mac;
     }
 }

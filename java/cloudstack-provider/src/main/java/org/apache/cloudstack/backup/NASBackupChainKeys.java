@@ -32,6 +32,10 @@ public final class NASBackupChainKeys {
     public static final String REBASE_BEGUN = "nas.rebase_begun";
     /** Of a removed row whose files are still on the NAS: the virtual machine's id, for which it is looked up. */
     public static final String DELETE_PENDING = "nas.delete_pending";
+    /** By which the restore point is told from any other that takes its place. */
+    public static final String POINT_ID = "nas.point_id";
+    /** What vouched for the restore point, with the hosts' key, when they wrote it last. */
+    public static final String MAC = "nas.mac";
     /** Of the virtual machine: the bitmap that its disks have since its last backup. */
     public static final String VM_ACTIVE_CHECKPOINT_ID = "nas.active_checkpoint_id";
 

@@ -225,7 +225,7 @@ final class NasTake {
         Backup backup = catalogue.completed(
                 id,
                 backups.now(),
-                answer.getSize(),
+                answer,
                 server.backupManager.createVolumeInfoFromVolumes(new ArrayList<>(volumes)),
                 choice.mode() != null,
                 link);

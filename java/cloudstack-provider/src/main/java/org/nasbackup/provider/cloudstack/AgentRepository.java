@@ -18,6 +18,7 @@ import org.apache.cloudstack.backup.BackupRepository;
 import org.apache.cloudstack.backup.DeleteBackupCommand;
 import org.apache.cloudstack.backup.RebaseBackupCommand;
 import org.nasbackup.provider.Point;
+import org.nasbackup.provider.Rebased;
 import org.nasbackup.provider.RemoteRepository;
 
 /** A repository through the agent of one host. */
@@ -34,14 +35,14 @@ public final class AgentRepository implements RemoteRepository {
 
     /** The whole point in one command: the host knows its images, whatever they are called. */
     @Override
-    public Long rebase(Point point, Point newParent) {
-        return ask(RebaseBackupCommand.ofPoint(
-                        point.path(),
-                        newParent == null ? null : newParent.path(),
-                        repository.getType(),
-                        repository.getAddress(),
-                        repository.getMountOptions()))
-                .getSize();
+    public Rebased rebase(Point point, Point newParent) {
+        BackupAnswer answer = ask(RebaseBackupCommand.ofPoint(
+                point.path(),
+                newParent == null ? null : newParent.path(),
+                repository.getType(),
+                repository.getAddress(),
+                repository.getMountOptions()));
+        return new Rebased(answer.getSize(), answer.getMac());
     }
 
     @Override

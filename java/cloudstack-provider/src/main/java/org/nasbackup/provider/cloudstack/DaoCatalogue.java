@@ -26,6 +26,7 @@ import java.util.Objects;
 import java.util.Set;
 import java.util.stream.Collectors;
 import org.apache.cloudstack.backup.Backup;
+import org.apache.cloudstack.backup.BackupAnswer;
 import org.apache.cloudstack.backup.BackupVO;
 import org.apache.cloudstack.backup.NASBackupChainKeys;
 import org.apache.cloudstack.backup.dao.BackupDao;
@@ -33,6 +34,7 @@ import org.apache.cloudstack.backup.dao.BackupDetailsDao;
 import org.nasbackup.provider.Catalogue;
 import org.nasbackup.provider.ChainLink;
 import org.nasbackup.provider.Point;
+import org.nasbackup.provider.Rebased;
 import org.nasbackup.provider.Step;
 import org.nasbackup.provider.Volume;
 
@@ -225,23 +227,26 @@ public final class DaoCatalogue implements Catalogue {
     /**
      * The backup is on the NAS.
      *
-     * @param size in bytes; null: not told, and taken for 0
+     * @param answer what its host says of it; a size that it does not tell is taken for 0
      * @param volumes as the manager describes them
      * @param tracked was the host asked to keep a bitmap?
      * @param link null: it stands alone
      * @return the row, without details that an update would write
      */
-    public BackupVO completed(long id, Date date, Long size, String volumes, boolean tracked, ChainLink link) {
+    public BackupVO completed(
+            long id, Date date, BackupAnswer answer, String volumes, boolean tracked, ChainLink link) {
         transactions.run(() -> {
             BackupVO row = backups.findById(id);
             boolean incremental = link != null && link.parent() != null;
             row.setDate(date);
             // the manager counts it, and fails where there is nothing to count
-            row.setSize(size == null ? 0 : size);
+            row.setSize(answer.getSize() == null ? 0 : answer.getSize());
             row.setBackedUpVolumes(volumes);
             row.setStatus(Backup.Status.BackedUp);
             update(row);
             setType(id, incremental ? "INCREMENTAL" : FULL);
+            put(id, NASBackupChainKeys.POINT_ID, answer.getPointId());
+            put(id, NASBackupChainKeys.MAC, answer.getMac());
             if (link != null) {
                 record(id, link);
             }
@@ -311,7 +316,7 @@ public final class DaoCatalogue implements Catalogue {
     }
 
     @Override
-    public void rebased(Step rebase, Long size) {
+    public void rebased(Step rebase, Rebased told) {
         long id = rebase.point().id();
         transactions.run(() -> {
             if (rebase.newParent() == null) {
@@ -323,8 +328,9 @@ public final class DaoCatalogue implements Catalogue {
             }
             details.removeDetail(id, NASBackupChainKeys.REBASE_BEGUN);
             move(rebase);
-            if (size != null) {
-                grow(backups.findByIdIncludingRemoved(id), size);
+            put(id, NASBackupChainKeys.MAC, told.mac());
+            if (told.size() != null) {
+                grow(backups.findByIdIncludingRemoved(id), told.size());
             }
         });
     }

@@ -25,6 +25,7 @@ import org.nasbackup.provider.AgentFailure;
 import org.nasbackup.provider.Crash;
 import org.nasbackup.provider.ModelNas;
 import org.nasbackup.provider.Point;
+import org.nasbackup.provider.Rebased;
 
 /** A host's agent over the model of files: does as the library does, and fails as it is told to. */
 final class ModelHost implements Agents {
@@ -65,12 +66,16 @@ final class ModelHost implements Agents {
     /** Why the guest's bitmap is of no use, and its disks are compared instead; null: it is good. */
     String compared;
 
+    /** Has it a key? */
+    boolean signs;
+
     /** What it says when it refuses. */
     String refusal = "NO_SPACE: the NAS is full";
 
     /** What it says in an answer of another type. */
     String other = "java.lang.NullPointerException";
 
+    private int macs;
     private int taken;
 
     ModelHost(ModelNas nas, Crash.Meter meter) {
@@ -162,11 +167,17 @@ final class ModelHost implements Agents {
         BackupAnswer answer = new BackupAnswer(command, true, null);
         if (command instanceof RebaseBackupCommand) {
             RebaseBackupCommand rebase = (RebaseBackupCommand) command;
-            answer.setSize(nas.rebase(point(rebase.getBackupPath()), point(rebase.getNewParentPath())));
+            Rebased rebased = nas.rebase(point(rebase.getBackupPath()), point(rebase.getNewParentPath()));
+            answer.setSize(rebased.size());
+            answer.setMac(mac());
         } else if (command instanceof DeleteBackupCommand) {
             nas.delete(point(((DeleteBackupCommand) command).getBackupPath()));
         }
         return answer;
+    }
+
+    private String mac() {
+        return signs ? "mac " + ++macs : null;
     }
 
     private static Point point(String path) {
@@ -189,6 +200,8 @@ final class ModelHost implements Agents {
         }
         if (software == Software.OURS) {
             answer.setKind(incremental ? "incremental" : "full");
+            answer.setPointId("point " + taken);
+            answer.setMac(mac());
         }
         answer.setBitmapCreated(command.getMode() == null ? null : command.getBitmapNew());
         answer.setIncrementalFallback(asked && !incremental);

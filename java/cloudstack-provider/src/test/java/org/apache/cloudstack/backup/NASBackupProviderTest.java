@@ -216,6 +216,47 @@ class NASBackupProviderTest {
                 .doesNotContainKey(NASBackupChainKeys.BITMAP_RECREATED);
     }
 
+    private String pointId(Backup backup) {
+        return site.detail(backup, NASBackupChainKeys.POINT_ID);
+    }
+
+    private String mac(Backup backup) {
+        return site.detail(backup, NASBackupChainKeys.MAC);
+    }
+
+    @Test
+    void what_tells_a_point_from_another_is_recorded_with_it_and_with_each_rebase() {
+        Backup unsigned = site.take();
+        site.host.signs = true;
+        List<Backup> taken = new ArrayList<>(List.of(unsigned, site.take(), site.take(), site.take()));
+        assertThat(taken).extracting(this::pointId).containsExactly("point 1", "point 2", "point 3", "point 4");
+        assertThat(taken).extracting(this::mac).containsExactly(null, "mac 1", "mac 2", "mac 3");
+        site.host.fails(Fault.NONE, Fault.UNREACHABLE);
+        assertThatThrownBy(() -> site.delete(taken.get(2), false)).isInstanceOf(CloudRuntimeException.class);
+        assertThat(mac(taken.get(3))).as("with the new parent").isEqualTo("mac 4");
+        site.delete(taken.get(2), false);
+        assertThat(mac(taken.get(1))).isEqualTo("mac 1");
+        assertThat(pointId(taken.get(3))).as("it is the same one").isEqualTo("point 4");
+        site.agrees();
+    }
+
+    @Test
+    void a_rebase_that_is_told_of_without_a_mac_leaves_the_recorded_one() {
+        site.host.signs = true;
+        List<Backup> taken = take(3);
+        site.host.signs = false;
+        site.delete(taken.get(1), false);
+        assertThat(mac(taken.get(2))).isEqualTo("mac 3");
+    }
+
+    @Test
+    void a_point_outside_chains_has_an_id_too_and_one_of_cloudstack_s_own_hosts_has_none() {
+        site.policy = new Policy(false, 10);
+        assertThat(pointId(site.take())).isEqualTo("point 1");
+        site.host.software = ModelHost.Software.STOCK_4_23;
+        assertThat(pointId(site.take())).isNull();
+    }
+
     @Test
     void a_restart_of_the_guest_is_recorded_and_the_chain_goes_on() {
         Backup full = site.take();

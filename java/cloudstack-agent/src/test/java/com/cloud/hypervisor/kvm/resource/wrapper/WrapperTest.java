@@ -38,6 +38,7 @@ import org.nasbackup.BackupStatsResult;
 import org.nasbackup.DeleteBackupRequest;
 import org.nasbackup.DeleteBackupResult;
 import org.nasbackup.ErrorCode;
+import org.nasbackup.RebaseResult;
 import org.nasbackup.Results;
 import org.nasbackup.TakeBackupRequest;
 import org.nasbackup.TakeBackupResult;
@@ -68,9 +69,9 @@ class WrapperTest {
         }
 
         @Override
-        public long rebase(RebaseOrder order) {
+        public RebaseResult rebase(RebaseOrder order) {
             asked.add(order.target() + " onto " + order.newBacking());
-            return 11;
+            return Results.rebased(11, null);
         }
 
         @Override
