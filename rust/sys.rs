@@ -3,10 +3,12 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
+use rustix::io::Errno;
+use rustix::mount::MountAttrFlags;
 use rustix::process::{Signal, set_parent_process_death_signal};
 
 /// Takes a shared lock on one byte of an open file description (fcntl F_OFD_SETLK), without waiting. It goes when the
@@ -58,6 +60,27 @@ pub fn check_writeback(file: &File) -> io::Result<()> {
     let error = io::Error::last_os_error();
     // a kernel that lacks the call says nothing of the file
     if error.raw_os_error() == Some(libc::ENOSYS) { Ok(()) } else { Err(error) }
+}
+
+/// Gives all mounts of a tree that is attached nowhere the attributes, and has no change of them reach others, nor others'
+/// reach them (mount_setattr).
+pub fn make_mounts_private(tree: BorrowedFd<'_>, attributes: MountAttrFlags) -> rustix::io::Result<()> {
+    let set = libc::mount_attr {
+        attr_set: attributes.bits().into(),
+        attr_clr: 0,
+        propagation: libc::MS_PRIVATE,
+        userns_fd: 0,
+    };
+    let flags = libc::AT_EMPTY_PATH | libc::AT_RECURSIVE;
+    // SAFETY: the descriptor is open for the call, the path is a C string, and the kernel only reads it and `set`, of whose
+    // size it is told.
+    let done = unsafe {
+        libc::syscall(libc::SYS_mount_setattr, tree.as_raw_fd(), c"".as_ptr(), flags, &set, size_of_val(&set))
+    };
+    if done == 0 {
+        return Ok(());
+    }
+    Err(Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::IO))
 }
 
 /// Has the kernel check this thread's access to files as if it were the user's, and no other thread's (setfsuid).

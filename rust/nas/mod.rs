@@ -14,3 +14,4 @@ pub mod path;
 pub mod removal;
 pub mod repository;
 pub mod session;
+pub mod tree;

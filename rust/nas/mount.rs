@@ -12,9 +12,10 @@ use super::deadline;
 use super::mount_folder::{self, MountFolder};
 use super::options::{self, Prepared};
 use super::repository::Export;
+use super::tree::{self, Tree};
 use crate::config::Config;
 use crate::error::{Code, Error, Result};
-use crate::mountinfo;
+use crate::{lacking, mountinfo};
 
 const STEP: &str = "mount the repository";
 /// How long `mount` may take.
@@ -33,7 +34,7 @@ impl Mount {
     pub(super) fn make(export: &Export, config: &Config) -> Result<Mount> {
         mount_folder::sweep(config);
         let folder = MountFolder::make(&config.mount_dir)?;
-        let Prepared { options, secret } = options::prepare(export);
+        let Prepared { options, secret, follows_links } = options::prepare(export);
         let secret = secret.map(|secret| Ok((secret.option, folder.write_credentials(&secret.text)?))).transpose()?;
         let option = secret.as_ref().map(|(option, file)| format!("{option}={}", file.path().display()));
         let options: Vec<String> = options.into_iter().chain(option).collect();
@@ -49,8 +50,14 @@ impl Mount {
             }
             Ok(_) if !is_mounted(&folder.point()) => failed("'mount' reports a success, and nothing is mounted".into()),
             Ok(_) => {
-                log::info!("mounted {export} on '{}'", folder.point().display());
-                Ok(Mount { folder })
+                let confined = if follows_links { Ok(()) } else { follow_no_links(&folder.point()) };
+                match confined {
+                    Ok(()) => {
+                        log::info!("mounted {export} on '{}'", folder.point().display());
+                        Ok(Mount { folder })
+                    }
+                    Err(error) => failed(format!("unable to mount it so that no link is followed - {error}")),
+                }
             }
             Err(error) if error.kind() == ErrorKind::TimedOut => {
                 let cause = format!("{export}: no answer for {} s", MOUNT_LIMIT.as_secs());
@@ -68,6 +75,23 @@ impl Mount {
     pub(super) fn is_there(&self) -> bool {
         is_mounted(&self.folder.point())
     }
+}
+
+/// Has what is mounted at `point` mounted so that no symbolic link is followed in it, where the kernel can do so. Nobody uses
+/// it yet.
+fn follow_no_links(point: &Path) -> rustix::io::Result<()> {
+    let tree = match Tree::at(point) {
+        Err(error) if lacking::is_unsettable(error) => {
+            tree::tell_lack(error);
+            return Ok(());
+        }
+        tree => tree?,
+    };
+    if !tree.follow_no_links()? {
+        return Ok(());
+    }
+    rustix::mount::unmount(point, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)?;
+    tree.attach(point)
 }
 
 impl Drop for Mount {
@@ -103,9 +127,12 @@ mod tests {
     use crate::nas::folder::{FILE_MODE, FOLDER_MODE};
     use crate::nas::repository::Repository;
     use crate::nas::session::Session;
+    use crate::user::with_rights_of;
     use rustix::fs::{CWD, FileType, Mode, StatVfsMountFlags, makedev};
+    use rustix::io::Errno;
     use rustix::process::{Pid, Signal};
-    use std::fs::{self, File};
+    use std::fs::{self, File, Permissions};
+    use std::os::unix::fs::PermissionsExt;
     use std::sync::mpsc;
     use std::thread;
     use std::time::Instant;
@@ -181,6 +208,30 @@ mod tests {
         assert_eq!(opened, Err(ErrorKind::PermissionDenied));
         // the administrator's own word comes last
         assert_eq!(has("loop,dev").1, Ok(()));
+    }
+
+    #[test]
+    fn on_a_mount_no_link_is_followed_and_nobody_else_gets_to_it() {
+        assert!(tree::knows_nosymfollow().unwrap(), "or the test says nothing");
+        let dir = tempfile::tempdir().unwrap();
+        fs::set_permissions(dir.path(), Permissions::from_mode(0o711)).unwrap();
+        let image = dir.path().join("image");
+        ext4_image(&image);
+        let mounts = dir.path().join("mounts");
+        for (options, followed) in [("loop", false), ("loop,symfollow", true)] {
+            let mount = Mount::make(&export("ext4", &image, options), &config(&mounts, 0)).unwrap();
+            assert_eq!(mounted_below(&mounts), 1);
+            let (file, link) = (mount.path().join("file"), mount.path().join("link"));
+            fs::write(&file, "").unwrap();
+            fs::set_permissions(mount.path(), Permissions::from_mode(0o777)).unwrap();
+            fs::remove_file(&link).ok();
+            std::os::unix::fs::symlink("file", &link).unwrap();
+            let opened = File::open(&link).map_err(|error| Errno::from_io_error(&error).unwrap()).map(drop);
+            assert_eq!(opened, if followed { Ok(()) } else { Err(Errno::LOOP) }, "{options}");
+            let nobody = with_rights_of((65534, 65534), "open it", || File::open(&file).map_err(|error| error.kind()));
+            assert_eq!(nobody.unwrap().unwrap().err(), Some(ErrorKind::PermissionDenied), "{options}");
+        }
+        assert_eq!(mounted_below(&mounts), 0);
     }
 
     #[test]

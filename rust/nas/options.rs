@@ -9,6 +9,8 @@ pub struct Prepared {
     pub options: Vec<String>,
     /// What the mount helper reads from a file.
     pub secret: Option<Secret>,
+    /// The kernel follows symbolic links there. Old `mount` programs, and the helpers of some types, know no such option.
+    pub follows_links: bool,
 }
 
 /// The text of a file, and the option that names it to the mount helper.
@@ -23,9 +25,13 @@ pub struct Secret {
 /// Nobody runs anything on a NAS, and what its server calls a device of this host is none.
 const CONFINED: [&str; 3] = ["nodev", "nosuid", "noexec"];
 
+/// What is added for a CIFS server, and the options that speak of the same. QEMU's byte-range locks would be mandatory there,
+/// and keep others from reading: they stay on the host. Where the server tells no rights, its files are one user's alone.
+const CIFS: [(&str, &[&str]); 3] =
+    [("nobrl", &["nobrl", "brl"]), ("file_mode=0600", &["file_mode"]), ("dir_mode=0700", &["dir_mode"])];
+
 /// Confines the mount, as far as the export's options don't say otherwise, and takes the secrets out of these, for the types
-/// whose helpers read them from a file. QEMU's byte-range locks would be mandatory on a CIFS server, and keep others from
-/// reading: they stay on the host unless the options say `brl`.
+/// whose helpers read them from a file.
 pub fn prepare(export: &Export) -> Prepared {
     let cifs = matches!(export.kind(), "cifs" | "smb3");
     let (option, line): (_, fn(&str, &str) -> Option<String>) = match export.kind() {
@@ -33,8 +39,12 @@ pub fn prepare(export: &Export) -> Prepared {
         "ceph" => ("secretfile", |key, value| (key == "secret").then(|| value.to_owned())),
         _ => ("", |_, _| None),
     };
-    let mut prepared = Prepared { options: CONFINED.map(str::to_owned).to_vec(), secret: None };
+    let mut prepared = Prepared { options: CONFINED.map(str::to_owned).to_vec(), secret: None, follows_links: false };
     for each in split(export.options()) {
+        if matches!(each, "symfollow" | "nosymfollow") {
+            prepared.follows_links = each == "symfollow";
+            continue;
+        }
         match each.split_once('=').and_then(|(key, value)| line(key, value)) {
             Some(line) => {
                 let secret = prepared.secret.get_or_insert_with(|| Secret { option, text: String::new() });
@@ -43,8 +53,11 @@ pub fn prepare(export: &Export) -> Prepared {
             None => prepared.options.push(each.to_owned()),
         }
     }
-    if cifs && !prepared.options.iter().any(|option| option == "nobrl" || option == "brl") {
-        prepared.options.push("nobrl".to_owned());
+    if cifs {
+        let is_given = |name: &str| prepared.options.iter().any(|option| option.split('=').next() == Some(name));
+        let own = CIFS.into_iter().filter(|(_, names)| !names.iter().any(|name| is_given(name)));
+        let own: Vec<_> = own.map(|(option, _)| option.to_owned()).collect();
+        prepared.options.extend(own);
     }
     prepared
 }
@@ -113,22 +126,32 @@ mod tests {
         let prepared = prepare(&export("cifs", "vers=3.0,username=a b,pass=p=w\"x,domain=D,nobrl,"));
         let credentials = |text: &str| Some(Secret { option: "credentials", text: text.to_owned() });
         assert_eq!(prepared.secret, credentials("username=a b\npassword=p=w\"x\ndomain=D\n"));
-        assert_eq!(given(&prepared), ["vers=3.0", "nobrl"]);
+        let options = ["vers=3.0", "nobrl", "file_mode=0600", "dir_mode=0700"];
+        assert_eq!(given(&prepared), options);
         let prepared = prepare(&export("cifs", "vers=3.0,,user=u,password=\"p,w\",dom=D,nobrl"));
         assert_eq!(prepared.secret, credentials("username=u\npassword=p,w\ndomain=D\n"));
-        assert_eq!(given(&prepared), ["vers=3.0", "nobrl"]);
+        assert_eq!(given(&prepared), options);
         let prepared = prepare(&export("nfs", "vers=4,username=x"));
         assert_eq!((given(&prepared).len(), prepared.secret), (2, None));
     }
 
     #[test]
-    fn no_byte_range_lock_reaches_a_cifs_server_unless_it_is_asked_for() {
+    fn a_cifs_server_gets_no_byte_range_lock_and_nobody_else_its_files_unless_it_is_asked_for() {
         let options = |kind, options| given(&prepare(&export(kind, options))).to_vec();
-        assert_eq!(options("cifs", ""), ["nobrl"]);
-        assert_eq!(options("smb3", "vers=3.1.1"), ["vers=3.1.1", "nobrl"]);
-        assert_eq!(options("cifs", "nobrl,ro"), ["nobrl", "ro"]);
-        assert_eq!(options("cifs", "brl"), ["brl"]);
+        assert_eq!(options("cifs", ""), ["nobrl", "file_mode=0600", "dir_mode=0700"]);
+        assert_eq!(options("smb3", "vers=3.1.1"), ["vers=3.1.1", "nobrl", "file_mode=0600", "dir_mode=0700"]);
+        assert_eq!(options("cifs", "nobrl,ro,dir_mode=0750"), ["nobrl", "ro", "dir_mode=0750", "file_mode=0600"]);
+        assert_eq!(options("cifs", "brl,file_mode=0640,dir_mode=0750"), ["brl", "file_mode=0640", "dir_mode=0750"]);
         assert_eq!(options("nfs", "vers=4"), ["vers=4"]);
+    }
+
+    #[test]
+    fn whether_links_are_followed_is_no_option_of_the_mount_program() {
+        for (options, follows) in [("", false), ("symfollow,vers=4", true), ("symfollow,nosymfollow,vers=4", false)] {
+            let prepared = prepare(&export("nfs", options));
+            assert_eq!(prepared.follows_links, follows, "{options}");
+            assert!(given(&prepared).iter().all(|option| option == "vers=4"), "{options}");
+        }
     }
 
     #[test]
