@@ -39,6 +39,16 @@ pub struct Begun {
     pub may_resume: bool,
     /// The disks of a stopped guest that get the bitmap.
     pub disks: Vec<String>,
+    /// The host path of the folder through which QEMU writes, of a push.
+    #[serde(default)]
+    pub view: Option<PathBuf>,
+}
+
+impl Begun {
+    /// Is its repository, or what QEMU sees of it, mounted below `folder`?
+    pub fn uses(&self, folder: &Path) -> bool {
+        self.view.iter().chain([&self.root]).any(|path| path.starts_with(folder))
+    }
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]

@@ -15,3 +15,4 @@ pub mod removal;
 pub mod repository;
 pub mod session;
 pub mod tree;
+pub mod view;

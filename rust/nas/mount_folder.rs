@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, Once, PoisonError};
@@ -22,6 +22,10 @@ use crate::{host, mountinfo, sys};
 const PREFIX: &str = "nas-";
 const POINT: &str = "mount";
 const CREDENTIALS: &str = "credentials";
+/// The mode of such a folder: what an export's own modes allow is no right of this host's users.
+const ROOT_S: u32 = 0o700;
+/// The same for what its group passes through.
+const ROOT_S_AND_GROUP_S: u32 = 0o710;
 /// Mounts on top of each other that are taken off a left mount point.
 const MOST_MOUNTS: usize = 16;
 
@@ -45,14 +49,14 @@ impl MountFolder {
         let step = "make the mount point";
         if !mount_dir.is_dir() {
             fs::create_dir_all(mount_dir.parent().unwrap_or(mount_dir))
-                .and_then(|()| make_folder(mount_dir))
+                .and_then(|()| make_folder(mount_dir, FOLDER_MODE))
                 .or_else(|e| if e.kind() == ErrorKind::AlreadyExists { Ok(()) } else { Err(e) })
                 .map_err(|e| Error::io(step, mount_dir, e))?;
         }
         let all = mountinfo::resolved(mount_dir);
         loop {
             let path = all.join(format!("{PREFIX}{}-{}", std::process::id(), MADE.fetch_add(1, Relaxed)));
-            match make_folder(&path) {
+            match make_folder(&path, ROOT_S) {
                 // of a process that had the same id
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => continue,
                 made => made.map_err(|e| Error::io(step, &path, e))?,
@@ -62,9 +66,19 @@ impl MountFolder {
             live().insert(path.clone());
             let folder = MountFolder { path, _lock: lock };
             clear_at_exit();
-            make_folder(&folder.point()).map_err(|e| Error::io(step, folder.point(), e))?;
+            make_folder(&folder.point(), ROOT_S).map_err(|e| Error::io(step, folder.point(), e))?;
             return Ok(folder);
         }
+    }
+
+    /// Lets QEMU, which runs as `owner`, pass through to what is mounted in it, and nobody else; everybody where it is not
+    /// known as whom.
+    pub(super) fn let_in(&self, owner: Option<(u32, u32)>) -> io::Result<()> {
+        if let Some((_, group)) = owner {
+            chown(&self.path, None, Some(group))?;
+        }
+        let mode = if owner.is_some() { ROOT_S_AND_GROUP_S } else { FOLDER_MODE };
+        fs::set_permissions(&self.path, Permissions::from_mode(mode))
     }
 
     /// Where to mount.
@@ -153,7 +167,7 @@ pub(super) fn sweep(config: &Config) {
         }
         // what its process has recorded is there once it has died
         let is_left = |lock: &Option<Flock>| {
-            lock.is_some() && !host::begun(&config.state_dir).iter().any(|begun| begun.root.starts_with(&path))
+            lock.is_some() && !host::begun(&config.state_dir).iter().any(|begun| begun.uses(&path))
         };
         let cleared = lock(&path).and_then(|lock| if is_left(&lock) { clear(&path).map(|()| true) } else { Ok(false) });
         match cleared {
@@ -201,10 +215,10 @@ fn lock(path: &Path) -> io::Result<Option<Flock>> {
     }
 }
 
-/// QEMU passes through it, whatever the umask.
-fn make_folder(path: &Path) -> io::Result<()> {
-    fs::create_dir(path)?;
-    fs::set_permissions(path, Permissions::from_mode(FOLDER_MODE))
+/// Makes it with that mode, whatever the umask.
+fn make_folder(path: &Path, mode: u32) -> io::Result<()> {
+    fs::DirBuilder::new().mode(mode).create(path)?;
+    fs::set_permissions(path, Permissions::from_mode(mode))
 }
 
 #[cfg(test)]
@@ -270,6 +284,7 @@ mod tests {
             bitmap: None,
             may_resume: true,
             disks: Vec::new(),
+            view: None,
         };
         host.begin(begun).unwrap();
         sweep(&config);

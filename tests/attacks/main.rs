@@ -4,5 +4,6 @@
 
 mod bounds;
 mod images;
+mod mounts;
 #[path = "../support/mod.rs"]
 mod support;

@@ -35,10 +35,11 @@ fn advice(user: u32, read_only: bool) -> String {
     format!("user {user}, as which this process runs, can't write there: {what}")
 }
 
-/// `PERMISSION_DENIED` when QEMU, which runs as `owner`, can't open a file in `folder` that libvirt gives to it.
-pub(super) fn check_qemu(folder: &Folder, owner: (u32, u32)) -> Result<()> {
+/// `PERMISSION_DENIED` when QEMU, which runs as `owner` and sees `folder` at the path `seen`, can't open a file there that
+/// libvirt gives to it.
+pub(super) fn check_qemu(folder: &Folder, seen: &Path, owner: (u32, u32)) -> Result<()> {
     let file = folder.create_file(PROBE, FILE_MODE)?;
-    let path = folder.path.join(PROBE);
+    let path = seen.join(PROBE);
     let checked = ask(&file, &path, owner);
     drop(file);
     let removed = folder.remove_tree(PROBE).map(drop);
@@ -105,15 +106,15 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         set_permissions(dir.path(), Permissions::from_mode(0o711)).unwrap();
         let folder = Folder::open_root(dir.path()).unwrap().make_dir("point", 0o711).unwrap();
-        check_qemu(&folder, NOBODY).unwrap();
+        check_qemu(&folder, &folder.path, NOBODY).unwrap();
         assert!(folder.names().unwrap().is_empty());
         set_permissions(dir.path(), Permissions::from_mode(0o700)).unwrap();
-        let error = check_qemu(&folder, NOBODY).unwrap_err();
+        let error = check_qemu(&folder, &folder.path, NOBODY).unwrap_err();
         assert_eq!(error.code, Code::PermissionDenied);
         let named = format!("user 65534:65534, as which QEMU runs, can't pass through '{}'", dir.path().display());
         assert!(error.cause.contains(&named), "{error}");
         assert!(folder.names().unwrap().is_empty());
-        check_qemu(&folder, (0, 0)).unwrap();
+        check_qemu(&folder, &folder.path, (0, 0)).unwrap();
         assert!(rustix::process::geteuid().is_root());
     }
 
@@ -138,7 +139,7 @@ mod tests {
         }
         let mount = Command::new("bindfs").arg("--no-allow-other").args([behind.path(), front.path()]).status();
         assert!(mount.unwrap().success());
-        let asked = check_qemu(&Folder::open_root(front.path()).unwrap(), NOBODY);
+        let asked = check_qemu(&Folder::open_root(front.path()).unwrap(), front.path(), NOBODY);
         rustix::mount::unmount(front.path(), rustix::mount::UnmountFlags::DETACH).unwrap();
         assert!(asked.unwrap_err().cause.contains("can't pass through"));
     }

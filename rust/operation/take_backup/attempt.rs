@@ -71,7 +71,7 @@ impl Attempt {
         scratch: Option<Scratch>,
     ) -> Attempt {
         let engine = if scratch.is_some() { Engine::Pull } else { Engine::Push };
-        let folder = scratch.as_ref().map_or_else(|| targets.folder(), Scratch::folder).to_owned();
+        let folder = scratch.as_ref().map_or_else(|| targets.folder(), |scratch| scratch.folder().to_owned());
         let (scratch, bitmap) = (scratch.map(Arc::new), bitmap.map(str::to_owned));
         Attempt { found, bitmap, host, targets, engine, folder, scratch, backup: None, stuck: false, refused: false }
     }
@@ -122,6 +122,10 @@ impl Attempt {
         self.stuck = backup.as_ref().map_or(true, |answer| answer.is_err() && self.job_runs());
         let backup = backup?;
         self.refused = !self.stuck && backup.as_ref().is_err_and(|error| error.code == Code::Libvirt);
+        if self.refused && self.engine == Engine::Push {
+            // by a link, which is not followed there, libvirt's own error says little
+            self.targets.check_in_place(&self.found.disks)?;
+        }
         let mut backup = backup?;
         job.enter("copy");
         let copied = self.move_data(call, &mut backup, means, job);

@@ -180,15 +180,16 @@ impl Call<'_> {
     }
 
     /// What the host has to know of it before its first effect.
-    fn begun(&self, root: &Path, bitmap: Option<&str>, may_resume: bool, disks: Vec<String>, job: &Job) -> Begun {
+    fn begun(&self, root: &Path, bitmap: Option<&str>, job: &Job) -> Begun {
         Begun {
             vm: self.checked.vm.clone(),
             job: job.status().job,
             root: root.to_owned(),
             point: self.checked.point.to_string(),
             bitmap: bitmap.map(str::to_owned),
-            may_resume,
-            disks,
+            may_resume: false,
+            disks: Vec::new(),
+            view: None,
         }
     }
 }

@@ -3,7 +3,7 @@
 //! into our folder, a point is published when it has its name.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -120,7 +120,10 @@ fn end_job(config: &Arc<Config>, begun: &Begun) -> Result<bool> {
         // libvirt may still be about to begin what the dead process has asked for
         domain.settle()?;
         scratch::sweep(&config);
-        let aborted = leftover::end_job(&domain, &folder(&begun))?;
+        let mut aborted = false;
+        for folder in folders(&begun) {
+            aborted |= leftover::end_job(&domain, &folder)?;
+        }
         if domain.job()?.state == JobState::Running {
             return Err(Error::new(Code::Busy, "end what was left", "another job runs on the domain"));
         }
@@ -129,12 +132,12 @@ fn end_job(config: &Arc<Config>, begun: &Begun) -> Result<bool> {
     })
 }
 
-/// The folder that a push job writes into.
-fn folder(begun: &Begun) -> std::path::PathBuf {
-    match PointPath::parse("point", &begun.point) {
-        Ok(point) => begun.root.join(point.instance()).join(partial_name(&point)),
-        Err(_) => std::path::PathBuf::new(),
-    }
+/// The folders that a push job may write into: what QEMU sees of the point, and, where nothing could be mounted, the
+/// point's own.
+fn folders(begun: &Begun) -> Vec<PathBuf> {
+    let own = PointPath::parse("point", &begun.point).ok();
+    let own = own.map(|point| begun.root.join(point.instance()).join(partial_name(&point)));
+    begun.view.clone().into_iter().chain(own).collect()
 }
 
 /// Is the point there under its own name? If not, what there is of it is removed. `None` when its instance's folder is
@@ -219,6 +222,7 @@ mod tests {
             bitmap: bitmap.map(str::to_owned),
             may_resume: true,
             disks: Vec::new(),
+            view: Some("/run/nas-1-0/mount".into()),
         };
         for (bitmap, fate, expected) in [
             (Some("new"), Fate::Unpublished, vec!["new"]),
@@ -232,6 +236,6 @@ mod tests {
         }
         let without = BTreeSet::from(["old".to_owned()]);
         assert_eq!(superfluous(&begun(Some("new")), Fate::Published, &without), BTreeSet::new());
-        assert_eq!(folder(&begun(None)), Path::new("/nas/i-1-VM/.partial-T"));
+        assert_eq!(folders(&begun(None)), ["/run/nas-1-0/mount", "/nas/i-1-VM/.partial-T"].map(PathBuf::from));
     }
 }

@@ -10,9 +10,10 @@ use super::storage::{self, Opened};
 use super::{Call, Outcome, TakenBackup, ask, manifest, parent_point, regrown, space};
 use crate::engine::{Engine, choice, scratch};
 use crate::error::{Code, Error, Result};
-use crate::host::HostState;
+use crate::host::{Begun, HostState};
 use crate::job::Reporter;
 use crate::libvirt::State;
+use crate::nas::view::View;
 use crate::nbd;
 use crate::point::Parent;
 
@@ -59,11 +60,15 @@ fn take(call: &Call<'_>, mut host: HostState, against: Against, job: &mut Report
     let specs = plan.specs(&disks, compares);
     let names: Vec<String> = specs.iter().map(|spec| spec.name.clone()).collect();
     let bitmap = checked.mode.bitmap().filter(|_| plan.carries.contains(&true));
-    host.begin(call.begun(opened.root(), bitmap, !found.state.waits_for_storage(), Vec::new(), job))?;
-    let owner = found.xml.owner.filter(|_| chosen.scratch.is_none());
+    let view = if chosen.scratch.is_none() { Some(View::prepare(config)?) } else { None };
+    host.begin(Begun {
+        may_resume: !found.state.waits_for_storage(),
+        view: view.as_ref().map(View::path),
+        ..call.begun(opened.root(), bitmap, job)
+    })?;
     let made = storage::make_targets(opened, &checked.point, specs, storage::PROBE);
-    let made = made.and_then(|targets| match owner {
-        Some(owner) => targets.check_access(owner),
+    let made = made.and_then(|targets| match view {
+        Some(view) => targets.show_to_qemu(view, found.xml.owner),
         None => Ok(targets),
     });
     let targets = made.inspect_err(|error| host.end_unless(storage::goes_on(error)))?;

@@ -25,7 +25,7 @@ use super::{Call, Outcome, TakenBackup, ask, base, manifest, parent_point, qemu_
 use crate::engine::Engine;
 use crate::engine::offline::{self, Origin};
 use crate::error::{Code, Error, Result};
-use crate::host::HostState;
+use crate::host::{Begun, HostState};
 use crate::job::{Job, Reporter};
 use crate::libvirt::Domain;
 use crate::nas::deadline::{LIMIT, bounded};
@@ -89,7 +89,7 @@ fn take(
     job.begin("make the targets")?;
     let bitmap = checked.mode.bitmap();
     let seeds = facts.iter().filter(|disk| disk.cannot_carry.is_none()).map(|disk| disk.target.clone());
-    host.begin(call.begun(opened.root(), bitmap, false, seeds.collect(), job))?;
+    host.begin(Begun { disks: seeds.collect(), ..call.begun(opened.root(), bitmap, job) })?;
     let targets = storage::make_targets(opened, &checked.point, plan.specs(&facts, true), storage::PROBE);
     let targets = targets.inspect_err(|error| host.end_unless(storage::goes_on(error)))?;
     let left_out = sources.left_out.clone();

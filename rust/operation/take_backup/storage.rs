@@ -26,6 +26,7 @@ use crate::nas::partial::{PARTIAL, PartialPoint};
 use crate::nas::path::{PointPath, RepoPath};
 use crate::nas::removal;
 use crate::nas::session::Session;
+use crate::nas::view::View;
 use crate::point::fingerprints::{self, Base, Digest};
 use crate::point::{MANIFEST, Manifest, Parent};
 use crate::qcow2;
@@ -246,6 +247,8 @@ pub(super) struct Targets {
     indexes: Vec<Option<(File, String)>>,
     /// The names of the files that they stand on, relative to their own folder.
     backings: Vec<Option<String>>,
+    /// What QEMU sees of them, where it writes them itself.
+    view: Option<View>,
     partial: PartialPoint,
 }
 
@@ -271,7 +274,7 @@ pub(super) fn make_targets(
         let Opened { session, lock, .. } = opened;
         let partial = PartialPoint::begin(session.clone(), lock, &point);
         let partial = partial.map_err(|error| access::explain(error, session.root()))?;
-        let mut targets = Targets { files: Vec::new(), indexes: Vec::new(), backings: Vec::new(), partial };
+        let mut targets = Targets { files: Vec::new(), indexes: Vec::new(), backings: Vec::new(), view: None, partial };
         for spec in specs {
             let file = targets.partial.create_file(&spec.name)?;
             let backing = spec.parent.map(|parent| parent.relative_to(&point.folder()));
@@ -324,10 +327,14 @@ impl Targets {
         })
     }
 
-    /// `PERMISSION_DENIED` when QEMU, which runs as this user and group, can't write to them.
-    pub(super) fn check_access(self, owner: (u32, u32)) -> Result<Targets> {
+    /// Has QEMU, which runs as this user and group if that is known, reach them by `view`. `PERMISSION_DENIED` when it can't
+    /// write to them.
+    pub(super) fn show_to_qemu(mut self, view: View, owner: Option<(u32, u32)>) -> Result<Targets> {
         bounded("ask whether QEMU can write", PROBE, move || {
-            access::check_qemu(self.partial.folder(), owner)?;
+            self.view = if view.show(self.partial.folder(), owner)? { Some(view) } else { None };
+            if let Some(owner) = owner {
+                access::check_qemu(self.partial.folder(), &self.folder(), owner)?;
+            }
             Ok(self)
         })
     }
@@ -359,15 +366,14 @@ impl Targets {
         })
     }
 
-    /// The folder that they lie in.
-    pub(super) fn folder(&self) -> &Path {
-        &self.partial.folder().path
+    /// The host path of the folder that they lie in, for QEMU.
+    pub(super) fn folder(&self) -> PathBuf {
+        self.view.as_ref().map_or_else(|| self.partial.folder().path.clone(), View::path)
     }
 
     /// The host path of the target `name`, for QEMU. `UNSUPPORTED_IMAGE` when it is not UTF-8, which libvirt needs.
     pub(super) fn path(&self, name: &str) -> Result<String> {
-        let path: PathBuf = self.partial.folder().path.join(name);
-        path.into_os_string().into_string().map_err(|path| {
+        self.folder().join(name).into_os_string().into_string().map_err(|path| {
             Error::new(Code::UnsupportedImage, "name the target", format!("'{}' is not UTF-8", path.display()))
         })
     }
@@ -389,8 +395,8 @@ impl Targets {
                 let late = || Error::new(Code::NasUnresponsive, "publish the restore point", "it took too long");
                 if Instant::now() < until { Ok(()) } else { Err(late()) }
             });
-            let Targets { files, indexes, partial, .. } = self;
-            drop((files, indexes));
+            let Targets { files, indexes, view, partial, .. } = self;
+            drop((files, indexes, view));
             match written {
                 Ok(()) => partial.publish().map(|()| manifest),
                 Err(error) => Err(match partial.discard() {
@@ -446,9 +452,9 @@ impl Targets {
             _ => None,
         };
         let removed = bounded("remove the unfinished point", limit, move || {
-            let Targets { files, indexes, partial, .. } = self;
+            let Targets { files, indexes, view, partial, .. } = self;
             let full = asked.map(|owner| full::refusal(partial.folder(), &files, owner));
-            drop((files, indexes));
+            drop((files, indexes, view));
             Ok((full.transpose(), partial.discard()))
         });
         match removed {

@@ -1,0 +1,142 @@
+//! What QEMU and libvirt see of a repository while QEMU writes there itself: the folder of one unfinished point, mounted once
+//! more at a place of its own. They get paths, in which the kernel follows no link there, whoever may write on the NAS; and
+//! nobody passes through to it but root and QEMU's group, whatever rights the NAS's files have.
+
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+
+use log::Level;
+
+use super::folder::Folder;
+use super::mount_folder::{self, MountFolder};
+use super::tree::Tree;
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::lacking;
+
+const STEP: &str = "show the targets to QEMU";
+
+/// The place; dropped, it goes with what is mounted there.
+#[derive(Debug)]
+pub struct View {
+    folder: MountFolder,
+}
+
+impl View {
+    /// Makes the place, where nothing is to be seen yet.
+    pub fn prepare(config: &Config) -> Result<View> {
+        mount_folder::sweep(config);
+        Ok(View { folder: MountFolder::make(&config.mount_dir)? })
+    }
+
+    /// Where QEMU sees the folder.
+    pub fn path(&self) -> PathBuf {
+        self.folder.point()
+    }
+
+    /// Shows `folder` to QEMU, which runs as `owner`, or as nobody knows whom. False where nothing can be mounted: then QEMU
+    /// has to take the folder's own path.
+    pub fn show(&self, folder: &Folder, owner: Option<(u32, u32)>) -> Result<bool> {
+        let mounted = Tree::of(folder.fd.as_fd()).and_then(|tree| {
+            tree.confine()?;
+            tree.follow_no_links()?;
+            tree.attach(&self.path())
+        });
+        match mounted {
+            Err(error) if lacking::is_unsettable(error) => {
+                let instead = "QEMU takes its own path, and follows links that somebody puts there";
+                lacking::tell(Level::Warn, folder, "a second mount", error, instead);
+                Ok(false)
+            }
+            mounted => {
+                mounted.map_err(|e| Error::io(STEP, &folder.path, e))?;
+                self.folder.let_in(owner).map_err(|e| Error::io(STEP, self.path(), e))?;
+                Ok(true)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nas::folder::{FILE_MODE, FOLDER_MODE};
+    use crate::user::with_rights_of;
+    use rustix::io::Errno;
+    use std::fs::{self, File, Permissions};
+    use std::io;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    const QEMU: (u32, u32) = (65533, 65533);
+
+    fn opened(path: PathBuf, who: (u32, u32)) -> Result<(), Errno> {
+        let open = || File::options().write(true).open(path).map(drop);
+        let opened: io::Result<()> = with_rights_of(who, "open it", open).unwrap().unwrap();
+        opened.map_err(|error| Errno::from_io_error(&error).unwrap())
+    }
+
+    #[test]
+    fn qemu_alone_gets_through_and_by_no_link_out() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::set_permissions(dir.path(), Permissions::from_mode(0o711)).unwrap();
+        let (nas, victim) = (dir.path().join("nas"), dir.path().join("victim"));
+        fs::create_dir(&nas).unwrap();
+        // nobody gets to the NAS by its own path
+        fs::set_permissions(&nas, Permissions::from_mode(0o700)).unwrap();
+        let folder = Folder::open_root(&nas).unwrap().make_dir("partial", FOLDER_MODE).unwrap();
+        for (name, mode) in [("target", 0o666), ("exchanged", 0o666)] {
+            folder.create_file(name, FILE_MODE).unwrap();
+            fs::set_permissions(folder.path.join(name), Permissions::from_mode(mode)).unwrap();
+        }
+        fs::write(&victim, "").unwrap();
+        fs::set_permissions(&victim, Permissions::from_mode(0o666)).unwrap();
+        fs::remove_file(folder.path.join("exchanged")).unwrap();
+        symlink(&victim, folder.path.join("exchanged")).unwrap();
+
+        let config =
+            Config { mount_dir: dir.path().join("mounts"), state_dir: dir.path().join("s"), ..Config::default() };
+        for (owner, others) in [(Some(QEMU), Err(Errno::ACCESS)), (Some((0, 0)), Err(Errno::ACCESS)), (None, Ok(()))] {
+            let view = View::prepare(&config).unwrap();
+            let at = |name: &str| view.path().join(name);
+            assert!(view.show(&folder, owner).unwrap());
+            let who = owner.unwrap_or(QEMU);
+            assert_eq!(opened(at("target"), who), Ok(()), "{owner:?}");
+            assert_eq!(opened(at("exchanged"), who), Err(Errno::LOOP), "{owner:?}");
+            assert_eq!(opened(at("exchanged"), (0, 0)), Err(Errno::LOOP), "{owner:?}");
+            assert_eq!(opened(at("target"), (65534, 65534)), others, "{owner:?}");
+            // neither is held up by the other, nor is anything left
+            fs::rename(nas.join("partial"), nas.join("published")).unwrap();
+            assert_eq!(opened(at("target"), who), Ok(()), "{owner:?}");
+            let left = view.path();
+            drop(view);
+            assert!(!left.parent().unwrap().exists());
+            fs::rename(nas.join("published"), nas.join("partial")).unwrap();
+        }
+        assert_eq!(fs::read_dir(&config.mount_dir).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_qemu_still_writes_through_after_its_agent_died_is_left_mounted() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = Config { mount_dir: dir.path().join("m"), state_dir: dir.path().join("s"), ..Config::default() };
+        let begun = |view| crate::host::Begun {
+            vm: "i-1-VM".into(),
+            job: "j".into(),
+            root: "/nas".into(),
+            point: "i-1-VM/T".into(),
+            bitmap: None,
+            may_resume: true,
+            disks: Vec::new(),
+            view: Some(view),
+        };
+        let mut host = crate::host::HostState::lock(&config.state_dir, "i-1-VM").unwrap();
+        let left = config.mount_dir.join("nas-1-0/mount");
+        fs::create_dir_all(&left).unwrap();
+        host.begin(begun(left.clone())).unwrap();
+        drop(View::prepare(&config).unwrap());
+        assert!(left.exists());
+        host.end();
+        drop(View::prepare(&config).unwrap());
+        assert!(!left.exists());
+    }
+}
