@@ -26,8 +26,14 @@ const FILE: OFlags = OFlags::NONBLOCK.union(OFlags::NOCTTY).union(OFlags::CLOEXE
 const WRITE: &str = "open the file for writing";
 /// How often a lookup is tried while others rename.
 const RACES: u32 = 100;
-/// Deeper trees than any restore point has are not removed: each level holds a descriptor.
+/// Deeper trees than any restore point has are not removed: each level holds descriptors.
 const MAX_DEPTH: u32 = 32;
+/// Entries of a tree that are removed at a time: more than any restore point has.
+pub const MOST_REMOVED: u32 = 10_000;
+/// Names of a folder that are held at a time while it is emptied.
+const BATCH: usize = 256;
+/// Names of a folder that are listed: more than there are restore points of a machine, or files of a point.
+const MOST_NAMES: usize = 50_000;
 /// How often, and in which steps, a folder is tried that does not get empty: NFS and FUSE keep a file that somebody has
 /// open under another name, until it is closed.
 const TRIES: u32 = 40;
@@ -173,18 +179,22 @@ impl Folder {
 
     /// The names in this folder, without `.` and `..`, sorted.
     pub fn names(&self) -> Result<Vec<OsString>> {
-        let read = || {
-            let mut names = Vec::new();
-            for entry in Dir::read_from(&self.fd)? {
-                let entry = entry?;
-                if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
-                    names.push(OsString::from_vec(entry.file_name().to_bytes().to_vec()));
-                }
-            }
-            names.sort();
-            Ok(names)
-        };
-        read().map_err(|e: Errno| failed("list the folder", &self.path, e))
+        self.names_that(|_| true)
+    }
+
+    /// Those of the names in this folder that are wanted, sorted; an error when they are more than a folder of ours has.
+    pub fn names_that(&self, are_wanted: impl Fn(&OsStr) -> bool) -> Result<Vec<OsString>> {
+        let step = "list the folder";
+        let mut entries = Dir::read_from(&self.fd).map_err(|e| failed(step, &self.path, e))?;
+        let names = next_names(&mut entries, MOST_NAMES + 1, are_wanted);
+        let mut names = names.map_err(|e| failed(step, &self.path, e))?;
+        if names.len() > MOST_NAMES {
+            let cause =
+                format!("'{}' holds more than {MOST_NAMES} names, which no backup has made", self.path.display());
+            return Err(Error::new(Code::Io, step, cause));
+        }
+        names.sort();
+        Ok(names)
     }
 
     /// What `name` is, a symbolic link included; none if there is no such name.
@@ -316,18 +326,24 @@ impl Folder {
     }
 
     /// Removes `name` and all below it: symbolic links themselves, never what they name, and no other file
-    /// system that is mounted there. Nothing there is success. Returns the bytes that the regular files occupied.
+    /// system that is mounted there. Nothing there is success. Returns the bytes that the regular files occupied. An error
+    /// when there is more than a restore point has: then as much is removed, and the rest stays.
     pub fn remove_tree(&self, name: &str) -> Result<u64> {
-        self.remove_tree_known_as(name.as_ref(), &self.path.join(name))
+        self.remove_tree_within(name, &mut MOST_REMOVED.clone())
+    }
+
+    /// The same, of no more entries than are `left`.
+    pub(super) fn remove_tree_within(&self, name: &str, left: &mut u32) -> Result<u64> {
+        self.remove_tree_known_as(name.as_ref(), &self.path.join(name), left)
     }
 
     /// The same for what errors call by another path than it has now.
-    pub(super) fn remove_tree_known_as(&self, name: &OsStr, path: &Path) -> Result<u64> {
+    pub(super) fn remove_tree_known_as(&self, name: &OsStr, path: &Path, left: &mut u32) -> Result<u64> {
         let step = "remove";
         self.check_name(step, name)?;
         let device = rustix::fs::fstat(&self.fd).map_err(|e| failed(step, &self.path, e))?.st_dev;
         let name = CString::new(name.as_bytes()).map_err(|_| failed(step, path, Errno::INVAL))?;
-        remove(self.as_fd(), &name, path, device, 0)
+        remove(self.as_fd(), &name, path, &mut Removal { device, left }, 0)
     }
 
     /// A name of this folder, and not a path: an empty one would mean the folder itself.
@@ -409,8 +425,38 @@ fn stat(folder: BorrowedFd<'_>, name: &OsStr) -> rustix::io::Result<Stat> {
     rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)
 }
 
-fn remove(folder: BorrowedFd<'_>, name: &CStr, path: &Path, device: u64, depth: u32) -> Result<u64> {
+/// Up to `most` names of those that are wanted.
+fn next_names(
+    entries: &mut Dir,
+    most: usize,
+    are_wanted: impl Fn(&OsStr) -> bool,
+) -> rustix::io::Result<Vec<OsString>> {
+    let mut names = Vec::new();
+    while names.len() < most
+        && let Some(entry) = entries.read()
+    {
+        let entry = entry?;
+        let name = OsStr::from_bytes(entry.file_name().to_bytes());
+        if !matches!(name.as_bytes(), b"." | b"..") && are_wanted(name) {
+            names.push(name.to_owned());
+        }
+    }
+    Ok(names)
+}
+
+/// The bounds of a removal: it stays on one device, and removes no more entries than are left.
+struct Removal<'a> {
+    device: u64,
+    left: &'a mut u32,
+}
+
+fn remove(folder: BorrowedFd<'_>, name: &CStr, path: &Path, bounds: &mut Removal<'_>, depth: u32) -> Result<u64> {
     let step = "remove";
+    let refuse = |why| Err(Error::new(Code::Io, step, format!("'{}' {why}", path.display())));
+    *bounds.left = match bounds.left.checked_sub(1) {
+        Some(left) => left,
+        None => return refuse("is more than is removed at a time, and stays"),
+    };
     let gone_is_fine = |result: rustix::io::Result<()>| match result {
         Ok(()) | Err(Errno::NOENT) => Ok(()),
         Err(error) => Err(failed(step, path, error)),
@@ -426,8 +472,7 @@ fn remove(folder: BorrowedFd<'_>, name: &CStr, path: &Path, device: u64, depth: 
         let blocks = u64::try_from(stat.st_blocks).unwrap_or(0);
         return Ok(if kind == FileType::RegularFile { blocks.saturating_mul(512) } else { 0 });
     }
-    let refuse = |why| Err(Error::new(Code::Io, step, format!("'{}' {why}", path.display())));
-    if stat.st_dev != device {
+    if stat.st_dev != bounds.device {
         return refuse("is another file system");
     }
     if depth == MAX_DEPTH {
@@ -438,11 +483,18 @@ fn remove(folder: BorrowedFd<'_>, name: &CStr, path: &Path, device: u64, depth: 
     let inner = Folder { fd, path: path.to_owned() };
     let mut freed = 0_u64;
     for left in (0..TRIES).rev() {
-        for name in inner.names()? {
-            steps::at("remove one of a folder");
-            let path = inner.path.join(&name);
-            let name = CString::new(name.into_vec()).map_err(|_| failed(step, &path, Errno::INVAL))?;
-            freed = freed.saturating_add(remove(inner.as_fd(), &name, &path, device, depth + 1)?);
+        let mut entries = Dir::read_from(&inner.fd).map_err(|e| failed(step, path, e))?;
+        loop {
+            let names = next_names(&mut entries, BATCH, |_| true).map_err(|e| failed(step, path, e))?;
+            if names.is_empty() {
+                break;
+            }
+            for name in names {
+                steps::at("remove one of a folder");
+                let path = inner.path.join(&name);
+                let name = CString::new(name.into_vec()).map_err(|_| failed(step, &path, Errno::INVAL))?;
+                freed = freed.saturating_add(remove(inner.as_fd(), &name, &path, bounds, depth + 1)?);
+            }
         }
         match rustix::fs::unlinkat(folder, name, AtFlags::REMOVEDIR) {
             Err(Errno::NOTEMPTY) if left > 0 => std::thread::sleep(PAUSE),
@@ -648,5 +700,38 @@ mod tests {
         let (dir, folder) = folder();
         fs::create_dir_all(dir.path().join("d/".repeat(200))).unwrap();
         assert!(folder.remove_tree("d").unwrap_err().cause.ends_with("nested too deep"));
+    }
+
+    #[test]
+    fn a_tree_too_wide_is_removed_bit_by_bit() {
+        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+        let folder = Folder::open_root(dir.path()).unwrap();
+        fs::create_dir(dir.path().join("wide")).unwrap();
+        (0..1000).for_each(|n| fs::write(dir.path().join("wide").join(n.to_string()), "").unwrap());
+        for stay in [400, 0] {
+            let mut left = 601;
+            let removed = folder.remove_tree_within("wide", &mut left);
+            if stay > 0 {
+                assert!(removed.unwrap_err().cause.ends_with("more than is removed at a time, and stays"));
+                assert_eq!(fs::read_dir(dir.path().join("wide")).unwrap().count(), stay);
+            } else {
+                assert_eq!((removed.unwrap(), left), (0, 601 - 401));
+            }
+        }
+        assert!(folder.names().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_folder_with_more_names_than_ours_have_is_not_listed() {
+        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+        let folder = Folder::open_root(dir.path()).unwrap();
+        fs::write(dir.path().join("file"), "").unwrap();
+        (0..MOST_NAMES).for_each(|n| fs::hard_link(dir.path().join("file"), dir.path().join(n.to_string())).unwrap());
+        let error = folder.names().unwrap_err();
+        assert!(
+            error.cause.contains(dir.path().to_str().unwrap()) && error.cause.contains("more than 50000"),
+            "{error}"
+        );
+        assert_eq!(folder.names_that(|name| name == "file" || name == "7").unwrap(), ["7", "file"]);
     }
 }

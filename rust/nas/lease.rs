@@ -149,9 +149,8 @@ impl Claim {
         match purpose {
             Purpose::Add => Ok(()),
             Purpose::Change => {
-                let names = self.folder.names()?;
-                let readers = names.iter().filter_map(|name| name.to_str()).filter(|name| name.starts_with(READER));
-                self.outlive(&readers.collect::<Vec<_>>(), pace)
+                let readers = self.folder.names_that(|name| name.as_encoded_bytes().starts_with(READER.as_bytes()))?;
+                self.outlive(&readers.iter().filter_map(|name| name.to_str()).collect::<Vec<_>>(), pace)
             }
             Purpose::Read => self.outlive(&[WRITER], pace),
         }

@@ -11,7 +11,7 @@ use std::path::Path;
 
 use rustix::fs::FileType;
 
-use super::folder::Folder;
+use super::folder::{Folder, MOST_REMOVED};
 use super::lock::InstanceLock;
 use super::partial::PARTIAL;
 use crate::error::{Code, Error, Result};
@@ -59,10 +59,34 @@ pub fn remove_left(instance: &Folder, lock: &InstanceLock, hidden: &str) -> Resu
     }
 }
 
-/// Removes `.partial-<timestamp>`, which a backup has left that ended early. If that can't be done, it is put with what
-/// deletes have left: there no backup meets it, no image in it counts as a child, and each delete tries again.
+/// Removes `.partial-<timestamp>`, which a backup has left that ended early. If that can't be done, or it is larger than what
+/// is removed at a time, it is put with what deletes have left: there no backup meets it, no image in it counts as a child,
+/// and each delete tries again.
 pub fn clear_partial(instance: &Folder, partial: &str) -> Result<u64> {
-    let error = match instance.remove_tree(partial) {
+    clear_partial_within(instance, partial, &mut MOST_REMOVED.clone())
+}
+
+/// Removes all of them, within the same bound: a backup that finds more than that of them has more to do.
+pub fn clear_partials(instance: &Folder) -> Result<()> {
+    let partials = instance.names_that(|name| name.as_bytes().starts_with(PARTIAL.as_bytes()))?;
+    let mut left = MOST_REMOVED;
+    for (done, name) in partials.iter().enumerate() {
+        let path = instance.path.join(name);
+        if left == 0 {
+            log::warn!("'{}' and {} more stay for now", path.display(), partials.len() - done - 1);
+            break;
+        }
+        let Some(name) = name.to_str() else { continue };
+        log::warn!("removing '{}', left by a backup that ended early", path.display());
+        if let Err(error) = clear_partial_within(instance, name, &mut left) {
+            log::warn!("{error}");
+        }
+    }
+    Ok(())
+}
+
+fn clear_partial_within(instance: &Folder, partial: &str, left: &mut u32) -> Result<u64> {
+    let error = match instance.remove_tree_within(partial, left) {
         Err(error) => explain(error),
         removed => return removed,
     };
@@ -163,7 +187,8 @@ impl<'a> Hidden<'a> {
         let mut freed = 0_u64;
         for (_, name) in names {
             steps::at("remove one of a point");
-            let removed = self.folder.remove_tree_known_as(&self.now(name), &self.folder.path.join(name))?;
+            let (now, path) = (self.now(name), self.folder.path.join(name));
+            let removed = self.folder.remove_tree_known_as(&now, &path, &mut MOST_REMOVED.clone())?;
             freed = freed.saturating_add(removed);
         }
         Ok(freed)
@@ -243,7 +268,9 @@ pub fn explain(error: Error) -> Error {
 mod tests {
     use super::*;
     use crate::nas::lock::Purpose;
+    use rustix::fs::{AtFlags, Mode, OFlags, mkdirat, openat, unlinkat};
     use std::fs;
+    use std::os::fd::OwnedFd;
 
     const FILES: [&str; 3] = ["domain.xml", "manifest.json", "root.x.qcow2"];
 
@@ -322,6 +349,51 @@ mod tests {
         instance.rename("T1", ".deleted-T1").unwrap();
         assert!(remove_left(&instance, &lock, ".deleted-T1").unwrap() > 0);
         assert!(!dir.path().join(".deleted-T1").exists());
+    }
+
+    /// Makes so many levels of folders below `name`, of which no path would be short enough, and opens the deepest.
+    fn nest(dir: &Path, name: &str, levels: usize) -> OwnedFd {
+        fs::create_dir(dir.join(name)).unwrap();
+        let mut at = Folder::open_root(dir.join(name)).unwrap().fd;
+        for _ in 0..levels {
+            mkdirat(&at, "d", Mode::RWXU).unwrap();
+            at = openat(&at, "d", OFlags::DIRECTORY, Mode::empty()).unwrap();
+        }
+        at
+    }
+
+    /// Takes them away from below, since what removes a test's folder goes down on the stack.
+    fn unnest(mut at: OwnedFd, levels: usize) {
+        for _ in 0..levels {
+            at = openat(&at, "..", OFlags::DIRECTORY, Mode::empty()).unwrap();
+            unlinkat(&at, "d", AtFlags::REMOVEDIR).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_partial_that_is_too_deep_or_too_wide_holds_no_backup_up() {
+        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+        fs::create_dir(dir.path().join("T1")).unwrap();
+        let instance = Folder::open_root(dir.path()).unwrap();
+        let deepest = nest(dir.path(), ".partial-deep", 15_000);
+        fs::create_dir(dir.path().join(".partial-wide")).unwrap();
+        let wide = |name: u32| dir.path().join(".partial-wide").join(name.to_string());
+        fs::write(wide(0), "").unwrap();
+        (1..12_000).for_each(|name| fs::hard_link(wide(0), wide(name)).unwrap());
+        for _ in 0..3 {
+            clear_partials(&instance).unwrap();
+            fs::create_dir_all(dir.path().join(".partial-last/x")).unwrap();
+        }
+        clear_partials(&instance).unwrap();
+        let left: Vec<_> = instance.names().unwrap();
+        assert_eq!(left, [".deleted-deep", ".deleted-wide", "T1"]);
+        let rest = fs::read_dir(dir.path().join(".deleted-wide")).unwrap().count();
+        assert!(rest < 12_000, "as much is removed as may be at a time");
+        let lock = InstanceLock::take(&instance, Purpose::Change).unwrap();
+        assert_eq!(remove_left(&instance, &lock, ".deleted-wide").unwrap_or_default(), 0);
+        assert!(!dir.path().join(".deleted-wide").exists());
+        assert!(remove_left(&instance, &lock, ".deleted-deep").unwrap_err().cause.contains("nested too deep"));
+        unnest(deepest, 15_000);
     }
 
     #[test]

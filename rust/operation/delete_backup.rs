@@ -161,9 +161,8 @@ fn remove(Deletable { instance, lock, published }: Deletable, point: &PointPath)
 /// Removes what deletes of other points have left that were cut short: none of them goes on, for this one holds the lock.
 /// Whatever can't be removed stays as it is and does not fail this delete.
 fn remove_left(instance: &Folder, lock: &InstanceLock) -> u64 {
-    let names = instance.names().unwrap_or_default();
-    let left = names.iter().filter_map(|name| name.to_str()).filter(|name| name.starts_with(DELETED));
-    let removed = left.map(|name| {
+    let left = instance.names_that(|name| name.as_encoded_bytes().starts_with(DELETED.as_bytes())).unwrap_or_default();
+    let removed = left.iter().filter_map(|name| name.to_str()).map(|name| {
         let removed = removal::remove_left(instance, lock, name);
         removed.inspect_err(|error| log::warn!("'{}' stays: {error}", instance.path.join(name).display()))
     });
@@ -185,10 +184,8 @@ fn children(instance: &Folder, point: &PointPath) -> Result<Vec<String>> {
             continue;
         }
         let images = instance.open_dir_in(&folder)?;
-        for name in images.names()? {
-            if Path::new(&name).extension() != Some(OsStr::new("qcow2"))
-                || images.kind(&name)? != Some(FileType::RegularFile)
-            {
+        for name in images.names_that(|name| Path::new(name).extension() == Some(OsStr::new("qcow2")))? {
+            if images.kind(&name)? != Some(FileType::RegularFile) {
                 continue;
             }
             if backing_of(&images, &name)?.is_some_and(|backing| names(&backing, point)) {

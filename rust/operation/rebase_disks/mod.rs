@@ -288,8 +288,8 @@ pub(super) fn images(root: &Folder, at: &PointPath) -> Result<Vec<RepoPath>> {
 
 pub(super) fn image_names(folder: &Folder) -> Result<Vec<String>> {
     let mut images = Vec::new();
-    for name in folder.names()? {
-        let Some(name) = name.to_str().filter(|name| name.ends_with(".qcow2")) else { continue };
+    for name in folder.names_that(|name| name.as_encoded_bytes().ends_with(b".qcow2"))? {
+        let Some(name) = name.to_str() else { continue };
         if folder.kind(name)? == Some(FileType::RegularFile) {
             images.push(name.to_owned());
         }

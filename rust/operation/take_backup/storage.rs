@@ -22,7 +22,7 @@ use crate::error::{Code, Error, Result, called};
 use crate::nas::deadline::{Background, LIMIT, bounded, start};
 use crate::nas::folder::Folder;
 use crate::nas::lock::{InstanceLock, Purpose, WAIT};
-use crate::nas::partial::{PARTIAL, PartialPoint};
+use crate::nas::partial::PartialPoint;
 use crate::nas::path::{PointPath, RepoPath};
 use crate::nas::removal;
 use crate::nas::session::Session;
@@ -150,7 +150,8 @@ pub(super) fn enter(checked: &Checked, session: Session) -> Result<Opened> {
     })?;
     let checked = checked.clone();
     bounded("look at the restore points", LIMIT, move || {
-        sweep(&instance)?;
+        // whoever made them no longer holds the lock of the folder, which is ours
+        removal::clear_partials(&instance)?;
         let published = published_bitmaps(&instance, &checked.vm)?;
         let parent = match &checked.mode {
             Mode::Incremental { parent, parent_bitmap, .. } => {
@@ -161,18 +162,6 @@ pub(super) fn enter(checked: &Checked, session: Session) -> Result<Opened> {
         let free = Free::of(&session)?;
         Ok(Opened { lock, session, free, published, parent })
     })
-}
-
-/// Removes unfinished points: whoever made them no longer holds the lock of the folder, which is ours. What can't be removed
-/// is no failure of this backup.
-fn sweep(instance: &Folder) -> Result<()> {
-    for name in instance.names()?.iter().filter_map(|name| name.to_str()).filter(|name| name.starts_with(PARTIAL)) {
-        log::warn!("removing '{}', left by a backup that ended early", instance.path.join(name).display());
-        if let Err(error) = removal::clear_partial(instance, name) {
-            log::warn!("{error}");
-        }
-    }
-    Ok(())
 }
 
 fn refuse_existing(root: &Folder, point: &PointPath) -> Result<()> {
@@ -207,8 +196,8 @@ fn published_bitmaps(instance: &Folder, vm: &str) -> Result<BTreeSet<String>> {
 
 /// The names of the published points in the folder of a virtual machine, and their manifests.
 fn manifests(instance: &Folder) -> Result<impl Iterator<Item = (OsString, Result<Option<Manifest>>)>> {
-    let points = instance.names()?.into_iter().filter(|name| !name.as_encoded_bytes().starts_with(b"."));
-    Ok(points.filter_map(|name| match instance.kind(&name) {
+    let points = instance.names_that(|name| !name.as_encoded_bytes().starts_with(b"."))?;
+    Ok(points.into_iter().filter_map(|name| match instance.kind(&name) {
         Ok(kind) if kind.is_some_and(|kind| kind.is_dir()) => {
             let manifest = instance.open_dir_in(&name).and_then(|folder| Manifest::read(&folder));
             Some((name, manifest))
