@@ -93,6 +93,7 @@ pub(super) fn verify_chain(request: &JVerifyChainRequest<'_>, env: &Env<'_>) -> 
             job: text("job", request.job(env)?, env)?,
             repository: repository(request.repository(env)?, env)?,
             backup_path: text("backupPath", request.backup_path(env)?, env)?,
+            point_id: text("pointId", request.point_id(env)?, env)?,
         })
     })
 }
@@ -104,6 +105,7 @@ pub(super) fn flatten(request: &JFlattenRequest<'_>, env: &Env<'_>) -> Result<Fl
             job: text("job", request.job(env)?, env)?,
             repository: repository(request.repository(env)?, env)?,
             backup_path: text("backupPath", request.backup_path(env)?, env)?,
+            point_id: text("pointId", request.point_id(env)?, env)?,
             volume: text("volume", request.volume(env)?, env)?,
             output: output(&request.output(env)?, env)?,
         })

@@ -132,6 +132,7 @@ bind_java_type! {
         fn job() -> JString,
         fn repository() -> JRepository,
         fn backup_path() -> JString,
+        fn point_id() -> JString,
     },
 }
 
@@ -151,6 +152,7 @@ bind_java_type! {
         fn job() -> JString,
         fn repository() -> JRepository,
         fn backup_path() -> JString,
+        fn point_id() -> JString,
         fn volume() -> JString,
         fn output() -> JOutput,
     },

@@ -5,7 +5,7 @@ use std::fs::File;
 
 use crate::error::{Code, Error, Result};
 use crate::nas::folder::Folder;
-use crate::nas::path::RepoPath;
+use crate::nas::path::{PointPath, RepoPath};
 use crate::qcow2;
 
 const STEP: &str = "follow the chain";
@@ -29,8 +29,8 @@ impl Link {
 }
 
 /// Opens the image `path` and all that it stands on, itself first, each beneath `root`. `NOT_FOUND` when it is not there,
-/// `PARENT_INVALID` when one below is missing or stands on itself, `UNSUPPORTED_IMAGE` when one is not of this
-/// repository or not qcow2, `CORRUPT_IMAGE`.
+/// `PARENT_INVALID` when one below is missing or stands on itself, `UNSUPPORTED_IMAGE` when one is not in a point of the
+/// same machine or not qcow2, `CORRUPT_IMAGE`.
 pub fn open_chain(root: &Folder, path: &RepoPath) -> Result<Vec<Link>> {
     let mut seen = HashSet::new();
     let mut links: Vec<Link> = Vec::new();
@@ -52,7 +52,8 @@ pub fn open_chain(root: &Folder, path: &RepoPath) -> Result<Vec<Link>> {
     Ok(links)
 }
 
-/// The file that the image `path` stands on.
+/// The file that the image `path` stands on: in a restore point of the same machine, whatever the header names. A chain that
+/// leads elsewhere would hand over another machine's data.
 pub fn resolve(path: &RepoPath, backing: &qcow2::Backing) -> Result<RepoPath> {
     let refuse = |why: String| Error::new(Code::UnsupportedImage, STEP, format!("'{path}' {why}"));
     // without a format the script's images are meant; they are looked at as qcow2, and nothing else
@@ -60,5 +61,10 @@ pub fn resolve(path: &RepoPath, backing: &qcow2::Backing) -> Result<RepoPath> {
         return Err(refuse(format!("stands on an image of format '{format}'")));
     }
     let folder = path.parent().ok_or_else(|| refuse("lies in no folder".into()))?;
-    RepoPath::resolve(&folder, &backing.file)
+    let file = RepoPath::resolve(&folder, &backing.file)?;
+    let point = |file: &RepoPath| PointPath::parse("folder", file.parent()?.as_str()).ok();
+    match point(path).zip(point(&file)) {
+        Some((own, other)) if own.instance() == other.instance() => Ok(file),
+        _ => Err(refuse(format!("stands on '{file}', which is in no restore point of its machine"))),
+    }
 }

@@ -12,6 +12,7 @@ use crate::config;
 use crate::engine::Engine;
 use crate::error::{Code, Error, Result, called};
 use crate::nas::folder::Folder;
+use crate::nas::path::{PointPath, RepoPath};
 
 /// Name of the manifest's file.
 pub const MANIFEST: &str = "manifest.json";
@@ -104,6 +105,9 @@ pub struct ManifestDisk {
     pub file: String,
     /// Full or incremental.
     pub kind: Kind,
+    /// The file that an incremental stands on, relative to the repository's root; null in points of older versions.
+    #[serde(default)]
+    pub parent: Option<String>,
     /// Length of its file; 0 from the time on that a rebase changes it, until that has ended.
     pub size: u64,
     /// Size that the guest sees.
@@ -156,15 +160,47 @@ impl Manifest {
         Ok(Some((manifest, text)))
     }
 
-    /// The same for one that is to be written anew, with a checksum that is right again: `CORRUPT_IMAGE`, too, when it is
-    /// not what was written.
-    pub fn read_intact(folder: &Folder) -> Result<Option<Manifest>> {
+    /// The same for one that is believed, or written anew with a checksum that is right again: `CORRUPT_IMAGE`, too, when it
+    /// can't be what was written for the point `at`.
+    pub fn read_sound(folder: &Folder, at: &PointPath) -> Result<Option<Manifest>> {
         let Some((manifest, text)) = Manifest::read_with_text(folder)? else { return Ok(None) };
-        if manifest.is_intact(&text) == Some(false) {
-            let cause = format!("'{}' is not what was written", folder.path.join(MANIFEST).display());
-            return Err(Error::new(Code::CorruptImage, "read the manifest", cause));
+        match manifest.doubts(&text, at).first() {
+            Some(doubt) => {
+                let cause = format!("'{}' {doubt}", folder.path.join(MANIFEST).display());
+                Err(Error::new(Code::CorruptImage, "read the manifest", cause))
+            }
+            None => Ok(Some(manifest)),
         }
-        Ok(Some(manifest))
+    }
+
+    /// Why this, read as `text`, can't be what was written for the point `at`.
+    pub fn doubts(&self, text: &str, at: &PointPath) -> Vec<String> {
+        let mut doubts = Vec::new();
+        if self.is_intact(text) == Some(false) {
+            doubts.push("is not what was written: its checksum is another".to_owned());
+        }
+        if let Some(path) = self.backup_path.as_ref().filter(|path| **path != at.to_string()) {
+            doubts.push(format!("is that of the point '{path}'"));
+        }
+        if self.vm_name != at.instance() {
+            doubts.push(format!("is of virtual machine '{}'", self.vm_name));
+        }
+        doubts
+    }
+
+    /// Why its image `file` can't stand on `below`, an image of the point with the id `id`.
+    pub fn contradicts(&self, file: &str, below: &RepoPath, id: Option<&str>) -> Option<String> {
+        let disk = self.disks.iter().find(|disk| disk.file == file)?;
+        // a rebase that was cut off has left it on the old one or on the new one
+        let recorded = disk.parent.as_deref().filter(|_| disk.size > 0);
+        if let Some(other) = recorded.filter(|recorded| *recorded != below.as_str()) {
+            return Some(format!("'{file}' stood on '{other}', now it stands on '{below}'"));
+        }
+        let folder = below.parent()?;
+        let parent = self.parent.as_ref().filter(|parent| parent.backup_path == folder.as_str())?;
+        // a point of the script has no id
+        let is_same = parent.point_id.is_empty() || id == Some(&parent.point_id);
+        (!is_same).then(|| format!("its parent '{folder}' is another point of that name than it was"))
     }
 
     /// Is `text`, as it was read, what was written? None for a manifest that was written without a checksum.
@@ -241,6 +277,7 @@ mod tests {
             serial: serial.map(str::to_owned),
             file: format!("root.{volume}.qcow2"),
             kind: Kind::Full,
+            parent: None,
             size: 1,
             virtual_size: 2,
             bitmap: None,

@@ -69,19 +69,19 @@ impl ParentDisk {
 impl Parent {
     /// Looks at the point `path` below `root` as a parent for `vm` by `bitmap`; the error is the reason why it can't be.
     pub fn find(root: &Folder, path: &PointPath, vm: &str, bitmap: &str) -> Result<Parent, String> {
+        if path.instance() != vm {
+            return Err(format!("parent point '{path}' is none of virtual machine '{vm}'"));
+        }
         let folder =
             root.open_dir(&path.folder()).map_err(|e| format!("parent point '{path}' can't be opened: {}", e.cause))?;
-        let manifest = Manifest::read(&folder).map_err(|e| e.cause)?;
+        let manifest = Manifest::read_sound(&folder, path).map_err(|e| e.cause)?;
         let manifest = manifest.ok_or_else(|| format!("parent point '{path}' has no manifest"))?;
-        if manifest.vm_name != vm {
-            return Err(format!("parent point '{path}' is of virtual machine '{}'", manifest.vm_name));
-        }
         let name = manifest.bitmap.as_deref().or(manifest.name.as_deref());
         if name != Some(bitmap) {
             let has = name.map_or("none".to_owned(), |name| format!("'{name}'"));
             return Err(format!("parent point '{path}' has bitmap {has}, not '{bitmap}'"));
         }
-        let mut recorded = Chains { root, recorded: BTreeMap::new() };
+        let mut recorded = Chains { root, manifests: BTreeMap::new() };
         let mut chain =
             |disk: &ManifestDisk| path.file(&disk.file).map_err(|e| e.cause).and_then(|file| recorded.check(file));
         let chains = manifest.disks.iter().map(|disk| (disk.file.clone(), chain(disk))).collect();
@@ -104,8 +104,8 @@ impl Parent {
 /// Follows chains of images, remembering what the manifests on the way say of their files.
 struct Chains<'a> {
     root: &'a Folder,
-    /// Recorded disks by file name, for each point's folder seen; empty for a point without a manifest.
-    recorded: BTreeMap<String, BTreeMap<String, ManifestDisk>>,
+    /// The manifest of each point seen, by its folder; none for a point without one.
+    manifests: BTreeMap<RepoPath, Option<Manifest>>,
 }
 
 impl Chains<'_> {
@@ -133,7 +133,9 @@ impl Chains<'_> {
         let length = file.metadata().map_err(|e| format!("'{path}': {e}"))?.size();
         let mut image =
             ChainImage { file: path.clone(), size: length, virtual_size: info.virtual_size, fingerprints: None };
-        if let Some(disk) = self.recorded(path)? {
+        let below = info.backing.map(|backing| resolve(path, &backing).map_err(|e| e.cause)).transpose()?;
+        let manifest = self.manifest(path)?;
+        if let Some(disk) = manifest.iter().flat_map(|manifest| &manifest.disks).find(|disk| disk.file == path.name()) {
             if length != disk.size || info.virtual_size != disk.virtual_size {
                 return Err(format!(
                     "'{path}' has {length} bytes for a disk of {}, its manifest says {} and {}",
@@ -142,21 +144,27 @@ impl Chains<'_> {
             }
             image.fingerprints = disk.fingerprints.clone();
         }
-        let below = info.backing.map(|backing| resolve(path, &backing).map_err(|e| e.cause));
-        Ok((image, below.transpose()?))
+        if let (Some(manifest), Some(below)) = (manifest, &below) {
+            let parent = self.manifest(below)?;
+            let id = parent.as_ref().map(|parent| parent.point_id.as_str());
+            if let Some(contradiction) = manifest.contradicts(path.name(), below, id) {
+                return Err(format!("'{path}': {contradiction}"));
+            }
+        }
+        Ok((image, below))
     }
 
-    /// What the manifest beside the file says of it, if there is one.
-    fn recorded(&mut self, path: &RepoPath) -> Result<Option<&ManifestDisk>, String> {
-        let Some(folder) = path.parent() else { return Ok(None) };
-        let key = folder.as_str().to_owned();
-        if !self.recorded.contains_key(&key) {
-            let opened = self.root.open_dir(&folder).map_err(|e| e.cause)?;
-            let manifest = Manifest::read(&opened).map_err(|e| e.cause)?;
-            let disks = manifest.into_iter().flat_map(|m| m.disks).map(|d| (d.file.clone(), d)).collect();
-            self.recorded.insert(key.clone(), disks);
+    /// The manifest beside an image, if there is one.
+    fn manifest(&mut self, image: &RepoPath) -> Result<Option<Manifest>, String> {
+        let Some(folder) = image.parent() else { return Ok(None) };
+        if let Some(manifest) = self.manifests.get(&folder) {
+            return Ok(manifest.clone());
         }
-        Ok(self.recorded.get(&key).and_then(|disks| disks.get(path.name())))
+        let point = PointPath::parse("folder", folder.as_str()).map_err(|e| e.cause)?;
+        let opened = self.root.open_dir(&folder).map_err(|e| e.cause)?;
+        let manifest = Manifest::read_sound(&opened, &point).map_err(|e| e.cause)?;
+        self.manifests.insert(folder, manifest.clone());
+        Ok(manifest)
     }
 }
 
@@ -187,6 +195,7 @@ mod tests {
                 serial: None,
                 file: "x.qcow2".into(),
                 kind: Kind::Full,
+                parent: None,
                 size: folder.join("x.qcow2").metadata().unwrap().size(),
                 virtual_size: 1 << 30,
                 bitmap: Some(point.into()),

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
 
 mod bounds;
+mod identity;
 mod images;
 mod mounts;
 #[path = "../support/mod.rs"]

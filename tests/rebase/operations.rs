@@ -94,7 +94,7 @@ fn manifest(instance: &Path, point: usize) {
     let manifest = Manifest {
         version: Manifest::VERSION,
         point_id: format!("id-{point}"),
-        backup_path: None,
+        backup_path: Some(format!("i-1/T{point}")),
         vm_name: "i-1".into(),
         when: "2031-01-02T03:04:05Z".parse().unwrap(),
         kind: if point == 1 { Kind::Full } else { Kind::Incremental },
@@ -110,6 +110,7 @@ fn manifest(instance: &Path, point: usize) {
                 serial: None,
                 file: (*file).into(),
                 kind: if point > index + 1 { Kind::Incremental } else { Kind::Full },
+                parent: (point > index + 1).then(|| format!("i-1/T{}/{file}", point - 1)),
                 size: fs::metadata(instance.join(format!("T{point}/{file}"))).unwrap().len(),
                 virtual_size: 8 << 20,
                 bitmap: None,

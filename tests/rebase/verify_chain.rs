@@ -197,6 +197,7 @@ fn a_chain_that_is_too_deep_to_be_read_is_bad_and_no_parent() {
         assert_eq!(open_chain(&root, &newest).is_ok(), verdict == "good");
         let mut manifest = Points::make(1, true).manifest("T1");
         let file = fs::metadata(dir.path().join(newest.as_str())).unwrap();
+        manifest.backup_path = Some("i-1/T3".into());
         manifest.bitmap = Some("backup-1".into());
         manifest.disks[0].file = newest.name().into();
         (manifest.disks[0].size, manifest.disks[0].virtual_size) = (file.len(), 65536);

@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use super::reading::Reading;
 use super::rebase_disks::image_names;
+use super::verify_chain::chains;
+use super::verify_chain::check_id;
 use crate::error::{Code, Error, Result};
 use crate::job::{self, Listener, Reporter};
 use crate::nas::deadline::bounded;
@@ -32,6 +34,8 @@ pub struct FlattenRequest {
     pub repository: Option<Repository>,
     /// The restore point, `<instance>/<timestamp>`.
     pub backup_path: Option<String>,
+    /// The id that the point had when it was made, as its backup's answer told it: another one is refused. Absent: not asked.
+    pub point_id: Option<String>,
     /// The volume whose disk is wanted, as the backup's answer named it.
     pub volume: Option<String>,
     /// Where it goes.
@@ -78,6 +82,7 @@ pub fn run(request: FlattenRequest, listener: Listener<'_>) -> Result<Flattened>
     let point = PointPath::parse("backupPath", &path)?;
     let volume = request.volume.filter(|volume| !volume.is_empty());
     let volume = volume.ok_or_else(|| Error::invalid("volume", "is missing"))?;
+    let id = check_id(request.point_id)?;
     let (path, format) = check_output(request.output.unwrap_or_default())?;
     let job = job::start(request.job, "flatten", Some(point.instance().to_owned()))?;
     let mut job = Reporter::new(job, listener)?;
@@ -85,7 +90,10 @@ pub fn run(request: FlattenRequest, listener: Listener<'_>) -> Result<Flattened>
     let reading = Reading::open(export, &point)?;
     job.begin("open the output")?;
     let (held, at) = (reading.clone(), point.clone());
-    let begun = bounded("open the output", LIMIT, move || begin(held.session.root(), &at, &volume, &path, format));
+    let begun = bounded("open the output", LIMIT, move || {
+        let file = check(held.session.root(), &at, id.as_deref(), &volume)?;
+        begin(held.session.root(), &at, &file, &path, format)
+    });
     let (output, flatten, names) = begun.inspect_err(|error| reading.note(error))?;
     let written = write(&reading, flatten, &names, &mut job);
     let written = written.and_then(|flattened| reading.check().map(|()| flattened));
@@ -115,16 +123,26 @@ fn check_output(output: OutputRequest) -> Result<(String, OutputFormat)> {
     Ok((path, format))
 }
 
-/// Finds the disk's chain, then opens the output. The chain's names are for messages.
+/// The file of the volume's disk, of a point that `verifyChain` would not call bad before it looks at the tables. What is wrong
+/// with the images of the point's other disks does not matter.
+fn check(root: &Folder, point: &PointPath, id: Option<&str>, volume: &str) -> Result<RepoPath> {
+    let found = chains::find(root, point, id)?;
+    chains::refuse_manifests(&found)?;
+    let file = find(root, point, volume)?;
+    chains::refuse_images(&found, &open_chain(root, &file)?)?;
+    Ok(file)
+}
+
+/// Opens the disk's chain, then the output. The chain's names are for messages.
 fn begin(
     root: &Folder,
     point: &PointPath,
-    volume: &str,
+    file: &RepoPath,
     path: &str,
     format: OutputFormat,
 ) -> Result<(Output, Flatten, Vec<String>)> {
     const STEP: &str = "open the chain";
-    let chain = open_chain(root, &find(root, point, volume)?)?;
+    let chain = open_chain(root, file)?;
     let mut names = vec![path.to_owned()];
     names.extend(chain.iter().map(|link| link.path.to_string()));
     let images: Vec<File> = chain.into_iter().map(|link| link.file).collect();
@@ -149,15 +167,7 @@ fn explain(step: &'static str, names: &[String], Failure { image, error }: Failu
 fn find(root: &Folder, point: &PointPath, volume: &str) -> Result<RepoPath> {
     const STEP: &str = "look for the volume";
     let folder = root.open_dir(&point.folder())?;
-    let manifest = Manifest::read(&folder).or_else(|error| match error.code {
-        // the images themselves may be all right
-        Code::CorruptImage => {
-            log::warn!("'{point}' is read without its manifest - {error}");
-            Ok(None)
-        }
-        _ => Err(error),
-    })?;
-    let files: Vec<String> = match manifest {
+    let files: Vec<String> = match Manifest::read_sound(&folder, point)? {
         Some(manifest) => manifest.disks.into_iter().filter(|disk| disk.volume == volume).map(|d| d.file).collect(),
         None => {
             let is =

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::job::Reporter;
 use crate::nas::deadline::bounded;
 use crate::nas::folder::Folder;
-use crate::nas::path::RepoPath;
+use crate::nas::path::{PointPath, RepoPath};
 use crate::operation::steps::{self, in_steps};
 use crate::point::Manifest;
 use crate::point::fingerprints::{self, Digest, Fingerprints, Merge};
@@ -116,7 +116,8 @@ fn run(held: &Held, disk: &Arc<Disk>, begun: Begun, job: &mut Reporter<'_>) -> R
 /// What the manifest beside an image says of its fingerprints.
 fn recorded(root: &Folder, image: &RepoPath) -> Result<Option<Fingerprints>> {
     let folder = image.parent().ok_or_else(|| Error::invalid("target", "lies in no folder"))?;
-    let manifest = Manifest::read(&root.open_dir(&folder)?)?;
+    let point = PointPath::parse("target", folder.as_str())?;
+    let manifest = Manifest::read_sound(&root.open_dir(&folder)?, &point)?;
     let disk = manifest.into_iter().flat_map(|manifest| manifest.disks).find(|disk| disk.file == image.name());
     Ok(disk.and_then(|disk| disk.fingerprints))
 }

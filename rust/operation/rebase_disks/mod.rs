@@ -25,6 +25,7 @@ use crate::nas::path::{PointPath, RepoPath};
 use crate::nas::removal;
 use crate::nas::repository::Export;
 use crate::nas::session::Session;
+use crate::operation::verify_chain::chains;
 use crate::point::fingerprints::{Digest, Fingerprints};
 use crate::point::{Link, Manifest};
 use crate::qcow2::{Failure, Progress, Rebase, Storage};
@@ -100,12 +101,17 @@ fn rebase_all(
     let session = Session::open_bounded(export, config::current())?;
     job.begin("follow the chains")?;
     let instance = point.instance_folder();
+    let at = point.clone();
     let (held, disks) = bounded("follow the chains", LIMIT + WAIT, move || {
         let lock = Arc::new(InstanceLock::take(&session.root().open_dir(&instance)?, Purpose::Change)?);
         let held = Held { session, lock };
         let disks = plan(held.session.root())?;
+        // what is wrong now would be written down as right
+        let found = chains::find(held.session.root(), &at, None)?;
+        chains::refuse_manifests(&found)?;
         // all are looked at before the first is changed
         for disk in disks.iter().filter(|disk| disk.target != Target::Same) {
+            chains::refuse_images(&found, &disk.chain)?;
             disk.begin(&held)?;
         }
         Ok((held, disks))
@@ -276,7 +282,7 @@ fn length(root: &Folder, at: &PointPath, only: Option<&RepoPath>) -> Result<u64>
 /// The images of a point: those that its manifest names, else all files of that kind.
 pub(super) fn images(root: &Folder, at: &PointPath) -> Result<Vec<RepoPath>> {
     let folder = root.open_dir(&at.folder())?;
-    let names = match Manifest::read(&folder)? {
+    let names = match Manifest::read_sound(&folder, at)? {
         Some(manifest) => manifest.disks.into_iter().map(|disk| disk.file).collect(),
         None => image_names(&folder)?,
     };

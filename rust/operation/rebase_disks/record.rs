@@ -10,14 +10,14 @@ use crate::nas::folder::Folder;
 use crate::nas::path::{PointPath, RepoPath};
 use crate::point::fingerprints::Fingerprints;
 use crate::point::{self, Kind, Link, Manifest, ManifestDisk, ParentPoint};
-use crate::qcow2::{self, Backing};
+use crate::qcow2;
 
 const STEP: &str = "write the manifest";
 
 /// Lets the manifest, if there is one, say nothing more of the image, durably; which fingerprints it named.
 pub(super) fn begin(held: &Held, at: &PointPath, image: &Disk) -> Result<Option<Fingerprints>> {
     let folder = held.session.root().open_dir(&at.folder())?;
-    let Some(mut manifest) = Manifest::read_intact(&folder)? else { return Ok(None) };
+    let Some(mut manifest) = Manifest::read_sound(&folder, at)? else { return Ok(None) };
     let written = manifest.clone();
     let Some(disk) = named(&mut manifest, image) else { return Ok(None) };
     let fingerprints = disk.fingerprints.take();
@@ -34,12 +34,14 @@ pub(super) fn begin(held: &Held, at: &PointPath, image: &Disk) -> Result<Option<
 pub(super) fn end(held: &Held, at: &PointPath, image: &Disk, fingerprints: Option<Fingerprints>) -> Result<()> {
     let root = held.session.root();
     let folder = root.open_dir(&at.folder())?;
-    let Some(mut manifest) = Manifest::read_intact(&folder)? else { return folder.sync() };
+    let Some(mut manifest) = Manifest::read_sound(&folder, at)? else { return folder.sync() };
     let before = manifest.clone();
     if let Some(disk) = named(&mut manifest, image).filter(|disk| disk.size == 0) {
         let Link { path, file } = &image.chain[0];
         disk.size = file.metadata().map_err(|e| Error::io(STEP, path.as_str(), e))?.len();
-        disk.kind = if backing(path, file)?.is_some() { Kind::Incremental } else { Kind::Full };
+        let below = backing(path, file)?;
+        disk.kind = if below.is_some() { Kind::Incremental } else { Kind::Full };
+        disk.parent = below.map(|below| below.to_string());
         disk.fingerprints = fingerprints;
     }
     let incremental = manifest.disks.iter().any(|disk| disk.kind == Kind::Incremental);
@@ -57,8 +59,10 @@ fn named<'a>(manifest: &'a mut Manifest, image: &Disk) -> Option<&'a mut Manifes
     manifest.disks.iter_mut().find(|disk| disk.file == image.chain[0].path.name())
 }
 
-fn backing(image: &RepoPath, file: &File) -> Result<Option<Backing>> {
-    qcow2::backing(file).map_err(|e| e.at(STEP, image.as_str()))
+/// What the image stands on.
+fn backing(image: &RepoPath, file: &File) -> Result<Option<RepoPath>> {
+    let backing = qcow2::backing(file).map_err(|e| e.at(STEP, image.as_str()))?;
+    backing.map(|backing| point::resolve(image, &backing)).transpose()
 }
 
 /// The points that the disks stand on.
@@ -66,9 +70,8 @@ fn parents(root: &Folder, at: &PointPath, manifest: &Manifest) -> Result<BTreeSe
     let mut parents = BTreeSet::new();
     for disk in &manifest.disks {
         let path = at.file(&disk.file)?;
-        if let Some(backing) = backing(&path, &root.open_file(&path)?)? {
-            parents.extend(point::resolve(&path, &backing)?.parent().map(|folder| folder.to_string()));
-        }
+        let below = backing(&path, &root.open_file(&path)?)?;
+        parents.extend(below.and_then(|below| below.parent()).map(|folder| folder.to_string()));
     }
     Ok(parents)
 }
@@ -79,7 +82,8 @@ fn parent_point(root: &Folder, before: &Manifest, parents: &BTreeSet<String>) ->
         return Ok(Some(parent.clone()));
     }
     let Some(path) = parents.first() else { return Ok(None) };
-    let manifest = Manifest::read(&root.open_dir(&RepoPath::parse("parent", path)?)?)?;
+    let point = PointPath::parse("parent", path)?;
+    let manifest = Manifest::read_sound(&root.open_dir(&point.folder())?, &point)?;
     // a point of the script has no id
     let point_id = manifest.map_or_else(String::new, |manifest| manifest.point_id);
     Ok(Some(ParentPoint { backup_path: path.clone(), point_id }))

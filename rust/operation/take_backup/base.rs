@@ -11,7 +11,7 @@ use crate::job::Reporter;
 use crate::nas::deadline::{LIMIT, bounded};
 use crate::nas::folder::Folder;
 use crate::nas::lock::InstanceLock;
-use crate::nas::path::RepoPath;
+use crate::nas::path::{PointPath, RepoPath};
 use crate::operation::steps::{self, in_steps};
 use crate::point::fingerprints::{self, Base, Fingerprints, Indexing};
 use crate::point::{ChainImage, Manifest};
@@ -92,8 +92,9 @@ fn begin(root: &Folder, lock: &InstanceLock, image: &RepoPath) -> Result<(Indexi
 
 fn record(root: &Folder, lock: &InstanceLock, image: &RepoPath, recorded: &Fingerprints) -> Result<()> {
     let gone = || Error::new(Code::ParentInvalid, STEP, format!("no manifest tells of '{image}'"));
-    let folder = root.open_dir(&image.parent().ok_or_else(gone)?)?;
-    let mut manifest = Manifest::read_intact(&folder)?.ok_or_else(gone)?;
+    let point = PointPath::parse("image", image.parent().ok_or_else(gone)?.as_str())?;
+    let folder = root.open_dir(&point.folder())?;
+    let mut manifest = Manifest::read_sound(&folder, &point)?.ok_or_else(gone)?;
     let disk = manifest.disks.iter_mut().find(|disk| disk.file == image.name()).ok_or_else(gone)?;
     disk.fingerprints = Some(recorded.clone());
     lock.check()?;

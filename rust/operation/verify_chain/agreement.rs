@@ -14,8 +14,8 @@ pub(super) struct Facts {
     pub(super) virtual_size: u64,
     /// The image has a backing file.
     pub(super) has_backing: bool,
-    /// The folder of the backing file, if its name leads to one.
-    pub(super) backing_folder: Option<RepoPath>,
+    /// The backing file, if its name leads to one in a point of the machine.
+    pub(super) backing: Option<RepoPath>,
 }
 
 /// In what an image is not as its manifest's record says, as far as that goes: of one that a rebase is changing only
@@ -37,9 +37,8 @@ pub(super) fn of_image(record: &ManifestDisk, facts: &Facts) -> Vec<String> {
     reasons
 }
 
-/// In what a manifest contradicts itself or the images `files` of its point, by file name. `parent_id` is the id of the
-/// point that it names as its parent, if that point has one.
-pub(super) fn of_point(manifest: &Manifest, files: &BTreeMap<String, Facts>, parent_id: Option<&str>) -> Vec<String> {
+/// In what a manifest contradicts itself or the images `files` of its point, by file name, which may be some of them.
+pub(super) fn of_point(manifest: &Manifest, files: &BTreeMap<String, Facts>) -> Vec<String> {
     let mut reasons = Vec::new();
     if manifest.disks.is_empty() {
         reasons.push("names no disk".to_owned());
@@ -53,7 +52,7 @@ pub(super) fn of_point(manifest: &Manifest, files: &BTreeMap<String, Facts>, par
         reasons.push("its kind is not that of its disks".to_owned());
     }
     reasons.extend(bitmaps(manifest));
-    reasons.extend(parent(manifest, files, parent_id));
+    reasons.extend(parent(manifest, files));
     reasons
 }
 
@@ -64,18 +63,17 @@ fn bitmaps(manifest: &Manifest) -> Option<String> {
     (carried != named).then(|| format!("its bitmap is [{}], those of its disks are [{}]", list(named), list(carried)))
 }
 
-fn parent(manifest: &Manifest, files: &BTreeMap<String, Facts>, parent_id: Option<&str>) -> Option<String> {
-    let below: BTreeSet<_> = files.values().filter_map(|facts| facts.backing_folder.as_ref()).collect();
+fn parent(manifest: &Manifest, files: &BTreeMap<String, Facts>) -> Option<String> {
+    let below: BTreeSet<_> = files.values().filter_map(|facts| facts.backing.as_ref()?.parent()).collect();
     let Some(parent) = &manifest.parent else {
         let first = below.first()?;
         return Some(format!("names no parent, its images stand on '{first}'"));
     };
-    if !below.iter().any(|folder| folder.as_str() == parent.backup_path) {
-        return Some(format!("its parent is '{}', no image of it stands on that", parent.backup_path));
-    }
-    // a point of the script has no id
-    let same = parent.point_id.is_empty() || parent_id == Some(&parent.point_id);
-    (!same).then(|| format!("its parent '{}' is another point of that name than it was", parent.backup_path))
+    // one that was not looked at, or that a rebase was cut off from, may stand on it
+    let are_all_known = manifest.disks.iter().all(|disk| disk.size > 0 && files.contains_key(&disk.file));
+    let stands_there = below.iter().any(|folder| folder.as_str() == parent.backup_path);
+    (are_all_known && !stands_there)
+        .then(|| format!("its parent is '{}', no image of it stands on that", parent.backup_path))
 }
 
 #[cfg(test)]
@@ -91,6 +89,7 @@ mod tests {
             serial: None,
             file: file.into(),
             kind,
+            parent: None,
             size: 100,
             virtual_size: 200,
             bitmap,
@@ -119,8 +118,8 @@ mod tests {
     }
 
     fn facts(below: Option<&str>) -> Facts {
-        let backing_folder = below.map(|path| RepoPath::parse("path", path).unwrap());
-        Facts { size: 100, virtual_size: 200, has_backing: below.is_some(), backing_folder }
+        let backing = below.map(|folder| RepoPath::parse("path", &format!("{folder}/a")).unwrap());
+        Facts { size: 100, virtual_size: 200, has_backing: below.is_some(), backing }
     }
 
     #[test]
@@ -146,25 +145,25 @@ mod tests {
     fn a_manifest_is_right_or_each_contradiction_is_told() {
         let files = BTreeMap::from([("a".to_owned(), facts(Some("i-1/T1"))), ("b".to_owned(), facts(None))]);
         let alone = BTreeMap::from([("a".to_owned(), facts(None)), ("b".to_owned(), facts(None))]);
-        type Case<'a> = (fn(&mut Manifest), &'a BTreeMap<String, Facts>, Option<&'a str>, &'a str);
-        let table: [Case<'_>; 12] = [
-            (|_| {}, &files, Some("id-1"), ""),
-            (|m| m.parent.as_mut().unwrap().point_id.clear(), &files, None, ""),
-            (|m| m.bitmap = None, &files, Some("id-1"), "its bitmap is [], those of its disks are [backup-2]"),
-            (|m| m.disks[1].bitmap = None, &files, Some("id-1"), ""),
-            (|m| m.disks.iter_mut().for_each(|d| d.bitmap = None), &files, Some("id-1"), "its bitmap is [backup-2]"),
-            (|m| m.disks[0].bitmap = Some("x".into()), &files, Some("id-1"), "those of its disks are [backup-2, x]"),
-            (|m| m.kind = Kind::Full, &files, Some("id-1"), "its kind"),
-            (|m| m.disks[1].file = "a".into(), &files, Some("id-1"), "names 'a' twice"),
-            (|m| m.parent = None, &files, None, "names no parent, its images stand on 'i-1/T1'"),
-            (|_| {}, &alone, Some("id-1"), "no image of it stands on that"),
-            (|_| {}, &files, Some("id-9"), "another point of that name"),
-            (|_| {}, &files, None, "another point of that name"),
+        let some = BTreeMap::from([("b".to_owned(), facts(None))]);
+        type Case<'a> = (fn(&mut Manifest), &'a BTreeMap<String, Facts>, &'a str);
+        let table: [Case<'_>; 11] = [
+            (|_| {}, &files, ""),
+            (|m| m.bitmap = None, &files, "its bitmap is [], those of its disks are [backup-2]"),
+            (|m| m.disks[1].bitmap = None, &files, ""),
+            (|m| m.disks.iter_mut().for_each(|d| d.bitmap = None), &files, "its bitmap is [backup-2]"),
+            (|m| m.disks[0].bitmap = Some("x".into()), &files, "those of its disks are [backup-2, x]"),
+            (|m| m.kind = Kind::Full, &files, "its kind"),
+            (|m| m.disks[1].file = "a".into(), &files, "names 'a' twice"),
+            (|m| m.parent = None, &files, "names no parent, its images stand on 'i-1/T1'"),
+            (|_| {}, &alone, "no image of it stands on that"),
+            (|_| {}, &some, ""),
+            (|m| m.disks[0].size = 0, &alone, ""),
         ];
-        for (change, files, parent_id, word) in table {
+        for (change, files, word) in table {
             let mut manifest = manifest();
             change(&mut manifest);
-            let reasons = of_point(&manifest, files, parent_id);
+            let reasons = of_point(&manifest, files);
             match word {
                 "" => assert!(reasons.is_empty(), "{reasons:?}"),
                 word => assert!(matches!(&reasons[..], [one] if one.contains(word)), "{word}: {reasons:?}"),
@@ -172,6 +171,6 @@ mod tests {
         }
         let mut empty = manifest();
         (empty.disks, empty.bitmap, empty.parent, empty.kind) = (Vec::new(), None, None, Kind::Full);
-        assert_eq!(of_point(&empty, &BTreeMap::new(), None), ["names no disk"]);
+        assert_eq!(of_point(&empty, &BTreeMap::new()), ["names no disk"]);
     }
 }

@@ -11,7 +11,7 @@ use crate::error::{Code, Error, Result};
 use crate::nas::folder::Folder;
 use crate::nas::path::{PointPath, RepoPath};
 use crate::operation::rebase_disks::image_names;
-use crate::point::{self, DEEPEST, MANIFEST, Manifest};
+use crate::point::{self, DEEPEST, Link, MANIFEST, Manifest};
 use crate::qcow2;
 
 const STEP: &str = "follow the chains";
@@ -25,8 +25,9 @@ pub(in crate::operation) struct Found {
     pub(in crate::operation) checkable: Option<u64>,
 }
 
-/// All files that the point's disks consist of: each disk's chain from its newest image on, at last the manifest.
-pub(super) fn find(root: &Folder, point: &PointPath) -> Result<Vec<Found>> {
+/// All files that the point's disks consist of: each disk's chain from its newest image on, at last the manifest, which is
+/// bad if the point is to have another `id`.
+pub(in crate::operation) fn find(root: &Folder, point: &PointPath, id: Option<&str>) -> Result<Vec<Found>> {
     let folder = root.open_dir(&point.folder())?;
     let mut chains = Chains { root, point, found: Vec::new(), images: BTreeMap::new(), manifests: BTreeMap::new() };
     let recorded = chains.manifest(&point.folder()).map(|manifest| manifest.disks.clone());
@@ -45,8 +46,28 @@ pub(super) fn find(root: &Folder, point: &PointPath) -> Result<Vec<Found>> {
     if chains.found.is_empty() {
         return Err(Error::new(Code::NotFound, STEP, format!("'{point}' holds no image")));
     }
-    chains.check_manifest();
+    chains.check_manifests(id);
     Ok(chains.found)
+}
+
+/// `CORRUPT_IMAGE` when one of the manifests among what was found is bad, `IO` when it can't be said: nothing that they tell
+/// may then be believed.
+pub(in crate::operation) fn refuse_manifests(found: &[Found]) -> Result<()> {
+    let mut manifests = found.iter().filter(|found| found.path.name() == MANIFEST);
+    manifests.find(|found| found.told.verdict != Verdict::Good).map_or(Ok(()), |found| Err(found.refusal()))
+}
+
+/// `CORRUPT_IMAGE` when one of the images of `chain` is bad by what was found. Those of other disks may be.
+pub(in crate::operation) fn refuse_images(found: &[Found], chain: &[Link]) -> Result<()> {
+    let mut own = found.iter().filter(|found| chain.iter().any(|link| link.path == found.path));
+    own.find(|found| found.told.verdict == Verdict::Bad).map_or(Ok(()), |found| Err(found.refusal()))
+}
+
+impl Found {
+    fn refusal(&self) -> Error {
+        let code = if self.told.verdict == Verdict::Bad { Code::CorruptImage } else { Code::Io };
+        Error::new(code, "check the point", format!("'{}': {}", self.path, self.told.reasons.join("; ")))
+    }
 }
 
 struct Chains<'a> {
@@ -134,9 +155,8 @@ impl Chains<'_> {
             Ok(info) if info.external_data => found.told.blame(Verdict::Bad, "its data are in another file".into()),
             Ok(info) => {
                 found.checkable = Some(size);
-                let backing_folder = below.as_ref().and_then(RepoPath::parent);
                 let (virtual_size, has_backing) = (info.virtual_size, backing.is_some());
-                return Some((Facts { size, virtual_size, has_backing, backing_folder }, below));
+                return Some((Facts { size, virtual_size, has_backing, backing: below.clone() }, below));
             }
             Err((verdict, reason)) => found.told.blame(verdict, reason),
         }
@@ -178,29 +198,64 @@ impl Chains<'_> {
     /// The manifest of a point, if it has one that can be read.
     fn manifest(&mut self, folder: &RepoPath) -> Option<&Manifest> {
         if !self.manifests.contains_key(folder) {
-            let read = self.root.open_dir(folder).and_then(|opened| Manifest::read(&opened));
-            let manifest = read.unwrap_or_else(|error| {
-                let verdict = if error.code == Code::CorruptImage { Verdict::Bad } else { Verdict::Aborted };
-                self.tell_of_manifest(folder, verdict, error.reason());
-                None
+            let read = self.root.open_dir(folder).and_then(|opened| {
+                let point = PointPath::parse("folder", folder.as_str())?;
+                let read = Manifest::read_with_text(&opened)?;
+                Ok(read.map(|(manifest, text)| (manifest.doubts(&text, &point), manifest)))
             });
+            let manifest = match read {
+                Ok(None) => None,
+                Ok(Some((doubts, manifest))) => {
+                    doubts.iter().for_each(|doubt| self.blame_manifest(folder, doubt));
+                    Some(manifest)
+                }
+                Err(error) => {
+                    let verdict = if error.code == Code::CorruptImage { Verdict::Bad } else { Verdict::Aborted };
+                    self.tell_of_manifest(folder, verdict, error.reason());
+                    None
+                }
+            };
             self.manifests.insert(folder.clone(), manifest);
         }
         self.manifests.get(folder)?.as_ref()
     }
 
-    fn check_manifest(&mut self) {
-        let folder = self.point.folder();
-        let Some(manifest) = self.manifest(&folder).cloned() else { return };
-        let parent = manifest.parent.as_ref().and_then(|parent| RepoPath::parse("parent", &parent.backup_path).ok());
-        let parent_id = parent.and_then(|parent| Some(self.manifest(&parent)?.point_id.clone()));
-        let of_point = self.images.iter().filter(|(path, _)| path.parent().as_ref() == Some(&folder));
-        let files = of_point.filter_map(|(path, facts)| Some((path.name().to_owned(), facts.clone()?))).collect();
-        let reasons = agreement::of_point(&manifest, &files, parent_id.as_deref());
-        self.tell_of_manifest(&folder, Verdict::Good, String::new());
-        for reason in reasons {
-            self.blame_manifest(&folder, &reason);
+    /// Compares the manifests of the point and of those that it stands on with the images that were looked at.
+    fn check_manifests(&mut self, id: Option<&str>) {
+        let images: Vec<_> =
+            self.images.iter().filter_map(|(path, facts)| Some((path.clone(), facts.clone()?))).collect();
+        let mut points = BTreeMap::<_, BTreeMap<_, _>>::from([(self.point.folder(), BTreeMap::new())]);
+        for (path, facts) in images {
+            let Some(folder) = path.parent() else { continue };
+            if let Some(reason) = facts.backing.as_ref().and_then(|below| self.contradiction(&path, below)) {
+                self.blame_manifest(&folder, &reason);
+            }
+            points.entry(folder).or_default().insert(path.name().to_owned(), facts);
         }
+        for (folder, files) in points {
+            let reasons = self.manifest(&folder).map(|manifest| agreement::of_point(manifest, &files));
+            reasons.iter().flatten().for_each(|reason| self.blame_manifest(&folder, reason));
+        }
+        self.check_own_manifest(id);
+    }
+
+    /// Why an image can't stand on `below`, if its manifest says so.
+    fn contradiction(&mut self, image: &RepoPath, below: &RepoPath) -> Option<String> {
+        let below_id = below.parent().and_then(|parent| Some(self.manifest(&parent)?.point_id.clone()));
+        self.manifest(&image.parent()?)?.contradicts(image.name(), below, below_id.as_deref())
+    }
+
+    /// Is it the point that was asked for?
+    fn check_own_manifest(&mut self, id: Option<&str>) {
+        let folder = self.point.folder();
+        let own = self.manifest(&folder).map(|manifest| (manifest.point_id.clone(), manifest.backup_path.is_some()));
+        if let Some((_, names_itself)) = own {
+            let old = "is of an older version and does not tell where it was written";
+            self.tell_of_manifest(&folder, Verdict::Good, if names_itself { String::new() } else { old.to_owned() });
+        }
+        let Some(asked) = id.filter(|id| own.as_ref().is_none_or(|(own, _)| own != id)) else { return };
+        let is = own.map_or("it has none".to_owned(), |(own, _)| format!("it has '{own}'"));
+        self.blame_manifest(&folder, &format!("is not that of the point with the id '{asked}': {is}"));
     }
 
     fn blame_manifest(&mut self, folder: &RepoPath, reason: &str) {
@@ -214,8 +269,9 @@ impl Chains<'_> {
             self.found.push(Found { told: VerifiedFile::good(path.as_str()), path, checkable: None });
             self.found.len() - 1
         });
-        if !reason.is_empty() {
-            self.found[place].told.blame(verdict, reason);
+        let told = &mut self.found[place].told;
+        if !reason.is_empty() && !told.reasons.contains(&reason) {
+            told.blame(verdict, reason);
         }
     }
 }

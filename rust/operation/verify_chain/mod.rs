@@ -30,6 +30,8 @@ pub struct VerifyChainRequest {
     pub repository: Option<Repository>,
     /// The restore point, `<instance>/<timestamp>`.
     pub backup_path: Option<String>,
+    /// The id that the point had when it was made, as its backup's answer told it: another one is bad. Absent: not asked.
+    pub point_id: Option<String>,
 }
 
 /// What a file, or all of a point, is found to be.
@@ -110,13 +112,14 @@ pub(super) fn verify(
     let export = Repository::check(request.repository)?;
     let path = request.backup_path.ok_or_else(|| Error::invalid("backupPath", "is missing"))?;
     let point = PointPath::parse("backupPath", &path)?;
+    let id = check_id(request.point_id)?;
     let job = job::start(request.job, operation, Some(point.instance().to_owned()))?;
     let mut job = Reporter::new(job, listener)?;
     job.begin("open the repository")?;
     let reading = Reading::open(export, &point)?;
     job.begin("follow the chains")?;
     let (held, at) = (reading.clone(), point.clone());
-    let found = bounded("follow the chains", LIMIT, move || chains::find(held.session.root(), &at));
+    let found = bounded("follow the chains", LIMIT, move || chains::find(held.session.root(), &at, id.as_deref()));
     let mut found = found.inspect_err(|error| reading.note(error))?;
     job.begin("check the images")?;
     check_all(&reading, &mut found, &mut job)?;
@@ -131,6 +134,14 @@ pub(super) fn verify(
     let bad = files.iter().filter(|file| file.verdict != Verdict::Good).count();
     log::info!("{operation} of '{point}': {verdict:?}, {bad} of {} files not good", files.len());
     Ok(Verified { verdict, files })
+}
+
+/// An empty id is none that anybody remembers.
+pub(super) fn check_id(id: Option<String>) -> Result<Option<String>> {
+    match id {
+        Some(id) if id.is_empty() => Err(Error::invalid("pointId", "is empty")),
+        id => Ok(id),
+    }
 }
 
 fn check_all(reading: &Reading, found: &mut [Found], job: &mut Reporter<'_>) -> Result<()> {

@@ -17,6 +17,7 @@ public final class FlattenRequest {
     private final String job;
     private final Repository repository;
     private final String backupPath;
+    private final String pointId;
     private final String volume;
     private final Output output;
 
@@ -24,6 +25,7 @@ public final class FlattenRequest {
         this.job = builder.job;
         this.repository = builder.repository;
         this.backupPath = builder.backupPath;
+        this.pointId = builder.pointId;
         this.volume = builder.volume;
         this.output = builder.output;
     }
@@ -39,6 +41,7 @@ public final class FlattenRequest {
         builder.job = job;
         builder.repository = repository;
         builder.backupPath = backupPath;
+        builder.pointId = pointId;
         builder.volume = volume;
         builder.output = output;
         return builder;
@@ -57,6 +60,14 @@ public final class FlattenRequest {
     /** The restore point, {@code <instance>/<timestamp>}. */
     public String backupPath() {
         return backupPath;
+    }
+
+    /**
+     * The id that the point had when it was made ({@link TakeBackupResult#pointId}): another point under its name is refused.
+     * Null: not asked.
+     */
+    public String pointId() {
+        return pointId;
     }
 
     /** The volume whose disk is wanted, as the backup's result names it. */
@@ -79,6 +90,7 @@ public final class FlattenRequest {
         private String job;
         private Repository repository;
         private String backupPath;
+        private String pointId;
         private String volume;
         private Output output;
 
@@ -99,6 +111,12 @@ public final class FlattenRequest {
         /** @see FlattenRequest#backupPath */
         public Builder backupPath(String backupPath) {
             this.backupPath = backupPath;
+            return this;
+        }
+
+        /** @see FlattenRequest#pointId */
+        public Builder pointId(String pointId) {
+            this.pointId = pointId;
             return this;
         }
 

@@ -17,11 +17,13 @@ public final class VerifyChainRequest {
     private final String job;
     private final Repository repository;
     private final String backupPath;
+    private final String pointId;
 
     private VerifyChainRequest(Builder builder) {
         this.job = builder.job;
         this.repository = builder.repository;
         this.backupPath = builder.backupPath;
+        this.pointId = builder.pointId;
     }
 
     /** A builder with nothing set. */
@@ -35,6 +37,7 @@ public final class VerifyChainRequest {
         builder.job = job;
         builder.repository = repository;
         builder.backupPath = backupPath;
+        builder.pointId = pointId;
         return builder;
     }
 
@@ -53,6 +56,14 @@ public final class VerifyChainRequest {
         return backupPath;
     }
 
+    /**
+     * The id that the point had when it was made ({@link TakeBackupResult#pointId}): another point under its name is bad.
+     * Null: not asked.
+     */
+    public String pointId() {
+        return pointId;
+    }
+
     @Override
     public String toString() {
         return "verification of " + backupPath + " on " + repository;
@@ -63,6 +74,7 @@ public final class VerifyChainRequest {
         private String job;
         private Repository repository;
         private String backupPath;
+        private String pointId;
 
         private Builder() {}
 
@@ -81,6 +93,12 @@ public final class VerifyChainRequest {
         /** @see VerifyChainRequest#backupPath */
         public Builder backupPath(String backupPath) {
             this.backupPath = backupPath;
+            return this;
+        }
+
+        /** @see VerifyChainRequest#pointId */
+        public Builder pointId(String pointId) {
+            this.pointId = pointId;
             return this;
         }
 
