@@ -146,7 +146,11 @@ impl Config {
     /// Refuses folders of ours in which others may put something in the place of what is ours, naming the key. What is not
     /// there yet is looked at when it is made.
     pub(crate) fn check_folders(&self) -> Result<()> {
-        let folders = [("scratchDir", self.scratch_dir.as_ref())];
+        let folders = [
+            ("stateDir", Some(&self.state_dir)),
+            ("mountDir", Some(&self.mount_dir)),
+            ("scratchDir", self.scratch_dir.as_ref()),
+        ];
         let mut given = folders.into_iter().filter_map(|(key, path)| Some((key, path?)));
         given.try_for_each(|(key, path)| user::refuse_writable_by_others(key, path))
     }

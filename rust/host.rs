@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Code, Error, Result};
 use crate::nas::lock::Flock;
 use crate::steps;
+use crate::user::refuse_writable_by_others;
 
 const LOCK: &str = "lock on this host";
 
@@ -175,6 +176,8 @@ impl HostState {
 pub fn lock_file(state_dir: &Path, name: &str) -> Result<File> {
     let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(state_dir);
     made.map_err(|e| Error::io(LOCK, state_dir, e))?;
+    // what is recorded there is believed, and undone
+    refuse_writable_by_others("stateDir", state_dir)?;
     let path = state_dir.join(format!("{name}.lock"));
     let open = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
     open.map_err(|e| Error::io(LOCK, &path, e))
@@ -232,6 +235,17 @@ mod tests {
         HostState::lock(dir.path(), "i-2-11-VM").unwrap();
         drop(first);
         HostState::lock(dir.path(), "i-2-10-VM").unwrap();
+    }
+
+    #[test]
+    fn no_record_is_believed_that_others_may_have_written() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
+        for state_dir in [dir.path().to_owned(), dir.path().join("state")] {
+            let error = HostState::lock(&state_dir, "i-2-10-VM").unwrap_err();
+            assert!(error.code == Code::InvalidArgument && error.cause.starts_with("stateDir: "), "{error}");
+        }
     }
 
     #[test]

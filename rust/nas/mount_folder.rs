@@ -16,6 +16,7 @@ use super::folder::{FILE_MODE, FOLDER_MODE};
 use super::lock::Flock;
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::user::refuse_writable_by_others;
 use crate::{host, mountinfo, sys};
 
 /// What the name of every such folder begins with.
@@ -48,11 +49,14 @@ impl MountFolder {
     pub(super) fn make(mount_dir: &Path) -> Result<MountFolder> {
         let step = "make the mount point";
         if !mount_dir.is_dir() {
-            fs::create_dir_all(mount_dir.parent().unwrap_or(mount_dir))
-                .and_then(|()| make_folder(mount_dir, FOLDER_MODE))
+            let above = mount_dir.parent().unwrap_or(mount_dir);
+            let made = fs::DirBuilder::new().recursive(true).mode(0o755).create(above);
+            made.and_then(|()| make_folder(mount_dir, FOLDER_MODE))
                 .or_else(|e| if e.kind() == ErrorKind::AlreadyExists { Ok(()) } else { Err(e) })
                 .map_err(|e| Error::io(step, mount_dir, e))?;
         }
+        // else somebody puts another folder in the place of one that QEMU or 'mount' has got the name of
+        refuse_writable_by_others("mountDir", mount_dir)?;
         let all = mountinfo::resolved(mount_dir);
         loop {
             let path = all.join(format!("{PREFIX}{}-{}", std::process::id(), MADE.fetch_add(1, Relaxed)));
@@ -159,6 +163,10 @@ impl Drop for Credentials {
 /// Clears what processes that live no more have left in the configured folder for mounts. Nothing else there, and no mount
 /// elsewhere, is touched; nor is one in which a backup has to be undone yet.
 pub(super) fn sweep(config: &Config) {
+    if let Err(error) = refuse_writable_by_others("mountDir", &config.mount_dir) {
+        log::warn!("what processes have left is not cleared - {error}");
+        return;
+    }
     let Ok(entries) = fs::read_dir(mountinfo::resolved(&config.mount_dir)) else { return };
     for path in entries.flatten().map(|entry| entry.path()) {
         let is_ours = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(PREFIX.as_bytes()));
@@ -224,6 +232,7 @@ fn make_folder(path: &Path, mode: u32) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Code;
     use crate::host::{Begun, HostState};
     use std::process::Command;
 
@@ -305,6 +314,28 @@ mod tests {
         fs::remove_file(stray).unwrap();
         sweep(&config(dir.path()));
         assert!(names(dir.path()).is_empty());
+    }
+
+    #[test]
+    fn nothing_is_mounted_where_others_may_write() {
+        let dir = tempfile::tempdir().unwrap();
+        let (open, mounts) = (dir.path().join("open"), dir.path().join("open/mounts"));
+        fs::create_dir(&open).unwrap();
+        for (mode, refused) in [(0o775, true), (0o777, true), (0o1777, false), (0o755, false)] {
+            fs::set_permissions(&open, Permissions::from_mode(mode)).unwrap();
+            let config = Config { mount_dir: mounts.clone(), ..Config::default() };
+            let answers = [config.check_folders(), MountFolder::make(&mounts).map(drop)];
+            for answer in answers {
+                let named = answer.err().map(|error| (error.code, error.cause.starts_with("mountDir: ")));
+                assert_eq!(named, refused.then_some((Code::InvalidArgument, true)), "{mode:o}");
+            }
+        }
+        // what is anybody's is none of ours
+        fs::set_permissions(&mounts, Permissions::from_mode(0o1777)).unwrap();
+        assert_eq!(MountFolder::make(&mounts).unwrap_err().code, Code::InvalidArgument);
+        fs::create_dir(mounts.join("nas-1-0")).unwrap();
+        sweep(&config(&mounts));
+        assert_eq!(names(&mounts), ["nas-1-0"]);
     }
 
     #[test]
