@@ -13,6 +13,9 @@ mod lacking;
 pub mod libvirt;
 pub mod logging;
 mod mountinfo;
+#[cfg(test)]
+#[path = "../tests/support/mutation.rs"]
+mod mutation;
 pub mod nas;
 pub mod nbd;
 pub mod operation;

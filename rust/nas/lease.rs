@@ -6,6 +6,9 @@
 //! Who makes, changes or removes points has the one claim of that name; who reads them has one of its own. Who changes them
 //! and who reads them both look for the other's claim once theirs is there, so that at least one of them sees the other.
 //!
+//! Whoever may write on the NAS can claim a folder for good, as they can remove what is in it: then `BUSY` names the file and
+//! who says that it is theirs. What no host of ours would write is no claim: it holds nobody up for longer than a lease.
+//!
 //! A host that slept may lose its claim and not know: so the owner looks again right before each step that can't be undone.
 
 use std::fs::File;
@@ -15,7 +18,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
-use rustix::fs::AtFlags;
+use rustix::fs::{AtFlags, FileType};
 use rustix::io::Errno;
 
 use super::deadline::{self, Background};
@@ -34,6 +37,8 @@ const STEP: &str = "claim the instance";
 const ADDS: &str = "adds\n";
 /// Longer than any claim; what is longer is none of ours.
 const LONGEST: u64 = 512;
+/// Claims of others that are waited for, one after the other, until it is left to them: somebody makes new ones all the time.
+const MOST_OUTLIVED: usize = 2;
 /// How long its thread may take to end.
 const END: Duration = Duration::from_secs(1);
 /// How long giving it back may take before it is left to itself.
@@ -76,14 +81,17 @@ enum Other {
 
 impl Lease {
     /// Claims the folder. `BUSY` as soon as a claim of another's that does not go with it is seen to be renewed; each that is
-    /// not makes this take as long as a lease holds.
+    /// not makes this take as long as a lease holds, and there are not many of them.
     pub(super) fn take(folder: &Folder, purpose: Purpose, pace: Pace) -> Result<Lease> {
         let claim = Arc::new(Claim::new(folder, purpose)?);
+        let mut outlived = 0;
         let file = loop {
             match claim.make()? {
                 Some(file) => break file,
+                None if outlived == MOST_OUTLIVED => return Err(claim.busy(&claim.name, &[])),
                 None => claim.outlive(&[&claim.name], pace)?,
             }
+            outlived += 1;
         };
         let lease = Lease::renewed(claim, file, pace)?;
         lease.claim.heed_others(purpose, pace)?;
@@ -140,7 +148,8 @@ impl Claim {
         let id = crate::point::Manifest::new_point_id()?;
         let name = if purpose == Purpose::Read { format!("{READER}{id}") } else { WRITER.to_owned() };
         let last = if purpose == Purpose::Add { ADDS } else { "" };
-        let owner = format!("{}\n{}\n{id}\n{last}", host()?, process(std::process::id())?);
+        let host_name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let owner = format!("{}\n{}\n{id}\n{host_name}\n{last}", host()?, process(std::process::id())?);
         Ok(Claim { folder, name, owner })
     }
 
@@ -220,20 +229,29 @@ impl Claim {
         }
     }
 
+    /// The same of another's, in whose place there may be anything.
+    fn look_at_other(&self, name: &str) -> Result<Other> {
+        self.look(name).or_else(|error| match self.folder.kind(name)? {
+            Some(kind) if kind != FileType::RegularFile => Ok(Other::There(Vec::new())),
+            _ => Err(error),
+        })
+    }
+
     /// Waits until each of these claims is gone or has expired, and removes it then. `BUSY` when one is renewed.
     fn outlive(&self, names: &[&str], pace: Pace) -> Result<()> {
         let since = Instant::now();
-        let seen = names.iter().map(|name| Ok((*name, self.look(name)?))).collect::<Result<Vec<_>>>()?;
+        let seen = names.iter().map(|name| Ok((*name, self.look_at_other(name)?))).collect::<Result<Vec<_>>>()?;
         for (name, seen) in seen {
             loop {
-                let now = self.look(name)?;
+                let now = self.look_at_other(name)?;
                 let Some(claim) = self.in_the_way(&now) else { break };
-                if now != seen {
-                    return Err(self.busy());
+                if now != seen && is_one(claim) {
+                    return Err(self.busy(name, claim));
                 }
                 if is_of_the_dead(claim) || since.elapsed() >= pace.lease {
                     log::warn!("'{}' has expired and is removed", self.folder.path.join(name).display());
-                    self.remove(name, |found| *found == seen)?;
+                    let is_held = |found: &Other| matches!(found, Other::There(text) if *found != now && is_one(text));
+                    self.remove(name, |found| !is_held(found))?;
                     break;
                 }
                 std::thread::sleep(pace.renew / 5);
@@ -258,9 +276,10 @@ impl Claim {
             Err(error) if error.code == Code::NotFound => return Ok(()),
             renamed => renamed?,
         }
-        if !self.look(&aside).is_ok_and(|found| is_seen(&found)) {
+        let found = self.look_at_other(&aside);
+        if !found.as_ref().is_ok_and(is_seen) {
             self.folder.rename(&aside, name)?;
-            return Err(self.busy());
+            return Err(self.busy(name, if let Ok(Other::There(text)) = &found { text } else { &[] }));
         }
         match rustix::fs::unlinkat(&self.folder.fd, aside.as_str(), AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
@@ -272,8 +291,20 @@ impl Claim {
         }
     }
 
-    fn busy(&self) -> Error {
-        Error::new(Code::Busy, STEP, format!("another host works on '{}'", self.folder.path.display()))
+    /// Says who has the claim by this name, as far as it does, and what to do if that is not true.
+    fn busy(&self, name: &str, claim: &[u8]) -> Error {
+        let text = String::from_utf8_lossy(claim);
+        let line = |number| text.lines().nth(number).filter(|line| !line.is_empty()).unwrap_or("unknown");
+        // the fifth line is the host's name, of hosts that write it
+        let host = if line(4) == ADDS.trim_end() { "unknown" } else { line(4) };
+        let does =
+            if text.ends_with(ADDS) { "adds a restore point" } else { "reads, changes or removes restore points" };
+        let (boot, process) = (line(1), line(2));
+        let who = format!("host '{host}' (boot id {boot}, process {process}) {does}");
+        let path = self.folder.path.join(name);
+        let otherwise = format!("if no such process is there, remove '{}'", path.display());
+        let folder = self.folder.path.display();
+        Error::new(Code::Busy, STEP, format!("another host works on '{folder}': by its claim {who}; {otherwise}"))
     }
 }
 
@@ -309,6 +340,16 @@ fn process(id: u32) -> Result<String> {
     Ok(format!("{id} {started}"))
 }
 
+/// Is it a claim as hosts write them: a counter, the host, the process, an id?
+fn is_one(claim: &[u8]) -> bool {
+    let Ok(text) = std::str::from_utf8(claim) else { return false };
+    let lines: Vec<_> = text.lines().take(4).collect();
+    let is_counter = |line: &str| line.len() == 20 && line.bytes().all(|byte| byte.is_ascii_digit());
+    let is_whole = (claim.len() as u64) < LONGEST && text.ends_with('\n');
+    is_whole
+        && matches!(lines[..], [counter, host, process, id] if is_counter(counter) && ![host, process, id].contains(&""))
+}
+
 /// Is it the claim of a process of this host that lives no more?
 fn is_of_the_dead(claim: &[u8]) -> bool {
     let text = String::from_utf8_lossy(claim);
@@ -326,6 +367,7 @@ fn is_of_the_dead(claim: &[u8]) -> bool {
 mod tests {
     use super::Purpose::{Add, Change, Read};
     use super::*;
+    use crate::mutation::Random;
     use std::fs;
     use std::path::Path;
     use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -427,6 +469,114 @@ mod tests {
         let theirs = fs::read(dir.path().join(WRITER)).unwrap();
         drop(lease);
         assert_eq!(fs::read(dir.path().join(WRITER)).unwrap(), theirs);
+    }
+
+    /// Whoever writes there what is no claim, however often, holds nobody up for longer than who has died.
+    #[test]
+    fn what_is_no_claim_is_not_honoured() {
+        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+        let name = dir.path().join(WRITER);
+        let long = [counter(1).as_bytes(), &b"host\n1 1\nclaim\n".repeat(1 << 16)].concat();
+        for text in [&b"\xff\0garbage"[..], b"00000000000000000001\n", b"1\nhost\n1 1\nid\n", &long] {
+            let done = AtomicBool::new(false);
+            std::thread::scope(|scope| {
+                let write = || {
+                    let mut more = text.to_vec();
+                    while !done.load(Relaxed) {
+                        // in the way, and no claim, however it is changed
+                        more.rotate_left(1);
+                        fs::write(&name, [&b"x"[..], &more].concat()).unwrap();
+                    }
+                };
+                scope.spawn(write);
+                while !name.exists() {
+                    std::thread::yield_now();
+                }
+                let claim = Claim::new(&folder(dir.path()), Change).unwrap();
+                let outlived = claim.outlive(&[WRITER], FAST);
+                done.store(true, Relaxed);
+                outlived.unwrap();
+            });
+            fs::remove_file(&name).ok();
+        }
+        assert!(fs::read_dir(dir.path()).unwrap().count() == 0);
+    }
+
+    #[test]
+    fn what_is_no_file_is_put_aside() {
+        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+        let name = dir.path().join(WRITER);
+        let plants: [&dyn Fn(); 3] = [
+            &|| fs::create_dir(&name).unwrap(),
+            &|| std::os::unix::fs::symlink("/etc/passwd", &name).unwrap(),
+            &|| {
+                let mode = rustix::fs::Mode::RWXU;
+                rustix::fs::mknodat(rustix::fs::CWD, &name, FileType::Fifo, mode, 0).unwrap();
+            },
+        ];
+        for plant in plants {
+            plant();
+            let lease = Lease::take(&folder(dir.path()), Change, FAST).unwrap();
+            assert!(fs::symlink_metadata(&name).unwrap().is_file());
+            drop(lease);
+            assert!(!name.exists());
+        }
+    }
+
+    #[test]
+    fn who_makes_claims_all_the_time_is_left_to_it_and_named() {
+        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+        let claim = |number| format!("{}boot pid\n7 8\nid{number}\nforged\u{1b}[2J\n", counter(number));
+        let renewed = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for number in 0.. {
+                    // whole, as a rename makes it
+                    fs::write(dir.path().join("new"), claim(number)).unwrap();
+                    fs::rename(dir.path().join("new"), dir.path().join(WRITER)).unwrap();
+                    if renewed.load(Relaxed) {
+                        break;
+                    }
+                }
+            });
+            while !dir.path().join(WRITER).exists() {
+                std::thread::yield_now();
+            }
+            let error = Lease::take(&folder(dir.path()), Change, FAST).unwrap_err();
+            renewed.store(true, Relaxed);
+            let told = error.to_string();
+            assert_eq!(error.code, Code::Busy, "{told}");
+            for part in ["host 'forged\\u{1b}[2J' (boot id boot pid, process 7 8)", "remove '", WRITER] {
+                assert!(told.contains(part), "{part} is not in {told}");
+            }
+        });
+    }
+
+    /// A target of `make fuzz`: whatever is written there, it is looked at within bounds, and what is said of it is plain.
+    #[test]
+    fn no_claim_makes_its_reader_panic_or_hang() {
+        let seconds = std::env::var("NASBACKUP_FUZZ_SECONDS").ok().and_then(|text| text.parse().ok());
+        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+        let claim = Claim::new(&folder(dir.path()), Change).unwrap();
+        let own = [counter(3).as_bytes(), claim.owner.as_bytes()].concat();
+        let (begun, mut random, mut ones) = (Instant::now(), Random(7), 0);
+        for round in 0_u64.. {
+            if seconds.map_or(round == 3000, |seconds| begun.elapsed() >= Duration::from_secs(seconds)) {
+                break;
+            }
+            let mut text = own.clone();
+            random
+                .garble(&mut text, &["\n", "\0", "adds\n", "\u{1b}[2J", "\u{202e}", "99999999999999999999", " ", ")"]);
+            fs::write(dir.path().join(WRITER), &text).unwrap();
+            let Other::There(seen) = claim.look(WRITER).unwrap() else { panic!("it is there") };
+            assert!(seen.len() as u64 <= LONGEST);
+            ones += u32::from(is_one(&seen));
+            is_of_the_dead(&seen);
+            assert_eq!(claim.check().is_ok(), text.get(21..) == Some(claim.owner.as_bytes()));
+            let told = claim.busy(WRITER, &seen).to_string();
+            assert!(!told.contains(char::is_control) && told.len() < 4096, "{told:?}");
+        }
+        assert!(ones > 100, "{ones} claims: the damage is not well chosen");
     }
 
     /// Whoever may write on the NAS gives the claim's name to a file of somebody else's, and takes it back, all the time.
