@@ -14,7 +14,7 @@ use nasbackup::config::{self, Config};
 use nasbackup::engine::Engine;
 use nasbackup::error::{Code, Result};
 use nasbackup::operation::take_backup::{self, TakeBackupRequest};
-use support::{Disk, Fs, Guest, MIB, Nas, Story, folder, init, take, take_and};
+use support::{Disk, Fs, Guest, MIB, Nas, Story, details, folder, init, take, take_and};
 
 /// Puts a changed configuration into force until it is dropped.
 struct Configured {
@@ -113,7 +113,7 @@ fn a_push_keeps_its_limit() {
     let mut course = followed(&mut story, request);
     course.retain(|(_, done)| (160 * MIB..224 * MIB).contains(done));
     assert_near(speed(&[course]), 8 * MIB);
-    assert_eq!(story.last().taken.details, "");
+    assert_eq!(details(&story.last().taken), "");
     story.assert_all_restore();
 }
 
@@ -221,7 +221,7 @@ fn assert_pushed(story: &mut Story, why: &str) {
     let taken = &story.accept(by("auto", story.request("full"))).taken;
     assert_eq!(taken.engine, Engine::Push);
     assert!(taken.details.starts_with("by push: ") && taken.details.contains(why), "{}", taken.details);
-    assert_eq!(taken.details.lines().count(), 1, "{}", taken.details);
+    assert_eq!(details(taken).lines().count(), 1, "{}", taken.details);
     story.assert_all_restore();
 }
 

@@ -10,7 +10,7 @@ use nasbackup::error::{Code, Error};
 use nasbackup::operation::{self, take_backup::TakeBackupRequest};
 use serde_json::json;
 use support::{
-    Disk, Guest, Leaks, MIB, Nas, Story, kill_libvirtd, restart_libvirtd, signal_libvirtd, slow_story_on,
+    Disk, Guest, Leaks, MIB, Nas, Story, details, kill_libvirtd, restart_libvirtd, signal_libvirtd, slow_story_on,
     start_libvirtd, take_and,
 };
 
@@ -115,7 +115,7 @@ fn a_guest_that_crashes_in_the_middle_fails_neither_its_backup_nor_another_guest
                 other.accept(request).assert_incremental();
             });
         });
-        assert_eq!(taken.unwrap().details, "");
+        assert_eq!(details(&taken.unwrap()), "");
     });
     assert_eq!(story.guest.state(), "paused", "left as it was");
     story.adopt(path, content);

@@ -249,6 +249,33 @@ impl Folder {
         }
     }
 
+    /// Gives `file`, and nothing else that has its name `from` by now, the name `to`, whatever had that.
+    pub fn replace(&self, file: &File, from: &str, to: &str) -> Result<()> {
+        const STEP: &str = "rename";
+        self.check_name(STEP, from.as_ref())?;
+        self.check_name(STEP, to.as_ref())?;
+        self.check_is(STEP, from, file)?;
+        rustix::fs::renameat(&self.fd, from, &self.fd, to).map_err(|e| failed(STEP, self.path.join(to), e))?;
+        self.check_is(STEP, to, file)
+    }
+
+    /// `IO` when what has this name is not that very `file`.
+    pub fn check_is(&self, step: &'static str, name: impl AsRef<OsStr>, file: &File) -> Result<()> {
+        let path = self.path.join(name.as_ref());
+        let look = || Ok((stat(self.as_fd(), name.as_ref())?, rustix::fs::fstat(file)?));
+        let (there, ours) = look().map_err(|e| failed(step, &path, e))?;
+        if (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino) {
+            return Ok(());
+        }
+        Err(Error::new(Code::Io, step, format!("'{}' was exchanged by somebody", path.display())))
+    }
+
+    /// The same folder, open once more.
+    pub fn again(&self) -> Result<Folder> {
+        let fd = self.fd.try_clone().map_err(|e| Error::io("open the folder", &self.path, e))?;
+        Ok(Folder { fd, path: self.path.clone() })
+    }
+
     /// Does the file that was `from` have the name `to` alone? A server may rename, and its answer be lost.
     fn has_moved(&self, before: &Stat, from: &OsStr, to: &OsStr) -> rustix::io::Result<bool> {
         match (stat(self.as_fd(), from), stat(self.as_fd(), to)) {

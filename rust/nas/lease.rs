@@ -143,8 +143,7 @@ impl Drop for Lease {
 
 impl Claim {
     fn new(folder: &Folder, purpose: Purpose) -> Result<Claim> {
-        let fd = folder.fd.try_clone().map_err(|e| Error::io(STEP, &folder.path, e))?;
-        let folder = Folder { fd, path: folder.path.clone() };
+        let folder = folder.again()?;
         let id = crate::point::Manifest::new_point_id()?;
         let name = if purpose == Purpose::Read { format!("{READER}{id}") } else { WRITER.to_owned() };
         let last = if purpose == Purpose::Add { ADDS } else { "" };

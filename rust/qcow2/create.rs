@@ -2,9 +2,9 @@
 
 use std::fs::File;
 
-use super::Error;
-use super::header::{EXTENSION_BACKING_FORMAT, MAGIC, MAX_BACKING_NAME, V3_LENGTH};
+use super::header::{Backing, EXTENSION_BACKING_FORMAT, MAGIC, MAX_BACKING_NAME, V3_LENGTH};
 use super::storage::Storage;
+use super::{Error, Info, corrupt, inspect_readable};
 
 const CLUSTER_BITS: u32 = 16;
 /// Bytes in a cluster of the images that are made here.
@@ -38,6 +38,38 @@ pub fn create(file: &File, virtual_size: u64, backing: Option<&str>) -> Result<(
     file.write_at(&1_u16.to_be_bytes().repeat(clusters as usize), REFCOUNT_BLOCK)?;
     let places = Places { l1: L1_TABLE, refcount_table: REFCOUNT_TABLE, refcount_clusters: 1 };
     file.write_at(&header(virtual_size, l1_entries as u32, &places, backing), 0)?;
+    Ok(())
+}
+
+/// Looks at the image that `create` has made so, and that another program has filled since: what it says of itself must be
+/// what was written then. What that has made of its L2 tables is looked at by whoever follows them.
+pub fn check_filled(file: &File, virtual_size: u64, backing: Option<&str>) -> Result<(), Error> {
+    let found = inspect_readable(file)?;
+    let made = Info {
+        version: 3,
+        cluster_bits: CLUSTER_BITS,
+        virtual_size,
+        backing: backing.map(|name| Backing { file: name.to_owned(), format: Some("qcow2".to_owned()) }),
+        encrypted: false,
+        dirty: false,
+        corrupt: false,
+        external_data: false,
+        data_file: None,
+        extended_l2: false,
+        unknown_incompatible: 0,
+        snapshots: 0,
+        bitmaps: Vec::new(),
+        bitmaps_consistent: false,
+    };
+    if found.backing != made.backing {
+        return corrupt(format!("it stands on {:?}, and was made on {:?}", found.backing, made.backing));
+    }
+    if found.virtual_size != virtual_size {
+        return corrupt(format!("it is of {} bytes, and was made of {virtual_size}", found.virtual_size));
+    }
+    if found != made {
+        return corrupt(format!("it was not made with {found:?}"));
+    }
     Ok(())
 }
 

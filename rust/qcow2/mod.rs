@@ -33,7 +33,7 @@ use std::path::Path;
 pub use absorb::{Failure, Progress, Rebase};
 pub use bitmaps::Bitmap;
 pub use check::{Check, Checked};
-pub use create::{CLUSTER, create};
+pub use create::{CLUSTER, check_filled, create};
 pub use dirty::Dirty;
 pub use flatten::{Before, Flatten};
 pub use header::Backing;

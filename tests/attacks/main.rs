@@ -6,5 +6,6 @@ mod bounds;
 mod identity;
 mod images;
 mod mounts;
+mod push;
 #[path = "../support/mod.rs"]
 mod support;

@@ -35,7 +35,7 @@ pub use leaks::Leaks;
 pub use nas::{Fs, Nas, unmounted_image};
 pub use real_guest::{RealGuest, Restored};
 pub use refusals::{Refusal, refusing};
-pub use story::{Point, Story, backup_path, fails_after, slow_story_of, slow_story_on, take, take_and};
+pub use story::{Point, Story, backup_path, details, fails_after, slow_story_of, slow_story_on, take, take_and};
 pub use writer::Writer;
 
 /// The lab's folder, or a clear failure outside of one.

@@ -19,6 +19,12 @@ pub fn take(request: TakeBackupRequest) -> Result<TakenBackup> {
     take_backup::run(request, &mut |_| Ok(()))
 }
 
+/// Its details, but for what is told of each push to a repository that clones no files: it depends on the machine.
+pub fn details(taken: &TakenBackup) -> String {
+    let lines = taken.details.lines().filter(|line| !line.starts_with("the repository can't clone files"));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
 /// Runs `takeBackup` and acts once, on this thread, when data has begun to flow.
 pub fn take_and(request: TakeBackupRequest, act: impl FnOnce(&JobStatus)) -> Result<TakenBackup> {
     let mut act = Some(act);

@@ -12,8 +12,8 @@ use nasbackup::point::Kind;
 use serde_json::json;
 
 use crate::support::{
-    Disk, Fs, Guest, MIB, Nas, PATIENCE, Story, begin_foreign_backup, fails_after, slow_story_of, succeeds, take,
-    take_and, until,
+    Disk, Fs, Guest, MIB, Nas, PATIENCE, Story, begin_foreign_backup, details, fails_after, slow_story_of, succeeds,
+    take, take_and, until,
 };
 
 /// A guest with a full point whose next incremental has much to write, to a repository that takes it slowly. Its disk has an
@@ -109,7 +109,7 @@ fn a_guest_that_falls_asleep_in_the_middle_is_not_gone() {
         let path = request.backup_path.clone().unwrap();
         let taken = take_and(request, |_| act(&story.guest));
         let taken = taken.unwrap_or_else(|error| panic!("{state}, by {engine}: {error}"));
-        assert_eq!((taken.kind, taken.details.as_str()), (Kind::Incremental, ""));
+        assert_eq!((taken.kind, details(&taken).as_str()), (Kind::Incremental, ""));
         assert_ne!(story.guest.state(), state, "it is not woken up, and not put to sleep again");
         story.guest.assert_no_job();
         story.adopt(path, content);

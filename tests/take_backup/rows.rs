@@ -10,7 +10,7 @@ use nasbackup::point::Kind::{Full, Incremental};
 
 use crate::mutation::Random;
 use crate::support::{
-    Bus, Disk, Fs, Guest, Image, MIB, Nas, Story, assert_holds, folder, run, take, unmounted_image, until,
+    Bus, Disk, Fs, Guest, Image, MIB, Nas, Story, assert_holds, details, folder, run, take, unmounted_image, until,
 };
 
 #[test]
@@ -275,7 +275,7 @@ fn disks_are_paired_by_serial_or_volume_and_never_by_position() {
     point.assert_recreated(&parent);
     let stand_on: Vec<_> = point.taken.disks.iter().map(|disk| disk.parent.clone().unwrap()).collect();
     assert_eq!(stand_on, parents);
-    assert_eq!(point.taken.details, "");
+    assert_eq!(details(&point.taken), "");
     // moved to another pool, with the bitmap in it
     story.guest.stop();
     let moved = folder("pool").join("moved");
@@ -483,7 +483,7 @@ fn whatever_shape_the_disks_have_zeroes_and_discards_stay_incremental() {
         let point = story.take(if round == 0 { "full" } else { "incremental" });
         let all = if round == 0 { Full } else { Incremental };
         assert!(point.kinds().iter().all(|kind| *kind == all), "{:?}", point.taken);
-        assert_eq!(point.taken.details, "");
+        assert_eq!(details(&point.taken), "");
     }
     story.assert_all_restore();
 }
@@ -642,7 +642,7 @@ fn a_guest_that_does_not_run_is_saved_and_left_as_it_is() {
             } else {
                 taken.assert_incremental()
             }
-            assert_eq!(taken.taken.details, told);
+            assert_eq!(details(&taken.taken), told);
         }
         assert_eq!(story.guest.state(), state);
         story.refuse(story.stopped_request("full"), "DOMAIN_STATE");

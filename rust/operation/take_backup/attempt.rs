@@ -149,6 +149,9 @@ impl Attempt {
         let fingerprints = fingerprints.into_iter().map(Some).collect();
         details.extend(unlimited);
         let millis = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        if self.engine == Engine::Push {
+            details.extend(self.targets.take_over(&self.found.disks, call.left_to_publish())?);
+        }
         job.begin("publish")?;
         Ok(Copied { when, millis, details, fingerprints })
     }

@@ -24,6 +24,7 @@ mod selection;
 mod space;
 mod stopped;
 mod storage;
+mod written;
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -9,13 +9,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::fs::AtFlags;
-
 use super::access;
 use super::decision::DiskFacts;
 use super::full;
 use super::request::{Checked, Mode};
 use super::space::Free;
+use super::written::{self, TakenOver, Written};
 use crate::config::{self, Config};
 use crate::engine;
 use crate::error::{Code, Error, Result, called};
@@ -337,22 +336,36 @@ impl Targets {
     /// there, and QEMU, which got the path, follows it.
     pub(super) fn check_in_place(&self, disks: &[DiskFacts]) -> Result<()> {
         const STEP: &str = "look at the targets again";
-        let Folder { fd, path } = self.partial.folder();
-        let (folder, path) = (fd.try_clone().map_err(|e| Error::io(STEP, path, e))?, path.clone());
-        let target = |(i, disk): (usize, &DiskFacts)| Ok((disk.file.clone(), self.file(i)?));
-        let targets: std::io::Result<Vec<_>> = disks.iter().enumerate().map(target).collect();
-        let targets = targets.map_err(|e| Error::io(STEP, &path, e))?;
-        bounded(STEP, LIMIT, move || {
-            targets.iter().try_for_each(|(name, file)| {
-                let io = |error| Error::io(STEP, path.join(name), error);
-                let ours = rustix::fs::fstat(file).map_err(io)?;
-                let there = rustix::fs::statat(&folder, name.as_str(), AtFlags::SYMLINK_NOFOLLOW).map_err(io)?;
-                if (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino) {
-                    return Ok(());
-                }
-                Err(Error::new(Code::Io, STEP, format!("'{}' was exchanged by somebody", path.join(name).display())))
-            })
-        })
+        let folder = self.partial.folder().again()?;
+        let written = self.written(disks)?;
+        bounded(STEP, LIMIT, move || written.iter().try_for_each(|target| target.check_in_place(&folder)))
+    }
+
+    /// Lets what QEMU has written of the disks, and closed, be published: as files of ours that it can't reach, if the
+    /// repository can clone it, else with a word for it; and only if it is what was to be written.
+    pub(super) fn take_over(&mut self, disks: &[DiskFacts], limit: Duration) -> Result<Option<String>> {
+        let folder = self.partial.folder().again()?;
+        let written = self.written(disks)?;
+        let taken = bounded(written::STEP, limit, move || {
+            written.into_iter().map(|target| target.take_over(&folder)).collect::<Result<Vec<_>>>()
+        })?;
+        let mut told = None;
+        for (file, taken) in self.files.iter_mut().zip(taken) {
+            match taken {
+                TakenOver::Own(own) => *file = own,
+                TakenOver::Shared(why) => told = Some(why),
+            }
+        }
+        Ok(told)
+    }
+
+    fn written(&self, disks: &[DiskFacts]) -> Result<Vec<Written>> {
+        let targets = disks.iter().zip(&self.files).zip(&self.backings);
+        let written = |((disk, file), backing): ((&DiskFacts, &File), &Option<String>)| {
+            let file = file.try_clone().map_err(|e| Error::io(written::STEP, self.folder().join(&disk.file), e))?;
+            Ok(Written { file, name: disk.file.clone(), virtual_size: disk.virtual_size, backing: backing.clone() })
+        };
+        targets.map(written).collect()
     }
 
     /// The host path of the folder that they lie in, for QEMU.

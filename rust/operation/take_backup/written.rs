@@ -1,0 +1,313 @@
+//! A target that QEMU has written, and closed. One that somebody has taken over keeps it open, and would write to it when it is
+//! a restore point: so a clone of it becomes the target, which takes neither time nor room, and which has to be what was to
+//! be written.
+
+use std::fs::File;
+use std::io::Write;
+
+use log::Level;
+use rustix::io::Errno;
+
+use crate::error::{Code, Error, Result, called, errno};
+use crate::nas::folder::{FILE_MODE, Folder};
+use crate::{config, lacking, qcow2, steps, sys};
+
+pub(super) const STEP: &str = "take over what was written";
+/// The target to be, in the unfinished point, until it gets its name; and what is cloned to see whether that can be done.
+const OWN: &str = ".own";
+const PROBE: &str = ".clone";
+/// One call clones no more: there are servers that refuse 4 GiB.
+const PIECE: u64 = 1 << 30;
+
+/// A target as it was made, open since then.
+#[derive(Debug)]
+pub(super) struct Written {
+    pub file: File,
+    /// Its name in the point's folder.
+    pub name: String,
+    pub virtual_size: u64,
+    /// The name of the file that it stands on, relative to its folder.
+    pub backing: Option<String>,
+}
+
+/// A target that may be published.
+#[derive(Debug)]
+pub(super) enum TakenOver {
+    /// Another file, which nobody else has open.
+    Own(File),
+    /// The same, for this reason.
+    Shared(String),
+}
+
+impl Written {
+    /// `IO` when it is no longer what lies under its name: whoever may write on the NAS can put something else there, and QEMU,
+    /// which got the path, follows it.
+    pub(super) fn check_in_place(&self, folder: &Folder) -> Result<()> {
+        folder.check_is("look at the targets again", &self.name, &self.file)
+    }
+
+    /// `CORRUPT_IMAGE` or `UNSUPPORTED_IMAGE` when it is not what was to be written.
+    pub(super) fn take_over(self, folder: &Folder) -> Result<TakenOver> {
+        self.check_in_place(folder)?;
+        let own = folder.create_file(OWN, config::current().file_mode())?;
+        let refusal = match clone(&own, &self.file) {
+            Ok(()) => {
+                self.check(folder, &own)?;
+                steps::at("put the clone in the target's place");
+                folder.replace(&own, OWN, &self.name)?;
+                return Ok(TakenOver::Own(own));
+            }
+            Err(error) => error,
+        };
+        folder.remove_tree(OWN)?;
+        let path = folder.path.join(&self.name);
+        let io = |error| Error::io(STEP, &path, called("FICLONERANGE")(error));
+        let Some(errno) = errno(&refusal).filter(|errno| !is_fault(*errno)) else { return Err(io(refusal)) };
+        // whoever has it open can make it one that is not cloned, and is not to gain by that
+        if can_clone(folder)? {
+            let cause = format!("'{}' can't be cloned, although others there can: {errno}", path.display());
+            return Err(Error::new(Code::Io, STEP, cause));
+        }
+        self.check(folder, &self.file)?;
+        lacking::tell(
+            Level::Warn,
+            folder,
+            "FICLONERANGE",
+            errno,
+            "a descriptor that QEMU keeps reaches what it has written",
+        );
+        Ok(TakenOver::Shared(format!(
+            "the repository can't clone files ({errno}): a descriptor that QEMU keeps reaches the restore point"
+        )))
+    }
+
+    fn check(&self, folder: &Folder, file: &File) -> Result<()> {
+        let checked = qcow2::check_filled(file, self.virtual_size, self.backing.as_deref());
+        checked.map_err(|e| e.at(STEP, folder.path.join(&self.name)))
+    }
+}
+
+/// Clones all of `source` into `own`, which is empty.
+fn clone(own: &File, source: &File) -> std::io::Result<()> {
+    let mut at = 0;
+    // the last piece ends where the file does by then
+    while at + PIECE < source.metadata()?.len() {
+        sys::clone_range(own, at, source, at, PIECE)?;
+        at += PIECE;
+    }
+    sys::clone_range(own, at, source, at, 0)
+}
+
+/// No lack of the file system's.
+fn is_fault(errno: Errno) -> bool {
+    matches!(errno, Errno::NOSPC | Errno::DQUOT | Errno::ROFS | Errno::INTR | Errno::IO | Errno::STALE)
+}
+
+/// Can a file of ours be cloned there?
+fn can_clone(folder: &Folder) -> Result<bool> {
+    let mut source = folder.create_file(PROBE, FILE_MODE)?;
+    let written = source.write_all(&[1; 4096]).map_err(|e| Error::io(STEP, folder.path.join(PROBE), e));
+    let cloned = written.and_then(|()| Ok(clone(&folder.create_file(OWN, FILE_MODE)?, &source).is_ok()));
+    for name in [PROBE, OWN] {
+        folder.remove_tree(name)?;
+    }
+    cloned
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::{FileExt, MetadataExt, symlink};
+    use std::path::{Path, PathBuf};
+    use std::process::Command;
+    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+    const NAME: &str = "root.x.qcow2";
+    const SIZE: u64 = 8 << 20;
+
+    fn run(program: &str, args: &[&str]) {
+        let ended = Command::new(program).args(args).output().unwrap();
+        assert!(ended.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&ended.stderr));
+    }
+
+    /// A file system of its own.
+    struct Mounted {
+        at: PathBuf,
+        _image: tempfile::TempDir,
+    }
+
+    impl Mounted {
+        fn make(mkfs: &[&str]) -> Mounted {
+            let dir = tempfile::tempdir().unwrap();
+            let (image, at) = (dir.path().join("image"), dir.path().join("at"));
+            File::create(&image).unwrap().set_len(320 << 20).unwrap();
+            fs::create_dir(&at).unwrap();
+            let [image, mounted] = [&image, &at].map(|path| path.to_str().unwrap());
+            run(mkfs[0], &[&mkfs[1..], &[image]].concat());
+            run("mount", &["-o", "loop", image, mounted]);
+            Mounted { at, _image: dir }
+        }
+
+        fn folder(&self) -> Folder {
+            Folder::open_root(&self.at).unwrap()
+        }
+    }
+
+    impl Drop for Mounted {
+        fn drop(&mut self) {
+            run("umount", &[self.at.to_str().unwrap()]);
+        }
+    }
+
+    fn written(folder: &Folder, backing: Option<&str>) -> Written {
+        folder.remove_tree(NAME).unwrap();
+        let file = folder.create_file(NAME, FILE_MODE).unwrap();
+        qcow2::create(&file, SIZE, backing).unwrap();
+        Written { file, name: NAME.to_owned(), virtual_size: SIZE, backing: backing.map(str::to_owned) }
+    }
+
+    #[test]
+    fn what_is_cloned_is_reached_by_nobody_who_has_the_other_open() {
+        for mkfs in [&["mkfs.xfs", "-q", "-m", "reflink=1"][..], &["mkfs.btrfs", "-q"]] {
+            let mounted = Mounted::make(mkfs);
+            let folder = mounted.folder();
+            let target = written(&folder, Some("../T1/root.x.qcow2"));
+            let kept = target.file.try_clone().unwrap();
+            let before = fs::read(mounted.at.join(NAME)).unwrap();
+            let TakenOver::Own(own) = target.take_over(&folder).unwrap() else { panic!("{mkfs:?} clones") };
+            kept.write_all_at(b"anything", 0).unwrap();
+            kept.set_len(100).unwrap();
+            assert!(fs::read(mounted.at.join(NAME)).unwrap() == before, "{mkfs:?}");
+            let (metadata, there) = (own.metadata().unwrap(), fs::metadata(mounted.at.join(NAME)).unwrap());
+            assert_eq!((metadata.ino(), metadata.mode() & 0o7777, metadata.uid()), (there.ino(), 0o600, 0));
+            assert_eq!((kept.metadata().unwrap().nlink(), folder.names().unwrap()), (0, vec![NAME.into()]));
+        }
+    }
+
+    #[test]
+    fn where_nothing_can_be_cloned_it_is_said_and_looked_at_all_the_same() {
+        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+        let folder = Folder::open_root(dir.path()).unwrap();
+        let target = written(&folder, None);
+        let TakenOver::Shared(why) = target.take_over(&folder).unwrap() else { panic!("tmpfs does not clone") };
+        assert!(why.contains("can't clone files"), "{why}");
+        assert_eq!(folder.names().unwrap(), [NAME]);
+        let target = written(&folder, None);
+        target.file.write_all_at(&2_u32.to_be_bytes(), 4).unwrap();
+        assert_eq!(target.take_over(&folder).unwrap_err().code, Code::CorruptImage);
+    }
+
+    /// Btrfs clones no file without checksums into one with them.
+    #[test]
+    fn what_was_made_so_that_it_is_not_cloned_is_not_published() {
+        let mounted = Mounted::make(&["mkfs.btrfs", "-q"]);
+        let folder = mounted.folder();
+        let target = written(&folder, None);
+        let image = fs::read(mounted.at.join(NAME)).unwrap();
+        target.file.set_len(0).unwrap();
+        run("chattr", &["+C", mounted.at.join(NAME).to_str().unwrap()]);
+        target.file.write_all_at(&image, 0).unwrap();
+        let error = target.take_over(&folder).unwrap_err();
+        assert!(error.cause.contains("although others there can"), "{error}");
+    }
+
+    #[test]
+    fn only_what_was_to_be_written_is_taken_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = Folder::open_root(dir.path()).unwrap();
+        type Change = (&'static str, fn(&File, &Path));
+        let changes: [Change; 9] = [
+            ("another machine's", |_, path| {
+                run(
+                    "qemu-img",
+                    &[
+                        "rebase",
+                        "-u",
+                        "-q",
+                        "-f",
+                        "qcow2",
+                        "-F",
+                        "qcow2",
+                        "-b",
+                        "../../i-3/T1/x",
+                        path.to_str().unwrap(),
+                    ],
+                )
+            }),
+            ("a raw one", |_, path| {
+                run(
+                    "qemu-img",
+                    &[
+                        "rebase",
+                        "-u",
+                        "-q",
+                        "-f",
+                        "qcow2",
+                        "-F",
+                        "raw",
+                        "-b",
+                        "../T1/root.x.qcow2",
+                        path.to_str().unwrap(),
+                    ],
+                )
+            }),
+            ("none", |_, path| {
+                run("qemu-img", &["rebase", "-u", "-q", "-f", "qcow2", "-b", "", path.to_str().unwrap()])
+            }),
+            ("a larger one", |file, _| file.write_all_at(&(2 * SIZE).to_be_bytes(), 24).unwrap()),
+            ("a data file", |file, _| file.write_all_at(&4_u64.to_be_bytes(), 72).unwrap()),
+            ("an unknown feature", |file, _| file.write_all_at(&(1_u64 << 40).to_be_bytes(), 72).unwrap()),
+            ("a dirty one", |file, _| file.write_all_at(&1_u64.to_be_bytes(), 72).unwrap()),
+            ("an encrypted one", |file, _| file.write_all_at(&2_u32.to_be_bytes(), 32).unwrap()),
+            ("an L1 table beyond its end", |file, _| file.write_all_at(&(1_u64 << 40).to_be_bytes(), 40).unwrap()),
+        ];
+        for (what, change) in changes {
+            let target = written(&folder, Some("../T1/root.x.qcow2"));
+            change(&target.file, &dir.path().join(NAME));
+            let error = target.take_over(&folder).expect_err(what);
+            assert!(matches!(error.code, Code::CorruptImage | Code::UnsupportedImage), "{what}: {error}");
+        }
+        written(&folder, Some("../T1/root.x.qcow2")).take_over(&folder).unwrap();
+    }
+
+    /// Whoever may write on the NAS puts links to other files in the places of the target and of its clone, all the time.
+    #[test]
+    fn however_names_are_exchanged_nothing_else_is_written_to() {
+        let (mounted, outside) = (Mounted::make(&["mkfs.xfs", "-q", "-m", "reflink=1"]), tempfile::tempdir().unwrap());
+        let (folder, root) = (mounted.folder(), &mounted.at);
+        let victims = [root.join("victim"), outside.path().join("victim")];
+        victims.iter().for_each(|victim| fs::write(victim, "somebody else's").unwrap());
+        let done = AtomicBool::new(false);
+        let point = folder.make_dir("point", 0o711).unwrap();
+        let plant = |name: &str| {
+            let (at, planted) = (point.path.join(name), root.join("planted"));
+            _ = symlink(&victims[1], &planted);
+            _ = fs::rename(&planted, &at);
+            _ = fs::hard_link(&victims[0], &planted);
+            _ = fs::rename(&planted, &at);
+            _ = fs::remove_file(&at);
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Relaxed) {
+                    [NAME, OWN].into_iter().for_each(plant)
+                }
+            });
+            for _ in 0..1_000 {
+                point.remove_tree(NAME).unwrap();
+                point.remove_tree(OWN).unwrap();
+                let Ok(file) = point.create_file(NAME, FILE_MODE) else { continue };
+                qcow2::create(&file, SIZE, None).unwrap();
+                let target = Written { file, name: NAME.to_owned(), virtual_size: SIZE, backing: None };
+                if let Ok(TakenOver::Own(own)) = target.take_over(&point) {
+                    qcow2::check_filled(&own, SIZE, None).unwrap();
+                }
+            }
+            done.store(true, Relaxed);
+        });
+        for victim in victims {
+            assert_eq!(fs::read(victim).unwrap(), b"somebody else's");
+        }
+    }
+}
