@@ -42,6 +42,14 @@ public final class Results {
         return new RebaseResult(size, 0, 0, mac, 3);
     }
 
+    /** Of one file. */
+    public static VerifyChainResult verified(String verdict, String file, String... reasons) {
+        return new VerifyChainResult(verdict, new VerifiedFile[] {
+            new VerifiedFile("i/T1/root.r.qcow2", "good", new String[] {"2 leaked clusters"}),
+            new VerifiedFile(file, verdict, reasons)
+        });
+    }
+
     public static DeleteBackupResult deleted(long freedBytes) {
         return new DeleteBackupResult(freedBytes);
     }

@@ -14,6 +14,7 @@ package org.nasbackup.cloudstack;
 
 import com.cloud.agent.api.Command;
 import java.util.Locale;
+import java.util.stream.Collectors;
 import org.apache.cloudstack.backup.BackupAnswer;
 import org.apache.cloudstack.backup.BackupStorageStatsAnswer;
 import org.nasbackup.BackupStatsResult;
@@ -21,6 +22,8 @@ import org.nasbackup.ErrorCode;
 import org.nasbackup.NasBackupException;
 import org.nasbackup.RebaseResult;
 import org.nasbackup.TakeBackupResult;
+import org.nasbackup.Verdict;
+import org.nasbackup.VerifyChainResult;
 
 /** From the library's results and failures to CloudStack's answers. */
 public final class Answers {
@@ -50,6 +53,19 @@ public final class Answers {
 
     public static BackupAnswer deleted(Command command) {
         return new BackupAnswer(command, true, null);
+    }
+
+    /** Good is good alone: where it could not be told, nothing is known. */
+    public static BackupAnswer verified(Command command, VerifyChainResult result) {
+        if (result.verdict() == Verdict.GOOD) {
+            return new BackupAnswer(command, true, null);
+        }
+        String told = result.files().stream()
+                .filter(file -> file.verdict() != Verdict.GOOD)
+                .map(file -> file.file() + ": " + String.join(", ", file.reasons()))
+                .collect(Collectors.joining("; "));
+        String code = result.verdict() == Verdict.BAD ? "CORRUPT_IMAGE" : "IO";
+        return new BackupAnswer(command, false, OneLine.of(code + ": check the restore point: " + told));
     }
 
     public static BackupAnswer failed(Command command, Throwable failure) {

@@ -15,9 +15,11 @@ package org.nasbackup.cloudstack;
 import com.cloud.agent.api.Command;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.function.Supplier;
 import org.apache.logging.log4j.LogManager;
 import org.nasbackup.BackupStatsRequest;
 import org.nasbackup.BackupStatsResult;
+import org.nasbackup.Configuration;
 import org.nasbackup.DeleteBackupRequest;
 import org.nasbackup.DeleteBackupResult;
 import org.nasbackup.HostSettings;
@@ -27,6 +29,8 @@ import org.nasbackup.RebasePointRequest;
 import org.nasbackup.RebaseResult;
 import org.nasbackup.TakeBackupRequest;
 import org.nasbackup.TakeBackupResult;
+import org.nasbackup.VerifyChainRequest;
+import org.nasbackup.VerifyChainResult;
 
 /** The library as the agent uses it: opened by the first command that needs it, never earlier. */
 public final class Library implements Operations {
@@ -36,15 +40,17 @@ public final class Library implements Operations {
     private static Library opened;
 
     private final NasBackup library;
+    private final boolean hasKey;
 
-    private Library(NasBackup library) {
-        this.library = library;
+    private Library(Configuration configuration) {
+        this.library = NasBackup.open(configuration);
+        this.hasKey = false;
     }
 
     /** @throws LibraryUnusable when it can't be opened; tried again at the next call */
     public static synchronized Operations operations() {
         if (opened == null) {
-            opened = new Library(open());
+            opened = usable(() -> new Library(configuration()));
             LogManager.getLogger(Library.class).info("nasbackup finds {}", CloudStackVersion.describe(Command.class));
         }
         return opened;
@@ -52,10 +58,18 @@ public final class Library implements Operations {
 
     /** Opens it with the configuration of this host, at every call. */
     public static NasBackup open() {
+        return usable(() -> NasBackup.open(configuration()));
+    }
+
+    private static Configuration configuration() {
+        return HostSettings.read(HostSettings.FILE)
+                .logConfig(Files.exists(LOG_CONFIG) ? LOG_CONFIG.toString() : null)
+                .build();
+    }
+
+    private static <T> T usable(Supplier<T> open) {
         try {
-            return NasBackup.open(HostSettings.read(HostSettings.FILE)
-                    .logConfig(Files.exists(LOG_CONFIG) ? LOG_CONFIG.toString() : null)
-                    .build());
+            return open.get();
         } catch (RuntimeException | LinkageError e) {
             throw new LibraryUnusable(e);
         }
@@ -90,6 +104,16 @@ public final class Library implements Operations {
     @Override
     public DeleteBackupResult deleteBackup(DeleteBackupRequest request) {
         return library.deleteBackup(request);
+    }
+
+    @Override
+    public VerifyChainResult verifyChain(VerifyChainRequest request) {
+        return library.verifyChain(request);
+    }
+
+    @Override
+    public boolean hasKey() {
+        return hasKey;
     }
 
     @Override

@@ -19,6 +19,8 @@ import org.nasbackup.DeleteBackupResult;
 import org.nasbackup.RebaseResult;
 import org.nasbackup.TakeBackupRequest;
 import org.nasbackup.TakeBackupResult;
+import org.nasbackup.VerifyChainRequest;
+import org.nasbackup.VerifyChainResult;
 
 /** What the wrappers ask of the library. All throw {@link org.nasbackup.NasBackupException}. */
 public interface Operations {
@@ -27,6 +29,11 @@ public interface Operations {
     RebaseResult rebase(RebaseOrder order);
 
     DeleteBackupResult deleteBackup(DeleteBackupRequest request);
+
+    VerifyChainResult verifyChain(VerifyChainRequest request);
+
+    /** Has this host a key, by which it tells forged points from those that hosts made? */
+    boolean hasKey();
 
     BackupStatsResult backupStats(BackupStatsRequest request);
 }

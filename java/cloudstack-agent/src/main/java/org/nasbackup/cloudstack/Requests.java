@@ -19,6 +19,7 @@ import org.apache.cloudstack.backup.DeleteBackupCommand;
 import org.apache.cloudstack.backup.GetBackupStorageStatsCommand;
 import org.apache.cloudstack.backup.RebaseBackupCommand;
 import org.apache.cloudstack.backup.TakeBackupCommand;
+import org.apache.cloudstack.backup.VerifyBackupCommand;
 import org.apache.cloudstack.storage.to.PrimaryDataStoreTO;
 import org.nasbackup.BackupStatsRequest;
 import org.nasbackup.DeleteBackupRequest;
@@ -26,6 +27,7 @@ import org.nasbackup.Mode;
 import org.nasbackup.Repository;
 import org.nasbackup.StoppedDisk;
 import org.nasbackup.TakeBackupRequest;
+import org.nasbackup.VerifyChainRequest;
 
 /** From CloudStack's commands to the library's requests. What is wrong in a request, the library says. */
 public final class Requests {
@@ -92,6 +94,15 @@ public final class Requests {
                 .repository(repository(
                         command.getBackupRepoType(), command.getBackupRepoAddress(), command.getMountOptions()))
                 .backupPath(command.getBackupPath())
+                .build();
+    }
+
+    public static VerifyChainRequest verify(VerifyBackupCommand command) {
+        return VerifyChainRequest.builder()
+                .repository(repository(
+                        command.getBackupRepoType(), command.getBackupRepoAddress(), command.getMountOptions()))
+                .backupPath(command.getBackupPath())
+                .pointId(command.getPointId())
                 .build();
     }
 

@@ -49,6 +49,21 @@ class AnswersTest {
         assertThat(answer.getBitmapCreated()).isNull();
     }
 
+    /** What could not be looked at is no more known than what is bad. */
+    @Test
+    void a_point_is_the_one_that_was_made_when_all_of_it_is_good() {
+        String manifest = "i/T1/manifest.json";
+        assertThat(Answers.verified(null, Results.verified("good", manifest)).getResult())
+                .isTrue();
+        BackupAnswer bad = Answers.verified(null, Results.verified("bad", manifest, "has another id", "and no\nMAC"));
+        assertThat(bad.getResult()).isFalse();
+        assertThat(bad.getDetails())
+                .isEqualTo("CORRUPT_IMAGE: check the restore point: " + manifest + ": has another id, and no; MAC");
+        BackupAnswer aborted = Answers.verified(null, Results.verified("aborted", manifest, "the NAS is gone"));
+        assertThat(aborted.getResult()).isFalse();
+        assertThat(aborted.getDetails()).isEqualTo("IO: check the restore point: " + manifest + ": the NAS is gone");
+    }
+
     @Test
     void failures_carry_their_line_and_what_they_left() {
         BackupAnswer answer =

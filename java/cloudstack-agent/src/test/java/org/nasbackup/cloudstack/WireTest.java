@@ -24,6 +24,7 @@ import org.apache.cloudstack.backup.DeleteBackupCommand;
 import org.apache.cloudstack.backup.GetBackupStorageStatsCommand;
 import org.apache.cloudstack.backup.RebaseBackupCommand;
 import org.apache.cloudstack.backup.TakeBackupCommand;
+import org.apache.cloudstack.backup.VerifyBackupCommand;
 import org.junit.jupiter.api.Test;
 
 /** What is on the wire between this version and others. */
@@ -61,6 +62,9 @@ class WireTest {
         assertThat(Wire.write(new DeleteBackupCommand("i/T3", "nfs", "192.0.2.9:/b", null)))
                 .isEqualTo("[{\"org.apache.cloudstack.backup.DeleteBackupCommand\":{\"backupPath\":\"i/T3\"," + REPO
                         + BASE);
+        assertThat(Wire.write(new VerifyBackupCommand("i/T3", "p1", "m1", "nfs", "192.0.2.9:/b", null)))
+                .isEqualTo("[{\"org.apache.cloudstack.backup.VerifyBackupCommand\":{\"backupPath\":\"i/T3\","
+                        + "\"pointId\":\"p1\",\"mac\":\"m1\"," + REPO + BASE);
         assertThat(Wire.write(new GetBackupStorageStatsCommand("nfs", "192.0.2.9:/b", null)))
                 .isEqualTo("[{\"org.apache.cloudstack.backup.GetBackupStorageStatsCommand\":{" + REPO + BASE);
     }

@@ -24,6 +24,8 @@ public final class AgentFailure extends RuntimeException {
         REFUSED,
         /** It said that as many backups as may are under way: nothing was touched, and it can be asked again. */
         NO_PLACE,
+        /** It does not know such a command: nothing was done. */
+        UNSUPPORTED,
         /** Nothing came, or nothing that can be understood: it may have been done, be under way, or not. */
         UNKNOWN
     }

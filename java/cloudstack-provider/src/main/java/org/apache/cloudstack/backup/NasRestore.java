@@ -66,8 +66,8 @@ final class NasRestore {
                         return Optional.empty();
                     }
                     // From the first byte on the disks are no longer what the bitmap counts from.
-                    backups.catalogue().clearActiveCheckpoint(vm.getId());
-                    return Optional.of(ask(host, now.command));
+                    return Optional.of(ask(
+                            host, backup, now.command, () -> backups.catalogue().clearActiveCheckpoint(vm.getId())));
                 });
         return restored.orElseGet(() -> restore(vm, backup));
     }
@@ -213,7 +213,8 @@ final class NasRestore {
                     if (hostForVolume(named, pool, running, now).getId() != host.getId()) {
                         return Optional.empty();
                     }
-                    return Optional.of(ask(host, volumeCommand(now, backupVolumeInfo, paths, vmNameAndState)));
+                    RestoreBackupCommand command = volumeCommand(now, backupVolumeInfo, paths, vmNameAndState);
+                    return Optional.of(ask(host, now, command, () -> {}));
                 });
         if (restored.isEmpty()) {
             return restoreVolume(backup, backupVolumeInfo, named, pool, offering, vmNameAndState, receiver);
@@ -282,17 +283,61 @@ final class NasRestore {
         return command;
     }
 
-    /** By the settings of the host's own zone, as in its line. */
-    private Pair<Boolean, String> ask(Host host, RestoreBackupCommand command) {
-        command.setWait(server.waitSeconds(host.getDataCenterId()));
+    /**
+     * By the settings of the host's own zone, as in its line.
+     *
+     * @param before the first byte is written
+     */
+    private Pair<Boolean, String> ask(Host host, Backup backup, RestoreBackupCommand command, Runnable before) {
+        int wait = server.waitSeconds(host.getDataCenterId());
+        command.setWait(wait);
+        TypedAgent agent = new TypedAgent(server.agentManager, host);
         try {
-            BackupAnswer answer = new TypedAgent(server.agentManager, host).ask(command, BackupAnswer.class);
+            verify(agent, backup, command, wait);
+            before.run();
+            BackupAnswer answer = agent.ask(command, BackupAnswer.class);
             return new Pair<>(true, answer.getDetails());
         } catch (AgentFailure e) {
             if (e.kind() == AgentFailure.Kind.UNKNOWN) {
                 throw new CloudRuntimeException("unable to restore - " + e.getMessage(), e);
             }
             return new Pair<>(false, e.getMessage());
+        }
+    }
+
+    /**
+     * Whether the NAS still has the restore point that was made, and neither an older one under its name nor another machine's.
+     * CloudStack's own restore does not ask, and reads whatever is there.
+     */
+    private void verify(TypedAgent agent, Backup backup, RestoreBackupCommand restore, int wait) {
+        String pointId = backups.catalogue().pointId(backup);
+        String mac = backups.catalogue().mac(backup);
+        if (pointId == null) {
+            return;
+        }
+        VerifyBackupCommand command = new VerifyBackupCommand(
+                backup.getExternalId(),
+                pointId,
+                mac,
+                restore.getBackupRepoType(),
+                restore.getBackupRepoAddress(),
+                restore.getMountOptions());
+        command.setWait(wait);
+        try {
+            agent.ask(command, BackupAnswer.class);
+        } catch (AgentFailure e) {
+            if (e.kind() != AgentFailure.Kind.UNSUPPORTED || mac != null) {
+                throw new AgentFailure(
+                        e.kind(),
+                        "backup " + backup.getUuid() + " is not known to be as it was made: " + e.getMessage(),
+                        false,
+                        e);
+            }
+            backups.logger()
+                    .warn(
+                            "Backup {} is restored without a look at whether it is still the one that was made: {}",
+                            backup.getUuid(),
+                            e.getMessage());
         }
     }
 

@@ -173,6 +173,16 @@ public final class DaoCatalogue implements Catalogue {
                 || point.position() != null && point.position() > 0;
     }
 
+    /** By which its restore point is told from any other; null: its host gave it none. */
+    public String pointId(Backup backup) {
+        return details.listDetailsKeyPairs(backup.getId()).get(NASBackupChainKeys.POINT_ID);
+    }
+
+    /** What vouched for its restore point when a host wrote it last; null: nothing. */
+    public String mac(Backup backup) {
+        return details.listDetailsKeyPairs(backup.getId()).get(NASBackupChainKeys.MAC);
+    }
+
     private static boolean removed(Backup backup) {
         return backup instanceof BackupVO && ((BackupVO) backup).getRemoved() != null;
     }

@@ -28,6 +28,7 @@ import org.apache.cloudstack.backup.GetBackupStorageStatsCommand;
 import org.apache.cloudstack.backup.RebaseBackupCommand;
 import org.apache.cloudstack.backup.RestoreBackupCommand;
 import org.apache.cloudstack.backup.TakeBackupCommand;
+import org.apache.cloudstack.backup.VerifyBackupCommand;
 import org.nasbackup.cloudstack.LibraryUnusable;
 import org.nasbackup.linkcheck.InForce;
 
@@ -64,6 +65,7 @@ public final class ServerClasses {
                 RestoreBackupCommand.class,
                 DeleteBackupCommand.class,
                 RebaseBackupCommand.class,
+                VerifyBackupCommand.class,
                 GetBackupStorageStatsCommand.class,
                 BackupAnswer.class,
                 BackupStorageStatsAnswer.class);

@@ -15,6 +15,7 @@ package org.nasbackup.provider.cloudstack;
 import com.cloud.agent.AgentManager;
 import com.cloud.agent.api.Answer;
 import com.cloud.agent.api.Command;
+import com.cloud.agent.api.UnsupportedAnswer;
 import com.cloud.exception.AgentUnavailableException;
 import com.cloud.exception.OperationTimedoutException;
 import com.cloud.host.Host;
@@ -37,7 +38,11 @@ public final class TypedAgent {
         Answer answer = send(command);
         if (!type.isInstance(answer)) {
             String got = answer == null ? "no answer" : answer.getClass().getSimpleName() + " " + answer.getDetails();
-            throw unknown("host " + host.getName() + " gave " + got, null);
+            String reason = "host " + host.getName() + " gave " + got;
+            if (answer instanceof UnsupportedAnswer) {
+                throw new AgentFailure(AgentFailure.Kind.UNSUPPORTED, reason, false);
+            }
+            throw unknown(reason, null);
         }
         if (!answer.getResult() && !tellsSizes(answer)) {
             boolean leftovers = answer instanceof BackupAnswer && ((BackupAnswer) answer).getNeedsCleanup();

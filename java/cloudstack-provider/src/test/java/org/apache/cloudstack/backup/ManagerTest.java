@@ -133,7 +133,8 @@ class ManagerTest {
         site.state = State.Stopped;
         site.manager.restore(taken.get(1).getId());
         assertThat(site.state).isEqualTo(State.Stopped);
-        assertThat(((RestoreBackupCommand) site.host.asked.get(2)).getVmState()).isEqualTo(State.Restoring);
+        assertThat(site.host.asked.get(2)).isInstanceOf(VerifyBackupCommand.class);
+        assertThat(((RestoreBackupCommand) site.host.asked.get(3)).getVmState()).isEqualTo(State.Restoring);
         assertThat(site.position(site.take())).isZero();
         site.agrees();
     }
@@ -156,7 +157,7 @@ class ManagerTest {
         site.volumes.set(0, site.newVolume(0, "uuid-reinstalled", "r2"));
         site.volumes.set(1, site.newVolume(3, "uuid-d1", "d1"));
         site.manager.restore(backup.getId());
-        assertThat(((RestoreBackupCommand) site.host.asked.get(asked + 1)).getRestoreVolumePaths())
+        assertThat(((RestoreBackupCommand) site.host.asked.get(asked + 3)).getRestoreVolumePaths())
                 .containsExactly("/mnt/pool-1/r2", "/mnt/pool-1/d1", "/mnt/pool-1/d2");
     }
 
@@ -180,7 +181,7 @@ class ManagerTest {
         site.state = State.Stopped;
         database.whileItWaits(() -> site.host(22, Status.Down));
         site.manager.restore(backup.getId());
-        assertThat(site.host.hosts).containsExactly(21L, 21L);
+        assertThat(site.host.hosts).containsExactly(21L, 21L, 21L);
     }
 
     /** The machine would stay in Restoring otherwise, and could be neither started nor restored again. */
@@ -191,11 +192,67 @@ class ManagerTest {
     void a_restore_that_fails_leaves_no_machine_in_between(Fault fault) {
         List<Backup> taken = take(1);
         site.state = State.Stopped;
-        site.host.fails(fault);
+        site.host.fails(Fault.NONE, fault);
         assertThatThrownBy(() -> site.manager.restore(taken.get(0).getId())).isInstanceOf(CloudRuntimeException.class);
         assertThat(site.state).isEqualTo(State.Stopped);
         site.manager.restore(taken.get(0).getId());
         site.agrees();
+    }
+
+    /** CloudStack's own restore does not ask: it would write whatever lies under the name. */
+    @ParameterizedTest
+    @EnumSource(
+            value = Fault.class,
+            names = {"NONE", "NO_ANSWER", "OTHER_ANSWER", "UNREACHABLE", "TIMEOUT", "REFUSED"})
+    void nothing_is_touched_by_a_restore_of_what_is_not_known_to_be_the_point_that_was_made(Fault fault) {
+        Backup backup = take(2).get(1);
+        String checkpoint = site.activeCheckpoint();
+        VMInstanceVO receiver = receiver();
+        site.host.replaced.add(backup.getExternalId());
+        site.state = State.Stopped;
+        for (Runnable restore : List.<Runnable>of(
+                () -> site.manager.restore(backup.getId()),
+                () -> site.manager.create(backup.getId()),
+                () -> site.manager.restoreVolume(backup.getId(), 1, receiver, HOST, POOL))) {
+            site.host.fails(fault);
+            site.events.clear();
+            assertThatThrownBy(restore::run).isInstanceOf(CloudRuntimeException.class);
+            assertThat(site.events)
+                    .singleElement()
+                    .asString()
+                    .contains("backup " + backup.getUuid() + " is not known to be as it was made: host kvm");
+        }
+        assertThat(site.host.asked).noneMatch(RestoreBackupCommand.class::isInstance);
+        assertThat(site.state).isEqualTo(State.Stopped);
+        assertThat(site.activeCheckpoint()).isEqualTo(checkpoint);
+        assertThat(site.host.asked)
+                .filteredOn(VerifyBackupCommand.class::isInstance)
+                .hasSize(3)
+                .allSatisfy(each -> assertThat(((VerifyBackupCommand) each).getPointId())
+                        .isEqualTo("point " + backup.getExternalId()));
+        site.agrees();
+    }
+
+    /** One that can't check is no reason not to restore, unless somebody has asked for points that are vouched for. */
+    @ParameterizedTest
+    @ValueSource(booleans = {false, true})
+    void a_host_that_can_t_check_a_point_restores_it_unless_it_is_vouched_for(boolean signed) {
+        site.host.signs = signed;
+        Backup backup = take(1).get(0);
+        site.state = State.Stopped;
+        site.host.software = ModelHost.Software.STOCK_4_23;
+        if (signed) {
+            assertThatThrownBy(() -> site.manager.restore(backup.getId())).isInstanceOf(CloudRuntimeException.class);
+            assertThat(site.host.asked).last().isInstanceOfSatisfying(VerifyBackupCommand.class, each -> assertThat(
+                            each.getMac())
+                    .isEqualTo("mac 1"));
+        } else {
+            site.manager.restore(backup.getId());
+            assertThat(site.host.asked).last().isInstanceOf(RestoreBackupCommand.class);
+            assertThat(site.logged)
+                    .anyMatch(line -> line.startsWith("Backup " + backup.getUuid() + " is restored without a look"));
+        }
+        assertThat(site.state).isEqualTo(State.Stopped);
     }
 
     @Test
@@ -320,7 +377,7 @@ class ManagerTest {
         Backup backup = take(2).get(1);
         int asked = site.host.asked.size();
         site.manager.restoreVolume(backup.getId(), 1, receiver(), HOST, POOL);
-        assertThat(site.host.asked).hasSize(asked + 1);
+        assertThat(site.host.asked).hasSize(asked + 2);
         site.agrees();
     }
 
@@ -333,10 +390,10 @@ class ManagerTest {
         Backup backup = take(2).get(1);
         VMInstanceVO receiver = receiver();
         int asked = site.host.asked.size();
-        site.host.fails(fault);
+        site.host.fails(Fault.NONE, fault);
         assertThatThrownBy(() -> site.manager.restoreVolume(backup.getId(), 1, receiver, HOST, POOL))
                 .hasMessageContaining("kvm22");
-        assertThat(site.host.asked).hasSize(asked + 1);
+        assertThat(site.host.asked).hasSize(asked + 2);
     }
 
     private static final class Killed extends Error {

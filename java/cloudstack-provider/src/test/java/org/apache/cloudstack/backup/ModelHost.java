@@ -14,12 +14,15 @@ package org.apache.cloudstack.backup;
 
 import com.cloud.agent.api.Answer;
 import com.cloud.agent.api.Command;
+import com.cloud.agent.api.UnsupportedAnswer;
 import com.cloud.exception.AgentUnavailableException;
 import com.cloud.exception.OperationTimedoutException;
 import java.util.ArrayDeque;
 import java.util.ArrayList;
 import java.util.Deque;
+import java.util.HashSet;
 import java.util.List;
+import java.util.Set;
 import java.util.stream.Collectors;
 import org.nasbackup.provider.AgentFailure;
 import org.nasbackup.provider.Crash;
@@ -65,6 +68,9 @@ final class ModelHost implements Agents {
     boolean restarted;
     /** Why the guest's bitmap is of no use, and its disks are compared instead; null: it is good. */
     String compared;
+
+    /** Points that the NAS has put others in the place of. */
+    final Set<String> replaced = new HashSet<>();
 
     /** Has it a key? */
     boolean signs;
@@ -161,6 +167,9 @@ final class ModelHost implements Agents {
     }
 
     private Answer carryOut(Command command) {
+        if (command instanceof VerifyBackupCommand) {
+            return verify((VerifyBackupCommand) command);
+        }
         if (command instanceof TakeBackupCommand) {
             return take((TakeBackupCommand) command);
         }
@@ -174,6 +183,15 @@ final class ModelHost implements Agents {
             nas.delete(point(((DeleteBackupCommand) command).getBackupPath()));
         }
         return answer;
+    }
+
+    private Answer verify(VerifyBackupCommand command) {
+        if (software != Software.OURS) {
+            return new UnsupportedAnswer(command, "Unsupported command issued: com.cloud.agent.api.BadCommand");
+        }
+        String path = command.getBackupPath();
+        boolean same = nas.has(path) && command.getPointId().equals("point " + path) && !replaced.contains(path);
+        return new BackupAnswer(command, same, same ? null : "CORRUPT_IMAGE: " + path + " is another point");
     }
 
     private String mac() {
@@ -200,7 +218,7 @@ final class ModelHost implements Agents {
         }
         if (software == Software.OURS) {
             answer.setKind(incremental ? "incremental" : "full");
-            answer.setPointId("point " + taken);
+            answer.setPointId("point " + command.getBackupPath());
             answer.setMac(mac());
         }
         answer.setBitmapCreated(command.getMode() == null ? null : command.getBitmapNew());

@@ -72,6 +72,9 @@ class NASBackupProviderMethodsTest {
         site = Site.fresh(database);
         backup = site.tables.backups().findById(site.take().getId());
         Agents agents = (hostId, command) -> {
+            if (command instanceof VerifyBackupCommand) {
+                return new BackupAnswer(command, true, null);
+            }
             asked = command;
             return answer;
         };
@@ -446,7 +449,7 @@ class NASBackupProviderMethodsTest {
         site.delete(incremental, false);
         assertThatThrownBy(() -> site.delete(full, false)).isInstanceOf(CloudRuntimeException.class);
         site.provider.restoreVMFromBackup(site.vm, full);
-        site.host.fails(ModelHost.Fault.REFUSED);
+        site.host.fails(ModelHost.Fault.NONE, ModelHost.Fault.REFUSED);
         site.provider.restoreBackupToVM(site.vm, full, null, null);
         assertThat(site.events)
                 .satisfiesExactly(

@@ -432,4 +432,30 @@ class WholeSystemTest {
         taken.add(next);
         agree(taken.toArray(new Backup[0]));
     }
+
+    /** Its images and its manifest are whole, and each agrees with the other. */
+    @Test
+    void an_older_point_under_a_newer_name_is_not_restored() throws Exception {
+        List<Backup> taken = chain(2);
+        guest.stop();
+        site.state = State.Stopped;
+        List<Path> before = guest.keepContent();
+        Path newer = nas.at(taken.get(1).getExternalId());
+        Path older = nas.at(taken.get(0).getExternalId());
+        Lab.run("sh", "-c", "mv " + newer + " " + newer + "-kept && cp -a " + older + " " + newer);
+        assertThat(site.provider.restoreVMFromBackup(
+                        site.vm, site.tables.backups().findById(taken.get(1).getId())))
+                .isFalse();
+        assertThat(site.events)
+                .last()
+                .asString()
+                .contains("is not known to be as it was made: host kvm22: CORRUPT_IMAGE: ")
+                .contains(site.detail(taken.get(1), NASBackupChainKeys.POINT_ID));
+        for (int disk = 0; disk < 2; disk++) {
+            Path volume = guest.folder().resolve(guest.volumes().get(disk));
+            assertThat(Point.difference(volume, before.get(disk)))
+                    .as("%s", volume)
+                    .isNull();
+        }
+    }
 }

@@ -29,6 +29,7 @@ import org.apache.cloudstack.backup.DeleteBackupCommand;
 import org.apache.cloudstack.backup.GetBackupStorageStatsCommand;
 import org.apache.cloudstack.backup.RebaseBackupCommand;
 import org.apache.cloudstack.backup.TakeBackupCommand;
+import org.apache.cloudstack.backup.VerifyBackupCommand;
 import org.apache.logging.log4j.Logger;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
@@ -42,12 +43,15 @@ import org.nasbackup.RebaseResult;
 import org.nasbackup.Results;
 import org.nasbackup.TakeBackupRequest;
 import org.nasbackup.TakeBackupResult;
+import org.nasbackup.VerifyChainRequest;
+import org.nasbackup.VerifyChainResult;
 import org.nasbackup.cloudstack.Operations;
 import org.nasbackup.cloudstack.RebaseOrder;
 
 /** Command in, answer out, whatever the library does. */
 class WrapperTest {
     private final List<String> asked = new ArrayList<>();
+    private boolean hasKey;
 
     private final LibvirtComputingResource resource = new LibvirtComputingResource() {
         @Override
@@ -81,6 +85,17 @@ class WrapperTest {
         }
 
         @Override
+        public VerifyChainResult verifyChain(VerifyChainRequest request) {
+            asked.add(request + " of id " + request.pointId());
+            return Results.verified("good", "i/T1/manifest.json");
+        }
+
+        @Override
+        public boolean hasKey() {
+            return hasKey;
+        }
+
+        @Override
         public BackupStatsResult backupStats(BackupStatsRequest request) {
             asked.add(request.toString());
             return Results.stats(1024, 512);
@@ -90,6 +105,7 @@ class WrapperTest {
     private final TakeBackupCommand take = new TakeBackupCommand("i-2-9-VM", "i-2-9-VM/T1");
     private final RebaseBackupCommand rebase = RebaseBackupCommand.ofPoint("i/T3", "i/T1", "nfs", "nas:/b", null);
     private final DeleteBackupCommand delete = new DeleteBackupCommand("i/T2", "nfs", "nas:/b", null);
+    private final VerifyBackupCommand verify = new VerifyBackupCommand("i/T1", "p1", null, "nfs", "nas:/b", null);
     private final GetBackupStorageStatsCommand stats = new GetBackupStorageStatsCommand("nfs", "nas:/b", null);
 
     private List<Answer> all(Supplier<Operations> operations) {
@@ -98,6 +114,7 @@ class WrapperTest {
                 new LibvirtTakeBackupCommandWrapper(operations).execute(take, resource),
                 new LibvirtRebaseBackupCommandWrapper(operations).execute(rebase, resource),
                 new LibvirtDeleteBackupCommandWrapper(operations).execute(delete, resource),
+                new LibvirtVerifyBackupCommandWrapper(operations).execute(verify, resource),
                 new LibvirtGetBackupStatsCommandWrapper(operations).execute(stats, resource));
     }
 
@@ -111,11 +128,12 @@ class WrapperTest {
                         "takeBackup FULL of i-2-9-VM to i-2-9-VM/T1 on nfs nas:/b within 7200",
                         "i/T3 onto i/T1",
                         "deleteBackup i/T2 on nfs nas:/b",
+                        "verification of i/T1 on nfs nas:/b of id p1",
                         "backupStats nfs nas:/b");
         assertThat(answers).allMatch(Answer::getResult);
         assertThat(((BackupAnswer) answers.get(0)).getBitmapCreated()).isEqualTo("backup-1");
         assertThat(((BackupAnswer) answers.get(1)).getSize()).isEqualTo(11L);
-        assertThat(((BackupStorageStatsAnswer) answers.get(3)).getUsedSize()).isEqualTo(512L);
+        assertThat(((BackupStorageStatsAnswer) answers.get(4)).getUsedSize()).isEqualTo(512L);
     }
 
     static Stream<Throwable> whatever_can_be_thrown() {
@@ -134,8 +152,8 @@ class WrapperTest {
         List<Answer> answers = all(() -> {
             throw WrapperTest.<RuntimeException>sneaky(failure);
         });
-        assertThat(answers.subList(0, 3)).hasOnlyElementsOfType(BackupAnswer.class);
-        assertThat(answers.get(3)).isInstanceOf(BackupStorageStatsAnswer.class);
+        assertThat(answers.subList(0, 4)).hasOnlyElementsOfType(BackupAnswer.class);
+        assertThat(answers.get(4)).isInstanceOf(BackupStorageStatsAnswer.class);
         assertThat(answers).noneMatch(Answer::getResult).allSatisfy(answer -> assertThat(answer.getDetails())
                 .isNotBlank()
                 .doesNotContain("\n")
@@ -147,6 +165,19 @@ class WrapperTest {
     @SuppressWarnings("unchecked")
     private static <T extends Throwable> T sneaky(Throwable failure) throws T {
         throw (T) failure;
+    }
+
+    /** Else it would take a forged point for a good one. */
+    @Test
+    void a_host_without_a_key_does_not_vouch_for_a_point_that_a_key_vouches_for() {
+        VerifyBackupCommand signed = new VerifyBackupCommand("i/T1", "p1", "m1", "nfs", "nas:/b", null);
+        LibvirtVerifyBackupCommandWrapper wrapper = new LibvirtVerifyBackupCommandWrapper(() -> library);
+        Answer answer = wrapper.execute(signed, resource);
+        assertThat(answer.getResult()).isFalse();
+        assertThat(answer.getDetails()).contains("keyFile");
+        assertThat(asked).isEmpty();
+        hasKey = true;
+        assertThat(wrapper.execute(signed, resource).getResult()).isTrue();
     }
 
     /** A stack's own lines tell nothing from those in a text. */
