@@ -53,11 +53,11 @@ test-java:
 	tests/lab/run $(MVN) verify -Dnative.dir=$(CARGO_TARGET_DIR)/debug $(call OF_LIBRARY,$(CARGO_TARGET_DIR)/debug)
 
 # Damaged data from outside for so many seconds each: images, rebased, checked and flattened; domain XML, manifests,
-# requests, mount options. What is not survived lies in target/fuzz, and belongs into tests/corpus.
+# requests, mount options, texts of log lines, replies of NBD servers, claims of other hosts. What is not survived lies in target/fuzz, and belongs into tests/corpus.
 fuzz: SECONDS ?= 60
 fuzz: prerequisites
 	NASBACKUP_FUZZ_SECONDS=$(SECONDS) cargo test --release --test rebase damaged_images -- --nocapture --test-threads 1
-	NASBACKUP_FUZZ_SECONDS=$(SECONDS) cargo test --release --lib no_index_makes_a_reader
+	NASBACKUP_FUZZ_SECONDS=$(SECONDS) cargo test --release --lib -- no_index_makes_a_reader no_claim_makes_its_reader
 	NASBACKUP_FUZZ_SECONDS=$(SECONDS) cargo test --release --test outside_data -- --nocapture --test-threads 1
 
 # Kills, power cuts and load, with a table of what came of it in target/soak/report.md, then how backups grow, to the end: about

@@ -1,5 +1,6 @@
-//! What comes from outside, damaged: domain XML, manifests, this host's records, requests, mount options. Each is understood or refused, within
-//! bounds, and what is understood keeps its promises. (Images: tests/rebase/fuzz.rs.)
+//! What comes from outside, damaged: domain XML, manifests, this host's records, requests, mount options, texts, what a server of
+//! NBD replies. Each is understood or refused, within bounds, and what is understood keeps its promises. (Images:
+//! tests/rebase/fuzz.rs; claims: rust/nas/lease.rs.)
 
 #![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
 #![allow(unsafe_code, reason = "requests go through the C ABI")]
@@ -13,11 +14,13 @@ use std::fs;
 use std::path::Path;
 
 use nasbackup::capi::{nasbackup_call, nasbackup_free};
+use nasbackup::error::{Code, Error};
 use nasbackup::host::{self, HostState};
 use nasbackup::libvirt::{BackupDisk, BackupMode, DomainXml, backup_xml};
 use nasbackup::nas::folder::Folder;
 use nasbackup::nas::options;
 use nasbackup::nas::repository::Repository;
+use nasbackup::plain::plain;
 use nasbackup::point::{MANIFEST, Manifest, volume_of};
 use serde_json::{Value, json};
 
@@ -116,6 +119,15 @@ fn domain_xml() {
         }
     };
     run(&deep);
+    let chain = |length: usize| {
+        let [begin, end] =
+            ["<backingStore type='file'><source file='x'/>", "</backingStore>"].map(|one| one.repeat(length));
+        let disk = format!("<disk type='file' device='disk'><target dev='vda'/>{begin}{end}</disk>");
+        DomainXml::parse(&format!("<domain><devices>{disk}</devices></domain>"))
+    };
+    assert_eq!(chain(120).unwrap().disks[0].backing.len(), 120);
+    // each in another takes room on the stack
+    assert!(chain(10_000).unwrap_err().cause.contains("too deeply nested"));
     fuzz("domain_xml", &seeds, WORDS, ROUNDS, run);
     assert!(understood.get() > 100, "{} understood: the damage is not well chosen", understood.get());
 }
@@ -223,6 +235,34 @@ fn request() {
         assert_eq!(fs::read_dir(nas.path()).unwrap().count(), 0, "{reply}");
     };
     fuzz("request", &seeds, WORDS, 1000, run);
+}
+
+/// Whatever text leaves this library: it acts on no terminal, is one line, is bounded, and stays what it is.
+#[test]
+fn log_text() {
+    let seeds = [
+        "unable to open '/nas/i-1/T1': No such file",
+        "\n\r\t\u{1b}[2J\u{7}\0\u{7f}\u{9b}",
+        "\u{202e}\u{200f}ä漢\u{1f4be}",
+    ];
+    let run = |input: &[u8]| {
+        let text = String::from_utf8_lossy(input);
+        let told = plain(&text);
+        let acts = |c: char| {
+            c.is_control() || ('\u{200b}'..='\u{200f}').contains(&c) || ('\u{2028}'..='\u{202e}').contains(&c)
+        };
+        assert!(!told.contains(acts) && !told.contains('\u{2066}'), "{told:?}");
+        assert!(told.len() <= 16 << 10);
+        assert_eq!(plain(&told), told);
+        let shows =
+            text.len() < 15 << 10 && text.chars().all(|c| c == ' ' || c.is_ascii_graphic() || c.is_alphabetic());
+        assert!(!shows || told == text, "{text}");
+        let error = Error::new(Code::Io, "read", &text).on_disk(&text).to_string();
+        assert!(!error.contains(acts) && error.starts_with("IO: read, disk '"), "{error:?}");
+    };
+    run("\u{202e}\u{1b}".repeat(1 << 20).as_bytes());
+    let words = [WORDS, &["\u{1b}[", "\u{9b}", "\u{2066}", "\r", "\u{2028}", "\u{85}"]].concat();
+    fuzz("log_text", &seeds.map(|seed| seed.as_bytes().to_vec()), &words, 3 * ROUNDS, run);
 }
 
 #[test]

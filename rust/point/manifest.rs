@@ -20,8 +20,8 @@ pub const MANIFEST: &str = "manifest.json";
 /// The format that this library writes; another is not read.
 const VERSION: u32 = 1;
 
-/// More than any real manifest has: about 2,000 disks.
-const LONGEST: u64 = 1 << 20;
+/// More than any real manifest has: about 500 disks. All manifests of a chain are held at a time.
+const LONGEST: u64 = 256 << 10;
 
 /// How the checksum's member begins.
 const CHECKSUM: &str = "\"checksum\": ";
