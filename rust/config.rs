@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::nas::folder::{FILE_MODE, FOLDER_MODE};
+use crate::point::Keys;
 use crate::user;
 
 /// Backups at the same time, unless it is configured.
@@ -70,6 +71,11 @@ pub struct Config {
     pub file_mode: Option<String>,
     /// The same of folders. Default 711: QEMU, which runs as another user, passes through.
     pub folder_mode: Option<String>,
+    /// A file of keys that vouch for restore points, which nobody else may read. Absent: nothing vouches for them.
+    pub key_file: Option<PathBuf>,
+    /// What it holds, once the configuration was checked.
+    #[serde(skip)]
+    pub keys: Option<Arc<Keys>>,
 }
 
 /// A day: who mounts less often than that gains nothing.
@@ -98,6 +104,8 @@ impl Default for Config {
             mount_keep_seconds: 60,
             file_mode: None,
             folder_mode: None,
+            key_file: None,
+            keys: None,
         }
     }
 }
@@ -113,6 +121,7 @@ impl Config {
             ("mountDir", Some(&self.mount_dir)),
             ("scratchDir", self.scratch_dir.as_ref()),
             ("logConfig", self.log_config.as_ref()),
+            ("keyFile", self.key_file.as_ref()),
         ] {
             if path.is_some_and(|path| !path.is_absolute()) {
                 return Err(Error::invalid(key, "is not an absolute path"));
@@ -140,6 +149,7 @@ impl Config {
         self.log_level
             .parse::<log::LevelFilter>()
             .map_err(|_| Error::invalid("logLevel", format!("'{}' is not a level", self.log_level)))?;
+        self.keys = self.key_file.as_deref().map(Keys::read).transpose()?.map(Arc::new);
         Ok(self)
     }
 
@@ -243,6 +253,8 @@ mod tests {
             (r#"{"fileMode":"666"}"#, "fileMode"),
             (r#"{"fileMode":"4600"}"#, "fileMode"),
             (r#"{"folderMode":"611"}"#, "folderMode"),
+            (r#"{"keyFile":"key"}"#, "keyFile"),
+            (r#"{"keyFile":"/dev/null"}"#, "keyFile"),
         ] {
             let error = serde_json::from_str::<Config>(json).unwrap().check().unwrap_err();
             assert!(error.cause.starts_with(key), "{error}");

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
 
+#[path = "attacks/keys.rs"]
+mod keys;
 mod support;
 
 use std::os::unix::fs::PermissionsExt;

@@ -23,7 +23,8 @@ use listener::with_listener;
 use types::{
     JBackupStatsRequest, JBackupStatsResult, JConfiguration, JDeleteBackupRequest, JDeleteBackupResult,
     JFlattenRequest, JFlattenResult, JJobStatus, JProgressListener, JRebaseBackupRequest, JRebasePointRequest,
-    JRebaseResult, JTakeBackupRequest, JTakeBackupResult, JVerifyChainRequest, JVerifyChainResult,
+    JRebaseResult, JSignPointsRequest, JSignPointsResult, JTakeBackupRequest, JTakeBackupResult, JVerifyChainRequest,
+    JVerifyChainResult,
 };
 
 const _: &[NativeMethod] = &[
@@ -111,6 +112,16 @@ const _: &[NativeMethod] = &[
             JDeleteBackupResult => org.nasbackup.DeleteBackupResult,
         },
         static extern fn delete_backup(request: JDeleteBackupRequest) -> JDeleteBackupResult,
+        error_policy = ThrowNasBackupException,
+    },
+    native_method! {
+        java_type = org.nasbackup.Native,
+        type_map = {
+            JSignPointsRequest => org.nasbackup.SignPointsRequest,
+            JProgressListener => org.nasbackup.ProgressListener,
+            JSignPointsResult => org.nasbackup.SignPointsResult,
+        },
+        static extern fn sign_points(request: JSignPointsRequest, listener: JProgressListener) -> JSignPointsResult,
         error_policy = ThrowNasBackupException,
     },
     native_method! {
@@ -252,6 +263,18 @@ fn delete_backup<'l>(
 ) -> Result<JDeleteBackupResult<'l>, Failure> {
     let deleted = operation::delete_backup::run(read::delete_backup(&request, env)?)?;
     Ok(JDeleteBackupResult::new(env, write::long(deleted.freed_bytes))?)
+}
+
+fn sign_points<'l>(
+    env: &mut Env<'l>,
+    _: JClass<'l>,
+    request: JSignPointsRequest<'l>,
+    listener: JProgressListener<'l>,
+) -> Result<JSignPointsResult<'l>, Failure> {
+    let request = read::sign_points(&request, env)?;
+    let signed = with_listener(env, &listener, |listener| operation::sign_points::run(request, listener))?;
+    let [anew, kept, refused, busy] = [signed.signed, signed.kept, signed.refused, signed.busy].map(write::long);
+    Ok(JSignPointsResult::new(env, anew, kept, refused, busy)?)
 }
 
 fn backup_stats<'l>(

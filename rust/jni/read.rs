@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::failure::Failure;
 use super::types::{
     JBackupStatsRequest, JConfiguration, JDeleteBackupRequest, JFlattenRequest, JOutput, JRebaseBackupRequest,
-    JRebasePointRequest, JRepository, JStoppedDisk, JTakeBackupRequest, JVerifyChainRequest,
+    JRebasePointRequest, JRepository, JSignPointsRequest, JStoppedDisk, JTakeBackupRequest, JVerifyChainRequest,
 };
 use crate::config::Config;
 use crate::error::Error;
@@ -18,6 +18,7 @@ use crate::operation::delete_backup::DeleteBackupRequest;
 use crate::operation::flatten::{FlattenRequest, OutputFormat, OutputRequest};
 use crate::operation::rebase_backup::RebaseBackupRequest;
 use crate::operation::rebase_point::RebasePointRequest;
+use crate::operation::sign_points::SignPointsRequest;
 use crate::operation::take_backup::{StoppedDisk, TakeBackupRequest};
 use crate::operation::verify_chain::VerifyChainRequest;
 
@@ -153,6 +154,18 @@ pub(super) fn backup_stats(request: &JBackupStatsRequest<'_>, env: &Env<'_>) -> 
     })
 }
 
+pub(super) fn sign_points(request: &JSignPointsRequest<'_>, env: &Env<'_>) -> Result<SignPointsRequest> {
+    given(request)?;
+    env.with_local_frame(FRAME, |env| {
+        Ok(SignPointsRequest {
+            job: text("job", request.job(env)?, env)?,
+            repository: repository(request.repository(env)?, env)?,
+            instance: text("instance", request.instance(env)?, env)?,
+            trust_unsigned: Some(request.trust_unsigned(env)?),
+        })
+    })
+}
+
 /// Goes the way of the C ABI, which knows the defaults and the texts of the enums.
 pub(super) fn configuration(java: &JConfiguration<'_>, env: &Env<'_>) -> Result<Config> {
     if java.is_null() {
@@ -175,6 +188,7 @@ pub(super) fn configuration(java: &JConfiguration<'_>, env: &Env<'_>) -> Result<
             ("quiesceFailure", quiesce_failure),
             ("fileMode", java.file_mode(env)?),
             ("folderMode", java.folder_mode(env)?),
+            ("keyFile", java.key_file(env)?),
         ] {
             if let Some(value) = text(key, value, env)? {
                 keys.insert(key.to_owned(), Value::String(value));

@@ -48,6 +48,7 @@ bind_java_type! {
         fn mount_keep_seconds() -> jlong,
         fn file_mode() -> JString,
         fn folder_mode() -> JString,
+        fn key_file() -> JString,
     },
 }
 
@@ -159,6 +160,17 @@ bind_java_type! {
 }
 
 bind_java_type! {
+    pub(super) JSignPointsRequest => org.nasbackup.SignPointsRequest,
+    type_map = { JRepository => org.nasbackup.Repository },
+    methods {
+        fn job() -> JString,
+        fn repository() -> JRepository,
+        fn instance() -> JString,
+        fn trust_unsigned() -> jboolean,
+    },
+}
+
+bind_java_type! {
     pub(super) JBackupStatsRequest => org.nasbackup.BackupStatsRequest,
     type_map = { JRepository => org.nasbackup.Repository },
     methods {
@@ -257,6 +269,11 @@ bind_java_type! {
 }
 
 bind_java_type! {
+    pub(super) JSignPointsResult => org.nasbackup.SignPointsResult,
+    constructors { fn new(signed: jlong, kept: jlong, refused: jlong, busy: jlong), },
+}
+
+bind_java_type! {
     pub(super) JBackupStatsResult => org.nasbackup.BackupStatsResult,
     constructors { fn new(total_bytes: jlong, used_bytes: jlong), },
 }
@@ -295,6 +312,7 @@ pub(super) fn warm(env: &mut Env<'_>, class: &JClass<'_>) -> jni::errors::Result
     JVerifyChainRequestAPI::get(env, &context)?;
     JFlattenRequestAPI::get(env, &context)?;
     JDeleteBackupRequestAPI::get(env, &context)?;
+    JSignPointsRequestAPI::get(env, &context)?;
     JBackupStatsRequestAPI::get(env, &context)?;
     JModeAPI::get(env, &context)?;
     JEngineAPI::get(env, &context)?;
@@ -307,6 +325,7 @@ pub(super) fn warm(env: &mut Env<'_>, class: &JClass<'_>) -> jni::errors::Result
     JVerifiedFileAPI::get(env, &context)?;
     JFlattenResultAPI::get(env, &context)?;
     JDeleteBackupResultAPI::get(env, &context)?;
+    JSignPointsResultAPI::get(env, &context)?;
     JBackupStatsResultAPI::get(env, &context)?;
     JJobStatusAPI::get(env, &context)?;
     Ok(())

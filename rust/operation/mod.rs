@@ -7,6 +7,7 @@ mod reading;
 pub mod rebase_backup;
 pub mod rebase_disks;
 pub mod rebase_point;
+pub mod sign_points;
 mod steps;
 pub mod take_backup;
 pub mod verify_chain;
@@ -83,6 +84,7 @@ pub fn call(name: &str, request: &str, listener: Listener<'_>) -> Result<serde_j
         "verifyChain" => reply(&verify_chain::run(parse(request)?, listener)?),
         "verifyData" => reply(&verify_data::run(parse(request)?, listener)?),
         "deleteBackup" => reply(&delete_backup::run(parse(request)?)?),
+        "signPoints" => reply(&sign_points::run(parse(request)?, listener)?),
         "backupStats" => reply(&backup_stats::run(parse(request)?)?),
         "jobs" => parse::<NoFields>(request).and_then(|_| reply(&jobs())),
         "cancel" => reply(&cancel(&parse::<CancelRequest>(request)?.job)),

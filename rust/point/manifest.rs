@@ -6,8 +6,8 @@ use std::io::{Read, Write};
 
 use serde::{Deserialize, Serialize};
 
-use super::Kind;
 use super::fingerprints::{Digest, Fingerprints};
+use super::{Keys, Kind};
 use crate::config;
 use crate::engine::Engine;
 use crate::error::{Code, Error, Result, called};
@@ -23,8 +23,9 @@ const VERSION: u32 = 1;
 /// More than any real manifest has: about 500 disks. All manifests of a chain are held at a time.
 const LONGEST: u64 = 256 << 10;
 
-/// How the checksum's member begins.
+/// How the checksum's member begins, and the MAC's.
 const CHECKSUM: &str = "\"checksum\": ";
+const MAC: &str = "\"mac\": ";
 
 /// What a restore point holds. Sizes are bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -164,7 +165,7 @@ impl Manifest {
     /// can't be what was written for the point `at`.
     pub fn read_sound(folder: &Folder, at: &PointPath) -> Result<Option<Manifest>> {
         let Some((manifest, text)) = Manifest::read_with_text(folder)? else { return Ok(None) };
-        match manifest.doubts(&text, at).first() {
+        match manifest.doubts(&text, at, config::current().keys.as_deref()).first() {
             Some(doubt) => {
                 let cause = format!("'{}' {doubt}", folder.path.join(MANIFEST).display());
                 Err(Error::new(Code::CorruptImage, "read the manifest", cause))
@@ -173,8 +174,8 @@ impl Manifest {
         }
     }
 
-    /// Why this, read as `text`, can't be what was written for the point `at`.
-    pub fn doubts(&self, text: &str, at: &PointPath) -> Vec<String> {
+    /// Why this, read as `text`, can't be what was written for the point `at`; with keys, why none of them vouches for it.
+    pub fn doubts(&self, text: &str, at: &PointPath, keys: Option<&Keys>) -> Vec<String> {
         let mut doubts = Vec::new();
         if self.is_intact(text) == Some(false) {
             doubts.push("is not what was written: its checksum is another".to_owned());
@@ -184,6 +185,15 @@ impl Manifest {
         }
         if self.vm_name != at.instance() {
             doubts.push(format!("is of virtual machine '{}'", self.vm_name));
+        }
+        match keys {
+            Some(_) if self.mac.is_none() => doubts.push("has no MAC: no key of keyFile vouches for it".to_owned()),
+            Some(_) if self.backup_path.is_none() => doubts.push("does not tell where it was written".to_owned()),
+            Some(keys) if self.signer(text, keys).is_none() => {
+                doubts
+                    .push("has a MAC by no key of keyFile: it was forged, or signed by a key that is gone".to_owned());
+            }
+            _ => {}
         }
         doubts
     }
@@ -210,22 +220,38 @@ impl Manifest {
             let had_one = self.texts.is_some() || self.disks.iter().any(|disk| disk.fingerprints.is_some());
             return had_one.then_some(false);
         };
-        let parts = text.rsplit_once(&format!("{CHECKSUM}\"{checksum}\""));
-        let without = parts.map(|(before, after)| format!("{before}{CHECKSUM}null{after}"));
-        Some(without.is_some_and(|text| Digest::of(text.as_bytes()) == checksum))
+        Some(without(text, CHECKSUM, checksum).is_some_and(|text| Digest::of(text.as_bytes()) == checksum))
     }
 
-    /// Writes the manifest with its checksum into `file`, which is new and empty, and syncs it.
-    pub fn write(&self, file: &mut File) -> std::io::Result<()> {
-        file.write_all(self.text()?.as_bytes()).map_err(called("write"))?;
-        file.sync_all().map_err(called("fsync"))
+    /// Which of the keys vouches for this, read as `text`; none if it has no MAC, or one of no key.
+    pub fn signer(&self, text: &str, keys: &Keys) -> Option<usize> {
+        let mac = self.mac?;
+        let unchecked = self.checksum.map_or(Some(text.to_owned()), |checksum| without(text, CHECKSUM, checksum))?;
+        keys.signer(&without(&unchecked, MAC, mac)?, mac)
+    }
+
+    /// Writes the manifest with its MAC, if there is a key, and its checksum into `file`, which is new and empty, and syncs it.
+    /// What was written is returned.
+    pub fn write(&self, file: &mut File) -> std::io::Result<Manifest> {
+        let (sealed, text) = self.seal(config::current().keys.as_deref())?;
+        file.write_all(text.as_bytes()).map_err(called("write"))?;
+        file.sync_all().map_err(called("fsync"))?;
+        Ok(sealed)
+    }
+
+    /// With the MAC by the first key, and the checksum of all the rest.
+    fn seal(&self, keys: Option<&Keys>) -> std::io::Result<(Manifest, String)> {
+        let mut manifest = Manifest { mac: None, checksum: None, ..self.clone() };
+        if let Some(keys) = keys {
+            manifest.mac = Some(keys.sign(&manifest.text()?));
+        }
+        manifest.checksum = Some(Digest::of(manifest.text()?.as_bytes()));
+        let text = manifest.text()?;
+        Ok((manifest, text))
     }
 
     fn text(&self) -> std::io::Result<String> {
-        let mut manifest = Manifest { checksum: None, ..self.clone() };
-        let without = serde_json::to_string_pretty(&manifest)? + "\n";
-        manifest.checksum = Some(Digest::of(without.as_bytes()));
-        Ok(serde_json::to_string_pretty(&manifest)? + "\n")
+        Ok(serde_json::to_string_pretty(self)? + "\n")
     }
 
     /// Puts this manifest in the place of the one in `folder`, durably; at each moment one of the two is there.
@@ -235,7 +261,7 @@ impl Manifest {
         // left by a call that was killed
         folder.remove_tree(NEW)?;
         let mut file = folder.create_file(NEW, config::current().file_mode())?;
-        let replaced = self.write(&mut file).and_then(|()| {
+        let replaced = self.write(&mut file).and_then(|_| {
             let renamed = rustix::fs::renameat(&folder.fd, NEW, &folder.fd, MANIFEST);
             renamed.map_err(|error| called("rename")(error.into()))
         });
@@ -265,6 +291,12 @@ impl Manifest {
         let of_left_out = self.left_out.iter().filter_map(|disk| disk.serial.as_deref());
         self.disks.iter().filter_map(|disk| disk.serial.as_deref()).chain(of_left_out)
     }
+}
+
+/// A manifest's text with null for the digest of one of its members.
+fn without(text: &str, member: &str, digest: Digest) -> Option<String> {
+    let (before, after) = text.rsplit_once(&format!("{member}\"{digest}\""))?;
+    Some(format!("{before}{member}null{after}"))
 }
 
 #[cfg(test)]
@@ -345,8 +377,9 @@ mod tests {
         with.fingerprints = Some(Fingerprints { file: "root.a.fingerprints".into(), hash, rest });
         let mut m = manifest(vec![with, disk("b", Some("s"))]);
         m.texts = Some(BTreeMap::from([("dominfo.xml".to_owned(), Digest::of(b"text"))]));
-        let text = m.text().unwrap();
-        assert_eq!(serde_json::from_str::<Manifest>(&text).unwrap().is_intact(&text), Some(true));
+        let (m, text) = m.seal(None).unwrap();
+        assert_eq!(m, serde_json::from_str(&text).unwrap());
+        assert_eq!(m.is_intact(&text), Some(true));
         for at in 0..text.len() {
             for flip in [1, 0x20, 0x80] {
                 let mut bytes = text.clone().into_bytes();
@@ -355,6 +388,44 @@ mod tests {
                 let read = serde_json::from_str::<Manifest>(&changed);
                 assert!(read.is_err() || read.unwrap().is_intact(&changed) == Some(false), "byte {at}: {changed}");
             }
+        }
+    }
+
+    #[test]
+    fn a_key_vouches_for_the_text_at_its_place_and_for_nothing_else() {
+        let key = |digit: &str| Keys::parse(&digit.repeat(64)).unwrap();
+        let (one, two) = (key("1"), key("2"));
+        let at = |path: &str| PointPath::parse("point", path).unwrap();
+        let place = at("i-2-10-VM/T1");
+        let m = Manifest { backup_path: Some(place.to_string()), ..manifest(vec![disk("a", None)]) };
+        let (signed, text) = m.seal(Some(&one)).unwrap();
+        let doubts =
+            |m: &Manifest, text: &str, at: &PointPath, keys: Option<&Keys>| m.doubts(text, at, keys).join("; ");
+        assert_eq!(doubts(&signed, &text, &place, Some(&one)), "");
+        assert_eq!((signed.signer(&text, &one), signed.signer(&text, &two)), (Some(0), None));
+        assert!(doubts(&signed, &text, &place, Some(&two)).contains("no key of keyFile"));
+        assert!(doubts(&signed, &text, &at("i-2-10-VM/T2"), None).contains("of the point 'i-2-10-VM/T1'"));
+        assert!(doubts(&signed, &text, &at("i-2-11-VM/T1"), None).contains("virtual machine 'i-2-10-VM'"));
+        // whoever does not know of MACs finds the checksum right, and with no key nobody asks
+        assert_eq!((signed.is_intact(&text), doubts(&signed, &text, &place, None)), (Some(true), String::new()));
+        let unsigned = m.seal(None).unwrap();
+        assert!(doubts(&unsigned.0, &unsigned.1, &place, Some(&one)).contains("has no MAC"));
+        let nowhere = Manifest { backup_path: None, ..m.clone() }.seal(Some(&one)).unwrap();
+        assert!(doubts(&nowhere.0, &nowhere.1, &place, Some(&one)).contains("does not tell where"));
+        // each change with the MAC of before and a checksum that is right
+        let changes: [fn(&mut Manifest); 5] = [
+            |m| m.point_id = "another".into(),
+            |m| m.backup_path = Some("i-2-10-VM/T2".into()),
+            |m| m.parent = Some(ParentPoint { backup_path: "i-2-10-VM/T0".into(), point_id: "id".into() }),
+            |m| m.disks[0].size += 1,
+            |m| m.texts = Some(BTreeMap::new()),
+        ];
+        for change in changes {
+            let mut forged = Manifest { checksum: None, ..signed.clone() };
+            change(&mut forged);
+            forged.checksum = Some(Digest::of(forged.text().unwrap().as_bytes()));
+            let text = forged.text().unwrap();
+            assert_eq!((forged.is_intact(&text), forged.signer(&text, &one)), (Some(true), None));
         }
     }
 

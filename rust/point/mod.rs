@@ -2,6 +2,7 @@
 
 mod chain;
 pub mod fingerprints;
+mod keys;
 mod manifest;
 mod parent;
 mod volume;
@@ -9,6 +10,7 @@ mod volume;
 use serde::{Deserialize, Serialize};
 
 pub use chain::{DEEPEST, Link, open_chain, resolve};
+pub use keys::Keys;
 pub use manifest::{LeftOut, MANIFEST, Manifest, ManifestDisk, ParentPoint};
 pub use parent::{ChainImage, Parent, ParentDisk};
 pub use volume::volume_of;

@@ -7,6 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use super::chain::resolve;
 use super::fingerprints::Fingerprints;
 use super::{DEEPEST, Manifest, ManifestDisk};
+use crate::config;
 use crate::error::Result;
 use crate::nas::folder::Folder;
 use crate::nas::path::{PointPath, RepoPath};
@@ -163,6 +164,9 @@ impl Chains<'_> {
         let point = PointPath::parse("folder", folder.as_str()).map_err(|e| e.cause)?;
         let opened = self.root.open_dir(&folder).map_err(|e| e.cause)?;
         let manifest = Manifest::read_sound(&opened, &point).map_err(|e| e.cause)?;
+        if manifest.is_none() && config::current().keys.is_some() {
+            return Err(format!("'{point}' has no manifest, so that no key of keyFile vouches for it"));
+        }
         self.manifests.insert(folder, manifest.clone());
         Ok(manifest)
     }

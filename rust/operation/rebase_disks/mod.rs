@@ -125,7 +125,11 @@ fn rebase_all(
         }
     }
     let at = point.clone();
-    rebased.size = bounded("read the size", LIMIT, move || length(held.session.root(), &at, only.as_ref()))?;
+    (rebased.size, rebased.mac) = bounded("read the size", LIMIT, move || {
+        let root = held.session.root();
+        let manifest = Manifest::read_sound(&root.open_dir(&at.folder())?, &at)?;
+        Ok((length(root, &at, only.as_ref())?, manifest.and_then(|manifest| manifest.mac)))
+    })?;
     rebased.total_millis = job.elapsed_millis();
     Ok(rebased)
 }

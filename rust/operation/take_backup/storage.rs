@@ -443,7 +443,7 @@ impl Targets {
             written.map_err(|e| Error::io("write the domain's description", folder.join(name), e))?;
         }
         let mut file = self.partial.create_file(MANIFEST)?;
-        manifest.write(&mut file).map_err(|e| Error::io("write the manifest", folder.join(MANIFEST), e))?;
+        *manifest = manifest.write(&mut file).map_err(|e| Error::io("write the manifest", folder.join(MANIFEST), e))?;
         // what can take its time is done before it is asked whether anybody still waits
         self.partial.folder().sync()
     }

@@ -2,19 +2,23 @@
 //! are looked at.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use rustix::fs::FileType;
 
 use super::agreement::{self, Facts};
 use super::{Verdict, VerifiedFile};
+use crate::config;
 use crate::error::{Code, Error, Result};
 use crate::nas::folder::Folder;
 use crate::nas::path::{PointPath, RepoPath};
 use crate::operation::rebase_disks::image_names;
-use crate::point::{self, DEEPEST, Link, MANIFEST, Manifest};
+use crate::point::{self, DEEPEST, Keys, Link, MANIFEST, Manifest};
 use crate::qcow2;
 
 const STEP: &str = "follow the chains";
+/// What is told of a manifest that is not there, where keys are configured.
+const UNVOUCHED: &str = "is not there, and without it no key of keyFile vouches for the point";
 
 /// A file of the chains.
 #[derive(Debug)]
@@ -29,7 +33,8 @@ pub(in crate::operation) struct Found {
 /// bad if the point is to have another `id`.
 pub(in crate::operation) fn find(root: &Folder, point: &PointPath, id: Option<&str>) -> Result<Vec<Found>> {
     let folder = root.open_dir(&point.folder())?;
-    let mut chains = Chains { root, point, found: Vec::new(), images: BTreeMap::new(), manifests: BTreeMap::new() };
+    let (images, manifests, keys) = (BTreeMap::new(), BTreeMap::new(), config::current().keys.clone());
+    let mut chains = Chains { root, point, keys, found: Vec::new(), images, manifests };
     let recorded = chains.manifest(&point.folder()).map(|manifest| manifest.disks.clone());
     let mut names = Vec::new();
     for name in recorded.into_iter().flatten().map(|disk| disk.file).chain(image_names(&folder)?) {
@@ -73,6 +78,7 @@ impl Found {
 struct Chains<'a> {
     root: &'a Folder,
     point: &'a PointPath,
+    keys: Option<Arc<Keys>>,
     found: Vec<Found>,
     images: BTreeMap<RepoPath, Option<Facts>>,
     /// By the point's folder; none for a point without one that can be read.
@@ -201,7 +207,7 @@ impl Chains<'_> {
             let read = self.root.open_dir(folder).and_then(|opened| {
                 let point = PointPath::parse("folder", folder.as_str())?;
                 let read = Manifest::read_with_text(&opened)?;
-                Ok(read.map(|(manifest, text)| (manifest.doubts(&text, &point), manifest)))
+                Ok(read.map(|(manifest, text)| (manifest.doubts(&text, &point, self.keys.as_deref()), manifest)))
             });
             let manifest = match read {
                 Ok(None) => None,
@@ -235,6 +241,9 @@ impl Chains<'_> {
         for (folder, files) in points {
             let reasons = self.manifest(&folder).map(|manifest| agreement::of_point(manifest, &files));
             reasons.iter().flatten().for_each(|reason| self.blame_manifest(&folder, reason));
+            if reasons.is_none() && self.keys.is_some() {
+                self.blame_manifest(&folder, UNVOUCHED);
+            }
         }
         self.check_own_manifest(id);
     }

@@ -83,6 +83,12 @@ impl From<blake3::Hash> for Digest {
     }
 }
 
+impl From<Digest> for blake3::Hash {
+    fn from(digest: Digest) -> blake3::Hash {
+        digest.0.into()
+    }
+}
+
 impl From<Digest> for String {
     fn from(digest: Digest) -> String {
         digest.to_string()

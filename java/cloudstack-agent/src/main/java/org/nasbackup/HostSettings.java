@@ -47,6 +47,7 @@ public final class HostSettings {
             Map.entry("freezeMountPoints", (all, value) -> all.freezeMountPoints(list(value))),
             Map.entry("fileMode", Configuration.Builder::fileMode),
             Map.entry("folderMode", Configuration.Builder::folderMode),
+            Map.entry("keyFile", Configuration.Builder::keyFile),
             Map.entry("logLevel", Configuration.Builder::logLevel));
 
     private HostSettings() {}

@@ -36,7 +36,7 @@ class HostSettingsTest {
                 + "mountKeepSeconds = 5\nscratchDir=/fast/scratch\nscratchPerVm = 67108864\nscratchPerHost = 67108865\n"
                 + "engine = push\nrateLimit = 1000000\nhostRateLimit = 2000000\nparallelBackups = 2 \n"
                 + "freezeSeconds = 90\nfreezeMountPoints = /, /var/lib/my sql,C:\\\\\n"
-                + "quiesceFailure = warn\nlogLevel = debug\nfileMode = 640\nfolderMode = 751\n");
+                + "quiesceFailure = warn\nlogLevel = debug\nfileMode = 640\nfolderMode = 751\nkeyFile = /k\n");
         assertThat(all.connectionUri()).isEqualTo("test:///default");
         assertThat(all.stateDir()).isEqualTo("/s");
         assertThat(all.mountDir()).isEqualTo("/m");
@@ -54,6 +54,7 @@ class HostSettingsTest {
         assertThat(all.logLevel()).isEqualTo("debug");
         assertThat(all.fileMode()).isEqualTo("640");
         assertThat(all.folderMode()).isEqualTo("751");
+        assertThat(all.keyFile()).isEqualTo("/k");
     }
 
     @Test

@@ -34,6 +34,7 @@ public final class Configuration {
     private final long mountKeepSeconds;
     private final String fileMode;
     private final String folderMode;
+    private final String keyFile;
 
     private Configuration(Builder builder) {
         this.connectionUri = builder.connectionUri;
@@ -54,6 +55,7 @@ public final class Configuration {
         this.mountKeepSeconds = builder.mountKeepSeconds;
         this.fileMode = builder.fileMode;
         this.folderMode = builder.folderMode;
+        this.keyFile = builder.keyFile;
     }
 
     /** A builder with nothing set. */
@@ -151,6 +153,14 @@ public final class Configuration {
         return folderMode;
     }
 
+    /**
+     * A file of keys that vouch for restore points, 64 hexadecimal digits a line, of mode 0600 and outside of the NAS: the first
+     * one signs, each verifies. Null: nothing vouches for them.
+     */
+    public String keyFile() {
+        return keyFile;
+    }
+
     @Override
     public String toString() {
         return "connectionUri " + connectionUri + ", stateDir " + stateDir + ", mountDir " + mountDir;
@@ -176,6 +186,7 @@ public final class Configuration {
         private long mountKeepSeconds = 60;
         private String fileMode;
         private String folderMode;
+        private String keyFile;
 
         private Builder() {}
 
@@ -284,6 +295,12 @@ public final class Configuration {
         /** @see Configuration#folderMode */
         public Builder folderMode(String folderMode) {
             this.folderMode = folderMode;
+            return this;
+        }
+
+        /** @see Configuration#keyFile */
+        public Builder keyFile(String keyFile) {
+            this.keyFile = keyFile;
             return this;
         }
 

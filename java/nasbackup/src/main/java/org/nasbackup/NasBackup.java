@@ -198,6 +198,26 @@ public final class NasBackup {
         return call(() -> Native.deleteBackup(request));
     }
 
+    /** {@link #signPoints(SignPointsRequest, ProgressListener, CancelHandle)} without listener and handle. */
+    public SignPointsResult signPoints(SignPointsRequest request) {
+        return signPoints(request, null, null);
+    }
+
+    /**
+     * Gives the manifests of a repository a MAC by the first key of {@link Configuration#keyFile}: when there is a new key, or for
+     * the points that were made before there was one. Neither data nor anything else is read. When it fails or is cancelled,
+     * the same call goes on.
+     *
+     * @param listener told of progress on this thread; may be null
+     * @param handle cancels this job; may be null
+     */
+    public SignPointsResult signPoints(SignPointsRequest request, ProgressListener listener, CancelHandle handle) {
+        SignPointsRequest named = request == null || handle == null
+                ? request
+                : request.toBuilder().job(handle.idFor(request.job())).build();
+        return call(listener, handle, told -> Native.signPoints(named, told));
+    }
+
     /** Size and use of a repository. */
     public BackupStatsResult backupStats(BackupStatsRequest request) {
         return call(() -> Native.backupStats(request));

@@ -49,6 +49,8 @@ final class Native {
 
     static native DeleteBackupResult deleteBackup(DeleteBackupRequest request);
 
+    static native SignPointsResult signPoints(SignPointsRequest request, ProgressListener listener);
+
     static native BackupStatsResult backupStats(BackupStatsRequest request);
 
     static native JobStatus[] jobs();

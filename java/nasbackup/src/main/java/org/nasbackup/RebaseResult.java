@@ -45,7 +45,7 @@ public final class RebaseResult {
     }
 
     /**
-     * What vouches for the point's manifest from now on, 64 hexadecimal digits; null where no {@code keyFile} is
+     * What vouches for the point's manifest from now on, 64 hexadecimal digits; null where no {@link Configuration#keyFile} is
      * set, or when the point has no manifest. The point's id stays what it was.
      */
     public String mac() {

@@ -85,7 +85,7 @@ public final class TakeBackupResult {
         return pointId;
     }
 
-    /** What vouches for the point's manifest, 64 hexadecimal digits; null where no {@code keyFile} is set. */
+    /** What vouches for the point's manifest, 64 hexadecimal digits; null where no {@link Configuration#keyFile} is set. */
     public String mac() {
         return mac;
     }

@@ -175,6 +175,12 @@ class BoundaryTest {
         refused("output.path", () -> nasBackup.flatten(flatten.build()));
         flatten.output(Output.builder().path("/v").build());
         refused("output.format", () -> nasBackup.flatten(flatten.build()));
+        refused("request", () -> nasBackup.signPoints(null));
+        SignPointsRequest.Builder sign = SignPointsRequest.builder();
+        refused("repository", () -> nasBackup.signPoints(sign.build()));
+        sign.repository(repository());
+        refused("instance", () -> nasBackup.signPoints(sign.instance("a/b").build()));
+        refused("keyFile", () -> nasBackup.signPoints(sign.instance("a").build()));
         refused("request", () -> nasBackup.backupStats(null));
         refused(
                 "repository",
@@ -316,6 +322,9 @@ class BoundaryTest {
         refused(
                 "folderMode",
                 () -> NasBackup.open(Configuration.builder().folderMode("7").build()));
+        refused(
+                "keyFile",
+                () -> NasBackup.open(Configuration.builder().keyFile("/none").build()));
         NasBackup.open(Configuration.builder()
                 .engine(Engine.PUSH)
                 .quiesceFailure(QuiesceFailure.WARN)

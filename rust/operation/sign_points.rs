@@ -1,0 +1,180 @@
+//! `signPoints`: the manifests of a repository get a MAC by the first key of the configuration, so that points that have none,
+//! or one of a key that is to go, are believed from then on. Nothing but manifests is read or written.
+
+use std::sync::Arc;
+
+use rustix::fs::FileType;
+use serde::{Deserialize, Serialize};
+
+use crate::config;
+use crate::error::{Code, Error, Result};
+use crate::job::{self, Listener, Reporter};
+use crate::nas::deadline::{LIMIT, bounded};
+use crate::nas::folder::Folder;
+use crate::nas::health;
+use crate::nas::lock::{InstanceLock, Purpose, WAIT};
+use crate::nas::path::PointPath;
+use crate::nas::repository::{Export, Repository};
+use crate::nas::session::Session;
+use crate::point::{Keys, MANIFEST, Manifest};
+
+const STEP: &str = "sign the manifests";
+
+/// What `signPoints` is asked.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct SignPointsRequest {
+    /// The caller's id for this job.
+    pub job: Option<String>,
+    /// The NAS export.
+    pub repository: Option<Repository>,
+    /// The folder of the one machine whose points are meant. Absent: all machines'.
+    pub instance: Option<String>,
+    /// Sign points that have no MAC, too: whoever asks believes that nobody has changed them. Absent: no.
+    pub trust_unsigned: Option<bool>,
+}
+
+/// What `signPoints` answers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SignedPoints {
+    /// Points whose manifest has got a MAC by the first key.
+    pub signed: u64,
+    /// Points whose manifest had one.
+    pub kept: u64,
+    /// Points that no key vouches for, still: the log has a line for each.
+    pub refused: u64,
+    /// Machines whose points others held meanwhile: none of them was looked at.
+    pub busy: u64,
+}
+
+/// Runs `signPoints`. `listener` is told on this thread before each point. After an error, or a cancel, the same call goes on.
+pub fn run(request: SignPointsRequest, listener: Listener<'_>) -> Result<SignedPoints> {
+    let export = Repository::check(request.repository)?;
+    let instance = request.instance.map(check_instance).transpose()?;
+    let none = || Error::invalid("keyFile", "is not configured: there is no key to sign with");
+    let keys = config::current().keys.clone().ok_or_else(none)?;
+    let how = How { keys, trusts: request.trust_unsigned.unwrap_or(false) };
+    let mut job = Reporter::new(job::start(request.job, "signPoints", instance.clone())?, listener)?;
+    let signed = sign_all(&export, instance, &how, &mut job).inspect_err(|error| health::note(&export, error))?;
+    log::info!("signPoints of {export}: {signed:?}");
+    Ok(signed)
+}
+
+fn check_instance(name: String) -> Result<String> {
+    PointPath::parse("instance", &format!("{name}/x")).map(|point| point.instance().to_owned())
+}
+
+/// By what is signed.
+#[derive(Clone)]
+struct How {
+    keys: Arc<Keys>,
+    /// What has no MAC is signed, too.
+    trusts: bool,
+}
+
+/// One machine's points, of which nobody else changes any.
+#[derive(Clone)]
+struct Machine {
+    // before the session, which may unmount
+    lock: Arc<InstanceLock>,
+    folder: Arc<Folder>,
+    _session: Session,
+}
+
+fn sign_all(export: &Export, only: Option<String>, how: &How, job: &mut Reporter<'_>) -> Result<SignedPoints> {
+    job.begin("open the repository")?;
+    let session = Session::open_bounded(export.clone(), config::current())?;
+    let ours = session.clone();
+    let machines = match only {
+        Some(name) => vec![name],
+        None => bounded("look for the machines", LIMIT, move || folders(ours.root()))?,
+    };
+    job.begin(STEP)?;
+    let mut all = SignedPoints::default();
+    for name in machines {
+        job.tell()?;
+        let (ours, at) = (session.clone(), name.clone());
+        match bounded("lock the instance", LIMIT + WAIT, move || lock(ours, &at)) {
+            Ok(Some((machine, points))) => sign_machine(&machine, points, how, job, &mut all)?,
+            Ok(None) => {}
+            Err(error) if error.code == Code::Busy => {
+                log::warn!("the points of '{name}' stay as they are: {error}");
+                all.busy += 1;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(all)
+}
+
+/// The names of the folders in one, but for hidden ones.
+fn folders(folder: &Folder) -> Result<Vec<String>> {
+    let names = folder.names()?.into_iter().filter_map(|name| name.into_string().ok());
+    let mut folders = Vec::new();
+    for name in names.filter(|name| check_instance(name.clone()).is_ok()) {
+        if folder.kind(&name)? == Some(FileType::Directory) {
+            folders.push(name);
+        }
+    }
+    Ok(folders)
+}
+
+/// The machine, and its points; none, and nothing is made there, if the folder holds no point of ours.
+fn lock(session: Session, name: &str) -> Result<Option<(Machine, Vec<PointPath>)>> {
+    let folder = session.root().open_dir_in(name)?;
+    let is_ours = |point: &String| Ok(folder.open_dir_in(point)?.kind(MANIFEST)?.is_some());
+    if !folders(&folder)?.iter().map(is_ours).collect::<Result<Vec<bool>>>()?.contains(&true) {
+        return Ok(None);
+    }
+    let lock = Arc::new(InstanceLock::take(&folder, Purpose::Change)?);
+    let point = |point: String| PointPath::parse("point", &format!("{name}/{point}"));
+    let points = folders(&folder)?.into_iter().map(point).collect::<Result<_>>()?;
+    Ok(Some((Machine { lock, folder: Arc::new(folder), _session: session }, points)))
+}
+
+fn sign_machine(
+    machine: &Machine,
+    points: Vec<PointPath>,
+    how: &How,
+    job: &mut Reporter<'_>,
+    all: &mut SignedPoints,
+) -> Result<()> {
+    for point in points {
+        job.tell()?;
+        let (held, ours, at) = (machine.clone(), how.clone(), point.clone());
+        match bounded(STEP, LIMIT, move || sign(&held, &at, &ours)) {
+            Ok(Signed::Anew) => all.signed += 1,
+            Ok(Signed::Already) => all.kept += 1,
+            Err(error) if matches!(error.code, Code::CorruptImage | Code::PermissionDenied) => {
+                log::warn!("no key vouches for '{point}': {error}");
+                all.refused += 1;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+enum Signed {
+    Anew,
+    Already,
+}
+
+/// Signs one point's manifest. `CORRUPT_IMAGE` when it is not believed.
+fn sign(machine: &Machine, point: &PointPath, how: &How) -> Result<Signed> {
+    let folder = machine.folder.open_dir_in(point.name())?;
+    let refuse = |why: &str| Error::new(Code::CorruptImage, STEP, format!("'{point}' {why}"));
+    let (manifest, text) = Manifest::read_with_text(&folder)?.ok_or_else(|| refuse("has no manifest"))?;
+    let is_trusted = manifest.mac.is_none() && how.trusts;
+    let keys = Some(&*how.keys).filter(|_| !is_trusted);
+    if let Some(doubt) = manifest.doubts(&text, point, keys).first() {
+        return Err(refuse(doubt));
+    }
+    if manifest.signer(&text, &how.keys) == Some(0) {
+        return Ok(Signed::Already);
+    }
+    machine.lock.check()?;
+    Manifest { backup_path: Some(point.to_string()), ..manifest }.replace(&folder)?;
+    Ok(Signed::Anew)
+}

@@ -1,0 +1,249 @@
+//! What a key shows: the NAS forges manifests, whose hashes it can compute, and no MAC. Part of `tests/settings.rs`, for the keys
+//! are the process's own.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
+
+use nasbackup::config::{self, Config};
+use nasbackup::error::{Code, Result};
+use nasbackup::nas::folder::Folder;
+use nasbackup::operation::{call, take_backup::TakeBackupRequest};
+use nasbackup::point::Manifest;
+use nasbackup::point::fingerprints::Digest;
+use serde_json::{Value, json};
+
+use crate::alone;
+use crate::support::{Guest, MIB, Nas, Point, Story};
+
+const ONE: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
+const TWO: &str = "ffeeddccbbaa99887766554433221100ffeeddccbbaa99887766554433221100";
+
+/// The configuration as it was, which comes back.
+struct Before(Config);
+
+impl Before {
+    fn keep() -> Before {
+        crate::support::init();
+        Before(Config::clone(&config::current()))
+    }
+
+    /// Puts a file with these keys into force, or none.
+    fn keys(&self, lines: &[&str]) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("keys");
+        fs::write(&path, lines.join("\n")).unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+        let key_file = (!lines.is_empty()).then_some(path);
+        config::set(Config { key_file, ..self.0.clone() }.check().unwrap());
+    }
+}
+
+impl Drop for Before {
+    fn drop(&mut self) {
+        config::set(self.0.clone());
+    }
+}
+
+/// A full and two incrementals.
+fn story() -> Story {
+    let mut story = Story::new(Guest::ordinary(), Nas::folder());
+    for (round, mode) in ["full", "incremental", "incremental"].into_iter().enumerate() {
+        story.guest.write(0, 0x41 + round as u8, round as u64 * MIB, MIB);
+        take(&mut story, mode);
+    }
+    story
+}
+
+/// By pull, for what QEMU writes has no fingerprints.
+fn take<'a>(story: &'a mut Story, mode: &str) -> &'a Point {
+    let request = TakeBackupRequest { engine: Some("pull".into()), ..story.request(mode) };
+    story.accept(request)
+}
+
+fn ask(story: &Story, operation: &str, mut request: Value) -> Result<Value> {
+    request["repository"] = json!({"type": "dir", "address": story.nas.root()});
+    call(operation, &request.to_string(), &mut |_| Ok(()))
+}
+
+fn verdict(story: &Story, operation: &str, point: &Point) -> String {
+    let request = json!({"backupPath": point.path, "pointId": point.taken.point_id});
+    ask(story, operation, request).unwrap()["verdict"].as_str().unwrap().to_owned()
+}
+
+fn flatten(story: &Story, point: &Point) -> Result<Value> {
+    let out = tempfile::tempdir().unwrap();
+    let output = json!({"path": out.path().join("disk"), "format": "qcow2"});
+    ask(story, "flatten", json!({"backupPath": point.path, "volume": story.guest.disks[0].volume(), "output": output}))
+}
+
+fn assert_good(story: &Story, point: &Point) {
+    for operation in ["verifyChain", "verifyData"] {
+        assert_eq!(verdict(story, operation, point), "good", "{operation} of {}", point.path);
+    }
+    flatten(story, point).unwrap();
+}
+
+fn assert_bad(story: &Story, point: &Point, what: &str) {
+    for operation in ["verifyChain", "verifyData"] {
+        assert_eq!(verdict(story, operation, point), "bad", "{operation}: {what}");
+    }
+    assert_eq!(flatten(story, point).unwrap_err().code, Code::CorruptImage, "{what}");
+    let rebased = ask(story, "rebasePoint", json!({"backupPath": point.path}));
+    assert_eq!(rebased.unwrap_err().code, Code::CorruptImage, "{what}");
+}
+
+fn manifest(story: &Story, point: &Point) -> Manifest {
+    Manifest::read(&Folder::open_root(story.nas.at(&point.path)).unwrap()).unwrap().unwrap()
+}
+
+/// Writes another manifest with a checksum that is right, as the NAS can.
+fn forge(story: &Story, point: &Point, change: impl FnOnce(&mut Manifest)) {
+    let mut manifest = Manifest { checksum: None, ..manifest(story, point) };
+    change(&mut manifest);
+    let text = |manifest: &Manifest| serde_json::to_string_pretty(manifest).unwrap() + "\n";
+    manifest.checksum = Some(Digest::of(text(&manifest).as_bytes()));
+    fs::write(story.nas.at(&format!("{}/manifest.json", point.path)), text(&manifest)).unwrap();
+}
+
+fn copy(from: &Path, to: &Path) {
+    for entry in fs::read_dir(from).unwrap().map(|entry| entry.unwrap()) {
+        fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+}
+
+#[test]
+fn a_point_that_no_key_vouches_for_is_served_by_nobody_and_no_parent() {
+    let _alone = alone();
+    let before = Before::keep();
+    before.keys(&[ONE]);
+    let mut story = story();
+    let newest = &story.points[2];
+    assert_good(&story, newest);
+    assert!(story.points.iter().all(|point| point.taken.mac.is_some()));
+    assert_eq!(newest.taken.mac, manifest(&story, newest).mac);
+    let (id, older) = (newest.taken.point_id.clone(), story.points[1].path.clone());
+    let path = newest.path.clone();
+    type Attack<'a> = (&'a str, usize, Box<dyn Fn(&mut Manifest) + 'a>);
+    let attacks: [Attack<'_>; 6] = [
+        ("another time", 2, Box::new(|m| m.when = "2031-01-02T03:04:05Z".parse().unwrap())),
+        ("no MAC", 2, Box::new(|m| m.mac = None)),
+        ("a MAC of another key", 2, Box::new(|m| m.mac = Some(Digest::of(b"mac")))),
+        (
+            "its fingerprints exchanged",
+            2,
+            Box::new(|m| m.disks[0].fingerprints.as_mut().unwrap().hash = Digest::of(b"")),
+        ),
+        ("no MAC in the middle", 1, Box::new(|m| m.mac = None)),
+        ("no folder of its own below", 0, Box::new(|m| m.backup_path = None)),
+    ];
+    for (what, point, change) in attacks {
+        let at = story.nas.at(&format!("{}/manifest.json", story.points[point].path));
+        let sound = fs::read(&at).unwrap();
+        forge(&story, &story.points[point], change);
+        assert_bad(&story, newest, what);
+        before.keys(&[]);
+        // without a key nobody sees it, but for whoever compares what is recorded with the data
+        assert_eq!(verdict(&story, "verifyChain", newest), "good", "{what}");
+        before.keys(&[ONE]);
+        fs::write(&at, sound).unwrap();
+    }
+    let at = story.nas.at(&format!("{path}/manifest.json"));
+    let sound = fs::read(&at).unwrap();
+    fs::remove_file(&at).unwrap();
+    assert_bad(&story, newest, "no manifest");
+    fs::write(&at, &sound).unwrap();
+    // an older point under the newer name, with the newer one's id
+    let aside = tempfile::tempdir().unwrap();
+    copy(&story.nas.at(&path), aside.path());
+    copy(&story.nas.at(&older), &story.nas.at(&path));
+    assert_bad(&story, newest, "an older point");
+    forge(&story, newest, |m| (m.backup_path, m.point_id) = (Some(path.clone()), id.clone()));
+    assert_bad(&story, newest, "an older point with a forged manifest");
+    copy(aside.path(), &story.nas.at(&path));
+    assert_good(&story, newest);
+    // nothing is built upon what is forged
+    forge(&story, &story.points[1], |m| m.mac = None);
+    let taken = take(&mut story, "incremental");
+    taken.assert_fallback();
+    assert!(taken.taken.details.contains("no key of keyFile vouches"), "{}", taken.taken.details);
+    assert_good(&story, story.last());
+}
+
+#[test]
+fn keys_are_changed_and_older_points_signed_without_a_look_at_data() {
+    let _alone = alone();
+    let before = Before::keep();
+    before.keys(&[]);
+    let sign = |story: &Story, trust: bool| {
+        let told = ask(story, "signPoints", json!({"trustUnsigned": trust})).unwrap();
+        ["signed", "kept", "refused", "busy"].map(|field| told[field].as_u64().unwrap())
+    };
+    let mut story = story();
+    assert_eq!(ask(&story, "signPoints", json!({})).unwrap_err().code, Code::InvalidArgument, "there is no key");
+    fs::create_dir_all(story.nas.at("others/folder")).unwrap();
+    let images = |story: &Story| {
+        let files = story.points.iter().flat_map(Point::files).map(|file| fs::metadata(story.nas.at(&file)).unwrap());
+        files.map(|file| (file.ino(), file.mtime(), file.mtime_nsec())).collect::<Vec<_>>()
+    };
+    let as_made = images(&story);
+    before.keys(&[ONE]);
+    assert_bad(&story, &story.points[2], "made without a key");
+    assert_eq!(sign(&story, false), [0, 0, 3, 0]);
+    forge(&story, &story.points[0], |m| m.mac = Some(Digest::of(b"mac")));
+    assert_eq!(sign(&story, true), [2, 0, 1, 0], "a wrong MAC is none that is missing");
+    assert_bad(&story, &story.points[2], "what it stands on was refused");
+    forge(&story, &story.points[0], |m| m.mac = None);
+    assert_eq!(sign(&story, true), [1, 2, 0, 0]);
+    assert_good(&story, &story.points[2]);
+    // the new key first, the old one still believed
+    before.keys(&[TWO, ONE]);
+    assert_good(&story, &story.points[2]);
+    take(&mut story, "incremental").assert_incremental();
+    before.keys(&[TWO]);
+    assert_bad(&story, &story.points[2], "signed by a key that is gone");
+    assert_eq!(sign(&story, true), [0, 1, 3, 0]);
+    before.keys(&[TWO, ONE]);
+    let instance = story.points[0].path.split('/').next().unwrap().to_owned();
+    let told = ask(&story, "signPoints", json!({"instance": instance})).unwrap();
+    assert_eq!(told, json!({"signed": 3, "kept": 1, "refused": 0, "busy": 0}));
+    before.keys(&[TWO]);
+    story.points.iter().for_each(|point| assert_good(&story, point));
+    assert_eq!(images(&story)[..as_made.len()], as_made);
+    assert_eq!(fs::read_dir(story.nas.at("others")).unwrap().count(), 1, "nothing is made in folders of others");
+    let _lock = nasbackup::nas::lock::InstanceLock::take(
+        &Folder::open_root(story.nas.at(&instance)).unwrap(),
+        nasbackup::nas::lock::Purpose::Read,
+    );
+    assert_eq!(sign(&story, false), [0, 0, 0, 1]);
+}
+
+#[test]
+fn a_point_in_the_middle_goes_and_the_others_are_vouched_for() {
+    let _alone = alone();
+    let before = Before::keep();
+    before.keys(&[ONE]);
+    let mut story = story();
+    story.guest.write(0, 0x77, 3 * MIB, MIB);
+    take(&mut story, "incremental");
+    let manifest_of =
+        |story: &Story, point: usize| story.nas.at(&format!("{}/manifest.json", story.points[point].path));
+    let older = fs::read(manifest_of(&story, 2)).unwrap();
+    let request = json!({"backupPath": story.points[2].path, "newParent": story.points[0].path});
+    let rebased = ask(&story, "rebasePoint", request).unwrap();
+    let mac = manifest(&story, &story.points[2]).mac;
+    assert_eq!(rebased["mac"], json!(mac));
+    assert!(mac.is_some() && mac != story.points[2].taken.mac);
+    ask(&story, "deleteBackup", json!({"backupPath": story.points[1].path})).unwrap();
+    // under the ids that they had when they were made
+    for point in [0, 2, 3] {
+        assert_good(&story, &story.points[point]);
+        story.assert_restores(&story.points[point]);
+    }
+    // what was signed before it was rebased is not what is there
+    fs::write(manifest_of(&story, 2), older).unwrap();
+    for operation in ["verifyChain", "verifyData"] {
+        assert_eq!(verdict(&story, operation, &story.points[3]), "bad", "{operation}");
+    }
+    assert_eq!(flatten(&story, &story.points[3]).unwrap_err().code, Code::CorruptImage);
+}
