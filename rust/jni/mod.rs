@@ -47,6 +47,11 @@ const _: &[NativeMethod] = &[
     },
     native_method! {
         java_type = org.nasbackup.Native,
+        static extern fn knows_nosymfollow() -> jboolean,
+        error_policy = ThrowNasBackupException,
+    },
+    native_method! {
+        java_type = org.nasbackup.Native,
         type_map = {
             JTakeBackupRequest => org.nasbackup.TakeBackupRequest,
             JProgressListener => org.nasbackup.ProgressListener,
@@ -284,6 +289,10 @@ fn backup_stats<'l>(
 ) -> Result<JBackupStatsResult<'l>, Failure> {
     let stats = operation::backup_stats::run(read::backup_stats(&request, env)?)?;
     Ok(JBackupStatsResult::new(env, write::long(stats.total_bytes), write::long(stats.used_bytes))?)
+}
+
+fn knows_nosymfollow<'l>(_: &mut Env<'l>, _: JClass<'l>) -> Result<jboolean, Failure> {
+    Ok(operation::knows_nosymfollow()?)
 }
 
 fn jobs<'l>(env: &mut Env<'l>, _: JClass<'l>) -> Result<JObjectArray<'l, JJobStatus<'l>>, Failure> {

@@ -9,6 +9,7 @@ use rustix::fs::CWD;
 use rustix::io::Errno;
 use rustix::mount::{MountAttrFlags, MoveMountFlags, OpenTreeFlags};
 
+use crate::error::{Error, Result};
 use crate::sys;
 
 /// Nothing on a NAS is a device or a program of this host.
@@ -73,6 +74,12 @@ pub(super) fn tell_lack(error: Errno) {
 }
 
 /// Can this kernel be kept from following links in a mount? Tried on one that nobody sees.
-pub fn knows_nosymfollow() -> rustix::io::Result<bool> {
-    Tree::at(Path::new("/"))?.follow_no_links()
+pub fn knows_nosymfollow() -> Result<bool> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let tried = rustix::mount::open_tree(CWD, "/", flags)
+        .and_then(|tree| sys::make_mounts_private(tree.as_fd(), MountAttrFlags::MOUNT_ATTR_NOSYMFOLLOW));
+    match tried {
+        Err(Errno::INVAL | Errno::NOSYS) => Ok(false),
+        tried => tried.map(|()| true).map_err(|e| Error::io("ask for nosymfollow", "/", e)),
+    }
 }

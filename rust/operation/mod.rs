@@ -21,7 +21,7 @@ use crate::config::{self, Config};
 use crate::error::{Error, Result};
 use crate::job::{self, JobStatus, Listener};
 use crate::logging;
-use crate::nas::session;
+use crate::nas::{session, tree};
 
 /// Result of `cancel`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -61,6 +61,11 @@ pub fn init(config: Config, default: Box<dyn Append>) -> Result<()> {
 /// Refuses what [`init`] would refuse, a log4rs file apart, and has no effect: for who only looks at a host.
 pub fn check(config: Config) -> Result<()> {
     config.check()?.check_folders()
+}
+
+/// Can links on a NAS be kept from being followed by QEMU and libvirt? `PERMISSION_DENIED` to who may not mount.
+pub fn knows_nosymfollow() -> Result<bool> {
+    tree::knows_nosymfollow()
 }
 
 /// The running jobs.

@@ -16,6 +16,9 @@ const STEP: &str = "ask whether QEMU can write";
 /// Made in the unfinished point, and removed at once.
 const PROBE: &str = ".access";
 
+/// The types of file systems that the kernel's CIFS client has: of SMB 1, and of the later ones.
+const CIFS: [i64; 2] = [0xFF53_4D42, 0xFE53_4D42];
+
 /// What helps against a refusal that met ourselves.
 pub(super) fn explain(error: Error, root: &Folder) -> Error {
     if error.code != Code::PermissionDenied {
@@ -52,6 +55,9 @@ fn ask(file: &File, path: &Path, owner: (u32, u32)) -> Result<()> {
     if may(owner, path, OFlags::RDWR)? {
         return Ok(());
     }
+    if rustix::fs::fstatfs(file).is_ok_and(|found| CIFS.contains(&found.f_type)) {
+        return Err(denied(owner, &cifs_advice(path, owner)));
+    }
     let mut ancestors: Vec<&Path> = path.ancestors().skip(1).collect();
     ancestors.reverse();
     for folder in ancestors {
@@ -71,6 +77,11 @@ fn ask(file: &File, path: &Path, owner: (u32, u32)) -> Result<()> {
         Ok(()) => format!("can't write to '{path}': look at the export's and the file system's rights"),
     };
     Err(denied(owner, &what))
+}
+
+/// Rights on a CIFS server that tells none are those of the mount's options.
+fn cifs_advice(path: &Path, (user, _): (u32, u32)) -> String {
+    format!("can't write to '{}': mount with uid={user} among the options, or back up by pull", path.display())
 }
 
 fn denied((user, group): (u32, u32), what: &str) -> Error {
@@ -123,6 +134,7 @@ mod tests {
         assert!(advice(0, true).contains("user 0") && advice(0, true).contains("read-only"));
         // what QEMU needs is said where it is QEMU that can't
         assert!(advice(0, false).contains("the export makes of it") && !advice(0, false).contains("no_root_squash"));
+        assert!(cifs_advice(Path::new("/m/.access"), (64055, 108)).contains("mount with uid=64055"));
         let dir = tempfile::tempdir().unwrap();
         let root = Folder::open_root(dir.path()).unwrap();
         let other = Error::new(Code::Io, "read", "x");

@@ -66,6 +66,23 @@ public final class Doctor {
                     + NasBackup.check(HostSettings.read(HostSettings.FILE).build()));
         } catch (RuntimeException | LinkageError e) {
             findings.missing(e.getMessage());
+            findings.notChecked("nosymfollow: the library is asked for it");
+            return;
+        }
+        links();
+    }
+
+    /** Without it libvirt and QEMU follow, in a push, a link that somebody puts on the NAS. */
+    private void links() {
+        try {
+            if (NasBackup.knowsNosymfollow()) {
+                findings.good("nosymfollow: no link in a repository is followed");
+            } else {
+                findings.missing(
+                        "nosymfollow (Linux 5.14): a push may follow a link on the NAS; 'engine = pull' does not");
+            }
+        } catch (NasBackupException e) {
+            findings.notChecked("nosymfollow: " + e.getMessage());
         }
     }
 

@@ -59,6 +59,16 @@ public final class NasBackup {
         return Native.version();
     }
 
+    /**
+     * Whether this host's kernel can be kept from following symbolic links in a repository ({@code nosymfollow}), for QEMU
+     * and libvirt too. Tried on a mount that nobody sees; {@link #check(Configuration)} comes first.
+     *
+     * @throws NasBackupException when it can't be tried, as by a user who may not mount
+     */
+    public static boolean knowsNosymfollow() {
+        return Native.knowsNosymfollow();
+    }
+
     private static void start(Consumer<String> entry) {
         NativeLibrary.load();
         String version = javaVersion();

@@ -35,6 +35,8 @@ final class Native {
 
     static native String version();
 
+    static native boolean knowsNosymfollow();
+
     static native TakeBackupResult takeBackup(TakeBackupRequest request, ProgressListener listener);
 
     static native RebaseResult rebaseBackup(RebaseBackupRequest request, ProgressListener listener);

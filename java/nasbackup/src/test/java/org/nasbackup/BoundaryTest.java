@@ -271,6 +271,11 @@ class BoundaryTest {
     }
 
     @Test
+    void the_kernel_is_asked_whether_links_can_be_left_unfollowed() {
+        assertThat(NasBackup.knowsNosymfollow()).isTrue();
+    }
+
+    @Test
     void a_wrong_configuration_is_refused_by_key() {
         refused(
                 "logLevel",
