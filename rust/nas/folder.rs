@@ -270,6 +270,20 @@ impl Folder {
         Err(Error::new(Code::Io, step, format!("'{}' was exchanged by somebody", path.display())))
     }
 
+    /// Takes the name from that very `file`, and from nothing else that has it by now. One that is gone is success.
+    pub fn remove_file(&self, file: &File, name: &str) -> Result<()> {
+        const STEP: &str = "remove";
+        self.check_name(STEP, name.as_ref())?;
+        match self.check_is(STEP, name, file) {
+            Err(error) if error.code == Code::NotFound => return Ok(()),
+            checked => checked?,
+        }
+        match rustix::fs::unlinkat(&self.fd, name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(error) => Err(failed(STEP, self.path.join(name), error)),
+        }
+    }
+
     /// The same folder, open once more.
     pub fn again(&self) -> Result<Folder> {
         let fd = self.fd.try_clone().map_err(|e| Error::io("open the folder", &self.path, e))?;

@@ -13,9 +13,12 @@ use rustix::io::Errno;
 use crate::error::{Code, Error, Result, called};
 use crate::nas::folder::{FILE_MODE, Folder};
 use crate::nas::lock::{Taken, lock_file};
+use crate::point::Manifest;
 use crate::{lacking, sys};
 
 const STEP: &str = "open the output";
+/// Digits at the end of a partial output's name, which nobody can know before.
+const ID: usize = 16;
 
 /// An output that is open. Dropped without `publish`, a file that was made is removed.
 #[derive(Debug)]
@@ -36,8 +39,8 @@ pub(super) struct NewFile {
     file: File,
     /// The file that it replaces.
     old: Option<InUse>,
-    // closed last: until then no other call writes beside the name
-    _lock: OwnedFd,
+    // closed last: until then no other call writes for the name
+    lock: Option<OwnedFd>,
 }
 
 /// A file or device that no guest can open meanwhile: QEMU's image lock is held, as by one who writes.
@@ -173,18 +176,37 @@ impl NewFile {
         let (Some(parent), Some(name)) = (path.parent(), path.file_name().and_then(|name| name.to_str())) else {
             return Err(refused(path, "is no file's name"));
         };
-        let old = old
-            .map(|_| {
-                let file = File::open(path).map_err(|e| Error::io(STEP, path, e))?;
-                InUse::take(file, path)
-            })
-            .transpose()?;
         let folder = Folder::open_root(parent)?;
-        let beside = format!(".{name}.nasbackup");
-        let (file, lock) = make_beside(&folder, &beside)?;
-        let new = NewFile { folder, name: name.to_owned(), beside: Some(beside), file, old, _lock: lock };
-        new.file.set_len(0).map_err(|e| Error::io(STEP, path, called("ftruncate")(e)))?;
+        let old = old.map(|_| InUse::take(folder.open_file_in(name)?, path)).transpose()?;
+        let beside = format!("{}-{}", beside(name), &Manifest::new_point_id()?[..ID]);
+        let file = folder.create_file(&beside, FILE_MODE)?;
+        let mut new = NewFile { folder, name: name.to_owned(), beside: Some(beside), file, old, lock: None };
+        new.keep_others_out()?;
         Ok(new)
+    }
+
+    /// Removes what calls that were killed have left. `BUSY` while another call writes for that name; of two that begin at
+    /// once it may be neither.
+    fn keep_others_out(&mut self) -> Result<()> {
+        let NewFile { folder, name, beside: Some(own), file, .. } = self else { return Ok(()) };
+        let path = folder.path.join(&*name);
+        let busy = || Error::new(Code::Busy, STEP, format!("another call writes '{}'", path.display()));
+        let once_more = file.try_clone().map_err(|e| Error::io(STEP, &path, e))?;
+        // whoever writes it holds the lock, too, and no drop takes that away
+        let (Taken::There(lock) | Taken::Here(lock)) =
+            lock_file(folder, &beside(name), once_more.into(), lock_exclusively)?.map_err(|error| match error {
+                Errno::WOULDBLOCK => busy(),
+                error => Error::io(STEP, &path, called("flock")(error.into())),
+            })?;
+        self.lock = Some(lock);
+        let left = folder.names_that(|left| left.to_str().is_some_and(|left| left != own && is_beside(name, left)))?;
+        for left in left.iter().filter_map(|left| left.to_str()) {
+            if !remove_left(folder, left, file)? {
+                return Err(busy());
+            }
+        }
+        // another call may have taken it for one that was left, before it was locked
+        folder.check_is(STEP, &*own, file).map_err(|_| busy())
     }
 
     fn publish(&mut self) -> Result<()> {
@@ -197,17 +219,17 @@ impl NewFile {
             let (owner, group) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
             let owned = rustix::fs::fchown(&self.file, Some(owner), Some(group));
             settle(&self.file, "chown", owned).map_err(|e| io(e.into()))?;
-            let moded = rustix::fs::fchmod(&self.file, Mode::from_raw_mode(stat.st_mode & 0o7777));
+            let moded = rustix::fs::fchmod(&self.file, Mode::from_raw_mode(stat.st_mode & 0o777));
             settle(&self.file, "chmod", moded).map_err(|e| io(e.into()))?;
         }
         self.file.sync_all().map_err(|e| io(called("fsync")(e)))?;
         let Some(beside) = &self.beside else { return Ok(()) };
         if self.old.is_some() {
-            let fd = &self.folder.fd;
-            let renamed = rustix::fs::renameat(fd, beside.as_str(), fd, self.name.as_str());
-            renamed.map_err(|e| io(called("rename")(e.into())))?;
+            self.folder.replace(&self.file, beside, &self.name)?;
         } else {
+            self.folder.check_is(STEP, beside, &self.file)?;
             self.folder.rename_beside_others(beside, &self.name)?;
+            self.folder.check_is(STEP, &self.name, &self.file)?;
         }
         self.beside = None;
         self.folder.sync()
@@ -215,7 +237,7 @@ impl NewFile {
 
     fn remove(&mut self) -> Result<()> {
         match self.beside.take() {
-            Some(beside) => self.folder.remove_tree(&beside).map(drop),
+            Some(beside) => self.folder.remove_file(&self.file, &beside),
             None => Ok(()),
         }
     }
@@ -240,29 +262,174 @@ fn settle(file: &File, what: &'static str, set: rustix::io::Result<()>) -> rusti
     })
 }
 
-/// Makes the file, or takes over what a call that was killed has left, and what locks it. `BUSY` while another call writes it.
-fn make_beside(folder: &Folder, name: &str) -> Result<(File, OwnedFd)> {
-    let path = folder.path.join(name);
-    let io = |error: Errno| Error::io(STEP, &path, error);
-    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let fd = rustix::fs::openat(&folder.fd, name, flags, Mode::from_raw_mode(FILE_MODE)).map_err(io)?;
-    let busy = || Error::new(Code::Busy, STEP, format!("another call writes '{}'", path.display()));
-    let once_more = fd.try_clone().map_err(|e| Error::io(STEP, &path, e))?;
-    // whoever writes it holds the lock, too, and no drop takes that away
-    let take = |fd: OwnedFd| rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive).map(|()| fd);
-    let (Taken::There(lock) | Taken::Here(lock)) =
-        lock_file(folder, name, once_more, take)?.map_err(|error| match error {
-            Errno::WOULDBLOCK => busy(),
-            error => Error::io(STEP, &path, called("flock")(error.into())),
-        })?;
-    // it may have got its name, or been removed, before it was locked
-    let ours = rustix::fs::fstat(&fd).map_err(io)?;
-    let there = rustix::fs::statat(&folder.fd, name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW);
-    if !there.is_ok_and(|there| (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino)) {
-        return Err(busy());
+/// How the names of the partial outputs of `name` begin.
+fn beside(name: &str) -> String {
+    format!(".{name}.nasbackup")
+}
+
+/// Is it the name of a partial output of `name`, of this version or of older ones, which had no end?
+fn is_beside(name: &str, other: &str) -> bool {
+    let is_id = |end: &str| end.len() == ID && end.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let end = other.strip_prefix(&beside(name));
+    end.is_some_and(|end| end.is_empty() || end.strip_prefix('-').is_some_and(is_id))
+}
+
+fn lock_exclusively(fd: OwnedFd) -> rustix::io::Result<OwnedFd> {
+    rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive).map(|()| fd)
+}
+
+/// Removes what a call that was killed has left under this name; false while a call that lives writes it. What is no file of
+/// the owner of `ours`, or has another name, too, somebody else has put there: it is left alone, and never written to.
+fn remove_left(folder: &Folder, name: &str, ours: &File) -> Result<bool> {
+    let leave = |why: &dyn std::fmt::Display| {
+        log::warn!("'{}' is none of ours and is left alone: {why}", folder.path.join(name).display());
+        Ok(true)
+    };
+    let left = match folder.open_for_writing(name) {
+        Err(error) if error.code == Code::NotFound => return Ok(true),
+        Err(error) => return leave(&error),
+        Ok(left) => left,
+    };
+    let owner = |file| rustix::fs::fstat(file).map(|stat| stat.st_uid).map_err(|e| Error::io(STEP, &folder.path, e));
+    if owner(&left)? != owner(ours)? {
+        return leave(&"another user owns it");
     }
-    if !rustix::fs::FileType::from_raw_mode(ours.st_mode).is_file() {
-        return Err(Error::new(Code::Io, STEP, format!("'{}' is not a regular file", path.display())));
+    let once_more = left.try_clone().map_err(|e| Error::io(STEP, &folder.path, e))?;
+    // where there is no flock, this host's is held by now
+    let lock = lock_exclusively(once_more.into());
+    if lock.as_ref().is_err_and(|error| *error == Errno::WOULDBLOCK) {
+        return Ok(false);
     }
-    Ok((File::from(fd), lock))
+    log::info!("removing '{}', left by a call that was killed", folder.path.join(name).display());
+    folder.remove_file(&left, name).map(|()| true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::os::unix::fs::{PermissionsExt, chown, symlink};
+    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+    const TEXT: &str = "somebody else's";
+
+    fn names(dir: &Path) -> Vec<String> {
+        let mut names: Vec<_> =
+            fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    fn make(path: &Path) -> Result<NewFile> {
+        NewFile::make(path, fs::metadata(path).ok())
+    }
+
+    fn write(path: &Path) -> Result<()> {
+        let mut new = make(path)?;
+        (&new.file).write_all(b"flattened").unwrap();
+        new.publish()
+    }
+
+    #[test]
+    fn what_somebody_has_planted_beside_the_name_is_neither_written_nor_taken_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, victim) = (dir.path().join("x"), dir.path().join("victim"));
+        fs::write(&victim, TEXT).unwrap();
+        let planted = [".x.nasbackup", ".x.nasbackup-0123456789abcdef"].map(|name| dir.path().join(name));
+        type Plant = (&'static str, fn(&Path, &Path));
+        let plants: [Plant; 4] = [
+            ("a second name of another image", |victim, at| fs::hard_link(victim, at).unwrap()),
+            ("a link to another image", |victim, at| symlink(victim, at).unwrap()),
+            ("a file that everybody may write", |_, at| {
+                fs::write(at, TEXT).unwrap();
+                fs::set_permissions(at, fs::Permissions::from_mode(0o666)).unwrap();
+                chown(at, Some(65534), Some(65534)).unwrap();
+            }),
+            ("a folder", |_, at| fs::create_dir(at).unwrap()),
+        ];
+        for (what, plant) in plants {
+            for at in &planted {
+                plant(&victim, at);
+            }
+            for _ in 0..2 {
+                write(&path).unwrap_or_else(|error| panic!("{what}: {error}"));
+                assert_eq!(fs::read(&path).unwrap(), b"flattened", "{what}");
+                let metadata = fs::metadata(&path).unwrap();
+                assert_eq!((metadata.mode() & 0o7777, metadata.uid()), (0o600, 0), "{what}");
+            }
+            assert_eq!(fs::read(&victim).unwrap(), TEXT.as_bytes(), "{what}");
+            fs::remove_file(&path).unwrap();
+            assert_eq!(names(dir.path()).len(), 3, "{what}");
+            for at in &planted {
+                fs::remove_file(at).or_else(|_| fs::remove_dir(at)).unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_killed_call_has_left_goes_and_what_a_living_one_writes_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x");
+        let others = [".x.nasbackup-y.nasbackup-0123456789abcdef", ".x.nasbackup.old", ".y.nasbackup"];
+        for name in [".x.nasbackup", ".x.nasbackup-0123456789abcdef"].into_iter().chain(others) {
+            fs::write(dir.path().join(name), TEXT).unwrap();
+        }
+        let living = make(&path).unwrap();
+        let mut left = [&[living.beside.as_deref().unwrap()][..], &others].concat();
+        left.sort_unstable();
+        assert_eq!(names(dir.path()), left);
+        assert_eq!(make(&path).unwrap_err().code, Code::Busy);
+        assert_eq!(names(dir.path()), left);
+        drop(living);
+        write(&path).unwrap();
+        assert_eq!(names(dir.path()).len(), 4);
+    }
+
+    #[test]
+    fn the_rights_of_the_volume_are_taken_over_but_for_those_of_a_program() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x");
+        fs::write(&path, TEXT).unwrap();
+        chown(&path, Some(65534), Some(65534)).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o6640)).unwrap();
+        write(&path).unwrap();
+        let metadata = fs::metadata(&path).unwrap();
+        assert_eq!((metadata.mode() & 0o7777, metadata.uid(), metadata.gid()), (0o640, 65534, 65534));
+    }
+
+    /// Whoever may write to the folder gives the partial output's name to another image, all the time.
+    #[test]
+    fn however_names_are_exchanged_nothing_else_is_written_to() {
+        let (dir, outside) = (tempfile::tempdir_in("/dev/shm").unwrap(), tempfile::tempdir().unwrap());
+        let victims = [dir.path().join("victim"), outside.path().join("victim")];
+        victims.iter().for_each(|victim| fs::write(victim, TEXT).unwrap());
+        let (path, done) = (dir.path().join("x"), AtomicBool::new(false));
+        let exchange = || {
+            let planted = dir.path().join("planted");
+            for name in names(dir.path()).iter().filter(|name| is_beside("x", name)) {
+                _ = symlink(&victims[1], &planted);
+                _ = fs::rename(&planted, dir.path().join(name));
+                _ = fs::hard_link(&victims[0], &planted);
+                _ = fs::rename(&planted, dir.path().join(name));
+                _ = fs::remove_file(dir.path().join(name));
+            }
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Relaxed) {
+                    exchange()
+                }
+            });
+            for _ in 0..1_000 {
+                if write(&path).is_ok() {
+                    assert_eq!(fs::read(&path).unwrap(), b"flattened");
+                }
+                fs::remove_file(&path).ok();
+            }
+            done.store(true, Relaxed);
+        });
+        for victim in victims {
+            assert_eq!(fs::read(victim).unwrap(), TEXT.as_bytes());
+        }
+    }
 }
