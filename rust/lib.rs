@@ -24,6 +24,7 @@ mod places;
 pub mod plain;
 pub mod point;
 pub mod qcow2;
+mod random;
 mod speed;
 mod steps;
 pub mod sys;

@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
@@ -91,6 +91,19 @@ pub fn access_files_as(user: u32) -> io::Result<()> {
     // SAFETY: as above.
     let now = unsafe { libc::setfsuid(u32::MAX) };
     if now.cast_unsigned() == user { Ok(()) } else { Err(io::ErrorKind::PermissionDenied.into()) }
+}
+
+/// The process that listens, or did, at the other end of a connected unix socket (unix(7), SO_PEERCRED); 0 if it is none that
+/// this process could name.
+pub fn peer_of(socket: &OwnedFd) -> io::Result<u32> {
+    let mut peer = libc::ucred { pid: 0, uid: 0, gid: 0 };
+    let mut length = size_of::<libc::ucred>() as libc::socklen_t;
+    let (level, option) = (libc::SOL_SOCKET, libc::SO_PEERCRED);
+    // SAFETY: the descriptor is open for the call, which writes no more than `length` bytes, all of `peer`.
+    if unsafe { libc::getsockopt(socket.as_raw_fd(), level, option, (&raw mut peer).cast(), &mut length) } == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    u32::try_from(peer.pid).map_err(|_| io::ErrorKind::InvalidData.into())
 }
 
 /// Has `work` run when the process exits in order, or before this library is unloaded from it (atexit).

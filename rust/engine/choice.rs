@@ -73,6 +73,7 @@ pub fn choose(
     };
     let make = || {
         let mut scratch = Scratch::make(config, domain.name(), owner)?;
+        scratch.place_socket(&domain.emulator()?)?;
         pull::check_scratch(&mut scratch)?;
         scratch.make_files(disks.iter().map(|disk| (disk.target.as_str(), disk.bytes)))?;
         Ok(scratch)

@@ -10,8 +10,10 @@ pub mod pull;
 pub mod push;
 pub mod rate;
 mod reader;
+mod removal;
 mod reserve;
 pub mod scratch;
+pub mod socket;
 mod writer;
 
 pub use writer::{Target, Written};

@@ -2,7 +2,6 @@
 //! puts it on the NAS, and either may hang without holding up this thread.
 
 use std::ops::Range;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
@@ -11,6 +10,7 @@ use super::job::{COPY, TICK};
 use super::pull::Shared;
 use super::rate::{Limiter, Rate};
 use super::reader::{self, Course, Export};
+use super::socket::Socket;
 use super::writer::{Ends, Piece, REQUEST, STOP, Slot, Target, Writer, Written, send};
 use crate::error::{Code, Error, Result};
 use crate::job::Reporter;
@@ -36,7 +36,7 @@ pub enum Origin {
     /// Its images, and what changed since the parent, if only that is copied.
     Images(Box<View>, Option<Dirty>),
     /// An export of the disk's name behind this socket.
-    Export(PathBuf),
+    Export(Arc<Socket>),
 }
 
 /// Copies the disks, which nobody writes to as long as `guard` lives; it is dropped when they are read no more. What was

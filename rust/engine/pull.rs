@@ -4,7 +4,6 @@
 //! The job's ordinary end is our abort, once everything was read. Each end has this order: all replies are fetched, for QEMU
 //! would hold the guest until they are; the job is aborted; the connections are closed.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{self, Sender};
@@ -169,7 +168,7 @@ impl Pull {
         let work = move || reserve.keep(&ended, || bounds.allowed());
         let keeper = deadline::start(reserve::STEP, work, move || drop(sender.send(Signal::Ended)))?;
         let (sender, ours) = (backup.sender(), shared.clone());
-        let socket = PathBuf::from(scratch.socket());
+        let socket = scratch.socket()?;
         let work = move || Ok(reader::read(socket, exports, rate, &ends, &ours));
         let reader = deadline::start("read the exports", work, move || drop(sender.send(Signal::Ended)))?;
         Ok(Pull { shared, reader, writer, keeper, keeping: Some(keeping) })

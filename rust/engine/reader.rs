@@ -4,12 +4,14 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
 use super::pace::{Demand, Pace};
 use super::pull::Shared;
 use super::rate::{Limiter, Rate};
+use super::socket::Socket;
 use super::writer::{Ends, Piece, Slot, send};
 use crate::error::{Code, Error, Result};
 use crate::nbd::{ALLOCATION, Connection, DIRTY, Extent, Status, Ticket, ZERO};
@@ -72,7 +74,7 @@ impl Read {
 }
 
 /// Reads the exports behind `socket`, one after the other, into the slots that the writer has done with.
-pub(super) fn read(socket: PathBuf, exports: Vec<Export>, rate: Rate, ends: &Ends, shared: &Shared) -> Read {
+pub(super) fn read(socket: Arc<Socket>, exports: Vec<Export>, rate: Rate, ends: &Ends, shared: &Shared) -> Read {
     let mut disks = Vec::new();
     let outcome = read_all(&mut disks, &socket, exports, rate, ends, shared);
     for disk in &mut disks {
@@ -84,21 +86,25 @@ pub(super) fn read(socket: PathBuf, exports: Vec<Export>, rate: Rate, ends: &End
 
 fn read_all(
     disks: &mut Vec<Disk>,
-    socket: &Path,
+    socket: &Socket,
     exports: Vec<Export>,
     rate: Rate,
     ends: &Ends,
     shared: &Shared,
 ) -> Result<()> {
     let mut course = Course::new(exports.iter().filter_map(|export| export.scratch.as_deref()), rate);
-    let mut total = 0;
     for export in exports {
         // it outlives an error of its own connecting, too
         disks.push(Disk::new(export)?);
         if let Some(disk) = disks.last_mut() {
             disk.connect(socket, shared)?;
-            total += disk.count(shared)?;
         }
+    }
+    // nobody else finds the way in
+    socket.remove();
+    let mut total = 0;
+    for disk in disks.iter_mut() {
+        total += disk.count(shared)?;
     }
     shared.is_to_do(total);
     disks.iter_mut().try_for_each(|disk| disk.copy(&mut course, ends, shared))
@@ -164,10 +170,11 @@ impl Disk {
         Ok(Disk { export, bitmap, connection, asked: 0, runs, waiting, in_flight: 0, turn: None })
     }
 
-    fn connect(&mut self, socket: &Path, shared: &Shared) -> Result<()> {
+    fn connect(&mut self, socket: &Socket, shared: &Shared) -> Result<()> {
         let Disk { export, bitmap, connection, .. } = self;
         let at = |error: Error| error.on_disk(&export.disk);
         let contexts: Vec<&str> = std::iter::once(ALLOCATION).chain(bitmap.as_deref()).collect();
+        let socket = socket.connect(|| shared.go_on()).map_err(at)?;
         connection.connect(socket, &export.disk, &contexts, TICK, || shared.go_on()).map_err(at)?;
         if connection.size() != export.size {
             let cause = format!("it has {} bytes and not {}: it was resized", connection.size(), export.size);
@@ -176,9 +183,11 @@ impl Disk {
         Ok(())
     }
 
-    pub(super) fn open(socket: &Path, export: Export, shared: &Shared) -> Result<Disk> {
+    /// The only client of the socket.
+    pub(super) fn open(socket: &Socket, export: Export, shared: &Shared) -> Result<Disk> {
         let mut disk = Disk::new(export)?;
         disk.connect(socket, shared)?;
+        socket.remove();
         Ok(disk)
     }
 

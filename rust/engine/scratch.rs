@@ -1,27 +1,27 @@
-//! A folder on the host's own disk for one pull backup: QEMU's socket, and the blocks that the guest overwrites meanwhile. The
-//! socket of an image of a stopped guest lies in one, too.
+//! A folder on the host's own disk for one pull backup: the blocks that the guest overwrites meanwhile, and QEMU's socket where
+//! libvirt has no folder for it. The socket of an image of a stopped guest lies in one, too.
 
 use std::fs::{self, DirBuilder, File, Metadata, Permissions};
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, StatVfsMountFlags, flock};
 use rustix::io::Errno;
 
-use super::leftover;
 use super::reserve::Reserve;
+use super::socket::{Place, Socket};
+use super::{leftover, removal};
 use crate::config::Config;
 use crate::error::{Code, Error, Result};
 use crate::host;
-use crate::libvirt::Domain;
+use crate::libvirt::{Domain, Emulator};
 use crate::nas::deadline::{ask, of_the_host};
 use crate::nas::folder::Folder;
-use crate::qcow2;
 use crate::user::refuse_writable_by_others;
+use crate::{qcow2, random};
 
 const STEP: &str = "make the scratch folder";
 const SWEEP: &str = "clear the scratch folder";
@@ -29,10 +29,8 @@ const LOOK: &str = "look at the scratch folder";
 const SETTLE: &str = "sync the scratch folder";
 /// How long libvirt may take to end a job that was left behind.
 const END: Duration = Duration::from_secs(60);
-/// QEMU's socket, in a folder that is QEMU's. All else is root's: what QEMU could put in the place of a file, libvirt, or we,
-/// would take for that file.
-const SOCKET: &str = "qemu/nbd";
-/// Its folder.
+/// The folder of a socket, which is its server's. All else is root's: what QEMU could put in the place of a file, libvirt, or
+/// we, would take for that file.
 const SOCKETS: &str = "qemu";
 /// What the names of scratch files end with.
 const FILES: &str = "qcow2";
@@ -42,8 +40,8 @@ const SPARE: &str = "spare";
 const DOMAIN: &str = "domain";
 /// Longer than any domain's.
 const LONGEST_NAME: u64 = 4096;
-/// Longest path of a unix socket: `sockaddr_un` without its NUL.
-const LONGEST_SOCKET: usize = 107;
+/// How often a folder is made anew that a sweep takes for a leftover in the moment before it is locked.
+const RACES: u32 = 100;
 
 /// The folder; dropped, it goes with all that is in it.
 #[derive(Debug)]
@@ -54,6 +52,8 @@ pub struct Scratch {
     owner: Option<(u32, u32)>,
     /// Of the scratch files, when there are such.
     reserve: Option<Arc<Reserve>>,
+    /// Of the guest's QEMU, for a pull.
+    socket: Option<Arc<Socket>>,
     /// Its file system was synced.
     settled: bool,
     /// Says that somebody still uses it.
@@ -64,33 +64,39 @@ impl Scratch {
     /// Makes the folder for the domain `vm` and `owner`, the user and group of QEMU (`None`: ours), below the configured
     /// one.
     pub fn make(config: &Config, vm: &str, owner: Option<(u32, u32)>) -> Result<Scratch> {
-        static MADE: AtomicU64 = AtomicU64::new(0);
         let all = make_root(config)?;
-        let io = |path: &Path| {
-            let path = path.to_owned();
-            move |e: std::io::Error| Error::io(STEP, path, e)
-        };
-        let folder = all.join(format!("{}-{}", std::process::id(), MADE.fetch_add(1, Relaxed)));
-        if folder.join(SOCKET).as_os_str().len() > LONGEST_SOCKET || folder.to_str().is_none() {
-            let cause = format!("'{}' is too long, or not UTF-8, for the path of a socket in it", all.display());
-            return Err(Error::invalid("scratchDir", cause));
+        if all.to_str().is_none() {
+            return Err(Error::invalid("scratchDir", format!("'{}' is not UTF-8", all.display())));
         }
-        let made = lock_root(&all)?;
-        DirBuilder::new().mode(0o711).create(&folder).map_err(io(&folder))?;
-        let lock = File::open(&folder).map_err(io(&folder))?;
-        // whatever the umask
-        lock.set_permissions(Permissions::from_mode(0o711)).map_err(io(&folder))?;
-        flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|e| Error::io(STEP, &folder, e))?;
-        drop(made);
+        let (folder, lock) = make_folder(&all)?;
         let bounds = Bounds { folder: folder.clone(), limits: [config.scratch_per_vm, config.scratch_per_host] };
-        let scratch = Scratch { folder, bounds, owner, reserve: None, settled: false, _lock: lock };
-        fs::write(scratch.folder.join(DOMAIN), vm).map_err(io(&scratch.folder))?;
-        let sockets = scratch.folder.join(SOCKETS);
-        DirBuilder::new().mode(0o700).create(&sockets).map_err(io(&sockets))?;
-        if let Some((user, group)) = owner {
-            chown(&sockets, Some(user), Some(group)).map_err(io(&sockets))?;
-        }
+        let scratch = Scratch { folder, bounds, owner, reserve: None, socket: None, settled: false, _lock: lock };
+        let (mut domain, path) = scratch.create(DOMAIN)?;
+        domain.write_all(vm.as_bytes()).map_err(|e| Error::io(STEP, &path, e))?;
         Ok(scratch)
+    }
+
+    /// Finds a place for the socket of the guest's QEMU: in the folder that libvirt has made for that QEMU, where whatever
+    /// confines it lets it in, else in a folder of ours.
+    pub fn place_socket(&mut self, emulator: &Emulator) -> Result<()> {
+        let user = self.owner.map(|(user, _)| user);
+        let place = Place::of_libvirt(&emulator.folder, user).or_else(|error| {
+            log::warn!("the export's socket lies in the scratch folder: {error}");
+            self.own_place()
+        })?;
+        self.socket = Some(Arc::new(place.served_by(emulator.process)));
+        Ok(())
+    }
+
+    /// A place for a socket in a folder of its own here, which is the owner's alone.
+    pub fn own_place(&self) -> Result<Place> {
+        let sockets = self.folder.join(SOCKETS);
+        let io = |e| Error::io(STEP, &sockets, e);
+        DirBuilder::new().mode(0o700).create(&sockets).map_err(io)?;
+        if let Some((user, group)) = self.owner {
+            chown(&sockets, Some(user), Some(group)).map_err(io)?;
+        }
+        Place::of_ours(&sockets, self.owner.map(|(user, _)| user))
     }
 
     /// Makes the scratch files of disks, given by name and bytes, and takes room for what the guest overwrites first. libvirt
@@ -115,15 +121,18 @@ impl Scratch {
 
     /// Makes an empty file of QEMU's.
     fn make_file(&self, name: &str) -> Result<(File, PathBuf)> {
+        let (file, path) = self.create(name)?;
+        if let Some((user, group)) = self.owner {
+            fchown(&file, Some(user), Some(group)).map_err(|e| Error::io(STEP, &path, e))?;
+        }
+        Ok((file, path))
+    }
+
+    /// Makes an empty file of ours.
+    fn create(&self, name: &str) -> Result<(File, PathBuf)> {
         let path = self.folder.join(name);
-        let make = || -> std::io::Result<File> {
-            let file = File::options().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
-            if let Some((user, group)) = self.owner {
-                fchown(&file, Some(user), Some(group))?;
-            }
-            Ok(file)
-        };
-        make().map_err(|e| Error::io(STEP, &path, e)).map(|file| (file, path))
+        let made = File::options().read(true).write(true).create_new(true).mode(0o600).open(&path);
+        made.map_err(|e| Error::io(STEP, &path, e)).map(|file| (file, path))
     }
 
     /// The room in its scratch files.
@@ -151,9 +160,9 @@ impl Scratch {
         &self.folder
     }
 
-    /// Path of the socket.
-    pub fn socket(&self) -> String {
-        self.path(SOCKET)
+    /// The socket of the guest's QEMU.
+    pub fn socket(&self) -> Result<Arc<Socket>> {
+        self.socket.clone().ok_or_else(|| Error::new(Code::Internal, STEP, "it was made without a socket"))
     }
 
     /// Path of the scratch file of the disk `target`.
@@ -248,10 +257,45 @@ impl Taken {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.folder) {
+        self.socket = None;
+        if let Err(error) = removal::remove(&self.folder) {
             log::error!("the scratch folder '{}' could not be removed: {error}", self.folder.display());
         }
     }
+}
+
+/// Makes a folder of one backup, with a name that nobody can guess, and locks it.
+fn make_folder(all: &Path) -> Result<(PathBuf, File)> {
+    for _ in 0..RACES {
+        let folder = all.join(format!("{}-{}", std::process::id(), random::hex(STEP)?));
+        DirBuilder::new().mode(0o711).create(&folder).map_err(|e| Error::io(STEP, &folder, e))?;
+        if let Some(lock) = lock(&folder).map_err(|e| Error::io(STEP, &folder, e))? {
+            // whatever the umask
+            lock.set_permissions(Permissions::from_mode(0o711)).map_err(|e| Error::io(STEP, &folder, e))?;
+            return Ok((folder, lock));
+        }
+    }
+    Err(Error::new(Code::Busy, STEP, format!("'{}' is swept all the time", all.display())))
+}
+
+/// Locks the folder at `path`; none if somebody else holds it, or it is gone, or another by now.
+fn lock(path: &Path) -> std::io::Result<Option<File>> {
+    let gone = |e: &std::io::Error| e.kind() == std::io::ErrorKind::NotFound;
+    let flags = libc::O_DIRECTORY | libc::O_NOFOLLOW;
+    let folder = match File::options().read(true).custom_flags(flags).open(path) {
+        Err(error) if gone(&error) => return Ok(None),
+        folder => folder?,
+    };
+    match flock(&folder, FlockOperation::NonBlockingLockExclusive) {
+        Err(Errno::WOULDBLOCK) => return Ok(None),
+        locked => locked?,
+    }
+    let (own, found) = (folder.metadata()?, path.symlink_metadata());
+    let same = match found {
+        Err(error) if gone(&error) => false,
+        found => found.map(|found| (found.dev(), found.ino()) == (own.dev(), own.ino()))?,
+    };
+    Ok(same.then_some(folder))
 }
 
 /// The folder that holds those of all backups of this host.
@@ -287,34 +331,25 @@ pub fn sweep(config: &Config) {
     let Ok(entries) = fs::read_dir(&all) else { return };
     for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        let number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
-        let ours = name.split_once('-').is_some_and(|(process, count)| number(process) && number(count));
-        let is_folder = path.symlink_metadata().is_ok_and(|metadata| metadata.is_dir());
-        if !ours || !is_folder {
+        if !is_ours(name) {
             continue;
         }
-        let Some(_folder) = take_unused(&all, &path) else { continue };
+        let Ok(Some(_folder)) = lock(&path) else { continue };
         log::warn!("removing '{}', left by a backup that ended early", path.display());
-        let ended = end_job(config, &path);
-        let removed = ended.and_then(|()| fs::remove_dir_all(&path).map_err(|e| Error::io(SWEEP, &path, e)));
+        let removed = end_job(config, &path).and_then(|()| removal::remove(&path));
         if let Err(error) = removed {
             log::error!("'{}' stays for now: {error}", path.display());
         }
     }
 }
 
-/// Locks the folder at `path`, unless somebody uses it or it is gone.
-fn take_unused(all: &Path, path: &Path) -> Option<File> {
-    let _made = lock_root(all).ok()?;
-    let folder = File::open(path).ok()?;
-    flock(&folder, FlockOperation::NonBlockingLockExclusive).ok().map(|()| folder)
-}
-
-/// Held while a folder is made: one that is not locked yet is no leftover.
-fn lock_root(all: &Path) -> Result<File> {
-    let root = File::open(all).map_err(|e| Error::io(STEP, all, e))?;
-    flock(&root, FlockOperation::LockExclusive).map_err(|e| Error::io(STEP, all, e))?;
-    Ok(root)
+/// Is it the name of a folder of a backup: of a process, and random? Earlier versions counted.
+fn is_ours(name: &str) -> bool {
+    let all = |part: &str, is: fn(&u8) -> bool| !part.is_empty() && part.bytes().all(|byte| is(&byte));
+    name.split_once('-').is_some_and(|(process, rest)| {
+        all(process, u8::is_ascii_digit)
+            && (all(rest, u8::is_ascii_digit) || rest.len() == 32 && all(rest, u8::is_ascii_hexdigit))
+    })
 }
 
 /// Ends the job that was begun with this folder, if it still runs, and lets the guest go on that waits for its scratch.
@@ -359,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_socket_s_folder_is_qemu_s_and_all_goes() {
+    fn only_the_files_and_the_socket_s_folder_are_qemu_s_and_all_goes() {
         let dir = tempfile::tempdir().unwrap();
         let config = config(dir.path());
         DirBuilder::new().mode(0o700).create(&config.state_dir).unwrap();
@@ -368,9 +403,12 @@ mod tests {
         let root = config.state_dir.join("scratch");
         assert_eq!((mode(&config.state_dir), mode(&root), mode(&scratch.folder)), (0o711, 0o711, 0o711));
         let owner = |path: &Path| fs::metadata(path).map(|found| (found.uid(), found.gid())).unwrap();
+        let place = scratch.own_place().unwrap();
         let sockets = scratch.folder.join(SOCKETS);
+        assert_eq!(Path::new(place.path()).parent().unwrap(), sockets);
         assert_eq!((mode(&sockets), owner(&sockets)), (0o700, (64055, 64056)));
-        assert_eq!((owner(&scratch.folder), owner(&scratch.folder.join(DOMAIN))), ((0, 0), (0, 0)));
+        let domain = scratch.folder.join(DOMAIN);
+        assert_eq!((mode(&domain), owner(&scratch.folder), owner(&domain)), (0o600, (0, 0), (0, 0)));
         scratch.make_files([("vdb", 1 << 20)]).unwrap();
         let file = Path::new(&scratch.file("vdb")).to_owned();
         assert_eq!((mode(&file), owner(&file)), (0o600, (64055, 64056)));
@@ -383,13 +421,35 @@ mod tests {
     }
 
     #[test]
+    fn a_socket_lies_in_libvirt_s_folder_for_its_qemu_if_that_is_there_and_qemu_s() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = config(dir.path());
+        let given = dir.path().join("domain-1-a");
+        fs::create_dir(&given).unwrap();
+        let place = |owner: u32| {
+            chown(&given, Some(owner), None).unwrap();
+            let mut scratch = Scratch::make(&config, "a", Some((64055, 64056))).unwrap();
+            scratch.place_socket(&Emulator { process: 7, folder: given.clone() }).unwrap();
+            let path = Path::new(scratch.socket().unwrap().path()).to_owned();
+            (path.starts_with(&given), path.starts_with(scratch.folder()))
+        };
+        assert_eq!((place(64055), place(0)), ((true, false), (true, false)));
+        assert_eq!(place(65534), (false, true));
+        fs::remove_dir(&given).unwrap();
+        std::os::unix::fs::symlink(dir.path(), &given).unwrap();
+        assert_eq!(place(0), (false, true));
+    }
+
+    #[test]
     fn leftovers_go_and_what_is_used_or_somebody_else_s_stays() {
         let dir = tempfile::tempdir().unwrap();
         let config = config(dir.path());
         let root = config.state_dir.join("scratch");
         let used = Scratch::make(&config, "i-1-VM", None).unwrap();
-        fs::create_dir_all(root.join("1-1")).unwrap();
-        fs::write(root.join("1-1/vda.qcow2"), "x").unwrap();
+        for left in ["1-1", "1-0123456789abcdef0123456789abcdef"] {
+            fs::create_dir(root.join(left)).unwrap();
+            fs::write(root.join(left).join("vda.qcow2"), "x").unwrap();
+        }
         fs::create_dir(root.join("other")).unwrap();
         sweep(&config);
         let second = Scratch::make(&config, "i-1-VM", None).unwrap();
@@ -421,8 +481,8 @@ mod tests {
     fn a_path_too_long_for_a_socket_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let config = Config { scratch_dir: Some(dir.path().join("x".repeat(100))), ..config(dir.path()) };
-        let error = Scratch::make(&config, "i-1-VM", None).unwrap_err();
-        assert!(error.cause.starts_with("scratchDir:"), "{error}");
+        let scratch = Scratch::make(&config, "i-1-VM", None).unwrap();
+        assert_eq!(scratch.own_place().unwrap_err().code, Code::InvalidArgument);
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod xml;
 pub use checkpoint::{Checkpoint, Redefined};
 pub use connection::connect;
 pub use domain::{Block, Domain, JobPicture, JobState, State};
+pub use emulator::Emulator;
 pub use event::{Action, Event, IoError, Subscription, subscribe};
 pub use xml::{BackupDisk, BackupMode, Device, Disk, DomainXml, Interface, Source, backup_xml, checkpoint_xml};
 

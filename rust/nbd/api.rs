@@ -69,7 +69,7 @@ api! {
     can_meta_context: unsafe extern "C" fn(*mut RawHandle, *const c_char) -> c_int = b"nbd_can_meta_context\0";
     get_size: unsafe extern "C" fn(*mut RawHandle) -> i64 = b"nbd_get_size\0";
     poll: unsafe extern "C" fn(*mut RawHandle, c_int) -> c_int = b"nbd_poll\0";
-    aio_connect_unix: unsafe extern "C" fn(*mut RawHandle, *const c_char) -> c_int = b"nbd_aio_connect_unix\0";
+    aio_connect_socket: unsafe extern "C" fn(*mut RawHandle, c_int) -> c_int = b"nbd_aio_connect_socket\0";
     aio_is_ready: unsafe extern "C" fn(*mut RawHandle) -> c_int = b"nbd_aio_is_ready\0";
     aio_pread: unsafe extern "C" fn(*mut RawHandle, *mut c_void, usize, u64, CompletionCallback, u32) -> i64
         = b"nbd_aio_pread\0";

@@ -1,5 +1,5 @@
-//! A thin safe layer over libnbd, which is opened at run time: one connection to one export over a unix socket, read with
-//! several requests in flight. No call waits longer than it is told to.
+//! A thin safe layer over libnbd, which is opened at run time: one connection to one export over a socket that is connected,
+//! read with several requests in flight. No call waits longer than it is told to.
 //!
 //! Who serves the export may be anybody's by now. libnbd sees to it that a reply is one to a request, and fits it; what it
 //! leaves to its caller is bounded here: how much an answer about extents may hold, and how long replies may go on that
@@ -11,7 +11,7 @@ mod question;
 
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
-use std::path::Path;
+use std::os::fd::{IntoRawFd, OwnedFd};
 use std::ptr::{NonNull, null_mut};
 use std::time::Duration;
 
@@ -90,11 +90,11 @@ impl Connection {
         Ok(Connection { api, handle, size: 0, buffers, question: null_mut(), contexts, pieces: 0, refused: None })
     }
 
-    /// Connects to `export` behind the socket, asking for `contexts`; all must be there. `go_on` is asked every `tick`,
+    /// Connects to `export` over a connected socket, asking for `contexts`; all must be there. `go_on` is asked every `tick`,
     /// and its error ends the wait.
     pub fn connect(
         &mut self,
-        socket: &Path,
+        socket: OwnedFd,
         export: &str,
         contexts: &[&str],
         tick: Duration,
@@ -102,12 +102,11 @@ impl Connection {
     ) -> Result<()> {
         let Connection { api, handle, .. } = *self;
         let handle = handle.as_ptr();
-        let socket =
-            socket.to_str().ok_or_else(|| Error::new(Code::Internal, CONNECT, "the socket's path is not UTF-8"))?;
-        let (socket, export) = (c_string(socket)?, c_string(export)?);
+        let export = c_string(export)?;
         self.contexts = contexts.iter().map(|context| (*context).to_owned()).collect();
         let contexts = contexts.iter().map(|context| c_string(context)).collect::<Result<Vec<_>>>()?;
-        // SAFETY: the handle is open, and the texts, which the calls copy, are NUL-terminated and outlive them.
+        // SAFETY: the handle is open, and the texts, which the calls copy, are NUL-terminated and outlive them. The socket is
+        // the library's from now on, whatever it returns: it closes it with the handle.
         unsafe {
             self.check((api.set_export_name)(handle, export.as_ptr()), CONNECT)?;
             if let Some(set_pread_initialize) = api.set_pread_initialize {
@@ -117,7 +116,7 @@ impl Connection {
             for context in &contexts {
                 self.check((api.add_meta_context)(handle, context.as_ptr()), CONNECT)?;
             }
-            self.check((api.aio_connect_unix)(handle, socket.as_ptr()), CONNECT)?;
+            self.check((api.aio_connect_socket)(handle, socket.into_raw_fd()), CONNECT)?;
         }
         // SAFETY: the handle is open.
         while self.check(unsafe { (api.aio_is_ready)(handle) }, CONNECT)? == 0 {
@@ -139,7 +138,7 @@ impl Connection {
 
     /// A new one, connected.
     pub fn open(
-        socket: &Path,
+        socket: OwnedFd,
         export: &str,
         contexts: &[&str],
         tick: Duration,

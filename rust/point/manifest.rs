@@ -13,6 +13,7 @@ use crate::engine::Engine;
 use crate::error::{Code, Error, Result, called};
 use crate::nas::folder::Folder;
 use crate::nas::path::{PointPath, RepoPath};
+use crate::random;
 
 /// Name of the manifest's file.
 pub const MANIFEST: &str = "manifest.json";
@@ -126,13 +127,7 @@ impl Manifest {
 
     /// A fresh random point id.
     pub fn new_point_id() -> Result<String> {
-        let mut bytes = [0u8; 16];
-        let mut filled = 0;
-        while filled < bytes.len() {
-            filled += rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty())
-                .map_err(|e| Error::new(Code::Internal, "make a point id", e))?;
-        }
-        Ok(bytes.iter().map(|b| format!("{b:02x}")).collect())
+        random::hex("make a point id")
     }
 
     /// Reads the manifest of the point in `folder`; `None` when it has none (made by the script, or unfinished).

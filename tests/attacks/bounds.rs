@@ -5,6 +5,7 @@ mod hostile_nbd;
 
 use std::cell::Cell;
 use std::io;
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use nasbackup::error::{Code, Error, Result};
@@ -18,7 +19,8 @@ const BITMAP: &str = "qemu:dirty-bitmap:backup-vda";
 const FEW: u64 = 16 << 20;
 
 fn connect(server: &Server) -> Result<Connection> {
-    Connection::open(&server.socket(), "vda", &[ALLOCATION, BITMAP], TICK, || Ok(()))
+    let socket = UnixStream::connect(server.socket()).unwrap();
+    Connection::open(socket.into(), "vda", &[ALLOCATION, BITMAP], TICK, || Ok(()))
 }
 
 /// Asks what the export holds, and gives up after so many looks: that is what a bound is there to come before.

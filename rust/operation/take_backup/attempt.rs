@@ -278,9 +278,9 @@ impl Attempt {
                 (BackupMode::Push, names.iter().map(|name| self.targets.path(name)).collect::<Result<Vec<_>>>()?)
             }
             Means::Pull(scratch, _) => {
-                socket = scratch.socket();
+                socket = scratch.socket()?;
                 let paths = self.found.disks.iter().map(|disk| scratch.file(&disk.target));
-                (BackupMode::Pull { socket: &socket }, paths.collect())
+                (BackupMode::Pull { socket: socket.path() }, paths.collect())
             }
         };
         let disks = self.found.disks.iter().zip(&plan.ways).zip(&paths);

@@ -39,6 +39,11 @@ impl Process {
         Ok(Process { program, step, child, complaint })
     }
 
+    /// Its number.
+    pub(super) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// How it ended, if it has.
     pub(super) fn ended(&mut self) -> Result<Option<ExitStatus>> {
         self.child.try_wait().map_err(|e| Error::io(self.step, self.program, e))

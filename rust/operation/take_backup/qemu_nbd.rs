@@ -1,14 +1,16 @@
 //! An image that QEMU alone knows how to open, exported by `qemu-nbd` on a socket of ours. It is opened for reading, its
 //! contents are not changed.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Call;
 use super::process::Process;
 use super::rbd::Rbd;
 use crate::engine::scratch::Scratch;
+use crate::engine::socket::Socket;
 use crate::error::{Code, Error, Result};
 use crate::job::Reporter;
 use crate::nbd::{ALLOCATION, Connection};
@@ -28,7 +30,9 @@ const TICK: Duration = Duration::from_millis(10);
 /// started it.
 pub(super) struct Server {
     process: Process,
-    folder: Scratch,
+    /// It is the process's.
+    socket: Arc<Socket>,
+    _folder: Scratch,
     /// Of the export.
     name: String,
 }
@@ -37,15 +41,16 @@ impl Server {
     /// Exports `image`, a disk of the stopped guest.
     pub(super) fn start(image: &Rbd, call: &Call<'_>, job: &mut Reporter<'_>) -> Result<Server> {
         let folder = Scratch::make(call.config, &call.checked.vm, None)?;
-        let ready = folder.path("pid");
+        let (place, ready) = (folder.own_place()?, folder.path("pid"));
         let key = image.key_file().map_err(|e| Error::io(STEP, "the key", e))?;
         let mut command = Command::new(PROGRAM);
         command.args(["--read-only", "--format=raw"]).arg(format!("--export-name={}", image.name));
-        command.arg(format!("--socket={}", folder.socket())).arg(format!("--pid-file={ready}"));
+        command.arg(format!("--socket={}", place.path())).arg(format!("--pid-file={ready}"));
         command.arg("--").arg(&image.location).stdin(key);
         sys::end_with_thread(&mut command);
         let process = Process::start(PROGRAM, STEP, &mut command)?;
-        let mut server = Server { process, folder, name: image.name.clone() };
+        let socket = Arc::new(place.served_by(process.id()));
+        let mut server = Server { process, socket, _folder: folder, name: image.name.clone() };
         let until = Instant::now() + OPEN.min(call.left());
         // It is written when the image is open and clients are welcome.
         while !Path::new(&ready).exists() {
@@ -66,11 +71,12 @@ impl Server {
         let until = Instant::now() + OPEN;
         let late = || Error::new(Code::Timeout, STEP, "qemu-nbd does not answer");
         let go_on = || if Instant::now() < until { Ok(()) } else { Err(late()) };
-        Ok(Connection::open(&self.socket(), &self.name, &[ALLOCATION], TICK, go_on)?.size())
+        let socket = self.socket.connect(go_on)?;
+        Ok(Connection::open(socket, &self.name, &[ALLOCATION], TICK, go_on)?.size())
     }
 
-    pub(super) fn socket(&self) -> PathBuf {
-        self.folder.socket().into()
+    pub(super) fn socket(&self) -> Arc<Socket> {
+        self.socket.clone()
     }
 }
 

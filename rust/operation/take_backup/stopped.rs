@@ -7,7 +7,6 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -24,6 +23,7 @@ use super::storage::{self, TargetWriter, Targets};
 use super::{Call, Outcome, TakenBackup, ask, base, manifest, parent_point, qemu_img, regrown};
 use crate::engine::Engine;
 use crate::engine::offline::{self, Origin};
+use crate::engine::socket::Socket;
 use crate::error::{Code, Error, Result};
 use crate::host::{Begun, HostState};
 use crate::job::{Job, Reporter};
@@ -432,7 +432,7 @@ struct Wanted {
     /// The bitmap that tells what is copied; without it everything is.
     bitmap: Option<String>,
     /// The socket of its export, if it has one.
-    export: Option<PathBuf>,
+    export: Option<Arc<Socket>>,
 }
 
 /// The disks, as the plan wants them opened.

@@ -1,0 +1,263 @@
+//! The removal of a folder in which QEMU's user may have put anything, however deep or much, and may go on doing so. Nothing
+//! here grows with what is found: each folder is taken away from that user, and moved up before it is emptied.
+
+use std::ffi::{CStr, CString};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use rustix::fs::{AtFlags, CWD, Dir, Gid, Mode, OFlags, Uid};
+use rustix::io::Errno;
+use rustix::process::geteuid;
+
+use crate::error::{Code, Error, Result};
+use crate::random;
+
+const STEP: &str = "clear the scratch folder";
+const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+/// Names that one removal takes away at most: the next goes on from there, and a backup may wait for it.
+const MOST: u32 = 100_000;
+/// How often a folder is read that does not get empty.
+const PASSES: u32 = 3;
+
+/// Removes the folder and all that is in it, but what is mounted there. What can't be removed stays, and the error names the
+/// folder; that there is none is success.
+pub(super) fn remove(path: &Path) -> Result<()> {
+    remove_at_most(MOST, path)
+}
+
+fn remove_at_most(most: u32, path: &Path) -> Result<()> {
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(Error::new(Code::Internal, STEP, format!("'{}' is no folder's path", path.display())));
+    };
+    let io = |e: Errno| Error::io(STEP, path, e);
+    let parent = rustix::fs::openat(CWD, parent, FOLDER, Mode::empty()).map_err(io)?;
+    let top = match rustix::fs::openat(&parent, name, FOLDER, Mode::empty()) {
+        Err(Errno::NOENT) => return Ok(()),
+        top => top.map_err(io)?,
+    };
+    let device = |fd: &OwnedFd| rustix::fs::fstat(fd).map(|found| found.st_dev).map_err(io);
+    if device(&parent)? != device(&top)? {
+        return Err(io(Errno::BUSY));
+    }
+    let mut removal = Removal { top, aside: None, moved: 0, folders: Vec::new(), left: most, failed: None };
+    removal.empty_all().map_err(|e| match e {
+        Errno::TOOBIG => Error::new(Code::Io, STEP, format!("'{}' holds more than {most} names", path.display())),
+        e => io(e),
+    })?;
+    rustix::fs::unlinkat(&parent, name, AtFlags::REMOVEDIR).map_err(io)
+}
+
+/// A removal under way.
+struct Removal {
+    top: OwnedFd,
+    /// A folder in there that folders are moved to, and its name.
+    aside: Option<(OwnedFd, CString)>,
+    /// How many were; each has its number as its name.
+    moved: u32,
+    /// Those that are still to be emptied.
+    folders: Vec<u32>,
+    /// How many names more may be taken away.
+    left: u32,
+    /// What could not be, first.
+    failed: Option<Errno>,
+}
+
+impl Removal {
+    fn empty_all(&mut self) -> rustix::io::Result<()> {
+        let top = self.top.try_clone().map_err(|_| Errno::MFILE)?;
+        self.empty(&top)?;
+        while let Some(folder) = self.folders.pop() {
+            self.remove_moved(folder)?;
+        }
+        if let Some((_, name)) = self.aside.take() {
+            self.note(rustix::fs::unlinkat(&self.top, name, AtFlags::REMOVEDIR));
+        }
+        self.failed.map_or(Ok(()), Err)
+    }
+
+    /// Empties and removes a folder that was moved. Only what is in it can be of its former owner's making.
+    fn remove_moved(&mut self, folder: u32) -> rustix::io::Result<()> {
+        let Some((aside, _)) = &self.aside else { return Ok(()) };
+        let name = folder.to_string();
+        let opened = rustix::fs::openat(aside, &name, FOLDER, Mode::empty());
+        if let Ok(opened) = &opened {
+            self.empty(opened)?;
+        }
+        // something else was moved in its place if it is no folder
+        let flags = if opened.is_ok() { AtFlags::REMOVEDIR } else { AtFlags::empty() };
+        if let Some((aside, _)) = &self.aside {
+            let removed = rustix::fs::unlinkat(aside, &name, flags);
+            self.note(removed);
+        }
+        Ok(())
+    }
+
+    /// Takes everything out of a folder. The folders in it are moved aside.
+    fn empty(&mut self, folder: &OwnedFd) -> rustix::io::Result<()> {
+        take_over(folder);
+        for _ in 0..PASSES {
+            let mut found = false;
+            for entry in Dir::read_from(folder)? {
+                let entry = entry?;
+                let name = entry.file_name();
+                let aside = self.aside.as_ref().is_some_and(|(_, aside)| aside.as_c_str() == name);
+                if !matches!(name.to_bytes(), b"." | b"..") && !aside {
+                    found = true;
+                    self.left = self.left.checked_sub(1).ok_or(Errno::TOOBIG)?;
+                    let removed = self.remove(folder, name);
+                    self.note(removed);
+                }
+            }
+            if !found {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn remove(&mut self, folder: &OwnedFd, name: &CStr) -> rustix::io::Result<()> {
+        match rustix::fs::unlinkat(folder, name, AtFlags::empty()) {
+            Err(Errno::ISDIR | Errno::PERM) => {}
+            removed => return removed,
+        }
+        if self.aside.is_none() {
+            let name = random::hex(STEP).ok().and_then(|name| CString::new(name).ok()).ok_or(Errno::IO)?;
+            rustix::fs::mkdirat(&self.top, &name, Mode::RWXU)?;
+            let opened = rustix::fs::openat(&self.top, &name, FOLDER, Mode::empty())?;
+            self.aside = Some((opened, name));
+        }
+        let Some((aside, _)) = &self.aside else { return Ok(()) };
+        rustix::fs::renameat(folder, name, aside, self.moved.to_string())?;
+        self.folders.push(self.moved);
+        self.moved += 1;
+        Ok(())
+    }
+
+    fn note(&mut self, removed: rustix::io::Result<()>) {
+        if let Err(error) = removed
+            && error != Errno::NOENT
+        {
+            self.failed.get_or_insert(error);
+        }
+    }
+}
+
+/// From now on nobody else puts anything into the folder. Where that can't be had, the folder may not get empty.
+fn take_over(folder: &OwnedFd) {
+    let us = geteuid();
+    let taken = rustix::fs::fchown(folder, Some(Uid::from_raw(us.as_raw())), None::<Gid>);
+    if let Err(error) = taken.and_then(|()| rustix::fs::fchmod(folder, Mode::RWXU)) {
+        log::debug!("{STEP}: a folder stays somebody else's: {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::fd::AsFd;
+    use std::os::unix::fs::{chown, symlink};
+    use std::path::PathBuf;
+    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+    /// A folder of QEMU's user, in one of ours; in memory, if there is such, for some disks take a millisecond for a folder.
+    fn folder() -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+        let path = dir.path().join("1-1");
+        fs::create_dir_all(path.join("qemu")).unwrap();
+        chown(path.join("qemu"), Some(65534), None).unwrap();
+        (dir, path)
+    }
+
+    /// Nests so many folders, of QEMU's user, deeper than any path can say.
+    fn nest(at: &Path, levels: u32) {
+        let mut at = rustix::fs::openat(CWD, at, FOLDER, Mode::empty()).unwrap();
+        for _ in 0..levels {
+            rustix::fs::mkdirat(&at, "d", Mode::RWXU).unwrap();
+            at = rustix::fs::openat(&at, "d", FOLDER, Mode::empty()).unwrap();
+            rustix::fs::fchown(at.as_fd(), Some(Uid::from_raw(65534)), None).unwrap();
+        }
+    }
+
+    #[test]
+    fn fifteen_thousand_levels_go() {
+        let (_dir, path) = folder();
+        nest(&path.join("qemu"), 15_000);
+        remove(&path).unwrap();
+        assert!(!path.exists());
+        remove(&path).unwrap();
+    }
+
+    #[test]
+    fn all_kinds_go_and_nothing_that_links_name() {
+        let (dir, path) = folder();
+        let outside = dir.path().join("outside");
+        fs::create_dir(&outside).unwrap();
+        fs::write(outside.join("precious"), "x").unwrap();
+        symlink(&outside, path.join("link")).unwrap();
+        symlink(&outside, path.join("qemu/link")).unwrap();
+        fs::hard_link(outside.join("precious"), path.join("qemu/file")).unwrap();
+        fs::create_dir_all(path.join("qemu/0/1")).unwrap();
+        fs::write(path.join("qemu/0/1/\n"), "x").unwrap();
+        rustix::fs::mknodat(CWD, path.join("qemu/fifo"), rustix::fs::FileType::Fifo, Mode::RWXU, 0).unwrap();
+        remove(&path).unwrap();
+        assert!(!path.exists() && outside.join("precious").exists());
+        symlink(&outside, &path).unwrap();
+        remove(&path).unwrap_err();
+        assert!(outside.join("precious").exists());
+    }
+
+    #[test]
+    fn more_than_its_bound_stays_for_the_next() {
+        let (_dir, path) = folder();
+        for i in 0..110 {
+            rustix::fs::mknodat(CWD, path.join(format!("qemu/{i}")), rustix::fs::FileType::Fifo, Mode::RWXU, 0)
+                .unwrap();
+        }
+        nest(&path.join("qemu"), 10);
+        for _ in 0..2 {
+            let error = remove_at_most(50, &path).unwrap_err();
+            assert!(error.cause.starts_with(&format!("'{}' holds more than", path.display())), "{error}");
+        }
+        remove(&path).unwrap();
+        assert!(!path.exists());
+    }
+
+    /// Another process of QEMU's user goes on making names: what was taken over gets empty all the same.
+    #[test]
+    fn whoever_goes_on_making_names_is_shut_out() {
+        for _ in 0..50 {
+            let (_dir, path) = folder();
+            let sockets = path.join("qemu");
+            let begun = AtomicBool::new(false);
+            let stop = AtomicBool::new(false);
+            std::thread::scope(|scope| {
+                let make = || {
+                    let at = rustix::fs::openat(CWD, &sockets, FOLDER, Mode::empty()).unwrap();
+                    let work = || {
+                        for i in 0_u32.. {
+                            if stop.load(Relaxed) {
+                                break;
+                            }
+                            let made = rustix::fs::mkdirat(&at, format!("{i}"), Mode::RWXU);
+                            begun.store(true, Relaxed);
+                            if made.is_err() {
+                                break;
+                            }
+                        }
+                    };
+                    crate::user::with_rights_of((65534, 65534), "make names", work).unwrap().unwrap();
+                };
+                let thread = scope.spawn(make);
+                while !begun.load(Relaxed) {
+                    std::thread::yield_now();
+                }
+                let removed = remove(&path);
+                stop.store(true, Relaxed);
+                thread.join().unwrap();
+                removed.unwrap();
+            });
+            assert!(!path.exists());
+        }
+    }
+}

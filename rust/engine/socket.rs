@@ -1,0 +1,421 @@
+//! The socket of an export. It lies where QEMU's user may write, and so may whoever has taken over a process of that user: what
+//! is found under its name is believed only once the process at its other end is known.
+
+use std::fs;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, StatxFlags};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::error::{Code, Error, Result};
+use crate::{random, sys};
+
+const PLACE: &str = "find a place for the export's socket";
+const CONNECT: &str = "connect to the export";
+const REMOVE: &str = "remove the export's socket";
+/// Between two looks at whether a server that has too many at its door takes one more.
+const TICK: Duration = Duration::from_millis(10);
+/// Longest path of a unix socket: `sockaddr_un` without its NUL.
+const LONGEST: usize = 107;
+
+/// Where a server is to make its socket. Dropped, the name goes.
+#[derive(Debug)]
+pub struct Place {
+    folder: OwnedFd,
+    name: String,
+    path: String,
+    /// No socket of an earlier time is the server's. Seconds and nanoseconds of the clock of files.
+    since: (i64, i64),
+    /// Device and inode of what was connected to.
+    opened: Mutex<Option<(u64, u64)>>,
+}
+
+/// The socket of an export, and who has to serve it.
+#[derive(Debug)]
+pub struct Socket {
+    place: Place,
+    server: u32,
+}
+
+impl Place {
+    /// A place in the folder that libvirt has made for a guest's QEMU, which is root's or QEMU's `user`'s.
+    pub fn of_libvirt(folder: &Path, user: Option<u32>) -> Result<Place> {
+        Place::within(folder, format!("nasbackup-{}", random::hex(PLACE)?), user)
+    }
+
+    /// A place in a folder that was made for it, under a path that nobody can guess.
+    pub fn of_ours(folder: &Path, user: Option<u32>) -> Result<Place> {
+        Place::within(folder, "nbd".to_owned(), user)
+    }
+
+    fn within(folder: &Path, name: String, user: Option<u32>) -> Result<Place> {
+        let path = folder.join(&name).into_os_string().into_string();
+        let path = path.ok().filter(|path| path.len() <= LONGEST).ok_or_else(|| {
+            let cause = format!("'{}' is too long, or not UTF-8, for the path of a socket in it", folder.display());
+            Error::new(Code::InvalidArgument, PLACE, cause)
+        })?;
+        let io = |e: Errno| Error::io(PLACE, folder, e);
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let opened = rustix::fs::openat(CWD, folder, flags, Mode::empty()).map_err(io)?;
+        let found = rustix::fs::fstat(&opened).map_err(io)?;
+        if found.st_uid != 0 && Some(found.st_uid) != user {
+            let cause = format!("'{}' belongs to user {}", folder.display(), found.st_uid);
+            return Err(Error::new(Code::PermissionDenied, PLACE, cause));
+        }
+        if born(&opened).map_err(io)?.is_none() {
+            let cause = format!("the file system of '{}' does not tell when a file was made", folder.display());
+            return Err(Error::new(Code::Io, PLACE, cause));
+        }
+        let now = clock_gettime(ClockId::RealtimeCoarse);
+        Ok(Place { folder: opened, name, path, since: (now.tv_sec, now.tv_nsec), opened: Mutex::default() })
+    }
+
+    /// Its path, for the server.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// The socket, which the process `server`, and no other, has to have made.
+    pub fn served_by(self, server: u32) -> Socket {
+        Socket { place: self, server }
+    }
+
+    /// Opens the socket itself: not what a link names, and not by its name again.
+    fn open(&self) -> Result<OwnedFd> {
+        let io = |e: Errno| Error::new(Code::JobFailed, CONNECT, format!("'{}': {e}", self.path));
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let found = rustix::fs::openat(&self.folder, &self.name, flags, Mode::empty()).map_err(io)?;
+        let stat = rustix::fs::fstat(&found).map_err(io)?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::Socket {
+            return Err(self.exchanged("it is no socket"));
+        }
+        // By its number alone a process can be taken for one that has ended before.
+        if born(&found).map_err(io)?.is_none_or(|born| born < self.since) {
+            return Err(self.exchanged("it was made before the export"));
+        }
+        *self.opened.lock().unwrap_or_else(PoisonError::into_inner) = Some((stat.st_dev, stat.st_ino));
+        Ok(found)
+    }
+
+    fn exchanged(&self, why: impl std::fmt::Display) -> Error {
+        let cause = format!("'{}' is not the socket that the guest's export was given: {why}", self.path);
+        Error::new(Code::JobFailed, CONNECT, cause)
+    }
+
+    /// Takes the name away if it is still that of the socket that was connected to. Nobody needs it any more.
+    pub fn remove(&self) {
+        let opened = *self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        let ours = || -> rustix::io::Result<bool> {
+            let found = rustix::fs::statat(&self.folder, &self.name, AtFlags::SYMLINK_NOFOLLOW)?;
+            let is_socket = FileType::from_raw_mode(found.st_mode) == FileType::Socket;
+            Ok(is_socket && opened.is_none_or(|opened| opened == (found.st_dev, found.st_ino)))
+        };
+        let removed = ours().and_then(|ours| {
+            let unlink = || rustix::fs::unlinkat(&self.folder, &self.name, AtFlags::empty());
+            if ours { unlink().map(|()| true) } else { Ok(false) }
+        });
+        match removed {
+            Ok(true) | Err(Errno::NOENT) => {}
+            Ok(false) => log::error!("{REMOVE}: '{}' stays: it is something else by now", self.path),
+            Err(error) => log::error!("{}", Error::io(REMOVE, &self.path, error)),
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.remove();
+    }
+}
+
+impl Socket {
+    /// Its path, for the server.
+    pub fn path(&self) -> &str {
+        self.place.path()
+    }
+
+    /// Takes the name away: once all who are to be connected are.
+    pub fn remove(&self) {
+        self.place.remove();
+    }
+
+    /// A connection to the server. `go_on` is asked while it takes none, and its error ends the wait.
+    pub fn connect(&self, go_on: impl Fn() -> Result<()>) -> Result<OwnedFd> {
+        let io = |e: std::io::Error| Error::new(Code::JobFailed, CONNECT, format!("'{}': {e}", self.path()));
+        let found = self.place.open()?;
+        let address =
+            SocketAddrUnix::new(format!("/proc/thread-self/fd/{}", found.as_raw_fd())).map_err(|e| io(e.into()))?;
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket =
+            rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).map_err(|e| io(e.into()))?;
+        loop {
+            match rustix::net::connect(&socket, &address) {
+                Err(Errno::AGAIN) => {
+                    go_on()?;
+                    std::thread::sleep(TICK);
+                }
+                connected => break connected.map_err(|e| io(e.into()))?,
+            }
+        }
+        let peer = sys::peer_of(&socket).map_err(io)?;
+        if peer != self.server {
+            let name = fs::read_to_string(format!("/proc/{peer}/comm")).unwrap_or_default();
+            let why = format!("process {peer} ({:?}) serves it, and not {}", name.trim(), self.server);
+            return Err(self.place.exchanged(why));
+        }
+        Ok(socket)
+    }
+}
+
+/// When the file was made; none where the file system does not tell. Nobody can set it.
+fn born(file: impl AsFd) -> rustix::io::Result<Option<(i64, i64)>> {
+    let found = match rustix::fs::statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::BTIME) {
+        Err(Errno::NOSYS) => return Ok(None),
+        found => found?,
+    };
+    let told = found.stx_mask & StatxFlags::BTIME.bits() != 0;
+    Ok(told.then(|| (found.stx_btime.tv_sec, i64::from(found.stx_btime.tv_nsec))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::os::unix::fs::{MetadataExt, chown, symlink};
+    use std::os::unix::net::{UnixListener, UnixStream};
+    use std::path::PathBuf;
+    use std::process::{Child, Command, Stdio};
+    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+    use rustix::fs::RenameFlags;
+
+    const LISTEN: &str = "NASBACKUP_TEST_LISTEN";
+
+    /// Tells each client whose the server is.
+    fn serve(listener: &UnixListener, whose: u8) {
+        for client in listener.incoming() {
+            // it may have gone
+            client.and_then(|mut client| client.write_all(&[whose])).ok();
+        }
+    }
+
+    /// A foreign process that serves a socket.
+    struct Foreign(Child);
+
+    impl Foreign {
+        fn serves(path: &Path) -> Foreign {
+            let mut child = Command::new(std::env::current_exe().unwrap());
+            child
+                .args(["--exact", "engine::socket::tests::the_foreign_process"])
+                .env(LISTEN, path)
+                .stdout(Stdio::null());
+            let child = Foreign(child.spawn().unwrap());
+            while UnixStream::connect(path).is_err() {
+                std::thread::yield_now();
+            }
+            child
+        }
+    }
+
+    impl Drop for Foreign {
+        fn drop(&mut self) {
+            self.0.kill().and_then(|()| self.0.wait()).ok();
+        }
+    }
+
+    /// Not a test: what another process of this binary runs.
+    #[test]
+    fn the_foreign_process() {
+        if let Some(path) = std::env::var_os(LISTEN) {
+            serve(&UnixListener::bind(path).unwrap(), b'B');
+        }
+    }
+
+    /// A folder of QEMU's user with a place in it, which this process serves.
+    struct Own {
+        folder: tempfile::TempDir,
+        socket: Socket,
+    }
+
+    impl Own {
+        fn new() -> Own {
+            let folder = tempfile::tempdir().unwrap();
+            chown(folder.path(), Some(65534), Some(65534)).unwrap();
+            let place = Place::of_libvirt(folder.path(), Some(65534)).unwrap();
+            Own { folder, socket: place.served_by(std::process::id()) }
+        }
+
+        fn listen(&self) {
+            let listener = UnixListener::bind(self.socket.path()).unwrap();
+            std::thread::spawn(move || serve(&listener, b'A'));
+        }
+
+        fn at(&self, name: &str) -> PathBuf {
+            self.folder.path().join(name)
+        }
+
+        /// Whose server has answered.
+        fn connect(&self) -> Result<u8> {
+            let connected = UnixStream::from(self.socket.connect(|| Ok(()))?);
+            connected.set_nonblocking(false).unwrap();
+            let mut whose = [0];
+            (&connected).read_exact(&mut whose).unwrap();
+            Ok(whose[0])
+        }
+
+        fn assert_refused(&self, why: &str) {
+            let error = self.socket.connect(|| Ok(())).unwrap_err();
+            assert_eq!((error.code, error.step), (Code::JobFailed, CONNECT), "{error}");
+            assert!(error.cause.contains(self.socket.path()) && error.cause.contains(why), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_server_s_own_socket_is_connected_to_and_its_name_goes() {
+        let own = Own::new();
+        own.assert_refused("No such file");
+        own.listen();
+        assert_eq!((own.connect(), own.connect()), (Ok(b'A'), Ok(b'A')));
+        own.socket.remove();
+        assert_eq!(fs::read_dir(own.folder.path()).unwrap().count(), 0);
+        own.socket.remove();
+        own.assert_refused("No such file");
+    }
+
+    #[test]
+    fn a_name_can_not_be_guessed() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = || Place::of_libvirt(folder.path(), None).unwrap();
+        let (one, other) = (place(), place());
+        assert_ne!(one.path(), other.path());
+        assert_eq!(Path::new(one.path()).file_name().unwrap().len(), "nasbackup-".len() + 32);
+    }
+
+    #[test]
+    fn what_a_foreign_process_serves_is_refused_however_it_came_there() {
+        let own = Own::new();
+        let path = Path::new(own.socket.path());
+        let foreign = Foreign::serves(path);
+        own.assert_refused(&format!("process {} ", foreign.0.id()));
+        // of another guest, in whose place it is put
+        let other = own.at("other");
+        fs::rename(path, &other).unwrap();
+        symlink(&other, path).unwrap();
+        own.assert_refused("it is no socket");
+        fs::remove_file(path).unwrap();
+        fs::hard_link(&other, path).unwrap();
+        own.assert_refused(&format!("process {} ", foreign.0.id()));
+    }
+
+    #[test]
+    fn what_is_no_socket_is_not_opened() {
+        let own = Own::new();
+        let path = Path::new(own.socket.path());
+        fs::write(path, "x").unwrap();
+        own.assert_refused("it is no socket");
+        fs::remove_file(path).unwrap();
+        rustix::fs::mknodat(CWD, path, FileType::Fifo, Mode::RWXU, 0).unwrap();
+        own.assert_refused("it is no socket");
+        fs::remove_file(path).unwrap();
+        fs::create_dir(path).unwrap();
+        own.assert_refused("it is no socket");
+    }
+
+    /// The process that listened has ended, and another has its number by now: the guest's QEMU.
+    #[test]
+    fn a_socket_of_an_earlier_time_is_refused_whoever_has_its_process_s_number() {
+        let folder = tempfile::tempdir().unwrap();
+        let early = folder.path().join("early");
+        let _listener = UnixListener::bind(&early).unwrap();
+        let made = fs::metadata(&early).unwrap();
+        let now = || clock_gettime(ClockId::RealtimeCoarse);
+        while (now().tv_sec, now().tv_nsec) <= (made.ctime(), made.ctime_nsec()) {
+            std::thread::yield_now();
+        }
+        let own = Own::new();
+        fs::rename(early, own.socket.path()).unwrap();
+        own.assert_refused("it was made before the export");
+    }
+
+    /// As fast as it can, QEMU's user puts the socket of another guest in the place of its own, and back.
+    #[test]
+    fn names_that_are_exchanged_never_lead_to_another_guest_s_data() {
+        let own = Own::new();
+        own.listen();
+        let _foreign = Foreign::serves(&own.at("other"));
+        let (path, stop) = (own.socket.path().to_owned(), AtomicBool::new(false));
+        let begun = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let exchange = || {
+                    while !stop.load(Relaxed) {
+                        let (one, other) = (Path::new(&path), own.at("other"));
+                        rustix::fs::renameat_with(CWD, one, CWD, &other, RenameFlags::EXCHANGE).unwrap();
+                        begun.store(true, Relaxed);
+                    }
+                };
+                crate::user::with_rights_of((65534, 65534), "exchange", exchange).unwrap().unwrap();
+            });
+            while !begun.load(Relaxed) {
+                std::thread::yield_now();
+            }
+            for _ in 0..5000 {
+                let whose = own.connect();
+                if whose.is_ok_and(|whose| whose != b'A') {
+                    stop.store(true, Relaxed);
+                    panic!("the other guest's server was believed");
+                }
+            }
+            stop.store(true, Relaxed);
+        });
+    }
+
+    #[test]
+    fn a_name_that_is_something_else_s_by_now_stays() {
+        let own = Own::new();
+        own.listen();
+        own.connect().unwrap();
+        let path = Path::new(own.socket.path()).to_owned();
+        fs::rename(&path, own.at("moved")).unwrap();
+        fs::write(&path, "x").unwrap();
+        own.socket.remove();
+        assert!(path.exists());
+        fs::remove_file(&path).unwrap();
+        let _other = UnixListener::bind(&path).unwrap();
+        own.socket.remove();
+        assert!(path.exists());
+    }
+
+    #[test]
+    fn whatever_becomes_of_it_a_socket_that_was_not_connected_to_goes() {
+        let own = Own::new();
+        let _listener = UnixListener::bind(own.socket.path()).unwrap();
+        let Own { folder, socket } = own;
+        drop(socket);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_server_that_takes_no_more_clients_is_waited_for_as_long_as_it_is_asked() {
+        let own = Own::new();
+        let _listener = UnixListener::bind(own.socket.path()).unwrap();
+        let asked = std::cell::Cell::new(0);
+        let go_on = || {
+            asked.set(asked.get() + 1);
+            if asked.get() < 3 { Ok(()) } else { Err(Error::new(Code::Cancelled, CONNECT, "enough")) }
+        };
+        let mut waiting = Vec::new();
+        let error = loop {
+            match own.socket.connect(go_on) {
+                Ok(connected) => waiting.push(connected),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!((error.code, asked.get()), (Code::Cancelled, 3));
+    }
+}
