@@ -62,8 +62,9 @@ public final class Doctor {
     /** Not opened: that would clear up behind a killed agent, which is for the next one to do. */
     private void library() {
         try {
-            findings.good("libnasbackup.so "
-                    + NasBackup.check(HostSettings.read(HostSettings.FILE).build()));
+            Configuration settings = HostSettings.read(HostSettings.FILE).build();
+            findings.good("libnasbackup.so " + NasBackup.check(settings));
+            key(settings.keyFile());
         } catch (RuntimeException | LinkageError e) {
             findings.missing(e.getMessage());
             findings.notChecked("nosymfollow: the library is asked for it");
@@ -83,6 +84,15 @@ public final class Doctor {
             }
         } catch (NasBackupException e) {
             findings.notChecked("nosymfollow: " + e.getMessage());
+        }
+    }
+
+    /** Whether it is a secret of root's, and holds keys, the library has just looked at. */
+    private void key(String file) {
+        if (file == null) {
+            findings.note("keyFile is not set: whoever may write on the NAS can forge restore points");
+        } else {
+            findings.good("keyFile " + file + ", which nobody else may read");
         }
     }
 

@@ -44,7 +44,7 @@ public final class Library implements Operations {
 
     private Library(Configuration configuration) {
         this.library = NasBackup.open(configuration);
-        this.hasKey = false;
+        this.hasKey = configuration.keyFile() != null;
     }
 
     /** @throws LibraryUnusable when it can't be opened; tried again at the next call */

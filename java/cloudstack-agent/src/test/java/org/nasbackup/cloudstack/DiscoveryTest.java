@@ -314,6 +314,34 @@ class DiscoveryTest {
                 .contains(wrong);
     }
 
+    /** What stands in the file is nobody's business: neither Doctor nor an answer shows it. */
+    @Test
+    void doctor_tells_whether_there_is_a_key_and_whether_it_is_one_s_own_secret() throws Exception {
+        String key = "0123456789abcdef".repeat(4);
+        String setup =
+                onHostWith(Files.writeString(folder.resolve("nasbackup.properties"), "keyFile = /etc/nasbackup/key\n"));
+        setup += " && echo " + key + " > /etc/nasbackup/key";
+        List<String> classPath = List.of(ours.toString(), stock.toString());
+        assertThat(doctor(libraryPath(), classPath)).contains("NOTE     keyFile is not set: ");
+        String open = runAfter(
+                setup + " && chmod 644 /etc/nasbackup/key", libraryPath(), DOCTOR, classPath, "test:///default");
+        assertThat(open)
+                .contains("MISSING  INVALID_ARGUMENT: check the request: keyFile: ")
+                .doesNotContain(key);
+        String secret = runAfter(
+                setup + " && chmod 600 /etc/nasbackup/key", libraryPath(), DOCTOR, classPath, "test:///default");
+        assertThat(secret).contains("ok       keyFile /etc/nasbackup/key, ").doesNotContain(key);
+        Path repository = Files.createDirectories(folder.resolve("unsigned"));
+        assertThat(runAfter(
+                        setup + " && chmod 600 /etc/nasbackup/key",
+                        libraryPath(),
+                        "org.nasbackup.SignPoints",
+                        classPath,
+                        "dir",
+                        repository.toString()))
+                .isEqualTo("0 signed, 0 kept, 0 refused, 0 machines busy\n");
+    }
+
     /** That is for the agent's next start, or there would be two at it. */
     @Test
     void doctor_leaves_alone_what_a_killed_agent_has_left() throws Exception {
