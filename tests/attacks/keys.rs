@@ -1,8 +1,8 @@
 //! What a key shows: the NAS forges manifests, whose hashes it can compute, and no MAC. Part of `tests/settings.rs`, for the keys
 //! are the process's own.
 
-use std::fs::{self, Permissions};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use nasbackup::config::{self, Config};
@@ -229,6 +229,15 @@ fn a_point_in_the_middle_goes_and_the_others_are_vouched_for() {
     let manifest_of =
         |story: &Story, point: usize| story.nas.at(&format!("{}/manifest.json", story.points[point].path));
     let older = fs::read(manifest_of(&story, 2)).unwrap();
+    // what was changed is not signed: of the image itself, of one that it would take in
+    for point in [2, 1] {
+        let image = File::options().read(true).write(true).open(story.nas.at(&story.points[point].files()[0])).unwrap();
+        image.write_all_at(&[1], 0x8000).unwrap();
+        let request = json!({"backupPath": story.points[2].path, "newParent": story.points[0].path});
+        let error = ask(&story, "rebasePoint", request).unwrap_err();
+        assert!(error.code == Code::CorruptImage && error.cause.contains("the tables of"), "{error}");
+        image.write_all_at(&[0], 0x8000).unwrap();
+    }
     let request = json!({"backupPath": story.points[2].path, "newParent": story.points[0].path});
     let rebased = ask(&story, "rebasePoint", request).unwrap();
     let mac = manifest(&story, &story.points[2]).mac;

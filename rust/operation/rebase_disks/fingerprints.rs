@@ -7,17 +7,49 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::{Disk, Held, LIMIT, Target};
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Result};
 use crate::job::Reporter;
 use crate::nas::deadline::bounded;
 use crate::nas::folder::Folder;
 use crate::nas::path::{PointPath, RepoPath};
 use crate::operation::steps::{self, in_steps};
-use crate::point::Manifest;
 use crate::point::fingerprints::{self, Digest, Fingerprints, Merge};
+use crate::point::{Link, Manifest};
 use crate::qcow2::{self, Rest};
 
 const STEP: &str = "merge the fingerprints";
+
+/// `CORRUPT_IMAGE` when the tables of the image, or of one that it is to absorb, are not what was recorded: a key would vouch from
+/// now on for what they say. Data are not read; those that a later reading finds changed are told by the fingerprints.
+pub(super) fn check_tables(held: &Held, disk: &Disk, job: &mut Reporter<'_>) -> Result<()> {
+    const STEP: &str = "compare the tables";
+    job.begin(STEP)?;
+    for link in std::iter::once(&disk.chain[0]).chain(absorbed(disk)) {
+        let (ours, path) = (held.clone(), link.path.clone());
+        let file = link.file.try_clone().map_err(|e| Error::io(STEP, path.as_str(), e))?;
+        let begun = bounded(STEP, LIMIT, move || {
+            let recorded = recorded(ours.session.root(), &path)?;
+            Ok(recorded.map(|recorded| (recorded.rest, Rest::begin(file))))
+        })?;
+        let Some((recorded, rest)) = begun else { continue };
+        let at = |error: qcow2::Error| error.at(STEP, link.path.as_str());
+        let advance = |rest: &mut Rest<_>| rest.advance(Instant::now() + steps::STEP);
+        let rest = in_steps(held, STEP, LIMIT, rest.map_err(at)?, advance, |_| job.tell())?.map_err(at)?;
+        if Digest::from(rest) != recorded {
+            let cause = format!("the header or the tables of '{}' are not what was written", link.path);
+            return Err(Error::new(Code::CorruptImage, STEP, cause));
+        }
+    }
+    Ok(())
+}
+
+/// The images that the target is to absorb.
+fn absorbed(disk: &Disk) -> &[Link] {
+    match disk.target {
+        Target::Onto(position) => &disk.chain[1..position],
+        Target::Alone | Target::Same => &disk.chain[1..],
+    }
+}
 
 /// The fingerprints of an image that was rebased, out of its own of `before` and of those of the images that it has
 /// absorbed. None, with a line in the log, when they can't be had; the rebase is none the worse for it.
@@ -55,13 +87,9 @@ struct Begun {
 
 fn begin(held: &Held, disk: &Disk, before: Fingerprints) -> Result<Begun> {
     let root = held.session.root();
-    let absorbed = match disk.target {
-        Target::Onto(position) => &disk.chain[1..position],
-        Target::Alone | Target::Same => &disk.chain[1..],
-    };
     let target = &disk.chain[0];
     let mut indexes = vec![fingerprints::open(root, &target.path, &before)?];
-    for link in absorbed {
+    for link in absorbed(disk) {
         let recorded = recorded(root, &link.path)?.ok_or_else(|| missing(&link.path))?;
         indexes.push(fingerprints::open(root, &link.path, &recorded)?);
     }
@@ -123,5 +151,5 @@ fn recorded(root: &Folder, image: &RepoPath) -> Result<Option<Fingerprints>> {
 }
 
 fn missing(image: &RepoPath) -> Error {
-    Error::new(crate::error::Code::NotFound, STEP, format!("'{image}' has no fingerprints"))
+    Error::new(Code::NotFound, STEP, format!("'{image}' has no fingerprints"))
 }

@@ -163,6 +163,23 @@ impl Disk {
         begun.map_err(|failure| self.explain("check the image", failure))
     }
 
+    /// `CORRUPT_IMAGE` when the image stands on something else than it did, or than it was to: what somebody has put there
+    /// meanwhile is not written down.
+    fn check_backing(&self, below: Option<&RepoPath>) -> Result<()> {
+        let at = |position: usize| self.chain.get(position).map(|link| &link.path);
+        let wanted = match self.target {
+            Target::Same => at(1),
+            Target::Onto(position) => at(position),
+            Target::Alone => None,
+        };
+        if below == wanted || below == at(1) {
+            return Ok(());
+        }
+        let is = below.map_or("nothing", RepoPath::as_str);
+        let cause = format!("'{}' stands on '{is}' by now, which no rebase has written", self.chain[0].path);
+        Err(Error::new(Code::CorruptImage, "write the manifest", cause))
+    }
+
     fn explain(&self, step: &'static str, Failure { image, error }: Failure) -> Error {
         error.at(step, self.chain[image.min(self.chain.len() - 1)].path.as_str())
     }
@@ -182,6 +199,9 @@ fn sync(held: &Held, at: &PointPath, disk: Disk, job: &mut Reporter<'_>) -> Resu
 
 /// Rebases one disk. The manifest says nothing of the image from before the first write to it until after the last.
 fn rebase(held: &Held, at: &PointPath, disk: &Arc<Disk>, job: &mut Reporter<'_>, rebased: &mut Rebased) -> Result<()> {
+    if config::current().keys.is_some() {
+        fingerprints::check_tables(held, disk, job)?;
+    }
     let (ours, begun) = (held.clone(), disk.clone());
     let begun = bounded("check the image", LIMIT, move || begun.begin(&ours))?;
     let checked = advance(held, at, disk, job, begun, |rebase, _| rebase.is_checked())?;

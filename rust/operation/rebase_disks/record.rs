@@ -40,6 +40,7 @@ pub(super) fn end(held: &Held, at: &PointPath, image: &Disk, fingerprints: Optio
         let Link { path, file } = &image.chain[0];
         disk.size = file.metadata().map_err(|e| Error::io(STEP, path.as_str(), e))?.len();
         let below = backing(path, file)?;
+        image.check_backing(below.as_ref())?;
         disk.kind = if below.is_some() { Kind::Incremental } else { Kind::Full };
         disk.parent = below.map(|below| below.to_string());
         disk.fingerprints = fingerprints;

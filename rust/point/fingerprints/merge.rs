@@ -16,6 +16,8 @@ pub struct Merge<S, R, W: Write> {
     recorder: Option<Recorder<W>>,
     /// What of the image is being told.
     part: Option<Mapped>,
+    /// The first cluster that was not asked for.
+    next: u64,
 }
 
 impl<S: Source, R: Read, W: Write> Merge<S, R, W> {
@@ -30,7 +32,7 @@ impl<S: Source, R: Read, W: Write> Merge<S, R, W> {
             return Err(Error::Unsupported("the images are of disks of different sizes".into()));
         }
         let recorder = Some(Recorder::begin(to, size)?);
-        Ok(Merge { mapping, overlay, recorder, part: None })
+        Ok(Merge { mapping, overlay, recorder, part: None, next: 0 })
     }
 
     /// Bytes of the guest's disk that are dealt with, and all.
@@ -58,7 +60,9 @@ impl<S: Source, R: Read, W: Write> Merge<S, R, W> {
 
     /// Records the begin of a part; what is left of it.
     fn tell(&mut self, part: Mapped) -> Result<Mapped, Error> {
-        let Look::Has(content, count) = self.overlay.look(part.guest / CLUSTER)? else {
+        let cluster = part.guest / CLUSTER;
+        self.pass_to(cluster)?;
+        let Look::Has(content, count) = self.overlay.look(cluster)? else {
             return Err(Error::Corrupt(format!("no index has guest offset {}", part.guest)));
         };
         // zeroes that are stored as data read as they should, data that are marked as zeroes do not
@@ -69,11 +73,27 @@ impl<S: Source, R: Read, W: Write> Merge<S, R, W> {
         if let Some(recorder) = &mut self.recorder {
             recorder.add(part.guest, content, length)?;
         }
+        self.next = cluster + length.div_ceil(CLUSTER);
         let (guest, left) = (part.guest + length, part.length - length);
         Ok(Mapped { guest, length: left, host: part.host.map(|host| host + length) })
     }
 
+    /// What an index has and the image has not would be read from below: only zeroes may go, where they are there, too.
+    fn pass_to(&mut self, cluster: u64) -> Result<(), Error> {
+        while self.next < cluster {
+            let count = match self.overlay.look(self.next)? {
+                Look::Has(Content::Zero, count) | Look::Lacks(count) => count,
+                Look::Has(..) => {
+                    return Err(Error::Corrupt(format!("guest offset {} is in an index only", self.next * CLUSTER)));
+                }
+            };
+            self.next = self.next.saturating_add(count).min(cluster);
+        }
+        Ok(())
+    }
+
     fn finish(&mut self) -> Result<Digest, Error> {
+        self.pass_to(self.mapping.virtual_size().div_ceil(CLUSTER))?;
         let overlay = Overlay { layers: std::mem::take(&mut self.overlay.layers) };
         overlay.finish()?;
         let recorder = self.recorder.take().ok_or_else(|| Error::Unsupported("the merge has ended before".into()))?;

@@ -324,6 +324,13 @@ fn an_index_of_other_images_is_not_merged() {
     assert!(with(lacking, hash(9)).is_err(), "of a cluster nothing is known");
     assert!(with(data, Content::Zero).is_err(), "a cluster lost its data");
     assert!(merge(image(clusters, size + CLUSTER), &chain).is_err(), "the disk was resized");
+    let without = |cluster| {
+        let mut changed = clusters.clone();
+        changed.remove(&cluster);
+        merge(image(&changed, size), &chain)
+    };
+    let last = *clusters.iter().rfind(|(_, content)| **content != Content::Zero).unwrap().0;
+    assert!(without(data).is_err() && without(last).is_err(), "a cluster that would be read from below");
 }
 
 #[test]
