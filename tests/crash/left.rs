@@ -1,5 +1,7 @@
 //! What a killed agent leaves running, and whom the clearing up must not touch.
 
+use std::path::PathBuf;
+
 use nasbackup::error::Code;
 use nasbackup::operation::take_backup::TakeBackupRequest;
 
@@ -43,8 +45,13 @@ fn goes_on(mut story: Story) {
 #[test]
 fn a_push_that_still_runs_is_ended_at_the_next_start() {
     let story = killed_in_the_middle(push);
+    let xml = story.guest.virsh(&["backup-dumpxml"]);
+    let file = PathBuf::from(xml.split("<target file='").nth(1).unwrap().split('\'').next().unwrap());
+    assert!(file.starts_with(&nasbackup::config::current().mount_dir) && file.exists(), "{xml}");
     Agent::new(&own_host(), &[]).succeed();
     goes_on(story);
+    let seen_by_qemu = file.ancestors().nth(2).unwrap();
+    assert!(seen_by_qemu.file_name().unwrap().to_str().unwrap().starts_with("nas-") && !seen_by_qemu.exists());
 }
 
 /// The guest has fallen asleep meanwhile, and is left asleep.
