@@ -5,13 +5,20 @@
 #![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
 #![allow(unsafe_code, reason = "requests go through the C ABI")]
 
+#[path = "support/hostile_nbd.rs"]
+mod hostile_nbd;
 #[path = "support/mutation.rs"]
 mod mutation;
 
 use std::cell::Cell;
 use std::ffi::{CStr, CString};
 use std::fs;
+use std::io::Write;
+use std::net::Shutdown;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::Duration;
 
 use nasbackup::capi::{nasbackup_call, nasbackup_free};
 use nasbackup::error::{Code, Error};
@@ -20,10 +27,12 @@ use nasbackup::libvirt::{BackupDisk, BackupMode, DomainXml, backup_xml};
 use nasbackup::nas::folder::Folder;
 use nasbackup::nas::options;
 use nasbackup::nas::repository::Repository;
+use nasbackup::nbd::{ALLOCATION, Connection};
 use nasbackup::plain::plain;
 use nasbackup::point::{MANIFEST, Manifest, volume_of};
 use serde_json::{Value, json};
 
+use hostile_nbd::{Client, DATA, DONE, SIZE, STATUS, Server, extents};
 use mutation::fuzz;
 
 const ROUNDS: u64 = 3000;
@@ -235,6 +244,60 @@ fn request() {
         assert_eq!(fs::read_dir(nas.path()).unwrap().count(), 0, "{reply}");
     };
     fuzz("request", &seeds, WORDS, 1000, run);
+}
+
+/// Whatever a server says, from its first byte on: each call ends, and an answer is one to what was asked.
+#[test]
+fn nbd_replies() {
+    const BITMAP: &str = "qemu:dirty-bitmap:backup-vda";
+    let tick = Duration::from_millis(20);
+    let session = |socket: OwnedFd| -> Result<(), Error> {
+        let looks = Cell::new(0);
+        let go_on = || {
+            looks.set(looks.get() + 1);
+            assert!(looks.get() < 1_000_000, "it has no end");
+            Ok(())
+        };
+        let mut connection = Connection::open(socket, "vda", &[ALLOCATION, BITMAP], tick, go_on)?;
+        for offset in [0, connection.size() / 2] {
+            let status = connection.status(offset, SIZE / 2, tick, go_on)?;
+            for (context, extents) in status {
+                assert!(context == ALLOCATION || context == BITMAP);
+                let all: u64 = extents.iter().map(|extent| extent.length).sum();
+                assert!(all - extents.last().unwrap().length < SIZE / 2 && all <= connection.size() - offset);
+                assert!(extents.len() <= 1 << 17);
+            }
+            let ticket = connection.read(offset, 4096, vec![0; 4096].into())?;
+            while connection.take(ticket)?.is_none() {
+                go_on()?;
+                connection.poll(tick)?;
+            }
+        }
+        connection.settle(tick, go_on)
+    };
+    let server = Server::start(|client: &mut Client, request| match request.kind {
+        7 => {
+            client.chunk(0, STATUS, request.cookie, &extents(0, &[4096, 0, 8192, 3]))?;
+            client.chunk(DONE, STATUS, request.cookie, &extents(1, &[4096, 1, request.length - 4096, 0]))
+        }
+        _ => client.chunk(DONE, DATA, request.cookie, &[&request.offset.to_be_bytes()[..], &[7; 4096]].concat()),
+    });
+    session(UnixStream::connect(server.socket()).unwrap().into()).unwrap();
+    let seed = server.recorded();
+    let understood = Cell::new(0);
+    let run = |input: &[u8]| {
+        let (mut ours, theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        // all of it, as far as the socket has room, and then the end
+        _ = ours.write_all(input);
+        ours.shutdown(Shutdown::Write).unwrap();
+        understood.set(understood.get() + u32::from(session(theirs.into()).is_ok()));
+    };
+    run(&seed);
+    assert_eq!(understood.get(), 1);
+    let words = ["\0\0\0\0", "\0\0\0\x01", "\x7f", "IHAVEOPT", "NBDMAGIC", "\0\x01\0\x05", "\u{ff}", BITMAP];
+    fuzz("nbd_replies", &[seed], &words, ROUNDS, run);
+    assert!(understood.get() > 100, "{} understood: the damage is not well chosen", understood.get());
 }
 
 /// Whatever text leaves this library: it acts on no terminal, is one line, is bounded, and stays what it is.

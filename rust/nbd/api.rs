@@ -30,6 +30,14 @@ pub(super) struct ExtentCallback {
     pub(super) free: Option<unsafe extern "C" fn(*mut c_void)>,
 }
 
+/// `nbd_debug_callback`: user data, context, message.
+#[repr(C)]
+pub(super) struct DebugCallback {
+    pub(super) callback: Option<unsafe extern "C" fn(*mut c_void, *const c_char, *const c_char) -> c_int>,
+    pub(super) user_data: *mut c_void,
+    pub(super) free: Option<unsafe extern "C" fn(*mut c_void)>,
+}
+
 pub(super) type SetPreadInitialize = unsafe extern "C" fn(*mut RawHandle, bool) -> c_int;
 
 macro_rules! api {
@@ -64,6 +72,8 @@ api! {
     create: unsafe extern "C" fn() -> *mut RawHandle = b"nbd_create\0";
     close: unsafe extern "C" fn(*mut RawHandle) = b"nbd_close\0";
     get_error: unsafe extern "C" fn() -> *const c_char = b"nbd_get_error\0";
+    set_debug: unsafe extern "C" fn(*mut RawHandle, bool) -> c_int = b"nbd_set_debug\0";
+    set_debug_callback: unsafe extern "C" fn(*mut RawHandle, DebugCallback) -> c_int = b"nbd_set_debug_callback\0";
     set_export_name: unsafe extern "C" fn(*mut RawHandle, *const c_char) -> c_int = b"nbd_set_export_name\0";
     add_meta_context: unsafe extern "C" fn(*mut RawHandle, *const c_char) -> c_int = b"nbd_add_meta_context\0";
     can_meta_context: unsafe extern "C" fn(*mut RawHandle, *const c_char) -> c_int = b"nbd_can_meta_context\0";

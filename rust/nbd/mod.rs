@@ -2,8 +2,8 @@
 //! read with several requests in flight. No call waits longer than it is told to.
 //!
 //! Who serves the export may be anybody's by now. libnbd sees to it that a reply is one to a request, and fits it; what it
-//! leaves to its caller is bounded here: how much an answer about extents may hold, and how long replies may go on that
-//! complete no request. A connection that exceeds these is not read any more.
+//! leaves to its caller is bounded here: how long a handshake may take, how much an answer about extents may hold, and how long
+//! replies may go on that complete no request. A connection that exceeds these is not read any more.
 #![allow(unsafe_code)]
 
 mod api;
@@ -11,12 +11,14 @@ mod question;
 
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::net::Shutdown;
 use std::os::fd::{IntoRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::ptr::{NonNull, null_mut};
 use std::time::Duration;
 
 use crate::error::{Code, Error, Result};
-use api::{Api, CompletionCallback, ExtentCallback, RawHandle};
+use api::{Api, CompletionCallback, DebugCallback, ExtentCallback, RawHandle};
 pub use question::Question;
 
 /// The context that says where there is data.
@@ -62,6 +64,8 @@ pub struct Connection {
     buffers: BTreeMap<Ticket, Box<[u8]>>,
     /// The same for a question about extents; null when there is none.
     question: *mut Question,
+    /// Ends the handshake if that has no end; null before it begins.
+    handshake: *mut Handshake,
     /// The contexts that were asked for.
     contexts: Vec<String>,
     /// Pieces of replies since the last request was completed.
@@ -87,7 +91,17 @@ impl Connection {
         // SAFETY: takes nothing; what it returns is closed on drop.
         let handle = NonNull::new(unsafe { (api.create)() }).ok_or_else(|| last_error(api, CONNECT))?;
         let (buffers, contexts) = (BTreeMap::new(), Vec::new());
-        Ok(Connection { api, handle, size: 0, buffers, question: null_mut(), contexts, pieces: 0, refused: None })
+        Ok(Connection {
+            api,
+            handle,
+            size: 0,
+            buffers,
+            question: null_mut(),
+            handshake: null_mut(),
+            contexts,
+            pieces: 0,
+            refused: None,
+        })
     }
 
     /// Connects to `export` over a connected socket, asking for `contexts`; all must be there. `go_on` is asked every `tick`,
@@ -116,13 +130,22 @@ impl Connection {
             for context in &contexts {
                 self.check((api.add_meta_context)(handle, context.as_ptr()), CONNECT)?;
             }
-            self.check((api.aio_connect_socket)(handle, socket.into_raw_fd()), CONNECT)?;
+            self.watch_handshake(&socket)?;
+            let begun = self.check((api.aio_connect_socket)(handle, socket.into_raw_fd()), CONNECT);
+            self.shaken(begun)?;
+        }
+        loop {
+            // SAFETY: the handle is open.
+            let ready = self.check(unsafe { (api.aio_is_ready)(handle) }, CONNECT);
+            if self.shaken(ready)? == 1 {
+                break;
+            }
+            go_on()?;
+            let waited = self.wait(tick, CONNECT);
+            self.shaken(waited)?;
         }
         // SAFETY: the handle is open.
-        while self.check(unsafe { (api.aio_is_ready)(handle) }, CONNECT)? == 0 {
-            go_on()?;
-            self.wait(tick, CONNECT)?;
-        }
+        self.check(unsafe { (api.set_debug)(handle, false) }, CONNECT)?;
         for context in &contexts {
             // SAFETY: as above.
             if self.check(unsafe { (api.can_meta_context)(handle, context.as_ptr()) }, CONNECT)? == 0 {
@@ -147,6 +170,29 @@ impl Connection {
         let mut connection = Connection::new()?;
         connection.connect(socket, export, contexts, tick, go_on)?;
         Ok(connection)
+    }
+
+    /// Bounds the handshake. libnbd takes as much of it as there is within one call, keeps what a server says of contexts, and
+    /// has no bound of its own; but it tells of each step that it makes.
+    fn watch_handshake(&mut self, socket: &OwnedFd) -> Result<()> {
+        let socket = socket.try_clone().map_err(|e| Error::new(Code::Io, CONNECT, e))?;
+        if !self.handshake.is_null() {
+            return Err(Error::new(Code::Internal, CONNECT, "it was connected before"));
+        }
+        self.handshake = Box::into_raw(Box::new(Handshake { socket: socket.into(), left: MOST_STEPS }));
+        let callback = DebugCallback { callback: Some(on_step), user_data: self.handshake.cast(), free: None };
+        // SAFETY: the handle is open, and what is behind the user data lives until it is closed.
+        unsafe {
+            self.check((self.api.set_debug_callback)(self.handle.as_ptr(), callback), CONNECT)?;
+            self.check((self.api.set_debug)(self.handle.as_ptr(), true), CONNECT).map(drop)
+        }
+    }
+
+    /// Says of what failed that the handshake had no end, if that is why.
+    fn shaken<T>(&mut self, result: Result<T>) -> Result<T> {
+        // SAFETY: made by `into_raw`; the callback that writes to it runs within calls of this thread, and none is under way.
+        let endless = unsafe { self.handshake.as_ref() }.is_some_and(|handshake| handshake.left == 0);
+        result.map_err(|error| if endless { self.refuse(CONNECT, "its handshake has no end") } else { error })
     }
 
     /// The export's size in bytes.
@@ -270,11 +316,14 @@ impl Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         // SAFETY: the handle is open and closed here only. After that libnbd knows neither the buffers, which are freed
-        // when the fields are dropped, nor the question, which was made by `into_raw` if it is not null.
+        // when the fields are dropped, nor the question and the handshake, which were made by `into_raw` if they are not null.
         unsafe {
             (self.api.close)(self.handle.as_ptr());
             if !self.question.is_null() {
                 drop(Box::from_raw(self.question));
+            }
+            if !self.handshake.is_null() {
+                drop(Box::from_raw(self.handshake));
             }
         }
     }
@@ -296,6 +345,27 @@ unsafe extern "C" fn on_extents(
         (&mut *question.cast::<Question>(), CStr::from_ptr(context), std::slice::from_raw_parts(entries, count))
     };
     if question.take(context.to_bytes(), entries) { 0 } else { -1 }
+}
+
+/// Steps of libnbd's that a handshake may take: a hundred times as many as with QEMU.
+const MOST_STEPS: u32 = 10_000;
+
+/// A handshake, and how many steps it may still take.
+struct Handshake {
+    socket: UnixStream,
+    left: u32,
+}
+
+/// Counts a step of the handshake. Beyond the last the connection ends: libnbd reads what has arrived, and no more.
+unsafe extern "C" fn on_step(handshake: *mut c_void, _context: *const c_char, _message: *const c_char) -> c_int {
+    // SAFETY: the user data is what `watch_handshake` gave, which nobody else uses during the call.
+    let handshake = unsafe { &mut *handshake.cast::<Handshake>() };
+    handshake.left = handshake.left.saturating_sub(1);
+    if handshake.left == 0 {
+        // one that is closed already has ended
+        _ = handshake.socket.shutdown(Shutdown::Both);
+    }
+    0
 }
 
 fn no_callback() -> CompletionCallback {

@@ -90,6 +90,29 @@ fn a_context_that_was_not_asked_about_is_refused() {
 }
 
 #[test]
+fn a_handshake_without_end_is_ended() {
+    type More = fn(&mut Client, u32) -> io::Result<()>;
+    // contexts, which libnbd would keep, and information, which it skips
+    let rows: [(u32, More); 2] = [
+        (10, |client, option| client.option_reply(option, 4, b"\0\0\0\x09another context")),
+        (7, |client, option| client.option_reply(option, 3, &[0xff; 200])),
+    ];
+    for (at, more) in rows {
+        let server = Server::serve(move |client| {
+            client.shake_hands(&mut |client, option| {
+                while option == at {
+                    more(client, option)?;
+                }
+                Ok(())
+            })
+        });
+        let error = connect(&server).unwrap_err();
+        assert!(error.code == Code::JobFailed && error.cause.contains("handshake has no end"), "{at}: {error}");
+        assert!(server.end() < FEW);
+    }
+}
+
+#[test]
 fn replies_that_complete_nothing_come_to_an_end() {
     // a context that was not negotiated, which libnbd skips: nobody is told of it
     let server = Server::start(|client, request| {

@@ -31,7 +31,7 @@ pub struct Request {
 /// A server of one client; its folder goes with it.
 pub struct Server {
     folder: tempfile::TempDir,
-    serving: Option<JoinHandle<u64>>,
+    serving: Option<JoinHandle<Client>>,
 }
 
 impl Server {
@@ -51,9 +51,9 @@ impl Server {
         let folder = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(folder.path().join("socket")).unwrap();
         let serving = std::thread::spawn(move || {
-            let mut client = Client { stream: listener.accept().unwrap().0, sent: 0 };
+            let mut client = Client { stream: listener.accept().unwrap().0, sent: 0, recorded: Vec::new() };
             _ = serve(&mut client);
-            client.sent
+            client
         });
         Server { folder, serving: Some(serving) }
     }
@@ -63,7 +63,16 @@ impl Server {
     }
 
     /// Waits until the client is gone; how many bytes it took.
-    pub fn end(mut self) -> u64 {
+    pub fn end(self) -> u64 {
+        self.client().sent
+    }
+
+    /// Waits until the client is gone; the first of the bytes that it got.
+    pub fn recorded(self) -> Vec<u8> {
+        self.client().recorded
+    }
+
+    fn client(mut self) -> Client {
         self.serving.take().unwrap().join().unwrap()
     }
 
@@ -76,12 +85,15 @@ impl Server {
 pub struct Client {
     stream: UnixStream,
     sent: u64,
+    recorded: Vec<u8>,
 }
 
 impl Client {
     pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.stream.write_all(bytes)?;
         self.sent += bytes.len() as u64;
+        let room = (64_usize << 10).saturating_sub(self.recorded.len());
+        self.recorded.extend(&bytes[..bytes.len().min(room)]);
         Ok(())
     }
 
