@@ -7,6 +7,9 @@ use std::fmt::Write;
 /// Bytes of one text that are told; nobody reads a longer one.
 const LONGEST: usize = 16 << 10;
 
+/// Lines of one answer that are told.
+const MOST_LINES: usize = 100;
+
 /// The text on one line, without characters that do something rather than show: control characters are escaped, and so are
 /// those that turn the direction of what follows, or have no width. A text that is too long is cut, and says so.
 pub fn plain(text: &str) -> Cow<'_, str> {
@@ -22,6 +25,16 @@ pub fn plain(text: &str) -> Cow<'_, str> {
         if acts(c) { plain.extend(c.escape_default()) } else { plain.push(c) }
     }
     Cow::Owned(plain)
+}
+
+/// The lines, each plain, as one text. What is beyond the first so many is counted.
+pub fn plain_lines(lines: &[String]) -> String {
+    let more = lines.len().saturating_sub(MOST_LINES);
+    let mut told: Vec<_> = lines.iter().take(MOST_LINES).map(|line| plain(line)).collect();
+    if more > 0 {
+        told.push(format!("... and {more} lines more").into());
+    }
+    told.join("\n")
 }
 
 /// The most bytes that one character becomes, and what says that there was more.
@@ -56,6 +69,14 @@ mod tests {
             assert_eq!(plain(text), shown);
             assert_eq!(plain(shown), shown, "what is plain stays so");
         }
+    }
+
+    #[test]
+    fn lines_stay_lines_and_are_counted_beyond_their_bound() {
+        let lines = ["one", "two\nforged"].map(str::to_owned);
+        assert_eq!(plain_lines(&lines), "one\ntwo\\nforged");
+        let many = vec!["x".to_owned(); MOST_LINES + 7];
+        assert!(plain_lines(&many).ends_with("x\n... and 7 lines more"));
     }
 
     #[test]

@@ -41,7 +41,7 @@ use crate::job::{self, Job, Listener, Reporter};
 use crate::nas::path::PointPath;
 use crate::nas::{deadline, health};
 use crate::places::{self, Place};
-use crate::plain::plain;
+use crate::plain::plain_lines;
 use crate::point::fingerprints::Digest;
 
 use crate::point::{Kind, LeftOut, Manifest, ManifestDisk, Parent, ParentPoint};
@@ -287,7 +287,7 @@ impl Outcome {
             parent_name: manifest.name,
             bitmap_recreated: self.recreated,
             incremental_fallback: self.fallback,
-            details: self.details.iter().map(|line| plain(line)).collect::<Vec<_>>().join("\n"),
+            details: plain_lines(&self.details),
             engine: manifest.engine,
             job_millis: self.job_millis,
             sync_millis: self.published.millis,
