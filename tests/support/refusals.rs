@@ -74,7 +74,7 @@ const CALLS: &[Call] = &[
     ("pread", libc::SYS_pread64, About::Fd(0), is_content),
     ("write", libc::SYS_write, About::Fd(0), is_content),
     ("pwrite", libc::SYS_pwrite64, About::Fd(0), is_content),
-    ("claim", libc::SYS_write, About::Fd(0), |args, path| !is_content(args, path)),
+    ("claim", libc::SYS_pwrite64, About::Fd(0), |args, path| !is_content(args, path)),
 ];
 
 fn any(_: &[u64; 6], _: &Path) -> bool {
