@@ -6,6 +6,7 @@ pub mod capi;
 pub mod config;
 pub mod engine;
 pub mod error;
+mod helpers;
 pub mod host;
 mod jni;
 pub mod job;

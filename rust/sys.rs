@@ -1,6 +1,8 @@
 //! The few system calls that no safe library wraps.
 #![allow(unsafe_code)]
 
+mod confinement;
+
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
@@ -10,6 +12,8 @@ use std::process::Command;
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 use rustix::process::{Signal, set_parent_process_death_signal};
+
+pub use confinement::{Confinement, Root, with_own_processes};
 
 /// Takes a shared lock on one byte of an open file description (fcntl F_OFD_SETLK), without waiting. It goes when the
 /// last duplicate of `file` is closed.

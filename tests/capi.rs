@@ -4,7 +4,7 @@
 
 mod support;
 
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -92,20 +92,20 @@ fn the_library_exports_java_and_c_and_nothing_else() {
     assert_eq!(table.contains("Java_org_nasbackup_TestHooks"), cfg!(feature = "test-hooks"));
 }
 
-/// A C program that takes backups of a guest, and finds other programs in `path` alone.
+/// A C program that takes backups of a guest, for which the library finds the host's tools in `tools` alone.
 struct Program {
     program: PathBuf,
     folder: PathBuf,
-    path: PathBuf,
+    tools: PathBuf,
     nas: Nas,
 }
 
 impl Program {
-    fn new(path: PathBuf) -> Program {
+    fn new(tools: PathBuf) -> Program {
         let folder = support::folder("capi");
         let init = json!({"stateDir": folder, "mountDir": folder, "logLevel": "error"});
         std::fs::write(folder.join("init.json"), init.to_string()).unwrap();
-        Program { program: build(&folder), folder, path, nas: Nas::folder() }
+        Program { program: build(&folder), folder, tools, nas: Nas::folder() }
     }
 
     /// A full, or an incremental on `parent`; the result, when it holds what the disks hold.
@@ -122,7 +122,12 @@ impl Program {
         std::fs::write(&request, wanted.to_string()).unwrap();
         let copies = guest.copies();
         let mut command = Command::new(&self.program);
-        command.env("PATH", &self.path).arg("takeBackup").arg(&request).arg("init").arg(self.folder.join("init.json"));
+        command
+            .env("NASBACKUP_TOOLS", &self.tools)
+            .arg("takeBackup")
+            .arg(&request)
+            .arg("init")
+            .arg(self.folder.join("init.json"));
         let output = run(&mut command);
         let replies = String::from_utf8(output.stdout).unwrap();
         assert!(output.status.success(), "{replies}");
@@ -169,12 +174,13 @@ fn a_stopped_guest_is_saved_without_qemu_img_and_says_that_it_is_not_seeded() {
 fn a_stopped_guest_one_of_whose_disks_gets_no_bitmap_is_saved_whole() {
     let mut guest = Guest::ordinary();
     guest.stop();
-    let (refused, path) = (guest.stopped_disks().swap_remove(1).path.unwrap(), support::folder("bin"));
-    let qemu_img = path.join("qemu-img");
-    let script = format!("#!/bin/bash\n[[ \"$*\" != *'{refused}'* ]] && PATH=/usr/bin:/bin exec qemu-img \"$@\"\n");
+    let (refused, tools) = (guest.stopped_disks().swap_remove(1).path.unwrap(), support::folder("bin"));
+    let qemu_img = tools.join("qemu-img");
+    let inode = std::fs::metadata(&refused).unwrap().ino();
+    let script = format!("#!/bin/bash\n[[ $(stat --format=%i /image) != {inode} ]] && exec /usr/bin/qemu-img \"$@\"\n");
     std::fs::write(&qemu_img, script).unwrap();
     std::fs::set_permissions(&qemu_img, PermissionsExt::from_mode(0o755)).unwrap();
-    let program = Program::new(path);
+    let program = Program::new(tools);
     let full = program.take(&guest, 1, &Value::Null);
     let bitmaps = [&full["bitmapCreated"], &full["disks"][0]["bitmap"], &full["disks"][1]["bitmap"]];
     assert_eq!(bitmaps, [&json!("backup-1"), &json!("backup-1"), &Value::Null]);

@@ -2,7 +2,6 @@
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use rustix::mount::UnmountFlags;
@@ -15,7 +14,7 @@ use super::repository::Export;
 use super::tree::{self, Tree};
 use crate::config::Config;
 use crate::error::{Code, Error, Result};
-use crate::{lacking, mountinfo};
+use crate::{helpers, lacking, mountinfo};
 
 const STEP: &str = "mount the repository";
 /// How long `mount` may take.
@@ -39,9 +38,9 @@ impl Mount {
         let option = secret.as_ref().map(|(option, file)| format!("{option}={}", file.path().display()));
         let options: Vec<String> = options.into_iter().chain(option).collect();
 
-        let mut command = Command::new("mount");
+        let mut command = helpers::command("mount").map_err(|e| Error::io(STEP, "mount", e))?;
         command.args(["-t", export.kind(), "-o", &options.join(","), "--"]);
-        command.arg(export.address()).arg(folder.point()).env("LC_ALL", "C");
+        command.arg(export.address()).arg(folder.point());
         let failed = |cause: String| Err(Error::new(Code::MountFailed, STEP, format!("{export}: {cause}")));
         // whatever was mounted in the very moment of a failure goes with the folder
         match run(command, MOUNT_LIMIT) {
@@ -122,6 +121,8 @@ fn is_mounted(point: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
     use super::*;
     use crate::config::Config;
     use crate::nas::folder::{FILE_MODE, FOLDER_MODE};

@@ -116,7 +116,7 @@ fn is_qcow2(path: &str, Backing { file, format }: &Backing) -> Result<bool> {
 
 /// The file that the data of the image at `path` are in, if not in its own. What else is wrong with the header is told by whoever
 /// reads the image.
-fn data_file(path: &str, info: &Info, folders: &Folders) -> Result<Option<File>> {
+pub(super) fn data_file(path: &str, info: &Info, folders: &Folders) -> Result<Option<File>> {
     let name = info.data_file.as_deref().filter(|_| info.external_data);
     Ok(name.map(|name| folders.open(path, "data file", name)).transpose()?.map(|(_, file)| file))
 }
