@@ -36,16 +36,21 @@ fn stopped() -> Story {
 
 /// The command lines of the `qemu-nbd` that export the guest's disk, as `/proc` has them.
 fn servers(story: &Story) -> Vec<String> {
-    command_lines(story).into_iter().filter(|line| line.starts_with("qemu-nbd\0")).collect()
+    command_lines(story).into_iter().filter(|line| line.starts_with("/usr/bin/qemu-nbd\0")).collect()
 }
 
 /// Those of all processes that have to do with it.
 fn command_lines(story: &Story) -> Vec<String> {
-    let processes = std::fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().path().join("cmdline"));
+    processes(story).into_iter().map(|(_, line)| line).collect()
+}
+
+/// Their folders in `/proc`, too.
+fn processes(story: &Story) -> Vec<(std::path::PathBuf, String)> {
+    let processes = std::fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().path());
     // a process may end meanwhile
-    let lines = processes.filter_map(|path| std::fs::read(path).ok());
-    let lines = lines.map(|line| String::from_utf8_lossy(&line).into_owned());
-    lines.filter(|line| line.contains(story.guest.disks[0].volume())).collect()
+    let lines = processes.filter_map(|path| Some((path.clone(), std::fs::read(path.join("cmdline")).ok()?)));
+    let lines = lines.map(|(path, line)| (path, String::from_utf8_lossy(&line).into_owned()));
+    lines.filter(|(_, line)| line.contains(story.guest.disks[0].volume())).collect()
 }
 
 #[test]
@@ -139,7 +144,7 @@ fn the_key_is_seen_nowhere() {
         Ok(())
     });
     taken.unwrap();
-    assert!(seen.iter().any(|line| line.starts_with("qemu-nbd\0")), "it was never seen at work");
+    assert!(seen.iter().any(|line| line.starts_with("/usr/bin/qemu-nbd\0")), "it was never seen at work");
     assert!(!seen.iter().any(|line| line.contains(key)));
     for (file, length) in listing(story.nas.root()) {
         if length > 0 && file.extension().is_none_or(|extension| extension != "qcow2") {
@@ -160,6 +165,32 @@ fn the_key_is_seen_nowhere() {
 
 fn assert_lacks(bytes: &[u8], key: &str) {
     assert!(!bytes.windows(key.len()).any(|part| part == key.as_bytes()));
+}
+
+/// Whoever takes it over by way of Ceph has no right of root's, of QEMU's, or of another export.
+#[test]
+fn the_export_is_a_user_s_that_nobody_else_is() {
+    let story = stopped();
+    let mut users = std::collections::BTreeSet::new();
+    let taken = take_backup::run(story.stopped_request("full"), &mut |_| {
+        for process in processes(&story).into_iter().filter(|(_, line)| line.starts_with("/usr/bin/qemu-nbd\0")) {
+            // it may end meanwhile
+            let Ok(status) = std::fs::read_to_string(process.0.join("status")) else { continue };
+            let of = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().to_owned();
+            if of("NoNewPrivs:") == "1" {
+                assert_eq!(["CapPrm:", "CapEff:", "CapBnd:", "CapAmb:"].map(of), ["0000000000000000"; 4]);
+                assert_eq!(of("Groups:"), "");
+                users.insert(of("Uid:"));
+            }
+        }
+        Ok(())
+    });
+    taken.unwrap();
+    assert!(!users.is_empty(), "it was never seen at work");
+    for ids in users {
+        let ids: Vec<u32> = ids.split_whitespace().map(|id| id.parse().unwrap()).collect();
+        assert!(ids.iter().all(|id| *id == ids[0] && *id >= 0x7000_0000), "{ids:?}");
+    }
 }
 
 /// What Ceph refuses is told by QEMU's own words, before anything is made on the NAS, and without the key.
