@@ -65,7 +65,7 @@ fn add(found: &mut Vec<Found>, file: VerifiedFile) {
             let new = file.reasons.into_iter().filter(|reason| !known.told.reasons.contains(reason));
             new.collect::<Vec<_>>().into_iter().for_each(|reason| known.told.blame(file.verdict, reason));
         }
-        (None, Ok(path)) => found.push(Found { path, told: file, checkable: None }),
+        (None, Ok(path)) => found.push(Found { path, told: file, checkable: None, unseen: None }),
         (None, Err(_)) => {}
     }
 }
@@ -107,7 +107,8 @@ impl Data<'_> {
             told.blame(Verdict::Bad, format!("its fingerprints are said to be in '{}'", recorded.file));
             return Ok(None);
         };
-        let mut index = Found { told: VerifiedFile::good(path.as_str()), path: path.clone(), checkable: None };
+        let mut index =
+            Found { told: VerifiedFile::good(path.as_str()), path: path.clone(), checkable: None, unseen: None };
         let (verdict, reason) = match self.find(&image.path, path, recorded, job) {
             Ok(Ok(findings)) => {
                 tell(told, &mut index.told, findings);

@@ -27,6 +27,8 @@ pub(in crate::operation) struct Found {
     pub(in crate::operation) told: VerifiedFile,
     /// Length of the image if its tables can be checked.
     pub(in crate::operation) checkable: Option<u64>,
+    /// Why it could not be looked at, if that is so.
+    pub(in crate::operation) unseen: Option<Code>,
 }
 
 /// All files that the point's disks consist of: each disk's chain from its newest image on, at last the manifest, which is
@@ -55,8 +57,8 @@ pub(in crate::operation) fn find(root: &Folder, point: &PointPath, id: Option<&s
     Ok(chains.found)
 }
 
-/// `CORRUPT_IMAGE` when one of the manifests among what was found is bad, `IO` when it can't be said: nothing that they tell
-/// may then be believed.
+/// `CORRUPT_IMAGE` when one of the manifests among what was found is bad, the failure's own code when it could not be looked at:
+/// nothing that they tell may then be believed.
 pub(in crate::operation) fn refuse_manifests(found: &[Found]) -> Result<()> {
     let mut manifests = found.iter().filter(|found| found.path.name() == MANIFEST);
     manifests.find(|found| found.told.verdict != Verdict::Good).map_or(Ok(()), |found| Err(found.refusal()))
@@ -70,7 +72,7 @@ pub(in crate::operation) fn refuse_images(found: &[Found], chain: &[Link]) -> Re
 
 impl Found {
     fn refusal(&self) -> Error {
-        let code = if self.told.verdict == Verdict::Bad { Code::CorruptImage } else { Code::Io };
+        let code = if self.told.verdict == Verdict::Bad { Code::CorruptImage } else { self.unseen.unwrap_or(Code::Io) };
         Error::new(code, "check the point", format!("'{}': {}", self.path, self.told.reasons.join("; ")))
     }
 }
@@ -115,7 +117,8 @@ impl Chains<'_> {
 
     /// Looks at one image; what it stands on.
     fn look(&mut self, path: RepoPath) -> Option<RepoPath> {
-        let mut found = Found { told: VerifiedFile::good(path.as_str()), path: path.clone(), checkable: None };
+        let mut found =
+            Found { told: VerifiedFile::good(path.as_str()), path: path.clone(), checkable: None, unseen: None };
         let opened = self.open(&path, &mut found);
         let facts = opened.as_ref().map(|(facts, _)| facts.clone());
         if let Some(facts) = &facts {
@@ -218,6 +221,9 @@ impl Chains<'_> {
                 Err(error) => {
                     let verdict = if error.code == Code::CorruptImage { Verdict::Bad } else { Verdict::Aborted };
                     self.tell_of_manifest(folder, verdict, error.reason());
+                    let path = folder.join(MANIFEST).ok();
+                    let told = self.found.iter_mut().find(|found| Some(&found.path) == path.as_ref());
+                    told.into_iter().for_each(|found| found.unseen = Some(error.code));
                     None
                 }
             };
@@ -275,7 +281,7 @@ impl Chains<'_> {
     fn tell_of_manifest(&mut self, folder: &RepoPath, verdict: Verdict, reason: String) {
         let Ok(path) = folder.join(MANIFEST) else { return };
         let place = self.found.iter().position(|found| found.path == path).unwrap_or_else(|| {
-            self.found.push(Found { told: VerifiedFile::good(path.as_str()), path, checkable: None });
+            self.found.push(Found { told: VerifiedFile::good(path.as_str()), path, checkable: None, unseen: None });
             self.found.len() - 1
         });
         let told = &mut self.found[place].told;

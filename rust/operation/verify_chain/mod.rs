@@ -148,7 +148,7 @@ fn check_all(reading: &Reading, found: &mut [Found], job: &mut Reporter<'_>) -> 
     let total = found.iter().filter_map(|found| found.checkable).sum();
     let mut done = 0;
     let mut gone = false;
-    for Found { path, told, checkable } in found {
+    for Found { path, told, checkable, .. } in found {
         let Some(length) = *checkable else { continue };
         if gone {
             told.blame(Verdict::Aborted, UNANSWERED.into());
