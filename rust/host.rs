@@ -11,6 +11,7 @@ use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Code, Error, Result};
@@ -158,7 +159,7 @@ impl HostState {
                 };
             }
             let new = self.path.with_extension("new");
-            let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+            let mut file = own().create(true).truncate(true).open(&new)?;
             file.write_all(&serde_json::to_vec(&self.record)?)?;
             file.sync_all()?;
             fs::rename(&new, &self.path)?;
@@ -171,6 +172,13 @@ impl HostState {
     }
 }
 
+/// How a file of ours is opened: no link that lies in its place is followed.
+fn own() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.write(true).mode(0o600).custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
+    options
+}
+
 /// Opens the file below `state_dir` that is locked for what `name`, a plain one, stands for. It stays, for somebody could
 /// wait on the one that was removed.
 pub fn lock_file(state_dir: &Path, name: &str) -> Result<File> {
@@ -179,7 +187,7 @@ pub fn lock_file(state_dir: &Path, name: &str) -> Result<File> {
     // what is recorded there is believed, and undone
     refuse_writable_by_others("stateDir", state_dir)?;
     let path = state_dir.join(format!("{name}.lock"));
-    let open = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+    let open = own().create(true).truncate(false).open(&path);
     open.map_err(|e| Error::io(LOCK, &path, e))
 }
 
@@ -246,6 +254,18 @@ mod tests {
             let error = HostState::lock(&state_dir, "i-2-10-VM").unwrap_err();
             assert!(error.code == Code::InvalidArgument && error.cause.starts_with("stateDir: "), "{error}");
         }
+    }
+
+    #[test]
+    fn a_link_in_the_place_of_a_record_or_a_lock_is_not_followed() {
+        let (dir, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let victim = outside.path().join("victim");
+        fs::write(&victim, "somebody else's").unwrap();
+        std::os::unix::fs::symlink(&victim, dir.path().join("vm.new")).unwrap();
+        std::os::unix::fs::symlink(&victim, dir.path().join("other.lock")).unwrap();
+        assert!(HostState::lock(dir.path(), "vm").unwrap().remember("backup-1").is_err());
+        assert!(HostState::lock(dir.path(), "other").is_err());
+        assert_eq!(fs::read(&victim).unwrap(), b"somebody else's");
     }
 
     #[test]

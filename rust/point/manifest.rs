@@ -256,12 +256,8 @@ impl Manifest {
         // left by a call that was killed
         folder.remove_tree(NEW)?;
         let mut file = folder.create_file(NEW, config::current().file_mode())?;
-        let replaced = self.write(&mut file).and_then(|_| {
-            let renamed = rustix::fs::renameat(&folder.fd, NEW, &folder.fd, MANIFEST);
-            renamed.map_err(|error| called("rename")(error.into()))
-        });
-        if let Err(error) = replaced {
-            let error = Error::io(STEP, folder.path.join(MANIFEST), error);
+        let written = self.write(&mut file).map_err(|e| Error::io(STEP, folder.path.join(MANIFEST), e));
+        if let Err(error) = written.and_then(|_| folder.replace(&file, NEW, MANIFEST)) {
             return Err(match folder.remove_tree(NEW) {
                 Ok(_) => error,
                 Err(stuck) => error.with_leftover(stuck),

@@ -33,8 +33,7 @@ pub fn place(root: &Folder, lock: &InstanceLock, image: &RepoPath, file: &File) 
     file.sync_all().map_err(|e| Error::io(STEP, Path::new(image.as_str()), called("fsync")(e)))?;
     let (folder, name) = (root.open_dir(&folder_path(image)?)?, file_name(image.name()));
     lock.check()?;
-    folder.remove_tree(&name)?;
-    folder.rename(new_name(image), &name)?;
+    folder.replace(file, &new_name(image), &name)?;
     folder.sync()?;
     Ok(name)
 }
