@@ -13,16 +13,20 @@
 package org.nasbackup.cloudstack;
 
 import com.cloud.agent.api.Command;
+import java.util.List;
 import java.util.Locale;
+import java.util.Set;
 import java.util.stream.Collectors;
 import org.apache.cloudstack.backup.BackupAnswer;
 import org.apache.cloudstack.backup.BackupStorageStatsAnswer;
+import org.apache.cloudstack.backup.VerifyBackupCommand;
 import org.nasbackup.BackupStatsResult;
 import org.nasbackup.ErrorCode;
 import org.nasbackup.NasBackupException;
 import org.nasbackup.RebaseResult;
 import org.nasbackup.TakeBackupResult;
 import org.nasbackup.Verdict;
+import org.nasbackup.VerifiedFile;
 import org.nasbackup.VerifyChainResult;
 
 /** From the library's results and failures to CloudStack's answers. */
@@ -56,16 +60,39 @@ public final class Answers {
     }
 
     /** Good is good alone: where it could not be told, nothing is known. */
-    public static BackupAnswer verified(Command command, VerifyChainResult result) {
-        if (result.verdict() == Verdict.GOOD) {
+    public static BackupAnswer verified(VerifyBackupCommand command, VerifyChainResult result) {
+        Set<String> others = othersImages(command, result);
+        List<VerifiedFile> wrong = result.files().stream()
+                .filter(file -> file.verdict() != Verdict.GOOD && !others.contains(name(file.file())))
+                .collect(Collectors.toList());
+        if (wrong.isEmpty()) {
             return new BackupAnswer(command, true, null);
         }
-        String told = result.files().stream()
-                .filter(file -> file.verdict() != Verdict.GOOD)
+        boolean bad = wrong.stream().anyMatch(file -> file.verdict() == Verdict.BAD);
+        String told = wrong.stream()
                 .map(file -> file.file() + ": " + String.join(", ", file.reasons()))
                 .collect(Collectors.joining("; "));
-        String code = result.verdict() == Verdict.BAD ? "CORRUPT_IMAGE" : "IO";
-        return new BackupAnswer(command, false, OneLine.of(code + ": check the restore point: " + told));
+        return new BackupAnswer(
+                command, false, OneLine.of((bad ? "CORRUPT_IMAGE" : "IO") + ": check the restore point: " + told));
+    }
+
+    /** The names of images of volumes that are not wanted: what is wrong with them is no reason not to restore another one. */
+    private static Set<String> othersImages(VerifyBackupCommand command, VerifyChainResult result) {
+        if (command.getBackupFile() == null) {
+            return Set.of();
+        }
+        String wanted = "." + name(command.getBackupFile()) + ".qcow2";
+        Set<String> images = result.files().stream()
+                .filter(file -> file.file().startsWith(command.getBackupPath() + "/"))
+                .map(file -> name(file.file()))
+                .filter(name -> name.endsWith(".qcow2"))
+                .collect(Collectors.toSet());
+        // where none is the wanted one, none is known to be another's
+        return images.removeIf(name -> name.endsWith(wanted)) ? images : Set.of();
+    }
+
+    private static String name(String path) {
+        return path.substring(path.lastIndexOf('/') + 1);
     }
 
     public static BackupAnswer failed(Command command, Throwable failure) {

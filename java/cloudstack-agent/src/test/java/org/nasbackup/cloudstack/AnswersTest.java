@@ -17,9 +17,11 @@ import static org.assertj.core.api.Assertions.assertThat;
 import java.util.Map;
 import org.apache.cloudstack.backup.BackupAnswer;
 import org.apache.cloudstack.backup.BackupStorageStatsAnswer;
+import org.apache.cloudstack.backup.VerifyBackupCommand;
 import org.junit.jupiter.api.Test;
 import org.nasbackup.ErrorCode;
 import org.nasbackup.Results;
+import org.nasbackup.VerifyChainResult;
 
 /** From result or failure to answer. */
 class AnswersTest {
@@ -53,15 +55,35 @@ class AnswersTest {
     @Test
     void a_point_is_the_one_that_was_made_when_all_of_it_is_good() {
         String manifest = "i/T1/manifest.json";
-        assertThat(Answers.verified(null, Results.verified("good", manifest)).getResult())
+        assertThat(verified(null, Results.verified("good", manifest)).getResult())
                 .isTrue();
-        BackupAnswer bad = Answers.verified(null, Results.verified("bad", manifest, "has another id", "and no\nMAC"));
+        BackupAnswer bad = verified(null, Results.verified("bad", manifest, "has another id", "and no\nMAC"));
         assertThat(bad.getResult()).isFalse();
         assertThat(bad.getDetails())
                 .isEqualTo("CORRUPT_IMAGE: check the restore point: " + manifest + ": has another id, and no; MAC");
-        BackupAnswer aborted = Answers.verified(null, Results.verified("aborted", manifest, "the NAS is gone"));
+        BackupAnswer aborted = verified(null, Results.verified("aborted", manifest, "the NAS is gone"));
         assertThat(aborted.getResult()).isFalse();
         assertThat(aborted.getDetails()).isEqualTo("IO: check the restore point: " + manifest + ": the NAS is gone");
+    }
+
+    private static BackupAnswer verified(String wanted, VerifyChainResult result) {
+        VerifyBackupCommand command = new VerifyBackupCommand("i/T1", "p1", null, "nfs", "nas:/b", null);
+        command.setBackupFile(wanted);
+        return Answers.verified(command, result);
+    }
+
+    /** The images of the others can be damaged; a manifest is of all, and an image below may have any name. */
+    @Test
+    void one_volume_is_restored_whatever_is_wrong_with_others() {
+        for (String file :
+                new String[] {"i/T1/datadisk.d.qcow2", "i/T1/manifest.json", "i/T0/manifest.json", "i/T0/x.qcow2"}) {
+            VerifyChainResult result = Results.verified("bad", file, "is damaged");
+            assertThat(verified(null, result).getResult()).as(file).isFalse();
+            assertThat(verified("d", result).getResult()).as(file).isFalse();
+            assertThat(verified("pool/d", result).getResult()).as(file).isFalse();
+            assertThat(verified("unknown", result).getResult()).as(file).isFalse();
+            assertThat(verified("r", result).getResult()).as(file).isEqualTo(file.endsWith("datadisk.d.qcow2"));
+        }
     }
 
     @Test

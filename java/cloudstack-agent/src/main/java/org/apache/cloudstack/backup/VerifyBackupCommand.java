@@ -20,6 +20,7 @@ public class VerifyBackupCommand extends Command {
     private String backupPath;
     private String pointId;
     private String mac;
+    private String backupFile;
     private String backupRepoType;
     private String backupRepoAddress;
 
@@ -55,6 +56,15 @@ public class VerifyBackupCommand extends Command {
 
     public String getMac() {
         return mac;
+    }
+
+    /** Of the one volume that is wanted, as a restore names it; null: all of the point is. */
+    public String getBackupFile() {
+        return backupFile;
+    }
+
+    public void setBackupFile(String backupFile) {
+        this.backupFile = backupFile;
     }
 
     public String getBackupRepoType() {

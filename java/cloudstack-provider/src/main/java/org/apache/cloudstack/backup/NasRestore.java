@@ -323,6 +323,8 @@ final class NasRestore {
                 restore.getBackupRepoAddress(),
                 restore.getMountOptions());
         command.setWait(wait);
+        command.setBackupFile(
+                restore.isVmExists() == null ? restore.getBackupFiles().get(0) : null);
         try {
             agent.ask(command, BackupAnswer.class);
         } catch (AgentFailure e) {

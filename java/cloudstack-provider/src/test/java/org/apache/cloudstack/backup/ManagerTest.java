@@ -378,6 +378,8 @@ class ManagerTest {
         int asked = site.host.asked.size();
         site.manager.restoreVolume(backup.getId(), 1, receiver(), HOST, POOL);
         assertThat(site.host.asked).hasSize(asked + 2);
+        assertThat(((VerifyBackupCommand) site.host.asked.get(asked)).getBackupFile())
+                .isEqualTo("d1");
         site.agrees();
     }
 
