@@ -93,11 +93,11 @@ impl Opening {
 fn look_ahead(session: &Session, checked: &Checked) -> Result<()> {
     const STEP: &str = "look at the restore points";
     let until = Instant::now() + PROBE;
-    let (ours, folder) = (session.clone(), checked.point.instance_folder());
+    let (ours, folder, vm) = (session.clone(), checked.point.instance_folder(), checked.vm.clone());
     let parent = if let Mode::Incremental { parent, .. } = &checked.mode { Some(parent.clone()) } else { None };
     let images = bounded(STEP, PROBE, move || {
         let instance = ours.root().open_dir(&folder)?;
-        let points = manifests(&instance)?.filter_map(|(name, read)| Some((name, read.ok()??)));
+        let points = manifests(&instance, &vm)?.filter_map(|(name, read)| Some((name, read.ok()??)));
         Ok(Arc::new(parent.map_or_else(Vec::new, |parent| chain_images(points.collect(), parent))))
     })?;
     let look = |first: usize| {
@@ -182,7 +182,7 @@ const MOST_NAMES: usize = 16 << 20;
 /// The bitmaps named by the manifests of `vm` in its folder. One that can't be read names none.
 fn published_bitmaps(instance: &Folder, vm: &str) -> Result<BTreeSet<String>> {
     let (mut names, mut bytes) = (BTreeSet::new(), 0);
-    for (_, manifest) in manifests(instance)? {
+    for (_, manifest) in manifests(instance, vm)? {
         match manifest {
             Ok(Some(manifest)) if manifest.vm_name == vm => {
                 let of_disks = manifest.disks.into_iter().filter_map(|disk| disk.bitmap);
@@ -203,16 +203,28 @@ fn published_bitmaps(instance: &Folder, vm: &str) -> Result<BTreeSet<String>> {
 }
 
 /// The names of the published points in the folder of a virtual machine, and their manifests.
-fn manifests(instance: &Folder) -> Result<impl Iterator<Item = (OsString, Result<Option<Manifest>>)>> {
+fn manifests<'a>(
+    instance: &'a Folder,
+    vm: &'a str,
+) -> Result<impl Iterator<Item = (OsString, Result<Option<Manifest>>)> + 'a> {
     let points = instance.names_that(|name| !name.as_encoded_bytes().starts_with(b"."))?;
     Ok(points.into_iter().filter_map(|name| match instance.kind(&name) {
         Ok(kind) if kind.is_some_and(|kind| kind.is_dir()) => {
-            let manifest = instance.open_dir_in(&name).and_then(|folder| Manifest::read(&folder));
+            let manifest = manifest(instance, vm, &name);
             Some((name, manifest))
         }
         Ok(_) => None,
         Err(error) => Some((name, Err(error))),
     }))
+}
+
+/// The manifest of one point. With a key it is the key that says what is ours: one that it does not vouch for names nothing.
+fn manifest(instance: &Folder, vm: &str, name: &OsStr) -> Result<Option<Manifest>> {
+    let folder = instance.open_dir_in(name)?;
+    match PointPath::parse("point", &format!("{vm}/{}", name.display())) {
+        Ok(point) if config::current().keys.is_some() => Manifest::read_sound(&folder, &point),
+        _ => Manifest::read(&folder),
+    }
 }
 
 /// A target file to make.
