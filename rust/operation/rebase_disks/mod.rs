@@ -326,3 +326,28 @@ pub(super) fn image_names(folder: &Folder) -> Result<Vec<String>> {
     }
     Ok(images)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_the_image_stood_on_or_was_to_stand_on_is_written_down() {
+        let path = |point: usize| RepoPath::parse("image", &format!("i-1/T{point}/x.qcow2")).unwrap();
+        let link = |point| Link { path: path(point), file: tempfile::tempfile().unwrap() };
+        let (other, [t1, t2, t3]) = (RepoPath::parse("image", "i-1/T2/y.qcow2").unwrap(), [path(1), path(2), path(3)]);
+        for (target, ours, others) in [
+            (Target::Onto(2), vec![Some(&t2), Some(&t1)], vec![None, Some(&t3), Some(&other)]),
+            (Target::Alone, vec![Some(&t2), None], vec![Some(&t1), Some(&other)]),
+            (Target::Same, vec![Some(&t2)], vec![None, Some(&t1), Some(&other)]),
+        ] {
+            let disk = Disk { chain: vec![link(3), link(2), link(1)], target };
+            assert!(ours.into_iter().all(|below| disk.check_backing(below).is_ok()), "{target:?}");
+            for below in others {
+                assert_eq!(disk.check_backing(below).unwrap_err().code, Code::CorruptImage, "{target:?} {below:?}");
+            }
+        }
+        let full = Disk { chain: vec![link(1)], target: Target::Same };
+        assert!(full.check_backing(None).is_ok() && full.check_backing(Some(&other)).is_err());
+    }
+}
