@@ -243,7 +243,8 @@ class BoundaryTest {
     void texts_cross_unchanged(String text) {
         TestHooks.runJob(text, 1, status -> assertThat(status.job()).isEqualTo(text));
         assertThat(failure(() -> TestHooks.panic(text)).getMessage())
-                .isEqualTo("INTERNAL: run the call: panic: " + text.replace("\n", "; "));
+                .isEqualTo("INTERNAL: run the call: panic: "
+                        + text.replace("\n", "; ").replace("\0", "\\u{0}"));
     }
 
     @Test
