@@ -251,8 +251,6 @@ fn assert_named(cell: &str, ended: Result<Value>, errno: i32, code: Code, names:
         Ok(told) if told["verdict"] != "aborted" => return,
         Ok(told) => told.to_string(),
         Err(error) => {
-            // what was found of a point is told together, whatever it was that kept it from being read
-            let code = if error.step == "check the point" { Code::Io } else { code };
             assert_eq!(error.code, code, "{cell}: {error}");
             error.to_string()
         }
