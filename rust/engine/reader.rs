@@ -100,14 +100,17 @@ fn read_all(
             disk.connect(socket, shared)?;
         }
     }
-    // nobody else finds the way in
+    // nobody else finds the way in, or has found it before
     socket.remove();
+    socket.check_alone(disks.len())?;
     let mut total = 0;
     for disk in disks.iter_mut() {
         total += disk.count(shared)?;
     }
     shared.is_to_do(total);
-    disks.iter_mut().try_for_each(|disk| disk.copy(&mut course, ends, shared))
+    disks.iter_mut().try_for_each(|disk| disk.copy(&mut course, ends, shared))?;
+    // or through another name that was given it
+    socket.check_alone(disks.len())
 }
 
 /// How much may be asked for, and when.
@@ -188,6 +191,7 @@ impl Disk {
         let mut disk = Disk::new(export)?;
         disk.connect(socket, shared)?;
         socket.remove();
+        socket.check_alone(1)?;
         Ok(disk)
     }
 

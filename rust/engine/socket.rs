@@ -20,6 +20,10 @@ const CONNECT: &str = "connect to the export";
 const REMOVE: &str = "remove the export's socket";
 /// Between two looks at whether a server that has too many at its door takes one more.
 const TICK: Duration = Duration::from_millis(10);
+/// The unix sockets of this network namespace, by the paths that they, or the sockets that accepted them, are bound to.
+const SOCKETS: &str = "/proc/net/unix";
+/// Among their flags: it waits for clients (`__SO_ACCEPTCON`).
+const LISTENS: u32 = 1 << 16;
 /// Longest path of a unix socket: `sockaddr_un` without its NUL.
 const LONGEST: usize = 107;
 
@@ -144,6 +148,25 @@ impl Socket {
         self.place.remove();
     }
 
+    /// An error when the server has more clients than the `own`, ours, of this call: another process of QEMU's user has found
+    /// the name while it was there, which AppArmor does not keep it from, and reads what is the guest's.
+    pub fn check_alone(&self, own: usize) -> Result<()> {
+        let sockets = fs::read(SOCKETS).map_err(|e| Error::io(CONNECT, SOCKETS, e))?;
+        let found = clients(&sockets, self.path());
+        if found > own {
+            let cause =
+                format!("'{}' has {} clients that are not ours: they read the guest's disks", self.path(), found - own);
+            return Err(Error::new(Code::JobFailed, CONNECT, cause));
+        }
+        if found < own {
+            log::warn!(
+                "whether others read from '{}' is not known: its server is in another network namespace",
+                self.path()
+            );
+        }
+        Ok(())
+    }
+
     /// A connection to the server. `go_on` is asked while it takes none, and its error ends the wait.
     pub fn connect(&self, go_on: impl Fn() -> Result<()>) -> Result<OwnedFd> {
         let io = |e: std::io::Error| Error::new(Code::JobFailed, CONNECT, format!("'{}': {e}", self.path()));
@@ -170,6 +193,16 @@ impl Socket {
         }
         Ok(socket)
     }
+}
+
+/// The clients of the server at `path`, those that it has not accepted yet among them (proc(5), "/proc/net/unix").
+fn clients(sockets: &[u8], path: &str) -> usize {
+    let is_client = |line: &&[u8]| {
+        let fields: Vec<&[u8]> = line.split(|byte| *byte == b' ').filter(|field| !field.is_empty()).take(7).collect();
+        let flags = fields.get(3).and_then(|flags| u32::from_str_radix(str::from_utf8(flags).ok()?, 16).ok());
+        line.ends_with(&[b" ", path.as_bytes()].concat()) && flags.is_some_and(|flags| flags & LISTENS == 0)
+    };
+    sockets.split(|byte| *byte == b'\n').filter(is_client).count()
 }
 
 /// When the file was made; none where the file system does not tell. Nobody can set it.
@@ -310,6 +343,35 @@ mod tests {
         fs::remove_file(path).unwrap();
         fs::hard_link(&other, path).unwrap();
         own.assert_refused(&format!("process {} ", foreign.0.id()));
+    }
+
+    #[test]
+    fn whoever_else_has_come_in_is_noticed() {
+        let own = Own::new();
+        let _listener = UnixListener::bind(own.socket.path()).unwrap();
+        let ours: Vec<_> = (0..2).map(|_| own.socket.connect(|| Ok(())).unwrap()).collect();
+        own.socket.check_alone(ours.len()).unwrap();
+        // through a second name, when the first has gone
+        fs::hard_link(own.socket.path(), own.at("second")).unwrap();
+        own.socket.remove();
+        own.socket.check_alone(ours.len()).unwrap();
+        let other = UnixStream::connect(own.at("second")).unwrap();
+        let error = own.socket.check_alone(ours.len()).unwrap_err();
+        assert!(error.code == Code::JobFailed && error.cause.contains("has 1 clients that are not ours"), "{error}");
+        drop(other);
+    }
+
+    #[test]
+    fn clients_are_those_of_the_very_path_accepted_or_not() {
+        let all = b"Num       RefCount Protocol Flags    Type St Inode Path\n\
+            0000000000000000: 00000002 00000000 00010000 0001 01 11 /d/a\n\
+            0000000000000000: 00000003 00000000 00000000 0001 03 12 /d/a\n\
+            0000000000000000: 00000002 00000000 00000000 0001 02 0 /d/a\n\
+            0000000000000000: 00000003 00000000 00000000 0001 03 13 /d/ab\n\
+            0000000000000000: 00000003 00000000 00000000 0001 03 14 /e/d/a\n\
+            0000000000000000: 00000003 00000000 00000000 0001 03 15\n";
+        assert_eq!(clients(all, "/d/a"), 2);
+        assert_eq!(clients(all, "/d/c"), 0);
     }
 
     #[test]
