@@ -31,6 +31,9 @@ import org.nasbackup.VerifyChainResult;
 
 /** From the library's results and failures to CloudStack's answers. */
 public final class Answers {
+    private static final Set<ErrorCode> NOT_THE_POINT =
+            Set.of(ErrorCode.CORRUPT_IMAGE, ErrorCode.NOT_FOUND, ErrorCode.UNSUPPORTED_IMAGE);
+
     private Answers() {}
 
     public static BackupAnswer taken(Command command, TakeBackupResult result) {
@@ -59,7 +62,7 @@ public final class Answers {
         return new BackupAnswer(command, true, null);
     }
 
-    /** Good is good alone: where it could not be told, nothing is known. */
+    /** Good is good alone where a key vouches; else what could not be told is told, and is no reason not to restore. */
     public static BackupAnswer verified(VerifyBackupCommand command, VerifyChainResult result) {
         Set<String> others = othersImages(command, result);
         List<VerifiedFile> wrong = result.files().stream()
@@ -72,8 +75,16 @@ public final class Answers {
         String told = wrong.stream()
                 .map(file -> file.file() + ": " + String.join(", ", file.reasons()))
                 .collect(Collectors.joining("; "));
+        boolean passes = !bad && command.getMac() == null;
         return new BackupAnswer(
-                command, false, OneLine.of((bad ? "CORRUPT_IMAGE" : "IO") + ": check the restore point: " + told));
+                command, passes, OneLine.of((bad ? "CORRUPT_IMAGE" : "IO") + ": check the restore point: " + told));
+    }
+
+    /** The same where there is no result: a point that is none is refused, and that nobody could look is told. */
+    public static BackupAnswer notVerified(VerifyBackupCommand command, Throwable failure) {
+        boolean known =
+                failure instanceof NasBackupException && NOT_THE_POINT.contains(((NasBackupException) failure).code());
+        return new BackupAnswer(command, !known && command.getMac() == null, line(failure));
     }
 
     /** The names of images of volumes that are not wanted: what is wrong with them is no reason not to restore another one. */

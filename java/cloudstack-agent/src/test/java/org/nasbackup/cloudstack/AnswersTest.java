@@ -15,6 +15,7 @@ package org.nasbackup.cloudstack;
 import static org.assertj.core.api.Assertions.assertThat;
 
 import java.util.Map;
+import java.util.Set;
 import org.apache.cloudstack.backup.BackupAnswer;
 import org.apache.cloudstack.backup.BackupStorageStatsAnswer;
 import org.apache.cloudstack.backup.VerifyBackupCommand;
@@ -51,23 +52,42 @@ class AnswersTest {
         assertThat(answer.getBitmapCreated()).isNull();
     }
 
-    /** What could not be looked at is no more known than what is bad. */
+    /** Without a key it is a guard against mishaps, which is no reason to keep from a restore what nobody could look at. */
     @Test
-    void a_point_is_the_one_that_was_made_when_all_of_it_is_good() {
+    void what_is_bad_is_not_restored_nor_what_could_not_be_looked_at_where_a_key_vouches() {
         String manifest = "i/T1/manifest.json";
-        assertThat(verified(null, Results.verified("good", manifest)).getResult())
-                .isTrue();
-        BackupAnswer bad = verified(null, Results.verified("bad", manifest, "has another id", "and no\nMAC"));
-        assertThat(bad.getResult()).isFalse();
-        assertThat(bad.getDetails())
-                .isEqualTo("CORRUPT_IMAGE: check the restore point: " + manifest + ": has another id, and no; MAC");
-        BackupAnswer aborted = verified(null, Results.verified("aborted", manifest, "the NAS is gone"));
-        assertThat(aborted.getResult()).isFalse();
-        assertThat(aborted.getDetails()).isEqualTo("IO: check the restore point: " + manifest + ": the NAS is gone");
+        for (String mac : new String[] {null, "m1"}) {
+            assertThat(verified(null, mac, Results.verified("good", manifest)).getResult())
+                    .isTrue();
+            BackupAnswer bad = verified(null, mac, Results.verified("bad", manifest, "has another id", "and no\nMAC"));
+            assertThat(bad.getResult()).isFalse();
+            assertThat(bad.getDetails())
+                    .isEqualTo("CORRUPT_IMAGE: check the restore point: " + manifest + ": has another id, and no; MAC");
+            BackupAnswer aborted = verified(null, mac, Results.verified("aborted", manifest, "the NAS is gone"));
+            assertThat(aborted.getResult()).isEqualTo(mac == null);
+            assertThat(aborted.getDetails())
+                    .isEqualTo("IO: check the restore point: " + manifest + ": the NAS is gone");
+            for (ErrorCode code : ErrorCode.values()) {
+                BackupAnswer failed =
+                        Answers.notVerified(verification(mac), Results.failure(code, code + ": x", false));
+                boolean known = Set.of("CORRUPT_IMAGE", "NOT_FOUND", "UNSUPPORTED_IMAGE")
+                        .contains(code.name());
+                assertThat(failed.getResult()).as(code.name()).isEqualTo(mac == null && !known);
+                assertThat(failed.getDetails()).isEqualTo(code + ": x");
+            }
+        }
+    }
+
+    private static VerifyBackupCommand verification(String mac) {
+        return new VerifyBackupCommand("i/T1", "p1", mac, "nfs", "nas:/b", null);
     }
 
     private static BackupAnswer verified(String wanted, VerifyChainResult result) {
-        VerifyBackupCommand command = new VerifyBackupCommand("i/T1", "p1", null, "nfs", "nas:/b", null);
+        return verified(wanted, null, result);
+    }
+
+    private static BackupAnswer verified(String wanted, String mac, VerifyChainResult result) {
+        VerifyBackupCommand command = verification(mac);
         command.setBackupFile(wanted);
         return Answers.verified(command, result);
     }

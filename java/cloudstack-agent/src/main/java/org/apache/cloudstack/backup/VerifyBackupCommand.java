@@ -30,6 +30,8 @@ public class VerifyBackupCommand extends Command {
     /**
      * @param pointId of the answer when it was made
      * @param mac null: nothing vouched for it then
+     * @param backupRepoAddress null: nothing is looked at, and who answers knows the question. A host that does not writes the
+     *     whole question into its log, the password of a CIFS server among it
      */
     public VerifyBackupCommand(
             String backupPath,

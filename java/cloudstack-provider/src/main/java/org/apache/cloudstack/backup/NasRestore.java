@@ -315,18 +315,23 @@ final class NasRestore {
         if (pointId == null) {
             return;
         }
+        String path = backup.getExternalId();
+        VerifyBackupCommand known = new VerifyBackupCommand(path, pointId, mac, null, null, null);
         VerifyBackupCommand command = new VerifyBackupCommand(
-                backup.getExternalId(),
+                path,
                 pointId,
                 mac,
                 restore.getBackupRepoType(),
                 restore.getBackupRepoAddress(),
                 restore.getMountOptions());
-        command.setWait(wait);
         command.setBackupFile(
                 restore.isVmExists() == null ? restore.getBackupFiles().get(0) : null);
+        String unknown;
         try {
-            agent.ask(command, BackupAnswer.class);
+            known.setWait(wait);
+            agent.ask(known, BackupAnswer.class);
+            command.setWait(wait);
+            unknown = agent.ask(command, BackupAnswer.class).getDetails();
         } catch (AgentFailure e) {
             if (e.kind() != AgentFailure.Kind.UNSUPPORTED || mac != null) {
                 throw new AgentFailure(
@@ -335,11 +340,14 @@ final class NasRestore {
                         false,
                         e);
             }
+            unknown = e.getMessage();
+        }
+        if (unknown != null) {
             backups.logger()
                     .warn(
-                            "Backup {} is restored without a look at whether it is still the one that was made: {}",
+                            "Backup {} is restored though it is not known to be as it was made: {}",
                             backup.getUuid(),
-                            e.getMessage());
+                            unknown);
         }
     }
 

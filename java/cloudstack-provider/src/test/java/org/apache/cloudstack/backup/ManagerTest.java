@@ -250,8 +250,13 @@ class ManagerTest {
             site.manager.restore(backup.getId());
             assertThat(site.host.asked).last().isInstanceOf(RestoreBackupCommand.class);
             assertThat(site.logged)
-                    .anyMatch(line -> line.startsWith("Backup " + backup.getUuid() + " is restored without a look"));
+                    .anyMatch(line -> line.startsWith("Backup " + backup.getUuid() + " is restored though"));
         }
+        // it logs what it does not know, passwords too
+        assertThat(site.host.asked)
+                .filteredOn(VerifyBackupCommand.class::isInstance)
+                .allMatch(each -> ((VerifyBackupCommand) each).getBackupRepoAddress() == null)
+                .allMatch(each -> ((VerifyBackupCommand) each).getMountOptions().isEmpty());
         assertThat(site.state).isEqualTo(State.Stopped);
     }
 

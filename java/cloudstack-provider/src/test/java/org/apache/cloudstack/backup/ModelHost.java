@@ -115,6 +115,9 @@ final class ModelHost implements Agents {
     }
 
     private Answer answer(Long hostId, Command command) throws AgentUnavailableException, OperationTimedoutException {
+        if (software == Software.OURS && isWhetherItKnows(command)) {
+            return new BackupAnswer(command, true, null);
+        }
         hosts.add(hostId);
         asked.add(command);
         Fault fault = faults.isEmpty() ? Fault.NONE : faults.poll();
@@ -183,6 +186,10 @@ final class ModelHost implements Agents {
             nas.delete(point(((DeleteBackupCommand) command).getBackupPath()));
         }
         return answer;
+    }
+
+    private static boolean isWhetherItKnows(Command command) {
+        return command instanceof VerifyBackupCommand && ((VerifyBackupCommand) command).getBackupRepoAddress() == null;
     }
 
     private Answer verify(VerifyBackupCommand command) {

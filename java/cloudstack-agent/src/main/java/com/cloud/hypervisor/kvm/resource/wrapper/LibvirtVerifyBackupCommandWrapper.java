@@ -17,6 +17,7 @@ import com.cloud.hypervisor.kvm.resource.LibvirtComputingResource;
 import com.cloud.resource.CommandWrapper;
 import com.cloud.resource.ResourceWrapper;
 import java.util.function.Supplier;
+import org.apache.cloudstack.backup.BackupAnswer;
 import org.apache.cloudstack.backup.VerifyBackupCommand;
 import org.nasbackup.cloudstack.Answers;
 import org.nasbackup.cloudstack.Library;
@@ -49,11 +50,14 @@ public class LibvirtVerifyBackupCommandWrapper
             if (command.getMac() != null && !library.hasKey()) {
                 throw new IllegalArgumentException(NO_KEY);
             }
+            if (command.getBackupRepoAddress() == null) {
+                return new BackupAnswer(command, true, null);
+            }
             return Answers.verified(command, library.verifyChain(Requests.verify(command)));
         } catch (Throwable e) {
             // Whatever left this method would reach the management server as an answer of another type.
             logger.warn("Unable to verify {}", OneLine.of(command.getBackupPath()), OneLine.of(e));
-            return Answers.failed(command, e);
+            return Answers.notVerified(command, e);
         }
     }
 }

@@ -154,7 +154,9 @@ class WrapperTest {
         });
         assertThat(answers.subList(0, 4)).hasOnlyElementsOfType(BackupAnswer.class);
         assertThat(answers.get(4)).isInstanceOf(BackupStorageStatsAnswer.class);
-        assertThat(answers).noneMatch(Answer::getResult).allSatisfy(answer -> assertThat(answer.getDetails())
+        // what nobody could look at, and no key vouches for, is told and restored
+        assertThat(answers).allMatch(answer -> answer.getResult() == (answer == answers.get(3)));
+        assertThat(answers).allSatisfy(answer -> assertThat(answer.getDetails())
                 .isNotBlank()
                 .doesNotContain("\n")
                 .contains(failure.getMessage() == null ? failure.getClass().getName() : failure.getMessage()));
@@ -178,6 +180,14 @@ class WrapperTest {
         assertThat(asked).isEmpty();
         hasKey = true;
         assertThat(wrapper.execute(signed, resource).getResult()).isTrue();
+    }
+
+    @Test
+    void a_host_that_is_asked_whether_it_knows_the_question_looks_at_nothing() {
+        VerifyBackupCommand known = new VerifyBackupCommand("i/T1", "p1", null, null, null, null);
+        Answer answer = new LibvirtVerifyBackupCommandWrapper(() -> library).execute(known, resource);
+        assertThat(answer.getResult()).isTrue();
+        assertThat(asked).isEmpty();
     }
 
     /** A stack's own lines tell nothing from those in a text. */
