@@ -17,6 +17,10 @@ use crate::point::{self, DEEPEST, Keys, Link, MANIFEST, Manifest};
 use crate::qcow2;
 
 const STEP: &str = "follow the chains";
+/// Images of a point that no manifest names and that are looked at: more than a machine has disks.
+const MOST_UNNAMED: usize = 512;
+/// What is told of one beyond those.
+const TOO_MANY: &str = "was not checked, for its point holds too many images that no manifest names";
 /// What is told of a manifest that is not there, where keys are configured.
 const UNVOUCHED: &str = "is not there, and without it no key of keyFile vouches for the point";
 
@@ -38,15 +42,21 @@ pub(in crate::operation) fn find(root: &Folder, point: &PointPath, id: Option<&s
     let (images, manifests, keys) = (BTreeMap::new(), BTreeMap::new(), config::current().keys.clone());
     let mut chains = Chains { root, point, keys, found: Vec::new(), images, manifests };
     let recorded = chains.manifest(&point.folder()).map(|manifest| manifest.disks.clone());
-    let mut names = Vec::new();
-    for name in recorded.into_iter().flatten().map(|disk| disk.file).chain(image_names(&folder)?) {
-        if !names.contains(&name) {
-            names.push(name);
-        }
-    }
+    let mut named = BTreeSet::new();
+    let mut names: Vec<_> = recorded.into_iter().flatten().map(|disk| disk.file).collect();
+    names.retain(|name| named.insert(name.clone()));
+    let mut others: Vec<_> = image_names(&folder)?.into_iter().filter(|name| !named.contains(name)).collect();
+    let rest = others.split_off(MOST_UNNAMED.min(others.len()));
+    names.extend(others);
     for name in &names {
         match point.file(name) {
             Ok(path) => chains.follow(path),
+            Err(error) => chains.blame_manifest(&point.folder(), &error.cause),
+        }
+    }
+    if let Some(name) = rest.first() {
+        match point.file(name) {
+            Ok(path) => chains.pass_over(path, rest.len()),
             Err(error) => chains.blame_manifest(&point.folder(), &error.cause),
         }
     }
@@ -64,10 +74,17 @@ pub(in crate::operation) fn refuse_manifests(found: &[Found]) -> Result<()> {
     manifests.find(|found| found.told.verdict != Verdict::Good).map_or(Ok(()), |found| Err(found.refusal()))
 }
 
-/// `CORRUPT_IMAGE` when one of the images of `chain` is bad by what was found. Those of other disks may be.
+/// `CORRUPT_IMAGE` when one of the images of `chain` is bad by what was found, those of other disks may be; `IO` when its newest
+/// was not looked at.
 pub(in crate::operation) fn refuse_images(found: &[Found], chain: &[Link]) -> Result<()> {
     let mut own = found.iter().filter(|found| chain.iter().any(|link| link.path == found.path));
-    own.find(|found| found.told.verdict == Verdict::Bad).map_or(Ok(()), |found| Err(found.refusal()))
+    if let Some(found) = own.find(|found| found.told.verdict == Verdict::Bad || found.unseen.is_some()) {
+        return Err(found.refusal());
+    }
+    match chain.first().filter(|newest| found.iter().all(|found| found.path != newest.path)) {
+        Some(link) => Err(Error::new(Code::Io, "check the point", format!("'{}': {TOO_MANY}", link.path))),
+        None => Ok(()),
+    }
 }
 
 impl Found {
@@ -88,6 +105,20 @@ struct Chains<'a> {
 }
 
 impl Chains<'_> {
+    /// Tells of this image, for so many that are not looked at.
+    fn pass_over(&mut self, path: RepoPath, images: usize) {
+        let reason = format!("{TOO_MANY}, nor {} more", images - 1);
+        match self.found.iter_mut().find(|found| found.path == path) {
+            // another's chain led to it
+            Some(found) => found.told.blame(Verdict::Aborted, reason),
+            None => {
+                let mut told = VerifiedFile::good(path.as_str());
+                told.blame(Verdict::Aborted, reason);
+                self.found.push(Found { told, path, checkable: None, unseen: Some(Code::Io) });
+            }
+        }
+    }
+
     /// Looks at an image and all that it stands on.
     fn follow(&mut self, path: RepoPath) {
         let mut chain = BTreeSet::new();
@@ -110,9 +141,7 @@ impl Chains<'_> {
 
     /// What an image stands on that another disk's chain led to before; only to see whether the chain ends.
     fn known_backing(&self, path: &RepoPath) -> Option<RepoPath> {
-        self.images.get(path)?.as_ref()?;
-        let file = self.root.open_file(path).ok()?;
-        point::resolve(path, &qcow2::backing(&file).ok()??).ok()
+        self.images.get(path)?.as_ref()?.backing.clone()
     }
 
     /// Looks at one image; what it stands on.
@@ -300,5 +329,34 @@ pub(super) fn verdict_of(error: &qcow2::Error) -> Verdict {
     match error {
         qcow2::Error::NotQcow2 | qcow2::Error::Corrupt(_) => Verdict::Bad,
         qcow2::Error::Unsupported(_) | qcow2::Error::Io(_) => Verdict::Aborted,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn of_images_that_no_manifest_names_some_hundred_are_looked_at() {
+        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+        let at = dir.path().join("i-1/T1");
+        fs::create_dir_all(&at).unwrap();
+        qcow2::create(&fs::File::create_new(at.join("0.qcow2")).unwrap(), 1 << 20, None).unwrap();
+        (1..1000).for_each(|n| fs::hard_link(at.join("0.qcow2"), at.join(format!("{n}.qcow2"))).unwrap());
+        let point = PointPath::parse("point", "i-1/T1").unwrap();
+        let root = Folder::open_root(dir.path()).unwrap();
+        let found = find(&root, &point, None).unwrap();
+        let (good, unseen): (Vec<_>, Vec<_>) = found.iter().partition(|found| found.told.verdict == Verdict::Good);
+        assert_eq!((good.len(), unseen.len()), (512, 1));
+        assert_eq!(unseen[0].told.verdict, Verdict::Aborted);
+        assert!(unseen[0].told.reasons[0].ends_with("487 more"), "{:?}", unseen[0].told.reasons);
+        refuse_manifests(&found).unwrap();
+        let refused = |name: &str| {
+            let chain = point::open_chain(&root, &point.file(name).unwrap()).unwrap();
+            refuse_images(&found, &chain).err().map(|error| error.code)
+        };
+        assert_eq!((refused("0.qcow2"), refused("999.qcow2")), (None, Some(Code::Io)), "what is not known is no yes");
+        assert_eq!(refused(unseen[0].path.name()), Some(Code::Io));
     }
 }
