@@ -1,7 +1,7 @@
 //! The NAS's side of a backup. Each step runs on a thread that may be given up, so a NAS that hangs fails the call and
 //! not the agent; what such a step made is cleared by its guards should it ever come back.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::Write;
@@ -27,13 +27,15 @@ use crate::nas::removal;
 use crate::nas::session::Session;
 use crate::nas::view::View;
 use crate::point::fingerprints::{self, Base, Digest};
-use crate::point::{MANIFEST, Manifest, Parent};
+use crate::point::{DEEPEST, MANIFEST, Manifest, Parent};
 use crate::qcow2;
 
 /// How long a NAS may take for a few small files, before the guest is touched.
 pub(super) const PROBE: Duration = Duration::from_secs(20);
 /// Images that are looked at side by side: a NAS answers several questions in the time of one.
 const LOOKERS: usize = 4;
+/// Images that are read ahead; those of one more point at most come to it.
+const MOST_AHEAD: usize = 2_000;
 /// Longer than the opening and the looking, each within its own bound, may take.
 const OPEN: Duration = Duration::from_secs(100);
 /// How long to give a NAS that has just shown that it hangs.
@@ -89,22 +91,27 @@ impl Opening {
     }
 }
 
-/// Reads the manifests of the virtual machine's points and the headers and L1 tables of the images that an incremental would stand on.
+/// Reads the manifests of the points that an incremental would stand on, and the headers and L1 tables of their images.
 fn look_ahead(session: &Session, checked: &Checked) -> Result<()> {
     const STEP: &str = "look at the restore points";
     let until = Instant::now() + PROBE;
+    let Mode::Incremental { parent, .. } = &checked.mode else { return Ok(()) };
     let (ours, folder, vm) = (session.clone(), checked.point.instance_folder(), checked.vm.clone());
-    let parent = if let Mode::Incremental { parent, .. } = &checked.mode { Some(parent.clone()) } else { None };
+    let parent = parent.clone();
     let images = bounded(STEP, PROBE, move || {
         let instance = ours.root().open_dir(&folder)?;
-        let points = manifests(&instance, &vm)?.filter_map(|(name, read)| Some((name, read.ok()??)));
-        Ok(Arc::new(parent.map_or_else(Vec::new, |parent| chain_images(points.collect(), parent))))
+        // nobody waits for it any more after that
+        let is_late = || Instant::now() >= until;
+        let read =
+            |point: &PointPath| if is_late() { Ok(None) } else { manifest(&instance, &vm, point.name().as_ref()) };
+        Ok(Arc::new(chain_images(parent, |point| read(point).ok()?)))
     })?;
     let look = |first: usize| {
         let (ours, images) = (session.clone(), images.clone());
         let inspect = move |image: &RepoPath| ours.root().open_file(image).map(|file| qcow2::inspect_readable(&file));
         let look = move || {
-            images.iter().skip(first).step_by(LOOKERS).for_each(|image| drop(inspect(image)));
+            let own = images.iter().skip(first).step_by(LOOKERS).take_while(|_| Instant::now() < until);
+            own.for_each(|image| drop(inspect(image)));
             Ok(())
         };
         start(STEP, look, || ())
@@ -116,13 +123,17 @@ fn look_ahead(session: &Session, checked: &Checked) -> Result<()> {
     Ok(())
 }
 
-/// The images of a point and of those that it stands on, as far as their manifests, by name, tell.
-fn chain_images(mut points: BTreeMap<OsString, Manifest>, newest: PointPath) -> Vec<RepoPath> {
-    let (mut images, mut next) = (Vec::new(), Some(newest));
+/// The images of a point and of those that it stands on, as far as their manifests tell: some of them, if there are too many.
+fn chain_images(newest: PointPath, mut read: impl FnMut(&PointPath) -> Option<Manifest>) -> Vec<RepoPath> {
+    let (mut images, mut seen, mut next) = (Vec::new(), BTreeSet::new(), Some(newest));
     while let Some(point) = next.take() {
-        let Some(manifest) = points.remove(OsStr::new(point.name())) else { break };
+        if images.len() >= MOST_AHEAD || seen.len() == DEEPEST || !seen.insert(point.clone()) {
+            break;
+        }
+        let Some(manifest) = read(&point) else { break };
         images.extend(manifest.disks.iter().filter_map(|disk| point.file(&disk.file).ok()));
-        next = manifest.parent.and_then(|parent| PointPath::parse("parent", &parent.backup_path).ok());
+        let below = manifest.parent.and_then(|parent| PointPath::parse("parent", &parent.backup_path).ok());
+        next = below.filter(|below| below.instance() == point.instance());
     }
     images
 }
@@ -208,18 +219,18 @@ fn manifests<'a>(
     vm: &'a str,
 ) -> Result<impl Iterator<Item = (OsString, Result<Option<Manifest>>)> + 'a> {
     let points = instance.names_that(|name| !name.as_encoded_bytes().starts_with(b"."))?;
-    Ok(points.into_iter().filter_map(|name| match instance.kind(&name) {
-        Ok(kind) if kind.is_some_and(|kind| kind.is_dir()) => {
-            let manifest = manifest(instance, vm, &name);
-            Some((name, manifest))
-        }
-        Ok(_) => None,
-        Err(error) => Some((name, Err(error))),
+    Ok(points.into_iter().map(|name| {
+        let manifest = manifest(instance, vm, &name);
+        (name, manifest)
     }))
 }
 
-/// The manifest of one point. With a key it is the key that says what is ours: one that it does not vouch for names nothing.
+/// The manifest of what may be a point. With a key it is the key that says what is ours: one that it does not vouch for
+/// names nothing.
 fn manifest(instance: &Folder, vm: &str, name: &OsStr) -> Result<Option<Manifest>> {
+    if !instance.kind(name)?.is_some_and(|kind| kind.is_dir()) {
+        return Ok(None);
+    }
     let folder = instance.open_dir_in(name)?;
     match PointPath::parse("point", &format!("{vm}/{}", name.display())) {
         Ok(point) if config::current().keys.is_some() => Manifest::read_sound(&folder, &point),
@@ -505,6 +516,41 @@ impl Targets {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::point::ParentPoint;
+    use std::fs;
+
+    /// Puts a point there whose manifest names one bitmap.
+    fn plant(instance: &Path, name: &str, bitmap: &str) {
+        let manifest = serde_json::json!({
+            "version": 1, "pointId": "1", "vmName": "i-1", "when": "2026-01-01T00:00:00Z", "kind": "full",
+            "engine": "push", "bitmap": bitmap, "parent": null, "disks": [],
+        });
+        fs::create_dir(instance.join(name)).unwrap();
+        fs::write(instance.join(name).join(MANIFEST), manifest.to_string()).unwrap();
+    }
+
+    #[test]
+    fn what_is_read_ahead_is_one_chain_which_comes_to_an_end() {
+        let dir = tempfile::tempdir().unwrap();
+        plant(dir.path(), "T1", "one");
+        let known = Manifest::read(&Folder::open_root(dir.path().join("T1")).unwrap()).unwrap().unwrap();
+        let point = |name: &str| PointPath::parse("point", name).unwrap();
+        let below = |point: &PointPath, names: fn(u32) -> String| {
+            let backup_path = names(point.name().parse().unwrap());
+            Some(Manifest { parent: Some(ParentPoint { backup_path, point_id: String::new() }), ..known.clone() })
+        };
+        type Row = (fn(u32) -> String, usize);
+        let rows: [Row; 3] =
+            [(|n| format!("i-1/{}", n + 1), DEEPEST), (|n| format!("i-1/{}", 1 - n), 2), (|_| "i-2/0".into(), 1)];
+        for (names, many) in rows {
+            let mut reads = 0;
+            chain_images(point("i-1/0"), |at| {
+                reads += 1;
+                below(at, names)
+            });
+            assert_eq!(reads, many);
+        }
+    }
 
     #[test]
     fn what_was_done_meanwhile_fails_first() {
