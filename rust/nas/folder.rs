@@ -24,6 +24,7 @@ pub const FILE_MODE: u32 = 0o600;
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 const FILE: OFlags = OFlags::NONBLOCK.union(OFlags::NOCTTY).union(OFlags::CLOEXEC);
 const WRITE: &str = "open the file for writing";
+const LIST: &str = "list the folder";
 /// How often a lookup is tried while others rename.
 const RACES: u32 = 100;
 /// Deeper trees than any restore point has are not removed: each level holds descriptors.
@@ -33,7 +34,7 @@ pub const MOST_REMOVED: u32 = 10_000;
 /// Names of a folder that are held at a time while it is emptied.
 const BATCH: usize = 256;
 /// Names of a folder that are listed: more than there are restore points of a machine, or files of a point.
-const MOST_NAMES: usize = 50_000;
+pub const MOST_NAMES: usize = 50_000;
 /// How often, and in which steps, a folder is tried that does not get empty: NFS and FUSE keep a file that somebody has
 /// open under another name, until it is closed.
 const TRIES: u32 = 40;
@@ -184,17 +185,23 @@ impl Folder {
 
     /// Those of the names in this folder that are wanted, sorted; an error when they are more than a folder of ours has.
     pub fn names_that(&self, are_wanted: impl Fn(&OsStr) -> bool) -> Result<Vec<OsString>> {
-        let step = "list the folder";
-        let mut entries = Dir::read_from(&self.fd).map_err(|e| failed(step, &self.path, e))?;
-        let names = next_names(&mut entries, MOST_NAMES + 1, are_wanted);
-        let mut names = names.map_err(|e| failed(step, &self.path, e))?;
-        if names.len() > MOST_NAMES {
+        let (names, more) = self.first_names(MOST_NAMES, are_wanted)?;
+        if more {
             let cause =
                 format!("'{}' holds more than {MOST_NAMES} names, which no backup has made", self.path.display());
-            return Err(Error::new(Code::Io, step, cause));
+            return Err(Error::new(Code::Io, LIST, cause));
         }
-        names.sort();
         Ok(names)
+    }
+
+    /// The first of them that the folder tells, sorted, and whether there are more: for who can do without those.
+    pub fn first_names(&self, most: usize, are_wanted: impl Fn(&OsStr) -> bool) -> Result<(Vec<OsString>, bool)> {
+        let mut entries = Dir::read_from(&self.fd).map_err(|e| failed(LIST, &self.path, e))?;
+        let mut names = next_names(&mut entries, most + 1, are_wanted).map_err(|e| failed(LIST, &self.path, e))?;
+        let more = names.len() > most;
+        names.truncate(most);
+        names.sort();
+        Ok((names, more))
     }
 
     /// What `name` is, a symbolic link included; none if there is no such name.

@@ -11,6 +11,7 @@
 //!
 //! A host that slept may lose its claim and not know: so the owner looks again right before each step that can't be undone.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::FileExt;
@@ -39,6 +40,8 @@ const ADDS: &str = "adds\n";
 const LONGEST: u64 = 512;
 /// Claims of others that are waited for, one after the other, until it is left to them: somebody makes new ones all the time.
 const MOST_OUTLIVED: usize = 2;
+/// Claims of readers that are looked at, and removed if they have expired, at a time: more than there are hosts.
+const MOST_READERS: usize = 5_000;
 /// How long its thread may take to end.
 const END: Duration = Duration::from_secs(1);
 /// How long giving it back may take before it is left to itself.
@@ -157,8 +160,19 @@ impl Claim {
         match purpose {
             Purpose::Add => Ok(()),
             Purpose::Change => {
-                let readers = self.folder.names_that(|name| name.as_encoded_bytes().starts_with(READER.as_bytes()))?;
-                self.outlive(&readers.iter().filter_map(|name| name.to_str()).collect::<Vec<_>>(), pace)
+                let is_reader = |name: &OsStr| name.to_str().is_some_and(|name| name.starts_with(READER));
+                let (readers, more) = self.folder.first_names(MOST_READERS, is_reader)?;
+                self.outlive(&readers.iter().filter_map(|name| name.to_str()).collect::<Vec<_>>(), pace)?;
+                // one of those may be held
+                if more {
+                    let path = self.folder.path.join(READER);
+                    let cause = format!(
+                        "there were more than {MOST_READERS} '{}*'; so many had expired and are removed, the next try goes on",
+                        path.display()
+                    );
+                    return Err(Error::new(Code::Busy, STEP, cause));
+                }
+                Ok(())
             }
             Purpose::Read => self.outlive(&[WRITER], pace),
         }
@@ -413,6 +427,22 @@ mod tests {
             drop((held, other));
             assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
         }
+    }
+
+    #[test]
+    fn more_claims_of_readers_than_are_looked_at_are_busy_until_none_is_left() {
+        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+        plant(dir.path(), "dead", &host().unwrap(), "1 1");
+        let reader = |n: u32| dir.path().join(format!("{READER}{n}"));
+        (0..50_001).for_each(|n| fs::hard_link(dir.path().join("dead"), reader(n)).unwrap());
+        for stay in [45_001, 40_001] {
+            let error = Lease::take(&folder(dir.path()), Change, FAST).unwrap_err();
+            assert!(error.code == Code::Busy && error.cause.contains("the next try"), "{error}");
+            assert_eq!(fs::read_dir(dir.path()).unwrap().count(), stay + 1);
+        }
+        let left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+        left.iter().skip(MOST_READERS).for_each(|path| fs::remove_file(path).unwrap());
+        drop(Lease::take(&folder(dir.path()), Change, FAST).unwrap());
     }
 
     #[test]

@@ -66,21 +66,25 @@ pub fn clear_partial(instance: &Folder, partial: &str) -> Result<u64> {
     clear_partial_within(instance, partial, &mut MOST_REMOVED.clone())
 }
 
-/// Removes all of them, within the same bound: a backup that finds more than that of them has more to do.
+/// Removes all of them, within the same bound: if there are more, the next backup goes on with those.
 pub fn clear_partials(instance: &Folder) -> Result<()> {
-    let partials = instance.names_that(|name| name.as_bytes().starts_with(PARTIAL.as_bytes()))?;
+    let is_partial = |name: &OsStr| name.to_str().is_some_and(|name| name.starts_with(PARTIAL));
+    let (partials, mut more) = instance.first_names(MOST_REMOVED as usize, is_partial)?;
     let mut left = MOST_REMOVED;
-    for (done, name) in partials.iter().enumerate() {
-        let path = instance.path.join(name);
+    for name in partials.iter().filter_map(|name| name.to_str()) {
         if left == 0 {
-            log::warn!("'{}' and {} more stay for now", path.display(), partials.len() - done - 1);
+            more = true;
             break;
         }
-        let Some(name) = name.to_str() else { continue };
+        let path = instance.path.join(name);
         log::warn!("removing '{}', left by a backup that ended early", path.display());
         if let Err(error) = clear_partial_within(instance, name, &mut left) {
             log::warn!("{error}");
         }
+    }
+    if more {
+        let path = instance.path.display();
+        log::warn!("'{path}' holds more that backups left which ended early: the next one goes on with it");
     }
     Ok(())
 }
@@ -394,6 +398,19 @@ mod tests {
         assert!(!dir.path().join(".deleted-wide").exists());
         assert!(remove_left(&instance, &lock, ".deleted-deep").unwrap_err().cause.contains("nested too deep"));
         unnest(deepest, 15_000);
+    }
+
+    #[test]
+    fn more_partials_than_are_listed_hold_no_backup_up_and_each_takes_some() {
+        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+        let instance = Folder::open_root(dir.path()).unwrap();
+        fs::write(dir.path().join("kept"), "").unwrap();
+        let partial = |n: u32| dir.path().join(format!("{PARTIAL}{n}"));
+        (0..50_001).for_each(|n| fs::hard_link(dir.path().join("kept"), partial(n)).unwrap());
+        for stay in [40_001, 30_001] {
+            clear_partials(&instance).unwrap();
+            assert_eq!(fs::read_dir(dir.path()).unwrap().count(), stay + 1);
+        }
     }
 
     #[test]

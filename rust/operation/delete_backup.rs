@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::config;
 use crate::error::{Code, Error, Result};
 use crate::job::{self, Job, JobGuard};
-use crate::nas::folder::Folder;
+use crate::nas::folder::{Folder, MOST_NAMES};
 use crate::nas::lock::{InstanceLock, Purpose, WAIT};
 use crate::nas::partial::partial_name;
 use crate::nas::path::{PointPath, RepoPath};
@@ -161,7 +161,9 @@ fn remove(Deletable { instance, lock, published }: Deletable, point: &PointPath)
 /// Removes what deletes of other points have left that were cut short: none of them goes on, for this one holds the lock.
 /// Whatever can't be removed stays as it is and does not fail this delete.
 fn remove_left(instance: &Folder, lock: &InstanceLock) -> u64 {
-    let left = instance.names_that(|name| name.as_encoded_bytes().starts_with(DELETED.as_bytes())).unwrap_or_default();
+    let is_left = |name: &OsStr| name.as_encoded_bytes().starts_with(DELETED.as_bytes());
+    // if there are more, the next delete goes on with those
+    let (left, _) = instance.first_names(MOST_NAMES, is_left).unwrap_or_default();
     let removed = left.iter().filter_map(|name| name.to_str()).map(|name| {
         let removed = removal::remove_left(instance, lock, name);
         removed.inspect_err(|error| log::warn!("'{}' stays: {error}", instance.path.join(name).display()))
@@ -177,10 +179,12 @@ fn remove_left(instance: &Folder, lock: &InstanceLock) -> u64 {
 fn children(instance: &Folder, point: &PointPath) -> Result<Vec<String>> {
     let own = [point.name().to_owned(), partial_name(point)];
     let mut children = Vec::new();
-    for folder in instance.names()? {
+    let is_other = |folder: &OsStr| {
         let is_own = own.iter().any(|name| folder == name.as_str());
-        let is_deleted = folder.as_encoded_bytes().starts_with(DELETED.as_bytes());
-        if is_own || is_deleted || instance.kind(&folder)? != Some(FileType::Directory) {
+        !is_own && !folder.as_encoded_bytes().starts_with(DELETED.as_bytes())
+    };
+    for folder in instance.names_that(is_other)? {
+        if instance.kind(&folder)? != Some(FileType::Directory) {
             continue;
         }
         let images = instance.open_dir_in(&folder)?;
@@ -255,6 +259,18 @@ mod tests {
         all.retain(|path| !path.ends_with(".lock"));
         all.sort();
         all
+    }
+
+    #[test]
+    fn more_of_what_deletes_left_than_is_listed_holds_no_delete_up() {
+        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+        let instance = dir.path().join("i-1");
+        fs::create_dir_all(instance.join("T1")).unwrap();
+        fs::write(instance.join("T1/x.qcow2"), "").unwrap();
+        let left = |n: u32| instance.join(format!("{DELETED}{n}"));
+        (0..50_001).for_each(|n| fs::hard_link(instance.join("T1/x.qcow2"), left(n)).unwrap());
+        delete_in(dir.path(), "i-1/T1").unwrap();
+        assert!(tree(&instance).len() <= 1, "as many are removed as are listed");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! not the agent; what such a step made is cleared by its guards should it ever come back.
 
 use std::collections::BTreeSet;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -162,7 +162,7 @@ pub(super) fn enter(checked: &Checked, session: Session) -> Result<Opened> {
     bounded("look at the restore points", LIMIT, move || {
         // whoever made them no longer holds the lock of the folder, which is ours
         removal::clear_partials(&instance)?;
-        let published = published_bitmaps(&instance, &checked.vm)?;
+        let published = published_bitmaps(&instance, &checked.vm, Instant::now() + LIMIT / 2)?;
         let parent = match &checked.mode {
             Mode::Incremental { parent, parent_bitmap, .. } => {
                 Some(Parent::find(session.root(), parent, &checked.vm, parent_bitmap))
@@ -187,14 +187,22 @@ fn refuse_existing(root: &Folder, point: &PointPath) -> Result<()> {
     }
 }
 
+/// Names in a machine's folder that are looked at: more than there are restore points of one.
+const MOST_POINTS: usize = 50_000;
 /// Bytes of the names of bitmaps that are looked at: those of some 20,000 points of many disks.
 const MOST_NAMES: usize = 16 << 20;
 
-/// The bitmaps named by the manifests of `vm` in its folder. One that can't be read names none.
-fn published_bitmaps(instance: &Folder, vm: &str) -> Result<BTreeSet<String>> {
+/// The bitmaps named by the manifests of `vm` in its folder, of the newest points first. One that can't be read, or is not
+/// looked at because there are too many or it takes beyond `until`, names none: what only it named is left alone.
+fn published_bitmaps(instance: &Folder, vm: &str, until: Instant) -> Result<BTreeSet<String>> {
     let (mut names, mut bytes) = (BTreeSet::new(), 0);
-    for (_, manifest) in manifests(instance, vm)? {
-        match manifest {
+    let (points, mut more) = instance.first_names(MOST_POINTS, |name| !name.as_encoded_bytes().starts_with(b"."))?;
+    for point in points.iter().rev() {
+        if bytes > MOST_NAMES || Instant::now() >= until {
+            more = true;
+            break;
+        }
+        match manifest(instance, vm, point) {
             Ok(Some(manifest)) if manifest.vm_name == vm => {
                 let of_disks = manifest.disks.into_iter().filter_map(|disk| disk.bitmap);
                 for name in manifest.bitmap.into_iter().chain(manifest.name).chain(of_disks) {
@@ -205,24 +213,14 @@ fn published_bitmaps(instance: &Folder, vm: &str) -> Result<BTreeSet<String>> {
             Ok(_) => {}
             Err(error) => log::warn!("{vm}: {error}"),
         }
-        if bytes > MOST_NAMES {
-            log::warn!("{vm}: its manifests name far more bitmaps than its backups made, and are not all looked at");
-            break;
-        }
+    }
+    if more {
+        let path = instance.path.display();
+        log::warn!(
+            "{vm}: '{path}' holds more than is looked at: bitmaps that only the rest of it names are left alone"
+        );
     }
     Ok(names)
-}
-
-/// The names of the published points in the folder of a virtual machine, and their manifests.
-fn manifests<'a>(
-    instance: &'a Folder,
-    vm: &'a str,
-) -> Result<impl Iterator<Item = (OsString, Result<Option<Manifest>>)> + 'a> {
-    let points = instance.names_that(|name| !name.as_encoded_bytes().starts_with(b"."))?;
-    Ok(points.into_iter().map(|name| {
-        let manifest = manifest(instance, vm, &name);
-        (name, manifest)
-    }))
 }
 
 /// The manifest of what may be a point. With a key it is the key that says what is ours: one that it does not vouch for
@@ -550,6 +548,21 @@ mod tests {
             });
             assert_eq!(reads, many);
         }
+    }
+
+    #[test]
+    fn more_names_than_are_listed_hold_no_backup_up_and_are_not_ours() {
+        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+        let instance = Folder::open_root(dir.path()).unwrap();
+        plant(dir.path(), "T1", "one");
+        let later = Instant::now() + Duration::from_secs(3600);
+        assert_eq!(published_bitmaps(&instance, "i-1", later).unwrap(), BTreeSet::from(["one".to_owned()]));
+        fs::write(dir.path().join(".file"), "").unwrap();
+        let name = |n: u32| dir.path().join(n.to_string());
+        (0..50_001).for_each(|n| fs::hard_link(dir.path().join(".file"), name(n)).unwrap());
+        assert!(published_bitmaps(&instance, "i-1", Instant::now()).unwrap().is_empty(), "there is no time");
+        let known = published_bitmaps(&instance, "i-1", later).unwrap();
+        assert!(known.is_subset(&BTreeSet::from(["one".to_owned()])), "{known:?}");
     }
 
     #[test]
