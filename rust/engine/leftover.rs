@@ -1,13 +1,16 @@
 //! A backup job whose agent has died: it is known by the files that it writes.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crate::error::Result;
+use crate::error::{Code, Error, Result};
 use crate::libvirt::{Domain, JobState};
 
 /// Between two looks at a job that is to end.
 const TICK: Duration = Duration::from_millis(100);
+
+/// How long QEMU may take to end one. Whoever waits for that waits longer.
+const END: Duration = Duration::from_secs(50);
 
 /// Does a backup job run on `domain` whose files, or whose socket, lie in `folder`? `None` when one runs and libvirt does not
 /// tell yet where they lie. QEMU is not asked.
@@ -19,8 +22,8 @@ pub fn runs(domain: &Domain, folder: &Path) -> Result<Option<bool>> {
     Ok(domain.running_backup()?.map(|xml| writes_into(&xml, folder)))
 }
 
-/// Ends the backup job of `domain` if its files, or its socket, lie in `folder`. Says whether there was such a job. It waits
-/// for as long as QEMU does.
+/// Ends the backup job of `domain` if its files, or its socket, lie in `folder`. Says whether there was such a job. `TIMEOUT`
+/// when QEMU does not end it: one that is hostile never does.
 pub fn end_job(domain: &Domain, folder: &Path) -> Result<bool> {
     if runs(domain, folder)? != Some(true) {
         return Ok(false);
@@ -32,7 +35,12 @@ pub fn end_job(domain: &Domain, folder: &Path) -> Result<bool> {
         // It has not ended by itself meanwhile.
         return Err(refused);
     }
+    let until = Instant::now() + END;
     while domain.job()?.state == JobState::Running {
+        if Instant::now() > until {
+            let cause = format!("the job of {} goes on though it was aborted", domain.name());
+            return Err(Error::new(Code::Timeout, "end what was left", cause));
+        }
         std::thread::sleep(TICK);
     }
     Ok(true)

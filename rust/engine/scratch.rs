@@ -324,14 +324,19 @@ fn make_root(config: &Config) -> Result<PathBuf> {
     Ok(root)
 }
 
-/// Removes the folders of ours that nobody holds, and ends the jobs that still use them: nobody reads their exports any
-/// more, and the guest would fill the scratch until it has to wait. What can't be done is logged, and tried by the next.
-pub fn sweep(config: &Config) {
+/// Removes the folders of ours that nobody holds, of the domain `vm` or of all, and ends the jobs that still use them: nobody
+/// reads their exports any more, and the guest would fill the scratch until it has to wait. What can't be done is logged, and
+/// tried by the next. A backup clears up after its own guest alone: the QEMU of another may never end its job.
+pub fn sweep(config: &Config, vm: Option<&str>) {
     let all = root(config);
     let Ok(entries) = fs::read_dir(&all) else { return };
+    if let Err(error) = refuse_writable_by_others("scratchDir", &all) {
+        return log::error!("nothing is cleared there: {error}");
+    }
     for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        if !is_ours(name) {
+        let meant = || vm.is_none_or(|vm| matches!(domain_of(&path), Ok(Some(of)) if of == vm));
+        if !is_ours(name) || !meant() {
             continue;
         }
         let Ok(Some(_folder)) = lock(&path) else { continue };
@@ -450,8 +455,12 @@ mod tests {
             fs::create_dir(root.join(left)).unwrap();
             fs::write(root.join(left).join("vda.qcow2"), "x").unwrap();
         }
+        fs::write(root.join("1-1").join(DOMAIN), "i-2-VM").unwrap();
         fs::create_dir(root.join("other")).unwrap();
-        sweep(&config);
+        for (vm, left) in [(Some("i-1-VM"), 4), (Some("i-2-VM"), 3), (None, 2)] {
+            sweep(&config, vm);
+            assert_eq!(names(&root), left, "{vm:?}");
+        }
         let second = Scratch::make(&config, "i-1-VM", None).unwrap();
         assert!(used.folder.exists() && second.folder.exists() && root.join("other").exists());
         assert_eq!(names(&root), 3);
@@ -509,7 +518,7 @@ mod tests {
         fs::create_dir_all(&left).unwrap();
         rustix::fs::mknodat(CWD, left.join(DOMAIN), FileType::Fifo, Mode::RWXU, 0).unwrap();
         bounded("sweep", Duration::from_secs(10), move || {
-            sweep(&config);
+            sweep(&config, None);
             Ok(())
         })
         .unwrap();

@@ -30,7 +30,7 @@ const REMOVAL: Duration = Duration::from_secs(600);
 pub(crate) fn at_load(config: Arc<Config>) {
     let undone = deadline::ask("undo what was left", LOAD, move || {
         // first: one guest that does not answer must not hold up the end of every other guest's job
-        scratch::sweep(&config);
+        scratch::sweep(&config, None);
         for vm in host::unfinished(&config.state_dir) {
             let undone = match HostState::lock(&config.state_dir, &vm) {
                 Err(error) if error.code == Code::Busy => Ok(()),
@@ -119,7 +119,7 @@ fn end_job(config: &Arc<Config>, begun: &Begun) -> Result<bool> {
         }
         // libvirt may still be about to begin what the dead process has asked for
         domain.settle()?;
-        scratch::sweep(&config);
+        scratch::sweep(&config, Some(&begun.vm));
         let mut aborted = false;
         for folder in folders(&begun) {
             aborted |= leftover::end_job(&domain, &folder)?;

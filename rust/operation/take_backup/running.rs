@@ -28,7 +28,7 @@ fn take(call: &Call<'_>, mut host: HostState, against: Against, job: &mut Report
     if checked.engine == Engine::Pull {
         nbd::available()?;
     }
-    scratch::sweep(config);
+    scratch::sweep(config, Some(&checked.vm));
     job.begin("find the domain")?;
     let (request, settings) = (checked.clone(), config.clone());
     let opening = storage::begin_open(checked, config)?;
