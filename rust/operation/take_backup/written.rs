@@ -50,7 +50,7 @@ impl Written {
     pub(super) fn take_over(self, folder: &Folder) -> Result<TakenOver> {
         self.check_in_place(folder)?;
         let own = folder.create_file(OWN, config::current().file_mode())?;
-        let refusal = match clone(&own, &self.file) {
+        let refusal = match clone(&own, &self.file, longest(self.virtual_size)) {
             Ok(()) => {
                 self.check(folder, &own)?;
                 steps::at("put the clone in the target's place");
@@ -87,27 +87,44 @@ impl Written {
     }
 }
 
-/// Clones all of `source` into `own`, which is empty.
-fn clone(own: &File, source: &File) -> std::io::Result<()> {
+/// More bytes than the file of an image of that size has: its tables take a thousandth of what it holds.
+fn longest(virtual_size: u64) -> u64 {
+    virtual_size.saturating_add(virtual_size / 256).saturating_add(64 << 20)
+}
+
+/// Clones all of `source` into `own`, which is empty: `EFBIG` beyond `longest`, for whoever has it open makes it as long as it
+/// likes.
+fn clone(own: &File, source: &File, longest: u64) -> std::io::Result<()> {
     let mut at = 0;
-    // the last piece ends where the file does by then
-    while at + PIECE < source.metadata()?.len() {
+    loop {
+        let length = source.metadata()?.len();
+        if length > longest {
+            return Err(Errno::FBIG.into());
+        }
+        // the last piece ends where the file does by then
+        if at + PIECE >= length {
+            return sys::clone_range(own, at, source, at, 0);
+        }
         sys::clone_range(own, at, source, at, PIECE)?;
         at += PIECE;
     }
-    sys::clone_range(own, at, source, at, 0)
 }
 
 /// No lack of the file system's.
 fn is_fault(errno: Errno) -> bool {
-    matches!(errno, Errno::NOSPC | Errno::DQUOT | Errno::ROFS | Errno::INTR | Errno::IO | Errno::STALE)
+    matches!(errno, Errno::NOSPC | Errno::DQUOT | Errno::ROFS | Errno::INTR | Errno::IO | Errno::STALE | Errno::FBIG)
 }
 
-/// Can a file of ours be cloned there?
+/// Can a file of ours be cloned there? An error when that can't be told: QEMU may have filled the NAS.
 fn can_clone(folder: &Folder) -> Result<bool> {
     let mut source = folder.create_file(PROBE, FILE_MODE)?;
-    let written = source.write_all(&[1; 4096]).map_err(|e| Error::io(STEP, folder.path.join(PROBE), e));
-    let cloned = written.and_then(|()| Ok(clone(&folder.create_file(OWN, FILE_MODE)?, &source).is_ok()));
+    let io = |e| Error::io(STEP, folder.path.join(PROBE), e);
+    let cloned = source.write_all(&[1; 4096]).map_err(io).and_then(|()| {
+        match clone(&folder.create_file(OWN, FILE_MODE)?, &source, u64::MAX) {
+            Err(error) if errno(&error).is_none_or(is_fault) => Err(io(error)),
+            cloned => Ok(cloned.is_ok()),
+        }
+    });
     for name in [PROBE, OWN] {
         folder.remove_tree(name)?;
     }
@@ -196,6 +213,17 @@ mod tests {
         let target = written(&folder, None);
         target.file.write_all_at(&2_u32.to_be_bytes(), 4).unwrap();
         assert_eq!(target.take_over(&folder).unwrap_err().code, Code::CorruptImage);
+    }
+
+    #[test]
+    fn what_is_longer_than_an_image_of_its_size_is_not_cloned() {
+        let mounted = Mounted::make(&["mkfs.xfs", "-q", "-m", "reflink=1"]);
+        let folder = mounted.folder();
+        let target = written(&folder, None);
+        target.file.set_len(i64::MAX as u64).unwrap();
+        let error = target.take_over(&folder).unwrap_err();
+        assert!(error.cause.contains("File too large"), "{error}");
+        assert_eq!(folder.names().unwrap(), [NAME]);
     }
 
     /// Btrfs clones no file without checksums into one with them.
