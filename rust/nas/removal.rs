@@ -21,6 +21,8 @@ use crate::steps;
 pub const DELETED: &str = ".deleted-";
 /// What the name of a file begins with, before its own, whose removal nothing refuses.
 const YIELDS: &str = ".removed-";
+/// How many leftovers are named as they are removed.
+const TOLD: usize = 100;
 /// How many points of one name may lie aside that can't be removed.
 const ASIDE: u32 = 100;
 /// The longest name that Linux's file systems have.
@@ -71,16 +73,21 @@ pub fn clear_partials(instance: &Folder) -> Result<()> {
     let is_partial = |name: &OsStr| name.to_str().is_some_and(|name| name.starts_with(PARTIAL));
     let (partials, mut more) = instance.first_names(MOST_REMOVED as usize, is_partial)?;
     let mut left = MOST_REMOVED;
-    for name in partials.iter().filter_map(|name| name.to_str()) {
+    for (done, name) in partials.iter().filter_map(|name| name.to_str()).enumerate() {
         if left == 0 {
             more = true;
             break;
         }
         let path = instance.path.join(name);
-        log::warn!("removing '{}', left by a backup that ended early", path.display());
+        if done < TOLD {
+            log::warn!("removing '{}', left by a backup that ended early", path.display());
+        }
         if let Err(error) = clear_partial_within(instance, name, &mut left) {
             log::warn!("{error}");
         }
+    }
+    if partials.len() > TOLD {
+        log::warn!("'{}' held {} of those, which are not all named", instance.path.display(), partials.len());
     }
     if more {
         let path = instance.path.display();

@@ -4,6 +4,7 @@
 mod hostile_nbd;
 
 use std::cell::Cell;
+use std::fs::File;
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
@@ -11,6 +12,7 @@ use std::time::Duration;
 use nasbackup::error::{Code, Error, Result};
 use nasbackup::nbd::{ALLOCATION, Connection, DIRTY};
 
+use crate::support::{Disk, Guest, Nas, Story, take};
 use hostile_nbd::{Client, DATA, DONE, NONE, Request, SIZE, STATUS, Server, extents};
 
 const TICK: Duration = Duration::from_millis(20);
@@ -124,6 +126,27 @@ fn replies_that_complete_nothing_come_to_an_end() {
     });
     let error = ask(&mut connect(&server).unwrap()).unwrap_err();
     assert!(error.cause.contains("complete no request"), "{error}");
+}
+
+/// Whoever may write on the NAS makes more names in a machine's folder than any backup would list.
+#[test]
+fn a_backup_goes_on_beside_more_names_than_are_listed() {
+    let mut story = Story::new(Guest::stopped([Disk::new()]), Nas::folder());
+    story.take_stopped("full");
+    let instance = story.nas.at(&story.last().taken.disks[0].file).ancestors().nth(2).unwrap().to_owned();
+    let make = |name: String| drop(File::create_new(instance.join(name)).unwrap());
+    for n in 0..50_001 {
+        make(format!(".partial-{n}"));
+        make(format!("{n}"));
+    }
+    story.accept_with(story.stopped_request("incremental"), |request| {
+        let taken = take(request);
+        let left: Vec<_> =
+            (0..50_001).map(|n| instance.join(format!(".partial-{n}"))).filter(|path| path.exists()).collect();
+        assert_eq!(left.len(), 40_001, "the next one goes on with the rest");
+        left.iter().for_each(|path| std::fs::remove_file(path).unwrap());
+        taken
+    });
 }
 
 /// A chunk of 32 bytes about extents of context 77, which has no end of its reply.
