@@ -22,8 +22,9 @@ pub(super) struct Image {
     lock: ImageLock,
     /// What its header says; none of a raw one.
     pub info: Option<Info>,
-    /// The file that its data are in, if not in its own.
-    data: Option<File>,
+    /// The file that its data are in, if not in its own, locked as well: a header that somebody has written may name the disk of
+    /// a guest that runs.
+    data: Option<ImageLock>,
 }
 
 impl Image {
@@ -46,7 +47,7 @@ impl Image {
         let layer = || -> std::io::Result<Layer> {
             let file = open(self.file())?;
             Ok(match self.info {
-                Some(_) => Layer::Qcow2(file, self.data.as_ref().map(open).transpose()?),
+                Some(_) => Layer::Qcow2(file, self.data.as_ref().map(|data| open(data.file())).transpose()?),
                 None => Layer::Raw(file),
             })
         };
@@ -59,7 +60,11 @@ impl Image {
             let metadata = file.metadata().ok().filter(|metadata| metadata.is_file());
             metadata.map_or(u64::MAX, |metadata| metadata.blocks().saturating_mul(512))
         };
-        [Some(self.file()), self.data.as_ref()].into_iter().flatten().map(blocks).fold(0, u64::saturating_add)
+        [Some(self.file()), self.data.as_ref().map(ImageLock::file)]
+            .into_iter()
+            .flatten()
+            .map(blocks)
+            .fold(0, u64::saturating_add)
     }
 }
 
@@ -79,6 +84,7 @@ pub(super) fn of_file(source: &StoppedSource, folders: &Folders) -> Result<Vec<I
             Some(info) => (data_file(&path, info, folders)?, below(&path, info, folders)?),
             None => (None, None),
         };
+        let data = data.map(|file| ImageLock::take(file, &path)).transpose()?;
         images.push(Image { path, lock, info, data });
         next = below;
     }
@@ -150,6 +156,29 @@ pub(super) fn of_domain(disk: &Disk) -> Result<Vec<Layer>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::process::Command;
+
+    use crate::sys;
+
+    /// Another guest's disk, for one.
+    #[test]
+    fn a_data_file_that_somebody_writes_to_is_not_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+        let options = format!("data_file={}", path("data"));
+        let arguments = ["create", "-q", "-f", "qcow2", "-o", &options, &path("top"), "1M"];
+        assert!(Command::new("qemu-img").args(arguments).status().unwrap().success());
+        let sources = || {
+            let (volume, file) = ("top".to_owned(), "root.top.qcow2".to_owned());
+            let source = StoppedSource { path: path("top"), volume, file, qcow2: true, rbd: None };
+            of_file(&source, &Folders::of([path("top").as_str()]))
+        };
+        assert!(sources().unwrap()[0].data.is_some());
+        let writer = File::options().write(true).read(true).open(path("data")).unwrap();
+        sys::share_byte(&writer, 101).unwrap();
+        let error = sources().unwrap_err();
+        assert_eq!(error.code, Code::DomainState, "{error}");
+    }
 
     #[test]
     fn the_format_of_a_backing_file_is_not_guessed() {
