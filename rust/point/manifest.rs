@@ -250,9 +250,15 @@ impl Manifest {
     }
 
     /// Puts this manifest in the place of the one in `folder`, durably; at each moment one of the two is there.
+    /// `INVALID_ARGUMENT` where a key vouches for that one and this host has none: it would be lost to all that have.
     pub fn replace(&self, folder: &Folder) -> Result<()> {
         const STEP: &str = "replace the manifest";
         const NEW: &str = ".manifest.json.new";
+        if self.mac.is_some() && config::current().keys.is_none() {
+            let path = folder.path.join(MANIFEST);
+            let cause = format!("a key vouches for '{}', and this host has none: keyFile is not set", path.display());
+            return Err(Error::new(Code::InvalidArgument, STEP, cause));
+        }
         // left by a call that was killed
         folder.remove_tree(NEW)?;
         let mut file = folder.create_file(NEW, config::current().file_mode())?;

@@ -249,6 +249,14 @@ fn a_point_in_the_middle_goes_and_the_others_are_vouched_for() {
         assert_good(&story, &story.points[point]);
         story.assert_restores(&story.points[point]);
     }
+    // a host without the key takes no MAC away
+    before.keys(&[]);
+    let signed = fs::read(manifest_of(&story, 3)).unwrap();
+    let error = ask(&story, "rebasePoint", json!({"backupPath": story.points[3].path})).unwrap_err();
+    assert!(error.code == Code::InvalidArgument && error.cause.contains("keyFile"), "{error}");
+    assert_eq!(fs::read(manifest_of(&story, 3)).unwrap(), signed);
+    before.keys(&[ONE]);
+    assert_good(&story, &story.points[3]);
     // what was signed before it was rebased is not what is there
     fs::write(manifest_of(&story, 2), older).unwrap();
     for operation in ["verifyChain", "verifyData"] {

@@ -98,5 +98,9 @@ fn record(root: &Folder, lock: &InstanceLock, image: &RepoPath, recorded: &Finge
     let disk = manifest.disks.iter_mut().find(|disk| disk.file == image.name()).ok_or_else(gone)?;
     disk.fingerprints = Some(recorded.clone());
     lock.check()?;
-    manifest.replace(&folder)
+    // without the key that vouches for the parent, nothing is added to it
+    manifest.replace(&folder).map_err(|error| match error.code {
+        Code::InvalidArgument => Error { code: Code::ParentInvalid, ..error },
+        _ => error,
+    })
 }
