@@ -9,11 +9,12 @@ use super::reading::Reading;
 use super::steps::{self, in_steps};
 use super::verify_chain::chains::Found;
 use super::verify_chain::{self, UNANSWERED, Verdict, Verified, VerifiedFile, VerifyChainRequest};
+use crate::config;
 use crate::error::{Code, Error, Result};
 use crate::job::{Listener, Reporter};
 use crate::nas::deadline::{LIMIT, bounded};
 use crate::nas::folder::Folder;
-use crate::nas::path::RepoPath;
+use crate::nas::path::{PointPath, RepoPath};
 use crate::point::fingerprints::{Digest, Findings, Fingerprints, Verification};
 use crate::point::{MANIFEST, Manifest};
 use crate::qcow2;
@@ -187,7 +188,11 @@ fn look_at_small(root: &Folder, folder: RepoPath) -> Small {
     let manifest = match read {
         Ok(None) => return Small { folder, manifest: None, files },
         Ok(Some((manifest, text))) => {
-            // what else is wrong with it is told already
+            // this reading is what the hashes come from, and may be another than the one before
+            let at = PointPath::parse("backupPath", folder.as_str());
+            let keys = config::current().keys.clone();
+            let doubts = at.map_or_else(|e| vec![e.cause], |at| manifest.doubts(&text, &at, keys.as_deref()));
+            doubts.into_iter().for_each(|doubt| told.blame(Verdict::Bad, doubt));
             if manifest.is_intact(&text).is_none() {
                 told.blame(Verdict::Aborted, "has no checksum: what it was is not known".into());
             }

@@ -258,9 +258,20 @@ fn a_point_in_the_middle_goes_and_the_others_are_vouched_for() {
     before.keys(&[ONE]);
     assert_good(&story, &story.points[3]);
     // what was signed before it was rebased is not what is there
+    let signed = fs::read(manifest_of(&story, 2)).unwrap();
     fs::write(manifest_of(&story, 2), older).unwrap();
     for operation in ["verifyChain", "verifyData"] {
         assert_eq!(verdict(&story, operation, &story.points[3]), "bad", "{operation}");
     }
     assert_eq!(flatten(&story, &story.points[3]).unwrap_err().code, Code::CorruptImage);
+    // nor is anything signed that hashes do not fit which are not those that were written
+    fs::write(manifest_of(&story, 2), signed).unwrap();
+    let folder = story.nas.at(&story.points[3].path);
+    let names = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
+    let index = names.into_iter().find(|path| path.extension().is_some_and(|end| end == "fingerprints")).unwrap();
+    let file = File::options().write(true).open(index).unwrap();
+    file.write_all_at(&[0xff; 8], file.metadata().unwrap().len() / 2).unwrap();
+    let error = ask(&story, "rebasePoint", json!({"backupPath": story.points[3].path})).unwrap_err();
+    assert_eq!(error.code, Code::CorruptImage, "{error}");
+    assert_ne!(verdict(&story, "verifyData", &story.points[3]), "good");
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::{Disk, Held, LIMIT, Target};
+use crate::config;
 use crate::error::{Code, Error, Result};
 use crate::job::Reporter;
 use crate::nas::deadline::bounded;
@@ -52,7 +53,8 @@ fn absorbed(disk: &Disk) -> &[Link] {
 }
 
 /// The fingerprints of an image that was rebased, out of its own of `before` and of those of the images that it has
-/// absorbed. None, with a line in the log, when they can't be had; the rebase is none the worse for it.
+/// absorbed. None, with a line in the log, when they can't be had; the rebase is none the worse for it. With a key one that finds
+/// them to be of other images fails: the key would vouch for these.
 pub(super) fn merge(
     held: &Held,
     disk: &Arc<Disk>,
@@ -68,6 +70,9 @@ pub(super) fn merge(
         Err(error) => Err(error),
     };
     if let Err(error) = &merged {
+        if error.code == Code::CorruptImage && config::current().keys.is_some() {
+            return Err(error.clone());
+        }
         log::warn!("'{path}' has no fingerprints any more: {error}");
         let ours = held.clone();
         let cleared = bounded(STEP, LIMIT, move || fingerprints::clear(ours.session.root(), &ours.lock, &path, &old));
