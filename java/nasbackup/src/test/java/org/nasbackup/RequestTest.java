@@ -80,6 +80,7 @@ class RequestTest {
                 .job("j")
                 .repository(Repository.builder().type("dir").address("/export").build())
                 .backupPath("i/2")
+                .pointId("p")
                 .volume("v")
                 .output(Output.builder().path("/v").format(OutputFormat.QCOW2).build())
                 .build();

@@ -90,9 +90,9 @@ public final class Point {
         return compare.status == 0 ? null : compare.output.strip();
     }
 
-    /** Harms the data of one disk, and nothing that {@code qemu-img check} looks at. */
+    /** Harms data that the image of one disk holds, and nothing that {@code qemu-img check} or the manifest looks at. */
     void spoil(NasFolder nas, int disk) {
         Path image = nas.at(result.disks().get(disk).file());
-        Lab.run("qemu-io", "-f", "qcow2", "-c", "write -P 0xee 1M 1", "" + image);
+        Lab.run("qemu-io", "-f", "qcow2", "-c", "write -P 0xee 5M 1", "" + image);
     }
 }
