@@ -102,6 +102,11 @@ fn sign_all(export: &Export, only: Option<String>, how: &How, job: &mut Reporter
                 log::warn!("the points of '{name}' stay as they are: {error}");
                 all.busy += 1;
             }
+            // gone since, or one that nobody may look at, which must not keep the others from being signed
+            Err(error) if matches!(error.code, Code::NotFound | Code::PermissionDenied | Code::Io) => {
+                log::warn!("the points of '{name}' stay as they are: {error}");
+                all.refused += u64::from(error.code != Code::NotFound);
+            }
             Err(error) => return Err(error),
         }
     }
@@ -146,6 +151,7 @@ fn sign_machine(
         match bounded(STEP, LIMIT, move || sign(&held, &at, &ours)) {
             Ok(Signed::Anew) => all.signed += 1,
             Ok(Signed::Already) => all.kept += 1,
+            Ok(Signed::NotOurs) => {}
             Err(error) if matches!(error.code, Code::CorruptImage | Code::PermissionDenied) => {
                 log::warn!("no key vouches for '{point}': {error}");
                 all.refused += 1;
@@ -159,13 +165,18 @@ fn sign_machine(
 enum Signed {
     Anew,
     Already,
+    /// There is no manifest to sign, or no folder any more.
+    NotOurs,
 }
 
 /// Signs one point's manifest. `CORRUPT_IMAGE` when it is not believed.
 fn sign(machine: &Machine, point: &PointPath, how: &How) -> Result<Signed> {
-    let folder = machine.folder.open_dir_in(point.name())?;
+    let folder = match machine.folder.open_dir_in(point.name()) {
+        Err(error) if error.code == Code::NotFound => return Ok(Signed::NotOurs),
+        folder => folder?,
+    };
     let refuse = |why: &str| Error::new(Code::CorruptImage, STEP, format!("'{point}' {why}"));
-    let (manifest, text) = Manifest::read_with_text(&folder)?.ok_or_else(|| refuse("has no manifest"))?;
+    let Some((manifest, text)) = Manifest::read_with_text(&folder)? else { return Ok(Signed::NotOurs) };
     let is_trusted = manifest.mac.is_none() && how.trusts;
     let keys = Some(&*how.keys).filter(|_| !is_trusted);
     if let Some(doubt) = manifest.doubts(&text, point, keys).first() {
