@@ -154,7 +154,7 @@ final class NasBackups {
         try {
             server.addEvent(type, good, text, accountId, vmId);
         } catch (RuntimeException | LinkageError e) {
-            logger.warn("CloudStack did not take an event: {} - {}", text, e.toString(), OneLine.of(e));
+            logger.warn("CloudStack did not take an event: {}", OneLine.of(text), OneLine.of(e));
         }
     }
 
