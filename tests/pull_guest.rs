@@ -114,10 +114,10 @@ fn a_guest_does_not_notice_a_repository_that_is_full() {
 fn scratch_ends(fill: impl FnOnce(&Nas, &RealGuest)) -> Error {
     let linux = RealGuest::boot(4, "");
     let scratch = Nas::image(Fs::Ext4, 128);
-    config::set(Config { scratch_dir: Some(scratch.root().to_owned()), ..Config::clone(&config::current()) });
     let nas = Nas::folder().slow(32);
     linux.run("dd if=/dev/urandom of=/mnt/big bs=1M count=64 conv=fsync 2>/dev/null");
     let full = take_backup::run(request(&linux, &nas, 0, None), &mut |_| Ok(())).unwrap();
+    config::set(Config { scratch_dir: Some(scratch.root().to_owned()), ..Config::clone(&config::current()) });
     let overwrite =
         "while dd if=/dev/zero of=/mnt/big bs=1M count=64 conv=notrunc,fsync 2>/dev/null; do echo x >>/tmp/turns; done";
     let error = take_and(request(&linux, &nas, 1, None), || {
@@ -135,6 +135,8 @@ fn scratch_ends(fill: impl FnOnce(&Nas, &RealGuest)) -> Error {
     linux.run("dmesg | grep -i 'i/o error' && exit 1; true");
     std::fs::remove_file(scratch.root().join("filler")).ok();
     assert_eq!(std::fs::read_dir(scratch.root()).unwrap().count(), 1, "only lost+found");
+    // what the guest still has to write may be too much for it once more
+    config::set(Config { scratch_dir: None, ..Config::clone(&config::current()) });
     nas.go_on();
     linux.run("killall dd; true");
     until("the unfinished point goes", || {
@@ -143,7 +145,6 @@ fn scratch_ends(fill: impl FnOnce(&Nas, &RealGuest)) -> Error {
     let next = take_backup::run(request(&linux, &nas, 2, Some(&full)), &mut |_| Ok(())).unwrap();
     assert_eq!(next.kind, Kind::Incremental);
     assert_files(&nas, &next);
-    config::set(Config { scratch_dir: None, ..Config::clone(&config::current()) });
     error
 }
 
