@@ -98,8 +98,8 @@ fn a_quota_of_the_scratch_is_met_by_the_backup_and_not_by_the_guest() {
         let error = taken.expect_err("there is no room for what the guest overwrites");
         assert_eq!((error.code, error.disk.as_deref()), (Code::NoSpace, Some("vda")), "{error}");
         assert!(error.cause.contains("Disk quota exceeded"), "{error}");
-        // with less than 64 MiB nothing begins
-        assert_eq!(errors, (mib > 64).then_some(0), "{error}");
+        // with less than 64 MiB nothing begins; with more the guest may not have come to write
+        assert!(errors.is_none_or(|errors| mib > 64 && errors == 0), "{errors:?}: {error}");
         assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 0, "{error}");
         assert_goes_on(&writer, &error);
         if mib < 64 {
