@@ -306,8 +306,7 @@ fn root(config: &Config) -> PathBuf {
 /// Makes it; QEMU's user can pass through it.
 fn make_root(config: &Config) -> Result<PathBuf> {
     let (root, given) = (root(config), config.scratch_dir.is_some());
-    let check = || refuse_writable_by_others(if given { "scratchDir" } else { "stateDir" }, &root);
-    check()?;
+    check_root(config, &root)?;
     let make = || -> std::io::Result<()> {
         DirBuilder::new().recursive(true).mode(0o711).create(&root)?;
         if !given {
@@ -320,8 +319,13 @@ fn make_root(config: &Config) -> Result<PathBuf> {
     };
     make().map_err(|e| Error::io(STEP, &root, e))?;
     // somebody else may have made it in between
-    check()?;
+    check_root(config, &root)?;
     Ok(root)
+}
+
+/// `INVALID_ARGUMENT`, by the name of the setting that it comes from, when others may write to it.
+fn check_root(config: &Config, root: &Path) -> Result<()> {
+    refuse_writable_by_others(if config.scratch_dir.is_some() { "scratchDir" } else { "stateDir" }, root)
 }
 
 /// Removes the folders of ours that nobody holds, of the domain `vm` or of all, and ends the jobs that still use them: nobody
@@ -330,7 +334,7 @@ fn make_root(config: &Config) -> Result<PathBuf> {
 pub fn sweep(config: &Config, vm: Option<&str>) {
     let all = root(config);
     let Ok(entries) = fs::read_dir(&all) else { return };
-    if let Err(error) = refuse_writable_by_others("scratchDir", &all) {
+    if let Err(error) = check_root(config, &all) {
         return log::error!("nothing is cleared there: {error}");
     }
     for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
