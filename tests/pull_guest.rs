@@ -135,7 +135,7 @@ fn scratch_ends(fill: impl FnOnce(&Nas, &RealGuest)) -> Error {
     linux.run("dmesg | grep -i 'i/o error' && exit 1; true");
     std::fs::remove_file(scratch.root().join("filler")).ok();
     assert_eq!(std::fs::read_dir(scratch.root()).unwrap().count(), 1, "only lost+found");
-    // what the guest still has to write may be too much for it once more
+    // the guest may still have more to write than such a scratch holds
     config::set(Config { scratch_dir: None, ..Config::clone(&config::current()) });
     nas.go_on();
     linux.run("killall dd; true");

@@ -42,7 +42,7 @@ pub struct SignedPoints {
     pub signed: u64,
     /// Points whose manifest had one.
     pub kept: u64,
-    /// Points that no key vouches for, still: the log has a line for each.
+    /// Points that no key vouches for, still, and machines that can't be looked at: the log has a line for each.
     pub refused: u64,
     /// Machines whose points others held meanwhile: none of them was looked at.
     pub busy: u64,
@@ -102,7 +102,7 @@ fn sign_all(export: &Export, only: Option<String>, how: &How, job: &mut Reporter
                 log::warn!("the points of '{name}' stay as they are: {error}");
                 all.busy += 1;
             }
-            // gone since, or one that nobody may look at, which must not keep the others from being signed
+            // it is gone, or can't be looked at: the points of the others are signed all the same
             Err(error) if matches!(error.code, Code::NotFound | Code::PermissionDenied | Code::Io) => {
                 log::warn!("the points of '{name}' stay as they are: {error}");
                 all.refused += u64::from(error.code != Code::NotFound);

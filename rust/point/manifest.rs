@@ -250,7 +250,8 @@ impl Manifest {
     }
 
     /// Puts this manifest in the place of the one in `folder`, durably; at each moment one of the two is there.
-    /// `INVALID_ARGUMENT` where a key vouches for that one and this host has none: it would be lost to all that have.
+    /// `INVALID_ARGUMENT` where a key vouches for that one and this host has none: hosts that have the key would not believe it
+    /// any more.
     pub fn replace(&self, folder: &Folder) -> Result<()> {
         const STEP: &str = "replace the manifest";
         const NEW: &str = ".manifest.json.new";

@@ -267,7 +267,7 @@ fn a_point_in_the_middle_goes_and_the_others_are_vouched_for() {
         assert_eq!(verdict(&story, operation, &story.points[3]), "bad", "{operation}");
     }
     assert_eq!(flatten(&story, &story.points[3]).unwrap_err().code, Code::CorruptImage);
-    // nor is anything signed that hashes do not fit which are not those that were written
+    // a rebase that finds the hashes themselves damaged fails, and signs nothing
     fs::write(manifest_of(&story, 2), signed).unwrap();
     let folder = story.nas.at(&story.points[3].path);
     let names = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());

@@ -53,8 +53,8 @@ fn absorbed(disk: &Disk) -> &[Link] {
 }
 
 /// The fingerprints of an image that was rebased, out of its own of `before` and of those of the images that it has
-/// absorbed. None, with a line in the log, when they can't be had; the rebase is none the worse for it. With a key one that finds
-/// them to be of other images fails: the key would vouch for these.
+/// absorbed. None, with a line in the log, when they can't be had; the rebase is none the worse for it. With a key it
+/// fails when they do not fit the images, for the key would vouch for what it makes of them.
 pub(super) fn merge(
     held: &Held,
     disk: &Arc<Disk>,
