@@ -888,7 +888,10 @@ class NASBackupProviderTest {
             site.now = site.now.plusSeconds(300);
         }
         List<String> tried = site.host.rebased();
-        assertThat(tried.subList(before, tried.size())).hasSize(2).doesNotHaveDuplicates();
+        assertThat(tried.subList(before, tried.size()))
+                .as("%s", site.logged)
+                .hasSize(2)
+                .doesNotHaveDuplicates();
         site.provider.syncBackupStorageStats(1L);
         site.provider.syncBackupStorageStats(1L);
         site.agrees();

@@ -147,13 +147,23 @@ public final class Database implements Transactions, ChainLocks, AutoCloseable {
         try (Database own = new Database(socket)) {
             Integer got = own.read(row -> row.getInt(1), "select get_lock(?, ?)", name, seconds)
                     .get(0);
-            if (got == 1) {
-                work.run();
+            if (got != 1) {
+                return false;
             }
-            return got == 1;
+            try {
+                work.run();
+                return true;
+            } finally {
+                own.release(name);
+            }
         } catch (SQLException e) {
             throw new IllegalStateException("lock", e);
         }
+    }
+
+    /** Once it returns nobody finds the lock held; the end of a connection is carried out after {@code close} has returned. */
+    private void release(String name) {
+        read(row -> row.getInt(1), "select release_lock(?)", name);
     }
 
     /** How many tickets stand aside now. */
