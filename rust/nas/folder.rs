@@ -220,9 +220,27 @@ impl Folder {
         self.rename_or(from.as_ref(), to.as_ref(), Folder::rename_after_check)
     }
 
-    /// Renames a file in a folder in which others, too, give names; `ALREADY_EXISTS` when `to` is there.
-    pub fn rename_beside_others(&self, from: &str, to: &str) -> Result<()> {
-        self.rename_or(from.as_ref(), to.as_ref(), Folder::rename_onto_own)
+    /// Gives `file`, and nothing else that has its name `from` by now, the name `to` in a folder in which others, too, give
+    /// names; `ALREADY_EXISTS` when `to` is there.
+    pub fn name_beside_others(&self, file: &File, from: &str, to: &str) -> Result<()> {
+        const STEP: &str = "rename";
+        self.check_name(STEP, to.as_ref())?;
+        match rustix::fs::linkat(file, "", &self.fd, to, AtFlags::EMPTY_PATH) {
+            // a server may have linked, and its answer be lost
+            linked if linked.is_ok() || self.check_is(STEP, to, file).is_ok() => {
+                if let Err(error) = self.remove_file(file, from) {
+                    log::warn!("'{}' has a second name: {error}", self.path.join(to).display());
+                }
+                Ok(())
+            }
+            Err(Errno::EXIST) => Err(failed(STEP, self.path.join(to), Errno::EXIST)),
+            // where files have one name, or a process may not name what it has open
+            _ => {
+                self.check_is(STEP, from, file)?;
+                self.rename_or(from.as_ref(), to.as_ref(), Folder::rename_onto_own)?;
+                self.check_is(STEP, to, file)
+            }
+        }
     }
 
     /// Renames, and does so `otherwise` where the file system has no rename that refuses to replace.
@@ -707,7 +725,8 @@ mod tests {
         for (name, text) in [("file", "new"), ("old", "old")] {
             folder.create_file(name, FILE_MODE).unwrap().write_all(text.as_bytes()).unwrap();
         }
-        assert_eq!(folder.rename_beside_others("file", "old").unwrap_err().code, Code::AlreadyExists);
+        let file = folder.open_file_in("file").unwrap();
+        assert_eq!(folder.name_beside_others(&file, "file", "old").unwrap_err().code, Code::AlreadyExists);
         for (rename, from, to) in
             [(Folder::rename_onto_own as Rename, "file", "linked"), (Folder::rename_onto_empty, "linked", "renamed")]
         {

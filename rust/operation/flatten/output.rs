@@ -190,23 +190,27 @@ impl NewFile {
     fn keep_others_out(&mut self) -> Result<()> {
         let NewFile { folder, name, beside: Some(own), file, .. } = self else { return Ok(()) };
         let path = folder.path.join(&*name);
-        let busy = || Error::new(Code::Busy, STEP, format!("another call writes '{}'", path.display()));
+        let busy = |by: &str| {
+            let by = folder.path.join(by);
+            let cause = format!("another call writes '{}': '{}' is locked", path.display(), by.display());
+            Error::new(Code::Busy, STEP, cause)
+        };
         let once_more = file.try_clone().map_err(|e| Error::io(STEP, &path, e))?;
         // whoever writes it holds the lock, too, and no drop takes that away
         let (Taken::There(lock) | Taken::Here(lock)) =
             lock_file(folder, &beside(name), once_more.into(), lock_exclusively)?.map_err(|error| match error {
-                Errno::WOULDBLOCK => busy(),
+                Errno::WOULDBLOCK => busy(own),
                 error => Error::io(STEP, &path, called("flock")(error.into())),
             })?;
         self.lock = Some(lock);
         let left = folder.names_that(|left| left.to_str().is_some_and(|left| left != own && is_beside(name, left)))?;
         for left in left.iter().filter_map(|left| left.to_str()) {
-            if !remove_left(folder, left, file)? {
-                return Err(busy());
+            if !remove_left(folder, left, name, file)? {
+                return Err(busy(left));
             }
         }
         // another call may have taken it for one that was left, before it was locked
-        folder.check_is(STEP, &*own, file).map_err(|_| busy())
+        folder.check_is(STEP, &*own, file).map_err(|_| busy(own))
     }
 
     fn publish(&mut self) -> Result<()> {
@@ -227,9 +231,7 @@ impl NewFile {
         if self.old.is_some() {
             self.folder.replace(&self.file, beside, &self.name)?;
         } else {
-            self.folder.check_is(STEP, beside, &self.file)?;
-            self.folder.rename_beside_others(beside, &self.name)?;
-            self.folder.check_is(STEP, &self.name, &self.file)?;
+            self.folder.name_beside_others(&self.file, beside, &self.name)?;
         }
         self.beside = None;
         self.folder.sync()
@@ -279,12 +281,19 @@ fn lock_exclusively(fd: OwnedFd) -> rustix::io::Result<OwnedFd> {
 }
 
 /// Removes what a call that was killed has left under this name; false while a call that lives writes it. What is no file of
-/// the owner of `ours`, or has another name, too, somebody else has put there: it is left alone, and never written to.
-fn remove_left(folder: &Folder, name: &str, ours: &File) -> Result<bool> {
+/// the owner of `ours`, or has another name, too, that is not the `output`'s, somebody else has put there: it is left alone,
+/// and never written to.
+fn remove_left(folder: &Folder, name: &str, output: &str, ours: &File) -> Result<bool> {
     let leave = |why: &dyn std::fmt::Display| {
         log::warn!("'{}' is none of ours and is left alone: {why}", folder.path.join(name).display());
         Ok(true)
     };
+    // it has got its name, and was to lose this one
+    if let Ok(published) = folder.open_file_in(output)
+        && folder.check_is(STEP, name, &published).is_ok()
+    {
+        return folder.remove_file(&published, name).map(|()| true);
+    }
     let left = match folder.open_for_writing(name) {
         Err(error) if error.code == Code::NotFound => return Ok(true),
         Err(error) => return leave(&error),
@@ -309,7 +318,9 @@ mod tests {
     use super::*;
     use std::io::Write;
     use std::os::unix::fs::{PermissionsExt, chown, symlink};
-    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
 
     const TEXT: &str = "somebody else's";
 
@@ -386,6 +397,27 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_looks_as_if_a_call_wrote_it_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let planted = dir.path().join(".x.nasbackup-0123456789abcdef");
+        fs::write(&planted, TEXT).unwrap();
+        let _lock = lock_exclusively(File::open(&planted).unwrap().into()).unwrap();
+        let error = write(&dir.path().join("x")).unwrap_err();
+        assert!(error.code == Code::Busy && error.cause.contains(planted.to_str().unwrap()), "{error}");
+        assert_eq!(fs::read(&planted).unwrap(), TEXT.as_bytes());
+    }
+
+    #[test]
+    fn a_call_that_was_killed_between_its_two_names_leaves_no_second_one_for_long() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x");
+        write(&path).unwrap();
+        fs::hard_link(&path, dir.path().join(".x.nasbackup-0123456789abcdef")).unwrap();
+        write(&path).unwrap();
+        assert_eq!((names(dir.path()), fs::read(&path).unwrap()), (vec!["x".to_owned()], b"flattened".to_vec()));
+    }
+
+    #[test]
     fn the_rights_of_the_volume_are_taken_over_but_for_those_of_a_program() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x");
@@ -431,5 +463,46 @@ mod tests {
         for victim in victims {
             assert_eq!(fs::read(victim).unwrap(), TEXT.as_bytes());
         }
+    }
+
+    /// The partial output is exchanged for a link to another image, and back, while it gets its name.
+    #[test]
+    fn however_names_are_exchanged_the_name_becomes_that_of_nothing_else() {
+        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+        let [path, victim, planted] = ["x", "victim", "planted"].map(|name| dir.path().join(name));
+        fs::write(&victim, TEXT).unwrap();
+        symlink(&victim, &planted).unwrap();
+        let published = AtomicUsize::new(0);
+        for _ in 0..1_000 {
+            let mut new = make(&path).unwrap();
+            (&new.file).write_all(b"flattened").unwrap();
+            let (beside, begun, done) =
+                (dir.path().join(new.beside.as_ref().unwrap()), AtomicBool::new(false), AtomicBool::new(false));
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    while !done.load(Relaxed) {
+                        _ = renameat_with(CWD, &beside, CWD, &planted, RenameFlags::EXCHANGE);
+                        begun.store(true, Relaxed);
+                    }
+                });
+                while !begun.load(Relaxed) {
+                    std::hint::spin_loop();
+                }
+                published.fetch_add(usize::from(new.publish().is_ok()), Relaxed);
+                done.store(true, Relaxed);
+            });
+            // whatever was told, what has the name is the output
+            if path.symlink_metadata().is_ok() {
+                assert!(path.symlink_metadata().unwrap().is_file(), "a link has got the name");
+                fs::remove_file(&path).unwrap();
+            }
+            drop(new);
+            for left in [&beside, &planted] {
+                fs::remove_file(left).ok();
+            }
+            symlink(&victim, &planted).unwrap();
+        }
+        assert!(published.load(Relaxed) > 0);
+        assert_eq!(fs::read(&victim).unwrap(), TEXT.as_bytes());
     }
 }
