@@ -1,6 +1,7 @@
 //! The operations of the contract, one file or folder each: request, check, run. Java and C reach them here.
 
 pub mod backup_stats;
+mod checked_chain;
 pub mod delete_backup;
 pub mod flatten;
 mod reading;

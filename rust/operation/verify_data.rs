@@ -7,14 +7,14 @@ use std::time::Instant;
 
 use super::reading::Reading;
 use super::steps::{self, in_steps};
-use super::verify_chain::chains::Found;
+use super::verify_chain::Facts;
+use super::verify_chain::chains::{self, Found, Judged};
 use super::verify_chain::{self, UNANSWERED, Verdict, Verified, VerifiedFile, VerifyChainRequest};
-use crate::config;
 use crate::error::{Code, Error, Result};
 use crate::job::{Listener, Reporter};
 use crate::nas::deadline::{LIMIT, bounded};
 use crate::nas::folder::Folder;
-use crate::nas::path::{PointPath, RepoPath};
+use crate::nas::path::RepoPath;
 use crate::point::fingerprints::{Digest, Findings, Fingerprints, Verification};
 use crate::point::{MANIFEST, Manifest};
 use crate::qcow2;
@@ -28,33 +28,27 @@ pub fn run(request: VerifyChainRequest, listener: Listener<'_>) -> Result<Verifi
     verify_chain::verify("verifyData", request, listener, compare_all)
 }
 
-/// What the manifest of a point says, and what is found of its small files.
-struct Small {
-    folder: RepoPath,
-    manifest: Option<Manifest>,
-    files: Vec<VerifiedFile>,
-}
-
-fn compare_all(reading: &Reading, found: &mut Vec<Found>, job: &mut Reporter<'_>) -> Result<()> {
-    let mut points = Vec::new();
+fn compare_all(reading: &Reading, judged: &mut Judged, job: &mut Reporter<'_>) -> Result<()> {
+    let found = std::mem::take(&mut judged.found);
+    let mut small = Vec::new();
     let folders: BTreeSet<_> = found.iter().filter_map(|found| found.path.parent()).collect();
     for folder in folders {
-        let (held, at) = (reading.clone(), folder.clone());
-        let small = bounded(STEP, LIMIT, move || Ok(look_at_small(held.session.root(), at)))?;
-        points.push(small);
+        let Some(manifest) = judged.manifest(&folder).cloned() else { continue };
+        let held = reading.clone();
+        small.extend(bounded(STEP, LIMIT, move || Ok(look_at_small(held.session.root(), &folder, manifest)))?);
     }
-    let mut all = Data { reading, points: &points, gone: false, done: 0, total: 0 };
-    all.total = found.iter().filter(|found| all.recorded(&found.path).is_some()).filter_map(|f| f.checkable).sum();
+    let mut all = Data { reading, judged, gone: false, done: 0, total: 0 };
+    all.total = found.iter().filter(|found| all.recorded(&found.path).is_some()).filter_map(Found::checkable).sum();
     job.progress(0, all.total);
     job.begin(STEP)?;
     let mut told = Vec::new();
-    for mut image in std::mem::take(found) {
+    for mut image in found {
         let index = if image.path.name() == MANIFEST { None } else { all.compare(&mut image, job)? };
         told.push(image);
         told.extend(index);
     }
-    *found = told;
-    points.into_iter().flat_map(|point| point.files).for_each(|file| add(found, file));
+    small.into_iter().for_each(|file| add(&mut told, file));
+    judged.found = told;
     Ok(())
 }
 
@@ -66,7 +60,7 @@ fn add(found: &mut Vec<Found>, file: VerifiedFile) {
             let new = file.reasons.into_iter().filter(|reason| !known.told.reasons.contains(reason));
             new.collect::<Vec<_>>().into_iter().for_each(|reason| known.told.blame(file.verdict, reason));
         }
-        (None, Ok(path)) => found.push(Found { path, told: file, checkable: None, unseen: None }),
+        (None, Ok(path)) => found.push(Found { path, told: file, facts: None, unseen: None }),
         (None, Err(_)) => {}
     }
 }
@@ -74,7 +68,7 @@ fn add(found: &mut Vec<Found>, file: VerifiedFile) {
 /// The images, one after the other.
 struct Data<'a> {
     reading: &'a Reading,
-    points: &'a [Small],
+    judged: &'a Judged,
     /// The NAS does not answer any more.
     gone: bool,
     done: u64,
@@ -84,15 +78,13 @@ struct Data<'a> {
 impl Data<'_> {
     /// What the manifest beside an image says of its fingerprints.
     fn recorded(&self, image: &RepoPath) -> Option<&Fingerprints> {
-        let point = self.points.iter().find(|point| image.parent().as_ref() == Some(&point.folder))?;
-        let disk = point.manifest.as_ref()?.disks.iter().find(|disk| disk.file == image.name())?;
-        disk.fingerprints.as_ref()
+        self.judged.record(image)?.fingerprints.as_ref()
     }
 
     /// Compares one image; what is found of its index.
     fn compare(&mut self, image: &mut Found, job: &mut Reporter<'_>) -> Result<Option<Found>> {
         let told = &mut image.told;
-        if told.verdict == Verdict::Bad && image.checkable.is_none() {
+        if told.verdict == Verdict::Bad && image.facts.is_none() {
             return Ok(None);
         }
         let Some(recorded) = self.recorded(&image.path).cloned() else {
@@ -103,17 +95,20 @@ impl Data<'_> {
             told.blame(Verdict::Aborted, UNANSWERED.into());
             return Ok(None);
         }
+        // why it was not looked at is told already
+        let Some(facts) = image.facts.clone() else { return Ok(None) };
+        let length = facts.size;
         let path = image.path.parent().map(|folder| folder.join(&recorded.file)).transpose();
         let Ok(Some(path)) = path else {
             told.blame(Verdict::Bad, format!("its fingerprints are said to be in '{}'", recorded.file));
             return Ok(None);
         };
         let mut index =
-            Found { told: VerifiedFile::good(path.as_str()), path: path.clone(), checkable: None, unseen: None };
-        let (verdict, reason) = match self.find(&image.path, path, recorded, job) {
+            Found { told: VerifiedFile::good(path.as_str()), path: path.clone(), facts: None, unseen: None };
+        let (verdict, reason) = match self.find(&image.path, facts, path, recorded, job) {
             Ok(Ok(findings)) => {
                 tell(told, &mut index.told, findings);
-                self.done += image.checkable.unwrap_or(0);
+                self.done += length;
                 return Ok(Some(index));
             }
             Ok(Err(qcow2::Error::Io(error))) => (Verdict::Aborted, error.to_string()),
@@ -128,13 +123,14 @@ impl Data<'_> {
         };
         told.blame(verdict, reason);
         index.told.blame(Verdict::Aborted, "was not compared with its image".into());
-        self.done += image.checkable.unwrap_or(0);
+        self.done += length;
         Ok(Some(index))
     }
 
     fn find(
         &self,
         image: &RepoPath,
+        facts: Facts,
         index: RepoPath,
         recorded: Fingerprints,
         job: &mut Reporter<'_>,
@@ -147,7 +143,8 @@ impl Data<'_> {
                 Err(error) if error.code == Code::NotFound => Err("is not there".to_owned()),
                 Err(error) => return Err(error),
             };
-            Ok(Verification::begin(root.open_file(&image)?, index, &recorded))
+            let image = chains::open_again(root, &image, &facts)?;
+            Ok(image.and_then(|image| Verification::begin(image, index, &recorded)))
         })?;
         let verification = match begun {
             Ok(verification) => verification,
@@ -178,38 +175,17 @@ fn tell(image: &mut VerifiedFile, index: &mut VerifiedFile, findings: Findings) 
     }
 }
 
-/// Reads the manifest of a point and compares it, and the texts that it names, with the recorded hashes.
-fn look_at_small(root: &Folder, folder: RepoPath) -> Small {
-    let mut files = Vec::new();
-    let opened = root.open_dir(&folder);
-    let read = opened.as_ref().map_err(Error::clone).and_then(Manifest::read_with_text);
-    let Ok(path) = folder.join(MANIFEST) else { return Small { folder, manifest: None, files } };
+/// Compares the texts that the manifest of a point names with the recorded hashes. The manifest itself was judged before.
+fn look_at_small(root: &Folder, folder: &RepoPath, manifest: Manifest) -> Vec<VerifiedFile> {
+    let Ok(path) = folder.join(MANIFEST) else { return Vec::new() };
     let mut told = VerifiedFile::good(path.as_str());
-    let manifest = match read {
-        Ok(None) => return Small { folder, manifest: None, files },
-        Ok(Some((manifest, text))) => {
-            // this reading is what the hashes come from, and may be another than the one before
-            let at = PointPath::parse("backupPath", folder.as_str());
-            let keys = config::current().keys.clone();
-            let doubts = at.map_or_else(|e| vec![e.cause], |at| manifest.doubts(&text, &at, keys.as_deref()));
-            doubts.into_iter().for_each(|doubt| told.blame(Verdict::Bad, doubt));
-            if manifest.is_intact(&text).is_none() {
-                told.blame(Verdict::Aborted, "has no checksum: what it was is not known".into());
-            }
-            Some(manifest)
-        }
-        // a folder that is not there is told of its images
-        Err(error) if error.code == Code::NotFound => return Small { folder, manifest: None, files },
-        Err(error) => {
-            let verdict = if error.code == Code::CorruptImage { Verdict::Bad } else { Verdict::Aborted };
-            told.blame(verdict, error.reason());
-            None
-        }
-    };
-    files.push(told);
-    let texts = manifest.iter().filter_map(|manifest| manifest.texts.as_ref()).flatten();
-    files.extend(texts.filter_map(|(name, hash)| Some(look_at_text(root, &folder.join(name).ok()?, *hash))));
-    Small { folder, manifest, files }
+    // without fingerprints and texts, or it would be bad already
+    if manifest.checksum.is_none() {
+        told.blame(Verdict::Aborted, "has no checksum: what it was is not known".into());
+    }
+    let texts = manifest.texts.into_iter().flatten();
+    let texts = texts.filter_map(|(name, hash)| Some(look_at_text(root, &folder.join(&name).ok()?, hash)));
+    std::iter::once(told).chain(texts).collect()
 }
 
 fn look_at_text(root: &Folder, path: &RepoPath, recorded: Digest) -> VerifiedFile {

@@ -1,8 +1,9 @@
 //! Whose a restore point is: a NAS, or a QEMU that kept a descriptor, passes off one as another.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use nasbackup::engine::Engine;
 use nasbackup::error::{Code, Result};
@@ -11,6 +12,7 @@ use nasbackup::nas::path::PointPath;
 use nasbackup::operation::call;
 use nasbackup::point::{Kind, Manifest, ManifestDisk, Parent, ParentPoint};
 use nasbackup::qcow2;
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 use serde_json::{Value, json};
 
 const DISKS: [&str; 2] = ["root.a.qcow2", "datadisk.b.qcow2"];
@@ -283,6 +285,65 @@ fn a_point_of_an_older_version_is_served_and_told_of() {
     // another machine's is told by the name in it
     put(&repository, "i-2/T3", "i-1/T3");
     repository.assert_bad("is of virtual machine 'i-2'");
+}
+
+/// Calls `run` again and again while the root disk's image and one that stands on the other disk's, which no check lets through,
+/// change places all the time.
+fn while_exchanged(repository: &Repository, run: impl FnMut()) {
+    let (image, other) = (repository.at("i-1/T3/root.a.qcow2"), repository.at("i-1/other"));
+    fs::copy(&image, &other).unwrap();
+    rename_backing(&image, "../T2/datadisk.b.qcow2");
+    let done = AtomicBool::new(false);
+    let exchange = || {
+        while !done.load(Relaxed) {
+            renameat_with(CWD, &image, CWD, &other, RenameFlags::EXCHANGE).unwrap();
+        }
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(exchange);
+        // whatever becomes of it, the other thread ends
+        let ran = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
+        done.store(true, Relaxed);
+        ran.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    });
+}
+
+#[test]
+fn however_names_are_exchanged_no_other_image_than_the_one_that_was_judged_is_read() {
+    let repository = Repository::make(true);
+    let folder = repository.at("i-1/T2");
+    let arguments = ["-f", "qcow2", "-c", "write -q -P 0x42 0 64k", DISKS[1]];
+    assert!(Command::new("qemu-io").args(arguments).current_dir(&folder).status().unwrap().success());
+    write(&folder, &manifest("i-1", 2, &folder));
+    let (out, mut served) = (tempfile::tempdir().unwrap(), 0);
+    let output = out.path().join("disk");
+    while_exchanged(&repository, || {
+        for _ in 0..100 {
+            let request = json!({"backupPath": POINT, "volume": "a", "output": {"path": output, "format": "raw"}});
+            if repository.call("flatten", request).is_ok() {
+                served += 1;
+                assert!(fs::read(&output).unwrap().iter().all(|byte| *byte == 0), "it is the other disk's");
+            }
+        }
+    });
+    assert!(served > 0);
+}
+
+#[test]
+fn however_names_are_exchanged_no_other_image_than_the_one_that_was_judged_is_rebased() {
+    let mut rebased = 0;
+    for _ in 0..8 {
+        let repository = Repository::make(true);
+        while_exchanged(&repository, || {
+            for _ in 0..10 {
+                rebased += u32::from(repository.call("rebasePoint", json!({"backupPath": POINT})).is_ok());
+            }
+        });
+        let at = ["i-1/T3/root.a.qcow2", "i-1/other"].map(|image| File::open(repository.at(image)).unwrap());
+        let backing = at.map(|image| qcow2::backing(&image).unwrap().map(|backing| backing.file));
+        assert!(backing.contains(&Some("../T2/datadisk.b.qcow2".into())), "it was written to: {backing:?}");
+    }
+    println!("{rebased} rebases");
 }
 
 #[test]

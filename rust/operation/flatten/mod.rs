@@ -7,17 +7,15 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::reading::Reading;
-use super::rebase_disks::image_names;
-use super::verify_chain::chains;
 use super::verify_chain::check_id;
-use crate::error::{Code, Error, Result};
+use super::{checked_chain, reading::Reading};
+use crate::error::{Error, Result};
 use crate::job::{self, Listener, Reporter};
 use crate::nas::deadline::bounded;
 use crate::nas::folder::Folder;
-use crate::nas::path::{PointPath, RepoPath};
+use crate::nas::path::PointPath;
 use crate::nas::repository::Repository;
-use crate::point::{Manifest, open_chain};
+use crate::point::Link;
 use crate::qcow2::{Before, Failure, Flatten};
 use output::Output;
 
@@ -91,8 +89,8 @@ pub fn run(request: FlattenRequest, listener: Listener<'_>) -> Result<Flattened>
     job.begin("open the output")?;
     let (held, at) = (reading.clone(), point.clone());
     let begun = bounded("open the output", LIMIT, move || {
-        let file = check(held.session.root(), &at, id.as_deref(), &volume)?;
-        begin(held.session.root(), &at, &file, &path, format)
+        let chain = checked_chain::open(held.session.root(), &at, id.as_deref(), &volume)?;
+        begin(held.session.root(), &at, chain, &path, format)
     });
     let (output, flatten, names) = begun.inspect_err(|error| reading.note(error))?;
     let written = write(&reading, flatten, &names, &mut job);
@@ -123,26 +121,15 @@ fn check_output(output: OutputRequest) -> Result<(String, OutputFormat)> {
     Ok((path, format))
 }
 
-/// The file of the volume's disk, of a point that `verifyChain` would not call bad before it looks at the tables. What is wrong
-/// with the images of the point's other disks does not matter.
-fn check(root: &Folder, point: &PointPath, id: Option<&str>, volume: &str) -> Result<RepoPath> {
-    let found = chains::find(root, point, id)?;
-    chains::refuse_manifests(&found)?;
-    let file = find(root, point, volume)?;
-    chains::refuse_images(&found, &open_chain(root, &file)?)?;
-    Ok(file)
-}
-
-/// Opens the disk's chain, then the output. The chain's names are for messages.
+/// Opens the output for the disk of this chain. The names of its images are for messages.
 fn begin(
     root: &Folder,
     point: &PointPath,
-    file: &RepoPath,
+    chain: Vec<Link>,
     path: &str,
     format: OutputFormat,
 ) -> Result<(Output, Flatten, Vec<String>)> {
     const STEP: &str = "open the chain";
-    let chain = open_chain(root, file)?;
     let mut names = vec![path.to_owned()];
     names.extend(chain.iter().map(|link| link.path.to_string()));
     let images: Vec<File> = chain.into_iter().map(|link| link.file).collect();
@@ -161,25 +148,6 @@ fn begin(
 
 fn explain(step: &'static str, names: &[String], Failure { image, error }: Failure) -> Error {
     error.at(step, names.get(image).map_or("", String::as_str))
-}
-
-/// The file of the volume's disk: as the manifest has it, else by its name.
-fn find(root: &Folder, point: &PointPath, volume: &str) -> Result<RepoPath> {
-    const STEP: &str = "look for the volume";
-    let folder = root.open_dir(&point.folder())?;
-    let files: Vec<String> = match Manifest::read_sound(&folder, point)? {
-        Some(manifest) => manifest.disks.into_iter().filter(|disk| disk.volume == volume).map(|d| d.file).collect(),
-        None => {
-            let is =
-                |name: &String| *name == format!("root.{volume}.qcow2") || *name == format!("datadisk.{volume}.qcow2");
-            image_names(&folder)?.into_iter().filter(is).collect()
-        }
-    };
-    match &files[..] {
-        [file] => point.file(file),
-        [] => Err(Error::new(Code::NotFound, STEP, format!("'{point}' has no disk of volume '{volume}'"))),
-        _ => Err(Error::new(Code::CorruptImage, STEP, format!("'{point}' has several disks of volume '{volume}'"))),
-    }
 }
 
 /// Writes all of it, in steps that have a deadline.

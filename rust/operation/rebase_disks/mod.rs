@@ -107,11 +107,12 @@ fn rebase_all(
         let held = Held { session, lock };
         let disks = plan(held.session.root())?;
         // what is wrong now would be written down as right
-        let found = chains::find(held.session.root(), &at, None)?;
-        chains::refuse_manifests(&found)?;
+        let opened: Vec<_> = disks.iter().flat_map(|disk| &disk.chain).collect();
+        let judged = chains::find(held.session.root(), &at, None, &opened)?;
+        judged.refuse_manifests()?;
         // all are looked at before the first is changed
         for disk in disks.iter().filter(|disk| disk.target != Target::Same) {
-            chains::refuse_images(&found, &disk.chain)?;
+            judged.refuse_images(&disk.chain)?;
             disk.begin(&held)?;
         }
         Ok((held, disks))

@@ -7,15 +7,15 @@ use crate::point::{Kind, Manifest, ManifestDisk};
 
 /// What an image's file is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Facts {
+pub(in crate::operation) struct Facts {
     /// Length of the file, in bytes.
-    pub(super) size: u64,
+    pub(in crate::operation) size: u64,
     /// Size that the guest sees, in bytes.
-    pub(super) virtual_size: u64,
+    pub(in crate::operation) virtual_size: u64,
     /// The image has a backing file.
-    pub(super) has_backing: bool,
+    pub(in crate::operation) has_backing: bool,
     /// The backing file, if its name leads to one in a point of the machine.
-    pub(super) backing: Option<RepoPath>,
+    pub(in crate::operation) backing: Option<RepoPath>,
 }
 
 /// In what an image is not as its manifest's record says, as far as that goes: of one that a rebase is changing only

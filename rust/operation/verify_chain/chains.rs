@@ -2,6 +2,7 @@
 //! are looked at.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::sync::Arc;
 
 use rustix::fs::FileType;
@@ -13,14 +14,17 @@ use crate::error::{Code, Error, Result};
 use crate::nas::folder::Folder;
 use crate::nas::path::{PointPath, RepoPath};
 use crate::operation::rebase_disks::image_names;
-use crate::point::{self, DEEPEST, Keys, Link, MANIFEST, Manifest};
+use crate::point::{self, DEEPEST, Keys, Link, MANIFEST, Manifest, ManifestDisk};
 use crate::qcow2;
 
 const STEP: &str = "follow the chains";
+const CHECK: &str = "check the point";
 /// Images of a point that no manifest names and that are looked at: more than a machine has disks.
 const MOST_UNNAMED: usize = 512;
 /// What is told of one beyond those.
 const TOO_MANY: &str = "was not checked, for its point holds too many images that no manifest names";
+/// What is told of an image that is not any more what was judged.
+const EXCHANGED: &str = "is another by now than when it was looked at: somebody has exchanged it";
 /// What is told of a manifest that is not there, where keys are configured.
 const UNVOUCHED: &str = "is not there, and without it no key of keyFile vouches for the point";
 
@@ -29,18 +33,33 @@ const UNVOUCHED: &str = "is not there, and without it no key of keyFile vouches 
 pub(in crate::operation) struct Found {
     pub(in crate::operation) path: RepoPath,
     pub(in crate::operation) told: VerifiedFile,
-    /// Length of the image if its tables can be checked.
-    pub(in crate::operation) checkable: Option<u64>,
+    /// What the image is, if its tables can be checked.
+    pub(in crate::operation) facts: Option<Facts>,
     /// Why it could not be looked at, if that is so.
     pub(in crate::operation) unseen: Option<Code>,
 }
 
-/// All files that the point's disks consist of: each disk's chain from its newest image on, at last the manifest, which is
-/// bad if the point is to have another `id`.
-pub(in crate::operation) fn find(root: &Folder, point: &PointPath, id: Option<&str>) -> Result<Vec<Found>> {
+/// What was found of a point and of all that it stands on.
+#[derive(Debug)]
+pub(in crate::operation) struct Judged {
+    /// Each disk's chain from its newest image on, at last the manifests.
+    pub(in crate::operation) found: Vec<Found>,
+    /// The manifests that were judged, by the point's folder; none for a point without one that can be read.
+    manifests: BTreeMap<RepoPath, Option<Manifest>>,
+}
+
+/// Looks at all files that the point's disks consist of. The manifest is bad if the point is to have another `id`. The images of
+/// `opened` are judged as they are open, whatever has their names by now.
+pub(in crate::operation) fn find(
+    root: &Folder,
+    point: &PointPath,
+    id: Option<&str>,
+    opened: &[&Link],
+) -> Result<Judged> {
     let folder = root.open_dir(&point.folder())?;
     let (images, manifests, keys) = (BTreeMap::new(), BTreeMap::new(), config::current().keys.clone());
-    let mut chains = Chains { root, point, keys, found: Vec::new(), images, manifests };
+    let opened = opened.iter().map(|link| (&link.path, &link.file)).collect();
+    let mut chains = Chains { root, point, keys, opened, found: Vec::new(), images, manifests };
     let recorded = chains.manifest(&point.folder()).map(|manifest| manifest.disks.clone());
     let mut named = BTreeSet::new();
     let mut names: Vec<_> = recorded.into_iter().flatten().map(|disk| disk.file).collect();
@@ -64,40 +83,82 @@ pub(in crate::operation) fn find(root: &Folder, point: &PointPath, id: Option<&s
         return Err(Error::new(Code::NotFound, STEP, format!("'{point}' holds no image")));
     }
     chains.check_manifests(id);
-    Ok(chains.found)
+    Ok(Judged { found: chains.found, manifests: chains.manifests })
 }
 
-/// `CORRUPT_IMAGE` when one of the manifests among what was found is bad, the failure's own code when it could not be looked at:
-/// nothing that they tell may then be believed.
-pub(in crate::operation) fn refuse_manifests(found: &[Found]) -> Result<()> {
-    let mut manifests = found.iter().filter(|found| found.path.name() == MANIFEST);
-    manifests.find(|found| found.told.verdict != Verdict::Good).map_or(Ok(()), |found| Err(found.refusal()))
-}
-
-/// `CORRUPT_IMAGE` when one of the images of `chain` is bad by what was found, those of other disks may be; `IO` when its newest
-/// was not looked at.
-pub(in crate::operation) fn refuse_images(found: &[Found], chain: &[Link]) -> Result<()> {
-    let mut own = found.iter().filter(|found| chain.iter().any(|link| link.path == found.path));
-    if let Some(found) = own.find(|found| found.told.verdict == Verdict::Bad || found.unseen.is_some()) {
-        return Err(found.refusal());
+impl Judged {
+    /// The manifest of the point in `folder`, as it was judged.
+    pub(in crate::operation) fn manifest(&self, folder: &RepoPath) -> Option<&Manifest> {
+        self.manifests.get(folder)?.as_ref()
     }
-    match chain.first().filter(|newest| found.iter().all(|found| found.path != newest.path)) {
-        Some(link) => Err(Error::new(Code::Io, "check the point", format!("'{}': {TOO_MANY}", link.path))),
-        None => Ok(()),
+
+    /// What the manifest beside an image says of it.
+    pub(in crate::operation) fn record(&self, image: &RepoPath) -> Option<&ManifestDisk> {
+        self.manifest(&image.parent()?)?.disks.iter().find(|disk| disk.file == image.name())
+    }
+
+    /// `CORRUPT_IMAGE` when one of the manifests is bad, the failure's own code when it could not be looked at: nothing that
+    /// they tell may then be believed.
+    pub(in crate::operation) fn refuse_manifests(&self) -> Result<()> {
+        let mut manifests = self.found.iter().filter(|found| found.path.name() == MANIFEST);
+        manifests.find(|found| found.told.verdict != Verdict::Good).map_or(Ok(()), |found| Err(found.refusal()))
+    }
+
+    /// `CORRUPT_IMAGE` when one of the images of `chain` is bad, those of other disks may be, or when it was judged to stand on
+    /// something else than it does there; `IO` when one was not looked at.
+    pub(in crate::operation) fn refuse_images(&self, chain: &[Link]) -> Result<()> {
+        for (position, link) in chain.iter().enumerate() {
+            let refuse = |code, why: &str| Err(Error::new(code, CHECK, format!("'{}': {why}", link.path)));
+            let Some(found) = self.found.iter().find(|found| found.path == link.path) else {
+                return if position == 0 { refuse(Code::Io, TOO_MANY) } else { refuse(Code::CorruptImage, EXCHANGED) };
+            };
+            if found.told.verdict == Verdict::Bad || found.unseen.is_some() {
+                return Err(found.refusal());
+            }
+            let judged = found.facts.as_ref().map(|facts| facts.backing.as_ref());
+            if judged != Some(chain.get(position + 1).map(|below| &below.path)) {
+                return refuse(Code::CorruptImage, EXCHANGED);
+            }
+        }
+        Ok(())
     }
 }
 
 impl Found {
+    /// Length of the image if its tables can be checked.
+    pub(in crate::operation) fn checkable(&self) -> Option<u64> {
+        self.facts.as_ref().map(|facts| facts.size)
+    }
+
     fn refusal(&self) -> Error {
         let code = if self.told.verdict == Verdict::Bad { Code::CorruptImage } else { self.unseen.unwrap_or(Code::Io) };
-        Error::new(code, "check the point", format!("'{}': {}", self.path, self.told.reasons.join("; ")))
+        Error::new(code, CHECK, format!("'{}': {}", self.path, self.told.reasons.join("; ")))
     }
+}
+
+/// Opens an image once more that was judged. Of more than a chain's not all are kept open; one that is not any more what was
+/// judged is damaged.
+pub(in crate::operation) fn open_again(
+    root: &Folder,
+    path: &RepoPath,
+    judged: &Facts,
+) -> Result<Result<File, qcow2::Error>> {
+    let file = root.open_file(path)?;
+    let size = file.metadata().map_err(|e| Error::io(STEP, path.as_str(), e))?.len();
+    let info = match qcow2::inspect(&file) {
+        Ok(info) => info,
+        Err(error) => return Ok(Err(error)),
+    };
+    let backing = info.backing.as_ref().and_then(|backing| point::resolve(path, backing).ok());
+    let is = Facts { size, virtual_size: info.virtual_size, has_backing: info.backing.is_some(), backing };
+    Ok(if is == *judged { Ok(file) } else { Err(qcow2::Error::Corrupt(EXCHANGED.into())) })
 }
 
 struct Chains<'a> {
     root: &'a Folder,
     point: &'a PointPath,
     keys: Option<Arc<Keys>>,
+    opened: BTreeMap<&'a RepoPath, &'a File>,
     found: Vec<Found>,
     images: BTreeMap<RepoPath, Option<Facts>>,
     /// By the point's folder; none for a point without one that can be read.
@@ -114,7 +175,7 @@ impl Chains<'_> {
             None => {
                 let mut told = VerifiedFile::good(path.as_str());
                 told.blame(Verdict::Aborted, reason);
-                self.found.push(Found { told, path, checkable: None, unseen: Some(Code::Io) });
+                self.found.push(Found { told, path, facts: None, unseen: Some(Code::Io) });
             }
         }
     }
@@ -147,7 +208,7 @@ impl Chains<'_> {
     /// Looks at one image; what it stands on.
     fn look(&mut self, path: RepoPath) -> Option<RepoPath> {
         let mut found =
-            Found { told: VerifiedFile::good(path.as_str()), path: path.clone(), checkable: None, unseen: None };
+            Found { told: VerifiedFile::good(path.as_str()), path: path.clone(), facts: None, unseen: None };
         let opened = self.open(&path, &mut found);
         let facts = opened.as_ref().map(|(facts, _)| facts.clone());
         if let Some(facts) = &facts {
@@ -160,11 +221,14 @@ impl Chains<'_> {
 
     /// Reads an image's header.
     fn open(&self, path: &RepoPath, found: &mut Found) -> Option<(Facts, Option<RepoPath>)> {
-        let opened = self.kind(path).and_then(|kind| match kind {
-            None => Err((Verdict::Bad, "is not there".to_owned())),
-            Some(FileType::RegularFile) => self.root.open_file(path).map_err(unknown),
-            Some(_) => Err((Verdict::Bad, "is not a regular file".to_owned())),
-        });
+        let opened = match self.opened.get(path) {
+            Some(file) => file.try_clone().map_err(|e| unknown(Error::io(STEP, path.as_str(), e))),
+            None => self.kind(path).and_then(|kind| match kind {
+                None => Err((Verdict::Bad, "is not there".to_owned())),
+                Some(FileType::RegularFile) => self.root.open_file(path).map_err(unknown),
+                Some(_) => Err((Verdict::Bad, "is not a regular file".to_owned())),
+            }),
+        };
         let read = opened.and_then(|file| {
             let size = file.metadata().map_err(|e| unknown(Error::io(STEP, path.as_str(), e)))?.len();
             let info = qcow2::inspect(&file).map_err(|error| (verdict_of(&error), error.to_string()));
@@ -192,9 +256,10 @@ impl Chains<'_> {
         match info {
             Ok(info) if info.external_data => found.told.blame(Verdict::Bad, "its data are in another file".into()),
             Ok(info) => {
-                found.checkable = Some(size);
                 let (virtual_size, has_backing) = (info.virtual_size, backing.is_some());
-                return Some((Facts { size, virtual_size, has_backing, backing: below.clone() }, below));
+                let facts = Facts { size, virtual_size, has_backing, backing: below.clone() };
+                found.facts = Some(facts.clone());
+                return Some((facts, below));
             }
             Err((verdict, reason)) => found.told.blame(verdict, reason),
         }
@@ -310,7 +375,7 @@ impl Chains<'_> {
     fn tell_of_manifest(&mut self, folder: &RepoPath, verdict: Verdict, reason: String) {
         let Ok(path) = folder.join(MANIFEST) else { return };
         let place = self.found.iter().position(|found| found.path == path).unwrap_or_else(|| {
-            self.found.push(Found { told: VerifiedFile::good(path.as_str()), path, checkable: None, unseen: None });
+            self.found.push(Found { told: VerifiedFile::good(path.as_str()), path, facts: None, unseen: None });
             self.found.len() - 1
         });
         let told = &mut self.found[place].told;
@@ -346,17 +411,47 @@ mod tests {
         (1..1000).for_each(|n| fs::hard_link(at.join("0.qcow2"), at.join(format!("{n}.qcow2"))).unwrap());
         let point = PointPath::parse("point", "i-1/T1").unwrap();
         let root = Folder::open_root(dir.path()).unwrap();
-        let found = find(&root, &point, None).unwrap();
-        let (good, unseen): (Vec<_>, Vec<_>) = found.iter().partition(|found| found.told.verdict == Verdict::Good);
+        let judged = find(&root, &point, None, &[]).unwrap();
+        let (good, unseen): (Vec<_>, Vec<_>) =
+            judged.found.iter().partition(|found| found.told.verdict == Verdict::Good);
         assert_eq!((good.len(), unseen.len()), (512, 1));
         assert_eq!(unseen[0].told.verdict, Verdict::Aborted);
         assert!(unseen[0].told.reasons[0].ends_with("487 more"), "{:?}", unseen[0].told.reasons);
-        refuse_manifests(&found).unwrap();
+        judged.refuse_manifests().unwrap();
         let refused = |name: &str| {
             let chain = point::open_chain(&root, &point.file(name).unwrap()).unwrap();
-            refuse_images(&found, &chain).err().map(|error| error.code)
+            judged.refuse_images(&chain).err().map(|error| error.code)
         };
         assert_eq!((refused("0.qcow2"), refused("999.qcow2")), (None, Some(Code::Io)), "what is not known is no yes");
         assert_eq!(refused(unseen[0].path.name()), Some(Code::Io));
+    }
+
+    #[test]
+    fn an_image_is_opened_again_as_what_was_judged_or_not_at_all() {
+        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+        let at = dir.path().join("i-1/T1");
+        fs::create_dir_all(&at).unwrap();
+        let make = |name: &str, size, on| qcow2::create(&File::create(at.join(name)).unwrap(), size, on).unwrap();
+        let (point, root) = (PointPath::parse("point", "i-1/T1").unwrap(), Folder::open_root(dir.path()).unwrap());
+        let path = point.file("x.qcow2").unwrap();
+        make("x.qcow2", 1 << 20, None);
+        make("y.qcow2", 1 << 20, None);
+        let judged = find(&root, &point, None, &[]).unwrap();
+        let facts = judged.found.iter().find(|found| found.path == path).unwrap().facts.clone().unwrap();
+        let again = || open_again(&root, &path, &facts).unwrap();
+        again().unwrap();
+        for (size, on) in [(2 << 20, None), (1 << 20, Some("y.qcow2"))] {
+            let link = point::open_chain(&root, &path).unwrap();
+            make("new.qcow2", size, on);
+            fs::rename(at.join("new.qcow2"), at.join("x.qcow2")).unwrap();
+            assert!(again().unwrap_err().to_string().contains("exchanged"));
+            // what is open is judged, and not what has its name
+            let opened = find(&root, &point, None, &[&link[0]]).unwrap();
+            assert_eq!(opened.found.iter().find(|found| found.path == path).unwrap().facts.as_ref(), Some(&facts));
+            opened.refuse_images(&link).unwrap();
+            let there = point::open_chain(&root, &path).unwrap();
+            assert_eq!(opened.refuse_images(&there).is_err(), there.len() > 1, "it was not judged to stand there");
+            make("x.qcow2", 1 << 20, None);
+        }
     }
 }

@@ -15,7 +15,8 @@ use crate::nas::path::{PointPath, RepoPath};
 use crate::nas::repository::Repository;
 use crate::plain::plain;
 use crate::qcow2::{self, Check, Checked};
-use chains::{Found, verdict_of};
+pub(super) use agreement::Facts;
+use chains::{Found, Judged, verdict_of};
 
 /// What is told of a file that was not looked at any more.
 pub(super) const UNANSWERED: &str = "was not checked, the NAS does not answer";
@@ -107,7 +108,7 @@ pub(super) fn verify(
     operation: &'static str,
     request: VerifyChainRequest,
     listener: Listener<'_>,
-    more: impl FnOnce(&Reading, &mut Vec<Found>, &mut Reporter<'_>) -> Result<()>,
+    more: impl FnOnce(&Reading, &mut Judged, &mut Reporter<'_>) -> Result<()>,
 ) -> Result<Verified> {
     let export = Repository::check(request.repository)?;
     let path = request.backup_path.ok_or_else(|| Error::invalid("backupPath", "is missing"))?;
@@ -119,17 +120,17 @@ pub(super) fn verify(
     let reading = Reading::open(export, &point)?;
     job.begin("follow the chains")?;
     let (held, at) = (reading.clone(), point.clone());
-    let found = bounded("follow the chains", LIMIT, move || chains::find(held.session.root(), &at, id.as_deref()));
-    let mut found = found.inspect_err(|error| reading.note(error))?;
+    let judge = move || chains::find(held.session.root(), &at, id.as_deref(), &[]);
+    let mut judged = bounded("follow the chains", LIMIT, judge).inspect_err(|error| reading.note(error))?;
     job.begin("check the images")?;
-    check_all(&reading, &mut found, &mut job)?;
-    more(&reading, &mut found, &mut job)?;
+    check_all(&reading, &mut judged.found, &mut job)?;
+    more(&reading, &mut judged, &mut job)?;
     match reading.check() {
         Err(error) if error.code == Code::Busy => return Err(error),
         // a NAS that does not answer is told by the verdicts
         checked => checked.unwrap_or_else(|error| reading.note(&error)),
     }
-    let files: Vec<_> = found.into_iter().map(|found| found.told.plain()).collect();
+    let files: Vec<_> = judged.found.into_iter().map(|found| found.told.plain()).collect();
     let verdict = files.iter().map(|file| file.verdict).max().unwrap_or(Verdict::Good);
     let bad = files.iter().filter(|file| file.verdict != Verdict::Good).count();
     log::info!("{operation} of '{point}': {verdict:?}, {bad} of {} files not good", files.len());
@@ -145,16 +146,16 @@ pub(super) fn check_id(id: Option<String>) -> Result<Option<String>> {
 }
 
 fn check_all(reading: &Reading, found: &mut [Found], job: &mut Reporter<'_>) -> Result<()> {
-    let total = found.iter().filter_map(|found| found.checkable).sum();
+    let total = found.iter().filter_map(Found::checkable).sum();
     let mut done = 0;
     let mut gone = false;
-    for Found { path, told, checkable, .. } in found {
-        let Some(length) = *checkable else { continue };
+    for Found { path, told, facts, .. } in found {
+        let Some(facts) = facts else { continue };
         if gone {
             told.blame(Verdict::Aborted, UNANSWERED.into());
             continue;
         }
-        match check(reading, path, job, |job, share| job.progress(done + share.of(length), total)) {
+        match check(reading, path, facts, job, |job, share| job.progress(done + share.of(facts.size), total)) {
             Ok(Ok(checked)) => tell(told, checked),
             Ok(Err(error)) => told.blame(verdict_of(&error), error.to_string()),
             Err(error) => {
@@ -162,7 +163,7 @@ fn check_all(reading: &Reading, found: &mut [Found], job: &mut Reporter<'_>) -> 
                 gone = told.excuse(error)?;
             }
         }
-        done += length;
+        done += facts.size;
     }
     Ok(())
 }
@@ -181,12 +182,14 @@ impl Share {
 fn check(
     reading: &Reading,
     path: &RepoPath,
+    facts: &Facts,
     job: &mut Reporter<'_>,
     mut progress: impl FnMut(&Reporter<'_>, Share),
 ) -> Result<Result<Checked, qcow2::Error>> {
     const STEP: &str = "check an image";
-    let (held, at) = (reading.clone(), path.clone());
-    let begun = bounded(STEP, LIMIT, move || Ok(Check::begin(held.session.root().open_file(&at)?)))?;
+    let (held, at, facts) = (reading.clone(), path.clone(), facts.clone());
+    let begun =
+        bounded(STEP, LIMIT, move || Ok(chains::open_again(held.session.root(), &at, &facts)?.and_then(Check::begin)))?;
     let check = match begun {
         Ok(check) => check,
         Err(error) => return Ok(Err(error)),
