@@ -9,6 +9,8 @@ use std::time::Instant;
 use serde::Serialize;
 
 use crate::error::{Code, Error, Result};
+use crate::nas::deadline::WorkFor;
+use crate::nas::repository::Export;
 use crate::speed::{self, Speed};
 use crate::steps;
 
@@ -113,9 +115,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A job in the table; dropping it takes it out.
+/// A job in the table, for whose guest and repository this thread works; dropping it takes it out.
 #[derive(Debug)]
-pub struct JobGuard(Arc<Job>);
+pub struct JobGuard(Arc<Job>, #[expect(dead_code, reason = "held")] [WorkFor; 2]);
 
 impl JobGuard {
     /// The job's state, for another thread.
@@ -178,8 +180,14 @@ impl<'a> Reporter<'a> {
     }
 }
 
-/// Enters a job into the table. `INVALID_ARGUMENT` when the caller's id is in use.
-pub fn start(id: Option<String>, operation: &'static str, vm_name: Option<String>) -> Result<JobGuard> {
+/// Enters a job on a repository into the table. `INVALID_ARGUMENT` when the caller's id is in use.
+pub fn start(
+    id: Option<String>,
+    operation: &'static str,
+    repository: &Export,
+    vm_name: Option<String>,
+) -> Result<JobGuard> {
+    let works_for = [WorkFor::guest(vm_name.as_deref().unwrap_or_default()), WorkFor::repository(repository)];
     let id = id.unwrap_or_else(|| format!("{operation}-{}-{}", std::process::id(), MADE.fetch_add(1, Relaxed)));
     let mut running = lock(&RUNNING);
     if running.contains_key(&id) {
@@ -197,7 +205,7 @@ pub fn start(id: Option<String>, operation: &'static str, vm_name: Option<String
         cancelled: AtomicBool::new(false),
     });
     running.insert(id, job.clone());
-    Ok(JobGuard(job))
+    Ok(JobGuard(job, works_for))
 }
 
 /// The running jobs, by id.
@@ -218,22 +226,30 @@ pub fn cancel(id: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::nas::repository::Repository;
+
+    fn start(id: &str) -> Result<JobGuard> {
+        let repository =
+            Repository { kind: Some("dir".to_owned()), address: Some("/nas".to_owned()), ..Repository::default() };
+        let repository = Repository::check(Some(repository))?;
+        super::start(Some(id.to_owned()), "takeBackup", &repository, Some("i-2-10-VM".to_owned()))
+    }
 
     #[test]
     fn a_job_is_listed_while_its_guard_lives() {
-        let job = start(Some("listed".into()), "takeBackup", Some("i-2-10-VM".into())).unwrap();
+        let job = start("listed").unwrap();
         job.enter("copy");
         job.progress(1, 2);
         let status = running().into_iter().find(|s| s.job == "listed").unwrap();
         assert_eq!((status.phase, status.done_bytes, status.total_bytes), ("copy", 1, 2));
-        assert_eq!(start(Some("listed".into()), "takeBackup", None).unwrap_err().code, Code::InvalidArgument);
+        assert_eq!(start("listed").unwrap_err().code, Code::InvalidArgument);
         drop(job);
         assert!(!running().iter().any(|s| s.job == "listed"));
     }
 
     #[test]
     fn cancel_reaches_the_job_and_says_whether_it_ran() {
-        let job = start(Some("cancelled".into()), "takeBackup", None).unwrap();
+        let job = start("cancelled").unwrap();
         assert!(job.check_cancelled().is_ok());
         assert!(cancel("cancelled"));
         assert_eq!(job.check_cancelled().unwrap_err().code, Code::Cancelled);

@@ -8,7 +8,7 @@ use super::job::{BackupJob, CALL, COPY, Signal};
 use crate::error::{Code, Error, Result};
 use crate::job::Reporter;
 use crate::libvirt::{Event, JobPicture, JobState, State};
-use crate::nas::deadline::{ask, bounded};
+use crate::nas::deadline::{ask, ask_who_writes};
 
 /// How long QEMU may take to close its targets before we ask by another way.
 const CLOSE: Duration = Duration::from_secs(5);
@@ -161,7 +161,7 @@ impl Push<'_> {
     fn settle(&mut self, deadline: Instant) -> Result<()> {
         let domain = self.backup.domain().clone();
         let limit = deadline.saturating_duration_since(Instant::now()).max(CALL);
-        let settled = bounded("wait for the targets' close", limit, move || match domain.again()? {
+        let settled = ask_who_writes("wait for the targets' close", limit, move || match domain.again()? {
             Some(domain) if domain.state()? != State::Other => domain.settle(),
             _ => {
                 Err(Error::new(Code::JobFailed, "close the target", "the guest stopped before its targets were closed"))

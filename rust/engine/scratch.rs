@@ -18,7 +18,7 @@ use crate::config::Config;
 use crate::error::{Code, Error, Result};
 use crate::host;
 use crate::libvirt::{Domain, Emulator};
-use crate::nas::deadline::{ask, of_the_host};
+use crate::nas::deadline::{WorkFor, ask, of_the_host};
 use crate::nas::folder::Folder;
 use crate::user::refuse_writable_by_others;
 use crate::{qcow2, random};
@@ -365,8 +365,9 @@ fn is_ours(name: &str) -> bool {
 fn end_job(config: &Config, folder: &Path) -> Result<()> {
     let (uri, state) = (config.connection_uri.clone(), config.state_dir.clone());
     let folder = folder.to_owned();
+    let Some(vm) = domain_of(&folder)? else { return Ok(()) };
+    let _for = WorkFor::guest(&vm);
     ask(SWEEP, END, move || {
-        let Some(vm) = domain_of(&folder)? else { return Ok(()) };
         // It is of the backup that this host has on record: a record goes when no job of its own runs any more.
         let may_resume = host::begun(&state).iter().any(|begun| begun.vm == vm && begun.may_resume);
         let Some(domain) = Domain::find(&uri, &vm)? else { return Ok(()) };

@@ -16,6 +16,7 @@ use super::types::{JProgressListener, JTakeBackupResult};
 use super::write;
 use crate::engine::Engine;
 use crate::job;
+use crate::nas::repository::Repository;
 use crate::operation::take_backup::{TakenBackup, TakenDisk};
 use crate::point::Kind;
 use crate::point::fingerprints::Digest;
@@ -74,7 +75,9 @@ fn run_job<'l>(
 ) -> Result<jlong, Failure> {
     let id = text("job", id, env)?;
     with_listener(env, &listener, |tell| {
-        let job = job::start(id, "takeBackup", Some("i-2-10-VM".to_owned()))?;
+        let nas =
+            Repository { kind: Some("dir".to_owned()), address: Some("/nas".to_owned()), ..Repository::default() };
+        let job = job::start(id, "takeBackup", &Repository::check(Some(nas))?, Some("i-2-10-VM".to_owned()))?;
         let total = u64::try_from(reports).unwrap_or(0);
         for done in 1..=total {
             job.progress(done, total);

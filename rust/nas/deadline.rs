@@ -1,7 +1,10 @@
-//! Work on the NAS with a time limit. A call into a hung NAS can't be ended, only left behind on a thread of its own.
+//! Work on the NAS with a time limit. A call into a hung NAS can't be ended, only left behind on a thread of its own. How many
+//! may be left behind is counted for each repository and for each guest, so that a NAS or a QEMU that answers some calls and
+//! never others keeps nobody else from being worked for.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -12,16 +15,130 @@ use crate::steps;
 
 /// How long an ordinary piece of work on the NAS may take.
 pub const LIMIT: Duration = Duration::from_secs(60);
-/// Threads left behind at which no more are started.
-const MAX_STUCK: usize = 64;
+/// Threads that may be left behind for one repository, or for one guest.
+const MOST_OF_ONE: usize = 16;
+/// Threads left behind for all together at which none is started for who has left one behind already.
+const MOST: usize = 64;
 
-static STUCK: AtomicUsize = AtomicUsize::new(0);
-static STUCK_QUESTIONS: AtomicUsize = AtomicUsize::new(0);
-static STUCK_DISKS: AtomicUsize = AtomicUsize::new(0);
+static NAS: Kind = Kind { code: Code::NasUnresponsive, of_whom: |whose| &whose.repository, places: Places::new() };
+static QUESTIONS: Kind = Kind { code: Code::Libvirt, of_whom: |whose| &whose.guest, places: Places::new() };
+static STORAGE: Kind = Kind { code: Code::NasUnresponsive, of_whom: |whose| &whose.guest, places: Places::new() };
+static DISKS: Kind = Kind { code: Code::Io, of_whom: |whose| &whose.guest, places: Places::new() };
 
-/// How many given-up pieces of work have not ended yet.
-pub fn stuck() -> usize {
-    STUCK.load(SeqCst)
+/// What may be left behind.
+struct Kind {
+    /// The error of what does not answer.
+    code: Code,
+    of_whom: fn(&Whose) -> &Arc<str>,
+    places: Places,
+}
+
+/// For whom a thread works.
+#[derive(Debug, Clone, Default)]
+struct Whose {
+    repository: Arc<str>,
+    guest: Arc<str>,
+}
+
+thread_local! {
+    static WHOSE: RefCell<Whose> = RefCell::default();
+}
+
+/// Until it is dropped, this thread, and those that it begins here, work for whom it names.
+#[derive(Debug)]
+#[must_use]
+pub struct WorkFor {
+    before: Whose,
+    // of this thread
+    _not_send: std::marker::PhantomData<*const ()>,
+}
+
+impl WorkFor {
+    /// What is done on the NAS is done on this repository.
+    pub fn repository(repository: impl ToString) -> WorkFor {
+        let repository = repository.to_string().into();
+        WorkFor::begin(|before| Whose { repository, ..before })
+    }
+
+    /// What is asked of libvirt, or done on this host's disks, is for this guest.
+    pub fn guest(guest: &str) -> WorkFor {
+        let guest = guest.into();
+        WorkFor::begin(|before| Whose { guest, ..before })
+    }
+
+    fn begin(now: impl FnOnce(Whose) -> Whose) -> WorkFor {
+        let before = WHOSE.with_borrow(Whose::clone);
+        WHOSE.set(now(before.clone()));
+        WorkFor { before, _not_send: std::marker::PhantomData }
+    }
+}
+
+impl Drop for WorkFor {
+    fn drop(&mut self) {
+        WHOSE.set(std::mem::take(&mut self.before));
+    }
+}
+
+/// The same work on a thread of its own, for whom this thread works.
+pub fn for_the_same<T>(work: impl FnOnce() -> T + Send + 'static) -> impl FnOnce() -> T + Send + 'static {
+    let whose = WHOSE.with_borrow(Whose::clone);
+    move || {
+        WHOSE.set(whose);
+        work()
+    }
+}
+
+/// Threads that were left behind, by for whom.
+struct Places(Mutex<BTreeMap<Arc<str>, usize>>);
+
+impl Places {
+    const fn new() -> Places {
+        Places(Mutex::new(BTreeMap::new()))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, usize>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many were left behind for this one.
+    fn of(&self, whose: &str) -> usize {
+        self.lock().get(whose).copied().unwrap_or(0)
+    }
+
+    /// The error is why none may be started for this one.
+    fn admit(&self, whose: &str) -> Result<(), String> {
+        let taken = self.lock();
+        let (own, all) = (taken.get(whose).copied().unwrap_or(0), taken.values().sum());
+        if may_start(own, all) {
+            Ok(())
+        } else {
+            Err(format!("{own} earlier calls still wait for an answer, {all} in all"))
+        }
+    }
+
+    fn take(&self, whose: &Arc<str>) {
+        *self.lock().entry(whose.clone()).or_default() += 1;
+    }
+
+    fn give_back(&self, whose: &Arc<str>) {
+        let mut taken = self.lock();
+        if let Some(own) = taken.get_mut(whose) {
+            *own -= 1;
+            if *own == 0 {
+                taken.remove(whose);
+            }
+        }
+    }
+}
+
+/// May one more be started for who has left `own` behind, of `all`? Whoever has left none may always.
+fn may_start(own: usize, all: usize) -> bool {
+    own == 0 || (own < MOST_OF_ONE && all < MOST)
+}
+
+/// How many given-up pieces of work on this repository have not ended yet.
+pub fn stuck(repository: impl ToString) -> usize {
+    NAS.places.of(&repository.to_string())
 }
 
 /// Runs `work` on a thread of its own and waits for it no longer than `limit`: then `NAS_UNRESPONSIVE`.
@@ -32,7 +149,7 @@ pub fn bounded<T: Send + 'static>(
     limit: Duration,
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
-    bounded_and_counted(&STUCK, Code::NasUnresponsive, step, limit, work)
+    bounded_and_counted(&NAS, step, limit, work)
 }
 
 /// The same for questions to libvirt, which fail with `LIBVIRT`: they may hang with QEMU, whatever it waits for.
@@ -41,7 +158,17 @@ pub fn ask<T: Send + 'static>(
     limit: Duration,
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
-    bounded_and_counted(&STUCK_QUESTIONS, Code::Libvirt, step, limit, work)
+    bounded_and_counted(&QUESTIONS, step, limit, work)
+}
+
+/// The same for questions whose answer waits for a QEMU that writes to the NAS, `NAS_UNRESPONSIVE`: it is the guest's QEMU that
+/// may hold them up, too.
+pub fn ask_who_writes<T: Send + 'static>(
+    step: &'static str,
+    limit: Duration,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    bounded_and_counted(&STORAGE, step, limit, work)
 }
 
 /// The same for the host's own disks, which fail with `IO`.
@@ -50,7 +177,7 @@ pub fn of_the_host<T: Send + 'static>(
     limit: Duration,
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
-    bounded_and_counted(&STUCK_DISKS, Code::Io, step, limit, work)
+    bounded_and_counted(&DISKS, step, limit, work)
 }
 
 /// Work that goes on while whoever began it does something else. Dropped before its end, it is given up as if it had been
@@ -87,43 +214,38 @@ pub fn start<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
     ended: impl FnOnce() + Send + 'static,
 ) -> Result<Background<T>> {
-    begin(&STUCK, Code::NasUnresponsive, step, work, ended).map(Background)
+    begin(&NAS, step, work, ended).map(Background)
 }
 
 fn bounded_and_counted<T: Send + 'static>(
-    stuck: &'static AtomicUsize,
-    code: Code,
+    kind: &'static Kind,
     step: &'static str,
     limit: Duration,
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
-    let ours = begin(stuck, code, step, work, || ())?;
+    let ours = begin(kind, step, work, || ())?;
     let result = ours.wait(limit);
     ours.give_up();
-    result.unwrap_or_else(|| Err(Error::new(code, step, format!("no answer for {} s", limit.as_secs_f64()))))
+    result.unwrap_or_else(|| Err(Error::new(kind.code, step, format!("no answer for {} s", limit.as_secs_f64()))))
 }
 
 fn begin<T: Send + 'static>(
-    stuck: &'static AtomicUsize,
-    code: Code,
+    kind: &'static Kind,
     step: &'static str,
     work: impl FnOnce() -> Result<T> + Send + 'static,
     ended: impl FnOnce() + Send + 'static,
 ) -> Result<Arc<Slot<T>>> {
-    let waiting = stuck.load(SeqCst);
-    if waiting >= MAX_STUCK {
-        let cause = format!("{waiting} earlier calls still wait for an answer");
-        return Err(Error::new(code, step, cause));
-    }
-    let ours = Arc::new(Slot { state: Mutex::new(State::Running), ended: Condvar::new(), stuck });
+    let by = WHOSE.with_borrow(|whose| (kind.of_whom)(whose).clone());
+    kind.places.admit(&by).map_err(|why| Error::new(kind.code, step, why))?;
+    let ours = Arc::new(Slot { state: Mutex::new(State::Running), ended: Condvar::new(), places: &kind.places, by });
     let theirs = ours.clone();
-    let work = move || {
+    let work = for_the_same(move || {
         steps::at(step);
         let result = caught(work);
         steps::done(step);
         theirs.deliver(step, result);
         ended();
-    };
+    });
     thread::Builder::new()
         .name(step.to_owned())
         .spawn(work)
@@ -134,7 +256,9 @@ fn begin<T: Send + 'static>(
 struct Slot<T> {
     state: Mutex<State<T>>,
     ended: Condvar,
-    stuck: &'static AtomicUsize,
+    places: &'static Places,
+    /// For whom it is done.
+    by: Arc<str>,
 }
 
 enum State<T> {
@@ -173,7 +297,7 @@ impl<T> Slot<T> {
         let mut state = self.lock();
         if state.is_running() {
             *state = State::GivenUp;
-            self.stuck.fetch_add(1, SeqCst);
+            self.places.take(&self.by);
         }
     }
 
@@ -193,7 +317,7 @@ impl<T> Slot<T> {
         if catch_unwind(AssertUnwindSafe(|| drop(result))).is_err() {
             log::error!("{step}: clearing up after it had been given up panicked");
         }
-        self.stuck.fetch_sub(1, SeqCst);
+        self.places.give_back(&self.by);
     }
 }
 
@@ -201,6 +325,10 @@ impl<T> Slot<T> {
 mod tests {
     use super::*;
     use std::sync::mpsc;
+
+    const fn kind() -> Kind {
+        Kind { code: Code::NasUnresponsive, of_whom: |whose| &whose.repository, places: Places::new() }
+    }
 
     #[test]
     fn results_errors_and_panics_come_back() {
@@ -219,19 +347,19 @@ mod tests {
                 self.0.send(thread::current().name().map(str::to_owned)).unwrap();
             }
         }
-        static STUCK: AtomicUsize = AtomicUsize::new(0);
+        static HUNG: Kind = kind();
         let (release, wait) = mpsc::channel::<()>();
         let (dropped, drops) = mpsc::channel();
-        let error = bounded_and_counted(&STUCK, Code::NasUnresponsive, "hang", Duration::from_millis(20), move || {
+        let error = bounded_and_counted(&HUNG, "hang", Duration::from_millis(20), move || {
             wait.recv().unwrap();
             Ok(Guard(dropped))
         });
         let error = error.err().unwrap();
         assert_eq!((error.code, error.cause.as_str()), (Code::NasUnresponsive, "no answer for 0.02 s"));
-        assert_eq!(STUCK.load(SeqCst), 1);
+        assert_eq!(HUNG.places.of(""), 1);
         release.send(()).unwrap();
         assert_eq!(drops.recv().unwrap().as_deref(), Some("hang"));
-        while STUCK.load(SeqCst) > 0 {
+        while HUNG.places.of("") > 0 {
             thread::yield_now();
         }
     }
@@ -246,37 +374,81 @@ mod tests {
         ended.recv().unwrap();
         assert_eq!((work.wait(Duration::ZERO), work.wait(Duration::ZERO)), (Some(Ok(true)), None));
 
-        static STUCK: AtomicUsize = AtomicUsize::new(0);
+        static HUNG: Kind = kind();
         let (release, wait) = mpsc::channel::<()>();
-        let work = begin(&STUCK, Code::NasUnresponsive, "hang", move || Ok(wait.recv().is_ok()), || ()).unwrap();
+        let work = begin(&HUNG, "hang", move || Ok(wait.recv().is_ok()), || ()).unwrap();
         drop(Background(work));
-        assert_eq!(STUCK.load(SeqCst), 1);
+        assert_eq!(HUNG.places.of(""), 1);
         drop(release);
-        while STUCK.load(SeqCst) > 0 {
+        while HUNG.places.of("") > 0 {
             thread::yield_now();
         }
     }
 
     #[test]
-    fn no_more_threads_are_left_behind_than_the_limit() {
-        static STUCK: AtomicUsize = AtomicUsize::new(0);
+    fn who_has_left_nothing_behind_may_always_start_and_others_within_their_bounds() {
+        for (own, all, expected) in [
+            (0, 0, true),
+            (0, MOST, true),
+            (0, 10 * MOST, true),
+            (1, 1, true),
+            (1, MOST - 1, true),
+            (1, MOST, false),
+            (MOST_OF_ONE - 1, MOST_OF_ONE - 1, true),
+            (MOST_OF_ONE, MOST_OF_ONE, false),
+            (MOST_OF_ONE, MOST, false),
+        ] {
+            assert_eq!(may_start(own, all), expected, "{own} of {all}");
+        }
+    }
+
+    #[test]
+    fn whoever_answers_no_more_takes_nothing_from_the_others() {
+        static HUNG: Kind = kind();
         let gate = Arc::new((Mutex::new(false), Condvar::new()));
         let hang = || {
             let gate = gate.clone();
-            bounded_and_counted(&STUCK, Code::NasUnresponsive, "hang", Duration::ZERO, move || {
+            bounded_and_counted(&HUNG, "hang", Duration::ZERO, move || {
                 drop(gate.1.wait_while(gate.0.lock().unwrap(), |open| !*open).unwrap());
                 Ok(())
             })
         };
-        while STUCK.load(SeqCst) < MAX_STUCK {
-            assert_eq!(hang().unwrap_err().code, Code::NasUnresponsive);
+        let works = || bounded_and_counted(&HUNG, "work", LIMIT, || Ok(()));
+        let hostile: Vec<_> = (0..MOST / MOST_OF_ONE).map(|n| format!("nfs 'hostile{n}:/'")).collect();
+        for nas in &hostile {
+            let _on = WorkFor::repository(nas);
+            while HUNG.places.of(nas) < MOST_OF_ONE {
+                assert_eq!(hang().unwrap_err().cause, "no answer for 0 s");
+            }
+            assert_eq!(works().unwrap_err().cause.split(',').next(), Some("16 earlier calls still wait for an answer"));
         }
-        assert!(hang().unwrap_err().cause.contains("earlier calls"));
+        // all there are for all together are taken
+        let _on = WorkFor::repository("nfs 'well:/'");
+        works().unwrap();
+        assert_eq!(hang().unwrap_err().cause, "no answer for 0 s");
+        assert_eq!(works().unwrap_err().cause, "1 earlier calls still wait for an answer, 65 in all");
         *gate.0.lock().unwrap() = true;
         gate.1.notify_all();
-        while STUCK.load(SeqCst) > 0 {
+        while !HUNG.places.lock().is_empty() {
             thread::yield_now();
         }
-        assert!(bounded_and_counted(&STUCK, Code::NasUnresponsive, "works again", LIMIT, || Ok(())).is_ok());
+        works().unwrap();
+        let _on = WorkFor::repository(&hostile[0]);
+        works().unwrap();
+    }
+
+    #[test]
+    fn what_a_thread_begins_is_counted_as_its_own_work() {
+        let whose = || WHOSE.with_borrow(|whose| [&whose.repository, &whose.guest].map(ToString::to_string));
+        let on = WorkFor::repository("nfs 'a:/'");
+        let within = {
+            let _for = WorkFor::guest("i-2-10-VM");
+            let deeper = move || bounded("outer", LIMIT, move || bounded("inner", LIMIT, move || Ok(whose())));
+            deeper().unwrap()
+        };
+        assert_eq!(within, ["nfs 'a:/'", "i-2-10-VM"]);
+        assert_eq!(whose(), ["nfs 'a:/'", ""]);
+        drop(on);
+        assert_eq!(bounded("of nobody", LIMIT, move || Ok(whose())).unwrap(), ["", ""]);
     }
 }

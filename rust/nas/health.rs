@@ -63,7 +63,7 @@ pub(super) fn admit(export: &Export) -> Result<()> {
     let grace = marks.get(export).map_or(GRACE, |mark| GRACE.saturating_sub(mark.asked.elapsed()));
     let is_asked = |marks: &mut HashMap<Export, Mark>| marks.get(export).is_some_and(|mark| mark.open);
     let (marks, _) = CHANGED.wait_timeout_while(marks, grace, is_asked).unwrap_or_else(PoisonError::into_inner);
-    marks.get(export).map_or(Ok(()), |mark| Err(refusal(export, mark.since.elapsed(), deadline::stuck())))
+    marks.get(export).map_or(Ok(()), |mark| Err(refusal(export, mark.since.elapsed(), deadline::stuck(export))))
 }
 
 fn refusal(export: &Export, since: Duration, stuck: usize) -> Error {

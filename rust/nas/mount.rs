@@ -26,6 +26,7 @@ const UNMOUNT_LIMIT: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(super) struct Mount {
     folder: MountFolder,
+    export: Export,
 }
 
 impl Mount {
@@ -53,7 +54,7 @@ impl Mount {
                 match confined {
                     Ok(()) => {
                         log::info!("mounted {export} on '{}'", folder.point().display());
-                        Ok(Mount { folder })
+                        Ok(Mount { folder, export: export.clone() })
                     }
                     Err(error) => failed(format!("unable to mount it so that no link is followed - {error}")),
                 }
@@ -101,6 +102,8 @@ impl Drop for Mount {
             return;
         }
         let at = path.clone();
+        // whoever drops it may be anybody, or nobody
+        let _on = deadline::WorkFor::repository(&self.export);
         let unmounted = deadline::bounded("unmount the repository", UNMOUNT_LIMIT, move || {
             rustix::mount::unmount(&at, UnmountFlags::NOFOLLOW).map_err(|e| Error::io("unmount the repository", &at, e))
         });

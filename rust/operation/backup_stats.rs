@@ -33,7 +33,7 @@ pub struct BackupStats {
 /// Runs `backupStats`.
 pub fn run(request: BackupStatsRequest) -> Result<BackupStats> {
     let export = Repository::check(request.repository)?;
-    let job = job::start(request.job, "backupStats", None)?;
+    let job = job::start(request.job, "backupStats", &export, None)?;
     job.enter("open the repository");
     let read = Session::open_bounded(export.clone(), config::current()).and_then(|session| {
         job.enter("read the file system's size");

@@ -34,7 +34,7 @@ pub fn run(request: RebaseBackupRequest, listener: Listener<'_>) -> Result<Rebas
     if onto.as_ref() == Some(&target) {
         return Err(Error::invalid("newBacking", "is the target itself"));
     }
-    let job = job::start(request.job, "rebaseBackup", Some(point.instance().to_owned()))?;
+    let job = job::start(request.job, "rebaseBackup", &export, Some(point.instance().to_owned()))?;
     let mut job = Reporter::new(job, listener)?;
     let file = target.clone();
     let rebased = rebase_disks::run(export, &point, &mut job, Some(target), move |root| {

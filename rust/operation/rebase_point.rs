@@ -33,7 +33,7 @@ pub fn run(request: RebasePointRequest, listener: Listener<'_>) -> Result<Rebase
     if parent.as_ref() == Some(&point) {
         return Err(Error::invalid("newParent", "is the point itself"));
     }
-    let job = job::start(request.job, "rebasePoint", Some(point.instance().to_owned()))?;
+    let job = job::start(request.job, "rebasePoint", &export, Some(point.instance().to_owned()))?;
     let mut job = Reporter::new(job, listener)?;
     let at = point.clone();
     let rebased = rebase_disks::run(export, &point, &mut job, None, move |root| plan(root, &at, parent.as_ref()));

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use nasbackup::error::Code;
+use nasbackup::nas::repository::Repository;
 use serde_json::json;
 
 use crate::run;
@@ -16,7 +17,8 @@ fn one_that_hangs_is_refused_at_once_until_it_answers() {
     nas.hang();
     assert_eq!(run(&nas, "backupStats", json!({})).unwrap_err().code, Code::NasUnresponsive);
     // one after the other, and none of them leaves a thread behind
-    let stuck = nasbackup::nas::deadline::stuck();
+    let export = Repository::check(Some(nas.repository())).unwrap();
+    let stuck = nasbackup::nas::deadline::stuck(&export);
     let begun = Instant::now();
     for operation in ["backupStats", "deleteBackup", "verifyChain", "rebasePoint"].repeat(3) {
         let request = if operation == "backupStats" { json!({}) } else { json!({"backupPath": "i-1/T1"}) };
@@ -25,7 +27,7 @@ fn one_that_hangs_is_refused_at_once_until_it_answers() {
         assert!(error.cause.contains("has not answered for") && error.cause.contains("calls still wait"), "{error}");
     }
     assert!(begun.elapsed() < PATIENCE, "{:?}", begun.elapsed());
-    assert_eq!(nasbackup::nas::deadline::stuck(), stuck);
+    assert_eq!(nasbackup::nas::deadline::stuck(&export), stuck);
     // whoever uses another one does not notice
     run(&other, "backupStats", json!({})).unwrap();
     assert_eq!(verify(&other).code, Code::NotFound);

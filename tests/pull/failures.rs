@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use nasbackup::error::{Code, Error};
 use nasbackup::nas::deadline;
+use nasbackup::nas::repository::Repository;
 use nasbackup::operation;
 use nasbackup::operation::take_backup::{self, TakeBackupRequest, TakenBackup};
 use rustix::fs::{FlockOperation, flock};
@@ -133,7 +134,8 @@ fn hangs_in_the_middle(
     let request = ask(story.request("incremental"));
     let error = take_and(request, |_| act(&story)).unwrap_err();
     assert!(error.leftovers, "the write that hangs: {error}");
-    assert!(deadline::stuck() > 0);
+    let nas = Repository::check(Some(story.nas.repository())).unwrap();
+    assert!(deadline::stuck(nas) > 0);
     // Nothing of libvirt or QEMU waits for the repository.
     story.guest.assert_no_job();
     story.assert_guest_untouched();

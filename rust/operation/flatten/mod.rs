@@ -82,7 +82,7 @@ pub fn run(request: FlattenRequest, listener: Listener<'_>) -> Result<Flattened>
     let volume = volume.ok_or_else(|| Error::invalid("volume", "is missing"))?;
     let id = check_id(request.point_id)?;
     let (path, format) = check_output(request.output.unwrap_or_default())?;
-    let job = job::start(request.job, "flatten", Some(point.instance().to_owned()))?;
+    let job = job::start(request.job, "flatten", &export, Some(point.instance().to_owned()))?;
     let mut job = Reporter::new(job, listener)?;
     job.begin("open the repository")?;
     let reading = Reading::open(export, &point)?;

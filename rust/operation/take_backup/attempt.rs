@@ -20,6 +20,7 @@ use crate::error::{Code, Error, Result};
 use crate::host::HostState;
 use crate::job::Reporter;
 use crate::libvirt::{self, BackupDisk, BackupMode, State};
+use crate::nas::deadline::for_the_same;
 use crate::point::fingerprints::Fingerprints;
 use crate::point::{LeftOut, Manifest};
 
@@ -343,11 +344,11 @@ impl Attempt {
         let name = self.found.domain.name().to_owned();
         let error = error.with_leftover("the hypervisor's job, which does not end; all is cleared when it does");
         let cause = error.clone();
-        let wait = std::thread::Builder::new().name("nasbackup-clear".to_owned()).spawn(move || {
+        let wait = std::thread::Builder::new().name("nasbackup-clear".to_owned()).spawn(for_the_same(move || {
             self.wait_for_end();
             let error = self.clear(cause);
             log::info!("{}: cleared after its job ended: {error}", name);
-        });
+        }));
         if let Err(failed) = wait {
             log::error!("the thread that clears up could not be started: {failed}");
         }

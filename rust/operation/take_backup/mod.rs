@@ -117,7 +117,7 @@ pub struct TakenDisk {
 pub fn run(request: TakeBackupRequest, listener: Listener<'_>) -> Result<TakenBackup> {
     let config = config::current();
     let checked = request.check(&config)?;
-    let job = job::start(checked.job.clone(), "takeBackup", Some(checked.vm.clone()))?;
+    let job = job::start(checked.job.clone(), "takeBackup", &checked.export, Some(checked.vm.clone()))?;
     let mut job = Reporter::new(job, listener)?;
     let deadline = Instant::now() + checked.wait;
     let _place = take_place(&config)?;

@@ -13,7 +13,7 @@ use crate::engine::{leftover, scratch};
 use crate::error::{Code, Error, Result};
 use crate::host::{self, Begun, HostState};
 use crate::libvirt::{Domain, JobState, State};
-use crate::nas::deadline::{self, bounded};
+use crate::nas::deadline::{self, WorkFor, bounded};
 use crate::nas::folder::Folder;
 use crate::nas::lock::{InstanceLock, Purpose};
 use crate::nas::partial::partial_name;
@@ -32,6 +32,7 @@ pub(crate) fn at_load(config: Arc<Config>) {
         // first: one guest that does not answer must not hold up the end of every other guest's job
         scratch::sweep(&config, None);
         for vm in host::unfinished(&config.state_dir) {
+            let _for = WorkFor::guest(&vm);
             let undone = match HostState::lock(&config.state_dir, &vm) {
                 Err(error) if error.code == Code::Busy => Ok(()),
                 host => host.and_then(|host| undo(&config, host, true)).map(drop),
@@ -144,6 +145,7 @@ fn folders(begun: &Begun) -> Vec<PathBuf> {
 /// not there: then it is not the repository that it was.
 fn look(begun: &Begun) -> Result<Option<bool>> {
     let (root, point) = (begun.root.clone(), PointPath::parse("point", &begun.point)?);
+    let _on = WorkFor::repository(root.display());
     bounded("look at what was left", REMOVAL, move || {
         let instance = match Folder::open_root(&root).and_then(|root| root.open_dir(&point.instance_folder())) {
             Err(error) if error.code == Code::NotFound => return Ok(None),

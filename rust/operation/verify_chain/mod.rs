@@ -114,7 +114,7 @@ pub(super) fn verify(
     let path = request.backup_path.ok_or_else(|| Error::invalid("backupPath", "is missing"))?;
     let point = PointPath::parse("backupPath", &path)?;
     let id = check_id(request.point_id)?;
-    let job = job::start(request.job, operation, Some(point.instance().to_owned()))?;
+    let job = job::start(request.job, operation, &export, Some(point.instance().to_owned()))?;
     let mut job = Reporter::new(job, listener)?;
     job.begin("open the repository")?;
     let reading = Reading::open(export, &point)?;
