@@ -12,6 +12,7 @@
 
 package org.nasbackup.provider;
 
+import java.util.ArrayList;
 import java.util.List;
 import java.util.Locale;
 import org.apache.cloudstack.backup.BackupAnswer;
@@ -67,13 +68,32 @@ public final class Outcome {
 
     /**
      * @param what an instance or a volume
-     * @param why it was not; null: it was
+     * @param told what there is to tell of it; null: nothing
      */
-    public static String restored(String what, String path, String why) {
-        return what
-                + (why == null
-                        ? " was restored from backup " + path
-                        : " was not restored from backup " + path + ": " + why);
+    public static String restored(String what, String path, String told) {
+        return what + " was restored from backup " + path + (told == null ? "" : "; " + told);
+    }
+
+    public static String notRestored(String what, String path, String why) {
+        return what + " was not restored from backup " + path + ": " + why;
+    }
+
+    /**
+     * What there is to tell of a restore.
+     *
+     * @param details what the host says; null: nothing
+     * @param leftAlone volumes of the machine that the backup does not hold
+     * @return null: nothing
+     */
+    public static String restoredWith(String details, List<String> leftAlone) {
+        List<String> told = new ArrayList<>();
+        if (!leftAlone.isEmpty()) {
+            told.add("it holds no volume " + String.join(", ", leftAlone) + ": left as it was");
+        }
+        if (details != null && !details.isBlank()) {
+            told.add("its host says: " + details.strip());
+        }
+        return told.isEmpty() ? null : String.join("; ", told);
     }
 
     private static long count(List<Step> steps, Step.Kind kind, boolean onto) {

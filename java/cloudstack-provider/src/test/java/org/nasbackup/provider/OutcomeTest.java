@@ -91,8 +91,12 @@ class OutcomeTest {
         assertThat(Outcome.notTaken("vm", "x")).isEqualTo("Instance vm was not backed up: x");
         assertThat(Outcome.notDeleted("vm/T1", "x")).isEqualTo("Backup vm/T1 was not deleted: x");
         assertThat(Outcome.restored("Volume r", "vm/T1", null)).isEqualTo("Volume r was restored from backup vm/T1");
-        assertThat(Outcome.restored("Volume r", "vm/T1", "x"))
+        assertThat(Outcome.notRestored("Volume r", "vm/T1", "x"))
                 .isEqualTo("Volume r was not restored from backup vm/T1: x");
+        assertThat(Outcome.restored("Instance i", "vm/T1", Outcome.restoredWith("y ", List.of("a", "b"))))
+                .isEqualTo("Instance i was restored from backup vm/T1; it holds no volume a, b: left as it was;"
+                        + " its host says: y");
+        assertThat(Outcome.restoredWith(" ", List.of())).isNull();
     }
 
     @ParameterizedTest

@@ -16,13 +16,71 @@ import com.cloud.agent.api.Command;
 import com.cloud.agent.api.LogLevel;
 import com.cloud.vm.VirtualMachine;
 import java.util.List;
+import java.util.function.Function;
+import java.util.stream.Collectors;
 import org.apache.cloudstack.storage.to.PrimaryDataStoreTO;
 
 /**
- * Asks a host to restore a machine or one volume of it. CloudStack's versions know different fields: this has all of them, so
- * that the one provider can fill what any host reads.
+ * Asks a host to restore a machine or one volume of it. Ours reads which file goes onto which volume. CloudStack's own pair by
+ * place in lists, other ones in each version: this has all of them, so that the one provider can fill what any host reads.
  */
 public class RestoreBackupCommand extends Command {
+    /** A volume, and the file in the backup that it gets. */
+    public static final class Disk {
+        private String backupFile;
+        private String volumeUuid;
+        private PrimaryDataStoreTO pool;
+        private String path;
+        private String volumePath;
+        private Long size;
+
+        /**
+         * @param backupFile what the file is named by, between its type and its suffix
+         * @param path of the volume as the management server takes the host to see it
+         * @param volumePath as its pool knows it
+         * @param size of the volume in bytes; null: it is not told
+         */
+        public Disk(
+                String backupFile,
+                String volumeUuid,
+                PrimaryDataStoreTO pool,
+                String path,
+                String volumePath,
+                Long size) {
+            this.backupFile = backupFile;
+            this.volumeUuid = volumeUuid;
+            this.pool = pool;
+            this.path = path;
+            this.volumePath = volumePath;
+            this.size = size;
+        }
+
+        public String getBackupFile() {
+            return backupFile;
+        }
+
+        public String getVolumeUuid() {
+            return volumeUuid;
+        }
+
+        public PrimaryDataStoreTO getPool() {
+            return pool;
+        }
+
+        public String getPath() {
+            return path;
+        }
+
+        public String getVolumePath() {
+            return volumePath;
+        }
+
+        public Long getSize() {
+            return size;
+        }
+    }
+
+    private List<Disk> disks;
     private String vmName;
     private String backupPath;
     private String backupRepoType;
@@ -42,6 +100,47 @@ public class RestoreBackupCommand extends Command {
     private String mountOptions;
 
     protected RestoreBackupCommand() {}
+
+    /** @param disks the root volume first: CloudStack's own hosts take the first file for its image, and no other */
+    public static RestoreBackupCommand ofMachine(List<Disk> disks) {
+        RestoreBackupCommand command = new RestoreBackupCommand();
+        command.setDisks(disks);
+        // of a machine that was removed, too: 4.22.0 would take the names of its volumes for those of the files
+        command.vmExists = true;
+        return command;
+    }
+
+    /**
+     * Of one volume, to a new one.
+     *
+     * @param diskType of the volume that was backed up
+     */
+    public static RestoreBackupCommand ofVolume(Disk disk, String diskType) {
+        RestoreBackupCommand command = new RestoreBackupCommand();
+        command.setDisks(List.of(disk));
+        command.restoreVolumeUUID = disk.getBackupFile();
+        command.diskType = diskType;
+        return command;
+    }
+
+    /** 4.22.0 names files by the uuids of volumes, and is given what they are named by; later versions only log the uuids. */
+    private void setDisks(List<Disk> disks) {
+        this.disks = disks;
+        backupFiles = each(disks, Disk::getBackupFile);
+        backupVolumesUUIDs = backupFiles;
+        restoreVolumePools = each(disks, Disk::getPool);
+        restoreVolumePaths = each(disks, Disk::getPath);
+        restoreVolumeSizes = each(disks, Disk::getSize);
+    }
+
+    private static <T> List<T> each(List<Disk> disks, Function<Disk, T> field) {
+        return disks.stream().map(field).collect(Collectors.toList());
+    }
+
+    /** Null: the management server is CloudStack's own, and does not say which file goes where. */
+    public List<Disk> getDisks() {
+        return disks;
+    }
 
     public String getVmName() {
         return vmName;

@@ -319,7 +319,7 @@ public class NASBackupProvider extends AdapterBase implements BackupProvider, Co
         return fitness.guarded(() -> {
             NasBackups backups = backups();
             return backups.toldRestore(
-                    type, vm, "Instance " + vm.getInstanceName(), backup, () -> new NasRestore(backups)
+                    type, vm, "Instance " + vm.getInstanceName(), backup, told -> told, () -> new NasRestore(backups)
                             .restore(vm, backup));
         });
     }

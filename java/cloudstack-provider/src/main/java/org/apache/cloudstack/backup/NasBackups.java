@@ -135,17 +135,25 @@ final class NasBackups {
         }
     }
 
-    /** Tells users how a restore ended. */
+    /**
+     * Tells users how a restore ended.
+     *
+     * @param good what is told of one that succeeded, of what it returned
+     */
     Pair<Boolean, String> toldRestore(
             ActionEvents.Type type,
             VirtualMachine vm,
             String what,
             Backup backup,
+            UnaryOperator<String> good,
             Supplier<Pair<Boolean, String>> work) {
-        UnaryOperator<String> text = why -> Outcome.restored(what, backup.getExternalId(), why);
-        Pair<Boolean, String> result = told(type, vm.getAccountId(), vm.getId(), text, work);
-        String why = result.first() ? null : String.valueOf(result.second());
-        tell(type, result.first(), text.apply(why), vm.getAccountId(), vm.getId());
+        String path = backup.getExternalId();
+        UnaryOperator<String> failed = why -> Outcome.notRestored(what, path, why);
+        Pair<Boolean, String> result = told(type, vm.getAccountId(), vm.getId(), failed, work);
+        String text = result.first()
+                ? Outcome.restored(what, path, good.apply(result.second()))
+                : failed.apply(String.valueOf(result.second()));
+        tell(type, result.first(), text, vm.getAccountId(), vm.getId());
         return result;
     }
 

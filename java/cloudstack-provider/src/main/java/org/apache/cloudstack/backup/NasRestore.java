@@ -21,20 +21,21 @@ import com.cloud.storage.VolumeVO;
 import com.cloud.utils.Pair;
 import com.cloud.utils.exception.CloudRuntimeException;
 import com.cloud.vm.VirtualMachine;
-import java.util.Collections;
+import java.util.ArrayList;
 import java.util.List;
 import java.util.Locale;
 import java.util.Objects;
 import java.util.Optional;
-import java.util.Set;
 import java.util.UUID;
+import java.util.function.Function;
 import java.util.function.Supplier;
 import java.util.stream.Collectors;
 import org.apache.cloudstack.storage.datastore.db.StoragePoolVO;
 import org.nasbackup.cloudstack.OneLine;
 import org.nasbackup.provider.AgentFailure;
+import org.nasbackup.provider.Outcome;
 import org.nasbackup.provider.RepairRefused;
-import org.nasbackup.provider.RestoreTargets;
+import org.nasbackup.provider.RestorePairs;
 import org.nasbackup.provider.cloudstack.ActionEvents;
 import org.nasbackup.provider.cloudstack.DaoCatalogue;
 import org.nasbackup.provider.cloudstack.TypedAgent;
@@ -50,7 +51,11 @@ final class NasRestore {
         this.server = backups.server();
     }
 
-    /** What it reads is not deleted meanwhile. */
+    /**
+     * What it reads is not deleted meanwhile.
+     *
+     * @return whether it was restored, and what there is to tell of it; null: nothing
+     */
     Pair<Boolean, String> restore(VirtualMachine vm, Backup backup) {
         if (vm.getId() != backup.getVmId()) {
             // It was made from the backup, and has got the checkpoint of the backup's own along with its settings.
@@ -66,8 +71,12 @@ final class NasRestore {
                         return Optional.empty();
                     }
                     // From the first byte on the disks are no longer what the bitmap counts from.
-                    return Optional.of(ask(
-                            host, backup, now.command, () -> backups.catalogue().clearActiveCheckpoint(vm.getId())));
+                    Pair<Boolean, String> answer = ask(
+                            host, backup, now.command, () -> backups.catalogue().clearActiveCheckpoint(vm.getId()));
+                    return Optional.of(
+                            answer.first()
+                                    ? new Pair<>(true, Outcome.restoredWith(answer.second(), now.leftAlone))
+                                    : answer);
                 });
         return restored.orElseGet(() -> restore(vm, backup));
     }
@@ -76,10 +85,13 @@ final class NasRestore {
     private static final class Restore {
         private final Host host;
         private final RestoreBackupCommand command;
+        private final List<String> leftAlone;
 
-        Restore(Host host, RestoreBackupCommand command) {
+        /** @param leftAlone the machine's volumes that the backup does not hold */
+        Restore(Host host, RestoreBackupCommand command, List<String> leftAlone) {
             this.host = host;
             this.command = command;
+            this.leftAlone = leftAlone;
         }
     }
 
@@ -99,52 +111,63 @@ final class NasRestore {
 
     private Restore prepare(VirtualMachine vm, Backup backup) {
         BackupRepository repository = backups.repository(backup.getBackupOfferingId(), "backup " + backup.getUuid());
-        List<Backup.VolumeInfo> backedUp = DaoCatalogue.backedUpVolumes(backup);
-        if (backedUp.isEmpty()) {
+        List<Backup.VolumeInfo> recorded = DaoCatalogue.backedUpVolumes(backup);
+        if (recorded.isEmpty()) {
             throw new CloudRuntimeException("unable to restore backup " + backup.getUuid()
                     + " - its record does not say which volumes it holds");
         }
-        List<VolumeVO> volumes = targets(vm, backup, backedUp);
-        VolumePaths paths = VolumePaths.of(volumes, server.primaryDataStoreDao, server.dataStoreManager);
-        RestoreBackupCommand command = restoreCommand(backup, repository);
+        List<VolumeVO> present = backups.volumesOf(vm);
+        RestorePairs pairs = pairs(vm, backup, recorded, present);
+        List<VolumeVO> targets = pairs.pairs().stream()
+                .map(pair -> named(present, VolumeVO::getUuid, pair.to()))
+                .collect(Collectors.toList());
+        VolumePaths paths = VolumePaths.of(targets, server.primaryDataStoreDao, server.dataStoreManager);
+        List<RestoreBackupCommand.Disk> disks = new ArrayList<>();
+        for (int i = 0; i < targets.size(); i++) {
+            Backup.VolumeInfo from = named(
+                    recorded, Backup.VolumeInfo::getUuid, pairs.pairs().get(i).from());
+            VolumeVO to = targets.get(i);
+            disks.add(paths.disk(i, from.getPath(), to.getUuid(), to.getPath(), to.getSize()));
+        }
+        RestoreBackupCommand command = RestoreBackupCommand.ofMachine(disks);
+        fill(command, backup, repository);
         command.setVmName(vm.getName());
-        command.setBackupVolumesUUIDs(
-                backedUp.stream().map(Backup.VolumeInfo::getUuid).collect(Collectors.toList()));
-        command.setBackupFiles(backedUp.stream().map(Backup.VolumeInfo::getPath).collect(Collectors.toList()));
-        command.setRestoreVolumePaths(paths.paths());
-        command.setRestoreVolumePools(paths.pools());
-        command.setVmExists(vm.getRemoved() == null);
         command.setVmState(vm.getState());
         Host host = backups.hosts()
-                .forRestore(vm, poolsOf(volumes), backups.catalogue().standsOnAnother(backup));
-        return new Restore(host, command);
+                .forRestore(vm, poolsOf(targets), backups.catalogue().standsOnAnother(backup));
+        return new Restore(host, command, pairs.leftAlone());
     }
 
-    /** A host pairs by place, and writes all before it meets one that is missing. */
-    private List<VolumeVO> targets(VirtualMachine vm, Backup backup, List<Backup.VolumeInfo> backedUp) {
-        List<VolumeVO> volumes = backups.volumesOf(vm);
-        if (volumes.size() != backedUp.size()) {
-            throw new CloudRuntimeException(
-                    "unable to restore backup " + backup.getUuid() + " - it holds " + backedUp.size()
-                            + " volumes, and virtual machine " + vm.getInstanceName() + " has " + volumes.size());
-        }
-        boolean made = vm.getId() != backup.getVmId();
-        Set<String> roots = backedUp.stream()
-                .filter(volume -> volume.getType() == Volume.Type.ROOT)
-                .map(Backup.VolumeInfo::getUuid)
-                .collect(Collectors.toSet());
+    private RestorePairs pairs(
+            VirtualMachine vm, Backup backup, List<Backup.VolumeInfo> recorded, List<VolumeVO> present) {
+        List<RestorePairs.Disk> from = recorded.stream()
+                .map(volume -> new RestorePairs.Disk(
+                        volume.getUuid(), volume.getType() == Volume.Type.ROOT, volume.getDeviceId(), volume.getSize()))
+                .collect(Collectors.toList());
+        List<RestorePairs.Disk> to = present.stream()
+                .map(volume -> new RestorePairs.Disk(
+                        volume.getUuid(),
+                        volume.getVolumeType() == Volume.Type.ROOT,
+                        volume.getDeviceId(),
+                        volume.getSize()))
+                .collect(Collectors.toList());
         try {
-            return RestoreTargets.of(
-                    backedUp.stream().map(Backup.VolumeInfo::getUuid).collect(Collectors.toList()),
-                    volumes,
-                    VolumeVO::getUuid,
-                    (from, to) -> made || roots.contains(from) && to.getVolumeType() == Volume.Type.ROOT);
+            return vm.getId() == backup.getVmId()
+                    ? RestorePairs.ofSameMachine(from, to)
+                    : RestorePairs.ofOtherMachine(from, to);
         } catch (RepairRefused e) {
             throw new CloudRuntimeException(
-                    "unable to restore backup " + backup.getUuid() + " - " + e.getMessage()
-                            + ": attach and detach them, or create an instance from the backup",
+                    "unable to restore backup " + backup.getUuid() + " to " + vm.getInstanceName() + " - "
+                            + e.getMessage(),
                     e);
         }
+    }
+
+    private static <V> V named(List<V> volumes, Function<V, String> uuid, RestorePairs.Disk disk) {
+        return volumes.stream()
+                .filter(volume -> uuid.apply(volume).equals(disk.uuid()))
+                .findFirst()
+                .orElseThrow();
     }
 
     private List<StoragePoolVO> poolsOf(List<VolumeVO> volumes) {
@@ -177,6 +200,7 @@ final class NasRestore {
                 receiver,
                 "Volume " + backupVolumeInfo.getUuid(),
                 backup,
+                uuid -> "it is volume " + uuid,
                 () -> answered(() ->
                         restoreVolume(backup, backupVolumeInfo, named, pool, offering, vmNameAndState, receiver)));
     }
@@ -213,7 +237,7 @@ final class NasRestore {
                     if (hostForVolume(named, pool, running, now).getId() != host.getId()) {
                         return Optional.empty();
                     }
-                    RestoreBackupCommand command = volumeCommand(now, backupVolumeInfo, paths, vmNameAndState);
+                    RestoreBackupCommand command = volumeCommand(now, backupVolumeInfo, uuid, paths, vmNameAndState);
                     return Optional.of(ask(host, now, command, () -> {}));
                 });
         if (restored.isEmpty()) {
@@ -250,20 +274,16 @@ final class NasRestore {
     private RestoreBackupCommand volumeCommand(
             Backup backup,
             Backup.VolumeInfo backupVolumeInfo,
+            String uuid,
             VolumePaths paths,
             Pair<String, VirtualMachine.State> vmNameAndState) {
         BackupRepository repository = backups.repository(backup.getBackupOfferingId(), "backup " + backup.getUuid());
-        RestoreBackupCommand command = restoreCommand(backup, repository);
+        RestoreBackupCommand command = RestoreBackupCommand.ofVolume(
+                paths.disk(0, backupVolumeInfo.getPath(), uuid, uuid, backupVolumeInfo.getSize()),
+                backupVolumeInfo.getType().name().toLowerCase(Locale.ROOT));
+        fill(command, backup, repository);
         command.setVmName(vmNameAndState.first());
         command.setVmState(vmNameAndState.second());
-        command.setVmExists(null);
-        command.setDiskType(backupVolumeInfo.getType().name().toLowerCase(Locale.ROOT));
-        command.setRestoreVolumeUUID(backupVolumeInfo.getUuid());
-        command.setBackupVolumesUUIDs(Collections.singletonList(backupVolumeInfo.getUuid()));
-        command.setBackupFiles(Collections.singletonList(backupVolumeInfo.getPath()));
-        command.setRestoreVolumeSizes(Collections.singletonList(backupVolumeInfo.getSize()));
-        command.setRestoreVolumePaths(paths.paths());
-        command.setRestoreVolumePools(paths.pools());
         return command;
     }
 
@@ -273,14 +293,12 @@ final class NasRestore {
         return vm == null ? server.vmInstanceDao.findByIdIncludingRemoved(backup.getVmId()) : vm;
     }
 
-    private RestoreBackupCommand restoreCommand(Backup backup, BackupRepository repository) {
-        RestoreBackupCommand command = new RestoreBackupCommand();
+    private void fill(RestoreBackupCommand command, Backup backup, BackupRepository repository) {
         command.setBackupPath(backup.getExternalId());
         command.setBackupRepoType(repository.getType());
         command.setBackupRepoAddress(repository.getAddress());
         command.setMountOptions(repository.getMountOptions());
         command.setMountTimeout(server.mountTimeout());
-        return command;
     }
 
     /**

@@ -19,6 +19,7 @@ import com.cloud.storage.Volume;
 import com.cloud.utils.exception.CloudRuntimeException;
 import java.util.ArrayList;
 import java.util.List;
+import org.apache.cloudstack.backup.RestoreBackupCommand;
 import org.apache.cloudstack.engine.subsystem.api.storage.DataStore;
 import org.apache.cloudstack.engine.subsystem.api.storage.DataStoreManager;
 import org.apache.cloudstack.storage.datastore.db.PrimaryDataStoreDao;
@@ -71,6 +72,23 @@ public final class VolumePaths {
         return type == StoragePoolType.NetworkFilesystem
                 || type == StoragePoolType.Filesystem
                 || type == StoragePoolType.SharedMountPoint;
+    }
+
+    /**
+     * What a host restores to the volume.
+     *
+     * @param index of the volume
+     * @param backedUp the path of the volume that was backed up, as its record has it
+     * @param size in bytes; null: it is not told
+     */
+    public RestoreBackupCommand.Disk disk(int index, String backedUp, String uuid, String volumePath, Long size) {
+        return new RestoreBackupCommand.Disk(
+                fileName(backedUp), uuid, pools.get(index), paths.get(index), volumePath, size);
+    }
+
+    /** What the file of a volume in a backup is named by: the last component of its path. */
+    static String fileName(String volumePath) {
+        return volumePath.substring(volumePath.lastIndexOf('/') + 1);
     }
 
     public List<String> paths() {

@@ -1,0 +1,209 @@
+// Licensed under the Apache License, Version 2.0 (the "License");
+// you may not use this file except in compliance with the License.
+// You may obtain a copy of the License at
+//
+//     http://www.apache.org/licenses/LICENSE-2.0
+//
+// Unless required by applicable law or agreed to in writing, software
+// distributed under the License is distributed on an "AS IS" BASIS,
+// WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+// See the License for the specific language governing permissions and
+// limitations under the License.
+
+package org.nasbackup.provider;
+
+import java.util.ArrayList;
+import java.util.HashSet;
+import java.util.List;
+import java.util.Objects;
+import java.util.Set;
+import java.util.function.BiPredicate;
+import java.util.function.Function;
+import java.util.function.Predicate;
+import java.util.stream.Collectors;
+
+/**
+ * Which volume of a machine gets which volume of a backup: by what they are, and never by where they stand. CloudStack gives a
+ * machine's data volumes other device numbers whenever it was restored, and the images of one volume would destroy another.
+ */
+public final class RestorePairs {
+    /** A volume, as the backup's record has it or as the machine has it now. */
+    public static final class Disk {
+        private final String uuid;
+        private final boolean root;
+        private final Long device;
+        private final Long size;
+
+        /**
+         * @param device its number; null: it is not told
+         * @param size in bytes; null: it is not told
+         */
+        public Disk(String uuid, boolean root, Long device, Long size) {
+            this.uuid = uuid;
+            this.root = root;
+            this.device = device;
+            this.size = size;
+        }
+
+        public String uuid() {
+            return uuid;
+        }
+    }
+
+    /** A volume of the backup, and the machine's that gets it. */
+    public static final class Pair {
+        private final Disk from;
+        private final Disk to;
+
+        private Pair(Disk from, Disk to) {
+            this.from = from;
+            this.to = to;
+        }
+
+        public Disk from() {
+            return from;
+        }
+
+        public Disk to() {
+            return to;
+        }
+    }
+
+    private final List<Disk> recorded;
+    private final List<Disk> recordedLeft;
+    private final List<Disk> presentLeft;
+    private final List<Pair> pairs = new ArrayList<>();
+
+    private RestorePairs(List<Disk> recorded, List<Disk> present) {
+        this.recorded = recorded;
+        this.recordedLeft = new ArrayList<>(recorded);
+        this.presentLeft = new ArrayList<>(present);
+        Set<String> uuids = new HashSet<>();
+        for (Disk each : recorded) {
+            if (!uuids.add(each.uuid)) {
+                throw new RepairRefused("its record names volume " + each.uuid + " twice");
+            }
+        }
+    }
+
+    /**
+     * Of the machine that was backed up: by uuids. Its root volume can be another one, since a reinstallation.
+     *
+     * @throws RepairRefused where something that the backup holds has no place, or none that is large enough
+     */
+    public static RestorePairs ofSameMachine(List<Disk> recorded, List<Disk> present) {
+        RestorePairs pairs = new RestorePairs(recorded, present);
+        pairs.pairBy((from, to) -> from.uuid.equals(to.uuid));
+        pairs.pairTheOne(disk -> disk.root);
+        if (!pairs.recordedLeft.isEmpty()) {
+            throw new RepairRefused("it holds " + volumes(pairs.recordedLeft) + ", which the machine no longer has"
+                    + pairs.wouldBeOverwritten());
+        }
+        return pairs.inOrder();
+    }
+
+    /**
+     * Of a machine that was made from the backup, or that is another one: by device numbers, which it has got from the backup.
+     *
+     * @throws RepairRefused also where the numbers do not tell, and there is more than one data volume
+     */
+    public static RestorePairs ofOtherMachine(List<Disk> recorded, List<Disk> present) {
+        RestorePairs pairs = new RestorePairs(recorded, present);
+        pairs.pairTheOne(disk -> disk.root);
+        if (numbers(pairs.presentLeft).containsAll(numbers(pairs.recordedLeft)) && distinct(pairs.recordedLeft)) {
+            pairs.pairBy((from, to) -> !from.root && !to.root && from.device.equals(to.device));
+        } else {
+            pairs.pairTheOne(disk -> !disk.root);
+        }
+        if (!pairs.recordedLeft.isEmpty()) {
+            throw new RepairRefused(
+                    "it can't be told which volume of the machine is to get " + which(pairs.recordedLeft)
+                            + ": those of the machine that are left have " + numbered(pairs.presentLeft)
+                            + "; give its volumes the device numbers of the backup");
+        }
+        return pairs.inOrder();
+    }
+
+    private void pairBy(BiPredicate<Disk, Disk> same) {
+        for (Disk from : new ArrayList<>(recordedLeft)) {
+            List<Disk> to =
+                    presentLeft.stream().filter(each -> same.test(from, each)).collect(Collectors.toList());
+            if (to.size() == 1) {
+                pair(from, to.get(0));
+            }
+        }
+    }
+
+    /** Where each has one such volume left, and no more. */
+    private void pairTheOne(Predicate<Disk> such) {
+        List<Disk> from = recordedLeft.stream().filter(such).collect(Collectors.toList());
+        List<Disk> to = presentLeft.stream().filter(such).collect(Collectors.toList());
+        if (from.size() == 1 && to.size() == 1) {
+            pair(from.get(0), to.get(0));
+        }
+    }
+
+    private void pair(Disk from, Disk to) {
+        if (from.size != null && to.size != null && to.size < from.size) {
+            throw new RepairRefused("volume " + to.uuid + " of the machine has " + to.size + " bytes, and volume "
+                    + from.uuid + " of the backup, which it is to get, " + from.size
+                    + ": make it as large first");
+        }
+        pairs.add(new Pair(from, to));
+        recordedLeft.remove(from);
+        presentLeft.remove(to);
+    }
+
+    /** The root volume first, whose image CloudStack's own hosts take the first of all for. */
+    private RestorePairs inOrder() {
+        pairs.sort((a, b) -> a.from.root == b.from.root
+                ? Integer.compare(recorded.indexOf(a.from), recorded.indexOf(b.from))
+                : Boolean.compare(b.from.root, a.from.root));
+        return this;
+    }
+
+    public List<Pair> pairs() {
+        return pairs;
+    }
+
+    /** Those of the machine that the backup does not hold. */
+    public List<String> leftAlone() {
+        return presentLeft.stream().map(Disk::uuid).collect(Collectors.toList());
+    }
+
+    private String wouldBeOverwritten() {
+        return presentLeft.isEmpty()
+                ? ""
+                : ", and does not hold " + volumes(presentLeft) + ", which would be overwritten with it";
+    }
+
+    private static Set<Long> numbers(List<Disk> disks) {
+        return disks.stream()
+                .filter(disk -> !disk.root)
+                .map(disk -> disk.device)
+                .collect(Collectors.toSet());
+    }
+
+    private static boolean distinct(List<Disk> disks) {
+        return disks.stream().allMatch(disk -> disk.device != null)
+                && disks.stream().map(disk -> disk.device).distinct().count() == disks.size();
+    }
+
+    private static String volumes(List<Disk> disks) {
+        return (disks.size() == 1 ? "volume " : "volumes ") + join(disks, Disk::uuid);
+    }
+
+    private static String which(List<Disk> disks) {
+        return volumes(disks) + " of " + numbered(disks);
+    }
+
+    private static String numbered(List<Disk> disks) {
+        return disks.isEmpty()
+                ? "no device numbers"
+                : "device numbers " + join(disks, disk -> disk.device == null ? "not told" : disk.device.toString());
+    }
+
+    private static String join(List<Disk> disks, Function<Disk, String> text) {
+        return disks.stream().map(text).map(Objects::toString).collect(Collectors.joining(", "));
+    }
+}
