@@ -32,13 +32,14 @@ impl Rate {
 
 /// The limits at work.
 #[derive(Debug)]
-pub(super) struct Limiter {
+pub struct Limiter {
     rate: Rate,
     own: Line,
 }
 
 impl Limiter {
-    pub(super) fn new(rate: Rate) -> Limiter {
+    /// With nothing read yet.
+    pub fn new(rate: Rate) -> Limiter {
         Limiter { rate, own: Line::new() }
     }
 
@@ -57,7 +58,7 @@ impl Limiter {
 
     /// Waits until so many bytes may be read, for whoever has nothing else to do. `go_on` is asked several times a second,
     /// and its error ends the wait.
-    pub(super) fn wait(&self, bytes: u64, go_on: impl Fn() -> Result<()>) -> Result<()> {
+    pub fn wait(&self, bytes: u64, go_on: impl Fn() -> Result<()>) -> Result<()> {
         let at = self.reserve(Instant::now(), bytes);
         loop {
             go_on()?;

@@ -1,4 +1,4 @@
-//! The images of a disk of a restore point that are to be read: opened once, and judged as they are open. Whoever exchanges
+//! The images of disks of a restore point that are to be read: opened once, and judged as they are open. Whoever exchanges
 //! names afterwards exchanges nothing of them.
 
 use super::rebase_disks::image_names;
@@ -6,44 +6,74 @@ use super::verify_chain::chains;
 use crate::error::{Code, Error, Result};
 use crate::nas::folder::Folder;
 use crate::nas::path::{PointPath, RepoPath};
-use crate::point::{Link, Manifest, open_chain};
+use crate::point::fingerprints::Fingerprints;
+use crate::point::{Link, Manifest, open_chain, volume_of_image};
 
-/// The images of the volume's disk, the newest first, each standing on the next, of a point that `verifyChain` would not call bad
-/// before it looks at the tables. With an `id` the point is to have that one. What is wrong with the images of the point's other
-/// disks does not matter.
-pub(super) fn open(root: &Folder, point: &PointPath, id: Option<&str>, volume: &str) -> Result<Vec<Link>> {
-    let manifest = Manifest::read_sound(&root.open_dir(&point.folder())?, point)?;
-    let chain = open_chain(root, &find(root, point, manifest.as_ref(), volume)?)?;
-    let judged = chains::find(root, point, id, &chain.iter().collect::<Vec<_>>())?;
-    judged.refuse_manifests()?;
-    judged.refuse_images(&chain)?;
-    if judged.manifest(&point.folder()) != manifest.as_ref() {
-        return Err(Error::new(
-            Code::CorruptImage,
-            "check the point",
-            format!("the manifest of '{point}' was exchanged"),
-        ));
-    }
-    Ok(chain)
+/// How a disk of a point is named.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Which {
+    /// By its volume, as the backup's answer named that.
+    Volume(String),
+    /// By its image's file.
+    File(String),
 }
 
-/// The file of the volume's disk: as the manifest has it, else by its name.
-fn find(root: &Folder, point: &PointPath, manifest: Option<&Manifest>, volume: &str) -> Result<RepoPath> {
+/// A disk of a restore point.
+#[derive(Debug)]
+pub(super) struct Disk {
+    pub(super) volume: String,
+    /// Its images, the newest first, each standing on the next.
+    pub(super) chain: Vec<Link>,
+    /// What the manifests say of the images' fingerprints, where all have some.
+    pub(super) recorded: Option<Vec<Fingerprints>>,
+}
+
+/// The images of the volume's disk, the newest first, each standing on the next; as `open_all`.
+pub(super) fn open(root: &Folder, point: &PointPath, id: Option<&str>, volume: &str) -> Result<Vec<Link>> {
+    let disks = open_all(root, point, id, &[Which::Volume(volume.to_owned())])?;
+    Ok(disks.into_iter().flat_map(|disk| disk.chain).collect())
+}
+
+/// The disks that are wanted, of a point that `verifyChain` would not call bad before it looks at the tables. With an `id` the
+/// point is to have that one. What is wrong with the images of the point's other disks does not matter.
+pub(super) fn open_all(root: &Folder, point: &PointPath, id: Option<&str>, wanted: &[Which]) -> Result<Vec<Disk>> {
+    let manifest = Manifest::read_sound(&root.open_dir(&point.folder())?, point)?;
+    let open = |which: &Which| {
+        let (file, volume) = find(root, point, manifest.as_ref(), which)?;
+        Ok(Disk { volume, chain: open_chain(root, &file)?, recorded: None })
+    };
+    let mut disks = wanted.iter().map(open).collect::<Result<Vec<_>>>()?;
+    let judged = chains::find(root, point, id, &disks.iter().flat_map(|disk| &disk.chain).collect::<Vec<_>>())?;
+    judged.refuse_manifests()?;
+    if judged.manifest(&point.folder()) != manifest.as_ref() {
+        let cause = format!("the manifest of '{point}' was exchanged");
+        return Err(Error::new(Code::CorruptImage, "check the point", cause));
+    }
+    for Disk { chain, recorded, .. } in &mut disks {
+        judged.refuse_images(chain)?;
+        *recorded = chain.iter().map(|link| judged.record(&link.path)?.fingerprints.clone()).collect();
+    }
+    Ok(disks)
+}
+
+/// The file of a disk and its volume: as the manifest has them, else by the file's name.
+fn find(root: &Folder, point: &PointPath, manifest: Option<&Manifest>, which: &Which) -> Result<(RepoPath, String)> {
     const STEP: &str = "look for the volume";
-    let files: Vec<String> = match manifest {
-        Some(manifest) => {
-            let disks = manifest.disks.iter().filter(|disk| disk.volume == volume);
-            disks.map(|disk| disk.file.clone()).collect()
-        }
+    let known: Vec<(String, String)> = match manifest {
+        Some(manifest) => manifest.disks.iter().map(|disk| (disk.file.clone(), disk.volume.clone())).collect(),
         None => {
-            let is =
-                |name: &String| *name == format!("root.{volume}.qcow2") || *name == format!("datadisk.{volume}.qcow2");
-            image_names(&root.open_dir(&point.folder())?)?.into_iter().filter(is).collect()
+            let named = |file: String| Some((file.clone(), volume_of_image(&file)?));
+            image_names(&root.open_dir(&point.folder())?)?.into_iter().filter_map(named).collect()
         }
     };
-    match &files[..] {
-        [file] => point.file(file),
-        [] => Err(Error::new(Code::NotFound, STEP, format!("'{point}' has no disk of volume '{volume}'"))),
-        _ => Err(Error::new(Code::CorruptImage, STEP, format!("'{point}' has several disks of volume '{volume}'"))),
+    let is = |(file, volume): &&(String, String)| match which {
+        Which::Volume(wanted) => volume == wanted,
+        Which::File(wanted) => file == wanted,
+    };
+    let (Which::Volume(name) | Which::File(name)) = which;
+    match &known.iter().filter(is).collect::<Vec<_>>()[..] {
+        [(file, volume)] => Ok((point.file(file)?, volume.clone())),
+        [] => Err(Error::new(Code::NotFound, STEP, format!("'{point}' has no disk of volume '{name}'"))),
+        _ => Err(Error::new(Code::CorruptImage, STEP, format!("'{point}' has several disks of volume '{name}'"))),
     }
 }

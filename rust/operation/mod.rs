@@ -8,6 +8,7 @@ mod reading;
 pub mod rebase_backup;
 pub mod rebase_disks;
 pub mod rebase_point;
+pub mod restore_point;
 pub mod sign_points;
 mod steps;
 pub mod take_backup;
@@ -87,6 +88,7 @@ pub fn call(name: &str, request: &str, listener: Listener<'_>) -> Result<serde_j
         "rebaseBackup" => reply(&rebase_backup::run(parse(request)?, listener)?),
         "rebasePoint" => reply(&rebase_point::run(parse(request)?, listener)?),
         "flatten" => reply(&flatten::run(parse(request)?, listener)?),
+        "restorePoint" => reply(&restore_point::run(parse(request)?, listener)?),
         "verifyChain" => reply(&verify_chain::run(parse(request)?, listener)?),
         "verifyData" => reply(&verify_data::run(parse(request)?, listener)?),
         "deleteBackup" => reply(&delete_backup::run(parse(request)?)?),

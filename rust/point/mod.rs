@@ -13,7 +13,7 @@ pub use chain::{DEEPEST, Link, open_chain, resolve};
 pub use keys::Keys;
 pub use manifest::{LeftOut, MANIFEST, Manifest, ManifestDisk, ParentPoint};
 pub use parent::{ChainImage, Parent, ParentDisk};
-pub use volume::volume_of;
+pub use volume::{volume_of, volume_of_image};
 
 /// Whether a file or point stands alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -14,9 +14,15 @@ pub fn volume_of(path: &str) -> Option<&str> {
     name.filter(|name| !name.is_empty())
 }
 
+/// The volume whose image has this file name.
+pub fn volume_of_image(file: &str) -> Option<String> {
+    let name = file.strip_suffix(".qcow2")?;
+    ["root.", "datadisk."].iter().find_map(|kind| name.strip_prefix(kind)).map(str::to_owned)
+}
+
 #[cfg(test)]
 mod tests {
-    use super::volume_of;
+    use super::{volume_of, volume_of_image};
 
     #[test]
     fn the_volume_is_found_in_every_kind_of_path() {
@@ -35,6 +41,15 @@ mod tests {
             ("rbd:", None),
         ] {
             assert_eq!(volume_of(path), volume, "{path}");
+        }
+    }
+
+    #[test]
+    fn the_volume_is_found_in_the_name_of_its_image() {
+        for (file, volume) in
+            [("root.a b.qcow2", Some("a b")), ("datadisk..qcow2", Some("")), ("x.a.qcow2", None), ("root.a", None)]
+        {
+            assert_eq!(volume_of_image(file).as_deref(), volume, "{file}");
         }
     }
 }

@@ -37,7 +37,7 @@ pub struct Bitmap {
 }
 
 /// Where the bitmap directory lies.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Directory {
     bitmaps: u32,
     reserved: u32,

@@ -45,7 +45,7 @@ pub struct Backing {
 }
 
 /// The parsed header.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Header {
     pub(super) version: u32,
     pub(super) cluster_bits: u32,
@@ -63,7 +63,7 @@ pub(super) struct Header {
 }
 
 /// Where the tables are said to lie; nothing of it is checked here.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Tables {
     pub(super) l1_entries: u32,
     pub(super) l1_offset: u64,
@@ -78,7 +78,7 @@ pub(super) struct Tables {
 }
 
 /// How the first cluster is used.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Layout {
     /// Where the header extensions end, their end mark included if they have one.
     pub(super) extensions_end: usize,

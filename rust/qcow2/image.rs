@@ -171,6 +171,12 @@ impl<S: Source> Image<S> {
         Ok(image)
     }
 
+    /// One whose header was looked at before, for its data alone.
+    pub(super) fn of(storage: S, header: Header, length: u64) -> Image<S> {
+        let (l1, l2) = (Slice::default(), Slice::default());
+        Image { storage, header, length, data: None, slice_size: 0, l1, l2, last: None }
+    }
+
     /// Where its data are, and the length of that.
     pub(super) fn data(&self) -> (&S, u64) {
         self.data.as_ref().map_or((&self.storage, self.length), |(data, length)| (data, *length))

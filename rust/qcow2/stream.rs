@@ -73,6 +73,22 @@ impl<S: Storage> Stream<S> {
         Ok(())
     }
 
+    /// Makes room for `length` bytes, as for `data`: where in the file whoever wants them there writes them, before `finish` or
+    /// while others get room. They are of one L2 table.
+    pub fn place(&mut self, offset: u64, length: u64) -> Result<u64, Error> {
+        self.check_next(offset, length)?;
+        let last = offset + length.saturating_sub(1);
+        if table_of(offset) != table_of(last) {
+            return Err(Error::Unsupported(format!("room for {length} bytes at {offset}, of two tables")));
+        }
+        self.enter_table(offset)?;
+        let host = self.end;
+        (0..length).step_by(CLUSTER as usize).for_each(|i| self.set(offset + i, (host + i) | COPIED));
+        self.end += length.next_multiple_of(CLUSTER);
+        self.said = offset + length;
+        Ok(host)
+    }
+
     /// The clusters from `offset` on read as zeroes, up to `offset + length`: a multiple of the cluster size, or the end
     /// of the disk.
     pub fn zeroes(&mut self, offset: u64, length: u64) -> Result<(), Error> {

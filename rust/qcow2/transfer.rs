@@ -37,7 +37,7 @@ enum Way {
 
 /// The way from one file to the target.
 #[derive(Debug)]
-pub(super) struct Route {
+pub struct Route {
     way: Way,
     /// The source's file system tells where holes are, as far as it was asked.
     tells_holes: bool,
@@ -48,14 +48,14 @@ pub(super) struct Route {
 
 /// What was written of a target, and when the kernel is told to begin with it.
 #[derive(Debug, Default)]
-pub(super) struct Writeback {
+pub struct Writeback {
     span: Range<u64>,
     bytes: u64,
 }
 
 impl Writeback {
     /// `length` bytes at `at` are written.
-    pub(super) fn wrote<T: Storage>(&mut self, target: &T, at: u64, length: u64) {
+    pub fn wrote<T: Storage>(&mut self, target: &T, at: u64, length: u64) {
         let Some(span) = self.note(at, length) else { return };
         // what fails here fails in the sync
         if let Err(error) = target.begin_writing(span.start, span.end - span.start) {
@@ -63,8 +63,8 @@ impl Writeback {
         }
     }
 
-    /// The part of the file in which enough is written to begin.
-    fn note(&mut self, at: u64, length: u64) -> Option<Range<u64>> {
+    /// The part of the file in which enough is written to begin, with these `length` bytes at `at`.
+    pub fn note(&mut self, at: u64, length: u64) -> Option<Range<u64>> {
         if self.bytes == 0 {
             self.span = at..at;
         }
@@ -74,21 +74,30 @@ impl Writeback {
     }
 }
 
+/// Can `target`, an empty file, share the blocks of `source`? It is tried, and the target is empty again.
+pub fn shares(source: &File, target: &File) -> io::Result<bool> {
+    let shares = target.clone_from(0, source, 0, BLOCK).is_ok();
+    if shares {
+        target.set_length(0)?;
+    }
+    Ok(shares)
+}
+
 /// The file is at fault, and not the target; with the error.
-pub(super) type Fault = (bool, io::Error);
+pub type Fault = (bool, io::Error);
 
 /// Bytes that one step has moved.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Moved {
+pub struct Moved {
     /// By sharing blocks.
-    pub(super) cloned: u64,
+    pub cloned: u64,
     /// By copying, or as holes.
-    pub(super) copied: u64,
+    pub copied: u64,
 }
 
 impl Route {
     /// The way from a file of that length.
-    pub(super) fn new(source: &File, length: u64) -> Route {
+    pub fn new(source: &File, length: u64) -> Route {
         // what a server holds is on no device of this machine
         let local = rustix::fs::fstat(source).is_ok_and(|stat| rustix::fs::major(stat.st_dev) != 0);
         Route { way: Way::Clone, tells_holes: true, length, local }
@@ -108,7 +117,7 @@ impl Route {
 
     /// Moves the first part of `length` bytes of `source` at `from`; never nothing. `fresh`: the target reads as zeroes
     /// there, so that holes need not be written.
-    pub(super) fn step<T: Storage>(
+    pub fn step<T: Storage>(
         &mut self,
         target: &T,
         to: u64,

@@ -11,5 +11,6 @@ mod journal;
 #[path = "../support/mutation.rs"]
 mod mutation;
 mod operations;
+mod restore;
 mod verify;
 mod verify_chain;

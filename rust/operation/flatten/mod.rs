@@ -1,6 +1,6 @@
 //! `flatten`: one disk of a restore point, however deep its chain, as a file or on a block device that stands on nothing.
 
-mod output;
+pub(super) mod output;
 
 use std::fs::File;
 use std::time::Duration;
@@ -92,15 +92,17 @@ pub fn run(request: FlattenRequest, listener: Listener<'_>) -> Result<Flattened>
         let chain = checked_chain::open(held.session.root(), &at, id.as_deref(), &volume)?;
         begin(held.session.root(), &at, chain, &path, format)
     });
-    let (output, flatten, names) = begun.inspect_err(|error| reading.note(error))?;
+    let (mut output, flatten, names) = begun.inspect_err(|error| reading.note(error))?;
     let written = write(&reading, flatten, &names, &mut job);
     let written = written.and_then(|flattened| reading.check().map(|()| flattened));
     let flattened = written.and_then(|flattened| job.begin("publish the output").map(|()| flattened));
     let ended = match flattened {
-        Ok(mut flattened) => bounded("publish the output", LIMIT, move || output.publish()).map(|()| {
-            flattened.total_millis = job.elapsed_millis();
-            flattened
-        }),
+        Ok(mut flattened) => {
+            bounded("publish the output", LIMIT, move || output.settle().and_then(|()| output.publish())).map(|()| {
+                flattened.total_millis = job.elapsed_millis();
+                flattened
+            })
+        }
         Err(error) => Err(match bounded("remove the partial output", LIMIT, move || output.discard()) {
             Ok(()) => error,
             Err(stuck) => error.with_leftover(stuck),

@@ -17,12 +17,13 @@ use crate::point::Manifest;
 use crate::{lacking, sys};
 
 const STEP: &str = "open the output";
+const PUBLISH: &str = "publish the output";
 /// Digits at the end of a partial output's name, which nobody can know before.
 const ID: usize = 16;
 
 /// An output that is open. Dropped without `publish`, a file that was made is removed.
 #[derive(Debug)]
-pub(super) enum Output {
+pub(in crate::operation) enum Output {
     /// A file that is written beside its name.
     File(NewFile),
     /// A block device, which is written as it is.
@@ -31,7 +32,7 @@ pub(super) enum Output {
 
 /// A file beside the name that it is to have.
 #[derive(Debug)]
-pub(super) struct NewFile {
+pub(in crate::operation) struct NewFile {
     folder: Folder,
     name: String,
     /// Its name until it is published; none afterwards.
@@ -45,7 +46,7 @@ pub(super) struct NewFile {
 
 /// A file or device that no guest can open meanwhile: QEMU's image lock is held, as by one who writes.
 #[derive(Debug)]
-pub(super) struct InUse {
+pub(in crate::operation) struct InUse {
     file: File,
     path: PathBuf,
 }
@@ -59,7 +60,13 @@ const PERMISSIONS: [i64; 3] = [0, 1, 3];
 impl Output {
     /// Opens the absolute host path `path` for a disk of `size` bytes. `root` and `instance` are the repository's, whose
     /// points it may not lie in.
-    pub(super) fn open(path: &str, raw: bool, size: u64, root: &Folder, instance: &Folder) -> Result<Output> {
+    pub(in crate::operation) fn open(
+        path: &str,
+        raw: bool,
+        size: u64,
+        root: &Folder,
+        instance: &Folder,
+    ) -> Result<Output> {
         let (path, old) = resolve(Path::new(path))?;
         match old {
             Some(old) if old.file_type().is_block_device() => Ok(Output::Device(open_device(&path, raw, size)?)),
@@ -72,13 +79,21 @@ impl Output {
     }
 
     /// Its descriptor once more.
-    pub(super) fn file(&self) -> Result<File> {
+    pub(in crate::operation) fn file(&self) -> Result<File> {
         let (Output::File(NewFile { file, .. }) | Output::Device(InUse { file, .. })) = self;
         file.try_clone().map_err(|e| Error::io(STEP, "output", e))
     }
 
+    /// It has all of its content: whoever may read what it replaces may read it, and it is durable.
+    pub(in crate::operation) fn settle(&mut self) -> Result<()> {
+        match self {
+            Output::Device(_) => Ok(()),
+            Output::File(new) => new.settle(),
+        }
+    }
+
     /// It has all of its content, durably: a file gets its name.
-    pub(super) fn publish(self) -> Result<()> {
+    pub(in crate::operation) fn publish(self) -> Result<()> {
         match self {
             Output::Device(_) => Ok(()),
             Output::File(mut new) => new.publish(),
@@ -86,7 +101,7 @@ impl Output {
     }
 
     /// Takes back what was made. What a device held is lost.
-    pub(super) fn discard(self) -> Result<()> {
+    pub(in crate::operation) fn discard(self) -> Result<()> {
         match self {
             Output::Device(_) => Ok(()),
             Output::File(mut new) => new.remove(),
@@ -99,7 +114,7 @@ fn refused(path: &Path, why: &str) -> Error {
 }
 
 /// The path without symbolic links, and what is there.
-fn resolve(path: &Path) -> Result<(PathBuf, Option<Metadata>)> {
+pub(in crate::operation) fn resolve(path: &Path) -> Result<(PathBuf, Option<Metadata>)> {
     let io = |error| Error::io(STEP, path, error);
     match fs::canonicalize(path) {
         Ok(real) => fs::metadata(&real).map(|metadata| (real, Some(metadata))).map_err(io),
@@ -213,20 +228,22 @@ impl NewFile {
         folder.check_is(STEP, &*own, file).map_err(|_| busy(own))
     }
 
-    fn publish(&mut self) -> Result<()> {
-        const STEP: &str = "publish the output";
+    fn settle(&mut self) -> Result<()> {
         let path = self.folder.path.join(&self.name);
-        let io = |error| Error::io(STEP, &path, error);
+        let io = |error| Error::io(PUBLISH, &path, error);
         if let Some(InUse { file, path: old }) = &self.old {
             // whoever may read or write the volume may do so afterwards
-            let stat = rustix::fs::fstat(file).map_err(|e| Error::io(STEP, old, e))?;
+            let stat = rustix::fs::fstat(file).map_err(|e| Error::io(PUBLISH, old, e))?;
             let (owner, group) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
             let owned = rustix::fs::fchown(&self.file, Some(owner), Some(group));
             settle(&self.file, "chown", owned).map_err(|e| io(e.into()))?;
             let moded = rustix::fs::fchmod(&self.file, Mode::from_raw_mode(stat.st_mode & 0o777));
             settle(&self.file, "chmod", moded).map_err(|e| io(e.into()))?;
         }
-        self.file.sync_all().map_err(|e| io(called("fsync")(e)))?;
+        self.file.sync_all().map_err(|e| io(called("fsync")(e)))
+    }
+
+    fn publish(&mut self) -> Result<()> {
         let Some(beside) = &self.beside else { return Ok(()) };
         if self.old.is_some() {
             self.folder.replace(&self.file, beside, &self.name)?;
@@ -338,6 +355,7 @@ mod tests {
     fn write(path: &Path) -> Result<()> {
         let mut new = make(path)?;
         (&new.file).write_all(b"flattened").unwrap();
+        new.settle()?;
         new.publish()
     }
 

@@ -1,0 +1,410 @@
+//! One disk on its way: what of it comes next, told to whoever asks, and what is done with that by many at once.
+
+use std::fs::File;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::engine::rate::Limiter;
+use crate::error::{Code, Error, Result};
+use crate::operation::flatten::OutputFormat;
+use crate::point::fingerprints::{self, Base, Content, State};
+use crate::qcow2::{
+    self, CLUSTER, Failure, Images, Inflated, Part, Piece, Pieces, Place, Route, Storage, Stream, Writeback,
+};
+
+const STEP: &str = "copy";
+/// Bytes that are read, compared and written as one.
+const PIECE: u64 = 1 << 20;
+/// The same where nothing but blocks are shared.
+const SHARED_PIECE: u64 = 1 << 30;
+/// What one L2 table of an output stands for.
+const TABLE: u64 = CLUSTER / 8 * CLUSTER;
+/// Bytes that are written between two syncs, so that the last one does not take all the time.
+const SYNC_EACH: u64 = 1 << 30;
+
+/// A disk, and what was done of it.
+#[derive(Debug)]
+pub(super) struct Disk {
+    /// For messages.
+    pub(super) volume: String,
+    /// The output's path, and those of the images, the newest first.
+    names: Vec<String>,
+    images: Images,
+    target: File,
+    /// Not compared, and blocks can be shared.
+    shares: bool,
+    plan: Mutex<Plan>,
+    writeback: Mutex<Writeback>,
+    unsynced: AtomicU64,
+    pub(super) done: Done,
+}
+
+/// Bytes.
+#[derive(Debug, Default)]
+pub(super) struct Done {
+    /// Of the guest's disk that are dealt with.
+    pub(super) guest: AtomicU64,
+    pub(super) read: AtomicU64,
+    pub(super) cloned: AtomicU64,
+}
+
+/// What one who copies has for itself.
+#[derive(Debug, Default)]
+pub(super) struct Room {
+    buffer: Vec<u8>,
+    inflated: Inflated,
+    /// The ways from the images of one disk.
+    routes: Vec<Route>,
+}
+
+/// What of a disk was told already.
+#[derive(Debug)]
+struct Plan {
+    pieces: Pieces,
+    base: Option<Base<File>>,
+    layout: Layout,
+    at: u64,
+    most: u64,
+    /// Bytes whose fingerprints can't be known.
+    unknown: u64,
+}
+
+#[derive(Debug)]
+enum Layout {
+    Raw,
+    Qcow2(Box<Stream<File>>),
+    Finished,
+}
+
+/// Something to do.
+#[derive(Debug)]
+pub(super) struct Work {
+    piece: Piece,
+    /// Where in the target it begins.
+    to: u64,
+    /// What each cluster has to be, if that is known.
+    states: Option<Vec<State>>,
+}
+
+/// What a disk is made of.
+#[derive(Debug)]
+pub(super) struct Parts {
+    pub(super) volume: String,
+    pub(super) names: Vec<String>,
+    pub(super) images: Vec<File>,
+    pub(super) base: Option<Base<File>>,
+    pub(super) target: File,
+    pub(super) format: OutputFormat,
+    /// Size of the output's disk, at least that of the images'.
+    pub(super) size: u64,
+}
+
+impl Disk {
+    /// Begins with an empty target.
+    pub(super) fn begin(parts: Parts) -> Result<Disk> {
+        let Parts { volume, names, images, base, target, format, size } = parts;
+        let explain = |failure| explain("open the chain", &names, failure);
+        let (pieces, images) = Pieces::open(images).map_err(explain)?;
+        let io = |e| Error::io("open the output", &names[0], e);
+        let shares = base.is_none() && shares(&images, &target).map_err(io)?;
+        let again = target.try_clone().map_err(io)?;
+        let layout = match format {
+            OutputFormat::Raw => target.set_length(size).map(|()| Layout::Raw).map_err(io)?,
+            OutputFormat::Qcow2 => {
+                let stream = Stream::begin(again, size, None).map_err(|e| e.at("open the output", &names[0]))?;
+                Layout::Qcow2(Box::new(stream))
+            }
+        };
+        let most = if shares { SHARED_PIECE } else { PIECE };
+        let plan = Mutex::new(Plan { pieces, base, layout, at: 0, most, unknown: 0 });
+        Ok(Disk {
+            volume,
+            names,
+            images,
+            target,
+            shares,
+            plan,
+            writeback: Mutex::default(),
+            unsynced: AtomicU64::new(0),
+            done: Done::default(),
+        })
+    }
+
+    /// Size that the guest sees, in bytes.
+    pub(super) fn size(&self) -> u64 {
+        self.plan().pieces.size()
+    }
+
+    fn plan(&self) -> MutexGuard<'_, Plan> {
+        self.plan.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The ways to copy from its images, for one who copies.
+    pub(super) fn enter(&self, room: &mut Room) {
+        let route = |image| {
+            let (file, length) = self.images.file(image);
+            Route::new(file, length)
+        };
+        room.routes = (0..self.images.count()).map(route).collect();
+        room.inflated = Inflated::default();
+    }
+
+    /// What is to be done next; none once all was told.
+    pub(super) fn next(&self) -> Result<Option<Work>> {
+        let mut plan = self.plan();
+        while plan.at < plan.pieces.size() {
+            let (at, limit) = (plan.at, plan.limit());
+            let piece = plan.pieces.next(at, limit).map_err(|failure| self.explain(failure))?;
+            plan.at += piece.length;
+            if piece.parts.is_empty() {
+                self.check_zeroes(&mut plan, &piece)?;
+                self.done.guest.fetch_add(piece.length, Relaxed);
+                continue;
+            }
+            let states = self.states(&mut plan, &piece)?;
+            let to = plan.layout.place(&piece).map_err(|e| e.at(STEP, &self.names[0]).on_disk(&self.volume))?;
+            return Ok(Some(Work { piece, to, states }));
+        }
+        Ok(None)
+    }
+
+    /// What has no data has to have none by the fingerprints.
+    fn check_zeroes(&self, plan: &mut Plan, piece: &Piece) -> Result<()> {
+        let (mut at, end) = (piece.at, piece.at + piece.length);
+        while at < end {
+            let Some((state, length)) = self.state(plan, at..end)? else { break };
+            match state {
+                State::Zero => {}
+                State::Unknown => plan.unknown += length,
+                State::Hash(_) => return Err(self.differs(at, 0)),
+            }
+            at += length;
+        }
+        Ok(())
+    }
+
+    fn states(&self, plan: &mut Plan, piece: &Piece) -> Result<Option<Vec<State>>> {
+        let (mut at, end, mut states) = (piece.at, piece.at + piece.length, Vec::new());
+        while at < end {
+            let Some((state, length)) = self.state(plan, at..end)? else { return Ok(None) };
+            if state == State::Unknown {
+                plan.unknown += length;
+            }
+            (at..at + length).step_by(CLUSTER as usize).for_each(|_| states.push(state));
+            at += length;
+        }
+        Ok(Some(states))
+    }
+
+    fn state(&self, plan: &mut Plan, range: Range<u64>) -> Result<Option<(State, u64)>> {
+        let told = plan.base.as_mut().map(|base| base.next(range)).transpose();
+        told.map_err(|e| fingerprints::failed("read the fingerprints", &self.names[1], e).on_disk(&self.volume))
+    }
+
+    fn differs(&self, at: u64, image: usize) -> Error {
+        let image = self.names.get(image + 1).map_or("", String::as_str);
+        let cause = format!("'{image}': the data at guest offset {at} are not those that were backed up");
+        Error::new(Code::CorruptImage, STEP, cause).on_disk(&self.volume)
+    }
+
+    fn explain(&self, failure: Failure) -> Error {
+        explain(STEP, &self.names, failure).on_disk(&self.volume)
+    }
+
+    fn target_failed(&self, error: std::io::Error) -> Error {
+        Error::io(STEP, &self.names[0], error).on_disk(&self.volume)
+    }
+
+    /// Does the work. Whoever may have to wait asks `go_on` meanwhile.
+    pub(super) fn perform(
+        &self,
+        work: &Work,
+        room: &mut Room,
+        limiter: &Limiter,
+        go_on: impl Fn() -> Result<()>,
+    ) -> Result<()> {
+        match &work.states {
+            Some(states) => self.compare(work, states, room, limiter, go_on)?,
+            None => self.take(work, room, limiter, go_on)?,
+        }
+        self.done.guest.fetch_add(work.piece.length, Relaxed);
+        Ok(())
+    }
+
+    /// Reads it, and writes it if it is what the fingerprints say.
+    fn compare(
+        &self,
+        work: &Work,
+        states: &[State],
+        room: &mut Room,
+        limiter: &Limiter,
+        go_on: impl Fn() -> Result<()>,
+    ) -> Result<()> {
+        let Work { piece, to, .. } = work;
+        room.buffer.resize(usize::try_from(piece.length).unwrap_or(0), 0);
+        limiter.wait(piece.length, go_on)?;
+        let read = self.images.read(piece, 0..piece.length, &mut room.buffer, &mut room.inflated);
+        read.map_err(|failure| self.explain(failure))?;
+        self.done.read.fetch_add(data_of(&piece.parts), Relaxed);
+        let contents: Vec<_> = room.buffer.chunks(CLUSTER as usize).map(Content::of).collect();
+        for (i, (state, content)) in states.iter().zip(&contents).enumerate() {
+            if *state != State::Unknown && !state.is(*content) {
+                let within = i as u64 * CLUSTER;
+                return Err(self.differs(piece.at + within, image_at(&piece.parts, within)));
+            }
+        }
+        for (start, end) in runs(&contents, |content| *content != Content::Zero) {
+            let (start, end) = (start * CLUSTER as usize, (end * CLUSTER as usize).min(room.buffer.len()));
+            self.write(&room.buffer[start..end], to + start as u64)?;
+        }
+        Ok(())
+    }
+
+    /// Moves it by the best way that there is, whatever it is.
+    fn take(&self, work: &Work, room: &mut Room, limiter: &Limiter, go_on: impl Fn() -> Result<()>) -> Result<()> {
+        let mut to = work.to;
+        for part in &work.piece.parts {
+            match part.place {
+                Place::Hole => {}
+                Place::Data(image, offset) => {
+                    if !self.shares {
+                        limiter.wait(part.length, &go_on)?;
+                    }
+                    self.move_data(image, offset, to, part.length, room, &go_on)?;
+                }
+                Place::Packed(_) => {
+                    limiter.wait(part.length, &go_on)?;
+                    room.buffer.resize(usize::try_from(part.length).unwrap_or(0), 0);
+                    let read = self.images.read_place(part.place, &mut room.buffer, &mut room.inflated);
+                    read.map_err(|failure| self.explain(failure))?;
+                    if room.buffer.iter().any(|byte| *byte != 0) {
+                        self.write(&room.buffer, to)?;
+                    }
+                    self.done.read.fetch_add(part.length, Relaxed);
+                }
+            }
+            to += part.length;
+        }
+        Ok(())
+    }
+
+    fn move_data(
+        &self,
+        image: usize,
+        offset: u64,
+        to: u64,
+        length: u64,
+        room: &mut Room,
+        go_on: impl Fn() -> Result<()>,
+    ) -> Result<()> {
+        let (source, mut moved) = (self.images.file(image).0, 0);
+        while moved < length {
+            go_on()?;
+            let step =
+                room.routes[image].step(&self.target, to + moved, (source, offset + moved), length - moved, true);
+            let step = step.map_err(|(of_source, error)| {
+                if of_source {
+                    self.explain(Failure { image: image + 1, error: error.into() })
+                } else {
+                    self.target_failed(error)
+                }
+            })?;
+            self.done.cloned.fetch_add(step.cloned, Relaxed);
+            self.done.read.fetch_add(step.copied, Relaxed);
+            self.wrote(to + moved, step.copied)?;
+            moved += step.cloned + step.copied;
+        }
+        Ok(())
+    }
+
+    fn write(&self, bytes: &[u8], to: u64) -> Result<()> {
+        self.target.write_at(bytes, to).map_err(|e| self.target_failed(e))?;
+        self.wrote(to, bytes.len() as u64)
+    }
+
+    /// So many bytes were written there: they are to reach the disk soon.
+    fn wrote(&self, to: u64, bytes: u64) -> Result<()> {
+        let due = self.writeback.lock().unwrap_or_else(PoisonError::into_inner).note(to, bytes);
+        if let Some(span) = due
+            && let Err(error) = self.target.begin_writing(span.start, span.end - span.start)
+        {
+            // what fails here fails in the sync
+            log::debug!("the kernel writes when it wants to - {error}");
+        }
+        let before = self.unsynced.fetch_add(bytes, Relaxed);
+        if before / SYNC_EACH < (before + bytes) / SYNC_EACH {
+            self.target.sync().map_err(|e| self.target_failed(e))?;
+        }
+        Ok(())
+    }
+
+    /// All was copied: it is made whole and durable, unless the fingerprints are not what was recorded. How many bytes could
+    /// not be compared.
+    pub(super) fn finish(&self) -> Result<u64> {
+        let mut plan = self.plan();
+        if let Some(base) = plan.base.take() {
+            let failed = |e| fingerprints::failed("read the fingerprints", &self.names[1], e).on_disk(&self.volume);
+            base.finish().map_err(failed)?;
+        }
+        if let Layout::Qcow2(stream) = std::mem::replace(&mut plan.layout, Layout::Finished) {
+            stream.finish().map_err(|e| e.at(STEP, &self.names[0]).on_disk(&self.volume))?;
+        }
+        self.target.sync().map_err(|e| self.target_failed(e))?;
+        Ok(plan.unknown)
+    }
+}
+
+impl Plan {
+    fn limit(&self) -> u64 {
+        match self.layout {
+            Layout::Raw | Layout::Finished => self.most,
+            Layout::Qcow2(_) => self.most.min(TABLE - self.at % TABLE),
+        }
+    }
+}
+
+impl Layout {
+    /// Where in the target the piece goes.
+    fn place(&mut self, piece: &Piece) -> Result<u64, qcow2::Error> {
+        match self {
+            Layout::Raw | Layout::Finished => Ok(piece.at),
+            Layout::Qcow2(stream) => stream.place(piece.at, piece.length),
+        }
+    }
+}
+
+fn shares(images: &Images, target: &File) -> std::io::Result<bool> {
+    (0..images.count()).try_fold(true, |all, image| Ok(all && qcow2::shares(images.file(image).0, target)?))
+}
+
+fn explain(step: &'static str, names: &[String], Failure { image, error }: Failure) -> Error {
+    error.at(step, names.get(image).map_or("", String::as_str))
+}
+
+/// Bytes that lie in a file.
+fn data_of(parts: &[Part]) -> u64 {
+    parts.iter().filter(|part| part.place != Place::Hole).map(|part| part.length).sum()
+}
+
+/// The image that the first data from `within` on come from.
+fn image_at(parts: &[Part], within: u64) -> usize {
+    let mut end = 0;
+    let after = parts.iter().filter(|part| {
+        end += part.length;
+        end > within
+    });
+    after.filter_map(|part| part.place.image()).next().unwrap_or(0)
+}
+
+/// Begin and end of the runs of clusters that `are_so`.
+fn runs<T>(clusters: &[T], are_so: impl Fn(&T) -> bool) -> Vec<(usize, usize)> {
+    let mut runs: Vec<(usize, usize)> = Vec::new();
+    for i in (0..clusters.len()).filter(|i| are_so(&clusters[*i])) {
+        match runs.last_mut() {
+            Some((_, end)) if *end == i => *end = i + 1,
+            _ => runs.push((i, i + 1)),
+        }
+    }
+    runs
+}

@@ -1,0 +1,210 @@
+//! `restorePoint`: disks of a restore point, all in one call, as files that stand on nothing. They take their names when all
+//! are whole and were found to be what was backed up.
+
+mod copy;
+mod disk;
+mod request;
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use crate::engine::rate::{Limiter, Rate};
+use crate::error::{Code, Error, Result};
+use crate::job::{self, Listener, Reporter};
+use crate::nas::deadline::bounded;
+use crate::nas::folder::Folder;
+use crate::nas::path::PointPath;
+use crate::operation::checked_chain::{self, Disk as Source};
+use crate::operation::flatten::OutputFormat;
+use crate::operation::flatten::output::{self, Output};
+use crate::operation::reading::Reading;
+use crate::point::Link;
+use crate::point::fingerprints::{self, Base, Fingerprints};
+use crate::qcow2;
+use copy::{Copy, Finished};
+use disk::{Disk, Parts};
+use request::{Asked, Wanted};
+pub use request::{RestoreOutput, RestorePointRequest, Restored, RestoredVolume, Verify, VolumeRequest};
+
+const STEP: &str = "open the outputs";
+/// A step is short, but for the syncs.
+const LIMIT: Duration = Duration::from_secs(600);
+
+/// A disk that is open, and where it goes.
+#[derive(Debug)]
+struct Opened {
+    file: String,
+    path: String,
+    verify: Verify,
+    output: Output,
+}
+
+/// Runs `restorePoint`. `listener` is told of progress on this thread. Until all disks are whole, durable and verified, what
+/// was there before has its name and its content.
+pub fn run(request: RestorePointRequest, listener: Listener<'_>) -> Result<Restored> {
+    let Asked { job, export, point, id, volumes, verify, rate } = request::check(request)?;
+    let job = job::start(job, "restorePoint", &export, Some(point.instance().to_owned()))?;
+    let mut job = Reporter::new(job, listener)?;
+    job.begin("open the repository")?;
+    let reading = Reading::open(export, &point)?;
+    job.begin(STEP)?;
+    let (held, at) = (reading.clone(), point.clone());
+    let begin = move || begin(held.session.root(), &at, id.as_deref(), volumes, verify);
+    let ended = bounded(STEP, LIMIT, begin).and_then(|(opened, disks)| {
+        let copy = Arc::new(Copy::new(disks, Limiter::new(Rate { own: rate, host: None })));
+        restore(opened, &copy, &reading, &mut job)
+    });
+    ended.inspect_err(|error| {
+        reading.note(error);
+        log::error!("'{point}' could not be restored: {error}");
+    })
+}
+
+/// Copies all, and gives the outputs their names; whatever fails before that, what was made goes.
+fn restore(opened: Vec<Opened>, copy: &Arc<Copy>, reading: &Reading, job: &mut Reporter<'_>) -> Result<Restored> {
+    let copied = copy::run(copy, reading, job).and_then(|finished| {
+        // else what was read need not be what was checked
+        reading.check()?;
+        job.begin("publish the outputs")?;
+        Ok(finished)
+    });
+    match copied {
+        Ok(finished) => {
+            let restored = answer(&opened, copy, finished, job);
+            let outputs = opened.into_iter().map(|opened| opened.output).collect();
+            bounded("publish the outputs", LIMIT, move || publish(outputs))?;
+            Ok(Restored { total_millis: job.elapsed_millis(), ..restored })
+        }
+        Err(error) => Err(match bounded("remove the partial outputs", LIMIT, move || discard(opened)) {
+            Ok(()) => error,
+            Err(stuck) => error.with_leftover(stuck),
+        }),
+    }
+}
+
+fn publish(mut outputs: Vec<Output>) -> Result<()> {
+    outputs.iter_mut().try_for_each(Output::settle)?;
+    outputs.into_iter().try_for_each(Output::publish)
+}
+
+fn discard(opened: Vec<Opened>) -> Result<()> {
+    let ended: Vec<_> = opened.into_iter().map(|opened| opened.output.discard()).collect();
+    ended.into_iter().collect()
+}
+
+fn answer(opened: &[Opened], copy: &Copy, finished: Vec<Finished>, job: &Reporter<'_>) -> Restored {
+    let mut restored = Restored::default();
+    let mut details = Vec::new();
+    for ((Opened { file, path, verify, .. }, disk), finished) in opened.iter().zip(&copy.disks).zip(finished) {
+        if finished.unknown > 0 {
+            let (bytes, volume) = (finished.unknown, &disk.volume);
+            details.push(format!(
+                "{volume}: {bytes} bytes, where an older image ends, were not compared: no fingerprint is of them"
+            ));
+        }
+        restored.volumes.push(RestoredVolume {
+            file: file.clone(),
+            volume: disk.volume.clone(),
+            output: path.clone(),
+            verified: *verify,
+            bytes_read: disk.done.read.load(Relaxed),
+            bytes_kept: 0,
+            bytes_cloned: disk.done.cloned.load(Relaxed),
+            millis: finished.millis,
+        });
+    }
+    let sum = |bytes: fn(&RestoredVolume) -> u64| restored.volumes.iter().map(bytes).sum();
+    let (read, kept, cloned) =
+        (sum(|disk| disk.bytes_read), sum(|disk| disk.bytes_kept), sum(|disk| disk.bytes_cloned));
+    Restored {
+        bytes_read: read,
+        bytes_kept: kept,
+        bytes_cloned: cloned,
+        total_millis: job.elapsed_millis(),
+        details: details.join("\n"),
+        ..restored
+    }
+}
+
+/// Checks the point and opens everything; until it returns nothing but empty files was made.
+fn begin(
+    root: &Folder,
+    point: &PointPath,
+    id: Option<&str>,
+    volumes: Vec<Wanted>,
+    verify: Option<Verify>,
+) -> Result<(Vec<Opened>, Vec<Disk>)> {
+    let which: Vec<_> = volumes.iter().map(|wanted| wanted.which.clone()).collect();
+    let mut sources = checked_chain::open_all(root, point, id, &which)?;
+    sources.iter_mut().try_for_each(|source| check_verify(source, verify))?;
+    let instance = root.open_dir(&point.instance_folder())?;
+    refuse_same(&volumes)?;
+    let (mut opened, mut disks) = (Vec::new(), Vec::new());
+    for (wanted, source) in volumes.into_iter().zip(sources) {
+        let file = source.chain.first().map_or("", |link| link.path.name()).to_owned();
+        let verify = if source.recorded.is_some() { Verify::Data } else { Verify::Chain };
+        let (output, disk) = open(root, &instance, &wanted, source)?;
+        opened.push(Opened { file, path: wanted.path, verify, output });
+        disks.push(disk);
+    }
+    Ok((opened, disks))
+}
+
+/// Leaves the source its fingerprints if the data are to be compared with them.
+fn check_verify(source: &mut Source, verify: Option<Verify>) -> Result<()> {
+    match (verify, &source.recorded) {
+        (Some(Verify::Chain), _) => source.recorded = None,
+        (Some(Verify::Data), None) => {
+            let cause = "verify: its image, or one below it, has no fingerprints to compare its data with";
+            return Err(Error::new(Code::InvalidArgument, STEP, cause).on_disk(&source.volume));
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+/// No two disks have one output.
+fn refuse_same(volumes: &[Wanted]) -> Result<()> {
+    let mut taken = BTreeSet::new();
+    for wanted in volumes {
+        if !taken.insert(output::resolve(Path::new(&wanted.path))?.0) {
+            return Err(Error::invalid("output.path", format!("'{}' is the output of two disks", wanted.path)));
+        }
+    }
+    Ok(())
+}
+
+/// Opens the output and the fingerprints.
+fn open(root: &Folder, instance: &Folder, wanted: &Wanted, source: Source) -> Result<(Output, Disk)> {
+    let Source { volume, chain, recorded } = source;
+    let mut names = vec![wanted.path.clone()];
+    names.extend(chain.iter().map(|link| link.path.to_string()));
+    let newest = chain.first().ok_or_else(|| Error::new(Code::Internal, STEP, "a chain without an image"))?;
+    let disk = qcow2::inspect(&newest.file).map_err(|e| e.at(STEP, &names[1]))?.virtual_size;
+    let size = wanted.size.unwrap_or(disk);
+    if size < disk {
+        let cause = format!("output.size: the disk has {disk} bytes, its output is to have {size}");
+        return Err(Error::new(Code::InvalidArgument, STEP, cause).on_disk(&volume));
+    }
+    let base = recorded.map(|recorded| base(root, &chain, &recorded, disk)).transpose();
+    let base = base.map_err(|error| error.on_disk(&volume))?;
+    let raw = wanted.format == OutputFormat::Raw;
+    let output = Output::open(&wanted.path, raw, size, root, instance).map_err(|error| error.on_disk(&volume))?;
+    if matches!(output, Output::Device(_)) {
+        let cause = format!("output.path: '{}' is a block device, and this restores into files", wanted.path);
+        return Err(Error::new(Code::InvalidArgument, STEP, cause).on_disk(&volume));
+    }
+    let images = chain.into_iter().map(|link| link.file).collect();
+    let target = output.file()?;
+    let disk = Disk::begin(Parts { volume, names, images, base, target, format: wanted.format, size })?;
+    Ok((output, disk))
+}
+
+fn base(root: &Folder, chain: &[Link], recorded: &[Fingerprints], disk: u64) -> Result<Base<std::fs::File>> {
+    let index = |(link, recorded): (&Link, &Fingerprints)| fingerprints::open(root, &link.path, recorded);
+    let indexes = chain.iter().zip(recorded).map(index).collect::<Result<Vec<_>>>()?;
+    Base::begin(indexes, disk).map_err(|e| fingerprints::failed("read the fingerprints", chain[0].path.as_str(), e))
+}

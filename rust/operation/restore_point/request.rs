@@ -1,0 +1,228 @@
+//! What `restorePoint` is asked and what it answers; checked before anything is looked at.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::nas::path::PointPath;
+use crate::nas::repository::{Export, Repository};
+use crate::operation::checked_chain::Which;
+use crate::operation::flatten::OutputFormat;
+use crate::operation::verify_chain::check_id;
+use crate::qcow2::CLUSTER;
+
+/// More disks than a machine has.
+const MOST_VOLUMES: usize = 512;
+
+/// What `restorePoint` is asked.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct RestorePointRequest {
+    /// The caller's id for this job.
+    pub job: Option<String>,
+    /// The NAS export.
+    pub repository: Option<Repository>,
+    /// The restore point, `<instance>/<timestamp>`.
+    pub backup_path: Option<String>,
+    /// The id that the point had when it was made, as its backup's answer told it: another one is refused. Absent: not asked.
+    pub point_id: Option<String>,
+    /// The disks that are wanted, and where they go.
+    pub volumes: Option<Vec<VolumeRequest>>,
+    /// What the data are compared with. Absent: with the fingerprints where the point has them.
+    pub verify: Option<Verify>,
+    /// Most bytes a second that are read from the NAS. Absent or 0: as many as there are.
+    pub rate_limit: Option<u64>,
+}
+
+/// One disk.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct VolumeRequest {
+    /// The volume, as the backup's answer named it. Either this or `file`.
+    pub volume: Option<String>,
+    /// The image's file name in the point.
+    pub file: Option<String>,
+    /// Where it goes.
+    pub output: Option<RestoreOutput>,
+}
+
+/// Where a disk goes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct RestoreOutput {
+    /// Absolute path on this host.
+    pub path: Option<String>,
+    /// `raw` or `qcow2`.
+    pub format: Option<OutputFormat>,
+    /// Size of the disk in the output, which reads as zeroes behind what was backed up. Absent: as it was.
+    pub size: Option<u64>,
+    /// Bytes in a cluster of a qcow2: 65536, the only one there is.
+    pub cluster_size: Option<u64>,
+}
+
+/// How the data are verified.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verify {
+    /// The files' manifests, headers and chain are looked at.
+    Chain,
+    /// Each byte, too, against the fingerprints.
+    Data,
+}
+
+/// What `restorePoint` answers.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Restored {
+    /// Bytes of the disks that were read from the NAS.
+    pub bytes_read: u64,
+    /// Bytes that were taken from the volumes as they were.
+    pub bytes_kept: u64,
+    /// Bytes that came by sharing blocks with the NAS.
+    pub bytes_cloned: u64,
+    /// The disks, as they were asked for.
+    pub volumes: Vec<RestoredVolume>,
+    /// Milliseconds of the whole call.
+    pub total_millis: u64,
+    /// What an operator should know, line by line.
+    pub details: String,
+}
+
+/// What became of one disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RestoredVolume {
+    /// The image's file name in the point.
+    pub file: String,
+    /// The volume, as the backup's answer named it.
+    pub volume: String,
+    /// The output's path as it was given.
+    pub output: String,
+    /// How the data were verified.
+    pub verified: Verify,
+    /// Bytes that were read from the NAS.
+    pub bytes_read: u64,
+    /// Bytes that were taken from the volume as it was.
+    pub bytes_kept: u64,
+    /// Bytes that came by sharing blocks with the NAS.
+    pub bytes_cloned: u64,
+    /// Milliseconds until it was whole and durable.
+    pub millis: u64,
+}
+
+/// A request that was checked.
+#[derive(Debug)]
+pub(super) struct Asked {
+    pub(super) job: Option<String>,
+    pub(super) export: Export,
+    pub(super) point: PointPath,
+    pub(super) id: Option<String>,
+    pub(super) volumes: Vec<Wanted>,
+    pub(super) verify: Option<Verify>,
+    pub(super) rate: Option<u64>,
+}
+
+/// One disk, and where it goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Wanted {
+    pub(super) which: Which,
+    pub(super) path: String,
+    pub(super) format: OutputFormat,
+    pub(super) size: Option<u64>,
+}
+
+pub(super) fn check(request: RestorePointRequest) -> Result<Asked> {
+    let export = Repository::check(request.repository)?;
+    let path = request.backup_path.ok_or_else(|| Error::invalid("backupPath", "is missing"))?;
+    let point = PointPath::parse("backupPath", &path)?;
+    let volumes = request.volumes.filter(|volumes| !volumes.is_empty());
+    let volumes = volumes.ok_or_else(|| Error::invalid("volumes", "is missing, or empty"))?;
+    if volumes.len() > MOST_VOLUMES {
+        return Err(Error::invalid(
+            "volumes",
+            format!("are {}, and no machine has more than {MOST_VOLUMES}", volumes.len()),
+        ));
+    }
+    let volumes = volumes.into_iter().enumerate().map(|(i, volume)| wanted(i, volume)).collect::<Result<_>>()?;
+    Ok(Asked {
+        job: request.job,
+        export,
+        point,
+        id: check_id(request.point_id)?,
+        volumes,
+        verify: request.verify,
+        rate: request.rate_limit.filter(|rate| *rate > 0),
+    })
+}
+
+fn wanted(i: usize, volume: VolumeRequest) -> Result<Wanted> {
+    let field = |name: &str| format!("volumes[{i}].{name}");
+    let given = |text: Option<String>| text.filter(|text| !text.is_empty());
+    let which = match (given(volume.volume), given(volume.file)) {
+        (Some(volume), None) => Which::Volume(volume),
+        (None, Some(file)) => Which::File(file),
+        (None, None) => return Err(Error::invalid(&field("volume"), "is missing, and so is file")),
+        (Some(_), Some(_)) => return Err(Error::invalid(&field("volume"), "is given, and so is file")),
+    };
+    let output = volume.output.ok_or_else(|| Error::invalid(&field("output"), "is missing"))?;
+    let path = output.path.ok_or_else(|| Error::invalid(&field("output.path"), "is missing"))?;
+    if !path.starts_with('/') || path.ends_with('/') || path.contains(char::is_control) {
+        return Err(Error::invalid(&field("output.path"), "is not an absolute path of a file"));
+    }
+    let format = output.format.ok_or_else(|| Error::invalid(&field("output.format"), "is missing"))?;
+    let size = output.size.filter(|size| *size > 0);
+    if size.is_some_and(|size| !size.is_multiple_of(512)) {
+        return Err(Error::invalid(&field("output.size"), "is not a multiple of 512"));
+    }
+    let cluster = output.cluster_size.filter(|size| *size > 0);
+    if cluster.is_some_and(|size| size != CLUSTER) {
+        return Err(Error::invalid(
+            &field("output.clusterSize"),
+            format!("is not {CLUSTER}, the only one that is made"),
+        ));
+    }
+    Ok(Wanted { which, path, format, size })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Code;
+    use serde_json::{Value, json};
+
+    fn asked(volume: Value) -> Result<Asked> {
+        let request =
+            json!({"repository": {"type": "dir", "address": "/nas"}, "backupPath": "i-1/T1", "volumes": [volume]});
+        check(serde_json::from_value(request).unwrap())
+    }
+
+    #[test]
+    fn a_volume_has_one_name_and_a_whole_output() {
+        let output = json!({"path": "/pool/v", "format": "raw"});
+        assert_eq!(
+            asked(json!({"volume": "v", "output": output})).unwrap().volumes[0].which,
+            Which::Volume("v".into())
+        );
+        assert_eq!(asked(json!({"file": "f", "output": output})).unwrap().volumes[0].which, Which::File("f".into()));
+        for (volume, field) in [
+            (json!({"output": output}), "volumes[0].volume: is missing"),
+            (json!({"volume": "", "output": output}), "volumes[0].volume: is missing"),
+            (json!({"volume": "v", "file": "f", "output": output}), "volumes[0].volume: is given"),
+            (json!({"volume": "v"}), "volumes[0].output: "),
+            (json!({"volume": "v", "output": {"format": "raw"}}), "volumes[0].output.path: "),
+            (json!({"volume": "v", "output": {"path": "v", "format": "raw"}}), "volumes[0].output.path: "),
+            (json!({"volume": "v", "output": {"path": "/v/", "format": "raw"}}), "volumes[0].output.path: "),
+            (json!({"volume": "v", "output": {"path": "/v"}}), "volumes[0].output.format: "),
+            (
+                json!({"volume": "v", "output": {"path": "/v", "format": "raw", "size": 513}}),
+                "volumes[0].output.size: ",
+            ),
+            (
+                json!({"volume": "v", "output": {"path": "/v", "format": "qcow2", "clusterSize": 4096}}),
+                "volumes[0].output.clusterSize: ",
+            ),
+        ] {
+            let error = asked(volume.clone()).unwrap_err();
+            assert!(error.code == Code::InvalidArgument && error.cause.starts_with(field), "{volume}: {error}");
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! A chain as many read it at once: one tells in the guest's order where the bytes lie, and others read them there.
+
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+
+use super::Error;
+use super::absorb::Failure;
+use super::chain::{Chain, read_and_inflate};
+use super::create::CLUSTER;
+use super::image::{Compressed, Image, What};
+use super::storage::read_padded;
+
+/// Where the guest's bytes lie, told in its order.
+#[derive(Debug)]
+pub struct Pieces {
+    chain: Chain,
+    size: u64,
+}
+
+/// Whole clusters of the guest's disk, up to its end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Piece {
+    /// Guest offset.
+    pub at: u64,
+    /// In bytes.
+    pub length: u64,
+    /// What it consists of, in order; nothing if it reads as zeroes.
+    pub parts: Vec<Part>,
+}
+
+/// Bytes that lie together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Part {
+    /// In bytes.
+    pub length: u64,
+    /// Where they lie.
+    pub place: Place,
+}
+
+/// Where bytes of the guest's disk lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// Nowhere: they read as zeroes.
+    Hole,
+    /// In the file of an image of the chain, at an offset.
+    Data(usize, u64),
+    /// In a compressed cluster.
+    Packed(Packed),
+}
+
+/// Bytes within a compressed cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Packed {
+    image: usize,
+    cluster: Compressed,
+    within: u64,
+}
+
+impl Place {
+    /// The image that it is in.
+    pub fn image(self) -> Option<usize> {
+        match self {
+            Place::Hole => None,
+            Place::Data(image, _) | Place::Packed(Packed { image, .. }) => Some(image),
+        }
+    }
+
+    fn skip(self, bytes: u64) -> Place {
+        match self {
+            Place::Hole => Place::Hole,
+            Place::Data(image, offset) => Place::Data(image, offset + bytes),
+            Place::Packed(packed) => Place::Packed(Packed { within: packed.within + bytes, ..packed }),
+        }
+    }
+}
+
+impl Pieces {
+    /// Opens `images`, the newest first, each standing on the next, and what reads what they hold.
+    pub fn open(images: Vec<File>) -> Result<(Pieces, Images), Failure> {
+        let mut chain = Chain::open(images).map_err(|(i, error)| Failure::of(i + 1, error))?;
+        chain.check_tables_are_distinct()?;
+        let again = |(i, image): (usize, &Image<File>)| image.again().map_err(|error| Failure::of(i + 1, error));
+        let images = chain.images.iter().enumerate().map(again).collect::<Result<_, _>>()?;
+        let size = chain.images.first().map_or(0, |image| image.virtual_size());
+        Ok((Pieces { chain, size }, Images(images)))
+    }
+
+    /// Size that the guest sees, in bytes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// What there is from `at` on, the begin of a cluster below the disk's end: whole clusters that read as zeroes, or others,
+    /// no more than `most` bytes of them, a multiple of `CLUSTER`. What is told once counts as taken.
+    pub fn next(&mut self, at: u64, most: u64) -> Result<Piece, Failure> {
+        let first = self.part(at, self.size - at)?;
+        let whole = whole_clusters(&first, self.size - at);
+        if whole > 0 {
+            return Ok(Piece { at, length: whole, parts: Vec::new() });
+        }
+        let (end, mut piece) = (most.min(self.size - at), Piece { at, length: 0, parts: Vec::new() });
+        while piece.length < end {
+            let mut part = self.part(at + piece.length, end - piece.length)?;
+            if piece.length.is_multiple_of(CLUSTER) && whole_clusters(&part, end - piece.length) > 0 {
+                break;
+            }
+            match part.place {
+                Place::Hole => part.length = part.length.min(CLUSTER - piece.length % CLUSTER),
+                Place::Data(image, _) => self.chain.spend(image, part.length)?,
+                Place::Packed(_) => {}
+            }
+            piece.length += part.length;
+            piece.parts.push(part);
+        }
+        Ok(piece)
+    }
+
+    fn part(&mut self, at: u64, limit: u64) -> Result<Part, Failure> {
+        let all = 0..self.chain.images.len();
+        let found = self.chain.provider(all, at, limit)?;
+        let place = match found.extent.what {
+            What::Unallocated | What::Zero => Place::Hole,
+            What::Data(offset) => Place::Data(found.image, offset),
+            What::Compressed(cluster) => {
+                let within = at % self.chain.images[found.image].cluster_size();
+                Place::Packed(Packed { image: found.image, cluster, within })
+            }
+        };
+        Ok(Part { length: found.extent.length, place })
+    }
+}
+
+/// Bytes of whole clusters that read as zeroes, of a part that begins a cluster `left` bytes before the disk's end.
+fn whole_clusters(part: &Part, left: u64) -> u64 {
+    match part.place {
+        Place::Hole if part.length == left => left,
+        Place::Hole => part.length / CLUSTER * CLUSTER,
+        _ => 0,
+    }
+}
+
+/// The images of a chain, read by any number at once.
+#[derive(Debug)]
+pub struct Images(Vec<Image<File>>);
+
+/// Room to inflate clusters in, and what was inflated last.
+#[derive(Debug, Default)]
+pub struct Inflated {
+    last: Option<(usize, Compressed)>,
+    cluster: Vec<u8>,
+    deflated: Vec<u8>,
+}
+
+impl Images {
+    /// The file of an image, and its length.
+    pub fn file(&self, image: usize) -> (&File, u64) {
+        (&self.0[image].storage, self.0[image].length)
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Fills `buffer` with what the bytes `range` of `piece` are.
+    pub fn read(
+        &self,
+        piece: &Piece,
+        range: Range<u64>,
+        buffer: &mut [u8],
+        inflated: &mut Inflated,
+    ) -> Result<(), Failure> {
+        let (mut start, mut rest) = (0, buffer);
+        for part in &piece.parts {
+            let end = start + part.length;
+            let (from, to) = (start.max(range.start), end.min(range.end));
+            if from < to {
+                let (into, after) = rest.split_at_mut(usize::try_from(to - from).unwrap_or(usize::MAX));
+                self.read_place(part.place.skip(from - start), into, inflated)?;
+                rest = after;
+            }
+            start = end;
+        }
+        rest.fill(0);
+        Ok(())
+    }
+
+    /// Fills `buffer` with what lies at `place`, within one part.
+    pub fn read_place(&self, place: Place, buffer: &mut [u8], inflated: &mut Inflated) -> Result<(), Failure> {
+        match place {
+            Place::Hole => buffer.fill(0),
+            Place::Data(image, offset) => {
+                read_padded(&self.0[image].storage, buffer, offset).map_err(|e| Failure::of(image + 1, e))?;
+            }
+            Place::Packed(Packed { image, cluster, within }) => {
+                if inflated.last != Some((image, cluster)) {
+                    inflated.last = None;
+                    let Inflated { cluster: into, deflated, .. } = inflated;
+                    read_and_inflate(&self.0[image], cluster, deflated, into).map_err(|e| Failure::of(image + 1, e))?;
+                    inflated.last = Some((image, cluster));
+                }
+                let within = usize::try_from(within).unwrap_or(usize::MAX);
+                let from = within.checked_add(buffer.len()).and_then(|end| inflated.cluster.get(within..end));
+                let from = from.ok_or_else(|| Error::Corrupt("a compressed cluster is too short".into()));
+                buffer.copy_from_slice(from.map_err(|e| Failure::of(image + 1, e))?);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Image<File> {
+    /// The same, of whose tables nothing is remembered.
+    fn again(&self) -> io::Result<Image<File>> {
+        let storage = self.storage.try_clone()?;
+        Ok(Image::of(storage, self.header.clone(), self.length))
+    }
+}

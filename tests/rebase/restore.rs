@@ -1,0 +1,432 @@
+//! `restorePoint`: all disks of a point as files, each byte as it was backed up, or nothing at all.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nasbackup::engine::Engine;
+use nasbackup::error::{Code, Error, Result};
+use nasbackup::operation::{call, cancel};
+use nasbackup::point::fingerprints::{Fingerprints, file_name, index_image};
+use nasbackup::point::{Kind, Manifest, ManifestDisk, ParentPoint};
+use nasbackup::qcow2::{CLUSTER, Stream};
+use serde_json::{Value, json};
+
+use crate::chains::{Random, qemu_img};
+
+/// Where a sync takes no time.
+const QUICK: &str = "/dev/shm";
+pub(crate) const FILES: [&str; 2] = ["root.a.qcow2", "datadisk.b.qcow2"];
+
+/// Points `T1` (full), `T2`, ... of a machine `i-1` with two disks of random content, as backups leave them.
+pub(crate) struct Points {
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) count: usize,
+    /// What each disk was at the last point.
+    pub(crate) disks: Vec<Vec<u8>>,
+}
+
+fn fill(random: &mut Random, bytes: &mut [u8]) {
+    bytes.chunks_mut(8).for_each(|chunk| chunk.copy_from_slice(&random.next().to_le_bytes()[..chunk.len()]));
+}
+
+impl Points {
+    pub(crate) fn make(count: usize, size: u64) -> Points {
+        Points::make_in(Path::new(QUICK), count, size)
+    }
+
+    pub(crate) fn make_in(folder: &Path, count: usize, size: u64) -> Points {
+        let dir = tempfile::tempdir_in(folder).unwrap();
+        let mut random = Random(count as u64);
+        let mut disks = vec![vec![0; size as usize]; FILES.len()];
+        for point in 1..=count {
+            let folder = dir.path().join(format!("i-1/T{point}"));
+            fs::create_dir_all(&folder).unwrap();
+            for (file, disk) in FILES.iter().zip(&mut disks) {
+                write(&mut random, &folder.join(file), (point > 1).then(|| format!("../T{}/{file}", point - 1)), disk);
+            }
+            manifest(dir.path(), point, true);
+        }
+        Points { dir, count, disks }
+    }
+
+    pub(crate) fn last(&self) -> String {
+        format!("i-1/T{}", self.count)
+    }
+
+    /// Into the folder `out`, both disks.
+    pub(crate) fn request(&self, out: &Path, format: &str) -> Value {
+        let volume = |file: &str| json!({"file": file, "output": {"path": out.join(file), "format": format}});
+        json!({
+            "job": format!("restore {}", self.dir.path().display()),
+            "repository": {"type": "dir", "address": self.dir.path()},
+            "backupPath": self.last(),
+            "volumes": FILES.map(volume),
+        })
+    }
+
+    pub(crate) fn restore(&self, out: &Path, format: &str) -> Result<Value> {
+        restore(&self.request(out, format))
+    }
+
+    pub(crate) fn assert_restored(&self, out: &Path, format: &str) {
+        for (file, disk) in FILES.iter().zip(&self.disks) {
+            assert!(content(&out.join(file), format) == *disk, "{file} {format}");
+        }
+    }
+}
+
+pub(crate) fn restore(request: &Value) -> Result<Value> {
+    call("restorePoint", &request.to_string(), &mut |_| Ok(()))
+}
+
+/// What a guest reads of the image, in QEMU's eyes.
+pub(crate) fn content(path: &Path, format: &str) -> Vec<u8> {
+    if format == "raw" {
+        return fs::read(path).unwrap();
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let raw = dir.path().join("raw");
+    qemu_img(dir.path(), &["check", "-q", "-f", format, path.to_str().unwrap()]);
+    qemu_img(dir.path(), &["convert", "-f", format, "-O", "raw", path.to_str().unwrap(), raw.to_str().unwrap()]);
+    fs::read(raw).unwrap()
+}
+
+/// An image that changes some of the disk, and begins it if there is nothing below.
+fn write(random: &mut Random, path: &Path, below: Option<String>, disk: &mut [u8]) {
+    let file = File::options().read(true).write(true).create_new(true).open(path).unwrap();
+    let mut stream = Stream::begin(file, disk.len() as u64, below.as_deref()).unwrap();
+    for at in (0..disk.len()).step_by(CLUSTER as usize) {
+        let end = (at + CLUSTER as usize).min(disk.len());
+        match random.below(if below.is_some() { 8 } else { 3 }) {
+            0 => {
+                disk[at..end].fill(0);
+                stream.zeroes(at as u64, (end - at) as u64).unwrap();
+            }
+            1 => {
+                fill(random, &mut disk[at..end]);
+                stream.data(at as u64, &disk[at..end]).unwrap();
+            }
+            _ => {}
+        }
+    }
+    stream.finish().unwrap();
+}
+
+fn fingerprint(image: &Path) -> Fingerprints {
+    let name = file_name(image.file_name().unwrap().to_str().unwrap());
+    let index = File::create(image.with_file_name(&name)).unwrap();
+    let mut indexing = index_image(File::open(image).unwrap(), index).unwrap();
+    let (hash, rest) = indexing.advance(Instant::now() + Duration::from_secs(60)).unwrap().unwrap();
+    Fingerprints { file: name, hash, rest }
+}
+
+fn manifest(root: &Path, point: usize, fingerprints: bool) {
+    let folder = root.join(format!("i-1/T{point}"));
+    let below = (point > 1).then(|| format!("i-1/T{}", point - 1));
+    let kind = if below.is_some() { Kind::Incremental } else { Kind::Full };
+    let disk = |file: &&str| ManifestDisk {
+        volume: file.split('.').nth(1).unwrap().into(),
+        serial: None,
+        file: (*file).into(),
+        kind,
+        parent: below.as_ref().map(|below| format!("{below}/{file}")),
+        size: fs::metadata(folder.join(file)).unwrap().len(),
+        virtual_size: nasbackup::qcow2::inspect(&File::open(folder.join(file)).unwrap()).unwrap().virtual_size,
+        bitmap: None,
+        fingerprints: fingerprints.then(|| fingerprint(&folder.join(file))),
+    };
+    let manifest = Manifest {
+        version: Manifest::VERSION,
+        point_id: format!("id-{point}"),
+        backup_path: Some(format!("i-1/T{point}")),
+        vm_name: "i-1".into(),
+        when: "2031-01-02T03:04:05Z".parse().unwrap(),
+        kind,
+        bitmap: None,
+        name: None,
+        engine: Engine::Push,
+        parent: below.clone().map(|backup_path| ParentPoint { backup_path, point_id: format!("id-{}", point - 1) }),
+        disks: FILES.iter().map(disk).collect(),
+        left_out: Vec::new(),
+        texts: None,
+        mac: None,
+        checksum: None,
+    };
+    manifest.write(&mut File::create(folder.join("manifest.json")).unwrap()).unwrap();
+}
+
+/// All names below a folder, and what lies there.
+fn all(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    entries.map(|path| (path.clone(), fs::read(&path).unwrap())).collect()
+}
+
+const SIZE: u64 = (6 << 20) + 1536;
+
+#[test]
+fn a_chain_of_ten_comes_back_as_it_was_in_either_format_verified_or_not() {
+    let points = Points::make(10, SIZE);
+    for (format, verify) in
+        [("raw", json!(null)), ("qcow2", json!("data")), ("raw", json!("chain")), ("qcow2", json!("chain"))]
+    {
+        let out = tempfile::tempdir_in(QUICK).unwrap();
+        let mut request = points.request(out.path(), format);
+        request["verify"] = verify.clone();
+        let restored = restore(&request).unwrap();
+        points.assert_restored(out.path(), format);
+        let verified = if verify == "chain" { "chain" } else { "data" };
+        for (i, volume) in restored["volumes"].as_array().unwrap().iter().enumerate() {
+            assert_eq!((&volume["file"], &volume["verified"]), (&json!(FILES[i]), &json!(verified)));
+            assert_eq!(volume["volume"], ["a", "b"][i]);
+            assert_eq!(volume["output"], out.path().join(FILES[i]).to_str().unwrap());
+        }
+        let held: usize = points
+            .disks
+            .iter()
+            .flat_map(|disk| disk.chunks(CLUSTER as usize))
+            .filter(|c| c.iter().any(|b| *b != 0))
+            .map(<[u8]>::len)
+            .sum();
+        assert_eq!(
+            restored["bytesRead"].as_u64().unwrap() + restored["bytesCloned"].as_u64().unwrap(),
+            held as u64,
+            "{restored}"
+        );
+        assert_eq!(all(out.path()).len(), 2);
+    }
+}
+
+#[test]
+fn an_output_may_be_larger_and_no_smaller_than_the_disk() {
+    let points = Points::make(2, SIZE);
+    for format in ["raw", "qcow2"] {
+        let out = tempfile::tempdir_in(QUICK).unwrap();
+        let mut request = points.request(out.path(), format);
+        for volume in 0..2 {
+            request["volumes"][volume]["output"]["size"] = json!(8 << 20);
+        }
+        restore(&request).unwrap();
+        for (file, disk) in FILES.iter().zip(&points.disks) {
+            let mut grown = disk.clone();
+            grown.resize(8 << 20, 0);
+            assert!(content(&out.path().join(file), format) == grown, "{file} {format}");
+        }
+        request["volumes"][1]["output"]["size"] = json!(SIZE - 512);
+        let error = restore(&request).unwrap_err();
+        assert_eq!((error.code, error.disk.as_deref()), (Code::InvalidArgument, Some("b")), "{error}");
+        assert!(error.cause.contains(&SIZE.to_string()) && error.cause.contains(&(SIZE - 512).to_string()), "{error}");
+    }
+}
+
+/// Where in the file of an image its data begin, and what of the disk that is.
+fn data_of(image: &Path) -> Vec<(u64, u64, u64)> {
+    let map = qemu_img(Path::new("/"), &["map", "--output=json", "-f", "qcow2", image.to_str().unwrap()]);
+    let map: Vec<Value> = serde_json::from_str(&map).unwrap();
+    let own = map.iter().filter(|part| part["depth"] == 0 && part["data"] == true);
+    let number = |value: &Value| value.as_u64().unwrap();
+    own.map(|part| (number(&part["start"]), number(&part["length"]), number(&part["offset"]))).collect()
+}
+
+#[test]
+fn a_byte_that_was_changed_anywhere_in_the_chain_fails_it_and_nothing_is_replaced() {
+    let points = Points::make(10, SIZE);
+    let mut random = Random(7);
+    for format in ["raw", "qcow2"] {
+        let out = tempfile::tempdir_in(QUICK).unwrap();
+        for file in FILES {
+            fs::write(out.path().join(file), "as it was").unwrap();
+        }
+        let before = all(out.path());
+        let mut seen = 0;
+        for point in 1..=10 {
+            let image = points.dir.path().join(format!("i-1/T{point}/{}", FILES[1]));
+            let parts = data_of(&image);
+            let (start, length, offset) = parts[random.below(parts.len() as u64) as usize];
+            let within = random.below(length);
+            let file = File::options().read(true).write(true).open(&image).unwrap();
+            let mut byte = [0];
+            file.read_exact_at(&mut byte, offset + within).unwrap();
+            file.write_all_at(&[byte[0] ^ 1], offset + within).unwrap();
+            match points.restore(out.path(), format) {
+                // a later point has changed it
+                Ok(_) => {
+                    points.assert_restored(out.path(), format);
+                    FILES.iter().for_each(|file| fs::write(out.path().join(file), "as it was").unwrap());
+                }
+                Err(Error { code, cause, disk, .. }) => {
+                    seen += 1;
+                    assert_eq!((code, disk.as_deref()), (Code::CorruptImage, Some("b")), "{cause}");
+                    let cluster = (start + within) / CLUSTER * CLUSTER;
+                    assert!(cause.contains(&format!("guest offset {cluster} ")), "{cause}");
+                    assert!(cause.contains(&format!("i-1/T{point}/{}", FILES[1])), "{cause}");
+                }
+            }
+            assert_eq!(all(out.path()), before);
+            file.write_all_at(&byte, offset + within).unwrap();
+        }
+        assert!(seen > 2, "{seen}");
+        points.restore(out.path(), format).unwrap();
+        points.assert_restored(out.path(), format);
+    }
+}
+
+/// Tables are in no fingerprint of a cluster: what they make of the disk is.
+#[test]
+fn tables_and_fingerprints_that_were_changed_restore_what_was_backed_up_or_nothing() {
+    let points = Points::make(3, 1 << 20);
+    let mut random = Random(3);
+    let out = tempfile::tempdir_in(QUICK).unwrap();
+    let (mut refused, mut restored) = (0, 0);
+    for round in 0..150 {
+        let (point, file) = (1 + random.below(3), FILES[random.below(2) as usize]);
+        let name = if round % 3 == 0 { file_name(file) } else { file.to_owned() };
+        let path = points.dir.path().join(format!("i-1/T{point}/{name}"));
+        let bytes = fs::read(&path).unwrap();
+        let mut changed = bytes.clone();
+        // mostly the tables: they are at the end of what the stream writes, and the header at its begin
+        let at = if round % 2 == 0 {
+            random.below(bytes.len() as u64)
+        } else {
+            bytes.len() as u64 - 1 - random.below(5 * CLUSTER.min(bytes.len() as u64 / 6))
+        };
+        changed[at as usize] ^= 1 << random.below(8);
+        fs::write(&path, &changed).unwrap();
+        let format = if round % 5 == 0 { "qcow2" } else { "raw" };
+        match points.restore(out.path(), format) {
+            Ok(_) => {
+                restored += 1;
+                points.assert_restored(out.path(), format);
+                FILES.iter().for_each(|file| fs::remove_file(out.path().join(file)).unwrap());
+            }
+            Err(_) => refused += 1,
+        }
+        assert!(all(out.path()).is_empty());
+        fs::write(&path, &bytes).unwrap();
+    }
+    assert!(refused > 20 && restored > 5, "{refused} refused, {restored} restored");
+}
+
+#[test]
+fn what_is_asked_wrongly_is_refused_before_anything_is_made() {
+    let points = Points::make(2, 1 << 20);
+    let out = tempfile::tempdir_in(QUICK).unwrap();
+    let inside = points.dir.path().join("i-1/T2/x");
+    let device = json!({"path": "/dev/null", "format": "raw"});
+    for (change, code, word) in [
+        (json!({"volumes": []}), Code::InvalidArgument, "volumes"),
+        (json!({"pointId": "another"}), Code::CorruptImage, "another"),
+        (json!({"backupPath": "i-1/T9"}), Code::NotFound, ""),
+        (json!({"verify": "nothing"}), Code::InvalidArgument, "verify"),
+        (
+            json!({"volumes": [{"volume": "c", "output": {"path": out.path().join("c"), "format": "raw"}}]}),
+            Code::NotFound,
+            "'c'",
+        ),
+        (
+            json!({"volumes": [{"file": "c.qcow2", "output": {"path": out.path().join("c"), "format": "raw"}}]}),
+            Code::NotFound,
+            "'c.qcow2'",
+        ),
+        (
+            json!({"volumes": [{"volume": "a", "output": {"path": inside, "format": "raw"}}]}),
+            Code::InvalidArgument,
+            "restore points",
+        ),
+        (json!({"volumes": [{"volume": "a", "output": device}]}), Code::InvalidArgument, "neither"),
+    ] {
+        let mut request = points.request(out.path(), "raw");
+        request.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+        let error = restore(&request).unwrap_err();
+        assert!(error.code == code && error.cause.contains(word), "{change}: {error}");
+        assert!(all(out.path()).is_empty(), "{change}");
+    }
+    // one output for both, by whatever name
+    std::os::unix::fs::symlink(out.path(), out.path().join("link")).unwrap();
+    for path in [out.path().join("x"), out.path().join("link/x")] {
+        let mut request = points.request(out.path(), "raw");
+        request["volumes"][0]["output"]["path"] = json!(out.path().join("x"));
+        request["volumes"][1]["output"]["path"] = json!(path);
+        let error = restore(&request).unwrap_err();
+        assert!(error.code == Code::InvalidArgument && error.cause.contains("two disks"), "{error}");
+        assert_eq!(fs::read_dir(out.path()).unwrap().count(), 1);
+    }
+}
+
+#[test]
+fn without_fingerprints_the_chain_alone_is_verified_and_no_more_is_promised() {
+    let points = Points::make(3, 1 << 20);
+    manifest(points.dir.path(), 2, false);
+    let out = tempfile::tempdir_in(QUICK).unwrap();
+    let mut request = points.request(out.path(), "raw");
+    request["verify"] = json!("data");
+    let error = restore(&request).unwrap_err();
+    assert!(error.code == Code::InvalidArgument && error.cause.contains("fingerprints"), "{error}");
+    assert!(all(out.path()).is_empty());
+    let restored = points.restore(out.path(), "raw").unwrap();
+    assert_eq!(restored["volumes"][0]["verified"], "chain");
+    points.assert_restored(out.path(), "raw");
+}
+
+#[test]
+fn a_volume_that_qemu_has_open_is_left_alone_and_so_are_all_others() {
+    let points = Points::make(2, 1 << 20);
+    let out = tempfile::tempdir_in(QUICK).unwrap();
+    for file in FILES {
+        fs::write(out.path().join(file), [1; 4096]).unwrap();
+    }
+    let before = all(out.path());
+    let held = out.path().join(FILES[1]);
+    let mut tool = Command::new("qemu-io")
+        .args(["-f", "raw", held.to_str().unwrap()])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    std::io::Read::read_exact(tool.stdout.as_mut().unwrap(), &mut [0; 1]).unwrap();
+    let error = points.restore(out.path(), "raw").unwrap_err();
+    assert_eq!((error.code, error.disk.as_deref()), (Code::DomainState, Some("b")), "{error}");
+    assert_eq!(all(out.path()), before);
+    drop(tool.stdin.take());
+    tool.wait().unwrap();
+    points.restore(out.path(), "raw").unwrap();
+    points.assert_restored(out.path(), "raw");
+}
+
+#[test]
+fn whenever_it_is_cancelled_nothing_is_replaced() {
+    let points = Points::make(3, 4 << 20);
+    let out = tempfile::tempdir_in(QUICK).unwrap();
+    for file in FILES {
+        fs::write(out.path().join(file), "as it was").unwrap();
+    }
+    let before = all(out.path());
+    let mut request = points.request(out.path(), "qcow2");
+    // slow enough to be met on its way
+    request["rateLimit"] = json!(2 << 20);
+    for after in 1..8 {
+        let (mut told, mut phases) = (0, Vec::new());
+        let ended = call("restorePoint", &request.to_string(), &mut |status| {
+            told += 1;
+            phases.push(status.phase);
+            assert_eq!(status.operation, "restorePoint");
+            assert!(told != after || cancel(&status.job).found);
+            Ok(())
+        });
+        assert_eq!(ended.unwrap_err().code, Code::Cancelled, "after {after} reports: {phases:?}");
+        assert_eq!(all(out.path()), before);
+    }
+    request["rateLimit"] = json!(null);
+    let mut last = (0, 0);
+    call("restorePoint", &request.to_string(), &mut |status| {
+        assert!(status.done_bytes >= last.0, "{status:?}");
+        last = (status.done_bytes, status.total_bytes);
+        Ok(())
+    })
+    .unwrap();
+    assert_eq!(last, (8 << 20, 8 << 20));
+    points.assert_restored(out.path(), "qcow2");
+}
