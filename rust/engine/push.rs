@@ -1,32 +1,106 @@
-//! The push engine: QEMU writes the targets itself, and may not return from a NAS that hangs.
+//! The push engine: QEMU writes the targets itself, and may not return from a NAS that hangs. How much it writes nobody can
+//! keep it from, but it is seen.
 
 use std::collections::BTreeSet;
+use std::fs::File;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use super::incident::Incident;
-use super::job::{BackupJob, CALL, COPY, Signal};
+use rustix::fs::{AtFlags, StatxFlags};
+
+use super::job::{BackupJob, CALL, COPY, POLL, Signal};
 use crate::error::{Code, Error, Result};
 use crate::job::Reporter;
 use crate::libvirt::{Event, JobPicture, JobState, State};
-use crate::nas::deadline::{ask, ask_who_writes};
+use crate::nas::deadline::{self, Background, ask, ask_who_writes};
 
 /// How long QEMU may take to close its targets before we ask by another way.
 const CLOSE: Duration = Duration::from_secs(5);
 /// How long to wait, after a failure, for the event that names the disk.
 const BLAME: Duration = Duration::from_millis(300);
 
-/// Waits until QEMU has written and closed the target of each of the `disks`, which it does at `rate` bytes a second if
-/// that is given; why it did not, if so. On an error the job is aborted, unless it has ended.
+/// How long a look at the targets' sizes may still take once the job has ended.
+const LOOK: Duration = Duration::from_secs(2);
+const WATCH: &str = "watch the targets";
+/// What some file systems take ahead of who writes: XFS no more than this.
+const AHEAD: u64 = 8 << 30;
+
+/// A file that QEMU writes.
+#[derive(Debug)]
+pub struct Target {
+    /// The disk's name in the domain.
+    pub disk: String,
+    /// Size that the guest sees, in bytes.
+    pub size: u64,
+    /// As it was made, open since then.
+    pub file: File,
+}
+
+/// More bytes than the file of an image of that size has: its tables take a thousandth of what it holds.
+pub fn longest(virtual_size: u64) -> u64 {
+    virtual_size.saturating_add(virtual_size / 256).saturating_add(64 << 20)
+}
+
+/// `JOB_FAILED` when the file of an image is longer, or takes more room, than one of that size: by what a QEMU that somebody has
+/// taken over writes there beyond, the NAS would be full.
+pub fn check_growth(file: &File, virtual_size: u64) -> Result<()> {
+    // neither makes an NFS client write anything, or ask for more than it knows
+    let mask = StatxFlags::SIZE | StatxFlags::BLOCKS;
+    let found = rustix::fs::statx(file, "", AtFlags::EMPTY_PATH, mask);
+    let found = found.map_err(|e| Error::io(WATCH, "the target", e))?;
+    match overgrowth(found.stx_size, found.stx_blocks.saturating_mul(512), virtual_size) {
+        Some(cause) => Err(Error::new(Code::JobFailed, WATCH, cause)),
+        None => Ok(()),
+    }
+}
+
+/// What is too much of a file of so many bytes, which takes so much room. Some servers count copies and parity as the file's.
+fn overgrowth(length: u64, room: u64, virtual_size: u64) -> Option<String> {
+    let most = longest(virtual_size);
+    let most_room = most.saturating_mul(4).saturating_add(AHEAD);
+    let tell = |has: String| {
+        format!("its target {has}, more than an image of {virtual_size} bytes: QEMU wrote what is not the disk's")
+    };
+    match () {
+        () if length > most => Some(tell(format!("is {length} bytes long"))),
+        () if room > most_room => Some(tell(format!("takes {room} bytes"))),
+        () => None,
+    }
+}
+
+/// Looks at the targets until the other side of `ended` is gone.
+fn watch(targets: &[Target], ended: &Receiver<()>) -> Result<()> {
+    loop {
+        for target in targets {
+            check_growth(&target.file, target.size).map_err(|error| error.on_disk(&target.disk))?;
+        }
+        if ended.recv_timeout(POLL) != Err(RecvTimeoutError::Timeout) {
+            return Ok(());
+        }
+    }
+}
+
+/// Waits until QEMU has written and closed each of the `targets`, which it does at `rate` bytes a second if that is given; why
+/// it did not, if so. On an error, and when they get larger than what is to be in them, the job is aborted, unless it has
+/// ended.
 pub fn copy(
     backup: &mut BackupJob,
-    disks: BTreeSet<String>,
+    targets: Vec<Target>,
     rate: Option<u64>,
     job: &mut Reporter<'_>,
     deadline: Instant,
 ) -> Result<Option<Error>> {
-    let mut push = Push { backup, disks, rate, closed: BTreeSet::new(), failed_disk: None };
+    let disks = targets.iter().map(|target| target.disk.clone()).collect();
+    let (watching, ended) = mpsc::channel();
+    let sender = backup.sender();
+    let watch = deadline::start(WATCH, move || watch(&targets, &ended), move || drop(sender.send(Signal::Ended)));
+    let watch = watch.map_err(|error| backup.abort(error))?;
+    let mut push = Push { backup, disks, rate, watch, closed: BTreeSet::new(), failed_disk: None };
     let limited = push.limit();
     let outcome = push.wait_completed(job, deadline).and_then(|()| push.wait_closed(deadline));
+    drop(watching);
+    push.watch.wait(LOOK);
     outcome.map(|()| limited.err()).map_err(|error| backup.abort(error))
 }
 
@@ -36,6 +110,8 @@ struct Push<'a> {
     disks: BTreeSet<String>,
     /// Bytes a second that all disks together may have.
     rate: Option<u64>,
+    /// The look at the targets, which ends early when one gets too large.
+    watch: Background<()>,
     /// Disks whose block job ended, and whose targets so are closed.
     closed: BTreeSet<String>,
     /// The first disk whose block job failed.
@@ -55,6 +131,7 @@ impl Push<'_> {
                     // A job that is over, too, takes no limit.
                     let _ = self.limit().inspect_err(|error| log::debug!("{error}"));
                 }
+                Some(Signal::Ended) => self.watch.wait(Duration::ZERO).unwrap_or(Ok(()))?,
                 Some(Signal::Running(picture)) => {
                     job.progress(picture.done, picture.total);
                     job.tell()?;
@@ -170,5 +247,44 @@ impl Push<'_> {
         // A QEMU that hangs in the close must not be asked anything more, as if its job still ran.
         self.backup.ended = !settled.as_ref().is_err_and(|error| error.code == Code::NasUnresponsive);
         settled
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_watch_ends_with_the_job_or_when_a_target_is_too_large() {
+        let file = tempfile::tempfile().unwrap();
+        let target = Target { disk: "vda".into(), size: 1 << 20, file: file.try_clone().unwrap() };
+        let targets = [target];
+        let (watching, ended) = mpsc::channel();
+        file.set_len(2 << 20).unwrap();
+        drop(watching);
+        watch(&targets, &ended).unwrap();
+        let (_watching, ended) = mpsc::channel();
+        file.set_len(1 << 30).unwrap();
+        let error = watch(&targets, &ended).unwrap_err();
+        assert_eq!((error.code, error.disk.as_deref()), (Code::JobFailed, Some("vda")), "{error}");
+    }
+
+    #[test]
+    fn a_target_may_take_what_its_image_does_and_no_file_of_a_disk_more() {
+        const GIB: u64 = 1 << 30;
+        for (length, room, size, too_much) in [
+            (GIB, GIB, GIB, false),
+            // all of it written, with its tables; what XFS takes ahead, and three copies of it
+            (GIB + (1 << 20), GIB + (1 << 20), GIB, false),
+            (GIB + (1 << 20), 9 * GIB, GIB, false),
+            (100 * GIB, 300 * GIB, 100 * GIB, false),
+            // nothing is written there, but it could be
+            (2 * GIB, 0, GIB, true),
+            (u64::MAX, 0, u64::MAX, false),
+            // beyond its end
+            (1 << 20, 13 * GIB, GIB, true),
+        ] {
+            assert_eq!(overgrowth(length, room, size).is_some(), too_much, "{length} {room} {size}");
+        }
     }
 }

@@ -284,6 +284,15 @@ impl Folder {
         self.check_is(STEP, to, file)
     }
 
+    /// Moves `file`, and nothing else that has its name by now, to that name in another folder.
+    pub fn move_to(&self, file: &File, name: &str, other: &Folder) -> Result<()> {
+        const STEP: &str = "move";
+        self.check_name(STEP, name.as_ref())?;
+        self.check_is(STEP, name, file)?;
+        rustix::fs::renameat(&self.fd, name, &other.fd, name).map_err(|e| failed(STEP, self.path.join(name), e))?;
+        other.check_is(STEP, name, file)
+    }
+
     /// `IO` when what has this name is not that very `file`.
     pub fn check_is(&self, step: &'static str, name: impl AsRef<OsStr>, file: &File) -> Result<()> {
         let path = self.path.join(name.as_ref());
@@ -423,6 +432,11 @@ impl Folder {
     }
 }
 
+/// Is it the name that an NFS client gives to a file that is removed while somebody on this host has it open?
+pub(super) fn is_kept_by_nfs(name: &OsStr) -> bool {
+    name.as_bytes().starts_with(b".nfs")
+}
+
 /// Opens the very file that is open as `file` for reading and writing, unless it has another name, too. `path` is for messages.
 pub fn open_same_for_writing(file: &File, path: impl AsRef<Path>) -> Result<File> {
     let path = path.as_ref();
@@ -534,7 +548,11 @@ fn remove(folder: BorrowedFd<'_>, name: &CStr, path: &Path, bounds: &mut Removal
     };
     let kind = FileType::from_raw_mode(stat.st_mode);
     if kind != FileType::Directory {
-        gone_is_fine(rustix::fs::unlinkat(folder, name, AtFlags::empty()))?;
+        match rustix::fs::unlinkat(folder, name, AtFlags::empty()) {
+            // it is gone, and goes from here, too, when who has it open closes it
+            Err(Errno::BUSY) if is_kept_by_nfs(OsStr::from_bytes(name.to_bytes())) => return Ok(0),
+            removed => gone_is_fine(removed)?,
+        }
         let blocks = u64::try_from(stat.st_blocks).unwrap_or(0);
         return Ok(if kind == FileType::RegularFile { blocks.saturating_mul(512) } else { 0 });
     }

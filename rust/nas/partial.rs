@@ -65,6 +65,11 @@ impl PartialPoint {
         self.folder.create_file(name, config::current().file_mode())
     }
 
+    /// Where files go that are taken out of the point.
+    pub fn aside(&self) -> Result<Aside> {
+        Ok(Aside::new(self.instance.again()?, &partial_name(&self.point)))
+    }
+
     /// Gives the point its final name, durably. Its files have been synced. After an error nothing is visible
     /// under the final name, and nothing of it is left, unless the error says so.
     pub fn publish(mut self) -> Result<()> {
@@ -108,6 +113,32 @@ impl PartialPoint {
         let partial = partial_name(&self.point);
         let removed = self.lock.check().and_then(|()| self.instance.remove_tree(&partial));
         removed.map(drop).map_err(|e| e.with_leftover(self.instance.path.join(&partial).display()))
+    }
+}
+
+/// A folder beside an unfinished point, which goes with the next cleanup at the latest. Whoever has a file open keeps it: on NFS
+/// it has another name then, in the folder in which it was removed, and that is to be no point's.
+#[derive(Debug)]
+pub struct Aside {
+    instance: Folder,
+    name: String,
+}
+
+impl Aside {
+    /// Beside the unfinished point `partial`.
+    pub fn new(instance: Folder, partial: &str) -> Aside {
+        Aside { instance, name: format!("{partial}.replaced") }
+    }
+
+    /// Takes `file`, and nothing else that has its `name` by now, out of the folder.
+    pub fn take(&self, folder: &Folder, file: &File, name: &str) -> Result<()> {
+        let aside = self.instance.make_dir_if_missing(&self.name, 0o700)?;
+        folder.move_to(file, name, &aside)
+    }
+
+    /// Removes what was taken.
+    pub fn clear(self) -> Result<()> {
+        self.instance.remove_tree(&self.name).map(drop)
     }
 }
 

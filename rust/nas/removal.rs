@@ -11,7 +11,7 @@ use std::path::Path;
 
 use rustix::fs::FileType;
 
-use super::folder::{Folder, MOST_REMOVED};
+use super::folder::{Folder, MOST_REMOVED, is_kept_by_nfs};
 use super::lock::InstanceLock;
 use super::partial::PARTIAL;
 use crate::error::{Code, Error, Result};
@@ -151,7 +151,7 @@ impl<'a> Hidden<'a> {
     fn new(instance: &'a Folder, lock: &'a InstanceLock, folder: Folder, hidden: &'a str) -> Result<Hidden<'a>> {
         let mut point =
             Hidden { instance, lock, hidden, folder, names: BTreeSet::new(), renamed: BTreeSet::new(), begun: false };
-        for name in point.folder.names()? {
+        for name in point.folder.names_that(|name| !is_kept_by_nfs(name))? {
             // a delete that was killed has left it
             match name.as_bytes().strip_prefix(YIELDS.as_bytes()) {
                 Some(own) if !own.is_empty() => {
@@ -205,9 +205,19 @@ impl<'a> Hidden<'a> {
         Ok(freed)
     }
 
-    /// Removes the folder, with what came meanwhile, such as the other name of a file that somebody has open.
+    /// Removes the folder, with what came meanwhile. Where nothing is left but what somebody has open, it stays for the next
+    /// delete.
     fn remove_rest(&self) -> Result<u64> {
-        self.instance.remove_tree(self.hidden).map_err(|error| error.with_leftover(self.hidden))
+        let error = match self.instance.remove_tree(self.hidden) {
+            Err(error) => error.with_leftover(self.hidden),
+            removed => return removed,
+        };
+        let rest = self.folder.first_names(1, |name| !is_kept_by_nfs(name));
+        if rest.is_ok_and(|(rest, _)| rest.is_empty()) {
+            log::warn!("'{}' stays while somebody has files open that were in it: {error}", self.folder.path.display());
+            return Ok(0);
+        }
+        Err(error)
     }
 
     /// The name that a file has now.
@@ -359,6 +369,21 @@ mod tests {
         fs::write(point.join("n".repeat(LONGEST)), "").unwrap();
         instance.rename("T1", ".deleted-T1").unwrap();
         assert!(remove_left(&instance, &lock, ".deleted-T1").unwrap() > 0);
+        assert!(!dir.path().join(".deleted-T1").exists());
+    }
+
+    /// What NFS keeps is `EBUSY` to who would remove or rename it, as a place is at which something is mounted.
+    #[test]
+    fn what_nfs_keeps_of_a_file_that_is_open_refuses_no_delete_and_goes_with_a_later_one() {
+        let (dir, instance) = instance();
+        let kept = |point: &str| dir.path().join(point).join(".nfs0000000000000001");
+        fs::write(kept("T1"), "").unwrap();
+        rustix::mount::mount_bind(kept("T1"), kept("T1")).unwrap();
+        let lock = InstanceLock::take(&instance, Purpose::Change).unwrap();
+        remove_point(&instance, &lock, "T1").unwrap();
+        assert_eq!(found(&instance), (".deleted-T1", vec![OsString::from(".nfs0000000000000001")]));
+        rustix::mount::unmount(kept(".deleted-T1"), rustix::mount::UnmountFlags::DETACH).unwrap();
+        remove_left(&instance, &lock, ".deleted-T1").unwrap();
         assert!(!dir.path().join(".deleted-T1").exists());
     }
 

@@ -7,9 +7,9 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use nasbackup::operation::take_backup;
+use nasbackup::operation::take_backup::{self, TakeBackupRequest};
 
-use crate::support::{Fs, Guest, MIB, Nas, Story};
+use crate::support::{Fs, Guest, MIB, Nas, Story, until};
 
 /// As which the lab's libvirt runs QEMU.
 fn qemu() -> (u32, u32) {
@@ -26,6 +26,46 @@ fn keeper(target: &Path) -> Child {
     let mut command = Command::new("sh");
     command.args(["-c", "read told; printf 'no header of yours'"]).stdin(Stdio::piped()).stdout(kept);
     command.uid(user).gid(group).spawn().unwrap()
+}
+
+/// A process of QEMU's user that makes the file long, and keeps it open.
+fn writer(target: &Path) -> (File, Child) {
+    let kept = File::options().read(true).write(true).open(target).unwrap();
+    let (user, group) = qemu();
+    let mut command = Command::new("sh");
+    let make_long = "dd if=/dev/urandom bs=1M count=8 seek=1000 conv=notrunc status=none; exec sleep 1000";
+    command.args(["-c", make_long]).stdin(Stdio::null()).stdout(kept.try_clone().unwrap());
+    (kept, command.uid(user).gid(group).spawn().unwrap())
+}
+
+#[test]
+fn a_target_that_grows_beyond_its_image_ends_the_job_and_keeps_no_room() {
+    let mut story = Story::new(Guest::full_of_data(48), Nas::image(Fs::Ext4, 320));
+    let request = TakeBackupRequest { engine: Some("push".into()), ..story.request("full") };
+    let unfinished = story.nas.at(&request.backup_path.clone().unwrap().replace('/', "/.partial-"));
+    let mut kept = Vec::new();
+    let error = take_backup::run(request, &mut |status| {
+        if status.phase == "begin" && kept.is_empty() {
+            let names = fs::read_dir(&unfinished).unwrap().map(|entry| entry.unwrap().path());
+            kept.extend(names.map(|path| writer(&path)));
+            until("they are long", || kept.iter().all(|(file, _)| file.metadata().unwrap().len() > 1000 * MIB));
+        }
+        Ok(())
+    })
+    .unwrap_err();
+    assert_eq!(error.code.as_str(), "JOB_FAILED", "{error}");
+    assert!(error.cause.contains("more than an image of 67108864 bytes"), "{error}");
+    story.guest.assert_no_job();
+    story.assert_nothing_half_made();
+    for (file, mut writer) in kept {
+        let left = file.metadata().unwrap();
+        assert_eq!((left.nlink(), left.blocks()), (0, 0), "it has it open, and takes no room");
+        writer.kill().unwrap();
+        writer.wait().unwrap();
+    }
+    story.skip();
+    story.take("full").assert_full(true);
+    story.assert_all_restore();
 }
 
 #[test]

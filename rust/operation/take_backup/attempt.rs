@@ -1,6 +1,5 @@
 //! A running guest's backup between the making of its targets and its publication, and how it is undone.
 
-use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -38,8 +37,8 @@ pub(super) struct Copied {
 
 /// What an engine needs besides the job.
 enum Means {
-    /// The disks whose targets QEMU closes.
-    Push(BTreeSet<String>),
+    /// The targets that QEMU writes, and closes.
+    Push(Vec<push::Target>),
     Pull(Arc<Scratch>, Vec<pull::Disk>),
 }
 
@@ -160,7 +159,8 @@ impl Attempt {
     /// What the engine needs for its copy, made before the guest is touched.
     fn means(&self, plan: &Plan) -> Result<Means> {
         let Some(scratch) = self.scratch.clone() else {
-            return Ok(Means::Push(self.found.disks.iter().map(|disk| disk.target.clone()).collect()));
+            let targets = self.targets.for_qemu(&self.found.disks);
+            return targets.map(Means::Push).map_err(|e| Error::io("open the targets", &self.folder, e));
         };
         let bases = base::open(&self.targets, &self.found.disks, plan)?;
         let disk = |((i, disk), base): ((usize, &DiskFacts), _)| {
@@ -185,10 +185,10 @@ impl Attempt {
             return Err(backup.abort(error));
         }
         match means {
-            Means::Push(disks) => {
+            Means::Push(targets) => {
                 self.targets.check_in_place(&self.found.disks).map_err(|error| backup.abort(error))?;
                 let share = rate.share_of(call.config.places() as u64);
-                let unlimited = push::copy(backup, disks, share, job, deadline)?;
+                let unlimited = push::copy(backup, targets, share, job, deadline)?;
                 Ok((Vec::new(), unlimited.map(|error| error.to_string())))
             }
             Means::Pull(scratch, disks) => {
@@ -340,6 +340,9 @@ impl Attempt {
         let runs_on = self.stuck || self.backup.as_ref().is_some_and(|backup| !backup.has_ended());
         if !runs_on {
             return self.clear(error);
+        }
+        if self.engine == Engine::Push {
+            self.targets.give_room_back();
         }
         let name = self.found.domain.name().to_owned();
         let error = error.with_leftover("the hypervisor's job, which does not end; all is cleared when it does");

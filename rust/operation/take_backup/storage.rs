@@ -16,7 +16,7 @@ use super::request::{Checked, Mode};
 use super::space::Free;
 use super::written::{self, TakenOver, Written};
 use crate::config::{self, Config};
-use crate::engine;
+use crate::engine::{self, push};
 use crate::error::{Code, Error, Result, called};
 use crate::nas::deadline::{Background, LIMIT, bounded, start};
 use crate::nas::folder::Folder;
@@ -375,9 +375,10 @@ impl Targets {
     /// repository can clone it, else with a word for it; and only if it is what was to be written.
     pub(super) fn take_over(&mut self, disks: &[DiskFacts], limit: Duration) -> Result<Option<String>> {
         let folder = self.partial.folder().again()?;
-        let written = self.written(disks)?;
-        let taken = bounded(written::STEP, limit, move || {
-            written.into_iter().map(|target| target.take_over(&folder)).collect::<Result<Vec<_>>>()
+        let (written, aside) = (self.written(disks)?, self.partial.aside()?);
+        let (taken, aside) = bounded(written::STEP, limit, move || {
+            let taken = written.into_iter().map(|target| target.take_over(&folder, &aside)).collect::<Result<Vec<_>>>();
+            Ok((taken?, aside))
         })?;
         let mut told = None;
         for (file, taken) in self.files.iter_mut().zip(taken) {
@@ -385,6 +386,10 @@ impl Targets {
                 TakenOver::Own(own) => *file = own,
                 TakenOver::Shared(why) => told = Some(why),
             }
+        }
+        // not before: we had it open, too
+        if let Err(error) = bounded("remove what was replaced", LIMIT, move || aside.clear()) {
+            log::warn!("it stays until the next backup: {error}");
         }
         Ok(told)
     }
@@ -396,6 +401,27 @@ impl Targets {
             Ok(Written { file, name: disk.file.clone(), virtual_size: disk.virtual_size, backing: backing.clone() })
         };
         targets.map(written).collect()
+    }
+
+    /// The target of each of the disks, for whoever has QEMU write them.
+    pub(super) fn for_qemu(&self, disks: &[DiskFacts]) -> std::io::Result<Vec<push::Target>> {
+        let target = |(disk, file): (&DiskFacts, &File)| {
+            let (disk, size, file) = (disk.target.clone(), disk.virtual_size, file.try_clone()?);
+            Ok(push::Target { disk, size, file })
+        };
+        disks.iter().zip(&self.files).map(target).collect()
+    }
+
+    /// Empties what QEMU may have open still, for it is going to be removed.
+    pub(super) fn give_room_back(&self) {
+        let (files, path) = (self.files.iter().map(File::try_clone).collect::<Vec<_>>(), self.folder());
+        let emptied = bounded("empty the targets", HUNG, move || {
+            files.iter().flatten().for_each(|file| written::give_room_back(file, &path));
+            Ok(())
+        });
+        if let Err(error) = emptied {
+            log::warn!("{error}");
+        }
     }
 
     /// The host path of the folder that they lie in, for QEMU.
@@ -486,6 +512,7 @@ impl Targets {
         let removed = bounded("remove the unfinished point", limit, move || {
             let Targets { files, indexes, view, partial, .. } = self;
             let full = asked.map(|owner| full::refusal(partial.folder(), &files, owner));
+            files.iter().for_each(|file| written::give_room_back(file, &partial.folder().path));
             drop((files, indexes, view));
             Ok((full.transpose(), partial.discard()))
         });

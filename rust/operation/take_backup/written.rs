@@ -4,12 +4,15 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::path::Path;
 
 use log::Level;
 use rustix::io::Errno;
 
+use crate::engine::push;
 use crate::error::{Code, Error, Result, called, errno};
 use crate::nas::folder::{FILE_MODE, Folder};
+use crate::nas::partial::Aside;
 use crate::{config, lacking, qcow2, steps, sys};
 
 pub(super) const STEP: &str = "take over what was written";
@@ -47,20 +50,28 @@ impl Written {
     }
 
     /// `CORRUPT_IMAGE` or `UNSUPPORTED_IMAGE` when it is not what was to be written.
-    pub(super) fn take_over(self, folder: &Folder) -> Result<TakenOver> {
+    /// The target that was replaced is put `aside`, empty.
+    pub(super) fn take_over(self, folder: &Folder, aside: &Aside) -> Result<TakenOver> {
         self.check_in_place(folder)?;
+        let path = folder.path.join(&self.name);
+        push::check_growth(&self.file, self.virtual_size).map_err(|error| Error {
+            step: STEP,
+            cause: format!("'{}': {}", path.display(), error.cause),
+            ..error
+        })?;
         let own = folder.create_file(OWN, config::current().file_mode())?;
-        let refusal = match clone(&own, &self.file, longest(self.virtual_size)) {
+        let refusal = match clone(&own, &self.file, push::longest(self.virtual_size)) {
             Ok(()) => {
                 self.check(folder, &own)?;
                 steps::at("put the clone in the target's place");
+                aside.take(folder, &self.file, &self.name)?;
                 folder.replace(&own, OWN, &self.name)?;
+                give_room_back(&self.file, &path);
                 return Ok(TakenOver::Own(own));
             }
             Err(error) => error,
         };
         folder.remove_tree(OWN)?;
-        let path = folder.path.join(&self.name);
         let io = |error| Error::io(STEP, &path, called("FICLONERANGE")(error));
         let Some(errno) = errno(&refusal).filter(|errno| !is_fault(*errno)) else { return Err(io(refusal)) };
         // whoever has it open can make it one that is not cloned, and is not to gain by that
@@ -87,9 +98,11 @@ impl Written {
     }
 }
 
-/// More bytes than the file of an image of that size has: its tables take a thousandth of what it holds.
-fn longest(virtual_size: u64) -> u64 {
-    virtual_size.saturating_add(virtual_size / 256).saturating_add(64 << 20)
+/// Empties a file of which nothing is wanted any more: whoever has it open would keep its room with it.
+pub(super) fn give_room_back(file: &File, path: &Path) {
+    if let Err(error) = file.set_len(0) {
+        log::warn!("'{}' could not be emptied before its removal: {error}", path.display());
+    }
 }
 
 /// Clones all of `source` into `own`, which is empty: `EFBIG` beyond `longest`, for whoever has it open makes it as long as it
@@ -136,9 +149,11 @@ mod tests {
     use super::*;
     use std::fs;
     use std::os::unix::fs::{FileExt, MetadataExt, symlink};
-    use std::path::{Path, PathBuf};
+    use std::path::PathBuf;
     use std::process::Command;
     use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+    use crate::nas::removal;
 
     const NAME: &str = "root.x.qcow2";
     const SIZE: u64 = 8 << 20;
@@ -184,6 +199,31 @@ mod tests {
         Written { file, name: NAME.to_owned(), virtual_size: SIZE, backing: backing.map(str::to_owned) }
     }
 
+    /// Takes it over, and clears what it replaces.
+    fn take_over(target: Written, folder: &Folder) -> Result<TakenOver> {
+        let aside = Aside::new(folder.again().unwrap(), ".partial-T1");
+        let taken = target.take_over(folder, &aside);
+        aside.clear().unwrap();
+        taken
+    }
+
+    #[test]
+    fn what_is_replaced_is_in_no_point_any_more_when_it_goes_and_its_room_is_given_back() {
+        let mounted = Mounted::make(&["mkfs.xfs", "-q", "-m", "reflink=1"]);
+        let (instance, point) = (mounted.folder(), mounted.folder().make_dir(".partial-T1", 0o711).unwrap());
+        let target = written(&point, None);
+        target.file.write_all_at(&[1; 1 << 20], 1 << 20).unwrap();
+        let kept = target.file.try_clone().unwrap();
+        let aside = Aside::new(instance.again().unwrap(), ".partial-T1");
+        target.take_over(&point, &aside).unwrap();
+        let replaced = fs::metadata(mounted.at.join(".partial-T1.replaced").join(NAME)).unwrap();
+        assert_eq!((replaced.ino(), replaced.len(), replaced.blocks()), (kept.metadata().unwrap().ino(), 0, 0));
+        assert_eq!(point.names().unwrap(), [NAME]);
+        // what a backup leaves that ends here
+        removal::clear_partials(&instance).unwrap();
+        assert_eq!(kept.metadata().unwrap().nlink(), 0);
+    }
+
     #[test]
     fn what_is_cloned_is_reached_by_nobody_who_has_the_other_open() {
         for mkfs in [&["mkfs.xfs", "-q", "-m", "reflink=1"][..], &["mkfs.btrfs", "-q"]] {
@@ -192,7 +232,7 @@ mod tests {
             let target = written(&folder, Some("../T1/root.x.qcow2"));
             let kept = target.file.try_clone().unwrap();
             let before = fs::read(mounted.at.join(NAME)).unwrap();
-            let TakenOver::Own(own) = target.take_over(&folder).unwrap() else { panic!("{mkfs:?} clones") };
+            let TakenOver::Own(own) = take_over(target, &folder).unwrap() else { panic!("{mkfs:?} clones") };
             kept.write_all_at(b"anything", 0).unwrap();
             kept.set_len(100).unwrap();
             assert!(fs::read(mounted.at.join(NAME)).unwrap() == before, "{mkfs:?}");
@@ -207,12 +247,12 @@ mod tests {
         let dir = tempfile::tempdir_in("/dev/shm").unwrap();
         let folder = Folder::open_root(dir.path()).unwrap();
         let target = written(&folder, None);
-        let TakenOver::Shared(why) = target.take_over(&folder).unwrap() else { panic!("tmpfs does not clone") };
+        let TakenOver::Shared(why) = take_over(target, &folder).unwrap() else { panic!("tmpfs does not clone") };
         assert!(why.contains("can't clone files"), "{why}");
         assert_eq!(folder.names().unwrap(), [NAME]);
         let target = written(&folder, None);
         target.file.write_all_at(&2_u32.to_be_bytes(), 4).unwrap();
-        assert_eq!(target.take_over(&folder).unwrap_err().code, Code::CorruptImage);
+        assert_eq!(take_over(target, &folder).unwrap_err().code, Code::CorruptImage);
     }
 
     #[test]
@@ -221,8 +261,8 @@ mod tests {
         let folder = mounted.folder();
         let target = written(&folder, None);
         target.file.set_len(i64::MAX as u64).unwrap();
-        let error = target.take_over(&folder).unwrap_err();
-        assert!(error.cause.contains("File too large"), "{error}");
+        let error = take_over(target, &folder).unwrap_err();
+        assert!(error.cause.contains("more than an image"), "{error}");
         assert_eq!(folder.names().unwrap(), [NAME]);
     }
 
@@ -236,7 +276,7 @@ mod tests {
         target.file.set_len(0).unwrap();
         run("chattr", &["+C", mounted.at.join(NAME).to_str().unwrap()]);
         target.file.write_all_at(&image, 0).unwrap();
-        let error = target.take_over(&folder).unwrap_err();
+        let error = take_over(target, &folder).unwrap_err();
         assert!(error.cause.contains("although others there can"), "{error}");
     }
 
@@ -293,10 +333,10 @@ mod tests {
         for (what, change) in changes {
             let target = written(&folder, Some("../T1/root.x.qcow2"));
             change(&target.file, &dir.path().join(NAME));
-            let error = target.take_over(&folder).expect_err(what);
+            let error = take_over(target, &folder).expect_err(what);
             assert!(matches!(error.code, Code::CorruptImage | Code::UnsupportedImage), "{what}: {error}");
         }
-        written(&folder, Some("../T1/root.x.qcow2")).take_over(&folder).unwrap();
+        take_over(written(&folder, Some("../T1/root.x.qcow2")), &folder).unwrap();
     }
 
     /// Whoever may write on the NAS puts links to other files in the places of the target and of its clone, all the time.
@@ -328,7 +368,7 @@ mod tests {
                 let Ok(file) = point.create_file(NAME, FILE_MODE) else { continue };
                 qcow2::create(&file, SIZE, None).unwrap();
                 let target = Written { file, name: NAME.to_owned(), virtual_size: SIZE, backing: None };
-                if let Ok(TakenOver::Own(own)) = target.take_over(&point) {
+                if let Ok(TakenOver::Own(own)) = take_over(target, &point) {
                     qcow2::check_filled(&own, SIZE, None).unwrap();
                 }
             }
