@@ -10,37 +10,88 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, FileType, Mode, OFlags};
+use log::Level;
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use crate::error::{Code, Error, Result};
+use crate::lacking;
 
 const STEP: &str = "open the disk's image";
 const LOOK: OFlags = OFlags::PATH.union(OFlags::CLOEXEC);
 const READ: OFlags = OFlags::RDONLY.union(OFlags::NOCTTY).union(OFlags::CLOEXEC);
 /// How often a file on NFS is looked up while another gets its name.
 const RACES: u32 = 100;
+/// Links that may lead to a file, as many as the kernel follows.
+const LINKS: u32 = 40;
 
 /// Opens a disk, or an image of one, that CloudStack or libvirt names, for reading: a regular file or a block device. Links
-/// lead to it, as volumes of LVM and DRBD have them, but none as its own name that anybody but root has made.
+/// lead to it, as volumes of LVM and DRBD have them, but none that anybody but root has made.
 pub(super) fn open_named(path: &str) -> Result<File> {
-    let look = || {
-        let found = rustix::fs::openat(CWD, path, LOOK | OFlags::NOFOLLOW, Mode::empty())?;
-        let stat = rustix::fs::fstat(&found)?;
-        if !FileType::from_raw_mode(stat.st_mode).is_symlink() {
-            return Ok(Some(found));
-        }
-        if stat.st_uid != 0 {
-            return Ok(None);
-        }
-        let target = rustix::fs::readlinkat(&found, "", Vec::new())?;
-        let folder = Path::new(path).parent().unwrap_or(Path::new("/"));
-        rustix::fs::openat(CWD, folder.join(OsStr::from_bytes(target.as_bytes())), LOOK, Mode::empty()).map(Some)
+    let opened = open_found(|| look(Path::new(path)), |kind| kind.is_file() || kind.is_block_device());
+    let refused = || {
+        let what = "is no regular file and no block device, or a link that root has not made leads there";
+        refused(format!("'{path}' {what}"))
     };
-    let opened = open_found(look, |kind| kind.is_file() || kind.is_block_device());
-    let refused =
-        || refused(format!("'{path}' is no regular file and no block device, or a link that root has not made"));
     opened.map_err(|e| Error::io(STEP, path, e))?.ok_or_else(refused)
+}
+
+/// Looks `path` up over root's links alone, those of folders among them: another's may lead anywhere, and elsewhere the next
+/// time. None when there is such a one.
+fn look(path: &Path) -> rustix::io::Result<Option<OwnedFd>> {
+    let mut path = path.to_owned();
+    for _ in 0..=LINKS {
+        match first_link(&path)? {
+            // somebody makes links of it all the time: there it is once more
+            None => match look_without_links(&path) {
+                Err(Errno::LOOP) => {}
+                found => return found.map(Some),
+            },
+            Some(link) if link.of_root => path = link.leads_to,
+            Some(_) => return Ok(None),
+        }
+    }
+    Err(Errno::LOOP)
+}
+
+struct Link {
+    of_root: bool,
+    /// The whole path, without this link.
+    leads_to: PathBuf,
+}
+
+/// The first link in `path`.
+fn first_link(path: &Path) -> rustix::io::Result<Option<Link>> {
+    let mut components = path.components();
+    let mut so_far = PathBuf::new();
+    while let Some(component) = components.next() {
+        let folder = so_far.clone();
+        so_far.push(component);
+        let found = rustix::fs::openat(CWD, &so_far, LOOK | OFlags::NOFOLLOW, Mode::empty())?;
+        let stat = rustix::fs::fstat(&found)?;
+        if FileType::from_raw_mode(stat.st_mode).is_symlink() {
+            let target = rustix::fs::readlinkat(&found, "", Vec::new())?;
+            let mut leads_to = folder.join(OsStr::from_bytes(target.as_bytes()));
+            leads_to.extend(components);
+            return Ok(Some(Link { of_root: stat.st_uid == 0, leads_to }));
+        }
+    }
+    Ok(None)
+}
+
+fn look_without_links(path: &Path) -> rustix::io::Result<OwnedFd> {
+    for _ in 0..RACES {
+        match rustix::fs::openat2(CWD, path, LOOK | OFlags::NOFOLLOW, Mode::empty(), ResolveFlags::NO_SYMLINKS) {
+            Err(Errno::AGAIN) => {}
+            Err(error) if lacking::is_unsettable(error) => {
+                let found = rustix::fs::openat(CWD, path, LOOK | OFlags::NOFOLLOW, Mode::empty())?;
+                lacking::tell(Level::Info, &found, "openat2", error, "a link made in this moment is followed");
+                return Ok(found);
+            }
+            found => return found,
+        }
+    }
+    Err(Errno::AGAIN)
 }
 
 /// Opens what is open as `file` once more: its locks are not shared.
@@ -89,7 +140,7 @@ impl Folders {
     pub(super) fn of<'a>(paths: impl IntoIterator<Item = &'a str>) -> Folders {
         let names: BTreeSet<_> = paths.into_iter().filter_map(|path| Path::new(path).parent()).collect();
         let open = |name: &Path| -> io::Result<Place> {
-            let folder = rustix::fs::openat(CWD, name, LOOK | OFlags::DIRECTORY, Mode::empty())?;
+            let folder = look(name)?.ok_or(Errno::LOOP)?;
             let path = std::fs::read_link(format!("/proc/thread-self/fd/{}", folder.as_raw_fd()))?;
             Ok(Place { folder, names: [name.to_owned(), path] })
         };
@@ -243,33 +294,101 @@ mod tests {
         assert_eq!(open_named(&fixture.at("pool/missing")).unwrap_err().code, Code::NotFound);
     }
 
+    /// Whoever may write to a folder makes links there, and root's own may lead there.
+    #[test]
+    fn no_link_of_another_s_is_followed_however_far_down_the_way_it_lies() {
+        let fixture = Fixture::new();
+        let link = |name: &str, to: &str, owner: u32| {
+            symlink(to, fixture.at(name)).unwrap();
+            lchown(fixture.at(name), Some(owner), None).unwrap();
+        };
+        link("pool/another-s", "../secret", 65534);
+        link("pool/folder-of-another-s", "..", 65534);
+        link("pool/one", "sub/two", 0);
+        link("pool/sub/two", "../../link/three", 0);
+        link("pool/three", &fixture.at("pool/disk"), 0);
+        link("pool/to-another-s", "sub/to-another-s", 0);
+        link("pool/sub/to-another-s", "../another-s", 0);
+        link("pool/through-another-s", "folder-of-another-s/secret", 0);
+        link("pool/round", "sub/round", 0);
+        link("pool/sub/round", "../round", 0);
+        let mut text = String::new();
+        open_named(&fixture.at("pool/one")).unwrap().read_to_string(&mut text).unwrap();
+        assert_eq!(text, "pool/disk");
+        for disk in ["pool/to-another-s", "pool/through-another-s", "pool/folder-of-another-s/secret"] {
+            let error = open_named(&fixture.at(disk)).unwrap_err();
+            assert_eq!(error.code, Code::UnsupportedImage, "{disk}: {error}");
+            assert!(error.cause.contains("a link that root has not made"), "{error}");
+        }
+        assert_eq!(open_named(&fixture.at("pool/round")).unwrap_err().code, Code::Io);
+    }
+
     /// Somebody who may write to the pool exchanges the names all the time.
     #[test]
     fn what_is_exchanged_meanwhile_is_not_followed() {
-        use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-
         let fixture = Fixture::new();
         symlink("../secret", fixture.at("pool/to")).unwrap();
         lchown(fixture.at("pool/to"), Some(65534), None).unwrap();
-        let (to, template, stop) = (fixture.at("pool/to"), fixture.at("pool/template"), AtomicBool::new(false));
+        let template = fixture.at("pool/template");
+        while_exchanged(&fixture.at("pool/to"), &template, || {
+            let of = fixture.at("pool/disk");
+            for opened in [
+                open_named(&template),
+                Folders::of([of.as_str()]).open(&of, "backing file", "template").map(|(_, file)| file),
+            ] {
+                assert_is_or_refused(opened, "pool/template");
+            }
+        });
+    }
+
+    /// The same with a folder on the way of root's link.
+    #[test]
+    fn a_folder_that_is_exchanged_for_a_link_meanwhile_is_not_passed() {
+        let fixture = Fixture::new();
+        std::fs::create_dir(fixture.at("elsewhere")).unwrap();
+        std::fs::write(fixture.at("elsewhere/file"), "elsewhere").unwrap();
+        symlink("../elsewhere", fixture.at("pool/to")).unwrap();
+        lchown(fixture.at("pool/to"), Some(65534), None).unwrap();
+        symlink("pool/sub/file", fixture.at("root-s")).unwrap();
+        while_exchanged(&fixture.at("pool/to"), &fixture.at("pool/sub"), || {
+            assert_is_or_refused(open_named(&fixture.at("root-s")), "pool/sub/file");
+        });
+    }
+
+    fn assert_is_or_refused(opened: Result<File>, content: &str) {
+        match opened {
+            Ok(mut file) => {
+                let mut text = String::new();
+                file.read_to_string(&mut text).unwrap();
+                assert_eq!(text, content);
+            }
+            Err(error) => assert!([Code::UnsupportedImage, Code::Io].contains(&error.code), "{error}"),
+        }
+    }
+
+    /// Calls `act` thousands of times while the two names are exchanged.
+    fn while_exchanged(one: &str, other: &str, act: impl Fn()) {
+        use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+        /// Ends it after a failure, too.
+        struct Stop<'a>(&'a AtomicBool);
+
+        impl Drop for Stop<'_> {
+            fn drop(&mut self) {
+                self.0.store(true, Relaxed);
+            }
+        }
+
+        let stop = AtomicBool::new(false);
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 while !stop.load(Relaxed) {
                     let flags = rustix::fs::RenameFlags::EXCHANGE;
-                    rustix::fs::renameat_with(CWD, &to, CWD, &template, flags).unwrap();
+                    rustix::fs::renameat_with(CWD, one, CWD, other, flags).unwrap();
                 }
             });
-            for _ in 0..5000 {
-                let mut text = String::new();
-                let named = open_named(&template).map(|mut file| file.read_to_string(&mut text).map(|_| text));
-                for outcome in [named.map(io::Result::unwrap), fixture.open("pool/disk", "template")] {
-                    match outcome {
-                        Ok(text) => assert_eq!(text, "pool/template"),
-                        Err(error) => assert_eq!(error.code, Code::UnsupportedImage, "{error}"),
-                    }
-                }
-            }
-            stop.store(true, Relaxed);
+            let _stop = Stop(&stop);
+            (0..5000).for_each(|_| act());
         });
     }
 }
