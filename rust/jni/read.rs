@@ -7,8 +7,9 @@ use serde_json::{Map, Value};
 
 use super::failure::Failure;
 use super::types::{
-    JBackupStatsRequest, JConfiguration, JDeleteBackupRequest, JFlattenRequest, JOutput, JRebaseBackupRequest,
-    JRebasePointRequest, JRepository, JSignPointsRequest, JStoppedDisk, JTakeBackupRequest, JVerifyChainRequest,
+    JBackingFile, JBackupStatsRequest, JConfiguration, JDeleteBackupRequest, JFlattenRequest, JOutput,
+    JRebaseBackupRequest, JRebasePointRequest, JRepository, JSignPointsRequest, JStoppedDisk, JTakeBackupRequest,
+    JVerifyChainRequest,
 };
 use crate::config::Config;
 use crate::error::Error;
@@ -19,7 +20,7 @@ use crate::operation::flatten::{FlattenRequest, OutputFormat, OutputRequest};
 use crate::operation::rebase_backup::RebaseBackupRequest;
 use crate::operation::rebase_point::RebasePointRequest;
 use crate::operation::sign_points::SignPointsRequest;
-use crate::operation::take_backup::{StoppedDisk, TakeBackupRequest};
+use crate::operation::take_backup::{BackingFile, StoppedDisk, TakeBackupRequest};
 use crate::operation::verify_chain::VerifyChainRequest;
 
 /// Room for the local references of one request without its lists.
@@ -238,6 +239,15 @@ fn stopped_disk<'l>(element: JObject<'l>, field: &str, env: &mut Env<'l>) -> Res
     Ok(StoppedDisk {
         path: text(&format!("{field}.path"), disk.path(env)?, env)?,
         format: text(&format!("{field}.format"), disk.format(env)?, env)?,
+        backing: list(&format!("{field}.backing"), disk.backing(env)?, env, backing_file)?,
+    })
+}
+
+fn backing_file<'l>(element: JObject<'l>, field: &str, env: &mut Env<'l>) -> Result<BackingFile> {
+    let file = env.cast_local::<JBackingFile>(element)?;
+    Ok(BackingFile {
+        path: text(&format!("{field}.path"), file.path(env)?, env)?,
+        format: text(&format!("{field}.format"), file.format(env)?, env)?,
     })
 }
 

@@ -66,6 +66,15 @@ bind_java_type! {
     methods {
         fn path() -> JString,
         fn format() -> JString,
+        fn backing() -> JList,
+    },
+}
+
+bind_java_type! {
+    pub(super) JBackingFile => org.nasbackup.BackingFile,
+    methods {
+        fn path() -> JString,
+        fn format() -> JString,
     },
 }
 
@@ -305,6 +314,7 @@ pub(super) fn warm(env: &mut Env<'_>, class: &JClass<'_>) -> jni::errors::Result
     JConfigurationAPI::get(env, &context)?;
     JRepositoryAPI::get(env, &context)?;
     JStoppedDiskAPI::get(env, &context)?;
+    JBackingFileAPI::get(env, &context)?;
     JOutputAPI::get(env, &context)?;
     JTakeBackupRequestAPI::get(env, &context)?;
     JRebaseBackupRequestAPI::get(env, &context)?;

@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::support::{Disk, Guest, Image, MIB, Nas, Story, folder, listing, run};
+use nasbackup::operation::take_backup::{BackingFile, TakeBackupRequest};
+
+use crate::support::{Disk, Guest, Image, MIB, Nas, Story, folder, forget_format, listing, run};
 
 /// What only root may read: a file of the host, which begins with the returned text.
 fn secret() -> (PathBuf, Vec<u8>) {
@@ -26,12 +28,17 @@ fn standing_on(backing: &str, format: &str) -> PathBuf {
     disk
 }
 
-/// The header's extension that tells the format of the backing file ends the extensions.
-fn forget_format(disk: &Path) {
+/// A qcow2 whose data are in `data`, which qemu-img does not get to see.
+fn with_data_file(disk: &Path, data: &str) -> PathBuf {
+    let other = format!("{}/{}", folder("other").display(), "x".repeat(data.len()));
+    let of = &other[..data.len()];
+    let option = format!("data_file={of},data_file_raw=on");
+    qemu_img(&["create", "-q", "-f", "qcow2", "-o", &option, disk.to_str().unwrap(), "1M"]);
     let mut image = std::fs::read(disk).unwrap();
-    let at = image.windows(4).position(|bytes| bytes == [0xe2, 0x79, 0x2a, 0xca]).unwrap();
-    image[at..at + 4].fill(0);
+    let at = image.windows(of.len()).position(|bytes| bytes == of.as_bytes()).unwrap();
+    image[at..at + of.len()].copy_from_slice(data.as_bytes());
     std::fs::write(disk, image).unwrap();
+    disk.to_owned()
 }
 
 fn assert_nowhere(story: &Story, secret: &[u8]) {
@@ -50,22 +57,12 @@ fn what_a_stopped_guest_s_header_names_elsewhere_is_refused_before_any_effect() 
     let (secret, text) = secret();
     let name = secret.to_str().unwrap();
     let json = format!("json:{{\"driver\":\"raw\",\"file\":{{\"driver\":\"file\",\"filename\":\"{name}\"}}}}");
-    let no_format = standing_on(name, "raw");
+    let no_format = standing_on("template", "raw");
     forget_format(&no_format);
+    std::fs::write(no_format.with_file_name("template"), "").unwrap();
     let beside = standing_on("shadow", "raw");
     std::os::unix::fs::symlink(&secret, beside.with_file_name("shadow")).unwrap();
-    let with_data_file = |of: &str, data: &str| {
-        let disk = folder("disk").join("disk");
-        let option = format!("data_file={of},data_file_raw=on");
-        qemu_img(&["create", "-q", "-f", "qcow2", "-o", &option, disk.to_str().unwrap(), "1M"]);
-        let mut image = std::fs::read(&disk).unwrap();
-        let at = image.windows(of.len()).position(|bytes| bytes == of.as_bytes()).unwrap();
-        image[at..at + of.len()].copy_from_slice(data.as_bytes());
-        std::fs::write(&disk, image).unwrap();
-        disk
-    };
-    let other = secret.with_file_name("harmed");
-    let data_file = with_data_file(other.to_str().unwrap(), name);
+    let data_file = with_data_file(&folder("disk").join("disk"), name);
     for (disk, told) in [
         (data_file, format!("'{name}' as its data file")),
         (standing_on(name, "raw"), format!("'{name}' as its backing file")),
@@ -86,6 +83,72 @@ fn what_a_stopped_guest_s_header_names_elsewhere_is_refused_before_any_effect() 
         assert!(std::fs::read(&disk).unwrap() == before, "a bitmap was begun: {error}");
         assert_nowhere(&story, &text);
     }
+}
+
+/// A pool of CloudStack's is one folder with everybody's volumes: what a disk may stand on is told with it.
+struct Pool {
+    folder: PathBuf,
+    secret: Vec<u8>,
+}
+
+impl Pool {
+    /// With a template, and the disk of a stopped guest of somebody else.
+    fn new() -> Pool {
+        let folder = folder("pool");
+        let secret = b"what another tenant has in its disk; ".repeat(4096);
+        std::fs::write(folder.join("raw"), &secret).unwrap();
+        let pool = Pool { folder, secret };
+        qemu_img(&["convert", "-f", "raw", "-O", "qcow2", &pool.at("raw"), &pool.at("victim")]);
+        qemu_img(&["create", "-q", "-f", "qcow2", &pool.at("template"), "1M"]);
+        pool
+    }
+
+    fn at(&self, name: &str) -> String {
+        self.folder.join(name).to_str().unwrap().to_owned()
+    }
+
+    fn overlay(&self, name: &str, backing: &str, format: &str) -> PathBuf {
+        qemu_img(&["create", "-q", "-u", "-f", "qcow2", "-F", format, "-b", backing, &self.at(name), "1M"]);
+        self.at(name).into()
+    }
+
+    /// The request that tells that the disk may stand on these.
+    fn request(&self, story: &Story, files: &[&str]) -> TakeBackupRequest {
+        let mut request = story.stopped_request("full");
+        let file = |name: &&str| BackingFile { path: Some(self.at(name)), format: Some("qcow2".into()) };
+        request.disks.as_mut().unwrap()[0].backing = Some(files.iter().map(file).collect());
+        request
+    }
+}
+
+#[test]
+fn a_stopped_guest_s_header_names_no_volume_of_others_in_its_pool() {
+    let pool = Pool::new();
+    let between = pool.overlay("between", "victim", "qcow2");
+    let no_format = pool.overlay("no-format", "victim", "qcow2");
+    forget_format(&no_format);
+    let link = pool.at("link");
+    std::os::unix::fs::symlink("victim", &link).unwrap();
+    for (disk, listed, told) in [
+        (pool.overlay("relative", "victim", "qcow2"), &["template"][..], "none of the files"),
+        (pool.overlay("absolute", &pool.at("victim"), "qcow2"), &["template"], "none of the files"),
+        (pool.overlay("as-raw", "victim", "raw"), &["template"], "none of the files"),
+        (no_format, &["template"], "none of the files"),
+        (pool.overlay("no-backing", "template", "qcow2"), &[], "none of the files"),
+        (with_data_file(Path::new(&pool.at("split")), &pool.at("victim")), &["template"], "as its data file"),
+        // a backing file's own
+        (pool.overlay("deep", "between", "qcow2"), &["template", "between"], "'victim' as its backing file"),
+        (pool.overlay("by-link", "link", "qcow2"), &["link"], "is no regular file"),
+        (pool.overlay("other-format", "template", "raw"), &["template"], "the request says that it is qcow2"),
+    ] {
+        let mut story = Story::new(Guest::stopped([Disk::existing(disk.clone(), Image::Qcow2)]), Nas::folder());
+        let before = std::fs::read(&disk).unwrap();
+        let error = story.refuse(pool.request(&story, listed), "UNSUPPORTED_IMAGE");
+        assert!(error.cause.contains(told) && error.disk.as_deref() == disk.to_str(), "{error}");
+        assert!(std::fs::read(&disk).unwrap() == before, "a bitmap was begun: {error}");
+        assert_nowhere(&story, &pool.secret);
+    }
+    std::fs::remove_file(between).unwrap();
 }
 
 /// QEMU would take what begins as a qcow2 for one, were it not told the format.

@@ -25,7 +25,7 @@ impl Machine {
             Image::Qcow2.create(&path, mib * MIB);
             let path = path.to_str().unwrap().to_owned();
             command("qemu-io", ["-f", "qcow2", "-c", &format!("write -q -P 7 0 {mib}M"), &path]);
-            StoppedDisk { path: Some(path), format: Some("qcow2".into()) }
+            StoppedDisk { path: Some(path), format: Some("qcow2".into()), ..StoppedDisk::default() }
         });
         Machine { vm, disks: disks.into(), nas, parent: None }
     }

@@ -182,7 +182,8 @@ impl Disk {
 
     /// As a request for a stopped guest names it.
     pub fn stopped(&self) -> StoppedDisk {
-        StoppedDisk { path: Some(self.path.to_str().unwrap().into()), format: Some(self.image.format().into()) }
+        let (path, format) = (self.path.to_str().unwrap().into(), self.image.format().into());
+        StoppedDisk { path: Some(path), format: Some(format), backing: None }
     }
 
     fn create(&self) {

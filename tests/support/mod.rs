@@ -30,7 +30,7 @@ pub use agent::{Agent, Ended, host, own_host, repository_json, run_as_agent, tak
 pub use ceph::{Ceph, ceph};
 pub use daemon::{kill_libvirtd, restart_libvirtd, signal_libvirtd, start_libvirtd};
 pub use guest::{Bus, Disk, Guest, begin_foreign_backup};
-pub use image::{Image, MIB, assert_holds};
+pub use image::{Image, MIB, assert_holds, forget_format};
 pub use leaks::Leaks;
 pub use nas::{Fs, Nas, unmounted_image};
 pub use real_guest::{RealGuest, Restored};

@@ -1,16 +1,19 @@
 //! Stopped guests: the disks come in the request, a bitmap is seeded before they are read.
 
 use std::fs::File;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use nasbackup::error::{Code, Result};
 use nasbackup::operation::{
     self,
-    take_backup::{self, TakeBackupRequest, TakenBackup},
+    take_backup::{self, BackingFile, TakeBackupRequest, TakenBackup},
 };
 use nasbackup::point::Kind::{Full, Incremental};
 
-use crate::support::{Disk, Guest, Image, MIB, Nas, Point, Story, folder, listing, run, take, take_and, until};
+use crate::support::{
+    Disk, Guest, Image, MIB, Nas, Point, Story, folder, forget_format, listing, run, take, take_and, until,
+};
 
 /// A stopped guest with data on both disks.
 fn stopped() -> Story {
@@ -254,6 +257,88 @@ fn a_disk_on_a_template_is_incremental_and_one_that_only_qemu_reads_is_refused()
     assert!(error.cause.contains("of format 'vmdk'"), "{error}");
     assert_eq!(error.disk.as_deref(), Some(path(&story, 2)));
     story.guest.disks.pop();
+    story.assert_all_restore();
+}
+
+/// A chain of files as CloudStack makes it: the lowest first, each with a format and the one below as its header names it.
+struct Chain {
+    folder: PathBuf,
+    files: Vec<(&'static str, &'static str)>,
+}
+
+impl Chain {
+    fn new(lowest: &'static str, format: &'static str) -> Chain {
+        let chain = Chain { folder: folder("pool"), files: Vec::new() };
+        run("qemu-img", ["create", "-q", "-f", format, &chain.at(lowest), "8M"]);
+        chain.with(lowest, format, "write -P 0x11 0 1M")
+    }
+
+    fn at(&self, name: &str) -> String {
+        self.folder.join(name).to_str().unwrap().to_owned()
+    }
+
+    fn with(mut self, name: &'static str, format: &'static str, write: &str) -> Chain {
+        run("qemu-io", ["-f", format, "-c", write, &self.at(name)]);
+        self.files.push((name, format));
+        self
+    }
+
+    /// Puts another on top.
+    fn under(self, name: &'static str, backing: &str, write: &str) -> Chain {
+        let format = self.files.last().unwrap().1;
+        run("qemu-img", ["create", "-q", "-f", "qcow2", "-F", format, "-b", backing, &self.at(name)]);
+        self.with(name, "qcow2", write)
+    }
+
+    /// The one below by its path, as CloudStack has it.
+    fn under_by_path(self, name: &'static str, write: &str) -> Chain {
+        let below = self.at(self.files.last().unwrap().0);
+        self.under(name, &below, write)
+    }
+
+    fn disk(&self) -> Disk {
+        let (top, format) = *self.files.last().unwrap();
+        Disk::existing(self.folder.join(top), if format == "raw" { Image::Raw } else { Image::Qcow2 })
+    }
+
+    /// What the management server tells: all files but the top, and `more` that the disk does not stand on.
+    fn told(&self, more: &[&str]) -> Vec<BackingFile> {
+        let below = self.files[..self.files.len() - 1].iter().copied();
+        let files = below.chain(more.iter().map(|name| (*name, "qcow2")));
+        files.map(|(name, format)| BackingFile { path: Some(self.at(name)), format: Some(format.into()) }).collect()
+    }
+}
+
+/// Of a copied volume the management server tells of the template, and of snapshots that are no longer there.
+#[test]
+fn each_chain_that_cloudstack_makes_is_read_with_what_it_tells_of_it() {
+    const WRITE: &str = "write -P 0x22 512k 1M";
+    let old = Chain::new("t4", "qcow2").under_by_path("header-without-format", WRITE);
+    forget_format(&old.folder.join("header-without-format"));
+    let chains = [
+        (Chain::new("t1", "qcow2").under_by_path("linked-clone", WRITE), &[][..]),
+        (Chain::new("t2", "raw").under_by_path("raw-template", WRITE), &[]),
+        (Chain::new("t3", "qcow2").under("relative-name", "t3", WRITE), &[]),
+        (old, &[]),
+        (Chain::new("full-clone", "qcow2"), &["t5"]),
+        (Chain::new("raw-volume", "raw"), &["t6"]),
+        (
+            Chain::new("t7", "qcow2")
+                .under_by_path("v7", WRITE)
+                .under_by_path("s7", "write -P 0x33 1M 1M")
+                .under_by_path("snapshots-of-the-machine", "write -z 0 64k"),
+            &["merged-already"],
+        ),
+        (Chain::new("v8", "qcow2").under_by_path("snapshot-of-a-data-disk", WRITE), &[]),
+    ];
+    let mut story = Story::new(Guest::stopped(chains.iter().map(|(chain, _)| chain.disk())), Nas::folder());
+    for mode in ["full", "incremental"] {
+        let mut request = story.stopped_request(mode);
+        for (disk, (chain, more)) in request.disks.as_mut().unwrap().iter_mut().zip(&chains) {
+            disk.backing = Some(chain.told(more));
+        }
+        story.accept(request);
+    }
     story.assert_all_restore();
 }
 

@@ -1,9 +1,10 @@
 //! The files of a guest's images are opened here, and nowhere else. The guest's QEMU writes their headers, and where it may
 //! write to a folder it can exchange what lies there for a link, a device or a FIFO: so each file is looked at through the
-//! descriptor that is then read, and of the files that a header names only those are opened that lie in a folder of the disks.
+//! descriptor that is then read, and of the files that a header names only those are opened that the caller has listed, or,
+//! where it has no list, that lie in a folder of the disks.
 
-use std::collections::BTreeSet;
-use std::ffi::OsStr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -124,45 +125,115 @@ fn refused(cause: String) -> Error {
     Error::new(Code::UnsupportedImage, STEP, cause)
 }
 
-/// The folders of a guest's disks: in CloudStack those of its storage pools, where the templates are, too.
+/// The files that the headers of a guest's images may name.
 #[derive(Debug)]
-pub(super) struct Folders(Vec<Place>);
+pub(super) struct Nameable {
+    places: Vec<Place>,
+    /// Those that the caller has listed?
+    listed: bool,
+}
 
 #[derive(Debug)]
 struct Place {
     folder: OwnedFd,
     /// What headers call it: its path as CloudStack or libvirt has it, and that without links.
     names: [PathBuf; 2],
+    files: Files,
 }
 
-impl Folders {
-    /// The folders of the files at `paths`. Where one can't be opened, its own file can't either, and tells why.
-    pub(super) fn of<'a>(paths: impl IntoIterator<Item = &'a str>) -> Folders {
-        let names: BTreeSet<_> = paths.into_iter().filter_map(|path| Path::new(path).parent()).collect();
-        let open = |name: &Path| -> io::Result<Place> {
-            let folder = look(name)?.ok_or(Errno::LOOP)?;
-            let path = std::fs::read_link(format!("/proc/thread-self/fd/{}", folder.as_raw_fd()))?;
-            Ok(Place { folder, names: [name.to_owned(), path] })
-        };
-        Folders(names.into_iter().filter_map(|name| open(name).ok()).collect())
+/// Files of a folder.
+#[derive(Debug)]
+enum Files {
+    Any,
+    /// By name, whether it is a qcow2 (raw otherwise).
+    Listed(BTreeMap<OsString, bool>),
+}
+
+/// A file that a header may name.
+#[derive(Debug)]
+pub(super) struct Named<'a> {
+    /// Its path, as the header has it.
+    pub path: String,
+    /// Whether it is a qcow2 (raw otherwise), where the caller has told.
+    pub qcow2: Option<bool>,
+    folder: &'a OwnedFd,
+    not_regular: Error,
+}
+
+impl Nameable {
+    /// What lies in the folders of the disks at `paths`: in CloudStack those of its storage pools, where the templates are, too.
+    pub(super) fn beside<'a>(paths: impl IntoIterator<Item = &'a str>) -> Nameable {
+        let folders: BTreeSet<_> = paths.into_iter().filter_map(|path| Path::new(path).parent()).collect();
+        let places = folders.into_iter().filter_map(|folder| Place::open(folder, Files::Any)).collect();
+        Nameable { places, listed: false }
     }
 
-    /// Opens the regular file that the header of the image at `of` means by `name`, by QEMU's rules; also its path.
-    /// `UNSUPPORTED_IMAGE` for whatever is no name of such a file in one of the folders; `what` it is to the image.
-    pub(super) fn open(&self, of: &str, what: &str, name: &str) -> Result<(String, File)> {
+    /// These files alone, by path, with whether each is a qcow2 (raw otherwise).
+    pub(super) fn only(files: &BTreeMap<String, bool>) -> Nameable {
+        let mut folders: BTreeMap<_, BTreeMap<_, _>> = BTreeMap::new();
+        for (path, qcow2) in files {
+            if let (Some(folder), Some(name)) = (Path::new(path).parent(), Path::new(path).file_name()) {
+                folders.entry(folder).or_default().insert(name.to_owned(), *qcow2);
+            }
+        }
+        let open = |(folder, files)| Place::open(folder, Files::Listed(files));
+        Nameable { places: folders.into_iter().filter_map(open).collect(), listed: true }
+    }
+
+    /// The file that the header of the image at `of` means by `name`, by QEMU's rules. `UNSUPPORTED_IMAGE` for whatever is not
+    /// the name of one of these files; `what` it is to the image. Names alone are compared: to look up where others lead could
+    /// have the host mount something.
+    pub(super) fn find(&self, of: &str, what: &str, name: &str) -> Result<Named<'_>> {
         let refuse = |why: &str| {
-            let help =
-                "if it belongs to the disk, copy it to the disk's folder and name it there by 'qemu-img rebase -u'";
+            let help = if self.listed {
+                "if it belongs to the disk, back that up while the guest runs"
+            } else {
+                "if it belongs to the disk, copy it to the disk's folder and name it there by 'qemu-img rebase -u'"
+            };
             refused(format!("'{of}' has '{name}' as its {what}, which {why}; {help}"))
         };
-        let outside = || refuse("is no file's name in a folder of the disks of this backup");
+        let outside = || {
+            refuse(if self.listed {
+                "is none of the files that the request says it may stand on"
+            } else {
+                "is no file's name in a folder of the disks of this backup"
+            })
+        };
         let path = beside(of, name).ok_or_else(outside)?;
         let (folder, file) = Path::new(&path).parent().zip(Path::new(&path).file_name()).ok_or_else(outside)?;
-        // Names alone are compared. To look up where others lead could have the host mount something.
-        let place = self.0.iter().find(|place| place.names.iter().any(|name| name == folder)).ok_or_else(outside)?;
-        let look = || rustix::fs::openat(&place.folder, file, LOOK | OFlags::NOFOLLOW, Mode::empty()).map(Some);
+        let (folder, qcow2) = self.places.iter().find_map(|place| place.has(folder, file)).ok_or_else(outside)?;
+        Ok(Named { path, qcow2, folder, not_regular: refuse("is no regular file") })
+    }
+}
+
+impl Place {
+    /// None where the folder can't be opened: its own file can't either, and tells why.
+    fn open(name: &Path, files: Files) -> Option<Place> {
+        let folder = look(name).ok()??;
+        let path = std::fs::read_link(format!("/proc/thread-self/fd/{}", folder.as_raw_fd())).ok()?;
+        Some(Place { folder, names: [name.to_owned(), path], files })
+    }
+
+    /// The folder, if it is the one called `folder` and `file` one of the files, and whether that is a qcow2, if that was told.
+    fn has(&self, folder: &Path, file: &OsStr) -> Option<(&OwnedFd, Option<bool>)> {
+        if !self.names.iter().any(|name| name == folder) {
+            return None;
+        }
+        match &self.files {
+            Files::Any => Some((&self.folder, None)),
+            Files::Listed(files) => files.get(file).map(|qcow2| (&self.folder, Some(*qcow2))),
+        }
+    }
+}
+
+impl Named<'_> {
+    /// Opens it, if it is a regular file.
+    pub(super) fn open(self) -> Result<(String, File)> {
+        let Named { path, folder, not_regular, .. } = self;
+        let name = Path::new(&path).file_name().unwrap_or_default();
+        let look = || rustix::fs::openat(folder, name, LOOK | OFlags::NOFOLLOW, Mode::empty()).map(Some);
         let opened = open_found(look, FileType::is_file).map_err(|e| Error::io(STEP, &path, e))?;
-        let opened = opened.ok_or_else(|| refuse("is no regular file"))?;
+        let opened = opened.ok_or(not_regular)?;
         Ok((path, opened))
     }
 }
@@ -207,11 +278,55 @@ mod tests {
         fn open(&self, disk: &str, name: &str) -> Result<String> {
             let disk = self.at(disk);
             let mut text = String::new();
-            let (path, mut file) = Folders::of([disk.as_str()]).open(&disk, "backing file", name)?;
+            let nameable = Nameable::beside([disk.as_str()]);
+            let (path, mut file) = nameable.find(&disk, "backing file", name)?.open()?;
             assert!(path.starts_with('/'));
             file.read_to_string(&mut text).unwrap();
             Ok(text)
         }
+    }
+
+    /// The files that are listed for a disk, all qcow2.
+    fn only(files: &[String]) -> Nameable {
+        Nameable::only(&files.iter().map(|file| (file.clone(), true)).collect())
+    }
+
+    #[test]
+    fn of_a_disk_whose_files_are_listed_a_header_names_those_and_no_other() {
+        let fixture = Fixture::new();
+        symlink("disk", fixture.at("pool/to-disk")).unwrap();
+        let listed = [fixture.at("pool/template"), fixture.at("secret"), fixture.at("pool/to-disk")];
+        let (pool, by_link) = (only(&listed), only(&listed.clone().map(|path| path.replace("/pool/", "/link/"))));
+        for (of, name, file) in [
+            ("pool/top", "template", "pool/template"),
+            ("link/top", "template", "pool/template"),
+            ("pool/top", "./template", "pool/template"),
+            ("pool/top", &fixture.at("pool//./template"), "pool/template"),
+            ("pool/top", &fixture.at("secret"), "secret"),
+        ] {
+            // known by the one name, and called by the other
+            for (nameable, of) in [(&pool, of.replace("link", "pool")), (&by_link, of.to_owned())] {
+                let mut text = String::new();
+                let named = nameable.find(&fixture.at(&of), "backing file", name).unwrap();
+                assert_eq!(named.qcow2, Some(true));
+                named.open().unwrap().1.read_to_string(&mut text).unwrap();
+                assert_eq!(text, file, "{of} on {name}");
+            }
+        }
+        let top = fixture.at("pool/top");
+        for name in
+            ["disk", &fixture.at("pool/disk"), "a, b", "sub/file", "sub/../template", "../secret", "nbd:template", ""]
+        {
+            for nameable in [&pool, &only(&[]), &only(&[fixture.at("nowhere/template")])] {
+                let error = nameable.find(&top, "backing file", name).unwrap_err();
+                assert_eq!(error.code, Code::UnsupportedImage, "{name}: {error}");
+                let told = format!("'{top}' has '{name}' as its backing file, which is none of the files");
+                assert!(error.cause.contains(&told), "{error}");
+            }
+        }
+        let error = pool.find(&top, "backing file", "to-disk").unwrap().open().unwrap_err();
+        assert_eq!(error.code, Code::UnsupportedImage, "{error}");
+        assert!(error.cause.contains("is no regular file"), "{error}");
     }
 
     #[test]
@@ -321,6 +436,11 @@ mod tests {
             assert!(error.cause.contains("a link that root has not made"), "{error}");
         }
         assert_eq!(open_named(&fixture.at("pool/round")).unwrap_err().code, Code::Io);
+        // nor to a folder in which headers may name files
+        let named = fixture.at("pool/folder-of-another-s/secret");
+        let error =
+            only(std::slice::from_ref(&named)).find(&fixture.at("pool/disk"), "backing file", &named).unwrap_err();
+        assert_eq!(error.code, Code::UnsupportedImage, "{error}");
     }
 
     /// Somebody who may write to the pool exchanges the names all the time.
@@ -330,11 +450,13 @@ mod tests {
         symlink("../secret", fixture.at("pool/to")).unwrap();
         lchown(fixture.at("pool/to"), Some(65534), None).unwrap();
         let template = fixture.at("pool/template");
+        let listed = only(std::slice::from_ref(&template));
         while_exchanged(&fixture.at("pool/to"), &template, || {
             let of = fixture.at("pool/disk");
             for opened in [
                 open_named(&template),
-                Folders::of([of.as_str()]).open(&of, "backing file", "template").map(|(_, file)| file),
+                Nameable::beside([of.as_str()]).find(&of, "backing file", "template").and_then(|n| Ok(n.open()?.1)),
+                listed.find(&of, "backing file", "template").and_then(|named| Ok(named.open()?.1)),
             ] {
                 assert_is_or_refused(opened, "pool/template");
             }

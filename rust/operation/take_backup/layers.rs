@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 
-use super::image_file::{Folders, open_again, open_named};
+use super::image_file::{Nameable, open_again, open_named};
 use super::image_lock::ImageLock;
 use super::request::StoppedSource;
 use super::selection::HELP;
@@ -69,8 +69,8 @@ impl Image {
 }
 
 /// The images of a stopped guest's disk, the top one first, as their headers name them. `UNSUPPORTED_IMAGE` when one is
-/// encrypted, or names what is no qcow2 or raw image in one of the `folders`.
-pub(super) fn of_file(source: &StoppedSource, folders: &Folders) -> Result<Vec<Image>> {
+/// encrypted, or names what is no qcow2 or raw image among those that are `nameable`.
+pub(super) fn of_file(source: &StoppedSource, nameable: &Nameable) -> Result<Vec<Image>> {
     let mut images = Vec::new();
     let mut next = Some((source.path.clone(), open_named(&source.path)?, source.qcow2));
     while let Some((path, file, qcow2)) = next {
@@ -81,7 +81,7 @@ pub(super) fn of_file(source: &StoppedSource, folders: &Folders) -> Result<Vec<I
         let lock = ImageLock::take(file, &path)?;
         let info = if qcow2 { Some(qcow2::inspect(lock.file()).map_err(|e| e.at(STEP, &path))?) } else { None };
         let (data, below) = match &info {
-            Some(info) => (data_file(&path, info, folders)?, below(&path, info, folders)?),
+            Some(info) => (data_file(&path, info, nameable)?, below(&path, info, nameable)?),
             None => (None, None),
         };
         let data = data.map(|file| ImageLock::take(file, &path)).transpose()?;
@@ -92,39 +92,56 @@ pub(super) fn of_file(source: &StoppedSource, folders: &Folders) -> Result<Vec<I
 }
 
 /// The path, the file and whether that is a qcow2 (raw otherwise), of what the image at `path` stands on.
-fn below(path: &str, info: &Info, folders: &Folders) -> Result<Option<(String, File, bool)>> {
+fn below(path: &str, info: &Info, nameable: &Nameable) -> Result<Option<(String, File, bool)>> {
     if info.encrypted {
         let cause = format!("'{path}' is encrypted, and would be written to the NAS in plain text; {HELP}");
         return Err(Error::new(Code::UnsupportedImage, STEP, cause));
     }
     let Some(backing) = &info.backing else { return Ok(None) };
-    let qcow2 = is_qcow2(path, backing)?;
-    let (path, file) = folders.open(path, "backing file", &backing.file)?;
+    let named = nameable.find(path, "backing file", &backing.file)?;
+    let qcow2 = is_qcow2(path, backing, named.qcow2)?;
+    let (path, file) = named.open()?;
     Ok(Some((path, file, qcow2)))
 }
 
-/// Is the backing file of the image at `path` a qcow2, and not raw? Nothing but the header tells.
-fn is_qcow2(path: &str, Backing { file, format }: &Backing) -> Result<bool> {
+/// Is the backing file of the image at `path` a qcow2, and not raw? The header tells, and the caller may have `told`, too: the
+/// file itself is not asked. The guest reads what the header says, so where the two differ nothing is right.
+fn is_qcow2(path: &str, Backing { file, format }: &Backing, told: Option<bool>) -> Result<bool> {
     let refuse = |cause| Err(Error::new(Code::UnsupportedImage, STEP, cause));
-    match format.as_deref() {
-        Some("qcow2") => Ok(true),
-        Some("raw") => Ok(false),
-        Some(other) => refuse(format!(
-            "'{path}' has '{file}' of format '{other}' as its backing file, which only QEMU reads; back the disk up while \
-             the guest runs"
+    let said = match format.as_deref() {
+        Some("qcow2") => Some(true),
+        Some("raw") => Some(false),
+        Some(other) => {
+            return refuse(format!(
+                "'{path}' has '{file}' of format '{other}' as its backing file, which only QEMU reads; back the disk up while \
+                 the guest runs"
+            ));
+        }
+        None => None,
+    };
+    match (said, told) {
+        (Some(said), Some(told)) if said != told => refuse(format!(
+            "'{path}' has '{file}' of format '{}' as its backing file, and the request says that it is {}",
+            name_of(said),
+            name_of(told)
         )),
-        None => refuse(format!(
+        (Some(qcow2), _) | (None, Some(qcow2)) => Ok(qcow2),
+        (None, None) => refuse(format!(
             "'{path}' has '{file}' as its backing file and does not tell the format of that, which is not guessed; \
              'qemu-img rebase -u -f qcow2 -F FORMAT -b BACKING-FILE IMAGE' tells it, or back the disk up while the guest runs"
         )),
     }
 }
 
+fn name_of(qcow2: bool) -> &'static str {
+    if qcow2 { "qcow2" } else { "raw" }
+}
+
 /// The file that the data of the image at `path` are in, if not in its own. What else is wrong with the header is told by whoever
 /// reads the image.
-pub(super) fn data_file(path: &str, info: &Info, folders: &Folders) -> Result<Option<File>> {
+pub(super) fn data_file(path: &str, info: &Info, nameable: &Nameable) -> Result<Option<File>> {
     let name = info.data_file.as_deref().filter(|_| info.external_data);
-    Ok(name.map(|name| folders.open(path, "data file", name)).transpose()?.map(|(_, file)| file))
+    name.map(|name| Ok(nameable.find(path, "data file", name)?.open()?.1)).transpose()
 }
 
 /// The images of a running domain's disk, as libvirt names them.
@@ -141,14 +158,14 @@ pub(super) fn of_domain(disk: &Disk) -> Result<Vec<Layer>> {
         }
     };
     let images = images.map(named).collect::<Result<Vec<_>>>()?;
-    let folders = Folders::of(images.iter().map(|(path, _)| path.as_str()));
+    let nameable = Nameable::beside(images.iter().map(|(path, _)| path.as_str()));
     let layer = |(path, qcow2): &(String, bool)| {
         let file = open_named(path)?;
         if !qcow2 {
             return Ok(Layer::Raw(file));
         }
         let info = qcow2::inspect(&file).map_err(|e| e.at(STEP, path))?;
-        Ok(Layer::Qcow2(file, data_file(path, &info, &folders)?))
+        Ok(Layer::Qcow2(file, data_file(path, &info, &nameable)?))
     };
     images.iter().map(layer).collect()
 }
@@ -170,8 +187,8 @@ mod tests {
         assert!(Command::new("qemu-img").args(arguments).status().unwrap().success());
         let sources = || {
             let (volume, file) = ("top".to_owned(), "root.top.qcow2".to_owned());
-            let source = StoppedSource { path: path("top"), volume, file, qcow2: true, rbd: None };
-            of_file(&source, &Folders::of([path("top").as_str()]))
+            let source = StoppedSource { path: path("top"), volume, file, qcow2: true, rbd: None, backing: None };
+            of_file(&source, &Nameable::beside([path("top").as_str()]))
         };
         assert!(sources().unwrap()[0].data.is_some());
         let writer = File::options().write(true).read(true).open(path("data")).unwrap();
@@ -181,13 +198,28 @@ mod tests {
     }
 
     #[test]
-    fn the_format_of_a_backing_file_is_not_guessed() {
-        let is_qcow2 = |format: Option<&str>| {
-            is_qcow2("/mnt/p q/top", &Backing { file: "template".into(), format: format.map(str::to_owned) })
+    fn the_format_of_a_backing_file_is_told_and_not_guessed() {
+        let is_qcow2 = |format: Option<&str>, told| {
+            is_qcow2("/mnt/p q/top", &Backing { file: "template".into(), format: format.map(str::to_owned) }, told)
         };
-        assert_eq!((is_qcow2(Some("qcow2")), is_qcow2(Some("raw"))), (Ok(true), Ok(false)));
-        for (format, reason) in [(None, "does not tell the format"), (Some("vmdk"), "of format 'vmdk'")] {
-            let error = is_qcow2(format).unwrap_err();
+        for (format, told, qcow2) in [
+            (Some("qcow2"), None, true),
+            (Some("raw"), None, false),
+            (None, Some(true), true),
+            (None, Some(false), false),
+            (Some("qcow2"), Some(true), true),
+            (Some("raw"), Some(false), false),
+        ] {
+            assert_eq!(is_qcow2(format, told), Ok(qcow2), "{format:?} {told:?}");
+        }
+        for (format, told, reason) in [
+            (None, None, "does not tell the format"),
+            (Some("vmdk"), None, "of format 'vmdk'"),
+            (Some("vmdk"), Some(true), "of format 'vmdk'"),
+            (Some("raw"), Some(true), "of format 'raw' as its backing file, and the request says that it is qcow2"),
+            (Some("qcow2"), Some(false), "of format 'qcow2' as its backing file, and the request says that it is raw"),
+        ] {
+            let error = is_qcow2(format, told).unwrap_err();
             assert_eq!(error.code, Code::UnsupportedImage);
             assert!(error.cause.contains(reason) && error.cause.contains("'/mnt/p q/top' has 'template'"), "{error}");
         }

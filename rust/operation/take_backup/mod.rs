@@ -47,7 +47,7 @@ use crate::point::fingerprints::Digest;
 use crate::point::{Kind, LeftOut, Manifest, ManifestDisk, Parent, ParentPoint};
 
 use request::Checked;
-pub use request::{StoppedDisk, TakeBackupRequest};
+pub use request::{BackingFile, StoppedDisk, TakeBackupRequest};
 use storage::Published;
 
 /// What `takeBackup` answers.

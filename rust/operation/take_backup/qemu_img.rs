@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Resource;
 
-use super::image_file::{Folders, open_named};
+use super::image_file::{Nameable, open_named};
 use super::layers;
 use super::process::Process;
 use crate::error::{Code, Error, Result};
@@ -38,7 +38,7 @@ pub(super) fn bitmap(what: &str, path: &str, bitmap: &str) -> Result<()> {
 fn change(what: &str, path: &str, bitmap: &str) -> Result<()> {
     let image = open_named(path)?;
     let info = qcow2::inspect(&image).map_err(|e| e.at(STEP, path))?;
-    let data = layers::data_file(path, &info, &Folders::of([path]))?;
+    let data = layers::data_file(path, &info, &Nameable::beside([path]))?;
     let mut command = helpers::command(PROGRAM).map_err(|e| Error::io(STEP, PROGRAM, e))?;
     let opened =
         [Some((&image, IMAGE)), data.as_ref().map(|data| (data, DATA))].into_iter().flatten().collect::<Vec<_>>();

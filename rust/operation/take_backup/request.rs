@@ -1,5 +1,6 @@
 //! The request of `takeBackup`: as it comes, and as it is once every field was checked.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -56,6 +57,19 @@ pub struct TakeBackupRequest {
 pub struct StoppedDisk {
     /// Absolute path of its file or device, or `rbd:pool/image:option=value:...` as CloudStack names an image in Ceph: that
     /// may hold a key and is never shown.
+    pub path: Option<String>,
+    /// `qcow2` or `raw`; never probed.
+    pub format: Option<String>,
+    /// What it may stand on, each with its format, all layers of it; empty: nothing. The headers of its images may name no
+    /// other file. Absent: any qcow2 or raw file in the folders of the disks. Not looked at for a raw disk, which has no header.
+    pub backing: Option<Vec<BackingFile>>,
+}
+
+/// A file that a stopped guest's disk may stand on.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct BackingFile {
+    /// Its absolute path.
     pub path: Option<String>,
     /// `qcow2` or `raw`; never probed.
     pub format: Option<String>,
@@ -131,6 +145,8 @@ pub(super) struct StoppedSource {
     pub file: String,
     pub qcow2: bool,
     pub rbd: Option<Rbd>,
+    /// What the headers of its images may name, by path, and whether that is a qcow2 (raw otherwise); `None`: not told.
+    pub backing: Option<BTreeMap<String, bool>>,
 }
 
 /// A job without a deadline of its own may take this long.
@@ -293,15 +309,39 @@ fn check_disk(i: usize, disk: StoppedDisk) -> Result<StoppedSource> {
     }
     let volume = volume_of(&path).ok_or_else(|| Error::invalid(&field, "names no volume"))?.to_owned();
     let (file, qcow2) = (file_name(i, &volume), disk.format.as_deref() == Some("qcow2"));
-    Ok(StoppedSource { path, volume, file, qcow2, rbd })
+    let backing = disk.backing.map(|files| check_backing(i, files)).transpose()?;
+    Ok(StoppedSource { path, volume, file, qcow2, rbd, backing })
+}
+
+fn check_backing(i: usize, files: Vec<BackingFile>) -> Result<BTreeMap<String, bool>> {
+    let mut checked = BTreeMap::new();
+    for (j, file) in files.into_iter().enumerate() {
+        let field = |name: &str| format!("disks[{i}].backing[{j}].{name}");
+        let path = required(&field("path"), file.path)?;
+        if !path.starts_with('/') || path.chars().any(char::is_control) {
+            return Err(Error::invalid(&field("path"), "is not an absolute path"));
+        }
+        let qcow2 = is_qcow2(&field("format"), file.format)?;
+        if checked.insert(path, qcow2).is_some() {
+            return Err(Error::invalid(&field("path"), "is named twice"));
+        }
+    }
+    Ok(checked)
+}
+
+fn is_qcow2(field: &str, format: Option<String>) -> Result<bool> {
+    match required(field, format)?.as_str() {
+        "qcow2" => Ok(true),
+        "raw" => Ok(false),
+        other => Err(Error::invalid(field, format!("'{other}' is not qcow2 or raw"))),
+    }
 }
 
 fn check_format(i: usize, source: &StoppedSource, format: Option<String>) -> Result<()> {
     let field = format!("disks[{i}].format");
-    match required(&field, format)?.as_str() {
-        "qcow2" if source.rbd.is_some() => Err(Error::invalid(&field, "an image in Ceph is read as raw only")),
-        "qcow2" | "raw" => Ok(()),
-        other => Err(Error::invalid(&field, format!("'{other}' is not qcow2 or raw"))),
+    match is_qcow2(&field, format)? {
+        true if source.rbd.is_some() => Err(Error::invalid(&field, "an image in Ceph is read as raw only")),
+        _ => Ok(()),
     }
 }
 
@@ -375,6 +415,12 @@ mod tests {
             ("disks[1].path", |r| r.disks = Some(vec![disk("/x/a", "raw"), disk("rbd:p/a", "raw")])),
             ("disks[1].format", |r| r.disks = Some(vec![disk("/a", "raw"), disk("/b", "vmdk")])),
             ("disks[1].path", |r| r.disks = Some(vec![disk("/x/a", "raw"), disk("/y/a", "raw")])),
+            ("disks[0].backing[0].path", |r| on(r, &[("t", "qcow2")])),
+            ("disks[0].backing[0].path", |r| on(r, &[("", "qcow2")])),
+            ("disks[0].backing[0].path", |r| on(r, &[("json:{}", "qcow2")])),
+            ("disks[0].backing[1].path", |r| on(r, &[("/x/t", "qcow2"), ("/x/t", "raw")])),
+            ("disks[0].backing[0].format", |r| on(r, &[("/x/t", "")])),
+            ("disks[0].backing[0].format", |r| on(r, &[("/x/t", "vmdk")])),
             ("excludeDisks", |r| r.exclude_disks = Some(vec![String::new()])),
             ("excludeDisks", |r| (two(r), r.exclude_disks = Some(vec!["vdb".into()])).1),
             ("excludeDisks", |r| (two(r), r.exclude_disks = Some(vec!["a".into(), "/x/b".into()])).1),
@@ -412,7 +458,28 @@ mod tests {
     }
 
     fn disk(path: &str, format: &str) -> StoppedDisk {
-        StoppedDisk { path: Some(path.into()), format: Some(format.into()) }
+        StoppedDisk { path: Some(path.into()), format: Some(format.into()), backing: None }
+    }
+
+    /// Disks of which the first may stand on these files.
+    fn on(request: &mut TakeBackupRequest, files: &[(&str, &str)]) {
+        let file = |(path, format): &(&str, &str)| BackingFile {
+            path: Some((*path).into()),
+            format: (!format.is_empty()).then(|| (*format).into()),
+        };
+        let backing = Some(files.iter().map(file).collect());
+        request.disks = Some(vec![StoppedDisk { backing, ..disk("/x/a", "qcow2") }]);
+    }
+
+    #[test]
+    fn what_a_disk_stands_on_is_told_by_path_and_format_or_not_at_all() {
+        let told = |change: fn(&mut TakeBackupRequest)| {
+            request(change).unwrap().stopped.unwrap().chosen.swap_remove(0).backing
+        };
+        assert_eq!(told(|r| r.disks = Some(vec![disk("/x/a", "qcow2")])), None);
+        assert_eq!(told(|r| on(r, &[])), Some(BTreeMap::new()));
+        let files = told(|r| on(r, &[("/x/t", "qcow2"), ("/x/s", "raw")])).unwrap();
+        assert_eq!(files, BTreeMap::from([("/x/s".to_owned(), false), ("/x/t".to_owned(), true)]));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::decision::{self, Against, Asked, BitmapFound, DiskFacts, Failed, Plan, Way};
-use super::image_file::{Folders, open_named};
+use super::image_file::{Nameable, open_named};
 use super::layers::{self, Image};
 use super::qemu_nbd::Server;
 use super::rbd::Rbd;
@@ -211,7 +211,11 @@ struct Opened {
 
 /// Opens and locks them; `paths` are those of all disks.
 fn open(source: &StoppedSource, paths: &[String]) -> Result<Opened> {
-    let images = layers::of_file(source, &Folders::of(paths.iter().map(String::as_str)))?;
+    let nameable = match &source.backing {
+        Some(files) => Nameable::only(files),
+        None => Nameable::beside(paths.iter().map(String::as_str)),
+    };
+    let images = layers::of_file(source, &nameable)?;
     let layers = images.iter().map(Image::layer).collect::<Result<Vec<_>>>()?;
     let view = View::open(layers).map_err(|error| error.at("look at the disk", &source.path))?;
     Ok(Opened { images, view })

@@ -12,16 +12,22 @@
 
 package org.nasbackup;
 
+import java.util.ArrayList;
+import java.util.Collections;
+import java.util.List;
+
 /** A disk of a virtual machine that does not run. */
 public final class StoppedDisk {
     private static final String RBD = "rbd:";
 
     private final String path;
     private final String format;
+    private final List<BackingFile> backing;
 
     private StoppedDisk(Builder builder) {
         this.path = builder.path;
         this.format = builder.format;
+        this.backing = builder.backing;
     }
 
     /** A builder with nothing set. */
@@ -42,6 +48,14 @@ public final class StoppedDisk {
         return format;
     }
 
+    /**
+     * What it may stand on, all layers of it; empty: nothing. The headers of its images may name no other file. Null: any qcow2 or
+     * raw file in the folders of the disks.
+     */
+    public List<BackingFile> backing() {
+        return backing;
+    }
+
     @Override
     public String toString() {
         return withoutOptions() + " (" + format + ")";
@@ -59,6 +73,7 @@ public final class StoppedDisk {
     public static final class Builder {
         private String path;
         private String format;
+        private List<BackingFile> backing;
 
         private Builder() {}
 
@@ -71,6 +86,12 @@ public final class StoppedDisk {
         /** @see StoppedDisk#format */
         public Builder format(String format) {
             this.format = format;
+            return this;
+        }
+
+        /** @see StoppedDisk#backing */
+        public Builder backing(List<BackingFile> backing) {
+            this.backing = backing == null ? null : Collections.unmodifiableList(new ArrayList<>(backing));
             return this;
         }
 

@@ -97,6 +97,23 @@ class BoundaryTest {
         refused("disks", () -> nasBackup.takeBackup(full().disks(List.of()).build()));
         StoppedDisk disk = StoppedDisk.builder().path("/x.qcow2").build();
         refused("disks", () -> nasBackup.takeBackup(full().disks(List.of(disk)).build()));
+        refused(
+                "disks[0].backing[0].format",
+                () -> nasBackup.takeBackup(
+                        full().disks(List.of(on(BackingFile.of("/t", null)))).build()));
+        refused(
+                "disks[0].backing[1].path",
+                () -> nasBackup.takeBackup(
+                        full().disks(List.of(on(BackingFile.of("/t", "raw"), BackingFile.of("t", "raw"))))
+                                .build()));
+    }
+
+    private static StoppedDisk on(BackingFile... backing) {
+        return StoppedDisk.builder()
+                .path("/x.qcow2")
+                .format("qcow2")
+                .backing(Arrays.asList(backing))
+                .build();
     }
 
     @Test
@@ -109,6 +126,10 @@ class BoundaryTest {
                 "disks[0]",
                 () -> nasBackup.takeBackup(
                         full().disks(Arrays.asList((StoppedDisk) null)).build()));
+        refused(
+                "disks[0].backing[0]",
+                () -> nasBackup.takeBackup(
+                        full().disks(List.of(on((BackingFile) null))).build()));
         refused(
                 "excludeDisks[1]",
                 () -> nasBackup.takeBackup(

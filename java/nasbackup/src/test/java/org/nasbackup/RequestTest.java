@@ -96,6 +96,16 @@ class RequestTest {
         List<String> paths = new ArrayList<>(List.of("a"));
         TakeBackupRequest request =
                 TakeBackupRequest.builder().parentPaths(paths).disks(List.of()).build();
+        List<BackingFile> backing = new ArrayList<>(List.of(BackingFile.of("/t", "qcow2")));
+        StoppedDisk disk = StoppedDisk.builder()
+                .path("/x")
+                .format("qcow2")
+                .backing(backing)
+                .build();
+        backing.clear();
+        assertThat(disk.backing()).extracting(BackingFile::toString).containsExactly("/t (qcow2)");
+        assertThatThrownBy(() -> disk.backing().clear()).isInstanceOf(UnsupportedOperationException.class);
+        assertThat(StoppedDisk.builder().build().backing()).isNull();
         paths.add("b");
         assertThat(request.parentPaths()).containsExactly("a");
         assertThatThrownBy(() -> request.parentPaths().add("c")).isInstanceOf(UnsupportedOperationException.class);
