@@ -15,12 +15,15 @@ package org.nasbackup.cloudstack;
 import com.cloud.storage.Storage.StoragePoolType;
 import java.util.ArrayList;
 import java.util.List;
+import java.util.Map;
+import java.util.stream.Collectors;
 import org.apache.cloudstack.backup.DeleteBackupCommand;
 import org.apache.cloudstack.backup.GetBackupStorageStatsCommand;
 import org.apache.cloudstack.backup.RebaseBackupCommand;
 import org.apache.cloudstack.backup.TakeBackupCommand;
 import org.apache.cloudstack.backup.VerifyBackupCommand;
 import org.apache.cloudstack.storage.to.PrimaryDataStoreTO;
+import org.nasbackup.BackingFile;
 import org.nasbackup.BackupStatsRequest;
 import org.nasbackup.DeleteBackupRequest;
 import org.nasbackup.Mode;
@@ -144,9 +147,27 @@ public final class Requests {
             disks.add(StoppedDisk.builder()
                     .path(pool.getPoolType() == StoragePoolType.RBD ? volumes.rbd(pool, path) : path)
                     .format(volumes.format(pool, path))
+                    .backing(backing(command, i))
                     .build());
         }
         return disks;
+    }
+
+    /** Null where the server does not know. One that tells at all tells of each volume: what is left out would be anybody's guess. */
+    private static List<BackingFile> backing(TakeBackupCommand command, int i) {
+        List<Map<String, String>> all = command.getVolumeBacking();
+        if (all == null) {
+            return null;
+        }
+        if (all.size() != command.getVolumePaths().size()) {
+            throw new IllegalArgumentException("INVALID_ARGUMENT: check the request: volumeBacking: it does not have an"
+                    + " element for each of volumePaths");
+        }
+        return all.get(i) == null
+                ? null
+                : all.get(i).entrySet().stream()
+                        .map(file -> BackingFile.of(file.getKey(), file.getValue()))
+                        .collect(Collectors.toList());
     }
 
     private static PrimaryDataStoreTO pool(TakeBackupCommand command, int i) {

@@ -27,6 +27,7 @@ import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.NullSource;
 import org.junit.jupiter.params.provider.ValueSource;
+import org.nasbackup.BackingFile;
 import org.nasbackup.Mode;
 import org.nasbackup.NasBackupException;
 import org.nasbackup.StoppedDisk;
@@ -173,6 +174,27 @@ class RequestsTest {
         assertThatThrownBy(() -> take(",\"volumePaths\":[\"/mnt/p1/a\"]" + pools))
                 .hasMessage("INVALID_ARGUMENT: check the request: volumePools: the management server does not name the"
                         + " pool of '/mnt/p1/a', and so not its format");
+    }
+
+    @Test
+    void what_a_volume_may_stand_on_is_passed_on_and_nothing_where_the_server_does_not_know() {
+        String volumes =
+                ",\"volumePaths\":[\"/mnt/p1/a\",\"/mnt/p1/b\",\"/dev/drbd/by-res/cs-b/0\"]," + "\"volumePools\":["
+                        + "{\"uuid\":\"p1\",\"poolType\":\"NetworkFilesystem\"},{\"uuid\":\"p1\",\"poolType\":\"NetworkFilesystem\"},"
+                        + "{\"uuid\":\"p2\",\"poolType\":\"Linstor\"}]";
+        List<StoppedDisk> disks = take(volumes
+                        + ",\"volumeBacking\":[{\"/mnt/p1/s\":\"qcow2\",\"/mnt/p1/t\":\"raw\"},{},null]")
+                .disks();
+        assertThat(disks.get(0).backing())
+                .extracting(BackingFile::toString)
+                .containsExactly("/mnt/p1/s (qcow2)", "/mnt/p1/t (raw)");
+        assertThat(disks.get(1).backing()).isEmpty();
+        assertThat(disks.get(2).backing()).isNull();
+        assertThat(take(volumes).disks()).extracting(StoppedDisk::backing).containsOnlyNulls();
+        assertThatThrownBy(() -> take(volumes + ",\"volumeBacking\":[{}]"))
+                .hasMessage(
+                        "INVALID_ARGUMENT: check the request: volumeBacking: it does not have an element for each of"
+                                + " volumePaths");
     }
 
     @Test

@@ -16,6 +16,7 @@ import static org.assertj.core.api.Assertions.assertThat;
 
 import com.cloud.agent.api.Command;
 import com.google.gson.Gson;
+import java.util.Arrays;
 import java.util.List;
 import java.util.Map;
 import org.apache.cloudstack.backup.BackupAnswer;
@@ -50,6 +51,20 @@ class WireTest {
                         + "\"quiesce\":false,\"mode\":\"incremental\",\"bitmapNew\":\"backup-2\","
                         + "\"bitmapParent\":\"backup-1\",\"parentPath\":\"i-2-9-VM/T1/root.r.qcow2\","
                         + "\"parentPaths\":[\"i-2-9-VM/T1/root.r.qcow2\",\"i-2-9-VM/T1/datadisk.d.qcow2\"]," + BASE);
+    }
+
+    /** A host that does not know the last field passes it over. */
+    @Test
+    void what_the_volumes_of_a_stopped_guest_stand_on_is_written_for_each_and_read_again() {
+        TakeBackupCommand command = new TakeBackupCommand("i-2-9-VM", "i-2-9-VM/T2");
+        command.setVolumePaths(List.of("/mnt/p/a", "/mnt/p/b", "c"));
+        command.setVolumeBacking(Arrays.asList(Map.of("/mnt/p/t", "qcow2"), Map.of(), null));
+        String json = Wire.write(command);
+        assertThat(json)
+                .isEqualTo("[{\"org.apache.cloudstack.backup.TakeBackupCommand\":{\"vmName\":\"i-2-9-VM\","
+                        + "\"backupPath\":\"i-2-9-VM/T2\",\"volumePaths\":[\"/mnt/p/a\",\"/mnt/p/b\",\"c\"],"
+                        + "\"volumeBacking\":[{\"/mnt/p/t\":\"qcow2\"},{},null]," + BASE);
+        assertThat(((TakeBackupCommand) Wire.read(json)).getVolumeBacking()).isEqualTo(command.getVolumeBacking());
     }
 
     @Test
@@ -122,6 +137,7 @@ class WireTest {
         assertThat(command.getVmName()).isEqualTo("i-2-9-VM");
         assertThat(command.getQuiesce()).isNull();
         assertThat(command.getVolumePaths()).isNull();
+        assertThat(command.getVolumeBacking()).isNull();
         assertThat(command.getMode()).isNull();
         assertThat(command.executeInSequence()).isFalse();
     }

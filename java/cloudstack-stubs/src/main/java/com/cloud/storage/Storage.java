@@ -23,7 +23,8 @@ public class Storage {
 
     public enum ImageFormat {
         QCOW2,
-        RAW
+        RAW,
+        ISO
     }
 
     public enum ProvisioningType {

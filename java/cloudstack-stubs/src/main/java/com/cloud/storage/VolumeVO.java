@@ -76,6 +76,14 @@ public class VolumeVO implements Volume {
         throw new UnsupportedOperationException();
     }
 
+    public Long getTemplateId() {
+        throw new UnsupportedOperationException();
+    }
+
+    public String getChainInfo() {
+        throw new UnsupportedOperationException();
+    }
+
     public void setName(String name) {}
 
     public void setProvisioningType(ProvisioningType provisioningType) {}

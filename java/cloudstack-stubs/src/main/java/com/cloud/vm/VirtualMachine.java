@@ -51,6 +51,8 @@ public interface VirtualMachine extends StateObject<VirtualMachine.State> {
 
     long getDomainId();
 
+    long getTemplateId();
+
     Long getBackupOfferingId();
 
     HypervisorType getHypervisorType();

@@ -40,6 +40,7 @@ public final class Guest implements AutoCloseable {
 
     private final String name = "i-2-" + (10 + MADE.getAndIncrement()) + "-VM";
     private final Path folder = Lab.folder("guest");
+    private final Path template;
     private final List<Path> disks = new ArrayList<>();
     /** The last write to each disk, looked for in the copies. */
     private final List<Write> written = new ArrayList<>();
@@ -48,7 +49,7 @@ public final class Guest implements AutoCloseable {
 
     /** One with a root disk, which is an overlay of a template, and data disks of these sizes; running. */
     public Guest(long... dataMib) {
-        Path template = image(ROOT_MIB);
+        template = image(ROOT_MIB);
         Lab.run("qemu-io", "-f", "qcow2", "-c", "write -P 0x11 0 1M", "-c", "write -P 0x12 32M 192k", "" + template);
         Path root = folder.resolve(UUID.randomUUID().toString());
         Lab.run("qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", "" + template, "" + root);
@@ -83,6 +84,11 @@ public final class Guest implements AutoCloseable {
     /** Where its disks lie. */
     public Path folder() {
         return folder;
+    }
+
+    /** The file that its root disk stands on. */
+    public Path template() {
+        return template;
     }
 
     /** The file names of its disks; the first is the root disk. */

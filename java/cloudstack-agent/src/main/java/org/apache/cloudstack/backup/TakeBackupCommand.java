@@ -15,6 +15,7 @@ package org.apache.cloudstack.backup;
 import com.cloud.agent.api.Command;
 import com.cloud.agent.api.LogLevel;
 import java.util.List;
+import java.util.Map;
 import org.apache.cloudstack.storage.to.PrimaryDataStoreTO;
 
 /** Asks a host for one restore point of one virtual machine. */
@@ -36,6 +37,7 @@ public class TakeBackupCommand extends Command {
     private String parentPath;
     private List<String> parentPaths;
     private Integer jobSeconds;
+    private List<Map<String, String>> volumeBacking;
 
     public TakeBackupCommand(String vmName, String backupPath) {
         this.vmName = vmName;
@@ -153,6 +155,18 @@ public class TakeBackupCommand extends Command {
 
     public void setJobSeconds(Integer jobSeconds) {
         this.jobSeconds = jobSeconds;
+    }
+
+    /**
+     * For each of the volume paths what its file may stand on, the format by the path, or null where that is not known; null: the
+     * server does not tell.
+     */
+    public List<Map<String, String>> getVolumeBacking() {
+        return volumeBacking;
+    }
+
+    public void setVolumeBacking(List<Map<String, String>> volumeBacking) {
+        this.volumeBacking = volumeBacking;
     }
 
     /** The library has its own locks: a long one must not hold up what else the host is asked. */

@@ -16,6 +16,8 @@ import com.cloud.agent.AgentManager;
 import com.cloud.host.dao.HostDao;
 import com.cloud.resource.ResourceManager;
 import com.cloud.storage.dao.DiskOfferingDao;
+import com.cloud.storage.dao.VMTemplateDao;
+import com.cloud.storage.dao.VMTemplatePoolDao;
 import com.cloud.storage.dao.VolumeDao;
 import com.cloud.user.ResourceLimitService;
 import com.cloud.utils.Pair;
@@ -44,6 +46,7 @@ import org.apache.cloudstack.framework.config.ConfigKey;
 import org.apache.cloudstack.framework.config.Configurable;
 import org.apache.cloudstack.resourcedetail.dao.UserDetailsDao;
 import org.apache.cloudstack.storage.datastore.db.PrimaryDataStoreDao;
+import org.apache.cloudstack.storage.datastore.db.SnapshotDataStoreDao;
 import org.nasbackup.cloudstack.CloudStackVersion;
 import org.nasbackup.provider.ChainLocks;
 import org.nasbackup.provider.Outcome;
@@ -101,6 +104,15 @@ public class NASBackupProvider extends AdapterBase implements BackupProvider, Co
 
     @Inject
     PrimaryDataStoreDao primaryDataStoreDao;
+
+    @Inject
+    VMTemplateDao vmTemplateDao;
+
+    @Inject
+    VMTemplatePoolDao vmTemplatePoolDao;
+
+    @Inject
+    SnapshotDataStoreDao snapshotDataStoreDao;
 
     @Inject
     DataStoreManager dataStoreManager;

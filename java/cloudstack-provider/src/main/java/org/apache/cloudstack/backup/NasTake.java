@@ -38,6 +38,7 @@ import org.nasbackup.provider.Outcome;
 import org.nasbackup.provider.cloudstack.ActionEvents;
 import org.nasbackup.provider.cloudstack.DaoCatalogue;
 import org.nasbackup.provider.cloudstack.TypedAgent;
+import org.nasbackup.provider.cloudstack.VolumeBacking;
 import org.nasbackup.provider.cloudstack.VolumePaths;
 
 /** Takes a backup: the row, the host's answer, and what it says of the chain. */
@@ -170,6 +171,12 @@ final class NasTake {
             VolumePaths paths = VolumePaths.of(volumes, server.primaryDataStoreDao, server.dataStoreManager);
             command.setVolumePaths(paths.paths());
             command.setVolumePools(paths.pools());
+            command.setVolumeBacking(new VolumeBacking(
+                            server.primaryDataStoreDao,
+                            server.vmTemplateDao,
+                            server.vmTemplatePoolDao,
+                            server.snapshotDataStoreDao)
+                    .of(vm, volumes));
         }
         return command;
     }

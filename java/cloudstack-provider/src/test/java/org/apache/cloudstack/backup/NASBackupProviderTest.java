@@ -367,6 +367,17 @@ class NASBackupProviderTest {
         assertThat(site.position(site.take())).isEqualTo(3);
     }
 
+    /** Its host need not believe what the headers of the files name. */
+    @Test
+    void a_stopped_guest_s_host_is_told_what_each_volume_stands_on() {
+        site.template("t");
+        site.take();
+        assertThat(lastTake().getVolumeBacking()).isNull();
+        site.state = State.Stopped;
+        site.take();
+        assertThat(lastTake().getVolumeBacking()).containsExactly(Map.of("/mnt/pool-1/t", "qcow2"), Map.of(), Map.of());
+    }
+
     @Test
     void after_the_owner_of_the_checkpoint_went_the_next_is_full() {
         List<Backup> taken = take(3);

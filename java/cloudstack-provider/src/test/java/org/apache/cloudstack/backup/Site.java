@@ -25,9 +25,12 @@ import com.cloud.host.dao.HostDao;
 import com.cloud.hypervisor.Hypervisor.HypervisorType;
 import com.cloud.resource.ResourceManager;
 import com.cloud.storage.Storage.StoragePoolType;
+import com.cloud.storage.VMTemplateStoragePoolVO;
 import com.cloud.storage.Volume;
 import com.cloud.storage.VolumeVO;
 import com.cloud.storage.dao.DiskOfferingDao;
+import com.cloud.storage.dao.VMTemplateDao;
+import com.cloud.storage.dao.VMTemplatePoolDao;
 import com.cloud.storage.dao.VolumeDao;
 import com.cloud.vm.VMInstanceVO;
 import com.cloud.vm.VirtualMachine;
@@ -60,6 +63,7 @@ import org.apache.cloudstack.backup.dao.BackupRepositoryDao;
 import org.apache.cloudstack.backup.dao.BackupScheduleDao;
 import org.apache.cloudstack.engine.subsystem.api.storage.DataStoreManager;
 import org.apache.cloudstack.storage.datastore.db.PrimaryDataStoreDao;
+import org.apache.cloudstack.storage.datastore.db.SnapshotDataStoreDao;
 import org.apache.cloudstack.storage.datastore.db.StoragePoolVO;
 import org.apache.logging.log4j.LogManager;
 import org.apache.logging.log4j.Logger;
@@ -85,6 +89,8 @@ final class Site {
     final Crash.Meter meter = new Crash.Meter();
     final ModelNas nas = new ModelNas(meter);
     final ModelHost host = new ModelHost(nas, meter);
+    private static final long TEMPLATE = 201;
+
     final Tables tables;
     final VMInstanceVO vm = mock(VMInstanceVO.class);
     final NASBackupProvider provider;
@@ -157,6 +163,9 @@ final class Site {
         provider.volumeDao = mock(VolumeDao.class);
         provider.diskOfferingDao = mock(DiskOfferingDao.class);
         provider.primaryDataStoreDao = mock(PrimaryDataStoreDao.class);
+        provider.vmTemplateDao = mock(VMTemplateDao.class);
+        provider.vmTemplatePoolDao = mock(VMTemplatePoolDao.class);
+        provider.snapshotDataStoreDao = mock(SnapshotDataStoreDao.class);
         provider.dataStoreManager = mock(DataStoreManager.class);
         provider.resourceManager = mock(ResourceManager.class);
         provider.backupManager = mock(BackupManager.class);
@@ -350,6 +359,15 @@ final class Site {
         when(volume.getState()).thenReturn(Volume.State.Ready);
         when(volume.getVolumeType()).thenReturn(device == 0 ? Volume.Type.ROOT : Volume.Type.DATADISK);
         return volume;
+    }
+
+    /** The machine's root disk was made of a template, which lies in its pool by this name. */
+    void template(String installPath) {
+        VolumeVO root = volumes.get(0);
+        when(root.getTemplateId()).thenReturn(TEMPLATE);
+        VMTemplateStoragePoolVO template = mock(VMTemplateStoragePoolVO.class);
+        when(template.getInstallPath()).thenReturn(installPath);
+        when(provider.vmTemplatePoolDao.findByPoolTemplate(31L, TEMPLATE, null)).thenReturn(template);
     }
 
     private void pool() {

@@ -92,6 +92,7 @@ class WholeSystemTest {
             site.volume(device, "uuid-" + device, volumes.get(device));
         }
         pool(site);
+        site.template(guest.template().getFileName().toString());
     }
 
     /** Its folder is the guest's, on every host. */
@@ -431,6 +432,24 @@ class WholeSystemTest {
         assertThat(site.position(next)).isZero();
         taken.add(next);
         agree(taken.toArray(new Backup[0]));
+    }
+
+    /** What the guest's QEMU has left in its header is believed as far as CloudStack knows the same. */
+    @Test
+    void a_stopped_machine_s_disk_is_read_with_its_template_and_with_no_other_volume_of_its_pool() {
+        guest.stop();
+        site.state = State.Stopped;
+        assertThat(backUp()).isNotNull();
+        Path other = guest.folder().resolve("another-s-volume");
+        Path root = guest.folder().resolve(guest.volumes().get(0));
+        Lab.run("cp", "" + guest.template(), "" + other);
+        Lab.run("qemu-img", "rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", "" + other, "" + root);
+        assertThat(site.takeCounted()).isNull();
+        assertThat(site.logged)
+                .last()
+                .asString()
+                .contains("UNSUPPORTED_IMAGE")
+                .contains("'" + root + "' has '" + other + "' as its backing file, which is none of the files");
     }
 
     /** Its images and its manifest are whole, and each agrees with the other. */
