@@ -22,6 +22,15 @@ pub struct View {
     folder: MountFolder,
 }
 
+/// How QEMU sees it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Shown {
+    /// At the place; if not, nothing can be mounted, and QEMU has to take the folder's own path.
+    pub at_its_place: bool,
+    /// Why links are followed there, if they are.
+    pub lack: Option<String>,
+}
+
 impl View {
     /// Makes the place, where nothing is to be seen yet.
     pub fn prepare(config: &Config) -> Result<View> {
@@ -34,24 +43,28 @@ impl View {
         self.folder.point()
     }
 
-    /// Shows `folder` to QEMU, which runs as `owner`, or as nobody knows whom. False where nothing can be mounted: then QEMU
-    /// has to take the folder's own path.
-    pub fn show(&self, folder: &Folder, owner: Option<(u32, u32)>) -> Result<bool> {
+    /// Shows `folder` to QEMU, which runs as `owner`, or as nobody knows whom.
+    pub fn show(&self, folder: &Folder, owner: Option<(u32, u32)>) -> Result<Shown> {
         let mounted = Tree::of(folder.fd.as_fd()).and_then(|tree| {
             tree.confine()?;
-            tree.follow_no_links()?;
-            tree.attach(&self.path())
+            let follows_none = tree.follow_no_links()?;
+            tree.attach(&self.path()).map(|()| follows_none)
         });
+        let lack = |why: String| {
+            format!("{why}: QEMU follows a link that somebody on the NAS puts in the place of what it writes")
+        };
         match mounted {
             Err(error) if lacking::is_unsettable(error) => {
                 let instead = "QEMU takes its own path, and follows links that somebody puts there";
                 lacking::tell(Level::Warn, folder, "a second mount", error, instead);
-                Ok(false)
+                let lack = lack(format!("the unfinished point can't be mounted by itself ({error})"));
+                Ok(Shown { at_its_place: false, lack: Some(lack) })
             }
             mounted => {
-                mounted.map_err(|e| Error::io(STEP, &folder.path, e))?;
+                let follows_none = mounted.map_err(|e| Error::io(STEP, &folder.path, e))?;
                 self.folder.let_in(owner).map_err(|e| Error::io(STEP, self.path(), e))?;
-                Ok(true)
+                let lack = (!follows_none).then(|| lack("the kernel lacks nosymfollow".to_owned()));
+                Ok(Shown { at_its_place: true, lack })
             }
         }
     }
@@ -63,6 +76,7 @@ mod tests {
     use crate::nas::folder::{FILE_MODE, FOLDER_MODE};
     use crate::user::with_rights_of;
     use rustix::io::Errno;
+    use rustix::thread::CapabilitySet;
     use std::fs::{self, File, Permissions};
     use std::io;
     use std::os::unix::fs::{PermissionsExt, symlink};
@@ -98,7 +112,7 @@ mod tests {
         for (owner, others) in [(Some(QEMU), Err(Errno::ACCESS)), (Some((0, 0)), Err(Errno::ACCESS)), (None, Ok(()))] {
             let view = View::prepare(&config).unwrap();
             let at = |name: &str| view.path().join(name);
-            assert!(view.show(&folder, owner).unwrap());
+            assert_eq!(view.show(&folder, owner).unwrap(), Shown { at_its_place: true, lack: None });
             let who = owner.unwrap_or(QEMU);
             assert_eq!(opened(at("target"), who), Ok(()), "{owner:?}");
             assert_eq!(opened(at("exchanged"), who), Err(Errno::LOOP), "{owner:?}");
@@ -113,6 +127,25 @@ mod tests {
             fs::rename(nas.join("published"), nas.join("partial")).unwrap();
         }
         assert_eq!(fs::read_dir(&config.mount_dir).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn where_nothing_can_be_mounted_it_is_said_what_that_means() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = Config { mount_dir: dir.path().join("m"), state_dir: dir.path().join("s"), ..Config::default() };
+        let folder = Folder::open_root(dir.path()).unwrap().make_dir("partial", FOLDER_MODE).unwrap();
+        let view = View::prepare(&config).unwrap();
+        let shown = std::thread::scope(|scope| {
+            let without = || {
+                let mut rights = rustix::thread::capabilities(None).unwrap();
+                rights.effective.remove(CapabilitySet::SYS_ADMIN);
+                rustix::thread::set_capabilities(None, rights).unwrap();
+                view.show(&folder, Some(QEMU)).unwrap()
+            };
+            scope.spawn(without).join().unwrap()
+        });
+        let lack = shown.lack.unwrap();
+        assert!(!shown.at_its_place && lack.contains("can't be mounted by itself (Operation not permitted"), "{lack}");
     }
 
     #[test]

@@ -267,6 +267,8 @@ pub(super) struct Targets {
     backings: Vec<Option<String>>,
     /// What QEMU sees of them, where it writes them itself.
     view: Option<View>,
+    /// Why QEMU follows links there, if it does.
+    lack: Option<String>,
     partial: PartialPoint,
 }
 
@@ -292,7 +294,8 @@ pub(super) fn make_targets(
         let Opened { session, lock, .. } = opened;
         let partial = PartialPoint::begin(session.clone(), lock, &point);
         let partial = partial.map_err(|error| access::explain(error, session.root()))?;
-        let mut targets = Targets { files: Vec::new(), indexes: Vec::new(), backings: Vec::new(), view: None, partial };
+        let mut targets =
+            Targets { files: Vec::new(), indexes: Vec::new(), backings: Vec::new(), view: None, lack: None, partial };
         for spec in specs {
             let file = targets.partial.create_file(&spec.name)?;
             let backing = spec.parent.map(|parent| parent.relative_to(&point.folder()));
@@ -349,7 +352,9 @@ impl Targets {
     /// write to them.
     pub(super) fn show_to_qemu(mut self, view: View, owner: Option<(u32, u32)>) -> Result<Targets> {
         bounded("ask whether QEMU can write", PROBE, move || {
-            self.view = if view.show(self.partial.folder(), owner)? { Some(view) } else { None };
+            let shown = view.show(self.partial.folder(), owner)?;
+            self.view = shown.at_its_place.then_some(view);
+            self.lack = shown.lack;
             if let Some(owner) = owner {
                 access::check_qemu(self.partial.folder(), &self.folder(), owner)?;
             }
@@ -372,8 +377,8 @@ impl Targets {
     }
 
     /// Lets what QEMU has written of the disks, and closed, be published: as files of ours that it can't reach, if the
-    /// repository can clone it, else with a word for it; and only if it is what was to be written.
-    pub(super) fn take_over(&mut self, disks: &[DiskFacts], limit: Duration) -> Result<Option<String>> {
+    /// repository can clone it, and only if it is what was to be written. Says what the repository or the kernel lacks.
+    pub(super) fn take_over(&mut self, disks: &[DiskFacts], limit: Duration) -> Result<Vec<String>> {
         let folder = self.partial.folder().again()?;
         let (written, aside) = (self.written(disks)?, self.partial.aside()?);
         let (taken, aside) = bounded(written::STEP, limit, move || {
@@ -391,7 +396,7 @@ impl Targets {
         if let Err(error) = bounded("remove what was replaced", LIMIT, move || aside.clear()) {
             log::warn!("it stays until the next backup: {error}");
         }
-        Ok(told)
+        Ok(self.lack.take().into_iter().chain(told).collect())
     }
 
     fn written(&self, disks: &[DiskFacts]) -> Result<Vec<Written>> {
