@@ -37,9 +37,24 @@ pub(crate) fn with_rights_of<T: Send>(
     done.map_err(|_| Error::new(Code::Internal, step, "the thread panicked"))
 }
 
+/// The same for what nobody else's rights will do for: `PERMISSION_DENIED` when this process can't take them on.
+pub(crate) fn as_user<T: Send>(owner: (u32, u32), step: &'static str, work: impl FnOnce() -> T + Send) -> Result<T> {
+    with_rights_of(owner, step, work)?.map_err(|error| {
+        let cause = format!(
+            "unable to act as user {}, as which QEMU runs: this process needs CAP_SETUID and CAP_SETGID - {error}",
+            owner.0
+        );
+        Error::new(Code::PermissionDenied, step, cause)
+    })
+}
+
 /// Gives this thread, and no other, the user's rights to files and no more. Its user ids stay ours: as the user's own,
 /// QEMU could signal or trace it, and so this process. The group id tells FUSE that it is somebody else.
 fn take_on((user, group): (u32, u32)) -> std::io::Result<()> {
+    let (own, own_group) = (rustix::process::geteuid(), rustix::process::getegid());
+    if !own.is_root() && (own.as_raw(), own_group.as_raw()) == (user, group) {
+        return Ok(());
+    }
     set_thread_groups(&[])?;
     set_thread_res_gid(None, Gid::from_raw(group), None)?;
     sys::access_files_as(user)?;
@@ -118,6 +133,21 @@ fn refuse_mode(field: &str, path: &Path, stat: &Stat, last: bool) -> Result<()> 
     Err(Error::invalid(field, cause))
 }
 
+/// Does it as a process would that can't take on anybody's rights.
+#[cfg(test)]
+pub(crate) fn unable_to_act<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    thread::scope(|scope| {
+        let without = || {
+            let mut rights = capabilities(None).unwrap();
+            rights.effective.remove(CapabilitySet::SETGID);
+            rights.permitted.remove(CapabilitySet::SETGID);
+            set_capabilities(None, rights).unwrap();
+            work()
+        };
+        scope.spawn(without).join().unwrap()
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -156,6 +186,14 @@ mod tests {
         assert_eq!(asked.unwrap().unwrap(), std::io::ErrorKind::PermissionDenied);
         File::open(file.path()).unwrap();
         assert_eq!(capabilities(None).unwrap(), before);
+    }
+
+    #[test]
+    fn what_can_not_be_done_as_the_user_is_not_done() {
+        let error = unable_to_act(|| as_user((65534, 65534), "try it", || panic!("it was done"))).unwrap_err();
+        assert_eq!((error.code, error.step), (Code::PermissionDenied, "try it"));
+        assert!(error.cause.starts_with("unable to act as user 65534, as which QEMU runs"), "{error}");
+        assert_eq!(as_user((65534, 65534), "try it", || 7).unwrap(), 7);
     }
 
     #[test]

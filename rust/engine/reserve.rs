@@ -17,7 +17,7 @@ use super::job::POLL;
 use crate::config::LEAST_SCRATCH;
 use crate::error::{Code, Error, Result};
 use crate::sys;
-use crate::user::with_rights_of;
+use crate::user::as_user;
 
 /// What is being done.
 pub(super) const STEP: &str = "keep the guest's old blocks";
@@ -253,13 +253,12 @@ impl Reserve {
         })
     }
 
-    /// Does it with the rights of QEMU's user, or with ours if those can't be taken on.
-    fn as_owner(&self, mut work: impl FnMut() -> Result<()> + Send) -> Result<()> {
-        let Some(owner) = self.owner else { return work() };
-        with_rights_of(owner, STEP, &mut work)?.unwrap_or_else(|error| {
-            log::warn!("{STEP}: unable to act as user {} - {error}", owner.0);
-            work()
-        })
+    /// Does it with the rights of QEMU's user: room that root gets is none that the guest has.
+    fn as_owner(&self, work: impl FnOnce() -> Result<()> + Send) -> Result<()> {
+        match self.owner {
+            Some(owner) => as_user(owner, STEP, work)?,
+            None => work(),
+        }
     }
 
     fn files(&self) -> MutexGuard<'_, Files> {
@@ -292,6 +291,8 @@ mod tests {
     use super::*;
     use std::os::unix::fs::{MetadataExt, chown};
     use std::process::Command;
+
+    use crate::user::unable_to_act;
 
     const MIB: u64 = 1 << 20;
     const NOBODY: (u32, u32) = (65534, 65534);
@@ -411,6 +412,13 @@ mod tests {
         assert_eq!(enough.0.path().join("vda").metadata().unwrap().blocks() * 512 / MIB, 15);
         assert_eq!(enough.0.path().join("spare").metadata().unwrap().len(), 0);
         reserve.check_kept().unwrap();
+
+        // nor as anybody else
+        let other = Ext4::new(256);
+        let reserve = other.reserve(NOBODY, &["vda"]);
+        let error = unable_to_act(|| reserve.look(Instant::now(), || u64::MAX)).unwrap_err();
+        assert!(error.code == Code::PermissionDenied && error.cause.starts_with("unable to act as"), "{error}");
+        assert_eq!(other.0.path().join("vda").metadata().unwrap().blocks(), 0);
 
         // there is enough for root
         let small = Ext4::new(96);

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 
 use crate::error::{Code, Error, Result};
 use crate::nas::folder::{FILE_MODE, Folder};
-use crate::user::with_rights_of;
+use crate::user::as_user;
 
 const STEP: &str = "ask whether QEMU can write";
 /// Made in the unfinished point, and removed at once.
@@ -92,14 +92,10 @@ fn denied((user, group): (u32, u32), what: &str) -> Error {
 fn may(owner: (u32, u32), path: &Path, how: OFlags) -> Result<bool> {
     // a link, or a FIFO, that has its name by now is none of ours
     let how = how | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    match with_rights_of(owner, STEP, || rustix::fs::openat(CWD, path, how, Mode::empty()).map(drop))? {
-        Ok(Ok(())) => Ok(true),
-        Ok(Err(Errno::ACCESS | Errno::PERM)) => Ok(false),
-        Ok(Err(error)) => Err(Error::io(STEP, path, error)),
-        Err(error) => {
-            log::warn!("{STEP}: unable to act as user {} - {error}", owner.0);
-            Ok(true)
-        }
+    match as_user(owner, STEP, || rustix::fs::openat(CWD, path, how, Mode::empty()).map(drop))? {
+        Ok(()) => Ok(true),
+        Err(Errno::ACCESS | Errno::PERM) => Ok(false),
+        Err(error) => Err(Error::io(STEP, path, error)),
     }
 }
 
@@ -109,6 +105,8 @@ mod tests {
     use std::fs::{Permissions, set_permissions};
     use std::os::unix::fs::PermissionsExt;
     use std::process::Command;
+
+    use crate::user::unable_to_act;
 
     const NOBODY: (u32, u32) = (65534, 65534);
 
@@ -127,6 +125,17 @@ mod tests {
         assert!(folder.names().unwrap().is_empty());
         check_qemu(&folder, &folder.path, (0, 0)).unwrap();
         assert!(rustix::process::geteuid().is_root());
+    }
+
+    #[test]
+    fn what_can_not_be_asked_is_no_yes() {
+        let dir = tempfile::tempdir().unwrap();
+        set_permissions(dir.path(), Permissions::from_mode(0o711)).unwrap();
+        let folder = Folder::open_root(dir.path()).unwrap();
+        let error = unable_to_act(|| check_qemu(&folder, &folder.path, NOBODY)).unwrap_err();
+        assert!(error.code == Code::PermissionDenied && error.cause.starts_with("unable to act as"), "{error}");
+        assert!(folder.names().unwrap().is_empty());
+        check_qemu(&folder, &folder.path, NOBODY).unwrap();
     }
 
     #[test]
