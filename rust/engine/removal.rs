@@ -2,7 +2,8 @@
 //! here grows with what is found: each folder is taken away from that user, and moved up before it is emptied.
 
 use std::ffi::{CStr, CString};
-use std::os::fd::OwnedFd;
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{AtFlags, CWD, Dir, Gid, Mode, OFlags, Uid};
@@ -19,32 +20,41 @@ const MOST: u32 = 100_000;
 /// How often a folder is read that does not get empty.
 const PASSES: u32 = 3;
 
-/// Removes the folder and all that is in it, but what is mounted there. What can't be removed stays, and the error names the
-/// folder; that there is none is success.
-pub(super) fn remove(path: &Path) -> Result<()> {
-    remove_at_most(MOST, path)
+/// Removes the `folder` that was opened at `path`, and nothing else that has its name by now, with all that is in it, but what is
+/// mounted there. What can't be removed stays, and the error names the folder; that it is gone is success.
+pub(super) fn remove(path: &Path, folder: &File) -> Result<()> {
+    remove_at_most(MOST, path, folder)
 }
 
-fn remove_at_most(most: u32, path: &Path) -> Result<()> {
+fn remove_at_most(most: u32, path: &Path, folder: &File) -> Result<()> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(Error::new(Code::Internal, STEP, format!("'{}' is no folder's path", path.display())));
     };
     let io = |e: Errno| Error::io(STEP, path, e);
     let parent = rustix::fs::openat(CWD, parent, FOLDER, Mode::empty()).map_err(io)?;
-    let top = match rustix::fs::openat(&parent, name, FOLDER, Mode::empty()) {
-        Err(Errno::NOENT) => return Ok(()),
-        top => top.map_err(io)?,
-    };
-    let device = |fd: &OwnedFd| rustix::fs::fstat(fd).map(|found| found.st_dev).map_err(io);
-    if device(&parent)? != device(&top)? {
+    let stat = |fd: BorrowedFd<'_>| rustix::fs::fstat(fd).map_err(io);
+    let own = stat(folder.as_fd())?;
+    if stat(parent.as_fd())?.st_dev != own.st_dev {
         return Err(io(Errno::BUSY));
     }
+    let is_there = || match rustix::fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Err(Errno::NOENT) => Ok(false),
+        found => {
+            let found = found.map_err(io)?;
+            let same = (found.st_dev, found.st_ino) == (own.st_dev, own.st_ino);
+            if same { Ok(true) } else { Err(Error::new(Code::Io, STEP, format!("'{}' is another", path.display()))) }
+        }
+    };
+    if !is_there()? {
+        return Ok(());
+    }
+    let top = folder.try_clone().map_err(|e| Error::io(STEP, path, e))?.into();
     let mut removal = Removal { top, aside: None, moved: 0, folders: Vec::new(), left: most, failed: None };
     removal.empty_all().map_err(|e| match e {
         Errno::TOOBIG => Error::new(Code::Io, STEP, format!("'{}' holds more than {most} names", path.display())),
         e => io(e),
     })?;
-    rustix::fs::unlinkat(&parent, name, AtFlags::REMOVEDIR).map_err(io)
+    if is_there()? { rustix::fs::unlinkat(&parent, name, AtFlags::REMOVEDIR).map_err(io) } else { Ok(()) }
 }
 
 /// A removal under way.
@@ -155,10 +165,40 @@ fn take_over(folder: &OwnedFd) {
 mod tests {
     use super::*;
     use std::fs;
-    use std::os::fd::AsFd;
     use std::os::unix::fs::{chown, symlink};
     use std::path::PathBuf;
     use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+    /// Opens what is there, and removes it.
+    fn remove(path: &Path) -> Result<()> {
+        super::remove(path, &open(path)?)
+    }
+
+    fn remove_at_most(most: u32, path: &Path) -> Result<()> {
+        super::remove_at_most(most, path, &open(path)?)
+    }
+
+    fn open(path: &Path) -> Result<File> {
+        let opened = rustix::fs::openat(CWD, path, FOLDER, Mode::empty());
+        opened.map(File::from).map_err(|e| Error::io("open it", path, e))
+    }
+
+    #[test]
+    fn what_has_the_name_by_then_stays_with_all_that_is_in_it() {
+        let (dir, path) = folder();
+        let held = open(&path).unwrap();
+        fs::rename(&path, dir.path().join("moved")).unwrap();
+        super::remove(&path, &held).unwrap();
+        fs::create_dir(&path).unwrap();
+        fs::write(path.join("precious"), "x").unwrap();
+        let error = super::remove(&path, &held).unwrap_err();
+        assert!(error.cause.ends_with("is another") && path.join("precious").exists(), "{error}");
+        symlink(dir.path().join("moved"), dir.path().join("1-2")).unwrap();
+        super::remove(&dir.path().join("1-2"), &held).unwrap_err();
+        assert!(dir.path().join("moved/qemu").exists());
+        super::remove(&dir.path().join("moved"), &held).unwrap();
+        super::remove(&dir.path().join("moved"), &held).unwrap();
+    }
 
     /// A folder of QEMU's user, in one of ours; in memory, if there is such, for some disks take a millisecond for a folder.
     fn folder() -> (tempfile::TempDir, PathBuf) {
@@ -185,7 +225,6 @@ mod tests {
         nest(&path.join("qemu"), 15_000);
         remove(&path).unwrap();
         assert!(!path.exists());
-        remove(&path).unwrap();
     }
 
     #[test]

@@ -258,7 +258,7 @@ impl Taken {
 impl Drop for Scratch {
     fn drop(&mut self) {
         self.socket = None;
-        if let Err(error) = removal::remove(&self.folder) {
+        if let Err(error) = removal::remove(&self.folder, &self._lock) {
             log::error!("the scratch folder '{}' could not be removed: {error}", self.folder.display());
         }
     }
@@ -339,13 +339,13 @@ pub fn sweep(config: &Config, vm: Option<&str>) {
     }
     for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        let meant = || vm.is_none_or(|vm| matches!(domain_of(&path), Ok(Some(of)) if of == vm));
+        let meant = || vm.is_none_or(|vm| matches!(lies_for(&path), Ok(Some(of)) if of == vm));
         if !is_ours(name) || !meant() {
             continue;
         }
-        let Ok(Some(_folder)) = lock(&path) else { continue };
+        let Ok(Some(folder)) = lock(&path) else { continue };
         log::warn!("removing '{}', left by a backup that ended early", path.display());
-        let removed = end_job(config, &path).and_then(|()| removal::remove(&path));
+        let removed = end_job(config, &path, &folder).and_then(|()| removal::remove(&path, &folder));
         if let Err(error) = removed {
             log::error!("'{}' stays for now: {error}", path.display());
         }
@@ -362,30 +362,36 @@ fn is_ours(name: &str) -> bool {
 }
 
 /// Ends the job that was begun with this folder, if it still runs, and lets the guest go on that waits for its scratch.
-fn end_job(config: &Config, folder: &Path) -> Result<()> {
+fn end_job(config: &Config, path: &Path, folder: &File) -> Result<()> {
     let (uri, state) = (config.connection_uri.clone(), config.state_dir.clone());
-    let folder = folder.to_owned();
-    let Some(vm) = domain_of(&folder)? else { return Ok(()) };
+    let held = folder.try_clone().map_err(|e| Error::io(SWEEP, path, e))?;
+    let Some(vm) = domain_of(&Folder { fd: held.into(), path: path.to_owned() })? else { return Ok(()) };
+    let path = path.to_owned();
     let _for = WorkFor::guest(&vm);
     ask(SWEEP, END, move || {
         // It is of the backup that this host has on record: a record goes when no job of its own runs any more.
         let may_resume = host::begun(&state).iter().any(|begun| begun.vm == vm && begun.may_resume);
         let Some(domain) = Domain::find(&uri, &vm)? else { return Ok(()) };
-        if leftover::end_job(&domain, &folder)? {
+        if leftover::end_job(&domain, &path)? {
             leftover::resume(&domain, may_resume);
         }
         Ok(())
     })
 }
 
+/// The same of the folder at this path, for who wants to know whether it is to be cleared.
+fn lies_for(path: &Path) -> Result<Option<String>> {
+    domain_of(&Folder::open_root(path)?)
+}
+
 /// The domain that the folder was made for; none if no job can have begun.
-fn domain_of(folder: &Path) -> Result<Option<String>> {
+fn domain_of(folder: &Folder) -> Result<Option<String>> {
     let mut vm = String::new();
-    let read = match Folder::open_root(folder)?.open_file_in(DOMAIN) {
+    let read = match folder.open_file_in(DOMAIN) {
         Err(error) if error.code == Code::NotFound => return Ok(None),
         file => file?.take(LONGEST_NAME).read_to_string(&mut vm),
     };
-    read.map_err(|e| Error::io(SWEEP, folder.join(DOMAIN), e))?;
+    read.map_err(|e| Error::io(SWEEP, folder.path.join(DOMAIN), e))?;
     Ok(Some(vm))
 }
 
