@@ -71,7 +71,7 @@ impl Question {
         self.status.values().map(Vec::len).sum()
     }
 
-    /// The whole answer: something in each context, or why it is not to be believed.
+    /// The extents of each context that was answered in, or why none of them is to be believed.
     pub fn answer(self) -> Result<Status, String> {
         match self.refused {
             Some(why) => Err(why),

@@ -16,6 +16,7 @@ import java.io.IOException;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.List;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 import org.libvirt.Connect;
@@ -34,6 +35,9 @@ public final class Doctor {
     private static final long QEMU_IMG_NEEDED = 5_001_000;
 
     private static final Pattern QEMU_IMG_VERSION = Pattern.compile("version (\\d+)\\.(\\d+)(?:\\.(\\d+))?");
+    /** As the library has them (helpers.rs). */
+    private static final List<String> TOOLS = List.of("/usr/bin", "/usr/sbin", "/bin", "/sbin");
+
     private static final String INCREMENTAL = "incremental backups";
 
     private final Findings findings;
@@ -65,25 +69,30 @@ public final class Doctor {
             Configuration settings = HostSettings.read(HostSettings.FILE).build();
             findings.good("libnasbackup.so " + NasBackup.check(settings));
             key(settings.keyFile());
+            links(settings.engine());
         } catch (RuntimeException | LinkageError e) {
             findings.missing(e.getMessage());
             findings.notChecked("nosymfollow: the library is asked for it");
-            return;
         }
-        links();
     }
 
     /** Without it libvirt and QEMU follow, in a push, a link that somebody puts on the NAS. */
-    private void links() {
+    private void links(Engine engine) {
         try {
-            if (NasBackup.knowsNosymfollow()) {
-                findings.good("nosymfollow: no link in a repository is followed");
-            } else {
-                findings.missing(
-                        "nosymfollow (Linux 5.14): a push may follow a link on the NAS; 'engine = pull' does not");
-            }
+            links(findings, NasBackup.knowsNosymfollow(), engine);
         } catch (NasBackupException e) {
             findings.notChecked("nosymfollow: " + e.getMessage());
+        }
+    }
+
+    /** By pull it is this library alone that opens what lies on the NAS, and it follows no link on any kernel. */
+    static void links(Findings findings, boolean known, Engine engine) {
+        if (known) {
+            findings.good("nosymfollow: no link in a repository is followed");
+        } else if (engine == Engine.PULL) {
+            findings.note("nosymfollow (Linux 5.14) is not there: by pull nothing needs it, a push would");
+        } else {
+            findings.missing("nosymfollow (Linux 5.14): a push may follow a link on the NAS; 'engine = pull' does not");
         }
     }
 
@@ -134,10 +143,14 @@ public final class Doctor {
     }
 
     private void qemuImg() {
+        Path tool = tool("qemu-img");
+        if (tool == null) {
+            return;
+        }
         try {
-            Process process = new ProcessBuilder("qemu-img", "--version")
-                    .redirectErrorStream(true)
-                    .start();
+            ProcessBuilder command = new ProcessBuilder(tool.toString(), "--version").redirectErrorStream(true);
+            command.environment().clear();
+            Process process = command.start();
             String text = new String(process.getInputStream().readAllBytes(), StandardCharsets.UTF_8);
             Matcher version = QEMU_IMG_VERSION.matcher(text);
             if (version.find()) {
@@ -158,14 +171,25 @@ public final class Doctor {
     }
 
     private void mount() {
-        String path = System.getenv("PATH");
-        for (String folder : path == null ? new String[0] : path.split(":")) {
-            Path file = Path.of(folder, "mount");
+        Path tool = tool("mount");
+        if (tool != null) {
+            findings.good(tool.toString());
+        }
+    }
+
+    private Path tool(String name) {
+        return tool(findings, name);
+    }
+
+    /** Where the library runs it from, whatever {@code PATH} says; null, which the findings tell, if it is not there. */
+    static Path tool(Findings findings, String name) {
+        for (String folder : TOOLS) {
+            Path file = Path.of(folder, name);
             if (Files.isExecutable(file)) {
-                findings.good(file.toString());
-                return;
+                return file;
             }
         }
-        findings.missing("mount in PATH");
+        findings.missing(name + " in " + String.join(", ", TOOLS));
+        return null;
     }
 }

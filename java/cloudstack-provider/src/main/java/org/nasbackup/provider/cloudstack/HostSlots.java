@@ -263,7 +263,8 @@ public final class HostSlots {
                 return new Why(reason + "; at work: " + line.holders(), reason);
             } catch (RuntimeException | LinkageError e) {
                 return new Why(
-                        "its line can't be looked at: " + e, "the management server could not look at its host's line");
+                        "its line can't be looked at: " + OneLine.of(e.toString()),
+                        "the management server could not look at its host's line");
             }
         }
 
@@ -304,7 +305,7 @@ public final class HostSlots {
                 }
             } catch (Throwable e) {
                 // whatever it is: else it would be the last beat
-                logger.warn("Unable to keep the turn to {} on host {}: {}", claim.name, claim.hostName, e);
+                logger.warn("Unable to keep the turn to {} on host {}", claim.name, claim.hostName, OneLine.of(e));
             } finally {
                 own.unlock();
             }
@@ -317,7 +318,7 @@ public final class HostSlots {
                 ticket = change.apply(ticket);
                 tickets.put(hostId, ticket);
             } catch (RuntimeException | LinkageError e) {
-                logger.warn("The turn to {} on host {} is told later: {}", claim.name, claim.hostName, e);
+                logger.warn("The turn to {} on host {} is told later", claim.name, claim.hostName, OneLine.of(e));
             } finally {
                 own.unlock();
             }
@@ -354,7 +355,8 @@ public final class HostSlots {
             try {
                 return ifFree.test(() -> {}) ? null : new Why(SAME_MACHINE, SAME_MACHINE);
             } catch (RuntimeException | LinkageError e) {
-                return new Why("whether its virtual machine is free can't be told: " + e, SAME_MACHINE);
+                return new Why(
+                        "whether its virtual machine is free can't be told: " + OneLine.of(e.toString()), SAME_MACHINE);
             }
         }
 
@@ -418,7 +420,7 @@ public final class HostSlots {
                         "The turn to {} on host {} ends with its lease: {}",
                         claim.name,
                         claim.hostName,
-                        e.getMessage());
+                        OneLine.of(e.getMessage()));
             }
             at(hostId).wake();
         }
