@@ -51,7 +51,8 @@ pub(super) fn open_all(root: &Folder, point: &PointPath, id: Option<&str>, wante
     }
     for Disk { chain, recorded, .. } in &mut disks {
         judged.refuse_images(chain)?;
-        *recorded = chain.iter().map(|link| judged.record(&link.path)?.fingerprints.clone()).collect();
+        judged.refuse_unfinished(chain)?;
+        *recorded = chain.iter().map(|link| judged.fingerprints(&link.path).cloned()).collect();
     }
     Ok(disks)
 }

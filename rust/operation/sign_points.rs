@@ -16,7 +16,7 @@ use crate::nas::lock::{InstanceLock, Purpose, WAIT};
 use crate::nas::path::PointPath;
 use crate::nas::repository::{Export, Repository};
 use crate::nas::session::Session;
-use crate::point::{Keys, MANIFEST, Manifest};
+use crate::point::{Keys, MANIFEST, Manifest, UNTOLD};
 
 const STEP: &str = "sign the manifests";
 
@@ -128,8 +128,10 @@ fn folders(folder: &Folder) -> Result<Vec<String>> {
 /// The machine, and its points; none, and nothing is made there, if the folder holds no point of ours.
 fn lock(session: Session, name: &str) -> Result<Option<(Machine, Vec<PointPath>)>> {
     let folder = session.root().open_dir_in(name)?;
+    // one is open at a time, and none after the first that is ours
     let is_ours = |point: &String| Ok(folder.open_dir_in(point)?.kind(MANIFEST)?.is_some());
-    if !folders(&folder)?.iter().map(is_ours).collect::<Result<Vec<bool>>>()?.contains(&true) {
+    let ours = folders(&folder)?.iter().map(is_ours).find(|is_ours| !matches!(is_ours, Ok(false)));
+    if ours.transpose()?.is_none() {
         return Ok(None);
     }
     let lock = Arc::new(InstanceLock::take(&folder, Purpose::Change)?);
@@ -181,6 +183,9 @@ fn sign(machine: &Machine, point: &PointPath, how: &How) -> Result<Signed> {
     let keys = Some(&*how.keys).filter(|_| !is_trusted);
     if let Some(doubt) = manifest.doubts(&text, point, keys).first() {
         return Err(refuse(doubt));
+    }
+    if manifest.disks.iter().any(|disk| disk.size == 0) {
+        return Err(refuse(UNTOLD));
     }
     if manifest.signer(&text, &how.keys) == Some(0) {
         return Ok(Signed::Already);

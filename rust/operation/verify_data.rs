@@ -78,7 +78,7 @@ struct Data<'a> {
 impl Data<'_> {
     /// What the manifest beside an image says of its fingerprints.
     fn recorded(&self, image: &RepoPath) -> Option<&Fingerprints> {
-        self.judged.record(image)?.fingerprints.as_ref()
+        self.judged.fingerprints(image)
     }
 
     /// Compares one image; what is found of its index.

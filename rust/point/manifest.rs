@@ -24,6 +24,9 @@ const VERSION: u32 = 1;
 /// More than any real manifest has: about 500 disks. All manifests of a chain are held at a time.
 const LONGEST: u64 = 256 << 10;
 
+/// What is told of one that says nothing of an image: a MAC over it would vouch for whatever has that name.
+pub const UNTOLD: &str = "is of a rebase that an older version began: do it again before a key is in force";
+
 /// How the checksum's member begins, and the MAC's.
 const CHECKSUM: &str = "\"checksum\": ";
 const MAC: &str = "\"mac\": ";
@@ -110,7 +113,7 @@ pub struct ManifestDisk {
     /// The file that an incremental stands on, relative to the repository's root; null in points of older versions.
     #[serde(default)]
     pub parent: Option<String>,
-    /// Length of its file; 0 from the time on that a rebase changes it, until that has ended.
+    /// Length of its file.
     pub size: u64,
     /// Size that the guest sees.
     pub virtual_size: u64,
@@ -119,6 +122,27 @@ pub struct ManifestDisk {
     /// The fingerprints of what its image holds itself; null if none were made, or the image has changed since.
     #[serde(default)]
     pub fingerprints: Option<Fingerprints>,
+    /// From the time on that a rebase changes the image, until that has ended; all the rest tells what it was before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rebasing: Option<Rebasing>,
+}
+
+/// A rebase of an image that has begun.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Rebasing {
+    /// The file that the image is to stand on, relative to the repository's root; null: nothing.
+    pub onto: Option<String>,
+    /// The `pointId` of that file's point, if it has one.
+    pub point_id: Option<String>,
+}
+
+impl ManifestDisk {
+    /// Was a rebase of it cut off? Then it is longer than it was, perhaps, and stands on its parent or where it was to stand.
+    pub fn is_unfinished(&self) -> bool {
+        // older versions recorded no length for as long as a rebase went on
+        self.rebasing.is_some() || self.size == 0
+    }
 }
 
 impl Manifest {
@@ -183,6 +207,7 @@ impl Manifest {
         }
         match keys {
             Some(_) if self.mac.is_none() => doubts.push("has no MAC: no key of keyFile vouches for it".to_owned()),
+            Some(_) if self.disks.iter().any(|disk| disk.size == 0) => doubts.push(UNTOLD.to_owned()),
             Some(_) if self.backup_path.is_none() => doubts.push("does not tell where it was written".to_owned()),
             Some(keys) if self.signer(text, keys).is_none() => {
                 doubts
@@ -196,12 +221,16 @@ impl Manifest {
     /// Why its image `file` can't stand on `below`, an image of the point with the id `id`.
     pub fn contradicts(&self, file: &str, below: &RepoPath, id: Option<&str>) -> Option<String> {
         let disk = self.disks.iter().find(|disk| disk.file == file)?;
-        // a rebase that was cut off has left it on the old one or on the new one
         let recorded = disk.parent.as_deref().filter(|_| disk.size > 0);
-        if let Some(other) = recorded.filter(|recorded| *recorded != below.as_str()) {
+        // a rebase that was cut off has left it on the old one or on the new one
+        let onto = disk.rebasing.as_ref().filter(|rebasing| rebasing.onto.as_deref() == Some(below.as_str()));
+        if let Some(other) = recorded.filter(|recorded| *recorded != below.as_str() && onto.is_none()) {
             return Some(format!("'{file}' stood on '{other}', now it stands on '{below}'"));
         }
         let folder = below.parent()?;
+        if onto.and_then(|onto| onto.point_id.as_deref()).is_some_and(|wanted| id != Some(wanted)) {
+            return Some(format!("'{folder}', on which it was to stand, is another point of that name"));
+        }
         let parent = self.parent.as_ref().filter(|parent| parent.backup_path == folder.as_str())?;
         // a point of the script has no id
         let is_same = parent.point_id.is_empty() || id == Some(&parent.point_id);
@@ -252,7 +281,8 @@ impl Manifest {
     /// Puts this manifest in the place of the one in `folder`, durably; at each moment one of the two is there.
     /// `INVALID_ARGUMENT` where a key vouches for that one and this host has none: hosts that have the key would not believe it
     /// any more.
-    pub fn replace(&self, folder: &Folder) -> Result<()> {
+    /// What was written is returned.
+    pub fn replace(&self, folder: &Folder) -> Result<Manifest> {
         const STEP: &str = "replace the manifest";
         const NEW: &str = ".manifest.json.new";
         if self.mac.is_some() && config::current().keys.is_none() {
@@ -264,13 +294,12 @@ impl Manifest {
         folder.remove_tree(NEW)?;
         let mut file = folder.create_file(NEW, config::current().file_mode())?;
         let written = self.write(&mut file).map_err(|e| Error::io(STEP, folder.path.join(MANIFEST), e));
-        if let Err(error) = written.and_then(|_| folder.replace(&file, NEW, MANIFEST)) {
-            return Err(match folder.remove_tree(NEW) {
-                Ok(_) => error,
-                Err(stuck) => error.with_leftover(stuck),
-            });
-        }
-        folder.sync()
+        let placed = written.and_then(|written| folder.replace(&file, NEW, MANIFEST).map(|()| written));
+        let written = placed.map_err(|error| match folder.remove_tree(NEW) {
+            Ok(_) => error,
+            Err(stuck) => error.with_leftover(stuck),
+        })?;
+        folder.sync().map(|()| written)
     }
 
     /// The disk of this point that is the same as the one with `serial` and `volume`: serials decide where both have
@@ -312,6 +341,7 @@ mod tests {
             virtual_size: 2,
             bitmap: None,
             fingerprints: None,
+            rebasing: None,
         }
     }
 
@@ -408,6 +438,11 @@ mod tests {
         assert_eq!((signed.is_intact(&text), doubts(&signed, &text, &place, None)), (Some(true), String::new()));
         let unsigned = m.seal(None).unwrap();
         assert!(doubts(&unsigned.0, &unsigned.1, &place, Some(&one)).contains("has no MAC"));
+        let mut untold = m.clone();
+        untold.disks[0].size = 0;
+        let untold = untold.seal(Some(&one)).unwrap();
+        assert_eq!(doubts(&untold.0, &untold.1, &place, Some(&one)), UNTOLD);
+        assert_eq!(doubts(&untold.0, &untold.1, &place, None), "");
         let nowhere = Manifest { backup_path: None, ..m.clone() }.seal(Some(&one)).unwrap();
         assert!(doubts(&nowhere.0, &nowhere.1, &place, Some(&one)).contains("does not tell where"));
         // each change with the MAC of before and a checksum that is right
@@ -425,6 +460,27 @@ mod tests {
             let text = forged.text().unwrap();
             assert_eq!((forged.is_intact(&text), forged.signer(&text, &one)), (Some(true), None));
         }
+    }
+
+    #[test]
+    fn while_an_image_is_rebased_it_may_stand_on_its_parent_or_where_it_is_to_stand_and_nowhere_else() {
+        let below = |path: &str| RepoPath::parse("image", path).unwrap();
+        let [parent, onto, other] = ["T2/a", "T1/a", "T0/a"].map(|image| below(&format!("i-2-10-VM/{image}")));
+        let mut m = manifest(vec![ManifestDisk { parent: Some(parent.to_string()), ..disk("a", None) }]);
+        m.parent = Some(ParentPoint { backup_path: "i-2-10-VM/T2".into(), point_id: "two".into() });
+        let file = m.disks[0].file.clone();
+        let may = |m: &Manifest, below: &RepoPath, id: &str| m.contradicts(&file, below, Some(id)).is_none();
+        assert!(may(&m, &parent, "two") && !may(&m, &parent, "another"));
+        assert!(!may(&m, &onto, "one") && !m.disks[0].is_unfinished());
+        m.disks[0].rebasing = Some(Rebasing { onto: Some(onto.to_string()), point_id: Some("one".into()) });
+        assert!(may(&m, &parent, "two") && !may(&m, &parent, "another"));
+        assert!(may(&m, &onto, "one") && !may(&m, &onto, "another") && m.disks[0].is_unfinished());
+        assert!(!may(&m, &other, "one") && !may(&m, &other, "two"));
+        m.disks[0].rebasing = Some(Rebasing { onto: None, point_id: None });
+        assert!(may(&m, &parent, "two") && !may(&m, &onto, "one") && !may(&m, &other, "two"));
+        let text = serde_json::to_string(&m).unwrap();
+        assert!(text.contains(r#""rebasing":{"onto":null,"pointId":null}"#), "{text}");
+        assert_eq!(serde_json::from_str::<Manifest>(&text).unwrap(), m);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 pub use chain::{DEEPEST, Link, open_chain, resolve};
 pub use keys::Keys;
-pub use manifest::{LeftOut, MANIFEST, Manifest, ManifestDisk, ParentPoint};
+pub use manifest::{LeftOut, MANIFEST, Manifest, ManifestDisk, ParentPoint, Rebasing, UNTOLD};
 pub use parent::{ChainImage, Parent, ParentDisk};
 pub use volume::{volume_of, volume_of_image};
 

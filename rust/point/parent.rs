@@ -137,6 +137,9 @@ impl Chains<'_> {
         let below = info.backing.map(|backing| resolve(path, &backing).map_err(|e| e.cause)).transpose()?;
         let manifest = self.manifest(path)?;
         if let Some(disk) = manifest.iter().flat_map(|manifest| &manifest.disks).find(|disk| disk.file == path.name()) {
+            if disk.is_unfinished() {
+                return Err(format!("a rebase of '{path}' was cut off"));
+            }
             if length != disk.size || info.virtual_size != disk.virtual_size {
                 return Err(format!(
                     "'{path}' has {length} bytes for a disk of {}, its manifest says {} and {}",
@@ -204,6 +207,7 @@ mod tests {
                 virtual_size: 1 << 30,
                 bitmap: Some(point.into()),
                 fingerprints: None,
+                rebasing: None,
             };
             let manifest = Manifest {
                 version: Manifest::VERSION,

@@ -3,14 +3,14 @@
 
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nasbackup::config::{self, Config};
 use nasbackup::error::{Code, Result};
 use nasbackup::nas::folder::Folder;
 use nasbackup::operation::{call, take_backup::TakeBackupRequest};
-use nasbackup::point::Manifest;
 use nasbackup::point::fingerprints::Digest;
+use nasbackup::point::{Manifest, Rebasing};
 use serde_json::{Value, json};
 
 use crate::alone;
@@ -219,6 +219,105 @@ fn keys_are_changed_and_older_points_signed_without_a_look_at_data() {
         nasbackup::nas::lock::Purpose::Read,
     );
     assert_eq!(sign(&story, false), [0, 0, 0, 1]);
+}
+
+/// The files of a point but its images.
+fn small_files(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let paths = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let small = paths.filter(|path| path.extension().is_none_or(|end| end != "qcow2"));
+    small.map(|path| (path.clone(), fs::read(path).unwrap())).collect()
+}
+
+#[test]
+fn a_rebase_that_was_cut_off_vouches_for_what_it_was_and_is_to_be_and_the_next_call_finishes_it() {
+    let _alone = alone();
+    let before = Before::keep();
+    before.keys(&[ONE]);
+    let mut story = story();
+    let (first, middle, newest) = (&story.points[0], &story.points[1], &story.points[2]);
+    let folder = story.nas.at(&newest.path);
+    let rebase = json!({"backupPath": newest.path, "newParent": first.path});
+    // what is there from before the first write to the image on
+    let mut cut_off = manifest(&story, newest);
+    for (disk, onto) in cut_off.disks.iter_mut().zip(first.files()) {
+        disk.rebasing = Some(Rebasing { onto: Some(onto), point_id: Some(first.taken.point_id.clone()) });
+    }
+    cut_off.replace(&Folder::open_root(&folder).unwrap()).unwrap();
+    let cut = small_files(&folder);
+    let image = story.nas.at(&newest.files()[0]);
+    let (as_it_was, unfinished) = (fs::read(&image).unwrap(), |story: &Story, what: &str| {
+        let newest = &story.points[2];
+        for operation in ["verifyChain", "verifyData"] {
+            assert_eq!(verdict(story, operation, newest), "aborted", "{operation}: {what}");
+        }
+        let error = flatten(story, newest).unwrap_err();
+        assert!(error.code == Code::CorruptImage && error.cause.contains("was cut off"), "{what}: {error}");
+    });
+    unfinished(&story, "before the first write");
+    ask(&story, "rebasePoint", rebase.clone()).unwrap();
+    assert_good(&story, newest);
+    let finished = small_files(&folder);
+    // after the last write, with the new index beside the old one
+    cut.iter().for_each(|(path, content)| fs::write(path, content).unwrap());
+    unfinished(&story, "after the last write");
+    for request in [rebase.clone(), json!({"backupPath": newest.path, "newParent": middle.path})] {
+        let rebased = ask(&story, "rebasePoint", request);
+        // whatever else it was asked, what was cut off is finished; on what it does not stand any more it can't be put
+        assert!(rebased.is_ok() || rebased.unwrap_err().code == Code::ParentInvalid);
+    }
+    assert_good(&story, newest);
+    assert_eq!(small_files(&folder).len(), finished.len(), "one index is left");
+    // the same once the middle is gone: what has made it is not known any more, and nothing is made good
+    let (image_finished, kept) = (fs::read(&image).unwrap(), small_files(&folder));
+    ask(&story, "deleteBackup", json!({"backupPath": middle.path})).unwrap();
+    cut.iter().for_each(|(path, content)| fs::write(path, content).unwrap());
+    unfinished(&story, "put back later");
+    // as it was before, with what it stood on then put in the place of its parent's image: it is another point by its manifest
+    fs::create_dir(story.nas.at(&middle.path)).unwrap();
+    fs::copy(story.nas.at(&first.files()[0]), story.nas.at(&middle.files()[0])).unwrap();
+    fs::write(&image, as_it_was).unwrap();
+    assert_bad(&story, newest, "on an image that nothing vouches for");
+    fs::remove_dir_all(story.nas.at(&middle.path)).unwrap();
+    // on nothing at all
+    fs::copy(story.nas.at(&first.files()[0]), &image).unwrap();
+    assert_bad(&story, newest, "on nothing");
+    fs::write(&image, image_finished).unwrap();
+    cut.iter().for_each(|(path, _)| fs::remove_file(path).unwrap());
+    kept.iter().for_each(|(path, content)| fs::write(path, content).unwrap());
+    assert_good(&story, newest);
+    // nothing is built upon what is unfinished
+    cut.iter().for_each(|(path, content)| fs::write(path, content).unwrap());
+    let taken = take(&mut story, "incremental");
+    taken.assert_fallback();
+    assert!(taken.taken.details.contains("was cut off"), "{}", taken.taken.details);
+}
+
+/// CloudStack's own script has made all of it.
+#[test]
+fn a_chain_without_any_manifest_is_rebased_and_deleted_and_nothing_is_signed() {
+    let _alone = alone();
+    let before = Before::keep();
+    before.keys(&[ONE]);
+    let story = story();
+    let manifests: Vec<_> =
+        story.points.iter().map(|point| story.nas.at(&format!("{}/manifest.json", point.path))).collect();
+    let contents: Vec<_> = manifests.iter().map(|path| fs::read(path).unwrap()).collect();
+    let rebase = json!({"backupPath": story.points[2].path, "newParent": story.points[0].path});
+    // as soon as one of them has one, nobody believes that the others never had any
+    for kept in 0..3 {
+        for (n, path) in manifests.iter().enumerate() {
+            if n == kept { fs::write(path, &contents[n]).unwrap() } else { fs::remove_file(path).unwrap_or(()) }
+        }
+        assert_eq!(ask(&story, "rebasePoint", rebase.clone()).unwrap_err().code, Code::CorruptImage, "{kept}");
+    }
+    fs::write(&manifests[2], "{}").unwrap();
+    assert_eq!(ask(&story, "rebasePoint", rebase.clone()).unwrap_err().code, Code::CorruptImage);
+    fs::remove_file(&manifests[2]).unwrap();
+    ask(&story, "rebasePoint", rebase).unwrap();
+    ask(&story, "deleteBackup", json!({"backupPath": story.points[1].path})).unwrap();
+    assert!(manifests.iter().all(|path| !path.exists()));
+    story.assert_restores(&story.points[2]);
+    assert_eq!(flatten(&story, &story.points[2]).unwrap_err().code, Code::CorruptImage, "no key vouches for it");
 }
 
 #[test]

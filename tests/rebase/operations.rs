@@ -9,7 +9,7 @@ use nasbackup::error::{Code, Error};
 use nasbackup::nas::folder::Folder;
 use nasbackup::nas::lock::{InstanceLock, Purpose};
 use nasbackup::operation::call;
-use nasbackup::point::{Kind, Manifest, ManifestDisk, ParentPoint};
+use nasbackup::point::{Kind, Manifest, ManifestDisk, ParentPoint, Rebasing};
 use serde_json::{Value, json};
 
 use crate::chains::{qemu_img, run};
@@ -115,6 +115,7 @@ fn manifest(instance: &Path, point: usize) {
                 virtual_size: 8 << 20,
                 bitmap: None,
                 fingerprints: None,
+                rebasing: None,
             })
             .collect(),
         left_out: Vec::new(),
@@ -205,21 +206,32 @@ fn a_point_without_a_parent_stands_alone() {
 
 #[test]
 fn what_was_cut_off_before_the_manifest_is_finished_by_the_next_call() {
-    let points = Points::make(3, true);
-    let path = points.dir.path().join("i-1/T3/manifest.json");
-    let mut stale = points.manifest("T3");
-    let request = json!({"backupPath": "i-1/T3", "newParent": "i-1/T1"});
-    points.call("rebasePoint", request.clone()).unwrap();
-    let right = fs::read(&path).unwrap();
-    // as it is from the moment on that an image may change
-    stale.disks.iter_mut().for_each(|disk| disk.size = 0);
-    stale.replace(&Folder::open_root(path.parent().unwrap()).unwrap()).unwrap();
-    fs::write(points.dir.path().join("i-1/T3/.manifest.json.new"), "half").unwrap();
-    let verified = points.call("verifyChain", json!({"backupPath": "i-1/T3"})).unwrap();
-    assert_eq!(verified["files"][0]["verdict"], "aborted", "{verified}");
-    points.call("rebasePoint", request).unwrap();
-    assert_eq!(fs::read(&path).unwrap(), right);
-    assert!(!points.dir.path().join("i-1/T3/.manifest.json.new").exists());
+    // as an older version left it, and this one: from the moment on that an image may change
+    type Cut = fn(&mut ManifestDisk);
+    let cuts: [Cut; 2] = [
+        |disk| disk.size = 0,
+        |disk| {
+            let onto = (disk.volume == "v0").then(|| "i-1/T1/root.a b.qcow2".to_owned());
+            disk.rebasing = Some(Rebasing { point_id: onto.as_ref().map(|_| "id-1".into()), onto });
+        },
+    ];
+    for cut in cuts {
+        let points = Points::make(3, true);
+        let path = points.dir.path().join("i-1/T3/manifest.json");
+        let mut stale = points.manifest("T3");
+        let request = json!({"backupPath": "i-1/T3", "newParent": "i-1/T1"});
+        points.call("rebasePoint", request.clone()).unwrap();
+        let right = fs::read(&path).unwrap();
+        stale.disks.iter_mut().for_each(cut);
+        stale.replace(&Folder::open_root(path.parent().unwrap()).unwrap()).unwrap();
+        fs::write(points.dir.path().join("i-1/T3/.manifest.json.new"), "half").unwrap();
+        let verified = points.call("verifyChain", json!({"backupPath": "i-1/T3"})).unwrap();
+        assert_eq!(verified["files"][0]["verdict"], "aborted", "{verified}");
+        assert_eq!(verified["verdict"], "aborted", "{verified}");
+        points.call("rebasePoint", request).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), right);
+        assert!(!points.dir.path().join("i-1/T3/.manifest.json.new").exists());
+    }
 }
 
 #[test]

@@ -1,38 +1,38 @@
-//! What becomes of the fingerprints of an image that is rebased. The manifest stops naming them before the image is written
-//! to, and names the merged ones once these are durable: whatever cuts it off in between, there are none, and never
-//! wrong ones.
+//! What becomes of the fingerprints of an image that is rebased. The manifest says so before the image is written to, and names
+//! the merged ones once these are durable. Whatever cuts it off in between, the old ones are those of the image as it was,
+//! and the next call makes the merged ones of them.
 
 use std::fs::File;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{Disk, Held, LIMIT, Target};
+use super::record::{Record, taken_in};
+use super::{Disk, Held, LIMIT};
 use crate::config;
 use crate::error::{Code, Error, Result};
 use crate::job::Reporter;
 use crate::nas::deadline::bounded;
-use crate::nas::folder::Folder;
-use crate::nas::path::{PointPath, RepoPath};
+use crate::nas::path::RepoPath;
 use crate::operation::steps::{self, in_steps};
 use crate::point::fingerprints::{self, Digest, Fingerprints, Merge};
-use crate::point::{Link, Manifest};
 use crate::qcow2::{self, Rest};
 
 const STEP: &str = "merge the fingerprints";
 
 /// `CORRUPT_IMAGE` when the tables of the image, or of one that it is to absorb, are not what was recorded: a key would vouch from
-/// now on for what they say. Data are not read; those that a later reading finds changed are told by the fingerprints.
-pub(super) fn check_tables(held: &Held, disk: &Disk, job: &mut Reporter<'_>) -> Result<()> {
+/// now on for what they say. Data are not read; those that a later reading finds changed are told by the fingerprints. Those of an
+/// image that a rebase has begun to change are not what was recorded.
+pub(super) fn check_tables(held: &Held, record: &Record, disk: &Disk, job: &mut Reporter<'_>) -> Result<()> {
     const STEP: &str = "compare the tables";
     job.begin(STEP)?;
-    for link in std::iter::once(&disk.chain[0]).chain(absorbed(disk)) {
-        let (ours, path) = (held.clone(), link.path.clone());
-        let file = link.file.try_clone().map_err(|e| Error::io(STEP, path.as_str(), e))?;
-        let begun = bounded(STEP, LIMIT, move || {
-            let recorded = recorded(ours.session.root(), &path)?;
-            Ok(recorded.map(|recorded| (recorded.rest, Rest::begin(file))))
+    for link in std::iter::once(&disk.chain[0]).chain(disk.absorbed()) {
+        let Some(recorded) = record.fingerprints(&link.path).map(|recorded| recorded.rest) else { continue };
+        let file = link.file.try_clone().map_err(|e| Error::io(STEP, link.path.as_str(), e))?;
+        let ours = held.clone();
+        let rest = bounded(STEP, LIMIT, move || {
+            let _ours = ours;
+            Ok(Rest::begin(file))
         })?;
-        let Some((recorded, rest)) = begun else { continue };
         let at = |error: qcow2::Error| error.at(STEP, link.path.as_str());
         let advance = |rest: &mut Rest<_>| rest.advance(Instant::now() + steps::STEP);
         let rest = in_steps(held, STEP, LIMIT, rest.map_err(at)?, advance, |_| job.tell())?.map_err(at)?;
@@ -44,29 +44,48 @@ pub(super) fn check_tables(held: &Held, disk: &Disk, job: &mut Reporter<'_>) -> 
     Ok(())
 }
 
-/// The images that the target is to absorb.
-fn absorbed(disk: &Disk) -> &[Link] {
-    match disk.target {
-        Target::Onto(position) => &disk.chain[1..position],
-        Target::Alone | Target::Same => &disk.chain[1..],
-    }
+/// Images with their fingerprints.
+pub(super) type Indexed = Vec<(RepoPath, Fingerprints)>;
+
+/// What is merged once the disk is rebased: the fingerprints of its image as it was, and those of all that it absorbs; none if
+/// they have not all some.
+pub(super) fn to_merge(record: &Record, disk: &Disk) -> Option<Indexed> {
+    let own = (disk.chain[0].path.clone(), record.of(disk)?.fingerprints?);
+    let absorbed = disk.absorbed().iter().map(|link| Some((link.path.clone(), record.fingerprints(&link.path)?)));
+    std::iter::once(Some(own)).chain(absorbed).collect()
 }
 
-/// The fingerprints of an image that was rebased, out of its own of `before` and of those of the images that it has
+/// The same for a disk whose rebase was cut off when its image stood where it was to stand.
+pub(super) fn left_to_merge(held: &Held, record: &Record, disk: &Disk) -> Result<Option<Indexed>> {
+    let Some((own, fingerprints)) = record.of(disk).and_then(|own| Some((own.clone(), own.fingerprints?))) else {
+        return Ok(None);
+    };
+    let (ours, path) = (held.clone(), disk.chain[0].path.clone());
+    bounded(STEP, LIMIT, move || match taken_in(ours.session.root(), &own) {
+        Ok(taken_in) => Ok(Some(std::iter::once((path, fingerprints)).chain(taken_in).collect())),
+        Err(error) if error.code == Code::NasUnresponsive => Err(error),
+        Err(error) => {
+            log::warn!("'{path}' has no fingerprints any more: {error}");
+            Ok(None)
+        }
+    })
+}
+
+/// The fingerprints of an image that was rebased, out of its own as it was and of those of the images that it has
 /// absorbed. None, with a line in the log, when they can't be had; the rebase is none the worse for it. With a key it
 /// fails when they do not fit the images, for the key would vouch for what it makes of them.
 pub(super) fn merge(
     held: &Held,
     disk: &Arc<Disk>,
-    before: Option<Fingerprints>,
+    indexed: Option<Indexed>,
     job: &mut Reporter<'_>,
 ) -> Result<Option<Fingerprints>> {
-    let Some(before) = before else { return Ok(None) };
+    let Some(indexed) = indexed.filter(|indexed| !indexed.is_empty()) else { return Ok(None) };
     job.begin(STEP)?;
-    let (ours, rebased, old) = (held.clone(), disk.clone(), before.file.clone());
-    let path = disk.chain[0].path.clone();
-    let merged = match bounded(STEP, LIMIT, move || Ok(begin(&ours, &rebased, before)))? {
-        Ok(begun) => run(held, disk, begun, job)?,
+    let (ours, rebased, old) = (held.clone(), disk.clone(), indexed[0].1.file.clone());
+    let path = &disk.chain[0].path;
+    let merged = match bounded(STEP, LIMIT, move || Ok(begin(&ours, &rebased, &indexed)))? {
+        Ok(begun) => run(held, disk, begun, old, job)?,
         Err(error) => Err(error),
     };
     if let Err(error) = &merged {
@@ -74,11 +93,6 @@ pub(super) fn merge(
             return Err(error.clone());
         }
         log::warn!("'{path}' has no fingerprints any more: {error}");
-        let ours = held.clone();
-        let cleared = bounded(STEP, LIMIT, move || fingerprints::clear(ours.session.root(), &ours.lock, &path, &old));
-        if let Err(error) = cleared {
-            log::warn!("an index that nothing names is left - {error}");
-        }
     }
     Ok(merged.ok())
 }
@@ -90,14 +104,11 @@ struct Begun {
     file: File,
 }
 
-fn begin(held: &Held, disk: &Disk, before: Fingerprints) -> Result<Begun> {
+fn begin(held: &Held, disk: &Disk, indexed: &Indexed) -> Result<Begun> {
     let root = held.session.root();
     let target = &disk.chain[0];
-    let mut indexes = vec![fingerprints::open(root, &target.path, &before)?];
-    for link in absorbed(disk) {
-        let recorded = recorded(root, &link.path)?.ok_or_else(|| missing(&link.path))?;
-        indexes.push(fingerprints::open(root, &link.path, &recorded)?);
-    }
+    let indexes = indexed.iter().map(|(image, recorded)| fingerprints::open(root, image, recorded));
+    let indexes = indexes.collect::<Result<_>>()?;
     let file = fingerprints::create(root, &held.lock, &target.path)?;
     let io = |e| Error::io(STEP, target.path.as_str(), e);
     let (image, to) = (target.file.try_clone().map_err(io)?, file.try_clone().map_err(io)?);
@@ -105,8 +116,14 @@ fn begin(held: &Held, disk: &Disk, before: Fingerprints) -> Result<Begun> {
     Ok(Begun { merge, file })
 }
 
-/// Merges, and lets the new index take the place of the old one.
-fn run(held: &Held, disk: &Arc<Disk>, begun: Begun, job: &mut Reporter<'_>) -> Result<Result<Fingerprints>> {
+/// Merges, and puts the new index beside the `old` one.
+fn run(
+    held: &Held,
+    disk: &Arc<Disk>,
+    begun: Begun,
+    old: String,
+    job: &mut Reporter<'_>,
+) -> Result<Result<Fingerprints>> {
     let path = disk.chain[0].path.clone();
     let failed = |error: qcow2::Error| match error {
         qcow2::Error::Io(error) => fingerprints::failed(STEP, path.as_str(), error),
@@ -141,20 +158,7 @@ fn run(held: &Held, disk: &Arc<Disk>, begun: Begun, job: &mut Reporter<'_>) -> R
         Err(error) => return Ok(Err(failed(error))),
     };
     let (held, target) = (held.clone(), path.clone());
-    let place = move || Ok(fingerprints::place(held.session.root(), &held.lock, &target, &file));
+    let place = move || Ok(fingerprints::place(held.session.root(), &held.lock, &target, &file, Some(&old)));
     let placed = bounded(STEP, LIMIT, place)?;
     Ok(placed.map(|file| Fingerprints { file, hash, rest }))
-}
-
-/// What the manifest beside an image says of its fingerprints.
-fn recorded(root: &Folder, image: &RepoPath) -> Result<Option<Fingerprints>> {
-    let folder = image.parent().ok_or_else(|| Error::invalid("target", "lies in no folder"))?;
-    let point = PointPath::parse("target", folder.as_str())?;
-    let manifest = Manifest::read_sound(&root.open_dir(&folder)?, &point)?;
-    let disk = manifest.into_iter().flat_map(|manifest| manifest.disks).find(|disk| disk.file == image.name());
-    Ok(disk.and_then(|disk| disk.fingerprints))
-}
-
-fn missing(image: &RepoPath) -> Error {
-    Error::new(Code::NotFound, STEP, format!("'{image}' has no fingerprints"))
 }

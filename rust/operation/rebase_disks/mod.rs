@@ -1,7 +1,8 @@
 //! The way of a rebase, of one file or of all of a point: chains opened and planned, each disk rebased in steps that
 //! have a deadline, its fingerprints merged, the manifest at last.
 //!
-//! No journal is kept: the images' headers are the truth, and the same call again finishes what was cut off.
+//! No journal is kept: the images' headers are the truth, the manifest tells what an image was and is to be, and the same call
+//! again finishes what was cut off.
 
 mod fingerprints;
 mod guarded;
@@ -27,9 +28,11 @@ use crate::nas::repository::Export;
 use crate::nas::session::Session;
 use crate::operation::verify_chain::chains;
 use crate::point::fingerprints::{Digest, Fingerprints};
-use crate::point::{Link, Manifest};
+use crate::point::{Link, Manifest, ManifestDisk};
 use crate::qcow2::{Failure, Progress, Rebase, Storage};
+use fingerprints::Indexed;
 use guarded::Guarded;
+use record::Record;
 
 /// A step is short, but for the sync of all that was written.
 const LIMIT: Duration = Duration::from_secs(600);
@@ -102,35 +105,39 @@ fn rebase_all(
     job.begin("follow the chains")?;
     let instance = point.instance_folder();
     let at = point.clone();
-    let (held, disks) = bounded("follow the chains", LIMIT + WAIT, move || {
+    let (held, record, disks) = bounded("follow the chains", LIMIT + WAIT, move || {
         let lock = Arc::new(InstanceLock::take(&session.root().open_dir(&instance)?, Purpose::Change)?);
         let held = Held { session, lock };
         let disks = plan(held.session.root())?;
         // what is wrong now would be written down as right
         let opened: Vec<_> = disks.iter().flat_map(|disk| &disk.chain).collect();
         let judged = chains::find(held.session.root(), &at, None, &opened)?;
-        judged.refuse_manifests()?;
-        // all are looked at before the first is changed
-        for disk in disks.iter().filter(|disk| disk.target != Target::Same) {
-            judged.refuse_images(&disk.chain)?;
-            disk.begin(&held)?;
+        // where CloudStack's own script has made all of it, there is nothing that a key could vouch for, and nothing is signed
+        if judged.has_manifests {
+            judged.refuse_manifests()?;
         }
-        Ok((held, disks))
+        // all are looked at before the first is changed, or the manifest says what it is
+        let is_recorded = |disk: &&Disk| judged.record(&disk.chain[0].path).is_some_and(ManifestDisk::is_unfinished);
+        for disk in disks.iter().filter(|disk| disk.target != Target::Same || is_recorded(disk)) {
+            judged.refuse_images(&disk.chain)?;
+            judged.refuse_unfinished(disk.absorbed())?;
+            if disk.target != Target::Same {
+                disk.begin(&held)?;
+            }
+        }
+        Ok((held, Arc::new(Record::new(at, judged)), disks))
     })?;
     let mut rebased = Rebased::default();
-    for disk in disks {
+    for disk in disks.into_iter().map(Arc::new) {
+        finish_left(&held, &record, &disk, job)?;
         if disk.target == Target::Same {
-            sync(&held, point, disk, job)?;
+            sync(&held, &record, &disk, job)?;
         } else {
-            rebase(&held, point, &Arc::new(disk), job, &mut rebased)?;
+            rebase(&held, &record, &disk, job, &mut rebased)?;
         }
     }
-    let at = point.clone();
-    (rebased.size, rebased.mac) = bounded("read the size", LIMIT, move || {
-        let root = held.session.root();
-        let manifest = Manifest::read_sound(&root.open_dir(&at.folder())?, &at)?;
-        Ok((length(root, &at, only.as_ref())?, manifest.and_then(|manifest| manifest.mac)))
-    })?;
+    rebased.mac = record.mac();
+    rebased.size = bounded("read the size", LIMIT, move || length(held.session.root(), record.at(), only.as_ref()))?;
     rebased.total_millis = job.elapsed_millis();
     Ok(rebased)
 }
@@ -145,6 +152,15 @@ impl Disk {
             None => Target::Alone,
         };
         Disk { chain, target }
+    }
+
+    /// The images that it is to absorb.
+    fn absorbed(&self) -> &[Link] {
+        match self.target {
+            Target::Onto(position) => &self.chain[1..position],
+            Target::Alone => &self.chain[1..],
+            Target::Same => &[],
+        }
     }
 
     /// Opens the target for writing, and checks it and its chain. Nothing is written.
@@ -191,53 +207,90 @@ fn relative(from: &RepoPath, to: &RepoPath) -> String {
     from.parent().map_or_else(|| to.to_string(), |folder| to.relative_to(&folder))
 }
 
-/// A disk that stands where it should may be so only in memory, by a call that was killed; and now its old parent may go.
-fn sync(held: &Held, at: &PointPath, disk: Disk, job: &mut Reporter<'_>) -> Result<()> {
+/// Finishes a rebase of the disk that was cut off when its image stood where it was to stand, whatever this call is to do.
+fn finish_left(held: &Held, record: &Arc<Record>, disk: &Arc<Disk>, job: &mut Reporter<'_>) -> Result<()> {
+    let below = disk.chain.get(1).map(|below| below.path.as_str());
+    let stands_there = |own: ManifestDisk| {
+        own.parent.as_deref() != below && own.rebasing.is_some_and(|rebasing| rebasing.onto.as_deref() == below)
+    };
+    if !record.of(disk).is_some_and(stands_there) {
+        return Ok(());
+    }
     job.begin("sync")?;
-    let (held, at) = (held.clone(), at.clone());
-    bounded("sync", LIMIT, move || disk.chain[0].sync().and_then(|()| record::end(&held, &at, &disk, None)))
+    let (ours, same) = (held.clone(), disk.clone());
+    bounded("sync", LIMIT, move || {
+        let _ours = ours;
+        same.chain[0].sync()
+    })?;
+    let left = fingerprints::left_to_merge(held, record, disk)?;
+    finish(held, record, disk, left, job)
 }
 
-/// Rebases one disk. The manifest says nothing of the image from before the first write to it until after the last.
-fn rebase(held: &Held, at: &PointPath, disk: &Arc<Disk>, job: &mut Reporter<'_>, rebased: &mut Rebased) -> Result<()> {
+/// A disk that stands where it should may be so only in memory, by a call that was killed; and now its old parent may go.
+fn sync(held: &Held, record: &Arc<Record>, disk: &Arc<Disk>, job: &mut Reporter<'_>) -> Result<()> {
+    job.begin("sync")?;
+    let (held, record, disk) = (held.clone(), record.clone(), disk.clone());
+    bounded("sync", LIMIT, move || disk.chain[0].sync().and_then(|()| record.end(&held, &disk, None)))
+}
+
+/// Rebases one disk. From before the first write to it until after the last the manifest says what it was and is to be.
+fn rebase(
+    held: &Held,
+    record: &Arc<Record>,
+    disk: &Arc<Disk>,
+    job: &mut Reporter<'_>,
+    rebased: &mut Rebased,
+) -> Result<()> {
     if config::current().keys.is_some() {
-        fingerprints::check_tables(held, disk, job)?;
+        fingerprints::check_tables(held, record, disk, job)?;
     }
     let (ours, begun) = (held.clone(), disk.clone());
     let begun = bounded("check the image", LIMIT, move || begun.begin(&ours))?;
-    let checked = advance(held, at, disk, job, begun, |rebase, _| rebase.is_checked())?;
+    let checked = advance(held, record, disk, job, begun, |rebase, _| rebase.is_checked())?;
     job.begin("write the manifest")?;
-    let (ours, point, same) = (held.clone(), at.clone(), disk.clone());
-    let before = bounded("write the manifest", LIMIT, move || record::begin(&ours, &point, &same))?;
-    let done = advance(held, at, disk, job, checked, |_, progress| progress.finished)?;
+    let (ours, own, same) = (held.clone(), record.clone(), disk.clone());
+    bounded("write the manifest", LIMIT, move || own.begin(&ours, &same))?;
+    let done = advance(held, record, disk, job, checked, |_, progress| progress.finished)?;
     let (path, cloned, copied) = (&disk.chain[0].path, done.bytes_cloned(), done.bytes_copied());
     rebased.bytes_cloned += cloned;
     rebased.bytes_copied += copied;
     log::info!("rebased '{path}': {cloned} bytes cloned, {copied} copied");
-    match fingerprints::merge(held, disk, before, job) {
+    finish(held, record, disk, fingerprints::to_merge(record, disk), job)
+}
+
+/// Lets the manifest say what the image is now that stands where it was to stand.
+fn finish(
+    held: &Held,
+    record: &Arc<Record>,
+    disk: &Arc<Disk>,
+    indexed: Option<Indexed>,
+    job: &mut Reporter<'_>,
+) -> Result<()> {
+    match fingerprints::merge(held, disk, indexed, job) {
         Ok(fingerprints) => {
             job.enter("write the manifest");
-            record(held, at, disk, fingerprints)
+            end(held, record, disk, fingerprints)
         }
+        // the next call finishes it
         Err(error) if error.code == Code::NasUnresponsive => Err(error),
         Err(error) => {
             // the image is whole, whatever has become of its fingerprints
-            record(held, at, disk, None).unwrap_or_else(|left| log::warn!("'{path}' is rebased - {left}"));
+            let path = &disk.chain[0].path;
+            end(held, record, disk, None).unwrap_or_else(|left| log::warn!("'{path}' is rebased - {left}"));
             Err(error)
         }
     }
 }
 
-/// Lets the manifest say what the image is now.
-fn record(held: &Held, at: &PointPath, disk: &Arc<Disk>, fingerprints: Option<Fingerprints>) -> Result<()> {
-    let (held, at, disk) = (held.clone(), at.clone(), disk.clone());
-    bounded("write the manifest", LIMIT, move || record::end(&held, &at, &disk, fingerprints))
+fn end(held: &Held, record: &Arc<Record>, disk: &Arc<Disk>, fingerprints: Option<Fingerprints>) -> Result<()> {
+    let (held, record, disk) = (held.clone(), record.clone(), disk.clone());
+    bounded("write the manifest", LIMIT, move || record.end(&held, &disk, fingerprints))
 }
 
 /// Goes on with a rebase until `is_there`, step by step, each with a deadline.
 fn advance(
     held: &Held,
-    at: &PointPath,
+    record: &Arc<Record>,
     disk: &Arc<Disk>,
     job: &mut Reporter<'_>,
     mut rebase: Rebase<Guarded<File>>,
@@ -262,7 +315,7 @@ fn advance(
         match step {
             Ok(progress) if is_there(&rebase, &progress) => return Ok(rebase),
             Ok(progress) => job.progress(progress.done, progress.total),
-            Err(error) => return Err(abandon(held, at, disk, rebase, error)),
+            Err(error) => return Err(abandon(held, record, disk, rebase, error)),
         }
     }
 }
@@ -279,15 +332,16 @@ fn step<S: Storage>(held: &Held, rebase: &mut Rebase<Guarded<S>>) -> Result<std:
 
 /// After a failure or a cancel: the image reads as before, what was written beside it goes, and the manifest says what
 /// it is.
-fn abandon(held: &Held, at: &PointPath, disk: &Arc<Disk>, rebase: Rebase<Guarded<File>>, error: Error) -> Error {
-    let (held, at, disk) = (held.clone(), at.clone(), disk.clone());
+fn abandon(held: &Held, record: &Arc<Record>, disk: &Arc<Disk>, rebase: Rebase<Guarded<File>>, error: Error) -> Error {
+    let (held, record, disk) = (held.clone(), record.clone(), disk.clone());
     let abandoned = bounded("take back what was written", LIMIT, move || {
-        let target = &disk.chain[0];
+        let (target, is_checked) = (&disk.chain[0], rebase.is_checked());
         held.lock.check()?;
         // clusters that are left are no part of the image, and the next rebase of it takes them back
         let left = rebase.abandon().map_err(|e| e.at("take back what was written", target.path.as_str()));
         target.sync()?;
-        record::end(&held, &at, &disk, None).and(left)
+        // until all is checked the image is as it was, and so is what the manifest says
+        if is_checked { record.end(&held, &disk, None).and(left) } else { left }
     });
     if let Err(left) = abandoned {
         log::warn!("an image is sound, and not quite as it was before its rebase - {left}");

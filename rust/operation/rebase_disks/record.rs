@@ -1,80 +1,128 @@
-//! What a point's manifest says of an image that is rebased: neither its length nor its fingerprints while it may change.
+//! What a point's manifest says of an image that is rebased: what it was before, and what it is to stand on, for as long as it
+//! may change. So a manifest of a rebase that was cut off, too, tells which images may have its name and which may not.
 //! What no rebase changes stays there as it was written, or nobody would see what else has changed it.
 
 use std::collections::BTreeSet;
 use std::fs::File;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::{Disk, Held};
-use crate::error::{Error, Result};
+use super::{Disk, Held, Target};
+use crate::error::{Code, Error, Result};
 use crate::nas::folder::Folder;
 use crate::nas::path::{PointPath, RepoPath};
-use crate::point::fingerprints::Fingerprints;
-use crate::point::{self, Kind, Link, Manifest, ManifestDisk, ParentPoint};
+use crate::operation::verify_chain::chains::Judged;
+use crate::point::fingerprints::{self, Digest, Fingerprints};
+use crate::point::{self, DEEPEST, Kind, Link, Manifest, ManifestDisk, ParentPoint, Rebasing};
 use crate::qcow2;
 
 const STEP: &str = "write the manifest";
 
-/// Lets the manifest, if there is one, say nothing more of the image, durably; which fingerprints it named.
-pub(super) fn begin(held: &Held, at: &PointPath, image: &Disk) -> Result<Option<Fingerprints>> {
-    let folder = held.session.root().open_dir(&at.folder())?;
-    let Some(mut manifest) = Manifest::read_sound(&folder, at)? else { return Ok(None) };
-    let written = manifest.clone();
-    let Some(disk) = named(&mut manifest, image) else { return Ok(None) };
-    let fingerprints = disk.fingerprints.take();
-    disk.size = 0;
-    if manifest != written {
+/// The manifest of the point whose disks are rebased, if it has one: as it was judged, and as it was written since. It is not
+/// read again, or somebody could put another there in between.
+#[derive(Debug)]
+pub(super) struct Record {
+    at: PointPath,
+    judged: Judged,
+    manifest: Mutex<Option<Manifest>>,
+}
+
+impl Record {
+    pub(super) fn new(at: PointPath, judged: Judged) -> Record {
+        let manifest = Mutex::new(judged.manifest(&at.folder()).cloned());
+        Record { at, judged, manifest }
+    }
+
+    fn manifest(&self) -> MutexGuard<'_, Option<Manifest>> {
+        self.manifest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn at(&self) -> &PointPath {
+        &self.at
+    }
+
+    /// What vouches for the manifest as it is now.
+    pub(super) fn mac(&self) -> Option<Digest> {
+        self.manifest().as_ref()?.mac
+    }
+
+    /// What it says of the image now.
+    pub(super) fn of(&self, image: &Disk) -> Option<ManifestDisk> {
+        let manifest = self.manifest();
+        let mut disks = manifest.iter().flat_map(|manifest| &manifest.disks);
+        disks.find(|disk| disk.file == image.chain[0].path.name()).cloned()
+    }
+
+    /// What was judged of the fingerprints of an image.
+    pub(super) fn fingerprints(&self, image: &RepoPath) -> Option<Fingerprints> {
+        self.judged.fingerprints(image).cloned()
+    }
+
+    /// Lets the manifest, if there is one, say what the image is to stand on, durably.
+    pub(super) fn begin(&self, held: &Held, image: &Disk) -> Result<()> {
+        let mut current = self.manifest();
+        let Some(mut manifest) = current.clone() else { return Ok(()) };
+        let Some(disk) = named(&mut manifest, image) else { return Ok(()) };
+        let onto = match image.target {
+            Target::Onto(position) => Some(&image.chain[position].path),
+            Target::Alone | Target::Same => None,
+        };
+        let point = onto.and_then(|onto| self.judged.manifest(&onto.parent()?));
+        let point_id = point.map(|point| point.point_id.clone());
+        disk.rebasing = Some(Rebasing { onto: onto.map(RepoPath::to_string), point_id });
+        // it was not recorded in points of older versions
+        disk.parent = disk.parent.take().or_else(|| image.chain.get(1).map(|below| below.path.to_string()));
+        self.write(held, &mut current, manifest)
+    }
+
+    /// Lets it say what the image is now, and what the point stands on, if `begin` was called for it: by this call, or by one
+    /// that was cut off. Indexes that it does not name any more go.
+    pub(super) fn end(&self, held: &Held, image: &Disk, fingerprints: Option<Fingerprints>) -> Result<()> {
+        let mut current = self.manifest();
+        let Some(mut manifest) = current.clone() else { return self.folder(held)?.sync() };
+        let (Link { path, file }, mut named_index) = (&image.chain[0], None);
+        if let Some(disk) = named(&mut manifest, image).filter(|disk| disk.is_unfinished()) {
+            disk.size = file.metadata().map_err(|e| Error::io(STEP, path.as_str(), e))?.len();
+            let below = backing(path, file)?;
+            image.check_backing(below.as_ref())?;
+            disk.kind = if below.is_some() { Kind::Incremental } else { Kind::Full };
+            disk.parent = below.map(|below| below.to_string());
+            named_index = Some(fingerprints.as_ref().map(|fingerprints| fingerprints.file.clone()));
+            (disk.fingerprints, disk.rebasing) = (fingerprints, None);
+        }
+        let incremental = manifest.disks.iter().any(|disk| disk.kind == Kind::Incremental);
+        manifest.kind = if incremental { Kind::Incremental } else { Kind::Full };
+        manifest.parent = parent_point(held.session.root(), &manifest, &self.parents(held, &manifest)?)?;
+        self.write(held, &mut current, manifest)?;
+        let Some(named) = named_index else { return Ok(()) };
+        fingerprints::clear(held.session.root(), &held.lock, path, named.as_deref())
+            .unwrap_or_else(|error| log::warn!("an index that nothing names is left - {error}"));
+        Ok(())
+    }
+
+    fn folder(&self, held: &Held) -> Result<Folder> {
+        held.session.root().open_dir(&self.at.folder())
+    }
+
+    fn write(&self, held: &Held, current: &mut Option<Manifest>, manifest: Manifest) -> Result<()> {
+        let folder = self.folder(held)?;
+        if current.as_ref() == Some(&manifest) {
+            return folder.sync();
+        }
         held.lock.check()?;
-        manifest.replace(&folder)?;
+        *current = Some(manifest.replace(&folder)?);
+        Ok(())
     }
-    Ok(fingerprints)
-}
 
-/// Lets it say what the image is now, and what the point stands on, if `begin` has let it say nothing: by this call, or by
-/// one that was cut off.
-pub(super) fn end(held: &Held, at: &PointPath, image: &Disk, fingerprints: Option<Fingerprints>) -> Result<()> {
-    let root = held.session.root();
-    let folder = root.open_dir(&at.folder())?;
-    let Some(mut manifest) = Manifest::read_sound(&folder, at)? else { return folder.sync() };
-    let before = manifest.clone();
-    if let Some(disk) = named(&mut manifest, image).filter(|disk| disk.size == 0) {
-        let Link { path, file } = &image.chain[0];
-        disk.size = file.metadata().map_err(|e| Error::io(STEP, path.as_str(), e))?.len();
-        let below = backing(path, file)?;
-        image.check_backing(below.as_ref())?;
-        disk.kind = if below.is_some() { Kind::Incremental } else { Kind::Full };
-        disk.parent = below.map(|below| below.to_string());
-        disk.fingerprints = fingerprints;
+    /// The points that the disks stand on.
+    fn parents(&self, held: &Held, manifest: &Manifest) -> Result<BTreeSet<String>> {
+        let mut parents = BTreeSet::new();
+        for disk in &manifest.disks {
+            let path = self.at.file(&disk.file)?;
+            let below = backing(&path, &held.session.root().open_file(&path)?)?;
+            parents.extend(below.and_then(|below| below.parent()).map(|folder| folder.to_string()));
+        }
+        Ok(parents)
     }
-    let incremental = manifest.disks.iter().any(|disk| disk.kind == Kind::Incremental);
-    manifest.kind = if incremental { Kind::Incremental } else { Kind::Full };
-    manifest.parent = parent_point(root, &before, &parents(root, at, &manifest)?)?;
-    if manifest == before {
-        return folder.sync();
-    }
-    held.lock.check()?;
-    manifest.replace(&folder)
-}
-
-/// What a manifest records of the image.
-fn named<'a>(manifest: &'a mut Manifest, image: &Disk) -> Option<&'a mut ManifestDisk> {
-    manifest.disks.iter_mut().find(|disk| disk.file == image.chain[0].path.name())
-}
-
-/// What the image stands on.
-fn backing(image: &RepoPath, file: &File) -> Result<Option<RepoPath>> {
-    let backing = qcow2::backing(file).map_err(|e| e.at(STEP, image.as_str()))?;
-    backing.map(|backing| point::resolve(image, &backing)).transpose()
-}
-
-/// The points that the disks stand on.
-fn parents(root: &Folder, at: &PointPath, manifest: &Manifest) -> Result<BTreeSet<String>> {
-    let mut parents = BTreeSet::new();
-    for disk in &manifest.disks {
-        let path = at.file(&disk.file)?;
-        let below = backing(&path, &root.open_file(&path)?)?;
-        parents.extend(below.and_then(|below| below.parent()).map(|folder| folder.to_string()));
-    }
-    Ok(parents)
 }
 
 /// The point that the disks stand on; while they stand on several, the one that was named before, if it is one of them.
@@ -88,4 +136,34 @@ fn parent_point(root: &Folder, before: &Manifest, parents: &BTreeSet<String>) ->
     // a point of the script has no id
     let point_id = manifest.map_or_else(String::new, |manifest| manifest.point_id);
     Ok(Some(ParentPoint { backup_path: path.clone(), point_id }))
+}
+
+/// What a manifest records of the image.
+fn named<'a>(manifest: &'a mut Manifest, image: &Disk) -> Option<&'a mut ManifestDisk> {
+    manifest.disks.iter_mut().find(|disk| disk.file == image.chain[0].path.name())
+}
+
+/// The images that the image of `record` has taken in by a rebase that was cut off, with their fingerprints, as their manifests
+/// tell: nothing leads to them any more.
+pub(super) fn taken_in(root: &Folder, record: &ManifestDisk) -> Result<Vec<(RepoPath, Fingerprints)>> {
+    const STEP: &str = "look for what was taken in";
+    let onto = record.rebasing.as_ref().and_then(|rebasing| rebasing.onto.as_ref());
+    let (mut next, mut images) = (record.parent.clone(), Vec::new());
+    while next.as_ref() != onto {
+        let untold = || Error::new(Code::NotFound, STEP, "no manifest tells of it");
+        let path = RepoPath::parse("image", &next.filter(|_| images.len() < DEEPEST).ok_or_else(untold)?)?;
+        let point = PointPath::parse("image", path.parent().ok_or_else(untold)?.as_str())?;
+        let manifest = Manifest::read_sound(&root.open_dir(&point.folder())?, &point)?.ok_or_else(untold)?;
+        let disk = manifest.disks.into_iter().find(|disk| disk.file == path.name() && !disk.is_unfinished());
+        let disk = disk.ok_or_else(untold)?;
+        next = disk.parent;
+        images.push((path, disk.fingerprints.ok_or_else(untold)?));
+    }
+    Ok(images)
+}
+
+/// What the image stands on.
+pub(super) fn backing(image: &RepoPath, file: &File) -> Result<Option<RepoPath>> {
+    let backing = qcow2::backing(file).map_err(|e| e.at(STEP, image.as_str()))?;
+    backing.map(|backing| point::resolve(image, &backing)).transpose()
 }

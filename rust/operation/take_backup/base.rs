@@ -75,7 +75,7 @@ fn index(targets: &Targets, image: &ChainImage, job: &mut Reporter<'_>, deadline
     let (ours, lock, path) = (session.clone(), targets.lock().clone(), image.file.clone());
     let limit = LIMIT.max(deadline.saturating_duration_since(Instant::now()));
     bounded(STEP, limit, move || {
-        let name = fingerprints::place(ours.root(), &lock, &path, &file)?;
+        let name = fingerprints::place(ours.root(), &lock, &path, &file, None)?;
         let recorded = Fingerprints { file: name, hash, rest };
         record(ours.root(), &lock, &path, &recorded)?;
         Ok(recorded)
@@ -99,7 +99,7 @@ fn record(root: &Folder, lock: &InstanceLock, image: &RepoPath, recorded: &Finge
     disk.fingerprints = Some(recorded.clone());
     lock.check()?;
     // without the key that vouches for the parent, nothing is added to it
-    manifest.replace(&folder).map_err(|error| match error.code {
+    manifest.replace(&folder).map(drop).map_err(|error| match error.code {
         Code::InvalidArgument => Error { code: Code::ParentInvalid, ..error },
         _ => error,
     })

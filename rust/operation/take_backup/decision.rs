@@ -359,6 +359,7 @@ impl Plan {
             virtual_size: disk.virtual_size,
             bitmap: bitmap.filter(|_| self.carries[i]).map(str::to_owned),
             fingerprints: fingerprints.get_mut(i).and_then(Option::take),
+            rebasing: None,
         };
         disks.iter().enumerate().map(disk).collect()
     }
@@ -407,6 +408,7 @@ mod tests {
             virtual_size: 100,
             bitmap: bitmap.map(str::to_owned),
             fingerprints: None,
+            rebasing: None,
         }
     }
 

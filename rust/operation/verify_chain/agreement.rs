@@ -21,15 +21,17 @@ pub(in crate::operation) struct Facts {
 /// In what an image is not as its manifest's record says, as far as that goes: of one that a rebase is changing only
 /// what stays.
 pub(super) fn of_image(record: &ManifestDisk, facts: &Facts) -> Vec<String> {
-    let (mut reasons, is_told) = (Vec::new(), record.size > 0);
-    if is_told && record.size != facts.size {
+    let mut reasons = Vec::new();
+    if !record.is_unfinished() && record.size != facts.size {
         reasons.push(format!("has {} bytes, its manifest says {}", facts.size, record.size));
     }
     if record.virtual_size != facts.virtual_size {
         let (is, says) = (facts.virtual_size, record.virtual_size);
         reasons.push(format!("is of a disk of {is} bytes, its manifest says {says}"));
     }
-    if is_told && (record.kind == Kind::Incremental) != facts.has_backing {
+    let before = record.kind == Kind::Incremental;
+    let afterwards = record.rebasing.as_ref().map_or(before, |rebasing| rebasing.onto.is_some());
+    if record.size > 0 && facts.has_backing != before && facts.has_backing != afterwards {
         let is = if facts.has_backing { "has a backing file" } else { "has no backing file" };
         let says = if record.kind == Kind::Incremental { "incremental" } else { "full" };
         reasons.push(format!("{is}, its manifest says it is {says}"));
@@ -70,7 +72,7 @@ fn parent(manifest: &Manifest, files: &BTreeMap<String, Facts>) -> Option<String
         return Some(format!("names no parent, its images stand on '{first}'"));
     };
     // one that was not looked at, or that a rebase was cut off from, may stand on it
-    let are_all_known = manifest.disks.iter().all(|disk| disk.size > 0 && files.contains_key(&disk.file));
+    let are_all_known = manifest.disks.iter().all(|disk| !disk.is_unfinished() && files.contains_key(&disk.file));
     let stands_there = below.iter().any(|folder| folder.as_str() == parent.backup_path);
     (are_all_known && !stands_there)
         .then(|| format!("its parent is '{}', no image of it stands on that", parent.backup_path))
@@ -80,7 +82,7 @@ fn parent(manifest: &Manifest, files: &BTreeMap<String, Facts>) -> Option<String
 mod tests {
     use super::*;
     use crate::engine::Engine;
-    use crate::point::ParentPoint;
+    use crate::point::{ParentPoint, Rebasing};
 
     fn disk(file: &str, kind: Kind) -> ManifestDisk {
         let (volume, bitmap) = (file.into(), Some("backup-2".into()));
@@ -94,6 +96,7 @@ mod tests {
             virtual_size: 200,
             bitmap,
             fingerprints: None,
+            rebasing: None,
         }
     }
 
@@ -129,8 +132,20 @@ mod tests {
         assert!(of_image(&disk("a", Kind::Incremental), &facts(Some("i-1/T1"))).is_empty());
         let changing = ManifestDisk { size: 0, ..disk("a", Kind::Full) };
         assert!(of_image(&changing, &facts(Some("i-1/T1"))).is_empty());
+        let rebasing = |kind, onto: Option<&str>| {
+            let rebasing = Some(Rebasing { onto: onto.map(str::to_owned), point_id: None });
+            ManifestDisk { rebasing, ..disk("a", kind) }
+        };
+        let longer = |below| Facts { size: 300, ..facts(below) };
+        let (alone, onto) = (rebasing(Kind::Incremental, None), rebasing(Kind::Incremental, Some("i-1/T0/a")));
+        for (record, below) in [(&alone, None), (&alone, Some("i-1/T1")), (&onto, Some("i-1/T0"))] {
+            assert!(of_image(record, &longer(below)).is_empty(), "{record:?}");
+        }
         for (record, facts, word) in [
             (changing, Facts { virtual_size: 512, ..full.clone() }, "a disk of 512 bytes"),
+            (onto, longer(None), "has no backing file"),
+            (rebasing(Kind::Full, None), longer(Some("i-1/T1")), "has a backing file"),
+            (alone, Facts { virtual_size: 512, ..full.clone() }, "a disk of 512 bytes"),
             (disk("a", Kind::Full), Facts { size: 99, ..full.clone() }, "has 99 bytes, its manifest says 100"),
             (disk("a", Kind::Full), Facts { virtual_size: 512, ..full.clone() }, "a disk of 512 bytes"),
             (disk("a", Kind::Full), facts(Some("i-1/T1")), "has a backing file"),

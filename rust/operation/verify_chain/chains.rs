@@ -14,6 +14,7 @@ use crate::error::{Code, Error, Result};
 use crate::nas::folder::Folder;
 use crate::nas::path::{PointPath, RepoPath};
 use crate::operation::rebase_disks::image_names;
+use crate::point::fingerprints::Fingerprints;
 use crate::point::{self, DEEPEST, Keys, Link, MANIFEST, Manifest, ManifestDisk};
 use crate::qcow2;
 
@@ -25,6 +26,8 @@ const MOST_UNNAMED: usize = 512;
 const TOO_MANY: &str = "was not checked, for its point holds too many images that no manifest names";
 /// What is told of an image that is not any more what was judged.
 const EXCHANGED: &str = "is another by now than when it was looked at: somebody has exchanged it";
+/// What is told of one whose rebase has not ended.
+const UNFINISHED: &str = "a rebase of it was cut off: what it has to be is not known until that is done again";
 /// What is told of a manifest that is not there, where keys are configured.
 const UNVOUCHED: &str = "is not there, and without it no key of keyFile vouches for the point";
 
@@ -44,6 +47,10 @@ pub(in crate::operation) struct Found {
 pub(in crate::operation) struct Judged {
     /// Each disk's chain from its newest image on, at last the manifests.
     pub(in crate::operation) found: Vec<Found>,
+    /// One of the points has a manifest, be it one that can't be read.
+    pub(in crate::operation) has_manifests: bool,
+    /// There are keys, and what they do not vouch for is not served.
+    is_keyed: bool,
     /// The manifests that were judged, by the point's folder; none for a point without one that can be read.
     manifests: BTreeMap<RepoPath, Option<Manifest>>,
 }
@@ -59,7 +66,7 @@ pub(in crate::operation) fn find(
     let folder = root.open_dir(&point.folder())?;
     let (images, manifests, keys) = (BTreeMap::new(), BTreeMap::new(), config::current().keys.clone());
     let opened = opened.iter().map(|link| (&link.path, &link.file)).collect();
-    let mut chains = Chains { root, point, keys, opened, found: Vec::new(), images, manifests };
+    let mut chains = Chains { root, point, keys, opened, found: Vec::new(), images, manifests, has_manifests: false };
     let recorded = chains.manifest(&point.folder()).map(|manifest| manifest.disks.clone());
     let mut named = BTreeSet::new();
     let mut names: Vec<_> = recorded.into_iter().flatten().map(|disk| disk.file).collect();
@@ -83,7 +90,8 @@ pub(in crate::operation) fn find(
         return Err(Error::new(Code::NotFound, STEP, format!("'{point}' holds no image")));
     }
     chains.check_manifests(id);
-    Ok(Judged { found: chains.found, manifests: chains.manifests })
+    let Chains { found, has_manifests, keys, manifests, .. } = chains;
+    Ok(Judged { found, has_manifests, is_keyed: keys.is_some(), manifests })
 }
 
 impl Judged {
@@ -95,6 +103,11 @@ impl Judged {
     /// What the manifest beside an image says of it.
     pub(in crate::operation) fn record(&self, image: &RepoPath) -> Option<&ManifestDisk> {
         self.manifest(&image.parent()?)?.disks.iter().find(|disk| disk.file == image.name())
+    }
+
+    /// The fingerprints of what an image holds now; none while it may hold more than it did.
+    pub(in crate::operation) fn fingerprints(&self, image: &RepoPath) -> Option<&Fingerprints> {
+        self.record(image).filter(|disk| !disk.is_unfinished())?.fingerprints.as_ref()
     }
 
     /// `CORRUPT_IMAGE` when one of the manifests is bad, the failure's own code when it could not be looked at: nothing that
@@ -121,6 +134,18 @@ impl Judged {
             }
         }
         Ok(())
+    }
+}
+
+impl Judged {
+    /// `CORRUPT_IMAGE` where a key has to vouch for the images of `chain`, and the rebase of one was cut off: a manifest tells
+    /// of that one what it was, and what it was to stand on, and not what it is.
+    pub(in crate::operation) fn refuse_unfinished(&self, chain: &[Link]) -> Result<()> {
+        let is_unfinished = |link: &&Link| self.record(&link.path).is_some_and(ManifestDisk::is_unfinished);
+        match chain.iter().find(is_unfinished).filter(|_| self.is_keyed) {
+            Some(link) => Err(Error::new(Code::CorruptImage, CHECK, format!("'{}': {UNFINISHED}", link.path))),
+            None => Ok(()),
+        }
     }
 }
 
@@ -161,6 +186,7 @@ struct Chains<'a> {
     opened: BTreeMap<&'a RepoPath, &'a File>,
     found: Vec<Found>,
     images: BTreeMap<RepoPath, Option<Facts>>,
+    has_manifests: bool,
     /// By the point's folder; none for a point without one that can be read.
     manifests: BTreeMap<RepoPath, Option<Manifest>>,
 }
@@ -288,9 +314,8 @@ impl Chains<'_> {
                 for reason in agreement::of_image(record, facts) {
                     told.blame(Verdict::Bad, reason);
                 }
-                if record.size == 0 {
-                    let reason = "a rebase of it was cut off: how long it has to be is not known until the next one";
-                    told.blame(Verdict::Aborted, reason.into());
+                if record.is_unfinished() {
+                    told.blame(Verdict::Aborted, UNFINISHED.into());
                 }
             }
             None if is_asked => told.blame(Verdict::Bad, "its point's manifest does not name it".into()),
@@ -306,6 +331,7 @@ impl Chains<'_> {
                 let read = Manifest::read_with_text(&opened)?;
                 Ok(read.map(|(manifest, text)| (manifest.doubts(&text, &point, self.keys.as_deref()), manifest)))
             });
+            self.has_manifests |= !matches!(read, Ok(None));
             let manifest = match read {
                 Ok(None) => None,
                 Ok(Some((doubts, manifest))) => {

@@ -28,22 +28,32 @@ pub fn create(root: &Folder, lock: &InstanceLock, image: &RepoPath) -> Result<Fi
     folder.create_file(&new, config::current().file_mode())
 }
 
-/// Makes the new index `file` durable under its name, which is returned; nothing may name an old one any more.
-pub fn place(root: &Folder, lock: &InstanceLock, image: &RepoPath, file: &File) -> Result<String> {
+/// Makes the new index `file` durable under its name, which is returned. That of the name `old` stays beside it: until the manifest
+/// names the new one, it names that.
+pub fn place(root: &Folder, lock: &InstanceLock, image: &RepoPath, file: &File, old: Option<&str>) -> Result<String> {
     file.sync_all().map_err(|e| Error::io(STEP, Path::new(image.as_str()), called("fsync")(e)))?;
-    let (folder, name) = (root.open_dir(&folder_path(image)?)?, file_name(image.name()));
+    let folder = root.open_dir(&folder_path(image)?)?;
+    let [first, second] = names(image);
+    let name = if old == Some(&first) { second } else { first };
     lock.check()?;
     folder.replace(file, &new_name(image), &name)?;
     folder.sync()?;
     Ok(name)
 }
 
-/// Removes a new index of `image` that was not finished, and the one of the name `old`, which nothing names any more.
-pub fn clear(root: &Folder, lock: &InstanceLock, image: &RepoPath, old: &str) -> Result<()> {
+/// Removes a new index of `image` that was not finished, and all but the one that the manifest names.
+pub fn clear(root: &Folder, lock: &InstanceLock, image: &RepoPath, named: Option<&str>) -> Result<()> {
     let folder = root.open_dir(&folder_path(image)?)?;
     lock.check()?;
     folder.remove_tree(&new_name(image))?;
-    folder.remove_tree(old).map(drop)
+    let mut unnamed = names(image).into_iter().filter(|name| named != Some(name));
+    unnamed.try_for_each(|name| folder.remove_tree(&name).map(drop))
+}
+
+/// The names that an index of the image may have, one after the other; the second one is no other image's.
+fn names(image: &RepoPath) -> [String; 2] {
+    let name = file_name(image.name());
+    [name.clone(), name + ".2"]
 }
 
 fn new_name(image: &RepoPath) -> String {
