@@ -23,8 +23,8 @@ use listener::with_listener;
 use types::{
     JBackupStatsRequest, JBackupStatsResult, JConfiguration, JDeleteBackupRequest, JDeleteBackupResult,
     JFlattenRequest, JFlattenResult, JJobStatus, JProgressListener, JRebaseBackupRequest, JRebasePointRequest,
-    JRebaseResult, JSignPointsRequest, JSignPointsResult, JTakeBackupRequest, JTakeBackupResult, JVerifyChainRequest,
-    JVerifyChainResult,
+    JRebaseResult, JRestorePointRequest, JRestorePointResult, JSignPointsRequest, JSignPointsResult,
+    JTakeBackupRequest, JTakeBackupResult, JVerifyChainRequest, JVerifyChainResult,
 };
 
 const _: &[NativeMethod] = &[
@@ -108,6 +108,19 @@ const _: &[NativeMethod] = &[
             JFlattenResult => org.nasbackup.FlattenResult,
         },
         static extern fn flatten(request: JFlattenRequest, listener: JProgressListener) -> JFlattenResult,
+        error_policy = ThrowNasBackupException,
+    },
+    native_method! {
+        java_type = org.nasbackup.Native,
+        type_map = {
+            JRestorePointRequest => org.nasbackup.RestorePointRequest,
+            JProgressListener => org.nasbackup.ProgressListener,
+            JRestorePointResult => org.nasbackup.RestorePointResult,
+        },
+        static extern fn restore_point(
+            request: JRestorePointRequest,
+            listener: JProgressListener,
+        ) -> JRestorePointResult,
         error_policy = ThrowNasBackupException,
     },
     native_method! {
@@ -259,6 +272,17 @@ fn flatten<'l>(
     let request = read::flatten(&request, env)?;
     let flattened = with_listener(env, &listener, |listener| operation::flatten::run(request, listener))?;
     Ok(write::flattened(flattened, env)?)
+}
+
+fn restore_point<'l>(
+    env: &mut Env<'l>,
+    _: JClass<'l>,
+    request: JRestorePointRequest<'l>,
+    listener: JProgressListener<'l>,
+) -> Result<JRestorePointResult<'l>, Failure> {
+    let request = read::restore_point(&request, env)?;
+    let restored = with_listener(env, &listener, |listener| operation::restore_point::run(request, listener))?;
+    Ok(write::restored(&restored, env)?)
 }
 
 fn delete_backup<'l>(

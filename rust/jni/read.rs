@@ -3,22 +3,24 @@
 use jni::Env;
 use jni::objects::{JList, JObject, JString};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::failure::Failure;
 use super::types::{
     JBackingFile, JBackupStatsRequest, JConfiguration, JDeleteBackupRequest, JFlattenRequest, JOutput,
-    JRebaseBackupRequest, JRebasePointRequest, JRepository, JSignPointsRequest, JStoppedDisk, JTakeBackupRequest,
-    JVerifyChainRequest,
+    JRebaseBackupRequest, JRebasePointRequest, JRepository, JRestoreOutput, JRestorePointRequest, JRestoreVolume,
+    JSignPointsRequest, JStoppedDisk, JTakeBackupRequest, JVerifyChainRequest,
 };
 use crate::config::Config;
 use crate::error::Error;
 use crate::nas::repository::Repository;
 use crate::operation::backup_stats::BackupStatsRequest;
 use crate::operation::delete_backup::DeleteBackupRequest;
-use crate::operation::flatten::{FlattenRequest, OutputFormat, OutputRequest};
+use crate::operation::flatten::{FlattenRequest, OutputRequest};
 use crate::operation::rebase_backup::RebaseBackupRequest;
 use crate::operation::rebase_point::RebasePointRequest;
+use crate::operation::restore_point::{RestoreOutput, RestorePointRequest, VolumeRequest};
 use crate::operation::sign_points::SignPointsRequest;
 use crate::operation::take_backup::{BackingFile, StoppedDisk, TakeBackupRequest};
 use crate::operation::verify_chain::VerifyChainRequest;
@@ -114,6 +116,57 @@ pub(super) fn flatten(request: &JFlattenRequest<'_>, env: &Env<'_>) -> Result<Fl
     })
 }
 
+pub(super) fn restore_point(request: &JRestorePointRequest<'_>, env: &Env<'_>) -> Result<RestorePointRequest> {
+    given(request)?;
+    env.with_local_frame(FRAME, |env| {
+        let verify = request.verify(env)?;
+        let verify = if verify.is_null() { None } else { text("verify", verify.text(env)?, env)? };
+        Ok(RestorePointRequest {
+            job: text("job", request.job(env)?, env)?,
+            repository: repository(request.repository(env)?, env)?,
+            backup_path: text("backupPath", request.backup_path(env)?, env)?,
+            point_id: text("pointId", request.point_id(env)?, env)?,
+            volumes: list("volumes", request.volumes(env)?, env, restore_volume)?,
+            verify: constant("verify", verify)?,
+            keep_old: Some(request.keep_old(env)?),
+            rate_limit: Some(unsigned("rateLimit", request.rate_limit(env)?)?),
+        })
+    })
+}
+
+fn restore_volume<'l>(element: JObject<'l>, field: &str, env: &mut Env<'l>) -> Result<VolumeRequest> {
+    let volume = env.cast_local::<JRestoreVolume>(element)?;
+    Ok(VolumeRequest {
+        volume: text(&format!("{field}.volume"), volume.volume(env)?, env)?,
+        file: text(&format!("{field}.file"), volume.file(env)?, env)?,
+        output: restore_output(&volume.output(env)?, &format!("{field}.output"), env)?,
+    })
+}
+
+fn restore_output(java: &JRestoreOutput<'_>, field: &str, env: &mut Env<'_>) -> Result<Option<RestoreOutput>> {
+    if java.is_null() {
+        return Ok(None);
+    }
+    let field = |name: &str| format!("{field}.{name}");
+    let format = java.format(env)?;
+    let format = if format.is_null() { None } else { text(&field("format"), format.text(env)?, env)? };
+    let room = java.preallocation(env)?;
+    let room = if room.is_null() { None } else { text(&field("preallocation"), room.text(env)?, env)? };
+    Ok(Some(RestoreOutput {
+        path: text(&field("path"), java.path(env)?, env)?,
+        format: constant(&field("format"), format)?,
+        size: Some(unsigned(&field("size"), java.size(env)?)?),
+        cluster_size: Some(unsigned(&field("clusterSize"), java.cluster_size(env)?)?),
+        preallocation: constant(&field("preallocation"), room)?,
+    }))
+}
+
+/// The constant of a plain enum that has this text, as the C ABI takes it.
+fn constant<T: DeserializeOwned>(field: &str, text: Option<String>) -> Result<Option<T>> {
+    let constant = text.map(|text| serde_json::from_value(Value::String(text))).transpose();
+    constant.map_err(|error| Error::invalid(field, error).into())
+}
+
 fn output(java: &JOutput<'_>, env: &mut Env<'_>) -> Result<Option<OutputRequest>> {
     if java.is_null() {
         return Ok(None);
@@ -122,16 +175,8 @@ fn output(java: &JOutput<'_>, env: &mut Env<'_>) -> Result<Option<OutputRequest>
     let format = if format.is_null() { None } else { text("output.format", format.text(env)?, env)? };
     Ok(Some(OutputRequest {
         path: text("output.path", java.path(env)?, env)?,
-        format: format.map(|format| output_format(&format)).transpose()?,
+        format: constant("output.format", format)?,
     }))
-}
-
-fn output_format(format: &str) -> Result<OutputFormat> {
-    match format {
-        "raw" => Ok(OutputFormat::Raw),
-        "qcow2" => Ok(OutputFormat::Qcow2),
-        other => Err(Error::invalid("output.format", format!("'{other}' is neither raw nor qcow2")).into()),
-    }
 }
 
 pub(super) fn delete_backup(request: &JDeleteBackupRequest<'_>, env: &Env<'_>) -> Result<DeleteBackupRequest> {

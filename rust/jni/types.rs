@@ -169,6 +169,53 @@ bind_java_type! {
 }
 
 bind_java_type! {
+    pub(super) JRestorePointRequest => org.nasbackup.RestorePointRequest,
+    type_map = { JRepository => org.nasbackup.Repository, JVerify => org.nasbackup.Verify },
+    methods {
+        fn job() -> JString,
+        fn repository() -> JRepository,
+        fn backup_path() -> JString,
+        fn point_id() -> JString,
+        fn volumes() -> JList,
+        fn verify() -> JVerify,
+        fn keep_old() -> jboolean,
+        fn rate_limit() -> jlong,
+    },
+}
+
+bind_java_type! {
+    pub(super) JRestoreVolume => org.nasbackup.RestoreVolume,
+    type_map = { JRestoreOutput => org.nasbackup.RestoreOutput },
+    methods {
+        fn volume() -> JString,
+        fn file() -> JString,
+        fn output() -> JRestoreOutput,
+    },
+}
+
+bind_java_type! {
+    pub(super) JRestoreOutput => org.nasbackup.RestoreOutput,
+    type_map = { JOutputFormat => org.nasbackup.OutputFormat, JPreallocation => org.nasbackup.Preallocation },
+    methods {
+        fn path() -> JString,
+        fn format() -> JOutputFormat,
+        fn size() -> jlong,
+        fn cluster_size() -> jlong,
+        fn preallocation() -> JPreallocation,
+    },
+}
+
+bind_java_type! {
+    pub(super) JVerify => org.nasbackup.Verify,
+    methods { fn text() -> JString, },
+}
+
+bind_java_type! {
+    pub(super) JPreallocation => org.nasbackup.Preallocation,
+    methods { fn text() -> JString, },
+}
+
+bind_java_type! {
     pub(super) JSignPointsRequest => org.nasbackup.SignPointsRequest,
     type_map = { JRepository => org.nasbackup.Repository },
     methods {
@@ -273,6 +320,38 @@ bind_java_type! {
 }
 
 bind_java_type! {
+    pub(super) JRestorePointResult => org.nasbackup.RestorePointResult,
+    type_map = { JRestoredVolume => org.nasbackup.RestoredVolume },
+    constructors {
+        fn new(
+            bytes_read: jlong,
+            bytes_kept: jlong,
+            bytes_cloned: jlong,
+            volumes: JRestoredVolume[],
+            total_millis: jlong,
+            details: JString,
+        ),
+    },
+}
+
+bind_java_type! {
+    pub(super) JRestoredVolume => org.nasbackup.RestoredVolume,
+    constructors {
+        fn new(
+            file: JString,
+            volume: JString,
+            output: JString,
+            verified: JString,
+            bytes_read: jlong,
+            bytes_kept: jlong,
+            bytes_cloned: jlong,
+            kept: JString,
+            millis: jlong,
+        ),
+    },
+}
+
+bind_java_type! {
     pub(super) JDeleteBackupResult => org.nasbackup.DeleteBackupResult,
     constructors { fn new(freed_bytes: jlong), },
 }
@@ -321,6 +400,11 @@ pub(super) fn warm(env: &mut Env<'_>, class: &JClass<'_>) -> jni::errors::Result
     JRebasePointRequestAPI::get(env, &context)?;
     JVerifyChainRequestAPI::get(env, &context)?;
     JFlattenRequestAPI::get(env, &context)?;
+    JRestorePointRequestAPI::get(env, &context)?;
+    JRestoreVolumeAPI::get(env, &context)?;
+    JRestoreOutputAPI::get(env, &context)?;
+    JVerifyAPI::get(env, &context)?;
+    JPreallocationAPI::get(env, &context)?;
     JDeleteBackupRequestAPI::get(env, &context)?;
     JSignPointsRequestAPI::get(env, &context)?;
     JBackupStatsRequestAPI::get(env, &context)?;
@@ -334,6 +418,8 @@ pub(super) fn warm(env: &mut Env<'_>, class: &JClass<'_>) -> jni::errors::Result
     JVerifyChainResultAPI::get(env, &context)?;
     JVerifiedFileAPI::get(env, &context)?;
     JFlattenResultAPI::get(env, &context)?;
+    JRestorePointResultAPI::get(env, &context)?;
+    JRestoredVolumeAPI::get(env, &context)?;
     JDeleteBackupResultAPI::get(env, &context)?;
     JSignPointsResultAPI::get(env, &context)?;
     JBackupStatsResultAPI::get(env, &context)?;

@@ -5,12 +5,14 @@ use jni::errors::Result;
 use jni::objects::{JObjectArray, JString};
 
 use super::types::{
-    JDiskResult, JFlattenResult, JJobStatus, JRebaseResult, JTakeBackupResult, JVerifiedFile, JVerifyChainResult,
+    JDiskResult, JFlattenResult, JJobStatus, JRebaseResult, JRestorePointResult, JRestoredVolume, JTakeBackupResult,
+    JVerifiedFile, JVerifyChainResult,
 };
 use crate::engine::Engine;
 use crate::job::JobStatus;
 use crate::operation::flatten::Flattened;
 use crate::operation::rebase_disks::Rebased;
+use crate::operation::restore_point::{Restored, Verify};
 use crate::operation::take_backup::{TakenBackup, TakenDisk};
 use crate::operation::verify_chain::{Verdict, Verified};
 use crate::point::Kind;
@@ -99,6 +101,29 @@ pub(super) fn flattened<'l>(flattened: Flattened, env: &mut Env<'l>) -> Result<J
     JFlattenResult::new(env, cloned, copied, long(flattened.total_millis))
 }
 
+pub(super) fn restored<'l>(restored: &Restored, env: &mut Env<'l>) -> Result<JRestorePointResult<'l>> {
+    env.with_local_frame_returning_local::<_, JRestorePointResult, _>(FRAME, |env| {
+        let volumes = JObjectArray::<JRestoredVolume>::new(env, restored.volumes.len(), JRestoredVolume::null())?;
+        for (index, volume) in restored.volumes.iter().enumerate() {
+            env.with_local_frame(FRAME, |env| {
+                let file = text(Some(&volume.file), env)?;
+                let name = text(Some(&volume.volume), env)?;
+                let output = text(Some(&volume.output), env)?;
+                let verified = text(Some(verify(volume.verified)), env)?;
+                let kept = text(volume.kept.as_deref(), env)?;
+                let [read, old, cloned] = [volume.bytes_read, volume.bytes_kept, volume.bytes_cloned].map(long);
+                let millis = long(volume.millis);
+                let volume =
+                    JRestoredVolume::new(env, &file, &name, &output, &verified, read, old, cloned, &kept, millis)?;
+                volumes.set_element(env, index, &volume)
+            })?;
+        }
+        let details = text(Some(&restored.details), env)?;
+        let [read, old, cloned] = [restored.bytes_read, restored.bytes_kept, restored.bytes_cloned].map(long);
+        JRestorePointResult::new(env, read, old, cloned, &volumes, long(restored.total_millis), &details)
+    })
+}
+
 pub(super) fn jobs<'l>(jobs: &[JobStatus], env: &mut Env<'l>) -> Result<JObjectArray<'l, JJobStatus<'l>>> {
     let array = JObjectArray::<JJobStatus>::new(env, jobs.len(), JJobStatus::null())?;
     for (index, job) in jobs.iter().enumerate() {
@@ -162,6 +187,13 @@ fn verdict(verdict: Verdict) -> &'static str {
         Verdict::Good => "good",
         Verdict::Aborted => "aborted",
         Verdict::Bad => "bad",
+    }
+}
+
+fn verify(verify: Verify) -> &'static str {
+    match verify {
+        Verify::Chain => "chain",
+        Verify::Data => "data",
     }
 }
 

@@ -293,6 +293,16 @@ impl Folder {
         other.check_is(STEP, name, file)
     }
 
+    /// Gives `file`, which has the name `from`, the name `to`, too; `ALREADY_EXISTS` when that is there.
+    pub fn link(&self, file: &File, from: &str, to: &str) -> Result<()> {
+        const STEP: &str = "link";
+        self.check_name(STEP, from.as_ref())?;
+        self.check_name(STEP, to.as_ref())?;
+        rustix::fs::linkat(&self.fd, from, &self.fd, to, AtFlags::empty())
+            .map_err(|e| failed(STEP, self.path.join(to), e))?;
+        self.check_is(STEP, to, file)
+    }
+
     /// `IO` when what has this name is not that very `file`.
     pub fn check_is(&self, step: &'static str, name: impl AsRef<OsStr>, file: &File) -> Result<()> {
         let path = self.path.join(name.as_ref());

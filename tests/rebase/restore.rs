@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -430,4 +430,134 @@ fn whenever_it_is_cancelled_nothing_is_replaced() {
     .unwrap();
     assert_eq!(last, (8 << 20, 8 << 20));
     points.assert_restored(out.path(), "qcow2");
+}
+
+#[test]
+fn what_is_replaced_is_kept_where_that_is_asked() {
+    let points = Points::make(2, 1 << 20);
+    let out = tempfile::tempdir_in(QUICK).unwrap();
+    fs::write(out.path().join(FILES[1]), "as it was").unwrap();
+    let mut request = points.request(out.path(), "raw");
+    request["keepOld"] = json!(true);
+    let restored = restore(&request).unwrap();
+    assert_eq!(restored["volumes"][0]["kept"], json!(null), "there was nothing");
+    let kept = restored["volumes"][1]["kept"].as_str().unwrap();
+    assert!(kept.starts_with(out.path().join(format!("{}.kept-", FILES[1])).to_str().unwrap()), "{kept}");
+    assert_eq!(fs::read(kept).unwrap(), b"as it was");
+    points.assert_restored(out.path(), "raw");
+    assert_eq!(all(out.path()).len(), 3);
+}
+
+#[test]
+fn an_output_takes_the_room_that_is_asked_for() {
+    let points = Points::make(2, SIZE);
+    for (format, preallocation) in [("raw", "falloc"), ("qcow2", "metadata"), ("qcow2", "full")] {
+        let out = tempfile::tempdir().unwrap();
+        let mut request = points.request(out.path(), format);
+        for volume in 0..2 {
+            let output = &mut request["volumes"][volume]["output"];
+            (output["preallocation"], output["size"]) = (json!(preallocation), json!(8 << 20));
+        }
+        restore(&request).unwrap();
+        for (file, disk) in FILES.iter().zip(&points.disks) {
+            let path = out.path().join(file);
+            let mut grown = disk.clone();
+            grown.resize(8 << 20, 0);
+            assert!(content(&path, format) == grown, "{file} {format}");
+            let metadata = fs::metadata(&path).unwrap();
+            assert!(metadata.len() >= 8 << 20, "{preallocation}: {}", metadata.len());
+            assert!(
+                preallocation == "metadata" || metadata.blocks() * 512 >= 8 << 20,
+                "{preallocation}: {}",
+                metadata.blocks()
+            );
+        }
+    }
+}
+
+/// Restores what the environment asks for, in a process that a test has begun to be killed.
+#[cfg(feature = "test-hooks")]
+#[test]
+fn agent() {
+    let Ok(request) = std::env::var("NASBACKUP_TEST_RESTORE") else { return };
+    restore(&serde_json::from_str(&request).unwrap()).unwrap();
+}
+
+/// The steps of the call, as `NAME:N`, or of the one that is killed at `kill`.
+#[cfg(feature = "test-hooks")]
+fn in_a_process(request: &Value, kill: Option<&str>) -> Vec<String> {
+    let dir = tempfile::tempdir_in(QUICK).unwrap();
+    let log = dir.path().join("log");
+    let mut agent = Command::new(std::env::current_exe().unwrap());
+    agent.args(["restore::agent", "--exact", "-q"]).env("NASBACKUP_TEST_RESTORE", request.to_string());
+    agent.env("NASBACKUP_STEP_LOG", &log).stdout(Stdio::null());
+    kill.map(|step| agent.env("NASBACKUP_KILL_AT", step));
+    let status = agent.status().unwrap();
+    assert_eq!(status.success(), kill.is_none(), "{kill:?}: {status}");
+    fs::read_to_string(log).unwrap().lines().map(str::to_owned).collect()
+}
+
+#[cfg(feature = "test-hooks")]
+#[test]
+fn whenever_it_is_killed_the_next_call_finds_all_old_or_makes_all_new() {
+    let points = Points::make(2, 1 << 20);
+    let old = |out: &Path| FILES.iter().for_each(|file| fs::write(out.join(file), "as it was").unwrap());
+    let begin = || {
+        let out = tempfile::tempdir_in(QUICK).unwrap();
+        old(out.path());
+        out
+    };
+    let out = begin();
+    let steps = in_a_process(&points.request(out.path(), "raw"), None);
+    let steps: Vec<_> =
+        steps.iter().filter(|step| ["publish", "record", "name"].iter().any(|word| step.contains(word))).collect();
+    assert!(steps.len() > 7, "{steps:?}");
+    let (mut all_old, mut all_new) = (0, 0);
+    for step in steps {
+        let out = begin();
+        in_a_process(&points.request(out.path(), "raw"), Some(step));
+        let is_new = |file: &str, disk: &Vec<u8>| fs::read(out.path().join(file)).unwrap() == *disk;
+        // the next call is onto one of them, and fails after it has looked at what was left
+        let mut request = points.request(out.path(), "raw");
+        request["volumes"].as_array_mut().unwrap().remove(0);
+        request["volumes"][0]["output"]["size"] = json!(512);
+        assert_eq!(restore(&request).unwrap_err().code, Code::InvalidArgument);
+        let new: Vec<_> = FILES.iter().zip(&points.disks).map(|(file, disk)| is_new(file, disk)).collect();
+        assert_eq!(new[0], new[1], "{step}");
+        if new[0] {
+            all_new += 1
+        } else {
+            all_old += 1
+        }
+        points.restore(out.path(), "raw").unwrap();
+        points.assert_restored(out.path(), "raw");
+        assert_eq!(all(out.path()).len(), 2, "{step}: {:?}", all(out.path()).keys());
+    }
+    assert!(all_old > 1 && all_new > 2, "{all_old} old, {all_new} new");
+}
+
+/// Somebody has used the volumes since: what was on its way is of no use any more.
+#[cfg(feature = "test-hooks")]
+#[test]
+fn what_a_killed_call_has_left_is_forgotten_once_a_volume_has_changed() {
+    let points = Points::make(2, 1 << 20);
+    for planted in [false, true] {
+        let out = tempfile::tempdir_in(QUICK).unwrap();
+        FILES.iter().for_each(|file| fs::write(out.path().join(file), "as it was").unwrap());
+        in_a_process(&points.request(out.path(), "raw"), Some("give an output its name:1"));
+        if planted {
+            // a record of somebody else's, who may write to the folder
+            let record = out.path().join(format!(".{}.nasbackup.restored", FILES[0]));
+            std::os::unix::fs::chown(record, Some(65534), None).unwrap();
+        } else {
+            fs::write(out.path().join(FILES[1]), "it went on").unwrap();
+        }
+        let mut request = points.request(out.path(), "raw");
+        request["volumes"][0]["output"]["size"] = json!(512);
+        request["volumes"].as_array_mut().unwrap().truncate(1);
+        assert_eq!(restore(&request).unwrap_err().code, Code::InvalidArgument);
+        assert_eq!(fs::read(out.path().join(FILES[0])).unwrap(), b"as it was");
+        points.restore(out.path(), "raw").unwrap_or_else(|error| panic!("{planted}: {error}"));
+        points.assert_restored(out.path(), "raw");
+    }
 }

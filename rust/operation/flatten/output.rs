@@ -14,7 +14,7 @@ use crate::error::{Code, Error, Result, called};
 use crate::nas::folder::{FILE_MODE, Folder};
 use crate::nas::lock::{Taken, lock_file};
 use crate::point::Manifest;
-use crate::{lacking, sys};
+use crate::{lacking, steps, sys};
 
 const STEP: &str = "open the output";
 const PUBLISH: &str = "publish the output";
@@ -92,11 +92,65 @@ impl Output {
         }
     }
 
+    /// A file's folder, and its name there.
+    pub(in crate::operation) fn name(&self) -> Option<(&Folder, &str)> {
+        match self {
+            Output::Device(_) => None,
+            Output::File(new) => Some((&new.folder, &new.name)),
+        }
+    }
+
+    /// The name that a file has until it is published, the file, and what it replaces.
+    pub(in crate::operation) fn beside(&self) -> Option<(&str, &File, Option<&File>)> {
+        match self {
+            Output::Device(_) => None,
+            Output::File(new) => Some((new.beside.as_deref()?, &new.file, new.old.as_ref().map(|old| &old.file))),
+        }
+    }
+
+    /// The path that what it replaces can be kept under; none if it replaces nothing. `INVALID_ARGUMENT` for a device.
+    pub(in crate::operation) fn name_to_keep(&self) -> Result<Option<String>> {
+        match self {
+            Output::Device(device) => {
+                Err(refused(&device.path, "is a block device: keepOld can keep no more than files"))
+            }
+            Output::File(NewFile { old: None, .. }) => Ok(None),
+            Output::File(new) => {
+                let kept = format!("{}.kept-{}", new.name, &Manifest::new_point_id()?[..ID]);
+                Ok(Some(new.folder.path.join(kept).display().to_string()))
+            }
+        }
+    }
+
+    /// Gives what it replaces that name, too.
+    pub(in crate::operation) fn keep_old(&self, kept: &str) -> Result<()> {
+        let (Output::File(NewFile { folder, name, old: Some(old), .. }), Some(kept)) = (self, kept.rsplit('/').next())
+        else {
+            return Ok(());
+        };
+        folder.link(&old.file, name, kept)
+    }
+
+    /// Takes that name away again.
+    pub(in crate::operation) fn forget_old(&self, kept: &str) -> Result<()> {
+        let (Output::File(NewFile { folder, old: Some(old), .. }), Some(kept)) = (self, kept.rsplit('/').next()) else {
+            return Ok(());
+        };
+        folder.remove_file(&old.file, kept)
+    }
+
     /// It has all of its content, durably: a file gets its name.
-    pub(in crate::operation) fn publish(self) -> Result<()> {
+    pub(in crate::operation) fn publish(&mut self) -> Result<()> {
         match self {
             Output::Device(_) => Ok(()),
-            Output::File(mut new) => new.publish(),
+            Output::File(new) => new.publish(),
+        }
+    }
+
+    /// What was made stays, even without its name.
+    pub(in crate::operation) fn leave(&mut self) {
+        if let Output::File(new) = self {
+            new.beside = None;
         }
     }
 
@@ -244,6 +298,7 @@ impl NewFile {
     }
 
     fn publish(&mut self) -> Result<()> {
+        steps::at("give an output its name");
         let Some(beside) = &self.beside else { return Ok(()) };
         if self.old.is_some() {
             self.folder.replace(&self.file, beside, &self.name)?;
@@ -297,6 +352,34 @@ fn lock_exclusively(fd: OwnedFd) -> rustix::io::Result<OwnedFd> {
     rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive).map(|()| fd)
 }
 
+/// Keeps calls out that write for a name.
+pub(in crate::operation) type Lock = OwnedFd;
+
+/// Locks `file`, a whole output of the name `name` that a call has left; `BUSY` while that one lives.
+pub(in crate::operation) fn lock_left(folder: &Folder, name: &str, file: &File) -> Result<Option<Lock>> {
+    let path = folder.path.join(name);
+    let once_more = file.try_clone().map_err(|e| Error::io(STEP, &path, e))?;
+    match lock_file(folder, &beside(name), once_more.into(), lock_exclusively)? {
+        Ok(Taken::There(lock) | Taken::Here(lock)) => Ok(Some(lock)),
+        Err(Errno::WOULDBLOCK) => {
+            Err(Error::new(Code::Busy, STEP, format!("another call gives '{}' its name", path.display())))
+        }
+        Err(error) => Err(Error::io(STEP, &path, called("flock")(error.into()))),
+    }
+}
+
+/// Does the file belong to whom what we make in the folder belongs to?
+pub(in crate::operation) fn is_owned_by_us(folder: &Folder, file: &File) -> Result<bool> {
+    let probe = format!(".nasbackup-{}", Manifest::new_point_id()?);
+    let ours = folder.create_file(&probe, FILE_MODE)?;
+    folder.remove_file(&ours, &probe)?;
+    Ok(owner(folder, file)? == owner(folder, &ours)?)
+}
+
+fn owner(folder: &Folder, file: &File) -> Result<u32> {
+    rustix::fs::fstat(file).map(|stat| stat.st_uid).map_err(|e| Error::io(STEP, &folder.path, e))
+}
+
 /// Removes what a call that was killed has left under this name; false while a call that lives writes it. What is no file of
 /// the owner of `ours`, or has another name, too, that is not the `output`'s, somebody else has put there: it is left alone,
 /// and never written to.
@@ -316,8 +399,10 @@ fn remove_left(folder: &Folder, name: &str, output: &str, ours: &File) -> Result
         Err(error) => return leave(&error),
         Ok(left) => left,
     };
-    let owner = |file| rustix::fs::fstat(file).map(|stat| stat.st_uid).map_err(|e| Error::io(STEP, &folder.path, e));
-    if owner(&left)? != owner(ours)? {
+    // one that was about to get its name has the rights of what it replaces already
+    let of_the_old = folder.open_file_in(output).and_then(|old| owner(folder, &old)).ok();
+    let left_by = owner(folder, &left)?;
+    if left_by != owner(folder, ours)? && Some(left_by) != of_the_old {
         return leave(&"another user owns it");
     }
     let once_more = left.try_clone().map_err(|e| Error::io(STEP, &folder.path, e))?;

@@ -1,16 +1,23 @@
 //! One disk on its way: what of it comes next, told to whoever asks, and what is done with that by many at once.
 
 use std::fs::File;
+use std::io;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use log::Level;
+use rustix::fs::FallocateFlags;
+
+use super::request::Preallocation;
 use crate::engine::rate::Limiter;
-use crate::error::{Code, Error, Result};
+use crate::error::{Code, Error, Result, called};
+use crate::lacking;
 use crate::operation::flatten::OutputFormat;
 use crate::point::fingerprints::{self, Base, Content, State};
 use crate::qcow2::{
-    self, CLUSTER, Failure, Images, Inflated, Part, Piece, Pieces, Place, Route, Storage, Stream, Writeback,
+    self, CLUSTER, Failure, Images, Inflated, Part, Piece, Pieces, Place, Route, Source as _, Storage, Stream,
+    Writeback,
 };
 
 const STEP: &str = "copy";
@@ -32,6 +39,9 @@ pub(super) struct Disk {
     names: Vec<String>,
     images: Images,
     target: File,
+    /// Of the output's disk, in bytes.
+    size: u64,
+    preallocation: Preallocation,
     /// Not compared, and blocks can be shared.
     shares: bool,
     plan: Mutex<Plan>,
@@ -98,12 +108,13 @@ pub(super) struct Parts {
     pub(super) format: OutputFormat,
     /// Size of the output's disk, at least that of the images'.
     pub(super) size: u64,
+    pub(super) preallocation: Preallocation,
 }
 
 impl Disk {
     /// Begins with an empty target.
     pub(super) fn begin(parts: Parts) -> Result<Disk> {
-        let Parts { volume, names, images, base, target, format, size } = parts;
+        let Parts { volume, names, images, base, target, format, size, preallocation } = parts;
         let explain = |failure| explain("open the chain", &names, failure);
         let (pieces, images) = Pieces::open(images).map_err(explain)?;
         let io = |e| Error::io("open the output", &names[0], e);
@@ -116,6 +127,9 @@ impl Disk {
                 Layout::Qcow2(Box::new(stream))
             }
         };
+        if format == OutputFormat::Raw {
+            reserve(&target, size, preallocation).map_err(io)?;
+        }
         let most = if shares { SHARED_PIECE } else { PIECE };
         let plan = Mutex::new(Plan { pieces, base, layout, at: 0, most, unknown: 0 });
         Ok(Disk {
@@ -123,6 +137,8 @@ impl Disk {
             names,
             images,
             target,
+            size,
+            preallocation,
             shares,
             plan,
             writeback: Mutex::default(),
@@ -159,11 +175,13 @@ impl Disk {
             plan.at += piece.length;
             if piece.parts.is_empty() {
                 self.check_zeroes(&mut plan, &piece)?;
+                self.place_zeroes(&mut plan, piece.at, piece.at + piece.length)?;
                 self.done.guest.fetch_add(piece.length, Relaxed);
                 continue;
             }
             let states = self.states(&mut plan, &piece)?;
-            let to = plan.layout.place(&piece).map_err(|e| e.at(STEP, &self.names[0]).on_disk(&self.volume))?;
+            let to =
+                plan.layout.place(&piece, self.size).map_err(|e| e.at(STEP, &self.names[0]).on_disk(&self.volume))?;
             return Ok(Some(Work { piece, to, states }));
         }
         Ok(None)
@@ -179,6 +197,19 @@ impl Disk {
                 State::Unknown => plan.unknown += length,
                 State::Hash(_) => return Err(self.differs(at, 0)),
             }
+            at += length;
+        }
+        Ok(())
+    }
+
+    /// Gives zeroes a place where each cluster is to have one.
+    fn place_zeroes(&self, plan: &mut Plan, from: u64, to: u64) -> Result<()> {
+        let Layout::Qcow2(stream) = &mut plan.layout else { return Ok(()) };
+        let to = to.next_multiple_of(CLUSTER).min(self.size);
+        let mut at = if self.preallocation == Preallocation::Off { to } else { from };
+        while at < to {
+            let length = (to - at).min(TABLE - at % TABLE);
+            stream.place(at, length).map_err(|e| e.at(STEP, &self.names[0]).on_disk(&self.volume))?;
             at += length;
         }
         Ok(())
@@ -212,7 +243,7 @@ impl Disk {
         explain(STEP, &self.names, failure).on_disk(&self.volume)
     }
 
-    fn target_failed(&self, error: std::io::Error) -> Error {
+    fn target_failed(&self, error: io::Error) -> Error {
         Error::io(STEP, &self.names[0], error).on_disk(&self.volume)
     }
 
@@ -347,8 +378,12 @@ impl Disk {
             let failed = |e| fingerprints::failed("read the fingerprints", &self.names[1], e).on_disk(&self.volume);
             base.finish().map_err(failed)?;
         }
+        let end = plan.pieces.size().next_multiple_of(CLUSTER).min(self.size);
+        self.place_zeroes(&mut plan, end, self.size)?;
         if let Layout::Qcow2(stream) = std::mem::replace(&mut plan.layout, Layout::Finished) {
             stream.finish().map_err(|e| e.at(STEP, &self.names[0]).on_disk(&self.volume))?;
+            let reserved = self.target.length().and_then(|length| reserve(&self.target, length, self.preallocation));
+            reserved.map_err(|e| self.target_failed(e))?;
         }
         self.target.sync().map_err(|e| self.target_failed(e))?;
         Ok(plan.unknown)
@@ -365,17 +400,34 @@ impl Plan {
 }
 
 impl Layout {
-    /// Where in the target the piece goes.
-    fn place(&mut self, piece: &Piece) -> Result<u64, qcow2::Error> {
+    /// Where in the target, of a disk of `size` bytes, the piece goes.
+    fn place(&mut self, piece: &Piece, size: u64) -> Result<u64, qcow2::Error> {
         match self {
             Layout::Raw | Layout::Finished => Ok(piece.at),
-            Layout::Qcow2(stream) => stream.place(piece.at, piece.length),
+            // the last cluster may end within the output's disk
+            Layout::Qcow2(stream) => {
+                stream.place(piece.at, piece.length.next_multiple_of(CLUSTER).min(size - piece.at))
+            }
         }
     }
 }
 
-fn shares(images: &Images, target: &File) -> std::io::Result<bool> {
+fn shares(images: &Images, target: &File) -> io::Result<bool> {
     (0..images.count()).try_fold(true, |all, image| Ok(all && qcow2::shares(images.file(image).0, target)?))
+}
+
+/// Takes the room of all of the file, where the file system can.
+fn reserve(target: &File, length: u64, preallocation: Preallocation) -> io::Result<()> {
+    if matches!(preallocation, Preallocation::Off | Preallocation::Metadata) {
+        return Ok(());
+    }
+    match rustix::fs::fallocate(target, FallocateFlags::empty(), 0, length) {
+        Err(error) if lacking::is_unknown(error) => {
+            lacking::tell(Level::Warn, target, "fallocate", error, "what is restored there has no room of its own");
+            Ok(())
+        }
+        reserved => reserved.map_err(|e| called("fallocate")(e.into())),
+    }
 }
 
 fn explain(step: &'static str, names: &[String], Failure { image, error }: Failure) -> Error {

@@ -3,6 +3,7 @@
 
 mod copy;
 mod disk;
+mod record;
 mod request;
 
 use std::collections::BTreeSet;
@@ -27,7 +28,7 @@ use crate::qcow2;
 use copy::{Copy, Finished};
 use disk::{Disk, Parts};
 use request::{Asked, Wanted};
-pub use request::{RestoreOutput, RestorePointRequest, Restored, RestoredVolume, Verify, VolumeRequest};
+pub use request::{Preallocation, RestoreOutput, RestorePointRequest, Restored, RestoredVolume, Verify, VolumeRequest};
 
 const STEP: &str = "open the outputs";
 /// A step is short, but for the syncs.
@@ -40,19 +41,28 @@ struct Opened {
     path: String,
     verify: Verify,
     output: Output,
+    /// What the file that it replaces is to be kept as.
+    kept: Option<String>,
+}
+
+/// What is asked of a point.
+struct Asking {
+    volumes: Vec<Wanted>,
+    verify: Option<Verify>,
+    keep_old: bool,
 }
 
 /// Runs `restorePoint`. `listener` is told of progress on this thread. Until all disks are whole, durable and verified, what
 /// was there before has its name and its content.
 pub fn run(request: RestorePointRequest, listener: Listener<'_>) -> Result<Restored> {
-    let Asked { job, export, point, id, volumes, verify, rate } = request::check(request)?;
+    let Asked { job, export, point, id, volumes, verify, keep_old, rate } = request::check(request)?;
     let job = job::start(job, "restorePoint", &export, Some(point.instance().to_owned()))?;
     let mut job = Reporter::new(job, listener)?;
     job.begin("open the repository")?;
     let reading = Reading::open(export, &point)?;
     job.begin(STEP)?;
     let (held, at) = (reading.clone(), point.clone());
-    let begin = move || begin(held.session.root(), &at, id.as_deref(), volumes, verify);
+    let begin = move || begin(held.session.root(), &at, id.as_deref(), Asking { volumes, verify, keep_old });
     let ended = bounded(STEP, LIMIT, begin).and_then(|(opened, disks)| {
         let copy = Arc::new(Copy::new(disks, Limiter::new(Rate { own: rate, host: None })));
         restore(opened, &copy, &reading, &mut job)
@@ -74,8 +84,7 @@ fn restore(opened: Vec<Opened>, copy: &Arc<Copy>, reading: &Reading, job: &mut R
     match copied {
         Ok(finished) => {
             let restored = answer(&opened, copy, finished, job);
-            let outputs = opened.into_iter().map(|opened| opened.output).collect();
-            bounded("publish the outputs", LIMIT, move || publish(outputs))?;
+            bounded("publish the outputs", LIMIT, move || publish(opened))?;
             Ok(Restored { total_millis: job.elapsed_millis(), ..restored })
         }
         Err(error) => Err(match bounded("remove the partial outputs", LIMIT, move || discard(opened)) {
@@ -85,9 +94,40 @@ fn restore(opened: Vec<Opened>, copy: &Arc<Copy>, reading: &Reading, job: &mut R
     }
 }
 
-fn publish(mut outputs: Vec<Output>) -> Result<()> {
-    outputs.iter_mut().try_for_each(Output::settle)?;
-    outputs.into_iter().try_for_each(Output::publish)
+/// Gives the outputs their names, one after the other; before the first all that can fail by itself was done.
+fn publish(mut opened: Vec<Opened>) -> Result<()> {
+    opened.iter_mut().try_for_each(|opened| opened.output.settle())?;
+    keep_old(&opened)?;
+    record::write(&opened.iter().map(|opened| &opened.output).collect::<Vec<_>>())?;
+    let again = |output: &Output| Some(output.name().map(|(folder, name)| Ok((folder.again()?, name.to_owned()))));
+    let names = opened.iter().filter_map(|opened| again(&opened.output)?).collect::<Result<Vec<_>>>()?;
+    name_all(&mut opened)?;
+    record::remove(&names);
+    Ok(())
+}
+
+/// Gives all their names. Where one does not get it, the record stays, and with it what is to have the name.
+fn name_all(opened: &mut [Opened]) -> Result<()> {
+    let all = opened.iter_mut().map(|opened| opened.output.publish());
+    let mut failures = all.collect::<Vec<_>>().into_iter().filter_map(Result::err);
+    let Some(error) = failures.next() else { return Ok(()) };
+    if opened.len() < 2 {
+        return Err(error);
+    }
+    opened.iter_mut().for_each(|opened| opened.output.leave());
+    Err(error.with_leftover("outputs that are whole, which the next restore onto one of them gives their names"))
+}
+
+/// Keeps what all outputs replace, or nothing.
+fn keep_old(opened: &[Opened]) -> Result<()> {
+    let each = |act: fn(&Output, &str) -> Result<()>| {
+        let kept = opened.iter().filter_map(|opened| Some((&opened.output, opened.kept.as_deref()?)));
+        kept.map(|(output, kept)| act(output, kept)).fold(Ok(()), Result::and)
+    };
+    each(Output::keep_old).map_err(|error| match each(Output::forget_old) {
+        Ok(()) => error,
+        Err(stuck) => error.with_leftover(stuck),
+    })
 }
 
 fn discard(opened: Vec<Opened>) -> Result<()> {
@@ -98,7 +138,7 @@ fn discard(opened: Vec<Opened>) -> Result<()> {
 fn answer(opened: &[Opened], copy: &Copy, finished: Vec<Finished>, job: &Reporter<'_>) -> Restored {
     let mut restored = Restored::default();
     let mut details = Vec::new();
-    for ((Opened { file, path, verify, .. }, disk), finished) in opened.iter().zip(&copy.disks).zip(finished) {
+    for ((Opened { file, path, verify, kept, .. }, disk), finished) in opened.iter().zip(&copy.disks).zip(finished) {
         if finished.unknown > 0 {
             let (bytes, volume) = (finished.unknown, &disk.volume);
             details.push(format!(
@@ -113,6 +153,7 @@ fn answer(opened: &[Opened], copy: &Copy, finished: Vec<Finished>, job: &Reporte
             bytes_read: disk.done.read.load(Relaxed),
             bytes_kept: 0,
             bytes_cloned: disk.done.cloned.load(Relaxed),
+            kept: kept.clone(),
             millis: finished.millis,
         });
     }
@@ -134,20 +175,21 @@ fn begin(
     root: &Folder,
     point: &PointPath,
     id: Option<&str>,
-    volumes: Vec<Wanted>,
-    verify: Option<Verify>,
+    Asking { volumes, verify, keep_old }: Asking,
 ) -> Result<(Vec<Opened>, Vec<Disk>)> {
     let which: Vec<_> = volumes.iter().map(|wanted| wanted.which.clone()).collect();
     let mut sources = checked_chain::open_all(root, point, id, &which)?;
     sources.iter_mut().try_for_each(|source| check_verify(source, verify))?;
     let instance = root.open_dir(&point.instance_folder())?;
     refuse_same(&volumes)?;
+    record::finish_left(volumes.iter().map(|wanted| Path::new(&wanted.path)))?;
     let (mut opened, mut disks) = (Vec::new(), Vec::new());
     for (wanted, source) in volumes.into_iter().zip(sources) {
         let file = source.chain.first().map_or("", |link| link.path.name()).to_owned();
         let verify = if source.recorded.is_some() { Verify::Data } else { Verify::Chain };
         let (output, disk) = open(root, &instance, &wanted, source)?;
-        opened.push(Opened { file, path: wanted.path, verify, output });
+        let kept = if keep_old { output.name_to_keep()? } else { None };
+        opened.push(Opened { file, path: wanted.path, verify, output, kept });
         disks.push(disk);
     }
     Ok((opened, disks))
@@ -199,7 +241,16 @@ fn open(root: &Folder, instance: &Folder, wanted: &Wanted, source: Source) -> Re
     }
     let images = chain.into_iter().map(|link| link.file).collect();
     let target = output.file()?;
-    let disk = Disk::begin(Parts { volume, names, images, base, target, format: wanted.format, size })?;
+    let disk = Disk::begin(Parts {
+        volume,
+        names,
+        images,
+        base,
+        target,
+        format: wanted.format,
+        size,
+        preallocation: wanted.preallocation,
+    })?;
     Ok((output, disk))
 }
 

@@ -29,6 +29,8 @@ pub struct RestorePointRequest {
     pub volumes: Option<Vec<VolumeRequest>>,
     /// What the data are compared with. Absent: with the fingerprints where the point has them.
     pub verify: Option<Verify>,
+    /// Keep what is replaced, under the name that the answer tells.
+    pub keep_old: Option<bool>,
     /// Most bytes a second that are read from the NAS. Absent or 0: as many as there are.
     pub rate_limit: Option<u64>,
 }
@@ -57,6 +59,23 @@ pub struct RestoreOutput {
     pub size: Option<u64>,
     /// Bytes in a cluster of a qcow2: 65536, the only one there is.
     pub cluster_size: Option<u64>,
+    /// Room that a file takes from the start. Absent: none.
+    pub preallocation: Option<Preallocation>,
+}
+
+/// Room that a file takes from the start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Preallocation {
+    /// None.
+    #[default]
+    Off,
+    /// A qcow2 has a place for each cluster.
+    Metadata,
+    /// All of it is reserved.
+    Falloc,
+    /// The same: what is reserved reads as zeroes.
+    Full,
 }
 
 /// How the data are verified.
@@ -105,6 +124,8 @@ pub struct RestoredVolume {
     pub bytes_kept: u64,
     /// Bytes that came by sharing blocks with the NAS.
     pub bytes_cloned: u64,
+    /// Path of what was replaced; null if nothing was, or it was not kept.
+    pub kept: Option<String>,
     /// Milliseconds until it was whole and durable.
     pub millis: u64,
 }
@@ -118,6 +139,7 @@ pub(super) struct Asked {
     pub(super) id: Option<String>,
     pub(super) volumes: Vec<Wanted>,
     pub(super) verify: Option<Verify>,
+    pub(super) keep_old: bool,
     pub(super) rate: Option<u64>,
 }
 
@@ -128,6 +150,7 @@ pub(super) struct Wanted {
     pub(super) path: String,
     pub(super) format: OutputFormat,
     pub(super) size: Option<u64>,
+    pub(super) preallocation: Preallocation,
 }
 
 pub(super) fn check(request: RestorePointRequest) -> Result<Asked> {
@@ -150,6 +173,7 @@ pub(super) fn check(request: RestorePointRequest) -> Result<Asked> {
         id: check_id(request.point_id)?,
         volumes,
         verify: request.verify,
+        keep_old: request.keep_old.unwrap_or(false),
         rate: request.rate_limit.filter(|rate| *rate > 0),
     })
 }
@@ -180,7 +204,7 @@ fn wanted(i: usize, volume: VolumeRequest) -> Result<Wanted> {
             format!("is not {CLUSTER}, the only one that is made"),
         ));
     }
-    Ok(Wanted { which, path, format, size })
+    Ok(Wanted { which, path, format, size, preallocation: output.preallocation.unwrap_or_default() })
 }
 
 #[cfg(test)]

@@ -203,6 +203,26 @@ public final class NasBackup {
         return call(listener, handle, told -> Native.flatten(named, told));
     }
 
+    /** {@link #restorePoint(RestorePointRequest, ProgressListener, CancelHandle)} without listener and handle. */
+    public RestorePointResult restorePoint(RestorePointRequest request) {
+        return restorePoint(request, null, null);
+    }
+
+    /**
+     * Restores disks of a restore point, all in one call. Files take their names when all disks are whole, durable and found to
+     * be what was backed up; until then what was there before has its name and its content.
+     *
+     * @param listener told of progress on this thread; may be null
+     * @param handle cancels this job; may be null
+     */
+    public RestorePointResult restorePoint(
+            RestorePointRequest request, ProgressListener listener, CancelHandle handle) {
+        RestorePointRequest named = request == null || handle == null
+                ? request
+                : request.toBuilder().job(handle.idFor(request.job())).build();
+        return call(listener, handle, told -> Native.restorePoint(named, told));
+    }
+
     /** Removes a restore point that no other image needs. One that is gone already is a success. */
     public DeleteBackupResult deleteBackup(DeleteBackupRequest request) {
         return call(() -> Native.deleteBackup(request));

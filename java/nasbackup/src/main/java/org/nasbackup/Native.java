@@ -49,6 +49,8 @@ final class Native {
 
     static native FlattenResult flatten(FlattenRequest request, ProgressListener listener);
 
+    static native RestorePointResult restorePoint(RestorePointRequest request, ProgressListener listener);
+
     static native DeleteBackupResult deleteBackup(DeleteBackupRequest request);
 
     static native SignPointsResult signPoints(SignPointsRequest request, ProgressListener listener);

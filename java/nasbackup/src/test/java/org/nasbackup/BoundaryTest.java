@@ -196,6 +196,22 @@ class BoundaryTest {
         refused("output.path", () -> nasBackup.flatten(flatten.build()));
         flatten.output(Output.builder().path("/v").build());
         refused("output.format", () -> nasBackup.flatten(flatten.build()));
+        refused("request", () -> nasBackup.restorePoint(null));
+        RestorePointRequest.Builder restore = RestorePointRequest.builder();
+        refused("repository", () -> nasBackup.restorePoint(restore.build()));
+        restore.repository(repository()).backupPath("i/1").verify(Verify.CHAIN);
+        refused("volumes", () -> nasBackup.restorePoint(restore.build()));
+        refused("rateLimit", () -> nasBackup.restorePoint(restore.rateLimit(-1).build()));
+        restore.rateLimit(0).volumes(List.of(RestoreVolume.builder().build()));
+        refused("volumes[0].volume", () -> nasBackup.restorePoint(restore.build()));
+        RestoreOutput output = RestoreOutput.builder()
+                .path("/v")
+                .format(OutputFormat.RAW)
+                .size(513)
+                .build();
+        restore.volumes(
+                List.of(RestoreVolume.builder().volume("v").output(output).build()));
+        refused("volumes[0].output.size", () -> nasBackup.restorePoint(restore.build()));
         refused("request", () -> nasBackup.signPoints(null));
         SignPointsRequest.Builder sign = SignPointsRequest.builder();
         refused("repository", () -> nasBackup.signPoints(sign.build()));

@@ -92,6 +92,34 @@ class RequestTest {
     }
 
     @Test
+    void a_copy_of_a_restore_keeps_every_field() {
+        RestoreOutput output = RestoreOutput.builder()
+                .path("/v")
+                .format(OutputFormat.RAW)
+                .size(1)
+                .clusterSize(2)
+                .preallocation(Preallocation.FALLOC)
+                .build();
+        RestorePointRequest request = RestorePointRequest.builder()
+                .job("j")
+                .repository(Repository.builder().type("dir").address("/export").build())
+                .backupPath("i/2")
+                .pointId("p")
+                .volumes(List.of(
+                        RestoreVolume.builder().volume("v").output(output).build(),
+                        RestoreVolume.builder().file("f").output(output).build()))
+                .verify(Verify.DATA)
+                .keepOld(true)
+                .rateLimit(3)
+                .build();
+        assertThat(request.toBuilder().build())
+                .hasNoNullFieldsOrProperties()
+                .usingRecursiveComparison()
+                .isEqualTo(request);
+        assertThat(request).hasToString("restore [v into /v, f into /v] of i/2 on dir /export");
+    }
+
+    @Test
     void lists_are_copied_and_can_not_be_changed() {
         List<String> paths = new ArrayList<>(List.of("a"));
         TakeBackupRequest request =

@@ -20,6 +20,8 @@ import java.nio.channels.FileChannel;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.nio.file.StandardOpenOption;
+import java.util.ArrayList;
+import java.util.List;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.BeforeAll;
 import org.junit.jupiter.api.Test;
@@ -33,8 +35,14 @@ import org.nasbackup.NasBackup;
 import org.nasbackup.NasBackupException;
 import org.nasbackup.Output;
 import org.nasbackup.OutputFormat;
+import org.nasbackup.RestoreOutput;
+import org.nasbackup.RestorePointRequest;
+import org.nasbackup.RestorePointResult;
+import org.nasbackup.RestoreVolume;
+import org.nasbackup.RestoredVolume;
 import org.nasbackup.Verdict;
 import org.nasbackup.VerifiedFile;
+import org.nasbackup.Verify;
 import org.nasbackup.VerifyChainRequest;
 import org.nasbackup.VerifyChainResult;
 
@@ -113,6 +121,43 @@ class VerifyAndFlattenTest {
             assertThat(file.verdict()).isEqualTo(Verdict.BAD);
             assertThat(file.reasons()).isNotEmpty();
         });
+    }
+
+    @Test
+    void all_disks_are_restored_in_one_call_and_each_byte_is_verified() {
+        Path outputs = Lab.folder("restored");
+        List<RestoreVolume> volumes = new ArrayList<>();
+        for (int i = 0; i < 2; i++) {
+            volumes.add(RestoreVolume.builder()
+                    .volume(incremental.result().disks().get(i).volume())
+                    .output(RestoreOutput.builder()
+                            .path(outputs.resolve("disk" + i).toString())
+                            .format(OutputFormat.QCOW2)
+                            .build())
+                    .build());
+        }
+        RestorePointRequest request = RestorePointRequest.builder()
+                .repository(story.nas().repository())
+                .backupPath(incremental.path())
+                .pointId(incremental.result().pointId())
+                .volumes(volumes)
+                .build();
+        RestorePointResult result = nasBackup.restorePoint(request);
+        assertThat(result.bytesRead()).isPositive();
+        for (int i = 0; i < 2; i++) {
+            DiskResult disk = incremental.result().disks().get(i);
+            RestoredVolume restored = result.volumes().get(i);
+            assertThat(restored.volume()).isEqualTo(disk.volume());
+            assertThat(restored.file())
+                    .isEqualTo(Path.of(disk.file()).getFileName().toString());
+            assertThat(restored.verified()).isEqualTo(Verify.DATA);
+            assertThat(restored.kept()).isNull();
+            assertThat(incremental.difference(Path.of(restored.output()), i)).isNull();
+        }
+        assertThat(nasBackup
+                        .restorePoint(request.toBuilder().keepOld(true).build())
+                        .volumes())
+                .allSatisfy(volume -> assertThat(Path.of(volume.kept())).exists());
     }
 
     @Test

@@ -1,0 +1,171 @@
+// Licensed under the Apache License, Version 2.0 (the "License");
+// you may not use this file except in compliance with the License.
+// You may obtain a copy of the License at
+//
+//     http://www.apache.org/licenses/LICENSE-2.0
+//
+// Unless required by applicable law or agreed to in writing, software
+// distributed under the License is distributed on an "AS IS" BASIS,
+// WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+// See the License for the specific language governing permissions and
+// limitations under the License.
+
+package org.nasbackup;
+
+import java.util.ArrayList;
+import java.util.Collections;
+import java.util.List;
+
+/** What {@link NasBackup#restorePoint} is asked. */
+public final class RestorePointRequest {
+    private final String job;
+    private final Repository repository;
+    private final String backupPath;
+    private final String pointId;
+    private final List<RestoreVolume> volumes;
+    private final Verify verify;
+    private final boolean keepOld;
+    private final long rateLimit;
+
+    private RestorePointRequest(Builder builder) {
+        this.job = builder.job;
+        this.repository = builder.repository;
+        this.backupPath = builder.backupPath;
+        this.pointId = builder.pointId;
+        this.volumes = builder.volumes;
+        this.verify = builder.verify;
+        this.keepOld = builder.keepOld;
+        this.rateLimit = builder.rateLimit;
+    }
+
+    /** A builder with nothing set. */
+    public static Builder builder() {
+        return new Builder();
+    }
+
+    /** A builder with the fields of this request set. */
+    public Builder toBuilder() {
+        Builder builder = new Builder();
+        builder.job = job;
+        builder.repository = repository;
+        builder.backupPath = backupPath;
+        builder.pointId = pointId;
+        builder.volumes = volumes;
+        builder.verify = verify;
+        builder.keepOld = keepOld;
+        builder.rateLimit = rateLimit;
+        return builder;
+    }
+
+    /** An id for {@link NasBackup#jobs} and {@link NasBackup#cancel}; null: one is made. */
+    public String job() {
+        return job;
+    }
+
+    /** The NAS export. */
+    public Repository repository() {
+        return repository;
+    }
+
+    /** The restore point, {@code <instance>/<timestamp>}. */
+    public String backupPath() {
+        return backupPath;
+    }
+
+    /** The id that the point had when it was made ({@link TakeBackupResult#pointId}): another point under its name is refused. Null: not asked. */
+    public String pointId() {
+        return pointId;
+    }
+
+    /** The disks that are wanted, and where they go. */
+    public List<RestoreVolume> volumes() {
+        return volumes;
+    }
+
+    /** What the data are compared with; null: with the fingerprints where all images of the disk have some. */
+    public Verify verify() {
+        return verify;
+    }
+
+    /** Keep what is replaced, under the name that {@link RestoredVolume#kept} tells. */
+    public boolean keepOld() {
+        return keepOld;
+    }
+
+    /** Bytes a second that are read from the NAS at most; 0: as many as there are. */
+    public long rateLimit() {
+        return rateLimit;
+    }
+
+    @Override
+    public String toString() {
+        return "restore " + volumes + " of " + backupPath + " on " + repository;
+    }
+
+    /** Builds a {@link RestorePointRequest}; what is not set stays at its default. */
+    public static final class Builder {
+        private String job;
+        private Repository repository;
+        private String backupPath;
+        private String pointId;
+        private List<RestoreVolume> volumes;
+        private Verify verify;
+        private boolean keepOld;
+        private long rateLimit;
+
+        private Builder() {}
+
+        /** @see RestorePointRequest#job */
+        public Builder job(String job) {
+            this.job = job;
+            return this;
+        }
+
+        /** @see RestorePointRequest#repository */
+        public Builder repository(Repository repository) {
+            this.repository = repository;
+            return this;
+        }
+
+        /** @see RestorePointRequest#backupPath */
+        public Builder backupPath(String backupPath) {
+            this.backupPath = backupPath;
+            return this;
+        }
+
+        /** @see RestorePointRequest#pointId */
+        public Builder pointId(String pointId) {
+            this.pointId = pointId;
+            return this;
+        }
+
+        /** @see RestorePointRequest#volumes */
+        public Builder volumes(List<RestoreVolume> volumes) {
+            this.volumes = volumes == null ? null : Collections.unmodifiableList(new ArrayList<>(volumes));
+            return this;
+        }
+
+        /** @see RestorePointRequest#verify */
+        public Builder verify(Verify verify) {
+            this.verify = verify;
+            return this;
+        }
+
+        /** @see RestorePointRequest#keepOld */
+        public Builder keepOld(boolean keepOld) {
+            this.keepOld = keepOld;
+            return this;
+        }
+
+        /** @see RestorePointRequest#rateLimit */
+        public Builder rateLimit(long rateLimit) {
+            this.rateLimit = rateLimit;
+            return this;
+        }
+
+        /** The the request; its fields are checked when it is used. */
+        public RestorePointRequest build() {
+            return new RestorePointRequest(this);
+        }
+    }
+}

@@ -1,0 +1,77 @@
+// Licensed under the Apache License, Version 2.0 (the "License");
+// you may not use this file except in compliance with the License.
+// You may obtain a copy of the License at
+//
+//     http://www.apache.org/licenses/LICENSE-2.0
+//
+// Unless required by applicable law or agreed to in writing, software
+// distributed under the License is distributed on an "AS IS" BASIS,
+// WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+// See the License for the specific language governing permissions and
+// limitations under the License.
+
+package org.nasbackup;
+
+import java.util.List;
+
+/** What {@link NasBackup#restorePoint} answers. */
+public final class RestorePointResult {
+    private final long bytesRead;
+    private final long bytesKept;
+    private final long bytesCloned;
+    private final List<RestoredVolume> volumes;
+    private final long totalMillis;
+    private final String details;
+
+    /** Called by the native library. */
+    RestorePointResult(
+            long bytesRead,
+            long bytesKept,
+            long bytesCloned,
+            RestoredVolume[] volumes,
+            long totalMillis,
+            String details) {
+        this.bytesRead = bytesRead;
+        this.bytesKept = bytesKept;
+        this.bytesCloned = bytesCloned;
+        this.volumes = List.of(volumes);
+        this.totalMillis = totalMillis;
+        this.details = details;
+    }
+
+    /** Bytes of the disks that were read from the NAS. */
+    public long bytesRead() {
+        return bytesRead;
+    }
+
+    /** Bytes that were taken from the volumes as they were. */
+    public long bytesKept() {
+        return bytesKept;
+    }
+
+    /** Bytes that came by sharing blocks with the NAS. */
+    public long bytesCloned() {
+        return bytesCloned;
+    }
+
+    /** The disks, in the order of the request. */
+    public List<RestoredVolume> volumes() {
+        return volumes;
+    }
+
+    /** Milliseconds of the whole call. */
+    public long totalMillis() {
+        return totalMillis;
+    }
+
+    /** What an operator should know, line by line. */
+    public String details() {
+        return details;
+    }
+
+    @Override
+    public String toString() {
+        return volumes + ", " + bytesRead + " bytes read, " + bytesKept + " kept, " + bytesCloned + " cloned, "
+                + totalMillis + " ms";
+    }
+}

@@ -1,0 +1,98 @@
+// Licensed under the Apache License, Version 2.0 (the "License");
+// you may not use this file except in compliance with the License.
+// You may obtain a copy of the License at
+//
+//     http://www.apache.org/licenses/LICENSE-2.0
+//
+// Unless required by applicable law or agreed to in writing, software
+// distributed under the License is distributed on an "AS IS" BASIS,
+// WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+// See the License for the specific language governing permissions and
+// limitations under the License.
+
+package org.nasbackup;
+
+/** One disk that was restored. */
+public final class RestoredVolume {
+    private final String file;
+    private final String volume;
+    private final String output;
+    private final Verify verified;
+    private final long bytesRead;
+    private final long bytesKept;
+    private final long bytesCloned;
+    private final String kept;
+    private final long millis;
+
+    /** Called by the native library. */
+    RestoredVolume(
+            String file,
+            String volume,
+            String output,
+            String verified,
+            long bytesRead,
+            long bytesKept,
+            long bytesCloned,
+            String kept,
+            long millis) {
+        this.file = file;
+        this.volume = volume;
+        this.output = output;
+        this.verified = Verify.of(verified);
+        this.bytesRead = bytesRead;
+        this.bytesKept = bytesKept;
+        this.bytesCloned = bytesCloned;
+        this.kept = kept;
+        this.millis = millis;
+    }
+
+    /** The file name of its image in the restore point. */
+    public String file() {
+        return file;
+    }
+
+    /** The volume, as the backup's result named it. */
+    public String volume() {
+        return volume;
+    }
+
+    /** The path of its output, as it was given. */
+    public String output() {
+        return output;
+    }
+
+    /** What its data were compared with. */
+    public Verify verified() {
+        return verified;
+    }
+
+    /** Bytes that were read from the NAS. */
+    public long bytesRead() {
+        return bytesRead;
+    }
+
+    /** Bytes that were taken from the volume as it was. */
+    public long bytesKept() {
+        return bytesKept;
+    }
+
+    /** Bytes that came by sharing blocks with the NAS. */
+    public long bytesCloned() {
+        return bytesCloned;
+    }
+
+    /** Path of what was replaced; null if nothing was, or it was not kept. */
+    public String kept() {
+        return kept;
+    }
+
+    /** Milliseconds until it was whole and durable. */
+    public long millis() {
+        return millis;
+    }
+
+    @Override
+    public String toString() {
+        return volume + " in " + output + ", verified by " + verified;
+    }
+}
