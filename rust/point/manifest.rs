@@ -302,6 +302,12 @@ impl Manifest {
         folder.sync().map(|()| written)
     }
 
+    /// Were fingerprints made when the images were written? Of a stopped guest's only as long as one of them has some: it is
+    /// recorded as by push, by which none are made.
+    pub fn has_made_fingerprints(&self) -> bool {
+        self.engine == Engine::Pull || self.disks.iter().any(|disk| disk.fingerprints.is_some())
+    }
+
     /// The disk of this point that is the same as the one with `serial` and `volume`: serials decide where both have
     /// one that no other disk has, else volumes. `None` too when several would match. `serial` is none of several disks.
     pub fn disk(&self, serial: Option<&str>, volume: &str) -> Option<&ManifestDisk> {

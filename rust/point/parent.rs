@@ -35,6 +35,9 @@ pub struct ChainImage {
     pub virtual_size: u64,
     /// The fingerprints of what it provides.
     pub fingerprints: Option<Fingerprints>,
+    /// It was written with fingerprints, has none any more, and a key has to vouch for it: what it holds now is not taken for
+    /// what it held, or the key would vouch from now on for what somebody else has put there.
+    pub is_doubtful: bool,
 }
 
 /// A parent's disk that belongs to a disk of now.
@@ -57,6 +60,12 @@ impl ParentDisk {
     /// reason why they can't be told, or why a full is not dearer than that reading.
     pub fn comparable(&self) -> Result<Vec<ChainImage>, String> {
         let chain = self.chain.clone()?;
+        if let Some(image) = chain.iter().find(|image| image.is_doubtful) {
+            return Err(format!(
+                "'{}' has lost its fingerprints, and no key would vouch for what it holds",
+                image.file
+            ));
+        }
         let missing = chain.iter().filter(|image| image.fingerprints.is_none());
         let bytes: u64 = missing.map(|image| image.size).sum();
         let full = chain.last().map_or(0, |image| image.size);
@@ -132,8 +141,8 @@ impl Chains<'_> {
         // no deeper, for this is done before each backup: of a chain of 600 images of a disk of 1 TiB it reads 12 MiB
         let info = qcow2::inspect_readable(&file).map_err(|e| format!("'{path}': {e}"))?;
         let length = file.metadata().map_err(|e| format!("'{path}': {e}"))?.size();
-        let mut image =
-            ChainImage { file: path.clone(), size: length, virtual_size: info.virtual_size, fingerprints: None };
+        let (file, virtual_size) = (path.clone(), info.virtual_size);
+        let mut image = ChainImage { file, size: length, virtual_size, fingerprints: None, is_doubtful: false };
         let below = info.backing.map(|backing| resolve(path, &backing).map_err(|e| e.cause)).transpose()?;
         let manifest = self.manifest(path)?;
         if let Some(disk) = manifest.iter().flat_map(|manifest| &manifest.disks).find(|disk| disk.file == path.name()) {
@@ -147,6 +156,8 @@ impl Chains<'_> {
                 ));
             }
             image.fingerprints = disk.fingerprints.clone();
+            let had_some = manifest.as_ref().is_some_and(Manifest::has_made_fingerprints);
+            image.is_doubtful = image.fingerprints.is_none() && had_some && config::current().keys.is_some();
         }
         if let (Some(manifest), Some(below)) = (manifest, &below) {
             let parent = self.manifest(below)?;

@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 use nasbackup::config::{self, Config};
 use nasbackup::error::{Code, Result};
 use nasbackup::nas::folder::Folder;
+use nasbackup::nas::path::PointPath;
 use nasbackup::operation::{call, take_backup::TakeBackupRequest};
 use nasbackup::point::fingerprints::Digest;
-use nasbackup::point::{Manifest, Rebasing};
+use nasbackup::point::{Manifest, Parent, Rebasing};
 use serde_json::{Value, json};
 
 use crate::alone;
@@ -148,8 +149,25 @@ fn a_point_that_no_key_vouches_for_is_served_by_nobody_and_no_parent() {
         before.keys(&[ONE]);
         fs::write(&at, sound).unwrap();
     }
+    // fingerprints that a rebase could not keep: without a key the image would be read, and what it holds taken for right
     let at = story.nas.at(&format!("{path}/manifest.json"));
     let sound = fs::read(&at).unwrap();
+    let mut lost = manifest(&story, newest);
+    lost.disks.iter_mut().for_each(|disk| disk.fingerprints = None);
+    lost.replace(&Folder::open_root(story.nas.at(&path)).unwrap()).unwrap();
+    let doubted = || {
+        let root = Folder::open_root(story.nas.root()).unwrap();
+        let point = PointPath::parse("point", &path).unwrap();
+        let parent = Parent::find(&root, &point, point.instance(), lost.name.as_ref().unwrap()).unwrap();
+        let disk = parent.disk(lost.disks[0].serial.as_deref(), &lost.disks[0].volume).unwrap();
+        disk.comparable().is_err_and(|why| why.contains("has lost its fingerprints"))
+    };
+    assert!(doubted());
+    before.keys(&[]);
+    assert!(!doubted());
+    before.keys(&[ONE]);
+    fs::write(&at, &sound).unwrap();
+    assert!(!doubted());
     fs::remove_file(&at).unwrap();
     assert_bad(&story, newest, "no manifest");
     fs::write(&at, &sound).unwrap();

@@ -450,6 +450,7 @@ mod tests {
             file: RepoPath::parse("x", file).unwrap(),
             size,
             virtual_size: 100,
+            is_doubtful: false,
             fingerprints: indexed.then(|| Fingerprints {
                 file: "x".into(),
                 hash: Digest::of(b"index"),

@@ -34,7 +34,10 @@ public final class NASBackupChainKeys {
     public static final String DELETE_PENDING = "nas.delete_pending";
     /** By which the restore point is told from any other that takes its place. */
     public static final String POINT_ID = "nas.point_id";
-    /** What vouched for the restore point, with the hosts' key, when they wrote it last. */
+    /**
+     * What vouched for the restore point, with the hosts' key, by their last answer. It is compared with nothing, for they sign
+     * anew without one: that there is one says that a host without a key can't tell whether the point is what was made.
+     */
     public static final String MAC = "nas.mac";
     /** Of the virtual machine: the bitmap that its disks have since its last backup. */
     public static final String VM_ACTIVE_CHECKPOINT_ID = "nas.active_checkpoint_id";
