@@ -177,24 +177,29 @@ mod tests {
 
     use crate::sys;
 
-    /// Another guest's disk, for one.
+    /// The disk of another guest that runs, for one, wherever it is named from.
     #[test]
-    fn a_data_file_that_somebody_writes_to_is_not_read() {
+    fn no_file_that_somebody_writes_to_is_read_by_another_s_header() {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
-        let options = format!("data_file={}", path("data"));
-        let arguments = ["create", "-q", "-f", "qcow2", "-o", &options, &path("top"), "1M"];
-        assert!(Command::new("qemu-img").args(arguments).status().unwrap().success());
-        let sources = || {
-            let (volume, file) = ("top".to_owned(), "root.top.qcow2".to_owned());
-            let source = StoppedSource { path: path("top"), volume, file, qcow2: true, rbd: None, backing: None };
-            of_file(&source, &Nameable::beside([path("top").as_str()]))
+        let qemu_img =
+            |arguments: &[&str]| assert!(Command::new("qemu-img").args(arguments).status().unwrap().success());
+        let data_file = format!("data_file={}", path("other"));
+        qemu_img(&["create", "-q", "-f", "qcow2", "-o", &data_file, &path("split"), "1M"]);
+        qemu_img(&["create", "-q", "-f", "qcow2", "-F", "raw", "-b", "other", &path("top")]);
+        let images = |name: &str| {
+            let (volume, file) = (name.to_owned(), format!("root.{name}.qcow2"));
+            let source = StoppedSource { path: path(name), volume, file, qcow2: true, rbd: None, backing: None };
+            of_file(&source, &Nameable::beside([path(name).as_str()]))
         };
-        assert!(sources().unwrap()[0].data.is_some());
-        let writer = File::options().write(true).read(true).open(path("data")).unwrap();
+        assert!(images("split").unwrap()[0].data.is_some());
+        assert_eq!(images("top").unwrap().len(), 2);
+        let writer = File::options().write(true).read(true).open(path("other")).unwrap();
         sys::share_byte(&writer, 101).unwrap();
-        let error = sources().unwrap_err();
-        assert_eq!(error.code, Code::DomainState, "{error}");
+        for name in ["split", "top"] {
+            let error = images(name).unwrap_err();
+            assert_eq!(error.code, Code::DomainState, "{error}");
+        }
     }
 
     #[test]
