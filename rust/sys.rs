@@ -5,7 +5,7 @@ mod confinement;
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
@@ -108,6 +108,33 @@ pub fn peer_of(socket: &OwnedFd) -> io::Result<u32> {
         return Err(io::Error::last_os_error());
     }
     u32::try_from(peer.pid).map_err(|_| io::ErrorKind::InvalidData.into())
+}
+
+/// The process that made the other end of a unix socket listen, if that very process, and no other of its number, lives still
+/// (`SO_PEERPIDFD`, Linux 6.5); none where the kernel does not tell.
+pub fn living_peer_of(socket: &impl AsFd) -> io::Result<Option<u32>> {
+    const SO_PEERPIDFD: libc::c_int = 77;
+    let mut process: libc::c_int = -1;
+    let mut length = size_of::<libc::c_int>() as libc::socklen_t;
+    let (socket, level) = (socket.as_fd().as_raw_fd(), libc::SOL_SOCKET);
+    // SAFETY: the descriptor is open for the call, which writes no more than `length` bytes, all of `process`.
+    if unsafe { libc::getsockopt(socket, level, SO_PEERPIDFD, (&raw mut process).cast(), &mut length) } == -1 {
+        return match io::Error::last_os_error() {
+            error if error.raw_os_error() == Some(libc::ENOPROTOOPT) => Ok(None),
+            error if error.raw_os_error() == Some(libc::ESRCH) => Err(ended()),
+            error => Err(error),
+        };
+    }
+    // SAFETY: the kernel has just opened it for this call, and nobody else knows it.
+    let process = unsafe { OwnedFd::from_raw_fd(process) };
+    let told = std::fs::read_to_string(format!("/proc/thread-self/fdinfo/{}", process.as_raw_fd()))?;
+    let number = told.lines().find_map(|line| line.strip_prefix("Pid:"));
+    // -1 of one that has ended, 0 of one that this process can't see
+    number.and_then(|number| number.trim().parse().ok()).filter(|number| *number > 0).map(Some).ok_or_else(ended)
+}
+
+fn ended() -> io::Error {
+    io::Error::other("the process that made it listen has ended")
 }
 
 /// Has `work` run when the process exits in order, or before this library is unloaded from it (atexit).

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -33,8 +34,9 @@ pub struct Place {
     folder: OwnedFd,
     name: String,
     path: String,
-    /// No socket of an earlier time is the server's. Seconds and nanoseconds of the clock of files.
-    since: (i64, i64),
+    /// No socket of an earlier time is the server's. Seconds and nanoseconds of the clock of files; none where the file system
+    /// does not tell when one was made.
+    since: Option<(i64, i64)>,
     /// Device and inode of what was connected to.
     opened: Mutex<Option<(u64, u64)>>,
 }
@@ -71,12 +73,18 @@ impl Place {
             let cause = format!("'{}' belongs to user {}", folder.display(), found.st_uid);
             return Err(Error::new(Code::PermissionDenied, PLACE, cause));
         }
-        if born(&opened).map_err(io)?.is_none() {
-            let cause = format!("the file system of '{}' does not tell when a file was made", folder.display());
+        let tells_births = born(&opened).map_err(io)?.is_some();
+        if !tells_births && !knows_who_lives() {
+            let cause = format!(
+                "the file system of '{}' does not tell when a file was made, as ext4 with inodes of 256 bytes, XFS of \
+                 version 5 and Btrfs do, nor does this kernel tell who has made a socket, as Linux 6.5 does",
+                folder.display()
+            );
             return Err(Error::new(Code::Io, PLACE, cause));
         }
         let now = clock_gettime(ClockId::RealtimeCoarse);
-        Ok(Place { folder: opened, name, path, since: (now.tv_sec, now.tv_nsec), opened: Mutex::default() })
+        let since = tells_births.then_some((now.tv_sec, now.tv_nsec));
+        Ok(Place { folder: opened, name, path, since, opened: Mutex::default() })
     }
 
     /// Its path, for the server.
@@ -99,7 +107,9 @@ impl Place {
             return Err(self.exchanged("it is no socket"));
         }
         // By its number alone a process can be taken for one that has ended before.
-        if born(&found).map_err(io)?.is_none_or(|born| born < self.since) {
+        if let Some(since) = self.since
+            && born(&found).map_err(io)?.is_none_or(|born| born < since)
+        {
             return Err(self.exchanged("it was made before the export"));
         }
         *self.opened.lock().unwrap_or_else(PoisonError::into_inner) = Some((stat.st_dev, stat.st_ino));
@@ -191,7 +201,11 @@ impl Socket {
             let why = format!("process {peer} ({:?}) serves it, and not {}", name.trim(), self.server);
             return Err(self.place.exchanged(why));
         }
-        Ok(socket)
+        match sys::living_peer_of(&socket).map_err(|why| self.place.exchanged(why))? {
+            Some(peer) if peer != self.server => Err(self.place.exchanged(format!("process {peer} serves it"))),
+            None if self.place.since.is_none() => Err(self.place.exchanged("who has made it is not known")),
+            _ => Ok(socket),
+        }
     }
 }
 
@@ -203,6 +217,11 @@ fn clients(sockets: &[u8], path: &str) -> usize {
         line.ends_with(&[b" ", path.as_bytes()].concat()) && flags.is_some_and(|flags| flags & LISTENS == 0)
     };
     sockets.split(|byte| *byte == b'\n').filter(is_client).count()
+}
+
+/// Does the kernel tell whether the process that serves a socket is the one that has made it?
+fn knows_who_lives() -> bool {
+    UnixStream::pair().is_ok_and(|(socket, _other)| sys::living_peer_of(&socket).is_ok_and(|peer| peer.is_some()))
 }
 
 /// When the file was made; none where the file system does not tell. Nobody can set it.
@@ -220,7 +239,7 @@ mod tests {
     use super::*;
     use std::io::{Read, Write};
     use std::os::unix::fs::{MetadataExt, chown, symlink};
-    use std::os::unix::net::{UnixListener, UnixStream};
+    use std::os::unix::net::UnixListener;
     use std::path::PathBuf;
     use std::process::{Child, Command, Stdio};
     use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -228,6 +247,7 @@ mod tests {
     use rustix::fs::RenameFlags;
 
     const LISTEN: &str = "NASBACKUP_TEST_LISTEN";
+    const HAND_ON: &str = "NASBACKUP_TEST_HAND_ON";
 
     /// Tells each client whose the server is.
     fn serve(listener: &UnixListener, whose: u8) {
@@ -263,8 +283,14 @@ mod tests {
 
     /// Not a test: what another process of this binary runs.
     #[test]
+    #[expect(clippy::zombie_processes, reason = "it is to outlive this process")]
     fn the_foreign_process() {
-        if let Some(path) = std::env::var_os(LISTEN) {
+        if let Some(path) = std::env::var_os(HAND_ON) {
+            let listener = UnixListener::bind(path).unwrap();
+            rustix::io::fcntl_setfd(&listener, rustix::io::FdFlags::empty()).unwrap();
+            // until nobody writes to it any more
+            Command::new("cat").stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        } else if let Some(path) = std::env::var_os(LISTEN) {
             serve(&UnixListener::bind(path).unwrap(), b'B');
         }
     }
@@ -277,7 +303,10 @@ mod tests {
 
     impl Own {
         fn new() -> Own {
-            let folder = tempfile::tempdir().unwrap();
+            Own::within(tempfile::tempdir().unwrap())
+        }
+
+        fn within(folder: tempfile::TempDir) -> Own {
             chown(folder.path(), Some(65534), Some(65534)).unwrap();
             let place = Place::of_libvirt(folder.path(), Some(65534)).unwrap();
             Own { folder, socket: place.served_by(std::process::id()) }
@@ -386,6 +415,70 @@ mod tests {
         fs::remove_file(path).unwrap();
         fs::create_dir(path).unwrap();
         own.assert_refused("it is no socket");
+    }
+
+    /// An ext4 that does not tell when a file was made; gone on drop.
+    struct Timeless(tempfile::TempDir);
+
+    impl Timeless {
+        fn new() -> Timeless {
+            let (at, image) = (tempfile::tempdir().unwrap(), tempfile::NamedTempFile::new().unwrap());
+            image.as_file().set_len(8 << 20).unwrap();
+            let run = |program: &str, arguments: &[&str]| {
+                assert!(Command::new(program).args(arguments).status().unwrap().success(), "{program}");
+            };
+            run("mkfs.ext4", &["-q", "-F", "-I", "128", image.path().to_str().unwrap()]);
+            run("mount", &["-o", "loop", image.path().to_str().unwrap(), at.path().to_str().unwrap()]);
+            Timeless(at)
+        }
+    }
+
+    impl Drop for Timeless {
+        fn drop(&mut self) {
+            rustix::mount::unmount(self.0.path(), rustix::mount::UnmountFlags::DETACH).unwrap();
+        }
+    }
+
+    #[test]
+    fn where_no_file_tells_when_it_was_made_the_kernel_has_to_tell_who_made_it() {
+        let timeless = Timeless::new();
+        let within = tempfile::tempdir_in(timeless.0.path()).unwrap();
+        if !knows_who_lives() {
+            let error = Place::of_libvirt(within.path(), None).unwrap_err();
+            assert!(error.cause.contains("nor does this kernel tell"), "{error}");
+            return;
+        }
+        let own = Own::within(within);
+        assert!(own.socket.place.since.is_none());
+        own.listen();
+        assert_eq!(own.connect(), Ok(b'A'));
+        own.socket.remove();
+        let foreign = Foreign::serves(Path::new(own.socket.path()));
+        own.assert_refused(&format!("process {} ", foreign.0.id()));
+    }
+
+    /// Its number may be the guest's QEMU's by now.
+    #[test]
+    fn what_a_process_has_made_that_has_ended_is_refused_whoever_has_its_number() {
+        if !knows_who_lives() {
+            return;
+        }
+        let timeless = Timeless::new();
+        for folder in [tempfile::tempdir().unwrap(), tempfile::tempdir_in(timeless.0.path()).unwrap()] {
+            let place = Place::of_libvirt(folder.path(), None).unwrap();
+            let mut child = Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", "engine::socket::tests::the_foreign_process"])
+                .env(HAND_ON, place.path())
+                .stdin(Stdio::piped())
+                .stdout(Stdio::null())
+                .spawn()
+                .unwrap();
+            let _kept = child.stdin.take();
+            assert!(child.wait().unwrap().success());
+            let socket = place.served_by(child.id());
+            let error = socket.connect(|| Ok(())).unwrap_err();
+            assert!(error.code == Code::JobFailed && error.cause.ends_with("has ended"), "{error}");
+        }
     }
 
     /// The process that listened has ended, and another has its number by now: the guest's QEMU.
