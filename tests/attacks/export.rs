@@ -2,11 +2,15 @@
 //! which libvirt's folders for each guest belong.
 
 use std::fs;
+use std::io::{BufRead, BufReader, Lines, Write};
 use std::os::unix::fs::{FileTypeExt, symlink};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 
+use nasbackup::config;
 use nasbackup::operation::take_backup::{self, TakeBackupRequest, TakenBackup};
 use rustix::fs::{CWD, Gid, Mode, OFlags, Uid};
 
@@ -104,6 +108,72 @@ fn a_pull_s_socket_lies_in_libvirt_s_folder_and_is_gone_when_data_flow() {
     let name = socket.file_name().unwrap().to_str().unwrap();
     assert_eq!((socket.parent(), name.len()), (Some(within.as_path()), "nasbackup-".len() + 32));
     assert_eq!((meanwhile, &names(&within)), (&before, &before));
+    story.assert_all_restore();
+}
+
+/// A process of QEMU's user that tries, whenever it is told to, what such a one can: by names, and by what the kernel tells all.
+struct Neighbour {
+    process: Child,
+    answers: Lines<BufReader<ChildStdout>>,
+}
+
+impl Neighbour {
+    fn of(guest: &Guest) -> Neighbour {
+        const TRIES: &str = r#"
+            while read -r told; do
+                [ -e "$1/monitor.sock" ] && echo sees the folder
+                bound=$(sed -n 's,.* \(/.*/nasbackup-[0-9a-f]*\)$,\1,p' /proc/net/unix | sort -u)
+                for socket in "$1"/nasbackup-* $bound; do
+                    qemu-io -r -f raw -c 'read 0 512' "nbd+unix:///vda?socket=$socket" >/dev/null 2>&1 && echo got "$socket"
+                done
+                ls "$2" 2>/dev/null && echo got the names of scratch folders
+                for file in "$2"/*/*; do [ -r "$file" ] && echo got "$file"; done
+                echo tried
+            done"#;
+        let config = config::current();
+        let scratch = config.scratch_dir.clone().unwrap_or_else(|| config.state_dir.join("scratch"));
+        let (user, group) = crate::push::qemu();
+        let mut command = Command::new("sh");
+        command.args(["-c", TRIES, "sh"]).args([folder_of(guest), scratch]).current_dir("/");
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).uid(user).gid(group);
+        let mut process = command.spawn().unwrap();
+        let answers = BufReader::new(process.stdout.take().unwrap()).lines();
+        Neighbour { process, answers }
+    }
+
+    /// What it saw, and got.
+    fn tries(&mut self) -> Vec<String> {
+        self.process.stdin.as_mut().unwrap().write_all(b"now\n").unwrap();
+        self.answers.by_ref().map(Result::unwrap).take_while(|line| line != "tried").collect()
+    }
+}
+
+impl Drop for Neighbour {
+    fn drop(&mut self) {
+        drop(self.process.stdin.take());
+        self.process.wait().unwrap();
+    }
+}
+
+#[test]
+fn a_neighbour_gets_nothing_of_a_pull_while_its_data_flow() {
+    let mut story = slow_story_on(Nas::folder());
+    let mut neighbour = Neighbour::of(&story.guest);
+    let (mut before, mut meanwhile) = (0, 0);
+    let request = by_pull(story.request("full"));
+    story.accept_with(request, |request| {
+        take_backup::run(request, &mut |status| {
+            let tries = match status.phase {
+                "begin" => &mut before,
+                "copy" if status.total_bytes > 0 && meanwhile < 5 => &mut meanwhile,
+                _ => return Ok(()),
+            };
+            *tries += 1;
+            assert_eq!(neighbour.tries(), ["sees the folder"], "{status:?}");
+            Ok(())
+        })
+    });
+    assert!(before > 0 && meanwhile > 0, "{before} {meanwhile}");
     story.assert_all_restore();
 }
 

@@ -49,6 +49,22 @@ fn target(story: &Story, request: &TakeBackupRequest) -> PathBuf {
     partial.join(names.into_iter().find(|name| name.starts_with("root.")).unwrap())
 }
 
+/// The places at which QEMU sees the folder with the file `ours`.
+fn places_of(ours: u64) -> Vec<PathBuf> {
+    let mounted = fs::read_dir(&config::current().mount_dir).unwrap().map(|entry| entry.unwrap().path());
+    // those of other tests are there, too
+    let shows = |path: &PathBuf| {
+        fs::read_dir(path.join("mount"))
+            .is_ok_and(|files| files.flatten().any(|file| file.metadata().is_ok_and(|file| file.ino() == ours)))
+    };
+    mounted.filter(shows).collect()
+}
+
+/// Is it a link at the place, which is not followed there?
+fn is_refused(at: &Path) -> bool {
+    fs::File::open(at).is_err_and(|error| error.raw_os_error() == Some(libc::ELOOP))
+}
+
 #[test]
 fn a_push_writes_into_nothing_that_a_link_in_its_target_s_place_names() {
     let story = Story::new(Guest::ordinary(), Nas::folder());
@@ -57,8 +73,11 @@ fn a_push_writes_into_nothing_that_a_link_in_its_target_s_place_names() {
     let error = take_backup::run(request, &mut |status| {
         if status.phase == "begin" {
             let target = target(&story, &again);
+            let places = places_of(fs::metadata(&target).unwrap().ino());
+            let [place] = &places[..] else { panic!("{places:?}") };
             fs::remove_file(&target).unwrap();
-            symlink(&victim.path, target).unwrap();
+            symlink(&victim.path, &target).unwrap();
+            assert!(is_refused(&place.join("mount").join(target.file_name().unwrap())));
         }
         Ok(())
     });
@@ -73,7 +92,8 @@ fn a_push_writes_into_nothing_that_a_link_in_its_target_s_place_names() {
 fn nor_when_link_and_target_change_places_all_the_time() {
     let story = Story::new(Guest::ordinary(), Nas::folder());
     let victim = Victim::new();
-    for _ in 0..3 {
+    let mut refused = 0;
+    for tries in 0.. {
         let (request, ended, exchanges) = (push(&story), AtomicBool::new(false), AtomicU32::new(0));
         let again = request.clone();
         std::thread::scope(|scope| {
@@ -81,6 +101,8 @@ fn nor_when_link_and_target_change_places_all_the_time() {
             let taken = take_backup::run(request, &mut |status| {
                 if status.phase == "begin" && !begun.replace(true) {
                     let target = target(&story, &again);
+                    let places = places_of(fs::metadata(&target).unwrap().ino());
+                    let place = places[0].join("mount").join(target.file_name().unwrap());
                     let link = target.with_file_name("link");
                     symlink(&victim.path, &link).unwrap();
                     let (ended, exchanges) = (&ended, &exchanges);
@@ -92,14 +114,23 @@ fn nor_when_link_and_target_change_places_all_the_time() {
                         }
                     });
                     until("they change places", || exchanges.load(Relaxed) > 1000);
+                    until("a link is met, and not followed", || is_refused(&place));
                 }
                 Ok(())
             });
             ended.store(true, Relaxed);
-            drop(taken);
+            // a target that had its name whenever somebody looked is right
+            if let Err(error) = taken {
+                assert!(["IO", "LIBVIRT", "JOB_FAILED"].contains(&error.code.as_str()), "{error}");
+                refused += 1;
+            }
         });
         victim.assert_untouched();
         story.guest.assert_no_job();
+        if tries >= 2 && refused > 0 {
+            break;
+        }
+        assert!(tries < 50, "no push met a link");
     }
 }
 
@@ -108,21 +139,11 @@ fn nobody_but_qemu_s_group_passes_through_to_what_is_pushed() {
     let story = Story::new(Guest::ordinary(), Nas::folder());
     let qemu = fs::metadata(story.guest.stopped_disks()[0].path.as_ref().unwrap()).unwrap();
     assert_ne!(qemu.uid(), 0);
-    let mounts = config::current().mount_dir.clone();
     let (request, mut seen) = (push(&story), Vec::new());
     let again = request.clone();
-    let look = |ours: u64| {
-        let mounted = fs::read_dir(&mounts).unwrap().map(|entry| entry.unwrap().path());
-        // those of other tests are there, too
-        let shows = |path: &PathBuf| {
-            fs::read_dir(path.join("mount"))
-                .is_ok_and(|files| files.flatten().any(|file| file.metadata().is_ok_and(|file| file.ino() == ours)))
-        };
-        mounted.filter(shows).collect::<Vec<_>>()
-    };
     take_backup::run(request, &mut |status| {
         if status.phase == "begin" {
-            seen = look(fs::metadata(target(&story, &again)).unwrap().ino());
+            seen = places_of(fs::metadata(target(&story, &again)).unwrap().ino());
             assert_eq!(seen.len(), 1);
             let found = fs::metadata(&seen[0]).unwrap();
             assert_eq!((found.mode() & 0o7777, found.uid(), found.gid()), (0o710, 0, qemu.gid()));

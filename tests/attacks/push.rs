@@ -12,7 +12,7 @@ use nasbackup::operation::take_backup::{self, TakeBackupRequest};
 use crate::support::{Fs, Guest, MIB, Nas, Story, until};
 
 /// As which the lab's libvirt runs QEMU.
-fn qemu() -> (u32, u32) {
+pub(super) fn qemu() -> (u32, u32) {
     let text = fs::read_to_string("/etc/passwd").unwrap();
     let fields = text.lines().find_map(|line| line.strip_prefix("libvirt-qemu:")).expect("libvirt's user is there");
     let mut ids = fields.split(':').skip(1).map(|id| id.parse().unwrap());
