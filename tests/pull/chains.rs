@@ -4,7 +4,7 @@ use nasbackup::engine::Engine;
 use nasbackup::error::Code;
 use nasbackup::operation::take_backup::{self, TakeBackupRequest};
 
-use crate::support::{Disk, Guest, Image, MIB, Nas, Point, Story, run, take};
+use crate::support::{Disk, Guest, Image, MIB, Nas, Point, Story, hmp, take};
 
 const CLUSTER: u64 = 64 << 10;
 
@@ -111,7 +111,7 @@ fn the_guest_writes_on_during_the_copy() {
         let mut wrote = false;
         let write = |at: u64| {
             let line = format!("qemu-io -d /machine/peripheral/virtio-disk0/virtio-backend \"write -P {key} {at} 1M\"");
-            run("virsh", ["qemu-monitor-command", "--domain", &name, "--hmp", "--cmd", &line]);
+            hmp(&name, &line);
         };
         story.accept_with(story.request(mode), |request| {
             take_backup::run(request, &mut |status| {

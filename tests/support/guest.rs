@@ -4,7 +4,6 @@
 use std::fs::File;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use nasbackup::operation::take_backup::StoppedDisk;
@@ -12,7 +11,8 @@ use serde_json::{Value, json};
 
 use super::ceph::{Ceph, ceph};
 use super::image::{self, Image, MIB, PASSPHRASE_BASE64};
-use super::{folder, output, run, succeeds, unique, until, xml};
+use super::libvirt::{self, Monitor};
+use super::{folder, run, unique, until, xml};
 
 /// How a disk hangs on the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -373,14 +373,13 @@ impl Guest {
 
     /// Starts it from fresh XML, as CloudStack does: libvirt knows no checkpoint of it.
     pub fn start(&self) {
-        let file = self.folder.join("domain.xml");
-        std::fs::write(&file, self.xml()).unwrap();
-        run("virsh", ["create", file.to_str().unwrap()]);
+        let xml = self.xml();
+        libvirt::create(&xml).unwrap_or_else(|error| panic!("{xml}: {error}"));
     }
 
     /// Stops it as CloudStack does at the end: its bitmaps are stored.
     pub fn stop(&self) {
-        self.virsh(&["destroy"]);
+        libvirt::destroy(&self.name).unwrap();
     }
 
     pub fn restart(&self) {
@@ -424,7 +423,7 @@ impl Guest {
     pub fn fall_asleep(&self) {
         // The firmware, which runs first, tells the chip set where the register is.
         until("the guest sleeps", || {
-            self.virsh(&["qemu-monitor-command", "--hmp", "--cmd", "o /h 0x604 0x2400"]);
+            self.hmp("o /h 0x604 0x2400");
             self.state() == "pmsuspended"
         });
     }
@@ -432,7 +431,7 @@ impl Guest {
     /// Has it tell its panic device that it crashed, as its operating system does. It has to have `<panic model='isa'/>`.
     /// It is `paused` at once; libvirt says `crashed` when no job runs, and never if that takes 30 s.
     pub fn crash(&self) {
-        self.virsh(&["qemu-monitor-command", "--hmp", "--cmd", "o /b 0x505 1"]);
+        self.hmp("o /b 0x505 1");
         until("the guest has crashed", || self.state() != "running");
     }
 
@@ -446,8 +445,7 @@ impl Guest {
 
     /// `running`, `paused` ..., or `gone`.
     pub fn state(&self) -> String {
-        let state = output(Command::new("virsh").args(["domstate", "--domain", &self.name]));
-        if state.status.success() { String::from_utf8(state.stdout).unwrap().trim().to_owned() } else { "gone".into() }
+        libvirt::state(&self.name).unwrap_or_else(|_| "gone".to_owned())
     }
 
     /// Runs `virsh` on this domain and returns what it prints.
@@ -457,10 +455,15 @@ impl Guest {
 
     /// Asks QEMU's monitor in JSON.
     pub fn qmp(&self, command: Value) -> Value {
-        let reply = self.virsh(&["qemu-monitor-command", "--cmd", &command.to_string()]);
+        let reply = libvirt::monitor(&self.name, Monitor::Json, &command.to_string()).unwrap();
         let reply: Value = serde_json::from_str(&reply).unwrap();
         assert!(reply["error"].is_null(), "{command}: {reply}");
         reply["return"].clone()
+    }
+
+    /// Asks it in a human's words.
+    pub fn hmp(&self, command: &str) -> String {
+        hmp(&self.name, command)
     }
 
     /// Writes `pattern` to `length` bytes of a disk and flushes it.
@@ -492,8 +495,7 @@ impl Guest {
         let device = self.device(disk);
         for command in [command, "flush"] {
             let line = format!("qemu-io -d {device} \"{command}\"");
-            let answer = self.virsh(&["qemu-monitor-command", "--hmp", "--cmd", &line]);
-            assert_eq!(answer.trim(), "", "{line}");
+            assert_eq!(self.hmp(&line).trim(), "", "{line}");
         }
     }
 
@@ -503,7 +505,7 @@ impl Guest {
         if disk.block.is_some() {
             return 64 * MIB;
         }
-        image::info(&disk.path, disk.image.format())["virtual-size"].as_u64().unwrap()
+        image::virtual_size(&disk.path)
     }
 
     /// A raw copy of what a disk holds now. Every write was flushed, and only tests write.
@@ -535,8 +537,7 @@ impl Guest {
 
     /// The names of the checkpoints that libvirt knows.
     pub fn checkpoints(&self) -> Vec<String> {
-        let mut names: Vec<_> = self.virsh(&["checkpoint-list", "--name"]).lines().map(str::to_owned).collect();
-        names.retain(|name| !name.is_empty());
+        let mut names = libvirt::checkpoints(&self.name).unwrap();
         names.sort();
         names
     }
@@ -574,8 +575,7 @@ impl Guest {
 
     /// Neither libvirt nor QEMU has a job on this domain.
     pub fn assert_no_job(&self) {
-        let info = self.virsh(&["domjobinfo"]);
-        assert!(info.contains("None"), "{info}");
+        assert!(!libvirt::has_job(&self.name).unwrap(), "libvirt has a job");
         assert_eq!(self.qmp(json!({"execute": "query-jobs"})), json!([]));
     }
 }
@@ -599,9 +599,14 @@ pub fn begin_foreign_backup(guest: &Guest) {
     guest.virsh(&["backup-begin", "--backupxml", file.to_str().unwrap()]);
 }
 
+/// Asks the monitor of that guest in a human's words.
+pub fn hmp(name: &str, command: &str) -> String {
+    libvirt::monitor(name, Monitor::Hmp, command).unwrap_or_else(|error| panic!("{command}: {error}"))
+}
+
 impl Drop for Guest {
     fn drop(&mut self) {
-        let gone = self.state() == "gone" || succeeds("virsh", ["destroy", "--domain", &self.name]);
+        let gone = self.state() == "gone" || libvirt::destroy(&self.name).is_ok();
         assert!(gone || std::thread::panicking(), "'{}' could not be destroyed", self.name);
     }
 }

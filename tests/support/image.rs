@@ -1,5 +1,7 @@
 //! Disk images, by way of `qemu-img`.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -74,6 +76,17 @@ pub fn forget_format(disk: &Path) {
 pub fn info(path: &Path, format: &str) -> Value {
     let path = path.to_str().unwrap();
     serde_json::from_str(&run("qemu-img", ["info", "-U", "-f", format, "--output=json", path])).unwrap()
+}
+
+/// The size that a guest sees of a qcow2, by its header, or of a raw image.
+pub fn virtual_size(path: &Path) -> u64 {
+    let file = File::open(path).unwrap();
+    let mut header = [0; 32];
+    file.read_exact_at(&mut header, 0).unwrap();
+    match header.split_first_chunk() {
+        Some((b"QFI\xfb", _)) => u64::from_be_bytes(header[24..].try_into().unwrap()),
+        _ => file.metadata().unwrap().len(),
+    }
 }
 
 /// The names of the bitmaps stored in a qcow2, in order.
