@@ -11,7 +11,7 @@ TOOLS := $(CARGO_TARGET_DIR)/tools
 CARGO_DENY := 0.20.2
 ADVISORIES := https://github.com/RustSec/advisory-db
 
-.PHONY: build install install-agent install-server uninstall demo test test-rust test-java fuzz soak soak-images bench bench-images figures lint prerequisites
+.PHONY: build install install-agent install-server uninstall demo test fuzz soak soak-images bench bench-images figures lint prerequisites
 
 build: prerequisites
 	cargo build --release
@@ -37,20 +37,13 @@ demo: prerequisites
 		-cp java/nasbackup/target/classes:java/nasbackup/target/test-classes org.nasbackup.lab.Demo
 
 # The library with test-hooks before the tests: those of the C ABI and of Java load it. The one without shows that it is so.
-# The tests wait for guests, disks and clocks more than for a core: those of Rust and of Java side by side, each in a lab.
 test: prerequisites lint
 	cargo build
 	tests/no-hooks $(CARGO_TARGET_DIR)/debug/libnasbackup.so
-	cargo build --features test-hooks && cargo test --features test-hooks --no-run
-	$(MAKE) --jobs=2 test-rust test-java
+	cargo build --features test-hooks
+	tests/run
 	tests/install $(CARGO_TARGET_DIR)/debug
 	@echo "make test: all of it passed"
-
-test-rust:
-	cargo test --features test-hooks
-
-test-java:
-	tests/lab/run $(MVN) verify -Dnative.dir=$(CARGO_TARGET_DIR)/debug $(call OF_LIBRARY,$(CARGO_TARGET_DIR)/debug)
 
 # Damaged data from outside for so many seconds each: images, rebased, checked and flattened; domain XML, manifests,
 # requests, mount options, texts of log lines, replies of NBD servers, claims of other hosts. What is not survived lies in target/fuzz, and belongs into tests/corpus.

@@ -8,6 +8,7 @@ use std::sync::{LazyLock, Mutex};
 
 use virt::connect::Connect;
 use virt::domain::{Domain, DomainState};
+use virt::enumutil::Enum;
 use virt::error::Error;
 
 /// A connection of the tests' own, beside that of the library.
@@ -49,10 +50,11 @@ pub fn destroy(name: &str) -> Result<(), Error> {
 
 /// The domain's state, as `virsh domstate` names it.
 pub fn state(name: &str) -> Result<String, Error> {
-    let (state, _) = ask_domain(name, Domain::state)?;
-    Ok(match state.unwrap() {
-        DomainState::Shutoff => "shut off".to_owned(),
-        other => format!("{other:?}").to_lowercase(),
+    ask_domain(name, |domain| match domain.state()?.0 {
+        Enum::Known(DomainState::Shutoff) => Ok("shut off".to_owned()),
+        Enum::Known(other) => Ok(format!("{other:?}").to_lowercase()),
+        // the bindings drop the error of a domain that has gone since
+        Enum::Unknown(_) => Err(Error::last_error()),
     })
 }
 

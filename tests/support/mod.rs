@@ -74,6 +74,12 @@ pub fn init() {
             ..Default::default()
         };
         nasbackup::operation::init(config, nasbackup::logging::stderr()).unwrap();
+        // The library makes a log line of a panic: what a test says belongs to its own output as well.
+        let log = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            log(info);
+            eprintln!("{info}");
+        }));
     });
 }
 
