@@ -3,6 +3,8 @@
 export CARGO_TARGET_DIR ?= $(CURDIR)/target
 export NATIVE ?= $(CARGO_TARGET_DIR)/release
 export DESTDIR LIBDIR
+# A JVM of a minute or two: what its optimizing compiler takes of the cores never comes back.
+export MAVEN_OPTS ?= -XX:TieredStopAtLevel=1 -XX:+UseSerialGC
 MVN := mvn -q -B -ntp
 # What the jars hold of the library in a folder, which they load no other than.
 OF_LIBRARY = -Dnative.length=$$(stat --format=%s $(1)/libnasbackup.so) \
@@ -11,7 +13,8 @@ TOOLS := $(CARGO_TARGET_DIR)/tools
 CARGO_DENY := 0.20.2
 ADVISORIES := https://github.com/RustSec/advisory-db
 
-.PHONY: build install install-agent install-server uninstall demo test fuzz soak soak-images bench bench-images figures lint prerequisites
+.PHONY: build install install-agent install-server uninstall demo test test-binaries fuzz soak soak-images \
+	bench bench-images figures lint lint-rust lint-java prerequisites
 
 build: prerequisites
 	cargo build --release
@@ -36,14 +39,19 @@ demo: prerequisites
 	tests/lab/run java -Djava.library.path=$(CARGO_TARGET_DIR)/debug \
 		-cp java/nasbackup/target/classes:java/nasbackup/target/test-classes org.nasbackup.lab.Demo
 
-# The library with test-hooks before the tests: those of the C ABI and of Java load it. The one without shows that it is so.
-test: prerequisites lint
-	cargo build
-	tests/no-hooks $(CARGO_TARGET_DIR)/debug/libnasbackup.so
-	cargo build --features test-hooks
+# Maven and the build of cargo-deny beside cargo, whose own runs in one folder wait for each other.
+test:
+	$(MAKE) --jobs=3 --output-sync lint test-binaries
 	tests/run
 	tests/install $(CARGO_TARGET_DIR)/debug
 	@echo "make test: all of it passed"
+
+# The library with test-hooks in the end: the tests of the C ABI and of Java load it. The one without shows that it is so.
+test-binaries: prerequisites
+	cargo build
+	tests/no-hooks $(CARGO_TARGET_DIR)/debug/libnasbackup.so
+	cargo build --features test-hooks
+	cargo test --features test-hooks --no-run
 
 # Damaged data from outside for so many seconds each: images, rebased, checked and flattened; domain XML, manifests,
 # requests, mount options, texts of log lines, replies of NBD servers, claims of other hosts. What is not survived lies in target/fuzz, and belongs into tests/corpus.
@@ -86,9 +94,9 @@ figures:
 bench-images: prerequisites
 	cargo bench --bench rebase
 
-# SIGNATURES: what types of CloudStack's versions declare, a file for each, as java/linkcheck reads them; nobody publishes its jars.
-lint: SIGNATURES ?= ../shared/cloudstack-signatures
-lint: prerequisites $(TOOLS)/bin/cargo-deny
+lint: lint-rust lint-java
+
+lint-rust: prerequisites $(TOOLS)/bin/cargo-deny
 	cargo fmt --check
 	cargo clippy --all-targets --all-features -- -D warnings
 	$(TOOLS)/bin/cargo-deny --log-level error check licenses bans sources
@@ -96,12 +104,16 @@ lint: prerequisites $(TOOLS)/bin/cargo-deny
 		then $(TOOLS)/bin/cargo-deny --log-level error check advisories; \
 		else echo "make lint: advisories NOT CHECKED, $(ADVISORIES) can't be reached from here" >&2; fi
 	tests/named
+
+# SIGNATURES: what types of CloudStack's versions declare, a file for each, as java/linkcheck reads them; nobody publishes its jars.
+lint-java: SIGNATURES ?= ../shared/cloudstack-signatures
+lint-java: prerequisites
 	$(MVN) -Pbench test-compile dependency:analyze-only spotless:check dependency:build-classpath \
 		-Dmdep.outputFile=target/classpath -DincludeScope=compile -DexcludeArtifactIds=cloudstack-stubs
 	tests/linkcheck $(SIGNATURES)
 
 # Without its network features and without optimization it is built in a fraction of the time.
-$(TOOLS)/bin/cargo-deny:
+$(TOOLS)/bin/cargo-deny: | prerequisites
 	CARGO_PROFILE_DEV_DEBUG=0 CARGO_TARGET_DIR=$(TOOLS)/build cargo install --quiet --locked --debug --no-default-features \
 		--version $(CARGO_DENY) --root $(TOOLS) cargo-deny
 	rm -rf $(TOOLS)/build
