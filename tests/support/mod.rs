@@ -6,6 +6,7 @@
 
 mod agent;
 mod ceph;
+mod configured;
 mod daemon;
 mod guest;
 mod image;
@@ -29,6 +30,7 @@ use nasbackup::engine::Engine;
 
 pub use agent::{Agent, Ended, host, own_host, repository_json, run_as_agent, take_json};
 pub use ceph::{Ceph, ceph};
+pub use configured::configured;
 pub use daemon::{kill_libvirtd, restart_libvirtd, signal_libvirtd, start_libvirtd};
 pub use guest::{Bus, Disk, Guest, begin_foreign_backup, hmp};
 pub use image::{Image, MIB, assert_holds, forget_format};
@@ -36,7 +38,7 @@ pub use leaks::Leaks;
 pub use nas::{Fs, Nas, unmounted_image};
 pub use real_guest::{RealGuest, Restored};
 pub use refusals::{Refusal, refusing};
-pub use story::{Point, Story, backup_path, details, fails_after, slow_story_of, slow_story_on, take, take_and};
+pub use story::{Point, Story, backup_path, by, details, fails_after, slow_story_of, slow_story_on, take, take_and};
 pub use writer::Writer;
 
 /// The lab's folder, or a clear failure outside of one.

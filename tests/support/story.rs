@@ -14,6 +14,11 @@ use serde_json::Value;
 
 use super::{Disk, Guest, MIB, Nas, engine, image, init};
 
+/// The request, by this engine.
+pub fn by(engine: &str, request: TakeBackupRequest) -> TakeBackupRequest {
+    TakeBackupRequest { engine: Some(engine.into()), ..request }
+}
+
 /// Runs `takeBackup` without listening.
 pub fn take(request: TakeBackupRequest) -> Result<TakenBackup> {
     take_backup::run(request, &mut |_| Ok(()))
