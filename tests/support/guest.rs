@@ -505,6 +505,9 @@ impl Guest {
         if disk.block.is_some() {
             return 64 * MIB;
         }
+        if disk.rbd.is_some() {
+            return image::info(&disk.path, disk.image.format())["virtual-size"].as_u64().unwrap();
+        }
         image::virtual_size(&disk.path)
     }
 
