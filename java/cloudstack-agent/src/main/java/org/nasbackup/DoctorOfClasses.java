@@ -25,7 +25,7 @@ import org.nasbackup.linkcheck.Report;
 
 /**
  * Whether our jars fit the class path that Doctor runs with: which entry each class would come from, which CloudStack that is,
- * whether ours link to it, and what its own restore can do. Class files are read; none of CloudStack's is loaded.
+ * whether ours link to it, and which restore is in force. Class files are read; none of CloudStack's is loaded.
  */
 final class DoctorOfClasses {
     private static final List<String> CLOUDSTACK = List.of("com.cloud", "org.apache.cloudstack");
@@ -156,16 +156,19 @@ final class DoctorOfClasses {
         report.lines().forEach(line -> findings.missing(what + ": " + line));
     }
 
+    /** CloudStack's own has the name of ours. */
     private void restore(boolean onServer) {
-        List<Path> places = places(loader, RESTORE);
-        String who = onServer ? "hosts of this version" : "this host";
-        if (places.isEmpty()) {
-            findings.notChecked("what " + who + " can restore: " + RESTORE + " is on no entry of the class path");
+        Path from = places(loader, RESTORE).get(0);
+        if (onServer) {
+            findings.good("restores: each host is asked whether it has nasbackup's; incremental backups are restored by"
+                    + " those that have, and by CloudStack's own since 4.23");
+        } else if (ours.contains(from)) {
+            findings.good("restores: nasbackup's, of incremental backups too, from " + from);
         } else if (inForce.declares(RESTORE, RESTORES_CHAINS)) {
-            findings.good("incremental backups can be restored by " + who + ": " + RESTORE + " from " + places.get(0));
+            findings.note("restores: CloudStack's own, of incremental backups too, from " + from);
         } else {
-            findings.note("incremental backups can't be restored by " + who + ", full ones can: " + RESTORE + " from "
-                    + places.get(0));
+            findings.note(
+                    "restores: CloudStack's own, which spoils what it restores of incremental backups, from " + from);
         }
     }
 

@@ -152,17 +152,26 @@ class DoctorOfClassesTest {
                 .containsPattern(
                         "ok       what our classes need of CloudStack: \\d+ references and members are right\n")
                 .containsPattern("ok       what CloudStack needs of the classes that ours hide: \\d+ references")
-                .contains("ok       incremental backups can be restored by this host: ");
+                .contains("ok       restores: nasbackup's, of incremental backups too, from ");
         assertThat(good).isTrue();
     }
 
     @Test
-    void of_a_host_that_copies_one_file_it_is_said_that_incremental_backups_can_t_be_restored() throws Exception {
+    void which_restore_is_in_force_is_told() throws Exception {
         Path jar = cloudStack("4.22.0.0", COPIES);
         assertThat(look(List.of(), jar))
-                .contains("NOTE     incremental backups can't be restored by this host, ")
-                .contains("LibvirtRestoreBackupCommandWrapper from " + jar + "\n");
+                .contains("LibvirtRestoreBackupCommandWrapper from ")
+                .contains("ok       restores: nasbackup's, of incremental backups too, from ");
         assertThat(good).isTrue();
+        assertThat(look(List.of(jar)))
+                .contains("LibvirtRestoreBackupCommandWrapper comes from " + jar + ": put ")
+                .contains(
+                        "NOTE     restores: CloudStack's own, which spoils what it restores of incremental backups, from "
+                                + jar + "\n");
+        assertThat(good).isFalse();
+        Path later = cloudStack("4.23.0.0", CHAINS);
+        assertThat(look(List.of(later)))
+                .contains("NOTE     restores: CloudStack's own, of incremental backups too, from " + later + "\n");
     }
 
     @Test
@@ -174,7 +183,6 @@ class DoctorOfClassesTest {
         Path silent = jar("silent", null, stubs);
         assertThat(look(List.of(), silent))
                 .contains("NOT CHECKED  which version of CloudStack this is: no manifest tells it in " + silent + "\n")
-                .contains("NOT CHECKED  what this host can restore: ")
                 .doesNotContain("MISSING");
         assertThat(good).isFalse();
         Path broken = Files.createDirectories(folder.resolve("broken/com/cloud/agent/api"));
@@ -238,7 +246,7 @@ class DoctorOfClassesTest {
         Path ours = type(PROVIDER, "");
         assertThat(look(List.of(ours), cloudStack, server))
                 .contains("ok       the module nas from " + server + "\n")
-                .contains("can't be restored by hosts of this version")
+                .contains("ok       restores: each host is asked whether it has nasbackup's; ")
                 .doesNotContain("MISSING", "NOT CHECKED");
         assertThat(good).isTrue();
 

@@ -34,6 +34,8 @@ public final class Answers {
     private static final Set<ErrorCode> NOT_THE_POINT =
             Set.of(ErrorCode.CORRUPT_IMAGE, ErrorCode.NOT_FOUND, ErrorCode.UNSUPPORTED_IMAGE);
 
+    private static final int MIB = 20;
+
     private Answers() {}
 
     public static BackupAnswer taken(Command command, TakeBackupResult result) {
@@ -56,6 +58,20 @@ public final class Answers {
         answer.setSize(result.size());
         answer.setMac(result.mac());
         return answer;
+    }
+
+    /** The server finds a volume that was made by what is told: its uuid, and nothing else. */
+    public static BackupAnswer restored(Command command, RestorePlan plan, Restored result) {
+        String told = plan.fresh() ? plan.items().get(0).uuid() : told(result);
+        return new BackupAnswer(command, true, told);
+    }
+
+    /** For an operator. */
+    public static String told(Restored result) {
+        String details = result.details() == null ? "" : result.details().strip();
+        return OneLine.of(
+                (result.bytesRead() >> MIB) + " MiB were read from the NAS, and " + (result.bytesKept() >> MIB)
+                        + " MiB of the volumes were right as they were" + (details.isEmpty() ? "" : "\n" + details));
     }
 
     public static BackupAnswer deleted(Command command) {
@@ -136,9 +152,8 @@ public final class Answers {
     /** One line for an operator. Ours have a text that is enough; that of others needs the type. */
     private static String line(Throwable failure) {
         boolean ours = failure instanceof NasBackupException || failure instanceof IllegalArgumentException;
-        String text = failure.getMessage() != null && (ours || failure instanceof LibraryUnusable)
-                ? failure.getMessage()
-                : "INTERNAL: " + failure;
+        boolean told = ours || failure instanceof LibraryUnusable || failure instanceof HostFailure;
+        String text = failure.getMessage() != null && told ? failure.getMessage() : "INTERNAL: " + failure;
         return OneLine.of(text);
     }
 }

@@ -15,18 +15,29 @@ package org.nasbackup.cloudstack;
 import com.cloud.agent.api.Command;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.Timer;
+import java.util.TimerTask;
+import java.util.concurrent.TimeUnit;
 import java.util.function.Supplier;
+import java.util.stream.Collectors;
 import org.apache.logging.log4j.LogManager;
 import org.nasbackup.BackupStatsRequest;
 import org.nasbackup.BackupStatsResult;
+import org.nasbackup.CancelHandle;
 import org.nasbackup.Configuration;
 import org.nasbackup.DeleteBackupRequest;
 import org.nasbackup.DeleteBackupResult;
+import org.nasbackup.ErrorCode;
 import org.nasbackup.HostSettings;
 import org.nasbackup.NasBackup;
+import org.nasbackup.NasBackupException;
 import org.nasbackup.RebaseBackupRequest;
 import org.nasbackup.RebasePointRequest;
 import org.nasbackup.RebaseResult;
+import org.nasbackup.RestoreOutput;
+import org.nasbackup.RestorePointRequest;
+import org.nasbackup.RestorePointResult;
+import org.nasbackup.RestoreVolume;
 import org.nasbackup.TakeBackupRequest;
 import org.nasbackup.TakeBackupResult;
 import org.nasbackup.VerifyChainRequest;
@@ -37,14 +48,18 @@ public final class Library implements Operations {
     /** Laid out by the installation; without it log lines go where the agent's {@link System.Logger} sends them. */
     private static final Path LOG_CONFIG = Path.of("/etc/nasbackup/log4rs.yaml");
 
+    private static final String CONNECTION_URI = "qemu:///system";
+
     private static Library opened;
 
     private final NasBackup library;
     private final boolean hasKey;
+    private final String connectionUri;
 
     private Library(Configuration configuration) {
         this.library = NasBackup.open(configuration);
         this.hasKey = configuration.keyFile() != null;
+        this.connectionUri = configuration.connectionUri() == null ? CONNECTION_URI : configuration.connectionUri();
     }
 
     /** @throws LibraryUnusable when it can't be opened; tried again at the next call */
@@ -109,6 +124,61 @@ public final class Library implements Operations {
     @Override
     public VerifyChainResult verifyChain(VerifyChainRequest request) {
         return library.verifyChain(request);
+    }
+
+    @Override
+    public Restored restorePoint(RestoreOrder order) {
+        CancelHandle handle = new CancelHandle();
+        Timer clock = new Timer("end of " + handle.job(), true);
+        clock.schedule(cancelling(handle), TimeUnit.SECONDS.toMillis(order.seconds()));
+        try {
+            RestorePointResult result = library.restorePoint(request(order), null, handle);
+            return new Restored(result.bytesRead(), result.bytesKept(), result.details());
+        } catch (NasBackupException e) {
+            if (e.code() != ErrorCode.CANCELLED) {
+                throw e;
+            }
+            throw new HostFailure(
+                    "TIMEOUT: restore '" + order.backupPath() + "': not done within " + order.seconds() + " s", e);
+        } finally {
+            clock.cancel();
+        }
+    }
+
+    private static TimerTask cancelling(CancelHandle handle) {
+        return new TimerTask() {
+            @Override
+            public void run() {
+                handle.cancel();
+            }
+        };
+    }
+
+    private static RestorePointRequest request(RestoreOrder order) {
+        return RestorePointRequest.builder()
+                .repository(order.repository())
+                .backupPath(order.backupPath())
+                .pointId(order.pointId())
+                .volumes(order.images().stream().map(Library::volume).collect(Collectors.toList()))
+                .build();
+    }
+
+    private static RestoreVolume volume(RestoreOrder.Image image) {
+        RestoreOutput.Builder output =
+                RestoreOutput.builder().path(image.path()).format(image.format());
+        if (image.size() != null) {
+            output.size(image.size());
+        }
+        return RestoreVolume.builder()
+                .volume(image.volume())
+                .file(image.file())
+                .output(output.build())
+                .build();
+    }
+
+    @Override
+    public String connectionUri() {
+        return connectionUri;
     }
 
     @Override

@@ -32,6 +32,11 @@ public interface Operations {
 
     VerifyChainResult verifyChain(VerifyChainRequest request);
 
+    Restored restorePoint(RestoreOrder order);
+
+    /** Of libvirt, whose domains are backed up and restored. */
+    String connectionUri();
+
     /** Has this host a key, by which it tells forged points from those that hosts made? */
     boolean hasKey();
 

@@ -32,7 +32,14 @@ import org.reflections.Reflections;
 public final class Agent {
     private static Map<Class<?>, CommandWrapper<Command, Answer, LibvirtComputingResource>> wrappers;
 
+    /** Of the volumes, on this host. */
+    private static String folder;
+
     private Agent() {}
+
+    public static void pool(String folder) {
+        Agent.folder = folder;
+    }
 
     /** In a JVM of its own, as DiscoveryTest runs it. */
     public static void main(String[] arguments) {
@@ -107,7 +114,7 @@ public final class Agent {
                     return (KVMStoragePool) Proxy.newProxyInstance(
                             KVMStoragePool.class.getClassLoader(),
                             new Class<?>[] {KVMStoragePool.class},
-                            (pool, method, arguments) -> QCOW2);
+                            (pool, method, arguments) -> method.getName().equals("getLocalPath") ? folder : QCOW2);
                 }
             };
         }

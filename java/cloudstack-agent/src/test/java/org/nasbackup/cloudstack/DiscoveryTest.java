@@ -217,7 +217,7 @@ class DiscoveryTest {
                 .getParent();
         String output = agent(libraryPath(), classPath, delete(repository), PING);
         assertThat(output)
-                .contains("found 6\n")
+                .contains("found 7\n")
                 .contains("LibvirtDeleteBackupCommandWrapper from " + ours + "\nBackupAnswer true null\n")
                 .contains("LibvirtPingWrapper from " + stock + "\nAnswer true stock\n");
         assertThat(repository.resolve("i-2-9-VM/T1")).doesNotExist();

@@ -16,9 +16,14 @@ public class Storage {
     public enum StoragePoolType {
         Filesystem,
         NetworkFilesystem,
+        CLVM,
         RBD,
         SharedMountPoint,
-        Linstor
+        Gluster,
+        PowerFlex,
+        Linstor,
+        StorPool,
+        FiberChannel
     }
 
     public enum ImageFormat {

@@ -30,6 +30,7 @@ public class BackupAnswer extends Answer {
     private Boolean noPlace;
     private String pointId;
     private String mac;
+    private Boolean restoresChains;
 
     public BackupAnswer(Command command, boolean success, String details) {
         super(command, success, details);
@@ -130,5 +131,14 @@ public class BackupAnswer extends Answer {
 
     public void setMac(String mac) {
         this.mac = mac;
+    }
+
+    /** Does the host restore with our wrapper? CloudStack's own hosts don't say, and earlier ones of ours. */
+    public boolean getRestoresChains() {
+        return Boolean.TRUE.equals(restoresChains);
+    }
+
+    public void setRestoresChains(Boolean restoresChains) {
+        this.restoresChains = restoresChains;
     }
 }

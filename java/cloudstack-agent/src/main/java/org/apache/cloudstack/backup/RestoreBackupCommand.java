@@ -38,7 +38,7 @@ public class RestoreBackupCommand extends Command {
          * @param backupFile what the file is named by, between its type and its suffix
          * @param path of the volume as the management server takes the host to see it
          * @param volumePath as its pool knows it
-         * @param size of the volume in bytes; null: it is not told
+         * @param size that the volume is to have, in bytes; null: the image's
          */
         public Disk(
                 String backupFile,
@@ -81,6 +81,7 @@ public class RestoreBackupCommand extends Command {
     }
 
     private List<Disk> disks;
+    private String pointId;
     private String vmName;
     private String backupPath;
     private String backupRepoType;
@@ -140,6 +141,15 @@ public class RestoreBackupCommand extends Command {
     /** Null: the management server is CloudStack's own, and does not say which file goes where. */
     public List<Disk> getDisks() {
         return disks;
+    }
+
+    /** By which the restore point is told from any other under its name; null: it is not known. */
+    public String getPointId() {
+        return pointId;
+    }
+
+    public void setPointId(String pointId) {
+        this.pointId = pointId;
     }
 
     public String getVmName() {

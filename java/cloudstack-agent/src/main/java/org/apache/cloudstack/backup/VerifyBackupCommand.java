@@ -31,8 +31,8 @@ public class VerifyBackupCommand extends Command {
      * @param pointId of the answer when it was made
      * @param mac that there is one, and only that, is asked: who answers has to have a key, for hosts write new ones without
      *     a word to the server. Null: nothing vouched for it then
-     * @param backupRepoAddress null: nothing is looked at, and who answers knows the question. A host that does not writes the
-     *     whole question into its log, the password of a CIFS server among it
+     * @param backupRepoAddress null: nothing is looked at; who answers knows the question, and says whether it restores with
+     *     our wrapper. A host that does not writes the whole question into its log, the password of a CIFS server among it
      */
     public VerifyBackupCommand(
             String backupPath,

@@ -21,6 +21,10 @@ public class KVMPhysicalDisk {
         throw new UnsupportedOperationException();
     }
 
+    public String getPath() {
+        throw new UnsupportedOperationException();
+    }
+
     public PhysicalDiskFormat getFormat() {
         throw new UnsupportedOperationException();
     }

@@ -12,6 +12,33 @@
 
 package com.cloud.hypervisor.kvm.storage;
 
+import com.cloud.storage.Storage.ImageFormat;
+import com.cloud.storage.Storage.ProvisioningType;
+import org.apache.cloudstack.utils.qemu.QemuImg.PhysicalDiskFormat;
+
 public interface KVMStoragePool {
+    KVMPhysicalDisk createPhysicalDisk(
+            String volumeUuid,
+            PhysicalDiskFormat format,
+            ProvisioningType provisioningType,
+            long size,
+            byte[] passphrase);
+
+    boolean disconnectPhysicalDisk(String volumeUuid);
+
     KVMPhysicalDisk getPhysicalDisk(String volumeUuid);
+
+    boolean deletePhysicalDisk(String volumeUuid, ImageFormat format);
+
+    String getUuid();
+
+    String getLocalPath();
+
+    String getSourceHost();
+
+    int getSourcePort();
+
+    String getAuthUserName();
+
+    PhysicalDiskFormat getDefaultFormat();
 }

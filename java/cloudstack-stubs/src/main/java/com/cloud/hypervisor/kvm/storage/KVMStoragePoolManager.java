@@ -15,9 +15,15 @@ package com.cloud.hypervisor.kvm.storage;
 import com.cloud.hypervisor.kvm.resource.KVMHAMonitor;
 import com.cloud.storage.Storage.StoragePoolType;
 import com.cloud.storage.StorageLayer;
+import java.util.Map;
 
 public class KVMStoragePoolManager {
     public KVMStoragePoolManager(StorageLayer storageLayer, KVMHAMonitor monitor) {}
+
+    public boolean connectPhysicalDisk(
+            StoragePoolType type, String poolUuid, String volPath, Map<String, String> details) {
+        throw new UnsupportedOperationException();
+    }
 
     public KVMStoragePool getStoragePool(StoragePoolType type, String uuid) {
         throw new UnsupportedOperationException();

@@ -24,6 +24,7 @@ import org.nasbackup.cloudstack.Library;
 import org.nasbackup.cloudstack.OneLine;
 import org.nasbackup.cloudstack.Operations;
 import org.nasbackup.cloudstack.Requests;
+import org.nasbackup.cloudstack.RestoresChains;
 
 /** Tells whether what is on the NAS is the restore point that was made. */
 @ResourceWrapper(handles = VerifyBackupCommand.class)
@@ -51,7 +52,11 @@ public class LibvirtVerifyBackupCommandWrapper
                 throw new IllegalArgumentException(NO_KEY);
             }
             if (command.getBackupRepoAddress() == null) {
-                return new BackupAnswer(command, true, null);
+                BackupAnswer answer = new BackupAnswer(command, true, null);
+                // CloudStack's class of that name may stand first
+                answer.setRestoresChains(
+                        RestoresChains.class.isAssignableFrom(LibvirtRestoreBackupCommandWrapper.class));
+                return answer;
             }
             return Answers.verified(command, library.verifyChain(Requests.verify(command)));
         } catch (Throwable e) {

@@ -16,7 +16,9 @@ import static org.assertj.core.api.Assertions.assertThat;
 
 import com.cloud.agent.api.Answer;
 import com.cloud.hypervisor.kvm.resource.LibvirtComputingResource;
+import com.cloud.hypervisor.kvm.storage.KVMStoragePool;
 import com.cloud.hypervisor.kvm.storage.KVMStoragePoolManager;
+import com.cloud.storage.Storage.StoragePoolType;
 import java.lang.reflect.Proxy;
 import java.util.ArrayList;
 import java.util.Arrays;
@@ -28,6 +30,7 @@ import org.apache.cloudstack.backup.BackupStorageStatsAnswer;
 import org.apache.cloudstack.backup.DeleteBackupCommand;
 import org.apache.cloudstack.backup.GetBackupStorageStatsCommand;
 import org.apache.cloudstack.backup.RebaseBackupCommand;
+import org.apache.cloudstack.backup.RestoreBackupCommand;
 import org.apache.cloudstack.backup.TakeBackupCommand;
 import org.apache.cloudstack.backup.VerifyBackupCommand;
 import org.apache.logging.log4j.Logger;
@@ -47,6 +50,9 @@ import org.nasbackup.VerifyChainRequest;
 import org.nasbackup.VerifyChainResult;
 import org.nasbackup.cloudstack.Operations;
 import org.nasbackup.cloudstack.RebaseOrder;
+import org.nasbackup.cloudstack.RestoreOrder;
+import org.nasbackup.cloudstack.Restored;
+import org.nasbackup.cloudstack.Wire;
 
 /** Command in, answer out, whatever the library does. */
 class WrapperTest {
@@ -61,7 +67,15 @@ class WrapperTest {
 
         @Override
         public KVMStoragePoolManager getStoragePoolMgr() {
-            return null;
+            return new KVMStoragePoolManager(null, null) {
+                @Override
+                public KVMStoragePool getStoragePool(StoragePoolType type, String uuid) {
+                    return (KVMStoragePool) Proxy.newProxyInstance(
+                            KVMStoragePool.class.getClassLoader(),
+                            new Class<?>[] {KVMStoragePool.class},
+                            (pool, method, arguments) -> "/nowhere");
+                }
+            };
         }
     };
 
@@ -91,6 +105,18 @@ class WrapperTest {
         }
 
         @Override
+        public Restored restorePoint(RestoreOrder order) {
+            asked.add(order.images().get(0).volume() + " of " + order.backupPath() + " to "
+                    + order.images().get(0).path());
+            return new Restored(0, 0, null);
+        }
+
+        @Override
+        public String connectionUri() {
+            return "test:///default";
+        }
+
+        @Override
         public boolean hasKey() {
             return hasKey;
         }
@@ -106,6 +132,10 @@ class WrapperTest {
     private final RebaseBackupCommand rebase = RebaseBackupCommand.ofPoint("i/T3", "i/T1", "nfs", "nas:/b", null);
     private final DeleteBackupCommand delete = new DeleteBackupCommand("i/T2", "nfs", "nas:/b", null);
     private final VerifyBackupCommand verify = new VerifyBackupCommand("i/T1", "p1", null, "nfs", "nas:/b", null);
+    private final RestoreBackupCommand restore = (RestoreBackupCommand)
+            Wire.read("[{\"org.apache.cloudstack.backup.RestoreBackupCommand\":{\"backupPath\":\"i/T1\",\"disks\":[{"
+                    + "\"backupFile\":\"d1\",\"volumeUuid\":\"n-1\",\"path\":\"/p/n-1\",\"volumePath\":\"n-1\","
+                    + "\"pool\":{\"uuid\":\"p\",\"poolType\":\"NetworkFilesystem\"}}]}}]");
     private final GetBackupStorageStatsCommand stats = new GetBackupStorageStatsCommand("nfs", "nas:/b", null);
 
     private List<Answer> all(Supplier<Operations> operations) {
@@ -115,6 +145,7 @@ class WrapperTest {
                 new LibvirtRebaseBackupCommandWrapper(operations).execute(rebase, resource),
                 new LibvirtDeleteBackupCommandWrapper(operations).execute(delete, resource),
                 new LibvirtVerifyBackupCommandWrapper(operations).execute(verify, resource),
+                new LibvirtRestoreBackupCommandWrapper(operations).execute(restore, resource),
                 new LibvirtGetBackupStatsCommandWrapper(operations).execute(stats, resource));
     }
 
@@ -129,11 +160,12 @@ class WrapperTest {
                         "i/T3 onto i/T1",
                         "deleteBackup i/T2 on nfs nas:/b",
                         "verification of i/T1 on nfs nas:/b of id p1",
+                        "d1 of i/T1 to /nowhere/n-1",
                         "backupStats nfs nas:/b");
         assertThat(answers).allMatch(Answer::getResult);
         assertThat(((BackupAnswer) answers.get(0)).getBitmapCreated()).isEqualTo("backup-1");
         assertThat(((BackupAnswer) answers.get(1)).getSize()).isEqualTo(11L);
-        assertThat(((BackupStorageStatsAnswer) answers.get(4)).getUsedSize()).isEqualTo(512L);
+        assertThat(((BackupStorageStatsAnswer) answers.get(5)).getUsedSize()).isEqualTo(512L);
     }
 
     static Stream<Throwable> whatever_can_be_thrown() {
@@ -152,8 +184,8 @@ class WrapperTest {
         List<Answer> answers = all(() -> {
             throw WrapperTest.<RuntimeException>sneaky(failure);
         });
-        assertThat(answers.subList(0, 4)).hasOnlyElementsOfType(BackupAnswer.class);
-        assertThat(answers.get(4)).isInstanceOf(BackupStorageStatsAnswer.class);
+        assertThat(answers.subList(0, 5)).hasOnlyElementsOfType(BackupAnswer.class);
+        assertThat(answers.get(5)).isInstanceOf(BackupStorageStatsAnswer.class);
         // what nobody could look at, and no key vouches for, is told and restored
         assertThat(answers).allMatch(answer -> answer.getResult() == (answer == answers.get(3)));
         assertThat(answers).allSatisfy(answer -> assertThat(answer.getDetails())
@@ -187,6 +219,7 @@ class WrapperTest {
         VerifyBackupCommand known = new VerifyBackupCommand("i/T1", "p1", null, null, null, null);
         Answer answer = new LibvirtVerifyBackupCommandWrapper(() -> library).execute(known, resource);
         assertThat(answer.getResult()).isTrue();
+        assertThat(((BackupAnswer) answer).getRestoresChains()).isTrue();
         assertThat(asked).isEmpty();
     }
 
@@ -223,6 +256,10 @@ class WrapperTest {
         assertThat(answer).isInstanceOf(BackupAnswer.class);
         assertThat(answer.getDetails())
                 .isEqualTo("INVALID_ARGUMENT: check the request: either targetPath or backupPath has to be given");
+        RestoreBackupCommand nothing = RestoreBackupCommand.ofMachine(List.of());
+        assertThat(new LibvirtRestoreBackupCommandWrapper(() -> library).execute(nothing, resource))
+                .isInstanceOfSatisfying(BackupAnswer.class, each -> assertThat(each.getDetails())
+                        .isEqualTo("INVALID_ARGUMENT: check the request: no volume is named"));
         Answer taken = new LibvirtTakeBackupCommandWrapper(() -> library).execute(take, resource);
         assertThat(taken.getDetails()).startsWith("INVALID_ARGUMENT: check the request: volumePools: ");
         assertThat(asked).isEmpty();

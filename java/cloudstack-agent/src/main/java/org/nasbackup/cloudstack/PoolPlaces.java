@@ -1,0 +1,190 @@
+// Licensed under the Apache License, Version 2.0 (the "License");
+// you may not use this file except in compliance with the License.
+// You may obtain a copy of the License at
+//
+//     http://www.apache.org/licenses/LICENSE-2.0
+//
+// Unless required by applicable law or agreed to in writing, software
+// distributed under the License is distributed on an "AS IS" BASIS,
+// WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+// See the License for the specific language governing permissions and
+// limitations under the License.
+
+package org.nasbackup.cloudstack;
+
+import com.cloud.hypervisor.kvm.storage.KVMPhysicalDisk;
+import com.cloud.hypervisor.kvm.storage.KVMStoragePool;
+import com.cloud.hypervisor.kvm.storage.KVMStoragePoolManager;
+import com.cloud.storage.Storage.ImageFormat;
+import com.cloud.storage.Storage.ProvisioningType;
+import com.cloud.storage.Storage.StoragePoolType;
+import java.nio.file.Files;
+import java.nio.file.LinkOption;
+import java.nio.file.Path;
+import java.util.Set;
+import java.util.stream.Stream;
+import org.apache.cloudstack.utils.qemu.QemuImg.PhysicalDiskFormat;
+import org.apache.logging.log4j.LogManager;
+import org.apache.logging.log4j.Logger;
+import org.nasbackup.OutputFormat;
+
+/** Asks the agent's storage pools. Their types go by name: not all versions of CloudStack have each of them. */
+public final class PoolPlaces implements Places {
+    /** Whose volumes are files in a folder. */
+    private static final Set<String> FOLDERS = Set.of("NetworkFilesystem", "Filesystem", "SharedMountPoint");
+    /** Whose volumes are block devices, once the host is connected to them. */
+    private static final Set<String> DEVICES =
+            Set.of("CLVM", "CLVM_NG", "FiberChannel", "Linstor", "PowerFlex", "StorPool");
+
+    private static final String RBD = "RBD";
+    private static final Logger LOGGER = LogManager.getLogger(PoolPlaces.class);
+
+    private final KVMStoragePoolManager pools;
+
+    public PoolPlaces(KVMStoragePoolManager pools) {
+        this.pools = pools;
+    }
+
+    @Override
+    public Place open(RestorePlan.Item item, boolean fresh) {
+        StoragePoolType type = item.pool().getPoolType();
+        String name = type == null ? "unknown" : type.name();
+        if (!name.equals(RBD) && !FOLDERS.contains(name) && !DEVICES.contains(name)) {
+            throw refused(item, "how volumes of its pool's type, " + name + ", are written is not known");
+        }
+        KVMStoragePool pool = pools.getStoragePool(type, item.pool().getUuid());
+        if (pool == null) {
+            throw refused(item, "this host does not have its pool");
+        }
+        if (FOLDERS.contains(name)) {
+            return inFolder(pool, item, fresh);
+        }
+        return name.equals(RBD) ? rbd(pool, item, fresh) : device(pool, item, fresh);
+    }
+
+    /** A file that the library makes or replaces; what lies there may be damaged, and does not tell its format. */
+    private static Place inFolder(KVMStoragePool pool, RestorePlan.Item item, boolean fresh) {
+        Path folder = Path.of(pool.getLocalPath()).normalize();
+        Path path = folder.resolve(item.volumePath()).normalize();
+        if (!path.startsWith(folder) || path.equals(folder)) {
+            throw refused(item, "it does not lie in the folder of its pool, " + folder);
+        }
+        if (fresh && Files.exists(path, LinkOption.NOFOLLOW_LINKS)) {
+            throw refused(item, "it is there already, and is to be made");
+        }
+        Place place = new Place(
+                Place.Kind.FILE,
+                path.toString(),
+                OutputFormat.QCOW2,
+                "<source file='" + DiskXml.escaped(path.toString()) + "'/>");
+        return fresh ? place.removedBy(() -> attempt(item, "is left", () -> Files.deleteIfExists(path))) : place;
+    }
+
+    private static Place rbd(KVMStoragePool pool, RestorePlan.Item item, boolean fresh) {
+        if (fresh) {
+            make(pool, item, PhysicalDiskFormat.RAW);
+        }
+        String path = KVMPhysicalDisk.RBDStringBuilder(pool, item.path());
+        Place place = new Place(Place.Kind.NETWORK, path, OutputFormat.RAW, rbdSource(pool, item));
+        return fresh ? place.removedBy(() -> delete(pool, item)) : place;
+    }
+
+    static String rbdSource(KVMStoragePool pool, RestorePlan.Item item) {
+        StringBuilder source = new StringBuilder("<source protocol='rbd' name='" + DiskXml.escaped(item.path()) + "'>");
+        for (String host : pool.getSourceHost().split(",")) {
+            source.append("<host name='")
+                    .append(DiskXml.escaped(host.replace("[", "").replace("]", "")))
+                    .append(pool.getSourcePort() == 0 ? "" : "' port='" + pool.getSourcePort())
+                    .append("'/>");
+        }
+        source.append("</source>");
+        String user = pool.getAuthUserName();
+        if (user != null && !user.isBlank()) {
+            // the agent keeps the key with libvirt under the pool's uuid
+            source.append("<auth username='" + DiskXml.escaped(user) + "'><secret type='ceph' uuid='"
+                    + DiskXml.escaped(item.pool().getUuid()) + "'/></auth>");
+        }
+        return source.toString();
+    }
+
+    /** A block device to which the host is connected as long as it is written. */
+    private Place device(KVMStoragePool pool, RestorePlan.Item item, boolean fresh) {
+        if (fresh) {
+            make(pool, item, pool.getDefaultFormat());
+        }
+        try {
+            Place place = connected(pool, item);
+            return fresh ? place.removedBy(() -> delete(pool, item)) : place;
+        } catch (RuntimeException e) {
+            if (fresh) {
+                delete(pool, item);
+            }
+            throw e;
+        }
+    }
+
+    private Place connected(KVMStoragePool pool, RestorePlan.Item item) {
+        if (!pools.connectPhysicalDisk(item.pool().getPoolType(), item.pool().getUuid(), item.volumePath(), null)) {
+            throw refused(item, "this host can't be connected to it");
+        }
+        try {
+            KVMPhysicalDisk disk = pool.getPhysicalDisk(item.volumePath());
+            if (disk == null) {
+                throw refused(item, "its pool does not have it");
+            }
+            String source = "<source dev='" + DiskXml.escaped(disk.getPath()) + "'/>";
+            return new Place(Place.Kind.BLOCK, disk.getPath(), format(item, disk.getFormat()), source)
+                    .disconnectedBy(() -> disconnect(pool, item));
+        } catch (RuntimeException e) {
+            disconnect(pool, item);
+            throw e;
+        }
+    }
+
+    private static void make(KVMStoragePool pool, RestorePlan.Item item, PhysicalDiskFormat format) {
+        if (item.size() == null) {
+            throw refused(item, "it is to be made, and its size is not told");
+        }
+        if (pool.createPhysicalDisk(item.volumePath(), format, ProvisioningType.THIN, item.size(), null) == null) {
+            throw refused(item, "it is to be made, and hosts make no volumes in its pool");
+        }
+    }
+
+    private static void delete(KVMStoragePool pool, RestorePlan.Item item) {
+        attempt(item, "is left", () -> pool.deletePhysicalDisk(item.volumePath(), ImageFormat.RAW));
+    }
+
+    private static void disconnect(KVMStoragePool pool, RestorePlan.Item item) {
+        attempt(item, "stays connected to this host", () -> pool.disconnectPhysicalDisk(item.volumePath()));
+    }
+
+    private interface Effect {
+        void run() throws Exception;
+    }
+
+    /** After a restore, whatever came of it. */
+    private static void attempt(RestorePlan.Item item, String otherwise, Effect effect) {
+        try {
+            effect.run();
+        } catch (Exception e) {
+            LOGGER.warn(
+                    "Volume {} of pool {}, opened for a restore, {}: {}",
+                    OneLine.of(item.volumePath()),
+                    OneLine.of(item.pool().getUuid()),
+                    otherwise,
+                    OneLine.of(e.toString()));
+        }
+    }
+
+    private static OutputFormat format(RestorePlan.Item item, PhysicalDiskFormat format) {
+        return Stream.of(OutputFormat.values())
+                .filter(each -> each.name().equals(format.name()))
+                .findFirst()
+                .orElseThrow(() -> refused(item, "its format, " + format + ", is not written"));
+    }
+
+    private static IllegalArgumentException refused(RestorePlan.Item item, String why) {
+        return new IllegalArgumentException("INVALID_ARGUMENT: open volume '" + item.volumePath() + "' of pool "
+                + item.pool().getUuid() + ": " + why);
+    }
+}

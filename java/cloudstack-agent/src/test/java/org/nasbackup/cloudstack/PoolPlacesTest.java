@@ -1,0 +1,206 @@
+// Licensed under the Apache License, Version 2.0 (the "License");
+// you may not use this file except in compliance with the License.
+// You may obtain a copy of the License at
+//
+//     http://www.apache.org/licenses/LICENSE-2.0
+//
+// Unless required by applicable law or agreed to in writing, software
+// distributed under the License is distributed on an "AS IS" BASIS,
+// WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+// See the License for the specific language governing permissions and
+// limitations under the License.
+
+package org.nasbackup.cloudstack;
+
+import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatThrownBy;
+
+import com.cloud.hypervisor.kvm.storage.KVMPhysicalDisk;
+import com.cloud.hypervisor.kvm.storage.KVMStoragePool;
+import com.cloud.hypervisor.kvm.storage.KVMStoragePoolManager;
+import com.cloud.storage.Storage.StoragePoolType;
+import java.io.IOException;
+import java.lang.reflect.Proxy;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.Map;
+import org.apache.cloudstack.backup.RestoreBackupCommand;
+import org.apache.cloudstack.utils.qemu.QemuImg.PhysicalDiskFormat;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
+import org.junit.jupiter.params.provider.ValueSource;
+import org.nasbackup.OutputFormat;
+
+/** What the agent's storage layer is asked before and after a restore. */
+class PoolPlacesTest {
+    @TempDir
+    Path folder;
+
+    private final List<String> asked = new ArrayList<>();
+    private boolean connects = true;
+    private boolean has = true;
+    private boolean makes = true;
+
+    private final KVMStoragePool pool = (KVMStoragePool) Proxy.newProxyInstance(
+            KVMStoragePool.class.getClassLoader(),
+            new Class<?>[] {KVMStoragePool.class},
+            (proxy, method, arguments) -> {
+                switch (method.getName()) {
+                    case "getLocalPath":
+                        return folder.toString();
+                    case "getSourceHost":
+                        return "[fd00::1],192.0.2.1";
+                    case "getSourcePort":
+                        return 6789;
+                    case "getAuthUserName":
+                        return "admin";
+                    case "getDefaultFormat":
+                        return PhysicalDiskFormat.RAW;
+                    case "createPhysicalDisk":
+                        asked.add("create " + arguments[0] + " " + arguments[1] + " " + arguments[3]);
+                        return makes ? disk((String) arguments[0]) : null;
+                    case "getPhysicalDisk":
+                        return has ? disk((String) arguments[0]) : null;
+                    default:
+                        asked.add(method.getName().replace("PhysicalDisk", "") + " " + arguments[0]);
+                        return true;
+                }
+            });
+
+    private static KVMPhysicalDisk disk(String name) {
+        return new KVMPhysicalDisk(null, null, null) {
+            @Override
+            public String getPath() {
+                return "/dev/" + name;
+            }
+
+            @Override
+            public PhysicalDiskFormat getFormat() {
+                return PhysicalDiskFormat.RAW;
+            }
+        };
+    }
+
+    private final PoolPlaces places = new PoolPlaces(new KVMStoragePoolManager(null, null) {
+        @Override
+        public boolean connectPhysicalDisk(
+                StoragePoolType type, String poolUuid, String volPath, Map<String, String> details) {
+            asked.add("connect " + volPath + " of " + type + " " + poolUuid);
+            return connects;
+        }
+
+        @Override
+        public KVMStoragePool getStoragePool(StoragePoolType type, String uuid) {
+            return uuid.equals("elsewhere") ? null : pool;
+        }
+    });
+
+    private static RestorePlan.Item item(String type, String pool, String volumePath) {
+        RestoreBackupCommand command = RestorePlanTest.read("\"disks\":[{\"backupFile\":\"f\",\"path\":\"cloud/v\","
+                + "\"volumePath\":\"" + volumePath + "\",\"size\":8,\"pool\":{\"uuid\":\"" + pool + "\",\"poolType\":\""
+                + type
+                + "\"}}]");
+        return RestorePlan.of(command).items().get(0);
+    }
+
+    private Place open(String type, boolean fresh) {
+        return places.open(item(type, "p", "v"), fresh);
+    }
+
+    @ParameterizedTest
+    @ValueSource(strings = {"NetworkFilesystem", "Filesystem", "SharedMountPoint"})
+    void a_file_lies_in_the_folder_of_its_pool_whether_it_is_there_or_not(String type) throws IOException {
+        Place place = open(type, false);
+        assertThat(place.path()).isEqualTo(folder.resolve("v").toString());
+        assertThat(place.format()).isEqualTo(OutputFormat.QCOW2);
+        assertThat(place.source()).isEqualTo("<source file='" + folder.resolve("v") + "'/>");
+        Files.createFile(folder.resolve("v"));
+        assertThat(open(type, false).path()).isEqualTo(place.path());
+        place.close();
+        place.remove();
+        assertThat(folder.resolve("v")).exists();
+        assertThat(asked).isEmpty();
+    }
+
+    @ParameterizedTest
+    @ValueSource(strings = {"../v", "/etc/passwd", ".", "a/../../v"})
+    void a_file_that_lies_elsewhere_is_refused(String volumePath) {
+        assertThatThrownBy(() -> places.open(item("NetworkFilesystem", "p", volumePath), false))
+                .isInstanceOf(IllegalArgumentException.class)
+                .hasMessageContaining("it does not lie in the folder of its pool");
+    }
+
+    @Test
+    void a_new_file_is_removed_after_a_restore_that_failed_and_one_that_was_there_is_not_taken_for_it()
+            throws IOException {
+        Place place = open("NetworkFilesystem", true);
+        Files.createFile(folder.resolve("v"));
+        assertThatThrownBy(() -> open("NetworkFilesystem", true)).hasMessageContaining("it is there already");
+        place.close();
+        assertThat(folder.resolve("v")).exists();
+        place.remove();
+        assertThat(folder.resolve("v")).doesNotExist();
+    }
+
+    @ParameterizedTest
+    @ValueSource(strings = {"Linstor", "CLVM", "StorPool", "PowerFlex", "FiberChannel"})
+    void the_host_is_connected_to_a_device_as_long_as_it_is_written(String type) {
+        Place place = open(type, false);
+        assertThat(place.kind()).isEqualTo(Place.Kind.BLOCK);
+        assertThat(place.path()).isEqualTo("/dev/v");
+        assertThat(place.format()).isEqualTo(OutputFormat.RAW);
+        assertThat(asked).containsExactly("connect v of " + type + " p");
+        place.close();
+        place.remove();
+        assertThat(asked).containsExactly("connect v of " + type + " p", "disconnect v");
+        asked.clear();
+        place = open(type, false);
+        place.keep();
+        place.close();
+        assertThat(asked).containsExactly("connect v of " + type + " p");
+    }
+
+    @Test
+    void a_new_device_is_made_and_goes_again_after_a_restore_that_failed() {
+        Place place = open("Linstor", true);
+        place.close();
+        place.remove();
+        assertThat(asked).containsExactly("create v RAW 8", "connect v of Linstor p", "disconnect v", "delete v");
+    }
+
+    @ParameterizedTest
+    @CsvSource({
+        "true,false,true,can't be connected,create v RAW 8;connect v of Linstor p;delete v",
+        "true,true,false,does not have it,create v RAW 8;connect v of Linstor p;disconnect v;delete v",
+        "false,true,true,hosts make no volumes in its pool,create v RAW 8",
+    })
+    void of_a_device_that_can_t_be_opened_nothing_is_left(
+            boolean makes, boolean connects, boolean has, String why, String expected) {
+        this.makes = makes;
+        this.connects = connects;
+        this.has = has;
+        assertThatThrownBy(() -> open("Linstor", true)).hasMessageContaining(why);
+        assertThat(asked).containsExactly(expected.split(";"));
+    }
+
+    @Test
+    void a_domain_is_told_of_a_volume_on_rbd_without_its_key() {
+        assertThat(PoolPlaces.rbdSource(pool, item("RBD", "p", "v")))
+                .isEqualTo("<source protocol='rbd' name='cloud/v'><host name='fd00::1' port='6789'/>"
+                        + "<host name='192.0.2.1' port='6789'/></source>"
+                        + "<auth username='admin'><secret type='ceph' uuid='p'/></auth>");
+    }
+
+    @ParameterizedTest
+    @CsvSource({"Gluster,p,is not known", "NetworkFilesystem,elsewhere,this host does not have its pool"})
+    void what_this_host_can_t_write_is_refused(String type, String pool, String why) {
+        assertThatThrownBy(() -> places.open(item(type, pool, "v"), false))
+                .isInstanceOf(IllegalArgumentException.class)
+                .hasMessageContaining(why);
+        assertThat(asked).isEmpty();
+    }
+}
