@@ -12,16 +12,16 @@
 
 package org.nasbackup.provider;
 
+import java.util.ArrayList;
 import java.util.List;
 import java.util.Map;
 import java.util.TreeMap;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
-import java.util.stream.Collectors;
 
 /**
- * Which hosts restore an incremental backup right. CloudStack's own code does it on them: before 4.23 it copies the one file
- * and answers that all went well, and the disk can't be read.
+ * Which hosts restore an incremental backup right where CloudStack's own code does it: before 4.23 it copies the one file and
+ * answers that all went well, and the disk can't be read.
  */
 public final class IncrementalRestore {
     /** As the agent's jar has it, such as 4.22.1.0 or 4.23.0.0-SNAPSHOT. */
@@ -45,12 +45,11 @@ public final class IncrementalRestore {
     /**
      * The same text for the same hosts, whatever their order.
      *
-     * @param versions of hosts, by their names
-     * @return what is wrong with those that are not right; null: all are
+     * @param versions of hosts that do not restore incremental backups right, by their names
+     * @return what is wrong with them; null: there are none
      */
     public static String obstacle(Map<String, String> versions) {
-        List<Map.Entry<String, String>> wrong = new TreeMap<>(versions)
-                .entrySet().stream().filter(host -> !right(host.getValue())).collect(Collectors.toList());
+        List<Map.Entry<String, String>> wrong = new ArrayList<>(new TreeMap<>(versions).entrySet());
         if (wrong.isEmpty()) {
             return null;
         }
@@ -59,6 +58,7 @@ public final class IncrementalRestore {
         return "host " + wrong.get(0).getKey()
                 + (told ? " has CloudStack " + version.strip() : " tells no version of CloudStack")
                 + (wrong.size() == 1 ? "" : ", and " + (wrong.size() - 1) + " more like it")
-                + "; hosts restore incremental backups since " + MAJOR + "." + MINOR;
+                + "; hosts restore incremental backups since " + MAJOR + "." + MINOR
+                + ", earlier ones with nasbackup's wrapper";
     }
 }

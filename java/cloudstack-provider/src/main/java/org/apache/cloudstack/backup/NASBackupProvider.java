@@ -56,6 +56,7 @@ import org.nasbackup.provider.cloudstack.DetailTickets;
 import org.nasbackup.provider.cloudstack.Fitness;
 import org.nasbackup.provider.cloudstack.GlobalChainLocks;
 import org.nasbackup.provider.cloudstack.HostSlots;
+import org.nasbackup.provider.cloudstack.Restorers;
 import org.nasbackup.provider.cloudstack.ServerClasses;
 import org.nasbackup.provider.cloudstack.Transactions;
 import org.nasbackup.provider.cloudstack.UsageEvents;
@@ -134,6 +135,8 @@ public class NASBackupProvider extends AdapterBase implements BackupProvider, Co
 
     /** Why backups in a zone are full ones, as it was logged last. */
     final LastSaid obstacles = new LastSaid();
+    /** Which hosts restore with our wrapper, as they said last. */
+    final Restorers.Memory restorers = new Restorers.Memory();
     /** When the merge of each backup that is to go was begun last. */
     final Map<Long, Long> mergesBegun = new ConcurrentHashMap<>();
     /** Which number of slots was said to be too many. */

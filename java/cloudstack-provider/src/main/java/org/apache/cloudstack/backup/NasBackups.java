@@ -41,6 +41,7 @@ import org.nasbackup.provider.cloudstack.DaoCatalogue;
 import org.nasbackup.provider.cloudstack.HostChoice;
 import org.nasbackup.provider.cloudstack.HostSlots;
 import org.nasbackup.provider.cloudstack.Ownership;
+import org.nasbackup.provider.cloudstack.Restorers;
 import org.nasbackup.provider.cloudstack.Transactions;
 import org.nasbackup.provider.cloudstack.TypedAgent;
 
@@ -177,7 +178,12 @@ final class NasBackups {
     }
 
     HostChoice hosts() {
-        return new HostChoice(server.hostDao, server.volumeDao, server.primaryDataStoreDao, server.resourceManager);
+        return new HostChoice(
+                server.hostDao,
+                server.volumeDao,
+                server.primaryDataStoreDao,
+                server.resourceManager,
+                new Restorers(server.agentManager, server.restorers, System::nanoTime));
     }
 
     /** The zone's, without incrementals where a host of it would spoil their restores; the log says when that changes. */

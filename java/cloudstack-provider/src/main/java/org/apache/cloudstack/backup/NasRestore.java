@@ -127,7 +127,7 @@ final class NasRestore {
             Backup.VolumeInfo from = named(
                     recorded, Backup.VolumeInfo::getUuid, pairs.pairs().get(i).from());
             VolumeVO to = targets.get(i);
-            disks.add(paths.disk(i, from.getPath(), to.getUuid(), to.getPath(), to.getSize()));
+            disks.add(paths.disk(i, from.getPath(), to.getUuid(), to.getPath(), grown(from.getSize(), to.getSize())));
         }
         RestoreBackupCommand command = RestoreBackupCommand.ofMachine(disks);
         fill(command, backup, repository);
@@ -136,6 +136,11 @@ final class NasRestore {
         Host host = backups.hosts()
                 .forRestore(vm, poolsOf(targets), backups.catalogue().standsOnAnother(backup));
         return new Restore(host, command, pairs.leftAlone());
+    }
+
+    /** The size of a volume that has become larger since; null: the image's is right. */
+    private static Long grown(Long from, Long to) {
+        return from != null && to != null && to > from ? to : null;
     }
 
     private RestorePairs pairs(
@@ -295,6 +300,7 @@ final class NasRestore {
 
     private void fill(RestoreBackupCommand command, Backup backup, BackupRepository repository) {
         command.setBackupPath(backup.getExternalId());
+        command.setPointId(backups.catalogue().pointId(backup));
         command.setBackupRepoType(repository.getType());
         command.setBackupRepoAddress(repository.getAddress());
         command.setMountOptions(repository.getMountOptions());

@@ -30,6 +30,7 @@ import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Objects;
+import java.util.Optional;
 import java.util.stream.Collectors;
 import java.util.stream.Stream;
 import org.apache.cloudstack.storage.datastore.db.PrimaryDataStoreDao;
@@ -43,12 +44,19 @@ public final class HostChoice {
     private final VolumeDao volumes;
     private final PrimaryDataStoreDao pools;
     private final ResourceManager resources;
+    private final Restorers restorers;
 
-    public HostChoice(HostDao hosts, VolumeDao volumes, PrimaryDataStoreDao pools, ResourceManager resources) {
+    public HostChoice(
+            HostDao hosts,
+            VolumeDao volumes,
+            PrimaryDataStoreDao pools,
+            ResourceManager resources,
+            Restorers restorers) {
         this.hosts = hosts;
         this.volumes = volumes;
         this.pools = pools;
         this.resources = resources;
+        this.restorers = restorers;
     }
 
     /** The host that has the virtual machine's disks open, or had them last. */
@@ -130,17 +138,21 @@ public final class HostChoice {
     /** What hosts of the zone would spoil an incremental backup's restore; null: none of those that are up. */
     public String obstacleToIncrementals(long zoneId, Host taking) {
         List<Host> all = new ArrayList<>(upInZone(zoneId));
-        all.add(taking);
+        if (all.stream().noneMatch(host -> host.getId() == taking.getId())) {
+            all.add(taking);
+        }
+        all.removeIf(restorers::restoredChains);
         return obstacle(all);
     }
 
+    /** @param hosts that do not restore incremental backups right */
     private static String obstacle(List<Host> hosts) {
         Map<String, String> versions = new HashMap<>();
         hosts.forEach(host -> versions.put(OneLine.of(host.getName()), OneLine.of(host.getVersion())));
         return IncrementalRestore.obstacle(versions);
     }
 
-    private static Host first(String what, List<Host> candidates, List<StoragePoolVO> pools, boolean incremental) {
+    private Host first(String what, List<Host> candidates, List<StoragePoolVO> pools, boolean incremental) {
         List<Host> able = candidates.stream()
                 .filter(HostChoice::usable)
                 .filter(host -> pools.stream().allMatch(pool -> reaches(host, pool)))
@@ -149,12 +161,21 @@ public final class HostChoice {
         if (able.isEmpty()) {
             throw new CloudRuntimeException("no KVM host that reaches the volumes of " + what + " is up");
         }
+        Optional<StoragePoolVO> ours = pools.stream()
+                .filter(pool -> !VolumePaths.inStockReach(pool.getPoolType()))
+                .findFirst();
         return able.stream()
-                .filter(host -> !incremental || IncrementalRestore.right(host.getVersion()))
+                .filter(host -> ours.isEmpty() || restorers.ours(host))
+                .filter(host -> !incremental || restorers.restoresChains(host))
                 .findFirst()
-                .orElseThrow(() ->
-                        new CloudRuntimeException("the backup is incremental, and no host that reaches the volumes of "
-                                + what + " restores it right: " + obstacle(able)));
+                .orElseThrow(() -> new CloudRuntimeException(
+                        ours.isPresent()
+                                ? "storage pool " + ours.get().getUuid() + " is of type "
+                                        + ours.get().getPoolType()
+                                        + ", which hosts write with nasbackup's restore alone, and no host that reaches the volumes of "
+                                        + what + " has it"
+                                : "the backup is incremental, and no host that reaches the volumes of " + what
+                                        + " restores it right: " + obstacle(able)));
     }
 
     /** The hosts near a virtual machine that are up: that has it, that had it last, those of its cluster; others before those in maintenance. */

@@ -67,6 +67,11 @@ public final class VolumePaths {
         return "/mnt/" + poolUuid + "/" + volumePath;
     }
 
+    /** Can hosts that restore with CloudStack's own wrapper write there? Whatever else it copies to a folder that is no pool's. */
+    static boolean inStockReach(StoragePoolType type) {
+        return lockedWhileRead(type) || type == StoragePoolType.RBD || type == StoragePoolType.Linstor;
+    }
+
     /** Can no guest open for writing, on whatever host, what is being read there? QEMU locks files, and nothing else that hosts share. */
     public static boolean lockedWhileRead(StoragePoolType type) {
         return type == StoragePoolType.NetworkFilesystem
@@ -79,7 +84,7 @@ public final class VolumePaths {
      *
      * @param index of the volume
      * @param backedUp the path of the volume that was backed up, as its record has it
-     * @param size in bytes; null: it is not told
+     * @param size that the volume is to have, in bytes; null: the image's
      */
     public RestoreBackupCommand.Disk disk(int index, String backedUp, String uuid, String volumePath, Long size) {
         return new RestoreBackupCommand.Disk(

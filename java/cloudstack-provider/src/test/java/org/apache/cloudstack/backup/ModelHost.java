@@ -65,6 +65,9 @@ final class ModelHost implements Agents {
 
     Software software = Software.OURS;
 
+    /** Is the wrapper for restores ours, too? */
+    boolean restoresChains = true;
+
     boolean restarted;
     /** Why the guest's bitmap is of no use, and its disks are compared instead; null: it is good. */
     String compared;
@@ -116,7 +119,9 @@ final class ModelHost implements Agents {
 
     private Answer answer(Long hostId, Command command) throws AgentUnavailableException, OperationTimedoutException {
         if (software == Software.OURS && isWhetherItKnows(command)) {
-            return new BackupAnswer(command, true, null);
+            BackupAnswer answer = new BackupAnswer(command, true, null);
+            answer.setRestoresChains(restoresChains);
+            return answer;
         }
         hosts.add(hostId);
         asked.add(command);

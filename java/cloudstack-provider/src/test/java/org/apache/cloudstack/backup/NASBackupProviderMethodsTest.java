@@ -101,7 +101,7 @@ class NASBackupProviderMethodsTest {
                 .contains("\"backupVolumesUUIDs\":[\"r\",\"d1\",\"d2\"]")
                 .contains("\"backupFiles\":[\"r\",\"d1\",\"d2\"]")
                 .contains(
-                        "{\"backupFile\":\"d1\",\"volumeUuid\":\"uuid-d1\",\"path\":\"/mnt/pool-1/d1\",\"volumePath\":\"d1\",\"size\":8}")
+                        "{\"backupFile\":\"d1\",\"volumeUuid\":\"uuid-d1\",\"path\":\"/mnt/pool-1/d1\",\"volumePath\":\"d1\"}")
                 .contains("\"restoreVolumePaths\":[\"/mnt/pool-1/r\",\"/mnt/pool-1/d1\",\"/mnt/pool-1/d2\"]")
                 .contains("\"vmExists\":true,\"vmState\":\"Stopped\",\"mountTimeout\":30");
     }
@@ -176,6 +176,19 @@ class NASBackupProviderMethodsTest {
         Backup earlier = site.tables.backups().findById(backup.getId());
         assertThat(site.provider.restoreVMFromBackup(site.vm, earlier)).isTrue();
         assertThat(new Gson().toJson(asked)).contains("\"backupFiles\":[\"r\",\"d1\",\"d2\"]");
+    }
+
+    @Test
+    void a_volume_that_has_grown_stays_as_large() {
+        when(site.volumes.get(1).getSize()).thenReturn(1024L);
+        answer = new BackupAnswer(null, true, null);
+        assertThat(site.provider.restoreVMFromBackup(site.vm, backup)).isTrue();
+        assertThat(((RestoreBackupCommand) asked).getDisks())
+                .extracting(RestoreBackupCommand.Disk::getSize)
+                .containsExactly(null, 1024L, null);
+        when(site.volumes.get(1).getSize()).thenReturn(7L);
+        assertThatThrownBy(() -> site.provider.restoreVMFromBackup(site.vm, backup))
+                .hasMessageContaining("volume uuid-d1 of the machine has 7 bytes");
     }
 
     /** CloudStack gives data disks the next free numbers, one by one, whenever it has restored a machine. */

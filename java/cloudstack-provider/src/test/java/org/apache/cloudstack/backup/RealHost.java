@@ -26,6 +26,8 @@ import org.nasbackup.cloudstack.Wire;
 final class RealHost implements Agents {
     private final List<Command> asked = Collections.synchronizedList(new ArrayList<>());
     private Class<? extends Command> unheard;
+    /** Does it restore with our wrapper, and not with CloudStack's own? */
+    boolean restores;
 
     /** The next answer to such a command is lost: the host finishes, the server hears of a timeout. */
     void losesAnswer(Class<? extends Command> command) {
@@ -43,7 +45,7 @@ final class RealHost implements Agents {
     @Override
     public Answer send(Long hostId, Command command) throws OperationTimedoutException {
         asked.add(command);
-        String answer = command instanceof RestoreBackupCommand
+        String answer = command instanceof RestoreBackupCommand && !restores
                 ? StockRestore.execute(Wire.write(command))
                 : Agent.execute(Wire.write(command));
         if (command.getClass() == unheard) {

@@ -14,13 +14,17 @@ package org.apache.cloudstack.backup;
 
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
+import static org.mockito.ArgumentMatchers.any;
 import static org.mockito.Mockito.mock;
 import static org.mockito.Mockito.when;
 
 import com.cloud.agent.api.Command;
 import com.cloud.configuration.Resource.ResourceType;
+import com.cloud.host.HostVO;
 import com.cloud.storage.DataStoreRole;
+import com.cloud.storage.DiskOfferingVO;
 import com.cloud.storage.Storage.StoragePoolType;
+import com.cloud.utils.Pair;
 import com.cloud.utils.exception.CloudRuntimeException;
 import com.cloud.vm.VirtualMachine.State;
 import com.google.gson.Gson;
@@ -32,6 +36,7 @@ import java.io.RandomAccessFile;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
+import java.util.Collections;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
@@ -46,6 +51,7 @@ import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.ValueSource;
+import org.nasbackup.cloudstack.Agent;
 import org.nasbackup.lab.Guest;
 import org.nasbackup.lab.Lab;
 import org.nasbackup.lab.NasFolder;
@@ -100,6 +106,7 @@ class WholeSystemTest {
         StoragePoolVO pool = site.provider.primaryDataStoreDao.findById(31L);
         when(pool.getPoolType()).thenReturn(StoragePoolType.SharedMountPoint);
         String folder = guest.folder().toString();
+        Agent.pool(folder);
         when(pool.getPath()).thenReturn(folder);
         PrimaryDataStoreTO to = new Gson()
                 .fromJson("{\"uuid\":\"pool-1\",\"poolType\":\"SharedMountPoint\"}", PrimaryDataStoreTO.class);
@@ -450,6 +457,63 @@ class WholeSystemTest {
                 .asString()
                 .contains("UNSUPPORTED_IMAGE")
                 .contains("'" + root + "' has '" + other + "' as its backing file, which is none of the files");
+    }
+
+    /** The numbers of its data disks are exchanged by each restore, as CloudStack does it. */
+    @Test
+    void a_host_with_our_wrapper_restores_every_point() throws Exception {
+        host.restores = true;
+        site.hostVersions.putAll(Map.of(21L, "4.22.0.0", 22L, "4.22.1.0", 23L, "4.22.1.0"));
+        List<Backup> taken = chain(3);
+        assertThat(site.position(taken.get(2))).isEqualTo(2);
+        guest.stop();
+        site.state = State.Stopped;
+        for (Backup backup : List.of(taken.get(2), taken.get(0), taken.get(1))) {
+            assertThat(site.provider.restoreVMFromBackup(
+                            site.vm, site.tables.backups().findById(backup.getId())))
+                    .as("%s", site.events)
+                    .isTrue();
+            for (int disk = 0; disk < 2; disk++) {
+                assertThat(difference(guest.volumes().get(disk), backup, disk)).isNull();
+            }
+            assertThat(site.events).last().asString().contains("MiB were read from the NAS");
+            Collections.reverse(site.volumes);
+        }
+        agree(taken.toArray(new Backup[0]));
+        guest.start();
+    }
+
+    @Test
+    void a_running_guest_gets_a_volume_of_a_backup() throws Exception {
+        host.restores = true;
+        List<Backup> taken = chain(2);
+        StoragePoolVO pool = site.provider.primaryDataStoreDao.findById(31L);
+        when(site.provider.primaryDataStoreDao.findByUuid("pool-1")).thenReturn(pool);
+        HostVO named = site.hosts.findById(21L);
+        when(site.hosts.findByIp("192.0.2.21")).thenReturn(named);
+        DiskOfferingVO offering = mock(DiskOfferingVO.class);
+        when(site.provider.diskOfferingDao.findByUuid(any())).thenReturn(offering);
+        when(site.provider.vmInstanceDao.findVMByInstanceName(guest.name())).thenReturn(site.vm);
+        Backup backup = site.tables.backups().findById(taken.get(1).getId());
+        Pair<Boolean, String> restored = site.provider.restoreBackedUpVolume(
+                backup,
+                backup.getBackedUpVolumes().get(1),
+                "192.0.2.21",
+                "pool-1",
+                new Pair<>(guest.name(), State.Running));
+        assertThat(restored.first()).as(restored.second()).isTrue();
+        Path volume = guest.folder().resolve(restored.second());
+        assertThat(Lab.run("virsh", "domblklist", guest.name())).contains("" + volume);
+        String serial = restored.second().replace("-", "").substring(0, 20);
+        assertThat(Lab.run("virsh", "dumpxml", guest.name())).contains("<serial>" + serial + "</serial>");
+        guest.stop();
+        assertThat(difference(restored.second(), backup, 1)).isNull();
+    }
+
+    private String difference(String volume, Backup backup, int disk) {
+        return Point.difference(
+                guest.folder().resolve(volume),
+                contents.get(backup.getExternalId()).get(disk));
     }
 
     /** Its images and its manifest are whole, and each agrees with the other. */

@@ -14,15 +14,25 @@ package org.nasbackup.provider.cloudstack;
 
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
+import static org.mockito.ArgumentMatchers.any;
+import static org.mockito.ArgumentMatchers.anyLong;
+import static org.mockito.ArgumentMatchers.eq;
 import static org.mockito.Mockito.mock;
+import static org.mockito.Mockito.times;
+import static org.mockito.Mockito.verify;
 import static org.mockito.Mockito.when;
 
+import com.cloud.agent.AgentManager;
+import com.cloud.agent.api.UnsupportedAnswer;
+import com.cloud.exception.AgentUnavailableException;
+import com.cloud.exception.OperationTimedoutException;
 import com.cloud.host.HostVO;
 import com.cloud.host.Status;
 import com.cloud.host.dao.HostDao;
 import com.cloud.hypervisor.Hypervisor.HypervisorType;
 import com.cloud.resource.ResourceManager;
 import com.cloud.storage.ScopeType;
+import com.cloud.storage.Storage.StoragePoolType;
 import com.cloud.storage.dao.VolumeDao;
 import com.cloud.utils.exception.CloudRuntimeException;
 import com.cloud.vm.VirtualMachine;
@@ -30,16 +40,21 @@ import java.util.Arrays;
 import java.util.List;
 import java.util.Objects;
 import java.util.concurrent.Callable;
+import java.util.concurrent.TimeUnit;
 import java.util.stream.Collectors;
+import org.apache.cloudstack.backup.BackupAnswer;
+import org.apache.cloudstack.backup.VerifyBackupCommand;
 import org.apache.cloudstack.storage.datastore.db.PrimaryDataStoreDao;
 import org.apache.cloudstack.storage.datastore.db.StoragePoolVO;
+import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
 
 /**
  * A stopped machine ran last on host 1, of cluster 7 as host 2 is. Host 3 is in cluster 8 of the same zone, and host 4 in
  * another zone. A letter for each host: N of a version that restores incrementals, O of one that does not, M is N in maintenance,
- * U is N with an unknown version, D is N that is down, - is not known.
+ * U is N with an unknown version, D is N that is down, - is not known. W is O with our wrapper, E is O with an earlier jar of ours,
+ * H is W that does not answer. The others have CloudStack's own wrapper.
  */
 class HostChoiceTest {
     private static final long ZONE = 1;
@@ -47,8 +62,14 @@ class HostChoiceTest {
     private final HostDao hosts = mock(HostDao.class);
     private final VirtualMachine vm = mock(VirtualMachine.class);
     private final StoragePoolVO pool = mock(StoragePoolVO.class);
-    private final HostChoice choice =
-            new HostChoice(hosts, mock(VolumeDao.class), mock(PrimaryDataStoreDao.class), mock(ResourceManager.class));
+    private final AgentManager agents = mock(AgentManager.class);
+    private long now;
+    private final HostChoice choice = new HostChoice(
+            hosts,
+            mock(VolumeDao.class),
+            mock(PrimaryDataStoreDao.class),
+            mock(ResourceManager.class),
+            new Restorers(agents, new Restorers.Memory(), () -> now));
 
     private HostVO host(long id, char kind) {
         if (kind == '-') {
@@ -60,11 +81,32 @@ class HostChoiceTest {
         when(host.getHypervisorType()).thenReturn(HypervisorType.KVM);
         when(host.getStatus()).thenReturn(kind == 'D' ? Status.Down : Status.Up);
         when(host.isInMaintenanceStates()).thenReturn(kind == 'M');
-        when(host.getVersion()).thenReturn(kind == 'O' ? "4.22.1.0" : kind == 'U' ? "x" : "4.23.0.0");
+        when(host.getVersion()).thenReturn("OWEH".indexOf(kind) >= 0 ? "4.22.1.0" : kind == 'U' ? "x" : "4.23.0.0");
         when(host.getClusterId()).thenReturn(id < 3 ? 7L : 8L);
         when(host.getDataCenterId()).thenReturn(id < 4 ? ZONE : 2);
         when(hosts.findById(id)).thenReturn(host);
+        answers(id, kind);
         return host;
+    }
+
+    private void answers(long id, char kind) {
+        try {
+            when(agents.send(eq(id), any(VerifyBackupCommand.class))).thenAnswer(call -> {
+                VerifyBackupCommand question = call.getArgument(1);
+                assertThat(question.getBackupRepoAddress()).isNull();
+                if (kind == 'H') {
+                    throw new OperationTimedoutException(null, id, 1, 1, false);
+                }
+                if (kind != 'W' && kind != 'E') {
+                    return new UnsupportedAnswer(question, "Unsupported command issued");
+                }
+                BackupAnswer answer = new BackupAnswer(question, true, null);
+                answer.setRestoresChains(kind == 'W' ? true : null);
+                return answer;
+            });
+        } catch (AgentUnavailableException | OperationTimedoutException e) {
+            throw new IllegalStateException(e);
+        }
     }
 
     private static List<HostVO> upAndEnabled(HostVO... some) {
@@ -87,6 +129,7 @@ class HostChoiceTest {
         when(vm.getDataCenterId()).thenReturn(ZONE);
         when(vm.getLastHostId()).thenReturn(1L);
         when(pool.getUuid()).thenReturn("p");
+        when(pool.getPoolType()).thenReturn(StoragePoolType.NetworkFilesystem);
         when(pool.getScope()).thenReturn(scope);
         when(pool.getClusterId()).thenReturn(scope == ScopeType.ZONE ? null : Long.valueOf(7));
         return all;
@@ -112,9 +155,14 @@ class HostChoiceTest {
         "-NNN,CLUSTER,true,2",
         "MNNN,CLUSTER,false,2",
         "MONN,CLUSTER,true,1",
-        "ODNN,CLUSTER,true,host kvm1 has CloudStack 4.22.1.0; hosts restore incremental backups since 4.23",
+        "ODNN,CLUSTER,true,host kvm1 has CloudStack 4.22.1.0; hosts restore incremental backups since 4.23, earlier ones with nasbackup's wrapper",
         "OONN,CLUSTER,true,host kvm1 has CloudStack 4.22.1.0, and 1 more like it;",
         "OONN,ZONE,true,3",
+        "WNNN,CLUSTER,true,1",
+        "OWNN,CLUSTER,true,2",
+        "EWNN,CLUSTER,true,2",
+        "HWNN,CLUSTER,true,2",
+        "EHNN,CLUSTER,true,'host kvm1 has CloudStack 4.22.1.0, and 1 more like it;'",
         "DDON,ZONE,true,host kvm3 has CloudStack 4.22.1.0;",
         "DDNN,CLUSTER,false,no KVM host that reaches the volumes of virtual machine i-2-10-VM is up",
         "DDDN,ZONE,false,no KVM host that reaches the volumes of virtual machine i-2-10-VM is up",
@@ -164,11 +212,47 @@ class HostChoiceTest {
         "NNNN,",
         "NNNO,",
         "NNDN,",
-        "NNON,host kvm3 has CloudStack 4.22.1.0; hosts restore incremental backups since 4.23",
-        "OONN,'host kvm1 has CloudStack 4.22.1.0, and 1 more like it; hosts restore incremental backups since 4.23'",
+        "WNWN,",
+        "WWWN,",
+        "NWEN,host kvm3 has CloudStack 4.22.1.0;",
+        "NWHN,host kvm3 has CloudStack 4.22.1.0;",
+        "NNON,host kvm3 has CloudStack 4.22.1.0; hosts restore incremental backups since 4.23, earlier ones with nasbackup's wrapper",
+        "OONN,'host kvm1 has CloudStack 4.22.1.0, and 1 more like it; hosts restore incremental backups since 4.23, earlier ones with nasbackup''s wrapper'",
     })
     void incrementals_are_taken_where_every_host_of_the_zone_that_is_up_restores_them(String kinds, String obstacle) {
         HostVO taking = site(kinds, ScopeType.ZONE)[0];
-        assertThat(choice.obstacleToIncrementals(ZONE, taking)).isEqualTo(obstacle);
+        String found = choice.obstacleToIncrementals(ZONE, taking);
+        assertThat(found == null ? "" : found).startsWith(obstacle == null ? "" : obstacle);
+        assertThat(found == null).isEqualTo(obstacle == null);
+    }
+
+    /** A backup of each machine would ask each host else. */
+    @Test
+    void hosts_are_asked_once_in_a_while_for_backups_and_each_time_for_restores() throws Exception {
+        HostVO taking = site("WWNN", ScopeType.CLUSTER)[0];
+        choice.obstacleToIncrementals(ZONE, taking);
+        choice.obstacleToIncrementals(ZONE, taking);
+        verify(agents, times(2)).send(anyLong(), any(VerifyBackupCommand.class));
+        answers(1, 'O');
+        check("2", () -> choice.forRestore(vm, List.of(pool), true).getId());
+        now += TimeUnit.MINUTES.toNanos(6);
+        assertThat(choice.obstacleToIncrementals(ZONE, taking)).startsWith("host kvm1 has CloudStack 4.22.1.0;");
+    }
+
+    /** CloudStack's own wrapper would copy to a folder of that name on the host's own disk. */
+    @ParameterizedTest
+    @CsvSource({
+        "NWNN,CLVM,2",
+        "NWNN,StorPool,2",
+        "NWNN,PowerFlex,2",
+        "NWNN,FiberChannel,2",
+        "NWNN,NetworkFilesystem,1",
+        "NNNN,CLVM,'storage pool p is of type CLVM, which hosts write with nasbackup''s restore alone'"
+    })
+    void what_the_stock_wrapper_can_t_write_goes_through_a_host_with_ours(
+            String kinds, StoragePoolType type, String expected) throws Exception {
+        site(kinds, ScopeType.CLUSTER);
+        when(pool.getPoolType()).thenReturn(type);
+        check(expected, () -> choice.forRestore(vm, List.of(pool), false).getId());
     }
 }
