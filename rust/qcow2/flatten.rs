@@ -2,11 +2,7 @@
 //! nothing.
 
 use std::fs::File;
-use std::io;
 use std::time::{Duration, Instant};
-
-use rustix::fs::FallocateFlags;
-use rustix::io::Errno;
 
 use super::absorb::{Failure, Progress, Rebase};
 use super::ahead::Ahead;
@@ -16,16 +12,12 @@ use super::header::Header;
 use super::image::What;
 use super::storage::Storage;
 use super::transfer::{Moved, Route, Writeback};
+use super::zeroing::Zeroing;
 
 /// How long one step takes, about; the caller looks for a cancel in between.
 const STEP: Duration = Duration::from_millis(250);
 /// Bytes that are copied between two syncs, so that the last one does not take all the time.
 const SYNC_EACH: u64 = 1 << 30;
-/// Zeroes that one call makes, at most.
-const MOST_ZEROED: u64 = 256 << 20;
-/// What the kernel is asked to make zeroes of has to be aligned to a device's blocks.
-const BLOCK: u64 = 4096;
-const BUFFER: u64 = 1 << 20;
 
 /// A flattening under way. Dropping it leaves a part of the content in the target.
 #[derive(Debug)]
@@ -64,7 +56,7 @@ impl Flatten {
             target.set_length(disk)?;
         }
         let routes = chain.images.iter().map(|image| Route::new(&image.storage, image.length)).collect();
-        let (moved, zeroing) = (Moved::default(), Zeroing::Unmap);
+        let (moved, zeroing) = (Moved::default(), Zeroing::default());
         let raw = Raw {
             target,
             chain,
@@ -150,16 +142,6 @@ struct Raw {
     finished: bool,
 }
 
-/// The best way to make a device zero that has not been refused yet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Zeroing {
-    /// Given back to the device, which guarantees zeroes.
-    Unmap,
-    /// By the device, or the kernel.
-    Zero,
-    Write,
-}
-
 impl Raw {
     fn is_to_be_synced(&self) -> bool {
         self.at == self.end || self.unsynced >= SYNC_EACH
@@ -239,40 +221,11 @@ impl Raw {
             self.at += length;
             return Ok(());
         }
-        let length = length.min(MOST_ZEROED);
-        let whole = if self.at.is_multiple_of(BLOCK) { length - length % BLOCK } else { 0 };
-        let zeroed = if whole > 0 { self.zero_blocks(whole)? } else { 0 };
-        let done = if zeroed > 0 {
-            zeroed
-        } else {
-            // up to where blocks begin, or what is left behind them
-            let most = if whole > 0 { BUFFER } else { BLOCK - self.at % BLOCK };
-            let buffer = vec![0; usize::try_from(length.min(most)).unwrap_or(0)];
-            self.target.write_at(&buffer, self.at)?;
-            self.wrote(buffer.len() as u64);
-            buffer.len() as u64
-        };
-        self.at += done;
-        Ok(())
-    }
-
-    /// Lets the device make zeroes; none if it can't.
-    fn zero_blocks(&mut self, length: u64) -> io::Result<u64> {
-        loop {
-            let (flags, next) = match self.zeroing {
-                Zeroing::Unmap => (FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, Zeroing::Zero),
-                Zeroing::Zero => (FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE, Zeroing::Write),
-                Zeroing::Write => return Ok(0),
-            };
-            match rustix::fs::fallocate(&self.target, flags, self.at, length) {
-                Ok(()) => return Ok(length),
-                Err(Errno::INTR) => {}
-                // whatever the reason, writing zeroes succeeds or tells the fault
-                Err(error) => {
-                    log::debug!("{:?} is refused - {error}; from now on {next:?}", self.zeroing);
-                    self.zeroing = next;
-                }
-            }
+        let (zeroed, written) = self.zeroing.make(&self.target, self.at, length)?;
+        if written {
+            self.wrote(zeroed);
         }
+        self.at += zeroed;
+        Ok(())
     }
 }

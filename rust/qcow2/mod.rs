@@ -26,6 +26,7 @@ mod survey;
 mod transfer;
 mod view;
 mod write;
+mod zeroing;
 
 use std::fs::File;
 use std::io;
@@ -44,7 +45,8 @@ pub use regrown::{Unseen, regrown};
 pub use storage::{Source, Storage};
 pub use stream::Stream;
 pub use transfer::{Fault, Moved, Route, Writeback, shares};
-pub use view::{Layer, Run, View};
+pub use view::{At, Layer, Run, View};
+pub use zeroing::Zeroing;
 
 use crate::error::{Code, Error as CoreError};
 use header::Header;

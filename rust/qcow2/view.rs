@@ -36,6 +36,9 @@ pub struct Run {
     pub zero: bool,
 }
 
+/// A file, and an offset in it.
+pub type At<'a> = Option<(&'a File, u64)>;
+
 /// A disk, open for reading.
 #[derive(Debug)]
 pub struct View {
@@ -99,6 +102,18 @@ impl View {
             (What::Unallocated, Some(raw)) => raw.extent(at, here.length),
             (What::Unallocated | What::Zero, _) => Ok((here.length, false)),
         }
+    }
+
+    /// Where the first of the `limit` bytes from `at` on lie as they are, and how many; none of a hole, or of what is compressed.
+    pub fn place(&mut self, at: u64, limit: u64) -> Result<(At<'_>, u64), Error> {
+        let images = 0..self.images.images.len();
+        let here = self.images.provider(images, at, limit).map_err(of_failure)?;
+        let place = match (here.extent.what, &self.raw) {
+            (What::Data(offset), _) => Some((self.images.images[here.image].data().0, offset)),
+            (What::Unallocated, Some(raw)) => Some((&raw.file, at)),
+            _ => None,
+        };
+        Ok((place, here.extent.length))
     }
 
     /// Reads what the guest sees at `at`.

@@ -24,13 +24,13 @@ fn shell(command: &str) -> String {
 }
 
 /// A loop device over a file that is full of something else.
-struct Loop {
-    device: PathBuf,
+pub(crate) struct Loop {
+    pub(crate) device: PathBuf,
     _dir: tempfile::TempDir,
 }
 
 impl Loop {
-    fn full(bytes: u64) -> Loop {
+    pub(crate) fn full(bytes: u64) -> Loop {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("disk");
         fs::write(&file, vec![0xa5; bytes as usize]).unwrap();
@@ -38,7 +38,7 @@ impl Loop {
         Loop { device: device.trim().into(), _dir: dir }
     }
 
-    fn open(&self) -> File {
+    pub(crate) fn open(&self) -> File {
         OpenOptions::new().read(true).write(true).open(&self.device).unwrap()
     }
 }
@@ -50,10 +50,10 @@ impl Drop for Loop {
 }
 
 /// A file system on a loop image.
-struct Mounted(tempfile::TempDir);
+pub(crate) struct Mounted(tempfile::TempDir);
 
 impl Mounted {
-    fn make(mkfs: &str, mib: u64) -> Mounted {
+    pub(crate) fn make(mkfs: &str, mib: u64) -> Mounted {
         let dir = tempfile::tempdir().unwrap();
         let (disk, at) = (dir.path().join("disk"), dir.path().join("mount"));
         fs::create_dir(&at).unwrap();
@@ -62,7 +62,7 @@ impl Mounted {
         Mounted(dir)
     }
 
-    fn path(&self) -> PathBuf {
+    pub(crate) fn path(&self) -> PathBuf {
         self.0.path().join("mount")
     }
 }

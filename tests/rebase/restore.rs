@@ -16,6 +16,7 @@ use nasbackup::qcow2::{CLUSTER, Stream};
 use serde_json::{Value, json};
 
 use crate::chains::{Random, qemu_img};
+use crate::flatten::{Loop, Mounted};
 
 /// Where a sync takes no time.
 const QUICK: &str = "/dev/shm";
@@ -560,4 +561,198 @@ fn what_a_killed_call_has_left_is_forgotten_once_a_volume_has_changed() {
         points.restore(out.path(), "raw").unwrap_or_else(|error| panic!("{planted}: {error}"));
         points.assert_restored(out.path(), "raw");
     }
+}
+
+const LARGE: u64 = (12 << 20) + 1536;
+
+/// Bytes of the clusters, and of those that hold something and are the same in both.
+fn alike(point: &[u8], old: &[u8]) -> (u64, u64) {
+    let held = |cluster: &&[u8]| cluster.iter().any(|byte| *byte != 0);
+    let all: usize = point.chunks(CLUSTER as usize).filter(held).map(<[u8]>::len).sum();
+    let both = point.chunks(CLUSTER as usize).zip(old.chunks(CLUSTER as usize));
+    // what ends within a cluster is read
+    let same = both.filter(|(point, old)| held(point) && point == old && point.len() as u64 == CLUSTER);
+    (all as u64, same.map(|(point, _)| point.len() as u64).sum())
+}
+
+/// One cluster of `every` is another.
+fn changed(disk: &[u8], every: usize) -> Vec<u8> {
+    let mut old = disk.to_vec();
+    old.chunks_mut(CLUSTER as usize).step_by(every).for_each(|cluster| cluster.fill(0x77));
+    old
+}
+
+/// An image of the disk `now`, which stands on one of what it was.
+fn image(path: &Path, below: Option<&str>, was: &[u8], now: &[u8]) {
+    let file = File::options().read(true).write(true).create_new(true).open(path).unwrap();
+    let mut stream = Stream::begin(file, now.len() as u64, below).unwrap();
+    for (i, (was, now)) in was.chunks(CLUSTER as usize).zip(now.chunks(CLUSTER as usize)).enumerate() {
+        if was != now {
+            stream.data(i as u64 * CLUSTER, now).unwrap();
+        }
+    }
+    stream.finish().unwrap();
+}
+
+#[test]
+fn of_a_volume_that_is_there_no_more_than_what_differs_is_read() {
+    let points = Points::make(3, LARGE);
+    let xfs = Mounted::make("mkfs.xfs -q -m reflink=1", 400);
+    for (every, format, folder) in [
+        (100, "raw", Path::new(QUICK)),
+        (10, "qcow2", Path::new(QUICK)),
+        (2, "raw", &xfs.path()),
+        (10, "qcow2", &xfs.path()),
+    ] {
+        let out = tempfile::tempdir_in(folder).unwrap();
+        for (file, disk) in FILES.iter().zip(&points.disks) {
+            let old = changed(disk, every);
+            if format == "raw" {
+                fs::write(out.path().join(file), &old).unwrap();
+                continue;
+            }
+            // an overlay, as a root disk is one on its template, which has more than half of it
+            let (template, name) = (changed(disk, 3), format!("{file}.template"));
+            image(&out.path().join(&name), None, &vec![0; disk.len()], &template);
+            image(&out.path().join(file), Some(&name), &template, &old);
+        }
+        let restored = points.restore(out.path(), format).unwrap();
+        points.assert_restored(out.path(), format);
+        let (mut all, mut same) = (0, 0);
+        for disk in &points.disks {
+            let (of_all, of_same) = alike(disk, &changed(disk, every));
+            (all, same) = (all + of_all, same + of_same);
+        }
+        assert_eq!(
+            (&restored["bytesRead"], &restored["bytesKept"]),
+            (&json!(all - same), &json!(same)),
+            "{every} {format}"
+        );
+    }
+}
+
+#[test]
+fn whatever_the_volume_was_it_becomes_what_was_backed_up() {
+    let points = Points::make(3, 2 << 20);
+    let mut random = Random(5);
+    for round in 0..24 {
+        let out = tempfile::tempdir_in(QUICK).unwrap();
+        for (file, disk) in FILES.iter().zip(&points.disks) {
+            let mut old = changed(disk, 1 + random.below(6) as usize);
+            match round % 4 {
+                0 => old.truncate(random.below(2 << 20) as usize),
+                1 => old.extend([1; 200_000]),
+                2 => fill(&mut random, &mut old),
+                _ => old.rotate_left(CLUSTER as usize * random.below(3) as usize),
+            }
+            fs::write(out.path().join(file), &old).unwrap();
+        }
+        // what is no qcow2 is not read as one
+        let format = if round % 6 == 0 { "qcow2" } else { "raw" };
+        points.restore(out.path(), format).unwrap();
+        points.assert_restored(out.path(), format);
+    }
+}
+
+/// Whoever had the volume open before may write to it all the time.
+#[test]
+fn what_is_written_to_the_volume_meanwhile_is_in_nothing_that_is_restored() {
+    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+    let points = Points::make(2, 2 << 20);
+    let xfs = Mounted::make("mkfs.xfs -q -m reflink=1", 400);
+    for folder in [Path::new(QUICK), &xfs.path()] {
+        let out = tempfile::tempdir_in(folder).unwrap();
+        for _ in 0..10 {
+            FILES.iter().zip(&points.disks).for_each(|(file, disk)| fs::write(out.path().join(file), disk).unwrap());
+            let open = |file: &&str| File::options().write(true).open(out.path().join(file)).unwrap();
+            let (held, done): (Vec<_>, _) = (FILES.iter().map(open).collect(), AtomicBool::new(false));
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    for at in (0..2 << 20).step_by(4096).cycle().take_while(|_| !done.load(Relaxed)) {
+                        held.iter().for_each(|file| file.write_all_at(&[0x66; 64], at).unwrap());
+                    }
+                });
+                let restored = points.restore(out.path(), "raw");
+                done.store(true, Relaxed);
+                restored.unwrap();
+            });
+            points.assert_restored(out.path(), "raw");
+        }
+    }
+}
+
+#[test]
+fn devices_are_written_after_all_files_are_whole_and_keep_what_is_right() {
+    let points = Points::make(3, LARGE);
+    let out = tempfile::tempdir_in(QUICK).unwrap();
+    let device = Loop::full((14 << 20) + 4096);
+    let mut request = points.request(out.path(), "raw");
+    request["volumes"][0]["output"]["path"] = json!(device.device);
+    let is_right = || {
+        let mut content = Vec::new();
+        std::io::Read::read_to_end(&mut device.open(), &mut content).unwrap();
+        let mut wanted = points.disks[0].clone();
+        wanted.resize(content.len(), 0);
+        content == wanted && fs::read(out.path().join(FILES[1])).unwrap() == points.disks[1]
+    };
+    restore(&request).unwrap();
+    assert!(is_right());
+    device.open().write_all_at(&[9; 3 * CLUSTER as usize], 4 << 20).unwrap();
+    let restored = restore(&request).unwrap();
+    assert!(is_right());
+    let read = restored["bytesRead"].as_u64().unwrap();
+    // what ends within a cluster is read
+    assert!(read <= 3 * CLUSTER + 2 * 1536, "{restored}");
+    // without a comparison, too
+    device.open().write_all_at(&vec![9; 14 << 20], 0).unwrap();
+    request["verify"] = json!("chain");
+    restore(&request).unwrap();
+    assert!(is_right());
+    // the device fails: the file keeps its content
+    request["verify"] = json!("data");
+    let image = points.dir.path().join(format!("i-1/T1/{}", FILES[0]));
+    device.open().write_all_at(&vec![9; 14 << 20], 0).unwrap();
+    fs::write(out.path().join(FILES[1]), "as it was").unwrap();
+    for (_, length, offset) in data_of(&image) {
+        File::options().write(true).open(&image).unwrap().write_all_at(&vec![1; length as usize], offset).unwrap();
+    }
+    assert_eq!(restore(&request).unwrap_err().code, Code::CorruptImage);
+    assert_eq!(fs::read(out.path().join(FILES[1])).unwrap(), b"as it was");
+    // and what can't be a device's is refused before
+    for (change, word) in
+        [(json!({"format": "qcow2"}), "'raw' only"), (json!({"size": 16 << 20}), "has 14684160 bytes")]
+    {
+        let mut request = request.clone();
+        request["volumes"][0]["output"].as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+        let error = restore(&request).unwrap_err();
+        assert!(error.code == Code::InvalidArgument && error.cause.contains(word), "{error}");
+    }
+    request["keepOld"] = json!(true);
+    let error = restore(&request).unwrap_err();
+    assert!(error.code == Code::InvalidArgument && error.cause.contains("keepOld"), "{error}");
+}
+
+#[test]
+fn room_is_counted_for_all_disks_of_a_file_system_before_any_is_written() {
+    let points = Points::make(1, 9 << 20);
+    let held: u64 = points.disks.iter().map(|disk| alike(disk, &[]).0).sum();
+    let mounted = Mounted::make("mkfs.ext4 -q -N 64 -O ^has_journal -m 0", (held >> 20) - 1);
+    let free = || free_bytes(&mounted.path());
+    let before = free();
+    let error = points.restore(&mounted.path(), "raw").unwrap_err();
+    assert_eq!(error.code, Code::NoSpace, "{error}");
+    assert!(
+        error.cause.contains(&format!("take {held} bytes")) && error.cause.contains(&format!("{before} free")),
+        "{error}"
+    );
+    let mut one = points.request(&mounted.path(), "raw");
+    one["volumes"].as_array_mut().unwrap().truncate(1);
+    restore(&one).unwrap();
+}
+
+/// Bytes that are free, as the shell has them.
+fn free_bytes(path: &Path) -> u64 {
+    let free = crate::chains::run("stat", path, &["-f", "-c", "%a %S", "."]).unwrap();
+    free.split_whitespace().map(|number| number.parse::<u64>().unwrap()).product()
 }

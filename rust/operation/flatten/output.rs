@@ -108,6 +108,12 @@ impl Output {
         }
     }
 
+    /// What it replaces, open for reading.
+    pub(in crate::operation) fn old(&self) -> Option<(&File, &Path)> {
+        let (Output::Device(old) | Output::File(NewFile { old: Some(old), .. })) = self else { return None };
+        Some((&old.file, &old.path))
+    }
+
     /// The path that what it replaces can be kept under; none if it replaces nothing. `INVALID_ARGUMENT` for a device.
     pub(in crate::operation) fn name_to_keep(&self) -> Result<Option<String>> {
         match self {

@@ -1,7 +1,7 @@
 //! The copy: a pool of threads over all disks, so that a NAS that answers slowly is asked for much at once. Whoever waits for
 //! it tells of progress, and leaves it behind if the NAS does not answer.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -87,11 +87,16 @@ impl Copy {
         self.failed.lock().unwrap_or_else(PoisonError::into_inner).take().map_or(Ok(()), Err)
     }
 
+    /// The files, or the devices.
+    fn these(&self, devices: bool) -> Vec<(usize, &Disk)> {
+        self.disks.iter().enumerate().filter(|(_, disk)| disk.device == devices).collect()
+    }
+
     /// One of the threads: each begins with another disk, and ends with the last one.
-    fn copy(&self, number: usize) -> Result<()> {
+    fn copy(&self, number: usize, disks: &[(usize, &Disk)]) -> Result<()> {
         let mut room = Room::default();
-        let count = self.disks.len();
-        for disk in (0..count).map(|i| &self.disks[(i + number) % count]) {
+        let count = disks.len();
+        for disk in (0..count).map(|i| disks[(i + number) % count].1) {
             disk.enter(&mut room);
             loop {
                 self.go_on()?;
@@ -102,46 +107,51 @@ impl Copy {
         Ok(())
     }
 
-    fn finish(&self) -> Result<Vec<Finished>> {
-        let finished: Vec<_> = self.disks.iter().map(|_| Mutex::new(None)).collect();
-        let next = AtomicU64::new(0);
-        self.on_threads(self.disks.len().min(THREADS), |_| {
-            while let Some((disk, told)) =
-                usize::try_from(next.fetch_add(1, Relaxed)).ok().and_then(|i| self.disks.get(i).zip(finished.get(i)))
-            {
+    /// Makes them whole and durable.
+    fn finish(&self, disks: &[(usize, &Disk)]) -> Result<Vec<(usize, Finished)>> {
+        let (finished, next) = (Mutex::new(Vec::new()), AtomicUsize::new(0));
+        self.on_threads(disks.len().min(THREADS), |_| {
+            while let Some((place, disk)) = disks.get(next.fetch_add(1, Relaxed)) {
                 self.go_on()?;
                 let unknown = disk.finish()?;
-                let told_of = Finished { unknown, millis: self.elapsed() };
-                *told.lock().unwrap_or_else(PoisonError::into_inner) = Some(told_of);
+                let told = Finished { unknown, millis: self.elapsed() };
+                finished.lock().unwrap_or_else(PoisonError::into_inner).push((*place, told));
             }
             Ok(())
         })?;
-        let taken = finished.into_iter().map(|told| told.into_inner().unwrap_or_else(PoisonError::into_inner));
-        let none = || Error::new(Code::Internal, "sync", "a disk was passed over");
-        taken.map(|told| told.ok_or_else(none)).collect()
+        Ok(finished.into_inner().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-/// Copies all disks, and makes them whole and durable. `held` is kept until nothing of it runs any more.
+/// Copies all disks, and makes them whole and durable: devices, whose content goes, once all files are. `held` is kept until
+/// nothing of it runs any more.
 pub(super) fn run(
     copy: &Arc<Copy>,
     held: &(impl Clone + Send + 'static),
     job: &mut Reporter<'_>,
 ) -> Result<Vec<Finished>> {
-    job.begin("copy")?;
-    let (ours, kept) = (copy.clone(), held.clone());
-    let work = move || {
-        let _held = kept;
-        ours.on_threads(THREADS, |number| ours.copy(number))
-    };
-    attend("copy", &deadline::start("copy", work, || ())?, copy, job)?;
-    job.begin("sync")?;
-    let (ours, kept) = (copy.clone(), held.clone());
-    let work = move || {
-        let _held = kept;
-        ours.finish()
-    };
-    attend("sync", &deadline::start("sync", work, || ())?, copy, job)
+    let mut all = Vec::new();
+    for devices in [false, true] {
+        if copy.these(devices).is_empty() {
+            continue;
+        }
+        job.begin("copy")?;
+        let (ours, kept) = (copy.clone(), held.clone());
+        let work = move || {
+            let (_held, disks) = (kept, ours.these(devices));
+            ours.on_threads(THREADS, |number| ours.copy(number, &disks))
+        };
+        attend("copy", &deadline::start("copy", work, || ())?, copy, job)?;
+        job.begin("sync")?;
+        let (ours, kept) = (copy.clone(), held.clone());
+        let work = move || {
+            let (_held, disks) = (kept, ours.these(devices));
+            ours.finish(&disks)
+        };
+        all.extend(attend("sync", &deadline::start("sync", work, || ())?, copy, job)?);
+    }
+    all.sort_unstable_by_key(|(place, _)| *place);
+    Ok(all.into_iter().map(|(_, finished)| finished).collect())
 }
 
 /// Waits for the result, and tells of progress meanwhile.

@@ -16,8 +16,8 @@ use crate::lacking;
 use crate::operation::flatten::OutputFormat;
 use crate::point::fingerprints::{self, Base, Content, State};
 use crate::qcow2::{
-    self, CLUSTER, Failure, Images, Inflated, Part, Piece, Pieces, Place, Route, Source as _, Storage, Stream,
-    Writeback,
+    self, CLUSTER, Failure, Images, Inflated, Layer, Part, Piece, Pieces, Place, Route, Source as _, Storage, Stream,
+    View, Writeback, Zeroing,
 };
 
 const STEP: &str = "copy";
@@ -40,8 +40,11 @@ pub(super) struct Disk {
     images: Images,
     target: File,
     /// Of the output's disk, in bytes.
-    size: u64,
-    preallocation: Preallocation,
+    pub(super) size: u64,
+    pub(super) preallocation: Preallocation,
+    /// It holds something, and is not a new file.
+    pub(super) device: bool,
+    old: Vec<Layer>,
     /// Not compared, and blocks can be shared.
     shares: bool,
     plan: Mutex<Plan>,
@@ -56,6 +59,7 @@ pub(super) struct Done {
     /// Of the guest's disk that are dealt with.
     pub(super) guest: AtomicU64,
     pub(super) read: AtomicU64,
+    pub(super) kept: AtomicU64,
     pub(super) cloned: AtomicU64,
 }
 
@@ -66,6 +70,11 @@ pub(super) struct Room {
     inflated: Inflated,
     /// The ways from the images of one disk.
     routes: Vec<Route>,
+    zeroing: Zeroing,
+    /// The volume as it was, if the disk is compared with it.
+    old: Option<View>,
+    /// Blocks of the volume as it was were refused to be shared.
+    refused: bool,
 }
 
 /// What of a disk was told already.
@@ -76,6 +85,8 @@ struct Plan {
     layout: Layout,
     at: u64,
     most: u64,
+    /// Where a device ends, up to which zeroes follow the disk; nothing of a file.
+    tail: Range<u64>,
     /// Bytes whose fingerprints can't be known.
     unknown: u64,
 }
@@ -109,29 +120,33 @@ pub(super) struct Parts {
     /// Size of the output's disk, at least that of the images'.
     pub(super) size: u64,
     pub(super) preallocation: Preallocation,
+    /// The target is a device, which holds something.
+    pub(super) device: bool,
+    /// The volume as it was, with which it is to be compared.
+    pub(super) old: Vec<Layer>,
 }
 
 impl Disk {
     /// Begins with an empty target.
     pub(super) fn begin(parts: Parts) -> Result<Disk> {
-        let Parts { volume, names, images, base, target, format, size, preallocation } = parts;
+        let Parts { volume, names, images, base, target, format, size, preallocation, device, old } = parts;
         let explain = |failure| explain("open the chain", &names, failure);
         let (pieces, images) = Pieces::open(images).map_err(explain)?;
         let io = |e| Error::io("open the output", &names[0], e);
-        let shares = base.is_none() && shares(&images, &target).map_err(io)?;
+        let shares = !device && base.is_none() && shares(&images, &target).map_err(io)?;
         let again = target.try_clone().map_err(io)?;
         let layout = match format {
+            OutputFormat::Raw if device => Layout::Raw,
             OutputFormat::Raw => target.set_length(size).map(|()| Layout::Raw).map_err(io)?,
             OutputFormat::Qcow2 => {
                 let stream = Stream::begin(again, size, None).map_err(|e| e.at("open the output", &names[0]))?;
                 Layout::Qcow2(Box::new(stream))
             }
         };
-        if format == OutputFormat::Raw {
-            reserve(&target, size, preallocation).map_err(io)?;
-        }
         let most = if shares { SHARED_PIECE } else { PIECE };
-        let plan = Mutex::new(Plan { pieces, base, layout, at: 0, most, unknown: 0 });
+        let end = if device { target.length().map_err(io)? } else { 0 };
+        let tail = pieces.size()..end.max(pieces.size());
+        let plan = Mutex::new(Plan { pieces, base, layout, at: 0, most, tail, unknown: 0 });
         Ok(Disk {
             volume,
             names,
@@ -139,6 +154,8 @@ impl Disk {
             target,
             size,
             preallocation,
+            device,
+            old,
             shares,
             plan,
             writeback: Mutex::default(),
@@ -147,9 +164,34 @@ impl Disk {
         })
     }
 
+    /// Takes the room that a raw file is to have; a qcow2 takes its own at the end.
+    pub(super) fn reserve(&self) -> Result<()> {
+        match self.plan().layout {
+            Layout::Raw if !self.device => {
+                reserve(&self.target, self.size, self.preallocation).map_err(|e| self.target_failed(e))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Size that the guest sees, in bytes.
     pub(super) fn size(&self) -> u64 {
         self.plan().pieces.size()
+    }
+
+    /// Bytes that are to be written by the fingerprints; nothing where the blocks of what is replaced may be shared.
+    pub(super) fn data(&self, mut base: Base<File>) -> Result<u64> {
+        if !self.old.is_empty() {
+            return Ok(0);
+        }
+        let failed = |e| fingerprints::failed("read the fingerprints", &self.names[1], e).on_disk(&self.volume);
+        let (mut at, mut bytes, size) = (0, 0, self.size());
+        while at < size {
+            let (state, length) = base.next(at..size).map_err(failed)?;
+            bytes += if matches!(state, State::Hash(_)) { length } else { 0 };
+            at += length;
+        }
+        Ok(bytes)
     }
 
     fn plan(&self) -> MutexGuard<'_, Plan> {
@@ -164,6 +206,15 @@ impl Disk {
         };
         room.routes = (0..self.images.count()).map(route).collect();
         room.inflated = Inflated::default();
+        room.zeroing = Zeroing::default();
+        room.old =
+            if self.old.is_empty() { None } else { again(&self.old).and_then(|old| self.readable(View::open(old))) };
+    }
+
+    /// What of the volume as it was could be read; the NAS has all that could not.
+    fn readable<T>(&self, read: Result<T, qcow2::Error>) -> Option<T> {
+        let log = |error: &qcow2::Error| log::warn!("'{}' as it was is not read any more: {error}", self.names[0]);
+        read.inspect_err(log).ok()
     }
 
     /// What is to be done next; none once all was told.
@@ -176,6 +227,9 @@ impl Disk {
             if piece.parts.is_empty() {
                 self.check_zeroes(&mut plan, &piece)?;
                 self.place_zeroes(&mut plan, piece.at, piece.at + piece.length)?;
+                if self.device {
+                    return Ok(Some(Work { to: piece.at, piece, states: None }));
+                }
                 self.done.guest.fetch_add(piece.length, Relaxed);
                 continue;
             }
@@ -184,7 +238,13 @@ impl Disk {
                 plan.layout.place(&piece, self.size).map_err(|e| e.at(STEP, &self.names[0]).on_disk(&self.volume))?;
             return Ok(Some(Work { piece, to, states }));
         }
-        Ok(None)
+        let tail = std::mem::replace(&mut plan.tail, 0..0);
+        let behind = Piece {
+            at: tail.start,
+            length: 0,
+            parts: vec![Part { length: tail.end - tail.start, place: Place::Hole }],
+        };
+        Ok((!tail.is_empty()).then_some(Work { to: tail.start, piece: behind, states: None }))
     }
 
     /// What has no data has to have none by the fingerprints.
@@ -256,6 +316,9 @@ impl Disk {
         go_on: impl Fn() -> Result<()>,
     ) -> Result<()> {
         match &work.states {
+            None if self.device && work.piece.parts.is_empty() => {
+                self.zero(work.to, work.piece.length, &mut room.zeroing, &go_on)?;
+            }
             Some(states) => self.compare(work, states, room, limiter, go_on)?,
             None => self.take(work, room, limiter, go_on)?,
         }
@@ -263,7 +326,7 @@ impl Disk {
         Ok(())
     }
 
-    /// Reads it, and writes it if it is what the fingerprints say.
+    /// Takes from the volume as it was what is right there, reads the rest, and writes it if it is what the fingerprints say.
     fn compare(
         &self,
         work: &Work,
@@ -272,24 +335,111 @@ impl Disk {
         limiter: &Limiter,
         go_on: impl Fn() -> Result<()>,
     ) -> Result<()> {
-        let Work { piece, to, .. } = work;
-        room.buffer.resize(usize::try_from(piece.length).unwrap_or(0), 0);
-        limiter.wait(piece.length, go_on)?;
-        let read = self.images.read(piece, 0..piece.length, &mut room.buffer, &mut room.inflated);
-        read.map_err(|failure| self.explain(failure))?;
-        self.done.read.fetch_add(data_of(&piece.parts), Relaxed);
-        let contents: Vec<_> = room.buffer.chunks(CLUSTER as usize).map(Content::of).collect();
-        for (i, (state, content)) in states.iter().zip(&contents).enumerate() {
-            if *state != State::Unknown && !state.is(*content) {
-                let within = i as u64 * CLUSTER;
-                return Err(self.differs(piece.at + within, image_at(&piece.parts, within)));
-            }
-        }
-        for (start, end) in runs(&contents, |content| *content != Content::Zero) {
-            let (start, end) = (start * CLUSTER as usize, (end * CLUSTER as usize).min(room.buffer.len()));
-            self.write(&room.buffer[start..end], to + start as u64)?;
+        room.buffer.resize(usize::try_from(work.piece.length).unwrap_or(0), 0);
+        let kept = self.keep(work, states, room)?;
+        for (start, end) in runs(&kept, |kept| !kept) {
+            let range = start as u64 * CLUSTER..(end as u64 * CLUSTER).min(work.piece.length);
+            let bytes = data_in(&work.piece.parts, &range);
+            limiter.wait(bytes, &go_on)?;
+            let buffer = &mut room.buffer[bounds(&range)];
+            let read = self.images.read(&work.piece, range.clone(), buffer, &mut room.inflated);
+            read.map_err(|failure| self.explain(failure))?;
+            self.done.read.fetch_add(bytes, Relaxed);
+            self.write_checked(work, &states[start..end], range, room)?;
         }
         Ok(())
+    }
+
+    /// Writes what was read, if each cluster is what it has to be.
+    fn write_checked(&self, work: &Work, states: &[State], range: Range<u64>, room: &mut Room) -> Result<()> {
+        let contents: Vec<_> = room.buffer[bounds(&range)].chunks(CLUSTER as usize).map(Content::of).collect();
+        for (i, (state, content)) in states.iter().zip(&contents).enumerate() {
+            if *state != State::Unknown && !state.is(*content) {
+                let within = range.start + i as u64 * CLUSTER;
+                return Err(self.differs(work.piece.at + within, image_at(&work.piece.parts, within)));
+            }
+        }
+        let part = |(start, end): (usize, usize)| {
+            range.start + start as u64 * CLUSTER..(range.start + end as u64 * CLUSTER).min(range.end)
+        };
+        for run in runs(&contents, |content| *content != Content::Zero).into_iter().map(part) {
+            self.write(&room.buffer[bounds(&run)], work.to + run.start)?;
+        }
+        for run in runs(&contents, |content| *content == Content::Zero).into_iter().map(part) {
+            self.zero(work.to + run.start, run.end - run.start, &mut room.zeroing, || Ok(()))?;
+        }
+        Ok(())
+    }
+
+    /// Which clusters of the target are as they have to be, by what the volume was.
+    fn keep(&self, work: &Work, states: &[State], room: &mut Room) -> Result<Vec<bool>> {
+        let (mut kept, at) = (vec![false; states.len()], work.piece.at);
+        let Some(old) = &mut room.old else { return Ok(kept) };
+        let length = old.size().saturating_sub(at).min(work.piece.length) / CLUSTER * CLUSTER;
+        let all = 0..length;
+        if self.readable(old.read(at, &mut room.buffer[bounds(&all)])).is_none() {
+            room.old = None;
+            return Ok(kept);
+        }
+        let contents: Vec<_> = room.buffer[bounds(&all)].chunks(CLUSTER as usize).map(Content::of).collect();
+        let is_right = |i: &usize| states[*i].is(contents[*i]);
+        (0..contents.len()).filter(is_right).for_each(|i| kept[i] = true);
+        // a new file reads as zeroes
+        let taken: Vec<_> =
+            kept.iter().zip(&contents).map(|(kept, content)| *kept && *content != Content::Zero).collect();
+        for (start, end) in runs(&taken, |taken| *taken) {
+            let run = start as u64 * CLUSTER..end as u64 * CLUSTER;
+            if !self.device && !self.bring(work, run.clone(), room)? {
+                self.check_shared(work, start, run.clone(), states, &mut kept, room)?;
+            }
+        }
+        let bytes = kept.iter().zip(&taken).filter(|(kept, taken)| **kept && **taken).count() as u64 * CLUSTER;
+        self.done.kept.fetch_add(bytes, Relaxed);
+        Ok(kept)
+    }
+
+    /// Brings what was read of the volume as it was into the new file; whether by writing it, and not by sharing its blocks.
+    fn bring(&self, work: &Work, run: Range<u64>, room: &mut Room) -> Result<bool> {
+        if !room.refused {
+            room.refused = !self.share(work, run.clone(), room.old.as_mut());
+        }
+        if room.refused {
+            self.write(&room.buffer[bounds(&run)], work.to + run.start)?;
+        }
+        Ok(room.refused)
+    }
+
+    /// Whoever held the volume open may have written to it before its blocks were shared: what is shared counts.
+    fn check_shared(
+        &self,
+        work: &Work,
+        first: usize,
+        run: Range<u64>,
+        states: &[State],
+        kept: &mut [bool],
+        room: &mut Room,
+    ) -> Result<()> {
+        let buffer = &mut room.buffer[bounds(&run)];
+        let read = std::os::unix::fs::FileExt::read_exact_at(&self.target, buffer, work.to + run.start);
+        read.map_err(|e| self.target_failed(e))?;
+        for (i, cluster) in (first..).zip(buffer.chunks(CLUSTER as usize)) {
+            kept[i] = states[i].is(Content::of(cluster));
+        }
+        Ok(())
+    }
+
+    /// Lets the new file share the blocks of a run of the volume as it was; false when not all could be.
+    fn share(&self, work: &Work, run: Range<u64>, old: Option<&mut View>) -> bool {
+        let Some(old) = old else { return false };
+        let mut at = run.start;
+        while at < run.end {
+            let Ok((Some((file, offset)), length)) = old.place(work.piece.at + at, run.end - at) else { return false };
+            if self.target.clone_from(work.to + at, file, offset, length).is_err() {
+                return false;
+            }
+            at += length;
+        }
+        true
     }
 
     /// Moves it by the best way that there is, whatever it is.
@@ -297,7 +447,7 @@ impl Disk {
         let mut to = work.to;
         for part in &work.piece.parts {
             match part.place {
-                Place::Hole => {}
+                Place::Hole => self.zero(to, part.length, &mut room.zeroing, &go_on)?,
                 Place::Data(image, offset) => {
                     if !self.shares {
                         limiter.wait(part.length, &go_on)?;
@@ -309,7 +459,7 @@ impl Disk {
                     room.buffer.resize(usize::try_from(part.length).unwrap_or(0), 0);
                     let read = self.images.read_place(part.place, &mut room.buffer, &mut room.inflated);
                     read.map_err(|failure| self.explain(failure))?;
-                    if room.buffer.iter().any(|byte| *byte != 0) {
+                    if self.device || room.buffer.iter().any(|byte| *byte != 0) {
                         self.write(&room.buffer, to)?;
                     }
                     self.done.read.fetch_add(part.length, Relaxed);
@@ -332,8 +482,13 @@ impl Disk {
         let (source, mut moved) = (self.images.file(image).0, 0);
         while moved < length {
             go_on()?;
-            let step =
-                room.routes[image].step(&self.target, to + moved, (source, offset + moved), length - moved, true);
+            let step = room.routes[image].step(
+                &self.target,
+                to + moved,
+                (source, offset + moved),
+                length - moved,
+                !self.device,
+            );
             let step = step.map_err(|(of_source, error)| {
                 if of_source {
                     self.explain(Failure { image: image + 1, error: error.into() })
@@ -345,6 +500,20 @@ impl Disk {
             self.done.read.fetch_add(step.copied, Relaxed);
             self.wrote(to + moved, step.copied)?;
             moved += step.cloned + step.copied;
+        }
+        Ok(())
+    }
+
+    /// Makes a part of a device zero; a new file is.
+    fn zero(&self, mut at: u64, length: u64, zeroing: &mut Zeroing, go_on: impl Fn() -> Result<()>) -> Result<()> {
+        let end = if self.device { at + length } else { at };
+        while at < end {
+            go_on()?;
+            let (zeroed, written) = zeroing.make(&self.target, at, end - at).map_err(|e| self.target_failed(e))?;
+            if written {
+                self.wrote(at, zeroed)?;
+            }
+            at += zeroed;
         }
         Ok(())
     }
@@ -434,9 +603,34 @@ fn explain(step: &'static str, names: &[String], Failure { image, error }: Failu
     error.at(step, names.get(image).map_or("", String::as_str))
 }
 
-/// Bytes that lie in a file.
-fn data_of(parts: &[Part]) -> u64 {
-    parts.iter().filter(|part| part.place != Place::Hole).map(|part| part.length).sum()
+/// Bytes within the range of a piece that lie in a file.
+fn data_in(parts: &[Part], range: &Range<u64>) -> u64 {
+    let (mut start, mut bytes) = (0, 0);
+    for part in parts {
+        let end = start + part.length;
+        if part.place != Place::Hole {
+            bytes += end.min(range.end).saturating_sub(start.max(range.start));
+        }
+        start = end;
+    }
+    bytes
+}
+
+/// The range of a buffer, which is no longer than a piece.
+fn bounds(range: &Range<u64>) -> Range<usize> {
+    let end = |bytes| usize::try_from(bytes).unwrap_or(usize::MAX);
+    end(range.start)..end(range.end)
+}
+
+/// The layers once more.
+fn again(layers: &[Layer]) -> Option<Vec<Layer>> {
+    let again = |layer: &Layer| match layer {
+        Layer::Raw(file) => file.try_clone().map(Layer::Raw),
+        Layer::Qcow2(file, data) => {
+            Ok(Layer::Qcow2(file.try_clone()?, data.as_ref().map(File::try_clone).transpose()?))
+        }
+    };
+    layers.iter().map(again).collect::<io::Result<_>>().ok()
 }
 
 /// The image that the first data from `within` on come from.

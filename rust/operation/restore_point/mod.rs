@@ -5,8 +5,10 @@ mod copy;
 mod disk;
 mod record;
 mod request;
+mod room;
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -17,11 +19,12 @@ use crate::error::{Code, Error, Result};
 use crate::job::{self, Listener, Reporter};
 use crate::nas::deadline::bounded;
 use crate::nas::folder::Folder;
-use crate::nas::path::PointPath;
+use crate::nas::path::{PointPath, RepoPath};
 use crate::operation::checked_chain::{self, Disk as Source};
 use crate::operation::flatten::OutputFormat;
 use crate::operation::flatten::output::{self, Output};
 use crate::operation::reading::Reading;
+use crate::operation::take_backup::layers;
 use crate::point::Link;
 use crate::point::fingerprints::{self, Base, Fingerprints};
 use crate::qcow2;
@@ -151,7 +154,7 @@ fn answer(opened: &[Opened], copy: &Copy, finished: Vec<Finished>, job: &Reporte
             output: path.clone(),
             verified: *verify,
             bytes_read: disk.done.read.load(Relaxed),
-            bytes_kept: 0,
+            bytes_kept: disk.done.kept.load(Relaxed),
             bytes_cloned: disk.done.cloned.load(Relaxed),
             kept: kept.clone(),
             millis: finished.millis,
@@ -183,15 +186,20 @@ fn begin(
     let instance = root.open_dir(&point.instance_folder())?;
     refuse_same(&volumes)?;
     record::finish_left(volumes.iter().map(|wanted| Path::new(&wanted.path)))?;
-    let (mut opened, mut disks) = (Vec::new(), Vec::new());
+    let (mut opened, mut disks, mut indexed) = (Vec::new(), Vec::new(), Vec::new());
     for (wanted, source) in volumes.into_iter().zip(sources) {
         let file = source.chain.first().map_or("", |link| link.path.name()).to_owned();
         let verify = if source.recorded.is_some() { Verify::Data } else { Verify::Chain };
-        let (output, disk) = open(root, &instance, &wanted, source)?;
+        let indexes = Indexes::of(&source)?;
+        let (output, disk) = open(root, &instance, &wanted, source, indexes.as_ref())?;
+        indexed.push(indexes);
         let kept = if keep_old { output.name_to_keep()? } else { None };
         opened.push(Opened { file, path: wanted.path, verify, output, kept });
         disks.push(disk);
     }
+    let outputs: Vec<_> = opened.iter().map(|opened| &opened.output).zip(&disks).collect();
+    room::check(&outputs, |place| indexed[place].as_ref().map(|indexed| indexed.base(root)).transpose())?;
+    disks.iter().try_for_each(Disk::reserve)?;
     Ok((opened, disks))
 }
 
@@ -220,25 +228,27 @@ fn refuse_same(volumes: &[Wanted]) -> Result<()> {
 }
 
 /// Opens the output and the fingerprints.
-fn open(root: &Folder, instance: &Folder, wanted: &Wanted, source: Source) -> Result<(Output, Disk)> {
-    let Source { volume, chain, recorded } = source;
+fn open(
+    root: &Folder,
+    instance: &Folder,
+    wanted: &Wanted,
+    source: Source,
+    indexes: Option<&Indexes>,
+) -> Result<(Output, Disk)> {
+    let Source { volume, chain, .. } = source;
     let mut names = vec![wanted.path.clone()];
     names.extend(chain.iter().map(|link| link.path.to_string()));
-    let newest = chain.first().ok_or_else(|| Error::new(Code::Internal, STEP, "a chain without an image"))?;
-    let disk = qcow2::inspect(&newest.file).map_err(|e| e.at(STEP, &names[1]))?.virtual_size;
+    let disk = size_of(&chain)?;
     let size = wanted.size.unwrap_or(disk);
     if size < disk {
         let cause = format!("output.size: the disk has {disk} bytes, its output is to have {size}");
         return Err(Error::new(Code::InvalidArgument, STEP, cause).on_disk(&volume));
     }
-    let base = recorded.map(|recorded| base(root, &chain, &recorded, disk)).transpose();
-    let base = base.map_err(|error| error.on_disk(&volume))?;
+    let base = indexes.map(|indexes| indexes.base(root)).transpose().map_err(|error| error.on_disk(&volume))?;
     let raw = wanted.format == OutputFormat::Raw;
     let output = Output::open(&wanted.path, raw, size, root, instance).map_err(|error| error.on_disk(&volume))?;
-    if matches!(output, Output::Device(_)) {
-        let cause = format!("output.path: '{}' is a block device, and this restores into files", wanted.path);
-        return Err(Error::new(Code::InvalidArgument, STEP, cause).on_disk(&volume));
-    }
+    let device = matches!(output, Output::Device(_));
+    let old = if base.is_some() { old(&output, raw) } else { Vec::new() };
     let images = chain.into_iter().map(|link| link.file).collect();
     let target = output.file()?;
     let disk = Disk::begin(Parts {
@@ -250,12 +260,49 @@ fn open(root: &Folder, instance: &Folder, wanted: &Wanted, source: Source) -> Re
         format: wanted.format,
         size,
         preallocation: wanted.preallocation,
+        device,
+        old,
     })?;
     Ok((output, disk))
 }
 
-fn base(root: &Folder, chain: &[Link], recorded: &[Fingerprints], disk: u64) -> Result<Base<std::fs::File>> {
-    let index = |(link, recorded): (&Link, &Fingerprints)| fingerprints::open(root, &link.path, recorded);
-    let indexes = chain.iter().zip(recorded).map(index).collect::<Result<Vec<_>>>()?;
-    Base::begin(indexes, disk).map_err(|e| fingerprints::failed("read the fingerprints", chain[0].path.as_str(), e))
+/// The volume as it is, in the format that its output is to have; nothing where it can't be read.
+fn old(output: &Output, raw: bool) -> Vec<qcow2::Layer> {
+    let Some((file, path)) = output.old() else { return Vec::new() };
+    let path = path.display().to_string();
+    let again = file.try_clone().map_err(|e| Error::io(STEP, &path, e));
+    let opened = again.and_then(|file| layers::of_old(&path, file, !raw));
+    opened.unwrap_or_else(|error| {
+        log::info!("'{path}' is restored without a look at what it was: {error}");
+        Vec::new()
+    })
+}
+
+/// Size that the guest sees of a chain, in bytes.
+fn size_of(chain: &[Link]) -> Result<u64> {
+    let newest = chain.first().ok_or_else(|| Error::new(Code::Internal, STEP, "a chain without an image"))?;
+    Ok(qcow2::inspect(&newest.file).map_err(|e| e.at(STEP, newest.path.as_str()))?.virtual_size)
+}
+
+/// The fingerprints of a disk.
+struct Indexes {
+    images: Vec<(RepoPath, Fingerprints)>,
+    disk: u64,
+}
+
+impl Indexes {
+    /// None where the data are not compared.
+    fn of(source: &Source) -> Result<Option<Indexes>> {
+        let Some(recorded) = &source.recorded else { return Ok(None) };
+        let images = source.chain.iter().map(|link| link.path.clone()).zip(recorded.iter().cloned()).collect();
+        Ok(Some(Indexes { images, disk: size_of(&source.chain)? }))
+    }
+
+    /// Opens them.
+    fn base(&self, root: &Folder) -> Result<Base<File>> {
+        let open = |(image, recorded): &(RepoPath, Fingerprints)| fingerprints::open(root, image, recorded);
+        let indexes = self.images.iter().map(open).collect::<Result<Vec<_>>>()?;
+        let newest = self.images.first().map_or("", |(image, _)| image.as_str());
+        Base::begin(indexes, self.disk).map_err(|e| fingerprints::failed("read the fingerprints", newest, e))
+    }
 }

@@ -91,6 +91,26 @@ pub(super) fn of_file(source: &StoppedSource, nameable: &Nameable) -> Result<Vec
     Ok(images)
 }
 
+/// The images of a volume that is about to be replaced, open as `file`: what of them is right is found out by whoever reads them.
+pub(in crate::operation) fn of_old(path: &str, file: File, qcow2: bool) -> Result<Vec<Layer>> {
+    let nameable = Nameable::beside([path]);
+    let (mut layers, mut next) = (Vec::new(), Some((path.to_owned(), file, qcow2)));
+    while let Some((path, file, qcow2)) = next {
+        if layers.len() == DEEPEST {
+            return Err(Error::new(Code::UnsupportedImage, STEP, format!("'{path}' lies below {DEEPEST} images")));
+        }
+        if !qcow2 {
+            layers.push(Layer::Raw(file));
+            break;
+        }
+        let info = qcow2::inspect(&file).map_err(|e| e.at(STEP, &path))?;
+        let data = data_file(&path, &info, &nameable)?;
+        next = below(&path, &info, &nameable)?;
+        layers.push(Layer::Qcow2(file, data));
+    }
+    Ok(layers)
+}
+
 /// The path, the file and whether that is a qcow2 (raw otherwise), of what the image at `path` stands on.
 fn below(path: &str, info: &Info, nameable: &Nameable) -> Result<Option<(String, File, bool)>> {
     if info.encrypted {

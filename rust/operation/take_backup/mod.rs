@@ -10,7 +10,7 @@ mod found;
 mod full;
 mod image_file;
 mod image_lock;
-mod layers;
+pub(in crate::operation) mod layers;
 mod process;
 mod qemu_img;
 mod qemu_nbd;

@@ -1,0 +1,83 @@
+//! Is there room for what is to be made? Counted for all files of a file system together, before any of them is written.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+
+use super::disk::Disk;
+use super::request::Preallocation;
+use crate::error::{Code, Error, Result};
+use crate::operation::flatten::output::Output;
+use crate::point::fingerprints::Base;
+
+const STEP: &str = "look at the free space";
+
+/// One file that is to be made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Needs {
+    /// The number of its file system.
+    file_system: u64,
+    /// Bytes that are free there.
+    free: u64,
+    /// Bytes that it takes at most.
+    most: u64,
+}
+
+/// `NO_SPACE` when the files of one file system surely take more than it has free.
+pub(super) fn check(outputs: &[(&Output, &Disk)], base: impl Fn(usize) -> Result<Option<Base<File>>>) -> Result<()> {
+    let mut files = Vec::new();
+    for (place, (output, disk)) in outputs.iter().enumerate() {
+        let Some((folder, _)) = output.name() else { continue };
+        // where it is not told how much is free it shows when it is written to
+        let Some(room) = folder.room()? else { continue };
+        let stat = rustix::fs::fstat(folder).map_err(|e| Error::io(STEP, &folder.path, e))?;
+        let needs = Needs { file_system: stat.st_dev, free: room.available, most: disk.size };
+        files.push((needs, (place, *disk), folder.path.display().to_string()));
+    }
+    let short = short(&files.iter().map(|(needs, ..)| *needs).collect::<Vec<_>>());
+    for file_system in short {
+        let here = || files.iter().filter(|(needs, ..)| needs.file_system == file_system);
+        let needed = here().map(|(_, (place, disk), _)| least(disk, || base(*place))).sum::<Result<u64>>()?;
+        if let Some((Needs { free, .. }, _, path)) = here().next().filter(|(needs, ..)| needed > needs.free) {
+            let cause = format!("the disks take {needed} bytes, and '{path}' has {free} free");
+            return Err(Error::new(Code::NoSpace, STEP, cause));
+        }
+    }
+    Ok(())
+}
+
+/// The file systems that may have too little room for all of theirs: only for these it is worth while to look closely.
+fn short(files: &[Needs]) -> Vec<u64> {
+    let mut sums: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
+    for Needs { file_system, free, most } in files {
+        let (sum, least) = sums.entry(*file_system).or_insert((0, *free));
+        (*sum, *least) = (sum.saturating_add(*most), (*least).min(*free));
+    }
+    sums.into_iter().filter(|(_, (sum, free))| sum > free).map(|(file_system, _)| file_system).collect()
+}
+
+/// What a file surely takes: zeroes that are stored take nothing, and only fingerprints tell of them.
+fn least(disk: &Disk, base: impl Fn() -> Result<Option<Base<File>>>) -> Result<u64> {
+    match disk.preallocation {
+        Preallocation::Falloc | Preallocation::Full => Ok(disk.size),
+        Preallocation::Off | Preallocation::Metadata => base()?.map_or(Ok(0), |base| disk.data(base)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_files_of_one_file_system_are_counted_together() {
+        let needs = |file_system, free, most| Needs { file_system, free, most };
+        for (files, expected) in [
+            (&[needs(1, 10, 10)][..], &[][..]),
+            (&[needs(1, 10, 11)], &[1]),
+            (&[needs(1, 10, 6), needs(1, 10, 5)], &[1]),
+            (&[needs(1, 10, 6), needs(2, 10, 5)], &[]),
+            (&[needs(1, 10, u64::MAX), needs(1, 9, u64::MAX), needs(2, 4, 4)], &[1]),
+        ] {
+            assert_eq!(short(files), expected, "{files:?}");
+        }
+    }
+}
