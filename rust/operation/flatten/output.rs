@@ -1,10 +1,12 @@
 //! Where a flattened disk goes: a file that appears under its name when it is whole, or a block device.
 
 use std::fs::{self, File, Metadata};
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use log::Level;
 use rustix::fs::{FlockOperation, Gid, Mode, OFlags, Uid};
@@ -56,6 +58,9 @@ pub(in crate::operation) struct InUse {
 const DOES: i64 = 100;
 const FORBIDS: i64 = 200;
 const PERMISSIONS: [i64; 3] = [0, 1, 3];
+/// How often, and after which pause, it is looked again whether somebody holds an output.
+const HELD_TRIES: u32 = 10;
+const HELD_PAUSE: Duration = Duration::from_millis(20);
 
 impl Output {
     /// Opens the absolute host path `path` for a disk of `size` bytes. `root` and `instance` are the repository's, whose
@@ -234,13 +239,19 @@ impl InUse {
             sys::share_byte(&file, DOES + permission).map_err(io)?;
             sys::share_byte(&file, FORBIDS + permission).map_err(io)?;
         }
-        for permission in PERMISSIONS {
-            for byte in [DOES + permission, FORBIDS + permission] {
-                if sys::byte_is_locked(&file, byte).map_err(io)? {
-                    let cause = format!("'{}' is in use: does the guest run?", path.display());
-                    return Err(Error::new(Code::DomainState, STEP, cause));
-                }
+        let is_held = || -> io::Result<bool> {
+            let bytes = PERMISSIONS.iter().flat_map(|permission| [DOES + permission, FORBIDS + permission]);
+            bytes.map(|byte| sys::byte_is_locked(&file, byte)).try_fold(false, |held, byte| Ok(held || byte?))
+        };
+        // what an earlier call had open, a program that is just being started has for a moment, too
+        let mut tries = 0;
+        while is_held().map_err(io)? {
+            if tries == HELD_TRIES {
+                let cause = format!("'{}' is in use: does the guest run?", path.display());
+                return Err(Error::new(Code::DomainState, STEP, cause));
             }
+            tries += 1;
+            thread::sleep(HELD_PAUSE);
         }
         Ok(InUse { file, path: path.to_owned() })
     }
