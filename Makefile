@@ -90,9 +90,10 @@ bench: prerequisites
 figures:
 	bench/figures $(CARGO_TARGET_DIR)/bench
 
-# Rebase, flatten and check alone, against qemu-img.
+# Rebase, flatten, check and restore alone, against qemu-img.
 bench-images: prerequisites
 	cargo bench --bench rebase
+	cargo bench --bench restore
 
 lint: lint-rust lint-java
 
