@@ -29,7 +29,7 @@ import org.apache.cloudstack.backup.RestoreBackupCommand;
  * backups too. A loader of its own defines it from the next place on the class path.
  */
 public final class StockRestore extends ClassLoader {
-    private static final Set<String> POOLS = Set.of("RBD", "Linstor");
+    private static final Set<String> POOLS = Set.of("RBD");
     private static final String NAME = "com.cloud.hypervisor.kvm.resource.wrapper.LibvirtRestoreBackupCommandWrapper";
 
     private final ClassLoader loader;

@@ -21,6 +21,7 @@ import com.cloud.hypervisor.kvm.storage.KVMStoragePoolManager;
 import com.cloud.resource.CommandWrapper;
 import com.cloud.resource.ResourceWrapper;
 import com.cloud.storage.Storage.StoragePoolType;
+import java.lang.reflect.Method;
 import java.lang.reflect.Proxy;
 import java.util.HashMap;
 import java.util.Map;
@@ -35,10 +36,17 @@ public final class Agent {
     /** Of the volumes, on this host. */
     private static String folder;
 
+    private static Map<String, String> devices = Map.of();
+
     private Agent() {}
 
     public static void pool(String folder) {
         Agent.folder = folder;
+    }
+
+    /** Its volumes are devices, as pools of other types than files have them. */
+    public static void pool(Map<String, String> devices) {
+        Agent.devices = devices;
     }
 
     /** In a JVM of its own, as DiscoveryTest runs it. */
@@ -92,7 +100,7 @@ public final class Agent {
         return found;
     }
 
-    /** Every disk of its pools is a qcow2 file. */
+    /** Every disk of its pools is a qcow2 file, or a raw device. */
     private static final class Host extends LibvirtComputingResource {
         private static final KVMPhysicalDisk QCOW2 = new KVMPhysicalDisk(null, null, null) {
             @Override
@@ -100,6 +108,34 @@ public final class Agent {
                 return PhysicalDiskFormat.QCOW2;
             }
         };
+
+        private static KVMPhysicalDisk disk(Object name) {
+            String device = devices.get(name);
+            return device == null
+                    ? QCOW2
+                    : new KVMPhysicalDisk(null, null, null) {
+                        @Override
+                        public String getPath() {
+                            return device;
+                        }
+
+                        @Override
+                        public PhysicalDiskFormat getFormat() {
+                            return PhysicalDiskFormat.RAW;
+                        }
+                    };
+        }
+
+        private static Object answer(Method method, Object[] arguments) {
+            switch (method.getName()) {
+                case "getLocalPath":
+                    return folder;
+                case "getPhysicalDisk":
+                    return disk(arguments[0]);
+                default:
+                    return true;
+            }
+        }
 
         @Override
         public int getCmdsTimeout() {
@@ -110,11 +146,17 @@ public final class Agent {
         public KVMStoragePoolManager getStoragePoolMgr() {
             return new KVMStoragePoolManager(null, null) {
                 @Override
+                public boolean connectPhysicalDisk(
+                        StoragePoolType type, String pool, String volume, Map<String, String> details) {
+                    return true;
+                }
+
+                @Override
                 public KVMStoragePool getStoragePool(StoragePoolType type, String uuid) {
                     return (KVMStoragePool) Proxy.newProxyInstance(
                             KVMStoragePool.class.getClassLoader(),
                             new Class<?>[] {KVMStoragePool.class},
-                            (pool, method, arguments) -> method.getName().equals("getLocalPath") ? folder : QCOW2);
+                            (pool, method, arguments) -> answer(method, arguments));
                 }
             };
         }

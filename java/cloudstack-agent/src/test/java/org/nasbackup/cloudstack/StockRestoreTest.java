@@ -84,7 +84,7 @@ class StockRestoreTest {
     }
 
     @ParameterizedTest
-    @CsvSource({"NetworkFilesystem,false", "CLVM,false", "RBD,true", "Linstor,true"})
+    @CsvSource({"NetworkFilesystem,false", "CLVM,false", "RBD,true", "Linstor,false"})
     void it_takes_what_the_library_does_not_write(String pool, boolean taken) {
         RestoreBackupCommand command = command("\"backupFiles\":[\"r\"],\"restoreVolumePaths\":[\"c/r\"]", pool);
         assertThat(StockRestore.takes(RestorePlan.of(command))).isEqualTo(taken);

@@ -97,19 +97,19 @@ class WholeSystemTest {
         for (int device = 0; device < volumes.size(); device++) {
             site.volume(device, "uuid-" + device, volumes.get(device));
         }
-        pool(site);
+        pool(site, StoragePoolType.SharedMountPoint);
         site.template(guest.template().getFileName().toString());
     }
 
     /** Its folder is the guest's, on every host. */
-    private void pool(Site site) {
+    private void pool(Site site, StoragePoolType type) {
         StoragePoolVO pool = site.provider.primaryDataStoreDao.findById(31L);
-        when(pool.getPoolType()).thenReturn(StoragePoolType.SharedMountPoint);
+        when(pool.getPoolType()).thenReturn(type);
         String folder = guest.folder().toString();
         Agent.pool(folder);
         when(pool.getPath()).thenReturn(folder);
-        PrimaryDataStoreTO to = new Gson()
-                .fromJson("{\"uuid\":\"pool-1\",\"poolType\":\"SharedMountPoint\"}", PrimaryDataStoreTO.class);
+        PrimaryDataStoreTO to =
+                new Gson().fromJson("{\"uuid\":\"pool-1\",\"poolType\":\"" + type + "\"}", PrimaryDataStoreTO.class);
         DataStore store = mock(DataStore.class);
         when(store.getTO()).thenReturn(to);
         when(site.provider.dataStoreManager.getDataStore(31L, DataStoreRole.Primary))
@@ -481,6 +481,38 @@ class WholeSystemTest {
         }
         agree(taken.toArray(new Backup[0]));
         guest.start();
+    }
+
+    /** They are connected by the agent's storage layer; CloudStack's own wrapper would write to a folder of the host. */
+    @Test
+    void volumes_on_block_devices_are_restored() throws Exception {
+        host.restores = true;
+        List<Backup> taken = chain(2);
+        guest.stop();
+        site.state = State.Stopped;
+        pool(site, StoragePoolType.CLVM);
+        Map<String, String> devices = new HashMap<>();
+        for (String volume : guest.volumes()) {
+            Path file = guest.folder().resolve("device-" + volume);
+            Lab.run("truncate", "-s", "100M", "" + file);
+            devices.put(
+                    volume, Lab.run("losetup", "--find", "--show", "" + file).strip());
+        }
+        Agent.pool(devices);
+        try {
+            Backup backup = site.tables.backups().findById(taken.get(1).getId());
+            assertThat(site.provider.restoreVMFromBackup(site.vm, backup))
+                    .as("%s", site.events)
+                    .isTrue();
+            for (int disk = 0; disk < 2; disk++) {
+                Path content = contents.get(backup.getExternalId()).get(disk);
+                String device = devices.get(guest.volumes().get(disk));
+                Lab.run("cmp", "-n", "" + Files.size(content), "" + content, device);
+            }
+        } finally {
+            Agent.pool(Map.of());
+            devices.values().forEach(device -> Lab.run("losetup", "--detach", device));
+        }
     }
 
     @Test
