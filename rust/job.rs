@@ -117,7 +117,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// A job in the table, for whose guest and repository this thread works; dropping it takes it out.
 #[derive(Debug)]
-pub struct JobGuard(Arc<Job>, #[expect(dead_code, reason = "held")] [WorkFor; 2]);
+pub struct JobGuard(Arc<Job>, #[expect(dead_code, reason = "held")] WorkFor);
 
 impl JobGuard {
     /// The job's state, for another thread.
@@ -187,7 +187,7 @@ pub fn start(
     repository: &Export,
     vm_name: Option<String>,
 ) -> Result<JobGuard> {
-    let works_for = [WorkFor::guest(vm_name.as_deref().unwrap_or_default()), WorkFor::repository(repository)];
+    let works_for = WorkFor::job(repository, vm_name.as_deref().unwrap_or_default());
     let id = id.unwrap_or_else(|| format!("{operation}-{}-{}", std::process::id(), MADE.fetch_add(1, Relaxed)));
     let mut running = lock(&RUNNING);
     if running.contains_key(&id) {

@@ -121,7 +121,8 @@ pub fn living_peer_of(socket: &impl AsFd) -> io::Result<Option<u32>> {
     if unsafe { libc::getsockopt(socket, level, SO_PEERPIDFD, (&raw mut process).cast(), &mut length) } == -1 {
         return match io::Error::last_os_error() {
             error if error.raw_os_error() == Some(libc::ENOPROTOOPT) => Ok(None),
-            error if error.raw_os_error() == Some(libc::ESRCH) => Err(ended()),
+            // the second one before Linux 6.15
+            error if matches!(error.raw_os_error(), Some(libc::ESRCH | libc::EINVAL)) => Err(ended()),
             error => Err(error),
         };
     }

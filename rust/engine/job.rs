@@ -10,7 +10,7 @@ use super::incident::{Incident, JobDisk};
 use crate::error::{Code, Error, Result};
 use crate::job::Reporter;
 use crate::libvirt::{self, Domain, Event, JobPicture, JobState, State, Subscription};
-use crate::nas::deadline::{ask, ask_who_writes};
+use crate::nas::deadline::{ask, of_the_guest};
 
 /// How long libvirt may take to begin or to abort.
 pub(super) const CALL: Duration = Duration::from_secs(60);
@@ -83,7 +83,7 @@ impl Prepared {
         while self.signals.try_recv().is_ok() {}
         let domain = self.domain.clone();
         let begin = move || Ok(domain.begin_backup(&backup, checkpoint.as_deref()).map(|()| Begun(Some(domain))));
-        let begun = if engine == Engine::Pull { ask(STEP, CALL, begin) } else { ask_who_writes(STEP, CALL, begin) };
+        let begun = if engine == Engine::Pull { ask(STEP, CALL, begin) } else { of_the_guest(STEP, CALL, begin) };
         Ok(begun?.map(|begun| {
             begun.keep();
             // The poller lives as long as the job does: it can't have gone.

@@ -69,7 +69,7 @@ pub fn copy(
         let _guard = guard;
         read(sources, way, Course::new(std::iter::empty(), rate), &ours)
     };
-    let reader = deadline::start("read the disks", work, tell(ended))?;
+    let reader = deadline::start_for_the_guest("read the disks", work, tell(ended))?;
     let copied = follow(&reader, &writer, &ends, &shared, job, deadline);
     copied.map_err(|error| left_by(&reader, writer.give_up(&shared, error)))
 }

@@ -166,11 +166,11 @@ impl Pull {
         let (keeping, ended) = mpsc::channel();
         let (sender, reserve, bounds) = (backup.sender(), scratch.reserve()?, scratch.bounds());
         let work = move || reserve.keep(&ended, || bounds.allowed());
-        let keeper = deadline::start(reserve::STEP, work, move || drop(sender.send(Signal::Ended)))?;
+        let keeper = deadline::start_for_the_guest(reserve::STEP, work, move || drop(sender.send(Signal::Ended)))?;
         let (sender, ours) = (backup.sender(), shared.clone());
         let socket = scratch.socket()?;
         let work = move || Ok(reader::read(socket, exports, rate, &ends, &ours));
-        let reader = deadline::start("read the exports", work, move || drop(sender.send(Signal::Ended)))?;
+        let reader = deadline::start_for_the_guest("read the exports", work, move || drop(sender.send(Signal::Ended)))?;
         Ok(Pull { shared, reader, writer, keeper, keeping: Some(keeping) })
     }
 

@@ -13,7 +13,7 @@ use super::job::{BackupJob, CALL, COPY, POLL, Signal};
 use crate::error::{Code, Error, Result};
 use crate::job::Reporter;
 use crate::libvirt::{Event, JobPicture, JobState, State};
-use crate::nas::deadline::{self, Background, ask, ask_who_writes};
+use crate::nas::deadline::{self, Background, ask, of_the_guest};
 
 /// How long QEMU may take to close its targets before we ask by another way.
 const CLOSE: Duration = Duration::from_secs(5);
@@ -45,7 +45,7 @@ pub fn longest(virtual_size: u64) -> u64 {
 /// `JOB_FAILED` when the file of an image is longer, or takes more room, than one of that size: by what a QEMU that somebody has
 /// taken over writes there beyond, the NAS would be full.
 pub fn check_growth(file: &File, virtual_size: u64) -> Result<()> {
-    // neither makes an NFS client write anything, or ask for more than it knows
+    // neither makes an NFS client write anything back
     let mask = StatxFlags::SIZE | StatxFlags::BLOCKS;
     let found = rustix::fs::statx(file, "", AtFlags::EMPTY_PATH, mask);
     let found = found.map_err(|e| Error::io(WATCH, "the target", e))?;
@@ -238,7 +238,7 @@ impl Push<'_> {
     fn settle(&mut self, deadline: Instant) -> Result<()> {
         let domain = self.backup.domain().clone();
         let limit = deadline.saturating_duration_since(Instant::now()).max(CALL);
-        let settled = ask_who_writes("wait for the targets' close", limit, move || match domain.again()? {
+        let settled = of_the_guest("wait for the targets' close", limit, move || match domain.again()? {
             Some(domain) if domain.state()? != State::Other => domain.settle(),
             _ => {
                 Err(Error::new(Code::JobFailed, "close the target", "the guest stopped before its targets were closed"))

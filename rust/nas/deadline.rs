@@ -54,6 +54,12 @@ pub struct WorkFor {
 }
 
 impl WorkFor {
+    /// Both of them.
+    pub fn job(repository: impl ToString, guest: &str) -> WorkFor {
+        let whose = Whose { repository: repository.to_string().into(), guest: guest.into() };
+        WorkFor::begin(|_| whose)
+    }
+
     /// What is done on the NAS is done on this repository.
     pub fn repository(repository: impl ToString) -> WorkFor {
         let repository = repository.to_string().into();
@@ -161,9 +167,9 @@ pub fn ask<T: Send + 'static>(
     bounded_and_counted(&QUESTIONS, step, limit, work)
 }
 
-/// The same for questions whose answer waits for a QEMU that writes to the NAS, `NAS_UNRESPONSIVE`: it is the guest's QEMU that
-/// may hold them up, too.
-pub fn ask_who_writes<T: Send + 'static>(
+/// The same for what waits for the guest's QEMU or the guest's own storage, whether or not for the NAS, too:
+/// `NAS_UNRESPONSIVE`, and nothing of it is the repository's.
+pub fn of_the_guest<T: Send + 'static>(
     step: &'static str,
     limit: Duration,
     work: impl FnOnce() -> Result<T> + Send + 'static,
@@ -215,6 +221,15 @@ pub fn start<T: Send + 'static>(
     ended: impl FnOnce() + Send + 'static,
 ) -> Result<Background<T>> {
     begin(&NAS, step, work, ended).map(Background)
+}
+
+/// The same for what reads the guest's disks, or is on this host.
+pub fn start_for_the_guest<T: Send + 'static>(
+    step: &'static str,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+    ended: impl FnOnce() + Send + 'static,
+) -> Result<Background<T>> {
+    begin(&STORAGE, step, work, ended).map(Background)
 }
 
 fn bounded_and_counted<T: Send + 'static>(
@@ -324,6 +339,7 @@ impl<T> Slot<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::nas::repository::Repository;
     use std::sync::mpsc;
 
     const fn kind() -> Kind {
@@ -450,5 +466,15 @@ mod tests {
         assert_eq!(whose(), ["nfs 'a:/'", ""]);
         drop(on);
         assert_eq!(bounded("of nobody", LIMIT, move || Ok(whose())).unwrap(), ["", ""]);
+    }
+
+    #[test]
+    fn a_thread_whose_job_has_ended_works_for_nobody() {
+        let export = Repository::check(serde_json::from_str(r#"{"type": "dir", "address": "/srv"}"#).unwrap()).unwrap();
+        let whose = || WHOSE.with_borrow(|whose| [&whose.repository, &whose.guest].map(ToString::to_string));
+        let job = crate::job::start(None, "takeBackup", &export, Some("i-2-11-VM".into())).unwrap();
+        assert_eq!(whose(), [export.to_string(), "i-2-11-VM".into()]);
+        drop(job);
+        assert_eq!(whose(), ["", ""]);
     }
 }

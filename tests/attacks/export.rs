@@ -122,7 +122,7 @@ impl Neighbour {
         const TRIES: &str = r#"
             while read -r told; do
                 [ -e "$1/monitor.sock" ] && echo sees the folder
-                bound=$(sed -n 's,.* \(/.*/nasbackup-[0-9a-f]*\)$,\1,p' /proc/net/unix | sort -u)
+                bound=$(sed -n "s,.* \($1/nasbackup-[0-9a-f]*\)\$,\1,p" /proc/net/unix | sort -u)
                 for socket in "$1"/nasbackup-* $bound; do
                     qemu-io -r -f raw -c 'read 0 512' "nbd+unix:///vda?socket=$socket" >/dev/null 2>&1 && echo got "$socket"
                 done

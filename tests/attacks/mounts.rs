@@ -49,13 +49,15 @@ fn target(story: &Story, request: &TakeBackupRequest) -> PathBuf {
     partial.join(names.into_iter().find(|name| name.starts_with("root.")).unwrap())
 }
 
-/// The places at which QEMU sees the folder with the file `ours`.
-fn places_of(ours: u64) -> Vec<PathBuf> {
+/// The places at which QEMU sees the folder of this file.
+fn places_of(ours: &Path) -> Vec<PathBuf> {
+    let id = |file: fs::Metadata| (file.dev(), file.ino());
+    let ours = id(fs::metadata(ours).unwrap());
     let mounted = fs::read_dir(&config::current().mount_dir).unwrap().map(|entry| entry.unwrap().path());
     // those of other tests are there, too
     let shows = |path: &PathBuf| {
         fs::read_dir(path.join("mount"))
-            .is_ok_and(|files| files.flatten().any(|file| file.metadata().is_ok_and(|file| file.ino() == ours)))
+            .is_ok_and(|files| files.flatten().any(|file| file.metadata().is_ok_and(|file| id(file) == ours)))
     };
     mounted.filter(shows).collect()
 }
@@ -73,7 +75,7 @@ fn a_push_writes_into_nothing_that_a_link_in_its_target_s_place_names() {
     let error = take_backup::run(request, &mut |status| {
         if status.phase == "begin" {
             let target = target(&story, &again);
-            let places = places_of(fs::metadata(&target).unwrap().ino());
+            let places = places_of(&target);
             let [place] = &places[..] else { panic!("{places:?}") };
             fs::remove_file(&target).unwrap();
             symlink(&victim.path, &target).unwrap();
@@ -101,7 +103,7 @@ fn nor_when_link_and_target_change_places_all_the_time() {
             let taken = take_backup::run(request, &mut |status| {
                 if status.phase == "begin" && !begun.replace(true) {
                     let target = target(&story, &again);
-                    let places = places_of(fs::metadata(&target).unwrap().ino());
+                    let places = places_of(&target);
                     let place = places[0].join("mount").join(target.file_name().unwrap());
                     let link = target.with_file_name("link");
                     symlink(&victim.path, &link).unwrap();
@@ -143,7 +145,7 @@ fn nobody_but_qemu_s_group_passes_through_to_what_is_pushed() {
     let again = request.clone();
     take_backup::run(request, &mut |status| {
         if status.phase == "begin" {
-            seen = places_of(fs::metadata(target(&story, &again)).unwrap().ino());
+            seen = places_of(&target(&story, &again));
             assert_eq!(seen.len(), 1);
             let found = fs::metadata(&seen[0]).unwrap();
             assert_eq!((found.mode() & 0o7777, found.uid(), found.gid()), (0o710, 0, qemu.gid()));

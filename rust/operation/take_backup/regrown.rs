@@ -8,7 +8,7 @@ use super::layers;
 use super::storage::Targets;
 use crate::error::{Code, Error, Result};
 use crate::libvirt::{Disk, DomainXml};
-use crate::nas::deadline::start;
+use crate::nas::deadline::start_for_the_guest;
 use crate::nas::folder::Folder;
 use crate::nas::path::RepoPath;
 use crate::point::open_chain;
@@ -52,7 +52,10 @@ pub(super) fn check(
         let Way::Incremental(parent) = way else { continue };
         let images = images(i);
         let (session, target, parent) = (targets.session().clone(), targets.file(i), parent.clone());
-        begun.push((facts, start(STEP, move || Ok(look(session.root(), target, &parent, images, read_until)), || ())?));
+        begun.push((
+            facts,
+            start_for_the_guest(STEP, move || Ok(look(session.root(), target, &parent, images, read_until)), || ())?,
+        ));
     }
     // all of them end before a failure is told: the targets are removed then, and must not be open
     let looked = begun.into_iter().map(|(facts, look)| {

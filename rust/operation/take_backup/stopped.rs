@@ -28,7 +28,7 @@ use crate::error::{Code, Error, Result};
 use crate::host::{Begun, HostState};
 use crate::job::{Job, Reporter};
 use crate::libvirt::Domain;
-use crate::nas::deadline::{LIMIT, bounded};
+use crate::nas::deadline::{LIMIT, of_the_guest};
 use crate::nbd;
 use crate::point::fingerprints::{Base, Fingerprints};
 use crate::point::{LeftOut, Parent};
@@ -115,7 +115,7 @@ fn answered<T: Send + 'static>(
     limit: Duration,
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
-    bounded(step, limit, work).map_err(|error| match error.code {
+    of_the_guest(step, limit, work).map_err(|error| match error.code {
         Code::NasUnresponsive => {
             let late = Error::new(Code::Timeout, step, format!("the disks' own storage: {}", error.cause));
             late.with_leftover("a read of them")
