@@ -258,7 +258,7 @@ class DiscoveryTest {
         String version = "qemu-img version 5.0.1 (qemu-5.0.1-3)";
         Path program = Files.writeString(old.resolve("qemu-img"), "#!/bin/sh\necho '" + version + "'\n");
         assertThat(program.toFile().setExecutable(true)).isTrue();
-        String setup = "export PATH=" + old + ":$PATH";
+        String setup = "mount --bind " + program + " /usr/bin/qemu-img";
         assertThat(runAfter(setup, libraryPath(), DOCTOR, List.of(ours.toString()), "test:///default"))
                 .contains("MISSING  qemu-img 5.1.0 for backups of stopped guests; this is 5.0.1\n");
     }
