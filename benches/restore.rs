@@ -169,6 +169,7 @@ fn make(nas: &Path, size: u64) -> Outcome {
         virtual_size: size,
         bitmap: None,
         fingerprints: Some(Fingerprints { file: index, hash, rest }),
+        lost_fingerprints: false,
         rebasing: None,
     };
     let manifest = Manifest {

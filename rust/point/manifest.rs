@@ -122,6 +122,9 @@ pub struct ManifestDisk {
     /// The fingerprints of what its image holds itself; null if none were made, or the image has changed since.
     #[serde(default)]
     pub fingerprints: Option<Fingerprints>,
+    /// It has none, and its image, or one that this has taken in, had some: a rebase could not keep them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub lost_fingerprints: bool,
     /// From the time on that a rebase changes the image, until that has ended; all the rest tells what it was before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rebasing: Option<Rebasing>,
@@ -135,6 +138,9 @@ pub struct Rebasing {
     pub onto: Option<String>,
     /// The `pointId` of that file's point, if it has one.
     pub point_id: Option<String>,
+    /// The image, or one that it is to take in, had fingerprints: if it has none when this has ended, they were lost.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub had_fingerprints: bool,
 }
 
 impl ManifestDisk {
@@ -142,6 +148,12 @@ impl ManifestDisk {
     pub fn is_unfinished(&self) -> bool {
         // older versions recorded no length for as long as a rebase went on
         self.rebasing.is_some() || self.size == 0
+    }
+
+    /// Has it fingerprints, or had it some?
+    pub fn had_fingerprints(&self) -> bool {
+        let may_have_lost = self.rebasing.as_ref().is_some_and(|rebasing| rebasing.had_fingerprints);
+        self.fingerprints.is_some() || self.lost_fingerprints || may_have_lost
     }
 }
 
@@ -302,12 +314,6 @@ impl Manifest {
         folder.sync().map(|()| written)
     }
 
-    /// Were fingerprints made when the images were written? Of a stopped guest's only as long as one of them has some: it is
-    /// recorded as by push, by which none are made.
-    pub fn has_made_fingerprints(&self) -> bool {
-        self.engine == Engine::Pull || self.disks.iter().any(|disk| disk.fingerprints.is_some())
-    }
-
     /// The disk of this point that is the same as the one with `serial` and `volume`: serials decide where both have
     /// one that no other disk has, else volumes. `None` too when several would match. `serial` is none of several disks.
     pub fn disk(&self, serial: Option<&str>, volume: &str) -> Option<&ManifestDisk> {
@@ -347,6 +353,7 @@ mod tests {
             virtual_size: 2,
             bitmap: None,
             fingerprints: None,
+            lost_fingerprints: false,
             rebasing: None,
         }
     }
@@ -475,14 +482,19 @@ mod tests {
         let mut m = manifest(vec![ManifestDisk { parent: Some(parent.to_string()), ..disk("a", None) }]);
         m.parent = Some(ParentPoint { backup_path: "i-2-10-VM/T2".into(), point_id: "two".into() });
         let file = m.disks[0].file.clone();
+        let rebasing = |onto: Option<&RepoPath>| Rebasing {
+            onto: onto.map(RepoPath::to_string),
+            point_id: onto.map(|_| "one".to_owned()),
+            had_fingerprints: false,
+        };
         let may = |m: &Manifest, below: &RepoPath, id: &str| m.contradicts(&file, below, Some(id)).is_none();
         assert!(may(&m, &parent, "two") && !may(&m, &parent, "another"));
         assert!(!may(&m, &onto, "one") && !m.disks[0].is_unfinished());
-        m.disks[0].rebasing = Some(Rebasing { onto: Some(onto.to_string()), point_id: Some("one".into()) });
+        m.disks[0].rebasing = Some(rebasing(Some(&onto)));
         assert!(may(&m, &parent, "two") && !may(&m, &parent, "another"));
         assert!(may(&m, &onto, "one") && !may(&m, &onto, "another") && m.disks[0].is_unfinished());
         assert!(!may(&m, &other, "one") && !may(&m, &other, "two"));
-        m.disks[0].rebasing = Some(Rebasing { onto: None, point_id: None });
+        m.disks[0].rebasing = Some(rebasing(None));
         assert!(may(&m, &parent, "two") && !may(&m, &onto, "one") && !may(&m, &other, "two"));
         let text = serde_json::to_string(&m).unwrap();
         assert!(text.contains(r#""rebasing":{"onto":null,"pointId":null}"#), "{text}");

@@ -35,8 +35,8 @@ pub struct ChainImage {
     pub virtual_size: u64,
     /// The fingerprints of what it provides.
     pub fingerprints: Option<Fingerprints>,
-    /// It was written with fingerprints, has none any more, and a key has to vouch for it: what it holds now is not taken for
-    /// what it held, or the key would vouch from now on for what somebody else has put there.
+    /// It has lost its fingerprints, and a key has to vouch for it: what it holds now is not taken for what it held, or the key
+    /// would vouch from now on for what somebody else has put there.
     pub is_doubtful: bool,
 }
 
@@ -156,8 +156,7 @@ impl Chains<'_> {
                 ));
             }
             image.fingerprints = disk.fingerprints.clone();
-            let had_some = manifest.as_ref().is_some_and(Manifest::has_made_fingerprints);
-            image.is_doubtful = image.fingerprints.is_none() && had_some && config::current().keys.is_some();
+            image.is_doubtful = disk.lost_fingerprints && config::current().keys.is_some();
         }
         if let (Some(manifest), Some(below)) = (manifest, &below) {
             let parent = self.manifest(below)?;
@@ -218,6 +217,7 @@ mod tests {
                 virtual_size: 1 << 30,
                 bitmap: Some(point.into()),
                 fingerprints: None,
+                lost_fingerprints: false,
                 rebasing: None,
             };
             let manifest = Manifest {

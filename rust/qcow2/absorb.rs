@@ -178,6 +178,17 @@ impl<T: Storage> Rebase<T> {
         !matches!(self.phase, Phase::Survey(..))
     }
 
+    /// May the image be another than it was, once it is abandoned?
+    pub fn has_changed(&self) -> bool {
+        match &self.phase {
+            Phase::Survey(..) | Phase::Checked(..) => false,
+            Phase::Collect(editor, _) | Phase::Move(editor, _) | Phase::Name(editor) | Phase::Failed(Some(editor)) => {
+                editor.has_changed()
+            }
+            Phase::Finished | Phase::Failed(None) => true,
+        }
+    }
+
     /// Goes on for about a quarter of a second, or one sync.
     pub fn advance(&mut self) -> Result<Progress, Failure> {
         let until = Instant::now() + STEP;
@@ -189,10 +200,10 @@ impl<T: Storage> Rebase<T> {
                 };
             }
             Phase::Checked(mut image, found) => {
-                forget_unknown(&mut image)?;
+                let changed = forget_unknown(&mut image)?;
                 // what the survey saw may be of a writer that was killed, and not durable yet
                 image.storage.sync()?;
-                self.phase = Phase::Collect(Editor::begin(image, found)?, Batch::default());
+                self.phase = Phase::Collect(Editor::begin(image, found, changed)?, Batch::default());
             }
             Phase::Collect(mut editor, mut batch) => {
                 let complete = self.collect(&mut editor, &mut batch, until).and_then(|complete| {
@@ -620,13 +631,14 @@ enum Class {
     Data,
 }
 
-/// Autoclear feature bits that are not known here: what they stand for is no longer kept up to date.
-fn forget_unknown<T: Storage>(image: &mut Image<T>) -> Result<(), Error> {
+/// Autoclear feature bits that are not known here: what they stand for is no longer kept up to date. Were there any?
+fn forget_unknown<T: Storage>(image: &mut Image<T>) -> Result<bool, Error> {
     let known = image.header.autoclear & AUTOCLEAR_BITMAPS;
-    if image.header.autoclear != known {
+    let has_unknown = image.header.autoclear != known;
+    if has_unknown {
         image.storage.write_at(&known.to_be_bytes(), HEADER_AUTOCLEAR)?;
     }
-    Ok(())
+    Ok(has_unknown)
 }
 
 /// The writes that name the new backing file, from what the header is now.

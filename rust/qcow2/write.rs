@@ -85,12 +85,14 @@ pub(super) struct Editor<T> {
     table: Option<Range<u64>>,
     /// None while tables are being changed.
     undo: Option<Undo>,
+    /// Something was changed that is not undone.
+    changed: bool,
 }
 
 impl<T: Storage> Editor<T> {
     /// Begins to change `image`, of which `found` was found: takes back what nothing refers to. Nothing is taken back
-    /// when something unknown might.
-    pub(super) fn begin(image: Image<T>, found: Found) -> Result<Editor<T>, Error> {
+    /// when something unknown might. `changed`: the image is another already than it was.
+    pub(super) fn begin(image: Image<T>, found: Found, changed: bool) -> Result<Editor<T>, Error> {
         let cluster = image.cluster_size();
         let in_file = image.length.div_ceil(cluster);
         let known = !image.header.layout.has_unknown;
@@ -104,10 +106,13 @@ impl<T: Storage> Editor<T> {
             blocks: BTreeMap::new(),
             table: None,
             undo: None,
+            changed,
         };
         if known {
+            editor.changed |= !found.leaks.is_empty();
             editor.drop_leaks(found.leaks)?;
             if editor.image.length > tail * cluster {
+                editor.changed = true;
                 editor.image.storage.set_length(tail * cluster)?;
                 editor.image.length = tail * cluster;
             }
@@ -175,7 +180,7 @@ impl<T: Storage> Editor<T> {
             self.image.storage.set_length(self.image.length)?;
         }
         self.image.storage.sync()?;
-        self.undo = None;
+        (self.undo, self.changed) = (None, true);
         if !self.blocks.is_empty() || old_table.is_some() {
             self.name_blocks()?;
             self.image.storage.sync()?;
@@ -188,6 +193,11 @@ impl<T: Storage> Editor<T> {
         self.image.forget();
         self.undo = Some(Undo { length: self.image.length, counted: Vec::new() });
         Ok(())
+    }
+
+    /// Is the image another than it was, whatever is taken back?
+    pub(super) fn has_changed(&self) -> bool {
+        self.changed
     }
 
     /// Takes back what was taken since the last commit, if no table can name it.

@@ -108,6 +108,7 @@ fn manifest(vm: &str, point: u32, folder: &Path) -> Manifest {
         virtual_size: 1 << 20,
         bitmap: Some(format!("backup-{point}")),
         fingerprints: None,
+        lost_fingerprints: false,
         rebasing: None,
     };
     Manifest {

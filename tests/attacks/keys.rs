@@ -85,6 +85,17 @@ fn assert_good(story: &Story, point: &Point) {
     flatten(story, point).unwrap();
 }
 
+/// Is one of its disks compared with nothing, for having lost its fingerprints?
+fn is_doubted(story: &Story, point: &Point) -> bool {
+    let root = Folder::open_root(story.nas.root()).unwrap();
+    let (path, manifest) = (PointPath::parse("point", &point.path).unwrap(), manifest(story, point));
+    let parent = Parent::find(&root, &path, path.instance(), manifest.name.as_ref().unwrap()).unwrap();
+    manifest.disks.iter().any(|disk| {
+        let disk = parent.disk(disk.serial.as_deref(), &disk.volume).unwrap();
+        disk.comparable().is_err_and(|why| why.contains("has lost its fingerprints"))
+    })
+}
+
 fn assert_bad(story: &Story, point: &Point, what: &str) {
     for operation in ["verifyChain", "verifyData"] {
         assert_eq!(verdict(story, operation, point), "bad", "{operation}: {what}");
@@ -152,22 +163,20 @@ fn a_point_that_no_key_vouches_for_is_served_by_nobody_and_no_parent() {
     // fingerprints that a rebase could not keep: without a key the image would be read, and what it holds taken for right
     let at = story.nas.at(&format!("{path}/manifest.json"));
     let sound = fs::read(&at).unwrap();
-    let mut lost = manifest(&story, newest);
-    lost.disks.iter_mut().for_each(|disk| disk.fingerprints = None);
-    lost.replace(&Folder::open_root(story.nas.at(&path)).unwrap()).unwrap();
-    let doubted = || {
-        let root = Folder::open_root(story.nas.root()).unwrap();
-        let point = PointPath::parse("point", &path).unwrap();
-        let parent = Parent::find(&root, &point, point.instance(), lost.name.as_ref().unwrap()).unwrap();
-        let disk = parent.disk(lost.disks[0].serial.as_deref(), &lost.disks[0].volume).unwrap();
-        disk.comparable().is_err_and(|why| why.contains("has lost its fingerprints"))
-    };
-    assert!(doubted());
-    before.keys(&[]);
-    assert!(!doubted());
-    before.keys(&[ONE]);
+    assert!(!is_doubted(&story, newest));
+    for (has_lost, keys, doubted) in
+        [(true, &[ONE][..], true), (true, &[], false), (false, &[], false), (false, &[ONE], false)]
+    {
+        before.keys(&[ONE]);
+        let mut changed = manifest(&story, newest);
+        for disk in &mut changed.disks {
+            (disk.fingerprints, disk.lost_fingerprints) = (None, has_lost);
+        }
+        changed.replace(&Folder::open_root(story.nas.at(&path)).unwrap()).unwrap();
+        before.keys(keys);
+        assert_eq!(is_doubted(&story, newest), doubted, "{has_lost} {keys:?}");
+    }
     fs::write(&at, &sound).unwrap();
-    assert!(!doubted());
     fs::remove_file(&at).unwrap();
     assert_bad(&story, newest, "no manifest");
     fs::write(&at, &sound).unwrap();
@@ -258,7 +267,8 @@ fn a_rebase_that_was_cut_off_vouches_for_what_it_was_and_is_to_be_and_the_next_c
     // what is there from before the first write to the image on
     let mut cut_off = manifest(&story, newest);
     for (disk, onto) in cut_off.disks.iter_mut().zip(first.files()) {
-        disk.rebasing = Some(Rebasing { onto: Some(onto), point_id: Some(first.taken.point_id.clone()) });
+        disk.rebasing =
+            Some(Rebasing { onto: Some(onto), point_id: Some(first.taken.point_id.clone()), had_fingerprints: true });
     }
     cut_off.replace(&Folder::open_root(&folder).unwrap()).unwrap();
     let cut = small_files(&folder);
@@ -394,4 +404,7 @@ fn a_point_in_the_middle_goes_and_the_others_are_vouched_for() {
     let error = ask(&story, "rebasePoint", json!({"backupPath": story.points[3].path})).unwrap_err();
     assert_eq!(error.code, Code::CorruptImage, "{error}");
     assert_ne!(verdict(&story, "verifyData", &story.points[3]), "good");
+    // nor does a later backup, which would have to read the image instead
+    assert!(manifest(&story, &story.points[3]).disks.iter().any(|disk| disk.lost_fingerprints));
+    assert!(is_doubted(&story, &story.points[3]));
 }

@@ -5,6 +5,7 @@
 mod chains;
 mod crash;
 mod differential;
+mod fingerprints;
 mod flatten;
 mod fuzz;
 mod journal;

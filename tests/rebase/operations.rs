@@ -115,6 +115,7 @@ fn manifest(instance: &Path, point: usize) {
                 virtual_size: 8 << 20,
                 bitmap: None,
                 fingerprints: None,
+                lost_fingerprints: false,
                 rebasing: None,
             })
             .collect(),
@@ -212,7 +213,8 @@ fn what_was_cut_off_before_the_manifest_is_finished_by_the_next_call() {
         |disk| disk.size = 0,
         |disk| {
             let onto = (disk.volume == "v0").then(|| "i-1/T1/root.a b.qcow2".to_owned());
-            disk.rebasing = Some(Rebasing { point_id: onto.as_ref().map(|_| "id-1".into()), onto });
+            disk.rebasing =
+                Some(Rebasing { point_id: onto.as_ref().map(|_| "id-1".into()), onto, had_fingerprints: false });
         },
     ];
     for cut in cuts {

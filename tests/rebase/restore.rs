@@ -140,6 +140,7 @@ fn manifest(root: &Path, point: usize, fingerprints: bool) {
         virtual_size: nasbackup::qcow2::inspect(&File::open(folder.join(file)).unwrap()).unwrap().virtual_size,
         bitmap: None,
         fingerprints: fingerprints.then(|| fingerprint(&folder.join(file))),
+        lost_fingerprints: false,
         rebasing: None,
     };
     let manifest = Manifest {

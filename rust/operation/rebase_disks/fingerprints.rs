@@ -6,7 +6,7 @@ use std::fs::File;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::record::{Record, taken_in};
+use super::record::{Ended, Record, taken_in};
 use super::{Disk, Held, LIMIT};
 use crate::config;
 use crate::error::{Code, Error, Result};
@@ -14,6 +14,7 @@ use crate::job::Reporter;
 use crate::nas::deadline::bounded;
 use crate::nas::path::RepoPath;
 use crate::operation::steps::{self, in_steps};
+use crate::point::Link;
 use crate::point::fingerprints::{self, Digest, Fingerprints, Merge};
 use crate::qcow2::{self, Rest};
 
@@ -27,21 +28,42 @@ pub(super) fn check_tables(held: &Held, record: &Record, disk: &Disk, job: &mut 
     job.begin(STEP)?;
     for link in std::iter::once(&disk.chain[0]).chain(disk.absorbed()) {
         let Some(recorded) = record.fingerprints(&link.path).map(|recorded| recorded.rest) else { continue };
-        let file = link.file.try_clone().map_err(|e| Error::io(STEP, link.path.as_str(), e))?;
-        let ours = held.clone();
-        let rest = bounded(STEP, LIMIT, move || {
-            let _ours = ours;
-            Ok(Rest::begin(file))
-        })?;
-        let at = |error: qcow2::Error| error.at(STEP, link.path.as_str());
-        let advance = |rest: &mut Rest<_>| rest.advance(Instant::now() + steps::STEP);
-        let rest = in_steps(held, STEP, LIMIT, rest.map_err(at)?, advance, |_| job.tell())?.map_err(at)?;
-        if Digest::from(rest) != recorded {
+        let rest = rest_of(held, STEP, link, || job.tell())?.map_err(|error| error.at(STEP, link.path.as_str()))?;
+        if rest != recorded {
             let cause = format!("the header or the tables of '{}' are not what was written", link.path);
             return Err(Error::new(Code::CorruptImage, STEP, cause));
         }
     }
     Ok(())
+}
+
+/// The hash of all of an image that is not guest data, as it is now.
+fn rest_of(
+    held: &Held,
+    step: &'static str,
+    link: &Link,
+    mut between: impl FnMut() -> Result<()>,
+) -> Result<std::result::Result<Digest, qcow2::Error>> {
+    let file = link.file.try_clone().map_err(|e| Error::io(step, link.path.as_str(), e))?;
+    let ours = held.clone();
+    let begun = bounded(step, LIMIT, move || {
+        let _ours = ours;
+        Ok(Rest::begin(file))
+    })?;
+    let rest = match begun {
+        Ok(rest) => rest,
+        Err(error) => return Ok(Err(error)),
+    };
+    let advance = |rest: &mut Rest<_>| rest.advance(Instant::now() + steps::STEP);
+    Ok(in_steps(held, step, LIMIT, rest, advance, |_| between())?.map(Digest::from))
+}
+
+/// What an image is of which a rebase was begun and has changed no data, as far as is known: what it was, with the fingerprints
+/// that it had, if its header and its tables are what was recorded.
+pub(super) fn unless_changed(held: &Held, record: &Record, disk: &Disk) -> Result<Ended> {
+    let Some(own) = record.of(disk).and_then(|own| own.fingerprints) else { return Ok(Ended::Changed(None)) };
+    let rest = rest_of(held, "compare the tables", &disk.chain[0], || Ok(()))?;
+    Ok(if rest.is_ok_and(|rest| rest == own.rest) { Ended::Unchanged } else { Ended::Changed(None) })
 }
 
 /// Images with their fingerprints.
@@ -73,7 +95,8 @@ pub(super) fn left_to_merge(held: &Held, record: &Record, disk: &Disk) -> Result
 
 /// The fingerprints of an image that was rebased, out of its own as it was and of those of the images that it has
 /// absorbed. None, with a line in the log, when they can't be had; the rebase is none the worse for it. With a key it
-/// fails when they do not fit the images, for the key would vouch for what it makes of them.
+/// fails when they do not fit the images, for the key would vouch for what it makes of them. No cancel is heard: the image is
+/// what it was to be, and would only lose them.
 pub(super) fn merge(
     held: &Held,
     disk: &Arc<Disk>,
@@ -81,7 +104,7 @@ pub(super) fn merge(
     job: &mut Reporter<'_>,
 ) -> Result<Option<Fingerprints>> {
     let Some(indexed) = indexed.filter(|indexed| !indexed.is_empty()) else { return Ok(None) };
-    job.begin(STEP)?;
+    job.enter(STEP);
     let (ours, rebased, old) = (held.clone(), disk.clone(), indexed[0].1.file.clone());
     let path = &disk.chain[0].path;
     let merged = match bounded(STEP, LIMIT, move || Ok(begin(&ours, &rebased, &indexed)))? {
@@ -134,27 +157,19 @@ fn run(
     let merged = in_steps(held, STEP, LIMIT, merge, advance, |merge| {
         let (done, total) = merge.position();
         job.progress(done, total);
-        job.tell()
+        let _ = job.tell();
+        Ok(())
     })?;
     let hash = match merged {
         Ok(hash) => hash,
         Err(error) => return Ok(Err(failed(error))),
     };
-    let (session, ours) = (held.clone(), disk.clone());
-    let begun = bounded(STEP, LIMIT, move || {
-        let (_session, target) = (session, &ours.chain[0]);
-        let image = target.file.try_clone().map_err(|e| Error::io(STEP, target.path.as_str(), e))?;
-        Ok(Rest::begin(image))
-    })?;
-    let rest = match begun {
-        Ok(rest) => {
-            let advance = |rest: &mut Rest<_>| rest.advance(Instant::now() + steps::STEP);
-            in_steps(held, STEP, LIMIT, rest, advance, |_| job.tell())?
-        }
-        Err(error) => Err(error),
+    let told = || {
+        let _ = job.tell();
+        Ok(())
     };
-    let rest = match rest {
-        Ok(rest) => Digest::from(rest),
+    let rest = match rest_of(held, STEP, &disk.chain[0], told)? {
+        Ok(rest) => rest,
         Err(error) => return Ok(Err(failed(error))),
     };
     let (held, target) = (held.clone(), path.clone());

@@ -27,12 +27,12 @@ use crate::nas::removal;
 use crate::nas::repository::Export;
 use crate::nas::session::Session;
 use crate::operation::verify_chain::chains;
-use crate::point::fingerprints::{Digest, Fingerprints};
+use crate::point::fingerprints::Digest;
 use crate::point::{Link, Manifest, ManifestDisk};
 use crate::qcow2::{Failure, Progress, Rebase, Storage};
 use fingerprints::Indexed;
 use guarded::Guarded;
-use record::Record;
+use record::{Ended, Record};
 
 /// A step is short, but for the sync of all that was written.
 const LIMIT: Duration = Duration::from_secs(600);
@@ -229,8 +229,14 @@ fn finish_left(held: &Held, record: &Arc<Record>, disk: &Arc<Disk>, job: &mut Re
 /// A disk that stands where it should may be so only in memory, by a call that was killed; and now its old parent may go.
 fn sync(held: &Held, record: &Arc<Record>, disk: &Arc<Disk>, job: &mut Reporter<'_>) -> Result<()> {
     job.begin("sync")?;
-    let (held, record, disk) = (held.clone(), record.clone(), disk.clone());
-    bounded("sync", LIMIT, move || disk.chain[0].sync().and_then(|()| record.end(&held, &disk, None)))
+    let (ours, same) = (held.clone(), disk.clone());
+    bounded("sync", LIMIT, move || {
+        let _ours = ours;
+        same.chain[0].sync()
+    })?;
+    let is_unfinished = record.of(disk).is_some_and(|own| own.is_unfinished());
+    let ended = if is_unfinished { fingerprints::unless_changed(held, record, disk)? } else { Ended::Unchanged };
+    end(held, record, disk, ended)
 }
 
 /// Rebases one disk. From before the first write to it until after the last the manifest says what it was and is to be.
@@ -269,22 +275,23 @@ fn finish(
     match fingerprints::merge(held, disk, indexed, job) {
         Ok(fingerprints) => {
             job.enter("write the manifest");
-            end(held, record, disk, fingerprints)
+            end(held, record, disk, Ended::Changed(fingerprints))
         }
         // the next call finishes it
         Err(error) if error.code == Code::NasUnresponsive => Err(error),
         Err(error) => {
             // the image is whole, whatever has become of its fingerprints
             let path = &disk.chain[0].path;
-            end(held, record, disk, None).unwrap_or_else(|left| log::warn!("'{path}' is rebased - {left}"));
+            end(held, record, disk, Ended::Changed(None))
+                .unwrap_or_else(|left| log::warn!("'{path}' is rebased - {left}"));
             Err(error)
         }
     }
 }
 
-fn end(held: &Held, record: &Arc<Record>, disk: &Arc<Disk>, fingerprints: Option<Fingerprints>) -> Result<()> {
+fn end(held: &Held, record: &Arc<Record>, disk: &Arc<Disk>, ended: Ended) -> Result<()> {
     let (held, record, disk) = (held.clone(), record.clone(), disk.clone());
-    bounded("write the manifest", LIMIT, move || record.end(&held, &disk, fingerprints))
+    bounded("write the manifest", LIMIT, move || record.end(&held, &disk, ended))
 }
 
 /// Goes on with a rebase until `is_there`, step by step, each with a deadline.
@@ -333,17 +340,27 @@ fn step<S: Storage>(held: &Held, rebase: &mut Rebase<Guarded<S>>) -> Result<std:
 /// After a failure or a cancel: the image reads as before, what was written beside it goes, and the manifest says what
 /// it is.
 fn abandon(held: &Held, record: &Arc<Record>, disk: &Arc<Disk>, rebase: Rebase<Guarded<File>>, error: Error) -> Error {
-    let (held, record, disk) = (held.clone(), record.clone(), disk.clone());
-    let abandoned = bounded("take back what was written", LIMIT, move || {
-        let (target, is_checked) = (&disk.chain[0], rebase.is_checked());
-        held.lock.check()?;
+    const STEP: &str = "take back what was written";
+    let (is_checked, has_changed) = (rebase.is_checked(), rebase.has_changed());
+    let (ours, same) = (held.clone(), disk.clone());
+    let abandoned = bounded(STEP, LIMIT, move || {
+        ours.lock.check()?;
         // clusters that are left are no part of the image, and the next rebase of it takes them back
-        let left = rebase.abandon().map_err(|e| e.at("take back what was written", target.path.as_str()));
-        target.sync()?;
-        // until all is checked the image is as it was, and so is what the manifest says
-        if is_checked { record.end(&held, &disk, None).and(left) } else { left }
+        let left = rebase.abandon().map_err(|e| e.at(STEP, same.chain[0].path.as_str()));
+        same.chain[0].sync()?;
+        Ok(left)
     });
-    if let Err(left) = abandoned {
+    let told = abandoned.and_then(|left| {
+        // until all is checked the image is as it was, and so is what the manifest says
+        if is_checked {
+            // a call that was cut off may have changed it, too
+            let is_as_before = left.is_ok() && !has_changed && !record.was_unfinished(disk);
+            let ended = if is_as_before { Ended::Unchanged } else { fingerprints::unless_changed(held, record, disk)? };
+            end(held, record, disk, ended)?;
+        }
+        left
+    });
+    if let Err(left) = told {
         log::warn!("an image is sound, and not quite as it was before its rebase - {left}");
     }
     error

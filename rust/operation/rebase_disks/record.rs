@@ -26,6 +26,14 @@ pub(super) struct Record {
     manifest: Mutex<Option<Manifest>>,
 }
 
+/// What an image is once its rebase has ended.
+pub(super) enum Ended {
+    /// What it was before.
+    Unchanged,
+    /// Another, with these fingerprints.
+    Changed(Option<Fingerprints>),
+}
+
 impl Record {
     pub(super) fn new(at: PointPath, judged: Judged) -> Record {
         let manifest = Mutex::new(judged.manifest(&at.folder()).cloned());
@@ -52,6 +60,11 @@ impl Record {
         disks.find(|disk| disk.file == image.chain[0].path.name()).cloned()
     }
 
+    /// Had a rebase of the image been cut off before this call?
+    pub(super) fn was_unfinished(&self, image: &Disk) -> bool {
+        self.judged.record(&image.chain[0].path).is_some_and(ManifestDisk::is_unfinished)
+    }
+
     /// What was judged of the fingerprints of an image.
     pub(super) fn fingerprints(&self, image: &RepoPath) -> Option<Fingerprints> {
         self.judged.fingerprints(image).cloned()
@@ -68,7 +81,9 @@ impl Record {
         };
         let point = onto.and_then(|onto| self.judged.manifest(&onto.parent()?));
         let point_id = point.map(|point| point.point_id.clone());
-        disk.rebasing = Some(Rebasing { onto: onto.map(RepoPath::to_string), point_id });
+        let mut absorbed = image.absorbed().iter().filter_map(|link| self.judged.record(&link.path));
+        let had_fingerprints = disk.had_fingerprints() || absorbed.any(ManifestDisk::had_fingerprints);
+        disk.rebasing = Some(Rebasing { onto: onto.map(RepoPath::to_string), point_id, had_fingerprints });
         // it was not recorded in points of older versions
         disk.parent = disk.parent.take().or_else(|| image.chain.get(1).map(|below| below.path.to_string()));
         self.write(held, &mut current, manifest)
@@ -76,7 +91,7 @@ impl Record {
 
     /// Lets it say what the image is now, and what the point stands on, if `begin` was called for it: by this call, or by one
     /// that was cut off. Indexes that it does not name any more go.
-    pub(super) fn end(&self, held: &Held, image: &Disk, fingerprints: Option<Fingerprints>) -> Result<()> {
+    pub(super) fn end(&self, held: &Held, image: &Disk, ended: Ended) -> Result<()> {
         let mut current = self.manifest();
         let Some(mut manifest) = current.clone() else { return self.folder(held)?.sync() };
         let (Link { path, file }, mut named_index) = (&image.chain[0], None);
@@ -86,8 +101,12 @@ impl Record {
             image.check_backing(below.as_ref())?;
             disk.kind = if below.is_some() { Kind::Incremental } else { Kind::Full };
             disk.parent = below.map(|below| below.to_string());
-            named_index = Some(fingerprints.as_ref().map(|fingerprints| fingerprints.file.clone()));
-            (disk.fingerprints, disk.rebasing) = (fingerprints, None);
+            if let Ended::Changed(fingerprints) = ended {
+                disk.lost_fingerprints = fingerprints.is_none() && disk.had_fingerprints();
+                disk.fingerprints = fingerprints;
+            }
+            disk.rebasing = None;
+            named_index = Some(disk.fingerprints.as_ref().map(|fingerprints| fingerprints.file.clone()));
         }
         let incremental = manifest.disks.iter().any(|disk| disk.kind == Kind::Incremental);
         manifest.kind = if incremental { Kind::Incremental } else { Kind::Full };

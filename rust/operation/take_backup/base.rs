@@ -96,7 +96,7 @@ fn record(root: &Folder, lock: &InstanceLock, image: &RepoPath, recorded: &Finge
     let folder = root.open_dir(&point.folder())?;
     let mut manifest = Manifest::read_sound(&folder, &point)?.ok_or_else(gone)?;
     let disk = manifest.disks.iter_mut().find(|disk| disk.file == image.name()).ok_or_else(gone)?;
-    disk.fingerprints = Some(recorded.clone());
+    (disk.fingerprints, disk.lost_fingerprints) = (Some(recorded.clone()), false);
     lock.check()?;
     // without the key that vouches for the parent, nothing is added to it
     manifest.replace(&folder).map(drop).map_err(|error| match error.code {

@@ -359,6 +359,7 @@ impl Plan {
             virtual_size: disk.virtual_size,
             bitmap: bitmap.filter(|_| self.carries[i]).map(str::to_owned),
             fingerprints: fingerprints.get_mut(i).and_then(Option::take),
+            lost_fingerprints: false,
             rebasing: None,
         };
         disks.iter().enumerate().map(disk).collect()
@@ -408,6 +409,7 @@ mod tests {
             virtual_size: 100,
             bitmap: bitmap.map(str::to_owned),
             fingerprints: None,
+            lost_fingerprints: false,
             rebasing: None,
         }
     }

@@ -96,6 +96,7 @@ mod tests {
             virtual_size: 200,
             bitmap,
             fingerprints: None,
+            lost_fingerprints: false,
             rebasing: None,
         }
     }
@@ -133,7 +134,7 @@ mod tests {
         let changing = ManifestDisk { size: 0, ..disk("a", Kind::Full) };
         assert!(of_image(&changing, &facts(Some("i-1/T1"))).is_empty());
         let rebasing = |kind, onto: Option<&str>| {
-            let rebasing = Some(Rebasing { onto: onto.map(str::to_owned), point_id: None });
+            let rebasing = Some(Rebasing { onto: onto.map(str::to_owned), point_id: None, had_fingerprints: false });
             ManifestDisk { rebasing, ..disk("a", kind) }
         };
         let longer = |below| Facts { size: 300, ..facts(below) };
