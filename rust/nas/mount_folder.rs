@@ -60,13 +60,15 @@ impl MountFolder {
         let all = mountinfo::resolved(mount_dir);
         loop {
             let path = all.join(format!("{PREFIX}{}-{}", std::process::id(), MADE.fetch_add(1, Relaxed)));
-            match make_folder(&path, ROOT_S) {
+            let io = |e| Error::io(step, &path, e);
+            match fs::DirBuilder::new().mode(ROOT_S).create(&path) {
                 // of a process that had the same id
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => continue,
-                made => made.map_err(|e| Error::io(step, &path, e))?,
+                made => made.map_err(io)?,
             }
             // a sweep may have been quicker, and have taken it for a leftover
-            let Some(lock) = lock(&path).map_err(|e| Error::io(step, &path, e))? else { continue };
+            let Some(lock) = lock(&path).map_err(io)? else { continue };
+            fs::set_permissions(&path, Permissions::from_mode(ROOT_S)).map_err(io)?;
             live().insert(path.clone());
             let folder = MountFolder { path, _lock: lock };
             clear_at_exit();
@@ -276,6 +278,22 @@ mod tests {
         drop(ours);
         assert_eq!(names(dir.path()), ["foreign", "nas-link"]);
         rustix::mount::unmount(&foreign, UnmountFlags::DETACH).unwrap();
+    }
+
+    #[test]
+    fn however_a_sweep_comes_in_between_a_folder_is_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let (config, done) = (config(dir.path()), std::sync::atomic::AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Relaxed) {
+                    sweep(&config);
+                }
+            });
+            let made: Vec<_> = (0..1_000).map(|_| MountFolder::make(dir.path()).map(drop)).collect();
+            done.store(true, Relaxed);
+            made.into_iter().for_each(Result::unwrap);
+        });
     }
 
     #[test]
