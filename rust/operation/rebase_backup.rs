@@ -36,9 +36,8 @@ pub fn run(request: RebaseBackupRequest, listener: Listener<'_>) -> Result<Rebas
     }
     let job = job::start(request.job, "rebaseBackup", &export, Some(point.instance().to_owned()))?;
     let mut job = Reporter::new(job, listener)?;
-    let file = target.clone();
-    let rebased = rebase_disks::run(export, &point, &mut job, Some(target), move |root| {
-        let chain = open_chain(root, &file)?;
+    let rebased = rebase_disks::run(export, &point, &mut job, move |root| {
+        let chain = open_chain(root, &target)?;
         let position = onto.map(|onto| ancestor(&chain, &onto)).transpose()?;
         Ok(vec![Disk::new(chain, position)])
     });

@@ -36,7 +36,7 @@ pub fn run(request: RebasePointRequest, listener: Listener<'_>) -> Result<Rebase
     let job = job::start(request.job, "rebasePoint", &export, Some(point.instance().to_owned()))?;
     let mut job = Reporter::new(job, listener)?;
     let at = point.clone();
-    let rebased = rebase_disks::run(export, &point, &mut job, None, move |root| plan(root, &at, parent.as_ref()));
+    let rebased = rebase_disks::run(export, &point, &mut job, move |root| plan(root, &at, parent.as_ref()));
     rebased.inspect_err(|error| log::error!("rebase of '{point}' failed: {error}"))
 }
 

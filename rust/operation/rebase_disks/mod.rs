@@ -85,19 +85,16 @@ pub(super) fn run(
     export: Export,
     point: &PointPath,
     job: &mut Reporter<'_>,
-    only: Option<RepoPath>,
     plan: impl FnOnce(&Folder) -> Result<Vec<Disk>> + Send + 'static,
 ) -> Result<Rebased> {
-    rebase_all(export.clone(), point, job, only, plan).inspect_err(|error| health::note(&export, error))
+    rebase_all(export.clone(), point, job, plan).inspect_err(|error| health::note(&export, error))
 }
 
 /// Rebases the disks of `point` that `plan` returns; it is called under the instance's lock, and before any effect.
-/// The answer's size is of the one file `only`, or of all the point's images.
 fn rebase_all(
     export: Export,
     point: &PointPath,
     job: &mut Reporter<'_>,
-    only: Option<RepoPath>,
     plan: impl FnOnce(&Folder) -> Result<Vec<Disk>> + Send + 'static,
 ) -> Result<Rebased> {
     job.begin("open the repository")?;
@@ -135,9 +132,13 @@ fn rebase_all(
         } else {
             rebase(&held, &record, &disk, job, &mut rebased)?;
         }
+        let held = held.clone();
+        rebased.size += bounded("read the size", LIMIT, move || {
+            let (_held, Link { path, file }) = (held, &disk.chain[0]);
+            Ok(file.metadata().map_err(|e| Error::io("read the size", path.as_str(), e))?.len())
+        })?;
     }
     rebased.mac = record.mac();
-    rebased.size = bounded("read the size", LIMIT, move || length(held.session.root(), record.at(), only.as_ref()))?;
     rebased.total_millis = job.elapsed_millis();
     Ok(rebased)
 }
@@ -364,15 +365,6 @@ fn abandon(held: &Held, record: &Arc<Record>, disk: &Arc<Disk>, rebase: Rebase<G
         log::warn!("an image is sound, and not quite as it was before its rebase - {left}");
     }
     error
-}
-
-/// The length of the file `only`, or of all of the point's images together.
-fn length(root: &Folder, at: &PointPath, only: Option<&RepoPath>) -> Result<u64> {
-    let files = only.map_or_else(|| images(root, at), |file| Ok(vec![file.clone()]))?;
-    files.iter().try_fold(0, |sum, path| {
-        let metadata = root.open_file(path)?.metadata().map_err(|e| Error::io("read the size", path.as_str(), e))?;
-        Ok(sum + metadata.len())
-    })
 }
 
 /// The images of a point: those that its manifest names, else all files of that kind.

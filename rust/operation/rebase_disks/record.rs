@@ -44,10 +44,6 @@ impl Record {
         self.manifest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn at(&self) -> &PointPath {
-        &self.at
-    }
-
     /// What vouches for the manifest as it is now.
     pub(super) fn mac(&self) -> Option<Digest> {
         self.manifest().as_ref()?.mac
@@ -110,7 +106,7 @@ impl Record {
         }
         let incremental = manifest.disks.iter().any(|disk| disk.kind == Kind::Incremental);
         manifest.kind = if incremental { Kind::Incremental } else { Kind::Full };
-        manifest.parent = parent_point(held.session.root(), &manifest, &self.parents(held, &manifest)?)?;
+        manifest.parent = self.parent_point(&manifest)?;
         self.write(held, &mut current, manifest)?;
         let Some(named) = named_index else { return Ok(()) };
         fingerprints::clear(held.session.root(), &held.lock, path, named.as_deref())
@@ -132,29 +128,31 @@ impl Record {
         Ok(())
     }
 
-    /// The points that the disks stand on.
-    fn parents(&self, held: &Held, manifest: &Manifest) -> Result<BTreeSet<String>> {
-        let mut parents = BTreeSet::new();
-        for disk in &manifest.disks {
-            let path = self.at.file(&disk.file)?;
-            let below = backing(&path, &held.session.root().open_file(&path)?)?;
-            parents.extend(below.and_then(|below| below.parent()).map(|folder| folder.to_string()));
+    /// The point that the disks stand on; while they stand on several, the one that was named before, if it is one of them.
+    fn parent_point(&self, manifest: &Manifest) -> Result<Option<ParentPoint>> {
+        let below = manifest.disks.iter().map(|disk| self.below(disk)).collect::<Result<Vec<_>>>()?;
+        let parents: BTreeSet<_> = below.into_iter().flatten().filter_map(|below| below.parent()).collect();
+        let named = manifest.parent.as_ref();
+        if let Some(named) = named.filter(|named| parents.iter().any(|path| path.as_str() == named.backup_path)) {
+            return Ok(Some(named.clone()));
         }
-        Ok(parents)
+        let parent = |path: &RepoPath| {
+            // a point of the script has no id
+            let point_id = self.judged.manifest(path).map_or_else(String::new, |manifest| manifest.point_id.clone());
+            ParentPoint { backup_path: path.to_string(), point_id }
+        };
+        Ok(parents.first().map(parent))
     }
-}
 
-/// The point that the disks stand on; while they stand on several, the one that was named before, if it is one of them.
-fn parent_point(root: &Folder, before: &Manifest, parents: &BTreeSet<String>) -> Result<Option<ParentPoint>> {
-    if let Some(parent) = before.parent.as_ref().filter(|parent| parents.contains(&parent.backup_path)) {
-        return Ok(Some(parent.clone()));
+    /// What the image of a disk stands on: as it was judged, unless a rebase has ended since. It is not opened by its name, or
+    /// what somebody has put there meanwhile would be written down.
+    fn below(&self, disk: &ManifestDisk) -> Result<Option<RepoPath>> {
+        let path = self.at.file(&disk.file)?;
+        match self.judged.facts(&path).filter(|_| self.judged.record(&path) == Some(disk)) {
+            Some(facts) => Ok(facts.backing.clone()),
+            None => disk.parent.as_deref().map(|parent| RepoPath::parse("parent", parent)).transpose(),
+        }
     }
-    let Some(path) = parents.first() else { return Ok(None) };
-    let point = PointPath::parse("parent", path)?;
-    let manifest = Manifest::read_sound(&root.open_dir(&point.folder())?, &point)?;
-    // a point of the script has no id
-    let point_id = manifest.map_or_else(String::new, |manifest| manifest.point_id);
-    Ok(Some(ParentPoint { backup_path: path.clone(), point_id }))
 }
 
 /// What a manifest records of the image.

@@ -105,6 +105,11 @@ impl Judged {
         self.manifest(&image.parent()?)?.disks.iter().find(|disk| disk.file == image.name())
     }
 
+    /// What an image is, if its tables can be checked.
+    pub(in crate::operation) fn facts(&self, image: &RepoPath) -> Option<&Facts> {
+        self.found.iter().find(|found| found.path == *image)?.facts.as_ref()
+    }
+
     /// The fingerprints of what an image holds now; none while it may hold more than it did.
     pub(in crate::operation) fn fingerprints(&self, image: &RepoPath) -> Option<&Fingerprints> {
         self.record(image).filter(|disk| !disk.is_unfinished())?.fingerprints.as_ref()
