@@ -140,9 +140,7 @@ impl Judged {
         }
         Ok(())
     }
-}
 
-impl Judged {
     /// `CORRUPT_IMAGE` where a key has to vouch for the images of `chain`, and the rebase of one was cut off: a manifest tells
     /// of that one what it was, and what it was to stand on, and not what it is.
     pub(in crate::operation) fn refuse_unfinished(&self, chain: &[Link]) -> Result<()> {
