@@ -286,13 +286,11 @@ fn a_rebase_that_is_cut_off_before_it_writes_keeps_the_fingerprints() {
 }
 
 #[test]
-fn a_rebase_that_is_cut_off_leaves_no_fingerprints() {
+fn a_rebase_that_is_cancelled_once_it_has_written_records_that_fingerprints_were_lost() {
     let story = long_story();
     let path = &story.points[2].path;
     let error = rebase(&story, 2, Some(0), &mut |status| {
-        if status.phase == "merge the fingerprints" {
-            // the header names the new backing file, durably, and the manifest nothing
-            assert!(recorded(&story, path)[0].fingerprints.is_none());
+        if status.phase == "name the new backing file" {
             cancel(&job_of(path));
         }
         Ok(())
@@ -303,12 +301,33 @@ fn a_rebase_that_is_cut_off_leaves_no_fingerprints() {
     assert_eq!(verdict_of(&result, image), "aborted", "{result}");
     let length = fs::metadata(story.nas.at(image)).unwrap().len();
     assert_eq!(recorded(&story, path)[0].size, length, "the image is whole");
+    assert!(recorded(&story, path)[0].lost_fingerprints);
     story.assert_restores(&story.points[2]);
     // what is above can't have what is not there
     rebase(&story, 3, Some(0), &mut |_| Ok(())).unwrap();
-    assert!(recorded(&story, &story.points[3].path)[0].fingerprints.is_none());
+    let above = &recorded(&story, &story.points[3].path)[0];
+    assert!(above.fingerprints.is_none() && above.lost_fingerprints);
     assert_eq!(verify(&story, &story.points[3].path)["verdict"], "aborted");
     story.assert_restores(&story.points[3]);
+}
+
+#[test]
+fn a_cancel_while_fingerprints_are_merged_comes_too_late() {
+    let story = long_story();
+    let path = &story.points[2].path;
+    let mut cancelled = false;
+    rebase(&story, 2, Some(0), &mut |status| {
+        if status.phase == "merge the fingerprints" {
+            // the header names the new backing file, durably, and the manifest what the image was
+            assert!(recorded(&story, path)[0].rebasing.is_some());
+            cancelled = cancel(&job_of(path)).found;
+        }
+        Ok(())
+    })
+    .unwrap();
+    assert!(cancelled);
+    assert!(recorded(&story, path)[0].rebasing.is_none());
+    assert_eq!(verdict_of(&verify(&story, path), &story.points[2].taken.disks[0].file), "good");
 }
 
 #[test]
