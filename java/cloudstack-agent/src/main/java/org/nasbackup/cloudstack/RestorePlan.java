@@ -172,7 +172,10 @@ public final class RestorePlan {
         return volumes;
     }
 
-    /** By name; the first of all are the root's; then one image that is left is for the one volume that is left. */
+    /**
+     * By name; the first of all are the root's. Where no name is known, the machine was made from the backup, and one image that is
+     * left is for the one volume that is left. Where one is known, it is a volume that the backup never held.
+     */
     private static List<Item> paired(List<String> images, List<Item> volumes) {
         distinct(images, "image");
         List<String> imagesLeft = new ArrayList<>(images);
@@ -181,6 +184,7 @@ public final class RestorePlan {
             String name = name(volume.volumePath);
             paired.put(volume, imagesLeft.remove(name) ? with(volume, name, false) : null);
         }
+        boolean known = imagesLeft.size() < images.size();
         if (imagesLeft.contains(images.get(0)) && paired.get(volumes.get(0)) == null) {
             paired.put(volumes.get(0), with(volumes.get(0), images.get(0), true));
             imagesLeft.remove(images.get(0));
@@ -188,7 +192,7 @@ public final class RestorePlan {
         List<Item> left =
                 volumes.stream().filter(volume -> paired.get(volume) == null).collect(Collectors.toList());
         check(
-                left.size() < 2,
+                left.isEmpty() || left.size() == 1 && !known,
                 "it can't be told which of the images " + String.join(", ", imagesLeft)
                         + " is for which of the volumes "
                         + left.stream().map(Item::path).collect(Collectors.joining(", "))

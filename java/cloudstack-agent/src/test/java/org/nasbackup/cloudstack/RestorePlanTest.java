@@ -57,7 +57,6 @@ class RestorePlanTest {
         "r a b, r a b, r>r a>a b>b, as it was",
         "r a b, r b a, r>r b>b a>a, CS#13922: renumbered by restores",
         "r a b, r2 b a, root.r.qcow2>r2 b>b a>a, reinstalled",
-        "r a b, r b c, r>r b>b a>c, one is left of each",
         "r, r2, root.r.qcow2>r2, a root alone",
         "r a, x y, root.r.qcow2>x a>y, made from the backup with one data volume",
         "/p/r /p/a, r a, r>r a>a, paths that are more than names",
@@ -74,6 +73,9 @@ class RestorePlanTest {
     @ParameterizedTest
     @CsvSource({
         "r a b, r x y, 'which of the images a, b is for which of the volumes /mnt/pool-1/x, /mnt/pool-1/y'",
+        "r a b, r b c, 'which of the images a is for which of the volumes /mnt/pool-1/c'",
+        "r a, r c, 'which of the images a is for which of the volumes /mnt/pool-1/c'",
+        "r a b, r2 b c, 'which of the images a is for which of the volumes /mnt/pool-1/c'",
         "r a b, x y z, 'which of the images a, b is for which of the volumes /mnt/pool-1/y, /mnt/pool-1/z'",
         "r a b, b x y, 'which of the images r, a is for which of the volumes /mnt/pool-1/x, /mnt/pool-1/y'",
         "r a b, r a, '3 images are named, and 2 volumes'",
