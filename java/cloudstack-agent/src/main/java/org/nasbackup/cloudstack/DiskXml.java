@@ -53,6 +53,21 @@ final class DiskXml {
                 + "</disk>";
     }
 
+    /** The block devices that the disks of a domain are on, and those that these stand on. */
+    static Set<String> devices(String domain) {
+        NodeList disks = disks(domain);
+        Set<String> devices = new HashSet<>();
+        for (int i = 0; i < disks.getLength(); i++) {
+            NodeList sources = ((Element) disks.item(i)).getElementsByTagName("source");
+            for (int j = 0; j < sources.getLength(); j++) {
+                devices.add(((Element) sources.item(j)).getAttribute("dev"));
+            }
+        }
+        // of files there is none
+        devices.remove("");
+        return devices;
+    }
+
     static String escaped(String text) {
         return text.replace("&", "&amp;")
                 .replace("<", "&lt;")

@@ -12,6 +12,10 @@
 
 package org.nasbackup.cloudstack;
 
+import java.io.IOException;
+import java.nio.file.Files;
+import java.nio.file.NoSuchFileException;
+import java.nio.file.Path;
 import org.libvirt.Connect;
 import org.libvirt.Domain;
 import org.libvirt.LibvirtException;
@@ -22,6 +26,44 @@ public class Guests {
 
     public Guests(String uri) {
         this.uri = uri;
+    }
+
+    /**
+     * Does a domain that runs have the block device?
+     *
+     * @throws HostFailure when it can't be told
+     */
+    boolean have(String device) {
+        try {
+            Connect connection = new Connect(uri);
+            try {
+                for (int id : connection.listDomains()) {
+                    if (has(connection.domainLookupByID(id).getXMLDesc(0), device)) {
+                        return true;
+                    }
+                }
+                return false;
+            } finally {
+                connection.close();
+            }
+        } catch (LibvirtException | IOException e) {
+            throw new HostFailure("LIBVIRT: ask which guest has '" + device + "': " + e.getMessage(), e);
+        }
+    }
+
+    /** By whatever name: pools link to devices. */
+    static boolean has(String domain, String device) throws IOException {
+        for (String source : DiskXml.devices(domain)) {
+            try {
+                if (source.equals(device) || Files.isSameFile(Path.of(source), Path.of(device))) {
+                    return true;
+                }
+            } catch (NoSuchFileException e) {
+                // what is not there is no name of a device that is open
+                continue;
+            }
+        }
+        return false;
     }
 
     /**

@@ -40,9 +40,12 @@ public final class PoolPlaces implements Places {
     private static final Logger LOGGER = LogManager.getLogger(PoolPlaces.class);
 
     private final KVMStoragePoolManager pools;
+    private final Guests guests;
 
-    public PoolPlaces(KVMStoragePoolManager pools) {
+    /** @param guests of this host, under whom no device goes */
+    public PoolPlaces(KVMStoragePoolManager pools, Guests guests) {
         this.pools = pools;
+        this.guests = guests;
     }
 
     @Override
@@ -113,7 +116,7 @@ public final class PoolPlaces implements Places {
             make(pool, item, pool.getDefaultFormat());
         }
         try {
-            Place place = connected(pool, item);
+            Place place = connected(pool, item, fresh);
             return fresh ? place.removedBy(() -> delete(pool, item)) : place;
         } catch (RuntimeException e) {
             if (fresh) {
@@ -123,20 +126,23 @@ public final class PoolPlaces implements Places {
         }
     }
 
-    private Place connected(KVMStoragePool pool, RestorePlan.Item item) {
+    private Place connected(KVMStoragePool pool, RestorePlan.Item item, boolean fresh) {
         if (!pools.connectPhysicalDisk(item.pool().getPoolType(), item.pool().getUuid(), item.volumePath(), null)) {
             throw refused(item, "this host can't be connected to it");
         }
+        String path = null;
         try {
             KVMPhysicalDisk disk = pool.getPhysicalDisk(item.volumePath());
             if (disk == null) {
                 throw refused(item, "its pool does not have it");
             }
-            String source = "<source dev='" + DiskXml.escaped(disk.getPath()) + "'/>";
-            return new Place(Place.Kind.BLOCK, disk.getPath(), format(item, disk.getFormat()), source)
-                    .disconnectedBy(() -> disconnect(pool, item));
+            path = disk.getPath();
+            String known = path;
+            String source = "<source dev='" + DiskXml.escaped(path) + "'/>";
+            return new Place(Place.Kind.BLOCK, path, format(item, disk.getFormat()), source)
+                    .disconnectedBy(() -> disconnect(pool, item, known, fresh));
         } catch (RuntimeException e) {
-            disconnect(pool, item);
+            disconnect(pool, item, path, fresh);
             throw e;
         }
     }
@@ -154,8 +160,20 @@ public final class PoolPlaces implements Places {
         attempt(item, "is left", () -> pool.deletePhysicalDisk(item.volumePath(), ImageFormat.RAW));
     }
 
-    private static void disconnect(KVMStoragePool pool, RestorePlan.Item item) {
-        attempt(item, "stays connected to this host", () -> pool.disconnectPhysicalDisk(item.volumePath()));
+    /**
+     * Pools take a device away though a guest of this host has it: some delete its paths before they see that it is open.
+     *
+     * @param path of the device; null: it is not known, nor is who has it
+     * @param fresh was it made to be written, so that nobody else can have it?
+     */
+    private void disconnect(KVMStoragePool pool, RestorePlan.Item item, String path, boolean fresh) {
+        attempt(item, "stays connected to this host", () -> {
+            if (!fresh && (path == null || guests.have(path))) {
+                throw new IllegalStateException(
+                        path == null ? "its device is not known, and a guest may have it" : "a guest has it");
+            }
+            pool.disconnectPhysicalDisk(item.volumePath());
+        });
     }
 
     private interface Effect {

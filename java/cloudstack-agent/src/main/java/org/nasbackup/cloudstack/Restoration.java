@@ -15,11 +15,17 @@ package org.nasbackup.cloudstack;
 import com.cloud.vm.VirtualMachine;
 import java.util.ArrayList;
 import java.util.List;
+import java.util.Set;
 import org.apache.cloudstack.backup.RestoreBackupCommand;
+import org.nasbackup.ErrorCode;
+import org.nasbackup.NasBackupException;
 import org.nasbackup.Repository;
 
 /** Restores what a command asks for: all its volumes in one call of the library, which replaces all or none. */
 public final class Restoration {
+    /** Somebody else has a volume that was there, and not by our connection. */
+    private static final Set<ErrorCode> OTHERS = Set.of(ErrorCode.DOMAIN_STATE, ErrorCode.BUSY);
+
     private final Operations library;
     private final Places places;
     private final Guests guests;
@@ -45,6 +51,11 @@ public final class Restoration {
             }
             good = true;
             return restored;
+        } catch (NasBackupException e) {
+            if (!plan.fresh() && OTHERS.contains(e.code())) {
+                opened.forEach(Place::keep);
+            }
+            throw e;
         } finally {
             opened.forEach(Place::close);
             if (!good) {

@@ -26,6 +26,7 @@ import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.Map;
+import java.util.Set;
 import org.apache.cloudstack.backup.RestoreBackupCommand;
 import org.apache.cloudstack.utils.qemu.QemuImg.PhysicalDiskFormat;
 import org.junit.jupiter.api.Test;
@@ -44,6 +45,7 @@ class PoolPlacesTest {
     private boolean connects = true;
     private boolean has = true;
     private boolean makes = true;
+    private Set<String> guestsHave = Set.of();
 
     private final KVMStoragePool pool = (KVMStoragePool) Proxy.newProxyInstance(
             KVMStoragePool.class.getClassLoader(),
@@ -85,19 +87,29 @@ class PoolPlacesTest {
         };
     }
 
-    private final PoolPlaces places = new PoolPlaces(new KVMStoragePoolManager(null, null) {
-        @Override
-        public boolean connectPhysicalDisk(
-                StoragePoolType type, String poolUuid, String volPath, Map<String, String> details) {
-            asked.add("connect " + volPath + " of " + type + " " + poolUuid);
-            return connects;
-        }
+    private final PoolPlaces places = new PoolPlaces(
+            new KVMStoragePoolManager(null, null) {
+                @Override
+                public boolean connectPhysicalDisk(
+                        StoragePoolType type, String poolUuid, String volPath, Map<String, String> details) {
+                    asked.add("connect " + volPath + " of " + type + " " + poolUuid);
+                    return connects;
+                }
 
-        @Override
-        public KVMStoragePool getStoragePool(StoragePoolType type, String uuid) {
-            return uuid.equals("elsewhere") ? null : pool;
-        }
-    });
+                @Override
+                public KVMStoragePool getStoragePool(StoragePoolType type, String uuid) {
+                    return uuid.equals("elsewhere") ? null : pool;
+                }
+            },
+            new Guests(null) {
+                @Override
+                boolean have(String device) {
+                    if (guestsHave == null) {
+                        throw new HostFailure("LIBVIRT: gone", null);
+                    }
+                    return guestsHave.contains(device);
+                }
+            });
 
     private static RestorePlan.Item item(String type, String pool, String volumePath) {
         RestoreBackupCommand command = RestorePlanTest.read("\"disks\":[{\"backupFile\":\"f\",\"path\":\"cloud/v\","
@@ -162,6 +174,36 @@ class PoolPlacesTest {
         place.keep();
         place.close();
         assertThat(asked).containsExactly("connect v of " + type + " p");
+    }
+
+    /** FiberChannel's script deletes the paths of a device that is open, too. */
+    @ParameterizedTest
+    @CsvSource({"/dev/v,connect", "/dev/w,connect disconnect", ",connect"})
+    void the_device_of_a_guest_that_runs_stays_connected_whatever_came_of_the_restore(String guest, String expected) {
+        guestsHave = guest == null ? null : Set.of(guest);
+        open("FiberChannel", false).close();
+        assertThat(asked).extracting(each -> each.split(" ")[0]).containsExactly(expected.split(" "));
+    }
+
+    @Test
+    void a_device_whose_name_is_not_known_stays_connected() {
+        has = false;
+        assertThatThrownBy(() -> open("FiberChannel", false)).hasMessageContaining("does not have it");
+        assertThat(asked).containsExactly("connect v of FiberChannel p");
+    }
+
+    @Test
+    void a_guest_s_device_is_known_by_whatever_link() throws IOException {
+        Path device = Files.createFile(folder.resolve("dm-1"));
+        Path link = Files.createSymbolicLink(folder.resolve("link"), device);
+        Path other = Files.createFile(folder.resolve("dm-2"));
+        String domain = "<domain><devices><disk type='file'><source file='" + other + "'/></disk>"
+                + "<disk type='block'><source dev='/gone'/></disk><disk type='block'><source dev='" + link
+                + "'/></disk></devices></domain>";
+        assertThat(Guests.has(domain, device.toString())).isTrue();
+        assertThat(Guests.has(domain, link.toString())).isTrue();
+        assertThat(Guests.has(domain, "/gone")).isTrue();
+        assertThat(Guests.has(domain, other.toString())).isFalse();
     }
 
     @Test

@@ -22,8 +22,11 @@ import org.apache.cloudstack.backup.BackupAnswer;
 import org.apache.cloudstack.backup.RestoreBackupCommand;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.ValueSource;
+import org.nasbackup.ErrorCode;
 import org.nasbackup.OutputFormat;
+import org.nasbackup.Results;
 
 /** The order of what a restore does on a host, whatever fails. */
 class RestorationTest {
@@ -34,11 +37,12 @@ class RestorationTest {
 
     private final List<String> done = new ArrayList<>();
     private String fails = "nothing";
+    private ErrorCode code;
 
     private void does(String step) {
         done.add(step);
         if (step.equals(fails)) {
-            throw new IllegalStateException(step);
+            throw code == null ? new IllegalStateException(step) : Results.failure(code, step, false);
         }
     }
 
@@ -109,6 +113,22 @@ class RestorationTest {
         assertThatThrownBy(() -> restore("\"vmExists\":true," + disks("r", "dev")))
                 .hasMessage(step);
         assertThat(done).contains("close r", "remove r");
+    }
+
+    /** Who has it may have it by the same connection. */
+    @ParameterizedTest
+    @CsvSource({"DOMAIN_STATE,0", "BUSY,0", "IO,2"})
+    void what_somebody_else_has_is_not_taken_from_him(ErrorCode code, int closed) {
+        this.code = code;
+        fails = "restore i-2-10-VM/T1 id-1 in 9s r>/here/r#8 dev>/here/dev#null";
+        assertThatThrownBy(() -> restore("\"vmExists\":true," + disks("r", "dev")))
+                .hasMessage(fails);
+        assertThat(done).filteredOn(step -> step.startsWith("close")).hasSize(closed);
+        done.clear();
+        fails = "restore i-2-10-VM/T1 id-1 in 9s n>/here/n#null";
+        assertThatThrownBy(() -> restore("\"vmState\":\"Stopped\"," + disks("n")))
+                .hasMessage(fails);
+        assertThat(done).as("a new one is ours").contains("close n", "remove n");
     }
 
     /** Before the server gives it up. */

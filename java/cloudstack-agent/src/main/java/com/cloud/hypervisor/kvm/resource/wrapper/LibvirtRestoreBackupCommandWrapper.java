@@ -52,8 +52,8 @@ public class LibvirtRestoreBackupCommandWrapper
                 return StockRestore.execute(command, plan, resource);
             }
             Operations library = operations.get();
-            PoolPlaces places = new PoolPlaces(resource.getStoragePoolMgr());
             Guests guests = new Guests(library.connectionUri());
+            PoolPlaces places = new PoolPlaces(resource.getStoragePoolMgr(), guests);
             int defaultWait = resource.getCmdsTimeout() / 1000;
             Restored restored = new Restoration(library, places, guests).run(command, plan, defaultWait);
             logger.info("Restored {}: {}", OneLine.of(command.getBackupPath()), Answers.told(restored));
