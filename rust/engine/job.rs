@@ -19,8 +19,8 @@ const STATE: Duration = Duration::from_secs(10);
 /// How long an aborted job may take to end on storage that answers.
 const ABORT: Duration = Duration::from_secs(20);
 /// How long libvirt may take to tell the end of a job that nothing keeps from ending. One thread of libvirt's hears of the end
-/// of all jobs on the host; it waits for 30 s where a guest crashes in the middle of a backup, be it another guest.
-const COMPLETE: Duration = Duration::from_secs(60);
+/// of all jobs on the host; it waits for 30 s where a guest crashes in the middle of a backup, be it another guest, and several may.
+const COMPLETE: Duration = Duration::from_secs(180);
 /// Between two looks at the statistics.
 pub(super) const POLL: Duration = Duration::from_millis(250);
 /// Between two looks at cancel and deadline.
