@@ -18,6 +18,8 @@ import com.cloud.storage.Storage.StoragePoolType;
 import java.util.Date;
 
 public class VolumeVO implements Volume {
+    private ImageFormat format;
+
     public VolumeVO(
             Type type,
             String name,
@@ -106,5 +108,11 @@ public class VolumeVO implements Volume {
 
     public void setDiskOfferingId(long diskOfferingId) {}
 
-    public void setFormat(ImageFormat format) {}
+    public void setFormat(ImageFormat format) {
+        this.format = format;
+    }
+
+    public ImageFormat getFormat() {
+        return format;
+    }
 }

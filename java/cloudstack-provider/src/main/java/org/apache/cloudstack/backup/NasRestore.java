@@ -15,7 +15,6 @@ package org.apache.cloudstack.backup;
 import com.cloud.host.Host;
 import com.cloud.host.HostVO;
 import com.cloud.storage.DiskOfferingVO;
-import com.cloud.storage.Storage;
 import com.cloud.storage.Volume;
 import com.cloud.storage.VolumeVO;
 import com.cloud.utils.Pair;
@@ -78,7 +77,8 @@ final class NasRestore {
                                     ? new Pair<>(true, Outcome.restoredWith(answer.second(), now.leftAlone))
                                     : answer);
                 });
-        return restored.orElseGet(() -> restore(vm, backup));
+        // as they are now: the host of what they were would be another one each time
+        return restored.orElseGet(() -> restore(reread(vm), reread(backup)));
     }
 
     /** What a host is asked for, and which. */
@@ -246,7 +246,7 @@ final class NasRestore {
                     return Optional.of(ask(host, now, command, () -> {}));
                 });
         if (restored.isEmpty()) {
-            return restoreVolume(backup, backupVolumeInfo, named, pool, offering, vmNameAndState, receiver);
+            return restoreVolume(reread(backup), backupVolumeInfo, named, pool, offering, vmNameAndState, receiver);
         }
         if (restored.get().first()) {
             server.volumeDao.persist(restoredVolume(backup, backupVolumeInfo, uuid, pool, offering));
@@ -394,10 +394,7 @@ final class NasRestore {
         volume.setPath(uuid);
         volume.setPoolId(pool.getId());
         volume.setPoolType(pool.getPoolType());
-        volume.setFormat(
-                pool.getPoolType() == Storage.StoragePoolType.RBD
-                        ? Storage.ImageFormat.RAW
-                        : Storage.ImageFormat.QCOW2);
+        volume.setFormat(VolumePaths.format(pool.getPoolType()));
         volume.setState(Volume.State.Copying);
         volume.setUpdated(backups.now());
         volume.setDisplayVolume(true);

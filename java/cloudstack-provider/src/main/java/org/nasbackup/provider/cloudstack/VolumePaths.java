@@ -14,6 +14,7 @@ package org.nasbackup.provider.cloudstack;
 
 import com.cloud.storage.DataStoreRole;
 import com.cloud.storage.ScopeType;
+import com.cloud.storage.Storage.ImageFormat;
 import com.cloud.storage.Storage.StoragePoolType;
 import com.cloud.storage.Volume;
 import com.cloud.utils.exception.CloudRuntimeException;
@@ -77,6 +78,11 @@ public final class VolumePaths {
         return type == StoragePoolType.NetworkFilesystem
                 || type == StoragePoolType.Filesystem
                 || type == StoragePoolType.SharedMountPoint;
+    }
+
+    /** What a host writes to a new volume: files are images, and all else is the disk itself. */
+    public static ImageFormat format(StoragePoolType type) {
+        return lockedWhileRead(type) ? ImageFormat.QCOW2 : ImageFormat.RAW;
     }
 
     /**

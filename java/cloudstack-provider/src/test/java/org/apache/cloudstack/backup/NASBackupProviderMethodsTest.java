@@ -15,6 +15,7 @@ package org.apache.cloudstack.backup;
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 import static org.mockito.ArgumentMatchers.any;
+import static org.mockito.ArgumentMatchers.argThat;
 import static org.mockito.Mockito.mock;
 import static org.mockito.Mockito.never;
 import static org.mockito.Mockito.verify;
@@ -28,6 +29,8 @@ import com.cloud.host.HostVO;
 import com.cloud.host.dao.HostDao;
 import com.cloud.hypervisor.Hypervisor.HypervisorType;
 import com.cloud.storage.DiskOfferingVO;
+import com.cloud.storage.Storage.ImageFormat;
+import com.cloud.storage.Storage.StoragePoolType;
 import com.cloud.storage.VolumeApiServiceImpl;
 import com.cloud.utils.Pair;
 import com.cloud.utils.exception.CloudRuntimeException;
@@ -277,6 +280,19 @@ class NASBackupProviderMethodsTest {
                 .containsPattern("\"restoreVolumePaths\":\\[\"/mnt/pool-1/[0-9a-f-]{36}\"\\]");
         verify(site.provider.volumeDao).persist(any());
         assertThat(site.activeCheckpoint()).isNull();
+    }
+
+    /** Guests get a volume as it is recorded. */
+    @ParameterizedTest
+    @CsvSource({"NetworkFilesystem,QCOW2", "Filesystem,QCOW2", "SharedMountPoint,QCOW2", "RBD,RAW", "Linstor,RAW"})
+    void a_new_volume_is_recorded_with_the_format_that_the_host_wrote(StoragePoolType type, ImageFormat format) {
+        placesForVolumes();
+        StoragePoolVO pool = site.provider.primaryDataStoreDao.findById(31L);
+        when(pool.getPoolType()).thenReturn(type);
+        answer = new BackupAnswer(null, true, "new-uuid");
+        Pair<Boolean, String> restored = restoreVolume("192.0.2.21", "i-2-10-VM");
+        assertThat(restored.first()).as(restored.second()).isTrue();
+        verify(site.provider.volumeDao).persist(argThat(volume -> volume.getFormat() == format));
     }
 
     @Test

@@ -14,8 +14,11 @@ package org.apache.cloudstack.backup;
 
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
+import static org.mockito.AdditionalAnswers.delegatesTo;
 import static org.mockito.ArgumentMatchers.any;
 import static org.mockito.ArgumentMatchers.anyLong;
+import static org.mockito.Mockito.doReturn;
+import static org.mockito.Mockito.mock;
 import static org.mockito.Mockito.when;
 
 import com.cloud.agent.api.Command;
@@ -23,6 +26,7 @@ import com.cloud.configuration.Resource.ResourceType;
 import com.cloud.host.HostVO;
 import com.cloud.host.Status;
 import com.cloud.utils.exception.CloudRuntimeException;
+import com.cloud.vm.VMInstanceVO;
 import com.cloud.vm.VirtualMachine.State;
 import java.util.ArrayList;
 import java.util.List;
@@ -30,6 +34,7 @@ import java.util.Map;
 import java.util.Set;
 import java.util.TreeMap;
 import java.util.TreeSet;
+import java.util.concurrent.atomic.AtomicInteger;
 import java.util.function.Consumer;
 import java.util.stream.Collectors;
 import java.util.stream.Stream;
@@ -421,6 +426,24 @@ class NASBackupProviderTest {
         assertThat(site.activeCheckpoint()).isNull();
         site.state = State.Running;
         assertThat(site.position(site.take())).isZero();
+    }
+
+    /** Whoever asked has read the machine before the turn came. */
+    @Test
+    void a_machine_that_ran_elsewhere_since_it_was_read_is_restored_by_the_host_that_it_ran_on_last() {
+        Backup full = site.take();
+        site.state = State.Stopped;
+        VMInstanceVO now = mock(VMInstanceVO.class, delegatesTo(site.vm));
+        doReturn(23L).when(now).getLastHostId();
+        AtomicInteger turns = new AtomicInteger();
+        when(site.provider.vmInstanceDao.findByIdIncludingRemoved(Site.VM)).thenAnswer(call -> {
+            assertThat(turns.incrementAndGet()).as("turns").isLessThan(9);
+            return now;
+        });
+        assertThat(site.provider.restoreVMFromBackup(
+                        site.vm, site.tables.backups().findById(full.getId())))
+                .isTrue();
+        assertThat(site.host.hosts).endsWith(23L).doesNotContain(22L);
     }
 
     @ParameterizedTest
