@@ -78,6 +78,19 @@ impl Folder {
         Ok(Folder { fd, path: path.to_owned() })
     }
 
+    /// Opens a host folder by its absolute path, on which no link is followed.
+    pub fn open_without_links(path: impl AsRef<Path>) -> Result<Folder> {
+        let path = path.as_ref();
+        let root = Folder::open_root("/")?;
+        match path.strip_prefix("/") {
+            Ok(below) if !below.as_os_str().is_empty() => {
+                let fd = root.open(below.as_os_str(), FOLDER, "open the folder")?;
+                Ok(Folder { fd, path: path.to_owned() })
+            }
+            _ => Ok(root),
+        }
+    }
+
     /// Opens a folder below this one.
     pub fn open_dir(&self, path: &RepoPath) -> Result<Folder> {
         self.open_dir_in(path.as_str())

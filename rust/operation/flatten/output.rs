@@ -3,7 +3,7 @@
 use std::fs::{self, File, Metadata};
 use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -15,6 +15,7 @@ use rustix::io::Errno;
 use crate::error::{Code, Error, Result, called};
 use crate::nas::folder::{FILE_MODE, Folder};
 use crate::nas::lock::{Taken, lock_file};
+use crate::operation::take_backup::image_file;
 use crate::point::Manifest;
 use crate::{lacking, steps, sys};
 
@@ -178,11 +179,12 @@ fn refused(path: &Path, why: &str) -> Error {
     Error::invalid("output.path", format!("'{}' {why}", path.display()))
 }
 
-/// The path without symbolic links, and what is there.
+/// The path without symbolic links, and what is there. Root's links alone are followed: another's may lead to any volume.
 pub(in crate::operation) fn resolve(path: &Path) -> Result<(PathBuf, Option<Metadata>)> {
     let io = |error| Error::io(STEP, path, error);
-    match fs::canonicalize(path) {
-        Ok(real) => fs::metadata(&real).map(|metadata| (real, Some(metadata))).map_err(io),
+    let not_roots = || refused(path, "is reached by a link that root has not made");
+    match image_file::resolve(path) {
+        Ok(found) => found.map(|(real, metadata)| (real, Some(metadata))).ok_or_else(not_roots),
         Err(error) if error.kind() == ErrorKind::NotFound => {
             if fs::symlink_metadata(path).is_ok() {
                 return Err(refused(path, "is a link that leads nowhere"));
@@ -190,7 +192,8 @@ pub(in crate::operation) fn resolve(path: &Path) -> Result<(PathBuf, Option<Meta
             let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
                 return Err(refused(path, "is no file's name"));
             };
-            Ok((fs::canonicalize(folder).map_err(io)?.join(name), None))
+            let (folder, _) = image_file::resolve(folder).map_err(io)?.ok_or_else(not_roots)?;
+            Ok((folder.join(name), None))
         }
         Err(error) => Err(io(error)),
     }
@@ -217,13 +220,19 @@ fn open_device(path: &Path, raw: bool, size: u64) -> Result<InUse> {
     if !raw {
         return Err(refused(path, "is a block device, which takes the format 'raw' only"));
     }
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(refused(path, "is no device's name"));
+    };
     // exclusive: not mounted, and part of nothing
-    let flags = OFlags::EXCL | OFlags::CLOEXEC;
-    let options = fs::OpenOptions::new().read(true).write(true).custom_flags(flags.bits().cast_signed()).open(path);
-    let file = options.map_err(|error| match Errno::from_io_error(&error) {
-        Some(Errno::BUSY) => Error::new(Code::Busy, STEP, format!("'{}' is in use", path.display())),
-        _ => Error::io(STEP, path, error),
-    })?;
+    let flags = OFlags::RDWR | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let opened = rustix::fs::openat(&Folder::open_without_links(parent)?, name, flags, Mode::empty());
+    let file = File::from(opened.map_err(|error| match error {
+        Errno::BUSY => Error::new(Code::Busy, STEP, format!("'{}' is in use", path.display())),
+        error => Error::io(STEP, path, io::Error::from(error)),
+    })?);
+    if !file.metadata().map_err(|e| Error::io(STEP, path, e))?.file_type().is_block_device() {
+        return Err(refused(path, "is no block device any more"));
+    }
     let length = crate::qcow2::Source::length(&file).map_err(|e| Error::io(STEP, path, e))?;
     if length < size {
         return Err(refused(path, &format!("has {length} bytes, the disk {size}")));
@@ -233,7 +242,7 @@ fn open_device(path: &Path, raw: bool, size: u64) -> Result<InUse> {
 
 impl InUse {
     /// `DOMAIN_STATE` when a guest, or a tool of QEMU, has it open.
-    fn take(file: File, path: &Path) -> Result<InUse> {
+    pub(in crate::operation) fn take(file: File, path: &Path) -> Result<InUse> {
         let io = |error| Error::io(STEP, path, error);
         for permission in PERMISSIONS {
             sys::share_byte(&file, DOES + permission).map_err(io)?;
@@ -262,7 +271,7 @@ impl NewFile {
         let (Some(parent), Some(name)) = (path.parent(), path.file_name().and_then(|name| name.to_str())) else {
             return Err(refused(path, "is no file's name"));
         };
-        let folder = Folder::open_root(parent)?;
+        let folder = Folder::open_without_links(parent)?;
         let old = old.map(|_| InUse::take(folder.open_file_in(name)?, path)).transpose()?;
         let beside = format!("{}-{}", beside(name), &Manifest::new_point_id()?[..ID]);
         let file = folder.create_file(&beside, FILE_MODE)?;
@@ -359,7 +368,7 @@ fn beside(name: &str) -> String {
 }
 
 /// Is it the name of a partial output of `name`, of this version or of older ones, which had no end?
-fn is_beside(name: &str, other: &str) -> bool {
+pub(in crate::operation) fn is_beside(name: &str, other: &str) -> bool {
     let is_id = |end: &str| end.len() == ID && end.bytes().all(|byte| byte.is_ascii_hexdigit());
     let end = other.strip_prefix(&beside(name));
     end.is_some_and(|end| end.is_empty() || end.strip_prefix('-').is_some_and(is_id))
@@ -547,6 +556,39 @@ mod tests {
         write(&path).unwrap();
         let metadata = fs::metadata(&path).unwrap();
         assert_eq!((metadata.mode() & 0o7777, metadata.uid(), metadata.gid()), (0o640, 65534, 65534));
+    }
+
+    /// A pool's folder belongs to others, too.
+    #[test]
+    fn no_link_that_root_has_not_made_leads_to_an_output() {
+        use std::os::unix::fs::lchown;
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        for folder in ["pool", "host"] {
+            fs::create_dir(at(folder)).unwrap();
+        }
+        fs::write(at("host/victim"), TEXT).unwrap();
+        symlink(at("host/victim"), at("pool/volume")).unwrap();
+        symlink("../host", at("pool/folder")).unwrap();
+        let paths = ["pool/volume", "pool/folder/victim", "pool/folder/new"].map(at);
+        let real = ["host/victim", "host/victim", "host/new"].map(at);
+        for (path, real) in paths.iter().zip(real) {
+            assert_eq!(resolve(path).unwrap().0, real.canonicalize().unwrap_or(real));
+        }
+        for link in ["pool/volume", "pool/folder"] {
+            lchown(at(link), Some(65534), Some(65534)).unwrap();
+        }
+        let folder = Folder::open_root(dir.path()).unwrap();
+        for path in paths {
+            let error = Output::open(path.to_str().unwrap(), true, 4, &folder, &folder).unwrap_err();
+            assert!(error.code == Code::InvalidArgument && error.cause.contains("root has not made"), "{error}");
+            assert_eq!(fs::read(at("host/victim")).unwrap(), TEXT.as_bytes());
+        }
+        // nor one that is made when the path was looked up
+        let real = at("pool/a/volume");
+        symlink(at("host"), at("pool/a")).unwrap();
+        assert!(NewFile::make(&real, None).is_err() && open_device(&real, true, 4).is_err());
+        assert_eq!(names(&at("host")), ["victim"]);
     }
 
     /// Whoever may write to the folder gives the partial output's name to another image, all the time.

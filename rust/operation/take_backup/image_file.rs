@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -35,6 +35,17 @@ pub(super) fn open_named(path: &str) -> Result<File> {
         refused(format!("'{path}' {what}"))
     };
     opened.map_err(|e| Error::io(STEP, path, e))?.ok_or_else(refused)
+}
+
+/// The path without links of what lies at `path`, and what that is; none when a link leads there that root has not made.
+pub(in crate::operation) fn resolve(path: &Path) -> io::Result<Option<(PathBuf, Metadata)>> {
+    let Some(found) = look(path)? else { return Ok(None) };
+    let path = path_of(&found)?;
+    Ok(Some((path, File::from(found).metadata()?)))
+}
+
+fn path_of(found: &OwnedFd) -> io::Result<PathBuf> {
+    std::fs::read_link(format!("/proc/thread-self/fd/{}", found.as_raw_fd()))
 }
 
 /// Looks `path` up over root's links alone, those of folders among them: another's may lead anywhere, and elsewhere the next
@@ -210,7 +221,7 @@ impl Place {
     /// None where the folder can't be opened: its own file can't either, and tells why.
     fn open(name: &Path, files: Files) -> Option<Place> {
         let folder = look(name).ok()??;
-        let path = std::fs::read_link(format!("/proc/thread-self/fd/{}", folder.as_raw_fd())).ok()?;
+        let path = path_of(&folder).ok()?;
         Some(Place { folder, names: [name.to_owned(), path], files })
     }
 

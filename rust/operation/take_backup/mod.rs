@@ -8,7 +8,7 @@ mod decision;
 mod describe;
 mod found;
 mod full;
-mod image_file;
+pub(in crate::operation) mod image_file;
 mod image_lock;
 pub(in crate::operation) mod layers;
 mod process;
