@@ -100,10 +100,13 @@ fn restore(opened: Vec<Opened>, copy: &Arc<Copy>, reading: &Reading, job: &mut R
 /// Gives the outputs their names, one after the other; before the first all that can fail by itself was done.
 fn publish(mut opened: Vec<Opened>) -> Result<()> {
     opened.iter_mut().try_for_each(|opened| opened.output.settle())?;
-    keep_old(&opened)?;
-    record::write(&opened.iter().map(|opened| &opened.output).collect::<Vec<_>>())?;
     let again = |output: &Output| Some(output.name().map(|(folder, name)| Ok((folder.again()?, name.to_owned()))));
     let names = opened.iter().filter_map(|opened| again(&opened.output)?).collect::<Result<Vec<_>>>()?;
+    keep_old(&opened)?;
+    record::write(&opened.iter().map(|opened| &opened.output).collect::<Vec<_>>()).map_err(|error| {
+        record::remove(&names);
+        forget_old(&opened, error)
+    })?;
     name_all(&mut opened)?;
     record::remove(&names);
     Ok(())
@@ -114,23 +117,30 @@ fn name_all(opened: &mut [Opened]) -> Result<()> {
     let all = opened.iter_mut().map(|opened| opened.output.publish());
     let mut failures = all.collect::<Vec<_>>().into_iter().filter_map(Result::err);
     let Some(error) = failures.next() else { return Ok(()) };
-    if opened.len() < 2 {
+    // of one file there is no record: it goes
+    if opened.iter().filter(|opened| opened.output.name().is_some()).count() < 2 {
         return Err(error);
     }
     opened.iter_mut().for_each(|opened| opened.output.leave());
-    Err(error.with_leftover("outputs that are whole, which the next restore onto one of them gives their names"))
+    Err(error.with_leftover("outputs that are whole, which the next restore onto all of them gives their names"))
 }
 
 /// Keeps what all outputs replace, or nothing.
 fn keep_old(opened: &[Opened]) -> Result<()> {
-    let each = |act: fn(&Output, &str) -> Result<()>| {
-        let kept = opened.iter().filter_map(|opened| Some((&opened.output, opened.kept.as_deref()?)));
-        kept.map(|(output, kept)| act(output, kept)).fold(Ok(()), Result::and)
-    };
-    each(Output::keep_old).map_err(|error| match each(Output::forget_old) {
+    each_kept(opened, Output::keep_old).map_err(|error| forget_old(opened, error))
+}
+
+/// What is replaced is not kept, for this error.
+fn forget_old(opened: &[Opened], error: Error) -> Error {
+    match each_kept(opened, Output::forget_old) {
         Ok(()) => error,
         Err(stuck) => error.with_leftover(stuck),
-    })
+    }
+}
+
+fn each_kept(opened: &[Opened], act: fn(&Output, &str) -> Result<()>) -> Result<()> {
+    let kept = opened.iter().filter_map(|opened| Some((&opened.output, opened.kept.as_deref()?)));
+    kept.map(|(output, kept)| act(output, kept)).fold(Ok(()), Result::and)
 }
 
 fn discard(opened: Vec<Opened>) -> Result<()> {
