@@ -520,10 +520,9 @@ fn whenever_it_is_killed_the_next_call_finds_all_old_or_makes_all_new() {
         let out = begin();
         in_a_process(&points.request(out.path(), "raw"), Some(step));
         let is_new = |file: &str, disk: &Vec<u8>| fs::read(out.path().join(file)).unwrap() == *disk;
-        // the next call is onto one of them, and fails after it has looked at what was left
+        // the next call fails after it has looked at what was left
         let mut request = points.request(out.path(), "raw");
-        request["volumes"].as_array_mut().unwrap().remove(0);
-        request["volumes"][0]["output"]["size"] = json!(512);
+        request["volumes"][1]["output"]["size"] = json!(512);
         assert_eq!(restore(&request).unwrap_err().code, Code::InvalidArgument);
         let new: Vec<_> = FILES.iter().zip(&points.disks).map(|(file, disk)| is_new(file, disk)).collect();
         assert_eq!(new[0], new[1], "{step}");
@@ -545,6 +544,8 @@ fn whenever_it_is_killed_the_next_call_finds_all_old_or_makes_all_new() {
 fn what_a_killed_call_has_left_is_forgotten_once_a_volume_has_changed() {
     let points = Points::make(2, 1 << 20);
     for planted in [false, true] {
+        // both, or the one whose record is none of ours
+        let asked = if planted { 1 } else { 2 };
         let out = tempfile::tempdir_in(QUICK).unwrap();
         FILES.iter().for_each(|file| fs::write(out.path().join(file), "as it was").unwrap());
         in_a_process(&points.request(out.path(), "raw"), Some("give an output its name:1"));
@@ -557,12 +558,133 @@ fn what_a_killed_call_has_left_is_forgotten_once_a_volume_has_changed() {
         }
         let mut request = points.request(out.path(), "raw");
         request["volumes"][0]["output"]["size"] = json!(512);
-        request["volumes"].as_array_mut().unwrap().truncate(1);
+        request["volumes"].as_array_mut().unwrap().truncate(asked);
         assert_eq!(restore(&request).unwrap_err().code, Code::InvalidArgument);
         assert_eq!(fs::read(out.path().join(FILES[0])).unwrap(), b"as it was");
         points.restore(out.path(), "raw").unwrap_or_else(|error| panic!("{planted}: {error}"));
         points.assert_restored(out.path(), "raw");
     }
+}
+
+/// A folder in which a call was killed that had given the first of two outputs its name.
+#[cfg(feature = "test-hooks")]
+fn half_named(points: &Points) -> tempfile::TempDir {
+    let out = tempfile::tempdir_in(QUICK).unwrap();
+    FILES.iter().for_each(|file| fs::write(out.path().join(file), "as it was").unwrap());
+    in_a_process(&points.request(out.path(), "raw"), Some("give an output its name:2"));
+    assert!(fs::read(out.path().join(FILES[0])).unwrap() == points.disks[0]);
+    out
+}
+
+#[cfg(feature = "test-hooks")]
+#[test]
+fn once_a_volume_that_has_its_name_was_written_to_no_other_gets_what_was_left_for_it() {
+    let points = Points::make(2, 1 << 20);
+    let out = half_named(&points);
+    File::options().write(true).open(out.path().join(FILES[0])).unwrap().write_all_at(b"it went on", 0).unwrap();
+    let mut request = points.request(out.path(), "raw");
+    request["volumes"][0]["output"]["size"] = json!(512);
+    assert_eq!(restore(&request).unwrap_err().code, Code::InvalidArgument);
+    assert_eq!(fs::read(out.path().join(FILES[1])).unwrap(), b"as it was");
+    points.restore(out.path(), "raw").unwrap();
+    points.assert_restored(out.path(), "raw");
+    assert_eq!(all(out.path()).len(), 2);
+}
+
+/// The other may be another machine's by now.
+#[cfg(feature = "test-hooks")]
+#[test]
+fn a_volume_that_is_not_asked_for_is_left_as_it_is_whatever_was_left_for_it() {
+    let points = Points::make(2, 1 << 20);
+    for asked in 0..2 {
+        let out = half_named(&points);
+        let other = out.path().join(FILES[1 - asked]);
+        let before = (fs::read(&other).unwrap(), fs::metadata(&other).unwrap().ino());
+        let mut request = points.request(out.path(), "raw");
+        request["volumes"].as_array_mut().unwrap().remove(1 - asked);
+        restore(&request).unwrap();
+        assert!(fs::read(out.path().join(FILES[asked])).unwrap() == points.disks[asked]);
+        assert!((fs::read(&other).unwrap(), fs::metadata(&other).unwrap().ino()) == before, "{asked}");
+        points.restore(out.path(), "raw").unwrap();
+        points.assert_restored(out.path(), "raw");
+        assert_eq!(all(out.path()).len(), 2, "{asked}: {:?}", all(out.path()).keys());
+    }
+}
+
+#[cfg(feature = "test-hooks")]
+#[test]
+fn what_a_killed_call_has_left_replaces_no_volume_that_qemu_has_open() {
+    let points = Points::make(2, 1 << 20);
+    for held in FILES {
+        let out = half_named(&points);
+        let path = out.path().join(held);
+        let mut tool = Command::new("qemu-io")
+            .args(["-f", "raw", path.to_str().unwrap()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        std::io::Read::read_exact(tool.stdout.as_mut().unwrap(), &mut [0; 1]).unwrap();
+        let error = points.restore(out.path(), "raw").unwrap_err();
+        assert!(error.code == Code::DomainState && error.cause.contains(path.to_str().unwrap()), "{error}");
+        assert_eq!(fs::read(out.path().join(FILES[1])).unwrap(), b"as it was");
+        drop(tool.stdin.take());
+        tool.wait().unwrap();
+        points.restore(out.path(), "raw").unwrap();
+        points.assert_restored(out.path(), "raw");
+        assert_eq!(all(out.path()).len(), 2);
+    }
+}
+
+/// Restores; `act` is called once when all is whole, and before any output gets its name.
+fn restore_and(request: &Value, mut act: impl FnMut()) -> Result<Value> {
+    let mut acted = false;
+    call("restorePoint", &request.to_string(), &mut |status| {
+        if status.phase == "publish the outputs" && !std::mem::replace(&mut acted, true) {
+            act();
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn one_file_whose_name_somebody_else_has_given_leaves_nothing_also_beside_a_device() {
+    let points = Points::make(2, 1 << 20);
+    let (out, device) = (tempfile::tempdir_in(QUICK).unwrap(), Loop::full(2 << 20));
+    let mut request = points.request(out.path(), "raw");
+    request["volumes"][1]["output"]["path"] = json!(device.device);
+    let taken = out.path().join(FILES[0]);
+    let error = restore_and(&request, || fs::write(&taken, "somebody else's").unwrap()).unwrap_err();
+    assert_eq!((error.code, error.leftovers), (Code::AlreadyExists, false), "{error}");
+    assert_eq!(all(out.path()), BTreeMap::from([(taken, b"somebody else's".to_vec())]));
+}
+
+#[test]
+fn without_room_for_a_record_nothing_is_left_of_what_was_to_be_kept() {
+    let points = Points::make(2, 1 << 20);
+    let mounted = Mounted::make("mkfs.ext4 -q -N 64 -O ^has_journal -m 0", 16);
+    let out = mounted.path().join("out");
+    fs::create_dir(&out).unwrap();
+    FILES.iter().for_each(|file| fs::write(out.join(file), "as it was").unwrap());
+    let before = all(&out);
+    let mut request = points.request(&out, "raw");
+    request["keepOld"] = json!(true);
+    // a link takes no inode, a record does
+    for left in 0..2 {
+        let fill = || {
+            let made = (0..).take_while(|i| File::create(mounted.path().join(format!("{i}"))).is_ok()).count();
+            (0..left).for_each(|i| fs::remove_file(mounted.path().join(format!("{}", made - 1 - i))).unwrap());
+        };
+        let error = restore_and(&request, fill).unwrap_err();
+        assert_eq!(error.code, Code::NoSpace, "{error}");
+        assert_eq!(all(&out), before, "{left}");
+        for entry in fs::read_dir(mounted.path()).unwrap().map(|entry| entry.unwrap().path()) {
+            fs::remove_file(entry).ok();
+        }
+    }
+    restore(&request).unwrap();
+    points.assert_restored(&out, "raw");
+    assert_eq!(all(&out).len(), 4);
 }
 
 const LARGE: u64 = (12 << 20) + 1536;

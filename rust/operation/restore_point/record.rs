@@ -1,8 +1,10 @@
 //! What a call that is killed while it gives its outputs their names leaves to the next one. Before the first name is given, a
-//! record of all outputs lies durably beside each: whoever restores onto one of them next gives the others theirs, too, so that
-//! a machine's disks are all new or all old. What has changed since is left alone.
+//! record of all outputs lies durably beside each: whoever restores onto all of them next gives them theirs first, so that a
+//! machine's disks are all new or all old. What has changed since, is in use, or was not asked for is left alone.
 
-use std::io::{Read, Write};
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{self, Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -10,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Code, Error, Result, called};
 use crate::nas::folder::{FILE_MODE, Folder};
-use crate::operation::flatten::output::{self, Output};
+use crate::operation::flatten::output::{self, InUse, Output};
 use crate::point::fingerprints::Digest;
 use crate::steps;
 
@@ -35,14 +37,15 @@ struct Entry {
     name: String,
     /// The name that it has until it gets its own.
     beside: String,
-    inode: u64,
+    new: State,
     /// What it replaces.
-    old: Option<Old>,
+    old: Option<State>,
 }
 
+/// By which it is seen whether somebody has changed a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Old {
+struct State {
     inode: u64,
     size: u64,
     /// When it was written to last, in seconds and nanoseconds.
@@ -67,9 +70,9 @@ enum Verdict {
     Forget,
 }
 
-/// All of them can be new, or what is left goes.
-fn judge(found: &[Found]) -> Verdict {
-    if found.contains(&Found::Changed) { Verdict::Forget } else { Verdict::Finish }
+/// All of them can be new, or what is left goes: where this call is `onto_all` of them, and nobody has changed one.
+fn judge(found: &[Found], onto_all: bool) -> Verdict {
+    if onto_all && !found.contains(&Found::Changed) { Verdict::Finish } else { Verdict::Forget }
 }
 
 fn record_of(name: &str) -> String {
@@ -111,28 +114,39 @@ pub(super) fn remove(outputs: &[(Folder, String)]) {
 fn entry(output: &Output) -> Result<Option<Entry>> {
     let Some((folder, name)) = output.name() else { return Ok(None) };
     let Some((beside, new, old)) = output.beside() else { return Ok(None) };
-    let look = |file: &std::fs::File| file.metadata().map_err(|e| Error::io("record the outputs", &folder.path, e));
-    let old = old.map(|old| look(old).map(|old| Old::of(&old))).transpose()?;
-    let (beside, inode) = (beside.to_owned(), look(new)?.ino());
-    Ok(Some(Entry { folder: folder.path.clone(), name: name.to_owned(), beside, inode, old }))
+    let state = |file: &File| State::of(file).map_err(|e| Error::io("record the outputs", &folder.path, e));
+    let (new, old) = (state(new)?, old.map(state).transpose()?);
+    Ok(Some(Entry { folder: folder.path.clone(), name: name.to_owned(), beside: beside.to_owned(), new, old }))
 }
 
-impl Old {
-    fn of(file: &std::fs::Metadata) -> Old {
-        Old { inode: file.ino(), size: file.size(), modified: (file.mtime(), file.mtime_nsec()) }
+impl State {
+    fn of(file: &File) -> io::Result<State> {
+        let file = file.metadata()?;
+        Ok(State { inode: file.ino(), size: file.size(), modified: (file.mtime(), file.mtime_nsec()) })
     }
 }
 
-/// Finishes what a killed call has left on the outputs at these paths, or forgets it.
+impl Entry {
+    fn path(&self) -> PathBuf {
+        self.folder.join(&self.name)
+    }
+
+    /// Could we have written it? Else it may be meant to have any file removed.
+    fn is_possible(&self) -> bool {
+        !self.name.contains('/') && output::is_beside(&self.name, &self.beside)
+    }
+}
+
+/// Finishes what a killed call has left on the outputs at these paths, or forgets it: what the record says of others, somebody
+/// else may have by now, and is not touched.
 pub(super) fn finish_left<'a>(paths: impl Iterator<Item = &'a Path>) -> Result<()> {
-    for path in paths {
-        let (path, _) = output::resolve(path)?;
+    let asked: BTreeSet<_> = paths.map(|path| Ok(output::resolve(path)?.0)).collect::<Result<_>>()?;
+    for path in &asked {
         let (Some(parent), Some(name)) = (path.parent(), path.file_name().and_then(|name| name.to_str())) else {
             continue;
         };
-        let folder = Folder::open_root(parent)?;
-        if let Some(record) = read(&folder, name)? {
-            finish(&record)?;
+        if let Some(record) = read(&Folder::open_without_links(parent)?, name)? {
+            finish(&record, &asked)?;
         }
     }
     Ok(())
@@ -153,8 +167,9 @@ fn read(folder: &Folder, name: &str) -> Result<Option<Record>> {
     let known = read.ok().and_then(|_| {
         let (hash, text) = text.split_once('\n')?;
         let record: Record = serde_json::from_str(text).ok()?;
-        let is_ours = record.outputs.iter().any(|entry| entry.name == name);
-        (ours && is_ours && record.version == VERSION && Digest::of(text.as_bytes()).to_string() == hash)
+        let is_ours = record.outputs.iter().any(|entry| entry.path() == folder.path.join(name));
+        let is_possible = record.outputs.iter().all(Entry::is_possible);
+        (ours && is_ours && is_possible && record.version == VERSION && Digest::of(text.as_bytes()).to_string() == hash)
             .then_some(record)
     });
     if known.is_none() {
@@ -170,21 +185,28 @@ fn read(folder: &Folder, name: &str) -> Result<Option<Record>> {
 struct Left<'a> {
     entry: &'a Entry,
     folder: Folder,
-    /// The output that is whole, under which name it ever is.
-    file: Option<std::fs::File>,
+    /// The output that is whole, until it has its name.
+    beside: Option<File>,
     found: Found,
     // nobody else writes it meanwhile
     _lock: Option<output::Lock>,
+    // and no guest opens what has the name
+    _held: Option<InUse>,
 }
 
-fn finish(record: &Record) -> Result<()> {
-    let left = record.outputs.iter().map(look).collect::<Result<Vec<_>>>()?;
-    let verdict = judge(&left.iter().map(|left| left.found).collect::<Vec<_>>());
-    for Left { entry, folder, file, found, .. } in &left {
-        let path = folder.path.join(&entry.name);
-        match (verdict, found, file) {
+fn finish(record: &Record, asked: &BTreeSet<PathBuf>) -> Result<()> {
+    let (ours, others): (Vec<_>, Vec<_>) = record.outputs.iter().partition(|entry| asked.contains(&entry.path()));
+    let left = ours.into_iter().map(look).collect::<Result<Vec<_>>>()?;
+    let verdict = judge(&left.iter().map(|left| left.found).collect::<Vec<_>>(), others.is_empty());
+    if verdict == Verdict::Forget {
+        let names: Vec<_> = record.outputs.iter().map(Entry::path).collect();
+        let why = if others.is_empty() { "they have changed since" } else { "this one is not onto all of them" };
+        log::warn!("a restore onto {names:?} was killed, and {why}: none gets what it made");
+    }
+    for Left { entry, folder, beside, found, .. } in &left {
+        match (verdict, found, beside) {
             (Verdict::Finish, Found::Waiting, Some(file)) => {
-                log::info!("'{}' gets what a restore that was killed has made for it", path.display());
+                log::info!("'{}' gets what a restore that was killed has made for it", entry.path().display());
                 steps::at("give a left output its name");
                 match entry.old {
                     Some(_) => folder.replace(file, &entry.beside, &entry.name)?,
@@ -196,39 +218,37 @@ fn finish(record: &Record) -> Result<()> {
             _ => {}
         }
     }
-    if verdict == Verdict::Forget {
-        let names: Vec<_> =
-            record.outputs.iter().map(|entry| entry.folder.join(&entry.name).display().to_string()).collect();
-        log::warn!("a restore onto {names:?} was killed, and they have changed since: none gets what it made");
-    }
     let records: Vec<_> = left.into_iter().map(|left| (left.folder, left.entry.name.clone())).collect();
     remove(&records);
     Ok(())
 }
 
-/// What has become of an output. `BUSY` while the call that makes it lives.
+/// What has become of an output. `BUSY` while the call that makes it lives, `DOMAIN_STATE` while a guest uses what has the name.
 fn look(entry: &Entry) -> Result<Left<'_>> {
-    let folder = Folder::open_root(&entry.folder)?;
+    let folder = Folder::open_without_links(&entry.folder)?;
     let open = |name: &str| match folder.open_file_in(name) {
         Ok(file) => {
-            let metadata = file.metadata().map_err(|e| Error::io(STEP, folder.path.join(name), e))?;
-            Ok(Some((file, metadata)))
+            let state = State::of(&file).map_err(|e| Error::io(STEP, folder.path.join(name), e))?;
+            Ok(Some((file, state)))
         }
         Err(error) if error.code == Code::NotFound => Ok(None),
         Err(error) => Err(error),
     };
+    let is_new = |(_, state): &&(File, State)| state.inode == entry.new.inode;
     let there = open(&entry.name)?;
-    if let Some((file, _)) = there.as_ref().filter(|(_, metadata)| metadata.ino() == entry.inode) {
-        let lock = output::lock_left(&folder, &entry.name, file)?;
-        return Ok(Left { entry, folder, file: None, found: Found::Named, _lock: lock });
-    }
-    let Some((file, _)) = open(&entry.beside)?.filter(|(_, metadata)| metadata.ino() == entry.inode) else {
-        return Ok(Left { entry, folder, file: None, found: Found::Changed, _lock: None });
+    let named = there.as_ref().filter(is_new);
+    let beside = if named.is_some() { None } else { open(&entry.beside)? };
+    let waiting = beside.as_ref().filter(is_new);
+    let lock = named.or(waiting).map(|(file, _)| output::lock_left(&folder, &entry.name, file)).transpose()?.flatten();
+    let (now, of_the_new) = (there.as_ref().map(|(_, state)| state), waiting.map(|(_, state)| state));
+    let found = match (now == Some(&entry.new), of_the_new == Some(&entry.new) && now == entry.old.as_ref()) {
+        (true, _) => Found::Named,
+        (_, true) => Found::Waiting,
+        _ => Found::Changed,
     };
-    let lock = output::lock_left(&folder, &entry.name, &file)?;
-    let is_as_it_was = there.map(|(_, metadata)| Old::of(&metadata)) == entry.old;
-    let found = if is_as_it_was { Found::Waiting } else { Found::Changed };
-    Ok(Left { entry, folder, file: Some(file), found, _lock: lock })
+    let held = there.map(|(file, _)| InUse::take(file, &entry.path())).transpose()?;
+    let beside = beside.filter(|left| is_new(&left)).map(|(file, _)| file);
+    Ok(Left { entry, folder, beside, found, _lock: lock, _held: held })
 }
 
 #[cfg(test)]
@@ -245,7 +265,50 @@ mod tests {
             (&[Waiting, Changed], Verdict::Forget),
             (&[Named, Changed], Verdict::Forget),
         ] {
-            assert_eq!(judge(found), verdict, "{found:?}");
+            assert_eq!(judge(found, true), verdict, "{found:?}");
+            assert_eq!(judge(found, false), Verdict::Forget, "{found:?}");
+        }
+    }
+
+    /// Whoever may write to the folder, on a server that makes all files one user's, can write any record.
+    #[test]
+    fn a_forged_record_removes_and_renames_nothing_but_what_lies_beside_the_outputs() {
+        let (dir, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (dir, elsewhere) = (dir.path().canonicalize().unwrap(), elsewhere.path().canonicalize().unwrap());
+        let partial = |name: &str| format!(".{name}.nasbackup-0123456789abcdef");
+        std::fs::create_dir(dir.join("sub")).unwrap();
+        let files =
+            [dir.join("victim"), elsewhere.join("victim"), elsewhere.join(partial("y")), dir.join("sub/victim")];
+        let forget = |folder: &Path, name: &str, beside: &str| {
+            let path = folder.join(beside);
+            let new = File::open(&path).and_then(|file| State::of(&file)).unwrap();
+            Entry { folder: folder.to_owned(), name: name.to_owned(), beside: beside.to_owned(), new, old: None }
+        };
+        for place in 0..5 {
+            files.iter().for_each(|file| std::fs::write(file, "whose").unwrap());
+            std::fs::write(dir.join(partial("x")), "ours").unwrap();
+            let forged = match place {
+                0 => forget(&dir, "y", "victim"),
+                1 => forget(&elsewhere, "y", "victim"),
+                2 => forget(&elsewhere, "y", &partial("y")),
+                3 => forget(&dir, "x", "sub/victim"),
+                _ => forget(&dir, "x", &format!("../{}/victim", elsewhere.file_name().unwrap().to_str().unwrap())),
+            };
+            // "x" is as it was, or is to be forgotten
+            for old in [None, Some(State { inode: 1, size: 1, modified: (1, 1) })] {
+                let mut own = forget(&dir, "x", &partial("x"));
+                own.old = old;
+                let text = serde_json::to_string(&Record { version: VERSION, outputs: vec![own, forged.clone()] });
+                let text = text.unwrap();
+                let record = dir.join(record_of("x"));
+                std::fs::write(&record, format!("{}\n{text}", Digest::of(text.as_bytes()))).unwrap();
+                finish_left([dir.join("x").as_path()].into_iter()).unwrap();
+                for file in &files {
+                    assert!(file.exists(), "{place}: {file:?}");
+                }
+                assert!(!record.exists() && !dir.join("x").exists() && !elsewhere.join("y").exists(), "{place}");
+                std::fs::write(dir.join(partial("x")), "ours").unwrap();
+            }
         }
     }
 }
