@@ -154,7 +154,7 @@ fn scratch_ends(fill: impl FnOnce(&Nas, &RealGuest)) -> Error {
     until("the unfinished point goes", || {
         !listing(nas.root()).iter().any(|(path, _)| path.to_string_lossy().contains(".partial-"))
     });
-    let next = take_backup::run(request(&linux, &nas, 2, Some(&full)), &mut |_| Ok(())).unwrap();
+    let next = take_when_free(request(&linux, &nas, 2, Some(&full)));
     assert_eq!(next.kind, Kind::Incremental);
     assert_files(&nas, &next);
     error
