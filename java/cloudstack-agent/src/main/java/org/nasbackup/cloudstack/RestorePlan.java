@@ -178,6 +178,7 @@ public final class RestorePlan {
      */
     private static List<Item> paired(List<String> images, List<Item> volumes) {
         distinct(images, "image");
+        distinct(volumes.stream().map(Item::path).collect(Collectors.toList()), "volume");
         List<String> imagesLeft = new ArrayList<>(images);
         Map<Item, Item> paired = new LinkedHashMap<>();
         for (Item volume : volumes) {
