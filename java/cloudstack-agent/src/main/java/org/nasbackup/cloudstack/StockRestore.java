@@ -18,15 +18,15 @@ import com.cloud.resource.CommandWrapper;
 import java.io.IOException;
 import java.io.InputStream;
 import java.net.URL;
+import java.nio.charset.StandardCharsets;
 import java.util.Collections;
-import java.util.List;
 import java.util.Set;
 import java.util.stream.Collectors;
 import org.apache.cloudstack.backup.RestoreBackupCommand;
 
 /**
  * CloudStack's own wrapper for restores, which ours hides: what the library does not write yet, it converts, a chain of incremental
- * backups too. A loader of its own defines it from the next place on the class path.
+ * backups too. A loader of its own defines it from the first place on the class path that has not ours.
  */
 public final class StockRestore extends ClassLoader {
     private static final Set<String> POOLS = Set.of("RBD");
@@ -40,15 +40,25 @@ public final class StockRestore extends ClassLoader {
         super(loader);
         this.loader = loader;
         String file = file(NAME);
-        List<URL> found = Collections.list(loader.getResources(file));
-        if (found.size() < 2) {
+        String stock = null;
+        for (URL each : Collections.list(loader.getResources(file))) {
+            stock = stock == null && !isOurs(each) ? each.toString() : stock;
+        }
+        if (stock == null) {
             throw new IllegalArgumentException(
                     "UNSUPPORTED_IMAGE: restore: the library writes no volumes of pools of type "
                             + String.join(", ", POOLS)
                             + ", and CloudStack's own wrapper is not on the agent's class path");
         }
-        String second = found.get(1).toString();
-        place = second.substring(0, second.length() - file.length());
+        place = stock.substring(0, stock.length() - file.length());
+    }
+
+    /** Our jar may be listed twice, by two names. Ours alone names the interface. */
+    private static boolean isOurs(URL wrapper) throws IOException {
+        try (InputStream file = wrapper.openStream()) {
+            return new String(file.readAllBytes(), StandardCharsets.ISO_8859_1)
+                    .contains(RestoresChains.class.getName().replace('.', '/'));
+        }
     }
 
     /** Is it for CloudStack's own? */

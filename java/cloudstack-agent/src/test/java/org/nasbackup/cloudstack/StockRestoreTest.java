@@ -18,10 +18,12 @@ import static org.assertj.core.api.Assertions.assertThatThrownBy;
 import com.cloud.agent.api.Answer;
 import com.cloud.hypervisor.kvm.resource.LibvirtComputingResource;
 import java.io.IOException;
+import java.io.InputStream;
 import java.net.URL;
 import java.net.URLClassLoader;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.List;
 import javax.tools.ToolProvider;
 import org.apache.cloudstack.backup.RestoreBackupCommand;
 import org.junit.jupiter.api.Test;
@@ -42,6 +44,9 @@ class StockRestoreTest {
             + " return new com.cloud.agent.api.Answer(c, true, c.getBackupFiles() + \" \" + c.getRestoreVolumePaths());"
             + " default: return null; } } }";
 
+    private static final String WRAPPER =
+            "com/cloud/hypervisor/kvm/resource/wrapper/LibvirtRestoreBackupCommandWrapper.class";
+
     @TempDir
     Path folder;
 
@@ -54,12 +59,22 @@ class StockRestoreTest {
         return RestorePlanTest.read(json + "]");
     }
 
+    /** As when our jar is on the class path by two names. */
+    private URL oursAgain() throws IOException {
+        Path copy = folder.resolve("again").resolve(WRAPPER);
+        Files.createDirectories(copy.getParent());
+        try (InputStream ours = StockRestore.class.getClassLoader().getResourceAsStream(WRAPPER)) {
+            Files.copy(ours, copy);
+        }
+        return folder.resolve("again").toUri().toURL();
+    }
+
     private Answer execute(RestoreBackupCommand command) throws IOException, ReflectiveOperationException {
         Path source = Files.writeString(folder.resolve("LibvirtRestoreBackupCommandWrapper.java"), STOCK);
         String[] arguments = {"-proc:none", "-d", folder.toString(), source.toString()};
         assertThat(ToolProvider.getSystemJavaCompiler().run(null, null, null, arguments))
                 .isZero();
-        URL[] behind = {folder.toUri().toURL()};
+        URL[] behind = {oursAgain(), folder.toUri().toURL()};
         RestorePlan plan = RestorePlan.of(command);
         assertThat(StockRestore.takes(plan)).isTrue();
         try (URLClassLoader loader = new URLClassLoader(behind, StockRestore.class.getClassLoader())) {
@@ -77,10 +92,14 @@ class StockRestoreTest {
     }
 
     @Test
-    void without_it_such_volumes_are_refused() {
-        assertThatThrownBy(() -> new StockRestore(StockRestore.class.getClassLoader()))
-                .isInstanceOf(IllegalArgumentException.class)
-                .hasMessageContaining("CloudStack's own wrapper is not on the agent's class path");
+    void without_it_such_volumes_are_refused() throws IOException {
+        try (URLClassLoader twice = new URLClassLoader(new URL[] {oursAgain()}, StockRestore.class.getClassLoader())) {
+            for (ClassLoader loader : List.of(StockRestore.class.getClassLoader(), twice)) {
+                assertThatThrownBy(() -> new StockRestore(loader))
+                        .isInstanceOf(IllegalArgumentException.class)
+                        .hasMessageContaining("CloudStack's own wrapper is not on the agent's class path");
+            }
+        }
     }
 
     @ParameterizedTest
