@@ -19,8 +19,7 @@ public final class Place {
     /** As libvirt calls what a disk is on. */
     public enum Kind {
         FILE,
-        BLOCK,
-        NETWORK
+        BLOCK
     }
 
     private final Kind kind;
@@ -31,7 +30,7 @@ public final class Place {
     private Runnable remove = () -> {};
 
     /**
-     * @param path a file, a block device, or QEMU's name for a volume on RBD
+     * @param path a file, or a block device
      * @param source what a domain that gets the volume is told of it: {@code <source>}, and what follows it
      */
     Place(Kind kind, String path, OutputFormat format, String source) {

@@ -18,6 +18,7 @@ import com.cloud.hypervisor.kvm.storage.KVMStoragePoolManager;
 import com.cloud.storage.Storage.ImageFormat;
 import com.cloud.storage.Storage.ProvisioningType;
 import com.cloud.storage.Storage.StoragePoolType;
+import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.LinkOption;
 import java.nio.file.Path;
@@ -36,7 +37,6 @@ public final class PoolPlaces implements Places {
     private static final Set<String> DEVICES =
             Set.of("CLVM", "CLVM_NG", "FiberChannel", "Linstor", "PowerFlex", "StorPool");
 
-    private static final String RBD = "RBD";
     private static final Logger LOGGER = LogManager.getLogger(PoolPlaces.class);
 
     private final KVMStoragePoolManager pools;
@@ -52,24 +52,21 @@ public final class PoolPlaces implements Places {
     public Place open(RestorePlan.Item item, boolean fresh) {
         StoragePoolType type = item.pool().getPoolType();
         String name = type == null ? "unknown" : type.name();
-        if (!name.equals(RBD) && !FOLDERS.contains(name) && !DEVICES.contains(name)) {
+        if (!FOLDERS.contains(name) && !DEVICES.contains(name)) {
             throw refused(item, "how volumes of its pool's type, " + name + ", are written is not known");
         }
         KVMStoragePool pool = pools.getStoragePool(type, item.pool().getUuid());
         if (pool == null) {
             throw refused(item, "this host does not have its pool");
         }
-        if (FOLDERS.contains(name)) {
-            return inFolder(pool, item, fresh);
-        }
-        return name.equals(RBD) ? rbd(pool, item, fresh) : device(pool, item, fresh);
+        return FOLDERS.contains(name) ? inFolder(pool, item, fresh) : device(pool, item, fresh);
     }
 
     /** A file that the library makes or replaces; what lies there may be damaged, and does not tell its format. */
     private static Place inFolder(KVMStoragePool pool, RestorePlan.Item item, boolean fresh) {
         Path folder = Path.of(pool.getLocalPath()).normalize();
         Path path = folder.resolve(item.volumePath()).normalize();
-        if (!path.startsWith(folder) || path.equals(folder)) {
+        if (!path.startsWith(folder) || path.equals(folder) || !reallyLiesIn(folder, path, item)) {
             throw refused(item, "it does not lie in the folder of its pool, " + folder);
         }
         if (fresh && Files.exists(path, LinkOption.NOFOLLOW_LINKS)) {
@@ -83,31 +80,14 @@ public final class PoolPlaces implements Places {
         return fresh ? place.removedBy(() -> attempt(item, "is left", () -> Files.deleteIfExists(path))) : place;
     }
 
-    private static Place rbd(KVMStoragePool pool, RestorePlan.Item item, boolean fresh) {
-        if (fresh) {
-            make(pool, item, PhysicalDiskFormat.RAW);
+    /** Links on the way are followed: of what lies there, or else of the folder that it is to lie in. */
+    private static boolean reallyLiesIn(Path folder, Path path, RestorePlan.Item item) {
+        try {
+            Path known = Files.exists(path, LinkOption.NOFOLLOW_LINKS) ? path : path.getParent();
+            return known.toRealPath().startsWith(folder.toRealPath());
+        } catch (IOException e) {
+            throw refused(item, "where it lies can't be told: " + OneLine.of(e.toString()));
         }
-        String path = KVMPhysicalDisk.RBDStringBuilder(pool, item.path());
-        Place place = new Place(Place.Kind.NETWORK, path, OutputFormat.RAW, rbdSource(pool, item));
-        return fresh ? place.removedBy(() -> delete(pool, item)) : place;
-    }
-
-    static String rbdSource(KVMStoragePool pool, RestorePlan.Item item) {
-        StringBuilder source = new StringBuilder("<source protocol='rbd' name='" + DiskXml.escaped(item.path()) + "'>");
-        for (String host : pool.getSourceHost().split(",")) {
-            source.append("<host name='")
-                    .append(DiskXml.escaped(host.replace("[", "").replace("]", "")))
-                    .append(pool.getSourcePort() == 0 ? "" : "' port='" + pool.getSourcePort())
-                    .append("'/>");
-        }
-        source.append("</source>");
-        String user = pool.getAuthUserName();
-        if (user != null && !user.isBlank()) {
-            // the agent keeps the key with libvirt under the pool's uuid
-            source.append("<auth username='" + DiskXml.escaped(user) + "'><secret type='ceph' uuid='"
-                    + DiskXml.escaped(item.pool().getUuid()) + "'/></auth>");
-        }
-        return source.toString();
     }
 
     /** A block device to which the host is connected as long as it is written. */
@@ -151,8 +131,28 @@ public final class PoolPlaces implements Places {
         if (item.size() == null) {
             throw refused(item, "it is to be made, and its size is not told");
         }
-        if (pool.createPhysicalDisk(item.volumePath(), format, ProvisioningType.THIN, item.size(), null) == null) {
+        if (isThere(pool, item)) {
+            throw refused(item, "it is there already, and is to be made");
+        }
+        KVMPhysicalDisk made;
+        try {
+            made = pool.createPhysicalDisk(item.volumePath(), format, ProvisioningType.THIN, item.size(), null);
+        } catch (RuntimeException e) {
+            // Linstor's may have been made, and not be available here
+            delete(pool, item);
+            throw e;
+        }
+        if (made == null) {
             throw refused(item, "it is to be made, and hosts make no volumes in its pool");
+        }
+    }
+
+    /** Pools take one that is there for the new one, and throw when they have none. */
+    private static boolean isThere(KVMStoragePool pool, RestorePlan.Item item) {
+        try {
+            return pool.getPhysicalDisk(item.volumePath()) != null;
+        } catch (RuntimeException e) {
+            return false;
         }
     }
 

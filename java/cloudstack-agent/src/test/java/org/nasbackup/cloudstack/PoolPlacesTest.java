@@ -45,6 +45,8 @@ class PoolPlacesTest {
     private boolean connects = true;
     private boolean has = true;
     private boolean makes = true;
+    private boolean breaks;
+    private boolean there = true;
     private Set<String> guestsHave = Set.of();
 
     private final KVMStoragePool pool = (KVMStoragePool) Proxy.newProxyInstance(
@@ -54,18 +56,19 @@ class PoolPlacesTest {
                 switch (method.getName()) {
                     case "getLocalPath":
                         return folder.toString();
-                    case "getSourceHost":
-                        return "[fd00::1],192.0.2.1";
-                    case "getSourcePort":
-                        return 6789;
-                    case "getAuthUserName":
-                        return "admin";
                     case "getDefaultFormat":
                         return PhysicalDiskFormat.RAW;
                     case "createPhysicalDisk":
                         asked.add("create " + arguments[0] + " " + arguments[1] + " " + arguments[3]);
+                        there = makes;
+                        if (breaks) {
+                            throw new IllegalStateException("it is not available here");
+                        }
                         return makes ? disk((String) arguments[0]) : null;
                     case "getPhysicalDisk":
+                        if (!there) {
+                            throw new IllegalStateException("there is none");
+                        }
                         return has ? disk((String) arguments[0]) : null;
                     default:
                         asked.add(method.getName().replace("PhysicalDisk", "") + " " + arguments[0]);
@@ -146,6 +149,29 @@ class PoolPlacesTest {
                 .hasMessageContaining("it does not lie in the folder of its pool");
     }
 
+    @ParameterizedTest
+    @ValueSource(strings = {"link", "link/v", "link/new", "way", "gone", "none/v"})
+    void a_file_that_a_link_puts_elsewhere_is_refused(String volumePath, @TempDir Path elsewhere) throws IOException {
+        Files.createFile(elsewhere.resolve("v"));
+        Files.createSymbolicLink(folder.resolve("link"), elsewhere);
+        Files.createSymbolicLink(folder.resolve("way"), elsewhere.resolve("v"));
+        Files.createSymbolicLink(folder.resolve("gone"), elsewhere.resolve("gone"));
+        assertThatThrownBy(() -> places.open(item("NetworkFilesystem", "p", volumePath), false))
+                .isInstanceOf(IllegalArgumentException.class)
+                .hasMessageContaining("lie");
+    }
+
+    @Test
+    void links_that_stay_in_the_folder_are_followed(@TempDir Path elsewhere) throws IOException {
+        Path inner = Files.createDirectory(folder.resolve("inner"));
+        Files.createFile(inner.resolve("v"));
+        Files.createSymbolicLink(folder.resolve("link"), inner);
+        Path own = folder;
+        folder = Files.createSymbolicLink(elsewhere.resolve("pool"), own);
+        assertThat(places.open(item("NetworkFilesystem", "p", "link/v"), false).path())
+                .isEqualTo(folder.resolve("link/v").toString());
+    }
+
     @Test
     void a_new_file_is_removed_after_a_restore_that_failed_and_one_that_was_there_is_not_taken_for_it()
             throws IOException {
@@ -208,6 +234,7 @@ class PoolPlacesTest {
 
     @Test
     void a_new_device_is_made_and_goes_again_after_a_restore_that_failed() {
+        there = false;
         Place place = open("Linstor", true);
         place.close();
         place.remove();
@@ -222,6 +249,7 @@ class PoolPlacesTest {
     })
     void of_a_device_that_can_t_be_opened_nothing_is_left(
             boolean makes, boolean connects, boolean has, String why, String expected) {
+        there = false;
         this.makes = makes;
         this.connects = connects;
         this.has = has;
@@ -230,11 +258,17 @@ class PoolPlacesTest {
     }
 
     @Test
-    void a_domain_is_told_of_a_volume_on_rbd_without_its_key() {
-        assertThat(PoolPlaces.rbdSource(pool, item("RBD", "p", "v")))
-                .isEqualTo("<source protocol='rbd' name='cloud/v'><host name='fd00::1' port='6789'/>"
-                        + "<host name='192.0.2.1' port='6789'/></source>"
-                        + "<auth username='admin'><secret type='ceph' uuid='p'/></auth>");
+    void a_device_that_is_made_and_not_available_goes_again() {
+        there = false;
+        breaks = true;
+        assertThatThrownBy(() -> open("Linstor", true)).hasMessage("it is not available here");
+        assertThat(asked).containsExactly("create v RAW 8", "delete v");
+    }
+
+    @Test
+    void a_device_that_is_there_is_not_taken_for_a_new_one() {
+        assertThatThrownBy(() -> open("Linstor", true)).hasMessageContaining("it is there already");
+        assertThat(asked).isEmpty();
     }
 
     @ParameterizedTest

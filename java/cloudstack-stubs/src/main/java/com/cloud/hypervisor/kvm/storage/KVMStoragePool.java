@@ -34,11 +34,5 @@ public interface KVMStoragePool {
 
     String getLocalPath();
 
-    String getSourceHost();
-
-    int getSourcePort();
-
-    String getAuthUserName();
-
     PhysicalDiskFormat getDefaultFormat();
 }

@@ -73,7 +73,7 @@ class WrapperTest {
                     return (KVMStoragePool) Proxy.newProxyInstance(
                             KVMStoragePool.class.getClassLoader(),
                             new Class<?>[] {KVMStoragePool.class},
-                            (pool, method, arguments) -> "/nowhere");
+                            (pool, method, arguments) -> "/usr");
                 }
             };
         }
@@ -160,7 +160,7 @@ class WrapperTest {
                         "i/T3 onto i/T1",
                         "deleteBackup i/T2 on nfs nas:/b",
                         "verification of i/T1 on nfs nas:/b of id p1",
-                        "d1 of i/T1 to /nowhere/n-1",
+                        "d1 of i/T1 to /usr/n-1",
                         "backupStats nfs nas:/b");
         assertThat(answers).allMatch(Answer::getResult);
         assertThat(((BackupAnswer) answers.get(0)).getBitmapCreated()).isEqualTo("backup-1");
