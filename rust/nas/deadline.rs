@@ -232,6 +232,15 @@ pub fn start_for_the_guest<T: Send + 'static>(
     begin(&STORAGE, step, work, ended).map(Background)
 }
 
+/// The same for what is written to the host's own disks, which fail with `IO`.
+pub fn start_for_the_host<T: Send + 'static>(
+    step: &'static str,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+    ended: impl FnOnce() + Send + 'static,
+) -> Result<Background<T>> {
+    begin(&DISKS, step, work, ended).map(Background)
+}
+
 fn bounded_and_counted<T: Send + 'static>(
     kind: &'static Kind,
     step: &'static str,

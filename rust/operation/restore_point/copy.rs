@@ -1,12 +1,13 @@
 //! The copy: a pool of threads over all disks, so that a NAS that answers slowly is asked for much at once. Whoever waits for
 //! it tells of progress, and leaves it behind if the NAS does not answer.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::disk::{Disk, Room};
+use super::gate::Gate;
 use crate::engine::rate::Limiter;
 use crate::error::{Code, Error, Result};
 use crate::job::Reporter;
@@ -26,7 +27,8 @@ const STOP: Duration = Duration::from_secs(10);
 pub(super) struct Copy {
     pub(super) disks: Vec<Disk>,
     pub(super) limiter: Limiter,
-    stopped: AtomicBool,
+    /// What is written to outputs passes it; closed once all is to stop.
+    gate: Arc<Gate>,
     /// The first failure.
     failed: Mutex<Option<Error>>,
     begun: Instant,
@@ -45,8 +47,8 @@ pub(super) struct Finished {
 
 impl Copy {
     pub(super) fn new(disks: Vec<Disk>, limiter: Limiter) -> Copy {
-        let (stopped, failed) = (AtomicBool::new(false), Mutex::new(None));
-        Copy { disks, limiter, stopped, failed, begun: Instant::now(), active: AtomicU64::new(0) }
+        let (gate, failed) = (Arc::default(), Mutex::new(None));
+        Copy { disks, limiter, gate, failed, begun: Instant::now(), active: AtomicU64::new(0) }
     }
 
     fn elapsed(&self) -> u64 {
@@ -56,7 +58,7 @@ impl Copy {
     /// Something was done, and more may be.
     fn go_on(&self) -> Result<()> {
         self.active.store(self.elapsed(), Relaxed);
-        if self.stopped.load(Relaxed) {
+        if self.gate.is_closed() {
             return Err(Error::new(Code::Cancelled, "copy", "it was told to stop"));
         }
         Ok(())
@@ -65,7 +67,7 @@ impl Copy {
     /// Ends all with this failure, unless there was one before.
     fn fail(&self, error: Error) {
         self.failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
-        self.stopped.store(true, Relaxed);
+        self.gate.close();
     }
 
     /// Runs `work` on so many threads of their own, each with its number, and waits for them.
@@ -94,7 +96,7 @@ impl Copy {
 
     /// One of the threads: each begins with another disk, and ends with the last one.
     fn copy(&self, number: usize, disks: &[(usize, &Disk)]) -> Result<()> {
-        let mut room = Room::default();
+        let mut room = Room::new(&self.gate);
         let count = disks.len();
         for disk in (0..count).map(|i| disks[(i + number) % count].1) {
             disk.enter(&mut room);
@@ -113,7 +115,7 @@ impl Copy {
         self.on_threads(disks.len().min(THREADS), |_| {
             while let Some((place, disk)) = disks.get(next.fetch_add(1, Relaxed)) {
                 self.go_on()?;
-                let unknown = disk.finish()?;
+                let unknown = disk.finish(&self.gate)?;
                 let told = Finished { unknown, millis: self.elapsed() };
                 finished.lock().unwrap_or_else(PoisonError::into_inner).push((*place, told));
             }
@@ -135,28 +137,79 @@ pub(super) fn run(
         if copy.these(devices).is_empty() {
             continue;
         }
-        job.begin("copy")?;
-        let (ours, kept) = (copy.clone(), held.clone());
-        let work = move || {
-            let (_held, disks) = (kept, ours.these(devices));
-            ours.on_threads(THREADS, |number| ours.copy(number, &disks))
-        };
-        attend("copy", &deadline::start("copy", work, || ())?, copy, job)?;
-        job.begin("sync")?;
-        let (ours, kept) = (copy.clone(), held.clone());
-        let work = move || {
-            let (_held, disks) = (kept, ours.these(devices));
-            ours.finish(&disks)
-        };
-        all.extend(attend("sync", &deadline::start("sync", work, || ())?, copy, job)?);
+        let done = copy_and_sync(copy, devices, held, job);
+        all.extend(if devices { done.map_err(|error| flush(copy, error))? } else { done? });
     }
     all.sort_unstable_by_key(|(place, _)| *place);
     Ok(all.into_iter().map(|(_, finished)| finished).collect())
 }
 
+/// The files, or the devices.
+fn copy_and_sync(
+    copy: &Arc<Copy>,
+    devices: bool,
+    held: &(impl Clone + Send + 'static),
+    job: &mut Reporter<'_>,
+) -> Result<Vec<(usize, Finished)>> {
+    job.begin("copy")?;
+    let (ours, kept) = (copy.clone(), held.clone());
+    let work = move || {
+        let (_held, disks) = (kept, ours.these(devices));
+        ours.on_threads(THREADS, |number| ours.copy(number, &disks))
+    };
+    attend("copy", devices, &deadline::start("copy", work, || ())?, copy, job)?;
+    job.begin("sync")?;
+    let (ours, kept) = (copy.clone(), held.clone());
+    let work = move || {
+        let (_held, disks) = (kept, ours.these(devices));
+        ours.finish(&disks)
+    };
+    attend("sync", devices, &deadline::start_for_the_host("sync", work, || ())?, copy, job)
+}
+
+/// What was written to devices before it failed reaches them before that is told: whoever has them next writes last.
+fn flush(copy: &Arc<Copy>, error: Error) -> Error {
+    let ours = copy.clone();
+    let flush = move || ours.these(true).into_iter().try_for_each(|(_, disk)| disk.sync());
+    match deadline::of_the_host("sync", deadline::LIMIT, flush) {
+        Ok(()) => error,
+        Err(stuck) => {
+            error.with_leftover(format!("what was written to the devices, and may reach them later: {stuck}"))
+        }
+    }
+}
+
+/// Nothing was done for so long.
+fn stalled(step: &'static str, idle: Duration, writing: bool) -> Error {
+    let (code, what) = if writing {
+        (Code::Io, "the outputs' storage does not answer a write")
+    } else {
+        (Code::NasUnresponsive, "nothing was done")
+    };
+    Error::new(code, step, format!("{what} for {} s", idle.as_secs()))
+}
+
+/// What is left behind, and what may still come of it.
+fn hanging(writing: bool, devices: &[&str]) -> String {
+    match (writing, devices) {
+        (true, []) => "a write that the outputs' storage does not answer".into(),
+        (true, _) => format!("a write to one of {devices:?} that is not answered, and may still be made"),
+        (false, []) => "a read that the NAS does not answer".into(),
+        (false, _) => {
+            format!("a read that the NAS does not answer: it holds {devices:?} open, and writes nothing any more")
+        }
+    }
+}
+
 /// Waits for the result, and tells of progress meanwhile.
-fn attend<T>(step: &'static str, work: &Background<T>, copy: &Copy, job: &mut Reporter<'_>) -> Result<T> {
-    let total = copy.disks.iter().map(Disk::size).sum();
+fn attend<T>(
+    step: &'static str,
+    devices: bool,
+    work: &Background<T>,
+    copy: &Copy,
+    job: &mut Reporter<'_>,
+) -> Result<T> {
+    let total = copy.disks.iter().map(|disk| disk.guest).sum();
     copy.active.store(copy.elapsed(), Relaxed);
     loop {
         let ended = work.wait(TICK);
@@ -165,12 +218,66 @@ fn attend<T>(step: &'static str, work: &Background<T>, copy: &Copy, job: &mut Re
             return result;
         }
         let idle = Duration::from_millis(copy.elapsed().saturating_sub(copy.active.load(Relaxed)));
-        let stalled = || Error::new(Code::NasUnresponsive, step, format!("nothing was done for {} s", idle.as_secs()));
+        let stalled = || stalled(step, idle, copy.gate.is_used());
         let told = job.tell().and_then(|()| if idle > LIMIT { Err(stalled()) } else { Ok(()) });
         if let Err(error) = told {
-            copy.stopped.store(true, Relaxed);
-            let hangs = work.wait(STOP).is_none() && !work.has_ended();
-            return Err(if hangs { error.with_leftover("a read that the NAS does not answer") } else { error });
+            copy.gate.close();
+            if work.wait(STOP).is_some() || work.has_ended() {
+                return Err(error);
+            }
+            let devices = if devices { copy.these(true) } else { Vec::new() };
+            let devices: Vec<_> = devices.into_iter().map(|(_, disk)| disk.output()).collect();
+            return Err(error.with_leftover(hanging(copy.gate.is_used(), &devices)));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::disk::tests::{device, is_being_finished};
+    use super::*;
+    use crate::engine::rate::Rate;
+    use crate::job;
+    use crate::nas::repository::Repository;
+
+    #[test]
+    fn a_sync_that_takes_its_time_can_be_cancelled() {
+        let nas = Repository { kind: Some("dir".into()), address: Some("/nas".into()), ..Repository::default() };
+        let guard = job::start(None, "restorePoint", &Repository::check(Some(nas)).unwrap(), None).unwrap();
+        let mut told = 0;
+        let mut listener = |status: &job::JobStatus| {
+            told += 1;
+            assert!(told < 2 || job::cancel(&status.job));
+            Ok(())
+        };
+        let mut job = Reporter::new(guard, &mut listener).unwrap();
+        let copy = Arc::new(Copy::new(vec![device(false)], Limiter::new(Rate::default())));
+        let finishing = is_being_finished(&copy.disks[0]);
+        let ours = copy.clone();
+        let work = move || {
+            while !ours.gate.is_closed() {
+                thread::yield_now();
+            }
+            Ok(())
+        };
+        let error = attend("sync", true, &deadline::start_for_the_host("sync", work, || ()).unwrap(), &copy, &mut job);
+        let error = error.unwrap_err();
+        assert_eq!((error.code, error.leftovers), (Code::Cancelled, false), "{error}");
+        drop(finishing);
+    }
+
+    #[test]
+    fn a_storage_that_does_not_answer_is_not_taken_for_the_nas() {
+        for (writing, code) in [(true, Code::Io), (false, Code::NasUnresponsive)] {
+            assert_eq!(stalled("copy", LIMIT, writing).code, code);
+        }
+        for (writing, devices, words) in [
+            (true, &[][..], "storage"),
+            (false, &[], "NAS"),
+            (true, &["/dev/a"], "\"/dev/a\"] that is not answered, and may still be made"),
+            (false, &["/dev/a"], "holds [\"/dev/a\"] open, and writes nothing any more"),
+        ] {
+            assert!(hanging(writing, devices).contains(words), "{}", hanging(writing, devices));
         }
     }
 }

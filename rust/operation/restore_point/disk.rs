@@ -4,11 +4,12 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use log::Level;
 use rustix::fs::FallocateFlags;
 
+use super::gate::Gate;
 use super::request::Preallocation;
 use crate::engine::rate::Limiter;
 use crate::error::{Code, Error, Result, called};
@@ -38,6 +39,8 @@ pub(super) struct Disk {
     /// The output's path, and those of the images, the newest first.
     names: Vec<String>,
     images: Images,
+    /// Size that the guest sees of them, in bytes: told also while somebody has the plan.
+    pub(super) guest: u64,
     target: File,
     /// Of the output's disk, in bytes.
     pub(super) size: u64,
@@ -75,6 +78,14 @@ pub(super) struct Room {
     old: Option<View>,
     /// Blocks of the volume as it was were refused to be shared.
     refused: bool,
+    /// What is written passes it.
+    gate: Arc<Gate>,
+}
+
+impl Room {
+    pub(super) fn new(gate: &Arc<Gate>) -> Room {
+        Room { gate: gate.clone(), ..Room::default() }
+    }
 }
 
 /// What of a disk was told already.
@@ -145,12 +156,14 @@ impl Disk {
         };
         let most = if shares { SHARED_PIECE } else { PIECE };
         let end = if device { target.length().map_err(io)? } else { 0 };
-        let tail = pieces.size()..end.max(pieces.size());
+        let guest = pieces.size();
+        let tail = guest..end.max(guest);
         let plan = Mutex::new(Plan { pieces, base, layout, at: 0, most, tail, unknown: 0 });
         Ok(Disk {
             volume,
             names,
             images,
+            guest,
             target,
             size,
             preallocation,
@@ -174,18 +187,13 @@ impl Disk {
         }
     }
 
-    /// Size that the guest sees, in bytes.
-    pub(super) fn size(&self) -> u64 {
-        self.plan().pieces.size()
-    }
-
     /// Bytes that are to be written by the fingerprints; nothing where the blocks of what is replaced may be shared.
     pub(super) fn data(&self, mut base: Base<File>) -> Result<u64> {
         if !self.old.is_empty() {
             return Ok(0);
         }
         let failed = |e| fingerprints::failed("read the fingerprints", &self.names[1], e).on_disk(&self.volume);
-        let (mut at, mut bytes, size) = (0, 0, self.size());
+        let (mut at, mut bytes, size) = (0, 0, self.guest);
         while at < size {
             let (state, length) = base.next(at..size).map_err(failed)?;
             bytes += if matches!(state, State::Hash(_)) { length } else { 0 };
@@ -317,7 +325,7 @@ impl Disk {
     ) -> Result<()> {
         match &work.states {
             None if self.device && work.piece.parts.is_empty() => {
-                self.zero(work.to, work.piece.length, &mut room.zeroing, &go_on)?;
+                self.zero(work.to, work.piece.length, room, &go_on)?;
             }
             Some(states) => self.compare(work, states, room, limiter, go_on)?,
             None => self.take(work, room, limiter, go_on)?,
@@ -363,10 +371,10 @@ impl Disk {
             range.start + start as u64 * CLUSTER..(range.start + end as u64 * CLUSTER).min(range.end)
         };
         for run in runs(&contents, |content| *content != Content::Zero).into_iter().map(part) {
-            self.write(&room.buffer[bounds(&run)], work.to + run.start)?;
+            self.write(&room.buffer[bounds(&run)], work.to + run.start, &room.gate)?;
         }
         for run in runs(&contents, |content| *content == Content::Zero).into_iter().map(part) {
-            self.zero(work.to + run.start, run.end - run.start, &mut room.zeroing, || Ok(()))?;
+            self.zero(work.to + run.start, run.end - run.start, room, || Ok(()))?;
         }
         Ok(())
     }
@@ -404,7 +412,7 @@ impl Disk {
             room.refused = !self.share(work, run.clone(), room.old.as_mut());
         }
         if room.refused {
-            self.write(&room.buffer[bounds(&run)], work.to + run.start)?;
+            self.write(&room.buffer[bounds(&run)], work.to + run.start, &room.gate)?;
         }
         Ok(room.refused)
     }
@@ -447,20 +455,21 @@ impl Disk {
         let mut to = work.to;
         for part in &work.piece.parts {
             match part.place {
-                Place::Hole => self.zero(to, part.length, &mut room.zeroing, &go_on)?,
-                Place::Data(image, offset) => {
+                Place::Hole => self.zero(to, part.length, room, &go_on)?,
+                Place::Data(image, offset) if !self.device => {
                     if !self.shares {
                         limiter.wait(part.length, &go_on)?;
                     }
                     self.move_data(image, offset, to, part.length, room, &go_on)?;
                 }
-                Place::Packed(_) => {
+                // between the read and the write to a device it is asked whether it is still wanted
+                Place::Data(..) | Place::Packed(_) => {
                     limiter.wait(part.length, &go_on)?;
                     room.buffer.resize(usize::try_from(part.length).unwrap_or(0), 0);
                     let read = self.images.read_place(part.place, &mut room.buffer, &mut room.inflated);
                     read.map_err(|failure| self.explain(failure))?;
                     if self.device || room.buffer.iter().any(|byte| *byte != 0) {
-                        self.write(&room.buffer, to)?;
+                        self.write(&room.buffer, to, &room.gate)?;
                     }
                     self.done.read.fetch_add(part.length, Relaxed);
                 }
@@ -470,6 +479,7 @@ impl Disk {
         Ok(())
     }
 
+    /// Moves data to a new file, which nobody else has.
     fn move_data(
         &self,
         image: usize,
@@ -482,13 +492,8 @@ impl Disk {
         let (source, mut moved) = (self.images.file(image).0, 0);
         while moved < length {
             go_on()?;
-            let step = room.routes[image].step(
-                &self.target,
-                to + moved,
-                (source, offset + moved),
-                length - moved,
-                !self.device,
-            );
+            let from = (source, offset + moved);
+            let step = room.routes[image].step(&self.target, to + moved, from, length - moved, true);
             let step = step.map_err(|(of_source, error)| {
                 if of_source {
                     self.explain(Failure { image: image + 1, error: error.into() })
@@ -505,11 +510,13 @@ impl Disk {
     }
 
     /// Makes a part of a device zero; a new file is.
-    fn zero(&self, mut at: u64, length: u64, zeroing: &mut Zeroing, go_on: impl Fn() -> Result<()>) -> Result<()> {
+    fn zero(&self, mut at: u64, length: u64, room: &mut Room, go_on: impl Fn() -> Result<()>) -> Result<()> {
         let end = if self.device { at + length } else { at };
         while at < end {
             go_on()?;
-            let (zeroed, written) = zeroing.make(&self.target, at, end - at).map_err(|e| self.target_failed(e))?;
+            let _inside = room.gate.enter(STEP)?;
+            let made = room.zeroing.make(&self.target, at, end - at);
+            let (zeroed, written) = made.map_err(|e| self.target_failed(e))?;
             if written {
                 self.wrote(at, zeroed)?;
             }
@@ -518,7 +525,9 @@ impl Disk {
         Ok(())
     }
 
-    fn write(&self, bytes: &[u8], to: u64) -> Result<()> {
+    /// Writes it, unless it was told to stop since it was read: another restore may have the device by now, or a guest.
+    fn write(&self, bytes: &[u8], to: u64, gate: &Gate) -> Result<()> {
+        let _inside = gate.enter(STEP)?;
         self.target.write_at(bytes, to).map_err(|e| self.target_failed(e))?;
         self.wrote(to, bytes.len() as u64)
     }
@@ -541,12 +550,14 @@ impl Disk {
 
     /// All was copied: it is made whole and durable, unless the fingerprints are not what was recorded. How many bytes could
     /// not be compared.
-    pub(super) fn finish(&self) -> Result<u64> {
+    pub(super) fn finish(&self, gate: &Gate) -> Result<u64> {
         let mut plan = self.plan();
         if let Some(base) = plan.base.take() {
             let failed = |e| fingerprints::failed("read the fingerprints", &self.names[1], e).on_disk(&self.volume);
             base.finish().map_err(failed)?;
         }
+        // from here on it is the outputs' storage that has to answer
+        let _inside = gate.enter("sync")?;
         let end = plan.pieces.size().next_multiple_of(CLUSTER).min(self.size);
         self.place_zeroes(&mut plan, end, self.size)?;
         if let Layout::Qcow2(stream) = std::mem::replace(&mut plan.layout, Layout::Finished) {
@@ -554,8 +565,18 @@ impl Disk {
             let reserved = self.target.length().and_then(|length| reserve(&self.target, length, self.preallocation));
             reserved.map_err(|e| self.target_failed(e))?;
         }
-        self.target.sync().map_err(|e| self.target_failed(e))?;
+        self.sync()?;
         Ok(plan.unknown)
+    }
+
+    /// Makes what was written durable.
+    pub(super) fn sync(&self) -> Result<()> {
+        self.target.sync().map_err(|e| self.target_failed(e))
+    }
+
+    /// The output's path.
+    pub(super) fn output(&self) -> &str {
+        &self.names[0]
     }
 }
 
@@ -653,4 +674,98 @@ fn runs<T>(clusters: &[T], are_so: impl Fn(&T) -> bool) -> Vec<(usize, usize)> {
         }
     }
     runs
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::io::Seek;
+    use std::time::{Duration, Instant};
+
+    use tempfile::tempfile;
+
+    use super::*;
+    use crate::engine::rate::Rate;
+    use crate::point::fingerprints::{Index, index_image};
+
+    const SIZE: u64 = 4 * CLUSTER;
+    const OLD: u8 = 9;
+
+    /// A disk with data and then none, onto a device that is full.
+    pub(in super::super) fn device(compared: bool) -> Disk {
+        let image = tempfile().unwrap();
+        let mut stream = Stream::begin(image.try_clone().unwrap(), SIZE, None).unwrap();
+        stream.data(0, &[7; 2 * CLUSTER as usize]).unwrap();
+        stream.finish().unwrap();
+        let index = tempfile().unwrap();
+        let mut indexing = index_image(image.try_clone().unwrap(), index.try_clone().unwrap()).unwrap();
+        let (hash, _) = indexing.advance(Instant::now() + Duration::from_secs(600)).unwrap().unwrap();
+        (&index).rewind().unwrap();
+        let index = Index::open(index, hash).unwrap();
+        let target = tempfile().unwrap();
+        target.write_at(&[OLD; SIZE as usize], 0).unwrap();
+        Disk::begin(Parts {
+            volume: "a".into(),
+            names: vec!["output".into(), "image".into()],
+            images: vec![image],
+            base: compared.then(|| Base::begin(vec![index], SIZE).unwrap()),
+            target,
+            format: OutputFormat::Raw,
+            size: SIZE,
+            preallocation: Preallocation::Off,
+            device: true,
+            old: Vec::new(),
+        })
+        .unwrap()
+    }
+
+    fn content(disk: &Disk) -> Vec<u8> {
+        let mut content = vec![0; SIZE as usize];
+        qcow2::Source::read_at(&disk.target, &mut content, 0).unwrap();
+        content
+    }
+
+    #[test]
+    fn what_is_read_of_a_disk_after_the_call_was_told_to_stop_is_not_written_to_a_device() {
+        let limiter = Limiter::new(Rate::default());
+        for compared in [false, true] {
+            let disk = device(compared);
+            let mut pieces = 0;
+            while let Some(work) = disk.next().unwrap() {
+                let gate = Arc::default();
+                let mut room = Room::new(&gate);
+                disk.enter(&mut room);
+                // before the read it is still wanted
+                let told_meanwhile = || {
+                    gate.close();
+                    Ok(())
+                };
+                let error = disk.perform(&work, &mut room, &limiter, told_meanwhile).unwrap_err();
+                assert_eq!(error.code, Code::Cancelled, "{error}");
+                assert!(!gate.is_used());
+                pieces += 1;
+            }
+            assert!(pieces > 1 && content(&disk) == [OLD; SIZE as usize], "compared: {compared}, {pieces} pieces");
+        }
+    }
+
+    #[test]
+    fn a_device_becomes_what_was_backed_up() {
+        for compared in [false, true] {
+            let (disk, gate, limiter) = (device(compared), Arc::default(), Limiter::new(Rate::default()));
+            let mut room = Room::new(&gate);
+            disk.enter(&mut room);
+            while let Some(work) = disk.next().unwrap() {
+                disk.perform(&work, &mut room, &limiter, || Ok(())).unwrap();
+            }
+            assert_eq!(disk.finish(&gate).unwrap(), 0);
+            let mut wanted = vec![7; 2 * CLUSTER as usize];
+            wanted.resize(SIZE as usize, 0);
+            assert!(content(&disk) == wanted, "compared: {compared}");
+        }
+    }
+
+    /// As it is while it is made durable.
+    pub(in super::super) fn is_being_finished(disk: &Disk) -> impl Sized {
+        disk.plan()
+    }
 }

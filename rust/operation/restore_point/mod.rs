@@ -3,6 +3,7 @@
 
 mod copy;
 mod disk;
+mod gate;
 mod record;
 mod request;
 mod room;
