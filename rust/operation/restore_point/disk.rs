@@ -215,6 +215,7 @@ impl Disk {
         room.routes = (0..self.images.count()).map(route).collect();
         room.inflated = Inflated::default();
         room.zeroing = Zeroing::default();
+        room.refused = false;
         room.old =
             if self.old.is_empty() { None } else { again(&self.old).and_then(|old| self.readable(View::open(old))) };
     }
@@ -762,6 +763,13 @@ pub(super) mod tests {
             wanted.resize(SIZE as usize, 0);
             assert!(content(&disk) == wanted, "compared: {compared}");
         }
+    }
+
+    #[test]
+    fn a_disk_whose_blocks_can_t_be_shared_says_nothing_of_the_next_one() {
+        let (disk, mut room) = (device(false), Room { refused: true, ..Room::default() });
+        disk.enter(&mut room);
+        assert!(!room.refused);
     }
 
     /// As it is while it is made durable.
