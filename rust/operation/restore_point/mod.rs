@@ -18,7 +18,7 @@ use std::time::Duration;
 use crate::engine::rate::{Limiter, Rate};
 use crate::error::{Code, Error, Result};
 use crate::job::{self, Listener, Reporter};
-use crate::nas::deadline::bounded;
+use crate::nas::deadline::{bounded, of_the_host};
 use crate::nas::folder::Folder;
 use crate::nas::path::{PointPath, RepoPath};
 use crate::operation::checked_chain::{self, Disk as Source};
@@ -31,10 +31,12 @@ use crate::point::fingerprints::{self, Base, Fingerprints};
 use crate::qcow2;
 use copy::{Copy, Finished};
 use disk::{Disk, Parts};
+use gate::Gate;
 use request::{Asked, Wanted};
 pub use request::{Preallocation, RestoreOutput, RestorePointRequest, Restored, RestoredVolume, Verify, VolumeRequest};
 
 const STEP: &str = "open the outputs";
+const PUBLISH: &str = "publish the outputs";
 /// A step is short, but for the syncs.
 const LIMIT: Duration = Duration::from_secs(600);
 
@@ -82,40 +84,54 @@ fn restore(opened: Vec<Opened>, copy: &Arc<Copy>, reading: &Reading, job: &mut R
     let copied = copy::run(copy, reading, job).and_then(|finished| {
         // else what was read need not be what was checked
         reading.check()?;
-        job.begin("publish the outputs")?;
+        job.begin(PUBLISH)?;
         Ok(finished)
     });
     match copied {
         Ok(finished) => {
             let restored = answer(&opened, copy, finished, job);
-            bounded("publish the outputs", LIMIT, move || publish(opened))?;
+            publish_in_time(opened)?;
             Ok(Restored { total_millis: job.elapsed_millis(), ..restored })
         }
-        Err(error) => Err(match bounded("remove the partial outputs", LIMIT, move || discard(opened)) {
+        Err(error) => Err(match of_the_host("remove the partial outputs", LIMIT, move || discard(opened)) {
             Ok(()) => error,
             Err(stuck) => error.with_leftover(stuck),
         }),
     }
 }
 
+/// Gives the outputs their names. Once the caller is told that their storage did not answer, none is given any more.
+fn publish_in_time(opened: Vec<Opened>) -> Result<()> {
+    let gate = Arc::new(Gate::default());
+    let theirs = gate.clone();
+    of_the_host(PUBLISH, LIMIT, move || publish(opened, &theirs)).map_err(|error| {
+        gate.close();
+        let begun =
+            "outputs of which some may have their names: the next restore onto all of them gives the others theirs";
+        if gate.is_used() { error.with_leftover(begun) } else { error }
+    })
+}
+
 /// Gives the outputs their names, one after the other; before the first all that can fail by itself was done.
-fn publish(mut opened: Vec<Opened>) -> Result<()> {
+fn publish(mut opened: Vec<Opened>, gate: &Gate) -> Result<()> {
     opened.iter_mut().try_for_each(|opened| opened.output.settle())?;
+    let _inside = gate.enter(PUBLISH)?;
     let again = |output: &Output| Some(output.name().map(|(folder, name)| Ok((folder.again()?, name.to_owned()))));
     let names = opened.iter().filter_map(|opened| again(&opened.output)?).collect::<Result<Vec<_>>>()?;
     keep_old(&opened)?;
-    record::write(&opened.iter().map(|opened| &opened.output).collect::<Vec<_>>()).map_err(|error| {
+    let recorded = record::write(&opened.iter().map(|opened| &opened.output).collect::<Vec<_>>());
+    recorded.and_then(|()| gate.enter(PUBLISH).map(drop)).map_err(|error| {
         record::remove(&names);
         forget_old(&opened, error)
     })?;
-    name_all(&mut opened)?;
+    name_all(&mut opened, gate)?;
     record::remove(&names);
     Ok(())
 }
 
 /// Gives all their names. Where one does not get it, the record stays, and with it what is to have the name.
-fn name_all(opened: &mut [Opened]) -> Result<()> {
-    let all = opened.iter_mut().map(|opened| opened.output.publish());
+fn name_all(opened: &mut [Opened], gate: &Gate) -> Result<()> {
+    let all = opened.iter_mut().map(|opened| gate.enter(PUBLISH).and_then(|_inside| opened.output.publish()));
     let mut failures = all.collect::<Vec<_>>().into_iter().filter_map(Result::err);
     let Some(error) = failures.next() else { return Ok(()) };
     // of one file there is no record: it goes
@@ -315,5 +331,32 @@ impl Indexes {
         let indexes = self.images.iter().map(open).collect::<Result<Vec<_>>>()?;
         let newest = self.images.first().map_or("", |(image, _)| image.as_str());
         Base::begin(indexes, self.disk).map_err(|e| fingerprints::failed("read the fingerprints", newest, e))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_gets_its_name_once_the_caller_was_told_of_failure() {
+        let (nas, pool) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let root = Folder::open_root(nas.path()).unwrap();
+        let open = |name: &str| {
+            let path = pool.path().join(name).display().to_string();
+            std::fs::write(&path, "as it was").unwrap();
+            let output = Output::open(&path, true, 512, &root, &root).unwrap();
+            let kept = output.name_to_keep().unwrap();
+            Opened { file: name.into(), path, verify: Verify::Data, output, kept }
+        };
+        let gate = Gate::default();
+        let opened = vec![open("a"), open("b")];
+        gate.close();
+        let error = publish(opened, &gate).unwrap_err();
+        assert_eq!((error.code, error.leftovers, gate.is_used()), (Code::Cancelled, false, false), "{error}");
+        for name in ["a", "b"] {
+            assert_eq!(std::fs::read(pool.path().join(name)).unwrap(), b"as it was");
+        }
+        assert_eq!(std::fs::read_dir(pool.path()).unwrap().count(), 2);
     }
 }
