@@ -238,7 +238,7 @@ fn a_device_is_overwritten_to_its_end_unless_it_is_in_use_or_too_small() {
     let at = tempfile::tempdir().unwrap();
     shell(&format!("mount {} {}", device.device.display(), at.path().display()));
     assert_eq!(points.code("flatten", flatten(&points, &device.device, "raw")).0, Code::Busy);
-    shell(&format!("umount -l {}", at.path().display()));
+    shell(&format!("umount {}", at.path().display()));
 
     // QEMU has it open, as it would for a guest
     let volume = at.path().join("volume");
