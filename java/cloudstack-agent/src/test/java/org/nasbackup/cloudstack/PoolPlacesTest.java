@@ -34,6 +34,8 @@ import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.ValueSource;
+import org.libvirt.Connect;
+import org.libvirt.LibvirtException;
 import org.nasbackup.OutputFormat;
 
 /** What the agent's storage layer is asked before and after a restore. */
@@ -230,6 +232,24 @@ class PoolPlacesTest {
         assertThat(Guests.has(domain, link.toString())).isTrue();
         assertThat(Guests.has(domain, "/gone")).isTrue();
         assertThat(Guests.has(domain, other.toString())).isFalse();
+    }
+
+    /** Of libvirt's own driver for tests, whose state lasts as long as a connection. */
+    @Test
+    void libvirt_is_asked_for_the_devices_of_all_that_runs() throws LibvirtException {
+        Connect connection = new Connect("test:///default");
+        try {
+            Guests guests = new Guests("test:///default");
+            assertThat(guests.have("/dev/v")).isFalse();
+            connection.domainCreateXML(
+                    "<domain type='test'><name>g</name><memory>1024</memory><os><type>hvm</type></os><devices>"
+                            + "<disk type='block'><source dev='/dev/v'/><target dev='vda'/></disk></devices></domain>",
+                    0);
+            assertThat(guests.have("/dev/v")).isTrue();
+        } finally {
+            connection.close();
+        }
+        assertThatThrownBy(() -> new Guests("none:///").have("/dev/v")).isInstanceOf(HostFailure.class);
     }
 
     @Test
