@@ -58,10 +58,7 @@ impl Copy {
     /// Something was done, and more may be.
     fn go_on(&self) -> Result<()> {
         self.active.store(self.elapsed(), Relaxed);
-        if self.gate.is_closed() {
-            return Err(Error::new(Code::Cancelled, "copy", "it was told to stop"));
-        }
-        Ok(())
+        self.gate.check("copy")
     }
 
     /// Ends all with this failure, unless there was one before.
@@ -255,7 +252,7 @@ mod tests {
         let finishing = is_being_finished(&copy.disks[0]);
         let ours = copy.clone();
         let work = move || {
-            while !ours.gate.is_closed() {
+            while ours.gate.check("sync").is_ok() {
                 thread::yield_now();
             }
             Ok(())

@@ -21,16 +21,17 @@ impl Gate {
         // counted before the look: either whoever closes the gate sees this change, or it is not made
         self.inside.fetch_add(1, SeqCst);
         let inside = Inside(self);
-        if self.is_closed() { Err(Error::new(Code::Cancelled, step, "it was told to stop")) } else { Ok(inside) }
+        self.check(step).map(|()| inside)
+    }
+
+    /// `CANCELLED` once it is closed.
+    pub(super) fn check(&self, step: &'static str) -> Result<()> {
+        if self.closed.load(SeqCst) { Err(Error::new(Code::Cancelled, step, "it was told to stop")) } else { Ok(()) }
     }
 
     /// Nothing begins any more.
     pub(super) fn close(&self) {
         self.closed.store(true, SeqCst);
-    }
-
-    pub(super) fn is_closed(&self) -> bool {
-        self.closed.load(SeqCst)
     }
 
     /// Is a change under way?

@@ -116,8 +116,8 @@ fn publish_in_time(opened: Vec<Opened>) -> Result<()> {
 fn publish(mut opened: Vec<Opened>, gate: &Gate) -> Result<()> {
     opened.iter_mut().try_for_each(|opened| opened.output.settle())?;
     let _inside = gate.enter(PUBLISH)?;
-    let again = |output: &Output| Some(output.name().map(|(folder, name)| Ok((folder.again()?, name.to_owned()))));
-    let names = opened.iter().filter_map(|opened| again(&opened.output)?).collect::<Result<Vec<_>>>()?;
+    let names = opened.iter().filter_map(|opened| opened.output.name());
+    let names = names.map(|(folder, name)| Ok((folder.again()?, name.to_owned()))).collect::<Result<Vec<_>>>()?;
     keep_old(&opened)?;
     let recorded = record::write(&opened.iter().map(|opened| &opened.output).collect::<Vec<_>>());
     recorded.and_then(|()| gate.enter(PUBLISH).map(drop)).map_err(|error| {
