@@ -28,12 +28,6 @@ pub(super) struct Disk {
     pub(super) recorded: Option<Vec<Fingerprints>>,
 }
 
-/// The images of the volume's disk, the newest first, each standing on the next; as `open_all`.
-pub(super) fn open(root: &Folder, point: &PointPath, id: Option<&str>, volume: &str) -> Result<Vec<Link>> {
-    let disks = open_all(root, point, id, &[Which::Volume(volume.to_owned())])?;
-    Ok(disks.into_iter().flat_map(|disk| disk.chain).collect())
-}
-
 /// The disks that are wanted, of a point that `verifyChain` would not call bad before it looks at the tables. With an `id` the
 /// point is to have that one. What is wrong with the images of the point's other disks does not matter.
 pub(super) fn open_all(root: &Folder, point: &PointPath, id: Option<&str>, wanted: &[Which]) -> Result<Vec<Disk>> {

@@ -10,11 +10,10 @@ use log::Level;
 use rustix::fs::FallocateFlags;
 
 use super::gate::Gate;
-use super::request::Preallocation;
+use super::request::{OutputFormat, Preallocation};
 use crate::engine::rate::Limiter;
 use crate::error::{Code, Error, Result, called};
 use crate::lacking;
-use crate::operation::flatten::OutputFormat;
 use crate::point::fingerprints::{self, Base, Content, State};
 use crate::qcow2::{
     self, CLUSTER, Failure, Images, Inflated, Layer, Part, Piece, Pieces, Place, Route, Source as _, Storage, Stream,

@@ -4,6 +4,7 @@
 mod copy;
 mod disk;
 mod gate;
+mod output;
 mod record;
 mod request;
 mod room;
@@ -22,8 +23,6 @@ use crate::nas::deadline::{bounded, of_the_host};
 use crate::nas::folder::Folder;
 use crate::nas::path::{PointPath, RepoPath};
 use crate::operation::checked_chain::{self, Disk as Source};
-use crate::operation::flatten::OutputFormat;
-use crate::operation::flatten::output::{self, Output};
 use crate::operation::reading::Reading;
 use crate::operation::take_backup::layers;
 use crate::point::Link;
@@ -32,8 +31,11 @@ use crate::qcow2;
 use copy::{Copy, Finished};
 use disk::{Disk, Parts};
 use gate::Gate;
-use request::{Asked, Wanted};
-pub use request::{Preallocation, RestoreOutput, RestorePointRequest, Restored, RestoredVolume, Verify, VolumeRequest};
+use output::Output;
+pub(super) use request::{Asked, Wanted};
+pub use request::{
+    OutputFormat, Preallocation, RestoreOutput, RestorePointRequest, Restored, RestoredVolume, Verify, VolumeRequest,
+};
 
 const STEP: &str = "open the outputs";
 const PUBLISH: &str = "publish the outputs";
@@ -61,8 +63,13 @@ struct Asking {
 /// Runs `restorePoint`. `listener` is told of progress on this thread. Until all disks are whole, durable and verified, what
 /// was there before has its name and its content.
 pub fn run(request: RestorePointRequest, listener: Listener<'_>) -> Result<Restored> {
-    let Asked { job, export, point, id, volumes, verify, keep_old, rate } = request::check(request)?;
-    let job = job::start(job, "restorePoint", &export, Some(point.instance().to_owned()))?;
+    perform("restorePoint", request::check(request)?, listener)
+}
+
+/// The same for what another `operation` is asked.
+pub(super) fn perform(operation: &'static str, asked: Asked, listener: Listener<'_>) -> Result<Restored> {
+    let Asked { job, export, point, id, volumes, verify, keep_old, rate } = asked;
+    let job = job::start(job, operation, &export, Some(point.instance().to_owned()))?;
     let mut job = Reporter::new(job, listener)?;
     job.begin("open the repository")?;
     let reading = Reading::open(export, &point)?;
@@ -75,7 +82,7 @@ pub fn run(request: RestorePointRequest, listener: Listener<'_>) -> Result<Resto
     });
     ended.inspect_err(|error| {
         reading.note(error);
-        log::error!("'{point}' could not be restored: {error}");
+        log::error!("{operation}: '{point}' could not be restored: {error}");
     })
 }
 

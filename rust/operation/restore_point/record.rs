@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::output::{self, InUse, Output};
 use crate::error::{Code, Error, Result, called};
 use crate::nas::folder::{FILE_MODE, Folder};
-use crate::operation::flatten::output::{self, InUse, Output};
 use crate::point::fingerprints::Digest;
 use crate::steps;
 

@@ -6,7 +6,6 @@ use crate::error::{Error, Result};
 use crate::nas::path::PointPath;
 use crate::nas::repository::{Export, Repository};
 use crate::operation::checked_chain::Which;
-use crate::operation::flatten::OutputFormat;
 use crate::operation::verify_chain::check_id;
 use crate::qcow2::CLUSTER;
 
@@ -61,6 +60,16 @@ pub struct RestoreOutput {
     pub cluster_size: Option<u64>,
     /// Room that a file takes from the start. Absent: none.
     pub preallocation: Option<Preallocation>,
+}
+
+/// How a disk is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OutputFormat {
+    /// As the guest sees it.
+    Raw,
+    /// Version 3, clusters of 64 KiB.
+    Qcow2,
 }
 
 /// Room that a file takes from the start.
@@ -132,25 +141,25 @@ pub struct RestoredVolume {
 
 /// A request that was checked.
 #[derive(Debug)]
-pub(super) struct Asked {
-    pub(super) job: Option<String>,
-    pub(super) export: Export,
-    pub(super) point: PointPath,
-    pub(super) id: Option<String>,
-    pub(super) volumes: Vec<Wanted>,
-    pub(super) verify: Option<Verify>,
-    pub(super) keep_old: bool,
-    pub(super) rate: Option<u64>,
+pub(in crate::operation) struct Asked {
+    pub(in crate::operation) job: Option<String>,
+    pub(in crate::operation) export: Export,
+    pub(in crate::operation) point: PointPath,
+    pub(in crate::operation) id: Option<String>,
+    pub(in crate::operation) volumes: Vec<Wanted>,
+    pub(in crate::operation) verify: Option<Verify>,
+    pub(in crate::operation) keep_old: bool,
+    pub(in crate::operation) rate: Option<u64>,
 }
 
 /// One disk, and where it goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Wanted {
-    pub(super) which: Which,
-    pub(super) path: String,
-    pub(super) format: OutputFormat,
-    pub(super) size: Option<u64>,
-    pub(super) preallocation: Preallocation,
+pub(in crate::operation) struct Wanted {
+    pub(in crate::operation) which: Which,
+    pub(in crate::operation) path: String,
+    pub(in crate::operation) format: OutputFormat,
+    pub(in crate::operation) size: Option<u64>,
+    pub(in crate::operation) preallocation: Preallocation,
 }
 
 pub(super) fn check(request: RestorePointRequest) -> Result<Asked> {

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::fs::File;
 
 use super::disk::Disk;
+use super::output::Output;
 use super::request::Preallocation;
 use crate::error::{Code, Error, Result};
-use crate::operation::flatten::output::Output;
 use crate::point::fingerprints::Base;
 
 const STEP: &str = "look at the free space";

@@ -1,4 +1,4 @@
-//! Where a flattened disk goes: a file that appears under its name when it is whole, or a block device.
+//! Where a restored disk goes: a file that appears under its name when it is whole, or a block device.
 
 use std::fs::{self, File, Metadata};
 use std::io::{self, ErrorKind};

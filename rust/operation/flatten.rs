@@ -1,0 +1,91 @@
+//! `flatten`: one disk of a restore point, however deep its chain, as a file or on a block device that stands on nothing.
+
+use serde::{Deserialize, Serialize};
+
+use super::checked_chain::Which;
+use super::restore_point::{self, Asked, OutputFormat, Preallocation, Restored, Verify, Wanted};
+use super::verify_chain::check_id;
+use crate::error::{Error, Result};
+use crate::job::Listener;
+use crate::nas::path::PointPath;
+use crate::nas::repository::Repository;
+
+/// What `flatten` is asked.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct FlattenRequest {
+    /// The caller's id for this job.
+    pub job: Option<String>,
+    /// The NAS export.
+    pub repository: Option<Repository>,
+    /// The restore point, `<instance>/<timestamp>`.
+    pub backup_path: Option<String>,
+    /// The id that the point had when it was made, as its backup's answer told it: another one is refused. Absent: not asked.
+    pub point_id: Option<String>,
+    /// The volume whose disk is wanted, as the backup's answer named it.
+    pub volume: Option<String>,
+    /// Where it goes.
+    pub output: Option<OutputRequest>,
+}
+
+/// Where a disk goes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct OutputRequest {
+    /// Absolute path on this host: a file, which is made or replaced, or a block device, which is overwritten.
+    pub path: Option<String>,
+    /// `raw` or `qcow2`.
+    pub format: Option<OutputFormat>,
+}
+
+/// What `flatten` answers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Flattened {
+    /// Bytes that came by sharing blocks.
+    pub bytes_cloned: u64,
+    /// Bytes that came by copying; what reads as zeroes and is in no image does not count.
+    pub bytes_copied: u64,
+    /// Milliseconds of the whole call.
+    pub total_millis: u64,
+}
+
+/// Runs `flatten`: one volume of what `restorePoint` does, whose data are compared with nothing, so that blocks can be shared.
+/// `listener` is told of progress on this thread. A file appears under its name when it is whole and durable, and keeps its
+/// old content until then; a device that a failed call has begun to write has to be written anew.
+pub fn run(request: FlattenRequest, listener: Listener<'_>) -> Result<Flattened> {
+    let Restored { bytes_cloned, bytes_read, total_millis, .. } =
+        restore_point::perform("flatten", check(request)?, listener)?;
+    Ok(Flattened { bytes_cloned, bytes_copied: bytes_read, total_millis })
+}
+
+fn check(request: FlattenRequest) -> Result<Asked> {
+    let export = Repository::check(request.repository)?;
+    let path = request.backup_path.ok_or_else(|| Error::invalid("backupPath", "is missing"))?;
+    let point = PointPath::parse("backupPath", &path)?;
+    let volume = request.volume.filter(|volume| !volume.is_empty());
+    let volume = volume.ok_or_else(|| Error::invalid("volume", "is missing"))?;
+    let id = check_id(request.point_id)?;
+    let (path, format) = check_output(request.output.unwrap_or_default())?;
+    let which = Which::Volume(volume);
+    let wanted = Wanted { which, path, format, size: None, preallocation: Preallocation::Off };
+    Ok(Asked {
+        job: request.job,
+        export,
+        point,
+        id,
+        volumes: vec![wanted],
+        verify: Some(Verify::Chain),
+        keep_old: false,
+        rate: None,
+    })
+}
+
+fn check_output(output: OutputRequest) -> Result<(String, OutputFormat)> {
+    let path = output.path.ok_or_else(|| Error::invalid("output.path", "is missing"))?;
+    if !path.starts_with('/') || path.ends_with('/') || path.contains(char::is_control) {
+        return Err(Error::invalid("output.path", "is not an absolute path of a file"));
+    }
+    let format = output.format.ok_or_else(|| Error::invalid("output.format", "is missing"))?;
+    Ok((path, format))
+}
