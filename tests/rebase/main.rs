@@ -13,5 +13,6 @@ mod journal;
 mod mutation;
 mod operations;
 mod restore;
+mod restore_kills;
 mod verify;
 mod verify_chain;

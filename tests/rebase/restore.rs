@@ -20,7 +20,7 @@ use crate::differential::seeds;
 use crate::flatten::{Loop, Mounted};
 
 /// Where a sync takes no time.
-const QUICK: &str = "/dev/shm";
+pub(crate) const QUICK: &str = "/dev/shm";
 pub(crate) const FILES: [&str; 2] = ["root.a.qcow2", "datadisk.b.qcow2"];
 
 /// Points `T1` (full), `T2`, ... of a machine `i-1` with two disks of random content, as backups leave them.
@@ -126,7 +126,7 @@ fn fingerprint(image: &Path) -> Fingerprints {
     Fingerprints { file: name, hash, rest }
 }
 
-fn manifest(root: &Path, point: usize, fingerprints: bool) {
+pub(crate) fn manifest(root: &Path, point: usize, fingerprints: bool) {
     let folder = root.join(format!("i-1/T{point}"));
     let below = (point > 1).then(|| format!("i-1/T{}", point - 1));
     let kind = if below.is_some() { Kind::Incremental } else { Kind::Full };
@@ -164,7 +164,7 @@ fn manifest(root: &Path, point: usize, fingerprints: bool) {
 }
 
 /// All names below a folder, and what lies there.
-fn all(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+pub(crate) fn all(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     entries.map(|path| (path.clone(), fs::read(&path).unwrap())).collect()
 }
@@ -227,7 +227,7 @@ fn an_output_may_be_larger_and_no_smaller_than_the_disk() {
 }
 
 /// Where in the file of an image its data begin, and what of the disk that is.
-fn data_of(image: &Path) -> Vec<(u64, u64, u64)> {
+pub(crate) fn data_of(image: &Path) -> Vec<(u64, u64, u64)> {
     let map = qemu_img(Path::new("/"), &["map", "--output=json", "-f", "qcow2", image.to_str().unwrap()]);
     let map: Vec<Value> = serde_json::from_str(&map).unwrap();
     let own = map.iter().filter(|part| part["depth"] == 0 && part["data"] == true);
@@ -488,7 +488,7 @@ fn agent() {
 
 /// The steps of the call, as `NAME:N`, or of the one that is killed at `kill`.
 #[cfg(feature = "test-hooks")]
-fn in_a_process(request: &Value, kill: Option<&str>) -> Vec<String> {
+pub(crate) fn in_a_process(request: &Value, kill: Option<&str>) -> Vec<String> {
     let dir = tempfile::tempdir_in(QUICK).unwrap();
     let log = dir.path().join("log");
     let mut agent = Command::new(std::env::current_exe().unwrap());
@@ -498,44 +498,6 @@ fn in_a_process(request: &Value, kill: Option<&str>) -> Vec<String> {
     let status = agent.status().unwrap();
     assert_eq!(status.success(), kill.is_none(), "{kill:?}: {status}");
     fs::read_to_string(log).unwrap().lines().map(str::to_owned).collect()
-}
-
-#[cfg(feature = "test-hooks")]
-#[test]
-fn whenever_it_is_killed_the_next_call_finds_all_old_or_makes_all_new() {
-    let points = Points::make(2, 1 << 20);
-    let old = |out: &Path| FILES.iter().for_each(|file| fs::write(out.join(file), "as it was").unwrap());
-    let begin = || {
-        let out = tempfile::tempdir_in(QUICK).unwrap();
-        old(out.path());
-        out
-    };
-    let out = begin();
-    let steps = in_a_process(&points.request(out.path(), "raw"), None);
-    let steps: Vec<_> =
-        steps.iter().filter(|step| ["publish", "record", "name"].iter().any(|word| step.contains(word))).collect();
-    assert!(steps.len() > 7, "{steps:?}");
-    let (mut all_old, mut all_new) = (0, 0);
-    for step in steps {
-        let out = begin();
-        in_a_process(&points.request(out.path(), "raw"), Some(step));
-        let is_new = |file: &str, disk: &Vec<u8>| fs::read(out.path().join(file)).unwrap() == *disk;
-        // the next call fails after it has looked at what was left
-        let mut request = points.request(out.path(), "raw");
-        request["volumes"][1]["output"]["size"] = json!(512);
-        assert_eq!(restore(&request).unwrap_err().code, Code::InvalidArgument);
-        let new: Vec<_> = FILES.iter().zip(&points.disks).map(|(file, disk)| is_new(file, disk)).collect();
-        assert_eq!(new[0], new[1], "{step}");
-        if new[0] {
-            all_new += 1
-        } else {
-            all_old += 1
-        }
-        points.restore(out.path(), "raw").unwrap();
-        points.assert_restored(out.path(), "raw");
-        assert_eq!(all(out.path()).len(), 2, "{step}: {:?}", all(out.path()).keys());
-    }
-    assert!(all_old > 1 && all_new > 2, "{all_old} old, {all_new} new");
 }
 
 /// Somebody has used the volumes since: what was on its way is of no use any more.
@@ -637,7 +599,7 @@ fn what_a_killed_call_has_left_replaces_no_volume_that_qemu_has_open() {
 }
 
 /// Restores; `act` is called once when all is whole, and before any output gets its name.
-fn restore_and(request: &Value, mut act: impl FnMut()) -> Result<Value> {
+pub(crate) fn restore_and(request: &Value, mut act: impl FnMut()) -> Result<Value> {
     let mut acted = false;
     call("restorePoint", &request.to_string(), &mut |status| {
         if status.phase == "publish the outputs" && !std::mem::replace(&mut acted, true) {

@@ -128,7 +128,7 @@ impl Output {
             }
             Output::File(NewFile { old: None, .. }) => Ok(None),
             Output::File(new) => {
-                let kept = format!("{}.kept-{}", new.name, &Manifest::new_point_id()?[..ID]);
+                let kept = format!("{}{}", kept(&new.name), &Manifest::new_point_id()?[..ID]);
                 Ok(Some(new.folder.path.join(kept).display().to_string()))
             }
         }
@@ -305,7 +305,25 @@ impl NewFile {
             }
         }
         // another call may have taken it for one that was left, before it was locked
-        folder.check_is(STEP, &*own, file).map_err(|_| busy(own))
+        folder.check_is(STEP, &*own, file).map_err(|_| busy(own))?;
+        self.forget_kept()
+    }
+
+    /// Takes the names away that a killed call was to keep what it replaces under: it was not replaced.
+    fn forget_kept(&self) -> Result<()> {
+        let NewFile { folder, name, old: Some(old), .. } = self else { return Ok(()) };
+        let links = rustix::fs::fstat(&old.file).map_err(|e| Error::io(STEP, &old.path, e))?.st_nlink;
+        if links < 2 {
+            return Ok(());
+        }
+        let all = folder.names_that(|other| other.to_str().is_some_and(|other| is_kept(name, other)))?;
+        for left in all.iter().filter_map(|left| left.to_str()) {
+            if folder.check_is(STEP, left, &old.file).is_ok() {
+                log::info!("removing '{}', another name of the volume", folder.path.join(left).display());
+                folder.remove_file(&old.file, left)?;
+            }
+        }
+        Ok(())
     }
 
     fn settle(&mut self) -> Result<()> {
@@ -367,9 +385,21 @@ fn beside(name: &str) -> String {
     format!(".{name}.nasbackup")
 }
 
+/// How the names begin that what had the name `name` is kept under.
+fn kept(name: &str) -> String {
+    format!("{name}.kept-")
+}
+
+fn is_kept(name: &str, other: &str) -> bool {
+    other.strip_prefix(&kept(name)).is_some_and(is_id)
+}
+
+fn is_id(end: &str) -> bool {
+    end.len() == ID && end.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
 /// Is it the name of a partial output of `name`, of this version or of older ones, which had no end?
 pub(in crate::operation) fn is_beside(name: &str, other: &str) -> bool {
-    let is_id = |end: &str| end.len() == ID && end.bytes().all(|byte| byte.is_ascii_hexdigit());
     let end = other.strip_prefix(&beside(name));
     end.is_some_and(|end| end.is_empty() || end.strip_prefix('-').is_some_and(is_id))
 }
