@@ -11,6 +11,7 @@ use rustix::fs::FallocateFlags;
 
 use super::gate::Gate;
 use super::request::{OutputFormat, Preallocation};
+use super::target::Target;
 use crate::engine::rate::Limiter;
 use crate::error::{Code, Error, Result, called};
 use crate::lacking;
@@ -40,7 +41,7 @@ pub(super) struct Disk {
     images: Images,
     /// Size that the guest sees of them, in bytes: told also while somebody has the plan.
     pub(super) guest: u64,
-    target: File,
+    target: Target,
     /// Of the output's disk, in bytes.
     pub(super) size: u64,
     pub(super) preallocation: Preallocation,
@@ -125,7 +126,7 @@ pub(super) struct Parts {
     pub(super) names: Vec<String>,
     pub(super) images: Vec<File>,
     pub(super) base: Option<Base<File>>,
-    pub(super) target: File,
+    pub(super) target: Target,
     pub(super) format: OutputFormat,
     /// Size of the output's disk, at least that of the images'.
     pub(super) size: u64,
@@ -143,14 +144,20 @@ impl Disk {
         let explain = |failure| explain("open the chain", &names, failure);
         let (pieces, images) = Pieces::open(images).map_err(explain)?;
         let io = |e| Error::io("open the output", &names[0], e);
-        let shares = !device && base.is_none() && shares(&images, &target).map_err(io)?;
-        let again = target.try_clone().map_err(io)?;
-        let layout = match format {
-            OutputFormat::Raw if device => Layout::Raw,
-            OutputFormat::Raw => target.set_length(size).map(|()| Layout::Raw).map_err(io)?,
-            OutputFormat::Qcow2 => {
-                let stream = Stream::begin(again, size, None).map_err(|e| e.at("open the output", &names[0]))?;
-                Layout::Qcow2(Box::new(stream))
+        let new = target.file().filter(|_| !device);
+        let shares = match new {
+            Some(file) if base.is_none() => shares(&images, file).map_err(io)?,
+            _ => false,
+        };
+        let layout = match (format, new) {
+            (OutputFormat::Raw, None) => Layout::Raw,
+            (OutputFormat::Raw, Some(file)) => file.set_length(size).map(|()| Layout::Raw).map_err(io)?,
+            (OutputFormat::Qcow2, Some(file)) => {
+                let stream = Stream::begin(file.try_clone().map_err(io)?, size, None);
+                Layout::Qcow2(Box::new(stream.map_err(|e| e.at("open the output", &names[0]))?))
+            }
+            (OutputFormat::Qcow2, None) => {
+                return Err(Error::new(Code::Internal, "open the output", "a qcow2 on a device"));
             }
         };
         let most = if shares { SHARED_PIECE } else { PIECE };
@@ -178,9 +185,9 @@ impl Disk {
 
     /// Takes the room that a raw file is to have; a qcow2 takes its own at the end.
     pub(super) fn reserve(&self) -> Result<()> {
-        match self.plan().layout {
-            Layout::Raw if !self.device => {
-                reserve(&self.target, self.size, self.preallocation).map_err(|e| self.target_failed(e))
+        match (&self.plan().layout, self.new_file()) {
+            (Layout::Raw, Some(file)) => {
+                reserve(file, self.size, self.preallocation).map_err(|e| self.target_failed(e))
             }
             _ => Ok(()),
         }
@@ -199,6 +206,11 @@ impl Disk {
             at += length;
         }
         Ok(bytes)
+    }
+
+    /// The target, unless it holds something.
+    fn new_file(&self) -> Option<&File> {
+        self.target.file().filter(|_| !self.device)
     }
 
     fn plan(&self) -> MutexGuard<'_, Plan> {
@@ -397,8 +409,9 @@ impl Disk {
             kept.iter().zip(&contents).map(|(kept, content)| *kept && *content != Content::Zero).collect();
         for (start, end) in runs(&taken, |taken| *taken) {
             let run = start as u64 * CLUSTER..end as u64 * CLUSTER;
-            if !self.device && !self.bring(work, run.clone(), room)? {
-                self.check_shared(work, start, run.clone(), states, &mut kept, room)?;
+            let Some(file) = self.new_file() else { continue };
+            if !self.bring(file, work, run.clone(), room)? {
+                self.check_shared(file, work, (start, run), states, &mut kept, room)?;
             }
         }
         let bytes = kept.iter().zip(&taken).filter(|(kept, taken)| **kept && **taken).count() as u64 * CLUSTER;
@@ -407,9 +420,9 @@ impl Disk {
     }
 
     /// Brings what was read of the volume as it was into the new file; whether by writing it, and not by sharing its blocks.
-    fn bring(&self, work: &Work, run: Range<u64>, room: &mut Room) -> Result<bool> {
+    fn bring(&self, file: &File, work: &Work, run: Range<u64>, room: &mut Room) -> Result<bool> {
         if !room.refused {
-            room.refused = !self.share(work, run.clone(), room.old.as_mut());
+            room.refused = !share(file, work, run.clone(), room.old.as_mut());
         }
         if room.refused {
             self.write(&room.buffer[bounds(&run)], work.to + run.start, &room.gate)?;
@@ -420,15 +433,15 @@ impl Disk {
     /// Whoever held the volume open may have written to it before its blocks were shared: what is shared counts.
     fn check_shared(
         &self,
+        file: &File,
         work: &Work,
-        first: usize,
-        run: Range<u64>,
+        (first, run): (usize, Range<u64>),
         states: &[State],
         kept: &mut [bool],
         room: &mut Room,
     ) -> Result<()> {
         let buffer = &mut room.buffer[bounds(&run)];
-        let read = std::os::unix::fs::FileExt::read_exact_at(&self.target, buffer, work.to + run.start);
+        let read = std::os::unix::fs::FileExt::read_exact_at(file, buffer, work.to + run.start);
         read.map_err(|e| self.target_failed(e))?;
         for (i, cluster) in (first..).zip(buffer.chunks(CLUSTER as usize)) {
             kept[i] = states[i].is(Content::of(cluster));
@@ -436,34 +449,20 @@ impl Disk {
         Ok(())
     }
 
-    /// Lets the new file share the blocks of a run of the volume as it was; false when not all could be.
-    fn share(&self, work: &Work, run: Range<u64>, old: Option<&mut View>) -> bool {
-        let Some(old) = old else { return false };
-        let mut at = run.start;
-        while at < run.end {
-            let Ok((Some((file, offset)), length)) = old.place(work.piece.at + at, run.end - at) else { return false };
-            if self.target.clone_from(work.to + at, file, offset, length).is_err() {
-                return false;
-            }
-            at += length;
-        }
-        true
-    }
-
     /// Moves it by the best way that there is, whatever it is.
     fn take(&self, work: &Work, room: &mut Room, limiter: &Limiter, go_on: impl Fn() -> Result<()>) -> Result<()> {
         let mut to = work.to;
         for part in &work.piece.parts {
-            match part.place {
-                Place::Hole => self.zero(to, part.length, room, &go_on)?,
-                Place::Data(image, offset) if !self.device => {
+            match (part.place, self.new_file()) {
+                (Place::Hole, _) => self.zero(to, part.length, room, &go_on)?,
+                (Place::Data(image, offset), Some(file)) => {
                     if !self.shares {
                         limiter.wait(part.length, &go_on)?;
                     }
-                    self.move_data(image, offset, to, part.length, room, &go_on)?;
+                    self.move_data((image, offset), (file, to), part.length, room, &go_on)?;
                 }
                 // between the read and the write to a device it is asked whether it is still wanted
-                Place::Data(..) | Place::Packed(_) => {
+                (Place::Data(..) | Place::Packed(_), _) => {
                     limiter.wait(part.length, &go_on)?;
                     room.buffer.resize(usize::try_from(part.length).unwrap_or(0), 0);
                     let read = self.images.read_place(part.place, &mut room.buffer, &mut room.inflated);
@@ -482,9 +481,8 @@ impl Disk {
     /// Moves data to a new file, which nobody else has.
     fn move_data(
         &self,
-        image: usize,
-        offset: u64,
-        to: u64,
+        (image, offset): (usize, u64),
+        (new, to): (&File, u64),
         length: u64,
         room: &mut Room,
         go_on: impl Fn() -> Result<()>,
@@ -493,7 +491,7 @@ impl Disk {
         while moved < length {
             go_on()?;
             let from = (source, offset + moved);
-            let step = room.routes[image].step(&self.target, to + moved, from, length - moved, true);
+            let step = room.routes[image].step(new, to + moved, from, length - moved, true);
             let step = step.map_err(|(of_source, error)| {
                 if of_source {
                     self.explain(Failure { image: image + 1, error: error.into() })
@@ -515,7 +513,7 @@ impl Disk {
         while at < end {
             go_on()?;
             let _inside = room.gate.enter(STEP)?;
-            let made = room.zeroing.make(&self.target, at, end - at);
+            let made = self.target.zero(&mut room.zeroing, at, end - at);
             let (zeroed, written) = made.map_err(|e| self.target_failed(e))?;
             if written {
                 self.wrote(at, zeroed)?;
@@ -528,7 +526,7 @@ impl Disk {
     /// Writes it, unless it was told to stop since it was read: another restore may have the device by now, or a guest.
     fn write(&self, bytes: &[u8], to: u64, gate: &Gate) -> Result<()> {
         let _inside = gate.enter(STEP)?;
-        self.target.write_at(bytes, to).map_err(|e| self.target_failed(e))?;
+        self.target.write(bytes, to).map_err(|e| self.target_failed(e))?;
         self.wrote(to, bytes.len() as u64)
     }
 
@@ -562,8 +560,10 @@ impl Disk {
         self.place_zeroes(&mut plan, end, self.size)?;
         if let Layout::Qcow2(stream) = std::mem::replace(&mut plan.layout, Layout::Finished) {
             stream.finish().map_err(|e| e.at(STEP, &self.names[0]).on_disk(&self.volume))?;
-            let reserved = self.target.length().and_then(|length| reserve(&self.target, length, self.preallocation));
-            reserved.map_err(|e| self.target_failed(e))?;
+            if let Some(file) = self.new_file() {
+                let reserved = file.length().and_then(|length| reserve(file, length, self.preallocation));
+                reserved.map_err(|e| self.target_failed(e))?;
+            }
         }
         self.sync()?;
         Ok(plan.unknown)
@@ -600,6 +600,20 @@ impl Layout {
             }
         }
     }
+}
+
+/// Lets the new file share the blocks of a run of the volume as it was; false when not all could be.
+fn share(new: &File, work: &Work, run: Range<u64>, old: Option<&mut View>) -> bool {
+    let Some(old) = old else { return false };
+    let mut at = run.start;
+    while at < run.end {
+        let Ok((Some((file, offset)), length)) = old.place(work.piece.at + at, run.end - at) else { return false };
+        if new.clone_from(work.to + at, file, offset, length).is_err() {
+            return false;
+        }
+        at += length;
+    }
+    true
 }
 
 fn shares(images: &Images, target: &File) -> io::Result<bool> {
@@ -708,7 +722,7 @@ pub(super) mod tests {
             names: vec!["output".into(), "image".into()],
             images: vec![image],
             base: compared.then(|| Base::begin(vec![index], SIZE).unwrap()),
-            target,
+            target: Target::File(target),
             format: OutputFormat::Raw,
             size: SIZE,
             preallocation: Preallocation::Off,
@@ -720,7 +734,7 @@ pub(super) mod tests {
 
     fn content(disk: &Disk) -> Vec<u8> {
         let mut content = vec![0; SIZE as usize];
-        qcow2::Source::read_at(&disk.target, &mut content, 0).unwrap();
+        qcow2::Source::read_at(disk.target.file().unwrap(), &mut content, 0).unwrap();
         content
     }
 

@@ -8,6 +8,7 @@ mod output;
 mod record;
 mod request;
 mod room;
+mod target;
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -36,6 +37,7 @@ pub(super) use request::{Asked, Wanted};
 pub use request::{
     OutputFormat, Preallocation, RestoreOutput, RestorePointRequest, Restored, RestoredVolume, Verify, VolumeRequest,
 };
+use target::Target;
 
 const STEP: &str = "open the outputs";
 const PUBLISH: &str = "publish the outputs";
@@ -284,7 +286,7 @@ fn open(
     let device = matches!(output, Output::Device(_));
     let old = if base.is_some() { old(&output, raw) } else { Vec::new() };
     let images = chain.into_iter().map(|link| link.file).collect();
-    let target = output.file()?;
+    let target = Target::File(output.file()?);
     let disk = Disk::begin(Parts {
         volume,
         names,
