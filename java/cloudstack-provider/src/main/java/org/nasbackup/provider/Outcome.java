@@ -83,12 +83,16 @@ public final class Outcome {
      *
      * @param details what the host says; null: nothing
      * @param leftAlone volumes of the machine that the backup does not hold
+     * @param leftOut volumes of the backup that the machine no longer has
      * @return null: nothing
      */
-    public static String restoredWith(String details, List<String> leftAlone) {
+    public static String restoredWith(String details, List<String> leftAlone, List<String> leftOut) {
         List<String> told = new ArrayList<>();
         if (!leftAlone.isEmpty()) {
             told.add("it holds no volume " + String.join(", ", leftAlone) + ": left as it was");
+        }
+        if (!leftOut.isEmpty()) {
+            told.add("the instance no longer has volume " + String.join(", ", leftOut) + " of it: not restored");
         }
         if (details != null && !details.isBlank()) {
             told.add("its host says: " + details.strip());

@@ -87,17 +87,17 @@ public final class RestorePairs {
     }
 
     /**
-     * Of the machine that was backed up: by uuids. Its root volume can be another one, since a reinstallation.
+     * Of the machine that was backed up: by uuids. Its root volume can be another one, since a reinstallation. A data volume that it
+     * no longer has is left out, and its image goes onto no other.
      *
-     * @throws RepairRefused where something that the backup holds has no place, or none that is large enough
+     * @throws RepairRefused where its root volume has no place, none has, or one has none that is large enough
      */
     public static RestorePairs ofSameMachine(List<Disk> recorded, List<Disk> present) {
         RestorePairs pairs = new RestorePairs(recorded, present);
         pairs.pairBy((from, to) -> from.uuid.equals(to.uuid));
         pairs.pairTheOne(disk -> disk.root);
-        if (!pairs.recordedLeft.isEmpty()) {
-            throw new RepairRefused("it holds " + volumes(pairs.recordedLeft) + ", which the machine no longer has"
-                    + pairs.wouldBeOverwritten());
+        if (pairs.pairs.isEmpty() || pairs.recordedLeft.stream().anyMatch(disk -> disk.root)) {
+            throw new RepairRefused("it holds " + volumes(pairs.recordedLeft) + ", which the machine no longer has");
         }
         return pairs.inOrder();
     }
@@ -166,15 +166,14 @@ public final class RestorePairs {
         return pairs;
     }
 
+    /** Those of the backup that the machine no longer has. */
+    public List<String> leftOut() {
+        return recordedLeft.stream().map(Disk::uuid).collect(Collectors.toList());
+    }
+
     /** Those of the machine that the backup does not hold. */
     public List<String> leftAlone() {
         return presentLeft.stream().map(Disk::uuid).collect(Collectors.toList());
-    }
-
-    private String wouldBeOverwritten() {
-        return presentLeft.isEmpty()
-                ? ""
-                : ", and does not hold " + volumes(presentLeft) + ", which would be overwritten with it";
     }
 
     private static Set<Long> numbers(List<Disk> disks) {

@@ -93,10 +93,10 @@ class OutcomeTest {
         assertThat(Outcome.restored("Volume r", "vm/T1", null)).isEqualTo("Volume r was restored from backup vm/T1");
         assertThat(Outcome.notRestored("Volume r", "vm/T1", "x"))
                 .isEqualTo("Volume r was not restored from backup vm/T1: x");
-        assertThat(Outcome.restored("Instance i", "vm/T1", Outcome.restoredWith("y ", List.of("a", "b"))))
+        assertThat(Outcome.restored("Instance i", "vm/T1", Outcome.restoredWith("y ", List.of("a", "b"), List.of("c"))))
                 .isEqualTo("Instance i was restored from backup vm/T1; it holds no volume a, b: left as it was;"
-                        + " its host says: y");
-        assertThat(Outcome.restoredWith(" ", List.of())).isNull();
+                        + " the instance no longer has volume c of it: not restored; its host says: y");
+        assertThat(Outcome.restoredWith(" ", List.of(), List.of())).isNull();
     }
 
     @ParameterizedTest

@@ -15,6 +15,8 @@ package com.cloud.vm;
 import com.cloud.hypervisor.Hypervisor.HypervisorType;
 import com.cloud.utils.fsm.StateObject;
 import java.util.Date;
+import java.util.List;
+import org.apache.cloudstack.backup.Backup;
 
 public interface VirtualMachine extends StateObject<VirtualMachine.State> {
     enum State {
@@ -54,6 +56,8 @@ public interface VirtualMachine extends StateObject<VirtualMachine.State> {
     long getTemplateId();
 
     Long getBackupOfferingId();
+
+    List<Backup.VolumeInfo> getBackupVolumeList();
 
     HypervisorType getHypervisorType();
 

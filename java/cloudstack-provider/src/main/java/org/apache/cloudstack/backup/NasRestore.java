@@ -74,7 +74,10 @@ final class NasRestore {
                             host, backup, now.command, () -> backups.catalogue().clearActiveCheckpoint(vm.getId()));
                     return Optional.of(
                             answer.first()
-                                    ? new Pair<>(true, Outcome.restoredWith(answer.second(), now.leftAlone))
+                                    ? new Pair<>(
+                                            true,
+                                            Outcome.restoredWith(
+                                                    answer.second(), now.pairs.leftAlone(), now.pairs.leftOut()))
                                     : answer);
                 });
         // as they are now: the host of what they were would be another one each time
@@ -85,13 +88,12 @@ final class NasRestore {
     private static final class Restore {
         private final Host host;
         private final RestoreBackupCommand command;
-        private final List<String> leftAlone;
+        private final RestorePairs pairs;
 
-        /** @param leftAlone the machine's volumes that the backup does not hold */
-        Restore(Host host, RestoreBackupCommand command, List<String> leftAlone) {
+        Restore(Host host, RestoreBackupCommand command, RestorePairs pairs) {
             this.host = host;
             this.command = command;
-            this.leftAlone = leftAlone;
+            this.pairs = pairs;
         }
     }
 
@@ -135,7 +137,7 @@ final class NasRestore {
         command.setVmState(vm.getState());
         Host host = backups.hosts()
                 .forRestore(vm, poolsOf(targets), backups.catalogue().standsOnAnother(backup));
-        return new Restore(host, command, pairs.leftAlone());
+        return new Restore(host, command, pairs);
     }
 
     /** The size of a volume that has become larger since; null: the image's is right. */
@@ -157,14 +159,31 @@ final class NasRestore {
                         volume.getSize()))
                 .collect(Collectors.toList());
         try {
-            return vm.getId() == backup.getVmId()
-                    ? RestorePairs.ofSameMachine(from, to)
-                    : RestorePairs.ofOtherMachine(from, to);
+            if (vm.getId() != backup.getVmId()) {
+                return RestorePairs.ofOtherMachine(from, to);
+            }
+            RestorePairs pairs = RestorePairs.ofSameMachine(from, to);
+            refuseAttached(vm, pairs.leftOut());
+            return pairs;
         } catch (RepairRefused e) {
             throw new CloudRuntimeException(
                     "unable to restore backup " + backup.getUuid() + " to " + vm.getInstanceName() + " - "
                             + e.getMessage(),
                     e);
+        }
+    }
+
+    /** CloudStack attaches what it has last recorded of a machine whenever that was restored: with what it holds now, if it is there. */
+    private static void refuseAttached(VirtualMachine vm, List<String> leftOut) {
+        List<Backup.VolumeInfo> recorded = vm.getBackupVolumeList();
+        List<String> attached = (recorded == null ? List.<Backup.VolumeInfo>of() : recorded)
+                .stream()
+                        .map(Backup.VolumeInfo::getUuid)
+                        .filter(leftOut::contains)
+                        .collect(Collectors.toList());
+        if (!attached.isEmpty()) {
+            throw new RepairRefused("the machine no longer has volume " + String.join(", ", attached)
+                    + ", which CloudStack would attach to it afterwards though it was not restored");
         }
     }
 

@@ -206,13 +206,29 @@ class NASBackupProviderMethodsTest {
     }
 
     @Test
-    void a_machine_that_lacks_a_volume_of_the_backup_is_not_restored() {
+    void a_volume_that_the_machine_no_longer_has_is_left_out_and_told() {
         answer = new BackupAnswer(null, true, null);
         site.volumes.remove(2);
+        assertThat(site.provider.restoreVMFromBackup(site.vm, backup)).isTrue();
+        assertThat(((RestoreBackupCommand) asked).getRestoreVolumePaths())
+                .containsExactly("/mnt/pool-1/r", "/mnt/pool-1/d1");
+        assertThat(site.events)
+                .last()
+                .asString()
+                .endsWith("; the instance no longer has volume uuid-d2 of it: not restored");
+    }
+
+    /** It would be attached with other content than the rest. */
+    @Test
+    void a_volume_that_cloudstack_attaches_after_a_restore_is_not_left_out() {
+        site.volumes.remove(2);
+        List<Backup.VolumeInfo> recorded = backup.getBackedUpVolumes();
+        when(site.vm.getBackupVolumeList()).thenReturn(recorded);
         assertThatThrownBy(() -> site.provider.restoreVMFromBackup(site.vm, backup))
                 .isInstanceOf(CloudRuntimeException.class)
                 .hasMessage("unable to restore backup " + backup.getUuid()
-                        + " to i-2-10-VM - it holds volume uuid-d2, which the machine no longer has");
+                        + " to i-2-10-VM - the machine no longer has volume uuid-d2,"
+                        + " which CloudStack would attach to it afterwards though it was not restored");
         assertThat(asked).isNull();
         assertThat(site.activeCheckpoint()).isNotNull();
     }
