@@ -7,11 +7,13 @@
 use std::error::Error;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use nasbackup::qcow2::{Before, Check, Flatten, Rebase};
+use nasbackup::operation::call;
+use nasbackup::qcow2::{Check, Rebase};
+use serde_json::json;
 
 type Outcome<T = ()> = Result<T, Box<dyn Error>>;
 
@@ -92,12 +94,12 @@ fn on(system: &str, mkfs: &str) -> Outcome {
     File::create(&disk)?.set_len(14 << 30)?;
     shell(&format!("{mkfs} {}; mount -o loop {0} {}", disk.display(), mount.display()))?;
     for (shape, runs) in [("700 runs", 700), ("single clusters", 11_840)] {
-        let dir = mount.join("chain");
+        let dir = mount.join("nas/i-1/T1");
         make(&dir, runs)?;
         for job in [REBASE, RAW, QCOW2] {
             measure(system, shape, &dir, &job)?;
         }
-        fs::remove_dir_all(&dir)?;
+        fs::remove_dir_all(mount.join("nas"))?;
     }
     let dir = mount.join("large");
     fs::create_dir(&dir)?;
@@ -164,7 +166,7 @@ fn measure(system: &str, shape: &str, dir: &Path, job: &Job) -> Outcome {
 
 /// A full of 2.25 GiB, an incremental with 740 MB in that many runs in random order, and a small one on top.
 fn make(dir: &Path, runs: u64) -> Outcome {
-    fs::create_dir(dir)?;
+    fs::create_dir_all(dir)?;
     let length = 740 * MIB / runs / 65536 * 65536;
     let mut places: Vec<u64> = (0..runs).collect();
     let mut state = 1_u64;
@@ -196,7 +198,12 @@ fn make(dir: &Path, runs: u64) -> Outcome {
             return Err("qemu-io failed".into());
         }
     }
-    Ok(())
+    Ok(fs::hard_link(dir.join("target.qcow2"), dir.join("root.v.qcow2"))?)
+}
+
+/// Where the output of a flattening goes: no restore point takes it.
+fn outside(dir: &Path) -> PathBuf {
+    dir.ancestors().nth(2).unwrap_or(dir).with_extension("ours")
 }
 
 /// Does it, in a process of its own, and prints seconds, MiB cloned and copied, and the most memory it had, in MiB.
@@ -225,17 +232,23 @@ fn run_ours(job: &str, dir: &Path) -> Outcome {
             (0, 0)
         }
         _ => {
-            let raw = job == "flatten to raw";
-            let mut flatten = if raw {
-                Flatten::raw(chain()?, output()?, Before::Empty)?
-            } else {
-                Flatten::qcow2(chain()?, output()?)?
-            };
-            while !flatten.advance()?.finished {}
-            (flatten.bytes_cloned(), flatten.bytes_copied())
+            let format = job.strip_prefix("flatten to ").ok_or("no such job")?;
+            let (root, output) = (dir.ancestors().nth(2).ok_or("no repository")?, outside(dir));
+            let request = json!({
+                "repository": {"type": "dir", "address": root},
+                "backupPath": "i-1/T1",
+                "volume": "v",
+                "output": {"path": output, "format": format},
+            });
+            let flattened = call("flatten", &request.to_string(), &mut |_| Ok(()))?;
+            let bytes = |field: &str| flattened[field].as_u64().unwrap_or(0);
+            (bytes("bytesCloned"), bytes("bytesCopied"))
         }
     };
     let took = begun.elapsed().as_secs_f64();
+    if outside(dir).exists() {
+        fs::rename(outside(dir), dir.join("ours"))?;
+    }
     let status = fs::read_to_string("/proc/self/status")?;
     let memory = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).ok_or("no peak memory")?;
     let kib: u64 = memory.trim().trim_end_matches(" kB").parse()?;

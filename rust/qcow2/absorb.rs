@@ -71,8 +71,6 @@ pub struct Rebase<T> {
     routes: Vec<Route>,
     /// The first image that stays below the target.
     keep: usize,
-    /// How many images are checked before anything is taken from them.
-    checked: usize,
     name: Option<Vec<u8>>,
     total: u64,
     moved: Moved,
@@ -126,12 +124,11 @@ impl<T: Storage> Rebase<T> {
         plan_naming(&image, name.map(str::as_bytes))?;
         let survey = Survey::begin(&image)?;
         let chain = Chain::open(backing).map_err(|(i, error)| Failure::of(i + 1, error))?;
-        let routes = chain.images.iter().map(|image| Route::new(&image.storage, image.length)).collect();
+        let routes = chain.images.iter().map(|image| Route::new(image.length)).collect();
         Ok(Rebase {
             total: image.virtual_size(),
             phase: Phase::Survey(image, Box::new(Checks { survey, image: 0, target: None })),
             keep: keep.min(chain.images.len()),
-            checked: keep.min(chain.images.len()),
             chain,
             routes,
             name: name.map(|name| name.as_bytes().to_vec()),
@@ -139,16 +136,6 @@ impl<T: Storage> Rebase<T> {
             writeback: Writeback::default(),
             buffer: Vec::new(),
         })
-    }
-
-    /// The same for a new image, without content and backing file, that is to take in all of `images`. They are read as
-    /// far as that goes: a count that is wrong does no harm to the data.
-    pub(super) fn into_new(target: T, images: Vec<File>) -> Result<Rebase<T>, Failure> {
-        let keep = images.len();
-        let mut rebase = Rebase::begin(target, images, keep, None)?;
-        rebase.chain.check_tables_are_distinct()?;
-        rebase.checked = 0;
-        Ok(rebase)
     }
 
     /// Bytes that were absorbed by sharing blocks.
@@ -275,7 +262,7 @@ impl<T: Storage> Rebase<T> {
         };
         let Some(found) = found else { return Ok(None) };
         checks.target.get_or_insert(found);
-        if checks.image == self.checked {
+        if checks.image == self.keep {
             return Ok(checks.target.take());
         }
         checks.image += 1;

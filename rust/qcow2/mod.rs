@@ -4,13 +4,11 @@
 //! files are read with `pread`, never mapped, so that a failing NAS is an error and not a signal.
 
 mod absorb;
-mod ahead;
 mod bitmaps;
 mod chain;
 mod check;
 mod create;
 mod dirty;
-mod flatten;
 mod header;
 mod holes;
 mod image;
@@ -37,7 +35,6 @@ pub use bitmaps::Bitmap;
 pub use check::{Check, Checked};
 pub use create::{CLUSTER, check_filled, create};
 pub use dirty::Dirty;
-pub use flatten::{Before, Flatten};
 pub use header::Backing;
 pub use mapping::{Mapped, Mapping, Rest};
 pub use pieces::{Images, Inflated, Part, Piece, Pieces, Place};

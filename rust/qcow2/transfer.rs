@@ -3,11 +3,10 @@
 
 use std::fs::File;
 use std::io;
-use std::num::NonZeroU64;
 use std::ops::Range;
 
 use log::Level;
-use rustix::fs::{Advice, SeekFrom};
+use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 
 use super::holes;
@@ -24,8 +23,6 @@ const MOST_COPIED: u64 = 16 << 20;
 const BUFFER: usize = 1 << 20;
 /// Bytes that are copied before the kernel is told to write them: it would wait for much more, and the disk idle.
 const WRITE_EACH: u64 = 16 << 20;
-/// The kernel reads no more for one hint where nobody has changed how far it reads ahead.
-const HINT: usize = 128 << 10;
 
 /// The best way that has not been refused yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -42,8 +39,6 @@ pub struct Route {
     /// The source's file system tells where holes are, as far as it was asked.
     tells_holes: bool,
     length: u64,
-    /// Copies within the kernel pass through this machine, and not only through a server.
-    local: bool,
 }
 
 /// What was written of a target, and when the kernel is told to begin with it.
@@ -97,22 +92,8 @@ pub struct Moved {
 
 impl Route {
     /// The way from a file of that length.
-    pub fn new(source: &File, length: u64) -> Route {
-        // what a server holds is on no device of this machine
-        let local = rustix::fs::fstat(source).is_ok_and(|stat| rustix::fs::major(stat.st_dev) != 0);
-        Route { way: Way::Clone, tells_holes: true, length, local }
-    }
-
-    /// Lets the kernel begin to read these bytes of `source`, if that is where they will come from.
-    pub(super) fn read_soon(&self, source: &File, range: Range<u64>) {
-        if self.way == Way::ReadWrite || self.way == Way::CopyRange && self.local {
-            for at in range.clone().step_by(HINT) {
-                let length = NonZeroU64::new((range.end - at).min(HINT as u64));
-                if let Err(error) = rustix::fs::fadvise(source, at, length, Advice::WillNeed) {
-                    log::debug!("nothing is read ahead - {error}");
-                }
-            }
-        }
+    pub fn new(length: u64) -> Route {
+        Route { way: Way::Clone, tells_holes: true, length }
     }
 
     /// Moves the first part of `length` bytes of `source` at `from`; never nothing. `fresh`: the target reads as zeroes

@@ -164,6 +164,40 @@ impl Chain {
     }
 }
 
+/// A restore point `i-1/T1`, without a manifest, of one volume `v`.
+pub(crate) struct Point {
+    pub(crate) dir: tempfile::TempDir,
+}
+
+impl Point {
+    /// Without an image yet.
+    pub(crate) fn empty() -> Point {
+        // where a sync takes no time
+        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+        fs::create_dir_all(dir.path().join("i-1/T1")).unwrap();
+        Point { dir }
+    }
+
+    /// Of a copy of an image of the chain, and of all that it stands on.
+    pub(crate) fn of(chain: &Chain, image: usize) -> Point {
+        let point = Point::empty();
+        for below in 0..=image {
+            fs::copy(chain.path(below), point.image(below)).unwrap();
+        }
+        fs::hard_link(point.image(image), point.newest()).unwrap();
+        point
+    }
+
+    pub(crate) fn image(&self, image: usize) -> PathBuf {
+        self.dir.path().join("i-1/T1").join(name(image))
+    }
+
+    /// The volume's image.
+    pub(crate) fn newest(&self) -> PathBuf {
+        self.dir.path().join("i-1/T1/root.v.qcow2")
+    }
+}
+
 fn disk_size(random: &mut Random, kind: Kind) -> u64 {
     let most = match kind {
         Kind::Any => random.of(&[1 << 20, 4 << 20, 9 << 20]),

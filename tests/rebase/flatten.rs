@@ -5,14 +5,13 @@ use std::io::Read;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use nasbackup::error::Code;
+use nasbackup::error::{Code, Error};
 use nasbackup::operation::{call, cancel};
-use nasbackup::qcow2::{Before, Failure, Flatten};
 use serde_json::{Value, json};
 
-use crate::chains::{Chain, Kind, Random, qemu_img, run};
+use crate::chains::{Chain, Kind, Point, Random, qemu_img, run};
 use crate::differential::{check, compare, seeds};
 use crate::fuzz::mutate;
 use crate::mutation::time;
@@ -73,18 +72,16 @@ impl Drop for Mounted {
     }
 }
 
-/// An image of a chain and all that it stands on.
-fn images(chain: &Chain, image: usize) -> Vec<File> {
-    (0..=image).rev().map(|image| File::open(chain.path(image)).unwrap()).collect()
-}
-
-fn finish(flatten: Result<Flatten, Failure>) -> Result<Flatten, Failure> {
-    let mut flatten = flatten?;
-    let begun = Instant::now();
-    while !flatten.advance()?.finished {
-        assert!(begun.elapsed() < Duration::from_secs(60), "it takes too long");
+impl Point {
+    fn flatten(&self, output: &Path, format: &str) -> Result<Value, Error> {
+        let request = json!({
+            "repository": {"type": "dir", "address": self.dir.path()},
+            "backupPath": "i-1/T1",
+            "volume": "v",
+            "output": {"path": output, "format": format},
+        });
+        call("flatten", &request.to_string(), &mut |_| Ok(()))
     }
-    Ok(flatten)
 }
 
 fn same_bytes(one: &Path, other: &Path) -> bool {
@@ -98,18 +95,15 @@ fn random_chains_flatten_to_what_qemu_reads() {
         let (image, dir) = (chain.images - 1, chain.dir.path());
         let expected = chain.raw(image);
         let size = fs::metadata(&expected).unwrap().len();
-        let make = |path| File::options().read(true).write(true).create_new(true).open(path).unwrap();
+        let point = Point::of(&chain, image);
         let (raw, qcow2) = (dir.join("out.raw"), dir.join("out.qcow2"));
-        finish(Flatten::raw(images(&chain, image), make(&raw), Before::Empty))
-            .unwrap_or_else(|failure| panic!("{chain}\nraw: {failure}"));
+        point.flatten(&raw, "raw").unwrap_or_else(|error| panic!("{chain}\nraw: {error}"));
         assert!(same_bytes(&raw, &expected), "{chain}\nraw");
-        finish(Flatten::qcow2(images(&chain, image), make(&qcow2)))
-            .unwrap_or_else(|failure| panic!("{chain}\nqcow2: {failure}"));
+        point.flatten(&qcow2, "qcow2").unwrap_or_else(|error| panic!("{chain}\nqcow2: {error}"));
         compare(dir, &expected, "out.qcow2").unwrap_or_else(|error| panic!("{chain}\nqcow2: {error}"));
         assert_eq!(check(dir, "out.qcow2"), (0, 0), "{chain}");
         let device = Loop::full(size.next_multiple_of(4096) + (1 << 20));
-        finish(Flatten::raw(images(&chain, image), device.open(), Before::Device))
-            .unwrap_or_else(|failure| panic!("{chain}\ndevice: {failure}"));
+        point.flatten(&device.device, "raw").unwrap_or_else(|error| panic!("{chain}\ndevice: {error}"));
         let mut content = Vec::new();
         device.open().read_to_end(&mut content).unwrap();
         let mut wanted = fs::read(&expected).unwrap();
@@ -374,10 +368,10 @@ fn neighbours_that_share_a_cluster_of_the_file_are_read_both_from_there() {
 
 #[test]
 fn images_that_name_the_same_data_without_end_are_refused() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("x.qcow2");
-    qemu_img(dir.path(), &["create", "-q", "-f", "qcow2", "x.qcow2", "4T"]);
-    run("qemu-io", dir.path(), &["-f", "qcow2", "-c", "write -q 0 64k", "x.qcow2"]).unwrap();
+    let (point, out) = (Point::empty(), tempfile::tempdir_in("/dev/shm").unwrap());
+    let path = point.newest();
+    qemu_img(point.dir.path(), &["create", "-q", "-f", "qcow2", path.to_str().unwrap(), "4T"]);
+    run("qemu-io", point.dir.path(), &["-f", "qcow2", "-c", "write -q 0 64k", path.to_str().unwrap()]).unwrap();
     let image = OpenOptions::new().read(true).write(true).open(&path).unwrap();
     let mut table = [0; 8];
     let at = |offset: u64| {
@@ -388,17 +382,16 @@ fn images_that_name_the_same_data_without_end_are_refused() {
     let l1 = at(40);
     let l2 = at(l1) & 0x00ff_ffff_ffff_fe00;
     image.read_exact_at(&mut table, l2).unwrap();
-    let whole = || Flatten::raw(vec![File::open(&path).unwrap()], tempfile::tempfile().unwrap(), Before::Empty);
-    finish(whole()).unwrap();
+    let whole = |format: &str| point.flatten(&out.path().join(format), format);
+    whole("raw").unwrap();
     // one cluster of data for all of a table
     image.write_all_at(&table.repeat(8192), l2).unwrap();
-    assert!(finish(whole()).unwrap_err().to_string().contains("again and again"));
+    assert!(whole("raw").unwrap_err().to_string().contains("again and again"));
     // one table for all of the disk
     image.write_all_at(&at(l1).to_be_bytes().repeat(8192), l1).unwrap();
-    assert!(whole().unwrap_err().to_string().contains("is named twice"));
-    let target = tempfile::tempfile().unwrap();
-    let qcow2 = Flatten::qcow2(vec![File::open(&path).unwrap()], target).unwrap_err();
-    assert!(qcow2.to_string().contains("is named twice"));
+    for format in ["raw", "qcow2"] {
+        assert!(whole(format).unwrap_err().to_string().contains("is named twice"));
+    }
 }
 
 #[test]
@@ -410,31 +403,32 @@ fn damaged_images_are_an_error_or_are_checked_and_flattened() {
             break;
         }
         let chain = Chain::make(seed, Kind::Small);
+        let point = Point::of(&chain, chain.images - 1);
+        let out = tempfile::tempdir_in("/dev/shm").unwrap();
         for round in 0..150 {
             let mut random = Random(seed << 32 | round);
-            let damaged = random.below(chain.images as u64) as usize;
-            let original = fs::read(chain.path(damaged)).unwrap();
+            let damaged = point.image(random.below(chain.images as u64) as usize);
+            let original = fs::read(&damaged).unwrap();
             let mut image = original.clone();
             mutate(&mut random, &mut image);
-            fs::write(chain.path(damaged), &image).unwrap();
+            fs::write(&damaged, &image).unwrap();
             eprintln!("seed {seed}, round {round}");
-            drop(verify::ours(&chain.path(damaged)));
-            let target = || tempfile::tempfile().unwrap();
-            let top = chain.images - 1;
-            let results = [
-                finish(Flatten::raw(images(&chain, top), target(), Before::Empty)),
-                finish(Flatten::qcow2(images(&chain, top), target())),
-            ];
-            for result in results {
-                match result {
-                    Ok(_) => flattened += 1,
-                    Err(failure) => {
+            drop(verify::ours(&damaged));
+            for format in ["raw", "qcow2"] {
+                let output = out.path().join(format);
+                match point.flatten(&output, format) {
+                    Ok(_) => {
+                        flattened += 1;
+                        fs::remove_file(output).unwrap();
+                    }
+                    Err(error) => {
                         refused += 1;
-                        assert!(failure.image <= chain.images && !failure.error.to_string().is_empty());
+                        assert!(error.code != Code::Internal && !error.cause.is_empty() && !error.leftovers, "{error}");
                     }
                 }
+                assert!(fs::read_dir(out.path()).unwrap().next().is_none());
             }
-            fs::write(chain.path(damaged), &original).unwrap();
+            fs::write(&damaged, &original).unwrap();
         }
     }
     println!("{flattened} flattened, {refused} refused");

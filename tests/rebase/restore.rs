@@ -15,7 +15,7 @@ use nasbackup::point::{Kind, Manifest, ManifestDisk, ParentPoint};
 use nasbackup::qcow2::{CLUSTER, Stream};
 use serde_json::{Value, json};
 
-use crate::chains::{Chain, Random, qemu_img};
+use crate::chains::{Chain, Point, Random, qemu_img};
 use crate::differential::seeds;
 use crate::flatten::{Loop, Mounted};
 
@@ -849,14 +849,7 @@ fn odd_chains_are_restored_as_qemu_reads_them() {
     for seed in seeds("NASBACKUP_SOAK_CHAINS", 8) {
         let chain = Chain::make(seed + 50_000, crate::chains::Kind::Any);
         let top = chain.images - 1;
-        let dir = tempfile::tempdir_in(QUICK).unwrap();
-        let folder = dir.path().join("i-1/T1");
-        fs::create_dir_all(&folder).unwrap();
-        for image in 0..chain.images {
-            fs::copy(chain.path(image), folder.join(chain.path(image).file_name().unwrap())).unwrap();
-        }
-        let newest = chain.path(top).file_name().unwrap().to_str().unwrap().to_owned();
-        fs::hard_link(folder.join(&newest), folder.join("root.v.qcow2")).unwrap();
+        let Point { dir } = Point::of(&chain, top);
         let expected = fs::read(chain.raw(top)).unwrap();
         for format in ["raw", "qcow2"] {
             let output = dir.path().join(format);

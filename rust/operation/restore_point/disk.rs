@@ -219,11 +219,7 @@ impl Disk {
 
     /// The ways to copy from its images, for one who copies.
     pub(super) fn enter(&self, room: &mut Room) {
-        let route = |image| {
-            let (file, length) = self.images.file(image);
-            Route::new(file, length)
-        };
-        room.routes = (0..self.images.count()).map(route).collect();
+        room.routes = (0..self.images.count()).map(|image| Route::new(self.images.file(image).1)).collect();
         room.inflated = Inflated::default();
         room.zeroing = Zeroing::default();
         room.refused = false;
