@@ -8,6 +8,7 @@ use super::Error;
 use super::absorb::Failure;
 use super::chain::{Chain, read_and_inflate};
 use super::create::CLUSTER;
+use super::direct::Direct;
 use super::image::{Compressed, Image, What};
 use super::storage::read_padded;
 
@@ -142,7 +143,7 @@ fn whole_clusters(part: &Part, left: u64) -> u64 {
 
 /// The images of a chain, read by any number at once.
 #[derive(Debug)]
-pub struct Images(Vec<Image<File>>);
+pub struct Images(Vec<Image<Direct>>);
 
 /// Room to inflate clusters in, and what was inflated last.
 #[derive(Debug, Default)]
@@ -155,7 +156,7 @@ pub struct Inflated {
 impl Images {
     /// The file of an image, and its length.
     pub fn file(&self, image: usize) -> (&File, u64) {
-        (&self.0[image].storage, self.0[image].length)
+        (self.0[image].storage.file(), self.0[image].length)
     }
 
     /// How many there are.
@@ -212,8 +213,8 @@ impl Images {
 
 impl Image<File> {
     /// The same, of whose tables nothing is remembered.
-    fn again(&self) -> io::Result<Image<File>> {
-        let storage = self.storage.try_clone()?;
+    fn again(&self) -> io::Result<Image<Direct>> {
+        let storage = Direct::new(self.storage.try_clone()?);
         Ok(Image::of(storage, self.header.clone(), self.length))
     }
 }

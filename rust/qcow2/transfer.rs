@@ -96,6 +96,11 @@ impl Route {
         Route { way: Way::Clone, tells_holes: true, length }
     }
 
+    /// Has nothing else been left than to read and write?
+    pub fn is_read_write(&self) -> bool {
+        self.way == Way::ReadWrite
+    }
+
     /// Moves the first part of `length` bytes of `source` at `from`; never nothing. `fresh`: the target reads as zeroes
     /// there, so that holes need not be written.
     pub fn step<T: Storage>(

@@ -17,8 +17,8 @@ use crate::error::{Code, Error, Result, called};
 use crate::lacking;
 use crate::point::fingerprints::{self, Base, Content, State};
 use crate::qcow2::{
-    self, CLUSTER, Failure, Images, Inflated, Layer, Part, Piece, Pieces, Place, Route, Source as _, Storage, Stream,
-    View, Writeback, Zeroing,
+    self, Buffer, CLUSTER, Failure, Images, Inflated, Layer, Part, Piece, Pieces, Place, Route, Source as _, Storage,
+    Stream, View, Writeback, Zeroing,
 };
 
 const STEP: &str = "copy";
@@ -69,7 +69,7 @@ pub(super) struct Done {
 /// What one who copies has for itself.
 #[derive(Debug, Default)]
 pub(super) struct Room {
-    buffer: Vec<u8>,
+    buffer: Buffer,
     inflated: Inflated,
     /// The ways from the images of one disk.
     routes: Vec<Route>,
@@ -351,7 +351,7 @@ impl Disk {
         limiter: &Limiter,
         go_on: impl Fn() -> Result<()>,
     ) -> Result<()> {
-        room.buffer.resize(usize::try_from(work.piece.length).unwrap_or(0), 0);
+        room.buffer.resize(usize::try_from(work.piece.length).unwrap_or(0));
         let kept = self.keep(work, states, room)?;
         for (start, end) in runs(&kept, |kept| !kept) {
             let range = start as u64 * CLUSTER..(end as u64 * CLUSTER).min(work.piece.length);
@@ -451,7 +451,7 @@ impl Disk {
         for part in &work.piece.parts {
             match (part.place, self.new_file()) {
                 (Place::Hole, _) => self.zero(to, part.length, room, &go_on)?,
-                (Place::Data(image, offset), Some(file)) => {
+                (Place::Data(image, offset), Some(file)) if !room.routes[image].is_read_write() => {
                     if !self.shares {
                         limiter.wait(part.length, &go_on)?;
                     }
@@ -460,7 +460,7 @@ impl Disk {
                 // between the read and the write to a device it is asked whether it is still wanted
                 (Place::Data(..) | Place::Packed(_), _) => {
                     limiter.wait(part.length, &go_on)?;
-                    room.buffer.resize(usize::try_from(part.length).unwrap_or(0), 0);
+                    room.buffer.resize(usize::try_from(part.length).unwrap_or(0));
                     let read = self.images.read_place(part.place, &mut room.buffer, &mut room.inflated);
                     read.map_err(|failure| self.explain(failure))?;
                     if self.device || room.buffer.iter().any(|byte| *byte != 0) {
@@ -522,8 +522,8 @@ impl Disk {
     /// Writes it, unless it was told to stop since it was read: another restore may have the device by now, or a guest.
     fn write(&self, bytes: &[u8], to: u64, gate: &Gate) -> Result<()> {
         let _inside = gate.enter(STEP)?;
-        self.target.write(bytes, to).map_err(|e| self.target_failed(e))?;
-        self.wrote(to, bytes.len() as u64)
+        let cached = self.target.write(bytes, to).map_err(|e| self.target_failed(e))?;
+        self.wrote(to, cached)
     }
 
     /// So many bytes were written there: they are to reach the disk soon.
@@ -718,7 +718,7 @@ pub(super) mod tests {
             names: vec!["output".into(), "image".into()],
             images: vec![image],
             base: compared.then(|| Base::begin(vec![index], SIZE).unwrap()),
-            target: Target::File(target),
+            target: Target::File(qcow2::Direct::new(target)),
             format: OutputFormat::Raw,
             size: SIZE,
             preallocation: Preallocation::Off,

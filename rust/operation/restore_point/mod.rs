@@ -286,7 +286,7 @@ fn open(
     let device = matches!(output, Output::Device(_));
     let old = if base.is_some() { old(&output, raw) } else { Vec::new() };
     let images = chain.into_iter().map(|link| link.file).collect();
-    let target = Target::File(output.file()?);
+    let target = Target::File(qcow2::Direct::new(output.file()?));
     let disk = Disk::begin(Parts {
         volume,
         names,

@@ -3,13 +3,13 @@
 use std::fs::File;
 use std::io;
 
-use crate::qcow2::{Source as _, Storage as _, Zeroing};
+use crate::qcow2::{Direct, Source as _, Storage as _, Zeroing};
 
 /// It may be written to by many at once.
 #[derive(Debug)]
 pub(super) enum Target {
     /// A file that is new, or a block device.
-    File(File),
+    File(Direct),
 }
 
 impl Target {
@@ -20,37 +20,38 @@ impl Target {
         }
     }
 
-    pub(super) fn write(&self, bytes: &[u8], at: u64) -> io::Result<()> {
+    /// How many bytes of it went through the page cache.
+    pub(super) fn write(&self, bytes: &[u8], at: u64) -> io::Result<u64> {
         match self {
-            Target::File(file) => file.write_at(bytes, at),
+            Target::File(file) => file.write(bytes, at),
         }
     }
 
     /// Makes the first of `length` bytes at `at` zero; how many, never none, and whether they were written.
     pub(super) fn zero(&self, zeroing: &mut Zeroing, at: u64, length: u64) -> io::Result<(u64, bool)> {
         match self {
-            Target::File(file) => zeroing.make(file, at, length),
+            Target::File(file) => zeroing.make(file.file(), at, length),
         }
     }
 
     /// Lets what was written begin to reach the disk; no more than a hint.
     pub(super) fn begin_writing(&self, from: u64, length: u64) -> io::Result<()> {
         match self {
-            Target::File(file) => file.begin_writing(from, length),
+            Target::File(file) => file.file().begin_writing(from, length),
         }
     }
 
     /// Makes all that was written durable.
     pub(super) fn sync(&self) -> io::Result<()> {
         match self {
-            Target::File(file) => file.sync(),
+            Target::File(file) => file.file().sync(),
         }
     }
 
     /// The file, for what only files can do.
     pub(super) fn file(&self) -> Option<&File> {
         match self {
-            Target::File(file) => Some(file),
+            Target::File(file) => Some(file.file()),
         }
     }
 }

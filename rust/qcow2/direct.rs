@@ -1,0 +1,205 @@
+//! Reading and writing past the page cache: what is moved once is of no use there, takes memory from guests, and would be
+//! copied once more.
+
+use std::fs::File;
+use std::io;
+use std::ops::{Deref, DerefMut};
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use log::Level;
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
+use super::storage::{Source, Storage};
+use crate::error::errno;
+use crate::lacking;
+
+/// What goes past the page cache lies at multiples of this, in memory and in the file: no device has larger blocks.
+const BLOCK: usize = 4096;
+
+/// A file of which whole blocks go past the page cache, where its file system lets them; all else goes through it.
+#[derive(Debug)]
+pub struct Direct {
+    file: File,
+    direct: Option<File>,
+    refused: AtomicBool,
+}
+
+impl Direct {
+    /// The file, for what it is open for.
+    pub fn new(file: File) -> Direct {
+        let direct = open(&file).inspect_err(|error| tell(&file, *error)).ok();
+        Direct { file, direct, refused: AtomicBool::new(false) }
+    }
+
+    /// Its descriptor that goes through the page cache.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Writes all of `data`, beyond the end too. How many bytes of it went through the page cache.
+    pub fn write(&self, data: &[u8], offset: u64) -> io::Result<u64> {
+        let (blocks, rest) = data.split_at(data.len() - data.len() % BLOCK);
+        if self.attempt(blocks.as_ptr(), blocks.len(), offset, |direct| direct.write_at(blocks, offset))?.is_some() {
+            self.file.write_at(rest, offset + blocks.len() as u64)?;
+            return Ok(rest.len() as u64);
+        }
+        self.file.write_at(data, offset)?;
+        Ok(data.len() as u64)
+    }
+
+    /// Does it past the page cache; none if it can't be done so, for this memory, or at all.
+    fn attempt<T>(
+        &self,
+        memory: *const u8,
+        length: usize,
+        offset: u64,
+        act: impl FnOnce(&File) -> io::Result<T>,
+    ) -> io::Result<Option<T>> {
+        let is_aligned = memory.align_offset(BLOCK) == 0 && offset.is_multiple_of(BLOCK as u64);
+        let Some(direct) = self.direct.as_ref().filter(|_| length > 0 && is_aligned && !self.refused.load(Relaxed))
+        else {
+            return Ok(None);
+        };
+        match act(direct) {
+            // larger blocks, or a file system below that does not let it pass
+            Err(error) if errno(&error) == Some(Errno::INVAL) => {
+                tell(direct, Errno::INVAL);
+                self.refused.store(true, Relaxed);
+                Ok(None)
+            }
+            done => done.map(Some),
+        }
+    }
+}
+
+impl Source for Direct {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let (memory, whole) = (buffer.as_ptr(), buffer.len() - buffer.len() % BLOCK);
+        match self.attempt(memory, whole, offset, |direct| Source::read_at(direct, &mut buffer[..whole], offset))? {
+            Some(read) => Ok(read),
+            None => Source::read_at(&self.file, buffer, offset),
+        }
+    }
+
+    fn length(&self) -> io::Result<u64> {
+        self.file.length()
+    }
+}
+
+/// Opens the same file once more, by no name that anybody could exchange.
+fn open(file: &File) -> Result<File, Errno> {
+    let mode = rustix::fs::fcntl_getfl(file)? & OFlags::RWMODE;
+    let link = format!("/proc/self/fd/{}", file.as_raw_fd());
+    rustix::fs::open(link, mode | OFlags::DIRECT | OFlags::CLOEXEC, Mode::empty()).map(File::from)
+}
+
+fn tell(file: impl AsFd, error: Errno) {
+    lacking::tell(Level::Debug, file, "O_DIRECT", error, "what is moved goes through the page cache");
+}
+
+/// Memory that can go past the page cache.
+#[derive(Debug, Default)]
+pub struct Buffer {
+    bytes: Vec<u8>,
+    start: usize,
+    length: usize,
+}
+
+impl Buffer {
+    /// Makes it so many bytes, whatever they are.
+    pub fn resize(&mut self, length: usize) {
+        if self.bytes.len() < length + BLOCK {
+            self.bytes.resize(length + BLOCK, 0);
+            self.start = self.bytes.as_ptr().align_offset(BLOCK).min(BLOCK);
+        }
+        self.length = length;
+    }
+}
+
+impl Deref for Buffer {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes[self.start..][..self.length]
+    }
+}
+
+impl DerefMut for Buffer {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes[self.start..][..self.length]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// In a folder of the build, which lies on a disk.
+    fn file() -> File {
+        tempfile::tempfile_in(env!("CARGO_MANIFEST_DIR")).unwrap()
+    }
+
+    fn buffer(length: usize) -> Buffer {
+        let mut buffer = Buffer::default();
+        buffer.resize(length);
+        buffer.iter_mut().zip((0..=250).cycle()).for_each(|(byte, value)| *byte = value);
+        buffer
+    }
+
+    #[test]
+    fn what_is_written_is_read_whether_it_is_whole_blocks_or_not() {
+        for refused in [false, true] {
+            for (offset, length) in [(0, 3 * BLOCK), (BLOCK, BLOCK + 7), (100, BLOCK), (5, 9), (BLOCK, 0)] {
+                let direct = Direct::new(file());
+                direct.refused.store(refused, Relaxed);
+                let (data, mut read) = (buffer(length), buffer(length + BLOCK));
+                direct.write(&data, offset as u64).unwrap();
+                let mut bytes = 0;
+                while let filled @ 1.. = direct.read_at(&mut read[bytes..], (offset + bytes) as u64).unwrap() {
+                    bytes += filled;
+                }
+                assert!(bytes == length && read[..length] == data[..], "{length} bytes at {offset}");
+                assert_eq!(direct.length().unwrap(), if length == 0 { 0 } else { (offset + length) as u64 });
+            }
+        }
+    }
+
+    #[test]
+    fn only_whole_blocks_go_past_the_page_cache() {
+        let direct = Direct::new(file());
+        assert!(direct.direct.is_some(), "the disk of the build does no direct I/O");
+        let data = buffer(2 * BLOCK);
+        for (data, offset, through) in [
+            (&data[..], 0, 0),
+            (&data[..BLOCK + 1], 0, 1),
+            (&data[..], 512, data.len()),
+            (&data[1..], 0, data.len() - 1),
+            (&data[..9], 0, 9),
+        ] {
+            assert_eq!(direct.write(data, offset).unwrap(), through as u64, "{} bytes at {offset}", data.len());
+        }
+    }
+
+    #[test]
+    fn where_it_is_refused_all_goes_through_the_page_cache() {
+        // the process's memory can't be written at that offset: EINVAL
+        let refusing = File::options().write(true).open("/proc/self/oom_score_adj").unwrap();
+        let (file, data) = (file(), buffer(BLOCK));
+        let direct =
+            Direct { file: file.try_clone().unwrap(), direct: Some(refusing), refused: AtomicBool::new(false) };
+        assert_eq!(direct.write(&data, 0).unwrap(), BLOCK as u64);
+        assert!(direct.refused.load(Relaxed));
+        let mut read = vec![0; BLOCK];
+        Source::read_at(&file, &mut read, 0).unwrap();
+        assert!(read[..] == data[..]);
+    }
+
+    #[test]
+    fn an_error_is_told_and_no_reason_to_go_through_the_page_cache() {
+        let (readable, data) = (File::open("/proc/self/exe").unwrap(), buffer(BLOCK));
+        let direct = Direct::new(readable);
+        assert_eq!(errno(&direct.write(&data, 0).unwrap_err()), Some(Errno::BADF));
+    }
+}
