@@ -5,13 +5,15 @@
 
 mod support;
 
-use nasbackup::error::{Code, Error};
+use nasbackup::error::{Code, Error, Result};
 use nasbackup::operation::take_backup::{self, TakeBackupRequest};
+use nasbackup::operation::{call, cancel};
 use nasbackup::point::Kind::{Full, Incremental};
 
+use serde_json::{Value, json};
 use support::{
-    Agent, Ceph, Disk, Ended, Guest, MIB, Nas, Story, ceph, listing, own_host, run_as_agent, take, take_and, take_json,
-    until,
+    Agent, Ceph, Disk, Ended, Guest, MIB, Nas, Story, ceph, listing, own_host, repository_json, run_as_agent, take,
+    take_and, take_json, until,
 };
 
 /// Not a test: what another process of this binary runs.
@@ -36,7 +38,13 @@ fn stopped() -> Story {
 
 /// The command lines of the `qemu-nbd` that export the guest's disk, as `/proc` has them.
 fn servers(story: &Story) -> Vec<String> {
-    command_lines(story).into_iter().filter(|line| line.starts_with("/usr/bin/qemu-nbd\0")).collect()
+    servers_of(story.guest.disks[0].volume())
+}
+
+/// The same of any image.
+fn servers_of(image: &str) -> Vec<String> {
+    let lines = processes_of(image).into_iter().map(|(_, line)| line);
+    lines.filter(|line| line.starts_with("/usr/bin/qemu-nbd\0")).collect()
 }
 
 /// Those of all processes that have to do with it.
@@ -46,11 +54,15 @@ fn command_lines(story: &Story) -> Vec<String> {
 
 /// Their folders in `/proc`, too.
 fn processes(story: &Story) -> Vec<(std::path::PathBuf, String)> {
+    processes_of(story.guest.disks[0].volume())
+}
+
+fn processes_of(image: &str) -> Vec<(std::path::PathBuf, String)> {
     let processes = std::fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().path());
     // a process may end meanwhile
     let lines = processes.filter_map(|path| Some((path.clone(), std::fs::read(path.join("cmdline")).ok()?)));
     let lines = lines.map(|(path, line)| (path, String::from_utf8_lossy(&line).into_owned()));
-    lines.filter(|(_, line)| line.contains(story.guest.disks[0].volume())).collect()
+    lines.filter(|(_, line)| line.contains(image)).collect()
 }
 
 #[test]
@@ -271,4 +283,208 @@ fn a_ceph_that_hangs_fails_the_backup_at_its_deadline() {
     }
     story.take_stopped("full").assert_full(false);
     story.assert_all_restore();
+}
+
+/// The disk of the last point of a stopped guest, onto this image.
+fn onto(story: &Story, image: &str) -> Value {
+    json!({
+        "repository": repository_json(&story.nas.repository()),
+        "backupPath": story.last().path,
+        "volumes": [{
+            "volume": story.guest.disks[0].volume(),
+            "output": {"path": ceph().source(image), "format": "raw"},
+        }],
+    })
+}
+
+fn restore(request: &Value) -> Result<Value> {
+    call("restorePoint", &request.to_string(), &mut |_| Ok(()))
+}
+
+/// A stopped guest of which there is a point, and its disk's content.
+fn restorable() -> (Story, Vec<u8>) {
+    let mut story = on_rbd();
+    story.guest.write_zeroes(0, 8 * MIB, 4 * MIB);
+    story.guest.stop();
+    story.take_stopped("full");
+    let content = ceph().content(story.guest.disks[0].volume());
+    (story, content)
+}
+
+/// Another image, full of something else.
+fn other(story: &Story, name: &str, bytes: u64) -> String {
+    let image = format!("{name}-{}", story.guest.disks[0].volume());
+    ceph().import(&image, &vec![9; bytes as usize]);
+    image
+}
+
+#[test]
+fn an_image_becomes_what_was_backed_up_and_what_is_zero_takes_no_room() {
+    let (story, content) = restorable();
+    for (operation, longer) in [("restorePoint", 3 * MIB + 512), ("restorePoint", 0), ("flatten", 512)] {
+        let image = other(&story, operation, content.len() as u64 + longer);
+        let mut request = onto(&story, &image);
+        if operation == "flatten" {
+            let volume = request.as_object_mut().unwrap().remove("volumes").unwrap()[0].clone();
+            request.as_object_mut().unwrap().extend(volume.as_object().unwrap().clone());
+        }
+        let restored = call(operation, &request.to_string(), &mut |_| Ok(())).unwrap();
+        let mut expected = content.clone();
+        expected.resize(content.len() + longer as usize, 0);
+        assert!(ceph().content(&image) == expected, "{operation}, {longer}");
+        let data = [(0, 8 * MIB), (12 * MIB, 4 * MIB)];
+        for (begin, length) in ceph().extents(&image, None) {
+            let within = |(from, bytes): &(u64, u64)| *from <= begin && begin + length <= from + bytes;
+            assert!(data.iter().any(within), "{operation}: {length} bytes at {begin}");
+        }
+        if operation == "restorePoint" {
+            let volume = &restored["volumes"][0];
+            assert_eq!(volume["output"], format!("rbd:cloudstack/{image}"));
+            assert_eq!((&volume["verified"], &volume["kept"]), (&json!("data"), &json!(null)));
+            assert_eq!((&restored["details"], &restored["bytesRead"]), (&json!(""), &json!(12 * MIB)));
+        }
+        assert!(servers_of(&image).is_empty() && ceph().is_closed(&image));
+        ceph().remove(&image);
+    }
+}
+
+#[test]
+fn of_an_image_no_more_is_read_and_written_than_what_differs() {
+    let (story, content) = restorable();
+    let mut old = content.clone();
+    old[5 * MIB as usize..6 * MIB as usize].fill(9);
+    old[9 * MIB as usize..10 * MIB as usize].fill(9);
+    let image = format!("changed-{}", story.guest.disks[0].volume());
+    ceph().import(&image, &old);
+    ceph().snapshot(&image, "before");
+    let restored = restore(&onto(&story, &image)).unwrap();
+    assert!(ceph().content(&image) == content);
+    assert_eq!((&restored["bytesRead"], &restored["bytesKept"]), (&json!(MIB), &json!(11 * MIB)));
+    assert_eq!(ceph().extents(&image, Some("before")), [(5 * MIB, MIB)]);
+}
+
+#[test]
+fn an_image_that_is_too_small_or_in_use_is_left_alone() {
+    let (story, content) = restorable();
+    let small = other(&story, "small", content.len() as u64 - 512);
+    let error = restore(&onto(&story, &small)).unwrap_err();
+    assert_eq!(error.code, Code::InvalidArgument, "{error}");
+    for bytes in [content.len(), content.len() - 512] {
+        assert!(error.cause.contains(&bytes.to_string()), "{error}");
+    }
+    let image = story.guest.disks[0].volume();
+    for request in [onto(&story, image), {
+        let mut twice = onto(&story, &small);
+        let volumes = twice["volumes"].as_array_mut().unwrap();
+        volumes.push(volumes[0].clone());
+        twice
+    }] {
+        let two = request["volumes"].as_array().unwrap().len() == 2;
+        if !two {
+            story.guest.start();
+        }
+        let error = restore(&request).unwrap_err();
+        let code = if two { Code::InvalidArgument } else { Code::DomainState };
+        assert_eq!(error.code, code, "{error}");
+        assert!(!error.cause.contains("overwritten") && !error.cause.contains("=="), "{error}");
+        if !two {
+            story.guest.stop();
+        }
+    }
+    assert!(ceph().content(image) == content);
+    assert!(ceph().content(&small) == vec![9; content.len() - 512]);
+    let mut kept = onto(&story, image);
+    kept["keepOld"] = json!(true);
+    assert_eq!(restore(&kept).unwrap_err().code, Code::InvalidArgument);
+}
+
+/// As when the machine is started on another host: nothing keeps it from that.
+#[test]
+fn an_image_that_is_opened_meanwhile_fails_the_restore() {
+    let (story, _) = restorable();
+    let (request, mut started) = (onto(&story, story.guest.disks[0].volume()), false);
+    let failed = call("restorePoint", &request.to_string(), &mut |status| {
+        if status.phase == "copy" && !started {
+            story.guest.start();
+            started = true;
+        }
+        Ok(())
+    });
+    let error = failed.unwrap_err();
+    assert_eq!(error.code, Code::DomainState, "{error}");
+    assert!(error.cause.contains("somebody has opened it"), "{error}");
+}
+
+/// It says what is lost, and closes the image in order.
+#[test]
+fn a_restore_that_is_given_up_says_that_the_image_is_overwritten() {
+    let (story, content) = restorable();
+    let image = other(&story, "cancelled", content.len() as u64);
+    let mut request = onto(&story, &image);
+    request["rateLimit"] = json!(4 * MIB);
+    let mut seen = Vec::new();
+    let error = call("restorePoint", &request.to_string(), &mut |status| {
+        seen.extend(processes_of(&image).into_iter().map(|(_, line)| line));
+        assert!(status.done_bytes < MIB || cancel(&status.job).found);
+        Ok(())
+    })
+    .unwrap_err();
+    assert_eq!((error.code, error.leftovers), (Code::Cancelled, false), "{error}");
+    assert!(error.cause.contains(&format!("[\"rbd:cloudstack/{image}\"] held is overwritten")), "{error}");
+    assert!(servers_of(&image).is_empty() && ceph().is_closed(&image));
+    for program in ["qemu-nbd", "rbd"] {
+        assert!(seen.iter().any(|line| line.starts_with(&format!("/usr/bin/{program}\0"))), "{program} was not seen");
+    }
+    assert!(!seen.iter().any(|line| line.contains(&ceph().key)));
+    request["rateLimit"] = json!(null);
+    restore(&request).unwrap();
+    assert!(ceph().content(&image) == content);
+}
+
+#[test]
+fn an_agent_that_is_killed_takes_the_server_of_what_it_restores_with_it() {
+    let (story, content) = restorable();
+    let image = other(&story, "killed", content.len() as u64);
+    let mut request = onto(&story, &image);
+    request["rateLimit"] = json!(MIB);
+    let mut agent = Agent::new(&own_host(), &[("restorePoint", request.clone())]).spawn();
+    until("the image is exported", || !servers_of(&image).is_empty());
+    agent.kill().unwrap();
+    agent.wait().unwrap();
+    until("the export ends", || servers_of(&image).is_empty());
+    request["rateLimit"] = json!(null);
+    // until Ceph takes it for gone
+    until("it is restored", || match restore(&request) {
+        Ok(_) => true,
+        Err(error) => {
+            assert_eq!(error.code, Code::DomainState, "{error}");
+            false
+        }
+    });
+    assert!(ceph().content(&image) == content);
+}
+
+#[test]
+fn a_ceph_that_hangs_holds_up_no_restore_that_is_given_up() {
+    let (story, content) = restorable();
+    let hanging = Box::leak(Box::new(Ceph::start()));
+    hanging.import("image", &vec![9; content.len()]);
+    let mut request = onto(&story, "image");
+    request["volumes"][0]["output"]["path"] = json!(hanging.source("image"));
+    request["rateLimit"] = json!(4 * MIB);
+    let (mut hangs, mut told) = (false, 0);
+    let error = call("restorePoint", &request.to_string(), &mut |status| {
+        if status.done_bytes > MIB && !hangs {
+            hanging.hang();
+            hangs = true;
+        }
+        told += u32::from(hangs);
+        assert!(told != 20 || cancel(&status.job).found);
+        Ok(())
+    })
+    .unwrap_err();
+    assert_eq!((error.code, error.leftovers), (Code::Cancelled, true), "{error}");
+    assert!(error.cause.contains("may still be made") && error.cause.contains("is overwritten"), "{error}");
+    assert_eq!(servers_of("cloudstack/image"), [] as [&str; 0]);
+    hanging.go_on();
 }

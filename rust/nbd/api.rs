@@ -72,6 +72,7 @@ api! {
     create: unsafe extern "C" fn() -> *mut RawHandle = b"nbd_create\0";
     close: unsafe extern "C" fn(*mut RawHandle) = b"nbd_close\0";
     get_error: unsafe extern "C" fn() -> *const c_char = b"nbd_get_error\0";
+    get_errno: unsafe extern "C" fn() -> c_int = b"nbd_get_errno\0";
     set_debug: unsafe extern "C" fn(*mut RawHandle, bool) -> c_int = b"nbd_set_debug\0";
     set_debug_callback: unsafe extern "C" fn(*mut RawHandle, DebugCallback) -> c_int = b"nbd_set_debug_callback\0";
     set_export_name: unsafe extern "C" fn(*mut RawHandle, *const c_char) -> c_int = b"nbd_set_export_name\0";
@@ -83,6 +84,10 @@ api! {
     aio_is_ready: unsafe extern "C" fn(*mut RawHandle) -> c_int = b"nbd_aio_is_ready\0";
     aio_pread: unsafe extern "C" fn(*mut RawHandle, *mut c_void, usize, u64, CompletionCallback, u32) -> i64
         = b"nbd_aio_pread\0";
+    aio_pwrite: unsafe extern "C" fn(*mut RawHandle, *const c_void, usize, u64, CompletionCallback, u32) -> i64
+        = b"nbd_aio_pwrite\0";
+    aio_zero: unsafe extern "C" fn(*mut RawHandle, u64, u64, CompletionCallback, u32) -> i64 = b"nbd_aio_zero\0";
+    aio_flush: unsafe extern "C" fn(*mut RawHandle, CompletionCallback, u32) -> i64 = b"nbd_aio_flush\0";
     aio_block_status: unsafe extern "C" fn(*mut RawHandle, u64, u64, ExtentCallback, CompletionCallback, u32) -> i64
         = b"nbd_aio_block_status\0";
     aio_in_flight: unsafe extern "C" fn(*mut RawHandle) -> c_int = b"nbd_aio_in_flight\0";

@@ -1,5 +1,5 @@
 //! A thin safe layer over libnbd, which is opened at run time: one connection to one export over a socket that is connected,
-//! read with several requests in flight. No call waits longer than it is told to.
+//! read with several requests in flight, or written to. No call waits longer than it is told to.
 //!
 //! Who serves the export may be anybody's by now. libnbd sees to it that a reply is one to a request, and fits it; what it
 //! leaves to its caller is bounded here: how long a handshake may take, how much an answer about extents may hold, and how long
@@ -54,13 +54,14 @@ pub type Status = BTreeMap<String, Vec<Extent>>;
 pub struct Ticket(u64);
 
 const CONNECT: &str = "connect to the export";
+const WRITE: &str = "write to the export";
 
 /// A connection. Dropped, it is closed at once, whatever is in flight.
 pub struct Connection {
     api: &'static Api,
     handle: NonNull<RawHandle>,
     size: u64,
-    /// What libnbd writes to, until the request is done or the handle is closed.
+    /// What libnbd writes to, or reads from, until the request is done or the handle is closed.
     buffers: BTreeMap<Ticket, Box<[u8]>>,
     /// The same for a question about extents; null when there is none.
     question: *mut Question,
@@ -216,6 +217,48 @@ impl Connection {
     /// The bytes of a read, once they are there.
     pub fn take(&mut self, ticket: Ticket) -> Result<Option<Box<[u8]>>> {
         if self.is_done(ticket, "read the export")? { Ok(self.buffers.remove(&ticket)) } else { Ok(None) }
+    }
+
+    /// Writes at `offset`.
+    pub fn write(&mut self, offset: u64, data: Box<[u8]>) -> Result<Ticket> {
+        self.goes_on()?;
+        let start = data.as_ptr().cast();
+        // SAFETY: the data stay where they are, in `buffers`, unchanged, until libnbd has retired the request or the handle is
+        // closed; both come before they are freed.
+        let cookie =
+            unsafe { (self.api.aio_pwrite)(self.handle.as_ptr(), start, data.len(), offset, no_callback(), 0) };
+        let ticket = Ticket(u64::try_from(cookie).map_err(|_| last_error(self.api, WRITE))?);
+        self.buffers.insert(ticket, data);
+        Ok(ticket)
+    }
+
+    /// Makes `length` bytes from `offset` on zero, which then need no room.
+    pub fn zero(&mut self, offset: u64, length: u64) -> Result<Ticket> {
+        self.goes_on()?;
+        // SAFETY: the handle is open, and the call takes no pointer.
+        let cookie = unsafe { (self.api.aio_zero)(self.handle.as_ptr(), length, offset, no_callback(), 0) };
+        Ok(Ticket(u64::try_from(cookie).map_err(|_| last_error(self.api, WRITE))?))
+    }
+
+    /// Makes durable what was written, by whichever connection, and answered.
+    pub fn flush(&mut self) -> Result<Ticket> {
+        self.goes_on()?;
+        // SAFETY: as above.
+        let cookie = unsafe { (self.api.aio_flush)(self.handle.as_ptr(), no_callback(), 0) };
+        Ok(Ticket(u64::try_from(cookie).map_err(|_| last_error(self.api, WRITE))?))
+    }
+
+    /// Was what was to be written, or made zero, or durable? `NO_SPACE` when the server says so.
+    pub fn written(&mut self, ticket: Ticket) -> Result<bool> {
+        let done = self.is_done(ticket, WRITE).map_err(|error| {
+            // SAFETY: the call takes nothing, and tells of the one that has just failed on this thread.
+            let full = matches!(unsafe { (self.api.get_errno)() }, libc::ENOSPC | libc::EDQUOT);
+            Error { code: if full { Code::NoSpace } else { Code::Io }, ..error }
+        })?;
+        if done {
+            self.buffers.remove(&ticket);
+        }
+        Ok(done)
     }
 
     /// Waits until something arrives, at most for `limit`.

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::checked_chain::Which;
-use super::restore_point::{self, Asked, OutputFormat, Preallocation, Restored, Verify, Wanted};
+use super::restore_point::{self, Asked, OutputFormat, Preallocation, Restored, Verify, Wanted, check_output};
 use super::verify_chain::check_id;
 use crate::error::{Error, Result};
 use crate::job::Listener;
@@ -32,7 +32,8 @@ pub struct FlattenRequest {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct OutputRequest {
-    /// Absolute path on this host: a file, which is made or replaced, or a block device, which is overwritten.
+    /// Absolute path on this host: a file, which is made or replaced, or a block device, which is overwritten. Or an image in
+    /// Ceph, which is, too, as QEMU spells it: `rbd:pool/image:option=value:...`, the key among them.
     pub path: Option<String>,
     /// `raw` or `qcow2`.
     pub format: Option<OutputFormat>,
@@ -66,9 +67,10 @@ fn check(request: FlattenRequest) -> Result<Asked> {
     let volume = request.volume.filter(|volume| !volume.is_empty());
     let volume = volume.ok_or_else(|| Error::invalid("volume", "is missing"))?;
     let id = check_id(request.point_id)?;
-    let (path, format) = check_output(request.output.unwrap_or_default())?;
+    let output = request.output.unwrap_or_default();
+    let (path, rbd, format) = check_output("output", output.path, output.format)?;
     let which = Which::Volume(volume);
-    let wanted = Wanted { which, path, format, size: None, preallocation: Preallocation::Off };
+    let wanted = Wanted { which, path, rbd, format, size: None, preallocation: Preallocation::Off };
     Ok(Asked {
         job: request.job,
         export,
@@ -79,13 +81,4 @@ fn check(request: FlattenRequest) -> Result<Asked> {
         keep_old: false,
         rate: None,
     })
-}
-
-fn check_output(output: OutputRequest) -> Result<(String, OutputFormat)> {
-    let path = output.path.ok_or_else(|| Error::invalid("output.path", "is missing"))?;
-    if !path.starts_with('/') || path.ends_with('/') || path.contains(char::is_control) {
-        return Err(Error::invalid("output.path", "is not an absolute path of a file"));
-    }
-    let format = output.format.ok_or_else(|| Error::invalid("output.format", "is missing"))?;
-    Ok((path, format))
 }

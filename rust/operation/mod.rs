@@ -1,9 +1,11 @@
 //! The operations of the contract, one file or folder each: request, check, run. Java and C reach them here.
 
 pub mod backup_stats;
+mod ceph;
 mod checked_chain;
 pub mod delete_backup;
 pub mod flatten;
+mod process;
 mod reading;
 pub mod rebase_backup;
 pub mod rebase_disks;

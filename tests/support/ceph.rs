@@ -64,9 +64,42 @@ impl Ceph {
         self.rbd(&["resize", "--no-progress", "--allow-shrink", "--size", &format!("{bytes}B"), image]);
     }
 
+    pub fn remove(&self, image: &str) {
+        self.rbd(&["remove", "--no-progress", image]);
+    }
+
     /// Has nobody opened the image? A client that was killed counts for half a minute, for which others wait.
     pub fn is_closed(&self, image: &str) -> bool {
         self.rbd(&["status", image]).contains("Watchers: none")
+    }
+
+    /// What the image holds.
+    pub fn content(&self, image: &str) -> Vec<u8> {
+        let copy = folder("export").join("copy");
+        self.rbd(&["export", "--no-progress", image, copy.to_str().unwrap()]);
+        std::fs::read(copy).unwrap()
+    }
+
+    /// Makes an image of this content, so that what is zero takes room, too.
+    pub fn import(&self, image: &str, content: &[u8]) {
+        let copy = folder("import").join("copy");
+        std::fs::write(&copy, content).unwrap();
+        self.rbd(&["import", "--no-progress", "--sparse-size", "0", copy.to_str().unwrap(), image]);
+    }
+
+    /// What it is from now on can be told from what is written to it.
+    pub fn snapshot(&self, image: &str, name: &str) {
+        self.rbd(&["snap", "create", "--no-progress", &format!("{image}@{name}")]);
+    }
+
+    /// Where it holds something, by begin and length: of all, or of what was written since the snapshot.
+    pub fn extents(&self, image: &str, since: Option<&str>) -> Vec<(u64, u64)> {
+        let since = since.map(|name| format!("--from-snap={name}"));
+        let arguments = ["diff", "--format=json", image].into_iter().chain(since.as_deref());
+        let told: serde_json::Value = serde_json::from_str(&self.rbd(&arguments.collect::<Vec<_>>())).unwrap();
+        let number = |extent: &serde_json::Value, name: &str| extent[name].as_u64().unwrap();
+        let extents = told.as_array().unwrap().iter().filter(|extent| extent["exists"] == "true");
+        extents.map(|extent| (number(extent, "offset"), number(extent, "length"))).collect()
     }
 
     fn rbd(&self, arguments: &[&str]) -> String {

@@ -61,6 +61,16 @@ impl Copy {
         self.gate.check("copy")
     }
 
+    /// The error, and of which outputs it came too late: they hold neither what they held nor what they were to.
+    pub(super) fn lost(&self, error: Error) -> Error {
+        let lost = self.disks.iter().filter(|disk| disk.device && disk.has_begun());
+        let lost: Vec<_> = lost.map(Disk::output).collect();
+        if lost.is_empty() {
+            return error;
+        }
+        Error { cause: format!("{}; what {lost:?} held is overwritten", error.cause), ..error }
+    }
+
     /// Ends all with this failure, unless there was one before.
     fn fail(&self, error: Error) {
         self.failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
@@ -135,7 +145,9 @@ pub(super) fn run(
             continue;
         }
         let done = copy_and_sync(copy, devices, held, job);
-        all.extend(if devices { done.map_err(|error| flush(copy, error))? } else { done? });
+        // where a write hangs, a sync does, too
+        let flush = |error| if copy.gate.is_used() { error } else { flush(copy, error) };
+        all.extend(if devices { done.map_err(flush)? } else { done? });
     }
     all.sort_unstable_by_key(|(place, _)| *place);
     Ok(all.into_iter().map(|(_, finished)| finished).collect())

@@ -3,13 +3,14 @@
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use log::Level;
 use rustix::fs::FallocateFlags;
 
-use super::gate::Gate;
+use super::gate::{Gate, Inside};
+use super::old::Old;
 use super::request::{OutputFormat, Preallocation};
 use super::target::Target;
 use crate::engine::rate::Limiter;
@@ -48,11 +49,15 @@ pub(super) struct Disk {
     /// It holds something, and is not a new file.
     pub(super) device: bool,
     old: Vec<Layer>,
+    /// The fingerprints are known.
+    compared: bool,
     /// Not compared, and blocks can be shared.
     shares: bool,
     plan: Mutex<Plan>,
     writeback: Mutex<Writeback>,
     unsynced: AtomicU64,
+    /// Something was written.
+    begun: AtomicBool,
     pub(super) done: Done,
 }
 
@@ -75,7 +80,7 @@ pub(super) struct Room {
     routes: Vec<Route>,
     zeroing: Zeroing,
     /// The volume as it was, if the disk is compared with it.
-    old: Option<View>,
+    old: Option<Old>,
     /// Blocks of the volume as it was were refused to be shared.
     refused: bool,
     /// What is written passes it.
@@ -144,7 +149,7 @@ impl Disk {
         let explain = |failure| explain("open the chain", &names, failure);
         let (pieces, images) = Pieces::open(images).map_err(explain)?;
         let io = |e| Error::io("open the output", &names[0], e);
-        let new = target.file().filter(|_| !device);
+        let (new, compared) = (target.file().filter(|_| !device), base.is_some());
         let shares = match new {
             Some(file) if base.is_none() => shares(&images, file).map_err(io)?,
             _ => false,
@@ -175,10 +180,12 @@ impl Disk {
             preallocation,
             device,
             old,
+            compared,
             shares,
             plan,
             writeback: Mutex::default(),
             unsynced: AtomicU64::new(0),
+            begun: AtomicBool::new(false),
             done: Done::default(),
         })
     }
@@ -223,8 +230,11 @@ impl Disk {
         room.inflated = Inflated::default();
         room.zeroing = Zeroing::default();
         room.refused = false;
-        room.old =
-            if self.old.is_empty() { None } else { again(&self.old).and_then(|old| self.readable(View::open(old))) };
+        room.old = match &self.target {
+            Target::Image(image) => self.compared.then(|| Old::Image(image.clone())),
+            Target::File(_) if self.old.is_empty() => None,
+            Target::File(_) => again(&self.old).and_then(|old| self.readable(View::open(old))).map(Old::Layers),
+        };
     }
 
     /// What of the volume as it was could be read; the NAS has all that could not.
@@ -508,7 +518,7 @@ impl Disk {
         let end = if self.device { at + length } else { at };
         while at < end {
             go_on()?;
-            let _inside = room.gate.enter(STEP)?;
+            let _inside = self.enter_to_write(&room.gate)?;
             let made = self.target.zero(&mut room.zeroing, at, end - at);
             let (zeroed, written) = made.map_err(|e| self.target_failed(e))?;
             if written {
@@ -521,9 +531,20 @@ impl Disk {
 
     /// Writes it, unless it was told to stop since it was read: another restore may have the device by now, or a guest.
     fn write(&self, bytes: &[u8], to: u64, gate: &Gate) -> Result<()> {
-        let _inside = gate.enter(STEP)?;
+        let _inside = self.enter_to_write(gate)?;
         let cached = self.target.write(bytes, to).map_err(|e| self.target_failed(e))?;
         self.wrote(to, cached)
+    }
+
+    fn enter_to_write<'a>(&self, gate: &'a Gate) -> Result<Inside<'a>> {
+        let inside = gate.enter(STEP)?;
+        self.begun.store(true, Relaxed);
+        Ok(inside)
+    }
+
+    /// Does the output hold anything of it?
+    pub(super) fn has_begun(&self) -> bool {
+        self.begun.load(Relaxed)
     }
 
     /// So many bytes were written there: they are to reach the disk soon.
@@ -599,8 +620,8 @@ impl Layout {
 }
 
 /// Lets the new file share the blocks of a run of the volume as it was; false when not all could be.
-fn share(new: &File, work: &Work, run: Range<u64>, old: Option<&mut View>) -> bool {
-    let Some(old) = old else { return false };
+fn share(new: &File, work: &Work, run: Range<u64>, old: Option<&mut Old>) -> bool {
+    let Some(Old::Layers(old)) = old else { return false };
     let mut at = run.start;
     while at < run.end {
         let Ok((Some((file, offset)), length)) = old.place(work.piece.at + at, run.end - at) else { return false };

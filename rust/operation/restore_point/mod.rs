@@ -4,6 +4,8 @@
 mod copy;
 mod disk;
 mod gate;
+mod in_ceph;
+mod old;
 mod output;
 mod record;
 mod request;
@@ -23,6 +25,7 @@ use crate::job::{self, Listener, Reporter};
 use crate::nas::deadline::{bounded, of_the_host};
 use crate::nas::folder::Folder;
 use crate::nas::path::{PointPath, RepoPath};
+use crate::operation::ceph::Image;
 use crate::operation::checked_chain::{self, Disk as Source};
 use crate::operation::reading::Reading;
 use crate::operation::take_backup::layers;
@@ -32,12 +35,12 @@ use crate::qcow2;
 use copy::{Copy, Finished};
 use disk::{Disk, Parts};
 use gate::Gate;
+use in_ceph::InCeph;
 use output::Output;
-pub(super) use request::{Asked, Wanted};
+pub(super) use request::{Asked, Wanted, check_output};
 pub use request::{
     OutputFormat, Preallocation, RestoreOutput, RestorePointRequest, Restored, RestoredVolume, Verify, VolumeRequest,
 };
-use target::Target;
 
 const STEP: &str = "open the outputs";
 const PUBLISH: &str = "publish the outputs";
@@ -58,6 +61,8 @@ struct Opened {
 /// What is asked of a point.
 struct Asking {
     volumes: Vec<Wanted>,
+    /// Of each its image in Ceph, if it goes to one.
+    images: Vec<Option<Arc<Image>>>,
     verify: Option<Verify>,
     keep_old: bool,
 }
@@ -76,11 +81,15 @@ pub(super) fn perform(operation: &'static str, asked: Asked, listener: Listener<
     job.begin("open the repository")?;
     let reading = Reading::open(export, &point)?;
     job.begin(STEP)?;
+    // by this thread, with which what serves them ends
+    let in_ceph = in_ceph::open(&volumes, point.instance(), &mut job)?;
+    let images = in_ceph.iter().map(|opened| opened.as_ref().map(|opened| opened.image.clone())).collect();
     let (held, at) = (reading.clone(), point.clone());
-    let begin = move || begin(held.session.root(), &at, id.as_deref(), Asking { volumes, verify, keep_old });
+    let begin = move || begin(held.session.root(), &at, id.as_deref(), Asking { volumes, images, verify, keep_old });
+    let in_ceph = in_ceph.into_iter().flatten().collect::<Vec<_>>();
     let ended = bounded(STEP, LIMIT, begin).and_then(|(opened, disks)| {
         let copy = Arc::new(Copy::new(disks, Limiter::new(Rate { own: rate, host: None })));
-        restore(opened, &copy, &reading, &mut job)
+        restore(opened, &copy, (&reading, &in_ceph), &mut job).map_err(|error| copy.lost(error))
     });
     ended.inspect_err(|error| {
         reading.note(error);
@@ -89,16 +98,22 @@ pub(super) fn perform(operation: &'static str, asked: Asked, listener: Listener<
 }
 
 /// Copies all, and gives the outputs their names; whatever fails before that, what was made goes.
-fn restore(opened: Vec<Opened>, copy: &Arc<Copy>, reading: &Reading, job: &mut Reporter<'_>) -> Result<Restored> {
+fn restore(
+    opened: Vec<Opened>,
+    copy: &Arc<Copy>,
+    (reading, in_ceph): (&Reading, &[InCeph]),
+    job: &mut Reporter<'_>,
+) -> Result<Restored> {
     let copied = copy::run(copy, reading, job).and_then(|finished| {
         // else what was read need not be what was checked
         reading.check()?;
+        in_ceph.iter().try_for_each(|image| image.check_alone(job))?;
         job.begin(PUBLISH)?;
         Ok(finished)
     });
     match copied {
         Ok(finished) => {
-            let restored = answer(&opened, copy, finished, job);
+            let restored = answer(&opened, copy, finished, in_ceph);
             publish_in_time(opened)?;
             Ok(Restored { total_millis: job.elapsed_millis(), ..restored })
         }
@@ -174,9 +189,9 @@ fn discard(opened: Vec<Opened>) -> Result<()> {
     ended.into_iter().collect()
 }
 
-fn answer(opened: &[Opened], copy: &Copy, finished: Vec<Finished>, job: &Reporter<'_>) -> Restored {
+fn answer(opened: &[Opened], copy: &Copy, finished: Vec<Finished>, in_ceph: &[InCeph]) -> Restored {
     let mut restored = Restored::default();
-    let mut details = Vec::new();
+    let mut details: Vec<_> = in_ceph.iter().filter_map(InCeph::unknown).collect();
     for ((Opened { file, path, verify, kept, .. }, disk), finished) in opened.iter().zip(&copy.disks).zip(finished) {
         if finished.unknown > 0 {
             let (bytes, volume) = (finished.unknown, &disk.volume);
@@ -199,14 +214,7 @@ fn answer(opened: &[Opened], copy: &Copy, finished: Vec<Finished>, job: &Reporte
     let sum = |bytes: fn(&RestoredVolume) -> u64| restored.volumes.iter().map(bytes).sum();
     let (read, kept, cloned) =
         (sum(|disk| disk.bytes_read), sum(|disk| disk.bytes_kept), sum(|disk| disk.bytes_cloned));
-    Restored {
-        bytes_read: read,
-        bytes_kept: kept,
-        bytes_cloned: cloned,
-        total_millis: job.elapsed_millis(),
-        details: details.join("\n"),
-        ..restored
-    }
+    Restored { bytes_read: read, bytes_kept: kept, bytes_cloned: cloned, details: details.join("\n"), ..restored }
 }
 
 /// Checks the point and opens everything; until it returns nothing but empty files was made.
@@ -214,20 +222,21 @@ fn begin(
     root: &Folder,
     point: &PointPath,
     id: Option<&str>,
-    Asking { volumes, verify, keep_old }: Asking,
+    Asking { volumes, images, verify, keep_old }: Asking,
 ) -> Result<(Vec<Opened>, Vec<Disk>)> {
     let which: Vec<_> = volumes.iter().map(|wanted| wanted.which.clone()).collect();
     let mut sources = checked_chain::open_all(root, point, id, &which)?;
     sources.iter_mut().try_for_each(|source| check_verify(source, verify))?;
     let instance = root.open_dir(&point.instance_folder())?;
     refuse_same(&volumes)?;
-    record::finish_left(volumes.iter().map(|wanted| Path::new(&wanted.path)))?;
+    let on_this_host = volumes.iter().filter(|wanted| wanted.rbd.is_none());
+    record::finish_left(on_this_host.map(|wanted| Path::new(&wanted.path)))?;
     let (mut opened, mut disks, mut indexed) = (Vec::new(), Vec::new(), Vec::new());
-    for (wanted, source) in volumes.into_iter().zip(sources) {
+    for ((wanted, image), source) in volumes.into_iter().zip(images).zip(sources) {
         let file = source.chain.first().map_or("", |link| link.path.name()).to_owned();
         let verify = if source.recorded.is_some() { Verify::Data } else { Verify::Chain };
         let indexes = Indexes::of(&source)?;
-        let (output, disk) = open(root, &instance, &wanted, source, indexes.as_ref())?;
+        let (output, disk) = open((root, &instance), &wanted, image, source, indexes.as_ref())?;
         indexed.push(indexes);
         let kept = if keep_old { output.name_to_keep()? } else { None };
         opened.push(Opened { file, path: wanted.path, verify, output, kept });
@@ -256,7 +265,7 @@ fn check_verify(source: &mut Source, verify: Option<Verify>) -> Result<()> {
 fn refuse_same(volumes: &[Wanted]) -> Result<()> {
     let mut taken = BTreeSet::new();
     for wanted in volumes {
-        if !taken.insert(output::resolve(Path::new(&wanted.path))?.0) {
+        if wanted.rbd.is_none() && !taken.insert(output::resolve(Path::new(&wanted.path))?.0) {
             return Err(Error::invalid("output.path", format!("'{}' is the output of two disks", wanted.path)));
         }
     }
@@ -265,9 +274,9 @@ fn refuse_same(volumes: &[Wanted]) -> Result<()> {
 
 /// Opens the output and the fingerprints.
 fn open(
-    root: &Folder,
-    instance: &Folder,
+    (root, instance): (&Folder, &Folder),
     wanted: &Wanted,
+    image: Option<Arc<Image>>,
     source: Source,
     indexes: Option<&Indexes>,
 ) -> Result<(Output, Disk)> {
@@ -282,11 +291,14 @@ fn open(
     }
     let base = indexes.map(|indexes| indexes.base(root)).transpose().map_err(|error| error.on_disk(&volume))?;
     let raw = wanted.format == OutputFormat::Raw;
-    let output = Output::open(&wanted.path, raw, size, root, instance).map_err(|error| error.on_disk(&volume))?;
-    let device = matches!(output, Output::Device(_));
+    let output = match image {
+        Some(image) => Output::of_image(&wanted.path, image, size),
+        None => Output::open(&wanted.path, raw, size, root, instance),
+    };
+    let output = output.map_err(|error| error.on_disk(&volume))?;
     let old = if base.is_some() { old(&output, raw) } else { Vec::new() };
     let images = chain.into_iter().map(|link| link.file).collect();
-    let target = Target::File(qcow2::Direct::new(output.file()?));
+    let (target, device) = (output.target()?, output.is_in_place());
     let disk = Disk::begin(Parts {
         volume,
         names,

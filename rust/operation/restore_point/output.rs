@@ -5,6 +5,7 @@ use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
@@ -12,11 +13,14 @@ use log::Level;
 use rustix::fs::{FlockOperation, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 
+use super::target::Target;
 use crate::error::{Code, Error, Result, called};
 use crate::nas::folder::{FILE_MODE, Folder};
 use crate::nas::lock::{Taken, lock_file};
+use crate::operation::ceph::Image;
 use crate::operation::take_backup::image_file;
 use crate::point::Manifest;
+use crate::qcow2::Direct;
 use crate::{lacking, steps, sys};
 
 const STEP: &str = "open the output";
@@ -31,6 +35,8 @@ pub(in crate::operation) enum Output {
     File(NewFile),
     /// A block device, which is written as it is.
     Device(InUse),
+    /// An image in Ceph, which is, too.
+    Image(Arc<Image>),
 }
 
 /// A file beside the name that it is to have.
@@ -84,16 +90,33 @@ impl Output {
         }
     }
 
-    /// Its descriptor once more.
-    pub(in crate::operation) fn file(&self) -> Result<File> {
-        let (Output::File(NewFile { file, .. }) | Output::Device(InUse { file, .. })) = self;
-        file.try_clone().map_err(|e| Error::io(STEP, "output", e))
+    /// The same of an image in Ceph that is open.
+    pub(in crate::operation) fn of_image(name: &str, image: Arc<Image>, size: u64) -> Result<Output> {
+        if image.size() < size {
+            return Err(refused(Path::new(name), &format!("has {} bytes, the disk {size}", image.size())));
+        }
+        Ok(Output::Image(image))
+    }
+
+    /// What is written, once more.
+    pub(super) fn target(&self) -> Result<Target> {
+        match self {
+            Output::File(NewFile { file, .. }) | Output::Device(InUse { file, .. }) => {
+                file.try_clone().map(Direct::new).map(Target::File).map_err(|e| Error::io(STEP, "output", e))
+            }
+            Output::Image(image) => Ok(Target::Image(image.clone())),
+        }
+    }
+
+    /// It is written as it is, and not beside.
+    pub(super) fn is_in_place(&self) -> bool {
+        !matches!(self, Output::File(_))
     }
 
     /// It has all of its content: whoever may read what it replaces may read it, and it is durable.
     pub(in crate::operation) fn settle(&mut self) -> Result<()> {
         match self {
-            Output::Device(_) => Ok(()),
+            Output::Device(_) | Output::Image(_) => Ok(()),
             Output::File(new) => new.settle(),
         }
     }
@@ -101,7 +124,7 @@ impl Output {
     /// A file's folder, and its name there.
     pub(in crate::operation) fn name(&self) -> Option<(&Folder, &str)> {
         match self {
-            Output::Device(_) => None,
+            Output::Device(_) | Output::Image(_) => None,
             Output::File(new) => Some((&new.folder, &new.name)),
         }
     }
@@ -109,7 +132,7 @@ impl Output {
     /// The name that a file has until it is published, the file, and what it replaces.
     pub(in crate::operation) fn beside(&self) -> Option<(&str, &File, Option<&File>)> {
         match self {
-            Output::Device(_) => None,
+            Output::Device(_) | Output::Image(_) => None,
             Output::File(new) => Some((new.beside.as_deref()?, &new.file, new.old.as_ref().map(|old| &old.file))),
         }
     }
@@ -123,8 +146,8 @@ impl Output {
     /// The path that what it replaces can be kept under; none if it replaces nothing. `INVALID_ARGUMENT` for a device.
     pub(in crate::operation) fn name_to_keep(&self) -> Result<Option<String>> {
         match self {
-            Output::Device(device) => {
-                Err(refused(&device.path, "is a block device: keepOld can keep no more than files"))
+            Output::Device(_) | Output::Image(_) => {
+                Err(Error::invalid("keepOld", "can keep no more than files: an output is a block device or in Ceph"))
             }
             Output::File(NewFile { old: None, .. }) => Ok(None),
             Output::File(new) => {
@@ -154,7 +177,7 @@ impl Output {
     /// It has all of its content, durably: a file gets its name.
     pub(in crate::operation) fn publish(&mut self) -> Result<()> {
         match self {
-            Output::Device(_) => Ok(()),
+            Output::Device(_) | Output::Image(_) => Ok(()),
             Output::File(new) => new.publish(),
         }
     }
@@ -169,7 +192,7 @@ impl Output {
     /// Takes back what was made. What a device held is lost.
     pub(in crate::operation) fn discard(self) -> Result<()> {
         match self {
-            Output::Device(_) => Ok(()),
+            Output::Device(_) | Output::Image(_) => Ok(()),
             Output::File(mut new) => new.remove(),
         }
     }

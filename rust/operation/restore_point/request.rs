@@ -1,10 +1,13 @@
 //! What `restorePoint` is asked and what it answers; checked before anything is looked at.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::nas::path::PointPath;
 use crate::nas::repository::{Export, Repository};
+use crate::operation::ceph::Rbd;
 use crate::operation::checked_chain::Which;
 use crate::operation::verify_chain::check_id;
 use crate::qcow2::CLUSTER;
@@ -50,7 +53,7 @@ pub struct VolumeRequest {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct RestoreOutput {
-    /// Absolute path on this host.
+    /// Absolute path on this host, or an image in Ceph as QEMU spells it: `rbd:pool/image:option=value:...`, the key among them.
     pub path: Option<String>,
     /// `raw` or `qcow2`.
     pub format: Option<OutputFormat>,
@@ -123,7 +126,7 @@ pub struct RestoredVolume {
     pub file: String,
     /// The volume, as the backup's answer named it.
     pub volume: String,
-    /// The output's path as it was given.
+    /// The output's path as it was given; of an image in Ceph no more than `rbd:pool/image`.
     pub output: String,
     /// How the data were verified.
     pub verified: Verify,
@@ -156,7 +159,9 @@ pub(in crate::operation) struct Asked {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::operation) struct Wanted {
     pub(in crate::operation) which: Which,
+    /// Of an image in Ceph, its name.
     pub(in crate::operation) path: String,
+    pub(in crate::operation) rbd: Option<Rbd>,
     pub(in crate::operation) format: OutputFormat,
     pub(in crate::operation) size: Option<u64>,
     pub(in crate::operation) preallocation: Preallocation,
@@ -174,7 +179,14 @@ pub(super) fn check(request: RestorePointRequest) -> Result<Asked> {
             format!("are {}, and no machine has more than {MOST_VOLUMES}", volumes.len()),
         ));
     }
-    let volumes = volumes.into_iter().enumerate().map(|(i, volume)| wanted(i, volume)).collect::<Result<_>>()?;
+    let volumes = volumes.into_iter().enumerate().map(|(i, volume)| wanted(i, volume)).collect::<Result<Vec<_>>>()?;
+    let mut images = BTreeSet::new();
+    // where files lie shows when they are looked at
+    for (i, name) in volumes.iter().enumerate().filter_map(|(i, wanted)| Some((i, &wanted.rbd.as_ref()?.name))) {
+        if !images.insert(name) {
+            return Err(Error::invalid(&format!("volumes[{i}].output.path"), "is the output of another disk, too"));
+        }
+    }
     Ok(Asked {
         job: request.job,
         export,
@@ -197,11 +209,7 @@ fn wanted(i: usize, volume: VolumeRequest) -> Result<Wanted> {
         (Some(_), Some(_)) => return Err(Error::invalid(&field("volume"), "is given, and so is file")),
     };
     let output = volume.output.ok_or_else(|| Error::invalid(&field("output"), "is missing"))?;
-    let path = output.path.ok_or_else(|| Error::invalid(&field("output.path"), "is missing"))?;
-    if !path.starts_with('/') || path.ends_with('/') || path.contains(char::is_control) {
-        return Err(Error::invalid(&field("output.path"), "is not an absolute path of a file"));
-    }
-    let format = output.format.ok_or_else(|| Error::invalid(&field("output.format"), "is missing"))?;
+    let (path, rbd, format) = check_output(&field("output"), output.path, output.format)?;
     let size = output.size.filter(|size| *size > 0);
     if size.is_some_and(|size| !size.is_multiple_of(512)) {
         return Err(Error::invalid(&field("output.size"), "is not a multiple of 512"));
@@ -213,7 +221,28 @@ fn wanted(i: usize, volume: VolumeRequest) -> Result<Wanted> {
             format!("is not {CLUSTER}, the only one that is made"),
         ));
     }
-    Ok(Wanted { which, path, format, size, preallocation: output.preallocation.unwrap_or_default() })
+    Ok(Wanted { which, path, rbd, format, size, preallocation: output.preallocation.unwrap_or_default() })
+}
+
+/// An output's path, which of an image in Ceph is its name, that image, and the format.
+pub(in crate::operation) fn check_output(
+    field: &str,
+    path: Option<String>,
+    format: Option<OutputFormat>,
+) -> Result<(String, Option<Rbd>, OutputFormat)> {
+    let (of_path, of_format) = (format!("{field}.path"), format!("{field}.format"));
+    let path = path.ok_or_else(|| Error::invalid(&of_path, "is missing"))?;
+    let rbd = Rbd::is_one(&path).then(|| Rbd::parse(&of_path, &path)).transpose()?;
+    let is_of_a_file = path.starts_with('/') && !path.ends_with('/') && !path.contains(char::is_control);
+    if rbd.is_none() && !is_of_a_file {
+        return Err(Error::invalid(&of_path, "is not an absolute path of a file"));
+    }
+    let format = format.ok_or_else(|| Error::invalid(&of_format, "is missing"))?;
+    if rbd.is_some() && format != OutputFormat::Raw {
+        return Err(Error::invalid(&of_format, "an image in Ceph is written as raw only"));
+    }
+    let path = rbd.as_ref().map_or(path, |rbd| rbd.name.clone());
+    Ok((path, rbd, format))
 }
 
 #[cfg(test)]
@@ -245,6 +274,11 @@ mod tests {
             (json!({"volume": "v", "output": {"path": "v", "format": "raw"}}), "volumes[0].output.path: "),
             (json!({"volume": "v", "output": {"path": "/v/", "format": "raw"}}), "volumes[0].output.path: "),
             (json!({"volume": "v", "output": {"path": "/v"}}), "volumes[0].output.format: "),
+            (json!({"volume": "v", "output": {"path": "rbd:p/i", "format": "qcow2"}}), "volumes[0].output.format: "),
+            (
+                json!({"volume": "v", "output": {"path": "rbd:p/i:conf=/x", "format": "raw"}}),
+                "volumes[0].output.path: ",
+            ),
             (
                 json!({"volume": "v", "output": {"path": "/v", "format": "raw", "size": 513}}),
                 "volumes[0].output.size: ",

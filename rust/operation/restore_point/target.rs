@@ -2,7 +2,9 @@
 
 use std::fs::File;
 use std::io;
+use std::sync::Arc;
 
+use crate::operation::ceph::Image;
 use crate::qcow2::{Direct, Source as _, Storage as _, Zeroing};
 
 /// It may be written to by many at once.
@@ -10,6 +12,8 @@ use crate::qcow2::{Direct, Source as _, Storage as _, Zeroing};
 pub(super) enum Target {
     /// A file that is new, or a block device.
     File(Direct),
+    /// An image in Ceph.
+    Image(Arc<Image>),
 }
 
 impl Target {
@@ -17,6 +21,7 @@ impl Target {
     pub(super) fn length(&self) -> io::Result<u64> {
         match self {
             Target::File(file) => file.length(),
+            Target::Image(image) => Ok(image.size()),
         }
     }
 
@@ -24,6 +29,7 @@ impl Target {
     pub(super) fn write(&self, bytes: &[u8], at: u64) -> io::Result<u64> {
         match self {
             Target::File(file) => file.write(bytes, at),
+            Target::Image(image) => image.write(bytes, at).map(|()| 0),
         }
     }
 
@@ -31,6 +37,7 @@ impl Target {
     pub(super) fn zero(&self, zeroing: &mut Zeroing, at: u64, length: u64) -> io::Result<(u64, bool)> {
         match self {
             Target::File(file) => zeroing.make(file.file(), at, length),
+            Target::Image(image) => Ok((image.zero(at, length)?, false)),
         }
     }
 
@@ -38,6 +45,7 @@ impl Target {
     pub(super) fn begin_writing(&self, from: u64, length: u64) -> io::Result<()> {
         match self {
             Target::File(file) => file.file().begin_writing(from, length),
+            Target::Image(_) => Ok(()),
         }
     }
 
@@ -45,6 +53,7 @@ impl Target {
     pub(super) fn sync(&self) -> io::Result<()> {
         match self {
             Target::File(file) => file.file().sync(),
+            Target::Image(image) => image.sync(),
         }
     }
 
@@ -52,6 +61,7 @@ impl Target {
     pub(super) fn file(&self) -> Option<&File> {
         match self {
             Target::File(file) => Some(file.file()),
+            Target::Image(_) => None,
         }
     }
 }

@@ -12,9 +12,9 @@ use rustix::process::Resource;
 
 use super::image_file::{Nameable, open_named};
 use super::layers;
-use super::process::Process;
 use crate::error::{Code, Error, Result};
 use crate::helpers;
+use crate::operation::process::Process;
 use crate::qcow2;
 use crate::sys::{Confinement, Root, with_own_processes};
 

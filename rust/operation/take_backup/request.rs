@@ -7,7 +7,6 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::file_name;
-use super::rbd::Rbd;
 use super::selection::{self, Names};
 use crate::config::{Config, LEAST_RATE, check_limit};
 use crate::engine::Engine;
@@ -15,6 +14,7 @@ use crate::engine::rate::Rate;
 use crate::error::{Error, Result};
 use crate::nas::path::{PointPath, RepoPath};
 use crate::nas::repository::{Export, Repository};
+use crate::operation::ceph::Rbd;
 use crate::point::volume_of;
 
 /// What `takeBackup` is asked, as it comes from Java or C; absent fields are `None`.

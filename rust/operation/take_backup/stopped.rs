@@ -13,8 +13,6 @@ use std::time::{Duration, Instant};
 use super::decision::{self, Against, Asked, BitmapFound, DiskFacts, Failed, Plan, Way};
 use super::image_file::{Nameable, open_named};
 use super::layers::{self, Image};
-use super::qemu_nbd::Server;
-use super::rbd::Rbd;
 use super::regrown::OpenImages;
 use super::request::{Checked, Mode, StoppedSource, StoppedSources};
 use super::selection::{self, EXCLUDED};
@@ -30,6 +28,7 @@ use crate::job::{Job, Reporter};
 use crate::libvirt::Domain;
 use crate::nas::deadline::{LIMIT, of_the_guest};
 use crate::nbd;
+use crate::operation::ceph::{Access, Rbd, Server};
 use crate::point::fingerprints::{Base, Fingerprints};
 use crate::point::{LeftOut, Parent};
 use crate::qcow2::{self, Dirty, Layer, View};
@@ -150,7 +149,7 @@ fn look(call: &Call<'_>, source: StoppedSource, paths: Vec<String>, job: &mut Re
 /// Looks at an image in Ceph.
 fn look_at_image(call: &Call<'_>, image: &Rbd, source: StoppedSource, job: &mut Reporter<'_>) -> Result<Found> {
     nbd::available().map_err(|e| Error { cause: format!("an image in Ceph is read as by pull; {}", e.cause), ..e })?;
-    let virtual_size = Server::start(image, call, job)?.size()?;
+    let virtual_size = export(image, call, job)?.size()?;
     let facts = DiskFacts {
         target: source.path.clone(),
         volume: source.volume.clone(),
@@ -451,12 +450,16 @@ fn wanted(checked: &Checked, found: &[Found], plan: &Plan) -> Vec<Wanted> {
     found.iter().zip(&plan.ways).map(wanted).collect()
 }
 
+fn export(image: &Rbd, call: &Call<'_>, job: &mut Reporter<'_>) -> Result<Server> {
+    Server::start(image, Access::Read, (call.config, &call.checked.vm), call.left(), job)
+}
+
 /// Exports the images in Ceph among the disks, for a client each.
 fn serve(call: &Call<'_>, disks: &mut [Wanted], job: &mut Reporter<'_>) -> Result<Vec<Server>> {
     let mut servers = Vec::new();
     for disk in disks {
         let Some(image) = &disk.source.rbd else { continue };
-        let server = Server::start(image, call, job).map_err(|error| error.on_disk(&image.name))?;
+        let server = export(image, call, job).map_err(|error| error.on_disk(&image.name))?;
         disk.export = Some(server.socket());
         servers.push(server);
     }

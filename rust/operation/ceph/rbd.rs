@@ -17,11 +17,13 @@ const OPTIONS: [&str; 6] =
 
 /// An image in Ceph.
 #[derive(Clone, PartialEq, Eq)]
-pub(super) struct Rbd {
+pub(in crate::operation) struct Rbd {
     /// `rbd:pool/image`.
     pub name: String,
     /// What QEMU opens. Instead of the key it says that Ceph finds it on the standard input.
     pub location: String,
+    /// What is said besides, but for the key.
+    options: Vec<(String, String)>,
     /// Secret.
     key: Option<String>,
 }
@@ -34,13 +36,13 @@ impl fmt::Debug for Rbd {
 
 impl Rbd {
     /// Is it a name of this kind?
-    pub(super) fn is_one(path: &str) -> bool {
+    pub(in crate::operation) fn is_one(path: &str) -> bool {
         path.starts_with(PREFIX)
     }
 
     /// Understands what CloudStack gives, and no more: another option could have QEMU read a file, or change the cluster's
     /// configuration. `INVALID_ARGUMENT` on `field`, in a text without any value.
-    pub(super) fn parse(field: &str, path: &str) -> Result<Rbd> {
+    pub(in crate::operation) fn parse(field: &str, path: &str) -> Result<Rbd> {
         let refuse = |cause: String| Err(Error::invalid(field, cause));
         if path.contains(char::is_control) {
             return refuse("has a control character".to_owned());
@@ -53,7 +55,7 @@ impl Rbd {
             return refuse("is not rbd:pool/image with options".to_owned());
         }
         let name = format!("{PREFIX}{image}");
-        let (mut location, mut key, mut seen) = (name.clone(), None, Vec::new());
+        let (mut location, mut key, mut plain, mut seen) = (name.clone(), None, Vec::new(), Vec::new());
         for (i, option) in options.iter().enumerate() {
             let Some((option, value)) = option.split_once('=').filter(|(_, value)| !value.is_empty()) else {
                 return refuse(format!("option {} of it has no value", i + 1));
@@ -70,7 +72,10 @@ impl Rbd {
                 _ if OPTIONS.contains(&option) && value.contains('=') => {
                     return refuse(format!("option '{option}' is not understood"));
                 }
-                _ if OPTIONS.contains(&option) => location += &format!(":{option}={value}"),
+                _ if OPTIONS.contains(&option) => {
+                    location += &format!(":{option}={value}");
+                    plain.push((option.to_owned(), unescaped(value)));
+                }
                 _ if option.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_') => {
                     return refuse(format!("option '{option}' is not one that CloudStack gives"));
                 }
@@ -79,11 +84,18 @@ impl Rbd {
             }
             seen.push(option);
         }
-        Ok(Rbd { name, location, key })
+        Ok(Rbd { name, location, options: plain, key })
+    }
+
+    /// The image's name, and what says where it is, for the tools of Ceph, which find the key on their standard input.
+    pub(super) fn arguments(&self) -> Vec<String> {
+        let key = self.key.iter().map(|_| "--keyfile=/dev/stdin".to_owned());
+        let options = self.options.iter().map(|(option, value)| format!("--{option}={value}")).chain(key);
+        options.chain([self.name[PREFIX.len()..].to_owned()]).collect()
     }
 
     /// The key in a file that has no path.
-    pub(super) fn key_file(&self) -> io::Result<File> {
+    pub(in crate::operation) fn key_file(&self) -> io::Result<File> {
         let mut file = File::from(rustix::fs::memfd_create("key", MemfdFlags::CLOEXEC)?);
         file.write_all(self.key.as_deref().unwrap_or_default().as_bytes())?;
         Ok(file)

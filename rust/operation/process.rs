@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{Read, Seek};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 use rustix::fs::MemfdFlags;
@@ -16,15 +16,19 @@ const TICK: Duration = Duration::from_millis(50);
 const SOON: Duration = Duration::from_millis(2);
 /// How long a killed process that does not hang may take to end.
 const KILLED: Duration = Duration::from_secs(1);
+/// As much of its output as is read, in bytes.
+const OUTPUT: u64 = 1 << 20;
 /// As much of a complaint as goes into an error, in bytes.
 const COMPLAINT: u64 = 4096;
 
 /// A tool at work; dropped, it is killed.
+#[derive(Debug)]
 pub(super) struct Process {
     program: &'static str,
     step: &'static str,
     child: Child,
-    /// What it writes to its standard error: in memory, for nobody reads a pipe while it runs.
+    /// What it writes to its standard output and error: in memory, for nobody reads a pipe while it runs.
+    output: File,
     complaint: File,
 }
 
@@ -32,11 +36,12 @@ impl Process {
     /// Starts `program` with arguments, and an input, that the `command` has.
     pub(super) fn start(program: &'static str, step: &'static str, command: &mut Command) -> Result<Process> {
         let io = |e| Error::io(step, program, e);
-        let complaint = rustix::fs::memfd_create("stderr", MemfdFlags::CLOEXEC).map_err(|e| io(e.into()))?;
-        let complaint = File::from(complaint);
-        command.stdout(Stdio::null()).stderr(complaint.try_clone().map_err(io)?);
+        let memory = |name| rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC).map(File::from);
+        let memory = |name| memory(name).map_err(|e| io(e.into()));
+        let (output, complaint) = (memory("stdout")?, memory("stderr")?);
+        command.stdout(output.try_clone().map_err(io)?).stderr(complaint.try_clone().map_err(io)?);
         let child = command.spawn().map_err(io)?;
-        Ok(Process { program, step, child, complaint })
+        Ok(Process { program, step, child, output, complaint })
     }
 
     /// Its number.
@@ -54,13 +59,15 @@ impl Process {
         if status.success() { Ok(()) } else { Err(self.failed(status)?) }
     }
 
+    /// What it has written to its standard output.
+    pub(super) fn output(&mut self) -> Result<String> {
+        start_of(&mut self.output, OUTPUT).map_err(|e| Error::io(self.step, self.program, e))
+    }
+
     /// Its end as an error.
     pub(super) fn failed(&mut self, status: ExitStatus) -> Result<Error> {
         let io = |e| Error::io(self.step, self.program, e);
-        let mut text = Vec::new();
-        self.complaint.rewind().map_err(io)?;
-        (&mut self.complaint).take(COMPLAINT).read_to_end(&mut text).map_err(io)?;
-        let text = String::from_utf8_lossy(&text);
+        let text = start_of(&mut self.complaint, COMPLAINT).map_err(io)?;
         let lines: Vec<_> = text.lines().map(str::trim).collect();
         let cause = format!("{}: {} ({status})", self.program, lines.join("; "));
         Ok(Error::new(Code::JobFailed, self.step, cause))
@@ -94,6 +101,13 @@ impl Process {
             std::thread::sleep(SOON);
         }
     }
+}
+
+fn start_of(file: &mut File, most: u64) -> std::io::Result<String> {
+    let mut text = Vec::new();
+    file.rewind()?;
+    file.take(most).read_to_end(&mut text)?;
+    Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
 impl Drop for Process {

@@ -1,0 +1,80 @@
+//! Who has an image in Ceph open for writing, as Ceph's own tool tells: nothing locks an image there.
+
+use std::io::ErrorKind;
+use std::time::{Duration, Instant};
+
+use serde::Deserialize;
+
+use super::{Rbd, confinement};
+use crate::error::{Code, Error, Result};
+use crate::helpers;
+use crate::operation::process::Process;
+use crate::sys;
+
+const PROGRAM: &str = "rbd";
+const STEP: &str = "ask who has the image in Ceph open";
+/// CloudStack gives Ceph 30 s.
+const LIMIT: Duration = Duration::from_secs(60);
+/// Between two looks at whether it is done.
+const TICK: Duration = Duration::from_millis(10);
+
+/// How many have an image open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::operation) enum Clients {
+    Known(usize),
+    /// This host has no tool that tells.
+    Unknown,
+}
+
+#[derive(Deserialize)]
+struct Status {
+    watchers: Vec<serde::de::IgnoredAny>,
+}
+
+/// Counts those of `image`. One that was killed is counted for half a minute. `go_on` is asked meanwhile.
+pub(in crate::operation) fn clients(image: &Rbd, mut go_on: impl FnMut() -> Result<()>) -> Result<Clients> {
+    let mut command = match helpers::command(PROGRAM) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Clients::Unknown),
+        command => command.map_err(|e| Error::io(STEP, PROGRAM, e))?,
+    };
+    let key = image.key_file().map_err(|e| Error::io(STEP, "the key", e))?;
+    command.args(["status", "--format=json"]).args(image.arguments()).stdin(key);
+    confinement().put_on(&mut command);
+    // after the change of the user, which forgets that
+    sys::end_with_thread(&mut command);
+    let mut process = Process::start(PROGRAM, STEP, &mut command)?;
+    let until = Instant::now() + LIMIT;
+    let status = loop {
+        if let Some(status) = process.ended()? {
+            break status;
+        }
+        if Instant::now() > until {
+            return Err(Error::new(Code::Timeout, STEP, "Ceph does not answer"));
+        }
+        go_on()?;
+        std::thread::sleep(TICK);
+    };
+    process.result(status)?;
+    count(&process.output()?).map(Clients::Known)
+}
+
+fn count(told: &str) -> Result<usize> {
+    let status: Status = serde_json::from_str(told)
+        .map_err(|e| Error::new(Code::JobFailed, STEP, format!("{PROGRAM} does not tell it in its JSON: {e}")))?;
+    Ok(status.watchers.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn those_are_counted_that_ceph_names_and_what_it_does_not_tell_is_not_none() {
+        let one = r#"{"address":"192.0.2.1:0/1","client":4117,"cookie":1}"#;
+        assert_eq!(count(r#"{"watchers":[]}"#), Ok(0));
+        assert_eq!(count(&format!(r#"{{"watchers":[{one},{one}],"migration":{{}}}}"#)), Ok(2));
+        for told in ["", "{}", r#"{"watchers":{}}"#, "Watchers: none"] {
+            assert_eq!(count(told).unwrap_err().code, Code::JobFailed, "{told}");
+        }
+    }
+}

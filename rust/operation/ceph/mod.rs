@@ -1,0 +1,37 @@
+//! Disks that are images in Ceph, which QEMU alone knows how to open: programs beside us talk to it.
+
+mod clients;
+mod image;
+mod qemu_nbd;
+mod rbd;
+
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+use rustix::process::Resource;
+
+use crate::sys::Confinement;
+
+pub(super) use clients::{Clients, clients};
+pub(super) use image::Image;
+pub(super) use qemu_nbd::{Access, Server};
+pub(super) use rbd::Rbd;
+
+/// What a program may hold in memory, in bytes, the stacks of its many threads among it.
+const MEMORY: u64 = 4 << 30;
+/// What it may write of a file, in bytes: it writes its process id, and Ceph perhaps a log.
+const WRITTEN: u64 = 64 << 20;
+/// The first of the user ids of the programs. No distribution, no container and nothing of systemd's has one from here on
+/// (systemd's "Users, Groups, UIDs and GIDs").
+const USERS: u32 = 0x7000_0000;
+/// As many programs of one process have different ones.
+const PROGRAMS: u32 = 32;
+
+/// What a program that talks to Ceph is: a user and a group that no other process of this host has, without privileges.
+fn confinement() -> Confinement {
+    static STARTED: AtomicU32 = AtomicU32::new(0);
+    // Linux has 2^22 process ids at most
+    let process = std::process::id() % (1 << 22);
+    let user = USERS + process * PROGRAMS + STARTED.fetch_add(1, Relaxed) % PROGRAMS;
+    let limits = vec![(Resource::Data, MEMORY), (Resource::Fsize, WRITTEN), (Resource::Core, 0)];
+    Confinement { owner: (user, user), limits, root: None }
+}

@@ -1,0 +1,73 @@
+//! Outputs that are images in Ceph, which nothing locks.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::request::Wanted;
+use crate::config;
+use crate::error::{Code, Error, Result};
+use crate::job::Reporter;
+use crate::nbd;
+use crate::operation::ceph::{Access, Clients, Image, Rbd, Server, clients};
+
+const STEP: &str = "open the outputs";
+/// It is asked for less.
+const LIMIT: Duration = Duration::from_secs(600);
+
+/// One that is open. Dropped, it is closed.
+#[derive(Debug)]
+pub(super) struct InCeph {
+    rbd: Rbd,
+    pub(super) image: Arc<Image>,
+    clients: Clients,
+    _server: Server,
+}
+
+/// Opens those among the disks of the machine `vm`. Their servers end with this thread, if not before. `DOMAIN_STATE` when
+/// somebody else has one open.
+pub(super) fn open(volumes: &[Wanted], vm: &str, job: &mut Reporter<'_>) -> Result<Vec<Option<InCeph>>> {
+    let one = |wanted: &Wanted| {
+        let Some(rbd) = &wanted.rbd else { return Ok(None) };
+        InCeph::open(rbd, vm, job).map(Some).map_err(|error| error.on_disk(&rbd.name))
+    };
+    volumes.iter().map(one).collect()
+}
+
+impl InCeph {
+    fn open(rbd: &Rbd, vm: &str, job: &mut Reporter<'_>) -> Result<InCeph> {
+        nbd::available()
+            .map_err(|e| Error { cause: format!("an image in Ceph is written as pull reads; {}", e.cause), ..e })?;
+        let server = Server::start(rbd, Access::Write, (&config::current(), vm), LIMIT, job)?;
+        let image = Arc::new(Image::open(&server)?);
+        // ours among them: whoever opens it from now on is seen when it is asked again
+        let clients = clients(rbd, || job.tell())?;
+        let opened = InCeph { rbd: rbd.clone(), image, clients, _server: server };
+        opened.check(
+            clients,
+            STEP,
+            "it is in use: does the guest run? (a client that was killed counts for half a minute)",
+        )?;
+        Ok(opened)
+    }
+
+    /// `DOMAIN_STATE` when somebody has opened it since.
+    pub(super) fn check_alone(&self, job: &mut Reporter<'_>) -> Result<()> {
+        let clients = clients(&self.rbd, || job.tell())?;
+        self.check(clients, "look at the outputs", "somebody has opened it while it was written")
+    }
+
+    fn check(&self, clients: Clients, step: &'static str, why: &str) -> Result<()> {
+        match clients {
+            Clients::Known(2..) => Err(Error::new(Code::DomainState, step, why).on_disk(&self.rbd.name)),
+            _ => Ok(()),
+        }
+    }
+
+    /// What could not be found out.
+    pub(super) fn unknown(&self) -> Option<String> {
+        let name = &self.rbd.name;
+        let line =
+            format!("{name}: whether somebody else has it open is not known: this host has no 'rbd' (ceph-common)");
+        (self.clients == Clients::Unknown).then_some(line)
+    }
+}
