@@ -138,6 +138,7 @@ fn restore_volume<'l>(element: JObject<'l>, field: &str, env: &mut Env<'l>) -> R
     let volume = env.cast_local::<JRestoreVolume>(element)?;
     Ok(VolumeRequest {
         volume: text(&format!("{field}.volume"), volume.volume(env)?, env)?,
+        serial: text(&format!("{field}.serial"), volume.serial(env)?, env)?,
         file: text(&format!("{field}.file"), volume.file(env)?, env)?,
         output: restore_output(&volume.output(env)?, &format!("{field}.output"), env)?,
     })

@@ -188,6 +188,7 @@ bind_java_type! {
     type_map = { JRestoreOutput => org.nasbackup.RestoreOutput },
     methods {
         fn volume() -> JString,
+        fn serial() -> JString,
         fn file() -> JString,
         fn output() -> JRestoreOutput,
     },

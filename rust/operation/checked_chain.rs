@@ -7,13 +7,15 @@ use crate::error::{Code, Error, Result};
 use crate::nas::folder::Folder;
 use crate::nas::path::{PointPath, RepoPath};
 use crate::point::fingerprints::Fingerprints;
-use crate::point::{Link, Manifest, open_chain, volume_of_image};
+use crate::point::{Link, Manifest, ManifestDisk, open_chain, volume_of_image};
 
 /// How a disk of a point is named.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Which {
     /// By its volume, as the backup's answer named that.
     Volume(String),
+    /// By its volume, or by its serial where no disk has that volume: how a guest's path for it ends need not be what others call it.
+    VolumeOrSerial(String, String),
     /// By its image's file.
     File(String),
 }
@@ -53,22 +55,73 @@ pub(super) fn open_all(root: &Folder, point: &PointPath, id: Option<&str>, wante
 
 /// The file of a disk and its volume: as the manifest has them, else by the file's name.
 fn find(root: &Folder, point: &PointPath, manifest: Option<&Manifest>, which: &Which) -> Result<(RepoPath, String)> {
-    const STEP: &str = "look for the volume";
-    let known: Vec<(String, String)> = match manifest {
-        Some(manifest) => manifest.disks.iter().map(|disk| (disk.file.clone(), disk.volume.clone())).collect(),
+    let known: Vec<Known> = match manifest {
+        Some(manifest) => {
+            let of = |disk: &ManifestDisk| (disk.file.clone(), disk.volume.clone(), disk.serial.clone());
+            manifest.disks.iter().map(of).collect()
+        }
         None => {
-            let named = |file: String| Some((file.clone(), volume_of_image(&file)?));
+            let named = |file: String| Some((file.clone(), volume_of_image(&file)?, None));
             image_names(&root.open_dir(&point.folder())?)?.into_iter().filter_map(named).collect()
         }
     };
-    let is = |(file, volume): &&(String, String)| match which {
-        Which::Volume(wanted) => volume == wanted,
-        Which::File(wanted) => file == wanted,
+    let (file, volume, _) = the_one(&known, point, which)?;
+    Ok((point.file(file)?, volume.clone()))
+}
+
+/// A disk's file, its volume, and its serial.
+type Known = (String, String, Option<String>);
+
+fn the_one<'a>(known: &'a [Known], point: &PointPath, which: &Which) -> Result<&'a Known> {
+    const STEP: &str = "look for the volume";
+    let those = |is: &dyn Fn(&Known) -> bool| known.iter().filter(|disk| is(disk)).collect::<Vec<_>>();
+    let (found, name) = match which {
+        Which::Volume(volume) => (those(&|disk| disk.1 == *volume), volume.clone()),
+        Which::File(file) => (those(&|disk| disk.0 == *file), file.clone()),
+        Which::VolumeOrSerial(volume, serial) => match those(&|disk| disk.1 == *volume) {
+            none if none.is_empty() => {
+                (those(&|disk| disk.2.as_ref() == Some(serial)), format!("{volume}' or serial '{serial}"))
+            }
+            found => (found, volume.clone()),
+        },
     };
-    let (Which::Volume(name) | Which::File(name)) = which;
-    match &known.iter().filter(is).collect::<Vec<_>>()[..] {
-        [(file, volume)] => Ok((point.file(file)?, volume.clone())),
+    match found[..] {
+        [disk] => Ok(disk),
         [] => Err(Error::new(Code::NotFound, STEP, format!("'{point}' has no disk of volume '{name}'"))),
         _ => Err(Error::new(Code::CorruptImage, STEP, format!("'{point}' has several disks of volume '{name}'"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_serial_names_a_disk_where_no_disk_has_the_volume() {
+        let disk = |name: &str, serial: Option<&str>| {
+            (format!("datadisk.{name}.qcow2"), name.to_owned(), serial.map(str::to_owned))
+        };
+        let known = [
+            disk("a", Some("s1")),
+            disk("b", Some("s2")),
+            disk("c", None),
+            disk("d", Some("s3")),
+            disk("e", Some("s3")),
+        ];
+        let point = PointPath::parse("backupPath", "i-1/T1").unwrap();
+        let found = |volume: &str, serial: &str| {
+            let which = Which::VolumeOrSerial(volume.into(), serial.into());
+            the_one(&known, &point, &which).map(|disk| disk.1.as_str()).map_err(|error| error.to_string())
+        };
+        assert_eq!(found("moved", "s2"), Ok("b"));
+        assert_eq!(found("a", "s2"), Ok("a"), "the name decides");
+        assert_eq!(found("c", "s9"), Ok("c"));
+        for (volume, serial, cause) in [
+            ("moved", "s9", "has no disk of volume 'moved' or serial 's9'"),
+            ("moved", "", "has no disk of volume 'moved' or serial ''"),
+            ("moved", "s3", "has several disks of volume 'moved' or serial 's3'"),
+        ] {
+            assert!(found(volume, serial).unwrap_err().contains(cause), "{volume} {serial}");
+        }
     }
 }

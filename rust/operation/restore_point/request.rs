@@ -43,6 +43,8 @@ pub struct RestorePointRequest {
 pub struct VolumeRequest {
     /// The volume, as the backup's answer named it. Either this or `file`.
     pub volume: Option<String>,
+    /// The volume's serial, by which its disk is known where none has that volume.
+    pub serial: Option<String>,
     /// The image's file name in the point.
     pub file: Option<String>,
     /// Where it goes.
@@ -202,8 +204,15 @@ pub(super) fn check(request: RestorePointRequest) -> Result<Asked> {
 fn wanted(i: usize, volume: VolumeRequest) -> Result<Wanted> {
     let field = |name: &str| format!("volumes[{i}].{name}");
     let given = |text: Option<String>| text.filter(|text| !text.is_empty());
+    let serial = given(volume.serial);
     let which = match (given(volume.volume), given(volume.file)) {
-        (Some(volume), None) => Which::Volume(volume),
+        (Some(volume), None) => match serial {
+            Some(serial) => Which::VolumeOrSerial(volume, serial),
+            None => Which::Volume(volume),
+        },
+        (None, Some(_)) if serial.is_some() => {
+            return Err(Error::invalid(&field("serial"), "is given, and so is file"));
+        }
         (None, Some(file)) => Which::File(file),
         (None, None) => return Err(Error::invalid(&field("volume"), "is missing, and so is file")),
         (Some(_), Some(_)) => return Err(Error::invalid(&field("volume"), "is given, and so is file")),
@@ -264,11 +273,17 @@ mod tests {
             asked(json!({"volume": "v", "output": output})).unwrap().volumes[0].which,
             Which::Volume("v".into())
         );
+        assert_eq!(
+            asked(json!({"volume": "v", "serial": "s", "output": output})).unwrap().volumes[0].which,
+            Which::VolumeOrSerial("v".into(), "s".into())
+        );
         assert_eq!(asked(json!({"file": "f", "output": output})).unwrap().volumes[0].which, Which::File("f".into()));
         for (volume, field) in [
             (json!({"output": output}), "volumes[0].volume: is missing"),
             (json!({"volume": "", "output": output}), "volumes[0].volume: is missing"),
             (json!({"volume": "v", "file": "f", "output": output}), "volumes[0].volume: is given"),
+            (json!({"serial": "s", "output": output}), "volumes[0].volume: is missing"),
+            (json!({"file": "f", "serial": "s", "output": output}), "volumes[0].serial: is given, and so is file"),
             (json!({"volume": "v"}), "volumes[0].output: "),
             (json!({"volume": "v", "output": {"format": "raw"}}), "volumes[0].output.path: "),
             (json!({"volume": "v", "output": {"path": "v", "format": "raw"}}), "volumes[0].output.path: "),

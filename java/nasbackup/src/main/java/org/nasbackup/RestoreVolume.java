@@ -15,11 +15,13 @@ package org.nasbackup;
 /** One disk that {@link NasBackup#restorePoint} is to restore. */
 public final class RestoreVolume {
     private final String volume;
+    private final String serial;
     private final String file;
     private final RestoreOutput output;
 
     private RestoreVolume(Builder builder) {
         this.volume = builder.volume;
+        this.serial = builder.serial;
         this.file = builder.file;
         this.output = builder.output;
     }
@@ -32,6 +34,11 @@ public final class RestoreVolume {
     /** The volume, as the backup's result names it. Either this or {@link #file}. */
     public String volume() {
         return volume;
+    }
+
+    /** Its serial, by which it is known where no disk of the point has {@link #volume}; null: none. */
+    public String serial() {
+        return serial;
     }
 
     /** The file name of its image in the restore point. */
@@ -52,6 +59,7 @@ public final class RestoreVolume {
     /** Builds a {@link RestoreVolume}; what is not set stays at its default. */
     public static final class Builder {
         private String volume;
+        private String serial;
         private String file;
         private RestoreOutput output;
 
@@ -60,6 +68,12 @@ public final class RestoreVolume {
         /** @see RestoreVolume#volume */
         public Builder volume(String volume) {
             this.volume = volume;
+            return this;
+        }
+
+        /** @see RestoreVolume#serial */
+        public Builder serial(String serial) {
+            this.serial = serial;
             return this;
         }
 

@@ -204,6 +204,8 @@ class BoundaryTest {
         refused("rateLimit", () -> nasBackup.restorePoint(restore.rateLimit(-1).build()));
         restore.rateLimit(0).volumes(List.of(RestoreVolume.builder().build()));
         refused("volumes[0].volume", () -> nasBackup.restorePoint(restore.build()));
+        restore.volumes(List.of(RestoreVolume.builder().serial("s").file("f").build()));
+        refused("volumes[0].serial", () -> nasBackup.restorePoint(restore.build()));
         RestoreOutput output = RestoreOutput.builder()
                 .path("/v")
                 .format(OutputFormat.RAW)

@@ -75,7 +75,8 @@ final class DiskXml {
                 .replace("'", "&apos;");
     }
 
-    private static String serial(String uuid) {
+    /** As CloudStack gives it to the disk of the volume with this uuid. */
+    static String serial(String uuid) {
         String digits = uuid.replace("-", "");
         return digits.substring(0, Math.min(SERIAL, digits.length()));
     }

@@ -171,6 +171,7 @@ public final class Library implements Operations {
         }
         return RestoreVolume.builder()
                 .volume(image.volume())
+                .serial(image.serial())
                 .file(image.file())
                 .output(output.build())
                 .build();

@@ -71,6 +71,7 @@ public final class Restoration {
             Place place = opened.get(i);
             images.add(new RestoreOrder.Image(
                     item.file() == null ? item.volume() : null,
+                    item.serial(),
                     item.file(),
                     place.path(),
                     place.format(),

@@ -21,13 +21,15 @@ public final class RestoreOrder {
     /** One of them. */
     public static final class Image {
         private final String volume;
+        private final String serial;
         private final String file;
         private final String path;
         private final OutputFormat format;
         private final Long size;
 
-        Image(String volume, String file, String path, OutputFormat format, Long size) {
+        Image(String volume, String serial, String file, String path, OutputFormat format, Long size) {
             this.volume = volume;
+            this.serial = serial;
             this.file = file;
             this.path = path;
             this.format = format;
@@ -37,6 +39,11 @@ public final class RestoreOrder {
         /** As the backup names it; null: the file is named. */
         public String volume() {
             return volume;
+        }
+
+        /** By which it is known where nothing is named as the volume; null: by nothing else. */
+        public String serial() {
+            return serial;
         }
 
         /** Null: the volume is named. */

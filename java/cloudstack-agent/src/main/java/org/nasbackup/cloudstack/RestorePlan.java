@@ -33,6 +33,7 @@ public final class RestorePlan {
     /** An image, and the volume that it is restored to. */
     public static final class Item {
         private final String volume;
+        private final String serial;
         private final boolean root;
         private final String uuid;
         private final PrimaryDataStoreTO pool;
@@ -42,6 +43,7 @@ public final class RestorePlan {
 
         private Item(
                 String volume,
+                String serial,
                 boolean root,
                 String uuid,
                 PrimaryDataStoreTO pool,
@@ -49,6 +51,7 @@ public final class RestorePlan {
                 String volumePath,
                 Long size) {
             this.volume = volume;
+            this.serial = serial;
             this.root = root;
             this.uuid = uuid;
             this.pool = pool;
@@ -60,6 +63,11 @@ public final class RestorePlan {
         /** The name of the volume that was backed up. */
         public String volume() {
             return volume;
+        }
+
+        /** Of the disk that was backed up, which bears it where it bears no such name; null: it is not told. */
+        public String serial() {
+            return serial;
         }
 
         /** Null: the volume's, whatever the image is called. */
@@ -132,6 +140,7 @@ public final class RestorePlan {
     private static Item item(RestoreBackupCommand.Disk disk) {
         return new Item(
                 disk.getBackupFile(),
+                disk.getBackedUpUuid() == null ? null : DiskXml.serial(disk.getBackedUpUuid()),
                 false,
                 disk.getVolumeUuid(),
                 disk.getPool(),
@@ -141,7 +150,7 @@ public final class RestorePlan {
     }
 
     private static Item with(Item volume, String image, boolean root) {
-        return new Item(image, root, volume.uuid, volume.pool, volume.path, volume.volumePath, volume.size);
+        return new Item(image, null, root, volume.uuid, volume.pool, volume.path, volume.volumePath, volume.size);
     }
 
     /** 4.22.0 knows the uuids of volumes alone; as a rule they are the names of the images, too. */
@@ -167,7 +176,7 @@ public final class RestorePlan {
             Long size = sizes == null || i >= sizes.size() ? null : sizes.get(i);
             // a new volume is called by its uuid
             String uuid = command.isVmExists() == null ? volumePath : null;
-            volumes.add(new Item(null, false, uuid, pools.get(i), paths.get(i), volumePath, size));
+            volumes.add(new Item(null, null, false, uuid, pools.get(i), paths.get(i), volumePath, size));
         }
         return volumes;
     }

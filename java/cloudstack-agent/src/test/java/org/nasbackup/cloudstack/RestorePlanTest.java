@@ -126,12 +126,13 @@ class RestorePlanTest {
     @Test
     void of_our_server_the_pairs_are_as_they_are_named() {
         String disk =
-                "{\"backupFile\":\"%s\",\"volumeUuid\":\"u-%s\",\"path\":\"/mnt/pool-1/%s\",\"volumePath\":\"%s\","
+                "{\"backupFile\":\"%s\",\"backedUpUuid\":\"0a1b2c3d-0000-4000-8000-00000000000a\",\"volumeUuid\":\"u-%s\",\"path\":\"/mnt/pool-1/%s\",\"volumePath\":\"%s\","
                         + "\"size\":9,\"pool\":" + NFS + "}";
         RestoreBackupCommand command = read("\"vmExists\":true,\"backupFiles\":[\"x\",\"y\"],\"disks\":["
                 + String.format(disk, "a", "b", "b", "b") + "," + String.format(disk, "b", "a", "a", "a") + "]");
         assertThat(text(command)).isEqualTo("a>b b>a");
         assertThat(RestorePlan.of(command).items().get(0).uuid()).isEqualTo("u-b");
+        assertThat(RestorePlan.of(command).items().get(0).serial()).isEqualTo("0a1b2c3d000040008000");
         assertThat(RestorePlan.of(command).fresh()).isFalse();
     }
 

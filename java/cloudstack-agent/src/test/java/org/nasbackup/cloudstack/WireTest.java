@@ -107,17 +107,17 @@ class WireTest {
     @Test
     void a_restore_of_ours_has_what_each_version_of_a_host_reads() {
         RestoreBackupCommand machine = RestoreBackupCommand.ofMachine(List.of(
-                new RestoreBackupCommand.Disk("r", "u-r", null, "/mnt/p/r", "r", 8L),
-                new RestoreBackupCommand.Disk("d", "u-d", null, "/mnt/p/d2", "d2", 9L)));
+                new RestoreBackupCommand.Disk("r", "b-r", "u-r", null, "/mnt/p/r", "r", 8L),
+                new RestoreBackupCommand.Disk("d", "b-d", "u-d", null, "/mnt/p/d2", "d2", 9L)));
         assertThat(Wire.write(machine))
                 .isEqualTo("[{\"org.apache.cloudstack.backup.RestoreBackupCommand\":{\"disks\":["
-                        + "{\"backupFile\":\"r\",\"volumeUuid\":\"u-r\",\"path\":\"/mnt/p/r\",\"volumePath\":\"r\",\"size\":8},"
-                        + "{\"backupFile\":\"d\",\"volumeUuid\":\"u-d\",\"path\":\"/mnt/p/d2\",\"volumePath\":\"d2\",\"size\":9}],"
+                        + "{\"backupFile\":\"r\",\"backedUpUuid\":\"b-r\",\"volumeUuid\":\"u-r\",\"path\":\"/mnt/p/r\",\"volumePath\":\"r\",\"size\":8},"
+                        + "{\"backupFile\":\"d\",\"backedUpUuid\":\"b-d\",\"volumeUuid\":\"u-d\",\"path\":\"/mnt/p/d2\",\"volumePath\":\"d2\",\"size\":9}],"
                         + "\"backupVolumesUUIDs\":[\"r\",\"d\"],\"restoreVolumePools\":[null,null],"
                         + "\"restoreVolumePaths\":[\"/mnt/p/r\",\"/mnt/p/d2\"],\"restoreVolumeSizes\":[8,9],"
                         + "\"backupFiles\":[\"r\",\"d\"],\"vmExists\":true," + BASE);
         RestoreBackupCommand volume = RestoreBackupCommand.ofVolume(
-                new RestoreBackupCommand.Disk("d", "u", null, "/mnt/p/u", "u", 9L), "datadisk");
+                new RestoreBackupCommand.Disk("d", "b", "u", null, "/mnt/p/u", "u", 9L), "datadisk");
         assertThat(Wire.write(volume))
                 .doesNotContain("vmExists")
                 .contains("\"backupFiles\":[\"d\"],\"diskType\":\"datadisk\",\"restoreVolumeUUID\":\"d\"");

@@ -28,6 +28,7 @@ public class RestoreBackupCommand extends Command {
     /** A volume, and the file in the backup that it gets. */
     public static final class Disk {
         private String backupFile;
+        private String backedUpUuid;
         private String volumeUuid;
         private PrimaryDataStoreTO pool;
         private String path;
@@ -36,18 +37,21 @@ public class RestoreBackupCommand extends Command {
 
         /**
          * @param backupFile what the file is named by, between its type and its suffix
+         * @param backedUpUuid of the volume that was backed up: its disk's serial tells it where the file is named by something else
          * @param path of the volume as the management server takes the host to see it
          * @param volumePath as its pool knows it
          * @param size that the volume is to have, in bytes; null: the image's
          */
         public Disk(
                 String backupFile,
+                String backedUpUuid,
                 String volumeUuid,
                 PrimaryDataStoreTO pool,
                 String path,
                 String volumePath,
                 Long size) {
             this.backupFile = backupFile;
+            this.backedUpUuid = backedUpUuid;
             this.volumeUuid = volumeUuid;
             this.pool = pool;
             this.path = path;
@@ -57,6 +61,10 @@ public class RestoreBackupCommand extends Command {
 
         public String getBackupFile() {
             return backupFile;
+        }
+
+        public String getBackedUpUuid() {
+            return backedUpUuid;
         }
 
         public String getVolumeUuid() {

@@ -129,7 +129,7 @@ final class NasRestore {
             Backup.VolumeInfo from = named(
                     recorded, Backup.VolumeInfo::getUuid, pairs.pairs().get(i).from());
             VolumeVO to = targets.get(i);
-            disks.add(paths.disk(i, from.getPath(), to.getUuid(), to.getPath(), grown(from.getSize(), to.getSize())));
+            disks.add(paths.disk(i, from, to.getUuid(), to.getPath(), grown(from.getSize(), to.getSize())));
         }
         RestoreBackupCommand command = RestoreBackupCommand.ofMachine(disks);
         fill(command, backup, repository);
@@ -303,7 +303,7 @@ final class NasRestore {
             Pair<String, VirtualMachine.State> vmNameAndState) {
         BackupRepository repository = backups.repository(backup.getBackupOfferingId(), "backup " + backup.getUuid());
         RestoreBackupCommand command = RestoreBackupCommand.ofVolume(
-                paths.disk(0, backupVolumeInfo.getPath(), uuid, uuid, backupVolumeInfo.getSize()),
+                paths.disk(0, backupVolumeInfo, uuid, uuid, backupVolumeInfo.getSize()),
                 backupVolumeInfo.getType().name().toLowerCase(Locale.ROOT));
         fill(command, backup, repository);
         command.setVmName(vmNameAndState.first());

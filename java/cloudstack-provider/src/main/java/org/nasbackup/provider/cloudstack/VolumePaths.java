@@ -20,6 +20,7 @@ import com.cloud.storage.Volume;
 import com.cloud.utils.exception.CloudRuntimeException;
 import java.util.ArrayList;
 import java.util.List;
+import org.apache.cloudstack.backup.Backup;
 import org.apache.cloudstack.backup.RestoreBackupCommand;
 import org.apache.cloudstack.engine.subsystem.api.storage.DataStore;
 import org.apache.cloudstack.engine.subsystem.api.storage.DataStoreManager;
@@ -89,12 +90,13 @@ public final class VolumePaths {
      * What a host restores to the volume.
      *
      * @param index of the volume
-     * @param backedUp the path of the volume that was backed up, as its record has it
+     * @param from the volume that was backed up, as its record has it
      * @param size that the volume is to have, in bytes; null: the image's
      */
-    public RestoreBackupCommand.Disk disk(int index, String backedUp, String uuid, String volumePath, Long size) {
+    public RestoreBackupCommand.Disk disk(
+            int index, Backup.VolumeInfo from, String uuid, String volumePath, Long size) {
         return new RestoreBackupCommand.Disk(
-                fileName(backedUp), uuid, pools.get(index), paths.get(index), volumePath, size);
+                fileName(from.getPath()), from.getUuid(), uuid, pools.get(index), paths.get(index), volumePath, size);
     }
 
     /** What the file of a volume in a backup is named by: the last component of its path. */

@@ -104,7 +104,7 @@ class NASBackupProviderMethodsTest {
                 .contains("\"backupVolumesUUIDs\":[\"r\",\"d1\",\"d2\"]")
                 .contains("\"backupFiles\":[\"r\",\"d1\",\"d2\"]")
                 .contains(
-                        "{\"backupFile\":\"d1\",\"volumeUuid\":\"uuid-d1\",\"path\":\"/mnt/pool-1/d1\",\"volumePath\":\"d1\"}")
+                        "{\"backupFile\":\"d1\",\"backedUpUuid\":\"uuid-d1\",\"volumeUuid\":\"uuid-d1\",\"path\":\"/mnt/pool-1/d1\",\"volumePath\":\"d1\"}")
                 .contains("\"restoreVolumePaths\":[\"/mnt/pool-1/r\",\"/mnt/pool-1/d1\",\"/mnt/pool-1/d2\"]")
                 .contains("\"vmExists\":true,\"vmState\":\"Stopped\",\"mountTimeout\":30");
     }
