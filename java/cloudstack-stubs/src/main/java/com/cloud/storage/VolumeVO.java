@@ -78,6 +78,10 @@ public class VolumeVO implements Volume {
         throw new UnsupportedOperationException();
     }
 
+    public Long getPassphraseId() {
+        throw new UnsupportedOperationException();
+    }
+
     public Long getTemplateId() {
         throw new UnsupportedOperationException();
     }

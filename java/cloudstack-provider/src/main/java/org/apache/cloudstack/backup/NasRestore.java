@@ -21,10 +21,12 @@ import com.cloud.utils.Pair;
 import com.cloud.utils.exception.CloudRuntimeException;
 import com.cloud.vm.VirtualMachine;
 import java.util.ArrayList;
+import java.util.EnumSet;
 import java.util.List;
 import java.util.Locale;
 import java.util.Objects;
 import java.util.Optional;
+import java.util.Set;
 import java.util.UUID;
 import java.util.function.Function;
 import java.util.function.Supplier;
@@ -38,10 +40,14 @@ import org.nasbackup.provider.RestorePairs;
 import org.nasbackup.provider.cloudstack.ActionEvents;
 import org.nasbackup.provider.cloudstack.DaoCatalogue;
 import org.nasbackup.provider.cloudstack.TypedAgent;
+import org.nasbackup.provider.cloudstack.VolumeAccess;
 import org.nasbackup.provider.cloudstack.VolumePaths;
 
 /** Restores a machine's volumes, or one of them. */
 final class NasRestore {
+    private static final Set<VirtualMachine.State> UNSETTLED =
+            EnumSet.of(VirtualMachine.State.Starting, VirtualMachine.State.Stopping, VirtualMachine.State.Migrating);
+
     private final NasBackups backups;
     private final NASBackupProvider server;
 
@@ -69,9 +75,7 @@ final class NasRestore {
                     if (now.host.getId() != host.getId()) {
                         return Optional.empty();
                     }
-                    // From the first byte on the disks are no longer what the bitmap counts from.
-                    Pair<Boolean, String> answer = ask(
-                            host, backup, now.command, () -> backups.catalogue().clearActiveCheckpoint(vm.getId()));
+                    Pair<Boolean, String> answer = restoreShown(vm, backup, now);
                     return Optional.of(
                             answer.first()
                                     ? new Pair<>(
@@ -84,15 +88,54 @@ final class NasRestore {
         return restored.orElseGet(() -> restore(reread(vm), reread(backup)));
     }
 
+    private Pair<Boolean, String> restoreShown(VirtualMachine vm, Backup backup, Restore now) {
+        VolumeAccess access = VolumeAccess.grant(
+                now.targets, now.host, server.primaryDataStoreDao, server.dataStoreManager, backups.logger());
+        boolean over = false;
+        try {
+            // as the storage has recorded the volumes now
+            RestoreBackupCommand command = access.any() ? prepare(reread(vm), reread(backup)).command : now.command;
+            // From the first byte on the disks are no longer what the bitmap counts from.
+            Pair<Boolean, String> answer =
+                    ask(now.host, backup, command, () -> backups.catalogue().clearActiveCheckpoint(vm.getId()));
+            over = true;
+            return answer;
+        } catch (HostAtWork e) {
+            throw e;
+        } catch (RuntimeException e) {
+            over = true;
+            throw e;
+        } finally {
+            if (!over) {
+                access.leave("it gave no answer, and may be writing still");
+            } else if (reread(vm).getHostId() != null) {
+                access.leave("the machine was started meanwhile");
+            } else {
+                access.revoke();
+            }
+        }
+    }
+
+    /** It did not answer, and may do still what it was asked for. */
+    private static final class HostAtWork extends CloudRuntimeException {
+        private static final long serialVersionUID = 1L;
+
+        HostAtWork(AgentFailure failure) {
+            super("unable to restore - " + failure.getMessage(), failure);
+        }
+    }
+
     /** What a host is asked for, and which. */
     private static final class Restore {
         private final Host host;
         private final RestoreBackupCommand command;
+        private final List<VolumeVO> targets;
         private final RestorePairs pairs;
 
-        Restore(Host host, RestoreBackupCommand command, RestorePairs pairs) {
+        Restore(Host host, RestoreBackupCommand command, List<VolumeVO> targets, RestorePairs pairs) {
             this.host = host;
             this.command = command;
+            this.targets = targets;
             this.pairs = pairs;
         }
     }
@@ -123,6 +166,7 @@ final class NasRestore {
         List<VolumeVO> targets = pairs.pairs().stream()
                 .map(pair -> named(present, VolumeVO::getUuid, pair.to()))
                 .collect(Collectors.toList());
+        targets.forEach(NasRestore::refuseEncrypted);
         VolumePaths paths = VolumePaths.of(targets, server.primaryDataStoreDao, server.dataStoreManager);
         List<RestoreBackupCommand.Disk> disks = new ArrayList<>();
         for (int i = 0; i < targets.size(); i++) {
@@ -137,7 +181,16 @@ final class NasRestore {
         command.setVmState(vm.getState());
         Host host = backups.hosts()
                 .forRestore(vm, poolsOf(targets), backups.catalogue().standsOnAnother(backup));
-        return new Restore(host, command, pairs);
+        return new Restore(host, command, targets, pairs);
+    }
+
+    /** Backups are not encrypted, and the machine would not find its key's format in what was restored. */
+    private static void refuseEncrypted(VolumeVO volume) {
+        if (volume.getPassphraseId() != null) {
+            throw new CloudRuntimeException(
+                    "volume " + volume.getUuid()
+                            + " is encrypted, and would get what the backup holds in plain text: the machine could not read it");
+        }
     }
 
     /** The size of a volume that has become larger since; null: the image's is right. */
@@ -250,6 +303,7 @@ final class NasRestore {
             DiskOfferingVO offering,
             Pair<String, VirtualMachine.State> vmNameAndState,
             VirtualMachine receiver) {
+        refuseUnsettled(vmNameAndState);
         boolean running = vmNameAndState.second() == VirtualMachine.State.Running;
         String uuid = UUID.randomUUID().toString();
         VolumePaths paths = VolumePaths.of(pool, uuid, server.dataStoreManager);
@@ -273,6 +327,14 @@ final class NasRestore {
             backups.catalogue().clearActiveCheckpoint(receiver.getId());
         }
         return restored.get();
+    }
+
+    /** Its guest would lack what CloudStack records as attached, or its host would be another one by then. */
+    private static void refuseUnsettled(Pair<String, VirtualMachine.State> vmNameAndState) {
+        if (UNSETTLED.contains(vmNameAndState.second())) {
+            throw new CloudRuntimeException("virtual machine " + vmNameAndState.first() + " is "
+                    + vmNameAndState.second() + ": a volume can be restored to it once that is over");
+        }
     }
 
     private Host hostForVolume(HostVO named, StoragePoolVO pool, boolean running, Backup backup) {
@@ -342,7 +404,7 @@ final class NasRestore {
             return new Pair<>(true, answer.getDetails());
         } catch (AgentFailure e) {
             if (e.kind() == AgentFailure.Kind.UNKNOWN) {
-                throw new CloudRuntimeException("unable to restore - " + e.getMessage(), e);
+                throw new HostAtWork(e);
             }
             return new Pair<>(false, e.getMessage());
         }

@@ -56,6 +56,7 @@ import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
+import org.junit.jupiter.params.provider.EnumSource;
 import org.nasbackup.provider.database.Database;
 import org.nasbackup.provider.database.MariaDb;
 
@@ -192,6 +193,15 @@ class NASBackupProviderMethodsTest {
         when(site.volumes.get(1).getSize()).thenReturn(7L);
         assertThatThrownBy(() -> site.provider.restoreVMFromBackup(site.vm, backup))
                 .hasMessageContaining("volume uuid-d1 of the machine has 7 bytes");
+    }
+
+    @Test
+    void what_a_backup_holds_in_plain_text_goes_onto_no_encrypted_volume() {
+        when(site.volumes.get(1).getPassphraseId()).thenReturn(7L);
+        assertThatThrownBy(() -> site.provider.restoreVMFromBackup(site.vm, backup))
+                .isInstanceOf(CloudRuntimeException.class)
+                .hasMessageContaining("volume uuid-d1 is encrypted");
+        assertThat(asked).isNull();
     }
 
     /** CloudStack gives data disks the next free numbers, one by one, whenever it has restored a machine. */
@@ -340,6 +350,19 @@ class NASBackupProviderMethodsTest {
         assertThat(result.first()).isEqualTo(refused == null);
         assertThat(result.second()).endsWith(refused == null ? "new-uuid" : refused);
         assertThat(asked == null).isEqualTo(refused != null);
+    }
+
+    /** Its guest would not get it, and CloudStack would say that it has. */
+    @ParameterizedTest
+    @EnumSource(names = {"Starting", "Stopping", "Migrating"})
+    void a_volume_goes_to_no_machine_that_is_on_its_way(State state) {
+        placesForVolumes();
+        Backup.VolumeInfo volume = backup.getBackedUpVolumes().get(1);
+        Pair<Boolean, String> result = site.provider.restoreBackedUpVolume(
+                backup, volume, "192.0.2.21", "pool-1", new Pair<>("i-2-10-VM", state));
+        assertThat(result.first()).isFalse();
+        assertThat(result.second()).contains("virtual machine i-2-10-VM is " + state);
+        assertThat(asked).isNull();
     }
 
     @Test

@@ -356,6 +356,7 @@ final class Site {
         when(volume.getDeviceId()).thenReturn(device);
         when(volume.getSize()).thenReturn(8L);
         when(volume.getPoolId()).thenReturn(31L);
+        when(volume.getPassphraseId()).thenReturn(null);
         when(volume.getState()).thenReturn(Volume.State.Ready);
         when(volume.getVolumeType()).thenReturn(device == 0 ? Volume.Type.ROOT : Volume.Type.DATADISK);
         return volume;

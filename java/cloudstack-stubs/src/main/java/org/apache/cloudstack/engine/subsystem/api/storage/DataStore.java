@@ -15,5 +15,7 @@ package org.apache.cloudstack.engine.subsystem.api.storage;
 import com.cloud.agent.api.to.DataStoreTO;
 
 public interface DataStore {
+    DataStoreDriver getDriver();
+
     DataStoreTO getTO();
 }
