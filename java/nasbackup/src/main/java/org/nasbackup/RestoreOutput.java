@@ -33,7 +33,10 @@ public final class RestoreOutput {
         return new Builder();
     }
 
-    /** Absolute path on this host: a file, which is made or replaced, or a block device, which is overwritten. */
+    /**
+     * Absolute path on this host: a file, which is made or replaced, or a block device, which is overwritten. Or an image in
+     * Ceph, which is, too: {@code rbd:pool/image:option=value:...} as CloudStack names it; that may hold a key.
+     */
     public String path() {
         return path;
     }
@@ -60,7 +63,7 @@ public final class RestoreOutput {
 
     @Override
     public String toString() {
-        return path;
+        return Rbd.withoutOptions(path);
     }
 
     /** Builds a {@link RestoreOutput}; what is not set stays at its default. */

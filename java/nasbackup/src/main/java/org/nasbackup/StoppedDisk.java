@@ -18,8 +18,6 @@ import java.util.List;
 
 /** A disk of a virtual machine that does not run. */
 public final class StoppedDisk {
-    private static final String RBD = "rbd:";
-
     private final String path;
     private final String format;
     private final List<BackingFile> backing;
@@ -58,15 +56,7 @@ public final class StoppedDisk {
 
     @Override
     public String toString() {
-        return withoutOptions() + " (" + format + ")";
-    }
-
-    private String withoutOptions() {
-        if (path == null || !path.startsWith(RBD)) {
-            return path;
-        }
-        int options = path.indexOf(':', RBD.length());
-        return options < 0 ? path : path.substring(0, options);
+        return Rbd.withoutOptions(path) + " (" + format + ")";
     }
 
     /** Builds a {@link StoppedDisk}; what is not set stays at its default. */

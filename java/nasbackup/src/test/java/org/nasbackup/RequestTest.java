@@ -22,6 +22,16 @@ import org.junit.jupiter.api.Test;
 
 class RequestTest {
     @Test
+    void the_key_of_an_output_in_ceph_is_in_no_text() {
+        String path = "rbd:pool/image:id=user:key=secret";
+        Output output = Output.builder().path(path).format(OutputFormat.RAW).build();
+        RestoreOutput restored =
+                RestoreOutput.builder().path(path).format(OutputFormat.RAW).build();
+        assertThat(output).hasToString("rbd:pool/image").returns(path, Output::path);
+        assertThat(restored).hasToString("rbd:pool/image").returns(path, RestoreOutput::path);
+    }
+
+    @Test
     void a_request_keeps_what_was_set_and_nothing_else() {
         Repository repository = Repository.builder()
                 .type("nfs")

@@ -139,7 +139,9 @@ public final class Library implements Operations {
                 throw e;
             }
             throw new HostFailure(
-                    "TIMEOUT: restore '" + order.backupPath() + "': not done within " + order.seconds() + " s", e);
+                    "TIMEOUT: restore '" + order.backupPath() + "': not done within " + order.seconds() + " s; "
+                            + e.getMessage(),
+                    e);
         } finally {
             clock.cancel();
         }

@@ -19,7 +19,8 @@ public final class Place {
     /** As libvirt calls what a disk is on. */
     public enum Kind {
         FILE,
-        BLOCK
+        BLOCK,
+        NETWORK
     }
 
     private final Kind kind;
@@ -30,7 +31,7 @@ public final class Place {
     private Runnable remove = () -> {};
 
     /**
-     * @param path a file, or a block device
+     * @param path a file, a block device, or QEMU's name for an image in Ceph, with the key
      * @param source what a domain that gets the volume is told of it: {@code <source>}, and what follows it
      */
     Place(Kind kind, String path, OutputFormat format, String source) {

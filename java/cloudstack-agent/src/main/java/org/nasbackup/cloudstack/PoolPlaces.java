@@ -23,6 +23,7 @@ import java.nio.file.Files;
 import java.nio.file.LinkOption;
 import java.nio.file.Path;
 import java.util.Set;
+import java.util.function.BiFunction;
 import java.util.stream.Stream;
 import org.apache.cloudstack.utils.qemu.QemuImg.PhysicalDiskFormat;
 import org.apache.logging.log4j.LogManager;
@@ -37,29 +38,39 @@ public final class PoolPlaces implements Places {
     private static final Set<String> DEVICES =
             Set.of("CLVM", "CLVM_NG", "FiberChannel", "Linstor", "PowerFlex", "StorPool");
 
+    /** Whose volumes are images in Ceph. */
+    private static final String CEPH = "RBD";
+
     private static final Logger LOGGER = LogManager.getLogger(PoolPlaces.class);
 
     private final KVMStoragePoolManager pools;
     private final Guests guests;
+    private final BiFunction<KVMStoragePool, String, String> rbd;
 
     /** @param guests of this host, under whom no device goes */
     public PoolPlaces(KVMStoragePoolManager pools, Guests guests) {
+        this(pools, guests, KVMPhysicalDisk::RBDStringBuilder);
+    }
+
+    /** @param rbd QEMU's name for an image of a pool */
+    PoolPlaces(KVMStoragePoolManager pools, Guests guests, BiFunction<KVMStoragePool, String, String> rbd) {
         this.pools = pools;
         this.guests = guests;
+        this.rbd = rbd;
     }
 
     @Override
     public Place open(RestorePlan.Item item, boolean fresh) {
         StoragePoolType type = item.pool().getPoolType();
         String name = type == null ? "unknown" : type.name();
-        if (!FOLDERS.contains(name) && !DEVICES.contains(name)) {
+        if (!FOLDERS.contains(name) && !DEVICES.contains(name) && !CEPH.equals(name)) {
             throw refused(item, "how volumes of its pool's type, " + name + ", are written is not known");
         }
         KVMStoragePool pool = pools.getStoragePool(type, item.pool().getUuid());
         if (pool == null) {
             throw refused(item, "this host does not have its pool");
         }
-        return FOLDERS.contains(name) ? inFolder(pool, item, fresh) : device(pool, item, fresh);
+        return FOLDERS.contains(name) ? inFolder(pool, item, fresh) : inPlace(pool, item, fresh);
     }
 
     /** A file that the library makes or replaces; what lies there may be damaged, and does not tell its format. */
@@ -90,13 +101,14 @@ public final class PoolPlaces implements Places {
         }
     }
 
-    /** A block device to which the host is connected as long as it is written. */
-    private Place device(KVMStoragePool pool, RestorePlan.Item item, boolean fresh) {
+    /** What is written as it is, and made by its pool. */
+    private Place inPlace(KVMStoragePool pool, RestorePlan.Item item, boolean fresh) {
         if (fresh) {
             make(pool, item, pool.getDefaultFormat());
         }
         try {
-            Place place = connected(pool, item, fresh);
+            Place place =
+                    CEPH.equals(item.pool().getPoolType().name()) ? inCeph(pool, item) : connected(pool, item, fresh);
             return fresh ? place.removedBy(() -> delete(pool, item)) : place;
         } catch (RuntimeException e) {
             if (fresh) {
@@ -106,6 +118,41 @@ public final class PoolPlaces implements Places {
         }
     }
 
+    /** An image in Ceph, of which the host has nothing: QEMU opens it, and so does the library. */
+    private Place inCeph(KVMStoragePool pool, RestorePlan.Item item) {
+        KVMPhysicalDisk disk = pool.getPhysicalDisk(item.volumePath());
+        if (disk == null) {
+            throw refused(item, "its pool does not have it");
+        }
+        String image = pool.getSourceDir() + "/" + item.volumePath();
+        return new Place(
+                Place.Kind.NETWORK, rbd.apply(pool, image), format(item, disk.getFormat()), source(pool, image));
+    }
+
+    /** What libvirt is told of an image in Ceph: it has the pool's key under the pool's uuid. */
+    private static String source(KVMStoragePool pool, String image) {
+        StringBuilder source = new StringBuilder("<source protocol='rbd' name='")
+                .append(DiskXml.escaped(image))
+                .append("'>");
+        for (String host : pool.getSourceHost().split(",")) {
+            source.append("<host name='")
+                    .append(DiskXml.escaped(host.replace("[", "").replace("]", "")))
+                    .append(pool.getSourcePort() == 0 ? "" : "' port='" + pool.getSourcePort())
+                    .append("'/>");
+        }
+        source.append("</source>");
+        String user = pool.getAuthUserName();
+        if (user != null && !user.isBlank()) {
+            source.append("<auth username='")
+                    .append(DiskXml.escaped(user))
+                    .append("'><secret type='ceph' uuid='")
+                    .append(DiskXml.escaped(pool.getUuid()))
+                    .append("'/></auth>");
+        }
+        return source.toString();
+    }
+
+    /** A block device to which the host is connected as long as it is written. */
     private Place connected(KVMStoragePool pool, RestorePlan.Item item, boolean fresh) {
         if (!pools.connectPhysicalDisk(item.pool().getPoolType(), item.pool().getUuid(), item.volumePath(), null)) {
             throw refused(item, "this host can't be connected to it");

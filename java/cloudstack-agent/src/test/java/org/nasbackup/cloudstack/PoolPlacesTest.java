@@ -49,6 +49,7 @@ class PoolPlacesTest {
     private boolean makes = true;
     private boolean breaks;
     private boolean there = true;
+    private String user = "o'neil";
     private Set<String> guestsHave = Set.of();
 
     private final KVMStoragePool pool = (KVMStoragePool) Proxy.newProxyInstance(
@@ -58,6 +59,16 @@ class PoolPlacesTest {
                 switch (method.getName()) {
                     case "getLocalPath":
                         return folder.toString();
+                    case "getUuid":
+                        return "p&q";
+                    case "getSourceHost":
+                        return "192.0.2.1,[2001:db8::1]";
+                    case "getSourcePort":
+                        return 6789;
+                    case "getSourceDir":
+                        return "cloud";
+                    case "getAuthUserName":
+                        return user;
                     case "getDefaultFormat":
                         return PhysicalDiskFormat.RAW;
                     case "createPhysicalDisk":
@@ -114,7 +125,8 @@ class PoolPlacesTest {
                     }
                     return guestsHave.contains(device);
                 }
-            });
+            },
+            (pool, image) -> "rbd:" + image + " at " + pool.getSourceHost());
 
     private static RestorePlan.Item item(String type, String pool, String volumePath) {
         RestoreBackupCommand command = RestorePlanTest.read("\"disks\":[{\"backupFile\":\"f\",\"path\":\"cloud/v\","
@@ -282,6 +294,34 @@ class PoolPlacesTest {
         there = false;
         breaks = true;
         assertThatThrownBy(() -> open("Linstor", true)).hasMessage("it is not available here");
+        assertThat(asked).containsExactly("create v RAW 8", "delete v");
+    }
+
+    @Test
+    void an_image_in_ceph_is_named_as_qemu_names_it_and_as_libvirt_does() {
+        Place place = open("RBD", false);
+        assertThat(place.kind()).isEqualTo(Place.Kind.NETWORK);
+        assertThat(place.path()).isEqualTo("rbd:cloud/v at 192.0.2.1,[2001:db8::1]");
+        assertThat(place.format()).isEqualTo(OutputFormat.RAW);
+        String source = "<source protocol='rbd' name='cloud/v'><host name='192.0.2.1' port='6789'/>"
+                + "<host name='2001:db8::1' port='6789'/></source>";
+        assertThat(place.source())
+                .isEqualTo(source + "<auth username='o&apos;neil'><secret type='ceph' uuid='p&amp;q'/></auth>");
+        user = null;
+        assertThat(open("RBD", false).source()).isEqualTo(source);
+        place.close();
+        place.remove();
+        assertThat(asked).isEmpty();
+        has = false;
+        assertThatThrownBy(() -> open("RBD", false)).hasMessageContaining("its pool does not have it");
+    }
+
+    @Test
+    void a_new_image_in_ceph_is_made_and_goes_again_after_a_restore_that_failed() {
+        there = false;
+        Place place = open("RBD", true);
+        place.close();
+        place.remove();
         assertThat(asked).containsExactly("create v RAW 8", "delete v");
     }
 

@@ -34,5 +34,13 @@ public interface KVMStoragePool {
 
     String getLocalPath();
 
+    String getSourceHost();
+
+    String getSourceDir();
+
+    int getSourcePort();
+
+    String getAuthUserName();
+
     PhysicalDiskFormat getDefaultFormat();
 }

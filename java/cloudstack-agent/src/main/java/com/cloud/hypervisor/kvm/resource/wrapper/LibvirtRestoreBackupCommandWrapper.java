@@ -28,7 +28,6 @@ import org.nasbackup.cloudstack.Restoration;
 import org.nasbackup.cloudstack.RestorePlan;
 import org.nasbackup.cloudstack.Restored;
 import org.nasbackup.cloudstack.RestoresChains;
-import org.nasbackup.cloudstack.StockRestore;
 
 /** Restores the volumes of a virtual machine, or one of them to a new one. Takes the place of CloudStack's own. */
 @ResourceWrapper(handles = RestoreBackupCommand.class)
@@ -48,9 +47,6 @@ public class LibvirtRestoreBackupCommandWrapper
     public Answer execute(RestoreBackupCommand command, LibvirtComputingResource resource) {
         try {
             RestorePlan plan = RestorePlan.of(command);
-            if (StockRestore.takes(plan)) {
-                return StockRestore.execute(command, plan, resource);
-            }
             Operations library = operations.get();
             Guests guests = new Guests(library.connectionUri());
             PoolPlaces places = new PoolPlaces(resource.getStoragePoolMgr(), guests);
