@@ -11,6 +11,7 @@ mod poor;
 mod preflight;
 mod reading;
 mod room;
+mod storage;
 #[path = "../support/mod.rs"]
 mod support;
 

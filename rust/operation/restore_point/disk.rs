@@ -129,7 +129,7 @@ pub(super) struct Work {
 pub(super) struct Parts {
     pub(super) volume: String,
     pub(super) names: Vec<String>,
-    pub(super) images: Vec<File>,
+    pub(super) source: (Pieces, Images),
     pub(super) base: Option<Base<File>>,
     pub(super) target: Target,
     pub(super) format: OutputFormat,
@@ -145,9 +145,8 @@ pub(super) struct Parts {
 impl Disk {
     /// Begins with an empty target.
     pub(super) fn begin(parts: Parts) -> Result<Disk> {
-        let Parts { volume, names, images, base, target, format, size, preallocation, device, old } = parts;
-        let explain = |failure| explain("open the chain", &names, failure);
-        let (pieces, images) = Pieces::open(images).map_err(explain)?;
+        let Parts { volume, names, source: (pieces, images), base, target, format, size, preallocation, device, old } =
+            parts;
         let io = |e| Error::io("open the output", &names[0], e);
         let (new, compared) = (target.file().filter(|_| !device), base.is_some());
         let shares = match new {
@@ -737,7 +736,7 @@ pub(super) mod tests {
         Disk::begin(Parts {
             volume: "a".into(),
             names: vec!["output".into(), "image".into()],
-            images: vec![image],
+            source: Pieces::open(vec![image]).unwrap(),
             base: compared.then(|| Base::begin(vec![index], SIZE).unwrap()),
             target: Target::File(qcow2::Direct::new(target)),
             format: OutputFormat::Raw,

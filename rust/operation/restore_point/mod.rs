@@ -31,21 +31,24 @@ use crate::operation::reading::Reading;
 use crate::operation::take_backup::layers;
 use crate::point::Link;
 use crate::point::fingerprints::{self, Base, Fingerprints};
-use crate::qcow2;
+use crate::qcow2::{self, Failure, Images, Pieces};
 use copy::{Copy, Finished};
 use disk::{Disk, Parts};
 use gate::Gate;
 use in_ceph::InCeph;
-use output::Output;
+use output::{Output, Points};
 pub(super) use request::{Asked, Wanted, check_output};
 pub use request::{
     OutputFormat, Preallocation, RestoreOutput, RestorePointRequest, Restored, RestoredVolume, Verify, VolumeRequest,
 };
+use room::Needs;
 
 const STEP: &str = "open the outputs";
 const PUBLISH: &str = "publish the outputs";
 /// A step is short, but for the syncs.
 const LIMIT: Duration = Duration::from_secs(600);
+/// What is opened is synced nowhere.
+const OPEN: Duration = Duration::from_secs(if cfg!(feature = "test-hooks") { 10 } else { 600 });
 
 /// A disk that is open, and where it goes.
 #[derive(Debug)]
@@ -56,15 +59,6 @@ struct Opened {
     output: Output,
     /// What the file that it replaces is to be kept as.
     kept: Option<String>,
-}
-
-/// What is asked of a point.
-struct Asking {
-    volumes: Vec<Wanted>,
-    /// Of each its image in Ceph, if it goes to one.
-    images: Vec<Option<Arc<Image>>>,
-    verify: Option<Verify>,
-    keep_old: bool,
 }
 
 /// Runs `restorePoint`. `listener` is told of progress on this thread. Until all disks are whole, durable and verified, what
@@ -84,12 +78,12 @@ pub(super) fn perform(operation: &'static str, asked: Asked, listener: Listener<
     // by this thread, with which what serves them ends
     let in_ceph = in_ceph::open(&volumes, point.instance(), &mut job)?;
     let images = in_ceph.iter().map(|opened| opened.as_ref().map(|opened| opened.image.clone())).collect();
-    let (held, at) = (reading.clone(), point.clone());
-    let begin = move || begin(held.session.root(), &at, id.as_deref(), Asking { volumes, images, verify, keep_old });
     let in_ceph = in_ceph.into_iter().flatten().collect::<Vec<_>>();
-    let ended = bounded(STEP, LIMIT, begin).and_then(|(opened, disks)| {
+    let sources = sources(&reading, point.clone(), id, &volumes, verify);
+    let begun = sources.and_then(|sources| outputs(&reading, sources, (volumes, images), keep_old));
+    let ended = begun.and_then(|Begun { opened, disks, space }| {
         let copy = Arc::new(Copy::new(disks, Limiter::new(Rate { own: rate, host: None })));
-        restore(opened, &copy, (&reading, &in_ceph), &mut job).map_err(|error| copy.lost(error))
+        restore(opened, space, &copy, (&reading, &in_ceph), &mut job).map_err(|error| copy.lost(error))
     });
     ended.inspect_err(|error| {
         reading.note(error);
@@ -100,11 +94,13 @@ pub(super) fn perform(operation: &'static str, asked: Asked, listener: Listener<
 /// Copies all, and gives the outputs their names; whatever fails before that, what was made goes.
 fn restore(
     opened: Vec<Opened>,
+    space: Space,
     copy: &Arc<Copy>,
     (reading, in_ceph): (&Reading, &[InCeph]),
     job: &mut Reporter<'_>,
 ) -> Result<Restored> {
-    let copied = copy::run(copy, reading, job).and_then(|finished| {
+    let copied = space.take(copy, reading).and_then(|()| copy::run(copy, reading, job));
+    let copied = copied.and_then(|finished| {
         // else what was read need not be what was checked
         reading.check()?;
         in_ceph.iter().try_for_each(|image| image.check_alone(job))?;
@@ -217,35 +213,90 @@ fn answer(opened: &[Opened], copy: &Copy, finished: Vec<Finished>, in_ceph: &[In
     Restored { bytes_read: read, bytes_kept: kept, bytes_cloned: cloned, details: details.join("\n"), ..restored }
 }
 
-/// Checks the point and opens everything; until it returns nothing but empty files was made.
-fn begin(
-    root: &Folder,
-    point: &PointPath,
-    id: Option<&str>,
-    Asking { volumes, images, verify, keep_old }: Asking,
-) -> Result<(Vec<Opened>, Vec<Disk>)> {
+/// What of a point is wanted, open: no output was looked at yet.
+struct Sources {
+    points: Points,
+    disks: Vec<Readable>,
+}
+
+/// Checks the point, and opens what is wanted of it: all that the NAS is asked for before anything is copied.
+fn sources(
+    reading: &Reading,
+    point: PointPath,
+    id: Option<String>,
+    volumes: &[Wanted],
+    verify: Option<Verify>,
+) -> Result<Sources> {
     let which: Vec<_> = volumes.iter().map(|wanted| wanted.which.clone()).collect();
-    let mut sources = checked_chain::open_all(root, point, id, &which)?;
-    sources.iter_mut().try_for_each(|source| check_verify(source, verify))?;
-    let instance = root.open_dir(&point.instance_folder())?;
-    refuse_same(&volumes)?;
-    let on_this_host = volumes.iter().filter(|wanted| wanted.rbd.is_none());
-    record::finish_left(on_this_host.map(|wanted| Path::new(&wanted.path)))?;
-    let (mut opened, mut disks, mut indexed) = (Vec::new(), Vec::new(), Vec::new());
-    for ((wanted, image), source) in volumes.into_iter().zip(images).zip(sources) {
-        let file = source.chain.first().map_or("", |link| link.path.name()).to_owned();
-        let verify = if source.recorded.is_some() { Verify::Data } else { Verify::Chain };
-        let indexes = Indexes::of(&source)?;
-        let (output, disk) = open((root, &instance), &wanted, image, source, indexes.as_ref())?;
-        indexed.push(indexes);
-        let kept = if keep_old { output.name_to_keep()? } else { None };
-        opened.push(Opened { file, path: wanted.path, verify, output, kept });
-        disks.push(disk);
+    let held = reading.clone();
+    bounded("check the point", OPEN, move || {
+        let root = held.session.root();
+        let mut sources = checked_chain::open_all(root, &point, id.as_deref(), &which)?;
+        sources.iter_mut().try_for_each(|source| check_verify(source, verify))?;
+        let points = Points::of(root, &root.open_dir(&point.instance_folder())?)?;
+        let disks = sources.into_iter().map(|source| Readable::open(root, source)).collect::<Result<_>>()?;
+        Ok(Sources { points, disks })
+    })
+}
+
+/// All that is to be copied, open.
+struct Begun {
+    opened: Vec<Opened>,
+    disks: Vec<Disk>,
+    space: Space,
+}
+
+/// Opens the outputs, of which nothing but empty files was made until this returns. Their storage is asked, and not the NAS.
+fn outputs(
+    reading: &Reading,
+    sources: Sources,
+    (volumes, in_ceph): (Vec<Wanted>, Vec<Option<Arc<Image>>>),
+    keep_old: bool,
+) -> Result<Begun> {
+    let held = reading.clone();
+    of_the_host(STEP, OPEN, move || {
+        let (_held, Sources { points, disks: readable }) = (held, sources);
+        refuse_same(&volumes)?;
+        let on_this_host = volumes.iter().filter(|wanted| wanted.rbd.is_none());
+        record::finish_left(on_this_host.map(|wanted| Path::new(&wanted.path)))?;
+        let (mut opened, mut disks, mut indexes) = (Vec::new(), Vec::new(), Vec::new());
+        for ((wanted, image), mut readable) in volumes.into_iter().zip(in_ceph).zip(readable) {
+            let (file, verify) = (readable.file.clone(), readable.verify());
+            indexes.push(readable.indexes.take());
+            let (output, disk) = open(&points, &wanted, image, readable)?;
+            let kept = if keep_old { output.name_to_keep()? } else { None };
+            opened.push(Opened { file, path: wanted.path, verify, output, kept });
+            disks.push(disk);
+        }
+        let needs = room::needs(&opened.iter().map(|opened| &opened.output).zip(&disks).collect::<Vec<_>>())?;
+        Ok(Begun { opened, disks, space: Space { needs, indexes } })
+    })
+}
+
+/// What tells whether there is room.
+struct Space {
+    needs: Vec<Needs>,
+    indexes: Vec<Option<Indexes>>,
+}
+
+impl Space {
+    /// Is there room for all disks? `NO_SPACE` if surely not. It takes what each is to have from the start.
+    fn take(self, copy: &Arc<Copy>, reading: &Reading) -> Result<()> {
+        let Space { needs, indexes } = self;
+        let ours = copy.clone();
+        // only the fingerprints tell, and these are the NAS's
+        if room::may_be_short(&needs) {
+            let (held, ours) = (reading.clone(), copy.clone());
+            bounded(room::STEP, LIMIT, move || {
+                let base = |place: usize| {
+                    let indexes: Option<&Indexes> = indexes[place].as_ref();
+                    indexes.map(|indexes| indexes.base(held.session.root())).transpose()
+                };
+                room::check(&needs, &ours.disks, base)
+            })?;
+        }
+        of_the_host("take the room", LIMIT, move || ours.disks.iter().try_for_each(Disk::reserve))
     }
-    let outputs: Vec<_> = opened.iter().map(|opened| &opened.output).zip(&disks).collect();
-    room::check(&outputs, |place| indexed[place].as_ref().map(|indexed| indexed.base(root)).transpose())?;
-    disks.iter().try_for_each(Disk::reserve)?;
-    Ok((opened, disks))
 }
 
 /// Leaves the source its fingerprints if the data are to be compared with them.
@@ -272,37 +323,60 @@ fn refuse_same(volumes: &[Wanted]) -> Result<()> {
     Ok(())
 }
 
-/// Opens the output and the fingerprints.
-fn open(
-    (root, instance): (&Folder, &Folder),
-    wanted: &Wanted,
-    image: Option<Arc<Image>>,
-    source: Source,
-    indexes: Option<&Indexes>,
-) -> Result<(Output, Disk)> {
-    let Source { volume, chain, .. } = source;
-    let mut names = vec![wanted.path.clone()];
-    names.extend(chain.iter().map(|link| link.path.to_string()));
-    let disk = size_of(&chain)?;
-    let size = wanted.size.unwrap_or(disk);
-    if size < disk {
-        let cause = format!("output.size: the disk has {disk} bytes, its output is to have {size}");
+/// A disk of the point, open for reading.
+struct Readable {
+    volume: String,
+    /// The image's file name.
+    file: String,
+    /// Paths of the images, the newest first.
+    names: Vec<String>,
+    pieces: Pieces,
+    images: Images,
+    indexes: Option<Indexes>,
+    base: Option<Base<File>>,
+}
+
+impl Readable {
+    fn open(root: &Folder, source: Source) -> Result<Readable> {
+        let indexes = Indexes::of(&source)?;
+        let Source { volume, chain, .. } = source;
+        let base = indexes.as_ref().map(|indexes| indexes.base(root)).transpose();
+        let base = base.map_err(|error| error.on_disk(&volume))?;
+        let file = chain.first().map_or("", |link| link.path.name()).to_owned();
+        let names: Vec<_> = chain.iter().map(|link| link.path.to_string()).collect();
+        let opened = Pieces::open(chain.into_iter().map(|link| link.file).collect());
+        let (pieces, images) = opened.map_err(|Failure { image, error }| {
+            let image = image.checked_sub(1).and_then(|image| names.get(image));
+            error.at("open the chain", image.map_or("", String::as_str)).on_disk(&volume)
+        })?;
+        Ok(Readable { volume, file, names, pieces, images, indexes, base })
+    }
+
+    fn verify(&self) -> Verify {
+        if self.base.is_some() { Verify::Data } else { Verify::Chain }
+    }
+}
+
+/// Opens the output of a disk.
+fn open(points: &Points, wanted: &Wanted, image: Option<Arc<Image>>, readable: Readable) -> Result<(Output, Disk)> {
+    let Readable { volume, names, pieces, images, base, .. } = readable;
+    let size = wanted.size.unwrap_or(pieces.size());
+    if size < pieces.size() {
+        let cause = format!("output.size: the disk has {} bytes, its output is to have {size}", pieces.size());
         return Err(Error::new(Code::InvalidArgument, STEP, cause).on_disk(&volume));
     }
-    let base = indexes.map(|indexes| indexes.base(root)).transpose().map_err(|error| error.on_disk(&volume))?;
     let raw = wanted.format == OutputFormat::Raw;
     let output = match image {
         Some(image) => Output::of_image(&wanted.path, image, size),
-        None => Output::open(&wanted.path, raw, size, root, instance),
+        None => Output::open(&wanted.path, raw, size, points),
     };
     let output = output.map_err(|error| error.on_disk(&volume))?;
     let old = if base.is_some() { old(&output, raw) } else { Vec::new() };
-    let images = chain.into_iter().map(|link| link.file).collect();
     let (target, device) = (output.target()?, output.is_in_place());
     let disk = Disk::begin(Parts {
         volume,
-        names,
-        images,
+        names: [vec![wanted.path.clone()], names].concat(),
+        source: (pieces, images),
         base,
         target,
         format: wanted.format,
@@ -366,7 +440,7 @@ mod tests {
         let open = |name: &str| {
             let path = pool.path().join(name).display().to_string();
             std::fs::write(&path, "as it was").unwrap();
-            let output = Output::open(&path, true, 512, &root, &root).unwrap();
+            let output = Output::open(&path, true, 512, &Points::of(&root, &root).unwrap()).unwrap();
             let kept = output.name_to_keep().unwrap();
             Opened { file: name.into(), path, verify: Verify::Data, output, kept }
         };

@@ -70,21 +70,14 @@ const HELD_TRIES: u32 = 10;
 const HELD_PAUSE: Duration = Duration::from_millis(20);
 
 impl Output {
-    /// Opens the absolute host path `path` for a disk of `size` bytes. `root` and `instance` are the repository's, whose
-    /// points it may not lie in.
-    pub(in crate::operation) fn open(
-        path: &str,
-        raw: bool,
-        size: u64,
-        root: &Folder,
-        instance: &Folder,
-    ) -> Result<Output> {
+    /// Opens the absolute host path `path` for a disk of `size` bytes, which lies where no restore points are.
+    pub(in crate::operation) fn open(path: &str, raw: bool, size: u64, points: &Points) -> Result<Output> {
         let (path, old) = resolve(Path::new(path))?;
         match old {
             Some(old) if old.file_type().is_block_device() => Ok(Output::Device(open_device(&path, raw, size)?)),
             Some(old) if !old.is_file() => Err(refused(&path, "is neither a file nor a block device")),
             old => {
-                refuse_points(&path, root, instance)?;
+                points.refuse(&path)?;
                 Ok(Output::File(NewFile::make(&path, old)?))
             }
         }
@@ -222,21 +215,33 @@ pub(in crate::operation) fn resolve(path: &Path) -> Result<(PathBuf, Option<Meta
     }
 }
 
-/// Restore points lie two folders deep; nothing else is put there, nor anywhere below this instance's folder.
-fn refuse_points(path: &Path, root: &Folder, instance: &Folder) -> Result<()> {
-    let id = |folder: &Folder| {
-        let stat = rustix::fs::fstat(folder).map_err(|e| Error::io(STEP, &folder.path, e))?;
-        Ok((stat.st_dev, stat.st_ino))
-    };
-    let (root, instance) = (id(root)?, id(instance)?);
-    for (depth, folder) in path.ancestors().skip(1).enumerate() {
-        let metadata = fs::metadata(folder).map_err(|e| Error::io(STEP, folder, e))?;
-        let this = (metadata.dev(), metadata.ino());
-        if this == instance || this == root && depth > 1 {
-            return Err(refused(path, "lies where the repository's restore points are"));
-        }
+/// Where a repository's restore points are, by the numbers of its folders: whoever compares them asks the repository nothing.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::operation) struct Points {
+    root: (u64, u64),
+    instance: (u64, u64),
+}
+
+impl Points {
+    pub(in crate::operation) fn of(root: &Folder, instance: &Folder) -> Result<Points> {
+        let id = |folder: &Folder| {
+            let stat = rustix::fs::fstat(folder).map_err(|e| Error::io(STEP, &folder.path, e))?;
+            Ok((stat.st_dev, stat.st_ino))
+        };
+        Ok(Points { root: id(root)?, instance: id(instance)? })
     }
-    Ok(())
+
+    /// Restore points lie two folders deep; nothing else is put there, nor anywhere below the instance's folder.
+    fn refuse(&self, path: &Path) -> Result<()> {
+        for (depth, folder) in path.ancestors().skip(1).enumerate() {
+            let metadata = fs::metadata(folder).map_err(|e| Error::io(STEP, folder, e))?;
+            let this = (metadata.dev(), metadata.ino());
+            if this == self.instance || this == self.root && depth > 1 {
+                return Err(refused(path, "lies where the repository's restore points are"));
+            }
+        }
+        Ok(())
+    }
 }
 
 fn open_device(path: &Path, raw: bool, size: u64) -> Result<InUse> {
@@ -632,8 +637,9 @@ mod tests {
             lchown(at(link), Some(65534), Some(65534)).unwrap();
         }
         let folder = Folder::open_root(dir.path()).unwrap();
+        let points = Points::of(&folder, &folder).unwrap();
         for path in paths {
-            let error = Output::open(path.to_str().unwrap(), true, 4, &folder, &folder).unwrap_err();
+            let error = Output::open(path.to_str().unwrap(), true, 4, &points).unwrap_err();
             assert!(error.code == Code::InvalidArgument && error.cause.contains("root has not made"), "{error}");
             assert_eq!(fs::read(at("host/victim")).unwrap(), TEXT.as_bytes());
         }

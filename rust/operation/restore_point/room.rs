@@ -9,35 +9,49 @@ use super::request::Preallocation;
 use crate::error::{Code, Error, Result};
 use crate::point::fingerprints::Base;
 
-const STEP: &str = "look at the free space";
+pub(super) const STEP: &str = "look at the free space";
 
 /// One file that is to be made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Needs {
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Needs {
+    /// Which disk's it is.
+    place: usize,
     /// The number of its file system.
     file_system: u64,
     /// Bytes that are free there.
     free: u64,
     /// Bytes that it takes at most.
     most: u64,
+    /// The folder, for messages.
+    path: String,
 }
 
-/// `NO_SPACE` when the files of one file system surely take more than it has free.
-pub(super) fn check(outputs: &[(&Output, &Disk)], base: impl Fn(usize) -> Result<Option<Base<File>>>) -> Result<()> {
+/// What is to be made, and what is free for it.
+pub(super) fn needs(outputs: &[(&Output, &Disk)]) -> Result<Vec<Needs>> {
     let mut files = Vec::new();
     for (place, (output, disk)) in outputs.iter().enumerate() {
         let Some((folder, _)) = output.name() else { continue };
         // where it is not told how much is free it shows when it is written to
         let Some(room) = folder.room()? else { continue };
         let stat = rustix::fs::fstat(folder).map_err(|e| Error::io(STEP, &folder.path, e))?;
-        let needs = Needs { file_system: stat.st_dev, free: room.available, most: disk.size };
-        files.push((needs, (place, *disk), folder.path.display().to_string()));
+        let path = folder.path.display().to_string();
+        files.push(Needs { place, file_system: stat.st_dev, free: room.available, most: disk.size, path });
     }
-    let short = short(&files.iter().map(|(needs, ..)| *needs).collect::<Vec<_>>());
-    for file_system in short {
-        let here = || files.iter().filter(|(needs, ..)| needs.file_system == file_system);
-        let needed = here().map(|(_, (place, disk), _)| least(disk, || base(*place))).sum::<Result<u64>>()?;
-        if let Some((Needs { free, .. }, _, path)) = here().next().filter(|(needs, ..)| needed > needs.free) {
+    Ok(files)
+}
+
+/// May they have too little room? Only then it is worth while to look closely.
+pub(super) fn may_be_short(files: &[Needs]) -> bool {
+    !short(files).is_empty()
+}
+
+/// `NO_SPACE` when the files of one file system surely take more than it has free.
+pub(super) fn check(files: &[Needs], disks: &[Disk], base: impl Fn(usize) -> Result<Option<Base<File>>>) -> Result<()> {
+    for file_system in short(files) {
+        let here = || files.iter().filter(|needs| needs.file_system == file_system);
+        let least = |needs: &Needs| least(&disks[needs.place], || base(needs.place));
+        let needed = here().map(least).sum::<Result<u64>>()?;
+        if let Some(Needs { free, path, .. }) = here().next().filter(|needs| needed > needs.free) {
             let cause = format!("the disks take {needed} bytes, and '{path}' has {free} free");
             return Err(Error::new(Code::NoSpace, STEP, cause));
         }
@@ -45,10 +59,10 @@ pub(super) fn check(outputs: &[(&Output, &Disk)], base: impl Fn(usize) -> Result
     Ok(())
 }
 
-/// The file systems that may have too little room for all of theirs: only for these it is worth while to look closely.
+/// The file systems that may have too little room for all of theirs.
 fn short(files: &[Needs]) -> Vec<u64> {
     let mut sums: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
-    for Needs { file_system, free, most } in files {
+    for Needs { file_system, free, most, .. } in files {
         let (sum, least) = sums.entry(*file_system).or_insert((0, *free));
         (*sum, *least) = (sum.saturating_add(*most), (*least).min(*free));
     }
@@ -69,7 +83,7 @@ mod tests {
 
     #[test]
     fn the_files_of_one_file_system_are_counted_together() {
-        let needs = |file_system, free, most| Needs { file_system, free, most };
+        let needs = |file_system, free, most| Needs { place: 0, file_system, free, most, path: String::new() };
         for (files, expected) in [
             (&[needs(1, 10, 10)][..], &[][..]),
             (&[needs(1, 10, 11)], &[1]),
