@@ -83,6 +83,7 @@ soak-images: prerequisites
 bench: prerequisites
 	@bench/install
 	cargo build --release
+	cargo bench --bench restore --no-run
 	$(MVN) -Pbench package -DskipTests -pl java/bench -am
 	tests/lab/run bench/run $(CARGO_TARGET_DIR)/bench $(SCRIPT)
 

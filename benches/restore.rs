@@ -1,12 +1,15 @@
-//! `restorePoint` against `qemu-img convert`: a full onto another file system, both durable; a NAS that answers after 5 ms; and
-//! volumes that differ in 1, 10 and 50 % from what they were. MiB in `NASBACKUP_BENCH_MIB`, 3072 unless given.
+//! `restorePoint` against `qemu-img convert`: a full onto another file system, both durable; volumes that differ in 1, 10 and
+//! 50 % from what they were; a NAS that answers after 5 ms. `NASBACKUP_BENCH_MIB`: size of the disk, 3072 unless given;
+//! `BENCH_RUNS`: how often, once unless given.
 
 use std::error::Error;
 use std::fs::{self, File};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use nasbackup::engine::Engine;
 use nasbackup::operation::call;
 use nasbackup::point::fingerprints::{Fingerprints, file_name, index_image};
@@ -33,13 +36,48 @@ ssize_t pread64(int f, void *b, size_t n, off64_t o) {
 ssize_t pread(int f, void *b, size_t n, off_t o) { return pread64(f, b, n, o); }
 "#;
 
+/// What was measured, a JSON line each, as `bench/report.py` reads them: printed, and written to the file that
+/// `NASBACKUP_BENCH_SAMPLES` names.
+struct Samples(Option<File>);
+
+impl Samples {
+    fn begin() -> Outcome<Samples> {
+        let file = std::env::var("NASBACKUP_BENCH_SAMPLES").ok().map(File::create).transpose()?;
+        let load: f64 = fs::read_to_string("/proc/loadavg")?.split(' ').next().unwrap_or("").parse()?;
+        let mut samples = Samples(file);
+        samples.add(json!({"section": "machine", "load": load, "when": Timestamp::now().to_string()}))?;
+        Ok(samples)
+    }
+
+    fn add(&mut self, sample: Value) -> Outcome {
+        println!("{sample}");
+        if let Some(file) = &mut self.0 {
+            writeln!(file, "{sample}")?;
+        }
+        Ok(())
+    }
+
+    fn took(&mut self, run: u64, what: &str, who: &str, (seconds, read): (f64, u64)) -> Outcome {
+        self.add(json!({"section": "restore", "what": what, "who": who, "run": run, "seconds": seconds, "read": read}))
+    }
+}
+
+/// One repository, and another file system for what is restored.
+struct Bench {
+    work: PathBuf,
+    nas: PathBuf,
+    out: PathBuf,
+    size: u64,
+    samples: Samples,
+}
+
 fn main() -> Outcome {
     const INSIDE: &str = "NASBACKUP_BENCH_INSIDE";
     if std::env::var(INSIDE).is_err() {
         let status = Command::new("unshare").arg("-m").arg(std::env::current_exe()?).env(INSIDE, "1").status()?;
         return if status.success() { Ok(()) } else { Err("the benchmark failed".into()) };
     }
-    let size = std::env::var("NASBACKUP_BENCH_MIB").map_or(Ok(3072), |mib| mib.parse::<u64>())? * MIB;
+    let (size, runs) = (number("NASBACKUP_BENCH_MIB", 3072)? * MIB, number("BENCH_RUNS", 1)?);
     let work = tempfile::tempdir()?;
     let [nas, out] = ["nas", "out"].map(|name| work.path().join(name));
     for at in [&nas, &out] {
@@ -48,75 +86,97 @@ fn main() -> Outcome {
         shell(&format!("mkfs.ext4 -q {0}; mkdir {1}; mount -o loop {0} {1}", image.display(), at.display()))?;
     }
     make(&nas, size)?;
-    println!("{:<34} {:>9} {:>9} {:>7} {:>10}", "", "qemu-img", "ours", "ratio", "read");
-    let image = nas.join("i-1/T1").join(IMAGE);
-    for format in ["raw", "qcow2"] {
-        let convert = |then: &str| {
-            shell(&format!(
-                "cd {}; qemu-img convert -W -m 16 -f qcow2 -O {format} {} theirs{then}",
-                out.display(),
-                image.display()
-            ))
-        };
-        let cached = timed(|| convert(""))?;
-        let theirs = timed(|| convert("; sync theirs"))?;
-        for verify in ["chain", "data"] {
-            let (ours, read) = restore(&nas, &out, format, verify)?;
-            tell(&format!("{format}, verify {verify}"), Some(theirs), ours, read);
-            shell(&format!("rm {}", out.join("ours").display()))?;
+    let mut bench = Bench { work: work.path().into(), nas, out, size, samples: Samples::begin()? };
+    for run in 0..runs {
+        for format in ["raw", "qcow2"] {
+            bench.full(run, format)?;
         }
-        println!("{:<34} {cached:>7.2} s, in the page cache only", format!("{format}, qemu-img"));
-        shell(&format!("rm {}", out.join("theirs").display()))?;
+        bench.differential(run)?;
+        bench.far(run)?;
     }
-    differential(&nas, &out, size)?;
-    slow(work.path(), &nas, &out)?;
-    shell(&format!("umount {} {}", nas.display(), out.display()))?;
-    Ok(())
+    shell(&format!("umount {} {}", bench.nas.display(), bench.out.display()))
 }
 
-fn differential(nas: &Path, out: &Path, size: u64) -> Outcome {
-    restore(nas, out, "raw", "data")?;
-    for percent in [1, 10, 50] {
-        let volume = File::options().write(true).open(out.join("ours"))?;
-        for at in (0..size).step_by(CLUSTER as usize).filter(|at| at / CLUSTER * 37 % 100 < percent) {
-            std::os::unix::fs::FileExt::write_all_at(&volume, &[percent as u8; CLUSTER as usize], at)?;
+fn number(variable: &str, default: u64) -> Outcome<u64> {
+    Ok(std::env::var(variable).map_or(Ok(default), |text| text.parse())?)
+}
+
+impl Bench {
+    /// All of it to another file system: each the first in every other run.
+    fn full(&mut self, run: u64, format: &str) -> Outcome {
+        let what = format!("full to {format}");
+        for turn in [run, run + 1] {
+            if turn.is_multiple_of(2) {
+                let seconds = self.convert(format, "")?;
+                self.samples.took(run, &what, "qemu-img, in the page cache only", (seconds, 0))?;
+                let seconds = self.convert(format, "; sync theirs")?;
+                self.samples.took(run, &what, "qemu-img", (seconds, 0))?;
+            } else {
+                for (verify, who) in [("chain", "unverified"), ("data", "restorePoint")] {
+                    let took = restore(&self.nas, &self.out, format, verify)?;
+                    fs::remove_file(self.out.join("ours"))?;
+                    self.samples.took(run, &what, who, took)?;
+                }
+            }
         }
-        volume.sync_all()?;
-        let (ours, read) = restore(nas, out, "raw", "data")?;
-        tell(&format!("raw, {percent} % differ"), None, ours, read);
+        Ok(())
     }
-    Ok(fs::remove_file(out.join("ours"))?)
-}
 
-fn slow(work: &Path, nas: &Path, out: &Path) -> Outcome {
-    let (source, delay, at) = (work.join("delay.c"), work.join("delay.so"), work.join("slow"));
-    fs::write(&source, DELAY)?;
-    shell(&format!("cc -shared -fPIC -O2 -o {} {} -ldl; mkdir {}", delay.display(), source.display(), at.display()))?;
-    let mut view: Child = Command::new("bindfs")
-        .args(["-f", "--multithreaded", "-o", "ro"])
-        .args([nas, &at])
-        .env("LD_PRELOAD", &delay)
-        .spawn()?;
-    while !at.join("i-1").exists() {
-        std::thread::sleep(Duration::from_millis(50));
+    fn convert(&self, format: &str, then: &str) -> Outcome<f64> {
+        let (out, image) = (self.out.display(), self.nas.join("i-1/T1").join(IMAGE));
+        let convert = format!("qemu-img convert -W -m 16 -f qcow2 -O {format} {} theirs", image.display());
+        let seconds = timed(|| shell(&format!("cd {out}; {convert}{then}")))?;
+        fs::remove_file(self.out.join("theirs"))?;
+        Ok(seconds)
     }
-    let read = timed(|| {
-        shell(&format!("dd if={} of=/dev/null bs=1M count=256 2>/dev/null", at.join("i-1/T1").join(IMAGE).display()))
-    })?;
-    let all = read * fs::metadata(nas.join("i-1/T1").join(IMAGE))?.len() as f64 / (256 * MIB) as f64;
-    let (ours, bytes) = restore(&at, out, "raw", "data")?;
-    tell("raw, 5 ms away (by one reader)", Some(all), ours, bytes);
-    shell(&format!("umount {}", at.display()))?;
-    view.wait()?;
-    Ok(())
+
+    /// Onto a volume of which so many hundredths differ.
+    fn differential(&mut self, run: u64) -> Outcome {
+        restore(&self.nas, &self.out, "raw", "data")?;
+        for percent in [1, 10, 50] {
+            let volume = File::options().write(true).open(self.out.join("ours"))?;
+            for at in (0..self.size).step_by(CLUSTER as usize).filter(|at| at / CLUSTER * 37 % 100 < percent) {
+                std::os::unix::fs::FileExt::write_all_at(&volume, &[percent as u8; CLUSTER as usize], at)?;
+            }
+            volume.sync_all()?;
+            let took = restore(&self.nas, &self.out, "raw", "data")?;
+            self.samples.took(run, &format!("{percent} % differ"), "restorePoint", took)?;
+        }
+        Ok(fs::remove_file(self.out.join("ours"))?)
+    }
+
+    /// From a NAS that answers after 5 ms; one reader's time is that of a part of it, multiplied.
+    fn far(&mut self, run: u64) -> Outcome {
+        const PART: u64 = 128 * MIB;
+        let (source, delay) = (self.work.join("delay.c"), self.work.join("delay.so"));
+        let at = self.work.join("far");
+        fs::write(&source, DELAY)?;
+        fs::create_dir_all(&at)?;
+        shell(&format!("cc -shared -fPIC -O2 -o {} {} -ldl", delay.display(), source.display()))?;
+        let mut view: Child = Command::new("bindfs")
+            .args(["-f", "--multithreaded", "-o", "ro"])
+            .args([&self.nas, &at])
+            .env("LD_PRELOAD", &delay)
+            .spawn()?;
+        while !at.join("i-1").exists() {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        let image = at.join("i-1/T1").join(IMAGE);
+        let blocks = PART / MIB;
+        let read =
+            timed(|| shell(&format!("dd if={} of=/dev/null bs=1M count={blocks} 2>/dev/null", image.display())))?;
+        let all = fs::metadata(&image)?.len() as f64 / PART as f64;
+        self.samples.took(run, "5 ms away", "one reader", (read * all, 0))?;
+        let took = restore(&at, &self.out, "raw", "data")?;
+        fs::remove_file(self.out.join("ours"))?;
+        self.samples.took(run, "5 ms away", "restorePoint", took)?;
+        shell(&format!("umount {}", at.display()))?;
+        view.wait()?;
+        Ok(())
+    }
 }
 
-fn tell(what: &str, theirs: Option<f64>, ours: f64, read: u64) {
-    let theirs_told = theirs.map_or("-".into(), |theirs| format!("{theirs:.2} s"));
-    let ratio = theirs.map_or("-".into(), |theirs| format!("{:.1}x", theirs / ours));
-    println!("{what:<34} {theirs_told:>9} {:>9} {ratio:>7} {:>6} MiB", format!("{ours:.2} s"), read / MIB);
-}
-
+/// Seconds, with nothing in the page cache before.
 fn timed<T>(work: impl FnOnce() -> Outcome<T>) -> Outcome<f64> {
     shell("sync; echo 3 > /proc/sys/vm/drop_caches")?;
     let begun = Instant::now();
@@ -124,6 +184,7 @@ fn timed<T>(work: impl FnOnce() -> Outcome<T>) -> Outcome<f64> {
     Ok(begun.elapsed().as_secs_f64())
 }
 
+/// Seconds, and bytes that were read from the repository.
 fn restore(nas: &Path, out: &Path, format: &str, verify: &str) -> Outcome<(f64, u64)> {
     let request = json!({
         "repository": {"type": "dir", "address": nas},
