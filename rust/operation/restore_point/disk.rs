@@ -124,6 +124,19 @@ pub(super) struct Work {
     states: Option<Vec<State>>,
 }
 
+/// Where a cluster is, on its way to the target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cluster {
+    /// On the NAS alone.
+    Wanted,
+    /// In the buffer, and right.
+    Buffered,
+    /// To be made zero.
+    Zero,
+    /// In the target.
+    Placed,
+}
+
 /// What a disk is made of.
 #[derive(Debug)]
 pub(super) struct Parts {
@@ -361,95 +374,91 @@ impl Disk {
         go_on: impl Fn() -> Result<()>,
     ) -> Result<()> {
         room.buffer.resize(usize::try_from(work.piece.length).unwrap_or(0));
-        let kept = self.keep(work, states, room)?;
-        for (start, end) in runs(&kept, |kept| !kept) {
-            let range = start as u64 * CLUSTER..(end as u64 * CLUSTER).min(work.piece.length);
+        let mut clusters = self.keep(work, states, room)?;
+        for (start, end) in runs(&clusters, |cluster| *cluster == Cluster::Wanted) {
+            let range = bytes_of(work, start, end);
             let bytes = data_in(&work.piece.parts, &range);
             limiter.wait(bytes, &go_on)?;
             let buffer = &mut room.buffer[bounds(&range)];
             let read = self.images.read(&work.piece, range.clone(), buffer, &mut room.inflated);
             read.map_err(|failure| self.explain(failure))?;
             self.done.read.fetch_add(bytes, Relaxed);
-            self.write_checked(work, &states[start..end], range, room)?;
-        }
-        Ok(())
-    }
-
-    /// Writes what was read, if each cluster is what it has to be.
-    fn write_checked(&self, work: &Work, states: &[State], range: Range<u64>, room: &mut Room) -> Result<()> {
-        let contents: Vec<_> = room.buffer[bounds(&range)].chunks(CLUSTER as usize).map(Content::of).collect();
-        for (i, (state, content)) in states.iter().zip(&contents).enumerate() {
-            if *state != State::Unknown && !state.is(*content) {
-                let within = range.start + i as u64 * CLUSTER;
-                return Err(self.differs(work.piece.at + within, image_at(&work.piece.parts, within)));
+            for (i, content) in (start..).zip(buffer.chunks(CLUSTER as usize).map(Content::of)) {
+                clusters[i] = self.check_read(work, i, states[i], content)?;
             }
         }
-        let part = |(start, end): (usize, usize)| {
-            range.start + start as u64 * CLUSTER..(range.start + end as u64 * CLUSTER).min(range.end)
-        };
-        for run in runs(&contents, |content| *content != Content::Zero).into_iter().map(part) {
+        for (start, end) in runs(&clusters, |cluster| *cluster == Cluster::Buffered) {
+            let run = bytes_of(work, start, end);
             self.write(&room.buffer[bounds(&run)], work.to + run.start, &room.gate)?;
         }
-        for run in runs(&contents, |content| *content == Content::Zero).into_iter().map(part) {
+        for (start, end) in runs(&clusters, |cluster| *cluster == Cluster::Zero) {
+            let run = bytes_of(work, start, end);
             self.zero(work.to + run.start, run.end - run.start, room, || Ok(()))?;
         }
         Ok(())
     }
 
-    /// Which clusters of the target are as they have to be, by what the volume was.
-    fn keep(&self, work: &Work, states: &[State], room: &mut Room) -> Result<Vec<bool>> {
-        let (mut kept, at) = (vec![false; states.len()], work.piece.at);
-        let Some(old) = &mut room.old else { return Ok(kept) };
+    /// What was read as the `i`-th cluster, if it is what it has to be.
+    fn check_read(&self, work: &Work, i: usize, state: State, content: Content) -> Result<Cluster> {
+        if state != State::Unknown && !state.is(content) {
+            let within = i as u64 * CLUSTER;
+            return Err(self.differs(work.piece.at + within, image_at(&work.piece.parts, within)));
+        }
+        Ok(if content == Content::Zero { Cluster::Zero } else { Cluster::Buffered })
+    }
+
+    /// What the volume as it was has of the clusters.
+    fn keep(&self, work: &Work, states: &[State], room: &mut Room) -> Result<Vec<Cluster>> {
+        let (mut clusters, at) = (vec![Cluster::Wanted; states.len()], work.piece.at);
+        let Some(old) = &mut room.old else { return Ok(clusters) };
         let length = old.size().saturating_sub(at).min(work.piece.length) / CLUSTER * CLUSTER;
         let all = 0..length;
         if self.readable(old.read(at, &mut room.buffer[bounds(&all)])).is_none() {
             room.old = None;
-            return Ok(kept);
+            return Ok(clusters);
         }
-        let contents: Vec<_> = room.buffer[bounds(&all)].chunks(CLUSTER as usize).map(Content::of).collect();
-        let is_right = |i: &usize| states[*i].is(contents[*i]);
-        (0..contents.len()).filter(is_right).for_each(|i| kept[i] = true);
-        // a new file reads as zeroes
-        let taken: Vec<_> =
-            kept.iter().zip(&contents).map(|(kept, content)| *kept && *content != Content::Zero).collect();
-        for (start, end) in runs(&taken, |taken| *taken) {
-            let run = start as u64 * CLUSTER..end as u64 * CLUSTER;
-            let Some(file) = self.new_file() else { continue };
-            if !self.bring(file, work, run.clone(), room)? {
-                self.check_shared(file, work, (start, run), states, &mut kept, room)?;
+        let contents = room.buffer[bounds(&all)].chunks(CLUSTER as usize).map(Content::of);
+        for ((cluster, state), content) in clusters.iter_mut().zip(states).zip(contents) {
+            *cluster = match content {
+                content if !state.is(content) => Cluster::Wanted,
+                // a new file reads as zeroes
+                Content::Zero => Cluster::Placed,
+                Content::Hash(_) => Cluster::Buffered,
+            };
+        }
+        for (start, end) in runs(&clusters, |cluster| *cluster == Cluster::Buffered) {
+            match self.new_file() {
+                None => clusters[start..end].fill(Cluster::Placed),
+                Some(file) => self.share(file, work, start, states, &mut clusters[start..end], room)?,
             }
+            let kept = clusters[start..end].iter().filter(|cluster| **cluster != Cluster::Wanted).count() as u64;
+            self.done.kept.fetch_add(kept * CLUSTER, Relaxed);
         }
-        let bytes = kept.iter().zip(&taken).filter(|(kept, taken)| **kept && **taken).count() as u64 * CLUSTER;
-        self.done.kept.fetch_add(bytes, Relaxed);
-        Ok(kept)
+        Ok(clusters)
     }
 
-    /// Brings what was read of the volume as it was into the new file; whether by writing it, and not by sharing its blocks.
-    fn bring(&self, file: &File, work: &Work, run: Range<u64>, room: &mut Room) -> Result<bool> {
-        if !room.refused {
-            room.refused = !share(file, work, run.clone(), room.old.as_mut());
-        }
-        if room.refused {
-            self.write(&room.buffer[bounds(&run)], work.to + run.start, &room.gate)?;
-        }
-        Ok(room.refused)
-    }
-
-    /// Whoever held the volume open may have written to it before its blocks were shared: what is shared counts.
-    fn check_shared(
+    /// Lets the new file share the blocks of a run of the volume as it was, where that can be.
+    fn share(
         &self,
         file: &File,
         work: &Work,
-        (first, run): (usize, Range<u64>),
+        first: usize,
         states: &[State],
-        kept: &mut [bool],
+        clusters: &mut [Cluster],
         room: &mut Room,
     ) -> Result<()> {
+        let run = bytes_of(work, first, first + clusters.len());
+        room.refused = room.refused || !share(file, work, run.clone(), room.old.as_mut());
+        if room.refused {
+            return Ok(());
+        }
+        // whoever held the volume open may have written to it before its blocks were shared: what is shared counts
         let buffer = &mut room.buffer[bounds(&run)];
         let read = std::os::unix::fs::FileExt::read_exact_at(file, buffer, work.to + run.start);
         read.map_err(|e| self.target_failed(e))?;
-        for (i, cluster) in (first..).zip(buffer.chunks(CLUSTER as usize)) {
-            kept[i] = states[i].is(Content::of(cluster));
+        for ((cluster, state), bytes) in clusters.iter_mut().zip(&states[first..]).zip(buffer.chunks(CLUSTER as usize))
+        {
+            *cluster = if state.is(Content::of(bytes)) { Cluster::Placed } else { Cluster::Wanted };
         }
         Ok(())
     }
@@ -665,6 +674,11 @@ fn data_in(parts: &[Part], range: &Range<u64>) -> u64 {
         start = end;
     }
     bytes
+}
+
+/// The bytes of some clusters of a piece.
+fn bytes_of(work: &Work, start: usize, end: usize) -> Range<u64> {
+    start as u64 * CLUSTER..(end as u64 * CLUSTER).min(work.piece.length)
 }
 
 /// The range of a buffer, which is no longer than a piece.
