@@ -196,6 +196,7 @@ impl Images {
             }
             Ok(())
         })?;
+        self.view.check_whole().map_err(|error| failed(&name, error))?;
         send(pieces, Piece::End)
     }
 

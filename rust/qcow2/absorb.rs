@@ -208,6 +208,7 @@ impl<T: Storage> Rebase<T> {
             Phase::Move(mut editor, mut batch) => {
                 let complete = self.move_data(&mut editor, &mut batch, until).and_then(|complete| {
                     if complete {
+                        self.chain.check_whole()?;
                         batch.pieces.sort_unstable_by_key(|piece| piece.guest);
                         editor.commit(&batch.pieces)?;
                     }

@@ -67,6 +67,12 @@ impl Chain {
         Chain { images, left, inflated: None, cluster: Vec::new(), deflated: Vec::new() }
     }
 
+    /// None of the images was cut off since it was opened: to be asked before what was read counts.
+    pub(super) fn check_whole(&self) -> Result<(), Failure> {
+        let check = |(i, image): (usize, &Image<File>)| image.check_whole().map_err(|error| Failure::of(i + 1, error));
+        self.images.iter().enumerate().try_for_each(check)
+    }
+
     /// No image names an L2 table twice.
     pub(super) fn check_tables_are_distinct(&mut self) -> Result<(), Failure> {
         for (i, image) in self.images.iter_mut().enumerate() {

@@ -233,6 +233,20 @@ impl<S: Source> Image<S> {
         self.check_lies_inside("refcount table", tables.refcount_offset, refcount_bytes)
     }
 
+    /// What was read of it is all that it had: somebody may have cut its file off meanwhile, whose end reads as zeroes then.
+    pub(super) fn check_whole(&self) -> Result<(), Error> {
+        let own = (&self.storage, self.length);
+        for (storage, length) in
+            [Some(own), self.data.as_ref().map(|(data, length)| (data, *length))].into_iter().flatten()
+        {
+            let now = if length == OFFSET { length } else { storage.length()? };
+            if now < length {
+                return corrupt(format!("its file of {length} bytes was cut off at {now} while it was read"));
+            }
+        }
+        Ok(())
+    }
+
     /// Is it aligned, not the header, and within the file?
     pub(super) fn check_lies_inside(&self, what: &str, offset: u64, length: u64) -> Result<(), Error> {
         let inside = offset.checked_add(length).is_some_and(|end| end <= self.length);

@@ -87,6 +87,11 @@ impl Pieces {
         Ok((Pieces { chain, size }, Images(images)))
     }
 
+    /// None of the images was cut off since it was opened: to be asked before what was read counts.
+    pub fn check_whole(&self) -> Result<(), Failure> {
+        self.chain.check_whole()
+    }
+
     /// Size that the guest sees, in bytes.
     pub fn size(&self) -> u64 {
         self.size

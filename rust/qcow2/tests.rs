@@ -319,3 +319,58 @@ fn an_overlay_reads_its_backing_and_its_own() {
         assert_eq!(file.metadata().unwrap().len(), 0);
     }
 }
+
+/// QEMU puts the tables first: they are whole, and what they name reads as zeroes.
+#[test]
+fn data_that_were_cut_off_while_an_image_was_read_are_not_taken_for_zeroes() {
+    let dir = tempfile::tempdir().unwrap();
+    let (dir, base, top) = (dir.path(), dir.path().join("base"), dir.path().join("top"));
+    let write = |image: &str| tool("qemu-io", dir, &["-f", "qcow2", "-c", "write -P 7 0 2M", image]);
+    let make = || {
+        qemu_img(dir, &["create", "-q", "-f", "qcow2", "base", "4M"]);
+        write("base");
+        qemu_img(dir, &["create", "-q", "-f", "qcow2", "-b", "base", "-F", "qcow2", "top"]);
+    };
+    let cut = || open(base.clone()).set_len(6 << 16).unwrap();
+    let is_told = |error: Error| assert!(error.to_string().contains("was cut off"), "{error}");
+
+    make();
+    let mut rebase = Rebase::begin(open(top.clone()), vec![open(base.clone())], 1, None).unwrap();
+    while rebase.phase() != "absorb" {
+        rebase.advance().unwrap();
+    }
+    cut();
+    let failure = loop {
+        match rebase.advance() {
+            Ok(progress) => assert!(!progress.finished),
+            Err(failure) => break failure,
+        }
+    };
+    assert_eq!(failure.image, 1);
+    is_told(failure.error);
+    rebase.abandon().unwrap();
+    assert_eq!(inspect(&open(top.clone())).unwrap().backing.map(|backing| backing.file).as_deref(), Some("base"));
+
+    make();
+    let (mut pieces, images) = Pieces::open(vec![open(top.clone()), open(base.clone())]).unwrap();
+    let piece = pieces.next(0, 1 << 20).unwrap();
+    pieces.check_whole().unwrap();
+    cut();
+    let mut buffer = vec![0; 1 << 20];
+    images.read(&piece, 0..1 << 20, &mut buffer, &mut Inflated::default()).unwrap();
+    let failure = pieces.check_whole().unwrap_err();
+    assert_eq!(failure.image, 2);
+    is_told(failure.error);
+
+    make();
+    let layers = || vec![Layer::Qcow2(open(top.clone()), None), Layer::Qcow2(open(base.clone()), None)];
+    let view = View::open(layers()).unwrap();
+    view.check_whole().unwrap();
+    let in_use = View::open_in_use(layers()).unwrap();
+    let raw = View::open(vec![Layer::Raw(open(base.clone()))]).unwrap();
+    cut();
+    is_told(view.check_whole().unwrap_err());
+    is_told(raw.check_whole().unwrap_err());
+    // of one that a guest writes to nobody knows how long it is
+    in_use.check_whole().unwrap();
+}

@@ -5,13 +5,13 @@ use std::ops::Range;
 
 use rustix::fs::SeekFrom;
 
-use super::Error;
 use super::absorb::Failure;
 use super::chain::Chain;
 use super::create::CLUSTER;
 use super::holes;
 use super::image::What;
 use super::storage::{Source, read_padded};
+use super::{Error, corrupt};
 
 /// Data that lie apart are joined up to so many bytes.
 const JOINED: u64 = 1 << 20;
@@ -67,6 +67,15 @@ impl View {
         let length = raw.as_ref().map_or(0, |raw| raw.length.next_multiple_of(SECTOR));
         let size = images.images.first().map_or(length, |image| image.virtual_size());
         Ok(View { images, raw, size })
+    }
+
+    /// None of its files was cut off since it was opened: to be asked before what was read counts.
+    pub fn check_whole(&self) -> Result<(), Error> {
+        self.images.check_whole().map_err(of_failure)?;
+        match &self.raw {
+            Some(raw) if raw.file.length()? < raw.length => corrupt("a raw image was cut off while it was read"),
+            _ => Ok(()),
+        }
     }
 
     /// Size that the guest sees, in bytes.

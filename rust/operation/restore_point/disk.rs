@@ -579,6 +579,7 @@ impl Disk {
             let failed = |e| fingerprints::failed("read the fingerprints", &self.names[1], e).on_disk(&self.volume);
             base.finish().map_err(failed)?;
         }
+        plan.pieces.check_whole().map_err(|failure| self.explain(failure))?;
         // from here on it is the outputs' storage that has to answer
         let _inside = gate.enter("sync")?;
         let end = plan.pieces.size().next_multiple_of(CLUSTER).min(self.size);
