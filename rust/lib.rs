@@ -30,3 +30,6 @@ mod speed;
 mod steps;
 pub mod sys;
 mod user;
+
+#[cfg(feature = "test-hooks")]
+pub use steps::hurry;

@@ -247,6 +247,7 @@ fn bounded_and_counted<T: Send + 'static>(
     limit: Duration,
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
+    let limit = steps::within(step, limit);
     let ours = begin(kind, step, work, || ())?;
     let result = ours.wait(limit);
     ours.give_up();

@@ -13,6 +13,9 @@ mod journal;
 mod mutation;
 mod operations;
 mod restore;
+mod restore_faults;
 mod restore_kills;
+#[path = "../support/mod.rs"]
+mod support;
 mod verify;
 mod verify_chain;

@@ -172,6 +172,11 @@ impl Nas {
         self.signal("-CONT");
     }
 
+    /// It is gone, and what is open on it answers by errors.
+    pub fn die(&self) {
+        self.signal("-KILL");
+    }
+
     fn signal(&self, signal: &str) {
         let view = self.view.as_ref().expect("only a view through FUSE can hang");
         run("kill", [signal, &view.id().to_string()]);

@@ -21,6 +21,11 @@ pub struct Refusal {
     pub errnos: Vec<i32>,
 }
 
+/// In place of an error number: the call goes on as it is.
+pub const GO_ON: i32 = -1;
+/// It is not answered before `refusing` ends, and neither is any that comes after it; then they go on.
+pub const HANG: i32 = -2;
+
 /// linux/seccomp.h: SECCOMP_IOCTL_NOTIF_RECV and SECCOMP_IOCTL_NOTIF_SEND.
 const NOTIF_RECV: u64 = 0xc050_2100;
 const NOTIF_SEND: u64 = 0xc018_2101;
@@ -51,6 +56,7 @@ const CALLS: &[Call] = &[
     ("fdatasync", libc::SYS_fdatasync, About::Fd(0), |_, path| !path.is_dir()),
     ("FICLONERANGE", libc::SYS_ioctl, About::Fd(0), |args, _| args[1] == libc::FICLONERANGE),
     ("copy_file_range", libc::SYS_copy_file_range, About::Fd(2), any),
+    ("copy_file_range from", libc::SYS_copy_file_range, About::Fd(0), any),
     ("SEEK_DATA", libc::SYS_lseek, About::Fd(0), |args, _| args[2] == libc::SEEK_DATA as u64),
     ("SEEK_HOLE", libc::SYS_lseek, About::Fd(0), |args, _| args[2] == libc::SEEK_HOLE as u64),
     ("fallocate", libc::SYS_fallocate, About::Fd(0), any),
@@ -96,6 +102,8 @@ struct State {
     refusals: Vec<Refusal>,
     /// How often each of these was met.
     met: BTreeMap<&'static str, usize>,
+    /// Calls that were not answered.
+    hung: Vec<u64>,
 }
 
 /// Runs `work` while everything below `root` meets these refusals; how often each of them was met, too.
@@ -105,7 +113,8 @@ pub fn refusing<T: Send>(
     work: impl FnOnce() -> T + Send,
 ) -> (T, BTreeMap<&'static str, usize>) {
     let root = root.canonicalize().unwrap();
-    let state = Arc::new(Mutex::new(State { root, refusals: refusals.to_vec(), met: BTreeMap::new() }));
+    let state =
+        Arc::new(Mutex::new(State { root, refusals: refusals.to_vec(), met: BTreeMap::new(), hung: Vec::new() }));
     let (told, heard) = mpsc::channel::<OwnedFd>();
     let answering = state.clone();
     // it ends with the last thread that has the filter, which may be one that is left behind
@@ -159,10 +168,17 @@ fn install(refusals: &[Refusal]) -> OwnedFd {
 fn answer(listener: &OwnedFd, state: &Mutex<State>) {
     let fd = listener.as_raw_fd();
     loop {
+        let (over, hung) = {
+            let state = state.lock().unwrap();
+            (state.refusals.is_empty(), !state.hung.is_empty())
+        };
+        if over {
+            state.lock().unwrap().hung.drain(..).for_each(|id| respond(fd, id, GO_ON));
+        }
         let mut poll = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
         // SAFETY: each call gets one plain C struct that outlives it, zeroed as the kernel demands.
-        unsafe {
-            libc::poll(&mut poll, 1, -1);
+        let asked = unsafe {
+            libc::poll(&mut poll, 1, if hung { 20 } else { -1 });
             if poll.revents & libc::POLLIN == 0 {
                 if poll.revents & libc::POLLHUP != 0 {
                     return;
@@ -174,20 +190,31 @@ fn answer(listener: &OwnedFd, state: &Mutex<State>) {
                 // whoever asked is gone
                 continue;
             }
-            let mut response: libc::seccomp_notif_resp = std::mem::zeroed();
-            response.id = asked.id;
-            match decide(&asked, state) {
-                Some(0) => {}
-                Some(errno) => response.error = -errno,
-                None => response.flags = libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32,
-            }
-            libc::ioctl(fd, NOTIF_SEND, &mut response);
+            asked
+        };
+        match decide(&asked, state) {
+            HANG => state.lock().unwrap().hung.push(asked.id),
+            errno => respond(fd, asked.id, errno),
         }
     }
 }
 
-/// The error number that the call gets; none for one that goes on as it is.
-fn decide(asked: &libc::seccomp_notif, state: &Mutex<State>) -> Option<i32> {
+fn respond(listener: i32, id: u64, errno: i32) {
+    // SAFETY: the call gets one plain C struct that outlives it, zeroed as the kernel demands.
+    unsafe {
+        let mut response: libc::seccomp_notif_resp = std::mem::zeroed();
+        response.id = id;
+        match errno {
+            0 => {}
+            GO_ON => response.flags = libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32,
+            errno => response.error = -errno,
+        }
+        libc::ioctl(listener, NOTIF_SEND, &mut response);
+    }
+}
+
+/// The error number that the call gets.
+fn decide(asked: &libc::seccomp_notif, state: &Mutex<State>) -> i32 {
     let mut state = state.lock().unwrap();
     let args = &asked.data.args;
     for (name, _, about, is_meant) in CALLS.iter().filter(|call| call.1 == libc::c_long::from(asked.data.nr)) {
@@ -198,6 +225,9 @@ fn decide(asked: &libc::seccomp_notif, state: &Mutex<State>) -> Option<i32> {
         }
         let met = state.met.entry(name).or_default();
         let errno = refusal.errnos[*met % refusal.errnos.len()];
+        if errno == HANG {
+            return HANG;
+        }
         *met += 1;
         if *name == LOST {
             std::fs::rename(&path, subject(asked.pid, args, About::At(2)).unwrap()).unwrap();
@@ -205,9 +235,9 @@ fn decide(asked: &libc::seccomp_notif, state: &Mutex<State>) -> Option<i32> {
         if errno == 0 {
             memory(asked.pid, true).write_all_at(&[0; size_of::<libc::statfs>()], args[1]).unwrap();
         }
-        return Some(errno);
+        return errno;
     }
-    None
+    GO_ON
 }
 
 /// The file that a call is about.

@@ -12,6 +12,7 @@ use crate::engine::rate::Limiter;
 use crate::error::{Code, Error, Result};
 use crate::job::Reporter;
 use crate::nas::deadline::{self, Background};
+use crate::steps;
 
 /// Threads that copy, each with a piece of its own.
 const THREADS: usize = 16;
@@ -228,10 +229,10 @@ fn attend<T>(
         }
         let idle = Duration::from_millis(copy.elapsed().saturating_sub(copy.active.load(Relaxed)));
         let stalled = || stalled(step, idle, copy.gate.is_used());
-        let told = job.tell().and_then(|()| if idle > LIMIT { Err(stalled()) } else { Ok(()) });
+        let told = job.tell().and_then(|()| if idle > steps::within(step, LIMIT) { Err(stalled()) } else { Ok(()) });
         if let Err(error) = told {
             copy.gate.close();
-            if work.wait(STOP).is_some() || work.has_ended() {
+            if work.wait(steps::within(step, STOP)).is_some() || work.has_ended() {
                 return Err(error);
             }
             let devices = if devices { copy.these(true) } else { Vec::new() };

@@ -1,0 +1,272 @@
+//! `restorePoint` from a NAS, and onto storage, that hangs, goes or has no room in the middle of it: nothing is replaced, no
+//! partial file stays for good, and whoever is to blame is named.
+#![cfg(feature = "test-hooks")]
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nasbackup::error::{Code, Result};
+use nasbackup::hurry;
+use nasbackup::nas::deadline;
+use nasbackup::nas::repository::Repository;
+use nasbackup::operation::call;
+use serde_json::{Value, json};
+
+use crate::flatten::Mounted;
+use crate::restore::{FILES, Points, QUICK, all, restore};
+use crate::support::{GO_ON, Nas, Refusal, refusing, until};
+
+const SIZE: u64 = 3 << 20;
+const OLD: &[u8] = b"as it was";
+/// How long what hangs is waited for here: it never answers while it is.
+const SOON: Duration = Duration::from_millis(300);
+/// All that waits for the NAS in the middle of a restore.
+const READS: [&str; 3] = ["copy", "sync", "look at the instance's lock"];
+
+/// Points on a NAS that can hang, volumes that are to be replaced, and a folder for others.
+struct Restore {
+    points: Points,
+    nas: Nas,
+    out: tempfile::TempDir,
+    before: BTreeMap<PathBuf, Vec<u8>>,
+}
+
+impl Restore {
+    fn begin() -> Restore {
+        let nas = Nas::folder();
+        let points = Points::make_in(nas.root(), 3, SIZE);
+        Restore::of(points, nas.through_fuse(), tempfile::tempdir_in(QUICK).unwrap())
+    }
+
+    fn of(points: Points, nas: Nas, out: tempfile::TempDir) -> Restore {
+        FILES.iter().for_each(|file| fs::write(out.path().join(file), OLD).unwrap());
+        let before = all(out.path());
+        Restore { points, nas, out, before }
+    }
+
+    fn repository(&self) -> Value {
+        json!({"type": "dir", "address": self.nas.root().join(self.points.dir.path().file_name().unwrap())})
+    }
+
+    /// Slow enough to be met on its way.
+    fn request(&self, format: &str, verify: &str) -> Value {
+        let mut request = self.points.request(self.out.path(), format);
+        request["repository"] = self.repository();
+        (request["verify"], request["rateLimit"]) = (json!(verify), json!(4 << 20));
+        request
+    }
+
+    /// Restores, and acts once in the phase, when some of the data are there if it is the copy.
+    fn run_and(&self, request: &Value, phase: &str, mut act: impl FnMut()) -> Result<Value> {
+        let mut acted = false;
+        let ended = call("restorePoint", &request.to_string(), &mut |status| {
+            if status.phase == phase && (phase != "copy" || status.done_bytes > 0) && !acted {
+                acted = true;
+                act();
+            }
+            Ok(())
+        });
+        assert!(acted, "'{phase}' was never seen: {ended:?}");
+        ended
+    }
+
+    fn assert_untouched(&self, what: &str) {
+        assert_eq!(all(self.out.path()).keys().collect::<Vec<_>>(), self.before.keys().collect::<Vec<_>>(), "{what}");
+        assert!(all(self.out.path()) == self.before, "{what}");
+    }
+
+    /// Calls on the repository are not refused, and what is restored is right.
+    fn assert_goes_on(&self, format: &str) {
+        let mut request = self.request(format, "data");
+        request["rateLimit"] = json!(null);
+        restore(&request).unwrap();
+        self.points.assert_restored(self.out.path(), format);
+        assert_eq!(all(self.out.path()).len(), FILES.len());
+    }
+
+    /// What was left behind has come back.
+    fn wait_for_all(&self) {
+        let address = self.repository()["address"].as_str().map(str::to_owned);
+        let repository = Repository { kind: Some("dir".into()), address, ..Repository::default() };
+        let export = Repository::check(Some(repository)).unwrap();
+        until("what hung ends", || deadline::stuck(&export) == 0);
+    }
+}
+
+/// All of them at once: mostly they wait.
+fn each<T: Sync>(cases: &[T], run: impl Fn(&T) + Sync) {
+    std::thread::scope(|scope| cases.iter().for_each(|case| drop(scope.spawn(|| run(case)))));
+}
+
+fn refusal(call: &str, errnos: &[i32]) -> Refusal {
+    Refusal { call: call.into(), errnos: errnos.into() }
+}
+
+#[test]
+fn a_nas_that_hangs_replaces_nothing_is_marked_and_is_nobody_else_s_business() {
+    each(
+        &[("raw", "data", "copy"), ("qcow2", "chain", "copy"), ("qcow2", "data", "sync")],
+        |(format, verify, phase)| {
+            let what = format!("{format} {verify} {phase}");
+            let restoring = Restore::begin();
+            let request = restoring.request(format, verify);
+            let error = restoring
+                .run_and(&request, phase, || {
+                    restoring.nas.hang();
+                    hurry(&READS, SOON);
+                })
+                .unwrap_err();
+            assert_eq!(error.code, Code::NasUnresponsive, "{what}: {error}");
+            if *phase == "copy" {
+                assert!(
+                    error.leftovers && error.cause.contains("a read that the NAS does not answer"),
+                    "{what}: {error}"
+                );
+            }
+            restoring.assert_untouched(&what);
+            // whoever comes next need not wait for it
+            let error = restore(&request).unwrap_err();
+            assert_eq!(error.code, Code::NasUnresponsive, "{what}: {error}");
+            assert!(error.cause.contains("has not answered for"), "{what}: {error}");
+            restoring.assert_untouched(&what);
+            // another repository answers, for the same machine as well
+            let out = tempfile::tempdir_in(QUICK).unwrap();
+            restoring.points.restore(out.path(), format).unwrap();
+            restoring.points.assert_restored(out.path(), format);
+            restoring.nas.go_on();
+            restoring.wait_for_all();
+            restoring.assert_untouched(&what);
+            restoring.assert_goes_on(format);
+        },
+    );
+}
+
+#[test]
+fn a_nas_that_goes_replaces_nothing_and_is_named() {
+    each(&[("raw", "data"), ("qcow2", "chain")], |(format, verify)| {
+        let what = format!("{format} {verify}");
+        let mut restoring = Restore::begin();
+        let request = restoring.request(format, verify);
+        let error = restoring.run_and(&request, "copy", || restoring.nas.die()).unwrap_err();
+        assert_eq!((error.code, error.leftovers), (Code::Io, false), "{what}: {error}");
+        assert!(error.cause.contains("i-1/T") && error.disk.is_some(), "{what}: {error}");
+        restoring.assert_untouched(&what);
+        restoring.nas = Nas::folder();
+        let request = restoring.points.request(restoring.out.path(), format);
+        restore(&request).unwrap();
+        restoring.points.assert_restored(restoring.out.path(), format);
+    });
+}
+
+/// As an NFS server does that was set up anew, or whose disk fails.
+#[test]
+fn a_nas_that_answers_reads_by_errors_replaces_nothing_and_is_named() {
+    let cases = [("raw", "data", libc::ESTALE), ("qcow2", "data", libc::ENOTCONN), ("qcow2", "chain", libc::EIO)];
+    each(&cases, |case| {
+        let (format, verify, errno) = *case;
+        let restoring = Restore::of(Points::make(3, SIZE), Nas::folder(), tempfile::tempdir_in(QUICK).unwrap());
+        let nas = restoring.points.dir.path();
+        let mut request = restoring.points.request(restoring.out.path(), format);
+        request["verify"] = json!(verify);
+        // else the kernel copies, and it is not asked
+        let calls = |errnos: &[i32]| [refusal("pread", errnos), refusal("copy_file_range from", &[libc::EXDEV])];
+        let (ended, met) = refusing(nas, &calls(&[GO_ON]), || restore(&request));
+        ended.unwrap();
+        for after in [met["pread"] / 2, met["pread"] * 3 / 4] {
+            let restoring = Restore::of(Points::make(3, SIZE), Nas::folder(), tempfile::tempdir_in(QUICK).unwrap());
+            let mut request = restoring.points.request(restoring.out.path(), format);
+            request["verify"] = json!(verify);
+            let errnos: Vec<_> = std::iter::repeat_n(GO_ON, after).chain([errno]).collect();
+            let (ended, _) = refusing(restoring.points.dir.path(), &calls(&errnos), || restore(&request));
+            let error = ended.unwrap_err();
+            assert_eq!((error.code, error.leftovers), (Code::Io, false), "{case:?} {after}: {error}");
+            assert!(error.cause.contains(&format!("(os error {errno})")), "{case:?} {after}: {error}");
+            assert!(error.cause.contains("i-1/T"), "{case:?} {after}: {error}");
+            restoring.assert_untouched(verify);
+        }
+    });
+}
+
+/// Somebody changes the point while it is read, on a NAS on which he may.
+#[test]
+fn an_image_that_is_cut_off_or_removed_under_the_read_is_restored_as_it_was_or_not_at_all() {
+    let cut = |path: &Path| File::options().write(true).open(path).unwrap().set_len(3 << 16).unwrap();
+    let remove = |path: &Path| fs::remove_file(path).unwrap();
+    type Act<'a> = (&'a str, &'a (dyn Fn(&Path) + Sync));
+    let acts: [Act<'_>; 2] = [("cut", &cut), ("remove", &remove)];
+    let cases =
+        ["data", "chain"].map(|verify| [1, 3].map(|point| acts.map(|act| (verify, point, act)))).concat().concat();
+    each(&cases, |(verify, point, (act, perform))| {
+        let what = format!("{verify} {act} {point}");
+        let restoring = Restore::of(Points::make(3, SIZE), Nas::folder(), tempfile::tempdir_in(QUICK).unwrap());
+        let image = restoring.points.dir.path().join(format!("i-1/T{point}/{}", FILES[1]));
+        let mut request = restoring.points.request(restoring.out.path(), "raw");
+        (request["verify"], request["rateLimit"]) = (json!(verify), json!(2 << 20));
+        // some of it was read, and all tables
+        match restoring.run_and(&request, "copy", || perform(&image)) {
+            Ok(_) => restoring.points.assert_restored(restoring.out.path(), "raw"),
+            Err(error) => {
+                assert!(*act == "cut" && matches!(error.code, Code::CorruptImage | Code::Io), "{what}: {error}");
+                assert_eq!(error.disk.as_deref(), Some("b"), "{what}: {error}");
+                restoring.assert_untouched(&what);
+            }
+        }
+    });
+}
+
+#[test]
+fn storage_that_is_full_half_way_keeps_what_it_had_and_its_room() {
+    each(&[("raw", "data"), ("qcow2", "data"), ("raw", "chain"), ("qcow2", "chain")], |(format, verify)| {
+        let what = format!("{format} {verify}");
+        let storage = Mounted::make("mkfs.ext4 -q -N 64 -O ^has_journal -m 0", 16);
+        let out = tempfile::tempdir_in(storage.path()).unwrap();
+        let restoring = Restore::of(Points::make(3, SIZE), Nas::folder(), out);
+        let mut request = restoring.points.request(restoring.out.path(), format);
+        request["verify"] = json!(verify);
+        let filler = storage.path().join("filler");
+        let fill = || {
+            let free = rustix::fs::statvfs(storage.path()).unwrap();
+            // there was room for all when that was looked at, and there is some for a part
+            let left = 6 << 16;
+            let filler = File::create(&filler).unwrap();
+            rustix::fs::fallocate(&filler, rustix::fs::FallocateFlags::empty(), 0, free.f_bavail * free.f_bsize - left)
+                .unwrap();
+        };
+        let mut acted = false;
+        let error = call("restorePoint", &request.to_string(), &mut |status| {
+            if status.phase == "copy" && !std::mem::replace(&mut acted, true) {
+                fill();
+            }
+            Ok(())
+        })
+        .unwrap_err();
+        assert_eq!((error.code, error.leftovers), (Code::NoSpace, false), "{what}: {error}");
+        assert!(
+            error.disk.is_some() && error.cause.contains(restoring.out.path().to_str().unwrap()),
+            "{what}: {error}"
+        );
+        restoring.assert_untouched(&what);
+        fs::remove_file(filler).unwrap();
+        restoring.points.restore(restoring.out.path(), format).unwrap();
+        restoring.points.assert_restored(restoring.out.path(), format);
+    });
+}
+
+/// As NFS does that is full, or fails: no write says so.
+#[test]
+fn storage_whose_sync_fails_gets_nothing_new() {
+    for (errno, code) in [(libc::ENOSPC, Code::NoSpace), (libc::EDQUOT, Code::NoSpace), (libc::EIO, Code::Io)] {
+        for call in ["fsync", "fdatasync"] {
+            let restoring = Restore::of(Points::make(2, 1 << 20), Nas::folder(), tempfile::tempdir_in(QUICK).unwrap());
+            let request = restoring.points.request(restoring.out.path(), "raw");
+            // of the second file, and later ones
+            let errnos = [GO_ON, errno];
+            let (ended, met) = refusing(restoring.out.path(), &[refusal(call, &errnos)], || restore(&request));
+            let error = ended.unwrap_err();
+            assert_eq!((error.code, error.leftovers), (code, false), "{call}: {error}, {met:?}");
+            restoring.assert_untouched(call);
+        }
+    }
+}
