@@ -43,7 +43,7 @@ pub use pieces::{Images, Inflated, Part, Piece, Pieces, Place};
 pub use regrown::{Unseen, regrown};
 pub use storage::{Source, Storage};
 pub use stream::Stream;
-pub use transfer::{Fault, Moved, Route, Writeback, shares};
+pub use transfer::{Fault, Moved, Route, Step, Writeback, shares};
 pub use view::{At, Layer, Run, View};
 pub use zeroing::Zeroing;
 

@@ -90,6 +90,15 @@ pub struct Moved {
     pub copied: u64,
 }
 
+/// What the kernel did by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// It moved some.
+    Moved(Moved),
+    /// Nothing: so many bytes are to be read and written.
+    Left(u64),
+}
+
 impl Route {
     /// The way from a file of that length.
     pub fn new(length: u64) -> Route {
@@ -111,34 +120,50 @@ impl Route {
         length: u64,
         fresh: bool,
     ) -> Result<Moved, Fault> {
-        let (of_source, of_target) = (|error| (true, error), |error| (false, error));
+        let left = match self.step_by_kernel(target, to, (source, from), length, fresh)? {
+            Step::Moved(moved) => return Ok(moved),
+            Step::Left(left) => left,
+        };
+        let mut buffer = vec![0; BUFFER.min(usize::try_from(left).unwrap_or(BUFFER))];
+        read_padded(source, &mut buffer, from).map_err(|error| (true, error))?;
+        target.write_at(&buffer, to).map_err(|error| (false, error))?;
+        Ok(Moved { cloned: 0, copied: buffer.len() as u64 })
+    }
+
+    /// The same, as far as the kernel does it by itself, on a file system, or a server, that has both.
+    pub fn step_by_kernel<T: Storage>(
+        &mut self,
+        target: &T,
+        to: u64,
+        (source, from): (&File, u64),
+        length: u64,
+        fresh: bool,
+    ) -> Result<Step, Fault> {
+        let of_target = |error| (false, error);
         let inside = self.length.saturating_sub(from).min(length);
         let whole = inside - inside % BLOCK;
         if self.way == Way::Clone && (to | from).is_multiple_of(BLOCK) && whole > 0 {
             let cloned = whole.min(MOST_CLONED);
             match target.clone_from(to, source, from, cloned) {
-                Ok(()) => return Ok(Moved { cloned, copied: 0 }),
+                Ok(()) => return Ok(Step::Moved(Moved { cloned, copied: 0 })),
                 Err(error) => self.refused(Way::CopyRange, source, error).map_err(of_target)?,
             }
         }
         let length = length.min(MOST_COPIED);
         let hole = self.hole(source, from, length);
         if hole > 0 && fresh {
-            return Ok(Moved { cloned: 0, copied: hole });
+            return Ok(Step::Moved(Moved { cloned: 0, copied: hole }));
         }
         let data = if hole > 0 { hole } else { self.data(source, from, length) };
         if hole == 0 && self.way >= Way::CopyRange {
             match target.copy_from(to, source, from, data) {
-                Ok(copied) if copied > 0 => return Ok(Moved { cloned: 0, copied }),
+                Ok(copied) if copied > 0 => return Ok(Step::Moved(Moved { cloned: 0, copied })),
                 // it ends where the file ends, and there are file systems that copy nothing instead of refusing
                 Ok(_) => self.way = Way::ReadWrite,
                 Err(error) => self.refused(Way::ReadWrite, source, error).map_err(of_target)?,
             }
         }
-        let mut buffer = vec![0; BUFFER.min(usize::try_from(data).unwrap_or(BUFFER))];
-        read_padded(source, &mut buffer, from).map_err(of_source)?;
-        target.write_at(&buffer, to).map_err(of_target)?;
-        Ok(Moved { cloned: 0, copied: buffer.len() as u64 })
+        Ok(Step::Left(data))
     }
 
     /// Takes the next way for good. Whatever the reason, reading and writing succeed or tell the fault; but where there is no

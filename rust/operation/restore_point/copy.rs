@@ -110,7 +110,7 @@ impl Copy {
             disk.enter(&mut room);
             loop {
                 self.go_on()?;
-                let Some(work) = disk.next()? else { break };
+                let Some(work) = disk.next(&self.gate)? else { break };
                 disk.perform(&work, &mut room, &self.limiter, || self.go_on())?;
             }
         }
@@ -192,7 +192,7 @@ fn flush(copy: &Arc<Copy>, error: Error) -> Error {
 /// Nothing was done for so long.
 fn stalled(step: &'static str, idle: Duration, writing: bool) -> Error {
     let (code, what) = if writing {
-        (Code::Io, "the outputs' storage does not answer a write")
+        (Code::Io, "the outputs' storage does not answer")
     } else {
         (Code::NasUnresponsive, "nothing was done")
     };
@@ -202,7 +202,7 @@ fn stalled(step: &'static str, idle: Duration, writing: bool) -> Error {
 /// What is left behind, and what may still come of it.
 fn hanging(writing: bool, devices: &[&str]) -> String {
     match (writing, devices) {
-        (true, []) => "a write that the outputs' storage does not answer".into(),
+        (true, []) => "a call that the outputs' storage does not answer".into(),
         (true, _) => format!("a write to one of {devices:?} that is not answered, and may still be made"),
         (false, []) => "a read that the NAS does not answer".into(),
         (false, _) => {

@@ -18,8 +18,8 @@ use crate::error::{Code, Error, Result, called};
 use crate::lacking;
 use crate::point::fingerprints::{self, Base, Content, State};
 use crate::qcow2::{
-    self, Buffer, CLUSTER, Failure, Images, Inflated, Layer, Part, Piece, Pieces, Place, Route, Source as _, Storage,
-    Stream, View, Writeback, Zeroing,
+    self, Buffer, CLUSTER, Failure, Images, Inflated, Layer, Part, Piece, Pieces, Place, Route, Source as _, Step,
+    Storage, Stream, View, Writeback, Zeroing,
 };
 
 const STEP: &str = "copy";
@@ -256,7 +256,7 @@ impl Disk {
     }
 
     /// What is to be done next; none once all was told.
-    pub(super) fn next(&self) -> Result<Option<Work>> {
+    pub(super) fn next(&self, gate: &Gate) -> Result<Option<Work>> {
         let mut plan = self.plan();
         while plan.at < plan.pieces.size() {
             let (at, limit) = (plan.at, plan.limit());
@@ -264,7 +264,9 @@ impl Disk {
             plan.at += piece.length;
             if piece.parts.is_empty() {
                 self.check_zeroes(&mut plan, &piece)?;
+                let inside = gate.enter(STEP)?;
                 self.place_zeroes(&mut plan, piece.at, piece.at + piece.length)?;
+                drop(inside);
                 if self.device {
                     return Ok(Some(Work { to: piece.at, piece, states: None }));
                 }
@@ -272,6 +274,8 @@ impl Disk {
                 continue;
             }
             let states = self.states(&mut plan, &piece)?;
+            // a table of the output that is full is written
+            let _inside = gate.enter(STEP)?;
             let to =
                 plan.layout.place(&piece, self.size).map_err(|e| e.at(STEP, &self.names[0]).on_disk(&self.volume))?;
             return Ok(Some(Work { piece, to, states }));
@@ -411,6 +415,9 @@ impl Disk {
     fn keep(&self, work: &Work, states: &[State], room: &mut Room) -> Result<Vec<Cluster>> {
         let (mut clusters, at) = (vec![Cluster::Wanted; states.len()], work.piece.at);
         let Some(old) = &mut room.old else { return Ok(clusters) };
+        // until it has an answer it is the outputs' storage that is asked
+        let gate = room.gate.clone();
+        let _inside = gate.enter(STEP)?;
         let length = old.size().saturating_sub(at).min(work.piece.length) / CLUSTER * CLUSTER;
         let all = 0..length;
         if self.readable(old.read(at, &mut room.buffer[bounds(&all)])).is_none() {
@@ -473,18 +480,17 @@ impl Disk {
                     if !self.shares {
                         limiter.wait(part.length, &go_on)?;
                     }
-                    self.move_data((image, offset), (file, to), part.length, room, &go_on)?;
+                    let mut at = self.move_data((image, offset), (file, to), part.length, room, &go_on)?;
+                    while at < part.length {
+                        go_on()?;
+                        let length = PIECE.min(part.length - at);
+                        self.read_and_write(Place::Data(image, offset + at), to + at, length, room)?;
+                        at += length;
+                    }
                 }
-                // between the read and the write to a device it is asked whether it is still wanted
                 (Place::Data(..) | Place::Packed(_), _) => {
                     limiter.wait(part.length, &go_on)?;
-                    room.buffer.resize(usize::try_from(part.length).unwrap_or(0));
-                    let read = self.images.read_place(part.place, &mut room.buffer, &mut room.inflated);
-                    read.map_err(|failure| self.explain(failure))?;
-                    if self.device || room.buffer.iter().any(|byte| *byte != 0) {
-                        self.write(&room.buffer, to, &room.gate)?;
-                    }
-                    self.done.read.fetch_add(part.length, Relaxed);
+                    self.read_and_write(part.place, to, part.length, room)?;
                 }
             }
             to += part.length;
@@ -492,7 +498,19 @@ impl Disk {
         Ok(())
     }
 
-    /// Moves data to a new file, which nobody else has.
+    /// Between the read and the write it is asked whether it is still wanted, and it is known which of the two hangs.
+    fn read_and_write(&self, place: Place, to: u64, length: u64, room: &mut Room) -> Result<()> {
+        room.buffer.resize(usize::try_from(length).unwrap_or(0));
+        let read = self.images.read_place(place, &mut room.buffer, &mut room.inflated);
+        read.map_err(|failure| self.explain(failure))?;
+        if self.device || room.buffer.iter().any(|byte| *byte != 0) {
+            self.write(&room.buffer, to, &room.gate)?;
+        }
+        self.done.read.fetch_add(length, Relaxed);
+        Ok(())
+    }
+
+    /// Moves data to a new file, which nobody else has, as far as the kernel does it; how many bytes it did.
     fn move_data(
         &self,
         (image, offset): (usize, u64),
@@ -500,12 +518,12 @@ impl Disk {
         length: u64,
         room: &mut Room,
         go_on: impl Fn() -> Result<()>,
-    ) -> Result<()> {
+    ) -> Result<u64> {
         let (source, mut moved) = (self.images.file(image).0, 0);
         while moved < length {
             go_on()?;
             let from = (source, offset + moved);
-            let step = room.routes[image].step(new, to + moved, from, length - moved, true);
+            let step = room.routes[image].step_by_kernel(new, to + moved, from, length - moved, true);
             let step = step.map_err(|(of_source, error)| {
                 if of_source {
                     self.explain(Failure { image: image + 1, error: error.into() })
@@ -513,12 +531,13 @@ impl Disk {
                     self.target_failed(error)
                 }
             })?;
+            let Step::Moved(step) = step else { break };
             self.done.cloned.fetch_add(step.cloned, Relaxed);
             self.done.read.fetch_add(step.copied, Relaxed);
             self.wrote(to + moved, step.copied)?;
             moved += step.cloned + step.copied;
         }
-        Ok(())
+        Ok(moved)
     }
 
     /// Makes a part of a device zero; a new file is.
@@ -775,7 +794,7 @@ pub(super) mod tests {
         for compared in [false, true] {
             let disk = device(compared);
             let mut pieces = 0;
-            while let Some(work) = disk.next().unwrap() {
+            while let Some(work) = disk.next(&Gate::default()).unwrap() {
                 let gate = Arc::default();
                 let mut room = Room::new(&gate);
                 disk.enter(&mut room);
@@ -794,12 +813,40 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn no_table_is_written_once_the_call_was_told_to_stop() {
+        let (image, target, size) = (tempfile().unwrap(), tempfile().unwrap(), 2 * TABLE);
+        let mut stream = Stream::begin(image.try_clone().unwrap(), size, None).unwrap();
+        for at in [0, TABLE] {
+            stream.data(at, &[7; CLUSTER as usize]).unwrap();
+        }
+        stream.finish().unwrap();
+        let disk = Disk::begin(Parts {
+            volume: "a".into(),
+            names: vec!["output".into(), "image".into()],
+            source: Pieces::open(vec![image]).unwrap(),
+            base: None,
+            target: Target::File(qcow2::Direct::new(target.try_clone().unwrap())),
+            format: OutputFormat::Qcow2,
+            size,
+            preallocation: Preallocation::Off,
+            device: false,
+            old: Vec::new(),
+        })
+        .unwrap();
+        let (gate, length) = (Gate::default(), target.length().unwrap());
+        assert_eq!(disk.next(&gate).unwrap().unwrap().piece.at, 0);
+        gate.close();
+        assert_eq!(disk.next(&gate).unwrap_err().code, Code::Cancelled);
+        assert!(target.length().unwrap() == length && !gate.is_used());
+    }
+
+    #[test]
     fn a_device_becomes_what_was_backed_up() {
         for compared in [false, true] {
             let (disk, gate, limiter) = (device(compared), Arc::default(), Limiter::new(Rate::default()));
             let mut room = Room::new(&gate);
             disk.enter(&mut room);
-            while let Some(work) = disk.next().unwrap() {
+            while let Some(work) = disk.next(&gate).unwrap() {
                 disk.perform(&work, &mut room, &limiter, || Ok(())).unwrap();
             }
             assert_eq!(disk.finish(&gate).unwrap(), 0);
