@@ -13,8 +13,11 @@ mod journal;
 mod mutation;
 mod operations;
 mod restore;
+mod restore_damage;
 mod restore_faults;
 mod restore_kills;
+mod restore_meanwhile;
+mod restore_script;
 #[path = "../support/mod.rs"]
 mod support;
 mod verify;

@@ -16,12 +16,12 @@ use serde_json::{Value, json};
 
 use crate::flatten::Mounted;
 use crate::restore::{FILES, Points, QUICK, all, restore};
-use crate::support::{GO_ON, Nas, Refusal, refusing, until};
+use crate::support::{GO_ON, HANG, Nas, Refusal, hangs, refusing, until};
 
 const SIZE: u64 = 3 << 20;
 const OLD: &[u8] = b"as it was";
 /// How long what hangs is waited for here: it never answers while it is.
-const SOON: Duration = Duration::from_millis(300);
+const SOON: Duration = Duration::from_secs(1);
 /// All that waits for the NAS in the middle of a restore.
 const READS: [&str; 3] = ["copy", "sync", "look at the instance's lock"];
 
@@ -269,4 +269,126 @@ fn storage_whose_sync_fails_gets_nothing_new() {
             restoring.assert_untouched(call);
         }
     }
+}
+
+/// Whoever writes to it waits, and so does whoever makes that durable; the NAS is not to blame.
+#[test]
+fn storage_that_hangs_in_a_write_or_a_sync_is_named_and_no_nas_is() {
+    let cases = [
+        ("raw", "data", "pwrite", "copy"),
+        ("qcow2", "data", "pwrite", "copy"),
+        ("raw", "chain", "pwrite", "copy"),
+        ("qcow2", "chain", "pwrite", "copy"),
+        // the volume as it was, with which it is compared
+        ("raw", "data", "pread", "copy"),
+        ("raw", "data", "fdatasync", "sync"),
+        ("qcow2", "chain", "fdatasync", "sync"),
+    ];
+    each(&cases, |(format, verify, call, step)| {
+        let what = format!("{format} {verify} {call}");
+        let mut restoring = Restore::of(Points::make(2, 1 << 20), Nas::folder(), tempfile::tempdir_in(QUICK).unwrap());
+        if *call == "pread" {
+            FILES.iter().for_each(|file| fs::write(restoring.out.path().join(file), vec![1; 1 << 20]).unwrap());
+            restoring.before = all(restoring.out.path());
+        }
+        let mut request = restoring.points.request(restoring.out.path(), format);
+        request["verify"] = json!(verify);
+        // nothing is on both of them, for which the kernel can tell no difference
+        let refusals = [refusal(call, &[HANG]), refusal("copy_file_range", &[libc::EXDEV])];
+        let ((), _) = refusing(restoring.out.path(), &refusals, || {
+            let ended = nasbackup::operation::call("restorePoint", &request.to_string(), &mut |_| {
+                if hangs(restoring.out.path()) {
+                    hurry(&[step], SOON);
+                }
+                Ok(())
+            });
+            let error = ended.unwrap_err();
+            assert_eq!((error.code, error.step, error.leftovers), (Code::Io, *step, true), "{what}: {error}");
+            assert!(error.cause.contains("the outputs' storage does not answer"), "{what}: {error}");
+            // names go, for these it answers
+            restoring.assert_untouched(&what);
+        });
+        // the repository is used by whoever does not ask that storage
+        let out = tempfile::tempdir_in(QUICK).unwrap();
+        restoring.points.restore(out.path(), format).unwrap();
+        restoring.points.assert_restored(out.path(), format);
+        restoring.wait_for_all();
+        until("what hung ends", || restoring.points.restore(restoring.out.path(), format).is_ok());
+        restoring.points.assert_restored(restoring.out.path(), format);
+        assert_eq!(all(restoring.out.path()).len(), FILES.len(), "{what}");
+    });
+}
+
+/// It answers nothing at all, and nobody can take away what was made there before it goes on.
+#[test]
+fn storage_that_hangs_altogether_keeps_what_it_had_and_partial_files_are_named() {
+    each(&[("raw", "copy"), ("qcow2", "sync"), ("raw", "publish the outputs")], |(format, phase)| {
+        let what = format!("{format} {phase}");
+        let storage = Nas::folder().through_fuse();
+        let out = tempfile::tempdir_in(storage.root()).unwrap();
+        let restoring = Restore::of(Points::make(2, 1 << 20), Nas::folder(), out);
+        let mut request = restoring.points.request(restoring.out.path(), format);
+        request["rateLimit"] = json!(1 << 20);
+        let error = restoring
+            .run_and(&request, phase, || {
+                storage.hang();
+                hurry(&["copy", "sync", "publish the outputs", "remove the partial outputs"], SOON);
+            })
+            .unwrap_err();
+        assert_eq!(error.code, Code::Io, "{what}: {error}");
+        assert!(error.leftovers || *phase == "publish the outputs", "{what}: {error}");
+        let out = tempfile::tempdir_in(QUICK).unwrap();
+        restoring.points.restore(out.path(), format).unwrap();
+        storage.go_on();
+        // what was late is told to nobody, and changes nothing
+        until("partial files go", || fs::read_dir(restoring.out.path()).unwrap().count() == FILES.len());
+        restoring.assert_untouched(&what);
+        request["rateLimit"] = json!(null);
+        until("it is used again", || restore(&request).is_ok());
+        restoring.points.assert_restored(restoring.out.path(), format);
+        assert_eq!(all(restoring.out.path()).len(), FILES.len(), "{what}");
+    });
+}
+
+/// The first output has its name when the second one's storage hangs, and the call is given up.
+#[test]
+fn a_call_given_up_between_two_names_gives_no_more_and_the_next_one_gives_the_rest() {
+    // on a machine that is busy the first may have none by then
+    assert!([1, 4, 16, 64].into_iter().any(is_given_up_between_two_names));
+}
+
+/// After so many seconds; whether it was between them.
+fn is_given_up_between_two_names(seconds: u64) -> bool {
+    let second = tempfile::tempdir_in(QUICK).unwrap();
+    let restoring = Restore::of(Points::make(2, 1 << 20), Nas::folder(), tempfile::tempdir_in(QUICK).unwrap());
+    let path = second.path().join(FILES[1]);
+    fs::write(&path, OLD).unwrap();
+    let mut request = restoring.points.request(restoring.out.path(), "raw");
+    (request["volumes"][1]["output"]["path"], request["keepOld"]) = (json!(path), json!(true));
+    let is_new = || {
+        let now = [fs::read(restoring.out.path().join(FILES[0])).unwrap(), fs::read(&path).unwrap()];
+        [0, 1].map(|i| now[i] == restoring.points.disks[i])
+    };
+    let ((error, held), _) = refusing(second.path(), &[refusal("rename", &[HANG])], || {
+        hurry(&["publish the outputs"], Duration::from_secs(seconds));
+        (restore(&request).unwrap_err(), is_new())
+    });
+    assert_eq!(error.code, Code::Io, "{error}");
+    if held != [true, false] {
+        assert_eq!(held, [false, false], "{error}");
+        return false;
+    }
+    assert!(error.leftovers && error.cause.contains("the next restore onto all of them"), "{error}");
+    // the rename that was under way may still be made
+    let mut failing = request.clone();
+    failing["volumes"][1]["output"]["size"] = json!(512);
+    until("what hung ends", || restore(&failing).unwrap_err().code == Code::InvalidArgument);
+    assert_eq!(is_new(), [true, true]);
+    let mut left = all(restoring.out.path());
+    left.extend(all(second.path()));
+    let kept = left.iter().filter(|(path, old)| path.to_str().unwrap().contains(".kept-") && *old == OLD);
+    assert_eq!(kept.count(), 2, "{:?}", left.keys());
+    restore(&request).unwrap();
+    assert_eq!(is_new(), [true, true]);
+    true
 }

@@ -37,7 +37,7 @@ pub use image::{Image, MIB, assert_holds, forget_format};
 pub use leaks::Leaks;
 pub use nas::{Fs, Nas, unmounted_image};
 pub use real_guest::{RealGuest, Restored};
-pub use refusals::{GO_ON, HANG, Refusal, refusing};
+pub use refusals::{GO_ON, HANG, Refusal, hangs, refusing};
 pub use story::{Point, Story, backup_path, by, details, fails_after, slow_story_of, slow_story_on, take, take_and};
 pub use writer::Writer;
 

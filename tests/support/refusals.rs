@@ -106,6 +106,14 @@ struct State {
     hung: Vec<u64>,
 }
 
+/// Where calls wait for an answer, and how many.
+static HANGING: Mutex<BTreeMap<PathBuf, usize>> = Mutex::new(BTreeMap::new());
+
+/// Does a call hang below this root, by the refusals of one that runs?
+pub fn hangs(root: &Path) -> bool {
+    HANGING.lock().unwrap().contains_key(&root.canonicalize().unwrap())
+}
+
 /// Runs `work` while everything below `root` meets these refusals; how often each of them was met, too.
 pub fn refusing<T: Send>(
     root: &Path,
@@ -173,7 +181,9 @@ fn answer(listener: &OwnedFd, state: &Mutex<State>) {
             (state.refusals.is_empty(), !state.hung.is_empty())
         };
         if over {
-            state.lock().unwrap().hung.drain(..).for_each(|id| respond(fd, id, GO_ON));
+            let mut state = state.lock().unwrap();
+            HANGING.lock().unwrap().remove(&state.root);
+            state.hung.drain(..).for_each(|id| respond(fd, id, GO_ON));
         }
         let mut poll = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
         // SAFETY: each call gets one plain C struct that outlives it, zeroed as the kernel demands.
@@ -193,7 +203,11 @@ fn answer(listener: &OwnedFd, state: &Mutex<State>) {
             asked
         };
         match decide(&asked, state) {
-            HANG => state.lock().unwrap().hung.push(asked.id),
+            HANG => {
+                let mut state = state.lock().unwrap();
+                *HANGING.lock().unwrap().entry(state.root.clone()).or_default() += 1;
+                state.hung.push(asked.id);
+            }
             errno => respond(fd, asked.id, errno),
         }
     }
