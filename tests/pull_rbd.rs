@@ -364,7 +364,7 @@ fn of_an_image_no_more_is_read_and_written_than_what_differs() {
 }
 
 #[test]
-fn an_image_that_is_too_small_or_in_use_is_left_alone() {
+fn an_image_that_is_too_small_or_in_use_or_to_be_kept_nowhere_is_left_alone() {
     let (story, content) = restorable();
     let small = other(&story, "small", content.len() as u64 - 512);
     let error = restore(&onto(&story, &small)).unwrap_err();
@@ -393,9 +393,16 @@ fn an_image_that_is_too_small_or_in_use_is_left_alone() {
     }
     assert!(ceph().content(image) == content);
     assert!(ceph().content(&small) == vec![9; content.len() - 512]);
-    let mut kept = onto(&story, image);
+    // without a place for what it holds, and with one
+    let mut kept = onto(&story, &other(&story, "kept", content.len() as u64 + 512));
     kept["keepOld"] = json!(true);
-    assert_eq!(restore(&kept).unwrap_err().code, Code::InvalidArgument);
+    let error = restore(&kept).unwrap_err();
+    assert!(error.code == Code::InvalidArgument && error.cause.starts_with("keepOldIn: is missing"), "{error}");
+    let folder = tempfile::tempdir().unwrap();
+    kept["keepOldIn"] = json!(folder.path());
+    let restored = restore(&kept).unwrap();
+    let copy = std::fs::read(restored["volumes"][0]["kept"].as_str().unwrap()).unwrap();
+    assert!(copy == vec![9; content.len() + 512]);
 }
 
 /// As when the machine is started on another host: nothing keeps it from that.
@@ -430,7 +437,7 @@ fn a_restore_that_is_given_up_says_that_the_image_is_overwritten() {
     })
     .unwrap_err();
     assert_eq!((error.code, error.leftovers), (Code::Cancelled, false), "{error}");
-    assert!(error.cause.contains(&format!("[\"rbd:cloudstack/{image}\"] held is overwritten")), "{error}");
+    assert!(error.cause.contains(&format!("what 'rbd:cloudstack/{image}' held is overwritten")), "{error}");
     assert!(servers_of(&image).is_empty() && ceph().is_closed(&image));
     for program in ["qemu-nbd", "rbd"] {
         assert!(seen.iter().any(|line| line.starts_with(&format!("/usr/bin/{program}\0"))), "{program} was not seen");
@@ -453,15 +460,11 @@ fn an_agent_that_is_killed_takes_the_server_of_what_it_restores_with_it() {
     agent.wait().unwrap();
     until("the export ends", || servers_of(&image).is_empty());
     request["rateLimit"] = json!(null);
-    // until Ceph takes it for gone
-    until("it is restored", || match restore(&request) {
-        Ok(_) => true,
-        Err(error) => {
-            assert_eq!(error.code, Code::DomainState, "{error}");
-            false
-        }
-    });
-    assert!(ceph().content(&image) == content);
+    match restore(&request) {
+        Ok(_) => assert!(ceph().content(&image) == content),
+        // until Ceph takes it for gone
+        Err(error) => assert_eq!(error.code, Code::DomainState, "{error}"),
+    }
 }
 
 #[test]
@@ -487,4 +490,17 @@ fn a_ceph_that_hangs_holds_up_no_restore_that_is_given_up() {
     assert!(error.cause.contains("may still be made") && error.cause.contains("is overwritten"), "{error}");
     assert_eq!(servers_of("cloudstack/image"), [] as [&str; 0]);
     hanging.go_on();
+}
+
+#[cfg(feature = "test-hooks")]
+#[test]
+fn where_ceph_can_not_be_asked_who_has_the_image_open_it_is_restored_and_said() {
+    let (story, content) = restorable();
+    let image = other(&story, "unasked", content.len() as u64);
+    let tools = tempfile::tempdir().unwrap();
+    std::os::unix::fs::symlink("/usr/bin/qemu-nbd", tools.path().join("qemu-nbd")).unwrap();
+    let agent = Agent::new(&own_host(), &[("restorePoint", onto(&story, &image))]).with_tools(tools.path());
+    let said = agent.text_of_success();
+    assert!(said.contains("is not known: this host has no 'rbd'"), "{said}");
+    assert!(ceph().content(&image) == content);
 }

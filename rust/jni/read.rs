@@ -129,6 +129,7 @@ pub(super) fn restore_point(request: &JRestorePointRequest<'_>, env: &Env<'_>) -
             volumes: list("volumes", request.volumes(env)?, env, restore_volume)?,
             verify: constant("verify", verify)?,
             keep_old: Some(request.keep_old(env)?),
+            keep_old_in: text("keepOldIn", request.keep_old_in(env)?, env)?,
             rate_limit: Some(unsigned("rateLimit", request.rate_limit(env)?)?),
         })
     })

@@ -179,6 +179,7 @@ bind_java_type! {
         fn volumes() -> JList,
         fn verify() -> JVerify,
         fn keep_old() -> jboolean,
+        fn keep_old_in() -> JString,
         fn rate_limit() -> jlong,
     },
 }

@@ -78,7 +78,7 @@ fn check(request: FlattenRequest) -> Result<Asked> {
         id,
         volumes: vec![wanted],
         verify: Some(Verify::Chain),
-        keep_old: false,
+        keep_old: None,
         rate: None,
     })
 }

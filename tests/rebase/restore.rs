@@ -819,6 +819,64 @@ fn devices_are_written_after_all_files_are_whole_and_keep_what_is_right() {
     assert!(error.code == Code::InvalidArgument && error.cause.contains("keepOld"), "{error}");
 }
 
+/// What is replaced in place is copied before it is; the copy stays where it is needed alone.
+#[test]
+fn what_a_device_held_is_kept_where_that_is_asked() {
+    let points = Points::make(2, SIZE);
+    let (out, kept) = (tempfile::tempdir_in(QUICK).unwrap(), tempfile::tempdir_in(QUICK).unwrap());
+    let device = Loop::full((7 << 20) + 4096);
+    let mut old = vec![0xa5; (7 << 20) + 4096];
+    old[1 << 20..3 << 20].fill(0);
+    device.open().write_all_at(&old, 0).unwrap();
+    let mut request = points.request(out.path(), "raw");
+    request["volumes"][0]["output"]["path"] = json!(device.device);
+    request["keepOld"] = json!(true);
+    for (folder, code, word) in [
+        (json!(null), Code::InvalidArgument, "keepOldIn: is missing"),
+        (json!("kept"), Code::InvalidArgument, "keepOldIn: is not"),
+        (json!(points.dir.path().join("i-1")), Code::InvalidArgument, "keepOldIn: '"),
+        (json!("/dev/no/folder"), Code::NotFound, "keepOldIn: '"),
+    ] {
+        request["keepOldIn"] = folder.clone();
+        let error = restore(&request).unwrap_err();
+        assert!(error.code == code && error.cause.contains(word), "{folder}: {error}");
+    }
+    request["keepOldIn"] = json!(kept.path());
+    // a damaged file: the device is not begun
+    let image = points.dir.path().join(format!("i-1/T1/{}", FILES[1]));
+    let whole = fs::read(&image).unwrap();
+    let (_, length, offset) = data_of(&image)[0];
+    File::options().write(true).open(&image).unwrap().write_all_at(&vec![1; length as usize], offset).unwrap();
+    let error = restore(&request).unwrap_err();
+    assert!(error.code == Code::CorruptImage && !error.cause.contains("overwritten"), "{error}");
+    assert!(all(kept.path()).is_empty() && fs::read(&device.device).unwrap() == old);
+    fs::write(&image, whole).unwrap();
+
+    let restored = restore(&request).unwrap();
+    let path = PathBuf::from(restored["volumes"][0]["kept"].as_str().unwrap());
+    assert_eq!(path.parent(), Some(kept.path()));
+    assert!(fs::read(&path).unwrap() == old && fs::read(&device.device).unwrap()[..SIZE as usize] == points.disks[0]);
+    let metadata = fs::metadata(&path).unwrap();
+    assert!(metadata.blocks() * 512 <= metadata.len() - (2 << 20) && metadata.mode() & 0o777 == 0o600, "{metadata:?}");
+    assert_eq!((&restored["volumes"][1]["kept"], all(kept.path()).len()), (&json!(null), 1));
+    fs::remove_file(&path).unwrap();
+
+    // a damaged device's image: it is kept if something was overwritten
+    let image = points.dir.path().join(format!("i-1/T1/{}", FILES[0]));
+    for (_, length, offset) in data_of(&image) {
+        File::options().write(true).open(&image).unwrap().write_all_at(&vec![1; length as usize], offset).unwrap();
+    }
+    device.open().write_all_at(&old, 0).unwrap();
+    let error = restore(&request).unwrap_err();
+    assert_eq!(error.code, Code::CorruptImage, "{error}");
+    let files: Vec<_> = all(kept.path()).into_iter().collect();
+    assert_eq!(files.len(), usize::from(error.cause.contains("overwritten")), "{error}");
+    for (path, content) in files {
+        assert!(error.cause.contains(&format!("kept as '{}'", path.display())) && content == old, "{error}");
+    }
+    assert_eq!(fs::read_dir(kept.path()).unwrap().count(), usize::from(error.cause.contains("overwritten")));
+}
+
 #[test]
 fn room_is_counted_for_all_disks_of_a_file_system_before_any_is_written() {
     let points = Points::make(1, 9 << 20);

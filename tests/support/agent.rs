@@ -84,6 +84,12 @@ impl Agent {
         self
     }
 
+    /// The same on a host that has no other tools than those in this folder.
+    pub fn with_tools(mut self, folder: &Path) -> Agent {
+        self.command.env("NASBACKUP_TOOLS", folder);
+        self
+    }
+
     /// The same, cancelled by its listener in the middle of a copy.
     pub fn cancelled_in_copy(mut self) -> Agent {
         self.command.env(CANCEL, "");

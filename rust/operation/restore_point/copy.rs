@@ -65,11 +65,24 @@ impl Copy {
     /// The error, and of which outputs it came too late: they hold neither what they held nor what they were to.
     pub(super) fn lost(&self, error: Error) -> Error {
         let lost = self.disks.iter().filter(|disk| disk.device && disk.has_begun());
-        let lost: Vec<_> = lost.map(Disk::output).collect();
-        if lost.is_empty() {
-            return error;
-        }
-        Error { cause: format!("{}; what {lost:?} held is overwritten", error.cause), ..error }
+        let lost = lost.map(|disk| {
+            let kept = disk.kept();
+            let kept = kept
+                .as_ref()
+                .filter(|kept| kept.is_named())
+                .map(|kept| format!(", and kept as '{}'", kept.path().display()));
+            format!("; what '{}' held is overwritten{}", disk.output(), kept.unwrap_or_default())
+        });
+        Error { cause: lost.fold(error.cause, |cause, lost| cause + &lost), ..error }
+    }
+
+    /// What was kept of outputs that are as they were goes. Who still copies one gives it no name.
+    pub(super) fn forget_kept(&self) -> Result<()> {
+        let forget = |disk: &Disk| match disk.kept_unless_it_is_copied().as_deref_mut() {
+            Some(Some(kept)) => kept.forget(),
+            _ => Ok(()),
+        };
+        self.disks.iter().filter(|disk| !disk.has_begun()).map(forget).fold(Ok(()), Result::and)
     }
 
     /// Ends all with this failure, unless there was one before.
@@ -145,13 +158,29 @@ pub(super) fn run(
         if copy.these(devices).is_empty() {
             continue;
         }
-        let done = copy_and_sync(copy, devices, held, job);
+        let kept = if devices { keep(copy, job) } else { Ok(()) };
+        let done = kept.and_then(|()| copy_and_sync(copy, devices, held, job));
         // where a write hangs, a sync does, too
         let flush = |error| if copy.gate.is_used() { error } else { flush(copy, error) };
         all.extend(if devices { done.map_err(flush)? } else { done? });
     }
     all.sort_unstable_by_key(|(place, _)| *place);
     Ok(all.into_iter().map(|(_, finished)| finished).collect())
+}
+
+/// Keeps what devices hold, where that is asked, before one of them is written to.
+fn keep(copy: &Arc<Copy>, job: &mut Reporter<'_>) -> Result<()> {
+    const STEP: &str = "keep what is replaced";
+    if copy.these(true).iter().all(|(_, disk)| disk.kept().is_none()) {
+        return Ok(());
+    }
+    job.begin(STEP)?;
+    let ours = copy.clone();
+    let work = move || {
+        let disks = ours.these(true);
+        ours.on_threads(disks.len(), |number| disks[number].1.keep_held(&ours.gate, || ours.go_on()))
+    };
+    attend(STEP, false, &deadline::start_for_the_host(STEP, work, || ())?, copy, job)
 }
 
 /// The files, or the devices.

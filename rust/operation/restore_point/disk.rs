@@ -10,6 +10,7 @@ use log::Level;
 use rustix::fs::FallocateFlags;
 
 use super::gate::{Gate, Inside};
+use super::kept::Kept;
 use super::old::Old;
 use super::request::{OutputFormat, Preallocation};
 use super::target::Target;
@@ -56,6 +57,8 @@ pub(super) struct Disk {
     plan: Mutex<Plan>,
     writeback: Mutex<Writeback>,
     unsynced: AtomicU64,
+    /// What the output holds is copied there first.
+    kept: Mutex<Option<Kept>>,
     /// Something was written.
     begun: AtomicBool,
     pub(super) done: Done,
@@ -197,6 +200,7 @@ impl Disk {
             plan,
             writeback: Mutex::default(),
             unsynced: AtomicU64::new(0),
+            kept: Mutex::default(),
             begun: AtomicBool::new(false),
             done: Done::default(),
         })
@@ -567,6 +571,25 @@ impl Disk {
         let inside = gate.enter(STEP)?;
         self.begun.store(true, Relaxed);
         Ok(inside)
+    }
+
+    /// What the output holds is to be copied there before it is overwritten.
+    pub(super) fn keep_as(&self, kept: Kept) {
+        *self.kept() = Some(kept);
+    }
+
+    pub(super) fn kept(&self) -> MutexGuard<'_, Option<Kept>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn kept_unless_it_is_copied(&self) -> Option<MutexGuard<'_, Option<Kept>>> {
+        self.kept.try_lock().ok()
+    }
+
+    /// Copies it, if that is asked.
+    pub(super) fn keep_held(&self, gate: &Gate, go_on: impl Fn() -> Result<()>) -> Result<()> {
+        let kept = self.kept().as_mut().map(|kept| kept.copy(&self.target, gate, go_on));
+        kept.unwrap_or(Ok(())).map_err(|error| error.on_disk(&self.volume))
     }
 
     /// Does the output hold anything of it?

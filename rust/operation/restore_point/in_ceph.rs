@@ -47,6 +47,9 @@ impl InCeph {
             STEP,
             "it is in use: does the guest run? (a client that was killed counts for half a minute)",
         )?;
+        if let Some(unknown) = opened.unknown() {
+            log::warn!("{unknown}");
+        }
         Ok(opened)
     }
 

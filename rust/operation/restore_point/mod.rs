@@ -5,6 +5,7 @@ mod copy;
 mod disk;
 mod gate;
 mod in_ceph;
+mod kept;
 mod old;
 mod output;
 mod record;
@@ -29,14 +30,16 @@ use crate::operation::ceph::Image;
 use crate::operation::checked_chain::{self, Disk as Source};
 use crate::operation::reading::Reading;
 use crate::operation::take_backup::layers;
-use crate::point::Link;
 use crate::point::fingerprints::{self, Base, Fingerprints};
+use crate::point::{Link, volume_of};
 use crate::qcow2::{self, Failure, Images, Pieces};
 use copy::{Copy, Finished};
 use disk::{Disk, Parts};
 use gate::Gate;
 use in_ceph::InCeph;
+use kept::Kept;
 use output::{Output, Points};
+use request::KeepOld;
 pub(super) use request::{Asked, Wanted, check_output};
 pub use request::{
     OutputFormat, Preallocation, RestoreOutput, RestorePointRequest, Restored, RestoredVolume, Verify, VolumeRequest,
@@ -57,7 +60,7 @@ struct Opened {
     path: String,
     verify: Verify,
     output: Output,
-    /// What the file that it replaces is to be kept as.
+    /// What it replaces is to be kept as this.
     kept: Option<String>,
 }
 
@@ -113,10 +116,14 @@ fn restore(
             publish_in_time(opened)?;
             Ok(Restored { total_millis: job.elapsed_millis(), ..restored })
         }
-        Err(error) => Err(match of_the_host("remove the partial outputs", LIMIT, move || discard(opened)) {
-            Ok(()) => error,
-            Err(stuck) => error.with_leftover(stuck),
-        }),
+        Err(error) => {
+            let ours = copy.clone();
+            let discard = move || discard(opened).and(ours.forget_kept());
+            Err(match of_the_host("remove the partial outputs", LIMIT, discard) {
+                Ok(()) => error,
+                Err(stuck) => error.with_leftover(stuck),
+            })
+        }
     }
 }
 
@@ -251,7 +258,7 @@ fn outputs(
     reading: &Reading,
     sources: Sources,
     (volumes, in_ceph): (Vec<Wanted>, Vec<Option<Arc<Image>>>),
-    keep_old: bool,
+    keep_old: Option<KeepOld>,
 ) -> Result<Begun> {
     let held = reading.clone();
     of_the_host(STEP, OPEN, move || {
@@ -264,7 +271,11 @@ fn outputs(
             let (file, verify) = (readable.file.clone(), readable.verify());
             indexes.push(readable.indexes.take());
             let (output, disk) = open(&points, &wanted, image, readable)?;
-            let kept = if keep_old { output.name_to_keep()? } else { None };
+            let kept = match &keep_old {
+                None => None,
+                Some(keep_old) if output.is_in_place() => Some(keep(keep_old, &disk, &wanted.path, &points)?),
+                Some(_) => output.name_to_keep()?,
+            };
             opened.push(Opened { file, path: wanted.path, verify, output, kept });
             disks.push(disk);
         }
@@ -297,6 +308,19 @@ impl Space {
         }
         of_the_host("take the room", LIMIT, move || ours.disks.iter().try_for_each(Disk::reserve))
     }
+}
+
+/// Makes the file that what this disk's output holds is copied to; its path.
+fn keep(keep_old: &KeepOld, disk: &Disk, path: &str, points: &Points) -> Result<String> {
+    let Some(folder) = &keep_old.folder else {
+        let cause = format!("is missing: '{path}' is written in place, and what it holds is copied to a file there");
+        return Err(Error::invalid("keepOldIn", cause));
+    };
+    let name = volume_of(path).unwrap_or("disk");
+    let kept = Kept::make(folder, name, points).map_err(|error| error.on_disk(&disk.volume))?;
+    let path = kept.path().display().to_string();
+    disk.keep_as(kept);
+    Ok(path)
 }
 
 /// Leaves the source its fingerprints if the data are to be compared with them.

@@ -26,7 +26,7 @@ use crate::{lacking, steps, sys};
 const STEP: &str = "open the output";
 const PUBLISH: &str = "publish the output";
 /// Digits at the end of a partial output's name, which nobody can know before.
-const ID: usize = 16;
+pub(super) const ID: usize = 16;
 
 /// An output that is open. Dropped without `publish`, a file that was made is removed.
 #[derive(Debug)]
@@ -136,13 +136,10 @@ impl Output {
         Some((&old.file, &old.path))
     }
 
-    /// The path that what it replaces can be kept under; none if it replaces nothing. `INVALID_ARGUMENT` for a device.
+    /// The path that the file that it replaces can be kept under; none if it replaces none.
     pub(in crate::operation) fn name_to_keep(&self) -> Result<Option<String>> {
         match self {
-            Output::Device(_) | Output::Image(_) => {
-                Err(Error::invalid("keepOld", "can keep no more than files: an output is a block device or in Ceph"))
-            }
-            Output::File(NewFile { old: None, .. }) => Ok(None),
+            Output::Device(_) | Output::Image(_) | Output::File(NewFile { old: None, .. }) => Ok(None),
             Output::File(new) => {
                 let kept = format!("{}{}", kept(&new.name), &Manifest::new_point_id()?[..ID]);
                 Ok(Some(new.folder.path.join(kept).display().to_string()))
@@ -172,6 +169,14 @@ impl Output {
         match self {
             Output::Device(_) | Output::Image(_) => Ok(()),
             Output::File(new) => new.publish(),
+        }
+    }
+
+    /// Takes the name away that a new file has got.
+    pub(super) fn retract(&self) -> Result<()> {
+        match self {
+            Output::Device(_) | Output::Image(_) => Ok(()),
+            Output::File(NewFile { folder, file, name, .. }) => folder.remove_file(file, name),
         }
     }
 

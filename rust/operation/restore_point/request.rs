@@ -33,6 +33,9 @@ pub struct RestorePointRequest {
     pub verify: Option<Verify>,
     /// Keep what is replaced, under the name that the answer tells.
     pub keep_old: Option<bool>,
+    /// Absolute path of a folder of this host, for copies of what is written in place: devices, images in Ceph. Only with
+    /// `keep_old`, which needs it for these.
+    pub keep_old_in: Option<String>,
     /// Most bytes a second that are read from the NAS. Absent or 0: as many as there are.
     pub rate_limit: Option<u64>,
 }
@@ -153,8 +156,15 @@ pub(in crate::operation) struct Asked {
     pub(in crate::operation) id: Option<String>,
     pub(in crate::operation) volumes: Vec<Wanted>,
     pub(in crate::operation) verify: Option<Verify>,
-    pub(in crate::operation) keep_old: bool,
+    pub(in crate::operation) keep_old: Option<KeepOld>,
     pub(in crate::operation) rate: Option<u64>,
+}
+
+/// What is replaced is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::operation) struct KeepOld {
+    /// Where copies go of what is written in place.
+    pub(in crate::operation) folder: Option<String>,
 }
 
 /// One disk, and where it goes.
@@ -196,9 +206,21 @@ pub(super) fn check(request: RestorePointRequest) -> Result<Asked> {
         id: check_id(request.point_id)?,
         volumes,
         verify: request.verify,
-        keep_old: request.keep_old.unwrap_or(false),
+        keep_old: check_keep_old(request.keep_old, request.keep_old_in)?,
         rate: request.rate_limit.filter(|rate| *rate > 0),
     })
+}
+
+fn check_keep_old(keep_old: Option<bool>, folder: Option<String>) -> Result<Option<KeepOld>> {
+    let folder = folder.filter(|folder| !folder.is_empty());
+    if folder.as_ref().is_some_and(|folder| !folder.starts_with('/') || folder.contains(char::is_control)) {
+        return Err(Error::invalid("keepOldIn", "is not an absolute path of a folder"));
+    }
+    match (keep_old, folder) {
+        (Some(true), folder) => Ok(Some(KeepOld { folder })),
+        (_, None) => Ok(None),
+        (_, Some(_)) => Err(Error::invalid("keepOldIn", "is given, and keepOld is not")),
+    }
 }
 
 fn wanted(i: usize, volume: VolumeRequest) -> Result<Wanted> {
@@ -264,6 +286,18 @@ mod tests {
         let request =
             json!({"repository": {"type": "dir", "address": "/nas"}, "backupPath": "i-1/T1", "volumes": [volume]});
         check(serde_json::from_value(request).unwrap())
+    }
+
+    #[test]
+    fn a_folder_for_what_is_kept_is_a_path_and_told_with_keep_old_alone() {
+        let kept = |keep_old, folder: &str| check_keep_old(keep_old, Some(folder.into()));
+        assert_eq!(kept(Some(true), "/a").unwrap(), Some(KeepOld { folder: Some("/a".into()) }));
+        assert_eq!(kept(Some(true), "").unwrap(), Some(KeepOld { folder: None }));
+        assert_eq!((kept(Some(false), "").unwrap(), kept(None, "").unwrap()), (None, None));
+        for (keep_old, folder) in [(Some(true), "a"), (Some(true), "/a\n"), (None, "/a"), (Some(false), "/a")] {
+            let error = kept(keep_old, folder).unwrap_err();
+            assert!(error.code == Code::InvalidArgument && error.cause.starts_with("keepOldIn: "), "{error}");
+        }
     }
 
     #[test]

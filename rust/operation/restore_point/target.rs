@@ -2,8 +2,10 @@
 
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
+use crate::error::called;
 use crate::operation::ceph::Image;
 use crate::qcow2::{Direct, Source as _, Storage as _, Zeroing};
 
@@ -22,6 +24,14 @@ impl Target {
         match self {
             Target::File(file) => file.length(),
             Target::Image(image) => Ok(image.size()),
+        }
+    }
+
+    /// Fills all of the buffer.
+    pub(super) fn read(&self, buffer: &mut [u8], at: u64) -> io::Result<()> {
+        match self {
+            Target::File(file) => file.file().read_exact_at(buffer, at).map_err(called("read")),
+            Target::Image(image) => image.read(buffer, at),
         }
     }
 

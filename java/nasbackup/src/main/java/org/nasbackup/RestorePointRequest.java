@@ -25,6 +25,7 @@ public final class RestorePointRequest {
     private final List<RestoreVolume> volumes;
     private final Verify verify;
     private final boolean keepOld;
+    private final String keepOldIn;
     private final long rateLimit;
 
     private RestorePointRequest(Builder builder) {
@@ -35,6 +36,7 @@ public final class RestorePointRequest {
         this.volumes = builder.volumes;
         this.verify = builder.verify;
         this.keepOld = builder.keepOld;
+        this.keepOldIn = builder.keepOldIn;
         this.rateLimit = builder.rateLimit;
     }
 
@@ -53,6 +55,7 @@ public final class RestorePointRequest {
         builder.volumes = volumes;
         builder.verify = verify;
         builder.keepOld = keepOld;
+        builder.keepOldIn = keepOldIn;
         builder.rateLimit = rateLimit;
         return builder;
     }
@@ -92,6 +95,14 @@ public final class RestorePointRequest {
         return keepOld;
     }
 
+    /**
+     * Absolute path of a folder of this host, for copies of what is written in place, devices and images in Ceph: {@link #keepOld}
+     * needs it for these. Null: none.
+     */
+    public String keepOldIn() {
+        return keepOldIn;
+    }
+
     /** Bytes a second that are read from the NAS at most; 0: as many as there are. */
     public long rateLimit() {
         return rateLimit;
@@ -111,6 +122,7 @@ public final class RestorePointRequest {
         private List<RestoreVolume> volumes;
         private Verify verify;
         private boolean keepOld;
+        private String keepOldIn;
         private long rateLimit;
 
         private Builder() {}
@@ -154,6 +166,12 @@ public final class RestorePointRequest {
         /** @see RestorePointRequest#keepOld */
         public Builder keepOld(boolean keepOld) {
             this.keepOld = keepOld;
+            return this;
+        }
+
+        /** @see RestorePointRequest#keepOldIn */
+        public Builder keepOldIn(String keepOldIn) {
+            this.keepOldIn = keepOldIn;
             return this;
         }
 

@@ -120,6 +120,7 @@ class RequestTest {
                         RestoreVolume.builder().file("f").output(output).build()))
                 .verify(Verify.DATA)
                 .keepOld(true)
+                .keepOldIn("/k")
                 .rateLimit(3)
                 .build();
         assertThat(request.toBuilder().build())
