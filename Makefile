@@ -13,7 +13,7 @@ TOOLS := $(CARGO_TARGET_DIR)/tools
 CARGO_DENY := 0.20.2
 ADVISORIES := https://github.com/RustSec/advisory-db
 
-.PHONY: build install install-agent install-server uninstall demo test test-binaries fuzz soak soak-images \
+.PHONY: build install install-agent install-server uninstall demo test test-binaries nas fuzz soak soak-images \
 	bench bench-images figures lint lint-rust lint-java prerequisites
 
 build: prerequisites
@@ -48,10 +48,17 @@ test:
 
 # The library with test-hooks in the end: the tests of the C ABI and of Java load it. The one without shows that it is so.
 test-binaries: prerequisites
+	tests/vm/install
 	cargo build
 	tests/no-hooks $(CARGO_TARGET_DIR)/debug/libnasbackup.so
 	cargo build --features test-hooks
 	cargo test --features test-hooks --no-run
+
+# All that there is of tests on real NFS and SMB servers, of which make test runs a few minutes: half an hour at most.
+nas: export NASBACKUP_VM_SECONDS = 1800
+nas: prerequisites
+	tests/vm/install
+	cargo test --features test-hooks --test real_nas -- --include-ignored
 
 # Damaged data from outside for so many seconds each: images, rebased, checked and flattened; domain XML, manifests,
 # requests, mount options, texts of log lines, replies of NBD servers, claims of other hosts. What is not survived lies in target/fuzz, and belongs into tests/corpus.

@@ -23,12 +23,19 @@ pub struct Nas {
     under: Option<Box<Nas>>,
     mounted: bool,
     view: Option<Child>,
+    /// How a request names it, when that is no `dir`.
+    export: Option<Repository>,
 }
 
 impl Nas {
     /// A plain folder.
     pub fn folder() -> Nas {
-        Nas { root: folder("nas"), under: None, mounted: false, view: None }
+        Nas { root: folder("nas"), under: None, mounted: false, view: None, export: None }
+    }
+
+    /// A server's folder, as the server sees it; requests name what it exports.
+    pub fn served(root: PathBuf, export: Repository) -> Nas {
+        Nas { export: Some(export), root, under: None, mounted: false, view: None }
     }
 
     /// A file system of `mib` MiB on a loop device.
@@ -51,7 +58,7 @@ impl Nas {
         let root = whole.root.join("limited");
         run("btrfs", ["subvolume", "create", root.to_str().unwrap()]);
         run("btrfs", ["quota", "enable", whole.path()]);
-        let nas = Nas { root, under: Some(Box::new(whole)), mounted: false, view: None };
+        let nas = Nas { root, under: Some(Box::new(whole)), mounted: false, view: None, export: None };
         std::fs::set_permissions(&nas.root, std::fs::Permissions::from_mode(0o711)).unwrap();
         nas.set_quota(&format!("{mib}M"));
         nas
@@ -64,7 +71,7 @@ impl Nas {
 
     /// The same folder once more, for somebody else.
     pub fn same(&self) -> Nas {
-        Nas { root: self.root.clone(), under: None, mounted: false, view: None }
+        Nas { root: self.root.clone(), under: None, mounted: false, view: None, export: None }
     }
 
     /// A folder with a copy of all that is in it.
@@ -125,7 +132,8 @@ impl Nas {
 
     /// As a request names it.
     pub fn repository(&self) -> Repository {
-        Repository { kind: Some("dir".into()), address: Some(self.path().into()), options: None }
+        let dir = || Repository { kind: Some("dir".into()), address: Some(self.path().into()), options: None };
+        self.export.clone().unwrap_or_else(dir)
     }
 
     /// Remounts it read-only, or read-write again.

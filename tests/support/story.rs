@@ -91,6 +91,11 @@ impl Point {
         self.taken.disks.iter().map(|disk| disk.file.clone()).collect()
     }
 
+    /// A raw copy of what it has to hold of this volume.
+    pub fn content(&self, volume: &str) -> &Path {
+        &self.content[volume]
+    }
+
     /// It reads back what it has to hold, from the repository that is seen at `root`.
     pub fn assert_restores_from(&self, root: &Path) {
         for disk in &self.taken.disks {

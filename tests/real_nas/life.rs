@@ -1,0 +1,130 @@
+//! The whole life of a chain: taken in every way, repaired, thinned out, verified and restored.
+
+use nasbackup::engine::Engine;
+use nasbackup::operation::call;
+use serde_json::{Value, json};
+
+use crate::served::{ROOT, cifs, nfs};
+use crate::support::{Disk, Guest, MIB, Nas, Point, Story, by, folder, listing, repository_json, run};
+
+/// Runs an operation that has to succeed.
+fn done(operation: &str, request: &Value) -> Value {
+    call(operation, &request.to_string(), &mut |_| Ok(())).unwrap_or_else(|error| panic!("{operation}: {error}"))
+}
+
+fn take<'a>(story: &'a mut Story, engine: &str, mode: &str) -> &'a Point {
+    story.accept(by(engine, story.request(mode)))
+}
+
+/// Each step of it on this NAS, by this engine. One disk will do: every program takes its time in this machine.
+pub(crate) fn live(engine: &str, nas: Nas) {
+    let mut story = Story::new(Guest::new([Disk::root()]), nas);
+    story.guest.write(0, 0x21, 4 * MIB, 3 * MIB);
+    take(&mut story, engine, "full").assert_full(true);
+    story.guest.write(0, 0x51, 8 * MIB, MIB);
+    take(&mut story, engine, "incremental").assert_incremental();
+
+    let parent = story.bitmap();
+    story.guest.restart();
+    story.guest.write(0, 0x52, MIB, MIB);
+    take(&mut story, engine, "incremental").assert_recreated(&parent);
+
+    // its bitmap was never stored
+    story.guest.kill_qemu();
+    story.guest.start();
+    story.guest.write(0, 0x53, 9 * MIB, 4096);
+    let parent = story.bitmap();
+    take(&mut story, engine, "incremental").assert_without_bitmap(&parent);
+
+    story.guest.write(0, 0x54, 40 * MIB, MIB);
+    story.guest.stop();
+    story.take_stopped("incremental").assert_incremental();
+    story.guest.start();
+    story.guest.write(0, 0x55, 41 * MIB, MIB);
+    let parent = story.bitmap();
+    take(&mut story, engine, "incremental").assert_recreated(&parent);
+    story.assert_all_restore();
+
+    remove_middle(&mut story, 1);
+    remove_middle(&mut story, 3);
+    for point in &story.points {
+        assert_verified(&story, point);
+        assert_restored(&story, point);
+    }
+    let stats = done("backupStats", &json!({"repository": repository_json(&story.nas.repository())}));
+    let number = |name: &str| stats[name].as_u64().unwrap();
+    assert!(number("usedBytes") > 0 && number("totalBytes") > number("usedBytes"), "{stats}");
+    let newest = story.points.pop().unwrap();
+    delete(&story, &newest);
+    assert_eq!(listing(story.nas.root()).iter().filter(|(path, _)| path.ends_with("manifest.json")).count(), 3);
+}
+
+/// Has a point's child stand on its parent, and deletes it.
+fn remove_middle(story: &mut Story, at: usize) {
+    let [parent, child] = [at - 1, at + 1].map(|other| story.points[other].path.clone());
+    let repository = repository_json(&story.nas.repository());
+    done("rebasePoint", &json!({"repository": repository, "backupPath": child, "newParent": parent}));
+    let gone = story.points.remove(at);
+    delete(story, &gone);
+}
+
+fn delete(story: &Story, point: &Point) {
+    done("deleteBackup", &json!({"repository": repository_json(&story.nas.repository()), "backupPath": point.path}));
+    assert!(!story.nas.at(&point.path).exists());
+}
+
+/// All of it is sound, and what we wrote ourselves is what we wrote.
+fn assert_verified(story: &Story, point: &Point) {
+    let request = json!({"repository": repository_json(&story.nas.repository()), "backupPath": point.path});
+    let chain = done("verifyChain", &request);
+    assert_eq!(chain["verdict"], "good", "{chain}");
+    let data = done("verifyData", &request);
+    let expected = if story.points.iter().all(|point| point.taken.engine == Engine::Pull) { "good" } else { "aborted" };
+    assert_eq!(data["verdict"], expected, "{data}");
+}
+
+/// `restorePoint` gives back what the disks held.
+fn assert_restored(story: &Story, point: &Point) {
+    let target = folder("restored");
+    let output = |volume: &str| target.join(volume).to_str().unwrap().to_owned();
+    let volumes = point.taken.volumes.keys();
+    let wanted: Value = volumes
+        .clone()
+        .map(|volume| json!({"volume": volume, "output": {"path": output(volume), "format": "raw"}}))
+        .collect();
+    let repository = repository_json(&story.nas.repository());
+    done("restorePoint", &json!({"repository": repository, "backupPath": point.path, "volumes": wanted}));
+    for volume in volumes {
+        run("cmp", [&output(volume), point.content(volume).to_str().unwrap()]);
+    }
+}
+
+#[test]
+fn a_chain_lives_on_nfs_4_2_by_push() {
+    live("push", nfs("nas", "vers=4.2"));
+}
+
+#[test]
+fn a_chain_lives_on_nfs_4_2_by_pull() {
+    live("pull", nfs("nas", "vers=4.2"));
+}
+
+#[test]
+fn a_chain_lives_on_cifs_by_push() {
+    live("push", cifs("nas", &format!("{ROOT},uid=libvirt-qemu")));
+}
+
+#[test]
+fn a_chain_lives_on_cifs_by_pull() {
+    live("pull", cifs("nas", ROOT));
+}
+
+#[test]
+fn a_chain_lives_on_nfs_3_by_push() {
+    live("push", nfs("nas", "vers=3"));
+}
+
+#[test]
+fn a_chain_lives_on_nfs_3_by_pull() {
+    live("pull", nfs("nas", "vers=3"));
+}

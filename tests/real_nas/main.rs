@@ -1,0 +1,9 @@
+//! Backups on a NAS as users have it: the kernel's own NFS and CIFS clients against the servers of the machine that tests/vm/run
+//! boots (tests/vm/servers), in which these tests run.
+
+#![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
+
+mod life;
+mod served;
+#[path = "../support/mod.rs"]
+mod support;
