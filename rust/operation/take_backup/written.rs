@@ -71,6 +71,8 @@ impl Written {
             }
             Err(error) => error,
         };
+        // on CIFS what is removed keeps its name for as long as somebody has it open
+        drop(own);
         folder.remove_tree(OWN)?;
         let io = |error| Error::io(STEP, &path, called("FICLONERANGE")(error));
         let Some(errno) = errno(&refusal).filter(|errno| !is_fault(*errno)) else { return Err(io(refusal)) };
@@ -138,6 +140,7 @@ fn can_clone(folder: &Folder) -> Result<bool> {
             cloned => Ok(cloned.is_ok()),
         }
     });
+    drop(source);
     for name in [PROBE, OWN] {
         folder.remove_tree(name)?;
     }
