@@ -22,7 +22,7 @@ pub const FOLDER_MODE: u32 = 0o711;
 pub const FILE_MODE: u32 = 0o600;
 
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
-const FILE: OFlags = OFlags::NONBLOCK.union(OFlags::NOCTTY).union(OFlags::CLOEXEC);
+const FILE: OFlags = OFlags::NOCTTY.union(OFlags::CLOEXEC);
 const WRITE: &str = "open the file for writing";
 const LIST: &str = "list the folder";
 /// How often a lookup is tried while others rename.
@@ -467,7 +467,8 @@ pub fn open_same_for_writing(file: &File, path: impl AsRef<Path>) -> Result<File
 }
 
 /// Opens the very file that was `found`; none if it is gone. Even to open a device that somebody planted can do harm, and what
-/// has a second name may be somebody else's: so it is looked at first.
+/// has a second name may be somebody else's: so it is looked at first. What is a regular file by then never blocks its opener
+/// for long: where the server of the export is this very host, a client that has a delegation gives it back first.
 fn open_again(found: BorrowedFd<'_>, access: OFlags, step: &'static str, path: &Path) -> Result<Option<File>> {
     let stat = rustix::fs::fstat(found).map_err(|e| failed(step, path, e))?;
     let refuse = |why: String| Err(Error::new(Code::Io, step, format!("'{}' {why}", path.display())));
@@ -628,7 +629,7 @@ fn failed(step: &'static str, path: impl AsRef<Path>, error: Errno) -> Error {
 mod tests {
     use super::*;
     use std::fs;
-    use std::io::Write;
+    use std::io::{Read, Write};
     use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
     fn folder() -> (tempfile::TempDir, Folder) {
@@ -718,6 +719,32 @@ mod tests {
         open_same_for_writing(&file, "linked").unwrap().write_all(b"y").unwrap();
         assert_eq!(fs::read(dir.path().join("moved")).unwrap(), b"y");
         assert_eq!(fs::read(dir.path().join("linked")).unwrap(), b"another");
+    }
+
+    /// As the NFS server of the export does, on its own host, for a client that has a delegation.
+    #[test]
+    fn a_file_that_has_a_lease_is_opened_once_its_holder_has_given_it_back() {
+        const HOLD: &str = "
+import fcntl, os, signal, sys
+file = os.open(sys.argv[1], os.O_RDONLY)
+def give_back(*_):
+    fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    sys.exit()
+signal.signal(signal.SIGIO, give_back)
+fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+print('held', flush=True)
+while True:
+    signal.pause()
+";
+        let (dir, folder) = folder();
+        let path = dir.path().join("leased");
+        fs::write(&path, "x").unwrap();
+        let mut holder = std::process::Command::new("python3");
+        let mut holder = holder.args(["-c", HOLD]).arg(&path).stdout(std::process::Stdio::piped()).spawn().unwrap();
+        let mut held = [0; 5];
+        holder.stdout.take().unwrap().read_exact(&mut held).unwrap();
+        folder.open_for_writing("leased").unwrap();
+        assert!(holder.wait().unwrap().success());
     }
 
     #[test]
