@@ -30,6 +30,10 @@ const CONFINED: [&str; 3] = ["nodev", "nosuid", "noexec"];
 const CIFS: [(&str, &[&str]); 3] =
     [("nobrl", &["nobrl", "brl"]), ("file_mode=0600", &["file_mode"]), ("dir_mode=0700", &["dir_mode"])];
 
+/// What is added for an NFS server: `mount` would try for two minutes to reach one that refuses, which is longer than it is given,
+/// and nobody would hear why.
+const NFS: [(&str, &[&str]); 1] = [("retry=0", &["retry"])];
+
 /// Confines the mount, as far as the export's options don't say otherwise, and takes the secrets out of these, for the types
 /// whose helpers read them from a file.
 pub fn prepare(export: &Export) -> Prepared {
@@ -53,12 +57,15 @@ pub fn prepare(export: &Export) -> Prepared {
             None => prepared.options.push(each.to_owned()),
         }
     }
-    if cifs {
-        let is_given = |name: &str| prepared.options.iter().any(|option| option.split('=').next() == Some(name));
-        let own = CIFS.into_iter().filter(|(_, names)| !names.iter().any(|name| is_given(name)));
-        let own: Vec<_> = own.map(|(option, _)| option.to_owned()).collect();
-        prepared.options.extend(own);
-    }
+    let own: &[(&str, &[&str])] = match export.kind() {
+        _ if cifs => &CIFS,
+        "nfs" | "nfs4" => &NFS,
+        _ => &[],
+    };
+    let is_given = |name: &str| prepared.options.iter().any(|option| option.split('=').next() == Some(name));
+    let own = own.iter().filter(|(_, names)| !names.iter().any(|name| is_given(name)));
+    let own: Vec<_> = own.map(|(option, _)| (*option).to_owned()).collect();
+    prepared.options.extend(own);
     prepared
 }
 
@@ -132,7 +139,7 @@ mod tests {
         assert_eq!(prepared.secret, credentials("username=u\npassword=p,w\ndomain=D\n"));
         assert_eq!(given(&prepared), options);
         let prepared = prepare(&export("nfs", "vers=4,username=x"));
-        assert_eq!((given(&prepared).len(), prepared.secret), (2, None));
+        assert_eq!((given(&prepared).len(), prepared.secret), (3, None));
     }
 
     #[test]
@@ -142,7 +149,9 @@ mod tests {
         assert_eq!(options("smb3", "vers=3.1.1"), ["vers=3.1.1", "nobrl", "file_mode=0600", "dir_mode=0700"]);
         assert_eq!(options("cifs", "nobrl,ro,dir_mode=0750"), ["nobrl", "ro", "dir_mode=0750", "file_mode=0600"]);
         assert_eq!(options("cifs", "brl,file_mode=0640,dir_mode=0750"), ["brl", "file_mode=0640", "dir_mode=0750"]);
-        assert_eq!(options("nfs", "vers=4"), ["vers=4"]);
+        assert_eq!(options("nfs", "vers=4"), ["vers=4", "retry=0"]);
+        assert_eq!(options("nfs4", "retry=1"), ["retry=1"]);
+        assert_eq!(options("ext4", "loop"), ["loop"]);
     }
 
     #[test]
@@ -150,7 +159,7 @@ mod tests {
         for (options, follows) in [("", false), ("symfollow,vers=4", true), ("symfollow,nosymfollow,vers=4", false)] {
             let prepared = prepare(&export("nfs", options));
             assert_eq!(prepared.follows_links, follows, "{options}");
-            assert!(given(&prepared).iter().all(|option| option == "vers=4"), "{options}");
+            assert!(given(&prepared).iter().all(|option| option == "vers=4" || option == "retry=0"), "{options}");
         }
     }
 

@@ -2,6 +2,8 @@
 //! told as what it is: who may not do what, and what helps.
 
 use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::fs::fchown;
 use std::path::Path;
 
@@ -24,16 +26,37 @@ pub(super) fn explain(error: Error, root: &Folder) -> Error {
     if error.code != Code::PermissionDenied {
         return error;
     }
-    let read_only = rustix::fs::fstatvfs(root).is_ok_and(|found| found.f_flag.contains(StatVfsMountFlags::RDONLY));
-    let cause = format!("{}; {}", error.cause, advice(rustix::process::geteuid().as_raw(), read_only));
+    let by = if rustix::fs::fstatvfs(root).is_ok_and(|found| found.f_flag.contains(StatVfsMountFlags::RDONLY)) {
+        By::Mount
+    } else if error.cause.contains(&io::Error::from(Errno::ROFS).to_string()) {
+        By::ReadOnlyServer
+    } else if is_cifs(root) {
+        By::Cifs
+    } else {
+        By::Server
+    };
+    let cause = format!("{}; {}", error.cause, advice(rustix::process::geteuid().as_raw(), by));
     Error { cause, ..error }
 }
 
-fn advice(user: u32, read_only: bool) -> String {
-    let what = if read_only {
-        "the repository is mounted read-only: mount it read-write"
-    } else {
-        "give the right to it, or to the user that the export makes of it"
+/// What keeps us from writing.
+#[derive(Debug, Clone, Copy)]
+enum By {
+    /// This host's mount is read-only.
+    Mount,
+    /// The server lets nobody write.
+    ReadOnlyServer,
+    /// A CIFS server does not let the user write whom the mount's options name.
+    Cifs,
+    Server,
+}
+
+fn advice(user: u32, by: By) -> String {
+    let what = match by {
+        By::Mount => "the repository is mounted read-only: mount it read-write",
+        By::ReadOnlyServer => "the server exports it read-only: export it read-write",
+        By::Cifs => "give the right to the user of the server's that the mount options name (username=)",
+        By::Server => "give the right to it, or to the user that the export makes of it",
     };
     format!("user {user}, as which this process runs, can't write there: {what}")
 }
@@ -55,7 +78,7 @@ fn ask(file: &File, path: &Path, owner: (u32, u32)) -> Result<()> {
     if may(owner, path, OFlags::RDWR)? {
         return Ok(());
     }
-    if rustix::fs::fstatfs(file).is_ok_and(|found| CIFS.contains(&found.f_type)) {
+    if is_cifs(file) {
         return Err(denied(owner, &cifs_advice(path, owner)));
     }
     let mut ancestors: Vec<&Path> = path.ancestors().skip(1).collect();
@@ -77,6 +100,10 @@ fn ask(file: &File, path: &Path, owner: (u32, u32)) -> Result<()> {
         Ok(()) => format!("can't write to '{path}': look at the export's and the file system's rights"),
     };
     Err(denied(owner, &what))
+}
+
+fn is_cifs(file: impl AsFd) -> bool {
+    rustix::fs::fstatfs(file).is_ok_and(|found| CIFS.contains(&found.f_type))
 }
 
 /// Rights on a CIFS server that tells none are those of the mount's options.
@@ -140,16 +167,25 @@ mod tests {
 
     #[test]
     fn a_refusal_says_who_and_what_helps() {
-        assert!(advice(0, true).contains("user 0") && advice(0, true).contains("read-only"));
-        // what QEMU needs is said where it is QEMU that can't
-        assert!(advice(0, false).contains("the export makes of it") && !advice(0, false).contains("no_root_squash"));
+        for (by, what) in [
+            (By::Mount, "mounted read-only"),
+            (By::ReadOnlyServer, "the server exports it read-only"),
+            (By::Cifs, "username="),
+            (By::Server, "the export makes of it"),
+        ] {
+            let told = advice(0, by);
+            // what QEMU needs is said where it is QEMU that can't
+            assert!(told.contains("user 0") && told.contains(what) && !told.contains("no_root_squash"), "{told}");
+        }
         assert!(cifs_advice(Path::new("/m/.access"), (64055, 108)).contains("mount with uid=64055"));
         let dir = tempfile::tempdir().unwrap();
         let root = Folder::open_root(dir.path()).unwrap();
         let other = Error::new(Code::Io, "read", "x");
         assert_eq!(explain(other.clone(), &root), other);
-        let denied = explain(Error::new(Code::PermissionDenied, "make the folder", "'x'"), &root);
-        assert!(denied.cause.starts_with("'x'; user 0"), "{denied}");
+        for (errno, what) in [(Errno::ACCESS, "the export makes of it"), (Errno::ROFS, "exports it read-only")] {
+            let denied = explain(Error::io("make the folder", "x", errno), &root);
+            assert!(denied.cause.contains("; user 0") && denied.cause.contains(what), "{denied}");
+        }
     }
 
     #[test]
