@@ -115,6 +115,14 @@ fn left_open_the_engine_is_pull_where_the_host_allows_it() {
     assert_pushed(&mut story, "begin the backup");
     story.guest.write(0, 0x51, 9 * MIB, MIB);
 
+    // the attempt that was refused has made the checkpoint again, and the answer is to say so
+    let parent = story.bitmap();
+    story.guest.restart();
+    let point = story.accept(by("auto", story.request("incremental")));
+    assert_eq!(point.taken.engine, Engine::Push);
+    point.assert_recreated(&parent);
+    story.guest.write(0, 0x52, 9 * MIB, MIB);
+
     config::set(Config { scratch_dir: None, ..Config::clone(&config::current()) });
     let taken = &story.accept(by("auto", story.request("incremental"))).taken;
     assert_eq!((taken.engine, taken.details.as_str()), (Engine::Pull, ""));

@@ -53,7 +53,7 @@ pub fn mark(export: &Export) {
 }
 
 /// `NAS_UNRESPONSIVE` at once for a repository that is marked and has not answered since.
-pub(super) fn admit(export: &Export) -> Result<()> {
+pub fn admit(export: &Export) -> Result<()> {
     let mut marks = marks();
     match marks.get(export) {
         None => return Ok(()),

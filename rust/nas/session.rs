@@ -56,9 +56,14 @@ impl Session {
     /// The same within a deadline: a folder of a hung NAS does not open either. One that did not answer before is asked
     /// no more, `NAS_UNRESPONSIVE`, until it has answered.
     pub fn open_bounded(export: Export, config: Arc<Config>) -> Result<Session> {
+        Session::open_within(Duration::MAX, export, config)
+    }
+
+    /// The same within `most`, where that is less.
+    pub fn open_within(most: Duration, export: Export, config: Arc<Config>) -> Result<Session> {
         health::admit(&export)?;
         let limit = if export.is_dir() { DIR_LIMIT } else { OPEN_LIMIT };
-        deadline::bounded("open the repository", limit, move || Session::open(&export, &config))
+        deadline::bounded("open the repository", limit.min(most), move || Session::open(&export, &config))
     }
 
     /// The repository's root.

@@ -3,7 +3,9 @@
 use std::time::Instant;
 
 use nasbackup::error::Code;
+use nasbackup::host::{Begun, HostState};
 use nasbackup::nas::repository::Repository;
+use nasbackup::operation::take_backup::TakeBackupRequest;
 use serde_json::json;
 
 use crate::run;
@@ -34,6 +36,44 @@ fn one_that_hangs_is_refused_at_once_until_it_answers() {
     nas.go_on();
     until("it is used again", || run(&nas, "backupStats", json!({})).is_ok());
     assert_eq!(verify(&nas).code, Code::NotFound);
+}
+
+/// A backup that was killed has left something there.
+#[test]
+fn what_was_left_there_is_not_looked_for_while_it_hangs() {
+    let mut story = Story::new(Guest::ordinary(), Nas::folder().through_fuse());
+    story.take("full").assert_full(true);
+    let vm = story.guest.name.clone();
+    let left = Begun {
+        vm: vm.clone(),
+        job: "killed".into(),
+        root: story.nas.root().to_owned(),
+        point: format!("{vm}/left"),
+        bitmap: None,
+        may_resume: false,
+        disks: Vec::new(),
+        view: None,
+    };
+    let state_dir = nasbackup::config::current().state_dir.clone();
+    let record = || HostState::lock(&state_dir, &vm).unwrap();
+    record().begin(left).unwrap();
+    story.nas.hang();
+    let within = |seconds| TakeBackupRequest { wait_seconds: Some(seconds), ..story.request("incremental") };
+    let begun = Instant::now();
+    // nobody knows yet that it hangs, and then everybody
+    for request in [within(8), within(3600)] {
+        let error = take(request).unwrap_err();
+        assert_eq!((error.code, error.leftovers), (Code::NasUnresponsive, false), "{error}");
+    }
+    assert!(begun.elapsed() < PATIENCE, "{:?}", begun.elapsed());
+    story.nas.go_on();
+    until("it answers", || run(&story.nas, "backupStats", json!({})).is_ok());
+    until("what looked for it has let go", || HostState::lock(&state_dir, &vm).is_ok());
+    story.skip();
+    story.take_until_free();
+    story.take("incremental").assert_incremental();
+    assert_eq!(record().begun(), None);
+    story.assert_all_restore();
 }
 
 #[test]

@@ -105,6 +105,8 @@ pub(super) struct Against {
     pub bitmap: Option<String>,
     /// To move the data by pull.
     pub pull: Option<String>,
+    /// The parent's checkpoint was lost, and an earlier attempt has made it again.
+    pub recreated: bool,
 }
 
 /// Why an attempt has failed.

@@ -118,7 +118,11 @@ pub fn run(request: TakeBackupRequest, listener: Listener<'_>) -> Result<TakenBa
     let mut job = Reporter::new(job, listener)?;
     let deadline = Instant::now() + checked.wait;
     let _place = take_place(&config)?;
-    let host = recover::undo(&config, HostState::lock(&config.state_dir, &checked.vm)?, false)?;
+    // what is left there is not looked for where nothing answers
+    health::admit(&checked.export)?;
+    // the other half is this call's own
+    let host = HostState::lock(&config.state_dir, &checked.vm)?;
+    let host = recover::undo(&config, host, recover::Look::Within(checked.wait / 2))?;
     let point_id = Manifest::new_point_id()?;
     let call = Call { checked: &checked, config: &config, deadline, point_id };
     log::info!("{}: backup to '{}' begins", checked.vm, checked.point);
@@ -168,6 +172,11 @@ impl Call<'_> {
     /// How much of the time that the job may take is left.
     fn left(&self) -> Duration {
         self.deadline.saturating_duration_since(Instant::now())
+    }
+
+    /// No more than is left of it.
+    fn at_most(&self, limit: Duration) -> Duration {
+        limit.min(self.left())
     }
 
     /// How long what was copied may take to become a point. Whoever asked has to hear of it, or it would be nobody's: it is

@@ -35,7 +35,7 @@ pub(crate) fn at_load(config: Arc<Config>) {
             let _for = WorkFor::guest(&vm);
             let undone = match HostState::lock(&config.state_dir, &vm) {
                 Err(error) if error.code == Code::Busy => Ok(()),
-                host => host.and_then(|host| undo(&config, host, true)).map(drop),
+                host => host.and_then(|host| undo(&config, host, Look::OrLater)).map(drop),
             };
             if let Err(error) = undone {
                 log::error!("{vm}: what a backup has left stays for now: {error}");
@@ -48,17 +48,26 @@ pub(crate) fn at_load(config: Arc<Config>) {
     }
 }
 
-/// Undoes what the record of a virtual machine names, a freeze first. Its point is looked for later if the NAS does not
-/// answer and `can_wait`; else the next backup on that NAS removes it.
-pub(super) fn undo(config: &Arc<Config>, mut host: HostState, can_wait: bool) -> Result<HostState> {
+/// How a point is looked for on a NAS that may not answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Look {
+    /// All of it stays for later then.
+    OrLater,
+    /// No longer than this: the next backup on that NAS removes it then.
+    Within(Duration),
+}
+
+/// Undoes what the record of a virtual machine names, a freeze first.
+pub(super) fn undo(config: &Arc<Config>, mut host: HostState, how: Look) -> Result<HostState> {
     if host.frozen() && thaw(config, host.vm())? {
         host.set_frozen(false)?;
     }
     let Some(begun) = host.begun().cloned() else { return Ok(host) };
     log::warn!("{}: undoing the backup to '{}' (job '{}'), which ended early", begun.vm, begun.point, begun.job);
     let aborted = end_job(config, &begun)?;
-    let there = match look(&begun) {
-        Err(error) if error.code == Code::Busy || (can_wait && error.code == Code::NasUnresponsive) => {
+    let limit = if let Look::Within(most) = how { REMOVAL.min(most) } else { REMOVAL };
+    let there = match look(&begun, limit) {
+        Err(error) if error.code == Code::Busy || (how == Look::OrLater && error.code == Code::NasUnresponsive) => {
             return Err(error);
         }
         there => there.unwrap_or_else(|error| {
@@ -143,10 +152,10 @@ fn folders(begun: &Begun) -> Vec<PathBuf> {
 
 /// Is the point there under its own name? If not, what there is of it is removed. `None` when its instance's folder is
 /// not there: then it is not the repository that it was.
-fn look(begun: &Begun) -> Result<Option<bool>> {
+fn look(begun: &Begun, limit: Duration) -> Result<Option<bool>> {
     let (root, point) = (begun.root.clone(), PointPath::parse("point", &begun.point)?);
     let _on = WorkFor::repository(root.display());
-    bounded("look at what was left", REMOVAL, move || {
+    bounded("look at what was left", limit, move || {
         let instance = match Folder::open_root(&root).and_then(|root| root.open_dir(&point.instance_folder())) {
             Err(error) if error.code == Code::NotFound => return Ok(None),
             instance => instance?,

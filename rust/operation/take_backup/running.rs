@@ -31,25 +31,25 @@ fn take(call: &Call<'_>, mut host: HostState, against: Against, job: &mut Report
     scratch::sweep(config, Some(&checked.vm));
     job.begin("find the domain")?;
     let (request, settings) = (checked.clone(), config.clone());
-    let opening = storage::begin_open(checked, config)?;
+    let opening = storage::begin_open(call)?;
     let found = ask("look at the domain", move || found::find(&request, &settings));
     job.enter("open the repository");
-    let (mut found, session) = opening.with(found)?;
+    let (mut found, session) = opening.with(found, call.left())?;
     job.tell()?;
-    let mut opened = storage::enter(checked, session)?;
+    let mut opened = storage::enter(call, session)?;
     let ours = ours(checked, &opened, &host)?;
     let disks = found.engine_disks();
     let chosen = choice::choose(checked.engine, against.pull.clone(), config, &found.domain, found.xml.owner, &disks)?;
     let compares = chosen.scratch.is_some();
     let (request, parent) = (checked.clone(), against.parent.clone().map(Err).or(opened.parent.take()));
-    let lost = against.bitmap.clone().map(BitmapFound::Lost);
+    let (lost, redefined) = (against.bitmap.clone().map(BitmapFound::Lost), against.recreated);
     let free = opened.free.bytes;
     let (found, mut host, parent, mut plan, needed) = ask("look at the bitmaps", move || {
         clear_way(&request, &found, &mut host)?;
         if let Some(Ok(_)) = parent {
             regrown::look_ahead(&found.xml, &mut found.disks);
         }
-        let plan = decide(&request, &found, parent.as_ref(), lost, compares);
+        let plan = decide(&request, &found, parent.as_ref(), lost, redefined, compares);
         let since = parent.as_ref().and_then(|parent| parent.as_ref().ok()?.manifest.bitmap.as_deref());
         let needed = space::needed(&found, &plan.ways, since, free);
         Ok((found, host, parent, plan, needed))
@@ -66,7 +66,7 @@ fn take(call: &Call<'_>, mut host: HostState, against: Against, job: &mut Report
         view: view.as_ref().map(View::path),
         ..call.begun(opened.root(), bitmap, job)
     })?;
-    let made = storage::make_targets(opened, &checked.point, specs, storage::PROBE);
+    let made = storage::make_targets(opened, &checked.point, specs, call.at_most(storage::PROBE));
     let made = made.and_then(|targets| match view {
         Some(view) => targets.show_to_qemu(view, found.xml.owner),
         None => Ok(targets),
@@ -138,6 +138,7 @@ fn is_gone(found: &Found) -> Option<String> {
 
 /// What another attempt has to do without, now that this one has failed; none where it would be no better.
 fn next(checked: &Checked, attempt: &Attempt, against: Against, plan: &Plan, failed: &Failed) -> Option<Against> {
+    let against = Against { recreated: against.recreated || plan.recreated, ..against };
     if checked.engine == Engine::Auto && attempt.pull_was_refused() {
         return Some(Against { pull: Some(failed.error().to_string()), ..against });
     }
@@ -173,18 +174,23 @@ fn clear_way(checked: &Checked, found: &Found, host: &mut HostState) -> Result<(
     host.forget(bitmap)
 }
 
-/// Finds out about the parent's bitmap, unless it is known to be `lost`, and decides.
+/// Finds out about the parent's bitmap, unless it is known to be `lost`, and decides. What libvirt knows because an earlier
+/// attempt has `redefined` it counts as that.
 fn decide(
     checked: &Checked,
     found: &Found,
     parent: Option<&Result<Parent, String>>,
     lost: Option<BitmapFound>,
+    redefined: bool,
     compares: bool,
 ) -> Plan {
     let asked = Asked::of(&checked.mode, parent);
     let ways = decision::ways(asked, &found.disks, compares);
     let bitmap = match (asked, &ways) {
-        (Asked::Incremental(Ok(parent)), Ok(ways)) => lost.or_else(|| find_bitmap(found, parent, ways)),
+        (Asked::Incremental(Ok(parent)), Ok(ways)) => lost.or_else(|| {
+            let bitmap = find_bitmap(found, parent, ways);
+            if redefined && bitmap == Some(BitmapFound::Known) { Some(BitmapFound::Redefined) } else { bitmap }
+        }),
         _ => None,
     };
     decision::plan(asked, &found.disks, ways, bitmap, compares)

@@ -72,13 +72,13 @@ fn take(
     against: &mut Against,
     job: &mut Reporter<'_>,
 ) -> Result<TakenBackup> {
-    let Call { checked, config, .. } = *call;
+    let checked = call.checked;
     job.begin("look at the disks")?;
     refuse_running(call, "it is not shut off, but the request names disks as for a stopped one")?;
     let look = |source: &StoppedSource| look(call, source.clone(), sources.paths(), job);
     let found = sources.chosen.iter().map(look).collect::<Result<Vec<_>>>()?;
     job.begin("open the repository")?;
-    let mut opened = storage::open(checked, config)?;
+    let mut opened = storage::open(call)?;
     let ours = super::running::ours(checked, &opened, host)?;
     let parent = against.parent.clone().map(Err).or(opened.parent.take());
     let lost = against.bitmap.clone().map(BitmapFound::Lost);
@@ -89,7 +89,7 @@ fn take(
     let bitmap = checked.mode.bitmap();
     let seeds = facts.iter().filter(|disk| disk.cannot_carry.is_none()).map(|disk| disk.target.clone());
     host.begin(Begun { disks: seeds.collect(), ..call.begun(opened.root(), bitmap, job) })?;
-    let targets = storage::make_targets(opened, &checked.point, plan.specs(&facts, true), storage::PROBE);
+    let targets = storage::make_targets(opened, &checked.point, plan.specs(&facts, true), call.at_most(storage::PROBE));
     let targets = targets.inspect_err(|error| host.end_unless(storage::goes_on(error)))?;
     let left_out = sources.left_out.clone();
     let mut attempt = Attempt { found, left_out, facts, plan, targets, hangs: false };

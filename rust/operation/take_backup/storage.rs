@@ -9,13 +9,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::Call;
 use super::access;
 use super::decision::DiskFacts;
 use super::full;
 use super::request::{Checked, Mode};
 use super::space::Free;
 use super::written::{self, TakenOver, Written};
-use crate::config::{self, Config};
+use crate::config;
 use crate::engine::{self, push};
 use crate::error::{Code, Error, Result, called};
 use crate::nas::deadline::{Background, LIMIT, bounded, start};
@@ -67,10 +68,10 @@ pub(super) struct Opening(Background<Session>);
 
 /// Begins to open the repository, and reads there what `enter` is going to read, so that it then comes from memory.
 /// Nothing is made, locked or believed yet.
-pub(super) fn begin_open(checked: &Checked, config: &Arc<Config>) -> Result<Opening> {
-    let (checked, config) = (checked.clone(), config.clone());
+pub(super) fn begin_open(call: &Call<'_>) -> Result<Opening> {
+    let (checked, config, left) = (call.checked.clone(), call.config.clone(), call.left());
     let work = move || {
-        let session = Session::open_bounded(checked.export.clone(), config)?;
+        let session = Session::open_within(left, checked.export.clone(), config)?;
         // what is wrong there is told by whoever reads it once more under the lock
         if let Err(error) = look_ahead(&session, &checked) {
             log::debug!("{}: {error}", checked.vm);
@@ -82,9 +83,9 @@ pub(super) fn begin_open(checked: &Checked, config: &Arc<Config>) -> Result<Open
 
 impl Opening {
     /// The repository, or the error of what was done meanwhile, for which a NAS that hangs is not waited.
-    pub(super) fn with<T>(self, meanwhile: Result<T>) -> Result<(T, Session)> {
+    pub(super) fn with<T>(self, meanwhile: Result<T>, most: Duration) -> Result<(T, Session)> {
         let limit = if meanwhile.is_ok() { OPEN } else { HUNG };
-        let session = self.0.wait(limit);
+        let session = self.0.wait(limit.min(most));
         let meanwhile = meanwhile?;
         let late = || Err(Error::new(Code::NasUnresponsive, "open the repository", "it does not open"));
         Ok((meanwhile, session.unwrap_or_else(late)?))
@@ -139,14 +140,15 @@ fn chain_images(newest: PointPath, mut read: impl FnMut(&PointPath) -> Option<Ma
 }
 
 /// Opens the repository and enters it.
-pub(super) fn open(checked: &Checked, config: &Arc<Config>) -> Result<Opened> {
-    enter(checked, Session::open_bounded(checked.export.clone(), config.clone())?)
+pub(super) fn open(call: &Call<'_>) -> Result<Opened> {
+    enter(call, Session::open_within(call.left(), call.checked.export.clone(), call.config.clone())?)
 }
 
 /// Locks the virtual machine's folder in the repository, reads its manifests and looks at the parent.
-pub(super) fn enter(checked: &Checked, session: Session) -> Result<Opened> {
+pub(super) fn enter(call: &Call<'_>, session: Session) -> Result<Opened> {
+    let checked = call.checked;
     let (locked, point) = (session.clone(), checked.point.clone());
-    let (instance, lock) = bounded("lock the virtual machine's folder", PROBE + WAIT, move || {
+    let (instance, lock) = bounded("lock the virtual machine's folder", call.at_most(PROBE + WAIT), move || {
         refuse_existing(locked.root(), &point)?;
         let lock = || {
             let mode = config::current().folder_mode();
@@ -159,7 +161,7 @@ pub(super) fn enter(checked: &Checked, session: Session) -> Result<Opened> {
         Ok((instance, lock))
     })?;
     let checked = checked.clone();
-    bounded("look at the restore points", LIMIT, move || {
+    bounded("look at the restore points", call.at_most(LIMIT), move || {
         // whoever made them no longer holds the lock of the folder, which is ours
         removal::clear_partials(&instance)?;
         let published = published_bitmaps(&instance, &checked.vm, Instant::now() + LIMIT / 2)?;
@@ -604,7 +606,7 @@ mod tests {
             Opening(start("open the repository", refused, || ()).unwrap())
         };
         let missing = Err::<(), _>(Error::new(Code::DomainNotFound, "look up the domain", "missing"));
-        assert_eq!(opening().with(missing).unwrap_err().code, Code::DomainNotFound);
-        assert_eq!(opening().with(Ok(())).unwrap_err().code, Code::MountFailed);
+        assert_eq!(opening().with(missing, Duration::MAX).unwrap_err().code, Code::DomainNotFound);
+        assert_eq!(opening().with(Ok(()), Duration::MAX).unwrap_err().code, Code::MountFailed);
     }
 }
