@@ -20,7 +20,7 @@ pub(crate) fn nfs(export: &str, options: &str) -> Nas {
 
 /// A folder of the share `NAME`.
 pub(crate) fn cifs(share: &str, options: &str) -> Nas {
-    let folder = folder(&Path::new(if share == "nas" { "/srv/xfs/smb" } else { "/srv/ext4/smb" }));
+    let folder = folder(Path::new(if share == "nas" { "/srv/xfs/smb" } else { "/srv/ext4/smb" }));
     served("cifs", format!("//127.0.0.1/{share}/{}", name(&folder)), folder, options)
 }
 
