@@ -15,8 +15,8 @@ use nasbackup::operation::take_backup::{TakeBackupRequest, TakenBackup};
 use nasbackup::point::Kind;
 use serde_json::{Value, json};
 use support::{
-    Agent, Nas, PATIENCE, RealGuest, Restored, backup_path, begin_foreign_backup, folder, listing, own_host,
-    run_as_agent, take, take_and, take_json, until,
+    Agent, Disk, Image, Nas, PATIENCE, RealGuest, Restored, backup_path, begin_foreign_backup, folder, listing,
+    own_host, run_as_agent, take, take_and, take_json, until,
 };
 
 /// Not a test: what a process of its own does.
@@ -83,6 +83,7 @@ fn a_frozen_guest_s_files_are_whole_and_its_journal_clean() {
     let incremental = take(incremental).unwrap();
     assert_eq!(incremental.kind, Kind::Incremental);
     let torn = take(linux.request(&nas, 2)).unwrap();
+    boots_from_what_is_restored(&nas, &linux, &incremental, 8);
 
     for (taken, frozen, files) in [(&full, true, 4), (&incremental, true, 8), (&torn, false, 8)] {
         let restored = restored(&nas, taken);
@@ -90,6 +91,33 @@ fn a_frozen_guest_s_files_are_whole_and_its_journal_clean() {
         let verified = restored.verified_files(!frozen);
         assert!(verified > files, "{verified} files");
     }
+}
+
+/// The point as a qcow2 and as a raw file: Linux has the one as its own disk, and the other beside it.
+fn boots_from_what_is_restored(nas: &Nas, linux: &RealGuest, taken: &TakenBackup, files: u64) {
+    let out = folder("restored");
+    let paths = ["qcow2", "raw"].map(|format| (out.join(format), format));
+    for (path, format) in &paths {
+        let volume = json!({"volume": taken.disks[0].volume, "output": {"path": path, "format": format}});
+        let request = json!({
+            "repository": {"type": "dir", "address": nas.root()},
+            "backupPath": backup_path(&linux.guest, 1),
+            "volumes": [volume],
+        });
+        operation::call("restorePoint", &request.to_string(), &mut |_| Ok(())).unwrap();
+    }
+    let [qcow2, raw] =
+        paths.map(|(path, format)| Disk::existing(path, if format == "raw" { Image::Raw } else { Image::Qcow2 }));
+    let restored = RealGuest::boot_from("", [qcow2, raw]);
+    restored.run("mkdir /tmp/raw; mount -t ext4 -o ro /dev/vdb /tmp/raw");
+    let sums = |folder: &str| restored.run(&format!("cd {folder} && cat ballast.sum s[0-9]* | sha256sum -c"));
+    let (of_qcow2, of_raw) = (sums("/mnt"), sums("/tmp/raw"));
+    assert_eq!(of_qcow2, of_raw);
+    assert!(
+        of_qcow2.lines().count() as u64 > files && of_qcow2.lines().all(|line| line.ends_with(": OK")),
+        "{of_qcow2}"
+    );
+    restored.assert_writes();
 }
 
 #[test]

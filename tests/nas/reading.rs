@@ -58,9 +58,13 @@ fn backups_go_on_and_deletes_and_rebases_wait_while_a_chain_is_read() {
     story.guest.write(0, 0x51, 5 << 20, 1 << 20);
     story.take("incremental").assert_incremental();
     let (path, volume) = (story.last().path.clone(), story.last().taken.disks[0].volume.clone());
-    let out = folder("flat").join("disk.raw");
+    let (out, restored) = (folder("flat").join("disk.raw"), folder("restored"));
+    let content = story.content();
+    let disk = |disk: &nasbackup::operation::take_backup::TakenDisk| json!({"volume": disk.volume, "output": {"path": restored.join(&disk.volume), "format": "raw"}});
+    let disks: Vec<_> = story.last().taken.disks.iter().map(disk).collect();
     for (operation, request) in [
         ("verifyChain", json!({"backupPath": path})),
+        ("restorePoint", json!({"backupPath": path, "volumes": disks})),
         ("flatten", json!({"backupPath": path, "volume": volume, "output": {"path": out, "format": "raw"}})),
     ] {
         while_reading(&mut story, operation, request, |story| {
@@ -77,6 +81,9 @@ fn backups_go_on_and_deletes_and_rebases_wait_while_a_chain_is_read() {
         });
     }
     story.assert_all_restore();
+    for (volume, was) in content {
+        assert!(std::fs::read(restored.join(&volume)).unwrap() == std::fs::read(was).unwrap(), "{volume}");
+    }
     // and the other way round: the chain is read while a backup runs
     let (request, repository) = (story.request("incremental"), story.nas.repository());
     story.accept_with(request, |request| {

@@ -14,7 +14,7 @@ use nasbackup::nas::repository::Repository;
 use nasbackup::operation::call;
 use serde_json::{Value, json};
 
-use crate::flatten::Mounted;
+use crate::flatten::{Loop, Mounted};
 use crate::restore::{FILES, Points, QUICK, all, restore};
 use crate::support::{GO_ON, HANG, Nas, Refusal, hangs, refusing, until};
 
@@ -348,6 +348,46 @@ fn storage_that_hangs_altogether_keeps_what_it_had_and_partial_files_are_named()
         restoring.points.assert_restored(restoring.out.path(), format);
         assert_eq!(all(restoring.out.path()).len(), FILES.len(), "{what}");
     });
+}
+
+/// Files are whole by then, and have no name yet.
+#[test]
+fn a_nas_that_hangs_while_a_device_is_written_has_nothing_more_written_to_it() {
+    let restoring = Restore::begin();
+    let device = Loop::full(4 << 20);
+    let content = || {
+        let mut content = Vec::new();
+        std::io::Read::read_to_end(&mut device.open(), &mut content).unwrap();
+        content
+    };
+    let mut request = restoring.request("raw", "data");
+    (request["volumes"][0]["output"]["path"], request["rateLimit"]) = (json!(device.device), json!(1 << 20));
+    let (mut files_are_whole, mut hung, mut done) = (false, false, 0);
+    let error = call("restorePoint", &request.to_string(), &mut |status| {
+        files_are_whole |= status.phase == "sync";
+        let of_device = files_are_whole && status.phase == "copy";
+        if of_device && done == 0 {
+            done = status.done_bytes;
+        } else if of_device && status.done_bytes > done && !hung {
+            hung = true;
+            restoring.nas.hang();
+            hurry(&READS, SOON);
+        }
+        Ok(())
+    })
+    .unwrap_err();
+    assert_eq!((hung, error.code, error.leftovers), (true, Code::NasUnresponsive, true), "{error}");
+    assert!(error.cause.contains(device.device.to_str().unwrap()), "{error}");
+    restoring.assert_untouched("beside a device");
+    let written = content();
+    restoring.nas.go_on();
+    restoring.wait_for_all();
+    assert!(content() == written);
+    restoring.assert_untouched("beside a device");
+    request["rateLimit"] = json!(null);
+    restore(&request).unwrap();
+    assert!(content()[..SIZE as usize] == restoring.points.disks[0]);
+    assert!(fs::read(restoring.out.path().join(FILES[1])).unwrap() == restoring.points.disks[1]);
 }
 
 /// The first output has its name when the second one's storage hangs, and the call is given up.

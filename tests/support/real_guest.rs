@@ -37,6 +37,12 @@ impl RealGuest {
         words: &str,
         disks: impl IntoIterator<Item = Disk>,
     ) -> RealGuest {
+        let root = Disk::existing(file_system(ballast_mib), Image::Qcow2).driver(driver);
+        RealGuest::boot_from(words, std::iter::once(root).chain(disks))
+    }
+
+    /// One of these disks, the first of which has `/mnt`.
+    pub fn boot_from(words: &str, disks: impl IntoIterator<Item = Disk>) -> RealGuest {
         init();
         let files = folder("linux");
         // QEMU's user can't reach into every folder a repository is checked out to.
@@ -46,8 +52,7 @@ impl RealGuest {
             std::fs::copy(made.join(name), files.join(name)).unwrap();
         }
         let console = files.join("console");
-        let root = Disk::existing(file_system(ballast_mib), Image::Qcow2).driver(driver);
-        let mut guest = Guest::stopped(std::iter::once(root).chain(disks));
+        let mut guest = Guest::stopped(disks);
         guest.elements = "<iothreads>1</iothreads>";
         guest.memory_mib = 128;
         guest.boot = format!(
