@@ -14,7 +14,9 @@ package org.nasbackup.cloudstack;
 
 import java.io.IOException;
 import java.io.StringReader;
+import java.util.ArrayList;
 import java.util.HashSet;
+import java.util.List;
 import java.util.Locale;
 import java.util.Set;
 import javax.xml.XMLConstants;
@@ -66,6 +68,31 @@ final class DiskXml {
         // of files there is none
         devices.remove("");
         return devices;
+    }
+
+    /** Is one of the disks of a domain on what it was given as? */
+    static boolean has(String domain, Place place) {
+        List<String> wanted = names(
+                        (Element) disks("<disk>" + place.source() + "</disk>").item(0))
+                .get(0);
+        NodeList disks = disks(domain);
+        for (int i = 0; i < disks.getLength(); i++) {
+            if (names((Element) disks.item(i)).contains(wanted)) {
+                return true;
+            }
+        }
+        return false;
+    }
+
+    /** Of each source of the disk: what it is called as a file, a device or an image elsewhere. */
+    private static List<List<String>> names(Element disk) {
+        NodeList sources = disk.getElementsByTagName("source");
+        List<List<String>> names = new ArrayList<>();
+        for (int i = 0; i < sources.getLength(); i++) {
+            Element source = (Element) sources.item(i);
+            names.add(List.of(source.getAttribute("file"), source.getAttribute("dev"), source.getAttribute("name")));
+        }
+        return names;
     }
 
     static String escaped(String text) {

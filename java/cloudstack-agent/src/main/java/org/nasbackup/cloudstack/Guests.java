@@ -18,6 +18,7 @@ import java.nio.file.NoSuchFileException;
 import java.nio.file.Path;
 import org.libvirt.Connect;
 import org.libvirt.Domain;
+import org.libvirt.Error;
 import org.libvirt.LibvirtException;
 
 /** The domains of this host, by libvirt's Java binding, which the agent brings along. */
@@ -64,6 +65,21 @@ public class Guests {
             }
         }
         return false;
+    }
+
+    /** Is it certain that a domain did not get the disk, whatever became of the call that was to add it? */
+    boolean lacks(String name, Place place) {
+        try {
+            Connect connection = new Connect(uri);
+            try {
+                return !DiskXml.has(connection.domainLookupByName(name).getXMLDesc(0), place);
+            } finally {
+                connection.close();
+            }
+        } catch (LibvirtException e) {
+            // none that runs has it then
+            return e.getError() != null && e.getError().getCode() == Error.ErrorNumber.VIR_ERR_NO_DOMAIN;
+        }
     }
 
     /**

@@ -72,6 +72,12 @@ public final class Place {
         disconnect = () -> {};
     }
 
+    /** A guest may have it: it is not removed either. */
+    void leave() {
+        keep();
+        remove = () -> {};
+    }
+
     void close() {
         disconnect.run();
     }

@@ -31,7 +31,12 @@ public final class PoolVolumes implements Volumes {
 
     @Override
     public String format(PrimaryDataStoreTO to, String path) {
-        return pool(to).getPhysicalDisk(volumeOf(path)).getFormat().name().toLowerCase(Locale.ROOT);
+        KVMPhysicalDisk disk = pool(to).getPhysicalDisk(volumeOf(path));
+        if (disk == null) {
+            throw new IllegalArgumentException("INVALID_ARGUMENT: look for volume '" + volumeOf(path) + "' of pool "
+                    + to.getUuid() + ": this host does not have it");
+        }
+        return disk.getFormat().name().toLowerCase(Locale.ROOT);
     }
 
     @Override

@@ -45,9 +45,7 @@ public final class Restoration {
             plan.items().forEach(item -> opened.add(places.open(item, plan.fresh())));
             Restored restored = library.restorePoint(order(command, plan, opened, seconds));
             if (plan.fresh() && command.getVmState() == VirtualMachine.State.Running) {
-                guests.attach(
-                        command.getVmName(), opened.get(0), plan.items().get(0).uuid());
-                opened.get(0).keep();
+                attach(command.getVmName(), opened.get(0), plan.items().get(0).uuid());
             }
             good = true;
             return restored;
@@ -61,6 +59,19 @@ public final class Restoration {
             if (!good) {
                 opened.forEach(Place::remove);
             }
+        }
+    }
+
+    private void attach(String name, Place place, String uuid) {
+        try {
+            guests.attach(name, place, uuid);
+            place.keep();
+        } catch (RuntimeException e) {
+            if (!guests.lacks(name, place)) {
+                place.leave();
+                throw new HostFailure(e.getMessage() + "; the guest may have got it, and it is not removed", e);
+            }
+            throw e;
         }
     }
 

@@ -68,6 +68,26 @@ class DiskXmlTest {
         assertThat(DiskXml.of(domain(), FILE, "short")).contains("<serial>short</serial>");
     }
 
+    /** As libvirt tells it: with more than it was told. */
+    @ParameterizedTest
+    @CsvSource(
+            delimiter = '|',
+            value = {
+                "<source file='/p/v' index='4'/>|<source file='/p/v'/>|true",
+                "<source file='/p/v2' index='4'/>|<source file='/p/v'/>|false",
+                "<source dev='/p/v'/>|<source file='/p/v'/>|false",
+                "<source dev='/dev/v' index='1'/><backingStore/>|<source dev='/dev/v'/>|true",
+                "<source protocol='rbd' name='p/v'><host name='h' port='1'/></source>|<source protocol='rbd' name='p/v'/>|true",
+                "<source protocol='rbd' name='p/w'/>|<source protocol='rbd' name='p/v'/>|false",
+                "|<source file='/p/v'/>|false",
+            })
+    void a_domain_is_known_to_have_what_it_was_given(String disk, String given, boolean has) {
+        String domain = "<domain><devices><disk type='file' device='cdrom'><target dev='hdc'/></disk>"
+                + "<disk type='file'>" + (disk == null ? "" : disk) + "<target dev='vda'/></disk></devices></domain>";
+        assertThat(DiskXml.has(domain, new Place(Place.Kind.FILE, "/x", OutputFormat.RAW, given)))
+                .isEqualTo(has);
+    }
+
     @Test
     void a_name_stays_a_name() {
         assertThat(DiskXml.escaped("a'/><b x=\"&\">")).isEqualTo("a&apos;/&gt;&lt;b x=\"&amp;\"&gt;");

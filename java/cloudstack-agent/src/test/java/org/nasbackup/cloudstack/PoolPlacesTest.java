@@ -258,6 +258,12 @@ class PoolPlacesTest {
                             + "<disk type='block'><source dev='/dev/v'/><target dev='vda'/></disk></devices></domain>",
                     0);
             assertThat(guests.have("/dev/v")).isTrue();
+            Place v = new Place(Place.Kind.BLOCK, "/dev/v", OutputFormat.RAW, "<source dev='/dev/v'/>");
+            Place w = new Place(Place.Kind.BLOCK, "/dev/w", OutputFormat.RAW, "<source dev='/dev/w'/>");
+            assertThat(guests.lacks("g", v)).isFalse();
+            assertThat(guests.lacks("g", w)).isTrue();
+            assertThat(guests.lacks("gone", v)).isTrue();
+            assertThat(new Guests("none:///").lacks("g", w)).isFalse();
         } finally {
             connection.close();
         }

@@ -16,6 +16,10 @@ import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 import static org.assertj.core.api.Assertions.tuple;
 
+import com.cloud.hypervisor.kvm.storage.KVMStoragePool;
+import com.cloud.hypervisor.kvm.storage.KVMStoragePoolManager;
+import com.cloud.storage.Storage.StoragePoolType;
+import java.lang.reflect.Proxy;
 import java.util.List;
 import org.apache.cloudstack.backup.DeleteBackupCommand;
 import org.apache.cloudstack.backup.GetBackupStorageStatsCommand;
@@ -211,6 +215,23 @@ class RequestsTest {
     @CsvSource({"/mnt/p/a-b,a-b", "/var/lib/x/images/a.qcow2,a.qcow2", "/dev/drbd/by-res/cs-a-b/0,a-b", "a,a"})
     void the_pool_knows_a_volume_by_its_own_path(String path, String volume) {
         assertThat(PoolVolumes.volumeOf(path)).isEqualTo(volume);
+    }
+
+    /** PowerFlex shows it to no host while its machine is stopped. */
+    @Test
+    void a_volume_that_this_host_does_not_have_is_named() {
+        KVMStoragePool pool = (KVMStoragePool) Proxy.newProxyInstance(
+                KVMStoragePool.class.getClassLoader(), new Class<?>[] {KVMStoragePool.class}, (p, method, a) -> null);
+        PoolVolumes volumes = new PoolVolumes(new KVMStoragePoolManager(null, null) {
+            @Override
+            public KVMStoragePool getStoragePool(StoragePoolType type, String uuid) {
+                return pool;
+            }
+        });
+        TakeBackupCommand command = command(
+                ",\"volumePaths\":[\"/mnt/p/v:n\"],\"volumePools\":[{\"uuid\":\"p\",\"poolType\":\"PowerFlex\"}]");
+        assertThatThrownBy(() -> Requests.take(command, 7200, volumes))
+                .hasMessage("INVALID_ARGUMENT: look for volume 'v:n' of pool p: this host does not have it");
     }
 
     @ParameterizedTest

@@ -42,6 +42,9 @@ public final class VolumePaths {
             if (pool == null) {
                 throw new CloudRuntimeException("volume " + volume.getUuid() + " is in no storage pool");
             }
+            if (volume.getPath() == null) {
+                throw new CloudRuntimeException("volume " + volume.getUuid() + " was not made yet");
+            }
             result.add(pool, volume.getPath(), stores);
         }
         return result;

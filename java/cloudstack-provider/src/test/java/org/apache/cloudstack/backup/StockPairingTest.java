@@ -108,6 +108,14 @@ class StockPairingTest {
 
     @ParameterizedTest
     @EnumSource
+    void a_volume_that_the_machine_no_longer_has_shifts_no_other(StockPairing host) {
+        site.volumes.remove(1);
+        site.provider.restoreVMFromBackup(site.vm, backup);
+        assertThat(restored(host)).containsExactly(ALL[0], ALL[2]);
+    }
+
+    @ParameterizedTest
+    @EnumSource
     void a_machine_that_was_made_gets_each_volume_at_its_number(StockPairing host) {
         VMInstanceVO made = mock(VMInstanceVO.class);
         when(made.getId()).thenReturn(11L);
