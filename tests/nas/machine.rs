@@ -37,8 +37,16 @@ impl Machine {
 
     /// Makes a point: a full, or an incremental on the last one if there is one.
     pub(crate) fn back_up(&mut self, number: u32) -> Result<TakenBackup> {
+        let taken = take(self.request(number))?;
+        let files = taken.disks.iter().map(|disk| disk.file.clone()).collect();
+        self.parent = taken.parent_name.clone().map(|name| (name, files));
+        Ok(taken)
+    }
+
+    /// What asks for it.
+    pub(crate) fn request(&self, number: u32) -> TakeBackupRequest {
         let parent = self.parent.as_ref();
-        let taken = take(TakeBackupRequest {
+        TakeBackupRequest {
             vm_name: Some(self.vm.into()),
             backup_path: Some(self.point(number)),
             repository: Some(self.nas.repository()),
@@ -48,10 +56,7 @@ impl Machine {
             parent_paths: parent.map(|(_, files)| files.clone()),
             disks: Some(self.disks.clone()),
             ..Default::default()
-        })?;
-        let files = taken.disks.iter().map(|disk| disk.file.clone()).collect();
-        self.parent = taken.parent_name.clone().map(|name| (name, files));
-        Ok(taken)
+        }
     }
 
     /// Deletes a point, in the repository as `nas` shows it.
