@@ -76,6 +76,28 @@ fn the_repository_is_not_to_blame_for_a_libvirtd_that_is_gone_at_the_deadline() 
     killed_under_a_push(5, Code::Timeout);
 }
 
+/// As on NFS, where libvirt gives the targets back to root before it hears of anything else.
+#[test]
+fn a_repository_that_hangs_is_told_of_though_libvirt_hangs_with_it() {
+    let _alone = alone();
+    let mut story = slow_story_on(Nas::folder());
+    let request = TakeBackupRequest { wait_seconds: Some(5), ..story.request("incremental") };
+    let error = take_and(request, |_| {
+        signal_libvirtd("-STOP");
+        story.nas.hang();
+    });
+    signal_libvirtd("-CONT");
+    story.nas.go_on();
+    let error = error.unwrap_err();
+    assert_eq!(error.code, Code::NasUnresponsive, "{error}");
+    story.skip();
+    story.take_until_free();
+    story.assert_nothing_half_made();
+    story.guest.write(0, 0x52, 60 * MIB, MIB);
+    story.take("incremental");
+    story.assert_all_restore();
+}
+
 #[test]
 fn a_connection_that_was_lost_leaves_no_descriptor_behind() {
     let _alone = alone();

@@ -16,6 +16,8 @@ use crate::nas::deadline::{ask, of_the_guest};
 pub(super) const CALL: Duration = Duration::from_secs(60);
 /// How long libvirt may take to say what state a domain is in.
 const STATE: Duration = Duration::from_secs(10);
+/// How long libvirt may take to abort a job on a NAS that is known to hang.
+const LEAVE: Duration = Duration::from_secs(2);
 /// How long an aborted job may take to end on storage that answers.
 const ABORT: Duration = Duration::from_secs(20);
 /// How long libvirt may take to tell the end of a job that nothing keeps from ending. One thread of libvirt's hears of the end
@@ -181,21 +183,26 @@ impl BackupJob {
 
     /// Aborts the job, unless it has ended, and waits, within a bound, until it has.
     pub(super) fn end(&mut self) {
-        self.end_within(ABORT);
+        self.end_within(CALL, ABORT);
     }
 
     /// The same for a job that nothing keeps from ending: as long as libvirt may take to tell that.
     pub(super) fn complete(&mut self) {
-        self.end_within(COMPLETE);
+        self.end_within(CALL, COMPLETE);
     }
 
-    fn end_within(&mut self, limit: Duration) {
+    /// Has the job aborted that can't end before the NAS answers. libvirt, which may wait for that, too, is not waited for.
+    pub(super) fn leave(&mut self) {
+        self.end_within(LEAVE, Duration::ZERO);
+    }
+
+    fn end_within(&mut self, call: Duration, limit: Duration) {
         if self.ended {
             return;
         }
         let domain = self.prepared.domain.clone();
         let abort = move || domain.again()?.map_or(Ok(()), |domain| domain.abort_job());
-        if let Err(refused) = ask("abort the job", CALL, abort) {
+        if let Err(refused) = ask("abort the job", call, abort) {
             log::warn!("{}: {refused}", self.prepared.domain.name());
         }
         let until = Instant::now() + limit;

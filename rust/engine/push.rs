@@ -22,6 +22,8 @@ const BLAME: Duration = Duration::from_millis(300);
 
 /// How long a look at the targets' sizes may still take once the job has ended.
 const LOOK: Duration = Duration::from_secs(2);
+/// How long the NAS may take to say how large it is.
+const ASK: Duration = Duration::from_secs(5);
 const WATCH: &str = "watch the targets";
 /// What some file systems take ahead of who writes: XFS no more than this.
 const AHEAD: u64 = 8 << 30;
@@ -96,6 +98,7 @@ pub fn copy(
     deadline: Instant,
 ) -> Result<Option<Error>> {
     let disks = targets.iter().map(|target| target.disk.clone()).collect();
+    let any = targets.first().and_then(|target| target.file.try_clone().ok());
     let (watching, ended) = mpsc::channel();
     let sender = backup.sender();
     let watch = deadline::start(WATCH, move || watch(&targets, &ended), move || drop(sender.send(Signal::Ended)));
@@ -105,7 +108,22 @@ pub fn copy(
     let outcome = push.wait_completed(job, deadline).and_then(|()| push.wait_closed(deadline));
     drop(watching);
     push.watch.wait(LOOK);
-    outcome.map(|()| limited.err()).map_err(|error| backup.abort(error))
+    outcome.map(|()| limited.err()).map_err(|error| give_up(backup, any, error))
+}
+
+/// Ends the job because of `error`. When its time is over the NAS itself is asked, by one of the targets, whether it answers: what
+/// libvirt says of the job tells nothing, for it does things there, too, and may hang in them.
+fn give_up(backup: &mut BackupJob, target: Option<File>, error: Error) -> Error {
+    const STEP: &str = "ask the repository";
+    let answers = |target| {
+        let ask = move || rustix::fs::fstatvfs(&target).map_err(|e| Error::io(STEP, "the target", e));
+        !deadline::bounded(STEP, ASK, ask).is_err_and(|error| error.code == Code::NasUnresponsive)
+    };
+    if error.code != Code::Timeout || target.is_none_or(answers) {
+        return backup.abort(error);
+    }
+    backup.leave();
+    Error { code: Code::NasUnresponsive, ..error }
 }
 
 /// A push job that runs.
