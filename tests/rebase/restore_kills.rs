@@ -86,6 +86,7 @@ fn a_device_is_whole_after_the_next_call_and_is_not_touched_before_the_file_is()
     let request = |out: &Path| {
         let mut request = points.request(out, "raw");
         request["volumes"][0]["output"]["path"] = json!(device.device);
+        (request["keepOld"], request["keepOldIn"]) = (json!(true), json!(out));
         request
     };
     let before = vec![0xa5; size];
@@ -93,7 +94,10 @@ fn a_device_is_whole_after_the_next_call_and_is_not_touched_before_the_file_is()
         device.open().write_all_at(&before, 0).unwrap();
         let out = begin();
         in_a_process(&request(out.path()), Some(&step));
-        if step.starts_with("open") || ["copy:1", "copy:2", "sync:1"].contains(&step.as_str()) {
+        if step.starts_with("open")
+            || step.starts_with("keep")
+            || ["copy:1", "copy:2", "sync:1"].contains(&step.as_str())
+        {
             assert!(content() == before, "{step}");
         }
         let file = out.path().join(FILES[1]);
@@ -104,6 +108,19 @@ fn a_device_is_whole_after_the_next_call_and_is_not_touched_before_the_file_is()
         wanted.resize(size, 0);
         assert!(content() == wanted && fs::read(&file).unwrap() == points.disks[1], "{step}");
         fs::remove_file(out.path().join(FILES[0])).unwrap();
-        assert_eq!(all(out.path()).len(), 1, "{step}");
+        // what is kept is whole, and nothing else is there
+        let mut left = all(out.path());
+        left.remove(&file);
+        let name = |path: &Path| path.file_name().unwrap().to_str().unwrap().to_owned();
+        assert!(
+            left.keys().all(|path| name(path).contains(".kept-") && !name(path).starts_with('.')),
+            "{step}: {left:?}"
+        );
+        let (files, devices): (Vec<_>, Vec<_>) = left.iter().partition(|(path, _)| name(path).starts_with(FILES[1]));
+        assert!(
+            (1..=2).contains(&files.len())
+                && files.iter().all(|(_, kept)| kept[..] == *OLD || **kept == points.disks[1])
+        );
+        assert!((1..=2).contains(&devices.len()) && devices.iter().any(|(_, kept)| **kept == before), "{step}");
     }
 }

@@ -30,6 +30,7 @@ impl Kept {
         let opened = Output::open(&text, true, 0, points);
         let of_field = |cause: String| format!("keepOldIn: {}", cause.trim_start_matches("output.path: "));
         let output = opened.map_err(|e| Error { cause: of_field(e.cause), ..e })?;
+        output.remove_left_of_kept(name)?;
         Ok(Kept { output, path, named: false })
     }
 

@@ -164,6 +164,22 @@ impl Output {
         folder.remove_file(&old.file, kept)
     }
 
+    /// Removes what killed calls have left beside the names that what is called `name` was to be kept under.
+    pub(in crate::operation) fn remove_left_of_kept(&self, name: &str) -> Result<()> {
+        let Output::File(NewFile { folder, file, beside: Some(own), .. }) = self else { return Ok(()) };
+        let all = folder.names_that(|left| left.to_str().is_some_and(|left| kept_beside(name, left).is_some()))?;
+        for left in all.iter().filter_map(|left| left.to_str()).filter(|left| left != own) {
+            // a call that lives holds its lock; where there are no locks it is not known, and nothing goes
+            let lock = |left: File| lock_exclusively(left.into()).is_ok();
+            if let Some(output) = kept_beside(name, left)
+                && folder.open_for_writing(left).is_ok_and(lock)
+            {
+                remove_left(folder, left, output, file)?;
+            }
+        }
+        Ok(())
+    }
+
     /// It has all of its content, durably: a file gets its name.
     pub(in crate::operation) fn publish(&mut self) -> Result<()> {
         match self {
@@ -425,6 +441,12 @@ fn kept(name: &str) -> String {
 
 fn is_kept(name: &str, other: &str) -> bool {
     other.strip_prefix(&kept(name)).is_some_and(is_id)
+}
+
+/// The name under which what is called `name` is kept, by that of a partial output of it.
+fn kept_beside<'a>(name: &str, left: &'a str) -> Option<&'a str> {
+    let (output, _) = left.strip_prefix('.')?.rsplit_once(".nasbackup")?;
+    (is_kept(name, output) && is_beside(output, left)).then_some(output)
 }
 
 fn is_id(end: &str) -> bool {
