@@ -202,6 +202,16 @@ impl<T> Background<T> {
         self.0.wait(limit)
     }
 
+    /// Gives it up, for what it waits for are the host's own disks, whatever it was begun for.
+    pub fn leave_to_the_host(&self) {
+        self.0.give_up(&DISKS);
+    }
+
+    /// The same of what waits for the NAS.
+    pub fn leave_to_the_nas(&self) {
+        self.0.give_up(&NAS);
+    }
+
     /// Is it over, whether or not its result was taken?
     pub fn has_ended(&self) -> bool {
         !self.0.lock().is_running()
@@ -210,7 +220,7 @@ impl<T> Background<T> {
 
 impl<T> Drop for Background<T> {
     fn drop(&mut self) {
-        self.0.give_up();
+        self.0.give_up(self.0.kind);
     }
 }
 
@@ -250,7 +260,7 @@ fn bounded_and_counted<T: Send + 'static>(
     let limit = steps::within(step, limit);
     let ours = begin(kind, step, work, || ())?;
     let result = ours.wait(limit);
-    ours.give_up();
+    ours.give_up(kind);
     result.unwrap_or_else(|| Err(Error::new(kind.code, step, format!("no answer for {} s", limit.as_secs_f64()))))
 }
 
@@ -260,9 +270,9 @@ fn begin<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
     ended: impl FnOnce() + Send + 'static,
 ) -> Result<Arc<Slot<T>>> {
-    let by = WHOSE.with_borrow(|whose| (kind.of_whom)(whose).clone());
-    kind.places.admit(&by).map_err(|why| Error::new(kind.code, step, why))?;
-    let ours = Arc::new(Slot { state: Mutex::new(State::Running), ended: Condvar::new(), places: &kind.places, by });
+    let whose = WHOSE.with_borrow(Whose::clone);
+    kind.places.admit((kind.of_whom)(&whose)).map_err(|why| Error::new(kind.code, step, why))?;
+    let ours = Arc::new(Slot { state: Mutex::new(State::Running), ended: Condvar::new(), kind, whose });
     let theirs = ours.clone();
     let work = for_the_same(move || {
         steps::at(step);
@@ -281,16 +291,17 @@ fn begin<T: Send + 'static>(
 struct Slot<T> {
     state: Mutex<State<T>>,
     ended: Condvar,
-    places: &'static Places,
+    kind: &'static Kind,
     /// For whom it is done.
-    by: Arc<str>,
+    whose: Whose,
 }
 
 enum State<T> {
     Running,
     Ended(Result<T>),
     Taken,
-    GivenUp,
+    /// Counted as one that waits for this.
+    GivenUp(&'static Kind),
 }
 
 impl<T> State<T> {
@@ -318,11 +329,11 @@ impl<T> Slot<T> {
     }
 
     /// Nobody wants the result any more.
-    fn give_up(&self) {
+    fn give_up(&self, waits_for: &'static Kind) {
         let mut state = self.lock();
         if state.is_running() {
-            *state = State::GivenUp;
-            self.places.take(&self.by);
+            *state = State::GivenUp(waits_for);
+            waits_for.places.take((waits_for.of_whom)(&self.whose));
         }
     }
 
@@ -333,6 +344,7 @@ impl<T> Slot<T> {
             self.ended.notify_one();
             return;
         }
+        let State::GivenUp(waited_for) = *state else { return };
         drop(state);
         match &result {
             Ok(_) => log::warn!("{step}: the answer came after it had been given up"),
@@ -342,7 +354,7 @@ impl<T> Slot<T> {
         if catch_unwind(AssertUnwindSafe(|| drop(result))).is_err() {
             log::error!("{step}: clearing up after it had been given up panicked");
         }
-        self.places.give_back(&self.by);
+        waited_for.places.give_back((waited_for.of_whom)(&self.whose));
     }
 }
 
@@ -408,6 +420,25 @@ mod tests {
         drop(release);
         while HUNG.places.of("") > 0 {
             thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn what_is_left_behind_is_counted_for_what_it_waits_for() {
+        let _on = WorkFor::job("nfs 'counted:/'", "i-2-12-VM");
+        type Leave = fn(&Background<bool>);
+        let left: [(Leave, usize); 3] =
+            [(Background::leave_to_the_host, 0), (Background::leave_to_the_nas, 1), (|_| (), 1)];
+        for (leave, of_nas) in left {
+            let (release, wait) = mpsc::channel::<()>();
+            let work = start("copy", move || Ok(wait.recv().is_ok()), || ()).unwrap();
+            leave(&work);
+            drop(work);
+            assert_eq!((NAS.places.of("nfs 'counted:/'"), DISKS.places.of("i-2-12-VM")), (of_nas, 1 - of_nas));
+            drop(release);
+            while NAS.places.of("nfs 'counted:/'") + DISKS.places.of("i-2-12-VM") > 0 {
+                thread::yield_now();
+            }
         }
     }
 

@@ -47,6 +47,12 @@ impl Reading {
         bounded("look at the instance's lock", CHECK, move || lock.check())
     }
 
+    /// Does the repository answer? It is asked something that only it can tell.
+    pub(super) fn answers(&self) -> bool {
+        let held = self.clone();
+        bounded("ask the repository", CHECK, move || held.session.root().room()).is_ok()
+    }
+
     /// Tells of a failure of what was read.
     pub(super) fn note(&self, error: &Error) {
         health::note(&self.export, error);

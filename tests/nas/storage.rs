@@ -1,18 +1,23 @@
 //! The storage that a disk is restored to does not answer: that is told as what it is, and nothing of it is the NAS's.
+#![cfg(feature = "test-hooks")]
 
 use std::fs::{self, File};
 use std::path::Path;
+use std::time::Duration;
 
 use nasbackup::error::{Code, Error};
+use nasbackup::hurry;
 use nasbackup::nas::deadline::stuck;
 use nasbackup::nas::repository::Repository;
-use nasbackup::operation::call;
+use nasbackup::operation::{call, cancel};
 use nasbackup::qcow2::Stream;
 use serde_json::{Value, json};
 
 use crate::run;
 use crate::support::{MIB, Nas, until};
 
+/// How long what hangs is waited for here: it never answers while it is.
+const SOON: Duration = Duration::from_secs(1);
 const OPERATIONS: [&str; 2] = ["flatten", "restorePoint"];
 
 /// A repository with a point `i-1/T1` of one disk.
@@ -54,6 +59,7 @@ fn hung_when_outputs_are_opened(operation: &str) -> Error {
     let error = call(operation, &request.to_string(), &mut |status| {
         if status.phase == "open the outputs" {
             pool.hang();
+            hurry(&["open the outputs"], SOON);
         }
         Ok(())
     });
@@ -72,4 +78,56 @@ fn one_that_hangs_when_outputs_are_opened_is_not_the_nas() {
             });
         }
     });
+}
+
+/// Is a thread within this call to the kernel, on a file of `on`?
+fn is_within(call: libc::c_long, on: &Nas) -> bool {
+    let is = |task: &Path| {
+        let text = fs::read_to_string(task.join("syscall")).unwrap_or_default();
+        let mut words = text.split(' ');
+        let fd = |word: &str| u32::from_str_radix(word.trim_start_matches("0x"), 16).ok();
+        words.next() == Some(&call.to_string())
+            && words.next().and_then(fd).is_some_and(|fd| {
+                fs::read_link(format!("/proc/self/fd/{fd}")).is_ok_and(|path| path.starts_with(on.root()))
+            })
+    };
+    fs::read_dir("/proc/self/task").unwrap().any(|task| is(&task.unwrap().path()))
+}
+
+/// The call is cancelled once `hung` does not answer a thread that is within `syscall`.
+fn hung_when_data_are_copied(nas: &Nas, out: &Path, hung: &Nas, syscall: libc::c_long, operation: &str) -> Error {
+    let error = call(operation, &request(nas, operation, out).to_string(), &mut |status| {
+        if status.phase == "copy" {
+            hung.hang();
+            hurry(&["copy", "remove the partial outputs", "ask the repository"], SOON);
+            assert!(!is_within(syscall, hung) || cancel(&status.job).found);
+        }
+        Ok(())
+    });
+    let error = error.unwrap_err();
+    assert_eq!((error.code, error.leftovers), (Code::Cancelled, true), "{operation}: {error}");
+    error
+}
+
+#[test]
+fn one_that_hangs_when_data_are_written_is_not_the_nas() {
+    let hang = |operation| {
+        let (nas, pool) = (repository(), Nas::folder().through_fuse());
+        let error = hung_when_data_are_copied(&nas, &pool.at("volume"), &pool, libc::SYS_pwrite64, operation);
+        assert!(error.cause.contains("the outputs' storage does not answer"), "{operation}: {error}");
+        assert_nas_is_well(&nas, &pool);
+    };
+    std::thread::scope(|scope| OPERATIONS.iter().for_each(|operation| drop(scope.spawn(|| hang(operation)))));
+}
+
+#[test]
+fn a_nas_that_hangs_when_data_are_read_is_counted_as_such() {
+    let nas = repository().through_fuse();
+    let pool = Nas::folder();
+    let error = hung_when_data_are_copied(&nas, &pool.at("volume"), &nas, libc::SYS_pread64, "restorePoint");
+    assert!(error.cause.contains("a read that the NAS does not answer"), "{error}");
+    assert!(left_behind(&nas) > 0);
+    assert!(fs::read_dir(pool.root()).unwrap().next().is_none());
+    nas.go_on();
+    until("nothing is left behind", || left_behind(&nas) == 0);
 }

@@ -12,6 +12,7 @@ use crate::engine::rate::Limiter;
 use crate::error::{Code, Error, Result};
 use crate::job::Reporter;
 use crate::nas::deadline::{self, Background};
+use crate::operation::reading::Reading;
 use crate::steps;
 
 /// Threads that copy, each with a piece of its own.
@@ -54,6 +55,11 @@ impl Copy {
 
     fn elapsed(&self) -> u64 {
         u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// How long the outputs' storage is waited for once the copy has failed: where it does not answer, not all that long again.
+    pub(super) fn patience(&self) -> Duration {
+        if self.gate.waits_for_storage(|| true) { STOP } else { LIMIT }
     }
 
     /// Something was done, and more may be.
@@ -146,20 +152,16 @@ impl Copy {
     }
 }
 
-/// Copies all disks, and makes them whole and durable: devices, whose content goes, once all files are. `held` is kept until
+/// Copies all disks, and makes them whole and durable: devices, whose content goes, once all files are. `reading` is kept until
 /// nothing of it runs any more.
-pub(super) fn run(
-    copy: &Arc<Copy>,
-    held: &(impl Clone + Send + 'static),
-    job: &mut Reporter<'_>,
-) -> Result<Vec<Finished>> {
+pub(super) fn run(copy: &Arc<Copy>, reading: &Reading, job: &mut Reporter<'_>) -> Result<Vec<Finished>> {
     let mut all = Vec::new();
     for devices in [false, true] {
         if copy.these(devices).is_empty() {
             continue;
         }
         let kept = if devices { keep(copy, job) } else { Ok(()) };
-        let done = kept.and_then(|()| copy_and_sync(copy, devices, held, job));
+        let done = kept.and_then(|()| copy_and_sync(copy, devices, reading, job));
         // where a write hangs, a sync does, too
         let flush = |error| if copy.gate.is_used() { error } else { flush(copy, error) };
         all.extend(if devices { done.map_err(flush)? } else { done? });
@@ -178,32 +180,34 @@ fn keep(copy: &Arc<Copy>, job: &mut Reporter<'_>) -> Result<()> {
     let ours = copy.clone();
     let work = move || {
         let disks = ours.these(true);
+        let _moved = ours.gate.move_data();
         ours.on_threads(disks.len(), |number| disks[number].1.keep_held(&ours.gate, || ours.go_on()))
     };
-    attend(STEP, false, &deadline::start_for_the_host(STEP, work, || ())?, copy, job)
+    // the NAS is asked for nothing
+    attend(STEP, false, &deadline::start_for_the_host(STEP, work, || ())?, copy, || true, job)
 }
 
 /// The files, or the devices.
 fn copy_and_sync(
     copy: &Arc<Copy>,
     devices: bool,
-    held: &(impl Clone + Send + 'static),
+    reading: &Reading,
     job: &mut Reporter<'_>,
 ) -> Result<Vec<(usize, Finished)>> {
     job.begin("copy")?;
-    let (ours, kept) = (copy.clone(), held.clone());
+    let (ours, kept) = (copy.clone(), reading.clone());
     let work = move || {
         let (_held, disks) = (kept, ours.these(devices));
         ours.on_threads(THREADS, |number| ours.copy(number, &disks))
     };
-    attend("copy", devices, &deadline::start("copy", work, || ())?, copy, job)?;
+    attend("copy", devices, &deadline::start("copy", work, || ())?, copy, || reading.answers(), job)?;
     job.begin("sync")?;
-    let (ours, kept) = (copy.clone(), held.clone());
+    let (ours, kept) = (copy.clone(), reading.clone());
     let work = move || {
         let (_held, disks) = (kept, ours.these(devices));
         ours.finish(&disks)
     };
-    attend("sync", devices, &deadline::start_for_the_host("sync", work, || ())?, copy, job)
+    attend("sync", devices, &deadline::start_for_the_host("sync", work, || ())?, copy, || reading.answers(), job)
 }
 
 /// What was written to devices before it failed reaches them before that is told: whoever has them next writes last.
@@ -240,12 +244,25 @@ fn hanging(writing: bool, devices: &[&str]) -> String {
     }
 }
 
+/// Leaves it behind, counted for what does not answer; what it hangs in.
+fn leave<T>(work: &Background<T>, copy: &Copy, devices: bool, nas_answers: impl Fn() -> bool) -> String {
+    let storage = copy.gate.waits_for_storage(nas_answers);
+    if storage {
+        work.leave_to_the_host();
+    } else {
+        work.leave_to_the_nas();
+    }
+    let devices = if devices { copy.these(true) } else { Vec::new() };
+    hanging(storage, &devices.into_iter().map(|(_, disk)| disk.output()).collect::<Vec<_>>())
+}
+
 /// Waits for the result, and tells of progress meanwhile.
 fn attend<T>(
     step: &'static str,
     devices: bool,
     work: &Background<T>,
     copy: &Copy,
+    nas_answers: impl Fn() -> bool,
     job: &mut Reporter<'_>,
 ) -> Result<T> {
     let total = copy.disks.iter().map(|disk| disk.guest).sum();
@@ -257,16 +274,14 @@ fn attend<T>(
             return result;
         }
         let idle = Duration::from_millis(copy.elapsed().saturating_sub(copy.active.load(Relaxed)));
-        let stalled = || stalled(step, idle, copy.gate.is_used());
+        let stalled = || stalled(step, idle, copy.gate.waits_for_storage(&nas_answers));
         let told = job.tell().and_then(|()| if idle > steps::within(step, LIMIT) { Err(stalled()) } else { Ok(()) });
         if let Err(error) = told {
             copy.gate.close();
             if work.wait(steps::within(step, STOP)).is_some() || work.has_ended() {
                 return Err(error);
             }
-            let devices = if devices { copy.these(true) } else { Vec::new() };
-            let devices: Vec<_> = devices.into_iter().map(|(_, disk)| disk.output()).collect();
-            return Err(error.with_leftover(hanging(copy.gate.is_used(), &devices)));
+            return Err(error.with_leftover(leave(work, copy, devices, nas_answers)));
         }
     }
 }
@@ -299,8 +314,8 @@ mod tests {
             }
             Ok(())
         };
-        let error = attend("sync", true, &deadline::start_for_the_host("sync", work, || ()).unwrap(), &copy, &mut job);
-        let error = error.unwrap_err();
+        let work = deadline::start_for_the_host("sync", work, || ()).unwrap();
+        let error = attend("sync", true, &work, &copy, || true, &mut job).unwrap_err();
         assert_eq!((error.code, error.leftovers), (Code::Cancelled, false), "{error}");
         drop(finishing);
     }

@@ -246,6 +246,8 @@ impl Disk {
         room.inflated = Inflated::default();
         room.zeroing = Zeroing::default();
         room.refused = false;
+        // if it was told to stop, nothing is written any more
+        let _inside = room.gate.enter(STEP).ok();
         room.old = match &self.target {
             Target::Image(image) => self.compared.then(|| Old::Image(image.clone())),
             Target::File(_) if self.old.is_empty() => None,
@@ -527,6 +529,7 @@ impl Disk {
         while moved < length {
             go_on()?;
             let from = (source, offset + moved);
+            let _moved = room.gate.move_data();
             let step = room.routes[image].step_by_kernel(new, to + moved, from, length - moved, true);
             let step = step.map_err(|(of_source, error)| {
                 if of_source {

@@ -1,5 +1,5 @@
 //! What is changed for good passes a gate. Once it is closed nothing more begins, however late a thread comes back from where it
-//! hung, and whoever has closed it knows whether something is still under way.
+//! hung, and whoever has closed it knows whether something is still under way, and what is waited for.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 
@@ -8,20 +8,32 @@ use crate::error::{Code, Error, Result};
 #[derive(Debug, Default)]
 pub(super) struct Gate {
     closed: AtomicBool,
+    /// Changes that are under way, and what else the outputs' storage is asked for.
     inside: AtomicUsize,
+    /// What the kernel moves by itself from the NAS to a new file.
+    moved: AtomicUsize,
 }
 
-/// A change is under way until it is dropped.
+/// It is under way until it is dropped.
 #[derive(Debug)]
-pub(super) struct Inside<'a>(&'a Gate);
+pub(super) struct Inside<'a>(&'a AtomicUsize);
 
 impl Gate {
     /// `CANCELLED` once it is closed: to be asked right before each change.
     pub(super) fn enter(&self, step: &'static str) -> Result<Inside<'_>> {
         // counted before the look: either whoever closes the gate sees this change, or it is not made
-        self.inside.fetch_add(1, SeqCst);
-        let inside = Inside(self);
+        let inside = Inside::of(&self.inside);
         self.check(step).map(|()| inside)
+    }
+
+    /// Until it is dropped the NAS or the outputs' storage has to answer: nobody knows which of them the kernel waits for.
+    pub(super) fn move_data(&self) -> Inside<'_> {
+        Inside::of(&self.moved)
+    }
+
+    /// Is it the outputs' storage that is waited for, and not the NAS? `nas_answers` is asked where nothing else tells.
+    pub(super) fn waits_for_storage(&self, nas_answers: impl FnOnce() -> bool) -> bool {
+        self.is_used() || self.moved.load(SeqCst) > 0 && nas_answers()
     }
 
     /// `CANCELLED` once it is closed.
@@ -40,9 +52,16 @@ impl Gate {
     }
 }
 
+impl Inside<'_> {
+    fn of(count: &AtomicUsize) -> Inside<'_> {
+        count.fetch_add(1, SeqCst);
+        Inside(count)
+    }
+}
+
 impl Drop for Inside<'_> {
     fn drop(&mut self) {
-        self.0.inside.fetch_sub(1, SeqCst);
+        self.0.fetch_sub(1, SeqCst);
     }
 }
 
@@ -60,5 +79,17 @@ mod tests {
         assert!(gate.is_used());
         drop(inside);
         assert!(!gate.is_used() && gate.enter("copy").is_err() && !gate.is_used());
+    }
+
+    #[test]
+    fn the_nas_is_what_does_not_answer_unless_it_is_the_outputs_storage() {
+        let (gate, well, hung) = (Gate::default(), || true, || false);
+        assert!(!gate.waits_for_storage(well));
+        let moved = gate.move_data();
+        assert!(gate.waits_for_storage(well) && !gate.waits_for_storage(hung) && !gate.is_used());
+        let inside = gate.enter("copy").unwrap();
+        assert!(gate.waits_for_storage(hung));
+        drop((moved, inside));
+        assert!(!gate.waits_for_storage(well));
     }
 }

@@ -50,8 +50,6 @@ const STEP: &str = "open the outputs";
 const PUBLISH: &str = "publish the outputs";
 /// A step is short, but for the syncs.
 const LIMIT: Duration = Duration::from_secs(600);
-/// What is opened is synced nowhere.
-const OPEN: Duration = Duration::from_secs(if cfg!(feature = "test-hooks") { 10 } else { 600 });
 
 /// A disk that is open, and where it goes.
 #[derive(Debug)]
@@ -119,7 +117,7 @@ fn restore(
         Err(error) => {
             let ours = copy.clone();
             let discard = move || discard(opened).and(ours.forget_kept());
-            Err(match of_the_host("remove the partial outputs", LIMIT, discard) {
+            Err(match of_the_host("remove the partial outputs", copy.patience(), discard) {
                 Ok(()) => error,
                 Err(stuck) => error.with_leftover(stuck),
             })
@@ -236,7 +234,7 @@ fn sources(
 ) -> Result<Sources> {
     let which: Vec<_> = volumes.iter().map(|wanted| wanted.which.clone()).collect();
     let held = reading.clone();
-    bounded("check the point", OPEN, move || {
+    bounded("check the point", LIMIT, move || {
         let root = held.session.root();
         let mut sources = checked_chain::open_all(root, &point, id.as_deref(), &which)?;
         sources.iter_mut().try_for_each(|source| check_verify(source, verify))?;
@@ -261,7 +259,7 @@ fn outputs(
     keep_old: Option<KeepOld>,
 ) -> Result<Begun> {
     let held = reading.clone();
-    of_the_host(STEP, OPEN, move || {
+    of_the_host(STEP, LIMIT, move || {
         let (_held, Sources { points, disks: readable }) = (held, sources);
         refuse_same(&volumes)?;
         let on_this_host = volumes.iter().filter(|wanted| wanted.rbd.is_none());
