@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+use std::thread;
 
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
@@ -142,6 +143,20 @@ fn ended() -> io::Error {
 pub fn at_exit(work: extern "C" fn()) -> io::Result<()> {
     // SAFETY: the handler is a function of this library, and the C library runs it before it unmaps that.
     if unsafe { libc::atexit(work) } == 0 { Ok(()) } else { Err(io::ErrorKind::OutOfMemory.into()) }
+}
+
+/// Runs `work`, and waits for it, on a thread that has none of this process's descriptors but the standard ones (close_range with
+/// CLOSE_RANGE_UNSHARE; before Linux 5.9 it has them all). What is open in `work` or its result is of that thread alone.
+pub fn without_descriptors<T: Send + 'static>(name: &str, work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+    let thread = thread::Builder::new().name(name.to_owned()).spawn(move || {
+        let (first, last, how): (libc::c_uint, _, _) = (3, libc::c_uint::MAX, libc::CLOSE_RANGE_UNSHARE);
+        // SAFETY: the call takes no pointer, and closes nothing in the table that other threads have.
+        if unsafe { libc::syscall(libc::SYS_close_range, first, last, how) } == -1 {
+            log::debug!("descriptors are inherited: close_range: {}", io::Error::last_os_error());
+        }
+        work()
+    })?;
+    thread.join().map_err(|_| io::Error::other("it panicked"))
 }
 
 /// Has the kernel kill what `command` starts when the thread that starts it ends, in whatever way (prctl

@@ -11,6 +11,8 @@ use std::time::Duration;
 use rustix::fs::MemfdFlags;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 
+use crate::sys;
+
 /// How long a killed process may take to be gone.
 const KILL_LIMIT: Duration = Duration::from_secs(5);
 /// As much of a command's complaint as goes into an error, in bytes.
@@ -24,8 +26,14 @@ pub(super) struct Ended {
     pub(super) complaint: String,
 }
 
-/// Runs a command, without input, no longer than `limit`; then kills it with all that it started: `TimedOut`.
-pub(super) fn run(mut command: Command, limit: Duration) -> io::Result<Ended> {
+/// Runs a command, without input, no longer than `limit`; then kills it with all that it started: `TimedOut`. It inherits no
+/// descriptor: a process that begins closes what it has inherited, and where that is a file on a NAS that hangs, with data that are
+/// not written yet, it waits for that NAS, and whoever started it with it, whatever it is to mount.
+pub(super) fn run(command: Command, limit: Duration) -> io::Result<Ended> {
+    sys::without_descriptors("run mount", move || start(command, limit))?
+}
+
+fn start(mut command: Command, limit: Duration) -> io::Result<Ended> {
     // a file in memory and not a pipe, which a process left behind would keep open
     let mut complaint = File::from(rustix::fs::memfd_create("stderr", MemfdFlags::CLOEXEC)?);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(complaint.try_clone()?).process_group(0);
@@ -66,6 +74,20 @@ fn wait(child: &mut Child, limit: Duration) -> io::Result<Option<ExitStatus>> {
 mod tests {
     use super::*;
     use std::time::Instant;
+
+    #[test]
+    fn a_command_inherits_nothing_that_is_open_here() {
+        let _open = rustix::fs::memfd_create("inherited", MemfdFlags::empty()).unwrap();
+        let list = || {
+            let mut command = Command::new("sh");
+            command.args(["-c", "ls -l /proc/self/fd >&2"]);
+            command
+        };
+        let listed = list().output().unwrap().stderr;
+        assert!(String::from_utf8_lossy(&listed).contains("inherited"), "or the test says nothing");
+        let Ended { complaint, .. } = run(list(), Duration::from_secs(60)).unwrap();
+        assert!(complaint.contains("/memfd:stderr") && !complaint.contains("inherited"), "{complaint}");
+    }
 
     #[test]
     fn a_command_that_does_not_end_is_killed_with_its_children() {
