@@ -30,6 +30,7 @@ import java.util.Set;
 import java.util.UUID;
 import java.util.function.Function;
 import java.util.function.Supplier;
+import java.util.regex.Pattern;
 import java.util.stream.Collectors;
 import org.apache.cloudstack.storage.datastore.db.StoragePoolVO;
 import org.nasbackup.cloudstack.OneLine;
@@ -47,6 +48,9 @@ import org.nasbackup.provider.cloudstack.VolumePaths;
 final class NasRestore {
     private static final Set<VirtualMachine.State> UNSETTLED =
             EnumSet.of(VirtualMachine.State.Starting, VirtualMachine.State.Stopping, VirtualMachine.State.Migrating);
+
+    /** A host's answer that somebody there has a volume, whom the storage must not be taken from. */
+    private static final Pattern IN_USE = Pattern.compile("\\b(DOMAIN_STATE|BUSY): ");
 
     private final NasBackups backups;
     private final NASBackupProvider server;
@@ -92,6 +96,7 @@ final class NasRestore {
         VolumeAccess access = VolumeAccess.grant(
                 now.targets, now.host, server.primaryDataStoreDao, server.dataStoreManager, backups.logger());
         boolean over = false;
+        boolean inUse = false;
         try {
             // as the storage has recorded the volumes now
             RestoreBackupCommand command = access.any() ? prepare(reread(vm), reread(backup)).command : now.command;
@@ -99,6 +104,7 @@ final class NasRestore {
             Pair<Boolean, String> answer =
                     ask(now.host, backup, command, () -> backups.catalogue().clearActiveCheckpoint(vm.getId()));
             over = true;
+            inUse = !answer.first() && IN_USE.matcher(answer.second()).find();
             return answer;
         } catch (HostAtWork e) {
             throw e;
@@ -108,6 +114,8 @@ final class NasRestore {
         } finally {
             if (!over) {
                 access.leave("it gave no answer, and may be writing still");
+            } else if (inUse) {
+                access.leave("a guest of it has one of them open");
             } else if (reread(vm).getHostId() != null) {
                 access.leave("the machine was started meanwhile");
             } else {

@@ -40,6 +40,7 @@ import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
+import org.junit.jupiter.params.provider.ValueSource;
 import org.nasbackup.provider.database.Database;
 import org.nasbackup.provider.database.MariaDb;
 
@@ -139,6 +140,17 @@ class ShownVolumesTest {
         assertThat(done).endsWith("restore d1 as shown");
         assertThat(site.logged)
                 .contains("Volume uuid-d1 stays visible to host kvm22: it gave no answer, and may be writing still");
+    }
+
+    /** One that runs where CloudStack takes it to be stopped. */
+    @ParameterizedTest
+    @ValueSource(strings = {"DOMAIN_STATE: open the output, disk 'd1': in use", "BUSY: open the output: it is held"})
+    void a_guest_that_has_it_open_on_the_host_keeps_it(String refused) {
+        answer = () -> new BackupAnswer(null, false, refused);
+        assertThat(site.provider.restoreVMFromBackup(site.vm, backup)).isFalse();
+        assertThat(done).endsWith("restore d1 as shown");
+        assertThat(site.logged)
+                .contains("Volume uuid-d1 stays visible to host kvm22: a guest of it has one of them open");
     }
 
     @Test
