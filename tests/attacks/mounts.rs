@@ -9,7 +9,7 @@ use nasbackup::config;
 use nasbackup::operation::take_backup::{self, TakeBackupRequest};
 use rustix::fs::{CWD, RenameFlags};
 
-use crate::support::{Guest, Nas, Story, folder, until};
+use crate::support::{Guest, Nas, Story, backup_path, folder, until};
 
 /// The disk of a guest that is stopped: another one's, and the host's own. What it was like is told by its change time, for
 /// libvirt gives back what it takes.
@@ -96,7 +96,9 @@ fn nor_when_link_and_target_change_places_all_the_time() {
     let victim = Victim::new();
     let mut refused = 0;
     for tries in 0.. {
-        let (request, ended, exchanges) = (push(&story), AtomicBool::new(false), AtomicU32::new(0));
+        // of a try that succeeded there is a point
+        let request = TakeBackupRequest { backup_path: Some(backup_path(&story.guest, tries)), ..push(&story) };
+        let (ended, exchanges) = (AtomicBool::new(false), AtomicU32::new(0));
         let again = request.clone();
         std::thread::scope(|scope| {
             let begun = std::cell::Cell::new(false);
