@@ -4,6 +4,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 
 use super::command::{Ended, run};
@@ -21,6 +22,10 @@ const STEP: &str = "mount the repository";
 const MOUNT_LIMIT: Duration = Duration::from_secs(60);
 /// How long an ordinary unmount may take before the mount is only detached.
 const UNMOUNT_LIMIT: Duration = Duration::from_secs(30);
+
+/// How often a mount that is busy is tried before it is detached, and the time between.
+const BUSY_TRIES: u32 = 20;
+const BUSY_PAUSE: Duration = Duration::from_millis(25);
 
 /// A mounted export; dropping it unmounts it and removes its folder.
 #[derive(Debug)]
@@ -105,13 +110,25 @@ impl Drop for Mount {
         // whoever drops it may be anybody, or nobody
         let _on = deadline::WorkFor::repository(&self.export);
         let unmounted = deadline::bounded("unmount the repository", UNMOUNT_LIMIT, move || {
-            rustix::mount::unmount(&at, UnmountFlags::NOFOLLOW).map_err(|e| Error::io("unmount the repository", &at, e))
+            unmount(&at).map_err(|e| Error::io("unmount the repository", &at, e))
         });
         match unmounted {
             Ok(()) => log::info!("unmounted '{}'", path.display()),
             Err(error) => log::warn!("detaching a mount that can't be unmounted now - {error}"),
         }
     }
+}
+
+/// Unmounts it, also while a process that another thread has just forked has all that is open here, until that one execs.
+fn unmount(at: &Path) -> rustix::io::Result<()> {
+    let once = || rustix::mount::unmount(at, UnmountFlags::NOFOLLOW);
+    for _ in 0..BUSY_TRIES {
+        match once() {
+            Err(Errno::BUSY) => std::thread::sleep(BUSY_PAUSE),
+            unmounted => return unmounted,
+        }
+    }
+    once()
 }
 
 /// What the kernel says; when that can't be read, it is taken to be there, so that nothing is forgotten.
@@ -133,7 +150,6 @@ mod tests {
     use crate::nas::session::Session;
     use crate::user::with_rights_of;
     use rustix::fs::{CWD, FileType, Mode, StatVfsMountFlags, makedev};
-    use rustix::io::Errno;
     use rustix::process::{Pid, Signal};
     use std::fs::{self, File, Permissions};
     use std::os::unix::fs::PermissionsExt;
@@ -236,6 +252,18 @@ mod tests {
             assert_eq!(nobody.unwrap().unwrap().err(), Some(ErrorKind::PermissionDenied), "{options}");
         }
         assert_eq!(mounted_below(&mounts), 0);
+    }
+
+    #[test]
+    fn a_repository_that_may_not_be_read_says_who_may_not() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::set_permissions(dir.path(), Permissions::from_mode(0o711)).unwrap();
+        let open = || Session::open(&export("dir", dir.path(), ""), &Default::default()).map(drop);
+        let opened: Result<()> = with_rights_of((65534, 65534), "open it", open).unwrap().unwrap();
+        let error = opened.unwrap_err();
+        assert_eq!(error.code, Code::PermissionDenied);
+        assert!(error.cause.contains("; user 0, as which this process runs, can't read it"), "{error}");
+        open().unwrap();
     }
 
     #[test]

@@ -151,6 +151,12 @@ fn open_root(path: &Path) -> Result<Folder> {
         Ok(metadata) if !metadata.is_dir() => {
             Error::new(Code::Io, "open the repository", format!("'{}' is not a folder", path.display()))
         }
+        _ if error.code == Code::PermissionDenied => {
+            let user = rustix::process::geteuid().as_raw();
+            let advice = "can't read it: give the right to it, or to the user that the export makes of it";
+            let cause = format!("{}; user {user}, as which this process runs, {advice}", error.cause);
+            Error { step: "open the repository", cause, ..error }
+        }
         _ => Error { step: "open the repository", ..error },
     })
 }
