@@ -196,7 +196,7 @@ struct Left<'a> {
 
 fn finish(record: &Record, asked: &BTreeSet<PathBuf>) -> Result<()> {
     let (ours, others): (Vec<_>, Vec<_>) = record.outputs.iter().partition(|entry| asked.contains(&entry.path()));
-    let left = ours.into_iter().map(look).collect::<Result<Vec<_>>>()?;
+    let left = ours.into_iter().map(|entry| look(entry, record)).collect::<Result<Vec<_>>>()?;
     let verdict = judge(&left.iter().map(|left| left.found).collect::<Vec<_>>(), others.is_empty());
     if verdict == Verdict::Forget {
         let names: Vec<_> = record.outputs.iter().map(Entry::path).collect();
@@ -218,13 +218,14 @@ fn finish(record: &Record, asked: &BTreeSet<PathBuf>) -> Result<()> {
             _ => {}
         }
     }
-    let records: Vec<_> = left.into_iter().map(|left| (left.folder, left.entry.name.clone())).collect();
-    remove(&records);
+    // the locks are held until they are gone: else another call's could go
+    let records = left.iter().map(|left| Ok((left.folder.again()?, left.entry.name.clone())));
+    remove(&records.collect::<Result<Vec<_>>>()?);
     Ok(())
 }
 
 /// What has become of an output. `BUSY` while the call that makes it lives, `DOMAIN_STATE` while a guest uses what has the name.
-fn look(entry: &Entry) -> Result<Left<'_>> {
+fn look<'a>(entry: &'a Entry, record: &Record) -> Result<Left<'a>> {
     let folder = Folder::open_without_links(&entry.folder)?;
     let open = |name: &str| match folder.open_file_in(name) {
         Ok(file) => {
@@ -241,7 +242,10 @@ fn look(entry: &Entry) -> Result<Left<'_>> {
     let waiting = beside.as_ref().filter(is_new);
     let lock = named.or(waiting).map(|(file, _)| output::lock_left(&folder, &entry.name, file)).transpose()?.flatten();
     let (now, of_the_new) = (there.as_ref().map(|(_, state)| state), waiting.map(|(_, state)| state));
-    let found = match (now == Some(&entry.new), of_the_new == Some(&entry.new) && now == entry.old.as_ref()) {
+    // before the first got its name it lay beside each: where it does not, none has one, or somebody has written it
+    let is_recorded = waiting.is_some() && read(&folder, &entry.name)?.as_ref() == Some(record);
+    let is_as_it_was = of_the_new == Some(&entry.new) && now == entry.old.as_ref();
+    let found = match (now == Some(&entry.new), is_as_it_was && is_recorded) {
         (true, _) => Found::Named,
         (_, true) => Found::Waiting,
         _ => Found::Changed,
@@ -310,5 +314,25 @@ mod tests {
                 std::fs::write(dir.join(partial("x")), "ours").unwrap();
             }
         }
+    }
+
+    /// It has been written beside each before the first got its name: without one nobody has whole outputs there.
+    #[test]
+    fn a_record_in_one_folder_alone_gives_nothing_a_name_in_another() {
+        let (theirs, ours) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (theirs, ours) = (theirs.path().canonicalize().unwrap(), ours.path().canonicalize().unwrap());
+        let state = |path: &Path| State::of(&File::open(path).unwrap()).unwrap();
+        let entry = |folder: &Path, name: &str| {
+            let beside = format!(".{name}.nasbackup-0123456789abcdef");
+            std::fs::write(folder.join(name), "whole").unwrap();
+            std::fs::write(folder.join(&beside), "a part of a copy that was killed").unwrap();
+            let (new, old) = (state(&folder.join(&beside)), Some(state(&folder.join(name))));
+            Entry { folder: folder.to_owned(), name: name.to_owned(), beside, new, old }
+        };
+        let outputs = vec![entry(&theirs, "x"), entry(&ours, "y")];
+        let text = serde_json::to_string(&Record { version: VERSION, outputs }).unwrap();
+        std::fs::write(theirs.join(record_of("x")), format!("{}\n{text}", Digest::of(text.as_bytes()))).unwrap();
+        finish_left([theirs.join("x").as_path(), ours.join("y").as_path()].into_iter()).unwrap();
+        assert_eq!(std::fs::read_to_string(ours.join("y")).unwrap(), "whole");
     }
 }
