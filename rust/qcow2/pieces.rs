@@ -67,7 +67,8 @@ impl Place {
         }
     }
 
-    fn skip(self, bytes: u64) -> Place {
+    /// What lies so many bytes later.
+    pub fn skip(self, bytes: u64) -> Place {
         match self {
             Place::Hole => Place::Hole,
             Place::Data(image, offset) => Place::Data(image, offset + bytes),

@@ -480,24 +480,27 @@ impl Disk {
     fn take(&self, work: &Work, room: &mut Room, limiter: &Limiter, go_on: impl Fn() -> Result<()>) -> Result<()> {
         let mut to = work.to;
         for part in &work.piece.parts {
-            match (part.place, self.new_file()) {
-                (Place::Hole, _) => self.zero(to, part.length, room, &go_on)?,
+            let mut at = match (part.place, self.new_file()) {
+                (Place::Hole, _) => {
+                    self.zero(to, part.length, room, &go_on)?;
+                    part.length
+                }
                 (Place::Data(image, offset), Some(file)) if !room.routes[image].is_read_write() => {
                     if !self.shares {
                         limiter.wait(part.length, &go_on)?;
                     }
-                    let mut at = self.move_data((image, offset), (file, to), part.length, room, &go_on)?;
-                    while at < part.length {
-                        go_on()?;
-                        let length = PIECE.min(part.length - at);
-                        self.read_and_write(Place::Data(image, offset + at), to + at, length, room)?;
-                        at += length;
-                    }
+                    self.move_data((image, offset), (file, to), part.length, room, &go_on)?
                 }
                 (Place::Data(..) | Place::Packed(_), _) => {
                     limiter.wait(part.length, &go_on)?;
-                    self.read_and_write(part.place, to, part.length, room)?;
+                    0
                 }
+            };
+            while at < part.length {
+                go_on()?;
+                let length = PIECE.min(part.length - at);
+                self.read_and_write(part.place.skip(at), to + at, length, room)?;
+                at += length;
             }
             to += part.length;
         }
@@ -892,5 +895,39 @@ pub(super) mod tests {
     /// As it is while it is made durable.
     pub(in super::super) fn is_being_finished(disk: &Disk) -> impl Sized {
         disk.plan()
+    }
+
+    /// Where blocks could be shared at the begin, and no more since.
+    #[test]
+    fn nobody_holds_more_than_a_piece_in_memory() {
+        let (source, target) = (tempfile::tempfile_in("/dev/shm").unwrap(), tempfile::tempfile_in("/var/tmp").unwrap());
+        let size = 64 * PIECE;
+        let mut stream = Stream::begin(source.try_clone().unwrap(), size, None).unwrap();
+        for at in [0, size / 2 + CLUSTER] {
+            stream.data(at, &vec![7; (size / 2 - CLUSTER) as usize]).unwrap();
+        }
+        stream.finish().unwrap();
+        let mut disk = Disk::begin(Parts {
+            volume: "a".into(),
+            names: vec!["output".into(), "image".into()],
+            source: Pieces::open(vec![source]).unwrap(),
+            base: None,
+            target: Target::File(qcow2::Direct::new(target)),
+            format: OutputFormat::Raw,
+            size,
+            preallocation: Preallocation::Off,
+            device: false,
+            old: Vec::new(),
+        })
+        .unwrap();
+        disk.shares = true;
+        disk.plan().most = SHARED_PIECE;
+        let (gate, limiter) = (Arc::default(), Limiter::new(Rate::default()));
+        let mut room = Room::new(&gate);
+        disk.enter(&mut room);
+        while let Some(work) = disk.next(&gate).unwrap() {
+            disk.perform(&work, &mut room, &limiter, || Ok(())).unwrap();
+            assert!(room.buffer.len() as u64 <= PIECE, "{} bytes", room.buffer.len());
+        }
     }
 }
