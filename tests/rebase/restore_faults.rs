@@ -440,3 +440,74 @@ fn is_given_up_between_two_names(seconds: u64) -> bool {
     assert_eq!(is_new(), [true, true]);
     true
 }
+
+/// The name is given, and only whether it outlasts a power cut is not known: nobody may take the volume for the old one.
+#[test]
+fn a_volume_that_is_new_though_the_call_fails_is_told() {
+    let (points, out) = (Points::make(2, 1 << 20), tempfile::tempdir_in(QUICK).unwrap());
+    let pool = out.path().join("pool");
+    fs::create_dir(&pool).unwrap();
+    let mut request = points.request(&pool, "raw");
+    request["volumes"] = json!([request["volumes"][0]]);
+    let volume = pool.join(request["volumes"][0]["output"]["path"].as_str().unwrap());
+    fs::write(&volume, OLD).unwrap();
+    let (ended, met) = refusing(out.path(), &[refusal("folder fsync", &[libc::EIO])], || restore(&request));
+    let is_new = fs::read(&volume).unwrap() != OLD;
+    let error = ended.map_err(|error| format!("{met:?}: {error:?}")).map(|_| met).unwrap_err();
+    assert!(is_new && error.contains("leftovers: true"), "new: {is_new}, {error}");
+}
+
+/// What was deleted and made anew while a restore ran is another volume, which a guest may be using.
+#[test]
+fn a_volume_that_somebody_has_put_in_the_place_of_the_old_one_meanwhile_stays() {
+    for (keep, files) in [(false, 1), (false, 2), (true, 1), (true, 2)] {
+        let restoring = Restore::of(Points::make(2, 1 << 20), Nas::folder(), tempfile::tempdir_in(QUICK).unwrap());
+        let mut request = restoring.points.request(restoring.out.path(), "raw");
+        request["keepOld"] = json!(keep);
+        request["volumes"] = json!(request["volumes"].as_array().unwrap()[..files]);
+        let path = restoring.out.path().join(FILES[0]);
+        let ended = crate::restore::restore_and(&request, || {
+            fs::write(restoring.out.path().join("new"), "another").unwrap();
+            fs::rename(restoring.out.path().join("new"), &path).unwrap();
+        });
+        let error = ended.map(|_| "restored").unwrap_err();
+        let mut wanted = restoring.before.clone();
+        wanted.insert(path, b"another".to_vec());
+        assert!(
+            all(restoring.out.path()) == wanted,
+            "keep {keep}, {files}: {error}, {:?}",
+            all(restoring.out.path()).keys()
+        );
+    }
+}
+
+/// Another host has taken this one for dead while it copied files: what it reads may be changed by now, and a device loses what
+/// it holds with the first write.
+#[test]
+fn no_device_is_written_once_the_points_may_be_changed_by_others() {
+    let restoring = Restore::of(Points::make(2, SIZE), Nas::folder(), tempfile::tempdir_in(QUICK).unwrap());
+    let device = Loop::full(4 << 20);
+    let content = || {
+        let mut content = Vec::new();
+        std::io::Read::read_to_end(&mut device.open(), &mut content).unwrap();
+        content
+    };
+    let before = content();
+    let mut request = restoring.points.request(restoring.out.path(), "raw");
+    request["volumes"][0]["output"]["path"] = json!(device.device);
+    let instance = restoring.points.dir.path().join("i-1");
+    let error = call("restorePoint", &request.to_string(), &mut |status| {
+        if status.phase == "sync" {
+            for claim in fs::read_dir(&instance).unwrap().map(|entry| entry.unwrap().path()) {
+                if claim.file_name().unwrap().to_str().unwrap().starts_with(".nasbackup.reader-") {
+                    fs::rename(&claim, instance.join(".nasbackup.lease-0")).unwrap();
+                }
+            }
+        }
+        Ok(())
+    })
+    .unwrap_err();
+    assert_eq!(error.code, Code::Busy, "{error}");
+    restoring.assert_untouched("beside a device");
+    assert!(content() == before, "{error}");
+}

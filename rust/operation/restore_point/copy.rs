@@ -136,32 +136,49 @@ impl Copy {
         Ok(())
     }
 
-    /// Makes them whole and durable.
-    fn finish(&self, disks: &[(usize, &Disk)]) -> Result<Vec<(usize, Finished)>> {
-        let (finished, next) = (Mutex::new(Vec::new()), AtomicUsize::new(0));
+    /// Does the work with each of the disks, however few threads there are.
+    fn with_each(&self, disks: &[(usize, &Disk)], work: impl Fn(usize, &Disk) -> Result<()> + Sync) -> Result<()> {
+        let next = AtomicUsize::new(0);
         self.on_threads(disks.len().min(THREADS), |_| {
             while let Some((place, disk)) = disks.get(next.fetch_add(1, Relaxed)) {
                 self.go_on()?;
-                let unknown = disk.finish(&self.gate)?;
-                let told = Finished { unknown, millis: self.elapsed() };
-                finished.lock().unwrap_or_else(PoisonError::into_inner).push((*place, told));
+                work(*place, disk)?;
             }
+            Ok(())
+        })
+    }
+
+    /// Makes them whole and durable.
+    fn finish(&self, disks: &[(usize, &Disk)]) -> Result<Vec<(usize, Finished)>> {
+        let finished = Mutex::new(Vec::new());
+        self.with_each(disks, |place, disk| {
+            let unknown = disk.finish(&self.gate)?;
+            let told = Finished { unknown, millis: self.elapsed() };
+            finished.lock().unwrap_or_else(PoisonError::into_inner).push((place, told));
             Ok(())
         })?;
         Ok(finished.into_inner().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-/// Copies all disks, and makes them whole and durable: devices, whose content goes, once all files are. `reading` is kept until
-/// nothing of it runs any more.
-pub(super) fn run(copy: &Arc<Copy>, reading: &Reading, job: &mut Reporter<'_>) -> Result<Vec<Finished>> {
+/// Copies all disks, and makes them whole and durable: devices, whose content goes, once all files are, and if `may_go` says so,
+/// for that may have taken hours. `reading` is kept until nothing of it runs any more.
+pub(super) fn run(
+    copy: &Arc<Copy>,
+    reading: &Reading,
+    may_go: impl Fn(&mut Reporter<'_>) -> Result<()>,
+    job: &mut Reporter<'_>,
+) -> Result<Vec<Finished>> {
     let mut all = Vec::new();
     for devices in [false, true] {
         if copy.these(devices).is_empty() {
             continue;
         }
-        let kept = if devices { keep(copy, job) } else { Ok(()) };
-        let done = kept.and_then(|()| copy_and_sync(copy, devices, reading, job));
+        if devices {
+            keep(copy, job)?;
+            may_go(job)?;
+        }
+        let done = copy_and_sync(copy, devices, reading, job);
         // where a write hangs, a sync does, too
         let flush = |error| if copy.gate.is_used() { error } else { flush(copy, error) };
         all.extend(if devices { done.map_err(flush)? } else { done? });
@@ -179,9 +196,8 @@ fn keep(copy: &Arc<Copy>, job: &mut Reporter<'_>) -> Result<()> {
     job.begin(STEP)?;
     let ours = copy.clone();
     let work = move || {
-        let disks = ours.these(true);
         let _moved = ours.gate.move_data();
-        ours.on_threads(disks.len(), |number| disks[number].1.keep_held(&ours.gate, || ours.go_on()))
+        ours.with_each(&ours.these(true), |_, disk| disk.keep_held(&ours.gate, || ours.go_on()))
     };
     // the NAS is asked for nothing
     attend(STEP, false, &deadline::start_for_the_host(STEP, work, || ())?, copy, || true, job)
@@ -333,5 +349,28 @@ mod tests {
         ] {
             assert!(hanging(writing, devices).contains(words), "{}", hanging(writing, devices));
         }
+    }
+
+    /// It shows where a user may have few: `setpriv --reuid 61234 --clear-groups prlimit --nproc=12`.
+    #[test]
+    fn each_device_is_kept_before_one_is_written_to_however_few_threads_there_are() {
+        use super::super::kept::Kept;
+        use super::super::output::Points;
+        use crate::nas::folder::Folder;
+        let (dir, points) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let root = Folder::open_root(points.path()).unwrap();
+        let points = Points::of(&root, &root).unwrap();
+        let disks: Vec<_> = (0..24).map(|_| device(false)).collect();
+        for disk in &disks {
+            disk.keep_as(Kept::make(dir.path().to_str().unwrap(), "v", &points).unwrap());
+        }
+        let nas = Repository { kind: Some("dir".into()), address: Some("/nas".into()), ..Repository::default() };
+        let guard = job::start(None, "restorePoint", &Repository::check(Some(nas)).unwrap(), None).unwrap();
+        let mut listener = |_: &job::JobStatus| Ok(());
+        let mut job = Reporter::new(guard, &mut listener).unwrap();
+        let copy = Arc::new(Copy::new(disks, Limiter::new(Rate::default())));
+        let kept = keep(&copy, &mut job);
+        let missing = copy.disks.iter().filter(|disk| !disk.kept().as_ref().unwrap().is_named()).count();
+        assert!(kept.is_err() || missing == 0, "{missing} of 24 devices are not kept, and are written to next");
     }
 }

@@ -100,11 +100,14 @@ fn restore(
     (reading, in_ceph): (&Reading, &[InCeph]),
     job: &mut Reporter<'_>,
 ) -> Result<Restored> {
-    let copied = space.take(copy, reading).and_then(|()| copy::run(copy, reading, job));
-    let copied = copied.and_then(|finished| {
-        // else what was read need not be what was checked
+    // else what is read need not be what was checked, and an image may be a guest's by now
+    let is_ours = |job: &mut Reporter<'_>| {
         reading.check()?;
-        in_ceph.iter().try_for_each(|image| image.check_alone(job))?;
+        in_ceph.iter().try_for_each(|image| image.check_alone(job))
+    };
+    let copied = space.take(copy, reading).and_then(|()| copy::run(copy, reading, is_ours, job));
+    let copied = copied.and_then(|finished| {
+        is_ours(job)?;
         job.begin(PUBLISH)?;
         Ok(finished)
     });
@@ -141,6 +144,7 @@ fn publish_in_time(opened: Vec<Opened>) -> Result<()> {
 fn publish(mut opened: Vec<Opened>, gate: &Gate) -> Result<()> {
     opened.iter_mut().try_for_each(|opened| opened.output.settle())?;
     let _inside = gate.enter(PUBLISH)?;
+    opened.iter().try_for_each(|opened| opened.output.check_old())?;
     let names = opened.iter().filter_map(|opened| opened.output.name());
     let names = names.map(|(folder, name)| Ok((folder.again()?, name.to_owned()))).collect::<Result<Vec<_>>>()?;
     keep_old(&opened)?;
@@ -161,7 +165,10 @@ fn name_all(opened: &mut [Opened], gate: &Gate) -> Result<()> {
     let Some(error) = failures.next() else { return Ok(()) };
     // of one file there is no record: it goes
     if opened.iter().filter(|opened| opened.output.name().is_some()).count() < 2 {
-        return Err(error);
+        return Err(match opened.iter().find(|opened| opened.output.is_published()) {
+            Some(new) => error.with_leftover(format!("'{}', which is new, and by a power cut may be old", new.path)),
+            None => forget_old(opened, error),
+        });
     }
     opened.iter_mut().for_each(|opened| opened.output.leave());
     Err(error.with_leftover("outputs that are whole, which the next restore onto all of them gives their names"))
@@ -475,5 +482,23 @@ mod tests {
             assert_eq!(std::fs::read(pool.path().join(name)).unwrap(), b"as it was");
         }
         assert_eq!(std::fs::read_dir(pool.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn what_is_not_replaced_after_all_has_no_second_name() {
+        let (nas, pool) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let root = Folder::open_root(nas.path()).unwrap();
+        let path = pool.path().join("a").display().to_string();
+        std::fs::write(&path, "as it was").unwrap();
+        let output = Output::open(&path, true, 512, &Points::of(&root, &root).unwrap()).unwrap();
+        let kept = output.name_to_keep().unwrap();
+        let beside = pool.path().join(output.beside().unwrap().0);
+        std::fs::remove_file(&beside).unwrap();
+        std::fs::write(&beside, "exchanged").unwrap();
+        let opened = vec![Opened { file: "a".into(), path: path.clone(), verify: Verify::Data, output, kept }];
+        publish(opened, &Gate::default()).unwrap_err();
+        assert_eq!(std::fs::read(&path).unwrap(), b"as it was");
+        let links = std::os::unix::fs::MetadataExt::nlink(&std::fs::metadata(&path).unwrap());
+        assert_eq!(links, 1, "{:?}", std::fs::read_dir(pool.path()).unwrap().collect::<Vec<_>>());
     }
 }

@@ -156,12 +156,25 @@ impl Output {
         folder.link(&old.file, name, kept)
     }
 
-    /// Takes that name away again.
+    /// Has what it replaces its name still? Who has put something else there may be using it.
+    pub(in crate::operation) fn check_old(&self) -> Result<()> {
+        match self {
+            Output::File(NewFile { folder, name, old: Some(old), .. }) => folder.check_is(PUBLISH, name, &old.file),
+            _ => Ok(()),
+        }
+    }
+
+    /// Has a file got its name?
+    pub(in crate::operation) fn is_published(&self) -> bool {
+        matches!(self, Output::File(NewFile { beside: None, .. }))
+    }
+
+    /// Takes that name away again, unless it is the only one by now.
     pub(in crate::operation) fn forget_old(&self, kept: &str) -> Result<()> {
         let (Output::File(NewFile { folder, old: Some(old), .. }), Some(kept)) = (self, kept.rsplit('/').next()) else {
             return Ok(());
         };
-        folder.remove_file(&old.file, kept)
+        if self.check_old().is_err() { Ok(()) } else { folder.remove_file(&old.file, kept) }
     }
 
     /// Removes what killed calls have left beside the names that what is called `name` was to be kept under.
@@ -393,7 +406,8 @@ impl NewFile {
     fn publish(&mut self) -> Result<()> {
         steps::at("give an output its name");
         let Some(beside) = &self.beside else { return Ok(()) };
-        if self.old.is_some() {
+        if let Some(old) = &self.old {
+            self.folder.check_is(PUBLISH, &self.name, &old.file)?;
             self.folder.replace(&self.file, beside, &self.name)?;
         } else {
             self.folder.name_beside_others(&self.file, beside, &self.name)?;
@@ -752,5 +766,28 @@ mod tests {
         }
         assert!(published.load(Relaxed) > 0);
         assert_eq!(fs::read(&victim).unwrap(), TEXT.as_bytes());
+    }
+
+    /// A call lasts hours: a volume may be deleted meanwhile and made anew, and a guest run on it.
+    #[test]
+    fn a_volume_that_was_exchanged_or_deleted_since_is_not_replaced() {
+        let (nas, pool) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let root = Folder::open_root(nas.path()).unwrap();
+        let points = Points::of(&root, &root).unwrap();
+        for another in [true, false] {
+            let path = pool.path().join("v");
+            fs::write(&path, "as it was").unwrap();
+            let mut output = Output::open(path.to_str().unwrap(), true, 512, &points).unwrap();
+            output.settle().unwrap();
+            fs::remove_file(&path).unwrap();
+            if another {
+                fs::write(&path, TEXT).unwrap();
+            }
+            let published = output.publish();
+            assert!(published.is_err(), "another: {another}");
+            assert_eq!(fs::read(&path).ok(), another.then(|| TEXT.as_bytes().to_vec()), "another: {another}");
+            drop(output);
+            fs::remove_file(&path).ok();
+        }
     }
 }
