@@ -8,6 +8,8 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+use std::sync::LazyLock;
+use std::sync::mpsc::{self, Sender};
 use std::thread;
 
 use rustix::io::Errno;
@@ -145,18 +147,53 @@ pub fn at_exit(work: extern "C" fn()) -> io::Result<()> {
     if unsafe { libc::atexit(work) } == 0 { Ok(()) } else { Err(io::ErrorKind::OutOfMemory.into()) }
 }
 
-/// Runs `work`, and waits for it, on a thread that has none of this process's descriptors but the standard ones (close_range with
-/// CLOSE_RANGE_UNSHARE; before Linux 5.9 it has them all). What is open in `work` or its result is of that thread alone.
-pub fn without_descriptors<T: Send + 'static>(name: &str, work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
-    let thread = thread::Builder::new().name(name.to_owned()).spawn(move || {
+type Work = Box<dyn FnOnce() + Send>;
+
+/// The thread that has none of this process's descriptors; what it begins has those that it has.
+static APART: LazyLock<Option<Sender<Work>>> = LazyLock::new(|| begin_apart().ok());
+
+/// Begins that thread. Once files on a NAS are open that may hang it is too late, for to leave them it has to close them.
+pub fn keep_a_thread_apart() {
+    LazyLock::force(&APART);
+}
+
+fn begin_apart() -> io::Result<Sender<Work>> {
+    let (sender, all) = mpsc::channel::<Work>();
+    let (tell, told) = mpsc::channel();
+    thread::Builder::new().name("processes".to_owned()).spawn(move || {
         let (first, last, how): (libc::c_uint, _, _) = (3, libc::c_uint::MAX, libc::CLOSE_RANGE_UNSHARE);
         // SAFETY: the call takes no pointer, and closes nothing in the table that other threads have.
-        if unsafe { libc::syscall(libc::SYS_close_range, first, last, how) } == -1 {
-            log::debug!("descriptors are inherited: close_range: {}", io::Error::last_os_error());
+        let left = unsafe { libc::syscall(libc::SYS_close_range, first, last, how) } == 0;
+        let left = if left { Ok(()) } else { Err(io::Error::last_os_error()) };
+        if tell.send(left).is_ok() {
+            all.iter().for_each(|work| work());
         }
-        work()
     })?;
-    thread.join().map_err(|_| io::Error::other("it panicked"))
+    told.recv().map_err(io::Error::other)??;
+    Ok(sender)
+}
+
+/// Runs `work`, and waits for it, on a thread that has none of this process's descriptors but the standard ones (close_range with
+/// CLOSE_RANGE_UNSHARE; before Linux 5.9 it has them all). Whatever `work` opens or closes is of that thread and its like, so that
+/// neither it nor its result has descriptors in it.
+pub fn without_descriptors<T: Send + 'static>(
+    name: &'static str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<T> {
+    let (tell, told) = mpsc::channel();
+    let begin = move || {
+        let refused = tell.clone();
+        let begun = thread::Builder::new().name(name.to_owned()).spawn(move || tell.send(Ok(work())));
+        if let Err(error) = begun {
+            // whoever waits hears of it
+            let _ = refused.send(Err(error));
+        }
+    };
+    match &*APART {
+        Some(apart) => apart.send(Box::new(begin)).map_err(|_| io::Error::other("no process can be started"))?,
+        None => begin(),
+    }
+    told.recv().map_err(io::Error::other)?
 }
 
 /// Has the kernel kill what `command` starts when the thread that starts it ends, in whatever way (prctl

@@ -24,8 +24,8 @@ use serde::{Deserialize, Serialize};
 use crate::config::{self, Config};
 use crate::error::{Error, Result};
 use crate::job::{self, JobStatus, Listener};
-use crate::logging;
 use crate::nas::{session, tree};
+use crate::{logging, sys};
 
 /// Result of `cancel`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -53,6 +53,7 @@ pub fn version() -> &'static str {
 pub fn init(config: Config, default: Box<dyn Append>) -> Result<()> {
     let config = config.check()?;
     config.check_folders()?;
+    sys::keep_a_thread_apart();
     logging::init(&config, default)?;
     log::info!("nasbackup {}, {}, state in '{}'", version(), config.connection_uri, config.state_dir.display());
     config::set(config);
