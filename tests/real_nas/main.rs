@@ -3,6 +3,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
 
+mod chain;
+mod hangs;
+mod kinds;
 mod life;
 mod served;
 #[path = "../support/mod.rs"]

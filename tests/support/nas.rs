@@ -71,7 +71,7 @@ impl Nas {
 
     /// The same folder once more, for somebody else.
     pub fn same(&self) -> Nas {
-        Nas { root: self.root.clone(), under: None, mounted: false, view: None, export: None }
+        Nas { root: self.root.clone(), under: None, mounted: false, view: None, export: self.export.clone() }
     }
 
     /// A folder with a copy of all that is in it.

@@ -149,8 +149,8 @@ pub(super) fn enter(call: &Call<'_>, session: Session) -> Result<Opened> {
     let checked = call.checked;
     let (locked, point) = (session.clone(), checked.point.clone());
     let (instance, lock) = bounded("lock the virtual machine's folder", call.at_most(PROBE + WAIT), move || {
-        refuse_existing(locked.root(), &point)?;
         let lock = || {
+            refuse_existing(locked.root(), &point)?;
             let mode = config::current().folder_mode();
             let instance = locked.root().make_dir_if_missing(point.instance(), mode)?;
             let lock = InstanceLock::take(&instance, Purpose::Add)?;

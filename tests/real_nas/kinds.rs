@@ -1,0 +1,168 @@
+//! Every kind of NAS that users have, with the options that they give: all of `make nas`.
+
+use std::fs::Permissions;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use nasbackup::error::{Code, Error};
+
+use crate::chain::Chain;
+use crate::life::live;
+use crate::served::{ROOT, USER, at_ipv6, cifs, mount, named, nfs, with_slash};
+use crate::support::{Disk, Guest, Nas, Story};
+
+/// All of them, and then the ones that failed.
+fn each<T: std::fmt::Debug>(kinds: impl IntoIterator<Item = T>, check: impl Fn(&T)) {
+    let failed = |kind: &T| catch_unwind(AssertUnwindSafe(|| check(kind))).is_err();
+    let failed: Vec<_> = kinds.into_iter().filter(failed).collect();
+    assert!(failed.is_empty(), "{failed:?}");
+}
+
+#[test]
+#[ignore = "make nas"]
+fn with_the_options_that_users_give() {
+    let options = [
+        "",
+        "vers=4.1",
+        "vers=4.0",
+        "vers=3",
+        "vers=3,nolock",
+        "soft",
+        "hard,timeo=600",
+        "nconnect=4",
+        "noac",
+        "actimeo=0",
+        "sec=sys",
+        "vers=4.2,nosharecache,noatime",
+    ];
+    each(options, |options| Chain::new(nfs("nas", options)).live());
+}
+
+#[test]
+#[ignore = "make nas"]
+fn on_ext4_which_clones_nothing() {
+    live("push", nfs("ext4", "vers=4.2"));
+    live("pull", nfs("ext4", "vers=4.2"));
+}
+
+#[test]
+#[ignore = "make nas"]
+fn at_addresses_that_users_write() {
+    Chain::new(at_ipv6()).live();
+    Chain::new(with_slash()).live();
+    each(["a b", "R&D", "it's", "größer", "a:b", "a*b", "a,b", "#1"], |name| Chain::new(named("nfs", name)).live());
+    // CIFS's client takes a comma for the end of the path
+    each(["a b", "R&D", "it's", "größer", "#1"], |name| Chain::new(named("cifs", name)).live());
+}
+
+#[test]
+#[ignore = "make nas"]
+fn on_cifs_as_a_user_of_the_server_s() {
+    each(["", ",vers=3.0", ",vers=2.1", ",noperm", ",uid=0,file_mode=0640,dir_mode=0750"], |more| {
+        let nas = cifs("ext4", &format!("{USER}{more}"));
+        chown(nas.root(), Some(1000), Some(1000)).unwrap();
+        Chain::new(nas).live();
+    });
+}
+
+/// The refusal of a backup on this NAS, which leaves nothing there.
+fn refused(nas: Nas) -> Error {
+    let mut chain = Chain::new(nas);
+    let error = chain.take().unwrap_err();
+    assert_eq!((error.code, error.leftovers), (Code::PermissionDenied, false), "{error}");
+    assert!(crate::support::listing(chain.nas.root()).is_empty());
+    error
+}
+
+#[test]
+#[ignore = "make nas"]
+fn whoever_may_not_write_is_told_who_and_by_whom() {
+    for (nas, what) in [
+        (nfs("squash", ""), "the user that the export makes of it"),
+        (nfs("all", ""), "the user that the export makes of it"),
+        (nfs("ro", ""), "the server exports it read-only"),
+        (nfs("nas", "ro"), "mounted read-only"),
+        (cifs("ro", ROOT), "(username=)"),
+        (cifs("ext4", USER), "(username=)"),
+    ] {
+        let error = refused(nas);
+        assert!(error.cause.contains(what), "{error}");
+    }
+}
+
+#[test]
+#[ignore = "make nas"]
+fn a_squashed_root_may_write_where_its_user_may() {
+    for (export, user) in [("squash", 65534), ("all", 1000)] {
+        let nas = nfs(export, "");
+        chown(nas.root(), Some(user), Some(user)).unwrap();
+        let mut story = Story::new(Guest::new([Disk::new()]), nas.same());
+        if export == "all" {
+            // QEMU's user is the same one there
+            story.take("full").assert_full(true);
+            story.assert_all_restore();
+        } else {
+            let error = story.refuse(story.request("full"), "PERMISSION_DENIED");
+            assert!(error.cause.contains("as which QEMU runs") && error.cause.contains("no_root_squash"), "{error}");
+        }
+        Chain::new(nas).live();
+    }
+}
+
+#[test]
+#[ignore = "make nas"]
+fn one_that_has_no_room_or_a_quota_is_full_and_goes_on() {
+    for export in ["small", "quota"] {
+        let nas = nfs(export, "");
+        std::fs::set_permissions(nas.root(), Permissions::from_mode(0o777)).unwrap();
+        let mut chain = Chain::new(nas);
+        chain.write(0x61, 0, 90);
+        let error = chain.take().unwrap_err();
+        assert_eq!((error.code, error.leftovers), (Code::NoSpace, false), "{error}");
+        let mut chain = Chain::new(chain.nas.same());
+        chain.take().unwrap();
+        chain.assert_good();
+        chain.delete(0).unwrap();
+    }
+}
+
+#[test]
+#[ignore = "make nas"]
+fn a_refused_connection_is_told() {
+    init_and_fail("vers=4.2,port=2050", "refused");
+    init_and_fail("vers=4.2,port=2050,retry=0", "refused");
+}
+
+fn init_and_fail(options: &str, why: &str) {
+    let error = Chain::new(nfs("nas", options)).take().unwrap_err();
+    assert!(error.code == Code::MountFailed && error.cause.contains(why), "{error}");
+}
+
+/// Who has a file open keeps it on NFS, under another name.
+#[test]
+#[ignore = "make nas"]
+fn a_point_that_somebody_reads_goes_all_the_same() {
+    let mut chain = Chain::new(nfs("nas", ""));
+    chain.take().unwrap();
+    let file = chain.take().unwrap().disks[0].file.clone();
+    let seen = mount(&chain.nas);
+    let open = std::fs::File::open(seen.path.join(&file)).unwrap();
+    chain.delete(1).unwrap();
+    chain.assert_good();
+    drop(open);
+    chain.take().unwrap();
+    chain.assert_good();
+}
+
+/// A server that was set up anew knows no handle of before.
+#[test]
+#[ignore = "make nas"]
+fn a_repository_that_was_made_anew_is_mounted_anew() {
+    let mut chain = Chain::new(nfs("nas", ""));
+    chain.take().unwrap();
+    let root = chain.nas.root().to_owned();
+    std::fs::remove_dir_all(&root).unwrap();
+    std::fs::create_dir(&root).unwrap();
+    // the client may believe for a moment what it knows
+    crate::support::until("it is found out", || Chain::new(chain.nas.same()).take().is_ok());
+}
