@@ -374,7 +374,12 @@ impl Guest {
     /// Starts it from fresh XML, as CloudStack does: libvirt knows no checkpoint of it.
     pub fn start(&self) {
         let xml = self.xml();
-        libvirt::create(&xml).unwrap_or_else(|error| panic!("{xml}: {error}"));
+        until("the one that ran before is gone", || match libvirt::create(&xml) {
+            Ok(()) => true,
+            // whoever asks for it at its end holds it up for a moment
+            Err(error) if error.to_string().contains("already being removed") => false,
+            Err(error) => panic!("{xml}: {error}"),
+        });
     }
 
     /// Stops it as CloudStack does at the end: its bitmaps are stored.
