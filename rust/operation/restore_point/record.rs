@@ -8,6 +8,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{AtFlags, FileType};
 use serde::{Deserialize, Serialize};
 
 use super::output::{self, InUse, Output};
@@ -159,7 +160,7 @@ fn read(folder: &Folder, name: &str) -> Result<Option<Record>> {
     let mut file = match folder.open_for_writing(&record) {
         Ok(file) => file,
         Err(error) if error.code == Code::NotFound => return Ok(None),
-        Err(error) => return Err(error),
+        Err(error) => return if is_planted(folder, &record, &error) { Ok(None) } else { Err(error) },
     };
     let mut text = String::new();
     let read = (&mut file).take(LONGEST).read_to_string(&mut text);
@@ -179,6 +180,16 @@ fn read(folder: &Folder, name: &str) -> Result<Option<Record>> {
         }
     }
     Ok(known)
+}
+
+/// Is what can't be opened, for this error, no file of one name? Somebody else has put it there: no reason to restore nothing.
+fn is_planted(folder: &Folder, name: &str, error: &Error) -> bool {
+    let found = rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW);
+    let planted = found.is_ok_and(|stat| !FileType::from_raw_mode(stat.st_mode).is_file() || stat.st_nlink > 1);
+    if planted {
+        log::warn!("'{}' is none of ours and is not followed: {error}", folder.path.join(name).display());
+    }
+    planted
 }
 
 /// An output of a record, and what is there of it.
@@ -238,7 +249,11 @@ fn look<'a>(entry: &'a Entry, record: &Record) -> Result<Left<'a>> {
     let is_new = |(_, state): &&(File, State)| state.inode == entry.new.inode;
     let there = open(&entry.name)?;
     let named = there.as_ref().filter(is_new);
-    let beside = if named.is_some() { None } else { open(&entry.beside)? };
+    let beside = match open(&entry.beside) {
+        _ if named.is_some() => None,
+        Err(error) if is_planted(&folder, &entry.beside, &error) => None,
+        opened => opened?,
+    };
     let waiting = beside.as_ref().filter(is_new);
     let lock = named.or(waiting).map(|(file, _)| output::lock_left(&folder, &entry.name, file)).transpose()?.flatten();
     let (now, of_the_new) = (there.as_ref().map(|(_, state)| state), waiting.map(|(_, state)| state));
@@ -316,6 +331,30 @@ mod tests {
         }
     }
 
+    /// The record of a killed call is ours, and what it names has become somebody else's link.
+    #[test]
+    fn what_is_planted_where_a_left_output_was_holds_up_no_restore() {
+        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+        let dir = dir.path().canonicalize().unwrap();
+        let entry = |name: &str| {
+            let beside = format!(".{name}.nasbackup-0123456789abcdef");
+            std::fs::write(dir.join(&beside), "whole").unwrap();
+            let new = State::of(&File::open(dir.join(&beside)).unwrap()).unwrap();
+            Entry { folder: dir.clone(), name: name.to_owned(), beside, new, old: None }
+        };
+        let outputs = vec![entry("x"), entry("y")];
+        let planted = dir.join(&outputs[0].beside);
+        let text = serde_json::to_string(&Record { version: VERSION, outputs }).unwrap();
+        for name in ["x", "y"] {
+            std::fs::write(dir.join(record_of(name)), format!("{}\n{text}", Digest::of(text.as_bytes()))).unwrap();
+        }
+        std::fs::remove_file(&planted).unwrap();
+        std::os::unix::fs::symlink("/etc/passwd", &planted).unwrap();
+        finish_left([dir.join("x").as_path(), dir.join("y").as_path()].into_iter()).unwrap();
+        let left: Vec<_> = std::fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+        assert_eq!(left, [planted]);
+    }
+
     /// It has been written beside each before the first got its name: without one nobody has whole outputs there.
     #[test]
     fn a_record_in_one_folder_alone_gives_nothing_a_name_in_another() {
@@ -334,5 +373,34 @@ mod tests {
         std::fs::write(theirs.join(record_of("x")), format!("{}\n{text}", Digest::of(text.as_bytes()))).unwrap();
         finish_left([theirs.join("x").as_path(), ours.join("y").as_path()].into_iter()).unwrap();
         assert_eq!(std::fs::read_to_string(ours.join("y")).unwrap(), "whole");
+    }
+
+    /// Whoever may write to the folder could hold up every restore there until somebody looks.
+    #[test]
+    fn what_is_planted_where_a_record_would_be_holds_up_no_restore() {
+        let (dir, elsewhere) = (tempfile::tempdir_in("/dev/shm").unwrap(), tempfile::tempdir_in("/dev/shm").unwrap());
+        let (victim, names) = (elsewhere.path().join("victim"), [dir.path().join("x"), dir.path().join("y")]);
+        std::fs::write(&victim, "whose").unwrap();
+        let points = Folder::open_root(elsewhere.path()).unwrap();
+        let points = output::Points::of(&points, &points).unwrap();
+        let record = dir.path().join(record_of("x"));
+        let plants: [&dyn Fn() -> io::Result<()>; 4] = [
+            &|| std::os::unix::fs::symlink(&victim, &record),
+            &|| std::fs::hard_link(&victim, &record),
+            &|| std::fs::create_dir(&record).and_then(|()| std::fs::write(record.join("file"), "in it")),
+            &|| std::os::unix::net::UnixListener::bind(&record).map(drop),
+        ];
+        for plant in plants {
+            plant().unwrap();
+            finish_left(names.iter().map(PathBuf::as_path)).unwrap();
+            assert!(record.symlink_metadata().is_ok());
+            // it makes place for a record of ours
+            let outputs = names.each_ref().map(|name| Output::open(name.to_str().unwrap(), true, 0, &points).unwrap());
+            write(&outputs.each_ref()).unwrap();
+            let folder = Folder::open_root(dir.path()).unwrap();
+            assert!(read(&folder, "x").unwrap().is_some());
+            remove(&[(folder.again().unwrap(), "x".into()), (folder, "y".into())]);
+            assert_eq!(std::fs::read_to_string(&victim).unwrap(), "whose");
+        }
     }
 }
