@@ -18,6 +18,7 @@ import java.util.HashSet;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.Objects;
 import java.util.Set;
 import java.util.stream.Collectors;
 import org.apache.cloudstack.backup.RestoreBackupCommand;
@@ -116,6 +117,7 @@ public final class RestorePlan {
         boolean fresh = command.isVmExists() == null;
         if (command.getDisks() != null) {
             check(!command.getDisks().isEmpty(), "no volume is named");
+            check(command.getDisks().stream().noneMatch(Objects::isNull), "a volume among 'disks' is null");
             return new RestorePlan(
                     command.getDisks().stream().map(RestorePlan::item).collect(Collectors.toList()), fresh);
         }

@@ -139,6 +139,8 @@ class RestorePlanTest {
     @ParameterizedTest
     @CsvSource({
         "'\"disks\":[]', no volume is named",
+        "'\"disks\":[null]', a volume among 'disks' is null",
+        "'\"disks\":[{\"path\":\"/p\",\"pool\":{\"uuid\":\"p\"}}]', image null is named twice",
         "'\"disks\":[{\"backupFile\":\"a\",\"path\":\"/p\"}]', the pool of '/p' is not named",
         "'\"backupFiles\":[\"a\"],\"restoreVolumePaths\":[\"/p\"],\"restoreVolumePools\":[null]', the pool of '/p' is not named",
         "'\"backupFiles\":[\"a\"],\"restoreVolumePaths\":[\"/p\"]', the pools of the volumes are not named",
