@@ -31,7 +31,7 @@ const SHARED_PIECE: u64 = 1 << 30;
 /// What one L2 table of an output stands for.
 const TABLE: u64 = CLUSTER / 8 * CLUSTER;
 /// Bytes that are written between two syncs, so that the last one does not take all the time.
-const SYNC_EACH: u64 = 1 << 30;
+pub(super) const SYNC_EACH: u64 = 1 << 30;
 
 /// A disk, and what was done of it.
 #[derive(Debug)]
@@ -758,7 +758,7 @@ fn image_at(parts: &[Part], within: u64) -> usize {
 }
 
 /// Begin and end of the runs of clusters that `are_so`.
-fn runs<T>(clusters: &[T], are_so: impl Fn(&T) -> bool) -> Vec<(usize, usize)> {
+pub(super) fn runs<T>(clusters: &[T], are_so: impl Fn(&T) -> bool) -> Vec<(usize, usize)> {
     let mut runs: Vec<(usize, usize)> = Vec::new();
     for i in (0..clusters.len()).filter(|i| are_so(&clusters[*i])) {
         match runs.last_mut() {

@@ -3,12 +3,13 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::disk::{SYNC_EACH, runs};
 use super::gate::Gate;
 use super::output::{ID, Output, Points};
 use super::target::Target;
 use crate::error::{Error, Result};
 use crate::point::Manifest;
-use crate::qcow2::{CLUSTER, Storage as _};
+use crate::qcow2::{Buffer, CLUSTER, Storage as _};
 
 const STEP: &str = "keep what is replaced";
 /// Bytes that are read as one.
@@ -47,18 +48,18 @@ impl Kept {
         if let Some(file) = target.file() {
             file.set_length(length).map_err(failed)?;
         }
-        let mut buffer = vec![0; usize::try_from(PIECE).unwrap_or(0)];
-        let mut at = 0;
+        let (mut buffer, mut at, mut unsynced) = (Buffer::default(), 0, 0);
         while at < length {
             go_on()?;
             let _inside = gate.enter(STEP)?;
-            let piece = &mut buffer[..usize::try_from(PIECE.min(length - at)).unwrap_or(0)];
-            from.read(piece, at).map_err(failed)?;
-            for part in piece.chunks(CLUSTER as usize) {
-                if part.iter().any(|byte| *byte != 0) {
-                    target.write(part, at).map_err(failed)?;
-                }
-                at += part.len() as u64;
+            buffer.resize(usize::try_from(PIECE.min(length - at)).unwrap_or(0));
+            from.read(&mut buffer, at).map_err(failed)?;
+            unsynced += write_data(&target, &buffer, at).map_err(failed)?;
+            at += buffer.len() as u64;
+            // else the last sync would take all the time, and nobody could cancel it
+            if unsynced >= SYNC_EACH {
+                target.sync().map_err(failed)?;
+                unsynced = 0;
             }
         }
         let _inside = gate.enter(STEP)?;
@@ -77,6 +78,17 @@ impl Kept {
     pub(super) fn is_named(&self) -> bool {
         self.named
     }
+}
+
+/// Writes what is not zero; how many bytes of it went through the page cache.
+fn write_data(target: &Target, piece: &[u8], at: u64) -> io::Result<u64> {
+    let cluster = CLUSTER as usize;
+    let are_data: Vec<_> = piece.chunks(cluster).map(|bytes| bytes.iter().any(|byte| *byte != 0)).collect();
+    let written = runs(&are_data, |is_data| *is_data).into_iter().map(|(start, end)| {
+        let run = start * cluster..piece.len().min(end * cluster);
+        target.write(&piece[run.clone()], at + run.start as u64)
+    });
+    written.sum()
 }
 
 #[cfg(test)]
@@ -112,5 +124,30 @@ mod tests {
             drop(kept);
             assert_eq!(names(), 0, "{stop_at}");
         }
+    }
+
+    /// Else the sync at its end writes all of it, and nobody can cancel that.
+    #[test]
+    fn a_copy_goes_past_the_page_cache() {
+        use rustix::io::{Errno, ReadWriteFlags, preadv2};
+        // in a folder of the build, which lies on a disk
+        let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let root = Folder::open_root("/dev/shm").unwrap();
+        let device = Direct::new(tempfile::tempfile_in(dir.path()).unwrap());
+        let mut data = Buffer::default();
+        data.resize(2 * PIECE as usize);
+        data.fill(7);
+        assert_eq!(device.write(&data, 0).unwrap(), 0, "the disk of the build does no direct I/O");
+        let in_cache = |file: &std::fs::File| {
+            let read = preadv2(file, &mut [io::IoSliceMut::new(&mut [0; 4096])], 0, ReadWriteFlags::NOWAIT);
+            read != Err(Errno::AGAIN)
+        };
+        let points = Points::of(&root, &root).unwrap();
+        let mut kept = Kept::make(dir.path().to_str().unwrap(), "v", &points).unwrap();
+        let device = Target::File(device);
+        kept.copy(&device, &Gate::default(), || Ok(())).unwrap();
+        let copy = std::fs::File::open(kept.path()).unwrap();
+        assert_eq!([device.file().unwrap(), &copy].map(in_cache), [false; 2], "what is kept, and the copy");
+        assert!(std::fs::read(kept.path()).unwrap() == data[..]);
     }
 }

@@ -2,10 +2,8 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-use crate::error::called;
 use crate::operation::ceph::Image;
 use crate::qcow2::{Direct, Source as _, Storage as _, Zeroing};
 
@@ -27,10 +25,19 @@ impl Target {
         }
     }
 
-    /// Fills all of the buffer.
+    /// Fills all of the buffer: past the page cache, as what is written.
     pub(super) fn read(&self, buffer: &mut [u8], at: u64) -> io::Result<()> {
         match self {
-            Target::File(file) => file.file().read_exact_at(buffer, at).map_err(called("read")),
+            Target::File(file) => {
+                let mut filled = 0;
+                while filled < buffer.len() {
+                    filled += match file.read_at(&mut buffer[filled..], at + filled as u64)? {
+                        0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                        read => read,
+                    };
+                }
+                Ok(())
+            }
             Target::Image(image) => image.read(buffer, at),
         }
     }
