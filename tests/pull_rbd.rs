@@ -494,13 +494,15 @@ fn a_ceph_that_hangs_holds_up_no_restore_that_is_given_up() {
 
 #[cfg(feature = "test-hooks")]
 #[test]
-fn where_ceph_can_not_be_asked_who_has_the_image_open_it_is_restored_and_said() {
+fn where_ceph_can_not_be_asked_who_has_the_image_open_nothing_is_restored_to_it() {
     let (story, content) = restorable();
     let image = other(&story, "unasked", content.len() as u64);
     let tools = tempfile::tempdir().unwrap();
     std::os::unix::fs::symlink("/usr/bin/qemu-nbd", tools.path().join("qemu-nbd")).unwrap();
     let agent = Agent::new(&own_host(), &[("restorePoint", onto(&story, &image))]).with_tools(tools.path());
-    let said = agent.text_of_success();
-    assert!(said.contains("is not known: this host has no 'rbd'"), "{said}");
-    assert!(ceph().content(&image) == content);
+    let output = agent.output().to_owned();
+    agent.fail_with("INVALID_ARGUMENT");
+    let said = std::fs::read_to_string(output).unwrap();
+    assert!(said.contains("install 'rbd', package ceph-common") && !said.contains("overwritten"), "{said}");
+    assert!(ceph().content(&image) == vec![9; content.len()]);
 }

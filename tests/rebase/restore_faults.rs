@@ -511,3 +511,51 @@ fn no_device_is_written_once_the_points_may_be_changed_by_others() {
     restoring.assert_untouched("beside a device");
     assert!(content() == before, "{error}");
 }
+
+/// What was made is as large as the disks, and locked until the storage answers.
+#[test]
+fn storage_that_hangs_before_the_first_name_leaves_what_was_made_and_that_is_told() {
+    let restoring = Restore::of(Points::make(2, 1 << 20), Nas::folder(), tempfile::tempdir_in(QUICK).unwrap());
+    let request = restoring.points.request(restoring.out.path(), "raw");
+    let (error, _) = refusing(restoring.out.path(), &[refusal("chown", &[HANG])], || {
+        hurry(&["publish the outputs"], Duration::from_secs(1));
+        restore(&request).unwrap_err()
+    });
+    assert!(error.code == Code::Io && error.leftovers && error.cause.contains("partial outputs"), "{error}");
+    until("what hung ends", || all(restoring.out.path()) == restoring.before);
+}
+
+/// Before the copy of hours, and not after it.
+#[test]
+fn storage_without_second_names_is_refused_before_anything_is_copied() {
+    let restoring = Restore::of(Points::make(2, 1 << 20), Nas::folder(), tempfile::tempdir_in(QUICK).unwrap());
+    let mut request = restoring.points.request(restoring.out.path(), "raw");
+    request["keepOld"] = json!(true);
+    let mut copied = false;
+    let (ended, met) = refusing(restoring.out.path(), &[refusal("link", &[libc::EPERM])], || {
+        call("restorePoint", &request.to_string(), &mut |status| {
+            copied |= status.phase == "copy";
+            Ok(())
+        })
+    });
+    let error = ended.unwrap_err();
+    assert!(error.cause.starts_with("keepOld: ") && !error.leftovers && !copied, "{error}, {met:?}");
+    restoring.assert_untouched("no second names");
+}
+
+/// No answer tells it.
+#[test]
+fn where_one_volume_gets_no_name_it_is_told_as_what_the_other_s_old_one_is_kept() {
+    let second = tempfile::tempdir_in(QUICK).unwrap();
+    let restoring = Restore::of(Points::make(2, 1 << 20), Nas::folder(), tempfile::tempdir_in(QUICK).unwrap());
+    let path = second.path().join(FILES[1]);
+    fs::write(&path, OLD).unwrap();
+    let mut request = restoring.points.request(restoring.out.path(), "raw");
+    (request["volumes"][1]["output"]["path"], request["keepOld"]) = (json!(path), json!(true));
+    let (ended, met) = refusing(second.path(), &[refusal("rename", &[libc::EIO])], || restore(&request));
+    let error = ended.unwrap_err();
+    let kept = all(restoring.out.path()).into_iter().filter(|(path, _)| path.to_str().unwrap().contains(".kept-"));
+    let kept: Vec<_> = kept.map(|(path, content)| (path.display().to_string(), content)).collect();
+    let [(kept, old)] = &kept[..] else { panic!("{kept:?}: {error}, {met:?}") };
+    assert!(old == OLD && error.leftovers && error.cause.contains(&format!("kept as '{kept}'")), "{error}");
+}

@@ -67,6 +67,7 @@ const CALLS: &[Call] = &[
     ("rename", libc::SYS_renameat2, About::At(0), any),
     (LOST, libc::SYS_renameat2, About::At(0), any),
     ("rename", libc::SYS_renameat, About::At(0), any),
+    ("link", libc::SYS_linkat, About::At(0), any),
     ("openat2", libc::SYS_openat2, About::At(0), any),
     // of what is there already: the second of the two calls that open a file
     ("open", libc::SYS_openat, About::At(0), |args, path| !makes(args) && path.is_file() && is_content(args, path)),

@@ -1,6 +1,7 @@
 //! Who has an image in Ceph open for writing, as Ceph's own tool tells: nothing locks an image there.
 
 use std::io::ErrorKind;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
@@ -18,25 +19,29 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// Between two looks at whether it is done.
 const TICK: Duration = Duration::from_millis(10);
 
-/// How many have an image open.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::operation) enum Clients {
-    Known(usize),
-    /// This host has no tool that tells.
-    Unknown,
-}
-
 #[derive(Deserialize)]
 struct Status {
     watchers: Vec<serde::de::IgnoredAny>,
 }
 
+/// Can it be asked here? `INVALID_ARGUMENT` when this host has no tool that tells.
+pub(in crate::operation) fn can_be_asked() -> Result<()> {
+    command().map(drop)
+}
+
+fn command() -> Result<Command> {
+    helpers::command(PROGRAM).map_err(|error| match error.kind() {
+        ErrorKind::NotFound => {
+            let why = "who has an image in Ceph open is asked before it is written, and this host lacks what tells";
+            Error::invalid("output.path", format!("{why}: install '{PROGRAM}', package ceph-common - {error}"))
+        }
+        _ => Error::io(STEP, PROGRAM, error),
+    })
+}
+
 /// Counts those of `image`. One that was killed is counted for half a minute. `go_on` is asked meanwhile.
-pub(in crate::operation) fn clients(image: &Rbd, mut go_on: impl FnMut() -> Result<()>) -> Result<Clients> {
-    let mut command = match helpers::command(PROGRAM) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Clients::Unknown),
-        command => command.map_err(|e| Error::io(STEP, PROGRAM, e))?,
-    };
+pub(in crate::operation) fn clients(image: &Rbd, mut go_on: impl FnMut() -> Result<()>) -> Result<usize> {
+    let mut command = command()?;
     let key = image.key_file().map_err(|e| Error::io(STEP, "the key", e))?;
     command.args(["status", "--format=json"]).args(image.arguments()).stdin(key);
     confinement().put_on(&mut command);
@@ -55,7 +60,7 @@ pub(in crate::operation) fn clients(image: &Rbd, mut go_on: impl FnMut() -> Resu
         std::thread::sleep(TICK);
     };
     process.result(status)?;
-    count(&process.output()?).map(Clients::Known)
+    count(&process.output()?)
 }
 
 fn count(told: &str) -> Result<usize> {

@@ -8,7 +8,7 @@ use crate::config;
 use crate::error::{Code, Error, Result};
 use crate::job::Reporter;
 use crate::nbd;
-use crate::operation::ceph::{Access, Clients, Image, Rbd, Server, clients};
+use crate::operation::ceph::{Access, Image, Rbd, Server, can_be_asked, clients};
 
 const STEP: &str = "open the outputs";
 /// It is asked for less.
@@ -19,7 +19,6 @@ const LIMIT: Duration = Duration::from_secs(600);
 pub(super) struct InCeph {
     rbd: Rbd,
     pub(super) image: Arc<Image>,
-    clients: Clients,
     _server: Server,
 }
 
@@ -37,19 +36,18 @@ impl InCeph {
     fn open(rbd: &Rbd, vm: &str, job: &mut Reporter<'_>) -> Result<InCeph> {
         nbd::available()
             .map_err(|e| Error { cause: format!("an image in Ceph is written as pull reads; {}", e.cause), ..e })?;
+        // before anything opens it
+        can_be_asked()?;
         let server = Server::start(rbd, Access::Write, (&config::current(), vm), LIMIT, job)?;
         let image = Arc::new(Image::open(&server)?);
         // ours among them: whoever opens it from now on is seen when it is asked again
         let clients = clients(rbd, || job.tell())?;
-        let opened = InCeph { rbd: rbd.clone(), image, clients, _server: server };
+        let opened = InCeph { rbd: rbd.clone(), image, _server: server };
         opened.check(
             clients,
             STEP,
             "it is in use: does the guest run? (a client that was killed counts for half a minute)",
         )?;
-        if let Some(unknown) = opened.unknown() {
-            log::warn!("{unknown}");
-        }
         Ok(opened)
     }
 
@@ -59,18 +57,7 @@ impl InCeph {
         self.check(clients, "look at the outputs", "somebody has opened it while it was written")
     }
 
-    fn check(&self, clients: Clients, step: &'static str, why: &str) -> Result<()> {
-        match clients {
-            Clients::Known(2..) => Err(Error::new(Code::DomainState, step, why).on_disk(&self.rbd.name)),
-            _ => Ok(()),
-        }
-    }
-
-    /// What could not be found out.
-    pub(super) fn unknown(&self) -> Option<String> {
-        let name = &self.rbd.name;
-        let line =
-            format!("{name}: whether somebody else has it open is not known: this host has no 'rbd' (ceph-common)");
-        (self.clients == Clients::Unknown).then_some(line)
+    fn check(&self, clients: usize, step: &'static str, why: &str) -> Result<()> {
+        if clients < 2 { Ok(()) } else { Err(Error::new(Code::DomainState, step, why).on_disk(&self.rbd.name)) }
     }
 }

@@ -113,8 +113,8 @@ fn restore(
     });
     match copied {
         Ok(finished) => {
-            let restored = answer(&opened, copy, finished, in_ceph);
-            publish_in_time(opened)?;
+            let restored = answer(&opened, copy, finished);
+            publish_in_time(move |gate| publish(opened, gate))?;
             Ok(Restored { total_millis: job.elapsed_millis(), ..restored })
         }
         Err(error) => {
@@ -129,14 +129,20 @@ fn restore(
 }
 
 /// Gives the outputs their names. Once the caller is told that their storage did not answer, none is given any more.
-fn publish_in_time(opened: Vec<Opened>) -> Result<()> {
+fn publish_in_time(publish: impl FnOnce(&Gate) -> Result<()> + Send + 'static) -> Result<()> {
     let gate = Arc::new(Gate::default());
     let theirs = gate.clone();
-    of_the_host(PUBLISH, LIMIT, move || publish(opened, &theirs)).map_err(|error| {
+    of_the_host(PUBLISH, LIMIT, move || publish(&theirs)).map_err(|error| {
         gate.close();
         let begun =
             "outputs of which some may have their names: the next restore onto all of them gives the others theirs";
-        if gate.is_used() { error.with_leftover(begun) } else { error }
+        // whoever publishes holds it to the end
+        let goes_on = Arc::strong_count(&gate) > 1;
+        match gate.is_used() {
+            true => error.with_leftover(begun),
+            false if goes_on => error.with_leftover("partial outputs, which go when their storage answers"),
+            false => error,
+        }
     })
 }
 
@@ -166,12 +172,24 @@ fn name_all(opened: &mut [Opened], gate: &Gate) -> Result<()> {
     // of one file there is no record: it goes
     if opened.iter().filter(|opened| opened.output.name().is_some()).count() < 2 {
         return Err(match opened.iter().find(|opened| opened.output.is_published()) {
-            Some(new) => error.with_leftover(format!("'{}', which is new, and by a power cut may be old", new.path)),
+            Some(new) => {
+                let may_be_old = "which is new, and by a power cut may be old";
+                error.with_leftover(format!("'{}', {may_be_old}{}", new.path, kept_of_published(opened)))
+            }
             None => forget_old(opened, error),
         });
     }
+    let kept = kept_of_published(opened);
     opened.iter_mut().for_each(|opened| opened.output.leave());
-    Err(error.with_leftover("outputs that are whole, which the next restore onto all of them gives their names"))
+    let whole = "outputs that are whole, which the next restore onto all of them gives their names";
+    Err(error.with_leftover(format!("{whole}{kept}")))
+}
+
+/// Where what was replaced is, for a message: no answer tells it.
+fn kept_of_published(opened: &[Opened]) -> String {
+    let published = opened.iter().filter(|opened| opened.output.is_published());
+    let kept = published.filter_map(|opened| Some(format!("'{}' is kept as '{}'", opened.path, opened.kept.as_ref()?)));
+    kept.map(|told| format!("; what was {told}")).collect()
 }
 
 /// Keeps what all outputs replace, or nothing.
@@ -197,9 +215,9 @@ fn discard(opened: Vec<Opened>) -> Result<()> {
     ended.into_iter().collect()
 }
 
-fn answer(opened: &[Opened], copy: &Copy, finished: Vec<Finished>, in_ceph: &[InCeph]) -> Restored {
+fn answer(opened: &[Opened], copy: &Copy, finished: Vec<Finished>) -> Restored {
     let mut restored = Restored::default();
-    let mut details: Vec<_> = in_ceph.iter().filter_map(InCeph::unknown).collect();
+    let mut details = Vec::new();
     for ((Opened { file, path, verify, kept, .. }, disk), finished) in opened.iter().zip(&copy.disks).zip(finished) {
         if finished.unknown > 0 {
             let (bytes, volume) = (finished.unknown, &disk.volume);

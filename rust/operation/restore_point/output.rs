@@ -136,13 +136,17 @@ impl Output {
         Some((&old.file, &old.path))
     }
 
-    /// The path that the file that it replaces can be kept under; none if it replaces none.
+    /// The path that the file that it replaces can be kept under, as is tried; none if it replaces none.
     pub(in crate::operation) fn name_to_keep(&self) -> Result<Option<String>> {
         match self {
             Output::Device(_) | Output::Image(_) | Output::File(NewFile { old: None, .. }) => Ok(None),
-            Output::File(new) => {
-                let kept = format!("{}{}", kept(&new.name), &Manifest::new_point_id()?[..ID]);
-                Ok(Some(new.folder.path.join(kept).display().to_string()))
+            Output::File(NewFile { folder, name, old: Some(old), .. }) => {
+                let kept = format!("{}{}", kept(name), &Manifest::new_point_id()?[..ID]);
+                // not all storage has second names, and once all is copied it would be late to see that
+                let tried = folder.link(&old.file, name, &kept).and_then(|()| folder.remove_file(&old.file, &kept));
+                let why = "keepOld: what is replaced is kept by a second name, which its storage does not give it";
+                tried.map_err(|e| Error { cause: format!("{why}: {}", e.cause), ..e })?;
+                Ok(Some(folder.path.join(kept).display().to_string()))
             }
         }
     }
