@@ -118,10 +118,11 @@ pub fn run(request: TakeBackupRequest, listener: Listener<'_>) -> Result<TakenBa
     let mut job = Reporter::new(job, listener)?;
     let deadline = Instant::now() + checked.wait;
     let _place = take_place(&config)?;
+    // a guest that is still frozen waits for no NAS
+    let host = recover::thaw_left(&config, HostState::lock(&config.state_dir, &checked.vm)?)?;
     // what is left there is not looked for where nothing answers
     health::admit(&checked.export)?;
     // the other half is this call's own
-    let host = HostState::lock(&config.state_dir, &checked.vm)?;
     let host = recover::undo(&config, host, recover::Look::Within(checked.wait / 2))?;
     let point_id = Manifest::new_point_id()?;
     let call = Call { checked: &checked, config: &config, deadline, point_id };

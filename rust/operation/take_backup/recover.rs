@@ -57,11 +57,17 @@ pub(super) enum Look {
     Within(Duration),
 }
 
-/// Undoes what the record of a virtual machine names, a freeze first.
-pub(super) fn undo(config: &Arc<Config>, mut host: HostState, how: Look) -> Result<HostState> {
+/// Thaws the guest if a backup has left it frozen.
+pub(super) fn thaw_left(config: &Arc<Config>, mut host: HostState) -> Result<HostState> {
     if host.frozen() && thaw(config, host.vm())? {
         host.set_frozen(false)?;
     }
+    Ok(host)
+}
+
+/// Undoes what the record of a virtual machine names, a freeze first.
+pub(super) fn undo(config: &Arc<Config>, host: HostState, how: Look) -> Result<HostState> {
+    let host = thaw_left(config, host)?;
     let Some(begun) = host.begun().cloned() else { return Ok(host) };
     log::warn!("{}: undoing the backup to '{}' (job '{}'), which ended early", begun.vm, begun.point, begun.job);
     let aborted = end_job(config, &begun)?;
