@@ -10,8 +10,8 @@ use nasbackup::error::{Code, Error};
 use nasbackup::operation::{self, take_backup::TakeBackupRequest};
 use serde_json::json;
 use support::{
-    Disk, Guest, Leaks, MIB, Nas, Story, details, kill_libvirtd, restart_libvirtd, signal_libvirtd, slow_story_on,
-    start_libvirtd, take_and,
+    Disk, Guest, Leaks, MIB, Nas, Stopped, Story, details, kill_libvirtd, restart_libvirtd, signal_libvirtd,
+    slow_story_on, start_libvirtd, take_and,
 };
 
 fn alone() -> MutexGuard<'static, ()> {
@@ -82,11 +82,12 @@ fn a_repository_that_hangs_is_told_of_though_libvirt_hangs_with_it() {
     let _alone = alone();
     let mut story = slow_story_on(Nas::folder());
     let request = TakeBackupRequest { wait_seconds: Some(5), ..story.request("incremental") };
+    let mut stopped = None;
     let error = take_and(request, |_| {
-        signal_libvirtd("-STOP");
+        stopped = Some(Stopped::libvirtd());
         story.nas.hang();
     });
-    signal_libvirtd("-CONT");
+    drop(stopped);
     story.nas.go_on();
     let error = error.unwrap_err();
     assert_eq!(error.code, Code::NasUnresponsive, "{error}");

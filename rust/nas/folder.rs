@@ -727,14 +727,11 @@ mod tests {
         const HOLD: &str = "
 import fcntl, os, signal, sys
 file = os.open(sys.argv[1], os.O_RDONLY)
-def give_back(*_):
-    fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_UNLCK)
-    sys.exit()
-signal.signal(signal.SIGIO, give_back)
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGIO])
 fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_RDLCK)
 print('held', flush=True)
-while True:
-    signal.pause()
+signal.sigwait([signal.SIGIO])
+fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_UNLCK)
 ";
         let (dir, folder) = folder();
         let path = dir.path().join("leased");

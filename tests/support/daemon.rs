@@ -28,3 +28,19 @@ pub fn restart_libvirtd() {
     kill_libvirtd();
     start_libvirtd();
 }
+
+/// libvirtd is stopped until this is dropped, also where a test fails.
+pub struct Stopped;
+
+impl Stopped {
+    pub fn libvirtd() -> Stopped {
+        signal_libvirtd("-STOP");
+        Stopped
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        signal_libvirtd("-CONT");
+    }
+}

@@ -31,7 +31,7 @@ use nasbackup::engine::Engine;
 pub use agent::{Agent, Ended, host, own_host, repository_json, run_as_agent, take_json};
 pub use ceph::{Ceph, ceph};
 pub use configured::configured;
-pub use daemon::{kill_libvirtd, restart_libvirtd, signal_libvirtd, start_libvirtd};
+pub use daemon::{Stopped, kill_libvirtd, restart_libvirtd, signal_libvirtd, start_libvirtd};
 pub use guest::{Bus, Disk, Guest, begin_foreign_backup, hmp};
 pub use image::{Image, MIB, assert_holds, forget_format};
 pub use leaks::Leaks;
