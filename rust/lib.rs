@@ -4,6 +4,7 @@
 
 pub mod capi;
 pub mod config;
+mod descriptor;
 pub mod engine;
 pub mod error;
 mod helpers;

@@ -3,14 +3,14 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use super::incident::Incident;
-use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
+use rustix::fs::{AtFlags, OFlags, StatxFlags};
 
 use super::job::{BackupJob, CALL, COPY, POLL, Signal};
+use crate::descriptor;
 use crate::error::{Code, Error, Result};
 use crate::job::Reporter;
 use crate::libvirt::{Event, JobPicture, JobState, State};
@@ -113,20 +113,16 @@ pub fn copy(
 }
 
 /// Leads to the target, and has nothing written back when it is closed: that would wait for a NAS that hangs.
-fn place_of(target: &Target) -> Option<OwnedFd> {
+fn place_of(target: &Target) -> Option<File> {
     const STEP: &str = "look at the targets";
     let file = target.file.try_clone().ok()?;
-    let open = move || {
-        let link = format!("/proc/self/fd/{}", file.as_raw_fd());
-        let place = rustix::fs::open(link, OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
-        place.map_err(|e| Error::io(STEP, "the target", e))
-    };
+    let open = move || descriptor::open_again(&file, OFlags::PATH).map_err(|e| Error::io(STEP, "the target", e));
     deadline::bounded(STEP, ASK, open).inspect_err(|error| log::debug!("{error}")).ok()
 }
 
 /// Ends the job because of `error`. When its time is over the NAS itself is asked, by one of the targets, whether it answers: what
 /// libvirt says of the job tells nothing, for it does things there, too, and may hang in them.
-fn give_up(backup: &mut BackupJob, target: Option<OwnedFd>, error: Error) -> Error {
+fn give_up(backup: &mut BackupJob, target: Option<File>, error: Error) -> Error {
     const STEP: &str = "ask the repository";
     let answers = |target| {
         let ask = move || rustix::fs::fstatvfs(&target).map_err(|e| Error::io(STEP, "the target", e));

@@ -3,7 +3,7 @@
 
 use std::ffi::{CStr, CString, OsStr, OsString};
 use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,7 +14,7 @@ use rustix::io::Errno;
 
 use super::path::RepoPath;
 use crate::error::{Code, Error, Result};
-use crate::{lacking, steps};
+use crate::{descriptor, lacking, steps};
 
 /// Mode of the folders that are made: QEMU, which runs as another user, has to pass through.
 pub const FOLDER_MODE: u32 = 0o711;
@@ -479,10 +479,9 @@ fn open_again(found: BorrowedFd<'_>, access: OFlags, step: &'static str, path: &
     if access == OFlags::RDWR && stat.st_nlink > 1 {
         return refuse(format!("has {} names, so that it may be somebody else's: it is not written to", stat.st_nlink));
     }
-    let again = format!("/proc/thread-self/fd/{}", found.as_raw_fd());
-    match rustix::fs::openat(CWD, again, access | FILE, Mode::empty()) {
+    match descriptor::open_again(found, access | FILE) {
         Err(Errno::STALE) => Ok(None),
-        opened => opened.map(|fd| Some(File::from(fd))).map_err(|e| failed(step, path, e)),
+        opened => opened.map(Some).map_err(|e| failed(step, path, e)),
     }
 }
 

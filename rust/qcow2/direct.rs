@@ -4,16 +4,16 @@
 use std::fs::File;
 use std::io;
 use std::ops::{Deref, DerefMut};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use log::Level;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use super::storage::{Source, Storage};
 use crate::error::errno;
-use crate::lacking;
+use crate::{descriptor, lacking};
 
 /// What goes past the page cache lies at multiples of this, in memory and in the file: no device has larger blocks.
 const BLOCK: usize = 4096;
@@ -88,11 +88,10 @@ impl Source for Direct {
     }
 }
 
-/// Opens the same file once more, by no name that anybody could exchange.
+/// Opens the same file once more, for the same.
 fn open(file: &File) -> Result<File, Errno> {
     let mode = rustix::fs::fcntl_getfl(file)? & OFlags::RWMODE;
-    let link = format!("/proc/self/fd/{}", file.as_raw_fd());
-    rustix::fs::open(link, mode | OFlags::DIRECT | OFlags::CLOEXEC, Mode::empty()).map(File::from)
+    descriptor::open_again(file, mode | OFlags::DIRECT)
 }
 
 fn tell(file: impl AsFd, error: Errno) {

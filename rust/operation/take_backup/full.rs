@@ -3,9 +3,11 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::fchown;
 
+use rustix::fs::OFlags;
+
+use crate::descriptor;
 use crate::error::{Code, Error, Result};
 use crate::nas::folder::{FILE_MODE, Folder};
 use crate::user::with_rights_of;
@@ -40,7 +42,7 @@ fn try_to_write(folder: &Folder, targets: &[File], owner: Option<(u32, u32)>) ->
                 }
             }
             // opened anew: NFS asks on behalf of whoever has opened it
-            let again = || File::options().write(true).open(format!("/proc/thread-self/fd/{}", file.as_raw_fd()));
+            let again = || descriptor::open_again(&file, OFlags::WRONLY);
             with_rights_of(owner, STEP, || write(&again()?))?.and_then(|written| written)
         }
     };

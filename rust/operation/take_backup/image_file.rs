@@ -16,7 +16,7 @@ use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use crate::error::{Code, Error, Result};
-use crate::lacking;
+use crate::{descriptor, lacking};
 
 const STEP: &str = "open the disk's image";
 const LOOK: OFlags = OFlags::PATH.union(OFlags::CLOEXEC);
@@ -108,8 +108,7 @@ fn look_without_links(path: &Path) -> rustix::io::Result<OwnedFd> {
 
 /// Opens what is open as `file` once more: its locks are not shared.
 pub(super) fn open_again(file: &File) -> io::Result<File> {
-    let path = format!("/proc/thread-self/fd/{}", file.as_raw_fd());
-    Ok(rustix::fs::openat(CWD, path, READ, Mode::empty())?.into())
+    Ok(descriptor::open_again(file, READ)?)
 }
 
 /// Opens what `look` finds for reading; none when that is nothing, or not of the kind `wanted`. To open a device or a FIFO does
