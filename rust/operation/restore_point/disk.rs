@@ -221,10 +221,9 @@ impl Disk {
         if !self.old.is_empty() {
             return Ok(0);
         }
-        let failed = |e| fingerprints::failed("read the fingerprints", &self.names[1], e).on_disk(&self.volume);
         let (mut at, mut bytes, size) = (0, 0, self.guest);
         while at < size {
-            let (state, length) = base.next(at..size).map_err(failed)?;
+            let (state, length) = base.next(at..size).map_err(|e| self.index_failed(e))?;
             bytes += if matches!(state, State::Hash(_)) { length } else { 0 };
             at += length;
         }
@@ -282,8 +281,7 @@ impl Disk {
             let states = self.states(&mut plan, &piece)?;
             // a table of the output that is full is written
             let _inside = gate.enter(STEP)?;
-            let to =
-                plan.layout.place(&piece, self.size).map_err(|e| e.at(STEP, &self.names[0]).on_disk(&self.volume))?;
+            let to = plan.layout.place(&piece, self.size).map_err(|e| self.table_failed(e))?;
             return Ok(Some(Work { piece, to, states }));
         }
         let tail = std::mem::replace(&mut plan.tail, 0..0);
@@ -317,7 +315,7 @@ impl Disk {
         let mut at = if self.preallocation == Preallocation::Off { to } else { from };
         while at < to {
             let length = (to - at).min(TABLE - at % TABLE);
-            stream.place(at, length).map_err(|e| e.at(STEP, &self.names[0]).on_disk(&self.volume))?;
+            stream.place(at, length).map_err(|e| self.table_failed(e))?;
             at += length;
         }
         Ok(())
@@ -338,7 +336,7 @@ impl Disk {
 
     fn state(&self, plan: &mut Plan, range: Range<u64>) -> Result<Option<(State, u64)>> {
         let told = plan.base.as_mut().map(|base| base.next(range)).transpose();
-        told.map_err(|e| fingerprints::failed("read the fingerprints", &self.names[1], e).on_disk(&self.volume))
+        told.map_err(|e| self.index_failed(e))
     }
 
     fn differs(&self, at: u64, image: usize) -> Error {
@@ -353,6 +351,15 @@ impl Disk {
 
     fn target_failed(&self, error: io::Error) -> Error {
         Error::io(STEP, &self.names[0], error).on_disk(&self.volume)
+    }
+
+    /// A table of the output could not be made.
+    fn table_failed(&self, error: qcow2::Error) -> Error {
+        error.at(STEP, &self.names[0]).on_disk(&self.volume)
+    }
+
+    fn index_failed(&self, error: io::Error) -> Error {
+        fingerprints::failed("read the fingerprints", &self.names[1], error).on_disk(&self.volume)
     }
 
     /// Does the work. Whoever may have to wait asks `go_on` meanwhile.
@@ -624,8 +631,7 @@ impl Disk {
     pub(super) fn finish(&self, gate: &Gate) -> Result<u64> {
         let mut plan = self.plan();
         if let Some(base) = plan.base.take() {
-            let failed = |e| fingerprints::failed("read the fingerprints", &self.names[1], e).on_disk(&self.volume);
-            base.finish().map_err(failed)?;
+            base.finish().map_err(|e| self.index_failed(e))?;
         }
         plan.pieces.check_whole().map_err(|failure| self.explain(failure))?;
         // from here on it is the outputs' storage that has to answer
@@ -633,7 +639,7 @@ impl Disk {
         let end = plan.pieces.size().next_multiple_of(CLUSTER).min(self.size);
         self.place_zeroes(&mut plan, end, self.size)?;
         if let Layout::Qcow2(stream) = std::mem::replace(&mut plan.layout, Layout::Finished) {
-            stream.finish().map_err(|e| e.at(STEP, &self.names[0]).on_disk(&self.volume))?;
+            stream.finish().map_err(|e| self.table_failed(e))?;
             if let Some(file) = self.new_file() {
                 let reserved = file.length().and_then(|length| reserve(file, length, self.preallocation));
                 reserved.map_err(|e| self.target_failed(e))?;
