@@ -199,6 +199,26 @@ def restores(samples):
     return {"rows": rows, "ratios": ratios}
 
 
+def requests(samples):
+    """What each operation asked of an NFS server over the lengths of the chain: a count is (least, most)."""
+    rows = []
+    for name, engine in dict.fromkeys((s["operation"], s["engine"]) for s in samples.of("nas")):
+        found = samples.of("nas", operation=name, engine=engine)
+
+        def spread(counts):
+            return min(counts), max(counts)
+
+        def kinds(field):
+            names = {kind for s in found for kind in s[field]}
+            counts = {kind: spread([s[field].get(kind, 0) for s in found]) for kind in names}
+            return dict(sorted(counts.items(), key=lambda item: -item[1][1]))
+
+        rows.append({"operation": name, "engine": engine, "chain": spread([s["chain"] for s in found]),
+                     "asked": spread([sum(s["asked"].values()) for s in found]), "kinds": kinds("asked"),
+                     "background": kinds("background"), "again": spread([s["again"] for s in found])})
+    return rows
+
+
 def machine():
     cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "?")
     with open("/proc/meminfo") as info:
@@ -240,6 +260,15 @@ def with_spread(row, rival):
     return "-" if spread is None else f"{row[f'{rival}_s']:.3f} ({spread[0]:.3f}..{spread[1]:.3f})"
 
 
+def from_to(counts):
+    least, most = counts
+    return f"{least}" if least == most else f"{least} to {most}"
+
+
+def by_kind(counts):
+    return ", ".join(f"{kind} {from_to(count)}" for kind, count in counts.items()) or "-"
+
+
 def markdown(results):
     m, rows = results["machine"], results["operations"]
     parts = [
@@ -278,6 +307,11 @@ def markdown(results):
                   table(["what", "by", "runs", "seconds", "MiB read from the NAS"],
                         [[r["what"], r["who"], str(r["runs"]), f"{r['seconds']:.2f} ({r['spread'][0]:.2f}..{r['spread'][1]:.2f})",
                           text(r["read_mib"] or None, "", 0)] for r in restored])]
+    if results["requests"]:
+        parts += ["## Requests to an NFS server\n",
+                  table(["operation", "engine", "points", "requests", "of which", "in the background", "sent again"],
+                        [[r["operation"], r["engine"], from_to(r["chain"]), from_to(r["asked"]), by_kind(r["kinds"]),
+                          by_kind(r["background"]), from_to(r["again"])] for r in results["requests"]])]
     if results["growth"]:
         parts += ["## Growth\n", *[f"- {line}" for line in results["growth_in_words"]], "",
                   table(["what", "", "full s", "incremental s", "memory MiB"],
@@ -458,6 +492,7 @@ def main(out):
         "operations": rows,
         "large": big,
         "restores": restored,
+        "requests": requests(samples),
         "growth": curves,
         "growth_in_words": growth_in_words(curves),
         "latency": guest,

@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use nasbackup::operation::call;
-use nasbackup::qcow2::{Check, Rebase};
+use nasbackup::qcow2::{Rebase, check};
 use serde_json::json;
 
 type Outcome<T = ()> = Result<T, Box<dyn Error>>;
@@ -215,17 +215,12 @@ fn run_ours(job: &str, dir: &Path) -> Outcome {
     let (cloned, copied) = match job {
         "rebase" => {
             let backing = chain()?.split_off(1);
-            let mut rebase = Rebase::begin(output()?, backing, 1, Some("base.qcow2"))?;
-            while !rebase.advance()?.finished {}
-            (rebase.bytes_cloned(), rebase.bytes_copied())
+            let rebase = Rebase::begin(output()?, backing, 1, Some("base.qcow2"))?;
+            let moved = rebase.check(&mut |_| Ok(()))?.run(&mut |_| Ok(()))?;
+            (moved.cloned, moved.copied)
         }
         "check 1 TiB" => {
-            let mut check = Check::begin(open("target.qcow2")?)?;
-            let checked = loop {
-                if let Some(checked) = check.advance()? {
-                    break checked;
-                }
-            };
+            let checked = check(open("target.qcow2")?, &mut |_, _| Ok(()))?;
             if checked.damaged + checked.leaked > 0 {
                 return Err(format!("{checked:?}").into());
             }
