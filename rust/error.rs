@@ -12,6 +12,18 @@ use crate::plain::plain;
 /// Result of everything that can fail in this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// Long work was told to end, or nobody waits for it any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("ended by its caller")]
+pub struct Stopped;
+
+impl Stopped {
+    /// The error of whoever was told so. Who has told it has its own reason.
+    pub fn error(self) -> Error {
+        Error::new(Code::Cancelled, "go on", self)
+    }
+}
+
 /// What a caller branches on. The names are stable: Java and C see them as text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
@@ -150,7 +162,11 @@ impl Error {
     pub fn io(step: &'static str, path: impl AsRef<Path>, error: impl Into<io::Error>) -> Error {
         let error = error.into();
         let stale = errno(&error) == Some(Errno::STALE);
-        let hint = if stale { ": the server was set up anew, the repository has to be mounted again" } else { "" };
+        let hint = if stale {
+            ": the server was set up anew, or exports it no more: the repository has to be mounted again"
+        } else {
+            ""
+        };
         Error::new(Code::of_io(&error), step, format!("'{}': {error}{hint}", path.as_ref().display()))
     }
 

@@ -38,6 +38,12 @@ pub(crate) fn tell(level: Level, file: impl AsFd, what: &'static str, error: imp
     }
 }
 
+/// Was that told of the file system of `file`?
+#[cfg(test)]
+pub(crate) fn is_told(file: impl AsFd, what: &'static str) -> bool {
+    TOLD.lock().unwrap().contains(&(rustix::fs::fstat(file).unwrap().st_dev, what))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -31,6 +31,7 @@ mod speed;
 mod steps;
 pub mod sys;
 mod user;
+mod worker;
 
 #[cfg(feature = "test-hooks")]
 pub use steps::hurry;

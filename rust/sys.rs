@@ -5,11 +5,12 @@ mod confinement;
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::ops::RangeInclusive;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::sync::LazyLock;
-use std::sync::mpsc::{self, Sender};
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
 
 use rustix::io::Errno;
@@ -161,10 +162,7 @@ fn begin_apart() -> io::Result<Sender<Work>> {
     let (sender, all) = mpsc::channel::<Work>();
     let (tell, told) = mpsc::channel();
     thread::Builder::new().name("processes".to_owned()).spawn(move || {
-        let (first, last, how): (libc::c_uint, _, _) = (3, libc::c_uint::MAX, libc::CLOSE_RANGE_UNSHARE);
-        // SAFETY: the call takes no pointer, and closes nothing in the table that other threads have.
-        let left = unsafe { libc::syscall(libc::SYS_close_range, first, last, how) } == 0;
-        let left = if left { Ok(()) } else { Err(io::Error::last_os_error()) };
+        let left = leave_descriptors_above(libc::STDERR_FILENO);
         if tell.send(left).is_ok() {
             all.iter().for_each(|work| work());
         }
@@ -173,8 +171,8 @@ fn begin_apart() -> io::Result<Sender<Work>> {
     Ok(sender)
 }
 
-/// Runs `work`, and waits for it, on a thread that has none of this process's descriptors but the standard ones (close_range with
-/// CLOSE_RANGE_UNSHARE; before Linux 5.9 it has them all). Whatever `work` opens or closes is of that thread and its like, so that
+/// Runs `work`, and waits for it, on a thread that has none of this process's descriptors but the standard ones, unless the
+/// kernel refuses that. Whatever `work` opens or closes is of that thread and its like, so that
 /// neither it nor its result has descriptors in it.
 pub fn without_descriptors<T: Send + 'static>(
     name: &'static str,
@@ -204,6 +202,90 @@ pub fn end_with_thread(command: &mut Command) {
     unsafe { command.pre_exec(ask) };
 }
 
+/// Gives this thread, and those that it starts, a table of descriptors of their own, a copy of the one that it had as far as this
+/// number: what they open and close from now on is their own (close_range with CLOSE_RANGE_UNSHARE).
+pub fn leave_descriptors_above(last: RawFd) -> io::Result<()> {
+    let (first, how) = ((last + 1).cast_unsigned(), libc::CLOSE_RANGE_UNSHARE);
+    // SAFETY: the call takes no pointer, and closes nothing in the table that other threads have.
+    if unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, how) } == 0 {
+        return Ok(());
+    }
+    // before Linux 5.9
+    unshare_descriptors()?;
+    close_descriptors(last + 1..=RawFd::MAX)
+}
+
+fn unshare_descriptors() -> io::Result<()> {
+    // SAFETY: the call takes no pointer. Each descriptor stays what it is in the table that the others go on to use.
+    if unsafe { libc::unshare(libc::CLONE_FILES) } == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Closes all descriptors of this thread's table that have these numbers. Only in a table that was just made: no owner of a
+/// descriptor knows of these copies.
+pub fn close_descriptors(numbers: RangeInclusive<RawFd>) -> io::Result<()> {
+    let (first, last) = (numbers.start().cast_unsigned(), numbers.end().cast_unsigned());
+    // SAFETY: the call takes no pointer, and what it closes nobody uses by this table.
+    if unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) } == 0 {
+        return Ok(());
+    }
+    close_listed(&numbers)
+}
+
+/// The same before Linux 5.9.
+fn close_listed(numbers: &RangeInclusive<RawFd>) -> io::Result<()> {
+    let listed = std::fs::read_dir("/proc/thread-self/fd")?;
+    let open: Vec<RawFd> = listed.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
+    for fd in open.into_iter().filter(|fd| numbers.contains(fd)) {
+        // SAFETY: as above; that of the listing is closed by now, which is an error that nobody minds.
+        unsafe { libc::close(fd) };
+    }
+    Ok(())
+}
+
+/// Work that another thread is to do.
+pub type Job = Box<dyn FnOnce() + Send>;
+
+/// Has `hand_over` give the work to another thread, and waits until it is done there.
+pub fn elsewhere<'a, T: Send + 'a>(work: impl FnOnce() -> T + Send + 'a, hand_over: impl FnOnce(Job)) -> T {
+    let (done, end) = mpsc::channel();
+    let end = End(end);
+    let errand = Errand { work, done };
+    let job: Box<dyn FnOnce() + Send + 'a> = Box::new(move || errand.run());
+    // SAFETY: the two types differ in the lifetime alone. What the work borrows outlives this function, which is not left, not by
+    // a panic either, before `End` has heard that the work is done, or was dropped: `Errand` drops it before the sender.
+    let job = unsafe { std::mem::transmute::<Box<dyn FnOnce() + Send + 'a>, Job>(job) };
+    hand_over(job);
+    match end.0.recv() {
+        Ok(done) => done,
+        Err(_) => panic!("the work was not done"),
+    }
+}
+
+/// Some work, and where its result goes.
+struct Errand<W, T> {
+    // in this order: who waits for the other is told once there is no work left
+    work: W,
+    done: Sender<T>,
+}
+
+impl<T, W: FnOnce() -> T> Errand<W, T> {
+    fn run(self) {
+        let Errand { work, done } = self;
+        // who waits can't be gone
+        let _ = done.send(work());
+    }
+}
+
+/// Waits for the end before it is gone itself.
+struct End<T>(Receiver<T>);
+
+impl<T> Drop for End<T> {
+    fn drop(&mut self) {
+        // nothing comes after the one result
+        let _ = self.0.recv();
+    }
+}
+
 /// One lock operation; returns the kind of lock that the kernel left in the description.
 fn fcntl_lock(file: &File, command: i32, kind: i32, byte: i64) -> io::Result<i16> {
     // SAFETY: an all-zero flock is a valid value of the plain C struct.
@@ -214,4 +296,24 @@ fn fcntl_lock(file: &File, command: i32, kind: i32, byte: i64) -> io::Result<i16
         return Err(io::Error::last_os_error());
     }
     Ok(lock.l_type)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_no_range_can_be_closed_each_descriptor_is() {
+        let ours = File::open("/dev/null").unwrap();
+        let number = ours.as_raw_fd();
+        let left = thread::spawn(move || {
+            unshare_descriptors().unwrap();
+            close_listed(&(libc::STDERR_FILENO + 1..=RawFd::MAX)).unwrap();
+            let listed = std::fs::read_dir("/proc/thread-self/fd").unwrap();
+            listed.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect::<Vec<_>>()
+        });
+        // that of the listing is one of them
+        assert!(left.join().unwrap().len() <= 4);
+        assert!(rustix::io::fcntl_getfd(&ours).is_ok() && ours.as_raw_fd() == number);
+    }
 }

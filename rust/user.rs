@@ -14,6 +14,7 @@ use rustix::process::{DumpableBehavior, dumpable_behavior, set_dumpable_behavior
 use rustix::thread::{CapabilitySet, Gid, capabilities, set_capabilities, set_thread_groups, set_thread_res_gid};
 
 use crate::error::{Code, Error, Result};
+use crate::nas::apart;
 use crate::sys;
 
 /// Does something on a thread that takes on the user's rights to files and ends with them. The inner error says that it could
@@ -27,7 +28,8 @@ pub(crate) fn with_rights_of<T: Send>(
     let dumpable = *DUMPABLE.get_or_init(|| dumpable_behavior().ok());
     let done = thread::scope(|scope| {
         let thread = thread::Builder::new().name(step.to_owned());
-        thread.spawn_scoped(scope, || take_on(owner).map(|()| work())).map(|thread| thread.join())
+        let work = apart::of_this_table(|| take_on(owner).map(|()| work()));
+        thread.spawn_scoped(scope, work).map(|thread| thread.join())
     });
     // a change of rights makes the whole process one that dumps no core
     if let Some(dumpable) = dumpable {
@@ -142,6 +144,7 @@ pub(crate) fn unable_to_act<T: Send>(work: impl FnOnce() -> T + Send) -> T {
             rights.effective.remove(CapabilitySet::SETGID);
             rights.permitted.remove(CapabilitySet::SETGID);
             set_capabilities(None, rights).unwrap();
+            apart::use_own_pool().unwrap();
             work()
         };
         scope.spawn(without).join().unwrap()

@@ -4,7 +4,8 @@
 
 mod support;
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
+use std::time::Duration;
 
 use nasbackup::error::{Code, Error};
 use nasbackup::operation::{self, take_backup::TakeBackupRequest};
@@ -56,12 +57,7 @@ fn killed_under_a_push(seconds: u64, code: Code) -> Error {
     start_libvirtd();
     assert_eq!(error.code, code, "{error}");
     stats.unwrap();
-    story.skip();
-    story.take_until_free();
-    story.assert_nothing_half_made();
-    story.assert_guest_untouched();
-    story.take("incremental").assert_incremental();
-    story.assert_all_restore();
+    story.assert_goes_on();
     error
 }
 
@@ -95,6 +91,35 @@ fn a_repository_that_hangs_is_told_of_though_libvirt_hangs_with_it() {
     story.take_until_free();
     story.assert_nothing_half_made();
     story.guest.write(0, 0x52, 60 * MIB, MIB);
+    story.take("incremental");
+    story.assert_all_restore();
+}
+
+/// It is stopped, as by a NAS in which it waits itself.
+#[test]
+fn a_pull_ends_in_its_time_though_libvirt_answers_nothing() {
+    let _alone = alone();
+    let mut story = slow_story_on(Nas::folder());
+    let request =
+        TakeBackupRequest { engine: Some("pull".into()), wait_seconds: Some(5), ..story.request("incremental") };
+    let (tell, told) = mpsc::channel();
+    let (error, stopped) = std::thread::scope(|scope| {
+        scope.spawn(move || {
+            let mut stopped = None;
+            let error = take_and(request, |_| stopped = Some(Stopped::libvirtd()));
+            tell.send((error.unwrap_err(), stopped)).unwrap();
+        });
+        told.recv_timeout(Duration::from_secs(60)).unwrap_or_else(|_| {
+            signal_libvirtd("-CONT");
+            panic!("no answer");
+        })
+    });
+    drop(stopped);
+    // it may have read all by then
+    assert!(matches!(error.code, Code::Timeout | Code::JobFailed) && error.leftovers, "{error}");
+    story.skip();
+    story.take_until_free();
+    story.assert_nothing_half_made();
     story.take("incremental");
     story.assert_all_restore();
 }

@@ -123,7 +123,7 @@ fn a_guest_does_not_notice_a_repository_that_is_full() {
 
 /// A backup to a repository that hangs, with a scratch of 110 MiB of which the guest needs more, or which `fill` leaves
 /// nothing of.
-fn scratch_ends(fill: impl FnOnce(&Nas, &RealGuest)) -> Error {
+fn scratch_ends(fill: impl FnOnce(&Nas, &RealGuest, &dyn Fn())) -> Error {
     let linux = RealGuest::boot(4, "");
     let scratch = Nas::image(Fs::Ext4, 128);
     let nas = Nas::folder().slow(32);
@@ -134,8 +134,7 @@ fn scratch_ends(fill: impl FnOnce(&Nas, &RealGuest)) -> Error {
         "while dd if=/dev/zero of=/mnt/big bs=1M count=64 conv=notrunc,fsync 2>/dev/null; do echo x >>/tmp/turns; done";
     let error = take_and(request(&linux, &nas, 1, None), || {
         nas.hang();
-        linux.launch(overwrite);
-        fill(&scratch, &linux);
+        fill(&scratch, &linux, &|| linux.launch(overwrite));
     })
     .unwrap_err();
     let ended = Instant::now();
@@ -168,16 +167,17 @@ fn log_turns(linux: &RealGuest, since: Instant) {
     assert!(since.elapsed() < PATIENCE);
 }
 
-/// While the listener is busy with it nobody looks at the scratch.
-fn fill_until_the_guest_waits(scratch: &Nas, linux: &RealGuest) {
+/// While the listener is busy with it nobody looks at the scratch. It is full before the guest begins, or that could be done sooner.
+fn fill_until_the_guest_waits(scratch: &Nas, linux: &RealGuest, overwrite: &dyn Fn()) {
     scratch.fill();
+    overwrite();
     until("the guest waits", || linux.guest.state() == "paused");
 }
 
 #[test]
 fn a_scratch_too_small_ends_the_backup_before_it_is_full() {
     let _alone = alone();
-    let error = scratch_ends(|_, _| {});
+    let error = scratch_ends(|_, _, overwrite| overwrite());
     assert_eq!(error.code, Code::NoSpace, "{error}");
 }
 
@@ -191,8 +191,8 @@ fn a_guest_that_waits_for_scratch_goes_on_within_two_seconds() {
 #[test]
 fn a_guest_that_waits_for_scratch_goes_on_although_libvirtd_was_restarted_meanwhile() {
     let _alone = alone();
-    let error = scratch_ends(|scratch, linux| {
-        fill_until_the_guest_waits(scratch, linux);
+    let error = scratch_ends(|scratch, linux, overwrite| {
+        fill_until_the_guest_waits(scratch, linux, overwrite);
         restart_libvirtd();
     });
     assert_eq!(error.code, Code::NoSpace, "{error}");

@@ -10,6 +10,9 @@ use std::time::Instant;
 
 use nasbackup::config::{self, Config};
 use nasbackup::error::{Code, Result};
+use nasbackup::host::HostState;
+use nasbackup::nas::health;
+use nasbackup::nas::repository::Repository;
 use nasbackup::operation;
 use nasbackup::operation::take_backup::{TakeBackupRequest, TakenBackup};
 use nasbackup::point::Kind;
@@ -142,11 +145,11 @@ fn an_agent_that_hangs_fails_the_backup_and_never_leaves_the_guest_frozen() {
     linux.release_freeze();
     linux.assert_writes();
     assert_eq!(linux.guest.checkpoints(), ["backup-0"]);
-    // Until the agent has answered the thaw that is due, nobody asks it to freeze again.
+    // Until the agent has answered the thaw that is due, nobody asks it to freeze again; a call that has failed may be clearing up.
     let mut next = None;
     until("the agent answers the thaw", || {
         match take(TakeBackupRequest { quiesce: Some(true), ..linux.request(&nas, 2) }) {
-            Err(error) if error.code == Code::QuiesceFailed => false,
+            Err(error) if matches!(error.code, Code::QuiesceFailed | Code::Busy) => false,
             taken => next.replace(taken.unwrap()).is_none(),
         }
     });
@@ -199,6 +202,16 @@ fn only_what_we_froze_is_thawed() {
     by("freezeMountPoints", json!(["/nowhere", "/mnt"]), 4).succeed();
     assert!(was_frozen(4));
     assert!(!linux.is_frozen() && !on_record());
+    linux.assert_writes();
+
+    // A guest that a killed agent has left frozen waits for no NAS.
+    let hung = Nas::folder().through_fuse();
+    hung.hang();
+    health::mark(&Repository::check(Some(hung.repository())).unwrap());
+    HostState::lock(&config::current().state_dir, &linux.guest.name).unwrap().set_frozen(true).unwrap();
+    linux.guest.virsh(&["domfsfreeze"]);
+    let error = take(linux.request(&hung, 5)).unwrap_err();
+    assert!(error.code == Code::NasUnresponsive && !linux.is_frozen() && !on_record(), "{error}");
     linux.assert_writes();
 }
 

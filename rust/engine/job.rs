@@ -2,15 +2,17 @@
 //! nothing here waits for a libvirt call without a bound: begin and abort run on threads that may be given up, statistics
 //! come from a poller.
 
+use std::path::PathBuf;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
 use super::Engine;
 use super::incident::{Incident, JobDisk};
+use super::leftover;
 use crate::error::{Code, Error, Result};
 use crate::job::Reporter;
 use crate::libvirt::{self, Domain, Event, JobPicture, JobState, State, Subscription};
-use crate::nas::deadline::{ask, of_the_guest};
+use crate::nas::deadline::{ask, of_the_guest, within_call};
 
 /// How long libvirt may take to begin or to abort.
 pub(super) const CALL: Duration = Duration::from_secs(60);
@@ -55,6 +57,8 @@ pub(super) enum Signal {
 pub struct Prepared {
     domain: Domain,
     disks: Vec<JobDisk>,
+    /// Where its files lie, or its socket: by this it is known from other jobs.
+    folder: PathBuf,
     sender: Sender<Signal>,
     signals: Receiver<Signal>,
     _subscription: Subscription,
@@ -62,9 +66,9 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    /// Subscribes to the domain's events and readies the poller, for a job that reads these disks. `BUSY` when a job runs on
-    /// the domain.
-    pub fn new(domain: &Domain, disks: Vec<JobDisk>) -> Result<Prepared> {
+    /// Subscribes to the domain's events and readies the poller, for a job that reads these disks, and has what it
+    /// makes in `folder`. `BUSY` when a job runs on the domain.
+    pub fn new(domain: &Domain, disks: Vec<JobDisk>, folder: PathBuf) -> Result<Prepared> {
         let asked = domain.clone();
         let job = ask("look at the domain's job", CALL, move || asked.forget_ended_job().and_then(|()| asked.job()))?;
         if job.state == JobState::Running {
@@ -74,7 +78,7 @@ impl Prepared {
         let subscription = libvirt::subscribe(domain.uuid(), sender.clone(), Signal::Event);
         let (poller, started) = mpsc::channel();
         poll(domain.clone(), sender.clone(), started)?;
-        Ok(Prepared { domain: domain.clone(), disks, sender, signals, _subscription: subscription, poller })
+        Ok(Prepared { domain: domain.clone(), disks, folder, sender, signals, _subscription: subscription, poller })
     }
 
     /// Begins the job that `backup` describes, together with the checkpoint. The outer error says that libvirt did not answer
@@ -200,12 +204,21 @@ impl BackupJob {
         if self.ended {
             return;
         }
-        let domain = self.prepared.domain.clone();
-        let abort = move || domain.again()?.map_or(Ok(()), |domain| domain.abort_job());
-        if let Err(refused) = ask("abort the job", call, abort) {
-            log::warn!("{}: {refused}", self.prepared.domain.name());
+        let (domain, folder) = (self.prepared.domain.clone(), self.prepared.folder.clone());
+        // ours may have ended without our knowing, and what runs by now, or when libvirt answers, be somebody else's
+        let abort = move || {
+            let Some(domain) = domain.again()? else { return Ok(Some(false)) };
+            let runs = leftover::runs(&domain, &folder)?;
+            if runs == Some(true) {
+                domain.abort_job()?;
+            }
+            Ok(runs)
+        };
+        match ask("abort the job", call, abort) {
+            Ok(runs) => self.ended = runs == Some(false),
+            Err(refused) => log::warn!("{}: {refused}", self.prepared.domain.name()),
         }
-        let until = Instant::now() + limit;
+        let until = Instant::now() + within_call(limit);
         while !self.ended {
             match self.signal(until.saturating_duration_since(Instant::now())) {
                 Some(Signal::Event(Event::JobCompleted { .. }) | Signal::Over(_) | Signal::Gone) => self.ended = true,

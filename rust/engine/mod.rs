@@ -1,5 +1,6 @@
 //! The ways in which a guest's data travels to the NAS.
 
+mod answer;
 pub mod choice;
 pub mod incident;
 pub mod job;

@@ -20,7 +20,7 @@ use crate::config::LEAST_SCRATCH;
 use crate::error::{Code, Error, Result};
 use crate::job::Reporter;
 use crate::libvirt::{Event, State};
-use crate::nas::deadline::{self, Background, of_the_host};
+use crate::nas::deadline::{self, Background, of_the_host, within_call};
 use crate::nas::session::Session;
 
 /// How long an abort waits for the replies that are due. The reader goes on fetching them meanwhile, and a guest that runs out
@@ -222,10 +222,11 @@ impl Pull {
     /// Has the scratch kept all old blocks that were read from it?
     fn check_kept(&mut self, scratch: &Scratch) -> Result<()> {
         self.keeping = None;
-        let (until, reserve) = (Instant::now() + KEPT, scratch.reserve()?);
+        let (limit, reserve) = (within_call(KEPT), scratch.reserve()?);
+        let until = Instant::now() + limit;
         // that there is no more room in it is of no interest any more
-        if self.keeper.wait(KEPT).is_none() {
-            let cause = format!("no answer for {} s", KEPT.as_secs());
+        if self.keeper.wait(limit).is_none() {
+            let cause = format!("no answer for {} s", limit.as_secs());
             return Err(unsound(Error::new(Code::Io, reserve::STEP, cause)));
         }
         let rest = until.saturating_duration_since(Instant::now()).max(SOUND);

@@ -2,18 +2,18 @@
 //! keep it from, but it is seen.
 
 use std::collections::BTreeSet;
-use std::fs::File;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use super::incident::Incident;
-use rustix::fs::{AtFlags, OFlags, StatxFlags};
+use rustix::fs::{AtFlags, StatxFlags};
 
+use super::answer::{ASK, Way};
+use super::incident::Incident;
 use super::job::{BackupJob, CALL, COPY, POLL, Signal};
-use crate::descriptor;
 use crate::error::{Code, Error, Result};
 use crate::job::Reporter;
 use crate::libvirt::{Event, JobPicture, JobState, State};
+use crate::nas::apart::{Apart, Descriptor};
 use crate::nas::deadline::{self, Background, ask, of_the_guest};
 
 /// How long QEMU may take to close its targets before we ask by another way.
@@ -23,8 +23,8 @@ const BLAME: Duration = Duration::from_millis(300);
 
 /// How long a look at the targets' sizes may still take once the job has ended.
 const LOOK: Duration = Duration::from_secs(2);
-/// How long the NAS may take to say how large it is.
-const ASK: Duration = Duration::from_secs(5);
+/// How long the NAS may take to answer where somebody has cancelled, and waits: nobody concludes anything from it.
+const CANCEL: Duration = Duration::from_secs(5);
 const WATCH: &str = "watch the targets";
 /// What some file systems take ahead of who writes: XFS no more than this.
 const AHEAD: u64 = 8 << 30;
@@ -37,7 +37,7 @@ pub struct Target {
     /// Size that the guest sees, in bytes.
     pub size: u64,
     /// As it was made, open since then.
-    pub file: File,
+    pub file: Apart,
 }
 
 /// More bytes than the file of an image of that size has: its tables take a thousandth of what it holds.
@@ -47,10 +47,10 @@ pub fn longest(virtual_size: u64) -> u64 {
 
 /// `JOB_FAILED` when the file of an image is longer, or takes more room, than one of that size: by what a QEMU that somebody has
 /// taken over writes there beyond, the NAS would be full.
-pub fn check_growth(file: &File, virtual_size: u64) -> Result<()> {
+pub fn check_growth(file: &Apart, virtual_size: u64) -> Result<()> {
     // neither makes an NFS client write anything back
     let mask = StatxFlags::SIZE | StatxFlags::BLOCKS;
-    let found = rustix::fs::statx(file, "", AtFlags::EMPTY_PATH, mask);
+    let found = file.with(|file| rustix::fs::statx(file, "", AtFlags::EMPTY_PATH, mask));
     let found = found.map_err(|e| Error::io(WATCH, "the target", e))?;
     match overgrowth(found.stx_size, found.stx_blocks.saturating_mul(512), virtual_size) {
         Some(cause) => Err(Error::new(Code::JobFailed, WATCH, cause)),
@@ -99,7 +99,7 @@ pub fn copy(
     deadline: Instant,
 ) -> Result<Option<Error>> {
     let disks = targets.iter().map(|target| target.disk.clone()).collect();
-    let any = targets.first().and_then(place_of);
+    let way = targets.first().and_then(way_by);
     let (watching, ended) = mpsc::channel();
     let sender = backup.sender();
     let watch = deadline::start(WATCH, move || watch(&targets, &ended), move || drop(sender.send(Signal::Ended)));
@@ -109,30 +109,40 @@ pub fn copy(
     let outcome = push.wait_completed(job, deadline).and_then(|()| push.wait_closed(deadline));
     drop(watching);
     push.watch.wait(LOOK);
-    outcome.map(|()| limited.err()).map_err(|error| give_up(backup, any, error))
+    outcome.map(|()| limited.err()).map_err(|error| give_up(backup, way, error))
 }
 
-/// Leads to the target, and has nothing written back when it is closed: that would wait for a NAS that hangs.
-fn place_of(target: &Target) -> Option<File> {
-    const STEP: &str = "look at the targets";
-    let file = target.file.try_clone().ok()?;
-    let open = move || descriptor::open_again(&file, OFlags::PATH).map_err(|e| Error::io(STEP, "the target", e));
-    deadline::bounded(STEP, ASK, open).inspect_err(|error| log::debug!("{error}")).ok()
+/// A way to the NAS, should that answer.
+fn way_by(target: &Target) -> Option<Way> {
+    let file = target.file.clone();
+    deadline::bounded("look at the targets", ASK, move || Way::by(&file))
+        .inspect_err(|error| log::debug!("{error}"))
+        .ok()
 }
 
-/// Ends the job because of `error`. When its time is over the NAS itself is asked, by one of the targets, whether it answers: what
-/// libvirt says of the job tells nothing, for it does things there, too, and may hang in them.
-fn give_up(backup: &mut BackupJob, target: Option<File>, error: Error) -> Error {
-    const STEP: &str = "ask the repository";
-    let answers = |target| {
-        let ask = move || rustix::fs::fstatvfs(&target).map_err(|e| Error::io(STEP, "the target", e));
-        !deadline::bounded(STEP, ASK, ask).is_err_and(|error| error.code == Code::NasUnresponsive)
+/// Ends the job because of `error`. When its time is over, or somebody has cancelled it, the NAS itself is asked, by one of the
+/// targets, whether it answers: what libvirt says of the job tells nothing, for it does things there, too, and may hang in them.
+fn give_up(backup: &mut BackupJob, way: Option<Way>, error: Error) -> Error {
+    let hangs = |patience| way.map(|way| way.hangs(patience));
+    let hangs = match error.code {
+        Code::Timeout => hangs(ASK),
+        Code::Cancelled => hangs(CANCEL),
+        // QEMU does not come back from the close of a target
+        Code::NasUnresponsive => Some(true),
+        _ => None,
     };
-    if error.code != Code::Timeout || target.is_none_or(answers) {
-        return backup.abort(error);
+    match hangs {
+        Some(true) => {
+            backup.leave();
+            if error.code == Code::Timeout { Error { code: Code::NasUnresponsive, ..error } } else { error }
+        }
+        // whatever keeps QEMU from ending the job, it is not the NAS
+        Some(false) => {
+            backup.end();
+            error
+        }
+        None => backup.abort(error),
     }
-    backup.leave();
-    Error { code: Code::NasUnresponsive, ..error }
 }
 
 /// A push job that runs.
@@ -284,18 +294,21 @@ impl Push<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::nas::folder::{FILE_MODE, Folder};
+    use crate::qcow2::Storage;
 
     #[test]
     fn a_watch_ends_with_the_job_or_when_a_target_is_too_large() {
-        let file = tempfile::tempfile().unwrap();
-        let target = Target { disk: "vda".into(), size: 1 << 20, file: file.try_clone().unwrap() };
+        let dir = tempfile::tempdir().unwrap();
+        let file = Folder::open_root(dir.path()).unwrap().create_file("target", FILE_MODE).unwrap();
+        let target = Target { disk: "vda".into(), size: 1 << 20, file: file.clone() };
         let targets = [target];
         let (watching, ended) = mpsc::channel();
-        file.set_len(2 << 20).unwrap();
+        file.set_length(2 << 20).unwrap();
         drop(watching);
         watch(&targets, &ended).unwrap();
         let (_watching, ended) = mpsc::channel();
-        file.set_len(1 << 30).unwrap();
+        file.set_length(1 << 30).unwrap();
         let error = watch(&targets, &ended).unwrap_err();
         assert_eq!((error.code, error.disk.as_deref()), (Code::JobFailed, Some("vda")), "{error}");
     }

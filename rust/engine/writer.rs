@@ -3,18 +3,20 @@
 use std::fs::File;
 use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use super::answer::{ASK, Way};
 use super::job::TICK;
 use super::pace;
 use super::pull::Shared;
 use crate::error::{Code, Error, Result};
+use crate::nas::apart::Apart;
 use crate::nas::deadline::{self, Background};
 use crate::nas::session::Session;
 use crate::point::fingerprints::{self, Base, Content, Fingerprints, Recorder, State};
-use crate::qcow2::{CLUSTER, Rest, Stream};
+use crate::qcow2::{CLUSTER, Stream, hash_rest};
 
 const STEP: &str = "write the target";
 
@@ -22,7 +24,7 @@ const STEP: &str = "write the target";
 pub(super) const REQUEST: usize = pace::FULL.bytes;
 /// Requests' worth of memory for what is read and not yet written.
 const SLOTS: usize = 16;
-/// How long the writer may take to stop before it is given up.
+/// How long a reader or the writer may take to stop before it is found to wait for an answer.
 pub(super) const STOP: Duration = Duration::from_millis(500);
 /// What is left behind of a writer that does not come back.
 const HANGING: &str = "a write that the NAS does not answer";
@@ -45,7 +47,7 @@ pub(super) enum Piece {
 #[derive(Debug)]
 pub struct Target {
     /// The file, whose present content goes.
-    pub file: File,
+    pub file: Apart,
     /// Its path, for messages.
     pub path: PathBuf,
     /// The disk's name in the domain, or its path.
@@ -55,7 +57,7 @@ pub struct Target {
     /// The name, relative to the file's folder, of the qcow2 that an incremental stands on.
     pub backing: Option<String>,
     /// Where the fingerprints go, which is empty.
-    pub index: File,
+    pub index: Apart,
     /// The name of that file, which lies beside the other.
     pub index_name: String,
     /// What the files below hold: what is the same is left out.
@@ -84,6 +86,8 @@ pub type Written = Vec<Fingerprints>;
 /// A writer on its thread, and what leads to it.
 pub(super) struct Writer {
     thread: Background<Written>,
+    /// To the NAS, once that has answered the writer.
+    way: Arc<OnceLock<Way>>,
 }
 
 /// The reader's ends: what it says, and the slots that come back to it.
@@ -108,14 +112,16 @@ impl Writer {
             // Can't fail: the other end is right here.
             let _ = free.send(vec![0; REQUEST].into_boxed_slice());
         }
-        let ours = shared.clone();
+        let way = Arc::new(OnceLock::new());
+        let (ours, found) = (shared.clone(), way.clone());
         let work = move || {
             // Its files are open until it ends: only then may the repository be unmounted.
             let _session = session;
+            find_way(&targets, found);
             write(targets, &written, &free, &ours)
         };
         let thread = deadline::start("write the targets", work, ended)?;
-        Ok((Writer { thread }, (pieces, slots)))
+        Ok((Writer { thread, way }, (pieces, slots)))
     }
 
     /// The result, once there is one and unless it was taken.
@@ -123,15 +129,39 @@ impl Writer {
         self.thread.wait(Duration::ZERO)
     }
 
-    /// Stops the writer because of `error`, or leaves it behind.
+    /// Stops the writer because of `error`, or leaves it behind. When the time was over, and it does not stop, the NAS is asked
+    /// whether it answers: it may only be slow.
     pub(super) fn give_up(&self, shared: &Shared, error: Error) -> Error {
         shared.stop();
-        let hangs = self.thread.wait(STOP).is_none() && !self.thread.has_ended();
-        match error.code {
-            _ if !hangs => error,
-            Code::Timeout => Error { code: Code::NasUnresponsive, ..error }.with_leftover(HANGING),
-            _ => error.with_leftover(HANGING),
+        if self.ends_within(STOP) {
+            return error;
         }
+        let hangs = error.code == Code::Timeout && self.nas_hangs();
+        match () {
+            // meanwhile
+            () if self.ends_within(Duration::ZERO) => error,
+            () if hangs => Error { code: Code::NasUnresponsive, ..error }.with_leftover(HANGING),
+            () => error.with_leftover(HANGING),
+        }
+    }
+
+    fn ends_within(&self, limit: Duration) -> bool {
+        self.thread.wait(limit).is_some() || self.thread.has_ended()
+    }
+
+    /// One that has not even let the writer find a way to it does.
+    fn nas_hangs(&self) -> bool {
+        self.way.get().cloned().is_none_or(|way| way.hangs(ASK))
+    }
+}
+
+/// Leaves there how the NAS can be asked, and keeps nothing of it.
+fn find_way(targets: &[Target], found: Arc<OnceLock<Way>>) {
+    match targets.first().map(|target| Way::by(&target.file)) {
+        // nobody else finds one
+        Some(Ok(way)) => drop(found.set(way)),
+        Some(Err(error)) => log::debug!("{error}"),
+        None => {}
     }
 }
 
@@ -175,16 +205,16 @@ fn write_disk(
 /// One disk's image and its fingerprints, as they grow.
 struct Image<'a> {
     target: &'a Target,
-    stream: Stream<File>,
-    recorder: Recorder<&'a File>,
+    stream: Stream<Apart>,
+    recorder: Recorder<Apart>,
     base: Option<Base<File>>,
 }
 
 impl<'a> Image<'a> {
     fn begin(target: &'a Target, base: Option<Base<File>>) -> Result<Image<'a>> {
-        let file = target.file.try_clone().map_err(|e| Error::io(STEP, &target.path, e))?;
-        let stream = Stream::begin(file, target.size, target.backing.as_deref()).map_err(|e| target.failed(e))?;
-        let recorder = Recorder::begin(&target.index, target.size).map_err(|e| target.index_failed(e))?;
+        let stream =
+            Stream::begin(target.file.clone(), target.size, target.backing.as_deref()).map_err(|e| target.failed(e))?;
+        let recorder = Recorder::begin(target.index.clone(), target.size).map_err(|e| target.index_failed(e))?;
         Ok(Image { target, stream, recorder, base })
     }
 
@@ -252,7 +282,7 @@ impl<'a> Image<'a> {
         base.map_or(Ok(()), Base::finish).map_err(|e| target.base_failed(e))?;
         let file = stream.finish().map_err(|e| target.failed(e))?;
         let (_, hash) = recorder.finish().map_err(|e| target.index_failed(e))?;
-        let rest = Rest::of(file).map_err(|e| target.failed(e))?.into();
+        let rest = hash_rest(file, &mut |_, _| Ok(())).map_err(|e| target.failed(e))?.into();
         Ok(Fingerprints { file: target.index_name.clone(), hash, rest })
     }
 }
@@ -268,6 +298,80 @@ fn next(pieces: &Receiver<Piece>, shared: &Shared) -> Result<Piece> {
             Err(RecvTimeoutError::Disconnected) => {
                 return Err(Error::new(Code::Cancelled, STEP, "the reader has ended"));
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+    use std::process::Command;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::nas::folder::FILE_MODE;
+    use crate::nas::repository::Repository;
+
+    fn run(program: &str, arguments: &[&str]) {
+        assert!(Command::new(program).args(arguments).status().unwrap().success(), "{program} {arguments:?}");
+    }
+
+    /// A file system that lets nobody write until it is dropped, and answers every question meanwhile.
+    struct Frozen<'a>(&'a Path);
+
+    impl Frozen<'_> {
+        fn begin(at: &Path) -> Frozen<'_> {
+            run("fsfreeze", &["--freeze", at.to_str().unwrap()]);
+            Frozen(at)
+        }
+    }
+
+    impl Drop for Frozen<'_> {
+        fn drop(&mut self) {
+            run("fsfreeze", &["--unfreeze", self.0.to_str().unwrap()]);
+        }
+    }
+
+    #[test]
+    fn a_nas_that_is_slow_when_the_time_is_over_is_not_found_to_hang() {
+        let dir = tempfile::tempdir().unwrap();
+        let image = dir.path().join("image");
+        fs::File::create(&image).unwrap().set_len(64 << 20).unwrap();
+        run("mkfs.ext4", &["-q", image.to_str().unwrap()]);
+        let address = Some(image.to_str().unwrap().to_owned());
+        let export = Repository { kind: Some("ext4".into()), address, options: Some("loop".into()) };
+        let config = Config { mount_dir: dir.path().join("mounts"), mount_keep_seconds: 0, ..Default::default() };
+        let session = Session::open(&Repository::check(Some(export)).unwrap(), &config).unwrap();
+        let root = session.root();
+        let target = Target {
+            file: root.create_file("target", FILE_MODE).unwrap(),
+            path: root.path.join("target"),
+            disk: "vda".into(),
+            size: 8 * REQUEST as u64,
+            backing: None,
+            index: root.create_file("index", FILE_MODE).unwrap(),
+            index_name: "index".into(),
+            base: None,
+        };
+        let shared = Arc::new(Shared::default());
+        let (writer, (pieces, slots)) = Writer::start(vec![target], session.clone(), &shared, || ()).unwrap();
+        let mut all: Vec<Slot> = (0..SLOTS).map(|_| slots.recv().unwrap()).collect();
+        let mut write = |at: usize| {
+            let mut slot = all.pop().unwrap();
+            slot.fill(1);
+            send(&pieces, Piece::Data { offset: (at * REQUEST) as u64, length: REQUEST, slot }).unwrap();
+        };
+        write(0);
+        slots.recv().unwrap();
+        let frozen = Frozen::begin(&root.path);
+        write(1);
+        let error = writer.give_up(&shared, Error::new(Code::Timeout, "copy", "not done"));
+        assert!(!writer.thread.has_ended(), "it does not wait");
+        assert!(error.code == Code::Timeout && error.leftovers, "{error}");
+        drop(frozen);
+        while !writer.thread.has_ended() {
+            std::thread::yield_now();
         }
     }
 }

@@ -81,6 +81,22 @@ impl Domain {
     }
 }
 
+impl Emulator {
+    /// User and group that it runs as.
+    pub fn owner(&self) -> Result<(u32, u32)> {
+        let path = Path::new("/proc").join(self.process.to_string()).join("status");
+        let text = fs::read_to_string(&path).map_err(|e| Error::io(STEP, &path, e))?;
+        owner(&text).ok_or_else(|| Error::new(Code::Libvirt, STEP, format!("'{}' names no user", path.display())))
+    }
+}
+
+/// The user and group whose rights a process has, by its `/proc/PID/status`.
+fn owner(status: &str) -> Option<(u32, u32)> {
+    let effective =
+        |name| status.lines().find_map(|line| line.strip_prefix(name))?.split_whitespace().nth(1)?.parse().ok();
+    Some((effective("Uid:")?, effective("Gid:")?))
+}
+
 /// The record's text, of a file that nobody but root can have written. It may hold secrets.
 fn read(path: &Path) -> Result<String> {
     let io = |e| Error::io(STEP, path, e);
@@ -131,6 +147,15 @@ mod tests {
         for bad in [record("68", "/l/d", "other"), record("0", "/l/d", "u"), record("68", "", "u"), "<a/>".to_owned()] {
             understand(&bad, "u").unwrap_err();
         }
+    }
+
+    #[test]
+    fn a_process_is_whose_rights_it_has() {
+        let status = "Name:\tqemu\nUid:\t0\t64055\t0\t0\nGid:\t0\t108\t0\t0\nGroups:\t108\n";
+        assert_eq!(owner(status), Some((64055, 108)));
+        assert_eq!(owner("Name:\tqemu\nUid:\t0\n"), None);
+        let own = Emulator { process: std::process::id(), folder: "/".into() }.owner().unwrap();
+        assert_eq!(own, (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()));
     }
 
     #[test]

@@ -20,8 +20,10 @@ pub struct DomainXml {
     pub interfaces: Vec<Interface>,
     /// It has a channel to the guest's agent.
     pub agent: bool,
-    /// User and group that QEMU runs as, if libvirt changes them.
+    /// User and group that QEMU runs as, by the label of a guest that has one.
     pub owner: Option<(u32, u32)>,
+    /// What confines QEMU, and what to look for where it may have denied something.
+    pub confined: Option<String>,
 }
 
 /// A disk of a domain.
@@ -157,6 +159,22 @@ impl SecurityLabel {
         let (user, group) = label.split_once(':')?;
         let number = |text: &str| text.strip_prefix('+')?.parse().ok();
         Some((number(user)?, number(group)?))
+    }
+
+    /// What is to be told of it where QEMU was refused something.
+    fn confined(&self) -> Option<String> {
+        let label = self.label.as_deref()?;
+        match self.model.as_deref() {
+            Some("apparmor") => Some(format!(
+                "AppArmor confines QEMU (profile '{label}'): libvirt adds to the profile what a backup needs, unless a rule \
+                 there or in /etc/apparmor.d/local/abstractions/libvirt-qemu says 'deny'"
+            )),
+            Some("selinux") => Some(format!(
+                "SELinux confines QEMU ('{label}'): libvirt labels what a backup needs, but on NFS and CIFS, where a push wants \
+                 the booleans virt_use_nfs and virt_use_samba; 'ausearch -m avc' shows what was denied"
+            )),
+            _ => None,
+        }
     }
 }
 
@@ -333,6 +351,7 @@ impl DomainXml {
             interfaces: domain.devices.interface.into_iter().map(Interface::from).collect(),
             agent: domain.devices.channel.iter().any(to_agent),
             owner: domain.seclabel.iter().find_map(SecurityLabel::owner),
+            confined: domain.seclabel.iter().find_map(SecurityLabel::confined),
         })
     }
 }
@@ -728,6 +747,18 @@ mod tests {
         assert_eq!(owner(&format!("{other}{dac}")), Some((64055, 108)));
         assert_eq!(owner(other), None);
         assert_eq!(owner("<seclabel type='none' model='dac'/>"), None);
+    }
+
+    #[test]
+    fn what_confines_qemu_is_told_by_its_label() {
+        let confined = |labels: &str| DomainXml::parse(&format!("<domain>{labels}</domain>")).unwrap().confined;
+        let label = |model: &str| format!("<seclabel model='{model}'><label>the label</label></seclabel>");
+        for (model, where_to_look) in [("apparmor", "/etc/apparmor.d/local"), ("selinux", "ausearch")] {
+            let told = confined(&(label("dac") + &label(model))).unwrap();
+            assert!(told.contains("'the label'") && told.contains(where_to_look), "{told}");
+        }
+        assert_eq!(confined(&label("dac")), None);
+        assert_eq!(confined("<seclabel type='none' model='apparmor'/>"), None);
     }
 
     #[test]

@@ -2,19 +2,22 @@
 //! may be left behind is counted for each repository and for each guest, so that a NAS or a QEMU that answers some calls and
 //! never others keeps nobody else from being worked for.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use super::apart;
 use crate::error::{Code, Error, Result};
 use crate::panics::caught;
 use crate::steps;
 
 /// How long an ordinary piece of work on the NAS may take.
 pub const LIMIT: Duration = Duration::from_secs(60);
+/// What a step still gets of a call whose time is over: who is going to answer does so within it, on a busy host, too.
+const LEAST: Duration = Duration::from_secs(10);
 /// Threads that may be left behind for one repository, or for one guest.
 const MOST_OF_ONE: usize = 16;
 /// Threads left behind for all together at which none is started for who has left one behind already.
@@ -85,9 +88,42 @@ impl Drop for WorkFor {
     }
 }
 
+thread_local! {
+    static END: Cell<Option<Instant>> = const { Cell::new(None) };
+}
+
+/// Until it is dropped, this thread waits for no step beyond the call's end, however long such a step may take by itself.
+#[derive(Debug)]
+#[must_use]
+pub struct CallEnds {
+    before: Option<Instant>,
+    // of this thread
+    _not_send: std::marker::PhantomData<*const ()>,
+}
+
+impl CallEnds {
+    /// At this moment.
+    pub fn at(end: Instant) -> CallEnds {
+        CallEnds { before: END.replace(Some(end)), _not_send: std::marker::PhantomData }
+    }
+}
+
+impl Drop for CallEnds {
+    fn drop(&mut self) {
+        END.set(self.before);
+    }
+}
+
+/// How long a step that may take `limit` is waited for in the call that this thread serves.
+pub fn within_call(limit: Duration) -> Duration {
+    END.get().map_or(limit, |end| limit.min(end.saturating_duration_since(Instant::now()).max(LEAST)))
+}
+
 /// The same work on a thread of its own, for whom this thread works.
-pub fn for_the_same<T>(work: impl FnOnce() -> T + Send + 'static) -> impl FnOnce() -> T + Send + 'static {
+pub fn for_the_same<T: 'static>(work: impl FnOnce() -> T + Send + 'static) -> impl FnOnce() -> T + Send + 'static {
     let whose = WHOSE.with_borrow(Whose::clone);
+    #[cfg(any(test, feature = "test-hooks"))]
+    let work = apart::of_the_same_pool(work);
     move || {
         WHOSE.set(whose);
         work()
@@ -257,7 +293,7 @@ fn bounded_and_counted<T: Send + 'static>(
     limit: Duration,
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
-    let limit = steps::within(step, limit);
+    let limit = steps::within(step, within_call(limit));
     let ours = begin(kind, step, work, || ())?;
     let result = ours.wait(limit);
     ours.give_up(kind);
@@ -270,6 +306,9 @@ fn begin<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
     ended: impl FnOnce() + Send + 'static,
 ) -> Result<Arc<Slot<T>>> {
+    if apart::is_here() {
+        return Err(Error::new(Code::Internal, step, "the thread would have the NAS's files, and nothing else"));
+    }
     let whose = WHOSE.with_borrow(Whose::clone);
     kind.places.admit((kind.of_whom)(&whose)).map_err(|why| Error::new(kind.code, step, why))?;
     let ours = Arc::new(Slot { state: Mutex::new(State::Running), ended: Condvar::new(), kind, whose });
@@ -375,6 +414,25 @@ mod tests {
         assert_eq!((error.code, error.step), (Code::Io, "inner"));
         let error = bounded("panic", LIMIT, || -> Result<()> { panic!("the {}", "text") }).unwrap_err();
         assert_eq!((error.code, error.cause.as_str()), (Code::Internal, "panic: the text"));
+    }
+
+    #[test]
+    fn no_step_outlasts_its_call_and_each_gets_the_least() {
+        let hour = Duration::from_secs(3600);
+        assert_eq!(within_call(hour), hour);
+        {
+            let _ends = CallEnds::at(Instant::now() + 2 * LIMIT);
+            assert_eq!(within_call(LIMIT), LIMIT);
+            assert!((LIMIT..=2 * LIMIT).contains(&within_call(hour)));
+            {
+                let _over = CallEnds::at(Instant::now());
+                assert_eq!((within_call(hour), within_call(Duration::ZERO)), (LEAST, Duration::ZERO));
+                // what it begins has a limit of its own, and may clear up when the call is over
+                assert_eq!(bounded("deeper", hour, move || Ok(within_call(hour))).unwrap(), hour);
+            }
+            assert!(within_call(hour) >= LIMIT);
+        }
+        assert_eq!(within_call(hour), hour);
     }
 
     #[test]

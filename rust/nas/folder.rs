@@ -12,6 +12,8 @@ use log::Level;
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
+use super::apart::{Apart, Descriptor};
+use super::denied::Kind;
 use super::path::RepoPath;
 use crate::error::{Code, Error, Result};
 use crate::{descriptor, lacking, steps};
@@ -110,19 +112,28 @@ impl Folder {
 
     /// Opens the regular file `name` of this folder for reading.
     pub fn open_file_in(&self, name: impl AsRef<OsStr>) -> Result<File> {
-        self.open_regular(name.as_ref(), OFlags::RDONLY, "open the file")
+        const READ: &str = "open the file";
+        self.look_and_open(name.as_ref(), READ, |found, path| {
+            look_at(found, OFlags::RDONLY, READ, path)?;
+            opened(descriptor::open_again(found, OFlags::RDONLY | FILE), READ, path)
+        })
     }
 
     /// Opens the regular file `name` of this folder for reading and writing, unless it has another name, too.
-    pub fn open_for_writing(&self, name: impl AsRef<OsStr>) -> Result<File> {
-        self.open_regular(name.as_ref(), OFlags::RDWR, WRITE)
+    pub fn open_for_writing(&self, name: impl AsRef<OsStr>) -> Result<Apart> {
+        self.look_and_open(name.as_ref(), WRITE, open_same_for_writing_if_there)
     }
 
-    fn open_regular(&self, name: &OsStr, access: OFlags, step: &'static str) -> Result<File> {
+    fn look_and_open<T>(
+        &self,
+        name: &OsStr,
+        step: &'static str,
+        open: impl Fn(BorrowedFd<'_>, &Path) -> Result<Option<T>>,
+    ) -> Result<T> {
         let path = self.path.join(name);
         for _ in 0..RACES {
             let found = self.open(name, OFlags::PATH | OFlags::CLOEXEC, step)?;
-            match open_again(found.as_fd(), access, step, &path)? {
+            match open(found.as_fd(), &path)? {
                 Some(file) => return Ok(file),
                 // on NFS: another has its name by now
                 None => continue,
@@ -136,14 +147,13 @@ impl Folder {
     }
 
     /// Makes the file `name`, which must not exist, open for reading and writing.
-    pub fn create_file(&self, name: &str, mode: u32) -> Result<File> {
-        let step = "create the file";
-        self.check_name(step, name.as_ref())?;
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = rustix::fs::openat(&self.fd, name, flags, Mode::from_raw_mode(mode))
-            .map_err(|e| failed(step, self.path.join(name), e))?;
-        self.set_mode(fd.as_fd(), name, mode).inspect_err(|_| self.undo(name, AtFlags::empty()))?;
-        Ok(File::from(fd))
+    pub fn create_file(&self, name: &str, mode: u32) -> Result<Apart> {
+        const CREATE: &str = "create the file";
+        self.check_name(CREATE, name.as_ref())?;
+        let made = Apart::open(self, |folder| create(folder, name, OFlags::RDWR, mode));
+        let made = made.map_err(|e| failed(CREATE, self.path.join(name), e))?;
+        let set = self.told(made.with(|file| set_mode(file, mode)), name);
+        set.inspect_err(|_| self.undo(name, AtFlags::empty())).map(|()| made)
     }
 
     /// Makes the folder `name`, which must not exist.
@@ -153,7 +163,7 @@ impl Folder {
         rustix::fs::mkdirat(&self.fd, name, Mode::from_raw_mode(mode))
             .map_err(|e| failed(step, self.path.join(name), e))?;
         let made = self.open_dir_in(name).and_then(|folder| {
-            self.set_mode(folder.as_fd(), name, mode)?;
+            self.told(set_mode(&folder, mode), name)?;
             Ok(folder)
         });
         made.inspect_err(|_| self.undo(name, AtFlags::REMOVEDIR))
@@ -167,14 +177,10 @@ impl Folder {
         }
     }
 
-    /// What the umask took away is given back; where nothing was, no call is made. Where a server's ACLs decide, they have
-    /// done so already; whether QEMU can open a target is asked before it is given one.
-    fn set_mode(&self, fd: BorrowedFd<'_>, name: &str, mode: u32) -> Result<()> {
-        let set = || match rustix::fs::fstat(fd)?.st_mode & 0o7777 {
-            same if same == mode => Ok(()),
-            _ => rustix::fs::fchmod(fd, Mode::from_raw_mode(mode)),
-        };
-        match set() {
+    /// Whether the mode of what was made could be set. Where a server's ACLs decide, they have done so already; whether QEMU
+    /// can open a target is asked before it is given one.
+    fn told(&self, set: rustix::io::Result<()>, name: &str) -> Result<()> {
+        match set {
             Err(error) if lacking::is_unsettable(error) => {
                 lacking::tell(Level::Info, self, "chmod", error, "what is made has the mode that the server gives it");
                 Ok(())
@@ -235,10 +241,10 @@ impl Folder {
 
     /// Gives `file`, and nothing else that has its name `from` by now, the name `to` in a folder in which others, too, give
     /// names; `ALREADY_EXISTS` when `to` is there.
-    pub fn name_beside_others(&self, file: &File, from: &str, to: &str) -> Result<()> {
+    pub fn name_beside_others(&self, file: &impl Descriptor, from: &str, to: &str) -> Result<()> {
         const STEP: &str = "rename";
         self.check_name(STEP, to.as_ref())?;
-        match rustix::fs::linkat(file, "", &self.fd, to, AtFlags::EMPTY_PATH) {
+        match file.link_to(self.as_fd(), to) {
             // a server may have linked, and its answer be lost
             linked if linked.is_ok() || self.check_is(STEP, to, file).is_ok() => {
                 if let Err(error) = self.remove_file(file, from) {
@@ -262,7 +268,7 @@ impl Folder {
         self.check_name(step, from)?;
         self.check_name(step, to)?;
         let before = stat(self.as_fd(), from);
-        let renamed = match rustix::fs::renameat_with(&self.fd, from, &self.fd, to, RenameFlags::NOREPLACE) {
+        let once = || match rustix::fs::renameat_with(&self.fd, from, &self.fd, to, RenameFlags::NOREPLACE) {
             // NFS and others have no such flag
             Err(error) if lacking::is_unknown(error) => {
                 let instead = "a new name is looked at, or linked to, before the old one goes";
@@ -271,6 +277,14 @@ impl Folder {
             }
             other => other,
         };
+        let mut renamed = once();
+        for _ in 1..TRIES {
+            if renamed != Err(Errno::ACCESS) || !self.may_be_held_by_its_files(&before) {
+                break;
+            }
+            std::thread::sleep(PAUSE);
+            renamed = once();
+        }
         let Err(error) = renamed else { return Ok(()) };
         let both = format!("{}' to '{}", self.path.join(from).display(), to.display());
         let Ok(before) = before else { return Err(failed(step, both, error)) };
@@ -287,8 +301,15 @@ impl Folder {
         }
     }
 
+    /// Is it a folder on CIFS? Its client closes a file at the server up to a second after the file was closed here, and a server
+    /// renames no folder in which one is open.
+    fn may_be_held_by_its_files(&self, found: &rustix::io::Result<Stat>) -> bool {
+        let is_folder = |stat: &Stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+        found.as_ref().is_ok_and(is_folder) && Kind::of(self) == Kind::Cifs
+    }
+
     /// Gives `file`, and nothing else that has its name `from` by now, the name `to`, whatever had that.
-    pub fn replace(&self, file: &File, from: &str, to: &str) -> Result<()> {
+    pub fn replace(&self, file: &impl Descriptor, from: &str, to: &str) -> Result<()> {
         const STEP: &str = "rename";
         self.check_name(STEP, from.as_ref())?;
         self.check_name(STEP, to.as_ref())?;
@@ -298,7 +319,7 @@ impl Folder {
     }
 
     /// Moves `file`, and nothing else that has its name by now, to that name in another folder.
-    pub fn move_to(&self, file: &File, name: &str, other: &Folder) -> Result<()> {
+    pub fn move_to(&self, file: &impl Descriptor, name: &str, other: &Folder) -> Result<()> {
         const STEP: &str = "move";
         self.check_name(STEP, name.as_ref())?;
         self.check_is(STEP, name, file)?;
@@ -317,9 +338,9 @@ impl Folder {
     }
 
     /// `IO` when what has this name is not that very `file`.
-    pub fn check_is(&self, step: &'static str, name: impl AsRef<OsStr>, file: &File) -> Result<()> {
+    pub fn check_is(&self, step: &'static str, name: impl AsRef<OsStr>, file: &impl Descriptor) -> Result<()> {
         let path = self.path.join(name.as_ref());
-        let look = || Ok((stat(self.as_fd(), name.as_ref())?, rustix::fs::fstat(file)?));
+        let look = || Ok((stat(self.as_fd(), name.as_ref())?, file.stat()?));
         let (there, ours) = look().map_err(|e| failed(step, &path, e))?;
         if (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino) {
             return Ok(());
@@ -328,7 +349,7 @@ impl Folder {
     }
 
     /// Takes the name from that very `file`, and from nothing else that has it by now. One that is gone is success.
-    pub fn remove_file(&self, file: &File, name: &str) -> Result<()> {
+    pub fn remove_file(&self, file: &impl Descriptor, name: &str) -> Result<()> {
         const STEP: &str = "remove";
         self.check_name(STEP, name.as_ref())?;
         match self.check_is(STEP, name, file) {
@@ -383,9 +404,8 @@ impl Folder {
     /// Where files have one name: makes an empty one under the new name, which fails where there is any, and replaces that.
     fn rename_onto_empty(&self, from: &OsStr, to: &OsStr) -> rustix::io::Result<()> {
         stat(self.as_fd(), from)?;
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let own = rustix::fs::openat(&self.fd, to, flags, Mode::from_raw_mode(FILE_MODE))?;
-        let is_own = || Ok::<_, Errno>(is_same(&rustix::fs::fstat(&own)?, &stat(self.as_fd(), to)?));
+        let own = Apart::open(self, |folder| create(folder, to, OFlags::WRONLY, FILE_MODE))?;
+        let is_own = || Ok::<_, Errno>(is_same(&own.stat()?, &stat(self.as_fd(), to)?));
         rustix::fs::renameat(&self.fd, from, &self.fd, to).inspect_err(|_| {
             // the name may be another's by now, or the file's whose renaming was answered by an error
             if is_own() == Ok(true) {
@@ -460,16 +480,22 @@ pub(super) fn is_kept_by_nfs(name: &OsStr) -> bool {
     name.as_bytes().starts_with(b".nfs")
 }
 
-/// Opens the very file that is open as `file` for reading and writing, unless it has another name, too. `path` is for messages.
-pub fn open_same_for_writing(file: &File, path: impl AsRef<Path>) -> Result<File> {
+/// Opens the very file that is open as `file` for reading and writing, unless it has another name, too. `path` is for
+/// messages.
+pub fn open_same_for_writing(file: &File, path: impl AsRef<Path>) -> Result<Apart> {
     let path = path.as_ref();
-    open_again(file.as_fd(), OFlags::RDWR, WRITE, path)?.ok_or_else(|| failed(WRITE, path, Errno::STALE))
+    open_same_for_writing_if_there(file.as_fd(), path)?.ok_or_else(|| failed(WRITE, path, Errno::STALE))
 }
 
-/// Opens the very file that was `found`; none if it is gone. Even to open a device that somebody planted can do harm, and what
-/// has a second name may be somebody else's: so it is looked at first. What is a regular file by then never blocks its opener
-/// for long: where the server of the export is this very host, a client that has a delegation gives it back first.
-fn open_again(found: BorrowedFd<'_>, access: OFlags, step: &'static str, path: &Path) -> Result<Option<File>> {
+fn open_same_for_writing_if_there(found: BorrowedFd<'_>, path: &Path) -> Result<Option<Apart>> {
+    look_at(found, OFlags::RDWR, WRITE, path)?;
+    opened(Apart::open(found, |found| descriptor::open_again(found, OFlags::RDWR | FILE)), WRITE, path)
+}
+
+/// Even to open a device that somebody planted can do harm, and what has a second name may be somebody else's: so what was
+/// `found` is looked at first. What is a regular file by then never blocks its opener for long: where the server of the export
+/// is this very host, a client that has a delegation gives it back first.
+fn look_at(found: BorrowedFd<'_>, access: OFlags, step: &'static str, path: &Path) -> Result<()> {
     let stat = rustix::fs::fstat(found).map_err(|e| failed(step, path, e))?;
     let refuse = |why: String| Err(Error::new(Code::Io, step, format!("'{}' {why}", path.display())));
     if !FileType::from_raw_mode(stat.st_mode).is_file() {
@@ -479,10 +505,29 @@ fn open_again(found: BorrowedFd<'_>, access: OFlags, step: &'static str, path: &
     if access == OFlags::RDWR && stat.st_nlink > 1 {
         return refuse(format!("has {} names, so that it may be somebody else's: it is not written to", stat.st_nlink));
     }
-    match descriptor::open_again(found, access | FILE) {
+    Ok(())
+}
+
+/// What was opened so; none if it is gone.
+fn opened<T>(opened: rustix::io::Result<T>, step: &'static str, path: &Path) -> Result<Option<T>> {
+    match opened {
         Err(Errno::STALE) => Ok(None),
         opened => opened.map(Some).map_err(|e| failed(step, path, e)),
     }
+}
+
+/// What the umask took away is given back; where nothing was, no call is made.
+fn set_mode(made: impl AsFd, mode: u32) -> rustix::io::Result<()> {
+    match rustix::fs::fstat(&made)?.st_mode & 0o7777 {
+        same if same == mode => Ok(()),
+        _ => rustix::fs::fchmod(made, Mode::from_raw_mode(mode)),
+    }
+}
+
+/// Makes a file, which must not exist.
+fn create(folder: BorrowedFd<'_>, name: impl rustix::path::Arg, access: OFlags, mode: u32) -> rustix::io::Result<File> {
+    let flags = access | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(folder, name, flags, Mode::from_raw_mode(mode)).map(File::from)
 }
 
 /// Opens `relative` below `folder`, in the kernel's own confinement where it has one.
@@ -748,7 +793,7 @@ fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_UNLCK)
         let (_dir, folder) = folder();
         let made = folder.make_dir("made", 0o777).unwrap();
         let file = made.create_file("file", 0o666).unwrap();
-        assert_eq!(file.metadata().unwrap().permissions().mode() & 0o7777, 0o666);
+        assert_eq!(file.with(File::metadata).unwrap().permissions().mode() & 0o7777, 0o666);
         assert_eq!(fs::metadata(&made.path).unwrap().mode() & 0o7777, 0o777);
         assert_eq!(made.create_file("file", 0o600).unwrap_err().code, Code::AlreadyExists);
         assert_eq!(folder.make_dir("made", 0o711).unwrap_err().code, Code::AlreadyExists);

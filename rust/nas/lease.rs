@@ -12,9 +12,7 @@
 //! A host that slept may lose its claim and not know: so the owner looks again right before each step that can't be undone.
 
 use std::ffi::OsStr;
-use std::fs::File;
 use std::io::Read;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
@@ -22,10 +20,12 @@ use std::time::{Duration, Instant};
 use rustix::fs::{AtFlags, FileType};
 use rustix::io::Errno;
 
+use super::apart::{Apart, Descriptor};
 use super::deadline::{self, Background};
 use super::folder::{FILE_MODE, Folder};
 use super::lock::Purpose;
 use crate::error::{Code, Error, Result, called};
+use crate::qcow2::Storage;
 
 /// Of who makes, changes or removes points.
 const WRITER: &str = ".nasbackup.lease";
@@ -84,25 +84,26 @@ enum Other {
 
 impl Lease {
     /// Claims the folder. `BUSY` as soon as a claim of another's that does not go with it is seen to be renewed; each that is
-    /// not makes this take as long as a lease holds, and there are not many of them.
-    pub(super) fn take(folder: &Folder, purpose: Purpose, pace: Pace) -> Result<Lease> {
+    /// not makes this take as long as a lease holds, and there are not many of them; no more than `most` in all.
+    pub(super) fn take(folder: &Folder, purpose: Purpose, pace: Pace, most: Duration) -> Result<Lease> {
+        let until = Instant::now() + most;
         let claim = Arc::new(Claim::new(folder, purpose)?);
         let mut outlived = 0;
         let file = loop {
             match claim.make()? {
                 Some(file) => break file,
                 None if outlived == MOST_OUTLIVED => return Err(claim.busy(&claim.name, &[])),
-                None => claim.outlive(&[&claim.name], pace)?,
+                None => claim.outlive(&[&claim.name], pace, until)?,
             }
             outlived += 1;
         };
         let lease = Lease::renewed(claim, file, pace)?;
-        lease.claim.heed_others(purpose, pace)?;
+        lease.claim.heed_others(purpose, pace, until)?;
         Ok(lease)
     }
 
     /// Renews the claim through its own file, which is open: what has its name by then may be anybody's.
-    fn renewed(claim: Arc<Claim>, file: File, pace: Pace) -> Result<Lease> {
+    fn renewed(claim: Arc<Claim>, file: Apart, pace: Pace) -> Result<Lease> {
         let (stop, stopped) = mpsc::channel();
         let renewed = claim.clone();
         let renew = move || {
@@ -156,13 +157,13 @@ impl Claim {
     }
 
     /// Waits until nobody has a claim that does not go with ours.
-    fn heed_others(&self, purpose: Purpose, pace: Pace) -> Result<()> {
+    fn heed_others(&self, purpose: Purpose, pace: Pace, until: Instant) -> Result<()> {
         match purpose {
             Purpose::Add => Ok(()),
             Purpose::Change => {
                 let is_reader = |name: &OsStr| name.to_str().is_some_and(|name| name.starts_with(READER));
                 let (readers, more) = self.folder.first_names(MOST_READERS, is_reader)?;
-                self.outlive(&readers.iter().filter_map(|name| name.to_str()).collect::<Vec<_>>(), pace)?;
+                self.outlive(&readers.iter().filter_map(|name| name.to_str()).collect::<Vec<_>>(), pace, until)?;
                 // one of those may be held
                 if more {
                     let path = self.folder.path.join(READER);
@@ -174,12 +175,12 @@ impl Claim {
                 }
                 Ok(())
             }
-            Purpose::Read => self.outlive(&[WRITER], pace),
+            Purpose::Read => self.outlive(&[WRITER], pace, until),
         }
     }
 
     /// Makes the file; none when there is one.
-    fn make(&self) -> Result<Option<File>> {
+    fn make(&self) -> Result<Option<Apart>> {
         match self.folder.create_file(&self.name, FILE_MODE) {
             Err(error) if error.code == Code::AlreadyExists => Ok(None),
             made => {
@@ -191,16 +192,15 @@ impl Claim {
         }
     }
 
-    fn renew(&self, file: &File, to: u64) -> Result<()> {
+    fn renew(&self, file: &Apart, to: u64) -> Result<()> {
         self.check()?;
         self.write("renew the claim", file, counter(to).as_bytes())
     }
 
     /// Writes to the begin of the file. A server has it then, shows it to others, and has told if there is no room.
-    fn write(&self, step: &'static str, file: &File, text: &[u8]) -> Result<()> {
-        let written = file.write_all_at(text, 0).map_err(called("write"));
-        let sync = || file.sync_data().map_err(called("fdatasync"));
-        let written = written.and_then(|()| if is_remote(file)? { sync() } else { Ok(()) });
+    fn write(&self, step: &'static str, file: &Apart, text: &[u8]) -> Result<()> {
+        let written = file.write_at(text, 0);
+        let written = written.and_then(|()| if is_remote(file)? { file.sync() } else { Ok(()) });
         written.map_err(|e| Error::io(step, self.folder.path.join(&self.name), e))
     }
 
@@ -250,8 +250,9 @@ impl Claim {
         })
     }
 
-    /// Waits until each of these claims is gone or has expired, and removes it then. `BUSY` when one is renewed.
-    fn outlive(&self, names: &[&str], pace: Pace) -> Result<()> {
+    /// Waits until each of these claims is gone or has expired, and removes it then. `BUSY` when one is renewed, or has neither
+    /// gone nor expired by `until`.
+    fn outlive(&self, names: &[&str], pace: Pace, until: Instant) -> Result<()> {
         let since = Instant::now();
         let seen = names.iter().map(|name| Ok((*name, self.look_at_other(name)?))).collect::<Result<Vec<_>>>()?;
         for (name, seen) in seen {
@@ -267,7 +268,12 @@ impl Claim {
                     self.remove(name, |found| !is_held(found))?;
                     break;
                 }
-                std::thread::sleep(pace.renew / 5);
+                let left = until.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    return Err(self.busy(name, claim));
+                }
+                // a look that comes later would find whoever waits gone, and a NAS blamed for it
+                std::thread::sleep(left.min(pace.renew / 5));
             }
         }
         Ok(())
@@ -327,8 +333,8 @@ fn expired() -> Result<String> {
 }
 
 /// Is the file on no device of this machine?
-fn is_remote(file: &File) -> std::io::Result<bool> {
-    Ok(rustix::fs::major(rustix::fs::fstat(file)?.st_dev) == 0)
+fn is_remote(file: &Apart) -> std::io::Result<bool> {
+    Ok(rustix::fs::major(file.stat()?.st_dev) == 0)
 }
 
 /// The counter as it stands at the begin of a claim: of one length, so that it can be overwritten.
@@ -387,6 +393,9 @@ mod tests {
 
     const FAST: Pace = Pace { renew: Duration::from_millis(50), lease: Duration::from_millis(500) };
 
+    /// Longer than any lease.
+    const LONG: Duration = Duration::from_secs(600);
+
     fn folder(dir: &Path) -> Folder {
         Folder::open_root(dir).unwrap()
     }
@@ -398,13 +407,40 @@ mod tests {
     #[test]
     fn a_renewed_claim_is_busy_and_goes_when_it_is_dropped() {
         let dir = tempfile::tempdir().unwrap();
-        let lease = Lease::take(&folder(dir.path()), Change, FAST).unwrap();
+        let lease = Lease::take(&folder(dir.path()), Change, FAST, LONG).unwrap();
         lease.check().unwrap();
-        assert_eq!(Lease::take(&folder(dir.path()), Change, FAST).unwrap_err().code, Code::Busy);
+        assert_eq!(Lease::take(&folder(dir.path()), Change, FAST, LONG).unwrap_err().code, Code::Busy);
         lease.check().unwrap();
         drop(lease);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
-        drop(Lease::take(&folder(dir.path()), Change, FAST).unwrap());
+        drop(Lease::take(&folder(dir.path()), Change, FAST, LONG).unwrap());
+    }
+
+    #[test]
+    fn who_has_no_time_to_outlive_a_claim_is_told_whose_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        for (purpose, name) in [(Add, WRITER), (Change, WRITER), (Read, WRITER), (Change, ".nasbackup.reader-1")] {
+            plant(dir.path(), name, "another boot", "77 1");
+            let error = Lease::take(&folder(dir.path()), purpose, PACE, Duration::ZERO).unwrap_err();
+            assert!(
+                error.code == Code::Busy && error.cause.contains("(boot id another boot, process 77 1)"),
+                "{error}"
+            );
+            // the claim is left to who has the time, and none of ours stays
+            let left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+            assert_eq!(left, [name]);
+            fs::remove_file(dir.path().join(name)).unwrap();
+        }
+    }
+
+    /// However long it is until a claim of that pace would be looked at again.
+    #[test]
+    fn who_waits_for_a_claim_looks_once_more_when_its_time_is_over_and_not_later() {
+        let dir = tempfile::tempdir().unwrap();
+        plant(dir.path(), WRITER, "another boot", "77 1");
+        let pace = Pace { renew: 1000 * LONG, lease: 1000 * LONG };
+        let error = Lease::take(&folder(dir.path()), Add, pace, Duration::from_millis(50)).unwrap_err();
+        assert!(error.code == Code::Busy && error.cause.contains("(boot id another boot"), "{error}");
     }
 
     #[test]
@@ -419,8 +455,8 @@ mod tests {
             (Change, Add, false),
         ] {
             let dir = tempfile::tempdir().unwrap();
-            let held = Lease::take(&folder(dir.path()), first, FAST).unwrap();
-            let other = Lease::take(&folder(dir.path()), second, FAST);
+            let held = Lease::take(&folder(dir.path()), first, FAST, LONG).unwrap();
+            let other = Lease::take(&folder(dir.path()), second, FAST, LONG);
             assert_eq!(other.is_ok(), together, "{first:?}, then {second:?}");
             assert!(other.as_ref().err().is_none_or(|error| error.code == Code::Busy), "{other:?}");
             held.check().unwrap();
@@ -436,13 +472,13 @@ mod tests {
         let reader = |n: u32| dir.path().join(format!("{READER}{n}"));
         (0..50_001).for_each(|n| fs::hard_link(dir.path().join("dead"), reader(n)).unwrap());
         for stay in [45_001, 40_001] {
-            let error = Lease::take(&folder(dir.path()), Change, FAST).unwrap_err();
+            let error = Lease::take(&folder(dir.path()), Change, FAST, LONG).unwrap_err();
             assert!(error.code == Code::Busy && error.cause.contains("the next try"), "{error}");
             assert_eq!(fs::read_dir(dir.path()).unwrap().count(), stay + 1);
         }
         let left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
         left.iter().skip(MOST_READERS).for_each(|path| fs::remove_file(path).unwrap());
-        drop(Lease::take(&folder(dir.path()), Change, FAST).unwrap());
+        drop(Lease::take(&folder(dir.path()), Change, FAST, LONG).unwrap());
     }
 
     #[test]
@@ -452,14 +488,14 @@ mod tests {
         plant(dir.path(), &planted(1), "another host", "1 1");
         plant(dir.path(), &planted(2), &host().unwrap(), "1 1");
         let begun = Instant::now();
-        drop(Lease::take(&folder(dir.path()), Add, FAST).unwrap());
+        drop(Lease::take(&folder(dir.path()), Add, FAST, LONG).unwrap());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "they are nothing to who adds");
-        drop(Lease::take(&folder(dir.path()), Change, FAST).unwrap());
+        drop(Lease::take(&folder(dir.path()), Change, FAST, LONG).unwrap());
         assert!(begun.elapsed() >= FAST.lease);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
         plant(dir.path(), WRITER, "another host", "1 1");
         let begun = Instant::now();
-        drop(Lease::take(&folder(dir.path()), Read, FAST).unwrap());
+        drop(Lease::take(&folder(dir.path()), Read, FAST, LONG).unwrap());
         assert!(begun.elapsed() >= FAST.lease);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
@@ -469,28 +505,28 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         plant(dir.path(), WRITER, "another host", "1 1");
         let begun = Instant::now();
-        drop(Lease::take(&folder(dir.path()), Change, FAST).unwrap());
+        drop(Lease::take(&folder(dir.path()), Change, FAST, LONG).unwrap());
         assert!(begun.elapsed() >= FAST.lease);
 
         // a process that started at another time, and an id that nobody has
         for process in ["1 1", "4194999 1"] {
             plant(dir.path(), WRITER, &host().unwrap(), process);
-            drop(Lease::take(&folder(dir.path()), Change, PACE).unwrap());
+            drop(Lease::take(&folder(dir.path()), Change, PACE, LONG).unwrap());
         }
         plant(dir.path(), WRITER, &host().unwrap(), &process(std::process::id()).unwrap());
         let begun = Instant::now();
-        drop(Lease::take(&folder(dir.path()), Change, FAST).unwrap());
+        drop(Lease::take(&folder(dir.path()), Change, FAST, LONG).unwrap());
         assert!(begun.elapsed() >= FAST.lease, "it lives");
         // of a host that died before it had written anything
         fs::write(dir.path().join(WRITER), "").unwrap();
-        drop(Lease::take(&folder(dir.path()), Change, FAST).unwrap());
+        drop(Lease::take(&folder(dir.path()), Change, FAST, LONG).unwrap());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 
     #[test]
     fn who_was_outlived_finds_out_and_takes_nothing_away() {
         let dir = tempfile::tempdir().unwrap();
-        let lease = Lease::take(&folder(dir.path()), Change, FAST).unwrap();
+        let lease = Lease::take(&folder(dir.path()), Change, FAST, LONG).unwrap();
         fs::remove_file(dir.path().join(WRITER)).unwrap();
         assert_eq!(lease.check().unwrap_err().code, Code::Busy);
         plant(dir.path(), WRITER, "another host", "1 1");
@@ -522,7 +558,7 @@ mod tests {
                     std::thread::yield_now();
                 }
                 let claim = Claim::new(&folder(dir.path()), Change).unwrap();
-                let outlived = claim.outlive(&[WRITER], FAST);
+                let outlived = claim.outlive(&[WRITER], FAST, Instant::now() + LONG);
                 done.store(true, Relaxed);
                 outlived.unwrap();
             });
@@ -545,7 +581,7 @@ mod tests {
         ];
         for plant in plants {
             plant();
-            let lease = Lease::take(&folder(dir.path()), Change, FAST).unwrap();
+            let lease = Lease::take(&folder(dir.path()), Change, FAST, LONG).unwrap();
             assert!(fs::symlink_metadata(&name).unwrap().is_file());
             drop(lease);
             assert!(!name.exists());
@@ -571,7 +607,7 @@ mod tests {
             while !dir.path().join(WRITER).exists() {
                 std::thread::yield_now();
             }
-            let error = Lease::take(&folder(dir.path()), Change, FAST).unwrap_err();
+            let error = Lease::take(&folder(dir.path()), Change, FAST, LONG).unwrap_err();
             renewed.store(true, Relaxed);
             let told = error.to_string();
             assert_eq!(error.code, Code::Busy, "{told}");

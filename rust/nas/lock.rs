@@ -1,12 +1,15 @@
 //! Who may do what to an instance's restore points at the same time, whichever process or host they are of.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::fs::File;
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use log::Level;
 use rustix::fs::{FlockOperation, OFlags};
 use rustix::io::Errno;
 
+use super::apart::{Descriptor, Opened};
+use super::denied;
 use super::folder::{FILE_MODE, Folder};
 use super::lease::{Lease, PACE};
 use crate::error::{Code, Error, Result, called};
@@ -45,28 +48,28 @@ pub struct InstanceLock {
 
 /// An open file that is locked until this is dropped.
 #[derive(Debug)]
-pub struct Flock(OwnedFd);
+pub struct Flock(Opened);
 
 impl Flock {
     /// Locks the file exclusively; `WOULDBLOCK` at once when somebody holds its lock.
-    pub fn take(file: impl Into<OwnedFd>) -> rustix::io::Result<Flock> {
+    pub fn take(file: impl Into<Opened>) -> rustix::io::Result<Flock> {
         Flock::lock(file.into(), FlockOperation::NonBlockingLockExclusive)
     }
 
     /// Locks the file together with others who do; `WOULDBLOCK` at once when somebody holds it exclusively.
-    pub fn share(file: impl Into<OwnedFd>) -> rustix::io::Result<Flock> {
+    pub fn share(file: impl Into<Opened>) -> rustix::io::Result<Flock> {
         Flock::lock(file.into(), FlockOperation::NonBlockingLockShared)
     }
 
-    fn lock(file: OwnedFd, how: FlockOperation) -> rustix::io::Result<Flock> {
-        rustix::fs::flock(&file, how).map(|()| Flock(file))
+    fn lock(file: Opened, how: FlockOperation) -> rustix::io::Result<Flock> {
+        file.with(|file| rustix::fs::flock(file, how)).map(|()| Flock(file))
     }
 }
 
 impl Drop for Flock {
     fn drop(&mut self) {
         // closing alone leaves it to a process that another thread has just forked, until that one execs
-        if let Err(error) = rustix::fs::flock(&self.0, FlockOperation::Unlock) {
+        if let Err(error) = self.0.with(|file| rustix::fs::flock(file, FlockOperation::Unlock)) {
             log::warn!("a lock could not be given back - {error}");
         }
     }
@@ -83,13 +86,14 @@ pub enum Taken<T> {
 
 /// Has `take` lock `file`, which has this name in the folder; where its file system has no `flock`, a file of this host in
 /// its place. `WOULDBLOCK` at once when somebody holds the lock.
-pub fn lock_file<T>(
+pub fn lock_file<F: Descriptor + From<File>, T>(
     folder: &Folder,
     name: &str,
-    file: OwnedFd,
-    take: impl Fn(OwnedFd) -> rustix::io::Result<T>,
+    file: F,
+    take: impl Fn(F) -> rustix::io::Result<T>,
 ) -> Result<rustix::io::Result<Taken<T>>> {
-    let is_read_only = rustix::fs::fcntl_getfl(&file).is_ok_and(|flags| flags & OFlags::ACCMODE == OFlags::RDONLY);
+    let is_read_only =
+        file.with(|file| rustix::fs::fcntl_getfl(file)).is_ok_and(|flags| flags & OFlags::ACCMODE == OFlags::RDONLY);
     match take(file) {
         Err(error) if lacking::is_unknown(error) || matches!(error, Errno::BADF | Errno::NOLCK) => {
             // NFS locks a file for writing only, and this one may be kept from being changed
@@ -110,6 +114,13 @@ impl InstanceLock {
     /// Takes the locks of the instance's folder. `BUSY` when what somebody else does there does not go with it: at once on
     /// this host, or where `flock` reaches the others, else within seconds.
     pub fn take(instance: &Folder, purpose: Purpose) -> Result<InstanceLock> {
+        InstanceLock::take_within(Duration::MAX, instance, purpose)
+    }
+
+    /// The same as a part of what may take `limit`: before that is over a claim that nobody renews, and that has not expired,
+    /// is `BUSY` as well. Whoever waits must not take it for a NAS that does not answer.
+    pub fn take_within(limit: Duration, instance: &Folder, purpose: Purpose) -> Result<InstanceLock> {
+        let most = WAIT.min(limit / 4 * 3);
         let writers: Wanted = (WRITERS, Flock::take, "another backup or delete is under way");
         let chains: Wanted = (CHAINS, Flock::take, "its points are being verified or restored");
         let wanted: Vec<Wanted> = match purpose {
@@ -117,14 +128,15 @@ impl InstanceLock {
             Purpose::Change => vec![writers, chains],
             Purpose::Read => vec![(CHAINS, Flock::share, "its points are being changed")],
         };
+        let explain = |error| denied::explain_writing(error, instance);
         if purpose == Purpose::Add {
             // a delete needs this file, and can't make it when there is no room
-            or_without(instance, purpose, open(instance, CHAINS))?;
+            or_without(instance, purpose, open(instance, CHAINS)).map_err(explain)?;
         }
         let mut locks = Vec::new();
         let mut reaches_others = true;
         for wanted in wanted {
-            match lock(instance, purpose, wanted)? {
+            match lock(instance, purpose, wanted).map_err(explain)? {
                 Some(Taken::There(lock)) => locks.push(lock),
                 Some(Taken::Here(lock)) => {
                     reaches_others = false;
@@ -133,12 +145,12 @@ impl InstanceLock {
                 None => {}
             }
         }
-        let lease = match Lease::take(instance, purpose, PACE) {
+        let lease = match Lease::take(instance, purpose, PACE, most) {
             Err(error) if error.code == Code::NoSpace && purpose != Purpose::Read && !reaches_others => {
                 let why = "and without flock nothing else keeps other hosts out; make some room by hand";
                 return Err(Error { cause: format!("{}; {why}", error.cause), ..error });
             }
-            taken => or_without(instance, purpose, taken)?,
+            taken => or_without(instance, purpose, taken).map_err(explain)?,
         };
         Ok(InstanceLock { lease, _locks: locks })
     }
@@ -167,7 +179,7 @@ fn or_without<T>(instance: &Folder, purpose: Purpose, taken: Result<T>) -> Resul
 }
 
 /// A file, how it is to be locked, and what it means when that can't be.
-type Wanted = (&'static str, fn(OwnedFd) -> rustix::io::Result<Flock>, &'static str);
+type Wanted = (&'static str, fn(Opened) -> rustix::io::Result<Flock>, &'static str);
 
 fn lock(instance: &Folder, purpose: Purpose, (name, take, otherwise): Wanted) -> Result<Option<Taken<Flock>>> {
     let Some(file) = or_without(instance, purpose, open(instance, name))? else { return Ok(None) };
@@ -181,20 +193,21 @@ fn lock(instance: &Folder, purpose: Purpose, (name, take, otherwise): Wanted) ->
 
 /// Opens a file to lock, and makes it if it is missing. NFS locks what is open for writing; but a NAS that keeps old files
 /// from being changed keeps this one, too, and others than NFS lock what is open for reading.
-fn open(instance: &Folder, name: &str) -> Result<OwnedFd> {
+fn open(instance: &Folder, name: &str) -> Result<Opened> {
     let there = || match instance.open_for_writing(name) {
-        Err(error) if error.code == Code::PermissionDenied => instance.open_file_in(name).map_err(|_| error),
-        opened => opened,
+        Err(error) if error.code == Code::PermissionDenied => {
+            instance.open_file_in(name).map(Opened::from).map_err(|_| error)
+        }
+        opened => opened.map(Opened::from),
     };
-    let file = match there() {
+    match there() {
         Err(error) if error.code == Code::NotFound => match instance.create_file(name, FILE_MODE) {
             // by another, meanwhile
             Err(error) if error.code == Code::AlreadyExists => there(),
-            made => made,
+            made => made.map(Opened::from),
         },
         found => found,
-    };
-    file.map(OwnedFd::from)
+    }
 }
 
 #[cfg(test)]
@@ -249,8 +262,9 @@ mod tests {
     #[test]
     fn it_is_free_at_once_whoever_has_inherited_the_descriptor() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let lock = Flock::take(file.reopen().unwrap()).unwrap();
-        let _inherited = lock.0.try_clone().unwrap();
+        let file_of_lock = file.reopen().unwrap();
+        let _inherited = file_of_lock.try_clone().unwrap();
+        let lock = Flock::take(file_of_lock).unwrap();
         assert_eq!(Flock::take(file.reopen().unwrap()).unwrap_err(), Errno::WOULDBLOCK);
         drop(lock);
         Flock::take(file.reopen().unwrap()).unwrap();

@@ -1,12 +1,15 @@
 //! The repository: sessions on it, paths that can't leave it, locks, and publishing.
 
+pub mod apart;
 mod command;
 pub mod deadline;
+pub(crate) mod denied;
 pub mod folder;
 pub mod health;
 mod lease;
 pub mod lock;
 mod mount;
+mod mount_failure;
 mod mount_folder;
 pub mod options;
 pub mod partial;

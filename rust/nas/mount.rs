@@ -1,14 +1,16 @@
 //! A private mount of an export, made by the system's `mount` and undone on drop.
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 
 use super::command::{Ended, run};
 use super::deadline;
+use super::mount_failure::{self, Why};
 use super::mount_folder::{self, MountFolder};
 use super::options::{self, Prepared};
 use super::repository::Export;
@@ -18,8 +20,12 @@ use crate::error::{Code, Error, Result};
 use crate::{helpers, lacking, mountinfo};
 
 const STEP: &str = "mount the repository";
-/// How long `mount` may take.
-const MOUNT_LIMIT: Duration = Duration::from_secs(60);
+/// How long it may take in all.
+pub(super) const LIMIT: Duration = Duration::from_secs(60);
+/// How long to wait before `mount` is tried again: first, and at most.
+const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
+/// A try that has less time is none.
+const LEAST: Duration = Duration::from_secs(2);
 /// How long an ordinary unmount may take before the mount is only detached.
 const UNMOUNT_LIMIT: Duration = Duration::from_secs(30);
 
@@ -35,41 +41,33 @@ pub(super) struct Mount {
 }
 
 impl Mount {
-    /// Mounts `export` in a new folder below the configured one.
-    pub(super) fn make(export: &Export, config: &Config) -> Result<Mount> {
+    /// Mounts `export` in a new folder below the configured one. A server that can't be reached, or refuses, as one that is
+    /// restarted does, is tried again until `until`. What each try in vain was told goes to `tell`.
+    pub(super) fn make(export: &Export, config: &Config, until: Instant, tell: impl Fn(&Error)) -> Result<Mount> {
         mount_folder::sweep(config);
         let folder = MountFolder::make(&config.mount_dir)?;
-        let Prepared { options, secret, follows_links } = options::prepare(export);
+        let Prepared { options, secret, follows_links, tries_itself } = options::prepare(export);
         let secret = secret.map(|secret| Ok((secret.option, folder.write_credentials(&secret.text)?))).transpose()?;
         let option = secret.as_ref().map(|(option, file)| format!("{option}={}", file.path().display()));
         let options: Vec<String> = options.into_iter().chain(option).collect();
 
-        let mut command = helpers::command("mount").map_err(|e| Error::io(STEP, "mount", e))?;
-        command.args(["-t", export.kind(), "-o", &options.join(","), "--"]);
-        command.arg(export.address()).arg(folder.point());
-        let failed = |cause: String| Err(Error::new(Code::MountFailed, STEP, format!("{export}: {cause}")));
+        let options = options.join(",");
+        let once = |limit| {
+            let mut command = helpers::command("mount")?;
+            command.args(["-t", export.kind(), "-o", &options, "--"]).arg(export.address()).arg(folder.point());
+            run(command, limit)
+        };
         // whatever was mounted in the very moment of a failure goes with the folder
-        match run(command, MOUNT_LIMIT) {
-            Ok(Ended { status, complaint }) if !status.success() => {
-                failed(format!("{status}: {}", options::redact(export, complaint.trim())))
-            }
-            Ok(_) if !is_mounted(&folder.point()) => failed("'mount' reports a success, and nothing is mounted".into()),
-            Ok(_) => {
-                let confined = if follows_links { Ok(()) } else { follow_no_links(&folder.point()) };
-                match confined {
-                    Ok(()) => {
-                        log::info!("mounted {export} on '{}'", folder.point().display());
-                        Ok(Mount { folder, export: export.clone() })
-                    }
-                    Err(error) => failed(format!("unable to mount it so that no link is followed - {error}")),
-                }
-            }
-            Err(error) if error.kind() == ErrorKind::TimedOut => {
-                let cause = format!("{export}: no answer for {} s", MOUNT_LIMIT.as_secs());
-                Err(Error::new(Code::NasUnresponsive, STEP, cause))
-            }
-            Err(error) => failed(format!("unable to run 'mount' - {error}")),
+        try_until(export, until, !tries_itself, once, tell)?;
+        let failed = |cause: String| Err(Error::new(Code::MountFailed, STEP, format!("{export}: {cause}")));
+        if !is_mounted(&folder.point()) {
+            return failed("'mount' reports a success, and nothing is mounted".into());
         }
+        if !follows_links && let Err(error) = follow_no_links(&folder.point()) {
+            return failed(format!("unable to mount it so that no link is followed - {error}"));
+        }
+        log::info!("mounted {export} on '{}'", folder.point().display());
+        Ok(Mount { folder, export: export.clone() })
     }
 
     pub(super) fn path(&self) -> PathBuf {
@@ -80,6 +78,72 @@ impl Mount {
     pub(super) fn is_there(&self) -> bool {
         is_mounted(&self.folder.point())
     }
+}
+
+/// Is there no time left for a try?
+pub(super) fn is_too_late(until: Instant) -> bool {
+    Instant::now() + LEAST > until
+}
+
+/// The error of who has waited for others that have mounted nothing: what those were told, if they were told anything. Where they
+/// were not, the server may answer yet.
+pub(super) fn in_vain(export: &Export, said: Option<Error>) -> Error {
+    const OTHERS: &str = "other calls have tried it all the time, in vain";
+    match said {
+        Some(said) => Error { cause: format!("{OTHERS}: {}", said.cause), ..said },
+        None => Error::new(Code::MountFailed, STEP, format!("{export}: {OTHERS}")),
+    }
+}
+
+/// Runs `mount` once, and, if that may be of use and it is wanted, again until then. The error is of the last time that it said
+/// something. A server that was given no time is none that does not answer.
+fn try_until(
+    export: &Export,
+    until: Instant,
+    again: bool,
+    once: impl Fn(Duration) -> io::Result<Ended>,
+    tell: impl Fn(&Error),
+) -> Result<()> {
+    if is_too_late(until) {
+        let cause = format!("{export}: less than {} s are left for it", LEAST.as_secs());
+        return Err(Error::new(Code::Timeout, STEP, cause));
+    }
+    let begun = Instant::now();
+    let (mut said, mut pause) = (None, PAUSES.0);
+    loop {
+        let (why, error) = match once(until.saturating_duration_since(Instant::now())) {
+            Ok(ended) if ended.status.success() => return Ok(()),
+            Ok(ended) => failure(export, &ended),
+            Err(error) if error.kind() == ErrorKind::TimedOut => {
+                let cause = format!("{export}: no answer for {} s", begun.elapsed().as_secs());
+                let error = said.unwrap_or_else(|| Error::new(Code::NasUnresponsive, STEP, cause));
+                tell(&error);
+                return Err(error);
+            }
+            Err(error) => {
+                let cause = format!("{export}: unable to run 'mount' - {error}");
+                return Err(Error::new(Code::MountFailed, STEP, cause));
+            }
+        };
+        tell(&error);
+        if !again || !why.may_pass() || Instant::now() + pause + LEAST > until {
+            return Err(error);
+        }
+        if said.is_none() {
+            log::warn!("it is tried again for {} s: {error}", until.duration_since(begun).as_secs());
+        }
+        said = Some(error);
+        thread::sleep(pause);
+        pause = PAUSES.1.min(pause * 2);
+    }
+}
+
+/// Why `mount` failed, in its own words without the options' values, and what helps.
+fn failure(export: &Export, Ended { status, complaint }: &Ended) -> (Why, Error) {
+    let why = mount_failure::why(status.code(), &complaint.replace(export.address(), ""));
+    let advice = why.advice(export.kind()).map(|advice| format!("; {advice}")).unwrap_or_default();
+    let said = options::redact(export, complaint.trim());
+    (why, Error::new(why.code(), STEP, format!("{export}: {status}: {said}{advice}")))
 }
 
 /// Has what is mounted at `point` mounted so that no symbolic link is followed in it, where the kernel can do so. Nobody uses
@@ -124,7 +188,7 @@ fn unmount(at: &Path) -> rustix::io::Result<()> {
     let once = || rustix::mount::unmount(at, UnmountFlags::NOFOLLOW);
     for _ in 0..BUSY_TRIES {
         match once() {
-            Err(Errno::BUSY) => std::thread::sleep(BUSY_PAUSE),
+            Err(Errno::BUSY) => thread::sleep(BUSY_PAUSE),
             unmounted => return unmounted,
         }
     }
@@ -154,8 +218,6 @@ mod tests {
     use std::fs::{self, File, Permissions};
     use std::os::unix::fs::PermissionsExt;
     use std::sync::mpsc;
-    use std::thread;
-    use std::time::Instant;
 
     fn export(kind: &str, address: &Path, options: &str) -> Export {
         let address = Some(address.to_str().unwrap().to_owned());
@@ -164,6 +226,10 @@ mod tests {
 
     fn config(mount_dir: &Path, mount_keep_seconds: u64) -> Config {
         Config { mount_dir: mount_dir.to_owned(), mount_keep_seconds, ..Default::default() }
+    }
+
+    fn soon() -> Instant {
+        Instant::now() + LIMIT
     }
 
     fn ext4_image(path: &Path) {
@@ -212,7 +278,7 @@ mod tests {
         ext4_image(&image);
         let config = config(&dir.path().join("mounts"), 0);
         let has = |options: &str| {
-            let mount = Mount::make(&export("ext4", &image, options), &config).unwrap();
+            let mount = Mount::make(&export("ext4", &image, options), &config, soon(), |_| ()).unwrap();
             let at = rustix::fs::statvfs(mount.path()).unwrap().f_flag;
             let device = mount.path().join("device");
             if !device.exists() {
@@ -239,7 +305,7 @@ mod tests {
         ext4_image(&image);
         let mounts = dir.path().join("mounts");
         for (options, followed) in [("loop", false), ("loop,symfollow", true)] {
-            let mount = Mount::make(&export("ext4", &image, options), &config(&mounts, 0)).unwrap();
+            let mount = Mount::make(&export("ext4", &image, options), &config(&mounts, 0), soon(), |_| ()).unwrap();
             assert_eq!(mounted_below(&mounts), 1);
             let (file, link) = (mount.path().join("file"), mount.path().join("link"));
             fs::write(&file, "").unwrap();
@@ -262,7 +328,7 @@ mod tests {
         let opened: Result<()> = with_rights_of((65534, 65534), "open it", open).unwrap().unwrap();
         let error = opened.unwrap_err();
         assert_eq!(error.code, Code::PermissionDenied);
-        assert!(error.cause.contains("; user 0, as which this process runs, can't read it"), "{error}");
+        assert!(error.cause.contains("; user 0, as which this process runs, can't read there"), "{error}");
         open().unwrap();
     }
 
@@ -333,11 +399,88 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mount_dir = dir.path().join("mounts");
         let export = export("ext4", &dir.path().join("none"), "loop,nosuch=geheimnis");
-        let error = Mount::make(&export, &config(&mount_dir, 0)).unwrap_err();
+        let error = Mount::make(&export, &config(&mount_dir, 0), soon(), |_| ()).unwrap_err();
         assert_eq!(error.code, Code::MountFailed);
         assert!(error.cause.contains("exit status: ") && error.cause.contains("none"), "{error}");
         assert!(!error.cause.contains("geheimnis"), "{error}");
         assert_eq!(fs::read_dir(&mount_dir).unwrap().count(), 0);
+    }
+
+    /// Tries one end after the other, and counts the tries.
+    fn tried(again: bool, limit: Duration, ends: Vec<Option<(i32, &str)>>) -> (Result<()>, usize) {
+        let left = std::cell::RefCell::new(ends.into_iter());
+        let count = std::cell::Cell::new(0);
+        let once = |_| {
+            count.set(count.get() + 1);
+            let (status, said) = left.borrow_mut().next().unwrap().ok_or(ErrorKind::TimedOut)?;
+            let status = std::os::unix::process::ExitStatusExt::from_raw(status << 8);
+            Ok(Ended { status, complaint: said.to_owned() })
+        };
+        let export = export("nfs", Path::new("nas:/x"), "vers=4,secret=geheim");
+        (try_until(&export, Instant::now() + limit, again, once, |_| ()), count.get())
+    }
+
+    #[test]
+    fn a_server_that_is_restarted_is_tried_again_and_what_can_not_pass_is_not() {
+        let refused = Some((32, "mount.nfs: Connection refused"));
+        let denied = Some((32, "mount.nfs: access denied by server while mounting nas:/x, geheim"));
+        assert_eq!(tried(true, LIMIT, vec![refused, Some((0, ""))]), (Ok(()), 2));
+
+        let (told, tries) = tried(true, LIMIT, vec![denied]);
+        let error = told.unwrap_err();
+        assert_eq!((error.code, tries), (Code::MountFailed, 1));
+        assert!(
+            error.cause.contains("access denied by server") && error.cause.contains("export it to this host"),
+            "{error}"
+        );
+        assert!(!error.cause.contains("geheim"), "{error}");
+
+        let (told, tries) = tried(true, LIMIT, vec![refused, denied]);
+        assert_eq!((told.unwrap_err().cause.contains("access denied"), tries), (true, 2));
+        // whoever gives 'retry' has decided
+        assert_eq!(tried(false, LIMIT, vec![refused]).1, 1);
+    }
+
+    #[test]
+    fn a_server_that_is_given_no_time_is_none_that_hangs() {
+        for limit in [Duration::ZERO, LEAST / 2] {
+            let (told, tries) = tried(true, limit, vec![None]);
+            assert_eq!((told.unwrap_err().code, tries), (Code::Timeout, 0));
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let export = export("nfs", Path::new("nas:/x"), "");
+        let error = Mount::make(&export, &config(dir.path(), 0), Instant::now(), |_| ()).unwrap_err();
+        assert_eq!(error.code, Code::Timeout, "{error}");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn who_has_waited_for_others_in_vain_takes_no_server_for_one_that_hangs() {
+        let export = export("nfs", Path::new("nas:/x"), "");
+        let error = in_vain(&export, None);
+        assert!(error.code == Code::MountFailed && error.cause.contains("other calls"), "{error}");
+        let said = Error::new(Code::NasUnresponsive, STEP, "nas:/x: no answer for 60 s");
+        let error = in_vain(&export, Some(said));
+        assert!(error.code == Code::NasUnresponsive && error.cause.ends_with("no answer for 60 s"), "{error}");
+    }
+
+    #[test]
+    fn at_the_end_what_it_said_last_is_told() {
+        let refused = Some((32, "mount.nfs: Connection refused"));
+        let short = LEAST + PAUSES.0 / 2;
+        let (told, tries) = tried(true, short, vec![refused]);
+        let error = told.unwrap_err();
+        assert_eq!((error.code, tries), (Code::MountFailed, 1));
+        assert!(error.cause.contains("Connection refused") && error.cause.contains("'port='"), "{error}");
+        let (told, tries) = tried(true, LIMIT, vec![refused, None]);
+        let error = told.unwrap_err();
+        assert!(error.code == Code::MountFailed && error.cause.contains("Connection refused") && tries == 2, "{error}");
+        let (told, tries) = tried(true, LIMIT, vec![None]);
+        let error = told.unwrap_err();
+        assert!(error.code == Code::NasUnresponsive && error.cause.contains("no answer") && tries == 1, "{error}");
+        let (told, _) = tried(false, LIMIT, vec![Some((32, "mount.nfs: No route to host"))]);
+        let error = told.unwrap_err();
+        assert!(error.code == Code::NasUnresponsive && error.cause.contains("No route to host"), "{error}");
     }
 
     #[test]

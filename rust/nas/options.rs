@@ -11,6 +11,8 @@ pub struct Prepared {
     pub secret: Option<Secret>,
     /// The kernel follows symbolic links there. Old `mount` programs, and the helpers of some types, know no such option.
     pub follows_links: bool,
+    /// The caller says for how long `mount` is to try: we don't do that then.
+    pub tries_itself: bool,
 }
 
 /// The text of a file, and the option that names it to the mount helper.
@@ -31,7 +33,7 @@ const CIFS: [(&str, &[&str]); 3] =
     [("nobrl", &["nobrl", "brl"]), ("file_mode=0600", &["file_mode"]), ("dir_mode=0700", &["dir_mode"])];
 
 /// What is added for an NFS server: `mount` would try for two minutes to reach one that refuses, which is longer than it is given,
-/// and nobody would hear why.
+/// and nobody would hear why. We try again instead, for as long as a call may wait.
 const NFS: [(&str, &[&str]); 1] = [("retry=0", &["retry"])];
 
 /// Confines the mount, as far as the export's options don't say otherwise, and takes the secrets out of these, for the types
@@ -43,11 +45,18 @@ pub fn prepare(export: &Export) -> Prepared {
         "ceph" => ("secretfile", |key, value| (key == "secret").then(|| value.to_owned())),
         _ => ("", |_, _| None),
     };
-    let mut prepared = Prepared { options: CONFINED.map(str::to_owned).to_vec(), secret: None, follows_links: false };
+    let nfs = matches!(export.kind(), "nfs" | "nfs4");
+    let options = CONFINED.map(str::to_owned).to_vec();
+    let mut prepared = Prepared { options, secret: None, follows_links: false, tries_itself: false };
     for each in split(export.options()) {
-        if matches!(each, "symfollow" | "nosymfollow") {
-            prepared.follows_links = each == "symfollow";
-            continue;
+        match each {
+            "symfollow" | "nosymfollow" => {
+                prepared.follows_links = each == "symfollow";
+                continue;
+            }
+            // it would go on in the background, and mount there when nobody waits for it any more
+            "bg" if nfs => continue,
+            _ => {}
         }
         match each.split_once('=').and_then(|(key, value)| line(key, value)) {
             Some(line) => {
@@ -59,10 +68,11 @@ pub fn prepare(export: &Export) -> Prepared {
     }
     let own: &[(&str, &[&str])] = match export.kind() {
         _ if cifs => &CIFS,
-        "nfs" | "nfs4" => &NFS,
+        _ if nfs => &NFS,
         _ => &[],
     };
     let is_given = |name: &str| prepared.options.iter().any(|option| option.split('=').next() == Some(name));
+    prepared.tries_itself = nfs && is_given("retry");
     let own = own.iter().filter(|(_, names)| !names.iter().any(|name| is_given(name)));
     let own: Vec<_> = own.map(|(option, _)| (*option).to_owned()).collect();
     prepared.options.extend(own);
@@ -151,6 +161,7 @@ mod tests {
         assert_eq!(options("cifs", "brl,file_mode=0640,dir_mode=0750"), ["brl", "file_mode=0640", "dir_mode=0750"]);
         assert_eq!(options("nfs", "vers=4"), ["vers=4", "retry=0"]);
         assert_eq!(options("nfs4", "retry=1"), ["retry=1"]);
+        assert_eq!(options("nfs", "bg,vers=3"), ["vers=3", "retry=0"]);
         assert_eq!(options("ext4", "loop"), ["loop"]);
     }
 
@@ -160,6 +171,13 @@ mod tests {
             let prepared = prepare(&export("nfs", options));
             assert_eq!(prepared.follows_links, follows, "{options}");
             assert!(given(&prepared).iter().all(|option| option == "vers=4" || option == "retry=0"), "{options}");
+        }
+    }
+
+    #[test]
+    fn whoever_says_how_long_to_try_is_left_to_it() {
+        for (kind, options, itself) in [("nfs", "", false), ("nfs", "retry=0", true), ("cifs", "retry=0", false)] {
+            assert_eq!(prepare(&export(kind, options)).tries_itself, itself, "{kind} {options}");
         }
     }
 

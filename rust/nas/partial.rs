@@ -1,8 +1,8 @@
 //! A restore point that is being written, beside its final name until it is complete.
 
-use std::fs::File;
 use std::sync::Arc;
 
+use super::apart::{Apart, Descriptor};
 use super::folder::Folder;
 use super::lock::InstanceLock;
 use super::path::PointPath;
@@ -61,7 +61,7 @@ impl PartialPoint {
     }
 
     /// Makes the file `name`, with the permissions that are configured.
-    pub fn create_file(&self, name: &str) -> Result<File> {
+    pub fn create_file(&self, name: &str) -> Result<Apart> {
         self.folder.create_file(name, config::current().file_mode())
     }
 
@@ -131,7 +131,7 @@ impl Aside {
     }
 
     /// Takes `file`, and nothing else that has its `name` by now, out of the folder.
-    pub fn take(&self, folder: &Folder, file: &File, name: &str) -> Result<()> {
+    pub fn take(&self, folder: &Folder, file: &impl Descriptor, name: &str) -> Result<()> {
         let aside = self.instance.make_dir_if_missing(&self.name, 0o700)?;
         folder.move_to(file, name, &aside)
     }

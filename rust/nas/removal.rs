@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::fs::FileType;
 
@@ -19,6 +20,8 @@ use crate::steps;
 
 /// What the name of a point begins with while it is removed: no longer a restore point, whatever happens then.
 pub const DELETED: &str = ".deleted-";
+/// How long a removal may take: some file systems need minutes for a terabyte.
+pub const LIMIT: Duration = Duration::from_secs(600);
 /// What the name of a file begins with, before its own, whose removal nothing refuses.
 const YIELDS: &str = ".removed-";
 /// How many leftovers are named as they are removed.

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use log::Level;
 
 use super::folder::Folder;
-use super::mount::Mount;
+use super::mount::{self, Mount};
 use super::repository::Export;
-use super::{deadline, health, mount_folder};
+use super::{deadline, denied, health, mount_folder};
 use crate::config::Config;
 use crate::error::{Code, Error, Result};
 use crate::lacking;
@@ -19,7 +19,7 @@ use crate::panics::caught;
 
 /// A folder that is mounted already opens at once, or its NAS hangs.
 const DIR_LIMIT: Duration = Duration::from_secs(20);
-/// Longer than a mount may take, so that its own error comes first.
+/// Longer than a mount may take.
 const OPEN_LIMIT: Duration = Duration::from_secs(75);
 
 /// An open repository. Clones, and sessions opened meanwhile on the same export, share one mount. It is kept for the
@@ -41,15 +41,19 @@ struct Opened {
     mount: Option<Mount>,
 }
 
-/// The mounts of this process. Each has its own lock, so that one NAS that does not answer holds up no other.
-type Mounts = HashMap<(Export, PathBuf), Arc<Mutex<Weak<Opened>>>>;
+/// The mounts of this process. Each has its own place, so that one NAS that does not answer holds up no other.
+type Mounts = HashMap<(Export, PathBuf), Arc<Slot>>;
 static MOUNTS: LazyLock<Mutex<Mounts>> = LazyLock::new(Mutex::default);
 
 impl Session {
     /// Opens the folder of a `dir`, or mounts the export below the configured folder unless it is mounted already.
     /// `NOT_FOUND`, `PERMISSION_DENIED`, `MOUNT_FAILED`, `NAS_UNRESPONSIVE`.
     pub fn open(export: &Export, config: &Config) -> Result<Session> {
-        let opened = open(export, config, health::admit)?;
+        Session::open_until(Instant::now() + mount::LIMIT, export, config)
+    }
+
+    fn open_until(until: Instant, export: &Export, config: &Config) -> Result<Session> {
+        let opened = open(until, export, config, health::admit)?;
         Ok(Session(Arc::new(Use { opened, keep: Duration::from_secs(config.mount_keep_seconds) })))
     }
 
@@ -62,8 +66,10 @@ impl Session {
     /// The same within `most`, where that is less.
     pub fn open_within(most: Duration, export: Export, config: Arc<Config>) -> Result<Session> {
         health::admit(&export)?;
-        let limit = if export.is_dir() { DIR_LIMIT } else { OPEN_LIMIT };
-        deadline::bounded("open the repository", limit.min(most), move || Session::open(&export, &config))
+        let limit = most.min(if export.is_dir() { DIR_LIMIT } else { OPEN_LIMIT });
+        // the mount's own error comes first
+        let until = Instant::now() + limit / 5 * 4;
+        deadline::bounded("open the repository", limit, move || Session::open_until(until, &export, &config))
     }
 
     /// The repository's root.
@@ -110,39 +116,116 @@ impl Opened {
 }
 
 /// Opens the repository; `admit` is asked again by those who have waited for others on the same export.
-fn open(export: &Export, config: &Config, admit: impl Fn(&Export) -> Result<()>) -> Result<Arc<Opened>> {
+fn open(
+    until: Instant,
+    export: &Export,
+    config: &Config,
+    admit: impl Fn(&Export) -> Result<()>,
+) -> Result<Arc<Opened>> {
     if export.is_dir() {
         let root = open_root(Path::new(export.address()))?;
         return Ok(Arc::new(Opened { root, mount: None }));
     }
     let slot = slot(export, &config.mount_dir);
-    let mut shared = slot.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(opened) = shared.upgrade() {
-        if opened.is_alive() {
-            return Ok(opened);
+    let mut dead = Weak::new();
+    loop {
+        match slot.find(export, &dead, until)? {
+            // asked by each caller for itself: a NAS that hangs holds up whoever has asked it, and is that one's to tell of
+            Found::Opened(opened) if opened.is_alive() => return Ok(opened),
+            Found::Opened(opened) => {
+                log::warn!("{export} is mounted anew: its mount can't be used any more");
+                dead = Arc::downgrade(&opened);
+            }
+            Found::Turn(turn) => {
+                admit(export)?;
+                return turn.make(export, config, until);
+            }
         }
-        log::warn!("{export} is mounted anew: its mount can't be used any more");
     }
-    admit(export)?;
-    let mount = Mount::make(export, config)?;
-    let opened = Arc::new(Opened { root: open_root(&mount.path())?, mount: Some(mount) });
-    *shared = Arc::downgrade(&opened);
-    Ok(opened)
+}
+
+/// One export's mount, which one caller at a time makes.
+#[derive(Debug, Default)]
+struct Slot {
+    place: Mutex<Place>,
+    given_back: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Place {
+    opened: Weak<Opened>,
+    /// Somebody makes it.
+    taken: bool,
+    /// What was said last to who makes it, or who has tried to.
+    said: Option<Error>,
+}
+
+/// What a caller comes to.
+enum Found {
+    Opened(Arc<Opened>),
+    Turn(Turn),
+}
+
+impl Slot {
+    fn lock(&self) -> MutexGuard<'_, Place> {
+        self.place.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is mounted, unless it is the `dead` one, or the turn to mount it; waits until then for who has that. Whoever has
+    /// waited in vain is told what those were who tried.
+    fn find(self: &Arc<Slot>, export: &Export, dead: &Weak<Opened>, until: Instant) -> Result<Found> {
+        let place = self.lock();
+        let (waits, left) = (place.taken, until.saturating_duration_since(Instant::now()));
+        let (mut place, _) = self
+            .given_back
+            .wait_timeout_while(place, left, |place| place.taken)
+            .unwrap_or_else(PoisonError::into_inner);
+        if !place.opened.ptr_eq(dead)
+            && let Some(opened) = place.opened.upgrade()
+        {
+            return Ok(Found::Opened(opened));
+        }
+        if place.taken || (waits && place.said.is_some() && mount::is_too_late(until)) {
+            return Err(mount::in_vain(export, place.said.clone()));
+        }
+        (place.taken, place.said) = (true, None);
+        Ok(Found::Turn(Turn(self.clone())))
+    }
+}
+
+/// The turn to mount it: dropped, it is the next one's.
+struct Turn(Arc<Slot>);
+
+impl Turn {
+    fn make(self, export: &Export, config: &Config, until: Instant) -> Result<Arc<Opened>> {
+        let tell = |error: &Error| self.0.lock().said = Some(error.clone());
+        let mount = Mount::make(export, config, until, tell)?;
+        let opened = Arc::new(Opened { root: open_root(&mount.path())?, mount: Some(mount) });
+        let mut place = self.0.lock();
+        (place.opened, place.said) = (Arc::downgrade(&opened), None);
+        drop(place);
+        Ok(opened)
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.0.lock().taken = false;
+        self.0.given_back.notify_all();
+    }
 }
 
 /// Asks the repository something that only it can answer.
 pub(super) fn probe(export: &Export, config: &Config) -> Result<()> {
-    let opened = open(export, config, |_| Ok(()))?;
+    let opened = open(Instant::now() + mount::LIMIT, export, config, |_| Ok(()))?;
     opened.root.room().map(drop).map_err(|error| Error { step: "ask the repository", ..error })
 }
 
 /// The place of an export in the table; places that nobody uses any more are cleared.
-fn slot(export: &Export, mount_dir: &Path) -> Arc<Mutex<Weak<Opened>>> {
+fn slot(export: &Export, mount_dir: &Path) -> Arc<Slot> {
     let mut mounts = MOUNTS.lock().unwrap_or_else(PoisonError::into_inner);
-    // a place that only the table knows is not locked
-    mounts.retain(|_, slot| {
-        Arc::strong_count(slot) > 1 || slot.lock().unwrap_or_else(PoisonError::into_inner).strong_count() > 0
-    });
+    // nobody takes one that only the table knows
+    mounts.retain(|_, slot| Arc::strong_count(slot) > 1 || slot.lock().opened.strong_count() > 0);
     mounts.entry((export.clone(), mount_dir.to_owned())).or_default().clone()
 }
 
@@ -151,13 +234,7 @@ fn open_root(path: &Path) -> Result<Folder> {
         Ok(metadata) if !metadata.is_dir() => {
             Error::new(Code::Io, "open the repository", format!("'{}' is not a folder", path.display()))
         }
-        _ if error.code == Code::PermissionDenied => {
-            let user = rustix::process::geteuid().as_raw();
-            let advice = "can't read it: give the right to it, or to the user that the export makes of it";
-            let cause = format!("{}; user {user}, as which this process runs, {advice}", error.cause);
-            Error { step: "open the repository", cause, ..error }
-        }
-        _ => Error { step: "open the repository", ..error },
+        _ => Error { step: "open the repository", ..denied::explain_reading(error, path) },
     })
 }
 
@@ -232,4 +309,46 @@ pub fn clear_left(config: &Config) {
 pub(super) fn unmount_kept() {
     let mounts = std::mem::take(&mut kept().mounts);
     drop(mounts);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::nas::repository::Repository;
+
+    /// The program of a type of file systems that is refused until its folder has a file `end`, and is denied then.
+    const REFUSED: &str = r#"#!/bin/sh
+if [ -e "${0%/*}/end" ]; then echo 'access denied by server' >&2; else echo 'Connection refused' >&2; fi
+exit 32
+"#;
+
+    #[test]
+    fn who_waits_for_others_is_told_in_its_own_time_what_those_were() {
+        let dir = tempfile::tempdir().unwrap();
+        let program = dir.path().join("refused");
+        fs::write(&program, REFUSED).unwrap();
+        fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
+        let address = Some(format!("{}#", program.display()));
+        let export = Repository { kind: Some("fuse".into()), address, options: None };
+        let export = Repository::check(Some(export)).unwrap();
+        let config = Config { mount_dir: dir.path().join("mounts"), mount_keep_seconds: 0, ..Default::default() };
+        let open = |until| Session::open_until(until, &export, &config).map(drop);
+        thread::scope(|scope| {
+            let first = scope.spawn(|| open(Instant::now() + mount::LIMIT));
+            let slot = slot(&export, &config.mount_dir);
+            while slot.lock().said.is_none() {
+                assert!(!first.is_finished());
+                thread::yield_now();
+            }
+            let error = open(Instant::now() + Duration::from_millis(100)).unwrap_err();
+            fs::write(dir.path().join("end"), "").unwrap();
+            assert_eq!(error.code, Code::MountFailed);
+            assert!(error.cause.contains("other calls") && error.cause.contains("Connection refused"), "{error}");
+            let error = first.join().unwrap().unwrap_err();
+            assert!(error.code == Code::MountFailed && error.cause.contains("access denied"), "{error}");
+        });
+    }
 }

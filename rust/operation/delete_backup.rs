@@ -2,7 +2,6 @@
 
 use std::ffi::OsStr;
 use std::path::Path;
-use std::time::Duration;
 
 use rustix::fs::FileType;
 use serde::{Deserialize, Serialize};
@@ -17,11 +16,8 @@ use crate::nas::path::{PointPath, RepoPath};
 use crate::nas::removal::{self, DELETED};
 use crate::nas::repository::{Export, Repository};
 use crate::nas::session::Session;
-use crate::nas::{deadline, health};
+use crate::nas::{deadline, denied, health};
 use crate::qcow2;
-
-/// How long the removal may take: some file systems need minutes for a terabyte.
-const REMOVAL: Duration = Duration::from_secs(600);
 
 /// What `deleteBackup` is asked.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -63,7 +59,7 @@ fn delete(export: Export, point: PointPath, job: &JobGuard) -> Result<DeletedBac
     job.enter("remove the files");
     let given_up = format!("'{point}', whose removal goes on when the NAS answers");
     let (ours, at) = (session.clone(), point.clone());
-    let removed = deadline::bounded("remove the files", REMOVAL, move || {
+    let removed = deadline::bounded("remove the files", removal::LIMIT, move || {
         let before = ours.free();
         let freed_bytes = remove(found, &at)?;
         log::info!("deleted '{at}', {freed_bytes} bytes");
@@ -92,7 +88,7 @@ struct Deletable {
 fn find(root: &Folder, point: &PointPath, job: &Job) -> Result<Option<Deletable>> {
     let instance = match root.open_dir(&point.instance_folder()) {
         Err(error) if error.code == Code::NotFound => return Ok(None),
-        instance => instance?,
+        instance => instance.map_err(|error| denied::explain_reading(error, &root.path))?,
     };
     if !anything_to_delete(&instance, point)? {
         return Ok(None);

@@ -9,6 +9,7 @@ use rustix::fs::MemfdFlags;
 use rustix::process::{Pid, Signal};
 
 use crate::error::{Code, Error, Result};
+use crate::nas::apart;
 
 /// Between two looks at a process that is to end.
 const TICK: Duration = Duration::from_millis(50);
@@ -35,6 +36,9 @@ pub(super) struct Process {
 impl Process {
     /// Starts `program` with arguments, and an input, that the `command` has.
     pub(super) fn start(program: &'static str, step: &'static str, command: &mut Command) -> Result<Process> {
+        if apart::is_here() {
+            return Err(Error::new(Code::Internal, step, "the process would have the NAS's files"));
+        }
         let io = |e| Error::io(step, program, e);
         let memory = |name| rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC).map(File::from);
         let memory = |name| memory(name).map_err(|e| io(e.into()));

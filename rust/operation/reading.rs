@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::config;
 use crate::error::{Error, Result};
 use crate::nas::deadline::{LIMIT, bounded};
+use crate::nas::denied;
 use crate::nas::health;
 use crate::nas::lock::{InstanceLock, Purpose, WAIT};
 use crate::nas::path::PointPath;
@@ -35,7 +36,9 @@ impl Reading {
         let session = Session::open_bounded(export.clone(), config::current())?;
         let instance = point.instance_folder();
         bounded("lock the instance", LIMIT + WAIT, move || {
-            let lock = Arc::new(InstanceLock::take(&session.root().open_dir(&instance)?, Purpose::Read)?);
+            let root = session.root();
+            let folder = root.open_dir(&instance).map_err(|error| denied::explain_reading(error, &root.path))?;
+            let lock = Arc::new(InstanceLock::take(&folder, Purpose::Read)?);
             Ok(Reading { lock, session, export })
         })
     }

@@ -3,10 +3,8 @@
 
 use std::collections::BTreeSet;
 use std::io::Read;
-use std::time::Instant;
 
 use super::reading::Reading;
-use super::steps::{self, in_steps};
 use super::verify_chain::Facts;
 use super::verify_chain::chains::{self, Found, Judged};
 use super::verify_chain::{self, UNANSWERED, Verdict, Verified, VerifiedFile, VerifyChainRequest};
@@ -15,9 +13,10 @@ use crate::job::{Listener, Reporter};
 use crate::nas::deadline::{LIMIT, bounded};
 use crate::nas::folder::Folder;
 use crate::nas::path::RepoPath;
-use crate::point::fingerprints::{Digest, Findings, Fingerprints, Verification};
+use crate::point::fingerprints::{self, Digest, Findings, Fingerprints};
 use crate::point::{MANIFEST, Manifest};
 use crate::qcow2;
+use crate::worker;
 
 const STEP: &str = "compare the data";
 /// More than any of the domain's descriptions has, in bytes.
@@ -135,25 +134,17 @@ impl Data<'_> {
         recorded: Fingerprints,
         job: &mut Reporter<'_>,
     ) -> Result<Result<Findings, qcow2::Error>> {
-        let (held, image) = (self.reading.clone(), image.clone());
-        let begun = bounded(STEP, LIMIT, move || {
+        let (held, image, before, total) = (self.reading.clone(), image.clone(), self.done, self.total);
+        worker::run(STEP, LIMIT, job, move |pulse| {
             let root = held.session.root();
             let index = match root.open_file(&index) {
                 Ok(file) => Ok(file),
                 Err(error) if error.code == Code::NotFound => Err("is not there".to_owned()),
                 Err(error) => return Err(error),
             };
+            let tell = &mut |done: u64, _| pulse.at((before + done).min(total), total);
             let image = chains::open_again(root, &image, &facts)?;
-            Ok(image.and_then(|image| Verification::begin(image, index, &recorded)))
-        })?;
-        let verification = match begun {
-            Ok(verification) => verification,
-            Err(error) => return Ok(Err(error)),
-        };
-        let advance = |verification: &mut Verification| verification.advance(Instant::now() + steps::STEP);
-        in_steps(self.reading, STEP, LIMIT, verification, advance, |verification| {
-            job.progress((self.done + verification.done()).min(self.total), self.total);
-            job.tell()
+            qcow2::unless_stopped(image.and_then(|image| fingerprints::verify(image, index, &recorded, tell)))
         })
     }
 }

@@ -11,6 +11,7 @@ use super::{Keys, Kind};
 use crate::config;
 use crate::engine::Engine;
 use crate::error::{Code, Error, Result, called};
+use crate::nas::apart::Descriptor;
 use crate::nas::folder::Folder;
 use crate::nas::path::{PointPath, RepoPath};
 use crate::random;
@@ -268,7 +269,7 @@ impl Manifest {
 
     /// Writes the manifest with its MAC, if there is a key, and its checksum into `file`, which is new and empty, and syncs it.
     /// What was written is returned.
-    pub fn write(&self, file: &mut File) -> std::io::Result<Manifest> {
+    pub fn write(&self, mut file: &File) -> std::io::Result<Manifest> {
         let (sealed, text) = self.seal(config::current().keys.as_deref())?;
         file.write_all(text.as_bytes()).map_err(called("write"))?;
         file.sync_all().map_err(called("fsync"))?;
@@ -304,8 +305,8 @@ impl Manifest {
         }
         // left by a call that was killed
         folder.remove_tree(NEW)?;
-        let mut file = folder.create_file(NEW, config::current().file_mode())?;
-        let written = self.write(&mut file).map_err(|e| Error::io(STEP, folder.path.join(MANIFEST), e));
+        let file = folder.create_file(NEW, config::current().file_mode())?;
+        let written = file.with(|file| self.write(file)).map_err(|e| Error::io(STEP, folder.path.join(MANIFEST), e));
         let placed = written.and_then(|written| folder.replace(&file, NEW, MANIFEST).map(|()| written));
         let written = placed.map_err(|error| match folder.remove_tree(NEW) {
             Ok(_) => error,

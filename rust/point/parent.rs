@@ -237,7 +237,7 @@ mod tests {
                 mac: None,
                 checksum: None,
             };
-            manifest.write(&mut fs::File::create(folder.join(MANIFEST)).unwrap()).unwrap();
+            manifest.write(&fs::File::create(folder.join(MANIFEST)).unwrap()).unwrap();
         }
         PointPath::parse("point", "i/T2").unwrap()
     }

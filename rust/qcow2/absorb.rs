@@ -2,7 +2,6 @@
 //! names the new one. It reads the same at each moment.
 
 use std::fs::File;
-use std::time::{Duration, Instant};
 
 use super::chain::{Chain, Provided, slice_size};
 use super::header::{AUTOCLEAR_BITMAPS, Header};
@@ -13,9 +12,10 @@ use super::survey::{Found, Survey};
 use super::transfer::{Moved, Route, Writeback};
 use super::write::{Content, Editor, Piece};
 use super::{Error, corrupt};
+use crate::error::Stopped;
 
-/// How long one step takes, about; the caller looks for a cancel in between.
-const STEP: Duration = Duration::from_millis(250);
+/// Looks at the images' tables between two words of progress.
+const LOOKS_A_PULSE: u32 = 256;
 /// What is absorbed between two changes of the tables: pieces with the L2 tables that they may need (6 MiB of memory),
 /// and clusters, whose refcount blocks are remembered.
 const MAX_PIECES: u64 = 128 << 10;
@@ -58,46 +58,49 @@ pub struct Progress {
     pub done: u64,
     /// Bytes of the guest's disk.
     pub total: u64,
-    /// The new backing file is named, durably.
-    pub finished: bool,
 }
 
-/// A rebase under way. Dropping it between two steps leaves a sound image, perhaps with clusters that nothing uses;
-/// [`Rebase::abandon`] takes them back.
+/// Is told how far a rebase is, as `Pulse` is of other work.
+pub type RebasePulse<'a> = dyn FnMut(Progress) -> Result<(), Stopped> + 'a;
+
+/// A rebase that was looked at and not begun.
 #[derive(Debug)]
 pub struct Rebase<T> {
-    phase: Phase<T>,
+    target: Image<T>,
+    sources: Sources,
+    name: Option<Vec<u8>>,
+}
+
+/// A rebase whose images are sound. Dropped at any moment it leaves a sound image, perhaps with clusters that nothing uses;
+/// [`Absorb::abandon`] takes them back.
+#[derive(Debug)]
+pub struct Absorb<T> {
+    target: Target<T>,
+    sources: Sources,
+    name: Option<Vec<u8>>,
+}
+
+/// The image that takes in others.
+#[derive(Debug)]
+enum Target<T> {
+    Untouched(Image<T>, Found),
+    Changing(Editor<T>),
+    /// It was lost by a failure, or it is finished.
+    Gone,
+}
+
+/// The images that the target stands on, and what was taken from them.
+#[derive(Debug)]
+struct Sources {
     chain: Chain,
     routes: Vec<Route>,
     /// The first image that stays below the target.
     keep: usize,
-    name: Option<Vec<u8>>,
+    /// Bytes of the guest's disk.
     total: u64,
     moved: Moved,
     writeback: Writeback,
     buffer: Vec<u8>,
-}
-
-/// The image is where it is worked on.
-#[derive(Debug)]
-enum Phase<T> {
-    Survey(Image<T>, Box<Checks>),
-    Checked(Image<T>, Found),
-    Collect(Editor<T>, Batch),
-    Move(Editor<T>, Batch),
-    Name(Editor<T>),
-    Finished,
-    Failed(Option<Editor<T>>),
-}
-
-/// The check of the target and then of all that is read from: a cluster that is named twice could be absorbed
-/// without end.
-#[derive(Debug)]
-struct Checks {
-    survey: Survey,
-    /// Position in the chain of the image that is being checked.
-    image: usize,
-    target: Option<Found>,
 }
 
 /// What is absorbed at one go.
@@ -117,194 +120,113 @@ struct Batch {
 }
 
 impl<T: Storage> Rebase<T> {
-    /// Checks that `target`, which stands on `backing`, nearest image first, can be rebased onto `backing[keep]`, by
+    /// Looks whether `target`, which stands on `backing`, nearest image first, can be rebased onto `backing[keep]`, by
     /// the name `name`; without a name it is to stand alone, and `keep` is their number. Writes nothing.
     pub fn begin(target: T, backing: Vec<File>, keep: usize, name: Option<&str>) -> Result<Rebase<T>, Failure> {
-        let image = Image::open(target, slice_size(backing.len()))?;
-        plan_naming(&image, name.map(str::as_bytes))?;
-        let survey = Survey::begin(&image)?;
+        let target = Image::open(target, slice_size(backing.len()))?;
+        plan_naming(&target, name.map(str::as_bytes))?;
+        Survey::begin(&target)?;
         let chain = Chain::open(backing).map_err(|(i, error)| Failure::of(i + 1, error))?;
-        let routes = chain.images.iter().map(|image| Route::new(image.length)).collect();
-        Ok(Rebase {
-            total: image.virtual_size(),
-            phase: Phase::Survey(image, Box::new(Checks { survey, image: 0, target: None })),
+        let sources = Sources {
+            routes: chain.images.iter().map(|image| Route::new(image.length)).collect(),
             keep: keep.min(chain.images.len()),
             chain,
-            routes,
-            name: name.map(|name| name.as_bytes().to_vec()),
+            total: target.virtual_size(),
             moved: Moved::default(),
             writeback: Writeback::default(),
             buffer: Vec::new(),
-        })
+        };
+        Ok(Rebase { target, sources, name: name.map(|name| name.as_bytes().to_vec()) })
     }
 
-    /// Bytes that were absorbed by sharing blocks.
-    pub fn bytes_cloned(&self) -> u64 {
-        self.moved.cloned
-    }
-
-    /// Bytes that were absorbed by copying.
-    pub fn bytes_copied(&self) -> u64 {
-        self.moved.copied
-    }
-
-    /// What the next step does, as a verb phrase.
-    pub fn phase(&self) -> &'static str {
-        match self.phase {
-            Phase::Survey(..) => "check the images",
-            Phase::Checked(..) => "take back what nothing uses",
-            Phase::Collect(..) => "look for what to absorb",
-            Phase::Move(..) => "absorb",
-            Phase::Name(_) => "name the new backing file",
-            Phase::Finished | Phase::Failed(_) => "end",
+    /// Checks the target and then all that is read from: a cluster that is named twice could be absorbed without end. Writes nothing.
+    pub fn check(self, pulse: &mut RebasePulse<'_>) -> Result<Absorb<T>, Failure> {
+        let Rebase { mut target, mut sources, name } = self;
+        let here = sources.at("check the images", 0);
+        let pulse = &mut |_, _| pulse(here);
+        let found = Survey::begin(&target)?.run(&mut target, pulse)?;
+        for (index, image) in sources.chain.images.iter_mut().take(sources.keep).enumerate() {
+            let checked = Survey::begin(image).and_then(|mut survey| survey.run(image, pulse));
+            checked.map_err(|error| Failure::of(index + 1, error))?;
         }
+        Ok(Absorb { target: Target::Untouched(target, found), sources, name })
     }
+}
 
-    /// All images are checked; until then nothing is written.
-    pub fn is_checked(&self) -> bool {
-        !matches!(self.phase, Phase::Survey(..))
+impl<T: Storage> Absorb<T> {
+    /// Absorbs what the target lacks, and names the new backing file, durably.
+    pub fn run(&mut self, pulse: &mut RebasePulse<'_>) -> Result<Moved, Failure> {
+        pulse(self.sources.at("take back what nothing uses", 0))?;
+        let Target::Untouched(mut image, found) = std::mem::replace(&mut self.target, Target::Gone) else {
+            return Err(Error::Unsupported("the rebase was run before".into()).into());
+        };
+        let changed = forget_unknown(&mut image)?;
+        // what the survey saw may be of a writer that was killed, and not durable yet
+        image.storage.sync()?;
+        let mut editor = Editor::begin(image, found, changed)?;
+        if let Err(failure) = self.sources.absorb(&mut editor, pulse) {
+            self.target = Target::Changing(editor);
+            return Err(failure);
+        }
+        put_name(&editor.image, self.name.as_deref())?;
+        Ok(self.sources.moved)
     }
 
     /// May the image be another than it was, once it is abandoned?
     pub fn has_changed(&self) -> bool {
-        match &self.phase {
-            Phase::Survey(..) | Phase::Checked(..) => false,
-            Phase::Collect(editor, _) | Phase::Move(editor, _) | Phase::Name(editor) | Phase::Failed(Some(editor)) => {
-                editor.has_changed()
-            }
-            Phase::Finished | Phase::Failed(None) => true,
+        match &self.target {
+            Target::Untouched(..) => false,
+            Target::Changing(editor) => editor.has_changed(),
+            Target::Gone => true,
         }
-    }
-
-    /// Goes on for about a quarter of a second, or one sync.
-    pub fn advance(&mut self) -> Result<Progress, Failure> {
-        let until = Instant::now() + STEP;
-        match std::mem::replace(&mut self.phase, Phase::Failed(None)) {
-            Phase::Survey(mut image, mut checks) => {
-                self.phase = match self.check(&mut image, &mut checks, until)? {
-                    None => Phase::Survey(image, checks),
-                    Some(found) => Phase::Checked(image, found),
-                };
-            }
-            Phase::Checked(mut image, found) => {
-                let changed = forget_unknown(&mut image)?;
-                // what the survey saw may be of a writer that was killed, and not durable yet
-                image.storage.sync()?;
-                self.phase = Phase::Collect(Editor::begin(image, found, changed)?, Batch::default());
-            }
-            Phase::Collect(mut editor, mut batch) => {
-                let complete = self.collect(&mut editor, &mut batch, until).and_then(|complete| {
-                    if complete {
-                        batch.place(&mut editor)?;
-                    }
-                    Ok(complete)
-                });
-                self.phase = match self.keep_editor(complete, editor)? {
-                    (editor, false) => Phase::Collect(editor, batch),
-                    (editor, true) if batch.pieces.is_empty() => Phase::Name(editor),
-                    (editor, true) => Phase::Move(editor, batch),
-                };
-            }
-            Phase::Move(mut editor, mut batch) => {
-                let complete = self.move_data(&mut editor, &mut batch, until).and_then(|complete| {
-                    if complete {
-                        self.chain.check_whole()?;
-                        batch.pieces.sort_unstable_by_key(|piece| piece.guest);
-                        editor.commit(&batch.pieces)?;
-                    }
-                    Ok(complete)
-                });
-                self.phase = match self.keep_editor(complete, editor)? {
-                    (editor, false) => Phase::Move(editor, batch),
-                    (editor, true) => Phase::Collect(editor, batch.next()),
-                };
-            }
-            Phase::Name(editor) => {
-                let storage = &editor.image.storage;
-                for write in plan_naming(&editor.image, self.name.as_deref())? {
-                    if write.takes_effect {
-                        storage.sync()?;
-                    }
-                    storage.write_at(&write.data, write.offset as u64)?;
-                    if write.takes_effect {
-                        storage.sync()?;
-                    }
-                }
-                self.phase = Phase::Finished;
-            }
-            Phase::Finished => self.phase = Phase::Finished,
-            Phase::Failed(editor) => {
-                self.phase = Phase::Failed(editor);
-                return Err(Error::Unsupported("the rebase has failed before".into()).into());
-            }
-        }
-        Ok(self.progress())
     }
 
     /// Takes back what was written and is not part of the image. An error leaves clusters that nothing uses, until the
     /// next rebase.
     pub fn abandon(self) -> Result<(), Error> {
-        match self.phase {
-            Phase::Collect(mut editor, _) | Phase::Move(mut editor, _) | Phase::Failed(Some(mut editor)) => {
-                editor.abandon()
+        match self.target {
+            Target::Changing(mut editor) => editor.abandon(),
+            Target::Untouched(..) | Target::Gone => Ok(()),
+        }
+    }
+}
+
+impl Sources {
+    fn at(&self, phase: &'static str, done: u64) -> Progress {
+        Progress { phase, done, total: self.total }
+    }
+
+    /// Absorbs all that the target lacks, a batch at a time.
+    fn absorb<T: Storage>(&mut self, editor: &mut Editor<T>, pulse: &mut RebasePulse<'_>) -> Result<(), Failure> {
+        let mut batch = Batch::default();
+        loop {
+            self.collect(editor, &mut batch, pulse)?;
+            if batch.pieces.is_empty() {
+                return Ok(pulse(self.at("name the new backing file", self.total))?);
             }
-            _ => Ok(()),
+            batch.place(editor)?;
+            self.move_data(editor, &mut batch, pulse)?;
+            self.chain.check_whole()?;
+            batch.pieces.sort_unstable_by_key(|piece| piece.guest);
+            editor.commit(&batch.pieces)?;
+            batch = batch.next();
         }
     }
 
-    /// Checks the images one after the other; what was found in the target once all are checked.
-    fn check(&mut self, target: &mut Image<T>, checks: &mut Checks, until: Instant) -> Result<Option<Found>, Failure> {
-        let found = match checks.image {
-            0 => checks.survey.advance(target, until)?,
-            image => {
-                let found = checks.survey.advance(&mut self.chain.images[image - 1], until);
-                found.map_err(|error| Failure::of(image, error))?
-            }
-        };
-        let Some(found) = found else { return Ok(None) };
-        checks.target.get_or_insert(found);
-        if checks.image == self.keep {
-            return Ok(checks.target.take());
-        }
-        checks.image += 1;
-        let next = Survey::begin(&self.chain.images[checks.image - 1]);
-        checks.survey = next.map_err(|error| Failure::of(checks.image, error))?;
-        Ok(None)
-    }
-
-    /// After a failure the editor is kept for `abandon`.
-    fn keep_editor<R>(&mut self, result: Result<R, Failure>, editor: Editor<T>) -> Result<(Editor<T>, R), Failure> {
-        match result {
-            Ok(value) => Ok((editor, value)),
-            Err(failure) => {
-                self.phase = Phase::Failed(Some(editor));
-                Err(failure)
-            }
-        }
-    }
-
-    fn progress(&self) -> Progress {
-        let done = match &self.phase {
-            Phase::Survey(..) | Phase::Checked(..) | Phase::Failed(_) => 0,
-            Phase::Collect(_, batch) => batch.start,
-            Phase::Move(_, batch) => {
-                let parts = batch.moved as u128 * u128::from(batch.at - batch.start);
-                batch.start + u64::try_from(parts / batch.pieces.len().max(1) as u128).unwrap_or(0)
-            }
-            Phase::Name(_) | Phase::Finished => self.total,
-        };
-        Progress { phase: self.phase(), done, total: self.total, finished: matches!(self.phase, Phase::Finished) }
-    }
-
-    /// Looks for what the target lacks, up to what one batch may hold; says whether that, or the end, was reached.
-    fn collect(&mut self, editor: &mut Editor<T>, batch: &mut Batch, until: Instant) -> Result<bool, Failure> {
+    /// Looks for what the target lacks, up to what one batch may hold.
+    fn collect<T: Storage>(
+        &mut self,
+        editor: &mut Editor<T>,
+        batch: &mut Batch,
+        pulse: &mut RebasePulse<'_>,
+    ) -> Result<(), Failure> {
         let target = &mut editor.image;
         let mut looks = 0_u32;
         while batch.at < self.total && !batch.is_full() {
-            looks += 1;
-            if looks.is_multiple_of(256) && Instant::now() >= until {
-                return Ok(false);
+            if looks.is_multiple_of(LOOKS_A_PULSE) {
+                pulse(self.at("look for what to absorb", batch.start))?;
             }
+            looks += 1;
             let here = target.extent(batch.at)?;
             if here.what != What::Unallocated {
                 batch.at += here.length;
@@ -319,11 +241,16 @@ impl<T: Storage> Rebase<T> {
             }
             self.look_closer(target, batch, between)?;
         }
-        Ok(true)
+        Ok(())
     }
 
     /// Deals with one cluster at least, of which the target lacks something at the batch's position.
-    fn look_closer(&mut self, target: &mut Image<T>, batch: &mut Batch, between: Provided) -> Result<(), Failure> {
+    fn look_closer<T: Storage>(
+        &mut self,
+        target: &mut Image<T>,
+        batch: &mut Batch,
+        between: Provided,
+    ) -> Result<(), Failure> {
         let cluster = target.cluster_size();
         let start = batch.at - batch.at % cluster;
         let end = (start + cluster).min(self.total);
@@ -401,7 +328,13 @@ impl<T: Storage> Rebase<T> {
     }
 
     /// Marks as zeroes what would not read so otherwise, in whole clusters.
-    fn add_zeroes(&mut self, target: &Image<T>, start: u64, length: u64, batch: &mut Batch) -> Result<(), Failure> {
+    fn add_zeroes<T: Storage>(
+        &mut self,
+        target: &Image<T>,
+        start: u64,
+        length: u64,
+        batch: &mut Batch,
+    ) -> Result<(), Failure> {
         let (cluster, end) = (target.cluster_size(), start + length);
         let content = if target.header.version > 2 { Content::Zero } else { Content::Chain };
         let mut at = start;
@@ -451,23 +384,26 @@ impl<T: Storage> Rebase<T> {
         Ok(())
     }
 
-    /// Moves the data of the batch, until that time; says whether all are moved.
-    fn move_data(&mut self, editor: &mut Editor<T>, batch: &mut Batch, until: Instant) -> Result<bool, Failure> {
+    /// Moves the data of the batch.
+    fn move_data<T: Storage>(
+        &mut self,
+        editor: &mut Editor<T>,
+        batch: &mut Batch,
+        pulse: &mut RebasePulse<'_>,
+    ) -> Result<(), Failure> {
         while let Some(piece) = batch.pieces.get(batch.moved).copied() {
+            pulse(self.at("absorb", batch.done()))?;
             match piece.content {
                 Content::Zero => batch.moved += 1,
                 Content::Image { index, offset } => self.move_run(editor, batch, piece, index, offset)?,
                 Content::Chain | Content::Subclusters => self.read_piece(editor, batch, piece)?,
             }
-            if Instant::now() >= until {
-                return Ok(false);
-            }
         }
-        Ok(true)
+        Ok(())
     }
 
     /// Moves a part of the pieces that lie one after the other both in the source and in the target.
-    fn move_run(
+    fn move_run<T: Storage>(
         &mut self,
         editor: &Editor<T>,
         batch: &mut Batch,
@@ -497,7 +433,12 @@ impl<T: Storage> Rebase<T> {
     }
 
     /// Reads a cluster, or a run of subclusters, through the chain, and writes it.
-    fn read_piece(&mut self, editor: &mut Editor<T>, batch: &mut Batch, piece: Piece) -> Result<(), Failure> {
+    fn read_piece<T: Storage>(
+        &mut self,
+        editor: &mut Editor<T>,
+        batch: &mut Batch,
+        piece: Piece,
+    ) -> Result<(), Failure> {
         let cluster = editor.image.cluster_size();
         let (at, to) = (piece.guest + batch.part, piece.host + batch.part);
         let length = (piece.length - batch.part).min(cluster);
@@ -520,7 +461,7 @@ impl<T: Storage> Rebase<T> {
     }
 
     /// Reads what the guest sees in the target.
-    fn read_through(&mut self, target: &mut Image<T>, at: u64, buffer: &mut [u8]) -> Result<(), Failure> {
+    fn read_through<T: Storage>(&mut self, target: &mut Image<T>, at: u64, buffer: &mut [u8]) -> Result<(), Failure> {
         let mut done = 0;
         while done < buffer.len() {
             let from = at + done as u64;
@@ -605,6 +546,12 @@ impl Batch {
         }
     }
 
+    /// The guest offset up to which all is moved, as far as the share of the pieces tells it.
+    fn done(&self) -> u64 {
+        let parts = self.moved as u128 * u128::from(self.at - self.start);
+        self.start + u64::try_from(parts / self.pieces.len().max(1) as u128).unwrap_or(0)
+    }
+
     /// What comes after it.
     fn next(self) -> Batch {
         Batch { start: self.at, at: self.at, ..Batch::default() }
@@ -627,6 +574,20 @@ fn forget_unknown<T: Storage>(image: &mut Image<T>) -> Result<bool, Error> {
         image.storage.write_at(&known.to_be_bytes(), HEADER_AUTOCLEAR)?;
     }
     Ok(has_unknown)
+}
+
+/// Names the new backing file, durably.
+fn put_name<T: Storage>(image: &Image<T>, name: Option<&[u8]>) -> Result<(), Failure> {
+    for write in plan_naming(image, name)? {
+        if write.takes_effect {
+            image.storage.sync()?;
+        }
+        image.storage.write_at(&write.data, write.offset as u64)?;
+        if write.takes_effect {
+            image.storage.sync()?;
+        }
+    }
+    Ok(())
 }
 
 /// The writes that name the new backing file, from what the header is now.

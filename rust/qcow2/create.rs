@@ -27,7 +27,7 @@ const L1_TABLE: u64 = 3 * CLUSTER;
 /// Writes an empty version 3 image with 64 KiB clusters for a disk of `virtual_size` bytes into `file`, which is new
 /// and empty. `backing` is the name, relative to the image's folder, of a qcow2 file that holds what this one does
 /// not. The size must be a multiple of 512 up to 2 PiB, the name 1 to 1023 bytes.
-pub fn create(file: &File, virtual_size: u64, backing: Option<&str>) -> Result<(), Error> {
+pub fn create(file: &impl Storage, virtual_size: u64, backing: Option<&str>) -> Result<(), Error> {
     let l1_entries = check(virtual_size, backing)? as u64;
     let l1_clusters = (l1_entries * 8).div_ceil(CLUSTER);
     let clusters = L1_TABLE / CLUSTER + l1_clusters;

@@ -4,7 +4,6 @@
 use std::fs::File;
 use std::io;
 use std::ops::{Deref, DerefMut};
-use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use log::Level;
@@ -13,28 +12,29 @@ use rustix::io::Errno;
 
 use super::storage::{Source, Storage};
 use crate::error::errno;
-use crate::{descriptor, lacking};
+use crate::lacking;
+use crate::nas::apart::Descriptor;
 
 /// What goes past the page cache lies at multiples of this, in memory and in the file: no device has larger blocks.
 const BLOCK: usize = 4096;
 
 /// A file of which whole blocks go past the page cache, where its file system lets them; all else goes through it.
 #[derive(Debug)]
-pub struct Direct {
-    file: File,
-    direct: Option<File>,
+pub struct Direct<F = File> {
+    file: F,
+    direct: Option<F>,
     refused: AtomicBool,
 }
 
-impl Direct {
+impl<F: Descriptor> Direct<F> {
     /// The file, for what it is open for.
-    pub fn new(file: File) -> Direct {
+    pub fn new(file: F) -> Direct<F> {
         let direct = open(&file).inspect_err(|error| tell(&file, *error)).ok();
         Direct { file, direct, refused: AtomicBool::new(false) }
     }
 
     /// Its descriptor that goes through the page cache.
-    pub fn file(&self) -> &File {
+    pub fn file(&self) -> &F {
         &self.file
     }
 
@@ -42,27 +42,27 @@ impl Direct {
     pub fn write(&self, data: &[u8], offset: u64) -> io::Result<u64> {
         let (blocks, rest) = data.split_at(data.len() - data.len() % BLOCK);
         if self.attempt(blocks.as_ptr(), blocks.len(), offset, |direct| direct.write_at(blocks, offset))?.is_some() {
-            self.file.write_at(rest, offset + blocks.len() as u64)?;
+            self.file.with(|file| file.write_at(rest, offset + blocks.len() as u64))?;
             return Ok(rest.len() as u64);
         }
-        self.file.write_at(data, offset)?;
+        self.file.with(|file| file.write_at(data, offset))?;
         Ok(data.len() as u64)
     }
 
     /// Does it past the page cache; none if it can't be done so, for this memory, or at all.
-    fn attempt<T>(
+    fn attempt<T: Send>(
         &self,
         memory: *const u8,
         length: usize,
         offset: u64,
-        act: impl FnOnce(&File) -> io::Result<T>,
+        act: impl FnOnce(&File) -> io::Result<T> + Send,
     ) -> io::Result<Option<T>> {
         let is_aligned = memory.align_offset(BLOCK) == 0 && offset.is_multiple_of(BLOCK as u64);
         let Some(direct) = self.direct.as_ref().filter(|_| length > 0 && is_aligned && !self.refused.load(Relaxed))
         else {
             return Ok(None);
         };
-        match act(direct) {
+        match direct.with(act) {
             // larger blocks, or a file system below that does not let it pass
             Err(error) if errno(&error) == Some(Errno::INVAL) => {
                 tell(direct, Errno::INVAL);
@@ -74,28 +74,29 @@ impl Direct {
     }
 }
 
-impl Source for Direct {
+impl<F: Descriptor> Source for Direct<F> {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         let (memory, whole) = (buffer.as_ptr(), buffer.len() - buffer.len() % BLOCK);
         match self.attempt(memory, whole, offset, |direct| Source::read_at(direct, &mut buffer[..whole], offset))? {
             Some(read) => Ok(read),
-            None => Source::read_at(&self.file, buffer, offset),
+            None => self.file.with(|file| Source::read_at(file, buffer, offset)),
         }
     }
 
     fn length(&self) -> io::Result<u64> {
-        self.file.length()
+        self.file.with(Source::length)
     }
 }
 
 /// Opens the same file once more, for the same.
-fn open(file: &File) -> Result<File, Errno> {
-    let mode = rustix::fs::fcntl_getfl(file)? & OFlags::RWMODE;
-    descriptor::open_again(file, mode | OFlags::DIRECT)
+fn open<F: Descriptor>(file: &F) -> Result<F, Errno> {
+    let mode = file.with(|file| rustix::fs::fcntl_getfl(file))? & OFlags::RWMODE;
+    file.open_again(mode | OFlags::DIRECT)
 }
 
-fn tell(file: impl AsFd, error: Errno) {
-    lacking::tell(Level::Debug, file, "O_DIRECT", error, "what is moved goes through the page cache");
+fn tell(file: &impl Descriptor, error: Errno) {
+    let instead = "what is moved goes through the page cache";
+    file.with(|file| lacking::tell(Level::Debug, file, "O_DIRECT", error, instead));
 }
 
 /// Memory that can go past the page cache.

@@ -1,14 +1,13 @@
 //! Which clusters an image itself provides, and a hash of all else that its file holds. Both are for images as this library
 //! and `qemu-img` make them by default: clusters of 64 KiB, none of them compressed or in parts.
 
-use std::fmt;
 use std::fs::File;
-use std::time::Instant;
+use std::ops::Range;
 
-use super::Error;
 use super::create::CLUSTER;
 use super::image::{Image, What};
 use super::storage::{Source, read_exact, read_padded};
+use super::{Error, Pulse};
 
 /// How much of a table is read at once.
 const SLICE: u64 = 64 << 10;
@@ -80,81 +79,65 @@ impl<S: Source> Mapping<S> {
     }
 }
 
-/// The hash of all that is not guest data in an image's file, in the file's order, made piece by piece: header, tables,
-/// counts, padding. Memory: 8 MiB for a file of 4 TiB, at most 32 MiB.
-pub struct Rest<S = File> {
+/// The hash of all that is not guest data in an image's file, in the file's order: header, tables, counts, padding. Errors as
+/// those of `Mapping::open`. Told are the bytes that were hashed, and the file's length, of which they are a part. Memory: 8 MiB for
+/// a file of 4 TiB, at most 32 MiB.
+pub fn hash_rest<S: Source>(source: S, pulse: &mut Pulse<'_>) -> Result<blake3::Hash, Error> {
+    let mut rest = Rest {
+        mapping: Mapping::open(source)?,
+        hasher: blake3::Hasher::new(),
+        window: 0..0,
+        data: Vec::new(),
+        cut: None,
+        buffer: Vec::new(),
+        hashed: 0,
+    };
+    let clusters = rest.length().div_ceil(CLUSTER);
+    while rest.window.end < clusters {
+        rest.begin_window(rest.window.end..(rest.window.end + WINDOW).min(clusters));
+        rest.mark_data(pulse)?;
+        let mut next = rest.window.start;
+        while next < rest.window.end {
+            next = rest.hash(next)?;
+            pulse(rest.hashed, rest.length())?;
+        }
+    }
+    Ok(rest.hasher.finalize())
+}
+
+struct Rest<S> {
     mapping: Mapping<S>,
     hasher: blake3::Hasher,
-    /// The first host cluster of the window.
-    window: u64,
-    /// A bit for each of its clusters that holds guest data.
+    /// Host clusters that are told apart now.
+    window: Range<u64>,
+    /// A bit for each of them that holds guest data.
     data: Vec<u64>,
     /// Where the guest data of a last cluster end that the disk's end cuts short.
     cut: Option<u64>,
-    /// The next cluster to be hashed; none while the tables are followed.
-    next: Option<u64>,
     buffer: Vec<u8>,
     hashed: u64,
 }
 
 impl<S: Source> Rest<S> {
-    /// Begins at the header; errors as those of `Mapping::open`.
-    pub fn begin(source: S) -> Result<Rest<S>, Error> {
-        let mapping = Mapping::open(source)?;
-        let hasher = blake3::Hasher::new();
-        let (data, buffer) = (Vec::new(), Vec::new());
-        let mut rest = Rest { mapping, hasher, window: 0, data, cut: None, next: None, buffer, hashed: 0 };
-        rest.begin_window(0);
-        Ok(rest)
-    }
-
-    /// Goes on until that time; the hash once all was read.
-    pub fn advance(&mut self, until: Instant) -> Result<Option<blake3::Hash>, Error> {
-        while self.window * CLUSTER < self.length() {
-            match self.next {
-                None => match self.mapping.next_part()? {
-                    Some(mapped) => self.mark(mapped),
-                    None => self.next = Some(self.window),
-                },
-                Some(next) if next == self.window_end() => self.begin_window(next),
-                Some(next) => self.hash(next)?,
-            }
-            if Instant::now() >= until {
-                return Ok(None);
-            }
-        }
-        Ok(Some(self.hasher.finalize()))
-    }
-
-    /// Bytes that were hashed.
-    pub fn hashed(&self) -> u64 {
-        self.hashed
-    }
-
-    /// The whole hash at once.
-    pub fn of(source: S) -> Result<blake3::Hash, Error> {
-        let mut rest = Rest::begin(source)?;
-        loop {
-            let now = Instant::now();
-            if let Some(hash) = rest.advance(now)? {
-                return Ok(hash);
-            }
-        }
-    }
-
     fn length(&self) -> u64 {
         self.mapping.image.length
     }
 
-    fn window_end(&self) -> u64 {
-        (self.window + WINDOW).min(self.length().div_ceil(CLUSTER))
-    }
-
-    fn begin_window(&mut self, first: u64) {
-        (self.window, self.next, self.mapping.at) = (first, None, 0);
-        let words = self.window_end().saturating_sub(first).div_ceil(64);
+    fn begin_window(&mut self, window: Range<u64>) {
+        let words = (window.end - window.start).div_ceil(64);
         self.data.clear();
         self.data.resize(usize::try_from(words).unwrap_or(0), 0);
+        self.window = window;
+    }
+
+    /// Follows the tables, and marks what of the window holds guest data.
+    fn mark_data(&mut self, pulse: &mut Pulse<'_>) -> Result<(), Error> {
+        self.mapping.at = 0;
+        while let Some(mapped) = self.mapping.next_part()? {
+            self.mark(mapped);
+            pulse(self.hashed, self.length())?;
+        }
+        Ok(())
     }
 
     fn mark(&mut self, mapped: Mapped) {
@@ -163,7 +146,7 @@ impl<S: Source> Rest<S> {
         if !end.is_multiple_of(CLUSTER) {
             self.cut = Some(end);
         }
-        let within = |cluster: u64| cluster.clamp(self.window, self.window_end()) - self.window;
+        let within = |cluster: u64| cluster.clamp(self.window.start, self.window.end) - self.window.start;
         for index in within(host / CLUSTER)..within(end.div_ceil(CLUSTER)) {
             if let Some(word) = usize::try_from(index / 64).ok().and_then(|word| self.data.get_mut(word)) {
                 *word |= 1 << (index % 64);
@@ -172,25 +155,23 @@ impl<S: Source> Rest<S> {
     }
 
     fn is_data(&self, cluster: u64) -> bool {
-        let index = cluster - self.window;
+        let index = cluster - self.window.start;
         let word = usize::try_from(index / 64).ok().and_then(|word| self.data.get(word));
         word.is_some_and(|word| word >> (index % 64) & 1 != 0)
     }
 
-    /// Hashes what begins with the host cluster `first` and is of one kind.
-    fn hash(&mut self, first: u64) -> Result<(), Error> {
+    /// Hashes what begins with the host cluster `first` and is of one kind, up to the cluster that it returns.
+    fn hash(&mut self, first: u64) -> Result<u64, Error> {
         let kind = self.is_data(first);
-        let most = self.window_end().min(first + if kind { SKIP } else { CHUNK / CLUSTER });
-        let end = (first..most).find(|cluster| self.is_data(*cluster) != kind).unwrap_or(most);
-        self.next = Some(end);
-        let (first, end) = (first * CLUSTER, (end * CLUSTER).min(self.length()));
+        let most = self.window.end.min(first + if kind { SKIP } else { CHUNK / CLUSTER });
+        let next = (first..most).find(|cluster| self.is_data(*cluster) != kind).unwrap_or(most);
+        let (first, end) = (first * CLUSTER, (next * CLUSTER).min(self.length()));
         if !kind {
-            return self.hash_bytes(first, end);
+            self.hash_bytes(first, end)?;
+        } else if let Some(cut) = self.cut.filter(|cut| (first..end).contains(cut)) {
+            self.hash_bytes(cut, end.min(cut.next_multiple_of(CLUSTER)))?;
         }
-        match self.cut.filter(|cut| (first..end).contains(cut)) {
-            Some(cut) => self.hash_bytes(cut, end.min(cut.next_multiple_of(CLUSTER))),
-            None => Ok(()),
-        }
+        Ok(next)
     }
 
     fn hash_bytes(&mut self, start: u64, end: u64) -> Result<(), Error> {
@@ -199,12 +180,6 @@ impl<S: Source> Rest<S> {
         self.hasher.update(&self.buffer);
         self.hashed += end - start;
         Ok(())
-    }
-}
-
-impl<S> fmt::Debug for Rest<S> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Rest").field("window", &self.window).field("next", &self.next).finish_non_exhaustive()
     }
 }
 
@@ -219,6 +194,10 @@ mod tests {
 
     fn new(path: &Path) -> File {
         File::options().read(true).write(true).create_new(true).open(path).unwrap()
+    }
+
+    fn rest_of(file: File) -> Result<blake3::Hash, Error> {
+        hash_rest(file, &mut |_, _| Ok(()))
     }
 
     /// Clusters 1, 2 and the last, short one have data, 5 is zero.
@@ -246,7 +225,7 @@ mod tests {
     fn the_rest_is_all_but_the_data() {
         let dir = tempfile::tempdir().unwrap();
         let file = image(dir.path());
-        let hash = Rest::of(file.try_clone().unwrap()).unwrap();
+        let hash = rest_of(file.try_clone().unwrap()).unwrap();
         let data = [CLUSTER..3 * CLUSTER, 3 * CLUSTER..3 * CLUSTER + LAST];
         let length = file.metadata().unwrap().len();
         let edges = data.iter().flat_map(|data| [data.start, data.end - 1, data.end]);
@@ -256,13 +235,13 @@ mod tests {
             file.write_all_at(&[byte[0] ^ 1], at).unwrap();
             let is_data = data.iter().any(|data| data.contains(&at));
             // a table that is damaged can't be followed
-            let same = Rest::of(file.try_clone().unwrap()).is_ok_and(|now| now == hash);
+            let same = rest_of(file.try_clone().unwrap()).is_ok_and(|now| now == hash);
             assert_eq!(same, is_data, "byte {at}");
             file.write_all_at(&byte, at).unwrap();
         }
-        assert_eq!(Rest::of(file.try_clone().unwrap()).unwrap(), hash);
+        assert_eq!(rest_of(file.try_clone().unwrap()).unwrap(), hash);
         file.set_len(length + 1).unwrap();
-        assert_ne!(Rest::of(file).unwrap(), hash, "what is added counts");
+        assert_ne!(rest_of(file).unwrap(), hash, "what is added counts");
     }
 
     #[test]

@@ -31,14 +31,14 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
-pub use absorb::{Failure, Progress, Rebase};
+pub use absorb::{Absorb, Failure, Progress, Rebase, RebasePulse};
 pub use bitmaps::Bitmap;
-pub use check::{Check, Checked};
+pub use check::{Checked, check};
 pub use create::{CLUSTER, check_filled, create};
 pub use direct::{Buffer, Direct};
 pub use dirty::Dirty;
 pub use header::Backing;
-pub use mapping::{Mapped, Mapping, Rest};
+pub use mapping::{Mapped, Mapping, hash_rest};
 pub use pieces::{Images, Inflated, Part, Piece, Pieces, Place};
 pub use regrown::{Unseen, regrown};
 pub use storage::{Source, Storage};
@@ -47,7 +47,7 @@ pub use transfer::{Fault, Moved, Route, Step, Writeback, shares};
 pub use view::{At, Layer, Run, View};
 pub use zeroing::Zeroing;
 
-use crate::error::{Code, Error as CoreError};
+use crate::error::{Code, Error as CoreError, Stopped};
 use header::Header;
 use image::Image;
 
@@ -69,6 +69,21 @@ pub enum Error {
     /// The file could not be read or written.
     #[error(transparent)]
     Io(#[from] io::Error),
+    /// Whoever was told of the progress has ended the work.
+    #[error(transparent)]
+    Stopped(#[from] Stopped),
+}
+
+/// Is told how far long work is: what is done, and all there is to do. It is asked at least after each piece of work that takes
+/// as long as some requests to the storage, and may end it.
+pub type Pulse<'a> = dyn FnMut(u64, u64) -> Result<(), Stopped> + 'a;
+
+/// That the work was ended says nothing of an image, any other failure does.
+pub fn unless_stopped<T>(result: Result<T, Error>) -> Result<Result<T, Error>, CoreError> {
+    match result {
+        Err(Error::Stopped(stopped)) => Err(stopped.error()),
+        result => Ok(result),
+    }
 }
 
 impl Error {
@@ -80,6 +95,7 @@ impl Error {
             Error::Unsupported(_) => {
                 CoreError::new(Code::UnsupportedImage, step, format!("'{}': {self}", path.display()))
             }
+            Error::Stopped(stopped) => stopped.error(),
             Error::NotQcow2 | Error::Corrupt(_) => {
                 CoreError::new(Code::CorruptImage, step, format!("'{}': {self}", path.display()))
             }

@@ -16,6 +16,7 @@ use super::Error;
 use super::absorb::Failure;
 use super::chain::{Chain, slice_size};
 use super::image::{Image, What};
+use super::storage::Source;
 use super::view::{Layer, View};
 
 /// How much of the parents is read at once when the first cluster held nothing but zeroes.
@@ -47,7 +48,7 @@ impl Unseen {
 /// Does the incremental `target` lack something that was cut off the disk and that the images `parents`, its backing
 /// file first, still show? `disk` are the disk's own images, the top one first; a raw one ends them. Zeroes are not read for
 /// longer than `until`.
-pub fn regrown(target: File, parents: Vec<File>, disk: Vec<Layer>, until: Instant) -> Result<bool, Unseen> {
+pub fn regrown(target: impl Source, parents: Vec<File>, disk: Vec<Layer>, until: Instant) -> Result<bool, Unseen> {
     let mut target = Image::open(target, slice_size(1)).map_err(Unseen::Target)?;
     let mut parents = Chain::open(parents).map_err(|(image, error)| Unseen::Parent(image, error))?;
     // QEMU maps all that it puts back of a disk with such a file, so that nobody need have written it
@@ -87,7 +88,7 @@ pub fn regrown(target: File, parents: Vec<File>, disk: Vec<Layer>, until: Instan
 
 /// The guest offsets that the L2 table at this index of the target's L1 table stands for, in which the target has nothing
 /// and its parents have data.
-fn kept(target: &mut Image<File>, parents: &mut Chain, table: u64) -> Result<Vec<Range<u64>>, Unseen> {
+fn kept(target: &mut Image<impl Source>, parents: &mut Chain, table: u64) -> Result<Vec<Range<u64>>, Unseen> {
     let covers = target.table_covers();
     let (mut at, end) = (table * covers, ((table + 1) * covers).min(target.virtual_size()));
     let mut kept: Vec<Range<u64>> = Vec::new();

@@ -3,12 +3,11 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::time::Instant;
 
 use super::image::{COPIED, Image, OFFSET};
 use super::refcount::{Geometry, read_table};
 use super::storage::{Source, read_exact};
-use super::{Error, corrupt};
+use super::{Error, Pulse, corrupt};
 
 /// Clusters that are counted in one pass over the tables: 20 MiB of memory, 1.25 TiB of clusters of 64 KiB.
 const WINDOW: u64 = 20 << 20;
@@ -36,8 +35,10 @@ const MAX_BITMAP: u64 = 512 << 20;
 const MAX_BITMAP_TABLES: u64 = 16 << 20;
 /// Entries that are read at once.
 const CHUNK: usize = 8 << 10;
+/// L2 tables that are read between two words of progress.
+const TABLES_A_PULSE: u64 = 16;
 
-/// The state of a count that is made piece by piece.
+/// A count of all references to an image's clusters, window by window.
 #[derive(Debug)]
 pub(super) struct Survey {
     geometry: Geometry,
@@ -52,8 +53,6 @@ pub(super) struct Survey {
     popular: HashMap<u64, u64>,
     /// What is damaged is listed here; none: it is refused.
     damage: Option<Damage>,
-    /// The next L1 entry; none before the window was begun.
-    l1: Option<u64>,
     tables: u64,
     found: Found,
 }
@@ -106,7 +105,6 @@ impl Survey {
             counts: Vec::new(),
             popular: HashMap::new(),
             damage: None,
-            l1: None,
             tables: 0,
             found: Found::default(),
         };
@@ -118,13 +116,6 @@ impl Survey {
             return Err(Error::Unsupported(format!("{} clusters", survey.covered)));
         }
         Ok(survey)
-    }
-
-    /// L1 entries that have been followed, and how often any is in all windows together.
-    pub(super) fn position(&self, entries: u64) -> (u64, u64) {
-        let before = self.window.start / WINDOW * entries;
-        let done = if self.l1.is_none() { self.window.end.div_ceil(WINDOW) * entries } else { before };
-        (done + self.l1.unwrap_or(0), self.covered.div_ceil(WINDOW) * entries)
     }
 
     /// From now on damage is listed, and the entries' own word on who shares a cluster is compared as well.
@@ -154,28 +145,26 @@ impl Survey {
         }
     }
 
-    /// Goes on until that time; the result once all is counted.
-    pub(super) fn advance<S: Source>(&mut self, image: &mut Image<S>, until: Instant) -> Result<Option<Found>, Error> {
-        loop {
-            let next = match self.l1 {
-                None if self.window.end >= self.covered => return Ok(Some(std::mem::take(&mut self.found))),
-                None => self.begin_window(image).map(|()| 0)?,
-                Some(next) => next,
-            };
-            let entries = u64::from(image.header.tables.l1_entries);
-            let end = (next + 1024).min(entries);
-            for index in next..end {
+    /// Counts all, window by window. Told are the L1 entries that have been followed, and how often any is in all windows
+    /// together.
+    pub(super) fn run<S: Source>(&mut self, image: &mut Image<S>, pulse: &mut Pulse<'_>) -> Result<Found, Error> {
+        let entries = u64::from(image.header.tables.l1_entries);
+        let all = self.covered.div_ceil(WINDOW) * entries;
+        let mut before = 0;
+        while self.window.end < self.covered {
+            pulse(before, all)?;
+            self.begin_window(image)?;
+            for index in 0..entries {
+                if index.is_multiple_of(TABLES_A_PULSE) {
+                    pulse(before + index, all)?;
+                }
                 self.count_table(image, index)?;
             }
-            self.l1 = Some(end);
-            if end == entries {
-                self.compare(image)?;
-                self.l1 = None;
-            }
-            if Instant::now() >= until {
-                return Ok(None);
-            }
+            before += entries;
+            pulse(before, all)?;
+            self.compare(image)?;
         }
+        Ok(std::mem::take(&mut self.found))
     }
 
     /// Counts all but what the L2 tables name.

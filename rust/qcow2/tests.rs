@@ -335,20 +335,19 @@ fn data_that_were_cut_off_while_an_image_was_read_are_not_taken_for_zeroes() {
     let is_told = |error: Error| assert!(error.to_string().contains("was cut off"), "{error}");
 
     make();
-    let mut rebase = Rebase::begin(open(top.clone()), vec![open(base.clone())], 1, None).unwrap();
-    while rebase.phase() != "absorb" {
-        rebase.advance().unwrap();
-    }
-    cut();
-    let failure = loop {
-        match rebase.advance() {
-            Ok(progress) => assert!(!progress.finished),
-            Err(failure) => break failure,
+    let rebase = Rebase::begin(open(top.clone()), vec![open(base.clone())], 1, None).unwrap();
+    let mut absorb = rebase.check(&mut |_| Ok(())).unwrap();
+    let mut is_cut = false;
+    let failure = absorb.run(&mut |progress| {
+        if progress.phase == "absorb" && !std::mem::replace(&mut is_cut, true) {
+            cut();
         }
-    };
+        Ok(())
+    });
+    let failure = failure.unwrap_err();
     assert_eq!(failure.image, 1);
     is_told(failure.error);
-    rebase.abandon().unwrap();
+    absorb.abandon().unwrap();
     assert_eq!(inspect(&open(top.clone())).unwrap().backing.map(|backing| backing.file).as_deref(), Some("base"));
 
     make();

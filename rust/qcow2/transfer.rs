@@ -70,7 +70,7 @@ impl Writeback {
 }
 
 /// Can `target`, an empty file, share the blocks of `source`? It is tried, and the target is empty again.
-pub fn shares(source: &File, target: &File) -> io::Result<bool> {
+pub fn shares(source: &File, target: &impl Storage) -> io::Result<bool> {
     let shares = target.clone_from(0, source, 0, BLOCK).is_ok();
     if shares {
         target.set_length(0)?;

@@ -133,7 +133,7 @@ fn manifest(vm: &str, point: u32, folder: &Path) -> Manifest {
 /// With a checksum that is right, as whoever may write on the NAS can compute it.
 fn write(folder: &Path, manifest: &Manifest) {
     let _ = fs::remove_file(folder.join("manifest.json"));
-    manifest.write(&mut fs::File::create(folder.join("manifest.json")).unwrap()).unwrap();
+    manifest.write(&fs::File::create(folder.join("manifest.json")).unwrap()).unwrap();
 }
 
 /// Writes another name into the header, as a descriptor kept from a push lets QEMU do.

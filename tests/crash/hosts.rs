@@ -74,6 +74,21 @@ fn a_delete_by_another_host_waits_for_a_reader_and_who_is_taken_for_dead_finds_o
     Agent::new(&there, &[("deleteBackup", delete)]).succeed();
 }
 
+#[test]
+fn who_has_no_time_to_outlive_a_dead_host_s_claim_is_told_of_it_and_no_nas_is_blamed() {
+    let mut story = Story::new(Guest::ordinary(), Nas::folder());
+    story.take("full");
+    let claim = story.nas.at(&format!("{}/.nasbackup.lease", story.guest.name));
+    let request = TakeBackupRequest { wait_seconds: Some(8), ..story.request("incremental") };
+    fs::write(&claim, "00000000000000000007\nanother boot\n77 1\nid\nnode7\nadds\n").unwrap();
+    let error = story.refuse(request, "BUSY");
+    assert!(error.cause.contains("host 'node7'") && error.cause.contains(claim.to_str().unwrap()), "{error}");
+    fs::remove_file(&claim).unwrap();
+    // it is no NAS that hangs
+    story.take("incremental").assert_incremental();
+    story.assert_all_restore();
+}
+
 /// Takes the lock's claim away at the first moment of `phase`, as another host does that takes this one for dead.
 fn outlived_at(story: &Story, phase: &'static str) -> impl FnMut(&JobStatus) -> Result<()> + use<> {
     let claim = story.nas.at(&format!("{}/.nasbackup.lease", story.guest.name));

@@ -9,6 +9,7 @@ mod links;
 mod machine;
 mod poor;
 mod preflight;
+mod processes;
 mod reading;
 mod room;
 mod storage;

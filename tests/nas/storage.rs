@@ -88,7 +88,7 @@ fn is_within(call: libc::c_long, on: &Nas) -> bool {
         let fd = |word: &str| u32::from_str_radix(word.trim_start_matches("0x"), 16).ok();
         words.next() == Some(&call.to_string())
             && words.next().and_then(fd).is_some_and(|fd| {
-                fs::read_link(format!("/proc/self/fd/{fd}")).is_ok_and(|path| path.starts_with(on.root()))
+                fs::read_link(task.join(format!("fd/{fd}"))).is_ok_and(|path| path.starts_with(on.root()))
             })
     };
     fs::read_dir("/proc/self/task").unwrap().any(|task| is(&task.unwrap().path()))

@@ -1,5 +1,7 @@
 //! Chains of both engines, and of zeroes and discards in every order.
 
+use std::os::unix::fs::PermissionsExt;
+
 use nasbackup::engine::Engine;
 use nasbackup::error::Code;
 use nasbackup::operation::take_backup::{self, TakeBackupRequest};
@@ -35,6 +37,22 @@ fn what_is_left_open_is_pull() {
     let mut story = Story::new(Guest::ordinary(), Nas::folder());
     let taken = &take_by(&mut story, "auto", "full").taken;
     assert_eq!((taken.engine, taken.details.as_str()), (Engine::Pull, ""));
+}
+
+/// As all are of a libvirt that confines none by default: their XML does not say who QEMU is.
+#[test]
+fn a_guest_without_a_label_of_its_user_is_pulled() {
+    let mut guest = Guest::stopped([Disk::new()]);
+    guest.elements = "<seclabel type='none' model='dac'/>";
+    // which libvirt gives to nobody then
+    std::fs::set_permissions(&guest.disks[0].path, std::fs::Permissions::from_mode(0o666)).unwrap();
+    guest.start();
+    let mut story = Story::new(guest, Nas::folder());
+    story.guest.write(0, 0x51, MIB, MIB);
+    story.take("full").assert_full(true);
+    story.guest.write(0, 0x52, 2 * MIB, MIB);
+    story.take("incremental").assert_incremental();
+    story.assert_all_restore();
 }
 
 /// Written, zeroed, discarded, by whole clusters and parts of them: every pair of things that can happen to a place

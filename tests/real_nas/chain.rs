@@ -1,13 +1,14 @@
 //! A chain of a machine that does not run: quick where everything is emulated.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use nasbackup::error::Result;
+use nasbackup::job::Listener;
 use nasbackup::operation::call;
-use nasbackup::operation::take_backup::{StoppedDisk, TakeBackupRequest, TakenBackup};
+use nasbackup::operation::take_backup::{self, StoppedDisk, TakeBackupRequest, TakenBackup};
 use serde_json::{Value, json};
 
-use crate::support::{Image, MIB, Nas, folder, init, repository_json, run, take};
+use crate::support::{Image, MIB, Nas, assert_same, folder, init, repository_json, run};
 
 /// A machine with one disk, and its points.
 pub(crate) struct Chain {
@@ -38,10 +39,19 @@ impl Chain {
 
     /// Backs it up, on top of the newest point if there is one.
     pub(crate) fn take(&mut self) -> Result<&TakenBackup> {
+        self.take_and(|request| request, &mut |_| Ok(()))
+    }
+
+    /// The same, with what is changed of the request and who is told of its progress.
+    pub(crate) fn take_and(
+        &mut self,
+        change: impl FnOnce(TakeBackupRequest) -> TakeBackupRequest,
+        listener: Listener<'_>,
+    ) -> Result<&TakenBackup> {
         self.taken += 1;
         let path = format!("{}/T{}", self.vm, self.taken);
         let parent = self.points.last().map(|(_, taken, _)| taken);
-        let taken = take(TakeBackupRequest {
+        let request = TakeBackupRequest {
             vm_name: Some(self.vm.clone()),
             backup_path: Some(path.clone()),
             repository: Some(self.nas.repository()),
@@ -55,7 +65,8 @@ impl Chain {
                 backing: None,
             }]),
             ..Default::default()
-        })?;
+        };
+        let taken = take_backup::run(change(request), listener)?;
         let copy = folder("copy").join("raw");
         run("qemu-img", ["convert", "-O", "raw", self.disk.to_str().unwrap(), copy.to_str().unwrap()]);
         self.points.push((path, taken, copy));
@@ -64,28 +75,51 @@ impl Chain {
 
     /// Runs an operation on one of its points.
     pub(crate) fn ask(&self, operation: &str, point: usize, more: Value) -> Result<Value> {
+        self.ask_and(operation, point, more, &mut |_| Ok(()))
+    }
+
+    /// The same, with who is told of its progress.
+    pub(crate) fn ask_and(&self, operation: &str, point: usize, more: Value, listener: Listener<'_>) -> Result<Value> {
         let repository = repository_json(&self.nas.repository());
         let mut request = json!({"repository": repository, "backupPath": self.points[point].0});
         request.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-        call(operation, &request.to_string(), &mut |_| Ok(()))
+        call(operation, &request.to_string(), listener)
+    }
+
+    pub(crate) fn path(&self, point: usize) -> &str {
+        &self.points[point].0
+    }
+
+    /// The number of its newest point.
+    pub(crate) fn newest(&self) -> usize {
+        self.points.len() - 1
+    }
+
+    /// What `restorePoint` is asked that puts this point's disk there.
+    pub(crate) fn restored_to(&self, point: usize, path: &Path) -> Value {
+        let output = json!({"path": path, "format": "raw"});
+        json!([{"volume": self.points[point].1.disks[0].volume, "output": output}])
     }
 
     pub(crate) fn delete(&mut self, point: usize) -> Result<()> {
         self.ask("deleteBackup", point, json!({}))?;
-        self.points.remove(point);
+        self.forget(point);
         Ok(())
+    }
+
+    /// It has been deleted.
+    pub(crate) fn forget(&mut self, point: usize) {
+        self.points.remove(point);
     }
 
     /// Every point is what it was, by its fingerprints and by its content.
     pub(crate) fn assert_good(&self) {
-        for (at, (_, taken, copy)) in self.points.iter().enumerate() {
+        for (at, (.., copy)) in self.points.iter().enumerate() {
             let data = self.ask("verifyData", at, json!({})).unwrap();
             assert_eq!(data["verdict"], "good", "{data}");
             let restored = folder("restored").join("disk");
-            let output = json!({"path": restored, "format": "raw"});
-            let volumes = json!([{"volume": taken.disks[0].volume, "output": output}]);
-            self.ask("restorePoint", at, json!({"volumes": volumes})).unwrap();
-            run("cmp", [&restored, copy]);
+            self.ask("restorePoint", at, json!({"volumes": self.restored_to(at, &restored)})).unwrap();
+            assert_same(&restored, copy);
         }
     }
 

@@ -1,11 +1,13 @@
 //! The whole life of a chain: taken in every way, repaired, thinned out, verified and restored.
 
+use std::path::Path;
+
 use nasbackup::engine::Engine;
 use nasbackup::operation::call;
 use serde_json::{Value, json};
 
 use crate::served::{ROOT, cifs, nfs};
-use crate::support::{Disk, Guest, MIB, Nas, Point, Story, by, folder, listing, repository_json, run};
+use crate::support::{Disk, Guest, MIB, Nas, Point, Story, assert_same, by, folder, listing, repository_json};
 
 /// Runs an operation that has to succeed.
 fn done(operation: &str, request: &Value) -> Value {
@@ -60,7 +62,7 @@ pub(crate) fn live(engine: &str, nas: Nas) {
 }
 
 /// Has a point's child stand on its parent, and deletes it.
-fn remove_middle(story: &mut Story, at: usize) {
+pub(crate) fn remove_middle(story: &mut Story, at: usize) {
     let [parent, child] = [at - 1, at + 1].map(|other| story.points[other].path.clone());
     let repository = repository_json(&story.nas.repository());
     done("rebasePoint", &json!({"repository": repository, "backupPath": child, "newParent": parent}));
@@ -74,7 +76,7 @@ fn delete(story: &Story, point: &Point) {
 }
 
 /// All of it is sound, and what we wrote ourselves is what we wrote.
-fn assert_verified(story: &Story, point: &Point) {
+pub(crate) fn assert_verified(story: &Story, point: &Point) {
     let request = json!({"repository": repository_json(&story.nas.repository()), "backupPath": point.path});
     let chain = done("verifyChain", &request);
     assert_eq!(chain["verdict"], "good", "{chain}");
@@ -84,7 +86,7 @@ fn assert_verified(story: &Story, point: &Point) {
 }
 
 /// `restorePoint` gives back what the disks held.
-fn assert_restored(story: &Story, point: &Point) {
+pub(crate) fn assert_restored(story: &Story, point: &Point) {
     let target = folder("restored");
     let output = |volume: &str| target.join(volume).to_str().unwrap().to_owned();
     let volumes = point.taken.volumes.keys();
@@ -95,7 +97,7 @@ fn assert_restored(story: &Story, point: &Point) {
     let repository = repository_json(&story.nas.repository());
     done("restorePoint", &json!({"repository": repository, "backupPath": point.path, "volumes": wanted}));
     for volume in volumes {
-        run("cmp", [&output(volume), point.content(volume).to_str().unwrap()]);
+        assert_same(Path::new(&output(volume)), point.content(volume));
     }
 }
 

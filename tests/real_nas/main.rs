@@ -4,9 +4,19 @@
 #![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
 
 mod chain;
+mod confined;
+mod events;
 mod hangs;
+mod hosts;
 mod kinds;
 mod life;
+mod processes;
 mod served;
 #[path = "../support/mod.rs"]
 mod support;
+
+/// What an agent runs that a test has begun.
+#[test]
+fn agent() {
+    support::run_as_agent();
+}

@@ -1,9 +1,13 @@
 //! What the machine's servers export: each test has a folder of its own in it, and looks at that where the server has it, past the
 //! clients that it tests.
 
+use std::cell::RefCell;
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use nasbackup::nas::repository::Repository;
 
@@ -17,12 +21,14 @@ pub(crate) const USER: &str = "username=nasuser,password=\"secret,word\"";
 
 /// The export `/nas` at an address of IPv6.
 pub(crate) fn at_ipv6() -> Nas {
+    use_server();
     let folder = folder(Path::new("/srv/root/nas"));
     served("nfs", format!("[::1]:/nas/{}", name(&folder)), folder, "")
 }
 
 /// With a slash at the end.
 pub(crate) fn with_slash() -> Nas {
+    use_server();
     let folder = folder(Path::new("/srv/root/nas"));
     served("nfs", format!("127.0.0.1:/nas/{}/", name(&folder)), folder, "")
 }
@@ -57,14 +63,80 @@ impl Drop for Mounted {
     }
 }
 
+/// Held by each test that uses the NFS server, and alone by one that stops it.
+static SERVER: RwLock<()> = RwLock::new(());
+
+/// What this test has to do with the server.
+enum Uses {
+    /// Only held.
+    Together(#[allow(dead_code)] RwLockReadGuard<'static, ()>),
+    Alone,
+}
+
+thread_local! {
+    static USES: RefCell<Option<Uses>> = const { RefCell::new(None) };
+}
+
+/// As long as this thread's test runs, nobody stops the server.
+pub(crate) fn use_server() {
+    let together = || Uses::Together(SERVER.read().unwrap_or_else(PoisonError::into_inner));
+    USES.with_borrow_mut(|uses| _ = uses.get_or_insert_with(together));
+}
+
+/// Nobody else uses the server as long as this lives.
+pub(crate) struct Alone(#[allow(dead_code)] RwLockWriteGuard<'static, ()>);
+
+impl Alone {
+    pub(crate) fn now() -> Alone {
+        // of another test in this thread
+        USES.set(None);
+        let alone = Alone(SERVER.write().unwrap_or_else(PoisonError::into_inner));
+        USES.set(Some(Uses::Alone));
+        alone
+    }
+}
+
+impl Drop for Alone {
+    fn drop(&mut self) {
+        USES.set(None);
+    }
+}
+
+/// The NFS server, stopped until this is dropped. Who starts it again is there before: the test may find that it can't start any
+/// process meanwhile.
+pub(crate) struct Stopped(Child);
+
+impl Stopped {
+    /// Whoever it is told by is alone.
+    pub(crate) fn now(_: &Alone) -> Stopped {
+        if !Path::new("/proc/fs/nfsd/threads").exists() {
+            run("mount", ["-t", "nfsd", "nfsd", "/proc/fs/nfsd"]);
+        }
+        let again = "read line; exec rpc.nfsd --grace-time 10 --lease-time 10 8";
+        let waiting = Command::new("sh").args(["-c", again]).stdin(Stdio::piped()).spawn().unwrap();
+        std::fs::write("/proc/fs/nfsd/threads", "0").unwrap();
+        Stopped(waiting)
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        let told = self.0.stdin.take().unwrap().write_all(b"\n");
+        let ended = self.0.wait();
+        assert!(std::thread::panicking() || (told.is_ok() && ended.unwrap().success()));
+    }
+}
+
 /// A folder of the export `/NAME`, with these options.
 pub(crate) fn nfs(export: &str, options: &str) -> Nas {
+    use_server();
     let folder = folder(&Path::new("/srv/root").join(export));
     served("nfs", format!("127.0.0.1:/{export}/{}", name(&folder)), folder, options)
 }
 
 /// A folder of the share `NAME`.
 pub(crate) fn cifs(share: &str, options: &str) -> Nas {
+    use_server();
     let folder = folder(Path::new(if share == "nas" { "/srv/xfs/smb" } else { "/srv/ext4/smb" }));
     served("cifs", format!("//127.0.0.1/{share}/{}", name(&folder)), folder, options)
 }

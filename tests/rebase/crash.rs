@@ -4,8 +4,8 @@ use std::collections::HashSet;
 use std::fs;
 use std::path::PathBuf;
 
-use nasbackup::error::errno;
-use nasbackup::qcow2::{Error, Rebase};
+use nasbackup::error::{Stopped, errno};
+use nasbackup::qcow2::{Error, Progress, Rebase};
 use rustix::io::Errno;
 
 use crate::chains::{Chain, Kind, Random, name};
@@ -105,14 +105,14 @@ fn an_error_at_any_write_leaves_the_chain_as_it_was() {
             let given = random.of(&[libc::ENOSPC, libc::EIO]);
             let journal = Journal::new(before.clone(), plain).failing(after, given);
             let (keep, onto) = chain.keep();
-            let mut rebase = Rebase::begin(&journal, chain.backing(), keep, onto.as_deref()).unwrap();
-            let (phase, failure) = loop {
-                let phase = rebase.phase();
-                match rebase.advance() {
-                    Ok(progress) => assert!(!progress.finished, "{chain}\nno error at write {after}"),
-                    Err(failure) => break (phase, failure),
-                }
+            let rebase = Rebase::begin(&journal, chain.backing(), keep, onto.as_deref()).unwrap();
+            let mut phase = "";
+            let mut tell = |progress: Progress| {
+                phase = progress.phase;
+                Ok(())
             };
+            let done = rebase.check(&mut tell).and_then(|mut absorb| absorb.run(&mut tell));
+            let failure = done.expect_err(&format!("{chain}\nno error at write {after}"));
             assert!(
                 matches!(&failure.error, Error::Io(error) if errno(error) == Some(Errno::from_raw_os_error(given))),
                 "{failure}"
@@ -137,9 +137,10 @@ fn after_an_error_before_the_tables_change_nothing_is_left_behind() {
         for after in sample(syncs[1] + 1) {
             let journal = Journal::new(before.clone(), true).failing_once(after, libc::ENOSPC);
             let (keep, onto) = chain.keep();
-            let mut rebase = Rebase::begin(&journal, chain.backing(), keep, onto.as_deref()).unwrap();
-            while rebase.advance().is_ok() {}
-            rebase.abandon().unwrap();
+            let rebase = Rebase::begin(&journal, chain.backing(), keep, onto.as_deref()).unwrap();
+            let mut absorb = rebase.check(&mut |_| Ok(())).unwrap();
+            absorb.run(&mut |_| Ok(())).unwrap_err();
+            absorb.abandon().unwrap();
             let (state, _) = journal.into_parts();
             assert!(state.len() <= before.len(), "{chain}\nerror at {after}: {} bytes", state.len());
             // Reference counts beyond the end, which no tool looks at, included. Where nothing has to be absorbed the
@@ -158,17 +159,24 @@ fn an_abandoned_rebase_leaves_no_trace_of_its_data() {
         let before = fs::read(chain.path(chain.target)).unwrap();
         let raws = raws(&chain);
         let (keep, onto) = chain.keep();
-        let mut steps = 0;
-        loop {
+        let run = |most: usize| {
+            let mut left = most;
             fs::write(chain.path(chain.target), &before).unwrap();
-            let mut rebase = Rebase::begin(chain.open(chain.target), chain.backing(), keep, onto.as_deref()).unwrap();
-            let finished = (0..steps).any(|_| rebase.advance().unwrap().finished);
-            rebase.abandon().unwrap();
-            sound(&chain, &raws, false).unwrap_or_else(|e| panic!("{chain}\nabandoned after {steps} steps: {e}"));
-            if finished {
-                break;
-            }
-            steps += 1;
+            let rebase = Rebase::begin(chain.open(chain.target), chain.backing(), keep, onto.as_deref()).unwrap();
+            let mut absorb = rebase.check(&mut |_| Ok(())).unwrap();
+            let done = absorb.run(&mut |_| {
+                left = left.checked_sub(1).ok_or(Stopped)?;
+                Ok(())
+            });
+            assert!(done.is_ok() || left == 0);
+            absorb.abandon().unwrap();
+            sound(&chain, &raws, false).unwrap_or_else(|e| panic!("{chain}\nabandoned after {most} words: {e}"));
+            (done.is_ok(), most - left)
+        };
+        let (_, all) = run(usize::MAX);
+        for most in sample(all + 1) {
+            let (done, _) = run(most);
+            assert_eq!(done, most == all);
         }
     }
 }

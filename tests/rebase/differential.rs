@@ -10,9 +10,8 @@ use crate::chains::{Chain, Kind, name, qemu_img, run};
 /// Rebases to the end.
 pub(crate) fn rebase<T: Storage>(target: T, chain: &Chain) -> Result<(), Failure> {
     let (keep, name) = chain.keep();
-    let mut rebase = Rebase::begin(target, chain.backing(), keep, name.as_deref())?;
-    while !rebase.advance()?.finished {}
-    Ok(())
+    let rebase = Rebase::begin(target, chain.backing(), keep, name.as_deref())?;
+    rebase.check(&mut |_| Ok(()))?.run(&mut |_| Ok(())).map(drop)
 }
 
 /// As many seeds as the variable says, or the default.

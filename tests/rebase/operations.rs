@@ -124,7 +124,7 @@ fn manifest(instance: &Path, point: usize) {
         mac: None,
         checksum: None,
     };
-    manifest.write(&mut fs::File::create(instance.join(format!("T{point}/manifest.json"))).unwrap()).unwrap();
+    manifest.write(&fs::File::create(instance.join(format!("T{point}/manifest.json"))).unwrap()).unwrap();
 }
 
 #[test]
@@ -391,7 +391,7 @@ fn a_cancel_and_a_rebase_of_others_leave_the_chain_as_it_was() {
         "repository": {"type": "dir", "address": points.dir.path()},
         "target": "i-1/T3/root.a b.qcow2",
     });
-    for after in 1..6 {
+    for after in 1..7 {
         let before = points.length("i-1/T3/root.a b.qcow2");
         let mut told = 0;
         let error = call("rebaseBackup", &request.to_string(), &mut |status| {

@@ -405,14 +405,20 @@ fn a_call_given_up_between_two_names_gives_no_more_and_the_next_one_gives_the_re
     assert!([1, 4, 16, 64].into_iter().any(is_given_up_between_two_names));
 }
 
-/// After so many seconds; whether it was between them.
-fn is_given_up_between_two_names(seconds: u64) -> bool {
+/// A restore of two disks into a folder each, which keeps what was there; the second one's folder and output.
+fn into_two_folders() -> (Restore, Value, tempfile::TempDir, PathBuf) {
     let second = tempfile::tempdir_in(QUICK).unwrap();
     let restoring = Restore::of(Points::make(2, 1 << 20), Nas::folder(), tempfile::tempdir_in(QUICK).unwrap());
     let path = second.path().join(FILES[1]);
     fs::write(&path, OLD).unwrap();
     let mut request = restoring.points.request(restoring.out.path(), "raw");
     (request["volumes"][1]["output"]["path"], request["keepOld"]) = (json!(path), json!(true));
+    (restoring, request, second, path)
+}
+
+/// After so many seconds; whether it was between them.
+fn is_given_up_between_two_names(seconds: u64) -> bool {
+    let (restoring, request, second, path) = into_two_folders();
     let is_new = || {
         let now = [fs::read(restoring.out.path().join(FILES[0])).unwrap(), fs::read(&path).unwrap()];
         [0, 1].map(|i| now[i] == restoring.points.disks[i])
@@ -546,12 +552,7 @@ fn storage_without_second_names_is_refused_before_anything_is_copied() {
 /// No answer tells it.
 #[test]
 fn where_one_volume_gets_no_name_it_is_told_as_what_the_other_s_old_one_is_kept() {
-    let second = tempfile::tempdir_in(QUICK).unwrap();
-    let restoring = Restore::of(Points::make(2, 1 << 20), Nas::folder(), tempfile::tempdir_in(QUICK).unwrap());
-    let path = second.path().join(FILES[1]);
-    fs::write(&path, OLD).unwrap();
-    let mut request = restoring.points.request(restoring.out.path(), "raw");
-    (request["volumes"][1]["output"]["path"], request["keepOld"]) = (json!(path), json!(true));
+    let (restoring, request, second, _) = into_two_folders();
     let (ended, met) = refusing(second.path(), &[refusal("rename", &[libc::EIO])], || restore(&request));
     let error = ended.unwrap_err();
     let kept = all(restoring.out.path()).into_iter().filter(|(path, _)| path.to_str().unwrap().contains(".kept-"));

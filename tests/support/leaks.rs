@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use nasbackup::nas::folder::Folder;
+
 /// Mounts and open descriptors at one moment. Descriptors are those of the whole process: compare them only in a test
 /// binary that runs one test.
 #[derive(Debug)]
@@ -15,13 +17,16 @@ pub struct Leaks {
 impl Leaks {
     /// The state now.
     pub fn now() -> Leaks {
-        Leaks { mounts: mounts(), descriptors: descriptors(), threads: entries("/proc/self/task").count() }
+        // the threads that keep the NAS's files, and what leads to them, stay
+        let folder = super::folder("first");
+        let first = Folder::open_root(&folder).and_then(|folder| folder.create_file("first", 0o600));
+        drop(first.unwrap());
+        Leaks { mounts: mounts(), descriptors: descriptors(), threads: threads() }
     }
 
     /// Nothing has come since.
     pub fn assert_none(&self) {
         // A call's helper ends after the call, when its last question is answered.
-        let threads = || entries("/proc/self/task").count();
         super::until("the calls' threads end", || threads() <= self.threads);
         assert_eq!(mounts(), self.mounts, "mounts");
         assert_eq!(descriptors(), self.descriptors, "descriptors");
@@ -39,10 +44,25 @@ pub fn mounted_at(path: &Path) -> bool {
     mounts().iter().any(|mount| Path::new(mount) == path)
 }
 
-/// How many descriptors are open on what.
+/// What begins the names of the threads that have the table of the NAS's files: the first one, and the others.
+const KEEPER: &str = "keep the NAS's";
+const WORKER: &str = "use the NAS's";
+
+fn tasks(are: &str) -> impl Iterator<Item = PathBuf> {
+    let is = move |task: &PathBuf| std::fs::read_to_string(task.join("comm")).is_ok_and(|name| name.starts_with(are));
+    entries("/proc/self/task").filter(is)
+}
+
+/// Those of the calls: of the others there are as many as were needed at once, for a while.
+fn threads() -> usize {
+    entries("/proc/self/task").count() - tasks(WORKER).count()
+}
+
+/// How many descriptors are open on what, in either table.
 fn descriptors() -> BTreeMap<String, usize> {
     let mut count = BTreeMap::new();
-    for entry in entries("/proc/self/fd") {
+    let apart = tasks(KEEPER).next().unwrap().join("fd");
+    for entry in entries("/proc/self/fd").chain(entries(apart.to_str().unwrap())) {
         // The descriptor of this very listing is gone by now.
         if let Ok(target) = std::fs::read_link(&entry) {
             let target = target.to_string_lossy();

@@ -33,12 +33,14 @@ pub use ceph::{Ceph, ceph};
 pub use configured::configured;
 pub use daemon::{Stopped, kill_libvirtd, restart_libvirtd, signal_libvirtd, start_libvirtd};
 pub use guest::{Bus, Disk, Guest, begin_foreign_backup, hmp};
-pub use image::{Image, MIB, assert_holds, forget_format};
-pub use leaks::Leaks;
+pub use image::{Image, MIB, assert_holds, assert_same, forget_format};
+pub use leaks::{Leaks, mounted_at};
 pub use nas::{Fs, Nas, unmounted_image};
 pub use real_guest::{RealGuest, Restored};
 pub use refusals::{GO_ON, HANG, Refusal, hangs, refusing};
-pub use story::{Point, Story, backup_path, by, details, fails_after, slow_story_of, slow_story_on, take, take_and};
+pub use story::{
+    Point, Story, backup_path, by, details, fails_after, slow_story_of, slow_story_on, take, take_and, take_too_late,
+};
 pub use writer::Writer;
 
 /// The lab's folder, or a clear failure outside of one.
@@ -71,7 +73,7 @@ pub fn init() {
             log_level: "warn".to_owned(),
             engine: engine(),
             // a mount takes a second where everything is emulated
-            mount_keep_seconds: if env!("CARGO_CRATE_NAME") == "real_nas" { 60 } else { 0 },
+            mount_keep_seconds: if ["real_nas", "nas_requests"].contains(&env!("CARGO_CRATE_NAME")) { 60 } else { 0 },
             // as many as there are tests at once
             parallel_backups: Some(64),
             ..Default::default()

@@ -131,6 +131,9 @@ pub fn refusing<T: Send>(
     let result = std::thread::scope(|scope| {
         let run = move || {
             told.send(install(refusals)).unwrap();
+            // without it the tests that use this don't hold, but fuzzing and benchmarks are built
+            #[cfg(feature = "test-hooks")]
+            nasbackup::nas::apart::use_own_pool().unwrap();
             work()
         };
         scope.spawn(run).join()

@@ -45,6 +45,17 @@ pub fn take_and(request: TakeBackupRequest, act: impl FnOnce(&JobStatus)) -> Res
     result
 }
 
+/// Runs a backup that has all data at its targets when nothing is left of its time.
+pub fn take_too_late(request: TakeBackupRequest) -> Result<TakenBackup> {
+    take_backup::run(TakeBackupRequest { wait_seconds: Some(6), ..request }, &mut |status| {
+        if status.phase == "publish" {
+            // what it may take, and half of that
+            std::thread::sleep(Duration::from_secs(9));
+        }
+        Ok(())
+    })
+}
+
 /// A guest with a full point whose next incremental has much to write, to a repository that takes it slowly.
 pub fn slow_story_on(nas: Nas) -> Story {
     slow_story_of(Guest::full_of_data(1), nas)
@@ -319,6 +330,16 @@ impl Story {
             Ok(_) => true,
         });
         self.skip();
+    }
+
+    /// The backup that failed and was left behind lets go in the end, nothing of it stays, and the next incremental is right.
+    pub fn assert_goes_on(&mut self) {
+        self.skip();
+        self.take_until_free();
+        self.assert_nothing_half_made();
+        self.assert_guest_untouched();
+        self.take("incremental").assert_incremental();
+        self.assert_all_restore();
     }
 
     /// Every file in a restore point, with its length. The instance's own folder and its lock may come and stay.

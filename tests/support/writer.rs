@@ -57,9 +57,13 @@ impl Writer {
         run("qemu-io", ["-c", &format!("write -P 0x31 {MIB} {mib}M"), "-c", &boot, image.to_str().unwrap()]);
         let console = place.join("console");
         guest.devices = format!("<serial type='unix'><source mode='bind' path='{}'/></serial>", xml(&console));
+        // by QEMU's own firmware
+        guest.boot = "<boot dev='hd'/>".into();
         guest.start();
         let console = UnixStream::connect(&console).unwrap();
         console.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        // what nobody reads fills it
+        console.set_write_timeout(Some(Duration::from_secs(60))).unwrap();
         let writer = Writer { guest, console: RefCell::new(console) };
         let end = Instant::now() + Duration::from_secs(60);
         // the BIOS takes none of them

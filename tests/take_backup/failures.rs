@@ -1,6 +1,7 @@
 //! What goes wrong while a backup runs: the guest goes on, nothing half-made is visible, the next backup is right.
 
 use std::process::Command;
+use std::sync::mpsc;
 use std::time::Instant;
 
 use nasbackup::error::{Code, Error};
@@ -13,7 +14,7 @@ use serde_json::json;
 
 use crate::support::{
     Disk, Fs, Guest, MIB, Nas, PATIENCE, Story, begin_foreign_backup, details, fails_after, slow_story_of, succeeds,
-    take, take_and, until,
+    take, take_and, take_too_late, until,
 };
 
 /// A guest with a full point whose next incremental has much to write, to a repository that takes it slowly. Its disk has an
@@ -136,6 +137,28 @@ fn the_deadline_passes() {
     story.assert_guest_untouched();
     story.take("incremental").assert_incremental();
     story.assert_all_restore();
+}
+
+#[test]
+fn a_nas_that_was_not_asked_for_want_of_time_is_not_blamed() {
+    let mut story = Story::with_full();
+    story.guest.write(0, 0x51, 5 * MIB, MIB);
+    story.refuse_with(story.request("incremental"), "TIMEOUT", |_, request| take_too_late(request));
+    story.assert_guest_untouched();
+    story.take("incremental").assert_incremental();
+    story.assert_all_restore();
+}
+
+/// It neither copies nor ends, and its repository answers.
+#[test]
+fn a_qemu_that_does_not_end_its_job_is_no_nas_that_hangs() {
+    let mut story = slow_story();
+    let request = TakeBackupRequest { wait_seconds: Some(5), ..story.request("incremental") };
+    let error = take_and(request, |_| story.guest.signal_qemu("-STOP"));
+    story.guest.signal_qemu("-CONT");
+    let error = error.unwrap_err();
+    assert_eq!((error.code, error.leftovers), (Code::Timeout, true), "{error}");
+    story.assert_goes_on();
 }
 
 #[test]
@@ -326,6 +349,36 @@ fn a_repository_that_hangs_in_the_middle() {
     story.assert_all_restore();
 }
 
+/// Nothing of it is waited for, not even the close of a file with data that the repository has not.
+#[test]
+fn a_push_to_a_repository_that_hangs_can_be_cancelled() {
+    let mut story = slow_story();
+    let job = format!("hang-{}", story.guest.name);
+    let request = TakeBackupRequest { job: Some(job.clone()), ..story.request("incremental") };
+    let (tell, told) = mpsc::channel();
+    let error = std::thread::scope(|scope| {
+        let nas = &story.nas;
+        scope.spawn(move || {
+            let taken = take_and(request, |_| {
+                nas.hang();
+                assert!(operation::cancel(&job).found);
+            });
+            tell.send(taken.unwrap_err()).unwrap();
+        });
+        let error = told.recv_timeout(PATIENCE);
+        nas.go_on();
+        error.expect("an answer while it hangs")
+    });
+    assert!(error.code == Code::Cancelled && error.leftovers, "{error}");
+    until("QEMU's job ends", || story.guest.qmp(json!({"execute": "query-jobs"})) == json!([]));
+    story.skip();
+    story.take_until_free();
+    story.assert_nothing_half_made();
+    story.guest.write(0, 0x52, 60 * MIB, MIB);
+    story.take("incremental").assert_incremental();
+    story.assert_all_restore();
+}
+
 /// Who asked waits somewhat longer than the job may take, and no ten minutes.
 #[test]
 fn a_repository_that_hangs_at_the_end() {
@@ -388,6 +441,30 @@ fn a_repository_that_hangs_under_a_stopped_guest() {
     until("what it left goes", || story.half_made().is_empty());
     story.take_stopped("full");
     story.guest.start();
+    story.assert_all_restore();
+}
+
+/// Ours has ended, and we have not heard of it yet.
+#[test]
+fn a_backup_that_somebody_else_has_begun_in_the_meantime_is_not_ended_with_ours() {
+    let mut story = slow_story();
+    let job = format!("overtaken-{}", story.guest.name);
+    let request = TakeBackupRequest { job: Some(job.clone()), ..story.request("incremental") };
+    let error = take_and(request, |_| {
+        story.guest.virsh(&["domjobabort"]);
+        begin_foreign_backup(&story.guest);
+        assert!(operation::cancel(&job).found);
+    });
+    assert_eq!(error.unwrap_err().code, Code::Cancelled);
+    story.guest.virsh(&["backup-dumpxml"]);
+    story.skip();
+    until("what was left of ours has been cleared", || {
+        take(story.request("incremental")).is_err_and(|error| error.cause.contains("another job"))
+    });
+    story.guest.virsh(&["backup-dumpxml"]);
+    story.guest.virsh(&["domjobabort"]);
+    story.take("incremental").assert_incremental();
+    story.assert_nothing_half_made();
     story.assert_all_restore();
 }
 

@@ -12,7 +12,8 @@ use nasbackup::operation::{
 use nasbackup::point::Kind::{Full, Incremental};
 
 use crate::support::{
-    Disk, Guest, Image, MIB, Nas, Point, Story, folder, forget_format, listing, run, take, take_and, until,
+    Disk, Guest, Image, MIB, Nas, PATIENCE, Point, Story, folder, forget_format, listing, run, take, take_and,
+    take_too_late, until,
 };
 
 /// A stopped guest with data on both disks.
@@ -407,6 +408,14 @@ fn the_deadline_ends_the_copy() {
 }
 
 #[test]
+fn a_nas_that_was_not_asked_for_want_of_time_is_not_blamed() {
+    let mut story = stopped();
+    story.refuse_with(story.stopped_request("full"), "TIMEOUT", |_, request| take_too_late(request));
+    assert!(story.guest.bitmaps(0).is_empty(), "a seed without a backup");
+    goes_on(story);
+}
+
+#[test]
 fn a_nas_that_hangs_fails_the_call_at_its_deadline() {
     let story = slow();
     let request = TakeBackupRequest { wait_seconds: Some(3), ..story.stopped_request("full") };
@@ -417,7 +426,7 @@ fn a_nas_that_hangs_fails_the_call_at_its_deadline() {
     });
     let (error, elapsed) = (error.unwrap_err(), hung.elapsed());
     assert_eq!((error.code, error.leftovers), (Code::NasUnresponsive, true), "{error}");
-    assert!(elapsed < Duration::from_secs(20), "{elapsed:?}");
+    assert!(elapsed < PATIENCE, "{elapsed:?}");
     assert!(story.guest.bitmaps(0).is_empty(), "a seed without a backup");
     story.nas.go_on();
     goes_on(story);
@@ -446,6 +455,34 @@ fn a_disk_that_hangs_fails_the_call_at_its_deadline() {
         storage.go_on();
         goes_on(story);
     }
+}
+
+/// It is what it waits for when its bitmaps are to be changed.
+#[test]
+fn a_disk_that_hangs_before_it_is_seeded_holds_nobody_up() {
+    let storage = Nas::folder().through_fuse();
+    let mut disk = Disk::new();
+    disk.path = storage.at("volume");
+    let story = Story::new(Guest::stopped([disk]), Nas::folder());
+    let request = TakeBackupRequest { wait_seconds: Some(3), ..story.stopped_request("full") };
+    let error = take_backup::run(request, &mut |status| {
+        if status.phase == "make the targets" {
+            storage.hang();
+        }
+        Ok(())
+    });
+    let error = error.unwrap_err();
+    assert_eq!((error.code, error.step, error.leftovers), (Code::Timeout, "seed the disks", true), "{error}");
+    assert!(error.cause.contains("own storage"), "{error}");
+    storage.go_on();
+    until("the disk is let go", || {
+        std::fs::read_dir("/proc/self/task").unwrap().all(|thread| {
+            let name = std::fs::read_to_string(thread.unwrap().path().join("comm")).unwrap_or_default();
+            name.trim() != "seed the disks"
+        })
+    });
+    assert!(story.guest.bitmaps(0).is_empty(), "a seed without a backup");
+    goes_on(story);
 }
 
 #[test]

@@ -8,20 +8,20 @@ mod fingerprints;
 mod guarded;
 mod record;
 
-use std::fs::File;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::fs::FileType;
 use serde::Serialize;
 
 use crate::config;
-use crate::error::{Code, Error, Result};
+use crate::error::{Code, Error, Result, Stopped};
 use crate::job::Reporter;
-use crate::nas::deadline::bounded;
+use crate::nas::apart::Apart;
+use crate::nas::denied;
 use crate::nas::folder::{Folder, open_same_for_writing};
 use crate::nas::health;
-use crate::nas::lock::{InstanceLock, Purpose, WAIT};
+use crate::nas::lock::{InstanceLock, Purpose};
 use crate::nas::path::{PointPath, RepoPath};
 use crate::nas::removal;
 use crate::nas::repository::Export;
@@ -29,13 +29,16 @@ use crate::nas::session::Session;
 use crate::operation::verify_chain::chains;
 use crate::point::fingerprints::Digest;
 use crate::point::{Link, Manifest, ManifestDisk};
-use crate::qcow2::{Failure, Progress, Rebase, Storage};
+use crate::qcow2::{Absorb, Failure, Progress, Rebase};
+use crate::worker::{self, Pulse};
 use fingerprints::Indexed;
 use guarded::Guarded;
 use record::{Ended, Record};
 
-/// A step is short, but for the sync of all that was written.
+/// How long nothing may be heard of it: a sync of all that was written says nothing until its end.
 const LIMIT: Duration = Duration::from_secs(600);
+/// How often it is looked whether the lock is still ours.
+const LOOK: Duration = Duration::from_millis(250);
 
 /// What a rebase answers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -100,47 +103,54 @@ fn rebase_all(
     job.begin("open the repository")?;
     let session = Session::open_bounded(export, config::current())?;
     job.begin("follow the chains")?;
-    let instance = point.instance_folder();
     let at = point.clone();
-    let (held, record, disks) = bounded("follow the chains", LIMIT + WAIT, move || {
-        let lock = Arc::new(InstanceLock::take(&session.root().open_dir(&instance)?, Purpose::Change)?);
+    let rebased = worker::run("follow the chains", LIMIT, job, move |pulse| {
+        // nothing of the repository is open any more when the session is dropped, which may unmount
+        let lock = Arc::new(lock(session.root(), &at)?);
         let held = Held { session, lock };
         let disks = plan(held.session.root())?;
-        // what is wrong now would be written down as right
-        let opened: Vec<_> = disks.iter().flat_map(|disk| &disk.chain).collect();
-        let judged = chains::find(held.session.root(), &at, None, &opened)?;
-        // where CloudStack's own script has made all of it, there is nothing that a key could vouch for, and nothing is signed
-        if judged.has_manifests {
-            judged.refuse_manifests()?;
-        }
-        // all are looked at before the first is changed, or the manifest says what it is
-        let is_recorded = |disk: &&Disk| judged.record(&disk.chain[0].path).is_some_and(ManifestDisk::is_unfinished);
-        for disk in disks.iter().filter(|disk| disk.target != Target::Same || is_recorded(disk)) {
-            judged.refuse_images(&disk.chain)?;
-            judged.refuse_unfinished(disk.absorbed())?;
-            if disk.target != Target::Same {
-                disk.begin(&held)?;
+        let record = look_at_all(&held, at, &disks)?;
+        let mut rebased = Rebased::default();
+        for disk in &disks {
+            finish_left(&held, &record, disk, pulse)?;
+            match disk.target {
+                Target::Same => sync(&held, &record, disk, pulse)?,
+                Target::Onto(_) | Target::Alone => rebase(&held, &record, disk, pulse, &mut rebased)?,
             }
+            let Link { path, file } = &disk.chain[0];
+            rebased.size += file.metadata().map_err(|e| Error::io("read the size", path.as_str(), e))?.len();
         }
-        Ok((held, Arc::new(Record::new(at, judged)), disks))
+        rebased.mac = record.mac();
+        Ok(rebased)
     })?;
-    let mut rebased = Rebased::default();
-    for disk in disks.into_iter().map(Arc::new) {
-        finish_left(&held, &record, &disk, job)?;
-        if disk.target == Target::Same {
-            sync(&held, &record, &disk, job)?;
-        } else {
-            rebase(&held, &record, &disk, job, &mut rebased)?;
-        }
-        let held = held.clone();
-        rebased.size += bounded("read the size", LIMIT, move || {
-            let (_held, Link { path, file }) = (held, &disk.chain[0]);
-            Ok(file.metadata().map_err(|e| Error::io("read the size", path.as_str(), e))?.len())
-        })?;
+    Ok(Rebased { total_millis: job.elapsed_millis(), ..rebased })
+}
+
+/// Locks the point's instance, so that its points can be changed.
+fn lock(root: &Folder, point: &PointPath) -> Result<InstanceLock> {
+    let instance = root.open_dir(&point.instance_folder());
+    InstanceLock::take(&instance.map_err(|error| denied::explain_reading(error, &root.path))?, Purpose::Change)
+}
+
+/// What is recorded of the disks. All are looked at before the first is changed, and what is wrong with one is an error: it would
+/// be written down as right.
+fn look_at_all(held: &Held, at: PointPath, disks: &[Disk]) -> Result<Record> {
+    let opened: Vec<_> = disks.iter().flat_map(|disk| &disk.chain).collect();
+    let judged = chains::find(held.session.root(), &at, None, &opened)?;
+    // where CloudStack's own script has made all of it, there is nothing that a key could vouch for, and nothing is signed
+    if judged.has_manifests {
+        judged.refuse_manifests()?;
     }
-    rebased.mac = record.mac();
-    rebased.total_millis = job.elapsed_millis();
-    Ok(rebased)
+    // of a disk that stands where it should only what the manifest says may be wrong
+    let is_recorded = |disk: &&Disk| judged.record(&disk.chain[0].path).is_some_and(ManifestDisk::is_unfinished);
+    for disk in disks.iter().filter(|disk| disk.target != Target::Same || is_recorded(disk)) {
+        judged.refuse_images(&disk.chain)?;
+        judged.refuse_unfinished(disk.absorbed())?;
+        if disk.target != Target::Same {
+            disk.begin(held)?;
+        }
+    }
+    Ok(Record::new(at, judged))
 }
 
 impl Disk {
@@ -165,7 +175,7 @@ impl Disk {
     }
 
     /// Opens the target for writing, and checks it and its chain. Nothing is written.
-    fn begin(&self, held: &Held) -> Result<Rebase<Guarded<File>>> {
+    fn begin(&self, held: &Held) -> Result<Rebase<Guarded<Apart>>> {
         let path = &self.chain[0].path;
         let (keep, name) = match self.target {
             Target::Onto(position) => (position - 1, Some(relative(path, &self.chain[position].path))),
@@ -209,7 +219,7 @@ fn relative(from: &RepoPath, to: &RepoPath) -> String {
 }
 
 /// Finishes a rebase of the disk that was cut off when its image stood where it was to stand, whatever this call is to do.
-fn finish_left(held: &Held, record: &Arc<Record>, disk: &Arc<Disk>, job: &mut Reporter<'_>) -> Result<()> {
+fn finish_left(held: &Held, record: &Record, disk: &Disk, pulse: &Pulse) -> Result<()> {
     let below = disk.chain.get(1).map(|below| below.path.as_str());
     let stands_there = |own: ManifestDisk| {
         own.parent.as_deref() != below && own.rebasing.is_some_and(|rebasing| rebasing.onto.as_deref() == below)
@@ -217,154 +227,115 @@ fn finish_left(held: &Held, record: &Arc<Record>, disk: &Arc<Disk>, job: &mut Re
     if !record.of(disk).is_some_and(stands_there) {
         return Ok(());
     }
-    job.begin("sync")?;
-    let (ours, same) = (held.clone(), disk.clone());
-    bounded("sync", LIMIT, move || {
-        let _ours = ours;
-        same.chain[0].sync()
-    })?;
-    let left = fingerprints::left_to_merge(held, record, disk)?;
-    finish(held, record, disk, left, job)
+    pulse.enter("sync")?;
+    disk.chain[0].sync()?;
+    let left = fingerprints::left_to_merge(held, record, disk);
+    finish(held, record, disk, left, pulse)
 }
 
 /// A disk that stands where it should may be so only in memory, by a call that was killed; and now its old parent may go.
-fn sync(held: &Held, record: &Arc<Record>, disk: &Arc<Disk>, job: &mut Reporter<'_>) -> Result<()> {
-    job.begin("sync")?;
-    let (ours, same) = (held.clone(), disk.clone());
-    bounded("sync", LIMIT, move || {
-        let _ours = ours;
-        same.chain[0].sync()
-    })?;
+fn sync(held: &Held, record: &Record, disk: &Disk, pulse: &Pulse) -> Result<()> {
+    pulse.enter("sync")?;
+    disk.chain[0].sync()?;
     let is_unfinished = record.of(disk).is_some_and(|own| own.is_unfinished());
-    let ended = if is_unfinished { fingerprints::unless_changed(held, record, disk)? } else { Ended::Unchanged };
-    end(held, record, disk, ended)
+    let ended = if is_unfinished { fingerprints::unless_changed(record, disk, pulse) } else { Ended::Unchanged };
+    record.end(held, disk, ended)
 }
 
 /// Rebases one disk. From before the first write to it until after the last the manifest says what it was and is to be.
-fn rebase(
-    held: &Held,
-    record: &Arc<Record>,
-    disk: &Arc<Disk>,
-    job: &mut Reporter<'_>,
-    rebased: &mut Rebased,
-) -> Result<()> {
+fn rebase(held: &Held, record: &Record, disk: &Disk, pulse: &Pulse, rebased: &mut Rebased) -> Result<()> {
     if config::current().keys.is_some() {
-        fingerprints::check_tables(held, record, disk, job)?;
+        fingerprints::check_tables(record, disk, pulse)?;
     }
-    let (ours, begun) = (held.clone(), disk.clone());
-    let begun = bounded("check the image", LIMIT, move || begun.begin(&ours))?;
-    let checked = advance(held, record, disk, job, begun, |rebase, _| rebase.is_checked())?;
-    job.begin("write the manifest")?;
-    let (ours, own, same) = (held.clone(), record.clone(), disk.clone());
-    bounded("write the manifest", LIMIT, move || own.begin(&ours, &same))?;
-    let done = advance(held, record, disk, job, checked, |_, progress| progress.finished)?;
-    let (path, cloned, copied) = (&disk.chain[0].path, done.bytes_cloned(), done.bytes_copied());
-    rebased.bytes_cloned += cloned;
-    rebased.bytes_copied += copied;
-    log::info!("rebased '{path}': {cloned} bytes cloned, {copied} copied");
-    finish(held, record, disk, fingerprints::to_merge(record, disk), job)
+    let mut tell = Telling::new(&held.lock, pulse);
+    let checked = disk.begin(held)?.check(&mut |progress| tell.of(progress));
+    let mut absorb = checked.map_err(|failure| tell.explain(disk, failure))?;
+    pulse.enter("write the manifest")?;
+    record.begin(held, disk)?;
+    let moved = match absorb.run(&mut |progress| tell.of(progress)) {
+        Ok(moved) => moved,
+        Err(failure) => {
+            let error = tell.explain(disk, failure);
+            abandon(held, record, disk, absorb, pulse).unwrap_or_else(|left| {
+                log::warn!("an image is sound, and not quite as it was before its rebase - {left}")
+            });
+            return Err(error);
+        }
+    };
+    drop(absorb);
+    rebased.bytes_cloned += moved.cloned;
+    rebased.bytes_copied += moved.copied;
+    log::info!("rebased '{}': {} bytes cloned, {} copied", disk.chain[0].path, moved.cloned, moved.copied);
+    finish(held, record, disk, fingerprints::to_merge(record, disk), pulse)
 }
 
-/// Lets the manifest say what the image is now that stands where it was to stand.
-fn finish(
-    held: &Held,
-    record: &Arc<Record>,
-    disk: &Arc<Disk>,
-    indexed: Option<Indexed>,
-    job: &mut Reporter<'_>,
-) -> Result<()> {
-    match fingerprints::merge(held, disk, indexed, job) {
-        Ok(fingerprints) => {
-            job.enter("write the manifest");
-            end(held, record, disk, Ended::Changed(fingerprints))
+/// Tells how far a rebase is, and looks for whether the lock is still ours.
+struct Telling<'a> {
+    lock: &'a InstanceLock,
+    pulse: &'a Pulse,
+    phase: &'static str,
+    looked: Instant,
+    /// The lock is another's.
+    lost: Option<Error>,
+}
+
+impl<'a> Telling<'a> {
+    fn new(lock: &'a InstanceLock, pulse: &'a Pulse) -> Telling<'a> {
+        Telling { lock, pulse, phase: "check the image", looked: Instant::now(), lost: None }
+    }
+
+    fn of(&mut self, progress: Progress) -> Result<(), Stopped> {
+        self.pulse.at(progress.done, progress.total)?;
+        if progress.phase != self.phase {
+            self.phase = progress.phase;
+            self.pulse.enter(progress.phase).map_err(|_| Stopped)?;
+        } else if self.looked.elapsed() < LOOK {
+            return Ok(());
         }
-        // the next call finishes it
-        Err(error) if error.code == Code::NasUnresponsive => Err(error),
-        Err(error) => {
-            // the image is whole, whatever has become of its fingerprints
-            let path = &disk.chain[0].path;
-            end(held, record, disk, Ended::Changed(None))
-                .unwrap_or_else(|left| log::warn!("'{path}' is rebased - {left}"));
+        self.looked = Instant::now();
+        self.lock.check().map_err(|error| {
+            self.lost = Some(error);
+            Stopped
+        })
+    }
+
+    /// `BUSY` when another host has taken the lock over, whatever came of it.
+    fn explain(&mut self, disk: &Disk, failure: Failure) -> Error {
+        let lost = self.lost.take().or_else(|| self.lock.check().err());
+        lost.unwrap_or_else(|| disk.explain(self.phase, failure))
+    }
+}
+
+/// Lets the manifest say what the image is now that stands where it was to stand. The image is whole, whatever becomes of its
+/// fingerprints.
+fn finish(held: &Held, record: &Record, disk: &Disk, indexed: Option<Indexed>, pulse: &Pulse) -> Result<()> {
+    let merged = fingerprints::merge(held, disk, indexed, pulse);
+    fingerprints::go_on(pulse.enter("write the manifest"));
+    let ended = record.end(held, disk, Ended::Changed(merged.clone().unwrap_or_default()));
+    match (merged, ended) {
+        (Err(error), Err(left)) => {
+            log::warn!("'{}' is rebased - {left}", disk.chain[0].path);
             Err(error)
         }
+        (Err(error), Ok(())) => Err(error),
+        (Ok(_), ended) => ended,
     }
-}
-
-fn end(held: &Held, record: &Arc<Record>, disk: &Arc<Disk>, ended: Ended) -> Result<()> {
-    let (held, record, disk) = (held.clone(), record.clone(), disk.clone());
-    bounded("write the manifest", LIMIT, move || record.end(&held, &disk, ended))
-}
-
-/// Goes on with a rebase until `is_there`, step by step, each with a deadline.
-fn advance(
-    held: &Held,
-    record: &Arc<Record>,
-    disk: &Arc<Disk>,
-    job: &mut Reporter<'_>,
-    mut rebase: Rebase<Guarded<File>>,
-    is_there: fn(&Rebase<Guarded<File>>, &Progress) -> bool,
-) -> Result<Rebase<Guarded<File>>> {
-    loop {
-        let phase = rebase.phase();
-        let told = if job.status().phase == phase { job.tell() } else { job.begin(phase) };
-        let step = match told {
-            Ok(()) => {
-                let held = held.clone();
-                let (same, step) = bounded(phase, LIMIT, move || {
-                    let mut rebase = rebase;
-                    let step = step(&held, &mut rebase)?;
-                    Ok((rebase, step))
-                })?;
-                rebase = same;
-                step.map_err(|failure| disk.explain(phase, failure))
-            }
-            Err(error) => Err(error),
-        };
-        match step {
-            Ok(progress) if is_there(&rebase, &progress) => return Ok(rebase),
-            Ok(progress) => job.progress(progress.done, progress.total),
-            Err(error) => return Err(abandon(held, record, disk, rebase, error)),
-        }
-    }
-}
-
-/// One step. `BUSY` when another host has taken the lock over; nothing is taken back then, either.
-fn step<S: Storage>(held: &Held, rebase: &mut Rebase<Guarded<S>>) -> Result<std::result::Result<Progress, Failure>> {
-    held.lock.check()?;
-    let step = rebase.advance();
-    if step.is_err() {
-        held.lock.check()?;
-    }
-    Ok(step)
 }
 
 /// After a failure or a cancel: the image reads as before, what was written beside it goes, and the manifest says what
-/// it is.
-fn abandon(held: &Held, record: &Arc<Record>, disk: &Arc<Disk>, rebase: Rebase<Guarded<File>>, error: Error) -> Error {
+/// it is. Nothing is taken back once another host has the lock.
+fn abandon(held: &Held, record: &Record, disk: &Disk, absorb: Absorb<Guarded<Apart>>, pulse: &Pulse) -> Result<()> {
     const STEP: &str = "take back what was written";
-    let (is_checked, has_changed) = (rebase.is_checked(), rebase.has_changed());
-    let (ours, same) = (held.clone(), disk.clone());
-    let abandoned = bounded(STEP, LIMIT, move || {
-        ours.lock.check()?;
-        // clusters that are left are no part of the image, and the next rebase of it takes them back
-        let left = rebase.abandon().map_err(|e| e.at(STEP, same.chain[0].path.as_str()));
-        same.chain[0].sync()?;
-        Ok(left)
-    });
-    let told = abandoned.and_then(|left| {
-        // until all is checked the image is as it was, and so is what the manifest says
-        if is_checked {
-            // a call that was cut off may have changed it, too
-            let is_as_before = left.is_ok() && !has_changed && !record.was_unfinished(disk);
-            let ended = if is_as_before { Ended::Unchanged } else { fingerprints::unless_changed(held, record, disk)? };
-            end(held, record, disk, ended)?;
-        }
-        left
-    });
-    if let Err(left) = told {
-        log::warn!("an image is sound, and not quite as it was before its rebase - {left}");
-    }
-    error
+    held.lock.check()?;
+    let has_changed = absorb.has_changed();
+    // clusters that are left are no part of the image, and the next rebase of it takes them back
+    let left = absorb.abandon().map_err(|e| e.at(STEP, disk.chain[0].path.as_str()));
+    disk.chain[0].sync()?;
+    // a call that was cut off may have changed it, too
+    let is_as_before = left.is_ok() && !has_changed && !record.was_unfinished(disk);
+    let ended = if is_as_before { Ended::Unchanged } else { fingerprints::unless_changed(record, disk, pulse) };
+    record.end(held, disk, ended)?;
+    left
 }
 
 /// The images of a point: those that its manifest names, else all files of that kind.

@@ -17,6 +17,7 @@ use super::target::Target;
 use crate::engine::rate::Limiter;
 use crate::error::{Code, Error, Result, called};
 use crate::lacking;
+use crate::nas::apart::{Apart, Descriptor};
 use crate::point::fingerprints::{self, Base, Content, State};
 use crate::qcow2::{
     self, Buffer, CLUSTER, Failure, Images, Inflated, Layer, Part, Piece, Pieces, Place, Route, Source as _, Step,
@@ -113,7 +114,7 @@ struct Plan {
 #[derive(Debug)]
 enum Layout {
     Raw,
-    Qcow2(Box<Stream<File>>),
+    Qcow2(Box<Stream<Apart>>),
     Finished,
 }
 
@@ -164,7 +165,7 @@ impl Disk {
         let Parts { volume, names, source: (pieces, images), base, target, format, size, preallocation, device, old } =
             parts;
         let io = |e| Error::io("open the output", &names[0], e);
-        let (new, compared) = (target.file().filter(|_| !device), base.is_some());
+        let (new, compared) = (target.new_file(), base.is_some());
         let shares = match new {
             Some(file) if base.is_none() => shares(&images, file).map_err(io)?,
             _ => false,
@@ -173,7 +174,7 @@ impl Disk {
             (OutputFormat::Raw, None) => Layout::Raw,
             (OutputFormat::Raw, Some(file)) => file.set_length(size).map(|()| Layout::Raw).map_err(io)?,
             (OutputFormat::Qcow2, Some(file)) => {
-                let stream = Stream::begin(file.try_clone().map_err(io)?, size, None);
+                let stream = Stream::begin(file.clone(), size, None);
                 Layout::Qcow2(Box::new(stream.map_err(|e| e.at("open the output", &names[0]))?))
             }
             (OutputFormat::Qcow2, None) => {
@@ -208,7 +209,7 @@ impl Disk {
 
     /// Takes the room that a raw file is to have; a qcow2 takes its own at the end.
     pub(super) fn reserve(&self) -> Result<()> {
-        match (&self.plan().layout, self.new_file()) {
+        match (&self.plan().layout, self.target.new_file()) {
             (Layout::Raw, Some(file)) => {
                 reserve(file, self.size, self.preallocation).map_err(|e| self.target_failed(e))
             }
@@ -228,11 +229,6 @@ impl Disk {
             at += length;
         }
         Ok(bytes)
-    }
-
-    /// The target, unless it holds something.
-    fn new_file(&self) -> Option<&File> {
-        self.target.file().filter(|_| !self.device)
     }
 
     fn plan(&self) -> MutexGuard<'_, Plan> {
@@ -447,7 +443,7 @@ impl Disk {
             };
         }
         for (start, end) in runs(&clusters, |cluster| *cluster == Cluster::Buffered) {
-            match self.new_file() {
+            match self.target.new_file() {
                 None => clusters[start..end].fill(Cluster::Placed),
                 Some(file) => self.share(file, work, start, states, &mut clusters[start..end], room)?,
             }
@@ -460,7 +456,7 @@ impl Disk {
     /// Lets the new file share the blocks of a run of the volume as it was, where that can be.
     fn share(
         &self,
-        file: &File,
+        file: &Apart,
         work: &Work,
         first: usize,
         states: &[State],
@@ -474,7 +470,7 @@ impl Disk {
         }
         // whoever held the volume open may have written to it before its blocks were shared: what is shared counts
         let buffer = &mut room.buffer[bounds(&run)];
-        let read = std::os::unix::fs::FileExt::read_exact_at(file, buffer, work.to + run.start);
+        let read = file.with(|file| std::os::unix::fs::FileExt::read_exact_at(file, buffer, work.to + run.start));
         read.map_err(|e| self.target_failed(e))?;
         for ((cluster, state), bytes) in clusters.iter_mut().zip(&states[first..]).zip(buffer.chunks(CLUSTER as usize))
         {
@@ -487,7 +483,7 @@ impl Disk {
     fn take(&self, work: &Work, room: &mut Room, limiter: &Limiter, go_on: impl Fn() -> Result<()>) -> Result<()> {
         let mut to = work.to;
         for part in &work.piece.parts {
-            let mut at = match (part.place, self.new_file()) {
+            let mut at = match (part.place, self.target.new_file()) {
                 (Place::Hole, _) => {
                     self.zero(to, part.length, room, &go_on)?;
                     part.length
@@ -530,7 +526,7 @@ impl Disk {
     fn move_data(
         &self,
         (image, offset): (usize, u64),
-        (new, to): (&File, u64),
+        (new, to): (&Apart, u64),
         length: u64,
         room: &mut Room,
         go_on: impl Fn() -> Result<()>,
@@ -640,7 +636,7 @@ impl Disk {
         self.place_zeroes(&mut plan, end, self.size)?;
         if let Layout::Qcow2(stream) = std::mem::replace(&mut plan.layout, Layout::Finished) {
             stream.finish().map_err(|e| self.table_failed(e))?;
-            if let Some(file) = self.new_file() {
+            if let Some(file) = self.target.new_file() {
                 let reserved = file.length().and_then(|length| reserve(file, length, self.preallocation));
                 reserved.map_err(|e| self.target_failed(e))?;
             }
@@ -683,7 +679,7 @@ impl Layout {
 }
 
 /// Lets the new file share the blocks of a run of the volume as it was; false when not all could be.
-fn share(new: &File, work: &Work, run: Range<u64>, old: Option<&mut Old>) -> bool {
+fn share(new: &Apart, work: &Work, run: Range<u64>, old: Option<&mut Old>) -> bool {
     let Some(Old::Layers(old)) = old else { return false };
     let mut at = run.start;
     while at < run.end {
@@ -696,22 +692,22 @@ fn share(new: &File, work: &Work, run: Range<u64>, old: Option<&mut Old>) -> boo
     true
 }
 
-fn shares(images: &Images, target: &File) -> io::Result<bool> {
+fn shares(images: &Images, target: &Apart) -> io::Result<bool> {
     (0..images.count()).try_fold(true, |all, image| Ok(all && qcow2::shares(images.file(image).0, target)?))
 }
 
 /// Takes the room of all of the file, where the file system can.
-fn reserve(target: &File, length: u64, preallocation: Preallocation) -> io::Result<()> {
+fn reserve(target: &Apart, length: u64, preallocation: Preallocation) -> io::Result<()> {
     if matches!(preallocation, Preallocation::Off | Preallocation::Metadata) {
         return Ok(());
     }
-    match rustix::fs::fallocate(target, FallocateFlags::empty(), 0, length) {
+    target.with(|target| match rustix::fs::fallocate(target, FallocateFlags::empty(), 0, length) {
         Err(error) if lacking::is_unknown(error) => {
             lacking::tell(Level::Warn, target, "fallocate", error, "what is restored there has no room of its own");
             Ok(())
         }
         reserved => reserved.map_err(|e| called("fallocate")(e.into())),
-    }
+    })
 }
 
 fn explain(step: &'static str, names: &[String], Failure { image, error }: Failure) -> Error {
@@ -778,12 +774,13 @@ pub(super) fn runs<T>(clusters: &[T], are_so: impl Fn(&T) -> bool) -> Vec<(usize
 #[cfg(test)]
 pub(super) mod tests {
     use std::io::Seek;
-    use std::time::{Duration, Instant};
+    use std::path::Path;
 
     use tempfile::tempfile;
 
     use super::*;
     use crate::engine::rate::Rate;
+    use crate::nas::folder::{FILE_MODE, Folder};
     use crate::point::fingerprints::{Index, index_image};
 
     const SIZE: u64 = 4 * CLUSTER;
@@ -796,8 +793,8 @@ pub(super) mod tests {
         stream.data(0, &[7; 2 * CLUSTER as usize]).unwrap();
         stream.finish().unwrap();
         let index = tempfile().unwrap();
-        let mut indexing = index_image(image.try_clone().unwrap(), index.try_clone().unwrap()).unwrap();
-        let (hash, _) = indexing.advance(Instant::now() + Duration::from_secs(600)).unwrap().unwrap();
+        let both = (image.try_clone().unwrap(), index.try_clone().unwrap());
+        let (hash, _) = index_image(both.0, both.1, &mut |_, _| Ok(())).unwrap();
         (&index).rewind().unwrap();
         let index = Index::open(index, hash).unwrap();
         let target = tempfile().unwrap();
@@ -807,7 +804,7 @@ pub(super) mod tests {
             names: vec!["output".into(), "image".into()],
             source: Pieces::open(vec![image]).unwrap(),
             base: compared.then(|| Base::begin(vec![index], SIZE).unwrap()),
-            target: Target::File(qcow2::Direct::new(target)),
+            target: Target::File(qcow2::Direct::new(target.into())),
             format: OutputFormat::Raw,
             size: SIZE,
             preallocation: Preallocation::Off,
@@ -817,9 +814,13 @@ pub(super) mod tests {
         .unwrap()
     }
 
+    fn new_file(folder: &Path) -> Apart {
+        Folder::open_root(folder).unwrap().create_file("new", FILE_MODE).unwrap()
+    }
+
     fn content(disk: &Disk) -> Vec<u8> {
         let mut content = vec![0; SIZE as usize];
-        qcow2::Source::read_at(disk.target.file().unwrap(), &mut content, 0).unwrap();
+        disk.target.read(&mut content, 0).unwrap();
         content
     }
 
@@ -849,7 +850,9 @@ pub(super) mod tests {
 
     #[test]
     fn no_table_is_written_once_the_call_was_told_to_stop() {
-        let (image, target, size) = (tempfile().unwrap(), tempfile().unwrap(), 2 * TABLE);
+        let (image, size) = (tempfile().unwrap(), 2 * TABLE);
+        let dir = tempfile::tempdir().unwrap();
+        let target = new_file(dir.path());
         let mut stream = Stream::begin(image.try_clone().unwrap(), size, None).unwrap();
         for at in [0, TABLE] {
             stream.data(at, &[7; CLUSTER as usize]).unwrap();
@@ -860,7 +863,7 @@ pub(super) mod tests {
             names: vec!["output".into(), "image".into()],
             source: Pieces::open(vec![image]).unwrap(),
             base: None,
-            target: Target::File(qcow2::Direct::new(target.try_clone().unwrap())),
+            target: Target::File(qcow2::Direct::new(target.clone().into())),
             format: OutputFormat::Qcow2,
             size,
             preallocation: Preallocation::Off,
@@ -906,7 +909,8 @@ pub(super) mod tests {
     /// Where blocks could be shared at the begin, and no more since.
     #[test]
     fn nobody_holds_more_than_a_piece_in_memory() {
-        let (source, target) = (tempfile::tempfile_in("/dev/shm").unwrap(), tempfile::tempfile_in("/var/tmp").unwrap());
+        let (source, dir) = (tempfile::tempfile_in("/dev/shm").unwrap(), tempfile::tempdir_in("/var/tmp").unwrap());
+        let target = new_file(dir.path());
         let size = 64 * PIECE;
         let mut stream = Stream::begin(source.try_clone().unwrap(), size, None).unwrap();
         for at in [0, size / 2 + CLUSTER] {
@@ -918,7 +922,7 @@ pub(super) mod tests {
             names: vec!["output".into(), "image".into()],
             source: Pieces::open(vec![source]).unwrap(),
             base: None,
-            target: Target::File(qcow2::Direct::new(target)),
+            target: Target::File(qcow2::Direct::new(target.into())),
             format: OutputFormat::Raw,
             size,
             preallocation: Preallocation::Off,

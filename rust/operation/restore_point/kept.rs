@@ -45,7 +45,7 @@ impl Kept {
         let target = self.output.target()?;
         let failed = |e: io::Error| Error::io(STEP, &self.path, e);
         let length = from.length().map_err(failed)?;
-        if let Some(file) = target.file() {
+        if let Some(file) = target.new_file() {
             file.set_length(length).map_err(failed)?;
         }
         let (mut buffer, mut at, mut unsynced) = (Buffer::default(), 0, 0);
@@ -95,6 +95,7 @@ fn write_data(target: &Target, piece: &[u8], at: u64) -> io::Result<u64> {
 mod tests {
     use super::*;
     use crate::error::Code;
+    use crate::nas::apart::Opened;
     use crate::nas::folder::Folder;
     use crate::qcow2::Direct;
 
@@ -105,7 +106,7 @@ mod tests {
         let points = Points::of(&root, &root).unwrap();
         let device = tempfile::tempfile().unwrap();
         device.set_len(3 * PIECE + 512).unwrap();
-        let device = Target::File(Direct::new(device));
+        let device = Target::File(Direct::new(device.into()));
         let names = || std::fs::read_dir(dir.path()).unwrap().count();
         for (stop_at, named) in [(1, 0), (4, 0), (5, 1)] {
             let (gate, told) = (Gate::default(), std::cell::Cell::new(0));
@@ -133,7 +134,8 @@ mod tests {
         // in a folder of the build, which lies on a disk
         let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
         let root = Folder::open_root("/dev/shm").unwrap();
-        let device = Direct::new(tempfile::tempfile_in(dir.path()).unwrap());
+        let file = tempfile::tempfile_in(dir.path()).unwrap();
+        let device = Direct::new(Opened::from(file.try_clone().unwrap()));
         let mut data = Buffer::default();
         data.resize(2 * PIECE as usize);
         data.fill(7);
@@ -147,7 +149,7 @@ mod tests {
         let device = Target::File(device);
         kept.copy(&device, &Gate::default(), || Ok(())).unwrap();
         let copy = std::fs::File::open(kept.path()).unwrap();
-        assert_eq!([device.file().unwrap(), &copy].map(in_cache), [false; 2], "what is kept, and the copy");
+        assert_eq!([&file, &copy].map(in_cache), [false; 2], "what is kept, and the copy");
         assert!(std::fs::read(kept.path()).unwrap() == data[..]);
     }
 }

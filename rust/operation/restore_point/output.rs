@@ -2,7 +2,6 @@
 
 use std::fs::{self, File, Metadata};
 use std::io::{self, ErrorKind};
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,6 +14,7 @@ use rustix::io::Errno;
 
 use super::target::Target;
 use crate::error::{Code, Error, Result, called};
+use crate::nas::apart::{Apart, Descriptor, Opened};
 use crate::nas::folder::{FILE_MODE, Folder};
 use crate::nas::lock::{Taken, lock_file};
 use crate::operation::ceph::Image;
@@ -46,11 +46,11 @@ pub(in crate::operation) struct NewFile {
     name: String,
     /// Its name until it is published; none afterwards.
     beside: Option<String>,
-    file: File,
+    file: Apart,
     /// The file that it replaces.
     old: Option<InUse>,
     // closed last: until then no other call writes for the name
-    lock: Option<OwnedFd>,
+    lock: Option<Lock>,
 }
 
 /// A file or device that no guest can open meanwhile: QEMU's image lock is held, as by one who writes.
@@ -94,8 +94,10 @@ impl Output {
     /// What is written, once more.
     pub(super) fn target(&self) -> Result<Target> {
         match self {
-            Output::File(NewFile { file, .. }) | Output::Device(InUse { file, .. }) => {
-                file.try_clone().map(Direct::new).map(Target::File).map_err(|e| Error::io(STEP, "output", e))
+            Output::File(NewFile { file, .. }) => Ok(Target::File(Direct::new(file.clone().into()))),
+            Output::Device(InUse { file, .. }) => {
+                let again = file.try_clone().map_err(|e| Error::io(STEP, "output", e))?;
+                Ok(Target::File(Direct::new(again.into())))
             }
             Output::Image(image) => Ok(Target::Image(image.clone())),
         }
@@ -123,7 +125,7 @@ impl Output {
     }
 
     /// The name that a file has until it is published, the file, and what it replaces.
-    pub(in crate::operation) fn beside(&self) -> Option<(&str, &File, Option<&File>)> {
+    pub(in crate::operation) fn beside(&self) -> Option<(&str, &Apart, Option<&File>)> {
         match self {
             Output::Device(_) | Output::Image(_) => None,
             Output::File(new) => Some((new.beside.as_deref()?, &new.file, new.old.as_ref().map(|old| &old.file))),
@@ -187,7 +189,7 @@ impl Output {
         let all = folder.names_that(|left| left.to_str().is_some_and(|left| kept_beside(name, left).is_some()))?;
         for left in all.iter().filter_map(|left| left.to_str()).filter(|left| left != own) {
             // a call that lives holds its lock; where there are no locks it is not known, and nothing goes
-            let lock = |left: File| lock_exclusively(left.into()).is_ok();
+            let lock = |left: Apart| lock_exclusively(left.into()).is_ok();
             if let Some(output) = kept_beside(name, left)
                 && folder.open_for_writing(left).is_ok_and(lock)
             {
@@ -356,13 +358,14 @@ impl NewFile {
             let cause = format!("another call writes '{}': '{}' is locked", path.display(), by.display());
             Error::new(Code::Busy, STEP, cause)
         };
-        let once_more = file.try_clone().map_err(|e| Error::io(STEP, &path, e))?;
         // whoever writes it holds the lock, too, and no drop takes that away
         let (Taken::There(lock) | Taken::Here(lock)) =
-            lock_file(folder, &beside(name), once_more.into(), lock_exclusively)?.map_err(|error| match error {
-                Errno::WOULDBLOCK => busy(own),
-                error => Error::io(STEP, &path, called("flock")(error.into())),
-            })?;
+            lock_file(folder, &beside(name), Opened::from(file.clone()), lock_exclusively)?.map_err(
+                |error| match error {
+                    Errno::WOULDBLOCK => busy(own),
+                    error => Error::io(STEP, &path, called("flock")(error.into())),
+                },
+            )?;
         self.lock = Some(lock);
         let left = folder.names_that(|left| left.to_str().is_some_and(|left| left != own && is_beside(name, left)))?;
         for left in left.iter().filter_map(|left| left.to_str()) {
@@ -399,10 +402,10 @@ impl NewFile {
             // whoever may read or write the volume may do so afterwards
             let stat = rustix::fs::fstat(file).map_err(|e| Error::io(PUBLISH, old, e))?;
             let (owner, group) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
-            let owned = rustix::fs::fchown(&self.file, Some(owner), Some(group));
-            settle(&self.file, "chown", owned).map_err(|e| io(e.into()))?;
-            let moded = rustix::fs::fchmod(&self.file, Mode::from_raw_mode(stat.st_mode & 0o777));
-            settle(&self.file, "chmod", moded).map_err(|e| io(e.into()))?;
+            let owned = self.file.with(|file| rustix::fs::fchown(file, Some(owner), Some(group)));
+            settle(&self.folder, "chown", owned).map_err(|e| io(e.into()))?;
+            let moded = self.file.with(|file| rustix::fs::fchmod(file, Mode::from_raw_mode(stat.st_mode & 0o777)));
+            settle(&self.folder, "chmod", moded).map_err(|e| io(e.into()))?;
         }
         self.file.sync_all().map_err(|e| io(called("fsync")(e)))
     }
@@ -437,12 +440,12 @@ impl Drop for NewFile {
 }
 
 /// Where a server decides who may do what, it has done so for the old file and for the new one alike.
-fn settle(file: &File, what: &'static str, set: rustix::io::Result<()>) -> rustix::io::Result<()> {
+fn settle(folder: &Folder, what: &'static str, set: rustix::io::Result<()>) -> rustix::io::Result<()> {
     set.or_else(|error| {
         if !lacking::is_unsettable(error) {
             return Err(error);
         }
-        lacking::tell(Level::Info, file, what, error, "what is made there has the rights that the server gives it");
+        lacking::tell(Level::Info, folder, what, error, "what is made there has the rights that the server gives it");
         Ok(())
     })
 }
@@ -477,12 +480,12 @@ pub(in crate::operation) fn is_beside(name: &str, other: &str) -> bool {
     end.is_some_and(|end| end.is_empty() || end.strip_prefix('-').is_some_and(is_id))
 }
 
-fn lock_exclusively(fd: OwnedFd) -> rustix::io::Result<OwnedFd> {
-    rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive).map(|()| fd)
+fn lock_exclusively(file: Opened) -> rustix::io::Result<Opened> {
+    file.with(|file| rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive)).map(|()| file)
 }
 
 /// Keeps calls out that write for a name.
-pub(in crate::operation) type Lock = OwnedFd;
+pub(in crate::operation) type Lock = Opened;
 
 /// Locks `file`, a whole output of the name `name` that a call has left; `BUSY` while that one lives.
 pub(in crate::operation) fn lock_left(folder: &Folder, name: &str, file: &File) -> Result<Option<Lock>> {
@@ -498,21 +501,21 @@ pub(in crate::operation) fn lock_left(folder: &Folder, name: &str, file: &File) 
 }
 
 /// Does the file belong to whom what we make in the folder belongs to?
-pub(in crate::operation) fn is_owned_by_us(folder: &Folder, file: &File) -> Result<bool> {
+pub(in crate::operation) fn is_owned_by_us(folder: &Folder, file: &impl Descriptor) -> Result<bool> {
     let probe = format!(".nasbackup-{}", Manifest::new_point_id()?);
     let ours = folder.create_file(&probe, FILE_MODE)?;
     folder.remove_file(&ours, &probe)?;
     Ok(owner(folder, file)? == owner(folder, &ours)?)
 }
 
-fn owner(folder: &Folder, file: &File) -> Result<u32> {
-    rustix::fs::fstat(file).map(|stat| stat.st_uid).map_err(|e| Error::io(STEP, &folder.path, e))
+fn owner(folder: &Folder, file: &impl Descriptor) -> Result<u32> {
+    file.stat().map(|stat| stat.st_uid).map_err(|e| Error::io(STEP, &folder.path, e))
 }
 
 /// Removes what a call that was killed has left under this name; false while a call that lives writes it. What is no file of
 /// the owner of `ours`, or has another name, too, that is not the `output`'s, somebody else has put there: it is left alone,
 /// and never written to.
-fn remove_left(folder: &Folder, name: &str, output: &str, ours: &File) -> Result<bool> {
+fn remove_left(folder: &Folder, name: &str, output: &str, ours: &Apart) -> Result<bool> {
     let leave = |why: &dyn std::fmt::Display| {
         log::warn!("'{}' is none of ours and is left alone: {why}", folder.path.join(name).display());
         Ok(true)
@@ -534,9 +537,8 @@ fn remove_left(folder: &Folder, name: &str, output: &str, ours: &File) -> Result
     if left_by != owner(folder, ours)? && Some(left_by) != of_the_old {
         return leave(&"another user owns it");
     }
-    let once_more = left.try_clone().map_err(|e| Error::io(STEP, &folder.path, e))?;
     // where there is no flock, this host's is held by now
-    let lock = lock_exclusively(once_more.into());
+    let lock = lock_exclusively(left.clone().into());
     if lock.as_ref().is_err_and(|error| *error == Errno::WOULDBLOCK) {
         return Ok(false);
     }
@@ -547,7 +549,7 @@ fn remove_left(folder: &Folder, name: &str, output: &str, ours: &File) -> Result
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Write;
+    use crate::qcow2::Storage;
     use std::os::unix::fs::{PermissionsExt, chown, symlink};
     use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 
@@ -568,7 +570,7 @@ mod tests {
 
     fn write(path: &Path) -> Result<()> {
         let mut new = make(path)?;
-        (&new.file).write_all(b"flattened").unwrap();
+        new.file.write_at(b"flattened", 0).unwrap();
         new.settle()?;
         new.publish()
     }
@@ -741,7 +743,7 @@ mod tests {
         let published = AtomicUsize::new(0);
         for _ in 0..1_000 {
             let mut new = make(&path).unwrap();
-            (&new.file).write_all(b"flattened").unwrap();
+            new.file.write_at(b"flattened", 0).unwrap();
             let (beside, begun, done) =
                 (dir.path().join(new.beside.as_ref().unwrap()), AtomicBool::new(false), AtomicBool::new(false));
             std::thread::scope(|scope| {

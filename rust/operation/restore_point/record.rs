@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::output::{self, InUse, Output};
 use crate::error::{Code, Error, Result, called};
+use crate::nas::apart::Descriptor;
 use crate::nas::folder::{FILE_MODE, Folder};
 use crate::point::fingerprints::Digest;
 use crate::steps;
@@ -115,14 +116,14 @@ pub(super) fn remove(outputs: &[(Folder, String)]) {
 fn entry(output: &Output) -> Result<Option<Entry>> {
     let Some((folder, name)) = output.name() else { return Ok(None) };
     let Some((beside, new, old)) = output.beside() else { return Ok(None) };
-    let state = |file: &File| State::of(file).map_err(|e| Error::io("record the outputs", &folder.path, e));
-    let (new, old) = (state(new)?, old.map(state).transpose()?);
+    let io = |e| Error::io("record the outputs", &folder.path, e);
+    let (new, old) = (State::of(new).map_err(io)?, old.map(State::of).transpose().map_err(io)?);
     Ok(Some(Entry { folder: folder.path.clone(), name: name.to_owned(), beside: beside.to_owned(), new, old }))
 }
 
 impl State {
-    fn of(file: &File) -> io::Result<State> {
-        let file = file.metadata()?;
+    fn of(file: &impl Descriptor) -> io::Result<State> {
+        let file = file.with(File::metadata)?;
         Ok(State { inode: file.ino(), size: file.size(), modified: (file.mtime(), file.mtime_nsec()) })
     }
 }
@@ -157,13 +158,13 @@ pub(super) fn finish_left<'a>(paths: impl Iterator<Item = &'a Path>) -> Result<(
 fn read(folder: &Folder, name: &str) -> Result<Option<Record>> {
     let record = record_of(name);
     let path = folder.path.join(&record);
-    let mut file = match folder.open_for_writing(&record) {
+    let file = match folder.open_for_writing(&record) {
         Ok(file) => file,
         Err(error) if error.code == Code::NotFound => return Ok(None),
         Err(error) => return if is_planted(folder, &record, &error) { Ok(None) } else { Err(error) },
     };
     let mut text = String::new();
-    let read = (&mut file).take(LONGEST).read_to_string(&mut text);
+    let read = file.with(|file| file.take(LONGEST).read_to_string(&mut text));
     let ours = output::is_owned_by_us(folder, &file)?;
     let known = read.ok().and_then(|_| {
         let (hash, text) = text.split_once('\n')?;

@@ -1,17 +1,17 @@
 //! What a disk is written to.
 
-use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
+use crate::nas::apart::{Apart, Descriptor, Opened};
 use crate::operation::ceph::Image;
 use crate::qcow2::{Direct, Source as _, Storage as _, Zeroing};
 
 /// It may be written to by many at once.
 #[derive(Debug)]
 pub(super) enum Target {
-    /// A file that is new, or a block device.
-    File(Direct),
+    /// A file that is new and apart, or a block device.
+    File(Direct<Opened>),
     /// An image in Ceph.
     Image(Arc<Image>),
 }
@@ -53,7 +53,7 @@ impl Target {
     /// Makes the first of `length` bytes at `at` zero; how many, never none, and whether they were written.
     pub(super) fn zero(&self, zeroing: &mut Zeroing, at: u64, length: u64) -> io::Result<(u64, bool)> {
         match self {
-            Target::File(file) => zeroing.make(file.file(), at, length),
+            Target::File(file) => file.file().with(|file| zeroing.make(file, at, length)),
             Target::Image(image) => Ok((image.zero(at, length)?, false)),
         }
     }
@@ -61,7 +61,7 @@ impl Target {
     /// Lets what was written begin to reach the disk; no more than a hint.
     pub(super) fn begin_writing(&self, from: u64, length: u64) -> io::Result<()> {
         match self {
-            Target::File(file) => file.file().begin_writing(from, length),
+            Target::File(file) => file.file().with(|file| file.begin_writing(from, length)),
             Target::Image(_) => Ok(()),
         }
     }
@@ -69,15 +69,18 @@ impl Target {
     /// Makes all that was written durable.
     pub(super) fn sync(&self) -> io::Result<()> {
         match self {
-            Target::File(file) => file.file().sync(),
+            Target::File(file) => file.file().with(|file| file.sync()),
             Target::Image(image) => image.sync(),
         }
     }
 
-    /// The file, for what only files can do.
-    pub(super) fn file(&self) -> Option<&File> {
+    /// The new file, for what only files can do.
+    pub(super) fn new_file(&self) -> Option<&Apart> {
         match self {
-            Target::File(file) => Some(file.file()),
+            Target::File(file) => match file.file() {
+                Opened::Apart(file) => Some(file),
+                Opened::Here(_) => None,
+            },
             Target::Image(_) => None,
         }
     }

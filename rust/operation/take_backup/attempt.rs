@@ -110,7 +110,7 @@ impl Attempt {
         let checkpoint = self.bitmap.as_deref().map(|bitmap| self.checkpoint_xml(bitmap, plan));
         job.begin("begin")?;
         let mut details = Vec::new();
-        let prepared = Prepared::new(&self.found.domain, self.found.job_disks())?;
+        let prepared = Prepared::new(&self.found.domain, self.found.job_disks(), self.folder.clone())?;
         let frozen = self.freeze(call, &mut details)?;
         let when = jiff::Timestamp::now();
         let begun = Instant::now();
@@ -119,6 +119,7 @@ impl Attempt {
             log::error!("{}: {error}", self.found.domain.name());
             details.push(error.to_string());
         }
+        let _winds_up = call.winds_up();
         self.stuck = backup.as_ref().map_or(true, |answer| answer.is_err() && self.job_runs());
         let backup = backup?;
         self.refused = !self.stuck && backup.as_ref().is_err_and(|error| error.code == Code::Libvirt);
@@ -126,7 +127,7 @@ impl Attempt {
             // by a link, which is not followed there, libvirt's own error says little
             self.targets.check_in_place(&self.found.disks)?;
         }
-        let mut backup = backup?;
+        let mut backup = backup.map_err(|error| self.refused_while_confined(error))?;
         job.enter("copy");
         let copied = self.move_data(call, &mut backup, means, job);
         if backup.has_ended() {
@@ -150,17 +151,24 @@ impl Attempt {
         details.extend(unlimited);
         let millis = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         if self.engine == Engine::Push {
-            details.extend(self.targets.take_over(&self.found.disks, call.left_to_publish())?);
+            details.extend(self.targets.take_over(&self.found.disks, call)?);
         }
         job.begin("publish")?;
         Ok(Copied { when, millis, details, fingerprints })
     }
 
+    /// With what confines QEMU, where the hypervisor did not begin the job.
+    fn refused_while_confined(&self, error: Error) -> Error {
+        match &self.found.xml.confined {
+            Some(confined) if self.refused => Error { cause: format!("{}; {confined}", error.cause), ..error },
+            _ => error,
+        }
+    }
+
     /// What the engine needs for its copy, made before the guest is touched.
     fn means(&self, plan: &Plan) -> Result<Means> {
         let Some(scratch) = self.scratch.clone() else {
-            let targets = self.targets.for_qemu(&self.found.disks);
-            return targets.map(Means::Push).map_err(|e| Error::io("open the targets", &self.folder, e));
+            return Ok(Means::Push(self.targets.for_qemu(&self.found.disks)));
         };
         let bases = base::open(&self.targets, &self.found.disks, plan)?;
         let disk = |((i, disk), base): ((usize, &DiskFacts), _)| {
@@ -304,13 +312,13 @@ impl Attempt {
     }
 
     /// `PARENT_INVALID` when the incremental disks of the new point can't stand on its parent after all.
-    pub(super) fn check_parent(&self, plan: &Plan, limit: Duration) -> std::result::Result<(), Failed> {
+    pub(super) fn check_parent(&self, call: &Call<'_>, plan: &Plan) -> std::result::Result<(), Failed> {
         let Found { xml, disks, .. } = &self.found;
         let images = |i: usize| -> OpenImages {
             let disk = xml.disks.iter().find(|disk| disk.target == disks[i].target).cloned();
             Box::new(move || disk.as_ref().map_or_else(|| Ok(Vec::new()), layers::of_domain))
         };
-        regrown::check(&self.targets, disks, &plan.ways, images, limit)
+        regrown::check(call, &self.targets, disks, &plan.ways, images)
     }
 
     pub(super) fn publish(self, manifest: Manifest, limit: Duration) -> Result<(Published, Found, HostState)> {

@@ -6,16 +6,16 @@ use std::time::Instant;
 
 use super::decision::{DiskFacts, Plan, Way};
 use super::storage::Targets;
-use crate::error::{Code, Error, Result};
+use crate::error::{Code, Error, Result, Stopped};
 use crate::job::Reporter;
 use crate::nas::deadline::{LIMIT, bounded};
 use crate::nas::folder::Folder;
 use crate::nas::lock::InstanceLock;
 use crate::nas::path::{PointPath, RepoPath};
-use crate::operation::steps::{self, in_steps};
-use crate::point::fingerprints::{self, Base, Fingerprints, Indexing};
+use crate::point::fingerprints::{self, Base, Fingerprints};
 use crate::point::{ChainImage, Manifest};
 use crate::qcow2;
+use crate::worker;
 
 const STEP: &str = "compare with the parent point";
 
@@ -57,37 +57,35 @@ fn open_chain(root: &Folder, chain: &[ChainImage], size: u64) -> Result<Base<Fil
 
 /// Reads an image of a published point and records its fingerprints in the point's manifest.
 fn index(targets: &Targets, image: &ChainImage, job: &mut Reporter<'_>, deadline: Instant) -> Result<Fingerprints> {
-    let session = targets.session();
-    let (ours, lock, path) = (session.clone(), targets.lock().clone(), image.file.clone());
-    let (indexing, file) = bounded(STEP, LIMIT, move || begin(ours.root(), &lock, &path))?;
-    let advance = |indexing: &mut Indexing<File>| indexing.advance(Instant::now() + steps::STEP);
-    let read = in_steps(session, STEP, LIMIT, indexing, advance, |indexing| {
-        job.progress(indexing.done(), image.size);
-        if Instant::now() >= deadline {
-            return Err(Error::new(Code::Timeout, STEP, "not done within waitSeconds"));
-        }
-        job.tell()
+    let (session, lock, path, size) =
+        (targets.session().clone(), targets.lock().clone(), image.file.clone(), image.size);
+    let (file, hash, rest) = worker::run(STEP, LIMIT, job, move |pulse| {
+        // the lock goes before the session, which may unmount
+        let (session, lock, mut late) = (session, lock, false);
+        let source = session.root().open_file(&path)?;
+        let file = fingerprints::create(session.root(), &lock, &path)?;
+        let read = fingerprints::index_image(source, file.clone(), &mut |done, _| {
+            late = Instant::now() >= deadline;
+            if late { Err(Stopped) } else { pulse.at(done, size) }
+        });
+        let (hash, rest) = read.map_err(|error| match error {
+            qcow2::Error::Io(error) => Error::io(STEP, path.as_str(), error),
+            qcow2::Error::Stopped(_) if late => Error::new(Code::Timeout, STEP, "not done within waitSeconds"),
+            qcow2::Error::Stopped(stopped) => stopped.error(),
+            other => Error { code: Code::ParentInvalid, ..other.at(STEP, path.as_str()) },
+        })?;
+        Ok((file, hash, rest))
     })?;
-    let (hash, rest) = read.map_err(|error| match error {
-        qcow2::Error::Io(error) => Error::io(STEP, image.file.as_str(), error),
-        other => Error { code: Code::ParentInvalid, ..other.at(STEP, image.file.as_str()) },
-    })?;
-    let (ours, lock, path) = (session.clone(), targets.lock().clone(), image.file.clone());
+    let (session, lock, path) = (targets.session().clone(), targets.lock().clone(), image.file.clone());
+    // a sync says nothing until its end
     let limit = LIMIT.max(deadline.saturating_duration_since(Instant::now()));
     bounded(STEP, limit, move || {
-        let name = fingerprints::place(ours.root(), &lock, &path, &file, None)?;
-        let recorded = Fingerprints { file: name, hash, rest };
-        record(ours.root(), &lock, &path, &recorded)?;
+        let root = session.root();
+        let file = fingerprints::place(root, &lock, &path, &file, None)?;
+        let recorded = Fingerprints { file, hash, rest };
+        record(root, &lock, &path, &recorded)?;
         Ok(recorded)
     })
-}
-
-fn begin(root: &Folder, lock: &InstanceLock, image: &RepoPath) -> Result<(Indexing<File>, File)> {
-    let source = root.open_file(image)?;
-    let file = fingerprints::create(root, lock, image)?;
-    let to = file.try_clone().map_err(|e| Error::io(STEP, image.as_str(), e))?;
-    let indexing = fingerprints::index_image(source, to).map_err(|e| e.at(STEP, image.as_str()))?;
-    Ok((indexing, file))
 }
 
 fn record(root: &Folder, lock: &InstanceLock, image: &RepoPath, recorded: &Fingerprints) -> Result<()> {

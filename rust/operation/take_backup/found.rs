@@ -112,6 +112,7 @@ pub(super) fn find(checked: &Checked, config: &Config) -> Result<Found> {
     let (xml_text, mut xml) = domain.xml()?;
     let blocks = domain.blocks()?;
     xml.locate(&blocks);
+    xml.owner = xml.owner.or_else(|| owner(&domain));
     let (chosen, left_out) = selection::of_domain(&xml, &checked.exclude)?;
     let told = left_out.iter().map(|disk| selection::told(disk.target.as_deref().unwrap_or("?"), &disk.reason));
     let details = told.collect();
@@ -122,6 +123,12 @@ pub(super) fn find(checked: &Checked, config: &Config) -> Result<Found> {
     }
     let bitmaps = bitmaps_of(&domain, &xml)?;
     Ok(Found { domain, state, xml_text, xml, disks, left_out, bitmaps, details })
+}
+
+/// User and group of the domain's QEMU by its process: libvirt's label tells them, and not each guest has one.
+fn owner(domain: &Domain) -> Option<(u32, u32)> {
+    let found = domain.emulator().and_then(|emulator| emulator.owner());
+    found.inspect_err(|error| log::debug!("{}: {error}", domain.name())).ok()
 }
 
 /// The bitmaps that a domain has now. The volumes of pools are where they were found `before`; without that libvirt is

@@ -9,6 +9,7 @@ use rustix::fs::OFlags;
 
 use crate::descriptor;
 use crate::error::{Code, Error, Result};
+use crate::nas::apart::{Apart, Descriptor};
 use crate::nas::folder::{FILE_MODE, Folder};
 use crate::user::with_rights_of;
 
@@ -21,7 +22,7 @@ const PIECE: usize = 1 << 20;
 const PIECES: usize = 16;
 
 /// Why nothing more can be written beside the `targets`, which are the `owner`'s while QEMU writes them; none if it can.
-pub(super) fn refusal(folder: &Folder, targets: &[File], owner: Option<(u32, u32)>) -> Result<Option<Error>> {
+pub(super) fn refusal(folder: &Folder, targets: &[Apart], owner: Option<(u32, u32)>) -> Result<Option<Error>> {
     let written = try_to_write(folder, targets, owner);
     match written {
         Err(error) if error.code == Code::NoSpace => Ok(Some(error)),
@@ -29,21 +30,21 @@ pub(super) fn refusal(folder: &Folder, targets: &[File], owner: Option<(u32, u32
     }
 }
 
-fn try_to_write(folder: &Folder, targets: &[File], owner: Option<(u32, u32)>) -> Result<()> {
+fn try_to_write(folder: &Folder, targets: &[Apart], owner: Option<(u32, u32)>) -> Result<()> {
     let file = folder.create_file(PROBE, FILE_MODE)?;
     let path = folder.path.join(PROBE);
     let written = match owner {
-        None => write(&file),
+        None => file.with(write),
         Some(owner) => {
             // libvirt has taken the targets back, and with them what they take of a quota
             for file in targets.iter().chain([&file]) {
-                if let Err(error) = fchown(file, Some(owner.0), Some(owner.1)) {
+                if let Err(error) = file.with(|file| fchown(file, Some(owner.0), Some(owner.1))) {
                     log::debug!("{STEP}: unable to give a file in '{}' to QEMU - {error}", folder.path.display());
                 }
             }
             // opened anew: NFS asks on behalf of whoever has opened it
-            let again = || descriptor::open_again(&file, OFlags::WRONLY);
-            with_rights_of(owner, STEP, || write(&again()?))?.and_then(|written| written)
+            let again = |file: &File| write(&descriptor::open_again(file, OFlags::WRONLY)?);
+            file.with(|file| with_rights_of(owner, STEP, || again(file)))?.and_then(|written| written)
         }
     };
     written.map_err(|e| Error::io(STEP, path, e))

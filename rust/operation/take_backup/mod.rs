@@ -35,8 +35,9 @@ use crate::engine::Engine;
 use crate::error::{Code, Error, Result};
 use crate::host::{Begun, HostState};
 use crate::job::{self, Job, Listener, Reporter};
+use crate::nas::deadline::{self, CallEnds};
+use crate::nas::health;
 use crate::nas::path::PointPath;
-use crate::nas::{deadline, health};
 use crate::places::{self, Place};
 use crate::plain::plain_lines;
 use crate::point::fingerprints::Digest;
@@ -118,6 +119,7 @@ pub fn run(request: TakeBackupRequest, listener: Listener<'_>) -> Result<TakenBa
     let mut job = Reporter::new(job, listener)?;
     let deadline = Instant::now() + checked.wait;
     let _place = take_place(&config)?;
+    let _ends = CallEnds::at(deadline);
     // a guest that is still frozen waits for no NAS
     let host = recover::thaw_left(&config, HostState::lock(&config.state_dir, &checked.vm)?)?;
     // what is left there is not looked for where nothing answers
@@ -175,16 +177,39 @@ impl Call<'_> {
         self.deadline.saturating_duration_since(Instant::now())
     }
 
-    /// No more than is left of it.
-    fn at_most(&self, limit: Duration) -> Duration {
-        limit.min(self.left())
+    /// As much of `limit` as a step on the NAS may take. `TIMEOUT` when nothing is left of its time: a NAS that was not asked
+    /// is none that does not answer.
+    fn time_for(&self, step: &'static str, limit: Duration) -> Result<Duration> {
+        self.enough(step, self.left()).map(|left| limit.min(left))
     }
 
-    /// How long what was copied may take to become a point. Whoever asked has to hear of it, or it would be nobody's: it is
-    /// little more than what is left.
-    fn left_to_publish(&self) -> Duration {
-        let end = self.deadline + PUBLISH.min(self.checked.wait / 2);
-        end.saturating_duration_since(Instant::now())
+    fn enough(&self, step: &'static str, left: Duration) -> Result<Duration> {
+        if left >= SHORTEST {
+            return Ok(left);
+        }
+        let cause = format!("nothing is left of the {} s that it may take", self.checked.wait.as_secs());
+        Err(Error::new(Code::Timeout, step, cause))
+    }
+
+    /// When what was begun has to be a point, or undone. Whoever asked has to hear of it, or it would be nobody's: it is little
+    /// later than the job may end.
+    fn end(&self) -> Instant {
+        self.deadline + PUBLISH.min(self.checked.wait / 2)
+    }
+
+    /// How long what was copied may take to become a point. `TIMEOUT` when nothing is left of that.
+    fn time_to_publish(&self, step: &'static str) -> Result<Duration> {
+        self.enough(step, self.end().saturating_duration_since(Instant::now()))
+    }
+
+    /// What comes before there is something to undo ends with the time that the job may take.
+    fn prepares(&self) -> CallEnds {
+        CallEnds::at(self.deadline)
+    }
+
+    /// What comes then has until the call's end.
+    fn winds_up(&self) -> CallEnds {
+        CallEnds::at(self.end())
     }
 
     /// What the host has to know of it before its first effect.
@@ -201,6 +226,9 @@ impl Call<'_> {
         }
     }
 }
+
+/// What a NAS is not judged by: it may answer in more.
+const SHORTEST: Duration = Duration::from_secs(1);
 
 /// How long one question to libvirt may stay open.
 const CALL: Duration = Duration::from_secs(60);

@@ -21,7 +21,7 @@ use crate::sys::{Confinement, Root, with_own_processes};
 const PROGRAM: &str = "qemu-img";
 const STEP: &str = "change the disk's bitmaps";
 /// How long it may take: it writes a few clusters.
-const LIMIT: Duration = Duration::from_secs(120);
+pub(super) const LIMIT: Duration = Duration::from_secs(120);
 /// What it may map, in bytes. It holds all of a bitmap, and maps some 300 MiB besides.
 const MEMORY: u64 = 4 << 30;
 /// By how much the image may grow, in bytes.
@@ -32,10 +32,15 @@ const DATA: &str = "data";
 
 /// Adds or removes a bitmap (`--add`, `--remove`), under QEMU's image lock.
 pub(super) fn bitmap(what: &str, path: &str, bitmap: &str) -> Result<()> {
-    change(what, path, bitmap).map_err(|error| error.on_disk(path))
+    bitmap_until(Instant::now() + LIMIT, what, path, bitmap)
 }
 
-fn change(what: &str, path: &str, bitmap: &str) -> Result<()> {
+/// The same, and nothing after `until`, however long the disk's storage has held it up.
+pub(super) fn bitmap_until(until: Instant, what: &str, path: &str, bitmap: &str) -> Result<()> {
+    change(until, what, path, bitmap).map_err(|error| error.on_disk(path))
+}
+
+fn change(until: Instant, what: &str, path: &str, bitmap: &str) -> Result<()> {
     let image = open_named(path)?;
     let info = qcow2::inspect(&image).map_err(|e| e.at(STEP, path))?;
     let data = layers::data_file(path, &info, &Nameable::beside([path]))?;
@@ -45,7 +50,10 @@ fn change(what: &str, path: &str, bitmap: &str) -> Result<()> {
     let (names, confinement) = confine(&command, &opened).map_err(|e| Error::io(STEP, path, e))?;
     command.args(["bitmap", what, "--", &names, bitmap]).stdin(Stdio::null());
     confinement.put_on(&mut command);
-    let changed = with_own_processes(|| run(&mut command));
+    if Instant::now() >= until {
+        return Err(Error::new(Code::Timeout, STEP, "nobody waits for it any more"));
+    }
+    let changed = with_own_processes(|| run(&mut command, until.min(Instant::now() + LIMIT)));
     changed.map_err(|e| Error::io(STEP, PROGRAM, e))?
 }
 
@@ -77,9 +85,8 @@ fn confine(command: &Command, opened: &[(&File, &str)]) -> std::io::Result<(Stri
     Ok((names, Confinement { owner: owner.unwrap_or((0, 0)), limits, root }))
 }
 
-fn run(command: &mut Command) -> Result<()> {
+fn run(command: &mut Command, until: Instant) -> Result<()> {
     let mut process = Process::start(PROGRAM, STEP, command)?;
-    let until = Instant::now() + LIMIT;
     loop {
         match process.ended()? {
             Some(status) => return process.result(status),
@@ -136,6 +143,8 @@ mod tests {
                 assert_eq!(info.data_file, (path == &split).then(|| at("data")));
             }
         }
+        let error = bitmap_until(Instant::now(), "--add", &plain, "backup-1").unwrap_err();
+        assert_eq!((error.code, names(Path::new(&plain)).len()), (Code::Timeout, 0), "{error}");
         let error = bitmap("--remove", &plain, "backup-1").unwrap_err();
         assert_eq!((error.code, error.disk.as_deref()), (Code::JobFailed, Some(plain.as_str())), "{error}");
         // as a guest does it, or whoever reads the disk

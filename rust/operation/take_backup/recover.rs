@@ -13,7 +13,7 @@ use crate::engine::{leftover, scratch};
 use crate::error::{Code, Error, Result};
 use crate::host::{self, Begun, HostState};
 use crate::libvirt::{Domain, JobState, State};
-use crate::nas::deadline::{self, WorkFor, bounded};
+use crate::nas::deadline::{self, LIMIT, WorkFor, bounded};
 use crate::nas::folder::Folder;
 use crate::nas::lock::{InstanceLock, Purpose};
 use crate::nas::partial::partial_name;
@@ -22,8 +22,6 @@ use crate::nas::removal;
 
 /// How long a load waits; what takes longer goes on behind it.
 const LOAD: Duration = Duration::from_secs(60);
-/// How long an unfinished point may take to be removed.
-const REMOVAL: Duration = Duration::from_secs(600);
 
 /// Undoes what backups of this host have left whose processes live no more. What can't be undone is logged, and tried by
 /// the next load, or by the next backup of its virtual machine.
@@ -48,12 +46,13 @@ pub(crate) fn at_load(config: Arc<Config>) {
     }
 }
 
-/// How a point is looked for on a NAS that may not answer.
+/// How a point is looked for on a NAS that may not answer, or is slow to remove it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Look {
-    /// All of it stays for later then.
+    /// What there is of it is removed, or, where nothing answers, all of it stays for later.
     OrLater,
-    /// No longer than this: the next backup on that NAS removes it then.
+    /// No longer than this, and nothing is removed: the next backup on that NAS does so, be it the one that waits here. What
+    /// hung in a removal would hold the lock that this one needs.
     Within(Duration),
 }
 
@@ -71,8 +70,7 @@ pub(super) fn undo(config: &Arc<Config>, host: HostState, how: Look) -> Result<H
     let Some(begun) = host.begun().cloned() else { return Ok(host) };
     log::warn!("{}: undoing the backup to '{}' (job '{}'), which ended early", begun.vm, begun.point, begun.job);
     let aborted = end_job(config, &begun)?;
-    let limit = if let Look::Within(most) = how { REMOVAL.min(most) } else { REMOVAL };
-    let there = match look(&begun, limit) {
+    let there = match look(&begun, how) {
         Err(error) if error.code == Code::Busy || (how == Look::OrLater && error.code == Code::NasUnresponsive) => {
             return Err(error);
         }
@@ -156,19 +154,23 @@ fn folders(begun: &Begun) -> Vec<PathBuf> {
     begun.view.clone().into_iter().chain(own).collect()
 }
 
-/// Is the point there under its own name? If not, what there is of it is removed. `None` when its instance's folder is
-/// not there: then it is not the repository that it was.
-fn look(begun: &Begun, limit: Duration) -> Result<Option<bool>> {
+/// Is the point there under its own name? If not, what there is of it is removed, should that be asked for. `None` when its
+/// instance's folder is not there: then it is not the repository that it was.
+fn look(begun: &Begun, how: Look) -> Result<Option<bool>> {
     let (root, point) = (begun.root.clone(), PointPath::parse("point", &begun.point)?);
     let _on = WorkFor::repository(root.display());
+    let (limit, removes) = match how {
+        Look::OrLater => (removal::LIMIT, true),
+        Look::Within(most) => (LIMIT.min(most), false),
+    };
     bounded("look at what was left", limit, move || {
         let instance = match Folder::open_root(&root).and_then(|root| root.open_dir(&point.instance_folder())) {
             Err(error) if error.code == Code::NotFound => return Ok(None),
             instance => instance?,
         };
-        let _lock = InstanceLock::take(&instance, Purpose::Add)?;
+        let _lock = InstanceLock::take_within(limit, &instance, Purpose::Add)?;
         let published = instance.kind(point.name())?.is_some();
-        if !published {
+        if !published && removes {
             removal::clear_partial(&instance, &partial_name(&point))?;
         }
         instance.sync()?;

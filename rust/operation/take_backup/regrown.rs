@@ -1,13 +1,14 @@
 //! Whether an incremental may stand: no disk of it was made smaller and as large again since the parent point.
 
-use std::fs::File;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use super::Call;
 use super::decision::{DiskFacts, Failed, Way};
 use super::layers;
 use super::storage::Targets;
 use crate::error::{Code, Error, Result};
 use crate::libvirt::{Disk, DomainXml};
+use crate::nas::apart::Apart;
 use crate::nas::deadline::start_for_the_guest;
 use crate::nas::folder::Folder;
 use crate::nas::path::RepoPath;
@@ -38,12 +39,13 @@ fn unseen(disk: &Disk) -> Option<String> {
 /// parent that can't be read, nothing stands on it. The targets are written, and closed. `images` opens the images of the
 /// disk at a position.
 pub(super) fn check(
+    call: &Call<'_>,
     targets: &Targets,
     disks: &[DiskFacts],
     ways: &[Way],
     mut images: impl FnMut(usize) -> OpenImages,
-    limit: Duration,
 ) -> std::result::Result<(), Failed> {
+    let limit = call.time_to_publish(STEP)?;
     // Who reads zeroes for half of the time leaves the other half to an attempt without the bitmap. One that does not end
     // by itself waits for the NAS.
     let (read_until, until) = (Instant::now() + limit / 2, Instant::now() + limit);
@@ -71,12 +73,11 @@ pub(super) fn check(
 
 fn look(
     root: &Folder,
-    target: std::io::Result<File>,
+    target: Apart,
     parent: &RepoPath,
     images: OpenImages,
     until: Instant,
 ) -> std::result::Result<(), Failed> {
-    let target = target.map_err(|e| Error::io(STEP, parent.as_str(), e))?;
     let unfit = |error: Error| Error { code: Code::ParentInvalid, ..error };
     let (paths, files): (Vec<_>, Vec<_>) =
         open_chain(root, parent).map_err(|e| Failed::Parent(unfit(e)))?.into_iter().map(|l| (l.path, l.file)).unzip();

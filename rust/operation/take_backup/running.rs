@@ -25,6 +25,7 @@ pub(super) fn run(call: &Call<'_>, host: HostState, job: &mut Reporter<'_>) -> R
 /// The same, without what there is a reason against.
 fn take(call: &Call<'_>, mut host: HostState, against: Against, job: &mut Reporter<'_>) -> Result<TakenBackup> {
     let Call { checked, config, .. } = *call;
+    let _prepares = call.prepares();
     if checked.engine == Engine::Pull {
         nbd::available()?;
     }
@@ -34,7 +35,7 @@ fn take(call: &Call<'_>, mut host: HostState, against: Against, job: &mut Report
     let opening = storage::begin_open(call)?;
     let found = ask("look at the domain", move || found::find(&request, &settings));
     job.enter("open the repository");
-    let (mut found, session) = opening.with(found, call.left())?;
+    let (mut found, session) = opening.with(found, call.time_for("open the repository", storage::OPEN))?;
     job.tell()?;
     let mut opened = storage::enter(call, session)?;
     let ours = ours(checked, &opened, &host)?;
@@ -66,7 +67,7 @@ fn take(call: &Call<'_>, mut host: HostState, against: Against, job: &mut Report
         view: view.as_ref().map(View::path),
         ..call.begun(opened.root(), bitmap, job)
     })?;
-    let made = storage::make_targets(opened, &checked.point, specs, call.at_most(storage::PROBE));
+    let made = storage::make_targets(call, opened, specs);
     let made = made.and_then(|targets| match view {
         Some(view) => targets.show_to_qemu(view, found.xml.owner),
         None => Ok(targets),
@@ -75,7 +76,12 @@ fn take(call: &Call<'_>, mut host: HostState, against: Against, job: &mut Report
     let mut attempt = Attempt::new(found, bitmap, host, targets, chosen.scratch);
     let completed = attempt.complete(call, &mut plan, job);
     let copied = completed.and_then(|()| attempt.copy(call, &plan, &names, job)).map_err(Failed::from);
-    let copied = match copied.and_then(|copied| attempt.check_parent(&plan, call.left_to_publish()).map(|()| copied)) {
+    let _winds_up = call.winds_up();
+    let copied = copied.and_then(|copied| {
+        attempt.check_parent(call, &plan)?;
+        Ok((copied, call.time_to_publish(storage::PUBLISH)?))
+    });
+    let (copied, limit) = match copied {
         Ok(copied) => copied,
         Err(failed) => {
             let next = next(checked, &attempt, against, &plan, &failed);
@@ -89,7 +95,7 @@ fn take(call: &Call<'_>, mut host: HostState, against: Against, job: &mut Report
     let disks = plan.manifest_disks(&disks, bitmap, copied.fingerprints);
     let disks = (disks, attempt.left_out().to_vec());
     let manifest = manifest(call, copied.when, attempt.engine(), bitmap, parent, disks);
-    let (published, found, mut host) = attempt.publish(manifest, call.left_to_publish())?;
+    let (published, found, mut host) = attempt.publish(manifest, limit)?;
     job.enter("clear up");
     let gone = is_gone(&found);
     let mut details: Vec<String> = gone.iter().chain(&found.details).cloned().collect();

@@ -26,12 +26,15 @@ use crate::error::{Code, Error, Result};
 use crate::host::{Begun, HostState};
 use crate::job::{Job, Reporter};
 use crate::libvirt::Domain;
-use crate::nas::deadline::{LIMIT, of_the_guest};
+use crate::nas::deadline::{LIMIT, of_the_guest, within_call};
 use crate::nbd;
 use crate::operation::ceph::{Access, Rbd, Server};
 use crate::point::fingerprints::{Base, Fingerprints};
 use crate::point::{LeftOut, Parent};
 use crate::qcow2::{self, Dirty, Layer, View};
+
+/// How long the bitmaps of disks may take to be changed: longer than `qemu-img` may for one, where it removes one and adds one.
+const CHANGE: Duration = qemu_img::LIMIT.saturating_mul(2);
 
 /// A disk as it was found.
 struct Found {
@@ -73,6 +76,7 @@ fn take(
     job: &mut Reporter<'_>,
 ) -> Result<TakenBackup> {
     let checked = call.checked;
+    let _prepares = call.prepares();
     job.begin("look at the disks")?;
     refuse_running(call, "it is not shut off, but the request names disks as for a stopped one")?;
     let look = |source: &StoppedSource| look(call, source.clone(), sources.paths(), job);
@@ -89,15 +93,15 @@ fn take(
     let bitmap = checked.mode.bitmap();
     let seeds = facts.iter().filter(|disk| disk.cannot_carry.is_none()).map(|disk| disk.target.clone());
     host.begin(Begun { disks: seeds.collect(), ..call.begun(opened.root(), bitmap, job) })?;
-    let targets = storage::make_targets(opened, &checked.point, plan.specs(&facts, true), call.at_most(storage::PROBE));
+    let targets = storage::make_targets(call, opened, plan.specs(&facts, true));
     let targets = targets.inspect_err(|error| host.end_unless(storage::goes_on(error)))?;
     let left_out = sources.left_out.clone();
     let mut attempt = Attempt { found, left_out, facts, plan, targets, hangs: false };
     let completed = base::complete(&attempt.targets, &mut attempt.plan, job, call.deadline);
-    if let (Ok(()), Some(bitmap)) = (&completed, bitmap) {
-        attempt.seed(bitmap);
-    }
-    match completed.map_err(Failed::from).and_then(|()| attempt.copy(call, job)) {
+    let seeded = completed.and_then(|()| bitmap.map_or(Ok(()), |bitmap| attempt.seed(bitmap)));
+    let copied = seeded.map_err(Failed::from).and_then(|()| attempt.copy(call, job));
+    let _winds_up = call.winds_up();
+    match copied {
         Ok(copied) => attempt.publish(call, copied, parent, &ours, host, job),
         Err(failed) => {
             if let Some(more) = std::mem::take(against).learn(&attempt.plan, &failed) {
@@ -117,7 +121,7 @@ fn answered<T: Send + 'static>(
     of_the_guest(step, limit, work).map_err(|error| match error.code {
         Code::NasUnresponsive => {
             let late = Error::new(Code::Timeout, step, format!("the disks' own storage: {}", error.cause));
-            late.with_leftover("a read of them")
+            late.with_leftover("what was asked of them")
         }
         _ => error,
     })
@@ -143,7 +147,7 @@ fn look(call: &Call<'_>, source: StoppedSource, paths: Vec<String>, job: &mut Re
         return look_at_image(call, &image, source, job).map_err(|error| error.on_disk(&image.name));
     }
     let parent_bitmap = parent_bitmap(call.checked).map(str::to_owned);
-    answered("look at the disks", LIMIT.min(call.left()), move || look_at(source, paths, parent_bitmap.as_deref()))
+    answered("look at the disks", LIMIT, move || look_at(source, paths, parent_bitmap.as_deref()))
 }
 
 /// Looks at an image in Ceph.
@@ -286,21 +290,36 @@ struct Copied {
     millis: u64,
     /// Of each disk that we wrote ourselves.
     fingerprints: Vec<Option<Fingerprints>>,
+    /// How long they may take to become a point.
+    limit: Duration,
 }
 
 impl Attempt {
-    /// Adds the bitmap to each disk that can carry it. One that gets none is told, and backed up all the same.
-    fn seed(&mut self, bitmap: &str) {
-        let Attempt { found, plan, .. } = self;
+    /// Adds the bitmap to each disk that can carry it. One that gets none is told, and backed up all the same; not one whose
+    /// storage does not answer, for nothing could be read from that either.
+    fn seed(&mut self, bitmap: &str) -> Result<()> {
+        let Attempt { found, plan, hangs, .. } = self;
         let wanted = std::mem::replace(&mut plan.carries, vec![false; found.len()]);
         for (i, disk) in found.iter().enumerate().filter(|(i, _)| wanted[*i]) {
-            let path = &disk.source.path;
-            let stale = if disk.bitmaps.contains(bitmap) { qemu_img::bitmap("--remove", path, bitmap) } else { Ok(()) };
-            match stale.and_then(|()| qemu_img::bitmap("--add", path, bitmap)) {
+            let (path, name, stale) = (disk.source.path.clone(), bitmap.to_owned(), disk.bitmaps.contains(bitmap));
+            // what came after it was given up would be nobody's
+            let until = Instant::now() + within_call(CHANGE);
+            let add = move || {
+                if stale {
+                    qemu_img::bitmap("--remove", &path, &name)?;
+                }
+                qemu_img::bitmap_until(until, "--add", &path, &name)
+            };
+            match answered("seed the disks", CHANGE, add) {
                 Ok(()) => plan.carries[i] = true,
-                Err(error) => plan.details.push(format!("disk {path}: not seeded: {}", error.cause)),
+                Err(error) if error.leftovers => {
+                    *hangs = true;
+                    return Err(error);
+                }
+                Err(error) => plan.details.push(format!("disk {}: not seeded: {}", disk.source.path, error.cause)),
             }
         }
+        Ok(())
     }
 
     /// Reads the disks, all under their locks. `PARENT_INVALID` when an incremental can't stand on its parent after all.
@@ -309,11 +328,12 @@ impl Attempt {
         let begun = Instant::now();
         let mut wanted = wanted(call.checked, &self.found, &self.plan);
         let servers = serve(call, &mut wanted, job)?;
-        let locked = answered("lock the disks", LIMIT.min(call.left()), move || {
+        let locked = answered("lock the disks", LIMIT, move || {
             wanted.iter().map(|disk| disk.lock().map_err(|e| e.on_disk(&disk.source.path))).collect::<Result<Vec<_>>>()
         });
         self.hangs = locked.as_ref().is_err_and(|error| error.code == Code::Timeout);
         let locked = locked?;
+        let _winds_up = call.winds_up();
         let when = jiff::Timestamp::now();
         let (mut locks, mut compared, mut origins) = (Vec::new(), Vec::new(), Vec::new());
         for disk in locked {
@@ -334,8 +354,9 @@ impl Attempt {
         if self.found.iter().any(|disk| disk.source.rbd.is_some()) {
             refuse_running(call, "it was started while its images in Ceph, which nothing locks, were read")?;
         }
+        let millis = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         job.begin("publish")?;
-        Ok(Copied { when, millis: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX), fingerprints })
+        Ok(Copied { when, millis, fingerprints, limit: call.time_to_publish(storage::PUBLISH)? })
     }
 
     /// Copies the disks from their `origins`, and compares them, of which there are the images `compared`, with the parent point.
@@ -358,7 +379,7 @@ impl Attempt {
             let images = std::mem::take(&mut compared[i]);
             Box::new(move || Ok(images))
         };
-        regrown::check(&self.targets, &self.facts, &self.plan.ways, images, call.left_to_publish())?;
+        regrown::check(call, &self.targets, &self.facts, &self.plan.ways, images)?;
         Ok(fingerprints.into_iter().map(Some).collect())
     }
 
@@ -383,10 +404,10 @@ impl Attempt {
         let disks = plan.manifest_disks(&facts, bitmap, copied.fingerprints);
         let disks = (disks, left_out.iter().map(without).collect());
         let manifest = manifest(call, copied.when, Engine::Push, bitmap, parent_point(parent), disks);
-        let published = match targets.publish(manifest, Vec::new(), call.left_to_publish()) {
+        let published = match targets.publish(manifest, Vec::new(), copied.limit) {
             Ok(published) => published,
             Err(error) => {
-                unseed(&found, &plan, new, host);
+                let error = unseed(&found, &plan, new, host, error);
                 host.end_unless(error.leftovers);
                 return Err(error);
             }
@@ -415,12 +436,13 @@ impl Attempt {
 
     /// Drops the seeds and the targets.
     fn abandon(self, error: Error, bitmap: Option<&str>, host: &mut HostState) -> Error {
-        if self.hangs {
-            log::warn!("what was seeded stays until the next backup");
-        } else {
-            unseed(&self.found, &self.plan, bitmap, host);
-        }
         let error = self.targets.discard(error, TargetWriter::Ours);
+        let error = if self.hangs {
+            log::warn!("what was seeded stays until the next backup");
+            error
+        } else {
+            unseed(&self.found, &self.plan, bitmap, host, error)
+        };
         host.end_unless(error.leftovers);
         error
     }
@@ -519,19 +541,37 @@ pub(super) fn remove_if_there(path: &str, bitmap: &str) -> Result<()> {
 }
 
 /// Removes the new bitmap from the disks that got it. Where that can't be done (the guest was started), it stays in this
-/// host's record for the next run.
-fn unseed(found: &[Found], plan: &Plan, bitmap: Option<&str>, host: &mut HostState) {
-    let Some(bitmap) = bitmap else { return };
+/// host's record for the next run; where their storage does not answer, `error` says that somebody is still at it.
+fn unseed(found: &[Found], plan: &Plan, bitmap: Option<&str>, host: &mut HostState, error: Error) -> Error {
+    let Some(bitmap) = bitmap else { return error };
     let seeded = found.iter().zip(&plan.carries).filter(|(_, carries)| **carries);
-    let removed = remove_bitmap(seeded.map(|(disk, _)| disk.source.path.as_str()), bitmap);
-    if let Err(error) = removed.and_then(|()| host.forget(bitmap)) {
-        log::warn!("bitmap '{bitmap}' stays until the next backup: {error}");
+    let paths: Vec<_> = seeded.map(|(disk, _)| disk.source.path.clone()).collect();
+    let name = bitmap.to_owned();
+    let removed = answered("remove the new bitmap", CHANGE, move || remove_bitmap(&paths, &name));
+    match removed.and_then(|()| host.forget(bitmap)) {
+        Ok(()) => error,
+        Err(stays) => {
+            log::warn!("bitmap '{bitmap}' stays until the next backup: {stays}");
+            if stays.leftovers { error.with_leftover(stays.cause) } else { error }
+        }
     }
 }
 
 /// Removes a bitmap from each of the disks, whatever happens on the others; the first failure.
-fn remove_bitmap<'a>(paths: impl Iterator<Item = &'a str>, bitmap: &str) -> Result<()> {
-    paths.map(|path| qemu_img::bitmap("--remove", path, bitmap)).fold(Ok(()), Result::and)
+fn remove_bitmap(paths: &[String], bitmap: &str) -> Result<()> {
+    paths.iter().map(|path| qemu_img::bitmap("--remove", path, bitmap)).fold(Ok(()), Result::and)
+}
+
+/// Removes each of these bitmaps from the disks at its paths; what became of it. Once it is given up it begins with none more.
+fn remove_bitmaps(bitmaps: Vec<(String, Vec<String>)>) -> Result<Vec<(String, Result<()>)>> {
+    let until = Instant::now() + within_call(CHANGE);
+    let remove = move |(name, paths): (String, Vec<String>)| {
+        let removed = remove_bitmap(&paths, &name);
+        (name, removed)
+    };
+    answered("remove the older bitmaps", CHANGE, move || {
+        Ok(bitmaps.into_iter().take_while(|_| Instant::now() < until).map(remove).collect())
+    })
 }
 
 /// Removes the other bitmaps of ours, from the disks that were left out, too; what could not be done is told, and done by the
@@ -545,13 +585,19 @@ fn clear_up(
 ) -> Vec<String> {
     let mut details = Vec::new();
     let (stored, unknown) = stored_in(left_out);
-    for name in ours.iter().filter(|name| *name != bitmap) {
+    let older = ours.iter().filter(|name| *name != bitmap).map(|name| {
         let disks = found.iter().map(|disk| (&disk.source.path, &disk.bitmaps));
         let there = disks.chain(stored.iter().map(|(path, names)| (path, names)));
-        let there = there.filter(|(_, names)| names.contains(name)).map(|(path, _)| path.as_str());
+        let there = there.filter(|(_, names)| names.contains(name)).map(|(path, _)| path.clone());
+        (name.clone(), there.collect())
+    });
+    let removed = remove_bitmaps(older.collect()).unwrap_or_else(|error| {
+        details.push(format!("older bitmaps may stay until the next backup: {error}"));
+        Vec::new()
+    });
+    for (name, removed) in removed {
         // a name that was forgotten while it may be somewhere would be nobody's
-        let removed = remove_bitmap(there, name);
-        if let Err(error) = removed.and_then(|()| if unknown.is_empty() { host.forget(name) } else { Ok(()) }) {
+        if let Err(error) = removed.and_then(|()| if unknown.is_empty() { host.forget(&name) } else { Ok(()) }) {
             details.push(format!("bitmap '{name}' stays until the next backup: {error}"));
         }
     }

@@ -19,7 +19,9 @@ use super::written::{self, TakenOver, Written};
 use crate::config;
 use crate::engine::{self, push};
 use crate::error::{Code, Error, Result, called};
+use crate::nas::apart::{Apart, Descriptor};
 use crate::nas::deadline::{Background, LIMIT, bounded, start};
+use crate::nas::denied;
 use crate::nas::folder::Folder;
 use crate::nas::lock::{InstanceLock, Purpose, WAIT};
 use crate::nas::partial::PartialPoint;
@@ -31,14 +33,17 @@ use crate::point::fingerprints::{self, Base, Digest};
 use crate::point::{DEEPEST, MANIFEST, Manifest, Parent};
 use crate::qcow2;
 
+/// What a copied point waits for last.
+pub(super) const PUBLISH: &str = "publish the restore point";
+const OPEN_STEP: &str = "open the repository";
 /// How long a NAS may take for a few small files, before the guest is touched.
-pub(super) const PROBE: Duration = Duration::from_secs(20);
+const PROBE: Duration = Duration::from_secs(20);
 /// Images that are looked at side by side: a NAS answers several questions in the time of one.
 const LOOKERS: usize = 4;
 /// Images that are read ahead; those of one more point at most come to it.
 const MOST_AHEAD: usize = 2_000;
 /// Longer than the opening and the looking, each within its own bound, may take.
-const OPEN: Duration = Duration::from_secs(100);
+pub(super) const OPEN: Duration = Duration::from_secs(100);
 /// How long to give a NAS that has just shown that it hangs.
 const HUNG: Duration = Duration::from_secs(2);
 
@@ -69,7 +74,8 @@ pub(super) struct Opening(Background<Session>);
 /// Begins to open the repository, and reads there what `enter` is going to read, so that it then comes from memory.
 /// Nothing is made, locked or believed yet.
 pub(super) fn begin_open(call: &Call<'_>) -> Result<Opening> {
-    let (checked, config, left) = (call.checked.clone(), call.config.clone(), call.left());
+    let left = call.time_for(OPEN_STEP, Duration::MAX)?;
+    let (checked, config) = (call.checked.clone(), call.config.clone());
     let work = move || {
         let session = Session::open_within(left, checked.export.clone(), config)?;
         // what is wrong there is told by whoever reads it once more under the lock
@@ -78,16 +84,17 @@ pub(super) fn begin_open(call: &Call<'_>) -> Result<Opening> {
         }
         Ok(session)
     };
-    start("open the repository", work, || ()).map(Opening)
+    start(OPEN_STEP, work, || ()).map(Opening)
 }
 
 impl Opening {
-    /// The repository, or the error of what was done meanwhile, for which a NAS that hangs is not waited.
-    pub(super) fn with<T>(self, meanwhile: Result<T>, most: Duration) -> Result<(T, Session)> {
-        let limit = if meanwhile.is_ok() { OPEN } else { HUNG };
-        let session = self.0.wait(limit.min(most));
+    /// The repository, or the error of what was done meanwhile, for which a NAS that hangs is not waited. `time` is what is left
+    /// for it; where that is nothing, the NAS has not failed to answer.
+    pub(super) fn with<T>(self, meanwhile: Result<T>, time: Result<Duration>) -> Result<(T, Session)> {
+        let limit = if meanwhile.is_ok() { time.clone().unwrap_or_default() } else { HUNG };
+        let session = self.0.wait(limit);
         let meanwhile = meanwhile?;
-        let late = || Err(Error::new(Code::NasUnresponsive, "open the repository", "it does not open"));
+        let late = || time.and(Err(Error::new(Code::NasUnresponsive, OPEN_STEP, "it does not open")));
         Ok((meanwhile, session.unwrap_or_else(late)?))
     }
 }
@@ -141,29 +148,35 @@ fn chain_images(newest: PointPath, mut read: impl FnMut(&PointPath) -> Option<Ma
 
 /// Opens the repository and enters it.
 pub(super) fn open(call: &Call<'_>) -> Result<Opened> {
-    enter(call, Session::open_within(call.left(), call.checked.export.clone(), call.config.clone())?)
+    let left = call.time_for(OPEN_STEP, Duration::MAX)?;
+    enter(call, Session::open_within(left, call.checked.export.clone(), call.config.clone())?)
 }
 
 /// Locks the virtual machine's folder in the repository, reads its manifests and looks at the parent.
 pub(super) fn enter(call: &Call<'_>, session: Session) -> Result<Opened> {
     let checked = call.checked;
-    let (locked, point) = (session.clone(), checked.point.clone());
-    let (instance, lock) = bounded("lock the virtual machine's folder", call.at_most(PROBE + WAIT), move || {
-        let lock = || {
-            refuse_existing(locked.root(), &point)?;
-            let mode = config::current().folder_mode();
-            let instance = locked.root().make_dir_if_missing(point.instance(), mode)?;
-            let lock = InstanceLock::take(&instance, Purpose::Add)?;
-            Ok((instance, Arc::new(lock)))
-        };
-        let (instance, lock) = lock().map_err(|error| access::explain(error, locked.root()))?;
-        refuse_existing(locked.root(), &point)?;
-        Ok((instance, lock))
+    let point = checked.point.clone();
+    const LOCK: &str = "lock the virtual machine's folder";
+    let limit = call.time_for(LOCK, PROBE + WAIT)?;
+    // each step has what it needs to itself: one that is given up keeps the lock for as long as it is at work there
+    let (instance, lock, session) = bounded(LOCK, limit, move || {
+        let root = session.root();
+        refuse_existing(root, &point)?;
+        let instance = root.make_dir_if_missing(point.instance(), config::current().folder_mode());
+        let instance = instance.map_err(|error| denied::explain_writing(error, root))?;
+        let lock = InstanceLock::take_within(limit, &instance, Purpose::Add)?;
+        refuse_existing(root, &point)?;
+        Ok((instance, Arc::new(lock), session))
     })?;
     let checked = checked.clone();
-    bounded("look at the restore points", call.at_most(LIMIT), move || {
+    const CLEAR: &str = "remove what backups have left";
+    const LOOK: &str = "look at the restore points";
+    let (instance, lock, session) = bounded(CLEAR, call.time_for(CLEAR, removal::LIMIT)?, move || {
         // whoever made them no longer holds the lock of the folder, which is ours
         removal::clear_partials(&instance)?;
+        Ok((instance, lock, session))
+    })?;
+    bounded(LOOK, call.time_for(LOOK, LIMIT)?, move || {
         let published = published_bitmaps(&instance, &checked.vm, Instant::now() + LIMIT / 2)?;
         let parent = match &checked.mode {
             Mode::Incremental { parent, parent_bitmap, .. } => {
@@ -180,7 +193,7 @@ fn refuse_existing(root: &Folder, point: &PointPath) -> Result<()> {
     let there = match root.open_dir(&point.instance_folder()) {
         Ok(instance) => instance.kind(point.name())?.is_some(),
         Err(error) if error.code == Code::NotFound => false,
-        Err(error) => return Err(error),
+        Err(error) => return Err(denied::explain_reading(error, &root.path)),
     };
     if there {
         Err(Error::new(Code::AlreadyExists, "open the repository", format!("'{point}' is there already")))
@@ -262,9 +275,9 @@ pub(super) struct Published {
 #[derive(Debug)]
 pub(super) struct Targets {
     // in this order: the files are closed before the point ends
-    files: Vec<File>,
+    files: Vec<Apart>,
     /// The files of their fingerprints and their names, where there are such.
-    indexes: Vec<Option<(File, String)>>,
+    indexes: Vec<Option<(Apart, String)>>,
     /// The names of the files that they stand on, relative to their own folder.
     backings: Vec<Option<String>>,
     /// What QEMU sees of them, where it writes them itself.
@@ -285,17 +298,13 @@ pub(super) enum TargetWriter {
 
 /// Makes the empty targets with their final backing names. It writes to the NAS right before the hypervisor does, so it
 /// is the probe too: `NAS_UNRESPONSIVE` when the NAS hangs.
-pub(super) fn make_targets(
-    opened: Opened,
-    point: &PointPath,
-    specs: Vec<TargetSpec>,
-    limit: Duration,
-) -> Result<Targets> {
-    let point = point.clone();
-    bounded("make the targets", limit, move || {
+pub(super) fn make_targets(call: &Call<'_>, opened: Opened, specs: Vec<TargetSpec>) -> Result<Targets> {
+    const STEP: &str = "make the targets";
+    let point = call.checked.point.clone();
+    bounded(STEP, call.time_for(STEP, PROBE)?, move || {
         let Opened { session, lock, .. } = opened;
         let partial = PartialPoint::begin(session.clone(), lock, &point);
-        let partial = partial.map_err(|error| access::explain(error, session.root()))?;
+        let partial = partial.map_err(|error| denied::explain_writing(error, session.root()))?;
         let mut targets =
             Targets { files: Vec::new(), indexes: Vec::new(), backings: Vec::new(), view: None, lack: None, partial };
         for spec in specs {
@@ -335,15 +344,14 @@ impl Targets {
     /// `base`, what differs from it.
     pub(super) fn target(&self, i: usize, facts: &DiskFacts, base: Option<Base<File>>) -> Result<engine::Target> {
         let path = PathBuf::from(self.path(&facts.file)?);
-        let io = |error| Error::io("open the target", &path, error);
         let none = || Error::new(Code::Internal, "open the target", "it was made without fingerprints");
         let (index, index_name) = self.indexes[i].as_ref().ok_or_else(none)?;
         Ok(engine::Target {
-            file: self.file(i).map_err(io)?,
+            file: self.file(i),
             disk: facts.target.clone(),
             size: facts.virtual_size,
             backing: self.backings[i].clone(),
-            index: index.try_clone().map_err(io)?,
+            index: index.clone(),
             index_name: index_name.clone(),
             base,
             path,
@@ -365,8 +373,8 @@ impl Targets {
     }
 
     /// The target of the disk at this position.
-    pub(super) fn file(&self, disk: usize) -> std::io::Result<File> {
-        self.files[disk].try_clone()
+    pub(super) fn file(&self, disk: usize) -> Apart {
+        self.files[disk].clone()
     }
 
     /// `IO` when one of the disks' targets is no longer what lies under its name: whoever may write on the NAS can put a link
@@ -374,15 +382,16 @@ impl Targets {
     pub(super) fn check_in_place(&self, disks: &[DiskFacts]) -> Result<()> {
         const STEP: &str = "look at the targets again";
         let folder = self.partial.folder().again()?;
-        let written = self.written(disks)?;
+        let written = self.written(disks);
         bounded(STEP, LIMIT, move || written.iter().try_for_each(|target| target.check_in_place(&folder)))
     }
 
     /// Lets what QEMU has written of the disks, and closed, be published: as files of ours that it can't reach, if the
     /// repository can clone it, and only if it is what was to be written. Says what the repository or the kernel lacks.
-    pub(super) fn take_over(&mut self, disks: &[DiskFacts], limit: Duration) -> Result<Vec<String>> {
+    pub(super) fn take_over(&mut self, disks: &[DiskFacts], call: &Call<'_>) -> Result<Vec<String>> {
+        let limit = call.time_to_publish(written::STEP)?;
         let folder = self.partial.folder().again()?;
-        let (written, aside) = (self.written(disks)?, self.partial.aside()?);
+        let (written, aside) = (self.written(disks), self.partial.aside()?);
         let (taken, aside) = bounded(written::STEP, limit, move || {
             let taken = written.into_iter().map(|target| target.take_over(&folder, &aside)).collect::<Result<Vec<_>>>();
             Ok((taken?, aside))
@@ -401,29 +410,31 @@ impl Targets {
         Ok(self.lack.take().into_iter().chain(told).collect())
     }
 
-    fn written(&self, disks: &[DiskFacts]) -> Result<Vec<Written>> {
+    fn written(&self, disks: &[DiskFacts]) -> Vec<Written> {
         let targets = disks.iter().zip(&self.files).zip(&self.backings);
-        let written = |((disk, file), backing): ((&DiskFacts, &File), &Option<String>)| {
-            let file = file.try_clone().map_err(|e| Error::io(written::STEP, self.folder().join(&disk.file), e))?;
-            Ok(Written { file, name: disk.file.clone(), virtual_size: disk.virtual_size, backing: backing.clone() })
+        let written = |((disk, file), backing): ((&DiskFacts, &Apart), &Option<String>)| Written {
+            file: file.clone(),
+            name: disk.file.clone(),
+            virtual_size: disk.virtual_size,
+            backing: backing.clone(),
         };
         targets.map(written).collect()
     }
 
     /// The target of each of the disks, for whoever has QEMU write them.
-    pub(super) fn for_qemu(&self, disks: &[DiskFacts]) -> std::io::Result<Vec<push::Target>> {
-        let target = |(disk, file): (&DiskFacts, &File)| {
-            let (disk, size, file) = (disk.target.clone(), disk.virtual_size, file.try_clone()?);
-            Ok(push::Target { disk, size, file })
+    pub(super) fn for_qemu(&self, disks: &[DiskFacts]) -> Vec<push::Target> {
+        let target = |(disk, file): (&DiskFacts, &Apart)| {
+            let (disk, size, file) = (disk.target.clone(), disk.virtual_size, file.clone());
+            push::Target { disk, size, file }
         };
         disks.iter().zip(&self.files).map(target).collect()
     }
 
     /// Empties what QEMU may have open still, for it is going to be removed.
     pub(super) fn give_room_back(&self) {
-        let (files, path) = (self.files.iter().map(File::try_clone).collect::<Vec<_>>(), self.folder());
+        let (files, path) = (self.files.clone(), self.folder());
         let emptied = bounded("empty the targets", HUNG, move || {
-            files.iter().flatten().for_each(|file| written::give_room_back(file, &path));
+            files.iter().for_each(|file| written::give_room_back(file, &path));
             Ok(())
         });
         if let Err(error) = emptied {
@@ -453,11 +464,11 @@ impl Targets {
     ) -> Result<Published> {
         let begun = Instant::now();
         let until = begun + limit;
-        let published = bounded("publish the restore point", limit, move || {
+        let published = bounded(PUBLISH, limit, move || {
             let written = self.write_out(&mut manifest, texts).and_then(|()| {
                 self.lock().check()?;
                 // Whoever asked has given up: what appeared now would be nobody's restore point.
-                let late = || Error::new(Code::NasUnresponsive, "publish the restore point", "it took too long");
+                let late = || Error::new(Code::NasUnresponsive, PUBLISH, "it took too long");
                 if Instant::now() < until { Ok(()) } else { Err(late()) }
             });
             let Targets { files, indexes, view, partial, .. } = self;
@@ -483,7 +494,7 @@ impl Targets {
         for (disk, file) in manifest.disks.iter_mut().zip(&self.files) {
             let io = |error| Error::io("sync the target", folder.join(&disk.file), error).on_disk(&disk.volume);
             file.sync_all().map_err(io)?;
-            disk.size = file.metadata().map_err(io)?.len();
+            disk.size = file.with(File::metadata).map_err(io)?.len();
         }
         for (file, name) in self.indexes.iter().flatten() {
             file.sync_all().map_err(|e| Error::io("sync the fingerprints", folder.join(name), e))?;
@@ -496,8 +507,9 @@ impl Targets {
             let written = written.and_then(|()| file.sync_all().map_err(called("fsync")));
             written.map_err(|e| Error::io("write the domain's description", folder.join(name), e))?;
         }
-        let mut file = self.partial.create_file(MANIFEST)?;
-        *manifest = manifest.write(&mut file).map_err(|e| Error::io("write the manifest", folder.join(MANIFEST), e))?;
+        let file = self.partial.create_file(MANIFEST)?;
+        let written = file.with(|file| manifest.write(file));
+        *manifest = written.map_err(|e| Error::io("write the manifest", folder.join(MANIFEST), e))?;
         // what can take its time is done before it is asked whether anybody still waits
         self.partial.folder().sync()
     }
@@ -606,7 +618,19 @@ mod tests {
             Opening(start("open the repository", refused, || ()).unwrap())
         };
         let missing = Err::<(), _>(Error::new(Code::DomainNotFound, "look up the domain", "missing"));
-        assert_eq!(opening().with(missing, Duration::MAX).unwrap_err().code, Code::DomainNotFound);
-        assert_eq!(opening().with(Ok(()), Duration::MAX).unwrap_err().code, Code::MountFailed);
+        assert_eq!(opening().with(missing, Ok(LIMIT)).unwrap_err().code, Code::DomainNotFound);
+        assert_eq!(opening().with(Ok(()), Ok(LIMIT)).unwrap_err().code, Code::MountFailed);
+    }
+
+    #[test]
+    fn a_nas_that_was_given_no_time_is_none_that_does_not_answer() {
+        let none = Error::new(Code::Timeout, "open the repository", "nothing is left");
+        for (time, code) in [(Err(none), Code::Timeout), (Ok(Duration::from_millis(20)), Code::NasUnresponsive)] {
+            let (release, wait) = std::sync::mpsc::channel::<()>();
+            let hangs = move || Err(Error::new(Code::Io, "mount", format!("{:?}", wait.recv())));
+            let opening = Opening(start("open the repository", hangs, || ()).unwrap());
+            assert_eq!(opening.with(Ok(()), time).unwrap_err().code, code);
+            drop(release);
+        }
     }
 }

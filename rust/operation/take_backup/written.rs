@@ -11,8 +11,10 @@ use rustix::io::Errno;
 
 use crate::engine::push;
 use crate::error::{Code, Error, Result, called, errno};
+use crate::nas::apart::{Apart, Descriptor};
 use crate::nas::folder::{FILE_MODE, Folder};
 use crate::nas::partial::Aside;
+use crate::qcow2::Storage;
 use crate::{config, lacking, qcow2, steps, sys};
 
 pub(super) const STEP: &str = "take over what was written";
@@ -25,7 +27,7 @@ const PIECE: u64 = 1 << 30;
 /// A target as it was made, open since then.
 #[derive(Debug)]
 pub(super) struct Written {
-    pub file: File,
+    pub file: Apart,
     /// Its name in the point's folder.
     pub name: String,
     pub virtual_size: u64,
@@ -37,7 +39,7 @@ pub(super) struct Written {
 #[derive(Debug)]
 pub(super) enum TakenOver {
     /// Another file, which nobody else has open.
-    Own(File),
+    Own(Apart),
     /// The same, for this reason.
     Shared(String),
 }
@@ -94,22 +96,26 @@ impl Written {
         )))
     }
 
-    fn check(&self, folder: &Folder, file: &File) -> Result<()> {
-        let checked = qcow2::check_filled(file, self.virtual_size, self.backing.as_deref());
+    fn check(&self, folder: &Folder, file: &Apart) -> Result<()> {
+        let checked = file.with(|file| qcow2::check_filled(file, self.virtual_size, self.backing.as_deref()));
         checked.map_err(|e| e.at(STEP, folder.path.join(&self.name)))
     }
 }
 
 /// Empties a file of which nothing is wanted any more: whoever has it open would keep its room with it.
-pub(super) fn give_room_back(file: &File, path: &Path) {
-    if let Err(error) = file.set_len(0) {
+pub(super) fn give_room_back(file: &Apart, path: &Path) {
+    if let Err(error) = file.set_length(0) {
         log::warn!("'{}' could not be emptied before its removal: {error}", path.display());
     }
 }
 
 /// Clones all of `source` into `own`, which is empty: `EFBIG` beyond `longest`, for whoever has it open makes it as long as it
 /// likes.
-fn clone(own: &File, source: &File, longest: u64) -> std::io::Result<()> {
+fn clone(own: &Apart, source: &Apart, longest: u64) -> std::io::Result<()> {
+    own.with(|own| source.with(|source| clone_there(own, source, longest)))
+}
+
+fn clone_there(own: &File, source: &File, longest: u64) -> std::io::Result<()> {
     let mut at = 0;
     loop {
         let length = source.metadata()?.len();
@@ -151,7 +157,7 @@ fn can_clone(folder: &Folder) -> Result<bool> {
 mod tests {
     use super::*;
     use std::fs;
-    use std::os::unix::fs::{FileExt, MetadataExt, symlink};
+    use std::os::unix::fs::{MetadataExt, symlink};
     use std::path::PathBuf;
     use std::process::Command;
     use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -191,7 +197,8 @@ mod tests {
 
     impl Drop for Mounted {
         fn drop(&mut self) {
-            run("umount", &[self.at.to_str().unwrap()]);
+            // a process that another test starts may have a copy of a descriptor for a moment
+            run("umount", &["--lazy", self.at.to_str().unwrap()]);
         }
     }
 
@@ -215,16 +222,19 @@ mod tests {
         let mounted = Mounted::make(&["mkfs.xfs", "-q", "-m", "reflink=1"]);
         let (instance, point) = (mounted.folder(), mounted.folder().make_dir(".partial-T1", 0o711).unwrap());
         let target = written(&point, None);
-        target.file.write_all_at(&[1; 1 << 20], 1 << 20).unwrap();
-        let kept = target.file.try_clone().unwrap();
+        target.file.write_at(&[1; 1 << 20], 1 << 20).unwrap();
+        let kept = target.file.clone();
         let aside = Aside::new(instance.again().unwrap(), ".partial-T1");
         target.take_over(&point, &aside).unwrap();
         let replaced = fs::metadata(mounted.at.join(".partial-T1.replaced").join(NAME)).unwrap();
-        assert_eq!((replaced.ino(), replaced.len(), replaced.blocks()), (kept.metadata().unwrap().ino(), 0, 0));
+        assert_eq!(
+            (replaced.ino(), replaced.len(), replaced.blocks()),
+            (kept.with(File::metadata).unwrap().ino(), 0, 0)
+        );
         assert_eq!(point.names().unwrap(), [NAME]);
         // what a backup leaves that ends here
         removal::clear_partials(&instance).unwrap();
-        assert_eq!(kept.metadata().unwrap().nlink(), 0);
+        assert_eq!(kept.with(File::metadata).unwrap().nlink(), 0);
     }
 
     #[test]
@@ -233,15 +243,15 @@ mod tests {
             let mounted = Mounted::make(mkfs);
             let folder = mounted.folder();
             let target = written(&folder, Some("../T1/root.x.qcow2"));
-            let kept = target.file.try_clone().unwrap();
+            let kept = target.file.clone();
             let before = fs::read(mounted.at.join(NAME)).unwrap();
             let TakenOver::Own(own) = take_over(target, &folder).unwrap() else { panic!("{mkfs:?} clones") };
-            kept.write_all_at(b"anything", 0).unwrap();
-            kept.set_len(100).unwrap();
+            kept.write_at(b"anything", 0).unwrap();
+            kept.set_length(100).unwrap();
             assert!(fs::read(mounted.at.join(NAME)).unwrap() == before, "{mkfs:?}");
-            let (metadata, there) = (own.metadata().unwrap(), fs::metadata(mounted.at.join(NAME)).unwrap());
+            let (metadata, there) = (own.with(File::metadata).unwrap(), fs::metadata(mounted.at.join(NAME)).unwrap());
             assert_eq!((metadata.ino(), metadata.mode() & 0o7777, metadata.uid()), (there.ino(), 0o600, 0));
-            assert_eq!((kept.metadata().unwrap().nlink(), folder.names().unwrap()), (0, vec![NAME.into()]));
+            assert_eq!((kept.with(File::metadata).unwrap().nlink(), folder.names().unwrap()), (0, vec![NAME.into()]));
         }
     }
 
@@ -254,7 +264,7 @@ mod tests {
         assert!(why.contains("can't clone files"), "{why}");
         assert_eq!(folder.names().unwrap(), [NAME]);
         let target = written(&folder, None);
-        target.file.write_all_at(&2_u32.to_be_bytes(), 4).unwrap();
+        target.file.write_at(&2_u32.to_be_bytes(), 4).unwrap();
         assert_eq!(take_over(target, &folder).unwrap_err().code, Code::CorruptImage);
     }
 
@@ -263,7 +273,7 @@ mod tests {
         let mounted = Mounted::make(&["mkfs.xfs", "-q", "-m", "reflink=1"]);
         let folder = mounted.folder();
         let target = written(&folder, None);
-        target.file.set_len(i64::MAX as u64).unwrap();
+        target.file.set_length(i64::MAX as u64).unwrap();
         let error = take_over(target, &folder).unwrap_err();
         assert!(error.cause.contains("more than an image"), "{error}");
         assert_eq!(folder.names().unwrap(), [NAME]);
@@ -276,9 +286,9 @@ mod tests {
         let folder = mounted.folder();
         let target = written(&folder, None);
         let image = fs::read(mounted.at.join(NAME)).unwrap();
-        target.file.set_len(0).unwrap();
+        target.file.set_length(0).unwrap();
         run("chattr", &["+C", mounted.at.join(NAME).to_str().unwrap()]);
-        target.file.write_all_at(&image, 0).unwrap();
+        target.file.write_at(&image, 0).unwrap();
         let error = take_over(target, &folder).unwrap_err();
         assert!(error.cause.contains("although others there can"), "{error}");
     }
@@ -287,7 +297,7 @@ mod tests {
     fn only_what_was_to_be_written_is_taken_over() {
         let dir = tempfile::tempdir().unwrap();
         let folder = Folder::open_root(dir.path()).unwrap();
-        type Change = (&'static str, fn(&File, &Path));
+        type Change = (&'static str, fn(&Apart, &Path));
         let changes: [Change; 9] = [
             ("another machine's", |_, path| {
                 run(
@@ -326,12 +336,12 @@ mod tests {
             ("none", |_, path| {
                 run("qemu-img", &["rebase", "-u", "-q", "-f", "qcow2", "-b", "", path.to_str().unwrap()])
             }),
-            ("a larger one", |file, _| file.write_all_at(&(2 * SIZE).to_be_bytes(), 24).unwrap()),
-            ("a data file", |file, _| file.write_all_at(&4_u64.to_be_bytes(), 72).unwrap()),
-            ("an unknown feature", |file, _| file.write_all_at(&(1_u64 << 40).to_be_bytes(), 72).unwrap()),
-            ("a dirty one", |file, _| file.write_all_at(&1_u64.to_be_bytes(), 72).unwrap()),
-            ("an encrypted one", |file, _| file.write_all_at(&2_u32.to_be_bytes(), 32).unwrap()),
-            ("an L1 table beyond its end", |file, _| file.write_all_at(&(1_u64 << 40).to_be_bytes(), 40).unwrap()),
+            ("a larger one", |file, _| file.write_at(&(2 * SIZE).to_be_bytes(), 24).unwrap()),
+            ("a data file", |file, _| file.write_at(&4_u64.to_be_bytes(), 72).unwrap()),
+            ("an unknown feature", |file, _| file.write_at(&(1_u64 << 40).to_be_bytes(), 72).unwrap()),
+            ("a dirty one", |file, _| file.write_at(&1_u64.to_be_bytes(), 72).unwrap()),
+            ("an encrypted one", |file, _| file.write_at(&2_u32.to_be_bytes(), 32).unwrap()),
+            ("an L1 table beyond its end", |file, _| file.write_at(&(1_u64 << 40).to_be_bytes(), 40).unwrap()),
         ];
         for (what, change) in changes {
             let target = written(&folder, Some("../T1/root.x.qcow2"));
@@ -372,7 +382,7 @@ mod tests {
                 qcow2::create(&file, SIZE, None).unwrap();
                 let target = Written { file, name: NAME.to_owned(), virtual_size: SIZE, backing: None };
                 if let Ok(TakenOver::Own(own)) = take_over(target, &point) {
-                    qcow2::check_filled(&own, SIZE, None).unwrap();
+                    own.with(|own| qcow2::check_filled(own, SIZE, None)).unwrap();
                 }
             }
             done.store(true, Relaxed);

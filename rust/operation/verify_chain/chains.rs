@@ -422,7 +422,7 @@ fn unknown(error: Error) -> (Verdict, String) {
 pub(super) fn verdict_of(error: &qcow2::Error) -> Verdict {
     match error {
         qcow2::Error::NotQcow2 | qcow2::Error::Corrupt(_) => Verdict::Bad,
-        qcow2::Error::Unsupported(_) | qcow2::Error::Io(_) => Verdict::Aborted,
+        qcow2::Error::Unsupported(_) | qcow2::Error::Io(_) | qcow2::Error::Stopped(_) => Verdict::Aborted,
     }
 }
 

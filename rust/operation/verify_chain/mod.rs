@@ -7,14 +7,14 @@ pub(super) mod chains;
 use serde::{Deserialize, Serialize};
 
 use super::reading::Reading;
-use super::steps::in_steps;
 use crate::error::{Code, Error, Result};
 use crate::job::{self, Listener, Reporter};
 use crate::nas::deadline::{LIMIT, bounded};
 use crate::nas::path::{PointPath, RepoPath};
 use crate::nas::repository::Repository;
 use crate::plain::plain;
-use crate::qcow2::{self, Check, Checked};
+use crate::qcow2::{self, Checked};
+use crate::worker;
 pub(super) use agreement::Facts;
 use chains::{Found, Judged, verdict_of};
 
@@ -155,7 +155,7 @@ fn check_all(reading: &Reading, found: &mut [Found], job: &mut Reporter<'_>) -> 
             told.blame(Verdict::Aborted, UNANSWERED.into());
             continue;
         }
-        match check(reading, path, facts, job, |job, share| job.progress(done + share.of(facts.size), total)) {
+        match check(reading, path, facts, (done, total), job) {
             Ok(Ok(checked)) => tell(told, checked),
             Ok(Err(error)) => told.blame(verdict_of(&error), error.to_string()),
             Err(error) => {
@@ -168,37 +168,26 @@ fn check_all(reading: &Reading, found: &mut [Found], job: &mut Reporter<'_>) -> 
     Ok(())
 }
 
-/// How far a check is.
-struct Share(u64, u64);
-
-impl Share {
-    fn of(&self, length: u64) -> u64 {
-        let part = u128::from(length) * u128::from(self.0) / u128::from(self.1.max(1));
-        u64::try_from(part).unwrap_or(length).min(length)
-    }
-}
-
-/// Checks the tables of one image, in steps that have a deadline.
+/// Checks the tables of one image, before which `done` bytes of `total` were.
 fn check(
     reading: &Reading,
     path: &RepoPath,
     facts: &Facts,
+    (done, total): (u64, u64),
     job: &mut Reporter<'_>,
-    mut progress: impl FnMut(&Reporter<'_>, Share),
 ) -> Result<Result<Checked, qcow2::Error>> {
-    const STEP: &str = "check an image";
     let (held, at, facts) = (reading.clone(), path.clone(), facts.clone());
-    let begun =
-        bounded(STEP, LIMIT, move || Ok(chains::open_again(held.session.root(), &at, &facts)?.and_then(Check::begin)))?;
-    let check = match begun {
-        Ok(check) => check,
-        Err(error) => return Ok(Err(error)),
-    };
-    in_steps(reading, STEP, LIMIT, check, Check::advance, |check| {
-        let (done, total) = check.position();
-        progress(job, Share(done, total));
-        job.tell()
+    worker::run("check an image", LIMIT, job, move |pulse| {
+        let tell = &mut |part, all| pulse.at(done + share(facts.size, part, all), total);
+        let image = chains::open_again(held.session.root(), &at, &facts)?;
+        qcow2::unless_stopped(image.and_then(|image| qcow2::check(image, tell)))
     })
+}
+
+/// Of `length`, what `part` is of `all`.
+fn share(length: u64, part: u64, all: u64) -> u64 {
+    let share = u128::from(length) * u128::from(part) / u128::from(all.max(1));
+    u64::try_from(share).unwrap_or(length).min(length)
 }
 
 fn tell(told: &mut VerifiedFile, checked: Checked) {

@@ -7,6 +7,7 @@ use std::path::Path;
 use super::{Fingerprints, Index, failed, file_name};
 use crate::config;
 use crate::error::{Error, Result, called};
+use crate::nas::apart::Apart;
 use crate::nas::folder::Folder;
 use crate::nas::lock::InstanceLock;
 use crate::nas::path::RepoPath;
@@ -21,7 +22,7 @@ pub fn open(root: &Folder, image: &RepoPath, recorded: &Fingerprints) -> Result<
 }
 
 /// Makes the file for a new index of `image`; one that was not finished goes.
-pub fn create(root: &Folder, lock: &InstanceLock, image: &RepoPath) -> Result<File> {
+pub fn create(root: &Folder, lock: &InstanceLock, image: &RepoPath) -> Result<Apart> {
     let (folder, new) = (root.open_dir(&folder_path(image)?)?, new_name(image));
     lock.check()?;
     folder.remove_tree(&new)?;
@@ -30,7 +31,7 @@ pub fn create(root: &Folder, lock: &InstanceLock, image: &RepoPath) -> Result<Fi
 
 /// Makes the new index `file` durable under its name, which is returned. That of the name `old` stays beside it: until the manifest
 /// names the new one, it names that.
-pub fn place(root: &Folder, lock: &InstanceLock, image: &RepoPath, file: &File, old: Option<&str>) -> Result<String> {
+pub fn place(root: &Folder, lock: &InstanceLock, image: &RepoPath, file: &Apart, old: Option<&str>) -> Result<String> {
     file.sync_all().map_err(|e| Error::io(STEP, Path::new(image.as_str()), called("fsync")(e)))?;
     let folder = root.open_dir(&folder_path(image)?)?;
     let [first, second] = names(image);

@@ -2,52 +2,19 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::time::Instant;
 
 use super::contents::Contents;
 use super::{Content, Digest, Recorder};
-use crate::qcow2::{CLUSTER, Error, Rest};
+use crate::qcow2::{CLUSTER, Error, Pulse, hash_rest};
 
-/// The making of an index under way. Memory: 3 MiB and a bit for each cluster of the file.
-#[derive(Debug)]
-pub struct Indexing<W: Write> {
-    contents: Contents,
-    recorder: Option<Recorder<W>>,
-    rest: Rest<File>,
-    hash: Option<Digest>,
-}
-
-/// Begins to read `image`, whose index goes to `to`, which is empty. Errors as those of `Mapping::open`. What the image
-/// holds now counts as right: whether it is can't be known.
-pub fn index_image<W: Write>(image: File, to: W) -> Result<Indexing<W>, Error> {
-    let contents = Contents::open(image.try_clone()?)?;
-    let recorder = Some(Recorder::begin(to, contents.virtual_size())?);
-    Ok(Indexing { contents, recorder, rest: Rest::begin(image)?, hash: None })
-}
-
-impl<W: Write> Indexing<W> {
-    /// Bytes of the image's file that were read.
-    pub fn done(&self) -> u64 {
-        self.contents.read + self.rest.hashed()
-    }
-
-    /// Goes on until that time; once all is read, the hash of the index and that of the image's rest. Nothing is synced.
-    pub fn advance(&mut self, until: Instant) -> Result<Option<(Digest, Digest)>, Error> {
-        while Instant::now() < until {
-            if let Some(hash) = self.hash {
-                return Ok(self.rest.advance(until)?.map(|rest| (hash, rest.into())));
-            }
-            self.step()?;
-        }
-        Ok(None)
-    }
-
-    fn step(&mut self) -> Result<(), Error> {
-        let Some(recorder) = &mut self.recorder else { return Ok(()) };
-        let Some((piece, bytes)) = self.contents.next_piece()? else {
-            self.hash = self.recorder.take().map(Recorder::finish).transpose()?.map(|(_, hash)| hash);
-            return Ok(());
-        };
+/// Reads `image`, and writes its index to `to`, which is empty; nothing is synced. The hash of the index and that of the image's
+/// rest. What the image holds now counts as right: whether it is can't be known. Told are the bytes of its file that were read,
+/// and its length. Errors as those of `Mapping::open`. Memory: 3 MiB and a bit for each cluster of the file.
+pub fn index_image<W: Write>(image: File, to: W, pulse: &mut Pulse<'_>) -> Result<(Digest, Digest), Error> {
+    let length = image.metadata()?.len();
+    let mut contents = Contents::open(image.try_clone()?)?;
+    let mut recorder = Recorder::begin(to, contents.virtual_size())?;
+    while let Some((piece, bytes)) = contents.next_piece()? {
         if piece.host.is_none() {
             recorder.add(piece.guest, Content::Zero, piece.length)?;
         }
@@ -56,6 +23,9 @@ impl<W: Write> Indexing<W> {
             recorder.add(at, Content::of(cluster), cluster.len() as u64)?;
             at += cluster.len() as u64;
         }
-        Ok(())
+        pulse(contents.read, length)?;
     }
+    let (_, hash) = recorder.finish()?;
+    let rest = hash_rest(image, &mut |hashed, _| pulse(contents.read + hashed, length))?;
+    Ok((hash, rest.into()))
 }

@@ -2,62 +2,48 @@
 //! has it tells the content. No data are read.
 
 use std::io::{Read, Write};
-use std::time::Instant;
 
 use super::overlay::{Look, Overlay};
 use super::{Content, Digest, Index, Recorder};
-use crate::qcow2::{CLUSTER, Error, Mapped, Mapping, Source};
+use crate::qcow2::{CLUSTER, Error, Mapped, Mapping, Pulse, Source};
 
-/// A merge under way. Memory: 70 KiB for each index, and 300 KiB.
-#[derive(Debug)]
-pub struct Merge<S, R, W: Write> {
-    mapping: Mapping<S>,
+/// Writes the index of the image `source` as it is now to `to`, which is empty; its hash. Nothing is synced. `indexes` are those of
+/// the image as it was and of the images that it has absorbed, the youngest first. Told are the bytes of the guest's disk that are
+/// dealt with, and all. `Error::Unsupported` unless all are of disks of one size: where a smaller one ends, what is below it is
+/// hidden. `Error::Corrupt` when an index is not what was recorded, or not that of these images. Memory: 70 KiB for each index, and
+/// 300 KiB.
+pub fn merge<S: Source, R: Read, W: Write>(
+    source: S,
+    indexes: Vec<Index<R>>,
+    to: W,
+    pulse: &mut Pulse<'_>,
+) -> Result<Digest, Error> {
+    let mut mapping = Mapping::open(source)?;
+    let size = mapping.virtual_size();
+    let overlay = Overlay::begin(indexes)?;
+    if !overlay.is_of(size) {
+        return Err(Error::Unsupported("the images are of disks of different sizes".into()));
+    }
+    let mut merge = Merge { overlay, recorder: Recorder::begin(to, size)?, next: 0 };
+    while let Some(mut part) = mapping.next_part()? {
+        while part.length > 0 {
+            part = merge.tell(part)?;
+            pulse(part.guest, size)?;
+        }
+    }
+    merge.pass_to(size.div_ceil(CLUSTER))?;
+    merge.overlay.finish()?;
+    Ok(merge.recorder.finish()?.1)
+}
+
+struct Merge<R, W: Write> {
     overlay: Overlay<R>,
-    recorder: Option<Recorder<W>>,
-    /// What of the image is being told.
-    part: Option<Mapped>,
+    recorder: Recorder<W>,
     /// The first cluster that was not asked for.
     next: u64,
 }
 
-impl<S: Source, R: Read, W: Write> Merge<S, R, W> {
-    /// The index of the image `source` as it is now goes to `to`, which is empty. `indexes` are those of the image as it was
-    /// and of the images that it has absorbed, the youngest first. `Error::Unsupported` unless all are of disks of one
-    /// size: where a smaller one ends, what is below it is hidden.
-    pub fn begin(source: S, indexes: Vec<Index<R>>, to: W) -> Result<Merge<S, R, W>, Error> {
-        let mapping = Mapping::open(source)?;
-        let size = mapping.virtual_size();
-        let overlay = Overlay::begin(indexes)?;
-        if !overlay.is_of(size) {
-            return Err(Error::Unsupported("the images are of disks of different sizes".into()));
-        }
-        let recorder = Some(Recorder::begin(to, size)?);
-        Ok(Merge { mapping, overlay, recorder, part: None, next: 0 })
-    }
-
-    /// Bytes of the guest's disk that are dealt with, and all.
-    pub fn position(&self) -> (u64, u64) {
-        let size = self.mapping.virtual_size();
-        (self.part.map_or(0, |part| part.guest), size)
-    }
-
-    /// Goes on until that time; the hash of the new index once it is complete. `Error::Corrupt` when an index is not what was
-    /// recorded, or not that of these images. Nothing is synced.
-    pub fn advance(&mut self, until: Instant) -> Result<Option<Digest>, Error> {
-        loop {
-            match self.part {
-                Some(part) if part.length > 0 => self.part = Some(self.tell(part)?),
-                _ => match self.mapping.next_part()? {
-                    Some(part) => self.part = Some(part),
-                    None => return self.finish().map(Some),
-                },
-            }
-            if Instant::now() >= until {
-                return Ok(None);
-            }
-        }
-    }
-
+impl<R: Read, W: Write> Merge<R, W> {
     /// Records the begin of a part; what is left of it.
     fn tell(&mut self, part: Mapped) -> Result<Mapped, Error> {
         let cluster = part.guest / CLUSTER;
@@ -70,9 +56,7 @@ impl<S: Source, R: Read, W: Write> Merge<S, R, W> {
             return Err(Error::Corrupt(format!("guest offset {} reads as zeroes and should not", part.guest)));
         }
         let length = count.saturating_mul(CLUSTER).min(part.length);
-        if let Some(recorder) = &mut self.recorder {
-            recorder.add(part.guest, content, length)?;
-        }
+        self.recorder.add(part.guest, content, length)?;
         self.next = cluster + length.div_ceil(CLUSTER);
         let (guest, left) = (part.guest + length, part.length - length);
         Ok(Mapped { guest, length: left, host: part.host.map(|host| host + length) })
@@ -90,13 +74,5 @@ impl<S: Source, R: Read, W: Write> Merge<S, R, W> {
             self.next = self.next.saturating_add(count).min(cluster);
         }
         Ok(())
-    }
-
-    fn finish(&mut self) -> Result<Digest, Error> {
-        self.pass_to(self.mapping.virtual_size().div_ceil(CLUSTER))?;
-        let overlay = Overlay { layers: std::mem::take(&mut self.overlay.layers) };
-        overlay.finish()?;
-        let recorder = self.recorder.take().ok_or_else(|| Error::Unsupported("the merge has ended before".into()))?;
-        Ok(recorder.finish()?.1)
     }
 }

@@ -25,10 +25,10 @@ use serde::{Deserialize, Serialize};
 pub use base::{Base, State};
 pub use files::{clear, create, open, place};
 pub use index::{Entry, Index};
-pub use indexing::{Indexing, index_image};
-pub use merge::Merge;
+pub use indexing::index_image;
+pub use merge::merge;
 pub use recorder::Recorder;
-pub use verification::{Findings, Verification};
+pub use verification::{Findings, verify};
 
 use crate::error::{Code, Error};
 use crate::qcow2::CLUSTER;

@@ -2,11 +2,10 @@
 
 use std::fs::File;
 use std::io;
-use std::time::Instant;
 
 use super::contents::Contents;
 use super::{Content, Digest, Entry, Fingerprints, Index, is_damage};
-use crate::qcow2::{CLUSTER, Error, Rest};
+use crate::qcow2::{CLUSTER, Error, Pulse, hash_rest};
 
 /// Clusters that are named.
 const MOST_NAMED: usize = 16;
@@ -24,12 +23,37 @@ pub struct Findings {
     pub index: Option<String>,
 }
 
-/// A comparison under way. Memory: 3 MiB and a bit for each cluster of the file.
-#[derive(Debug)]
-pub struct Verification {
-    rest: Rest<File>,
-    recorded: Digest,
-    rest_done: bool,
+/// Compares an image with its fingerprints: its index, or why that can't be opened, and what the manifest says of them. Told are
+/// the bytes of the image's file that were read, and its length. Errors as those of `Mapping::open`, and `Error::Corrupt` when
+/// the image can't be followed. Memory: 3 MiB and a bit for each cluster of the file.
+pub fn verify(
+    image: File,
+    index: Result<File, String>,
+    recorded: &Fingerprints,
+    pulse: &mut Pulse<'_>,
+) -> Result<Findings, Error> {
+    let length = image.metadata()?.len();
+    let contents = Contents::open(image.try_clone()?)?;
+    let mut hashed = 0;
+    let rest = hash_rest(image, &mut |done, _| {
+        hashed = done;
+        pulse(done, length)
+    })?;
+    let mut comparison = Comparison { contents, index: None, here: None, found: Findings::default() };
+    comparison.found.rest_changed = Digest::from(rest) != recorded.rest;
+    match index {
+        Ok(file) => comparison.open_index(file, recorded.hash)?,
+        Err(why) => comparison.found.index = Some(why),
+    }
+    while comparison.found.index.is_none() && comparison.compare()? {
+        pulse(hashed + comparison.contents.read, length)?;
+    }
+    let found = comparison.found;
+    Ok(if found.index.is_some() { Findings { clusters: Vec::new(), changed: 0, ..found } } else { found })
+}
+
+/// What of an image was compared.
+struct Comparison {
     contents: Contents,
     index: Option<Index<File>>,
     /// What the index has next.
@@ -37,55 +61,7 @@ pub struct Verification {
     found: Findings,
 }
 
-impl Verification {
-    /// Begins with an image, its index, or why that can't be opened, and what the manifest says of them. Errors as those
-    /// of `Mapping::open`.
-    pub fn begin(image: File, index: Result<File, String>, recorded: &Fingerprints) -> Result<Verification, Error> {
-        let contents = Contents::open(image.try_clone()?)?;
-        let mut verification = Verification {
-            rest: Rest::begin(image)?,
-            recorded: recorded.rest,
-            rest_done: false,
-            contents,
-            index: None,
-            here: None,
-            found: Findings::default(),
-        };
-        match index {
-            Ok(file) => verification.open_index(file, recorded.hash)?,
-            Err(why) => verification.found.index = Some(why),
-        }
-        Ok(verification)
-    }
-
-    /// Bytes of the image's file that were looked at.
-    pub fn done(&self) -> u64 {
-        self.rest.hashed() + self.contents.read
-    }
-
-    /// Goes on until that time; the findings once all was looked at. `Error::Corrupt` when the image can't be followed.
-    pub fn advance(&mut self, until: Instant) -> Result<Option<Findings>, Error> {
-        while Instant::now() < until {
-            if !self.rest_done {
-                if let Some(hash) = self.rest.advance(until)? {
-                    self.rest_done = true;
-                    self.found.rest_changed = Digest::from(hash) != self.recorded;
-                }
-            } else if self.found.index.is_some() || !self.compare()? {
-                return Ok(Some(self.found()));
-            }
-        }
-        Ok(None)
-    }
-
-    fn found(&mut self) -> Findings {
-        let found = std::mem::take(&mut self.found);
-        if found.index.is_none() {
-            return found;
-        }
-        Findings { clusters: Vec::new(), changed: 0, ..found }
-    }
-
+impl Comparison {
     fn open_index(&mut self, file: File, expected: Digest) -> Result<(), Error> {
         let size = self.contents.virtual_size();
         let opened = Index::open(file, expected).and_then(|mut index| Ok((index.next_entry()?, index)));

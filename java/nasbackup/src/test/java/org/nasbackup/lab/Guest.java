@@ -41,6 +41,7 @@ public final class Guest implements AutoCloseable {
     private final String name = "i-2-" + (10 + MADE.getAndIncrement()) + "-VM";
     private final Path folder = Lab.folder("guest");
     private final Path template;
+    private final Path firmware;
     private final List<Path> disks = new ArrayList<>();
     /** The last write to each disk, looked for in the copies. */
     private final List<Write> written = new ArrayList<>();
@@ -56,7 +57,20 @@ public final class Guest implements AutoCloseable {
         disks.add(root);
         Arrays.stream(dataMib).mapToObj(this::image).forEach(disks::add);
         disks.forEach(disk -> written.add(null));
+        firmware = firmware();
         start();
+    }
+
+    /** Halts the processor: nothing is to be started, and QEMU's own takes one of the machine's cores for a second to find that out. */
+    private Path firmware() {
+        byte[] rom = new byte[64 << 10];
+        // where a processor begins, in a ROM that ends where its addresses do: cli; hlt; jmp to hlt
+        System.arraycopy(new byte[] {(byte) 0xfa, (byte) 0xf4, (byte) 0xeb, (byte) 0xfd}, 0, rom, 0xfff0, 4);
+        try {
+            return Files.write(folder.resolve("firmware"), rom);
+        } catch (IOException e) {
+            throw new UncheckedIOException(e);
+        }
     }
 
     /** One with a root disk and a data disk that hold a few MiB. */
@@ -232,7 +246,8 @@ public final class Guest implements AutoCloseable {
                         + "<serial>" + serial(disks.get(disk)) + "</serial></disk>")
                 .collect(Collectors.joining());
         return "<domain type='qemu'><name>" + name + "</name><memory unit='MiB'>64</memory><vcpu>1</vcpu>"
-                + "<os><type arch='x86_64' machine='q35'>hvm</type></os><features><acpi/></features>"
+                + "<os><type arch='x86_64' machine='q35'>hvm</type><loader readonly='yes' type='rom'>" + firmware
+                + "</loader></os><features><acpi/></features>"
                 + "<devices>" + devices + "<memballoon model='none'/></devices></domain>";
     }
 

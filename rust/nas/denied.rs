@@ -1,0 +1,193 @@
+//! What it means that a file system denies something: who denied what to whom, and what helps. On NFS the server decides, for the
+//! user that the export makes of ours. On CIFS two do: the server, for the one user that the mount options name, and this host,
+//! for its own users, by what the mount options say of all files. We are root, whom this host denies nothing; QEMU is not.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use rustix::fs::{StatFs, StatVfsMountFlags};
+use rustix::io::Errno;
+
+use crate::error::{Code, Error};
+
+/// Whose rules hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Nfs,
+    Cifs,
+    /// A `dir` on a disk of this host, or any other.
+    Other,
+}
+
+/// What was denied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Denied {
+    /// To us: to read what is there.
+    Reading,
+    /// To us: to make, change or remove something, on a mount that is read-only or not.
+    Writing { mount_is_read_only: bool },
+    /// To QEMU's user and group: to pass a folder.
+    QemuPassing { owner: (u32, u32) },
+    /// To QEMU's user and group: to write to the file, which could be given to them or not.
+    QemuWriting { given: bool, owner: (u32, u32) },
+}
+
+const NFS: i64 = 0x6969;
+/// The types that the kernel's CIFS client has: of SMB 1, and of the later ones.
+const CIFS: [i64; 2] = [0xFF53_4D42, 0xFE53_4D42];
+
+impl Kind {
+    /// The kind of file system that it lies on.
+    pub(crate) fn of(file: impl AsFd) -> Kind {
+        Kind::told(rustix::fs::fstatfs(file))
+    }
+
+    /// The kind of what lies there.
+    pub(crate) fn at(path: &Path) -> Kind {
+        Kind::told(rustix::fs::statfs(path))
+    }
+
+    fn told(told: rustix::io::Result<StatFs>) -> Kind {
+        match told.map(|told| told.f_type) {
+            Ok(NFS) => Kind::Nfs,
+            Ok(kind) if CIFS.contains(&kind) => Kind::Cifs,
+            _ => Kind::Other,
+        }
+    }
+}
+
+/// What helps.
+pub(crate) fn advice(kind: Kind, denied: Denied, errno: Errno) -> String {
+    use Denied::{QemuPassing, QemuWriting, Reading, Writing};
+    let by_mount = matches!(denied, Writing { mount_is_read_only: true });
+    match (kind, denied, errno) {
+        _ if by_mount => "the repository is mounted read-only: mount it read-write".to_owned(),
+        (Kind::Nfs, Writing { .. }, Errno::ROFS) => "the server exports it read-only: export it read-write".to_owned(),
+        (Kind::Cifs, Writing { .. }, Errno::ROFS) => "the server shares it read-only: share it read-write".to_owned(),
+        (Kind::Other, Writing { .. }, Errno::ROFS) => "its file system is read-only: mount it read-write".to_owned(),
+        (Kind::Nfs, Reading | Writing { .. }, _) => {
+            "give the right to the user that the export makes of it (root_squash, all_squash), and look whether it is still \
+             exported to this host"
+                .to_owned()
+        }
+        (Kind::Cifs, Reading, _) => {
+            "give the right to the user of the server's that the mount options name (username=); uid=, file_mode= and noperm \
+             say nothing to the server"
+                .to_owned()
+        }
+        (Kind::Cifs, Writing { .. }, _) => {
+            "the server shares it read-only, or give the right to the user of the server's that the mount options name \
+             (username=); uid=, file_mode= and noperm say nothing to the server"
+                .to_owned()
+        }
+        (Kind::Other, Reading | Writing { .. }, _) => "give the right to it".to_owned(),
+        (Kind::Cifs, QemuPassing { owner: (user, group) }, _) => format!(
+            "mount with uid={user} among the options, or with gid={group} and a dir_mode= and file_mode= that let the group \
+             in, or with noperm, by which the server alone decides, or back up by pull"
+        ),
+        (Kind::Nfs | Kind::Other, QemuPassing { .. }, _) => "give others its x bit".to_owned(),
+        (Kind::Cifs, QemuWriting { owner: (user, group), .. }, _) => format!(
+            "mount with uid={user} among the options, or with gid={group} and a file_mode= by which the group writes, or with \
+             noperm, by which the server alone decides, or back up by pull"
+        ),
+        (Kind::Nfs | Kind::Other, QemuWriting { given: false, .. }, _) => {
+            "export with no_root_squash, let new files inherit an ACL by which it can, or back up by pull".to_owned()
+        }
+        (Kind::Nfs, QemuWriting { given: true, .. }, _) => {
+            "it was given to it all the same: look at the export's squashes and the file system's ACLs".to_owned()
+        }
+        (Kind::Other, QemuWriting { given: true, .. }, _) => {
+            "it was given to it all the same: look at the file system's rights and ACLs".to_owned()
+        }
+    }
+}
+
+/// What helps against a refusal that met ourselves when something below this folder was to be made, changed or removed.
+pub(crate) fn explain_writing(error: Error, folder: impl AsFd) -> Error {
+    let told = || rustix::fs::fstatvfs(&folder).is_ok_and(|told| told.f_flag.contains(StatVfsMountFlags::RDONLY));
+    explain(error, || (Kind::of(&folder), Denied::Writing { mount_is_read_only: told() }), "write")
+}
+
+/// The same when the folder was to be read, or something below it.
+pub(crate) fn explain_reading(error: Error, folder: &Path) -> Error {
+    explain(error, || (Kind::at(folder), Denied::Reading), "read")
+}
+
+fn explain(error: Error, denied: impl FnOnce() -> (Kind, Denied), what: &str) -> Error {
+    if error.code != Code::PermissionDenied {
+        return error;
+    }
+    let (kind, denied) = denied();
+    let is = |errno: &Errno| error.cause.contains(&io::Error::from(*errno).to_string());
+    let errno = [Errno::ROFS, Errno::PERM].into_iter().find(is).unwrap_or(Errno::ACCESS);
+    let (user, advice) = (rustix::process::geteuid().as_raw(), advice(kind, denied, errno));
+    let cause = format!("{}; user {user}, as which this process runs, can't {what} there: {advice}", error.cause);
+    Error { cause, ..error }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_denied_what_and_what_helps() {
+        let owner = (64055, 108);
+        let passing = Denied::QemuPassing { owner };
+        let [given, kept] = [true, false].map(|given| Denied::QemuWriting { given, owner });
+        let [mounted, writing] = [true, false].map(|mount_is_read_only| Denied::Writing { mount_is_read_only });
+        let squash: &[&str] = &["the user that the export makes of it", "root_squash", "still exported"];
+        let server: &[&str] = &["username=", "say nothing to the server"];
+        let options: &[&str] = &["uid=64055", "gid=108", "file_mode=", "noperm", "by pull"];
+        let (nfs, cifs, other) = (Kind::Nfs, Kind::Cifs, Kind::Other);
+        for (kind, denied, errno, told, untold) in [
+            (nfs, Denied::Reading, Errno::ACCESS, squash, ["username=", "no_root_squash"]),
+            (nfs, Denied::Reading, Errno::PERM, squash, ["username=", "no_root_squash"]),
+            (nfs, writing, Errno::ACCESS, squash, ["username=", "no_root_squash"]),
+            (nfs, writing, Errno::PERM, squash, ["username=", "no_root_squash"]),
+            (nfs, writing, Errno::ROFS, &["exports it read-only"], ["squash", "username="]),
+            (nfs, mounted, Errno::ROFS, &["mounted read-only"], ["export", "squash"]),
+            (nfs, passing, Errno::ACCESS, &["x bit"], ["uid=", "noperm"]),
+            (nfs, kept, Errno::ACCESS, &["no_root_squash", "ACL", "by pull"], ["uid=", "noperm"]),
+            (nfs, given, Errno::ACCESS, &["squashes", "ACLs"], ["uid=", "noperm"]),
+            (cifs, Denied::Reading, Errno::ACCESS, server, ["squash", "export"]),
+            (cifs, writing, Errno::ACCESS, server, ["squash", "export"]),
+            (cifs, writing, Errno::ACCESS, &["shares it read-only, or"], ["squash", "export"]),
+            (cifs, writing, Errno::PERM, server, ["squash", "export"]),
+            (cifs, writing, Errno::ROFS, &["shares it read-only"], ["squash", "username="]),
+            (cifs, mounted, Errno::ROFS, &["mounted read-only"], ["share", "username="]),
+            (cifs, passing, Errno::ACCESS, options, ["squash", "x bit"]),
+            (cifs, passing, Errno::ACCESS, &["dir_mode="], ["squash", "x bit"]),
+            (cifs, kept, Errno::ACCESS, options, ["squash", "ACL"]),
+            (cifs, given, Errno::ACCESS, options, ["squash", "ACL"]),
+            (other, Denied::Reading, Errno::ACCESS, &["give the right to it"], ["export", "username="]),
+            (other, writing, Errno::ACCESS, &["give the right to it"], ["export", "username="]),
+            (other, writing, Errno::ROFS, &["file system is read-only"], ["export", "username="]),
+            (other, mounted, Errno::ROFS, &["mounted read-only"], ["export", "username="]),
+            (other, passing, Errno::ACCESS, &["x bit"], ["export", "uid="]),
+            (other, kept, Errno::ACCESS, &["no_root_squash", "ACL", "by pull"], ["noperm", "uid="]),
+            (other, given, Errno::ACCESS, &["rights and ACLs"], ["squash", "uid="]),
+        ] {
+            let advice = advice(kind, denied, errno);
+            assert!(told.iter().all(|what| advice.contains(what)), "{kind:?} {denied:?} {errno}: {advice}");
+            assert!(!untold.iter().any(|what| advice.contains(what)), "{kind:?} {denied:?} {errno}: {advice}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_alone_is_explained() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = std::fs::File::open(dir.path()).unwrap();
+        let other = Error::new(Code::Io, "read", "x");
+        assert_eq!(explain_writing(other.clone(), &root), other);
+        assert_eq!(explain_reading(other.clone(), dir.path()), other);
+        let denied = |errno| Error::io("make the folder", "x", errno);
+        for (error, what) in [
+            (explain_writing(denied(Errno::ACCESS), &root), "can't write there: give the right to it"),
+            (explain_writing(denied(Errno::ROFS), &root), "can't write there: its file system is read-only"),
+            (explain_reading(denied(Errno::ACCESS), dir.path()), "can't read there: give the right to it"),
+        ] {
+            assert!(error.cause.contains(&format!("; user 0, as which this process runs, {what}")), "{error}");
+        }
+    }
+}
