@@ -7,7 +7,7 @@ use std::sync::mpsc;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::CALL;
+use super::call::CALL;
 use crate::config::Config;
 use crate::error::{Code, Error, Result};
 use crate::libvirt::{Domain, State};

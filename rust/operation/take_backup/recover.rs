@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{CALL, ask, found, quiesce, stopped};
+use super::call::{CALL, ask};
+use super::{found, quiesce, stopped};
 use crate::config::Config;
 use crate::engine::{leftover, scratch};
 use crate::error::{Code, Error, Result};

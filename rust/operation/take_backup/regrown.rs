@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::Call;
+use super::call::Call;
 use super::decision::{DiskFacts, Failed, Way};
 use super::layers;
 use super::storage::Targets;

@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::file_name;
-use super::selection::{self, Names};
+use super::selection::{self, Names, file_name};
 use crate::config::{Config, LEAST_RATE, check_limit};
 use crate::engine::Engine;
 use crate::engine::rate::Rate;

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use super::file_name;
 use crate::error::{Code, Error, Result};
 use crate::libvirt::{Device, Disk, DomainXml};
 use crate::point::{LeftOut, volume_of};
@@ -40,6 +39,11 @@ pub(super) struct Chosen<'a> {
     pub volume: &'a str,
     /// Its file's name in the point.
     pub file: String,
+}
+
+/// The name of a disk's file: the first disk of the guest is the root disk, whether it is backed up or not.
+pub(super) fn file_name(i: usize, volume: &str) -> String {
+    format!("{}.{volume}.qcow2", if i == 0 { "root" } else { "datadisk" })
 }
 
 /// The disks of a running guest that a backup holds, and those that it leaves out. CD-ROMs and floppies are neither.

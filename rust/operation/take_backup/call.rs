@@ -1,0 +1,94 @@
+//! One call of `takeBackup`: what was asked, and how long each of its steps may take.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::request::Checked;
+use crate::config::Config;
+use crate::error::{Code, Error, Result};
+use crate::host::Begun;
+use crate::job::Job;
+use crate::nas::deadline::{self, CallEnds};
+
+/// One call of `takeBackup`, as its steps see it.
+pub(super) struct Call<'a> {
+    pub checked: &'a Checked,
+    pub config: &'a Arc<Config>,
+    pub deadline: Instant,
+    /// The id of the point that is made.
+    pub point_id: String,
+}
+
+impl Call<'_> {
+    /// How much of the time that the job may take is left.
+    pub(super) fn left(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
+    }
+
+    /// As much of `limit` as a step on the NAS may take. `TIMEOUT` when nothing is left of its time: a NAS that was not asked
+    /// is none that does not answer.
+    pub(super) fn time_for(&self, step: &'static str, limit: Duration) -> Result<Duration> {
+        self.enough(step, self.left()).map(|left| limit.min(left))
+    }
+
+    fn enough(&self, step: &'static str, left: Duration) -> Result<Duration> {
+        if left >= SHORTEST {
+            return Ok(left);
+        }
+        let cause = format!("nothing is left of the {} s that it may take", self.checked.wait.as_secs());
+        Err(Error::new(Code::Timeout, step, cause))
+    }
+
+    /// When what was begun has to be a point, or undone. Whoever asked has to hear of it, or it would be nobody's: it is little
+    /// later than the job may end.
+    pub(super) fn end(&self) -> Instant {
+        self.deadline + PUBLISH.min(self.checked.wait / 2)
+    }
+
+    /// How long what was copied may take to become a point. `TIMEOUT` when nothing is left of that.
+    pub(super) fn time_to_publish(&self, step: &'static str) -> Result<Duration> {
+        self.enough(step, self.end().saturating_duration_since(Instant::now()))
+    }
+
+    /// What comes before there is something to undo ends with the time that the job may take.
+    pub(super) fn prepares(&self) -> CallEnds {
+        CallEnds::at(self.deadline)
+    }
+
+    /// What comes then has until the call's end.
+    pub(super) fn winds_up(&self) -> CallEnds {
+        CallEnds::at(self.end())
+    }
+
+    /// What the host has to know of it before its first effect.
+    pub(super) fn begun(&self, root: &Path, bitmap: Option<&str>, job: &Job) -> Begun {
+        Begun {
+            vm: self.checked.vm.clone(),
+            job: job.status().job,
+            root: root.to_owned(),
+            point: self.checked.point.to_string(),
+            bitmap: bitmap.map(str::to_owned),
+            may_resume: false,
+            disks: Vec::new(),
+            view: None,
+        }
+    }
+}
+
+/// What a NAS is not judged by: it may answer in more.
+const SHORTEST: Duration = Duration::from_secs(1);
+
+/// How long one question to libvirt may stay open.
+pub(super) const CALL: Duration = Duration::from_secs(60);
+
+/// How long after its time a backup whose data are there may still be published. Who asked waits for twice that.
+const PUBLISH: Duration = Duration::from_secs(60);
+
+/// Asks libvirt on a thread that may be given up: a QEMU that hangs, perhaps in its own storage, answers no question.
+pub(super) fn ask<T: Send + 'static>(
+    step: &'static str,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    deadline::ask(step, CALL, work)
+}
