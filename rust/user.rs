@@ -160,6 +160,7 @@ mod tests {
 
     /// In a process of its own, for in this one other tests take on rights, too.
     #[test]
+    #[ignore = "needs a lab: root, QEMU"]
     fn the_process_dumps_core_as_before() {
         const ALONE: &str = "NASBACKUP_TEST_ALONE";
         if std::env::var_os(ALONE).is_none() {
@@ -178,6 +179,7 @@ mod tests {
 
     /// QEMU must not be able to signal or trace this process, although its rights are tried; and it may not exceed a quota.
     #[test]
+    #[ignore = "needs a lab: root, QEMU"]
     fn the_thread_that_asks_stays_root_s() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let before = capabilities(None).unwrap();
@@ -192,6 +194,7 @@ mod tests {
     }
 
     #[test]
+    #[ignore = "needs a lab: root, QEMU"]
     fn what_can_not_be_done_as_the_user_is_not_done() {
         let error = unable_to_act(|| as_user((65534, 65534), "try it", || panic!("it was done"))).unwrap_err();
         assert_eq!((error.code, error.step), (Code::PermissionDenied, "try it"));
@@ -200,6 +203,7 @@ mod tests {
     }
 
     #[test]
+    #[ignore = "needs a lab: root, QEMU"]
     fn a_folder_that_others_may_write_to_is_refused_and_so_is_what_lies_below() {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name);

@@ -410,6 +410,7 @@ mod tests {
     }
 
     #[test]
+    #[ignore = "needs a lab: root, QEMU"]
     fn only_the_files_and_the_socket_s_folder_are_qemu_s_and_all_goes() {
         let dir = tempfile::tempdir().unwrap();
         let config = config(dir.path());
@@ -437,6 +438,7 @@ mod tests {
     }
 
     #[test]
+    #[ignore = "needs a lab: root, QEMU"]
     fn a_socket_lies_in_libvirt_s_folder_for_its_qemu_if_that_is_there_and_qemu_s() {
         let dir = tempfile::tempdir().unwrap();
         let config = config(dir.path());
@@ -457,6 +459,7 @@ mod tests {
     }
 
     #[test]
+    #[ignore = "needs a lab: root, QEMU"]
     fn leftovers_go_and_what_is_used_or_somebody_else_s_stays() {
         let dir = tempfile::tempdir().unwrap();
         let config = config(dir.path());

@@ -350,6 +350,7 @@ mod tests {
     }
 
     #[test]
+    #[ignore = "needs a lab: root, QEMU"]
     fn a_name_can_not_be_guessed() {
         let folder = tempfile::tempdir().unwrap();
         let place = || Place::of_libvirt(folder.path(), None).unwrap();
@@ -440,6 +441,7 @@ mod tests {
     }
 
     #[test]
+    #[ignore = "needs a lab: root, QEMU"]
     fn where_no_file_tells_when_it_was_made_the_kernel_has_to_tell_who_made_it() {
         let timeless = Timeless::new();
         let within = tempfile::tempdir_in(timeless.0.path()).unwrap();
@@ -459,6 +461,7 @@ mod tests {
 
     /// Its number may be the guest's QEMU's by now.
     #[test]
+    #[ignore = "needs a lab: root, QEMU"]
     fn what_a_process_has_made_that_has_ended_is_refused_whoever_has_its_number() {
         if !knows_who_lives() {
             return;

@@ -710,6 +710,7 @@ mod tests {
     }
 
     #[test]
+    #[ignore = "needs a lab: root, QEMU"]
     fn processes_are_started_while_a_write_hangs_and_other_files_are_written_to() {
         let nas = Fuse::mount(&[]);
         let other = tempfile::tempdir().unwrap();
@@ -769,6 +770,7 @@ mod tests {
     }
 
     #[test]
+    #[ignore = "needs a lab: root, QEMU"]
     fn what_is_made_where_no_mode_can_be_set_is_told_of_once_by_the_name_of_the_file_system() {
         let nas = Fuse::mount(&["--chmod-deny"]);
         let folder = Folder::open_root(&nas.at).unwrap();
@@ -841,6 +843,7 @@ mod tests {
     }
 
     #[test]
+    #[ignore = "needs a lab: root, QEMU"]
     fn a_file_whose_close_hangs_keeps_no_other_from_being_lent() {
         assert!((0..20).any(|_| lends_while_a_close_hangs()), "no close has hung");
     }

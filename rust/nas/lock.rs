@@ -281,6 +281,7 @@ mod tests {
     }
 
     #[test]
+    #[ignore = "needs a lab: root, QEMU"]
     fn a_planted_device_is_not_opened() {
         for (name, kind, (major, minor)) in [
             (WRITERS, FileType::CharacterDevice, (1, 3)),

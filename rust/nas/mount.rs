@@ -243,6 +243,7 @@ mod tests {
     }
 
     #[test]
+    #[ignore = "needs a lab: root, QEMU"]
     fn sessions_share_a_mount_and_the_last_removes_it() {
         let dir = tempfile::tempdir().unwrap();
         let image = dir.path().join("an image");
@@ -272,6 +273,7 @@ mod tests {
     }
 
     #[test]
+    #[ignore = "needs a lab: root, QEMU"]
     fn nothing_on_a_mount_is_a_device_or_a_program() {
         let dir = tempfile::tempdir().unwrap();
         let image = dir.path().join("image");
@@ -297,6 +299,7 @@ mod tests {
     }
 
     #[test]
+    #[ignore = "needs a lab: root, QEMU"]
     fn on_a_mount_no_link_is_followed_and_nobody_else_gets_to_it() {
         assert!(tree::knows_nosymfollow().unwrap(), "or the test says nothing");
         let dir = tempfile::tempdir().unwrap();
@@ -321,6 +324,7 @@ mod tests {
     }
 
     #[test]
+    #[ignore = "needs a lab: root, QEMU"]
     fn a_repository_that_may_not_be_read_says_who_may_not() {
         let dir = tempfile::tempdir().unwrap();
         fs::set_permissions(dir.path(), Permissions::from_mode(0o711)).unwrap();
@@ -333,6 +337,7 @@ mod tests {
     }
 
     #[test]
+    #[ignore = "needs a lab: root, QEMU"]
     fn sessions_opened_at_once_make_one_mount() {
         let dir = tempfile::tempdir().unwrap();
         let image = dir.path().join("image");
@@ -350,6 +355,7 @@ mod tests {
     }
 
     #[test]
+    #[ignore = "needs a lab: root, QEMU"]
     fn a_mount_is_kept_for_the_next_and_then_goes() {
         let dir = tempfile::tempdir().unwrap();
         let (image, mount_dir) = (dir.path().join("image"), dir.path().join("mounts"));
@@ -373,6 +379,7 @@ mod tests {
     }
 
     #[test]
+    #[ignore = "needs a lab: root, QEMU"]
     fn a_mount_that_somebody_took_away_is_made_anew_and_foreign_ones_are_left_alone() {
         let dir = tempfile::tempdir().unwrap();
         let (image, mount_dir, foreign) = (dir.path().join("image"), dir.path().join("mounts"), dir.path().join("own"));
@@ -484,6 +491,7 @@ mod tests {
     }
 
     #[test]
+    #[ignore = "needs a lab: root, QEMU"]
     fn a_nas_that_hangs_holds_nobody_up() {
         let dir = tempfile::tempdir().unwrap();
         let (behind, front) = (dir.path().join("behind"), dir.path().join("front"));

@@ -289,6 +289,7 @@ mod tests {
     }
 
     #[test]
+    #[ignore = "needs a lab: root, QEMU"]
     fn bitmaps_of_any_granularity_say_what_was_written() {
         // clusters of bits that are all set, all clear, or neither; a size that no bit ends at; many pieces
         for (size, cluster, granularity) in [
@@ -325,6 +326,7 @@ mod tests {
     }
 
     #[test]
+    #[ignore = "needs a lab: root, QEMU"]
     fn a_resized_disk_has_a_resized_bitmap() {
         let disk = Disk::new(GIB, 64 * KIB, 4 * KIB);
         disk.write(&["write 0 8k".to_owned(), "write 1020M 1M".to_owned()]);
@@ -339,6 +341,7 @@ mod tests {
     }
 
     #[test]
+    #[ignore = "needs a lab: root, QEMU"]
     fn only_what_was_kept_up_to_date_is_trusted() {
         let disk = Disk::new(64 * MIB, 64 * KIB, 64 * KIB);
         disk.bitmap(&["--add"], "theirs");
@@ -358,6 +361,7 @@ mod tests {
     }
 
     #[test]
+    #[ignore = "needs a lab: root, QEMU"]
     fn a_bitmap_below_an_overlay_is_not_the_overlay_s() {
         let disk = Disk::new(64 * MIB, 64 * KIB, 64 * KIB);
         let overlay = disk.path.with_extension("overlay");
@@ -367,6 +371,7 @@ mod tests {
     }
 
     #[test]
+    #[ignore = "needs a lab: root, QEMU"]
     fn damage_is_an_error_or_a_reason_and_no_range() {
         let disk = || {
             let disk = Disk::new(64 * MIB, 64 * KIB, 64 * KIB);

@@ -198,11 +198,13 @@ mod tests {
     }
 
     #[test]
+    #[ignore = "needs a lab: root, QEMU"]
     fn what_the_template_has_is_there() {
         assert!(!Fixture::new().regrown());
     }
 
     #[test]
+    #[ignore = "needs a lab: root, QEMU"]
     fn a_cut_is_seen_whatever_was_written_behind_it() {
         let fixture = Fixture::new();
         fixture.resize("2G");
@@ -221,6 +223,7 @@ mod tests {
     }
 
     #[test]
+    #[ignore = "needs a lab: root, QEMU"]
     fn a_cut_through_a_cluster_is_seen_by_the_zeroes_at_its_end() {
         let fixture = Fixture::new();
         let cut = (2 << 30) + (60 << 10);
@@ -232,6 +235,7 @@ mod tests {
 
     /// As QEMU copies a cluster of which the disk has one part as zeroes, and another not at all.
     #[test]
+    #[ignore = "needs a lab: root, QEMU"]
     fn zeroes_that_the_parent_has_as_data_are_no_cut() {
         let fixture = Fixture::new();
         for at in ["2900M 3M", "2500M 64k", "2560M 1M"] {
@@ -244,6 +248,7 @@ mod tests {
     }
 
     #[test]
+    #[ignore = "needs a lab: root, QEMU"]
     fn a_disk_that_was_put_back_allocated_is_seen() {
         let fixture = Fixture::new();
         write(&fixture.full, "qcow2", "write -P 0 2900M 3M");
@@ -253,6 +258,7 @@ mod tests {
     }
 
     #[test]
+    #[ignore = "needs a lab: root, QEMU"]
     fn of_too_many_zeroes_it_is_not_known() {
         let fixture = Fixture::new();
         write(&fixture.full, "qcow2", "write -P 0 2900M 17M");
@@ -273,6 +279,7 @@ mod tests {
 
     /// QEMU maps all that is put back of a disk whose data file is to be read as it is.
     #[test]
+    #[ignore = "needs a lab: root, QEMU"]
     fn a_disk_with_a_data_file_that_was_put_back_is_seen() {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
@@ -292,6 +299,7 @@ mod tests {
     }
 
     #[test]
+    #[ignore = "needs a lab: root, QEMU"]
     fn a_parent_without_data_hides_nothing() {
         let fixture = Fixture::new();
         run("qemu-img", &["create", "-q", "-f", "qcow2", text(&fixture.full), "3G"]);

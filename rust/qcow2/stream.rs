@@ -246,6 +246,7 @@ mod tests {
     }
 
     #[test]
+    #[ignore = "needs a lab: root, QEMU"]
     fn chains_of_random_writes_read_back_and_are_sound() {
         for seed in 0..12 {
             let dir = tempfile::tempdir().unwrap();
@@ -266,6 +267,7 @@ mod tests {
     }
 
     #[test]
+    #[ignore = "needs a lab: root, QEMU"]
     fn tables_are_left_and_entered_at_their_borders() {
         let dir = tempfile::tempdir().unwrap();
         let table = CLUSTERS_PER_L2 * CLUSTER;
@@ -304,6 +306,7 @@ mod tests {
     }
 
     #[test]
+    #[ignore = "needs a lab: root, QEMU"]
     fn disorder_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let size = 3 * CLUSTER + 512;
@@ -357,6 +360,7 @@ mod tests {
     }
 
     #[test]
+    #[ignore = "needs a lab: root, QEMU"]
     fn the_counts_of_large_images_count_themselves() {
         let block = COUNTS_PER_BLOCK * CLUSTER;
         // around the size at which the tables need one block more

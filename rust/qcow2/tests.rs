@@ -38,6 +38,7 @@ fn made(dir: &Path, args: &[&str]) -> Info {
 }
 
 #[test]
+#[ignore = "needs a lab: root, QEMU"]
 fn what_qemu_makes_is_read() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
@@ -78,6 +79,7 @@ fn what_qemu_makes_is_read() {
 }
 
 #[test]
+#[ignore = "needs a lab: root, QEMU"]
 fn bitmaps_are_read_with_their_state() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
@@ -109,6 +111,7 @@ fn bitmaps_are_read_with_their_state() {
 }
 
 #[test]
+#[ignore = "needs a lab: root, QEMU"]
 fn bitmaps_that_a_writer_did_not_keep_up_are_no_bitmaps() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
@@ -122,6 +125,7 @@ fn bitmaps_that_a_writer_did_not_keep_up_are_no_bitmaps() {
 }
 
 #[test]
+#[ignore = "needs a lab: root, QEMU"]
 fn hostile_headers_are_errors() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
@@ -199,6 +203,7 @@ impl Random {
 }
 
 #[test]
+#[ignore = "needs a lab: root, QEMU"]
 fn no_change_of_bytes_or_length_does_harm() {
     const START: u64 = 256 << 10;
     let dir = tempfile::tempdir().unwrap();
@@ -255,6 +260,7 @@ fn no_change_of_bytes_or_length_does_harm() {
 }
 
 #[test]
+#[ignore = "needs a lab: root, QEMU"]
 fn what_is_made_is_what_qemu_expects() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
@@ -284,6 +290,7 @@ fn what_is_made_is_what_qemu_expects() {
 }
 
 #[test]
+#[ignore = "needs a lab: root, QEMU"]
 fn an_overlay_reads_its_backing_and_its_own() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
@@ -322,6 +329,7 @@ fn an_overlay_reads_its_backing_and_its_own() {
 
 /// QEMU puts the tables first: they are whole, and what they name reads as zeroes.
 #[test]
+#[ignore = "needs a lab: root, QEMU"]
 fn data_that_were_cut_off_while_an_image_was_read_are_not_taken_for_zeroes() {
     let dir = tempfile::tempdir().unwrap();
     let (dir, base, top) = (dir.path(), dir.path().join("base"), dir.path().join("top"));

@@ -274,6 +274,7 @@ mod tests {
     }
 
     #[test]
+    #[ignore = "needs a lab: root, QEMU"]
     fn a_disk_of_any_layers_reads_as_qemu_reads_it() {
         let size = (14 << 20) + 1536;
         for layers in [
@@ -303,6 +304,7 @@ mod tests {
     }
 
     #[test]
+    #[ignore = "needs a lab: root, QEMU"]
     fn a_compressed_image_is_inflated() {
         let folder = tempfile::tempdir().unwrap();
         let plain = folder.path().join("0");
@@ -328,6 +330,7 @@ mod tests {
     }
 
     #[test]
+    #[ignore = "needs a lab: root, QEMU"]
     fn an_image_that_is_not_understood_is_told_from_one_that_can_not_be_read() {
         let folder = tempfile::tempdir().unwrap();
         let (path, data) = (folder.path().join("disk"), folder.path().join("data"));

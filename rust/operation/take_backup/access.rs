@@ -77,6 +77,7 @@ mod tests {
     const NOBODY: (u32, u32) = (65534, 65534);
 
     #[test]
+    #[ignore = "needs a lab: root, QEMU"]
     fn who_can_not_pass_or_write_is_named_with_the_folder() {
         let dir = tempfile::tempdir().unwrap();
         set_permissions(dir.path(), Permissions::from_mode(0o711)).unwrap();
@@ -94,6 +95,7 @@ mod tests {
     }
 
     #[test]
+    #[ignore = "needs a lab: root, QEMU"]
     fn what_can_not_be_asked_is_no_yes() {
         let dir = tempfile::tempdir().unwrap();
         set_permissions(dir.path(), Permissions::from_mode(0o711)).unwrap();
@@ -105,6 +107,7 @@ mod tests {
     }
 
     #[test]
+    #[ignore = "needs a lab: root, QEMU"]
     fn a_mount_that_is_root_s_alone_is_none_for_qemu() {
         let (behind, front) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         for folder in [&behind, &front] {

@@ -302,6 +302,7 @@ mod tests {
     }
 
     #[test]
+    #[ignore = "needs a lab: root, QEMU"]
     fn of_a_disk_whose_files_are_listed_a_header_names_those_and_no_other() {
         let fixture = Fixture::new();
         symlink("disk", fixture.at("pool/to-disk")).unwrap();
@@ -340,6 +341,7 @@ mod tests {
     }
 
     #[test]
+    #[ignore = "needs a lab: root, QEMU"]
     fn a_header_names_files_in_the_disks_folders_where_qemu_finds_them() {
         let fixture = Fixture::new();
         for (name, file) in [
@@ -357,6 +359,7 @@ mod tests {
     }
 
     #[test]
+    #[ignore = "needs a lab: root, QEMU"]
     fn nothing_else_that_a_header_names_is_opened() {
         let fixture = Fixture::new();
         for (name, to) in [("pool/to-secret", "../secret"), ("pool/to-template", "template")] {
@@ -398,6 +401,7 @@ mod tests {
     }
 
     #[test]
+    #[ignore = "needs a lab: root, QEMU"]
     fn a_disk_is_a_file_or_a_block_device_and_its_name_no_link_of_another_s() {
         let fixture = Fixture::new();
         for link in ["pool/root-s", "pool/another-s"] {
@@ -421,6 +425,7 @@ mod tests {
 
     /// Whoever may write to a folder makes links there, and root's own may lead there.
     #[test]
+    #[ignore = "needs a lab: root, QEMU"]
     fn no_link_of_another_s_is_followed_however_far_down_the_way_it_lies() {
         let fixture = Fixture::new();
         let link = |name: &str, to: &str, owner: u32| {

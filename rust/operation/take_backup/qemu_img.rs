@@ -116,6 +116,7 @@ mod tests {
 
     /// Whoever owns it, and whatever it stands on, which need not even be there.
     #[test]
+    #[ignore = "needs a lab: root, QEMU"]
     fn bitmaps_come_and_go_and_the_header_s_names_are_kept_and_not_followed() {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
@@ -157,6 +158,7 @@ mod tests {
 
     /// What stands in the place of `qemu-img` sees of this host.
     #[test]
+    #[ignore = "needs a lab: root, QEMU"]
     fn it_reaches_the_image_and_the_system_s_programs_and_nothing_else() {
         let dir = tempfile::tempdir().unwrap();
         let (path, secret) = (dir.path().join("image"), dir.path().join("secret"));
@@ -223,6 +225,7 @@ mod tests {
 
     /// QEMU, or whoever has its rights, exchanges headers and names as the tool runs.
     #[test]
+    #[ignore = "needs a lab: root, QEMU"]
     fn a_header_that_is_exchanged_meanwhile_has_it_open_nothing() {
         use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
         use std::os::unix::fs::{FileExt, PermissionsExt, lchown, symlink};

@@ -218,6 +218,7 @@ mod tests {
     }
 
     #[test]
+    #[ignore = "needs a lab: root, QEMU"]
     fn what_is_replaced_is_in_no_point_any_more_when_it_goes_and_its_room_is_given_back() {
         let mounted = Mounted::make(&["mkfs.xfs", "-q", "-m", "reflink=1"]);
         let (instance, point) = (mounted.folder(), mounted.folder().make_dir(".partial-T1", 0o711).unwrap());
@@ -238,6 +239,7 @@ mod tests {
     }
 
     #[test]
+    #[ignore = "needs a lab: root, QEMU"]
     fn what_is_cloned_is_reached_by_nobody_who_has_the_other_open() {
         for mkfs in [&["mkfs.xfs", "-q", "-m", "reflink=1"][..], &["mkfs.btrfs", "-q"]] {
             let mounted = Mounted::make(mkfs);
@@ -269,6 +271,7 @@ mod tests {
     }
 
     #[test]
+    #[ignore = "needs a lab: root, QEMU"]
     fn what_is_longer_than_an_image_of_its_size_is_not_cloned() {
         let mounted = Mounted::make(&["mkfs.xfs", "-q", "-m", "reflink=1"]);
         let folder = mounted.folder();
@@ -281,6 +284,7 @@ mod tests {
 
     /// Btrfs clones no file without checksums into one with them.
     #[test]
+    #[ignore = "needs a lab: root, QEMU"]
     fn what_was_made_so_that_it_is_not_cloned_is_not_published() {
         let mounted = Mounted::make(&["mkfs.btrfs", "-q"]);
         let folder = mounted.folder();
@@ -294,6 +298,7 @@ mod tests {
     }
 
     #[test]
+    #[ignore = "needs a lab: root, QEMU"]
     fn only_what_was_to_be_written_is_taken_over() {
         let dir = tempfile::tempdir().unwrap();
         let folder = Folder::open_root(dir.path()).unwrap();
@@ -354,6 +359,7 @@ mod tests {
 
     /// Whoever may write on the NAS puts links to other files in the places of the target and of its clone, all the time.
     #[test]
+    #[ignore = "needs a lab: root, QEMU"]
     fn however_names_are_exchanged_nothing_else_is_written_to() {
         let (mounted, outside) = (Mounted::make(&["mkfs.xfs", "-q", "-m", "reflink=1"]), tempfile::tempdir().unwrap());
         let (folder, root) = (mounted.folder(), &mounted.at);
