@@ -28,7 +28,7 @@ impl Points {
     }
 
     /// The third point onto another.
-    fn rebase(&self, onto: Option<u32>) -> Result<Value> {
+    pub(crate) fn rebase(&self, onto: Option<u32>) -> Result<Value> {
         call("rebasePoint", &self.request_to_rebase(onto).to_string(), &mut |_| Ok(()))
     }
 
@@ -53,7 +53,7 @@ impl Points {
     }
 
     /// Of each disk: has it fingerprints, and has it lost some?
-    fn told(&self) -> [(bool, bool); 2] {
+    pub(crate) fn told(&self) -> [(bool, bool); 2] {
         let manifest = self.manifest(3);
         [0, 1].map(|disk| (manifest.disks[disk].fingerprints.is_some(), manifest.disks[disk].lost_fingerprints))
     }
@@ -70,8 +70,8 @@ impl Points {
 }
 
 const SIZE: u64 = 2 << 20;
-const KEPT: (bool, bool) = (true, false);
-const LOST: (bool, bool) = (false, true);
+pub(crate) const KEPT: (bool, bool) = (true, false);
+pub(crate) const LOST: (bool, bool) = (false, true);
 const NONE: (bool, bool) = (false, false);
 
 /// As when the backup was taken by push.

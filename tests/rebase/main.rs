@@ -8,6 +8,7 @@ mod differential;
 mod fingerprints;
 mod flatten;
 mod fuzz;
+mod given_up;
 mod journal;
 #[path = "../support/mutation.rs"]
 mod mutation;

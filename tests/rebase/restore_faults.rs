@@ -104,11 +104,11 @@ fn restore_once_free(request: &Value) {
 }
 
 /// All of them at once: mostly they wait.
-fn each<T: Sync>(cases: &[T], run: impl Fn(&T) + Sync) {
+pub(crate) fn each<T: Sync>(cases: &[T], run: impl Fn(&T) + Sync) {
     std::thread::scope(|scope| cases.iter().for_each(|case| drop(scope.spawn(|| run(case)))));
 }
 
-fn refusal(call: &str, errnos: &[i32]) -> Refusal {
+pub(crate) fn refusal(call: &str, errnos: &[i32]) -> Refusal {
     Refusal { call: call.into(), errnos: errnos.into() }
 }
 
