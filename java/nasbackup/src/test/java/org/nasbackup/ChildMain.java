@@ -19,6 +19,10 @@ import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.concurrent.CountDownLatch;
+import java.util.concurrent.atomic.AtomicInteger;
+import java.util.logging.Handler;
+import java.util.logging.LogRecord;
+import java.util.logging.Logger;
 
 /** What tests do in a JVM of its own. */
 final class ChildMain {
@@ -40,6 +44,9 @@ final class ChildMain {
             case "shut-down":
                 shutDown();
                 break;
+            case "log-to-a-failing-logger":
+                logToAFailingLogger();
+                break;
             case "provoke":
                 NasBackup.open();
                 TestHooks.provokeCheckJni();
@@ -58,6 +65,34 @@ final class ChildMain {
             }
         }
         System.out.println("owner " + System.getProperty("org.nasbackup.library.owner"));
+    }
+
+    private static void logToAFailingLogger() {
+        NasBackup.open();
+        AtomicInteger records = new AtomicInteger();
+        Logger logger = Logger.getLogger("nasbackup");
+        logger.setUseParentHandlers(false);
+        logger.addHandler(new Handler() {
+            @Override
+            public void publish(LogRecord record) {
+                records.incrementAndGet();
+                throw new IllegalStateException("the log file is gone");
+            }
+
+            @Override
+            public void flush() {}
+
+            @Override
+            public void close() {}
+        });
+        TestHooks.logOnNativeThread("first");
+        TestHooks.logOnNativeThread("second");
+        try {
+            TestHooks.logWithPendingException("third");
+        } catch (ArithmeticException e) {
+            System.out.println("pending " + e);
+        }
+        System.out.println("records " + records);
     }
 
     /** The second loader has a library of its own in its class path, and must not take it. */

@@ -24,9 +24,11 @@ import java.util.concurrent.Executors;
 import java.util.concurrent.Future;
 import java.util.concurrent.TimeUnit;
 import org.junit.jupiter.api.BeforeAll;
+import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 
 /** Jobs as Java sees them: progress, cancel, the table, many at once. */
+@Tag("lab")
 class JobTest {
     private static NasBackup nasBackup;
 

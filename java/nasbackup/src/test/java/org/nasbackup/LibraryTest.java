@@ -22,10 +22,12 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.nio.file.StandardCopyOption;
 import java.nio.file.StandardOpenOption;
+import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 
 /** Finding, loading and leaving the library, each in a JVM of its own. */
+@Tag("lab")
 class LibraryTest {
     private static final Path LIBRARY = Path.of(System.getProperty("java.library.path"), "libnasbackup.so");
 

@@ -25,10 +25,12 @@ import java.util.logging.LogRecord;
 import java.util.logging.Logger;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.BeforeEach;
+import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 
 /** The library's log lines in Java's log. */
+@Tag("lab")
 class LogTest {
     private final Logger logger = Logger.getLogger("nasbackup");
     private final List<LogRecord> records = new CopyOnWriteArrayList<>();
@@ -113,15 +115,15 @@ class LogTest {
                 .doesNotContain("\n"));
     }
 
+    /** The library tells of it on standard error, which is this JVM's own. */
     @Test
-    void a_logger_that_fails_harms_nobody() {
-        onRecord = () -> {
-            throw new IllegalStateException("log file gone");
-        };
-        TestHooks.logOnNativeThread("first");
-        TestHooks.logOnNativeThread("second");
-        assertThatThrownBy(() -> TestHooks.logWithPendingException("third")).isInstanceOf(ArithmeticException.class);
-        assertThat(records).hasSize(3);
+    void a_logger_that_fails_harms_nobody_and_is_told_of() throws Exception {
+        String output = new ChildJvm().run("log-to-a-failing-logger");
+        assertThat(output.lines())
+                .filteredOn(line ->
+                        line.equals("log4rs: the logger threw java.lang.IllegalStateException: the log file is gone"))
+                .hasSize(3);
+        assertThat(output).endsWith("pending java.lang.ArithmeticException: pending\nrecords 3\n");
     }
 
     @Test

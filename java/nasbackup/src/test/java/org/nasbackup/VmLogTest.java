@@ -21,6 +21,7 @@ import org.junit.jupiter.api.Test;
 
 /** Runs after all other tests, in a JVM of its own: reads what their JVM had to say of the library's JNI calls. */
 @Tag("vm-log")
+@Tag("lab")
 class VmLogTest {
     @Test
     void check_jni_had_nothing_to_warn_of() throws Exception {

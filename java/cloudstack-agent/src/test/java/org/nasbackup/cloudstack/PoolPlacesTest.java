@@ -36,10 +36,14 @@ import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.ValueSource;
 import org.libvirt.Connect;
 import org.libvirt.LibvirtException;
+import org.libvirt.jna.Libvirt.VirErrorCallback;
 import org.nasbackup.OutputFormat;
 
 /** What the agent's storage layer is asked before and after a restore. */
 class PoolPlacesTest {
+    /** Else libvirt prints each error of this process. */
+    private static final VirErrorCallback UNPRINTED = (data, error) -> {};
+
     @TempDir
     Path folder;
 
@@ -249,6 +253,7 @@ class PoolPlacesTest {
     /** Of libvirt's own driver for tests, whose state lasts as long as a connection. */
     @Test
     void libvirt_is_asked_for_the_devices_of_all_that_runs() throws LibvirtException {
+        Connect.setErrorCallback(UNPRINTED);
         Connect connection = new Connect("test:///default");
         try {
             Guests guests = new Guests("test:///default");

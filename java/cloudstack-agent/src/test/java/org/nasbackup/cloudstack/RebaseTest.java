@@ -21,6 +21,7 @@ import java.util.List;
 import org.apache.cloudstack.backup.BackupAnswer;
 import org.apache.cloudstack.backup.RebaseBackupCommand;
 import org.junit.jupiter.api.AfterEach;
+import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 import org.nasbackup.DeleteBackupRequest;
 import org.nasbackup.Mode;
@@ -30,6 +31,7 @@ import org.nasbackup.lab.Point;
 import org.nasbackup.lab.Story;
 
 /** The wrapper's rebase on chains of real backups. */
+@Tag("lab")
 class RebaseTest {
     private final Story story = new Story(Library.open(), Guest.ordinary(), new NasFolder());
     private final Point full = story.take(Mode.FULL);

@@ -28,6 +28,7 @@ import java.util.logging.Handler;
 import java.util.logging.LogRecord;
 import java.util.logging.Logger;
 import org.junit.jupiter.api.BeforeAll;
+import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 import org.nasbackup.BackupStatsRequest;
 import org.nasbackup.BackupStatsResult;
@@ -47,6 +48,7 @@ import org.nasbackup.TakeBackupRequest;
 import org.nasbackup.TakeBackupResult;
 
 /** Real backups through façade and JNI. */
+@Tag("lab")
 class BackupTest {
     private static NasBackup nasBackup;
 

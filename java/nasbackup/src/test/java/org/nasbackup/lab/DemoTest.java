@@ -14,10 +14,12 @@ package org.nasbackup.lab;
 
 import static org.assertj.core.api.Assertions.assertThat;
 
+import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 import org.nasbackup.ChildJvm;
 
 /** The demo says what it saw. */
+@Tag("lab")
 class DemoTest {
     private static long lines(String output, String pattern) {
         return output.lines().filter(line -> line.matches(pattern)).count();

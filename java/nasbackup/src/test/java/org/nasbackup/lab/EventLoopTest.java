@@ -15,12 +15,14 @@ package org.nasbackup.lab;
 import static org.assertj.core.api.Assertions.assertThat;
 
 import java.nio.file.Path;
+import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.ValueSource;
 import org.libvirt.Connect;
 import org.nasbackup.ChildJvm;
 
 /** libvirt has one event loop in a process. libvirt-java registers and runs it too, before us or after us. */
+@Tag("lab")
 class EventLoopTest {
     @ParameterizedTest
     @ValueSource(strings = {"first", "second"})

@@ -15,6 +15,7 @@ package org.nasbackup.lab;
 import static org.assertj.core.api.Assertions.assertThat;
 
 import java.nio.file.Path;
+import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.ValueSource;
 import org.nasbackup.ChildJvm;
@@ -25,6 +26,7 @@ import org.nasbackup.NasBackup;
 import org.nasbackup.TakeBackupRequest;
 
 /** An agent's JVM is killed in the middle of a backup. The server, which got no answer, asks the next one again. */
+@Tag("lab")
 class KilledJvmTest {
     private static final int KILLED = 128 + 9;
 

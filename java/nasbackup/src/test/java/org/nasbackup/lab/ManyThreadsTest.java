@@ -14,10 +14,12 @@ package org.nasbackup.lab;
 
 import static org.assertj.core.api.Assertions.assertThat;
 
+import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 import org.nasbackup.ChildJvm;
 
 /** 64 threads call everything at random, under {@code -Xcheck:jni}. */
+@Tag("lab")
 class ManyThreadsTest {
     @Test
     void nothing_is_warned_of_and_nothing_left() throws Exception {

@@ -20,6 +20,7 @@ import java.util.List;
 import java.util.stream.Collectors;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.BeforeAll;
+import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 import org.nasbackup.CancelHandle;
 import org.nasbackup.DeleteBackupRequest;
@@ -34,6 +35,7 @@ import org.nasbackup.RebaseResult;
 import org.nasbackup.TakeBackupResult;
 
 /** Chains of real backups repaired through façade and JNI. */
+@Tag("lab")
 class RebaseTest {
     private static NasBackup nasBackup;
 

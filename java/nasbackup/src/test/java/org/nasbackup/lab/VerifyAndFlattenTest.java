@@ -24,6 +24,7 @@ import java.util.ArrayList;
 import java.util.List;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.BeforeAll;
+import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 import org.nasbackup.CancelHandle;
 import org.nasbackup.DiskResult;
@@ -47,6 +48,7 @@ import org.nasbackup.VerifyChainRequest;
 import org.nasbackup.VerifyChainResult;
 
 /** A chain of real backups verified and flattened through façade and JNI. */
+@Tag("lab")
 class VerifyAndFlattenTest {
     /** Offset of the L1 table's offset in a qcow2 header (QEMU, docs/interop/qcow2.txt). */
     private static final int L1_TABLE = 40;

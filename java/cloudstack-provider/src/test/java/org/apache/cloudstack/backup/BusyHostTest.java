@@ -48,6 +48,7 @@ import org.nasbackup.provider.database.Tables;
 
 /** More work for a host than its agent has threads, over real tables. */
 @Tag("each-version")
+@Tag("lab")
 class BusyHostTest {
     private static final long HOST = 21;
     private static final int MACHINES = 20;

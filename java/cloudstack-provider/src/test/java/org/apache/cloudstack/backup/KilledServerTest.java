@@ -29,6 +29,7 @@ import org.nasbackup.provider.database.Database;
 import org.nasbackup.provider.database.MariaDb;
 
 /** The management server is killed between any two of its steps; the next one goes on. */
+@Tag("lab")
 class KilledServerTest {
     @TempDir
     Path folder;

@@ -52,6 +52,7 @@ import org.nasbackup.provider.database.Version;
 
 /** What users of a manager see of the provider, in each version: jobs that fail, states, counts, and reasons. */
 @Tag("each-version")
+@Tag("lab")
 class ManagerTest {
     private static final String[] HOST = {"192.0.2.22", "kvm22"};
     private static final String[] POOL = {"pool-1", "primary"};

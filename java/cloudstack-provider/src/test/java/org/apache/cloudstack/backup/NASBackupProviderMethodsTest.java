@@ -62,6 +62,7 @@ import org.nasbackup.provider.database.MariaDb;
 
 /** What the provider does beside backups and deletions. */
 @Tag("each-version")
+@Tag("lab")
 class NASBackupProviderMethodsTest {
     private Database database;
     private Site site;

@@ -57,6 +57,7 @@ import org.nasbackup.provider.database.Tables;
 
 /** The provider over a real database and a model of hosts and files. */
 @Tag("each-version")
+@Tag("lab")
 class NASBackupProviderTest {
     private static MariaDb server;
     private static Database database;

@@ -46,6 +46,7 @@ import org.nasbackup.provider.database.MariaDb;
 
 /** Storage that shows each volume to the hosts that it was told of alone, modelled by what CloudStack's drivers do. */
 @Tag("each-version")
+@Tag("lab")
 class ShownVolumesTest {
     private final List<String> done = new ArrayList<>();
     private Database database;

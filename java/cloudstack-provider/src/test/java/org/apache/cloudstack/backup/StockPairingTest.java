@@ -30,6 +30,7 @@ import java.util.List;
 import org.apache.cloudstack.storage.datastore.db.StoragePoolVO;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.BeforeEach;
+import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.EnumSource;
 import org.nasbackup.provider.database.Database;
@@ -39,6 +40,7 @@ import org.nasbackup.provider.database.MariaDb;
  * Hosts with CloudStack's own wrappers pair files and volumes by place, and name the files by other fields in each version. The
  * site's volumes have paths other than their uuids, as those that were moved or restored have.
  */
+@Tag("lab")
 class StockPairingTest {
     private static final String[] ALL = {
         "root.r.qcow2 > /mnt/pool-1/r", "datadisk.d1.qcow2 > /mnt/pool-1/d1", "datadisk.d2.qcow2 > /mnt/pool-1/d2"

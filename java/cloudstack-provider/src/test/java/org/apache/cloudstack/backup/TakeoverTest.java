@@ -48,6 +48,7 @@ import org.nasbackup.provider.database.MariaDb;
 
 /** What CloudStack's own provider, other providers and other versions have left. */
 @Tag("each-version")
+@Tag("lab")
 class TakeoverTest {
     private static final String HIDDEN = "Hidden";
 

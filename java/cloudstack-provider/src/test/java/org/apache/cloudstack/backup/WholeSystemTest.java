@@ -48,6 +48,7 @@ import org.junit.jupiter.api.AfterAll;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.BeforeAll;
 import org.junit.jupiter.api.BeforeEach;
+import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.ValueSource;
@@ -61,6 +62,7 @@ import org.nasbackup.provider.database.MariaDb;
 import org.nasbackup.provider.database.Tables;
 
 /** From the provider down to QEMU and back, over a real database: rows, manifests, headers and contents agree. */
+@Tag("lab")
 class WholeSystemTest {
     private static Database database;
 
