@@ -48,12 +48,23 @@ impl Chain {
         change: impl FnOnce(TakeBackupRequest) -> TakeBackupRequest,
         listener: Listener<'_>,
     ) -> Result<&TakenBackup> {
+        let request = change(self.request());
+        let path = request.backup_path.clone().unwrap();
+        let taken = take_backup::run(request, listener)?;
+        let copy = folder("copy").join("raw");
+        run("qemu-img", ["convert", "-O", "raw", self.disk.to_str().unwrap(), copy.to_str().unwrap()]);
+        self.points.push((path, taken, copy));
+        Ok(&self.points.last().unwrap().1)
+    }
+
+    /// What asks for its next point.
+    pub(crate) fn request(&mut self) -> TakeBackupRequest {
         self.taken += 1;
         let path = format!("{}/T{}", self.vm, self.taken);
         let parent = self.points.last().map(|(_, taken, _)| taken);
-        let request = TakeBackupRequest {
+        TakeBackupRequest {
             vm_name: Some(self.vm.clone()),
-            backup_path: Some(path.clone()),
+            backup_path: Some(path),
             repository: Some(self.nas.repository()),
             mode: Some(if parent.is_some() { "incremental" } else { "full" }.into()),
             bitmap_new: Some(format!("backup-{}", self.taken)),
@@ -65,12 +76,7 @@ impl Chain {
                 backing: None,
             }]),
             ..Default::default()
-        };
-        let taken = take_backup::run(change(request), listener)?;
-        let copy = folder("copy").join("raw");
-        run("qemu-img", ["convert", "-O", "raw", self.disk.to_str().unwrap(), copy.to_str().unwrap()]);
-        self.points.push((path, taken, copy));
-        Ok(&self.points.last().unwrap().1)
+        }
     }
 
     /// Runs an operation on one of its points.

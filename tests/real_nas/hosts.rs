@@ -3,12 +3,15 @@
 
 use std::fs;
 
+use nasbackup::error::Code;
 use nasbackup::nas::repository::Repository;
+use nasbackup::operation::take_backup::TakeBackupRequest;
 use serde_json::{Value, json};
 
+use crate::chain::Chain;
 use crate::served::{Alone, ROOT, cifs, nfs};
 use crate::support::{
-    Agent, Disk, Guest, MIB, Nas, Story, by, folder, host, repository_json, run, take_and, take_json,
+    Agent, Disk, Ended, Guest, MIB, Nas, Story, by, folder, host, listing, repository_json, run, take_and, take_json,
 };
 
 /// Another host, and how it names the repository.
@@ -97,6 +100,40 @@ fn two_that_mount_it_differently_keep_apart() {
     let nas = cifs("nas", ROOT);
     let repository = with(&nas, &format!("{ROOT},nosharesock"));
     keep_apart(nas, repository);
+}
+
+/// Where locks end at the host: its claim says that there was one, and nothing else does.
+#[test]
+#[ignore = "make nas"]
+fn what_a_dead_host_has_claimed_is_taken_over_in_seconds() {
+    for (nas, others) in [
+        (nfs("nas", "vers=3,nolock"), "vers=3,nolock,nosharecache".to_owned()),
+        (cifs("nas", ROOT), format!("{ROOT},nosharesock")),
+    ] {
+        println!("{:?}", nas.repository());
+        let other = Other::new(with(&nas, &others));
+        let mut chain = Chain::new(nas);
+        chain.take().unwrap();
+        chain.write(0x31, 4, 1);
+        let killed = other.agent("takeBackup", take_json(&chain.request())).killed_at("publish:1");
+        assert_eq!(killed.run(), Ended::Killed);
+        let instance = chain.nas.at(chain.path(0).split_once('/').unwrap().0);
+        let claim = instance.join(".nasbackup.lease");
+        let text = fs::read_to_string(&claim).unwrap();
+        // its process would be looked for on the host on which it ran, and this is another
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+        assert!(text.contains(boot.trim()), "{text}");
+        fs::write(&claim, text.replace(boot.trim(), "another boot")).unwrap();
+
+        let hurried = |request| TakeBackupRequest { wait_seconds: Some(8), ..request };
+        let error = chain.take_and(hurried, &mut |_| Ok(())).unwrap_err();
+        assert!(error.code == Code::Busy && error.cause.contains("another boot"), "{error}");
+        chain.take().unwrap();
+        chain.assert_good();
+        let left = listing(&instance);
+        let left = left.iter().map(|(path, _)| path.to_str().unwrap());
+        assert!(left.clone().all(|path| !path.contains(".partial") && !path.contains(".lease")), "{left:?}");
+    }
 }
 
 /// What a client of NFS 4 has read it may have a delegation of, of which the server's own open waits, or is told to come again.
