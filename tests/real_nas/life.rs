@@ -61,6 +61,23 @@ pub(crate) fn live(engine: &str, nas: Nas) {
     assert_eq!(listing(story.nas.root()).iter().filter(|(path, _)| path.ends_with("manifest.json")).count(), 3);
 }
 
+/// Both engines on one chain: a full, incrementals, one of which goes, verified and restored. What a whole life has beyond that,
+/// restarts and bitmaps that are lost, is of the guest, not of the options with which its NAS is mounted.
+pub(crate) fn live_shortly(nas: Nas) {
+    let mut story = Story::new(Guest::new([Disk::root()]), nas);
+    story.guest.write(0, 0x21, 4 * MIB, 3 * MIB);
+    take(&mut story, "push", "full").assert_full(true);
+    for (at, engine) in [(8, "pull"), (9, "push")] {
+        story.guest.write(0, 0x50 + at as u8, at * MIB, MIB);
+        take(&mut story, engine, "incremental").assert_incremental();
+    }
+    remove_middle(&mut story, 1);
+    let newest = story.last();
+    assert_verified(&story, newest);
+    assert_restored(&story, newest);
+    story.assert_all_restore();
+}
+
 /// Has a point's child stand on its parent, and deletes it.
 pub(crate) fn remove_middle(story: &mut Story, at: usize) {
     let [parent, child] = [at - 1, at + 1].map(|other| story.points[other].path.clone());
