@@ -62,7 +62,11 @@ impl Flock {
     }
 
     fn lock(file: Opened, how: FlockOperation) -> rustix::io::Result<Flock> {
-        file.with(|file| rustix::fs::flock(file, how)).map(|()| Flock(file))
+        match file.with(|file| rustix::fs::flock(file, how)) {
+            // what an SMB server says, where locks reach it
+            Err(Errno::ACCESS) => Err(Errno::WOULDBLOCK),
+            locked => locked.map(|()| Flock(file)),
+        }
     }
 }
 
