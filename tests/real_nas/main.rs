@@ -14,6 +14,7 @@ mod processes;
 mod served;
 #[path = "../support/mod.rs"]
 mod support;
+mod table;
 
 /// What an agent runs that a test has begun.
 #[test]
