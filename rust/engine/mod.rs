@@ -14,6 +14,7 @@ mod reader;
 mod removal;
 mod reserve;
 pub mod scratch;
+mod shared;
 pub mod socket;
 mod writer;
 

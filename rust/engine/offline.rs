@@ -7,9 +7,9 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
 use super::job::{COPY, TICK};
-use super::pull::Shared;
 use super::rate::{Limiter, Rate};
 use super::reader::{self, Course, Export};
+use super::shared::Shared;
 use super::socket::Socket;
 use super::writer::{Ends, Piece, REQUEST, STOP, Slot, Target, Writer, Written, send};
 use crate::error::{Code, Error, Result};

@@ -5,7 +5,6 @@
 //! would hold the guest until they are; the job is aborted; the connections are closed.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{self, Sender};
 use std::time::{Duration, Instant};
 
@@ -15,6 +14,7 @@ use super::rate::Rate;
 use super::reader::{self, Export, Read};
 use super::reserve::{self, Reserve, Speed};
 use super::scratch::Scratch;
+use super::shared::Shared;
 use super::writer::{Target, Writer, Written};
 use crate::config::LEAST_SCRATCH;
 use crate::error::{Code, Error, Result};
@@ -42,52 +42,6 @@ pub struct Disk {
     pub target: Target,
     /// Only what changed since the parent is copied.
     pub incremental: bool,
-}
-
-/// What the threads of one copy share.
-#[derive(Debug, Default)]
-pub(super) struct Shared {
-    stop: AtomicBool,
-    aborted: AtomicBool,
-    done: AtomicU64,
-    total: AtomicU64,
-}
-
-impl Shared {
-    /// The copy is to end.
-    pub(super) fn stop(&self) {
-        self.stop.store(true, Relaxed);
-    }
-
-    /// `CANCELLED` when the copy is to end.
-    pub(super) fn go_on(&self) -> Result<()> {
-        if self.stop.load(Relaxed) { Err(Error::new(Code::Cancelled, COPY, "it was stopped")) } else { Ok(()) }
-    }
-
-    /// The job is over, or as good as that: nobody waits for replies any more.
-    fn forget_replies(&self) {
-        self.aborted.store(true, Relaxed);
-    }
-
-    /// `CANCELLED` when no reply is of any use.
-    pub(super) fn wait_for_replies(&self) -> Result<()> {
-        if self.aborted.load(Relaxed) { Err(Error::new(Code::Cancelled, COPY, "the job is over")) } else { Ok(()) }
-    }
-
-    /// So many bytes more are written.
-    pub(super) fn wrote(&self, bytes: u64) {
-        self.done.fetch_add(bytes, Relaxed);
-    }
-
-    /// So many bytes are to be written in all.
-    pub(super) fn is_to_do(&self, bytes: u64) {
-        self.total.store(bytes, Relaxed);
-    }
-
-    pub(super) fn tell(&self, job: &mut Reporter<'_>) -> Result<()> {
-        job.progress(self.done.load(Relaxed), self.total.load(Relaxed));
-        job.tell()
-    }
 }
 
 /// Refuses a scratch folder that has too little room to begin with.

@@ -9,8 +9,8 @@ use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
 use super::pace::{Demand, Pace};
-use super::pull::Shared;
 use super::rate::{Limiter, Rate};
+use super::shared::Shared;
 use super::socket::Socket;
 use super::writer::{Ends, Piece, Slot, send};
 use crate::error::{Code, Error, Result};

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::answer::{ASK, Way};
 use super::job::TICK;
 use super::pace;
-use super::pull::Shared;
+use super::shared::Shared;
 use crate::error::{Code, Error, Result};
 use crate::nas::apart::Apart;
 use crate::nas::deadline::{self, Background};
