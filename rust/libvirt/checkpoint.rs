@@ -7,8 +7,8 @@ use std::ptr::null_mut;
 use virt::error::Error as VirtError;
 use virt_sys as sys;
 
+use super::backup_xml::dirty_sizes;
 use super::domain::{Domain, c_string};
-use super::xml::dirty_sizes;
 use super::{at, number};
 use crate::error::Result;
 

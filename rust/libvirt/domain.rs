@@ -8,9 +8,10 @@ use std::time::Duration;
 use virt::error::Error as VirtError;
 use virt_sys as sys;
 
+use super::block::Block;
 use super::connection::connect;
+use super::domain_xml::DomainXml;
 use super::event::Params;
-use super::xml::DomainXml;
 use super::{at, number};
 use crate::error::{Code, Error, Result};
 
@@ -76,15 +77,6 @@ pub struct JobPicture {
     pub total: u64,
     /// Why it failed, if libvirt says so.
     pub error: Option<String>,
-}
-
-/// What libvirt and QEMU know of a disk.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Block {
-    /// The size that the guest sees, in bytes.
-    pub capacity: Option<u64>,
-    /// Host path of its top image, if that is a file or a device: of a pool's volume, too.
-    pub path: Option<String>,
 }
 
 /// A domain that libvirt knows.

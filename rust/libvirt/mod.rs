@@ -4,19 +4,23 @@
 //! libvirt's texts are translated by the daemon, so nothing here or above reads them: decisions are made on codes.
 #![allow(unsafe_code)]
 
+mod backup_xml;
+mod block;
 mod checkpoint;
 mod connection;
 mod domain;
+mod domain_xml;
 mod emulator;
 mod event;
-mod xml;
 
+pub use backup_xml::{BackupDisk, BackupMode, backup_xml, checkpoint_xml};
+pub use block::Block;
 pub use checkpoint::{Checkpoint, Redefined};
 pub use connection::connect;
-pub use domain::{Block, Domain, JobPicture, JobState, State};
+pub use domain::{Domain, JobPicture, JobState, State};
+pub use domain_xml::{Device, Disk, DomainXml, Interface, Source};
 pub use emulator::Emulator;
 pub use event::{Action, Event, IoError, Subscription, subscribe};
-pub use xml::{BackupDisk, BackupMode, Device, Disk, DomainXml, Interface, Source, backup_xml, checkpoint_xml};
 
 use virt::error::Error as VirtError;
 use virt_sys as sys;
