@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use crate::error::{Code, Error, Result};
 use api::{Api, CompletionCallback, DebugCallback, ExtentCallback, RawHandle};
-pub use question::Question;
+pub use question::{Extent, Question, Status};
 
 /// The context that says where there is data.
 pub const ALLOCATION: &str = "base:allocation";
@@ -33,21 +33,9 @@ pub fn available() -> Result<()> {
     api::api().map(drop)
 }
 
-/// A range of an export with its flags in one context.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Extent {
-    /// Length in bytes.
-    pub length: u64,
-    /// The context's flags.
-    pub flags: u32,
-}
-
 /// Pieces of replies that may arrive while no request is completed: more than there are sectors in all that is ever asked
 /// for at a time.
 const MOST_PIECES: u32 = 1 << 17;
-
-/// What the server said of a range: by context, extents that follow each other from its beginning on.
-pub type Status = BTreeMap<String, Vec<Extent>>;
 
 /// A request in flight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -1,9 +1,21 @@
 //! A question about extents, and as much of its answer as is to be believed.
 
-use super::{Extent, Status};
+use std::collections::BTreeMap;
 
 /// Extents that an answer may have in one context: as many as QEMU ever sends (`NBD_MAX_BLOCK_STATUS_EXTENTS`).
 const MOST: usize = (1 << 20) / 8;
+
+/// A range of an export with its flags in one context.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extent {
+    /// Length in bytes.
+    pub length: u64,
+    /// The context's flags.
+    pub flags: u32,
+}
+
+/// What the server said of a range: by context, extents that follow each other from its beginning on.
+pub type Status = BTreeMap<String, Vec<Extent>>;
 
 /// What was asked, and what was answered so far.
 #[derive(Debug)]
