@@ -3,7 +3,7 @@
 
 use std::fs::File;
 
-use super::chain::{Chain, Provided, slice_size};
+use super::chain::{Chain, Failure, Provided, slice_size};
 use super::header::{AUTOCLEAR_BITMAPS, Header};
 use super::image::{COPIED, Entry, Image, What};
 use super::naming;
@@ -26,28 +26,6 @@ const MAX_PIECE_CLUSTERS: u64 = 4096;
 const MAX_RUN: u64 = 1 << 30;
 /// Where the autoclear feature bits stand in the header.
 const HEADER_AUTOCLEAR: u64 = 88;
-
-/// A failure, and the image that it is about: 0 is the target, 1 its backing file, and so on.
-#[derive(Debug, thiserror::Error)]
-#[error("image {image}: {error}")]
-pub struct Failure {
-    /// Position in the chain.
-    pub image: usize,
-    /// What is wrong.
-    pub error: Error,
-}
-
-impl Failure {
-    pub(super) fn of(image: usize, error: impl Into<Error>) -> Failure {
-        Failure { image, error: error.into() }
-    }
-}
-
-impl<E: Into<Error>> From<E> for Failure {
-    fn from(error: E) -> Failure {
-        Failure::of(0, error)
-    }
-}
 
 /// How far a rebase is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

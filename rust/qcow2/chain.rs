@@ -3,7 +3,6 @@
 use std::fs::File;
 use std::ops::Range;
 
-use super::absorb::Failure;
 use super::image::{Compressed, Extent, Image, What};
 use super::inflate::inflate;
 use super::storage::{Source, read_padded};
@@ -31,6 +30,28 @@ pub(super) struct Chain {
     inflated: Option<(usize, Compressed)>,
     cluster: Vec<u8>,
     deflated: Vec<u8>,
+}
+
+/// A failure, and the image that it is about: 0 is the target, 1 its backing file, and so on.
+#[derive(Debug, thiserror::Error)]
+#[error("image {image}: {error}")]
+pub struct Failure {
+    /// Position in the chain.
+    pub image: usize,
+    /// What is wrong.
+    pub error: Error,
+}
+
+impl Failure {
+    pub(super) fn of(image: usize, error: impl Into<Error>) -> Failure {
+        Failure { image, error: error.into() }
+    }
+}
+
+impl<E: Into<Error>> From<E> for Failure {
+    fn from(error: E) -> Failure {
+        Failure::of(0, error)
+    }
 }
 
 /// How much of a table is read at once when `images` images are open.

@@ -5,7 +5,7 @@ use std::io;
 use std::ops::Range;
 
 use super::Error;
-use super::absorb::Failure;
+use super::chain::Failure;
 use super::chain::{Chain, read_and_inflate};
 use super::create::CLUSTER;
 use super::direct::Direct;

@@ -13,7 +13,7 @@ use std::ops::Range;
 use std::time::Instant;
 
 use super::Error;
-use super::absorb::Failure;
+use super::chain::Failure;
 use super::chain::{Chain, slice_size};
 use super::image::{Image, What};
 use super::storage::Source;

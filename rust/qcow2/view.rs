@@ -5,8 +5,8 @@ use std::ops::Range;
 
 use rustix::fs::SeekFrom;
 
-use super::absorb::Failure;
 use super::chain::Chain;
+use super::chain::Failure;
 use super::create::CLUSTER;
 use super::holes;
 use super::image::What;
