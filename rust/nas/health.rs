@@ -7,8 +7,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::deadline;
+use super::mounts;
 use super::repository::Export;
-use super::session;
 use crate::config::{self, Config};
 use crate::error::{Code, Error, Result};
 use crate::panics::caught;
@@ -87,7 +87,7 @@ fn ask(marks: &mut HashMap<Export, Mark>, export: &Export) {
 }
 
 fn answer(export: &Export, config: &Arc<Config>) {
-    let answered = caught(|| session::probe(export, config));
+    let answered = caught(|| mounts::probe(export, config));
     let mut marks = marks();
     match answered {
         Ok(()) => {

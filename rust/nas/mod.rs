@@ -11,6 +11,7 @@ pub mod lock;
 mod mount;
 mod mount_failure;
 mod mount_folder;
+mod mounts;
 pub mod options;
 pub mod partial;
 pub mod path;

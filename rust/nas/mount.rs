@@ -366,7 +366,7 @@ mod tests {
         assert_eq!(mounted_below(&mount_dir), 1);
         assert_eq!(open(3600).root().path, first);
         let in_use = open(1);
-        crate::nas::session::unmount_kept();
+        crate::nas::mounts::unmount_kept();
         assert_eq!(mounted_below(&mount_dir), 1, "one that is used stays");
         drop(in_use);
         assert_eq!(mounted_below(&mount_dir), 1);

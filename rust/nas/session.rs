@@ -1,21 +1,17 @@
-//! Access to a repository for as long as somebody needs it, and its mount for a while longer.
+//! Access to a repository for as long as somebody needs it.
 
-use std::collections::HashMap;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
-use std::thread;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use log::Level;
 
 use super::folder::Folder;
-use super::mount::{self, Mount};
+use super::mounts::{self, Opened};
 use super::repository::Export;
-use super::{deadline, denied, health, mount_folder};
+use super::{deadline, health, mount, mount_folder};
 use crate::config::Config;
-use crate::error::{Code, Error, Result};
+use crate::error::{Error, Result};
 use crate::lacking;
-use crate::panics::caught;
 
 /// A folder that is mounted already opens at once, or its NAS hangs.
 const DIR_LIMIT: Duration = Duration::from_secs(20);
@@ -34,17 +30,6 @@ struct Use {
     keep: Duration,
 }
 
-#[derive(Debug)]
-struct Opened {
-    // in this order: an open folder would keep the mount busy
-    root: Folder,
-    mount: Option<Mount>,
-}
-
-/// The mounts of this process. Each has its own place, so that one NAS that does not answer holds up no other.
-type Mounts = HashMap<(Export, PathBuf), Arc<Slot>>;
-static MOUNTS: LazyLock<Mutex<Mounts>> = LazyLock::new(Mutex::default);
-
 impl Session {
     /// Opens the folder of a `dir`, or mounts the export below the configured folder unless it is mounted already.
     /// `NOT_FOUND`, `PERMISSION_DENIED`, `MOUNT_FAILED`, `NAS_UNRESPONSIVE`.
@@ -53,7 +38,7 @@ impl Session {
     }
 
     fn open_until(until: Instant, export: &Export, config: &Config) -> Result<Session> {
-        let opened = open(until, export, config, health::admit)?;
+        let opened = mounts::open(until, export, config, health::admit)?;
         Ok(Session(Arc::new(Use { opened, keep: Duration::from_secs(config.mount_keep_seconds) })))
     }
 
@@ -103,252 +88,12 @@ impl Session {
 impl Drop for Use {
     fn drop(&mut self) {
         if self.opened.mount.is_some() && !self.keep.is_zero() {
-            keep(self.opened.clone(), Instant::now() + self.keep);
+            mounts::keep(self.opened.clone(), Instant::now() + self.keep);
         }
     }
-}
-
-impl Opened {
-    /// Can it be used still? Somebody may have unmounted it, and a server that was set up anew knows its handles no more.
-    fn is_alive(&self) -> bool {
-        self.mount.as_ref().is_none_or(Mount::is_there) && self.root.room().is_ok()
-    }
-}
-
-/// Opens the repository; `admit` is asked again by those who have waited for others on the same export.
-fn open(
-    until: Instant,
-    export: &Export,
-    config: &Config,
-    admit: impl Fn(&Export) -> Result<()>,
-) -> Result<Arc<Opened>> {
-    if export.is_dir() {
-        let root = open_root(Path::new(export.address()))?;
-        return Ok(Arc::new(Opened { root, mount: None }));
-    }
-    let slot = slot(export, &config.mount_dir);
-    let mut dead = Weak::new();
-    loop {
-        match slot.find(export, &dead, until)? {
-            // asked by each caller for itself: a NAS that hangs holds up whoever has asked it, and is that one's to tell of
-            Found::Opened(opened) if opened.is_alive() => return Ok(opened),
-            Found::Opened(opened) => {
-                log::warn!("{export} is mounted anew: its mount can't be used any more");
-                dead = Arc::downgrade(&opened);
-            }
-            Found::Turn(turn) => {
-                admit(export)?;
-                return turn.make(export, config, until);
-            }
-        }
-    }
-}
-
-/// One export's mount, which one caller at a time makes.
-#[derive(Debug, Default)]
-struct Slot {
-    place: Mutex<Place>,
-    given_back: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct Place {
-    opened: Weak<Opened>,
-    /// Somebody makes it.
-    taken: bool,
-    /// What was said last to who makes it, or who has tried to.
-    said: Option<Error>,
-}
-
-/// What a caller comes to.
-enum Found {
-    Opened(Arc<Opened>),
-    Turn(Turn),
-}
-
-impl Slot {
-    fn lock(&self) -> MutexGuard<'_, Place> {
-        self.place.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// What is mounted, unless it is the `dead` one, or the turn to mount it; waits until then for who has that. Whoever has
-    /// waited in vain is told what those were who tried.
-    fn find(self: &Arc<Slot>, export: &Export, dead: &Weak<Opened>, until: Instant) -> Result<Found> {
-        let place = self.lock();
-        let (waits, left) = (place.taken, until.saturating_duration_since(Instant::now()));
-        let (mut place, _) = self
-            .given_back
-            .wait_timeout_while(place, left, |place| place.taken)
-            .unwrap_or_else(PoisonError::into_inner);
-        if !place.opened.ptr_eq(dead)
-            && let Some(opened) = place.opened.upgrade()
-        {
-            return Ok(Found::Opened(opened));
-        }
-        if place.taken || (waits && place.said.is_some() && mount::is_too_late(until)) {
-            return Err(mount::in_vain(export, place.said.clone()));
-        }
-        (place.taken, place.said) = (true, None);
-        Ok(Found::Turn(Turn(self.clone())))
-    }
-}
-
-/// The turn to mount it: dropped, it is the next one's.
-struct Turn(Arc<Slot>);
-
-impl Turn {
-    fn make(self, export: &Export, config: &Config, until: Instant) -> Result<Arc<Opened>> {
-        let tell = |error: &Error| self.0.lock().said = Some(error.clone());
-        let mount = Mount::make(export, config, until, tell)?;
-        let opened = Arc::new(Opened { root: open_root(&mount.path())?, mount: Some(mount) });
-        let mut place = self.0.lock();
-        (place.opened, place.said) = (Arc::downgrade(&opened), None);
-        drop(place);
-        Ok(opened)
-    }
-}
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        self.0.lock().taken = false;
-        self.0.given_back.notify_all();
-    }
-}
-
-/// Asks the repository something that only it can answer.
-pub(super) fn probe(export: &Export, config: &Config) -> Result<()> {
-    let opened = open(Instant::now() + mount::LIMIT, export, config, |_| Ok(()))?;
-    opened.root.room().map(drop).map_err(|error| Error { step: "ask the repository", ..error })
-}
-
-/// The place of an export in the table; places that nobody uses any more are cleared.
-fn slot(export: &Export, mount_dir: &Path) -> Arc<Slot> {
-    let mut mounts = MOUNTS.lock().unwrap_or_else(PoisonError::into_inner);
-    // nobody takes one that only the table knows
-    mounts.retain(|_, slot| Arc::strong_count(slot) > 1 || slot.lock().opened.strong_count() > 0);
-    mounts.entry((export.clone(), mount_dir.to_owned())).or_default().clone()
-}
-
-fn open_root(path: &Path) -> Result<Folder> {
-    Folder::open_root(path).map_err(|error| match std::fs::metadata(path) {
-        Ok(metadata) if !metadata.is_dir() => {
-            Error::new(Code::Io, "open the repository", format!("'{}' is not a folder", path.display()))
-        }
-        _ => Error { step: "open the repository", ..denied::explain_reading(error, path) },
-    })
-}
-
-/// Mounts that nobody uses, kept until their time is over, and whether a thread waits for that.
-#[derive(Debug)]
-struct Kept {
-    mounts: Vec<(Arc<Opened>, Instant)>,
-    watched: bool,
-}
-
-static KEPT: Mutex<Kept> = Mutex::new(Kept { mounts: Vec::new(), watched: false });
-static KEPT_MORE: Condvar = Condvar::new();
-
-fn kept() -> MutexGuard<'static, Kept> {
-    KEPT.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Keeps a mount until that moment. Who uses it again meanwhile gives it back later, and its time begins anew.
-fn keep(opened: Arc<Opened>, until: Instant) {
-    let mut kept = kept();
-    match kept.mounts.iter_mut().find(|(other, _)| Arc::ptr_eq(other, &opened)) {
-        Some((_, time)) => *time = until.max(*time),
-        None => kept.mounts.push((opened, until)),
-    }
-    if !kept.watched {
-        let watch = thread::Builder::new().name("kept mounts".to_owned()).spawn(unmount_in_time);
-        kept.watched = watch.is_ok();
-        if let Err(error) = watch {
-            log::error!("no mount is kept - {error}");
-            let mounts = std::mem::take(&mut kept.mounts);
-            drop(kept);
-            drop(mounts);
-            return;
-        }
-    }
-    KEPT_MORE.notify_all();
-}
-
-/// Lets mounts go when their time is over; ends with the last.
-fn unmount_in_time() {
-    let mut kept = kept();
-    while let Some(next) = kept.mounts.iter().map(|(_, until)| *until).min() {
-        let now = Instant::now();
-        if next > now {
-            kept = KEPT_MORE.wait_timeout(kept, next - now).unwrap_or_else(PoisonError::into_inner).0;
-            continue;
-        }
-        let (over, rest) = std::mem::take(&mut kept.mounts).into_iter().partition(|(_, until)| *until <= now);
-        kept.mounts = rest;
-        drop(kept);
-        // an unmount may take its time, and panics of a drop must not end the others' watch
-        let over: Vec<(Arc<Opened>, Instant)> = over;
-        let dropped = caught(|| {
-            drop(over);
-            Ok(())
-        });
-        if let Err(error) = dropped {
-            log::error!("{error}");
-        }
-        kept = self::kept();
-    }
-    kept.watched = false;
 }
 
 /// Clears the mounts that processes have left that were killed.
 pub fn clear_left(config: &Config) {
     mount_folder::sweep(config);
-}
-
-/// Lets all mounts go that nobody uses, now.
-#[cfg(test)]
-pub(super) fn unmount_kept() {
-    let mounts = std::mem::take(&mut kept().mounts);
-    drop(mounts);
-}
-
-#[cfg(test)]
-mod tests {
-    use std::fs::{self, Permissions};
-    use std::os::unix::fs::PermissionsExt;
-
-    use super::*;
-    use crate::nas::repository::Repository;
-
-    /// The program of a type of file systems that is refused until its folder has a file `end`, and is denied then.
-    const REFUSED: &str = r#"#!/bin/sh
-if [ -e "${0%/*}/end" ]; then echo 'access denied by server' >&2; else echo 'Connection refused' >&2; fi
-exit 32
-"#;
-
-    #[test]
-    fn who_waits_for_others_is_told_in_its_own_time_what_those_were() {
-        let dir = tempfile::tempdir().unwrap();
-        let program = dir.path().join("refused");
-        fs::write(&program, REFUSED).unwrap();
-        fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
-        let address = Some(format!("{}#", program.display()));
-        let export = Repository { kind: Some("fuse".into()), address, options: None };
-        let export = Repository::check(Some(export)).unwrap();
-        let config = Config { mount_dir: dir.path().join("mounts"), mount_keep_seconds: 0, ..Default::default() };
-        let open = |until| Session::open_until(until, &export, &config).map(drop);
-        thread::scope(|scope| {
-            let first = scope.spawn(|| open(Instant::now() + mount::LIMIT));
-            let slot = slot(&export, &config.mount_dir);
-            while slot.lock().said.is_none() {
-                assert!(!first.is_finished());
-                thread::yield_now();
-            }
-            let error = open(Instant::now() + Duration::from_millis(100)).unwrap_err();
-            fs::write(dir.path().join("end"), "").unwrap();
-            assert_eq!(error.code, Code::MountFailed);
-            assert!(error.cause.contains("other calls") && error.cause.contains("Connection refused"), "{error}");
-            let error = first.join().unwrap().unwrap_err();
-            assert!(error.code == Code::MountFailed && error.cause.contains("access denied"), "{error}");
-        });
-    }
 }
