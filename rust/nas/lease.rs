@@ -23,7 +23,7 @@ use rustix::io::Errno;
 use super::apart::{Apart, Descriptor};
 use super::deadline::{self, Background};
 use super::folder::{FILE_MODE, Folder};
-use super::lock::Purpose;
+use super::purpose::Purpose;
 use crate::error::{Code, Error, Result, called};
 use crate::qcow2::Storage;
 

@@ -5,16 +5,18 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use log::Level;
-use rustix::fs::{FlockOperation, OFlags};
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use super::apart::{Descriptor, Opened};
 use super::denied;
 use super::folder::{FILE_MODE, Folder};
 use super::lease::{Lease, PACE};
+use super::purpose::Purpose;
 use crate::error::{Code, Error, Result, called};
+use crate::host::{self, Flock};
 use crate::point::fingerprints::Digest;
-use crate::{config, host, lacking, mountinfo};
+use crate::{config, lacking, mountinfo};
 
 const STEP: &str = "lock the instance";
 /// How long claims of other hosts that do not answer any more may hold it up: a writer's, then those of readers.
@@ -23,17 +25,6 @@ pub const WAIT: Duration = PACE.lease.saturating_mul(2);
 const WRITERS: &str = ".nasbackup.lock";
 /// Shared by whoever reads points, exclusive for whoever changes or removes them.
 const CHAINS: &str = ".nasbackup.chains.lock";
-
-/// What the instance's points are wanted for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Purpose {
-    /// A new point beside those that are there: they stay as they are, and others may read them meanwhile.
-    Add,
-    /// Points are changed or removed: nobody else is there.
-    Change,
-    /// Points are read: they stay as they are, and a new one may be added meanwhile.
-    Read,
-}
 
 /// Holds the locks of an instance's folder until it is dropped. They are `flock`'s: the kernel frees them when a
 /// process dies, NFS carries them to other hosts, and two holders in one process exclude each other as well.
@@ -44,39 +35,6 @@ pub struct InstanceLock {
     // in this order: who gets the locks of this host finds no claim of this host
     lease: Option<Lease>,
     _locks: Vec<Flock>,
-}
-
-/// An open file that is locked until this is dropped.
-#[derive(Debug)]
-pub struct Flock(Opened);
-
-impl Flock {
-    /// Locks the file exclusively; `WOULDBLOCK` at once when somebody holds its lock.
-    pub fn take(file: impl Into<Opened>) -> rustix::io::Result<Flock> {
-        Flock::lock(file.into(), FlockOperation::NonBlockingLockExclusive)
-    }
-
-    /// Locks the file together with others who do; `WOULDBLOCK` at once when somebody holds it exclusively.
-    pub fn share(file: impl Into<Opened>) -> rustix::io::Result<Flock> {
-        Flock::lock(file.into(), FlockOperation::NonBlockingLockShared)
-    }
-
-    fn lock(file: Opened, how: FlockOperation) -> rustix::io::Result<Flock> {
-        match file.with(|file| rustix::fs::flock(file, how)) {
-            // what an SMB server says, where locks reach it
-            Err(Errno::ACCESS) => Err(Errno::WOULDBLOCK),
-            locked => locked.map(|()| Flock(file)),
-        }
-    }
-}
-
-impl Drop for Flock {
-    fn drop(&mut self) {
-        // closing alone leaves it to a process that another thread has just forked, until that one execs
-        if let Err(error) = self.0.with(|file| rustix::fs::flock(file, FlockOperation::Unlock)) {
-            log::warn!("a lock could not be given back - {error}");
-        }
-    }
 }
 
 /// Whose lock keeps others out.
@@ -261,17 +219,6 @@ mod tests {
         assert_eq!(other_process(), [false, false]);
         drop(lock);
         assert_eq!(other_process(), [true, true]);
-    }
-
-    #[test]
-    fn it_is_free_at_once_whoever_has_inherited_the_descriptor() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        let file_of_lock = file.reopen().unwrap();
-        let _inherited = file_of_lock.try_clone().unwrap();
-        let lock = Flock::take(file_of_lock).unwrap();
-        assert_eq!(Flock::take(file.reopen().unwrap()).unwrap_err(), Errno::WOULDBLOCK);
-        drop(lock);
-        Flock::take(file.reopen().unwrap()).unwrap();
     }
 
     #[test]

@@ -15,6 +15,7 @@ mod mounts;
 pub mod options;
 pub mod partial;
 pub mod path;
+pub mod purpose;
 pub mod removal;
 pub mod repository;
 pub mod session;

@@ -13,9 +13,9 @@ use rustix::fs::OFlags;
 use rustix::mount::UnmountFlags;
 
 use super::folder::{FILE_MODE, FOLDER_MODE};
-use super::lock::Flock;
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::host::Flock;
 use crate::user::refuse_writable_by_others;
 use crate::{host, mountinfo, sys};
 

@@ -5,20 +5,12 @@ use std::sync::Arc;
 use super::apart::{Apart, Descriptor};
 use super::folder::Folder;
 use super::lock::InstanceLock;
-use super::path::PointPath;
+use super::path::{PointPath, partial_name};
 use super::removal;
 use super::session::Session;
 use crate::config;
 use crate::error::{Code, Error, Result};
 use crate::steps;
-
-/// What the name of every unpublished point begins with.
-pub const PARTIAL: &str = ".partial-";
-
-/// The name under which a point lies in its instance's folder until it is published.
-pub fn partial_name(point: &PointPath) -> String {
-    format!("{PARTIAL}{}", point.name())
-}
 
 /// An unpublished restore point: dropping it removes what it made, and nothing else. One that another host has taken over is
 /// that one's to remove.
@@ -168,7 +160,7 @@ fn make_folder(instance: &Folder, point: &PointPath) -> Result<Folder> {
 mod tests {
     use super::*;
     use crate::config::Config;
-    use crate::nas::lock::Purpose;
+    use crate::nas::purpose::Purpose;
     use crate::nas::repository::Repository;
     use std::fs;
     use std::io::Write;

@@ -175,6 +175,14 @@ fn check_component(name: &str) -> Result<(), &'static str> {
     }
 }
 
+/// What the name of every unpublished point begins with.
+pub const PARTIAL: &str = ".partial-";
+
+/// The name under which a point lies in its instance's folder until it is published.
+pub fn partial_name(point: &PointPath) -> String {
+    format!("{PARTIAL}{}", point.name())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -14,7 +14,7 @@ use rustix::fs::FileType;
 
 use super::folder::{Folder, MOST_REMOVED, is_kept_by_nfs};
 use super::lock::InstanceLock;
-use super::partial::PARTIAL;
+use super::path::PARTIAL;
 use crate::error::{Code, Error, Result};
 use crate::steps;
 
@@ -291,7 +291,7 @@ pub fn explain(error: Error) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nas::lock::Purpose;
+    use crate::nas::purpose::Purpose;
     use rustix::fs::{AtFlags, Mode, OFlags, mkdirat, openat, unlinkat};
     use std::fs;
     use std::os::fd::OwnedFd;

@@ -9,8 +9,9 @@ use crate::error::{Error, Result};
 use crate::nas::deadline::{LIMIT, bounded};
 use crate::nas::denied;
 use crate::nas::health;
-use crate::nas::lock::{InstanceLock, Purpose, WAIT};
+use crate::nas::lock::{InstanceLock, WAIT};
 use crate::nas::path::PointPath;
+use crate::nas::purpose::Purpose;
 use crate::nas::repository::Export;
 use crate::nas::session::Session;
 

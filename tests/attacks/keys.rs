@@ -243,7 +243,7 @@ fn keys_are_changed_and_older_points_signed_without_a_look_at_data() {
     assert_eq!(fs::read_dir(story.nas.at("others")).unwrap().count(), 1, "nothing is made in folders of others");
     let _lock = nasbackup::nas::lock::InstanceLock::take(
         &Folder::open_root(story.nas.at(&instance)).unwrap(),
-        nasbackup::nas::lock::Purpose::Read,
+        nasbackup::nas::purpose::Purpose::Read,
     );
     assert_eq!(sign(&story, false), [0, 0, 0, 1]);
 }

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use nasbackup::error::{Code, Result};
 use nasbackup::nas::folder::Folder;
-use nasbackup::nas::lock::{InstanceLock, Purpose};
+use nasbackup::nas::lock::InstanceLock;
+use nasbackup::nas::purpose::Purpose;
 use nasbackup::operation::take_backup::TakeBackupRequest;
 use serde_json::{Value, json};
 

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::os::unix::fs::chown;
 
-use nasbackup::nas::lock::Flock;
+use nasbackup::host::Flock;
 use nasbackup::nas::repository::Repository;
 use nasbackup::nas::session::Session;
 use nasbackup::sys;

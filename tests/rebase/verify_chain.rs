@@ -5,8 +5,9 @@ use std::os::unix::fs::{FileExt, symlink};
 
 use nasbackup::error::Code;
 use nasbackup::nas::folder::Folder;
-use nasbackup::nas::lock::{InstanceLock, Purpose};
+use nasbackup::nas::lock::InstanceLock;
 use nasbackup::nas::path::{PointPath, RepoPath};
+use nasbackup::nas::purpose::Purpose;
 use nasbackup::operation::{call, cancel};
 use nasbackup::point::{Kind, Manifest, Parent, open_chain};
 use nasbackup::qcow2;

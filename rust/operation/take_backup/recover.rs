@@ -16,9 +16,9 @@ use crate::host::{self, Begun, HostState};
 use crate::libvirt::{Domain, JobState, State};
 use crate::nas::deadline::{self, LIMIT, WorkFor, bounded};
 use crate::nas::folder::Folder;
-use crate::nas::lock::{InstanceLock, Purpose};
-use crate::nas::partial::partial_name;
-use crate::nas::path::PointPath;
+use crate::nas::lock::InstanceLock;
+use crate::nas::path::{PointPath, partial_name};
+use crate::nas::purpose::Purpose;
 use crate::nas::removal;
 
 /// How long a load waits; what takes longer goes on behind it.

@@ -6,20 +6,15 @@
 //! that could not clear up.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
+use super::flock::{Flock, LOCK, lock_file, own};
 use crate::error::{Code, Error, Result};
-use crate::nas::lock::Flock;
 use crate::steps;
-use crate::user::refuse_writable_by_others;
-
-const LOCK: &str = "lock on this host";
 
 /// A backup that has begun: what its effects are known by, should its process die. A scratch folder and a mount are not
 /// among it, for they carry locks of their own.
@@ -170,25 +165,6 @@ impl HostState {
         steps::done("record");
         written
     }
-}
-
-/// How a file of ours is opened: no link that lies in its place is followed.
-fn own() -> OpenOptions {
-    let mut options = OpenOptions::new();
-    options.write(true).mode(0o600).custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
-    options
-}
-
-/// Opens the file below `state_dir` that is locked for what `name`, a plain one, stands for. It stays, for somebody could
-/// wait on the one that was removed.
-pub fn lock_file(state_dir: &Path, name: &str) -> Result<File> {
-    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(state_dir);
-    made.map_err(|e| Error::io(LOCK, state_dir, e))?;
-    // what is recorded there is believed, and undone
-    refuse_writable_by_others("stateDir", state_dir)?;
-    let path = state_dir.join(format!("{name}.lock"));
-    let open = own().create(true).truncate(false).open(&path);
-    open.map_err(|e| Error::io(LOCK, &path, e))
 }
 
 /// The backups that records name, of the living and of the dead.
