@@ -9,11 +9,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use log::Level;
 use rustix::fs::FallocateFlags;
 
+use super::clusters::runs;
 use super::gate::{Gate, Inside};
 use super::kept::Kept;
 use super::old::Old;
 use super::request::{OutputFormat, Preallocation};
-use super::target::Target;
+use super::target::{SYNC_EACH, Target};
 use crate::engine::rate::Limiter;
 use crate::error::{Code, Error, Result, called};
 use crate::lacking;
@@ -31,9 +32,6 @@ const PIECE: u64 = 1 << 20;
 const SHARED_PIECE: u64 = 1 << 30;
 /// What one L2 table of an output stands for.
 const TABLE: u64 = CLUSTER / 8 * CLUSTER;
-/// Bytes that are written between two syncs, so that the last one does not take all the time.
-pub(super) const SYNC_EACH: u64 = 1 << 30;
-
 /// A disk, and what was done of it.
 #[derive(Debug)]
 pub(super) struct Disk {
@@ -757,18 +755,6 @@ fn image_at(parts: &[Part], within: u64) -> usize {
         end > within
     });
     after.filter_map(|part| part.place.image()).next().unwrap_or(0)
-}
-
-/// Begin and end of the runs of clusters that `are_so`.
-pub(super) fn runs<T>(clusters: &[T], are_so: impl Fn(&T) -> bool) -> Vec<(usize, usize)> {
-    let mut runs: Vec<(usize, usize)> = Vec::new();
-    for i in (0..clusters.len()).filter(|i| are_so(&clusters[*i])) {
-        match runs.last_mut() {
-            Some((_, end)) if *end == i => *end = i + 1,
-            _ => runs.push((i, i + 1)),
-        }
-    }
-    runs
 }
 
 #[cfg(test)]

@@ -3,10 +3,10 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::disk::{SYNC_EACH, runs};
+use super::clusters::runs;
 use super::gate::Gate;
 use super::output::{ID, Output, Points};
-use super::target::Target;
+use super::target::{SYNC_EACH, Target};
 use crate::error::{Error, Result};
 use crate::point::Manifest;
 use crate::qcow2::{Buffer, CLUSTER, Storage as _};

@@ -1,6 +1,7 @@
 //! `restorePoint`: disks of a restore point, all in one call, as files that stand on nothing. They take their names when all
 //! are whole and were found to be what was backed up.
 
+mod clusters;
 mod copy;
 mod disk;
 mod gate;

@@ -7,6 +7,9 @@ use crate::nas::apart::{Apart, Descriptor, Opened};
 use crate::operation::ceph::Image;
 use crate::qcow2::{Direct, Source as _, Storage as _, Zeroing};
 
+/// Bytes that are written between two syncs, so that the last one does not take all the time.
+pub(super) const SYNC_EACH: u64 = 1 << 30;
+
 /// It may be written to by many at once.
 #[derive(Debug)]
 pub(super) enum Target {

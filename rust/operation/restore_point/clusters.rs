@@ -1,0 +1,13 @@
+//! Clusters of a piece that are alike.
+
+/// Begin and end of the runs of clusters that `are_so`.
+pub(super) fn runs<T>(clusters: &[T], are_so: impl Fn(&T) -> bool) -> Vec<(usize, usize)> {
+    let mut runs: Vec<(usize, usize)> = Vec::new();
+    for i in (0..clusters.len()).filter(|i| are_so(&clusters[*i])) {
+        match runs.last_mut() {
+            Some((_, end)) if *end == i => *end = i + 1,
+            _ => runs.push((i, i + 1)),
+        }
+    }
+    runs
+}
