@@ -6,6 +6,7 @@ pub mod deadline;
 pub(crate) mod denied;
 pub mod folder;
 pub mod health;
+pub mod instance;
 mod lease;
 pub mod lock;
 mod mount;

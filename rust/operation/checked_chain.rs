@@ -1,13 +1,12 @@
 //! The images of disks of a restore point that are to be read: opened once, and judged as they are open. Whoever exchanges
 //! names afterwards exchanges nothing of them.
 
-use super::rebase_disks::image_names;
 use super::verify_chain::chains;
 use crate::error::{Code, Error, Result};
 use crate::nas::folder::Folder;
 use crate::nas::path::{PointPath, RepoPath};
 use crate::point::fingerprints::Fingerprints;
-use crate::point::{Link, Manifest, ManifestDisk, open_chain, volume_of_image};
+use crate::point::{Link, Manifest, ManifestDisk, image_names, open_chain, volume_of_image};
 
 /// How a disk of a point is named.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use crate::job::{self, Listener, Reporter};
 use crate::nas::folder::Folder;
 use crate::nas::path::PointPath;
 use crate::nas::repository::Repository;
-use crate::point::open_chain;
+use crate::point::{images, open_chain};
 
 /// What `rebasePoint` is asked.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -45,7 +45,7 @@ pub fn run(request: RebasePointRequest, listener: Listener<'_>) -> Result<Rebase
 fn plan(root: &Folder, point: &PointPath, parent: Option<&PointPath>) -> Result<Vec<Disk>> {
     let mut disks = Vec::new();
     let mut found = false;
-    for image in rebase_disks::images(root, point)? {
+    for image in images(root, point)? {
         let chain = open_chain(root, &image)?;
         let position = parent.and_then(|parent| chain.iter().position(|link| link.path.is_in(&parent.folder())));
         found |= position.is_some();

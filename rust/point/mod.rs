@@ -2,6 +2,7 @@
 
 mod chain;
 pub mod fingerprints;
+mod images;
 mod keys;
 mod manifest;
 mod parent;
@@ -10,6 +11,7 @@ mod volume;
 use serde::{Deserialize, Serialize};
 
 pub use chain::{DEEPEST, Link, open_chain, resolve};
+pub use images::{image_names, images};
 pub use keys::Keys;
 pub use manifest::{LeftOut, MANIFEST, Manifest, ManifestDisk, ParentPoint, Rebasing, UNTOLD};
 pub use parent::{ChainImage, Parent, ParentDisk};

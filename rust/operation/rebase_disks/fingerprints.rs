@@ -2,10 +2,11 @@
 //! the merged ones once these are durable. Whatever cuts it off in between, the old ones are those of the image as it was,
 //! and the next call makes the merged ones of them.
 
+use super::disk::Disk;
 use super::record::{Ended, Record, taken_in};
-use super::{Disk, Held};
 use crate::config;
 use crate::error::{Code, Error, Result};
+use crate::nas::instance::Instance;
 use crate::nas::path::RepoPath;
 use crate::point::Link;
 use crate::point::fingerprints::{self, Digest, Fingerprints};
@@ -60,11 +61,11 @@ pub(super) fn to_merge(record: &Record, disk: &Disk) -> Option<Indexed> {
 }
 
 /// The same for a disk whose rebase was cut off when its image stood where it was to stand.
-pub(super) fn left_to_merge(held: &Held, record: &Record, disk: &Disk) -> Option<Indexed> {
+pub(super) fn left_to_merge(held: &Instance, record: &Record, disk: &Disk) -> Option<Indexed> {
     let own = record.of(disk)?;
     let path = &disk.chain[0].path;
     let fingerprints = own.fingerprints.clone()?;
-    match taken_in(held.session.root(), &own) {
+    match taken_in(held.root(), &own) {
         Ok(taken_in) => Some(std::iter::once((path.clone(), fingerprints)).chain(taken_in).collect()),
         Err(error) => {
             log::warn!("'{path}' has no fingerprints any more: {error}");
@@ -76,7 +77,12 @@ pub(super) fn left_to_merge(held: &Held, record: &Record, disk: &Disk) -> Option
 /// The fingerprints of an image that was rebased, out of its own as it was and of those of the images that it has
 /// absorbed. None, with a line in the log, when they can't be had; the rebase is none the worse for it. With a key it
 /// fails when they do not fit the images, for the key would vouch for what it makes of them.
-pub(super) fn merge(held: &Held, disk: &Disk, indexed: Option<Indexed>, pulse: &Pulse) -> Result<Option<Fingerprints>> {
+pub(super) fn merge(
+    held: &Instance,
+    disk: &Disk,
+    indexed: Option<Indexed>,
+    pulse: &Pulse,
+) -> Result<Option<Fingerprints>> {
     let Some(indexed) = indexed.filter(|indexed| !indexed.is_empty()) else { return Ok(None) };
     go_on(pulse.enter(STEP));
     let merged = merge_all(held, &disk.chain[0], &indexed, pulse);
@@ -93,8 +99,8 @@ pub(super) fn merge(held: &Held, disk: &Disk, indexed: Option<Indexed>, pulse: &
 pub(super) fn go_on<E>(_told: std::result::Result<(), E>) {}
 
 /// Merges, and puts the new index beside the old one.
-fn merge_all(held: &Held, target: &Link, indexed: &Indexed, pulse: &Pulse) -> Result<Fingerprints> {
-    let root = held.session.root();
+fn merge_all(held: &Instance, target: &Link, indexed: &Indexed, pulse: &Pulse) -> Result<Fingerprints> {
+    let root = held.root();
     let path = target.path.as_str();
     let failed = |error: qcow2::Error| match error {
         qcow2::Error::Io(error) => fingerprints::failed(STEP, path, error),
@@ -106,11 +112,11 @@ fn merge_all(held: &Held, target: &Link, indexed: &Indexed, pulse: &Pulse) -> Re
     };
     let indexes = indexed.iter().map(|(image, recorded)| fingerprints::open(root, image, recorded));
     let indexes = indexes.collect::<Result<_>>()?;
-    let file = fingerprints::create(root, &held.lock, &target.path)?;
+    let file = fingerprints::create(root, held.its_lock(), &target.path)?;
     let io = |e| Error::io(STEP, path, e);
     let image = target.file.try_clone().map_err(io)?;
     let hash = fingerprints::merge(image, indexes, file.clone(), &mut tell).map_err(failed)?;
     let rest = rest_of(target, &mut tell).map_err(failed)?;
-    let file = fingerprints::place(root, &held.lock, &target.path, &file, Some(&indexed[0].1.file))?;
+    let file = fingerprints::place(root, held.its_lock(), &target.path, &file, Some(&indexed[0].1.file))?;
     Ok(Fingerprints { file, hash, rest })
 }

@@ -5,27 +5,27 @@ use std::cell::Cell;
 use std::fs::File;
 use std::io;
 
-use super::Held;
+use crate::nas::instance::Instance;
 use crate::qcow2::{Source, Storage};
 
 #[derive(Debug)]
 pub(super) struct Guarded<S> {
     // before what is held, which may unmount
     image: S,
-    held: Held,
+    held: Instance,
     /// Nothing was written since the last sync.
     synced: Cell<bool>,
 }
 
 impl<S> Guarded<S> {
-    pub(super) fn new(image: S, held: &Held) -> Guarded<S> {
+    pub(super) fn new(image: S, held: &Instance) -> Guarded<S> {
         Guarded { image, held: held.clone(), synced: Cell::new(true) }
     }
 
     /// The image, to write to.
     fn image(&self) -> io::Result<&S> {
         if self.synced.get() {
-            self.held.lock.check().map_err(io::Error::other)?;
+            self.held.fence().map_err(io::Error::other)?;
             self.synced.set(false);
         }
         Ok(&self.image)
@@ -73,13 +73,13 @@ impl<S: Storage> Storage for Guarded<S> {
 mod tests {
     use std::path::{Path, PathBuf};
     use std::process::Command;
-    use std::sync::Arc;
 
     use super::*;
     use crate::config;
     use crate::error::Code;
-    use crate::nas::lock::{InstanceLock, Purpose};
+    use crate::nas::folder::Folder;
     use crate::nas::path::RepoPath;
+    use crate::nas::purpose::Purpose;
     use crate::nas::repository::Repository;
     use crate::nas::session::Session;
     use crate::qcow2::Rebase;
@@ -163,8 +163,8 @@ mod tests {
             let export = Repository::check(Some(Repository { kind: Some("dir".into()), address, options: None }));
             let session = Session::open_bounded(export.unwrap(), config::current()).unwrap();
             let open = |name: &str| session.root().open_file(&RepoPath::parse("image", name).unwrap()).unwrap();
-            let lock = Arc::new(InstanceLock::take(session.root(), Purpose::Change).unwrap());
-            let held = Held { lock, session: session.clone() };
+            let folder = Folder::open_root(dir.path()).unwrap();
+            let held = Instance::lock(session.clone(), folder, Purpose::Change).unwrap();
             let image = File::options().read(true).write(true).open(dir.path().join("3")).unwrap();
             let claim = dir.path().join(".nasbackup.lease");
             let image = Hanging { image, claim, left: Cell::new(syncs), then: Cell::new(None) };
@@ -174,7 +174,7 @@ mod tests {
             drop(absorb);
             let Some(then) = image.then.take() else { break };
             assert!(then == image.content(), "written after sync {syncs}");
-            lost += u32::from(ended.is_err() && held.lock.check().is_err_and(|error| error.code == Code::Busy));
+            lost += u32::from(ended.is_err() && held.fence().is_err_and(|error| error.code == Code::Busy));
         }
         // before the first write at all, the tables and the name
         assert!(lost >= 3, "{lost}");

@@ -6,9 +6,10 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::{Disk, Held, Target};
+use super::disk::{Disk, Target};
 use crate::error::{Code, Error, Result};
 use crate::nas::folder::Folder;
+use crate::nas::instance::Instance;
 use crate::nas::path::{PointPath, RepoPath};
 use crate::operation::verify_chain::chains::Judged;
 use crate::point::fingerprints::{self, Digest, Fingerprints};
@@ -67,7 +68,7 @@ impl Record {
     }
 
     /// Lets the manifest, if there is one, say what the image is to stand on, durably.
-    pub(super) fn begin(&self, held: &Held, image: &Disk) -> Result<()> {
+    pub(super) fn begin(&self, held: &Instance, image: &Disk) -> Result<()> {
         let mut current = self.manifest();
         let Some(mut manifest) = current.clone() else { return Ok(()) };
         let Some(disk) = named(&mut manifest, image) else { return Ok(()) };
@@ -87,7 +88,7 @@ impl Record {
 
     /// Lets it say what the image is now, and what the point stands on, if `begin` was called for it: by this call, or by one
     /// that was cut off. Indexes that it does not name any more go.
-    pub(super) fn end(&self, held: &Held, image: &Disk, ended: Ended) -> Result<()> {
+    pub(super) fn end(&self, held: &Instance, image: &Disk, ended: Ended) -> Result<()> {
         let mut current = self.manifest();
         let Some(mut manifest) = current.clone() else { return self.folder(held)?.sync() };
         let (Link { path, file }, mut named_index) = (&image.chain[0], None);
@@ -109,21 +110,21 @@ impl Record {
         manifest.parent = self.parent_point(&manifest)?;
         self.write(held, &mut current, manifest)?;
         let Some(named) = named_index else { return Ok(()) };
-        fingerprints::clear(held.session.root(), &held.lock, path, named.as_deref())
+        fingerprints::clear(held.root(), held.its_lock(), path, named.as_deref())
             .unwrap_or_else(|error| log::warn!("an index that nothing names is left - {error}"));
         Ok(())
     }
 
-    fn folder(&self, held: &Held) -> Result<Folder> {
-        held.session.root().open_dir(&self.at.folder())
+    fn folder(&self, held: &Instance) -> Result<Folder> {
+        held.root().open_dir(&self.at.folder())
     }
 
-    fn write(&self, held: &Held, current: &mut Option<Manifest>, manifest: Manifest) -> Result<()> {
+    fn write(&self, held: &Instance, current: &mut Option<Manifest>, manifest: Manifest) -> Result<()> {
         let folder = self.folder(held)?;
         if current.as_ref() == Some(&manifest) {
             return folder.sync();
         }
-        held.lock.check()?;
+        held.fence()?;
         *current = Some(manifest.replace(&folder)?);
         Ok(())
     }

@@ -8,14 +8,13 @@ use std::sync::Arc;
 use rustix::fs::FileType;
 
 use super::agreement::{self, Facts};
-use super::{Verdict, VerifiedFile};
+use super::verdict::{Verdict, VerifiedFile};
 use crate::config;
 use crate::error::{Code, Error, Result};
 use crate::nas::folder::Folder;
 use crate::nas::path::{PointPath, RepoPath};
-use crate::operation::rebase_disks::image_names;
 use crate::point::fingerprints::Fingerprints;
-use crate::point::{self, DEEPEST, Keys, Link, MANIFEST, Manifest, ManifestDisk};
+use crate::point::{self, DEEPEST, Keys, Link, MANIFEST, Manifest, ManifestDisk, image_names};
 use crate::qcow2;
 
 const STEP: &str = "follow the chains";

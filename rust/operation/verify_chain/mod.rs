@@ -3,6 +3,7 @@
 
 mod agreement;
 pub(super) mod chains;
+mod verdict;
 
 use serde::{Deserialize, Serialize};
 
@@ -12,11 +13,11 @@ use crate::job::{self, Listener, Reporter};
 use crate::nas::deadline::{LIMIT, bounded};
 use crate::nas::path::{PointPath, RepoPath};
 use crate::nas::repository::Repository;
-use crate::plain::plain;
 use crate::qcow2::{self, Checked};
 use crate::worker;
 pub(super) use agreement::Facts;
 use chains::{Found, Judged, verdict_of};
+pub use verdict::{Verdict, VerifiedFile};
 
 /// What is told of a file that was not looked at any more.
 pub(super) const UNANSWERED: &str = "was not checked, the NAS does not answer";
@@ -35,18 +36,6 @@ pub struct VerifyChainRequest {
     pub point_id: Option<String>,
 }
 
-/// What a file, or all of a point, is found to be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Verdict {
-    /// Nothing that was checked is wrong.
-    Good,
-    /// It could not be found out.
-    Aborted,
-    /// It does not, or may not, read as it should.
-    Bad,
-}
-
 /// What `verifyChain` answers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -55,46 +44,6 @@ pub struct Verified {
     pub verdict: Verdict,
     /// Each disk's chain from its newest image on, at last the manifest if the point has one.
     pub files: Vec<VerifiedFile>,
-}
-
-/// One file of a chain.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct VerifiedFile {
-    /// Its path, relative to the repository's root.
-    pub file: String,
-    /// What it is found to be.
-    pub verdict: Verdict,
-    /// What is wrong, or worth knowing: a good image may have leaked clusters.
-    pub reasons: Vec<String>,
-}
-
-impl VerifiedFile {
-    pub(super) fn good(file: &str) -> VerifiedFile {
-        VerifiedFile { file: file.to_owned(), verdict: Verdict::Good, reasons: Vec::new() }
-    }
-
-    /// What is found, as it may be told.
-    fn plain(self) -> VerifiedFile {
-        let reasons = self.reasons.iter().map(|reason| plain(reason).into_owned()).collect();
-        VerifiedFile { file: plain(&self.file).into_owned(), reasons, ..self }
-    }
-
-    pub(super) fn blame(&mut self, verdict: Verdict, reason: String) {
-        self.verdict = self.verdict.max(verdict);
-        self.reasons.push(reason);
-    }
-
-    /// What a failure to look at the file says of it: that nothing can be said. True when the NAS does not answer, so that no
-    /// other file can be looked at either; the error itself when it is about the whole call.
-    pub(super) fn excuse(&mut self, error: Error) -> Result<bool> {
-        let gone = error.code == Code::NasUnresponsive;
-        if gone || matches!(error.code, Code::Io | Code::PermissionDenied | Code::NotFound) {
-            self.blame(Verdict::Aborted, error.reason());
-            return Ok(gone);
-        }
-        Err(error)
-    }
 }
 
 /// Runs `verifyChain`. `listener` is told of progress on this thread. What is wrong is the answer; an error says that

@@ -1,0 +1,56 @@
+//! The folder of one machine in a repository, locked for what is to be done with its restore points.
+
+use std::sync::Arc;
+
+use super::denied;
+use super::folder::Folder;
+use super::lock::InstanceLock;
+use super::path::PointPath;
+use super::purpose::Purpose;
+use super::session::Session;
+use crate::error::Result;
+
+/// A locked instance. Its clones share the lock and the session; the last of them gives both back.
+#[derive(Debug, Clone)]
+pub struct Instance {
+    // in this order: an open folder, or the file of a lock, would keep the mount busy
+    folder: Arc<Folder>,
+    lock: Arc<InstanceLock>,
+    session: Session,
+}
+
+impl Instance {
+    /// Opens the instance of `point` and locks it. `NOT_FOUND` without its folder, `BUSY` as from `InstanceLock::take`.
+    pub fn open(session: Session, point: &PointPath, purpose: Purpose) -> Result<Instance> {
+        let root = session.root();
+        let folder = root.open_dir(&point.instance_folder());
+        let folder = folder.map_err(|error| denied::explain_reading(error, &root.path))?;
+        Instance::lock(session, folder, purpose)
+    }
+
+    /// Locks `folder`, that of an instance in the repository of `session`.
+    pub fn lock(session: Session, folder: Folder, purpose: Purpose) -> Result<Instance> {
+        let lock = Arc::new(InstanceLock::take(&folder, purpose)?);
+        Ok(Instance { folder: Arc::new(folder), lock, session })
+    }
+
+    /// Is it still ours? To be asked right before each step that can't be undone: `BUSY` when another host has taken it over.
+    pub fn fence(&self) -> Result<()> {
+        self.lock.check()
+    }
+
+    /// Its lock.
+    pub fn its_lock(&self) -> &InstanceLock {
+        &self.lock
+    }
+
+    /// Its folder.
+    pub fn folder(&self) -> &Folder {
+        &self.folder
+    }
+
+    /// The root of its repository.
+    pub fn root(&self) -> &Folder {
+        self.session.root()
+    }
+}
