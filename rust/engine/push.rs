@@ -120,6 +120,15 @@ fn way_by(target: &Target) -> Option<Way> {
         .ok()
 }
 
+/// Why a begin was given up, which waits for the guest's own storage as well as for the NAS: that is asked.
+pub fn explain_begin(error: Error, targets: &[Target]) -> Error {
+    let answers = |target| way_by(target).is_some_and(|way| !way.hangs(ASK));
+    match error.code {
+        Code::NasUnresponsive if targets.first().is_some_and(answers) => Error { code: Code::Libvirt, ..error },
+        _ => error,
+    }
+}
+
 /// Ends the job because of `error`. When its time is over, or somebody has cancelled it, the NAS itself is asked, by one of the
 /// targets, whether it answers: what libvirt says of the job tells nothing, for it does things there, too, and may hang in them.
 fn give_up(backup: &mut BackupJob, way: Option<Way>, error: Error) -> Error {

@@ -302,6 +302,26 @@ fn a_dump_of_somebody_else_is_left_alone() {
     story.assert_all_restore();
 }
 
+/// QEMU hangs, in the guest's own storage for one, which says nothing of the repository.
+#[test]
+fn a_begin_that_hangs_is_not_the_repository_s_fault() {
+    let mut story = slow_story();
+    let error = take_backup::run(story.request("incremental"), &mut |status| {
+        if status.phase == "begin" {
+            story.guest.signal_qemu("-STOP");
+        }
+        Ok(())
+    });
+    story.guest.signal_qemu("-CONT");
+    let error = error.unwrap_err();
+    assert!(error.code == Code::Libvirt && error.leftovers, "{error}");
+    story.skip();
+    story.take_until_free();
+    story.guest.assert_no_job();
+    story.take("incremental").assert_incremental();
+    story.assert_all_restore();
+}
+
 #[test]
 fn a_repository_that_hangs_before_the_beginning() {
     let mut story = Story::new(Guest::ordinary(), Nas::folder().through_fuse());

@@ -121,7 +121,10 @@ impl Attempt {
         }
         let _winds_up = call.winds_up();
         self.stuck = backup.as_ref().map_or(true, |answer| answer.is_err() && self.job_runs());
-        let backup = backup?;
+        let backup = backup.map_err(|error| match &means {
+            Means::Push(targets) => push::explain_begin(error, targets),
+            Means::Pull(..) => error,
+        })?;
         self.refused = !self.stuck && backup.as_ref().is_err_and(|error| error.code == Code::Libvirt);
         if self.refused && self.engine == Engine::Push {
             // by a link, which is not followed there, libvirt's own error says little
