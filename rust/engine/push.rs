@@ -288,10 +288,19 @@ impl Push<'_> {
     fn settle(&mut self, deadline: Instant) -> Result<()> {
         let domain = self.backup.domain().clone();
         let limit = deadline.saturating_duration_since(Instant::now()).max(CALL);
-        let settled = of_the_guest("wait for the targets' close", limit, move || match domain.again()? {
-            Some(domain) if domain.state()? != State::Other => domain.settle(),
-            _ => {
-                Err(Error::new(Code::JobFailed, "close the target", "the guest stopped before its targets were closed"))
+        let settled = of_the_guest("wait for the targets' close", limit, move || {
+            loop {
+                match domain.again()? {
+                    Some(domain) if domain.state()? != State::Other => match domain.settle() {
+                        // libvirt gives up before a NAS answers that hangs
+                        Err(error) if error.code == Code::Busy => log::debug!("{}: {error}", domain.name()),
+                        settled => return settled,
+                    },
+                    _ => {
+                        let cause = "the guest stopped before its targets were closed";
+                        return Err(Error::new(Code::JobFailed, "close the target", cause));
+                    }
+                }
             }
         });
         // A QEMU that hangs in the close must not be asked anything more, as if its job still ran.
