@@ -1,4 +1,4 @@
-# The project's commands. Those that build install what that needs (tests/lab/install), as root on Debian 12.
+# The project's commands. On Debian 12 and as root each installs what it needs (tests/lab/install); without root it names what is missing.
 
 export CARGO_TARGET_DIR ?= $(CURDIR)/target
 export NATIVE ?= $(CARGO_TARGET_DIR)/release
@@ -14,9 +14,9 @@ CARGO_DENY := 0.20.2
 ADVISORIES := https://github.com/RustSec/advisory-db
 
 .PHONY: build install install-agent install-server uninstall demo test test-binaries nas fuzz soak soak-images \
-	bench bench-images figures lint lint-rust lint-java prerequisites
+	bench bench-images figures lint lint-rust lint-java prerequisites build-prerequisites
 
-build: prerequisites
+build: build-prerequisites
 	cargo build --release
 	tests/no-hooks $(CARGO_TARGET_DIR)/release/libnasbackup.so
 	$(MVN) package -DskipTests -Dnative.bundle=$(CARGO_TARGET_DIR)/release $(call OF_LIBRARY,$(CARGO_TARGET_DIR)/release)
@@ -109,7 +109,7 @@ bench-images: prerequisites
 
 lint: lint-rust lint-java
 
-lint-rust: prerequisites $(TOOLS)/bin/cargo-deny
+lint-rust: build-prerequisites $(TOOLS)/bin/cargo-deny
 	cargo fmt --check
 	cargo clippy --all-targets --all-features -- -D warnings
 	$(TOOLS)/bin/cargo-deny --log-level error check licenses bans sources
@@ -120,16 +120,19 @@ lint-rust: prerequisites $(TOOLS)/bin/cargo-deny
 
 # SIGNATURES: what types of CloudStack's versions declare, a file for each, as java/linkcheck reads them; nobody publishes its jars.
 lint-java: SIGNATURES ?= ../shared/cloudstack-signatures
-lint-java: prerequisites
+lint-java: build-prerequisites
 	$(MVN) -Pbench test-compile dependency:analyze-only spotless:check dependency:build-classpath \
 		-Dmdep.outputFile=target/classpath -DincludeScope=compile -DexcludeArtifactIds=cloudstack-stubs
 	tests/linkcheck $(SIGNATURES)
 
 # Without its network features and without optimization it is built in a fraction of the time.
-$(TOOLS)/bin/cargo-deny: | prerequisites
+$(TOOLS)/bin/cargo-deny: | build-prerequisites
 	CARGO_PROFILE_DEV_DEBUG=0 CARGO_TARGET_DIR=$(TOOLS)/build cargo install --quiet --locked --debug --no-default-features \
 		--version $(CARGO_DENY) --root $(TOOLS) cargo-deny
 	rm -rf $(TOOLS)/build
 
 prerequisites:
 	@tests/lab/install
+
+build-prerequisites:
+	@tests/lab/install build
