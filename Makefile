@@ -13,7 +13,7 @@ TOOLS := $(CARGO_TARGET_DIR)/tools
 CARGO_DENY := 0.20.2
 ADVISORIES := https://github.com/RustSec/advisory-db
 
-.PHONY: build install install-agent install-server uninstall demo test test-binaries nas fuzz soak soak-images \
+.PHONY: build install install-agent install-server uninstall demo quick check test test-binaries nas fuzz soak soak-images \
 	bench bench-images figures lint lint-rust lint-java prerequisites build-prerequisites
 
 build: build-prerequisites
@@ -39,6 +39,15 @@ demo: prerequisites
 	tests/lab/run java -Djava.library.path=$(CARGO_TARGET_DIR)/debug \
 		-cp java/nasbackup/target/classes:java/nasbackup/target/test-classes org.nasbackup.lab.Demo
 
+# Neither root nor a lab.
+quick: build-prerequisites
+	tests/run --quick
+
+# One test or a few of each subject.
+check: prerequisites
+	cargo build --quiet --features test-hooks
+	tests/run --check
+
 # WITHOUT="SUITE...": leaves suites out, such as real_nas where tests/vm/install can't make its machine; the end says so.
 # Maven and the build of cargo-deny beside cargo, whose own runs in one folder wait for each other.
 test:
@@ -50,10 +59,10 @@ test:
 # The library with test-hooks in the end: the tests of the C ABI and of Java load it. The one without shows that it is so.
 test-binaries: prerequisites
 	$(if $(filter real_nas,$(WITHOUT)),,tests/vm/install)
-	cargo build
+	cargo build --quiet
 	tests/no-hooks $(CARGO_TARGET_DIR)/debug/libnasbackup.so
-	cargo build --features test-hooks
-	cargo test --features test-hooks --no-run
+	cargo build --quiet --features test-hooks
+	cargo test --quiet --features test-hooks --no-run
 
 # All that there is of tests on real NFS and SMB servers, of which make test runs a few minutes: half an hour at most.
 nas: export NASBACKUP_VM_SECONDS = 1800
@@ -111,7 +120,7 @@ lint: lint-rust lint-java
 
 lint-rust: build-prerequisites $(TOOLS)/bin/cargo-deny
 	cargo fmt --check
-	cargo clippy --all-targets --all-features -- -D warnings
+	cargo clippy --quiet --all-targets --all-features -- -D warnings
 	$(TOOLS)/bin/cargo-deny --log-level error check licenses bans sources
 	@if GIT_TERMINAL_PROMPT=0 timeout 30 git ls-remote -q $(ADVISORIES) HEAD >/dev/null 2>&1; \
 		then $(TOOLS)/bin/cargo-deny --log-level error check advisories; \
@@ -131,7 +140,7 @@ $(TOOLS)/bin/cargo-deny: | build-prerequisites
 		--version $(CARGO_DENY) --root $(TOOLS) cargo-deny
 	rm -rf $(TOOLS)/build
 
-prerequisites:
+prerequisites: build-prerequisites
 	@tests/lab/install
 
 build-prerequisites:
