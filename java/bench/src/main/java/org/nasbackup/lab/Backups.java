@@ -262,7 +262,7 @@ final class Backups implements AutoCloseable {
             List<String> disks =
                     guest.stoppedDisks().stream().map(StoppedDisk::path).collect(Collectors.toList());
             List<String> options = new ArrayList<>(List.of("-v", guest.name(), "-p", chain.point, "-q", "false"));
-            options.addAll(List.of("-d", guest.isRunning() ? "" : Site.commas(disks)));
+            options.addAll(List.of("-d", guest.isRunning() ? "" : Shell.commas(disks)));
             options.addAll(List.of("-M", mode.toString().toLowerCase(java.util.Locale.ROOT)));
             options.addAll(List.of("--bitmap-new", chain.bitmap));
             if (mode == Mode.INCREMENTAL) {

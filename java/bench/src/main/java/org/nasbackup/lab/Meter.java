@@ -182,7 +182,7 @@ final class Meter {
     private static boolean everyThreadIsTraced() {
         try (Stream<Path> threads = Files.list(Path.of("/proc/self/task"))) {
             return threads.noneMatch(
-                    thread -> read(thread.resolve("status")).lines().anyMatch("TracerPid:\t0"::equals));
+                    thread -> Lab.read(thread.resolve("status")).lines().anyMatch("TracerPid:\t0"::equals));
         } catch (IOException | UncheckedIOException e) {
             return false; // a thread has ended meanwhile: look again
         }
@@ -195,7 +195,7 @@ final class Meter {
 
     /** CPU of the programs that this process started and that ended, and of theirs. */
     private static double childrenCpuSeconds() {
-        String stat = read(Path.of("/proc/self/stat"));
+        String stat = Lab.read(Path.of("/proc/self/stat"));
         String[] fields = stat.substring(stat.lastIndexOf(')') + 2).split(" ");
         return (Long.parseLong(fields[13]) + Long.parseLong(fields[14])) / 100.0; // cutime, cstime (proc(5))
     }
@@ -207,20 +207,12 @@ final class Meter {
 
     /** Bytes, of this process. */
     static long memory(String field) {
-        return read(Path.of("/proc/self/status"))
+        return Lab.read(Path.of("/proc/self/status"))
                 .lines()
                 .filter(line -> line.startsWith(field + ":"))
                 .mapToLong(line -> Long.parseLong(line.split("\\s+")[1]) * 1024)
                 .findFirst()
                 .orElseThrow();
-    }
-
-    static String read(Path path) {
-        try {
-            return Files.readString(path);
-        } catch (IOException e) {
-            throw new UncheckedIOException(e);
-        }
     }
 
     private static void write(Path path, String text) {

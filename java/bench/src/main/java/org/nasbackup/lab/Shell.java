@@ -38,7 +38,7 @@ final class Shell {
     Shell(String script, Path home) {
         this.script = script;
         this.given = !Path.of(script).startsWith(home);
-        this.takesParents = Meter.read(Path.of(script)).contains("--parent-paths");
+        this.takesParents = Lab.read(Path.of(script)).contains("--parent-paths");
         String virsh = Lab.run("which", "virsh").strip();
         Lab.run("gcc", "-O2", "-static", "-DVIRSH=\"" + virsh + "\"", "-o", shim + "/virsh", home + "/virsh.c");
     }
@@ -49,7 +49,12 @@ final class Shell {
     }
 
     List<String> parents(List<String> files) {
-        return takesParents ? List.of("--parent-paths", Site.commas(files)) : List.of("--parent-path", files.get(0));
+        return takesParents ? List.of("--parent-paths", commas(files)) : List.of("--parent-path", files.get(0));
+    }
+
+    /** As the script's option lists them. */
+    static String commas(List<?> values) {
+        return values.stream().map(Object::toString).collect(Collectors.joining(","));
     }
 
     /** What it answered; exit statuses other than 0 throw. */

@@ -14,7 +14,6 @@ package org.nasbackup.lab;
 
 import java.nio.file.Path;
 import java.util.List;
-import java.util.stream.Collectors;
 import org.nasbackup.NasBackup;
 import org.nasbackup.Repository;
 
@@ -62,10 +61,5 @@ final class Site {
         if (!right) {
             throw new IllegalStateException("not as it has to be: " + otherwise);
         }
-    }
-
-    /** As the script's option lists them. */
-    static String commas(List<?> values) {
-        return values.stream().map(Object::toString).collect(Collectors.joining(","));
     }
 }

@@ -61,6 +61,14 @@ public final class Lab {
                 .build());
     }
 
+    static String read(Path path) {
+        try {
+            return Files.readString(path);
+        } catch (IOException e) {
+            throw new UncheckedIOException(e);
+        }
+    }
+
     /** What a program that has to succeed prints. */
     public static String run(String... command) {
         Outcome outcome = outcome(command);
