@@ -61,8 +61,8 @@ final class DoctorOfClasses {
 
     static void look(Findings findings, ClassLoader loader) {
         try {
-            List<Path> ours =
-                    new ArrayList<>(places(loader, Doctor.class.getName()).subList(0, 1));
+            List<Path> ours = new ArrayList<>(
+                    places(loader, DoctorOfClasses.class.getName()).subList(0, 1));
             boolean onServer = onServer(loader);
             if (onServer && places(loader, PROVIDER).isEmpty()) {
                 findings.missing("nasbackup-cloudstack-provider.jar is on no entry of the class path");

@@ -30,6 +30,8 @@ import java.security.NoSuchAlgorithmException;
  * file kills the JVM at the first byte that is touched there: so the file is looked at before.
  */
 final class LibraryFile {
+    static final String STEP = "load the native library";
+
     private static final int ELF_HEADER = 64;
     private static final int PROGRAM_HEADER = 56;
     private static final int ELF_64_LITTLE_ENDIAN = 0x0102;
@@ -69,7 +71,7 @@ final class LibraryFile {
         if (!found.equals(sha256)) {
             throw NasBackupException.of(
                     ErrorCode.VERSION_MISMATCH,
-                    NativeLibrary.STEP,
+                    STEP,
                     "'" + file + "' has " + Files.size(file) + " bytes and SHA-256 " + found + ", the library of this"
                             + " jar has " + length + " bytes and SHA-256 " + sha256 + "; install libnasbackup.so and"
                             + " nasbackup.jar of one build",
@@ -108,7 +110,7 @@ final class LibraryFile {
             if (end < 0 || end > channel.size()) {
                 throw NasBackupException.of(
                         ErrorCode.INTERNAL,
-                        NativeLibrary.STEP,
+                        STEP,
                         "'" + file + "' was cut off: it has " + channel.size() + " bytes, and by its own header it"
                                 + " reaches to " + Long.toUnsignedString(end) + "; install it again",
                         null);

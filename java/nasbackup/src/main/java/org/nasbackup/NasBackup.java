@@ -12,11 +12,7 @@
 
 package org.nasbackup;
 
-import java.io.FileNotFoundException;
-import java.io.IOException;
-import java.io.InputStream;
 import java.util.List;
-import java.util.Properties;
 import java.util.function.Consumer;
 import java.util.function.Function;
 import java.util.function.Supplier;
@@ -286,21 +282,6 @@ public final class NasBackup {
 
     /** The version of the Java side. */
     static String javaVersion() {
-        return built("version");
-    }
-
-    /** What the build has written down under that name; empty where it has not. */
-    static String built(String key) {
-        String name = "nasbackup.properties";
-        try (InputStream in = NasBackup.class.getResourceAsStream(name)) {
-            if (in == null) {
-                throw new FileNotFoundException("the jar lacks it");
-            }
-            Properties properties = new Properties();
-            properties.load(in);
-            return properties.getProperty(key, "");
-        } catch (IOException e) {
-            throw NasBackupException.of(ErrorCode.INTERNAL, "read " + name, e.getMessage(), e);
-        }
+        return Built.read("version");
     }
 }

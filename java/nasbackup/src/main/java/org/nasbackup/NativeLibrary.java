@@ -21,7 +21,6 @@ import java.nio.file.attribute.PosixFilePermissions;
 
 /** Loads {@code libnasbackup.so} once: from {@code java.library.path}, else the copy in the jar. */
 final class NativeLibrary {
-    static final String STEP = "load the native library";
     /** Names the class loader that has the library: the only state that two copies of this class share. */
     private static final String OWNER = "org.nasbackup.library.owner";
 
@@ -37,7 +36,8 @@ final class NativeLibrary {
      */
     static synchronized void load() {
         if (failure != null) {
-            throw new NasBackupException(failure.code().name(), STEP, null, failure.getMessage(), false, failure);
+            throw new NasBackupException(
+                    failure.code().name(), LibraryFile.STEP, null, failure.getMessage(), false, failure);
         }
         if (!loaded) {
             try {
@@ -58,7 +58,7 @@ final class NativeLibrary {
         if (other != null) {
             throw NasBackupException.of(
                     ErrorCode.INTERNAL,
-                    STEP,
+                    LibraryFile.STEP,
                     "another class loader of this JVM has it: " + other + "; put nasbackup on one class path only",
                     null);
         }
@@ -82,7 +82,7 @@ final class NativeLibrary {
             } catch (LinkageError | SecurityException | InvalidPathException | IOException bundled) {
                 NasBackupException e = NasBackupException.of(
                         ErrorCode.INTERNAL,
-                        STEP,
+                        LibraryFile.STEP,
                         "from java.library.path: " + onPath.getMessage() + "; from the jar: " + bundled.getMessage(),
                         onPath);
                 e.addSuppressed(bundled);
@@ -92,7 +92,7 @@ final class NativeLibrary {
     }
 
     private static void load(Path file) throws IOException {
-        LibraryFile.check(file, NasBackup.built("library.length"), NasBackup.built("library.sha256"));
+        LibraryFile.check(file, Built.read("library.length"), Built.read("library.sha256"));
         System.load(file.toString());
     }
 
