@@ -12,136 +12,33 @@
 
 package org.apache.cloudstack.backup;
 
-import com.cloud.agent.AgentManager;
-import com.cloud.host.dao.HostDao;
-import com.cloud.resource.ResourceManager;
-import com.cloud.storage.dao.DiskOfferingDao;
-import com.cloud.storage.dao.VMTemplateDao;
-import com.cloud.storage.dao.VMTemplatePoolDao;
-import com.cloud.storage.dao.VolumeDao;
-import com.cloud.user.ResourceLimitService;
 import com.cloud.utils.Pair;
-import com.cloud.utils.component.AdapterBase;
 import com.cloud.vm.VirtualMachine;
-import com.cloud.vm.dao.VMInstanceDao;
-import com.cloud.vm.dao.VMInstanceDetailsDao;
-import com.cloud.vm.snapshot.dao.VMSnapshotDao;
-import com.cloud.vm.snapshot.dao.VMSnapshotDetailsDao;
 import java.io.IOException;
 import java.time.Clock;
 import java.util.ArrayList;
 import java.util.HashSet;
 import java.util.List;
-import java.util.Map;
 import java.util.Set;
-import java.util.concurrent.ConcurrentHashMap;
-import javax.inject.Inject;
-import org.apache.cloudstack.backup.dao.BackupDao;
-import org.apache.cloudstack.backup.dao.BackupDetailsDao;
-import org.apache.cloudstack.backup.dao.BackupOfferingDao;
-import org.apache.cloudstack.backup.dao.BackupRepositoryDao;
-import org.apache.cloudstack.backup.dao.BackupScheduleDao;
-import org.apache.cloudstack.engine.subsystem.api.storage.DataStoreManager;
 import org.apache.cloudstack.framework.config.ConfigKey;
 import org.apache.cloudstack.framework.config.Configurable;
-import org.apache.cloudstack.resourcedetail.dao.UserDetailsDao;
-import org.apache.cloudstack.storage.datastore.db.PrimaryDataStoreDao;
-import org.apache.cloudstack.storage.datastore.db.SnapshotDataStoreDao;
 import org.nasbackup.cloudstack.CloudStackVersion;
 import org.nasbackup.provider.ChainLocks;
 import org.nasbackup.provider.Outcome;
-import org.nasbackup.provider.Policy;
 import org.nasbackup.provider.cloudstack.ActionEvents;
 import org.nasbackup.provider.cloudstack.DetailTickets;
 import org.nasbackup.provider.cloudstack.Fitness;
 import org.nasbackup.provider.cloudstack.GlobalChainLocks;
 import org.nasbackup.provider.cloudstack.HostSlots;
-import org.nasbackup.provider.cloudstack.Restorers;
 import org.nasbackup.provider.cloudstack.ServerClasses;
 import org.nasbackup.provider.cloudstack.Transactions;
-import org.nasbackup.provider.cloudstack.UsageEvents;
 
 /**
  * Backs virtual machines up to a NAS, in chains of a full backup and incrementals that can be deleted anywhere. CloudStack
  * 4.22 and 4.23 ask for some of it by other methods: it has those of both, and no type of one alone in any declaration. A server
  * may end with a provider that can't be made: this class needs what it declares, and {@link NasBackups} the rest.
  */
-public class NASBackupProvider extends AdapterBase implements BackupProvider, Configurable {
-    @Inject
-    BackupDao backupDao;
-
-    @Inject
-    BackupDetailsDao backupDetailsDao;
-
-    @Inject
-    BackupOfferingDao backupOfferingDao;
-
-    @Inject
-    BackupRepositoryDao backupRepositoryDao;
-
-    @Inject
-    BackupScheduleDao backupScheduleDao;
-
-    @Inject
-    BackupManager backupManager;
-
-    @Inject
-    VMInstanceDao vmInstanceDao;
-
-    @Inject
-    VMInstanceDetailsDao vmInstanceDetailsDao;
-
-    @Inject
-    VMSnapshotDao vmSnapshotDao;
-
-    @Inject
-    VMSnapshotDetailsDao vmSnapshotDetailsDao;
-
-    @Inject
-    VolumeDao volumeDao;
-
-    @Inject
-    DiskOfferingDao diskOfferingDao;
-
-    @Inject
-    PrimaryDataStoreDao primaryDataStoreDao;
-
-    @Inject
-    VMTemplateDao vmTemplateDao;
-
-    @Inject
-    VMTemplatePoolDao vmTemplatePoolDao;
-
-    @Inject
-    SnapshotDataStoreDao snapshotDataStoreDao;
-
-    @Inject
-    DataStoreManager dataStoreManager;
-
-    @Inject
-    HostDao hostDao;
-
-    @Inject
-    ResourceManager resourceManager;
-
-    @Inject
-    ResourceLimitService resourceLimitService;
-
-    @Inject
-    AgentManager agentManager;
-
-    @Inject
-    UserDetailsDao userDetailsDao;
-
-    /** Why backups in a zone are full ones, as it was logged last. */
-    final LastSaid obstacles = new LastSaid();
-    /** Which hosts restore with our wrapper, as they said last. */
-    final Restorers.Memory restorers = new Restorers.Memory();
-    /** When the merge of each backup that is to go was begun last. */
-    final Map<Long, Long> mergesBegun = new ConcurrentHashMap<>();
-    /** Which number of slots was said to be too many. */
-    private final LastSaid tooManySlots = new LastSaid();
-
+public class NASBackupProvider extends NasServer implements BackupProvider, Configurable {
     private final Clock clock;
     private final ChainLocks locks;
     private final Transactions transactions;
@@ -221,53 +118,6 @@ public class NASBackupProvider extends AdapterBase implements BackupProvider, Co
         return slots;
     }
 
-    Policy policy(long zoneId) {
-        return new Policy(
-                Boolean.TRUE.equals(NasBackupKeys.INCREMENTAL_ENABLED.valueIn(zoneId)),
-                NasBackupKeys.FULL_EVERY.valueIn(zoneId));
-    }
-
-    void addEvent(ActionEvents.Type type, boolean good, String text, long accountId, long vmId) {
-        ActionEvents.add(type, good, text, accountId, vmId);
-    }
-
-    void endUsage(VirtualMachine vm, long offeringId) {
-        UsageEvents.lastDeleted(vm, offeringId);
-    }
-
-    /** Does a full backup that somebody deletes leave what it has to those that stand on it? */
-    boolean mergesFull(long zoneId) {
-        return "merge".equals(NasBackupKeys.DELETE_FULL.valueIn(zoneId));
-    }
-
-    int waitSeconds(long zoneId) {
-        return NasBackupKeys.WAIT.valueIn(zoneId);
-    }
-
-    int slotsPerHost(long zoneId) {
-        return bounded(zoneId, NasBackupKeys.PARALLEL_PER_HOST.valueIn(zoneId));
-    }
-
-    int bounded(long zoneId, int slots) {
-        boolean tooMany = slots > NasBackupKeys.MOST_PER_HOST;
-        if (tooManySlots.changed(zoneId, tooMany ? String.valueOf(slots) : null) && tooMany) {
-            logger.warn(
-                    "nas.backup.parallel.per.host of zone {} is {}, and is taken for {}: an agent of five threads would be deaf",
-                    zoneId,
-                    slots,
-                    NasBackupKeys.MOST_PER_HOST);
-        }
-        return Math.min(slots, NasBackupKeys.MOST_PER_HOST);
-    }
-
-    int queueWaitSeconds(long zoneId) {
-        return NasBackupKeys.QUEUE_WAIT.valueIn(zoneId);
-    }
-
-    int mountTimeout() {
-        return NasBackupKeys.RESTORE_MOUNT_TIMEOUT.value();
-    }
-
     /** 4.22's. */
     public Pair<Boolean, Backup> takeBackup(VirtualMachine vm, Boolean quiesceVM) {
         return fitness.guarded(() -> {
@@ -302,16 +152,6 @@ public class NASBackupProvider extends AdapterBase implements BackupProvider, Co
     /** Later managers ask, and then leave all accounting to the provider. */
     public boolean handlesChainDeleteResourceAccounting() {
         return true;
-    }
-
-    /** A manager that does not know the question takes the backup that it asked to delete off the owner's count itself. */
-    boolean handlesAllAccounting() {
-        for (java.lang.reflect.Method method : BackupProvider.class.getMethods()) {
-            if (method.getName().equals("handlesChainDeleteResourceAccounting")) {
-                return true;
-            }
-        }
-        return false;
     }
 
     /** 4.22's. */

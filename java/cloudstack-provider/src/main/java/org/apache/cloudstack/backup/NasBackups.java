@@ -47,7 +47,7 @@ import org.nasbackup.provider.cloudstack.TypedAgent;
 
 /** What the provider does; apart, so that the server can have a provider whatever these need of CloudStack. */
 final class NasBackups {
-    private final NASBackupProvider server;
+    private final NasServer server;
     private final Logger logger;
     private final Clock clock;
     private final ChainLocks locks;
@@ -56,7 +56,7 @@ final class NasBackups {
 
     /** @param server what CloudStack gave it, and its settings */
     NasBackups(
-            NASBackupProvider server,
+            NasServer server,
             Logger logger,
             Clock clock,
             ChainLocks locks,
@@ -70,7 +70,7 @@ final class NasBackups {
         this.transactions = transactions;
     }
 
-    NASBackupProvider server() {
+    NasServer server() {
         return server;
     }
 

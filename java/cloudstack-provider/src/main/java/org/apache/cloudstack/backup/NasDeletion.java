@@ -39,7 +39,7 @@ import org.nasbackup.provider.cloudstack.TypedAgent;
 /** Deletes a backup, and repairs its chain before. */
 final class NasDeletion {
     private final NasBackups backups;
-    private final NASBackupProvider server;
+    private final NasServer server;
     private final Logger logger;
 
     NasDeletion(NasBackups backups) {

@@ -53,7 +53,7 @@ final class NasRestore {
     private static final Pattern IN_USE = Pattern.compile("\\b(DOMAIN_STATE|BUSY): ");
 
     private final NasBackups backups;
-    private final NASBackupProvider server;
+    private final NasServer server;
 
     NasRestore(NasBackups backups) {
         this.backups = backups;

@@ -24,7 +24,7 @@ import org.nasbackup.provider.cloudstack.DaoCatalogue;
 /** What a server does every few minutes, for one zone. */
 final class NasSync {
     private final NasBackups backups;
-    private final NASBackupProvider server;
+    private final NasServer server;
     private final Set<Long> unheard;
     private final NasMerge merge;
 

@@ -44,7 +44,7 @@ import org.nasbackup.provider.cloudstack.VolumePaths;
 /** Takes a backup: the row, the host's answer, and what it says of the chain. */
 final class NasTake {
     private final NasBackups backups;
-    private final NASBackupProvider server;
+    private final NasServer server;
     private final Logger logger;
 
     NasTake(NasBackups backups) {

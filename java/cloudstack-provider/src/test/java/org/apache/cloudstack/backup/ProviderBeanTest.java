@@ -51,13 +51,17 @@ class ProviderBeanTest {
                             .toArray(URL[]::new),
                     ClassLoader.getPlatformClassLoader());
             declared(NASBackupProvider.class);
-            for (Constructor<?> constructor : NASBackupProvider.class.getDeclaredConstructors()) {
+            Stream.of(NASBackupProvider.class, NasServer.class).forEach(this::declaredBy);
+        }
+
+        private void declaredBy(Class<?> type) {
+            for (Constructor<?> constructor : type.getDeclaredConstructors()) {
                 Stream.of(constructor.getParameterTypes()).forEach(this::declared);
             }
-            for (Field field : NASBackupProvider.class.getDeclaredFields()) {
+            for (Field field : type.getDeclaredFields()) {
                 declared(field.getType());
             }
-            for (Method method : NASBackupProvider.class.getDeclaredMethods()) {
+            for (Method method : type.getDeclaredMethods()) {
                 declared(method.getReturnType());
                 Stream.of(method.getParameterTypes()).forEach(this::declared);
             }
