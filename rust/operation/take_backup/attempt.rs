@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::decision::{DiskFacts, Failed, Plan, Way};
+use super::decision::{DiskPlan, Failed, Plan};
 use super::found::{self, Found};
 use super::quiesce::{self, Frozen};
 use super::regrown::OpenImages;
@@ -36,7 +36,7 @@ pub(super) struct Copied {
 }
 
 /// What an engine needs besides the job.
-enum Means {
+enum EngineInput {
     /// The targets that QEMU writes, and closes.
     Push(Vec<push::Target>),
     Pull(Arc<Scratch>, Vec<pull::Disk>),
@@ -97,16 +97,9 @@ impl Attempt {
     }
 
     /// Runs the job, freezing the guest for its begin if that is asked for.
-    pub(super) fn copy(
-        &mut self,
-        call: &Call<'_>,
-        plan: &Plan,
-        names: &[String],
-        job: &mut Reporter<'_>,
-    ) -> Result<Copied> {
-        let checked = call.checked;
-        let means = self.means(plan)?;
-        let xml = self.backup_xml(checked, plan, names, &means)?;
+    pub(super) fn copy(&mut self, call: &Call<'_>, plan: &Plan, job: &mut Reporter<'_>) -> Result<Copied> {
+        let input = self.engine_input(plan)?;
+        let xml = self.backup_xml(call.checked, plan, &input)?;
         let checkpoint = self.bitmap.as_deref().map(|bitmap| self.checkpoint_xml(bitmap, plan));
         job.begin("begin")?;
         let mut details = Vec::new();
@@ -128,11 +121,11 @@ impl Attempt {
         self.refused = !self.stuck && backup.as_ref().is_err_and(|error| error.code == Code::Libvirt);
         if self.refused && self.engine == Engine::Push {
             // by a link, which is not followed there, libvirt's own error says little
-            self.targets.check_in_place(&self.found.disks)?;
+            self.targets.check_in_place()?;
         }
         let mut backup = backup.map_err(|error| self.refused_while_confined(error))?;
         job.enter("copy");
-        let copied = self.move_data(call, &mut backup, means, job);
+        let copied = self.move_data(call, &mut backup, input, job);
         if backup.has_ended() {
             self.scratch = None;
             // A guest that met an error in the last moment waits.
@@ -154,7 +147,7 @@ impl Attempt {
         details.extend(unlimited);
         let millis = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         if self.engine == Engine::Push {
-            details.extend(self.targets.take_over(&self.found.disks, call)?);
+            details.extend(self.targets.take_over(call)?);
         }
         job.begin("publish")?;
         Ok(Copied { when, millis, details, fingerprints })
@@ -169,17 +162,17 @@ impl Attempt {
     }
 
     /// What the engine needs for its copy, made before the guest is touched.
-    fn means(&self, plan: &Plan) -> Result<Means> {
+    fn engine_input(&self, plan: &Plan) -> Result<EngineInput> {
         let Some(scratch) = self.scratch.clone() else {
-            return Ok(Means::Push(self.targets.for_qemu(&self.found.disks)));
+            return Ok(EngineInput::Push(self.targets.for_qemu()));
         };
-        let bases = base::open(&self.targets, &self.found.disks, plan)?;
-        let disk = |((i, disk), base): ((usize, &DiskFacts), _)| {
-            let target = self.targets.target(i, disk, base)?;
-            Ok(pull::Disk { target, incremental: matches!(plan.ways[i], Way::Incremental(_)) })
+        let bases = base::open(&self.targets, plan)?;
+        let disk = |((i, disk), base): ((usize, &DiskPlan), _)| {
+            let target = self.targets.target(i, base)?;
+            Ok(pull::Disk { target, incremental: disk.strategy.is_by_bitmap() })
         };
-        let disks = self.found.disks.iter().enumerate().zip(bases).map(disk).collect::<Result<_>>()?;
-        Ok(Means::Pull(scratch, disks))
+        let disks = plan.disks.iter().enumerate().zip(bases).map(disk).collect::<Result<_>>()?;
+        Ok(EngineInput::Pull(scratch, disks))
     }
 
     /// Has the job that was begun copy everything, and ends it on every path where that can be done. Returns the
@@ -188,21 +181,21 @@ impl Attempt {
         &self,
         call: &Call<'_>,
         backup: &mut BackupJob,
-        means: Means,
+        input: EngineInput,
         job: &mut Reporter<'_>,
     ) -> Result<(Vec<Fingerprints>, Option<String>)> {
         let (rate, deadline) = (call.checked.rate, call.deadline);
         if let Err(error) = self.check_same() {
             return Err(backup.abort(error));
         }
-        match means {
-            Means::Push(targets) => {
-                self.targets.check_in_place(&self.found.disks).map_err(|error| backup.abort(error))?;
+        match input {
+            EngineInput::Push(targets) => {
+                self.targets.check_in_place().map_err(|error| backup.abort(error))?;
                 let share = rate.share_of(call.config.places() as u64);
                 let unlimited = push::copy(backup, targets, share, job, deadline)?;
                 Ok((Vec::new(), unlimited.map(|error| error.to_string())))
             }
-            Means::Pull(scratch, disks) => {
+            EngineInput::Pull(scratch, disks) => {
                 let session = self.targets.session().clone();
                 pull::copy(backup, &scratch, disks, rate, session, job, deadline).map(|copied| (copied, None))
             }
@@ -279,49 +272,45 @@ impl Attempt {
         ask("look at the domain", move || Ok(domain.state()?.idle()))
     }
 
-    fn backup_xml(&self, checked: &Checked, plan: &Plan, names: &[String], means: &Means) -> Result<String> {
+    fn backup_xml(&self, checked: &Checked, plan: &Plan, input: &EngineInput) -> Result<String> {
         let since = match &checked.mode {
             Mode::Incremental { parent_bitmap, .. } => Some(parent_bitmap.as_str()),
             _ => None,
         };
         let socket;
-        let (mode, paths) = match means {
-            Means::Push(_) => {
-                (BackupMode::Push, names.iter().map(|name| self.targets.path(name)).collect::<Result<Vec<_>>>()?)
-            }
-            Means::Pull(scratch, _) => {
+        let (mode, paths) = match input {
+            EngineInput::Push(_) => (BackupMode::Push, self.targets.paths()?),
+            EngineInput::Pull(scratch, _) => {
                 socket = scratch.socket()?;
-                let paths = self.found.disks.iter().map(|disk| scratch.file(&disk.target));
+                let paths = plan.disks.iter().map(|disk| scratch.file(&disk.facts.target));
                 (BackupMode::Pull { socket: socket.path() }, paths.collect())
             }
         };
-        let disks = self.found.disks.iter().zip(&plan.ways).zip(&paths);
-        let chosen = disks.map(|((disk, way), path)| BackupDisk {
-            target: &disk.target,
+        let chosen = plan.disks.iter().zip(&paths).map(|(disk, path)| BackupDisk {
+            target: &disk.facts.target,
             file: Some(path),
-            since: since.filter(|_| matches!(way, Way::Incremental(_))),
+            since: since.filter(|_| disk.strategy.is_by_bitmap()),
         });
         let left_out = self.found.others().map(|target| BackupDisk { target, file: None, since: None });
         Ok(libvirt::backup_xml(mode, &chosen.chain(left_out).collect::<Vec<_>>()))
     }
 
     fn checkpoint_xml(&self, bitmap: &str, plan: &Plan) -> String {
-        let (with, without): (Vec<_>, Vec<_>) =
-            self.found.disks.iter().zip(&plan.carries).partition(|(_, carries)| **carries);
-        let with: Vec<_> = with.into_iter().map(|(disk, _)| disk.target.as_str()).collect();
-        let without = without.into_iter().map(|(disk, _)| disk.target.as_str());
-        let without: Vec<_> = without.chain(self.found.others()).collect();
+        let (with, without): (Vec<_>, Vec<_>) = plan.disks.iter().partition(|disk| disk.carries);
+        let [with, mut without] =
+            [with, without].map(|disks| disks.iter().map(|disk| disk.facts.target.as_str()).collect::<Vec<_>>());
+        without.extend(self.found.others());
         libvirt::checkpoint_xml(bitmap, None, &with, &without)
     }
 
     /// `PARENT_INVALID` when the incremental disks of the new point can't stand on its parent after all.
     pub(super) fn check_parent(&self, call: &Call<'_>, plan: &Plan) -> std::result::Result<(), Failed> {
-        let Found { xml, disks, .. } = &self.found;
         let images = |i: usize| -> OpenImages {
-            let disk = xml.disks.iter().find(|disk| disk.target == disks[i].target).cloned();
+            let target = &plan.disks[i].facts.target;
+            let disk = self.found.xml.disks.iter().find(|disk| disk.target == *target).cloned();
             Box::new(move || disk.as_ref().map_or_else(|| Ok(Vec::new()), layers::of_domain))
         };
-        regrown::check(call, &self.targets, disks, &plan.ways, images)
+        regrown::check(call, &self.targets, plan, images)
     }
 
     pub(super) fn publish(self, manifest: Manifest, limit: Duration) -> Result<(Published, Found, HostState)> {

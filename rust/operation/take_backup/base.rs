@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::time::Instant;
 
-use super::decision::{DiskFacts, Plan, Way};
+use super::decision::{DiskPlan, Plan, Strategy};
 use super::storage::Targets;
 use crate::error::{Code, Error, Result, Stopped};
 use crate::job::Reporter;
@@ -21,8 +21,8 @@ const STEP: &str = "compare with the parent point";
 
 /// Gives the images that the plan compares disks with fingerprints where they have none.
 pub(super) fn complete(targets: &Targets, plan: &mut Plan, job: &mut Reporter<'_>, deadline: Instant) -> Result<()> {
-    for way in &mut plan.ways {
-        let Way::Compared(chain, _) = way else { continue };
+    for disk in &mut plan.disks {
+        let Strategy::Compared(chain, _) = &mut disk.strategy else { continue };
         for image in chain.iter_mut().filter(|image| image.fingerprints.is_none()) {
             job.begin("read the parent point")?;
             image.fingerprints = Some(index(targets, image, job, deadline)?);
@@ -33,17 +33,17 @@ pub(super) fn complete(targets: &Targets, plan: &mut Plan, job: &mut Reporter<'_
 }
 
 /// Opens what each disk is compared with, if it is.
-pub(super) fn open(targets: &Targets, disks: &[DiskFacts], plan: &Plan) -> Result<Vec<Option<Base<File>>>> {
-    let base = |(disk, way): (&DiskFacts, &Way)| {
-        let Way::Compared(chain, _) = way else { return Ok(None) };
-        let (session, chain, size) = (targets.session().clone(), chain.clone(), disk.virtual_size);
+pub(super) fn open(targets: &Targets, plan: &Plan) -> Result<Vec<Option<Base<File>>>> {
+    let base = |DiskPlan { facts, strategy, .. }: &DiskPlan| {
+        let Strategy::Compared(chain, _) = strategy else { return Ok(None) };
+        let (session, chain, size) = (targets.session().clone(), chain.clone(), facts.virtual_size);
         let opened = bounded(STEP, LIMIT, move || open_chain(session.root(), &chain, size));
         opened.map(Some).map_err(|error| match error.code {
-            Code::CorruptImage | Code::NotFound => Error { code: Code::ParentInvalid, ..error }.on_disk(&disk.target),
-            _ => error.on_disk(&disk.target),
+            Code::CorruptImage | Code::NotFound => Error { code: Code::ParentInvalid, ..error }.on_disk(&facts.target),
+            _ => error.on_disk(&facts.target),
         })
     };
-    disks.iter().zip(&plan.ways).map(base).collect()
+    plan.disks.iter().map(base).collect()
 }
 
 fn open_chain(root: &Folder, chain: &[ChainImage], size: u64) -> Result<Base<File>> {

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::call::Call;
-use super::decision::{DiskFacts, Failed, Way};
+use super::decision::{DiskFacts, DiskPlan, Failed, Plan, Strategy};
 use super::layers;
 use super::storage::Targets;
 use crate::error::{Code, Error, Result};
@@ -41,8 +41,7 @@ fn unseen(disk: &Disk) -> Option<String> {
 pub(super) fn check(
     call: &Call<'_>,
     targets: &Targets,
-    disks: &[DiskFacts],
-    ways: &[Way],
+    plan: &Plan,
     mut images: impl FnMut(usize) -> OpenImages,
 ) -> std::result::Result<(), Failed> {
     let limit = call.time_to_publish(STEP)?;
@@ -50,8 +49,8 @@ pub(super) fn check(
     // by itself waits for the NAS.
     let (read_until, until) = (Instant::now() + limit / 2, Instant::now() + limit);
     let mut begun = Vec::new();
-    for ((i, facts), way) in disks.iter().enumerate().zip(ways) {
-        let Way::Incremental(parent) = way else { continue };
+    for (i, DiskPlan { facts, strategy, .. }) in plan.disks.iter().enumerate() {
+        let Strategy::Incremental(parent) = strategy else { continue };
         let images = images(i);
         let (session, target, parent) = (targets.session().clone(), targets.file(i), parent.clone());
         begun.push((

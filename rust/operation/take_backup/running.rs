@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::attempt::Attempt;
-use super::decision::{self, Against, Asked, BitmapFound, Failed, Plan, Way};
+use super::decision::{self, Asked, BitmapFound, Constraints, Failed, Plan, Strategy};
 use super::found::{self, Found};
 use super::request::{Checked, Mode};
 use super::storage::{self, Opened};
@@ -19,11 +19,11 @@ use crate::point::Parent;
 
 /// Runs the backup of a guest that must have a process.
 pub(super) fn run(call: &Call<'_>, host: HostState, job: &mut Reporter<'_>) -> Result<TakenBackup> {
-    take(call, host, Against::default(), job)
+    take(call, host, Constraints::default(), job)
 }
 
-/// The same, without what there is a reason against.
-fn take(call: &Call<'_>, mut host: HostState, against: Against, job: &mut Reporter<'_>) -> Result<TakenBackup> {
+/// Takes the point within what earlier attempts have shown.
+fn take(call: &Call<'_>, mut host: HostState, constraints: Constraints, job: &mut Reporter<'_>) -> Result<TakenBackup> {
     let Call { checked, config, .. } = *call;
     let _prepares = call.prepares();
     if checked.engine == Engine::Pull {
@@ -40,10 +40,11 @@ fn take(call: &Call<'_>, mut host: HostState, against: Against, job: &mut Report
     let mut opened = storage::enter(call, session)?;
     let ours = ours(checked, &opened, &host)?;
     let disks = found.engine_disks();
-    let chosen = choice::choose(checked.engine, against.pull.clone(), config, &found.domain, found.xml.owner, &disks)?;
+    let chosen =
+        choice::choose(checked.engine, constraints.pull.clone(), config, &found.domain, found.xml.owner, &disks)?;
     let compares = chosen.scratch.is_some();
-    let (request, parent) = (checked.clone(), against.parent.clone().map(Err).or(opened.parent.take()));
-    let (lost, redefined) = (against.bitmap.clone().map(BitmapFound::Lost), against.recreated);
+    let (request, parent) = (checked.clone(), constraints.parent.clone().map(Err).or(opened.parent.take()));
+    let (lost, redefined) = (constraints.bitmap.clone().map(BitmapFound::Lost), constraints.recreated);
     let free = opened.free.bytes;
     let (found, mut host, parent, mut plan, needed) = ask("look at the bitmaps", move || {
         clear_way(&request, &found, &mut host)?;
@@ -52,22 +53,19 @@ fn take(call: &Call<'_>, mut host: HostState, against: Against, job: &mut Report
         }
         let plan = decide(&request, &found, parent.as_ref(), lost, redefined, compares);
         let since = parent.as_ref().and_then(|parent| parent.as_ref().ok()?.manifest.bitmap.as_deref());
-        let needed = space::needed(&found, &plan.ways, since, free);
+        let needed = space::needed(&found, &plan, since, free);
         Ok((found, host, parent, plan, needed))
     })?;
     opened.free.fits(needed)?;
     job.begin("make the targets")?;
-    let disks = found.disks.clone();
-    let specs = plan.specs(&disks, compares);
-    let names: Vec<String> = specs.iter().map(|spec| spec.name.clone()).collect();
-    let bitmap = checked.mode.bitmap().filter(|_| plan.carries.contains(&true));
+    let bitmap = plan.new_bitmap(&checked.mode);
     let view = if chosen.scratch.is_none() { Some(View::prepare(config)?) } else { None };
     host.begin(Begun {
         may_resume: !found.state.waits_for_storage(),
         view: view.as_ref().map(View::path),
         ..call.begun(opened.root(), bitmap, job)
     })?;
-    let made = storage::make_targets(call, opened, specs);
+    let made = storage::make_targets(call, opened, plan.specs(compares));
     let made = made.and_then(|targets| match view {
         Some(view) => targets.show_to_qemu(view, found.xml.owner),
         None => Ok(targets),
@@ -75,7 +73,7 @@ fn take(call: &Call<'_>, mut host: HostState, against: Against, job: &mut Report
     let targets = made.inspect_err(|error| host.end_unless(storage::goes_on(error)))?;
     let mut attempt = Attempt::new(found, bitmap, host, targets, chosen.scratch);
     let completed = attempt.complete(call, &mut plan, job);
-    let copied = completed.and_then(|()| attempt.copy(call, &plan, &names, job)).map_err(Failed::from);
+    let copied = completed.and_then(|()| attempt.copy(call, &plan, job)).map_err(Failed::from);
     let _winds_up = call.winds_up();
     let copied = copied.and_then(|copied| {
         attempt.check_parent(call, &plan)?;
@@ -84,7 +82,7 @@ fn take(call: &Call<'_>, mut host: HostState, against: Against, job: &mut Report
     let (copied, limit) = match copied {
         Ok(copied) => copied,
         Err(failed) => {
-            let next = next(checked, &attempt, against, &plan, &failed);
+            let next = next(checked, &attempt, constraints, &plan, &failed);
             let error = failed.into_error();
             let Some(next) = next else { return Err(attempt.abandon(error)) };
             log::warn!("{}: once more: {error}", checked.vm);
@@ -92,7 +90,7 @@ fn take(call: &Call<'_>, mut host: HostState, against: Against, job: &mut Report
         }
     };
     let parent = parent_point(parent);
-    let disks = plan.manifest_disks(&disks, bitmap, copied.fingerprints);
+    let disks = plan.manifest_disks(bitmap, copied.fingerprints);
     let disks = (disks, attempt.left_out().to_vec());
     let manifest = manifest(call, copied.when, attempt.engine(), bitmap, parent, disks);
     let (published, found, mut host) = attempt.publish(manifest, limit)?;
@@ -115,15 +113,8 @@ fn take(call: &Call<'_>, mut host: HostState, against: Against, job: &mut Report
         Mode::Incremental { parent_bitmap, .. } if plan.recreated => Some(parent_bitmap.clone()),
         _ => None,
     };
-    let outcome = Outcome {
-        targets,
-        parents: plan.parents(),
-        published,
-        recreated,
-        fallback: plan.fallback,
-        details,
-        job_millis: copied.millis,
-    };
+    let outcome =
+        Outcome { targets, published, recreated, fallback: plan.fallback, details, job_millis: copied.millis };
     Ok(outcome.answer(&checked.point, job))
 }
 
@@ -143,12 +134,18 @@ fn is_gone(found: &Found) -> Option<String> {
 }
 
 /// What another attempt has to do without, now that this one has failed; none where it would be no better.
-fn next(checked: &Checked, attempt: &Attempt, against: Against, plan: &Plan, failed: &Failed) -> Option<Against> {
-    let against = Against { recreated: against.recreated || plan.recreated, ..against };
+fn next(
+    checked: &Checked,
+    attempt: &Attempt,
+    constraints: Constraints,
+    plan: &Plan,
+    failed: &Failed,
+) -> Option<Constraints> {
+    let constraints = Constraints { recreated: constraints.recreated || plan.recreated, ..constraints };
     if checked.engine == Engine::Auto && attempt.pull_was_refused() {
-        return Some(Against { pull: Some(failed.error().to_string()), ..against });
+        return Some(Constraints { pull: Some(failed.error().to_string()), ..constraints });
     }
-    against.learn(plan, failed)
+    constraints.learn(plan, failed)
 }
 
 /// The names that are ours: those of this virtual machine's manifests, of this host's record and of the request.
@@ -191,20 +188,20 @@ fn decide(
     compares: bool,
 ) -> Plan {
     let asked = Asked::of(&checked.mode, parent);
-    let ways = decision::ways(asked, &found.disks, compares);
-    let bitmap = match (asked, &ways) {
-        (Asked::Incremental(Ok(parent)), Ok(ways)) => lost.or_else(|| {
-            let bitmap = find_bitmap(found, parent, ways);
+    let strategies = decision::strategies(asked, &found.disks, compares);
+    let bitmap = match (asked, &strategies) {
+        (Asked::Incremental(Ok(parent)), Ok(strategies)) => lost.or_else(|| {
+            let bitmap = find_bitmap(found, parent, strategies);
             if redefined && bitmap == Some(BitmapFound::Known) { Some(BitmapFound::Redefined) } else { bitmap }
         }),
         _ => None,
     };
-    decision::plan(asked, &found.disks, ways, bitmap, compares)
+    decision::plan(asked, &found.disks, strategies, bitmap, compares)
 }
 
 /// What is known of the parent's bitmap, if any disk needs it.
-fn find_bitmap(found: &Found, parent: &Parent, ways: &[Way]) -> Option<BitmapFound> {
-    let on = found.disks.iter().zip(ways).filter(|(_, way)| matches!(way, Way::Incremental(_)));
+fn find_bitmap(found: &Found, parent: &Parent, strategies: &[Strategy]) -> Option<BitmapFound> {
+    let on = found.disks.iter().zip(strategies).filter(|(_, strategy)| strategy.is_by_bitmap());
     let on: Vec<_> = on.map(|(disk, _)| disk.target.as_str()).collect();
     let name = parent.manifest.bitmap.as_deref().filter(|_| !on.is_empty())?;
     Some(found.bitmaps.find_parent(&found.domain, name, parent.manifest.when.as_second(), &on))

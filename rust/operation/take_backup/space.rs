@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use super::decision::Way;
+use super::decision::{DiskPlan, Plan, Strategy};
 use super::found::Found;
 use crate::error::{Code, Error, Result};
 use crate::libvirt::Disk;
@@ -62,21 +62,21 @@ fn refusal(root: &Path, needed: u64, free: u64) -> Error {
     Error::new(Code::NoSpace, STEP, cause)
 }
 
-/// How many bytes the disks' ways will write at least, as far as is known; 0 where the most that they can write is no more
+/// How many bytes the plan will write at least, as far as is known; 0 where the most that they can write is no more
 /// than is `free`. How much changed since the parent is asked of QEMU only where that matters, for QEMU merges bitmaps to tell.
-pub(super) fn needed(found: &Found, ways: &[Way], parent_bitmap: Option<&str>, free: u64) -> u64 {
-    let disks = found.disks.iter().zip(ways).map(|(facts, way)| {
+pub(super) fn needed<'a>(found: &Found, plan: &'a Plan, parent_bitmap: Option<&str>, free: u64) -> u64 {
+    let known = |DiskPlan { facts, strategy, .. }: &'a DiskPlan| {
         let disk = found.xml.disks.iter().find(|disk| disk.target == facts.target);
-        (way, &facts.target, disk.map_or(Known::default(), |disk| look_at(disk, facts.virtual_size)))
-    });
-    let disks: Vec<_> = disks.collect();
-    let most = sum(disks.iter().map(|(way, _, known)| most(way, *known)));
+        (strategy, &facts.target, disk.map_or(Known::default(), |disk| look_at(disk, facts.virtual_size)))
+    };
+    let disks: Vec<_> = plan.disks.iter().map(known).collect();
+    let most = sum(disks.iter().map(|(strategy, _, known)| most(strategy, *known)));
     if most <= free {
         return 0;
     }
     let dirty = parent_bitmap.and_then(|bitmap| found.domain.dirty(bitmap).ok().flatten()).unwrap_or_default();
-    let least = |(way, target, known): &(&Way, &String, Known)| {
-        least(way, Known { dirty: dirty.get(*target).copied(), ..*known })
+    let least = |(strategy, target, known): &(&Strategy, &String, Known)| {
+        least(strategy, Known { dirty: dirty.get(*target).copied(), ..*known })
     };
     sum(disks.iter().map(least))
 }
@@ -101,18 +101,18 @@ fn occupied(path: Option<&str>, format: &str) -> Option<u64> {
 }
 
 /// The images of a full may hide each other's data, and changes may be discards, which take no room.
-fn least(way: &Way, Known { top, below, dirty, virtual_size }: Known) -> u64 {
-    match way {
-        Way::Full(_) => top.max(below).unwrap_or(0).min(virtual_size),
+fn least(strategy: &Strategy, Known { top, below, dirty, virtual_size }: Known) -> u64 {
+    match strategy {
+        Strategy::Full(_) => top.max(below).unwrap_or(0).min(virtual_size),
         // how much differs is known when all was read
-        Way::Compared(..) => 0,
-        Way::Incremental(_) => dirty.unwrap_or(0).min(top.unwrap_or(u64::MAX)),
+        Strategy::Compared(..) => 0,
+        Strategy::Incremental(_) => dirty.unwrap_or(0).min(top.unwrap_or(u64::MAX)),
     }
 }
 
 /// What an incremental can write at most.
-fn most(way: &Way, known: Known) -> u64 {
-    if matches!(way, Way::Incremental(_)) { known.virtual_size } else { least(way, known) }
+fn most(strategy: &Strategy, known: Known) -> u64 {
+    if strategy.is_by_bitmap() { known.virtual_size } else { least(strategy, known) }
 }
 
 #[cfg(test)]
@@ -122,10 +122,10 @@ mod tests {
 
     #[test]
     fn no_more_is_asked_for_than_is_surely_needed() {
-        let full = Way::Full(None);
-        let incremental = Way::Incremental(RepoPath::parse("path", "i-1/T1/x").unwrap());
+        let full = Strategy::Full(None);
+        let incremental = Strategy::Incremental(RepoPath::parse("path", "i-1/T1/x").unwrap());
         let known = |top, below, dirty| Known { top, below, dirty, virtual_size: 100 };
-        for (way, known, least_of_it) in [
+        for (strategy, known, least_of_it) in [
             (&full, known(Some(30), Some(50), Some(7)), 50),
             (&full, known(Some(130), None, None), 100),
             (&full, known(None, None, None), 0),
@@ -135,7 +135,7 @@ mod tests {
             (&incremental, known(None, None, Some(7)), 7),
             (&incremental, known(Some(30), None, None), 0),
         ] {
-            assert_eq!(least(way, known), least_of_it, "{way:?} {known:?}");
+            assert_eq!(least(strategy, known), least_of_it, "{strategy:?} {known:?}");
         }
     }
 

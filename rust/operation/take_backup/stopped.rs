@@ -10,7 +10,7 @@ use std::fs::File;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::decision::{self, Against, Asked, BitmapFound, DiskFacts, Failed, Plan, Way};
+use super::decision::{self, Asked, BitmapFound, Constraints, DiskFacts, DiskPlan, Failed, Plan, Strategy};
 use super::image_file::{Nameable, open_named};
 use super::layers::{self, Image};
 use super::regrown::OpenImages;
@@ -55,10 +55,10 @@ pub(super) fn run(
     mut host: HostState,
     job: &mut Reporter<'_>,
 ) -> Result<TakenBackup> {
-    let mut against = Against::default();
+    let mut constraints = Constraints::default();
     loop {
-        let without_parent = against.parent.is_some();
-        match take(call, sources, &mut host, &mut against, job) {
+        let without_parent = constraints.parent.is_some();
+        match take(call, sources, &mut host, &mut constraints, job) {
             Err(error) if error.code == Code::ParentInvalid && !error.leftovers && !without_parent => {
                 log::warn!("{}: once more: {error}", call.checked.vm);
             }
@@ -67,12 +67,12 @@ pub(super) fn run(
     }
 }
 
-/// The same, without what there is a reason `against`. `PARENT_INVALID` when a further one has shown.
+/// Takes the point within `constraints`. `PARENT_INVALID` when a further one has shown.
 fn take(
     call: &Call<'_>,
     sources: &StoppedSources,
     host: &mut HostState,
-    against: &mut Against,
+    constraints: &mut Constraints,
     job: &mut Reporter<'_>,
 ) -> Result<TakenBackup> {
     let checked = call.checked;
@@ -84,8 +84,8 @@ fn take(
     job.begin("open the repository")?;
     let mut opened = storage::open(call)?;
     let ours = super::running::ours(checked, &opened, host)?;
-    let parent = against.parent.clone().map(Err).or(opened.parent.take());
-    let lost = against.bitmap.clone().map(BitmapFound::Lost);
+    let parent = constraints.parent.clone().map(Err).or(opened.parent.take());
+    let lost = constraints.bitmap.clone().map(BitmapFound::Lost);
     let facts: Vec<_> = found.iter().map(|disk| disk.facts.clone()).collect();
     let plan = decide(checked, &found, &facts, parent.as_ref(), lost);
     check_space(call, &found, &plan, &opened.free, job)?;
@@ -93,10 +93,10 @@ fn take(
     let bitmap = checked.mode.bitmap();
     let seeds = facts.iter().filter(|disk| disk.cannot_carry.is_none()).map(|disk| disk.target.clone());
     host.begin(Begun { disks: seeds.collect(), ..call.begun(opened.root(), bitmap, job) })?;
-    let targets = storage::make_targets(call, opened, plan.specs(&facts, true));
+    let targets = storage::make_targets(call, opened, plan.specs(true));
     let targets = targets.inspect_err(|error| host.end_unless(storage::goes_on(error)))?;
     let left_out = sources.left_out.clone();
-    let mut attempt = Attempt { found, left_out, facts, plan, targets, hangs: false };
+    let mut attempt = Attempt { found, left_out, plan, targets, hangs: false };
     let completed = base::complete(&attempt.targets, &mut attempt.plan, job, call.deadline);
     let seeded = completed.and_then(|()| bitmap.map_or(Ok(()), |bitmap| attempt.seed(bitmap)));
     let copied = seeded.map_err(Failed::from).and_then(|()| attempt.copy(call, job));
@@ -104,8 +104,8 @@ fn take(
     match copied {
         Ok(copied) => attempt.publish(call, copied, parent, &ours, host, job),
         Err(failed) => {
-            if let Some(more) = std::mem::take(against).learn(&attempt.plan, &failed) {
-                *against = more;
+            if let Some(more) = std::mem::take(constraints).learn(&attempt.plan, &failed) {
+                *constraints = more;
             }
             Err(attempt.abandon(failed.into_error(), bitmap, host))
         }
@@ -231,8 +231,8 @@ fn check_space(call: &Call<'_>, found: &[Found], plan: &Plan, free: &Free, job: 
         return Ok(());
     }
     // how much of a disk differs is known when all was read
-    let disks = wanted(call.checked, found, plan).into_iter().zip(&plan.ways);
-    let counted = disks.filter(|(_, way)| !matches!(way, Way::Compared(..)));
+    let disks = wanted(call.checked, found, plan).into_iter().zip(&plan.disks);
+    let counted = disks.filter(|(_, planned)| !matches!(planned.strategy, Strategy::Compared(..)));
     let mut counted: Vec<_> = counted.map(|(disk, _)| disk).collect();
     let _servers = serve(call, &mut counted, job)?;
     let count = move || counted.iter().map(Wanted::bytes).sum();
@@ -248,17 +248,19 @@ fn decide(
     lost: Option<BitmapFound>,
 ) -> Plan {
     let asked = Asked::of(&checked.mode, parent);
-    let ways = decision::ways(asked, facts, true);
-    let bitmap = match (asked, &ways, parent_bitmap(checked)) {
-        (Asked::Incremental(Ok(_)), Ok(ways), Some(name)) => lost.or_else(|| find_bitmap(name, found, ways)),
+    let strategies = decision::strategies(asked, facts, true);
+    let bitmap = match (asked, &strategies, parent_bitmap(checked)) {
+        (Asked::Incremental(Ok(_)), Ok(strategies), Some(name)) => {
+            lost.or_else(|| find_bitmap(name, found, strategies))
+        }
         _ => None,
     };
-    decision::plan(asked, facts, ways, bitmap, true)
+    decision::plan(asked, facts, strategies, bitmap, true)
 }
 
 /// What is known of the parent's bitmap, if any disk needs it.
-fn find_bitmap(name: &str, found: &[Found], ways: &[Way]) -> Option<BitmapFound> {
-    let on = found.iter().zip(ways).filter(|(_, way)| matches!(way, Way::Incremental(_)));
+fn find_bitmap(name: &str, found: &[Found], strategies: &[Strategy]) -> Option<BitmapFound> {
+    let on = found.iter().zip(strategies).filter(|(_, strategy)| strategy.is_by_bitmap());
     let on: Vec<_> = on.map(|(disk, _)| disk).collect();
     let lost = on.iter().filter_map(|disk| {
         disk.untracked.as_ref().map(|reason| format!("bitmap '{name}' {reason} on disk {}", disk.source.path))
@@ -275,7 +277,6 @@ fn find_bitmap(name: &str, found: &[Found], ways: &[Way]) -> Option<BitmapFound>
 struct Attempt {
     found: Vec<Found>,
     left_out: Vec<StoppedSource>,
-    facts: Vec<DiskFacts>,
     /// Once they are seeded, with the disks that really carry the bitmap.
     plan: Plan,
     targets: Targets,
@@ -299,7 +300,8 @@ impl Attempt {
     /// storage does not answer, for nothing could be read from that either.
     fn seed(&mut self, bitmap: &str) -> Result<()> {
         let Attempt { found, plan, hangs, .. } = self;
-        let wanted = std::mem::replace(&mut plan.carries, vec![false; found.len()]);
+        let wanted = |planned: &mut DiskPlan| std::mem::take(&mut planned.carries);
+        let wanted: Vec<bool> = plan.disks.iter_mut().map(wanted).collect();
         for (i, disk) in found.iter().enumerate().filter(|(i, _)| wanted[*i]) {
             let (path, name, stale) = (disk.source.path.clone(), bitmap.to_owned(), disk.bitmaps.contains(bitmap));
             // what came after it was given up would be nobody's
@@ -311,7 +313,7 @@ impl Attempt {
                 qemu_img::bitmap_until(until, "--add", &path, &name)
             };
             match answered("seed the disks", CHANGE, add) {
-                Ok(()) => plan.carries[i] = true,
+                Ok(()) => plan.disks[i].carries = true,
                 Err(error) if error.leftovers => {
                     *hangs = true;
                     return Err(error);
@@ -368,9 +370,9 @@ impl Attempt {
         locks: Arc<Vec<Image>>,
         job: &mut Reporter<'_>,
     ) -> std::result::Result<Vec<Option<Fingerprints>>, Failed> {
-        let bases = base::open(&self.targets, &self.facts, &self.plan)?;
+        let bases = base::open(&self.targets, &self.plan)?;
         let disk = |((i, origin), base): ((usize, Origin), Option<Base<File>>)| {
-            Ok(offline::Disk { target: self.targets.target(i, &self.facts[i], base)?, origin })
+            Ok(offline::Disk { target: self.targets.target(i, base)?, origin })
         };
         let disks = origins.into_iter().enumerate().zip(bases).map(disk).collect::<Result<Vec<_>>>()?;
         let (rate, session) = (call.checked.rate, self.targets.session().clone());
@@ -379,7 +381,7 @@ impl Attempt {
             let images = std::mem::take(&mut compared[i]);
             Box::new(move || Ok(images))
         };
-        regrown::check(call, &self.targets, &self.facts, &self.plan.ways, images)?;
+        regrown::check(call, &self.targets, &self.plan, images)?;
         Ok(fingerprints.into_iter().map(Some).collect())
     }
 
@@ -392,16 +394,16 @@ impl Attempt {
         host: &mut HostState,
         job: &Job,
     ) -> Result<TakenBackup> {
-        let Attempt { found, left_out, facts, plan, targets, .. } = self;
+        let Attempt { found, left_out, plan, targets, .. } = self;
         let new = call.checked.mode.bitmap();
-        let bitmap = new.filter(|_| plan.carries.contains(&true));
+        let bitmap = plan.new_bitmap(&call.checked.mode);
         let without = |source: &StoppedSource| LeftOut {
             target: None,
             volume: Some(source.volume.clone()),
             serial: None,
             reason: EXCLUDED.to_owned(),
         };
-        let disks = plan.manifest_disks(&facts, bitmap, copied.fingerprints);
+        let disks = plan.manifest_disks(bitmap, copied.fingerprints);
         let disks = (disks, left_out.iter().map(without).collect());
         let manifest = manifest(call, copied.when, Engine::Push, bitmap, parent_point(parent), disks);
         let published = match targets.publish(manifest, Vec::new(), copied.limit) {
@@ -412,7 +414,6 @@ impl Attempt {
                 return Err(error);
             }
         };
-        let parents = plan.parents();
         let mut details: Vec<_> = left_out.iter().map(|source| selection::told(&source.path, EXCLUDED)).collect();
         details.extend(plan.details);
         match (bitmap, new) {
@@ -424,7 +425,6 @@ impl Attempt {
         host.end();
         let outcome = Outcome {
             targets: found.iter().map(|_| None).collect(),
-            parents,
             published,
             recreated: parent_bitmap(call.checked).filter(|_| plan.recreated).map(str::to_owned),
             fallback: plan.fallback,
@@ -462,14 +462,14 @@ struct Wanted {
 
 /// The disks, as the plan wants them opened.
 fn wanted(checked: &Checked, found: &[Found], plan: &Plan) -> Vec<Wanted> {
-    let wanted = |(found, way): (&Found, &Way)| Wanted {
+    let wanted = |(found, planned): (&Found, &DiskPlan)| Wanted {
         source: found.source.clone(),
         paths: found.paths.clone(),
         size: found.facts.virtual_size,
-        bitmap: parent_bitmap(checked).filter(|_| matches!(way, Way::Incremental(_))).map(str::to_owned),
+        bitmap: parent_bitmap(checked).filter(|_| planned.strategy.is_by_bitmap()).map(str::to_owned),
         export: None,
     };
-    found.iter().zip(&plan.ways).map(wanted).collect()
+    found.iter().zip(&plan.disks).map(wanted).collect()
 }
 
 fn export(image: &Rbd, call: &Call<'_>, job: &mut Reporter<'_>) -> Result<Server> {
@@ -544,7 +544,7 @@ pub(super) fn remove_if_there(path: &str, bitmap: &str) -> Result<()> {
 /// host's record for the next run; where their storage does not answer, `error` says that somebody is still at it.
 fn unseed(found: &[Found], plan: &Plan, bitmap: Option<&str>, host: &mut HostState, error: Error) -> Error {
     let Some(bitmap) = bitmap else { return error };
-    let seeded = found.iter().zip(&plan.carries).filter(|(_, carries)| **carries);
+    let seeded = found.iter().zip(&plan.disks).filter(|(_, planned)| planned.carries);
     let paths: Vec<_> = seeded.map(|(disk, _)| disk.source.path.clone()).collect();
     let name = bitmap.to_owned();
     let removed = answered("remove the new bitmap", CHANGE, move || remove_bitmap(&paths, &name));

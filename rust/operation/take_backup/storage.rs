@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 
 use super::Call;
 use super::access;
-use super::decision::DiskFacts;
 use super::full;
 use super::request::{Checked, Mode};
 use super::space::Free;
@@ -255,6 +254,8 @@ fn manifest(instance: &Folder, vm: &str, name: &OsStr) -> Result<Option<Manifest
 /// A target file to make.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct TargetSpec {
+    /// The disk's name in the domain, or its path.
+    pub disk: String,
     /// Its name in the point's folder.
     pub name: String,
     /// Size that the guest sees, in bytes.
@@ -272,15 +273,45 @@ pub(super) struct Published {
     pub millis: u64,
 }
 
+/// The target of one disk.
+#[derive(Debug)]
+struct TargetFile {
+    spec: TargetSpec,
+    file: Apart,
+    /// The file of its fingerprints, and its name, if there is one.
+    index: Option<(Apart, String)>,
+    /// The name of the file that it stands on, relative to its own folder.
+    backing: Option<String>,
+}
+
+impl TargetFile {
+    fn make(spec: TargetSpec, partial: &PartialPoint, point: &PointPath) -> Result<TargetFile> {
+        let file = partial.create_file(&spec.name)?;
+        let backing = spec.parent.as_ref().map(|parent| parent.relative_to(&point.folder()));
+        let path = partial.folder().path.join(&spec.name);
+        qcow2::create(&file, spec.virtual_size, backing.as_deref()).map_err(|e| e.at("make the target", path))?;
+        let index = spec.fingerprints.then(|| {
+            let name = fingerprints::file_name(&spec.name);
+            Ok((partial.create_file(&name)?, name))
+        });
+        Ok(TargetFile { index: index.transpose()?, spec, file, backing })
+    }
+
+    fn written(&self) -> Written {
+        Written {
+            file: self.file.clone(),
+            name: self.spec.name.clone(),
+            virtual_size: self.spec.virtual_size,
+            backing: self.backing.clone(),
+        }
+    }
+}
+
 /// The target files of a point that is not published yet; dropped, they are removed.
 #[derive(Debug)]
 pub(super) struct Targets {
     // in this order: the files are closed before the point ends
-    files: Vec<Apart>,
-    /// The files of their fingerprints and their names, where there are such.
-    indexes: Vec<Option<(Apart, String)>>,
-    /// The names of the files that they stand on, relative to their own folder.
-    backings: Vec<Option<String>>,
+    files: Vec<TargetFile>,
     /// What QEMU sees of them, where it writes them itself.
     view: Option<View>,
     /// Why QEMU follows links there, if it does.
@@ -306,20 +337,9 @@ pub(super) fn make_targets(call: &Call<'_>, opened: Opened, specs: Vec<TargetSpe
         let Opened { session, lock, .. } = opened;
         let partial = PartialPoint::begin(session.clone(), lock, &point);
         let partial = partial.map_err(|error| denied::explain_writing(error, session.root()))?;
-        let mut targets =
-            Targets { files: Vec::new(), indexes: Vec::new(), backings: Vec::new(), view: None, lack: None, partial };
+        let mut targets = Targets { files: Vec::new(), view: None, lack: None, partial };
         for spec in specs {
-            let file = targets.partial.create_file(&spec.name)?;
-            let backing = spec.parent.map(|parent| parent.relative_to(&point.folder()));
-            let path = targets.partial.folder().path.join(&spec.name);
-            qcow2::create(&file, spec.virtual_size, backing.as_deref()).map_err(|e| e.at("make the target", path))?;
-            let index = spec.fingerprints.then(|| {
-                let name = fingerprints::file_name(&spec.name);
-                Ok((targets.partial.create_file(&name)?, name))
-            });
-            targets.indexes.push(index.transpose()?);
-            targets.files.push(file);
-            targets.backings.push(backing);
+            targets.files.push(TargetFile::make(spec, &targets.partial, &point)?);
         }
         Ok(targets)
     })
@@ -341,17 +361,17 @@ impl Targets {
         self.partial.session()
     }
 
-    /// What an engine of ours writes of the disk at this position, as `facts` describe it, with its fingerprints; on top of
-    /// `base`, what differs from it.
-    pub(super) fn target(&self, i: usize, facts: &DiskFacts, base: Option<Base<File>>) -> Result<engine::Target> {
-        let path = PathBuf::from(self.path(&facts.file)?);
+    /// What an engine of ours writes of the disk at this position, with its fingerprints; on top of `base`, what differs from it.
+    pub(super) fn target(&self, i: usize, base: Option<Base<File>>) -> Result<engine::Target> {
+        let TargetFile { spec, file, index, backing } = &self.files[i];
+        let path = PathBuf::from(self.path(&spec.name)?);
         let none = || Error::new(Code::Internal, "open the target", "it was made without fingerprints");
-        let (index, index_name) = self.indexes[i].as_ref().ok_or_else(none)?;
+        let (index, index_name) = index.as_ref().ok_or_else(none)?;
         Ok(engine::Target {
-            file: self.file(i),
-            disk: facts.target.clone(),
-            size: facts.virtual_size,
-            backing: self.backings[i].clone(),
+            file: file.clone(),
+            disk: spec.disk.clone(),
+            size: spec.virtual_size,
+            backing: backing.clone(),
             index: index.clone(),
             index_name: index_name.clone(),
             base,
@@ -375,32 +395,32 @@ impl Targets {
 
     /// The target of the disk at this position.
     pub(super) fn file(&self, disk: usize) -> Apart {
-        self.files[disk].clone()
+        self.files[disk].file.clone()
     }
 
     /// `IO` when one of the disks' targets is no longer what lies under its name: whoever may write on the NAS can put a link
     /// there, and QEMU, which got the path, follows it.
-    pub(super) fn check_in_place(&self, disks: &[DiskFacts]) -> Result<()> {
+    pub(super) fn check_in_place(&self) -> Result<()> {
         const STEP: &str = "look at the targets again";
         let folder = self.partial.folder().again()?;
-        let written = self.written(disks);
+        let written = self.written();
         bounded(STEP, LIMIT, move || written.iter().try_for_each(|target| target.check_in_place(&folder)))
     }
 
     /// Lets what QEMU has written of the disks, and closed, be published: as files of ours that it can't reach, if the
     /// repository can clone it, and only if it is what was to be written. Says what the repository or the kernel lacks.
-    pub(super) fn take_over(&mut self, disks: &[DiskFacts], call: &Call<'_>) -> Result<Vec<String>> {
+    pub(super) fn take_over(&mut self, call: &Call<'_>) -> Result<Vec<String>> {
         let limit = call.time_to_publish(written::STEP)?;
         let folder = self.partial.folder().again()?;
-        let (written, aside) = (self.written(disks), self.partial.aside()?);
+        let (written, aside) = (self.written(), self.partial.aside()?);
         let (taken, aside) = bounded(written::STEP, limit, move || {
             let taken = written.into_iter().map(|target| target.take_over(&folder, &aside)).collect::<Result<Vec<_>>>();
             Ok((taken?, aside))
         })?;
         let mut told = None;
-        for (file, taken) in self.files.iter_mut().zip(taken) {
+        for (target, taken) in self.files.iter_mut().zip(taken) {
             match taken {
-                TakenOver::Own(own) => *file = own,
+                TakenOver::Own(own) => target.file = own,
                 TakenOver::Shared(why) => told = Some(why),
             }
         }
@@ -411,29 +431,29 @@ impl Targets {
         Ok(self.lack.take().into_iter().chain(told).collect())
     }
 
-    fn written(&self, disks: &[DiskFacts]) -> Vec<Written> {
-        let targets = disks.iter().zip(&self.files).zip(&self.backings);
-        let written = |((disk, file), backing): ((&DiskFacts, &Apart), &Option<String>)| Written {
-            file: file.clone(),
-            name: disk.file.clone(),
-            virtual_size: disk.virtual_size,
-            backing: backing.clone(),
-        };
-        targets.map(written).collect()
+    fn written(&self) -> Vec<Written> {
+        self.files.iter().map(TargetFile::written).collect()
     }
 
     /// The target of each of the disks, for whoever has QEMU write them.
-    pub(super) fn for_qemu(&self, disks: &[DiskFacts]) -> Vec<push::Target> {
-        let target = |(disk, file): (&DiskFacts, &Apart)| {
-            let (disk, size, file) = (disk.target.clone(), disk.virtual_size, file.clone());
-            push::Target { disk, size, file }
+    pub(super) fn for_qemu(&self) -> Vec<push::Target> {
+        let target = |TargetFile { spec, file, .. }: &TargetFile| push::Target {
+            disk: spec.disk.clone(),
+            size: spec.virtual_size,
+            file: file.clone(),
         };
-        disks.iter().zip(&self.files).map(target).collect()
+        self.files.iter().map(target).collect()
+    }
+
+    /// The host path of each of the disks' targets, for QEMU.
+    pub(super) fn paths(&self) -> Result<Vec<String>> {
+        self.files.iter().map(|target| self.path(&target.spec.name)).collect()
     }
 
     /// Empties what QEMU may have open still, for it is going to be removed.
     pub(super) fn give_room_back(&self) {
-        let (files, path) = (self.files.clone(), self.folder());
+        let files: Vec<_> = self.files.iter().map(|target| target.file.clone()).collect();
+        let path = self.folder();
         let emptied = bounded("empty the targets", HUNG, move || {
             files.iter().for_each(|file| written::give_room_back(file, &path));
             Ok(())
@@ -449,7 +469,7 @@ impl Targets {
     }
 
     /// The host path of the target `name`, for QEMU. `UNSUPPORTED_IMAGE` when it is not UTF-8, which libvirt needs.
-    pub(super) fn path(&self, name: &str) -> Result<String> {
+    fn path(&self, name: &str) -> Result<String> {
         self.folder().join(name).into_os_string().into_string().map_err(|path| {
             Error::new(Code::UnsupportedImage, "name the target", format!("'{}' is not UTF-8", path.display()))
         })
@@ -472,8 +492,8 @@ impl Targets {
                 let late = || Error::new(Code::NasUnresponsive, PUBLISH, "it took too long");
                 if Instant::now() < until { Ok(()) } else { Err(late()) }
             });
-            let Targets { files, indexes, view, partial, .. } = self;
-            drop((files, indexes, view));
+            let Targets { files, view, partial, .. } = self;
+            drop((files, view));
             match written {
                 Ok(()) => partial.publish().map(|()| manifest),
                 Err(error) => Err(match partial.discard() {
@@ -492,12 +512,12 @@ impl Targets {
 
     fn write_out(&self, manifest: &mut Manifest, texts: Vec<(&'static str, String)>) -> Result<()> {
         let folder = self.partial.folder().path.clone();
-        for (disk, file) in manifest.disks.iter_mut().zip(&self.files) {
+        for (disk, TargetFile { file, .. }) in manifest.disks.iter_mut().zip(&self.files) {
             let io = |error| Error::io("sync the target", folder.join(&disk.file), error).on_disk(&disk.volume);
             file.sync_all().map_err(io)?;
             disk.size = file.with(File::metadata).map_err(io)?.len();
         }
-        for (file, name) in self.indexes.iter().flatten() {
+        for (file, name) in self.files.iter().filter_map(|target| target.index.as_ref()) {
             file.sync_all().map_err(|e| Error::io("sync the fingerprints", folder.join(name), e))?;
         }
         let hash = |(name, text): &(&str, String)| ((*name).to_owned(), Digest::of(text.as_bytes()));
@@ -530,10 +550,11 @@ impl Targets {
             _ => None,
         };
         let removed = bounded("remove the unfinished point", limit, move || {
-            let Targets { files, indexes, view, partial, .. } = self;
+            let Targets { files, view, partial, .. } = self;
+            let files: Vec<_> = files.into_iter().map(|target| target.file).collect();
             let full = asked.map(|owner| full::refusal(partial.folder(), &files, owner));
             files.iter().for_each(|file| written::give_room_back(file, &partial.folder().path));
-            drop((files, indexes, view));
+            drop((files, view));
             Ok((full.transpose(), partial.discard()))
         });
         match removed {

@@ -117,8 +117,6 @@ pub(super) struct Outcome {
     pub published: Published,
     /// The disks' names in the domain.
     pub targets: Vec<Option<String>>,
-    /// The files that the incremental disks stand on.
-    pub parents: Vec<Option<String>>,
     pub recreated: Option<String>,
     pub fallback: bool,
     pub details: Vec<String>,
@@ -128,14 +126,13 @@ pub(super) struct Outcome {
 impl Outcome {
     pub(super) fn answer(self, point: &PointPath, job: &Job) -> TakenBackup {
         let manifest = self.published.manifest;
-        let with = self.targets.into_iter().zip(self.parents);
-        let disks = manifest.disks.into_iter().zip(with).map(|(disk, (target, parent))| TakenDisk {
+        let disks = manifest.disks.into_iter().zip(self.targets).map(|(disk, target)| TakenDisk {
             target,
             file: format!("{point}/{}", disk.file),
             volume: disk.volume,
             serial: disk.serial,
             kind: disk.kind,
-            parent,
+            parent: disk.parent,
             size: disk.size,
             virtual_size: disk.virtual_size,
             bitmap: disk.bitmap,
