@@ -118,6 +118,8 @@ pub(super) struct Constraints {
 pub(super) enum Failed {
     /// The parent can't be read: nothing can stand on it.
     Parent(Error),
+    /// The hypervisor would not begin a pull, which nobody has asked for.
+    PullRefused(Error),
     /// Something else. `PARENT_INVALID` when it can't stand on the parent in the way that was planned.
     Otherwise(Error),
 }
@@ -131,13 +133,13 @@ impl From<Error> for Failed {
 impl Failed {
     /// What failed.
     pub(super) fn error(&self) -> &Error {
-        let (Failed::Parent(error) | Failed::Otherwise(error)) = self;
+        let (Failed::Parent(error) | Failed::PullRefused(error) | Failed::Otherwise(error)) = self;
         error
     }
 
     /// The same, without what it leaves to do.
     pub(super) fn into_error(self) -> Error {
-        let (Failed::Parent(error) | Failed::Otherwise(error)) = self;
+        let (Failed::Parent(error) | Failed::PullRefused(error) | Failed::Otherwise(error)) = self;
         error
     }
 
@@ -145,6 +147,7 @@ impl Failed {
     pub(super) fn on_disk(self, disk: &str) -> Failed {
         match self {
             Failed::Parent(error) => Failed::Parent(error.on_disk(disk)),
+            Failed::PullRefused(error) => Failed::PullRefused(error.on_disk(disk)),
             Failed::Otherwise(error) => Failed::Otherwise(error.on_disk(disk)),
         }
     }
@@ -154,9 +157,11 @@ impl Constraints {
     /// The same, now that an attempt has failed; none where another would be no better.
     pub(super) fn learn(self, plan: &Plan, failed: &Failed) -> Option<Constraints> {
         let reason = failed.error().to_string();
+        let known = Constraints { recreated: self.recreated || plan.recreated, ..self };
         match failed {
-            Failed::Parent(_) => Some(Constraints { parent: Some(reason), ..self }),
-            Failed::Otherwise(error) if error.code == Code::ParentInvalid => Some(self.after(plan, reason)),
+            Failed::Parent(_) => Some(Constraints { parent: Some(reason), ..known }),
+            Failed::PullRefused(_) => Some(Constraints { pull: Some(reason), ..known }),
+            Failed::Otherwise(error) if error.code == Code::ParentInvalid => Some(known.after(plan, reason)),
             Failed::Otherwise(_) => None,
         }
     }
@@ -718,6 +723,9 @@ mod tests {
         assert!(against.parent.unwrap().contains("damaged") && against.bitmap.is_none());
         let full = Failed::from(Error::new(Code::NoSpace, "copy", "full"));
         assert!(Constraints::default().learn(&known, &full).is_none());
+        let refused = Failed::PullRefused(Error::new(Code::Libvirt, "begin the backup", "refused"));
+        let learnt = Constraints::default().learn(&compared, &refused).unwrap();
+        assert!(learnt.pull.unwrap().contains("refused") && learnt.recreated && learnt.parent.is_none());
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! `takeBackup`: one restore point of one virtual machine.
 
 mod access;
-mod attempt;
 mod base;
 mod bitmap;
 mod call;
@@ -22,6 +21,7 @@ mod selection;
 mod space;
 mod stopped;
 mod storage;
+mod take;
 mod taken;
 mod written;
 
@@ -36,9 +36,10 @@ use crate::nas::health;
 use crate::places::{self, Place};
 use crate::point::Manifest;
 
-use call::{Call, ask};
+use call::Call;
 pub use request::{BackingFile, StoppedDisk, TakeBackupRequest};
-use taken::{Outcome, manifest, parent_point};
+use running::Running;
+use stopped::Stopped;
 pub use taken::{TakenBackup, TakenDisk};
 
 /// Runs `takeBackup`. `listener` is told of progress on this thread.
@@ -60,8 +61,8 @@ pub fn run(request: TakeBackupRequest, listener: Listener<'_>) -> Result<TakenBa
     let call = Call { checked: &checked, config: &config, deadline, point_id };
     log::info!("{}: backup to '{}' begins", checked.vm, checked.point);
     let taken = match &checked.stopped {
-        None => running::run(&call, host, &mut job),
-        Some(sources) => stopped::run(&call, sources, host, &mut job),
+        None => take::take::<Running>(&call, &(), host, &mut job),
+        Some(sources) => take::take::<Stopped>(&call, sources, host, &mut job),
     };
     match &taken {
         Ok(taken) => log::info!(

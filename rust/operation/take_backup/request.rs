@@ -116,6 +116,11 @@ impl Mode {
             Mode::Full { bitmap } | Mode::Incremental { bitmap, .. } => Some(bitmap),
         }
     }
+
+    /// The bitmap that says what changed since the parent.
+    pub(super) fn parent_bitmap(&self) -> Option<&str> {
+        if let Mode::Incremental { parent_bitmap, .. } = self { Some(parent_bitmap) } else { None }
+    }
 }
 
 /// The disks of a stopped guest, checked.

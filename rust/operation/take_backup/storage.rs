@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::Call;
 use super::access;
+use super::call::Call;
 use super::full;
 use super::request::{Checked, Mode};
 use super::space::Free;

@@ -77,9 +77,9 @@ pub struct TakenDisk {
 }
 
 /// The parent as a manifest names it.
-pub(super) fn parent_point(parent: Option<std::result::Result<Parent, String>>) -> Option<ParentPoint> {
-    let parent = parent?.ok()?;
-    Some(ParentPoint { backup_path: parent.path.to_string(), point_id: parent.manifest.point_id })
+pub(super) fn parent_point(parent: Option<&Result<Parent, String>>) -> Option<ParentPoint> {
+    let parent = parent?.as_ref().ok()?;
+    Some(ParentPoint { backup_path: parent.path.to_string(), point_id: parent.manifest.point_id.clone() })
 }
 
 /// The manifest of a new point; the lengths of its files are not known yet.

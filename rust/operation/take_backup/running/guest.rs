@@ -1,0 +1,75 @@
+//! What a backup knows of a running guest.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::super::call::Call;
+use super::super::decision::Constraints;
+use super::super::found::Found;
+use crate::engine::job::BackupJob;
+use crate::engine::scratch::Scratch;
+use crate::engine::{Engine, choice};
+use crate::error::Result;
+use crate::nas::view::View;
+
+/// A running guest, and the job of its backup.
+pub(in super::super) struct Running {
+    pub(super) found: Found,
+    pub(super) engine: Engine,
+    /// Why it is this engine, if that is not ordinary.
+    pub(super) choice: Option<String>,
+    /// For a pull, until its job has ended: by it a job is known that outlives this process.
+    pub(super) scratch: Option<Arc<Scratch>>,
+    /// For a push, until its targets are shown to QEMU.
+    pub(super) view: Option<View>,
+    /// What the job writes into: by this it is known as ours.
+    pub(super) folder: PathBuf,
+    pub(super) job: OwnedJob,
+}
+
+/// The hypervisor's job of this backup.
+pub(super) enum OwnedJob {
+    /// It was not begun, or the hypervisor refused to, which changes nothing.
+    None,
+    /// libvirt did not come back from the begin: one may run.
+    Unknown,
+    /// It was begun; it says itself whether it has ended.
+    Begun(Box<BackupJob>),
+}
+
+impl OwnedJob {
+    pub(super) fn may_run(&self) -> bool {
+        match self {
+            OwnedJob::None => false,
+            OwnedJob::Unknown => true,
+            OwnedJob::Begun(job) => !job.has_ended(),
+        }
+    }
+}
+
+impl Running {
+    /// As it was found: nothing is chosen yet.
+    pub(super) fn new(found: Found) -> Running {
+        Running {
+            found,
+            engine: Engine::Push,
+            choice: None,
+            scratch: None,
+            view: None,
+            folder: PathBuf::new(),
+            job: OwnedJob::None,
+        }
+    }
+
+    /// Chooses the engine, and makes what it needs on this host.
+    pub(super) fn choose_engine(&mut self, call: &Call<'_>, constraints: &Constraints) -> Result<()> {
+        let Call { checked, config, .. } = *call;
+        let (found, refused) = (&self.found, constraints.pull.clone());
+        let disks = found.engine_disks();
+        let chosen = choice::choose(checked.engine, refused, config, &found.domain, found.xml.owner, &disks)?;
+        self.engine = if chosen.scratch.is_some() { Engine::Pull } else { Engine::Push };
+        self.view = if chosen.scratch.is_none() { Some(View::prepare(config)?) } else { None };
+        (self.scratch, self.choice) = (chosen.scratch.map(Arc::new), chosen.details);
+        Ok(())
+    }
+}

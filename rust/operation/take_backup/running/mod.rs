@@ -1,0 +1,215 @@
+//! A guest that has a process, whether it runs in there, is paused, sleeps or has crashed.
+
+mod copy;
+mod guest;
+mod undo;
+
+use std::collections::BTreeSet;
+
+use super::call::{Call, ask};
+use super::decision::{self, Asked, BitmapFound, Constraints, Failed, Plan, Strategy};
+use super::found::{self, Found};
+use super::request::Checked;
+use super::storage::{self, Opened, Targets};
+use super::take::{Attempt, Copied, Guest, NewBitmap, ParentFound};
+use super::{describe, regrown, space};
+use crate::engine::{Engine, scratch};
+use crate::error::{Error, Result};
+use crate::host::{Begun, HostState};
+use crate::job::Reporter;
+use crate::libvirt::State;
+use crate::nas::view::View;
+use crate::nbd;
+use crate::point::{LeftOut, Parent};
+
+pub(super) use guest::Running;
+
+impl Guest for Running {
+    type Source = ();
+    const IN_DOMAIN: bool = true;
+
+    fn look(call: &Call<'_>, _: &(), job: &mut Reporter<'_>) -> Result<(Running, Opened)> {
+        let Call { checked, config, .. } = *call;
+        if checked.engine == Engine::Pull {
+            nbd::available()?;
+        }
+        scratch::sweep(config, Some(&checked.vm));
+        job.begin("find the domain")?;
+        let (request, settings) = (checked.clone(), config.clone());
+        let opening = storage::begin_open(call)?;
+        let found = ask("look at the domain", move || found::find(&request, &settings));
+        job.enter("open the repository");
+        let (found, session) = opening.with(found, call.time_for("open the repository", storage::OPEN))?;
+        job.tell()?;
+        Ok((Running::new(found), storage::enter(call, session)?))
+    }
+
+    fn plan(
+        mut self,
+        call: &Call<'_>,
+        opened: &Opened,
+        parent: ParentFound,
+        constraints: &Constraints,
+        mut host: HostState,
+        _: &mut Reporter<'_>,
+    ) -> Result<(Running, Plan, HostState)> {
+        self.choose_engine(call, constraints)?;
+        let (request, free) = (call.checked.clone(), opened.free.bytes);
+        let (lost, redefined) = (constraints.bitmap.clone().map(BitmapFound::Lost), constraints.recreated);
+        let (guest, plan, host, needed) = ask("look at the bitmaps", move || {
+            let found = &mut self.found;
+            clear_way(&request, found, &mut host)?;
+            if let Some(Ok(_)) = parent {
+                regrown::look_ahead(&found.xml, &mut found.disks);
+            }
+            let plan = decide(&request, found, parent.as_ref(), lost, redefined, self.scratch.is_some());
+            let since = parent.as_ref().and_then(|parent| parent.as_ref().ok()?.manifest.bitmap.as_deref());
+            let needed = space::needed(found, &plan, since, free);
+            Ok((self, plan, host, needed))
+        })?;
+        opened.free.fits(needed)?;
+        Ok((guest, plan, host))
+    }
+
+    fn engine(&self) -> Engine {
+        self.engine
+    }
+
+    fn has_fingerprints(&self) -> bool {
+        self.engine == Engine::Pull
+    }
+
+    fn record(&self, _: &Plan, begun: Begun) -> Begun {
+        let may_resume = !self.found.state.waits_for_storage();
+        Begun { may_resume, view: self.view.as_ref().map(View::path), ..begun }
+    }
+
+    fn open_targets(&mut self, targets: Targets) -> Result<Targets> {
+        let targets = match self.view.take() {
+            Some(view) => targets.show_to_qemu(view, self.found.xml.owner)?,
+            None => targets,
+        };
+        self.folder = self.scratch.as_ref().map_or_else(|| targets.folder(), |scratch| scratch.folder().to_owned());
+        Ok(targets)
+    }
+
+    fn copy(
+        attempt: &mut Attempt<Running>,
+        call: &Call<'_>,
+        job: &mut Reporter<'_>,
+    ) -> std::result::Result<Copied, Failed> {
+        attempt.copy_running(call, job)
+    }
+
+    fn abandon(attempt: Attempt<Running>, error: Error) -> (Error, Option<HostState>) {
+        undo::abandon(attempt, error)
+    }
+
+    fn drop_bitmap(self, _: &Plan, bitmap: Option<&str>, host: HostState, error: Error) -> Error {
+        undo::drop_bitmap(self.found, bitmap, host, error)
+    }
+
+    fn left_out(&self) -> Vec<LeftOut> {
+        self.found.left_out.clone()
+    }
+
+    fn texts(&self) -> Vec<(&'static str, String)> {
+        describe::texts(self.found.domain.name(), &self.found.xml_text, &self.found.xml)
+    }
+
+    fn details(&self) -> Vec<String> {
+        self.found.details.iter().chain(&self.choice).cloned().collect()
+    }
+
+    fn keep_only(self, bitmap: NewBitmap, ours: &BTreeSet<String>, mut host: HostState, details: &mut Vec<String>) {
+        let found = self.found;
+        let gone = is_gone(&found);
+        match bitmap.carried.filter(|_| gone.is_none()) {
+            None => host.end(),
+            Some(bitmap) => {
+                let ours = ours.clone();
+                let cleared = ask("remove the older bitmaps", move || Ok(clear_up(found, host, &ours, &bitmap)));
+                details.extend(cleared.unwrap_or_else(|error| vec![error.to_string()]));
+            }
+        }
+        details.splice(0..0, gone);
+    }
+}
+
+/// What is to be told first of a guest that has ended by now. All its data had been read, and the point stands.
+fn is_gone(found: &Found) -> Option<String> {
+    let (domain, name) = (found.domain.clone(), found.domain.name());
+    let state = ask("ask the domain's state", move || domain.again()?.map_or(Ok(State::Other), |now| now.state()));
+    // Where libvirt does not answer, the clearing up that follows tells so.
+    if !matches!(state, Ok(State::Other)) {
+        return None;
+    }
+    let told = format!(
+        "the guest is gone: it stopped, or its QEMU ended, after its data had been read; QEMU's log of '{name}' says why"
+    );
+    log::error!("{name}: {told}");
+    Some(told)
+}
+
+/// Removes what a failed run left under the name that is to be begun.
+fn clear_way(checked: &Checked, found: &Found, host: &mut HostState) -> Result<()> {
+    let Some(bitmap) = checked.mode.bitmap().filter(|bitmap| found.bitmaps.has(bitmap)) else { return Ok(()) };
+    log::warn!("{}: bitmap '{bitmap}' of a run that failed is removed", checked.vm);
+    found.bitmaps.remove(&found.domain, bitmap)?;
+    host.forget(bitmap)
+}
+
+/// Finds out about the parent's bitmap, unless it is known to be `lost`, and decides. What libvirt knows because an earlier
+/// attempt has `redefined` it counts as that.
+fn decide(
+    checked: &Checked,
+    found: &Found,
+    parent: Option<&Result<Parent, String>>,
+    lost: Option<BitmapFound>,
+    redefined: bool,
+    compares: bool,
+) -> Plan {
+    let asked = Asked::of(&checked.mode, parent);
+    let strategies = decision::strategies(asked, &found.disks, compares);
+    let bitmap = match (asked, &strategies) {
+        (Asked::Incremental(Ok(parent)), Ok(strategies)) => lost.or_else(|| {
+            let bitmap = find_bitmap(found, parent, strategies);
+            if redefined && bitmap == Some(BitmapFound::Known) { Some(BitmapFound::Redefined) } else { bitmap }
+        }),
+        _ => None,
+    };
+    decision::plan(asked, &found.disks, strategies, bitmap, compares)
+}
+
+/// What is known of the parent's bitmap, if any disk needs it.
+fn find_bitmap(found: &Found, parent: &Parent, strategies: &[Strategy]) -> Option<BitmapFound> {
+    let on = found.disks.iter().zip(strategies).filter(|(_, strategy)| strategy.is_by_bitmap());
+    let on: Vec<_> = on.map(|(disk, _)| disk.target.as_str()).collect();
+    let name = parent.manifest.bitmap.as_deref().filter(|_| !on.is_empty())?;
+    Some(found.bitmaps.find_parent(&found.domain, name, parent.manifest.when.as_second(), &on))
+}
+
+/// After a success: removes the other bitmaps of ours. What could not be done is told, and done by the next run.
+fn clear_up(mut found: Found, mut host: HostState, ours: &BTreeSet<String>, bitmap: &str) -> Vec<String> {
+    found.refresh();
+    // Looked at anew: the guest may have been restarted since, and its older bitmaps be stored ones now.
+    let bitmaps = match found::bitmaps(&found.domain, Some(&found.xml)) {
+        Ok(bitmaps) => bitmaps,
+        Err(error) => {
+            host.end();
+            return vec![format!("the older bitmaps stay until the next backup: {error}")];
+        }
+    };
+    let mut details = Vec::new();
+    for name in ours.iter().filter(|name| *name != bitmap) {
+        let removed = found::remove_everywhere(&found.domain, &found.xml, &bitmaps, name);
+        // a name that was forgotten while it may be somewhere would be nobody's
+        if let Err(error) = removed.and_then(|everywhere| if everywhere { host.forget(name) } else { Ok(()) }) {
+            details.push(format!("bitmap '{name}' stays until the next backup: {error}"));
+        }
+    }
+    details.extend(bitmaps.unknown.iter().map(|disk| format!("older bitmaps may stay until the next backup: {disk}")));
+    details.extend(bitmaps.foreign(ours).iter().map(|name| format!("bitmap '{name}' is not ours and is left alone")));
+    host.end();
+    details
+}

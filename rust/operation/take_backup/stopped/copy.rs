@@ -1,0 +1,88 @@
+//! The disks of a stopped guest are copied, all of them under QEMU's image lock.
+
+use std::fs::File;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::super::call::Call;
+use super::super::decision::Failed;
+use super::super::layers::Image;
+use super::super::regrown::{self, OpenImages};
+use super::super::take::{Attempt, Copied};
+use super::super::{base, storage};
+use super::disk::{self, Stopped};
+use super::questions::{answered, refuse_running};
+use crate::engine::offline::{self, Origin};
+use crate::error::{Code, Result};
+use crate::job::Reporter;
+use crate::nas::deadline::LIMIT;
+use crate::point::fingerprints::{Base, Fingerprints};
+use crate::qcow2::Layer;
+
+impl Attempt<Stopped> {
+    /// Reads the disks, all under their locks. `PARENT_INVALID` when an incremental can't stand on its parent after all.
+    pub(super) fn copy_stopped(
+        &mut self,
+        call: &Call<'_>,
+        job: &mut Reporter<'_>,
+    ) -> std::result::Result<Copied, Failed> {
+        job.begin("copy")?;
+        let begun = Instant::now();
+        let mut wanted = disk::wanted(call.checked, &self.guest.found, &self.plan);
+        let servers = disk::serve(call, &mut wanted, job)?;
+        let locked = answered("lock the disks", LIMIT, move || {
+            wanted.iter().map(|disk| disk.lock().map_err(|e| e.on_disk(&disk.source.path))).collect::<Result<Vec<_>>>()
+        });
+        self.guest.hangs = locked.as_ref().is_err_and(|error| error.code == Code::Timeout);
+        let locked = locked?;
+        let _winds_up = call.winds_up();
+        let when = jiff::Timestamp::now();
+        let (mut locks, mut compared, mut origins) = (Vec::new(), Vec::new(), Vec::new());
+        for disk in locked {
+            locks.extend(disk.images);
+            compared.push(disk.compared);
+            origins.push(disk.origin);
+        }
+        let locks = Arc::new(locks);
+        let copied = self.copy_locked(call, origins, compared, locks.clone(), job);
+        drop(servers);
+        self.guest.hangs = Arc::strong_count(&locks) > 1;
+        let unlocked = answered("unlock the disks", LIMIT, move || {
+            drop(locks);
+            Ok(())
+        });
+        let fingerprints = copied?;
+        unlocked?;
+        if self.guest.found.iter().any(|disk| disk.source.rbd.is_some()) {
+            refuse_running(call, "it was started while its images in Ceph, which nothing locks, were read")?;
+        }
+        let millis = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        job.begin("publish")?;
+        let limit = call.time_to_publish(storage::PUBLISH)?;
+        Ok(Copied { when, millis, details: Vec::new(), fingerprints, limit })
+    }
+
+    /// Copies the disks from their `origins`, and compares them, of which there are the images `compared`, with the parent point.
+    fn copy_locked(
+        &self,
+        call: &Call<'_>,
+        origins: Vec<Origin>,
+        mut compared: Vec<Vec<Layer>>,
+        locks: Arc<Vec<Image>>,
+        job: &mut Reporter<'_>,
+    ) -> std::result::Result<Vec<Option<Fingerprints>>, Failed> {
+        let bases = base::open(&self.targets, &self.plan)?;
+        let disk = |((i, origin), base): ((usize, Origin), Option<Base<File>>)| {
+            Ok(offline::Disk { target: self.targets.target(i, base)?, origin })
+        };
+        let disks = origins.into_iter().enumerate().zip(bases).map(disk).collect::<Result<Vec<_>>>()?;
+        let (rate, session) = (call.checked.rate, self.targets.session().clone());
+        let fingerprints = offline::copy(disks, rate, session, locks, job, call.deadline)?;
+        let images = |i: usize| -> OpenImages {
+            let images = std::mem::take(&mut compared[i]);
+            Box::new(move || Ok(images))
+        };
+        regrown::check(call, &self.targets, &self.plan, images)?;
+        Ok(fingerprints.into_iter().map(Some).collect())
+    }
+}

@@ -1,0 +1,211 @@
+//! The disks of a stopped guest: looked at, and read, under QEMU's image lock.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::super::call::Call;
+use super::super::decision::{DiskFacts, DiskPlan, Plan};
+use super::super::image_file::Nameable;
+use super::super::layers::{self, Image};
+use super::super::request::{Checked, StoppedSource};
+use super::questions::answered;
+use crate::engine::offline::{self, Origin};
+use crate::engine::socket::Socket;
+use crate::error::{Code, Error, Result};
+use crate::job::Reporter;
+use crate::nas::deadline::LIMIT;
+use crate::nbd;
+use crate::operation::ceph::{Access, Rbd, Server};
+use crate::qcow2::{self, Dirty, Layer, View};
+
+/// A stopped guest.
+pub(in super::super) struct Stopped {
+    pub(super) found: Vec<Found>,
+    pub(super) left_out: Vec<StoppedSource>,
+    /// The disks' own storage does not answer: somebody still waits for it, and may hold the locks.
+    pub(super) hangs: bool,
+}
+
+/// A disk as it was found.
+pub(super) struct Found {
+    pub source: StoppedSource,
+    /// Of all disks of files or devices.
+    pub paths: Vec<String>,
+    pub facts: DiskFacts,
+    /// The bitmaps stored in it.
+    pub bitmaps: BTreeSet<String>,
+    /// Why the parent's bitmap does not tell what was written since, if so.
+    pub untracked: Option<String>,
+}
+
+/// Looks at a disk: nobody may be writing to it.
+pub(super) fn look(
+    call: &Call<'_>,
+    source: StoppedSource,
+    paths: Vec<String>,
+    job: &mut Reporter<'_>,
+) -> Result<Found> {
+    if let Some(image) = source.rbd.clone() {
+        return look_at_image(call, &image, source, job).map_err(|error| error.on_disk(&image.name));
+    }
+    let parent_bitmap = call.checked.mode.parent_bitmap().map(str::to_owned);
+    answered("look at the disks", LIMIT, move || look_at(source, paths, parent_bitmap.as_deref()))
+}
+
+/// Looks at an image in Ceph.
+fn look_at_image(call: &Call<'_>, image: &Rbd, source: StoppedSource, job: &mut Reporter<'_>) -> Result<Found> {
+    nbd::available().map_err(|e| Error { cause: format!("an image in Ceph is read as by pull; {}", e.cause), ..e })?;
+    let virtual_size = export(image, call, job)?.size()?;
+    let facts = DiskFacts {
+        target: source.path.clone(),
+        volume: source.volume.clone(),
+        file: source.file.clone(),
+        serial: None,
+        twin: false,
+        virtual_size,
+        cannot_carry: Some("it is an image in Ceph".to_owned()),
+        unseen: None,
+    };
+    Ok(Found { source, paths: Vec::new(), facts, bitmaps: BTreeSet::new(), untracked: None })
+}
+
+/// Looks at a disk of files or devices, under their lock. `paths` are those of all disks of files or devices.
+fn look_at(source: StoppedSource, paths: Vec<String>, parent_bitmap: Option<&str>) -> Result<Found> {
+    let look = || {
+        let Opened { images, view } = open(&source, &paths)?;
+        let top = &images[0];
+        let facts = DiskFacts {
+            target: source.path.clone(),
+            volume: source.volume.clone(),
+            file: source.file.clone(),
+            serial: None,
+            twin: false,
+            virtual_size: view.size(),
+            cannot_carry: cannot_carry(top.info.as_ref()),
+            unseen: None,
+        };
+        let bitmaps = top.info.iter().flat_map(|info| &info.bitmaps).map(|bitmap| bitmap.name.clone()).collect();
+        let untracked = parent_bitmap.filter(|_| source.qcow2).and_then(|name| tracked(top, name).err());
+        Ok((facts, bitmaps, untracked))
+    };
+    let (facts, bitmaps, untracked) = look().map_err(|error: Error| error.on_disk(&source.path))?;
+    Ok(Found { source, paths, facts, bitmaps, untracked })
+}
+
+/// Why a disk whose top image has this header, if any, can't carry a bitmap, if so.
+fn cannot_carry(info: Option<&qcow2::Info>) -> Option<String> {
+    match info {
+        None => Some("its format is raw".to_owned()),
+        Some(info) if info.version < 3 => {
+            Some("its image is qcow2 version 2; 'qemu-img amend -o compat=1.1' helps".to_owned())
+        }
+        Some(_) => None,
+    }
+}
+
+/// What changed since the bitmap `name` began; the error says why it does not tell.
+fn tracked(image: &Image, name: &str) -> std::result::Result<Dirty, String> {
+    Dirty::open(image.file(), name).unwrap_or_else(|error| Err(format!("can't be read: {error}")))
+}
+
+/// A disk's images, the top one first, and what the guest sees of them.
+struct Opened {
+    images: Vec<Image>,
+    view: View,
+}
+
+/// Opens and locks them; `paths` are those of all disks.
+fn open(source: &StoppedSource, paths: &[String]) -> Result<Opened> {
+    let nameable = match &source.backing {
+        Some(files) => Nameable::only(files),
+        None => Nameable::beside(paths.iter().map(String::as_str)),
+    };
+    let images = layers::of_file(source, &nameable)?;
+    let layers = images.iter().map(Image::layer).collect::<Result<Vec<_>>>()?;
+    let view = View::open(layers).map_err(|error| error.at("look at the disk", &source.path))?;
+    Ok(Opened { images, view })
+}
+
+/// A disk to lock and open.
+pub(super) struct Wanted {
+    pub source: StoppedSource,
+    /// Of all disks of files or devices.
+    pub paths: Vec<String>,
+    pub size: u64,
+    /// The bitmap that tells what is copied; without it everything is.
+    pub bitmap: Option<String>,
+    /// The socket of its export, if it has one.
+    pub export: Option<Arc<Socket>>,
+}
+
+/// The disks, as the plan wants them opened.
+pub(super) fn wanted(checked: &Checked, found: &[Found], plan: &Plan) -> Vec<Wanted> {
+    let wanted = |(found, planned): (&Found, &DiskPlan)| Wanted {
+        source: found.source.clone(),
+        paths: found.paths.clone(),
+        size: found.facts.virtual_size,
+        bitmap: checked.mode.parent_bitmap().filter(|_| planned.strategy.is_by_bitmap()).map(str::to_owned),
+        export: None,
+    };
+    found.iter().zip(&plan.disks).map(wanted).collect()
+}
+
+fn export(image: &Rbd, call: &Call<'_>, job: &mut Reporter<'_>) -> Result<Server> {
+    Server::start(image, Access::Read, (call.config, &call.checked.vm), call.left(), job)
+}
+
+/// Exports the images in Ceph among the disks, for a client each.
+pub(super) fn serve(call: &Call<'_>, disks: &mut [Wanted], job: &mut Reporter<'_>) -> Result<Vec<Server>> {
+    let mut servers = Vec::new();
+    for disk in disks {
+        let Some(image) = &disk.source.rbd else { continue };
+        let server = export(image, call, job).map_err(|error| error.on_disk(&image.name))?;
+        disk.export = Some(server.socket());
+        servers.push(server);
+    }
+    Ok(servers)
+}
+
+/// A disk that nobody writes to.
+pub(super) struct Locked {
+    /// Those that are locked.
+    pub images: Vec<Image>,
+    /// The same of an incremental, which is compared with its parent without holding their locks: the NAS may hold that up.
+    pub compared: Vec<Layer>,
+    pub origin: Origin,
+}
+
+impl Wanted {
+    pub(super) fn lock(&self) -> Result<Locked> {
+        const STEP: &str = "look at the disk again";
+        if let Some(socket) = &self.export {
+            let origin = Origin::Export(socket.clone());
+            return Ok(Locked { images: Vec::new(), compared: Vec::new(), origin });
+        }
+        let Opened { images, view } = open(&self.source, &self.paths)?;
+        if view.size() != self.size {
+            let what = format!("it has {} bytes and not {}", view.size(), self.size);
+            let cause = format!("it was exchanged while the backup was being prepared: {what}");
+            return Err(Error::new(Code::DomainState, STEP, cause));
+        }
+        let lost =
+            |name: &str, reason: String| Error::new(Code::ParentInvalid, STEP, format!("bitmap '{name}' {reason}"));
+        let (changes, compared) = match &self.bitmap {
+            Some(name) => {
+                let changes = tracked(&images[0], name).map_err(|reason| lost(name, reason))?;
+                (Some(changes), images.iter().map(Image::layer_without_lock).collect::<Result<_>>()?)
+            }
+            None => (None, Vec::new()),
+        };
+        Ok(Locked { images, compared, origin: Origin::Images(Box::new(view), changes) })
+    }
+
+    /// The bytes that are to be copied. Zeroes that somebody wrote are among them, clusters without data are not.
+    pub(super) fn bytes(&self) -> Result<u64> {
+        let Locked { images, origin, .. } = self.lock().map_err(|e| e.on_disk(&self.source.path))?;
+        let held = images.iter().map(Image::occupied).reduce(u64::saturating_add);
+        let mapped = offline::count(&self.source.path, self.size, origin)?;
+        // an image may map more than it holds
+        Ok(held.map_or(mapped, |held| mapped.min(held)))
+    }
+}

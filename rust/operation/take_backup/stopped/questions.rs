@@ -1,0 +1,33 @@
+//! What is asked of a stopped guest: of libvirt, and of its disks' own storage.
+
+use std::time::Duration;
+
+use super::super::call::{Call, ask};
+use crate::error::{Code, Error, Result};
+use crate::libvirt::Domain;
+use crate::nas::deadline::of_the_guest;
+
+/// Work on the disks' own storage, on a thread that may be given up; `TIMEOUT` when there is no answer.
+pub(super) fn answered<T: Send + 'static>(
+    step: &'static str,
+    limit: Duration,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    of_the_guest(step, limit, work).map_err(|error| match error.code {
+        Code::NasUnresponsive => {
+            let late = Error::new(Code::Timeout, step, format!("the disks' own storage: {}", error.cause));
+            late.with_leftover("what was asked of them")
+        }
+        _ => error,
+    })
+}
+
+/// `DOMAIN_STATE`, for this reason, when the guest runs on this host.
+pub(super) fn refuse_running(call: &Call<'_>, reason: &'static str) -> Result<()> {
+    const STEP: &str = "look at the domain";
+    let (uri, vm) = (call.config.connection_uri.clone(), call.checked.vm.clone());
+    ask(STEP, move || match Domain::find(&uri, &vm)? {
+        Some(domain) if domain.is_active()? => Err(Error::new(Code::DomainState, STEP, reason)),
+        _ => Ok(()),
+    })
+}

@@ -1,0 +1,234 @@
+//! One way of a backup, whether its guest runs or not: look, plan, make the targets, copy, publish, keep the new bitmap alone. What
+//! failed is undone, and tried again within what it has shown to be impossible.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::base;
+use super::call::Call;
+use super::decision::{Constraints, Failed, Plan};
+use super::request::Checked;
+use super::storage::{self, Opened, Targets};
+use super::taken::{Outcome, TakenBackup, manifest, parent_point};
+use crate::engine::Engine;
+use crate::error::{Code, Error, Result};
+use crate::host::{Begun, HostState};
+use crate::job::Reporter;
+use crate::point::fingerprints::Fingerprints;
+use crate::point::{LeftOut, Parent, ParentPoint};
+
+/// The parent that was asked for, or why there is none.
+pub(super) type ParentFound = Option<std::result::Result<Parent, String>>;
+
+/// A guest as a backup sees it. What it does not say of its order is said by `take`.
+pub(super) trait Guest: Sized {
+    /// What the request tells of it.
+    type Source;
+    /// The name of a disk is its name in the domain.
+    const IN_DOMAIN: bool;
+
+    /// Finds the guest and its disks, and opens the repository.
+    fn look(call: &Call<'_>, source: &Self::Source, job: &mut Reporter<'_>) -> Result<(Self, Opened)>;
+
+    /// Decides what is done with each disk, and sees that there is room for it.
+    fn plan(
+        self,
+        call: &Call<'_>,
+        opened: &Opened,
+        parent: ParentFound,
+        constraints: &Constraints,
+        host: HostState,
+        job: &mut Reporter<'_>,
+    ) -> Result<(Self, Plan, HostState)>;
+
+    /// What moves the data.
+    fn engine(&self) -> Engine;
+
+    /// An engine of ours writes the targets, which sees what it writes.
+    fn has_fingerprints(&self) -> bool;
+
+    /// Adds to the host's record what this guest's backup leaves if it is killed.
+    fn record(&self, plan: &Plan, begun: Begun) -> Begun;
+
+    /// Gives whoever writes the targets access to them.
+    fn open_targets(&mut self, targets: Targets) -> Result<Targets>;
+
+    /// Begins the new bitmap, and copies the disks as they are at one instant.
+    fn copy(
+        attempt: &mut Attempt<Self>,
+        call: &Call<'_>,
+        job: &mut Reporter<'_>,
+    ) -> std::result::Result<Copied, Failed>;
+
+    /// Undoes everything because of this error. The host's record is given back where nothing is left, so that another attempt can
+    /// follow.
+    fn abandon(attempt: Attempt<Self>, error: Error) -> (Error, Option<HostState>);
+
+    /// Removes the new bitmap, and ends the host's record, because the point could not be published.
+    fn drop_bitmap(self, plan: &Plan, bitmap: Option<&str>, host: HostState, error: Error) -> Error;
+
+    /// The disks that it leaves out.
+    fn left_out(&self) -> Vec<LeftOut>;
+
+    /// What describes the guest in its point: names of files, and their texts.
+    fn texts(&self) -> Vec<(&'static str, String)>;
+
+    /// A line for each thing that was not ordinary before the disks were copied.
+    fn details(&self) -> Vec<String>;
+
+    /// Removes all bitmaps of `ours` but the new one, and ends the host's record. What it could not do is added to `details`, and done
+    /// by the next backup.
+    fn keep_only(self, bitmap: NewBitmap, ours: &BTreeSet<String>, host: HostState, details: &mut Vec<String>);
+}
+
+/// The bitmap of a point that was published.
+pub(super) struct NewBitmap {
+    /// The one that was begun.
+    pub begun: Option<String>,
+    /// The same, if a disk carries it.
+    pub carried: Option<String>,
+}
+
+/// A backup from the making of its targets to its publication. Whatever fails in between, `abandon` undoes it.
+pub(super) struct Attempt<G> {
+    pub guest: G,
+    pub plan: Plan,
+    pub targets: Targets,
+    pub host: HostState,
+    /// The bitmap that is begun.
+    pub bitmap: Option<String>,
+}
+
+/// What the copying of the disks has shown.
+pub(super) struct Copied {
+    /// The instant that the copies show.
+    pub when: jiff::Timestamp,
+    /// Milliseconds from the begin of the job to the last target's close.
+    pub millis: u64,
+    /// What was not ordinary.
+    pub details: Vec<String>,
+    /// Of each disk, if the engine sees what it copies.
+    pub fingerprints: Vec<Option<Fingerprints>>,
+    /// How long they may take to become a point.
+    pub limit: Duration,
+}
+
+/// How an attempt ended.
+enum Tried {
+    Taken(TakenBackup),
+    /// It was undone; another may do better within these constraints.
+    Again(HostState, Constraints),
+}
+
+/// Backs the guest up.
+pub(super) fn take<G: Guest>(
+    call: &Call<'_>,
+    source: &G::Source,
+    mut host: HostState,
+    job: &mut Reporter<'_>,
+) -> Result<TakenBackup> {
+    let mut constraints = Constraints::default();
+    loop {
+        match attempt::<G>(call, source, host, constraints, job)? {
+            Tried::Taken(taken) => return Ok(taken),
+            Tried::Again(again, learnt) => (host, constraints) = (again, learnt),
+        }
+    }
+}
+
+fn attempt<G: Guest>(
+    call: &Call<'_>,
+    source: &G::Source,
+    host: HostState,
+    constraints: Constraints,
+    job: &mut Reporter<'_>,
+) -> Result<Tried> {
+    let checked = call.checked;
+    let _prepares = call.prepares();
+    let (guest, mut opened) = G::look(call, source, job)?;
+    let ours = ours(checked, &opened, &host)?;
+    let parent = constraints.parent.clone().map(Err).or(opened.parent.take());
+    let parent_point = parent_point(parent.as_ref());
+    let (mut guest, plan, mut host) = guest.plan(call, &opened, parent, &constraints, host, job)?;
+    job.begin("make the targets")?;
+    let bitmap = plan.new_bitmap(&checked.mode).map(str::to_owned);
+    host.begin(guest.record(&plan, call.begun(opened.root(), bitmap.as_deref(), job)))?;
+    let targets = storage::make_targets(call, opened, plan.specs(guest.has_fingerprints()));
+    let targets = targets.and_then(|targets| guest.open_targets(targets));
+    let targets = targets.inspect_err(|error| host.end_unless(storage::goes_on(error)))?;
+    let mut attempt = Attempt { guest, plan, targets, host, bitmap };
+    let completed = base::complete(&attempt.targets, &mut attempt.plan, job, call.deadline);
+    let copied = completed.map_err(Failed::from).and_then(|()| G::copy(&mut attempt, call, job));
+    let _winds_up = call.winds_up();
+    match copied {
+        Ok(copied) => attempt.publish(call, copied, parent_point, &ours, job).map(Tried::Taken),
+        Err(failed) => {
+            let learnt = constraints.learn(&attempt.plan, &failed);
+            let (error, host) = G::abandon(attempt, failed.into_error());
+            again(learnt, host, error)
+        }
+    }
+}
+
+/// Another attempt, where one can do better and nothing of the failed one is in its way.
+fn again(learnt: Option<Constraints>, host: Option<HostState>, error: Error) -> Result<Tried> {
+    match (learnt, host) {
+        (Some(constraints), Some(host)) => {
+            log::warn!("{}: once more: {error}", host.vm());
+            Ok(Tried::Again(host, constraints))
+        }
+        // that the parent is not good is no error of a backup, but what stays behind is
+        (Some(_), None) if error.code == Code::ParentInvalid => Err(Error { code: Code::JobFailed, ..error }),
+        _ => Err(error),
+    }
+}
+
+impl<G: Guest> Attempt<G> {
+    fn publish(
+        self,
+        call: &Call<'_>,
+        copied: Copied,
+        parent: Option<ParentPoint>,
+        ours: &BTreeSet<String>,
+        job: &mut Reporter<'_>,
+    ) -> Result<TakenBackup> {
+        let Attempt { guest, plan, targets, host, bitmap: begun } = self;
+        let mode = &call.checked.mode;
+        let carried = plan.new_bitmap(mode);
+        let disks = (plan.manifest_disks(carried, copied.fingerprints), guest.left_out());
+        let manifest = manifest(call, copied.when, guest.engine(), carried, parent, disks);
+        let published = match targets.publish(manifest, guest.texts(), copied.limit) {
+            Ok(published) => published,
+            Err(error) => return Err(guest.drop_bitmap(&plan, begun.as_deref(), host, error)),
+        };
+        // The point is published: nothing that happens now changes that.
+        job.enter("clear up");
+        let mut details = guest.details();
+        details.extend(plan.details.iter().cloned());
+        details.extend(copied.details);
+        let bitmap = NewBitmap { begun, carried: carried.map(str::to_owned) };
+        guest.keep_only(bitmap, ours, host, &mut details);
+        let recreated = mode.parent_bitmap().filter(|_| plan.recreated).map(str::to_owned);
+        let targets = plan.disks.iter().map(|disk| G::IN_DOMAIN.then(|| disk.facts.target.clone()));
+        let targets = targets.collect();
+        let outcome =
+            Outcome { published, targets, recreated, fallback: plan.fallback, details, job_millis: copied.millis };
+        Ok(outcome.answer(&call.checked.point, job))
+    }
+}
+
+/// The names that are ours: those of this virtual machine's manifests, of this host's record and of the request.
+/// `ALREADY_EXISTS` when a published point has the name that is to be begun.
+fn ours(checked: &Checked, opened: &Opened, host: &HostState) -> Result<BTreeSet<String>> {
+    let mut ours = opened.published.clone();
+    if let Some(bitmap) = checked.mode.bitmap() {
+        if ours.contains(bitmap) {
+            let cause = format!("a restore point has bitmap '{bitmap}' already");
+            return Err(Error::new(Code::AlreadyExists, "look at the bitmaps", cause));
+        }
+        ours.insert(bitmap.to_owned());
+    }
+    ours.extend(checked.mode.parent_bitmap().map(str::to_owned));
+    ours.extend(host.bitmaps().iter().cloned());
+    Ok(ours)
+}
