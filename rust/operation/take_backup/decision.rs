@@ -113,56 +113,39 @@ pub(super) struct Constraints {
     pub recreated: bool,
 }
 
-/// Why an attempt has failed.
+/// Why an attempt has failed. An `error` with `PARENT_INVALID`: the point can't stand on the parent in the way that was planned.
 #[derive(Debug)]
-pub(super) enum Failed {
+pub(super) struct Failed {
+    pub error: Error,
+    pub shows: Shown,
+}
+
+/// What a failure has shown beyond its error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Shown {
+    Nothing,
     /// The parent can't be read: nothing can stand on it.
-    Parent(Error),
+    ParentUnreadable,
     /// The hypervisor would not begin a pull, which nobody has asked for.
-    PullRefused(Error),
-    /// Something else. `PARENT_INVALID` when it can't stand on the parent in the way that was planned.
-    Otherwise(Error),
+    PullRefused,
 }
 
 impl From<Error> for Failed {
     fn from(error: Error) -> Failed {
-        Failed::Otherwise(error)
-    }
-}
-
-impl Failed {
-    /// What failed.
-    pub(super) fn error(&self) -> &Error {
-        let (Failed::Parent(error) | Failed::PullRefused(error) | Failed::Otherwise(error)) = self;
-        error
-    }
-
-    /// The same, without what it leaves to do.
-    pub(super) fn into_error(self) -> Error {
-        let (Failed::Parent(error) | Failed::PullRefused(error) | Failed::Otherwise(error)) = self;
-        error
-    }
-
-    /// The same, for the disk `disk` unless it names one already.
-    pub(super) fn on_disk(self, disk: &str) -> Failed {
-        match self {
-            Failed::Parent(error) => Failed::Parent(error.on_disk(disk)),
-            Failed::PullRefused(error) => Failed::PullRefused(error.on_disk(disk)),
-            Failed::Otherwise(error) => Failed::Otherwise(error.on_disk(disk)),
-        }
+        Failed { error, shows: Shown::Nothing }
     }
 }
 
 impl Constraints {
     /// The same, now that an attempt has failed; none where another would be no better.
     pub(super) fn learn(self, plan: &Plan, failed: &Failed) -> Option<Constraints> {
-        let reason = failed.error().to_string();
+        let reason = failed.error.to_string();
         let known = Constraints { recreated: self.recreated || plan.recreated, ..self };
-        match failed {
-            Failed::Parent(_) => Some(Constraints { parent: Some(reason), ..known }),
-            Failed::PullRefused(_) => Some(Constraints { pull: Some(reason), ..known }),
-            Failed::Otherwise(error) if error.code == Code::ParentInvalid => Some(known.after(plan, reason)),
-            Failed::Otherwise(_) => None,
+        match failed.shows {
+            Shown::ParentUnreadable => Some(Constraints { parent: Some(reason), ..known }),
+            Shown::PullRefused => Some(Constraints { pull: Some(reason), ..known }),
+            Shown::Nothing if failed.error.code == Code::ParentInvalid => Some(known.after(plan, reason)),
+            Shown::Nothing => None,
         }
     }
 
@@ -718,12 +701,14 @@ mod tests {
         let against = against.learn(&compared, &unfit()).unwrap();
         assert!(against.parent.is_some(), "{against:?}");
         // it is not compared with what can't be read
-        let damaged = Failed::Parent(Error::new(Code::ParentInvalid, "compare", "damaged"));
+        let error = Error::new(Code::ParentInvalid, "compare", "damaged");
+        let damaged = Failed { error, shows: Shown::ParentUnreadable };
         let against = Constraints::default().learn(&known, &damaged).unwrap();
         assert!(against.parent.unwrap().contains("damaged") && against.bitmap.is_none());
         let full = Failed::from(Error::new(Code::NoSpace, "copy", "full"));
         assert!(Constraints::default().learn(&known, &full).is_none());
-        let refused = Failed::PullRefused(Error::new(Code::Libvirt, "begin the backup", "refused"));
+        let error = Error::new(Code::Libvirt, "begin the backup", "refused");
+        let refused = Failed { error, shows: Shown::PullRefused };
         let learnt = Constraints::default().learn(&compared, &refused).unwrap();
         assert!(learnt.pull.unwrap().contains("refused") && learnt.recreated && learnt.parent.is_none());
     }

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::call::Call;
-use super::decision::{DiskFacts, DiskPlan, Failed, Plan, Strategy};
+use super::decision::{DiskFacts, DiskPlan, Failed, Plan, Shown, Strategy};
 use super::layers;
 use super::storage::Targets;
 use crate::error::{Code, Error, Result};
@@ -62,11 +62,11 @@ pub(super) fn check(
     let looked = begun.into_iter().map(|(facts, look)| {
         let late = || Err(Error::new(Code::NasUnresponsive, STEP, "the images can't be read"));
         let looked = look.wait(until.saturating_duration_since(Instant::now())).unwrap_or_else(late)?;
-        looked.map_err(|failed| failed.on_disk(&facts.target))
+        looked.map_err(|Failed { error, shows }| Failed { error: error.on_disk(&facts.target), shows })
     });
     let mut failed: Vec<Failed> = looked.collect::<Vec<_>>().into_iter().filter_map(Result::err).collect();
     // what leaves the fewest ways goes first
-    failed.sort_by_key(|failed| !matches!(failed, Failed::Parent(_)));
+    failed.sort_by_key(|failed| failed.shows != Shown::ParentUnreadable);
     failed.into_iter().next().map_or(Ok(()), Err)
 }
 
@@ -78,8 +78,9 @@ fn look(
     until: Instant,
 ) -> std::result::Result<(), Failed> {
     let unfit = |error: Error| Error { code: Code::ParentInvalid, ..error };
+    let unreadable = |error| Failed { error: unfit(error), shows: Shown::ParentUnreadable };
     let (paths, files): (Vec<_>, Vec<_>) =
-        open_chain(root, parent).map_err(|e| Failed::Parent(unfit(e)))?.into_iter().map(|l| (l.path, l.file)).unzip();
+        open_chain(root, parent).map_err(unreadable)?.into_iter().map(|l| (l.path, l.file)).unzip();
     match qcow2::regrown(target, files, images().map_err(unfit)?, until) {
         Ok(false) => Ok(()),
         Ok(true) => {
@@ -89,7 +90,7 @@ fn look(
         Err(Unseen::Target(error)) => Err(error.at(STEP, "the new image").into()),
         Err(Unseen::Parent(position, error)) => {
             let path = paths.get(position).map_or(parent.as_str(), RepoPath::as_str);
-            Err(Failed::Parent(unfit(error.at(STEP, path))))
+            Err(unreadable(error.at(STEP, path)))
         }
         Err(Unseen::Disk(error)) => Err(unfit(error.at(STEP, "the disk's images")).into()),
     }

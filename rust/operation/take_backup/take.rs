@@ -164,7 +164,7 @@ fn attempt<G: Guest>(
         Ok(copied) => attempt.publish(call, copied, parent_point, &ours, job).map(Tried::Taken),
         Err(failed) => {
             let learnt = constraints.learn(&attempt.plan, &failed);
-            let (error, host) = G::abandon(attempt, failed.into_error());
+            let (error, host) = G::abandon(attempt, failed.error);
             again(learnt, host, error)
         }
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::super::call::{Call, ask};
-use super::super::decision::{DiskPlan, Failed};
+use super::super::decision::{DiskPlan, Failed, Shown};
 use super::super::quiesce::{self, Frozen};
 use super::super::regrown::{self, OpenImages};
 use super::super::request::Checked;
@@ -107,10 +107,11 @@ impl Attempt<Running> {
             Some(confined) => Error { cause: format!("{}; {confined}", error.cause), ..error },
             None => error,
         };
-        match self.guest.engine {
-            Engine::Pull if checked.engine == Engine::Auto => Failed::PullRefused(error),
-            _ => Failed::Otherwise(error),
-        }
+        let shows = match self.guest.engine {
+            Engine::Pull if checked.engine == Engine::Auto => Shown::PullRefused,
+            _ => Shown::Nothing,
+        };
+        Failed { error, shows }
     }
 
     /// What the engine needs for its copy, made before the guest is touched.
