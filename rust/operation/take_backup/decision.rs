@@ -1,7 +1,6 @@
 //! Which backup results (design, section 4): pure functions from what was asked and found to what is done.
 
 use super::request::Mode;
-use super::storage::TargetSpec;
 use crate::error::{Code, Error};
 use crate::nas::path::RepoPath;
 use crate::point::fingerprints::Fingerprints;
@@ -187,6 +186,21 @@ impl Plan {
     pub(super) fn relies_on_bitmap(&self) -> bool {
         self.disks.iter().any(|disk| disk.strategy.is_by_bitmap())
     }
+}
+
+/// A target file to make.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct TargetSpec {
+    /// The disk's name in the domain, or its path.
+    pub disk: String,
+    /// Its name in the point's folder.
+    pub name: String,
+    /// Size that the guest sees, in bytes.
+    pub virtual_size: u64,
+    /// The file that it stands on.
+    pub parent: Option<RepoPath>,
+    /// A file for its fingerprints is made too.
+    pub fingerprints: bool,
 }
 
 /// The strategies of the disks if the parent's bitmap is good; the error is the reason why the whole point must be full.

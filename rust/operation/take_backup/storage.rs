@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::access;
 use super::call::Call;
+use super::decision::TargetSpec;
 use super::full;
 use super::request::{Checked, Mode};
 use super::space::Free;
@@ -249,21 +250,6 @@ fn manifest(instance: &Folder, vm: &str, name: &OsStr) -> Result<Option<Manifest
         Ok(point) if config::current().keys.is_some() => Manifest::read_sound(&folder, &point),
         _ => Manifest::read(&folder),
     }
-}
-
-/// A target file to make.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct TargetSpec {
-    /// The disk's name in the domain, or its path.
-    pub disk: String,
-    /// Its name in the point's folder.
-    pub name: String,
-    /// Size that the guest sees, in bytes.
-    pub virtual_size: u64,
-    /// The file that it stands on.
-    pub parent: Option<RepoPath>,
-    /// A file for its fingerprints is made too.
-    pub fingerprints: bool,
 }
 
 /// A point that is durable and visible.
