@@ -325,3 +325,53 @@ fn list<T>(
 fn unsigned(field: &str, value: i64) -> Result<u64> {
     u64::try_from(value).map_err(|_| Error::invalid(field, "is negative").into())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::path::Path;
+
+    use super::*;
+
+    /// The fields that C may name, as serde lists them when it refuses another.
+    fn fields_of_c<T: DeserializeOwned>() -> BTreeSet<String> {
+        let refusal = serde_json::from_str::<T>(r#"{"?":0}"#).err().unwrap().to_string();
+        refusal.split('`').skip(3).step_by(2).map(str::to_owned).collect()
+    }
+
+    /// The getters of a class of the facade, but for those that every class has.
+    fn getters_of_java(class: &str) -> BTreeSet<String> {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("java/nasbackup/src/main/java/org/nasbackup");
+        let source = std::fs::read_to_string(file.join(class).with_extension("java")).unwrap();
+        let getters = source.lines().filter_map(|line| line.trim().strip_prefix("public ")?.strip_suffix("() {"));
+        let names =
+            getters.filter(|getter| !getter.starts_with("static ")).filter_map(|getter| getter.split(' ').next_back());
+        names.filter(|name| !["toBuilder", "toString", "build"].contains(name)).map(str::to_owned).collect()
+    }
+
+    /// The compiler sees to it that what Java is asked for is a field of the plain request, and all of them: this here
+    /// that Java has no field which nobody asks it for.
+    #[test]
+    fn java_and_c_have_the_same_fields() {
+        for (class, fields) in [
+            ("BackingFile", fields_of_c::<BackingFile>()),
+            ("BackupStatsRequest", fields_of_c::<BackupStatsRequest>()),
+            ("Configuration", fields_of_c::<Config>()),
+            ("DeleteBackupRequest", fields_of_c::<DeleteBackupRequest>()),
+            ("FlattenRequest", fields_of_c::<FlattenRequest>()),
+            ("Output", fields_of_c::<OutputRequest>()),
+            ("RebaseBackupRequest", fields_of_c::<RebaseBackupRequest>()),
+            ("RebasePointRequest", fields_of_c::<RebasePointRequest>()),
+            ("Repository", fields_of_c::<Repository>()),
+            ("RestoreOutput", fields_of_c::<RestoreOutput>()),
+            ("RestorePointRequest", fields_of_c::<RestorePointRequest>()),
+            ("RestoreVolume", fields_of_c::<VolumeRequest>()),
+            ("SignPointsRequest", fields_of_c::<SignPointsRequest>()),
+            ("StoppedDisk", fields_of_c::<StoppedDisk>()),
+            ("TakeBackupRequest", fields_of_c::<TakeBackupRequest>()),
+            ("VerifyChainRequest", fields_of_c::<VerifyChainRequest>()),
+        ] {
+            assert_eq!(getters_of_java(class), fields, "{class}");
+        }
+    }
+}

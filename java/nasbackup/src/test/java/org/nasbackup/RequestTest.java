@@ -16,9 +16,16 @@ import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatExceptionOfType;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
+import java.lang.reflect.Field;
 import java.util.ArrayList;
 import java.util.List;
+import java.util.Map;
+import java.util.Set;
+import java.util.TreeMap;
+import java.util.stream.Stream;
 import org.junit.jupiter.api.Test;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.MethodSource;
 
 class RequestTest {
     @Test
@@ -56,32 +63,6 @@ class RequestTest {
         assertThat(request.disks()).isNull();
         assertThat(request.engine()).isNull();
         assertThat(request.bitmapNew()).isNull();
-    }
-
-    @Test
-    void a_copy_of_a_rebase_keeps_every_field() {
-        Repository repository =
-                Repository.builder().type("dir").address("/export").build();
-        RebaseBackupRequest file = RebaseBackupRequest.builder()
-                .job("j")
-                .repository(repository)
-                .target("i/2/x")
-                .newBacking("i/1/x")
-                .build();
-        assertThat(file.toBuilder().build())
-                .hasNoNullFieldsOrProperties()
-                .usingRecursiveComparison()
-                .isEqualTo(file);
-        RebasePointRequest point = RebasePointRequest.builder()
-                .job("j")
-                .repository(repository)
-                .backupPath("i/2")
-                .newParent("i/1")
-                .build();
-        assertThat(point.toBuilder().build())
-                .hasNoNullFieldsOrProperties()
-                .usingRecursiveComparison()
-                .isEqualTo(point);
     }
 
     @Test
@@ -128,6 +109,74 @@ class RequestTest {
                 .usingRecursiveComparison()
                 .isEqualTo(request);
         assertThat(request).hasToString("restore [v into /v, f into /v] of i/2 on dir /export");
+    }
+
+    static Stream<Class<?>> classesWithBuilders() {
+        return Stream.of(
+                BackupStatsRequest.class,
+                Configuration.class,
+                DeleteBackupRequest.class,
+                FlattenRequest.class,
+                Output.class,
+                RebaseBackupRequest.class,
+                RebasePointRequest.class,
+                Repository.class,
+                RestoreOutput.class,
+                RestorePointRequest.class,
+                RestoreVolume.class,
+                SignPointsRequest.class,
+                StoppedDisk.class,
+                TakeBackupRequest.class,
+                VerifyChainRequest.class);
+    }
+
+    @ParameterizedTest
+    @MethodSource("classesWithBuilders")
+    void each_field_can_be_set_read_and_copied(Class<?> type) throws Exception {
+        Object builder = type.getMethod("builder").invoke(null);
+        Map<String, Object> set = new TreeMap<>();
+        for (Field field : type.getDeclaredFields()) {
+            Object value = sample(field);
+            builder.getClass().getMethod(field.getName(), field.getType()).invoke(builder, value);
+            set.put(field.getName(), value);
+        }
+        Object built = builder.getClass().getMethod("build").invoke(builder);
+        assertThat(read(built, set.keySet())).isEqualTo(set);
+        if (Stream.of(type.getMethods()).anyMatch(method -> method.getName().equals("toBuilder"))) {
+            Object again = type.getMethod("toBuilder").invoke(built);
+            Object copy = again.getClass().getMethod("build").invoke(again);
+            assertThat(read(copy, set.keySet())).isEqualTo(set);
+        }
+    }
+
+    private static Map<String, Object> read(Object built, Set<String> fields) throws Exception {
+        Map<String, Object> read = new TreeMap<>();
+        for (String field : fields) {
+            read.put(field, built.getClass().getMethod(field).invoke(built));
+        }
+        return read;
+    }
+
+    /** A value that no field of this type has by default. */
+    private static Object sample(Field field) throws Exception {
+        Class<?> type = field.getType();
+        if (type == String.class) {
+            return "the " + field.getName();
+        }
+        if (type == long.class) {
+            return (long) field.getName().hashCode();
+        }
+        if (type == boolean.class) {
+            return true;
+        }
+        if (type == List.class) {
+            return List.of("the " + field.getName());
+        }
+        if (type.isEnum()) {
+            return type.getEnumConstants()[0];
+        }
+        Object builder = type.getMethod("builder").invoke(null);
+        return builder.getClass().getMethod("build").invoke(builder);
     }
 
     @Test
