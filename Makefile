@@ -53,7 +53,7 @@ check: prerequisites
 test:
 	$(MAKE) --jobs=3 --output-sync lint test-binaries
 	tests/run
-	tests/install $(CARGO_TARGET_DIR)/debug
+	tests/install $(CARGO_TARGET_DIR)/tests/native
 	@echo "make test: $(if $(WITHOUT),all of it passed but what was LEFT OUT: $(WITHOUT),all of it passed)"
 
 # The library with test-hooks in the end: the tests of the C ABI and of Java load it. The one without shows that it is so.

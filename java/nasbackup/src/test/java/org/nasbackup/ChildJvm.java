@@ -26,6 +26,9 @@ import java.util.concurrent.TimeUnit;
 
 /** Runs a class, {@link ChildMain} unless told, in a JVM of its own, checked by {@code -Xcheck:jni}. */
 public final class ChildJvm {
+    /** Options of a JVM that ends before its optimizing compiler has earned back what it took. */
+    public static final List<String> SHORT_LIVED = List.of("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC");
+
     private final List<String> classPath = new ArrayList<>();
     private final List<String> options = new ArrayList<>();
     private final Map<String, String> environment = new HashMap<>();
@@ -40,6 +43,7 @@ public final class ChildJvm {
         this.main = main;
         classPath.add(folderOf(ChildJvm.class));
         classPath.add(folderOf(NasBackup.class));
+        options.addAll(SHORT_LIVED);
         options.add("-Xcheck:jni");
         options.add("-Djava.library.path=" + System.getProperty("java.library.path"));
     }

@@ -39,30 +39,38 @@ import org.junit.jupiter.api.BeforeAll;
 import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.api.parallel.Execution;
+import org.junit.jupiter.api.parallel.ExecutionMode;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.ValueSource;
 import org.libvirt.Connect;
+import org.nasbackup.ChildJvm;
 import org.reflections.Reflections;
 import org.slf4j.LoggerFactory;
 
 /** How the agent finds the wrappers of the shipped jar: the real scan, in JVMs of their own, beside the stock jar. */
 @Tag("jar")
+@Execution(ExecutionMode.CONCURRENT)
 class DiscoveryTest {
     private static final String WRAPPER = "com.cloud.hypervisor.kvm.resource.wrapper.LibvirtDeleteBackupCommandWrapper";
 
     private static final String DOCTOR = "org.nasbackup.Doctor";
 
+    /** Of the jars, which all tests read. */
     @TempDir
-    static Path folder;
+    static Path jars;
+
+    @TempDir
+    Path folder;
 
     private static Path ours;
     private static Path stock;
 
     @BeforeAll
     static void jars() throws Exception {
-        ours = folder.resolve("ours/nasbackup.jar");
+        ours = jars.resolve("ours/nasbackup.jar");
         copyShipped(ours);
-        stock = folder.resolve("lib/cloud-plugin-hypervisor-kvm.jar");
+        stock = jars.resolve("lib/cloud-plugin-hypervisor-kvm.jar");
         jar(stock, compileStock());
     }
 
@@ -101,8 +109,8 @@ class DiscoveryTest {
 
     /** The stock jar: a wrapper of the same name, and one of another command that must go on working. */
     private static Path compileStock() throws IOException {
-        Path sources = Files.createDirectories(folder.resolve("stock-src"));
-        Path classes = Files.createDirectories(folder.resolve("stock-classes"));
+        Path sources = Files.createDirectories(jars.resolve("stock-src"));
+        Path classes = Files.createDirectories(jars.resolve("stock-classes"));
         String shape = "package com.cloud.hypervisor.kvm.resource.wrapper;\n"
                 + "import com.cloud.agent.api.*; import com.cloud.resource.*; import com.cloud.hypervisor.kvm.resource.*;\n"
                 + "@ResourceWrapper(handles = %2$s.class)\n"
@@ -173,11 +181,12 @@ class DiscoveryTest {
         List<String> command = new ArrayList<>();
         command.addAll(List.of("unshare", "--mount", "sh", "-c", setup + " && exec \"$@\"", "sh"));
         command.add(Path.of(System.getProperty("java.home"), "bin", "java").toString());
+        command.addAll(ChildJvm.SHORT_LIVED);
         command.add("-Djava.library.path=" + libraryPath);
         command.addAll(List.of("-cp", String.join(":", entries), main));
         command.addAll(List.of(arguments));
-        Path output = Files.createTempFile(folder, "child", ".out");
-        Path errors = Files.createTempFile(folder, "child", ".err");
+        Path output = Files.createTempFile(jars, "child", ".out");
+        Path errors = Files.createTempFile(jars, "child", ".err");
         Process child = new ProcessBuilder(command)
                 .redirectOutput(output.toFile())
                 .redirectError(errors.toFile())

@@ -20,7 +20,8 @@ import java.nio.file.Files;
 import java.util.List;
 import org.apache.cloudstack.backup.BackupAnswer;
 import org.apache.cloudstack.backup.RebaseBackupCommand;
-import org.junit.jupiter.api.AfterEach;
+import org.junit.jupiter.api.AfterAll;
+import org.junit.jupiter.api.BeforeAll;
 import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 import org.nasbackup.DeleteBackupRequest;
@@ -33,20 +34,32 @@ import org.nasbackup.lab.Story;
 /** The wrapper's rebase on chains of real backups. */
 @Tag("lab")
 class RebaseTest {
-    private final Story story = new Story(Library.open(), Guest.ordinary(), new NasFolder());
-    private final Point full = story.take(Mode.FULL);
-    private final Point first = incremental(0x31);
-    private final Point second = incremental(0x32);
+    /** The one of which each test has a copy. */
+    private static Story made;
 
-    @AfterEach
-    void close() {
-        story.close();
+    private static Point full;
+    private static Point first;
+    private static Point second;
+
+    private final Story story = made.copy();
+
+    @BeforeAll
+    static void make() {
+        made = new Story(Library.open(), Guest.ordinary(), new NasFolder());
+        full = made.take(Mode.FULL);
+        first = incremental(0x31);
+        second = incremental(0x32);
     }
 
-    private Point incremental(int pattern) {
-        story.guest().write(0, pattern, 10, 1);
-        story.guest().write(1, pattern, pattern, 1);
-        return story.take(Mode.INCREMENTAL);
+    @AfterAll
+    static void close() {
+        made.close();
+    }
+
+    private static Point incremental(int pattern) {
+        made.guest().write(0, pattern, 10, 1);
+        made.guest().write(1, pattern, pattern, 1);
+        return made.take(Mode.INCREMENTAL);
     }
 
     private BackupAnswer rebase(RebaseBackupCommand command) {

@@ -38,7 +38,9 @@ public final class Guest implements AutoCloseable {
     /** The disk of the guest's template. */
     private static final long ROOT_MIB = 64;
 
-    private final String name = "i-2-" + (10 + MADE.getAndIncrement()) + "-VM";
+    /** Other JVMs of the lab have guests too. */
+    private final String name = "i-" + ProcessHandle.current().pid() + "-" + (10 + MADE.getAndIncrement()) + "-VM";
+
     private final Path folder = Lab.folder("guest");
     private final Path template;
     private final Path firmware;

@@ -44,6 +44,13 @@ public final class NasFolder implements AutoCloseable {
         Lab.until("bindfs mounts", () -> Lab.outcome("mountpoint", "-q", "" + root).status == 0);
     }
 
+    /** A folder with the files that this one has now. */
+    NasFolder copy() {
+        NasFolder copy = new NasFolder();
+        Lab.run("cp", "--archive", root + "/.", "" + copy.root);
+        return copy;
+    }
+
     /** One that takes no more than this. */
     static NasFolder slow(int mibPerSecond) {
         return new NasFolder(mibPerSecond);

@@ -18,8 +18,10 @@ import static org.assertj.core.api.Assertions.catchThrowableOfType;
 import java.nio.file.Files;
 import java.util.List;
 import java.util.stream.Collectors;
+import org.junit.jupiter.api.AfterAll;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.BeforeAll;
+import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 import org.nasbackup.CancelHandle;
@@ -39,24 +41,65 @@ import org.nasbackup.TakeBackupResult;
 class RebaseTest {
     private static NasBackup nasBackup;
 
-    private final Story story = new Story(nasBackup, Guest.ordinary(), new NasFolder());
-    private final Point full = story.take(Mode.FULL);
-    private final Point first = incremental(0x31);
-    private final Point second = incremental(0x32);
-    private final Point third = incremental(0x33);
+    /** A full point and three incrementals of one guest. */
+    private static final class Chain {
+        final Story story = new Story(nasBackup, Guest.ordinary(), new NasFolder());
+        final Point full = story.take(Mode.FULL);
+        final Point first = incremental(story, 0x31);
+        final Point second = incremental(story, 0x32);
+        final Point third = incremental(story, 0x33);
+    }
+
+    /** The one of which each test has a copy. */
+    private static Chain made;
+
+    private Chain chain;
+    private Story story;
+    private Point full;
+    private Point first;
+    private Point second;
+    private Point third;
 
     @BeforeAll
     static void open() {
         nasBackup = Lab.open("info");
+        made = new Chain();
+    }
+
+    @AfterAll
+    static void close() {
+        made.story.close();
+    }
+
+    @BeforeEach
+    void copy() {
+        use(made, made.story.copy());
+    }
+
+    /** For a test that goes on with a backup. */
+    private void useChainOfItsOwn() {
+        Chain own = new Chain();
+        use(own, own.story);
+    }
+
+    private void use(Chain chain, Story story) {
+        this.chain = chain;
+        this.story = story;
+        full = chain.full;
+        first = chain.first;
+        second = chain.second;
+        third = chain.third;
     }
 
     @AfterEach
-    void close() {
-        story.close();
+    void closeChainOfItsOwn() {
+        if (chain != made) {
+            story.close();
+        }
     }
 
     /** Some MiB of its own on each disk, and one that every point writes. */
-    private Point incremental(int pattern) {
+    private static Point incremental(Story story, int pattern) {
         int own = 10 + 2 * (pattern - 0x30);
         story.guest().write(0, pattern, own, 1);
         story.guest().write(1, pattern, own, 2);
@@ -135,6 +178,7 @@ class RebaseTest {
 
     @Test
     void a_point_in_the_middle_goes_and_the_chain_goes_on() throws Exception {
+        useChainOfItsOwn();
         assertThat(failure(() -> delete(first)).code()).isEqualTo(ErrorCode.HAS_CHILDREN);
         RebaseResult rebased = nasBackup.rebasePoint(point(second, full).build());
         assertThat(rebased.size()).isEqualTo(length(second, 0) + length(second, 1));
@@ -145,7 +189,7 @@ class RebaseTest {
         allIdentical();
         assertThat(delete(first)).isGreaterThan(3L << 20);
         allIdentical();
-        TakeBackupResult next = incremental(0x34).result();
+        TakeBackupResult next = incremental(story, 0x34).result();
         assertThat(next.kind()).as(next.details()).isEqualTo(Kind.INCREMENTAL);
         assertThat(next.incrementalFallback()).isFalse();
         allIdentical();
@@ -153,12 +197,13 @@ class RebaseTest {
 
     @Test
     void a_point_becomes_a_full_and_all_below_it_can_go() {
+        useChainOfItsOwn();
         nasBackup.rebasePoint(point(third, null).build());
         assertThat(backing(third)).containsOnly("none");
         allIdentical();
         List.of(second, first, full).forEach(this::delete);
         allIdentical();
-        assertThat(incremental(0x34).result().kind()).isEqualTo(Kind.INCREMENTAL);
+        assertThat(incremental(story, 0x34).result().kind()).isEqualTo(Kind.INCREMENTAL);
         allIdentical();
     }
 

@@ -40,6 +40,13 @@ public final class Story implements AutoCloseable {
         this.nas = nas;
     }
 
+    /** The points of this story in a repository of their own. A backup in there would be none in here, where the guest is. */
+    public Story copy() {
+        Story copy = new Story(nasBackup, guest, nas.copy());
+        copy.points.addAll(points);
+        return copy;
+    }
+
     public Guest guest() {
         return guest;
     }

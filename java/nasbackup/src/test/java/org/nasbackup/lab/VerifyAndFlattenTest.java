@@ -22,7 +22,7 @@ import java.nio.file.Path;
 import java.nio.file.StandardOpenOption;
 import java.util.ArrayList;
 import java.util.List;
-import org.junit.jupiter.api.AfterEach;
+import org.junit.jupiter.api.AfterAll;
 import org.junit.jupiter.api.BeforeAll;
 import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
@@ -55,27 +55,28 @@ class VerifyAndFlattenTest {
 
     private static NasBackup nasBackup;
 
-    private final Story story = new Story(nasBackup, Guest.ordinary(), new NasFolder());
-    private final Point full = story.take(Mode.FULL);
-    private final Point incremental = incremental();
+    /** What all tests read. */
+    private static Story story;
+
+    private static Point full;
+    private static Point incremental;
 
     @BeforeAll
     static void open() {
         nasBackup = Lab.open("info");
+        story = new Story(nasBackup, Guest.ordinary(), new NasFolder());
+        full = story.take(Mode.FULL);
+        story.guest().write(0, 0x31, 12, 1);
+        story.guest().write(1, 0x32, 8, 2);
+        incremental = story.take(Mode.INCREMENTAL);
     }
 
-    @AfterEach
-    void close() {
+    @AfterAll
+    static void close() {
         story.close();
     }
 
-    private Point incremental() {
-        story.guest().write(0, 0x31, 12, 1);
-        story.guest().write(1, 0x32, 8, 2);
-        return story.take(Mode.INCREMENTAL);
-    }
-
-    private VerifyChainResult verify(Point point) {
+    private static VerifyChainResult verify(Story story, Point point) {
         return nasBackup.verifyChain(VerifyChainRequest.builder()
                 .repository(story.nas().repository())
                 .backupPath(point.path())
@@ -96,7 +97,7 @@ class VerifyAndFlattenTest {
 
     @Test
     void a_sound_chain_is_good_file_by_file() {
-        VerifyChainResult result = verify(incremental);
+        VerifyChainResult result = verify(story, incremental);
         assertThat(result.verdict()).as("%s", result).isEqualTo(Verdict.GOOD);
         assertThat(result.files())
                 .allSatisfy(file -> assertThat(file.verdict()).isEqualTo(Verdict.GOOD))
@@ -109,14 +110,15 @@ class VerifyAndFlattenTest {
 
     @Test
     void damage_anywhere_below_is_bad_and_named() throws Exception {
+        Story copy = story.copy();
         String damaged = full.result().disks().get(1).file();
         try (FileChannel image =
-                FileChannel.open(story.nas().at(damaged), StandardOpenOption.READ, StandardOpenOption.WRITE)) {
+                FileChannel.open(copy.nas().at(damaged), StandardOpenOption.READ, StandardOpenOption.WRITE)) {
             ByteBuffer entry = ByteBuffer.allocate(8);
             image.read(entry, L1_TABLE);
             image.write(ByteBuffer.wrap(new byte[] {0, 0, 0x7f, 0, 0, 0, 0, 0}), entry.getLong(0));
         }
-        VerifyChainResult result = verify(incremental);
+        VerifyChainResult result = verify(copy, incremental);
         assertThat(result.verdict()).isEqualTo(Verdict.BAD);
         assertThat(result.files()).anySatisfy(file -> {
             assertThat(file.file()).isEqualTo(damaged);

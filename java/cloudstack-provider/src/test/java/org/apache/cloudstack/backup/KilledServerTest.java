@@ -25,6 +25,7 @@ import java.util.concurrent.TimeUnit;
 import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
+import org.nasbackup.ChildJvm;
 import org.nasbackup.provider.database.Database;
 import org.nasbackup.provider.database.MariaDb;
 
@@ -40,11 +41,13 @@ class KilledServerTest {
 
     /** @return was it killed? Else it came to its end. */
     private boolean run(int stop, String... work) throws Exception {
-        List<String> command = new ArrayList<>(List.of(
-                Path.of(System.getProperty("java.home"), "bin", "java").toString(),
-                // They live for a moment only.
-                "-XX:TieredStopAtLevel=1",
-                "-XX:+UseSerialGC",
+        List<String> command = new ArrayList<>(
+                List.of(Path.of(System.getProperty("java.home"), "bin", "java").toString()));
+        command.addAll(ChildJvm.SHORT_LIVED);
+        String quiet = "log4j2.loggerContextFactory";
+        command.addAll(List.of(
+                "-XX:-PrintWarnings",
+                "-D" + quiet + "=" + System.getProperty(quiet),
                 "-cp",
                 System.getProperty("java.class.path"),
                 KilledServer.class.getName(),
