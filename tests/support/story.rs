@@ -32,17 +32,36 @@ pub fn details(taken: &TakenBackup) -> String {
 
 /// Runs `takeBackup` and acts once, on this thread, when data has begun to flow.
 pub fn take_and(request: TakeBackupRequest, act: impl FnOnce(&JobStatus)) -> Result<TakenBackup> {
+    take_and_when(request, |status| status.phase == "copy", act)
+}
+
+/// Runs `takeBackup` and acts once, on this thread, when `reached` holds. On a busy machine the request's time may be over before: the
+/// next call gets more of it.
+pub fn take_and_when(
+    mut request: TakeBackupRequest,
+    reached: impl Fn(&JobStatus) -> bool,
+    act: impl FnOnce(&JobStatus),
+) -> Result<TakenBackup> {
     let mut act = Some(act);
-    let result = take_backup::run(request, &mut |status| {
-        if status.phase == "copy"
-            && let Some(act) = act.take()
-        {
-            act(status);
+    loop {
+        let result = take_backup::run(request.clone(), &mut |status| {
+            if reached(status)
+                && let Some(act) = act.take()
+            {
+                act(status);
+            }
+            Ok(())
+        });
+        if act.is_none() {
+            return result;
         }
-        Ok(())
-    });
-    assert!(act.is_none(), "the copy was never under way: {result:?}");
-    result
+        let too_late = matches!(&result, Err(error) if error.code == Code::Timeout && !error.leftovers);
+        request.wait_seconds = request.wait_seconds.map(|seconds| 2 * seconds);
+        assert!(
+            too_late && request.wait_seconds.is_some_and(|seconds| seconds < 60),
+            "the copy was never under way: {result:?}"
+        );
+    }
 }
 
 /// Runs a backup that has all data at its targets when nothing is left of its time.

@@ -13,7 +13,7 @@ use nasbackup::point::Kind::{Full, Incremental};
 
 use crate::support::{
     Disk, Guest, Image, MIB, Nas, PATIENCE, Point, Story, folder, forget_format, listing, run, take, take_and,
-    take_too_late, until,
+    take_and_when, take_too_late, until,
 };
 
 /// A stopped guest with data on both disks.
@@ -352,18 +352,14 @@ fn slow() -> Story {
 
 /// Acts once, when the first bytes have been written.
 fn take_and_when_data_flows(request: TakeBackupRequest, act: impl FnOnce()) -> Result<TakenBackup> {
-    let mut act = Some(act);
-    let result = take_backup::run(request, &mut |status| {
-        if status.done_bytes > 0
-            && let Some(act) = act.take()
-        {
+    take_and_when(
+        request,
+        |status| status.done_bytes > 0,
+        |status| {
             assert!(status.total_bytes >= 96 * MIB && status.done_bytes <= status.total_bytes, "{status:?}");
             act();
-        }
-        Ok(())
-    });
-    assert!(act.is_none(), "nothing was ever written: {result:?}");
-    result
+        },
+    )
 }
 
 /// The next full finds what a failed one left, and everything is right.
