@@ -25,11 +25,11 @@ impl Instance {
         let root = session.root();
         let folder = root.open_dir(&point.instance_folder());
         let folder = folder.map_err(|error| denied::explain_reading(error, &root.path))?;
-        Instance::lock(session, folder, purpose)
+        Instance::take(session, folder, purpose)
     }
 
     /// Locks `folder`, that of an instance in the repository of `session`.
-    pub fn lock(session: Session, folder: Folder, purpose: Purpose) -> Result<Instance> {
+    pub fn take(session: Session, folder: Folder, purpose: Purpose) -> Result<Instance> {
         let lock = Arc::new(InstanceLock::take(&folder, purpose)?);
         Ok(Instance { folder: Arc::new(folder), lock, session })
     }
@@ -40,7 +40,7 @@ impl Instance {
     }
 
     /// Its lock.
-    pub fn its_lock(&self) -> &InstanceLock {
+    pub fn lock(&self) -> &InstanceLock {
         &self.lock
     }
 

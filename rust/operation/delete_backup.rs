@@ -10,6 +10,7 @@ use crate::config;
 use crate::error::{Code, Error, Result};
 use crate::job::{self, Job, JobGuard};
 use crate::nas::folder::{Folder, MOST_NAMES};
+use crate::nas::instance::Instance;
 use crate::nas::lock::{InstanceLock, WAIT};
 use crate::nas::path::{PointPath, RepoPath, partial_name};
 use crate::nas::purpose::Purpose;
@@ -52,8 +53,7 @@ fn delete(export: Export, point: PointPath, job: &JobGuard) -> Result<DeletedBac
     job.enter("open the repository");
     let session = Session::open_bounded(export, config::current())?;
     let (shared, state, at) = (session.clone(), job.share(), point.clone());
-    let found =
-        deadline::bounded("look for children", deadline::LIMIT + WAIT, move || find(shared.root(), &at, &state))?;
+    let found = deadline::bounded("look for children", deadline::LIMIT + WAIT, move || find(shared, &at, &state))?;
     let Some(found) = found else { return Ok(DeletedBackup { freed_bytes: 0 }) };
     job.check_cancelled()?;
     job.enter("remove the files");
@@ -78,27 +78,27 @@ fn delete(export: Export, point: PointPath, job: &JobGuard) -> Result<DeletedBac
 
 /// A point that may go.
 struct Deletable {
-    instance: Folder,
-    lock: InstanceLock,
+    instance: Instance,
     /// It is there under its own name; else only what a backup or delete that was cut short has left of it.
     published: bool,
 }
 
 /// Locks the instance and looks for children; none if the point is gone.
-fn find(root: &Folder, point: &PointPath, job: &Job) -> Result<Option<Deletable>> {
-    let instance = match root.open_dir(&point.instance_folder()) {
+fn find(session: Session, point: &PointPath, job: &Job) -> Result<Option<Deletable>> {
+    let root = session.root();
+    let folder = match root.open_dir(&point.instance_folder()) {
         Err(error) if error.code == Code::NotFound => return Ok(None),
-        instance => instance.map_err(|error| denied::explain_reading(error, &root.path))?,
+        folder => folder.map_err(|error| denied::explain_reading(error, &root.path))?,
     };
-    if !anything_to_delete(&instance, point)? {
+    if !anything_to_delete(&folder, point)? {
         return Ok(None);
     }
     job.enter("lock the instance");
-    let lock = InstanceLock::take(&instance, Purpose::Change)?;
+    let instance = Instance::take(session, folder, Purpose::Change)?;
     // looked at again: another delete may have been through just before
-    let published = is_folder(&instance, point.name())?;
+    let published = is_folder(instance.folder(), point.name())?;
     job.enter("look for children");
-    let children = children(&instance, point)?;
+    let children = children(instance.folder(), point)?;
     if !children.is_empty() {
         return Err(Error::new(
             Code::HasChildren,
@@ -106,7 +106,7 @@ fn find(root: &Folder, point: &PointPath, job: &Job) -> Result<Option<Deletable>
             format!("'{point}' is needed by: {}", children.join(", ")),
         ));
     }
-    Ok(Some(Deletable { instance, lock, published }))
+    Ok(Some(Deletable { instance, published }))
 }
 
 /// The name under which a point lies while it is removed.
@@ -136,21 +136,21 @@ fn is_folder(instance: &Folder, name: &str) -> Result<bool> {
     }
 }
 
-fn remove(Deletable { instance, lock, published }: Deletable, point: &PointPath) -> Result<u64> {
-    lock.check()?;
-    let mut freed = 0;
+fn remove(Deletable { instance, published }: Deletable, point: &PointPath) -> Result<u64> {
+    instance.fence()?;
+    let (folder, lock, mut freed) = (instance.folder(), instance.lock(), 0);
     if published {
-        freed += removal::remove_point(&instance, &lock, point.name())?;
+        freed += removal::remove_point(folder, lock, point.name())?;
         // that may have taken long
-        lock.check()?;
+        instance.fence()?;
     } else {
         let deleted = deleted_name(point);
-        freed += removal::remove_left(&instance, &lock, &deleted).map_err(|error| error.with_leftover(&deleted))?;
+        freed += removal::remove_left(folder, lock, &deleted).map_err(|error| error.with_leftover(&deleted))?;
     }
     let partial = partial_name(point);
-    freed += removal::clear_partial(&instance, &partial).map_err(|error| error.with_leftover(&partial))?;
-    freed += remove_left(&instance, &lock);
-    instance.sync()?;
+    freed += removal::clear_partial(folder, &partial).map_err(|error| error.with_leftover(&partial))?;
+    freed += remove_left(folder, lock);
+    folder.sync()?;
     Ok(freed)
 }
 

@@ -1,15 +1,15 @@
 //! What an operation holds on to that only reads restore points: the repository, and the instance's lock, so that no
 //! chain is changed under it. Backups go on meanwhile, and so do others who read.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config;
 use crate::error::{Error, Result};
 use crate::nas::deadline::{LIMIT, bounded};
-use crate::nas::denied;
+use crate::nas::folder::Folder;
 use crate::nas::health;
-use crate::nas::lock::{InstanceLock, WAIT};
+use crate::nas::instance::Instance;
+use crate::nas::lock::WAIT;
 use crate::nas::path::PointPath;
 use crate::nas::purpose::Purpose;
 use crate::nas::repository::Export;
@@ -21,9 +21,7 @@ const CHECK: Duration = Duration::from_secs(10);
 /// An open repository of which one instance's points stay as they are. Clones share it.
 #[derive(Debug, Clone)]
 pub(super) struct Reading {
-    // before the session, which may unmount
-    lock: Arc<InstanceLock>,
-    pub(super) session: Session,
+    instance: Instance,
     export: Export,
 }
 
@@ -35,26 +33,27 @@ impl Reading {
 
     fn lock(export: Export, point: &PointPath) -> Result<Reading> {
         let session = Session::open_bounded(export.clone(), config::current())?;
-        let instance = point.instance_folder();
-        bounded("lock the instance", LIMIT + WAIT, move || {
-            let root = session.root();
-            let folder = root.open_dir(&instance).map_err(|error| denied::explain_reading(error, &root.path))?;
-            let lock = Arc::new(InstanceLock::take(&folder, Purpose::Read)?);
-            Ok(Reading { lock, session, export })
-        })
+        let at = point.clone();
+        let open = move || Instance::open(session, &at, Purpose::Read);
+        Ok(Reading { instance: bounded("lock the instance", LIMIT + WAIT, open)?, export })
+    }
+
+    /// The root of its repository.
+    pub(super) fn root(&self) -> &Folder {
+        self.instance.root()
     }
 
     /// Have the points stayed as they were? `BUSY` when another host has taken this one for dead: to be asked before what was
     /// read is believed.
     pub(super) fn check(&self) -> Result<()> {
-        let lock = self.lock.clone();
-        bounded("look at the instance's lock", CHECK, move || lock.check())
+        let instance = self.instance.clone();
+        bounded("look at the instance's lock", CHECK, move || instance.fence())
     }
 
     /// Does the repository answer? It is asked something that only it can tell.
     pub(super) fn answers(&self) -> bool {
         let held = self.clone();
-        bounded("ask the repository", CHECK, move || held.session.root().room()).is_ok()
+        bounded("ask the repository", CHECK, move || held.root().room()).is_ok()
     }
 
     /// Tells of a failure of what was read.

@@ -12,7 +12,8 @@ use crate::job::{self, Listener, Reporter};
 use crate::nas::deadline::{LIMIT, bounded};
 use crate::nas::folder::Folder;
 use crate::nas::health;
-use crate::nas::lock::{InstanceLock, WAIT};
+use crate::nas::instance::Instance;
+use crate::nas::lock::WAIT;
 use crate::nas::path::PointPath;
 use crate::nas::purpose::Purpose;
 use crate::nas::repository::{Export, Repository};
@@ -74,15 +75,6 @@ struct How {
     trusts: bool,
 }
 
-/// One machine's points, of which nobody else changes any.
-#[derive(Clone)]
-struct Machine {
-    // before the session, which may unmount
-    lock: Arc<InstanceLock>,
-    folder: Arc<Folder>,
-    _session: Session,
-}
-
 fn sign_all(export: &Export, only: Option<String>, how: &How, job: &mut Reporter<'_>) -> Result<SignedPoints> {
     job.begin("open the repository")?;
     let session = Session::open_bounded(export.clone(), config::current())?;
@@ -97,7 +89,7 @@ fn sign_all(export: &Export, only: Option<String>, how: &How, job: &mut Reporter
         job.tell()?;
         let (ours, at) = (session.clone(), name.clone());
         match bounded("lock the instance", LIMIT + WAIT, move || lock(ours, &at)) {
-            Ok(Some((machine, points))) => sign_machine(&machine, points, how, job, &mut all)?,
+            Ok(Some((instance, points))) => sign_machine(&instance, points, how, job, &mut all)?,
             Ok(None) => {}
             Err(error) if error.code == Code::Busy => {
                 log::warn!("the points of '{name}' stay as they are: {error}");
@@ -127,7 +119,7 @@ fn folders(folder: &Folder) -> Result<Vec<String>> {
 }
 
 /// The machine, and its points; none, and nothing is made there, if the folder holds no point of ours.
-fn lock(session: Session, name: &str) -> Result<Option<(Machine, Vec<PointPath>)>> {
+fn lock(session: Session, name: &str) -> Result<Option<(Instance, Vec<PointPath>)>> {
     let folder = session.root().open_dir_in(name)?;
     // one is open at a time, and none after the first that is ours
     let is_ours = |point: &String| Ok(folder.open_dir_in(point)?.kind(MANIFEST)?.is_some());
@@ -135,14 +127,14 @@ fn lock(session: Session, name: &str) -> Result<Option<(Machine, Vec<PointPath>)
     if ours.transpose()?.is_none() {
         return Ok(None);
     }
-    let lock = Arc::new(InstanceLock::take(&folder, Purpose::Change)?);
+    let instance = Instance::take(session, folder, Purpose::Change)?;
     let point = |point: String| PointPath::parse("point", &format!("{name}/{point}"));
-    let points = folders(&folder)?.into_iter().map(point).collect::<Result<_>>()?;
-    Ok(Some((Machine { lock, folder: Arc::new(folder), _session: session }, points)))
+    let points = folders(instance.folder())?.into_iter().map(point).collect::<Result<_>>()?;
+    Ok(Some((instance, points)))
 }
 
 fn sign_machine(
-    machine: &Machine,
+    instance: &Instance,
     points: Vec<PointPath>,
     how: &How,
     job: &mut Reporter<'_>,
@@ -150,7 +142,7 @@ fn sign_machine(
 ) -> Result<()> {
     for point in points {
         job.tell()?;
-        let (held, ours, at) = (machine.clone(), how.clone(), point.clone());
+        let (held, ours, at) = (instance.clone(), how.clone(), point.clone());
         match bounded(STEP, LIMIT, move || sign(&held, &at, &ours)) {
             Ok(Signed::Anew) => all.signed += 1,
             Ok(Signed::Already) => all.kept += 1,
@@ -173,8 +165,8 @@ enum Signed {
 }
 
 /// Signs one point's manifest. `CORRUPT_IMAGE` when it is not believed.
-fn sign(machine: &Machine, point: &PointPath, how: &How) -> Result<Signed> {
-    let folder = match machine.folder.open_dir_in(point.name()) {
+fn sign(instance: &Instance, point: &PointPath, how: &How) -> Result<Signed> {
+    let folder = match instance.folder().open_dir_in(point.name()) {
         Err(error) if error.code == Code::NotFound => return Ok(Signed::NotOurs),
         folder => folder?,
     };
@@ -191,7 +183,7 @@ fn sign(machine: &Machine, point: &PointPath, how: &How) -> Result<Signed> {
     if manifest.signer(&text, &how.keys) == Some(0) {
         return Ok(Signed::Already);
     }
-    machine.lock.check()?;
+    instance.fence()?;
     Manifest { backup_path: Some(point.to_string()), ..manifest }.replace(&folder)?;
     Ok(Signed::Anew)
 }

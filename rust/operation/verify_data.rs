@@ -34,7 +34,7 @@ fn compare_all(reading: &Reading, judged: &mut Judged, job: &mut Reporter<'_>) -
     for folder in folders {
         let Some(manifest) = judged.manifest(&folder).cloned() else { continue };
         let held = reading.clone();
-        small.extend(bounded(STEP, LIMIT, move || Ok(look_at_small(held.session.root(), &folder, manifest)))?);
+        small.extend(bounded(STEP, LIMIT, move || Ok(look_at_small(held.root(), &folder, manifest)))?);
     }
     let mut all = Data { reading, judged, gone: false, done: 0, total: 0 };
     all.total = found.iter().filter(|found| all.recorded(&found.path).is_some()).filter_map(Found::checkable).sum();
@@ -136,7 +136,7 @@ impl Data<'_> {
     ) -> Result<Result<Findings, qcow2::Error>> {
         let (held, image, before, total) = (self.reading.clone(), image.clone(), self.done, self.total);
         worker::run(STEP, LIMIT, job, move |pulse| {
-            let root = held.session.root();
+            let root = held.root();
             let index = match root.open_file(&index) {
                 Ok(file) => Ok(file),
                 Err(error) if error.code == Code::NotFound => Err("is not there".to_owned()),

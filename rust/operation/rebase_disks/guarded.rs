@@ -164,7 +164,7 @@ mod tests {
             let session = Session::open_bounded(export.unwrap(), config::current()).unwrap();
             let open = |name: &str| session.root().open_file(&RepoPath::parse("image", name).unwrap()).unwrap();
             let folder = Folder::open_root(dir.path()).unwrap();
-            let held = Instance::lock(session.clone(), folder, Purpose::Change).unwrap();
+            let held = Instance::take(session.clone(), folder, Purpose::Change).unwrap();
             let image = File::options().read(true).write(true).open(dir.path().join("3")).unwrap();
             let claim = dir.path().join(".nasbackup.lease");
             let image = Hanging { image, claim, left: Cell::new(syncs), then: Cell::new(None) };

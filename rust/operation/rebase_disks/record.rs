@@ -110,7 +110,7 @@ impl Record {
         manifest.parent = self.parent_point(&manifest)?;
         self.write(held, &mut current, manifest)?;
         let Some(named) = named_index else { return Ok(()) };
-        fingerprints::clear(held.root(), held.its_lock(), path, named.as_deref())
+        fingerprints::clear(held.root(), held.lock(), path, named.as_deref())
             .unwrap_or_else(|error| log::warn!("an index that nothing names is left - {error}"));
         Ok(())
     }

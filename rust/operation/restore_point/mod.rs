@@ -261,7 +261,7 @@ fn sources(
     let which: Vec<_> = volumes.iter().map(|wanted| wanted.which.clone()).collect();
     let held = reading.clone();
     bounded("check the point", LIMIT, move || {
-        let root = held.session.root();
+        let root = held.root();
         let mut sources = checked_chain::open_all(root, &point, id.as_deref(), &which)?;
         sources.iter_mut().try_for_each(|source| check_verify(source, verify))?;
         let points = Points::of(root, &root.open_dir(&point.instance_folder())?)?;
@@ -325,7 +325,7 @@ impl Space {
             bounded(room::STEP, LIMIT, move || {
                 let base = |place: usize| {
                     let indexes: Option<&Indexes> = indexes[place].as_ref();
-                    indexes.map(|indexes| indexes.base(held.session.root())).transpose()
+                    indexes.map(|indexes| indexes.base(held.root())).transpose()
                 };
                 room::check(&needs, &ours.disks, base)
             })?;

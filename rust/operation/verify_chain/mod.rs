@@ -69,7 +69,7 @@ pub(super) fn verify(
     let reading = Reading::open(export, &point)?;
     job.begin("follow the chains")?;
     let (held, at) = (reading.clone(), point.clone());
-    let judge = move || chains::find(held.session.root(), &at, id.as_deref(), &[]);
+    let judge = move || chains::find(held.root(), &at, id.as_deref(), &[]);
     let mut judged = bounded("follow the chains", LIMIT, judge).inspect_err(|error| reading.note(error))?;
     job.begin("check the images")?;
     check_all(&reading, &mut judged.found, &mut job)?;
@@ -128,7 +128,7 @@ fn check(
     let (held, at, facts) = (reading.clone(), path.clone(), facts.clone());
     worker::run("check an image", LIMIT, job, move |pulse| {
         let tell = &mut |part, all| pulse.at(done + share(facts.size, part, all), total);
-        let image = chains::open_again(held.session.root(), &at, &facts)?;
+        let image = chains::open_again(held.root(), &at, &facts)?;
         qcow2::unless_stopped(image.and_then(|image| qcow2::check(image, tell)))
     })
 }
