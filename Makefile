@@ -126,6 +126,7 @@ lint-rust: build-prerequisites $(TOOLS)/bin/cargo-deny
 		then $(TOOLS)/bin/cargo-deny --log-level error check advisories; \
 		else echo "make lint: advisories NOT CHECKED, $(ADVISORIES) can't be reached from here" >&2; fi
 	tests/named
+	tests/circles
 
 # SIGNATURES: what types of CloudStack's versions declare, a file for each, as java/linkcheck reads them; nobody publishes its jars.
 lint-java: SIGNATURES ?= ../shared/cloudstack-signatures
