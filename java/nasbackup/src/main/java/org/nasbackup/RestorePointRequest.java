@@ -181,7 +181,7 @@ public final class RestorePointRequest {
             return this;
         }
 
-        /** The the request; its fields are checked when it is used. */
+        /** The request; its fields are checked when it is used. */
         public RestorePointRequest build() {
             return new RestorePointRequest(this);
         }
