@@ -11,7 +11,7 @@ use log4rs::encode::pattern::PatternEncoder;
 
 use crate::config::Config;
 use crate::error::{Code, Error, Result};
-use crate::nas::apart;
+use crate::nas::second_table;
 use crate::panics;
 use crate::plain::plain;
 
@@ -49,7 +49,7 @@ impl Log for Plain {
     }
 
     fn log(&self, record: &Record<'_>) {
-        if self.enabled(record.metadata()) && !apart::keep_line(record) {
+        if self.enabled(record.metadata()) && !second_table::keep_line(record) {
             let line = record.args().to_string();
             let mut plain_record = Record::builder();
             plain_record.metadata(record.metadata().clone()).file(record.file()).line(record.line());

@@ -14,7 +14,7 @@ use rustix::process::{DumpableBehavior, dumpable_behavior, set_dumpable_behavior
 use rustix::thread::{CapabilitySet, Gid, capabilities, set_capabilities, set_thread_groups, set_thread_res_gid};
 
 use crate::error::{Code, Error, Result};
-use crate::nas::apart;
+use crate::nas::second_table;
 use crate::sys;
 
 /// Does something on a thread that takes on the user's rights to files and ends with them. The inner error says that it could
@@ -28,7 +28,7 @@ pub(crate) fn with_rights_of<T: Send>(
     let dumpable = *DUMPABLE.get_or_init(|| dumpable_behavior().ok());
     let done = thread::scope(|scope| {
         let thread = thread::Builder::new().name(step.to_owned());
-        let work = apart::of_this_table(|| take_on(owner).map(|()| work()));
+        let work = second_table::of_this_table(|| take_on(owner).map(|()| work()));
         thread.spawn_scoped(scope, work).map(|thread| thread.join())
     });
     // a change of rights makes the whole process one that dumps no core
@@ -144,7 +144,7 @@ pub(crate) fn unable_to_act<T: Send>(work: impl FnOnce() -> T + Send) -> T {
             rights.effective.remove(CapabilitySet::SETGID);
             rights.permitted.remove(CapabilitySet::SETGID);
             set_capabilities(None, rights).unwrap();
-            apart::use_own_pool().unwrap();
+            second_table::use_own_pool().unwrap();
             work()
         };
         scope.spawn(without).join().unwrap()

@@ -11,7 +11,7 @@ use std::time::Duration;
 use rustix::fs::MemfdFlags;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 
-use super::apart;
+use super::second_table;
 use crate::sys;
 
 /// How long a killed process may take to be gone.
@@ -31,7 +31,7 @@ pub(super) struct Ended {
 /// descriptor: a process that begins closes what it has inherited, and where that is a file on a NAS that hangs, with data that are
 /// not written yet, it waits for that NAS, and whoever started it with it, whatever it is to mount.
 pub(super) fn run(command: Command, limit: Duration) -> io::Result<Ended> {
-    if apart::is_here() {
+    if second_table::is_here() {
         return Err(io::Error::other("the process would have the NAS's files"));
     }
     sys::without_descriptors("run mount", move || start(command, limit))?

@@ -9,7 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::apart;
+use super::second_table;
 use crate::error::{Code, Error, Result};
 use crate::panics::caught;
 use crate::steps;
@@ -123,7 +123,7 @@ pub fn within_call(limit: Duration) -> Duration {
 pub fn for_the_same<T: 'static>(work: impl FnOnce() -> T + Send + 'static) -> impl FnOnce() -> T + Send + 'static {
     let whose = WHOSE.with_borrow(Whose::clone);
     #[cfg(any(test, feature = "test-hooks"))]
-    let work = apart::of_the_same_pool(work);
+    let work = second_table::of_the_same_pool(work);
     move || {
         WHOSE.set(whose);
         work()
@@ -306,7 +306,7 @@ fn begin<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
     ended: impl FnOnce() + Send + 'static,
 ) -> Result<Arc<Slot<T>>> {
-    if apart::is_here() {
+    if second_table::is_here() {
         return Err(Error::new(Code::Internal, step, "the thread would have the NAS's files, and nothing else"));
     }
     let whose = WHOSE.with_borrow(Whose::clone);

@@ -19,6 +19,7 @@ pub mod path;
 pub mod purpose;
 pub mod removal;
 pub mod repository;
+pub mod second_table;
 pub mod session;
 pub mod tree;
 pub mod view;

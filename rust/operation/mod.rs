@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::{self, Config};
 use crate::error::{Error, Result};
 use crate::job::{self, JobStatus, Listener};
-use crate::nas::{apart, session, tree};
+use crate::nas::{second_table, session, tree};
 use crate::{logging, sys};
 
 /// Result of `cancel`.
@@ -54,7 +54,7 @@ pub fn init(config: Config, default: Box<dyn Append>) -> Result<()> {
     config.check_folders()?;
     sys::keep_a_thread_apart();
     logging::init(&config, default)?;
-    apart::prepare();
+    second_table::prepare();
     log::info!("nasbackup {}, {}, state in '{}'", version(), config.connection_uri, config.state_dir.display());
     config::set(config);
     take_backup::recover::at_load(config::current());

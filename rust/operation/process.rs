@@ -9,7 +9,7 @@ use rustix::fs::MemfdFlags;
 use rustix::process::{Pid, Signal};
 
 use crate::error::{Code, Error, Result};
-use crate::nas::apart;
+use crate::nas::second_table;
 
 /// Between two looks at a process that is to end.
 const TICK: Duration = Duration::from_millis(50);
@@ -36,7 +36,7 @@ pub(super) struct Process {
 impl Process {
     /// Starts `program` with arguments, and an input, that the `command` has.
     pub(super) fn start(program: &'static str, step: &'static str, command: &mut Command) -> Result<Process> {
-        if apart::is_here() {
+        if second_table::is_here() {
             return Err(Error::new(Code::Internal, step, "the process would have the NAS's files"));
         }
         let io = |e| Error::io(step, program, e);

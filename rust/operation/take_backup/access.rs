@@ -8,9 +8,10 @@ use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::error::{Code, Error, Result};
-use crate::nas::apart::{self, Apart, Descriptor};
+use crate::nas::apart::{Apart, Descriptor};
 use crate::nas::denied::{Denied, Kind, advice};
 use crate::nas::folder::{FILE_MODE, Folder};
+use crate::nas::second_table;
 use crate::user::as_user;
 
 const STEP: &str = "ask whether QEMU can write";
@@ -58,7 +59,7 @@ fn may(owner: (u32, u32), path: &Path, how: OFlags) -> Result<bool> {
     // a link, or a FIFO, that has its name by now is none of ours
     let how = how | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let open = || rustix::fs::openat(CWD, path, how, Mode::empty()).map(drop);
-    match apart::there(|| as_user(owner, STEP, open))? {
+    match second_table::there(|| as_user(owner, STEP, open))? {
         Ok(()) => Ok(true),
         Err(Errno::ACCESS | Errno::PERM) => Ok(false),
         Err(error) => Err(Error::io(STEP, path, error)),

@@ -1,0 +1,697 @@
+//! A second table of descriptors, in which no process is started, and the threads that have it.
+//!
+//! A process that is started gets a copy of each descriptor of the table of the thread that starts it, and closes those copies
+//! when it becomes another program. Closing one that is open for writing waits, on NFS and CIFS, until the server has all that
+//! was written to the file; on FUSE closing any does. While a NAS hangs, nobody in this process could start one: whoever does
+//! waits for that close. So these files are open in a second table, in which no process is started, and what is done with them
+//! is done by threads that have it: who asks for it waits, and may be left behind as ever.
+//!
+//! Descriptors of the one table mean nothing in the other: the work that is handed over uses its own file, and others that are
+//! apart, and gives no descriptor away. Those of the second table have large numbers, which the first has in use only when half
+//! of all are, so that who confuses the two gets an error and not another file.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
+use std::fs::File;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use log::{Level, Record};
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, SocketFlags, SocketType,
+};
+use rustix::process::{Resource, getrlimit};
+
+use crate::sys::{self, Job};
+
+/// How long a thread stays that has nothing to do.
+const IDLE: Duration = Duration::from_secs(30);
+/// How long whoever gives a file up waits for its close: on a NAS that hangs that has no end, and is left behind.
+const CLOSE: Duration = Duration::from_secs(2);
+/// How long until a thread is tried again that could not be started.
+const AGAIN: Duration = Duration::from_millis(100);
+/// How long the first who wants the second table waits until it is made. Before Linux 5.9 whoever makes it closes copies of all
+/// that is open.
+const MAKING: Duration = Duration::from_secs(10);
+/// No number in the second table is below this, or half of those that there are if that is less.
+const FIRST: u64 = 1 << 16;
+
+/// The threads that have the second table, as many as work at the same time: any of them may wait for a NAS for ever. It stays
+/// as long as the process.
+pub(super) struct Pool {
+    work: Mutex<Work>,
+    /// For the threads that have nothing to do.
+    more: Condvar,
+    /// For the one that starts the others.
+    too_few: Condvar,
+    /// Leads into the second table.
+    way: OwnedFd,
+    /// What was sent last.
+    sent: AtomicU64,
+    arrivals: Mutex<Arrivals>,
+}
+
+#[derive(Default)]
+struct Work {
+    jobs: VecDeque<Job>,
+    /// Threads that wait for some.
+    idle: usize,
+    /// Threads that are about to.
+    starting: usize,
+    /// Why one could not be started, which whoever asks next tells: this table's threads have no log.
+    refused: Option<io::Error>,
+}
+
+/// The other end of the way, in the second table, and what has come there and not been taken.
+struct Arrivals {
+    end: OwnedFd,
+    come: BTreeMap<u64, rustix::io::Result<OwnedFd>>,
+}
+
+static POOL: Mutex<Tables> = Mutex::new(Tables::Unknown);
+
+/// Is there a second table?
+enum Tables {
+    Unknown,
+    /// Its first thread was begun; nobody waits for it twice.
+    Begun(Receiver<Made>, Duration),
+    Two(&'static Pool),
+    /// The kernel, or a filter of system calls, refuses to make one.
+    One,
+}
+
+/// The pool, or why there is none, and what the first table has no need of any more.
+type Made = (rustix::io::Result<&'static Pool>, Vec<OwnedFd>);
+
+/// A line of the log: level, target, text.
+type Line = (Level, String, String);
+
+thread_local! {
+    static IS_APART: Cell<bool> = const { Cell::new(false) };
+    static LINES: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Has this thread the second table? No process is to be started by it, and no other thread but as `of_this_table`.
+pub fn is_here() -> bool {
+    IS_APART.get()
+}
+
+/// The same work on a thread that this one starts, and waits for. There it logs nothing.
+pub(crate) fn of_this_table<T>(work: impl FnOnce() -> T) -> impl FnOnce() -> T {
+    let is_apart = is_here();
+    move || {
+        IS_APART.set(is_apart);
+        work()
+    }
+}
+
+/// Does it where the second table is, if there is one: for what is opened and closed in it.
+pub(crate) fn there<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    match pool() {
+        Ok(Some(pool)) => pool.run(work),
+        _ => work(),
+    }
+}
+
+/// Makes the second table before a file of the NAS is open: otherwise it is made when the first one is opened for writing.
+pub fn prepare() {
+    if let Err(error) = pool() {
+        log::warn!("there is no second table of descriptors yet - {error}");
+    }
+}
+
+#[cfg(any(test, feature = "test-hooks"))]
+pub(crate) use hooks::of_the_same_pool;
+#[cfg(any(test, feature = "test-hooks"))]
+pub use hooks::use_own_pool;
+
+/// A test has the kernel refuse what its own threads ask for: those of the pool are to be among them.
+#[cfg(any(test, feature = "test-hooks"))]
+mod hooks {
+    use std::cell::Cell;
+
+    use super::{Errno, Pool};
+
+    thread_local! {
+        pub(super) static OWN: Cell<Option<&'static Pool>> = const { Cell::new(None) };
+    }
+
+    /// From now on this thread, and those that work for it, have a pool that it has started.
+    pub fn use_own_pool() -> rustix::io::Result<()> {
+        let (pool, _) = Pool::begin()?.recv().map_err(|_| Errno::IO)?;
+        OWN.set(Some(pool?));
+        Ok(())
+    }
+
+    pub(crate) fn of_the_same_pool<T>(work: impl FnOnce() -> T) -> impl FnOnce() -> T {
+        let own = OWN.get();
+        move || {
+            OWN.set(own);
+            work()
+        }
+    }
+}
+
+/// Keeps a line of the log for whoever waits for this thread's work: a logger may open files, which are none of this table's.
+/// False where there is no need to.
+pub(crate) fn keep_line(record: &Record<'_>) -> bool {
+    if !is_here() {
+        return false;
+    }
+    // what is written in the line may itself log
+    let line = (record.level(), record.target().to_owned(), record.args().to_string());
+    LINES.try_with(|lines| lines.borrow_mut().push(line)).is_ok()
+}
+
+/// The threads; none where there is one table.
+pub(super) fn pool() -> rustix::io::Result<Option<&'static Pool>> {
+    #[cfg(any(test, feature = "test-hooks"))]
+    if let Some(own) = hooks::OWN.get() {
+        return Ok(Some(own));
+    }
+    let made = POOL.lock().unwrap_or_else(PoisonError::into_inner).made();
+    made.map(|(pool, refused)| {
+        if let Some(refused) = refused {
+            log::warn!("while a NAS hangs this process may be unable to start others: no second table - {refused}");
+        }
+        pool
+    })
+}
+
+impl Tables {
+    /// The threads, and why there are none where that has just turned out. What may pass is an error.
+    fn made(&mut self) -> rustix::io::Result<(Option<&'static Pool>, Option<Errno>)> {
+        if let Tables::Unknown = self {
+            *self = Tables::Begun(Pool::begin()?, MAKING);
+        }
+        let (made, waited) = match self {
+            Tables::Two(pool) => return Ok((Some(pool), None)),
+            Tables::Begun(begun, wait) => {
+                let wait = std::mem::take(wait);
+                (begun.recv_timeout(wait), !wait.is_zero())
+            }
+            _ => return Ok((None, None)),
+        };
+        let (now, told) = match made {
+            // until it is there what is opened is in the one table that there is
+            Err(RecvTimeoutError::Timeout) => return Ok((None, waited.then_some(Errno::TIMEDOUT))),
+            Err(RecvTimeoutError::Disconnected) => (Tables::Unknown, Err(Errno::IO)),
+            Ok((Ok(pool), _)) => (Tables::Two(pool), Ok((Some(pool), None))),
+            Ok((Err(error), _)) if may_pass(error) => (Tables::Unknown, Err(error)),
+            Ok((Err(refused), _)) => (Tables::One, Ok((None, Some(refused)))),
+        };
+        *self = now;
+        told
+    }
+}
+
+/// Is it an error of a kernel that lacks something now, and not of one that has no second table for this process?
+fn may_pass(error: Errno) -> bool {
+    matches!(error, Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::AGAIN | Errno::INTR)
+}
+
+/// Below this no number in the second table is.
+pub(super) fn first() -> RawFd {
+    let all = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    i32::try_from(FIRST.min(all / 2)).unwrap_or(i32::MAX)
+}
+
+impl Pool {
+    /// Starts the first thread, which makes the table.
+    fn begin() -> rustix::io::Result<Receiver<Made>> {
+        let errno = |error: io::Error| Errno::from_io_error(&error).unwrap_or(Errno::AGAIN);
+        let kind = (AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC);
+        let (ours, theirs) = rustix::net::socketpair(kind.0, kind.1, kind.2, None)?;
+        let (tell, told) = mpsc::channel();
+        let keep = move || {
+            let (pool, done) = match own_table(&theirs) {
+                Ok(end) => (Ok(&*Box::leak(Box::new(Pool::new(ours, end)))), vec![theirs]),
+                Err(error) => (Err(errno(error)), vec![ours, theirs]),
+            };
+            // who waits for it can't be gone
+            let _ = tell.send((pool, done));
+            pool.map(Pool::keep)
+        };
+        thread::Builder::new().name("keep the NAS's files".to_owned()).spawn(keep).map_err(errno)?;
+        Ok(told)
+    }
+
+    fn new(way: OwnedFd, end: OwnedFd) -> Pool {
+        Pool {
+            work: Mutex::default(),
+            more: Condvar::new(),
+            too_few: Condvar::new(),
+            way,
+            sent: AtomicU64::new(0),
+            arrivals: Mutex::new(Arrivals { end, come: BTreeMap::new() }),
+        }
+    }
+
+    /// Closes the file in the second table, and waits no longer than that may take.
+    pub(super) fn close(&self, file: File) {
+        if is_here() {
+            return drop(file);
+        }
+        let (tell, closed) = mpsc::channel();
+        self.take(Box::new(move || {
+            drop(file);
+            // whoever waited may be gone by now
+            let _ = tell.send(());
+        }));
+        if closed.recv_timeout(CLOSE) == Err(RecvTimeoutError::Timeout) {
+            log::debug!("a file is closed when its NAS answers");
+        }
+    }
+
+    /// Runs the work on a thread that has the second table, and waits for it.
+    pub(super) fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        if is_here() {
+            return work();
+        }
+        let (done, lines) = sys::elsewhere(
+            || {
+                let done = catch_unwind(AssertUnwindSafe(work));
+                (done, LINES.take())
+            },
+            |job| self.take(job),
+        );
+        for (level, target, line) in lines {
+            log::log!(target: &target, level, "{line}");
+        }
+        done.unwrap_or_else(|panic| resume_unwind(panic))
+    }
+
+    /// The same with what the descriptor is in the second table.
+    pub(super) fn lend<T: Send, E: From<Errno> + Send>(
+        &self,
+        fd: BorrowedFd<'_>,
+        work: impl FnOnce(OwnedFd) -> Result<T, E> + Send,
+    ) -> Result<T, E> {
+        if is_here() {
+            return work(rustix::io::fcntl_dupfd_cloexec(fd, first())?);
+        }
+        let serial = self.sent.fetch_add(1, Relaxed);
+        send(&self.way, serial, fd)?;
+        self.run(|| {
+            // closing what has come, on FUSE, waits for its server: that is this work's business alone
+            let come = self.arrived(serial)?;
+            let number = rustix::io::fcntl_dupfd_cloexec(&come, first())?;
+            drop(come);
+            work(number)
+        })
+    }
+
+    /// What was sent with this number, which it is once. It is not closed here, for the others wait meanwhile.
+    fn arrived(&self, serial: u64) -> rustix::io::Result<OwnedFd> {
+        let mut arrivals = self.arrivals.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if let Some(come) = arrivals.come.remove(&serial) {
+                return come;
+            }
+            let (serial, come) = receive(&arrivals.end)?;
+            arrivals.come.insert(serial, come);
+        }
+    }
+
+    /// What the first thread does: it starts the others, as many as there is work for, and is never kept from it.
+    fn keep(&'static self) {
+        let mut work = self.lock();
+        loop {
+            let enough = |work: &mut Work| work.jobs.len() <= work.idle + work.starting;
+            work = self.too_few.wait_while(work, enough).unwrap_or_else(PoisonError::into_inner);
+            work.starting += 1;
+            drop(work);
+            let started = thread::Builder::new().name("use the NAS's files".to_owned()).spawn(|| self.work());
+            work = self.lock();
+            if let Err(error) = started {
+                work.refused = Some(error);
+                work.starting -= 1;
+                // until then whichever gets free takes what waits
+                (work, _) = self.too_few.wait_timeout(work, AGAIN).unwrap_or_else(PoisonError::into_inner);
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Work> {
+        self.work.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&self, job: Job) {
+        let mut work = self.lock();
+        work.jobs.push_back(job);
+        if work.jobs.len() <= work.idle {
+            self.more.notify_one();
+        } else {
+            self.too_few.notify_one();
+        }
+        let refused = work.refused.take();
+        drop(work);
+        if let Some(error) = refused {
+            log::warn!("the files of NASes wait for a thread, for none could be started - {error}");
+        }
+    }
+
+    /// What the others do, until there is nothing to do.
+    fn work(&self) {
+        IS_APART.set(true);
+        let mut work = self.lock();
+        work.starting -= 1;
+        loop {
+            work.idle += 1;
+            let nothing = |work: &mut Work| work.jobs.is_empty();
+            (work, _) = self.more.wait_timeout_while(work, IDLE, nothing).unwrap_or_else(PoisonError::into_inner);
+            work.idle -= 1;
+            let Some(job) = work.jobs.pop_front() else { return };
+            drop(work);
+            job();
+            work = self.lock();
+        }
+    }
+}
+
+/// Sends a copy of the descriptor, and this number with it.
+fn send(way: &OwnedFd, serial: u64, fd: BorrowedFd<'_>) -> rustix::io::Result<()> {
+    let (fds, mut space) = ([fd], [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))]);
+    let mut message = SendAncillaryBuffer::new(&mut space);
+    message.push(SendAncillaryMessage::ScmRights(&fds));
+    rustix::net::sendmsg(way, &[IoSlice::new(&serial.to_ne_bytes())], &mut message, SendFlags::NOSIGNAL).map(drop)
+}
+
+/// The next one of what was sent, and its number.
+fn receive(end: &OwnedFd) -> rustix::io::Result<(u64, rustix::io::Result<OwnedFd>)> {
+    let (mut serial, mut space) = ([0; 8], [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))]);
+    let mut message = RecvAncillaryBuffer::new(&mut space);
+    let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
+    rustix::net::recvmsg(end, &mut [IoSliceMut::new(&mut serial)], &mut message, flags)?;
+    let come = message.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+        _ => None,
+    });
+    // the kernel leaves out what it has no number for
+    Ok((u64::from_ne_bytes(serial), come.ok_or(Errno::MFILE)))
+}
+
+/// Gives this thread, and those that it starts, a table of their own, with nothing in it but the standard streams and what `end`
+/// is.
+fn own_table(end: &OwnedFd) -> io::Result<OwnedFd> {
+    sys::leave_descriptors_above(end.as_raw_fd())?;
+    IS_APART.set(true);
+    // all others are copies that their owners know nothing of, also where more than half of all numbers were in use
+    let end = rustix::io::fcntl_dupfd_cloexec(end, first().max(end.as_raw_fd() + 1))?;
+    sys::close_descriptors(libc::STDERR_FILENO + 1..=end.as_raw_fd() - 1)?;
+    // a file that got the number of one of the standard streams would get what is written to that
+    loop {
+        let null = File::open("/dev/null")?;
+        if null.as_raw_fd() > libc::STDERR_FILENO {
+            return Ok(end);
+        }
+        std::mem::forget(null);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::fs;
+    use std::io::Write;
+    use std::path::{Path, PathBuf};
+    use std::process::{Child, Command};
+    use std::time::Instant;
+
+    use rustix::fs::OFlags;
+    use rustix::process::{Pid, Signal, kill_process};
+
+    use super::*;
+    use crate::lacking;
+    use crate::nas::apart::Descriptor;
+    use crate::nas::folder::{FILE_MODE, Folder};
+    use crate::qcow2::Storage;
+    use crate::user::with_rights_of;
+
+    /// For what a test can't go on without.
+    const PATIENCE: Duration = Duration::from_secs(180);
+
+    /// A folder through FUSE, which can hang.
+    struct Fuse {
+        at: PathBuf,
+        server: Child,
+        folders: [tempfile::TempDir; 2],
+    }
+
+    impl Fuse {
+        fn mount(options: &[&str]) -> Fuse {
+            let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+            let at = folders[1].path().to_owned();
+            let server =
+                Command::new("bindfs").arg("-f").args(options).arg(folders[0].path()).arg(&at).spawn().unwrap();
+            let mounts = || fs::read_to_string("/proc/self/mountinfo").unwrap();
+            while !mounts().contains(at.to_str().unwrap()) {
+                thread::sleep(Duration::from_millis(10));
+            }
+            Fuse { at, server, folders }
+        }
+
+        fn tell(&self, signal: Signal) {
+            kill_process(Pid::from_child(&self.server), signal).unwrap();
+        }
+    }
+
+    impl Drop for Fuse {
+        fn drop(&mut self) {
+            self.tell(Signal::CONT);
+            // a process that another test starts may have a copy of a descriptor for a moment
+            assert!(Command::new("umount").arg("--lazy").arg(&self.at).status().unwrap().success());
+            self.server.wait().unwrap();
+        }
+    }
+
+    /// Starts a process while somebody else waits in vain.
+    fn start_a_process() {
+        let (ended, end) = mpsc::channel();
+        thread::spawn(move || ended.send(Command::new("true").status().unwrap().success()));
+        assert_eq!(end.recv_timeout(PATIENCE), Ok(true), "no process starts");
+    }
+
+    fn open_on(table: &str, at: &Path) -> BTreeSet<PathBuf> {
+        let listed = fs::read_dir(table).unwrap().filter_map(|entry| fs::read_link(entry.unwrap().path()).ok());
+        listed.filter(|target| target.starts_with(at)).collect()
+    }
+
+    #[test]
+    #[ignore = "needs a lab: root, QEMU"]
+    fn processes_are_started_while_a_write_hangs_and_other_files_are_written_to() {
+        let nas = Fuse::mount(&[]);
+        let other = tempfile::tempdir().unwrap();
+        let folder = Folder::open_root(&nas.at).unwrap();
+        let file = folder.create_file("image", FILE_MODE).unwrap();
+        file.write_at(&[1; 1 << 20], 0).unwrap();
+        nas.tell(Signal::STOP);
+        let hanging: Vec<_> = (0..3)
+            .map(|at| {
+                let file = file.clone();
+                thread::spawn(move || file.write_at(&[2; 1 << 20], at << 20))
+            })
+            .collect();
+        let closed = thread::spawn(move || drop(file));
+        start_a_process();
+        let file = Folder::open_root(other.path()).unwrap().create_file("image", FILE_MODE).unwrap();
+        file.write_at(b"written", 0).unwrap();
+        start_a_process();
+        assert!(hanging.iter().any(|write| !write.is_finished()), "it did not hang");
+        nas.tell(Signal::CONT);
+        hanging.into_iter().for_each(|write| write.join().unwrap().unwrap());
+        closed.join().unwrap();
+    }
+
+    #[test]
+    fn what_is_opened_so_is_in_the_second_table_alone_until_it_is_dropped() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = Folder::open_root(dir.path()).unwrap();
+        let there = || {
+            let seen = folder.create_file("probe", FILE_MODE).unwrap();
+            fs::remove_file(dir.path().join("probe")).unwrap();
+            seen.with(|_| {
+                open_on("/proc/thread-self/fd", dir.path()).into_iter().filter(|at| at.ends_with("image")).count()
+            })
+        };
+        let here = || open_on("/proc/self/fd", dir.path()).iter().filter(|at| at.ends_with("image")).count();
+        let file = folder.create_file("image", FILE_MODE).unwrap();
+        assert_eq!((here(), there()), (0, 1));
+        for file in [&file, &file.open_again(OFlags::PATH).unwrap()] {
+            let number = file.with(AsRawFd::as_raw_fd);
+            assert!(number >= first() && fs::read_link(format!("/proc/self/fd/{number}")).is_err(), "{number}");
+        }
+        let same = file.clone();
+        drop(file);
+        assert_eq!((here(), there()), (0, 1));
+        drop(same);
+        assert_eq!((here(), there()), (0, 0));
+        for _ in 0..2_000 {
+            let file = folder.open_for_writing("image").unwrap();
+            file.with_lent(&File::open("/dev/null").unwrap(), |_, _| Ok(())).unwrap();
+            file.clone_from(0, &File::open("/dev/null").unwrap(), 0, 4096).unwrap_err();
+        }
+        assert_eq!((here(), there()), (0, 0));
+        let null = folder.open_for_writing("image").unwrap();
+        let lent = null.with(|_| open_on("/proc/thread-self/fd", Path::new("/dev/null")).len());
+        assert!(lent <= 1, "{lent}");
+    }
+
+    #[test]
+    #[ignore = "needs a lab: root, QEMU"]
+    fn what_is_made_where_no_mode_can_be_set_is_told_of_once_by_the_name_of_the_file_system() {
+        let nas = Fuse::mount(&["--chmod-deny"]);
+        let folder = Folder::open_root(&nas.at).unwrap();
+        // other than what the umask leaves
+        folder.create_file("image", 0o666).unwrap();
+        assert!(lacking::is_told(&folder, "chmod"));
+    }
+
+    #[test]
+    fn a_thread_with_other_rights_has_the_table_of_who_begins_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = Folder::open_root(dir.path()).unwrap().create_file("image", FILE_MODE).unwrap();
+        let same = file.clone();
+        let ask = |file: &File| with_rights_of((65534, 65534), "ask", || (is_here(), file.stat(), same.stat()));
+        let (is_apart, stat, again) = file.with(ask).unwrap().unwrap();
+        assert!(is_apart);
+        assert_eq!(
+            (stat.unwrap().st_ino, again.unwrap().st_ino),
+            (file.stat().unwrap().st_ino, file.stat().unwrap().st_ino)
+        );
+    }
+
+    #[test]
+    fn that_the_kernel_lacks_something_now_is_no_refusal_for_good() {
+        let of = |error| {
+            let (tell, told) = mpsc::channel();
+            tell.send((Err(error), vec![])).unwrap();
+            Tables::Begun(told, MAKING)
+        };
+        let made = |tables: &mut Tables| tables.made().map(|(pool, refused)| (pool.is_some(), refused));
+        for passing in [Errno::MFILE, Errno::NOMEM, Errno::AGAIN] {
+            let mut tables = of(passing);
+            assert_eq!(made(&mut tables), Err(passing));
+            assert_eq!([made(&mut tables), made(&mut tables)], [Ok((true, None)); 2]);
+        }
+        for refused in [Errno::PERM, Errno::NOSYS, Errno::INVAL, Errno::ACCESS, Errno::NOENT] {
+            let mut tables = of(refused);
+            assert_eq!([made(&mut tables), made(&mut tables)], [Ok((false, Some(refused))), Ok((false, None))]);
+        }
+        let (_still_at_it, told) = mpsc::channel();
+        let mut tables = Tables::Begun(told, Duration::from_millis(1));
+        let waited = Ok((false, Some(Errno::TIMEDOUT)));
+        assert_eq!([made(&mut tables), made(&mut tables)], [waited, Ok((false, None))]);
+    }
+
+    /// Lends a file of a NAS that hangs, and others meanwhile; did closing what was lent hang? A server that has once said that it
+    /// has no use for it is not asked, and processes that other tests start close copies.
+    fn lends_while_a_close_hangs() -> bool {
+        let (nas, other) = (Fuse::mount(&[]), tempfile::tempdir().unwrap());
+        fs::write(nas.folders[0].path().join("source"), "source").unwrap();
+        let folder = Folder::open_root(other.path()).unwrap();
+        let file = folder.create_file("image", FILE_MODE).unwrap();
+        let source = File::open(nas.at.join("source")).unwrap();
+        nas.tell(Signal::STOP);
+        let hanging = thread::spawn(move || file.with_lent(&source, |_, _| Ok(())));
+        let (tell, told) = mpsc::channel();
+        let others = thread::spawn(move || {
+            let begun = Instant::now();
+            // long enough for the first to get to where it hangs
+            while begun.elapsed() < Duration::from_millis(300) {
+                folder.open_for_writing("image").unwrap();
+            }
+            tell.send(!hanging.is_finished()).unwrap();
+            hanging
+        });
+        let hung = told.recv_timeout(PATIENCE).expect("what is lent waits for a close of somebody else's");
+        nas.tell(Signal::CONT);
+        others.join().unwrap().join().unwrap().unwrap();
+        hung
+    }
+
+    #[test]
+    #[ignore = "needs a lab: root, QEMU"]
+    fn a_file_whose_close_hangs_keeps_no_other_from_being_lent() {
+        assert!((0..20).any(|_| lends_while_a_close_hangs()), "no close has hung");
+    }
+
+    #[test]
+    fn nothing_that_was_open_stays_in_the_second_table_however_much_it_was() {
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        // beyond the numbers of which the second table has none
+        let far = rustix::io::fcntl_dupfd_cloexec(&theirs, first() + 100).unwrap();
+        let end = rustix::io::fcntl_dupfd_cloexec(File::open("/dev/null").unwrap(), first() + 200).unwrap();
+        let in_it = || {
+            let own = own_table(&end).unwrap();
+            let listed = fs::read_dir("/proc/thread-self/fd").unwrap();
+            let numbers = listed.map(|entry| entry.unwrap().file_name().to_str().unwrap().parse::<RawFd>().unwrap());
+            numbers.filter(|number| *number > libc::STDERR_FILENO && *number != own.as_raw_fd()).count()
+        };
+        // that of the listing
+        assert!(thread::scope(|scope| scope.spawn(in_it).join().unwrap()) <= 1);
+        drop((far, theirs));
+        assert_eq!(std::io::Read::read(&mut &ours, &mut [0]).unwrap(), 0, "a copy is open somewhere");
+    }
+
+    #[test]
+    fn each_gets_what_it_has_lent_itself() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = Folder::open_root(dir.path()).unwrap().create_file("image", FILE_MODE).unwrap();
+        thread::scope(|scope| {
+            for at in 0..4 {
+                let (own, file) = (File::create(dir.path().join(at.to_string())).unwrap(), &file);
+                scope.spawn(move || {
+                    for _ in 0..500 {
+                        let ino = file.with_lent(&own, |_, lent| Ok(lent.stat()?.st_ino)).unwrap();
+                        assert_eq!(ino, own.stat().unwrap().st_ino);
+                    }
+                });
+            }
+        });
+    }
+
+    #[test]
+    fn a_line_that_logs_when_it_is_written_is_kept() {
+        struct Loud;
+        impl std::fmt::Display for Loud {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                assert!(keep_line(&Record::builder().args(format_args!("within")).build()));
+                f.write_str("line")
+            }
+        }
+        let kept = thread::spawn(|| {
+            IS_APART.set(true);
+            assert!(keep_line(&Record::builder().args(format_args!("{Loud}")).build()));
+            LINES.take().into_iter().map(|(_, _, text)| text).collect::<Vec<_>>()
+        });
+        assert_eq!(kept.join().unwrap(), ["within", "line"]);
+    }
+
+    #[test]
+    fn a_panic_goes_on_where_the_work_was_asked_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut file = Folder::open_root(dir.path()).unwrap().create_file("image", FILE_MODE).unwrap();
+        let panics = || {
+            file.with(|_| {
+                if is_here() {
+                    panic!("in the work")
+                }
+            })
+        };
+        let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(panics)).unwrap_err();
+        assert_eq!(panic.downcast_ref(), Some(&"in the work"));
+        assert!(!is_here());
+        file.write_all(b"goes on").unwrap();
+        assert_eq!(fs::read(dir.path().join("image")).unwrap(), b"goes on");
+    }
+}
