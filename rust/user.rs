@@ -165,7 +165,9 @@ mod tests {
         const ALONE: &str = "NASBACKUP_TEST_ALONE";
         if std::env::var_os(ALONE).is_none() {
             let mut alone = Command::new(std::env::current_exe().unwrap());
-            alone.args(["--exact", "user::tests::the_process_dumps_core_as_before"]).env(ALONE, "1");
+            alone
+                .args(["--include-ignored", "--exact", "user::tests::the_process_dumps_core_as_before"])
+                .env(ALONE, "1");
             let ended = alone.output().unwrap();
             let output = String::from_utf8_lossy(&ended.stdout);
             assert!(ended.status.success() && output.contains("1 passed"), "{output}");
