@@ -166,12 +166,7 @@ mod tests {
         if std::env::var_os(ALONE).is_none() {
             let mut alone = Command::new(std::env::current_exe().unwrap());
             alone
-                .args([
-                    "--include-ignored",
-                    "--include-ignored",
-                    "--exact",
-                    "user::tests::the_process_dumps_core_as_before",
-                ])
+                .args(["--include-ignored", "--exact", "user::tests::the_process_dumps_core_as_before"])
                 .env(ALONE, "1");
             let ended = alone.output().unwrap();
             let output = String::from_utf8_lossy(&ended.stdout);
