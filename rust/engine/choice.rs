@@ -11,19 +11,19 @@ use crate::nas::deadline::ask;
 use crate::nbd;
 
 /// How long libvirt may take to say its version.
-const CALL: Duration = Duration::from_secs(60);
+const VERSION_LIMIT: Duration = Duration::from_secs(60);
 /// From here on libvirt has all that a backup of either engine needs.
-const LIBVIRT: u64 = 7_002_000;
+const LEAST_LIBVIRT: u64 = 7_002_000;
 /// The same of QEMU.
-const QEMU: u64 = 4_002_000;
+const LEAST_QEMU: u64 = 4_002_000;
 /// Before this version QEMU ends by an assertion (`nbd_blockdev_client_closed`) when a client of its NBD server closes the
 /// connection to a disk that an iothread serves, and so does the guest: its commit f816310d0c32. Whoever holds the connection
 /// may be killed, which closes it: no order of closing helps.
-const IOTHREADS: u64 = 9_000_000;
+const IOTHREADS_FIXED: u64 = 9_000_000;
 
 /// What was found on the host; an error says why something is not to be had.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Facts {
+struct PullSupport {
     /// libvirt's version, as it counts: 9.0.0 is 9,000,000.
     libvirt: u64,
     /// QEMU's, counted alike.
@@ -36,7 +36,7 @@ struct Facts {
 
 /// A disk that is to be copied, as far as it matters here.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Disk {
+pub struct DiskToPull {
     /// Its name in the domain.
     pub target: String,
     /// Size that the guest sees, in bytes.
@@ -57,19 +57,19 @@ pub struct Choice {
 /// Chooses the engine for a backup of `domain`, whose QEMU runs as `owner`, by what is `asked`, and makes the scratch files
 /// of the `disks`. `refused`: why an earlier attempt by pull failed. `DOMAIN_STATE` when a pull is asked for that would end the
 /// guest.
-pub fn choose(
+pub fn choose_engine(
     asked: Engine,
     refused: Option<String>,
     config: &Config,
     domain: &Domain,
     owner: Option<(u32, u32)>,
-    disks: &[Disk],
+    disks: &[DiskToPull],
 ) -> Result<Choice> {
-    let harm = || {
+    let danger = || {
         let with = disks.iter().find(|disk| disk.iothread && !is_dared())?;
         let asked = domain.clone();
-        let version = ask("find out which QEMU the guest runs", CALL, move || asked.qemu_version());
-        ends_the_guest(&with.target, version.map_err(|error| error.to_string()))
+        let version = ask("find out which QEMU the guest runs", VERSION_LIMIT, move || asked.qemu_version());
+        danger_of_pull(&with.target, version.map_err(|error| error.to_string()))
     };
     let make = || {
         let mut scratch = Scratch::make(config, domain.name(), owner)?;
@@ -82,20 +82,21 @@ pub fn choose(
         |reason: Option<String>| Choice { scratch: None, details: reason.map(|reason| format!("by push: {reason}")) };
     Ok(match (asked, refused) {
         (Engine::Push, _) => push(None),
-        (Engine::Pull, _) => match harm() {
+        (Engine::Pull, _) => match danger() {
             None => Choice { scratch: Some(make()?), details: None },
             Some(reason) => return Err(Error::new(Code::DomainState, "choose the engine", reason)),
         },
         (Engine::Auto, Some(reason)) => push(Some(reason)),
         (Engine::Auto, None) => {
-            if let Some(reason) = harm() {
+            if let Some(reason) = danger() {
                 return Ok(push(Some(reason)));
             }
             let asked = domain.clone();
-            let (libvirt, qemu) = ask("ask for the versions of libvirt and QEMU", CALL, move || asked.versions())?;
+            let (libvirt, qemu) =
+                ask("ask for the versions of libvirt and QEMU", VERSION_LIMIT, move || asked.versions())?;
             let (libnbd, scratch) = (nbd::available().map_err(|e| e.to_string()), make());
             let found = scratch.as_ref().map(drop).map_err(|e| e.to_string());
-            match against_pull(&Facts { libvirt, qemu, libnbd, scratch: found }) {
+            match reason_against_pull(&PullSupport { libvirt, qemu, libnbd, scratch: found }) {
                 None => Choice { scratch: Some(scratch?), details: None },
                 reason => push(reason),
             }
@@ -116,23 +117,23 @@ fn is_dared() -> bool {
 
 /// Why a pull would end a guest whose disk `target` has an iothread and whose QEMU is of this version; `None`: it would not. A
 /// version that is not known may be any.
-fn ends_the_guest(target: &str, qemu: Result<u64, String>) -> Option<String> {
+fn danger_of_pull(target: &str, qemu: Result<u64, String>) -> Option<String> {
     let found = match qemu {
-        Ok(found) if found >= IOTHREADS => return None,
+        Ok(found) if found >= IOTHREADS_FIXED => return None,
         Ok(found) => format!("QEMU is {}", version(found)),
         Err(reason) => format!("the version of the guest's QEMU is not known ({reason})"),
     };
-    let fixed = version(IOTHREADS);
+    let fixed = version(IOTHREADS_FIXED);
     Some(format!("disk {target} has an iothread and {found}: before {fixed} the guest could die of a pull"))
 }
 
 /// Why a guest can't be backed up by pull on this host; `None`: it can.
-fn against_pull(facts: &Facts) -> Option<String> {
+fn reason_against_pull(facts: &PullSupport) -> Option<String> {
     let older = |what: &str, found: u64, needed: u64| {
         (found < needed).then(|| format!("{what} is {}, pull needs {}", version(found), version(needed)))
     };
-    older("libvirt", facts.libvirt, LIBVIRT)
-        .or_else(|| older("QEMU", facts.qemu, QEMU))
+    older("libvirt", facts.libvirt, LEAST_LIBVIRT)
+        .or_else(|| older("QEMU", facts.qemu, LEAST_QEMU))
         .or_else(|| facts.libnbd.clone().err())
         .or_else(|| facts.scratch.clone().err())
 }
@@ -153,7 +154,7 @@ mod tests {
             (Ok(8_002_002), Some("QEMU is 8.2.2")),
             (Err("upgraded".to_owned()), Some("is not known (upgraded)")),
         ] {
-            let reason = ends_the_guest("vdb", qemu);
+            let reason = danger_of_pull("vdb", qemu);
             assert_eq!(reason.is_some(), found.is_some(), "{reason:?}");
             assert!(found.is_none_or(|found| reason.is_some_and(|it| it.contains(found) && it.contains("disk vdb"))));
         }
@@ -161,19 +162,19 @@ mod tests {
 
     #[test]
     fn it_is_pull_unless_something_is_missing() {
-        let all = Facts { libvirt: 9_000_000, qemu: 7_002_022, libnbd: Ok(()), scratch: Ok(()) };
+        let all = PullSupport { libvirt: 9_000_000, qemu: 7_002_022, libnbd: Ok(()), scratch: Ok(()) };
         let no = |why: &str| Err(why.to_owned());
         for (facts, why) in [
             (all.clone(), None),
-            (Facts { libvirt: LIBVIRT, qemu: QEMU, ..all.clone() }, None),
-            (Facts { libvirt: 7_001_999, ..all.clone() }, Some("libvirt is 7.1.999, pull needs 7.2.0")),
-            (Facts { qemu: 4_001_000, ..all.clone() }, Some("QEMU is 4.1.0, pull needs 4.2.0")),
-            (Facts { libnbd: no("no libnbd"), ..all.clone() }, Some("no libnbd")),
-            (Facts { scratch: no("full"), ..all.clone() }, Some("full")),
-            (Facts { libnbd: no("no libnbd"), scratch: no("full"), ..all.clone() }, Some("no libnbd")),
-            (Facts { qemu: 0, libnbd: no("no libnbd"), ..all }, Some("QEMU is 0.0.0, pull needs 4.2.0")),
+            (PullSupport { libvirt: LEAST_LIBVIRT, qemu: LEAST_QEMU, ..all.clone() }, None),
+            (PullSupport { libvirt: 7_001_999, ..all.clone() }, Some("libvirt is 7.1.999, pull needs 7.2.0")),
+            (PullSupport { qemu: 4_001_000, ..all.clone() }, Some("QEMU is 4.1.0, pull needs 4.2.0")),
+            (PullSupport { libnbd: no("no libnbd"), ..all.clone() }, Some("no libnbd")),
+            (PullSupport { scratch: no("full"), ..all.clone() }, Some("full")),
+            (PullSupport { libnbd: no("no libnbd"), scratch: no("full"), ..all.clone() }, Some("no libnbd")),
+            (PullSupport { qemu: 0, libnbd: no("no libnbd"), ..all }, Some("QEMU is 0.0.0, pull needs 4.2.0")),
         ] {
-            assert_eq!(against_pull(&facts).as_deref(), why, "{facts:?}");
+            assert_eq!(reason_against_pull(&facts).as_deref(), why, "{facts:?}");
         }
     }
 }

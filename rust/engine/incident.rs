@@ -42,7 +42,7 @@ impl Incident {
     }
 
     /// The error of the job during which it came, with both in it.
-    pub fn told_in(&self, error: Error) -> Error {
+    pub fn add_to(&self, error: Error) -> Error {
         let (cause, told) = (&error.cause, self.to_string());
         if cause.contains(&told) { error } else { Error { cause: format!("{cause}; {told}"), ..error } }
     }

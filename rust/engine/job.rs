@@ -30,7 +30,7 @@ pub(super) const POLL: Duration = Duration::from_millis(250);
 /// Between two looks at cancel and deadline.
 pub(super) const TICK: Duration = Duration::from_millis(100);
 /// How long libvirt may be out of reach while a job runs. One that is restarted is back sooner. Tests wait for it.
-const REACH: Duration = Duration::from_secs(if cfg!(feature = "test-hooks") { 30 } else { 120 });
+const RECONNECT_LIMIT: Duration = Duration::from_secs(if cfg!(feature = "test-hooks") { 30 } else { 120 });
 /// How long a domain that begins to shut down may take to show that it only restarts.
 const RESTART: Duration = Duration::from_millis(500);
 
@@ -54,7 +54,7 @@ pub(super) enum Signal {
 
 /// Everything that a job needs but the job: so that little is left to do while the guest is frozen.
 #[derive(Debug)]
-pub struct Prepared {
+pub struct PreparedJob {
     domain: Domain,
     disks: Vec<JobDisk>,
     /// Where its files lie, or its socket: by this it is known from other jobs.
@@ -65,10 +65,10 @@ pub struct Prepared {
     poller: Sender<()>,
 }
 
-impl Prepared {
+impl PreparedJob {
     /// Subscribes to the domain's events and readies the poller, for a job that reads these disks, and has what it
     /// makes in `folder`. `BUSY` when a job runs on the domain.
-    pub fn new(domain: &Domain, disks: Vec<JobDisk>, folder: PathBuf) -> Result<Prepared> {
+    pub fn new(domain: &Domain, disks: Vec<JobDisk>, folder: PathBuf) -> Result<PreparedJob> {
         let asked = domain.clone();
         let job = ask("look at the domain's job", CALL, move || asked.forget_ended_job().and_then(|()| asked.job()))?;
         if job.state == JobState::Running {
@@ -77,8 +77,8 @@ impl Prepared {
         let (sender, signals) = mpsc::channel();
         let subscription = libvirt::subscribe(domain.uuid(), sender.clone(), Signal::Event);
         let (poller, started) = mpsc::channel();
-        poll(domain.clone(), sender.clone(), started)?;
-        Ok(Prepared { domain: domain.clone(), disks, folder, sender, signals, _subscription: subscription, poller })
+        start_poller(domain.clone(), sender.clone(), started)?;
+        Ok(PreparedJob { domain: domain.clone(), disks, folder, sender, signals, _subscription: subscription, poller })
     }
 
     /// Begins the job that `backup` describes, together with the checkpoint. The outer error says that libvirt did not answer
@@ -88,7 +88,8 @@ impl Prepared {
         // What came while the guest was being frozen, which may take minutes, is none of this job's.
         while self.signals.try_recv().is_ok() {}
         let domain = self.domain.clone();
-        let begin = move || Ok(domain.begin_backup(&backup, checkpoint.as_deref()).map(|()| Begun(Some(domain))));
+        let begin =
+            move || Ok(domain.begin_backup(&backup, checkpoint.as_deref()).map(|()| UnclaimedJob(Some(domain))));
         let begun = if engine == Engine::Pull { ask(STEP, CALL, begin) } else { of_the_guest(STEP, CALL, begin) };
         Ok(begun?.map(|begun| {
             begun.keep();
@@ -102,7 +103,7 @@ impl Prepared {
 /// A job that was begun.
 #[derive(Debug)]
 pub struct BackupJob {
-    prepared: Prepared,
+    prepared: PreparedJob,
     /// Since when the domain seems to stop.
     leaving: Option<Instant>,
     /// The first error of the storage that the guest has met.
@@ -167,7 +168,7 @@ impl BackupJob {
         }
         let signal = self.signal(TICK);
         if let Some(Signal::Lost(error)) = signal {
-            let cause = format!("libvirt could not be reached for {} s: {}", REACH.as_secs(), error.cause);
+            let cause = format!("libvirt could not be reached for {} s: {}", RECONNECT_LIMIT.as_secs(), error.cause);
             return Err(Error::new(Code::Libvirt, COPY, cause));
         }
         if let Some(Signal::Event(Event::Gone) | Signal::Gone) = signal {
@@ -191,12 +192,12 @@ impl BackupJob {
     }
 
     /// The same for a job that nothing keeps from ending: as long as libvirt may take to tell that.
-    pub(super) fn complete(&mut self) {
+    pub(super) fn end_completed(&mut self) {
         self.end_within(CALL, COMPLETE);
     }
 
     /// Has the job aborted that can't end before the NAS answers. libvirt, which may wait for that, too, is not waited for.
-    pub(super) fn leave(&mut self) {
+    pub(super) fn abort_without_wait(&mut self) {
         self.end_within(LEAVE, Duration::ZERO);
     }
 
@@ -208,7 +209,7 @@ impl BackupJob {
         // ours may have ended without our knowing, and what runs by now, or when libvirt answers, be somebody else's
         let abort = move || {
             let Some(domain) = domain.again()? else { return Ok(Some(false)) };
-            let runs = leftover::runs(&domain, &folder)?;
+            let runs = leftover::runs_in(&domain, &folder)?;
             if runs == Some(true) {
                 domain.abort_job()?;
             }
@@ -239,15 +240,15 @@ impl BackupJob {
 }
 
 /// A job that libvirt has begun; dropped, because nobody waits for it any more, it is aborted.
-struct Begun(Option<Domain>);
+struct UnclaimedJob(Option<Domain>);
 
-impl Begun {
+impl UnclaimedJob {
     fn keep(mut self) {
         self.0 = None;
     }
 }
 
-impl Drop for Begun {
+impl Drop for UnclaimedJob {
     fn drop(&mut self) {
         if let Some(domain) = &self.0
             && let Err(error) = domain.abort_job()
@@ -259,14 +260,14 @@ impl Drop for Begun {
 
 /// Readies the thread that looks at the job's statistics: progress, and its end should the event be lost. It looks from
 /// the first message of `started` on, until the other side is gone.
-fn poll(domain: Domain, signals: Sender<Signal>, started: Receiver<()>) -> Result<()> {
+fn start_poller(domain: Domain, signals: Sender<Signal>, started: Receiver<()>) -> Result<()> {
     let look = move || {
         if started.recv().is_err() {
             return;
         }
         let mut out_of_reach = None;
         while started.recv_timeout(POLL) == Err(RecvTimeoutError::Timeout) {
-            let told = look_once(&domain, &mut out_of_reach).map(|signal| signals.send(signal));
+            let told = poll_once(&domain, &mut out_of_reach).map(|signal| signals.send(signal));
             match told {
                 Ok(Err(_)) => return,
                 Ok(Ok(())) => {}
@@ -279,9 +280,9 @@ fn poll(domain: Domain, signals: Sender<Signal>, started: Receiver<()>) -> Resul
 }
 
 /// One look at the job, on the connection of now. Since when there is none is kept in `out_of_reach`.
-fn look_once(domain: &Domain, out_of_reach: &mut Option<Instant>) -> Result<Signal> {
+fn poll_once(domain: &Domain, out_of_reach: &mut Option<Instant>) -> Result<Signal> {
     let found = match domain.again() {
-        Err(error) if out_of_reach.get_or_insert_with(Instant::now).elapsed() >= REACH => {
+        Err(error) if out_of_reach.get_or_insert_with(Instant::now).elapsed() >= RECONNECT_LIMIT => {
             return Ok(Signal::Lost(error));
         }
         found => found?,

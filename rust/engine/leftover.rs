@@ -14,7 +14,7 @@ const END: Duration = Duration::from_secs(50);
 
 /// Does a backup job run on `domain` whose files, or whose socket, lie in `folder`? `None` when one runs and libvirt does not
 /// tell yet where they lie. QEMU is not asked.
-pub fn runs(domain: &Domain, folder: &Path) -> Result<Option<bool>> {
+pub fn runs_in(domain: &Domain, folder: &Path) -> Result<Option<bool>> {
     let job = domain.job()?;
     if job.state != JobState::Running || !job.backup {
         return Ok(Some(false));
@@ -25,12 +25,12 @@ pub fn runs(domain: &Domain, folder: &Path) -> Result<Option<bool>> {
 /// Ends the backup job of `domain` if its files, or its socket, lie in `folder`. Says whether there was such a job. `TIMEOUT`
 /// when QEMU does not end it: one that is hostile never does.
 pub fn end_job(domain: &Domain, folder: &Path) -> Result<bool> {
-    if runs(domain, folder)? != Some(true) {
+    if runs_in(domain, folder)? != Some(true) {
         return Ok(false);
     }
     log::warn!("{}: a backup job that nobody waits for is aborted", domain.name());
     if let Err(refused) = domain.abort_job()
-        && runs(domain, folder)? != Some(false)
+        && runs_in(domain, folder)? != Some(false)
     {
         // It has not ended by itself meanwhile.
         return Err(refused);

@@ -1,10 +1,10 @@
 //! The ways in which a guest's data travels to the NAS.
 
-mod answer;
 pub mod choice;
 pub mod incident;
 pub mod job;
 pub mod leftover;
+mod nas_probe;
 pub mod offline;
 mod pace;
 pub mod pull;
@@ -18,7 +18,7 @@ mod shared;
 pub mod socket;
 mod writer;
 
-pub use writer::{Target, Written};
+pub use writer::{CopyTarget, Written};
 
 use serde::{Deserialize, Serialize};
 

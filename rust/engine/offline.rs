@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use super::job::{COPY, TICK};
 use super::rate::{Limiter, Rate};
-use super::reader::{self, Course, Export};
+use super::reader::{self, DiskExport, Throttle};
 use super::shared::Shared;
 use super::socket::Socket;
-use super::writer::{Ends, Piece, REQUEST, STOP, Slot, Target, Writer, Written, send};
+use super::writer::{CopyTarget, Piece, REQUEST, STOP, Slot, Writer, WriterEnds, Written, send};
 use crate::error::{Code, Error, Result};
 use crate::job::Reporter;
 use crate::nas::deadline::{self, Background};
@@ -23,9 +23,9 @@ const HANGING: &str = "a read that the disk's own storage does not answer, and w
 
 /// One disk of a stopped guest.
 #[derive(Debug)]
-pub struct Disk {
+pub struct OfflineDisk {
     /// Where its data goes.
-    pub target: Target,
+    pub target: CopyTarget,
     /// Where it comes from.
     pub origin: Origin,
 }
@@ -43,7 +43,7 @@ pub enum Origin {
 /// recorded of each. The targets are complete, not synced. A reader or a writer that hangs is left behind, which the error
 /// says.
 pub fn copy(
-    disks: Vec<Disk>,
+    disks: Vec<OfflineDisk>,
     rate: Rate,
     session: Session,
     guard: impl Send + 'static,
@@ -53,7 +53,7 @@ pub fn copy(
     let shared = Arc::new(Shared::default());
     let (ended, ends) = mpsc::channel();
     let (mut sources, mut targets) = (Vec::new(), Vec::new());
-    for Disk { target, origin } in disks {
+    for OfflineDisk { target, origin } in disks {
         sources.push((target.disk.clone(), target.size, origin));
         targets.push(target);
     }
@@ -63,21 +63,21 @@ pub fn copy(
             let _ = sender.send(());
         }
     };
-    let (writer, way) = Writer::start(targets, session, &shared, tell(ended.clone()))?;
+    let (writer, writer_ends) = Writer::start(targets, session, &shared, tell(ended.clone()))?;
     let ours = shared.clone();
     let work = move || {
         let _guard = guard;
-        read(sources, way, Course::new(std::iter::empty(), rate), &ours)
+        read(sources, writer_ends, Throttle::new(std::iter::empty(), rate), &ours)
     };
     let reader = deadline::start_for_the_guest("read the disks", work, tell(ended))?;
     let copied = follow(&reader, &writer, &ends, &shared, job, deadline);
-    copied.map_err(|error| left_by(&reader, writer.give_up(&shared, error)))
+    copied.map_err(|error| note_left_reader(&reader, writer.give_up(&shared, error)))
 }
 
 /// The bytes that a copy of the `disk`, which has `size` bytes, would read: all that hold data, or those that have changed.
-pub fn count(disk: &str, size: u64, origin: Origin) -> Result<u64> {
+pub fn count_bytes_to_read(disk: &str, size: u64, origin: Origin) -> Result<u64> {
     let shared = Shared::default();
-    Source::open((disk.to_owned(), size, origin), &shared)?.count(&shared)
+    DiskReader::open((disk.to_owned(), size, origin), &shared)?.count(&shared)
 }
 
 /// Waits until everything was read and written.
@@ -96,13 +96,13 @@ fn follow(
         // Whoever ends only because the other has says so by its code: the other's reason comes.
         match (&read, &written) {
             (Some(Ok(())), Some(Ok(written))) => {
-                shared.tell(job)?;
+                shared.report(job)?;
                 return Ok(written.clone());
             }
             (Some(Err(error)), _) | (_, Some(Err(error))) if error.code != Code::Cancelled => return Err(error.clone()),
             _ => {}
         }
-        shared.tell(job)?;
+        shared.report(job)?;
         if Instant::now() >= deadline {
             return Err(Error::new(Code::Timeout, COPY, "not done within waitSeconds"));
         }
@@ -112,44 +112,44 @@ fn follow(
 }
 
 /// The error, and whether the reader, which has been told to stop, is left behind.
-fn left_by(reader: &Background<()>, error: Error) -> Error {
+fn note_left_reader(reader: &Background<()>, error: Error) -> Error {
     let hangs = reader.wait(STOP).is_none() && !reader.has_ended();
     if hangs { error.with_leftover(HANGING) } else { error }
 }
 
 /// A disk's name and size, and what it is read from.
-type Named = (String, u64, Origin);
+type DiskOrigin = (String, u64, Origin);
 
 /// Reads the disks, one after the other.
-fn read(disks: Vec<Named>, ends: Ends, mut course: Course, shared: &Shared) -> Result<()> {
-    let mut sources = disks.into_iter().map(|disk| Source::open(disk, shared)).collect::<Result<Vec<_>>>()?;
+fn read(disks: Vec<DiskOrigin>, ends: WriterEnds, mut throttle: Throttle, shared: &Shared) -> Result<()> {
+    let mut sources = disks.into_iter().map(|disk| DiskReader::open(disk, shared)).collect::<Result<Vec<_>>>()?;
     let mut total = 0;
     for source in &mut sources {
         total += source.count(shared)?;
     }
-    shared.is_to_do(total);
+    shared.set_total(total);
     for source in sources {
         match source {
-            Source::Images(mut images) => images.copy(&ends, &course.limiter, shared)?,
-            Source::Export(mut export) => export.copy(&mut course, &ends, shared)?,
+            DiskReader::Images(mut images) => images.copy(&ends, &throttle.limiter, shared)?,
+            DiskReader::Export(mut export) => export.copy(&mut throttle, &ends, shared)?,
         }
     }
     Ok(())
 }
 
 /// The reader's side of one disk.
-enum Source {
-    Images(Images),
-    Export(reader::Disk),
+enum DiskReader {
+    Images(ImageReader),
+    Export(reader::ExportReader),
 }
 
-impl Source {
-    fn open((name, size, origin): Named, shared: &Shared) -> Result<Source> {
+impl DiskReader {
+    fn open((name, size, origin): DiskOrigin, shared: &Shared) -> Result<DiskReader> {
         Ok(match origin {
-            Origin::Images(view, changes) => Source::Images(Images { name, view, changes }),
+            Origin::Images(view, changes) => DiskReader::Images(ImageReader { name, view, changes }),
             Origin::Export(socket) => {
-                let export = Export { disk: name, size, incremental: false, scratch: None };
-                Source::Export(reader::Disk::open(&socket, export, shared)?)
+                let export = DiskExport { disk: name, size, incremental: false, scratch: None };
+                DiskReader::Export(reader::ExportReader::open(&socket, export, shared)?)
             }
         })
     }
@@ -157,20 +157,20 @@ impl Source {
     /// The bytes that are to be read.
     fn count(&mut self, shared: &Shared) -> Result<u64> {
         match self {
-            Source::Images(images) => images.count(shared),
-            Source::Export(export) => export.count(shared),
+            DiskReader::Images(images) => images.count(shared),
+            DiskReader::Export(export) => export.count(shared),
         }
     }
 }
 
-struct Images {
+struct ImageReader {
     /// For messages.
     name: String,
     view: Box<View>,
     changes: Option<Dirty>,
 }
 
-impl Images {
+impl ImageReader {
     /// The bytes that are to be read.
     fn count(&mut self, shared: &Shared) -> Result<u64> {
         let mut total = 0;
@@ -181,34 +181,34 @@ impl Images {
         Ok(total)
     }
 
-    fn copy(&mut self, (pieces, free): &Ends, limiter: &Limiter, shared: &Shared) -> Result<()> {
+    fn copy(&mut self, (pieces, free): &WriterEnds, limiter: &Limiter, shared: &Shared) -> Result<()> {
         let (name, most) = (self.name.clone(), REQUEST.min(limiter.most()));
         self.runs(shared, |view, at, run| {
             if run.zero {
-                return send(pieces, Piece::Zeroes { offset: at, length: run.length, slot: take(free, shared)? });
+                return send(pieces, Piece::Zeroes { offset: at, length: run.length, slot: take_slot(free, shared)? });
             }
             for offset in (at..at + run.length).step_by(most) {
-                let mut slot = take(free, shared)?;
+                let mut slot = take_slot(free, shared)?;
                 let length = usize::try_from(at + run.length - offset).unwrap_or(most).min(most);
-                limiter.wait(length as u64, || shared.go_on())?;
-                view.read(offset, &mut slot[..length]).map_err(|error| failed(&name, error))?;
+                limiter.wait(length as u64, || shared.check_not_stopped())?;
+                view.read(offset, &mut slot[..length]).map_err(|error| read_error(&name, error))?;
                 send(pieces, Piece::Data { offset, length, slot })?;
             }
             Ok(())
         })?;
-        self.view.check_whole().map_err(|error| failed(&name, error))?;
+        self.view.check_whole().map_err(|error| read_error(&name, error))?;
         send(pieces, Piece::End)
     }
 
     /// Calls `each` with what is to be copied, in order.
     fn runs(&mut self, shared: &Shared, mut each: impl FnMut(&mut View, u64, qcow2::Run) -> Result<()>) -> Result<()> {
-        let Images { name, view, changes } = self;
+        let ImageReader { name, view, changes } = self;
         let size = view.size();
         let mut walk = |range: Range<u64>| {
             let mut at = range.start;
             while at < range.end {
-                shared.go_on()?;
-                let run = view.run(at, range.end - at).map_err(|error| failed(name, error))?;
+                shared.check_not_stopped()?;
+                let run = view.run(at, range.end - at).map_err(|error| read_error(name, error))?;
                 each(view, at, run)?;
                 at += run.length;
             }
@@ -216,21 +216,21 @@ impl Images {
         };
         let Some(changes) = changes else { return walk(0..size) };
         changes.rewind();
-        for range in whole(changes, size) {
-            walk(range.map_err(|error| failed(name, error))?)?;
+        for range in widen_to_clusters(changes, size) {
+            walk(range.map_err(|error| read_error(name, error))?)?;
         }
         Ok(())
     }
 }
 
-fn failed(disk: &str, error: qcow2::Error) -> Error {
+fn read_error(disk: &str, error: qcow2::Error) -> Error {
     error.at("read the disk", disk).on_disk(disk)
 }
 
 /// A slot that the writer has done with.
-fn take(free: &Receiver<Slot>, shared: &Shared) -> Result<Slot> {
+fn take_slot(free: &Receiver<Slot>, shared: &Shared) -> Result<Slot> {
     loop {
-        shared.go_on()?;
+        shared.check_not_stopped()?;
         match free.recv_timeout(TICK) {
             Ok(slot) => return Ok(slot),
             Err(RecvTimeoutError::Timeout) => {}
@@ -242,7 +242,7 @@ fn take(free: &Receiver<Slot>, shared: &Shared) -> Result<Slot> {
 }
 
 /// The whole clusters of a disk of `size` bytes that ranges in ascending order touch.
-fn whole<E>(
+fn widen_to_clusters<E>(
     ranges: impl Iterator<Item = Result<Range<u64>, E>>,
     size: u64,
 ) -> impl Iterator<Item = Result<Range<u64>, E>> {
@@ -272,13 +272,13 @@ mod tests {
         const C: u64 = CLUSTER;
         let whole_of = |ranges: &[Range<u64>]| {
             let ranges = ranges.iter().cloned().map(Ok::<_, ()>);
-            whole(ranges, 9 * C + 512).map(Result::unwrap).collect::<Vec<_>>()
+            widen_to_clusters(ranges, 9 * C + 512).map(Result::unwrap).collect::<Vec<_>>()
         };
         assert_eq!(whole_of(&[]), []);
         assert_eq!(whole_of(&[0..512, 1024..2048, C - 1..C]), std::slice::from_ref(&(0..C)));
         assert_eq!(whole_of(&[0..512, C..C + 1, 3 * C + 5..4 * C + 5]), [0..2 * C, 3 * C..5 * C]);
         assert_eq!(whole_of(&[C..2 * C, 9 * C + 511..9 * C + 512]), [C..2 * C, 9 * C..9 * C + 512]);
         let failing = [Ok(0..1), Err(()), Ok(C..C + 1)].into_iter();
-        assert_eq!(whole(failing, 2 * C).collect::<Vec<_>>(), [Ok(0..C), Err(()), Ok(C..2 * C)]);
+        assert_eq!(widen_to_clusters(failing, 2 * C).collect::<Vec<_>>(), [Ok(0..C), Err(()), Ok(C..2 * C)]);
     }
 }

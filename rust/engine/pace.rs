@@ -30,7 +30,7 @@ pub(super) struct Pace {
 
 impl Pace {
     /// What may be asked for, now that the scratch holds `held` bytes.
-    pub(super) fn look(&mut self, now: Instant, held: u64) -> Demand {
+    pub(super) fn observe(&mut self, now: Instant, held: u64) -> Demand {
         // At the first look it holds what QEMU made it with.
         if self.held.is_some_and(|before| held > before) {
             self.wrote = Some(now);
@@ -63,7 +63,7 @@ mod tests {
         ];
         let (start, mut pace) = (Instant::now(), Pace::default());
         for (millis, held, expected) in looks {
-            assert_eq!(pace.look(start + Duration::from_millis(millis), held), expected, "at {millis} ms");
+            assert_eq!(pace.observe(start + Duration::from_millis(millis), held), expected, "at {millis} ms");
         }
     }
 }

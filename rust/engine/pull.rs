@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 use super::incident::Incident;
 use super::job::{BackupJob, COPY, POLL, Signal, TICK};
 use super::rate::Rate;
-use super::reader::{self, Export, Read};
+use super::reader::{self, DiskExport, ReadResult};
 use super::reserve::{self, Reserve, Speed};
 use super::scratch::Scratch;
 use super::shared::Shared;
-use super::writer::{Target, Writer, Written};
+use super::writer::{CopyTarget, Writer, Written};
 use crate::config::LEAST_SCRATCH;
 use crate::error::{Code, Error, Result};
 use crate::job::Reporter;
@@ -27,19 +27,19 @@ use crate::nas::session::Session;
 /// of scratch can't wait long.
 const REPLIES: Duration = Duration::from_secs(1);
 /// How long a guest whose export has gone may take to show that it has stopped.
-const BLAME: Duration = Duration::from_secs(1);
+const END_LIMIT: Duration = Duration::from_secs(1);
 /// How long a scratch may take to say whether it is sound, while the guest suffers.
-const SOUND: Duration = Duration::from_secs(5);
+const CHECK_LIMIT: Duration = Duration::from_secs(5);
 /// How long it may take when nobody suffers any more: the host's disk may be busy with what the guests write.
-const KEPT: Duration = Duration::from_secs(60);
+const KEPT_LIMIT: Duration = Duration::from_secs(60);
 /// A backup ends that has less room left.
 const LEAST_LEFT: u64 = LEAST_SCRATCH / 2;
 
 /// One disk of a pull.
 #[derive(Debug)]
-pub struct Disk {
+pub struct PullDisk {
     /// Where its data goes.
-    pub target: Target,
+    pub target: CopyTarget,
     /// Only what changed since the parent is copied.
     pub incremental: bool,
 }
@@ -48,7 +48,7 @@ pub struct Disk {
 pub fn check_scratch(scratch: &mut Scratch) -> Result<()> {
     let mut room = scratch.room()?;
     if room < LEAST_SCRATCH {
-        scratch.settle()?;
+        scratch.sync_file_system()?;
         room = scratch.room()?;
     }
     if room < LEAST_SCRATCH { Err(scratch_full(format!("there is room for {room} bytes"))) } else { Ok(()) }
@@ -60,7 +60,7 @@ pub fn check_scratch(scratch: &mut Scratch) -> Result<()> {
 pub fn copy(
     backup: &mut BackupJob,
     scratch: &Scratch,
-    disks: Vec<Disk>,
+    disks: Vec<PullDisk>,
     rate: Rate,
     session: Session,
     job: &mut Reporter<'_>,
@@ -80,7 +80,7 @@ pub fn copy(
     if followed.as_ref().is_err_and(|error| error.code == Code::Libvirt) {
         backup.end()
     } else {
-        backup.complete()
+        backup.end_completed()
     }
     pull.shared.forget_replies();
     drop(connections);
@@ -95,7 +95,7 @@ pub fn copy(
 /// A pull under way.
 struct Pull {
     shared: Arc<Shared>,
-    reader: Background<Read>,
+    reader: Background<ReadResult>,
     writer: Writer,
     /// Keeps room in the scratch.
     keeper: Background<()>,
@@ -104,9 +104,15 @@ struct Pull {
 }
 
 impl Pull {
-    fn start(backup: &BackupJob, scratch: &Scratch, disks: Vec<Disk>, rate: Rate, session: Session) -> Result<Pull> {
+    fn start(
+        backup: &BackupJob,
+        scratch: &Scratch,
+        disks: Vec<PullDisk>,
+        rate: Rate,
+        session: Session,
+    ) -> Result<Pull> {
         let shared = Arc::new(Shared::default());
-        let export = |disk: &Disk| Export {
+        let export = |disk: &PullDisk| DiskExport {
             disk: disk.target.disk.clone(),
             size: disk.target.size,
             incremental: disk.incremental,
@@ -119,7 +125,7 @@ impl Pull {
         let (writer, ends) = Writer::start(targets, session, &shared, ended)?;
         let (keeping, ended) = mpsc::channel();
         let (sender, reserve, bounds) = (backup.sender(), scratch.reserve()?, scratch.bounds());
-        let work = move || reserve.keep(&ended, || bounds.allowed());
+        let work = move || reserve.keep_ahead(&ended, || bounds.allowed());
         let keeper = deadline::start_for_the_guest(reserve::STEP, work, move || drop(sender.send(Signal::Ended)))?;
         let (sender, ours) = (backup.sender(), shared.clone());
         let socket = scratch.socket()?;
@@ -129,8 +135,8 @@ impl Pull {
     }
 
     /// What has become of the reader, once it has fetched all that is due; within `limit`.
-    fn read(&self, limit: Duration) -> Option<Read> {
-        self.reader.wait(limit).map(|read| read.unwrap_or_else(Read::failed))
+    fn read(&self, limit: Duration) -> Option<ReadResult> {
+        self.reader.wait(limit).map(|read| read.unwrap_or_else(ReadResult::failed))
     }
 
     /// Waits until everything was read, and sees to it that the guest does not suffer meanwhile. A reader and a writer that
@@ -139,19 +145,21 @@ impl Pull {
         &self,
         backup: &mut BackupJob,
         scratch: &Scratch,
-        read: &mut Option<Read>,
+        read: &mut Option<ReadResult>,
         written: &mut Option<Result<Written>>,
         job: &mut Reporter<'_>,
         deadline: Instant,
     ) -> Result<()> {
-        let mut watch = Watch::default();
+        let mut watch = RoomWatch::default();
         loop {
             *read = read.take().or_else(|| self.read(Duration::ZERO));
             *written = written.take().or_else(|| self.writer.result());
             // Whoever ends only because the other has says so by its code: the other's reason comes.
             match (read.as_ref().map(|read| &read.outcome), &*written) {
                 (Some(Ok(())), _) => return Ok(()),
-                (Some(Err(error)), _) if error.code != Code::Cancelled => return Err(blame(backup, error.clone())),
+                (Some(Err(error)), _) if error.code != Code::Cancelled => {
+                    return Err(explain_end(backup, error.clone()));
+                }
                 (_, Some(Err(error))) if error.code != Code::Cancelled => return Err(error.clone()),
                 _ => {}
             }
@@ -160,15 +168,15 @@ impl Pull {
             }
             if let Some(Signal::Event(Event::JobCompleted { .. }) | Signal::Over(_)) = backup.next(job, deadline)? {
                 backup.ended = true;
-                return Err(blame(backup, Error::new(Code::JobFailed, COPY, "the job ended before its time")));
+                return Err(explain_end(backup, Error::new(Code::JobFailed, COPY, "the job ended before its time")));
             }
             if let Some(incident) = backup.incident() {
-                return Err(harmed(incident, scratch));
+                return Err(explain_incident(incident, scratch));
             }
             let now = Instant::now();
             if watch.is_due(now) {
-                watch.look(now, scratch.used(), scratch.room().map_err(unsound)?)?;
-                self.shared.tell(job)?;
+                watch.check_room(now, scratch.used(), scratch.room().map_err(scratch_unusable)?)?;
+                self.shared.report(job)?;
             }
         }
     }
@@ -176,16 +184,16 @@ impl Pull {
     /// Has the scratch kept all old blocks that were read from it?
     fn check_kept(&mut self, scratch: &Scratch) -> Result<()> {
         self.keeping = None;
-        let (limit, reserve) = (within_call(KEPT), scratch.reserve()?);
+        let (limit, reserve) = (within_call(KEPT_LIMIT), scratch.reserve()?);
         let until = Instant::now() + limit;
         // that there is no more room in it is of no interest any more
         if self.keeper.wait(limit).is_none() {
             let cause = format!("no answer for {} s", limit.as_secs());
-            return Err(unsound(Error::new(Code::Io, reserve::STEP, cause)));
+            return Err(scratch_unusable(Error::new(Code::Io, reserve::STEP, cause)));
         }
-        let rest = until.saturating_duration_since(Instant::now()).max(SOUND);
+        let rest = until.saturating_duration_since(Instant::now()).max(CHECK_LIMIT);
         of_the_host(reserve::STEP, rest, move || reserve.check_kept())
-            .map_err(|error| if error.code == Code::Io { unsound(error) } else { error })
+            .map_err(|error| if error.code == Code::Io { scratch_unusable(error) } else { error })
     }
 
     /// Waits until everything is written. The guest has nothing to do with it any more.
@@ -200,7 +208,7 @@ impl Pull {
             if let Some(written) = written.take().or_else(|| self.writer.result()) {
                 return written;
             }
-            self.shared.tell(job)?;
+            self.shared.report(job)?;
             if Instant::now() >= deadline {
                 return Err(Error::new(Code::Timeout, COPY, "not done within waitSeconds"));
             }
@@ -211,8 +219,8 @@ impl Pull {
 }
 
 /// The error of a job or an export that has gone: the guest's end, should it be that.
-fn blame(backup: &mut BackupJob, error: Error) -> Error {
-    let until = Instant::now() + BLAME;
+fn explain_end(backup: &mut BackupJob, error: Error) -> Error {
+    let until = Instant::now() + END_LIMIT;
     while let Some(signal) = backup.signal(until.saturating_duration_since(Instant::now())) {
         match signal {
             Signal::Event(Event::JobCompleted { .. }) | Signal::Over(_) => backup.ended = true,
@@ -228,14 +236,14 @@ fn blame(backup: &mut BackupJob, error: Error) -> Error {
 }
 
 /// The error of a job during which the guest met an error: while a backup runs, of the scratch more likely than not.
-fn harmed(incident: &Incident, scratch: &Scratch) -> Error {
-    let why = scratch.room().map_err(unsound).and_then(|room| match room {
-        LEAST_LEFT.. => scratch.reserve().and_then(try_out),
+fn explain_incident(incident: &Incident, scratch: &Scratch) -> Error {
+    let why = scratch.room().map_err(scratch_unusable).and_then(|room| match room {
+        LEAST_LEFT.. => scratch.reserve().and_then(check_scratch_is_sound),
         _ => Err(scratch_full(format!("there is room for {room} bytes"))),
     });
     let error = match why {
         Ok(()) => Error::new(Code::JobFailed, COPY, incident),
-        Err(error) => incident.told_in(error),
+        Err(error) => incident.add_to(error),
     };
     match &incident.disk {
         Some(disk) => error.on_disk(disk),
@@ -244,15 +252,15 @@ fn harmed(incident: &Incident, scratch: &Scratch) -> Error {
 }
 
 /// Is the scratch sound?
-fn try_out(scratch: Arc<Reserve>) -> Result<()> {
-    of_the_host(reserve::STEP, SOUND, move || scratch.check()).map_err(|error| match error.code {
+fn check_scratch_is_sound(scratch: Arc<Reserve>) -> Result<()> {
+    of_the_host(reserve::STEP, CHECK_LIMIT, move || scratch.check()).map_err(|error| match error.code {
         Code::NoSpace => error,
-        _ => unsound(error),
+        _ => scratch_unusable(error),
     })
 }
 
 /// The error of a scratch that can't be looked at.
-fn unsound(error: Error) -> Error {
+fn scratch_unusable(error: Error) -> Error {
     Error { code: Code::JobFailed, cause: format!("the scratch can't be used: {}", error.cause), ..error }
 }
 
@@ -262,21 +270,21 @@ fn scratch_full(cause: String) -> Error {
 
 /// Sees the end of the scratch come.
 #[derive(Debug, Default)]
-struct Watch {
+struct RoomWatch {
     last: Option<Instant>,
     /// At which the scratch has filled.
     speed: Speed,
 }
 
-impl Watch {
+impl RoomWatch {
     fn is_due(&self, now: Instant) -> bool {
         self.last.is_none_or(|last| now.duration_since(last) >= POLL)
     }
 
     /// `NO_SPACE` when there is less `room` beside the `used` bytes than is needed at the guest's speed so far.
-    fn look(&mut self, now: Instant, used: u64, room: u64) -> Result<()> {
+    fn check_room(&mut self, now: Instant, used: u64, room: u64) -> Result<()> {
         self.last = Some(now);
-        self.speed.look(now, used);
+        self.speed.observe(now, used);
         if room >= LEAST_LEFT.max(self.speed.ahead()) {
             return Ok(());
         }
@@ -295,10 +303,10 @@ mod tests {
     #[test]
     fn the_end_of_the_scratch_is_seen_before_it_comes() {
         let start = Instant::now();
-        let after = |watch: &mut Watch, quarters: u32, used, free| {
-            watch.look(start + quarters * Duration::from_millis(250), used * MIB, free * MIB)
+        let after = |watch: &mut RoomWatch, quarters: u32, used, free| {
+            watch.check_room(start + quarters * Duration::from_millis(250), used * MIB, free * MIB)
         };
-        let mut watch = Watch::default();
+        let mut watch = RoomWatch::default();
         after(&mut watch, 0, 0, 1000).unwrap();
         after(&mut watch, 1, 25, 975).unwrap();
         // 100 MiB a second: three times that for 1.25 s
@@ -309,7 +317,7 @@ mod tests {
         // a guest that rests now may go on at that speed
         after(&mut watch, 40, 75, 374).unwrap_err();
 
-        let mut idle = Watch::default();
+        let mut idle = RoomWatch::default();
         after(&mut idle, 0, 5, 33).unwrap();
         after(&mut idle, 1, 5, 33).unwrap();
         after(&mut idle, 2, 5, 31).unwrap_err();

@@ -7,16 +7,16 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{AtFlags, StatxFlags};
 
-use super::answer::{ASK, Way};
 use super::incident::Incident;
 use super::job::{BackupJob, CALL, COPY, POLL, Signal};
+use super::nas_probe::{NasProbe, PROBE_LIMIT};
 use crate::error::{Code, Error, Result};
 use crate::job::Reporter;
 use crate::libvirt::{Event, JobPicture, JobState, State};
 use crate::nas::apart::{Apart, Descriptor};
 use crate::nas::deadline::{self, Background, ask, of_the_guest};
 
-/// How long QEMU may take to close its targets before we ask by another way.
+/// How long QEMU may take to close its targets before we ask in another way.
 const CLOSE: Duration = Duration::from_secs(5);
 /// How long to wait, after a failure, for the event that names the disk.
 const BLAME: Duration = Duration::from_millis(300);
@@ -31,7 +31,7 @@ const AHEAD: u64 = 8 << 30;
 
 /// A file that QEMU writes.
 #[derive(Debug)]
-pub struct Target {
+pub struct PushTarget {
     /// The disk's name in the domain.
     pub disk: String,
     /// Size that the guest sees, in bytes.
@@ -41,7 +41,7 @@ pub struct Target {
 }
 
 /// More bytes than the file of an image of that size has: its tables take a thousandth of what it holds.
-pub fn longest(virtual_size: u64) -> u64 {
+pub fn longest_file(virtual_size: u64) -> u64 {
     virtual_size.saturating_add(virtual_size / 256).saturating_add(64 << 20)
 }
 
@@ -52,15 +52,15 @@ pub fn check_growth(file: &Apart, virtual_size: u64) -> Result<()> {
     let mask = StatxFlags::SIZE | StatxFlags::BLOCKS;
     let found = file.with(|file| rustix::fs::statx(file, "", AtFlags::EMPTY_PATH, mask));
     let found = found.map_err(|e| Error::io(WATCH, "the target", e))?;
-    match overgrowth(found.stx_size, found.stx_blocks.saturating_mul(512), virtual_size) {
+    match describe_overgrowth(found.stx_size, found.stx_blocks.saturating_mul(512), virtual_size) {
         Some(cause) => Err(Error::new(Code::JobFailed, WATCH, cause)),
         None => Ok(()),
     }
 }
 
 /// What is too much of a file of so many bytes, which takes so much room. Some servers count copies and parity as the file's.
-fn overgrowth(length: u64, room: u64, virtual_size: u64) -> Option<String> {
-    let most = longest(virtual_size);
+fn describe_overgrowth(length: u64, room: u64, virtual_size: u64) -> Option<String> {
+    let most = longest_file(virtual_size);
     let most_room = most.saturating_mul(4).saturating_add(AHEAD);
     let tell = |has: String| {
         format!("its target {has}, more than an image of {virtual_size} bytes: QEMU wrote what is not the disk's")
@@ -74,7 +74,7 @@ fn overgrowth(length: u64, room: u64, virtual_size: u64) -> Option<String> {
 
 /// Looks at the targets until the other side of `ended` is gone. A NAS that fails is the job's to tell of, with what the guest has
 /// seen of it; whoever publishes looks once more.
-fn watch(targets: &[Target], ended: &Receiver<()>) -> Result<()> {
+fn watch(targets: &[PushTarget], ended: &Receiver<()>) -> Result<()> {
     loop {
         for target in targets {
             match check_growth(&target.file, target.size) {
@@ -93,36 +93,36 @@ fn watch(targets: &[Target], ended: &Receiver<()>) -> Result<()> {
 /// ended.
 pub fn copy(
     backup: &mut BackupJob,
-    targets: Vec<Target>,
+    targets: Vec<PushTarget>,
     rate: Option<u64>,
     job: &mut Reporter<'_>,
     deadline: Instant,
 ) -> Result<Option<Error>> {
     let disks = targets.iter().map(|target| target.disk.clone()).collect();
-    let way = targets.first().and_then(way_by);
+    let probe = targets.first().and_then(open_probe);
     let (watching, ended) = mpsc::channel();
     let sender = backup.sender();
     let watch = deadline::start(WATCH, move || watch(&targets, &ended), move || drop(sender.send(Signal::Ended)));
     let watch = watch.map_err(|error| backup.abort(error))?;
     let mut push = Push { backup, disks, rate, watch, closed: BTreeSet::new(), failed_disk: None };
-    let limited = push.limit();
+    let limited = push.limit_speed();
     let outcome = push.wait_completed(job, deadline).and_then(|()| push.wait_closed(deadline));
     drop(watching);
     push.watch.wait(LOOK);
-    outcome.map(|()| limited.err()).map_err(|error| give_up(backup, way, error))
+    outcome.map(|()| limited.err()).map_err(|error| give_up(backup, probe, error))
 }
 
 /// A way to the NAS, should that answer.
-fn way_by(target: &Target) -> Option<Way> {
+fn open_probe(target: &PushTarget) -> Option<NasProbe> {
     let file = target.file.clone();
-    deadline::bounded("look at the targets", ASK, move || Way::by(&file))
+    deadline::bounded("look at the targets", PROBE_LIMIT, move || NasProbe::open(&file))
         .inspect_err(|error| log::debug!("{error}"))
         .ok()
 }
 
 /// Why a begin was given up, which waits for the guest's own storage as well as for the NAS: that is asked.
-pub fn explain_begin(error: Error, targets: &[Target]) -> Error {
-    let answers = |target| way_by(target).is_some_and(|way| !way.hangs(ASK));
+pub fn explain_begin(error: Error, targets: &[PushTarget]) -> Error {
+    let answers = |target| open_probe(target).is_some_and(|probe| !probe.hangs(PROBE_LIMIT));
     match error.code {
         Code::NasUnresponsive if targets.first().is_some_and(answers) => Error { code: Code::Libvirt, ..error },
         _ => error,
@@ -131,10 +131,10 @@ pub fn explain_begin(error: Error, targets: &[Target]) -> Error {
 
 /// Ends the job because of `error`. When its time is over, or somebody has cancelled it, the NAS itself is asked, by one of the
 /// targets, whether it answers: what libvirt says of the job tells nothing, for it does things there, too, and may hang in them.
-fn give_up(backup: &mut BackupJob, way: Option<Way>, error: Error) -> Error {
-    let hangs = |patience| way.map(|way| way.hangs(patience));
+fn give_up(backup: &mut BackupJob, probe: Option<NasProbe>, error: Error) -> Error {
+    let hangs = |patience| probe.map(|probe| probe.hangs(patience));
     let hangs = match error.code {
-        Code::Timeout => hangs(ASK),
+        Code::Timeout => hangs(PROBE_LIMIT),
         Code::Cancelled => hangs(CANCEL),
         // QEMU does not come back from the close of a target
         Code::NasUnresponsive => Some(true),
@@ -142,7 +142,7 @@ fn give_up(backup: &mut BackupJob, way: Option<Way>, error: Error) -> Error {
     };
     match hangs {
         Some(true) => {
-            backup.leave();
+            backup.abort_without_wait();
             if error.code == Code::Timeout { Error { code: Code::NasUnresponsive, ..error } } else { error }
         }
         // whatever keeps QEMU from ending the job, it is not the NAS
@@ -179,7 +179,7 @@ impl Push<'_> {
                 Some(Signal::Event(Event::DiskClosed { disk, completed })) => {
                     self.disk_closed(disk, completed);
                     // A job that is over, too, takes no limit.
-                    let _ = self.limit().inspect_err(|error| log::debug!("{error}"));
+                    let _ = self.limit_speed().inspect_err(|error| log::debug!("{error}"));
                 }
                 Some(Signal::Ended) => self.watch.wait(Duration::ZERO).unwrap_or(Ok(()))?,
                 Some(Signal::Running(picture)) => {
@@ -204,7 +204,7 @@ impl Push<'_> {
     }
 
     /// Shares the limit out among the disks that are under way.
-    fn limit(&self) -> Result<()> {
+    fn limit_speed(&self) -> Result<()> {
         let open: Vec<String> = self.disks.difference(&self.closed).cloned().collect();
         let Some(rate) = self.rate.filter(|_| !open.is_empty()) else { return Ok(()) };
         let (domain, share) = (self.backup.domain().clone(), (rate / open.len() as u64).max(1));
@@ -273,7 +273,7 @@ impl Push<'_> {
                 }
                 Some(_) => {}
                 None => {
-                    self.settle(deadline)?;
+                    self.wait_for_close(deadline)?;
                     break;
                 }
             }
@@ -285,7 +285,7 @@ impl Push<'_> {
     }
 
     /// Waits for the close where its event did not come.
-    fn settle(&mut self, deadline: Instant) -> Result<()> {
+    fn wait_for_close(&mut self, deadline: Instant) -> Result<()> {
         let domain = self.backup.domain().clone();
         let limit = deadline.saturating_duration_since(Instant::now()).max(CALL);
         let settled = of_the_guest("wait for the targets' close", limit, move || {
@@ -319,7 +319,7 @@ mod tests {
     fn a_watch_ends_with_the_job_or_when_a_target_is_too_large() {
         let dir = tempfile::tempdir().unwrap();
         let file = Folder::open_root(dir.path()).unwrap().create_file("target", FILE_MODE).unwrap();
-        let target = Target { disk: "vda".into(), size: 1 << 20, file: file.clone() };
+        let target = PushTarget { disk: "vda".into(), size: 1 << 20, file: file.clone() };
         let targets = [target];
         let (watching, ended) = mpsc::channel();
         file.set_length(2 << 20).unwrap();
@@ -346,7 +346,7 @@ mod tests {
             // beyond its end
             (1 << 20, 13 * GIB, GIB, true),
         ] {
-            assert_eq!(overgrowth(length, room, size).is_some(), too_much, "{length} {room} {size}");
+            assert_eq!(describe_overgrowth(length, room, size).is_some(), too_much, "{length} {room} {size}");
         }
     }
 }

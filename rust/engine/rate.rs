@@ -11,7 +11,7 @@ use crate::qcow2::CLUSTER;
 const SLACK: Duration = Duration::from_millis(500);
 
 /// What all backups of this process share.
-static HOST: Line = Line::new();
+static HOST: RateQueue = RateQueue::new();
 
 /// The limits of one backup, in bytes a second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -34,13 +34,13 @@ impl Rate {
 #[derive(Debug)]
 pub struct Limiter {
     rate: Rate,
-    own: Line,
+    own: RateQueue,
 }
 
 impl Limiter {
     /// With nothing read yet.
     pub fn new(rate: Rate) -> Limiter {
-        Limiter { rate, own: Line::new() }
+        Limiter { rate, own: RateQueue::new() }
     }
 
     /// Bytes of one request at most: the tenth part of a second, in whole clusters.
@@ -73,11 +73,11 @@ impl Limiter {
 
 /// Requests that follow each other at a rate.
 #[derive(Debug)]
-struct Line(Mutex<Option<Instant>>);
+struct RateQueue(Mutex<Option<Instant>>);
 
-impl Line {
-    const fn new() -> Line {
-        Line(Mutex::new(None))
+impl RateQueue {
+    const fn new() -> RateQueue {
+        RateQueue(Mutex::new(None))
     }
 
     fn reserve(&self, rate: u64, now: Instant, bytes: u64) -> Instant {
@@ -97,7 +97,7 @@ mod tests {
 
     #[test]
     fn requests_follow_each_other_at_the_rate() {
-        let (start, line) = (Instant::now(), Line::new());
+        let (start, queue) = (Instant::now(), RateQueue::new());
         let millis = Duration::from_millis;
         // asked at, bytes, may go at
         for (asked, bytes, goes) in [
@@ -111,7 +111,7 @@ mod tests {
             (5000, MIB, 4500),
             (5000, MIB, 4600),
         ] {
-            let at = line.reserve(10 * MIB, start + millis(asked), bytes);
+            let at = queue.reserve(10 * MIB, start + millis(asked), bytes);
             assert_eq!(at, start + millis(goes), "asked at {asked} ms");
         }
     }

@@ -12,7 +12,7 @@ use super::pace::{Demand, Pace};
 use super::rate::{Limiter, Rate};
 use super::shared::Shared;
 use super::socket::Socket;
-use super::writer::{Ends, Piece, Slot, send};
+use super::writer::{Piece, Slot, WriterEnds, send};
 use crate::error::{Code, Error, Result};
 use crate::nbd::{ALLOCATION, Connection, DIRTY, Extent, Status, Ticket, ZERO};
 use crate::qcow2::CLUSTER;
@@ -26,7 +26,7 @@ const LEAST_WAIT: Duration = Duration::from_millis(1);
 
 /// One disk's export.
 #[derive(Debug, Clone)]
-pub(super) struct Export {
+pub(super) struct DiskExport {
     /// The disk's name in the domain, and of its export.
     pub(super) disk: String,
     pub(super) size: u64,
@@ -36,7 +36,7 @@ pub(super) struct Export {
     pub(super) scratch: Option<PathBuf>,
 }
 
-impl Export {
+impl DiskExport {
     /// The context of the changes, under libvirt's name for them.
     fn bitmap(&self) -> Option<String> {
         self.incremental.then(|| format!("qemu:dirty-bitmap:backup-{}", self.disk))
@@ -45,7 +45,7 @@ impl Export {
 
 /// Whole clusters that are copied alike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Run {
+struct ClusterRun {
     offset: u64,
     length: u64,
     zero: bool,
@@ -53,7 +53,7 @@ struct Run {
 
 /// A piece that waits for those before it.
 #[derive(Debug)]
-enum Waiting {
+enum PieceInOrder {
     Read { ticket: Ticket, offset: u64, length: usize },
     Ready(Piece),
 }
@@ -61,41 +61,47 @@ enum Waiting {
 /// How the reading ended, and the connections, on which no reply is due any more. They are to be kept until the job was
 /// aborted: QEMU holds the guest while a reply is due, and a QEMU with iothreads may not live through a client's close.
 #[derive(Debug)]
-pub(super) struct Read {
+pub(super) struct ReadResult {
     pub(super) outcome: Result<()>,
-    _connections: Vec<Disk>,
+    _connections: Vec<ExportReader>,
 }
 
-impl Read {
+impl ReadResult {
     /// One that has not come as far as a connection.
-    pub(super) fn failed(error: Error) -> Read {
-        Read { outcome: Err(error), _connections: Vec::new() }
+    pub(super) fn failed(error: Error) -> ReadResult {
+        ReadResult { outcome: Err(error), _connections: Vec::new() }
     }
 }
 
 /// Reads the exports behind `socket`, one after the other, into the slots that the writer has done with.
-pub(super) fn read(socket: Arc<Socket>, exports: Vec<Export>, rate: Rate, ends: &Ends, shared: &Shared) -> Read {
+pub(super) fn read(
+    socket: Arc<Socket>,
+    exports: Vec<DiskExport>,
+    rate: Rate,
+    ends: &WriterEnds,
+    shared: &Shared,
+) -> ReadResult {
     let mut disks = Vec::new();
     let outcome = read_all(&mut disks, &socket, exports, rate, ends, shared);
     for disk in &mut disks {
-        let settled = disk.connection.settle(TICK, || shared.wait_for_replies());
+        let settled = disk.connection.settle(TICK, || shared.check_replies_wanted());
         let _ = settled.inspect_err(|error| log::debug!("disk {}: {error}", disk.export.disk));
     }
-    Read { outcome, _connections: disks }
+    ReadResult { outcome, _connections: disks }
 }
 
 fn read_all(
-    disks: &mut Vec<Disk>,
+    disks: &mut Vec<ExportReader>,
     socket: &Socket,
-    exports: Vec<Export>,
+    exports: Vec<DiskExport>,
     rate: Rate,
-    ends: &Ends,
+    ends: &WriterEnds,
     shared: &Shared,
 ) -> Result<()> {
-    let mut course = Course::new(exports.iter().filter_map(|export| export.scratch.as_deref()), rate);
+    let mut throttle = Throttle::new(exports.iter().filter_map(|export| export.scratch.as_deref()), rate);
     for export in exports {
         // it outlives an error of its own connecting, too
-        disks.push(Disk::new(export)?);
+        disks.push(ExportReader::new(export)?);
         if let Some(disk) = disks.last_mut() {
             disk.connect(socket, shared)?;
         }
@@ -107,23 +113,23 @@ fn read_all(
     for disk in disks.iter_mut() {
         total += disk.count(shared)?;
     }
-    shared.is_to_do(total);
-    disks.iter_mut().try_for_each(|disk| disk.copy(&mut course, ends, shared))?;
+    shared.set_total(total);
+    disks.iter_mut().try_for_each(|disk| disk.copy(&mut throttle, ends, shared))?;
     // or through another name that was given it
     socket.check_alone(disks.len())
 }
 
 /// How much may be asked for, and when.
-pub(super) struct Course {
+pub(super) struct Throttle {
     pace: Pace,
     /// The scratch files of all disks.
     scratch: Vec<File>,
     pub(super) limiter: Limiter,
 }
 
-impl Course {
+impl Throttle {
     /// For the exports whose scratch files these are.
-    pub(super) fn new<'a>(scratch: impl Iterator<Item = &'a Path>, rate: Rate) -> Course {
+    pub(super) fn new<'a>(scratch: impl Iterator<Item = &'a Path>, rate: Rate) -> Throttle {
         let open = |path: &Path| match File::open(path) {
             Ok(file) => Some(file),
             Err(error) => {
@@ -131,18 +137,18 @@ impl Course {
                 None
             }
         };
-        Course { pace: Pace::default(), scratch: scratch.filter_map(open).collect(), limiter: Limiter::new(rate) }
+        Throttle { pace: Pace::default(), scratch: scratch.filter_map(open).collect(), limiter: Limiter::new(rate) }
     }
 
     fn demand(&mut self) -> Demand {
         // its blocks are taken before QEMU writes
         let length = |file: &File| file.metadata().map_or(0, |metadata| metadata.len());
-        self.pace.look(Instant::now(), self.scratch.iter().map(length).sum())
+        self.pace.observe(Instant::now(), self.scratch.iter().map(length).sum())
     }
 }
 
 /// What became of the slot for a request.
-enum Asked {
+enum RequestOutcome {
     Used,
     /// The request may go only later.
     Early(Slot, Duration),
@@ -150,35 +156,35 @@ enum Asked {
 
 /// One export, connected.
 #[derive(Debug)]
-pub(super) struct Disk {
-    export: Export,
+pub(super) struct ExportReader {
+    export: DiskExport,
     bitmap: Option<String>,
     connection: Connection,
     /// Offset up to which the server was asked what there is.
     asked: u64,
     /// What is to be read next.
-    runs: VecDeque<Run>,
+    runs: VecDeque<ClusterRun>,
     /// What was asked for, in order.
-    waiting: VecDeque<Waiting>,
+    waiting: VecDeque<PieceInOrder>,
     in_flight: usize,
     /// When the next bytes may be asked for, and how many.
     turn: Option<(Instant, usize)>,
 }
 
-impl Disk {
+impl ExportReader {
     /// One that is not connected yet.
-    fn new(export: Export) -> Result<Disk> {
+    fn new(export: DiskExport) -> Result<ExportReader> {
         let connection = Connection::new().map_err(|error| error.on_disk(&export.disk))?;
         let (bitmap, runs, waiting) = (export.bitmap(), VecDeque::new(), VecDeque::new());
-        Ok(Disk { export, bitmap, connection, asked: 0, runs, waiting, in_flight: 0, turn: None })
+        Ok(ExportReader { export, bitmap, connection, asked: 0, runs, waiting, in_flight: 0, turn: None })
     }
 
     fn connect(&mut self, socket: &Socket, shared: &Shared) -> Result<()> {
-        let Disk { export, bitmap, connection, .. } = self;
+        let ExportReader { export, bitmap, connection, .. } = self;
         let at = |error: Error| error.on_disk(&export.disk);
         let contexts: Vec<&str> = std::iter::once(ALLOCATION).chain(bitmap.as_deref()).collect();
-        let socket = socket.connect(|| shared.go_on()).map_err(at)?;
-        connection.connect(socket, &export.disk, &contexts, TICK, || shared.go_on()).map_err(at)?;
+        let socket = socket.connect(|| shared.check_not_stopped()).map_err(at)?;
+        connection.connect(socket, &export.disk, &contexts, TICK, || shared.check_not_stopped()).map_err(at)?;
         if connection.size() != export.size {
             let cause = format!("it has {} bytes and not {}: it was resized", connection.size(), export.size);
             return Err(at(Error::new(Code::DomainState, "connect to the export", cause)));
@@ -187,8 +193,8 @@ impl Disk {
     }
 
     /// The only client of the socket.
-    pub(super) fn open(socket: &Socket, export: Export, shared: &Shared) -> Result<Disk> {
-        let mut disk = Disk::new(export)?;
+    pub(super) fn open(socket: &Socket, export: DiskExport, shared: &Shared) -> Result<ExportReader> {
+        let mut disk = ExportReader::new(export)?;
         disk.connect(socket, shared)?;
         socket.remove();
         socket.check_alone(1)?;
@@ -209,7 +215,7 @@ impl Disk {
     /// Asks what the next part of the disk holds.
     fn ask(&mut self, shared: &Shared) -> Result<()> {
         let length = WINDOW.min(self.export.size - self.asked);
-        let status = self.connection.status(self.asked, length, TICK, || shared.go_on())?;
+        let status = self.connection.status(self.asked, length, TICK, || shared.check_not_stopped())?;
         let (covered, runs) = runs(&status, self.bitmap.as_deref(), self.asked, length)?;
         self.asked += covered;
         self.runs.extend(runs);
@@ -217,14 +223,14 @@ impl Disk {
     }
 
     /// Reads it, into the slots that the writer has done with.
-    pub(super) fn copy(&mut self, course: &mut Course, ends: &Ends, shared: &Shared) -> Result<()> {
-        self.read(course, ends, shared).map_err(|error| error.on_disk(&self.export.disk))
+    pub(super) fn copy(&mut self, throttle: &mut Throttle, ends: &WriterEnds, shared: &Shared) -> Result<()> {
+        self.read(throttle, ends, shared).map_err(|error| error.on_disk(&self.export.disk))
     }
 
-    fn read(&mut self, course: &mut Course, (pieces, free): &Ends, shared: &Shared) -> Result<()> {
+    fn read(&mut self, throttle: &mut Throttle, (pieces, free): &WriterEnds, shared: &Shared) -> Result<()> {
         let mut spare = None;
         loop {
-            shared.go_on()?;
+            shared.check_not_stopped()?;
             self.hand_on(pieces)?;
             if self.runs.is_empty() && self.asked < self.export.size {
                 self.ask(shared)?;
@@ -233,10 +239,10 @@ impl Disk {
             if self.runs.is_empty() && self.waiting.is_empty() {
                 return send(pieces, Piece::End);
             }
-            let demand = course.demand();
+            let demand = throttle.demand();
             if !self.runs.is_empty() && self.in_flight < demand.requests {
                 if let Some(slot) = spare.take().or_else(|| free.try_recv().ok()) {
-                    if let Asked::Early(slot, wait) = self.request(slot, demand, &course.limiter)? {
+                    if let RequestOutcome::Early(slot, wait) = self.request(slot, demand, &throttle.limiter)? {
                         spare = Some(slot);
                         self.connection.poll(wait.clamp(LEAST_WAIT, TICK))?;
                     }
@@ -256,8 +262,8 @@ impl Disk {
     fn hand_on(&mut self, pieces: &Sender<Piece>) -> Result<()> {
         while let Some(first) = self.waiting.pop_front() {
             let piece = match first {
-                Waiting::Ready(piece) => piece,
-                Waiting::Read { ticket, offset, length } => match self.connection.take(ticket)? {
+                PieceInOrder::Ready(piece) => piece,
+                PieceInOrder::Read { ticket, offset, length } => match self.connection.take(ticket)? {
                     Some(slot) => {
                         self.in_flight -= 1;
                         Piece::Data { offset, length, slot }
@@ -274,8 +280,8 @@ impl Disk {
     }
 
     /// Asks for the next bytes, if it is their turn, or takes note of zeroes.
-    fn request(&mut self, slot: Slot, demand: Demand, limiter: &Limiter) -> Result<Asked> {
-        let Some(run) = self.runs.front_mut() else { return Ok(Asked::Used) };
+    fn request(&mut self, slot: Slot, demand: Demand, limiter: &Limiter) -> Result<RequestOutcome> {
+        let Some(run) = self.runs.front_mut() else { return Ok(RequestOutcome::Used) };
         let (offset, zero) = (run.offset, run.zero);
         let mut length = run.length;
         if !zero {
@@ -283,7 +289,7 @@ impl Disk {
             let most = length.min(demand.bytes.min(limiter.most()) as u64);
             let (at, bytes) = *self.turn.get_or_insert_with(|| (limiter.reserve(now, most), most as usize));
             if at > now {
-                return Ok(Asked::Early(slot, at - now));
+                return Ok(RequestOutcome::Early(slot, at - now));
             }
             self.turn = None;
             length = bytes as u64;
@@ -294,20 +300,20 @@ impl Disk {
             self.runs.pop_front();
         }
         let waiting = if zero {
-            Waiting::Ready(Piece::Zeroes { offset, length, slot })
+            PieceInOrder::Ready(Piece::Zeroes { offset, length, slot })
         } else {
             let length = length as usize;
             self.in_flight += 1;
-            Waiting::Read { ticket: self.connection.read(offset, length, slot)?, offset, length }
+            PieceInOrder::Read { ticket: self.connection.read(offset, length, slot)?, offset, length }
         };
         self.waiting.push_back(waiting);
-        Ok(Asked::Used)
+        Ok(RequestOutcome::Used)
     }
 }
 
 /// The clusters to copy of the `length` bytes from `offset` on, by what the server said of them, and for how many bytes
 /// that is enough: whole clusters, or up to the end. Without `bitmap` that is everything, with it what the bitmap names.
-fn runs(status: &Status, bitmap: Option<&str>, offset: u64, length: u64) -> Result<(u64, Vec<Run>)> {
+fn runs(status: &Status, bitmap: Option<&str>, offset: u64, length: u64) -> Result<(u64, Vec<ClusterRun>)> {
     let extents = |context: &str| {
         status.get(context).map(Vec::as_slice).ok_or_else(|| {
             Error::new(Code::JobFailed, "ask what the export holds", format!("no word about '{context}'"))
@@ -321,21 +327,21 @@ fn runs(status: &Status, bitmap: Option<&str>, offset: u64, length: u64) -> Resu
     if covered == 0 {
         // Less than a cluster: to copy it is always right.
         let length = CLUSTER.min(length);
-        return Ok((length, vec![Run { offset, length, zero: false }]));
+        return Ok((length, vec![ClusterRun { offset, length, zero: false }]));
     }
     let data = clusters(data, covered, |flags| flags & ZERO == 0);
     let copied = match changes {
         Some(changes) => clusters(changes, covered, |flags| flags & DIRTY != 0),
         None => vec![true; data.len()],
     };
-    let mut runs: Vec<Run> = Vec::new();
+    let mut runs: Vec<ClusterRun> = Vec::new();
     for (i, (data, copied)) in (0..).zip(data.into_iter().zip(copied)) {
         let at = i * CLUSTER;
         let length = CLUSTER.min(covered - at);
         match runs.last_mut() {
             _ if !copied => {}
             Some(run) if run.zero != data && run.offset + run.length == offset + at => run.length += length,
-            _ => runs.push(Run { offset: offset + at, length, zero: !data }),
+            _ => runs.push(ClusterRun { offset: offset + at, length, zero: !data }),
         }
     }
     Ok((covered, runs))
@@ -370,7 +376,7 @@ mod tests {
     }
 
     /// Offset and length in clusters, and whether it is zero.
-    fn brief(runs: &[Run]) -> Vec<(u64, u64, bool)> {
+    fn brief(runs: &[ClusterRun]) -> Vec<(u64, u64, bool)> {
         runs.iter().map(|run| (run.offset / CLUSTER, run.length / CLUSTER, run.zero)).collect()
     }
 
@@ -421,7 +427,7 @@ mod tests {
         let said = status(&[(ALLOCATION, &[(CLUSTER, ZERO), (512, 0)])]);
         let (covered, found) = runs(&said, None, 0, CLUSTER + 512).unwrap();
         assert_eq!(covered, CLUSTER + 512);
-        let zeroes = Run { offset: 0, length: CLUSTER, zero: true };
-        assert_eq!(found, [zeroes, Run { offset: CLUSTER, length: 512, zero: false }]);
+        let zeroes = ClusterRun { offset: 0, length: CLUSTER, zero: true };
+        assert_eq!(found, [zeroes, ClusterRun { offset: CLUSTER, length: 512, zero: false }]);
     }
 }

@@ -49,7 +49,7 @@ fn remove_at_most(most: u32, path: &Path, folder: &File) -> Result<()> {
         return Ok(());
     }
     let top = folder.try_clone().map_err(|e| Error::io(STEP, path, e))?.into();
-    let mut removal = Removal { top, aside: None, moved: 0, folders: Vec::new(), left: most, failed: None };
+    let mut removal = ScratchRemoval { top, aside: None, moved: 0, folders: Vec::new(), left: most, failed: None };
     removal.empty_all().map_err(|e| match e {
         Errno::TOOBIG => Error::new(Code::Io, STEP, format!("'{}' holds more than {most} names", path.display())),
         e => io(e),
@@ -58,7 +58,7 @@ fn remove_at_most(most: u32, path: &Path, folder: &File) -> Result<()> {
 }
 
 /// A removal under way.
-struct Removal {
+struct ScratchRemoval {
     top: OwnedFd,
     /// A folder in there that folders are moved to, and its name.
     aside: Option<(OwnedFd, CString)>,
@@ -72,7 +72,7 @@ struct Removal {
     failed: Option<Errno>,
 }
 
-impl Removal {
+impl ScratchRemoval {
     fn empty_all(&mut self) -> rustix::io::Result<()> {
         let top = self.top.try_clone().map_err(|_| Errno::MFILE)?;
         self.empty(&top)?;
@@ -104,7 +104,7 @@ impl Removal {
 
     /// Takes everything out of a folder. The folders in it are moved aside.
     fn empty(&mut self, folder: &OwnedFd) -> rustix::io::Result<()> {
-        take_over(folder);
+        take_ownership(folder);
         for _ in 0..PASSES {
             let mut found = false;
             for entry in Dir::read_from(folder)? {
@@ -153,7 +153,7 @@ impl Removal {
 }
 
 /// From now on nobody else puts anything into the folder. Where that can't be had, the folder may not get empty.
-fn take_over(folder: &OwnedFd) {
+fn take_ownership(folder: &OwnedFd) {
     let us = geteuid();
     let taken = rustix::fs::fchown(folder, Some(Uid::from_raw(us.as_raw())), None::<Gid>);
     if let Err(error) = taken.and_then(|()| rustix::fs::fchmod(folder, Mode::RWXU)) {

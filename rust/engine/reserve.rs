@@ -50,13 +50,13 @@ pub(super) struct Reserve {
 /// The scratch files, and how they grow.
 #[derive(Debug, Default)]
 struct Files {
-    files: Vec<Growing>,
+    files: Vec<ScratchFile>,
     growth: Growth,
 }
 
 /// A scratch file.
 #[derive(Debug)]
-struct Growing {
+struct ScratchFile {
     disk: String,
     path: PathBuf,
     file: File,
@@ -64,7 +64,7 @@ struct Growing {
     lost: Option<Error>,
 }
 
-impl Growing {
+impl ScratchFile {
     fn failed(&self, error: io::Error) -> Error {
         failed(&self.path, error).on_disk(&self.disk)
     }
@@ -81,7 +81,7 @@ pub(super) struct Speed {
 
 impl Speed {
     /// Takes note of how much it is. A speed is taken over some time: else one write is a high one.
-    pub(super) fn look(&mut self, now: Instant, bytes: u64) {
+    pub(super) fn observe(&mut self, now: Instant, bytes: u64) {
         let Some((before, had)) = self.seen else { return self.seen = Some((now, bytes)) };
         let time = now.duration_since(before);
         if time >= POLL {
@@ -104,13 +104,13 @@ impl Speed {
 /// How the scratch files grow, one by one and together.
 #[derive(Debug, Default)]
 struct Growth {
-    parts: Vec<Part>,
+    parts: Vec<FileGrowth>,
     all: Speed,
 }
 
 /// How one of them grows.
 #[derive(Debug, Default, Clone, Copy)]
-struct Part {
+struct FileGrowth {
     /// How long it was at first, and is.
     first: Option<u64>,
     length: u64,
@@ -119,7 +119,7 @@ struct Part {
     speed: Speed,
 }
 
-impl Part {
+impl FileGrowth {
     /// Bytes of room beyond its end.
     fn held(&self) -> u64 {
         self.end.saturating_sub(self.length)
@@ -128,14 +128,14 @@ impl Part {
 
 impl Growth {
     /// Takes note of the files' lengths.
-    fn look(&mut self, now: Instant, lengths: &[u64]) {
-        self.parts.resize_with(lengths.len(), Part::default);
+    fn observe(&mut self, now: Instant, lengths: &[u64]) {
+        self.parts.resize_with(lengths.len(), FileGrowth::default);
         for (part, length) in self.parts.iter_mut().zip(lengths) {
             part.first.get_or_insert(*length);
             part.length = *length;
-            part.speed.look(now, *length);
+            part.speed.observe(now, *length);
         }
-        self.all.look(now, lengths.iter().sum());
+        self.all.observe(now, lengths.iter().sum());
     }
 
     /// Room that there is to be beyond the ends of all files together: no more than `most`.
@@ -166,7 +166,7 @@ impl Growth {
 
     /// What is held of the least room is less by so much, while it is not known which of several files will grow.
     fn unshared(&self, due: &[(usize, u64)], most: u64) -> u64 {
-        let held: u64 = self.parts.iter().map(Part::held).sum();
+        let held: u64 = self.parts.iter().map(FileGrowth::held).sum();
         let taken: u64 = due.iter().map(|(i, end)| end - self.parts[*i].end.max(self.parts[*i].length)).sum();
         LEAST.min(most).saturating_sub(held + taken)
     }
@@ -180,17 +180,17 @@ impl Reserve {
 
     /// Adds a disk's scratch file.
     pub(super) fn add(&self, disk: &str, path: PathBuf, file: File) {
-        self.files().files.push(Growing { disk: disk.to_owned(), path, file, lost: None });
+        self.files().files.push(ScratchFile { disk: disk.to_owned(), path, file, lost: None });
     }
 
     /// Takes the room that is due, of `allowed` bytes for all files together. `NO_SPACE` when it is not to be had: QEMU has some
     /// left then, for the time that an abort takes.
-    pub(super) fn look(&self, now: Instant, allowed: impl Fn() -> u64) -> Result<()> {
+    pub(super) fn take_due_room(&self, now: Instant, allowed: impl Fn() -> u64) -> Result<()> {
         let mut locked = self.files();
         let Files { files, growth } = &mut *locked;
         let length =
-            |growing: &Growing| growing.file.metadata().map_err(|e| growing.failed(e)).map(|found| found.len());
-        growth.look(now, &files.iter().map(length).collect::<Result<Vec<_>>>()?);
+            |growing: &ScratchFile| growing.file.metadata().map_err(|e| growing.failed(e)).map(|found| found.len());
+        growth.observe(now, &files.iter().map(length).collect::<Result<Vec<_>>>()?);
         if growth.due(MOST).is_empty() {
             return Ok(());
         }
@@ -201,7 +201,7 @@ impl Reserve {
         }
         let first = &files[due[0].0].disk;
         self.as_owner(|| {
-            self.hold_spare(SPARE + growth.unshared(&due, most)).map_err(|e| e.on_disk(first))?;
+            self.fill_spare(SPARE + growth.unshared(&due, most)).map_err(|e| e.on_disk(first))?;
             let taken = due.iter().try_for_each(|(i, end)| {
                 let (growing, part) = (&files[*i], &mut growth.parts[*i]);
                 take(&growing.file, part.end, *end).map_err(|e| growing.failed(e.into()))?;
@@ -217,7 +217,7 @@ impl Reserve {
     pub(super) fn check(&self) -> Result<()> {
         self.check_kept()?;
         self.as_owner(|| {
-            self.hold_spare(SPARE)?;
+            self.fill_spare(SPARE)?;
             self.spare.set_len(0).map_err(|e| failed(&self.spare_path, e))
         })
     }
@@ -233,9 +233,9 @@ impl Reserve {
     }
 
     /// Keeps ahead of QEMU until the other side of `ended` is gone.
-    pub(super) fn keep(&self, ended: &Receiver<()>, allowed: impl Fn() -> u64) -> Result<()> {
+    pub(super) fn keep_ahead(&self, ended: &Receiver<()>, allowed: impl Fn() -> u64) -> Result<()> {
         while ended.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
-            self.look(Instant::now(), &allowed)?;
+            self.take_due_room(Instant::now(), &allowed)?;
             self.check_kept()?;
         }
         Ok(())
@@ -243,7 +243,7 @@ impl Reserve {
 
     /// Has the file system count some bytes more while room is taken, so that they are there afterwards: bytes that were
     /// written and not yet sent to the disk are free again at once.
-    fn hold_spare(&self, bytes: u64) -> Result<()> {
+    fn fill_spare(&self, bytes: u64) -> Result<()> {
         let piece = [0; PIECE as usize];
         let mut pieces = (0..bytes).step_by(piece.len());
         let held = pieces.try_for_each(|at| self.spare.write_all_at(&piece[..(bytes - at).min(PIECE) as usize], at));
@@ -300,7 +300,7 @@ mod tests {
     /// Has the files grow by so many MiB each at these quarters of a second; the MiB that each holds beyond its end then.
     fn grow(growth: &mut Growth, start: Instant, quarters: u32, lengths: &[u64], most: u64) -> Vec<u64> {
         let lengths: Vec<_> = lengths.iter().map(|length| length * MIB).collect();
-        growth.look(start + quarters * POLL, &lengths);
+        growth.observe(start + quarters * POLL, &lengths);
         for (i, end) in growth.due(most) {
             growth.parts[i].end = end;
         }
@@ -404,12 +404,12 @@ mod tests {
     fn room_is_taken_as_qemu_s_user_beyond_the_end_and_no_more_than_is_allowed() {
         let enough = Ext4::new(256);
         let reserve = enough.reserve(NOBODY, &["vda", "vdb"]);
-        reserve.look(Instant::now(), || 20 * MIB).unwrap();
+        reserve.take_due_room(Instant::now(), || 20 * MIB).unwrap();
         for disk in ["vda", "vdb"] {
             let found = enough.0.path().join(disk).metadata().unwrap();
             assert_eq!((found.len(), found.blocks() * 512 / MIB), (0, 5), "{disk}");
         }
-        reserve.look(Instant::now(), || u64::MAX).unwrap();
+        reserve.take_due_room(Instant::now(), || u64::MAX).unwrap();
         assert_eq!(enough.0.path().join("vda").metadata().unwrap().blocks() * 512 / MIB, 15);
         assert_eq!(enough.0.path().join("spare").metadata().unwrap().len(), 0);
         reserve.check_kept().unwrap();
@@ -417,19 +417,19 @@ mod tests {
         // nor as anybody else
         let other = Ext4::new(256);
         let reserve = other.reserve(NOBODY, &["vda"]);
-        let error = unable_to_act(|| reserve.look(Instant::now(), || u64::MAX)).unwrap_err();
+        let error = unable_to_act(|| reserve.take_due_room(Instant::now(), || u64::MAX)).unwrap_err();
         assert!(error.code == Code::PermissionDenied && error.cause.starts_with("unable to act as"), "{error}");
         assert_eq!(other.0.path().join("vda").metadata().unwrap().blocks(), 0);
 
         // there is enough for root
         let small = Ext4::new(96);
-        let error = small.reserve(NOBODY, &["vda"]).look(Instant::now(), || u64::MAX).unwrap_err();
+        let error = small.reserve(NOBODY, &["vda"]).take_due_room(Instant::now(), || u64::MAX).unwrap_err();
         assert_eq!((error.code, error.disk.as_deref()), (Code::NoSpace, Some("vda")), "{error}");
         assert!(error.cause.starts_with("the scratch folder is too small"), "{error}");
 
         // there is not even what is left alone
         let full = Ext4::new(7);
-        let error = full.reserve(NOBODY, &["vda"]).look(Instant::now(), || u64::MAX).unwrap_err();
+        let error = full.reserve(NOBODY, &["vda"]).take_due_room(Instant::now(), || u64::MAX).unwrap_err();
         assert_eq!((error.code, error.disk.as_deref()), (Code::NoSpace, Some("vda")), "{error}");
         assert!(error.cause.contains("/spare'"), "{error}");
     }

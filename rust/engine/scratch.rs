@@ -12,7 +12,7 @@ use rustix::fs::{FlockOperation, StatVfsMountFlags, flock};
 use rustix::io::Errno;
 
 use super::reserve::Reserve;
-use super::socket::{Place, Socket};
+use super::socket::{Socket, SocketPlace};
 use super::{leftover, removal};
 use crate::config::Config;
 use crate::error::{Code, Error, Result};
@@ -26,7 +26,7 @@ use crate::{qcow2, random};
 const STEP: &str = "make the scratch folder";
 const SWEEP: &str = "clear the scratch folder";
 const LOOK: &str = "look at the scratch folder";
-const SETTLE: &str = "sync the scratch folder";
+const SYNC: &str = "sync the scratch folder";
 /// How long libvirt may take to end a job that was left behind.
 const END: Duration = Duration::from_secs(60);
 /// The folder of a socket, which is its server's. All else is root's: what QEMU could put in the place of a file, libvirt, or
@@ -55,7 +55,7 @@ pub struct Scratch {
     /// Of the guest's QEMU, for a pull.
     socket: Option<Arc<Socket>>,
     /// Its file system was synced.
-    settled: bool,
+    synced: bool,
     /// Says that somebody still uses it.
     _lock: File,
 }
@@ -70,7 +70,7 @@ impl Scratch {
         }
         let (folder, lock) = make_folder(&all)?;
         let bounds = Bounds { folder: folder.clone(), limits: [config.scratch_per_vm, config.scratch_per_host] };
-        let scratch = Scratch { folder, bounds, owner, reserve: None, socket: None, settled: false, _lock: lock };
+        let scratch = Scratch { folder, bounds, owner, reserve: None, socket: None, synced: false, _lock: lock };
         let (mut domain, path) = scratch.create(DOMAIN)?;
         domain.write_all(vm.as_bytes()).map_err(|e| Error::io(STEP, &path, e))?;
         Ok(scratch)
@@ -80,23 +80,23 @@ impl Scratch {
     /// confines it lets it in, else in a folder of ours.
     pub fn place_socket(&mut self, emulator: &Emulator) -> Result<()> {
         let user = self.owner.map(|(user, _)| user);
-        let place = Place::of_libvirt(&emulator.folder, user).or_else(|error| {
+        let place = SocketPlace::of_libvirt(&emulator.folder, user).or_else(|error| {
             log::warn!("the export's socket lies in the scratch folder: {error}");
-            self.own_place()
+            self.make_own_place()
         })?;
         self.socket = Some(Arc::new(place.served_by(emulator.process)));
         Ok(())
     }
 
     /// A place for a socket in a folder of its own here, which is the owner's alone.
-    pub fn own_place(&self) -> Result<Place> {
+    pub fn make_own_place(&self) -> Result<SocketPlace> {
         let sockets = self.folder.join(SOCKETS);
         let io = |e| Error::io(STEP, &sockets, e);
         DirBuilder::new().mode(0o700).create(&sockets).map_err(io)?;
         if let Some((user, group)) = self.owner {
             chown(&sockets, Some(user), Some(group)).map_err(io)?;
         }
-        Place::of_ours(&sockets, self.owner.map(|(user, _)| user))
+        SocketPlace::of_ours(&sockets, self.owner.map(|(user, _)| user))
     }
 
     /// Makes the scratch files of disks, given by name and bytes, and takes room for what the guest overwrites first. libvirt
@@ -110,9 +110,9 @@ impl Scratch {
             reserve.add(target, path, file);
         }
         let bounds = self.bounds();
-        let look = || reserve.look(Instant::now(), || bounds.allowed());
+        let look = || reserve.take_due_room(Instant::now(), || bounds.allowed());
         match look() {
-            Err(error) if error.code == Code::NoSpace => self.settle().and_then(|()| look())?,
+            Err(error) if error.code == Code::NoSpace => self.sync_file_system().and_then(|()| look())?,
             taken => taken?,
         }
         self.reserve = Some(Arc::new(reserve));
@@ -146,13 +146,13 @@ impl Scratch {
     }
 
     /// Has the file system give back what was removed from it: some do that only when they next write their tables. Once.
-    pub(super) fn settle(&mut self) -> Result<()> {
-        if std::mem::replace(&mut self.settled, true) {
+    pub(super) fn sync_file_system(&mut self) -> Result<()> {
+        if std::mem::replace(&mut self.synced, true) {
             return Ok(());
         }
-        let folder = self._lock.try_clone().map_err(|e| Error::io(SETTLE, &self.folder, e))?;
+        let folder = self._lock.try_clone().map_err(|e| Error::io(SYNC, &self.folder, e))?;
         let path = self.folder.clone();
-        of_the_host(SETTLE, END, move || rustix::fs::syncfs(&folder).map_err(|e| Error::io(SETTLE, &path, e)))
+        of_the_host(SYNC, END, move || rustix::fs::syncfs(&folder).map_err(|e| Error::io(SYNC, &path, e)))
     }
 
     /// Its path.
@@ -177,7 +177,7 @@ impl Scratch {
 
     /// Bytes that the guest has overwritten.
     pub fn used(&self) -> u64 {
-        Taken::by(&self.folder).used
+        ScratchUse::of_folder(&self.folder).used
     }
 
     /// Bytes for which there is room in it: that are free, or taken for it, and allowed. An error when nothing can be written.
@@ -188,7 +188,7 @@ impl Scratch {
             return Err(Error::io(LOOK, &self.folder, Errno::ROFS));
         }
         let free = found.f_bavail.saturating_mul(found.f_frsize);
-        Ok(self.bounds.left().min(free.saturating_add(Taken::by(&self.folder).ahead)))
+        Ok(self.bounds.left().min(free.saturating_add(ScratchUse::of_folder(&self.folder).ahead)))
     }
 }
 
@@ -203,12 +203,12 @@ pub(super) struct Bounds {
 impl Bounds {
     /// Bytes that the guest may still overwrite.
     fn left(&self) -> u64 {
-        self.least(Taken::by(&self.folder).used, || self.by_all().used)
+        self.least(ScratchUse::of_folder(&self.folder).used, || self.by_all().used)
     }
 
     /// Bytes beyond the ends of its files for which room may be taken: what others have taken so is theirs.
     pub(super) fn allowed(&self) -> u64 {
-        let own = Taken::by(&self.folder);
+        let own = ScratchUse::of_folder(&self.folder);
         let by_all = || {
             let all = self.by_all();
             (all.used + all.ahead).saturating_sub(own.ahead)
@@ -223,35 +223,38 @@ impl Bounds {
     }
 
     /// What the folders of all backups of this host take.
-    fn by_all(&self) -> Taken {
+    fn by_all(&self) -> ScratchUse {
         let folders = self.folder.parent().and_then(|all| fs::read_dir(all).ok()).into_iter().flatten();
-        folders.flatten().map(|folder| Taken::by(&folder.path())).fold(Taken::default(), Taken::and)
+        folders
+            .flatten()
+            .map(|folder| ScratchUse::of_folder(&folder.path()))
+            .fold(ScratchUse::default(), ScratchUse::and)
     }
 }
 
 /// Bytes that scratch files take.
 #[derive(Debug, Clone, Copy, Default)]
-struct Taken {
+struct ScratchUse {
     /// Up to their ends, where QEMU writes.
     used: u64,
     /// Beyond.
     ahead: u64,
 }
 
-impl Taken {
+impl ScratchUse {
     /// By those in a folder. What goes meanwhile takes none.
-    fn by(folder: &Path) -> Taken {
+    fn of_folder(folder: &Path) -> ScratchUse {
         let files = fs::read_dir(folder).into_iter().flatten().flatten().map(|file| file.path());
         let scratch = files.filter(|path| path.extension().is_some_and(|extension| extension == FILES));
         let taken = |file: Metadata| {
             let blocks = file.blocks() * 512;
-            Taken { used: blocks.min(file.len()), ahead: blocks.saturating_sub(file.len()) }
+            ScratchUse { used: blocks.min(file.len()), ahead: blocks.saturating_sub(file.len()) }
         };
-        scratch.filter_map(|path| path.metadata().ok()).map(taken).fold(Taken::default(), Taken::and)
+        scratch.filter_map(|path| path.metadata().ok()).map(taken).fold(ScratchUse::default(), ScratchUse::and)
     }
 
-    fn and(self, other: Taken) -> Taken {
-        Taken { used: self.used + other.used, ahead: self.ahead + other.ahead }
+    fn and(self, other: ScratchUse) -> ScratchUse {
+        ScratchUse { used: self.used + other.used, ahead: self.ahead + other.ahead }
     }
 }
 
@@ -339,7 +342,7 @@ pub fn sweep(config: &Config, vm: Option<&str>) {
     }
     for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        let meant = || vm.is_none_or(|vm| matches!(lies_for(&path), Ok(Some(of)) if of == vm));
+        let meant = || vm.is_none_or(|vm| matches!(domain_of_path(&path), Ok(Some(of)) if of == vm));
         if !is_ours(name) || !meant() {
             continue;
         }
@@ -380,7 +383,7 @@ fn end_job(config: &Config, path: &Path, folder: &File) -> Result<()> {
 }
 
 /// The same of the folder at this path, for who wants to know whether it is to be cleared.
-fn lies_for(path: &Path) -> Result<Option<String>> {
+fn domain_of_path(path: &Path) -> Result<Option<String>> {
     domain_of(&Folder::open_root(path)?)
 }
 
@@ -420,7 +423,7 @@ mod tests {
         let root = config.state_dir.join("scratch");
         assert_eq!((mode(&config.state_dir), mode(&root), mode(&scratch.folder)), (0o711, 0o711, 0o711));
         let owner = |path: &Path| fs::metadata(path).map(|found| (found.uid(), found.gid())).unwrap();
-        let place = scratch.own_place().unwrap();
+        let place = scratch.make_own_place().unwrap();
         let sockets = scratch.folder.join(SOCKETS);
         assert_eq!(Path::new(place.path()).parent().unwrap(), sockets);
         assert_eq!((mode(&sockets), owner(&sockets)), (0o700, (64055, 64056)));
@@ -505,7 +508,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let config = Config { scratch_dir: Some(dir.path().join("x".repeat(100))), ..config(dir.path()) };
         let scratch = Scratch::make(&config, "i-1-VM", None).unwrap();
-        assert_eq!(scratch.own_place().unwrap_err().code, Code::InvalidArgument);
+        assert_eq!(scratch.make_own_place().unwrap_err().code, Code::InvalidArgument);
     }
 
     #[test]

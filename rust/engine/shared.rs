@@ -22,7 +22,7 @@ impl Shared {
     }
 
     /// `CANCELLED` when the copy is to end.
-    pub(super) fn go_on(&self) -> Result<()> {
+    pub(super) fn check_not_stopped(&self) -> Result<()> {
         if self.stop.load(Relaxed) { Err(Error::new(Code::Cancelled, COPY, "it was stopped")) } else { Ok(()) }
     }
 
@@ -32,22 +32,22 @@ impl Shared {
     }
 
     /// `CANCELLED` when no reply is of any use.
-    pub(super) fn wait_for_replies(&self) -> Result<()> {
+    pub(super) fn check_replies_wanted(&self) -> Result<()> {
         if self.aborted.load(Relaxed) { Err(Error::new(Code::Cancelled, COPY, "the job is over")) } else { Ok(()) }
     }
 
     /// So many bytes more are written.
-    pub(super) fn wrote(&self, bytes: u64) {
+    pub(super) fn add_written(&self, bytes: u64) {
         self.done.fetch_add(bytes, Relaxed);
     }
 
     /// So many bytes are to be written in all.
-    pub(super) fn is_to_do(&self, bytes: u64) {
+    pub(super) fn set_total(&self, bytes: u64) {
         self.total.store(bytes, Relaxed);
     }
 
     /// Tells how far it is.
-    pub(super) fn tell(&self, job: &mut Reporter<'_>) -> Result<()> {
+    pub(super) fn report(&self, job: &mut Reporter<'_>) -> Result<()> {
         job.progress(self.done.load(Relaxed), self.total.load(Relaxed));
         job.tell()
     }

@@ -30,7 +30,7 @@ const LONGEST: usize = 107;
 
 /// Where a server is to make its socket. Dropped, the name goes.
 #[derive(Debug)]
-pub struct Place {
+pub struct SocketPlace {
     folder: OwnedFd,
     name: String,
     path: String,
@@ -44,22 +44,22 @@ pub struct Place {
 /// The socket of an export, and who has to serve it.
 #[derive(Debug)]
 pub struct Socket {
-    place: Place,
+    place: SocketPlace,
     server: u32,
 }
 
-impl Place {
+impl SocketPlace {
     /// A place in the folder that libvirt has made for a guest's QEMU, which is root's or QEMU's `user`'s.
-    pub fn of_libvirt(folder: &Path, user: Option<u32>) -> Result<Place> {
-        Place::within(folder, format!("nasbackup-{}", random::hex(PLACE)?), user)
+    pub fn of_libvirt(folder: &Path, user: Option<u32>) -> Result<SocketPlace> {
+        SocketPlace::within(folder, format!("nasbackup-{}", random::hex(PLACE)?), user)
     }
 
     /// A place in a folder that was made for it, under a path that nobody can guess.
-    pub fn of_ours(folder: &Path, user: Option<u32>) -> Result<Place> {
-        Place::within(folder, "nbd".to_owned(), user)
+    pub fn of_ours(folder: &Path, user: Option<u32>) -> Result<SocketPlace> {
+        SocketPlace::within(folder, "nbd".to_owned(), user)
     }
 
-    fn within(folder: &Path, name: String, user: Option<u32>) -> Result<Place> {
+    fn within(folder: &Path, name: String, user: Option<u32>) -> Result<SocketPlace> {
         let path = folder.join(&name).into_os_string().into_string();
         let path = path.ok().filter(|path| path.len() <= LONGEST).ok_or_else(|| {
             let cause = format!("'{}' is too long, or not UTF-8, for the path of a socket in it", folder.display());
@@ -73,8 +73,8 @@ impl Place {
             let cause = format!("'{}' belongs to user {}", folder.display(), found.st_uid);
             return Err(Error::new(Code::PermissionDenied, PLACE, cause));
         }
-        let tells_births = born(&opened).map_err(io)?.is_some();
-        if !tells_births && !knows_who_lives() {
+        let tells_births = birth_time(&opened).map_err(io)?.is_some();
+        if !tells_births && !kernel_tells_maker() {
             let cause = format!(
                 "the file system of '{}' does not tell when a file was made, as ext4 with inodes of 256 bytes, XFS of \
                  version 5 and Btrfs do, nor does this kernel tell who has made a socket, as Linux 6.5 does",
@@ -84,7 +84,7 @@ impl Place {
         }
         let now = clock_gettime(ClockId::RealtimeCoarse);
         let since = tells_births.then_some((now.tv_sec, now.tv_nsec));
-        Ok(Place { folder: opened, name, path, since, opened: Mutex::default() })
+        Ok(SocketPlace { folder: opened, name, path, since, opened: Mutex::default() })
     }
 
     /// Its path, for the server.
@@ -108,7 +108,7 @@ impl Place {
         }
         // By its number alone a process can be taken for one that has ended before.
         if let Some(since) = self.since
-            && born(&found).map_err(io)?.is_none_or(|born| born < since)
+            && birth_time(&found).map_err(io)?.is_none_or(|born| born < since)
         {
             return Err(self.exchanged("it was made before the export"));
         }
@@ -141,7 +141,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for SocketPlace {
     fn drop(&mut self) {
         self.remove();
     }
@@ -220,12 +220,12 @@ fn clients(sockets: &[u8], path: &str) -> usize {
 }
 
 /// Does the kernel tell whether the process that serves a socket is the one that has made it?
-fn knows_who_lives() -> bool {
+fn kernel_tells_maker() -> bool {
     UnixStream::pair().is_ok_and(|(socket, _other)| sys::living_peer_of(&socket).is_ok_and(|peer| peer.is_some()))
 }
 
 /// When the file was made; none where the file system does not tell. Nobody can set it.
-fn born(file: impl AsFd) -> rustix::io::Result<Option<(i64, i64)>> {
+fn birth_time(file: impl AsFd) -> rustix::io::Result<Option<(i64, i64)>> {
     let found = match rustix::fs::statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::BTIME) {
         Err(Errno::NOSYS) => return Ok(None),
         found => found?,
@@ -308,7 +308,7 @@ mod tests {
 
         fn within(folder: tempfile::TempDir) -> Own {
             chown(folder.path(), Some(65534), Some(65534)).unwrap();
-            let place = Place::of_libvirt(folder.path(), Some(65534)).unwrap();
+            let place = SocketPlace::of_libvirt(folder.path(), Some(65534)).unwrap();
             Own { folder, socket: place.served_by(std::process::id()) }
         }
 
@@ -353,7 +353,7 @@ mod tests {
     #[ignore = "needs a lab: root, QEMU"]
     fn a_name_can_not_be_guessed() {
         let folder = tempfile::tempdir().unwrap();
-        let place = || Place::of_libvirt(folder.path(), None).unwrap();
+        let place = || SocketPlace::of_libvirt(folder.path(), None).unwrap();
         let (one, other) = (place(), place());
         assert_ne!(one.path(), other.path());
         assert_eq!(Path::new(one.path()).file_name().unwrap().len(), "nasbackup-".len() + 32);
@@ -445,8 +445,8 @@ mod tests {
     fn where_no_file_tells_when_it_was_made_the_kernel_has_to_tell_who_made_it() {
         let timeless = Timeless::new();
         let within = tempfile::tempdir_in(timeless.0.path()).unwrap();
-        if !knows_who_lives() {
-            let error = Place::of_libvirt(within.path(), None).unwrap_err();
+        if !kernel_tells_maker() {
+            let error = SocketPlace::of_libvirt(within.path(), None).unwrap_err();
             assert!(error.cause.contains("nor does this kernel tell"), "{error}");
             return;
         }
@@ -463,12 +463,12 @@ mod tests {
     #[test]
     #[ignore = "needs a lab: root, QEMU"]
     fn what_a_process_has_made_that_has_ended_is_refused_whoever_has_its_number() {
-        if !knows_who_lives() {
+        if !kernel_tells_maker() {
             return;
         }
         let timeless = Timeless::new();
         for folder in [tempfile::tempdir().unwrap(), tempfile::tempdir_in(timeless.0.path()).unwrap()] {
-            let place = Place::of_libvirt(folder.path(), None).unwrap();
+            let place = SocketPlace::of_libvirt(folder.path(), None).unwrap();
             let mut child = Command::new(std::env::current_exe().unwrap())
                 .args(["--exact", "engine::socket::tests::the_foreign_process"])
                 .env(HAND_ON, place.path())

@@ -7,8 +7,8 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use super::answer::{ASK, Way};
 use super::job::TICK;
+use super::nas_probe::{NasProbe, PROBE_LIMIT};
 use super::pace;
 use super::shared::Shared;
 use crate::error::{Code, Error, Result};
@@ -45,7 +45,7 @@ pub(super) enum Piece {
 
 /// The file that one disk's data goes to.
 #[derive(Debug)]
-pub struct Target {
+pub struct CopyTarget {
     /// The file, whose present content goes.
     pub file: Apart,
     /// Its path, for messages.
@@ -64,7 +64,7 @@ pub struct Target {
     pub base: Option<Base<File>>,
 }
 
-impl Target {
+impl CopyTarget {
     fn failed(&self, error: crate::qcow2::Error) -> Error {
         error.at(STEP, &self.path)
     }
@@ -87,11 +87,11 @@ pub type Written = Vec<Fingerprints>;
 pub(super) struct Writer {
     thread: Background<Written>,
     /// To the NAS, once that has answered the writer.
-    way: Arc<OnceLock<Way>>,
+    probe: Arc<OnceLock<NasProbe>>,
 }
 
 /// The reader's ends: what it says, and the slots that come back to it.
-pub(super) type Ends = (Sender<Piece>, Receiver<Slot>);
+pub(super) type WriterEnds = (Sender<Piece>, Receiver<Slot>);
 
 /// Hands a piece to the writer. `CANCELLED` when that has ended: it has said why.
 pub(super) fn send(pieces: &Sender<Piece>, piece: Piece) -> Result<()> {
@@ -101,27 +101,27 @@ pub(super) fn send(pieces: &Sender<Piece>, piece: Piece) -> Result<()> {
 impl Writer {
     /// Starts to write into `targets`, files of the repository of `session`; calls `ended` when that is over.
     pub(super) fn start(
-        targets: Vec<Target>,
+        targets: Vec<CopyTarget>,
         session: Session,
         shared: &Arc<Shared>,
         ended: impl FnOnce() + Send + 'static,
-    ) -> Result<(Writer, Ends)> {
+    ) -> Result<(Writer, WriterEnds)> {
         let (pieces, written) = mpsc::channel();
         let (free, slots) = mpsc::channel();
         for _ in 0..SLOTS {
             // Can't fail: the other end is right here.
             let _ = free.send(vec![0; REQUEST].into_boxed_slice());
         }
-        let way = Arc::new(OnceLock::new());
-        let (ours, found) = (shared.clone(), way.clone());
+        let probe = Arc::new(OnceLock::new());
+        let (ours, found) = (shared.clone(), probe.clone());
         let work = move || {
             // Its files are open until it ends: only then may the repository be unmounted.
             let _session = session;
-            find_way(&targets, found);
+            open_probe(&targets, found);
             write(targets, &written, &free, &ours)
         };
         let thread = deadline::start("write the targets", work, ended)?;
-        Ok((Writer { thread, way }, (pieces, slots)))
+        Ok((Writer { thread, probe }, (pieces, slots)))
     }
 
     /// The result, once there is one and unless it was taken.
@@ -151,23 +151,23 @@ impl Writer {
 
     /// One that has not even let the writer find a way to it does.
     fn nas_hangs(&self) -> bool {
-        self.way.get().cloned().is_none_or(|way| way.hangs(ASK))
+        self.probe.get().cloned().is_none_or(|probe| probe.hangs(PROBE_LIMIT))
     }
 }
 
 /// Leaves there how the NAS can be asked, and keeps nothing of it.
-fn find_way(targets: &[Target], found: Arc<OnceLock<Way>>) {
-    match targets.first().map(|target| Way::by(&target.file)) {
+fn open_probe(targets: &[CopyTarget], found: Arc<OnceLock<NasProbe>>) {
+    match targets.first().map(|target| NasProbe::open(&target.file)) {
         // nobody else finds one
-        Some(Ok(way)) => drop(found.set(way)),
+        Some(Ok(probe)) => drop(found.set(probe)),
         Some(Err(error)) => log::debug!("{error}"),
         None => {}
     }
 }
 
 /// Writes all that comes, giving slots back, until the last disk has ended.
-fn write(targets: Vec<Target>, pieces: &Receiver<Piece>, free: &Sender<Slot>, shared: &Shared) -> Result<Written> {
-    let write = |target: Target| {
+fn write(targets: Vec<CopyTarget>, pieces: &Receiver<Piece>, free: &Sender<Slot>, shared: &Shared) -> Result<Written> {
+    let write = |target: CopyTarget| {
         let disk = target.disk.clone();
         write_disk(target, pieces, free, shared).map_err(|error| error.on_disk(&disk))
     };
@@ -175,23 +175,23 @@ fn write(targets: Vec<Target>, pieces: &Receiver<Piece>, free: &Sender<Slot>, sh
 }
 
 fn write_disk(
-    mut target: Target,
+    mut target: CopyTarget,
     pieces: &Receiver<Piece>,
     free: &Sender<Slot>,
     shared: &Shared,
 ) -> Result<Fingerprints> {
     let base = target.base.take();
-    let mut image = Image::begin(&target, base)?;
+    let mut image = ImageWriter::begin(&target, base)?;
     loop {
-        let piece = next(pieces, shared)?;
+        let piece = next_piece(pieces, shared)?;
         let slot = match piece {
             Piece::Data { offset, length, slot } => {
-                image.data(offset, &slot[..length])?;
-                shared.wrote(length as u64);
+                image.add_data(offset, &slot[..length])?;
+                shared.add_written(length as u64);
                 slot
             }
             Piece::Zeroes { offset, length, slot } => {
-                image.zeroes(offset, length)?;
+                image.add_zeroes(offset, length)?;
                 slot
             }
             Piece::End => break,
@@ -203,27 +203,27 @@ fn write_disk(
 }
 
 /// One disk's image and its fingerprints, as they grow.
-struct Image<'a> {
-    target: &'a Target,
+struct ImageWriter<'a> {
+    target: &'a CopyTarget,
     stream: Stream<Apart>,
     recorder: Recorder<Apart>,
     base: Option<Base<File>>,
 }
 
-impl<'a> Image<'a> {
-    fn begin(target: &'a Target, base: Option<Base<File>>) -> Result<Image<'a>> {
+impl<'a> ImageWriter<'a> {
+    fn begin(target: &'a CopyTarget, base: Option<Base<File>>) -> Result<ImageWriter<'a>> {
         let stream =
             Stream::begin(target.file.clone(), target.size, target.backing.as_deref()).map_err(|e| target.failed(e))?;
         let recorder = Recorder::begin(target.index.clone(), target.size).map_err(|e| target.index_failed(e))?;
-        Ok(Image { target, stream, recorder, base })
+        Ok(ImageWriter { target, stream, recorder, base })
     }
 
     /// The clusters from `offset` on hold `bytes`; those that the base has so are left to it.
-    fn data(&mut self, offset: u64, bytes: &[u8]) -> Result<()> {
+    fn add_data(&mut self, offset: u64, bytes: &[u8]) -> Result<()> {
         let (mut at, mut new) = (offset, 0..0);
         for cluster in bytes.chunks(CLUSTER as usize) {
             let (content, end) = (Content::of(cluster), at + cluster.len() as u64);
-            if self.holds(at..end)?.0.is_some_and(|state| state.is(content)) {
+            if self.base_state(at..end)?.0.is_some_and(|state| state.is(content)) {
                 self.write(offset, bytes, &mut new)?;
                 new = new.end + cluster.len()..new.end + cluster.len();
             } else {
@@ -245,10 +245,10 @@ impl<'a> Image<'a> {
         Ok(())
     }
 
-    fn zeroes(&mut self, offset: u64, length: u64) -> Result<()> {
+    fn add_zeroes(&mut self, offset: u64, length: u64) -> Result<()> {
         let (mut at, end) = (offset, offset + length);
         while at < end {
-            let (state, length) = self.holds(at..end)?;
+            let (state, length) = self.base_state(at..end)?;
             if state != Some(State::Zero) {
                 self.stream.zeroes(at, length).map_err(|e| self.target.failed(e))?;
                 self.record(at, Content::Zero, length)?;
@@ -259,7 +259,7 @@ impl<'a> Image<'a> {
     }
 
     /// What the base has at the start of the range, and for how many bytes; none without one.
-    fn holds(&mut self, range: Range<u64>) -> Result<(Option<State>, u64)> {
+    fn base_state(&mut self, range: Range<u64>) -> Result<(Option<State>, u64)> {
         match &mut self.base {
             None => Ok((None, range.end - range.start)),
             Some(base) => {
@@ -278,7 +278,7 @@ impl<'a> Image<'a> {
     }
 
     fn finish(self) -> Result<Fingerprints> {
-        let Image { target, stream, recorder, base } = self;
+        let ImageWriter { target, stream, recorder, base } = self;
         base.map_or(Ok(()), Base::finish).map_err(|e| target.base_failed(e))?;
         let file = stream.finish().map_err(|e| target.failed(e))?;
         let (_, hash) = recorder.finish().map_err(|e| target.index_failed(e))?;
@@ -288,10 +288,10 @@ impl<'a> Image<'a> {
 }
 
 /// The next piece. A reader that hangs sends none and does not end either.
-fn next(pieces: &Receiver<Piece>, shared: &Shared) -> Result<Piece> {
+fn next_piece(pieces: &Receiver<Piece>, shared: &Shared) -> Result<Piece> {
     loop {
         let piece = pieces.recv_timeout(TICK);
-        shared.go_on()?;
+        shared.check_not_stopped()?;
         match piece {
             Ok(piece) => return Ok(piece),
             Err(RecvTimeoutError::Timeout) => {}
@@ -345,7 +345,7 @@ mod tests {
         let config = Config { mount_dir: dir.path().join("mounts"), mount_keep_seconds: 0, ..Default::default() };
         let session = Session::open(&Repository::check(Some(export)).unwrap(), &config).unwrap();
         let root = session.root();
-        let target = Target {
+        let target = CopyTarget {
             file: root.create_file("target", FILE_MODE).unwrap(),
             path: root.path.join("target"),
             disk: "vda".into(),

@@ -60,7 +60,7 @@ impl Server {
     ) -> Result<Server> {
         let confinement = confinement();
         let folder = Scratch::make(config, vm, Some(confinement.owner))?;
-        let place = folder.own_place()?;
+        let place = folder.make_own_place()?;
         let ready = Path::new(place.path()).with_file_name("pid");
         let key = image.key_file().map_err(|e| Error::io(STEP, "the key", e))?;
         let mut command = helpers::command(PROGRAM).map_err(|e| Error::io(STEP, PROGRAM, e))?;

@@ -46,9 +46,9 @@ impl Found {
 
 impl Found {
     /// The disks, as the choice of the engine sees them.
-    pub(super) fn engine_disks(&self) -> Vec<choice::Disk> {
+    pub(super) fn engine_disks(&self) -> Vec<choice::DiskToPull> {
         let with = |target: &str| self.xml.disks.iter().any(|disk| disk.target == target && disk.iothread);
-        let disk = |disk: &DiskFacts| choice::Disk {
+        let disk = |disk: &DiskFacts| choice::DiskToPull {
             target: disk.target.clone(),
             bytes: disk.virtual_size,
             iothread: with(&disk.target),

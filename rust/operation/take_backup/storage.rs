@@ -348,12 +348,12 @@ impl Targets {
     }
 
     /// What an engine of ours writes of the disk at this position, with its fingerprints; on top of `base`, what differs from it.
-    pub(super) fn target(&self, i: usize, base: Option<Base<File>>) -> Result<engine::Target> {
+    pub(super) fn target(&self, i: usize, base: Option<Base<File>>) -> Result<engine::CopyTarget> {
         let TargetFile { spec, file, index, backing } = &self.files[i];
         let path = PathBuf::from(self.path(&spec.name)?);
         let none = || Error::new(Code::Internal, "open the target", "it was made without fingerprints");
         let (index, index_name) = index.as_ref().ok_or_else(none)?;
-        Ok(engine::Target {
+        Ok(engine::CopyTarget {
             file: file.clone(),
             disk: spec.disk.clone(),
             size: spec.virtual_size,
@@ -422,8 +422,8 @@ impl Targets {
     }
 
     /// The target of each of the disks, for whoever has QEMU write them.
-    pub(super) fn for_qemu(&self) -> Vec<push::Target> {
-        let target = |TargetFile { spec, file, .. }: &TargetFile| push::Target {
+    pub(super) fn for_qemu(&self) -> Vec<push::PushTarget> {
+        let target = |TargetFile { spec, file, .. }: &TargetFile| push::PushTarget {
             disk: spec.disk.clone(),
             size: spec.virtual_size,
             file: file.clone(),

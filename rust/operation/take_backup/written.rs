@@ -62,7 +62,7 @@ impl Written {
             ..error
         })?;
         let own = folder.create_file(OWN, config::current().file_mode())?;
-        let refusal = match clone(&own, &self.file, push::longest(self.virtual_size)) {
+        let refusal = match clone(&own, &self.file, push::longest_file(self.virtual_size)) {
             Ok(()) => {
                 self.check(folder, &own)?;
                 steps::at("put the clone in the target's place");

@@ -12,7 +12,7 @@ use super::super::take::{Attempt, Copied};
 use super::super::{base, layers, storage};
 use super::guest::{OwnedJob, Running};
 use crate::config::QuiesceFailure;
-use crate::engine::job::{BackupJob, Prepared};
+use crate::engine::job::{BackupJob, PreparedJob};
 use crate::engine::scratch::Scratch;
 use crate::engine::{Engine, leftover, pull, push};
 use crate::error::{Code, Error, Result};
@@ -23,8 +23,8 @@ use crate::point::fingerprints::Fingerprints;
 /// What an engine needs besides the job.
 enum EngineInput {
     /// The targets that QEMU writes, and closes.
-    Push(Vec<push::Target>),
-    Pull(Arc<Scratch>, Vec<pull::Disk>),
+    Push(Vec<push::PushTarget>),
+    Pull(Arc<Scratch>, Vec<pull::PullDisk>),
 }
 
 impl Attempt<Running> {
@@ -40,7 +40,7 @@ impl Attempt<Running> {
         job.begin("begin")?;
         let mut details = Vec::new();
         let prepared =
-            Prepared::new(&self.guest.found.domain, self.guest.found.job_disks(), self.guest.folder.clone())?;
+            PreparedJob::new(&self.guest.found.domain, self.guest.found.job_disks(), self.guest.folder.clone())?;
         let frozen = self.freeze(call, &mut details)?;
         let when = jiff::Timestamp::now();
         let begun = Instant::now();
@@ -73,7 +73,7 @@ impl Attempt<Running> {
             }
         }
         let copied = match backup.incident_at_end() {
-            Some(incident) => copied.map_err(|error| incident.told_in(error)).inspect(|_| {
+            Some(incident) => copied.map_err(|error| incident.add_to(error)).inspect(|_| {
                 let disk = incident.disk.as_deref().map(|disk| format!("disk {disk}: ")).unwrap_or_default();
                 details.push(format!("{disk}{incident}; the restore point holds what the disks held at its instant"));
             }),
@@ -122,7 +122,7 @@ impl Attempt<Running> {
         let bases = base::open(&self.targets, &self.plan)?;
         let disk = |((i, disk), base): ((usize, &DiskPlan), _)| {
             let target = self.targets.target(i, base)?;
-            Ok(pull::Disk { target, incremental: disk.strategy.is_by_bitmap() })
+            Ok(pull::PullDisk { target, incremental: disk.strategy.is_by_bitmap() })
         };
         let disks = self.plan.disks.iter().enumerate().zip(bases).map(disk).collect::<Result<_>>()?;
         Ok(EngineInput::Pull(scratch, disks))
@@ -179,7 +179,7 @@ impl Attempt<Running> {
     fn job_runs(&self) -> bool {
         let (domain, folder) = (self.guest.found.domain.clone(), self.guest.folder.clone());
         let ours = ask("look at the domain's job", move || {
-            domain.again()?.map_or(Ok(Some(false)), |domain| leftover::runs(&domain, &folder))
+            domain.again()?.map_or(Ok(Some(false)), |domain| leftover::runs_in(&domain, &folder))
         });
         may_run(&ours)
     }

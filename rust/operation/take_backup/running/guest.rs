@@ -66,7 +66,7 @@ impl Running {
         let Call { checked, config, .. } = *call;
         let (found, refused) = (&self.found, constraints.pull.clone());
         let disks = found.engine_disks();
-        let chosen = choice::choose(checked.engine, refused, config, &found.domain, found.xml.owner, &disks)?;
+        let chosen = choice::choose_engine(checked.engine, refused, config, &found.domain, found.xml.owner, &disks)?;
         self.engine = if chosen.scratch.is_some() { Engine::Pull } else { Engine::Push };
         self.view = if chosen.scratch.is_none() { Some(View::prepare(config)?) } else { None };
         (self.scratch, self.choice) = (chosen.scratch.map(Arc::new), chosen.details);

@@ -42,7 +42,7 @@ fn wait_for_end(guest: &mut Running) {
         std::thread::sleep(Duration::from_secs(1));
         guest.found.refresh();
         let domain = &guest.found.domain;
-        match leftover::runs(domain, &guest.folder) {
+        match leftover::runs_in(domain, &guest.folder) {
             Ok(Some(true)) => {
                 if let Err(error) = domain.abort_job() {
                     log::debug!("{}: {error}", domain.name());

@@ -73,7 +73,7 @@ impl Attempt<Stopped> {
     ) -> std::result::Result<Vec<Option<Fingerprints>>, Failed> {
         let bases = base::open(&self.targets, &self.plan)?;
         let disk = |((i, origin), base): ((usize, Origin), Option<Base<File>>)| {
-            Ok(offline::Disk { target: self.targets.target(i, base)?, origin })
+            Ok(offline::OfflineDisk { target: self.targets.target(i, base)?, origin })
         };
         let disks = origins.into_iter().enumerate().zip(bases).map(disk).collect::<Result<Vec<_>>>()?;
         let (rate, session) = (call.checked.rate, self.targets.session().clone());

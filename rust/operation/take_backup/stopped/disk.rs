@@ -204,7 +204,7 @@ impl Wanted {
     pub(super) fn bytes(&self) -> Result<u64> {
         let Locked { images, origin, .. } = self.lock().map_err(|e| e.on_disk(&self.source.path))?;
         let held = images.iter().map(Image::occupied).reduce(u64::saturating_add);
-        let mapped = offline::count(&self.source.path, self.size, origin)?;
+        let mapped = offline::count_bytes_to_read(&self.source.path, self.size, origin)?;
         // an image may map more than it holds
         Ok(held.map_or(mapped, |held| mapped.min(held)))
     }

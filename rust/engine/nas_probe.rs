@@ -9,16 +9,16 @@ use crate::nas::apart::{Apart, Descriptor};
 use crate::nas::deadline;
 
 /// How long it may take to say how large it is.
-pub(super) const ASK: Duration = Duration::from_secs(20);
+pub(super) const PROBE_LIMIT: Duration = Duration::from_secs(20);
 
 /// A way to it.
 #[derive(Debug, Clone)]
-pub(super) struct Way(Apart);
+pub(super) struct NasProbe(Apart);
 
-impl Way {
+impl NasProbe {
     /// Leads by this file, and has nothing written back when it is closed: that would wait for a NAS that hangs.
-    pub(super) fn by(file: &Apart) -> Result<Way> {
-        file.open_again(OFlags::PATH).map(Way).map_err(|e| Error::io("look at the targets", "the target", e))
+    pub(super) fn open(file: &Apart) -> Result<NasProbe> {
+        file.open_again(OFlags::PATH).map(NasProbe).map_err(|e| Error::io("look at the targets", "the target", e))
     }
 
     /// Has it said nothing in that time? A refusal is an answer.
