@@ -11,6 +11,7 @@ use serde::Serialize;
 use crate::error::{Code, Error, Result};
 use crate::nas::deadline::WorkFor;
 use crate::nas::repository::Export;
+use crate::phase::Phase;
 use crate::speed::{self, Speed};
 use crate::steps;
 
@@ -25,7 +26,7 @@ pub struct JobStatus {
     /// The domain that it works on, if any.
     pub vm_name: Option<String>,
     /// What it is doing now.
-    pub phase: &'static str,
+    pub phase: Phase,
     /// Bytes done.
     pub done_bytes: u64,
     /// Bytes to do; 0 while unknown.
@@ -47,7 +48,7 @@ pub struct Job {
     id: String,
     operation: &'static str,
     vm_name: Option<String>,
-    phase: Mutex<&'static str>,
+    phase: Mutex<Phase>,
     done: AtomicU64,
     total: AtomicU64,
     speed: Mutex<Speed>,
@@ -57,11 +58,11 @@ pub struct Job {
 
 impl Job {
     /// Names what the job does from now on.
-    pub fn enter(&self, phase: &'static str) {
+    pub fn enter(&self, phase: Phase) {
         log::debug!("{} {}: {phase}", self.operation, self.vm_name.as_deref().unwrap_or("-"));
         *lock(&self.phase) = phase;
         *lock(&self.speed) = Speed::default();
-        steps::at(phase);
+        steps::at(phase.as_str());
     }
 
     /// Records progress in bytes.
@@ -79,7 +80,7 @@ impl Job {
     /// `CANCELLED` once somebody has called `cancel`.
     pub fn check_cancelled(&self) -> Result<()> {
         if self.is_cancelled() {
-            Err(Error::new(Code::Cancelled, *lock(&self.phase), "the caller cancelled the job"))
+            Err(Error::new(Code::Cancelled, lock(&self.phase).as_str(), "the caller cancelled the job"))
         } else {
             Ok(())
         }
@@ -167,7 +168,7 @@ impl<'a> Reporter<'a> {
     }
 
     /// Begins the next phase. Fails when the caller wants the job to end.
-    pub fn begin(&mut self, phase: &'static str) -> Result<()> {
+    pub fn begin(&mut self, phase: Phase) -> Result<()> {
         self.job.enter(phase);
         self.tell()
     }
@@ -197,7 +198,7 @@ pub fn start(
         id: id.clone(),
         operation,
         vm_name,
-        phase: Mutex::new("start"),
+        phase: Mutex::new(Phase::Start),
         done: AtomicU64::new(0),
         total: AtomicU64::new(0),
         speed: Mutex::default(),
@@ -238,10 +239,11 @@ mod tests {
     #[test]
     fn a_job_is_listed_while_its_guard_lives() {
         let job = start("listed").unwrap();
-        job.enter("copy");
+        job.enter(Phase::Copy);
         job.progress(1, 2);
         let status = running().into_iter().find(|s| s.job == "listed").unwrap();
-        assert_eq!((status.phase, status.done_bytes, status.total_bytes), ("copy", 1, 2));
+        assert_eq!((status.phase, status.done_bytes, status.total_bytes), (Phase::Copy, 1, 2));
+        assert_eq!(serde_json::to_value(&status).unwrap()["phase"], "copy");
         assert_eq!(start("listed").unwrap_err().code, Code::InvalidArgument);
         drop(job);
         assert!(!running().iter().any(|s| s.job == "listed"));

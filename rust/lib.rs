@@ -22,6 +22,7 @@ pub mod nas;
 pub mod nbd;
 pub mod operation;
 mod panics;
+pub mod phase;
 mod places;
 pub mod plain;
 pub mod point;

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use crate::error::{Code, Error, Result, Stopped};
 use crate::job::Reporter;
 use crate::nas::deadline::{self, Background};
+use crate::phase::Phase;
 use crate::steps;
 
 /// How often the listener is told, and a cancel is looked for.
@@ -18,7 +19,7 @@ const TICK: Duration = Duration::from_millis(250);
 /// What the work tells.
 enum Word {
     /// It begins with this, and waits until that was told.
-    Phase(&'static str),
+    Phase(Phase),
     Ended,
 }
 
@@ -42,7 +43,7 @@ pub(crate) struct Pulse {
 
 impl Pulse {
     /// Begins a phase. The job's listener has been told when this returns; an error when the work is to end, or was left behind.
-    pub(crate) fn enter(&self, phase: &'static str) -> Result<()> {
+    pub(crate) fn enter(&self, phase: Phase) -> Result<()> {
         let told = self.words.send(Word::Phase(phase)).is_ok() && self.told.recv().is_ok();
         if told { self.look() } else { Err(Stopped) }.map_err(Stopped::error)
     }
@@ -98,7 +99,7 @@ impl Watch {
             match self.heard.recv_timeout(steps::within(self.step, TICK)) {
                 Ok(Word::Phase(phase)) => {
                     steps::done(self.step);
-                    self.step = phase;
+                    self.step = phase.as_str();
                     self.tell(job, Some(phase));
                     // fails only where the work has ended meanwhile
                     let _ = self.told.send(());
@@ -127,7 +128,7 @@ impl Watch {
     }
 
     /// Tells the job how far the work is, and its listener, unless that has ended it.
-    fn tell(&mut self, job: &mut Reporter<'_>, phase: Option<&'static str>) {
+    fn tell(&mut self, job: &mut Reporter<'_>, phase: Option<Phase>) {
         if self.shared.words.load(Relaxed) > 0 {
             job.progress(self.shared.done.load(Relaxed), self.shared.total.load(Relaxed));
         }
@@ -186,7 +187,7 @@ mod tests {
         limit: Duration,
         mut answer: impl FnMut(&JobStatus) -> Result<()>,
         work: impl FnOnce(&Pulse) -> Result<T> + Send + 'static,
-    ) -> (Result<T>, Vec<&'static str>) {
+    ) -> (Result<T>, Vec<Phase>) {
         let repository = serde_json::from_str(r#"{"type": "dir", "address": "/nas"}"#).unwrap();
         let job = job::start(Some(id.into()), "verifyChain", &Repository::check(repository).unwrap(), None).unwrap();
         let mut phases = Vec::new();
@@ -219,26 +220,26 @@ mod tests {
             LONG,
             |_| Ok(()),
             |pulse| {
-                pulse.enter("read")?;
+                pulse.enter(Phase::CompareData)?;
                 pulse.at(1, 2).map_err(Stopped::error)?;
-                pulse.enter("write")?;
+                pulse.enter(Phase::WriteManifest)?;
                 Ok(7)
             },
         );
-        assert_eq!((result.unwrap(), phases), (7, vec!["start", "read", "write"]));
+        assert_eq!((result.unwrap(), phases), (7, vec![Phase::Start, Phase::CompareData, Phase::WriteManifest]));
     }
 
     #[test]
     fn what_the_listener_says_ends_the_work_at_its_next_word() {
         let refuse = |status: &JobStatus| match status.phase {
-            "write" => Err(Error::new(Code::Internal, "tell", "an exception")),
+            Phase::WriteManifest => Err(Error::new(Code::Internal, "tell", "an exception")),
             _ => Ok(()),
         };
         let (result, phases) = run("refused", LONG, refuse, |pulse| {
-            pulse.enter("write")?;
+            pulse.enter(Phase::WriteManifest)?;
             Ok(())
         });
-        assert_eq!((result.unwrap_err().code, phases), (Code::Internal, vec!["start", "write"]));
+        assert_eq!((result.unwrap_err().code, phases), (Code::Internal, vec![Phase::Start, Phase::WriteManifest]));
 
         let (result, _) = run(
             "cancelled",
@@ -278,7 +279,7 @@ mod tests {
             |_| Ok(()),
             move |pulse| {
                 wait.recv().unwrap();
-                tell.send((pulse.at(0, 0).is_err(), pulse.enter("more").is_err())).unwrap();
+                tell.send((pulse.at(0, 0).is_err(), pulse.enter(Phase::Sync).is_err())).unwrap();
                 Ok(())
             },
         );
@@ -292,12 +293,12 @@ mod tests {
     fn a_listener_that_takes_its_time_is_no_work_that_hangs() {
         let limit = Duration::from_secs(5);
         let slow = |status: &JobStatus| {
-            if status.phase == "read" {
+            if status.phase == Phase::CompareData {
                 thread::sleep(limit + TICK);
             }
             Ok(())
         };
-        let (result, _) = run("slow", limit, slow, |pulse| pulse.enter("read"));
+        let (result, _) = run("slow", limit, slow, |pulse| pulse.enter(Phase::CompareData));
         result.unwrap();
     }
 
@@ -322,12 +323,12 @@ mod tests {
     fn where_the_listener_panics_the_work_is_told_to_end() {
         let (tell, told) = mpsc::channel();
         let panic = |status: &JobStatus| match status.phase {
-            "read" => panic!("the listener"),
+            Phase::CompareData => panic!("the listener"),
             _ => Ok(()),
         };
         let begin = || {
             run("panic of the listener", LONG, panic, move |pulse| {
-                let entered = pulse.enter("read").is_err();
+                let entered = pulse.enter(Phase::CompareData).is_err();
                 until_stopped(pulse);
                 tell.send(entered).unwrap();
                 Ok(())

@@ -14,6 +14,7 @@ use nasbackup::config::{self, Config};
 use nasbackup::engine::Engine;
 use nasbackup::error::{Code, Error, Result};
 use nasbackup::operation::take_backup::{self, TakeBackupRequest, TakenBackup};
+use nasbackup::phase::Phase;
 use support::{Fs, MIB, Nas, Writer, backup_path, run, take};
 
 /// What the rest of the test configures is the process's.
@@ -59,10 +60,10 @@ fn take_while_it_writes(
 ) -> (Result<TakenBackup>, Option<usize>) {
     let (mut act, mut begun, mut left) = (Some(act), false, 0);
     let taken = take_backup::run(request, &mut |status| {
-        if status.phase == "copy" && status.total_bytes > 0 {
+        if status.phase == Phase::Copy && status.total_bytes > 0 {
             left = status.total_bytes - status.done_bytes;
         }
-        if status.phase == "copy"
+        if status.phase == Phase::Copy
             && status.total_bytes > 0
             && let Some(act) = act.take()
         {

@@ -7,6 +7,7 @@ mod support;
 use nasbackup::error::{Code, Error};
 use nasbackup::nas::repository::Repository;
 use nasbackup::operation::take_backup::{self, TakeBackupRequest};
+use nasbackup::phase::Phase;
 use support::{Fs, Leaks, MIB, Story, take, unmounted_image};
 
 /// Successes and failures of every sort, on a folder and on a repository that is mounted for the call.
@@ -19,7 +20,7 @@ fn one_round(story: &mut Story, mounted: &Repository) {
     let cancelled = by_pull("full", story);
     story.refuse_with(cancelled, "INTERNAL", |_, request| {
         take_backup::run(request, &mut |status| match status.phase {
-            "copy" | "publish" => Err(Error::new(Code::Internal, "listen", "enough")),
+            Phase::Copy | Phase::Publish => Err(Error::new(Code::Internal, "listen", "enough")),
             _ => Ok(()),
         })
     });

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use nasbackup::config::{self, Config};
 use nasbackup::error::{Code, Error, Result};
 use nasbackup::operation::take_backup::{self, TakeBackupRequest, TakenBackup};
+use nasbackup::phase::Phase;
 use nasbackup::point::Kind;
 use support::{Fs, Nas, PATIENCE, RealGuest, Restored, listing, restart_libvirtd, until};
 
@@ -34,7 +35,7 @@ fn request(linux: &RealGuest, nas: &Nas, n: usize, parent: Option<&TakenBackup>)
 fn take_and(request: TakeBackupRequest, act: impl FnOnce()) -> Result<TakenBackup> {
     let mut act = Some(act);
     take_backup::run(request, &mut |status| {
-        if status.phase == "copy"
+        if status.phase == Phase::Copy
             && status.total_bytes > 0
             && let Some(act) = act.take()
         {

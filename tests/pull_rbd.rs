@@ -8,6 +8,7 @@ mod support;
 use nasbackup::error::{Code, Error, Result};
 use nasbackup::operation::take_backup::{self, TakeBackupRequest};
 use nasbackup::operation::{call, cancel};
+use nasbackup::phase::Phase;
 use nasbackup::point::Kind::{Full, Incremental};
 
 use serde_json::{Value, json};
@@ -117,7 +118,7 @@ fn the_image_is_closed_when_the_backup_is_over() {
     assert_eq!(servers(&story), [] as [&str; 0]);
     assert!(ceph().is_closed(story.guest.disks[0].volume()));
     let cancelled = take_backup::run(story.stopped_request("full"), &mut |status| match status.phase {
-        "copy" if !servers(&story).is_empty() => Err(Error::new(Code::Cancelled, "test", "cancelled")),
+        Phase::Copy if !servers(&story).is_empty() => Err(Error::new(Code::Cancelled, "test", "cancelled")),
         _ => Ok(()),
     });
     let error = cancelled.unwrap_err();
@@ -411,7 +412,7 @@ fn an_image_that_is_opened_meanwhile_fails_the_restore() {
     let (story, _) = restorable();
     let (request, mut started) = (onto(&story, story.guest.disks[0].volume()), false);
     let failed = call("restorePoint", &request.to_string(), &mut |status| {
-        if status.phase == "copy" && !started {
+        if status.phase == Phase::Copy && !started {
             story.guest.start();
             started = true;
         }

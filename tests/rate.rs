@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use nasbackup::error::Result;
 use nasbackup::operation::take_backup::{self, TakeBackupRequest};
+use nasbackup::phase::Phase;
 use support::{Guest, MIB, Nas, Story, by, configured, details};
 
 /// Bytes done at each moment of a copy.
@@ -17,7 +18,7 @@ type Course = Vec<(Instant, u64)>;
 fn watched(request: TakeBackupRequest) -> (Result<take_backup::TakenBackup>, Course) {
     let mut course = Vec::new();
     let taken = take_backup::run(request, &mut |status| {
-        if status.phase == "copy" && 0 < status.done_bytes && status.done_bytes < status.total_bytes {
+        if status.phase == Phase::Copy && 0 < status.done_bytes && status.done_bytes < status.total_bytes {
             course.push((Instant::now(), status.done_bytes));
         }
         Ok(())

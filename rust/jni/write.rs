@@ -139,7 +139,7 @@ pub(super) fn status<'l>(status: &JobStatus, env: &mut Env<'l>) -> Result<JJobSt
     let job = text(Some(&status.job), env)?;
     let operation = text(Some(status.operation), env)?;
     let vm_name = text(status.vm_name.as_deref(), env)?;
-    let phase = text(Some(status.phase), env)?;
+    let phase = text(Some(status.phase.as_str()), env)?;
     let (done, total, elapsed) = (long(status.done_bytes), long(status.total_bytes), long(status.elapsed_millis));
     let [speed, remaining] = [status.bytes_per_second, status.remaining_millis].map(|known| known.map_or(-1, long));
     JJobStatus::new(env, &job, &operation, &vm_name, &phase, done, total, elapsed, speed, remaining)

@@ -9,6 +9,7 @@ use crate::nas::folder::{Folder, Room};
 use crate::nas::repository::Repository;
 use crate::nas::session::Session;
 use crate::nas::{deadline, health};
+use crate::phase::Phase;
 
 /// What `backupStats` is asked.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -34,9 +35,9 @@ pub struct BackupStats {
 pub fn run(request: BackupStatsRequest) -> Result<BackupStats> {
     let export = Repository::check(request.repository)?;
     let job = job::start(request.job, "backupStats", &export, None)?;
-    job.enter("open the repository");
+    job.enter(Phase::OpenRepository);
     let read = Session::open_bounded(export.clone(), config::current()).and_then(|session| {
-        job.enter("read the file system's size");
+        job.enter(Phase::ReadSize);
         deadline::bounded("read the file system's size", deadline::LIMIT, move || stats(session.root()))
     });
     read.inspect_err(|error| health::note(&export, error))

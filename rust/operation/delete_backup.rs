@@ -18,6 +18,7 @@ use crate::nas::removal::{self, DELETED};
 use crate::nas::repository::{Export, Repository};
 use crate::nas::session::Session;
 use crate::nas::{deadline, denied, health};
+use crate::phase::Phase;
 use crate::qcow2;
 
 /// What `deleteBackup` is asked.
@@ -50,13 +51,13 @@ pub fn run(request: DeleteBackupRequest) -> Result<DeletedBackup> {
 }
 
 fn delete(export: Export, point: PointPath, job: &JobGuard) -> Result<DeletedBackup> {
-    job.enter("open the repository");
+    job.enter(Phase::OpenRepository);
     let session = Session::open_bounded(export, config::current())?;
     let (shared, state, at) = (session.clone(), job.share(), point.clone());
     let found = deadline::bounded("look for children", deadline::LIMIT + WAIT, move || find(shared, &at, &state))?;
     let Some(found) = found else { return Ok(DeletedBackup { freed_bytes: 0 }) };
     job.check_cancelled()?;
-    job.enter("remove the files");
+    job.enter(Phase::RemoveFiles);
     let given_up = format!("'{point}', whose removal goes on when the NAS answers");
     let (ours, at) = (session.clone(), point.clone());
     let removed = deadline::bounded("remove the files", removal::LIMIT, move || {
@@ -93,11 +94,11 @@ fn find(session: Session, point: &PointPath, job: &Job) -> Result<Option<Deletab
     if !anything_to_delete(&folder, point)? {
         return Ok(None);
     }
-    job.enter("lock the instance");
+    job.enter(Phase::LockInstance);
     let instance = Instance::take(session, folder, Purpose::Change)?;
     // looked at again: another delete may have been through just before
     let published = is_folder(instance.folder(), point.name())?;
-    job.enter("look for children");
+    job.enter(Phase::LookForChildren);
     let children = children(instance.folder(), point)?;
     if !children.is_empty() {
         return Err(Error::new(

@@ -18,9 +18,10 @@ use crate::nas::path::PointPath;
 use crate::nas::purpose::Purpose;
 use crate::nas::repository::{Export, Repository};
 use crate::nas::session::Session;
+use crate::phase::Phase;
 use crate::point::{Keys, MANIFEST, Manifest, UNTOLD};
 
-const STEP: &str = "sign the manifests";
+const STEP: &str = Phase::SignManifests.as_str();
 
 /// What `signPoints` is asked.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -76,14 +77,14 @@ struct How {
 }
 
 fn sign_all(export: &Export, only: Option<String>, how: &How, job: &mut Reporter<'_>) -> Result<SignedPoints> {
-    job.begin("open the repository")?;
+    job.begin(Phase::OpenRepository)?;
     let session = Session::open_bounded(export.clone(), config::current())?;
     let ours = session.clone();
     let machines = match only {
         Some(name) => vec![name],
         None => bounded("look for the machines", LIMIT, move || folders(ours.root()))?,
     };
-    job.begin(STEP)?;
+    job.begin(Phase::SignManifests)?;
     let mut all = SignedPoints::default();
     for name in machines {
         job.tell()?;

@@ -13,12 +13,13 @@ use crate::job::{Listener, Reporter};
 use crate::nas::deadline::{LIMIT, bounded};
 use crate::nas::folder::Folder;
 use crate::nas::path::RepoPath;
+use crate::phase::Phase;
 use crate::point::fingerprints::{self, Digest, Findings, Fingerprints};
 use crate::point::{MANIFEST, Manifest};
 use crate::qcow2;
 use crate::worker;
 
-const STEP: &str = "compare the data";
+const STEP: &str = Phase::CompareData.as_str();
 /// More than any of the domain's descriptions has, in bytes.
 const LONGEST: u64 = 8 << 20;
 
@@ -39,7 +40,7 @@ fn compare_all(reading: &Reading, judged: &mut Judged, job: &mut Reporter<'_>) -
     let mut all = Data { reading, judged, gone: false, done: 0, total: 0 };
     all.total = found.iter().filter(|found| all.recorded(&found.path).is_some()).filter_map(Found::checkable).sum();
     job.progress(0, all.total);
-    job.begin(STEP)?;
+    job.begin(Phase::CompareData)?;
     let mut told = Vec::new();
     for mut image in found {
         let index = if image.path.name() == MANIFEST { None } else { all.compare(&mut image, job)? };

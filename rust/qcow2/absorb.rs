@@ -13,6 +13,7 @@ use super::transfer::{Moved, Route, Writeback};
 use super::write::{Content, Editor, Piece};
 use super::{Error, corrupt};
 use crate::error::Stopped;
+use crate::phase::Phase;
 
 /// Looks at the images' tables between two words of progress.
 const LOOKS_A_PULSE: u32 = 256;
@@ -30,8 +31,8 @@ const HEADER_AUTOCLEAR: u64 = 88;
 /// How far a rebase is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
-    /// What is being done, as a verb phrase.
-    pub phase: &'static str,
+    /// What is being done.
+    pub phase: Phase,
     /// Bytes of the guest's disk that are dealt with.
     pub done: u64,
     /// Bytes of the guest's disk.
@@ -120,7 +121,7 @@ impl<T: Storage> Rebase<T> {
     /// Checks the target and then all that is read from: a cluster that is named twice could be absorbed without end. Writes nothing.
     pub fn check(self, pulse: &mut RebasePulse<'_>) -> Result<Absorb<T>, Failure> {
         let Rebase { mut target, mut sources, name } = self;
-        let here = sources.at("check the images", 0);
+        let here = sources.at(Phase::CheckImages, 0);
         let pulse = &mut |_, _| pulse(here);
         let found = Survey::begin(&target)?.run(&mut target, pulse)?;
         for (index, image) in sources.chain.images.iter_mut().take(sources.keep).enumerate() {
@@ -134,7 +135,7 @@ impl<T: Storage> Rebase<T> {
 impl<T: Storage> Absorb<T> {
     /// Absorbs what the target lacks, and names the new backing file, durably.
     pub fn run(&mut self, pulse: &mut RebasePulse<'_>) -> Result<Moved, Failure> {
-        pulse(self.sources.at("take back what nothing uses", 0))?;
+        pulse(self.sources.at(Phase::TakeBackUnused, 0))?;
         let Target::Untouched(mut image, found) = std::mem::replace(&mut self.target, Target::Gone) else {
             return Err(Error::Unsupported("the rebase was run before".into()).into());
         };
@@ -170,7 +171,7 @@ impl<T: Storage> Absorb<T> {
 }
 
 impl Sources {
-    fn at(&self, phase: &'static str, done: u64) -> Progress {
+    fn at(&self, phase: Phase, done: u64) -> Progress {
         Progress { phase, done, total: self.total }
     }
 
@@ -180,7 +181,7 @@ impl Sources {
         loop {
             self.collect(editor, &mut batch, pulse)?;
             if batch.pieces.is_empty() {
-                return Ok(pulse(self.at("name the new backing file", self.total))?);
+                return Ok(pulse(self.at(Phase::NameBackingFile, self.total))?);
             }
             batch.place(editor)?;
             self.move_data(editor, &mut batch, pulse)?;
@@ -202,7 +203,7 @@ impl Sources {
         let mut looks = 0_u32;
         while batch.at < self.total && !batch.is_full() {
             if looks.is_multiple_of(LOOKS_A_PULSE) {
-                pulse(self.at("look for what to absorb", batch.start))?;
+                pulse(self.at(Phase::LookForLacking, batch.start))?;
             }
             looks += 1;
             let here = target.extent(batch.at)?;
@@ -370,7 +371,7 @@ impl Sources {
         pulse: &mut RebasePulse<'_>,
     ) -> Result<(), Failure> {
         while let Some(piece) = batch.pieces.get(batch.moved).copied() {
-            pulse(self.at("absorb", batch.done()))?;
+            pulse(self.at(Phase::Absorb, batch.done()))?;
             match piece.content {
                 Content::Zero => batch.moved += 1,
                 Content::Image { index, offset } => self.move_run(editor, batch, piece, index, offset)?,

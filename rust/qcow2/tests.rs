@@ -1,4 +1,5 @@
 use super::*;
+use crate::phase::Phase;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -347,7 +348,7 @@ fn data_that_were_cut_off_while_an_image_was_read_are_not_taken_for_zeroes() {
     let mut absorb = rebase.check(&mut |_| Ok(())).unwrap();
     let mut is_cut = false;
     let failure = absorb.run(&mut |progress| {
-        if progress.phase == "absorb" && !std::mem::replace(&mut is_cut, true) {
+        if progress.phase == Phase::Absorb && !std::mem::replace(&mut is_cut, true) {
             cut();
         }
         Ok(())

@@ -12,6 +12,7 @@ use std::thread;
 
 use nasbackup::config;
 use nasbackup::operation::take_backup::{self, TakeBackupRequest, TakenBackup};
+use nasbackup::phase::Phase;
 use rustix::fs::{CWD, Gid, Mode, OFlags, Uid};
 
 use crate::support::{Agent, Disk, Guest, MIB, Nas, Story, folder, host, run, slow_story_on, take, take_json};
@@ -96,7 +97,7 @@ fn a_pull_s_socket_lies_in_libvirt_s_folder_and_is_gone_when_data_flow() {
     story.accept_with(request, |request| {
         let vm = request.vm_name.clone().unwrap();
         take_backup::run(request, &mut |status| {
-            if status.phase == "copy" && status.total_bytes > 0 && seen.is_empty() {
+            if status.phase == Phase::Copy && status.total_bytes > 0 && seen.is_empty() {
                 let job = run("virsh", ["backup-dumpxml", &vm]);
                 let socket = job.split_once("socket='").and_then(|(_, rest)| rest.split_once('\'')).unwrap().0;
                 seen.push((PathBuf::from(socket), names(&within)));
@@ -164,8 +165,8 @@ fn a_neighbour_gets_nothing_of_a_pull_while_its_data_flow() {
     story.accept_with(request, |request| {
         take_backup::run(request, &mut |status| {
             let tries = match status.phase {
-                "begin" => &mut before,
-                "copy" if status.total_bytes > 0 && meanwhile < 5 => &mut meanwhile,
+                Phase::Begin => &mut before,
+                Phase::Copy if status.total_bytes > 0 && meanwhile < 5 => &mut meanwhile,
                 _ => return Ok(()),
             };
             *tries += 1;

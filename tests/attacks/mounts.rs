@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 
 use nasbackup::config;
 use nasbackup::operation::take_backup::{self, TakeBackupRequest};
+use nasbackup::phase::Phase;
 use rustix::fs::{CWD, RenameFlags};
 
 use crate::support::{Guest, Nas, Story, backup_path, folder, until};
@@ -73,7 +74,7 @@ fn a_push_writes_into_nothing_that_a_link_in_its_target_s_place_names() {
     let (request, victim) = (push(&story), Victim::new());
     let again = request.clone();
     let error = take_backup::run(request, &mut |status| {
-        if status.phase == "begin" {
+        if status.phase == Phase::Begin {
             let target = target(&story, &again);
             let places = places_of(&target);
             let [place] = &places[..] else { panic!("{places:?}") };
@@ -103,7 +104,7 @@ fn nor_when_link_and_target_change_places_all_the_time() {
         std::thread::scope(|scope| {
             let begun = std::cell::Cell::new(false);
             let taken = take_backup::run(request, &mut |status| {
-                if status.phase == "begin" && !begun.replace(true) {
+                if status.phase == Phase::Begin && !begun.replace(true) {
                     let target = target(&story, &again);
                     let places = places_of(&target);
                     let place = places[0].join("mount").join(target.file_name().unwrap());
@@ -146,7 +147,7 @@ fn nobody_but_qemu_s_group_passes_through_to_what_is_pushed() {
     let (request, mut seen) = (push(&story), Vec::new());
     let again = request.clone();
     take_backup::run(request, &mut |status| {
-        if status.phase == "begin" {
+        if status.phase == Phase::Begin {
             seen = places_of(&target(&story, &again));
             assert_eq!(seen.len(), 1);
             let found = fs::metadata(&seen[0]).unwrap();

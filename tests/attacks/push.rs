@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use nasbackup::operation::take_backup::{self, TakeBackupRequest};
+use nasbackup::phase::Phase;
 
 use crate::support::{Fs, Guest, MIB, Nas, Story, until};
 
@@ -45,7 +46,7 @@ fn a_target_that_grows_beyond_its_image_ends_the_job_and_keeps_no_room() {
     let unfinished = story.nas.at(&request.backup_path.clone().unwrap().replace('/', "/.partial-"));
     let mut kept = Vec::new();
     let error = take_backup::run(request, &mut |status| {
-        if status.phase == "begin" && kept.is_empty() {
+        if status.phase == Phase::Begin && kept.is_empty() {
             let names = fs::read_dir(&unfinished).unwrap().map(|entry| entry.unwrap().path());
             kept.extend(names.map(|path| writer(&path)));
             until("they are long", || kept.iter().all(|(file, _)| file.metadata().unwrap().len() > 1000 * MIB));
@@ -80,7 +81,7 @@ fn a_descriptor_that_qemu_keeps_reaches_no_restore_point_where_files_can_be_clon
             story.accept_with(request, |request| {
                 take_backup::run(request, &mut |status| {
                     // the targets are there, and the job begins
-                    if status.phase == "begin" && kept.is_empty() {
+                    if status.phase == Phase::Begin && kept.is_empty() {
                         let names = fs::read_dir(&unfinished).unwrap().map(|entry| entry.unwrap().path());
                         kept.extend(names.map(|path| keeper(&path)));
                     }

@@ -7,6 +7,7 @@ use nasbackup::error::Result;
 use nasbackup::job::{JobStatus, Listener};
 use nasbackup::operation;
 use nasbackup::operation::take_backup::{self, TakeBackupRequest};
+use nasbackup::phase::Phase;
 use nasbackup::point::Kind;
 use serde_json::json;
 
@@ -52,7 +53,7 @@ fn a_delete_by_another_host_waits_for_a_reader_and_who_is_taken_for_dead_finds_o
     let while_verified = |act: &dyn Fn()| {
         let mut acted = false;
         operation::call("verifyChain", &verify.to_string(), &mut |status| {
-            if status.phase == "check the images" && !std::mem::replace(&mut acted, true) {
+            if status.phase == Phase::CheckImages && !std::mem::replace(&mut acted, true) {
                 act();
             }
             Ok(())
@@ -90,7 +91,7 @@ fn who_has_no_time_to_outlive_a_dead_host_s_claim_is_told_of_it_and_no_nas_is_bl
 }
 
 /// Takes the lock's claim away at the first moment of `phase`, as another host does that takes this one for dead.
-fn outlived_at(story: &Story, phase: &'static str) -> impl FnMut(&JobStatus) -> Result<()> + use<> {
+fn outlived_at(story: &Story, phase: Phase) -> impl FnMut(&JobStatus) -> Result<()> + use<> {
     let claim = story.nas.at(&format!("{}/.nasbackup.lease", story.guest.name));
     let mut outlived = false;
     move |status| {
@@ -119,7 +120,7 @@ fn a_backup_that_is_taken_for_dead_leaves_its_parent_as_it_is() {
     story.guest.start();
     let request = TakeBackupRequest { engine: Some("pull".into()), ..story.request("incremental") };
     let manifest = story.manifest(&story.last().path);
-    let error = take_backup::run(request, &mut outlived_at(&story, "read the parent point")).unwrap_err();
+    let error = take_backup::run(request, &mut outlived_at(&story, Phase::ReadParentPoint)).unwrap_err();
     story.skip();
     assert_eq!(error.code.as_str(), "BUSY", "{error}");
     assert_eq!(story.manifest(&story.last().path), manifest);
@@ -141,7 +142,7 @@ fn a_rebase_that_is_taken_for_dead_leaves_the_manifest_as_it_is() {
     let request = json!({"repository": repository_json(&story.nas.repository()), "backupPath": path,
                          "newParent": story.points[0].path});
     let rebase = |listener: Listener<'_>| operation::call("rebasePoint", &request.to_string(), listener);
-    let error = rebase(&mut outlived_at(&story, "write the manifest")).unwrap_err();
+    let error = rebase(&mut outlived_at(&story, Phase::WriteManifest)).unwrap_err();
     assert_eq!(error.code.as_str(), "BUSY", "{error}");
     assert_eq!(story.manifest(&path), manifest);
     rebase(&mut |_| Ok(())).unwrap();
@@ -167,7 +168,7 @@ fn rounds(story: &mut Story, seed: usize, rounds: usize, tally: &Mutex<Tally>) {
                 let id = format!("{}-{round}", story.guest.name);
                 let request = TakeBackupRequest { job: Some(id.clone()), ..request };
                 let cancelled = take_backup::run(request, &mut |status| {
-                    if status.phase == "copy" {
+                    if status.phase == Phase::Copy {
                         operation::cancel(&id);
                     }
                     Ok(())

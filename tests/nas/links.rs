@@ -5,6 +5,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use nasbackup::operation::take_backup;
+use nasbackup::phase::Phase;
 use nasbackup::qcow2;
 use serde_json::{Value, json};
 
@@ -149,7 +150,7 @@ fn a_push_whose_target_became_a_link_ends() {
     request.engine = Some("push".into());
     let partial = request.backup_path.clone().unwrap().replace('/', "/.partial-");
     let error = take_backup::run(request, &mut |status| {
-        if status.phase == "begin" {
+        if status.phase == Phase::Begin {
             let names = fs::read_dir(story.nas.at(&partial)).unwrap().map(|entry| entry.unwrap().file_name());
             let root = names.into_iter().find(|name| name.to_str().unwrap().starts_with("root.")).unwrap();
             plant(&story.nas, &format!("{partial}/{}", root.to_str().unwrap()));

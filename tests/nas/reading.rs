@@ -2,6 +2,7 @@
 
 use nasbackup::error::Code;
 use nasbackup::operation::{self, take_backup};
+use nasbackup::phase::Phase;
 use serde_json::json;
 
 use crate::run;
@@ -14,7 +15,7 @@ fn while_reading(story: &mut Story, operation: &str, more: serde_json::Value, me
     let mut meanwhile = Some(meanwhile);
     let mut error = None;
     let result = operation::call(operation, &request.to_string(), &mut |status| {
-        if !matches!(status.phase, "start" | "open the repository")
+        if !matches!(status.phase, Phase::Start | Phase::OpenRepository)
             && let Some(meanwhile) = meanwhile.take()
         {
             let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| meanwhile(&mut *story)));
@@ -89,7 +90,7 @@ fn backups_go_on_and_deletes_and_rebases_wait_while_a_chain_is_read() {
     story.accept_with(request, |request| {
         let mut verified = None;
         let taken = take_backup::run(request, &mut |status| {
-            if status.phase == "begin" {
+            if status.phase == Phase::Begin {
                 let address = repository.address.as_deref().unwrap();
                 let request = json!({"backupPath": path, "repository": {"type": "dir", "address": address}});
                 verified = Some(operation::call("verifyChain", &request.to_string(), &mut |_| Ok(())).unwrap());

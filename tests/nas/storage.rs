@@ -10,6 +10,7 @@ use nasbackup::hurry;
 use nasbackup::nas::deadline::stuck;
 use nasbackup::nas::repository::Repository;
 use nasbackup::operation::{call, cancel};
+use nasbackup::phase::Phase;
 use nasbackup::qcow2::Stream;
 use serde_json::{Value, json};
 
@@ -57,7 +58,7 @@ fn hung_when_outputs_are_opened(operation: &str) -> Error {
     let (nas, pool) = (repository(), Nas::folder().through_fuse());
     let request = request(&nas, operation, &pool.at("volume"));
     let error = call(operation, &request.to_string(), &mut |status| {
-        if status.phase == "open the outputs" {
+        if status.phase == Phase::OpenOutputs {
             pool.hang();
             hurry(&["open the outputs"], SOON);
         }
@@ -97,7 +98,7 @@ fn is_within(call: libc::c_long, on: &Nas) -> bool {
 /// The call is cancelled once `hung` does not answer a thread that is within `syscall`.
 fn hung_when_data_are_copied(nas: &Nas, out: &Path, hung: &Nas, syscall: libc::c_long, operation: &str) -> Error {
     let error = call(operation, &request(nas, operation, out).to_string(), &mut |status| {
-        if status.phase == "copy" {
+        if status.phase == Phase::Copy {
             hung.hang();
             hurry(&["copy", "remove the partial outputs", "ask the repository"], SOON);
             assert!(!is_within(syscall, hung) || cancel(&status.job).found);

@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use nasbackup::engine::Engine;
 use nasbackup::error::Code;
 use nasbackup::operation::take_backup::{self, TakeBackupRequest};
+use nasbackup::phase::Phase;
 
 use crate::support::{Disk, Guest, Image, MIB, Nas, Point, Story, hmp, take};
 
@@ -133,7 +134,7 @@ fn the_guest_writes_on_during_the_copy() {
         };
         story.accept_with(story.request(mode), |request| {
             take_backup::run(request, &mut |status| {
-                if status.phase == "copy" && status.total_bytes > 0 && !std::mem::replace(&mut wrote, true) {
+                if status.phase == Phase::Copy && status.total_bytes > 0 && !std::mem::replace(&mut wrote, true) {
                     [0, 20 * MIB + 4096, 47 * MIB, 50 * MIB].into_iter().for_each(write);
                 }
                 Ok(())
@@ -154,7 +155,7 @@ fn a_resized_disk_is_noticed() {
     request.engine = Some("pull".into());
     let resized = std::cell::Cell::new(false);
     let result = take_backup::run(request, &mut |status| {
-        if status.phase == "begin" && !resized.replace(true) {
+        if status.phase == Phase::Begin && !resized.replace(true) {
             story.guest.resize(0, 80 * MIB);
         }
         Ok(())

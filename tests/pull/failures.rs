@@ -8,6 +8,7 @@ use nasbackup::nas::deadline;
 use nasbackup::nas::repository::Repository;
 use nasbackup::operation;
 use nasbackup::operation::take_backup::{self, TakeBackupRequest, TakenBackup};
+use nasbackup::phase::Phase;
 use rustix::fs::{FlockOperation, flock};
 use serde_json::json;
 
@@ -96,7 +97,7 @@ fn progress_goes_up_to_what_there_is_to_do() {
     let (mut seen, mut foreseen) = (Vec::new(), false);
     story.accept_with(story.request("incremental"), |request| {
         operation::take_backup::run(request, &mut |status| {
-            if status.phase == "copy" {
+            if status.phase == Phase::Copy {
                 seen.push((status.done_bytes, status.total_bytes));
                 foreseen |= status.bytes_per_second > Some(0) && status.remaining_millis > Some(0);
             }
@@ -197,7 +198,7 @@ fn a_repository_that_hangs_before_the_beginning() {
 fn a_begin_that_hangs_is_not_the_repository_s_fault() {
     let mut story = slow_story_on(Nas::folder());
     let error = take_backup::run(story.request("incremental"), &mut |status| {
-        if status.phase == "begin" {
+        if status.phase == Phase::Begin {
             story.guest.signal_qemu("-STOP");
         }
         Ok(())

@@ -7,6 +7,7 @@ use std::path::Path;
 use nasbackup::job::Listener;
 use nasbackup::nas::folder::Folder;
 use nasbackup::operation::{call, cancel};
+use nasbackup::phase::Phase;
 use nasbackup::point::fingerprints::{self, Digest, index_image};
 use nasbackup::point::{Manifest, ManifestDisk};
 use serde_json::{Value, json};
@@ -184,7 +185,7 @@ fn it_tells_of_progress_and_can_be_cancelled() {
     let mut done = Vec::new();
     call("verifyData", &request.to_string(), &mut |status| {
         assert_eq!(status.operation, "verifyData");
-        if status.phase == "compare the data" && status.total_bytes > 0 {
+        if status.phase == Phase::CompareData && status.total_bytes > 0 {
             done.push((status.done_bytes, status.total_bytes));
         }
         Ok(())
@@ -192,7 +193,7 @@ fn it_tells_of_progress_and_can_be_cancelled() {
     .unwrap();
     assert!(done.is_sorted() && done.iter().all(|(done, total)| done <= total) && done.len() > 1, "{done:?}");
     let error = call("verifyData", &request.to_string(), &mut |status| {
-        if status.phase == "compare the data" {
+        if status.phase == Phase::CompareData {
             assert!(cancel("verify").found);
         }
         Ok(())
@@ -269,7 +270,7 @@ fn a_rebase_that_is_cut_off_before_it_writes_keeps_the_fingerprints() {
     let story = long_story();
     let path = &story.points[2].path;
     let error = rebase(&story, 2, Some(0), &mut |status| {
-        if status.phase == "check the images" {
+        if status.phase == Phase::CheckImages {
             cancel(&job_of(path));
         }
         Ok(())
@@ -284,7 +285,7 @@ fn a_rebase_that_is_cancelled_once_it_has_written_records_that_fingerprints_were
     let story = long_story();
     let path = &story.points[2].path;
     let error = rebase(&story, 2, Some(0), &mut |status| {
-        if status.phase == "name the new backing file" {
+        if status.phase == Phase::NameBackingFile {
             cancel(&job_of(path));
         }
         Ok(())
@@ -311,7 +312,7 @@ fn a_cancel_while_fingerprints_are_merged_comes_too_late() {
     let path = &story.points[2].path;
     let mut cancelled = false;
     rebase(&story, 2, Some(0), &mut |status| {
-        if status.phase == "merge the fingerprints" {
+        if status.phase == Phase::MergeFingerprints {
             // the header names the new backing file, durably, and the manifest what the image was
             assert!(recorded(&story, path)[0].rebasing.is_some());
             cancelled = cancel(&job_of(path)).found;

@@ -11,6 +11,7 @@ use std::process::Command;
 use nasbackup::config;
 use nasbackup::engine::Engine;
 use nasbackup::operation::take_backup::{self, TakeBackupRequest};
+use nasbackup::phase::Phase;
 use rustix::fs::{Gid, Uid};
 use serde_json::json;
 
@@ -186,7 +187,7 @@ fn whoever_has_taken_over_a_confined_qemu_gets_nothing_of_other_guests() {
     story.guest.write(0, 0x31, 0, 6 * MIB);
     let (profile, user) = (profile(&attacker), user_of(&qemu_of(&attacker).unwrap()));
     // a push may be over before it tells how far it is
-    for (engine, phase, known) in [("pull", "copy", "/scratch/"), ("push", "begin", "/mnt/pool/")] {
+    for (engine, phase, known) in [("pull", Phase::Copy, "/scratch/"), ("push", Phase::Begin, "/mnt/pool/")] {
         let (mut confined, mut free) = (None, Vec::new());
         let slow = TakeBackupRequest { rate_limit: Some(1 << 20), ..by(engine, story.request("full")) };
         // but for the attacker's own
@@ -196,7 +197,7 @@ fn whoever_has_taken_over_a_confined_qemu_gets_nothing_of_other_guests() {
             paths
         };
         let taken = take_backup::run(slow, &mut |status| {
-            let flows = phase == "begin" || status.total_bytes > 0;
+            let flows = phase == Phase::Begin || status.total_bytes > 0;
             if status.phase == phase && flows && confined.is_none() {
                 free = probe(None, user, &paths());
                 confined = Some(probe(Some(&profile), user, &paths()));

@@ -17,6 +17,7 @@ use nasbackup::nas::repository::{Export, Repository};
 use nasbackup::nas::session::Session;
 use nasbackup::operation::take_backup::{self, TakeBackupRequest};
 use nasbackup::operation::{call, cancel, jobs};
+use nasbackup::phase::Phase;
 use serde_json::{Value, json};
 
 use crate::chain::Chain;
@@ -40,9 +41,9 @@ impl Middle {
     }
 
     /// Is told of progress, and waits when that phase has begun to do something.
-    fn of(mut self, phase: &'static str) -> impl FnMut(&JobStatus) -> Result<()> {
+    fn of(mut self, phase: Phase) -> impl FnMut(&JobStatus) -> Result<()> {
         move |status| {
-            if status.phase == phase && (status.done_bytes > 0 || phase != "copy") {
+            if status.phase == phase && (status.done_bytes > 0 || phase != Phase::Copy) {
                 self.reached();
             }
             Ok(())
@@ -121,7 +122,7 @@ impl Operation for OnChain {
                     wait_seconds: self.wait_seconds,
                     ..request
                 };
-                self.chain.take_and(slowly, &mut middle.of("copy")).map(drop)
+                self.chain.take_and(slowly, &mut middle.of(Phase::Copy)).map(drop)
             }
             "rebasePoint" => {
                 // a sync of all that was written may take its time
@@ -131,10 +132,10 @@ impl Operation for OnChain {
                         Duration::from_secs(seconds),
                     );
                 }
-                self.ask(json!({"newParent": null}), &mut middle.of("absorb")).map(drop)
+                self.ask(json!({"newParent": null}), &mut middle.of(Phase::Absorb)).map(drop)
             }
             "verifyData" => {
-                let verified = self.ask(json!({}), &mut middle.of("compare the data"))?;
+                let verified = self.ask(json!({}), &mut middle.of(Phase::CompareData))?;
                 match verified["verdict"].as_str() {
                     Some("good") => Ok(()),
                     // what it has told until then stays so
@@ -148,7 +149,7 @@ impl Operation for OnChain {
                     hurry(&["copy", "sync"], Duration::from_secs(seconds));
                 }
                 let volumes = self.chain.restored_to(self.chain.newest(), &folder("restored").join("disk"));
-                self.ask(json!({"volumes": volumes}), &mut middle.of("copy")).map(drop)
+                self.ask(json!({"volumes": volumes}), &mut middle.of(Phase::Copy)).map(drop)
             }
             // without a listener, but in the kernel soon
             _ => {
@@ -230,7 +231,7 @@ impl Operation for OnGuest {
             };
             let mut reached = false;
             let mut listen = |status: &JobStatus| {
-                if status.phase == "copy" && status.done_bytes > 0 {
+                if status.phase == Phase::Copy && status.done_bytes > 0 {
                     reached = true;
                     middle.reached();
                     if self.cancelled {

@@ -9,6 +9,7 @@ use std::thread;
 use nasbackup::error::Result;
 use nasbackup::job::JobStatus;
 use nasbackup::operation::take_backup::{self, TakeBackupRequest};
+use nasbackup::phase::Phase;
 use serde_json::json;
 
 use crate::chain::Chain;
@@ -89,7 +90,7 @@ fn other() -> Option<Chain> {
 }
 
 fn copies(status: &JobStatus) -> bool {
-    status.phase == "copy" && status.done_bytes > 0
+    status.phase == Phase::Copy && status.done_bytes > 0
 }
 
 #[test]
@@ -122,9 +123,9 @@ fn processes_start_while_what_is_done_with_a_chain_waits_for_its_server() {
     }
     let restored = chain.restored_to(1, &folder("restored").join("disk"));
     for (operation, phase, point, more) in [
-        ("rebasePoint", "absorb", 2, json!({"newParent": chain.path(0)})),
-        ("verifyChain", "check the images", 1, json!({})),
-        ("restorePoint", "copy", 1, json!({"volumes": restored, "rateLimit": 4 * MIB})),
+        ("rebasePoint", Phase::Absorb, 2, json!({"newParent": chain.path(0)})),
+        ("verifyChain", Phase::CheckImages, 1, json!({})),
+        ("restorePoint", Phase::Copy, 1, json!({"volumes": restored, "rateLimit": 4 * MIB})),
     ] {
         let is_middle = |status: &JobStatus| status.phase == phase;
         assert_others_go_on(&alone, &mut other, is_middle, |mut tell| {

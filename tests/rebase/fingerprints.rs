@@ -6,6 +6,7 @@ use std::fs::{self, File};
 use nasbackup::error::{Code, Result};
 use nasbackup::nas::folder::Folder;
 use nasbackup::operation::{call, cancel};
+use nasbackup::phase::Phase;
 use nasbackup::point::{Manifest, ManifestDisk, Rebasing};
 use serde_json::{Value, json};
 
@@ -42,7 +43,7 @@ impl Points {
     }
 
     /// The same onto the first one, cancelled when it comes so far.
-    fn cancel_at(&self, phase: &str) {
+    fn cancel_at(&self, phase: Phase) {
         let rebased = call("rebasePoint", &self.request_to_rebase(Some(1)).to_string(), &mut |status| {
             if status.phase == phase {
                 assert!(cancel(&status.job).found);
@@ -134,11 +135,11 @@ fn a_cancel_before_the_image_has_changed_keeps_its_fingerprints_and_one_after_it
         let points = Points::make(3, SIZE);
         let before = (points.manifest(3), points.images());
         let request = points.request_to_rebase(Some(1));
-        let (mut told, mut phase) = (0, "");
+        let (mut told, mut phase) = (0, None);
         let rebased = call("rebasePoint", &request.to_string(), &mut |status| {
             told += 1;
             if told == after {
-                phase = status.phase;
+                phase = Some(status.phase);
                 assert!(cancel(&status.job).found);
             }
             Ok(())
@@ -149,17 +150,17 @@ fn a_cancel_before_the_image_has_changed_keeps_its_fingerprints_and_one_after_it
         }
         match rebased {
             // once an image stands where it was to stand, its fingerprints are made in any case
-            Ok(_) => assert_eq!(points.told(), [KEPT; 2], "{phase}"),
+            Ok(_) => assert_eq!(points.told(), [KEPT; 2], "{phase:?}"),
             Err(error) => assert_eq!(error.code, Code::Cancelled, "{error}"),
         }
         let (now, images) = (points.manifest(3), points.images());
         for (disk, image) in images.iter().enumerate() {
-            assert!(now.disks[disk].rebasing.is_none(), "{phase}");
+            assert!(now.disks[disk].rebasing.is_none(), "{phase:?}");
             if *image == before.1[disk] {
-                assert_eq!(now.disks[disk], before.0.disks[disk], "{phase}");
+                assert_eq!(now.disks[disk], before.0.disks[disk], "{phase:?}");
                 unchanged += 1;
             } else {
-                assert!([KEPT, LOST].contains(&points.told()[disk]), "{phase}: {:?}", points.told());
+                assert!([KEPT, LOST].contains(&points.told()[disk]), "{phase:?}: {:?}", points.told());
                 changed += 1;
             }
         }
@@ -175,7 +176,7 @@ fn a_cancel_before_the_image_has_changed_takes_no_loss_for_one() {
     let points = Points::make(3, SIZE);
     points.record(3, without);
     let before = points.manifest(3);
-    points.cancel_at("absorb");
+    points.cancel_at(Phase::Absorb);
     assert_eq!(points.manifest(3).disks, before.disks);
 }
 
@@ -183,14 +184,14 @@ fn a_cancel_before_the_image_has_changed_takes_no_loss_for_one() {
 fn a_cancel_keeps_no_fingerprints_of_an_image_that_a_call_that_was_cut_off_has_changed() {
     let points = Points::make(3, SIZE);
     let before = points.manifest(3);
-    points.cancel_at("name the new backing file");
+    points.cancel_at(Phase::NameBackingFile);
     assert_eq!(points.told(), [LOST, KEPT]);
     // as if it had been killed
     points.record(3, |disk| {
         *disk = before.disks.iter().find(|before| before.file == disk.file).unwrap().clone();
         cut_off(disk);
     });
-    points.cancel_at("take back what nothing uses");
+    points.cancel_at(Phase::TakeBackUnused);
     assert_eq!(points.told()[0], LOST);
 }
 

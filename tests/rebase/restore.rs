@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 use nasbackup::engine::Engine;
 use nasbackup::error::{Code, Error, Result};
 use nasbackup::operation::{call, cancel};
+use nasbackup::phase::Phase;
 use nasbackup::point::fingerprints::{Fingerprints, file_name, index_image};
 use nasbackup::point::{Kind, Manifest, ManifestDisk, ParentPoint};
 use nasbackup::qcow2::{CLUSTER, Stream};
@@ -600,7 +601,7 @@ fn what_a_killed_call_has_left_replaces_no_volume_that_qemu_has_open() {
 pub(crate) fn restore_and(request: &Value, mut act: impl FnMut()) -> Result<Value> {
     let mut acted = false;
     call("restorePoint", &request.to_string(), &mut |status| {
-        if status.phase == "publish the outputs" && !std::mem::replace(&mut acted, true) {
+        if status.phase == Phase::PublishOutputs && !std::mem::replace(&mut acted, true) {
             act();
         }
         Ok(())

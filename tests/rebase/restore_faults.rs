@@ -12,6 +12,7 @@ use nasbackup::hurry;
 use nasbackup::nas::deadline;
 use nasbackup::nas::repository::Repository;
 use nasbackup::operation::call;
+use nasbackup::phase::Phase;
 use serde_json::{Value, json};
 
 use crate::flatten::{Loop, Mounted};
@@ -59,10 +60,10 @@ impl Restore {
     }
 
     /// Restores, and acts once in the phase, when some of the data are there if it is the copy.
-    fn run_and(&self, request: &Value, phase: &str, mut act: impl FnMut()) -> Result<Value> {
+    fn run_and(&self, request: &Value, phase: Phase, mut act: impl FnMut()) -> Result<Value> {
         let mut acted = false;
         let ended = call("restorePoint", &request.to_string(), &mut |status| {
-            if status.phase == phase && (phase != "copy" || status.done_bytes > 0) && !acted {
+            if status.phase == phase && (phase != Phase::Copy || status.done_bytes > 0) && !acted {
                 acted = true;
                 act();
             }
@@ -115,19 +116,19 @@ pub(crate) fn refusal(call: &str, errnos: &[i32]) -> Refusal {
 #[test]
 fn a_nas_that_hangs_replaces_nothing_is_marked_and_is_nobody_else_s_business() {
     each(
-        &[("raw", "data", "copy"), ("qcow2", "chain", "copy"), ("qcow2", "data", "sync")],
+        &[("raw", "data", Phase::Copy), ("qcow2", "chain", Phase::Copy), ("qcow2", "data", Phase::Sync)],
         |(format, verify, phase)| {
             let what = format!("{format} {verify} {phase}");
             let restoring = Restore::begin();
             let request = restoring.request(format, verify);
             let error = restoring
-                .run_and(&request, phase, || {
+                .run_and(&request, *phase, || {
                     restoring.nas.hang();
                     hurry(&READS, SOON);
                 })
                 .unwrap_err();
             assert_eq!(error.code, Code::NasUnresponsive, "{what}: {error}");
-            if *phase == "copy" {
+            if *phase == Phase::Copy {
                 assert!(
                     error.leftovers && error.cause.contains("a read that the NAS does not answer"),
                     "{what}: {error}"
@@ -157,7 +158,7 @@ fn a_nas_that_goes_replaces_nothing_and_is_named() {
         let what = format!("{format} {verify}");
         let mut restoring = Restore::begin();
         let request = restoring.request(format, verify);
-        let error = restoring.run_and(&request, "copy", || restoring.nas.die()).unwrap_err();
+        let error = restoring.run_and(&request, Phase::Copy, || restoring.nas.die()).unwrap_err();
         assert_eq!((error.code, error.leftovers), (Code::Io, false), "{what}: {error}");
         assert!(error.cause.contains("i-1/T") && error.disk.is_some(), "{what}: {error}");
         restoring.assert_untouched(&what);
@@ -213,7 +214,7 @@ fn an_image_that_is_cut_off_or_removed_under_the_read_is_restored_as_it_was_or_n
         let mut request = restoring.points.request(restoring.out.path(), "raw");
         (request["verify"], request["rateLimit"]) = (json!(verify), json!(2 << 20));
         // some of it was read, and all tables
-        match restoring.run_and(&request, "copy", || perform(&image)) {
+        match restoring.run_and(&request, Phase::Copy, || perform(&image)) {
             Ok(_) => restoring.points.assert_restored(restoring.out.path(), "raw"),
             Err(error) => {
                 assert!(*act == "cut" && matches!(error.code, Code::CorruptImage | Code::Io), "{what}: {error}");
@@ -244,7 +245,7 @@ fn storage_that_is_full_half_way_keeps_what_it_had_and_its_room() {
         };
         let mut acted = false;
         let error = call("restorePoint", &request.to_string(), &mut |status| {
-            if status.phase == "copy" && !std::mem::replace(&mut acted, true) {
+            if status.phase == Phase::Copy && !std::mem::replace(&mut acted, true) {
                 fill();
             }
             Ok(())
@@ -330,7 +331,7 @@ fn storage_that_hangs_in_a_write_or_a_sync_is_named_and_no_nas_is() {
 /// It answers nothing at all, and nobody can take away what was made there before it goes on.
 #[test]
 fn storage_that_hangs_altogether_keeps_what_it_had_and_partial_files_are_named() {
-    each(&[("raw", "copy"), ("qcow2", "sync"), ("raw", "publish the outputs")], |(format, phase)| {
+    each(&[("raw", Phase::Copy), ("qcow2", Phase::Sync), ("raw", Phase::PublishOutputs)], |(format, phase)| {
         let what = format!("{format} {phase}");
         let storage = Nas::folder().through_fuse();
         let out = tempfile::tempdir_in(storage.root()).unwrap();
@@ -338,13 +339,13 @@ fn storage_that_hangs_altogether_keeps_what_it_had_and_partial_files_are_named()
         let mut request = restoring.points.request(restoring.out.path(), format);
         request["rateLimit"] = json!(1 << 20);
         let error = restoring
-            .run_and(&request, phase, || {
+            .run_and(&request, *phase, || {
                 storage.hang();
                 hurry(&["copy", "sync", "publish the outputs", "remove the partial outputs"], SOON);
             })
             .unwrap_err();
         assert_eq!(error.code, Code::Io, "{what}: {error}");
-        assert!(error.leftovers || *phase == "publish the outputs", "{what}: {error}");
+        assert!(error.leftovers || *phase == Phase::PublishOutputs, "{what}: {error}");
         let out = tempfile::tempdir_in(QUICK).unwrap();
         restoring.points.restore(out.path(), format).unwrap();
         storage.go_on();
@@ -372,8 +373,8 @@ fn a_nas_that_hangs_while_a_device_is_written_has_nothing_more_written_to_it() {
     (request["volumes"][0]["output"]["path"], request["rateLimit"]) = (json!(device.device), json!(1 << 20));
     let (mut files_are_whole, mut hung, mut done) = (false, false, 0);
     let error = call("restorePoint", &request.to_string(), &mut |status| {
-        files_are_whole |= status.phase == "sync";
-        let of_device = files_are_whole && status.phase == "copy";
+        files_are_whole |= status.phase == Phase::Sync;
+        let of_device = files_are_whole && status.phase == Phase::Copy;
         if of_device && done == 0 {
             done = status.done_bytes;
         } else if of_device && status.done_bytes > done && !hung {
@@ -503,7 +504,7 @@ fn no_device_is_written_once_the_points_may_be_changed_by_others() {
     request["volumes"][0]["output"]["path"] = json!(device.device);
     let instance = restoring.points.dir.path().join("i-1");
     let error = call("restorePoint", &request.to_string(), &mut |status| {
-        if status.phase == "sync" {
+        if status.phase == Phase::Sync {
             for claim in fs::read_dir(&instance).unwrap().map(|entry| entry.unwrap().path()) {
                 if claim.file_name().unwrap().to_str().unwrap().starts_with(".nasbackup.reader-") {
                     fs::rename(&claim, instance.join(".nasbackup.lease-0")).unwrap();
@@ -540,7 +541,7 @@ fn storage_without_second_names_is_refused_before_anything_is_copied() {
     let mut copied = false;
     let (ended, met) = refusing(restoring.out.path(), &[refusal("link", &[libc::EPERM])], || {
         call("restorePoint", &request.to_string(), &mut |status| {
-            copied |= status.phase == "copy";
+            copied |= status.phase == Phase::Copy;
             Ok(())
         })
     });

@@ -10,6 +10,7 @@ use nasbackup::error::{Code, Error};
 use nasbackup::job::JobStatus;
 use nasbackup::nas::repository::Repository;
 use nasbackup::operation::{self, take_backup::TakeBackupRequest};
+use nasbackup::phase::Phase;
 use serde_json::{Value, json};
 
 use super::{Refusal, refusing};
@@ -151,7 +152,7 @@ pub fn run_as_agent() {
     let Ok(call) = std::env::var(CALL) else { return };
     let call: Value = serde_json::from_str(&call).unwrap();
     let cancel = std::env::var_os(CANCEL).is_some();
-    let listen = |status: &JobStatus| match cancel && status.phase == "copy" && status.total_bytes > 0 {
+    let listen = |status: &JobStatus| match cancel && status.phase == Phase::Copy && status.total_bytes > 0 {
         true => Err(Error::new(Code::Cancelled, "listen", "in the middle of the copy")),
         false => Ok(()),
     };

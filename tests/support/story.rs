@@ -9,6 +9,7 @@ use nasbackup::engine::Engine;
 use nasbackup::error::{Code, Error, Result};
 use nasbackup::job::JobStatus;
 use nasbackup::operation::take_backup::{self, TakeBackupRequest, TakenBackup, TakenDisk};
+use nasbackup::phase::Phase;
 use nasbackup::point::{Kind, Manifest};
 use serde_json::Value;
 
@@ -32,7 +33,7 @@ pub fn details(taken: &TakenBackup) -> String {
 
 /// Runs `takeBackup` and acts once, on this thread, when data has begun to flow.
 pub fn take_and(request: TakeBackupRequest, act: impl FnOnce(&JobStatus)) -> Result<TakenBackup> {
-    take_and_when(request, |status| status.phase == "copy", act)
+    take_and_when(request, |status| status.phase == Phase::Copy, act)
 }
 
 /// Runs `takeBackup` and acts once, on this thread, when `reached` holds. On a busy machine the request's time may be over before: the
@@ -67,7 +68,7 @@ pub fn take_and_when(
 /// Runs a backup that has all data at its targets when nothing is left of its time.
 pub fn take_too_late(request: TakeBackupRequest) -> Result<TakenBackup> {
     take_backup::run(TakeBackupRequest { wait_seconds: Some(6), ..request }, &mut |status| {
-        if status.phase == "publish" {
+        if status.phase == Phase::Publish {
             // what it may take, and half of that
             std::thread::sleep(Duration::from_secs(9));
         }

@@ -9,6 +9,7 @@ use nasbackup::operation::{
     self,
     take_backup::{self, TakeBackupRequest},
 };
+use nasbackup::phase::Phase;
 use nasbackup::point::Kind;
 use serde_json::json;
 
@@ -82,7 +83,7 @@ fn an_error_of_the_listener_ends_it_and_is_the_result() {
     let own = Error::new(Code::Internal, "listen", "the listener's own");
     let given = own.clone();
     let error = story.refuse_with(story.request("incremental"), "INTERNAL", |_, request| {
-        take_backup::run(request, &mut |status| if status.phase == "copy" { Err(given.clone()) } else { Ok(()) })
+        take_backup::run(request, &mut |status| if status.phase == Phase::Copy { Err(given.clone()) } else { Ok(()) })
     });
     assert_eq!(error, own);
     story.assert_guest_untouched();
@@ -168,7 +169,7 @@ fn progress_goes_up_to_what_there_is_to_do() {
     let request = story.request("incremental");
     story.accept_with(request, |request| {
         take_backup::run(request, &mut |status| {
-            if status.phase == "copy" {
+            if status.phase == Phase::Copy {
                 seen.push((status.done_bytes, status.total_bytes));
             }
             Ok(())
@@ -231,7 +232,7 @@ fn a_guest_that_is_restarted_before_its_backup_fails_keeps_no_bitmap_of_it() {
     let parent = story.bitmap();
     story.refuse_with(story.request("incremental"), "NO_SPACE", |story, request| {
         take_backup::run(request, &mut |status| {
-            if status.phase == "publish" {
+            if status.phase == Phase::Publish {
                 story.guest.restart();
                 story.nas.fill();
             }
@@ -307,7 +308,7 @@ fn a_dump_of_somebody_else_is_left_alone() {
 fn a_begin_that_hangs_is_not_the_repository_s_fault() {
     let mut story = slow_story();
     let error = take_backup::run(story.request("incremental"), &mut |status| {
-        if status.phase == "begin" {
+        if status.phase == Phase::Begin {
             story.guest.signal_qemu("-STOP");
         }
         Ok(())
@@ -413,7 +414,7 @@ fn a_repository_that_hangs_at_the_end() {
         let request = TakeBackupRequest { wait_seconds: Some(10), ..request };
         let start = Instant::now();
         let error = take_backup::run(request, &mut |status| {
-            if status.phase == "publish" {
+            if status.phase == Phase::Publish {
                 story.nas.hang();
             }
             Ok(())

@@ -6,6 +6,7 @@ use std::os::unix::fs::{FileExt, PermissionsExt};
 use nasbackup::engine::Engine;
 use nasbackup::nas::repository::Repository;
 use nasbackup::operation::take_backup::{self, TakeBackupRequest};
+use nasbackup::phase::Phase;
 use nasbackup::point::Kind::{Full, Incremental};
 
 use crate::mutation::Random;
@@ -502,7 +503,7 @@ fn a_disk_on_a_template_that_only_qemu_reads_is_copied_once() {
     let mut attempts = 0;
     let point = story.accept_with(story.request("incremental"), |request| {
         take_backup::run(request, &mut |status| {
-            attempts += u32::from(status.phase == "make the targets");
+            attempts += u32::from(status.phase == Phase::MakeTargets);
             Ok(())
         })
     });
@@ -669,7 +670,7 @@ fn a_guest_that_is_gone_at_the_end_is_told_and_its_point_stands() {
     let (request, content) = (story.request("incremental"), story.content());
     let path = request.backup_path.clone().unwrap();
     let taken = take_backup::run(request, &mut |status| {
-        if status.phase == "publish" && story.guest.state() != "gone" {
+        if status.phase == Phase::Publish && story.guest.state() != "gone" {
             story.guest.kill_qemu();
         }
         Ok(())

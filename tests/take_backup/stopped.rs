@@ -9,6 +9,7 @@ use nasbackup::operation::{
     self,
     take_backup::{self, BackingFile, TakeBackupRequest, TakenBackup},
 };
+use nasbackup::phase::Phase;
 use nasbackup::point::Kind::{Full, Incremental};
 
 use crate::support::{
@@ -462,7 +463,7 @@ fn a_disk_that_hangs_before_it_is_seeded_holds_nobody_up() {
     let story = Story::new(Guest::stopped([disk]), Nas::folder());
     let request = TakeBackupRequest { wait_seconds: Some(3), ..story.stopped_request("full") };
     let error = take_backup::run(request, &mut |status| {
-        if status.phase == "make the targets" {
+        if status.phase == Phase::MakeTargets {
             storage.hang();
         }
         Ok(())

@@ -8,19 +8,20 @@ use crate::config;
 use crate::error::{Code, Error, Result};
 use crate::nas::instance::Instance;
 use crate::nas::path::RepoPath;
+use crate::phase::Phase;
 use crate::point::Link;
 use crate::point::fingerprints::{self, Digest, Fingerprints};
 use crate::qcow2;
 use crate::worker::Pulse;
 
-const STEP: &str = "merge the fingerprints";
+const STEP: &str = Phase::MergeFingerprints.as_str();
 
 /// `CORRUPT_IMAGE` when the tables of the image, or of one that it is to absorb, are not what was recorded: a key would vouch from
 /// now on for what they say. Data are not read; those that a later reading finds changed are told by the fingerprints. Those of an
 /// image that a rebase has begun to change are not what was recorded.
 pub(super) fn check_tables(record: &Record, disk: &Disk, pulse: &Pulse) -> Result<()> {
-    const STEP: &str = "compare the tables";
-    pulse.enter(STEP)?;
+    const STEP: &str = Phase::CompareTables.as_str();
+    pulse.enter(Phase::CompareTables)?;
     for link in std::iter::once(&disk.chain[0]).chain(disk.absorbed()) {
         let Some(recorded) = record.fingerprints(&link.path).map(|recorded| recorded.rest) else { continue };
         let rest = rest_of(link, &mut |done, total| pulse.at(done, total));
@@ -84,7 +85,7 @@ pub(super) fn merge(
     pulse: &Pulse,
 ) -> Result<Option<Fingerprints>> {
     let Some(indexed) = indexed.filter(|indexed| !indexed.is_empty()) else { return Ok(None) };
-    go_on(pulse.enter(STEP));
+    go_on(pulse.enter(Phase::MergeFingerprints));
     let merged = merge_all(held, &disk.chain[0], &indexed, pulse);
     if let Err(error) = &merged {
         if error.code == Code::CorruptImage && config::current().keys.is_some() {

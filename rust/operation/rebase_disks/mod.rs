@@ -25,6 +25,7 @@ use crate::nas::purpose::Purpose;
 use crate::nas::repository::Export;
 use crate::nas::session::Session;
 use crate::operation::verify_chain::chains;
+use crate::phase::Phase;
 use crate::point::fingerprints::Digest;
 use crate::point::{Link, ManifestDisk};
 use crate::qcow2::{Absorb, Failure, Progress};
@@ -73,9 +74,9 @@ fn rebase_all(
     job: &mut Reporter<'_>,
     plan: impl FnOnce(&Folder) -> Result<Vec<Disk>> + Send + 'static,
 ) -> Result<Rebased> {
-    job.begin("open the repository")?;
+    job.begin(Phase::OpenRepository)?;
     let session = Session::open_bounded(export, config::current())?;
-    job.begin("follow the chains")?;
+    job.begin(Phase::FollowChains)?;
     let at = point.clone();
     let rebased = worker::run("follow the chains", LIMIT, job, move |pulse| {
         // before the disks, whose files are closed before the repository may be unmounted
@@ -128,7 +129,7 @@ fn finish_left(held: &Instance, record: &Record, disk: &Disk, pulse: &Pulse) -> 
     if !record.of(disk).is_some_and(stands_there) {
         return Ok(());
     }
-    pulse.enter("sync")?;
+    pulse.enter(Phase::Sync)?;
     disk.chain[0].sync()?;
     let left = fingerprints::left_to_merge(held, record, disk);
     finish(held, record, disk, left, pulse)
@@ -136,7 +137,7 @@ fn finish_left(held: &Instance, record: &Record, disk: &Disk, pulse: &Pulse) -> 
 
 /// A disk that stands where it should may be so only in memory, by a call that was killed; and now its old parent may go.
 fn sync(held: &Instance, record: &Record, disk: &Disk, pulse: &Pulse) -> Result<()> {
-    pulse.enter("sync")?;
+    pulse.enter(Phase::Sync)?;
     disk.chain[0].sync()?;
     let is_unfinished = record.of(disk).is_some_and(|own| own.is_unfinished());
     let ended = if is_unfinished { fingerprints::unless_changed(record, disk, pulse) } else { Ended::Unchanged };
@@ -151,7 +152,7 @@ fn rebase(held: &Instance, record: &Record, disk: &Disk, pulse: &Pulse, rebased:
     let mut tell = Telling::new(held, pulse);
     let checked = disk.begin(held)?.check(&mut |progress| tell.of(progress));
     let mut absorb = checked.map_err(|failure| tell.explain(disk, failure))?;
-    pulse.enter("write the manifest")?;
+    pulse.enter(Phase::WriteManifest)?;
     record.begin(held, disk)?;
     let moved = match absorb.run(&mut |progress| tell.of(progress)) {
         Ok(moved) => moved,
@@ -174,7 +175,7 @@ fn rebase(held: &Instance, record: &Record, disk: &Disk, pulse: &Pulse, rebased:
 struct Telling<'a> {
     held: &'a Instance,
     pulse: &'a Pulse,
-    phase: &'static str,
+    phase: Option<Phase>,
     looked: Instant,
     /// The lock is another's.
     lost: Option<Error>,
@@ -182,13 +183,13 @@ struct Telling<'a> {
 
 impl<'a> Telling<'a> {
     fn new(held: &'a Instance, pulse: &'a Pulse) -> Telling<'a> {
-        Telling { held, pulse, phase: "check the image", looked: Instant::now(), lost: None }
+        Telling { held, pulse, phase: None, looked: Instant::now(), lost: None }
     }
 
     fn of(&mut self, progress: Progress) -> Result<(), Stopped> {
         self.pulse.at(progress.done, progress.total)?;
-        if progress.phase != self.phase {
-            self.phase = progress.phase;
+        if self.phase != Some(progress.phase) {
+            self.phase = Some(progress.phase);
             self.pulse.enter(progress.phase).map_err(|_| Stopped)?;
         } else if self.looked.elapsed() < LOOK {
             return Ok(());
@@ -203,7 +204,8 @@ impl<'a> Telling<'a> {
     /// `BUSY` when another host has taken the lock over, whatever came of it.
     fn explain(&mut self, disk: &Disk, failure: Failure) -> Error {
         let lost = self.lost.take().or_else(|| self.held.fence().err());
-        lost.unwrap_or_else(|| disk.explain(self.phase, failure))
+        let step = self.phase.map_or("check the image", Phase::as_str);
+        lost.unwrap_or_else(|| disk.explain(step, failure))
     }
 }
 
@@ -211,7 +213,7 @@ impl<'a> Telling<'a> {
 /// fingerprints.
 fn finish(held: &Instance, record: &Record, disk: &Disk, indexed: Option<Indexed>, pulse: &Pulse) -> Result<()> {
     let merged = fingerprints::merge(held, disk, indexed, pulse);
-    fingerprints::go_on(pulse.enter("write the manifest"));
+    fingerprints::go_on(pulse.enter(Phase::WriteManifest));
     let ended = record.end(held, disk, Ended::Changed(merged.clone().unwrap_or_default()));
     match (merged, ended) {
         (Err(error), Err(left)) => {

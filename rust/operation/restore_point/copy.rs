@@ -13,6 +13,7 @@ use crate::error::{Code, Error, Result};
 use crate::job::Reporter;
 use crate::nas::deadline::{self, Background};
 use crate::operation::reading::Reading;
+use crate::phase::Phase;
 use crate::steps;
 
 /// Threads that copy, each with a piece of its own.
@@ -189,11 +190,11 @@ pub(super) fn run(
 
 /// Keeps what devices hold, where that is asked, before one of them is written to.
 fn keep(copy: &Arc<Copy>, job: &mut Reporter<'_>) -> Result<()> {
-    const STEP: &str = "keep what is replaced";
+    const STEP: &str = Phase::KeepReplaced.as_str();
     if copy.these(true).iter().all(|(_, disk)| disk.kept().is_none()) {
         return Ok(());
     }
-    job.begin(STEP)?;
+    job.begin(Phase::KeepReplaced)?;
     let ours = copy.clone();
     let work = move || {
         let _moved = ours.gate.move_data();
@@ -210,14 +211,14 @@ fn copy_and_sync(
     reading: &Reading,
     job: &mut Reporter<'_>,
 ) -> Result<Vec<(usize, Finished)>> {
-    job.begin("copy")?;
+    job.begin(Phase::Copy)?;
     let (ours, kept) = (copy.clone(), reading.clone());
     let work = move || {
         let (_held, disks) = (kept, ours.these(devices));
         ours.on_threads(THREADS, |number| ours.copy(number, &disks))
     };
     attend("copy", devices, &deadline::start("copy", work, || ())?, copy, || reading.answers(), job)?;
-    job.begin("sync")?;
+    job.begin(Phase::Sync)?;
     let (ours, kept) = (copy.clone(), reading.clone());
     let work = move || {
         let (_held, disks) = (kept, ours.these(devices));

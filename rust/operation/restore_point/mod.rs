@@ -31,6 +31,7 @@ use crate::operation::ceph::Image;
 use crate::operation::checked_chain::{self, Disk as Source};
 use crate::operation::reading::Reading;
 use crate::operation::take_backup::layers;
+use crate::phase::Phase;
 use crate::point::fingerprints::{self, Base, Fingerprints};
 use crate::point::{Link, volume_of};
 use crate::qcow2::{self, Failure, Images, Pieces};
@@ -47,8 +48,8 @@ pub use request::{
 };
 use room::Needs;
 
-const STEP: &str = "open the outputs";
-const PUBLISH: &str = "publish the outputs";
+const STEP: &str = Phase::OpenOutputs.as_str();
+const PUBLISH: &str = Phase::PublishOutputs.as_str();
 /// A step is short, but for the syncs.
 const LIMIT: Duration = Duration::from_secs(600);
 
@@ -74,9 +75,9 @@ pub(super) fn perform(operation: &'static str, asked: Asked, listener: Listener<
     let Asked { job, export, point, id, volumes, verify, keep_old, rate } = asked;
     let job = job::start(job, operation, &export, Some(point.instance().to_owned()))?;
     let mut job = Reporter::new(job, listener)?;
-    job.begin("open the repository")?;
+    job.begin(Phase::OpenRepository)?;
     let reading = Reading::open(export, &point)?;
-    job.begin(STEP)?;
+    job.begin(Phase::OpenOutputs)?;
     // by this thread, with which what serves them ends
     let in_ceph = in_ceph::open(&volumes, point.instance(), &mut job)?;
     let images = in_ceph.iter().map(|opened| opened.as_ref().map(|opened| opened.image.clone())).collect();
@@ -109,7 +110,7 @@ fn restore(
     let copied = space.take(copy, reading).and_then(|()| copy::run(copy, reading, is_ours, job));
     let copied = copied.and_then(|finished| {
         is_ours(job)?;
-        job.begin(PUBLISH)?;
+        job.begin(Phase::PublishOutputs)?;
         Ok(finished)
     });
     match copied {

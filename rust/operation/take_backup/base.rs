@@ -12,6 +12,7 @@ use crate::nas::deadline::{LIMIT, bounded};
 use crate::nas::folder::Folder;
 use crate::nas::lock::InstanceLock;
 use crate::nas::path::{PointPath, RepoPath};
+use crate::phase::Phase;
 use crate::point::fingerprints::{self, Base, Fingerprints};
 use crate::point::{ChainImage, Manifest};
 use crate::qcow2;
@@ -24,7 +25,7 @@ pub(super) fn complete(targets: &Targets, plan: &mut Plan, job: &mut Reporter<'_
     for disk in &mut plan.disks {
         let Strategy::Compared(chain, _) = &mut disk.strategy else { continue };
         for image in chain.iter_mut().filter(|image| image.fingerprints.is_none()) {
-            job.begin("read the parent point")?;
+            job.begin(Phase::ReadParentPoint)?;
             image.fingerprints = Some(index(targets, image, job, deadline)?);
             plan.details.push(format!("'{}' had no fingerprints: its {} bytes were read", image.file, image.size));
         }

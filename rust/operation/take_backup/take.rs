@@ -14,6 +14,7 @@ use crate::engine::Engine;
 use crate::error::{Code, Error, Result};
 use crate::host::{Begun, HostState};
 use crate::job::Reporter;
+use crate::phase::Phase;
 use crate::point::fingerprints::Fingerprints;
 use crate::point::{LeftOut, Parent, ParentPoint};
 
@@ -150,7 +151,7 @@ fn attempt<G: Guest>(
     let parent = constraints.parent.clone().map(Err).or(opened.parent.take());
     let parent_point = parent_point(parent.as_ref());
     let (mut guest, plan, mut host) = guest.plan(call, &opened, parent, &constraints, host, job)?;
-    job.begin("make the targets")?;
+    job.begin(Phase::MakeTargets)?;
     let bitmap = plan.new_bitmap(&checked.mode).map(str::to_owned);
     host.begin(guest.record(&plan, call.begun(opened.root(), bitmap.as_deref(), job)))?;
     let targets = storage::make_targets(call, opened, plan.specs(guest.has_fingerprints()));
@@ -202,7 +203,7 @@ impl<G: Guest> Attempt<G> {
             Err(error) => return Err(guest.drop_bitmap(&plan, begun.as_deref(), host, error)),
         };
         // The point is published: nothing that happens now changes that.
-        job.enter("clear up");
+        job.enter(Phase::ClearUp);
         let mut details = guest.details();
         details.extend(plan.details.iter().cloned());
         details.extend(copied.details);

@@ -13,6 +13,7 @@ use crate::job::{self, Listener, Reporter};
 use crate::nas::deadline::{LIMIT, bounded};
 use crate::nas::path::{PointPath, RepoPath};
 use crate::nas::repository::Repository;
+use crate::phase::Phase;
 use crate::qcow2::{self, Checked};
 use crate::worker;
 pub(super) use agreement::Facts;
@@ -65,13 +66,13 @@ pub(super) fn verify(
     let id = check_id(request.point_id)?;
     let job = job::start(request.job, operation, &export, Some(point.instance().to_owned()))?;
     let mut job = Reporter::new(job, listener)?;
-    job.begin("open the repository")?;
+    job.begin(Phase::OpenRepository)?;
     let reading = Reading::open(export, &point)?;
-    job.begin("follow the chains")?;
+    job.begin(Phase::FollowChains)?;
     let (held, at) = (reading.clone(), point.clone());
     let judge = move || chains::find(held.root(), &at, id.as_deref(), &[]);
     let mut judged = bounded("follow the chains", LIMIT, judge).inspect_err(|error| reading.note(error))?;
-    job.begin("check the images")?;
+    job.begin(Phase::CheckImages)?;
     check_all(&reading, &mut judged.found, &mut job)?;
     more(&reading, &mut judged, &mut job)?;
     match reading.check() {

@@ -18,6 +18,7 @@ use crate::engine::{Engine, leftover, pull, push};
 use crate::error::{Code, Error, Result};
 use crate::job::Reporter;
 use crate::libvirt::{self, BackupDisk, BackupMode};
+use crate::phase::Phase;
 use crate::point::fingerprints::Fingerprints;
 
 /// What an engine needs besides the job.
@@ -37,7 +38,7 @@ impl Attempt<Running> {
         let input = self.engine_input()?;
         let xml = self.backup_xml(call.checked, &input)?;
         let checkpoint = self.bitmap.as_deref().map(|bitmap| self.checkpoint_xml(bitmap));
-        job.begin("begin")?;
+        job.begin(Phase::Begin)?;
         let mut details = Vec::new();
         let prepared =
             PreparedJob::new(&self.guest.found.domain, self.guest.found.job_disks(), self.guest.folder.clone())?;
@@ -62,7 +63,7 @@ impl Attempt<Running> {
                 return Err(error.into());
             }
         };
-        job.enter("copy");
+        job.enter(Phase::Copy);
         let copied = self.move_data(call, &mut backup, input, job);
         if backup.has_ended() {
             self.guest.scratch = None;
@@ -87,7 +88,7 @@ impl Attempt<Running> {
         if self.guest.engine == Engine::Push {
             details.extend(self.targets.take_over(call)?);
         }
-        job.begin("publish")?;
+        job.begin(Phase::Publish)?;
         self.check_parent(call)?;
         Ok(Copied { when, millis, details, fingerprints, limit: call.time_to_publish(storage::PUBLISH)? })
     }

@@ -20,6 +20,7 @@ use crate::job::Reporter;
 use crate::libvirt::State;
 use crate::nas::view::View;
 use crate::nbd;
+use crate::phase::Phase;
 use crate::point::{LeftOut, Parent};
 
 pub(super) use guest::Running;
@@ -34,11 +35,11 @@ impl Guest for Running {
             nbd::available()?;
         }
         scratch::sweep(config, Some(&checked.vm));
-        job.begin("find the domain")?;
+        job.begin(Phase::FindDomain)?;
         let (request, settings) = (checked.clone(), config.clone());
         let opening = storage::begin_open(call)?;
         let found = ask("look at the domain", move || found::find(&request, &settings));
-        job.enter("open the repository");
+        job.enter(Phase::OpenRepository);
         let (found, session) = opening.with(found, call.time_for("open the repository", storage::OPEN))?;
         job.tell()?;
         Ok((Running::new(found), storage::enter(call, session)?))

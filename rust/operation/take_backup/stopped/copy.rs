@@ -16,6 +16,7 @@ use crate::engine::offline::{self, Origin};
 use crate::error::{Code, Result};
 use crate::job::Reporter;
 use crate::nas::deadline::LIMIT;
+use crate::phase::Phase;
 use crate::point::fingerprints::{Base, Fingerprints};
 use crate::qcow2::Layer;
 
@@ -26,7 +27,7 @@ impl Attempt<Stopped> {
         call: &Call<'_>,
         job: &mut Reporter<'_>,
     ) -> std::result::Result<Copied, Failed> {
-        job.begin("copy")?;
+        job.begin(Phase::Copy)?;
         let begun = Instant::now();
         let mut wanted = disk::wanted(call.checked, &self.guest.found, &self.plan);
         let servers = disk::serve(call, &mut wanted, job)?;
@@ -57,7 +58,7 @@ impl Attempt<Stopped> {
             refuse_running(call, "it was started while its images in Ceph, which nothing locks, were read")?;
         }
         let millis = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-        job.begin("publish")?;
+        job.begin(Phase::Publish)?;
         let limit = call.time_to_publish(storage::PUBLISH)?;
         Ok(Copied { when, millis, details: Vec::new(), fingerprints, limit })
     }

@@ -24,6 +24,7 @@ use crate::error::{Error, Result};
 use crate::host::{Begun, HostState};
 use crate::job::Reporter;
 use crate::nas::deadline::LIMIT;
+use crate::phase::Phase;
 use crate::point::{LeftOut, Parent};
 
 pub(super) use bitmaps::remove_if_there;
@@ -36,11 +37,11 @@ impl Guest for Stopped {
     const IN_DOMAIN: bool = false;
 
     fn look(call: &Call<'_>, sources: &StoppedSources, job: &mut Reporter<'_>) -> Result<(Stopped, Opened)> {
-        job.begin("look at the disks")?;
+        job.begin(Phase::LookAtDisks)?;
         refuse_running(call, "it is not shut off, but the request names disks as for a stopped one")?;
         let look = |source: &StoppedSource| disk::look(call, source.clone(), sources.paths(), job);
         let found = sources.chosen.iter().map(look).collect::<Result<Vec<_>>>()?;
-        job.begin("open the repository")?;
+        job.begin(Phase::OpenRepository)?;
         let stopped = Stopped { found, left_out: sources.left_out.clone(), hangs: false };
         Ok((stopped, storage::open(call)?))
     }

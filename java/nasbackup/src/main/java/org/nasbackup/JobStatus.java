@@ -62,8 +62,8 @@ public final class JobStatus {
     }
 
     /** What it is doing now. */
-    public String phase() {
-        return phase;
+    public Phase phase() {
+        return Phase.of(phase);
     }
 
     /** Bytes done. */

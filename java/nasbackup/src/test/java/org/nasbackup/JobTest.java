@@ -51,7 +51,7 @@ class JobTest {
             assertThat(Thread.currentThread()).isSameAs(caller);
             assertThat(status.operation()).isEqualTo("takeBackup");
             assertThat(status.vmName()).isEqualTo("i-2-10-VM");
-            assertThat(status.phase()).isEqualTo("start");
+            assertThat(status.phase()).isEqualTo(Phase.START);
             assertThat(status.totalBytes()).isEqualTo(3);
             assertThat(status.elapsedMillis()).isNotNegative();
             assertThat(nasBackup.jobs())

@@ -23,6 +23,7 @@ import org.nasbackup.ErrorCode;
 import org.nasbackup.Mode;
 import org.nasbackup.NasBackup;
 import org.nasbackup.NasBackupException;
+import org.nasbackup.Phase;
 import org.nasbackup.TakeBackupRequest;
 import org.nasbackup.TakeBackupResult;
 import org.nasbackup.lab.Samples.Sample;
@@ -131,7 +132,7 @@ final class Growth {
                 library.takeBackup(
                         subject.story.request(Mode.FULL),
                         status -> {
-                            if (status.phase().equals("begin")) {
+                            if (status.phase() == Phase.BEGIN) {
                                 planned[0] = (System.nanoTime() - begun) / 1e9;
                                 handle.cancel();
                             }

@@ -22,6 +22,7 @@ import org.nasbackup.ErrorCode;
 import org.nasbackup.Mode;
 import org.nasbackup.NasBackup;
 import org.nasbackup.NasBackupException;
+import org.nasbackup.Phase;
 import org.nasbackup.ProgressListener;
 import org.nasbackup.TakeBackupRequest;
 import org.nasbackup.TakeBackupResult;
@@ -120,7 +121,7 @@ final class Large implements AutoCloseable {
         // whoever tells of progress does not wait for the monitor
         CompletableFuture<Void> writing = told.thenRunAsync(guest::order);
         ProgressListener order = status -> {
-            if (!ordered[0] && status.phase().equals("copy")) {
+            if (!ordered[0] && status.phase() == Phase.COPY) {
                 ordered[0] = true;
                 told.complete(null);
             }

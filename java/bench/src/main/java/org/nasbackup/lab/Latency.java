@@ -23,6 +23,7 @@ import org.nasbackup.ErrorCode;
 import org.nasbackup.Mode;
 import org.nasbackup.NasBackup;
 import org.nasbackup.NasBackupException;
+import org.nasbackup.Phase;
 import org.nasbackup.ProgressListener;
 import org.nasbackup.TakeBackupRequest;
 import org.nasbackup.TakeBackupResult;
@@ -99,7 +100,7 @@ final class Latency implements AutoCloseable {
     private void fail(TakeBackupRequest request, ErrorCode code, Runnable what) {
         AtomicBoolean happened = new AtomicBoolean();
         ProgressListener happen = status -> {
-            if (status.phase().equals("copy") && happened.compareAndSet(false, true)) {
+            if (status.phase() == Phase.COPY && happened.compareAndSet(false, true)) {
                 what.run();
             }
         };

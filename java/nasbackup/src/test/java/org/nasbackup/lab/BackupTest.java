@@ -43,6 +43,7 @@ import org.nasbackup.Kind;
 import org.nasbackup.Mode;
 import org.nasbackup.NasBackup;
 import org.nasbackup.NasBackupException;
+import org.nasbackup.Phase;
 import org.nasbackup.Repository;
 import org.nasbackup.TakeBackupRequest;
 import org.nasbackup.TakeBackupResult;
@@ -143,7 +144,7 @@ class BackupTest {
         logger.addHandler(handler);
         try (Story story = story(new NasFolder())) {
             Thread caller = Thread.currentThread();
-            List<String> phases = new ArrayList<>();
+            List<Phase> phases = new ArrayList<>();
             TakeBackupRequest request =
                     story.request(Mode.FULL).toBuilder().job("told").build();
             Point point = story.take(
@@ -158,7 +159,7 @@ class BackupTest {
                         phases.add(status.phase());
                     },
                     null);
-            assertThat(phases).contains("open the repository", "begin", "publish");
+            assertThat(phases).contains(Phase.OPEN_REPOSITORY, Phase.BEGIN, Phase.PUBLISH);
             assertThat(nasBackup.jobs()).isEmpty();
             assertThat(records)
                     .extracting(LogRecord::getMessage)
@@ -181,7 +182,7 @@ class BackupTest {
                             .engine(Engine.PUSH)
                             .build(),
                     status -> {
-                        if (status.phase().equals("copy")) {
+                        if (status.phase() == Phase.COPY) {
                             told.add(status);
                             copying.countDown();
                         }
@@ -209,7 +210,7 @@ class BackupTest {
             NasBackupException e = failure(() -> story.take(
                     story.request(Mode.INCREMENTAL),
                     status -> {
-                        if (status.phase().equals("copy")) {
+                        if (status.phase() == Phase.COPY) {
                             throw thrown;
                         }
                     },
