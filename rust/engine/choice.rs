@@ -1,4 +1,4 @@
-//! The engine for a running guest: pull wherever it can be had, unless somebody has chosen.
+//! Which engine copies a running guest's disks: the one that the caller chose, else pull where the host can do it.
 
 use std::time::Duration;
 
@@ -12,51 +12,51 @@ use crate::nbd;
 
 /// How long libvirt may take to say its version.
 const VERSION_LIMIT: Duration = Duration::from_secs(60);
-/// From here on libvirt has all that a backup of either engine needs.
+/// The first version of libvirt that has all that both engines need.
 const LEAST_LIBVIRT: u64 = 7_002_000;
-/// The same of QEMU.
+/// The first version of QEMU that has all that both engines need.
 const LEAST_QEMU: u64 = 4_002_000;
-/// Before this version QEMU ends by an assertion (`nbd_blockdev_client_closed`) when a client of its NBD server closes the
-/// connection to a disk that an iothread serves, and so does the guest: its commit f816310d0c32. Whoever holds the connection
-/// may be killed, which closes it: no order of closing helps.
+/// Older versions of QEMU abort (assertion in `nbd_blockdev_client_closed`, fixed by QEMU's commit f816310d0c32), and end the
+/// guest, when an NBD client closes the connection to a disk that an iothread serves. No order of closing avoids this: the
+/// kernel closes the connection when this process is killed.
 const IOTHREADS_FIXED: u64 = 9_000_000;
 
-/// What was found on the host; an error says why something is not to be had.
+/// What the host offers for a pull; an error says why it lacks something.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct PullSupport {
-    /// libvirt's version, as it counts: 9.0.0 is 9,000,000.
+    /// libvirt's version as libvirt counts: 9.0.0 is 9,000,000.
     libvirt: u64,
-    /// QEMU's, counted alike.
+    /// QEMU's version, counted alike.
     qemu: u64,
-    /// libnbd.
+    /// Whether libnbd can be loaded.
     libnbd: Result<(), String>,
-    /// A scratch folder with room in it.
+    /// Whether there is a scratch folder with room in it.
     scratch: Result<(), String>,
 }
 
-/// A disk that is to be copied, as far as it matters here.
+/// What the choice of an engine needs to know of a disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DiskToPull {
-    /// Its name in the domain.
+    /// The disk's name in the domain.
     pub target: String,
     /// Size that the guest sees, in bytes.
     pub bytes: u64,
-    /// QEMU serves it on an iothread.
+    /// True if QEMU serves the disk on an iothread.
     pub iothread: bool,
 }
 
 /// The engine that was chosen.
 #[derive(Debug)]
 pub struct Choice {
-    /// Where a pull keeps old blocks; `None`: push.
+    /// Where QEMU keeps old blocks during a pull; `None` means push.
     pub scratch: Option<Scratch>,
-    /// Why it is push although nobody has chosen that.
+    /// Why the library fell back to push although the caller left the choice to it.
     pub details: Option<String>,
 }
 
-/// Chooses the engine for a backup of `domain`, whose QEMU runs as `owner`, by what is `asked`, and makes the scratch files
-/// of the `disks`. `refused`: why an earlier attempt by pull failed. `DOMAIN_STATE` when a pull is asked for that would end the
-/// guest.
+/// Chooses the engine for a backup of `domain`, whose QEMU runs as `owner`, and makes the scratch files of the `disks` for a
+/// pull. `asked` is the caller's wish, `refused` says why an earlier attempt by pull failed. `DOMAIN_STATE` when the caller
+/// asks for a pull that would end the guest.
 pub fn choose_engine(
     asked: Engine,
     refused: Option<String>,
@@ -104,7 +104,7 @@ pub fn choose_engine(
     })
 }
 
-/// A test wants to see that such a guest lives through a pull whose connections are closed last.
+/// True if a test pulls a disk with an iothread nevertheless, to see that the guest survives when the connections close last.
 #[cfg(feature = "test-hooks")]
 fn is_dared() -> bool {
     std::env::var_os("NASBACKUP_DARE_IOTHREADS").is_some()
@@ -115,8 +115,7 @@ fn is_dared() -> bool {
     false
 }
 
-/// Why a pull would end a guest whose disk `target` has an iothread and whose QEMU is of this version; `None`: it would not. A
-/// version that is not known may be any.
+/// Why a pull could end a guest whose disk `target` has an iothread; `None` if QEMU's version is known to survive it.
 fn danger_of_pull(target: &str, qemu: Result<u64, String>) -> Option<String> {
     let found = match qemu {
         Ok(found) if found >= IOTHREADS_FIXED => return None,
@@ -127,7 +126,7 @@ fn danger_of_pull(target: &str, qemu: Result<u64, String>) -> Option<String> {
     Some(format!("disk {target} has an iothread and {found}: before {fixed} the guest could die of a pull"))
 }
 
-/// Why a guest can't be backed up by pull on this host; `None`: it can.
+/// Why this host can't back up a guest by pull; `None` if it can.
 fn reason_against_pull(facts: &PullSupport) -> Option<String> {
     let older = |what: &str, found: u64, needed: u64| {
         (found < needed).then(|| format!("{what} is {}, pull needs {}", version(found), version(needed)))
@@ -161,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_pull_unless_something_is_missing() {
+    fn the_engine_is_pull_unless_the_host_lacks_something() {
         let all = PullSupport { libvirt: 9_000_000, qemu: 7_002_022, libnbd: Ok(()), scratch: Ok(()) };
         let no = |why: &str| Err(why.to_owned());
         for (facts, why) in [

@@ -1,23 +1,23 @@
-//! An error of the storage that the guest met while its backup ran. QEMU keeps an old block before it lets the guest overwrite
-//! it: where that fails, in the scratch or on the NAS, the guest's write fails with it.
+//! A storage error that the guest met while its backup ran. QEMU copies an old block to the scratch or the NAS before it lets
+//! the guest overwrite that block: if the copy fails, the guest's write fails, too.
 
 use std::fmt;
 
 use crate::error::Error;
 use crate::libvirt::{Action, IoError};
 
-/// A disk that a job reads, by all names that libvirt may call it by.
+/// A disk that a backup job reads, under all names that libvirt may use for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JobDisk {
-    /// Its name in the domain, e.g. `vda`.
+    /// The disk's name in the domain, e.g. `vda`.
     pub target: String,
-    /// The name of its device.
+    /// The alias of the disk's device.
     pub alias: Option<String>,
-    /// Where its data is.
+    /// The path of the disk's data.
     pub source: Option<String>,
 }
 
-/// What the guest met.
+/// The error that the guest met.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Incident {
     /// The disk's name in the domain, if libvirt says which it was.
@@ -27,8 +27,8 @@ pub struct Incident {
 }
 
 impl Incident {
-    /// The incident of which libvirt tells, unless it was on a disk that is none of `disks`. libvirt names no disk whose
-    /// topmost node it does not know, which is so for each disk while a backup keeps old blocks of it.
+    /// The incident that libvirt reports, or `None` if it names a disk that is none of `disks`. libvirt names no disk while a
+    /// backup keeps old blocks of it, because it does not know the disk's topmost node then: such a report counts.
     pub(super) fn of(error: &IoError, disks: &[JobDisk]) -> Option<Incident> {
         let named = |name: &str, known: &Option<String>| !name.is_empty() && known.as_deref() == Some(name);
         let by_alias = disks.iter().find(|disk| named(&error.alias, &disk.alias));
@@ -41,7 +41,7 @@ impl Incident {
         })
     }
 
-    /// The error of the job during which it came, with both in it.
+    /// Adds this incident to the `error` of the job during which it happened.
     pub fn add_to(&self, error: Error) -> Error {
         let (cause, told) = (&error.cause, self.to_string());
         if cause.contains(&told) { error } else { Error { cause: format!("{cause}; {told}"), ..error } }
@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_error_counts_unless_it_is_known_to_be_of_another_disk() {
+    fn an_io_error_counts_unless_it_names_another_disk() {
         let disk = |target: &str, alias: Option<&str>, source: Option<&str>| JobDisk {
             target: target.to_owned(),
             alias: alias.map(str::to_owned),

@@ -1,6 +1,5 @@
-//! A backup job on a domain, whatever way its data travels. QEMU and libvirt may not come back from storage that hangs, so
-//! nothing here waits for a libvirt call without a bound: begin and abort run on threads that may be given up, statistics
-//! come from a poller.
+//! A backup job of libvirt on a domain, by either engine. QEMU and libvirt may never return from storage that hangs, so each
+//! libvirt call here has a time limit: begin and abort run on threads that may be given up, a poller reads the statistics.
 
 use std::path::PathBuf;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
@@ -22,42 +21,42 @@ const STATE: Duration = Duration::from_secs(10);
 const LEAVE: Duration = Duration::from_secs(2);
 /// How long an aborted job may take to end on storage that answers.
 const ABORT: Duration = Duration::from_secs(20);
-/// How long libvirt may take to tell the end of a job that nothing keeps from ending. One thread of libvirt's hears of the end
-/// of all jobs on the host; it waits for 30 s where a guest crashes in the middle of a backup, be it another guest, and several may.
+/// How long libvirt may take to report the end of a job that nothing keeps from ending. One thread of libvirt handles the ends
+/// of all jobs on the host, and waits 30 s for each guest that crashes during its backup.
 const COMPLETE: Duration = Duration::from_secs(180);
-/// Between two looks at the statistics.
+/// The time between two looks at the job's statistics.
 pub(super) const POLL: Duration = Duration::from_millis(250);
-/// Between two looks at cancel and deadline.
+/// The time between two checks whether the caller cancelled or the deadline passed.
 pub(super) const TICK: Duration = Duration::from_millis(100);
-/// How long libvirt may be out of reach while a job runs. One that is restarted is back sooner. Tests wait for it.
+/// How long libvirt may be out of reach while a job runs; a restart takes less. Tests wait this time out, so theirs is shorter.
 const RECONNECT_LIMIT: Duration = Duration::from_secs(if cfg!(feature = "test-hooks") { 30 } else { 120 });
-/// How long a domain that begins to shut down may take to show that it only restarts.
+/// How long after its shutdown event a domain may take to turn out to have only restarted.
 const RESTART: Duration = Duration::from_millis(500);
 
-/// What is being done while a job runs.
+/// The step that errors name while a job runs.
 pub(super) const COPY: &str = "copy the disks";
 
-/// What reaches the waiting thread.
+/// What the thread that waits for the job hears.
 #[derive(Debug)]
 pub(super) enum Signal {
     Event(Event),
     Running(JobPicture),
-    /// The poller saw that the job is over.
+    /// The poller saw that the job has ended.
     Over(JobPicture),
     /// libvirt has no such domain any more.
     Gone,
-    /// libvirt has been out of reach for longer than it may be, and still is, because of this.
+    /// libvirt has been out of reach for longer than `RECONNECT_LIMIT`, and the error says why.
     Lost(Error),
     /// A thread of the engine's own has ended.
     Ended,
 }
 
-/// Everything that a job needs but the job: so that little is left to do while the guest is frozen.
+/// What is made before a job begins, so that little is left to do while the guest is frozen.
 #[derive(Debug)]
 pub struct PreparedJob {
     domain: Domain,
     disks: Vec<JobDisk>,
-    /// Where its files lie, or its socket: by this it is known from other jobs.
+    /// The folder of the job's files or socket, which tells this job from others.
     folder: PathBuf,
     sender: Sender<Signal>,
     signals: Receiver<Signal>,
@@ -66,8 +65,8 @@ pub struct PreparedJob {
 }
 
 impl PreparedJob {
-    /// Subscribes to the domain's events and readies the poller, for a job that reads these disks, and has what it
-    /// makes in `folder`. `BUSY` when a job runs on the domain.
+    /// Subscribes to the domain's events and readies the poller, for a job that reads `disks` and has its files or socket in
+    /// `folder`. `BUSY` when a job runs on the domain.
     pub fn new(domain: &Domain, disks: Vec<JobDisk>, folder: PathBuf) -> Result<PreparedJob> {
         let asked = domain.clone();
         let job = ask("look at the domain's job", CALL, move || asked.forget_ended_job().and_then(|()| asked.job()))?;
@@ -82,10 +81,10 @@ impl PreparedJob {
     }
 
     /// Begins the job that `backup` describes, together with the checkpoint. The outer error says that libvirt did not answer
-    /// in time: a job that comes up late is aborted at once. A push waits for the NAS then, a pull for anything but that.
+    /// in time; should the job begin later, its thread aborts it at once. Only a push may have waited for the NAS.
     pub fn begin(self, engine: Engine, backup: String, checkpoint: Option<String>) -> Result<Result<BackupJob>> {
         const STEP: &str = "begin the backup";
-        // What came while the guest was being frozen, which may take minutes, is none of this job's.
+        // Signals that came while the guest was being frozen, which may take minutes, belong to no job of ours.
         while self.signals.try_recv().is_ok() {}
         let domain = self.domain.clone();
         let begin =
@@ -93,7 +92,7 @@ impl PreparedJob {
         let begun = if engine == Engine::Pull { ask(STEP, CALL, begin) } else { of_the_guest(STEP, CALL, begin) };
         Ok(begun?.map(|begun| {
             begun.keep();
-            // The poller lives as long as the job does: it can't have gone.
+            // Can't fail: the poller lives as long as the job.
             let _ = self.poller.send(());
             BackupJob { prepared: self, leaving: None, incident: None, ended: false }
         }))
@@ -104,15 +103,15 @@ impl PreparedJob {
 #[derive(Debug)]
 pub struct BackupJob {
     prepared: PreparedJob,
-    /// Since when the domain seems to stop.
+    /// When the domain reported that it stops.
     leaving: Option<Instant>,
-    /// The first error of the storage that the guest has met.
+    /// The first storage error that the guest met.
     incident: Option<Incident>,
     pub(super) ended: bool,
 }
 
 impl BackupJob {
-    /// Has the job really ended? Only then may the domain's checkpoints be touched.
+    /// True if the job is known to have ended. Only then may the caller touch the domain's checkpoints.
     pub fn has_ended(&self) -> bool {
         self.ended
     }
@@ -121,12 +120,12 @@ impl BackupJob {
         &self.prepared.domain
     }
 
-    /// For threads of the engine's own.
+    /// A sender by which the engine's own threads wake up the thread that waits for the job.
     pub(super) fn sender(&self) -> Sender<Signal> {
         self.prepared.sender.clone()
     }
 
-    /// The next signal, should one come before `limit` has passed.
+    /// Waits for the next signal, at most for `limit`, and keeps the first incident.
     pub(super) fn signal(&mut self, limit: Duration) -> Option<Signal> {
         let signal = self.prepared.signals.recv_timeout(limit).ok()?;
         if let Signal::Event(Event::IoError(error)) = &signal
@@ -140,23 +139,23 @@ impl BackupJob {
         Some(signal)
     }
 
-    /// The first error that the guest has met, as far as it has been told of.
+    /// The first error that the guest met, among the signals read so far.
     pub(super) fn incident(&self) -> Option<&Incident> {
         self.incident.as_ref()
     }
 
-    /// The first error that the guest met until the job's end.
+    /// The first error that the guest met, among all signals of the job, which has ended.
     pub fn incident_at_end(&mut self) -> Option<&Incident> {
         while self.signal(Duration::ZERO).is_some() {}
         self.incident()
     }
 
-    /// The next signal, if one comes soon. Fails when the guest has stopped, libvirt is gone, the caller wants an end, or
-    /// time is up.
+    /// The next signal, if one comes within a `TICK`. Fails when the guest stopped, libvirt is out of reach, the caller
+    /// cancelled, or the deadline passed.
     pub(super) fn next(&mut self, job: &Reporter<'_>, deadline: Instant) -> Result<Option<Signal>> {
         if self.leaving.is_some_and(|since| since.elapsed() >= RESTART) {
             if self.state()? == State::Other {
-                // Its process may take half a minute to go, and the job with it: nobody waits for that.
+                // QEMU's process may take half a minute to exit, and the job ends with it: the caller need not wait.
                 self.ended = true;
                 return Err(Error::new(Code::JobFailed, COPY, "the guest stopped during the backup"));
             }
@@ -177,7 +176,7 @@ impl BackupJob {
         Ok(signal)
     }
 
-    /// What the domain does, asked on the connection of now.
+    /// The domain's state, asked on the current connection.
     pub(super) fn state(&self) -> Result<State> {
         let domain = self.prepared.domain.clone();
         ask("ask the domain's state", STATE, move || match domain.again()? {
@@ -186,17 +185,17 @@ impl BackupJob {
         })
     }
 
-    /// Aborts the job, unless it has ended, and waits, within a bound, until it has.
+    /// Aborts the job, unless it has ended, and waits for its end as long as storage that answers may take.
     pub(super) fn end(&mut self) {
         self.end_within(CALL, ABORT);
     }
 
-    /// The same for a job that nothing keeps from ending: as long as libvirt may take to tell that.
+    /// Aborts a job that nothing keeps from ending, and waits for its end as long as libvirt may take to report it.
     pub(super) fn end_completed(&mut self) {
         self.end_within(CALL, COMPLETE);
     }
 
-    /// Has the job aborted that can't end before the NAS answers. libvirt, which may wait for that, too, is not waited for.
+    /// Aborts a job that can't end before the NAS answers, and does not wait for libvirt, which may hang in the abort, too.
     pub(super) fn abort_without_wait(&mut self) {
         self.end_within(LEAVE, Duration::ZERO);
     }
@@ -206,7 +205,7 @@ impl BackupJob {
             return;
         }
         let (domain, folder) = (self.prepared.domain.clone(), self.prepared.folder.clone());
-        // ours may have ended without our knowing, and what runs by now, or when libvirt answers, be somebody else's
+        // our job may have ended unnoticed, and the job that runs when libvirt answers may be somebody else's
         let abort = move || {
             let Some(domain) = domain.again()? else { return Ok(Some(false)) };
             let runs = leftover::runs_in(&domain, &folder)?;
@@ -229,7 +228,8 @@ impl BackupJob {
         }
     }
 
-    /// Ends the job because of `error`. One that does not end although libvirt answers waits for the NAS.
+    /// Ends the job because of `error`. If the job does not end although libvirt answers, it waits for the NAS: a `TIMEOUT`
+    /// becomes `NAS_UNRESPONSIVE`.
     pub fn abort(&mut self, error: Error) -> Error {
         self.end();
         match error.code {
@@ -239,7 +239,7 @@ impl BackupJob {
     }
 }
 
-/// A job that libvirt has begun; dropped, because nobody waits for it any more, it is aborted.
+/// A job that libvirt has begun. Its drop aborts it: the caller gave up waiting for the begin.
 struct UnclaimedJob(Option<Domain>);
 
 impl UnclaimedJob {
@@ -253,13 +253,13 @@ impl Drop for UnclaimedJob {
         if let Some(domain) = &self.0
             && let Err(error) = domain.abort_job()
         {
-            log::error!("{}: a job that began too late could not be aborted: {error}", domain.name());
+            log::error!("{}: unable to abort the backup job that began too late: {error}", domain.name());
         }
     }
 }
 
-/// Readies the thread that looks at the job's statistics: progress, and its end should the event be lost. It looks from
-/// the first message of `started` on, until the other side is gone.
+/// Starts the thread that reads the job's statistics, for its progress, and for its end in case the event is lost. The thread
+/// polls from the first message of `started` until the sender is dropped.
 fn start_poller(domain: Domain, signals: Sender<Signal>, started: Receiver<()>) -> Result<()> {
     let look = move || {
         if started.recv().is_err() {
@@ -279,7 +279,7 @@ fn start_poller(domain: Domain, signals: Sender<Signal>, started: Receiver<()>) 
     thread.map(drop).map_err(|e| Error::new(Code::Internal, "start the poller", e))
 }
 
-/// One look at the job, on the connection of now. Since when there is none is kept in `out_of_reach`.
+/// Looks at the job once, on the current connection. `out_of_reach` keeps since when there is no connection.
 fn poll_once(domain: &Domain, out_of_reach: &mut Option<Instant>) -> Result<Signal> {
     let found = match domain.again() {
         Err(error) if out_of_reach.get_or_insert_with(Instant::now).elapsed() >= RECONNECT_LIMIT => {

@@ -1,4 +1,4 @@
-//! A backup job whose agent has died: it is known by the files that it writes.
+//! A backup job whose agent has died. The library recognizes the job by the folder of its files.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 use crate::error::{Code, Error, Result};
 use crate::libvirt::{Domain, JobState};
 
-/// Between two looks at a job that is to end.
+/// The time between two looks at a job that was aborted.
 const TICK: Duration = Duration::from_millis(100);
 
-/// How long QEMU may take to end one. Whoever waits for that waits longer.
+/// How long QEMU may take to end an aborted job. Callers have longer limits.
 const END: Duration = Duration::from_secs(50);
 
-/// Does a backup job run on `domain` whose files, or whose socket, lie in `folder`? `None` when one runs and libvirt does not
-/// tell yet where they lie. QEMU is not asked.
+/// True if a backup job runs on `domain` with its files or its socket in `folder`; `None` if one runs and libvirt does not yet
+/// tell where these lie. libvirt answers without asking QEMU.
 pub fn runs_in(domain: &Domain, folder: &Path) -> Result<Option<bool>> {
     let job = domain.job()?;
     if job.state != JobState::Running || !job.backup {
@@ -22,17 +22,17 @@ pub fn runs_in(domain: &Domain, folder: &Path) -> Result<Option<bool>> {
     Ok(domain.running_backup()?.map(|xml| writes_into(&xml, folder)))
 }
 
-/// Ends the backup job of `domain` if its files, or its socket, lie in `folder`. Says whether there was such a job. `TIMEOUT`
-/// when QEMU does not end it: one that is hostile never does.
+/// Ends the backup job of `domain` if its files or its socket lie in `folder`; true if there was such a job. `TIMEOUT` when
+/// QEMU does not end the job, as a hostile QEMU never does.
 pub fn end_job(domain: &Domain, folder: &Path) -> Result<bool> {
     if runs_in(domain, folder)? != Some(true) {
         return Ok(false);
     }
-    log::warn!("{}: a backup job that nobody waits for is aborted", domain.name());
+    log::warn!("{}: aborting the backup job in '{}', whose agent is gone", domain.name(), folder.display());
     if let Err(refused) = domain.abort_job()
         && runs_in(domain, folder)? != Some(false)
     {
-        // It has not ended by itself meanwhile.
+        // the job did not end by itself meanwhile
         return Err(refused);
     }
     let until = Instant::now() + END;
@@ -46,7 +46,8 @@ pub fn end_job(domain: &Domain, folder: &Path) -> Result<bool> {
     Ok(true)
 }
 
-/// Lets a guest go on that waits for storage since its backup, and no other: `may_resume` says that it did not before.
+/// Resumes a guest that has waited for storage since its backup. `may_resume` says that it did not wait before the backup: a
+/// guest that did is none of ours to resume.
 pub fn resume(domain: &Domain, may_resume: bool) {
     let go_on = || -> Result<bool> {
         let stopped = may_resume && domain.state()?.waits_for_storage();
@@ -58,11 +59,11 @@ pub fn resume(domain: &Domain, may_resume: bool) {
     match go_on() {
         Ok(true) => log::warn!("{}: the guest, paused by the failed backup, goes on", domain.name()),
         Ok(false) => {}
-        Err(error) => log::error!("{}: {error}", domain.name()),
+        Err(error) => log::error!("{}: unable to resume the guest: {error}", domain.name()),
     }
 }
 
-/// Does the job's XML name a file in the folder?
+/// True if the job's XML names a file or a socket in `folder`.
 fn writes_into(xml: &str, folder: &Path) -> bool {
     let Some(folder) = folder.to_str().filter(|folder| folder.starts_with('/')) else { return false };
     let named = quick_xml::escape::escape(folder);
@@ -74,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_job_in_that_folder_is_meant() {
+    fn a_job_is_recognized_by_a_file_or_socket_directly_in_its_folder() {
         let push = "<disk name='vda' type='file'><target file='/n/i-1/.partial-T/root.x.qcow2'/></disk>";
         let pull = r#"<server transport="unix" socket="/s/a&apos;b/nbd"/>"#;
         for (xml, folder, meant) in [

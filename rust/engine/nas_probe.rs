@@ -1,4 +1,4 @@
-//! Does the NAS answer? It is asked before it is found to hang: one that is busy with what all guests write takes its time.
+//! A question to the NAS, asked before an error calls the NAS hung: one that is busy with all guests' writes is only slow.
 
 use std::time::Duration;
 
@@ -8,20 +8,21 @@ use crate::error::{Code, Error, Result};
 use crate::nas::apart::{Apart, Descriptor};
 use crate::nas::deadline;
 
-/// How long it may take to say how large it is.
+/// How long the NAS may take to say how large its file system is.
 pub(super) const PROBE_LIMIT: Duration = Duration::from_secs(20);
 
-/// A way to it.
+/// A file on the NAS by which the library asks.
 #[derive(Debug, Clone)]
 pub(super) struct NasProbe(Apart);
 
 impl NasProbe {
-    /// Leads by this file, and has nothing written back when it is closed: that would wait for a NAS that hangs.
+    /// Opens `file` once more with `O_PATH`: the close of such a descriptor writes nothing back, and so does not wait for a NAS
+    /// that hangs.
     pub(super) fn open(file: &Apart) -> Result<NasProbe> {
         file.open_again(OFlags::PATH).map(NasProbe).map_err(|e| Error::io("look at the targets", "the target", e))
     }
 
-    /// Has it said nothing in that time? A refusal is an answer.
+    /// True if the NAS did not answer within `patience`. A refusal is an answer.
     pub(super) fn hangs(self, patience: Duration) -> bool {
         const STEP: &str = "ask the repository";
         let ask = move || {

@@ -1,5 +1,5 @@
-//! The copy of a stopped guest's disks: a reader follows the images on the guest's own storage, or asks an export, a writer
-//! puts it on the NAS, and either may hang without holding up this thread.
+//! The copy of a stopped guest's disks: a reader reads the images on the guest's own storage, or an export, a writer writes to
+//! the NAS. Each has its own thread, so that the caller's thread never hangs with one of them.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -18,30 +18,29 @@ use crate::nas::deadline::{self, Background};
 use crate::nas::session::Session;
 use crate::qcow2::{self, CLUSTER, Dirty, View};
 
-/// What is left behind of a reader that does not come back.
+/// What an error says of a reader that was left behind.
 const HANGING: &str = "a read that the disk's own storage does not answer, and which holds the disk's lock";
 
 /// One disk of a stopped guest.
 #[derive(Debug)]
 pub struct OfflineDisk {
-    /// Where its data goes.
+    /// The file that the disk's data goes to.
     pub target: CopyTarget,
-    /// Where it comes from.
+    /// What the disk's data is read from.
     pub origin: Origin,
 }
 
 /// What a disk's data is read from.
 #[derive(Debug)]
 pub enum Origin {
-    /// Its images, and what changed since the parent, if only that is copied.
+    /// The disk's images, and, for an incremental, what changed since the parent.
     Images(Box<View>, Option<Dirty>),
-    /// An export of the disk's name behind this socket.
+    /// The export behind this socket that has the disk's name.
     Export(Arc<Socket>),
 }
 
-/// Copies the disks, which nobody writes to as long as `guard` lives; it is dropped when they are read no more. What was
-/// recorded of each. The targets are complete, not synced. A reader or a writer that hangs is left behind, which the error
-/// says.
+/// Copies the disks and returns the fingerprints of each. `guard` keeps others from writing to the disks; the reader drops it
+/// when it has read the last. The targets are complete, not synced. The error says if a hanging thread was left behind.
 pub fn copy(
     disks: Vec<OfflineDisk>,
     rate: Rate,
@@ -59,7 +58,7 @@ pub fn copy(
     }
     let tell = |sender: Sender<()>| {
         move || {
-            // Whoever waited may be gone by now.
+            // fails when nobody waits any more
             let _ = sender.send(());
         }
     };
@@ -74,13 +73,13 @@ pub fn copy(
     copied.map_err(|error| note_left_reader(&reader, writer.give_up(&shared, error)))
 }
 
-/// The bytes that a copy of the `disk`, which has `size` bytes, would read: all that hold data, or those that have changed.
+/// The number of bytes that a copy of `disk` would read: all that hold data, or of an incremental those that changed.
 pub fn count_bytes_to_read(disk: &str, size: u64, origin: Origin) -> Result<u64> {
     let shared = Shared::default();
     DiskReader::open((disk.to_owned(), size, origin), &shared)?.count(&shared)
 }
 
-/// Waits until everything was read and written.
+/// Waits until the reader and the writer have ended, and reports progress meanwhile.
 fn follow(
     reader: &Background<()>,
     writer: &Writer,
@@ -93,7 +92,7 @@ fn follow(
     loop {
         read = read.or_else(|| reader.wait(Duration::ZERO));
         written = written.or_else(|| writer.result());
-        // Whoever ends only because the other has says so by its code: the other's reason comes.
+        // a thread that ends because the other one did fails with CANCELLED: the other's error tells the reason
         match (&read, &written) {
             (Some(Ok(())), Some(Ok(written))) => {
                 shared.report(job)?;
@@ -106,21 +105,21 @@ fn follow(
         if Instant::now() >= deadline {
             return Err(Error::new(Code::Timeout, COPY, "not done within waitSeconds"));
         }
-        // Wakes up when one of them ends.
+        // wakes up when one of the threads ends
         let _ = ends.recv_timeout(TICK);
     }
 }
 
-/// The error, and whether the reader, which has been told to stop, is left behind.
+/// Adds to `error` that the reader, which has been told to stop, is left behind, if it does not end.
 fn note_left_reader(reader: &Background<()>, error: Error) -> Error {
     let hangs = reader.wait(STOP).is_none() && !reader.has_ended();
     if hangs { error.with_leftover(HANGING) } else { error }
 }
 
-/// A disk's name and size, and what it is read from.
+/// A disk's name, its size, and what it is read from.
 type DiskOrigin = (String, u64, Origin);
 
-/// Reads the disks, one after the other.
+/// Reads the disks one after the other and sends their pieces to the writer.
 fn read(disks: Vec<DiskOrigin>, ends: WriterEnds, mut throttle: Throttle, shared: &Shared) -> Result<()> {
     let mut sources = disks.into_iter().map(|disk| DiskReader::open(disk, shared)).collect::<Result<Vec<_>>>()?;
     let mut total = 0;
@@ -137,7 +136,7 @@ fn read(disks: Vec<DiskOrigin>, ends: WriterEnds, mut throttle: Throttle, shared
     Ok(())
 }
 
-/// The reader's side of one disk.
+/// What reads one disk.
 enum DiskReader {
     Images(ImageReader),
     Export(reader::ExportReader),
@@ -154,7 +153,7 @@ impl DiskReader {
         })
     }
 
-    /// The bytes that are to be read.
+    /// The number of bytes that the copy will read.
     fn count(&mut self, shared: &Shared) -> Result<u64> {
         match self {
             DiskReader::Images(images) => images.count(shared),
@@ -164,14 +163,14 @@ impl DiskReader {
 }
 
 struct ImageReader {
-    /// For messages.
+    /// The disk's name, for messages.
     name: String,
     view: Box<View>,
     changes: Option<Dirty>,
 }
 
 impl ImageReader {
-    /// The bytes that are to be read.
+    /// The number of bytes that the copy will read.
     fn count(&mut self, shared: &Shared) -> Result<u64> {
         let mut total = 0;
         self.runs(shared, |_, _, run| {
@@ -200,7 +199,7 @@ impl ImageReader {
         send(pieces, Piece::End)
     }
 
-    /// Calls `each` with what is to be copied, in order.
+    /// Calls `each` with the runs to copy, in ascending order.
     fn runs(&mut self, shared: &Shared, mut each: impl FnMut(&mut View, u64, qcow2::Run) -> Result<()>) -> Result<()> {
         let ImageReader { name, view, changes } = self;
         let size = view.size();
@@ -227,7 +226,7 @@ fn read_error(disk: &str, error: qcow2::Error) -> Error {
     error.at("read the disk", disk).on_disk(disk)
 }
 
-/// A slot that the writer has done with.
+/// Waits for a slot that the writer has emptied.
 fn take_slot(free: &Receiver<Slot>, shared: &Shared) -> Result<Slot> {
     loop {
         shared.check_not_stopped()?;
@@ -241,7 +240,7 @@ fn take_slot(free: &Receiver<Slot>, shared: &Shared) -> Result<Slot> {
     }
 }
 
-/// The whole clusters of a disk of `size` bytes that ranges in ascending order touch.
+/// Widens ranges in ascending order to whole clusters of a disk of `size` bytes, and joins those that meet.
 fn widen_to_clusters<E>(
     ranges: impl Iterator<Item = Result<Range<u64>, E>>,
     size: u64,
@@ -268,7 +267,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cluster_is_taken_whole_and_once() {
+    fn ranges_are_widened_to_whole_clusters_and_each_cluster_comes_once() {
         const C: u64 = CLUSTER;
         let whole_of = |ranges: &[Range<u64>]| {
             let ranges = ranges.iter().cloned().map(Ok::<_, ()>);

@@ -1,37 +1,39 @@
-//! How hard a pull may pull. A guest that writes to a cluster not copied yet waits until QEMU has put the old one into
-//! the scratch, and that waits its turn among our requests.
+//! How much a pull asks of QEMU at a time. A guest that writes to a cluster not copied yet waits until QEMU has copied the old
+//! cluster to the scratch, and QEMU serves that copy in turn with our requests.
 
 use std::time::{Duration, Instant};
 
-/// What may be asked for.
+/// How much the reader may ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Demand {
-    /// Requests in flight at most.
+    /// The most requests in flight.
     pub(super) requests: usize,
-    /// Bytes of one request at most.
+    /// The most bytes of one request.
     pub(super) bytes: usize,
 }
 
-/// More requests are no quicker; larger ones cost QEMU more, whose heap gives their memory back after each.
+/// The demand while the guest is quiet. More requests are no quicker; larger ones cost QEMU more, because its heap returns
+/// their memory after each.
 pub(super) const FULL: Demand = Demand { requests: 4, bytes: 512 << 10 };
-/// Half of it leaves the guest little more, and takes the backup of one that writes all the time nearly twice as long.
+/// The demand while the guest writes. Half of this helps the guest little, and nearly doubles the time of a backup of a guest
+/// that writes all the time.
 pub(super) const GENTLE: Demand = Demand { requests: 1, bytes: 128 << 10 };
 
-/// How long the guest must not have written before it counts as quiet.
+/// A guest that has not written for so long counts as quiet.
 const QUIET: Duration = Duration::from_millis(100);
 
-/// Sees from the scratch whether the guest is writing.
+/// Infers from the growth of the scratch whether the guest writes.
 #[derive(Debug, Default)]
 pub(super) struct Pace {
-    /// The most that the scratch has held.
+    /// The most bytes that the scratch has held.
     held: Option<u64>,
     wrote: Option<Instant>,
 }
 
 impl Pace {
-    /// What may be asked for, now that the scratch holds `held` bytes.
+    /// The demand at `now`, when the scratch holds `held` bytes.
     pub(super) fn observe(&mut self, now: Instant, held: u64) -> Demand {
-        // At the first look it holds what QEMU made it with.
+        // the first look finds what QEMU wrote when it opened the file, not what the guest overwrote
         if self.held.is_some_and(|before| held > before) {
             self.wrote = Some(now);
         }
@@ -47,7 +49,7 @@ mod tests {
 
     #[test]
     fn the_reader_steps_back_while_the_guest_writes() {
-        // milliseconds, bytes in the scratch, what may be asked for
+        // milliseconds, bytes in the scratch, the demand
         let looks = [
             (0, 196_608, FULL),
             (2, 196_608, FULL),

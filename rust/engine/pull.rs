@@ -1,8 +1,9 @@
-//! The pull engine: QEMU exports the instant over NBD and keeps the blocks that the guest overwrites in a scratch file; a
-//! reader fetches, a writer puts it on the NAS, and neither the guest nor this thread waits for that.
+//! The pull engine: QEMU exports the disks' state at the begin of the job over NBD, and keeps the blocks that the guest
+//! overwrites in scratch files. A reader fetches the data, a writer writes it to the NAS; neither the guest nor the caller's
+//! thread waits for the NAS.
 //!
-//! The job's ordinary end is our abort, once everything was read. Each end has this order: all replies are fetched, for QEMU
-//! would hold the guest until they are; the job is aborted; the connections are closed.
+//! The job ends by our abort, once everything was read. Each end keeps this order: the reader fetches all replies, because QEMU
+//! holds the guest until it does; the library aborts the job; the connections are closed.
 
 use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
@@ -23,28 +24,28 @@ use crate::libvirt::{Event, State};
 use crate::nas::deadline::{self, Background, of_the_host, within_call};
 use crate::nas::session::Session;
 
-/// How long an abort waits for the replies that are due. The reader goes on fetching them meanwhile, and a guest that runs out
-/// of scratch can't wait long.
+/// How long an abort waits until the reader has fetched the replies that are due: a guest that runs out of scratch can't wait
+/// longer.
 const REPLIES: Duration = Duration::from_secs(1);
-/// How long a guest whose export has gone may take to show that it has stopped.
+/// How long libvirt may take to report that a guest stopped whose export is gone.
 const END_LIMIT: Duration = Duration::from_secs(1);
-/// How long a scratch may take to say whether it is sound, while the guest suffers.
+/// How long the check of the scratch may take while the guest suffers.
 const CHECK_LIMIT: Duration = Duration::from_secs(5);
-/// How long it may take when nobody suffers any more: the host's disk may be busy with what the guests write.
+/// How long that check may take after the job: the host's disk may be busy with what the guests write.
 const KEPT_LIMIT: Duration = Duration::from_secs(60);
-/// A backup ends that has less room left.
+/// A backup ends when the scratch has less room left, in bytes.
 const LEAST_LEFT: u64 = LEAST_SCRATCH / 2;
 
 /// One disk of a pull.
 #[derive(Debug)]
 pub struct PullDisk {
-    /// Where its data goes.
+    /// The file that the disk's data goes to.
     pub target: CopyTarget,
-    /// Only what changed since the parent is copied.
+    /// True if only what changed since the parent is copied.
     pub incremental: bool,
 }
 
-/// Refuses a scratch folder that has too little room to begin with.
+/// Refuses a scratch folder with less than `LEAST_SCRATCH` bytes of room.
 pub fn check_scratch(scratch: &mut Scratch) -> Result<()> {
     let mut room = scratch.room()?;
     if room < LEAST_SCRATCH {
@@ -55,8 +56,8 @@ pub fn check_scratch(scratch: &mut Scratch) -> Result<()> {
 }
 
 /// Copies all disks of the job, which has begun with the socket and files of `scratch`, ends the job, and returns the
-/// fingerprints of each disk. The targets and the fingerprints are complete, not synced. On an error nothing reads any more,
-/// and the job has been aborted if it could be; a writer that the NAS does not answer is left behind, which the error says.
+/// fingerprints of each disk. The targets and the fingerprints are complete, not synced. On an error the reader has ended, and
+/// the job is aborted if libvirt could do so. The error says if a writer was left behind that the NAS does not answer.
 pub fn copy(
     backup: &mut BackupJob,
     scratch: &Scratch,
@@ -76,7 +77,7 @@ pub fn copy(
         pull.shared.stop();
     }
     let connections = read.or_else(|| pull.read(REPLIES));
-    // Whatever becomes of the NAS, the job ends; unless libvirt is gone.
+    // the job ends, whatever happens on the NAS; a libvirt out of reach gets less time
     if followed.as_ref().is_err_and(|error| error.code == Code::Libvirt) {
         backup.end()
     } else {
@@ -92,14 +93,14 @@ pub fn copy(
     outcome.map_err(|error| pull.writer.give_up(&pull.shared, error))
 }
 
-/// A pull under way.
+/// The threads of a pull that runs.
 struct Pull {
     shared: Arc<Shared>,
     reader: Background<ReadResult>,
     writer: Writer,
-    /// Keeps room in the scratch.
+    /// Takes room in the scratch ahead of QEMU.
     keeper: Background<()>,
-    /// Dropped, it ends the keeper.
+    /// Its drop ends the keeper.
     keeping: Option<Sender<()>>,
 }
 
@@ -134,13 +135,13 @@ impl Pull {
         Ok(Pull { shared, reader, writer, keeper, keeping: Some(keeping) })
     }
 
-    /// What has become of the reader, once it has fetched all that is due; within `limit`.
+    /// The reader's result, if it ends within `limit`.
     fn read(&self, limit: Duration) -> Option<ReadResult> {
         self.reader.wait(limit).map(|read| read.unwrap_or_else(ReadResult::failed))
     }
 
-    /// Waits until everything was read, and sees to it that the guest does not suffer meanwhile. A reader and a writer that
-    /// have ended leave their results in `read` and `written`.
+    /// Waits until everything was read, and fails as soon as the guest suffers from the backup. `read` and `written` receive
+    /// the results of a reader and a writer that end meanwhile.
     fn follow(
         &self,
         backup: &mut BackupJob,
@@ -154,7 +155,7 @@ impl Pull {
         loop {
             *read = read.take().or_else(|| self.read(Duration::ZERO));
             *written = written.take().or_else(|| self.writer.result());
-            // Whoever ends only because the other has says so by its code: the other's reason comes.
+            // a thread that ends because the other one did fails with CANCELLED: the other's error tells the reason
             match (read.as_ref().map(|read| &read.outcome), &*written) {
                 (Some(Ok(())), _) => return Ok(()),
                 (Some(Err(error)), _) if error.code != Code::Cancelled => {
@@ -181,12 +182,12 @@ impl Pull {
         }
     }
 
-    /// Has the scratch kept all old blocks that were read from it?
+    /// Fails unless the scratch has kept all old blocks that QEMU wrote to it: otherwise the copy is wrong.
     fn check_kept(&mut self, scratch: &Scratch) -> Result<()> {
         self.keeping = None;
         let (limit, reserve) = (within_call(KEPT_LIMIT), scratch.reserve()?);
         let until = Instant::now() + limit;
-        // that there is no more room in it is of no interest any more
+        // the keeper's own error does not matter any more: no more room is needed
         if self.keeper.wait(limit).is_none() {
             let cause = format!("no answer for {} s", limit.as_secs());
             return Err(scratch_unusable(Error::new(Code::Io, reserve::STEP, cause)));
@@ -196,7 +197,7 @@ impl Pull {
             .map_err(|error| if error.code == Code::Io { scratch_unusable(error) } else { error })
     }
 
-    /// Waits until everything is written. The guest has nothing to do with it any more.
+    /// Waits until everything is written. The job has ended, so the guest does not wait.
     fn wait_written(
         &self,
         backup: &mut BackupJob,
@@ -212,13 +213,13 @@ impl Pull {
             if Instant::now() >= deadline {
                 return Err(Error::new(Code::Timeout, COPY, "not done within waitSeconds"));
             }
-            // Wakes up when the writer ends.
+            // wakes up when the writer ends
             let _ = backup.signal(TICK);
         }
     }
 }
 
-/// The error of a job or an export that has gone: the guest's end, should it be that.
+/// Says in the error of a job or an export that ended early whether the guest's own end is the cause.
 fn explain_end(backup: &mut BackupJob, error: Error) -> Error {
     let until = Instant::now() + END_LIMIT;
     while let Some(signal) = backup.signal(until.saturating_duration_since(Instant::now())) {
@@ -235,7 +236,7 @@ fn explain_end(backup: &mut BackupJob, error: Error) -> Error {
     Error::new(Code::JobFailed, COPY, format!("the guest stopped during the backup ({})", error.cause))
 }
 
-/// The error of a job during which the guest met an error: while a backup runs, of the scratch more likely than not.
+/// The error of a job during which the guest met `incident`, with what is wrong with the scratch, the likely cause.
 fn explain_incident(incident: &Incident, scratch: &Scratch) -> Error {
     let why = scratch.room().map_err(scratch_unusable).and_then(|room| match room {
         LEAST_LEFT.. => scratch.reserve().and_then(check_scratch_is_sound),
@@ -251,7 +252,7 @@ fn explain_incident(incident: &Incident, scratch: &Scratch) -> Error {
     }
 }
 
-/// Is the scratch sound?
+/// Fails unless QEMU's user can write to the scratch and the scratch has kept what QEMU wrote.
 fn check_scratch_is_sound(scratch: Arc<Reserve>) -> Result<()> {
     of_the_host(reserve::STEP, CHECK_LIMIT, move || scratch.check()).map_err(|error| match error.code {
         Code::NoSpace => error,
@@ -259,7 +260,7 @@ fn check_scratch_is_sound(scratch: Arc<Reserve>) -> Result<()> {
     })
 }
 
-/// The error of a scratch that can't be looked at.
+/// The error of a scratch that failed.
 fn scratch_unusable(error: Error) -> Error {
     Error { code: Code::JobFailed, cause: format!("the scratch can't be used: {}", error.cause), ..error }
 }
@@ -268,11 +269,11 @@ fn scratch_full(cause: String) -> Error {
     Error::new(Code::NoSpace, reserve::STEP, format!("the scratch folder is too small: {cause}"))
 }
 
-/// Sees the end of the scratch come.
+/// Watches whether the scratch has room for what the guest may overwrite next.
 #[derive(Debug, Default)]
 struct RoomWatch {
     last: Option<Instant>,
-    /// At which the scratch has filled.
+    /// The speed at which the scratch fills.
     speed: Speed,
 }
 
@@ -281,7 +282,7 @@ impl RoomWatch {
         self.last.is_none_or(|last| now.duration_since(last) >= POLL)
     }
 
-    /// `NO_SPACE` when there is less `room` beside the `used` bytes than is needed at the guest's speed so far.
+    /// `NO_SPACE` when the scratch, of which the guest has used `used` bytes, has less `room` than the guest's speed asks for.
     fn check_room(&mut self, now: Instant, used: u64, room: u64) -> Result<()> {
         self.last = Some(now);
         self.speed.observe(now, used);
@@ -301,7 +302,7 @@ mod tests {
     const MIB: u64 = 1 << 20;
 
     #[test]
-    fn the_end_of_the_scratch_is_seen_before_it_comes() {
+    fn a_scratch_that_will_be_full_soon_is_refused_before_it_is_full() {
         let start = Instant::now();
         let after = |watch: &mut RoomWatch, quarters: u32, used, free| {
             watch.check_room(start + quarters * Duration::from_millis(250), used * MIB, free * MIB)

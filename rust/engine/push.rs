@@ -1,5 +1,5 @@
-//! The push engine: QEMU writes the targets itself, and may not return from a NAS that hangs. How much it writes nobody can
-//! keep it from, but it is seen.
+//! The push engine: QEMU writes the targets itself, and may never return from a NAS that hangs. Nobody can limit how much a
+//! QEMU writes that somebody has taken over, but the library watches the targets' sizes.
 
 use std::collections::BTreeSet;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
@@ -16,17 +16,17 @@ use crate::libvirt::{Event, JobPicture, JobState, State};
 use crate::nas::apart::{Apart, Descriptor};
 use crate::nas::deadline::{self, Background, ask, of_the_guest};
 
-/// How long QEMU may take to close its targets before we ask in another way.
+/// How long QEMU may take to report that its targets are closed before the library asks libvirt instead.
 const CLOSE: Duration = Duration::from_secs(5);
-/// How long to wait, after a failure, for the event that names the disk.
+/// How long the library waits, after a failure, for the event that names the disk.
 const BLAME: Duration = Duration::from_millis(300);
 
-/// How long a look at the targets' sizes may still take once the job has ended.
+/// How long the last look at the targets' sizes may take once the job has ended.
 const LOOK: Duration = Duration::from_secs(2);
-/// How long the NAS may take to answer where somebody has cancelled, and waits: nobody concludes anything from it.
+/// How long the NAS may take to answer when the caller has cancelled and waits: the error code does not depend on the answer.
 const CANCEL: Duration = Duration::from_secs(5);
 const WATCH: &str = "watch the targets";
-/// What some file systems take ahead of who writes: XFS no more than this.
+/// The most that a file system allocates beyond what was written, in bytes: XFS does so.
 const AHEAD: u64 = 8 << 30;
 
 /// A file that QEMU writes.
@@ -36,19 +36,19 @@ pub struct PushTarget {
     pub disk: String,
     /// Size that the guest sees, in bytes.
     pub size: u64,
-    /// As it was made, open since then.
+    /// The file, open since the library made it.
     pub file: Apart,
 }
 
-/// More bytes than the file of an image of that size has: its tables take a thousandth of what it holds.
+/// An upper bound, in bytes, of the length of an image's file: its tables take a thousandth of what the image holds.
 pub fn longest_file(virtual_size: u64) -> u64 {
     virtual_size.saturating_add(virtual_size / 256).saturating_add(64 << 20)
 }
 
-/// `JOB_FAILED` when the file of an image is longer, or takes more room, than one of that size: by what a QEMU that somebody has
-/// taken over writes there beyond, the NAS would be full.
+/// `JOB_FAILED` when the file of an image is longer, or takes more room, than an image of that size can: a QEMU that somebody
+/// has taken over could fill the NAS so.
 pub fn check_growth(file: &Apart, virtual_size: u64) -> Result<()> {
-    // neither makes an NFS client write anything back
+    // an NFS client writes nothing back for these two fields, as it would for the times
     let mask = StatxFlags::SIZE | StatxFlags::BLOCKS;
     let found = file.with(|file| rustix::fs::statx(file, "", AtFlags::EMPTY_PATH, mask));
     let found = found.map_err(|e| Error::io(WATCH, "the target", e))?;
@@ -58,7 +58,8 @@ pub fn check_growth(file: &Apart, virtual_size: u64) -> Result<()> {
     }
 }
 
-/// What is too much of a file of so many bytes, which takes so much room. Some servers count copies and parity as the file's.
+/// Says in which way a file of `length` bytes, which takes `room` bytes, is too large; `None` if it is not. Some servers count
+/// copies and parity as the file's room: four times the length is allowed.
 fn describe_overgrowth(length: u64, room: u64, virtual_size: u64) -> Option<String> {
     let most = longest_file(virtual_size);
     let most_room = most.saturating_mul(4).saturating_add(AHEAD);
@@ -72,8 +73,8 @@ fn describe_overgrowth(length: u64, room: u64, virtual_size: u64) -> Option<Stri
     }
 }
 
-/// Looks at the targets until the other side of `ended` is gone. A NAS that fails is the job's to tell of, with what the guest has
-/// seen of it; whoever publishes looks once more.
+/// Watches the targets' sizes until the sender of `ended` is dropped. Errors of the NAS are only logged: the job reports them,
+/// too, with what the guest met, and the sizes are checked again before the point is published.
 fn watch(targets: &[PushTarget], ended: &Receiver<()>) -> Result<()> {
     loop {
         for target in targets {
@@ -88,9 +89,8 @@ fn watch(targets: &[PushTarget], ended: &Receiver<()>) -> Result<()> {
     }
 }
 
-/// Waits until QEMU has written and closed each of the `targets`, which it does at `rate` bytes a second if that is given; why
-/// it did not, if so. On an error, and when they get larger than what is to be in them, the job is aborted, unless it has
-/// ended.
+/// Waits until QEMU has written and closed each of the `targets`, at `rate` bytes a second at most; returns why QEMU took no
+/// such limit, if so. On an error, or when a target gets larger than its image can be, the library aborts the job.
 pub fn copy(
     backup: &mut BackupJob,
     targets: Vec<PushTarget>,
@@ -112,7 +112,7 @@ pub fn copy(
     outcome.map(|()| limited.err()).map_err(|error| give_up(backup, probe, error))
 }
 
-/// A way to the NAS, should that answer.
+/// A probe of the NAS, if the NAS answers.
 fn open_probe(target: &PushTarget) -> Option<NasProbe> {
     let file = target.file.clone();
     deadline::bounded("look at the targets", PROBE_LIMIT, move || NasProbe::open(&file))
@@ -120,7 +120,8 @@ fn open_probe(target: &PushTarget) -> Option<NasProbe> {
         .ok()
 }
 
-/// Why a begin was given up, which waits for the guest's own storage as well as for the NAS: that is asked.
+/// Corrects the error of a begin that was given up. The begin waits for the guest's own storage as well as for the NAS, so the
+/// library asks the NAS: if that answers, the error is `LIBVIRT`.
 pub fn explain_begin(error: Error, targets: &[PushTarget]) -> Error {
     let answers = |target| open_probe(target).is_some_and(|probe| !probe.hangs(PROBE_LIMIT));
     match error.code {
@@ -129,14 +130,14 @@ pub fn explain_begin(error: Error, targets: &[PushTarget]) -> Error {
     }
 }
 
-/// Ends the job because of `error`. When its time is over, or somebody has cancelled it, the NAS itself is asked, by one of the
-/// targets, whether it answers: what libvirt says of the job tells nothing, for it does things there, too, and may hang in them.
+/// Ends the job because of `error`. After a timeout or a cancel the library asks the NAS itself, by one of the targets, whether
+/// it answers: libvirt's answers tell nothing, because libvirt works on the NAS, too, and may hang there.
 fn give_up(backup: &mut BackupJob, probe: Option<NasProbe>, error: Error) -> Error {
     let hangs = |patience| probe.map(|probe| probe.hangs(patience));
     let hangs = match error.code {
         Code::Timeout => hangs(PROBE_LIMIT),
         Code::Cancelled => hangs(CANCEL),
-        // QEMU does not come back from the close of a target
+        // QEMU hangs in the close of a target
         Code::NasUnresponsive => Some(true),
         _ => None,
     };
@@ -145,7 +146,7 @@ fn give_up(backup: &mut BackupJob, probe: Option<NasProbe>, error: Error) -> Err
             backup.abort_without_wait();
             if error.code == Code::Timeout { Error { code: Code::NasUnresponsive, ..error } } else { error }
         }
-        // whatever keeps QEMU from ending the job, it is not the NAS
+        // the NAS answers, so something else keeps QEMU from ending the job
         Some(false) => {
             backup.end();
             error
@@ -158,11 +159,11 @@ fn give_up(backup: &mut BackupJob, probe: Option<NasProbe>, error: Error) -> Err
 struct Push<'a> {
     backup: &'a mut BackupJob,
     disks: BTreeSet<String>,
-    /// Bytes a second that all disks together may have.
+    /// The limit of all disks together, in bytes a second.
     rate: Option<u64>,
-    /// The look at the targets, which ends early when one gets too large.
+    /// The thread that watches the targets' sizes; ends early when one gets too large.
     watch: Background<()>,
-    /// Disks whose block job ended, and whose targets so are closed.
+    /// Disks whose block job has ended, which closes their targets.
     closed: BTreeSet<String>,
     /// The first disk whose block job failed.
     failed_disk: Option<String>,
@@ -178,7 +179,7 @@ impl Push<'_> {
                 Some(Signal::Over(picture)) => return Err(self.failed(picture.error)),
                 Some(Signal::Event(Event::DiskClosed { disk, completed })) => {
                     self.disk_closed(disk, completed);
-                    // A job that is over, too, takes no limit.
+                    // fails if another disk's block job has ended, too
                     let _ = self.limit_speed().inspect_err(|error| log::debug!("{error}"));
                 }
                 Some(Signal::Ended) => self.watch.wait(Duration::ZERO).unwrap_or(Ok(()))?,
@@ -203,7 +204,7 @@ impl Push<'_> {
         self.closed.insert(disk);
     }
 
-    /// Shares the limit out among the disks that are under way.
+    /// Divides the limit among the disks whose block jobs still run.
     fn limit_speed(&self) -> Result<()> {
         let open: Vec<String> = self.disks.difference(&self.closed).cloned().collect();
         let Some(rate) = self.rate.filter(|_| !open.is_empty()) else { return Ok(()) };
@@ -214,8 +215,8 @@ impl Push<'_> {
         })
     }
 
-    /// The error of a job that has harmed the guest, with the reason of its own failure if that follows: what keeps QEMU from
-    /// writing an old block to the NAS keeps it from writing any.
+    /// The error of a job during which the guest met `incident`, with the reason of the job's own failure if libvirt reports
+    /// that soon: a NAS that refuses an old block refuses the rest, too.
     fn harmed(&mut self, incident: &Incident) -> Error {
         let until = Instant::now() + BLAME;
         let mut error = Error::new(Code::JobFailed, COPY, incident);
@@ -239,7 +240,7 @@ impl Push<'_> {
         }
     }
 
-    /// The error of a job that libvirt says has failed, naming the disk if an event does.
+    /// The error of a job that failed by libvirt's report. The error names the disk if an event does.
     fn failed(&mut self, text: Option<String>) -> Error {
         self.backup.ended = true;
         let until = Instant::now() + BLAME;
@@ -261,7 +262,7 @@ impl Push<'_> {
         }
     }
 
-    /// The job has completed, but QEMU writes a target's last tables when it closes it: wait for that of each.
+    /// Waits until all targets are closed: QEMU writes a target's last tables in its close, after the job has completed.
     fn wait_closed(&mut self, deadline: Instant) -> Result<()> {
         const STEP: &str = "close the target";
         let until = Instant::now() + CLOSE;
@@ -284,7 +285,7 @@ impl Push<'_> {
         }
     }
 
-    /// Waits for the close where its event did not come.
+    /// Waits for the targets' close by asking libvirt, because an event did not come.
     fn wait_for_close(&mut self, deadline: Instant) -> Result<()> {
         let domain = self.backup.domain().clone();
         let limit = deadline.saturating_duration_since(Instant::now()).max(CALL);
@@ -292,7 +293,7 @@ impl Push<'_> {
             loop {
                 match domain.again()? {
                     Some(domain) if domain.state()? != State::Other => match domain.settle() {
-                        // libvirt gives up before a NAS answers that hangs
+                        // libvirt has a time limit of its own, and a NAS may hang for longer
                         Err(error) if error.code == Code::Busy => log::debug!("{}: {error}", domain.name()),
                         settled => return settled,
                     },
@@ -303,7 +304,7 @@ impl Push<'_> {
                 }
             }
         });
-        // A QEMU that hangs in the close must not be asked anything more, as if its job still ran.
+        // a QEMU that hangs in the close must not be asked anything more, so the job counts as running
         self.backup.ended = !settled.as_ref().is_err_and(|error| error.code == Code::NasUnresponsive);
         settled
     }
@@ -316,7 +317,7 @@ mod tests {
     use crate::qcow2::Storage;
 
     #[test]
-    fn a_watch_ends_with_the_job_or_when_a_target_is_too_large() {
+    fn the_watch_ends_with_the_job_or_when_a_target_is_too_large() {
         let dir = tempfile::tempdir().unwrap();
         let file = Folder::open_root(dir.path()).unwrap().create_file("target", FILE_MODE).unwrap();
         let target = PushTarget { disk: "vda".into(), size: 1 << 20, file: file.clone() };
@@ -332,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn a_target_may_take_what_its_image_does_and_no_file_of_a_disk_more() {
+    fn a_target_may_be_as_large_as_its_image_can_and_no_larger() {
         const GIB: u64 = 1 << 30;
         for (length, room, size, too_much) in [
             (GIB, GIB, GIB, false),

@@ -1,4 +1,4 @@
-//! Limits on the bytes a second that backups read: one of each backup, and one that all of this process share.
+//! Limits on the bytes a second that backups read: one for each backup, and one that all backups of this process share.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -7,30 +7,30 @@ use super::job::TICK;
 use crate::error::Result;
 use crate::qcow2::CLUSTER;
 
-/// Whoever comes late may catch up on so much.
+/// How far a reader that is late may catch up.
 const SLACK: Duration = Duration::from_millis(500);
 
-/// What all backups of this process share.
+/// The queue of all backups of this process.
 static HOST: RateQueue = RateQueue::new();
 
 /// The limits of one backup, in bytes a second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Rate {
-    /// Of this backup.
+    /// The limit of this backup.
     pub own: Option<u64>,
-    /// Of all backups of this host together.
+    /// The limit of all backups of this host together.
     pub host: Option<u64>,
 }
 
 impl Rate {
-    /// Bytes a second that one of `backups` at the same time may read if it can't know what the others read.
+    /// The limit for one of `backups` that run at the same time and don't know how much the others read.
     pub fn share_of(self, backups: u64) -> Option<u64> {
         let host = self.host.map(|rate| (rate / backups.max(1)).max(1));
         [self.own, host].into_iter().flatten().min()
     }
 }
 
-/// The limits at work.
+/// Applies the limits of one backup.
 #[derive(Debug)]
 pub struct Limiter {
     rate: Rate,
@@ -38,26 +38,25 @@ pub struct Limiter {
 }
 
 impl Limiter {
-    /// With nothing read yet.
+    /// A limiter of a backup that has read nothing yet.
     pub fn new(rate: Rate) -> Limiter {
         Limiter { rate, own: RateQueue::new() }
     }
 
-    /// Bytes of one request at most: the tenth part of a second, in whole clusters.
+    /// The most bytes of one request: what the limit allows in a tenth of a second, in whole clusters.
     pub(super) fn most(&self) -> usize {
         let rate = [self.rate.own, self.rate.host].into_iter().flatten().min();
         rate.map_or(usize::MAX, |rate| ((rate / 10 / CLUSTER).max(1) * CLUSTER) as usize)
     }
 
-    /// When a request of so many bytes may go, and takes their place: later ones come after it.
+    /// Reserves the next place in the queue for a request of so many bytes, and returns when the request may be sent.
     pub(super) fn reserve(&self, now: Instant, bytes: u64) -> Instant {
         let own = self.rate.own.map(|rate| self.own.reserve(rate, now, bytes));
         let host = self.rate.host.map(|rate| HOST.reserve(rate, now, bytes));
         own.max(host).unwrap_or(now)
     }
 
-    /// Waits until so many bytes may be read, for whoever has nothing else to do. `go_on` is asked several times a second,
-    /// and its error ends the wait.
+    /// Waits until so many bytes may be read. Calls `go_on` several times a second; its error ends the wait.
     pub fn wait(&self, bytes: u64, go_on: impl Fn() -> Result<()>) -> Result<()> {
         let at = self.reserve(Instant::now(), bytes);
         loop {
@@ -71,7 +70,7 @@ impl Limiter {
     }
 }
 
-/// Requests that follow each other at a rate.
+/// Requests that follow each other at a rate; holds when the next may be sent.
 #[derive(Debug)]
 struct RateQueue(Mutex<Option<Instant>>);
 
@@ -99,7 +98,7 @@ mod tests {
     fn requests_follow_each_other_at_the_rate() {
         let (start, queue) = (Instant::now(), RateQueue::new());
         let millis = Duration::from_millis;
-        // asked at, bytes, may go at
+        // asked at, bytes, may be sent at
         for (asked, bytes, goes) in [
             (0, MIB, 0),
             (0, 2 * MIB, 100),
@@ -107,7 +106,7 @@ mod tests {
             // late by 50 ms, which the next one catches up on
             (450, MIB, 400),
             (450, MIB, 500),
-            // of a rest nothing is left but a little
+            // after a rest a reader may catch up on half a second only
             (5000, MIB, 4500),
             (5000, MIB, 4600),
         ] {

@@ -1,5 +1,5 @@
-//! The side of a pull that holds the NBD connections. It never touches the NAS: while it waits for anything but QEMU's
-//! answers, QEMU would wait for it, and the guest for QEMU.
+//! The reader of a pull, which holds the NBD connections. The reader never touches the NAS: while it waited there, QEMU would
+//! wait for the reader, and the guest for QEMU.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -17,9 +17,9 @@ use crate::error::{Code, Error, Result};
 use crate::nbd::{ALLOCATION, Connection, DIRTY, Extent, Status, Ticket, ZERO};
 use crate::qcow2::CLUSTER;
 
-/// Bytes that one question about extents is for.
+/// The bytes that one question about extents covers.
 const WINDOW: u64 = 1 << 30;
-/// Between two looks at whether to go on.
+/// The time between two checks whether the copy was stopped.
 const TICK: Duration = Duration::from_millis(50);
 /// libnbd waits for whole milliseconds.
 const LEAST_WAIT: Duration = Duration::from_millis(1);
@@ -27,23 +27,23 @@ const LEAST_WAIT: Duration = Duration::from_millis(1);
 /// One disk's export.
 #[derive(Debug, Clone)]
 pub(super) struct DiskExport {
-    /// The disk's name in the domain, and of its export.
+    /// The name of the disk in the domain, and of its export.
     pub(super) disk: String,
     pub(super) size: u64,
-    /// Only what its bitmap names is copied.
+    /// True if only what the bitmap names is copied.
     pub(super) incremental: bool,
-    /// QEMU's file for its old blocks, if a guest may write.
+    /// QEMU's file for the disk's old blocks; `None` if no guest writes.
     pub(super) scratch: Option<PathBuf>,
 }
 
 impl DiskExport {
-    /// The context of the changes, under libvirt's name for them.
+    /// The NBD context of the disk's bitmap, as libvirt names it.
     fn bitmap(&self) -> Option<String> {
         self.incremental.then(|| format!("qemu:dirty-bitmap:backup-{}", self.disk))
     }
 }
 
-/// Whole clusters that are copied alike.
+/// Consecutive clusters that are all data or all zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct ClusterRun {
     offset: u64,
@@ -51,15 +51,15 @@ struct ClusterRun {
     zero: bool,
 }
 
-/// A piece that waits for those before it.
+/// A piece that waits for the pieces before it.
 #[derive(Debug)]
 enum PieceInOrder {
     Read { ticket: Ticket, offset: u64, length: usize },
     Ready(Piece),
 }
 
-/// How the reading ended, and the connections, on which no reply is due any more. They are to be kept until the job was
-/// aborted: QEMU holds the guest while a reply is due, and a QEMU with iothreads may not live through a client's close.
+/// How the reading ended, and the connections, on which no reply is due any more. The caller keeps the connections until the
+/// job was aborted: a QEMU with iothreads may not survive a close before.
 #[derive(Debug)]
 pub(super) struct ReadResult {
     pub(super) outcome: Result<()>,
@@ -67,13 +67,13 @@ pub(super) struct ReadResult {
 }
 
 impl ReadResult {
-    /// One that has not come as far as a connection.
+    /// The result of a reader that failed before it connected.
     pub(super) fn failed(error: Error) -> ReadResult {
         ReadResult { outcome: Err(error), _connections: Vec::new() }
     }
 }
 
-/// Reads the exports behind `socket`, one after the other, into the slots that the writer has done with.
+/// Reads the exports behind `socket`, one after the other, into the slots that the writer has emptied.
 pub(super) fn read(
     socket: Arc<Socket>,
     exports: Vec<DiskExport>,
@@ -100,13 +100,13 @@ fn read_all(
 ) -> Result<()> {
     let mut throttle = Throttle::new(exports.iter().filter_map(|export| export.scratch.as_deref()), rate);
     for export in exports {
-        // it outlives an error of its own connecting, too
+        // pushed first, so that the connection stays open if its own connect fails
         disks.push(ExportReader::new(export)?);
         if let Some(disk) = disks.last_mut() {
             disk.connect(socket, shared)?;
         }
     }
-    // nobody else finds the way in, or has found it before
+    // without the name nobody else can connect; the check finds who did before
     socket.remove();
     socket.check_alone(disks.len())?;
     let mut total = 0;
@@ -115,11 +115,11 @@ fn read_all(
     }
     shared.set_total(total);
     disks.iter_mut().try_for_each(|disk| disk.copy(&mut throttle, ends, shared))?;
-    // or through another name that was given it
+    // somebody may have connected through another name that they gave to the socket
     socket.check_alone(disks.len())
 }
 
-/// How much may be asked for, and when.
+/// How much the reader may ask for, and when.
 pub(super) struct Throttle {
     pace: Pace,
     /// The scratch files of all disks.
@@ -128,12 +128,15 @@ pub(super) struct Throttle {
 }
 
 impl Throttle {
-    /// For the exports whose scratch files these are.
+    /// A throttle for the exports with these scratch files.
     pub(super) fn new<'a>(scratch: impl Iterator<Item = &'a Path>, rate: Rate) -> Throttle {
         let open = |path: &Path| match File::open(path) {
             Ok(file) => Some(file),
             Err(error) => {
-                log::warn!("what the guest writes can't be seen from '{}': {error}", path.display());
+                log::warn!(
+                    "unable to open '{}', going on at full speed while the guest writes: {error}",
+                    path.display()
+                );
                 None
             }
         };
@@ -141,38 +144,38 @@ impl Throttle {
     }
 
     fn demand(&mut self) -> Demand {
-        // its blocks are taken before QEMU writes
+        // the length and not the blocks: the library allocates blocks ahead of QEMU
         let length = |file: &File| file.metadata().map_or(0, |metadata| metadata.len());
         self.pace.observe(Instant::now(), self.scratch.iter().map(length).sum())
     }
 }
 
-/// What became of the slot for a request.
+/// What a request did with the slot that it was given.
 enum RequestOutcome {
     Used,
-    /// The request may go only later.
+    /// The request may be sent only after this time; the slot comes back.
     Early(Slot, Duration),
 }
 
-/// One export, connected.
+/// The reader of one export.
 #[derive(Debug)]
 pub(super) struct ExportReader {
     export: DiskExport,
     bitmap: Option<String>,
     connection: Connection,
-    /// Offset up to which the server was asked what there is.
+    /// The offset up to which the reader has asked for extents.
     asked: u64,
-    /// What is to be read next.
+    /// What the reader requests next.
     runs: VecDeque<ClusterRun>,
-    /// What was asked for, in order.
+    /// What the reader has requested and not yet sent to the writer, in order.
     waiting: VecDeque<PieceInOrder>,
     in_flight: usize,
-    /// When the next bytes may be asked for, and how many.
+    /// When the next request may be sent, and for how many bytes.
     turn: Option<(Instant, usize)>,
 }
 
 impl ExportReader {
-    /// One that is not connected yet.
+    /// A reader that is not connected yet.
     fn new(export: DiskExport) -> Result<ExportReader> {
         let connection = Connection::new().map_err(|error| error.on_disk(&export.disk))?;
         let (bitmap, runs, waiting) = (export.bitmap(), VecDeque::new(), VecDeque::new());
@@ -192,7 +195,7 @@ impl ExportReader {
         Ok(())
     }
 
-    /// The only client of the socket.
+    /// Connects as the only client of the socket.
     pub(super) fn open(socket: &Socket, export: DiskExport, shared: &Shared) -> Result<ExportReader> {
         let mut disk = ExportReader::new(export)?;
         disk.connect(socket, shared)?;
@@ -201,7 +204,7 @@ impl ExportReader {
         Ok(disk)
     }
 
-    /// The bytes that are to be read.
+    /// The number of bytes that the copy will read.
     pub(super) fn count(&mut self, shared: &Shared) -> Result<u64> {
         let mut total = 0;
         while self.asked < self.export.size {
@@ -212,7 +215,7 @@ impl ExportReader {
         Ok(total)
     }
 
-    /// Asks what the next part of the disk holds.
+    /// Asks the server for the extents of the disk's next part.
     fn ask(&mut self, shared: &Shared) -> Result<()> {
         let length = WINDOW.min(self.export.size - self.asked);
         let status = self.connection.status(self.asked, length, TICK, || shared.check_not_stopped())?;
@@ -222,7 +225,7 @@ impl ExportReader {
         Ok(())
     }
 
-    /// Reads it, into the slots that the writer has done with.
+    /// Reads the export into the slots that the writer has emptied.
     pub(super) fn copy(&mut self, throttle: &mut Throttle, ends: &WriterEnds, shared: &Shared) -> Result<()> {
         self.read(throttle, ends, shared).map_err(|error| error.on_disk(&self.export.disk))
     }
@@ -248,7 +251,7 @@ impl ExportReader {
                     }
                     continue;
                 }
-                // Nobody waits for us now but the writer, and we for it.
+                // no reply is due, so QEMU does not wait while the reader waits for the writer
                 if self.in_flight == 0 {
                     spare = free.recv_timeout(TICK).ok();
                     continue;
@@ -258,7 +261,7 @@ impl ExportReader {
         }
     }
 
-    /// Hands what has arrived on to the writer, in order.
+    /// Sends what has arrived to the writer, in order.
     fn hand_on(&mut self, pieces: &Sender<Piece>) -> Result<()> {
         while let Some(first) = self.waiting.pop_front() {
             let piece = match first {
@@ -279,7 +282,7 @@ impl ExportReader {
         Ok(())
     }
 
-    /// Asks for the next bytes, if it is their turn, or takes note of zeroes.
+    /// Requests the next bytes if the limits allow, or queues zeroes.
     fn request(&mut self, slot: Slot, demand: Demand, limiter: &Limiter) -> Result<RequestOutcome> {
         let Some(run) = self.runs.front_mut() else { return Ok(RequestOutcome::Used) };
         let (offset, zero) = (run.offset, run.zero);
@@ -311,8 +314,8 @@ impl ExportReader {
     }
 }
 
-/// The clusters to copy of the `length` bytes from `offset` on, by what the server said of them, and for how many bytes
-/// that is enough: whole clusters, or up to the end. Without `bitmap` that is everything, with it what the bitmap names.
+/// The clusters to copy of the `length` bytes from `offset` on, and how many bytes the server's answer covers: whole clusters,
+/// or all `length` bytes. Without `bitmap` everything is copied, else what the bitmap names.
 fn runs(status: &Status, bitmap: Option<&str>, offset: u64, length: u64) -> Result<(u64, Vec<ClusterRun>)> {
     let extents = |context: &str| {
         status.get(context).map(Vec::as_slice).ok_or_else(|| {
@@ -325,7 +328,7 @@ fn runs(status: &Status, bitmap: Option<&str>, offset: u64, length: u64) -> Resu
     let said = said(data).min(changes.map_or(u64::MAX, said)).min(length);
     let covered = if said == length { length } else { said / CLUSTER * CLUSTER };
     if covered == 0 {
-        // Less than a cluster: to copy it is always right.
+        // the answer covers less than a cluster, and to copy a cluster is always right
         let length = CLUSTER.min(length);
         return Ok((length, vec![ClusterRun { offset, length, zero: false }]));
     }
@@ -347,7 +350,7 @@ fn runs(status: &Status, bitmap: Option<&str>, offset: u64, length: u64) -> Resu
     Ok((covered, runs))
 }
 
-/// For each cluster of the first `covered` bytes: do the flags of any extent that touches it suit?
+/// For each cluster of the first `covered` bytes: true if an extent that touches the cluster has flags that suit.
 fn clusters(extents: &[Extent], covered: u64, suits: impl Fn(u32) -> bool) -> Vec<bool> {
     let mut found = vec![false; covered.div_ceil(CLUSTER) as usize];
     let mut at = 0;

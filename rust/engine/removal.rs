@@ -1,5 +1,5 @@
-//! The removal of a folder in which QEMU's user may have put anything, however deep or much, and may go on doing so. Nothing
-//! here grows with what is found: each folder is taken away from that user, and moved up before it is emptied.
+//! The removal of a folder in which QEMU's user may have made anything, and may still do so. A deeper tree costs no more
+//! descriptors: the removal takes each folder away from that user, and moves the folder up before it empties it.
 
 use std::ffi::{CStr, CString};
 use std::fs::File;
@@ -15,13 +15,13 @@ use crate::random;
 
 const STEP: &str = "clear the scratch folder";
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
-/// Names that one removal takes away at most: the next goes on from there, and a backup may wait for it.
+/// The most names that one removal removes, because a backup may wait for it. The next removal continues.
 const MOST: u32 = 100_000;
-/// How often a folder is read that does not get empty.
+/// How often the removal reads a folder that does not get empty.
 const PASSES: u32 = 3;
 
-/// Removes the `folder` that was opened at `path`, and nothing else that has its name by now, with all that is in it, but what is
-/// mounted there. What can't be removed stays, and the error names the folder; that it is gone is success.
+/// Removes the `folder` that was opened at `path` with all that is in it, except mounts, and nothing else that has its name by
+/// now. What can't be removed stays, and the error names the folder. A folder that is gone already is success.
 pub(super) fn remove(path: &Path, folder: &File) -> Result<()> {
     remove_at_most(MOST, path, folder)
 }
@@ -57,18 +57,18 @@ fn remove_at_most(most: u32, path: &Path, folder: &File) -> Result<()> {
     if is_there()? { rustix::fs::unlinkat(&parent, name, AtFlags::REMOVEDIR).map_err(io) } else { Ok(()) }
 }
 
-/// A removal under way.
+/// A removal that runs.
 struct ScratchRemoval {
     top: OwnedFd,
-    /// A folder in there that folders are moved to, and its name.
+    /// The folder in `top` that the removal moves folders to, and its name.
     aside: Option<(OwnedFd, CString)>,
-    /// How many were; each has its number as its name.
+    /// The number of folders moved so far, which is the next one's name.
     moved: u32,
-    /// Those that are still to be emptied.
+    /// The moved folders that are not emptied yet.
     folders: Vec<u32>,
-    /// How many names more may be taken away.
+    /// How many more names the removal may remove.
     left: u32,
-    /// What could not be, first.
+    /// The first failure.
     failed: Option<Errno>,
 }
 
@@ -85,7 +85,7 @@ impl ScratchRemoval {
         self.failed.map_or(Ok(()), Err)
     }
 
-    /// Empties and removes a folder that was moved. Only what is in it can be of its former owner's making.
+    /// Empties and removes a folder that was moved aside.
     fn remove_moved(&mut self, folder: u32) -> rustix::io::Result<()> {
         let Some((aside, _)) = &self.aside else { return Ok(()) };
         let name = folder.to_string();
@@ -93,7 +93,7 @@ impl ScratchRemoval {
         if let Ok(opened) = &opened {
             self.empty(opened)?;
         }
-        // something else was moved in its place if it is no folder
+        // if it is no folder, somebody exchanged it before the move
         let flags = if opened.is_ok() { AtFlags::REMOVEDIR } else { AtFlags::empty() };
         if let Some((aside, _)) = &self.aside {
             let removed = rustix::fs::unlinkat(aside, &name, flags);
@@ -102,7 +102,7 @@ impl ScratchRemoval {
         Ok(())
     }
 
-    /// Takes everything out of a folder. The folders in it are moved aside.
+    /// Empties a folder: removes its files, and moves its folders aside.
     fn empty(&mut self, folder: &OwnedFd) -> rustix::io::Result<()> {
         take_ownership(folder);
         for _ in 0..PASSES {
@@ -152,12 +152,12 @@ impl ScratchRemoval {
     }
 }
 
-/// From now on nobody else puts anything into the folder. Where that can't be had, the folder may not get empty.
+/// Makes the folder ours, so that nobody else adds to it. If that fails, the folder may not get empty.
 fn take_ownership(folder: &OwnedFd) {
     let us = geteuid();
     let taken = rustix::fs::fchown(folder, Some(Uid::from_raw(us.as_raw())), None::<Gid>);
     if let Err(error) = taken.and_then(|()| rustix::fs::fchmod(folder, Mode::RWXU)) {
-        log::debug!("{STEP}: a folder stays somebody else's: {error}");
+        log::debug!("{STEP}: unable to take a folder from its owner, going on: {error}");
     }
 }
 
@@ -169,7 +169,7 @@ mod tests {
     use std::path::PathBuf;
     use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-    /// Opens what is there, and removes it.
+    /// Opens the folder and removes it.
     fn remove(path: &Path) -> Result<()> {
         super::remove(path, &open(path)?)
     }
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_the_name_by_then_stays_with_all_that_is_in_it() {
+    fn another_folder_that_has_the_name_by_now_stays() {
         let (dir, path) = folder();
         let held = open(&path).unwrap();
         fs::rename(&path, dir.path().join("moved")).unwrap();
@@ -200,7 +200,7 @@ mod tests {
         super::remove(&dir.path().join("moved"), &held).unwrap();
     }
 
-    /// A folder of QEMU's user, in one of ours; in memory, if there is such, for some disks take a millisecond for a folder.
+    /// A folder of QEMU's user in one of ours; in memory if possible, because some disks take a millisecond for a folder.
     fn folder() -> (tempfile::TempDir, PathBuf) {
         let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
         let path = dir.path().join("1-1");
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn fifteen_thousand_levels_go() {
+    fn a_tree_of_fifteen_thousand_levels_is_removed() {
         let (_dir, path) = folder();
         nest(&path.join("qemu"), 15_000);
         remove(&path).unwrap();
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn all_kinds_go_and_nothing_that_links_name() {
+    fn files_of_all_kinds_are_removed_and_what_links_name_stays() {
         let (dir, path) = folder();
         let outside = dir.path().join("outside");
         fs::create_dir(&outside).unwrap();
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn more_than_its_bound_stays_for_the_next() {
+    fn what_exceeds_the_bound_stays_for_the_next_removal() {
         let (_dir, path) = folder();
         for i in 0..110 {
             rustix::fs::mknodat(CWD, path.join(format!("qemu/{i}")), rustix::fs::FileType::Fifo, Mode::RWXU, 0)
@@ -262,10 +262,10 @@ mod tests {
         assert!(!path.exists());
     }
 
-    /// Another process of QEMU's user goes on making names: what was taken over gets empty all the same.
+    /// Another process of QEMU's user keeps making names while the folder is removed.
     #[test]
     #[ignore = "needs a lab: root, QEMU"]
-    fn whoever_goes_on_making_names_is_shut_out() {
+    fn a_process_that_keeps_making_names_does_not_stop_the_removal() {
         for _ in 0..50 {
             let (_dir, path) = folder();
             let sockets = path.join("qemu");

@@ -1,6 +1,6 @@
-//! Room in the scratch that is taken before QEMU needs it. Free bytes of the file system are not all: a quota, of the folder or of
-//! QEMU's user, is in no figure, and a guest whose old block finds no room sees its write fail. So each scratch file is given
-//! blocks beyond its end, where QEMU puts the next ones, and it is the backup that meets the quota.
+//! Room in the scratch that the library takes before QEMU needs it. The file system's free bytes don't show a quota of the
+//! folder or of QEMU's user, and a guest whose old block finds no room sees its write fail. So the library allocates blocks
+//! beyond the end of each scratch file, where QEMU writes next: the backup meets the quota, and not the guest.
 
 use std::fs::File;
 use std::io;
@@ -19,20 +19,20 @@ use crate::error::{Code, Error, Result};
 use crate::sys;
 use crate::user::as_user;
 
-/// What is being done.
+/// The step that errors name.
 pub(super) const STEP: &str = "keep the guest's old blocks";
-/// Between two looks at the files.
+/// The time between two looks at the files.
 const TICK: Duration = Duration::from_millis(50);
-/// How long an abort takes until nothing more comes into the scratch.
+/// How long after an abort QEMU may still write to the scratch.
 const ABORT: Duration = Duration::from_secs(1);
-/// There has to be room for what the guest overwrites in this time at its highest speed so far: until the next look and through
-/// an abort, at three times that speed.
+/// The scratch needs room for what the guest overwrites in this time at its highest speed so far: until the next look and
+/// through an abort, at three times that speed.
 pub(super) const AHEAD: Duration = POLL.saturating_add(ABORT).saturating_mul(3);
-/// Bytes that are left alone when room is taken: a file system writes about its files, too, and counts that.
+/// Bytes that stay free when room is taken, because the file system needs some for its own records of the files.
 const SPARE: u64 = 4 << 20;
-/// Bytes written at once into the spare file.
+/// The bytes of one write to the spare file.
 const PIECE: u64 = 128 << 10;
-/// Room is taken for so much at least, and at most, of all disks together: others need the disk, too.
+/// The least and the most room that is taken for all disks together: others need the host's disk, too.
 const LEAST: u64 = LEAST_SCRATCH - SPARE;
 const MOST: u64 = 1 << 30;
 
@@ -41,7 +41,7 @@ const MOST: u64 = 1 << 30;
 pub(super) struct Reserve {
     /// QEMU's user and group; `None`: ours.
     owner: Option<(u32, u32)>,
-    /// A file of theirs that is empty unless room is being taken.
+    /// A file of QEMU's user that is empty except while room is taken.
     spare: File,
     spare_path: PathBuf,
     files: Mutex<Files>,
@@ -60,7 +60,7 @@ struct ScratchFile {
     disk: String,
     path: PathBuf,
     file: File,
-    /// Why it has lost what was written to it. The kernel says that once.
+    /// Why the file has lost what was written to it. The kernel reports that only once.
     lost: Option<Error>,
 }
 
@@ -73,14 +73,14 @@ impl ScratchFile {
 /// The highest speed at which something has grown.
 #[derive(Debug, Default, Clone, Copy)]
 pub(super) struct Speed {
-    /// When it was looked at, and how much it was.
+    /// When the last look was, and how many bytes it saw.
     seen: Option<(Instant, u64)>,
-    /// Bytes a second.
+    /// The highest speed, in bytes a second.
     most: f64,
 }
 
 impl Speed {
-    /// Takes note of how much it is. A speed is taken over some time: else one write is a high one.
+    /// Records how many bytes there are. Measures over at least a `POLL`, because a single write would look fast.
     pub(super) fn observe(&mut self, now: Instant, bytes: u64) {
         let Some((before, had)) = self.seen else { return self.seen = Some((now, bytes)) };
         let time = now.duration_since(before);
@@ -90,44 +90,44 @@ impl Speed {
         }
     }
 
-    /// Bytes a second.
+    /// The highest speed, in bytes a second.
     pub(super) fn most(&self) -> u64 {
         self.most as u64
     }
 
-    /// Bytes for which there has to be room.
+    /// The bytes for which there has to be room.
     pub(super) fn ahead(&self) -> u64 {
         (self.most * AHEAD.as_secs_f64()) as u64
     }
 }
 
-/// How the scratch files grow, one by one and together.
+/// How the scratch files grow, each and together.
 #[derive(Debug, Default)]
 struct Growth {
     parts: Vec<FileGrowth>,
     all: Speed,
 }
 
-/// How one of them grows.
+/// How one scratch file grows.
 #[derive(Debug, Default, Clone, Copy)]
 struct FileGrowth {
-    /// How long it was at first, and is.
+    /// The file's first length, and its current one.
     first: Option<u64>,
     length: u64,
-    /// Bytes up to which it has room.
+    /// The offset up to which the file has blocks.
     end: u64,
     speed: Speed,
 }
 
 impl FileGrowth {
-    /// Bytes of room beyond its end.
+    /// The bytes of room beyond the file's end.
     fn held(&self) -> u64 {
         self.end.saturating_sub(self.length)
     }
 }
 
 impl Growth {
-    /// Takes note of the files' lengths.
+    /// Records the files' lengths.
     fn observe(&mut self, now: Instant, lengths: &[u64]) {
         self.parts.resize_with(lengths.len(), FileGrowth::default);
         for (part, length) in self.parts.iter_mut().zip(lengths) {
@@ -138,13 +138,13 @@ impl Growth {
         self.all.observe(now, lengths.iter().sum());
     }
 
-    /// Room that there is to be beyond the ends of all files together: no more than `most`.
+    /// The room that all files together should have beyond their ends: no more than `most`.
     fn wanted(&self, most: u64) -> u64 {
         self.all.ahead().max(LEAST).min(most)
     }
 
-    /// The files that are to be given room now, because a good part of it is used up, and up to where. Half of what all may hold
-    /// is shared out evenly; of the other half each that grows takes what its own speed asks for.
+    /// The files that need room now, because a quarter of theirs is used up, and the offset up to which. One half of all room
+    /// is divided evenly; of the other half each file that grows takes what its own speed asks for.
     fn due(&self, most: u64) -> Vec<(usize, u64)> {
         let wanted = self.wanted(most);
         let shares = |bytes: u64| if self.parts.len() < 2 { bytes } else { bytes / 2 / self.parts.len() as u64 };
@@ -164,7 +164,8 @@ impl Growth {
         due
     }
 
-    /// What is held of the least room is less by so much, while it is not known which of several files will grow.
+    /// The bytes that are missing to the least room after `due` is taken. Idle files hold little, because it is not known which
+    /// file will grow.
     fn unshared(&self, due: &[(usize, u64)], most: u64) -> u64 {
         let held: u64 = self.parts.iter().map(FileGrowth::held).sum();
         let taken: u64 = due.iter().map(|(i, end)| end - self.parts[*i].end.max(self.parts[*i].length)).sum();
@@ -173,7 +174,7 @@ impl Growth {
 }
 
 impl Reserve {
-    /// With no file yet; `spare` is empty and QEMU's.
+    /// A reserve without scratch files. `spare` is empty and belongs to QEMU's user.
     pub(super) fn new(owner: Option<(u32, u32)>, spare: File, spare_path: PathBuf) -> Reserve {
         Reserve { owner, spare, spare_path, files: Mutex::default() }
     }
@@ -183,8 +184,8 @@ impl Reserve {
         self.files().files.push(ScratchFile { disk: disk.to_owned(), path, file, lost: None });
     }
 
-    /// Takes the room that is due, of `allowed` bytes for all files together. `NO_SPACE` when it is not to be had: QEMU has some
-    /// left then, for the time that an abort takes.
+    /// Takes the room that is due, of `allowed` bytes for all files together. `NO_SPACE` when there is not enough; QEMU still
+    /// has room then for the time that an abort takes.
     pub(super) fn take_due_room(&self, now: Instant, allowed: impl Fn() -> u64) -> Result<()> {
         let mut locked = self.files();
         let Files { files, growth } = &mut *locked;
@@ -213,7 +214,7 @@ impl Reserve {
         })
     }
 
-    /// Has it kept what QEMU wrote into it, and can QEMU write more? Tried.
+    /// Fails unless the scratch has kept what QEMU wrote, and QEMU can write more, which is tried.
     pub(super) fn check(&self) -> Result<()> {
         self.check_kept()?;
         self.as_owner(|| {
@@ -222,8 +223,8 @@ impl Reserve {
         })
     }
 
-    /// Has the file system kept all that QEMU gave to it, as far as it has tried? A write that fails when it goes to the disk
-    /// is told to nobody else.
+    /// Fails if the file system has lost anything that QEMU wrote: a write that fails on its way from the cache to the disk is
+    /// reported to nobody else.
     pub(super) fn check_kept(&self) -> Result<()> {
         self.files().files.iter_mut().try_for_each(|growing| {
             let failed = sys::check_writeback(&growing.file).map_err(|e| growing.failed(e)).err();
@@ -232,7 +233,7 @@ impl Reserve {
         })
     }
 
-    /// Keeps ahead of QEMU until the other side of `ended` is gone.
+    /// Takes room ahead of QEMU until the sender of `ended` is dropped.
     pub(super) fn keep_ahead(&self, ended: &Receiver<()>, allowed: impl Fn() -> u64) -> Result<()> {
         while ended.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
             self.take_due_room(Instant::now(), &allowed)?;
@@ -241,8 +242,8 @@ impl Reserve {
         Ok(())
     }
 
-    /// Has the file system count some bytes more while room is taken, so that they are there afterwards: bytes that were
-    /// written and not yet sent to the disk are free again at once.
+    /// Writes `bytes` to the spare file while room is taken, so that they are free afterwards. The file is truncated before
+    /// its bytes reach the disk, so they are free again at once.
     fn fill_spare(&self, bytes: u64) -> Result<()> {
         let piece = [0; PIECE as usize];
         let mut pieces = (0..bytes).step_by(piece.len());
@@ -253,7 +254,7 @@ impl Reserve {
         })
     }
 
-    /// Does it with the rights of QEMU's user: room that root gets is none that the guest has.
+    /// Runs `work` with the rights of QEMU's user: root may get room that QEMU does not.
     fn as_owner(&self, work: impl FnOnce() -> Result<()> + Send) -> Result<()> {
         match self.owner {
             Some(owner) => as_user(owner, STEP, work)?,
@@ -266,7 +267,7 @@ impl Reserve {
     }
 }
 
-/// Gives the file blocks up to `end`, and leaves its length as it is. A file system that can't goes without.
+/// Allocates blocks of the file up to `end` and keeps its length. A file system that can't allocate ahead goes without.
 fn take(file: &File, from: u64, end: u64) -> Result<(), Errno> {
     loop {
         match fallocate(file, FallocateFlags::KEEP_SIZE, from, end - from) {
@@ -277,7 +278,7 @@ fn take(file: &File, from: u64, end: u64) -> Result<(), Errno> {
     }
 }
 
-/// The error of a scratch whose file does not take what the guest overwrites.
+/// The error of a scratch file that can't take what the guest overwrites.
 fn failed(path: &Path, error: io::Error) -> Error {
     let error = Error::io(STEP, path, error);
     match error.code {
@@ -297,7 +298,7 @@ mod tests {
     const MIB: u64 = 1 << 20;
     const NOBODY: (u32, u32) = (65534, 65534);
 
-    /// Has the files grow by so many MiB each at these quarters of a second; the MiB that each holds beyond its end then.
+    /// Lets the files grow to `lengths` in MiB at a quarter of a second; returns the MiB that each then holds beyond its end.
     fn grow(growth: &mut Growth, start: Instant, quarters: u32, lengths: &[u64], most: u64) -> Vec<u64> {
         let lengths: Vec<_> = lengths.iter().map(|length| length * MIB).collect();
         growth.observe(start + quarters * POLL, &lengths);
@@ -319,10 +320,10 @@ mod tests {
             (2, 24, 168),
             // 176 MiB a second
             (3, 68, 660),
-            // it rests, and may go on at that speed
+            // a guest that rests may go on at that speed
             (16, 68, 660),
             (17, 109, 619),
-            // no more than is to be had
+            // no more than MOST
             (18, 1109, 1024),
         ] {
             assert_eq!(grow(&mut growth, start, quarters, &[length], MOST), [held], "at {quarters}");
@@ -358,7 +359,7 @@ mod tests {
         }
     }
 
-    /// An ext4 of so many MiB, half of which is root's alone, gone on drop.
+    /// An ext4 of so many MiB, half of which is reserved for root; its drop unmounts it.
     struct Ext4(tempfile::TempDir);
 
     impl Ext4 {
@@ -414,20 +415,20 @@ mod tests {
         assert_eq!(enough.0.path().join("spare").metadata().unwrap().len(), 0);
         reserve.check_kept().unwrap();
 
-        // nor as anybody else
+        // no room is taken as another user
         let other = Ext4::new(256);
         let reserve = other.reserve(NOBODY, &["vda"]);
         let error = unable_to_act(|| reserve.take_due_room(Instant::now(), || u64::MAX)).unwrap_err();
         assert!(error.code == Code::PermissionDenied && error.cause.starts_with("unable to act as"), "{error}");
         assert_eq!(other.0.path().join("vda").metadata().unwrap().blocks(), 0);
 
-        // there is enough for root
+        // here only root would get enough
         let small = Ext4::new(96);
         let error = small.reserve(NOBODY, &["vda"]).take_due_room(Instant::now(), || u64::MAX).unwrap_err();
         assert_eq!((error.code, error.disk.as_deref()), (Code::NoSpace, Some("vda")), "{error}");
         assert!(error.cause.starts_with("the scratch folder is too small"), "{error}");
 
-        // there is not even what is left alone
+        // here not even the spare bytes are free
         let full = Ext4::new(7);
         let error = full.reserve(NOBODY, &["vda"]).take_due_room(Instant::now(), || u64::MAX).unwrap_err();
         assert_eq!((error.code, error.disk.as_deref()), (Code::NoSpace, Some("vda")), "{error}");
@@ -435,7 +436,7 @@ mod tests {
     }
 
     #[test]
-    fn what_goes_wrong_is_the_job_s_error_unless_it_is_room() {
+    fn a_failing_scratch_file_fails_the_job_and_a_full_one_is_no_space() {
         for (errno, code) in
             [(Errno::DQUOT, Code::NoSpace), (Errno::IO, Code::JobFailed), (Errno::ROFS, Code::JobFailed)]
         {

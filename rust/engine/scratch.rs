@@ -1,5 +1,5 @@
-//! A folder on the host's own disk for one pull backup: the blocks that the guest overwrites meanwhile, and QEMU's socket where
-//! libvirt has no folder for it. The socket of an image of a stopped guest lies in one, too.
+//! A folder on the host's own disk for one pull backup. It holds the blocks that the guest overwrites meanwhile, and QEMU's
+//! socket if libvirt has no folder for that. The socket of a stopped guest's export lies in such a folder, too.
 
 use std::fs::{self, DirBuilder, File, Metadata, Permissions};
 use std::io::{Read, Write};
@@ -29,40 +29,39 @@ const LOOK: &str = "look at the scratch folder";
 const SYNC: &str = "sync the scratch folder";
 /// How long libvirt may take to end a job that was left behind.
 const END: Duration = Duration::from_secs(60);
-/// The folder of a socket, which is its server's. All else is root's: what QEMU could put in the place of a file, libvirt, or
-/// we, would take for that file.
+/// The folder of a socket, which belongs to its server. All else belongs to root: otherwise QEMU could exchange a file, and
+/// libvirt or the library would use what it finds in that place.
 const SOCKETS: &str = "qemu";
-/// What the names of scratch files end with.
+/// The extension of scratch files.
 const FILES: &str = "qcow2";
-/// A file that is empty unless room is being taken.
+/// A file that is empty except while room is taken.
 const SPARE: &str = "spare";
-/// A file with the domain's name in it.
+/// A file that holds the domain's name.
 const DOMAIN: &str = "domain";
-/// Longer than any domain's.
+/// Longer than any domain's name, in bytes.
 const LONGEST_NAME: u64 = 4096;
-/// How often a folder is made anew that a sweep takes for a leftover in the moment before it is locked.
+/// How often a folder is made anew when a sweep removes it in the moment before it is locked.
 const RACES: u32 = 100;
 
-/// The folder; dropped, it goes with all that is in it.
+/// The folder of one backup. Its drop removes the folder with all that is in it.
 #[derive(Debug)]
 pub struct Scratch {
     folder: PathBuf,
     bounds: Bounds,
     /// QEMU's user and group; `None`: ours.
     owner: Option<(u32, u32)>,
-    /// Of the scratch files, when there are such.
+    /// The room in the scratch files, once there are such.
     reserve: Option<Arc<Reserve>>,
-    /// Of the guest's QEMU, for a pull.
+    /// The socket of the guest's QEMU, for a pull.
     socket: Option<Arc<Socket>>,
-    /// Its file system was synced.
+    /// True once the folder's file system was synced.
     synced: bool,
-    /// Says that somebody still uses it.
+    /// Tells other processes that this one uses the folder.
     _lock: File,
 }
 
 impl Scratch {
-    /// Makes the folder for the domain `vm` and `owner`, the user and group of QEMU (`None`: ours), below the configured
-    /// one.
+    /// Makes the folder below the configured one, for the domain `vm` and `owner`, the user and group of QEMU (`None`: ours).
     pub fn make(config: &Config, vm: &str, owner: Option<(u32, u32)>) -> Result<Scratch> {
         let all = make_root(config)?;
         if all.to_str().is_none() {
@@ -76,19 +75,19 @@ impl Scratch {
         Ok(scratch)
     }
 
-    /// Finds a place for the socket of the guest's QEMU: in the folder that libvirt has made for that QEMU, where whatever
-    /// confines it lets it in, else in a folder of ours.
+    /// Finds a place for the socket of the guest's QEMU: in the folder that libvirt has made for that QEMU, which AppArmor or
+    /// SELinux lets it use, else in a folder of ours.
     pub fn place_socket(&mut self, emulator: &Emulator) -> Result<()> {
         let user = self.owner.map(|(user, _)| user);
         let place = SocketPlace::of_libvirt(&emulator.folder, user).or_else(|error| {
-            log::warn!("the export's socket lies in the scratch folder: {error}");
+            log::warn!("unable to use libvirt's folder for the export's socket, taking the scratch folder: {error}");
             self.make_own_place()
         })?;
         self.socket = Some(Arc::new(place.served_by(emulator.process)));
         Ok(())
     }
 
-    /// A place for a socket in a folder of its own here, which is the owner's alone.
+    /// Makes a folder in the scratch that only the owner may use, as the place of a socket.
     pub fn make_own_place(&self) -> Result<SocketPlace> {
         let sockets = self.folder.join(SOCKETS);
         let io = |e| Error::io(STEP, &sockets, e);
@@ -99,8 +98,8 @@ impl Scratch {
         SocketPlace::of_ours(&sockets, self.owner.map(|(user, _)| user))
     }
 
-    /// Makes the scratch files of disks, given by name and bytes, and takes room for what the guest overwrites first. libvirt
-    /// would have QEMU make each in a job of its own, while a guest that is to be frozen waits.
+    /// Makes the scratch files of disks, given by name and bytes, and takes room for what the guest overwrites first. Otherwise
+    /// libvirt would have QEMU make each in a job of its own while the guest is frozen.
     pub fn make_files<'a>(&mut self, disks: impl IntoIterator<Item = (&'a str, u64)>) -> Result<()> {
         let (spare, path) = self.make_file(SPARE)?;
         let reserve = Reserve::new(self.owner, spare, path);
@@ -119,7 +118,7 @@ impl Scratch {
         Ok(())
     }
 
-    /// Makes an empty file of QEMU's.
+    /// Makes an empty file that belongs to QEMU's user.
     fn make_file(&self, name: &str) -> Result<(File, PathBuf)> {
         let (file, path) = self.create(name)?;
         if let Some((user, group)) = self.owner {
@@ -128,24 +127,24 @@ impl Scratch {
         Ok((file, path))
     }
 
-    /// Makes an empty file of ours.
+    /// Makes an empty file that belongs to root.
     fn create(&self, name: &str) -> Result<(File, PathBuf)> {
         let path = self.folder.join(name);
         let made = File::options().read(true).write(true).create_new(true).mode(0o600).open(&path);
         made.map_err(|e| Error::io(STEP, &path, e)).map(|file| (file, path))
     }
 
-    /// The room in its scratch files.
+    /// The room in the scratch files.
     pub(super) fn reserve(&self) -> Result<Arc<Reserve>> {
         self.reserve.clone().ok_or_else(|| Error::new(Code::Internal, STEP, "it was made without files"))
     }
 
-    /// What it may take.
+    /// What the scratch may take.
     pub(super) fn bounds(&self) -> Bounds {
         self.bounds.clone()
     }
 
-    /// Has the file system give back what was removed from it: some do that only when they next write their tables. Once.
+    /// Syncs the file system, the first time that this is called: some free what was removed only when they write their tables.
     pub(super) fn sync_file_system(&mut self) -> Result<()> {
         if std::mem::replace(&mut self.synced, true) {
             return Ok(());
@@ -155,7 +154,7 @@ impl Scratch {
         of_the_host(SYNC, END, move || rustix::fs::syncfs(&folder).map_err(|e| Error::io(SYNC, &path, e)))
     }
 
-    /// Its path.
+    /// The folder's path.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
@@ -165,12 +164,12 @@ impl Scratch {
         self.socket.clone().ok_or_else(|| Error::new(Code::Internal, STEP, "it was made without a socket"))
     }
 
-    /// Path of the scratch file of the disk `target`.
+    /// The path of the scratch file of the disk `target`.
     pub fn file(&self, target: &str) -> String {
         self.path(&format!("{target}.{FILES}"))
     }
 
-    /// Path of another file in it.
+    /// The path of the file `name` in the folder.
     pub fn path(&self, name: &str) -> String {
         self.folder.join(name).into_os_string().into_string().expect("checked when it was made")
     }
@@ -180,7 +179,7 @@ impl Scratch {
         ScratchUse::of_folder(&self.folder).used
     }
 
-    /// Bytes for which there is room in it: that are free, or taken for it, and allowed. An error when nothing can be written.
+    /// The bytes for which there is room: that are free or allocated ahead, and allowed. An error on a read-only file system.
     pub fn room(&self) -> Result<u64> {
         let found = rustix::fs::statvfs(&self.folder);
         let found = found.map_err(|e| Error::io(LOOK, &self.folder, e))?;
@@ -192,21 +191,21 @@ impl Scratch {
     }
 }
 
-/// What a backup may keep in its folder.
+/// How much a backup may keep in its scratch folder.
 #[derive(Debug, Clone)]
 pub(super) struct Bounds {
     folder: PathBuf,
-    /// Bytes that it, and those of all backups of this host, may take.
+    /// The bytes that this backup may take, and that all backups of this host may.
     limits: [Option<u64>; 2],
 }
 
 impl Bounds {
-    /// Bytes that the guest may still overwrite.
+    /// The bytes that the guest may still overwrite.
     fn left(&self) -> u64 {
         self.least(ScratchUse::of_folder(&self.folder).used, || self.by_all().used)
     }
 
-    /// Bytes beyond the ends of its files for which room may be taken: what others have taken so is theirs.
+    /// The bytes of room that may be taken beyond the ends of this backup's files. Other backups keep the room that they took.
     pub(super) fn allowed(&self) -> u64 {
         let own = ScratchUse::of_folder(&self.folder);
         let by_all = || {
@@ -235,14 +234,14 @@ impl Bounds {
 /// Bytes that scratch files take.
 #[derive(Debug, Clone, Copy, Default)]
 struct ScratchUse {
-    /// Up to their ends, where QEMU writes.
+    /// Up to the files' ends, where QEMU has written.
     used: u64,
-    /// Beyond.
+    /// Beyond the files' ends.
     ahead: u64,
 }
 
 impl ScratchUse {
-    /// By those in a folder. What goes meanwhile takes none.
+    /// The use by the scratch files of a folder. A file that is removed meanwhile counts as nothing.
     fn of_folder(folder: &Path) -> ScratchUse {
         let files = fs::read_dir(folder).into_iter().flatten().flatten().map(|file| file.path());
         let scratch = files.filter(|path| path.extension().is_some_and(|extension| extension == FILES));
@@ -262,7 +261,7 @@ impl Drop for Scratch {
     fn drop(&mut self) {
         self.socket = None;
         if let Err(error) = removal::remove(&self.folder, &self._lock) {
-            log::error!("the scratch folder '{}' could not be removed: {error}", self.folder.display());
+            log::error!("unable to remove the scratch folder '{}': {error}", self.folder.display());
         }
     }
 }
@@ -273,7 +272,7 @@ fn make_folder(all: &Path) -> Result<(PathBuf, File)> {
         let folder = all.join(format!("{}-{}", std::process::id(), random::hex(STEP)?));
         DirBuilder::new().mode(0o711).create(&folder).map_err(|e| Error::io(STEP, &folder, e))?;
         if let Some(lock) = lock(&folder).map_err(|e| Error::io(STEP, &folder, e))? {
-            // whatever the umask
+            // the umask may have taken bits away
             lock.set_permissions(Permissions::from_mode(0o711)).map_err(|e| Error::io(STEP, &folder, e))?;
             return Ok((folder, lock));
         }
@@ -281,7 +280,7 @@ fn make_folder(all: &Path) -> Result<(PathBuf, File)> {
     Err(Error::new(Code::Busy, STEP, format!("'{}' is swept all the time", all.display())))
 }
 
-/// Locks the folder at `path`; none if somebody else holds it, or it is gone, or another by now.
+/// Locks the folder at `path`; `None` if somebody else holds the lock, or the folder is gone or was exchanged.
 fn lock(path: &Path) -> std::io::Result<Option<File>> {
     let gone = |e: &std::io::Error| e.kind() == std::io::ErrorKind::NotFound;
     let flags = libc::O_DIRECTORY | libc::O_NOFOLLOW;
@@ -306,7 +305,7 @@ fn root(config: &Config) -> PathBuf {
     config.scratch_dir.clone().unwrap_or_else(|| config.state_dir.join("scratch"))
 }
 
-/// Makes it; QEMU's user can pass through it.
+/// Makes the folder of all backups, through which QEMU's user can pass.
 fn make_root(config: &Config) -> Result<PathBuf> {
     let (root, given) = (root(config), config.scratch_dir.is_some());
     check_root(config, &root)?;
@@ -321,24 +320,24 @@ fn make_root(config: &Config) -> Result<PathBuf> {
         Ok(())
     };
     make().map_err(|e| Error::io(STEP, &root, e))?;
-    // somebody else may have made it in between
+    // somebody else may have made it after the first check
     check_root(config, &root)?;
     Ok(root)
 }
 
-/// `INVALID_ARGUMENT`, by the name of the setting that it comes from, when others may write to it.
+/// `INVALID_ARGUMENT`, with the name of the setting, when others may write to the folder of all backups.
 fn check_root(config: &Config, root: &Path) -> Result<()> {
     refuse_writable_by_others(if config.scratch_dir.is_some() { "scratchDir" } else { "stateDir" }, root)
 }
 
-/// Removes the folders of ours that nobody holds, of the domain `vm` or of all, and ends the jobs that still use them: nobody
-/// reads their exports any more, and the guest would fill the scratch until it has to wait. What can't be done is logged, and
-/// tried by the next. A backup clears up after its own guest alone: the QEMU of another may never end its job.
+/// Removes the folders that no backup holds any more, of the domain `vm` or of all, and ends the jobs that still use them:
+/// nobody reads their exports any more, and the guest would fill the scratch and then wait. Failures are logged; the next sweep
+/// tries again. A backup sweeps for its own guest only, because another guest's QEMU may never end its job.
 pub fn sweep(config: &Config, vm: Option<&str>) {
     let all = root(config);
     let Ok(entries) = fs::read_dir(&all) else { return };
     if let Err(error) = check_root(config, &all) {
-        return log::error!("nothing is cleared there: {error}");
+        return log::error!("unable to clear '{}', leaving it alone: {error}", all.display());
     }
     for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
@@ -350,12 +349,12 @@ pub fn sweep(config: &Config, vm: Option<&str>) {
         log::warn!("removing '{}', left by a backup that ended early", path.display());
         let removed = end_job(config, &path, &folder).and_then(|()| removal::remove(&path, &folder));
         if let Err(error) = removed {
-            log::error!("'{}' stays for now: {error}", path.display());
+            log::error!("unable to remove '{}', leaving it to the next backup: {error}", path.display());
         }
     }
 }
 
-/// Is it the name of a folder of a backup: of a process, and random? Earlier versions counted.
+/// True for the name of a backup's folder: a process id and a random part, or a counter, as earlier versions wrote.
 fn is_ours(name: &str) -> bool {
     let all = |part: &str, is: fn(&u8) -> bool| !part.is_empty() && part.bytes().all(|byte| is(&byte));
     name.split_once('-').is_some_and(|(process, rest)| {
@@ -364,7 +363,7 @@ fn is_ours(name: &str) -> bool {
     })
 }
 
-/// Ends the job that was begun with this folder, if it still runs, and lets the guest go on that waits for its scratch.
+/// Ends the job that was begun with this folder, if it still runs, and resumes a guest that waits for the scratch.
 fn end_job(config: &Config, path: &Path, folder: &File) -> Result<()> {
     let (uri, state) = (config.connection_uri.clone(), config.state_dir.clone());
     let held = folder.try_clone().map_err(|e| Error::io(SWEEP, path, e))?;
@@ -372,7 +371,7 @@ fn end_job(config: &Config, path: &Path, folder: &File) -> Result<()> {
     let path = path.to_owned();
     let _for = WorkFor::guest(&vm);
     ask(SWEEP, END, move || {
-        // It is of the backup that this host has on record: a record goes when no job of its own runs any more.
+        // the job belongs to the backup that this host has on record: a record stays as long as its job runs
         let may_resume = host::begun(&state).iter().any(|begun| begun.vm == vm && begun.may_resume);
         let Some(domain) = Domain::find(&uri, &vm)? else { return Ok(()) };
         if leftover::end_job(&domain, &path)? {
@@ -382,12 +381,12 @@ fn end_job(config: &Config, path: &Path, folder: &File) -> Result<()> {
     })
 }
 
-/// The same of the folder at this path, for who wants to know whether it is to be cleared.
+/// The domain that the folder at this path was made for.
 fn domain_of_path(path: &Path) -> Result<Option<String>> {
     domain_of(&Folder::open_root(path)?)
 }
 
-/// The domain that the folder was made for; none if no job can have begun.
+/// The domain that the folder was made for; `None` if no job can have begun with it.
 fn domain_of(folder: &Folder) -> Result<Option<String>> {
     let mut vm = String::new();
     let read = match folder.open_file_in(DOMAIN) {
@@ -463,7 +462,7 @@ mod tests {
 
     #[test]
     #[ignore = "needs a lab: root, QEMU"]
-    fn leftovers_go_and_what_is_used_or_somebody_else_s_stays() {
+    fn a_sweep_removes_leftovers_and_keeps_what_is_used_or_not_ours() {
         let dir = tempfile::tempdir().unwrap();
         let config = config(dir.path());
         let root = config.state_dir.join("scratch");
@@ -528,7 +527,7 @@ mod tests {
     }
 
     #[test]
-    fn what_qemu_put_in_place_of_the_name_holds_nobody_up() {
+    fn a_fifo_in_place_of_the_domain_s_name_does_not_block_a_sweep() {
         let dir = tempfile::tempdir().unwrap();
         let config = config(dir.path());
         let left = root(&config).join("1-1");

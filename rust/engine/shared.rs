@@ -1,4 +1,4 @@
-//! What the threads of one copy tell each other: how far it is, and that it is to end.
+//! What the threads of one copy tell each other: how far the copy is, and that it is to stop.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
@@ -6,7 +6,7 @@ use super::job::COPY;
 use crate::error::{Code, Error, Result};
 use crate::job::Reporter;
 
-/// What the threads of one copy share.
+/// The state that the threads of one copy share.
 #[derive(Debug, Default)]
 pub(super) struct Shared {
     stop: AtomicBool,
@@ -16,37 +16,37 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    /// The copy is to end.
+    /// Tells the threads to stop.
     pub(super) fn stop(&self) {
         self.stop.store(true, Relaxed);
     }
 
-    /// `CANCELLED` when the copy is to end.
+    /// `CANCELLED` after `stop`.
     pub(super) fn check_not_stopped(&self) -> Result<()> {
         if self.stop.load(Relaxed) { Err(Error::new(Code::Cancelled, COPY, "it was stopped")) } else { Ok(()) }
     }
 
-    /// The job is over, or as good as that: nobody waits for replies any more.
+    /// Tells the reader that the job has ended, or will soon, and that it need not wait for replies.
     pub(super) fn forget_replies(&self) {
         self.aborted.store(true, Relaxed);
     }
 
-    /// `CANCELLED` when no reply is of any use.
+    /// `CANCELLED` after `forget_replies`.
     pub(super) fn check_replies_wanted(&self) -> Result<()> {
         if self.aborted.load(Relaxed) { Err(Error::new(Code::Cancelled, COPY, "the job is over")) } else { Ok(()) }
     }
 
-    /// So many bytes more are written.
+    /// Adds to the bytes that are written.
     pub(super) fn add_written(&self, bytes: u64) {
         self.done.fetch_add(bytes, Relaxed);
     }
 
-    /// So many bytes are to be written in all.
+    /// Sets the bytes to write in all.
     pub(super) fn set_total(&self, bytes: u64) {
         self.total.store(bytes, Relaxed);
     }
 
-    /// Tells how far it is.
+    /// Reports to the caller how far the copy is.
     pub(super) fn report(&self, job: &mut Reporter<'_>) -> Result<()> {
         job.progress(self.done.load(Relaxed), self.total.load(Relaxed));
         job.tell()

@@ -1,5 +1,5 @@
-//! The socket of an export. It lies where QEMU's user may write, and so may whoever has taken over a process of that user: what
-//! is found under its name is believed only once the process at its other end is known.
+//! The socket of an export. QEMU's user may write to its folder, and so may whoever has taken over a process of that user: the
+//! library trusts a socket only once it knows the process at the other end.
 
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -19,29 +19,29 @@ use crate::{random, sys};
 const PLACE: &str = "find a place for the export's socket";
 const CONNECT: &str = "connect to the export";
 const REMOVE: &str = "remove the export's socket";
-/// Between two looks at whether a server that has too many at its door takes one more.
+/// The time between two tries to connect to a server whose backlog is full.
 const TICK: Duration = Duration::from_millis(10);
-/// The unix sockets of this network namespace, by the paths that they, or the sockets that accepted them, are bound to.
+/// The unix sockets of this network namespace, with the paths that they, or the sockets that accepted them, are bound to.
 const SOCKETS: &str = "/proc/net/unix";
-/// Among their flags: it waits for clients (`__SO_ACCEPTCON`).
+/// The flag of a socket that waits for clients (`__SO_ACCEPTCON`).
 const LISTENS: u32 = 1 << 16;
-/// Longest path of a unix socket: `sockaddr_un` without its NUL.
+/// The length of the longest path of a unix socket: `sockaddr_un` without its NUL.
 const LONGEST: usize = 107;
 
-/// Where a server is to make its socket. Dropped, the name goes.
+/// Where a server is to make its socket. Its drop removes the socket's name.
 #[derive(Debug)]
 pub struct SocketPlace {
     folder: OwnedFd,
     name: String,
     path: String,
-    /// No socket of an earlier time is the server's. Seconds and nanoseconds of the clock of files; none where the file system
-    /// does not tell when one was made.
+    /// A socket made before this time is not the server's. Seconds and nanoseconds of the clock of files; `None` where the file
+    /// system does not tell when a file was made.
     since: Option<(i64, i64)>,
-    /// Device and inode of what was connected to.
+    /// The device and inode of the socket that the library connected to.
     opened: Mutex<Option<(u64, u64)>>,
 }
 
-/// The socket of an export, and who has to serve it.
+/// The socket of an export, and the process that has to serve it.
 #[derive(Debug)]
 pub struct Socket {
     place: SocketPlace,
@@ -49,12 +49,12 @@ pub struct Socket {
 }
 
 impl SocketPlace {
-    /// A place in the folder that libvirt has made for a guest's QEMU, which is root's or QEMU's `user`'s.
+    /// A place in the folder that libvirt has made for a guest's QEMU. The folder has to belong to root or to QEMU's `user`.
     pub fn of_libvirt(folder: &Path, user: Option<u32>) -> Result<SocketPlace> {
         SocketPlace::within(folder, format!("nasbackup-{}", random::hex(PLACE)?), user)
     }
 
-    /// A place in a folder that was made for it, under a path that nobody can guess.
+    /// A place in a folder that the library made for it, under a path that nobody can guess.
     pub fn of_ours(folder: &Path, user: Option<u32>) -> Result<SocketPlace> {
         SocketPlace::within(folder, "nbd".to_owned(), user)
     }
@@ -87,17 +87,17 @@ impl SocketPlace {
         Ok(SocketPlace { folder: opened, name, path, since, opened: Mutex::default() })
     }
 
-    /// Its path, for the server.
+    /// The socket's path, for the server.
     pub fn path(&self) -> &str {
         &self.path
     }
 
-    /// The socket, which the process `server`, and no other, has to have made.
+    /// The socket in this place, which only the process `server` may have made.
     pub fn served_by(self, server: u32) -> Socket {
         Socket { place: self, server }
     }
 
-    /// Opens the socket itself: not what a link names, and not by its name again.
+    /// Opens the socket itself, so that an exchange of its name afterwards has no effect. Follows no link.
     fn open(&self) -> Result<OwnedFd> {
         let io = |e: Errno| Error::new(Code::JobFailed, CONNECT, format!("'{}': {e}", self.path));
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -106,7 +106,7 @@ impl SocketPlace {
         if FileType::from_raw_mode(stat.st_mode) != FileType::Socket {
             return Err(self.exchanged("it is no socket"));
         }
-        // By its number alone a process can be taken for one that has ended before.
+        // the process that made an older socket may have ended, and its number may be the server's now
         if let Some(since) = self.since
             && birth_time(&found).map_err(io)?.is_none_or(|born| born < since)
         {
@@ -121,7 +121,7 @@ impl SocketPlace {
         Error::new(Code::JobFailed, CONNECT, cause)
     }
 
-    /// Takes the name away if it is still that of the socket that was connected to. Nobody needs it any more.
+    /// Removes the socket's name, if it still names the socket that the library connected to.
     pub fn remove(&self) {
         let opened = *self.opened.lock().unwrap_or_else(PoisonError::into_inner);
         let ours = || -> rustix::io::Result<bool> {
@@ -135,7 +135,7 @@ impl SocketPlace {
         });
         match removed {
             Ok(true) | Err(Errno::NOENT) => {}
-            Ok(false) => log::error!("{REMOVE}: '{}' stays: it is something else by now", self.path),
+            Ok(false) => log::error!("{REMOVE}: leaving '{}' alone: somebody has exchanged it", self.path),
             Err(error) => log::error!("{}", Error::io(REMOVE, &self.path, error)),
         }
     }
@@ -148,18 +148,18 @@ impl Drop for SocketPlace {
 }
 
 impl Socket {
-    /// Its path, for the server.
+    /// The socket's path, for the server.
     pub fn path(&self) -> &str {
         self.place.path()
     }
 
-    /// Takes the name away: once all who are to be connected are.
+    /// Removes the socket's name, once all connections are made.
     pub fn remove(&self) {
         self.place.remove();
     }
 
-    /// An error when the server has more clients than the `own`, ours, of this call: another process of QEMU's user has found
-    /// the name while it was there, which AppArmor does not keep it from, and reads what is the guest's.
+    /// Fails when the server has more clients than our `own`: another process of QEMU's user has connected while the name was
+    /// there, which AppArmor does not prevent, and reads the guest's data.
     pub fn check_alone(&self, own: usize) -> Result<()> {
         let sockets = fs::read(SOCKETS).map_err(|e| Error::io(CONNECT, SOCKETS, e))?;
         let found = clients(&sockets, self.path());
@@ -177,7 +177,7 @@ impl Socket {
         Ok(())
     }
 
-    /// A connection to the server. `go_on` is asked while it takes none, and its error ends the wait.
+    /// Connects to the server. Calls `go_on` while the server's backlog is full; its error ends the wait.
     pub fn connect(&self, go_on: impl Fn() -> Result<()>) -> Result<OwnedFd> {
         let io = |e: std::io::Error| Error::new(Code::JobFailed, CONNECT, format!("'{}': {e}", self.path()));
         let found = self.place.open()?;
@@ -209,7 +209,7 @@ impl Socket {
     }
 }
 
-/// The clients of the server at `path`, those that it has not accepted yet among them (proc(5), "/proc/net/unix").
+/// The number of clients of the server at `path`, accepted or not (proc(5), "/proc/net/unix").
 fn clients(sockets: &[u8], path: &str) -> usize {
     let is_client = |line: &&[u8]| {
         let fields: Vec<&[u8]> = line.split(|byte| *byte == b' ').filter(|field| !field.is_empty()).take(7).collect();
@@ -219,12 +219,12 @@ fn clients(sockets: &[u8], path: &str) -> usize {
     sockets.split(|byte| *byte == b'\n').filter(is_client).count()
 }
 
-/// Does the kernel tell whether the process that serves a socket is the one that has made it?
+/// True if the kernel tells whether the process that made a socket still lives.
 fn kernel_tells_maker() -> bool {
     UnixStream::pair().is_ok_and(|(socket, _other)| sys::living_peer_of(&socket).is_ok_and(|peer| peer.is_some()))
 }
 
-/// When the file was made; none where the file system does not tell. Nobody can set it.
+/// When the file was made, which nobody can forge; `None` where the file system does not tell.
 fn birth_time(file: impl AsFd) -> rustix::io::Result<Option<(i64, i64)>> {
     let found = match rustix::fs::statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::BTIME) {
         Err(Errno::NOSYS) => return Ok(None),
@@ -360,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_foreign_process_serves_is_refused_however_it_came_there() {
+    fn a_foreign_process_s_socket_is_refused_by_rename_symlink_and_hard_link() {
         let own = Own::new();
         let path = Path::new(own.socket.path());
         let foreign = Foreign::serves(path);
@@ -376,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_else_has_come_in_is_noticed() {
+    fn a_client_that_is_not_ours_is_noticed() {
         let own = Own::new();
         let _listener = UnixListener::bind(own.socket.path()).unwrap();
         let ours: Vec<_> = (0..2).map(|_| own.socket.connect(|| Ok(())).unwrap()).collect();
@@ -392,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn clients_are_those_of_the_very_path_accepted_or_not() {
+    fn accepted_and_waiting_clients_of_exactly_this_path_are_counted() {
         let all = b"Num       RefCount Protocol Flags    Type St Inode Path\n\
             0000000000000000: 00000002 00000000 00010000 0001 01 11 /d/a\n\
             0000000000000000: 00000003 00000000 00000000 0001 03 12 /d/a\n\
@@ -442,7 +442,7 @@ mod tests {
 
     #[test]
     #[ignore = "needs a lab: root, QEMU"]
-    fn where_no_file_tells_when_it_was_made_the_kernel_has_to_tell_who_made_it() {
+    fn a_file_system_without_birth_times_needs_a_kernel_that_tells_a_socket_s_maker() {
         let timeless = Timeless::new();
         let within = tempfile::tempdir_in(timeless.0.path()).unwrap();
         if !kernel_tells_maker() {
@@ -462,7 +462,7 @@ mod tests {
     /// Its number may be the guest's QEMU's by now.
     #[test]
     #[ignore = "needs a lab: root, QEMU"]
-    fn what_a_process_has_made_that_has_ended_is_refused_whoever_has_its_number() {
+    fn a_socket_of_a_process_that_has_ended_is_refused_whoever_has_its_number() {
         if !kernel_tells_maker() {
             return;
         }
@@ -534,7 +534,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_is_something_else_s_by_now_stays() {
+    fn a_name_that_names_another_file_by_now_is_not_removed() {
         let own = Own::new();
         own.listen();
         own.connect().unwrap();
@@ -550,7 +550,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_becomes_of_it_a_socket_that_was_not_connected_to_goes() {
+    fn the_drop_removes_a_socket_that_was_never_connected_to() {
         let own = Own::new();
         let _listener = UnixListener::bind(own.socket.path()).unwrap();
         let Own { folder, socket } = own;
@@ -559,7 +559,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_takes_no_more_clients_is_waited_for_as_long_as_it_is_asked() {
+    fn a_server_with_a_full_backlog_is_waited_for_until_go_on_fails() {
         let own = Own::new();
         let _listener = UnixListener::bind(own.socket.path()).unwrap();
         let asked = std::cell::Cell::new(0);

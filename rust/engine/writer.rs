@@ -1,4 +1,4 @@
-//! The side of a copy that writes to the NAS, and may be given up there.
+//! The writer of a copy. Only the writer touches the NAS, so that only the writer is left behind when the NAS hangs.
 
 use std::fs::File;
 use std::ops::Range;
@@ -20,33 +20,33 @@ use crate::qcow2::{CLUSTER, Stream, hash_rest};
 
 const STEP: &str = "write the target";
 
-/// Bytes of one piece of data at most.
+/// The most bytes of one piece of data.
 pub(super) const REQUEST: usize = pace::FULL.bytes;
-/// Requests' worth of memory for what is read and not yet written.
+/// The number of slots for what is read and not yet written.
 const SLOTS: usize = 16;
-/// How long a reader or the writer may take to stop before it is found to wait for an answer.
+/// How long a reader or a writer may take to stop before the library concludes that its storage hangs.
 pub(super) const STOP: Duration = Duration::from_millis(500);
-/// What is left behind of a writer that does not come back.
+/// What an error says of a writer that was left behind.
 const HANGING: &str = "a write that the NAS does not answer";
 
-/// Room for one request's bytes. Each piece on its way has one, so that they are bounded.
+/// Memory for one request's bytes. Each piece on its way holds a slot, which bounds their number.
 pub(super) type Slot = Box<[u8]>;
 
-/// What the reader says of the disk that it is at, in order.
+/// What the reader tells the writer about the current disk, in order.
 #[derive(Debug)]
 pub(super) enum Piece {
     /// The first `length` bytes of the slot, at `offset`.
     Data { offset: u64, length: usize, slot: Slot },
-    /// Nothing but zeroes.
+    /// `length` zeroes at `offset`.
     Zeroes { offset: u64, length: u64, slot: Slot },
-    /// The disk ends, the next one begins.
+    /// The end of the disk; the next piece belongs to the next disk.
     End,
 }
 
 /// The file that one disk's data goes to.
 #[derive(Debug)]
 pub struct CopyTarget {
-    /// The file, whose present content goes.
+    /// The file; the writer replaces its content.
     pub file: Apart,
     /// Its path, for messages.
     pub path: PathBuf,
@@ -56,11 +56,11 @@ pub struct CopyTarget {
     pub size: u64,
     /// The name, relative to the file's folder, of the qcow2 that an incremental stands on.
     pub backing: Option<String>,
-    /// Where the fingerprints go, which is empty.
+    /// The empty file that the fingerprints go to.
     pub index: Apart,
-    /// The name of that file, which lies beside the other.
+    /// The name of the fingerprints' file, in the same folder.
     pub index_name: String,
-    /// What the files below hold: what is the same is left out.
+    /// What the backing files hold: the writer leaves out clusters that are equal there.
     pub base: Option<Base<File>>,
 }
 
@@ -69,7 +69,7 @@ impl CopyTarget {
         error.at(STEP, &self.path)
     }
 
-    /// On fingerprints that can't be relied on nothing can stand.
+    /// Corrupt fingerprints of the parent make the parent invalid.
     fn base_failed(&self, error: std::io::Error) -> Error {
         let error = fingerprints::failed("compare with the parent point", &self.path, error);
         if error.code == Code::CorruptImage { Error { code: Code::ParentInvalid, ..error } } else { error }
@@ -80,26 +80,26 @@ impl CopyTarget {
     }
 }
 
-/// What was recorded of each disk.
+/// The fingerprints of each disk.
 pub type Written = Vec<Fingerprints>;
 
-/// A writer on its thread, and what leads to it.
+/// A writer on its thread.
 pub(super) struct Writer {
     thread: Background<Written>,
-    /// To the NAS, once that has answered the writer.
+    /// Asks the NAS; empty until the NAS has answered the writer.
     probe: Arc<OnceLock<NasProbe>>,
 }
 
-/// The reader's ends: what it says, and the slots that come back to it.
+/// The reader's ends of its channels with the writer: one for pieces, one for emptied slots.
 pub(super) type WriterEnds = (Sender<Piece>, Receiver<Slot>);
 
-/// Hands a piece to the writer. `CANCELLED` when that has ended: it has said why.
+/// Sends a piece to the writer. `CANCELLED` when the writer has ended: its own error says why.
 pub(super) fn send(pieces: &Sender<Piece>, piece: Piece) -> Result<()> {
     pieces.send(piece).map_err(|_| Error::new(Code::Cancelled, "write the target", "the writer has ended"))
 }
 
 impl Writer {
-    /// Starts to write into `targets`, files of the repository of `session`; calls `ended` when that is over.
+    /// Starts a writer into `targets`, files of the repository of `session`, and calls `ended` when the writer has ended.
     pub(super) fn start(
         targets: Vec<CopyTarget>,
         session: Session,
@@ -109,13 +109,13 @@ impl Writer {
         let (pieces, written) = mpsc::channel();
         let (free, slots) = mpsc::channel();
         for _ in 0..SLOTS {
-            // Can't fail: the other end is right here.
+            // can't fail: the receiver is in this function
             let _ = free.send(vec![0; REQUEST].into_boxed_slice());
         }
         let probe = Arc::new(OnceLock::new());
         let (ours, found) = (shared.clone(), probe.clone());
         let work = move || {
-            // Its files are open until it ends: only then may the repository be unmounted.
+            // keeps the repository mounted as long as the writer has files open there
             let _session = session;
             open_probe(&targets, found);
             write(targets, &written, &free, &ours)
@@ -124,13 +124,13 @@ impl Writer {
         Ok((Writer { thread, probe }, (pieces, slots)))
     }
 
-    /// The result, once there is one and unless it was taken.
+    /// The writer's result, if it has ended and the result was not taken before.
     pub(super) fn result(&self) -> Option<Result<Written>> {
         self.thread.wait(Duration::ZERO)
     }
 
-    /// Stops the writer because of `error`, or leaves it behind. When the time was over, and it does not stop, the NAS is asked
-    /// whether it answers: it may only be slow.
+    /// Stops the writer because of `error`, or leaves it behind. If the deadline passed and the writer does not stop, the
+    /// library asks the NAS whether it answers, because it may only be slow.
     pub(super) fn give_up(&self, shared: &Shared, error: Error) -> Error {
         shared.stop();
         if self.ends_within(STOP) {
@@ -138,7 +138,7 @@ impl Writer {
         }
         let hangs = error.code == Code::Timeout && self.nas_hangs();
         match () {
-            // meanwhile
+            // the writer may have ended while the library asked
             () if self.ends_within(Duration::ZERO) => error,
             () if hangs => Error { code: Code::NasUnresponsive, ..error }.with_leftover(HANGING),
             () => error.with_leftover(HANGING),
@@ -149,23 +149,23 @@ impl Writer {
         self.thread.wait(limit).is_some() || self.thread.has_ended()
     }
 
-    /// One that has not even let the writer find a way to it does.
+    /// True if the NAS does not answer. A NAS that has not even let the writer open the probe hangs.
     fn nas_hangs(&self) -> bool {
         self.probe.get().cloned().is_none_or(|probe| probe.hangs(PROBE_LIMIT))
     }
 }
 
-/// Leaves there how the NAS can be asked, and keeps nothing of it.
+/// Opens a probe of the NAS and stores it in `found`.
 fn open_probe(targets: &[CopyTarget], found: Arc<OnceLock<NasProbe>>) {
     match targets.first().map(|target| NasProbe::open(&target.file)) {
-        // nobody else finds one
+        // can't fail: only this function sets it
         Some(Ok(probe)) => drop(found.set(probe)),
         Some(Err(error)) => log::debug!("{error}"),
         None => {}
     }
 }
 
-/// Writes all that comes, giving slots back, until the last disk has ended.
+/// Writes the pieces of all disks, and returns their slots to the reader.
 fn write(targets: Vec<CopyTarget>, pieces: &Receiver<Piece>, free: &Sender<Slot>, shared: &Shared) -> Result<Written> {
     let write = |target: CopyTarget| {
         let disk = target.disk.clone();
@@ -196,13 +196,13 @@ fn write_disk(
             }
             Piece::End => break,
         };
-        // A reader that has ended needs it no more.
+        // fails when the reader has ended, which needs no slot any more
         let _ = free.send(slot);
     }
     image.finish()
 }
 
-/// One disk's image and its fingerprints, as they grow.
+/// Writes one disk's image and its fingerprints.
 struct ImageWriter<'a> {
     target: &'a CopyTarget,
     stream: Stream<Apart>,
@@ -218,7 +218,7 @@ impl<'a> ImageWriter<'a> {
         Ok(ImageWriter { target, stream, recorder, base })
     }
 
-    /// The clusters from `offset` on hold `bytes`; those that the base has so are left to it.
+    /// Adds `bytes` at `offset`, except clusters that are equal in the base.
     fn add_data(&mut self, offset: u64, bytes: &[u8]) -> Result<()> {
         let (mut at, mut new) = (offset, 0..0);
         for cluster in bytes.chunks(CLUSTER as usize) {
@@ -235,7 +235,7 @@ impl<'a> ImageWriter<'a> {
         self.write(offset, bytes, &mut new)
     }
 
-    /// Writes what is new of the bytes that begin at `offset`; nothing is then.
+    /// Writes the part `new` of the bytes that begin at `offset`, and empties `new`.
     fn write(&mut self, offset: u64, bytes: &[u8], new: &mut Range<usize>) -> Result<()> {
         let part = &bytes[new.clone()];
         if !part.is_empty() {
@@ -258,7 +258,7 @@ impl<'a> ImageWriter<'a> {
         Ok(())
     }
 
-    /// What the base has at the start of the range, and for how many bytes; none without one.
+    /// What the base holds at the start of the range, and for how many bytes; `None` without a base.
     fn base_state(&mut self, range: Range<u64>) -> Result<(Option<State>, u64)> {
         match &mut self.base {
             None => Ok((None, range.end - range.start)),
@@ -269,7 +269,7 @@ impl<'a> ImageWriter<'a> {
         }
     }
 
-    /// Zeroes are nothing that the image holds itself where nothing is below.
+    /// Records a fingerprint. Skips zeroes of an image without a backing file, which does not store them.
     fn record(&mut self, at: u64, content: Content, length: u64) -> Result<()> {
         if content == Content::Zero && self.target.backing.is_none() {
             return Ok(());
@@ -287,7 +287,7 @@ impl<'a> ImageWriter<'a> {
     }
 }
 
-/// The next piece. A reader that hangs sends none and does not end either.
+/// Waits for the next piece, and checks for a stop meanwhile, because a hanging reader neither sends nor ends.
 fn next_piece(pieces: &Receiver<Piece>, shared: &Shared) -> Result<Piece> {
     loop {
         let piece = pieces.recv_timeout(TICK);
@@ -317,7 +317,7 @@ mod tests {
         assert!(Command::new(program).args(arguments).status().unwrap().success(), "{program} {arguments:?}");
     }
 
-    /// A file system that lets nobody write until it is dropped, and answers every question meanwhile.
+    /// A frozen file system, which answers questions and lets nobody write; its drop thaws it.
     struct Frozen<'a>(&'a Path);
 
     impl Frozen<'_> {
@@ -368,7 +368,7 @@ mod tests {
         let frozen = Frozen::begin(&root.path);
         write(1);
         let error = writer.give_up(&shared, Error::new(Code::Timeout, "copy", "not done"));
-        assert!(!writer.thread.has_ended(), "it does not wait");
+        assert!(!writer.thread.has_ended(), "the writer hangs in the frozen file system");
         assert!(error.code == Code::Timeout && error.leftovers, "{error}");
         drop(frozen);
         while !writer.thread.has_ended() {
