@@ -11,7 +11,7 @@ use super::leftover;
 use crate::error::{Code, Error, Result};
 use crate::job::Reporter;
 use crate::libvirt::{self, Domain, Event, JobPicture, JobState, State, Subscription};
-use crate::nas::deadline::{ask, of_the_guest, within_call};
+use crate::nas::deadline::{ask, bounded_for_guest, within_call};
 
 /// How long libvirt may take to begin or to abort.
 pub(super) const CALL: Duration = Duration::from_secs(60);
@@ -89,7 +89,7 @@ impl PreparedJob {
         let domain = self.domain.clone();
         let begin =
             move || Ok(domain.begin_backup(&backup, checkpoint.as_deref()).map(|()| UnclaimedJob(Some(domain))));
-        let begun = if engine == Engine::Pull { ask(STEP, CALL, begin) } else { of_the_guest(STEP, CALL, begin) };
+        let begun = if engine == Engine::Pull { ask(STEP, CALL, begin) } else { bounded_for_guest(STEP, CALL, begin) };
         Ok(begun?.map(|begun| {
             begun.keep();
             // Can't fail: the poller lives as long as the job.

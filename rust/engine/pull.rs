@@ -21,7 +21,7 @@ use crate::config::LEAST_SCRATCH;
 use crate::error::{Code, Error, Result};
 use crate::job::Reporter;
 use crate::libvirt::{Event, State};
-use crate::nas::deadline::{self, Background, of_the_host, within_call};
+use crate::nas::deadline::{self, Background, bounded_for_host, within_call};
 use crate::nas::session::Session;
 
 /// How long an abort waits until the reader has fetched the replies that are due: a guest that runs out of scratch can't wait
@@ -193,7 +193,7 @@ impl Pull {
             return Err(scratch_unusable(Error::new(Code::Io, reserve::STEP, cause)));
         }
         let rest = until.saturating_duration_since(Instant::now()).max(CHECK_LIMIT);
-        of_the_host(reserve::STEP, rest, move || reserve.check_kept())
+        bounded_for_host(reserve::STEP, rest, move || reserve.check_kept())
             .map_err(|error| if error.code == Code::Io { scratch_unusable(error) } else { error })
     }
 
@@ -254,7 +254,7 @@ fn explain_incident(incident: &Incident, scratch: &Scratch) -> Error {
 
 /// Fails unless QEMU's user can write to the scratch and the scratch has kept what QEMU wrote.
 fn check_scratch_is_sound(scratch: Arc<Reserve>) -> Result<()> {
-    of_the_host(reserve::STEP, CHECK_LIMIT, move || scratch.check()).map_err(|error| match error.code {
+    bounded_for_host(reserve::STEP, CHECK_LIMIT, move || scratch.check()).map_err(|error| match error.code {
         Code::NoSpace => error,
         _ => scratch_unusable(error),
     })

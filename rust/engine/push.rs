@@ -14,7 +14,7 @@ use crate::error::{Code, Error, Result};
 use crate::job::Reporter;
 use crate::libvirt::{Event, JobPicture, JobState, State};
 use crate::nas::apart::{Apart, Descriptor};
-use crate::nas::deadline::{self, Background, ask, of_the_guest};
+use crate::nas::deadline::{self, Background, ask, bounded_for_guest};
 
 /// How long QEMU may take to report that its targets are closed before the library asks libvirt instead.
 const CLOSE: Duration = Duration::from_secs(5);
@@ -289,7 +289,7 @@ impl Push<'_> {
     fn wait_for_close(&mut self, deadline: Instant) -> Result<()> {
         let domain = self.backup.domain().clone();
         let limit = deadline.saturating_duration_since(Instant::now()).max(CALL);
-        let settled = of_the_guest("wait for the targets' close", limit, move || {
+        let settled = bounded_for_guest("wait for the targets' close", limit, move || {
             loop {
                 match domain.again()? {
                     Some(domain) if domain.state()? != State::Other => match domain.settle() {

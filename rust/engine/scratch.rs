@@ -18,7 +18,7 @@ use crate::config::Config;
 use crate::error::{Code, Error, Result};
 use crate::host;
 use crate::libvirt::{Domain, Emulator};
-use crate::nas::deadline::{WorkFor, ask, of_the_host};
+use crate::nas::deadline::{WorkFor, ask, bounded_for_host};
 use crate::nas::folder::Folder;
 use crate::user::refuse_writable_by_others;
 use crate::{qcow2, random};
@@ -151,7 +151,7 @@ impl Scratch {
         }
         let folder = self._lock.try_clone().map_err(|e| Error::io(SYNC, &self.folder, e))?;
         let path = self.folder.clone();
-        of_the_host(SYNC, END, move || rustix::fs::syncfs(&folder).map_err(|e| Error::io(SYNC, &path, e)))
+        bounded_for_host(SYNC, END, move || rustix::fs::syncfs(&folder).map_err(|e| Error::io(SYNC, &path, e)))
     }
 
     /// The folder's path.

@@ -8,27 +8,27 @@ use rustix::fs::{FlockOperation, OFlags};
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
-use crate::nas::apart::{Descriptor, Opened};
+use crate::nas::apart::{AnyFile, Descriptor};
 use crate::user::refuse_writable_by_others;
 
 pub(super) const LOCK: &str = "lock on this host";
 
 /// An open file that is locked until this is dropped.
 #[derive(Debug)]
-pub struct Flock(Opened);
+pub struct Flock(AnyFile);
 
 impl Flock {
     /// Locks the file exclusively; `WOULDBLOCK` at once when somebody holds its lock.
-    pub fn take(file: impl Into<Opened>) -> rustix::io::Result<Flock> {
+    pub fn take(file: impl Into<AnyFile>) -> rustix::io::Result<Flock> {
         Flock::lock(file.into(), FlockOperation::NonBlockingLockExclusive)
     }
 
     /// Locks the file together with others who do; `WOULDBLOCK` at once when somebody holds it exclusively.
-    pub fn share(file: impl Into<Opened>) -> rustix::io::Result<Flock> {
+    pub fn share(file: impl Into<AnyFile>) -> rustix::io::Result<Flock> {
         Flock::lock(file.into(), FlockOperation::NonBlockingLockShared)
     }
 
-    fn lock(file: Opened, how: FlockOperation) -> rustix::io::Result<Flock> {
+    fn lock(file: AnyFile, how: FlockOperation) -> rustix::io::Result<Flock> {
         match file.with(|file| rustix::fs::flock(file, how)) {
             // what an SMB server says, where locks reach it
             Err(Errno::ACCESS) => Err(Errno::WOULDBLOCK),

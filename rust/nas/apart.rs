@@ -9,7 +9,7 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, OFlags, Stat};
 use rustix::io::DupFlags;
 
-use super::second_table::{Pool, first, pool};
+use super::second_table::{Pool, first_number, pool};
 use crate::descriptor;
 use crate::error::called;
 use crate::qcow2::{Source, Storage};
@@ -49,60 +49,60 @@ impl Descriptor for File {
 
 /// An open file in whichever table.
 #[derive(Debug)]
-pub enum Opened {
+pub enum AnyFile {
     /// In the first one.
     Here(File),
     /// In the second one.
     Apart(Apart),
 }
 
-impl From<File> for Opened {
-    fn from(file: File) -> Opened {
-        Opened::Here(file)
+impl From<File> for AnyFile {
+    fn from(file: File) -> AnyFile {
+        AnyFile::Here(file)
     }
 }
 
-impl From<Apart> for Opened {
-    fn from(file: Apart) -> Opened {
-        Opened::Apart(file)
+impl From<Apart> for AnyFile {
+    fn from(file: Apart) -> AnyFile {
+        AnyFile::Apart(file)
     }
 }
 
-impl Descriptor for Opened {
+impl Descriptor for AnyFile {
     fn with<T: Send>(&self, work: impl FnOnce(&File) -> T + Send) -> T {
         match self {
-            Opened::Here(file) => file.with(work),
-            Opened::Apart(file) => file.with(work),
+            AnyFile::Here(file) => file.with(work),
+            AnyFile::Apart(file) => file.with(work),
         }
     }
 
-    fn open_again(&self, flags: OFlags) -> rustix::io::Result<Opened> {
+    fn open_again(&self, flags: OFlags) -> rustix::io::Result<AnyFile> {
         match self {
-            Opened::Here(file) => Descriptor::open_again(file, flags).map(Opened::Here),
-            Opened::Apart(file) => file.open_again(flags).map(Opened::Apart),
+            AnyFile::Here(file) => Descriptor::open_again(file, flags).map(AnyFile::Here),
+            AnyFile::Apart(file) => file.open_again(flags).map(AnyFile::Apart),
         }
     }
 
     fn link_to(&self, folder: BorrowedFd<'_>, name: &str) -> rustix::io::Result<()> {
         match self {
-            Opened::Here(file) => file.link_to(folder, name),
-            Opened::Apart(file) => file.link_to(folder, name),
+            AnyFile::Here(file) => file.link_to(folder, name),
+            AnyFile::Apart(file) => file.link_to(folder, name),
         }
     }
 }
 
 /// A file in the second table. A clone is the same open file; the last one closes it, and waits for that.
 #[derive(Clone)]
-pub struct Apart(Arc<Held>);
+pub struct Apart(Arc<HeldFile>);
 
-struct Held {
+struct HeldFile {
     /// None once it is being closed.
     file: Option<File>,
     /// Whose table it is in; none where there is no second one.
     pool: Option<&'static Pool>,
 }
 
-impl Drop for Held {
+impl Drop for HeldFile {
     fn drop(&mut self) {
         if let (Some(file), Some(pool)) = (self.file.take(), self.pool) {
             pool.close(file);
@@ -132,7 +132,7 @@ impl Apart {
                 rustix::io::dup3(&file, &mut number, DupFlags::CLOEXEC).map(|()| File::from(number))
             })?,
         };
-        Ok(Apart(Arc::new(Held { file: Some(file), pool })))
+        Ok(Apart(Arc::new(HeldFile { file: Some(file), pool })))
     }
 
     fn file(&self) -> &File {
@@ -177,9 +177,13 @@ impl Descriptor for Apart {
         let pool = self.0.pool;
         let file = self.with(|file| {
             let again = descriptor::open_again(file, flags)?;
-            if pool.is_some() { rustix::io::fcntl_dupfd_cloexec(again, first()).map(File::from) } else { Ok(again) }
+            if pool.is_some() {
+                rustix::io::fcntl_dupfd_cloexec(again, first_number()).map(File::from)
+            } else {
+                Ok(again)
+            }
         })?;
-        Ok(Apart(Arc::new(Held { file: Some(file), pool })))
+        Ok(Apart(Arc::new(HeldFile { file: Some(file), pool })))
     }
 
     fn link_to(&self, folder: BorrowedFd<'_>, name: &str) -> rustix::io::Result<()> {

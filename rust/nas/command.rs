@@ -20,7 +20,7 @@ const KILL_LIMIT: Duration = Duration::from_secs(5);
 const MAX_COMPLAINT: u64 = 4096;
 
 /// How a command ended.
-pub(super) struct Ended {
+pub(super) struct CommandResult {
     /// Its status.
     pub(super) status: ExitStatus,
     /// What it wrote to its standard error, or the beginning of that.
@@ -30,14 +30,14 @@ pub(super) struct Ended {
 /// Runs a command, without input, no longer than `limit`; then kills it with all that it started: `TimedOut`. It inherits no
 /// descriptor: a process that begins closes what it has inherited, and where that is a file on a NAS that hangs, with data that are
 /// not written yet, it waits for that NAS, and whoever started it with it, whatever it is to mount.
-pub(super) fn run(command: Command, limit: Duration) -> io::Result<Ended> {
+pub(super) fn run(command: Command, limit: Duration) -> io::Result<CommandResult> {
     if second_table::is_here() {
         return Err(io::Error::other("the process would have the NAS's files"));
     }
     sys::without_descriptors("run mount", move || start(command, limit))?
 }
 
-fn start(mut command: Command, limit: Duration) -> io::Result<Ended> {
+fn start(mut command: Command, limit: Duration) -> io::Result<CommandResult> {
     // a file in memory and not a pipe, which a process left behind would keep open
     let mut complaint = File::from(rustix::fs::memfd_create("stderr", MemfdFlags::CLOEXEC)?);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(complaint.try_clone()?).process_group(0);
@@ -50,7 +50,7 @@ fn start(mut command: Command, limit: Duration) -> io::Result<Ended> {
     complaint.rewind()?;
     let mut text = Vec::new();
     complaint.take(MAX_COMPLAINT).read_to_end(&mut text)?;
-    Ok(Ended { status, complaint: String::from_utf8_lossy(&text).into_owned() })
+    Ok(CommandResult { status, complaint: String::from_utf8_lossy(&text).into_owned() })
 }
 
 /// The child's status, or none when it had to be killed.
@@ -89,7 +89,7 @@ mod tests {
         };
         let listed = list().output().unwrap().stderr;
         assert!(String::from_utf8_lossy(&listed).contains("inherited"), "or the test says nothing");
-        let Ended { complaint, .. } = run(list(), Duration::from_secs(60)).unwrap();
+        let CommandResult { complaint, .. } = run(list(), Duration::from_secs(60)).unwrap();
         assert!(complaint.contains("/memfd:stderr") && !complaint.contains("inherited"), "{complaint}");
     }
 
@@ -104,7 +104,7 @@ mod tests {
 
         let mut command = Command::new("sh");
         command.args(["-c", "echo complaint >&2; exit 3"]);
-        let Ended { status, complaint } = run(command, Duration::from_secs(60)).unwrap();
+        let CommandResult { status, complaint } = run(command, Duration::from_secs(60)).unwrap();
         assert_eq!((status.code(), complaint.as_str()), (Some(3), "complaint\n"));
     }
 }

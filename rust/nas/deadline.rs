@@ -23,35 +23,39 @@ const MOST_OF_ONE: usize = 16;
 /// Threads left behind for all together at which none is started for who has left one behind already.
 const MOST: usize = 64;
 
-static NAS: Kind = Kind { code: Code::NasUnresponsive, of_whom: |whose| &whose.repository, places: Places::new() };
-static QUESTIONS: Kind = Kind { code: Code::Libvirt, of_whom: |whose| &whose.guest, places: Places::new() };
-static STORAGE: Kind = Kind { code: Code::NasUnresponsive, of_whom: |whose| &whose.guest, places: Places::new() };
-static DISKS: Kind = Kind { code: Code::Io, of_whom: |whose| &whose.guest, places: Places::new() };
+static NAS: WaitKind =
+    WaitKind { code: Code::NasUnresponsive, owner_of: |owner| &owner.repository, stuck_threads: StuckThreads::new() };
+static QUESTIONS: WaitKind =
+    WaitKind { code: Code::Libvirt, owner_of: |owner| &owner.guest, stuck_threads: StuckThreads::new() };
+static STORAGE: WaitKind =
+    WaitKind { code: Code::NasUnresponsive, owner_of: |owner| &owner.guest, stuck_threads: StuckThreads::new() };
+static DISKS: WaitKind =
+    WaitKind { code: Code::Io, owner_of: |owner| &owner.guest, stuck_threads: StuckThreads::new() };
 
 /// What may be left behind.
-struct Kind {
+struct WaitKind {
     /// The error of what does not answer.
     code: Code,
-    of_whom: fn(&Whose) -> &Arc<str>,
-    places: Places,
+    owner_of: fn(&WorkOwner) -> &Arc<str>,
+    stuck_threads: StuckThreads,
 }
 
 /// For whom a thread works.
 #[derive(Debug, Clone, Default)]
-struct Whose {
+struct WorkOwner {
     repository: Arc<str>,
     guest: Arc<str>,
 }
 
 thread_local! {
-    static WHOSE: RefCell<Whose> = RefCell::default();
+    static OWNER: RefCell<WorkOwner> = RefCell::default();
 }
 
 /// Until it is dropped, this thread, and those that it begins here, work for whom it names.
 #[derive(Debug)]
 #[must_use]
 pub struct WorkFor {
-    before: Whose,
+    before: WorkOwner,
     // of this thread
     _not_send: std::marker::PhantomData<*const ()>,
 }
@@ -59,32 +63,32 @@ pub struct WorkFor {
 impl WorkFor {
     /// Both of them.
     pub fn job(repository: impl ToString, guest: &str) -> WorkFor {
-        let whose = Whose { repository: repository.to_string().into(), guest: guest.into() };
-        WorkFor::begin(|_| whose)
+        let owner = WorkOwner { repository: repository.to_string().into(), guest: guest.into() };
+        WorkFor::begin(|_| owner)
     }
 
     /// What is done on the NAS is done on this repository.
     pub fn repository(repository: impl ToString) -> WorkFor {
         let repository = repository.to_string().into();
-        WorkFor::begin(|before| Whose { repository, ..before })
+        WorkFor::begin(|before| WorkOwner { repository, ..before })
     }
 
     /// What is asked of libvirt, or done on this host's disks, is for this guest.
     pub fn guest(guest: &str) -> WorkFor {
         let guest = guest.into();
-        WorkFor::begin(|before| Whose { guest, ..before })
+        WorkFor::begin(|before| WorkOwner { guest, ..before })
     }
 
-    fn begin(now: impl FnOnce(Whose) -> Whose) -> WorkFor {
-        let before = WHOSE.with_borrow(Whose::clone);
-        WHOSE.set(now(before.clone()));
+    fn begin(now: impl FnOnce(WorkOwner) -> WorkOwner) -> WorkFor {
+        let before = OWNER.with_borrow(WorkOwner::clone);
+        OWNER.set(now(before.clone()));
         WorkFor { before, _not_send: std::marker::PhantomData }
     }
 }
 
 impl Drop for WorkFor {
     fn drop(&mut self) {
-        WHOSE.set(std::mem::take(&mut self.before));
+        OWNER.set(std::mem::take(&mut self.before));
     }
 }
 
@@ -120,22 +124,22 @@ pub fn within_call(limit: Duration) -> Duration {
 }
 
 /// The same work on a thread of its own, for whom this thread works.
-pub fn for_the_same<T: 'static>(work: impl FnOnce() -> T + Send + 'static) -> impl FnOnce() -> T + Send + 'static {
-    let whose = WHOSE.with_borrow(Whose::clone);
+pub fn keep_owner<T: 'static>(work: impl FnOnce() -> T + Send + 'static) -> impl FnOnce() -> T + Send + 'static {
+    let owner = OWNER.with_borrow(WorkOwner::clone);
     #[cfg(any(test, feature = "test-hooks"))]
     let work = second_table::of_the_same_pool(work);
     move || {
-        WHOSE.set(whose);
+        OWNER.set(owner);
         work()
     }
 }
 
 /// Threads that were left behind, by for whom.
-struct Places(Mutex<BTreeMap<Arc<str>, usize>>);
+struct StuckThreads(Mutex<BTreeMap<Arc<str>, usize>>);
 
-impl Places {
-    const fn new() -> Places {
-        Places(Mutex::new(BTreeMap::new()))
+impl StuckThreads {
+    const fn new() -> StuckThreads {
+        StuckThreads(Mutex::new(BTreeMap::new()))
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, usize>> {
@@ -143,14 +147,14 @@ impl Places {
     }
 
     /// How many were left behind for this one.
-    fn of(&self, whose: &str) -> usize {
-        self.lock().get(whose).copied().unwrap_or(0)
+    fn of(&self, owner: &str) -> usize {
+        self.lock().get(owner).copied().unwrap_or(0)
     }
 
     /// The error is why none may be started for this one.
-    fn admit(&self, whose: &str) -> Result<(), String> {
+    fn admit(&self, owner: &str) -> Result<(), String> {
         let taken = self.lock();
-        let (own, all) = (taken.get(whose).copied().unwrap_or(0), taken.values().sum());
+        let (own, all) = (taken.get(owner).copied().unwrap_or(0), taken.values().sum());
         if may_start(own, all) {
             Ok(())
         } else {
@@ -158,16 +162,16 @@ impl Places {
         }
     }
 
-    fn take(&self, whose: &Arc<str>) {
-        *self.lock().entry(whose.clone()).or_default() += 1;
+    fn take(&self, owner: &Arc<str>) {
+        *self.lock().entry(owner.clone()).or_default() += 1;
     }
 
-    fn give_back(&self, whose: &Arc<str>) {
+    fn give_back(&self, owner: &Arc<str>) {
         let mut taken = self.lock();
-        if let Some(own) = taken.get_mut(whose) {
+        if let Some(own) = taken.get_mut(owner) {
             *own -= 1;
             if *own == 0 {
-                taken.remove(whose);
+                taken.remove(owner);
             }
         }
     }
@@ -180,7 +184,7 @@ fn may_start(own: usize, all: usize) -> bool {
 
 /// How many given-up pieces of work on this repository have not ended yet.
 pub fn stuck(repository: impl ToString) -> usize {
-    NAS.places.of(&repository.to_string())
+    NAS.stuck_threads.of(&repository.to_string())
 }
 
 /// Runs `work` on a thread of its own and waits for it no longer than `limit`: then `NAS_UNRESPONSIVE`.
@@ -205,7 +209,7 @@ pub fn ask<T: Send + 'static>(
 
 /// The same for what waits for the guest's QEMU or the guest's own storage, whether or not for the NAS, too:
 /// `NAS_UNRESPONSIVE`, and nothing of it is the repository's.
-pub fn of_the_guest<T: Send + 'static>(
+pub fn bounded_for_guest<T: Send + 'static>(
     step: &'static str,
     limit: Duration,
     work: impl FnOnce() -> Result<T> + Send + 'static,
@@ -214,7 +218,7 @@ pub fn of_the_guest<T: Send + 'static>(
 }
 
 /// The same for the host's own disks, which fail with `IO`.
-pub fn of_the_host<T: Send + 'static>(
+pub fn bounded_for_host<T: Send + 'static>(
     step: &'static str,
     limit: Duration,
     work: impl FnOnce() -> Result<T> + Send + 'static,
@@ -224,7 +228,7 @@ pub fn of_the_host<T: Send + 'static>(
 
 /// Work that goes on while whoever began it does something else. Dropped before its end, it is given up as if it had been
 /// waited for in vain.
-pub struct Background<T>(Arc<Slot<T>>);
+pub struct Background<T>(Arc<WorkSlot<T>>);
 
 impl<T> std::fmt::Debug for Background<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -288,7 +292,7 @@ pub fn start_for_the_host<T: Send + 'static>(
 }
 
 fn bounded_and_counted<T: Send + 'static>(
-    kind: &'static Kind,
+    kind: &'static WaitKind,
     step: &'static str,
     limit: Duration,
     work: impl FnOnce() -> Result<T> + Send + 'static,
@@ -301,19 +305,19 @@ fn bounded_and_counted<T: Send + 'static>(
 }
 
 fn begin<T: Send + 'static>(
-    kind: &'static Kind,
+    kind: &'static WaitKind,
     step: &'static str,
     work: impl FnOnce() -> Result<T> + Send + 'static,
     ended: impl FnOnce() + Send + 'static,
-) -> Result<Arc<Slot<T>>> {
+) -> Result<Arc<WorkSlot<T>>> {
     if second_table::is_here() {
         return Err(Error::new(Code::Internal, step, "the thread would have the NAS's files, and nothing else"));
     }
-    let whose = WHOSE.with_borrow(Whose::clone);
-    kind.places.admit((kind.of_whom)(&whose)).map_err(|why| Error::new(kind.code, step, why))?;
-    let ours = Arc::new(Slot { state: Mutex::new(State::Running), ended: Condvar::new(), kind, whose });
+    let owner = OWNER.with_borrow(WorkOwner::clone);
+    kind.stuck_threads.admit((kind.owner_of)(&owner)).map_err(|why| Error::new(kind.code, step, why))?;
+    let ours = Arc::new(WorkSlot { state: Mutex::new(WorkState::Running), ended: Condvar::new(), kind, owner });
     let theirs = ours.clone();
-    let work = for_the_same(move || {
+    let work = keep_owner(move || {
         steps::at(step);
         let result = caught(work);
         steps::done(step);
@@ -327,39 +331,39 @@ fn begin<T: Send + 'static>(
     Ok(ours)
 }
 
-struct Slot<T> {
-    state: Mutex<State<T>>,
+struct WorkSlot<T> {
+    state: Mutex<WorkState<T>>,
     ended: Condvar,
-    kind: &'static Kind,
+    kind: &'static WaitKind,
     /// For whom it is done.
-    whose: Whose,
+    owner: WorkOwner,
 }
 
-enum State<T> {
+enum WorkState<T> {
     Running,
     Ended(Result<T>),
     Taken,
     /// Counted as one that waits for this.
-    GivenUp(&'static Kind),
+    GivenUp(&'static WaitKind),
 }
 
-impl<T> State<T> {
+impl<T> WorkState<T> {
     fn is_running(&self) -> bool {
-        matches!(self, State::Running)
+        matches!(self, WorkState::Running)
     }
 }
 
-impl<T> Slot<T> {
-    fn lock(&self) -> MutexGuard<'_, State<T>> {
+impl<T> WorkSlot<T> {
+    fn lock(&self) -> MutexGuard<'_, WorkState<T>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn wait(&self, limit: Duration) -> Option<Result<T>> {
-        let running = |state: &mut State<T>| state.is_running();
+        let running = |state: &mut WorkState<T>| state.is_running();
         let (mut state, _) =
             self.ended.wait_timeout_while(self.lock(), limit, running).unwrap_or_else(PoisonError::into_inner);
-        match std::mem::replace(&mut *state, State::Taken) {
-            State::Ended(result) => Some(result),
+        match std::mem::replace(&mut *state, WorkState::Taken) {
+            WorkState::Ended(result) => Some(result),
             before => {
                 *state = before;
                 None
@@ -368,22 +372,22 @@ impl<T> Slot<T> {
     }
 
     /// Nobody wants the result any more.
-    fn give_up(&self, waits_for: &'static Kind) {
+    fn give_up(&self, waits_for: &'static WaitKind) {
         let mut state = self.lock();
         if state.is_running() {
-            *state = State::GivenUp(waits_for);
-            waits_for.places.take((waits_for.of_whom)(&self.whose));
+            *state = WorkState::GivenUp(waits_for);
+            waits_for.stuck_threads.take((waits_for.owner_of)(&self.owner));
         }
     }
 
     fn deliver(&self, step: &'static str, result: Result<T>) {
         let mut state = self.lock();
         if state.is_running() {
-            *state = State::Ended(result);
+            *state = WorkState::Ended(result);
             self.ended.notify_one();
             return;
         }
-        let State::GivenUp(waited_for) = *state else { return };
+        let WorkState::GivenUp(waited_for) = *state else { return };
         drop(state);
         match &result {
             Ok(_) => log::warn!("{step}: the answer came after it had been given up"),
@@ -393,7 +397,7 @@ impl<T> Slot<T> {
         if catch_unwind(AssertUnwindSafe(|| drop(result))).is_err() {
             log::error!("{step}: clearing up after it had been given up panicked");
         }
-        waited_for.places.give_back((waited_for.of_whom)(&self.whose));
+        waited_for.stuck_threads.give_back((waited_for.owner_of)(&self.owner));
     }
 }
 
@@ -403,8 +407,12 @@ mod tests {
     use crate::nas::repository::Repository;
     use std::sync::mpsc;
 
-    const fn kind() -> Kind {
-        Kind { code: Code::NasUnresponsive, of_whom: |whose| &whose.repository, places: Places::new() }
+    const fn kind() -> WaitKind {
+        WaitKind {
+            code: Code::NasUnresponsive,
+            owner_of: |owner| &owner.repository,
+            stuck_threads: StuckThreads::new(),
+        }
     }
 
     #[test]
@@ -443,7 +451,7 @@ mod tests {
                 self.0.send(thread::current().name().map(str::to_owned)).unwrap();
             }
         }
-        static HUNG: Kind = kind();
+        static HUNG: WaitKind = kind();
         let (release, wait) = mpsc::channel::<()>();
         let (dropped, drops) = mpsc::channel();
         let error = bounded_and_counted(&HUNG, "hang", Duration::from_millis(20), move || {
@@ -452,10 +460,10 @@ mod tests {
         });
         let error = error.err().unwrap();
         assert_eq!((error.code, error.cause.as_str()), (Code::NasUnresponsive, "no answer for 0.02 s"));
-        assert_eq!(HUNG.places.of(""), 1);
+        assert_eq!(HUNG.stuck_threads.of(""), 1);
         release.send(()).unwrap();
         assert_eq!(drops.recv().unwrap().as_deref(), Some("hang"));
-        while HUNG.places.of("") > 0 {
+        while HUNG.stuck_threads.of("") > 0 {
             thread::yield_now();
         }
     }
@@ -470,13 +478,13 @@ mod tests {
         ended.recv().unwrap();
         assert_eq!((work.wait(Duration::ZERO), work.wait(Duration::ZERO)), (Some(Ok(true)), None));
 
-        static HUNG: Kind = kind();
+        static HUNG: WaitKind = kind();
         let (release, wait) = mpsc::channel::<()>();
         let work = begin(&HUNG, "hang", move || Ok(wait.recv().is_ok()), || ()).unwrap();
         drop(Background(work));
-        assert_eq!(HUNG.places.of(""), 1);
+        assert_eq!(HUNG.stuck_threads.of(""), 1);
         drop(release);
-        while HUNG.places.of("") > 0 {
+        while HUNG.stuck_threads.of("") > 0 {
             thread::yield_now();
         }
     }
@@ -492,9 +500,12 @@ mod tests {
             let work = start("copy", move || Ok(wait.recv().is_ok()), || ()).unwrap();
             leave(&work);
             drop(work);
-            assert_eq!((NAS.places.of("nfs 'counted:/'"), DISKS.places.of("i-2-12-VM")), (of_nas, 1 - of_nas));
+            assert_eq!(
+                (NAS.stuck_threads.of("nfs 'counted:/'"), DISKS.stuck_threads.of("i-2-12-VM")),
+                (of_nas, 1 - of_nas)
+            );
             drop(release);
-            while NAS.places.of("nfs 'counted:/'") + DISKS.places.of("i-2-12-VM") > 0 {
+            while NAS.stuck_threads.of("nfs 'counted:/'") + DISKS.stuck_threads.of("i-2-12-VM") > 0 {
                 thread::yield_now();
             }
         }
@@ -519,7 +530,7 @@ mod tests {
 
     #[test]
     fn whoever_answers_no_more_takes_nothing_from_the_others() {
-        static HUNG: Kind = kind();
+        static HUNG: WaitKind = kind();
         let gate = Arc::new((Mutex::new(false), Condvar::new()));
         let hang = || {
             let gate = gate.clone();
@@ -532,7 +543,7 @@ mod tests {
         let hostile: Vec<_> = (0..MOST / MOST_OF_ONE).map(|n| format!("nfs 'hostile{n}:/'")).collect();
         for nas in &hostile {
             let _on = WorkFor::repository(nas);
-            while HUNG.places.of(nas) < MOST_OF_ONE {
+            while HUNG.stuck_threads.of(nas) < MOST_OF_ONE {
                 assert_eq!(hang().unwrap_err().cause, "no answer for 0 s");
             }
             assert_eq!(works().unwrap_err().cause.split(',').next(), Some("16 earlier calls still wait for an answer"));
@@ -544,7 +555,7 @@ mod tests {
         assert_eq!(works().unwrap_err().cause, "1 earlier calls still wait for an answer, 65 in all");
         *gate.0.lock().unwrap() = true;
         gate.1.notify_all();
-        while !HUNG.places.lock().is_empty() {
+        while !HUNG.stuck_threads.lock().is_empty() {
             thread::yield_now();
         }
         works().unwrap();
@@ -554,26 +565,26 @@ mod tests {
 
     #[test]
     fn what_a_thread_begins_is_counted_as_its_own_work() {
-        let whose = || WHOSE.with_borrow(|whose| [&whose.repository, &whose.guest].map(ToString::to_string));
+        let owner = || OWNER.with_borrow(|owner| [&owner.repository, &owner.guest].map(ToString::to_string));
         let on = WorkFor::repository("nfs 'a:/'");
         let within = {
             let _for = WorkFor::guest("i-2-10-VM");
-            let deeper = move || bounded("outer", LIMIT, move || bounded("inner", LIMIT, move || Ok(whose())));
+            let deeper = move || bounded("outer", LIMIT, move || bounded("inner", LIMIT, move || Ok(owner())));
             deeper().unwrap()
         };
         assert_eq!(within, ["nfs 'a:/'", "i-2-10-VM"]);
-        assert_eq!(whose(), ["nfs 'a:/'", ""]);
+        assert_eq!(owner(), ["nfs 'a:/'", ""]);
         drop(on);
-        assert_eq!(bounded("of nobody", LIMIT, move || Ok(whose())).unwrap(), ["", ""]);
+        assert_eq!(bounded("of nobody", LIMIT, move || Ok(owner())).unwrap(), ["", ""]);
     }
 
     #[test]
     fn a_thread_whose_job_has_ended_works_for_nobody() {
         let export = Repository::check(serde_json::from_str(r#"{"type": "dir", "address": "/srv"}"#).unwrap()).unwrap();
-        let whose = || WHOSE.with_borrow(|whose| [&whose.repository, &whose.guest].map(ToString::to_string));
+        let owner = || OWNER.with_borrow(|owner| [&owner.repository, &owner.guest].map(ToString::to_string));
         let job = crate::job::start(None, "takeBackup", &export, Some("i-2-11-VM".into())).unwrap();
-        assert_eq!(whose(), [export.to_string(), "i-2-11-VM".into()]);
+        assert_eq!(owner(), [export.to_string(), "i-2-11-VM".into()]);
         drop(job);
-        assert_eq!(whose(), ["", ""]);
+        assert_eq!(owner(), ["", ""]);
     }
 }

@@ -13,7 +13,7 @@ use crate::error::{Code, Error};
 
 /// Whose rules hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum FsKind {
     Nfs,
     Cifs,
     /// A `dir` on a disk of this host, or any other.
@@ -37,67 +37,67 @@ const NFS: i64 = 0x6969;
 /// The types that the kernel's CIFS client has: of SMB 1, and of the later ones.
 const CIFS: [i64; 2] = [0xFF53_4D42, 0xFE53_4D42];
 
-impl Kind {
+impl FsKind {
     /// The kind of file system that it lies on.
-    pub(crate) fn of(file: impl AsFd) -> Kind {
-        Kind::told(rustix::fs::fstatfs(file))
+    pub(crate) fn of(file: impl AsFd) -> FsKind {
+        FsKind::told(rustix::fs::fstatfs(file))
     }
 
     /// The kind of what lies there.
-    pub(crate) fn at(path: &Path) -> Kind {
-        Kind::told(rustix::fs::statfs(path))
+    pub(crate) fn at(path: &Path) -> FsKind {
+        FsKind::told(rustix::fs::statfs(path))
     }
 
-    fn told(told: rustix::io::Result<StatFs>) -> Kind {
+    fn told(told: rustix::io::Result<StatFs>) -> FsKind {
         match told.map(|told| told.f_type) {
-            Ok(NFS) => Kind::Nfs,
-            Ok(kind) if CIFS.contains(&kind) => Kind::Cifs,
-            _ => Kind::Other,
+            Ok(NFS) => FsKind::Nfs,
+            Ok(kind) if CIFS.contains(&kind) => FsKind::Cifs,
+            _ => FsKind::Other,
         }
     }
 }
 
 /// What helps.
-pub(crate) fn advice(kind: Kind, denied: Denied, errno: Errno) -> String {
+pub(crate) fn advice(kind: FsKind, denied: Denied, errno: Errno) -> String {
     use Denied::{QemuPassing, QemuWriting, Reading, Writing};
     let by_mount = matches!(denied, Writing { mount_is_read_only: true });
     match (kind, denied, errno) {
         _ if by_mount => "the repository is mounted read-only: mount it read-write".to_owned(),
-        (Kind::Nfs, Writing { .. }, Errno::ROFS) => "the server exports it read-only: export it read-write".to_owned(),
-        (Kind::Cifs, Writing { .. }, Errno::ROFS) => "the server shares it read-only: share it read-write".to_owned(),
-        (Kind::Other, Writing { .. }, Errno::ROFS) => "its file system is read-only: mount it read-write".to_owned(),
-        (Kind::Nfs, Reading | Writing { .. }, _) => {
+        (FsKind::Nfs, Writing { .. }, Errno::ROFS) => "the server exports it read-only: export it read-write".to_owned(),
+        (FsKind::Cifs, Writing { .. }, Errno::ROFS) => "the server shares it read-only: share it read-write".to_owned(),
+        (FsKind::Other, Writing { .. }, Errno::ROFS) => "its file system is read-only: mount it read-write".to_owned(),
+        (FsKind::Nfs, Reading | Writing { .. }, _) => {
             "give the right to the user that the export makes of it (root_squash, all_squash), and look whether it is still \
              exported to this host"
                 .to_owned()
         }
-        (Kind::Cifs, Reading, _) => {
+        (FsKind::Cifs, Reading, _) => {
             "give the right to the user of the server's that the mount options name (username=); uid=, file_mode= and noperm \
              say nothing to the server"
                 .to_owned()
         }
-        (Kind::Cifs, Writing { .. }, _) => {
+        (FsKind::Cifs, Writing { .. }, _) => {
             "the server shares it read-only, or give the right to the user of the server's that the mount options name \
              (username=); uid=, file_mode= and noperm say nothing to the server"
                 .to_owned()
         }
-        (Kind::Other, Reading | Writing { .. }, _) => "give the right to it".to_owned(),
-        (Kind::Cifs, QemuPassing { owner: (user, group) }, _) => format!(
+        (FsKind::Other, Reading | Writing { .. }, _) => "give the right to it".to_owned(),
+        (FsKind::Cifs, QemuPassing { owner: (user, group) }, _) => format!(
             "mount with uid={user} among the options, or with gid={group} and a dir_mode= and file_mode= that let the group \
              in, or with noperm, by which the server alone decides, or back up by pull"
         ),
-        (Kind::Nfs | Kind::Other, QemuPassing { .. }, _) => "give others its x bit".to_owned(),
-        (Kind::Cifs, QemuWriting { owner: (user, group), .. }, _) => format!(
+        (FsKind::Nfs | FsKind::Other, QemuPassing { .. }, _) => "give others its x bit".to_owned(),
+        (FsKind::Cifs, QemuWriting { owner: (user, group), .. }, _) => format!(
             "mount with uid={user} among the options, or with gid={group} and a file_mode= by which the group writes, or with \
              noperm, by which the server alone decides, or back up by pull"
         ),
-        (Kind::Nfs | Kind::Other, QemuWriting { given: false, .. }, _) => {
+        (FsKind::Nfs | FsKind::Other, QemuWriting { given: false, .. }, _) => {
             "export with no_root_squash, let new files inherit an ACL by which it can, or back up by pull".to_owned()
         }
-        (Kind::Nfs, QemuWriting { given: true, .. }, _) => {
+        (FsKind::Nfs, QemuWriting { given: true, .. }, _) => {
             "it was given to it all the same: look at the export's squashes and the file system's ACLs".to_owned()
         }
-        (Kind::Other, QemuWriting { given: true, .. }, _) => {
+        (FsKind::Other, QemuWriting { given: true, .. }, _) => {
             "it was given to it all the same: look at the file system's rights and ACLs".to_owned()
         }
     }
@@ -106,15 +106,15 @@ pub(crate) fn advice(kind: Kind, denied: Denied, errno: Errno) -> String {
 /// What helps against a refusal that met ourselves when something below this folder was to be made, changed or removed.
 pub(crate) fn explain_writing(error: Error, folder: impl AsFd) -> Error {
     let told = || rustix::fs::fstatvfs(&folder).is_ok_and(|told| told.f_flag.contains(StatVfsMountFlags::RDONLY));
-    explain(error, || (Kind::of(&folder), Denied::Writing { mount_is_read_only: told() }), "write")
+    explain(error, || (FsKind::of(&folder), Denied::Writing { mount_is_read_only: told() }), "write")
 }
 
 /// The same when the folder was to be read, or something below it.
 pub(crate) fn explain_reading(error: Error, folder: &Path) -> Error {
-    explain(error, || (Kind::at(folder), Denied::Reading), "read")
+    explain(error, || (FsKind::at(folder), Denied::Reading), "read")
 }
 
-fn explain(error: Error, denied: impl FnOnce() -> (Kind, Denied), what: &str) -> Error {
+fn explain(error: Error, denied: impl FnOnce() -> (FsKind, Denied), what: &str) -> Error {
     if error.code != Code::PermissionDenied {
         return error;
     }
@@ -139,7 +139,7 @@ mod tests {
         let squash: &[&str] = &["the user that the export makes of it", "root_squash", "still exported"];
         let server: &[&str] = &["username=", "say nothing to the server"];
         let options: &[&str] = &["uid=64055", "gid=108", "file_mode=", "noperm", "by pull"];
-        let (nfs, cifs, other) = (Kind::Nfs, Kind::Cifs, Kind::Other);
+        let (nfs, cifs, other) = (FsKind::Nfs, FsKind::Cifs, FsKind::Other);
         for (kind, denied, errno, told, untold) in [
             (nfs, Denied::Reading, Errno::ACCESS, squash, ["username=", "no_root_squash"]),
             (nfs, Denied::Reading, Errno::PERM, squash, ["username=", "no_root_squash"]),

@@ -13,7 +13,7 @@ use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags, Resolve
 use rustix::io::Errno;
 
 use super::apart::{Apart, Descriptor};
-use super::denied::Kind;
+use super::denied::FsKind;
 use super::path::RepoPath;
 use crate::error::{Code, Error, Result};
 use crate::{descriptor, lacking, steps};
@@ -114,8 +114,8 @@ impl Folder {
     pub fn open_file_in(&self, name: impl AsRef<OsStr>) -> Result<File> {
         const READ: &str = "open the file";
         self.look_and_open(name.as_ref(), READ, |found, path| {
-            look_at(found, OFlags::RDONLY, READ, path)?;
-            opened(descriptor::open_again(found, OFlags::RDONLY | FILE), READ, path)
+            check_regular(found, OFlags::RDONLY, READ, path)?;
+            none_if_stale(descriptor::open_again(found, OFlags::RDONLY | FILE), READ, path)
         })
     }
 
@@ -152,8 +152,8 @@ impl Folder {
         self.check_name(CREATE, name.as_ref())?;
         let made = Apart::open(self, |folder| create(folder, name, OFlags::RDWR, mode));
         let made = made.map_err(|e| failed(CREATE, self.path.join(name), e))?;
-        let set = self.told(made.with(|file| set_mode(file, mode)), name);
-        set.inspect_err(|_| self.undo(name, AtFlags::empty())).map(|()| made)
+        let set = self.accept_unsettable_mode(made.with(|file| set_mode(file, mode)), name);
+        set.inspect_err(|_| self.remove_made(name, AtFlags::empty())).map(|()| made)
     }
 
     /// Makes the folder `name`, which must not exist.
@@ -163,10 +163,10 @@ impl Folder {
         rustix::fs::mkdirat(&self.fd, name, Mode::from_raw_mode(mode))
             .map_err(|e| failed(step, self.path.join(name), e))?;
         let made = self.open_dir_in(name).and_then(|folder| {
-            self.told(set_mode(&folder, mode), name)?;
+            self.accept_unsettable_mode(set_mode(&folder, mode), name)?;
             Ok(folder)
         });
-        made.inspect_err(|_| self.undo(name, AtFlags::REMOVEDIR))
+        made.inspect_err(|_| self.remove_made(name, AtFlags::REMOVEDIR))
     }
 
     /// Makes the folder `name` unless it is there.
@@ -179,7 +179,7 @@ impl Folder {
 
     /// Whether the mode of what was made could be set. Where a server's ACLs decide, they have done so already; whether QEMU
     /// can open a target is asked before it is given one.
-    fn told(&self, set: rustix::io::Result<()>, name: &str) -> Result<()> {
+    fn accept_unsettable_mode(&self, set: rustix::io::Result<()>, name: &str) -> Result<()> {
         match set {
             Err(error) if lacking::is_unsettable(error) => {
                 lacking::tell(Level::Info, self, "chmod", error, "what is made has the mode that the server gives it");
@@ -190,7 +190,7 @@ impl Folder {
     }
 
     /// Takes away what was made a moment ago, after a failure that is reported anyway.
-    fn undo(&self, name: impl AsRef<OsStr>, flags: AtFlags) {
+    fn remove_made(&self, name: impl AsRef<OsStr>, flags: AtFlags) {
         let name = name.as_ref();
         if let Err(error) = rustix::fs::unlinkat(&self.fd, name, flags) {
             log::warn!("unable to remove '{}' - {error}", self.path.join(name).display());
@@ -305,7 +305,7 @@ impl Folder {
     /// renames no folder in which one is open.
     fn may_be_held_by_its_files(&self, found: &rustix::io::Result<Stat>) -> bool {
         let is_folder = |stat: &Stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
-        found.as_ref().is_ok_and(is_folder) && Kind::of(self) == Kind::Cifs
+        found.as_ref().is_ok_and(is_folder) && FsKind::of(self) == FsKind::Cifs
     }
 
     /// Gives `file`, and nothing else that has its name `from` by now, the name `to`, whatever had that.
@@ -363,7 +363,7 @@ impl Folder {
     }
 
     /// The same folder, open once more.
-    pub fn again(&self) -> Result<Folder> {
+    pub fn open_again(&self) -> Result<Folder> {
         let fd = self.fd.try_clone().map_err(|e| Error::io("open the folder", &self.path, e))?;
         Ok(Folder { fd, path: self.path.clone() })
     }
@@ -393,7 +393,7 @@ impl Folder {
             // a server may have linked, and its answer be lost
             linked if linked.is_ok() || is_linked() == Ok(true) => {
                 // it has its new name, whatever becomes of the old one
-                self.undo(from, AtFlags::empty());
+                self.remove_made(from, AtFlags::empty());
                 Ok(())
             }
             Err(error) if lacking::is_unsettable(error) || error == Errno::MLINK => self.rename_onto_empty(from, to),
@@ -409,7 +409,7 @@ impl Folder {
         rustix::fs::renameat(&self.fd, from, &self.fd, to).inspect_err(|_| {
             // the name may be another's by now, or the file's whose renaming was answered by an error
             if is_own() == Ok(true) {
-                self.undo(to, AtFlags::empty());
+                self.remove_made(to, AtFlags::empty());
             }
         })
     }
@@ -429,8 +429,8 @@ impl Folder {
     pub fn room(&self) -> Result<Option<Room>> {
         let told = match rustix::fs::fstatvfs(&self.fd) {
             Ok(told) if told.f_blocks > 0 => told,
-            Ok(_) => return Ok(self.has_no_size("it says 0 blocks")),
-            Err(error) if lacking::is_unknown(error) => return Ok(self.has_no_size(error)),
+            Ok(_) => return Ok(self.note_no_size("it says 0 blocks")),
+            Err(error) if lacking::is_unknown(error) => return Ok(self.note_no_size(error)),
             Err(error) => return Err(failed("read the file system's size", &self.path, error)),
         };
         let size = if told.f_frsize > 0 { told.f_frsize } else { told.f_bsize };
@@ -438,7 +438,7 @@ impl Folder {
         Ok(Some(Room { total, free, available }))
     }
 
-    fn has_no_size(&self, why: impl std::fmt::Display) -> Option<Room> {
+    fn note_no_size(&self, why: impl std::fmt::Display) -> Option<Room> {
         lacking::tell(Level::Info, self, "a size", why, "whether there is room shows when it is written to");
         None
     }
@@ -461,7 +461,7 @@ impl Folder {
         self.check_name(step, name)?;
         let device = rustix::fs::fstat(&self.fd).map_err(|e| failed(step, &self.path, e))?.st_dev;
         let name = CString::new(name.as_bytes()).map_err(|_| failed(step, path, Errno::INVAL))?;
-        remove(self.as_fd(), &name, path, &mut Removal { device, left }, 0)
+        remove(self.as_fd(), &name, path, &mut RemovalBounds { device, left }, 0)
     }
 
     /// A name of this folder, and not a path: an empty one would mean the folder itself.
@@ -488,14 +488,14 @@ pub fn open_same_for_writing(file: &File, path: impl AsRef<Path>) -> Result<Apar
 }
 
 fn open_same_for_writing_if_there(found: BorrowedFd<'_>, path: &Path) -> Result<Option<Apart>> {
-    look_at(found, OFlags::RDWR, WRITE, path)?;
-    opened(Apart::open(found, |found| descriptor::open_again(found, OFlags::RDWR | FILE)), WRITE, path)
+    check_regular(found, OFlags::RDWR, WRITE, path)?;
+    none_if_stale(Apart::open(found, |found| descriptor::open_again(found, OFlags::RDWR | FILE)), WRITE, path)
 }
 
 /// Even to open a device that somebody planted can do harm, and what has a second name may be somebody else's: so what was
 /// `found` is looked at first. What is a regular file by then never blocks its opener for long: where the server of the export
 /// is this very host, a client that has a delegation gives it back first.
-fn look_at(found: BorrowedFd<'_>, access: OFlags, step: &'static str, path: &Path) -> Result<()> {
+fn check_regular(found: BorrowedFd<'_>, access: OFlags, step: &'static str, path: &Path) -> Result<()> {
     let stat = rustix::fs::fstat(found).map_err(|e| failed(step, path, e))?;
     let refuse = |why: String| Err(Error::new(Code::Io, step, format!("'{}' {why}", path.display())));
     if !FileType::from_raw_mode(stat.st_mode).is_file() {
@@ -509,7 +509,7 @@ fn look_at(found: BorrowedFd<'_>, access: OFlags, step: &'static str, path: &Pat
 }
 
 /// What was opened so; none if it is gone.
-fn opened<T>(opened: rustix::io::Result<T>, step: &'static str, path: &Path) -> Result<Option<T>> {
+fn none_if_stale<T>(opened: rustix::io::Result<T>, step: &'static str, path: &Path) -> Result<Option<T>> {
     match opened {
         Err(Errno::STALE) => Ok(None),
         opened => opened.map(Some).map_err(|e| failed(step, path, e)),
@@ -593,12 +593,12 @@ fn next_names(
 }
 
 /// The bounds of a removal: it stays on one device, and removes no more entries than are left.
-struct Removal<'a> {
+struct RemovalBounds<'a> {
     device: u64,
     left: &'a mut u32,
 }
 
-fn remove(folder: BorrowedFd<'_>, name: &CStr, path: &Path, bounds: &mut Removal<'_>, depth: u32) -> Result<u64> {
+fn remove(folder: BorrowedFd<'_>, name: &CStr, path: &Path, bounds: &mut RemovalBounds<'_>, depth: u32) -> Result<u64> {
     let step = "remove";
     let refuse = |why| Err(Error::new(Code::Io, step, format!("'{}' {why}", path.display())));
     *bounds.left = match bounds.left.checked_sub(1) {

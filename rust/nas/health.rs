@@ -35,7 +35,7 @@ fn marks() -> MutexGuard<'static, HashMap<Export, Mark>> {
 }
 
 /// What an operation's failure tells about its repository: one that did not answer is marked.
-pub fn note(export: &Export, error: &Error) {
+pub fn note_failure(export: &Export, error: &Error) {
     if error.code == Code::NasUnresponsive {
         mark(export);
     }
@@ -53,7 +53,7 @@ pub fn mark(export: &Export) {
 }
 
 /// `NAS_UNRESPONSIVE` at once for a repository that is marked and has not answered since.
-pub fn admit(export: &Export) -> Result<()> {
+pub fn check_responsive(export: &Export) -> Result<()> {
     let mut marks = marks();
     match marks.get(export) {
         None => return Ok(()),
@@ -78,7 +78,7 @@ fn ask(marks: &mut HashMap<Export, Mark>, export: &Export) {
     let (export, config) = (export.clone(), config::current());
     let begun = thread::Builder::new().name("ask the repository".to_owned()).spawn({
         let export = export.clone();
-        move || answer(&export, &config)
+        move || await_answer(&export, &config)
     });
     if let Err(error) = begun {
         log::error!("unable to ask {export} - {error}");
@@ -86,7 +86,7 @@ fn ask(marks: &mut HashMap<Export, Mark>, export: &Export) {
     }
 }
 
-fn answer(export: &Export, config: &Arc<Config>) {
+fn await_answer(export: &Export, config: &Arc<Config>) {
     let answered = caught(|| mounts::probe(export, config));
     let mut marks = marks();
     match answered {
@@ -118,11 +118,11 @@ mod tests {
     fn a_repository_that_answers_is_admitted_again_at_once() {
         let dir = tempfile::tempdir().unwrap();
         let export = export(dir.path());
-        admit(&export).unwrap();
-        note(&export, &Error::new(Code::Io, "read", "another error"));
+        check_responsive(&export).unwrap();
+        note_failure(&export, &Error::new(Code::Io, "read", "another error"));
         assert!(!marks().contains_key(&export));
-        note(&export, &Error::new(Code::NasUnresponsive, "read", "no answer"));
-        admit(&export).unwrap();
+        note_failure(&export, &Error::new(Code::NasUnresponsive, "read", "no answer"));
+        check_responsive(&export).unwrap();
         assert!(!marks().contains_key(&export));
     }
 
@@ -133,11 +133,11 @@ mod tests {
         let export = export(&path);
         mark(&export);
         for _ in 0..2 {
-            let error = admit(&export).unwrap_err();
+            let error = check_responsive(&export).unwrap_err();
             assert_eq!(error.code, Code::NasUnresponsive);
             assert!(error.cause.contains("has not answered for") && error.cause.contains("later"), "{error}");
         }
         std::fs::create_dir(&path).unwrap();
-        admit(&export).unwrap();
+        check_responsive(&export).unwrap();
     }
 }

@@ -39,7 +39,7 @@ const ADDS: &str = "adds\n";
 /// Longer than any claim; what is longer is none of ours.
 const LONGEST: u64 = 512;
 /// Claims of others that are waited for, one after the other, until it is left to them: somebody makes new ones all the time.
-const MOST_OUTLIVED: usize = 2;
+const MOST_TAKEN_OVER: usize = 2;
 /// Claims of readers that are looked at, and removed if they have expired, at a time: more than there are hosts.
 const MOST_READERS: usize = 5_000;
 /// How long its thread may take to end.
@@ -49,14 +49,14 @@ const GIVE_BACK: Duration = Duration::from_secs(5);
 
 /// How often a claim is renewed, and for how long it holds.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Pace {
+pub(super) struct LeasePace {
     renew: Duration,
     /// How long a counter has to stand still.
     pub(super) lease: Duration,
 }
 
 /// What all hosts keep to.
-pub(super) const PACE: Pace = Pace { renew: Duration::from_secs(5), lease: Duration::from_secs(30) };
+pub(super) const PACE: LeasePace = LeasePace { renew: Duration::from_secs(5), lease: Duration::from_secs(30) };
 
 /// A claim; dropped, it is given back.
 #[derive(Debug)]
@@ -77,7 +77,7 @@ struct Claim {
 
 /// What was found in place of a claim of ours.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Other {
+enum FoundClaim {
     Gone,
     There(Vec<u8>),
 }
@@ -85,25 +85,25 @@ enum Other {
 impl Lease {
     /// Claims the folder. `BUSY` as soon as a claim of another's that does not go with it is seen to be renewed; each that is
     /// not makes this take as long as a lease holds, and there are not many of them; no more than `most` in all.
-    pub(super) fn take(folder: &Folder, purpose: Purpose, pace: Pace, most: Duration) -> Result<Lease> {
+    pub(super) fn take(folder: &Folder, purpose: Purpose, pace: LeasePace, most: Duration) -> Result<Lease> {
         let until = Instant::now() + most;
         let claim = Arc::new(Claim::new(folder, purpose)?);
-        let mut outlived = 0;
+        let mut taken_over = 0;
         let file = loop {
             match claim.make()? {
                 Some(file) => break file,
-                None if outlived == MOST_OUTLIVED => return Err(claim.busy(&claim.name, &[])),
-                None => claim.outlive(&[&claim.name], pace, until)?,
+                None if taken_over == MOST_TAKEN_OVER => return Err(claim.busy(&claim.name, &[])),
+                None => claim.take_over_stale(&[&claim.name], pace, until)?,
             }
-            outlived += 1;
+            taken_over += 1;
         };
-        let lease = Lease::renewed(claim, file, pace)?;
-        lease.claim.heed_others(purpose, pace, until)?;
+        let lease = Lease::start_renewal(claim, file, pace)?;
+        lease.claim.wait_for_conflicting(purpose, pace, until)?;
         Ok(lease)
     }
 
     /// Renews the claim through its own file, which is open: what has its name by then may be anybody's.
-    fn renewed(claim: Arc<Claim>, file: Apart, pace: Pace) -> Result<Lease> {
+    fn start_renewal(claim: Arc<Claim>, file: Apart, pace: LeasePace) -> Result<Lease> {
         let (stop, stopped) = mpsc::channel();
         let renewed = claim.clone();
         let renew = move || {
@@ -147,23 +147,28 @@ impl Drop for Lease {
 
 impl Claim {
     fn new(folder: &Folder, purpose: Purpose) -> Result<Claim> {
-        let folder = folder.again()?;
+        let folder = folder.open_again()?;
         let id = crate::point::Manifest::new_point_id()?;
         let name = if purpose == Purpose::Read { format!("{READER}{id}") } else { WRITER.to_owned() };
         let last = if purpose == Purpose::Add { ADDS } else { "" };
         let host_name = rustix::system::uname().nodename().to_string_lossy().into_owned();
-        let owner = format!("{}\n{}\n{id}\n{host_name}\n{last}", host()?, process(std::process::id())?);
+        let owner =
+            format!("{}\n{}\n{id}\n{host_name}\n{last}", host_identity()?, process_identity(std::process::id())?);
         Ok(Claim { folder, name, owner })
     }
 
     /// Waits until nobody has a claim that does not go with ours.
-    fn heed_others(&self, purpose: Purpose, pace: Pace, until: Instant) -> Result<()> {
+    fn wait_for_conflicting(&self, purpose: Purpose, pace: LeasePace, until: Instant) -> Result<()> {
         match purpose {
             Purpose::Add => Ok(()),
             Purpose::Change => {
                 let is_reader = |name: &OsStr| name.to_str().is_some_and(|name| name.starts_with(READER));
                 let (readers, more) = self.folder.first_names(MOST_READERS, is_reader)?;
-                self.outlive(&readers.iter().filter_map(|name| name.to_str()).collect::<Vec<_>>(), pace, until)?;
+                self.take_over_stale(
+                    &readers.iter().filter_map(|name| name.to_str()).collect::<Vec<_>>(),
+                    pace,
+                    until,
+                )?;
                 // one of those may be held
                 if more {
                     let path = self.folder.path.join(READER);
@@ -175,7 +180,7 @@ impl Claim {
                 }
                 Ok(())
             }
-            Purpose::Read => self.outlive(&[WRITER], pace, until),
+            Purpose::Read => self.take_over_stale(&[WRITER], pace, until),
         }
     }
 
@@ -205,15 +210,15 @@ impl Claim {
     }
 
     fn check(&self) -> Result<()> {
-        if self.is_own(&self.look(&self.name)?) {
+        if self.is_own(&self.read(&self.name)?) {
             return Ok(());
         }
         let cause = format!("another host has taken over '{}'", self.folder.path.display());
         Err(Error::new(Code::Busy, "check the claim", cause))
     }
 
-    fn is_own(&self, found: &Other) -> bool {
-        matches!(found, Other::There(text) if text.get(counter(0).len()..) == Some(self.owner.as_bytes()))
+    fn is_own(&self, found: &FoundClaim) -> bool {
+        matches!(found, FoundClaim::There(text) if text.get(counter(0).len()..) == Some(self.owner.as_bytes()))
     }
 
     fn give_back(&self) -> Result<()> {
@@ -230,41 +235,41 @@ impl Claim {
             .map_err(|e| Error::io("give back the claim", self.folder.path.join(&self.name), e))
     }
 
-    fn look(&self, name: &str) -> Result<Other> {
+    fn read(&self, name: &str) -> Result<FoundClaim> {
         let mut text = Vec::new();
         match self.folder.open_file_in(name) {
-            Err(error) if error.code == Code::NotFound => Ok(Other::Gone),
+            Err(error) if error.code == Code::NotFound => Ok(FoundClaim::Gone),
             file => {
                 let read = file?.take(LONGEST).read_to_end(&mut text);
                 read.map_err(|e| Error::io(STEP, self.folder.path.join(name), called("read")(e)))?;
-                Ok(Other::There(text))
+                Ok(FoundClaim::There(text))
             }
         }
     }
 
     /// The same of another's, in whose place there may be anything.
-    fn look_at_other(&self, name: &str) -> Result<Other> {
-        self.look(name).or_else(|error| match self.folder.kind(name)? {
-            Some(kind) if kind != FileType::RegularFile => Ok(Other::There(Vec::new())),
+    fn read_other(&self, name: &str) -> Result<FoundClaim> {
+        self.read(name).or_else(|error| match self.folder.kind(name)? {
+            Some(kind) if kind != FileType::RegularFile => Ok(FoundClaim::There(Vec::new())),
             _ => Err(error),
         })
     }
 
     /// Waits until each of these claims is gone or has expired, and removes it then. `BUSY` when one is renewed, or has neither
     /// gone nor expired by `until`.
-    fn outlive(&self, names: &[&str], pace: Pace, until: Instant) -> Result<()> {
+    fn take_over_stale(&self, names: &[&str], pace: LeasePace, until: Instant) -> Result<()> {
         let since = Instant::now();
-        let seen = names.iter().map(|name| Ok((*name, self.look_at_other(name)?))).collect::<Result<Vec<_>>>()?;
+        let seen = names.iter().map(|name| Ok((*name, self.read_other(name)?))).collect::<Result<Vec<_>>>()?;
         for (name, seen) in seen {
             loop {
-                let now = self.look_at_other(name)?;
-                let Some(claim) = self.in_the_way(&now) else { break };
-                if now != seen && is_one(claim) {
+                let now = self.read_other(name)?;
+                let Some(claim) = self.conflicting_text(&now) else { break };
+                if now != seen && is_claim(claim) {
                     return Err(self.busy(name, claim));
                 }
-                if is_of_the_dead(claim) || since.elapsed() >= pace.lease {
+                if is_of_dead_process(claim) || since.elapsed() >= pace.lease {
                     log::warn!("'{}' has expired and is removed", self.folder.path.join(name).display());
-                    let is_held = |found: &Other| matches!(found, Other::There(text) if *found != now && is_one(text));
+                    let is_held = |found: &FoundClaim| matches!(found, FoundClaim::There(text) if *found != now && is_claim(text));
                     self.remove(name, |found| !is_held(found))?;
                     break;
                 }
@@ -280,25 +285,27 @@ impl Claim {
     }
 
     /// The text of a claim that does not go with ours. A backup's does not bother who reads.
-    fn in_the_way<'a>(&self, other: &'a Other) -> Option<&'a [u8]> {
+    fn conflicting_text<'a>(&self, other: &'a FoundClaim) -> Option<&'a [u8]> {
         match other {
-            Other::There(text) if !(self.name.starts_with(READER) && text.ends_with(ADDS.as_bytes())) => Some(text),
+            FoundClaim::There(text) if !(self.name.starts_with(READER) && text.ends_with(ADDS.as_bytes())) => {
+                Some(text)
+            }
             _ => None,
         }
     }
 
     /// Removes the claim that was seen. Of several hosts one alone can rename it; should that be another one by then, it gets
     /// its name back.
-    fn remove(&self, name: &str, is_seen: impl FnOnce(&Other) -> bool) -> Result<()> {
-        let aside = expired()?;
+    fn remove(&self, name: &str, is_seen: impl FnOnce(&FoundClaim) -> bool) -> Result<()> {
+        let aside = new_expired_name()?;
         match self.folder.rename(name, &aside) {
             Err(error) if error.code == Code::NotFound => return Ok(()),
             renamed => renamed?,
         }
-        let found = self.look_at_other(&aside);
+        let found = self.read_other(&aside);
         if !found.as_ref().is_ok_and(is_seen) {
             self.folder.rename(&aside, name)?;
-            return Err(self.busy(name, if let Ok(Other::There(text)) = &found { text } else { &[] }));
+            return Err(self.busy(name, if let Ok(FoundClaim::There(text)) = &found { text } else { &[] }));
         }
         match rustix::fs::unlinkat(&self.folder.fd, aside.as_str(), AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
@@ -328,7 +335,7 @@ impl Claim {
 }
 
 /// A new name for a claim that holds no more.
-fn expired() -> Result<String> {
+fn new_expired_name() -> Result<String> {
     Ok(format!("{EXPIRED}{}", crate::point::Manifest::new_point_id()?))
 }
 
@@ -343,14 +350,14 @@ fn counter(value: u64) -> String {
 }
 
 /// This host since its start, and this name space of process ids in it.
-fn host() -> Result<String> {
+fn host_identity() -> Result<String> {
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map_err(|e| Error::io(STEP, "/proc", e))?;
     let ids = std::fs::read_link("/proc/self/ns/pid").map_err(|e| Error::io(STEP, "/proc", e))?;
     Ok(format!("{} {}", boot.trim(), ids.display()))
 }
 
 /// A process of this host: its id, and when it started, in ticks (proc(5), `/proc/pid/stat`, field 22).
-fn process(id: u32) -> Result<String> {
+fn process_identity(id: u32) -> Result<String> {
     let io = |e| Error::io(STEP, "/proc", e);
     let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).map_err(io)?;
     // the name before it is in brackets, and may hold anything
@@ -360,7 +367,7 @@ fn process(id: u32) -> Result<String> {
 }
 
 /// Is it a claim as hosts write them: a counter, the host, the process, an id?
-fn is_one(claim: &[u8]) -> bool {
+fn is_claim(claim: &[u8]) -> bool {
     let Ok(text) = std::str::from_utf8(claim) else { return false };
     let lines: Vec<_> = text.lines().take(4).collect();
     let is_counter = |line: &str| line.len() == 20 && line.bytes().all(|byte| byte.is_ascii_digit());
@@ -370,13 +377,13 @@ fn is_one(claim: &[u8]) -> bool {
 }
 
 /// Is it the claim of a process of this host that lives no more?
-fn is_of_the_dead(claim: &[u8]) -> bool {
+fn is_of_dead_process(claim: &[u8]) -> bool {
     let text = String::from_utf8_lossy(claim);
     let mut lines = text.lines().skip(1);
     let (Some(host_then), Some(process_then)) = (lines.next(), lines.next()) else { return false };
     let id = process_then.split(' ').next().and_then(|id| id.parse().ok());
-    let here = host().is_ok_and(|host| host == host_then);
-    here && id.is_some_and(|id| match process(id) {
+    let here = host_identity().is_ok_and(|host| host == host_then);
+    here && id.is_some_and(|id| match process_identity(id) {
         Ok(now) => now != process_then,
         Err(error) => error.code == Code::NotFound,
     })
@@ -391,7 +398,7 @@ mod tests {
     use std::path::Path;
     use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-    const FAST: Pace = Pace { renew: Duration::from_millis(50), lease: Duration::from_millis(500) };
+    const FAST: LeasePace = LeasePace { renew: Duration::from_millis(50), lease: Duration::from_millis(500) };
 
     /// Longer than any lease.
     const LONG: Duration = Duration::from_secs(600);
@@ -438,7 +445,7 @@ mod tests {
     fn who_waits_for_a_claim_looks_once_more_when_its_time_is_over_and_not_later() {
         let dir = tempfile::tempdir().unwrap();
         plant(dir.path(), WRITER, "another boot", "77 1");
-        let pace = Pace { renew: 1000 * LONG, lease: 1000 * LONG };
+        let pace = LeasePace { renew: 1000 * LONG, lease: 1000 * LONG };
         let error = Lease::take(&folder(dir.path()), Add, pace, Duration::from_millis(50)).unwrap_err();
         assert!(error.code == Code::Busy && error.cause.contains("(boot id another boot"), "{error}");
     }
@@ -468,7 +475,7 @@ mod tests {
     #[test]
     fn more_claims_of_readers_than_are_looked_at_are_busy_until_none_is_left() {
         let dir = tempfile::tempdir_in("/dev/shm").unwrap();
-        plant(dir.path(), "dead", &host().unwrap(), "1 1");
+        plant(dir.path(), "dead", &host_identity().unwrap(), "1 1");
         let reader = |n: u32| dir.path().join(format!("{READER}{n}"));
         (0..50_001).for_each(|n| fs::hard_link(dir.path().join("dead"), reader(n)).unwrap());
         for stay in [45_001, 40_001] {
@@ -486,7 +493,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let planted = |n: u32| format!("{READER}{n}");
         plant(dir.path(), &planted(1), "another host", "1 1");
-        plant(dir.path(), &planted(2), &host().unwrap(), "1 1");
+        plant(dir.path(), &planted(2), &host_identity().unwrap(), "1 1");
         let begun = Instant::now();
         drop(Lease::take(&folder(dir.path()), Add, FAST, LONG).unwrap());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "they are nothing to who adds");
@@ -510,10 +517,10 @@ mod tests {
 
         // a process that started at another time, and an id that nobody has
         for process in ["1 1", "4194999 1"] {
-            plant(dir.path(), WRITER, &host().unwrap(), process);
+            plant(dir.path(), WRITER, &host_identity().unwrap(), process);
             drop(Lease::take(&folder(dir.path()), Change, PACE, LONG).unwrap());
         }
-        plant(dir.path(), WRITER, &host().unwrap(), &process(std::process::id()).unwrap());
+        plant(dir.path(), WRITER, &host_identity().unwrap(), &process_identity(std::process::id()).unwrap());
         let begun = Instant::now();
         drop(Lease::take(&folder(dir.path()), Change, FAST, LONG).unwrap());
         assert!(begun.elapsed() >= FAST.lease, "it lives");
@@ -558,9 +565,9 @@ mod tests {
                     std::thread::yield_now();
                 }
                 let claim = Claim::new(&folder(dir.path()), Change).unwrap();
-                let outlived = claim.outlive(&[WRITER], FAST, Instant::now() + LONG);
+                let taken_over = claim.take_over_stale(&[WRITER], FAST, Instant::now() + LONG);
                 done.store(true, Relaxed);
-                outlived.unwrap();
+                taken_over.unwrap();
             });
             fs::remove_file(&name).ok();
         }
@@ -633,10 +640,10 @@ mod tests {
             random
                 .garble(&mut text, &["\n", "\0", "adds\n", "\u{1b}[2J", "\u{202e}", "99999999999999999999", " ", ")"]);
             fs::write(dir.path().join(WRITER), &text).unwrap();
-            let Other::There(seen) = claim.look(WRITER).unwrap() else { panic!("it is there") };
+            let FoundClaim::There(seen) = claim.read(WRITER).unwrap() else { panic!("it is there") };
             assert!(seen.len() as u64 <= LONGEST);
-            ones += u32::from(is_one(&seen));
-            is_of_the_dead(&seen);
+            ones += u32::from(is_claim(&seen));
+            is_of_dead_process(&seen);
             assert_eq!(claim.check().is_ok(), text.get(21..) == Some(claim.owner.as_bytes()));
             let told = claim.busy(WRITER, &seen).to_string();
             assert!(!told.contains(char::is_control) && told.len() < 4096, "{told:?}");
@@ -703,10 +710,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let claim = Claim::new(&folder(dir.path()), Change).unwrap();
         plant(dir.path(), WRITER, "another host", "1 1");
-        let older = Other::There(b"an older one".to_vec());
+        let older = FoundClaim::There(b"an older one".to_vec());
         assert_eq!(claim.remove(WRITER, |found| *found == older).unwrap_err().code, Code::Busy);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
-        let seen = claim.look(WRITER).unwrap();
+        let seen = claim.read(WRITER).unwrap();
         claim.remove(WRITER, |found| *found == seen).unwrap();
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }

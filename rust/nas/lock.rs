@@ -8,7 +8,7 @@ use log::Level;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-use super::apart::{Descriptor, Opened};
+use super::apart::{AnyFile, Descriptor};
 use super::denied;
 use super::folder::{FILE_MODE, Folder};
 use super::lease::{Lease, PACE};
@@ -39,11 +39,11 @@ pub struct InstanceLock {
 
 /// Whose lock keeps others out.
 #[derive(Debug)]
-pub enum Taken<T> {
+pub enum Locked<T> {
     /// The file's in the repository.
-    There(T),
+    InRepository(T),
     /// This host's, for the file system has no `flock`: it keeps apart what runs on this host.
-    Here(T),
+    OnHost(T),
 }
 
 /// Has `take` lock `file`, which has this name in the folder; where its file system has no `flock`, a file of this host in
@@ -53,7 +53,7 @@ pub fn lock_file<F: Descriptor + From<File>, T>(
     name: &str,
     file: F,
     take: impl Fn(F) -> rustix::io::Result<T>,
-) -> Result<rustix::io::Result<Taken<T>>> {
+) -> Result<rustix::io::Result<Locked<T>>> {
     let is_read_only =
         file.with(|file| rustix::fs::fcntl_getfl(file)).is_ok_and(|flags| flags & OFlags::ACCMODE == OFlags::RDONLY);
     match take(file) {
@@ -66,9 +66,9 @@ pub fn lock_file<F: Descriptor + From<File>, T>(
             let key = format!("{}\0{}\0{name}", place.file_system, place.path.display());
             let name = format!("repository.{}", Digest::of(key.as_bytes()));
             let file = host::lock_file(&config::current().state_dir, &name)?;
-            Ok(take(file.into()).map(Taken::Here))
+            Ok(take(file.into()).map(Locked::OnHost))
         }
-        taken => Ok(taken.map(Taken::There)),
+        taken => Ok(taken.map(Locked::InRepository)),
     }
 }
 
@@ -83,9 +83,9 @@ impl InstanceLock {
     /// is `BUSY` as well. Whoever waits must not take it for a NAS that does not answer.
     pub fn take_within(limit: Duration, instance: &Folder, purpose: Purpose) -> Result<InstanceLock> {
         let most = WAIT.min(limit / 4 * 3);
-        let writers: Wanted = (WRITERS, Flock::take, "another backup or delete is under way");
-        let chains: Wanted = (CHAINS, Flock::take, "its points are being verified or restored");
-        let wanted: Vec<Wanted> = match purpose {
+        let writers: LockSpec = (WRITERS, Flock::take, "another backup or delete is under way");
+        let chains: LockSpec = (CHAINS, Flock::take, "its points are being verified or restored");
+        let specs: Vec<LockSpec> = match purpose {
             Purpose::Add => vec![writers],
             Purpose::Change => vec![writers, chains],
             Purpose::Read => vec![(CHAINS, Flock::share, "its points are being changed")],
@@ -93,14 +93,14 @@ impl InstanceLock {
         let explain = |error| denied::explain_writing(error, instance);
         if purpose == Purpose::Add {
             // a delete needs this file, and can't make it when there is no room
-            or_without(instance, purpose, open(instance, CHAINS)).map_err(explain)?;
+            allow_missing(instance, purpose, open(instance, CHAINS)).map_err(explain)?;
         }
         let mut locks = Vec::new();
         let mut reaches_others = true;
-        for wanted in wanted {
-            match lock(instance, purpose, wanted).map_err(explain)? {
-                Some(Taken::There(lock)) => locks.push(lock),
-                Some(Taken::Here(lock)) => {
+        for spec in specs {
+            match lock(instance, purpose, spec).map_err(explain)? {
+                Some(Locked::InRepository(lock)) => locks.push(lock),
+                Some(Locked::OnHost(lock)) => {
                     reaches_others = false;
                     locks.push(lock);
                 }
@@ -112,7 +112,7 @@ impl InstanceLock {
                 let why = "and without flock nothing else keeps other hosts out; make some room by hand";
                 return Err(Error { cause: format!("{}; {why}", error.cause), ..error });
             }
-            taken => or_without(instance, purpose, taken).map_err(explain)?,
+            taken => allow_missing(instance, purpose, taken).map_err(explain)?,
         };
         Ok(InstanceLock { lease, _locks: locks })
     }
@@ -125,7 +125,7 @@ impl InstanceLock {
 
 /// Goes without a lock's file, or a claim, that could not be made: a full repository has to be emptied, and one that can't be
 /// written to may be all that is left to restore from.
-fn or_without<T>(instance: &Folder, purpose: Purpose, taken: Result<T>) -> Result<Option<T>> {
+fn allow_missing<T>(instance: &Folder, purpose: Purpose, taken: Result<T>) -> Result<Option<T>> {
     match taken {
         Err(error) if error.code == Code::NoSpace => {
             log::warn!("'{}' has no room for its locks and goes without: {error}", instance.path.display());
@@ -141,10 +141,10 @@ fn or_without<T>(instance: &Folder, purpose: Purpose, taken: Result<T>) -> Resul
 }
 
 /// A file, how it is to be locked, and what it means when that can't be.
-type Wanted = (&'static str, fn(Opened) -> rustix::io::Result<Flock>, &'static str);
+type LockSpec = (&'static str, fn(AnyFile) -> rustix::io::Result<Flock>, &'static str);
 
-fn lock(instance: &Folder, purpose: Purpose, (name, take, otherwise): Wanted) -> Result<Option<Taken<Flock>>> {
-    let Some(file) = or_without(instance, purpose, open(instance, name))? else { return Ok(None) };
+fn lock(instance: &Folder, purpose: Purpose, (name, take, otherwise): LockSpec) -> Result<Option<Locked<Flock>>> {
+    let Some(file) = allow_missing(instance, purpose, open(instance, name))? else { return Ok(None) };
     // what fails from here on is no lack of the repository's: the file may be this host's
     let taken = lock_file(instance, name, file, take)?.map_err(|error| match error {
         Errno::WOULDBLOCK => Error::new(Code::Busy, STEP, format!("'{}': {otherwise}", instance.path.display())),
@@ -155,18 +155,18 @@ fn lock(instance: &Folder, purpose: Purpose, (name, take, otherwise): Wanted) ->
 
 /// Opens a file to lock, and makes it if it is missing. NFS locks what is open for writing; but a NAS that keeps old files
 /// from being changed keeps this one, too, and others than NFS lock what is open for reading.
-fn open(instance: &Folder, name: &str) -> Result<Opened> {
+fn open(instance: &Folder, name: &str) -> Result<AnyFile> {
     let there = || match instance.open_for_writing(name) {
         Err(error) if error.code == Code::PermissionDenied => {
-            instance.open_file_in(name).map(Opened::from).map_err(|_| error)
+            instance.open_file_in(name).map(AnyFile::from).map_err(|_| error)
         }
-        opened => opened.map(Opened::from),
+        opened => opened.map(AnyFile::from),
     };
     match there() {
         Err(error) if error.code == Code::NotFound => match instance.create_file(name, FILE_MODE) {
             // by another, meanwhile
             Err(error) if error.code == Code::AlreadyExists => there(),
-            made => made.map(Opened::from),
+            made => made.map(AnyFile::from),
         },
         found => found,
     }

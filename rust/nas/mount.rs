@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 
-use super::command::{Ended, run};
+use super::command::{CommandResult, run};
 use super::deadline;
-use super::mount_failure::{self, Why};
+use super::mount_failure::{self, MountFailure};
 use super::mount_folder::{self, MountFolder};
-use super::options::{self, Prepared};
+use super::options::{self, PreparedOptions};
 use super::repository::Export;
 use super::tree::{self, Tree};
 use crate::config::Config;
@@ -46,7 +46,7 @@ impl Mount {
     pub(super) fn make(export: &Export, config: &Config, until: Instant, tell: impl Fn(&Error)) -> Result<Mount> {
         mount_folder::sweep(config);
         let folder = MountFolder::make(&config.mount_dir)?;
-        let Prepared { options, secret, follows_links, tries_itself } = options::prepare(export);
+        let PreparedOptions { options, secret, follows_links, tries_itself } = options::prepare(export);
         let secret = secret.map(|secret| Ok((secret.option, folder.write_credentials(&secret.text)?))).transpose()?;
         let option = secret.as_ref().map(|(option, file)| format!("{option}={}", file.path().display()));
         let options: Vec<String> = options.into_iter().chain(option).collect();
@@ -58,7 +58,7 @@ impl Mount {
             run(command, limit)
         };
         // whatever was mounted in the very moment of a failure goes with the folder
-        try_until(export, until, !tries_itself, once, tell)?;
+        try_mount_until(export, until, !tries_itself, once, tell)?;
         let failed = |cause: String| Err(Error::new(Code::MountFailed, STEP, format!("{export}: {cause}")));
         if !is_mounted(&folder.point()) {
             return failed("'mount' reports a success, and nothing is mounted".into());
@@ -87,21 +87,21 @@ pub(super) fn is_too_late(until: Instant) -> bool {
 
 /// The error of who has waited for others that have mounted nothing: what those were told, if they were told anything. Where they
 /// were not, the server may answer yet.
-pub(super) fn in_vain(export: &Export, said: Option<Error>) -> Error {
+pub(super) fn waited_in_vain(export: &Export, last_error: Option<Error>) -> Error {
     const OTHERS: &str = "other calls have tried it all the time, in vain";
-    match said {
-        Some(said) => Error { cause: format!("{OTHERS}: {}", said.cause), ..said },
+    match last_error {
+        Some(last_error) => Error { cause: format!("{OTHERS}: {}", last_error.cause), ..last_error },
         None => Error::new(Code::MountFailed, STEP, format!("{export}: {OTHERS}")),
     }
 }
 
 /// Runs `mount` once, and, if that may be of use and it is wanted, again until then. The error is of the last time that it said
 /// something. A server that was given no time is none that does not answer.
-fn try_until(
+fn try_mount_until(
     export: &Export,
     until: Instant,
     again: bool,
-    once: impl Fn(Duration) -> io::Result<Ended>,
+    once: impl Fn(Duration) -> io::Result<CommandResult>,
     tell: impl Fn(&Error),
 ) -> Result<()> {
     if is_too_late(until) {
@@ -109,14 +109,14 @@ fn try_until(
         return Err(Error::new(Code::Timeout, STEP, cause));
     }
     let begun = Instant::now();
-    let (mut said, mut pause) = (None, PAUSES.0);
+    let (mut last_error, mut pause) = (None, PAUSES.0);
     loop {
         let (why, error) = match once(until.saturating_duration_since(Instant::now())) {
             Ok(ended) if ended.status.success() => return Ok(()),
             Ok(ended) => failure(export, &ended),
             Err(error) if error.kind() == ErrorKind::TimedOut => {
                 let cause = format!("{export}: no answer for {} s", begun.elapsed().as_secs());
-                let error = said.unwrap_or_else(|| Error::new(Code::NasUnresponsive, STEP, cause));
+                let error = last_error.unwrap_or_else(|| Error::new(Code::NasUnresponsive, STEP, cause));
                 tell(&error);
                 return Err(error);
             }
@@ -129,18 +129,18 @@ fn try_until(
         if !again || !why.may_pass() || Instant::now() + pause + LEAST > until {
             return Err(error);
         }
-        if said.is_none() {
+        if last_error.is_none() {
             log::warn!("it is tried again for {} s: {error}", until.duration_since(begun).as_secs());
         }
-        said = Some(error);
+        last_error = Some(error);
         thread::sleep(pause);
         pause = PAUSES.1.min(pause * 2);
     }
 }
 
 /// Why `mount` failed, in its own words without the options' values, and what helps.
-fn failure(export: &Export, Ended { status, complaint }: &Ended) -> (Why, Error) {
-    let why = mount_failure::why(status.code(), &complaint.replace(export.address(), ""));
+fn failure(export: &Export, CommandResult { status, complaint }: &CommandResult) -> (MountFailure, Error) {
+    let why = mount_failure::classify(status.code(), &complaint.replace(export.address(), ""));
     let advice = why.advice(export.kind()).map(|advice| format!("; {advice}")).unwrap_or_default();
     let said = options::redact(export, complaint.trim());
     (why, Error::new(why.code(), STEP, format!("{export}: {status}: {said}{advice}")))
@@ -419,12 +419,12 @@ mod tests {
         let count = std::cell::Cell::new(0);
         let once = |_| {
             count.set(count.get() + 1);
-            let (status, said) = left.borrow_mut().next().unwrap().ok_or(ErrorKind::TimedOut)?;
+            let (status, last_error) = left.borrow_mut().next().unwrap().ok_or(ErrorKind::TimedOut)?;
             let status = std::os::unix::process::ExitStatusExt::from_raw(status << 8);
-            Ok(Ended { status, complaint: said.to_owned() })
+            Ok(CommandResult { status, complaint: last_error.to_owned() })
         };
         let export = export("nfs", Path::new("nas:/x"), "vers=4,secret=geheim");
-        (try_until(&export, Instant::now() + limit, again, once, |_| ()), count.get())
+        (try_mount_until(&export, Instant::now() + limit, again, once, |_| ()), count.get())
     }
 
     #[test]
@@ -464,10 +464,10 @@ mod tests {
     #[test]
     fn who_has_waited_for_others_in_vain_takes_no_server_for_one_that_hangs() {
         let export = export("nfs", Path::new("nas:/x"), "");
-        let error = in_vain(&export, None);
+        let error = waited_in_vain(&export, None);
         assert!(error.code == Code::MountFailed && error.cause.contains("other calls"), "{error}");
-        let said = Error::new(Code::NasUnresponsive, STEP, "nas:/x: no answer for 60 s");
-        let error = in_vain(&export, Some(said));
+        let last_error = Error::new(Code::NasUnresponsive, STEP, "nas:/x: no answer for 60 s");
+        let error = waited_in_vain(&export, Some(last_error));
         assert!(error.code == Code::NasUnresponsive && error.cause.ends_with("no answer for 60 s"), "{error}");
     }
 

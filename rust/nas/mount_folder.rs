@@ -24,9 +24,9 @@ const PREFIX: &str = "nas-";
 const POINT: &str = "mount";
 const CREDENTIALS: &str = "credentials";
 /// The mode of such a folder: what an export's own modes allow is no right of this host's users.
-const ROOT_S: u32 = 0o700;
+const ROOT_ONLY: u32 = 0o700;
 /// The same for what its group passes through.
-const ROOT_S_AND_GROUP_S: u32 = 0o710;
+const ROOT_AND_GROUP_ONLY: u32 = 0o710;
 /// Mounts on top of each other that are taken off a left mount point.
 const MOST_MOUNTS: usize = 16;
 
@@ -61,29 +61,29 @@ impl MountFolder {
         loop {
             let path = all.join(format!("{PREFIX}{}-{}", std::process::id(), MADE.fetch_add(1, Relaxed)));
             let io = |e| Error::io(step, &path, e);
-            match fs::DirBuilder::new().mode(ROOT_S).create(&path) {
+            match fs::DirBuilder::new().mode(ROOT_ONLY).create(&path) {
                 // of a process that had the same id
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => continue,
                 made => made.map_err(io)?,
             }
             // a sweep may have been quicker, and have taken it for a leftover
             let Some(lock) = lock(&path).map_err(io)? else { continue };
-            fs::set_permissions(&path, Permissions::from_mode(ROOT_S)).map_err(io)?;
+            fs::set_permissions(&path, Permissions::from_mode(ROOT_ONLY)).map_err(io)?;
             live().insert(path.clone());
             let folder = MountFolder { path, _lock: lock };
             clear_at_exit();
-            make_folder(&folder.point(), ROOT_S).map_err(|e| Error::io(step, folder.point(), e))?;
+            make_folder(&folder.point(), ROOT_ONLY).map_err(|e| Error::io(step, folder.point(), e))?;
             return Ok(folder);
         }
     }
 
     /// Lets QEMU, which runs as `owner`, pass through to what is mounted in it, and nobody else; everybody where it is not
     /// known as whom.
-    pub(super) fn let_in(&self, owner: Option<(u32, u32)>) -> io::Result<()> {
+    pub(super) fn let_qemu_pass(&self, owner: Option<(u32, u32)>) -> io::Result<()> {
         if let Some((_, group)) = owner {
             chown(&self.path, None, Some(group))?;
         }
-        let mode = if owner.is_some() { ROOT_S_AND_GROUP_S } else { FOLDER_MODE };
+        let mode = if owner.is_some() { ROOT_AND_GROUP_ONLY } else { FOLDER_MODE };
         fs::set_permissions(&self.path, Permissions::from_mode(mode))
     }
 

@@ -16,17 +16,17 @@ use crate::panics::caught;
 
 /// An export that is open.
 #[derive(Debug)]
-pub(super) struct Opened {
+pub(super) struct OpenExport {
     // in this order: an open folder would keep the mount busy
     pub(super) root: Folder,
     pub(super) mount: Option<Mount>,
 }
 
 /// The mounts of this process. Each has its own place, so that one NAS that does not answer holds up no other.
-type Mounts = HashMap<(Export, PathBuf), Arc<Slot>>;
+type Mounts = HashMap<(Export, PathBuf), Arc<MountSlot>>;
 static MOUNTS: LazyLock<Mutex<Mounts>> = LazyLock::new(Mutex::default);
 
-impl Opened {
+impl OpenExport {
     /// Can it be used still? Somebody may have unmounted it, and a server that was set up anew knows its handles no more.
     fn is_alive(&self) -> bool {
         self.mount.as_ref().is_none_or(Mount::is_there) && self.root.room().is_ok()
@@ -39,22 +39,22 @@ pub(super) fn open(
     export: &Export,
     config: &Config,
     admit: impl Fn(&Export) -> Result<()>,
-) -> Result<Arc<Opened>> {
+) -> Result<Arc<OpenExport>> {
     if export.is_dir() {
         let root = open_root(Path::new(export.address()))?;
-        return Ok(Arc::new(Opened { root, mount: None }));
+        return Ok(Arc::new(OpenExport { root, mount: None }));
     }
     let slot = slot(export, &config.mount_dir);
     let mut dead = Weak::new();
     loop {
         match slot.find(export, &dead, until)? {
             // asked by each caller for itself: a NAS that hangs holds up whoever has asked it, and is that one's to tell of
-            Found::Opened(opened) if opened.is_alive() => return Ok(opened),
-            Found::Opened(opened) => {
+            FoundMount::Opened(opened) if opened.is_alive() => return Ok(opened),
+            FoundMount::Opened(opened) => {
                 log::warn!("{export} is mounted anew: its mount can't be used any more");
                 dead = Arc::downgrade(&opened);
             }
-            Found::Turn(turn) => {
+            FoundMount::Turn(turn) => {
                 admit(export)?;
                 return turn.make(export, config, until);
             }
@@ -64,34 +64,34 @@ pub(super) fn open(
 
 /// One export's mount, which one caller at a time makes.
 #[derive(Debug, Default)]
-struct Slot {
-    place: Mutex<Place>,
+struct MountSlot {
+    place: Mutex<MountState>,
     given_back: Condvar,
 }
 
 #[derive(Debug, Default)]
-struct Place {
-    opened: Weak<Opened>,
+struct MountState {
+    opened: Weak<OpenExport>,
     /// Somebody makes it.
     taken: bool,
     /// What was said last to who makes it, or who has tried to.
-    said: Option<Error>,
+    last_error: Option<Error>,
 }
 
 /// What a caller comes to.
-enum Found {
-    Opened(Arc<Opened>),
+enum FoundMount {
+    Opened(Arc<OpenExport>),
     Turn(Turn),
 }
 
-impl Slot {
-    fn lock(&self) -> MutexGuard<'_, Place> {
+impl MountSlot {
+    fn lock(&self) -> MutexGuard<'_, MountState> {
         self.place.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What is mounted, unless it is the `dead` one, or the turn to mount it; waits until then for who has that. Whoever has
     /// waited in vain is told what those were who tried.
-    fn find(self: &Arc<Slot>, export: &Export, dead: &Weak<Opened>, until: Instant) -> Result<Found> {
+    fn find(self: &Arc<MountSlot>, export: &Export, dead: &Weak<OpenExport>, until: Instant) -> Result<FoundMount> {
         let place = self.lock();
         let (waits, left) = (place.taken, until.saturating_duration_since(Instant::now()));
         let (mut place, _) = self
@@ -101,26 +101,26 @@ impl Slot {
         if !place.opened.ptr_eq(dead)
             && let Some(opened) = place.opened.upgrade()
         {
-            return Ok(Found::Opened(opened));
+            return Ok(FoundMount::Opened(opened));
         }
-        if place.taken || (waits && place.said.is_some() && mount::is_too_late(until)) {
-            return Err(mount::in_vain(export, place.said.clone()));
+        if place.taken || (waits && place.last_error.is_some() && mount::is_too_late(until)) {
+            return Err(mount::waited_in_vain(export, place.last_error.clone()));
         }
-        (place.taken, place.said) = (true, None);
-        Ok(Found::Turn(Turn(self.clone())))
+        (place.taken, place.last_error) = (true, None);
+        Ok(FoundMount::Turn(Turn(self.clone())))
     }
 }
 
 /// The turn to mount it: dropped, it is the next one's.
-struct Turn(Arc<Slot>);
+struct Turn(Arc<MountSlot>);
 
 impl Turn {
-    fn make(self, export: &Export, config: &Config, until: Instant) -> Result<Arc<Opened>> {
-        let tell = |error: &Error| self.0.lock().said = Some(error.clone());
+    fn make(self, export: &Export, config: &Config, until: Instant) -> Result<Arc<OpenExport>> {
+        let tell = |error: &Error| self.0.lock().last_error = Some(error.clone());
         let mount = Mount::make(export, config, until, tell)?;
-        let opened = Arc::new(Opened { root: open_root(&mount.path())?, mount: Some(mount) });
+        let opened = Arc::new(OpenExport { root: open_root(&mount.path())?, mount: Some(mount) });
         let mut place = self.0.lock();
-        (place.opened, place.said) = (Arc::downgrade(&opened), None);
+        (place.opened, place.last_error) = (Arc::downgrade(&opened), None);
         drop(place);
         Ok(opened)
     }
@@ -140,7 +140,7 @@ pub(super) fn probe(export: &Export, config: &Config) -> Result<()> {
 }
 
 /// The place of an export in the table; places that nobody uses any more are cleared.
-fn slot(export: &Export, mount_dir: &Path) -> Arc<Slot> {
+fn slot(export: &Export, mount_dir: &Path) -> Arc<MountSlot> {
     let mut mounts = MOUNTS.lock().unwrap_or_else(PoisonError::into_inner);
     // nobody takes one that only the table knows
     mounts.retain(|_, slot| Arc::strong_count(slot) > 1 || slot.lock().opened.strong_count() > 0);
@@ -159,7 +159,7 @@ fn open_root(path: &Path) -> Result<Folder> {
 /// Mounts that nobody uses, kept until their time is over, and whether a thread waits for that.
 #[derive(Debug)]
 struct Kept {
-    mounts: Vec<(Arc<Opened>, Instant)>,
+    mounts: Vec<(Arc<OpenExport>, Instant)>,
     watched: bool,
 }
 
@@ -171,7 +171,7 @@ fn kept() -> MutexGuard<'static, Kept> {
 }
 
 /// Keeps a mount until that moment. Who uses it again meanwhile gives it back later, and its time begins anew.
-pub(super) fn keep(opened: Arc<Opened>, until: Instant) {
+pub(super) fn keep(opened: Arc<OpenExport>, until: Instant) {
     let mut kept = kept();
     match kept.mounts.iter_mut().find(|(other, _)| Arc::ptr_eq(other, &opened)) {
         Some((_, time)) => *time = until.max(*time),
@@ -204,7 +204,7 @@ fn unmount_in_time() {
         kept.mounts = rest;
         drop(kept);
         // an unmount may take its time, and panics of a drop must not end the others' watch
-        let over: Vec<(Arc<Opened>, Instant)> = over;
+        let over: Vec<(Arc<OpenExport>, Instant)> = over;
         let dropped = caught(|| {
             drop(over);
             Ok(())
@@ -250,11 +250,11 @@ exit 32
         let export = Repository { kind: Some("fuse".into()), address, options: None };
         let export = Repository::check(Some(export)).unwrap();
         let config = Config { mount_dir: dir.path().join("mounts"), mount_keep_seconds: 0, ..Default::default() };
-        let open = |until| open(until, &export, &config, health::admit).map(drop);
+        let open = |until| open(until, &export, &config, health::check_responsive).map(drop);
         thread::scope(|scope| {
             let first = scope.spawn(|| open(Instant::now() + mount::LIMIT));
             let slot = slot(&export, &config.mount_dir);
-            while slot.lock().said.is_none() {
+            while slot.lock().last_error.is_none() {
                 assert!(!first.is_finished());
                 thread::yield_now();
             }

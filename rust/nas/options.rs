@@ -4,7 +4,7 @@ use super::repository::Export;
 
 /// What goes on the command line, and what goes into a file of mode 0600.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Prepared {
+pub struct PreparedOptions {
     /// Options for `mount -o`.
     pub options: Vec<String>,
     /// What the mount helper reads from a file.
@@ -38,7 +38,7 @@ const NFS: [(&str, &[&str]); 1] = [("retry=0", &["retry"])];
 
 /// Confines the mount, as far as the export's options don't say otherwise, and takes the secrets out of these, for the types
 /// whose helpers read them from a file.
-pub fn prepare(export: &Export) -> Prepared {
+pub fn prepare(export: &Export) -> PreparedOptions {
     let cifs = matches!(export.kind(), "cifs" | "smb3");
     let (option, line): (_, fn(&str, &str) -> Option<String>) = match export.kind() {
         _ if cifs => ("credentials", |key, value| Some(format!("{}={}\n", credential(key)?, unquoted(value)))),
@@ -47,7 +47,7 @@ pub fn prepare(export: &Export) -> Prepared {
     };
     let nfs = matches!(export.kind(), "nfs" | "nfs4");
     let options = CONFINED.map(str::to_owned).to_vec();
-    let mut prepared = Prepared { options, secret: None, follows_links: false, tries_itself: false };
+    let mut prepared = PreparedOptions { options, secret: None, follows_links: false, tries_itself: false };
     for each in split(export.options()) {
         match each {
             "symfollow" | "nosymfollow" => {
@@ -134,7 +134,7 @@ mod tests {
     }
 
     /// The options without those that confine it, which come first: of two that differ `mount` takes the last.
-    fn given(prepared: &Prepared) -> &[String] {
+    fn given(prepared: &PreparedOptions) -> &[String] {
         prepared.options.strip_prefix(&CONFINED.map(str::to_owned)).unwrap()
     }
 

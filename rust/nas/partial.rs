@@ -59,7 +59,7 @@ impl PartialPoint {
 
     /// Where files go that are taken out of the point.
     pub fn aside(&self) -> Result<Aside> {
-        Ok(Aside::new(self.instance.again()?, &partial_name(&self.point)))
+        Ok(Aside::new(self.instance.open_again()?, &partial_name(&self.point)))
     }
 
     /// Gives the point its final name, durably. Its files have been synced. After an error nothing is visible

@@ -23,9 +23,9 @@ pub const DELETED: &str = ".deleted-";
 /// How long a removal may take: some file systems need minutes for a terabyte.
 pub const LIMIT: Duration = Duration::from_secs(600);
 /// What the name of a file begins with, before its own, whose removal nothing refuses.
-const YIELDS: &str = ".removed-";
+const REMOVED: &str = ".removed-";
 /// How many leftovers are named as they are removed.
-const TOLD: usize = 100;
+const MOST_NAMED: usize = 100;
 /// How many points of one name may lie aside that can't be removed.
 const ASIDE: u32 = 100;
 /// The longest name that Linux's file systems have.
@@ -36,13 +36,13 @@ const LONGEST: usize = 255;
 pub fn remove_point(instance: &Folder, lock: &InstanceLock, name: &str) -> Result<u64> {
     let folder = instance.open_dir_in(name)?;
     let hidden = free_name(instance, name)?;
-    let mut point = Hidden::new(instance, lock, folder, &hidden)?;
+    let mut point = HiddenPoint::new(instance, lock, folder, &hidden)?;
     lock.check()?;
-    instance.rename(name, &hidden).map_err(explain)?;
+    instance.rename(name, &hidden).map_err(explain_refusal)?;
     steps::at("renamed for its removal");
     match instance.sync().and_then(|()| point.remove()) {
         Ok(freed) => Ok(freed + point.remove_rest()?),
-        Err(error) => Err(point.put_back(name, explain(error))),
+        Err(error) => Err(point.put_back(name, explain_refusal(error))),
     }
 }
 
@@ -50,16 +50,16 @@ pub fn remove_point(instance: &Folder, lock: &InstanceLock, name: &str) -> Resul
 /// kept. Where its removal had begun, what is left is held to the same rule, for that destroys nothing.
 pub fn remove_left(instance: &Folder, lock: &InstanceLock, hidden: &str) -> Result<u64> {
     if instance.kind(hidden)? != Some(FileType::Directory) {
-        return instance.remove_tree(hidden).map_err(explain);
+        return instance.remove_tree(hidden).map_err(explain_refusal);
     }
-    let mut left = Hidden::new(instance, lock, instance.open_dir_in(hidden)?, hidden)?;
+    let mut left = HiddenPoint::new(instance, lock, instance.open_dir_in(hidden)?, hidden)?;
     match left.give_names_back().and_then(|()| left.remove()) {
         Ok(freed) => Ok(freed + left.remove_rest()?),
         Err(error) => {
             if let Err(stuck) = left.give_names_back() {
                 log::warn!("not every file in '{}' has its name again: {stuck}", left.folder.path.display());
             }
-            Err(explain(error))
+            Err(explain_refusal(error))
         }
     }
 }
@@ -82,14 +82,14 @@ pub fn clear_partials(instance: &Folder) -> Result<()> {
             break;
         }
         let path = instance.path.join(name);
-        if done < TOLD {
+        if done < MOST_NAMED {
             log::warn!("removing '{}', left by a backup that ended early", path.display());
         }
         if let Err(error) = clear_partial_within(instance, name, &mut left) {
             log::warn!("{error}");
         }
     }
-    if partials.len() > TOLD {
+    if partials.len() > MOST_NAMED {
         log::warn!("'{}' held {} of those, which are not all named", instance.path.display(), partials.len());
     }
     if more {
@@ -101,7 +101,7 @@ pub fn clear_partials(instance: &Folder) -> Result<()> {
 
 fn clear_partial_within(instance: &Folder, partial: &str, left: &mut u32) -> Result<u64> {
     let error = match instance.remove_tree_within(partial, left) {
-        Err(error) => explain(error),
+        Err(error) => explain_refusal(error),
         removed => return removed,
     };
     let aside = free_name(instance, partial.strip_prefix(PARTIAL).unwrap_or(partial))?;
@@ -128,14 +128,14 @@ fn free_name(instance: &Folder, name: &str) -> Result<String> {
 }
 
 /// The name of a file that yields.
-fn yielding(name: &OsStr) -> OsString {
-    let mut yielding = OsString::from(YIELDS);
-    yielding.push(name);
-    yielding
+fn removal_name(name: &OsStr) -> OsString {
+    let mut removal_name = OsString::from(REMOVED);
+    removal_name.push(name);
+    removal_name
 }
 
 /// A point that is out of view.
-struct Hidden<'a> {
+struct HiddenPoint<'a> {
     instance: &'a Folder,
     lock: &'a InstanceLock,
     /// Its name now.
@@ -150,13 +150,20 @@ struct Hidden<'a> {
     begun: bool,
 }
 
-impl<'a> Hidden<'a> {
-    fn new(instance: &'a Folder, lock: &'a InstanceLock, folder: Folder, hidden: &'a str) -> Result<Hidden<'a>> {
-        let mut point =
-            Hidden { instance, lock, hidden, folder, names: BTreeSet::new(), renamed: BTreeSet::new(), begun: false };
+impl<'a> HiddenPoint<'a> {
+    fn new(instance: &'a Folder, lock: &'a InstanceLock, folder: Folder, hidden: &'a str) -> Result<HiddenPoint<'a>> {
+        let mut point = HiddenPoint {
+            instance,
+            lock,
+            hidden,
+            folder,
+            names: BTreeSet::new(),
+            renamed: BTreeSet::new(),
+            begun: false,
+        };
         for name in point.folder.names_that(|name| !is_kept_by_nfs(name))? {
             // a delete that was killed has left it
-            match name.as_bytes().strip_prefix(YIELDS.as_bytes()) {
+            match name.as_bytes().strip_prefix(REMOVED.as_bytes()) {
                 Some(own) if !own.is_empty() => {
                     let own = OsStr::from_bytes(own).to_owned();
                     point.renamed.insert(own.clone());
@@ -169,15 +176,15 @@ impl<'a> Hidden<'a> {
     }
 
     fn remove(&mut self) -> Result<u64> {
-        self.ask_all()?;
+        self.rename_all()?;
         self.remove_all()
     }
 
     /// Asks of each file whether it may be removed, by another name for it.
-    fn ask_all(&mut self) -> Result<()> {
+    fn rename_all(&mut self) -> Result<()> {
         for name in self.names.difference(&self.renamed.clone()) {
             steps::at("rename one of a point");
-            let other = yielding(name);
+            let other = removal_name(name);
             // no file of ours has such a name
             if other.len() > LONGEST {
                 continue;
@@ -201,7 +208,7 @@ impl<'a> Hidden<'a> {
         let mut freed = 0_u64;
         for (_, name) in names {
             steps::at("remove one of a point");
-            let (now, path) = (self.now(name), self.folder.path.join(name));
+            let (now, path) = (self.current_name(name), self.folder.path.join(name));
             let removed = self.folder.remove_tree_known_as(&now, &path, &mut MOST_REMOVED.clone())?;
             freed = freed.saturating_add(removed);
         }
@@ -224,13 +231,13 @@ impl<'a> Hidden<'a> {
     }
 
     /// The name that a file has now.
-    fn now(&self, name: &OsStr) -> OsString {
-        if self.renamed.contains(name) { yielding(name) } else { name.to_owned() }
+    fn current_name(&self, name: &OsStr) -> OsString {
+        if self.renamed.contains(name) { removal_name(name) } else { name.to_owned() }
     }
 
     /// Folders go first, for nobody has asked what is in them; then images, for which a point is made.
     fn rank(&self, name: &OsStr) -> Result<u8> {
-        let is_folder = self.folder.kind(self.now(name))? == Some(FileType::Directory);
+        let is_folder = self.folder.kind(self.current_name(name))? == Some(FileType::Directory);
         let is_image = Path::new(name).extension() == Some(OsStr::new("qcow2"));
         Ok(if is_folder { 0 } else { 2 - u8::from(is_image) })
     }
@@ -239,7 +246,7 @@ impl<'a> Hidden<'a> {
     fn give_names_back(&mut self) -> Result<()> {
         let mut given = Ok(());
         for own in std::mem::take(&mut self.renamed) {
-            if let Err(error) = self.folder.rename(yielding(&own), &own) {
+            if let Err(error) = self.folder.rename(removal_name(&own), &own) {
                 self.renamed.insert(own);
                 given = given.and(Err(error));
             }
@@ -249,7 +256,7 @@ impl<'a> Hidden<'a> {
 
     /// Gives everything its own name again, if all of it is there; the error says which it is.
     fn put_back(&mut self, name: &str, error: Error) -> Error {
-        if let Err(stuck) = self.name_all(name) {
+        if let Err(stuck) = self.restore_names(name) {
             log::warn!("'{}' can't be put back: {stuck}", self.folder.path.display());
             return error.with_leftover(self.hidden);
         }
@@ -262,7 +269,7 @@ impl<'a> Hidden<'a> {
         Error { cause: format!("{}; the restore point is there, with all files of its own", error.cause), ..error }
     }
 
-    fn name_all(&mut self, name: &str) -> Result<()> {
+    fn restore_names(&mut self, name: &str) -> Result<()> {
         match self.lock.check() {
             // what is there is the other host's now
             Err(error) if error.code == Code::Busy => return Err(error),
@@ -279,7 +286,7 @@ impl<'a> Hidden<'a> {
 }
 
 /// What may be behind the refusal of a NAS to change or remove what is published.
-pub fn explain(error: Error) -> Error {
+pub fn explain_refusal(error: Error) -> Error {
     if error.code != Code::PermissionDenied {
         return error;
     }
@@ -352,8 +359,8 @@ mod tests {
             let lock = InstanceLock::take(&instance, Purpose::Change).unwrap();
             instance.rename("T1", ".deleted-T1").unwrap();
             let folder = instance.open_dir_in(".deleted-T1").unwrap();
-            let mut point = Hidden::new(&instance, &lock, folder, ".deleted-T1").unwrap();
-            point.ask_all().unwrap();
+            let mut point = HiddenPoint::new(&instance, &lock, folder, ".deleted-T1").unwrap();
+            point.rename_all().unwrap();
             point.begun = true;
             act(dir.path());
             let error = point.put_back("T1", Error::new(Code::Io, "remove", "refused"));

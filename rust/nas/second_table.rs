@@ -48,20 +48,20 @@ const FIRST: u64 = 1 << 16;
 /// The threads that have the second table, as many as work at the same time: any of them may wait for a NAS for ever. It stays
 /// as long as the process.
 pub(super) struct Pool {
-    work: Mutex<Work>,
+    work: Mutex<JobQueue>,
     /// For the threads that have nothing to do.
     more: Condvar,
     /// For the one that starts the others.
     too_few: Condvar,
     /// Leads into the second table.
-    way: OwnedFd,
+    sender: OwnedFd,
     /// What was sent last.
     sent: AtomicU64,
     arrivals: Mutex<Arrivals>,
 }
 
 #[derive(Default)]
-struct Work {
+struct JobQueue {
     jobs: VecDeque<Job>,
     /// Threads that wait for some.
     idle: usize,
@@ -77,10 +77,10 @@ struct Arrivals {
     come: BTreeMap<u64, rustix::io::Result<OwnedFd>>,
 }
 
-static POOL: Mutex<Tables> = Mutex::new(Tables::Unknown);
+static POOL: Mutex<TableState> = Mutex::new(TableState::Unknown);
 
 /// Is there a second table?
-enum Tables {
+enum TableState {
     Unknown,
     /// Its first thread was begun; nobody waits for it twice.
     Begun(Receiver<Made>, Duration),
@@ -93,11 +93,11 @@ enum Tables {
 type Made = (rustix::io::Result<&'static Pool>, Vec<OwnedFd>);
 
 /// A line of the log: level, target, text.
-type Line = (Level, String, String);
+type LogLine = (Level, String, String);
 
 thread_local! {
     static IS_APART: Cell<bool> = const { Cell::new(false) };
-    static LINES: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
+    static LINES: RefCell<Vec<LogLine>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Has this thread the second table? No process is to be started by it, and no other thread but as `of_this_table`.
@@ -115,7 +115,7 @@ pub(crate) fn of_this_table<T>(work: impl FnOnce() -> T) -> impl FnOnce() -> T {
 }
 
 /// Does it where the second table is, if there is one: for what is opened and closed in it.
-pub(crate) fn there<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+pub(crate) fn run_there<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     match pool() {
         Ok(Some(pool)) => pool.run(work),
         _ => work(),
@@ -178,7 +178,7 @@ pub(super) fn pool() -> rustix::io::Result<Option<&'static Pool>> {
     if let Some(own) = hooks::OWN.get() {
         return Ok(Some(own));
     }
-    let made = POOL.lock().unwrap_or_else(PoisonError::into_inner).made();
+    let made = POOL.lock().unwrap_or_else(PoisonError::into_inner).try_made();
     made.map(|(pool, refused)| {
         if let Some(refused) = refused {
             log::warn!("while a NAS hangs this process may be unable to start others: no second table - {refused}");
@@ -187,15 +187,15 @@ pub(super) fn pool() -> rustix::io::Result<Option<&'static Pool>> {
     })
 }
 
-impl Tables {
+impl TableState {
     /// The threads, and why there are none where that has just turned out. What may pass is an error.
-    fn made(&mut self) -> rustix::io::Result<(Option<&'static Pool>, Option<Errno>)> {
-        if let Tables::Unknown = self {
-            *self = Tables::Begun(Pool::begin()?, MAKING);
+    fn try_made(&mut self) -> rustix::io::Result<(Option<&'static Pool>, Option<Errno>)> {
+        if let TableState::Unknown = self {
+            *self = TableState::Begun(Pool::begin()?, MAKING);
         }
         let (made, waited) = match self {
-            Tables::Two(pool) => return Ok((Some(pool), None)),
-            Tables::Begun(begun, wait) => {
+            TableState::Two(pool) => return Ok((Some(pool), None)),
+            TableState::Begun(begun, wait) => {
                 let wait = std::mem::take(wait);
                 (begun.recv_timeout(wait), !wait.is_zero())
             }
@@ -204,10 +204,10 @@ impl Tables {
         let (now, told) = match made {
             // until it is there what is opened is in the one table that there is
             Err(RecvTimeoutError::Timeout) => return Ok((None, waited.then_some(Errno::TIMEDOUT))),
-            Err(RecvTimeoutError::Disconnected) => (Tables::Unknown, Err(Errno::IO)),
-            Ok((Ok(pool), _)) => (Tables::Two(pool), Ok((Some(pool), None))),
-            Ok((Err(error), _)) if may_pass(error) => (Tables::Unknown, Err(error)),
-            Ok((Err(refused), _)) => (Tables::One, Ok((None, Some(refused)))),
+            Err(RecvTimeoutError::Disconnected) => (TableState::Unknown, Err(Errno::IO)),
+            Ok((Ok(pool), _)) => (TableState::Two(pool), Ok((Some(pool), None))),
+            Ok((Err(error), _)) if may_pass(error) => (TableState::Unknown, Err(error)),
+            Ok((Err(refused), _)) => (TableState::One, Ok((None, Some(refused)))),
         };
         *self = now;
         told
@@ -220,7 +220,7 @@ fn may_pass(error: Errno) -> bool {
 }
 
 /// Below this no number in the second table is.
-pub(super) fn first() -> RawFd {
+pub(super) fn first_number() -> RawFd {
     let all = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     i32::try_from(FIRST.min(all / 2)).unwrap_or(i32::MAX)
 }
@@ -239,18 +239,18 @@ impl Pool {
             };
             // who waits for it can't be gone
             let _ = tell.send((pool, done));
-            pool.map(Pool::keep)
+            pool.map(Pool::start_workers)
         };
         thread::Builder::new().name("keep the NAS's files".to_owned()).spawn(keep).map_err(errno)?;
         Ok(told)
     }
 
-    fn new(way: OwnedFd, end: OwnedFd) -> Pool {
+    fn new(sender: OwnedFd, end: OwnedFd) -> Pool {
         Pool {
             work: Mutex::default(),
             more: Condvar::new(),
             too_few: Condvar::new(),
-            way,
+            sender,
             sent: AtomicU64::new(0),
             arrivals: Mutex::new(Arrivals { end, come: BTreeMap::new() }),
         }
@@ -262,7 +262,7 @@ impl Pool {
             return drop(file);
         }
         let (tell, closed) = mpsc::channel();
-        self.take(Box::new(move || {
+        self.enqueue(Box::new(move || {
             drop(file);
             // whoever waited may be gone by now
             let _ = tell.send(());
@@ -282,7 +282,7 @@ impl Pool {
                 let done = catch_unwind(AssertUnwindSafe(work));
                 (done, LINES.take())
             },
-            |job| self.take(job),
+            |job| self.enqueue(job),
         );
         for (level, target, line) in lines {
             log::log!(target: &target, level, "{line}");
@@ -297,21 +297,21 @@ impl Pool {
         work: impl FnOnce(OwnedFd) -> Result<T, E> + Send,
     ) -> Result<T, E> {
         if is_here() {
-            return work(rustix::io::fcntl_dupfd_cloexec(fd, first())?);
+            return work(rustix::io::fcntl_dupfd_cloexec(fd, first_number())?);
         }
         let serial = self.sent.fetch_add(1, Relaxed);
-        send(&self.way, serial, fd)?;
+        send(&self.sender, serial, fd)?;
         self.run(|| {
             // closing what has come, on FUSE, waits for its server: that is this work's business alone
-            let come = self.arrived(serial)?;
-            let number = rustix::io::fcntl_dupfd_cloexec(&come, first())?;
+            let come = self.take_arrived(serial)?;
+            let number = rustix::io::fcntl_dupfd_cloexec(&come, first_number())?;
             drop(come);
             work(number)
         })
     }
 
     /// What was sent with this number, which it is once. It is not closed here, for the others wait meanwhile.
-    fn arrived(&self, serial: u64) -> rustix::io::Result<OwnedFd> {
+    fn take_arrived(&self, serial: u64) -> rustix::io::Result<OwnedFd> {
         let mut arrivals = self.arrivals.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             if let Some(come) = arrivals.come.remove(&serial) {
@@ -323,14 +323,14 @@ impl Pool {
     }
 
     /// What the first thread does: it starts the others, as many as there is work for, and is never kept from it.
-    fn keep(&'static self) {
+    fn start_workers(&'static self) {
         let mut work = self.lock();
         loop {
-            let enough = |work: &mut Work| work.jobs.len() <= work.idle + work.starting;
+            let enough = |work: &mut JobQueue| work.jobs.len() <= work.idle + work.starting;
             work = self.too_few.wait_while(work, enough).unwrap_or_else(PoisonError::into_inner);
             work.starting += 1;
             drop(work);
-            let started = thread::Builder::new().name("use the NAS's files".to_owned()).spawn(|| self.work());
+            let started = thread::Builder::new().name("use the NAS's files".to_owned()).spawn(|| self.run_jobs());
             work = self.lock();
             if let Err(error) = started {
                 work.refused = Some(error);
@@ -341,11 +341,11 @@ impl Pool {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Work> {
+    fn lock(&self) -> MutexGuard<'_, JobQueue> {
         self.work.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn take(&self, job: Job) {
+    fn enqueue(&self, job: Job) {
         let mut work = self.lock();
         work.jobs.push_back(job);
         if work.jobs.len() <= work.idle {
@@ -361,13 +361,13 @@ impl Pool {
     }
 
     /// What the others do, until there is nothing to do.
-    fn work(&self) {
+    fn run_jobs(&self) {
         IS_APART.set(true);
         let mut work = self.lock();
         work.starting -= 1;
         loop {
             work.idle += 1;
-            let nothing = |work: &mut Work| work.jobs.is_empty();
+            let nothing = |work: &mut JobQueue| work.jobs.is_empty();
             (work, _) = self.more.wait_timeout_while(work, IDLE, nothing).unwrap_or_else(PoisonError::into_inner);
             work.idle -= 1;
             let Some(job) = work.jobs.pop_front() else { return };
@@ -379,11 +379,11 @@ impl Pool {
 }
 
 /// Sends a copy of the descriptor, and this number with it.
-fn send(way: &OwnedFd, serial: u64, fd: BorrowedFd<'_>) -> rustix::io::Result<()> {
+fn send(sender: &OwnedFd, serial: u64, fd: BorrowedFd<'_>) -> rustix::io::Result<()> {
     let (fds, mut space) = ([fd], [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))]);
     let mut message = SendAncillaryBuffer::new(&mut space);
     message.push(SendAncillaryMessage::ScmRights(&fds));
-    rustix::net::sendmsg(way, &[IoSlice::new(&serial.to_ne_bytes())], &mut message, SendFlags::NOSIGNAL).map(drop)
+    rustix::net::sendmsg(sender, &[IoSlice::new(&serial.to_ne_bytes())], &mut message, SendFlags::NOSIGNAL).map(drop)
 }
 
 /// The next one of what was sent, and its number.
@@ -406,7 +406,7 @@ fn own_table(end: &OwnedFd) -> io::Result<OwnedFd> {
     sys::leave_descriptors_above(end.as_raw_fd())?;
     IS_APART.set(true);
     // all others are copies that their owners know nothing of, also where more than half of all numbers were in use
-    let end = rustix::io::fcntl_dupfd_cloexec(end, first().max(end.as_raw_fd() + 1))?;
+    let end = rustix::io::fcntl_dupfd_cloexec(end, first_number().max(end.as_raw_fd() + 1))?;
     sys::close_descriptors(libc::STDERR_FILENO + 1..=end.as_raw_fd() - 1)?;
     // a file that got the number of one of the standard streams would get what is written to that
     loop {
@@ -528,7 +528,7 @@ mod tests {
         assert_eq!((here(), there()), (0, 1));
         for file in [&file, &file.open_again(OFlags::PATH).unwrap()] {
             let number = file.with(AsRawFd::as_raw_fd);
-            assert!(number >= first() && fs::read_link(format!("/proc/self/fd/{number}")).is_err(), "{number}");
+            assert!(number >= first_number() && fs::read_link(format!("/proc/self/fd/{number}")).is_err(), "{number}");
         }
         let same = file.clone();
         drop(file);
@@ -575,9 +575,9 @@ mod tests {
         let of = |error| {
             let (tell, told) = mpsc::channel();
             tell.send((Err(error), vec![])).unwrap();
-            Tables::Begun(told, MAKING)
+            TableState::Begun(told, MAKING)
         };
-        let made = |tables: &mut Tables| tables.made().map(|(pool, refused)| (pool.is_some(), refused));
+        let made = |tables: &mut TableState| tables.try_made().map(|(pool, refused)| (pool.is_some(), refused));
         for passing in [Errno::MFILE, Errno::NOMEM, Errno::AGAIN] {
             let mut tables = of(passing);
             assert_eq!(made(&mut tables), Err(passing));
@@ -588,7 +588,7 @@ mod tests {
             assert_eq!([made(&mut tables), made(&mut tables)], [Ok((false, Some(refused))), Ok((false, None))]);
         }
         let (_still_at_it, told) = mpsc::channel();
-        let mut tables = Tables::Begun(told, Duration::from_millis(1));
+        let mut tables = TableState::Begun(told, Duration::from_millis(1));
         let waited = Ok((false, Some(Errno::TIMEDOUT)));
         assert_eq!([made(&mut tables), made(&mut tables)], [waited, Ok((false, None))]);
     }
@@ -629,8 +629,8 @@ mod tests {
     fn nothing_that_was_open_stays_in_the_second_table_however_much_it_was() {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
         // beyond the numbers of which the second table has none
-        let far = rustix::io::fcntl_dupfd_cloexec(&theirs, first() + 100).unwrap();
-        let end = rustix::io::fcntl_dupfd_cloexec(File::open("/dev/null").unwrap(), first() + 200).unwrap();
+        let far = rustix::io::fcntl_dupfd_cloexec(&theirs, first_number() + 100).unwrap();
+        let end = rustix::io::fcntl_dupfd_cloexec(File::open("/dev/null").unwrap(), first_number() + 200).unwrap();
         let in_it = || {
             let own = own_table(&end).unwrap();
             let listed = fs::read_dir("/proc/thread-self/fd").unwrap();

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use log::Level;
 
 use super::folder::Folder;
-use super::mounts::{self, Opened};
+use super::mounts::{self, OpenExport};
 use super::repository::Export;
 use super::{deadline, health, mount, mount_folder};
 use crate::config::Config;
@@ -21,12 +21,12 @@ const OPEN_LIMIT: Duration = Duration::from_secs(75);
 /// An open repository. Clones, and sessions opened meanwhile on the same export, share one mount. It is kept for the
 /// configured time after the last of them, for the next; then it is unmounted.
 #[derive(Debug, Clone)]
-pub struct Session(Arc<Use>);
+pub struct Session(Arc<SharedMount>);
 
 /// What a session holds; the last of its clones gives the mount to those that are kept.
 #[derive(Debug)]
-struct Use {
-    opened: Arc<Opened>,
+struct SharedMount {
+    opened: Arc<OpenExport>,
     keep: Duration,
 }
 
@@ -38,8 +38,8 @@ impl Session {
     }
 
     fn open_until(until: Instant, export: &Export, config: &Config) -> Result<Session> {
-        let opened = mounts::open(until, export, config, health::admit)?;
-        Ok(Session(Arc::new(Use { opened, keep: Duration::from_secs(config.mount_keep_seconds) })))
+        let opened = mounts::open(until, export, config, health::check_responsive)?;
+        Ok(Session(Arc::new(SharedMount { opened, keep: Duration::from_secs(config.mount_keep_seconds) })))
     }
 
     /// The same within a deadline: a folder of a hung NAS does not open either. One that did not answer before is asked
@@ -50,7 +50,7 @@ impl Session {
 
     /// The same within `most`, where that is less.
     pub fn open_within(most: Duration, export: Export, config: Arc<Config>) -> Result<Session> {
-        health::admit(&export)?;
+        health::check_responsive(&export)?;
         let limit = most.min(if export.is_dir() { DIR_LIMIT } else { OPEN_LIMIT });
         // the mount's own error comes first
         let until = Instant::now() + limit / 5 * 4;
@@ -85,7 +85,7 @@ impl Session {
     }
 }
 
-impl Drop for Use {
+impl Drop for SharedMount {
     fn drop(&mut self) {
         if self.opened.mount.is_some() && !self.keep.is_zero() {
             mounts::keep(self.opened.clone(), Instant::now() + self.keep);

@@ -18,24 +18,24 @@ const STEP: &str = "show the targets to QEMU";
 
 /// The place; dropped, it goes with what is mounted there.
 #[derive(Debug)]
-pub struct View {
+pub struct TargetView {
     folder: MountFolder,
 }
 
 /// How QEMU sees it.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Shown {
+pub struct ShownTargets {
     /// At the place; if not, nothing can be mounted, and QEMU has to take the folder's own path.
     pub at_its_place: bool,
     /// Why links are followed there, if they are.
     pub lack: Option<String>,
 }
 
-impl View {
+impl TargetView {
     /// Makes the place, where nothing is to be seen yet.
-    pub fn prepare(config: &Config) -> Result<View> {
+    pub fn prepare(config: &Config) -> Result<TargetView> {
         mount_folder::sweep(config);
-        Ok(View { folder: MountFolder::make(&config.mount_dir)? })
+        Ok(TargetView { folder: MountFolder::make(&config.mount_dir)? })
     }
 
     /// Where QEMU sees the folder.
@@ -44,7 +44,7 @@ impl View {
     }
 
     /// Shows `folder` to QEMU, which runs as `owner`, or as nobody knows whom.
-    pub fn show(&self, folder: &Folder, owner: Option<(u32, u32)>) -> Result<Shown> {
+    pub fn show(&self, folder: &Folder, owner: Option<(u32, u32)>) -> Result<ShownTargets> {
         let mounted = Tree::of(folder.fd.as_fd()).and_then(|tree| {
             tree.confine()?;
             let follows_none = tree.follow_no_links()?;
@@ -58,13 +58,13 @@ impl View {
                 let instead = "QEMU takes its own path, and follows links that somebody puts there";
                 lacking::tell(Level::Warn, folder, "a second mount", error, instead);
                 let lack = lack(format!("the unfinished point can't be mounted by itself ({error})"));
-                Ok(Shown { at_its_place: false, lack: Some(lack) })
+                Ok(ShownTargets { at_its_place: false, lack: Some(lack) })
             }
             mounted => {
                 let follows_none = mounted.map_err(|e| Error::io(STEP, &folder.path, e))?;
-                self.folder.let_in(owner).map_err(|e| Error::io(STEP, self.path(), e))?;
+                self.folder.let_qemu_pass(owner).map_err(|e| Error::io(STEP, self.path(), e))?;
                 let lack = (!follows_none).then(|| lack("the kernel lacks nosymfollow".to_owned()));
-                Ok(Shown { at_its_place: true, lack })
+                Ok(ShownTargets { at_its_place: true, lack })
             }
         }
     }
@@ -111,9 +111,9 @@ mod tests {
         let config =
             Config { mount_dir: dir.path().join("mounts"), state_dir: dir.path().join("s"), ..Config::default() };
         for (owner, others) in [(Some(QEMU), Err(Errno::ACCESS)), (Some((0, 0)), Err(Errno::ACCESS)), (None, Ok(()))] {
-            let view = View::prepare(&config).unwrap();
+            let view = TargetView::prepare(&config).unwrap();
             let at = |name: &str| view.path().join(name);
-            assert_eq!(view.show(&folder, owner).unwrap(), Shown { at_its_place: true, lack: None });
+            assert_eq!(view.show(&folder, owner).unwrap(), ShownTargets { at_its_place: true, lack: None });
             let who = owner.unwrap_or(QEMU);
             assert_eq!(opened(at("target"), who), Ok(()), "{owner:?}");
             assert_eq!(opened(at("exchanged"), who), Err(Errno::LOOP), "{owner:?}");
@@ -135,7 +135,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let config = Config { mount_dir: dir.path().join("m"), state_dir: dir.path().join("s"), ..Config::default() };
         let folder = Folder::open_root(dir.path()).unwrap().make_dir("partial", FOLDER_MODE).unwrap();
-        let view = View::prepare(&config).unwrap();
+        let view = TargetView::prepare(&config).unwrap();
         let shown = std::thread::scope(|scope| {
             let without = || {
                 let mut rights = rustix::thread::capabilities(None).unwrap();
@@ -167,10 +167,10 @@ mod tests {
         let left = config.mount_dir.join("nas-1-0/mount");
         fs::create_dir_all(&left).unwrap();
         host.begin(begun(left.clone())).unwrap();
-        drop(View::prepare(&config).unwrap());
+        drop(TargetView::prepare(&config).unwrap());
         assert!(left.exists());
         host.end();
-        drop(View::prepare(&config).unwrap());
+        drop(TargetView::prepare(&config).unwrap());
         assert!(!left.exists());
     }
 }

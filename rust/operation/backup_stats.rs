@@ -40,7 +40,7 @@ pub fn run(request: BackupStatsRequest) -> Result<BackupStats> {
         job.enter(Phase::ReadSize);
         deadline::bounded("read the file system's size", deadline::LIMIT, move || stats(session.root()))
     });
-    read.inspect_err(|error| health::note(&export, error))
+    read.inspect_err(|error| health::note_failure(&export, error))
 }
 
 fn stats(root: &Folder) -> Result<BackupStats> {

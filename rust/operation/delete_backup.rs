@@ -47,7 +47,7 @@ pub fn run(request: DeleteBackupRequest) -> Result<DeletedBackup> {
     let path = request.backup_path.ok_or_else(|| Error::invalid("backupPath", "is missing"))?;
     let point = PointPath::parse("backupPath", &path)?;
     let job = job::start(request.job, "deleteBackup", &export, Some(point.instance().to_owned()))?;
-    delete(export.clone(), point, &job).inspect_err(|error| health::note(&export, error))
+    delete(export.clone(), point, &job).inspect_err(|error| health::note_failure(&export, error))
 }
 
 fn delete(export: Export, point: PointPath, job: &JobGuard) -> Result<DeletedBackup> {

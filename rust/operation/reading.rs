@@ -28,7 +28,7 @@ pub(super) struct Reading {
 impl Reading {
     /// `BUSY` when somebody changes the instance's points; `NOT_FOUND` without the instance.
     pub(super) fn open(export: Export, point: &PointPath) -> Result<Reading> {
-        Reading::lock(export.clone(), point).inspect_err(|error| health::note(&export, error))
+        Reading::lock(export.clone(), point).inspect_err(|error| health::note_failure(&export, error))
     }
 
     fn lock(export: Export, point: &PointPath) -> Result<Reading> {
@@ -58,6 +58,6 @@ impl Reading {
 
     /// Tells of a failure of what was read.
     pub(super) fn note(&self, error: &Error) {
-        health::note(&self.export, error);
+        health::note_failure(&self.export, error);
     }
 }

@@ -59,7 +59,8 @@ pub fn run(request: SignPointsRequest, listener: Listener<'_>) -> Result<SignedP
     let keys = config::current().keys.clone().ok_or_else(none)?;
     let how = How { keys, trusts: request.trust_unsigned.unwrap_or(false) };
     let mut job = Reporter::new(job::start(request.job, "signPoints", &export, instance.clone())?, listener)?;
-    let signed = sign_all(&export, instance, &how, &mut job).inspect_err(|error| health::note(&export, error))?;
+    let signed =
+        sign_all(&export, instance, &how, &mut job).inspect_err(|error| health::note_failure(&export, error))?;
     log::info!("signPoints of {export}: {signed:?}");
     Ok(signed)
 }

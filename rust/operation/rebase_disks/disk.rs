@@ -61,7 +61,7 @@ impl Disk {
         let backing =
             backing.collect::<std::io::Result<_>>().map_err(|e| Error::io("open the chain", path.as_str(), e))?;
         // the file that was looked at, whatever has its name by now
-        let target = open_same_for_writing(&self.chain[0].file, path.as_str()).map_err(removal::explain)?;
+        let target = open_same_for_writing(&self.chain[0].file, path.as_str()).map_err(removal::explain_refusal)?;
         let target = Guarded::new(target, held);
         let begun = Rebase::begin(target, backing, keep, name.as_deref());
         begun.map_err(|failure| self.explain("check the image", failure))

@@ -64,7 +64,7 @@ pub(super) fn run(
     job: &mut Reporter<'_>,
     plan: impl FnOnce(&Folder) -> Result<Vec<Disk>> + Send + 'static,
 ) -> Result<Rebased> {
-    rebase_all(export.clone(), point, job, plan).inspect_err(|error| health::note(&export, error))
+    rebase_all(export.clone(), point, job, plan).inspect_err(|error| health::note_failure(&export, error))
 }
 
 /// Rebases the disks of `point` that `plan` returns; it is called under the instance's lock, and before any effect.

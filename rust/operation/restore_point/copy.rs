@@ -231,7 +231,7 @@ fn copy_and_sync(
 fn flush(copy: &Arc<Copy>, error: Error) -> Error {
     let ours = copy.clone();
     let flush = move || ours.these(true).into_iter().try_for_each(|(_, disk)| disk.sync());
-    match deadline::of_the_host("sync", deadline::LIMIT, flush) {
+    match deadline::bounded_for_host("sync", deadline::LIMIT, flush) {
         Ok(()) => error,
         Err(stuck) => {
             error.with_leftover(format!("what was written to the devices, and may reach them later: {stuck}"))

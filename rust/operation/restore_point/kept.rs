@@ -95,7 +95,7 @@ fn write_data(target: &Target, piece: &[u8], at: u64) -> io::Result<u64> {
 mod tests {
     use super::*;
     use crate::error::Code;
-    use crate::nas::apart::Opened;
+    use crate::nas::apart::AnyFile;
     use crate::nas::folder::Folder;
     use crate::qcow2::Direct;
 
@@ -135,7 +135,7 @@ mod tests {
         let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
         let root = Folder::open_root("/dev/shm").unwrap();
         let file = tempfile::tempfile_in(dir.path()).unwrap();
-        let device = Direct::new(Opened::from(file.try_clone().unwrap()));
+        let device = Direct::new(AnyFile::from(file.try_clone().unwrap()));
         let mut data = Buffer::default();
         data.resize(2 * PIECE as usize);
         data.fill(7);

@@ -24,7 +24,7 @@ use std::time::Duration;
 use crate::engine::rate::{Limiter, Rate};
 use crate::error::{Code, Error, Result};
 use crate::job::{self, Listener, Reporter};
-use crate::nas::deadline::{bounded, of_the_host};
+use crate::nas::deadline::{bounded, bounded_for_host};
 use crate::nas::folder::Folder;
 use crate::nas::path::{PointPath, RepoPath};
 use crate::operation::ceph::Image;
@@ -122,7 +122,7 @@ fn restore(
         Err(error) => {
             let ours = copy.clone();
             let discard = move || discard(opened).and(ours.forget_kept());
-            Err(match of_the_host("remove the partial outputs", copy.patience(), discard) {
+            Err(match bounded_for_host("remove the partial outputs", copy.patience(), discard) {
                 Ok(()) => error,
                 Err(stuck) => error.with_leftover(stuck),
             })
@@ -134,7 +134,7 @@ fn restore(
 fn publish_in_time(publish: impl FnOnce(&Gate) -> Result<()> + Send + 'static) -> Result<()> {
     let gate = Arc::new(Gate::default());
     let theirs = gate.clone();
-    of_the_host(PUBLISH, LIMIT, move || publish(&theirs)).map_err(|error| {
+    bounded_for_host(PUBLISH, LIMIT, move || publish(&theirs)).map_err(|error| {
         gate.close();
         let begun =
             "outputs of which some may have their names: the next restore onto all of them gives the others theirs";
@@ -154,7 +154,7 @@ fn publish(mut opened: Vec<Opened>, gate: &Gate) -> Result<()> {
     let _inside = gate.enter(PUBLISH)?;
     opened.iter().try_for_each(|opened| opened.output.check_old())?;
     let names = opened.iter().filter_map(|opened| opened.output.name());
-    let names = names.map(|(folder, name)| Ok((folder.again()?, name.to_owned()))).collect::<Result<Vec<_>>>()?;
+    let names = names.map(|(folder, name)| Ok((folder.open_again()?, name.to_owned()))).collect::<Result<Vec<_>>>()?;
     keep_old(&opened)?;
     let recorded = record::write(&opened.iter().map(|opened| &opened.output).collect::<Vec<_>>());
     recorded.and_then(|()| gate.enter(PUBLISH).map(drop)).map_err(|error| {
@@ -286,7 +286,7 @@ fn outputs(
     keep_old: Option<KeepOld>,
 ) -> Result<Begun> {
     let held = reading.clone();
-    of_the_host(STEP, LIMIT, move || {
+    bounded_for_host(STEP, LIMIT, move || {
         let (_held, Sources { points, disks: readable }) = (held, sources);
         refuse_same(&volumes)?;
         let on_this_host = volumes.iter().filter(|wanted| wanted.rbd.is_none());
@@ -331,7 +331,7 @@ impl Space {
                 room::check(&needs, &ours.disks, base)
             })?;
         }
-        of_the_host("take the room", LIMIT, move || ours.disks.iter().try_for_each(Disk::reserve))
+        bounded_for_host("take the room", LIMIT, move || ours.disks.iter().try_for_each(Disk::reserve))
     }
 }
 

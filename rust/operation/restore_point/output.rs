@@ -14,9 +14,9 @@ use rustix::io::Errno;
 
 use super::target::Target;
 use crate::error::{Code, Error, Result, called};
-use crate::nas::apart::{Apart, Descriptor, Opened};
+use crate::nas::apart::{AnyFile, Apart, Descriptor};
 use crate::nas::folder::{FILE_MODE, Folder};
-use crate::nas::lock::{Taken, lock_file};
+use crate::nas::lock::{Locked, lock_file};
 use crate::operation::ceph::Image;
 use crate::operation::take_backup::image_file;
 use crate::point::Manifest;
@@ -359,13 +359,13 @@ impl NewFile {
             Error::new(Code::Busy, STEP, cause)
         };
         // whoever writes it holds the lock, too, and no drop takes that away
-        let (Taken::There(lock) | Taken::Here(lock)) =
-            lock_file(folder, &beside(name), Opened::from(file.clone()), lock_exclusively)?.map_err(
-                |error| match error {
+        let (Locked::InRepository(lock) | Locked::OnHost(lock)) =
+            lock_file(folder, &beside(name), AnyFile::from(file.clone()), lock_exclusively)?.map_err(|error| {
+                match error {
                     Errno::WOULDBLOCK => busy(own),
                     error => Error::io(STEP, &path, called("flock")(error.into())),
-                },
-            )?;
+                }
+            })?;
         self.lock = Some(lock);
         let left = folder.names_that(|left| left.to_str().is_some_and(|left| left != own && is_beside(name, left)))?;
         for left in left.iter().filter_map(|left| left.to_str()) {
@@ -480,19 +480,19 @@ pub(in crate::operation) fn is_beside(name: &str, other: &str) -> bool {
     end.is_some_and(|end| end.is_empty() || end.strip_prefix('-').is_some_and(is_id))
 }
 
-fn lock_exclusively(file: Opened) -> rustix::io::Result<Opened> {
+fn lock_exclusively(file: AnyFile) -> rustix::io::Result<AnyFile> {
     file.with(|file| rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive)).map(|()| file)
 }
 
 /// Keeps calls out that write for a name.
-pub(in crate::operation) type Lock = Opened;
+pub(in crate::operation) type Lock = AnyFile;
 
 /// Locks `file`, a whole output of the name `name` that a call has left; `BUSY` while that one lives.
 pub(in crate::operation) fn lock_left(folder: &Folder, name: &str, file: &File) -> Result<Option<Lock>> {
     let path = folder.path.join(name);
     let once_more = file.try_clone().map_err(|e| Error::io(STEP, &path, e))?;
     match lock_file(folder, &beside(name), once_more.into(), lock_exclusively)? {
-        Ok(Taken::There(lock) | Taken::Here(lock)) => Ok(Some(lock)),
+        Ok(Locked::InRepository(lock) | Locked::OnHost(lock)) => Ok(Some(lock)),
         Err(Errno::WOULDBLOCK) => {
             Err(Error::new(Code::Busy, STEP, format!("another call gives '{}' its name", path.display())))
         }

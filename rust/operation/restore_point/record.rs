@@ -231,7 +231,7 @@ fn finish(record: &Record, asked: &BTreeSet<PathBuf>) -> Result<()> {
         }
     }
     // the locks are held until they are gone: else another call's could go
-    let records = left.iter().map(|left| Ok((left.folder.again()?, left.entry.name.clone())));
+    let records = left.iter().map(|left| Ok((left.folder.open_again()?, left.entry.name.clone())));
     remove(&records.collect::<Result<Vec<_>>>()?);
     Ok(())
 }
@@ -400,7 +400,7 @@ mod tests {
             write(&outputs.each_ref()).unwrap();
             let folder = Folder::open_root(dir.path()).unwrap();
             assert!(read(&folder, "x").unwrap().is_some());
-            remove(&[(folder.again().unwrap(), "x".into()), (folder, "y".into())]);
+            remove(&[(folder.open_again().unwrap(), "x".into()), (folder, "y".into())]);
             assert_eq!(std::fs::read_to_string(&victim).unwrap(), "whose");
         }
     }

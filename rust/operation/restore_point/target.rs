@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
-use crate::nas::apart::{Apart, Descriptor, Opened};
+use crate::nas::apart::{AnyFile, Apart, Descriptor};
 use crate::operation::ceph::Image;
 use crate::qcow2::{Direct, Source as _, Storage as _, Zeroing};
 
@@ -14,7 +14,7 @@ pub(super) const SYNC_EACH: u64 = 1 << 30;
 #[derive(Debug)]
 pub(super) enum Target {
     /// A file that is new and apart, or a block device.
-    File(Direct<Opened>),
+    File(Direct<AnyFile>),
     /// An image in Ceph.
     Image(Arc<Image>),
 }
@@ -81,8 +81,8 @@ impl Target {
     pub(super) fn new_file(&self) -> Option<&Apart> {
         match self {
             Target::File(file) => match file.file() {
-                Opened::Apart(file) => Some(file),
-                Opened::Here(_) => None,
+                AnyFile::Apart(file) => Some(file),
+                AnyFile::Here(_) => None,
             },
             Target::Image(_) => None,
         }

@@ -9,7 +9,7 @@ use rustix::io::Errno;
 
 use crate::error::{Code, Error, Result};
 use crate::nas::apart::{Apart, Descriptor};
-use crate::nas::denied::{Denied, Kind, advice};
+use crate::nas::denied::{Denied, FsKind, advice};
 use crate::nas::folder::{FILE_MODE, Folder};
 use crate::nas::second_table;
 use crate::user::as_user;
@@ -40,11 +40,11 @@ fn ask(file: &Apart, path: &Path, owner: (u32, u32)) -> Result<()> {
     for folder in ancestors {
         // its own entry can be looked up by those who may pass
         if !may(owner, &folder.join("."), OFlags::PATH)? {
-            let helps = advice(Kind::at(folder), Denied::QemuPassing { owner }, Errno::ACCESS);
+            let helps = advice(FsKind::at(folder), Denied::QemuPassing { owner }, Errno::ACCESS);
             return Err(denied(owner, &format!("can't pass through '{}': {helps}", folder.display())));
         }
     }
-    let kind = file.with(|file| Kind::of(file));
+    let kind = file.with(|file| FsKind::of(file));
     let helps = advice(kind, Denied::QemuWriting { given: given.is_ok(), owner }, Errno::ACCESS);
     let failed = given.err().map(|error| format!(", and it could not be given to it ({error})")).unwrap_or_default();
     Err(denied(owner, &format!("can't write to '{}'{failed}: {helps}", path.display())))
@@ -59,7 +59,7 @@ fn may(owner: (u32, u32), path: &Path, how: OFlags) -> Result<bool> {
     // a link, or a FIFO, that has its name by now is none of ours
     let how = how | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let open = || rustix::fs::openat(CWD, path, how, Mode::empty()).map(drop);
-    match second_table::there(|| as_user(owner, STEP, open))? {
+    match second_table::run_there(|| as_user(owner, STEP, open))? {
         Ok(()) => Ok(true),
         Err(Errno::ACCESS | Errno::PERM) => Ok(false),
         Err(error) => Err(Error::io(STEP, path, error)),

@@ -54,7 +54,7 @@ pub fn run(request: TakeBackupRequest, listener: Listener<'_>) -> Result<TakenBa
     // a guest that is still frozen waits for no NAS
     let host = recover::thaw_left(&config, HostState::lock(&config.state_dir, &checked.vm)?)?;
     // what is left there is not looked for where nothing answers
-    health::admit(&checked.export)?;
+    health::check_responsive(&checked.export)?;
     // the other half is this call's own
     let host = recover::undo(&config, host, recover::Look::Within(checked.wait / 2))?;
     let point_id = Manifest::new_point_id()?;
@@ -76,7 +76,7 @@ pub fn run(request: TakeBackupRequest, listener: Listener<'_>) -> Result<TakenBa
             taken.sync_millis
         ),
         Err(error) => {
-            health::note(&checked.export, error);
+            health::note_failure(&checked.export, error);
             log::error!("{}: backup to '{}' failed: {error}", checked.vm, checked.point);
         }
     }

@@ -29,7 +29,7 @@ use crate::nas::path::{PointPath, RepoPath};
 use crate::nas::purpose::Purpose;
 use crate::nas::removal;
 use crate::nas::session::Session;
-use crate::nas::view::View;
+use crate::nas::view::TargetView;
 use crate::point::fingerprints::{self, Base, Digest};
 use crate::point::{DEEPEST, MANIFEST, Manifest, Parent};
 use crate::qcow2;
@@ -299,7 +299,7 @@ pub(super) struct Targets {
     // in this order: the files are closed before the point ends
     files: Vec<TargetFile>,
     /// What QEMU sees of them, where it writes them itself.
-    view: Option<View>,
+    view: Option<TargetView>,
     /// Why QEMU follows links there, if it does.
     lack: Option<String>,
     partial: PartialPoint,
@@ -367,7 +367,7 @@ impl Targets {
 
     /// Has QEMU, which runs as this user and group if that is known, reach them by `view`. `PERMISSION_DENIED` when it can't
     /// write to them.
-    pub(super) fn show_to_qemu(mut self, view: View, owner: Option<(u32, u32)>) -> Result<Targets> {
+    pub(super) fn show_to_qemu(mut self, view: TargetView, owner: Option<(u32, u32)>) -> Result<Targets> {
         bounded("ask whether QEMU can write", PROBE, move || {
             let shown = view.show(self.partial.folder(), owner)?;
             self.view = shown.at_its_place.then_some(view);
@@ -388,7 +388,7 @@ impl Targets {
     /// there, and QEMU, which got the path, follows it.
     pub(super) fn check_in_place(&self) -> Result<()> {
         const STEP: &str = "look at the targets again";
-        let folder = self.partial.folder().again()?;
+        let folder = self.partial.folder().open_again()?;
         let written = self.written();
         bounded(STEP, LIMIT, move || written.iter().try_for_each(|target| target.check_in_place(&folder)))
     }
@@ -397,7 +397,7 @@ impl Targets {
     /// repository can clone it, and only if it is what was to be written. Says what the repository or the kernel lacks.
     pub(super) fn take_over(&mut self, call: &Call<'_>) -> Result<Vec<String>> {
         let limit = call.time_to_publish(written::STEP)?;
-        let folder = self.partial.folder().again()?;
+        let folder = self.partial.folder().open_again()?;
         let (written, aside) = (self.written(), self.partial.aside()?);
         let (taken, aside) = bounded(written::STEP, limit, move || {
             let taken = written.into_iter().map(|target| target.take_over(&folder, &aside)).collect::<Result<Vec<_>>>();
@@ -451,7 +451,7 @@ impl Targets {
 
     /// The host path of the folder that they lie in, for QEMU.
     pub(super) fn folder(&self) -> PathBuf {
-        self.view.as_ref().map_or_else(|| self.partial.folder().path.clone(), View::path)
+        self.view.as_ref().map_or_else(|| self.partial.folder().path.clone(), TargetView::path)
     }
 
     /// The host path of the target `name`, for QEMU. `UNSUPPORTED_IMAGE` when it is not UTF-8, which libvirt needs.

@@ -211,7 +211,7 @@ mod tests {
 
     /// Takes it over, and clears what it replaces.
     fn take_over(target: Written, folder: &Folder) -> Result<TakenOver> {
-        let aside = Aside::new(folder.again().unwrap(), ".partial-T1");
+        let aside = Aside::new(folder.open_again().unwrap(), ".partial-T1");
         let taken = target.take_over(folder, &aside);
         aside.clear().unwrap();
         taken
@@ -225,7 +225,7 @@ mod tests {
         let target = written(&point, None);
         target.file.write_at(&[1; 1 << 20], 1 << 20).unwrap();
         let kept = target.file.clone();
-        let aside = Aside::new(instance.again().unwrap(), ".partial-T1");
+        let aside = Aside::new(instance.open_again().unwrap(), ".partial-T1");
         target.take_over(&point, &aside).unwrap();
         let replaced = fs::metadata(mounted.at.join(".partial-T1.replaced").join(NAME)).unwrap();
         assert_eq!(

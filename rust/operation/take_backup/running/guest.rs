@@ -10,7 +10,7 @@ use crate::engine::job::BackupJob;
 use crate::engine::scratch::Scratch;
 use crate::engine::{Engine, choice};
 use crate::error::Result;
-use crate::nas::view::View;
+use crate::nas::view::TargetView;
 
 /// A running guest, and the job of its backup.
 pub(in super::super) struct Running {
@@ -21,7 +21,7 @@ pub(in super::super) struct Running {
     /// For a pull, until its job has ended: by it a job is known that outlives this process.
     pub(super) scratch: Option<Arc<Scratch>>,
     /// For a push, until its targets are shown to QEMU.
-    pub(super) view: Option<View>,
+    pub(super) view: Option<TargetView>,
     /// What the job writes into: by this it is known as ours.
     pub(super) folder: PathBuf,
     pub(super) job: OwnedJob,
@@ -68,7 +68,7 @@ impl Running {
         let disks = found.engine_disks();
         let chosen = choice::choose_engine(checked.engine, refused, config, &found.domain, found.xml.owner, &disks)?;
         self.engine = if chosen.scratch.is_some() { Engine::Pull } else { Engine::Push };
-        self.view = if chosen.scratch.is_none() { Some(View::prepare(config)?) } else { None };
+        self.view = if chosen.scratch.is_none() { Some(TargetView::prepare(config)?) } else { None };
         (self.scratch, self.choice) = (chosen.scratch.map(Arc::new), chosen.details);
         Ok(())
     }

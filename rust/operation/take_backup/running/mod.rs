@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::host::{Begun, HostState};
 use crate::job::Reporter;
 use crate::libvirt::State;
-use crate::nas::view::View;
+use crate::nas::view::TargetView;
 use crate::nbd;
 use crate::phase::Phase;
 use crate::point::{LeftOut, Parent};
@@ -82,7 +82,7 @@ impl Guest for Running {
 
     fn record(&self, _: &Plan, begun: Begun) -> Begun {
         let may_resume = !self.found.state.waits_for_storage();
-        Begun { may_resume, view: self.view.as_ref().map(View::path), ..begun }
+        Begun { may_resume, view: self.view.as_ref().map(TargetView::path), ..begun }
     }
 
     fn open_targets(&mut self, targets: Targets) -> Result<Targets> {

@@ -11,7 +11,7 @@ use crate::engine::{Engine, leftover};
 use crate::error::{Error, Result};
 use crate::host::HostState;
 use crate::libvirt::State;
-use crate::nas::deadline::for_the_same;
+use crate::nas::deadline::keep_owner;
 
 /// Undoes everything because of `error`: at once, or, when the job can't be ended now, on a thread that waits for
 /// its end and keeps the virtual machine locked until then.
@@ -25,7 +25,7 @@ pub(super) fn abandon(mut attempt: Attempt<Running>, error: Error) -> (Error, Op
     let name = attempt.guest.found.domain.name().to_owned();
     let error = error.with_leftover("the hypervisor's job, which does not end; all is cleared when it does");
     let cause = error.clone();
-    let wait = std::thread::Builder::new().name("nasbackup-clear".to_owned()).spawn(for_the_same(move || {
+    let wait = std::thread::Builder::new().name("nasbackup-clear".to_owned()).spawn(keep_owner(move || {
         wait_for_end(&mut attempt.guest);
         let (error, _) = undo(attempt, cause);
         log::info!("{}: cleared after its job ended: {error}", name);

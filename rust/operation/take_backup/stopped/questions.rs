@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::super::call::{Call, ask};
 use crate::error::{Code, Error, Result};
 use crate::libvirt::Domain;
-use crate::nas::deadline::of_the_guest;
+use crate::nas::deadline::bounded_for_guest;
 
 /// Work on the disks' own storage, on a thread that may be given up; `TIMEOUT` when there is no answer.
 pub(super) fn answered<T: Send + 'static>(
@@ -13,7 +13,7 @@ pub(super) fn answered<T: Send + 'static>(
     limit: Duration,
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
-    of_the_guest(step, limit, work).map_err(|error| match error.code {
+    bounded_for_guest(step, limit, work).map_err(|error| match error.code {
         Code::NasUnresponsive => {
             let late = Error::new(Code::Timeout, step, format!("the disks' own storage: {}", error.cause));
             late.with_leftover("what was asked of them")
