@@ -1,4 +1,4 @@
-//! Files that are written to on what may hang as a NAS does: open in the second table of descriptors.
+//! Files that the library writes to on storage that may hang. They are open in the second table of descriptors.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -14,20 +14,20 @@ use crate::descriptor;
 use crate::error::called;
 use crate::qcow2::{Source, Storage};
 
-/// What has a descriptor, in whichever table.
+/// A file with a descriptor in one of the two tables.
 pub trait Descriptor {
-    /// Does something with the file, where it is open, and with no other that is not apart. The work keeps no descriptor.
+    /// Runs `work` on a thread that has the file's table. The work uses no file of the other table, and keeps no descriptor.
     fn with<T: Send>(&self, work: impl FnOnce(&File) -> T + Send) -> T;
 
-    /// The same file, opened once more with these flags.
+    /// Opens the same file once more, with these flags.
     fn open_again(&self, flags: OFlags) -> rustix::io::Result<Self>
     where
         Self: Sized;
 
-    /// Gives it this name, too, in the folder.
+    /// Gives the file another name, in `folder`.
     fn link_to(&self, folder: BorrowedFd<'_>, name: &str) -> rustix::io::Result<()>;
 
-    /// What it is.
+    /// The file's type, size, times and so on.
     fn stat(&self) -> rustix::io::Result<Stat> {
         self.with(|file| rustix::fs::fstat(file))
     }
@@ -47,12 +47,12 @@ impl Descriptor for File {
     }
 }
 
-/// An open file in whichever table.
+/// An open file in one of the two tables.
 #[derive(Debug)]
 pub enum AnyFile {
-    /// In the first one.
+    /// In the first table.
     Here(File),
-    /// In the second one.
+    /// In the second table.
     Apart(Apart),
 }
 
@@ -91,14 +91,14 @@ impl Descriptor for AnyFile {
     }
 }
 
-/// A file in the second table. A clone is the same open file; the last one closes it, and waits for that.
+/// A file in the second table. A clone is the same open file; the drop of the last one closes the file and waits for the close.
 #[derive(Clone)]
 pub struct Apart(Arc<HeldFile>);
 
 struct HeldFile {
-    /// None once it is being closed.
+    /// `None` during the drop.
     file: Option<File>,
-    /// Whose table it is in; none where there is no second one.
+    /// The threads that have the file's table; `None` where there is no second table.
     pool: Option<&'static Pool>,
 }
 
@@ -117,7 +117,7 @@ impl std::fmt::Debug for Apart {
 }
 
 impl Apart {
-    /// What `open` opens in the second table, given what `at` is there.
+    /// Calls `open` in the second table, with a copy of `at` that is valid there.
     pub fn open(
         at: impl AsFd,
         open: impl FnOnce(BorrowedFd<'_>) -> rustix::io::Result<File> + Send,
@@ -128,7 +128,7 @@ impl Apart {
             None => open(at)?,
             Some(pool) => pool.lend(at, |mut number| {
                 let file = open(number.as_fd())?;
-                // that it was lent has left it a number that can't be had no more
+                // reuses the number of the lent copy, because there may be no other free one
                 rustix::io::dup3(&file, &mut number, DupFlags::CLOEXEC).map(|()| File::from(number))
             })?,
         };
@@ -142,7 +142,7 @@ impl Apart {
         }
     }
 
-    /// Does something with it and with what another file of this process is there.
+    /// Runs `work` in the second table, with this file and a copy of `other` that is valid there.
     pub(super) fn with_lent<T: Send>(
         &self,
         other: &File,
@@ -154,7 +154,7 @@ impl Apart {
         }
     }
 
-    /// Makes what was written durable, and all that is known of the file.
+    /// Makes the file's data and metadata durable.
     pub fn sync_all(&self) -> io::Result<()> {
         self.with(File::sync_all)
     }

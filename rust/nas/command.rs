@@ -1,4 +1,4 @@
-//! Commands of the system, run without a shell and no longer than they may take.
+//! Runs commands of the system, without a shell and with a time limit.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Seek};
@@ -16,20 +16,19 @@ use crate::sys;
 
 /// How long a killed process may take to be gone.
 const KILL_LIMIT: Duration = Duration::from_secs(5);
-/// As much of a command's complaint as goes into an error, in bytes.
+/// The most bytes of a command's standard error that go into an error.
 const MAX_COMPLAINT: u64 = 4096;
 
 /// How a command ended.
 pub(super) struct CommandResult {
-    /// Its status.
+    /// The exit status.
     pub(super) status: ExitStatus,
-    /// What it wrote to its standard error, or the beginning of that.
+    /// What the command wrote to its standard error, or the beginning of that.
     pub(super) complaint: String,
 }
 
-/// Runs a command, without input, no longer than `limit`; then kills it with all that it started: `TimedOut`. It inherits no
-/// descriptor: a process that begins closes what it has inherited, and where that is a file on a NAS that hangs, with data that are
-/// not written yet, it waits for that NAS, and whoever started it with it, whatever it is to mount.
+/// Runs a command without input; after `limit` kills it with all that it started: `TimedOut`. The command inherits no
+/// descriptor: its process would close an inherited file of a hung NAS, and then wait for that NAS, as would this process.
 pub(super) fn run(command: Command, limit: Duration) -> io::Result<CommandResult> {
     if second_table::is_here() {
         return Err(io::Error::other("the process would have the NAS's files"));
@@ -38,12 +37,12 @@ pub(super) fn run(command: Command, limit: Duration) -> io::Result<CommandResult
 }
 
 fn start(mut command: Command, limit: Duration) -> io::Result<CommandResult> {
-    // a file in memory and not a pipe, which a process left behind would keep open
+    // a file in memory and not a pipe: a process left behind would keep the pipe open
     let mut complaint = File::from(rustix::fs::memfd_create("stderr", MemfdFlags::CLOEXEC)?);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(complaint.try_clone()?).process_group(0);
     let mut child = command.spawn()?;
     let Some(status) = wait(&mut child, limit)? else {
-        // waits for it where nobody waits for us: in the kernel it may hang beyond its kill
+        // another thread waits, because a process that hangs in the kernel survives its kill
         thread::Builder::new().name("reap mount".to_owned()).spawn(move || child.wait())?;
         return Err(ErrorKind::TimedOut.into());
     };
@@ -53,15 +52,15 @@ fn start(mut command: Command, limit: Duration) -> io::Result<CommandResult> {
     Ok(CommandResult { status, complaint: String::from_utf8_lossy(&text).into_owned() })
 }
 
-/// The child's status, or none when it had to be killed.
+/// The child's status; `None` if the child was killed after `limit`.
 fn wait(child: &mut Child, limit: Duration) -> io::Result<Option<ExitStatus>> {
     let pid = Pid::from_child(child);
     let (ended, end) = mpsc::channel();
     thread::Builder::new().name("wait for mount".to_owned()).spawn(move || {
-        // leaves the process to be reaped, so that its id stays its own until then
+        // does not reap the process, so that no other process gets its id before a kill
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
         while rustix::process::waitid(WaitId::Pid(pid), options).is_err_and(|e| e == rustix::io::Errno::INTR) {}
-        // nobody listens once the wait was given up
+        // fails when the wait was given up
         ended.send(()).ok();
     })?;
     if end.recv_timeout(limit).is_ok() {

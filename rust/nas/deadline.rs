@@ -1,6 +1,6 @@
-//! Work on the NAS with a time limit. A call into a hung NAS can't be ended, only left behind on a thread of its own. How many
-//! may be left behind is counted for each repository and for each guest, so that a NAS or a QEMU that answers some calls and
-//! never others keeps nobody else from being worked for.
+//! Work on the NAS with a time limit. A call into a hung NAS can't be ended, only left behind on its own thread. The library
+//! counts the threads left behind for each repository and each guest and limits them, so that one NAS or QEMU that never
+//! answers does not use up the threads of the others.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -14,13 +14,13 @@ use crate::error::{Code, Error, Result};
 use crate::panics::caught;
 use crate::steps;
 
-/// How long an ordinary piece of work on the NAS may take.
+/// How long ordinary work on the NAS may take.
 pub const LIMIT: Duration = Duration::from_secs(60);
-/// What a step still gets of a call whose time is over: who is going to answer does so within it, on a busy host, too.
+/// How long a step of a call whose time is over may still take: storage that answers does so within this, on a busy host, too.
 const LEAST: Duration = Duration::from_secs(10);
-/// Threads that may be left behind for one repository, or for one guest.
+/// The most threads that may be left behind for one repository, or for one guest.
 const MOST_OF_ONE: usize = 16;
-/// Threads left behind for all together at which none is started for who has left one behind already.
+/// If so many threads are left behind in all, only owners without one of their own may start more.
 const MOST: usize = 64;
 
 static NAS: WaitKind =
@@ -32,15 +32,15 @@ static STORAGE: WaitKind =
 static DISKS: WaitKind =
     WaitKind { code: Code::Io, owner_of: |owner| &owner.guest, stuck_threads: StuckThreads::new() };
 
-/// What may be left behind.
+/// What a thread may wait for.
 struct WaitKind {
-    /// The error of what does not answer.
+    /// The code of the error when there is no answer.
     code: Code,
     owner_of: fn(&WorkOwner) -> &Arc<str>,
     stuck_threads: StuckThreads,
 }
 
-/// For whom a thread works.
+/// The repository and the guest that a thread works for.
 #[derive(Debug, Clone, Default)]
 struct WorkOwner {
     repository: Arc<str>,
@@ -51,29 +51,29 @@ thread_local! {
     static OWNER: RefCell<WorkOwner> = RefCell::default();
 }
 
-/// Until it is dropped, this thread, and those that it begins here, work for whom it names.
+/// Until the drop of this value, this thread, and those that it begins here, work for the repository and guest that it names.
 #[derive(Debug)]
 #[must_use]
 pub struct WorkFor {
     before: WorkOwner,
-    // of this thread
+    // the drop has to run on this thread
     _not_send: std::marker::PhantomData<*const ()>,
 }
 
 impl WorkFor {
-    /// Both of them.
+    /// Sets both the repository and the guest.
     pub fn job(repository: impl ToString, guest: &str) -> WorkFor {
         let owner = WorkOwner { repository: repository.to_string().into(), guest: guest.into() };
         WorkFor::begin(|_| owner)
     }
 
-    /// What is done on the NAS is done on this repository.
+    /// Sets the repository, for work on the NAS.
     pub fn repository(repository: impl ToString) -> WorkFor {
         let repository = repository.to_string().into();
         WorkFor::begin(|before| WorkOwner { repository, ..before })
     }
 
-    /// What is asked of libvirt, or done on this host's disks, is for this guest.
+    /// Sets the guest, for questions to libvirt and work on this host's disks.
     pub fn guest(guest: &str) -> WorkFor {
         let guest = guest.into();
         WorkFor::begin(|before| WorkOwner { guest, ..before })
@@ -96,17 +96,17 @@ thread_local! {
     static END: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
-/// Until it is dropped, this thread waits for no step beyond the call's end, however long such a step may take by itself.
+/// Until the drop of this value, this thread waits for no step beyond the call's end, whatever the step's own limit.
 #[derive(Debug)]
 #[must_use]
 pub struct CallEnds {
     before: Option<Instant>,
-    // of this thread
+    // the drop has to run on this thread
     _not_send: std::marker::PhantomData<*const ()>,
 }
 
 impl CallEnds {
-    /// At this moment.
+    /// The call ends at this moment.
     pub fn at(end: Instant) -> CallEnds {
         CallEnds { before: END.replace(Some(end)), _not_send: std::marker::PhantomData }
     }
@@ -118,12 +118,12 @@ impl Drop for CallEnds {
     }
 }
 
-/// How long a step that may take `limit` is waited for in the call that this thread serves.
+/// How long this thread waits for a step with this `limit`, within the call that the thread serves.
 pub fn within_call(limit: Duration) -> Duration {
     END.get().map_or(limit, |end| limit.min(end.saturating_duration_since(Instant::now()).max(LEAST)))
 }
 
-/// The same work on a thread of its own, for whom this thread works.
+/// Wraps `work` for another thread, so that it counts for the repository and guest of this one.
 pub fn keep_owner<T: 'static>(work: impl FnOnce() -> T + Send + 'static) -> impl FnOnce() -> T + Send + 'static {
     let owner = OWNER.with_borrow(WorkOwner::clone);
     #[cfg(any(test, feature = "test-hooks"))]
@@ -134,7 +134,7 @@ pub fn keep_owner<T: 'static>(work: impl FnOnce() -> T + Send + 'static) -> impl
     }
 }
 
-/// Threads that were left behind, by for whom.
+/// The number of threads left behind, by repository or guest.
 struct StuckThreads(Mutex<BTreeMap<Arc<str>, usize>>);
 
 impl StuckThreads {
@@ -146,12 +146,12 @@ impl StuckThreads {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many were left behind for this one.
+    /// The number of threads left behind for this owner.
     fn of(&self, owner: &str) -> usize {
         self.lock().get(owner).copied().unwrap_or(0)
     }
 
-    /// The error is why none may be started for this one.
+    /// Fails if no more threads may start for this owner.
     fn admit(&self, owner: &str) -> Result<(), String> {
         let taken = self.lock();
         let (own, all) = (taken.get(owner).copied().unwrap_or(0), taken.values().sum());
@@ -177,19 +177,18 @@ impl StuckThreads {
     }
 }
 
-/// May one more be started for who has left `own` behind, of `all`? Whoever has left none may always.
+/// True if one more thread may start for an owner with `own` left behind, of `all`.
 fn may_start(own: usize, all: usize) -> bool {
     own == 0 || (own < MOST_OF_ONE && all < MOST)
 }
 
-/// How many given-up pieces of work on this repository have not ended yet.
+/// The number of threads that were given up on this repository and have not ended yet.
 pub fn stuck(repository: impl ToString) -> usize {
     NAS.stuck_threads.of(&repository.to_string())
 }
 
-/// Runs `work` on a thread of its own and waits for it no longer than `limit`: then `NAS_UNRESPONSIVE`.
-/// A result that comes later is dropped on that thread, so that guards in it clean up; an error that comes later
-/// is logged. A panic in `work` is `INTERNAL`.
+/// Runs `work` on its own thread and waits for the result, after `limit` `NAS_UNRESPONSIVE`. A result that comes later is
+/// dropped on that thread, so that guards in it clean up; a later error is logged. A panic in `work` is `INTERNAL`.
 pub fn bounded<T: Send + 'static>(
     step: &'static str,
     limit: Duration,
@@ -198,7 +197,7 @@ pub fn bounded<T: Send + 'static>(
     bounded_and_counted(&NAS, step, limit, work)
 }
 
-/// The same for questions to libvirt, which fail with `LIBVIRT`: they may hang with QEMU, whatever it waits for.
+/// Like `bounded`, for questions to libvirt, which may hang with QEMU: fails with `LIBVIRT`.
 pub fn ask<T: Send + 'static>(
     step: &'static str,
     limit: Duration,
@@ -207,8 +206,8 @@ pub fn ask<T: Send + 'static>(
     bounded_and_counted(&QUESTIONS, step, limit, work)
 }
 
-/// The same for what waits for the guest's QEMU or the guest's own storage, whether or not for the NAS, too:
-/// `NAS_UNRESPONSIVE`, and nothing of it is the repository's.
+/// Like `bounded`, for work that waits for the guest's QEMU or the guest's own storage, and maybe for the NAS, too: fails with
+/// `NAS_UNRESPONSIVE`, and counts for the guest and not for the repository.
 pub fn bounded_for_guest<T: Send + 'static>(
     step: &'static str,
     limit: Duration,
@@ -217,7 +216,7 @@ pub fn bounded_for_guest<T: Send + 'static>(
     bounded_and_counted(&STORAGE, step, limit, work)
 }
 
-/// The same for the host's own disks, which fail with `IO`.
+/// Like `bounded`, for work on the host's own disks: fails with `IO`.
 pub fn bounded_for_host<T: Send + 'static>(
     step: &'static str,
     limit: Duration,
@@ -226,8 +225,7 @@ pub fn bounded_for_host<T: Send + 'static>(
     bounded_and_counted(&DISKS, step, limit, work)
 }
 
-/// Work that goes on while whoever began it does something else. Dropped before its end, it is given up as if it had been
-/// waited for in vain.
+/// Work that runs in the background. The drop of this value before the work's end gives the work up, as after a time limit.
 pub struct Background<T>(Arc<WorkSlot<T>>);
 
 impl<T> std::fmt::Debug for Background<T> {
@@ -237,22 +235,22 @@ impl<T> std::fmt::Debug for Background<T> {
 }
 
 impl<T> Background<T> {
-    /// Waits for the result, at most for `limit`; `None` when there is none yet, or it was taken before.
+    /// Waits for the result, at most for `limit`; `None` if there is none yet, or it was taken before.
     pub fn wait(&self, limit: Duration) -> Option<Result<T>> {
         self.0.wait(limit)
     }
 
-    /// Gives it up, for what it waits for are the host's own disks, whatever it was begun for.
+    /// Gives the work up, and counts it as waiting for the host's own disks.
     pub fn leave_to_the_host(&self) {
         self.0.give_up(&DISKS);
     }
 
-    /// The same of what waits for the NAS.
+    /// Gives the work up, and counts it as waiting for the NAS.
     pub fn leave_to_the_nas(&self) {
         self.0.give_up(&NAS);
     }
 
-    /// Is it over, whether or not its result was taken?
+    /// True if the work has ended, whether or not its result was taken.
     pub fn has_ended(&self) -> bool {
         !self.0.lock().is_running()
     }
@@ -264,7 +262,7 @@ impl<T> Drop for Background<T> {
     }
 }
 
-/// Begins `work` on a thread of its own, as `bounded` does, and calls `ended` there when its result can be taken.
+/// Begins `work` on its own thread, as `bounded` does, and calls `ended` there when the result can be taken.
 pub fn start<T: Send + 'static>(
     step: &'static str,
     work: impl FnOnce() -> Result<T> + Send + 'static,
@@ -273,7 +271,7 @@ pub fn start<T: Send + 'static>(
     begin(&NAS, step, work, ended).map(Background)
 }
 
-/// The same for what reads the guest's disks, or is on this host.
+/// Like `start`, for work that waits for the guest's disks.
 pub fn start_for_the_guest<T: Send + 'static>(
     step: &'static str,
     work: impl FnOnce() -> Result<T> + Send + 'static,
@@ -282,7 +280,7 @@ pub fn start_for_the_guest<T: Send + 'static>(
     begin(&STORAGE, step, work, ended).map(Background)
 }
 
-/// The same for what is written to the host's own disks, which fail with `IO`.
+/// Like `start`, for work on the host's own disks.
 pub fn start_for_the_host<T: Send + 'static>(
     step: &'static str,
     work: impl FnOnce() -> Result<T> + Send + 'static,
@@ -335,7 +333,7 @@ struct WorkSlot<T> {
     state: Mutex<WorkState<T>>,
     ended: Condvar,
     kind: &'static WaitKind,
-    /// For whom it is done.
+    /// The repository and guest that the work is for.
     owner: WorkOwner,
 }
 
@@ -343,7 +341,7 @@ enum WorkState<T> {
     Running,
     Ended(Result<T>),
     Taken,
-    /// Counted as one that waits for this.
+    /// Given up, and counted as waiting for this.
     GivenUp(&'static WaitKind),
 }
 
@@ -371,7 +369,7 @@ impl<T> WorkSlot<T> {
         }
     }
 
-    /// Nobody wants the result any more.
+    /// Gives the work up if it still runs: nobody waits for the result any more.
     fn give_up(&self, waits_for: &'static WaitKind) {
         let mut state = self.lock();
         if state.is_running() {
@@ -390,12 +388,12 @@ impl<T> WorkSlot<T> {
         let WorkState::GivenUp(waited_for) = *state else { return };
         drop(state);
         match &result {
-            Ok(_) => log::warn!("{step}: the answer came after it had been given up"),
-            Err(error) => log::warn!("failed after it had been given up: {error}"),
+            Ok(_) => log::warn!("{step}: the answer came after the library had given up waiting"),
+            Err(error) => log::warn!("the error came after the library had given up waiting: {error}"),
         }
-        // the drop may go to the NAS again, and until it is over this thread is still stuck
+        // the drop may call the NAS again, and this thread counts as stuck until it is over
         if catch_unwind(AssertUnwindSafe(|| drop(result))).is_err() {
-            log::error!("{step}: clearing up after it had been given up panicked");
+            log::error!("{step}: the cleanup of a late result panicked");
         }
         waited_for.stuck_threads.give_back((waited_for.owner_of)(&self.owner));
     }
@@ -444,7 +442,7 @@ mod tests {
     }
 
     #[test]
-    fn late_work_is_given_up_and_its_result_dropped_over_there() {
+    fn late_work_is_given_up_and_its_result_dropped_on_its_thread() {
         struct Guard(mpsc::Sender<Option<String>>);
         impl Drop for Guard {
             fn drop(&mut self) {
@@ -490,7 +488,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_behind_is_counted_for_what_it_waits_for() {
+    fn a_thread_left_behind_is_counted_for_what_it_waits_for() {
         let _on = WorkFor::job("nfs 'counted:/'", "i-2-12-VM");
         type Leave = fn(&Background<bool>);
         let left: [(Leave, usize); 3] =
@@ -512,7 +510,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_left_nothing_behind_may_always_start_and_others_within_their_bounds() {
+    fn an_owner_with_no_thread_left_behind_may_always_start_and_others_within_bounds() {
         for (own, all, expected) in [
             (0, 0, true),
             (0, MOST, true),
@@ -529,7 +527,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_answers_no_more_takes_nothing_from_the_others() {
+    fn an_owner_that_never_answers_uses_up_no_threads_of_others() {
         static HUNG: WaitKind = kind();
         let gate = Arc::new((Mutex::new(false), Condvar::new()));
         let hang = || {
@@ -564,7 +562,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_thread_begins_is_counted_as_its_own_work() {
+    fn work_that_a_thread_begins_counts_for_its_owner() {
         let owner = || OWNER.with_borrow(|owner| [&owner.repository, &owner.guest].map(ToString::to_string));
         let on = WorkFor::repository("nfs 'a:/'");
         let within = {

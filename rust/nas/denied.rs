@@ -1,6 +1,6 @@
-//! What it means that a file system denies something: who denied what to whom, and what helps. On NFS the server decides, for the
-//! user that the export makes of ours. On CIFS two do: the server, for the one user that the mount options name, and this host,
-//! for its own users, by what the mount options say of all files. We are root, whom this host denies nothing; QEMU is not.
+//! What a file system's refusal means, and what helps. On NFS the server decides, for the user that the export makes of root.
+//! On CIFS both sides decide: the server, for the one user that the mount options name, and this host, for its own users, by
+//! the mount options. The library runs as root, whom this host denies nothing; QEMU does not.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -11,7 +11,7 @@ use rustix::io::Errno;
 
 use crate::error::{Code, Error};
 
-/// Whose rules hold.
+/// The kind of file system, which says whose rules apply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum FsKind {
     Nfs,
@@ -23,27 +23,27 @@ pub(crate) enum FsKind {
 /// What was denied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Denied {
-    /// To us: to read what is there.
+    /// The library may not read.
     Reading,
-    /// To us: to make, change or remove something, on a mount that is read-only or not.
+    /// The library may not make, change or remove something.
     Writing { mount_is_read_only: bool },
-    /// To QEMU's user and group: to pass a folder.
+    /// QEMU's user and group may not pass a folder.
     QemuPassing { owner: (u32, u32) },
-    /// To QEMU's user and group: to write to the file, which could be given to them or not.
+    /// QEMU's user and group may not write to the file; `given` says whether the file could be given to them.
     QemuWriting { given: bool, owner: (u32, u32) },
 }
 
 const NFS: i64 = 0x6969;
-/// The types that the kernel's CIFS client has: of SMB 1, and of the later ones.
+/// The types that the kernel's CIFS client reports, for SMB 1 and for later versions.
 const CIFS: [i64; 2] = [0xFF53_4D42, 0xFE53_4D42];
 
 impl FsKind {
-    /// The kind of file system that it lies on.
+    /// The kind of file system that `file` lies on.
     pub(crate) fn of(file: impl AsFd) -> FsKind {
         FsKind::told(rustix::fs::fstatfs(file))
     }
 
-    /// The kind of what lies there.
+    /// The kind of file system that `path` lies on.
     pub(crate) fn at(path: &Path) -> FsKind {
         FsKind::told(rustix::fs::statfs(path))
     }
@@ -57,7 +57,7 @@ impl FsKind {
     }
 }
 
-/// What helps.
+/// What the operator can do.
 pub(crate) fn advice(kind: FsKind, denied: Denied, errno: Errno) -> String {
     use Denied::{QemuPassing, QemuWriting, Reading, Writing};
     let by_mount = matches!(denied, Writing { mount_is_read_only: true });
@@ -103,13 +103,13 @@ pub(crate) fn advice(kind: FsKind, denied: Denied, errno: Errno) -> String {
     }
 }
 
-/// What helps against a refusal that met ourselves when something below this folder was to be made, changed or removed.
+/// Adds advice to the error of a refusal that the library met when it made, changed or removed something below this folder.
 pub(crate) fn explain_writing(error: Error, folder: impl AsFd) -> Error {
     let told = || rustix::fs::fstatvfs(&folder).is_ok_and(|told| told.f_flag.contains(StatVfsMountFlags::RDONLY));
     explain(error, || (FsKind::of(&folder), Denied::Writing { mount_is_read_only: told() }), "write")
 }
 
-/// The same when the folder was to be read, or something below it.
+/// Adds advice to the error of a refusal that the library met when it read the folder, or something below it.
 pub(crate) fn explain_reading(error: Error, folder: &Path) -> Error {
     explain(error, || (FsKind::at(folder), Denied::Reading), "read")
 }

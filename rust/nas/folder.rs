@@ -1,5 +1,5 @@
-//! An open folder of the repository. Every lookup starts at its descriptor and follows no symbolic link, so that
-//! nothing that somebody else puts on the NAS leads out of it.
+//! An open folder of the repository. Every lookup starts at the folder's descriptor and follows no symbolic link, so that
+//! nothing that somebody else puts on the NAS leads out of the folder.
 
 use std::ffi::{CStr, CString, OsStr, OsString};
 use std::fs::File;
@@ -18,31 +18,31 @@ use super::path::RepoPath;
 use crate::error::{Code, Error, Result};
 use crate::{descriptor, lacking, steps};
 
-/// Mode of the folders that are made: QEMU, which runs as another user, has to pass through.
+/// The mode of new folders: QEMU, which runs as another user, has to pass through.
 pub const FOLDER_MODE: u32 = 0o711;
-/// Mode of the files that are made.
+/// The mode of new files.
 pub const FILE_MODE: u32 = 0o600;
 
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 const FILE: OFlags = OFlags::NOCTTY.union(OFlags::CLOEXEC);
 const WRITE: &str = "open the file for writing";
 const LIST: &str = "list the folder";
-/// How often a lookup is tried while others rename.
+/// How often a lookup is tried while somebody renames files.
 const RACES: u32 = 100;
-/// Deeper trees than any restore point has are not removed: each level holds descriptors.
+/// The deepest tree that is removed, deeper than any restore point's: each level holds descriptors.
 const MAX_DEPTH: u32 = 32;
-/// Entries of a tree that are removed at a time: more than any restore point has.
+/// The most entries of a tree that one removal removes: more than any restore point has.
 pub const MOST_REMOVED: u32 = 10_000;
-/// Names of a folder that are held at a time while it is emptied.
+/// The most names held in memory while a folder is emptied.
 const BATCH: usize = 256;
-/// Names of a folder that are listed: more than there are restore points of a machine, or files of a point.
+/// The most names of a folder that are listed: more than a machine has restore points, or a point has files.
 pub const MOST_NAMES: usize = 50_000;
-/// How often, and in which steps, a folder is tried that does not get empty: NFS and FUSE keep a file that somebody has
-/// open under another name, until it is closed.
+/// How often, and at which interval, the removal of a folder that does not get empty is tried: NFS and FUSE keep an open file
+/// under another name until it is closed.
 const TRIES: u32 = 40;
 const PAUSE: Duration = Duration::from_millis(250);
 
-/// How a folder's file gets another name.
+/// A way to rename a file of a folder.
 type Rename = fn(&Folder, &OsStr, &OsStr) -> rustix::io::Result<()>;
 
 /// An open folder.
@@ -50,18 +50,18 @@ type Rename = fn(&Folder, &OsStr, &OsStr) -> rustix::io::Result<()>;
 pub struct Folder {
     /// The descriptor that all lookups start at.
     pub fd: OwnedFd,
-    /// Its path on the host, for messages and for QEMU.
+    /// The folder's path on the host, for messages and for QEMU.
     pub path: PathBuf,
 }
 
 /// Room of a file system, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Room {
-    /// All of it.
+    /// The size of the file system.
     pub total: u64,
-    /// What nobody uses.
+    /// The free room.
     pub free: u64,
-    /// What of that we may use.
+    /// The part of the free room that the library may use.
     pub available: u64,
 }
 
@@ -80,7 +80,7 @@ impl Folder {
         Ok(Folder { fd, path: path.to_owned() })
     }
 
-    /// Opens a host folder by its absolute path, on which no link is followed.
+    /// Opens a host folder by its absolute path, and follows no link on it.
     pub fn open_without_links(path: impl AsRef<Path>) -> Result<Folder> {
         let path = path.as_ref();
         let root = Folder::open_root("/")?;
@@ -119,7 +119,7 @@ impl Folder {
         })
     }
 
-    /// Opens the regular file `name` of this folder for reading and writing, unless it has another name, too.
+    /// Opens the regular file `name` of this folder for reading and writing. Refuses a file with a second name.
     pub fn open_for_writing(&self, name: impl AsRef<OsStr>) -> Result<Apart> {
         self.look_and_open(name.as_ref(), WRITE, open_same_for_writing_if_there)
     }
@@ -135,7 +135,7 @@ impl Folder {
             let found = self.open(name, OFlags::PATH | OFlags::CLOEXEC, step)?;
             match open(found.as_fd(), &path)? {
                 Some(file) => return Ok(file),
-                // on NFS: another has its name by now
+                // on NFS another file has the name by now
                 None => continue,
             }
         }
@@ -177,8 +177,8 @@ impl Folder {
         }
     }
 
-    /// Whether the mode of what was made could be set. Where a server's ACLs decide, they have done so already; whether QEMU
-    /// can open a target is asked before it is given one.
+    /// Accepts that a file system has no modes to set, and logs that. The server's ACLs apply then; the library checks later
+    /// whether QEMU can open a target.
     fn accept_unsettable_mode(&self, set: rustix::io::Result<()>, name: &str) -> Result<()> {
         match set {
             Err(error) if lacking::is_unsettable(error) => {
@@ -189,7 +189,7 @@ impl Folder {
         }
     }
 
-    /// Takes away what was made a moment ago, after a failure that is reported anyway.
+    /// Removes what was made a moment ago, after a failure that the caller reports.
     fn remove_made(&self, name: impl AsRef<OsStr>, flags: AtFlags) {
         let name = name.as_ref();
         if let Err(error) = rustix::fs::unlinkat(&self.fd, name, flags) {
@@ -202,7 +202,7 @@ impl Folder {
         self.names_that(|_| true)
     }
 
-    /// Those of the names in this folder that are wanted, sorted; an error when they are more than a folder of ours has.
+    /// The names in this folder that are wanted, sorted; an error if there are more than `MOST_NAMES`.
     pub fn names_that(&self, are_wanted: impl Fn(&OsStr) -> bool) -> Result<Vec<OsString>> {
         let (names, more) = self.first_names(MOST_NAMES, are_wanted)?;
         if more {
@@ -213,7 +213,7 @@ impl Folder {
         Ok(names)
     }
 
-    /// The first of them that the folder tells, sorted, and whether there are more: for who can do without those.
+    /// The first `most` wanted names that the folder lists, sorted, and whether there are more.
     pub fn first_names(&self, most: usize, are_wanted: impl Fn(&OsStr) -> bool) -> Result<(Vec<OsString>, bool)> {
         let mut entries = Dir::read_from(&self.fd).map_err(|e| failed(LIST, &self.path, e))?;
         let mut names = next_names(&mut entries, most + 1, are_wanted).map_err(|e| failed(LIST, &self.path, e))?;
@@ -223,7 +223,7 @@ impl Folder {
         Ok((names, more))
     }
 
-    /// What `name` is, a symbolic link included; none if there is no such name.
+    /// The type of `name`, without following a link; `None` if there is no such name.
     pub fn kind(&self, name: impl AsRef<OsStr>) -> Result<Option<FileType>> {
         let name = name.as_ref();
         match stat(self.as_fd(), name) {
@@ -233,19 +233,19 @@ impl Folder {
         }
     }
 
-    /// Renames within this folder; `ALREADY_EXISTS` when `to` is there. The caller holds the instance's lock, or gives a name
-    /// that nobody else gives.
+    /// Renames within this folder; `ALREADY_EXISTS` when `to` is there. The caller holds the instance's lock, or gives a unique
+    /// name.
     pub fn rename(&self, from: impl AsRef<OsStr>, to: impl AsRef<OsStr>) -> Result<()> {
         self.rename_or(from.as_ref(), to.as_ref(), Folder::rename_after_check)
     }
 
-    /// Gives `file`, and nothing else that has its name `from` by now, the name `to` in a folder in which others, too, give
-    /// names; `ALREADY_EXISTS` when `to` is there.
+    /// Renames `file`, and nothing else that has the name `from` by now, to `to` in a folder in which others rename, too;
+    /// `ALREADY_EXISTS` when `to` is there.
     pub fn name_beside_others(&self, file: &impl Descriptor, from: &str, to: &str) -> Result<()> {
         const STEP: &str = "rename";
         self.check_name(STEP, to.as_ref())?;
         match file.link_to(self.as_fd(), to) {
-            // a server may have linked, and its answer be lost
+            // the server may have linked although its answer was lost
             linked if linked.is_ok() || self.check_is(STEP, to, file).is_ok() => {
                 if let Err(error) = self.remove_file(file, from) {
                     log::warn!("'{}' has a second name: {error}", self.path.join(to).display());
@@ -253,7 +253,7 @@ impl Folder {
                 Ok(())
             }
             Err(Errno::EXIST) => Err(failed(STEP, self.path.join(to), Errno::EXIST)),
-            // where files have one name, or a process may not name what it has open
+            // where files can't have two names, or a process may not link an open file
             _ => {
                 self.check_is(STEP, from, file)?;
                 self.rename_or(from.as_ref(), to.as_ref(), Folder::rename_onto_own)?;
@@ -262,14 +262,14 @@ impl Folder {
         }
     }
 
-    /// Renames, and does so `otherwise` where the file system has no rename that refuses to replace.
+    /// Renames with `RENAME_NOREPLACE`, or by `otherwise` where the file system lacks that.
     fn rename_or(&self, from: &OsStr, to: &OsStr, otherwise: Rename) -> Result<()> {
         let step = "rename";
         self.check_name(step, from)?;
         self.check_name(step, to)?;
         let before = stat(self.as_fd(), from);
         let once = || match rustix::fs::renameat_with(&self.fd, from, &self.fd, to, RenameFlags::NOREPLACE) {
-            // NFS and others have no such flag
+            // NFS and others lack the flag
             Err(error) if lacking::is_unknown(error) => {
                 let instead = "a new name is looked at, or linked to, before the old one goes";
                 lacking::tell(Level::Info, self, "RENAME_NOREPLACE", error, instead);
@@ -290,7 +290,7 @@ impl Folder {
         let Ok(before) = before else { return Err(failed(step, both, error)) };
         match self.has_moved(&before, from, to) {
             Ok(true) => {
-                log::warn!("the NAS renamed '{both}', and answered: {error}");
+                log::warn!("the NAS renamed '{both}', going on although it answered: {error}");
                 Ok(())
             }
             Ok(false) => Err(failed(step, both, error)),
@@ -301,14 +301,14 @@ impl Folder {
         }
     }
 
-    /// Is it a folder on CIFS? Its client closes a file at the server up to a second after the file was closed here, and a server
-    /// renames no folder in which one is open.
+    /// True for a folder on CIFS. The CIFS client closes a file at the server up to a second after the file was closed here,
+    /// and a server renames no folder in which one is open.
     fn may_be_held_by_its_files(&self, found: &rustix::io::Result<Stat>) -> bool {
         let is_folder = |stat: &Stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
         found.as_ref().is_ok_and(is_folder) && FsKind::of(self) == FsKind::Cifs
     }
 
-    /// Gives `file`, and nothing else that has its name `from` by now, the name `to`, whatever had that.
+    /// Renames `file`, and nothing else that has the name `from` by now, to `to`, and replaces what has that name.
     pub fn replace(&self, file: &impl Descriptor, from: &str, to: &str) -> Result<()> {
         const STEP: &str = "rename";
         self.check_name(STEP, from.as_ref())?;
@@ -318,7 +318,7 @@ impl Folder {
         self.check_is(STEP, to, file)
     }
 
-    /// Moves `file`, and nothing else that has its name by now, to that name in another folder.
+    /// Moves `file`, and nothing else that has its `name` by now, to another folder under the same name.
     pub fn move_to(&self, file: &impl Descriptor, name: &str, other: &Folder) -> Result<()> {
         const STEP: &str = "move";
         self.check_name(STEP, name.as_ref())?;
@@ -327,7 +327,7 @@ impl Folder {
         other.check_is(STEP, name, file)
     }
 
-    /// Gives `file`, which has the name `from`, the name `to`, too; `ALREADY_EXISTS` when that is there.
+    /// Gives `file`, which has the name `from`, the second name `to`; `ALREADY_EXISTS` when `to` is there.
     pub fn link(&self, file: &File, from: &str, to: &str) -> Result<()> {
         const STEP: &str = "link";
         self.check_name(STEP, from.as_ref())?;
@@ -337,7 +337,7 @@ impl Folder {
         self.check_is(STEP, to, file)
     }
 
-    /// `IO` when what has this name is not that very `file`.
+    /// `IO` unless `name` names this very `file`.
     pub fn check_is(&self, step: &'static str, name: impl AsRef<OsStr>, file: &impl Descriptor) -> Result<()> {
         let path = self.path.join(name.as_ref());
         let look = || Ok((stat(self.as_fd(), name.as_ref())?, file.stat()?));
@@ -348,7 +348,7 @@ impl Folder {
         Err(Error::new(Code::Io, step, format!("'{}' was exchanged by somebody", path.display())))
     }
 
-    /// Takes the name from that very `file`, and from nothing else that has it by now. One that is gone is success.
+    /// Removes the name of this very `file`, and of nothing else that has it by now. A missing name is success.
     pub fn remove_file(&self, file: &impl Descriptor, name: &str) -> Result<()> {
         const STEP: &str = "remove";
         self.check_name(STEP, name.as_ref())?;
@@ -362,13 +362,13 @@ impl Folder {
         }
     }
 
-    /// The same folder, open once more.
+    /// Duplicates the folder's descriptor.
     pub fn open_again(&self) -> Result<Folder> {
         let fd = self.fd.try_clone().map_err(|e| Error::io("open the folder", &self.path, e))?;
         Ok(Folder { fd, path: self.path.clone() })
     }
 
-    /// Does the file that was `from` have the name `to` alone? A server may rename, and its answer be lost.
+    /// True if the file was renamed although the server's answer was lost or wrong: it has the name `to` and not `from`.
     fn has_moved(&self, before: &Stat, from: &OsStr, to: &OsStr) -> rustix::io::Result<bool> {
         match (stat(self.as_fd(), from), stat(self.as_fd(), to)) {
             (Err(Errno::NOENT), Ok(now)) => Ok((now.st_dev, now.st_ino) == (before.st_dev, before.st_ino)),
@@ -377,7 +377,7 @@ impl Folder {
         }
     }
 
-    /// Whatever appears meanwhile, a folder takes the place of no more than an empty one.
+    /// Renames if `to` is not there. Should somebody make `to` meanwhile, a folder replaces at most an empty folder.
     fn rename_after_check(&self, from: &OsStr, to: &OsStr) -> rustix::io::Result<()> {
         match stat(self.as_fd(), to) {
             Ok(_) => Err(Errno::EXIST),
@@ -386,13 +386,13 @@ impl Folder {
         }
     }
 
-    /// Gives the file a second name, which fails where there is any, and takes the first away.
+    /// Links the file to its new name, which fails if that is there, and removes the old name.
     fn rename_onto_own(&self, from: &OsStr, to: &OsStr) -> rustix::io::Result<()> {
         let is_linked = || Ok::<_, Errno>(is_same(&stat(self.as_fd(), from)?, &stat(self.as_fd(), to)?));
         match rustix::fs::linkat(&self.fd, from, &self.fd, to, AtFlags::empty()) {
-            // a server may have linked, and its answer be lost
+            // the server may have linked although its answer was lost
             linked if linked.is_ok() || is_linked() == Ok(true) => {
-                // it has its new name, whatever becomes of the old one
+                // a failure is only logged: the file has its new name
                 self.remove_made(from, AtFlags::empty());
                 Ok(())
             }
@@ -401,13 +401,13 @@ impl Folder {
         }
     }
 
-    /// Where files have one name: makes an empty one under the new name, which fails where there is any, and replaces that.
+    /// Where files can't have two names: makes an empty file under the new name, which fails if that is there, and replaces it.
     fn rename_onto_empty(&self, from: &OsStr, to: &OsStr) -> rustix::io::Result<()> {
         stat(self.as_fd(), from)?;
         let own = Apart::open(self, |folder| create(folder, to, OFlags::WRONLY, FILE_MODE))?;
         let is_own = || Ok::<_, Errno>(is_same(&own.stat()?, &stat(self.as_fd(), to)?));
         rustix::fs::renameat(&self.fd, from, &self.fd, to).inspect_err(|_| {
-            // the name may be another's by now, or the file's whose renaming was answered by an error
+            // the new name may belong to somebody else by now, or to our file if the rename worked in spite of the error
             if is_own() == Ok(true) {
                 self.remove_made(to, AtFlags::empty());
             }
@@ -425,7 +425,7 @@ impl Folder {
         }
     }
 
-    /// How much room there is in the file system; none where it does not tell.
+    /// The room of the file system; `None` where it does not tell.
     pub fn room(&self) -> Result<Option<Room>> {
         let told = match rustix::fs::fstatvfs(&self.fd) {
             Ok(told) if told.f_blocks > 0 => told,
@@ -443,19 +443,19 @@ impl Folder {
         None
     }
 
-    /// Removes `name` and all below it: symbolic links themselves, never what they name, and no other file
-    /// system that is mounted there. Nothing there is success. Returns the bytes that the regular files occupied. An error
-    /// when there is more than a restore point has: then as much is removed, and the rest stays.
+    /// Removes `name` and all below it: symbolic links but not their targets, and nothing on another file system. A missing
+    /// `name` is success. Returns the bytes that the regular files occupied. Removes at most `MOST_REMOVED` entries: more are
+    /// an error.
     pub fn remove_tree(&self, name: &str) -> Result<u64> {
         self.remove_tree_within(name, &mut MOST_REMOVED.clone())
     }
 
-    /// The same, of no more entries than are `left`.
+    /// Like `remove_tree`, but removes at most `left` entries.
     pub(super) fn remove_tree_within(&self, name: &str, left: &mut u32) -> Result<u64> {
         self.remove_tree_known_as(name.as_ref(), &self.path.join(name), left)
     }
 
-    /// The same for what errors call by another path than it has now.
+    /// Like `remove_tree_within`, but errors call the tree `path`.
     pub(super) fn remove_tree_known_as(&self, name: &OsStr, path: &Path, left: &mut u32) -> Result<u64> {
         let step = "remove";
         self.check_name(step, name)?;
@@ -464,7 +464,7 @@ impl Folder {
         remove(self.as_fd(), &name, path, &mut RemovalBounds { device, left }, 0)
     }
 
-    /// A name of this folder, and not a path: an empty one would mean the folder itself.
+    /// Fails unless `name` is a plain name and not a path: an empty name would mean the folder itself.
     fn check_name(&self, step: &'static str, name: &OsStr) -> Result<()> {
         let bytes = name.as_bytes();
         if matches!(bytes, b"" | b"." | b"..") || bytes.iter().any(|byte| matches!(byte, b'/' | 0)) {
@@ -475,12 +475,12 @@ impl Folder {
     }
 }
 
-/// Is it the name that an NFS client gives to a file that is removed while somebody on this host has it open?
+/// True for the name that an NFS client gives to a file that was removed while somebody on this host has it open.
 pub(super) fn is_kept_by_nfs(name: &OsStr) -> bool {
     name.as_bytes().starts_with(b".nfs")
 }
 
-/// Opens the very file that is open as `file` for reading and writing, unless it has another name, too. `path` is for
+/// Opens the very file that is open as `file` for reading and writing. Refuses a file with a second name. `path` is for
 /// messages.
 pub fn open_same_for_writing(file: &File, path: impl AsRef<Path>) -> Result<Apart> {
     let path = path.as_ref();
@@ -492,23 +492,23 @@ fn open_same_for_writing_if_there(found: BorrowedFd<'_>, path: &Path) -> Result<
     none_if_stale(Apart::open(found, |found| descriptor::open_again(found, OFlags::RDWR | FILE)), WRITE, path)
 }
 
-/// Even to open a device that somebody planted can do harm, and what has a second name may be somebody else's: so what was
-/// `found` is looked at first. What is a regular file by then never blocks its opener for long: where the server of the export
-/// is this very host, a client that has a delegation gives it back first.
+/// Checks what was `found` before it is opened: to open a planted device can do harm, and a file with a second name may be
+/// somebody else's. The open of a regular file never blocks for long: on an NFS server's own host it waits until a client
+/// returns its delegation.
 fn check_regular(found: BorrowedFd<'_>, access: OFlags, step: &'static str, path: &Path) -> Result<()> {
     let stat = rustix::fs::fstat(found).map_err(|e| failed(step, path, e))?;
     let refuse = |why: String| Err(Error::new(Code::Io, step, format!("'{}' {why}", path.display())));
     if !FileType::from_raw_mode(stat.st_mode).is_file() {
         return refuse("is not a regular file".into());
     }
-    // there are servers that know no number, and say 0
+    // some servers don't count names, and report 0
     if access == OFlags::RDWR && stat.st_nlink > 1 {
         return refuse(format!("has {} names, so that it may be somebody else's: it is not written to", stat.st_nlink));
     }
     Ok(())
 }
 
-/// What was opened so; none if it is gone.
+/// Turns the error of a file that is gone into `None`.
 fn none_if_stale<T>(opened: rustix::io::Result<T>, step: &'static str, path: &Path) -> Result<Option<T>> {
     match opened {
         Err(Errno::STALE) => Ok(None),
@@ -516,7 +516,7 @@ fn none_if_stale<T>(opened: rustix::io::Result<T>, step: &'static str, path: &Pa
     }
 }
 
-/// What the umask took away is given back; where nothing was, no call is made.
+/// Sets the mode if the umask has changed it; else makes no call, which some file systems would refuse.
 fn set_mode(made: impl AsFd, mode: u32) -> rustix::io::Result<()> {
     match rustix::fs::fstat(&made)?.st_mode & 0o7777 {
         same if same == mode => Ok(()),
@@ -524,20 +524,20 @@ fn set_mode(made: impl AsFd, mode: u32) -> rustix::io::Result<()> {
     }
 }
 
-/// Makes a file, which must not exist.
+/// Makes a file that must not exist.
 fn create(folder: BorrowedFd<'_>, name: impl rustix::path::Arg, access: OFlags, mode: u32) -> rustix::io::Result<File> {
     let flags = access | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     rustix::fs::openat(folder, name, flags, Mode::from_raw_mode(mode)).map(File::from)
 }
 
-/// Opens `relative` below `folder`, in the kernel's own confinement where it has one.
+/// Opens `relative` below `folder`, by `openat2` where the kernel has it.
 fn open_beneath(folder: BorrowedFd<'_>, relative: &OsStr, flags: OFlags) -> rustix::io::Result<OwnedFd> {
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    // AGAIN: something was renamed meanwhile, and the kernel could not be sure
+    // AGAIN: somebody renamed something meanwhile, and the kernel can't tell whether the path stayed inside
     for _ in 0..RACES {
         match rustix::fs::openat2(folder, relative, flags, Mode::empty(), resolve) {
             Err(Errno::AGAIN) => {}
-            // an old kernel, or a filter of system calls that does not know this one; or the file's own refusal
+            // an old kernel, or a filter that does not know the system call; or the file itself is refused
             Err(error) if lacking::is_unsettable(error) => {
                 let opened = open_by_components(folder, relative, flags)?;
                 lacking::tell(Level::Info, folder, "openat2", error, "paths are followed one folder after the other");
@@ -549,7 +549,7 @@ fn open_beneath(folder: BorrowedFd<'_>, relative: &OsStr, flags: OFlags) -> rust
     Err(Errno::AGAIN)
 }
 
-/// The same without `openat2`: one component after the other, of which no link is followed and none leads up.
+/// Opens `relative` below `folder` without `openat2`: one component after the other, without links and without `..`.
 fn open_by_components(folder: BorrowedFd<'_>, relative: &OsStr, flags: OFlags) -> rustix::io::Result<OwnedFd> {
     let mut components = relative.as_bytes().split(|byte| *byte == b'/').peekable();
     let mut at: Option<OwnedFd> = None;
@@ -573,7 +573,7 @@ fn stat(folder: BorrowedFd<'_>, name: &OsStr) -> rustix::io::Result<Stat> {
     rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)
 }
 
-/// Up to `most` names of those that are wanted.
+/// Up to `most` of the wanted names.
 fn next_names(
     entries: &mut Dir,
     most: usize,
@@ -592,7 +592,7 @@ fn next_names(
     Ok(names)
 }
 
-/// The bounds of a removal: it stays on one device, and removes no more entries than are left.
+/// The bounds of a removal: one device, and a number of entries.
 struct RemovalBounds<'a> {
     device: u64,
     left: &'a mut u32,
@@ -617,7 +617,7 @@ fn remove(folder: BorrowedFd<'_>, name: &CStr, path: &Path, bounds: &mut Removal
     let kind = FileType::from_raw_mode(stat.st_mode);
     if kind != FileType::Directory {
         match rustix::fs::unlinkat(folder, name, AtFlags::empty()) {
-            // it is gone, and goes from here, too, when who has it open closes it
+            // the file is removed already; NFS removes this name when its user closes it
             Err(Errno::BUSY) if is_kept_by_nfs(OsStr::from_bytes(name.to_bytes())) => return Ok(0),
             removed => gone_is_fine(removed)?,
         }
@@ -659,7 +659,7 @@ fn remove(folder: BorrowedFd<'_>, name: &CStr, path: &Path, bounds: &mut Removal
     Ok(freed)
 }
 
-/// Says of a symbolic link that it is one: the system's own text speaks of levels.
+/// The error of a step. Calls a symbolic link by that name: the system's own text speaks of levels.
 fn failed(step: &'static str, path: impl AsRef<Path>, error: Errno) -> Error {
     match error {
         Errno::LOOP => {
@@ -710,7 +710,7 @@ mod tests {
     }
 
     #[test]
-    fn both_ways_to_open_stay_inside() {
+    fn opening_with_and_without_openat2_stays_inside() {
         let (dir, folder) = folder();
         fs::create_dir_all(dir.path().join("a/b")).unwrap();
         fs::write(dir.path().join("a/b/file"), "text").unwrap();
@@ -745,7 +745,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_a_second_name_is_read_and_not_written_to() {
+    fn a_file_with_a_second_name_can_be_read_and_not_written_to() {
         let (dir, folder) = folder();
         let outside = tempfile::tempdir_in(dir.path()).unwrap();
         fs::write(outside.path().join("victim"), "x").unwrap();
@@ -766,7 +766,7 @@ mod tests {
         assert_eq!(fs::read(dir.path().join("linked")).unwrap(), b"another");
     }
 
-    /// As the NFS server of the export does, on its own host, for a client that has a delegation.
+    /// The NFS server holds such a lease on its own host for a client with a delegation.
     #[test]
     fn a_file_that_has_a_lease_is_opened_once_its_holder_has_given_it_back() {
         const HOLD: &str = "
@@ -790,7 +790,7 @@ fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_UNLCK)
     }
 
     #[test]
-    fn what_is_made_has_its_mode_whatever_the_umask() {
+    fn new_files_and_folders_have_their_mode_whatever_the_umask() {
         let (_dir, folder) = folder();
         let made = folder.make_dir("made", 0o777).unwrap();
         let file = made.create_file("file", 0o666).unwrap();

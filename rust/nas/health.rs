@@ -1,5 +1,5 @@
-//! Which repositories do not answer. Calls on such a one are refused at once, until a question to it that stays open in
-//! the background has been answered.
+//! Which repositories do not answer. Calls on such a repository fail at once, until it answers a question that waits in the
+//! background.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
@@ -14,16 +14,16 @@ use crate::error::{Code, Error, Result};
 use crate::panics::caught;
 
 const STEP: &str = "open the repository";
-/// How long a call waits for a question that was asked just now: a NAS that is well again answers it.
+/// How long a call waits for a new question's answer: a NAS that has recovered answers in this time.
 const GRACE: Duration = Duration::from_secs(1);
 
 /// A repository that did not answer.
 #[derive(Debug)]
 struct Mark {
     since: Instant,
-    /// When it was last asked.
+    /// When the repository was last asked.
     asked: Instant,
-    /// The question is open. There is never a second one, so that one thread at most waits in it.
+    /// True while a question is open. There is never a second one, so that at most one thread waits.
     open: bool,
 }
 
@@ -34,14 +34,14 @@ fn marks() -> MutexGuard<'static, HashMap<Export, Mark>> {
     MARKS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What an operation's failure tells about its repository: one that did not answer is marked.
+/// Marks the repository of an operation that failed because there was no answer.
 pub fn note_failure(export: &Export, error: &Error) {
     if error.code == Code::NasUnresponsive {
         mark(export);
     }
 }
 
-/// Marks a repository that did not answer, and begins to ask it.
+/// Marks a repository that did not answer, and asks it in the background.
 pub fn mark(export: &Export) {
     let now = Instant::now();
     let mut marks = marks();
@@ -52,7 +52,7 @@ pub fn mark(export: &Export) {
     }
 }
 
-/// `NAS_UNRESPONSIVE` at once for a repository that is marked and has not answered since.
+/// `NAS_UNRESPONSIVE` for a repository that is marked and does not answer within `GRACE`.
 pub fn check_responsive(export: &Export) -> Result<()> {
     let mut marks = marks();
     match marks.get(export) {
@@ -71,7 +71,7 @@ fn refusal(export: &Export, since: Duration, stuck: usize) -> Error {
     Error::new(Code::NasUnresponsive, STEP, cause)
 }
 
-/// Asks a marked repository in the background; the answer takes the mark away.
+/// Asks a marked repository in the background; an answer removes the mark.
 fn ask(marks: &mut HashMap<Export, Mark>, export: &Export) {
     let Some(mark) = marks.get_mut(export) else { return };
     (mark.asked, mark.open) = (Instant::now(), true);
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_fails_is_asked_again_by_each_call_and_refused_until_then() {
+    fn a_marked_repository_is_asked_again_by_each_call_and_refused_until_it_answers() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("later");
         let export = export(&path);

@@ -1,4 +1,4 @@
-//! The folder of one machine in a repository, locked for what is to be done with its restore points.
+//! The folder of one machine in a repository, locked for work on its restore points.
 
 use std::sync::Arc;
 
@@ -10,10 +10,10 @@ use super::purpose::Purpose;
 use super::session::Session;
 use crate::error::Result;
 
-/// A locked instance. Its clones share the lock and the session; the last of them gives both back.
+/// A locked instance. Clones share the lock and the session; the drop of the last gives both back.
 #[derive(Debug, Clone)]
 pub struct Instance {
-    // in this order: an open folder, or the file of a lock, would keep the mount busy
+    // dropped in this order: an open folder, or a lock's file, would keep the mount busy
     folder: Arc<Folder>,
     lock: Arc<InstanceLock>,
     session: Session,
@@ -34,22 +34,22 @@ impl Instance {
         Ok(Instance { folder: Arc::new(folder), lock, session })
     }
 
-    /// Is it still ours? To be asked right before each step that can't be undone: `BUSY` when another host has taken it over.
+    /// `BUSY` if another host has taken the instance over. The caller checks right before each step that can't be undone.
     pub fn fence(&self) -> Result<()> {
         self.lock.check()
     }
 
-    /// Its lock.
+    /// The instance's lock.
     pub fn lock(&self) -> &InstanceLock {
         &self.lock
     }
 
-    /// Its folder.
+    /// The instance's folder.
     pub fn folder(&self) -> &Folder {
         &self.folder
     }
 
-    /// The root of its repository.
+    /// The root of the instance's repository.
     pub fn root(&self) -> &Folder {
         self.session.root()
     }

@@ -1,15 +1,15 @@
-//! A claim on an instance's folder that other hosts can see where `flock` ends at the host (SMB, sshfs, an NFS with
-//! `local_lock`). Its file names the owner and holds a counter, which a thread of the owner's moves on. Clocks of two hosts
-//! agree on nothing: a claim has expired when its counter stood still for a lease's time of *our* monotonic clock, or when
-//! its owner was a process of this host that lives no more.
+//! A claim on an instance's folder, which other hosts see where `flock` ends at the host (SMB, sshfs, an NFS with
+//! `local_lock`). The claim's file names the owner and holds a counter, which a thread of the owner increments. The clocks of
+//! two hosts may differ: a claim has expired when its counter did not change for a lease's time of *our* monotonic clock, or
+//! when its owner was a process of this host that is dead.
 //!
-//! Who makes, changes or removes points has the one claim of that name; who reads them has one of its own. Who changes them
-//! and who reads them both look for the other's claim once theirs is there, so that at least one of them sees the other.
+//! Whoever makes, changes or removes points has the writer's claim; each reader has a claim of its own. A writer that changes
+//! points and a reader both make their claim before they look for the other's, so that at least one of them sees the other.
 //!
 //! Whoever may write on the NAS can claim a folder for good, as they can remove what is in it: then `BUSY` names the file and
-//! who says that it is theirs. What no host of ours would write is no claim: it holds nobody up for longer than a lease.
+//! its owner. A file that does not look like a claim delays nobody for longer than a lease.
 //!
-//! A host that slept may lose its claim and not know: so the owner looks again right before each step that can't be undone.
+//! A host that slept may have lost its claim without noticing: the owner checks right before each step that can't be undone.
 
 use std::ffi::OsStr;
 use std::io::Read;
@@ -27,47 +27,47 @@ use super::purpose::Purpose;
 use crate::error::{Code, Error, Result, called};
 use crate::qcow2::Storage;
 
-/// Of who makes, changes or removes points.
+/// The claim of whoever makes, changes or removes points.
 const WRITER: &str = ".nasbackup.lease";
-/// What the name of a reader's begins with.
+/// What the name of a reader's claim begins with.
 const READER: &str = ".nasbackup.reader-";
-/// What the name of an expired one begins with while it is removed.
+/// What the name of an expired claim begins with while it is removed.
 const EXPIRED: &str = ".nasbackup.lease-";
 const STEP: &str = "claim the instance";
-/// How the claim ends of one who changes nothing that is there.
+/// The last line of the claim of a writer that only adds a point.
 const ADDS: &str = "adds\n";
-/// Longer than any claim; what is longer is none of ours.
+/// Longer than any claim, in bytes.
 const LONGEST: u64 = 512;
-/// Claims of others that are waited for, one after the other, until it is left to them: somebody makes new ones all the time.
+/// How many claims the library takes over before it gives up, because somebody makes new ones all the time.
 const MOST_TAKEN_OVER: usize = 2;
-/// Claims of readers that are looked at, and removed if they have expired, at a time: more than there are hosts.
+/// How many claims of readers the library reads at a time: more than there are hosts.
 const MOST_READERS: usize = 5_000;
-/// How long its thread may take to end.
+/// How long the renewal's thread may take to end.
 const END: Duration = Duration::from_secs(1);
-/// How long giving it back may take before it is left to itself.
+/// How long the removal of our claim may take before the library stops waiting for it.
 const GIVE_BACK: Duration = Duration::from_secs(5);
 
-/// How often a claim is renewed, and for how long it holds.
+/// How often a claim is renewed, and how long it holds.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct LeasePace {
     renew: Duration,
-    /// How long a counter has to stand still.
+    /// A claim whose counter does not change for so long has expired.
     pub(super) lease: Duration,
 }
 
-/// What all hosts keep to.
+/// The pace of all hosts.
 pub(super) const PACE: LeasePace = LeasePace { renew: Duration::from_secs(5), lease: Duration::from_secs(30) };
 
-/// A claim; dropped, it is given back.
+/// A claim that is renewed. Its drop removes the claim.
 #[derive(Debug)]
 pub(super) struct Lease {
     claim: Arc<Claim>,
-    /// Its end stops the renewal.
+    /// Its drop stops the renewal.
     stop: Option<Sender<()>>,
     renewal: Background<()>,
 }
 
-/// What makes a claim this one and no other.
+/// What identifies our claim.
 #[derive(Debug)]
 struct Claim {
     folder: Folder,
@@ -75,7 +75,7 @@ struct Claim {
     owner: String,
 }
 
-/// What was found in place of a claim of ours.
+/// What was found under a claim's name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum FoundClaim {
     Gone,
@@ -83,8 +83,8 @@ enum FoundClaim {
 }
 
 impl Lease {
-    /// Claims the folder. `BUSY` as soon as a claim of another's that does not go with it is seen to be renewed; each that is
-    /// not makes this take as long as a lease holds, and there are not many of them; no more than `most` in all.
+    /// Claims the folder. `BUSY` as soon as somebody renews a conflicting claim. Waits a lease's time for each conflicting
+    /// claim that nobody renews, and `most` in all.
     pub(super) fn take(folder: &Folder, purpose: Purpose, pace: LeasePace, most: Duration) -> Result<Lease> {
         let until = Instant::now() + most;
         let claim = Arc::new(Claim::new(folder, purpose)?);
@@ -102,7 +102,7 @@ impl Lease {
         Ok(lease)
     }
 
-    /// Renews the claim through its own file, which is open: what has its name by then may be anybody's.
+    /// Starts the thread that renews the claim through its open file: its name may name somebody else's file by then.
     fn start_renewal(claim: Arc<Claim>, file: Apart, pace: LeasePace) -> Result<Lease> {
         let (stop, stopped) = mpsc::channel();
         let renewed = claim.clone();
@@ -114,11 +114,12 @@ impl Lease {
                 if failed != told
                     && let Some(code) = failed
                 {
-                    log::warn!("'{}' could not be renewed: {code}", renewed.folder.path.join(&renewed.name).display());
+                    let path = renewed.folder.path.join(&renewed.name);
+                    log::warn!("unable to renew the claim '{}', trying again: {code}", path.display());
                 }
                 told = failed;
             }
-            // they are closed before the end is told: they would keep a mount busy, and NFS removes no file that is open
+            // closed before the thread's end is reported: they would keep a mount busy, and NFS removes no open file
             drop((renewed, file));
             Ok(())
         };
@@ -127,7 +128,7 @@ impl Lease {
         Ok(Lease { claim, stop: Some(stop), renewal })
     }
 
-    /// Is it ours still? `BUSY` when another host has taken it for expired.
+    /// `BUSY` if another host has taken the claim over.
     pub(super) fn check(&self) -> Result<()> {
         self.claim.check()
     }
@@ -136,7 +137,7 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         self.stop = None;
-        // one that hangs in the NAS ends when that answers
+        // a renewal that hangs ends when the NAS answers
         let _ended = self.renewal.wait(END);
         let claim = self.claim.clone();
         if let Err(error) = deadline::bounded("give back the claim", GIVE_BACK, move || claim.give_back()) {
@@ -157,7 +158,7 @@ impl Claim {
         Ok(Claim { folder, name, owner })
     }
 
-    /// Waits until nobody has a claim that does not go with ours.
+    /// Waits until no conflicting claim is there.
     fn wait_for_conflicting(&self, purpose: Purpose, pace: LeasePace, until: Instant) -> Result<()> {
         match purpose {
             Purpose::Add => Ok(()),
@@ -169,7 +170,7 @@ impl Claim {
                     pace,
                     until,
                 )?;
-                // one of those may be held
+                // one of the others may be renewed
                 if more {
                     let path = self.folder.path.join(READER);
                     let cause = format!(
@@ -184,7 +185,7 @@ impl Claim {
         }
     }
 
-    /// Makes the file; none when there is one.
+    /// Makes the claim's file; `None` if there is one.
     fn make(&self) -> Result<Option<Apart>> {
         match self.folder.create_file(&self.name, FILE_MODE) {
             Err(error) if error.code == Code::AlreadyExists => Ok(None),
@@ -202,7 +203,7 @@ impl Claim {
         self.write("renew the claim", file, counter(to).as_bytes())
     }
 
-    /// Writes to the begin of the file. A server has it then, shows it to others, and has told if there is no room.
+    /// Writes to the begin of the file, and on a NAS syncs it, so that other hosts see the text, and a full NAS says so.
     fn write(&self, step: &'static str, file: &Apart, text: &[u8]) -> Result<()> {
         let written = file.write_at(text, 0);
         let written = written.and_then(|()| if is_remote(file)? { file.sync() } else { Ok(()) });
@@ -224,7 +225,7 @@ impl Claim {
     fn give_back(&self) -> Result<()> {
         self.check()?;
         match self.remove(&self.name, |found| self.is_own(found)) {
-            // one that can get no other name may go all the same
+            // a claim that can't be renamed may still be removed
             Err(error) if error.code != Code::Busy => self.check().and_then(|()| self.unlink()).map_err(|_| error),
             removed => removed,
         }
@@ -247,7 +248,7 @@ impl Claim {
         }
     }
 
-    /// The same of another's, in whose place there may be anything.
+    /// Reads another host's claim. Something that is not a regular file reads as empty.
     fn read_other(&self, name: &str) -> Result<FoundClaim> {
         self.read(name).or_else(|error| match self.folder.kind(name)? {
             Some(kind) if kind != FileType::RegularFile => Ok(FoundClaim::There(Vec::new())),
@@ -255,8 +256,8 @@ impl Claim {
         })
     }
 
-    /// Waits until each of these claims is gone or has expired, and removes it then. `BUSY` when one is renewed, or has neither
-    /// gone nor expired by `until`.
+    /// Waits until each of these claims is gone or has expired, and removes the expired. `BUSY` when one is renewed, or is
+    /// neither gone nor expired by `until`.
     fn take_over_stale(&self, names: &[&str], pace: LeasePace, until: Instant) -> Result<()> {
         let since = Instant::now();
         let seen = names.iter().map(|name| Ok((*name, self.read_other(name)?))).collect::<Result<Vec<_>>>()?;
@@ -268,7 +269,7 @@ impl Claim {
                     return Err(self.busy(name, claim));
                 }
                 if is_of_dead_process(claim) || since.elapsed() >= pace.lease {
-                    log::warn!("'{}' has expired and is removed", self.folder.path.join(name).display());
+                    log::warn!("removing the expired claim '{}'", self.folder.path.join(name).display());
                     let is_held = |found: &FoundClaim| matches!(found, FoundClaim::There(text) if *found != now && is_claim(text));
                     self.remove(name, |found| !is_held(found))?;
                     break;
@@ -277,14 +278,14 @@ impl Claim {
                 if left.is_zero() {
                     return Err(self.busy(name, claim));
                 }
-                // a look that comes later would find whoever waits gone, and a NAS blamed for it
+                // not beyond `until`: the caller would have given up by then, and blamed the NAS
                 std::thread::sleep(left.min(pace.renew / 5));
             }
         }
         Ok(())
     }
 
-    /// The text of a claim that does not go with ours. A backup's does not bother who reads.
+    /// The text of a claim that conflicts with ours. A writer that only adds a point does not conflict with a reader.
     fn conflicting_text<'a>(&self, other: &'a FoundClaim) -> Option<&'a [u8]> {
         match other {
             FoundClaim::There(text) if !(self.name.starts_with(READER) && text.ends_with(ADDS.as_bytes())) => {
@@ -294,8 +295,8 @@ impl Claim {
         }
     }
 
-    /// Removes the claim that was seen. Of several hosts one alone can rename it; should that be another one by then, it gets
-    /// its name back.
+    /// Removes the claim that was seen. Renames it first, which only one of several hosts can do; gives the name back if it
+    /// names another claim by now.
     fn remove(&self, name: &str, is_seen: impl FnOnce(&FoundClaim) -> bool) -> Result<()> {
         let aside = new_expired_name()?;
         match self.folder.rename(name, &aside) {
@@ -310,18 +311,18 @@ impl Claim {
         match rustix::fs::unlinkat(&self.folder.fd, aside.as_str(), AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(error) => {
-                // renamed, it is in nobody's way
-                log::warn!("'{}' can't be removed: {error}", self.folder.path.join(aside).display());
+                // under its new name the claim conflicts with nobody
+                log::warn!("unable to remove '{}', leaving it: {error}", self.folder.path.join(aside).display());
                 Ok(())
             }
         }
     }
 
-    /// Says who has the claim by this name, as far as it does, and what to do if that is not true.
+    /// The error that names the owner of a claim, and says what to do if the owner is gone.
     fn busy(&self, name: &str, claim: &[u8]) -> Error {
         let text = String::from_utf8_lossy(claim);
         let line = |number| text.lines().nth(number).filter(|line| !line.is_empty()).unwrap_or("unknown");
-        // the fifth line is the host's name, of hosts that write it
+        // the fifth line is the host's name, which older versions did not write
         let host = if line(4) == ADDS.trim_end() { "unknown" } else { line(4) };
         let does =
             if text.ends_with(ADDS) { "adds a restore point" } else { "reads, changes or removes restore points" };
@@ -334,39 +335,39 @@ impl Claim {
     }
 }
 
-/// A new name for a claim that holds no more.
+/// A new name for an expired claim.
 fn new_expired_name() -> Result<String> {
     Ok(format!("{EXPIRED}{}", crate::point::Manifest::new_point_id()?))
 }
 
-/// Is the file on no device of this machine?
+/// True if the file is on no device of this machine.
 fn is_remote(file: &Apart) -> std::io::Result<bool> {
     Ok(rustix::fs::major(file.stat()?.st_dev) == 0)
 }
 
-/// The counter as it stands at the begin of a claim: of one length, so that it can be overwritten.
+/// The counter as text: always of the same length, so that the owner can overwrite it.
 fn counter(value: u64) -> String {
     format!("{value:020}\n")
 }
 
-/// This host since its start, and this name space of process ids in it.
+/// Identifies this host since its boot, and the namespace of process ids.
 fn host_identity() -> Result<String> {
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map_err(|e| Error::io(STEP, "/proc", e))?;
     let ids = std::fs::read_link("/proc/self/ns/pid").map_err(|e| Error::io(STEP, "/proc", e))?;
     Ok(format!("{} {}", boot.trim(), ids.display()))
 }
 
-/// A process of this host: its id, and when it started, in ticks (proc(5), `/proc/pid/stat`, field 22).
+/// Identifies a process of this host: its id and its start time in ticks (proc(5), `/proc/pid/stat`, field 22).
 fn process_identity(id: u32) -> Result<String> {
     let io = |e| Error::io(STEP, "/proc", e);
     let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).map_err(io)?;
-    // the name before it is in brackets, and may hold anything
+    // the process's name, in brackets, may hold anything, brackets, too
     let started = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(19));
     let started = started.ok_or_else(|| io(std::io::ErrorKind::InvalidData.into()))?;
     Ok(format!("{id} {started}"))
 }
 
-/// Is it a claim as hosts write them: a counter, the host, the process, an id?
+/// True for the text of a claim as hosts write it: a counter, the host, the process, an id.
 fn is_claim(claim: &[u8]) -> bool {
     let Ok(text) = std::str::from_utf8(claim) else { return false };
     let lines: Vec<_> = text.lines().take(4).collect();
@@ -376,7 +377,7 @@ fn is_claim(claim: &[u8]) -> bool {
         && matches!(lines[..], [counter, host, process, id] if is_counter(counter) && ![host, process, id].contains(&""))
 }
 
-/// Is it the claim of a process of this host that lives no more?
+/// True for the claim of a process of this host that is dead.
 fn is_of_dead_process(claim: &[u8]) -> bool {
     let text = String::from_utf8_lossy(claim);
     let mut lines = text.lines().skip(1);
@@ -424,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_no_time_to_outlive_a_claim_is_told_whose_it_is() {
+    fn without_time_to_take_a_claim_over_the_error_names_its_owner() {
         let dir = tempfile::tempdir().unwrap();
         for (purpose, name) in [(Add, WRITER), (Change, WRITER), (Read, WRITER), (Change, ".nasbackup.reader-1")] {
             plant(dir.path(), name, "another boot", "77 1");
@@ -440,9 +441,9 @@ mod tests {
         }
     }
 
-    /// However long it is until a claim of that pace would be looked at again.
+    /// Also when the pace's next look would come much later.
     #[test]
-    fn who_waits_for_a_claim_looks_once_more_when_its_time_is_over_and_not_later() {
+    fn a_wait_for_a_claim_ends_with_a_last_look_when_its_time_is_over() {
         let dir = tempfile::tempdir().unwrap();
         plant(dir.path(), WRITER, "another boot", "77 1");
         let pace = LeasePace { renew: 1000 * LONG, lease: 1000 * LONG };
@@ -451,7 +452,7 @@ mod tests {
     }
 
     #[test]
-    fn readers_go_with_each_other_and_with_who_adds_and_not_with_who_changes() {
+    fn a_reader_conflicts_with_a_change_and_not_with_readers_or_an_add() {
         for (first, second, together) in [
             (Read, Read, true),
             (Read, Add, true),
@@ -473,7 +474,7 @@ mod tests {
     }
 
     #[test]
-    fn more_claims_of_readers_than_are_looked_at_are_busy_until_none_is_left() {
+    fn more_readers_claims_than_are_read_at_a_time_are_busy_until_all_are_removed() {
         let dir = tempfile::tempdir_in("/dev/shm").unwrap();
         plant(dir.path(), "dead", &host_identity().unwrap(), "1 1");
         let reader = |n: u32| dir.path().join(format!("{READER}{n}"));
@@ -489,7 +490,7 @@ mod tests {
     }
 
     #[test]
-    fn readers_who_died_are_outlived_too() {
+    fn claims_of_dead_readers_are_taken_over() {
         let dir = tempfile::tempdir().unwrap();
         let planted = |n: u32| format!("{READER}{n}");
         plant(dir.path(), &planted(1), "another host", "1 1");
@@ -508,7 +509,7 @@ mod tests {
     }
 
     #[test]
-    fn another_host_s_is_outlived_by_our_clock_and_one_of_our_dead_at_once() {
+    fn another_host_s_claim_expires_by_our_clock_and_a_dead_process_s_at_once() {
         let dir = tempfile::tempdir().unwrap();
         plant(dir.path(), WRITER, "another host", "1 1");
         let begun = Instant::now();
@@ -531,7 +532,7 @@ mod tests {
     }
 
     #[test]
-    fn who_was_outlived_finds_out_and_takes_nothing_away() {
+    fn a_lost_lease_is_reported_and_the_new_owner_s_claim_stays() {
         let dir = tempfile::tempdir().unwrap();
         let lease = Lease::take(&folder(dir.path()), Change, FAST, LONG).unwrap();
         fs::remove_file(dir.path().join(WRITER)).unwrap();
@@ -543,9 +544,9 @@ mod tests {
         assert_eq!(fs::read(dir.path().join(WRITER)).unwrap(), theirs);
     }
 
-    /// Whoever writes there what is no claim, however often, holds nobody up for longer than who has died.
+    /// A file that is no claim delays others no longer than a dead owner's claim, however often it is written.
     #[test]
-    fn what_is_no_claim_is_not_honoured() {
+    fn a_file_that_is_no_claim_is_removed_after_a_lease() {
         let dir = tempfile::tempdir_in("/dev/shm").unwrap();
         let name = dir.path().join(WRITER);
         let long = [counter(1).as_bytes(), &b"host\n1 1\nclaim\n".repeat(1 << 16)].concat();
@@ -575,7 +576,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_file_is_put_aside() {
+    fn what_is_no_regular_file_is_renamed_out_of_the_way() {
         let dir = tempfile::tempdir_in("/dev/shm").unwrap();
         let name = dir.path().join(WRITER);
         let plants: [&dyn Fn(); 3] = [
@@ -596,7 +597,7 @@ mod tests {
     }
 
     #[test]
-    fn who_makes_claims_all_the_time_is_left_to_it_and_named() {
+    fn somebody_who_makes_claims_all_the_time_is_named_in_the_error() {
         let dir = tempfile::tempdir_in("/dev/shm").unwrap();
         let claim = |number| format!("{}boot pid\n7 8\nid{number}\nforged\u{1b}[2J\n", counter(number));
         let renewed = AtomicBool::new(false);
@@ -651,9 +652,9 @@ mod tests {
         assert!(ones > 100, "{ones} claims: the damage is not well chosen");
     }
 
-    /// Whoever may write on the NAS gives the claim's name to a file of somebody else's, and takes it back, all the time.
+    /// Somebody who may write on the NAS exchanges the claim's name with somebody else's file all the time.
     #[test]
-    fn however_its_name_is_exchanged_a_claim_is_renewed_in_its_own_file_alone() {
+    fn a_claim_is_renewed_in_its_own_file_however_its_name_is_exchanged() {
         let (dir, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let (victim, text) = (outside.path().join("victim"), b"somebody else's".repeat(10));
         fs::write(&victim, &text).unwrap();
@@ -685,7 +686,7 @@ mod tests {
     }
 
     #[test]
-    fn who_gives_a_claim_back_removes_no_other_that_has_its_name_by_then() {
+    fn giving_a_claim_back_removes_no_other_file_that_has_its_name_by_now() {
         let dir = tempfile::tempdir().unwrap();
         let name = dir.path().join(WRITER);
         for _ in 0..2_000 {
@@ -706,7 +707,7 @@ mod tests {
     }
 
     #[test]
-    fn a_claim_that_is_newer_than_the_one_seen_gets_its_name_back() {
+    fn a_claim_newer_than_the_one_seen_gets_its_name_back() {
         let dir = tempfile::tempdir().unwrap();
         let claim = Claim::new(&folder(dir.path()), Change).unwrap();
         plant(dir.path(), WRITER, "another host", "1 1");

@@ -1,4 +1,4 @@
-//! Who may do what to an instance's restore points at the same time, whichever process or host they are of.
+//! The lock of an instance: which work on its restore points may run at the same time, on all processes and hosts.
 
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -19,35 +19,35 @@ use crate::point::fingerprints::Digest;
 use crate::{config, lacking, mountinfo};
 
 const STEP: &str = "lock the instance";
-/// How long claims of other hosts that do not answer any more may hold it up: a writer's, then those of readers.
+/// How long stale claims of other hosts may delay a lock: first a writer's claim, then those of readers.
 pub const WAIT: Duration = PACE.lease.saturating_mul(2);
-/// Exclusive for whoever makes, changes or removes points.
+/// Locked exclusively to make, change or remove points.
 const WRITERS: &str = ".nasbackup.lock";
-/// Shared by whoever reads points, exclusive for whoever changes or removes them.
+/// Shared to read points, locked exclusively to change or remove them.
 const CHAINS: &str = ".nasbackup.chains.lock";
 
-/// Holds the locks of an instance's folder until it is dropped. They are `flock`'s: the kernel frees them when a
-/// process dies, NFS carries them to other hosts, and two holders in one process exclude each other as well.
-/// Their files stay, since another could be waiting on the one that was removed. A lease that other hosts can see goes
-/// with them, for where they end at the host. Where the repository has no `flock`, files of this host take their place.
+/// Holds the locks of an instance's folder until its drop. The locks are `flock`'s: the kernel frees them when a process dies,
+/// NFS carries them to other hosts, and two holders in one process exclude each other, too. The lock files stay, because
+/// another process could be waiting on a removed one. A lease excludes other hosts where `flock` ends at the host. Where the
+/// repository has no `flock`, files of this host take the locks' place.
 #[derive(Debug)]
 pub struct InstanceLock {
-    // in this order: who gets the locks of this host finds no claim of this host
+    // dropped in this order: the next holder of this host's locks must find no claim of this host
     lease: Option<Lease>,
     _locks: Vec<Flock>,
 }
 
-/// Whose lock keeps others out.
+/// Where the lock is.
 #[derive(Debug)]
 pub enum Locked<T> {
-    /// The file's in the repository.
+    /// On the file in the repository.
     InRepository(T),
-    /// This host's, for the file system has no `flock`: it keeps apart what runs on this host.
+    /// On a file of this host, because the file system has no `flock`: it excludes only what runs on this host.
     OnHost(T),
 }
 
-/// Has `take` lock `file`, which has this name in the folder; where its file system has no `flock`, a file of this host in
-/// its place. `WOULDBLOCK` at once when somebody holds the lock.
+/// Calls `take` to lock `file`, which has this name in the folder, or, where its file system has no `flock`, a file of this
+/// host in its place. `WOULDBLOCK` at once when somebody holds the lock.
 pub fn lock_file<F: Descriptor + From<File>, T>(
     folder: &Folder,
     name: &str,
@@ -58,7 +58,7 @@ pub fn lock_file<F: Descriptor + From<File>, T>(
         file.with(|file| rustix::fs::fcntl_getfl(file)).is_ok_and(|flags| flags & OFlags::ACCMODE == OFlags::RDONLY);
     match take(file) {
         Err(error) if lacking::is_unknown(error) || matches!(error, Errno::BADF | Errno::NOLCK) => {
-            // NFS locks a file for writing only, and this one may be kept from being changed
+            // NFS locks only files that are open for writing, and the NAS may forbid to change this one
             let lacks_right = is_read_only && error == Errno::BADF;
             let what = if lacks_right { "the right to write to a lock's file" } else { "flock" };
             lacking::tell(Level::Warn, folder, what, error, "locks of this host and claims take its place");
@@ -73,14 +73,14 @@ pub fn lock_file<F: Descriptor + From<File>, T>(
 }
 
 impl InstanceLock {
-    /// Takes the locks of the instance's folder. `BUSY` when what somebody else does there does not go with it: at once on
-    /// this host, or where `flock` reaches the others, else within seconds.
+    /// Takes the locks of the instance's folder. `BUSY` when somebody else does conflicting work there: at once on this host,
+    /// or where `flock` reaches the other host, else within seconds.
     pub fn take(instance: &Folder, purpose: Purpose) -> Result<InstanceLock> {
         InstanceLock::take_within(Duration::MAX, instance, purpose)
     }
 
-    /// The same as a part of what may take `limit`: before that is over a claim that nobody renews, and that has not expired,
-    /// is `BUSY` as well. Whoever waits must not take it for a NAS that does not answer.
+    /// Like `take`, as a part of work that may take `limit`: a claim that is neither renewed nor expired by then is `BUSY`,
+    /// too, so that the caller does not take the wait for a NAS that does not answer.
     pub fn take_within(limit: Duration, instance: &Folder, purpose: Purpose) -> Result<InstanceLock> {
         let most = WAIT.min(limit / 4 * 3);
         let writers: LockSpec = (WRITERS, Flock::take, "another backup or delete is under way");
@@ -92,7 +92,7 @@ impl InstanceLock {
         };
         let explain = |error| denied::explain_writing(error, instance);
         if purpose == Purpose::Add {
-            // a delete needs this file, and can't make it when there is no room
+            // made now, because a delete needs this file, and can't make it on a full repository
             allow_missing(instance, purpose, open(instance, CHAINS)).map_err(explain)?;
         }
         let mut locks = Vec::new();
@@ -117,18 +117,18 @@ impl InstanceLock {
         Ok(InstanceLock { lease, _locks: locks })
     }
 
-    /// Is it still ours? To be asked right before what can't be undone: `BUSY` when another host has taken it over.
+    /// `BUSY` if another host has taken the instance over. The caller checks right before each step that can't be undone.
     pub fn check(&self) -> Result<()> {
         self.lease.as_ref().map_or(Ok(()), Lease::check)
     }
 }
 
-/// Goes without a lock's file, or a claim, that could not be made: a full repository has to be emptied, and one that can't be
-/// written to may be all that is left to restore from.
+/// Goes on without a lock's file, or a claim, that could not be made: an operator has to be able to delete from a full
+/// repository, and to restore from a read-only one.
 fn allow_missing<T>(instance: &Folder, purpose: Purpose, taken: Result<T>) -> Result<Option<T>> {
     match taken {
         Err(error) if error.code == Code::NoSpace => {
-            log::warn!("'{}' has no room for its locks and goes without: {error}", instance.path.display());
+            log::warn!("unable to lock '{}', which is full, going on unlocked: {error}", instance.path.display());
             Ok(None)
         }
         Err(error) if purpose == Purpose::Read && error.code == Code::PermissionDenied => {
@@ -140,12 +140,12 @@ fn allow_missing<T>(instance: &Folder, purpose: Purpose, taken: Result<T>) -> Re
     }
 }
 
-/// A file, how it is to be locked, and what it means when that can't be.
+/// A lock's file, how to lock it, and what it means when somebody holds the lock.
 type LockSpec = (&'static str, fn(AnyFile) -> rustix::io::Result<Flock>, &'static str);
 
 fn lock(instance: &Folder, purpose: Purpose, (name, take, otherwise): LockSpec) -> Result<Option<Locked<Flock>>> {
     let Some(file) = allow_missing(instance, purpose, open(instance, name))? else { return Ok(None) };
-    // what fails from here on is no lack of the repository's: the file may be this host's
+    // errors from here on are not tolerated as a lack of the repository's: the file may be on this host
     let taken = lock_file(instance, name, file, take)?.map_err(|error| match error {
         Errno::WOULDBLOCK => Error::new(Code::Busy, STEP, format!("'{}': {otherwise}", instance.path.display())),
         error => Error::io(STEP, instance.path.join(name), called("flock")(error.into())),
@@ -153,8 +153,8 @@ fn lock(instance: &Folder, purpose: Purpose, (name, take, otherwise): LockSpec) 
     taken.map(Some)
 }
 
-/// Opens a file to lock, and makes it if it is missing. NFS locks what is open for writing; but a NAS that keeps old files
-/// from being changed keeps this one, too, and others than NFS lock what is open for reading.
+/// Opens a file to lock, and makes it if it is missing. Opens it for writing, because NFS locks only such; if the NAS forbids
+/// to change the file, opens it for reading, which suffices elsewhere.
 fn open(instance: &Folder, name: &str) -> Result<AnyFile> {
     let there = || match instance.open_for_writing(name) {
         Err(error) if error.code == Code::PermissionDenied => {
@@ -164,7 +164,7 @@ fn open(instance: &Folder, name: &str) -> Result<AnyFile> {
     };
     match there() {
         Err(error) if error.code == Code::NotFound => match instance.create_file(name, FILE_MODE) {
-            // by another, meanwhile
+            // somebody else made it meanwhile
             Err(error) if error.code == Code::AlreadyExists => there(),
             made => made.map(AnyFile::from),
         },
@@ -180,7 +180,7 @@ mod tests {
     use std::process::Command;
 
     #[test]
-    fn each_purpose_goes_with_those_that_it_does_not_harm() {
+    fn each_purpose_conflicts_only_with_those_that_it_would_harm() {
         use Purpose::{Add, Change, Read};
         let dir = tempfile::tempdir().unwrap();
         let open = || Folder::open_root(dir.path()).unwrap();

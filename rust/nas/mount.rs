@@ -20,20 +20,20 @@ use crate::error::{Code, Error, Result};
 use crate::{helpers, lacking, mountinfo};
 
 const STEP: &str = "mount the repository";
-/// How long it may take in all.
+/// How long mounting may take in all.
 pub(super) const LIMIT: Duration = Duration::from_secs(60);
-/// How long to wait before `mount` is tried again: first, and at most.
+/// How long to wait before the next try of `mount`: the first time, and at most.
 const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
-/// A try that has less time is none.
+/// The least time for a try.
 const LEAST: Duration = Duration::from_secs(2);
-/// How long an ordinary unmount may take before the mount is only detached.
+/// How long an unmount may take before the library only detaches the mount.
 const UNMOUNT_LIMIT: Duration = Duration::from_secs(30);
 
-/// How often a mount that is busy is tried before it is detached, and the time between.
+/// How often the library tries to unmount a busy mount before it detaches the mount, and the time between.
 const BUSY_TRIES: u32 = 20;
 const BUSY_PAUSE: Duration = Duration::from_millis(25);
 
-/// A mounted export; dropping it unmounts it and removes its folder.
+/// A mounted export. Its drop unmounts the export and removes the folder.
 #[derive(Debug)]
 pub(super) struct Mount {
     folder: MountFolder,
@@ -41,8 +41,8 @@ pub(super) struct Mount {
 }
 
 impl Mount {
-    /// Mounts `export` in a new folder below the configured one. A server that can't be reached, or refuses, as one that is
-    /// restarted does, is tried again until `until`. What each try in vain was told goes to `tell`.
+    /// Mounts `export` in a new folder below the configured one. Tries again until `until` if the server can't be reached or
+    /// refuses, because it may be restarting. Calls `tell` with the error of each try.
     pub(super) fn make(export: &Export, config: &Config, until: Instant, tell: impl Fn(&Error)) -> Result<Mount> {
         mount_folder::sweep(config);
         let folder = MountFolder::make(&config.mount_dir)?;
@@ -57,7 +57,7 @@ impl Mount {
             command.args(["-t", export.kind(), "-o", &options, "--"]).arg(export.address()).arg(folder.point());
             run(command, limit)
         };
-        // whatever was mounted in the very moment of a failure goes with the folder
+        // the drop of the folder unmounts what was mounted in spite of a failure
         try_mount_until(export, until, !tries_itself, once, tell)?;
         let failed = |cause: String| Err(Error::new(Code::MountFailed, STEP, format!("{export}: {cause}")));
         if !is_mounted(&folder.point()) {
@@ -74,19 +74,18 @@ impl Mount {
         self.folder.point()
     }
 
-    /// Has nobody else unmounted it?
+    /// True unless somebody else has unmounted it.
     pub(super) fn is_there(&self) -> bool {
         is_mounted(&self.folder.point())
     }
 }
 
-/// Is there no time left for a try?
+/// True if there is no time left for a try.
 pub(super) fn is_too_late(until: Instant) -> bool {
     Instant::now() + LEAST > until
 }
 
-/// The error of who has waited for others that have mounted nothing: what those were told, if they were told anything. Where they
-/// were not, the server may answer yet.
+/// The error of a caller who waited for others to mount the export, in vain: their last error, if there was one.
 pub(super) fn waited_in_vain(export: &Export, last_error: Option<Error>) -> Error {
     const OTHERS: &str = "other calls have tried it all the time, in vain";
     match last_error {
@@ -95,8 +94,8 @@ pub(super) fn waited_in_vain(export: &Export, last_error: Option<Error>) -> Erro
     }
 }
 
-/// Runs `mount` once, and, if that may be of use and it is wanted, again until then. The error is of the last time that it said
-/// something. A server that was given no time is none that does not answer.
+/// Runs `mount`, and if `again` runs it again until `until` as long as the failure may pass. Returns the last error that
+/// `mount` reported. No time for a try is `TIMEOUT`, because the server was not asked.
 fn try_mount_until(
     export: &Export,
     until: Instant,
@@ -130,7 +129,7 @@ fn try_mount_until(
             return Err(error);
         }
         if last_error.is_none() {
-            log::warn!("it is tried again for {} s: {error}", until.duration_since(begun).as_secs());
+            log::warn!("unable to mount, trying again for {} s: {error}", until.duration_since(begun).as_secs());
         }
         last_error = Some(error);
         thread::sleep(pause);
@@ -138,7 +137,7 @@ fn try_mount_until(
     }
 }
 
-/// Why `mount` failed, in its own words without the options' values, and what helps.
+/// The error of a failed `mount`: its own words without the options' values, and what the operator can do.
 fn failure(export: &Export, CommandResult { status, complaint }: &CommandResult) -> (MountFailure, Error) {
     let why = mount_failure::classify(status.code(), &complaint.replace(export.address(), ""));
     let advice = why.advice(export.kind()).map(|advice| format!("; {advice}")).unwrap_or_default();
@@ -146,8 +145,7 @@ fn failure(export: &Export, CommandResult { status, complaint }: &CommandResult)
     (why, Error::new(why.code(), STEP, format!("{export}: {status}: {said}{advice}")))
 }
 
-/// Has what is mounted at `point` mounted so that no symbolic link is followed in it, where the kernel can do so. Nobody uses
-/// it yet.
+/// Replaces the mount at `point`, which nobody uses yet, by one in which the kernel follows no symbolic link, if it can.
 fn follow_no_links(point: &Path) -> rustix::io::Result<()> {
     let tree = match Tree::at(point) {
         Err(error) if lacking::is_unsettable(error) => {
@@ -167,23 +165,24 @@ impl Drop for Mount {
     fn drop(&mut self) {
         let path = self.folder.point();
         if !is_mounted(&path) {
-            log::warn!("somebody else has unmounted '{}'", path.display());
+            log::warn!("{}: somebody else has unmounted '{}'", self.export, path.display());
             return;
         }
         let at = path.clone();
-        // whoever drops it may be anybody, or nobody
+        // the thread that drops the mount may work for another repository, or for none
         let _on = deadline::WorkFor::repository(&self.export);
         let unmounted = deadline::bounded("unmount the repository", UNMOUNT_LIMIT, move || {
             unmount(&at).map_err(|e| Error::io("unmount the repository", &at, e))
         });
         match unmounted {
             Ok(()) => log::info!("unmounted '{}'", path.display()),
-            Err(error) => log::warn!("detaching a mount that can't be unmounted now - {error}"),
+            Err(error) => log::warn!("unable to unmount '{}', detaching it: {error}", path.display()),
         }
     }
 }
 
-/// Unmounts it, also while a process that another thread has just forked has all that is open here, until that one execs.
+/// Unmounts `at`. Tries again while it is busy: a child that another thread has just forked holds our open files until it
+/// execs.
 fn unmount(at: &Path) -> rustix::io::Result<()> {
     let once = || rustix::mount::unmount(at, UnmountFlags::NOFOLLOW);
     for _ in 0..BUSY_TRIES {
@@ -195,10 +194,10 @@ fn unmount(at: &Path) -> rustix::io::Result<()> {
     once()
 }
 
-/// What the kernel says; when that can't be read, it is taken to be there, so that nothing is forgotten.
+/// True if something is mounted at `point`, or the kernel's table can't be read, so that no mount is forgotten.
 fn is_mounted(point: &Path) -> bool {
     mountinfo::is_mounted(point).unwrap_or_else(|error| {
-        log::error!("unable to read the table of mounts - {error}");
+        log::error!("unable to read the table of mounts, taking '{}' for mounted: {error}", point.display());
         true
     })
 }
@@ -449,7 +448,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_is_given_no_time_is_none_that_hangs() {
+    fn without_time_for_a_try_the_error_is_timeout() {
         for limit in [Duration::ZERO, LEAST / 2] {
             let (told, tries) = tried(true, limit, vec![None]);
             assert_eq!((told.unwrap_err().code, tries), (Code::Timeout, 0));
@@ -462,7 +461,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_waited_for_others_in_vain_takes_no_server_for_one_that_hangs() {
+    fn waiting_for_others_in_vain_is_no_proof_that_the_server_hangs() {
         let export = export("nfs", Path::new("nas:/x"), "");
         let error = waited_in_vain(&export, None);
         assert!(error.code == Code::MountFailed && error.cause.contains("other calls"), "{error}");
@@ -472,7 +471,7 @@ mod tests {
     }
 
     #[test]
-    fn at_the_end_what_it_said_last_is_told() {
+    fn the_last_error_that_mount_printed_is_returned() {
         let refused = Some((32, "mount.nfs: Connection refused"));
         let short = LEAST + PAUSES.0 / 2;
         let (told, tries) = tried(true, short, vec![refused]);
@@ -492,7 +491,7 @@ mod tests {
 
     #[test]
     #[ignore = "needs a lab: root, QEMU"]
-    fn a_nas_that_hangs_holds_nobody_up() {
+    fn a_hung_nas_delays_no_other_nas() {
         let dir = tempfile::tempdir().unwrap();
         let (behind, front) = (dir.path().join("behind"), dir.path().join("front"));
         fs::create_dir(&behind).unwrap();
@@ -523,7 +522,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_or_its_absence_is_told() {
+    fn a_dir_that_is_missing_or_no_folder_is_named() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("file"), "").unwrap();
         let open = |name: &str| Session::open(&export("dir", &dir.path().join(name), ""), &Default::default());

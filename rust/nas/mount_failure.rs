@@ -1,33 +1,33 @@
-//! What `mount` means by its words: whether trying again may help, whose fault it is, and what helps. Helpers tell no more than a
-//! status that is the same for all failures, and a text: `mount.nfs` its own sentences and the C library's, `mount.cifs` the
-//! number of the kernel's error. Both are asked for in the C locale; of another one's text numbers alone are understood.
+//! What an error of `mount` means: whether another try may help, and what the operator can do. The helpers' exit status is the
+//! same for all failures, so the text decides: `mount.nfs` prints its own sentences and the C library's, `mount.cifs` the
+//! number of the kernel's error. Both run in the C locale; of another language's text only numbers are understood.
 
 use crate::error::Code;
 
-/// Why `mount` failed, as far as it tells.
+/// Why `mount` failed, as far as its text tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum MountFailure {
-    /// The server, or a firewall before it, takes no connection.
+    /// The server, or a firewall before it, refuses the connection.
     Refused,
-    /// Nothing comes back, or no way or name leads there.
+    /// The server does not answer, or there is no route to it, or its name does not resolve.
     Unreachable,
-    /// It answers, and does not serve this: a server that starts says so, and one that never will.
+    /// The server answers, and does not serve the export, maybe because it is starting.
     NotServed,
-    /// The server does not let this host, or this user, have it.
+    /// The server denies the export to this host, or to this user.
     Denied,
-    /// The server has nothing of that name.
+    /// The server has no export of that name.
     Missing,
-    /// An option, or what one of them needs, is not understood, here or there.
+    /// This host or the server does not understand an option.
     Options,
     /// This host lacks a program, a daemon or a module.
     Lacking,
     Unknown,
 }
 
-/// `mount`, and its helpers, end with it when they don't understand what they are given.
+/// The exit status of `mount` and its helpers when they don't understand their arguments.
 const USAGE: i32 = 1;
 
-/// What each text means, the first that is found. Texts that are part of others' stand after these.
+/// What each text means; the first that is found counts, so a text that is part of another comes after it.
 const TEXTS: [(&str, MountFailure); 40] = [
     // of the program mount, which has found no helper
     ("unknown filesystem type", MountFailure::Lacking),
@@ -75,21 +75,21 @@ const TEXTS: [(&str, MountFailure); 40] = [
     ("Operation now in progress", MountFailure::Unreachable),
 ];
 
-/// Judges by how `mount` ended and what it said, without what the caller gave to it.
+/// Classifies a failure by `mount`'s exit status and its text, without the address that the caller gave.
 pub(super) fn classify(status: Option<i32>, text: &str) -> MountFailure {
     let by_text =
         || TEXTS.iter().find(|(words, _)| text.contains(words)).map_or(MountFailure::Unknown, |(_, why)| *why);
     let why = parse_errno(text).and_then(classify_errno).unwrap_or_else(by_text);
     match status {
-        // killed, it has said nothing for sure
+        // the text of a killed `mount` may be incomplete
         None => MountFailure::Unknown,
         Some(USAGE) if why == MountFailure::Unknown => MountFailure::Options,
         _ => why,
     }
 }
 
-/// The last number in `mount error(111): ...`, as `mount.cifs` has it, or `mount error 110 = ...`, as `mount.ceph` has: of
-/// several addresses the last one was tried last.
+/// The last number in `mount error(111): ...`, as `mount.cifs` prints it, or `mount error 110 = ...`, as `mount.ceph` does. The
+/// last number belongs to the address that was tried last.
 fn parse_errno(text: &str) -> Option<i32> {
     let after = text.rsplit("mount error").next().filter(|after| after.len() < text.len())?;
     let digits = after.trim_start_matches(['(', ' ']);
@@ -99,7 +99,7 @@ fn parse_errno(text: &str) -> Option<i32> {
 fn classify_errno(number: i32) -> Option<MountFailure> {
     Some(match number {
         libc::ECONNREFUSED => MountFailure::Refused,
-        // EHOSTDOWN comes with a sentence on the SMB version, whatever it is: of a cable that was pulled, too
+        // `mount.cifs` blames the SMB version for each EHOSTDOWN, also for a pulled cable
         libc::EHOSTUNREACH | libc::ENETUNREACH | libc::ENETDOWN | libc::EHOSTDOWN | libc::ETIMEDOUT => {
             MountFailure::Unreachable
         }
@@ -112,24 +112,24 @@ fn classify_errno(number: i32) -> Option<MountFailure> {
         libc::ENOENT | libc::ENXIO | libc::ENOTDIR => MountFailure::Missing,
         libc::EINVAL | libc::EOPNOTSUPP => MountFailure::Options,
         libc::ENODEV => MountFailure::Lacking,
-        // a server that shuts down, or starts
+        // from a server that shuts down or starts
         libc::EIO => MountFailure::NotServed,
         _ => return None,
     })
 }
 
 impl MountFailure {
-    /// May it pass? What a server that is restarted says passes, though one that never will serve this says it, too.
+    /// True if the failure may pass, as that of a restarting server does.
     pub(super) fn may_pass(self) -> bool {
         matches!(self, MountFailure::Refused | MountFailure::Unreachable | MountFailure::NotServed)
     }
 
-    /// What it is to the caller: a server that can't be reached is one that does not answer.
+    /// The code for the caller: a server that can't be reached does not answer.
     pub(super) fn code(self) -> Code {
         if self == MountFailure::Unreachable { Code::NasUnresponsive } else { Code::MountFailed }
     }
 
-    /// What helps on a mount of this type.
+    /// What the operator can do about a mount of this type.
     pub(super) fn advice(self, kind: &str) -> Option<&'static str> {
         let (nfs, cifs) = (is_nfs(kind), is_cifs(kind));
         Some(match self {
@@ -373,7 +373,7 @@ mod tests {
     ];
 
     #[test]
-    fn what_was_seen_is_understood() {
+    fn texts_that_were_seen_are_classified() {
         for (why, kind, status, text) in SEEN {
             assert_eq!(classify(Some(status), text), why, "{text}");
             let advice = why.advice(kind);
@@ -383,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_understood_does_not_pass() {
+    fn an_unknown_text_is_not_tried_again() {
         for text in [
             "",
             "mount.nfs: Verbindungsaufbau abgelehnt",
@@ -399,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_not_pass_fails_at_once_and_nobody_is_taken_for_hung_who_answers() {
+    fn a_failure_that_can_not_pass_is_not_tried_again_and_a_server_that_answers_is_not_hung() {
         use MountFailure::*;
         for (why, passes, code) in [
             (Refused, true, Code::MountFailed),

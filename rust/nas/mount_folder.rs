@@ -1,5 +1,5 @@
-//! The private folder of one mount: the mount point and, while they are needed, the credentials. It is locked for as long
-//! as its process lives; what lies in one that nobody has locked was left by a process that was killed.
+//! The private folder of one mount: the mount point and, while `mount` needs them, the credentials. Its process holds a lock on
+//! the folder as long as it lives: an unlocked folder was left by a process that was killed.
 
 use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions, Permissions};
@@ -19,15 +19,15 @@ use crate::host::Flock;
 use crate::user::refuse_writable_by_others;
 use crate::{host, mountinfo, sys};
 
-/// What the name of every such folder begins with.
+/// What the name of each such folder begins with.
 const PREFIX: &str = "nas-";
 const POINT: &str = "mount";
 const CREDENTIALS: &str = "credentials";
-/// The mode of such a folder: what an export's own modes allow is no right of this host's users.
+/// The mode of such a folder: this host's users get no rights by the modes of an export's files.
 const ROOT_ONLY: u32 = 0o700;
-/// The same for what its group passes through.
+/// The mode of a folder that QEMU's group may pass through.
 const ROOT_AND_GROUP_ONLY: u32 = 0o710;
-/// Mounts on top of each other that are taken off a left mount point.
+/// The most mounts on top of each other that are unmounted from a mount point that was left.
 const MOST_MOUNTS: usize = 16;
 
 static MADE: AtomicU64 = AtomicU64::new(0);
@@ -36,16 +36,16 @@ static LIVE: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 static AT_EXIT: Once = Once::new();
 static PROCESS: AtomicU32 = AtomicU32::new(0);
 
-/// The folder; dropped, it goes with what is mounted in it.
+/// The folder of one mount. Its drop unmounts what is mounted there and removes the folder.
 #[derive(Debug)]
 pub(super) struct MountFolder {
     path: PathBuf,
-    // given back last: until then no sweep touches the folder
+    // dropped last: until then no sweep touches the folder
     _lock: Flock,
 }
 
 impl MountFolder {
-    /// Makes a new one below `mount_dir`, which is made if it is missing.
+    /// Makes a folder below `mount_dir`, and `mount_dir` if it is missing.
     pub(super) fn make(mount_dir: &Path) -> Result<MountFolder> {
         let step = "make the mount point";
         if !mount_dir.is_dir() {
@@ -55,18 +55,18 @@ impl MountFolder {
                 .or_else(|e| if e.kind() == ErrorKind::AlreadyExists { Ok(()) } else { Err(e) })
                 .map_err(|e| Error::io(step, mount_dir, e))?;
         }
-        // else somebody puts another folder in the place of one that QEMU or 'mount' has got the name of
+        // otherwise somebody could exchange a folder after QEMU or `mount` was given its name
         refuse_writable_by_others("mountDir", mount_dir)?;
         let all = mountinfo::resolved(mount_dir);
         loop {
             let path = all.join(format!("{PREFIX}{}-{}", std::process::id(), MADE.fetch_add(1, Relaxed)));
             let io = |e| Error::io(step, &path, e);
             match fs::DirBuilder::new().mode(ROOT_ONLY).create(&path) {
-                // of a process that had the same id
+                // left by a process that had the same id
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => continue,
                 made => made.map_err(io)?,
             }
-            // a sweep may have been quicker, and have taken it for a leftover
+            // a sweep may have taken the new folder for a leftover
             let Some(lock) = lock(&path).map_err(io)? else { continue };
             fs::set_permissions(&path, Permissions::from_mode(ROOT_ONLY)).map_err(io)?;
             live().insert(path.clone());
@@ -77,8 +77,7 @@ impl MountFolder {
         }
     }
 
-    /// Lets QEMU, which runs as `owner`, pass through to what is mounted in it, and nobody else; everybody where it is not
-    /// known as whom.
+    /// Lets only QEMU, which runs as `owner`, pass through to the mount; lets everybody pass if `owner` is unknown.
     pub(super) fn let_qemu_pass(&self, owner: Option<(u32, u32)>) -> io::Result<()> {
         if let Some((_, group)) = owner {
             chown(&self.path, None, Some(group))?;
@@ -87,12 +86,12 @@ impl MountFolder {
         fs::set_permissions(&self.path, Permissions::from_mode(mode))
     }
 
-    /// Where to mount.
+    /// The mount point.
     pub(super) fn point(&self) -> PathBuf {
         self.path.join(POINT)
     }
 
-    /// Writes credentials into a file that only its owner can read; dropping it removes it.
+    /// Writes credentials into a file that only root can read. The drop of the result removes the file.
     pub(super) fn write_credentials(&self, text: &str) -> Result<Credentials> {
         let step = "write the credentials";
         let path = self.path.join(CREDENTIALS);
@@ -107,9 +106,9 @@ impl MountFolder {
 impl Drop for MountFolder {
     fn drop(&mut self) {
         live().remove(&self.path);
-        // what can't be removed now is, once the lock is given back, a leftover for the next sweep
+        // the next sweep removes what can't be removed now
         if let Err(error) = clear(&self.path) {
-            log::warn!("'{}' can't be removed now - {error}", self.path.display());
+            log::warn!("unable to remove '{}', leaving it to the next sweep: {error}", self.path.display());
         }
     }
 }
@@ -118,19 +117,19 @@ fn live() -> MutexGuard<'static, BTreeSet<PathBuf>> {
     LIVE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Sees to it that a process that exits in order leaves no mount that it has kept. One that is killed leaves it to the
-/// next that comes.
+/// Registers the unmount of kept mounts at the process's regular exit. The mounts of a killed process are left to the next
+/// sweep.
 fn clear_at_exit() {
     AT_EXIT.call_once(|| {
         PROCESS.store(std::process::id(), Relaxed);
         if let Err(error) = sys::at_exit(clear_all) {
-            log::warn!("mounts that are kept stay when this process exits - {error}");
+            log::warn!("unable to register the unmount at exit, leaving kept mounts behind then: {error}");
         }
     });
 }
 
 extern "C" fn clear_all() {
-    // not in a child that was forked and exits; without the log, which may be gone by now
+    // does nothing in a forked child that exits, and logs nothing, because the log may be gone by now
     if std::process::id() != PROCESS.load(Relaxed) {
         return;
     }
@@ -142,7 +141,7 @@ extern "C" fn clear_all() {
     drop(cleared);
 }
 
-/// A file with credentials that `mount` reads, so that they are on no command line.
+/// A file with credentials that `mount` reads, so that they appear on no command line.
 #[derive(Debug)]
 pub(super) struct Credentials {
     path: PathBuf,
@@ -162,11 +161,11 @@ impl Drop for Credentials {
     }
 }
 
-/// Clears what processes that live no more have left in the configured folder for mounts. Nothing else there, and no mount
-/// elsewhere, is touched; nor is one in which a backup has to be undone yet.
+/// Clears what dead processes have left in the configured folder for mounts. Touches nothing else there, no mount elsewhere,
+/// and no mount in which a dead backup still has to be undone.
 pub(super) fn sweep(config: &Config) {
     if let Err(error) = refuse_writable_by_others("mountDir", &config.mount_dir) {
-        log::warn!("what processes have left is not cleared - {error}");
+        log::warn!("unable to clear mounts that dead processes left: {error}");
         return;
     }
     let Ok(entries) = fs::read_dir(mountinfo::resolved(&config.mount_dir)) else { return };
@@ -175,7 +174,7 @@ pub(super) fn sweep(config: &Config) {
         if !is_ours {
             continue;
         }
-        // what its process has recorded is there once it has died
+        // a process makes its record before it dies, so the records are complete once its lock is free
         let is_left = |lock: &Option<Flock>| {
             lock.is_some() && !host::begun(&config.state_dir).iter().any(|begun| begun.uses(&path))
         };
@@ -183,13 +182,14 @@ pub(super) fn sweep(config: &Config) {
         match cleared {
             Ok(true) => log::warn!("cleared '{}', left by a process that was killed", path.display()),
             Ok(false) => {}
-            Err(error) => log::warn!("unable to clear '{}', left by a process - {error}", path.display()),
+            Err(error) => {
+                log::warn!("unable to clear '{}', left by a process that was killed: {error}", path.display())
+            }
         }
     }
 }
 
-/// Takes off what is mounted in the folder at `path`, at once and whether or not it answers, and removes it. Nobody else
-/// uses it.
+/// Detaches what is mounted in the folder at `path`, whether or not the NAS answers, and removes the folder, which nobody uses.
 pub(super) fn clear(path: &Path) -> io::Result<()> {
     let point = path.join(POINT);
     for _ in 0..MOST_MOUNTS {
@@ -207,7 +207,7 @@ pub(super) fn clear(path: &Path) -> io::Result<()> {
     gone(fs::remove_dir(path))
 }
 
-/// Locks the folder; none when somebody has, or it is gone.
+/// Locks the folder; `None` when somebody holds the lock, or the folder is gone.
 fn lock(path: &Path) -> io::Result<Option<Flock>> {
     let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW;
     let opened = OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path);
@@ -220,12 +220,12 @@ fn lock(path: &Path) -> io::Result<Option<Flock>> {
     match Flock::take(file) {
         Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
         Err(error) => Err(error.into()),
-        // the one that is locked may have been removed meanwhile
+        // the folder may have been removed before it was locked
         Ok(lock) => Ok(fs::symlink_metadata(path).is_ok_and(|now| (now.dev(), now.ino()) == id).then_some(lock)),
     }
 }
 
-/// Makes it with that mode, whatever the umask.
+/// Makes a folder with this mode, whatever the umask.
 fn make_folder(path: &Path, mode: u32) -> io::Result<()> {
     fs::DirBuilder::new().mode(mode).create(path)?;
     fs::set_permissions(path, Permissions::from_mode(mode))
@@ -255,7 +255,7 @@ mod tests {
 
     #[test]
     #[ignore = "needs a lab: root, QEMU"]
-    fn what_a_dead_process_left_goes_and_nothing_else() {
+    fn a_sweep_removes_only_what_dead_processes_left() {
         let dir = tempfile::tempdir().unwrap();
         // with its mount still there, twice, and a folder whose making was cut off
         let left = dir.path().join("nas-1-0");
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn however_a_sweep_comes_in_between_a_folder_is_made() {
+    fn a_folder_is_made_in_spite_of_concurrent_sweeps() {
         let dir = tempfile::tempdir().unwrap();
         let (config, done) = (config(dir.path()), std::sync::atomic::AtomicBool::new(false));
         std::thread::scope(|scope| {
@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_dead_backup_has_to_be_undone_in_stays_until_it_is() {
+    fn a_mount_stays_until_the_dead_backup_in_it_is_undone() {
         let dir = tempfile::tempdir().unwrap();
         let left = dir.path().join("nas-1-0");
         fs::create_dir_all(left.join(POINT)).unwrap();
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn what_could_not_be_removed_is_tried_again() {
+    fn a_failed_removal_is_tried_again() {
         let dir = tempfile::tempdir().unwrap();
         let folder = MountFolder::make(dir.path()).unwrap();
         let (path, stray) = (folder.path.clone(), folder.point().join("stray"));

@@ -1,4 +1,4 @@
-//! The mounts of this process: made once for all who need them, and kept for a while after the last of these.
+//! The mounts of this process. Callers share one mount of an export; it is kept for a while after the last of them.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -17,23 +17,24 @@ use crate::panics::caught;
 /// An export that is open.
 #[derive(Debug)]
 pub(super) struct OpenExport {
-    // in this order: an open folder would keep the mount busy
+    // dropped in this order: an open folder would keep the mount busy
     pub(super) root: Folder,
     pub(super) mount: Option<Mount>,
 }
 
-/// The mounts of this process. Each has its own place, so that one NAS that does not answer holds up no other.
+/// The mounts of this process. Each has its own lock, so that a NAS that does not answer delays no other.
 type Mounts = HashMap<(Export, PathBuf), Arc<MountSlot>>;
 static MOUNTS: LazyLock<Mutex<Mounts>> = LazyLock::new(Mutex::default);
 
 impl OpenExport {
-    /// Can it be used still? Somebody may have unmounted it, and a server that was set up anew knows its handles no more.
+    /// True if the mount can still be used. Somebody may have unmounted it, and a server that was set up anew rejects its
+    /// handles.
     fn is_alive(&self) -> bool {
         self.mount.as_ref().is_none_or(Mount::is_there) && self.root.room().is_ok()
     }
 }
 
-/// Opens the repository; `admit` is asked again by those who have waited for others on the same export.
+/// Opens the repository. Calls `admit` before a mount, because the caller may have waited for others on the same export.
 pub(super) fn open(
     until: Instant,
     export: &Export,
@@ -48,10 +49,10 @@ pub(super) fn open(
     let mut dead = Weak::new();
     loop {
         match slot.find(export, &dead, until)? {
-            // asked by each caller for itself: a NAS that hangs holds up whoever has asked it, and is that one's to tell of
+            // each caller asks the NAS itself: a hung NAS delays only its askers, and each reports that itself
             FoundMount::Opened(opened) if opened.is_alive() => return Ok(opened),
             FoundMount::Opened(opened) => {
-                log::warn!("{export} is mounted anew: its mount can't be used any more");
+                log::warn!("mounting {export} anew: its mount can't be used any more");
                 dead = Arc::downgrade(&opened);
             }
             FoundMount::Turn(turn) => {
@@ -72,13 +73,13 @@ struct MountSlot {
 #[derive(Debug, Default)]
 struct MountState {
     opened: Weak<OpenExport>,
-    /// Somebody makes it.
+    /// True while somebody mounts the export.
     taken: bool,
-    /// What was said last to who makes it, or who has tried to.
+    /// The last error of whoever mounts the export, or has tried to.
     last_error: Option<Error>,
 }
 
-/// What a caller comes to.
+/// What a caller finds: the mount, or the turn to make it.
 enum FoundMount {
     Opened(Arc<OpenExport>),
     Turn(Turn),
@@ -89,8 +90,8 @@ impl MountSlot {
         self.place.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What is mounted, unless it is the `dead` one, or the turn to mount it; waits until then for who has that. Whoever has
-    /// waited in vain is told what those were who tried.
+    /// The mount, unless it is the `dead` one, or the turn to make it. Waits until `until` for whoever has the turn, and fails
+    /// with the error of those who tried.
     fn find(self: &Arc<MountSlot>, export: &Export, dead: &Weak<OpenExport>, until: Instant) -> Result<FoundMount> {
         let place = self.lock();
         let (waits, left) = (place.taken, until.saturating_duration_since(Instant::now()));
@@ -111,7 +112,7 @@ impl MountSlot {
     }
 }
 
-/// The turn to mount it: dropped, it is the next one's.
+/// The turn to mount the export. Its drop gives the turn to the next caller.
 struct Turn(Arc<MountSlot>);
 
 impl Turn {
@@ -133,16 +134,16 @@ impl Drop for Turn {
     }
 }
 
-/// Asks the repository something that only it can answer.
+/// Asks the repository something that only the NAS can answer.
 pub(super) fn probe(export: &Export, config: &Config) -> Result<()> {
     let opened = open(Instant::now() + mount::LIMIT, export, config, |_| Ok(()))?;
     opened.root.room().map(drop).map_err(|error| Error { step: "ask the repository", ..error })
 }
 
-/// The place of an export in the table; places that nobody uses any more are cleared.
+/// The slot of an export in the table. Removes slots that nobody uses any more.
 fn slot(export: &Export, mount_dir: &Path) -> Arc<MountSlot> {
     let mut mounts = MOUNTS.lock().unwrap_or_else(PoisonError::into_inner);
-    // nobody takes one that only the table knows
+    // under the table's lock nobody can take a slot that only the table holds
     mounts.retain(|_, slot| Arc::strong_count(slot) > 1 || slot.lock().opened.strong_count() > 0);
     mounts.entry((export.clone(), mount_dir.to_owned())).or_default().clone()
 }
@@ -156,7 +157,7 @@ fn open_root(path: &Path) -> Result<Folder> {
     })
 }
 
-/// Mounts that nobody uses, kept until their time is over, and whether a thread waits for that.
+/// Mounts that nobody uses, with the end of their time, and whether a thread waits for that.
 #[derive(Debug)]
 struct Kept {
     mounts: Vec<(Arc<OpenExport>, Instant)>,
@@ -170,7 +171,7 @@ fn kept() -> MutexGuard<'static, Kept> {
     KEPT.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Keeps a mount until that moment. Who uses it again meanwhile gives it back later, and its time begins anew.
+/// Keeps a mount until this moment, or longer if somebody uses it again meanwhile.
 pub(super) fn keep(opened: Arc<OpenExport>, until: Instant) {
     let mut kept = kept();
     match kept.mounts.iter_mut().find(|(other, _)| Arc::ptr_eq(other, &opened)) {
@@ -181,7 +182,7 @@ pub(super) fn keep(opened: Arc<OpenExport>, until: Instant) {
         let watch = thread::Builder::new().name("kept mounts".to_owned()).spawn(unmount_in_time);
         kept.watched = watch.is_ok();
         if let Err(error) = watch {
-            log::error!("no mount is kept - {error}");
+            log::error!("unable to start the thread that unmounts, keeping no mount: {error}");
             let mounts = std::mem::take(&mut kept.mounts);
             drop(kept);
             drop(mounts);
@@ -191,7 +192,7 @@ pub(super) fn keep(opened: Arc<OpenExport>, until: Instant) {
     KEPT_MORE.notify_all();
 }
 
-/// Lets mounts go when their time is over; ends with the last.
+/// Unmounts kept mounts when their time is over; ends after the last.
 fn unmount_in_time() {
     let mut kept = kept();
     while let Some(next) = kept.mounts.iter().map(|(_, until)| *until).min() {
@@ -203,7 +204,7 @@ fn unmount_in_time() {
         let (over, rest) = std::mem::take(&mut kept.mounts).into_iter().partition(|(_, until)| *until <= now);
         kept.mounts = rest;
         drop(kept);
-        // an unmount may take its time, and panics of a drop must not end the others' watch
+        // without the lock, because an unmount may take long; a panic in a drop must not end this thread
         let over: Vec<(Arc<OpenExport>, Instant)> = over;
         let dropped = caught(|| {
             drop(over);
@@ -217,7 +218,7 @@ fn unmount_in_time() {
     kept.watched = false;
 }
 
-/// Lets all mounts go that nobody uses, now.
+/// Unmounts all kept mounts now.
 #[cfg(test)]
 pub(super) fn unmount_kept() {
     let mounts = std::mem::take(&mut kept().mounts);
@@ -241,7 +242,7 @@ exit 32
 "#;
 
     #[test]
-    fn who_waits_for_others_is_told_in_its_own_time_what_those_were() {
+    fn a_waiting_caller_gets_the_others_error_within_its_own_time() {
         let dir = tempfile::tempdir().unwrap();
         let program = dir.path().join("refused");
         fs::write(&program, REFUSED).unwrap();

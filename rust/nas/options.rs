@@ -1,4 +1,4 @@
-//! Mount options: which of them are secrets, how these are kept from command lines and messages, and what is added.
+//! Mount options: which of them are secret, how the library keeps these from command lines and messages, and what it adds.
 
 use super::repository::Export;
 
@@ -7,11 +7,12 @@ use super::repository::Export;
 pub struct PreparedOptions {
     /// Options for `mount -o`.
     pub options: Vec<String>,
-    /// What the mount helper reads from a file.
+    /// The secrets, which the mount helper reads from a file.
     pub secret: Option<Secret>,
-    /// The kernel follows symbolic links there. Old `mount` programs, and the helpers of some types, know no such option.
+    /// True if the caller wants the kernel to follow symbolic links. Not passed to `mount`: old versions and some helpers don't
+    /// know the option.
     pub follows_links: bool,
-    /// The caller says for how long `mount` is to try: we don't do that then.
+    /// True if the options say how long `mount` tries: the library does not try again then.
     pub tries_itself: bool,
 }
 
@@ -24,19 +25,19 @@ pub struct Secret {
     pub text: String,
 }
 
-/// Nobody runs anything on a NAS, and what its server calls a device of this host is none.
+/// Nobody runs programs from a NAS, and no file on it is a device of this host.
 const CONFINED: [&str; 3] = ["nodev", "nosuid", "noexec"];
 
-/// What is added for a CIFS server, and the options that speak of the same. QEMU's byte-range locks would be mandatory there,
-/// and keep others from reading: they stay on the host. Where the server tells no rights, its files are one user's alone.
+/// What is added for a CIFS server unless an option of the listed names is given. `nobrl`: QEMU's byte-range locks would be
+/// mandatory at the server, and keep others from reading. The modes: a server that tells no rights gives its files to one user.
 const CIFS: [(&str, &[&str]); 3] =
     [("nobrl", &["nobrl", "brl"]), ("file_mode=0600", &["file_mode"]), ("dir_mode=0700", &["dir_mode"])];
 
-/// What is added for an NFS server: `mount` would try for two minutes to reach one that refuses, which is longer than it is given,
-/// and nobody would hear why. We try again instead, for as long as a call may wait.
+/// What is added for an NFS server: by itself `mount` tries a refusing server for two minutes, which is longer than its limit,
+/// and nobody would hear why. The library tries again instead.
 const NFS: [(&str, &[&str]); 1] = [("retry=0", &["retry"])];
 
-/// Confines the mount, as far as the export's options don't say otherwise, and takes the secrets out of these, for the types
+/// Adds the options that confine the mount, unless the export's options say otherwise, and takes the secrets out, for the types
 /// whose helpers read them from a file.
 pub fn prepare(export: &Export) -> PreparedOptions {
     let cifs = matches!(export.kind(), "cifs" | "smb3");
@@ -54,7 +55,7 @@ pub fn prepare(export: &Export) -> PreparedOptions {
                 prepared.follows_links = each == "symfollow";
                 continue;
             }
-            // it would go on in the background, and mount there when nobody waits for it any more
+            // `mount` would go on in the background, and mount when nobody waits any more
             "bg" if nfs => continue,
             _ => {}
         }
@@ -79,7 +80,7 @@ pub fn prepare(export: &Export) -> PreparedOptions {
     prepared
 }
 
-/// The name that a credentials file has for an option, if it is one that belongs there.
+/// The name of an option in a credentials file; `None` if the option does not belong there.
 fn credential(key: &str) -> Option<&'static str> {
     match key {
         "username" | "user" => Some("username"),
@@ -90,11 +91,11 @@ fn credential(key: &str) -> Option<&'static str> {
     }
 }
 
-/// The options, at the commas that are not within a value in double quotes.
+/// Splits the options at commas that are not within a value in double quotes.
 fn split(options: &str) -> Vec<&str> {
     let (mut quoted, mut previous) = (false, ',');
     let at_commas = |c| {
-        // a quote in the middle of a value is a part of it, as in a password
+        // a quote in the middle of a value is a part of the value, as in a password
         quoted = if quoted { c != '"' } else { c == '"' && previous == '=' };
         previous = c;
         c == ',' && !quoted
@@ -106,12 +107,12 @@ fn unquoted(value: &str) -> &str {
     value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).unwrap_or(value)
 }
 
-/// `text` of the mount command without the values that the options have.
+/// Removes the options' values from a `text` of the mount command.
 pub fn redact(export: &Export, text: &str) -> String {
     let whole = export.options().contains('=').then(|| export.options().to_owned());
     let values =
         split(export.options()).into_iter().filter_map(|option| option.split_once('=')).flat_map(|(key, value)| {
-            // a bare '4' of 'vers=4' would take every 4 out of the text
+            // without the key, the '4' of 'vers=4' would match every 4 in the text
             let alone = key == "secret" || credential(key).is_some() || value.len() > 3;
             let value_alone = alone.then(|| unquoted(value).to_owned());
             [Some(format!("{key}={value}")), value_alone]
@@ -175,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_says_how_long_to_try_is_left_to_it() {
+    fn with_the_caller_s_own_retry_the_library_does_not_try_again() {
         for (kind, options, itself) in [("nfs", "", false), ("nfs", "retry=0", true), ("cifs", "retry=0", false)] {
             assert_eq!(prepare(&export(kind, options)).tries_itself, itself, "{kind} {options}");
         }
@@ -189,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_that_an_option_is_set_to_is_echoed() {
+    fn no_option_s_value_is_shown() {
         let options = "vers=4,password=pw,user=me,sec=geheim";
         let text = redact(&export("cifs", options), &format!("{options}: error 4 at geheim, pw, vers=4"));
         assert_eq!(text, "***: error 4 at ***, ***, ***");

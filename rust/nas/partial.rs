@@ -1,4 +1,4 @@
-//! A restore point that is being written, beside its final name until it is complete.
+//! A restore point that is being written, under another name until it is complete.
 
 use std::sync::Arc;
 
@@ -12,13 +12,13 @@ use crate::config;
 use crate::error::{Code, Error, Result};
 use crate::steps;
 
-/// An unpublished restore point: dropping it removes what it made, and nothing else. One that another host has taken over is
-/// that one's to remove.
+/// An unpublished restore point. Its drop removes what it made, and nothing else; if another host has taken the instance over,
+/// the drop leaves the point to that host.
 ///
 /// The caller has closed the point's files before this ends.
 #[derive(Debug)]
 pub struct PartialPoint {
-    // in this order: all is closed before the session may unmount
+    // dropped in this order: all files are closed before the session may unmount
     folder: Folder,
     instance: Folder,
     lock: Arc<InstanceLock>,
@@ -28,42 +28,41 @@ pub struct PartialPoint {
 }
 
 impl PartialPoint {
-    /// Makes the folder of the unfinished point in its instance's, whose `lock` is held until this ends.
-    /// `ALREADY_EXISTS` when the final folder is there. A leftover of the same name is removed: whoever made it no longer
-    /// holds the lock.
+    /// Makes the folder of the unfinished point in the instance's folder, and holds the instance's `lock`. `ALREADY_EXISTS`
+    /// when the final folder is there. Removes a leftover of the same name, whose maker no longer holds the lock.
     pub fn begin(session: Session, lock: Arc<InstanceLock>, point: &PointPath) -> Result<PartialPoint> {
         let instance = session.root().open_dir(&point.instance_folder())?;
         let folder = make_folder(&instance, point)?;
         Ok(PartialPoint { folder, instance, lock, session, point: point.clone(), done: false })
     }
 
-    /// The folder to write into.
+    /// The folder of the unfinished point.
     pub fn folder(&self) -> &Folder {
         &self.folder
     }
 
-    /// The lock of its instance's folder.
+    /// The lock of the instance's folder.
     pub fn lock(&self) -> &Arc<InstanceLock> {
         &self.lock
     }
 
-    /// The repository that it lies in.
+    /// The session on the point's repository.
     pub fn session(&self) -> &Session {
         &self.session
     }
 
-    /// Makes the file `name`, with the permissions that are configured.
+    /// Makes the file `name` with the configured permissions.
     pub fn create_file(&self, name: &str) -> Result<Apart> {
         self.folder.create_file(name, config::current().file_mode())
     }
 
-    /// Where files go that are taken out of the point.
+    /// A folder for files that are taken out of the point.
     pub fn aside(&self) -> Result<Aside> {
         Ok(Aside::new(self.instance.open_again()?, &partial_name(&self.point)))
     }
 
-    /// Gives the point its final name, durably. Its files have been synced. After an error nothing is visible
-    /// under the final name, and nothing of it is left, unless the error says so.
+    /// Gives the point, whose files have been synced, its final name durably. After an error nothing has the final name and
+    /// nothing of the point is left, unless the error says so.
     pub fn publish(mut self) -> Result<()> {
         match self.give_name() {
             Ok(()) => {
@@ -95,7 +94,7 @@ impl PartialPoint {
         })
     }
 
-    /// Removes what was made, and says what could not be.
+    /// Removes the point; the error names what stays.
     pub fn discard(mut self) -> Result<()> {
         self.remove()
     }
@@ -108,8 +107,8 @@ impl PartialPoint {
     }
 }
 
-/// A folder beside an unfinished point, which goes with the next cleanup at the latest. Whoever has a file open keeps it: on NFS
-/// it has another name then, in the folder in which it was removed, and that is to be no point's.
+/// A folder beside an unfinished point, in which files are removed; the next cleanup removes it at the latest. NFS keeps an
+/// open file under another name in the folder in which it was removed: that must not be a point's folder.
 #[derive(Debug)]
 pub struct Aside {
     instance: Folder,
@@ -117,18 +116,18 @@ pub struct Aside {
 }
 
 impl Aside {
-    /// Beside the unfinished point `partial`.
+    /// The folder beside the unfinished point `partial`.
     pub fn new(instance: Folder, partial: &str) -> Aside {
         Aside { instance, name: format!("{partial}.replaced") }
     }
 
-    /// Takes `file`, and nothing else that has its `name` by now, out of the folder.
+    /// Moves `file`, and nothing else that has its `name` by now, out of `folder`.
     pub fn take(&self, folder: &Folder, file: &impl Descriptor, name: &str) -> Result<()> {
         let aside = self.instance.make_dir_if_missing(&self.name, 0o700)?;
         folder.move_to(file, name, &aside)
     }
 
-    /// Removes what was taken.
+    /// Removes the files that were moved here.
     pub fn clear(self) -> Result<()> {
         self.instance.remove_tree(&self.name).map(drop)
     }
@@ -139,7 +138,7 @@ impl Drop for PartialPoint {
         if !self.done
             && let Err(error) = self.remove()
         {
-            log::warn!("unable to remove an unfinished restore point - {error}");
+            log::warn!("{}: unable to remove the unfinished restore point: {error}", self.point);
         }
     }
 }
@@ -206,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn unpublished_it_goes_and_takes_only_what_it_made() {
+    fn the_drop_removes_only_what_the_point_made() {
         let dir = tempfile::tempdir().unwrap();
         let partial = begin(dir.path()).unwrap();
         partial.create_file("root.x.qcow2").unwrap();
@@ -220,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_another_host_has_taken_over_is_left_to_it() {
+    fn a_point_that_another_host_has_taken_over_stays() {
         let dir = tempfile::tempdir().unwrap();
         let taken_over = || {
             let partial = begin(dir.path()).unwrap();
@@ -271,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn it_can_be_sent_to_another_thread() {
+    fn a_partial_point_can_be_sent_to_another_thread() {
         fn is_send<T: Send>() {}
         is_send::<PartialPoint>();
     }

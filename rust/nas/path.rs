@@ -1,4 +1,4 @@
-//! Paths relative to the repository's root, which can't lead out of it.
+//! Paths relative to the repository's root, which can't lead out of the repository.
 
 use std::fmt;
 
@@ -29,7 +29,7 @@ impl RepoPath {
         self.0.rsplit_once('/').map_or(&self.0, |(_, name)| name)
     }
 
-    /// The folder that it lies in; none for an entry of the root.
+    /// The folder that holds this file or folder; `None` for an entry of the root.
     pub fn parent(&self) -> Option<RepoPath> {
         self.0.rsplit_once('/').map(|(parent, _)| RepoPath(parent.to_owned()))
     }
@@ -40,12 +40,12 @@ impl RepoPath {
         RepoPath::parse("path", &format!("{}/{name}", self.0))
     }
 
-    /// Is it `folder`, or inside it?
+    /// True if this is `folder`, or inside `folder`.
     pub fn is_in(&self, folder: &RepoPath) -> bool {
         self.0.strip_prefix(&folder.0).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     }
 
-    /// The name by which an image in `folder` refers to this file: `../T1/root.x.qcow2`.
+    /// The name by which an image in `folder` refers to this file, e.g. `../T1/root.x.qcow2`.
     pub fn relative_to(&self, folder: &RepoPath) -> String {
         let (own, from): (Vec<_>, Vec<_>) = (self.0.split('/').collect(), folder.0.split('/').collect());
         let shared = own.iter().zip(&from).take_while(|(a, b)| a == b).count();
@@ -58,8 +58,8 @@ impl RepoPath {
         parts.join("/")
     }
 
-    /// The file that an image in `folder` means by `relative`, as its header has it. `UNSUPPORTED_IMAGE` when that
-    /// is not a file below the root: absolute, a protocol, `json:`, or too many `..`.
+    /// The file that an image in `folder` names `relative` in its header. `UNSUPPORTED_IMAGE` when that is not a file below the
+    /// root: absolute, a protocol, `json:`, or too many `..`.
     pub fn resolve(folder: &RepoPath, relative: &str) -> Result<RepoPath> {
         let refuse = |why: &str| {
             let cause = format!("'{}', named in '{folder}', {why}", plain(relative));
@@ -109,7 +109,7 @@ impl PointPath {
                 if instance.starts_with('.') || name.starts_with('.') {
                     return Err(refuse("has a component that begins with a dot"));
                 }
-                // '.partial-' and '.deleted-' are put before it
+                // leaves room for the prefixes '.partial-' and '.deleted-'
                 if name.len() > MAX_COMPONENT - 16 {
                     return Err(refuse("has a component that is too long"));
                 }

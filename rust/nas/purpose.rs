@@ -1,12 +1,12 @@
-//! What an instance is locked for.
+//! What the library locks an instance for.
 
-/// What the instance's points are wanted for.
+/// What the holder of the lock does with the instance's points.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
-    /// A new point beside those that are there: they stay as they are, and others may read them meanwhile.
+    /// Adds a point and leaves the others as they are: others may read meanwhile.
     Add,
-    /// Points are changed or removed: nobody else is there.
+    /// Changes or removes points: nobody else may work there.
     Change,
-    /// Points are read: they stay as they are, and a new one may be added meanwhile.
+    /// Reads points: others may read, or add one, meanwhile.
     Read,
 }

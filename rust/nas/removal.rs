@@ -1,8 +1,8 @@
-//! The removal of a restore point: the whole of it, or nothing.
+//! The removal of a restore point: all of it or nothing.
 //!
-//! A NAS may keep a file: it is immutable, under a retention time or a legal hold, or its ACL gives nobody the right to
-//! delete it. The second of two images may refuse to go when the first is gone already. But a file that can't be removed
-//! gets no other name either, and a name can be given back: so every file gets one before the first is removed.
+//! A NAS may refuse to remove a file: it is immutable, under a retention time or a legal hold, or its ACL gives nobody the
+//! right to delete it. That must not show when another file is removed already. A file that can't be removed can't be renamed
+//! either, and a rename can be undone: so the library renames every file before it removes the first.
 
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
@@ -18,21 +18,21 @@ use super::path::PARTIAL;
 use crate::error::{Code, Error, Result};
 use crate::steps;
 
-/// What the name of a point begins with while it is removed: no longer a restore point, whatever happens then.
+/// What the name of a point begins with while it is removed. It is no restore point any more, whatever happens then.
 pub const DELETED: &str = ".deleted-";
 /// How long a removal may take: some file systems need minutes for a terabyte.
 pub const LIMIT: Duration = Duration::from_secs(600);
-/// What the name of a file begins with, before its own, whose removal nothing refuses.
+/// The prefix of the name of a file that could be renamed and so can be removed.
 const REMOVED: &str = ".removed-";
-/// How many leftovers are named as they are removed.
+/// The most leftovers that the log names.
 const MOST_NAMED: usize = 100;
-/// How many points of one name may lie aside that can't be removed.
+/// The most names for leftovers of one point that can't be removed.
 const ASIDE: u32 = 100;
-/// The longest name that Linux's file systems have.
+/// The length of the longest file name on Linux.
 const LONGEST: usize = 255;
 
-/// Removes the point `name` of the instance, and returns the bytes that its files occupied. After an error it is there
-/// under its name, with all files of its own, or the error names what is left of it.
+/// Removes the point `name` of the instance, and returns the bytes that its files occupied. After an error the point is there
+/// under its name with all its files, or the error names what is left.
 pub fn remove_point(instance: &Folder, lock: &InstanceLock, name: &str) -> Result<u64> {
     let folder = instance.open_dir_in(name)?;
     let hidden = free_name(instance, name)?;
@@ -46,8 +46,8 @@ pub fn remove_point(instance: &Folder, lock: &InstanceLock, name: &str) -> Resul
     }
 }
 
-/// Removes what a delete has left that was cut short, all of it or nothing: it may be a whole point of which something is
-/// kept. Where its removal had begun, what is left is held to the same rule, for that destroys nothing.
+/// Removes what an interrupted delete has left, all of it or nothing, because it may be a whole point of which the NAS keeps a
+/// file.
 pub fn remove_left(instance: &Folder, lock: &InstanceLock, hidden: &str) -> Result<u64> {
     if instance.kind(hidden)? != Some(FileType::Directory) {
         return instance.remove_tree(hidden).map_err(explain_refusal);
@@ -57,21 +57,21 @@ pub fn remove_left(instance: &Folder, lock: &InstanceLock, hidden: &str) -> Resu
         Ok(freed) => Ok(freed + left.remove_rest()?),
         Err(error) => {
             if let Err(stuck) = left.give_names_back() {
-                log::warn!("not every file in '{}' has its name again: {stuck}", left.folder.path.display());
+                log::warn!("unable to give back a file's name in '{}': {stuck}", left.folder.path.display());
             }
             Err(explain_refusal(error))
         }
     }
 }
 
-/// Removes `.partial-<timestamp>`, which a backup has left that ended early. If that can't be done, or it is larger than what
-/// is removed at a time, it is put with what deletes have left: there no backup meets it, no image in it counts as a child,
-/// and each delete tries again.
+/// Removes `.partial-<timestamp>`, which a backup left that ended early. If it can't be removed, or is larger than
+/// `MOST_REMOVED`, renames it to a delete's leftover: then no backup meets it, no image in it counts as a child, and each
+/// delete tries again.
 pub fn clear_partial(instance: &Folder, partial: &str) -> Result<u64> {
     clear_partial_within(instance, partial, &mut MOST_REMOVED.clone())
 }
 
-/// Removes all of them, within the same bound: if there are more, the next backup goes on with those.
+/// Removes all such leftovers of backups, `MOST_REMOVED` entries at most: the next backup removes the rest.
 pub fn clear_partials(instance: &Folder) -> Result<()> {
     let is_partial = |name: &OsStr| name.to_str().is_some_and(|name| name.starts_with(PARTIAL));
     let (partials, mut more) = instance.first_names(MOST_REMOVED as usize, is_partial)?;
@@ -90,11 +90,11 @@ pub fn clear_partials(instance: &Folder) -> Result<()> {
         }
     }
     if partials.len() > MOST_NAMED {
-        log::warn!("'{}' held {} of those, which are not all named", instance.path.display(), partials.len());
+        log::warn!("'{}' held {} leftovers of backups, named in part", instance.path.display(), partials.len());
     }
     if more {
         let path = instance.path.display();
-        log::warn!("'{path}' holds more that backups left which ended early: the next one goes on with it");
+        log::warn!("'{path}' holds more leftovers of backups, leaving them to the next backup");
     }
     Ok(())
 }
@@ -108,11 +108,11 @@ fn clear_partial_within(instance: &Folder, partial: &str, left: &mut u32) -> Res
     if instance.rename(partial, &aside).is_err() {
         return Err(error);
     }
-    log::warn!("'{}' can't be removed yet and is called '{aside}' now: {error}", instance.path.join(partial).display());
+    log::warn!("unable to remove '{}', renamed it to '{aside}': {error}", instance.path.join(partial).display());
     Ok(0)
 }
 
-/// A name for what is removed, beside what could not be.
+/// A free name for what is removed: earlier leftovers of the point that can't be removed have some.
 fn free_name(instance: &Folder, name: &str) -> Result<String> {
     let names = (0..ASIDE).map(|tries| match tries {
         0 => format!("{DELETED}{name}"),
@@ -127,26 +127,26 @@ fn free_name(instance: &Folder, name: &str) -> Result<String> {
     Err(Error::new(Code::Io, "find a name for what is removed", cause))
 }
 
-/// The name of a file that yields.
+/// The name of a file that could be renamed.
 fn removal_name(name: &OsStr) -> OsString {
     let mut removal_name = OsString::from(REMOVED);
     removal_name.push(name);
     removal_name
 }
 
-/// A point that is out of view.
+/// A point that has no restore point's name any more.
 struct HiddenPoint<'a> {
     instance: &'a Folder,
     lock: &'a InstanceLock,
-    /// Its name now.
+    /// The point's current name.
     hidden: &'a str,
-    /// Its path is the one that is known.
+    /// The point's folder, with its former path, for messages.
     folder: Folder,
-    /// What is in it, by the files' own names.
+    /// The own names of all files in the folder.
     names: BTreeSet<OsString>,
-    /// Those that have another name now.
+    /// The own names of the files that have another name now.
     renamed: BTreeSet<OsString>,
-    /// The removal of files has begun.
+    /// True once the removal of files has begun.
     begun: bool,
 }
 
@@ -162,7 +162,7 @@ impl<'a> HiddenPoint<'a> {
             begun: false,
         };
         for name in point.folder.names_that(|name| !is_kept_by_nfs(name))? {
-            // a delete that was killed has left it
+            // a killed delete has renamed it
             match name.as_bytes().strip_prefix(REMOVED.as_bytes()) {
                 Some(own) if !own.is_empty() => {
                     let own = OsStr::from_bytes(own).to_owned();
@@ -180,7 +180,7 @@ impl<'a> HiddenPoint<'a> {
         self.remove_all()
     }
 
-    /// Asks of each file whether it may be removed, by another name for it.
+    /// Renames each file, to find out whether the NAS lets it be removed.
     fn rename_all(&mut self) -> Result<()> {
         for name in self.names.difference(&self.renamed.clone()) {
             steps::at("rename one of a point");
@@ -191,7 +191,7 @@ impl<'a> HiddenPoint<'a> {
             }
             match self.folder.rename(name, &other) {
                 Ok(()) => _ = self.renamed.insert(name.clone()),
-                // A full repository may have no room for a name, and has to be emptied all the same.
+                // a full repository may have no room for a name, and an operator has to be able to empty it
                 Err(error) if matches!(error.code, Code::NoSpace | Code::AlreadyExists) => {}
                 Err(error) => return Err(error),
             }
@@ -199,7 +199,7 @@ impl<'a> HiddenPoint<'a> {
         Ok(())
     }
 
-    /// Removes everything, what may still refuse it first.
+    /// Removes all files, those first that may still refuse.
     fn remove_all(&mut self) -> Result<u64> {
         self.lock.check()?;
         let mut names: Vec<_> = self.names.iter().map(|name| Ok((self.rank(name)?, name))).collect::<Result<_>>()?;
@@ -215,8 +215,8 @@ impl<'a> HiddenPoint<'a> {
         Ok(freed)
     }
 
-    /// Removes the folder, with what came meanwhile. Where nothing is left but what somebody has open, it stays for the next
-    /// delete.
+    /// Removes the folder, with files that came meanwhile. A folder that holds only files that somebody has open stays for the
+    /// next delete.
     fn remove_rest(&self) -> Result<u64> {
         let error = match self.instance.remove_tree(self.hidden) {
             Err(error) => error.with_leftover(self.hidden),
@@ -224,25 +224,28 @@ impl<'a> HiddenPoint<'a> {
         };
         let rest = self.folder.first_names(1, |name| !is_kept_by_nfs(name));
         if rest.is_ok_and(|(rest, _)| rest.is_empty()) {
-            log::warn!("'{}' stays while somebody has files open that were in it: {error}", self.folder.path.display());
+            let path = self.folder.path.display();
+            log::warn!(
+                "unable to remove '{path}' while somebody has its files open, leaving it to the next delete: {error}"
+            );
             return Ok(0);
         }
         Err(error)
     }
 
-    /// The name that a file has now.
+    /// The current name of a file.
     fn current_name(&self, name: &OsStr) -> OsString {
         if self.renamed.contains(name) { removal_name(name) } else { name.to_owned() }
     }
 
-    /// Folders go first, for nobody has asked what is in them; then images, for which a point is made.
+    /// The order of removal: folders first, because the library has not tried to rename what is in them, then images.
     fn rank(&self, name: &OsStr) -> Result<u8> {
         let is_folder = self.folder.kind(self.current_name(name))? == Some(FileType::Directory);
         let is_image = Path::new(name).extension() == Some(OsStr::new("qcow2"));
         Ok(if is_folder { 0 } else { 2 - u8::from(is_image) })
     }
 
-    /// Gives each file its own name again that has another; the error is the first of those that could not get it.
+    /// Gives each renamed file its own name back; returns the first error.
     fn give_names_back(&mut self) -> Result<()> {
         let mut given = Ok(());
         for own in std::mem::take(&mut self.renamed) {
@@ -254,16 +257,16 @@ impl<'a> HiddenPoint<'a> {
         given
     }
 
-    /// Gives everything its own name again, if all of it is there; the error says which it is.
+    /// Gives the point and its files their names back, if all of them are there. Returns `error` with the result added.
     fn put_back(&mut self, name: &str, error: Error) -> Error {
         if let Err(stuck) = self.restore_names(name) {
-            log::warn!("'{}' can't be put back: {stuck}", self.folder.path.display());
+            log::warn!("unable to give '{}' its name back: {stuck}", self.folder.path.display());
             return error.with_leftover(self.hidden);
         }
-        // it is back, whether or not its server says that it keeps the names
+        // the point is back even if the server can't sync the names
         for folder in [&self.folder, self.instance] {
             if let Err(unkept) = folder.sync() {
-                log::warn!("'{}' is back under its name: {unkept}", self.folder.path.display());
+                log::warn!("unable to sync '{}', which has its name back: {unkept}", self.folder.path.display());
             }
         }
         Error { cause: format!("{}; the restore point is there, with all files of its own", error.cause), ..error }
@@ -271,13 +274,13 @@ impl<'a> HiddenPoint<'a> {
 
     fn restore_names(&mut self, name: &str) -> Result<()> {
         match self.lock.check() {
-            // what is there is the other host's now
+            // another host has taken the instance over, and the files are its own now
             Err(error) if error.code == Code::Busy => return Err(error),
-            // a lock that can't be looked at is nobody else's
+            // an error to read the lock does not mean that another host has it
             Ok(()) | Err(_) => {}
         }
         self.give_names_back()?;
-        // others may have added something
+        // a superset, because somebody may have added a file
         if self.begun && !self.folder.names()?.into_iter().collect::<BTreeSet<_>>().is_superset(&self.names) {
             return Err(Error::new(Code::Io, "put the restore point back", "a part of it is gone"));
         }
@@ -285,7 +288,7 @@ impl<'a> HiddenPoint<'a> {
     }
 }
 
-/// What may be behind the refusal of a NAS to change or remove what is published.
+/// Adds to a refusal what may be its reason: published files may be protected on the NAS.
 pub fn explain_refusal(error: Error) -> Error {
     if error.code != Code::PermissionDenied {
         return error;
@@ -321,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn a_point_is_put_back_whenever_all_of_it_is_there_and_ours() {
+    fn a_failed_removal_puts_the_point_back_if_all_of_it_is_there_and_ours() {
         type Meanwhile = fn(&Path);
         let lease = |dir: &Path| dir.join(".nasbackup.lease");
         let rows: [(&str, Meanwhile, &str, &[&str]); 5] = [
@@ -371,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_killed_delete_has_left_goes_whatever_its_files_are_called() {
+    fn the_leftover_of_a_killed_delete_is_removed_whatever_its_files_are_called() {
         let (dir, instance) = instance();
         let lock = InstanceLock::take(&instance, Purpose::Change).unwrap();
         let point = dir.path().join("T1");
@@ -385,7 +388,7 @@ mod tests {
     /// What NFS keeps is `EBUSY` to who would remove or rename it, as a place is at which something is mounted.
     #[test]
     #[ignore = "needs a lab: root, QEMU"]
-    fn what_nfs_keeps_of_a_file_that_is_open_refuses_no_delete_and_goes_with_a_later_one() {
+    fn an_open_file_that_nfs_keeps_does_not_fail_a_delete_and_is_removed_later() {
         let (dir, instance) = instance();
         let kept = |point: &str| dir.path().join(point).join(".nfs0000000000000001");
         fs::write(kept("T1"), "").unwrap();
@@ -418,7 +421,7 @@ mod tests {
     }
 
     #[test]
-    fn a_partial_that_is_too_deep_or_too_wide_holds_no_backup_up() {
+    fn a_partial_that_is_too_deep_or_too_wide_does_not_stop_a_backup() {
         let dir = tempfile::tempdir_in("/dev/shm").unwrap();
         fs::create_dir(dir.path().join("T1")).unwrap();
         let instance = Folder::open_root(dir.path()).unwrap();
@@ -444,7 +447,7 @@ mod tests {
     }
 
     #[test]
-    fn more_partials_than_are_listed_hold_no_backup_up_and_each_takes_some() {
+    fn more_partials_than_are_listed_do_not_stop_a_backup_and_each_backup_removes_some() {
         let dir = tempfile::tempdir_in("/dev/shm").unwrap();
         let instance = Folder::open_root(dir.path()).unwrap();
         fs::write(dir.path().join("kept"), "").unwrap();
@@ -457,7 +460,7 @@ mod tests {
     }
 
     #[test]
-    fn names_for_what_stays_come_to_an_end() {
+    fn the_names_for_leftovers_that_stay_are_limited() {
         let (dir, instance) = instance();
         assert_eq!(free_name(&instance, "T1").unwrap(), ".deleted-T1");
         fs::write(dir.path().join(".deleted-T1"), "").unwrap();

@@ -1,4 +1,4 @@
-//! What the caller says of a repository, and what it is once that was checked.
+//! A repository as the caller names it, and the export after the library checked it.
 
 use std::fmt;
 
@@ -16,9 +16,9 @@ pub struct Repository {
     /// `dir` for a host folder that is already mounted, else a type that `mount -t` knows.
     #[serde(rename = "type")]
     pub kind: Option<String>,
-    /// Where it is: a host path for `dir`, else what `mount` takes as source.
+    /// A host path for `dir`, else what `mount` takes as source.
     pub address: Option<String>,
-    /// Mount options; may hold a password and is never shown.
+    /// Mount options. They may hold a password, so no message shows them.
     pub options: Option<String>,
 }
 
@@ -28,7 +28,7 @@ impl fmt::Debug for Repository {
     }
 }
 
-/// A checked NAS export. Two are the same when type, address and options are.
+/// A checked NAS export. Two exports are equal if their types, addresses and options are.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Export {
     kind: String,
@@ -46,7 +46,7 @@ impl Repository {
         if !kind.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c)) || kind.starts_with(['.', '-']) {
             return Err(Error::invalid("repository.type", format!("'{kind}' is not the name of a file system")));
         }
-        // a mount helper would take it for an option
+        // a mount helper would take the address for an option
         if address.starts_with('-') {
             return Err(Error::invalid("repository.address", format!("'{address}' begins with a dash")));
         }
@@ -61,7 +61,7 @@ impl Repository {
 }
 
 impl Export {
-    /// Is it a host folder, which is neither mounted nor unmounted?
+    /// True for a host folder, which the library neither mounts nor unmounts.
     pub fn is_dir(&self) -> bool {
         self.kind == DIR
     }

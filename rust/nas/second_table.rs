@@ -1,14 +1,14 @@
-//! A second table of descriptors, in which no process is started, and the threads that have it.
+//! A second table of descriptors, in which no process is started, and the threads that have this table.
 //!
-//! A process that is started gets a copy of each descriptor of the table of the thread that starts it, and closes those copies
-//! when it becomes another program. Closing one that is open for writing waits, on NFS and CIFS, until the server has all that
-//! was written to the file; on FUSE closing any does. While a NAS hangs, nobody in this process could start one: whoever does
-//! waits for that close. So these files are open in a second table, in which no process is started, and what is done with them
-//! is done by threads that have it: who asks for it waits, and may be left behind as ever.
+//! A new process gets a copy of each descriptor of the table of the thread that starts it, and closes the copies when it execs.
+//! On NFS and CIFS the close of a file that is open for writing waits until the server has all that was written; on FUSE any
+//! close waits. So while a NAS hangs, no thread whose table holds such a file could start a process. The library opens these
+//! files in a second table, and the threads that have it, which start no process, do all work on them; the caller waits for
+//! that work, or gives it up.
 //!
-//! Descriptors of the one table mean nothing in the other: the work that is handed over uses its own file, and others that are
-//! apart, and gives no descriptor away. Those of the second table have large numbers, which the first has in use only when half
-//! of all are, so that who confuses the two gets an error and not another file.
+//! A descriptor of one table means nothing in the other: work for the second table uses only files that are open there, and
+//! gives no descriptor away. Descriptors of the second table have large numbers, which the first table uses only when half of
+//! all numbers are taken, so that a mistake causes an error and not access to another file.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
@@ -33,29 +33,28 @@ use rustix::process::{Resource, getrlimit};
 
 use crate::sys::{self, Job};
 
-/// How long a thread stays that has nothing to do.
+/// How long an idle thread waits for a job before it ends.
 const IDLE: Duration = Duration::from_secs(30);
-/// How long whoever gives a file up waits for its close: on a NAS that hangs that has no end, and is left behind.
+/// How long the drop of a file waits for the close, which never ends on a hung NAS.
 const CLOSE: Duration = Duration::from_secs(2);
-/// How long until a thread is tried again that could not be started.
+/// How long until the next try to start a thread, after a failure.
 const AGAIN: Duration = Duration::from_millis(100);
-/// How long the first who wants the second table waits until it is made. Before Linux 5.9 whoever makes it closes copies of all
-/// that is open.
+/// How long the first user of the second table waits until it is made: before Linux 5.9 that closes a copy of each open file.
 const MAKING: Duration = Duration::from_secs(10);
-/// No number in the second table is below this, or half of those that there are if that is less.
+/// The least number of a descriptor in the second table; half of all numbers if that is less.
 const FIRST: u64 = 1 << 16;
 
-/// The threads that have the second table, as many as work at the same time: any of them may wait for a NAS for ever. It stays
-/// as long as the process.
+/// The threads that have the second table: as many as there are jobs at the same time, because each may wait for a NAS for
+/// ever. The table lives as long as the process.
 pub(super) struct Pool {
     work: Mutex<JobQueue>,
-    /// For the threads that have nothing to do.
+    /// Wakes up idle threads.
     more: Condvar,
-    /// For the one that starts the others.
+    /// Wakes up the thread that starts the others.
     too_few: Condvar,
-    /// Leads into the second table.
+    /// The socket that sends descriptors into the second table.
     sender: OwnedFd,
-    /// What was sent last.
+    /// The number of the next descriptor that is sent.
     sent: AtomicU64,
     arrivals: Mutex<Arrivals>,
 }
@@ -63,15 +62,15 @@ pub(super) struct Pool {
 #[derive(Default)]
 struct JobQueue {
     jobs: VecDeque<Job>,
-    /// Threads that wait for some.
+    /// The number of threads that wait for a job.
     idle: usize,
-    /// Threads that are about to.
+    /// The number of threads that are starting.
     starting: usize,
-    /// Why one could not be started, which whoever asks next tells: this table's threads have no log.
+    /// Why a thread could not be started. The next caller logs this, because the second table's threads have no log.
     refused: Option<io::Error>,
 }
 
-/// The other end of the way, in the second table, and what has come there and not been taken.
+/// The receiving socket, in the second table, and the descriptors that have arrived and were not taken.
 struct Arrivals {
     end: OwnedFd,
     come: BTreeMap<u64, rustix::io::Result<OwnedFd>>,
@@ -79,17 +78,17 @@ struct Arrivals {
 
 static POOL: Mutex<TableState> = Mutex::new(TableState::Unknown);
 
-/// Is there a second table?
+/// Whether there is a second table.
 enum TableState {
     Unknown,
-    /// Its first thread was begun; nobody waits for it twice.
+    /// The first thread was started. Only the first caller waits for it.
     Begun(Receiver<Made>, Duration),
     Two(&'static Pool),
-    /// The kernel, or a filter of system calls, refuses to make one.
+    /// The kernel, or a filter of system calls, refuses a second table.
     One,
 }
 
-/// The pool, or why there is none, and what the first table has no need of any more.
+/// The pool, or why there is none, and descriptors for the first table to close.
 type Made = (rustix::io::Result<&'static Pool>, Vec<OwnedFd>);
 
 /// A line of the log: level, target, text.
@@ -100,12 +99,12 @@ thread_local! {
     static LINES: RefCell<Vec<LogLine>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Has this thread the second table? No process is to be started by it, and no other thread but as `of_this_table`.
+/// True if this thread has the second table. It must start no process, and other threads only through `of_this_table`.
 pub fn is_here() -> bool {
     IS_APART.get()
 }
 
-/// The same work on a thread that this one starts, and waits for. There it logs nothing.
+/// Wraps `work` for a thread that this one starts and waits for. What the work logs there is lost.
 pub(crate) fn of_this_table<T>(work: impl FnOnce() -> T) -> impl FnOnce() -> T {
     let is_apart = is_here();
     move || {
@@ -114,7 +113,7 @@ pub(crate) fn of_this_table<T>(work: impl FnOnce() -> T) -> impl FnOnce() -> T {
     }
 }
 
-/// Does it where the second table is, if there is one: for what is opened and closed in it.
+/// Runs `work` on a thread that has the second table, if there is one, for files that are opened and closed there.
 pub(crate) fn run_there<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     match pool() {
         Ok(Some(pool)) => pool.run(work),
@@ -122,10 +121,10 @@ pub(crate) fn run_there<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     }
 }
 
-/// Makes the second table before a file of the NAS is open: otherwise it is made when the first one is opened for writing.
+/// Makes the second table early. Otherwise the first open of a file for writing makes it.
 pub fn prepare() {
     if let Err(error) = pool() {
-        log::warn!("there is no second table of descriptors yet - {error}");
+        log::warn!("unable to make the second table of descriptors, trying again later: {error}");
     }
 }
 
@@ -134,7 +133,7 @@ pub(crate) use hooks::of_the_same_pool;
 #[cfg(any(test, feature = "test-hooks"))]
 pub use hooks::use_own_pool;
 
-/// A test has the kernel refuse what its own threads ask for: those of the pool are to be among them.
+/// For tests in which the kernel refuses system calls of their own threads: they need a pool of their own.
 #[cfg(any(test, feature = "test-hooks"))]
 mod hooks {
     use std::cell::Cell;
@@ -145,7 +144,7 @@ mod hooks {
         pub(super) static OWN: Cell<Option<&'static Pool>> = const { Cell::new(None) };
     }
 
-    /// From now on this thread, and those that work for it, have a pool that it has started.
+    /// Gives this thread, and those that work for it, a new pool.
     pub fn use_own_pool() -> rustix::io::Result<()> {
         let (pool, _) = Pool::begin()?.recv().map_err(|_| Errno::IO)?;
         OWN.set(Some(pool?));
@@ -161,18 +160,18 @@ mod hooks {
     }
 }
 
-/// Keeps a line of the log for whoever waits for this thread's work: a logger may open files, which are none of this table's.
-/// False where there is no need to.
+/// Keeps a line of the log for the thread that waits for this one's work: a logger may open files, which must not be in the
+/// second table. False if this thread may log itself.
 pub(crate) fn keep_line(record: &Record<'_>) -> bool {
     if !is_here() {
         return false;
     }
-    // what is written in the line may itself log
+    // formatted first, because the formatting itself may log
     let line = (record.level(), record.target().to_owned(), record.args().to_string());
     LINES.try_with(|lines| lines.borrow_mut().push(line)).is_ok()
 }
 
-/// The threads; none where there is one table.
+/// The threads that have the second table; `None` if there is only one table.
 pub(super) fn pool() -> rustix::io::Result<Option<&'static Pool>> {
     #[cfg(any(test, feature = "test-hooks"))]
     if let Some(own) = hooks::OWN.get() {
@@ -188,7 +187,7 @@ pub(super) fn pool() -> rustix::io::Result<Option<&'static Pool>> {
 }
 
 impl TableState {
-    /// The threads, and why there are none where that has just turned out. What may pass is an error.
+    /// The pool, and, if it has just turned out that there is none, why. Failures that may pass are errors.
     fn try_made(&mut self) -> rustix::io::Result<(Option<&'static Pool>, Option<Errno>)> {
         if let TableState::Unknown = self {
             *self = TableState::Begun(Pool::begin()?, MAKING);
@@ -202,7 +201,7 @@ impl TableState {
             _ => return Ok((None, None)),
         };
         let (now, told) = match made {
-            // until it is there what is opened is in the one table that there is
+            // files are opened in the first table until the second is there
             Err(RecvTimeoutError::Timeout) => return Ok((None, waited.then_some(Errno::TIMEDOUT))),
             Err(RecvTimeoutError::Disconnected) => (TableState::Unknown, Err(Errno::IO)),
             Ok((Ok(pool), _)) => (TableState::Two(pool), Ok((Some(pool), None))),
@@ -214,12 +213,12 @@ impl TableState {
     }
 }
 
-/// Is it an error of a kernel that lacks something now, and not of one that has no second table for this process?
+/// True for an error that may pass, such as a lack of memory.
 fn may_pass(error: Errno) -> bool {
     matches!(error, Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::AGAIN | Errno::INTR)
 }
 
-/// Below this no number in the second table is.
+/// The least number of a descriptor in the second table.
 pub(super) fn first_number() -> RawFd {
     let all = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     i32::try_from(FIRST.min(all / 2)).unwrap_or(i32::MAX)
@@ -237,7 +236,7 @@ impl Pool {
                 Ok(end) => (Ok(&*Box::leak(Box::new(Pool::new(ours, end)))), vec![theirs]),
                 Err(error) => (Err(errno(error)), vec![ours, theirs]),
             };
-            // who waits for it can't be gone
+            // can't fail: the receiver is kept
             let _ = tell.send((pool, done));
             pool.map(Pool::start_workers)
         };
@@ -256,7 +255,7 @@ impl Pool {
         }
     }
 
-    /// Closes the file in the second table, and waits no longer than that may take.
+    /// Closes the file in the second table, and waits for that as long as `CLOSE`.
     pub(super) fn close(&self, file: File) {
         if is_here() {
             return drop(file);
@@ -264,7 +263,7 @@ impl Pool {
         let (tell, closed) = mpsc::channel();
         self.enqueue(Box::new(move || {
             drop(file);
-            // whoever waited may be gone by now
+            // fails when nobody waits any more
             let _ = tell.send(());
         }));
         if closed.recv_timeout(CLOSE) == Err(RecvTimeoutError::Timeout) {
@@ -290,7 +289,7 @@ impl Pool {
         done.unwrap_or_else(|panic| resume_unwind(panic))
     }
 
-    /// The same with what the descriptor is in the second table.
+    /// Like `run`, with a copy of the descriptor in the second table.
     pub(super) fn lend<T: Send, E: From<Errno> + Send>(
         &self,
         fd: BorrowedFd<'_>,
@@ -302,7 +301,7 @@ impl Pool {
         let serial = self.sent.fetch_add(1, Relaxed);
         send(&self.sender, serial, fd)?;
         self.run(|| {
-            // closing what has come, on FUSE, waits for its server: that is this work's business alone
+            // on FUSE the close waits for the server: without the arrivals' lock it delays only this work
             let come = self.take_arrived(serial)?;
             let number = rustix::io::fcntl_dupfd_cloexec(&come, first_number())?;
             drop(come);
@@ -310,7 +309,7 @@ impl Pool {
         })
     }
 
-    /// What was sent with this number, which it is once. It is not closed here, for the others wait meanwhile.
+    /// Takes the descriptor that was sent with this number. Closes none, because others wait for the lock.
     fn take_arrived(&self, serial: u64) -> rustix::io::Result<OwnedFd> {
         let mut arrivals = self.arrivals.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
@@ -322,7 +321,7 @@ impl Pool {
         }
     }
 
-    /// What the first thread does: it starts the others, as many as there is work for, and is never kept from it.
+    /// The loop of the first thread, which starts a thread for each job that waits. It runs no job, so that nothing blocks it.
     fn start_workers(&'static self) {
         let mut work = self.lock();
         loop {
@@ -335,7 +334,7 @@ impl Pool {
             if let Err(error) = started {
                 work.refused = Some(error);
                 work.starting -= 1;
-                // until then whichever gets free takes what waits
+                // meanwhile the other threads take the waiting jobs
                 (work, _) = self.too_few.wait_timeout(work, AGAIN).unwrap_or_else(PoisonError::into_inner);
             }
         }
@@ -356,11 +355,11 @@ impl Pool {
         let refused = work.refused.take();
         drop(work);
         if let Some(error) = refused {
-            log::warn!("the files of NASes wait for a thread, for none could be started - {error}");
+            log::warn!("unable to start a thread for files of the NAS, waiting for another: {error}");
         }
     }
 
-    /// What the others do, until there is nothing to do.
+    /// The loop of the other threads: runs jobs until there has been none for `IDLE`.
     fn run_jobs(&self) {
         IS_APART.set(true);
         let mut work = self.lock();
@@ -378,7 +377,7 @@ impl Pool {
     }
 }
 
-/// Sends a copy of the descriptor, and this number with it.
+/// Sends a copy of the descriptor with this number.
 fn send(sender: &OwnedFd, serial: u64, fd: BorrowedFd<'_>) -> rustix::io::Result<()> {
     let (fds, mut space) = ([fd], [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))]);
     let mut message = SendAncillaryBuffer::new(&mut space);
@@ -386,7 +385,7 @@ fn send(sender: &OwnedFd, serial: u64, fd: BorrowedFd<'_>) -> rustix::io::Result
     rustix::net::sendmsg(sender, &[IoSlice::new(&serial.to_ne_bytes())], &mut message, SendFlags::NOSIGNAL).map(drop)
 }
 
-/// The next one of what was sent, and its number.
+/// Receives the next descriptor and its number.
 fn receive(end: &OwnedFd) -> rustix::io::Result<(u64, rustix::io::Result<OwnedFd>)> {
     let (mut serial, mut space) = ([0; 8], [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))]);
     let mut message = RecvAncillaryBuffer::new(&mut space);
@@ -396,19 +395,18 @@ fn receive(end: &OwnedFd) -> rustix::io::Result<(u64, rustix::io::Result<OwnedFd
         RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
         _ => None,
     });
-    // the kernel leaves out what it has no number for
+    // the kernel drops a descriptor that gets no number
     Ok((u64::from_ne_bytes(serial), come.ok_or(Errno::MFILE)))
 }
 
-/// Gives this thread, and those that it starts, a table of their own, with nothing in it but the standard streams and what `end`
-/// is.
+/// Gives this thread, and those that it starts, a table of their own, with only the standard streams and `end`.
 fn own_table(end: &OwnedFd) -> io::Result<OwnedFd> {
     sys::leave_descriptors_above(end.as_raw_fd())?;
     IS_APART.set(true);
-    // all others are copies that their owners know nothing of, also where more than half of all numbers were in use
+    // closes all other copies, of which their owners don't know
     let end = rustix::io::fcntl_dupfd_cloexec(end, first_number().max(end.as_raw_fd() + 1))?;
     sys::close_descriptors(libc::STDERR_FILENO + 1..=end.as_raw_fd() - 1)?;
-    // a file that got the number of one of the standard streams would get what is written to that
+    // occupies free numbers of standard streams: a file with such a number would get what is written to that stream
     loop {
         let null = File::open("/dev/null")?;
         if null.as_raw_fd() > libc::STDERR_FILENO {
@@ -513,7 +511,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_opened_so_is_in_the_second_table_alone_until_it_is_dropped() {
+    fn a_file_that_is_apart_is_open_only_in_the_second_table() {
         let dir = tempfile::tempdir().unwrap();
         let folder = Folder::open_root(dir.path()).unwrap();
         let there = || {
@@ -548,7 +546,7 @@ mod tests {
 
     #[test]
     #[ignore = "needs a lab: root, QEMU"]
-    fn what_is_made_where_no_mode_can_be_set_is_told_of_once_by_the_name_of_the_file_system() {
+    fn a_file_system_without_modes_is_logged_once_by_name() {
         let nas = Fuse::mount(&["--chmod-deny"]);
         let folder = Folder::open_root(&nas.at).unwrap();
         // other than what the umask leaves
@@ -557,7 +555,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_with_other_rights_has_the_table_of_who_begins_it() {
+    fn a_thread_with_other_rights_has_its_parent_s_table() {
         let dir = tempfile::tempdir().unwrap();
         let file = Folder::open_root(dir.path()).unwrap().create_file("image", FILE_MODE).unwrap();
         let same = file.clone();
@@ -571,7 +569,7 @@ mod tests {
     }
 
     #[test]
-    fn that_the_kernel_lacks_something_now_is_no_refusal_for_good() {
+    fn a_passing_lack_of_the_kernel_s_is_no_final_refusal() {
         let of = |error| {
             let (tell, told) = mpsc::channel();
             tell.send((Err(error), vec![])).unwrap();
@@ -593,8 +591,8 @@ mod tests {
         assert_eq!([made(&mut tables), made(&mut tables)], [waited, Ok((false, None))]);
     }
 
-    /// Lends a file of a NAS that hangs, and others meanwhile; did closing what was lent hang? A server that has once said that it
-    /// has no use for it is not asked, and processes that other tests start close copies.
+    /// Lends a file of a NAS that hangs, and others meanwhile; did closing what was lent hang? A server that has once said that
+    /// it has no use for it is not asked, and processes that other tests start close copies.
     fn lends_while_a_close_hangs() -> bool {
         let (nas, other) = (Fuse::mount(&[]), tempfile::tempdir().unwrap());
         fs::write(nas.folders[0].path().join("source"), "source").unwrap();
@@ -621,12 +619,12 @@ mod tests {
 
     #[test]
     #[ignore = "needs a lab: root, QEMU"]
-    fn a_file_whose_close_hangs_keeps_no_other_from_being_lent() {
+    fn a_hanging_close_does_not_stop_other_files_from_being_lent() {
         assert!((0..20).any(|_| lends_while_a_close_hangs()), "no close has hung");
     }
 
     #[test]
-    fn nothing_that_was_open_stays_in_the_second_table_however_much_it_was() {
+    fn no_file_that_was_open_before_stays_in_the_second_table() {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
         // beyond the numbers of which the second table has none
         let far = rustix::io::fcntl_dupfd_cloexec(&theirs, first_number() + 100).unwrap();
@@ -644,7 +642,7 @@ mod tests {
     }
 
     #[test]
-    fn each_gets_what_it_has_lent_itself() {
+    fn each_caller_gets_the_copy_of_its_own_descriptor() {
         let dir = tempfile::tempdir().unwrap();
         let file = Folder::open_root(dir.path()).unwrap().create_file("image", FILE_MODE).unwrap();
         thread::scope(|scope| {
@@ -678,7 +676,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_goes_on_where_the_work_was_asked_for() {
+    fn a_panic_continues_in_the_caller() {
         let dir = tempfile::tempdir().unwrap();
         let mut file = Folder::open_root(dir.path()).unwrap().create_file("image", FILE_MODE).unwrap();
         let panics = || {

@@ -1,4 +1,4 @@
-//! Access to a repository for as long as somebody needs it.
+//! An open repository.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,17 +13,17 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::lacking;
 
-/// A folder that is mounted already opens at once, or its NAS hangs.
+/// How long a mounted folder may take to open: it opens at once, or its NAS hangs.
 const DIR_LIMIT: Duration = Duration::from_secs(20);
-/// Longer than a mount may take.
+/// How long a mount and the open of its folder may take: longer than `mount::LIMIT`.
 const OPEN_LIMIT: Duration = Duration::from_secs(75);
 
-/// An open repository. Clones, and sessions opened meanwhile on the same export, share one mount. It is kept for the
-/// configured time after the last of them, for the next; then it is unmounted.
+/// An open repository. Clones, and sessions opened meanwhile on the same export, share one mount. After the last of them the
+/// library keeps the mount for the configured time, and then unmounts it.
 #[derive(Debug, Clone)]
 pub struct Session(Arc<SharedMount>);
 
-/// What a session holds; the last of its clones gives the mount to those that are kept.
+/// What the clones of a session share. Its drop hands the mount over to the kept ones.
 #[derive(Debug)]
 struct SharedMount {
     opened: Arc<OpenExport>,
@@ -42,17 +42,16 @@ impl Session {
         Ok(Session(Arc::new(SharedMount { opened, keep: Duration::from_secs(config.mount_keep_seconds) })))
     }
 
-    /// The same within a deadline: a folder of a hung NAS does not open either. One that did not answer before is asked
-    /// no more, `NAS_UNRESPONSIVE`, until it has answered.
+    /// Like `open`, with a time limit. A NAS that did not answer before is `NAS_UNRESPONSIVE` at once, until it has answered.
     pub fn open_bounded(export: Export, config: Arc<Config>) -> Result<Session> {
         Session::open_within(Duration::MAX, export, config)
     }
 
-    /// The same within `most`, where that is less.
+    /// Like `open_bounded`, within `most` if that is less.
     pub fn open_within(most: Duration, export: Export, config: Arc<Config>) -> Result<Session> {
         health::check_responsive(&export)?;
         let limit = most.min(if export.is_dir() { DIR_LIMIT } else { OPEN_LIMIT });
-        // the mount's own error comes first
+        // less than `limit`, so that the mount's own error comes before the limit's
         let until = Instant::now() + limit / 5 * 4;
         deadline::bounded("open the repository", limit, move || Session::open_until(until, &export, &config))
     }
@@ -62,13 +61,13 @@ impl Session {
         &self.0.opened.root
     }
 
-    /// Bytes that are free in it; all that there could be where the NAS does not tell.
+    /// The bytes that are available in the repository; `u64::MAX` where the NAS does not tell.
     pub fn free(&self) -> Result<u64> {
         Ok(self.root().room()?.map_or(u64::MAX, |room| room.available))
     }
 
-    /// Has a Btrfs do what it has put off: it shows the room that a removal gives back with its next commit, half a minute
-    /// later. Others show it at once, and would write all that the guests of this host have written there.
+    /// Syncs a Btrfs, which otherwise shows the room of a removal only with its next commit, half a minute later. Other file
+    /// systems show the room at once, and a sync would write back all that this host's guests have written there.
     pub fn sync(&self) -> Result<()> {
         const BTRFS: i64 = 0x9123_683e;
         let root = self.root();
@@ -93,7 +92,7 @@ impl Drop for SharedMount {
     }
 }
 
-/// Clears the mounts that processes have left that were killed.
+/// Clears the mounts that killed processes have left.
 pub fn clear_left(config: &Config) {
     mount_folder::sweep(config);
 }

@@ -1,5 +1,5 @@
-//! Mounts that are attached nowhere yet. What confines a mount is set before anybody sees it: the copies of it in other mount
-//! namespaces, such as QEMU's, keep what it had when it was attached.
+//! Mounts that are attached nowhere yet. The library confines a mount before it attaches it, because the copies of the mount in
+//! other mount namespaces, such as QEMU's, keep the flags of that moment.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -12,29 +12,29 @@ use rustix::mount::{MountAttrFlags, MoveMountFlags, OpenTreeFlags};
 use crate::error::{Error, Result};
 use crate::sys;
 
-/// Nothing on a NAS is a device or a program of this host.
+/// No file on a NAS is a device or a program of this host.
 const CONFINED: MountAttrFlags =
     MountAttrFlags::MOUNT_ATTR_NODEV.union(MountAttrFlags::MOUNT_ATTR_NOSUID).union(MountAttrFlags::MOUNT_ATTR_NOEXEC);
 const NO_LINKS: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSYMFOLLOW;
 
-/// A folder, with what is mounted below it, once more.
+/// A copy of a mount, or of a folder as a mount, with what is mounted below it.
 pub(super) struct Tree(OwnedFd);
 
 impl Tree {
-    /// Of the open folder.
+    /// Copies an open folder.
     pub(super) fn of(folder: BorrowedFd<'_>) -> rustix::io::Result<Tree> {
         clone(folder, "", OpenTreeFlags::AT_EMPTY_PATH)
     }
 
-    /// Of what is mounted at `point`.
+    /// Copies what is mounted at `point`.
     pub(super) fn at(point: &Path) -> rustix::io::Result<Tree> {
         clone(CWD, point, OpenTreeFlags::AT_SYMLINK_NOFOLLOW)
     }
 
-    /// Has the kernel follow no symbolic link in it, for nobody. False where it does not know how to (Linux 5.14).
+    /// Tells the kernel to follow no symbolic link in the tree. False if the kernel is older than Linux 5.14.
     pub(super) fn follow_no_links(&self) -> rustix::io::Result<bool> {
         match sys::make_mounts_private(self.0.as_fd(), NO_LINKS) {
-            // an older one, which does not know the flag, or not the call
+            // an older kernel lacks the flag, or the system call
             Err(error @ (Errno::INVAL | Errno::NOSYS)) => {
                 tell_lack(error);
                 Ok(false)
@@ -43,7 +43,7 @@ impl Tree {
         }
     }
 
-    /// Takes devices and programs out of it.
+    /// Tells the kernel to treat no file of the tree as a device or a program.
     pub(super) fn confine(&self) -> rustix::io::Result<()> {
         match sys::make_mounts_private(self.0.as_fd(), CONFINED) {
             Err(Errno::NOSYS) => Ok(()),
@@ -51,7 +51,7 @@ impl Tree {
         }
     }
 
-    /// Mounts it at `point`.
+    /// Mounts the tree at `point`.
     pub(super) fn attach(self, point: &Path) -> rustix::io::Result<()> {
         rustix::mount::move_mount(self.0, "", CWD, point, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
     }
@@ -62,7 +62,7 @@ fn clone(from: BorrowedFd<'_>, path: impl rustix::path::Arg, flags: OpenTreeFlag
     rustix::mount::open_tree(from, path, flags).map(Tree)
 }
 
-/// Logs, once, that links are followed in what is mounted.
+/// Logs once that the kernel follows links in mounts.
 pub(super) fn tell_lack(error: Errno) {
     static TOLD: Once = Once::new();
     TOLD.call_once(|| {
@@ -73,7 +73,7 @@ pub(super) fn tell_lack(error: Errno) {
     });
 }
 
-/// Can this kernel be kept from following links in a mount? Tried on one that nobody sees.
+/// True if this kernel can follow no links in a mount. Tries that on a mount that nobody sees.
 pub fn knows_nosymfollow() -> Result<bool> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     let tried = rustix::mount::open_tree(CWD, "/", flags)

@@ -1,6 +1,6 @@
-//! What QEMU and libvirt see of a repository while QEMU writes there itself: the folder of one unfinished point, mounted once
-//! more at a place of its own. They get paths, in which the kernel follows no link there, whoever may write on the NAS; and
-//! nobody passes through to it but root and QEMU's group, whatever rights the NAS's files have.
+//! What QEMU and libvirt see of a repository while QEMU writes there itself: a second mount of the folder of one unfinished
+//! point. QEMU opens its targets by path: in this mount the kernel follows no link that somebody puts on the NAS, and only root
+//! and QEMU's group can reach it, whatever rights the NAS's files have.
 
 use std::os::fd::AsFd;
 use std::path::PathBuf;
@@ -16,34 +16,34 @@ use crate::lacking;
 
 const STEP: &str = "show the targets to QEMU";
 
-/// The place; dropped, it goes with what is mounted there.
+/// The second mount's folder. Its drop unmounts the second mount and removes the folder.
 #[derive(Debug)]
 pub struct TargetView {
     folder: MountFolder,
 }
 
-/// How QEMU sees it.
+/// How QEMU sees the targets.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ShownTargets {
-    /// At the place; if not, nothing can be mounted, and QEMU has to take the folder's own path.
+    /// True if QEMU uses the second mount; false if that can't be made, and QEMU uses the folder's own path.
     pub at_its_place: bool,
-    /// Why links are followed there, if they are.
+    /// Why QEMU follows links there, if it does.
     pub lack: Option<String>,
 }
 
 impl TargetView {
-    /// Makes the place, where nothing is to be seen yet.
+    /// Makes the second mount's folder, without mounting yet.
     pub fn prepare(config: &Config) -> Result<TargetView> {
         mount_folder::sweep(config);
         Ok(TargetView { folder: MountFolder::make(&config.mount_dir)? })
     }
 
-    /// Where QEMU sees the folder.
+    /// The path at which QEMU sees the folder.
     pub fn path(&self) -> PathBuf {
         self.folder.point()
     }
 
-    /// Shows `folder` to QEMU, which runs as `owner`, or as nobody knows whom.
+    /// Shows `folder` to QEMU, which runs as `owner` (`None`: unknown).
     pub fn show(&self, folder: &Folder, owner: Option<(u32, u32)>) -> Result<ShownTargets> {
         let mounted = Tree::of(folder.fd.as_fd()).and_then(|tree| {
             tree.confine()?;
@@ -91,7 +91,7 @@ mod tests {
 
     #[test]
     #[ignore = "needs a lab: root, QEMU"]
-    fn qemu_alone_gets_through_and_by_no_link_out() {
+    fn only_qemu_reaches_the_second_mount_and_no_link_leads_out() {
         let dir = tempfile::tempdir().unwrap();
         fs::set_permissions(dir.path(), Permissions::from_mode(0o711)).unwrap();
         let (nas, victim) = (dir.path().join("nas"), dir.path().join("victim"));
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn where_nothing_can_be_mounted_it_is_said_what_that_means() {
+    fn without_a_second_mount_the_lack_is_reported() {
         let dir = tempfile::tempdir().unwrap();
         let config = Config { mount_dir: dir.path().join("m"), state_dir: dir.path().join("s"), ..Config::default() };
         let folder = Folder::open_root(dir.path()).unwrap().make_dir("partial", FOLDER_MODE).unwrap();
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn what_qemu_still_writes_through_after_its_agent_died_is_left_mounted() {
+    fn a_second_mount_that_qemu_still_uses_after_its_agent_died_stays() {
         let dir = tempfile::tempdir().unwrap();
         let config = Config { mount_dir: dir.path().join("m"), state_dir: dir.path().join("s"), ..Config::default() };
         let begun = |view| crate::host::Begun {

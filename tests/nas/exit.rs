@@ -77,7 +77,7 @@ fn no_operation_has_anything_open_when_it_unmounts() {
         ],
     );
     let said = said.text_of_success();
-    assert!(!said.contains("detaching a mount"), "{said}");
+    assert!(!said.contains("detaching it"), "{said}");
 }
 
 #[test]
