@@ -51,9 +51,9 @@ fn on_ext4_which_clones_nothing() {
 fn at_addresses_that_users_write() {
     live_shortly(at_ipv6());
     live_shortly(with_slash());
-    each(["a b", "R&D", "it's", "größer", "a:b", "a*b", "a,b", "#1"], |name| Chain::new(named("nfs", name)).live());
-    // CIFS's client takes a comma for the end of the path
-    each(["a b", "R&D", "it's", "größer", "#1"], |name| Chain::new(named("cifs", name)).live());
+    each(["a b R&D it's größer", "#1 a:b a*b,c"], |name| Chain::new(named("nfs", name)).live());
+    // no server allows ':' and '*' there, and its client takes a comma for the end of the path
+    Chain::new(named("cifs", "#1 a b R&D it's größer")).live();
 }
 
 #[test]
