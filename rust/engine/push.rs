@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 use rustix::fs::{AtFlags, StatxFlags};
 
 use super::incident::Incident;
-use super::job::{BackupJob, CALL, COPY, POLL, Signal};
+use super::job::{BackupJob, CALL, COPY, POLL, Signal, TICK};
 use super::nas_probe::{NasProbe, PROBE_LIMIT};
 use crate::error::{Code, Error, Result};
 use crate::job::Reporter;
-use crate::libvirt::{Event, JobPicture, JobState, State};
+use crate::libvirt::{Domain, Event, JobPicture, JobState, State};
 use crate::nas::apart::{Apart, Descriptor};
-use crate::nas::deadline::{self, Background, ask, bounded_for_guest};
+use crate::nas::deadline::{self, Background, ask, start_for_the_guest, within_call};
 
 /// How long QEMU may take to report that its targets are closed before the library asks libvirt instead.
 const CLOSE: Duration = Duration::from_secs(5);
@@ -106,7 +106,7 @@ pub fn copy(
     let watch = watch.map_err(|error| backup.abort(error))?;
     let mut push = Push { backup, disks, rate, watch, closed: BTreeSet::new(), failed_disk: None };
     let limited = push.limit_speed();
-    let outcome = push.wait_completed(job, deadline).and_then(|()| push.wait_closed(deadline));
+    let outcome = push.wait_completed(job, deadline).and_then(|()| push.wait_closed(job, deadline));
     drop(watching);
     push.watch.wait(LOOK);
     outcome.map(|()| limited.err()).map_err(|error| give_up(backup, probe, error))
@@ -137,11 +137,15 @@ fn give_up(backup: &mut BackupJob, probe: Option<NasProbe>, error: Error) -> Err
     let hangs = match error.code {
         Code::Timeout => hangs(PROBE_LIMIT),
         Code::Cancelled => hangs(CANCEL),
-        // QEMU hangs in the close of a target
-        Code::NasUnresponsive => Some(true),
+        // QEMU hangs in the close of a target, which waits for the NAS or for the guest's own storage
+        Code::NasUnresponsive => hangs(PROBE_LIMIT).or(Some(true)),
         _ => None,
     };
     match hangs {
+        Some(false) if error.code == Code::NasUnresponsive => {
+            backup.abort_without_wait();
+            Error { code: Code::Libvirt, ..error }
+        }
         Some(true) => {
             backup.abort_without_wait();
             if error.code == Code::Timeout { Error { code: Code::NasUnresponsive, ..error } } else { error }
@@ -263,7 +267,7 @@ impl Push<'_> {
     }
 
     /// Waits until all targets are closed: QEMU writes a target's last tables in its close, after the job has completed.
-    fn wait_closed(&mut self, deadline: Instant) -> Result<()> {
+    fn wait_closed(&mut self, job: &Reporter<'_>, deadline: Instant) -> Result<()> {
         const STEP: &str = "close the target";
         let until = Instant::now() + CLOSE;
         while !self.disks.is_subset(&self.closed) {
@@ -274,7 +278,7 @@ impl Push<'_> {
                 }
                 Some(_) => {}
                 None => {
-                    self.wait_for_close(deadline)?;
+                    self.wait_for_close(job, deadline)?;
                     break;
                 }
             }
@@ -285,28 +289,44 @@ impl Push<'_> {
         }
     }
 
-    /// Waits for the targets' close by asking libvirt, because an event did not come.
-    fn wait_for_close(&mut self, deadline: Instant) -> Result<()> {
+    /// Waits for the targets' close by asking libvirt, because an event did not come. Meanwhile a cancel is heard.
+    fn wait_for_close(&mut self, job: &Reporter<'_>, deadline: Instant) -> Result<()> {
+        const STEP: &str = "wait for the targets' close";
         let domain = self.backup.domain().clone();
-        let limit = deadline.saturating_duration_since(Instant::now()).max(CALL);
-        let settled = bounded_for_guest("wait for the targets' close", limit, move || {
-            loop {
-                match domain.again()? {
-                    Some(domain) if domain.state()? != State::Other => match domain.settle() {
-                        // libvirt has a time limit of its own, and a NAS may hang for longer
-                        Err(error) if error.code == Code::Busy => log::debug!("{}: {error}", domain.name()),
-                        settled => return settled,
-                    },
-                    _ => {
-                        let cause = "the guest stopped before its targets were closed";
-                        return Err(Error::new(Code::JobFailed, "close the target", cause));
-                    }
+        let until = Instant::now() + within_call(deadline.saturating_duration_since(Instant::now()).max(CALL));
+        let settling = start_for_the_guest(STEP, move || settle(&domain, until), || ())?;
+        while Instant::now() < until {
+            job.check_cancelled()?;
+            match settling.wait(TICK) {
+                None => {}
+                Some(Err(error)) if error.code == Code::Busy => break,
+                Some(settled) => {
+                    self.backup.ended = true;
+                    return settled;
                 }
             }
-        });
+        }
         // a QEMU that hangs in the close must not be asked anything more, so the job counts as running
-        self.backup.ended = !settled.as_ref().is_err_and(|error| error.code == Code::NasUnresponsive);
-        settled
+        Err(Error::new(Code::NasUnresponsive, STEP, "QEMU does not close the targets"))
+    }
+}
+
+/// Returns once QEMU has closed what it closes for the domain's job. libvirt answers `BUSY` after a time of its own, and a NAS may
+/// hang for longer, so it is asked again, but not after `until`: each question takes one of its few places.
+fn settle(domain: &Domain, until: Instant) -> Result<()> {
+    loop {
+        match domain.again()? {
+            Some(domain) if domain.state()? != State::Other => match domain.settle() {
+                Err(error) if error.code == Code::Busy && Instant::now() < until => {
+                    log::debug!("{}: {error}", domain.name());
+                }
+                settled => return settled,
+            },
+            _ => {
+                let cause = "the guest stopped before its targets were closed";
+                return Err(Error::new(Code::JobFailed, "close the target", cause));
+            }
+        }
     }
 }
 
