@@ -9,6 +9,7 @@ use rustix::io::Errno;
 
 use crate::error::{Error, Result};
 use crate::nas::apart::{AnyFile, Descriptor};
+use crate::nas::denied::FsKind;
 use crate::user::refuse_writable_by_others;
 
 pub(super) const LOCK: &str = "lock on this host";
@@ -29,12 +30,19 @@ impl Flock {
     }
 
     fn lock(file: AnyFile, how: FlockOperation) -> rustix::io::Result<Flock> {
-        match file.with(|file| rustix::fs::flock(file, how)) {
-            // what an SMB server says, where locks reach it
-            Err(Errno::ACCESS) => Err(Errno::WOULDBLOCK),
-            locked => locked.map(|()| Flock(file)),
-        }
+        lock(&file, how).map(|()| Flock(file))
     }
+}
+
+/// Locks the file for as long as it is open, as `flock` does; `WOULDBLOCK` at once when somebody holds its lock.
+pub fn lock(file: &AnyFile, how: FlockOperation) -> rustix::io::Result<()> {
+    let refused = |error| if error == Errno::ACCESS && is_on_smb(file) { Errno::WOULDBLOCK } else { error };
+    file.with(|file| rustix::fs::flock(file, how)).map_err(refused)
+}
+
+/// Is its file system CIFS? There a server refuses a lock that somebody holds with `EACCES`, which says elsewhere that a right is lacking.
+fn is_on_smb(file: &AnyFile) -> bool {
+    file.with(|file| FsKind::of(file)) == FsKind::Cifs
 }
 
 impl Drop for Flock {

@@ -3,5 +3,5 @@
 mod flock;
 mod state;
 
-pub use flock::{Flock, lock_file};
+pub use flock::{Flock, lock, lock_file};
 pub use state::{Begun, HostState, begun, unfinished};

@@ -21,7 +21,7 @@ use crate::operation::ceph::Image;
 use crate::operation::take_backup::image_file;
 use crate::point::Manifest;
 use crate::qcow2::Direct;
-use crate::{lacking, steps, sys};
+use crate::{host, lacking, steps, sys};
 
 const STEP: &str = "open the output";
 const PUBLISH: &str = "publish the output";
@@ -481,7 +481,7 @@ pub(in crate::operation) fn is_beside(name: &str, other: &str) -> bool {
 }
 
 fn lock_exclusively(file: AnyFile) -> rustix::io::Result<AnyFile> {
-    file.with(|file| rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive)).map(|()| file)
+    host::lock(&file, FlockOperation::NonBlockingLockExclusive).map(|()| file)
 }
 
 /// Keeps calls out that write for a name.
@@ -537,10 +537,11 @@ fn remove_left(folder: &Folder, name: &str, output: &str, ours: &Apart) -> Resul
     if left_by != owner(folder, ours)? && Some(left_by) != of_the_old {
         return leave(&"another user owns it");
     }
-    // where there is no flock, this host's is held by now
-    let lock = lock_exclusively(left.clone().into());
-    if lock.as_ref().is_err_and(|error| *error == Errno::WOULDBLOCK) {
-        return Ok(false);
+    match lock_exclusively(left.clone().into()) {
+        Err(Errno::WOULDBLOCK) => return Ok(false),
+        // where there is no flock, this host's is held by now
+        Err(error) if !lacking::is_unknown(error) && error != Errno::NOLCK => return leave(&error),
+        _ => {}
     }
     log::info!("removing '{}', left by a call that was killed", folder.path.join(name).display());
     folder.remove_file(&left, name).map(|()| true)
