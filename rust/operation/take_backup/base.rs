@@ -81,6 +81,8 @@ fn index(targets: &Targets, image: &ChainImage, job: &mut Reporter<'_>, deadline
     // a sync says nothing until its end
     let limit = LIMIT.max(deadline.saturating_duration_since(Instant::now()));
     bounded(STEP, limit, move || {
+        // in this order, as above
+        let (session, lock, file) = (session, lock, file);
         let root = session.root();
         let file = fingerprints::place(root, &lock, &path, &file, None)?;
         let recorded = Fingerprints { file, hash, rest };

@@ -710,15 +710,15 @@ mod tests {
         let plan = |bitmap| row_of(on, &[disk("vda"), disk("vdb")], bitmap, true).1;
         let (known, compared) = (plan(BitmapFound::Known), plan(BitmapFound::Lost("shrunk".into())));
         let unfit = || Failed::from(Error::new(Code::ParentInvalid, "compare", "shrunk"));
-        let against = Constraints::default().learn(&known, &unfit()).unwrap();
-        assert!(against.parent.is_none() && against.bitmap.as_ref().unwrap().contains("shrunk"), "{against:?}");
-        let against = against.learn(&compared, &unfit()).unwrap();
-        assert!(against.parent.is_some(), "{against:?}");
+        let learnt = Constraints::default().learn(&known, &unfit()).unwrap();
+        assert!(learnt.parent.is_none() && learnt.bitmap.as_ref().unwrap().contains("shrunk"), "{learnt:?}");
+        let learnt = learnt.learn(&compared, &unfit()).unwrap();
+        assert!(learnt.parent.is_some(), "{learnt:?}");
         // it is not compared with what can't be read
         let error = Error::new(Code::ParentInvalid, "compare", "damaged");
         let damaged = Failed { error, shows: Shown::ParentUnreadable };
-        let against = Constraints::default().learn(&known, &damaged).unwrap();
-        assert!(against.parent.unwrap().contains("damaged") && against.bitmap.is_none());
+        let learnt = Constraints::default().learn(&known, &damaged).unwrap();
+        assert!(learnt.parent.unwrap().contains("damaged") && learnt.bitmap.is_none());
         let full = Failed::from(Error::new(Code::NoSpace, "copy", "full"));
         assert!(Constraints::default().learn(&known, &full).is_none());
         let error = Error::new(Code::Libvirt, "begin the backup", "refused");

@@ -65,7 +65,7 @@ pub(super) fn check(
         looked.map_err(|Failed { error, shows }| Failed { error: error.on_disk(&facts.target), shows })
     });
     let mut failed: Vec<Failed> = looked.collect::<Vec<_>>().into_iter().filter_map(Result::err).collect();
-    // what leaves the fewest ways goes first
+    // a parent that can't be read leaves the next attempt less to stand on, so it is told first
     failed.sort_by_key(|failed| failed.shows != Shown::ParentUnreadable);
     failed.into_iter().next().map_or(Ok(()), Err)
 }

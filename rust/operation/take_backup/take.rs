@@ -21,7 +21,7 @@ use crate::point::{LeftOut, Parent, ParentPoint};
 /// The parent that was asked for, or why there is none.
 pub(super) type ParentFound = Option<std::result::Result<Parent, String>>;
 
-/// A guest as a backup sees it. What it does not say of its order is said by `take`.
+/// What a backup needs of a guest; `attempt` says in which order.
 pub(super) trait Guest: Sized {
     /// What the request tells of it.
     type Source;

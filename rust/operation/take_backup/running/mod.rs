@@ -57,19 +57,21 @@ impl Guest for Running {
         self.choose_engine(call, constraints)?;
         let (request, free) = (call.checked.clone(), opened.free.bytes);
         let (lost, redefined) = (constraints.bitmap.clone().map(BitmapFound::Lost), constraints.recreated);
-        let (guest, plan, host, needed) = ask("look at the bitmaps", move || {
-            let found = &mut self.found;
-            clear_way(&request, found, &mut host)?;
+        let compares = self.scratch.is_some();
+        // The thread that a QEMU holds up has no more than it needs: not the scratch, whose room others wait for.
+        let Running { mut found, engine, choice, scratch, view, folder, job } = self;
+        let (found, plan, host, needed) = ask("look at the bitmaps", move || {
+            clear_way(&request, &found, &mut host)?;
             if let Some(Ok(_)) = parent {
                 regrown::look_ahead(&found.xml, &mut found.disks);
             }
-            let plan = decide(&request, found, parent.as_ref(), lost, redefined, self.scratch.is_some());
+            let plan = decide(&request, &found, parent.as_ref(), lost, redefined, compares);
             let since = parent.as_ref().and_then(|parent| parent.as_ref().ok()?.manifest.bitmap.as_deref());
-            let needed = space::needed(found, &plan, since, free);
-            Ok((self, plan, host, needed))
+            let needed = space::needed(&found, &plan, since, free);
+            Ok((found, plan, host, needed))
         })?;
         opened.free.fits(needed)?;
-        Ok((guest, plan, host))
+        Ok((Running { found, engine, choice, scratch, view, folder, job }, plan, host))
     }
 
     fn engine(&self) -> Engine {
