@@ -23,23 +23,23 @@ const PROBE: &str = ".access";
 pub(super) fn check_qemu(folder: &Folder, seen: &Path, owner: (u32, u32)) -> Result<()> {
     let file = folder.create_file(PROBE, FILE_MODE)?;
     let path = seen.join(PROBE);
-    let checked = ask(&file, &path, owner);
+    let checked = try_as_qemu(&file, &path, owner);
     drop(file);
     let removed = folder.remove_tree(PROBE).map(drop);
     checked.and(removed)
 }
 
-fn ask(file: &Apart, path: &Path, owner: (u32, u32)) -> Result<()> {
+fn try_as_qemu(file: &Apart, path: &Path, owner: (u32, u32)) -> Result<()> {
     // as libvirt does it; on some file systems that fails and QEMU may write all the same
     let given = file.with(|file| fchown(file, Some(owner.0), Some(owner.1)));
-    if may(owner, path, OFlags::RDWR)? {
+    if can_open(owner, path, OFlags::RDWR)? {
         return Ok(());
     }
     let mut ancestors: Vec<&Path> = path.ancestors().skip(1).collect();
     ancestors.reverse();
     for folder in ancestors {
         // its own entry can be looked up by those who may pass
-        if !may(owner, &folder.join("."), OFlags::PATH)? {
+        if !can_open(owner, &folder.join("."), OFlags::PATH)? {
             let helps = advice(FsKind::at(folder), Denied::QemuPassing { owner }, Errno::ACCESS);
             return Err(denied(owner, &format!("can't pass through '{}': {helps}", folder.display())));
         }
@@ -55,7 +55,7 @@ fn denied((user, group): (u32, u32), what: &str) -> Error {
 }
 
 /// Can the user open it so? Tried, for only the NAS knows.
-fn may(owner: (u32, u32), path: &Path, how: OFlags) -> Result<bool> {
+fn can_open(owner: (u32, u32), path: &Path, how: OFlags) -> Result<bool> {
     // a link, or a FIFO, that has its name by now is none of ours
     let how = how | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let open = || rustix::fs::openat(CWD, path, how, Mode::empty()).map(drop);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::decision::BitmapFound;
+use super::decision::ParentBitmap;
 use crate::error::{Code, Error, Result};
 use crate::libvirt::{Domain, Redefined, checkpoint_xml};
 
@@ -42,17 +42,17 @@ impl Bitmaps {
 
     /// Looks for the bitmap `name` on the disks `on`, making its checkpoint (of the time `created`, in seconds since
     /// 1970) known to libvirt again if need be. What is left of a bitmap that is lost somewhere goes with the clearing up.
-    pub(super) fn find_parent(&self, domain: &Domain, name: &str, created: i64, on: &[&str]) -> BitmapFound {
+    pub(super) fn find_parent(&self, domain: &Domain, name: &str, created: i64, on: &[&str]) -> ParentBitmap {
         // libvirt looks at the bitmaps of a checkpoint that it knows when the job begins
         if self.known.contains(name) {
-            return BitmapFound::Known;
+            return ParentBitmap::Known;
         }
         let found = self.find_stored(domain, name, created, on);
-        found.unwrap_or_else(|error| BitmapFound::Lost(format!("bitmap '{name}' can't be validated: {}", error.cause)))
+        found.unwrap_or_else(|error| ParentBitmap::Lost(format!("bitmap '{name}' can't be validated: {}", error.cause)))
     }
 
     /// The guest was restarted or migrated: the bitmap is in the images, libvirt has forgotten the checkpoint.
-    fn find_stored(&self, domain: &Domain, name: &str, created: i64, on: &[&str]) -> Result<BitmapFound> {
+    fn find_stored(&self, domain: &Domain, name: &str, created: i64, on: &[&str]) -> Result<ParentBitmap> {
         // libvirt would also take a bitmap of an image below the top one, which does not record what was written since.
         let (with, _) = self.split(name);
         let missing: Vec<_> = on.iter().filter(|target| !with.contains(target)).copied().collect();
@@ -61,13 +61,13 @@ impl Bitmaps {
         }
         let without: Vec<_> = self.targets.iter().map(String::as_str).filter(|target| !on.contains(target)).collect();
         match domain.redefine_validated(&checkpoint_xml(name, Some(created), on, &without))? {
-            Redefined::Good => Ok(BitmapFound::Redefined),
+            Redefined::Good => Ok(ParentBitmap::Redefined),
             Redefined::Inconsistent => self.blame(domain, name, created, on),
         }
     }
 
     /// Which disks lost the bitmap: each is asked for alone, and forgotten again.
-    fn blame(&self, domain: &Domain, name: &str, created: i64, on: &[&str]) -> Result<BitmapFound> {
+    fn blame(&self, domain: &Domain, name: &str, created: i64, on: &[&str]) -> Result<ParentBitmap> {
         let mut bad = Vec::new();
         for target in on {
             let others: Vec<_> = self.targets.iter().map(String::as_str).filter(|other| other != target).collect();
@@ -125,6 +125,6 @@ impl Bitmaps {
     }
 }
 
-fn lost(name: &str, disks: &[&str]) -> BitmapFound {
-    BitmapFound::Lost(format!("bitmap '{name}' is missing, inconsistent or disabled on disk {}", disks.join(", ")))
+fn lost(name: &str, disks: &[&str]) -> ParentBitmap {
+    ParentBitmap::Lost(format!("bitmap '{name}' is missing, inconsistent or disabled on disk {}", disks.join(", ")))
 }

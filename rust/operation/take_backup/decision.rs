@@ -11,7 +11,7 @@ const PUSH: &str = "the push engine does not compare contents";
 
 /// What was asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Asked<'a> {
+pub(super) enum RequestedBackup<'a> {
     /// A full without a bitmap.
     Legacy,
     /// A full that begins a chain.
@@ -20,13 +20,15 @@ pub(super) enum Asked<'a> {
     Incremental(Result<&'a Parent, &'a str>),
 }
 
-impl<'a> Asked<'a> {
+impl<'a> RequestedBackup<'a> {
     /// By the request's mode and what was found of the parent that it names.
-    pub(super) fn of(mode: &Mode, parent: Option<&'a Result<Parent, String>>) -> Asked<'a> {
+    pub(super) fn of(mode: &Mode, parent: Option<&'a Result<Parent, String>>) -> RequestedBackup<'a> {
         match (mode, parent) {
-            (Mode::Legacy, _) => Asked::Legacy,
-            (Mode::Full { .. }, _) | (_, None) => Asked::Full,
-            (Mode::Incremental { .. }, Some(parent)) => Asked::Incremental(parent.as_ref().map_err(String::as_str)),
+            (Mode::Legacy, _) => RequestedBackup::Legacy,
+            (Mode::Full { .. }, _) | (_, None) => RequestedBackup::Full,
+            (Mode::Incremental { .. }, Some(parent)) => {
+                RequestedBackup::Incremental(parent.as_ref().map_err(String::as_str))
+            }
         }
     }
 }
@@ -90,7 +92,7 @@ impl Strategy {
 
 /// What is known of the parent's bitmap on every disk that shall be incremental.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum BitmapFound {
+pub(super) enum ParentBitmap {
     /// It is good; of a guest that runs libvirt knows its checkpoint, and says at the begin if it is not.
     Known,
     /// It was good and its checkpoint was redefined: the guest was restarted or migrated.
@@ -116,12 +118,12 @@ pub(super) struct Constraints {
 #[derive(Debug)]
 pub(super) struct Failed {
     pub error: Error,
-    pub shows: Shown,
+    pub lesson: FailureLesson,
 }
 
 /// What a failure has shown beyond its error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Shown {
+pub(super) enum FailureLesson {
     Nothing,
     /// The parent can't be read: nothing can stand on it.
     ParentUnreadable,
@@ -131,7 +133,7 @@ pub(super) enum Shown {
 
 impl From<Error> for Failed {
     fn from(error: Error) -> Failed {
-        Failed { error, shows: Shown::Nothing }
+        Failed { error, lesson: FailureLesson::Nothing }
     }
 }
 
@@ -140,11 +142,11 @@ impl Constraints {
     pub(super) fn learn(self, plan: &Plan, failed: &Failed) -> Option<Constraints> {
         let reason = failed.error.to_string();
         let known = Constraints { recreated: self.recreated || plan.recreated, ..self };
-        match failed.shows {
-            Shown::ParentUnreadable => Some(Constraints { parent: Some(reason), ..known }),
-            Shown::PullRefused => Some(Constraints { pull: Some(reason), ..known }),
-            Shown::Nothing if failed.error.code == Code::ParentInvalid => Some(known.after(plan, reason)),
-            Shown::Nothing => None,
+        match failed.lesson {
+            FailureLesson::ParentUnreadable => Some(Constraints { parent: Some(reason), ..known }),
+            FailureLesson::PullRefused => Some(Constraints { pull: Some(reason), ..known }),
+            FailureLesson::Nothing if failed.error.code == Code::ParentInvalid => Some(known.after(plan, reason)),
+            FailureLesson::Nothing => None,
         }
     }
 
@@ -205,12 +207,18 @@ pub(super) struct TargetSpec {
 
 /// The strategies of the disks if the parent's bitmap is good; the error is the reason why the whole point must be full.
 /// `compares`: the engine can compare contents with fingerprints.
-pub(super) fn strategies(asked: Asked<'_>, disks: &[DiskFacts], compares: bool) -> Result<Vec<Strategy>, String> {
+pub(super) fn choose_strategies(
+    asked: RequestedBackup<'_>,
+    disks: &[DiskFacts],
+    compares: bool,
+) -> Result<Vec<Strategy>, String> {
     let parent = match asked {
-        Asked::Legacy | Asked::Full => return Ok(disks.iter().map(|_| Strategy::Full(None)).collect()),
-        Asked::Incremental(parent) => parent.map_err(str::to_owned)?,
+        RequestedBackup::Legacy | RequestedBackup::Full => {
+            return Ok(disks.iter().map(|_| Strategy::Full(None)).collect());
+        }
+        RequestedBackup::Incremental(parent) => parent.map_err(str::to_owned)?,
     };
-    let strategies = disks.iter().map(|disk| strategy(parent, disk, compares)).collect::<Result<Vec<_>, _>>()?;
+    let strategies = disks.iter().map(|disk| choose_strategy(parent, disk, compares)).collect::<Result<Vec<_>, _>>()?;
     if strategies.iter().any(|strategy| strategy.parent().is_some()) {
         return Ok(strategies);
     }
@@ -220,20 +228,20 @@ pub(super) fn strategies(asked: Asked<'_>, disks: &[DiskFacts], compares: bool) 
 }
 
 /// The strategy of one disk on top of `parent`.
-fn strategy(parent: &Parent, disk: &DiskFacts, compares: bool) -> Result<Strategy, String> {
+fn choose_strategy(parent: &Parent, disk: &DiskFacts, compares: bool) -> Result<Strategy, String> {
     let full = |reason: String| Ok(Strategy::Full(Some(reason)));
-    let Some(before) = before(parent, disk) else {
+    let Some(before) = parent_disk(parent, disk) else {
         let several = if disk.twin { "; its serial is not taken for it, for another disk has it too" } else { "" };
         return full(format!("parent point '{}' does not have volume '{}'{several}", parent.path, disk.volume));
     };
     let comparable = if compares { before.comparable() } else { Err(PUSH.to_owned()) };
-    if let Some(reason) = no_bitmap(parent, &before, disk) {
-        return match follows(&before, disk).and(comparable) {
+    if let Some(reason) = reason_without_bitmap(parent, &before, disk) {
+        return match check_follows(&before, disk).and(comparable) {
             Ok(chain) => Ok(Strategy::Compared(chain, reason)),
             Err(not_compared) => full(format!("{reason}; {not_compared}")),
         };
     }
-    follows(&before, disk).map_err(|reason| format!("disk {}: {reason}", disk.target))?;
+    check_follows(&before, disk).map_err(|reason| format!("disk {}: {reason}", disk.target))?;
     if before.volume == disk.volume {
         return Ok(Strategy::Incremental(before.file));
     }
@@ -245,12 +253,12 @@ fn strategy(parent: &Parent, disk: &DiskFacts, compares: bool) -> Result<Strateg
 }
 
 /// The disk as the parent has it.
-fn before(parent: &Parent, disk: &DiskFacts) -> Option<ParentDisk> {
+fn parent_disk(parent: &Parent, disk: &DiskFacts) -> Option<ParentDisk> {
     parent.disk(disk.serial.as_deref().filter(|_| !disk.twin), &disk.volume)
 }
 
 /// Why no bitmap can say what changed on the disk, if so.
-fn no_bitmap(parent: &Parent, before: &ParentDisk, disk: &DiskFacts) -> Option<String> {
+fn reason_without_bitmap(parent: &Parent, before: &ParentDisk, disk: &DiskFacts) -> Option<String> {
     if disk.cannot_carry.is_some() {
         return disk.carries_none();
     }
@@ -262,7 +270,7 @@ fn no_bitmap(parent: &Parent, before: &ParentDisk, disk: &DiskFacts) -> Option<S
 }
 
 /// Can the disk stand on what the parent has of it?
-fn follows(before: &ParentDisk, disk: &DiskFacts) -> Result<(), String> {
+fn check_follows(before: &ParentDisk, disk: &DiskFacts) -> Result<(), String> {
     if let Err(reason) = &before.chain {
         return Err(format!("its parent is not sound: {reason}"));
     }
@@ -274,21 +282,21 @@ fn follows(before: &ParentDisk, disk: &DiskFacts) -> Result<(), String> {
 
 /// The same strategies without the parent's bitmap, which is `lost`: each disk that needed it is compared instead; the error is the
 /// reason why one can't be.
-fn without_bitmap(
-    asked: Asked<'_>,
+fn compare_instead(
+    asked: RequestedBackup<'_>,
     disks: &[DiskFacts],
     strategies: Vec<Strategy>,
     lost: &str,
     compares: bool,
 ) -> Result<Vec<Strategy>, String> {
-    let Asked::Incremental(Ok(parent)) = asked else { return Ok(strategies) };
+    let RequestedBackup::Incremental(Ok(parent)) = asked else { return Ok(strategies) };
     if !compares {
         return Err(PUSH.to_owned());
     }
     let compared = |(disk, strategy): (&DiskFacts, Strategy)| match strategy {
         Strategy::Incremental(_) => {
             let gone = || Err("the parent does not have it".to_owned());
-            let comparable = before(parent, disk).map_or_else(gone, |before| before.comparable());
+            let comparable = parent_disk(parent, disk).map_or_else(gone, |before| before.comparable());
             let compared = comparable.map(|chain| Strategy::Compared(chain, lost.to_owned()));
             compared.map_err(|reason| format!("disk {}: {reason}", disk.target))
         }
@@ -298,17 +306,17 @@ fn without_bitmap(
 }
 
 /// The plan. `bitmap` is what was found of the parent's bitmap, `None` when no disk would be incremental by it.
-pub(super) fn plan(
-    asked: Asked<'_>,
+pub(super) fn make_plan(
+    asked: RequestedBackup<'_>,
     disks: &[DiskFacts],
     strategies: Result<Vec<Strategy>, String>,
-    bitmap: Option<BitmapFound>,
+    bitmap: Option<ParentBitmap>,
     compares: bool,
 ) -> Plan {
-    let recreated = !matches!(bitmap, None | Some(BitmapFound::Known));
+    let recreated = !matches!(bitmap, None | Some(ParentBitmap::Known));
     let strategies = match (strategies, bitmap) {
-        (Ok(strategies), Some(BitmapFound::Lost(lost))) => {
-            without_bitmap(asked, disks, strategies, &lost, compares).map_err(|reason| format!("{lost}; {reason}"))
+        (Ok(strategies), Some(ParentBitmap::Lost(lost))) => {
+            compare_instead(asked, disks, strategies, &lost, compares).map_err(|reason| format!("{lost}; {reason}"))
         }
         (strategies, _) => strategies,
     };
@@ -321,7 +329,7 @@ pub(super) fn plan(
     let with = disks.iter().zip(strategies);
     let disks: Vec<_> = with
         .map(|(facts, strategy)| DiskPlan {
-            carries: asked != Asked::Legacy && facts.cannot_carry.is_none(),
+            carries: asked != RequestedBackup::Legacy && facts.cannot_carry.is_none(),
             facts: facts.clone(),
             strategy,
         })
@@ -343,13 +351,13 @@ impl DiskFacts {
 
     /// What a person is told of its strategy: why it was read whole, or copied in full beside others that were not, and that it
     /// carries no bitmap; each thing once.
-    fn told(&self, strategy: &Strategy, asked: Asked<'_>) -> Vec<String> {
+    fn told(&self, strategy: &Strategy, asked: RequestedBackup<'_>) -> Vec<String> {
         let why = strategy.why();
         let how = match strategy {
             Strategy::Compared(..) => "compared with the parent point's fingerprints",
             _ => "in full",
         };
-        let bitmap = self.carries_none().filter(|_| asked != Asked::Legacy);
+        let bitmap = self.carries_none().filter(|_| asked != RequestedBackup::Legacy);
         let bitmap = bitmap.filter(|none| why.is_none_or(|why| !why.contains(none)));
         let lines = why.map(|why| format!("{how}, {why}")).into_iter().chain(bitmap);
         lines.map(|line| format!("disk {}: {line}", self.target)).collect()
@@ -494,11 +502,11 @@ mod tests {
 
     /// The row of the table for a parent's bitmap that was found as `bitmap`: kind of each disk (F, I, or C for compared),
     /// which carry the new bitmap, and the plan for more.
-    fn row_of(asked: Asked<'_>, disks: &[DiskFacts], bitmap: BitmapFound, compares: bool) -> (String, Plan) {
-        let strategies = strategies(asked, disks, compares);
+    fn row_of(asked: RequestedBackup<'_>, disks: &[DiskFacts], bitmap: ParentBitmap, compares: bool) -> (String, Plan) {
+        let strategies = choose_strategies(asked, disks, compares);
         let by_bitmap = |strategies: &Vec<Strategy>| strategies.iter().any(Strategy::is_by_bitmap);
-        let found = (asked != Asked::Full && strategies.as_ref().is_ok_and(by_bitmap)).then_some(bitmap);
-        let plan = plan(asked, disks, strategies, found, compares);
+        let found = (asked != RequestedBackup::Full && strategies.as_ref().is_ok_and(by_bitmap)).then_some(bitmap);
+        let plan = make_plan(asked, disks, strategies, found, compares);
         let kind = |disk: &DiskPlan| match disk.strategy {
             Strategy::Full(_) => 'F',
             Strategy::Incremental(_) => 'I',
@@ -507,7 +515,7 @@ mod tests {
         (plan.disks.iter().map(kind).collect(), plan)
     }
 
-    fn row(asked: Asked<'_>, disks: &[DiskFacts], bitmap: BitmapFound) -> (String, Plan) {
+    fn row(asked: RequestedBackup<'_>, disks: &[DiskFacts], bitmap: ParentBitmap) -> (String, Plan) {
         row_of(asked, disks, bitmap, false)
     }
 
@@ -522,7 +530,13 @@ mod tests {
     /// Kinds, which disks carry the new bitmap, recreated, fallback.
     type Expected<'a> = (&'a str, &'a [bool], bool, bool);
 
-    fn check(case: &str, asked: Asked<'_>, disks: &[DiskFacts], bitmap: BitmapFound, expected: Expected<'_>) -> String {
+    fn check(
+        case: &str,
+        asked: RequestedBackup<'_>,
+        disks: &[DiskFacts],
+        bitmap: ParentBitmap,
+        expected: Expected<'_>,
+    ) -> String {
         let (found, plan) = row(asked, disks, bitmap);
         let got = (found.as_str(), &carrying(&plan)[..], plan.recreated, plan.fallback);
         assert_eq!(got, expected, "{case}: {plan:?}");
@@ -531,29 +545,29 @@ mod tests {
 
     #[test]
     fn each_row_of_the_table() {
-        use BitmapFound::{Known, Redefined};
+        use ParentBitmap::{Known, Redefined};
         let (p, two) = (both(), [disk("vda"), disk("vdb")]);
-        let on = Asked::Incremental(Ok(&p));
-        let lost = || BitmapFound::Lost("disk vdb: gone".into());
-        assert_eq!(check("legacy", Asked::Legacy, &two, Known, ("FF", &[false, false], false, false)), "");
-        assert_eq!(check("full", Asked::Full, &two, Known, ("FF", &[true, true], false, false)), "");
+        let on = RequestedBackup::Incremental(Ok(&p));
+        let lost = || ParentBitmap::Lost("disk vdb: gone".into());
+        assert_eq!(check("legacy", RequestedBackup::Legacy, &two, Known, ("FF", &[false, false], false, false)), "");
+        assert_eq!(check("full", RequestedBackup::Full, &two, Known, ("FF", &[true, true], false, false)), "");
         assert_eq!(check("known", on, &two, Known, ("II", &[true, true], false, false)), "");
         assert_eq!(check("restarted", on, &two, Redefined, ("II", &[true, true], true, false)), "");
         let details = check("lost", on, &two, lost(), ("FF", &[true, true], false, true));
         assert_eq!(details, "full instead of incremental: disk vdb: gone; the push engine does not compare contents");
-        let none = Asked::Incremental(Err("parent point 'i/T1' has no manifest"));
+        let none = RequestedBackup::Incremental(Err("parent point 'i/T1' has no manifest"));
         let details = check("no parent", none, &two, Known, ("FF", &[true, true], false, true));
         assert!(details.ends_with("has no manifest"), "{details}");
     }
 
     /// What it is about, the parent, the second disk, its bitmap, whether the engine compares; the kinds, and what is told.
-    type Row<'a> = (&'a str, &'a Parent, DiskFacts, BitmapFound, bool, &'a str, Vec<String>);
+    type Row<'a> = (&'a str, &'a Parent, DiskFacts, ParentBitmap, bool, &'a str, Vec<String>);
 
     /// Two disks, the first of which is incremental by its bitmap if it can: for every way of the second, and of both, what
     /// is told, and that it is told once and names the disk.
     #[test]
     fn every_disk_that_is_read_whole_or_copied_in_full_has_its_reason() {
-        use BitmapFound::{Known, Lost};
+        use ParentBitmap::{Known, Lost};
         let told = |reason: &str| format!("disk vdb: {reason}");
         let full = |reason: &str| told(&format!("in full, {reason}"));
         let compared = |reason: &str| told(&format!("compared with the parent point's fingerprints, {reason}"));
@@ -643,17 +657,17 @@ mod tests {
         ];
         for (case, parent, second, bitmap, compares, kinds, expected) in rows {
             let disks = [disk("vda"), second];
-            let (found, plan) = row_of(Asked::Incremental(Ok(parent)), &disks, bitmap, compares);
+            let (found, plan) = row_of(RequestedBackup::Incremental(Ok(parent)), &disks, bitmap, compares);
             assert_eq!((found.as_str(), &plan.details), (kinds, &expected), "{case}, compares: {compares}");
             let carries = [true, disks[1].cannot_carry.is_none()];
             assert_eq!((plan.fallback, &carrying(&plan)[..]), (kinds == "FF", &carries[..]), "{case}");
             assert_eq!(plan.recreated, kinds.starts_with('C'), "{case}");
         }
         let none_of_them = [raw("vda"), DiskFacts { volume: "v".into(), ..disk("vdb") }];
-        let plan = row(Asked::Incremental(Ok(&p)), &none_of_them, Known).1;
+        let plan = row(RequestedBackup::Incremental(Ok(&p)), &none_of_them, Known).1;
         let reasons = format!("disk vda: {}, {}", push(raw_line), told(&lacks("v")));
         assert_eq!(plan.details, [instead(&format!("no disk can be incremental on 'i/T1': {reasons}"))]);
-        for (asked, expected) in [(Asked::Full, vec![told(raw_line)]), (Asked::Legacy, vec![])] {
+        for (asked, expected) in [(RequestedBackup::Full, vec![told(raw_line)]), (RequestedBackup::Legacy, vec![])] {
             let plan = row(asked, &[disk("vda"), raw("vdb")], Known).1;
             assert_eq!(plan.details, expected);
         }
@@ -672,7 +686,7 @@ mod tests {
             ("in the parent", &twins, [DiskFacts { serial: Some("t".into()), ..disk("vdb") }, now("vda", false)]),
             ("in the guest", &apart, [now("vdb", true), now("vda", true)]),
         ] {
-            let (kinds, plan) = row(Asked::Incremental(Ok(parent)), &disks, BitmapFound::Known);
+            let (kinds, plan) = row(RequestedBackup::Incremental(Ok(parent)), &disks, ParentBitmap::Known);
             assert_eq!(
                 (kinds.as_str(), parents(&plan)),
                 ("II", vec![Some("i/T1/vdb.qcow2"), Some("i/T1/vda.qcow2")]),
@@ -680,14 +694,15 @@ mod tests {
             );
         }
         let moved = DiskFacts { volume: "moved".into(), ..now("vdb", true) };
-        let (kinds, plan) = row(Asked::Incremental(Ok(&twins)), &[now("vda", true), moved], BitmapFound::Known);
+        let (kinds, plan) =
+            row(RequestedBackup::Incremental(Ok(&twins)), &[now("vda", true), moved], ParentBitmap::Known);
         assert_eq!(kinds, "IF");
         assert!(plan.details[0].contains("volume 'moved'; its serial is not taken for it"), "{plan:?}");
     }
 
     #[test]
     fn images_without_fingerprints_are_read_where_that_is_cheaper_than_a_full() {
-        let lost = || BitmapFound::Lost("gone".into());
+        let lost = || ParentBitmap::Lost("gone".into());
         for (case, young, old, kinds) in [
             ("a few changes without them", (99, false), true, "C"),
             ("as many as a full", (100, false), true, "F"),
@@ -695,20 +710,20 @@ mod tests {
             ("none has any", (10, false), false, "F"),
         ] {
             let p = indexed(both(), young, old);
-            let (found, plan) = row_of(Asked::Incremental(Ok(&p)), &[disk("vda")], lost(), true);
+            let (found, plan) = row_of(RequestedBackup::Incremental(Ok(&p)), &[disk("vda")], lost(), true);
             assert_eq!(found, kinds, "{case}: {plan:?}");
         }
         let p = indexed(both(), (10, true), true);
-        let (found, plan) = row_of(Asked::Incremental(Ok(&p)), &[disk("vda")], lost(), false);
+        let (found, plan) = row_of(RequestedBackup::Incremental(Ok(&p)), &[disk("vda")], lost(), false);
         assert_eq!(found, "F", "the push engine can't: {plan:?}");
     }
 
     #[test]
     fn what_fails_is_not_tried_again() {
         let p = indexed(both(), (10, true), true);
-        let on = Asked::Incremental(Ok(&p));
+        let on = RequestedBackup::Incremental(Ok(&p));
         let plan = |bitmap| row_of(on, &[disk("vda"), disk("vdb")], bitmap, true).1;
-        let (known, compared) = (plan(BitmapFound::Known), plan(BitmapFound::Lost("shrunk".into())));
+        let (known, compared) = (plan(ParentBitmap::Known), plan(ParentBitmap::Lost("shrunk".into())));
         let unfit = || Failed::from(Error::new(Code::ParentInvalid, "compare", "shrunk"));
         let learnt = Constraints::default().learn(&known, &unfit()).unwrap();
         assert!(learnt.parent.is_none() && learnt.bitmap.as_ref().unwrap().contains("shrunk"), "{learnt:?}");
@@ -716,13 +731,13 @@ mod tests {
         assert!(learnt.parent.is_some(), "{learnt:?}");
         // it is not compared with what can't be read
         let error = Error::new(Code::ParentInvalid, "compare", "damaged");
-        let damaged = Failed { error, shows: Shown::ParentUnreadable };
+        let damaged = Failed { error, lesson: FailureLesson::ParentUnreadable };
         let learnt = Constraints::default().learn(&known, &damaged).unwrap();
         assert!(learnt.parent.unwrap().contains("damaged") && learnt.bitmap.is_none());
         let full = Failed::from(Error::new(Code::NoSpace, "copy", "full"));
         assert!(Constraints::default().learn(&known, &full).is_none());
         let error = Error::new(Code::Libvirt, "begin the backup", "refused");
-        let refused = Failed { error, shows: Shown::PullRefused };
+        let refused = Failed { error, lesson: FailureLesson::PullRefused };
         let learnt = Constraints::default().learn(&compared, &refused).unwrap();
         assert!(learnt.pull.unwrap().contains("refused") && learnt.recreated && learnt.parent.is_none());
     }
@@ -731,7 +746,7 @@ mod tests {
     fn a_grown_disk_stays_incremental_with_its_own_file_as_parent() {
         let p = both();
         let grown = DiskFacts { virtual_size: 200, ..disk("vdb") };
-        let (kinds, plan) = row(Asked::Incremental(Ok(&p)), &[grown], BitmapFound::Known);
+        let (kinds, plan) = row(RequestedBackup::Incremental(Ok(&p)), &[grown], ParentBitmap::Known);
         assert_eq!(kinds, "I");
         assert_eq!(parents(&plan), [Some("i/T1/vdb.qcow2")], "by volume, not by position");
     }

@@ -20,7 +20,7 @@ use crate::qcow2;
 const MONITOR: Duration = Duration::from_secs(10);
 
 /// A running guest as it was found.
-pub(super) struct Found {
+pub(super) struct FoundGuest {
     pub domain: Domain,
     /// What it did when it was looked at.
     pub state: State,
@@ -33,7 +33,7 @@ pub(super) struct Found {
     pub details: Vec<String>,
 }
 
-impl Found {
+impl FoundGuest {
     /// Follows the domain onto a new connection, should the daemon have been restarted.
     pub(super) fn refresh(&mut self) {
         match self.domain.again() {
@@ -44,7 +44,7 @@ impl Found {
     }
 }
 
-impl Found {
+impl FoundGuest {
     /// The disks, as the choice of the engine sees them.
     pub(super) fn engine_disks(&self) -> Vec<choice::DiskToPull> {
         let with = |target: &str| self.xml.disks.iter().any(|disk| disk.target == target && disk.iothread);
@@ -77,7 +77,7 @@ impl Found {
 
     /// Is each disk still what it was when it was looked at? Asked when the job has begun: what it copies is what the
     /// domain has now.
-    pub(super) fn check_same(&self, now: &DomainXml) -> Result<()> {
+    pub(super) fn check_unchanged(&self, now: &DomainXml) -> Result<()> {
         let disk = |xml: &DomainXml, target: &str| {
             let disk = xml.disks.iter().find(|disk| disk.target == target);
             disk.map(|disk| (disk.source.clone(), disk.serial.clone(), disk.iothread))
@@ -93,7 +93,7 @@ impl Found {
 }
 
 /// Looks at the domain and its disks, and refuses what can't be backed up.
-pub(super) fn find(checked: &Checked, config: &Config) -> Result<Found> {
+pub(super) fn find(checked: &Checked, config: &Config) -> Result<FoundGuest> {
     let missing =
         || Error::new(Code::DomainNotFound, "look up the domain", format!("libvirt has no domain '{}'", checked.vm));
     let domain = Domain::find(&config.connection_uri, &checked.vm)?.ok_or_else(missing)?;
@@ -119,10 +119,10 @@ pub(super) fn find(checked: &Checked, config: &Config) -> Result<Found> {
     let mut disks = Vec::new();
     for chosen in chosen {
         let size = blocks.get(&chosen.disk.target).and_then(|block| block.capacity);
-        disks.push(look_at(&domain, &xml, &chosen, size).map_err(|e| e.on_disk(&chosen.disk.target))?);
+        disks.push(inspect_disk(&domain, &xml, &chosen, size).map_err(|e| e.on_disk(&chosen.disk.target))?);
     }
     let bitmaps = bitmaps_of(&domain, &xml)?;
-    Ok(Found { domain, state, xml_text, xml, disks, left_out, bitmaps, details })
+    Ok(FoundGuest { domain, state, xml_text, xml, disks, left_out, bitmaps, details })
 }
 
 /// User and group of the domain's QEMU by its process: libvirt's label tells them, and not each guest has one.
@@ -185,7 +185,7 @@ pub(super) fn remove_everywhere(domain: &Domain, before: &DomainXml, bitmaps: &B
 }
 
 /// Facts of one disk.
-fn look_at(domain: &Domain, xml: &DomainXml, chosen: &Chosen<'_>, size: Option<u64>) -> Result<DiskFacts> {
+fn inspect_disk(domain: &Domain, xml: &DomainXml, chosen: &Chosen<'_>, size: Option<u64>) -> Result<DiskFacts> {
     const STEP: &str = "look at the disk";
     let Chosen { disk, volume, file } = chosen;
     if disk.encrypted {

@@ -29,7 +29,7 @@ const LINKS: u32 = 40;
 /// Opens a disk, or an image of one, that CloudStack or libvirt names, for reading: a regular file or a block device. Links
 /// lead to it, as volumes of LVM and DRBD have them, but none that anybody but root has made.
 pub(super) fn open_named(path: &str) -> Result<File> {
-    let opened = open_found(|| look(Path::new(path)), |kind| kind.is_file() || kind.is_block_device());
+    let opened = open_found(|| look_up(Path::new(path)), |kind| kind.is_file() || kind.is_block_device());
     let refused = || {
         let what = "is no regular file and no block device, or a link that root has not made leads there";
         refused(format!("'{path}' {what}"))
@@ -39,7 +39,7 @@ pub(super) fn open_named(path: &str) -> Result<File> {
 
 /// The path without links of what lies at `path`, and what that is; none when a link leads there that root has not made.
 pub(in crate::operation) fn resolve(path: &Path) -> io::Result<Option<(PathBuf, Metadata)>> {
-    let Some(found) = look(path)? else { return Ok(None) };
+    let Some(found) = look_up(path)? else { return Ok(None) };
     let path = path_of(&found)?;
     Ok(Some((path, File::from(found).metadata()?)))
 }
@@ -50,7 +50,7 @@ fn path_of(found: &OwnedFd) -> io::Result<PathBuf> {
 
 /// Looks `path` up over root's links alone, those of folders among them: another's may lead anywhere, and elsewhere the next
 /// time. None when there is such a one.
-fn look(path: &Path) -> rustix::io::Result<Option<OwnedFd>> {
+fn look_up(path: &Path) -> rustix::io::Result<Option<OwnedFd>> {
     let mut path = path.to_owned();
     for _ in 0..=LINKS {
         match first_link(&path)? {
@@ -111,14 +111,14 @@ pub(super) fn open_again(file: &File) -> io::Result<File> {
     Ok(descriptor::open_again(file, READ)?)
 }
 
-/// Opens what `look` finds for reading; none when that is nothing, or not of the kind `wanted`. To open a device or a FIFO does
+/// Opens what `look_up_file` finds for reading; none when that is nothing, or not of the kind `wanted`. To open a device or a FIFO does
 /// harm by itself, so what is found is looked at first, and that very file opened.
 fn open_found(
-    look: impl Fn() -> rustix::io::Result<Option<OwnedFd>>,
+    look_up_file: impl Fn() -> rustix::io::Result<Option<OwnedFd>>,
     wanted: impl Fn(FileType) -> bool,
 ) -> io::Result<Option<File>> {
     for _ in 0..RACES {
-        let Some(found) = look()? else { return Ok(None) };
+        let Some(found) = look_up_file()? else { return Ok(None) };
         if !wanted(FileType::from_raw_mode(rustix::fs::fstat(&found)?.st_mode)) {
             return Ok(None);
         }
@@ -138,13 +138,13 @@ fn refused(cause: String) -> Error {
 /// The files that the headers of a guest's images may name.
 #[derive(Debug)]
 pub(super) struct Nameable {
-    places: Vec<Place>,
+    places: Vec<ImageFolder>,
     /// Those that the caller has listed?
     listed: bool,
 }
 
 #[derive(Debug)]
-struct Place {
+struct ImageFolder {
     folder: OwnedFd,
     /// What headers call it: its path as CloudStack or libvirt has it, and that without links.
     names: [PathBuf; 2],
@@ -161,7 +161,7 @@ enum Files {
 
 /// A file that a header may name.
 #[derive(Debug)]
-pub(super) struct Named<'a> {
+pub(super) struct NamedFile<'a> {
     /// Its path, as the header has it.
     pub path: String,
     /// Whether it is a qcow2 (raw otherwise), where the caller has told.
@@ -174,7 +174,7 @@ impl Nameable {
     /// What lies in the folders of the disks at `paths`: in CloudStack those of its storage pools, where the templates are, too.
     pub(super) fn beside<'a>(paths: impl IntoIterator<Item = &'a str>) -> Nameable {
         let folders: BTreeSet<_> = paths.into_iter().filter_map(|path| Path::new(path).parent()).collect();
-        let places = folders.into_iter().filter_map(|folder| Place::open(folder, Files::Any)).collect();
+        let places = folders.into_iter().filter_map(|folder| ImageFolder::open(folder, Files::Any)).collect();
         Nameable { places, listed: false }
     }
 
@@ -186,14 +186,14 @@ impl Nameable {
                 folders.entry(folder).or_default().insert(name.to_owned(), *qcow2);
             }
         }
-        let open = |(folder, files)| Place::open(folder, Files::Listed(files));
+        let open = |(folder, files)| ImageFolder::open(folder, Files::Listed(files));
         Nameable { places: folders.into_iter().filter_map(open).collect(), listed: true }
     }
 
     /// The file that the header of the image at `of` means by `name`, by QEMU's rules. `UNSUPPORTED_IMAGE` for whatever is not
     /// the name of one of these files; `what` it is to the image. Names alone are compared: to look up where others lead could
     /// have the host mount something.
-    pub(super) fn find(&self, of: &str, what: &str, name: &str) -> Result<Named<'_>> {
+    pub(super) fn find(&self, of: &str, what: &str, name: &str) -> Result<NamedFile<'_>> {
         let refuse = |why: &str| {
             let help = if self.listed {
                 "if it belongs to the disk, back that up while the guest runs"
@@ -212,16 +212,16 @@ impl Nameable {
         let path = beside(of, name).ok_or_else(outside)?;
         let (folder, file) = Path::new(&path).parent().zip(Path::new(&path).file_name()).ok_or_else(outside)?;
         let (folder, qcow2) = self.places.iter().find_map(|place| place.has(folder, file)).ok_or_else(outside)?;
-        Ok(Named { path, qcow2, folder, not_regular: refuse("is no regular file") })
+        Ok(NamedFile { path, qcow2, folder, not_regular: refuse("is no regular file") })
     }
 }
 
-impl Place {
+impl ImageFolder {
     /// None where the folder can't be opened: its own file can't either, and tells why.
-    fn open(name: &Path, files: Files) -> Option<Place> {
-        let folder = look(name).ok()??;
+    fn open(name: &Path, files: Files) -> Option<ImageFolder> {
+        let folder = look_up(name).ok()??;
         let path = path_of(&folder).ok()?;
-        Some(Place { folder, names: [name.to_owned(), path], files })
+        Some(ImageFolder { folder, names: [name.to_owned(), path], files })
     }
 
     /// The folder, if it is the one called `folder` and `file` one of the files, and whether that is a qcow2, if that was told.
@@ -236,10 +236,10 @@ impl Place {
     }
 }
 
-impl Named<'_> {
+impl NamedFile<'_> {
     /// Opens it, if it is a regular file.
     pub(super) fn open(self) -> Result<(String, File)> {
-        let Named { path, folder, not_regular, .. } = self;
+        let NamedFile { path, folder, not_regular, .. } = self;
         let name = Path::new(&path).file_name().unwrap_or_default();
         let look = || rustix::fs::openat(folder, name, LOOK | OFlags::NOFOLLOW, Mode::empty()).map(Some);
         let opened = open_found(look, FileType::is_file).map_err(|e| Error::io(STEP, &path, e))?;

@@ -17,7 +17,7 @@ const DEEPEST: usize = 256;
 
 /// An image of a stopped guest's disk, open for reading and locked against writers as long as it lives.
 #[derive(Debug)]
-pub(super) struct Image {
+pub(super) struct StoppedImage {
     path: String,
     lock: ImageLock,
     /// What its header says; none of a raw one.
@@ -27,7 +27,7 @@ pub(super) struct Image {
     data: Option<ImageLock>,
 }
 
-impl Image {
+impl StoppedImage {
     /// The file, which is locked as long as any duplicate of its descriptor is open.
     pub(super) fn file(&self) -> &File {
         self.lock.file()
@@ -70,7 +70,7 @@ impl Image {
 
 /// The images of a stopped guest's disk, the top one first, as their headers name them. `UNSUPPORTED_IMAGE` when one is
 /// encrypted, or names what is no qcow2 or raw image among those that are `nameable`.
-pub(super) fn of_file(source: &StoppedSource, nameable: &Nameable) -> Result<Vec<Image>> {
+pub(super) fn of_file(source: &StoppedSource, nameable: &Nameable) -> Result<Vec<StoppedImage>> {
     let mut images = Vec::new();
     let mut next = Some((source.path.clone(), open_named(&source.path)?, source.qcow2));
     while let Some((path, file, qcow2)) = next {
@@ -85,7 +85,7 @@ pub(super) fn of_file(source: &StoppedSource, nameable: &Nameable) -> Result<Vec
             None => (None, None),
         };
         let data = data.map(|file| ImageLock::take(file, &path)).transpose()?;
-        images.push(Image { path, lock, info, data });
+        images.push(StoppedImage { path, lock, info, data });
         next = below;
     }
     Ok(images)

@@ -14,10 +14,10 @@ pub(in crate::operation) mod layers;
 mod qemu_img;
 mod quiesce;
 pub(crate) mod recover;
-mod regrown;
 mod request;
 mod running;
 mod selection;
+mod shrink_check;
 mod space;
 mod stopped;
 mod storage;
@@ -56,7 +56,7 @@ pub fn run(request: TakeBackupRequest, listener: Listener<'_>) -> Result<TakenBa
     // what is left there is not looked for where nothing answers
     health::check_responsive(&checked.export)?;
     // the other half is this call's own
-    let host = recover::undo(&config, host, recover::Look::Within(checked.wait / 2))?;
+    let host = recover::undo(&config, host, recover::PointLookup::Within(checked.wait / 2))?;
     let point_id = Manifest::new_point_id()?;
     let call = Call { checked: &checked, config: &config, deadline, point_id };
     log::info!("{}: backup to '{}' begins", checked.vm, checked.point);

@@ -34,7 +34,7 @@ pub(crate) fn at_load(config: Arc<Config>) {
             let _for = WorkFor::guest(&vm);
             let undone = match HostState::lock(&config.state_dir, &vm) {
                 Err(error) if error.code == Code::Busy => Ok(()),
-                host => host.and_then(|host| undo(&config, host, Look::OrLater)).map(drop),
+                host => host.and_then(|host| undo(&config, host, PointLookup::OrLater)).map(drop),
             };
             if let Err(error) = undone {
                 log::error!("{vm}: what a backup has left stays for now: {error}");
@@ -49,7 +49,7 @@ pub(crate) fn at_load(config: Arc<Config>) {
 
 /// How a point is looked for on a NAS that may not answer, or is slow to remove it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Look {
+pub(super) enum PointLookup {
     /// What there is of it is removed, or, where nothing answers, all of it stays for later.
     OrLater,
     /// No longer than this, and nothing is removed: the next backup on that NAS does so, be it the one that waits here. What
@@ -66,13 +66,15 @@ pub(super) fn thaw_left(config: &Arc<Config>, mut host: HostState) -> Result<Hos
 }
 
 /// Undoes what the record of a virtual machine names, a freeze first.
-pub(super) fn undo(config: &Arc<Config>, host: HostState, how: Look) -> Result<HostState> {
+pub(super) fn undo(config: &Arc<Config>, host: HostState, how: PointLookup) -> Result<HostState> {
     let host = thaw_left(config, host)?;
     let Some(begun) = host.begun().cloned() else { return Ok(host) };
     log::warn!("{}: undoing the backup to '{}' (job '{}'), which ended early", begun.vm, begun.point, begun.job);
     let aborted = end_job(config, &begun)?;
-    let there = match look(&begun, how) {
-        Err(error) if error.code == Code::Busy || (how == Look::OrLater && error.code == Code::NasUnresponsive) => {
+    let there = match look_for_point(&begun, how) {
+        Err(error)
+            if error.code == Code::Busy || (how == PointLookup::OrLater && error.code == Code::NasUnresponsive) =>
+        {
             return Err(error);
         }
         there => there.unwrap_or_else(|error| {
@@ -80,8 +82,8 @@ pub(super) fn undo(config: &Arc<Config>, host: HostState, how: Look) -> Result<H
             None
         }),
     };
-    let (fate, uri) = (fate(aborted, there), config.connection_uri.clone());
-    ask("clear the bitmaps", move || Ok(clear(&uri, &begun, fate, host)))
+    let (fate, uri) = (decide_fate(aborted, there), config.connection_uri.clone());
+    ask("clear the bitmaps", move || Ok(remove_superfluous(&uri, &begun, fate, host)))
 }
 
 /// Thaws a guest that may be frozen; says whether it is not any more.
@@ -103,7 +105,7 @@ enum Fate {
 }
 
 /// Decides it from whether its job still ran, and whether it has been seen under its own name.
-fn fate(aborted: bool, there: Option<bool>) -> Fate {
+fn decide_fate(aborted: bool, there: Option<bool>) -> Fate {
     match (aborted, there) {
         (_, Some(true)) => Fate::Published,
         (true, _) | (_, Some(false)) => Fate::Unpublished,
@@ -157,12 +159,12 @@ fn folders(begun: &Begun) -> Vec<PathBuf> {
 
 /// Is the point there under its own name? If not, what there is of it is removed, should that be asked for. `None` when its
 /// instance's folder is not there: then it is not the repository that it was.
-fn look(begun: &Begun, how: Look) -> Result<Option<bool>> {
+fn look_for_point(begun: &Begun, how: PointLookup) -> Result<Option<bool>> {
     let (root, point) = (begun.root.clone(), PointPath::parse("point", &begun.point)?);
     let _on = WorkFor::repository(root.display());
     let (limit, removes) = match how {
-        Look::OrLater => (removal::LIMIT, true),
-        Look::Within(most) => (LIMIT.min(most), false),
+        PointLookup::OrLater => (removal::LIMIT, true),
+        PointLookup::Within(most) => (LIMIT.min(most), false),
     };
     bounded("look at what was left", limit, move || {
         let instance = match Folder::open_root(&root).and_then(|root| root.open_dir(&point.instance_folder())) {
@@ -180,7 +182,7 @@ fn look(begun: &Begun, how: Look) -> Result<Option<bool>> {
 }
 
 /// Removes the bitmaps that have to go. Those that can't stay in the record, and go with the next backup.
-fn clear(uri: &str, begun: &Begun, fate: Fate, mut host: HostState) -> HostState {
+fn remove_superfluous(uri: &str, begun: &Begun, fate: Fate, mut host: HostState) -> HostState {
     for name in superfluous(begun, fate, host.bitmaps()) {
         let removed = remove_bitmap(uri, begun, &name);
         match removed {
@@ -227,7 +229,7 @@ mod tests {
             (true, Some(true), Fate::Published),
             (false, None, Fate::Unknown),
         ] {
-            assert_eq!(fate(aborted, there), expected, "{aborted} {there:?}");
+            assert_eq!(decide_fate(aborted, there), expected, "{aborted} {there:?}");
         }
     }
 

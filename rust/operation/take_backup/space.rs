@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::decision::{DiskPlan, Plan, Strategy};
-use super::found::Found;
+use super::found::FoundGuest;
 use crate::error::{Code, Error, Result};
 use crate::libvirt::Disk;
 use crate::nas::deadline::{LIMIT, bounded};
@@ -64,7 +64,7 @@ fn refusal(root: &Path, needed: u64, free: u64) -> Error {
 
 /// How many bytes the plan will write at least, as far as is known; 0 where the most that they can write is no more
 /// than is `free`. How much changed since the parent is asked of QEMU only where that matters, for QEMU merges bitmaps to tell.
-pub(super) fn needed<'a>(found: &Found, plan: &'a Plan, parent_bitmap: Option<&str>, free: u64) -> u64 {
+pub(super) fn needed<'a>(found: &FoundGuest, plan: &'a Plan, parent_bitmap: Option<&str>, free: u64) -> u64 {
     let known = |DiskPlan { facts, strategy, .. }: &'a DiskPlan| {
         let disk = found.xml.disks.iter().find(|disk| disk.target == facts.target);
         (strategy, &facts.target, disk.map_or(Known::default(), |disk| look_at(disk, facts.virtual_size)))

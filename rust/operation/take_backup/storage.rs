@@ -15,7 +15,7 @@ use super::decision::TargetSpec;
 use super::full;
 use super::request::{Checked, Mode};
 use super::space::Free;
-use super::written::{self, TakenOver, Written};
+use super::written::{self, TakenOver, WrittenTarget};
 use crate::config;
 use crate::engine::{self, push};
 use crate::error::{Code, Error, Result, called};
@@ -50,7 +50,7 @@ const HUNG: Duration = Duration::from_secs(2);
 
 /// A repository that was opened for one virtual machine's backup, locked against others.
 #[derive(Debug)]
-pub(super) struct Opened {
+pub(super) struct OpenedRepository {
     // before the session, which may unmount
     lock: Arc<InstanceLock>,
     session: Session,
@@ -62,7 +62,7 @@ pub(super) struct Opened {
     pub parent: Option<Result<Parent, String>>,
 }
 
-impl Opened {
+impl OpenedRepository {
     /// The host path of the repository's root.
     pub(super) fn root(&self) -> &Path {
         &self.session.root().path
@@ -70,11 +70,11 @@ impl Opened {
 }
 
 /// A repository that is being opened while something else is done.
-pub(super) struct Opening(Background<Session>);
+pub(super) struct RepositoryOpening(Background<Session>);
 
 /// Begins to open the repository, and reads there what `enter` is going to read, so that it then comes from memory.
 /// Nothing is made, locked or believed yet.
-pub(super) fn begin_open(call: &Call<'_>) -> Result<Opening> {
+pub(super) fn begin_open(call: &Call<'_>) -> Result<RepositoryOpening> {
     let left = call.time_for(OPEN_STEP, Duration::MAX)?;
     let (checked, config) = (call.checked.clone(), call.config.clone());
     let work = move || {
@@ -85,10 +85,10 @@ pub(super) fn begin_open(call: &Call<'_>) -> Result<Opening> {
         }
         Ok(session)
     };
-    start(OPEN_STEP, work, || ()).map(Opening)
+    start(OPEN_STEP, work, || ()).map(RepositoryOpening)
 }
 
-impl Opening {
+impl RepositoryOpening {
     /// The repository, or the error of what was done meanwhile, for which a NAS that hangs is not waited. `time` is what is left
     /// for it; where that is nothing, the NAS has not failed to answer.
     pub(super) fn with<T>(self, meanwhile: Result<T>, time: Result<Duration>) -> Result<(T, Session)> {
@@ -148,13 +148,13 @@ fn chain_images(newest: PointPath, mut read: impl FnMut(&PointPath) -> Option<Ma
 }
 
 /// Opens the repository and enters it.
-pub(super) fn open(call: &Call<'_>) -> Result<Opened> {
+pub(super) fn open(call: &Call<'_>) -> Result<OpenedRepository> {
     let left = call.time_for(OPEN_STEP, Duration::MAX)?;
-    enter(call, Session::open_within(left, call.checked.export.clone(), call.config.clone())?)
+    lock_and_look(call, Session::open_within(left, call.checked.export.clone(), call.config.clone())?)
 }
 
 /// Locks the virtual machine's folder in the repository, reads its manifests and looks at the parent.
-pub(super) fn enter(call: &Call<'_>, session: Session) -> Result<Opened> {
+pub(super) fn lock_and_look(call: &Call<'_>, session: Session) -> Result<OpenedRepository> {
     let checked = call.checked;
     let point = checked.point.clone();
     const LOCK: &str = "lock the virtual machine's folder";
@@ -186,7 +186,7 @@ pub(super) fn enter(call: &Call<'_>, session: Session) -> Result<Opened> {
             _ => None,
         };
         let free = Free::of(&session)?;
-        Ok(Opened { lock, session, free, published, parent })
+        Ok(OpenedRepository { lock, session, free, published, parent })
     })
 }
 
@@ -283,8 +283,8 @@ impl TargetFile {
         Ok(TargetFile { index: index.transpose()?, spec, file, backing })
     }
 
-    fn written(&self) -> Written {
-        Written {
+    fn written(&self) -> WrittenTarget {
+        WrittenTarget {
             file: self.file.clone(),
             name: self.spec.name.clone(),
             virtual_size: self.spec.virtual_size,
@@ -316,11 +316,11 @@ pub(super) enum TargetWriter {
 
 /// Makes the empty targets with their final backing names. It writes to the NAS right before the hypervisor does, so it
 /// is the probe too: `NAS_UNRESPONSIVE` when the NAS hangs.
-pub(super) fn make_targets(call: &Call<'_>, opened: Opened, specs: Vec<TargetSpec>) -> Result<Targets> {
+pub(super) fn make_targets(call: &Call<'_>, opened: OpenedRepository, specs: Vec<TargetSpec>) -> Result<Targets> {
     const STEP: &str = "make the targets";
     let point = call.checked.point.clone();
     bounded(STEP, call.time_for(STEP, PROBE)?, move || {
-        let Opened { session, lock, .. } = opened;
+        let OpenedRepository { session, lock, .. } = opened;
         let partial = PartialPoint::begin(session.clone(), lock, &point);
         let partial = partial.map_err(|error| denied::explain_writing(error, session.root()))?;
         let mut targets = Targets { files: Vec::new(), view: None, lack: None, partial };
@@ -332,7 +332,7 @@ pub(super) fn make_targets(call: &Call<'_>, opened: Opened, specs: Vec<TargetSpe
 }
 
 /// Is what failed with this error still at work, on a NAS that does not answer, and may leave something?
-pub(super) fn goes_on(error: &Error) -> bool {
+pub(super) fn may_still_run(error: &Error) -> bool {
     error.leftovers || error.code == Code::NasUnresponsive
 }
 
@@ -417,7 +417,7 @@ impl Targets {
         Ok(self.lack.take().into_iter().chain(told).collect())
     }
 
-    fn written(&self) -> Vec<Written> {
+    fn written(&self) -> Vec<WrittenTarget> {
         self.files.iter().map(TargetFile::written).collect()
     }
 
@@ -623,7 +623,7 @@ mod tests {
     fn what_was_done_meanwhile_fails_first() {
         let opening = || {
             let refused = || Err(Error::new(Code::MountFailed, "mount", "refused"));
-            Opening(start("open the repository", refused, || ()).unwrap())
+            RepositoryOpening(start("open the repository", refused, || ()).unwrap())
         };
         let missing = Err::<(), _>(Error::new(Code::DomainNotFound, "look up the domain", "missing"));
         assert_eq!(opening().with(missing, Ok(LIMIT)).unwrap_err().code, Code::DomainNotFound);
@@ -636,7 +636,7 @@ mod tests {
         for (time, code) in [(Err(none), Code::Timeout), (Ok(Duration::from_millis(20)), Code::NasUnresponsive)] {
             let (release, wait) = std::sync::mpsc::channel::<()>();
             let hangs = move || Err(Error::new(Code::Io, "mount", format!("{:?}", wait.recv())));
-            let opening = Opening(start("open the repository", hangs, || ()).unwrap());
+            let opening = RepositoryOpening(start("open the repository", hangs, || ()).unwrap());
             assert_eq!(opening.with(Ok(()), time).unwrap_err().code, code);
             drop(release);
         }

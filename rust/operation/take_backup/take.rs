@@ -8,7 +8,7 @@ use super::base;
 use super::call::Call;
 use super::decision::{Constraints, Failed, Plan};
 use super::request::Checked;
-use super::storage::{self, Opened, Targets};
+use super::storage::{self, OpenedRepository, Targets};
 use super::taken::{Outcome, TakenBackup, manifest, parent_point};
 use crate::engine::Engine;
 use crate::error::{Code, Error, Result};
@@ -29,13 +29,13 @@ pub(super) trait Guest: Sized {
     const IN_DOMAIN: bool;
 
     /// Finds the guest and its disks, and opens the repository.
-    fn look(call: &Call<'_>, source: &Self::Source, job: &mut Reporter<'_>) -> Result<(Self, Opened)>;
+    fn look(call: &Call<'_>, source: &Self::Source, job: &mut Reporter<'_>) -> Result<(Self, OpenedRepository)>;
 
     /// Decides what is done with each disk, and sees that there is room for it.
     fn plan(
         self,
         call: &Call<'_>,
-        opened: &Opened,
+        opened: &OpenedRepository,
         parent: ParentFound,
         constraints: &Constraints,
         host: HostState,
@@ -115,7 +115,7 @@ pub(super) struct Copied {
 }
 
 /// How an attempt ended.
-enum Tried {
+enum AttemptOutcome {
     Taken(TakenBackup),
     /// It was undone; another may do better within these constraints.
     Again(HostState, Constraints),
@@ -131,8 +131,8 @@ pub(super) fn take<G: Guest>(
     let mut constraints = Constraints::default();
     loop {
         match attempt::<G>(call, source, host, constraints, job)? {
-            Tried::Taken(taken) => return Ok(taken),
-            Tried::Again(again, learnt) => (host, constraints) = (again, learnt),
+            AttemptOutcome::Taken(taken) => return Ok(taken),
+            AttemptOutcome::Again(again, learnt) => (host, constraints) = (again, learnt),
         }
     }
 }
@@ -143,11 +143,11 @@ fn attempt<G: Guest>(
     host: HostState,
     constraints: Constraints,
     job: &mut Reporter<'_>,
-) -> Result<Tried> {
+) -> Result<AttemptOutcome> {
     let checked = call.checked;
     let _prepares = call.prepares();
     let (guest, mut opened) = G::look(call, source, job)?;
-    let ours = ours(checked, &opened, &host)?;
+    let ours = our_bitmaps(checked, &opened, &host)?;
     let parent = constraints.parent.clone().map(Err).or(opened.parent.take());
     let parent_point = parent_point(parent.as_ref());
     let (mut guest, plan, mut host) = guest.plan(call, &opened, parent, &constraints, host, job)?;
@@ -156,27 +156,27 @@ fn attempt<G: Guest>(
     host.begin(guest.record(&plan, call.begun(opened.root(), bitmap.as_deref(), job)))?;
     let targets = storage::make_targets(call, opened, plan.specs(guest.has_fingerprints()));
     let targets = targets.and_then(|targets| guest.open_targets(targets));
-    let targets = targets.inspect_err(|error| host.end_unless(storage::goes_on(error)))?;
+    let targets = targets.inspect_err(|error| host.end_unless(storage::may_still_run(error)))?;
     let mut attempt = Attempt { guest, plan, targets, host, bitmap };
     let completed = base::complete(&attempt.targets, &mut attempt.plan, job, call.deadline);
     let copied = completed.map_err(Failed::from).and_then(|()| G::copy(&mut attempt, call, job));
     let _winds_up = call.winds_up();
     match copied {
-        Ok(copied) => attempt.publish(call, copied, parent_point, &ours, job).map(Tried::Taken),
+        Ok(copied) => attempt.publish(call, copied, parent_point, &ours, job).map(AttemptOutcome::Taken),
         Err(failed) => {
             let learnt = constraints.learn(&attempt.plan, &failed);
             let (error, host) = G::abandon(attempt, failed.error);
-            again(learnt, host, error)
+            try_again(learnt, host, error)
         }
     }
 }
 
 /// Another attempt, where one can do better and nothing of the failed one is in its way.
-fn again(learnt: Option<Constraints>, host: Option<HostState>, error: Error) -> Result<Tried> {
+fn try_again(learnt: Option<Constraints>, host: Option<HostState>, error: Error) -> Result<AttemptOutcome> {
     match (learnt, host) {
         (Some(constraints), Some(host)) => {
             log::warn!("{}: once more: {error}", host.vm());
-            Ok(Tried::Again(host, constraints))
+            Ok(AttemptOutcome::Again(host, constraints))
         }
         // that the parent is not good is no error of a backup, but what stays behind is
         (Some(_), None) if error.code == Code::ParentInvalid => Err(Error { code: Code::JobFailed, ..error }),
@@ -220,7 +220,7 @@ impl<G: Guest> Attempt<G> {
 
 /// The names that are ours: those of this virtual machine's manifests, of this host's record and of the request.
 /// `ALREADY_EXISTS` when a published point has the name that is to be begun.
-fn ours(checked: &Checked, opened: &Opened, host: &HostState) -> Result<BTreeSet<String>> {
+fn our_bitmaps(checked: &Checked, opened: &OpenedRepository, host: &HostState) -> Result<BTreeSet<String>> {
     let mut ours = opened.published.clone();
     if let Some(bitmap) = checked.mode.bitmap() {
         if ours.contains(bitmap) {

@@ -26,7 +26,7 @@ const PIECE: u64 = 1 << 30;
 
 /// A target as it was made, open since then.
 #[derive(Debug)]
-pub(super) struct Written {
+pub(super) struct WrittenTarget {
     pub file: Apart,
     /// Its name in the point's folder.
     pub name: String,
@@ -44,7 +44,7 @@ pub(super) enum TakenOver {
     Shared(String),
 }
 
-impl Written {
+impl WrittenTarget {
     /// `IO` when it is no longer what lies under its name: whoever may write on the NAS can put something else there, and QEMU,
     /// which got the path, follows it.
     pub(super) fn check_in_place(&self, folder: &Folder) -> Result<()> {
@@ -202,15 +202,15 @@ mod tests {
         }
     }
 
-    fn written(folder: &Folder, backing: Option<&str>) -> Written {
+    fn written(folder: &Folder, backing: Option<&str>) -> WrittenTarget {
         folder.remove_tree(NAME).unwrap();
         let file = folder.create_file(NAME, FILE_MODE).unwrap();
         qcow2::create(&file, SIZE, backing).unwrap();
-        Written { file, name: NAME.to_owned(), virtual_size: SIZE, backing: backing.map(str::to_owned) }
+        WrittenTarget { file, name: NAME.to_owned(), virtual_size: SIZE, backing: backing.map(str::to_owned) }
     }
 
     /// Takes it over, and clears what it replaces.
-    fn take_over(target: Written, folder: &Folder) -> Result<TakenOver> {
+    fn take_over(target: WrittenTarget, folder: &Folder) -> Result<TakenOver> {
         let aside = Aside::new(folder.open_again().unwrap(), ".partial-T1");
         let taken = target.take_over(folder, &aside);
         aside.clear().unwrap();
@@ -386,7 +386,7 @@ mod tests {
                 point.remove_tree(OWN).unwrap();
                 let Ok(file) = point.create_file(NAME, FILE_MODE) else { continue };
                 qcow2::create(&file, SIZE, None).unwrap();
-                let target = Written { file, name: NAME.to_owned(), virtual_size: SIZE, backing: None };
+                let target = WrittenTarget { file, name: NAME.to_owned(), virtual_size: SIZE, backing: None };
                 if let Ok(TakenOver::Own(own)) = take_over(target, &point) {
                     own.with(|own| qcow2::check_filled(own, SIZE, None)).unwrap();
                 }

@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::super::call::{Call, ask};
-use super::super::decision::{DiskPlan, Failed, Shown};
+use super::super::decision::{DiskPlan, Failed, FailureLesson};
 use super::super::quiesce::{self, Frozen};
-use super::super::regrown::{self, OpenImages};
 use super::super::request::Checked;
+use super::super::shrink_check::{self, OpenImages};
 use super::super::take::{Attempt, Copied};
 use super::super::{base, layers, storage};
 use super::guest::{OwnedJob, Running};
@@ -108,11 +108,11 @@ impl Attempt<Running> {
             Some(confined) => Error { cause: format!("{}; {confined}", error.cause), ..error },
             None => error,
         };
-        let shows = match self.guest.engine {
-            Engine::Pull if checked.engine == Engine::Auto => Shown::PullRefused,
-            _ => Shown::Nothing,
+        let lesson = match self.guest.engine {
+            Engine::Pull if checked.engine == Engine::Auto => FailureLesson::PullRefused,
+            _ => FailureLesson::Nothing,
         };
-        Failed { error, shows }
+        Failed { error, lesson }
     }
 
     /// What the engine needs for its copy, made before the guest is touched.
@@ -139,7 +139,7 @@ impl Attempt<Running> {
         job: &mut Reporter<'_>,
     ) -> Result<(Vec<Fingerprints>, Option<String>)> {
         let (rate, deadline) = (call.checked.rate, call.deadline);
-        if let Err(error) = self.check_same() {
+        if let Err(error) = self.check_unchanged() {
             return Err(backup.abort(error));
         }
         match input {
@@ -170,10 +170,10 @@ impl Attempt<Running> {
     }
 
     /// Are the disks, now that the job has begun, those that were looked at before?
-    fn check_same(&self) -> Result<()> {
+    fn check_unchanged(&self) -> Result<()> {
         let domain = self.guest.found.domain.clone();
         let (_, now) = ask("look at the disks again", move || domain.xml())?;
-        self.guest.found.check_same(&now)
+        self.guest.found.check_unchanged(&now)
     }
 
     /// Does our job run although its begin failed, as when the connection was lost in between? Or may one?
@@ -261,7 +261,7 @@ impl Attempt<Running> {
             let disk = self.guest.found.xml.disks.iter().find(|disk| disk.target == *target).cloned();
             Box::new(move || disk.as_ref().map_or_else(|| Ok(Vec::new()), layers::of_domain))
         };
-        regrown::check(call, &self.targets, &self.plan, images)
+        shrink_check::check(call, &self.targets, &self.plan, images)
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::super::call::Call;
 use super::super::decision::Constraints;
-use super::super::found::Found;
+use super::super::found::FoundGuest;
 use crate::engine::job::BackupJob;
 use crate::engine::scratch::Scratch;
 use crate::engine::{Engine, choice};
@@ -14,7 +14,7 @@ use crate::nas::view::TargetView;
 
 /// A running guest, and the job of its backup.
 pub(in super::super) struct Running {
-    pub(super) found: Found,
+    pub(super) found: FoundGuest,
     pub(super) engine: Engine,
     /// Why it is this engine, if that is not ordinary.
     pub(super) choice: Option<String>,
@@ -49,7 +49,7 @@ impl OwnedJob {
 
 impl Running {
     /// As it was found: nothing is chosen yet.
-    pub(super) fn new(found: Found) -> Running {
+    pub(super) fn new(found: FoundGuest) -> Running {
         Running {
             found,
             engine: Engine::Push,

@@ -7,12 +7,12 @@ mod undo;
 use std::collections::BTreeSet;
 
 use super::call::{Call, ask};
-use super::decision::{self, Asked, BitmapFound, Constraints, Failed, Plan, Strategy};
-use super::found::{self, Found};
+use super::decision::{self, Constraints, Failed, ParentBitmap, Plan, RequestedBackup, Strategy};
+use super::found::{self, FoundGuest};
 use super::request::Checked;
-use super::storage::{self, Opened, Targets};
+use super::storage::{self, OpenedRepository, Targets};
 use super::take::{Attempt, Copied, Guest, NewBitmap, ParentFound};
-use super::{describe, regrown, space};
+use super::{describe, shrink_check, space};
 use crate::engine::{Engine, scratch};
 use crate::error::{Error, Result};
 use crate::host::{Begun, HostState};
@@ -29,7 +29,7 @@ impl Guest for Running {
     type Source = ();
     const IN_DOMAIN: bool = true;
 
-    fn look(call: &Call<'_>, _: &(), job: &mut Reporter<'_>) -> Result<(Running, Opened)> {
+    fn look(call: &Call<'_>, _: &(), job: &mut Reporter<'_>) -> Result<(Running, OpenedRepository)> {
         let Call { checked, config, .. } = *call;
         if checked.engine == Engine::Pull {
             nbd::available()?;
@@ -42,13 +42,13 @@ impl Guest for Running {
         job.enter(Phase::OpenRepository);
         let (found, session) = opening.with(found, call.time_for("open the repository", storage::OPEN))?;
         job.tell()?;
-        Ok((Running::new(found), storage::enter(call, session)?))
+        Ok((Running::new(found), storage::lock_and_look(call, session)?))
     }
 
     fn plan(
         mut self,
         call: &Call<'_>,
-        opened: &Opened,
+        opened: &OpenedRepository,
         parent: ParentFound,
         constraints: &Constraints,
         mut host: HostState,
@@ -56,14 +56,14 @@ impl Guest for Running {
     ) -> Result<(Running, Plan, HostState)> {
         self.choose_engine(call, constraints)?;
         let (request, free) = (call.checked.clone(), opened.free.bytes);
-        let (lost, redefined) = (constraints.bitmap.clone().map(BitmapFound::Lost), constraints.recreated);
+        let (lost, redefined) = (constraints.bitmap.clone().map(ParentBitmap::Lost), constraints.recreated);
         let compares = self.scratch.is_some();
         // The thread that a QEMU holds up has no more than it needs: not the scratch, whose room others wait for.
         let Running { mut found, engine, choice, scratch, view, folder, job } = self;
         let (found, plan, host, needed) = ask("look at the bitmaps", move || {
             clear_way(&request, &found, &mut host)?;
             if let Some(Ok(_)) = parent {
-                regrown::look_ahead(&found.xml, &mut found.disks);
+                shrink_check::note_unreadable_images(&found.xml, &mut found.disks);
             }
             let plan = decide(&request, &found, parent.as_ref(), lost, redefined, compares);
             let since = parent.as_ref().and_then(|parent| parent.as_ref().ok()?.manifest.bitmap.as_deref());
@@ -140,7 +140,7 @@ impl Guest for Running {
 }
 
 /// What is to be told first of a guest that has ended by now. All its data had been read, and the point stands.
-fn is_gone(found: &Found) -> Option<String> {
+fn is_gone(found: &FoundGuest) -> Option<String> {
     let (domain, name) = (found.domain.clone(), found.domain.name());
     let state = ask("ask the domain's state", move || domain.again()?.map_or(Ok(State::Other), |now| now.state()));
     // Where libvirt does not answer, the clearing up that follows tells so.
@@ -155,7 +155,7 @@ fn is_gone(found: &Found) -> Option<String> {
 }
 
 /// Removes what a failed run left under the name that is to be begun.
-fn clear_way(checked: &Checked, found: &Found, host: &mut HostState) -> Result<()> {
+fn clear_way(checked: &Checked, found: &FoundGuest, host: &mut HostState) -> Result<()> {
     let Some(bitmap) = checked.mode.bitmap().filter(|bitmap| found.bitmaps.has(bitmap)) else { return Ok(()) };
     log::warn!("{}: bitmap '{bitmap}' of a run that failed is removed", checked.vm);
     found.bitmaps.remove(&found.domain, bitmap)?;
@@ -166,26 +166,26 @@ fn clear_way(checked: &Checked, found: &Found, host: &mut HostState) -> Result<(
 /// attempt has `redefined` it counts as that.
 fn decide(
     checked: &Checked,
-    found: &Found,
+    found: &FoundGuest,
     parent: Option<&Result<Parent, String>>,
-    lost: Option<BitmapFound>,
+    lost: Option<ParentBitmap>,
     redefined: bool,
     compares: bool,
 ) -> Plan {
-    let asked = Asked::of(&checked.mode, parent);
-    let strategies = decision::strategies(asked, &found.disks, compares);
+    let asked = RequestedBackup::of(&checked.mode, parent);
+    let strategies = decision::choose_strategies(asked, &found.disks, compares);
     let bitmap = match (asked, &strategies) {
-        (Asked::Incremental(Ok(parent)), Ok(strategies)) => lost.or_else(|| {
+        (RequestedBackup::Incremental(Ok(parent)), Ok(strategies)) => lost.or_else(|| {
             let bitmap = find_bitmap(found, parent, strategies);
-            if redefined && bitmap == Some(BitmapFound::Known) { Some(BitmapFound::Redefined) } else { bitmap }
+            if redefined && bitmap == Some(ParentBitmap::Known) { Some(ParentBitmap::Redefined) } else { bitmap }
         }),
         _ => None,
     };
-    decision::plan(asked, &found.disks, strategies, bitmap, compares)
+    decision::make_plan(asked, &found.disks, strategies, bitmap, compares)
 }
 
 /// What is known of the parent's bitmap, if any disk needs it.
-fn find_bitmap(found: &Found, parent: &Parent, strategies: &[Strategy]) -> Option<BitmapFound> {
+fn find_bitmap(found: &FoundGuest, parent: &Parent, strategies: &[Strategy]) -> Option<ParentBitmap> {
     let on = found.disks.iter().zip(strategies).filter(|(_, strategy)| strategy.is_by_bitmap());
     let on: Vec<_> = on.map(|(disk, _)| disk.target.as_str()).collect();
     let name = parent.manifest.bitmap.as_deref().filter(|_| !on.is_empty())?;
@@ -193,7 +193,7 @@ fn find_bitmap(found: &Found, parent: &Parent, strategies: &[Strategy]) -> Optio
 }
 
 /// After a success: removes the other bitmaps of ours. What could not be done is told, and done by the next run.
-fn clear_up(mut found: Found, mut host: HostState, ours: &BTreeSet<String>, bitmap: &str) -> Vec<String> {
+fn clear_up(mut found: FoundGuest, mut host: HostState, ours: &BTreeSet<String>, bitmap: &str) -> Vec<String> {
     found.refresh();
     // Looked at anew: the guest may have been restarted since, and its older bitmaps be stored ones now.
     let bitmaps = match found::bitmaps(&found.domain, Some(&found.xml)) {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::super::call::ask;
-use super::super::found::{self, Found};
+use super::super::found::{self, FoundGuest};
 use super::super::storage::TargetWriter;
 use super::super::take::Attempt;
 use super::guest::{OwnedJob, Running};
@@ -95,7 +95,7 @@ fn undo(attempt: Attempt<Running>, error: Error) -> (Error, Option<HostState>) {
 }
 
 /// Removes the new bitmap of a point that could not be published because of `error`.
-pub(super) fn drop_bitmap(mut found: Found, bitmap: Option<&str>, mut host: HostState, error: Error) -> Error {
+pub(super) fn drop_bitmap(mut found: FoundGuest, bitmap: Option<&str>, mut host: HostState, error: Error) -> Error {
     let (bitmap, leftovers) = (bitmap.map(str::to_owned), error.leftovers);
     let removed = ask("delete the new checkpoint", move || {
         found.refresh();
@@ -111,7 +111,7 @@ pub(super) fn drop_bitmap(mut found: Found, bitmap: Option<&str>, mut host: Host
 
 /// Removes the bitmap of a run that failed: as a parent it would hide a hole in the chain. What can't be removed stays in
 /// this host's record, for the next run.
-fn remove_bitmap(found: &Found, host: &mut HostState, bitmap: Option<&str>) {
+fn remove_bitmap(found: &FoundGuest, host: &mut HostState, bitmap: Option<&str>) {
     let Some(bitmap) = bitmap else { return };
     if found.domain.state() == Ok(State::Other) {
         log::info!(

@@ -8,7 +8,7 @@ use super::super::image_file::open_named;
 use super::super::qemu_img;
 use super::super::request::StoppedSource;
 use super::super::take::Attempt;
-use super::disk::{Found, Stopped};
+use super::disk::{FoundDisk, Stopped};
 use super::questions::answered;
 use crate::error::{Error, Result};
 use crate::host::HostState;
@@ -59,7 +59,13 @@ pub(in super::super) fn remove_if_there(path: &str, bitmap: &str) -> Result<()> 
 
 /// Removes the new bitmap from the disks that got it. Where that can't be done (the guest was started), it stays in this
 /// host's record for the next run; where their storage does not answer, `error` says that somebody is still at it.
-pub(super) fn unseed(found: &[Found], plan: &Plan, bitmap: Option<&str>, host: &mut HostState, error: Error) -> Error {
+pub(super) fn unseed(
+    found: &[FoundDisk],
+    plan: &Plan,
+    bitmap: Option<&str>,
+    host: &mut HostState,
+    error: Error,
+) -> Error {
     let Some(bitmap) = bitmap else { return error };
     let seeded = found.iter().zip(&plan.disks).filter(|(_, planned)| planned.carries);
     let paths: Vec<_> = seeded.map(|(disk, _)| disk.source.path.clone()).collect();
@@ -94,7 +100,7 @@ fn remove_bitmaps(bitmaps: Vec<(String, Vec<String>)>) -> Result<Vec<(String, Re
 /// Removes the other bitmaps of ours, from the disks that were left out, too; what could not be done is told, and done by the
 /// next run.
 pub(super) fn clear_up(
-    found: &[Found],
+    found: &[FoundDisk],
     left_out: Vec<StoppedSource>,
     ours: &BTreeSet<String>,
     bitmap: &str,

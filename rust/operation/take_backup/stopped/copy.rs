@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use super::super::call::Call;
 use super::super::decision::Failed;
-use super::super::layers::Image;
-use super::super::regrown::{self, OpenImages};
+use super::super::layers::StoppedImage;
+use super::super::shrink_check::{self, OpenImages};
 use super::super::take::{Attempt, Copied};
 use super::super::{base, storage};
 use super::disk::{self, Stopped};
@@ -69,7 +69,7 @@ impl Attempt<Stopped> {
         call: &Call<'_>,
         origins: Vec<Origin>,
         mut compared: Vec<Vec<Layer>>,
-        locks: Arc<Vec<Image>>,
+        locks: Arc<Vec<StoppedImage>>,
         job: &mut Reporter<'_>,
     ) -> std::result::Result<Vec<Option<Fingerprints>>, Failed> {
         let bases = base::open(&self.targets, &self.plan)?;
@@ -83,7 +83,7 @@ impl Attempt<Stopped> {
             let images = std::mem::take(&mut compared[i]);
             Box::new(move || Ok(images))
         };
-        regrown::check(call, &self.targets, &self.plan, images)?;
+        shrink_check::check(call, &self.targets, &self.plan, images)?;
         Ok(fingerprints.into_iter().map(Some).collect())
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::super::call::Call;
 use super::super::decision::{DiskFacts, DiskPlan, Plan};
 use super::super::image_file::Nameable;
-use super::super::layers::{self, Image};
+use super::super::layers::{self, StoppedImage};
 use super::super::request::{Checked, StoppedSource};
 use super::questions::answered;
 use crate::engine::offline::{self, Origin};
@@ -20,14 +20,14 @@ use crate::qcow2::{self, Dirty, Layer, View};
 
 /// A stopped guest.
 pub(in super::super) struct Stopped {
-    pub(super) found: Vec<Found>,
+    pub(super) found: Vec<FoundDisk>,
     pub(super) left_out: Vec<StoppedSource>,
     /// The disks' own storage does not answer: somebody still waits for it, and may hold the locks.
     pub(super) hangs: bool,
 }
 
 /// A disk as it was found.
-pub(super) struct Found {
+pub(super) struct FoundDisk {
     pub source: StoppedSource,
     /// Of all disks of files or devices.
     pub paths: Vec<String>,
@@ -44,16 +44,16 @@ pub(super) fn look(
     source: StoppedSource,
     paths: Vec<String>,
     job: &mut Reporter<'_>,
-) -> Result<Found> {
+) -> Result<FoundDisk> {
     if let Some(image) = source.rbd.clone() {
         return look_at_image(call, &image, source, job).map_err(|error| error.on_disk(&image.name));
     }
     let parent_bitmap = call.checked.mode.parent_bitmap().map(str::to_owned);
-    answered("look at the disks", LIMIT, move || look_at(source, paths, parent_bitmap.as_deref()))
+    answered("look at the disks", LIMIT, move || inspect_disk(source, paths, parent_bitmap.as_deref()))
 }
 
 /// Looks at an image in Ceph.
-fn look_at_image(call: &Call<'_>, image: &Rbd, source: StoppedSource, job: &mut Reporter<'_>) -> Result<Found> {
+fn look_at_image(call: &Call<'_>, image: &Rbd, source: StoppedSource, job: &mut Reporter<'_>) -> Result<FoundDisk> {
     nbd::available().map_err(|e| Error { cause: format!("an image in Ceph is read as by pull; {}", e.cause), ..e })?;
     let virtual_size = export(image, call, job)?.size()?;
     let facts = DiskFacts {
@@ -66,13 +66,13 @@ fn look_at_image(call: &Call<'_>, image: &Rbd, source: StoppedSource, job: &mut 
         cannot_carry: Some("it is an image in Ceph".to_owned()),
         unseen: None,
     };
-    Ok(Found { source, paths: Vec::new(), facts, bitmaps: BTreeSet::new(), untracked: None })
+    Ok(FoundDisk { source, paths: Vec::new(), facts, bitmaps: BTreeSet::new(), untracked: None })
 }
 
 /// Looks at a disk of files or devices, under their lock. `paths` are those of all disks of files or devices.
-fn look_at(source: StoppedSource, paths: Vec<String>, parent_bitmap: Option<&str>) -> Result<Found> {
+fn inspect_disk(source: StoppedSource, paths: Vec<String>, parent_bitmap: Option<&str>) -> Result<FoundDisk> {
     let look = || {
-        let Opened { images, view } = open(&source, &paths)?;
+        let OpenedDisk { images, view } = open(&source, &paths)?;
         let top = &images[0];
         let facts = DiskFacts {
             target: source.path.clone(),
@@ -85,11 +85,11 @@ fn look_at(source: StoppedSource, paths: Vec<String>, parent_bitmap: Option<&str
             unseen: None,
         };
         let bitmaps = top.info.iter().flat_map(|info| &info.bitmaps).map(|bitmap| bitmap.name.clone()).collect();
-        let untracked = parent_bitmap.filter(|_| source.qcow2).and_then(|name| tracked(top, name).err());
+        let untracked = parent_bitmap.filter(|_| source.qcow2).and_then(|name| open_bitmap(top, name).err());
         Ok((facts, bitmaps, untracked))
     };
     let (facts, bitmaps, untracked) = look().map_err(|error: Error| error.on_disk(&source.path))?;
-    Ok(Found { source, paths, facts, bitmaps, untracked })
+    Ok(FoundDisk { source, paths, facts, bitmaps, untracked })
 }
 
 /// Why a disk whose top image has this header, if any, can't carry a bitmap, if so.
@@ -104,30 +104,30 @@ fn cannot_carry(info: Option<&qcow2::Info>) -> Option<String> {
 }
 
 /// What changed since the bitmap `name` began; the error says why it does not tell.
-fn tracked(image: &Image, name: &str) -> std::result::Result<Dirty, String> {
+fn open_bitmap(image: &StoppedImage, name: &str) -> std::result::Result<Dirty, String> {
     Dirty::open(image.file(), name).unwrap_or_else(|error| Err(format!("can't be read: {error}")))
 }
 
 /// A disk's images, the top one first, and what the guest sees of them.
-struct Opened {
-    images: Vec<Image>,
+struct OpenedDisk {
+    images: Vec<StoppedImage>,
     view: View,
 }
 
 /// Opens and locks them; `paths` are those of all disks.
-fn open(source: &StoppedSource, paths: &[String]) -> Result<Opened> {
+fn open(source: &StoppedSource, paths: &[String]) -> Result<OpenedDisk> {
     let nameable = match &source.backing {
         Some(files) => Nameable::only(files),
         None => Nameable::beside(paths.iter().map(String::as_str)),
     };
     let images = layers::of_file(source, &nameable)?;
-    let layers = images.iter().map(Image::layer).collect::<Result<Vec<_>>>()?;
+    let layers = images.iter().map(StoppedImage::layer).collect::<Result<Vec<_>>>()?;
     let view = View::open(layers).map_err(|error| error.at("look at the disk", &source.path))?;
-    Ok(Opened { images, view })
+    Ok(OpenedDisk { images, view })
 }
 
 /// A disk to lock and open.
-pub(super) struct Wanted {
+pub(super) struct DiskToOpen {
     pub source: StoppedSource,
     /// Of all disks of files or devices.
     pub paths: Vec<String>,
@@ -139,8 +139,8 @@ pub(super) struct Wanted {
 }
 
 /// The disks, as the plan wants them opened.
-pub(super) fn wanted(checked: &Checked, found: &[Found], plan: &Plan) -> Vec<Wanted> {
-    let wanted = |(found, planned): (&Found, &DiskPlan)| Wanted {
+pub(super) fn wanted(checked: &Checked, found: &[FoundDisk], plan: &Plan) -> Vec<DiskToOpen> {
+    let wanted = |(found, planned): (&FoundDisk, &DiskPlan)| DiskToOpen {
         source: found.source.clone(),
         paths: found.paths.clone(),
         size: found.facts.virtual_size,
@@ -155,7 +155,7 @@ fn export(image: &Rbd, call: &Call<'_>, job: &mut Reporter<'_>) -> Result<Server
 }
 
 /// Exports the images in Ceph among the disks, for a client each.
-pub(super) fn serve(call: &Call<'_>, disks: &mut [Wanted], job: &mut Reporter<'_>) -> Result<Vec<Server>> {
+pub(super) fn serve(call: &Call<'_>, disks: &mut [DiskToOpen], job: &mut Reporter<'_>) -> Result<Vec<Server>> {
     let mut servers = Vec::new();
     for disk in disks {
         let Some(image) = &disk.source.rbd else { continue };
@@ -167,22 +167,22 @@ pub(super) fn serve(call: &Call<'_>, disks: &mut [Wanted], job: &mut Reporter<'_
 }
 
 /// A disk that nobody writes to.
-pub(super) struct Locked {
+pub(super) struct LockedDisk {
     /// Those that are locked.
-    pub images: Vec<Image>,
+    pub images: Vec<StoppedImage>,
     /// The same of an incremental, which is compared with its parent without holding their locks: the NAS may hold that up.
     pub compared: Vec<Layer>,
     pub origin: Origin,
 }
 
-impl Wanted {
-    pub(super) fn lock(&self) -> Result<Locked> {
+impl DiskToOpen {
+    pub(super) fn lock(&self) -> Result<LockedDisk> {
         const STEP: &str = "look at the disk again";
         if let Some(socket) = &self.export {
             let origin = Origin::Export(socket.clone());
-            return Ok(Locked { images: Vec::new(), compared: Vec::new(), origin });
+            return Ok(LockedDisk { images: Vec::new(), compared: Vec::new(), origin });
         }
-        let Opened { images, view } = open(&self.source, &self.paths)?;
+        let OpenedDisk { images, view } = open(&self.source, &self.paths)?;
         if view.size() != self.size {
             let what = format!("it has {} bytes and not {}", view.size(), self.size);
             let cause = format!("it was exchanged while the backup was being prepared: {what}");
@@ -192,18 +192,18 @@ impl Wanted {
             |name: &str, reason: String| Error::new(Code::ParentInvalid, STEP, format!("bitmap '{name}' {reason}"));
         let (changes, compared) = match &self.bitmap {
             Some(name) => {
-                let changes = tracked(&images[0], name).map_err(|reason| lost(name, reason))?;
-                (Some(changes), images.iter().map(Image::layer_without_lock).collect::<Result<_>>()?)
+                let changes = open_bitmap(&images[0], name).map_err(|reason| lost(name, reason))?;
+                (Some(changes), images.iter().map(StoppedImage::layer_without_lock).collect::<Result<_>>()?)
             }
             None => (None, Vec::new()),
         };
-        Ok(Locked { images, compared, origin: Origin::Images(Box::new(view), changes) })
+        Ok(LockedDisk { images, compared, origin: Origin::Images(Box::new(view), changes) })
     }
 
     /// The bytes that are to be copied. Zeroes that somebody wrote are among them, clusters without data are not.
     pub(super) fn bytes(&self) -> Result<u64> {
-        let Locked { images, origin, .. } = self.lock().map_err(|e| e.on_disk(&self.source.path))?;
-        let held = images.iter().map(Image::occupied).reduce(u64::saturating_add);
+        let LockedDisk { images, origin, .. } = self.lock().map_err(|e| e.on_disk(&self.source.path))?;
+        let held = images.iter().map(StoppedImage::occupied).reduce(u64::saturating_add);
         let mapped = offline::count_bytes_to_read(&self.source.path, self.size, origin)?;
         // an image may map more than it holds
         Ok(held.map_or(mapped, |held| mapped.min(held)))

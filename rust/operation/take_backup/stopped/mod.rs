@@ -13,11 +13,11 @@ mod questions;
 use std::collections::BTreeSet;
 
 use super::call::Call;
-use super::decision::{self, Asked, BitmapFound, Constraints, Failed, Plan, Strategy};
+use super::decision::{self, Constraints, Failed, ParentBitmap, Plan, RequestedBackup, Strategy};
 use super::request::{Checked, StoppedSource, StoppedSources};
 use super::selection::{self, EXCLUDED};
 use super::space::Free;
-use super::storage::{self, Opened, TargetWriter, Targets};
+use super::storage::{self, OpenedRepository, TargetWriter, Targets};
 use super::take::{Attempt, Copied, Guest, NewBitmap, ParentFound};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
@@ -29,14 +29,14 @@ use crate::point::{LeftOut, Parent};
 
 pub(super) use bitmaps::remove_if_there;
 pub(super) use disk::Stopped;
-use disk::{Found, Wanted};
+use disk::{DiskToOpen, FoundDisk};
 use questions::{answered, refuse_running};
 
 impl Guest for Stopped {
     type Source = StoppedSources;
     const IN_DOMAIN: bool = false;
 
-    fn look(call: &Call<'_>, sources: &StoppedSources, job: &mut Reporter<'_>) -> Result<(Stopped, Opened)> {
+    fn look(call: &Call<'_>, sources: &StoppedSources, job: &mut Reporter<'_>) -> Result<(Stopped, OpenedRepository)> {
         job.begin(Phase::LookAtDisks)?;
         refuse_running(call, "it is not shut off, but the request names disks as for a stopped one")?;
         let look = |source: &StoppedSource| disk::look(call, source.clone(), sources.paths(), job);
@@ -49,13 +49,13 @@ impl Guest for Stopped {
     fn plan(
         self,
         call: &Call<'_>,
-        opened: &Opened,
+        opened: &OpenedRepository,
         parent: ParentFound,
         constraints: &Constraints,
         host: HostState,
         job: &mut Reporter<'_>,
     ) -> Result<(Stopped, Plan, HostState)> {
-        let lost = constraints.bitmap.clone().map(BitmapFound::Lost);
+        let lost = constraints.bitmap.clone().map(ParentBitmap::Lost);
         let plan = decide(call.checked, &self.found, parent.as_ref(), lost);
         check_space(call, &self.found, &plan, &opened.free, job)?;
         Ok((self, plan, host))
@@ -143,7 +143,7 @@ impl Guest for Stopped {
 
 /// `NO_SPACE` when there is less room than the plan will write, as far as is known. The data are counted only where the disks'
 /// sizes do not fit.
-fn check_space(call: &Call<'_>, found: &[Found], plan: &Plan, free: &Free, job: &mut Reporter<'_>) -> Result<()> {
+fn check_space(call: &Call<'_>, found: &[FoundDisk], plan: &Plan, free: &Free, job: &mut Reporter<'_>) -> Result<()> {
     if found.iter().map(|disk| disk.facts.virtual_size).fold(0, u64::saturating_add) <= free.bytes {
         return Ok(());
     }
@@ -152,31 +152,31 @@ fn check_space(call: &Call<'_>, found: &[Found], plan: &Plan, free: &Free, job: 
     let counted = disks.filter(|(_, planned)| !matches!(planned.strategy, Strategy::Compared(..)));
     let mut counted: Vec<_> = counted.map(|(disk, _)| disk).collect();
     let _servers = disk::serve(call, &mut counted, job)?;
-    let count = move || counted.iter().map(Wanted::bytes).sum();
+    let count = move || counted.iter().map(DiskToOpen::bytes).sum();
     free.fits(answered("count the data", LIMIT.max(call.left()), count)?)
 }
 
 /// Finds out about the parent's bitmap, unless it is known to be `lost`, and decides.
 fn decide(
     checked: &Checked,
-    found: &[Found],
+    found: &[FoundDisk],
     parent: Option<&std::result::Result<Parent, String>>,
-    lost: Option<BitmapFound>,
+    lost: Option<ParentBitmap>,
 ) -> Plan {
     let facts: Vec<_> = found.iter().map(|disk| disk.facts.clone()).collect();
-    let asked = Asked::of(&checked.mode, parent);
-    let strategies = decision::strategies(asked, &facts, true);
+    let asked = RequestedBackup::of(&checked.mode, parent);
+    let strategies = decision::choose_strategies(asked, &facts, true);
     let bitmap = match (asked, &strategies, checked.mode.parent_bitmap()) {
-        (Asked::Incremental(Ok(_)), Ok(strategies), Some(name)) => {
+        (RequestedBackup::Incremental(Ok(_)), Ok(strategies), Some(name)) => {
             lost.or_else(|| find_bitmap(name, found, strategies))
         }
         _ => None,
     };
-    decision::plan(asked, &facts, strategies, bitmap, true)
+    decision::make_plan(asked, &facts, strategies, bitmap, true)
 }
 
 /// What is known of the parent's bitmap, if any disk needs it.
-fn find_bitmap(name: &str, found: &[Found], strategies: &[Strategy]) -> Option<BitmapFound> {
+fn find_bitmap(name: &str, found: &[FoundDisk], strategies: &[Strategy]) -> Option<ParentBitmap> {
     let on = found.iter().zip(strategies).filter(|(_, strategy)| strategy.is_by_bitmap());
     let on: Vec<_> = on.map(|(disk, _)| disk).collect();
     let lost = on.iter().filter_map(|disk| {
@@ -185,7 +185,7 @@ fn find_bitmap(name: &str, found: &[Found], strategies: &[Strategy]) -> Option<B
     let lost: Vec<_> = lost.collect();
     match lost[..] {
         _ if on.is_empty() => None,
-        [] => Some(BitmapFound::Known),
-        _ => Some(BitmapFound::Lost(lost.join(", "))),
+        [] => Some(ParentBitmap::Known),
+        _ => Some(ParentBitmap::Lost(lost.join(", "))),
     }
 }

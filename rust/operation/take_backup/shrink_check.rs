@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::call::Call;
-use super::decision::{DiskFacts, DiskPlan, Failed, Plan, Shown, Strategy};
+use super::decision::{DiskFacts, DiskPlan, Failed, FailureLesson, Plan, Strategy};
 use super::layers;
 use super::storage::Targets;
 use crate::error::{Code, Error, Result};
@@ -21,7 +21,7 @@ const STEP: &str = "compare with the parent point";
 pub(super) type OpenImages = Box<dyn FnOnce() -> Result<Vec<Layer>> + Send>;
 
 /// Notes on the disks why `check` could not look at their images, if so: asked before there is a copy to throw away.
-pub(super) fn look_ahead(domain: &DomainXml, disks: &mut [DiskFacts]) {
+pub(super) fn note_unreadable_images(domain: &DomainXml, disks: &mut [DiskFacts]) {
     for facts in disks {
         let disk = domain.disks.iter().find(|disk| disk.target == facts.target);
         facts.unseen = disk.and_then(unseen);
@@ -55,22 +55,26 @@ pub(super) fn check(
         let (session, target, parent) = (targets.session().clone(), targets.file(i), parent.clone());
         begun.push((
             facts,
-            start_for_the_guest(STEP, move || Ok(look(session.root(), target, &parent, images, read_until)), || ())?,
+            start_for_the_guest(
+                STEP,
+                move || Ok(check_disk(session.root(), target, &parent, images, read_until)),
+                || (),
+            )?,
         ));
     }
     // all of them end before a failure is told: the targets are removed then, and must not be open
     let looked = begun.into_iter().map(|(facts, look)| {
         let late = || Err(Error::new(Code::NasUnresponsive, STEP, "the images can't be read"));
         let looked = look.wait(until.saturating_duration_since(Instant::now())).unwrap_or_else(late)?;
-        looked.map_err(|Failed { error, shows }| Failed { error: error.on_disk(&facts.target), shows })
+        looked.map_err(|Failed { error, lesson }| Failed { error: error.on_disk(&facts.target), lesson })
     });
     let mut failed: Vec<Failed> = looked.collect::<Vec<_>>().into_iter().filter_map(Result::err).collect();
     // a parent that can't be read leaves the next attempt less to stand on, so it is told first
-    failed.sort_by_key(|failed| failed.shows != Shown::ParentUnreadable);
+    failed.sort_by_key(|failed| failed.lesson != FailureLesson::ParentUnreadable);
     failed.into_iter().next().map_or(Ok(()), Err)
 }
 
-fn look(
+fn check_disk(
     root: &Folder,
     target: Apart,
     parent: &RepoPath,
@@ -78,7 +82,7 @@ fn look(
     until: Instant,
 ) -> std::result::Result<(), Failed> {
     let unfit = |error: Error| Error { code: Code::ParentInvalid, ..error };
-    let unreadable = |error| Failed { error: unfit(error), shows: Shown::ParentUnreadable };
+    let unreadable = |error| Failed { error: unfit(error), lesson: FailureLesson::ParentUnreadable };
     let (paths, files): (Vec<_>, Vec<_>) =
         open_chain(root, parent).map_err(unreadable)?.into_iter().map(|l| (l.path, l.file)).unzip();
     match qcow2::regrown(target, files, images().map_err(unfit)?, until) {
