@@ -1,5 +1,5 @@
-//! May QEMU write where the backup goes? Asked before the guest is touched, so that a refusal of the NAS is told as what it
-//! is: who may not do what, and what helps.
+//! Checks whether QEMU may write where the backup goes, before the guest is touched, so that the error of a refusing NAS says
+//! who may not do what, and what helps.
 
 use std::os::unix::fs::fchown;
 use std::path::Path;
@@ -15,7 +15,7 @@ use crate::nas::second_table;
 use crate::user::as_user;
 
 const STEP: &str = "ask whether QEMU can write";
-/// Made in the unfinished point, and removed at once.
+/// A file in the unfinished point that is removed at once.
 const PROBE: &str = ".access";
 
 /// `PERMISSION_DENIED` when QEMU, which runs as `owner` and sees `folder` at the path `seen`, can't open a file there that
@@ -30,7 +30,7 @@ pub(super) fn check_qemu(folder: &Folder, seen: &Path, owner: (u32, u32)) -> Res
 }
 
 fn try_as_qemu(file: &Apart, path: &Path, owner: (u32, u32)) -> Result<()> {
-    // as libvirt does it; on some file systems that fails and QEMU may write all the same
+    // libvirt does so, too; on some file systems that fails, and QEMU may write nevertheless
     let given = file.with(|file| fchown(file, Some(owner.0), Some(owner.1)));
     if can_open(owner, path, OFlags::RDWR)? {
         return Ok(());
@@ -38,7 +38,7 @@ fn try_as_qemu(file: &Apart, path: &Path, owner: (u32, u32)) -> Result<()> {
     let mut ancestors: Vec<&Path> = path.ancestors().skip(1).collect();
     ancestors.reverse();
     for folder in ancestors {
-        // its own entry can be looked up by those who may pass
+        // a user who may pass a folder can look up its entry '.'
         if !can_open(owner, &folder.join("."), OFlags::PATH)? {
             let helps = advice(FsKind::at(folder), Denied::QemuPassing { owner }, Errno::ACCESS);
             return Err(denied(owner, &format!("can't pass through '{}': {helps}", folder.display())));
@@ -54,9 +54,9 @@ fn denied((user, group): (u32, u32), what: &str) -> Error {
     Error::new(Code::PermissionDenied, STEP, format!("user {user}:{group}, as which QEMU runs, {what}"))
 }
 
-/// Can the user open it so? Tried, for only the NAS knows.
+/// True if the user can open `path` with these flags. Tries it, because only the NAS knows.
 fn can_open(owner: (u32, u32), path: &Path, how: OFlags) -> Result<bool> {
-    // a link, or a FIFO, that has its name by now is none of ours
+    // somebody may have put a link or a FIFO in the file's place
     let how = how | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let open = || rustix::fs::openat(CWD, path, how, Mode::empty()).map(drop);
     match second_table::run_there(|| as_user(owner, STEP, open))? {

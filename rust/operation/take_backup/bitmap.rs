@@ -1,4 +1,4 @@
-//! The bitmaps of a running guest: is the parent's to be had, and which of ours are left over.
+//! The bitmaps of a running guest: whether the parent's can be used, and which of ours are left over.
 
 use std::collections::BTreeSet;
 
@@ -20,7 +20,7 @@ pub(super) struct Bitmaps {
 }
 
 impl Bitmaps {
-    /// Is there a bitmap or checkpoint of this name?
+    /// True if there is a bitmap or checkpoint of this name.
     pub(super) fn has(&self, name: &str) -> bool {
         self.known.contains(name) || self.stored.iter().any(|names| names.contains(name))
     }
@@ -66,7 +66,7 @@ impl Bitmaps {
         }
     }
 
-    /// Which disks lost the bitmap: each is asked for alone, and forgotten again.
+    /// Finds out which disks lost the bitmap: redefines the checkpoint for each disk alone, and forgets it again.
     fn blame(&self, domain: &Domain, name: &str, created: i64, on: &[&str]) -> Result<ParentBitmap> {
         let mut bad = Vec::new();
         for target in on {
@@ -102,18 +102,18 @@ impl Bitmaps {
         }
     }
 
-    /// Removes it from the disks whose image has it, in whatever state it is there.
+    /// Removes the bitmap from the disks that have it in their image, in whatever state it is.
     fn remove_stored(&self, domain: &Domain, name: &str) -> Result<()> {
         let (with, without) = self.split(name);
         if !with.is_empty() {
-            // The time is of no matter: the checkpoint is deleted at once.
+            // the time does not matter: the checkpoint is deleted at once
             domain.redefine(&checkpoint_xml(name, Some(0), &with, &without))?;
             domain.delete_checkpoint(name)?;
         }
         Ok(())
     }
 
-    /// Removes it where QEMU alone knows it, since it has begun after QEMU's start.
+    /// Removes the bitmap from the disks on which only QEMU knows it, because it began after QEMU's start.
     fn remove_unstored(&self, domain: &Domain, name: &str) -> Result<()> {
         for target in self.split(name).1 {
             let others: Vec<_> = self.targets.iter().map(String::as_str).filter(|other| *other != target).collect();

@@ -26,8 +26,8 @@ impl Call<'_> {
         self.deadline.saturating_duration_since(Instant::now())
     }
 
-    /// As much of `limit` as a step on the NAS may take. `TIMEOUT` when nothing is left of its time: a NAS that was not asked
-    /// is none that does not answer.
+    /// As much of `limit` as a step on the NAS may take. `TIMEOUT` when no time is left, and not `NAS_UNRESPONSIVE`, because
+    /// the NAS was not asked.
     pub(super) fn time_for(&self, step: &'static str, limit: Duration) -> Result<Duration> {
         self.enough(step, self.left()).map(|left| limit.min(left))
     }
@@ -40,28 +40,28 @@ impl Call<'_> {
         Err(Error::new(Code::Timeout, step, cause))
     }
 
-    /// When what was begun has to be a point, or undone. Whoever asked has to hear of it, or it would be nobody's: it is little
-    /// later than the job may end.
+    /// When the backup has to be published or undone: soon after the job's deadline, because a point that the caller does not
+    /// hear of belongs to nobody.
     pub(super) fn end(&self) -> Instant {
         self.deadline + PUBLISH.min(self.checked.wait / 2)
     }
 
-    /// How long what was copied may take to become a point. `TIMEOUT` when nothing is left of that.
+    /// How long the publication may take. `TIMEOUT` when no time is left.
     pub(super) fn time_to_publish(&self, step: &'static str) -> Result<Duration> {
         self.enough(step, self.end().saturating_duration_since(Instant::now()))
     }
 
-    /// What comes before there is something to undo ends with the time that the job may take.
+    /// Limits the steps of this thread, as long as there is nothing to undo, to the job's deadline.
     pub(super) fn prepares(&self) -> CallEnds {
         CallEnds::at(self.deadline)
     }
 
-    /// What comes then has until the call's end.
+    /// Limits the later steps of this thread to the call's end.
     pub(super) fn winds_up(&self) -> CallEnds {
         CallEnds::at(self.end())
     }
 
-    /// What the host has to know of it before its first effect.
+    /// The host's record of this backup, made before its first effect.
     pub(super) fn begun(&self, root: &Path, bitmap: Option<&str>, job: &Job) -> Begun {
         Begun {
             vm: self.checked.vm.clone(),
@@ -76,13 +76,13 @@ impl Call<'_> {
     }
 }
 
-/// What a NAS is not judged by: it may answer in more.
+/// A step with less time is not begun: a NAS that answers may need more.
 const SHORTEST: Duration = Duration::from_secs(1);
 
 /// How long one question to libvirt may stay open.
 pub(super) const CALL: Duration = Duration::from_secs(60);
 
-/// How long after its time a backup whose data are there may still be published. Who asked waits for twice that.
+/// How long after its deadline a copied backup may still be published. The caller waits for twice that.
 const PUBLISH: Duration = Duration::from_secs(60);
 
 /// Asks libvirt on a thread that may be given up: a QEMU that hangs, perhaps in its own storage, answers no question.

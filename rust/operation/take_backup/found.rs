@@ -16,13 +16,13 @@ use crate::libvirt::{Disk, Domain, DomainXml, JobState, Source, State};
 use crate::point::LeftOut;
 use crate::qcow2;
 
-/// A question to QEMU that is open for longer means that it hangs; others in the agent ask it for statistics.
+/// A QEMU that has not answered a question for so long hangs. Others in the agent ask QEMU for statistics, too.
 const MONITOR: Duration = Duration::from_secs(10);
 
 /// A running guest as it was found.
 pub(super) struct FoundGuest {
     pub domain: Domain,
-    /// What it did when it was looked at.
+    /// The domain's state when the library looked.
     pub state: State,
     pub xml_text: String,
     pub xml: DomainXml,
@@ -75,8 +75,8 @@ impl FoundGuest {
         self.disks.iter().map(disk).collect()
     }
 
-    /// Is each disk still what it was when it was looked at? Asked when the job has begun: what it copies is what the
-    /// domain has now.
+    /// Fails if a disk is not what it was when the library inspected it. Called once the job has begun, because the job copies
+    /// the domain's current disks.
     pub(super) fn check_unchanged(&self, now: &DomainXml) -> Result<()> {
         let disk = |xml: &DomainXml, target: &str| {
             let disk = xml.disks.iter().find(|disk| disk.target == target);
@@ -143,7 +143,7 @@ pub(super) fn bitmaps(domain: &Domain, before: Option<&DomainXml>) -> Result<Bit
     bitmaps_of(domain, &xml)
 }
 
-/// Those of the disks that can carry some, and that no other domain has.
+/// The bitmaps of the disks that can carry some and that belong to this domain alone.
 fn bitmaps_of(domain: &Domain, xml: &DomainXml) -> Result<Bitmaps> {
     let own = xml.disks.iter().filter(|disk| !disk.shareable && !disk.transient);
     let (targets, stored, unknown) = stored_on(own);

@@ -1,5 +1,5 @@
-//! Is the repository full for QEMU? It tells why a write has failed by a text, in the daemon's language, and what statvfs says
-//! is not what a quota allows. So some more is written where QEMU wrote, and as QEMU.
+//! Finds out whether the repository is full for QEMU. QEMU reports a failed write by a text in the daemon's language, and
+//! statvfs does not show quotas. So the library writes some more data in the same place, with QEMU's rights.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -14,11 +14,11 @@ use crate::nas::folder::{FILE_MODE, Folder};
 use crate::user::with_rights_of;
 
 const STEP: &str = "ask whether the repository is full";
-/// Made in the unfinished point, which is removed.
+/// A file in the unfinished point, which is removed.
 const PROBE: &str = ".room";
 /// Bytes of one write: as many as QEMU writes at once.
 const PIECE: usize = 1 << 20;
-/// Of the writes that QEMU had under way, some may have found room when one had not.
+/// The number of writes: several, because a small file may still find room.
 const PIECES: usize = 16;
 
 /// Why nothing more can be written beside the `targets`, which are the `owner`'s while QEMU writes them; none if it can.
@@ -36,13 +36,13 @@ fn try_to_write(folder: &Folder, targets: &[Apart], owner: Option<(u32, u32)>) -
     let written = match owner {
         None => file.with(write),
         Some(owner) => {
-            // libvirt has taken the targets back, and with them what they take of a quota
+            // libvirt took the targets from QEMU's user, whose quota they count against again now
             for file in targets.iter().chain([&file]) {
                 if let Err(error) = file.with(|file| fchown(file, Some(owner.0), Some(owner.1))) {
                     log::debug!("{STEP}: unable to give a file in '{}' to QEMU - {error}", folder.path.display());
                 }
             }
-            // opened anew: NFS asks on behalf of whoever has opened it
+            // opened anew, because NFS writes with the rights of whoever opened the file
             let again = |file: &File| write(&descriptor::open_again(file, OFlags::WRONLY)?);
             file.with(|file| with_rights_of(owner, STEP, || again(file)))?.and_then(|written| written)
         }
@@ -50,7 +50,7 @@ fn try_to_write(folder: &Folder, targets: &[Apart], owner: Option<(u32, u32)>) -
     written.map_err(|e| Error::io(STEP, path, e))
 }
 
-/// Bytes that no storage makes smaller.
+/// Writes bytes that no storage can compress or deduplicate.
 fn write(mut file: &File) -> io::Result<()> {
     let mut bytes = blake3::Hasher::new().finalize_xof();
     let mut piece = vec![0; PIECE];
@@ -58,7 +58,7 @@ fn write(mut file: &File) -> io::Result<()> {
         bytes.fill(&mut piece);
         file.write_all(&piece)?;
     }
-    // NFS tells only then
+    // NFS reports a full disk only with the sync
     file.sync_all()
 }
 

@@ -1,8 +1,8 @@
-//! QEMU's image lock (docs/system/qemu-block-drivers: "Disk image file locking"), taken as a reader that lets nobody
-//! write: a stopped guest's disk is read only under it, and a guest can't start on the disk meanwhile.
+//! QEMU's image lock (docs/system/qemu-block-drivers: "Disk image file locking"). The library takes the lock as a reader that
+//! allows no writer before it reads a stopped guest's disk, so that the guest can't start meanwhile.
 //!
-//! QEMU marks what a user of an image does by shared locks on the bytes from 100 on, and what it lets nobody else do on
-//! those from 200 on, one byte for each permission.
+//! A user of an image takes shared locks, one byte for each permission: on the bytes from 100 on for what it does, and on those
+//! from 200 on for what it forbids to others.
 
 use std::fs::File;
 

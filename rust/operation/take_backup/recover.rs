@@ -1,6 +1,6 @@
-//! What a backup has left whose process died, or that could not clear up. It is undone at load, and before the next backup
-//! of the same virtual machine. What is found there decides, not what the record expects: a job is ours when it writes
-//! into our folder, a point is published when it has its name.
+//! Undoes what a backup has left whose process died, or which could not clear up: at load, and before the next backup of the
+//! same virtual machine. What the library finds decides, and not what the record expects: a job is ours if it writes into our
+//! folder, a point is published if it has its name.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -21,11 +21,11 @@ use crate::nas::path::{PointPath, partial_name};
 use crate::nas::purpose::Purpose;
 use crate::nas::removal;
 
-/// How long a load waits; what takes longer goes on behind it.
+/// How long a load waits; the undoing goes on in the background after that.
 const LOAD: Duration = Duration::from_secs(60);
 
-/// Undoes what backups of this host have left whose processes live no more. What can't be undone is logged, and tried by
-/// the next load, or by the next backup of its virtual machine.
+/// Undoes what dead processes' backups have left on this host. Failures are logged; the next load, or the next backup of the
+/// virtual machine, tries again.
 pub(crate) fn at_load(config: Arc<Config>) {
     let undone = deadline::ask("undo what was left", LOAD, move || {
         // first: one guest that does not answer must not hold up the end of every other guest's job
@@ -37,7 +37,7 @@ pub(crate) fn at_load(config: Arc<Config>) {
                 host => host.and_then(|host| undo(&config, host, PointLookup::OrLater)).map(drop),
             };
             if let Err(error) = undone {
-                log::error!("{vm}: what a backup has left stays for now: {error}");
+                log::error!("{vm}: unable to undo an earlier backup, leaving it to the next one: {error}");
             }
         }
         Ok(())
@@ -47,13 +47,13 @@ pub(crate) fn at_load(config: Arc<Config>) {
     }
 }
 
-/// How a point is looked for on a NAS that may not answer, or is slow to remove it.
+/// How the library looks for a point on a NAS that may not answer, or may be slow to remove the point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PointLookup {
-    /// What there is of it is removed, or, where nothing answers, all of it stays for later.
+    /// Removes what is left of the point; if the NAS does not answer, leaves all of it for later.
     OrLater,
-    /// No longer than this, and nothing is removed: the next backup on that NAS does so, be it the one that waits here. What
-    /// hung in a removal would hold the lock that this one needs.
+    /// Looks no longer than this, and removes nothing: a removal that hangs would hold the lock that the waiting backup needs.
+    /// The next backup on that NAS removes what is left.
     Within(Duration),
 }
 
@@ -78,7 +78,7 @@ pub(super) fn undo(config: &Arc<Config>, host: HostState, how: PointLookup) -> R
             return Err(error);
         }
         there => there.unwrap_or_else(|error| {
-            log::warn!("{}: what is left of '{}' stays until the next backup there: {error}", begun.vm, begun.point);
+            log::warn!("{}: unable to look at '{}', leaving it to the next backup: {error}", begun.vm, begun.point);
             None
         }),
     };
@@ -86,7 +86,7 @@ pub(super) fn undo(config: &Arc<Config>, host: HostState, how: PointLookup) -> R
     ask("clear the bitmaps", move || Ok(remove_superfluous(&uri, &begun, fate, host)))
 }
 
-/// Thaws a guest that may be frozen; says whether it is not any more.
+/// Thaws a guest that may be frozen; true if the guest is not frozen any more.
 fn thaw(config: &Arc<Config>, vm: &str) -> Result<bool> {
     let (config, vm) = (config.clone(), vm.to_owned());
     deadline::ask("thaw what was left", 2 * CALL, move || match Domain::find(&config.connection_uri, &vm)? {
@@ -104,7 +104,7 @@ enum Fate {
     Unknown,
 }
 
-/// Decides it from whether its job still ran, and whether it has been seen under its own name.
+/// Decides the point's fate by whether its job still ran, and whether the point has its own name.
 fn decide_fate(aborted: bool, there: Option<bool>) -> Fate {
     match (aborted, there) {
         (_, Some(true)) => Fate::Published,
@@ -113,9 +113,8 @@ fn decide_fate(aborted: bool, there: Option<bool>) -> Fate {
     }
 }
 
-/// The bitmaps that have to go: a new one without a point is nobody's parent, and beside a new one with a point the
-/// others are of no use. Not beside one that is not `ours` any more: it went before its point came, after it had been given
-/// up.
+/// The bitmaps to remove: the new one if its point was not published, because nothing can stand on it; else the older ones,
+/// which are useless beside the new one. None if the new one is not `ours` any more: it was removed before a late publication.
 fn superfluous(begun: &Begun, fate: Fate, ours: &BTreeSet<String>) -> BTreeSet<String> {
     match (fate, &begun.bitmap) {
         (Fate::Unpublished, Some(new)) => BTreeSet::from([new.clone()]),
@@ -126,7 +125,7 @@ fn superfluous(begun: &Begun, fate: Fate, ours: &BTreeSet<String>) -> BTreeSet<S
     }
 }
 
-/// Ends the guest's job; says whether one of ours ran. `BUSY` when another job runs.
+/// Ends our job on the guest; true if one ran. `BUSY` when another job runs.
 fn end_job(config: &Arc<Config>, begun: &Begun) -> Result<bool> {
     let (config, begun) = (config.clone(), begun.clone());
     ask("end what was left", move || {
@@ -181,7 +180,7 @@ fn look_for_point(begun: &Begun, how: PointLookup) -> Result<Option<bool>> {
     })
 }
 
-/// Removes the bitmaps that have to go. Those that can't stay in the record, and go with the next backup.
+/// Removes the superfluous bitmaps. Those that can't be removed stay in the record, for the next backup.
 fn remove_superfluous(uri: &str, begun: &Begun, fate: Fate, mut host: HostState) -> HostState {
     for name in superfluous(begun, fate, host.bitmaps()) {
         let removed = remove_bitmap(uri, begun, &name);

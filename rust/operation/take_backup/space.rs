@@ -1,4 +1,4 @@
-//! How much a backup will write at least, so that one that can't fit is refused before the guest is touched.
+//! The least that a backup will write, so that the library refuses a backup that can't fit before it touches the guest.
 
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
@@ -39,8 +39,8 @@ impl Free {
         Ok(Free { session: session.clone(), bytes: session.free()? })
     }
 
-    /// `NO_SPACE` when there is less than `needed` bytes. Where it seems so, the file system is synced first: it may not show
-    /// yet what was given back. What is not known by then is no reason to refuse.
+    /// `NO_SPACE` when there are less than `needed` bytes. Syncs the file system before it refuses, because room that was given
+    /// back may not show yet. An error of that is no reason to refuse.
     pub(super) fn fits(&self, needed: u64) -> Result<()> {
         if needed <= self.bytes {
             return Ok(());
@@ -50,7 +50,8 @@ impl Free {
             Ok(free) if needed > free => Err(refusal(&self.session.root().path, needed, free)),
             Ok(_) => Ok(()),
             Err(error) => {
-                log::warn!("it is not known whether the backup has room in the repository: {error}");
+                let path = self.session.root().path.display();
+                log::warn!("unable to find out whether '{path}' has room for the backup, going on: {error}");
                 Ok(())
             }
         }

@@ -1,5 +1,5 @@
-//! One way of a backup, whether its guest runs or not: look, plan, make the targets, copy, publish, keep the new bitmap alone. What
-//! failed is undone, and tried again within what it has shown to be impossible.
+//! The steps of a backup, the same for a running and a stopped guest: look, plan, make the targets, copy, publish, keep only
+//! the new bitmap. A failed attempt is undone; the next one avoids what the failure has shown to be impossible.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -23,15 +23,15 @@ pub(super) type ParentFound = Option<std::result::Result<Parent, String>>;
 
 /// What a backup needs of a guest; `attempt` says in which order.
 pub(super) trait Guest: Sized {
-    /// What the request tells of it.
+    /// What the request tells of the guest.
     type Source;
-    /// The name of a disk is its name in the domain.
+    /// True if a disk's name is its name in the domain.
     const IN_DOMAIN: bool;
 
     /// Finds the guest and its disks, and opens the repository.
     fn look(call: &Call<'_>, source: &Self::Source, job: &mut Reporter<'_>) -> Result<(Self, OpenedRepository)>;
 
-    /// Decides what is done with each disk, and sees that there is room for it.
+    /// Decides how each disk is backed up, and checks that there is room.
     fn plan(
         self,
         call: &Call<'_>,
@@ -42,10 +42,10 @@ pub(super) trait Guest: Sized {
         job: &mut Reporter<'_>,
     ) -> Result<(Self, Plan, HostState)>;
 
-    /// What moves the data.
+    /// The engine that moves the data.
     fn engine(&self) -> Engine;
 
-    /// An engine of ours writes the targets, which sees what it writes.
+    /// True if the library writes the targets itself, and so can record fingerprints.
     fn has_fingerprints(&self) -> bool;
 
     /// Adds to the host's record what this guest's backup leaves if it is killed.
@@ -61,8 +61,7 @@ pub(super) trait Guest: Sized {
         job: &mut Reporter<'_>,
     ) -> std::result::Result<Copied, Failed>;
 
-    /// Undoes everything because of this error. The host's record is given back where nothing is left, so that another attempt can
-    /// follow.
+    /// Undoes everything because of `error`. Returns the host's record if nothing is left, so that another attempt can follow.
     fn abandon(attempt: Attempt<Self>, error: Error) -> (Error, Option<HostState>);
 
     /// Removes the new bitmap, and ends the host's record, because the point could not be published.
@@ -77,8 +76,8 @@ pub(super) trait Guest: Sized {
     /// A line for each thing that was not ordinary before the disks were copied.
     fn details(&self) -> Vec<String>;
 
-    /// Removes all bitmaps of `ours` but the new one, and ends the host's record. What it could not do is added to `details`, and done
-    /// by the next backup.
+    /// Removes all bitmaps of `ours` but the new one, and ends the host's record. What it could not do is added to `details`,
+    /// and done by the next backup.
     fn keep_only(self, bitmap: NewBitmap, ours: &BTreeSet<String>, host: HostState, details: &mut Vec<String>);
 }
 
@@ -171,14 +170,14 @@ fn attempt<G: Guest>(
     }
 }
 
-/// Another attempt, where one can do better and nothing of the failed one is in its way.
+/// Decides whether another attempt follows: if it can do better, and nothing is left of the failed one.
 fn try_again(learnt: Option<Constraints>, host: Option<HostState>, error: Error) -> Result<AttemptOutcome> {
     match (learnt, host) {
         (Some(constraints), Some(host)) => {
-            log::warn!("{}: once more: {error}", host.vm());
+            log::warn!("{}: trying the backup again, in another way: {error}", host.vm());
             Ok(AttemptOutcome::Again(host, constraints))
         }
-        // that the parent is not good is no error of a backup, but what stays behind is
+        // a bad parent alone is no error of a backup, but leftovers of the attempt are
         (Some(_), None) if error.code == Code::ParentInvalid => Err(Error { code: Code::JobFailed, ..error }),
         _ => Err(error),
     }

@@ -1,6 +1,6 @@
-//! A target that QEMU has written, and closed. One that somebody has taken over keeps it open, and would write to it when it is
-//! a restore point: so a clone of it becomes the target, which takes neither time nor room, and which has to be what was to
-//! be written.
+//! A target that QEMU has written and closed. A QEMU that somebody has taken over may keep the file open, and write to it when
+//! it is a restore point. So a clone of the file becomes the target, which takes neither time nor room, and the library checks
+//! that the clone is the image that was to be written.
 
 use std::fs::File;
 use std::io::Write;
@@ -21,10 +21,10 @@ pub(super) const STEP: &str = "take over what was written";
 /// The target to be, in the unfinished point, until it gets its name; and what is cloned to see whether that can be done.
 const OWN: &str = ".own";
 const PROBE: &str = ".clone";
-/// One call clones no more: there are servers that refuse 4 GiB.
+/// The most bytes that one call clones: some servers refuse 4 GiB.
 const PIECE: u64 = 1 << 30;
 
-/// A target as it was made, open since then.
+/// A target, open since the library made it.
 #[derive(Debug)]
 pub(super) struct WrittenTarget {
     pub file: Apart,
@@ -38,21 +38,21 @@ pub(super) struct WrittenTarget {
 /// A target that may be published.
 #[derive(Debug)]
 pub(super) enum TakenOver {
-    /// Another file, which nobody else has open.
+    /// A clone, which nobody else has open.
     Own(Apart),
-    /// The same, for this reason.
+    /// QEMU's own file, for this reason.
     Shared(String),
 }
 
 impl WrittenTarget {
-    /// `IO` when it is no longer what lies under its name: whoever may write on the NAS can put something else there, and QEMU,
-    /// which got the path, follows it.
+    /// `IO` when the target's name names another file by now: whoever may write on the NAS can exchange the file, and QEMU,
+    /// which was given the path, writes to what it finds there.
     pub(super) fn check_in_place(&self, folder: &Folder) -> Result<()> {
         folder.check_is("look at the targets again", &self.name, &self.file)
     }
 
-    /// `CORRUPT_IMAGE` or `UNSUPPORTED_IMAGE` when it is not what was to be written.
-    /// The target that was replaced is put `aside`, empty.
+    /// Replaces the target by a clone, and moves the old one `aside`, empty. `CORRUPT_IMAGE` or `UNSUPPORTED_IMAGE` when it is
+    /// not the image that was to be written.
     pub(super) fn take_over(self, folder: &Folder, aside: &Aside) -> Result<TakenOver> {
         self.check_in_place(folder)?;
         let path = folder.path.join(&self.name);
@@ -73,12 +73,12 @@ impl WrittenTarget {
             }
             Err(error) => error,
         };
-        // on CIFS what is removed keeps its name for as long as somebody has it open
+        // on CIFS a removed file keeps its name as long as somebody has it open
         drop(own);
         folder.remove_tree(OWN)?;
         let io = |error| Error::io(STEP, &path, called("FICLONERANGE")(error));
         let Some(errno) = errno(&refusal).filter(|errno| !is_fault(*errno)) else { return Err(io(refusal)) };
-        // whoever has it open can make it one that is not cloned, and is not to gain by that
+        // a hostile QEMU can make its file one that can't be cloned, and must not gain by that
         if can_clone(folder)? {
             let cause = format!("'{}' can't be cloned, although others there can: {errno}", path.display());
             return Err(Error::new(Code::Io, STEP, cause));
@@ -102,10 +102,10 @@ impl WrittenTarget {
     }
 }
 
-/// Empties a file of which nothing is wanted any more: whoever has it open would keep its room with it.
+/// Empties a file that is not needed any more: a process that has it open would keep its room.
 pub(super) fn give_room_back(file: &Apart, path: &Path) {
     if let Err(error) = file.set_length(0) {
-        log::warn!("'{}' could not be emptied before its removal: {error}", path.display());
+        log::warn!("unable to empty '{}' before its removal: {error}", path.display());
     }
 }
 
@@ -131,12 +131,12 @@ fn clone_there(own: &File, source: &File, longest: u64) -> std::io::Result<()> {
     }
 }
 
-/// No lack of the file system's.
+/// True for an error that does not mean that the file system can't clone.
 fn is_fault(errno: Errno) -> bool {
     matches!(errno, Errno::NOSPC | Errno::DQUOT | Errno::ROFS | Errno::INTR | Errno::IO | Errno::STALE | Errno::FBIG)
 }
 
-/// Can a file of ours be cloned there? An error when that can't be told: QEMU may have filled the NAS.
+/// True if a file of ours can be cloned in the folder. Fails when that can't be tried: QEMU may have filled the NAS.
 fn can_clone(folder: &Folder) -> Result<bool> {
     let mut source = folder.create_file(PROBE, FILE_MODE)?;
     let io = |e| Error::io(STEP, folder.path.join(PROBE), e);
