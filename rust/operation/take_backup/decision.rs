@@ -101,20 +101,21 @@ pub(super) enum ParentBitmap {
     Lost(String),
 }
 
-/// What an earlier attempt of the same call has shown to be impossible, and why.
+/// What earlier attempts of the same call have shown to be impossible, and why.
 #[derive(Debug, Default)]
 pub(super) struct Constraints {
-    /// To stand on the parent.
+    /// Why no disk can stand on the parent.
     pub parent: Option<String>,
-    /// To rely on its bitmap.
+    /// Why no disk can rely on the parent's bitmap.
     pub bitmap: Option<String>,
-    /// To move the data by pull.
+    /// Why the data can't be moved by pull.
     pub pull: Option<String>,
     /// The parent's checkpoint was lost, and an earlier attempt has made it again.
     pub recreated: bool,
 }
 
-/// Why an attempt has failed. An `error` with `PARENT_INVALID`: the point can't stand on the parent in the way that was planned.
+/// Why an attempt has failed. An `error` with `PARENT_INVALID`: the point can't stand on the parent in the way that was
+/// planned.
 #[derive(Debug)]
 pub(super) struct Failed {
     pub error: Error,
@@ -127,7 +128,7 @@ pub(super) enum FailureLesson {
     Nothing,
     /// The parent can't be read: nothing can stand on it.
     ParentUnreadable,
-    /// The hypervisor would not begin a pull, which nobody has asked for.
+    /// libvirt refused to begin a pull job that the library chose itself.
     PullRefused,
 }
 
@@ -138,7 +139,7 @@ impl From<Error> for Failed {
 }
 
 impl Constraints {
-    /// The same, now that an attempt has failed; none where another would be no better.
+    /// The constraints after an attempt that `failed`; `None` if another attempt would be no better.
     pub(super) fn learn(self, plan: &Plan, failed: &Failed) -> Option<Constraints> {
         let reason = failed.error.to_string();
         let known = Constraints { recreated: self.recreated || plan.recreated, ..self };
@@ -150,8 +151,8 @@ impl Constraints {
         }
     }
 
-    /// The same, now that `plan` could not stand on the parent: contents may still be compared with it, unless nothing else
-    /// was tried.
+    /// The constraints after `plan` could not stand on the parent: the next attempt compares the disks with the parent, unless
+    /// `plan` did so already.
     fn after(self, plan: &Plan, reason: String) -> Constraints {
         if plan.relies_on_bitmap() {
             Constraints { bitmap: Some(reason), ..self }
@@ -166,7 +167,7 @@ impl Constraints {
 pub(super) struct DiskPlan {
     pub facts: DiskFacts,
     pub strategy: Strategy,
-    /// It will carry the new bitmap.
+    /// True if the disk will carry the new bitmap.
     pub carries: bool,
 }
 
@@ -175,16 +176,16 @@ pub(super) struct DiskPlan {
 pub(super) struct Plan {
     /// The disks, in the order in which they were found.
     pub disks: Vec<DiskPlan>,
-    /// The parent's checkpoint was lost: made again from its bitmap, or the disks are compared instead.
+    /// True if the parent's checkpoint was lost: it was made again from the bitmap, or the disks are compared instead.
     pub recreated: bool,
-    /// An incremental was asked for and can't be.
+    /// True if the backup is full although the request asks for an incremental.
     pub fallback: bool,
     /// What was not ordinary.
     pub details: Vec<String>,
 }
 
 impl Plan {
-    /// Does any disk stand on the parent by its bitmap?
+    /// True if any disk relies on the parent's bitmap.
     pub(super) fn relies_on_bitmap(&self) -> bool {
         self.disks.iter().any(|disk| disk.strategy.is_by_bitmap())
     }
@@ -269,7 +270,7 @@ fn reason_without_bitmap(parent: &Parent, before: &ParentDisk, disk: &DiskFacts)
     disk.unseen.as_ref().map(|reason| format!("its bitmap does not tell whether it was cut off: {reason}"))
 }
 
-/// Can the disk stand on what the parent has of it?
+/// Fails if the disk can't stand on its image in the parent.
 fn check_follows(before: &ParentDisk, disk: &DiskFacts) -> Result<(), String> {
     if let Err(reason) = &before.chain {
         return Err(format!("its parent is not sound: {reason}"));
@@ -280,8 +281,8 @@ fn check_follows(before: &ParentDisk, disk: &DiskFacts) -> Result<(), String> {
     Ok(())
 }
 
-/// The same strategies without the parent's bitmap, which is `lost`: each disk that needed it is compared instead; the error is the
-/// reason why one can't be.
+/// Replaces strategies that need the parent's bitmap, which is `lost`, by a comparison; the error says why a disk can't be
+/// compared.
 fn compare_instead(
     asked: RequestedBackup<'_>,
     disks: &[DiskFacts],

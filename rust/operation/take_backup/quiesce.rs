@@ -1,6 +1,6 @@
-//! Freezing and thawing the guest's file systems. A guest that we froze is thawed on every path, and also one whose agent
-//! did not answer the freeze: it may carry the command out later. A guest whose agent refuses is as somebody else left it,
-//! and perhaps frozen by them: it is not thawed.
+//! Freezing and thawing the guest's file systems. The library thaws a guest that it froze on every path, and also one whose
+//! agent did not answer the freeze, because the agent may freeze later. The library does not thaw a guest whose agent refused:
+//! somebody else may have frozen it.
 
 use std::collections::BTreeSet;
 use std::sync::mpsc;
@@ -15,13 +15,13 @@ use crate::nas::deadline::ask;
 
 const FREEZE: &str = "freeze the guest's file systems";
 const THAW: &str = "thaw the guest's file systems";
-/// How long the first outcome of a thaw is waited for: the job has begun, and the thread that thaws goes on anyway.
+/// How long to wait for the first try of a thaw: the thread that thaws goes on anyway.
 const FIRST: Duration = Duration::from_secs(20);
-/// Between two tries to thaw.
+/// The time between two tries to thaw.
 const PAUSE: Duration = Duration::from_secs(2);
-/// Between two looks at a guest that does not run, and so can't thaw.
+/// The time between two looks at a guest that does not run, and so can't thaw.
 const IDLE: Duration = Duration::from_secs(10);
-/// How long to go on trying.
+/// How long the thread tries to thaw.
 const PATIENCE: Duration = Duration::from_secs(3600);
 
 /// The domains that a thread tries to thaw, by UUID.
@@ -43,7 +43,7 @@ pub(super) fn thaw_left(domain: &Domain, config: &Config) -> bool {
     let thawed = keep_thawing(domain.clone()).recv_timeout(FIRST);
     match &thawed {
         Ok(Ok(_)) => {
-            log::warn!("{}: the guest, which an earlier backup may have left frozen, is thawed", domain.name())
+            log::warn!("{}: thawed the guest, which an earlier backup may have left frozen", domain.name())
         }
         Ok(Err(error)) => log::error!("{}: {error}", domain.name()),
         Err(_) => log::error!("{}: the guest's agent does not answer a thaw", domain.name()),
@@ -69,7 +69,7 @@ pub(super) fn check(domain: &Domain, has_agent: bool, config: &Config, until: In
         asked.bound_agent(limit)?;
         asked.agent_answers()
     });
-    // One that refuses may be frozen, or forbid this very question: its answer to the freeze decides.
+    // an agent that refuses may be frozen, or forbid this very question: its answer to the freeze decides
     answers.map(drop).map_err(|error| not_frozen(domain, since, error))
 }
 
@@ -79,7 +79,7 @@ fn not_frozen(domain: &Domain, since: Instant, error: Error) -> Error {
     Error { code: Code::QuiesceFailed, ..error }
 }
 
-/// A frozen guest; dropped, it is thawed.
+/// A frozen guest. Its drop thaws the guest.
 #[derive(Debug)]
 pub(super) struct Frozen {
     domain: Domain,
@@ -90,13 +90,13 @@ pub(super) struct Frozen {
 }
 
 impl Frozen {
-    /// Freezes the guest's file systems; `QUIESCE_FAILED` when that fails, or takes until `until`. The inner error says that nothing is frozen by
-    /// us. After the outer one the agent may still do it, and a thread thaws.
+    /// Freezes the guest's file systems; `QUIESCE_FAILED` when that fails, or takes until `until`. The inner error says that
+    /// nothing is frozen by us. After the outer one the agent may still do it, and a thread thaws.
     pub(super) fn freeze(domain: &Domain, config: &Config, until: Instant) -> Result<Result<Frozen>> {
         let (since, frozen) = (Instant::now(), domain.clone());
         let mount_points = config.freeze_mount_points.clone();
         let limit = until.saturating_duration_since(since).min(CALL + 2 * config.freeze_limit());
-        // No line is logged before the thaw: a log may be slow. One that comes too late is thawed where it is dropped.
+        // logs nothing before the thaw, because a log may be slow; a freeze that comes too late is thawed by its drop
         let frozen = ask(FREEZE, limit, move || {
             let count = match frozen.freeze(&mount_points)? {
                 Ok(count) => count,
@@ -114,14 +114,14 @@ impl Frozen {
             Ok(Ok(frozen))
         });
         let frozen = frozen.map_err(|error| {
-            // Due whatever the agent says, and not waited for: it has just shown that it does not answer.
+            // the agent may freeze later; the library does not wait, because the agent does not answer
             drop(keep_thawing(domain.clone()));
             not_frozen(domain, since, error)
         })?;
         Ok(frozen.map_err(|refused| not_frozen(domain, since, refused)))
     }
 
-    /// Thaws. The error says that the guest is still frozen; a thread goes on trying.
+    /// Thaws the guest. After an error the guest is still frozen, and a thread goes on trying.
     pub(super) fn thaw(mut self) -> Result<()> {
         self.thaw_once()
     }
@@ -160,7 +160,7 @@ impl Drop for Frozen {
     }
 }
 
-/// Thaws on a thread of its own until it succeeds, the guest is gone or patience ends; the first outcome is sent.
+/// Thaws the guest on its own thread, until that succeeds, the guest is gone or `PATIENCE` ends; sends the first outcome.
 fn keep_thawing(domain: Domain) -> mpsc::Receiver<Result<u32>> {
     let (sender, first) = mpsc::channel();
     thawing().insert(domain.uuid().to_owned());
@@ -177,13 +177,13 @@ fn keep_thawing(domain: Domain) -> mpsc::Receiver<Result<u32>> {
             }
             let next = next_try(state, outcome.is_ok(), since.elapsed());
             if next.is_none() && outcome.is_err() && state != Some(State::Other) {
-                log::error!("{}: the guest may be frozen, and nobody tries to thaw it any more", domain.name());
+                log::error!("{}: giving up the thaw, the guest may stay frozen: no success in an hour", domain.name());
             }
             if next.is_none() {
-                // Before the outcome is known: whoever learns of it may freeze again at once.
+                // before the outcome is sent: its receiver may freeze again at once
                 thawing().remove(domain.uuid());
             }
-            // Only the first outcome has a reader, and it may have given up.
+            // fails when nobody waits any more: only the first outcome is read
             let _ = sender.send(outcome);
             match next {
                 Some(pause) => std::thread::sleep(pause),
@@ -193,13 +193,13 @@ fn keep_thawing(domain: Domain) -> mpsc::Receiver<Result<u32>> {
     });
     if let Err(error) = thread {
         thawing().remove(&uuid);
-        log::error!("the thread that thaws could not be started: {error}");
+        log::error!("unable to start the thread that thaws the guest {uuid}: {error}");
     }
     first
 }
 
-/// One try, and what the guest does, if that is known. A guest that does not run is not asked: its agent can't answer, and
-/// libvirt, which waits for one answer at a time, would let nobody else ask.
+/// Tries to thaw once; returns the guest's state, too, if it is known. Does not ask a guest that does not run: its agent can't
+/// answer, and libvirt waits for one answer at a time, so nobody else could ask.
 fn try_to_thaw(domain: &Domain) -> (Option<State>, Result<u32>) {
     // looked up anew each time: the daemon may have been restarted
     let found = domain.again().and_then(|now| match now {
@@ -216,7 +216,7 @@ fn try_to_thaw(domain: &Domain) -> (Option<State>, Result<u32>) {
     }
 }
 
-/// How long after a try the next one follows, if any. `since` is how long ago the first one was.
+/// How long after a try the next follows, if any. `since` is the time since the first try.
 fn next_try(state: Option<State>, thawed: bool, since: Duration) -> Option<Duration> {
     match state {
         _ if thawed || since > PATIENCE => None,

@@ -1,4 +1,4 @@
-//! Which of a guest's disks a backup holds. What else it could hold is left out, which is told and stands in the manifest.
+//! Which of a guest's disks a backup holds. The answer and the manifest name the disks that it leaves out.
 
 use std::collections::BTreeSet;
 
@@ -7,12 +7,12 @@ use crate::libvirt::{Device, Disk, DomainXml};
 use crate::point::{LeftOut, volume_of};
 
 const FIELD: &str = "excludeDisks";
-/// Why a disk is left out that the request names.
+/// The reason of a disk that the request leaves out.
 pub(super) const EXCLUDED: &str = "excludeDisks names it";
-/// What helps where one disk stands in the way of a whole guest's backup.
+/// The advice when one disk prevents the guest's backup.
 pub(super) const HELP: &str = "with it in excludeDisks the others are backed up";
 
-/// What a disk can be called.
+/// The names by which a request can call a disk.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Names<'a> {
     /// Its name in the domain, or, of a stopped guest, its path.
@@ -102,7 +102,7 @@ pub(super) fn excluded(exclude: &[String], disks: &[Names<'_>]) -> Result<BTreeS
     exclude.iter().map(|name| find(name, disks)).collect()
 }
 
-/// A target is one disk's alone, so it goes before the other names.
+/// The position of the disk called `name`. A target comes before the other names, because it names one disk only.
 fn find(name: &str, disks: &[Names<'_>]) -> Result<usize> {
     if let Some(at) = disks.iter().position(|disk| disk.target == name) {
         return Ok(at);
@@ -123,7 +123,7 @@ fn list<'a>(disks: impl Iterator<Item = &'a Names<'a>>) -> String {
     disks.map(Names::told).collect::<Vec<_>>().join(", ")
 }
 
-/// `INVALID_ARGUMENT` when of the disks so few are left.
+/// `INVALID_ARGUMENT` when no disk is left.
 pub(super) fn refuse_none(left: usize) -> Result<()> {
     if left == 0 { Err(Error::invalid(FIELD, "leaves no disk to back up")) } else { Ok(()) }
 }

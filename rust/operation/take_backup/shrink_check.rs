@@ -1,4 +1,5 @@
-//! Whether an incremental may stand: no disk of it was made smaller and as large again since the parent point.
+//! Checks that no disk of an incremental was made smaller and as large again since the parent point, which its bitmap does not
+//! show.
 
 use std::time::Instant;
 

@@ -1,5 +1,5 @@
-//! The NAS's side of a backup. Each step runs on a thread that may be given up, so a NAS that hangs fails the call and
-//! not the agent; what such a step made is cleared by its guards should it ever come back.
+//! The NAS's side of a backup. Each step runs on a thread that may be given up, so that a hung NAS fails the call and does not
+//! block the agent. Should such a step ever return, its guards remove what it made.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -39,7 +39,7 @@ pub(super) const PUBLISH: &str = "publish the restore point";
 const OPEN_STEP: &str = "open the repository";
 /// How long a NAS may take for a few small files, before the guest is touched.
 const PROBE: Duration = Duration::from_secs(20);
-/// Images that are looked at side by side: a NAS answers several questions in the time of one.
+/// The number of images that are inspected at the same time: a NAS answers several questions in the time of one.
 const LOOKERS: usize = 4;
 /// Images that are read ahead; those of one more point at most come to it.
 const MOST_AHEAD: usize = 2_000;
@@ -54,7 +54,7 @@ pub(super) struct OpenedRepository {
     // before the session, which may unmount
     lock: Arc<InstanceLock>,
     session: Session,
-    /// The room in it.
+    /// The room in the repository.
     pub free: Free,
     /// The bitmaps that the manifests of this virtual machine name.
     pub published: BTreeSet<String>,
@@ -72,14 +72,14 @@ impl OpenedRepository {
 /// A repository that is being opened while something else is done.
 pub(super) struct RepositoryOpening(Background<Session>);
 
-/// Begins to open the repository, and reads there what `enter` is going to read, so that it then comes from memory.
-/// Nothing is made, locked or believed yet.
+/// Begins to open the repository, and reads ahead what `lock_and_look` is going to read, so that the host's memory holds it
+/// then. Makes and locks nothing, and trusts nothing of what it reads.
 pub(super) fn begin_open(call: &Call<'_>) -> Result<RepositoryOpening> {
     let left = call.time_for(OPEN_STEP, Duration::MAX)?;
     let (checked, config) = (call.checked.clone(), call.config.clone());
     let work = move || {
         let session = Session::open_within(left, checked.export.clone(), config)?;
-        // what is wrong there is told by whoever reads it once more under the lock
+        // `lock_and_look` reads all of it again, and reports errors
         if let Err(error) = look_ahead(&session, &checked) {
             log::debug!("{}: {error}", checked.vm);
         }
@@ -89,8 +89,8 @@ pub(super) fn begin_open(call: &Call<'_>) -> Result<RepositoryOpening> {
 }
 
 impl RepositoryOpening {
-    /// The repository, or the error of what was done meanwhile, for which a NAS that hangs is not waited. `time` is what is left
-    /// for it; where that is nothing, the NAS has not failed to answer.
+    /// The repository, or the error of what was done meanwhile, for which a NAS that hangs is not waited. `time` is what is
+    /// left for it; where that is nothing, the NAS has not failed to answer.
     pub(super) fn with<T>(self, meanwhile: Result<T>, time: Result<Duration>) -> Result<(T, Session)> {
         let limit = if meanwhile.is_ok() { time.clone().unwrap_or_default() } else { HUNG };
         let session = self.0.wait(limit);
@@ -109,7 +109,7 @@ fn look_ahead(session: &Session, checked: &Checked) -> Result<()> {
     let parent = parent.clone();
     let images = bounded(STEP, PROBE, move || {
         let instance = ours.root().open_dir(&folder)?;
-        // nobody waits for it any more after that
+        // nobody waits for the answer after that
         let is_late = || Instant::now() >= until;
         let read =
             |point: &PointPath| if is_late() { Ok(None) } else { manifest(&instance, &vm, point.name().as_ref()) };
@@ -147,7 +147,7 @@ fn chain_images(newest: PointPath, mut read: impl FnMut(&PointPath) -> Option<Ma
     images
 }
 
-/// Opens the repository and enters it.
+/// Opens the repository, locks the virtual machine's folder and looks at the restore points.
 pub(super) fn open(call: &Call<'_>) -> Result<OpenedRepository> {
     let left = call.time_for(OPEN_STEP, Duration::MAX)?;
     lock_and_look(call, Session::open_within(left, call.checked.export.clone(), call.config.clone())?)
@@ -159,7 +159,7 @@ pub(super) fn lock_and_look(call: &Call<'_>, session: Session) -> Result<OpenedR
     let point = checked.point.clone();
     const LOCK: &str = "lock the virtual machine's folder";
     let limit = call.time_for(LOCK, PROBE + WAIT)?;
-    // each step has what it needs to itself: one that is given up keeps the lock for as long as it is at work there
+    // each step owns the lock: a step that is given up keeps the folder locked as long as it works there
     let (instance, lock, session) = bounded(LOCK, limit, move || {
         let root = session.root();
         refuse_existing(root, &point)?;
@@ -331,7 +331,7 @@ pub(super) fn make_targets(call: &Call<'_>, opened: OpenedRepository, specs: Vec
     })
 }
 
-/// Is what failed with this error still at work, on a NAS that does not answer, and may leave something?
+/// True if the step that failed with this error may still run, on a NAS that does not answer, and may leave something.
 pub(super) fn may_still_run(error: &Error) -> bool {
     error.leftovers || error.code == Code::NasUnresponsive
 }
@@ -347,7 +347,8 @@ impl Targets {
         self.partial.session()
     }
 
-    /// What an engine of ours writes of the disk at this position, with its fingerprints; on top of `base`, what differs from it.
+    /// What an engine of ours writes of the disk at this position, with its fingerprints; on top of `base`, what differs from
+    /// it.
     pub(super) fn target(&self, i: usize, base: Option<Base<File>>) -> Result<engine::CopyTarget> {
         let TargetFile { spec, file, index, backing } = &self.files[i];
         let path = PathBuf::from(self.path(&spec.name)?);
@@ -412,7 +413,7 @@ impl Targets {
         }
         // not before: we had it open, too
         if let Err(error) = bounded("remove what was replaced", LIMIT, move || aside.clear()) {
-            log::warn!("it stays until the next backup: {error}");
+            log::warn!("unable to remove the replaced targets, leaving them to the next backup: {error}");
         }
         Ok(self.lack.take().into_iter().chain(told).collect())
     }
@@ -474,7 +475,7 @@ impl Targets {
         let published = bounded(PUBLISH, limit, move || {
             let written = self.write_out(&mut manifest, texts).and_then(|()| {
                 self.lock().check()?;
-                // Whoever asked has given up: what appeared now would be nobody's restore point.
+                // the caller has given up: a point published now would belong to nobody
                 let late = || Error::new(Code::NasUnresponsive, PUBLISH, "it took too long");
                 if Instant::now() < until { Ok(()) } else { Err(late()) }
             });
@@ -521,8 +522,8 @@ impl Targets {
         self.partial.folder().sync()
     }
 
-    /// Removes everything after a failure, and makes the error say so if the NAS is full, which QEMU, should it be the `writer`,
-    /// does not tell, or if something stays behind.
+    /// Removes everything after a failure, and makes the error say so if the NAS is full, which QEMU, should it be the
+    /// `writer`, does not tell, or if something stays behind.
     pub(super) fn discard(self, error: Error, writer: TargetWriter) -> Error {
         // A NAS that hangs is not waited for again; when it comes back the thread that was left removes the point.
         let limit = match error.code {
@@ -558,7 +559,7 @@ impl Targets {
                 };
                 if let Err(kept) = removed { error.with_leftover(kept.cause) } else { error }
             }
-            // So that is why it took too long.
+            // the NAS does not answer, which explains the timeout
             Err(late) if error.code == Code::Timeout => Error { code: late.code, ..error }.with_leftover(late.cause),
             Err(late) => error.with_leftover(late.cause),
         }
