@@ -82,10 +82,12 @@ public final class MariaDb {
         if (command[0].equals("mariadbd")) {
             arguments.set(0, "/usr/sbin/mariadbd");
         }
-        return new ProcessBuilder(arguments)
+        ProcessBuilder builder = new ProcessBuilder(arguments)
                 .redirectErrorStream(true)
-                .redirectOutput(ProcessBuilder.Redirect.appendTo(log.toFile()))
-                .start();
+                .redirectOutput(ProcessBuilder.Redirect.appendTo(log.toFile()));
+        // At its start a server removes all temporary tables of its folder for these, be they another server's.
+        builder.environment().put("TMPDIR", log.getParent().toString());
+        return builder.start();
     }
 
     private void run(String script) throws IOException {
