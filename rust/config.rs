@@ -31,7 +31,7 @@ pub enum QuiesceFailure {
     Warn,
 }
 
-/// The settings of `init` (design, section 4). Absent keys take the default, unknown keys are refused by name.
+/// The settings of `init`. Absent keys take the default, unknown keys are refused by name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Config {

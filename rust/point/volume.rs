@@ -1,4 +1,4 @@
-//! The volume behind a disk's source path, which names its file on the NAS (design, section 6).
+//! The volume behind a disk's source path, which names its file on the NAS.
 
 /// The volume's name: the image of an `rbd:` path, the resource of a DRBD device, else the last component.
 pub fn volume_of(path: &str) -> Option<&str> {

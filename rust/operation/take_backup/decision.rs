@@ -1,4 +1,4 @@
-//! Which backup results (design, section 4): pure functions from what was asked and found to what is done.
+//! Which backup results: pure functions from what was asked and found to what is done.
 
 use super::request::Mode;
 use crate::error::{Code, Error};
