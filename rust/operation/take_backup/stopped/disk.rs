@@ -56,16 +56,7 @@ pub(super) fn look(
 fn look_at_image(call: &Call<'_>, image: &Rbd, source: StoppedSource, job: &mut Reporter<'_>) -> Result<FoundDisk> {
     nbd::available().map_err(|e| Error { cause: format!("an image in Ceph is read as by pull; {}", e.cause), ..e })?;
     let virtual_size = export(image, call, job)?.size()?;
-    let facts = DiskFacts {
-        target: source.path.clone(),
-        volume: source.volume.clone(),
-        file: source.file.clone(),
-        serial: None,
-        twin: false,
-        virtual_size,
-        cannot_carry: Some("it is an image in Ceph".to_owned()),
-        unseen: None,
-    };
+    let facts = facts(&source, virtual_size, Some("it is an image in Ceph".to_owned()));
     Ok(FoundDisk { source, paths: Vec::new(), facts, bitmaps: BTreeSet::new(), untracked: None })
 }
 
@@ -74,22 +65,27 @@ fn inspect_disk(source: StoppedSource, paths: Vec<String>, parent_bitmap: Option
     let look = || {
         let OpenedDisk { images, view } = open(&source, &paths)?;
         let top = &images[0];
-        let facts = DiskFacts {
-            target: source.path.clone(),
-            volume: source.volume.clone(),
-            file: source.file.clone(),
-            serial: None,
-            twin: false,
-            virtual_size: view.size(),
-            cannot_carry: cannot_carry(top.info.as_ref()),
-            unseen: None,
-        };
+        let facts = facts(&source, view.size(), cannot_carry(top.info.as_ref()));
         let bitmaps = top.info.iter().flat_map(|info| &info.bitmaps).map(|bitmap| bitmap.name.clone()).collect();
         let untracked = parent_bitmap.filter(|_| source.qcow2).and_then(|name| open_bitmap(top, name).err());
         Ok((facts, bitmaps, untracked))
     };
     let (facts, bitmaps, untracked) = look().map_err(|error: Error| error.on_disk(&source.path))?;
     Ok(FoundDisk { source, paths, facts, bitmaps, untracked })
+}
+
+/// The facts of a disk, of which the request tells no serial.
+fn facts(source: &StoppedSource, virtual_size: u64, cannot_carry: Option<String>) -> DiskFacts {
+    DiskFacts {
+        target: source.path.clone(),
+        volume: source.volume.clone(),
+        file: source.file.clone(),
+        serial: None,
+        twin: false,
+        virtual_size,
+        cannot_carry,
+        unseen: None,
+    }
 }
 
 /// Why a disk whose top image has this header, if any, can't carry a bitmap, if so.
