@@ -1,5 +1,6 @@
 //! A running guest's backup job, from its begin, for which the guest may be frozen, to its last target's close.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -40,8 +41,7 @@ impl Attempt<Running> {
         let checkpoint = self.bitmap.as_deref().map(|bitmap| self.checkpoint_xml(bitmap));
         job.begin(Phase::Begin)?;
         let mut details = Vec::new();
-        let prepared =
-            PreparedJob::new(&self.guest.found.domain, self.guest.found.job_disks(), self.guest.folder.clone())?;
+        let prepared = PreparedJob::new(&self.guest.found.domain, self.guest.found.job_disks(), self.job_folder())?;
         let frozen = self.freeze(call, &mut details)?;
         let when = jiff::Timestamp::now();
         let begun = Instant::now();
@@ -176,9 +176,14 @@ impl Attempt<Running> {
         self.guest.found.check_unchanged(&now)
     }
 
+    /// The folder that the job writes into: a job is known as ours by it, until it has ended.
+    pub(super) fn job_folder(&self) -> PathBuf {
+        self.guest.scratch.as_ref().map_or_else(|| self.targets.folder(), |scratch| scratch.folder().to_owned())
+    }
+
     /// Does our job run although its begin failed, as when the connection was lost in between? Or may one?
     fn job_runs(&self) -> bool {
-        let (domain, folder) = (self.guest.found.domain.clone(), self.guest.folder.clone());
+        let (domain, folder) = (self.guest.found.domain.clone(), self.job_folder());
         let ours = ask("look at the domain's job", move || {
             domain.again()?.map_or(Ok(Some(false)), |domain| leftover::runs_in(&domain, &folder))
         });

@@ -1,6 +1,5 @@
 //! What a backup knows of a running guest.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::super::call::Call;
@@ -22,8 +21,6 @@ pub(in super::super) struct Running {
     pub(super) scratch: Option<Arc<Scratch>>,
     /// For a push, until its targets are shown to QEMU.
     pub(super) view: Option<TargetView>,
-    /// What the job writes into: by this it is known as ours.
-    pub(super) folder: PathBuf,
     pub(super) job: OwnedJob,
 }
 
@@ -50,15 +47,7 @@ impl OwnedJob {
 impl Running {
     /// As it was found: nothing is chosen yet.
     pub(super) fn new(found: FoundGuest) -> Running {
-        Running {
-            found,
-            engine: Engine::Push,
-            choice: None,
-            scratch: None,
-            view: None,
-            folder: PathBuf::new(),
-            job: OwnedJob::None,
-        }
+        Running { found, engine: Engine::Push, choice: None, scratch: None, view: None, job: OwnedJob::None }
     }
 
     /// Chooses the engine, and makes what it needs on this host.

@@ -59,7 +59,7 @@ impl Guest for Running {
         let (lost, redefined) = (constraints.bitmap.clone().map(ParentBitmap::Lost), constraints.recreated);
         let compares = self.scratch.is_some();
         // The thread that a QEMU holds up has no more than it needs: not the scratch, whose room others wait for.
-        let Running { mut found, engine, choice, scratch, view, folder, job } = self;
+        let Running { mut found, engine, choice, scratch, view, job } = self;
         let (found, plan, host, needed) = ask("look at the bitmaps", move || {
             clear_way(&request, &found, &mut host)?;
             if let Some(Ok(_)) = parent {
@@ -71,7 +71,7 @@ impl Guest for Running {
             Ok((found, plan, host, needed))
         })?;
         opened.free.fits(needed)?;
-        Ok((Running { found, engine, choice, scratch, view, folder, job }, plan, host))
+        Ok((Running { found, engine, choice, scratch, view, job }, plan, host))
     }
 
     fn engine(&self) -> Engine {
@@ -88,12 +88,10 @@ impl Guest for Running {
     }
 
     fn open_targets(&mut self, targets: Targets) -> Result<Targets> {
-        let targets = match self.view.take() {
-            Some(view) => targets.show_to_qemu(view, self.found.xml.owner)?,
-            None => targets,
-        };
-        self.folder = self.scratch.as_ref().map_or_else(|| targets.folder(), |scratch| scratch.folder().to_owned());
-        Ok(targets)
+        match self.view.take() {
+            Some(view) => targets.show_to_qemu(view, self.found.xml.owner),
+            None => Ok(targets),
+        }
     }
 
     fn copy(

@@ -26,7 +26,7 @@ pub(super) fn abandon(mut attempt: Attempt<Running>, error: Error) -> (Error, Op
     let error = error.with_leftover("the hypervisor's job, which does not end; all is cleared when it does");
     let cause = error.clone();
     let wait = std::thread::Builder::new().name("nasbackup-clear".to_owned()).spawn(keep_owner(move || {
-        wait_for_end(&mut attempt.guest);
+        wait_for_end(&mut attempt);
         let (error, _) = undo(attempt, cause);
         log::info!("{}: cleared after its job ended: {error}", name);
     }));
@@ -37,12 +37,13 @@ pub(super) fn abandon(mut attempt: Attempt<Running>, error: Error) -> (Error, Op
 }
 
 /// Waits until our job runs no more. A push job on a NAS that hangs can't be ended by anybody.
-fn wait_for_end(guest: &mut Running) {
+fn wait_for_end(attempt: &mut Attempt<Running>) {
+    let folder = attempt.job_folder();
     loop {
         std::thread::sleep(Duration::from_secs(1));
-        guest.found.refresh();
-        let domain = &guest.found.domain;
-        match leftover::runs_in(domain, &guest.folder) {
+        attempt.guest.found.refresh();
+        let domain = &attempt.guest.found.domain;
+        match leftover::runs_in(domain, &folder) {
             Ok(Some(true)) => {
                 if let Err(error) = domain.abort_job() {
                     log::debug!("{}: {error}", domain.name());
