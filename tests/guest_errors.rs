@@ -14,7 +14,7 @@ use nasbackup::config::{self, Config};
 use nasbackup::engine::Engine;
 use nasbackup::error::{Code, Error, Result};
 use nasbackup::operation::take_backup::{self, TakeBackupRequest, TakenBackup};
-use nasbackup::phase::Phase;
+use nasbackup::work::phase::Phase;
 use support::{Fs, MIB, Nas, Writer, backup_path, run, take};
 
 /// What the rest of the test configures is the process's.

@@ -7,7 +7,7 @@ mod support;
 use nasbackup::error::{Code, Error};
 use nasbackup::nas::repository::Repository;
 use nasbackup::operation::take_backup::{self, TakeBackupRequest};
-use nasbackup::phase::Phase;
+use nasbackup::work::phase::Phase;
 use support::{Fs, Leaks, MIB, Story, take, unmounted_image};
 
 /// Successes and failures of every sort, on a folder and on a repository that is mounted for the call.

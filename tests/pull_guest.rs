@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use nasbackup::config::{self, Config};
 use nasbackup::error::{Code, Error, Result};
 use nasbackup::operation::take_backup::{self, TakeBackupRequest, TakenBackup};
-use nasbackup::phase::Phase;
 use nasbackup::point::Kind;
+use nasbackup::work::phase::Phase;
 use support::{Fs, Nas, PATIENCE, RealGuest, Restored, listing, restart_libvirtd, until};
 
 /// What the rest of the test configures is the process's.

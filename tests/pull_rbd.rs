@@ -8,8 +8,8 @@ mod support;
 use nasbackup::error::{Code, Error, Result};
 use nasbackup::operation::take_backup::{self, TakeBackupRequest};
 use nasbackup::operation::{call, cancel};
-use nasbackup::phase::Phase;
 use nasbackup::point::Kind::{Full, Incremental};
+use nasbackup::work::phase::Phase;
 
 use serde_json::{Value, json};
 use support::{

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use nasbackup::error::Result;
 use nasbackup::operation::take_backup::{self, TakeBackupRequest};
-use nasbackup::phase::Phase;
+use nasbackup::work::phase::Phase;
 use support::{Guest, MIB, Nas, Story, by, configured, details};
 
 /// Bytes done at each moment of a copy.

@@ -9,9 +9,9 @@ use super::Engine;
 use super::incident::{Incident, JobDisk};
 use super::leftover;
 use crate::error::{Code, Error, Result};
-use crate::job::Reporter;
 use crate::libvirt::{self, Domain, Event, JobPicture, JobState, State, Subscription};
 use crate::nas::deadline::{ask, bounded_for_guest, within_call};
+use crate::work::job::Reporter;
 
 /// How long libvirt may take to begin or to abort.
 pub(super) const CALL: Duration = Duration::from_secs(60);

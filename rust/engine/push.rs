@@ -11,10 +11,10 @@ use super::incident::Incident;
 use super::job::{BackupJob, CALL, COPY, POLL, Signal, TICK};
 use super::nas_probe::{NasProbe, PROBE_LIMIT};
 use crate::error::{Code, Error, Result};
-use crate::job::Reporter;
 use crate::libvirt::{Domain, Event, JobPicture, JobState, State};
 use crate::nas::apart::{Apart, Descriptor};
 use crate::nas::deadline::{self, Background, ask, start_for_the_guest, within_call};
+use crate::work::job::Reporter;
 
 /// How long QEMU may take to report that its targets are closed before the library asks libvirt instead.
 const CLOSE: Duration = Duration::from_secs(5);

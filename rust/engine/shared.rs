@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use super::job::COPY;
 use crate::error::{Code, Error, Result};
-use crate::job::Reporter;
+use crate::work::job::Reporter;
 
 /// The state that the threads of one copy share.
 #[derive(Debug, Default)]

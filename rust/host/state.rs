@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::flock::{Flock, LOCK, lock_file, own};
 use crate::error::{Code, Error, Result};
-use crate::steps;
+use crate::work::steps;
 
 /// A backup that has begun: what its effects are known by, should its process die. A scratch folder and a mount are not
 /// among it, for they carry locks of their own.

@@ -7,7 +7,7 @@ use super::failure::{Failure, caught};
 use super::types::JProgressListener;
 use super::write;
 use crate::error::{Code, Error, Result};
-use crate::job::Listener;
+use crate::work::job::Listener;
 
 const STEP: &str = "tell the progress listener";
 

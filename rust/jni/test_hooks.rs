@@ -15,11 +15,11 @@ use super::read::text;
 use super::types::{JProgressListener, JTakeBackupResult};
 use super::write;
 use crate::engine::Engine;
-use crate::job;
 use crate::nas::repository::Repository;
 use crate::operation::take_backup::{TakenBackup, TakenDisk};
 use crate::point::Kind;
 use crate::point::fingerprints::Digest;
+use crate::work::job;
 
 const _: &[NativeMethod] = &[
     native_method! {

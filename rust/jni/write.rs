@@ -9,7 +9,6 @@ use super::types::{
     JVerifiedFile, JVerifyChainResult,
 };
 use crate::engine::Engine;
-use crate::job::JobStatus;
 use crate::operation::flatten::Flattened;
 use crate::operation::rebase_disks::Rebased;
 use crate::operation::restore_point::{Restored, Verify};
@@ -17,6 +16,7 @@ use crate::operation::take_backup::{TakenBackup, TakenDisk};
 use crate::operation::verify_chain::{Verdict, Verified};
 use crate::point::Kind;
 use crate::point::fingerprints::Digest;
+use crate::work::job::JobStatus;
 
 /// Room for the local references of one result or element.
 const FRAME: usize = 32;

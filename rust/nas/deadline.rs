@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use super::second_table;
 use crate::error::{Code, Error, Result};
 use crate::panics::caught;
-use crate::steps;
+use crate::work::steps;
 
 /// How long ordinary work on the NAS may take.
 pub const LIMIT: Duration = Duration::from_secs(60);
@@ -580,7 +580,7 @@ mod tests {
     fn a_thread_whose_job_has_ended_works_for_nobody() {
         let export = Repository::check(serde_json::from_str(r#"{"type": "dir", "address": "/srv"}"#).unwrap()).unwrap();
         let owner = || OWNER.with_borrow(|owner| [&owner.repository, &owner.guest].map(ToString::to_string));
-        let job = crate::job::start(None, "takeBackup", &export, Some("i-2-11-VM".into())).unwrap();
+        let job = crate::work::job::start(None, "takeBackup", &export, Some("i-2-11-VM".into())).unwrap();
         assert_eq!(owner(), [export.to_string(), "i-2-11-VM".into()]);
         drop(job);
         assert_eq!(owner(), ["", ""]);

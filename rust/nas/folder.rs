@@ -16,7 +16,8 @@ use super::apart::{Apart, Descriptor};
 use super::denied::FsKind;
 use super::path::RepoPath;
 use crate::error::{Code, Error, Result};
-use crate::{descriptor, lacking, steps};
+use crate::work::steps;
+use crate::{descriptor, lacking};
 
 /// The mode of new folders: QEMU, which runs as another user, has to pass through.
 pub const FOLDER_MODE: u32 = 0o711;

@@ -10,7 +10,7 @@ use super::removal;
 use super::session::Session;
 use crate::config;
 use crate::error::{Code, Error, Result};
-use crate::steps;
+use crate::work::steps;
 
 /// An unpublished restore point. Its drop removes what it made, and nothing else; if another host has taken the instance over,
 /// the drop leaves the point to that host.

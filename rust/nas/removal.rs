@@ -16,7 +16,7 @@ use super::folder::{Folder, MOST_REMOVED, is_kept_by_nfs};
 use super::lock::InstanceLock;
 use super::path::PARTIAL;
 use crate::error::{Code, Error, Result};
-use crate::steps;
+use crate::work::steps;
 
 /// What the name of a point begins with while it is removed. It is no restore point any more, whatever happens then.
 pub const DELETED: &str = ".deleted-";

@@ -4,12 +4,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::config;
 use crate::error::Result;
-use crate::job;
 use crate::nas::folder::{Folder, Room};
 use crate::nas::repository::Repository;
 use crate::nas::session::Session;
 use crate::nas::{deadline, health};
-use crate::phase::Phase;
+use crate::work::job;
+use crate::work::phase::Phase;
 
 /// What `backupStats` is asked.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]

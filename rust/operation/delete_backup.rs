@@ -8,7 +8,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::config;
 use crate::error::{Code, Error, Result};
-use crate::job::{self, Job, JobGuard};
 use crate::nas::folder::{Folder, MOST_NAMES};
 use crate::nas::instance::Instance;
 use crate::nas::lock::{InstanceLock, WAIT};
@@ -18,8 +17,9 @@ use crate::nas::removal::{self, DELETED};
 use crate::nas::repository::{Export, Repository};
 use crate::nas::session::Session;
 use crate::nas::{deadline, denied, health};
-use crate::phase::Phase;
 use crate::qcow2;
+use crate::work::job::{self, Job, JobGuard};
+use crate::work::phase::Phase;
 
 /// What `deleteBackup` is asked.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]

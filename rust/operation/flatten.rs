@@ -6,9 +6,9 @@ use super::checked_chain::Which;
 use super::restore_point::{self, Asked, OutputFormat, Preallocation, Restored, Verify, Wanted, check_output};
 use super::verify_chain::check_id;
 use crate::error::{Error, Result};
-use crate::job::Listener;
 use crate::nas::path::PointPath;
 use crate::nas::repository::Repository;
+use crate::work::job::Listener;
 
 /// What `flatten` is asked.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]

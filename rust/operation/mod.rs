@@ -5,7 +5,6 @@ mod ceph;
 mod checked_chain;
 pub mod delete_backup;
 pub mod flatten;
-mod process;
 mod reading;
 pub mod rebase_backup;
 pub mod rebase_disks;
@@ -22,8 +21,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{self, Config};
 use crate::error::{Error, Result};
-use crate::job::{self, JobStatus, Listener};
 use crate::nas::{second_table, session, tree};
+use crate::work::job::{self, JobStatus, Listener};
 use crate::{logging, sys};
 
 /// Result of `cancel`.

@@ -4,10 +4,10 @@ use serde::Deserialize;
 
 use super::rebase_disks::{self, Disk, Rebased};
 use crate::error::{Code, Error, Result};
-use crate::job::{self, Listener, Reporter};
 use crate::nas::path::{PointPath, RepoPath};
 use crate::nas::repository::Repository;
 use crate::point::{Link, open_chain};
+use crate::work::job::{self, Listener, Reporter};
 
 /// What `rebaseBackup` is asked.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]

@@ -4,11 +4,11 @@ use serde::Deserialize;
 
 use super::rebase_disks::{self, Disk, Rebased};
 use crate::error::{Code, Error, Result};
-use crate::job::{self, Listener, Reporter};
 use crate::nas::folder::Folder;
 use crate::nas::path::PointPath;
 use crate::nas::repository::Repository;
 use crate::point::{images, open_chain};
+use crate::work::job::{self, Listener, Reporter};
 
 /// What `rebasePoint` is asked.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]

@@ -8,7 +8,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::config;
 use crate::error::{Code, Error, Result};
-use crate::job::{self, Listener, Reporter};
 use crate::nas::deadline::{LIMIT, bounded};
 use crate::nas::folder::Folder;
 use crate::nas::health;
@@ -18,8 +17,9 @@ use crate::nas::path::PointPath;
 use crate::nas::purpose::Purpose;
 use crate::nas::repository::{Export, Repository};
 use crate::nas::session::Session;
-use crate::phase::Phase;
 use crate::point::{Keys, MANIFEST, Manifest, UNTOLD};
+use crate::work::job::{self, Listener, Reporter};
+use crate::work::phase::Phase;
 
 const STEP: &str = Phase::SignManifests.as_str();
 

@@ -9,15 +9,15 @@ use super::verify_chain::Facts;
 use super::verify_chain::chains::{self, Found, Judged};
 use super::verify_chain::{self, UNANSWERED, Verdict, Verified, VerifiedFile, VerifyChainRequest};
 use crate::error::{Code, Error, Result};
-use crate::job::{Listener, Reporter};
 use crate::nas::deadline::{LIMIT, bounded};
 use crate::nas::folder::Folder;
 use crate::nas::path::RepoPath;
-use crate::phase::Phase;
 use crate::point::fingerprints::{self, Digest, Findings, Fingerprints};
 use crate::point::{MANIFEST, Manifest};
 use crate::qcow2;
-use crate::worker;
+use crate::work::job::{Listener, Reporter};
+use crate::work::phase::Phase;
+use crate::work::worker;
 
 const STEP: &str = Phase::CompareData.as_str();
 /// More than any of the domain's descriptions has, in bytes.

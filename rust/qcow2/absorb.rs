@@ -13,7 +13,7 @@ use super::transfer::{Moved, Route, Writeback};
 use super::write::{Content, Editor, Piece};
 use super::{Error, corrupt};
 use crate::error::Stopped;
-use crate::phase::Phase;
+use crate::work::phase::Phase;
 
 /// Looks at the images' tables between two words of progress.
 const LOOKS_A_PULSE: u32 = 256;

@@ -1,5 +1,5 @@
 use super::*;
-use crate::phase::Phase;
+use crate::work::phase::Phase;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};

@@ -12,7 +12,7 @@ use std::thread;
 
 use nasbackup::config;
 use nasbackup::operation::take_backup::{self, TakeBackupRequest, TakenBackup};
-use nasbackup::phase::Phase;
+use nasbackup::work::phase::Phase;
 use rustix::fs::{CWD, Gid, Mode, OFlags, Uid};
 
 use crate::support::{Agent, Disk, Guest, MIB, Nas, Story, folder, host, run, slow_story_on, take, take_json};

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 
 use nasbackup::config;
 use nasbackup::operation::take_backup::{self, TakeBackupRequest};
-use nasbackup::phase::Phase;
+use nasbackup::work::phase::Phase;
 use rustix::fs::{CWD, RenameFlags};
 
 use crate::support::{Guest, Nas, Story, backup_path, folder, until};

@@ -4,11 +4,11 @@ use std::fs;
 use std::sync::Mutex;
 
 use nasbackup::error::Result;
-use nasbackup::job::{JobStatus, Listener};
 use nasbackup::operation;
 use nasbackup::operation::take_backup::{self, TakeBackupRequest};
-use nasbackup::phase::Phase;
 use nasbackup::point::Kind;
+use nasbackup::work::job::{JobStatus, Listener};
+use nasbackup::work::phase::Phase;
 use serde_json::json;
 
 use crate::support::{

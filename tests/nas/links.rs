@@ -5,8 +5,8 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use nasbackup::operation::take_backup;
-use nasbackup::phase::Phase;
 use nasbackup::qcow2;
+use nasbackup::work::phase::Phase;
 use serde_json::{Value, json};
 
 use crate::run;

@@ -2,7 +2,7 @@
 
 use nasbackup::error::Code;
 use nasbackup::operation::{self, take_backup};
-use nasbackup::phase::Phase;
+use nasbackup::work::phase::Phase;
 use serde_json::json;
 
 use crate::run;

@@ -10,8 +10,8 @@ use nasbackup::hurry;
 use nasbackup::nas::deadline::stuck;
 use nasbackup::nas::repository::Repository;
 use nasbackup::operation::{call, cancel};
-use nasbackup::phase::Phase;
 use nasbackup::qcow2::Stream;
+use nasbackup::work::phase::Phase;
 use serde_json::{Value, json};
 
 use crate::run;

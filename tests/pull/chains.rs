@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use nasbackup::engine::Engine;
 use nasbackup::error::Code;
 use nasbackup::operation::take_backup::{self, TakeBackupRequest};
-use nasbackup::phase::Phase;
+use nasbackup::work::phase::Phase;
 
 use crate::support::{Disk, Guest, Image, MIB, Nas, Point, Story, hmp, take};
 

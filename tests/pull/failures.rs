@@ -8,7 +8,7 @@ use nasbackup::nas::deadline;
 use nasbackup::nas::repository::Repository;
 use nasbackup::operation;
 use nasbackup::operation::take_backup::{self, TakeBackupRequest, TakenBackup};
-use nasbackup::phase::Phase;
+use nasbackup::work::phase::Phase;
 use rustix::fs::{FlockOperation, flock};
 use serde_json::json;
 

@@ -4,12 +4,12 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use nasbackup::job::Listener;
 use nasbackup::nas::folder::Folder;
 use nasbackup::operation::{call, cancel};
-use nasbackup::phase::Phase;
 use nasbackup::point::fingerprints::{self, Digest, index_image};
 use nasbackup::point::{Manifest, ManifestDisk};
+use nasbackup::work::job::Listener;
+use nasbackup::work::phase::Phase;
 use serde_json::{Value, json};
 
 use crate::support::{Disk, Guest, Image, MIB, Nas, Story, take};

@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use nasbackup::error::Result;
-use nasbackup::job::Listener;
 use nasbackup::operation::call;
 use nasbackup::operation::take_backup::{self, StoppedDisk, TakeBackupRequest, TakenBackup};
+use nasbackup::work::job::Listener;
 use serde_json::{Value, json};
 
 use crate::support::{Image, MIB, Nas, assert_same, folder, init, repository_json, run};

@@ -11,7 +11,7 @@ use std::process::Command;
 use nasbackup::config;
 use nasbackup::engine::Engine;
 use nasbackup::operation::take_backup::{self, TakeBackupRequest};
-use nasbackup::phase::Phase;
+use nasbackup::work::phase::Phase;
 use rustix::fs::{Gid, Uid};
 use serde_json::json;
 

@@ -11,13 +11,13 @@ use std::time::Duration;
 use nasbackup::config::{self, Config};
 use nasbackup::error::{Code, Error, Result};
 use nasbackup::hurry;
-use nasbackup::job::{JobStatus, Listener};
 use nasbackup::nas::deadline::stuck;
 use nasbackup::nas::repository::{Export, Repository};
 use nasbackup::nas::session::Session;
 use nasbackup::operation::take_backup::{self, TakeBackupRequest};
 use nasbackup::operation::{call, cancel, jobs};
-use nasbackup::phase::Phase;
+use nasbackup::work::job::{JobStatus, Listener};
+use nasbackup::work::phase::Phase;
 use serde_json::{Value, json};
 
 use crate::chain::Chain;

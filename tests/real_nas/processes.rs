@@ -7,9 +7,9 @@ use std::sync::mpsc;
 use std::thread;
 
 use nasbackup::error::Result;
-use nasbackup::job::JobStatus;
 use nasbackup::operation::take_backup::{self, TakeBackupRequest};
-use nasbackup::phase::Phase;
+use nasbackup::work::job::JobStatus;
+use nasbackup::work::phase::Phase;
 use serde_json::json;
 
 use crate::chain::Chain;

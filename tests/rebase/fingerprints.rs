@@ -6,8 +6,8 @@ use std::fs::{self, File};
 use nasbackup::error::{Code, Result};
 use nasbackup::nas::folder::Folder;
 use nasbackup::operation::{call, cancel};
-use nasbackup::phase::Phase;
 use nasbackup::point::{Manifest, ManifestDisk, Rebasing};
+use nasbackup::work::phase::Phase;
 use serde_json::{Value, json};
 
 use crate::restore::{FILES, Points};

@@ -9,10 +9,10 @@ use std::process::{Command, Stdio};
 use nasbackup::engine::Engine;
 use nasbackup::error::{Code, Error, Result};
 use nasbackup::operation::{call, cancel};
-use nasbackup::phase::Phase;
 use nasbackup::point::fingerprints::{Fingerprints, file_name, index_image};
 use nasbackup::point::{Kind, Manifest, ManifestDisk, ParentPoint};
 use nasbackup::qcow2::{CLUSTER, Stream};
+use nasbackup::work::phase::Phase;
 use serde_json::{Value, json};
 
 use crate::chains::{Chain, Point, Random, qemu_img};

@@ -12,7 +12,7 @@ use nasbackup::hurry;
 use nasbackup::nas::deadline;
 use nasbackup::nas::repository::Repository;
 use nasbackup::operation::call;
-use nasbackup::phase::Phase;
+use nasbackup::work::phase::Phase;
 use serde_json::{Value, json};
 
 use crate::flatten::{Loop, Mounted};

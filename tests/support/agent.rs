@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use nasbackup::error::{Code, Error};
-use nasbackup::job::JobStatus;
 use nasbackup::nas::repository::Repository;
 use nasbackup::operation::{self, take_backup::TakeBackupRequest};
-use nasbackup::phase::Phase;
+use nasbackup::work::job::JobStatus;
+use nasbackup::work::phase::Phase;
 use serde_json::{Value, json};
 
 use super::{Refusal, refusing};

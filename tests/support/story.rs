@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use nasbackup::engine::Engine;
 use nasbackup::error::{Code, Error, Result};
-use nasbackup::job::JobStatus;
 use nasbackup::operation::take_backup::{self, TakeBackupRequest, TakenBackup, TakenDisk};
-use nasbackup::phase::Phase;
 use nasbackup::point::{Kind, Manifest};
+use nasbackup::work::job::JobStatus;
+use nasbackup::work::phase::Phase;
 use serde_json::Value;
 
 use super::{Disk, Guest, MIB, Nas, engine, image, init};

@@ -9,8 +9,8 @@ use nasbackup::operation::{
     self,
     take_backup::{self, TakeBackupRequest},
 };
-use nasbackup::phase::Phase;
 use nasbackup::point::Kind;
+use nasbackup::work::phase::Phase;
 use serde_json::json;
 
 use crate::support::{

@@ -6,8 +6,8 @@ use std::os::unix::fs::{FileExt, PermissionsExt};
 use nasbackup::engine::Engine;
 use nasbackup::nas::repository::Repository;
 use nasbackup::operation::take_backup::{self, TakeBackupRequest};
-use nasbackup::phase::Phase;
 use nasbackup::point::Kind::{Full, Incremental};
+use nasbackup::work::phase::Phase;
 
 use crate::mutation::Random;
 use crate::support::{

@@ -9,8 +9,8 @@ use nasbackup::operation::{
     self,
     take_backup::{self, BackingFile, TakeBackupRequest, TakenBackup},
 };
-use nasbackup::phase::Phase;
 use nasbackup::point::Kind::{Full, Incremental};
+use nasbackup::work::phase::Phase;
 
 use crate::support::{
     Disk, Guest, Image, MIB, Nas, PATIENCE, Point, Story, folder, forget_format, listing, run, take, take_and,

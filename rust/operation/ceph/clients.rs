@@ -9,7 +9,7 @@ use serde::Deserialize;
 use super::{Rbd, confinement};
 use crate::error::{Code, Error, Result};
 use crate::helpers;
-use crate::operation::process::Process;
+use crate::process::Process;
 use crate::sys;
 
 const PROGRAM: &str = "rbd";

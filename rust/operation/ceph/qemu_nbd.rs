@@ -11,10 +11,10 @@ use crate::engine::scratch::Scratch;
 use crate::engine::socket::Socket;
 use crate::error::{Code, Error, Result};
 use crate::helpers;
-use crate::job::Reporter;
 use crate::nbd::{ALLOCATION, Connection};
-use crate::operation::process::Process;
+use crate::process::Process;
 use crate::sys;
+use crate::work::job::Reporter;
 
 const PROGRAM: &str = "qemu-nbd";
 const STEP: &str = "open the image in Ceph";

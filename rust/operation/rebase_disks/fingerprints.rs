@@ -8,11 +8,11 @@ use crate::config;
 use crate::error::{Code, Error, Result};
 use crate::nas::instance::Instance;
 use crate::nas::path::RepoPath;
-use crate::phase::Phase;
 use crate::point::Link;
 use crate::point::fingerprints::{self, Digest, Fingerprints};
 use crate::qcow2;
-use crate::worker::Pulse;
+use crate::work::phase::Phase;
+use crate::work::worker::Pulse;
 
 const STEP: &str = Phase::MergeFingerprints.as_str();
 

@@ -10,11 +10,11 @@ use super::disk::{Disk, Room};
 use super::gate::Gate;
 use crate::engine::rate::Limiter;
 use crate::error::{Code, Error, Result};
-use crate::job::Reporter;
 use crate::nas::deadline::{self, Background};
 use crate::operation::reading::Reading;
-use crate::phase::Phase;
-use crate::steps;
+use crate::work::job::Reporter;
+use crate::work::phase::Phase;
+use crate::work::steps;
 
 /// Threads that copy, each with a piece of its own.
 const THREADS: usize = 16;
@@ -308,8 +308,8 @@ mod tests {
     use super::super::disk::tests::{device, is_being_finished};
     use super::*;
     use crate::engine::rate::Rate;
-    use crate::job;
     use crate::nas::repository::Repository;
+    use crate::work::job;
 
     #[test]
     fn a_sync_that_takes_its_time_can_be_cancelled() {

@@ -6,9 +6,9 @@ use std::time::Duration;
 use super::request::Wanted;
 use crate::config;
 use crate::error::{Code, Error, Result};
-use crate::job::Reporter;
 use crate::nbd;
 use crate::operation::ceph::{Access, Image, Rbd, Server, can_be_asked, clients};
+use crate::work::job::Reporter;
 
 const STEP: &str = "open the outputs";
 /// It is asked for less.

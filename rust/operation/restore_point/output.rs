@@ -18,10 +18,11 @@ use crate::nas::apart::{AnyFile, Apart, Descriptor};
 use crate::nas::folder::{FILE_MODE, Folder};
 use crate::nas::lock::{Locked, lock_file};
 use crate::operation::ceph::Image;
-use crate::operation::take_backup::image_file;
 use crate::point::Manifest;
 use crate::qcow2::Direct;
-use crate::{host, lacking, steps, sys};
+use crate::qemu::image_file;
+use crate::work::steps;
+use crate::{host, lacking, sys};
 
 const STEP: &str = "open the output";
 const PUBLISH: &str = "publish the output";

@@ -16,7 +16,7 @@ use crate::error::{Code, Error, Result, called};
 use crate::nas::apart::Descriptor;
 use crate::nas::folder::{FILE_MODE, Folder};
 use crate::point::fingerprints::Digest;
-use crate::steps;
+use crate::work::steps;
 
 const STEP: &str = "finish an earlier restore";
 const VERSION: u32 = 1;

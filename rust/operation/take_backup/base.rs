@@ -7,16 +7,16 @@ use std::time::Instant;
 use super::decision::{DiskPlan, Plan, Strategy};
 use super::storage::Targets;
 use crate::error::{Code, Error, Result, Stopped};
-use crate::job::Reporter;
 use crate::nas::deadline::{LIMIT, bounded};
 use crate::nas::folder::Folder;
 use crate::nas::lock::InstanceLock;
 use crate::nas::path::{PointPath, RepoPath};
-use crate::phase::Phase;
 use crate::point::fingerprints::{self, Base, Fingerprints};
 use crate::point::{ChainImage, Manifest};
 use crate::qcow2;
-use crate::worker;
+use crate::work::job::Reporter;
+use crate::work::phase::Phase;
+use crate::work::worker;
 
 const STEP: &str = "compare with the parent point";
 

@@ -8,8 +8,8 @@ use super::request::Checked;
 use crate::config::Config;
 use crate::error::{Code, Error, Result};
 use crate::host::Begun;
-use crate::job::Job;
 use crate::nas::deadline::{self, CallEnds};
+use crate::work::job::Job;
 
 /// One call of `takeBackup`, as its steps see it.
 pub(super) struct Call<'a> {

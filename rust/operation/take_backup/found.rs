@@ -5,9 +5,8 @@ use std::time::Duration;
 
 use super::bitmap::Bitmaps;
 use super::decision::DiskFacts;
-use super::image_file::open_named;
 use super::request::Checked;
-use super::selection::{self, Chosen, HELP};
+use super::selection::{self, Chosen};
 use crate::config::Config;
 use crate::engine::choice;
 use crate::engine::incident::JobDisk;
@@ -15,6 +14,8 @@ use crate::error::{Code, Error, Result};
 use crate::libvirt::{Disk, Domain, DomainXml, JobState, Source, State};
 use crate::point::LeftOut;
 use crate::qcow2;
+use crate::qemu::image_file::open_named;
+use crate::qemu::layers::HELP;
 
 /// A QEMU that has not answered a question for so long hangs. Others in the agent ask QEMU for statistics, too.
 const MONITOR: Duration = Duration::from_secs(10);

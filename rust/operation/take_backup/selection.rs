@@ -5,12 +5,11 @@ use std::collections::BTreeSet;
 use crate::error::{Code, Error, Result};
 use crate::libvirt::{Device, Disk, DomainXml};
 use crate::point::{LeftOut, volume_of};
+use crate::qemu::layers::HELP;
 
 const FIELD: &str = "excludeDisks";
 /// The reason of a disk that the request leaves out.
 pub(super) const EXCLUDED: &str = "excludeDisks names it";
-/// The advice when one disk prevents the guest's backup.
-pub(super) const HELP: &str = "with it in excludeDisks the others are backed up";
 
 /// The names by which a request can call a disk.
 #[derive(Debug, Clone, Copy)]

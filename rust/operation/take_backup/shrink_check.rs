@@ -5,7 +5,6 @@ use std::time::Instant;
 
 use super::call::Call;
 use super::decision::{DiskFacts, DiskPlan, Failed, FailureLesson, Plan, Strategy};
-use super::layers;
 use super::storage::Targets;
 use crate::error::{Code, Error, Result};
 use crate::libvirt::{Disk, DomainXml};
@@ -15,6 +14,7 @@ use crate::nas::folder::Folder;
 use crate::nas::path::RepoPath;
 use crate::point::open_chain;
 use crate::qcow2::{self, Layer, Unseen, View};
+use crate::qemu::layers;
 
 const STEP: &str = "compare with the parent point";
 

@@ -13,10 +13,10 @@ use super::taken::{Outcome, TakenBackup, manifest, parent_point};
 use crate::engine::Engine;
 use crate::error::{Code, Error, Result};
 use crate::host::{Begun, HostState};
-use crate::job::Reporter;
-use crate::phase::Phase;
 use crate::point::fingerprints::Fingerprints;
 use crate::point::{LeftOut, Parent, ParentPoint};
+use crate::work::job::Reporter;
+use crate::work::phase::Phase;
 
 /// The parent that was asked for, or why there is none.
 pub(super) type ParentFound = Option<std::result::Result<Parent, String>>;

@@ -7,11 +7,11 @@ use serde::Serialize;
 use super::call::Call;
 use super::storage::Published;
 use crate::engine::Engine;
-use crate::job::Job;
 use crate::nas::path::PointPath;
 use crate::plain::plain_lines;
 use crate::point::fingerprints::Digest;
 use crate::point::{Kind, LeftOut, Manifest, ManifestDisk, Parent, ParentPoint};
+use crate::work::job::Job;
 
 /// What `takeBackup` answers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -15,7 +15,8 @@ use crate::nas::apart::{Apart, Descriptor};
 use crate::nas::folder::{FILE_MODE, Folder};
 use crate::nas::partial::Aside;
 use crate::qcow2::Storage;
-use crate::{config, lacking, qcow2, steps, sys};
+use crate::work::steps;
+use crate::{config, lacking, qcow2, sys};
 
 pub(super) const STEP: &str = "take over what was written";
 /// The target to be, in the unfinished point, until it gets its name; and what is cloned to see whether that can be done.

@@ -9,13 +9,13 @@ use serde::{Deserialize, Serialize};
 
 use super::reading::Reading;
 use crate::error::{Code, Error, Result};
-use crate::job::{self, Listener, Reporter};
 use crate::nas::deadline::{LIMIT, bounded};
 use crate::nas::path::{PointPath, RepoPath};
 use crate::nas::repository::Repository;
-use crate::phase::Phase;
 use crate::qcow2::{self, Checked};
-use crate::worker;
+use crate::work::job::{self, Listener, Reporter};
+use crate::work::phase::Phase;
+use crate::work::worker;
 pub(super) use agreement::Facts;
 use chains::{Found, Judged, verdict_of};
 pub use verdict::{Verdict, VerifiedFile};

@@ -10,17 +10,18 @@ use super::super::quiesce::{self, Frozen};
 use super::super::request::Checked;
 use super::super::shrink_check::{self, OpenImages};
 use super::super::take::{Attempt, Copied};
-use super::super::{base, layers, storage};
+use super::super::{base, storage};
 use super::guest::{OwnedJob, Running};
 use crate::config::QuiesceFailure;
 use crate::engine::job::{BackupJob, PreparedJob};
 use crate::engine::scratch::Scratch;
 use crate::engine::{Engine, leftover, pull, push};
 use crate::error::{Code, Error, Result};
-use crate::job::Reporter;
 use crate::libvirt::{self, BackupDisk, BackupMode};
-use crate::phase::Phase;
 use crate::point::fingerprints::Fingerprints;
+use crate::qemu::layers;
+use crate::work::job::Reporter;
+use crate::work::phase::Phase;
 
 /// What an engine needs besides the job.
 enum EngineInput {

@@ -16,12 +16,12 @@ use super::{describe, shrink_check, space};
 use crate::engine::{Engine, scratch};
 use crate::error::{Error, Result};
 use crate::host::{Begun, HostState};
-use crate::job::Reporter;
 use crate::libvirt::State;
 use crate::nas::view::TargetView;
 use crate::nbd;
-use crate::phase::Phase;
 use crate::point::{LeftOut, Parent};
+use crate::work::job::Reporter;
+use crate::work::phase::Phase;
 
 pub(super) use guest::Running;
 

@@ -4,8 +4,6 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use super::super::decision::{DiskPlan, Plan};
-use super::super::image_file::open_named;
-use super::super::qemu_img;
 use super::super::request::StoppedSource;
 use super::super::take::Attempt;
 use super::disk::{FoundDisk, Stopped};
@@ -14,9 +12,11 @@ use crate::error::{Error, Result};
 use crate::host::HostState;
 use crate::nas::deadline::{LIMIT, within_call};
 use crate::qcow2;
+use crate::qemu::image_file::open_named;
+use crate::qemu::img;
 
 /// How long the bitmaps of disks may take to be changed: longer than `qemu-img` may for one, where it removes one and adds one.
-const CHANGE: Duration = qemu_img::LIMIT.saturating_mul(2);
+const CHANGE: Duration = img::LIMIT.saturating_mul(2);
 
 impl Attempt<Stopped> {
     /// Adds the bitmap to each disk that can carry it. One that gets none is told, and backed up all the same; not one whose
@@ -32,9 +32,9 @@ impl Attempt<Stopped> {
             let until = Instant::now() + within_call(CHANGE);
             let add = move || {
                 if stale {
-                    qemu_img::bitmap("--remove", &path, &name)?;
+                    img::bitmap("--remove", &path, &name)?;
                 }
-                qemu_img::bitmap_until(until, "--add", &path, &name)
+                img::bitmap_until(until, "--add", &path, &name)
             };
             match answered("seed the disks", CHANGE, add) {
                 Ok(()) => plan.disks[i].carries = true,
@@ -54,7 +54,7 @@ pub(in super::super) fn remove_if_there(path: &str, bitmap: &str) -> Result<()> 
     const STEP: &str = "look at the disk";
     let info = qcow2::inspect(&open_named(path)?).map_err(|e| e.at(STEP, path))?;
     let there = info.bitmaps.iter().any(|stored| stored.name == bitmap);
-    if there { qemu_img::bitmap("--remove", path, bitmap) } else { Ok(()) }
+    if there { img::bitmap("--remove", path, bitmap) } else { Ok(()) }
 }
 
 /// Removes the new bitmap from the disks that got it. Where that can't be done (the guest was started), it stays in this
@@ -82,7 +82,7 @@ pub(super) fn unseed(
 
 /// Removes a bitmap from each of the disks, whatever happens on the others; the first failure.
 fn remove_bitmap(paths: &[String], bitmap: &str) -> Result<()> {
-    paths.iter().map(|path| qemu_img::bitmap("--remove", path, bitmap)).fold(Ok(()), Result::and)
+    paths.iter().map(|path| img::bitmap("--remove", path, bitmap)).fold(Ok(()), Result::and)
 }
 
 /// Removes each of these bitmaps from the disks at its paths; what became of it. Once it is given up it begins with none more.

@@ -6,7 +6,6 @@ use std::time::Instant;
 
 use super::super::call::Call;
 use super::super::decision::Failed;
-use super::super::layers::StoppedImage;
 use super::super::shrink_check::{self, OpenImages};
 use super::super::take::{Attempt, Copied};
 use super::super::{base, storage};
@@ -14,11 +13,12 @@ use super::disk::{self, Stopped};
 use super::questions::{answered, refuse_running};
 use crate::engine::offline::{self, Origin};
 use crate::error::{Code, Result};
-use crate::job::Reporter;
 use crate::nas::deadline::LIMIT;
-use crate::phase::Phase;
 use crate::point::fingerprints::{Base, Fingerprints};
 use crate::qcow2::Layer;
+use crate::qemu::layers::StoppedImage;
+use crate::work::job::Reporter;
+use crate::work::phase::Phase;
 
 impl Attempt<Stopped> {
     /// Reads the disks, all under their locks. `PARENT_INVALID` when an incremental can't stand on its parent after all.

@@ -5,18 +5,18 @@ use std::sync::Arc;
 
 use super::super::call::Call;
 use super::super::decision::{DiskFacts, DiskPlan, Plan};
-use super::super::image_file::Nameable;
-use super::super::layers::{self, StoppedImage};
 use super::super::request::{Checked, StoppedSource};
 use super::questions::answered;
 use crate::engine::offline::{self, Origin};
 use crate::engine::socket::Socket;
 use crate::error::{Code, Error, Result};
-use crate::job::Reporter;
 use crate::nas::deadline::LIMIT;
 use crate::nbd;
 use crate::operation::ceph::{Access, Rbd, Server};
 use crate::qcow2::{self, Dirty, Layer, View};
+use crate::qemu::image_file::Nameable;
+use crate::qemu::layers::{self, StoppedImage};
+use crate::work::job::Reporter;
 
 /// A stopped guest.
 pub(in super::super) struct Stopped {
@@ -116,7 +116,7 @@ fn open(source: &StoppedSource, paths: &[String]) -> Result<OpenedDisk> {
         Some(files) => Nameable::only(files),
         None => Nameable::beside(paths.iter().map(String::as_str)),
     };
-    let images = layers::of_file(source, &nameable)?;
+    let images = layers::of_file(&source.path, source.qcow2, &nameable)?;
     let layers = images.iter().map(StoppedImage::layer).collect::<Result<Vec<_>>>()?;
     let view = View::open(layers).map_err(|error| error.at("look at the disk", &source.path))?;
     Ok(OpenedDisk { images, view })

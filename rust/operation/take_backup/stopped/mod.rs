@@ -22,10 +22,10 @@ use super::take::{Attempt, Copied, Guest, NewBitmap, ParentFound};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::host::{Begun, HostState};
-use crate::job::Reporter;
 use crate::nas::deadline::LIMIT;
-use crate::phase::Phase;
 use crate::point::{LeftOut, Parent};
+use crate::work::job::Reporter;
+use crate::work::phase::Phase;
 
 pub(super) use bitmaps::remove_if_there;
 pub(super) use disk::Stopped;

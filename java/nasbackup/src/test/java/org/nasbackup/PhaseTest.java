@@ -28,7 +28,7 @@ class PhaseTest {
     private static Map<String, String> ofTheLibrary() throws IOException {
         Map<String, String> phases = new LinkedHashMap<>();
         Pattern.compile("^    (\\w+) = \"(.+)\",$", Pattern.MULTILINE)
-                .matcher(Files.readString(Path.of("../../rust/phase.rs")))
+                .matcher(Files.readString(Path.of("../../rust/work/phase.rs")))
                 .results()
                 .forEach(phase -> phases.put(
                         phase.group(1).replaceAll("(?<=[a-z])(?=[A-Z])", "_").toUpperCase(Locale.ROOT),

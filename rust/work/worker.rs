@@ -8,10 +8,10 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
 use crate::error::{Code, Error, Result, Stopped};
-use crate::job::Reporter;
 use crate::nas::deadline::{self, Background};
-use crate::phase::Phase;
-use crate::steps;
+use crate::work::job::Reporter;
+use crate::work::phase::Phase;
+use crate::work::steps;
 
 /// How often the listener is told, and a cancel is looked for.
 const TICK: Duration = Duration::from_millis(250);
@@ -178,8 +178,8 @@ mod tests {
     use std::thread;
 
     use super::*;
-    use crate::job::{self, JobStatus};
     use crate::nas::repository::Repository;
+    use crate::work::job::{self, JobStatus};
 
     /// Runs `work`; what came of it, and the phases that the listener was told of, which it answers as `answer` does.
     fn run<T: Send + 'static>(

@@ -14,14 +14,14 @@ use super::image_file::{Nameable, open_named};
 use super::layers;
 use crate::error::{Code, Error, Result};
 use crate::helpers;
-use crate::operation::process::Process;
+use crate::process::Process;
 use crate::qcow2;
 use crate::sys::{Confinement, Root, with_own_processes};
 
 const PROGRAM: &str = "qemu-img";
 const STEP: &str = "change the disk's bitmaps";
 /// How long it may take: it writes a few clusters.
-pub(super) const LIMIT: Duration = Duration::from_secs(120);
+pub(crate) const LIMIT: Duration = Duration::from_secs(120);
 /// What it may map, in bytes. It holds all of a bitmap, and maps some 300 MiB besides.
 const MEMORY: u64 = 4 << 30;
 /// By how much the image may grow, in bytes.
@@ -31,12 +31,12 @@ const IMAGE: &str = "image";
 const DATA: &str = "data";
 
 /// Adds or removes a bitmap (`--add`, `--remove`), under QEMU's image lock.
-pub(super) fn bitmap(what: &str, path: &str, bitmap: &str) -> Result<()> {
+pub(crate) fn bitmap(what: &str, path: &str, bitmap: &str) -> Result<()> {
     bitmap_until(Instant::now() + LIMIT, what, path, bitmap)
 }
 
 /// The same, and nothing after `until`, however long the disk's storage has held it up.
-pub(super) fn bitmap_until(until: Instant, what: &str, path: &str, bitmap: &str) -> Result<()> {
+pub(crate) fn bitmap_until(until: Instant, what: &str, path: &str, bitmap: &str) -> Result<()> {
     change(until, what, path, bitmap).map_err(|error| error.on_disk(path))
 }
 
@@ -101,7 +101,7 @@ fn run(command: &mut Command, until: Instant) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::operation::take_backup::image_lock::ImageLock;
+    use crate::qemu::image_lock::ImageLock;
     use std::os::unix::fs::chown;
 
     fn qemu_img(arguments: &[&str]) {

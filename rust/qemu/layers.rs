@@ -5,19 +5,19 @@ use std::os::unix::fs::MetadataExt;
 
 use super::image_file::{Nameable, open_again, open_named};
 use super::image_lock::ImageLock;
-use super::request::StoppedSource;
-use super::selection::HELP;
 use crate::error::{Code, Error, Result};
 use crate::libvirt::Disk;
 use crate::qcow2::{self, Backing, Info, Layer};
 
+/// The advice when one disk prevents the guest's backup.
+pub(crate) const HELP: &str = "with it in excludeDisks the others are backed up";
 const STEP: &str = "follow the disk's images";
 /// More images than any disk may have; each is an open file.
 const DEEPEST: usize = 256;
 
 /// An image of a stopped guest's disk, open for reading and locked against writers as long as it lives.
 #[derive(Debug)]
-pub(super) struct StoppedImage {
+pub(crate) struct StoppedImage {
     path: String,
     lock: ImageLock,
     /// What its header says; none of a raw one.
@@ -29,17 +29,17 @@ pub(super) struct StoppedImage {
 
 impl StoppedImage {
     /// The file, which is locked as long as any duplicate of its descriptor is open.
-    pub(super) fn file(&self) -> &File {
+    pub(crate) fn file(&self) -> &File {
         self.lock.file()
     }
 
     /// Its bytes, read through descriptors that share its lock.
-    pub(super) fn layer(&self) -> Result<Layer> {
+    pub(crate) fn layer(&self) -> Result<Layer> {
         self.layer_by(File::try_clone)
     }
 
     /// The same through descriptors that do not.
-    pub(super) fn layer_without_lock(&self) -> Result<Layer> {
+    pub(crate) fn layer_without_lock(&self) -> Result<Layer> {
         self.layer_by(open_again)
     }
 
@@ -55,7 +55,7 @@ impl StoppedImage {
     }
 
     /// Bytes that it takes on its storage, if that is known.
-    pub(super) fn occupied(&self) -> u64 {
+    pub(crate) fn occupied(&self) -> u64 {
         let blocks = |file: &File| {
             let metadata = file.metadata().ok().filter(|metadata| metadata.is_file());
             metadata.map_or(u64::MAX, |metadata| metadata.blocks().saturating_mul(512))
@@ -70,12 +70,12 @@ impl StoppedImage {
 
 /// The images of a stopped guest's disk, the top one first, as their headers name them. `UNSUPPORTED_IMAGE` when one is
 /// encrypted, or names what is no qcow2 or raw image among those that are `nameable`.
-pub(super) fn of_file(source: &StoppedSource, nameable: &Nameable) -> Result<Vec<StoppedImage>> {
+pub(crate) fn of_file(top: &str, qcow2: bool, nameable: &Nameable) -> Result<Vec<StoppedImage>> {
     let mut images = Vec::new();
-    let mut next = Some((source.path.clone(), open_named(&source.path)?, source.qcow2));
+    let mut next = Some((top.to_owned(), open_named(top)?, qcow2));
     while let Some((path, file, qcow2)) = next {
         if images.len() == DEEPEST {
-            let cause = format!("'{}' stands on more than {DEEPEST} images, or on itself", source.path);
+            let cause = format!("'{top}' stands on more than {DEEPEST} images, or on itself");
             return Err(Error::new(Code::UnsupportedImage, STEP, cause));
         }
         let lock = ImageLock::take(file, &path)?;
@@ -92,7 +92,7 @@ pub(super) fn of_file(source: &StoppedSource, nameable: &Nameable) -> Result<Vec
 }
 
 /// The images of a volume that is about to be replaced, open as `file`: what of them is right is found out by whoever reads them.
-pub(in crate::operation) fn of_old(path: &str, file: File, qcow2: bool) -> Result<Vec<Layer>> {
+pub(crate) fn of_old(path: &str, file: File, qcow2: bool) -> Result<Vec<Layer>> {
     let nameable = Nameable::beside([path]);
     let (mut layers, mut next) = (Vec::new(), Some((path.to_owned(), file, qcow2)));
     while let Some((path, file, qcow2)) = next {
@@ -159,13 +159,13 @@ fn name_of(qcow2: bool) -> &'static str {
 
 /// The file that the data of the image at `path` are in, if not in its own. What else is wrong with the header is told by whoever
 /// reads the image.
-pub(super) fn data_file(path: &str, info: &Info, nameable: &Nameable) -> Result<Option<File>> {
+pub(crate) fn data_file(path: &str, info: &Info, nameable: &Nameable) -> Result<Option<File>> {
     let name = info.data_file.as_deref().filter(|_| info.external_data);
     name.map(|name| Ok(nameable.find(path, "data file", name)?.open()?.1)).transpose()
 }
 
 /// The images of a running domain's disk, as libvirt names them.
-pub(super) fn of_domain(disk: &Disk) -> Result<Vec<Layer>> {
+pub(crate) fn of_domain(disk: &Disk) -> Result<Vec<Layer>> {
     let below = disk.backing.iter().map(|image| (image.source.host_path(), image.format.as_str()));
     let images = std::iter::once((disk.path.as_deref(), disk.format.as_str())).chain(below);
     let named = |(path, format): (Option<&str>, &str)| {
@@ -208,11 +208,7 @@ mod tests {
         let data_file = format!("data_file={}", path("other"));
         qemu_img(&["create", "-q", "-f", "qcow2", "-o", &data_file, &path("split"), "1M"]);
         qemu_img(&["create", "-q", "-f", "qcow2", "-F", "raw", "-b", "other", &path("top")]);
-        let images = |name: &str| {
-            let (volume, file) = (name.to_owned(), format!("root.{name}.qcow2"));
-            let source = StoppedSource { path: path(name), volume, file, qcow2: true, rbd: None, backing: None };
-            of_file(&source, &Nameable::beside([path(name).as_str()]))
-        };
+        let images = |name: &str| of_file(&path(name), true, &Nameable::beside([path(name).as_str()]));
         assert!(images("split").unwrap()[0].data.is_some());
         assert_eq!(images("top").unwrap().len(), 2);
         let writer = File::options().write(true).read(true).open(path("other")).unwrap();

@@ -24,7 +24,7 @@ const COMPLAINT: u64 = 4096;
 
 /// A tool at work; dropped, it is killed.
 #[derive(Debug)]
-pub(super) struct Process {
+pub(crate) struct Process {
     program: &'static str,
     step: &'static str,
     child: Child,
@@ -35,7 +35,7 @@ pub(super) struct Process {
 
 impl Process {
     /// Starts `program` with arguments, and an input, that the `command` has.
-    pub(super) fn start(program: &'static str, step: &'static str, command: &mut Command) -> Result<Process> {
+    pub(crate) fn start(program: &'static str, step: &'static str, command: &mut Command) -> Result<Process> {
         if second_table::is_here() {
             return Err(Error::new(Code::Internal, step, "the process would have the NAS's files"));
         }
@@ -49,27 +49,27 @@ impl Process {
     }
 
     /// Its number.
-    pub(super) fn id(&self) -> u32 {
+    pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }
 
     /// How it ended, if it has.
-    pub(super) fn ended(&mut self) -> Result<Option<ExitStatus>> {
+    pub(crate) fn ended(&mut self) -> Result<Option<ExitStatus>> {
         self.child.try_wait().map_err(|e| Error::io(self.step, self.program, e))
     }
 
     /// What the process that ended says.
-    pub(super) fn result(&mut self, status: ExitStatus) -> Result<()> {
+    pub(crate) fn result(&mut self, status: ExitStatus) -> Result<()> {
         if status.success() { Ok(()) } else { Err(self.failed(status)?) }
     }
 
     /// What it has written to its standard output.
-    pub(super) fn output(&mut self) -> Result<String> {
+    pub(crate) fn output(&mut self) -> Result<String> {
         start_of(&mut self.output, OUTPUT).map_err(|e| Error::io(self.step, self.program, e))
     }
 
     /// Its end as an error.
-    pub(super) fn failed(&mut self, status: ExitStatus) -> Result<Error> {
+    pub(crate) fn failed(&mut self, status: ExitStatus) -> Result<Error> {
         let io = |e| Error::io(self.step, self.program, e);
         let text = start_of(&mut self.complaint, COMPLAINT).map_err(io)?;
         let lines: Vec<_> = text.lines().map(str::trim).collect();
@@ -79,7 +79,7 @@ impl Process {
 
     /// Kills the process because of `error`. One that hangs in the NAS does not die before the NAS answers: it is left
     /// behind, and the guest can't be started as long as it holds the disk's lock.
-    pub(super) fn kill(&mut self, error: Error) -> Error {
+    pub(crate) fn kill(&mut self, error: Error) -> Error {
         let program = self.program;
         if let Err(failed) = self.child.kill() {
             log::warn!("{program} could not be killed: {failed}");
@@ -96,7 +96,7 @@ impl Process {
     }
 
     /// Has it end in order, and waits for that, at most for `limit`.
-    pub(super) fn end(&mut self, limit: Duration) {
+    pub(crate) fn end(&mut self, limit: Duration) {
         let until = Instant::now() + limit;
         while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < until {
             // Once more each time: qemu-nbd forgets one that comes while it opens the image. Can't fail: the process was

@@ -28,7 +28,7 @@ const LINKS: u32 = 40;
 
 /// Opens a disk, or an image of one, that CloudStack or libvirt names, for reading: a regular file or a block device. Links
 /// lead to it, as volumes of LVM and DRBD have them, but none that anybody but root has made.
-pub(super) fn open_named(path: &str) -> Result<File> {
+pub(crate) fn open_named(path: &str) -> Result<File> {
     let opened = open_found(|| look_up(Path::new(path)), |kind| kind.is_file() || kind.is_block_device());
     let refused = || {
         let what = "is no regular file and no block device, or a link that root has not made leads there";
@@ -38,7 +38,7 @@ pub(super) fn open_named(path: &str) -> Result<File> {
 }
 
 /// The path without links of what lies at `path`, and what that is; none when a link leads there that root has not made.
-pub(in crate::operation) fn resolve(path: &Path) -> io::Result<Option<(PathBuf, Metadata)>> {
+pub(crate) fn resolve(path: &Path) -> io::Result<Option<(PathBuf, Metadata)>> {
     let Some(found) = look_up(path)? else { return Ok(None) };
     let path = path_of(&found)?;
     Ok(Some((path, File::from(found).metadata()?)))
@@ -107,7 +107,7 @@ fn look_without_links(path: &Path) -> rustix::io::Result<OwnedFd> {
 }
 
 /// Opens what is open as `file` once more: its locks are not shared.
-pub(super) fn open_again(file: &File) -> io::Result<File> {
+pub(crate) fn open_again(file: &File) -> io::Result<File> {
     Ok(descriptor::open_again(file, READ)?)
 }
 
@@ -137,7 +137,7 @@ fn refused(cause: String) -> Error {
 
 /// The files that the headers of a guest's images may name.
 #[derive(Debug)]
-pub(super) struct Nameable {
+pub(crate) struct Nameable {
     places: Vec<ImageFolder>,
     /// Those that the caller has listed?
     listed: bool,
@@ -161,7 +161,7 @@ enum Files {
 
 /// A file that a header may name.
 #[derive(Debug)]
-pub(super) struct NamedFile<'a> {
+pub(crate) struct NamedFile<'a> {
     /// Its path, as the header has it.
     pub path: String,
     /// Whether it is a qcow2 (raw otherwise), where the caller has told.
@@ -172,14 +172,14 @@ pub(super) struct NamedFile<'a> {
 
 impl Nameable {
     /// What lies in the folders of the disks at `paths`: in CloudStack those of its storage pools, where the templates are, too.
-    pub(super) fn beside<'a>(paths: impl IntoIterator<Item = &'a str>) -> Nameable {
+    pub(crate) fn beside<'a>(paths: impl IntoIterator<Item = &'a str>) -> Nameable {
         let folders: BTreeSet<_> = paths.into_iter().filter_map(|path| Path::new(path).parent()).collect();
         let places = folders.into_iter().filter_map(|folder| ImageFolder::open(folder, Files::Any)).collect();
         Nameable { places, listed: false }
     }
 
     /// These files alone, by path, with whether each is a qcow2 (raw otherwise).
-    pub(super) fn only(files: &BTreeMap<String, bool>) -> Nameable {
+    pub(crate) fn only(files: &BTreeMap<String, bool>) -> Nameable {
         let mut folders: BTreeMap<_, BTreeMap<_, _>> = BTreeMap::new();
         for (path, qcow2) in files {
             if let (Some(folder), Some(name)) = (Path::new(path).parent(), Path::new(path).file_name()) {
@@ -193,7 +193,7 @@ impl Nameable {
     /// The file that the header of the image at `of` means by `name`, by QEMU's rules. `UNSUPPORTED_IMAGE` for whatever is not
     /// the name of one of these files; `what` it is to the image. Names alone are compared: to look up where others lead could
     /// have the host mount something.
-    pub(super) fn find(&self, of: &str, what: &str, name: &str) -> Result<NamedFile<'_>> {
+    pub(crate) fn find(&self, of: &str, what: &str, name: &str) -> Result<NamedFile<'_>> {
         let refuse = |why: &str| {
             let help = if self.listed {
                 "if it belongs to the disk, back that up while the guest runs"
@@ -238,7 +238,7 @@ impl ImageFolder {
 
 impl NamedFile<'_> {
     /// Opens it, if it is a regular file.
-    pub(super) fn open(self) -> Result<(String, File)> {
+    pub(crate) fn open(self) -> Result<(String, File)> {
         let NamedFile { path, folder, not_regular, .. } = self;
         let name = Path::new(&path).file_name().unwrap_or_default();
         let look = || rustix::fs::openat(folder, name, LOOK | OFlags::NOFOLLOW, Mode::empty()).map(Some);

@@ -20,13 +20,13 @@ const STEP: &str = "lock the disk's image";
 
 /// An image that nobody writes to as long as this lives.
 #[derive(Debug)]
-pub(super) struct ImageLock {
+pub(crate) struct ImageLock {
     file: File,
 }
 
 impl ImageLock {
     /// Locks the image that is open as `file`. `DOMAIN_STATE` when somebody writes to it.
-    pub(super) fn take(file: File, path: &str) -> Result<ImageLock> {
+    pub(crate) fn take(file: File, path: &str) -> Result<ImageLock> {
         let io = |error| Error::io(STEP, path, error);
         for byte in [DOES + READ, FORBIDS + WRITE, FORBIDS + RESIZE] {
             sys::share_byte(&file, byte).map_err(io)?;
@@ -44,7 +44,7 @@ impl ImageLock {
     }
 
     /// The image, open for reading.
-    pub(super) fn file(&self) -> &File {
+    pub(crate) fn file(&self) -> &File {
         &self.file
     }
 }

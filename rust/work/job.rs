@@ -11,9 +11,9 @@ use serde::Serialize;
 use crate::error::{Code, Error, Result};
 use crate::nas::deadline::WorkFor;
 use crate::nas::repository::Export;
-use crate::phase::Phase;
-use crate::speed::{self, Speed};
-use crate::steps;
+use crate::work::phase::Phase;
+use crate::work::speed::{self, Speed};
+use crate::work::steps;
 
 /// One running job, as `jobs` shows it and as progress listeners get it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
