@@ -356,7 +356,7 @@ mod tests {
     #[test]
     fn each_device_is_kept_before_one_is_written_to_however_few_threads_there_are() {
         use super::super::kept::Kept;
-        use super::super::output::Points;
+        use super::super::output_path::Points;
         use crate::nas::folder::Folder;
         let (dir, points) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let root = Folder::open_root(points.path()).unwrap();

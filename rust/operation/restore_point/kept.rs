@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 
 use super::clusters::runs;
 use super::gate::Gate;
-use super::output::{ID, Output, Points};
+use super::names::ID;
+use super::output::Output;
+use super::output_path::Points;
 use super::target::{SYNC_EACH, Target};
 use crate::error::{Error, Result};
 use crate::point::Manifest;

@@ -6,9 +6,14 @@ mod copy;
 mod disk;
 mod gate;
 mod in_ceph;
+mod in_use;
 mod kept;
+mod left;
+mod names;
+mod new_file;
 mod old;
 mod output;
+mod output_path;
 mod record;
 mod request;
 mod room;
@@ -40,7 +45,8 @@ use disk::{Disk, Parts};
 use gate::Gate;
 use in_ceph::InCeph;
 use kept::Kept;
-use output::{Output, Points};
+use output::Output;
+use output_path::Points;
 use request::KeepOld;
 pub(super) use request::{Asked, Wanted, check_output};
 pub use request::{
@@ -365,7 +371,7 @@ fn check_verify(source: &mut Source, verify: Option<Verify>) -> Result<()> {
 fn refuse_same(volumes: &[Wanted]) -> Result<()> {
     let mut taken = BTreeSet::new();
     for wanted in volumes {
-        if wanted.rbd.is_none() && !taken.insert(output::resolve(Path::new(&wanted.path))?.0) {
+        if wanted.rbd.is_none() && !taken.insert(output_path::resolve(Path::new(&wanted.path))?.0) {
             return Err(Error::invalid("output.path", format!("'{}' is the output of two disks", wanted.path)));
         }
     }

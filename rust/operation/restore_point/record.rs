@@ -11,7 +11,11 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, FileType};
 use serde::{Deserialize, Serialize};
 
-use super::output::{self, InUse, Output};
+use super::in_use::InUse;
+use super::left;
+use super::names;
+use super::output::Output;
+use super::output_path;
 use crate::error::{Code, Error, Result, called};
 use crate::nas::apart::Descriptor;
 use crate::nas::folder::{FILE_MODE, Folder};
@@ -135,14 +139,14 @@ impl Entry {
 
     /// Could we have written it? Else it may be meant to have any file removed.
     fn is_possible(&self) -> bool {
-        !self.name.contains('/') && output::is_beside(&self.name, &self.beside)
+        !self.name.contains('/') && names::is_beside(&self.name, &self.beside)
     }
 }
 
 /// Finishes what a killed call has left on the outputs at these paths, or forgets it: what the record says of others, somebody
 /// else may have by now, and is not touched.
 pub(super) fn finish_left<'a>(paths: impl Iterator<Item = &'a Path>) -> Result<()> {
-    let asked: BTreeSet<_> = paths.map(|path| Ok(output::resolve(path)?.0)).collect::<Result<_>>()?;
+    let asked: BTreeSet<_> = paths.map(|path| Ok(output_path::resolve(path)?.0)).collect::<Result<_>>()?;
     for path in &asked {
         let (Some(parent), Some(name)) = (path.parent(), path.file_name().and_then(|name| name.to_str())) else {
             continue;
@@ -165,7 +169,7 @@ fn read(folder: &Folder, name: &str) -> Result<Option<Record>> {
     };
     let mut text = String::new();
     let read = file.with(|file| file.take(LONGEST).read_to_string(&mut text));
-    let ours = output::is_owned_by_us(folder, &file)?;
+    let ours = left::is_owned_by_us(folder, &file)?;
     let known = read.ok().and_then(|_| {
         let (hash, text) = text.split_once('\n')?;
         let record: Record = serde_json::from_str(text).ok()?;
@@ -201,7 +205,7 @@ struct Left<'a> {
     beside: Option<File>,
     found: Found,
     // nobody else writes it meanwhile
-    _lock: Option<output::Lock>,
+    _lock: Option<left::Lock>,
     // and no guest opens what has the name
     _held: Option<InUse>,
 }
@@ -256,7 +260,7 @@ fn look<'a>(entry: &'a Entry, record: &Record) -> Result<Left<'a>> {
         opened => opened?,
     };
     let waiting = beside.as_ref().filter(is_new);
-    let lock = named.or(waiting).map(|(file, _)| output::lock_left(&folder, &entry.name, file)).transpose()?.flatten();
+    let lock = named.or(waiting).map(|(file, _)| left::lock_left(&folder, &entry.name, file)).transpose()?.flatten();
     let (now, of_the_new) = (there.as_ref().map(|(_, state)| state), waiting.map(|(_, state)| state));
     // before the first got its name it lay beside each: where it does not, none has one, or somebody has written it
     let is_recorded = waiting.is_some() && read(&folder, &entry.name)?.as_ref() == Some(record);
@@ -383,7 +387,7 @@ mod tests {
         let (victim, names) = (elsewhere.path().join("victim"), [dir.path().join("x"), dir.path().join("y")]);
         std::fs::write(&victim, "whose").unwrap();
         let points = Folder::open_root(elsewhere.path()).unwrap();
-        let points = output::Points::of(&points, &points).unwrap();
+        let points = output_path::Points::of(&points, &points).unwrap();
         let record = dir.path().join(record_of("x"));
         let plants: [&dyn Fn() -> io::Result<()>; 4] = [
             &|| std::os::unix::fs::symlink(&victim, &record),

@@ -1,0 +1,83 @@
+//! A file or device that no guest can open meanwhile.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
+use super::output_path::{STEP, refused};
+use crate::error::{Code, Error, Result};
+use crate::nas::folder::Folder;
+use crate::sys;
+
+/// A file or device that no guest can open meanwhile: QEMU's image lock is held, as by one who writes.
+#[derive(Debug)]
+pub(super) struct InUse {
+    pub(super) file: File,
+    pub(super) path: PathBuf,
+}
+
+/// QEMU's lock bytes (docs/system/qemu-block-drivers: "Disk image file locking"): what a user does, and what it lets
+/// nobody else do; the permissions to read, to write and to resize.
+const DOES: i64 = 100;
+const FORBIDS: i64 = 200;
+const PERMISSIONS: [i64; 3] = [0, 1, 3];
+/// How often, and after which pause, it is looked again whether somebody holds an output.
+const HELD_TRIES: u32 = 10;
+const HELD_PAUSE: Duration = Duration::from_millis(20);
+
+impl InUse {
+    /// `DOMAIN_STATE` when a guest, or a tool of QEMU, has it open.
+    pub(super) fn take(file: File, path: &Path) -> Result<InUse> {
+        let io = |error| Error::io(STEP, path, error);
+        for permission in PERMISSIONS {
+            sys::share_byte(&file, DOES + permission).map_err(io)?;
+            sys::share_byte(&file, FORBIDS + permission).map_err(io)?;
+        }
+        let is_held = || -> io::Result<bool> {
+            let bytes = PERMISSIONS.iter().flat_map(|permission| [DOES + permission, FORBIDS + permission]);
+            bytes.map(|byte| sys::byte_is_locked(&file, byte)).try_fold(false, |held, byte| Ok(held || byte?))
+        };
+        // what an earlier call had open, a program that is just being started has for a moment, too
+        let mut tries = 0;
+        while is_held().map_err(io)? {
+            if tries == HELD_TRIES {
+                let cause = format!("'{}' is in use: does the guest run?", path.display());
+                return Err(Error::new(Code::DomainState, STEP, cause));
+            }
+            tries += 1;
+            thread::sleep(HELD_PAUSE);
+        }
+        Ok(InUse { file, path: path.to_owned() })
+    }
+
+    /// Opens the block device `path` for a disk of `size` bytes.
+    pub(super) fn open_device(path: &Path, raw: bool, size: u64) -> Result<InUse> {
+        if !raw {
+            return Err(refused(path, "is a block device, which takes the format 'raw' only"));
+        }
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+            return Err(refused(path, "is no device's name"));
+        };
+        // exclusive: not mounted, and part of nothing
+        let flags = OFlags::RDWR | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let opened = rustix::fs::openat(&Folder::open_without_links(parent)?, name, flags, Mode::empty());
+        let file = File::from(opened.map_err(|error| match error {
+            Errno::BUSY => Error::new(Code::Busy, STEP, format!("'{}' is in use", path.display())),
+            error => Error::io(STEP, path, io::Error::from(error)),
+        })?);
+        if !file.metadata().map_err(|e| Error::io(STEP, path, e))?.file_type().is_block_device() {
+            return Err(refused(path, "is no block device any more"));
+        }
+        let length = crate::qcow2::Source::length(&file).map_err(|e| Error::io(STEP, path, e))?;
+        if length < size {
+            return Err(refused(path, &format!("has {length} bytes, the disk {size}")));
+        }
+        InUse::take(file, path)
+    }
+}

@@ -1,0 +1,400 @@
+//! A file that is written beside the name that it is to have.
+
+use std::fs::Metadata;
+use std::path::Path;
+
+use log::Level;
+use rustix::fs::{Gid, Mode, Uid};
+use rustix::io::Errno;
+
+use super::in_use::InUse;
+use super::left::{Lock, lock_exclusively, remove_left};
+use super::names::{ID, beside, is_beside, is_kept, kept, kept_beside};
+use super::output_path::{STEP, refused};
+use crate::error::{Code, Error, Result, called};
+use crate::lacking;
+use crate::nas::apart::{AnyFile, Apart, Descriptor};
+use crate::nas::folder::{FILE_MODE, Folder};
+use crate::nas::lock::{Locked, lock_file};
+use crate::point::Manifest;
+use crate::work::steps;
+
+const PUBLISH: &str = "publish the output";
+
+/// A file beside the name that it is to have.
+#[derive(Debug)]
+pub(super) struct NewFile {
+    pub(super) folder: Folder,
+    pub(super) name: String,
+    /// Its name until it is published; none afterwards.
+    pub(super) beside: Option<String>,
+    pub(super) file: Apart,
+    /// The file that it replaces.
+    pub(super) old: Option<InUse>,
+    // closed last: until then no other call writes for the name
+    lock: Option<Lock>,
+}
+
+impl NewFile {
+    pub(super) fn make(path: &Path, old: Option<Metadata>) -> Result<NewFile> {
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name().and_then(|name| name.to_str())) else {
+            return Err(refused(path, "is no file's name"));
+        };
+        let folder = Folder::open_without_links(parent)?;
+        let old = old.map(|_| InUse::take(folder.open_file_in(name)?, path)).transpose()?;
+        let beside = format!("{}-{}", beside(name), &Manifest::new_point_id()?[..ID]);
+        let file = folder.create_file(&beside, FILE_MODE)?;
+        let mut new = NewFile { folder, name: name.to_owned(), beside: Some(beside), file, old, lock: None };
+        new.keep_others_out()?;
+        Ok(new)
+    }
+
+    /// Removes what calls that were killed have left. `BUSY` while another call writes for that name; of two that begin at
+    /// once it may be neither.
+    fn keep_others_out(&mut self) -> Result<()> {
+        let NewFile { folder, name, beside: Some(own), file, .. } = self else { return Ok(()) };
+        let path = folder.path.join(&*name);
+        let busy = |by: &str| {
+            let by = folder.path.join(by);
+            let cause = format!("another call writes '{}': '{}' is locked", path.display(), by.display());
+            Error::new(Code::Busy, STEP, cause)
+        };
+        // whoever writes it holds the lock, too, and no drop takes that away
+        let (Locked::InRepository(lock) | Locked::OnHost(lock)) =
+            lock_file(folder, &beside(name), AnyFile::from(file.clone()), lock_exclusively)?.map_err(|error| {
+                match error {
+                    Errno::WOULDBLOCK => busy(own),
+                    error => Error::io(STEP, &path, called("flock")(error.into())),
+                }
+            })?;
+        self.lock = Some(lock);
+        let left = folder.names_that(|left| left.to_str().is_some_and(|left| left != own && is_beside(name, left)))?;
+        for left in left.iter().filter_map(|left| left.to_str()) {
+            if !remove_left(folder, left, name, file)? {
+                return Err(busy(left));
+            }
+        }
+        // another call may have taken it for one that was left, before it was locked
+        folder.check_is(STEP, &*own, file).map_err(|_| busy(own))?;
+        self.forget_kept()
+    }
+
+    /// Takes the names away that a killed call was to keep what it replaces under: it was not replaced.
+    fn forget_kept(&self) -> Result<()> {
+        let NewFile { folder, name, old: Some(old), .. } = self else { return Ok(()) };
+        let links = rustix::fs::fstat(&old.file).map_err(|e| Error::io(STEP, &old.path, e))?.st_nlink;
+        if links < 2 {
+            return Ok(());
+        }
+        let all = folder.names_that(|other| other.to_str().is_some_and(|other| is_kept(name, other)))?;
+        for left in all.iter().filter_map(|left| left.to_str()) {
+            if folder.check_is(STEP, left, &old.file).is_ok() {
+                log::info!("removing '{}', another name of the volume", folder.path.join(left).display());
+                folder.remove_file(&old.file, left)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The path that the file that it replaces can be kept under, as is tried; none if it replaces none.
+    pub(super) fn name_to_keep(&self) -> Result<Option<String>> {
+        let NewFile { folder, name, old: Some(old), .. } = self else { return Ok(None) };
+        let kept = format!("{}{}", kept(name), &Manifest::new_point_id()?[..ID]);
+        // not all storage has second names, and once all is copied it would be late to see that
+        let tried = folder.link(&old.file, name, &kept).and_then(|()| folder.remove_file(&old.file, &kept));
+        let why = "keepOld: what is replaced is kept by a second name, which its storage does not give it";
+        tried.map_err(|e| Error { cause: format!("{why}: {}", e.cause), ..e })?;
+        Ok(Some(folder.path.join(kept).display().to_string()))
+    }
+
+    /// Gives what it replaces that name, too.
+    pub(super) fn keep_old(&self, kept: &str) -> Result<()> {
+        let (NewFile { folder, name, old: Some(old), .. }, Some(kept)) = (self, kept.rsplit('/').next()) else {
+            return Ok(());
+        };
+        folder.link(&old.file, name, kept)
+    }
+
+    /// Has what it replaces its name still? Who has put something else there may be using it.
+    pub(super) fn check_old(&self) -> Result<()> {
+        let NewFile { folder, name, old: Some(old), .. } = self else { return Ok(()) };
+        folder.check_is(PUBLISH, name, &old.file)
+    }
+
+    /// Takes that name away again, unless it is the only one by now.
+    pub(super) fn forget_old(&self, kept: &str) -> Result<()> {
+        let (NewFile { folder, old: Some(old), .. }, Some(kept)) = (self, kept.rsplit('/').next()) else {
+            return Ok(());
+        };
+        if self.check_old().is_err() { Ok(()) } else { folder.remove_file(&old.file, kept) }
+    }
+
+    /// Removes what killed calls have left beside the names that what is called `name` was to be kept under.
+    pub(super) fn remove_left_of_kept(&self, name: &str) -> Result<()> {
+        let NewFile { folder, file, beside: Some(own), .. } = self else { return Ok(()) };
+        let all = folder.names_that(|left| left.to_str().is_some_and(|left| kept_beside(name, left).is_some()))?;
+        for left in all.iter().filter_map(|left| left.to_str()).filter(|left| left != own) {
+            // a call that lives holds its lock; where there are no locks it is not known, and nothing goes
+            let lock = |left: Apart| lock_exclusively(left.into()).is_ok();
+            if let Some(output) = kept_beside(name, left)
+                && folder.open_for_writing(left).is_ok_and(lock)
+            {
+                remove_left(folder, left, output, file)?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn settle(&mut self) -> Result<()> {
+        let path = self.folder.path.join(&self.name);
+        let io = |error| Error::io(PUBLISH, &path, error);
+        if let Some(InUse { file, path: old }) = &self.old {
+            // whoever may read or write the volume may do so afterwards
+            let stat = rustix::fs::fstat(file).map_err(|e| Error::io(PUBLISH, old, e))?;
+            let (owner, group) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
+            let owned = self.file.with(|file| rustix::fs::fchown(file, Some(owner), Some(group)));
+            settle(&self.folder, "chown", owned).map_err(|e| io(e.into()))?;
+            let moded = self.file.with(|file| rustix::fs::fchmod(file, Mode::from_raw_mode(stat.st_mode & 0o777)));
+            settle(&self.folder, "chmod", moded).map_err(|e| io(e.into()))?;
+        }
+        self.file.sync_all().map_err(|e| io(called("fsync")(e)))
+    }
+
+    pub(super) fn publish(&mut self) -> Result<()> {
+        steps::at("give an output its name");
+        let Some(beside) = &self.beside else { return Ok(()) };
+        if let Some(old) = &self.old {
+            self.folder.check_is(PUBLISH, &self.name, &old.file)?;
+            self.folder.replace(&self.file, beside, &self.name)?;
+        } else {
+            self.folder.name_beside_others(&self.file, beside, &self.name)?;
+        }
+        self.beside = None;
+        self.folder.sync()
+    }
+
+    pub(super) fn remove(&mut self) -> Result<()> {
+        match self.beside.take() {
+            Some(beside) => self.folder.remove_file(&self.file, &beside),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for NewFile {
+    fn drop(&mut self) {
+        if let Err(error) = self.remove() {
+            log::warn!("a partial output is left: {error}");
+        }
+    }
+}
+
+/// Where a server decides who may do what, it has done so for the old file and for the new one alike.
+fn settle(folder: &Folder, what: &'static str, set: rustix::io::Result<()>) -> rustix::io::Result<()> {
+    set.or_else(|error| {
+        if !lacking::is_unsettable(error) {
+            return Err(error);
+        }
+        lacking::tell(Level::Info, folder, what, error, "what is made there has the rights that the server gives it");
+        Ok(())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File};
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+    use crate::qcow2::Storage;
+    use std::os::unix::fs::{PermissionsExt, chown, symlink};
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+
+    const TEXT: &str = "somebody else's";
+
+    fn names(dir: &Path) -> Vec<String> {
+        let mut names: Vec<_> =
+            fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    fn make(path: &Path) -> Result<NewFile> {
+        NewFile::make(path, fs::metadata(path).ok())
+    }
+
+    fn write(path: &Path) -> Result<()> {
+        let mut new = make(path)?;
+        new.file.write_at(b"flattened", 0).unwrap();
+        new.settle()?;
+        new.publish()
+    }
+
+    #[test]
+    #[ignore = "needs a lab: root, QEMU"]
+    fn what_somebody_has_planted_beside_the_name_is_neither_written_nor_taken_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, victim) = (dir.path().join("x"), dir.path().join("victim"));
+        fs::write(&victim, TEXT).unwrap();
+        let planted = [".x.nasbackup", ".x.nasbackup-0123456789abcdef"].map(|name| dir.path().join(name));
+        type Plant = (&'static str, fn(&Path, &Path));
+        let plants: [Plant; 4] = [
+            ("a second name of another image", |victim, at| fs::hard_link(victim, at).unwrap()),
+            ("a link to another image", |victim, at| symlink(victim, at).unwrap()),
+            ("a file that everybody may write", |_, at| {
+                fs::write(at, TEXT).unwrap();
+                fs::set_permissions(at, fs::Permissions::from_mode(0o666)).unwrap();
+                chown(at, Some(65534), Some(65534)).unwrap();
+            }),
+            ("a folder", |_, at| fs::create_dir(at).unwrap()),
+        ];
+        for (what, plant) in plants {
+            for at in &planted {
+                plant(&victim, at);
+            }
+            for _ in 0..2 {
+                write(&path).unwrap_or_else(|error| panic!("{what}: {error}"));
+                assert_eq!(fs::read(&path).unwrap(), b"flattened", "{what}");
+                let metadata = fs::metadata(&path).unwrap();
+                assert_eq!((metadata.mode() & 0o7777, metadata.uid()), (0o600, 0), "{what}");
+            }
+            assert_eq!(fs::read(&victim).unwrap(), TEXT.as_bytes(), "{what}");
+            fs::remove_file(&path).unwrap();
+            assert_eq!(names(dir.path()).len(), 3, "{what}");
+            for at in &planted {
+                fs::remove_file(at).or_else(|_| fs::remove_dir(at)).unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_killed_call_has_left_goes_and_what_a_living_one_writes_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x");
+        let others = [".x.nasbackup-y.nasbackup-0123456789abcdef", ".x.nasbackup.old", ".y.nasbackup"];
+        for name in [".x.nasbackup", ".x.nasbackup-0123456789abcdef"].into_iter().chain(others) {
+            fs::write(dir.path().join(name), TEXT).unwrap();
+        }
+        let living = make(&path).unwrap();
+        let mut left = [&[living.beside.as_deref().unwrap()][..], &others].concat();
+        left.sort_unstable();
+        assert_eq!(names(dir.path()), left);
+        assert_eq!(make(&path).unwrap_err().code, Code::Busy);
+        assert_eq!(names(dir.path()), left);
+        drop(living);
+        write(&path).unwrap();
+        assert_eq!(names(dir.path()).len(), 4);
+    }
+
+    #[test]
+    fn a_file_that_looks_as_if_a_call_wrote_it_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let planted = dir.path().join(".x.nasbackup-0123456789abcdef");
+        fs::write(&planted, TEXT).unwrap();
+        let _lock = lock_exclusively(File::open(&planted).unwrap().into()).unwrap();
+        let error = write(&dir.path().join("x")).unwrap_err();
+        assert!(error.code == Code::Busy && error.cause.contains(planted.to_str().unwrap()), "{error}");
+        assert_eq!(fs::read(&planted).unwrap(), TEXT.as_bytes());
+    }
+
+    #[test]
+    fn a_call_that_was_killed_between_its_two_names_leaves_no_second_one_for_long() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x");
+        write(&path).unwrap();
+        fs::hard_link(&path, dir.path().join(".x.nasbackup-0123456789abcdef")).unwrap();
+        write(&path).unwrap();
+        assert_eq!((names(dir.path()), fs::read(&path).unwrap()), (vec!["x".to_owned()], b"flattened".to_vec()));
+    }
+
+    #[test]
+    fn the_rights_of_the_volume_are_taken_over_but_for_those_of_a_program() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x");
+        fs::write(&path, TEXT).unwrap();
+        chown(&path, Some(65534), Some(65534)).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o6640)).unwrap();
+        write(&path).unwrap();
+        let metadata = fs::metadata(&path).unwrap();
+        assert_eq!((metadata.mode() & 0o7777, metadata.uid(), metadata.gid()), (0o640, 65534, 65534));
+    }
+
+    /// Whoever may write to the folder gives the partial output's name to another image, all the time.
+    #[test]
+    fn however_names_are_exchanged_nothing_else_is_written_to() {
+        let (dir, outside) = (tempfile::tempdir_in("/dev/shm").unwrap(), tempfile::tempdir().unwrap());
+        let victims = [dir.path().join("victim"), outside.path().join("victim")];
+        victims.iter().for_each(|victim| fs::write(victim, TEXT).unwrap());
+        let (path, done) = (dir.path().join("x"), AtomicBool::new(false));
+        let exchange = || {
+            let planted = dir.path().join("planted");
+            for name in names(dir.path()).iter().filter(|name| is_beside("x", name)) {
+                _ = symlink(&victims[1], &planted);
+                _ = fs::rename(&planted, dir.path().join(name));
+                _ = fs::hard_link(&victims[0], &planted);
+                _ = fs::rename(&planted, dir.path().join(name));
+                _ = fs::remove_file(dir.path().join(name));
+            }
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Relaxed) {
+                    exchange()
+                }
+            });
+            for _ in 0..1_000 {
+                if write(&path).is_ok() {
+                    assert_eq!(fs::read(&path).unwrap(), b"flattened");
+                }
+                fs::remove_file(&path).ok();
+            }
+            done.store(true, Relaxed);
+        });
+        for victim in victims {
+            assert_eq!(fs::read(victim).unwrap(), TEXT.as_bytes());
+        }
+    }
+
+    /// The partial output is exchanged for a link to another image, and back, while it gets its name.
+    #[test]
+    fn however_names_are_exchanged_the_name_becomes_that_of_nothing_else() {
+        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+        let [path, victim, planted] = ["x", "victim", "planted"].map(|name| dir.path().join(name));
+        fs::write(&victim, TEXT).unwrap();
+        symlink(&victim, &planted).unwrap();
+        let published = AtomicUsize::new(0);
+        for _ in 0..1_000 {
+            let mut new = make(&path).unwrap();
+            new.file.write_at(b"flattened", 0).unwrap();
+            let (beside, begun, done) =
+                (dir.path().join(new.beside.as_ref().unwrap()), AtomicBool::new(false), AtomicBool::new(false));
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    while !done.load(Relaxed) {
+                        _ = renameat_with(CWD, &beside, CWD, &planted, RenameFlags::EXCHANGE);
+                        begun.store(true, Relaxed);
+                    }
+                });
+                while !begun.load(Relaxed) {
+                    std::hint::spin_loop();
+                }
+                published.fetch_add(usize::from(new.publish().is_ok()), Relaxed);
+                done.store(true, Relaxed);
+            });
+            // whatever was told, what has the name is the output
+            if path.symlink_metadata().is_ok() {
+                assert!(path.symlink_metadata().unwrap().is_file(), "a link has got the name");
+                fs::remove_file(&path).unwrap();
+            }
+            drop(new);
+            for left in [&beside, &planted] {
+                fs::remove_file(left).ok();
+            }
+            symlink(&victim, &planted).unwrap();
+        }
+        assert!(published.load(Relaxed) > 0);
+        assert_eq!(fs::read(&victim).unwrap(), TEXT.as_bytes());
+    }
+}
