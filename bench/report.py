@@ -2,6 +2,7 @@
 """report.py OUT: makes OUT/results.json, OUT/results.md and plots (SVG) of the samples in OUT/samples."""
 
 import json
+import os
 import platform
 import sys
 from pathlib import Path
@@ -224,7 +225,8 @@ def machine():
     with open("/proc/meminfo") as info:
         memory = int(info.readline().split()[1]) // MIB
     return {"cpu": cpu, "cores": len([line for line in open("/proc/cpuinfo") if line.startswith("processor")]),
-            "memory_gib": memory, "kernel": platform.release()}
+            "memory_gib": memory, "kernel": platform.release(),
+            "accelerator": os.environ.get("NASBACKUP_LAB_ACCELERATOR", "tcg")}
 
 
 def text(value, unit="", digits=3):
@@ -273,8 +275,8 @@ def markdown(results):
     m, rows = results["machine"], results["operations"]
     parts = [
         "# Benchmark\n",
-        f"{m['cores']} cores of {m['cpu']}, {m['memory_gib']} GiB, Linux {m['kernel']}. Begin of each section (UTC), and load"
-        f" average then: {'; '.join(f'{name} {at[:16]}, {load:.1f}' for name, (at, load) in results['sections'].items())}."
+        f"{m['cores']} cores of {m['cpu']}, {m['memory_gib']} GiB, Linux {m['kernel']}, Linux guests by {m['accelerator']}."
+        f" Begin of each section (UTC), and load average then: {'; '.join(f'{name} {at[:16]}, {load:.1f}' for name, (at, load) in results['sections'].items())}."
         " Seconds: median (least..most). docs/benchmark.md says how each figure is made.\n",
         "## What must hold\n",
         table(["", "found", ""], [[b["must_hold"], text(b["found"], b["unit"], 2), "holds" if b["holds"] else "**does not hold**"]

@@ -239,6 +239,11 @@ fn random_uuid() -> String {
     std::fs::read_to_string("/proc/sys/kernel/random/uuid").unwrap().trim_end().to_owned()
 }
 
+/// Does the lab's guest with Linux run by KVM? (`tests/lab/accelerator`)
+fn is_accelerated() -> bool {
+    std::env::var("NASBACKUP_LAB_ACCELERATOR").is_ok_and(|by| by == "kvm")
+}
+
 /// Firmware that halts the processor, for a guest without a system to start: QEMU's own takes one of the machine's cores for a second,
 /// emulated, to find that out.
 fn firmware_that_halts() -> &'static Path {
@@ -385,9 +390,10 @@ impl Guest {
         let scsi = format!("<controller type='scsi' model='virtio-scsi'>{}</controller>", self.scsi);
         let scsi = if disks.contains("bus='scsi'") { scsi } else { String::new() };
         let is_free = !self.confined && std::env::var_os("NASBACKUP_VM").is_some();
+        let kind = if self.boot.starts_with("<kernel>") && is_accelerated() { "kvm" } else { "qemu" };
         let label = if is_free { "<seclabel type='none' model='apparmor'/>" } else { "" };
         format!(
-            "<domain type='qemu'><name>{name}</name><uuid>{uuid}</uuid><memory unit='MiB'>{memory}</memory><vcpu>1</vcpu>\
+            "<domain type='{kind}'><name>{name}</name><uuid>{uuid}</uuid><memory unit='MiB'>{memory}</memory><vcpu>1</vcpu>\
              {elements}<os{os}><type arch='x86_64' machine='{machine}'>hvm</type>{boot}</os><features><acpi/></features>\
              <on_crash>preserve</on_crash><devices>{scsi}{disks}{devices}<memballoon model='none'/></devices>{label}</domain>"
         )

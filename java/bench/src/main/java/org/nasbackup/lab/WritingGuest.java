@@ -55,7 +55,9 @@ final class WritingGuest implements AutoCloseable {
     }
 
     void start() {
-        String xml = "<domain type='qemu'><name>" + name + "</name><memory unit='MiB'>128</memory><vcpu>1</vcpu>"
+        String type = "kvm".equals(System.getenv("NASBACKUP_LAB_ACCELERATOR")) ? "kvm" : "qemu";
+        String xml = "<domain type='" + type + "'><name>" + name
+                + "</name><memory unit='MiB'>128</memory><vcpu>1</vcpu>"
                 + "<os><type arch='x86_64' machine='q35'>hvm</type><kernel>" + folder + "/vmlinuz</kernel><initrd>"
                 + folder + "/initrd</initrd><cmdline>console=ttyS0 quiet panic=-1 mitigations=off nokaslr tsc=reliable"
                 + " rdinit=/writer what=" + what + "</cmdline></os><features><acpi/></features><devices>"
