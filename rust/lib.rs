@@ -28,6 +28,7 @@ mod process;
 pub mod qcow2;
 mod qemu;
 mod random;
+pub mod second_table;
 pub mod sys;
 mod user;
 pub mod work;

@@ -11,9 +11,9 @@ use log4rs::encode::pattern::PatternEncoder;
 
 use crate::config::Config;
 use crate::error::{Code, Error, Result};
-use crate::nas::second_table;
 use crate::panics;
 use crate::plain::plain;
+use crate::second_table;
 
 static HANDLE: Mutex<Option<log4rs::Handle>> = Mutex::new(None);
 

@@ -9,7 +9,7 @@ use rustix::fs::MemfdFlags;
 use rustix::process::{Pid, Signal};
 
 use crate::error::{Code, Error, Result};
-use crate::nas::second_table;
+use crate::second_table;
 
 /// Between two looks at a process that is to end.
 const TICK: Duration = Duration::from_millis(50);

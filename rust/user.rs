@@ -14,7 +14,7 @@ use rustix::process::{DumpableBehavior, dumpable_behavior, set_dumpable_behavior
 use rustix::thread::{CapabilitySet, Gid, capabilities, set_capabilities, set_thread_groups, set_thread_res_gid};
 
 use crate::error::{Code, Error, Result};
-use crate::nas::second_table;
+use crate::second_table;
 use crate::sys;
 
 /// Does something on a thread that takes on the user's rights to files and ends with them. The inner error says that it could

@@ -7,8 +7,8 @@ use super::{Engine, pull};
 use crate::config::Config;
 use crate::error::{Code, Error, Result};
 use crate::libvirt::Domain;
-use crate::nas::deadline::ask;
 use crate::nbd;
+use crate::work::deadline::ask;
 
 /// How long libvirt may take to say its version.
 const VERSION_LIMIT: Duration = Duration::from_secs(60);

@@ -10,7 +10,7 @@ use super::incident::{Incident, JobDisk};
 use super::leftover;
 use crate::error::{Code, Error, Result};
 use crate::libvirt::{self, Domain, Event, JobPicture, JobState, State, Subscription};
-use crate::nas::deadline::{ask, bounded_for_guest, within_call};
+use crate::work::deadline::{ask, bounded_for_guest, within_call};
 use crate::work::job::Reporter;
 
 /// How long libvirt may take to begin or to abort.

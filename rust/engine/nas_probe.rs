@@ -6,7 +6,7 @@ use rustix::fs::OFlags;
 
 use crate::error::{Code, Error, Result};
 use crate::nas::apart::{Apart, Descriptor};
-use crate::nas::deadline;
+use crate::work::deadline;
 
 /// How long the NAS may take to say how large its file system is.
 pub(super) const PROBE_LIMIT: Duration = Duration::from_secs(20);

@@ -13,9 +13,9 @@ use super::shared::Shared;
 use super::socket::Socket;
 use super::writer::{CopyTarget, Piece, REQUEST, STOP, Slot, Writer, WriterEnds, Written, send};
 use crate::error::{Code, Error, Result};
-use crate::nas::deadline::{self, Background};
 use crate::nas::session::Session;
 use crate::qcow2::{self, CLUSTER, Dirty, View};
+use crate::work::deadline::{self, Background};
 use crate::work::job::Reporter;
 
 /// What an error says of a reader that was left behind.

@@ -20,8 +20,8 @@ use super::writer::{CopyTarget, Writer, Written};
 use crate::config::LEAST_SCRATCH;
 use crate::error::{Code, Error, Result};
 use crate::libvirt::{Event, State};
-use crate::nas::deadline::{self, Background, bounded_for_host, within_call};
 use crate::nas::session::Session;
+use crate::work::deadline::{self, Background, bounded_for_host, within_call};
 use crate::work::job::Reporter;
 
 /// How long an abort waits until the reader has fetched the replies that are due: a guest that runs out of scratch can't wait

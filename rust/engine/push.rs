@@ -13,7 +13,7 @@ use super::nas_probe::{NasProbe, PROBE_LIMIT};
 use crate::error::{Code, Error, Result};
 use crate::libvirt::{Domain, Event, JobPicture, JobState, State};
 use crate::nas::apart::{Apart, Descriptor};
-use crate::nas::deadline::{self, Background, ask, start_for_the_guest, within_call};
+use crate::work::deadline::{self, Background, ask, start_for_the_guest, within_call};
 use crate::work::job::Reporter;
 
 /// How long QEMU may take to report that its targets are closed before the library asks libvirt instead.

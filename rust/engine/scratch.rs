@@ -18,9 +18,9 @@ use crate::config::Config;
 use crate::error::{Code, Error, Result};
 use crate::host;
 use crate::libvirt::{Domain, Emulator};
-use crate::nas::deadline::{WorkFor, ask, bounded_for_host};
 use crate::nas::folder::Folder;
 use crate::user::refuse_writable_by_others;
+use crate::work::deadline::{WorkFor, ask, bounded_for_host};
 use crate::{qcow2, random};
 
 const STEP: &str = "make the scratch folder";
@@ -400,7 +400,7 @@ fn domain_of(folder: &Folder) -> Result<Option<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nas::deadline::bounded;
+    use crate::work::deadline::bounded;
     use rustix::fs::{CWD, FileType, Mode};
 
     fn config(folder: &Path) -> Config {

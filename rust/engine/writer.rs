@@ -13,10 +13,10 @@ use super::pace;
 use super::shared::Shared;
 use crate::error::{Code, Error, Result};
 use crate::nas::apart::Apart;
-use crate::nas::deadline::{self, Background};
 use crate::nas::session::Session;
 use crate::point::fingerprints::{self, Base, Content, Fingerprints, Recorder, State};
 use crate::qcow2::{CLUSTER, Stream, hash_rest};
+use crate::work::deadline::{self, Background};
 
 const STEP: &str = "write the target";
 

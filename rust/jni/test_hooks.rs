@@ -77,7 +77,7 @@ fn run_job<'l>(
     with_listener(env, &listener, |tell| {
         let nas =
             Repository { kind: Some("dir".to_owned()), address: Some("/nas".to_owned()), ..Repository::default() };
-        let job = job::start(id, "takeBackup", &Repository::check(Some(nas))?, Some("i-2-10-VM".to_owned()))?;
+        let job = job::start(id, "takeBackup", Repository::check(Some(nas))?, Some("i-2-10-VM".to_owned()))?;
         let total = u64::try_from(reports).unwrap_or(0);
         for done in 1..=total {
             job.progress(done, total);

@@ -9,10 +9,10 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, OFlags, Stat};
 use rustix::io::DupFlags;
 
-use super::second_table::{Pool, first_number, pool};
 use crate::descriptor;
 use crate::error::called;
 use crate::qcow2::{Source, Storage};
+use crate::second_table::{Pool, first_number, pool};
 
 /// A file with a descriptor in one of the two tables.
 pub trait Descriptor {
@@ -143,7 +143,7 @@ impl Apart {
     }
 
     /// Runs `work` in the second table, with this file and a copy of `other` that is valid there.
-    pub(super) fn with_lent<T: Send>(
+    pub(crate) fn with_lent<T: Send>(
         &self,
         other: &File,
         work: impl FnOnce(&File, &File) -> io::Result<T> + Send,

@@ -11,7 +11,7 @@ use std::time::Duration;
 use rustix::fs::MemfdFlags;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 
-use super::second_table;
+use crate::second_table;
 use crate::sys;
 
 /// How long a killed process may take to be gone.

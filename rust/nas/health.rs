@@ -6,12 +6,12 @@ use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::deadline;
 use super::mounts;
 use super::repository::Export;
 use crate::config::{self, Config};
 use crate::error::{Code, Error, Result};
 use crate::panics::caught;
+use crate::work::deadline;
 
 const STEP: &str = "open the repository";
 /// How long a call waits for a new question's answer: a NAS that has recovered answers in this time.

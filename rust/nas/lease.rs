@@ -21,11 +21,11 @@ use rustix::fs::{AtFlags, FileType};
 use rustix::io::Errno;
 
 use super::apart::{Apart, Descriptor};
-use super::deadline::{self, Background};
 use super::folder::{FILE_MODE, Folder};
 use super::purpose::Purpose;
 use crate::error::{Code, Error, Result, called};
 use crate::qcow2::Storage;
+use crate::work::deadline::{self, Background};
 
 /// The claim of whoever makes, changes or removes points.
 const WRITER: &str = ".nasbackup.lease";

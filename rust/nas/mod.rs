@@ -2,7 +2,6 @@
 
 pub mod apart;
 mod command;
-pub mod deadline;
 pub(crate) mod denied;
 pub mod folder;
 pub mod health;
@@ -19,7 +18,6 @@ pub mod path;
 pub mod purpose;
 pub mod removal;
 pub mod repository;
-pub mod second_table;
 pub mod session;
 pub mod tree;
 pub mod view;

@@ -9,7 +9,6 @@ use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 
 use super::command::{CommandResult, run};
-use super::deadline;
 use super::mount_failure::{self, MountFailure};
 use super::mount_folder::{self, MountFolder};
 use super::options::{self, PreparedOptions};
@@ -17,6 +16,7 @@ use super::repository::Export;
 use super::tree::{self, Tree};
 use crate::config::Config;
 use crate::error::{Code, Error, Result};
+use crate::work::deadline;
 use crate::{helpers, lacking, mountinfo};
 
 const STEP: &str = "mount the repository";

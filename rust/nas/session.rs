@@ -8,10 +8,11 @@ use log::Level;
 use super::folder::Folder;
 use super::mounts::{self, OpenExport};
 use super::repository::Export;
-use super::{deadline, health, mount, mount_folder};
+use super::{health, mount, mount_folder};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::lacking;
+use crate::work::deadline;
 
 /// How long a mounted folder may take to open: it opens at once, or its NAS hangs.
 const DIR_LIMIT: Duration = Duration::from_secs(20);

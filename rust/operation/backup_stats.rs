@@ -5,9 +5,10 @@ use serde::{Deserialize, Serialize};
 use crate::config;
 use crate::error::Result;
 use crate::nas::folder::{Folder, Room};
+use crate::nas::health;
 use crate::nas::repository::Repository;
 use crate::nas::session::Session;
-use crate::nas::{deadline, health};
+use crate::work::deadline;
 use crate::work::job;
 use crate::work::phase::Phase;
 

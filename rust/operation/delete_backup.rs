@@ -16,8 +16,9 @@ use crate::nas::purpose::Purpose;
 use crate::nas::removal::{self, DELETED};
 use crate::nas::repository::{Export, Repository};
 use crate::nas::session::Session;
-use crate::nas::{deadline, denied, health};
+use crate::nas::{denied, health};
 use crate::qcow2;
+use crate::work::deadline;
 use crate::work::job::{self, Job, JobGuard};
 use crate::work::phase::Phase;
 

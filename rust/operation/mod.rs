@@ -21,7 +21,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{self, Config};
 use crate::error::{Error, Result};
-use crate::nas::{second_table, session, tree};
+use crate::nas::{session, tree};
+use crate::second_table;
 use crate::work::job::{self, JobStatus, Listener};
 use crate::{logging, sys};
 

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use crate::config;
 use crate::error::{Error, Result};
-use crate::nas::deadline::{LIMIT, bounded};
 use crate::nas::folder::Folder;
 use crate::nas::health;
 use crate::nas::instance::Instance;
@@ -14,6 +13,7 @@ use crate::nas::path::PointPath;
 use crate::nas::purpose::Purpose;
 use crate::nas::repository::Export;
 use crate::nas::session::Session;
+use crate::work::deadline::{LIMIT, bounded};
 
 /// How long a look at a lock may take.
 const CHECK: Duration = Duration::from_secs(10);

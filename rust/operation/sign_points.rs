@@ -8,7 +8,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::config;
 use crate::error::{Code, Error, Result};
-use crate::nas::deadline::{LIMIT, bounded};
 use crate::nas::folder::Folder;
 use crate::nas::health;
 use crate::nas::instance::Instance;
@@ -18,6 +17,7 @@ use crate::nas::purpose::Purpose;
 use crate::nas::repository::{Export, Repository};
 use crate::nas::session::Session;
 use crate::point::{Keys, MANIFEST, Manifest, UNTOLD};
+use crate::work::deadline::{LIMIT, bounded};
 use crate::work::job::{self, Listener, Reporter};
 use crate::work::phase::Phase;
 

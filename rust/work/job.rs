@@ -9,8 +9,7 @@ use std::time::Instant;
 use serde::Serialize;
 
 use crate::error::{Code, Error, Result};
-use crate::nas::deadline::WorkFor;
-use crate::nas::repository::Export;
+use crate::work::deadline::WorkFor;
 use crate::work::phase::Phase;
 use crate::work::speed::{self, Speed};
 use crate::work::steps;
@@ -185,7 +184,7 @@ impl<'a> Reporter<'a> {
 pub fn start(
     id: Option<String>,
     operation: &'static str,
-    repository: &Export,
+    repository: impl ToString,
     vm_name: Option<String>,
 ) -> Result<JobGuard> {
     let works_for = WorkFor::job(repository, vm_name.as_deref().unwrap_or_default());
@@ -227,13 +226,9 @@ pub fn cancel(id: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nas::repository::Repository;
 
     fn start(id: &str) -> Result<JobGuard> {
-        let repository =
-            Repository { kind: Some("dir".to_owned()), address: Some("/nas".to_owned()), ..Repository::default() };
-        let repository = Repository::check(Some(repository))?;
-        super::start(Some(id.to_owned()), "takeBackup", &repository, Some("i-2-10-VM".to_owned()))
+        super::start(Some(id.to_owned()), "takeBackup", "dir '/nas'", Some("i-2-10-VM".to_owned()))
     }
 
     #[test]

@@ -1,5 +1,6 @@
-//! Long work: who does it, who waits for it, how far it is, and the steps at which a test kills it.
+//! Work: who does it, who waits for it and how long, how far it is, and the steps at which a test kills it.
 
+pub mod deadline;
 pub mod job;
 pub mod phase;
 mod speed;

@@ -1,4 +1,4 @@
-//! Long work on the NAS: it runs on a thread of its own and tells how far it is, and whoever began it waits, tells the job's
+//! Long work: it runs on a thread of its own and tells how far it is, and whoever began it waits, tells the job's
 //! listener, and may end it. Work that says nothing for too long is left behind; it finds out when it wants to say something
 //! again, and cleans up after itself.
 
@@ -8,7 +8,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
 use crate::error::{Code, Error, Result, Stopped};
-use crate::nas::deadline::{self, Background};
+use crate::work::deadline::{self, Background};
 use crate::work::job::Reporter;
 use crate::work::phase::Phase;
 use crate::work::steps;
@@ -178,7 +178,6 @@ mod tests {
     use std::thread;
 
     use super::*;
-    use crate::nas::repository::Repository;
     use crate::work::job::{self, JobStatus};
 
     /// Runs `work`; what came of it, and the phases that the listener was told of, which it answers as `answer` does.
@@ -188,8 +187,7 @@ mod tests {
         mut answer: impl FnMut(&JobStatus) -> Result<()>,
         work: impl FnOnce(&Pulse) -> Result<T> + Send + 'static,
     ) -> (Result<T>, Vec<Phase>) {
-        let repository = serde_json::from_str(r#"{"type": "dir", "address": "/nas"}"#).unwrap();
-        let job = job::start(Some(id.into()), "verifyChain", &Repository::check(repository).unwrap(), None).unwrap();
+        let job = job::start(Some(id.into()), "verifyChain", "dir '/nas'", None).unwrap();
         let mut phases = Vec::new();
         let mut listener = |status: &JobStatus| {
             phases.push(status.phase);

@@ -23,7 +23,7 @@ fn one_that_hangs_is_refused_at_once_until_it_answers() {
     assert_eq!(run(&nas, "backupStats", json!({})).unwrap_err().code, Code::NasUnresponsive);
     // one after the other, and none of them leaves a thread behind
     let export = Repository::check(Some(nas.repository())).unwrap();
-    let stuck = nasbackup::nas::deadline::stuck(&export);
+    let stuck = nasbackup::work::deadline::stuck(&export);
     let begun = Instant::now();
     for operation in ["backupStats", "deleteBackup", "verifyChain", "rebasePoint"].repeat(3) {
         let request = if operation == "backupStats" { json!({}) } else { json!({"backupPath": "i-1/T1"}) };
@@ -32,7 +32,7 @@ fn one_that_hangs_is_refused_at_once_until_it_answers() {
         assert!(error.cause.contains("has not answered for") && error.cause.contains("calls still wait"), "{error}");
     }
     assert!(begun.elapsed() < PATIENCE, "{:?}", begun.elapsed());
-    assert_eq!(nasbackup::nas::deadline::stuck(&export), stuck);
+    assert_eq!(nasbackup::work::deadline::stuck(&export), stuck);
     // whoever uses another one does not notice
     run(&other, "backupStats", json!({})).unwrap();
     assert_eq!(verify(&other).code, Code::NotFound);

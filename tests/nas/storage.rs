@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use nasbackup::error::{Code, Error};
 use nasbackup::hurry;
-use nasbackup::nas::deadline::stuck;
 use nasbackup::nas::repository::Repository;
 use nasbackup::operation::{call, cancel};
 use nasbackup::qcow2::Stream;
+use nasbackup::work::deadline::stuck;
 use nasbackup::work::phase::Phase;
 use serde_json::{Value, json};
 

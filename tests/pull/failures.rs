@@ -4,10 +4,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::Instant;
 
 use nasbackup::error::{Code, Error};
-use nasbackup::nas::deadline;
 use nasbackup::nas::repository::Repository;
 use nasbackup::operation;
 use nasbackup::operation::take_backup::{self, TakeBackupRequest, TakenBackup};
+use nasbackup::work::deadline;
 use nasbackup::work::phase::Phase;
 use rustix::fs::{FlockOperation, flock};
 use serde_json::json;

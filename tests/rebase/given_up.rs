@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use nasbackup::error::Code;
 use nasbackup::hurry;
-use nasbackup::nas::deadline::stuck;
 use nasbackup::nas::repository::{Export, Repository};
 use nasbackup::operation::call;
+use nasbackup::work::deadline::stuck;
 use serde_json::json;
 
 use crate::fingerprints::{KEPT, LOST};

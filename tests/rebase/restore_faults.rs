@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use nasbackup::error::{Code, Result};
 use nasbackup::hurry;
-use nasbackup::nas::deadline;
 use nasbackup::nas::repository::Repository;
 use nasbackup::operation::call;
+use nasbackup::work::deadline;
 use nasbackup::work::phase::Phase;
 use serde_json::{Value, json};
 

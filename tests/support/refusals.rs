@@ -133,7 +133,7 @@ pub fn refusing<T: Send>(
             told.send(install(refusals)).unwrap();
             // without it the tests that use this don't hold, but fuzzing and benchmarks are built
             #[cfg(feature = "test-hooks")]
-            nasbackup::nas::second_table::use_own_pool().unwrap();
+            nasbackup::second_table::use_own_pool().unwrap();
             work()
         };
         scope.spawn(run).join()

@@ -10,8 +10,8 @@ use super::disk::{Disk, Room};
 use super::gate::Gate;
 use crate::engine::rate::Limiter;
 use crate::error::{Code, Error, Result};
-use crate::nas::deadline::{self, Background};
 use crate::operation::reading::Reading;
+use crate::work::deadline::{self, Background};
 use crate::work::job::Reporter;
 use crate::work::phase::Phase;
 use crate::work::steps;
@@ -314,7 +314,7 @@ mod tests {
     #[test]
     fn a_sync_that_takes_its_time_can_be_cancelled() {
         let nas = Repository { kind: Some("dir".into()), address: Some("/nas".into()), ..Repository::default() };
-        let guard = job::start(None, "restorePoint", &Repository::check(Some(nas)).unwrap(), None).unwrap();
+        let guard = job::start(None, "restorePoint", Repository::check(Some(nas)).unwrap(), None).unwrap();
         let mut told = 0;
         let mut listener = |status: &job::JobStatus| {
             told += 1;
@@ -366,7 +366,7 @@ mod tests {
             disk.keep_as(Kept::make(dir.path().to_str().unwrap(), "v", &points).unwrap());
         }
         let nas = Repository { kind: Some("dir".into()), address: Some("/nas".into()), ..Repository::default() };
-        let guard = job::start(None, "restorePoint", &Repository::check(Some(nas)).unwrap(), None).unwrap();
+        let guard = job::start(None, "restorePoint", Repository::check(Some(nas)).unwrap(), None).unwrap();
         let mut listener = |_: &job::JobStatus| Ok(());
         let mut job = Reporter::new(guard, &mut listener).unwrap();
         let copy = Arc::new(Copy::new(disks, Limiter::new(Rate::default())));

@@ -28,7 +28,6 @@ use std::time::Duration;
 
 use crate::engine::rate::{Limiter, Rate};
 use crate::error::{Code, Error, Result};
-use crate::nas::deadline::{bounded, bounded_for_host};
 use crate::nas::folder::Folder;
 use crate::nas::path::{PointPath, RepoPath};
 use crate::operation::ceph::Image;
@@ -38,6 +37,7 @@ use crate::point::fingerprints::{self, Base, Fingerprints};
 use crate::point::{Link, volume_of};
 use crate::qcow2::{self, Failure, Images, Pieces};
 use crate::qemu::layers;
+use crate::work::deadline::{bounded, bounded_for_host};
 use crate::work::job::{self, Listener, Reporter};
 use crate::work::phase::Phase;
 use copy::{Copy, Finished};

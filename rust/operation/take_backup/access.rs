@@ -11,7 +11,7 @@ use crate::error::{Code, Error, Result};
 use crate::nas::apart::{Apart, Descriptor};
 use crate::nas::denied::{Denied, FsKind, advice};
 use crate::nas::folder::{FILE_MODE, Folder};
-use crate::nas::second_table;
+use crate::second_table;
 use crate::user::as_user;
 
 const STEP: &str = "ask whether QEMU can write";

@@ -8,7 +8,7 @@ use super::request::Checked;
 use crate::config::Config;
 use crate::error::{Code, Error, Result};
 use crate::host::Begun;
-use crate::nas::deadline::{self, CallEnds};
+use crate::work::deadline::{self, CallEnds};
 use crate::work::job::Job;
 
 /// One call of `takeBackup`, as its steps see it.

@@ -26,10 +26,10 @@ use std::time::Instant;
 use crate::config::{self, Config};
 use crate::error::{Code, Error, Result};
 use crate::host::HostState;
-use crate::nas::deadline::CallEnds;
 use crate::nas::health;
 use crate::places::{self, Place};
 use crate::point::Manifest;
+use crate::work::deadline::CallEnds;
 use crate::work::job::{self, Listener, Reporter};
 
 use call::Call;

@@ -11,7 +11,7 @@ use super::call::CALL;
 use crate::config::Config;
 use crate::error::{Code, Error, Result};
 use crate::libvirt::{Domain, State};
-use crate::nas::deadline::ask;
+use crate::work::deadline::ask;
 
 const FREEZE: &str = "freeze the guest's file systems";
 const THAW: &str = "thaw the guest's file systems";

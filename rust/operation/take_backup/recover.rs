@@ -14,12 +14,12 @@ use crate::engine::{leftover, scratch};
 use crate::error::{Code, Error, Result};
 use crate::host::{self, Begun, HostState};
 use crate::libvirt::{Domain, JobState, State};
-use crate::nas::deadline::{self, LIMIT, WorkFor, bounded};
 use crate::nas::folder::Folder;
 use crate::nas::lock::InstanceLock;
 use crate::nas::path::{PointPath, partial_name};
 use crate::nas::purpose::Purpose;
 use crate::nas::removal;
+use crate::work::deadline::{self, LIMIT, WorkFor, bounded};
 
 /// How long a load waits; the undoing goes on in the background after that.
 const LOAD: Duration = Duration::from_secs(60);

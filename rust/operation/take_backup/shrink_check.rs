@@ -9,12 +9,12 @@ use super::storage::Targets;
 use crate::error::{Code, Error, Result};
 use crate::libvirt::{Disk, DomainXml};
 use crate::nas::apart::Apart;
-use crate::nas::deadline::start_for_the_guest;
 use crate::nas::folder::Folder;
 use crate::nas::path::RepoPath;
 use crate::point::open_chain;
 use crate::qcow2::{self, Layer, Unseen, View};
 use crate::qemu::layers;
+use crate::work::deadline::start_for_the_guest;
 
 const STEP: &str = "compare with the parent point";
 

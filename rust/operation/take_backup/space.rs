@@ -8,9 +8,9 @@ use super::decision::{DiskPlan, Plan, Strategy};
 use super::found::FoundGuest;
 use crate::error::{Code, Error, Result};
 use crate::libvirt::Disk;
-use crate::nas::deadline::{LIMIT, bounded};
 use crate::nas::session::Session;
 use crate::qcow2;
+use crate::work::deadline::{LIMIT, bounded};
 
 const STEP: &str = "look at the free space";
 

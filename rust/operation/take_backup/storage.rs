@@ -20,7 +20,6 @@ use crate::config;
 use crate::engine::{self, push};
 use crate::error::{Code, Error, Result, called};
 use crate::nas::apart::{Apart, Descriptor};
-use crate::nas::deadline::{Background, LIMIT, bounded, start};
 use crate::nas::denied;
 use crate::nas::folder::Folder;
 use crate::nas::lock::{InstanceLock, WAIT};
@@ -33,6 +32,7 @@ use crate::nas::view::TargetView;
 use crate::point::fingerprints::{self, Base, Digest};
 use crate::point::{DEEPEST, MANIFEST, Manifest, Parent};
 use crate::qcow2;
+use crate::work::deadline::{Background, LIMIT, bounded, start};
 
 /// What a copied point waits for last.
 pub(super) const PUBLISH: &str = "publish the restore point";

@@ -9,10 +9,10 @@ use serde::{Deserialize, Serialize};
 
 use super::reading::Reading;
 use crate::error::{Code, Error, Result};
-use crate::nas::deadline::{LIMIT, bounded};
 use crate::nas::path::{PointPath, RepoPath};
 use crate::nas::repository::Repository;
 use crate::qcow2::{self, Checked};
+use crate::work::deadline::{LIMIT, bounded};
 use crate::work::job::{self, Listener, Reporter};
 use crate::work::phase::Phase;
 use crate::work::worker;

@@ -11,7 +11,7 @@ use crate::engine::{Engine, leftover};
 use crate::error::{Error, Result};
 use crate::host::HostState;
 use crate::libvirt::State;
-use crate::nas::deadline::keep_owner;
+use crate::work::deadline::keep_owner;
 
 /// Undoes everything because of `error`: at once, or, when the job can't be ended now, on a thread that waits for
 /// its end and keeps the virtual machine locked until then.

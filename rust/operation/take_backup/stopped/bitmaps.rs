@@ -10,10 +10,10 @@ use super::disk::{FoundDisk, Stopped};
 use super::questions::answered;
 use crate::error::{Error, Result};
 use crate::host::HostState;
-use crate::nas::deadline::{LIMIT, within_call};
 use crate::qcow2;
 use crate::qemu::image_file::open_named;
 use crate::qemu::img;
+use crate::work::deadline::{LIMIT, within_call};
 
 /// How long the bitmaps of disks may take to be changed: longer than `qemu-img` may for one, where it removes one and adds one.
 const CHANGE: Duration = img::LIMIT.saturating_mul(2);

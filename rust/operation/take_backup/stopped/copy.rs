@@ -13,10 +13,10 @@ use super::disk::{self, Stopped};
 use super::questions::{answered, refuse_running};
 use crate::engine::offline::{self, Origin};
 use crate::error::{Code, Result};
-use crate::nas::deadline::LIMIT;
 use crate::point::fingerprints::{Base, Fingerprints};
 use crate::qcow2::Layer;
 use crate::qemu::layers::StoppedImage;
+use crate::work::deadline::LIMIT;
 use crate::work::job::Reporter;
 use crate::work::phase::Phase;
 

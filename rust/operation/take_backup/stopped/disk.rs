@@ -10,12 +10,12 @@ use super::questions::answered;
 use crate::engine::offline::{self, Origin};
 use crate::engine::socket::Socket;
 use crate::error::{Code, Error, Result};
-use crate::nas::deadline::LIMIT;
 use crate::nbd;
 use crate::operation::ceph::{Access, Rbd, Server};
 use crate::qcow2::{self, Dirty, Layer, View};
 use crate::qemu::image_file::Nameable;
 use crate::qemu::layers::{self, StoppedImage};
+use crate::work::deadline::LIMIT;
 use crate::work::job::Reporter;
 
 /// A stopped guest.

@@ -22,8 +22,8 @@ use super::take::{Attempt, Copied, Guest, NewBitmap, ParentFound};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::host::{Begun, HostState};
-use crate::nas::deadline::LIMIT;
 use crate::point::{LeftOut, Parent};
+use crate::work::deadline::LIMIT;
 use crate::work::job::Reporter;
 use crate::work::phase::Phase;
 

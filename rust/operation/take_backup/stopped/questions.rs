@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::super::call::{Call, ask};
 use crate::error::{Code, Error, Result};
 use crate::libvirt::Domain;
-use crate::nas::deadline::bounded_for_guest;
+use crate::work::deadline::bounded_for_guest;
 
 /// Work on the disks' own storage, on a thread that may be given up; `TIMEOUT` when there is no answer.
 pub(super) fn answered<T: Send + 'static>(

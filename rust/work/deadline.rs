@@ -1,4 +1,4 @@
-//! Work on the NAS with a time limit. A call into a hung NAS can't be ended, only left behind on its own thread. The library
+//! Work with a time limit. A call into a NAS or a QEMU that hangs can't be ended, only left behind on its own thread. The library
 //! counts the threads left behind for each repository and each guest and limits them, so that one NAS or QEMU that never
 //! answers does not use up the threads of the others.
 
@@ -9,12 +9,12 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::second_table;
 use crate::error::{Code, Error, Result};
 use crate::panics::caught;
+use crate::second_table;
 use crate::work::steps;
 
-/// How long ordinary work on the NAS may take.
+/// How long ordinary work on a NAS may take.
 pub const LIMIT: Duration = Duration::from_secs(60);
 /// How long a step of a call whose time is over may still take: storage that answers does so within this, on a busy host, too.
 const LEAST: Duration = Duration::from_secs(10);
@@ -402,7 +402,6 @@ impl<T> WorkSlot<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nas::repository::Repository;
     use std::sync::mpsc;
 
     const fn kind() -> WaitKind {
@@ -578,10 +577,9 @@ mod tests {
 
     #[test]
     fn a_thread_whose_job_has_ended_works_for_nobody() {
-        let export = Repository::check(serde_json::from_str(r#"{"type": "dir", "address": "/srv"}"#).unwrap()).unwrap();
         let owner = || OWNER.with_borrow(|owner| [&owner.repository, &owner.guest].map(ToString::to_string));
-        let job = crate::work::job::start(None, "takeBackup", &export, Some("i-2-11-VM".into())).unwrap();
-        assert_eq!(owner(), [export.to_string(), "i-2-11-VM".into()]);
+        let job = crate::work::job::start(None, "takeBackup", "dir '/srv'", Some("i-2-11-VM".into())).unwrap();
+        assert_eq!(owner(), ["dir '/srv'", "i-2-11-VM"]);
         drop(job);
         assert_eq!(owner(), ["", ""]);
     }

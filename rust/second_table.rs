@@ -46,7 +46,7 @@ const FIRST: u64 = 1 << 16;
 
 /// The threads that have the second table: as many as there are jobs at the same time, because each may wait for a NAS for
 /// ever. The table lives as long as the process.
-pub(super) struct Pool {
+pub(crate) struct Pool {
     work: Mutex<JobQueue>,
     /// Wakes up idle threads.
     more: Condvar,
@@ -172,7 +172,7 @@ pub(crate) fn keep_line(record: &Record<'_>) -> bool {
 }
 
 /// The threads that have the second table; `None` if there is only one table.
-pub(super) fn pool() -> rustix::io::Result<Option<&'static Pool>> {
+pub(crate) fn pool() -> rustix::io::Result<Option<&'static Pool>> {
     #[cfg(any(test, feature = "test-hooks"))]
     if let Some(own) = hooks::OWN.get() {
         return Ok(Some(own));
@@ -219,7 +219,7 @@ fn may_pass(error: Errno) -> bool {
 }
 
 /// The least number of a descriptor in the second table.
-pub(super) fn first_number() -> RawFd {
+pub(crate) fn first_number() -> RawFd {
     let all = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     i32::try_from(FIRST.min(all / 2)).unwrap_or(i32::MAX)
 }
@@ -256,7 +256,7 @@ impl Pool {
     }
 
     /// Closes the file in the second table, and waits for that as long as `CLOSE`.
-    pub(super) fn close(&self, file: File) {
+    pub(crate) fn close(&self, file: File) {
         if is_here() {
             return drop(file);
         }
@@ -272,7 +272,7 @@ impl Pool {
     }
 
     /// Runs the work on a thread that has the second table, and waits for it.
-    pub(super) fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+    pub(crate) fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         if is_here() {
             return work();
         }
@@ -290,7 +290,7 @@ impl Pool {
     }
 
     /// Like `run`, with a copy of the descriptor in the second table.
-    pub(super) fn lend<T: Send, E: From<Errno> + Send>(
+    pub(crate) fn lend<T: Send, E: From<Errno> + Send>(
         &self,
         fd: BorrowedFd<'_>,
         work: impl FnOnce(OwnedFd) -> Result<T, E> + Send,
