@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::disk::{Disk, Room};
+use super::copier::Copier;
+use super::disk::Disk;
 use super::gate::Gate;
 use crate::engine::rate::Limiter;
 use crate::error::{Code, Error, Result};
@@ -78,7 +79,7 @@ impl Copy {
                 .as_ref()
                 .filter(|kept| kept.is_named())
                 .map(|kept| format!(", and kept as '{}'", kept.path().display()));
-            format!("; what '{}' held is overwritten{}", disk.output(), kept.unwrap_or_default())
+            format!("; what '{}' held is overwritten{}", disk.paths.output(), kept.unwrap_or_default())
         });
         Error { cause: lost.fold(error.cause, |cause, lost| cause + &lost), ..error }
     }
@@ -124,14 +125,14 @@ impl Copy {
 
     /// One of the threads: each begins with another disk, and ends with the last one.
     fn copy(&self, number: usize, disks: &[(usize, &Disk)]) -> Result<()> {
-        let mut room = Room::new(&self.gate);
+        let mut copier = Copier::new(&self.gate);
         let count = disks.len();
         for disk in (0..count).map(|i| disks[(i + number) % count].1) {
-            disk.enter(&mut room);
+            copier.enter(disk);
             loop {
                 self.go_on()?;
                 let Some(work) = disk.next(&self.gate)? else { break };
-                disk.perform(&work, &mut room, &self.limiter, || self.go_on())?;
+                copier.perform(disk, &work, &self.limiter, || self.go_on())?;
             }
         }
         Ok(())
@@ -270,7 +271,7 @@ fn leave<T>(work: &Background<T>, copy: &Copy, devices: bool, nas_answers: impl 
         work.leave_to_the_nas();
     }
     let devices = if devices { copy.these(true) } else { Vec::new() };
-    hanging(storage, &devices.into_iter().map(|(_, disk)| disk.output()).collect::<Vec<_>>())
+    hanging(storage, &devices.into_iter().map(|(_, disk)| disk.paths.output()).collect::<Vec<_>>())
 }
 
 /// Waits for the result, and tells of progress meanwhile.

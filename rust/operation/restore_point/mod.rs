@@ -2,6 +2,7 @@
 //! are whole and were found to be what was backed up.
 
 mod clusters;
+mod copier;
 mod copy;
 mod disk;
 mod gate;
@@ -14,6 +15,8 @@ mod new_file;
 mod old;
 mod output;
 mod output_path;
+mod paths;
+mod plan;
 mod record;
 mod request;
 mod room;
@@ -228,14 +231,14 @@ fn answer(opened: &[Opened], copy: &Copy, finished: Vec<Finished>) -> Restored {
     let mut details = Vec::new();
     for ((Opened { file, path, verify, kept, .. }, disk), finished) in opened.iter().zip(&copy.disks).zip(finished) {
         if finished.unknown > 0 {
-            let (bytes, volume) = (finished.unknown, &disk.volume);
+            let (bytes, volume) = (finished.unknown, &disk.paths.volume);
             details.push(format!(
                 "{volume}: {bytes} bytes, where an older image ends, were not compared: no fingerprint is of them"
             ));
         }
         restored.volumes.push(RestoredVolume {
             file: file.clone(),
-            volume: disk.volume.clone(),
+            volume: disk.paths.volume.clone(),
             output: path.clone(),
             verified: *verify,
             bytes_read: disk.done.read.load(Relaxed),
@@ -348,7 +351,7 @@ fn keep(keep_old: &KeepOld, disk: &Disk, path: &str, points: &Points) -> Result<
         return Err(Error::invalid("keepOldIn", cause));
     };
     let name = volume_of(path).unwrap_or("disk");
-    let kept = Kept::make(folder, name, points).map_err(|error| error.on_disk(&disk.volume))?;
+    let kept = Kept::make(folder, name, points).map_err(|error| error.on_disk(&disk.paths.volume))?;
     let path = kept.path().display().to_string();
     disk.keep_as(kept);
     Ok(path)

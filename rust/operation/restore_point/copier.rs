@@ -1,0 +1,392 @@
+//! One of the many who copy: what it has for itself, and how it does its work.
+
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::clusters::runs;
+use super::disk::{Disk, PIECE};
+use super::gate::Gate;
+use super::old::Old;
+use super::paths::STEP;
+use super::plan::Work;
+use super::target::Target;
+use crate::engine::rate::Limiter;
+use crate::error::Result;
+use crate::nas::apart::{Apart, Descriptor};
+use crate::point::fingerprints::{Content, State};
+use crate::qcow2::{Buffer, CLUSTER, Failure, Inflated, Layer, Part, Place, Route, Step, Storage as _, View, Zeroing};
+
+/// What one who copies has for itself.
+#[derive(Debug, Default)]
+pub(super) struct Copier {
+    buffer: Buffer,
+    inflated: Inflated,
+    /// The ways from the images of one disk.
+    routes: Vec<Route>,
+    zeroing: Zeroing,
+    /// The volume as it was, if the disk is compared with it.
+    old: Option<Old>,
+    /// Blocks of the volume as it was were refused to be shared.
+    refused: bool,
+    /// What is written passes it.
+    gate: Arc<Gate>,
+}
+
+/// Where a cluster is, on its way to the target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cluster {
+    /// On the NAS alone.
+    Wanted,
+    /// In the buffer, and right.
+    Buffered,
+    /// To be made zero.
+    Zero,
+    /// In the target.
+    Placed,
+}
+
+impl Copier {
+    pub(super) fn new(gate: &Arc<Gate>) -> Copier {
+        Copier { gate: gate.clone(), ..Copier::default() }
+    }
+
+    /// The ways to copy from its images, for one who copies.
+    pub(super) fn enter(&mut self, disk: &Disk) {
+        self.routes = (0..disk.images.count()).map(|image| Route::new(disk.images.file(image).1)).collect();
+        self.inflated = Inflated::default();
+        self.zeroing = Zeroing::default();
+        self.refused = false;
+        // if it was told to stop, nothing is written any more
+        let _inside = self.gate.enter(STEP).ok();
+        self.old = match &disk.target {
+            Target::Image(image) => disk.compared.then(|| Old::Image(image.clone())),
+            Target::File(_) if disk.old.is_empty() => None,
+            Target::File(_) => again(&disk.old).and_then(|old| disk.paths.readable(View::open(old))).map(Old::Layers),
+        };
+    }
+
+    /// Does the work. Whoever may have to wait asks `go_on` meanwhile.
+    pub(super) fn perform(
+        &mut self,
+        disk: &Disk,
+        work: &Work,
+        limiter: &Limiter,
+        go_on: impl Fn() -> Result<()>,
+    ) -> Result<()> {
+        match &work.states {
+            None if disk.device && work.piece.parts.is_empty() => {
+                self.zero(disk, work.to, work.piece.length, &go_on)?;
+            }
+            Some(states) => self.compare(disk, work, states, limiter, go_on)?,
+            None => self.take(disk, work, limiter, go_on)?,
+        }
+        disk.done.guest.fetch_add(work.piece.length, Relaxed);
+        Ok(())
+    }
+
+    /// Takes from the volume as it was what is right there, reads the rest, and writes it if it is what the fingerprints say.
+    fn compare(
+        &mut self,
+        disk: &Disk,
+        work: &Work,
+        states: &[State],
+        limiter: &Limiter,
+        go_on: impl Fn() -> Result<()>,
+    ) -> Result<()> {
+        self.buffer.resize(usize::try_from(work.piece.length).unwrap_or(0));
+        let mut clusters = self.keep(disk, work, states)?;
+        for (start, end) in runs(&clusters, |cluster| *cluster == Cluster::Wanted) {
+            let range = bytes_of(work, start, end);
+            let bytes = data_in(&work.piece.parts, &range);
+            limiter.wait(bytes, &go_on)?;
+            let buffer = &mut self.buffer[bounds(&range)];
+            let read = disk.images.read(&work.piece, range.clone(), buffer, &mut self.inflated);
+            read.map_err(|failure| disk.paths.explain(failure))?;
+            disk.done.read.fetch_add(bytes, Relaxed);
+            for (i, content) in (start..).zip(buffer.chunks(CLUSTER as usize).map(Content::of)) {
+                clusters[i] = check_read(disk, work, i, states[i], content)?;
+            }
+        }
+        for (start, end) in runs(&clusters, |cluster| *cluster == Cluster::Buffered) {
+            let run = bytes_of(work, start, end);
+            disk.write(&self.buffer[bounds(&run)], work.to + run.start, &self.gate)?;
+        }
+        for (start, end) in runs(&clusters, |cluster| *cluster == Cluster::Zero) {
+            let run = bytes_of(work, start, end);
+            self.zero(disk, work.to + run.start, run.end - run.start, || Ok(()))?;
+        }
+        Ok(())
+    }
+
+    /// What the volume as it was has of the clusters.
+    fn keep(&mut self, disk: &Disk, work: &Work, states: &[State]) -> Result<Vec<Cluster>> {
+        let (mut clusters, at) = (vec![Cluster::Wanted; states.len()], work.piece.at);
+        let Some(old) = &mut self.old else { return Ok(clusters) };
+        // until it has an answer it is the outputs' storage that is asked
+        let gate = self.gate.clone();
+        let _inside = gate.enter(STEP)?;
+        let length = old.size().saturating_sub(at).min(work.piece.length) / CLUSTER * CLUSTER;
+        let all = 0..length;
+        if disk.paths.readable(old.read(at, &mut self.buffer[bounds(&all)])).is_none() {
+            self.old = None;
+            return Ok(clusters);
+        }
+        let contents = self.buffer[bounds(&all)].chunks(CLUSTER as usize).map(Content::of);
+        for ((cluster, state), content) in clusters.iter_mut().zip(states).zip(contents) {
+            *cluster = match content {
+                content if !state.is(content) => Cluster::Wanted,
+                // a new file reads as zeroes
+                Content::Zero => Cluster::Placed,
+                Content::Hash(_) => Cluster::Buffered,
+            };
+        }
+        for (start, end) in runs(&clusters, |cluster| *cluster == Cluster::Buffered) {
+            match disk.target.new_file() {
+                None => clusters[start..end].fill(Cluster::Placed),
+                Some(file) => self.share(disk, file, work, start, states, &mut clusters[start..end])?,
+            }
+            let kept = clusters[start..end].iter().filter(|cluster| **cluster != Cluster::Wanted).count() as u64;
+            disk.done.kept.fetch_add(kept * CLUSTER, Relaxed);
+        }
+        Ok(clusters)
+    }
+
+    /// Lets the new file share the blocks of a run of the volume as it was, where that can be.
+    fn share(
+        &mut self,
+        disk: &Disk,
+        file: &Apart,
+        work: &Work,
+        first: usize,
+        states: &[State],
+        clusters: &mut [Cluster],
+    ) -> Result<()> {
+        let run = bytes_of(work, first, first + clusters.len());
+        self.refused = self.refused || !share(file, work, run.clone(), self.old.as_mut());
+        if self.refused {
+            return Ok(());
+        }
+        // whoever held the volume open may have written to it before its blocks were shared: what is shared counts
+        let buffer = &mut self.buffer[bounds(&run)];
+        let read = file.with(|file| std::os::unix::fs::FileExt::read_exact_at(file, buffer, work.to + run.start));
+        read.map_err(|e| disk.paths.target_failed(e))?;
+        for ((cluster, state), bytes) in clusters.iter_mut().zip(&states[first..]).zip(buffer.chunks(CLUSTER as usize))
+        {
+            *cluster = if state.is(Content::of(bytes)) { Cluster::Placed } else { Cluster::Wanted };
+        }
+        Ok(())
+    }
+
+    /// Moves it by the best way that there is, whatever it is.
+    fn take(&mut self, disk: &Disk, work: &Work, limiter: &Limiter, go_on: impl Fn() -> Result<()>) -> Result<()> {
+        let mut to = work.to;
+        for part in &work.piece.parts {
+            let mut at = match (part.place, disk.target.new_file()) {
+                (Place::Hole, _) => {
+                    self.zero(disk, to, part.length, &go_on)?;
+                    part.length
+                }
+                (Place::Data(image, offset), Some(file)) if !self.routes[image].is_read_write() => {
+                    if !disk.shares {
+                        limiter.wait(part.length, &go_on)?;
+                    }
+                    self.move_data(disk, (image, offset), (file, to), part.length, &go_on)?
+                }
+                (Place::Data(..) | Place::Packed(_), _) => {
+                    limiter.wait(part.length, &go_on)?;
+                    0
+                }
+            };
+            while at < part.length {
+                go_on()?;
+                let length = PIECE.min(part.length - at);
+                self.read_and_write(disk, part.place.skip(at), to + at, length)?;
+                at += length;
+            }
+            to += part.length;
+        }
+        Ok(())
+    }
+
+    /// Between the read and the write it is asked whether it is still wanted, and it is known which of the two hangs.
+    fn read_and_write(&mut self, disk: &Disk, place: Place, to: u64, length: u64) -> Result<()> {
+        self.buffer.resize(usize::try_from(length).unwrap_or(0));
+        let read = disk.images.read_place(place, &mut self.buffer, &mut self.inflated);
+        read.map_err(|failure| disk.paths.explain(failure))?;
+        if disk.device || self.buffer.iter().any(|byte| *byte != 0) {
+            disk.write(&self.buffer, to, &self.gate)?;
+        }
+        disk.done.read.fetch_add(length, Relaxed);
+        Ok(())
+    }
+
+    /// Moves data to a new file, which nobody else has, as far as the kernel does it; how many bytes it did.
+    fn move_data(
+        &mut self,
+        disk: &Disk,
+        (image, offset): (usize, u64),
+        (new, to): (&Apart, u64),
+        length: u64,
+        go_on: impl Fn() -> Result<()>,
+    ) -> Result<u64> {
+        let (source, mut moved) = (disk.images.file(image).0, 0);
+        while moved < length {
+            go_on()?;
+            let from = (source, offset + moved);
+            let _moved = self.gate.move_data();
+            let step = self.routes[image].step_by_kernel(new, to + moved, from, length - moved, true);
+            let step = step.map_err(|(of_source, error)| {
+                if of_source {
+                    disk.paths.explain(Failure { image: image + 1, error: error.into() })
+                } else {
+                    disk.paths.target_failed(error)
+                }
+            })?;
+            let Step::Moved(step) = step else { break };
+            disk.done.cloned.fetch_add(step.cloned, Relaxed);
+            disk.done.read.fetch_add(step.copied, Relaxed);
+            disk.wrote(to + moved, step.copied)?;
+            moved += step.cloned + step.copied;
+        }
+        Ok(moved)
+    }
+
+    /// Makes a part of a device zero; a new file is.
+    fn zero(&mut self, disk: &Disk, mut at: u64, length: u64, go_on: impl Fn() -> Result<()>) -> Result<()> {
+        let end = if disk.device { at + length } else { at };
+        while at < end {
+            go_on()?;
+            let _inside = disk.enter_to_write(&self.gate)?;
+            let made = disk.target.zero(&mut self.zeroing, at, end - at);
+            let (zeroed, written) = made.map_err(|e| disk.paths.target_failed(e))?;
+            if written {
+                disk.wrote(at, zeroed)?;
+            }
+            at += zeroed;
+        }
+        Ok(())
+    }
+}
+
+/// What was read as the `i`-th cluster, if it is what it has to be.
+fn check_read(disk: &Disk, work: &Work, i: usize, state: State, content: Content) -> Result<Cluster> {
+    if state != State::Unknown && !state.is(content) {
+        let within = i as u64 * CLUSTER;
+        return Err(disk.paths.differs(work.piece.at + within, image_at(&work.piece.parts, within)));
+    }
+    Ok(if content == Content::Zero { Cluster::Zero } else { Cluster::Buffered })
+}
+
+/// Lets the new file share the blocks of a run of the volume as it was; false when not all could be.
+fn share(new: &Apart, work: &Work, run: Range<u64>, old: Option<&mut Old>) -> bool {
+    let Some(Old::Layers(old)) = old else { return false };
+    let mut at = run.start;
+    while at < run.end {
+        let Ok((Some((file, offset)), length)) = old.place(work.piece.at + at, run.end - at) else { return false };
+        if new.clone_from(work.to + at, file, offset, length).is_err() {
+            return false;
+        }
+        at += length;
+    }
+    true
+}
+
+/// Bytes within the range of a piece that lie in a file.
+fn data_in(parts: &[Part], range: &Range<u64>) -> u64 {
+    let (mut start, mut bytes) = (0, 0);
+    for part in parts {
+        let end = start + part.length;
+        if part.place != Place::Hole {
+            bytes += end.min(range.end).saturating_sub(start.max(range.start));
+        }
+        start = end;
+    }
+    bytes
+}
+
+/// The bytes of some clusters of a piece.
+fn bytes_of(work: &Work, start: usize, end: usize) -> Range<u64> {
+    start as u64 * CLUSTER..(end as u64 * CLUSTER).min(work.piece.length)
+}
+
+/// The range of a buffer, which is no longer than a piece.
+fn bounds(range: &Range<u64>) -> Range<usize> {
+    let end = |bytes| usize::try_from(bytes).unwrap_or(usize::MAX);
+    end(range.start)..end(range.end)
+}
+
+/// The layers once more.
+fn again(layers: &[Layer]) -> Option<Vec<Layer>> {
+    let again = |layer: &Layer| match layer {
+        Layer::Raw(file) => file.try_clone().map(Layer::Raw),
+        Layer::Qcow2(file, data) => {
+            Ok(Layer::Qcow2(file.try_clone()?, data.as_ref().map(File::try_clone).transpose()?))
+        }
+    };
+    layers.iter().map(again).collect::<io::Result<_>>().ok()
+}
+
+/// The image that the first data from `within` on come from.
+fn image_at(parts: &[Part], within: u64) -> usize {
+    let mut end = 0;
+    let after = parts.iter().filter(|part| {
+        end += part.length;
+        end > within
+    });
+    after.filter_map(|part| part.place.image()).next().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::disk::tests::{device, new_file};
+    use super::super::disk::{Parts, SHARED_PIECE};
+    use super::super::request::{OutputFormat, Preallocation};
+    use super::*;
+    use crate::engine::rate::Rate;
+    use crate::qcow2::{self, Pieces, Stream};
+
+    #[test]
+    fn a_disk_whose_blocks_can_t_be_shared_says_nothing_of_the_next_one() {
+        let (disk, mut copier) = (device(false), Copier { refused: true, ..Copier::default() });
+        copier.enter(&disk);
+        assert!(!copier.refused);
+    }
+
+    /// Where blocks could be shared at the begin, and no more since.
+    #[test]
+    fn nobody_holds_more_than_a_piece_in_memory() {
+        let (source, dir) = (tempfile::tempfile_in("/dev/shm").unwrap(), tempfile::tempdir_in("/var/tmp").unwrap());
+        let target = new_file(dir.path());
+        let size = 64 * PIECE;
+        let mut stream = Stream::begin(source.try_clone().unwrap(), size, None).unwrap();
+        for at in [0, size / 2 + CLUSTER] {
+            stream.data(at, &vec![7; (size / 2 - CLUSTER) as usize]).unwrap();
+        }
+        stream.finish().unwrap();
+        let mut disk = Disk::begin(Parts {
+            volume: "a".into(),
+            names: vec!["output".into(), "image".into()],
+            source: Pieces::open(vec![source]).unwrap(),
+            base: None,
+            target: Target::File(qcow2::Direct::new(target.into())),
+            format: OutputFormat::Raw,
+            size,
+            preallocation: Preallocation::Off,
+            device: false,
+            old: Vec::new(),
+        })
+        .unwrap();
+        disk.shares = true;
+        disk.plan().most = SHARED_PIECE;
+        let (gate, limiter) = (Arc::default(), Limiter::new(Rate::default()));
+        let mut copier = Copier::new(&gate);
+        copier.enter(&disk);
+        while let Some(work) = disk.next(&gate).unwrap() {
+            copier.perform(&disk, &work, &limiter, || Ok(())).unwrap();
+            assert!(copier.buffer.len() as u64 <= PIECE, "{} bytes", copier.buffer.len());
+        }
+    }
+}

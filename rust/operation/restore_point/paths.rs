@@ -1,0 +1,54 @@
+//! Whose failure it is: the disk and its files, for messages.
+
+use std::io;
+
+use crate::error::{Code, Error};
+use crate::point::fingerprints;
+use crate::qcow2::{self, Failure};
+
+pub(super) const STEP: &str = "copy";
+
+/// A disk's name, and the paths of its files.
+#[derive(Debug)]
+pub(super) struct Paths {
+    pub(super) volume: String,
+    /// The output's path, and those of the images, the newest first.
+    pub(super) names: Vec<String>,
+}
+
+impl Paths {
+    pub(super) fn differs(&self, at: u64, image: usize) -> Error {
+        let image = self.names.get(image + 1).map_or("", String::as_str);
+        let cause = format!("'{image}': the data at guest offset {at} are not those that were backed up");
+        Error::new(Code::CorruptImage, STEP, cause).on_disk(&self.volume)
+    }
+
+    pub(super) fn explain(&self, failure: Failure) -> Error {
+        let Failure { image, error } = failure;
+        error.at(STEP, self.names.get(image).map_or("", String::as_str)).on_disk(&self.volume)
+    }
+
+    pub(super) fn target_failed(&self, error: io::Error) -> Error {
+        Error::io(STEP, &self.names[0], error).on_disk(&self.volume)
+    }
+
+    /// A table of the output could not be made.
+    pub(super) fn table_failed(&self, error: qcow2::Error) -> Error {
+        error.at(STEP, &self.names[0]).on_disk(&self.volume)
+    }
+
+    pub(super) fn index_failed(&self, error: io::Error) -> Error {
+        fingerprints::failed("read the fingerprints", &self.names[1], error).on_disk(&self.volume)
+    }
+
+    /// The output's path.
+    pub(super) fn output(&self) -> &str {
+        &self.names[0]
+    }
+
+    /// What of the volume as it was could be read; the NAS has all that could not.
+    pub(super) fn readable<T>(&self, read: Result<T, qcow2::Error>) -> Option<T> {
+        let log = |error: &qcow2::Error| log::warn!("'{}' as it was is not read any more: {error}", self.names[0]);
+        read.inspect_err(log).ok()
+    }
+}

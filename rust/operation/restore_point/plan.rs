@@ -1,0 +1,153 @@
+//! What of a disk comes next, told to whoever asks.
+
+use std::fs::File;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use super::gate::Gate;
+use super::paths::{Paths, STEP};
+use super::request::Preallocation;
+use crate::error::Result;
+use crate::nas::apart::Apart;
+use crate::point::fingerprints::{Base, State};
+use crate::qcow2::{self, CLUSTER, Part, Piece, Pieces, Place, Stream};
+
+/// What one L2 table of an output stands for.
+pub(super) const TABLE: u64 = CLUSTER / 8 * CLUSTER;
+
+/// What of a disk was told already.
+#[derive(Debug)]
+pub(super) struct Plan {
+    pub(super) pieces: Pieces,
+    pub(super) base: Option<Base<File>>,
+    pub(super) layout: Layout,
+    pub(super) at: u64,
+    /// Bytes of the longest piece.
+    pub(super) most: u64,
+    /// Where a device ends, up to which zeroes follow the disk; nothing of a file.
+    pub(super) tail: Range<u64>,
+    /// Bytes whose fingerprints can't be known.
+    pub(super) unknown: u64,
+    /// Of the output's disk, in bytes.
+    pub(super) size: u64,
+    pub(super) preallocation: Preallocation,
+    /// The target holds something, and is not a new file.
+    pub(super) device: bool,
+}
+
+#[derive(Debug)]
+pub(super) enum Layout {
+    Raw,
+    Qcow2(Box<Stream<Apart>>),
+    Finished,
+}
+
+/// Something to do.
+#[derive(Debug)]
+pub(super) struct Work {
+    pub(super) piece: Piece,
+    /// Where in the target it begins.
+    pub(super) to: u64,
+    /// What each cluster has to be, if that is known.
+    pub(super) states: Option<Vec<State>>,
+}
+
+impl Plan {
+    /// What is to be done next; none once all was told.
+    pub(super) fn next(&mut self, paths: &Paths, gate: &Gate, done: &AtomicU64) -> Result<Option<Work>> {
+        while self.at < self.pieces.size() {
+            let (at, limit) = (self.at, self.limit());
+            let piece = self.pieces.next(at, limit).map_err(|failure| paths.explain(failure))?;
+            self.at += piece.length;
+            if piece.parts.is_empty() {
+                self.check_zeroes(paths, &piece)?;
+                let inside = gate.enter(STEP)?;
+                self.place_zeroes(paths, piece.at, piece.at + piece.length)?;
+                drop(inside);
+                if self.device {
+                    return Ok(Some(Work { to: piece.at, piece, states: None }));
+                }
+                done.fetch_add(piece.length, Relaxed);
+                continue;
+            }
+            let states = self.states(paths, &piece)?;
+            // a table of the output that is full is written
+            let _inside = gate.enter(STEP)?;
+            let to = self.layout.place(&piece, self.size).map_err(|e| paths.table_failed(e))?;
+            return Ok(Some(Work { piece, to, states }));
+        }
+        let tail = std::mem::replace(&mut self.tail, 0..0);
+        let behind = Piece {
+            at: tail.start,
+            length: 0,
+            parts: vec![Part { length: tail.end - tail.start, place: Place::Hole }],
+        };
+        Ok((!tail.is_empty()).then_some(Work { to: tail.start, piece: behind, states: None }))
+    }
+
+    /// What has no data has to have none by the fingerprints.
+    fn check_zeroes(&mut self, paths: &Paths, piece: &Piece) -> Result<()> {
+        let (mut at, end) = (piece.at, piece.at + piece.length);
+        while at < end {
+            let Some((state, length)) = self.state(paths, at..end)? else { break };
+            match state {
+                State::Zero => {}
+                State::Unknown => self.unknown += length,
+                State::Hash(_) => return Err(paths.differs(at, 0)),
+            }
+            at += length;
+        }
+        Ok(())
+    }
+
+    /// Gives zeroes a place where each cluster is to have one.
+    pub(super) fn place_zeroes(&mut self, paths: &Paths, from: u64, to: u64) -> Result<()> {
+        let Layout::Qcow2(stream) = &mut self.layout else { return Ok(()) };
+        let to = to.next_multiple_of(CLUSTER).min(self.size);
+        let mut at = if self.preallocation == Preallocation::Off { to } else { from };
+        while at < to {
+            let length = (to - at).min(TABLE - at % TABLE);
+            stream.place(at, length).map_err(|e| paths.table_failed(e))?;
+            at += length;
+        }
+        Ok(())
+    }
+
+    fn states(&mut self, paths: &Paths, piece: &Piece) -> Result<Option<Vec<State>>> {
+        let (mut at, end, mut states) = (piece.at, piece.at + piece.length, Vec::new());
+        while at < end {
+            let Some((state, length)) = self.state(paths, at..end)? else { return Ok(None) };
+            if state == State::Unknown {
+                self.unknown += length;
+            }
+            (at..at + length).step_by(CLUSTER as usize).for_each(|_| states.push(state));
+            at += length;
+        }
+        Ok(Some(states))
+    }
+
+    fn state(&mut self, paths: &Paths, range: Range<u64>) -> Result<Option<(State, u64)>> {
+        let told = self.base.as_mut().map(|base| base.next(range)).transpose();
+        told.map_err(|e| paths.index_failed(e))
+    }
+
+    fn limit(&self) -> u64 {
+        match self.layout {
+            Layout::Raw | Layout::Finished => self.most,
+            Layout::Qcow2(_) => self.most.min(TABLE - self.at % TABLE),
+        }
+    }
+}
+
+impl Layout {
+    /// Where in the target, of a disk of `size` bytes, the piece goes.
+    fn place(&mut self, piece: &Piece, size: u64) -> Result<u64, qcow2::Error> {
+        match self {
+            Layout::Raw | Layout::Finished => Ok(piece.at),
+            // the last cluster may end within the output's disk
+            Layout::Qcow2(stream) => {
+                stream.place(piece.at, piece.length.next_multiple_of(CLUSTER).min(size - piece.at))
+            }
+        }
+    }
+}
