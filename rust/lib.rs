@@ -12,6 +12,7 @@ pub mod host;
 mod jni;
 mod lacking;
 pub mod libvirt;
+mod limits;
 pub mod logging;
 mod mountinfo;
 #[cfg(test)]

@@ -9,14 +9,9 @@ use rustix::fs::MemfdFlags;
 use rustix::process::{Pid, Signal};
 
 use crate::error::{Code, Error, Result};
+use crate::limits;
 use crate::second_table;
 
-/// Between two looks at a process that is to end.
-const TICK: Duration = Duration::from_millis(50);
-/// The same of one that has nothing left to do.
-const SOON: Duration = Duration::from_millis(2);
-/// How long a killed process that does not hang may take to end.
-const KILLED: Duration = Duration::from_secs(1);
 /// As much of its output as is read, in bytes.
 const OUTPUT: u64 = 1 << 20;
 /// As much of a complaint as goes into an error, in bytes.
@@ -84,12 +79,12 @@ impl Process {
         if let Err(failed) = self.child.kill() {
             log::warn!("{program} could not be killed: {failed}");
         }
-        let until = Instant::now() + Duration::from_secs(5);
+        let until = Instant::now() + limits::KILLED;
         while Instant::now() < until {
             if let Ok(Some(_)) = self.child.try_wait() {
                 return error;
             }
-            std::thread::sleep(TICK);
+            std::thread::sleep(limits::COPY_LOOK);
         }
         let code = if error.code == Code::Timeout { Code::NasUnresponsive } else { error.code };
         Error { code, ..error }.with_leftover(format!("a process of {program} that hangs and holds the disk's lock"))
@@ -102,7 +97,7 @@ impl Process {
             // Once more each time: qemu-nbd forgets one that comes while it opens the image. Can't fail: the process was
             // not waited for.
             let _ = rustix::process::kill_process(Pid::from_child(&self.child), Signal::TERM);
-            std::thread::sleep(SOON);
+            std::thread::sleep(limits::SHORT_LOOK);
         }
     }
 }
@@ -120,12 +115,12 @@ impl Drop for Process {
             // It has ended meanwhile, or it hangs: `kill` has told of that. It is reaped whenever it ends.
             let _ = self.child.kill();
             // One that does not hang is gone when the call is over.
-            let until = Instant::now() + KILLED;
+            let until = Instant::now() + limits::KILLED_ASIDE;
             while Instant::now() < until {
                 if !matches!(self.child.try_wait(), Ok(None)) {
                     return;
                 }
-                std::thread::sleep(SOON);
+                std::thread::sleep(limits::SHORT_LOOK);
             }
             let (program, pid) = (self.program, Pid::from_child(&self.child));
             let reap = move || {

@@ -31,16 +31,9 @@ use rustix::net::{
 };
 use rustix::process::{Resource, getrlimit};
 
+use crate::limits;
 use crate::sys::{self, Job};
 
-/// How long an idle thread waits for a job before it ends.
-const IDLE: Duration = Duration::from_secs(30);
-/// How long the drop of a file waits for the close, which never ends on a hung NAS.
-const CLOSE: Duration = Duration::from_secs(2);
-/// How long until the next try to start a thread, after a failure.
-const AGAIN: Duration = Duration::from_millis(100);
-/// How long the first user of the second table waits until it is made: before Linux 5.9 that closes a copy of each open file.
-const MAKING: Duration = Duration::from_secs(10);
 /// The least number of a descriptor in the second table; half of all numbers if that is less.
 const FIRST: u64 = 1 << 16;
 
@@ -190,7 +183,7 @@ impl TableState {
     /// The pool, and, if it has just turned out that there is none, why. Failures that may pass are errors.
     fn try_made(&mut self) -> rustix::io::Result<(Option<&'static Pool>, Option<Errno>)> {
         if let TableState::Unknown = self {
-            *self = TableState::Begun(Pool::begin()?, MAKING);
+            *self = TableState::Begun(Pool::begin()?, limits::SECOND_TABLE);
         }
         let (made, waited) = match self {
             TableState::Two(pool) => return Ok((Some(pool), None)),
@@ -255,7 +248,7 @@ impl Pool {
         }
     }
 
-    /// Closes the file in the second table, and waits for that as long as `CLOSE`.
+    /// Closes the file in the second table, and waits for that as long as `FILE_CLOSE`.
     pub(crate) fn close(&self, file: File) {
         if is_here() {
             return drop(file);
@@ -266,7 +259,7 @@ impl Pool {
             // fails when nobody waits any more
             let _ = tell.send(());
         }));
-        if closed.recv_timeout(CLOSE) == Err(RecvTimeoutError::Timeout) {
+        if closed.recv_timeout(limits::FILE_CLOSE) == Err(RecvTimeoutError::Timeout) {
             log::debug!("a file is closed when its NAS answers");
         }
     }
@@ -335,7 +328,8 @@ impl Pool {
                 work.refused = Some(error);
                 work.starting -= 1;
                 // meanwhile the other threads take the waiting jobs
-                (work, _) = self.too_few.wait_timeout(work, AGAIN).unwrap_or_else(PoisonError::into_inner);
+                (work, _) =
+                    self.too_few.wait_timeout(work, limits::SECOND_TABLE_PAUSE).unwrap_or_else(PoisonError::into_inner);
             }
         }
     }
@@ -359,7 +353,7 @@ impl Pool {
         }
     }
 
-    /// The loop of the other threads: runs jobs until there has been none for `IDLE`.
+    /// The loop of the other threads: runs jobs until there has been none for `SECOND_TABLE_IDLE`.
     fn run_jobs(&self) {
         IS_APART.set(true);
         let mut work = self.lock();
@@ -367,7 +361,10 @@ impl Pool {
         loop {
             work.idle += 1;
             let nothing = |work: &mut JobQueue| work.jobs.is_empty();
-            (work, _) = self.more.wait_timeout_while(work, IDLE, nothing).unwrap_or_else(PoisonError::into_inner);
+            (work, _) = self
+                .more
+                .wait_timeout_while(work, limits::SECOND_TABLE_IDLE, nothing)
+                .unwrap_or_else(PoisonError::into_inner);
             work.idle -= 1;
             let Some(job) = work.jobs.pop_front() else { return };
             drop(work);
@@ -573,7 +570,7 @@ mod tests {
         let of = |error| {
             let (tell, told) = mpsc::channel();
             tell.send((Err(error), vec![])).unwrap();
-            TableState::Begun(told, MAKING)
+            TableState::Begun(told, limits::SECOND_TABLE)
         };
         let made = |tables: &mut TableState| tables.try_made().map(|(pool, refused)| (pool.is_some(), refused));
         for passing in [Errno::MFILE, Errno::NOMEM, Errno::AGAIN] {

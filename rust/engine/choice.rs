@@ -1,17 +1,14 @@
 //! Which engine copies a running guest's disks: the one that the caller chose, else pull where the host can do it.
 
-use std::time::Duration;
-
 use super::scratch::Scratch;
 use super::{Engine, pull};
 use crate::config::Config;
 use crate::error::{Code, Error, Result};
 use crate::libvirt::Domain;
+use crate::limits;
 use crate::nbd;
 use crate::work::deadline::ask;
 
-/// How long libvirt may take to say its version.
-const VERSION_LIMIT: Duration = Duration::from_secs(60);
 /// The first version of libvirt that has all that both engines need.
 const LEAST_LIBVIRT: u64 = 7_002_000;
 /// The first version of QEMU that has all that both engines need.
@@ -68,7 +65,7 @@ pub fn choose_engine(
     let danger = || {
         let with = disks.iter().find(|disk| disk.iothread && !is_dared())?;
         let asked = domain.clone();
-        let version = ask("find out which QEMU the guest runs", VERSION_LIMIT, move || asked.qemu_version());
+        let version = ask("find out which QEMU the guest runs", limits::LIBVIRT_CALL, move || asked.qemu_version());
         danger_of_pull(&with.target, version.map_err(|error| error.to_string()))
     };
     let make = || {
@@ -93,7 +90,7 @@ pub fn choose_engine(
             }
             let asked = domain.clone();
             let (libvirt, qemu) =
-                ask("ask for the versions of libvirt and QEMU", VERSION_LIMIT, move || asked.versions())?;
+                ask("ask for the versions of libvirt and QEMU", limits::LIBVIRT_CALL, move || asked.versions())?;
             let (libnbd, scratch) = (nbd::available().map_err(|e| e.to_string()), make());
             let found = scratch.as_ref().map(drop).map_err(|e| e.to_string());
             match reason_against_pull(&PullSupport { libvirt, qemu, libnbd, scratch: found }) {

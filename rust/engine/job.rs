@@ -10,28 +10,9 @@ use super::incident::{Incident, JobDisk};
 use super::leftover;
 use crate::error::{Code, Error, Result};
 use crate::libvirt::{self, Domain, Event, JobPicture, JobState, State, Subscription};
+use crate::limits;
 use crate::work::deadline::{ask, bounded_for_guest, within_call};
 use crate::work::job::Reporter;
-
-/// How long libvirt may take to begin or to abort.
-pub(super) const CALL: Duration = Duration::from_secs(60);
-/// How long libvirt may take to say what state a domain is in.
-const STATE: Duration = Duration::from_secs(10);
-/// How long libvirt may take to abort a job on a NAS that is known to hang.
-const LEAVE: Duration = Duration::from_secs(2);
-/// How long an aborted job may take to end on storage that answers.
-const ABORT: Duration = Duration::from_secs(20);
-/// How long libvirt may take to report the end of a job that nothing keeps from ending. One thread of libvirt handles the ends
-/// of all jobs on the host, and waits 30 s for each guest that crashes during its backup.
-const COMPLETE: Duration = Duration::from_secs(180);
-/// The time between two looks at the job's statistics.
-pub(super) const POLL: Duration = Duration::from_millis(250);
-/// The time between two checks whether the caller cancelled or the deadline passed.
-pub(super) const TICK: Duration = Duration::from_millis(100);
-/// How long libvirt may be out of reach while a job runs; a restart takes less. Tests wait this time out, so theirs is shorter.
-const RECONNECT_LIMIT: Duration = Duration::from_secs(if cfg!(feature = "test-hooks") { 30 } else { 120 });
-/// How long after its shutdown event a domain may take to turn out to have only restarted.
-const RESTART: Duration = Duration::from_millis(500);
 
 /// The step that errors name while a job runs.
 pub(super) const COPY: &str = "copy the disks";
@@ -45,7 +26,7 @@ pub(super) enum Signal {
     Over(JobPicture),
     /// libvirt has no such domain any more.
     Gone,
-    /// libvirt has been out of reach for longer than `RECONNECT_LIMIT`, and the error says why.
+    /// libvirt has been out of reach for longer than `LIBVIRT_RECONNECT`, and the error says why.
     Lost(Error),
     /// A thread of the engine's own has ended.
     Ended,
@@ -69,7 +50,9 @@ impl PreparedJob {
     /// `folder`. `BUSY` when a job runs on the domain.
     pub fn new(domain: &Domain, disks: Vec<JobDisk>, folder: PathBuf) -> Result<PreparedJob> {
         let asked = domain.clone();
-        let job = ask("look at the domain's job", CALL, move || asked.forget_ended_job().and_then(|()| asked.job()))?;
+        let job = ask("look at the domain's job", limits::LIBVIRT_CALL, move || {
+            asked.forget_ended_job().and_then(|()| asked.job())
+        })?;
         if job.state == JobState::Running {
             return Err(Error::new(Code::Busy, "look at the domain's job", "another job runs on it by now"));
         }
@@ -89,7 +72,11 @@ impl PreparedJob {
         let domain = self.domain.clone();
         let begin =
             move || Ok(domain.begin_backup(&backup, checkpoint.as_deref()).map(|()| UnclaimedJob(Some(domain))));
-        let begun = if engine == Engine::Pull { ask(STEP, CALL, begin) } else { bounded_for_guest(STEP, CALL, begin) };
+        let begun = if engine == Engine::Pull {
+            ask(STEP, limits::LIBVIRT_CALL, begin)
+        } else {
+            bounded_for_guest(STEP, limits::LIBVIRT_CALL, begin)
+        };
         Ok(begun?.map(|begun| {
             begun.keep();
             // Can't fail: the poller lives as long as the job.
@@ -150,10 +137,10 @@ impl BackupJob {
         self.incident()
     }
 
-    /// The next signal, if one comes within a `TICK`. Fails when the guest stopped, libvirt is out of reach, the caller
+    /// The next signal, if one comes within a `CALLER_LOOK`. Fails when the guest stopped, libvirt is out of reach, the caller
     /// cancelled, or the deadline passed.
     pub(super) fn next(&mut self, job: &Reporter<'_>, deadline: Instant) -> Result<Option<Signal>> {
-        if self.leaving.is_some_and(|since| since.elapsed() >= RESTART) {
+        if self.leaving.is_some_and(|since| since.elapsed() >= limits::RESTART) {
             if self.state()? == State::Other {
                 // QEMU's process may take half a minute to exit, and the job ends with it: the caller need not wait.
                 self.ended = true;
@@ -165,9 +152,10 @@ impl BackupJob {
         if Instant::now() >= deadline {
             return Err(Error::new(Code::Timeout, COPY, "not done within waitSeconds"));
         }
-        let signal = self.signal(TICK);
+        let signal = self.signal(limits::CALLER_LOOK);
         if let Some(Signal::Lost(error)) = signal {
-            let cause = format!("libvirt could not be reached for {} s: {}", RECONNECT_LIMIT.as_secs(), error.cause);
+            let cause =
+                format!("libvirt could not be reached for {} s: {}", limits::LIBVIRT_RECONNECT.as_secs(), error.cause);
             return Err(Error::new(Code::Libvirt, COPY, cause));
         }
         if let Some(Signal::Event(Event::Gone) | Signal::Gone) = signal {
@@ -179,7 +167,7 @@ impl BackupJob {
     /// The domain's state, asked on the current connection.
     pub(super) fn state(&self) -> Result<State> {
         let domain = self.prepared.domain.clone();
-        ask("ask the domain's state", STATE, move || match domain.again()? {
+        ask("ask the domain's state", limits::LIBVIRT_STATE, move || match domain.again()? {
             Some(domain) => domain.state(),
             None => Ok(State::Other),
         })
@@ -187,17 +175,17 @@ impl BackupJob {
 
     /// Aborts the job, unless it has ended, and waits for its end as long as storage that answers may take.
     pub(super) fn end(&mut self) {
-        self.end_within(CALL, ABORT);
+        self.end_within(limits::LIBVIRT_CALL, limits::JOB_ABORT);
     }
 
     /// Aborts a job that nothing keeps from ending, and waits for its end as long as libvirt may take to report it.
     pub(super) fn end_completed(&mut self) {
-        self.end_within(CALL, COMPLETE);
+        self.end_within(limits::LIBVIRT_CALL, limits::JOB_END);
     }
 
     /// Aborts a job that can't end before the NAS answers, and does not wait for libvirt, which may hang in the abort, too.
     pub(super) fn abort_without_wait(&mut self) {
-        self.end_within(LEAVE, Duration::ZERO);
+        self.end_within(limits::HUNG, Duration::ZERO);
     }
 
     fn end_within(&mut self, call: Duration, limit: Duration) {
@@ -266,7 +254,7 @@ fn start_poller(domain: Domain, signals: Sender<Signal>, started: Receiver<()>) 
             return;
         }
         let mut out_of_reach = None;
-        while started.recv_timeout(POLL) == Err(RecvTimeoutError::Timeout) {
+        while started.recv_timeout(limits::JOB_LOOK) == Err(RecvTimeoutError::Timeout) {
             let told = poll_once(&domain, &mut out_of_reach).map(|signal| signals.send(signal));
             match told {
                 Ok(Err(_)) => return,
@@ -282,7 +270,7 @@ fn start_poller(domain: Domain, signals: Sender<Signal>, started: Receiver<()>) 
 /// Looks at the job once, on the current connection. `out_of_reach` keeps since when there is no connection.
 fn poll_once(domain: &Domain, out_of_reach: &mut Option<Instant>) -> Result<Signal> {
     let found = match domain.again() {
-        Err(error) if out_of_reach.get_or_insert_with(Instant::now).elapsed() >= RECONNECT_LIMIT => {
+        Err(error) if out_of_reach.get_or_insert_with(Instant::now).elapsed() >= limits::LIBVIRT_RECONNECT => {
             return Ok(Signal::Lost(error));
         }
         found => found?,

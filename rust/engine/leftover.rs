@@ -1,16 +1,11 @@
 //! A backup job whose agent has died. The library recognizes the job by the folder of its files.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::error::{Code, Error, Result};
 use crate::libvirt::{Domain, JobState};
-
-/// The time between two looks at a job that was aborted.
-const TICK: Duration = Duration::from_millis(100);
-
-/// How long QEMU may take to end an aborted job. Callers have longer limits.
-const END: Duration = Duration::from_secs(50);
+use crate::limits;
 
 /// True if a backup job runs on `domain` with its files or its socket in `folder`; `None` if one runs and libvirt does not yet
 /// tell where these lie. libvirt answers without asking QEMU.
@@ -35,13 +30,13 @@ pub fn end_job(domain: &Domain, folder: &Path) -> Result<bool> {
         // the job did not end by itself meanwhile
         return Err(refused);
     }
-    let until = Instant::now() + END;
+    let until = Instant::now() + limits::LEFT_JOB_ABORT;
     while domain.job()?.state == JobState::Running {
         if Instant::now() > until {
             let cause = format!("the job of {} goes on though it was aborted", domain.name());
             return Err(Error::new(Code::Timeout, "end what was left", cause));
         }
-        std::thread::sleep(TICK);
+        std::thread::sleep(limits::CALLER_LOOK);
     }
     Ok(true)
 }

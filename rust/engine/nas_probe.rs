@@ -8,9 +8,6 @@ use crate::error::{Code, Error, Result};
 use crate::nas::apart::{Apart, Descriptor};
 use crate::work::deadline;
 
-/// How long the NAS may take to say how large its file system is.
-pub(super) const PROBE_LIMIT: Duration = Duration::from_secs(20);
-
 /// A file on the NAS by which the library asks.
 #[derive(Debug, Clone)]
 pub(super) struct NasProbe(Apart);

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
-use super::job::{COPY, TICK};
+use super::job::COPY;
 use super::rate::{Limiter, Rate};
 use super::reader::{self, DiskExport, Throttle};
 use super::shared::Shared;
 use super::socket::Socket;
-use super::writer::{CopyTarget, Piece, REQUEST, STOP, Slot, Writer, WriterEnds, Written, send};
+use super::writer::{CopyTarget, Piece, REQUEST, Slot, Writer, WriterEnds, Written, send};
 use crate::error::{Code, Error, Result};
+use crate::limits;
 use crate::nas::session::Session;
 use crate::qcow2::{self, CLUSTER, Dirty, View};
 use crate::work::deadline::{self, Background};
@@ -106,13 +107,13 @@ fn follow(
             return Err(Error::new(Code::Timeout, COPY, "not done within waitSeconds"));
         }
         // wakes up when one of the threads ends
-        let _ = ends.recv_timeout(TICK);
+        let _ = ends.recv_timeout(limits::CALLER_LOOK);
     }
 }
 
 /// Adds to `error` that the reader, which has been told to stop, is left behind, if it does not end.
 fn note_left_reader(reader: &Background<()>, error: Error) -> Error {
-    let hangs = reader.wait(STOP).is_none() && !reader.has_ended();
+    let hangs = reader.wait(limits::COPY_STOP).is_none() && !reader.has_ended();
     if hangs { error.with_leftover(HANGING) } else { error }
 }
 
@@ -230,7 +231,7 @@ fn read_error(disk: &str, error: qcow2::Error) -> Error {
 fn take_slot(free: &Receiver<Slot>, shared: &Shared) -> Result<Slot> {
     loop {
         shared.check_not_stopped()?;
-        match free.recv_timeout(TICK) {
+        match free.recv_timeout(limits::CALLER_LOOK) {
             Ok(slot) => return Ok(slot),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => {

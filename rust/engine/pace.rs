@@ -1,7 +1,9 @@
 //! How much a pull asks of QEMU at a time. A guest that writes to a cluster not copied yet waits until QEMU has copied the old
 //! cluster to the scratch, and QEMU serves that copy in turn with our requests.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
+
+use crate::limits;
 
 /// How much the reader may ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,9 +21,6 @@ pub(super) const FULL: Demand = Demand { requests: 4, bytes: 512 << 10 };
 /// that writes all the time.
 pub(super) const GENTLE: Demand = Demand { requests: 1, bytes: 128 << 10 };
 
-/// A guest that has not written for so long counts as quiet.
-const QUIET: Duration = Duration::from_millis(100);
-
 /// Infers from the growth of the scratch whether the guest writes.
 #[derive(Debug, Default)]
 pub(super) struct Pace {
@@ -38,7 +37,7 @@ impl Pace {
             self.wrote = Some(now);
         }
         self.held = self.held.max(Some(held));
-        let writes = self.wrote.is_some_and(|wrote| now.duration_since(wrote) < QUIET);
+        let writes = self.wrote.is_some_and(|wrote| now.duration_since(wrote) < limits::GUEST_QUIET);
         if writes { GENTLE } else { FULL }
     }
 }
@@ -46,6 +45,7 @@ impl Pace {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     #[test]
     fn the_reader_steps_back_while_the_guest_writes() {

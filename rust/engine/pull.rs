@@ -10,7 +10,7 @@ use std::sync::mpsc::{self, Sender};
 use std::time::{Duration, Instant};
 
 use super::incident::Incident;
-use super::job::{BackupJob, COPY, POLL, Signal, TICK};
+use super::job::{BackupJob, COPY, Signal};
 use super::rate::Rate;
 use super::reader::{self, DiskExport, ReadResult};
 use super::reserve::{self, Reserve, Speed};
@@ -20,19 +20,11 @@ use super::writer::{CopyTarget, Writer, Written};
 use crate::config::LEAST_SCRATCH;
 use crate::error::{Code, Error, Result};
 use crate::libvirt::{Event, State};
+use crate::limits;
 use crate::nas::session::Session;
 use crate::work::deadline::{self, Background, bounded_for_host, within_call};
 use crate::work::job::Reporter;
 
-/// How long an abort waits until the reader has fetched the replies that are due: a guest that runs out of scratch can't wait
-/// longer.
-const REPLIES: Duration = Duration::from_secs(1);
-/// How long libvirt may take to report that a guest stopped whose export is gone.
-const END_LIMIT: Duration = Duration::from_secs(1);
-/// How long the check of the scratch may take while the guest suffers.
-const CHECK_LIMIT: Duration = Duration::from_secs(5);
-/// How long that check may take after the job: the host's disk may be busy with what the guests write.
-const KEPT_LIMIT: Duration = Duration::from_secs(60);
 /// A backup ends when the scratch has less room left, in bytes.
 const LEAST_LEFT: u64 = LEAST_SCRATCH / 2;
 
@@ -76,7 +68,7 @@ pub fn copy(
     if followed.is_err() {
         pull.shared.stop();
     }
-    let connections = read.or_else(|| pull.read(REPLIES));
+    let connections = read.or_else(|| pull.read(limits::REPLIES));
     // the job ends, whatever happens on the NAS; a libvirt out of reach gets less time
     if followed.as_ref().is_err_and(|error| error.code == Code::Libvirt) {
         backup.end()
@@ -185,14 +177,14 @@ impl Pull {
     /// Fails unless the scratch has kept all old blocks that QEMU wrote to it: otherwise the copy is wrong.
     fn check_kept(&mut self, scratch: &Scratch) -> Result<()> {
         self.keeping = None;
-        let (limit, reserve) = (within_call(KEPT_LIMIT), scratch.reserve()?);
+        let (limit, reserve) = (within_call(limits::STORAGE_STEP), scratch.reserve()?);
         let until = Instant::now() + limit;
         // the keeper's own error does not matter any more: no more room is needed
         if self.keeper.wait(limit).is_none() {
             let cause = format!("no answer for {} s", limit.as_secs());
             return Err(scratch_unusable(Error::new(Code::Io, reserve::STEP, cause)));
         }
-        let rest = until.saturating_duration_since(Instant::now()).max(CHECK_LIMIT);
+        let rest = until.saturating_duration_since(Instant::now()).max(limits::SCRATCH_CHECK);
         bounded_for_host(reserve::STEP, rest, move || reserve.check_kept())
             .map_err(|error| if error.code == Code::Io { scratch_unusable(error) } else { error })
     }
@@ -214,14 +206,14 @@ impl Pull {
                 return Err(Error::new(Code::Timeout, COPY, "not done within waitSeconds"));
             }
             // wakes up when the writer ends
-            let _ = backup.signal(TICK);
+            let _ = backup.signal(limits::CALLER_LOOK);
         }
     }
 }
 
 /// Says in the error of a job or an export that ended early whether the guest's own end is the cause.
 fn explain_end(backup: &mut BackupJob, error: Error) -> Error {
-    let until = Instant::now() + END_LIMIT;
+    let until = Instant::now() + limits::GUEST_STOPPED;
     while let Some(signal) = backup.signal(until.saturating_duration_since(Instant::now())) {
         match signal {
             Signal::Event(Event::JobCompleted { .. }) | Signal::Over(_) => backup.ended = true,
@@ -254,7 +246,7 @@ fn explain_incident(incident: &Incident, scratch: &Scratch) -> Error {
 
 /// Fails unless QEMU's user can write to the scratch and the scratch has kept what QEMU wrote.
 fn check_scratch_is_sound(scratch: Arc<Reserve>) -> Result<()> {
-    bounded_for_host(reserve::STEP, CHECK_LIMIT, move || scratch.check()).map_err(|error| match error.code {
+    bounded_for_host(reserve::STEP, limits::SCRATCH_CHECK, move || scratch.check()).map_err(|error| match error.code {
         Code::NoSpace => error,
         _ => scratch_unusable(error),
     })
@@ -279,7 +271,7 @@ struct RoomWatch {
 
 impl RoomWatch {
     fn is_due(&self, now: Instant) -> bool {
-        self.last.is_none_or(|last| now.duration_since(last) >= POLL)
+        self.last.is_none_or(|last| now.duration_since(last) >= limits::JOB_LOOK)
     }
 
     /// `NO_SPACE` when the scratch, of which the guest has used `used` bytes, has less `room` than the guest's speed asks for.

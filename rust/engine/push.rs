@@ -8,23 +8,15 @@ use std::time::{Duration, Instant};
 use rustix::fs::{AtFlags, StatxFlags};
 
 use super::incident::Incident;
-use super::job::{BackupJob, CALL, COPY, POLL, Signal, TICK};
-use super::nas_probe::{NasProbe, PROBE_LIMIT};
+use super::job::{BackupJob, COPY, Signal};
+use super::nas_probe::NasProbe;
 use crate::error::{Code, Error, Result};
 use crate::libvirt::{Domain, Event, JobPicture, JobState, State};
+use crate::limits;
 use crate::nas::apart::{Apart, Descriptor};
 use crate::work::deadline::{self, Background, ask, start_for_the_guest, within_call};
 use crate::work::job::Reporter;
 
-/// How long QEMU may take to report that its targets are closed before the library asks libvirt instead.
-const CLOSE: Duration = Duration::from_secs(5);
-/// How long the library waits, after a failure, for the event that names the disk.
-const BLAME: Duration = Duration::from_millis(300);
-
-/// How long the last look at the targets' sizes may take once the job has ended.
-const LOOK: Duration = Duration::from_secs(2);
-/// How long the NAS may take to answer when the caller has cancelled and waits: the error code does not depend on the answer.
-const CANCEL: Duration = Duration::from_secs(5);
 const WATCH: &str = "watch the targets";
 /// The most that a file system allocates beyond what was written, in bytes: XFS does so.
 const AHEAD: u64 = 8 << 30;
@@ -83,7 +75,7 @@ fn watch(targets: &[PushTarget], ended: &Receiver<()>) -> Result<()> {
                 looked => looked.map_err(|error| error.on_disk(&target.disk))?,
             }
         }
-        if ended.recv_timeout(POLL) != Err(RecvTimeoutError::Timeout) {
+        if ended.recv_timeout(limits::JOB_LOOK) != Err(RecvTimeoutError::Timeout) {
             return Ok(());
         }
     }
@@ -108,14 +100,14 @@ pub fn copy(
     let limited = push.limit_speed();
     let outcome = push.wait_completed(job, deadline).and_then(|()| push.wait_closed(job, deadline));
     drop(watching);
-    push.watch.wait(LOOK);
+    push.watch.wait(limits::TARGETS_LOOK);
     outcome.map(|()| limited.err()).map_err(|error| give_up(backup, probe, error))
 }
 
 /// A probe of the NAS, if the NAS answers.
 fn open_probe(target: &PushTarget) -> Option<NasProbe> {
     let file = target.file.clone();
-    deadline::bounded("look at the targets", PROBE_LIMIT, move || NasProbe::open(&file))
+    deadline::bounded("look at the targets", limits::NAS_PROBE, move || NasProbe::open(&file))
         .inspect_err(|error| log::debug!("{error}"))
         .ok()
 }
@@ -123,7 +115,7 @@ fn open_probe(target: &PushTarget) -> Option<NasProbe> {
 /// Corrects the error of a begin that was given up. The begin waits for the guest's own storage as well as for the NAS, so the
 /// library asks the NAS: if that answers, the error is `LIBVIRT`.
 pub fn explain_begin(error: Error, targets: &[PushTarget]) -> Error {
-    let answers = |target| open_probe(target).is_some_and(|probe| !probe.hangs(PROBE_LIMIT));
+    let answers = |target| open_probe(target).is_some_and(|probe| !probe.hangs(limits::NAS_PROBE));
     match error.code {
         Code::NasUnresponsive if targets.first().is_some_and(answers) => Error { code: Code::Libvirt, ..error },
         _ => error,
@@ -135,10 +127,10 @@ pub fn explain_begin(error: Error, targets: &[PushTarget]) -> Error {
 fn give_up(backup: &mut BackupJob, probe: Option<NasProbe>, error: Error) -> Error {
     let hangs = |patience| probe.map(|probe| probe.hangs(patience));
     let hangs = match error.code {
-        Code::Timeout => hangs(PROBE_LIMIT),
-        Code::Cancelled => hangs(CANCEL),
+        Code::Timeout => hangs(limits::NAS_PROBE),
+        Code::Cancelled => hangs(limits::NAS_AFTER_CANCEL),
         // QEMU hangs in the close of a target, which waits for the NAS or for the guest's own storage
-        Code::NasUnresponsive => hangs(PROBE_LIMIT).or(Some(true)),
+        Code::NasUnresponsive => hangs(limits::NAS_PROBE).or(Some(true)),
         _ => None,
     };
     match hangs {
@@ -213,7 +205,7 @@ impl Push<'_> {
         let open: Vec<String> = self.disks.difference(&self.closed).cloned().collect();
         let Some(rate) = self.rate.filter(|_| !open.is_empty()) else { return Ok(()) };
         let (domain, share) = (self.backup.domain().clone(), (rate / open.len() as u64).max(1));
-        ask("limit the job's speed", CALL, move || {
+        ask("limit the job's speed", limits::LIBVIRT_CALL, move || {
             let domain = domain.again()?;
             open.iter().try_for_each(|disk| domain.as_ref().map_or(Ok(()), |d| d.limit_block_job(disk, share)))
         })
@@ -222,7 +214,7 @@ impl Push<'_> {
     /// The error of a job during which the guest met `incident`, with the reason of the job's own failure if libvirt reports
     /// that soon: a NAS that refuses an old block refuses the rest, too.
     fn harmed(&mut self, incident: &Incident) -> Error {
-        let until = Instant::now() + BLAME;
+        let until = Instant::now() + limits::FAULTY_DISK;
         let mut error = Error::new(Code::JobFailed, COPY, incident);
         while let Some(signal) = self.backup.signal(until.saturating_duration_since(Instant::now())) {
             let text = match signal {
@@ -247,7 +239,7 @@ impl Push<'_> {
     /// The error of a job that failed by libvirt's report. The error names the disk if an event does.
     fn failed(&mut self, text: Option<String>) -> Error {
         self.backup.ended = true;
-        let until = Instant::now() + BLAME;
+        let until = Instant::now() + limits::FAULTY_DISK;
         while self.failed_disk.is_none()
             && let Some(signal) = self.backup.signal(until.saturating_duration_since(Instant::now()))
         {
@@ -269,7 +261,7 @@ impl Push<'_> {
     /// Waits until all targets are closed: QEMU writes a target's last tables in its close, after the job has completed.
     fn wait_closed(&mut self, job: &Reporter<'_>, deadline: Instant) -> Result<()> {
         const STEP: &str = "close the target";
-        let until = Instant::now() + CLOSE;
+        let until = Instant::now() + limits::TARGETS_CLOSED;
         while !self.disks.is_subset(&self.closed) {
             match self.backup.signal(until.saturating_duration_since(Instant::now())) {
                 Some(Signal::Event(Event::DiskClosed { disk, completed })) => self.disk_closed(disk, completed),
@@ -293,11 +285,12 @@ impl Push<'_> {
     fn wait_for_close(&mut self, job: &Reporter<'_>, deadline: Instant) -> Result<()> {
         const STEP: &str = "wait for the targets' close";
         let domain = self.backup.domain().clone();
-        let until = Instant::now() + within_call(deadline.saturating_duration_since(Instant::now()).max(CALL));
+        let until =
+            Instant::now() + within_call(deadline.saturating_duration_since(Instant::now()).max(limits::LIBVIRT_CALL));
         let settling = start_for_the_guest(STEP, move || settle(&domain, until), || ())?;
         while Instant::now() < until {
             job.check_cancelled()?;
-            match settling.wait(TICK) {
+            match settling.wait(limits::CALLER_LOOK) {
                 None => {}
                 Some(Err(error)) if error.code == Code::Busy => break,
                 Some(settled) => {

@@ -3,12 +3,9 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::job::TICK;
 use crate::error::Result;
+use crate::limits;
 use crate::qcow2::CLUSTER;
-
-/// How far a reader that is late may catch up.
-const SLACK: Duration = Duration::from_millis(500);
 
 /// The queue of all backups of this process.
 static HOST: RateQueue = RateQueue::new();
@@ -65,7 +62,7 @@ impl Limiter {
             if left.is_zero() {
                 return Ok(());
             }
-            std::thread::sleep(left.min(TICK));
+            std::thread::sleep(left.min(limits::CALLER_LOOK));
         }
     }
 }
@@ -81,7 +78,7 @@ impl RateQueue {
 
     fn reserve(&self, rate: u64, now: Instant, bytes: u64) -> Instant {
         let mut free = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let earliest = now.checked_sub(SLACK).unwrap_or(now);
+        let earliest = now.checked_sub(limits::RATE_SLACK).unwrap_or(now);
         let at = free.map_or(now, |free| free.max(earliest));
         *free = Some(at + Duration::from_secs_f64(bytes as f64 / rate.max(1) as f64));
         at

@@ -14,15 +14,12 @@ use super::shared::Shared;
 use super::socket::Socket;
 use super::writer::{Piece, Slot, WriterEnds, send};
 use crate::error::{Code, Error, Result};
+use crate::limits;
 use crate::nbd::{ALLOCATION, Connection, DIRTY, Extent, Status, Ticket, ZERO};
 use crate::qcow2::CLUSTER;
 
 /// The bytes that one question about extents covers.
 const WINDOW: u64 = 1 << 30;
-/// The time between two checks whether the copy was stopped.
-const TICK: Duration = Duration::from_millis(50);
-/// libnbd waits for whole milliseconds.
-const LEAST_WAIT: Duration = Duration::from_millis(1);
 
 /// One disk's export.
 #[derive(Debug, Clone)]
@@ -84,7 +81,7 @@ pub(super) fn read(
     let mut disks = Vec::new();
     let outcome = read_all(&mut disks, &socket, exports, rate, ends, shared);
     for disk in &mut disks {
-        let settled = disk.connection.settle(TICK, || shared.check_replies_wanted());
+        let settled = disk.connection.settle(limits::COPY_LOOK, || shared.check_replies_wanted());
         let _ = settled.inspect_err(|error| log::debug!("disk {}: {error}", disk.export.disk));
     }
     ReadResult { outcome, _connections: disks }
@@ -187,7 +184,9 @@ impl ExportReader {
         let at = |error: Error| error.on_disk(&export.disk);
         let contexts: Vec<&str> = std::iter::once(ALLOCATION).chain(bitmap.as_deref()).collect();
         let socket = socket.connect(|| shared.check_not_stopped()).map_err(at)?;
-        connection.connect(socket, &export.disk, &contexts, TICK, || shared.check_not_stopped()).map_err(at)?;
+        connection
+            .connect(socket, &export.disk, &contexts, limits::COPY_LOOK, || shared.check_not_stopped())
+            .map_err(at)?;
         if connection.size() != export.size {
             let cause = format!("it has {} bytes and not {}: it was resized", connection.size(), export.size);
             return Err(at(Error::new(Code::DomainState, "connect to the export", cause)));
@@ -218,7 +217,7 @@ impl ExportReader {
     /// Asks the server for the extents of the disk's next part.
     fn ask(&mut self, shared: &Shared) -> Result<()> {
         let length = WINDOW.min(self.export.size - self.asked);
-        let status = self.connection.status(self.asked, length, TICK, || shared.check_not_stopped())?;
+        let status = self.connection.status(self.asked, length, limits::COPY_LOOK, || shared.check_not_stopped())?;
         let (covered, runs) = runs(&status, self.bitmap.as_deref(), self.asked, length)?;
         self.asked += covered;
         self.runs.extend(runs);
@@ -247,17 +246,17 @@ impl ExportReader {
                 if let Some(slot) = spare.take().or_else(|| free.try_recv().ok()) {
                     if let RequestOutcome::Early(slot, wait) = self.request(slot, demand, &throttle.limiter)? {
                         spare = Some(slot);
-                        self.connection.poll(wait.clamp(LEAST_WAIT, TICK))?;
+                        self.connection.poll(wait.clamp(limits::NBD_LEAST, limits::COPY_LOOK))?;
                     }
                     continue;
                 }
                 // no reply is due, so QEMU does not wait while the reader waits for the writer
                 if self.in_flight == 0 {
-                    spare = free.recv_timeout(TICK).ok();
+                    spare = free.recv_timeout(limits::COPY_LOOK).ok();
                     continue;
                 }
             }
-            self.connection.poll(TICK)?;
+            self.connection.poll(limits::COPY_LOOK)?;
         }
     }
 

@@ -13,21 +13,17 @@ use std::time::{Duration, Instant};
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
 
-use super::job::POLL;
 use crate::config::LEAST_SCRATCH;
 use crate::error::{Code, Error, Result};
+use crate::limits;
 use crate::sys;
 use crate::user::as_user;
 
 /// The step that errors name.
 pub(super) const STEP: &str = "keep the guest's old blocks";
-/// The time between two looks at the files.
-const TICK: Duration = Duration::from_millis(50);
-/// How long after an abort QEMU may still write to the scratch.
-const ABORT: Duration = Duration::from_secs(1);
 /// The scratch needs room for what the guest overwrites in this time at its highest speed so far: until the next look and
 /// through an abort, at three times that speed.
-pub(super) const AHEAD: Duration = POLL.saturating_add(ABORT).saturating_mul(3);
+pub(super) const AHEAD: Duration = limits::JOB_LOOK.saturating_add(limits::SCRATCH_ABORT).saturating_mul(3);
 /// Bytes that stay free when room is taken, because the file system needs some for its own records of the files.
 const SPARE: u64 = 4 << 20;
 /// The bytes of one write to the spare file.
@@ -80,11 +76,11 @@ pub(super) struct Speed {
 }
 
 impl Speed {
-    /// Records how many bytes there are. Measures over at least a `POLL`, because a single write would look fast.
+    /// Records how many bytes there are. Measures over at least a `JOB_LOOK`, because a single write would look fast.
     pub(super) fn observe(&mut self, now: Instant, bytes: u64) {
         let Some((before, had)) = self.seen else { return self.seen = Some((now, bytes)) };
         let time = now.duration_since(before);
-        if time >= POLL {
+        if time >= limits::JOB_LOOK {
             self.most = self.most.max(bytes.saturating_sub(had) as f64 / time.as_secs_f64());
             self.seen = Some((now, bytes));
         }
@@ -235,7 +231,7 @@ impl Reserve {
 
     /// Takes room ahead of QEMU until the sender of `ended` is dropped.
     pub(super) fn keep_ahead(&self, ended: &Receiver<()>, allowed: impl Fn() -> u64) -> Result<()> {
-        while ended.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
+        while ended.recv_timeout(limits::COPY_LOOK) == Err(RecvTimeoutError::Timeout) {
             self.take_due_room(Instant::now(), &allowed)?;
             self.check_kept()?;
         }
@@ -301,7 +297,7 @@ mod tests {
     /// Lets the files grow to `lengths` in MiB at a quarter of a second; returns the MiB that each then holds beyond its end.
     fn grow(growth: &mut Growth, start: Instant, quarters: u32, lengths: &[u64], most: u64) -> Vec<u64> {
         let lengths: Vec<_> = lengths.iter().map(|length| length * MIB).collect();
-        growth.observe(start + quarters * POLL, &lengths);
+        growth.observe(start + quarters * limits::JOB_LOOK, &lengths);
         for (i, end) in growth.due(most) {
             growth.parts[i].end = end;
         }

@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rustix::fs::{FlockOperation, StatVfsMountFlags, flock};
 use rustix::io::Errno;
@@ -18,6 +18,7 @@ use crate::config::Config;
 use crate::error::{Code, Error, Result};
 use crate::host;
 use crate::libvirt::{Domain, Emulator};
+use crate::limits;
 use crate::nas::folder::Folder;
 use crate::user::refuse_writable_by_others;
 use crate::work::deadline::{WorkFor, ask, bounded_for_host};
@@ -27,8 +28,6 @@ const STEP: &str = "make the scratch folder";
 const SWEEP: &str = "clear the scratch folder";
 const LOOK: &str = "look at the scratch folder";
 const SYNC: &str = "sync the scratch folder";
-/// How long libvirt may take to end a job that was left behind.
-const END: Duration = Duration::from_secs(60);
 /// The folder of a socket, which belongs to its server. All else belongs to root: otherwise QEMU could exchange a file, and
 /// libvirt or the library would use what it finds in that place.
 const SOCKETS: &str = "qemu";
@@ -151,7 +150,9 @@ impl Scratch {
         }
         let folder = self._lock.try_clone().map_err(|e| Error::io(SYNC, &self.folder, e))?;
         let path = self.folder.clone();
-        bounded_for_host(SYNC, END, move || rustix::fs::syncfs(&folder).map_err(|e| Error::io(SYNC, &path, e)))
+        bounded_for_host(SYNC, limits::STORAGE_STEP, move || {
+            rustix::fs::syncfs(&folder).map_err(|e| Error::io(SYNC, &path, e))
+        })
     }
 
     /// The folder's path.
@@ -370,7 +371,7 @@ fn end_job(config: &Config, path: &Path, folder: &File) -> Result<()> {
     let Some(vm) = domain_of(&Folder { fd: held.into(), path: path.to_owned() })? else { return Ok(()) };
     let path = path.to_owned();
     let _for = WorkFor::guest(&vm);
-    ask(SWEEP, END, move || {
+    ask(SWEEP, limits::LIBVIRT_CALL, move || {
         // the job belongs to the backup that this host has on record: a record stays as long as its job runs
         let may_resume = host::begun(&state).iter().any(|begun| begun.vm == vm && begun.may_resume);
         let Some(domain) = Domain::find(&uri, &vm)? else { return Ok(()) };
@@ -402,6 +403,7 @@ mod tests {
     use super::*;
     use crate::work::deadline::bounded;
     use rustix::fs::{CWD, FileType, Mode};
+    use std::time::Duration;
 
     fn config(folder: &Path) -> Config {
         Config { state_dir: folder.join("state"), ..Default::default() }

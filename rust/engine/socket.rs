@@ -6,7 +6,6 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
@@ -14,13 +13,12 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::error::{Code, Error, Result};
+use crate::limits;
 use crate::{random, sys};
 
 const PLACE: &str = "find a place for the export's socket";
 const CONNECT: &str = "connect to the export";
 const REMOVE: &str = "remove the export's socket";
-/// The time between two tries to connect to a server whose backlog is full.
-const TICK: Duration = Duration::from_millis(10);
 /// The unix sockets of this network namespace, with the paths that they, or the sockets that accepted them, are bound to.
 const SOCKETS: &str = "/proc/net/unix";
 /// The flag of a socket that waits for clients (`__SO_ACCEPTCON`).
@@ -190,7 +188,7 @@ impl Socket {
             match rustix::net::connect(&socket, &address) {
                 Err(Errno::AGAIN) => {
                     go_on()?;
-                    std::thread::sleep(TICK);
+                    std::thread::sleep(limits::TOOL_LOOK);
                 }
                 connected => break connected.map_err(|e| io(e.into()))?,
             }

@@ -7,11 +7,11 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use super::job::TICK;
-use super::nas_probe::{NasProbe, PROBE_LIMIT};
+use super::nas_probe::NasProbe;
 use super::pace;
 use super::shared::Shared;
 use crate::error::{Code, Error, Result};
+use crate::limits;
 use crate::nas::apart::Apart;
 use crate::nas::session::Session;
 use crate::point::fingerprints::{self, Base, Content, Fingerprints, Recorder, State};
@@ -24,8 +24,6 @@ const STEP: &str = "write the target";
 pub(super) const REQUEST: usize = pace::FULL.bytes;
 /// The number of slots for what is read and not yet written.
 const SLOTS: usize = 16;
-/// How long a reader or a writer may take to stop before the library concludes that its storage hangs.
-pub(super) const STOP: Duration = Duration::from_millis(500);
 /// What an error says of a writer that was left behind.
 const HANGING: &str = "a write that the NAS does not answer";
 
@@ -133,7 +131,7 @@ impl Writer {
     /// library asks the NAS whether it answers, because it may only be slow.
     pub(super) fn give_up(&self, shared: &Shared, error: Error) -> Error {
         shared.stop();
-        if self.ends_within(STOP) {
+        if self.ends_within(limits::COPY_STOP) {
             return error;
         }
         let hangs = error.code == Code::Timeout && self.nas_hangs();
@@ -151,7 +149,7 @@ impl Writer {
 
     /// True if the NAS does not answer. A NAS that has not even let the writer open the probe hangs.
     fn nas_hangs(&self) -> bool {
-        self.probe.get().cloned().is_none_or(|probe| probe.hangs(PROBE_LIMIT))
+        self.probe.get().cloned().is_none_or(|probe| probe.hangs(limits::NAS_PROBE))
     }
 }
 
@@ -290,7 +288,7 @@ impl<'a> ImageWriter<'a> {
 /// Waits for the next piece, and checks for a stop meanwhile, because a hanging reader neither sends nor ends.
 fn next_piece(pieces: &Receiver<Piece>, shared: &Shared) -> Result<Piece> {
     loop {
-        let piece = pieces.recv_timeout(TICK);
+        let piece = pieces.recv_timeout(limits::CALLER_LOOK);
         shared.check_not_stopped()?;
         match piece {
             Ok(piece) => return Ok(piece),

@@ -117,7 +117,7 @@ fn run_loop() {
         if let Err(error) = virt::event::event_run_default_impl() {
             log::warn!("libvirt's event loop: {error}");
             // A loop that fails at once would burn a core; jobs notice their end from the statistics meanwhile.
-            std::thread::sleep(std::time::Duration::from_secs(1));
+            std::thread::sleep(crate::limits::LONG_LOOK);
         }
     }
 }

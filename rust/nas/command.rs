@@ -11,11 +11,10 @@ use std::time::Duration;
 use rustix::fs::MemfdFlags;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 
+use crate::limits;
 use crate::second_table;
 use crate::sys;
 
-/// How long a killed process may take to be gone.
-const KILL_LIMIT: Duration = Duration::from_secs(5);
 /// The most bytes of a command's standard error that go into an error.
 const MAX_COMPLAINT: u64 = 4096;
 
@@ -67,7 +66,7 @@ fn wait(child: &mut Child, limit: Duration) -> io::Result<Option<ExitStatus>> {
         return child.wait().map(Some);
     }
     rustix::process::kill_process_group(pid, Signal::KILL)?;
-    if end.recv_timeout(KILL_LIMIT).is_ok() {
+    if end.recv_timeout(limits::KILLED).is_ok() {
         child.wait()?;
     }
     Ok(None)
@@ -99,7 +98,7 @@ mod tests {
         let started = Instant::now();
         let error = run(command, Duration::from_millis(200)).err().unwrap();
         assert_eq!(error.kind(), ErrorKind::TimedOut);
-        assert!(started.elapsed() < KILL_LIMIT);
+        assert!(started.elapsed() < limits::KILLED);
 
         let mut command = Command::new("sh");
         command.args(["-c", "echo complaint >&2; exit 3"]);

@@ -6,7 +6,6 @@ use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use log::Level;
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Stat};
@@ -16,6 +15,7 @@ use super::apart::{Apart, Descriptor};
 use super::denied::FsKind;
 use super::path::RepoPath;
 use crate::error::{Code, Error, Result};
+use crate::limits;
 use crate::work::steps;
 use crate::{descriptor, lacking};
 
@@ -41,7 +41,6 @@ pub const MOST_NAMES: usize = 50_000;
 /// How often, and at which interval, the removal of a folder that does not get empty is tried: NFS and FUSE keep an open file
 /// under another name until it is closed.
 const TRIES: u32 = 40;
-const PAUSE: Duration = Duration::from_millis(250);
 
 /// A way to rename a file of a folder.
 type Rename = fn(&Folder, &OsStr, &OsStr) -> rustix::io::Result<()>;
@@ -283,7 +282,7 @@ impl Folder {
             if renamed != Err(Errno::ACCESS) || !self.may_be_held_by_its_files(&before) {
                 break;
             }
-            std::thread::sleep(PAUSE);
+            std::thread::sleep(limits::REMOVAL_PAUSE);
             renamed = once();
         }
         let Err(error) = renamed else { return Ok(()) };
@@ -650,7 +649,7 @@ fn remove(folder: BorrowedFd<'_>, name: &CStr, path: &Path, bounds: &mut Removal
             }
         }
         match rustix::fs::unlinkat(folder, name, AtFlags::REMOVEDIR) {
-            Err(Errno::NOTEMPTY) if left > 0 => std::thread::sleep(PAUSE),
+            Err(Errno::NOTEMPTY) if left > 0 => std::thread::sleep(limits::REMOVAL_PAUSE),
             ended => {
                 gone_is_fine(ended)?;
                 break;

@@ -10,12 +10,11 @@ use super::mounts;
 use super::repository::Export;
 use crate::config::{self, Config};
 use crate::error::{Code, Error, Result};
+use crate::limits;
 use crate::panics::caught;
 use crate::work::deadline;
 
 const STEP: &str = "open the repository";
-/// How long a call waits for a new question's answer: a NAS that has recovered answers in this time.
-const GRACE: Duration = Duration::from_secs(1);
 
 /// A repository that did not answer.
 #[derive(Debug)]
@@ -52,7 +51,7 @@ pub fn mark(export: &Export) {
     }
 }
 
-/// `NAS_UNRESPONSIVE` for a repository that is marked and does not answer within `GRACE`.
+/// `NAS_UNRESPONSIVE` for a repository that is marked and does not answer within `NAS_RECOVERED`.
 pub fn check_responsive(export: &Export) -> Result<()> {
     let mut marks = marks();
     match marks.get(export) {
@@ -60,7 +59,9 @@ pub fn check_responsive(export: &Export) -> Result<()> {
         Some(mark) if !mark.open => ask(&mut marks, export),
         Some(_) => {}
     }
-    let grace = marks.get(export).map_or(GRACE, |mark| GRACE.saturating_sub(mark.asked.elapsed()));
+    let grace = marks
+        .get(export)
+        .map_or(limits::NAS_RECOVERED, |mark| limits::NAS_RECOVERED.saturating_sub(mark.asked.elapsed()));
     let is_asked = |marks: &mut HashMap<Export, Mark>| marks.get(export).is_some_and(|mark| mark.open);
     let (marks, _) = CHANGED.wait_timeout_while(marks, grace, is_asked).unwrap_or_else(PoisonError::into_inner);
     marks.get(export).map_or(Ok(()), |mark| Err(refusal(export, mark.since.elapsed(), deadline::stuck(export))))

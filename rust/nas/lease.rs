@@ -24,6 +24,7 @@ use super::apart::{Apart, Descriptor};
 use super::folder::{FILE_MODE, Folder};
 use super::purpose::Purpose;
 use crate::error::{Code, Error, Result, called};
+use crate::limits;
 use crate::qcow2::Storage;
 use crate::work::deadline::{self, Background};
 
@@ -42,10 +43,6 @@ const LONGEST: u64 = 512;
 const MOST_TAKEN_OVER: usize = 2;
 /// How many claims of readers the library reads at a time: more than there are hosts.
 const MOST_READERS: usize = 5_000;
-/// How long the renewal's thread may take to end.
-const END: Duration = Duration::from_secs(1);
-/// How long the removal of our claim may take before the library stops waiting for it.
-const GIVE_BACK: Duration = Duration::from_secs(5);
 
 /// How often a claim is renewed, and how long it holds.
 #[derive(Debug, Clone, Copy)]
@@ -56,7 +53,7 @@ pub(super) struct LeasePace {
 }
 
 /// The pace of all hosts.
-pub(super) const PACE: LeasePace = LeasePace { renew: Duration::from_secs(5), lease: Duration::from_secs(30) };
+pub(super) const PACE: LeasePace = LeasePace { renew: limits::CLAIM_RENEWAL, lease: limits::CLAIM };
 
 /// A claim that is renewed. Its drop removes the claim.
 #[derive(Debug)]
@@ -138,9 +135,9 @@ impl Drop for Lease {
     fn drop(&mut self) {
         self.stop = None;
         // a renewal that hangs ends when the NAS answers
-        let _ended = self.renewal.wait(END);
+        let _ended = self.renewal.wait(limits::CLAIM_RENEWAL_END);
         let claim = self.claim.clone();
-        if let Err(error) = deadline::bounded("give back the claim", GIVE_BACK, move || claim.give_back()) {
+        if let Err(error) = deadline::bounded("give back the claim", limits::CLAIM_REMOVAL, move || claim.give_back()) {
             log::warn!("{error}");
         }
     }

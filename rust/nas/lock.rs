@@ -15,12 +15,11 @@ use super::lease::{Lease, PACE};
 use super::purpose::Purpose;
 use crate::error::{Code, Error, Result, called};
 use crate::host::{self, Flock};
+use crate::limits;
 use crate::point::fingerprints::Digest;
 use crate::{config, lacking, mountinfo};
 
 const STEP: &str = "lock the instance";
-/// How long stale claims of other hosts may delay a lock: first a writer's claim, then those of readers.
-pub const WAIT: Duration = PACE.lease.saturating_mul(2);
 /// Locked exclusively to make, change or remove points.
 const WRITERS: &str = ".nasbackup.lock";
 /// Shared to read points, locked exclusively to change or remove them.
@@ -82,7 +81,7 @@ impl InstanceLock {
     /// Like `take`, as a part of work that may take `limit`: a claim that is neither renewed nor expired by then is `BUSY`,
     /// too, so that the caller does not take the wait for a NAS that does not answer.
     pub fn take_within(limit: Duration, instance: &Folder, purpose: Purpose) -> Result<InstanceLock> {
-        let most = WAIT.min(limit / 4 * 3);
+        let most = limits::CLAIM_WAIT.min(limit / 4 * 3);
         let writers: LockSpec = (WRITERS, Flock::take, "another backup or delete is under way");
         let chains: LockSpec = (CHAINS, Flock::take, "its points are being verified or restored");
         let specs: Vec<LockSpec> = match purpose {

@@ -16,22 +16,14 @@ use super::repository::Export;
 use super::tree::{self, Tree};
 use crate::config::Config;
 use crate::error::{Code, Error, Result};
+use crate::limits;
 use crate::work::deadline;
 use crate::{helpers, lacking, mountinfo};
 
 const STEP: &str = "mount the repository";
-/// How long mounting may take in all.
-pub(super) const LIMIT: Duration = Duration::from_secs(60);
-/// How long to wait before the next try of `mount`: the first time, and at most.
-const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
-/// The least time for a try.
-const LEAST: Duration = Duration::from_secs(2);
-/// How long an unmount may take before the library only detaches the mount.
-const UNMOUNT_LIMIT: Duration = Duration::from_secs(30);
 
 /// How often the library tries to unmount a busy mount before it detaches the mount, and the time between.
 const BUSY_TRIES: u32 = 20;
-const BUSY_PAUSE: Duration = Duration::from_millis(25);
 
 /// A mounted export. Its drop unmounts the export and removes the folder.
 #[derive(Debug)]
@@ -82,7 +74,7 @@ impl Mount {
 
 /// True if there is no time left for a try.
 pub(super) fn is_too_late(until: Instant) -> bool {
-    Instant::now() + LEAST > until
+    Instant::now() + limits::MOUNT_TRY > until
 }
 
 /// The error of a caller who waited for others to mount the export, in vain: their last error, if there was one.
@@ -104,11 +96,11 @@ fn try_mount_until(
     tell: impl Fn(&Error),
 ) -> Result<()> {
     if is_too_late(until) {
-        let cause = format!("{export}: less than {} s are left for it", LEAST.as_secs());
+        let cause = format!("{export}: less than {} s are left for it", limits::MOUNT_TRY.as_secs());
         return Err(Error::new(Code::Timeout, STEP, cause));
     }
     let begun = Instant::now();
-    let (mut last_error, mut pause) = (None, PAUSES.0);
+    let (mut last_error, mut pause) = (None, limits::MOUNT_PAUSES.0);
     loop {
         let (why, error) = match once(until.saturating_duration_since(Instant::now())) {
             Ok(ended) if ended.status.success() => return Ok(()),
@@ -125,7 +117,7 @@ fn try_mount_until(
             }
         };
         tell(&error);
-        if !again || !why.may_pass() || Instant::now() + pause + LEAST > until {
+        if !again || !why.may_pass() || Instant::now() + pause + limits::MOUNT_TRY > until {
             return Err(error);
         }
         if last_error.is_none() {
@@ -133,7 +125,7 @@ fn try_mount_until(
         }
         last_error = Some(error);
         thread::sleep(pause);
-        pause = PAUSES.1.min(pause * 2);
+        pause = limits::MOUNT_PAUSES.1.min(pause * 2);
     }
 }
 
@@ -171,7 +163,7 @@ impl Drop for Mount {
         let at = path.clone();
         // the thread that drops the mount may work for another repository, or for none
         let _on = deadline::WorkFor::repository(&self.export);
-        let unmounted = deadline::bounded("unmount the repository", UNMOUNT_LIMIT, move || {
+        let unmounted = deadline::bounded("unmount the repository", limits::UNMOUNT, move || {
             unmount(&at).map_err(|e| Error::io("unmount the repository", &at, e))
         });
         match unmounted {
@@ -187,7 +179,7 @@ fn unmount(at: &Path) -> rustix::io::Result<()> {
     let once = || rustix::mount::unmount(at, UnmountFlags::NOFOLLOW);
     for _ in 0..BUSY_TRIES {
         match once() {
-            Err(Errno::BUSY) => thread::sleep(BUSY_PAUSE),
+            Err(Errno::BUSY) => thread::sleep(limits::UNMOUNT_PAUSE),
             unmounted => return unmounted,
         }
     }
@@ -228,7 +220,7 @@ mod tests {
     }
 
     fn soon() -> Instant {
-        Instant::now() + LIMIT
+        Instant::now() + limits::MOUNT
     }
 
     fn ext4_image(path: &Path) {
@@ -430,9 +422,9 @@ mod tests {
     fn a_server_that_is_restarted_is_tried_again_and_what_can_not_pass_is_not() {
         let refused = Some((32, "mount.nfs: Connection refused"));
         let denied = Some((32, "mount.nfs: access denied by server while mounting nas:/x, geheim"));
-        assert_eq!(tried(true, LIMIT, vec![refused, Some((0, ""))]), (Ok(()), 2));
+        assert_eq!(tried(true, limits::MOUNT, vec![refused, Some((0, ""))]), (Ok(()), 2));
 
-        let (told, tries) = tried(true, LIMIT, vec![denied]);
+        let (told, tries) = tried(true, limits::MOUNT, vec![denied]);
         let error = told.unwrap_err();
         assert_eq!((error.code, tries), (Code::MountFailed, 1));
         assert!(
@@ -441,15 +433,15 @@ mod tests {
         );
         assert!(!error.cause.contains("geheim"), "{error}");
 
-        let (told, tries) = tried(true, LIMIT, vec![refused, denied]);
+        let (told, tries) = tried(true, limits::MOUNT, vec![refused, denied]);
         assert_eq!((told.unwrap_err().cause.contains("access denied"), tries), (true, 2));
         // whoever gives 'retry' has decided
-        assert_eq!(tried(false, LIMIT, vec![refused]).1, 1);
+        assert_eq!(tried(false, limits::MOUNT, vec![refused]).1, 1);
     }
 
     #[test]
     fn without_time_for_a_try_the_error_is_timeout() {
-        for limit in [Duration::ZERO, LEAST / 2] {
+        for limit in [Duration::ZERO, limits::MOUNT_TRY / 2] {
             let (told, tries) = tried(true, limit, vec![None]);
             assert_eq!((told.unwrap_err().code, tries), (Code::Timeout, 0));
         }
@@ -473,18 +465,18 @@ mod tests {
     #[test]
     fn the_last_error_that_mount_printed_is_returned() {
         let refused = Some((32, "mount.nfs: Connection refused"));
-        let short = LEAST + PAUSES.0 / 2;
+        let short = limits::MOUNT_TRY + limits::MOUNT_PAUSES.0 / 2;
         let (told, tries) = tried(true, short, vec![refused]);
         let error = told.unwrap_err();
         assert_eq!((error.code, tries), (Code::MountFailed, 1));
         assert!(error.cause.contains("Connection refused") && error.cause.contains("'port='"), "{error}");
-        let (told, tries) = tried(true, LIMIT, vec![refused, None]);
+        let (told, tries) = tried(true, limits::MOUNT, vec![refused, None]);
         let error = told.unwrap_err();
         assert!(error.code == Code::MountFailed && error.cause.contains("Connection refused") && tries == 2, "{error}");
-        let (told, tries) = tried(true, LIMIT, vec![None]);
+        let (told, tries) = tried(true, limits::MOUNT, vec![None]);
         let error = told.unwrap_err();
         assert!(error.code == Code::NasUnresponsive && error.cause.contains("no answer") && tries == 1, "{error}");
-        let (told, _) = tried(false, LIMIT, vec![Some((32, "mount.nfs: No route to host"))]);
+        let (told, _) = tried(false, limits::MOUNT, vec![Some((32, "mount.nfs: No route to host"))]);
         let error = told.unwrap_err();
         assert!(error.code == Code::NasUnresponsive && error.cause.contains("No route to host"), "{error}");
     }

@@ -12,6 +12,7 @@ use super::mount::{self, Mount};
 use super::repository::Export;
 use crate::config::Config;
 use crate::error::{Code, Error, Result};
+use crate::limits;
 use crate::panics::caught;
 
 /// An export that is open.
@@ -136,7 +137,7 @@ impl Drop for Turn {
 
 /// Asks the repository something that only the NAS can answer.
 pub(super) fn probe(export: &Export, config: &Config) -> Result<()> {
-    let opened = open(Instant::now() + mount::LIMIT, export, config, |_| Ok(()))?;
+    let opened = open(Instant::now() + limits::MOUNT, export, config, |_| Ok(()))?;
     opened.root.room().map(drop).map_err(|error| Error { step: "ask the repository", ..error })
 }
 
@@ -253,7 +254,7 @@ exit 32
         let config = Config { mount_dir: dir.path().join("mounts"), mount_keep_seconds: 0, ..Default::default() };
         let open = |until| open(until, &export, &config, health::check_responsive).map(drop);
         thread::scope(|scope| {
-            let first = scope.spawn(|| open(Instant::now() + mount::LIMIT));
+            let first = scope.spawn(|| open(Instant::now() + limits::MOUNT));
             let slot = slot(&export, &config.mount_dir);
             while slot.lock().last_error.is_none() {
                 assert!(!first.is_finished());

@@ -8,7 +8,6 @@ use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::time::Duration;
 
 use rustix::fs::FileType;
 
@@ -20,8 +19,6 @@ use crate::work::steps;
 
 /// What the name of a point begins with while it is removed. It is no restore point any more, whatever happens then.
 pub const DELETED: &str = ".deleted-";
-/// How long a removal may take: some file systems need minutes for a terabyte.
-pub const LIMIT: Duration = Duration::from_secs(600);
 /// The prefix of the name of a file that could be renamed and so can be removed.
 const REMOVED: &str = ".removed-";
 /// The most leftovers that the log names.

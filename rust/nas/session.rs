@@ -8,16 +8,12 @@ use log::Level;
 use super::folder::Folder;
 use super::mounts::{self, OpenExport};
 use super::repository::Export;
-use super::{health, mount, mount_folder};
+use super::{health, mount_folder};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::lacking;
+use crate::limits;
 use crate::work::deadline;
-
-/// How long a mounted folder may take to open: it opens at once, or its NAS hangs.
-const DIR_LIMIT: Duration = Duration::from_secs(20);
-/// How long a mount and the open of its folder may take: longer than `mount::LIMIT`.
-const OPEN_LIMIT: Duration = Duration::from_secs(75);
 
 /// An open repository. Clones, and sessions opened meanwhile on the same export, share one mount. After the last of them the
 /// library keeps the mount for the configured time, and then unmounts it.
@@ -35,7 +31,7 @@ impl Session {
     /// Opens the folder of a `dir`, or mounts the export below the configured folder unless it is mounted already.
     /// `NOT_FOUND`, `PERMISSION_DENIED`, `MOUNT_FAILED`, `NAS_UNRESPONSIVE`.
     pub fn open(export: &Export, config: &Config) -> Result<Session> {
-        Session::open_until(Instant::now() + mount::LIMIT, export, config)
+        Session::open_until(Instant::now() + limits::MOUNT, export, config)
     }
 
     fn open_until(until: Instant, export: &Export, config: &Config) -> Result<Session> {
@@ -51,7 +47,7 @@ impl Session {
     /// Like `open_bounded`, within `most` if that is less.
     pub fn open_within(most: Duration, export: Export, config: Arc<Config>) -> Result<Session> {
         health::check_responsive(&export)?;
-        let limit = most.min(if export.is_dir() { DIR_LIMIT } else { OPEN_LIMIT });
+        let limit = most.min(if export.is_dir() { limits::NAS_PROBE } else { limits::MOUNT_AND_OPEN });
         // less than `limit`, so that the mount's own error comes before the limit's
         let until = Instant::now() + limit / 5 * 4;
         deadline::bounded("open the repository", limit, move || Session::open_until(until, &export, &config))

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config;
 use crate::error::Result;
+use crate::limits;
 use crate::nas::folder::{Folder, Room};
 use crate::nas::health;
 use crate::nas::repository::Repository;
@@ -39,7 +40,7 @@ pub fn run(request: BackupStatsRequest) -> Result<BackupStats> {
     job.enter(Phase::OpenRepository);
     let read = Session::open_bounded(export.clone(), config::current()).and_then(|session| {
         job.enter(Phase::ReadSize);
-        deadline::bounded("read the file system's size", deadline::LIMIT, move || stats(session.root()))
+        deadline::bounded("read the file system's size", limits::STORAGE_STEP, move || stats(session.root()))
     });
     read.inspect_err(|error| health::note_failure(&export, error))
 }

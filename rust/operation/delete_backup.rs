@@ -8,9 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::config;
 use crate::error::{Code, Error, Result};
+use crate::limits;
 use crate::nas::folder::{Folder, MOST_NAMES};
 use crate::nas::instance::Instance;
-use crate::nas::lock::{InstanceLock, WAIT};
+use crate::nas::lock::InstanceLock;
 use crate::nas::path::{PointPath, RepoPath, partial_name};
 use crate::nas::purpose::Purpose;
 use crate::nas::removal::{self, DELETED};
@@ -55,13 +56,15 @@ fn delete(export: Export, point: PointPath, job: &JobGuard) -> Result<DeletedBac
     job.enter(Phase::OpenRepository);
     let session = Session::open_bounded(export, config::current())?;
     let (shared, state, at) = (session.clone(), job.share(), point.clone());
-    let found = deadline::bounded("look for children", deadline::LIMIT + WAIT, move || find(shared, &at, &state))?;
+    let found = deadline::bounded("look for children", limits::STORAGE_STEP + limits::CLAIM_WAIT, move || {
+        find(shared, &at, &state)
+    })?;
     let Some(found) = found else { return Ok(DeletedBackup { freed_bytes: 0 }) };
     job.check_cancelled()?;
     job.enter(Phase::RemoveFiles);
     let given_up = format!("'{point}', whose removal goes on when the NAS answers");
     let (ours, at) = (session.clone(), point.clone());
-    let removed = deadline::bounded("remove the files", removal::LIMIT, move || {
+    let removed = deadline::bounded("remove the files", limits::STORAGE_LONG_STEP, move || {
         let before = ours.free();
         let freed_bytes = remove(found, &at)?;
         log::info!("deleted '{at}', {freed_bytes} bytes");
@@ -72,7 +75,9 @@ fn delete(export: Export, point: PointPath, job: &JobGuard) -> Result<DeletedBac
         Code::NasUnresponsive if !error.leftovers => error.with_leftover(given_up),
         _ => error,
     })?;
-    if !shows && let Err(error) = deadline::bounded("sync the file system", deadline::LIMIT, move || session.sync()) {
+    if !shows
+        && let Err(error) = deadline::bounded("sync the file system", limits::STORAGE_STEP, move || session.sync())
+    {
         log::warn!("'{point}' is deleted, and the room that it took may show later: {error}");
     }
     Ok(deleted)

@@ -1,22 +1,17 @@
 //! What an operation holds on to that only reads restore points: the repository, and the instance's lock, so that no
 //! chain is changed under it. Backups go on meanwhile, and so do others who read.
 
-use std::time::Duration;
-
 use crate::config;
 use crate::error::{Error, Result};
+use crate::limits;
 use crate::nas::folder::Folder;
 use crate::nas::health;
 use crate::nas::instance::Instance;
-use crate::nas::lock::WAIT;
 use crate::nas::path::PointPath;
 use crate::nas::purpose::Purpose;
 use crate::nas::repository::Export;
 use crate::nas::session::Session;
-use crate::work::deadline::{LIMIT, bounded};
-
-/// How long a look at a lock may take.
-const CHECK: Duration = Duration::from_secs(10);
+use crate::work::deadline::bounded;
 
 /// An open repository of which one instance's points stay as they are. Clones share it.
 #[derive(Debug, Clone)]
@@ -35,7 +30,7 @@ impl Reading {
         let session = Session::open_bounded(export.clone(), config::current())?;
         let at = point.clone();
         let open = move || Instance::open(session, &at, Purpose::Read);
-        Ok(Reading { instance: bounded("lock the instance", LIMIT + WAIT, open)?, export })
+        Ok(Reading { instance: bounded("lock the instance", limits::STORAGE_STEP + limits::CLAIM_WAIT, open)?, export })
     }
 
     /// The root of its repository.
@@ -47,13 +42,13 @@ impl Reading {
     /// read is believed.
     pub(super) fn check(&self) -> Result<()> {
         let instance = self.instance.clone();
-        bounded("look at the instance's lock", CHECK, move || instance.fence())
+        bounded("look at the instance's lock", limits::NAS_LOOK, move || instance.fence())
     }
 
     /// Does the repository answer? It is asked something that only it can tell.
     pub(super) fn answers(&self) -> bool {
         let held = self.clone();
-        bounded("ask the repository", CHECK, move || held.root().room()).is_ok()
+        bounded("ask the repository", limits::NAS_LOOK, move || held.root().room()).is_ok()
     }
 
     /// Tells of a failure of what was read.

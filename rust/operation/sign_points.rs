@@ -8,16 +8,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::config;
 use crate::error::{Code, Error, Result};
+use crate::limits;
 use crate::nas::folder::Folder;
 use crate::nas::health;
 use crate::nas::instance::Instance;
-use crate::nas::lock::WAIT;
 use crate::nas::path::PointPath;
 use crate::nas::purpose::Purpose;
 use crate::nas::repository::{Export, Repository};
 use crate::nas::session::Session;
 use crate::point::{Keys, MANIFEST, Manifest, UNTOLD};
-use crate::work::deadline::{LIMIT, bounded};
+use crate::work::deadline::bounded;
 use crate::work::job::{self, Listener, Reporter};
 use crate::work::phase::Phase;
 
@@ -83,14 +83,14 @@ fn sign_all(export: &Export, only: Option<String>, how: &How, job: &mut Reporter
     let ours = session.clone();
     let machines = match only {
         Some(name) => vec![name],
-        None => bounded("look for the machines", LIMIT, move || folders(ours.root()))?,
+        None => bounded("look for the machines", limits::STORAGE_STEP, move || folders(ours.root()))?,
     };
     job.begin(Phase::SignManifests)?;
     let mut all = SignedPoints::default();
     for name in machines {
         job.tell()?;
         let (ours, at) = (session.clone(), name.clone());
-        match bounded("lock the instance", LIMIT + WAIT, move || lock(ours, &at)) {
+        match bounded("lock the instance", limits::STORAGE_STEP + limits::CLAIM_WAIT, move || lock(ours, &at)) {
             Ok(Some((instance, points))) => sign_machine(&instance, points, how, job, &mut all)?,
             Ok(None) => {}
             Err(error) if error.code == Code::Busy => {
@@ -145,7 +145,7 @@ fn sign_machine(
     for point in points {
         job.tell()?;
         let (held, ours, at) = (instance.clone(), how.clone(), point.clone());
-        match bounded(STEP, LIMIT, move || sign(&held, &at, &ours)) {
+        match bounded(STEP, limits::STORAGE_STEP, move || sign(&held, &at, &ours)) {
             Ok(Signed::Anew) => all.signed += 1,
             Ok(Signed::Already) => all.kept += 1,
             Ok(Signed::NotOurs) => {}

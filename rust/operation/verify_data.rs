@@ -9,12 +9,13 @@ use super::verify_chain::Facts;
 use super::verify_chain::chains::{self, Found, Judged};
 use super::verify_chain::{self, UNANSWERED, Verdict, Verified, VerifiedFile, VerifyChainRequest};
 use crate::error::{Code, Error, Result};
+use crate::limits;
 use crate::nas::folder::Folder;
 use crate::nas::path::RepoPath;
 use crate::point::fingerprints::{self, Digest, Findings, Fingerprints};
 use crate::point::{MANIFEST, Manifest};
 use crate::qcow2;
-use crate::work::deadline::{LIMIT, bounded};
+use crate::work::deadline::bounded;
 use crate::work::job::{Listener, Reporter};
 use crate::work::phase::Phase;
 use crate::work::worker;
@@ -35,7 +36,7 @@ fn compare_all(reading: &Reading, judged: &mut Judged, job: &mut Reporter<'_>) -
     for folder in folders {
         let Some(manifest) = judged.manifest(&folder).cloned() else { continue };
         let held = reading.clone();
-        small.extend(bounded(STEP, LIMIT, move || Ok(look_at_small(held.root(), &folder, manifest)))?);
+        small.extend(bounded(STEP, limits::STORAGE_STEP, move || Ok(look_at_small(held.root(), &folder, manifest)))?);
     }
     let mut all = Data { reading, judged, gone: false, done: 0, total: 0 };
     all.total = found.iter().filter(|found| all.recorded(&found.path).is_some()).filter_map(Found::checkable).sum();
@@ -136,7 +137,7 @@ impl Data<'_> {
         job: &mut Reporter<'_>,
     ) -> Result<Result<Findings, qcow2::Error>> {
         let (held, image, before, total) = (self.reading.clone(), image.clone(), self.done, self.total);
-        worker::run(STEP, LIMIT, job, move |pulse| {
+        worker::run(STEP, limits::STORAGE_STEP, job, move |pulse| {
             let root = held.root();
             let index = match root.open_file(&index) {
                 Ok(file) => Ok(file),

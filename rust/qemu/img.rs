@@ -6,7 +6,7 @@ use std::fs::File;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rustix::process::Resource;
 
@@ -14,14 +14,13 @@ use super::image_file::{Nameable, open_named};
 use super::layers;
 use crate::error::{Code, Error, Result};
 use crate::helpers;
+use crate::limits;
 use crate::process::Process;
 use crate::qcow2;
 use crate::sys::{Confinement, Root, with_own_processes};
 
 const PROGRAM: &str = "qemu-img";
 const STEP: &str = "change the disk's bitmaps";
-/// How long it may take: it writes a few clusters.
-pub(crate) const LIMIT: Duration = Duration::from_secs(120);
 /// What it may map, in bytes. It holds all of a bitmap, and maps some 300 MiB besides.
 const MEMORY: u64 = 4 << 30;
 /// By how much the image may grow, in bytes.
@@ -32,7 +31,7 @@ const DATA: &str = "data";
 
 /// Adds or removes a bitmap (`--add`, `--remove`), under QEMU's image lock.
 pub(crate) fn bitmap(what: &str, path: &str, bitmap: &str) -> Result<()> {
-    bitmap_until(Instant::now() + LIMIT, what, path, bitmap)
+    bitmap_until(Instant::now() + limits::QEMU_IMG, what, path, bitmap)
 }
 
 /// The same, and nothing after `until`, however long the disk's storage has held it up.
@@ -53,7 +52,7 @@ fn change(until: Instant, what: &str, path: &str, bitmap: &str) -> Result<()> {
     if Instant::now() >= until {
         return Err(Error::new(Code::Timeout, STEP, "nobody waits for it any more"));
     }
-    let changed = with_own_processes(|| run(&mut command, until.min(Instant::now() + LIMIT)));
+    let changed = with_own_processes(|| run(&mut command, until.min(Instant::now() + limits::QEMU_IMG)));
     changed.map_err(|e| Error::io(STEP, PROGRAM, e))?
 }
 
@@ -77,7 +76,7 @@ fn confine(command: &Command, opened: &[(&File, &str)]) -> std::io::Result<(Stri
     let limits = vec![
         (Resource::As, MEMORY),
         (Resource::Fsize, largest.saturating_add(GROWTH)),
-        (Resource::Cpu, LIMIT.as_secs()),
+        (Resource::Cpu, limits::QEMU_IMG.as_secs()),
         (Resource::Nofile, 64),
         (Resource::Core, 0),
     ];
@@ -93,7 +92,7 @@ fn run(command: &mut Command, until: Instant) -> Result<()> {
             None if Instant::now() > until => {
                 return Err(process.kill(Error::new(Code::Timeout, STEP, "qemu-img did not end")));
             }
-            None => std::thread::sleep(Duration::from_millis(2)),
+            None => std::thread::sleep(limits::SHORT_LOOK),
         }
     }
 }

@@ -10,14 +10,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::error::{Code, Error, Result};
+use crate::limits;
 use crate::panics::caught;
 use crate::second_table;
 use crate::work::steps;
 
-/// How long ordinary work on a NAS may take.
-pub const LIMIT: Duration = Duration::from_secs(60);
-/// How long a step of a call whose time is over may still take: storage that answers does so within this, on a busy host, too.
-const LEAST: Duration = Duration::from_secs(10);
 /// The most threads that may be left behind for one repository, or for one guest.
 const MOST_OF_ONE: usize = 16;
 /// If so many threads are left behind in all, only owners without one of their own may start more.
@@ -120,7 +117,9 @@ impl Drop for CallEnds {
 
 /// How long this thread waits for a step with this `limit`, within the call that the thread serves.
 pub fn within_call(limit: Duration) -> Duration {
-    END.get().map_or(limit, |end| limit.min(end.saturating_duration_since(Instant::now()).max(LEAST)))
+    END.get().map_or(limit, |end| {
+        limit.min(end.saturating_duration_since(Instant::now()).max(limits::STORAGE_STEP_AFTER_DEADLINE))
+    })
 }
 
 /// Wraps `work` for another thread, so that it counts for the repository and guest of this one.
@@ -414,10 +413,11 @@ mod tests {
 
     #[test]
     fn results_errors_and_panics_come_back() {
-        assert_eq!(bounded("add", LIMIT, || Ok(1 + 1)).unwrap(), 2);
-        let error = bounded("fail", LIMIT, || Err::<(), _>(Error::new(Code::Io, "inner", "x"))).unwrap_err();
+        assert_eq!(bounded("add", limits::STORAGE_STEP, || Ok(1 + 1)).unwrap(), 2);
+        let error =
+            bounded("fail", limits::STORAGE_STEP, || Err::<(), _>(Error::new(Code::Io, "inner", "x"))).unwrap_err();
         assert_eq!((error.code, error.step), (Code::Io, "inner"));
-        let error = bounded("panic", LIMIT, || -> Result<()> { panic!("the {}", "text") }).unwrap_err();
+        let error = bounded("panic", limits::STORAGE_STEP, || -> Result<()> { panic!("the {}", "text") }).unwrap_err();
         assert_eq!((error.code, error.cause.as_str()), (Code::Internal, "panic: the text"));
     }
 
@@ -426,16 +426,19 @@ mod tests {
         let hour = Duration::from_secs(3600);
         assert_eq!(within_call(hour), hour);
         {
-            let _ends = CallEnds::at(Instant::now() + 2 * LIMIT);
-            assert_eq!(within_call(LIMIT), LIMIT);
-            assert!((LIMIT..=2 * LIMIT).contains(&within_call(hour)));
+            let _ends = CallEnds::at(Instant::now() + 2 * limits::STORAGE_STEP);
+            assert_eq!(within_call(limits::STORAGE_STEP), limits::STORAGE_STEP);
+            assert!((limits::STORAGE_STEP..=2 * limits::STORAGE_STEP).contains(&within_call(hour)));
             {
                 let _over = CallEnds::at(Instant::now());
-                assert_eq!((within_call(hour), within_call(Duration::ZERO)), (LEAST, Duration::ZERO));
+                assert_eq!(
+                    (within_call(hour), within_call(Duration::ZERO)),
+                    (limits::STORAGE_STEP_AFTER_DEADLINE, Duration::ZERO)
+                );
                 // what it begins has a limit of its own, and may clear up when the call is over
                 assert_eq!(bounded("deeper", hour, move || Ok(within_call(hour))).unwrap(), hour);
             }
-            assert!(within_call(hour) >= LIMIT);
+            assert!(within_call(hour) >= limits::STORAGE_STEP);
         }
         assert_eq!(within_call(hour), hour);
     }
@@ -536,7 +539,7 @@ mod tests {
                 Ok(())
             })
         };
-        let works = || bounded_and_counted(&HUNG, "work", LIMIT, || Ok(()));
+        let works = || bounded_and_counted(&HUNG, "work", limits::STORAGE_STEP, || Ok(()));
         let hostile: Vec<_> = (0..MOST / MOST_OF_ONE).map(|n| format!("nfs 'hostile{n}:/'")).collect();
         for nas in &hostile {
             let _on = WorkFor::repository(nas);
@@ -566,13 +569,17 @@ mod tests {
         let on = WorkFor::repository("nfs 'a:/'");
         let within = {
             let _for = WorkFor::guest("i-2-10-VM");
-            let deeper = move || bounded("outer", LIMIT, move || bounded("inner", LIMIT, move || Ok(owner())));
+            let deeper = move || {
+                bounded("outer", limits::STORAGE_STEP, move || {
+                    bounded("inner", limits::STORAGE_STEP, move || Ok(owner()))
+                })
+            };
             deeper().unwrap()
         };
         assert_eq!(within, ["nfs 'a:/'", "i-2-10-VM"]);
         assert_eq!(owner(), ["nfs 'a:/'", ""]);
         drop(on);
-        assert_eq!(bounded("of nobody", LIMIT, move || Ok(owner())).unwrap(), ["", ""]);
+        assert_eq!(bounded("of nobody", limits::STORAGE_STEP, move || Ok(owner())).unwrap(), ["", ""]);
     }
 
     #[test]

@@ -8,13 +8,11 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
 use crate::error::{Code, Error, Result, Stopped};
+use crate::limits;
 use crate::work::deadline::{self, Background};
 use crate::work::job::Reporter;
 use crate::work::phase::Phase;
 use crate::work::steps;
-
-/// How often the listener is told, and a cancel is looked for.
-const TICK: Duration = Duration::from_millis(250);
 
 /// What the work tells.
 enum Word {
@@ -96,7 +94,7 @@ impl Watch {
         let mut words = 0;
         let (mut begun, mut limit) = (Instant::now(), self.limit());
         loop {
-            match self.heard.recv_timeout(steps::within(self.step, TICK)) {
+            match self.heard.recv_timeout(steps::within(self.step, limits::JOB_LOOK)) {
                 Ok(Word::Phase(phase)) => {
                     steps::done(self.step);
                     self.step = phase.as_str();
@@ -292,7 +290,7 @@ mod tests {
         let limit = Duration::from_secs(5);
         let slow = |status: &JobStatus| {
             if status.phase == Phase::CompareData {
-                thread::sleep(limit + TICK);
+                thread::sleep(limit + limits::JOB_LOOK);
             }
             Ok(())
         };
@@ -309,7 +307,7 @@ mod tests {
             reports += 1;
             if reports == 3 {
                 go_on.send(()).unwrap();
-                thread::sleep(limit + TICK);
+                thread::sleep(limit + limits::JOB_LOOK);
             }
             Ok(())
         };

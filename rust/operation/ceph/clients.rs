@@ -2,22 +2,19 @@
 
 use std::io::ErrorKind;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde::Deserialize;
 
 use super::{Rbd, confinement};
 use crate::error::{Code, Error, Result};
 use crate::helpers;
+use crate::limits;
 use crate::process::Process;
 use crate::sys;
 
 const PROGRAM: &str = "rbd";
 const STEP: &str = "ask who has the image in Ceph open";
-/// CloudStack gives Ceph 30 s.
-const LIMIT: Duration = Duration::from_secs(60);
-/// Between two looks at whether it is done.
-const TICK: Duration = Duration::from_millis(10);
 
 #[derive(Deserialize)]
 struct Status {
@@ -48,7 +45,7 @@ pub(in crate::operation) fn clients(image: &Rbd, mut go_on: impl FnMut() -> Resu
     // after the change of the user, which forgets that
     sys::end_with_thread(&mut command);
     let mut process = Process::start(PROGRAM, STEP, &mut command)?;
-    let until = Instant::now() + LIMIT;
+    let until = Instant::now() + limits::CEPH;
     let status = loop {
         if let Some(status) = process.ended()? {
             break status;
@@ -57,7 +54,7 @@ pub(in crate::operation) fn clients(image: &Rbd, mut go_on: impl FnMut() -> Resu
             return Err(Error::new(Code::Timeout, STEP, "Ceph does not answer"));
         }
         go_on()?;
-        std::thread::sleep(TICK);
+        std::thread::sleep(limits::TOOL_LOOK);
     };
     process.result(status)?;
     count(&process.output()?)

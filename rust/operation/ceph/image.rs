@@ -2,19 +2,16 @@
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::Server;
 use crate::engine::socket::Socket;
 use crate::error::{Code, Error, Result};
+use crate::limits;
 use crate::nbd::{Connection, Ticket};
 
 /// Zeroes that one request makes, at most.
 const ZEROES: u64 = 64 << 20;
-/// How long qemu-nbd may take to welcome one, which asks nothing of Ceph.
-const CONNECT: Duration = Duration::from_secs(60);
-/// Between two looks at whether an answer has come.
-const TICK: Duration = Duration::from_millis(100);
 
 /// Each question waits until it is answered, or its server ends: whoever ends that ends them all.
 #[derive(Debug)]
@@ -48,7 +45,7 @@ impl Image {
                     buffer.copy_from_slice(&bytes);
                     return Ok(());
                 }
-                connection.poll(TICK)?;
+                connection.poll(limits::CALLER_LOOK)?;
             }
         })
     }
@@ -86,16 +83,16 @@ impl Image {
 }
 
 fn connect(socket: &Socket, name: &str) -> Result<Connection> {
-    let until = Instant::now() + CONNECT;
+    let until = Instant::now() + limits::CEPH;
     let late = || Error::new(Code::Timeout, "connect to the export", "qemu-nbd does not answer");
     let go_on = || if Instant::now() < until { Ok(()) } else { Err(late()) };
-    Connection::open(socket.connect(go_on)?, name, &[], TICK, go_on)
+    Connection::open(socket.connect(go_on)?, name, &[], limits::CALLER_LOOK, go_on)
 }
 
 fn wait(connection: &mut Connection, ask: impl FnOnce(&mut Connection) -> Result<Ticket>) -> Result<()> {
     let ticket = ask(connection)?;
     while !connection.written(ticket)? {
-        connection.poll(TICK)?;
+        connection.poll(limits::CALLER_LOOK)?;
     }
     Ok(())
 }

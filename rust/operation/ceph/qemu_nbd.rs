@@ -11,6 +11,7 @@ use crate::engine::scratch::Scratch;
 use crate::engine::socket::Socket;
 use crate::error::{Code, Error, Result};
 use crate::helpers;
+use crate::limits;
 use crate::nbd::{ALLOCATION, Connection};
 use crate::process::Process;
 use crate::sys;
@@ -18,14 +19,8 @@ use crate::work::job::Reporter;
 
 const PROGRAM: &str = "qemu-nbd";
 const STEP: &str = "open the image in Ceph";
-/// How long that may take. CloudStack gives Ceph 30 s.
-const OPEN: Duration = Duration::from_secs(60);
-/// How long its end may take, which is milliseconds if Ceph answers.
-const END: Duration = Duration::from_secs(3);
 /// What writes may have so many connections.
 const CONNECTIONS: u32 = 32;
-/// Between two looks at whether it is done.
-const TICK: Duration = Duration::from_millis(10);
 
 /// What is done with an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,7 +72,7 @@ impl Server {
         let process = Process::start(PROGRAM, STEP, &mut command)?;
         let socket = Arc::new(place.served_by(process.id()));
         let mut server = Server { process, socket, _folder: folder, name: image.name.clone() };
-        let until = Instant::now() + OPEN.min(limit);
+        let until = Instant::now() + limits::CEPH.min(limit);
         // It is written when the image is open and clients are welcome.
         while !ready.exists() {
             if let Some(status) = server.process.ended()? {
@@ -87,18 +82,18 @@ impl Server {
                 return Err(Error::new(Code::Timeout, STEP, "Ceph does not answer"));
             }
             job.tell()?;
-            std::thread::sleep(TICK);
+            std::thread::sleep(limits::TOOL_LOOK);
         }
         Ok(server)
     }
 
     /// The image's size in bytes, for its only client.
     pub(in crate::operation) fn size(self) -> Result<u64> {
-        let until = Instant::now() + OPEN;
+        let until = Instant::now() + limits::CEPH;
         let late = || Error::new(Code::Timeout, STEP, "qemu-nbd does not answer");
         let go_on = || if Instant::now() < until { Ok(()) } else { Err(late()) };
         let socket = self.socket.connect(go_on)?;
-        Ok(Connection::open(socket, &self.name, &[ALLOCATION], TICK, go_on)?.size())
+        Ok(Connection::open(socket, &self.name, &[ALLOCATION], limits::TOOL_LOOK, go_on)?.size())
     }
 
     /// The export's name.
@@ -113,6 +108,6 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.process.end(END);
+        self.process.end(limits::QEMU_NBD_END);
     }
 }

@@ -9,12 +9,13 @@ mod fingerprints;
 mod guarded;
 mod record;
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde::Serialize;
 
 use crate::config;
 use crate::error::{Error, Result, Stopped};
+use crate::limits;
 use crate::nas::apart::Apart;
 use crate::nas::folder::Folder;
 use crate::nas::health;
@@ -35,11 +36,6 @@ use disk::Target;
 use fingerprints::Indexed;
 use guarded::Guarded;
 use record::{Ended, Record};
-
-/// How long nothing may be heard of it: a sync of all that was written says nothing until its end.
-const LIMIT: Duration = Duration::from_secs(600);
-/// How often it is looked whether the lock is still ours.
-const LOOK: Duration = Duration::from_millis(250);
 
 /// What a rebase answers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -78,7 +74,7 @@ fn rebase_all(
     let session = Session::open_bounded(export, config::current())?;
     job.begin(Phase::FollowChains)?;
     let at = point.clone();
-    let rebased = worker::run("follow the chains", LIMIT, job, move |pulse| {
+    let rebased = worker::run("follow the chains", limits::STORAGE_LONG_STEP, job, move |pulse| {
         // before the disks, whose files are closed before the repository may be unmounted
         let held = Instance::open(session, &at, Purpose::Change)?;
         let disks = plan(held.root())?;
@@ -191,7 +187,7 @@ impl<'a> Telling<'a> {
         if self.phase != Some(progress.phase) {
             self.phase = Some(progress.phase);
             self.pulse.enter(progress.phase).map_err(|_| Stopped)?;
-        } else if self.looked.elapsed() < LOOK {
+        } else if self.looked.elapsed() < limits::JOB_LOOK {
             return Ok(());
         }
         self.looked = Instant::now();

@@ -11,6 +11,7 @@ use super::disk::Disk;
 use super::gate::Gate;
 use crate::engine::rate::Limiter;
 use crate::error::{Code, Error, Result};
+use crate::limits;
 use crate::operation::reading::Reading;
 use crate::work::deadline::{self, Background};
 use crate::work::job::Reporter;
@@ -19,12 +20,6 @@ use crate::work::steps;
 
 /// Threads that copy, each with a piece of its own.
 const THREADS: usize = 16;
-/// Between two reports.
-const TICK: Duration = Duration::from_millis(100);
-/// With nothing done for so long, a sync included, nobody answers any more.
-const LIMIT: Duration = Duration::from_secs(600);
-/// What was told to stop is given so long for it.
-const STOP: Duration = Duration::from_secs(10);
 
 /// What the threads and whoever waits for them share.
 #[derive(Debug)]
@@ -61,7 +56,7 @@ impl Copy {
 
     /// How long the outputs' storage is waited for once the copy has failed: where it does not answer, not all that long again.
     pub(super) fn patience(&self) -> Duration {
-        if self.gate.waits_for_storage(|| true) { STOP } else { LIMIT }
+        if self.gate.waits_for_storage(|| true) { limits::RESTORE_STOP } else { limits::STORAGE_LONG_STEP }
     }
 
     /// Something was done, and more may be.
@@ -232,7 +227,7 @@ fn copy_and_sync(
 fn flush(copy: &Arc<Copy>, error: Error) -> Error {
     let ours = copy.clone();
     let flush = move || ours.these(true).into_iter().try_for_each(|(_, disk)| disk.sync());
-    match deadline::bounded_for_host("sync", deadline::LIMIT, flush) {
+    match deadline::bounded_for_host("sync", limits::STORAGE_STEP, flush) {
         Ok(()) => error,
         Err(stuck) => {
             error.with_leftover(format!("what was written to the devices, and may reach them later: {stuck}"))
@@ -286,17 +281,19 @@ fn attend<T>(
     let total = copy.disks.iter().map(|disk| disk.guest).sum();
     copy.active.store(copy.elapsed(), Relaxed);
     loop {
-        let ended = work.wait(TICK);
+        let ended = work.wait(limits::CALLER_LOOK);
         job.progress(copy.disks.iter().map(|disk| disk.done.guest.load(Relaxed)).sum(), total);
         if let Some(result) = ended {
             return result;
         }
         let idle = Duration::from_millis(copy.elapsed().saturating_sub(copy.active.load(Relaxed)));
         let stalled = || stalled(step, idle, copy.gate.waits_for_storage(&nas_answers));
-        let told = job.tell().and_then(|()| if idle > steps::within(step, LIMIT) { Err(stalled()) } else { Ok(()) });
+        let told = job
+            .tell()
+            .and_then(|()| if idle > steps::within(step, limits::STORAGE_LONG_STEP) { Err(stalled()) } else { Ok(()) });
         if let Err(error) = told {
             copy.gate.close();
-            if work.wait(steps::within(step, STOP)).is_some() || work.has_ended() {
+            if work.wait(steps::within(step, limits::RESTORE_STOP)).is_some() || work.has_ended() {
                 return Err(error);
             }
             return Err(error.with_leftover(leave(work, copy, devices, nas_answers)));
@@ -341,7 +338,7 @@ mod tests {
     #[test]
     fn a_storage_that_does_not_answer_is_not_taken_for_the_nas() {
         for (writing, code) in [(true, Code::Io), (false, Code::NasUnresponsive)] {
-            assert_eq!(stalled("copy", LIMIT, writing).code, code);
+            assert_eq!(stalled("copy", limits::STORAGE_LONG_STEP, writing).code, code);
         }
         for (writing, devices, words) in [
             (true, &[][..], "storage"),

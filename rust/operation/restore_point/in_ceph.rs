@@ -1,18 +1,16 @@
 //! Outputs that are images in Ceph, which nothing locks.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::request::Wanted;
 use crate::config;
 use crate::error::{Code, Error, Result};
+use crate::limits;
 use crate::nbd;
 use crate::operation::ceph::{Access, Image, Rbd, Server, can_be_asked, clients};
 use crate::work::job::Reporter;
 
 const STEP: &str = "open the outputs";
-/// It is asked for less.
-const LIMIT: Duration = Duration::from_secs(600);
 
 /// One that is open. Dropped, it is closed.
 #[derive(Debug)]
@@ -38,7 +36,7 @@ impl InCeph {
             .map_err(|e| Error { cause: format!("an image in Ceph is written as pull reads; {}", e.cause), ..e })?;
         // before anything opens it
         can_be_asked()?;
-        let server = Server::start(rbd, Access::Write, (&config::current(), vm), LIMIT, job)?;
+        let server = Server::start(rbd, Access::Write, (&config::current(), vm), limits::STORAGE_LONG_STEP, job)?;
         let image = Arc::new(Image::open(&server)?);
         // ours among them: whoever opens it from now on is seen when it is asked again
         let clients = clients(rbd, || job.tell())?;

@@ -5,13 +5,13 @@ use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::thread;
-use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use super::output_path::{STEP, refused};
 use crate::error::{Code, Error, Result};
+use crate::limits;
 use crate::nas::folder::Folder;
 use crate::sys;
 
@@ -29,7 +29,6 @@ const FORBIDS: i64 = 200;
 const PERMISSIONS: [i64; 3] = [0, 1, 3];
 /// How often, and after which pause, it is looked again whether somebody holds an output.
 const HELD_TRIES: u32 = 10;
-const HELD_PAUSE: Duration = Duration::from_millis(20);
 
 impl InUse {
     /// `DOMAIN_STATE` when a guest, or a tool of QEMU, has it open.
@@ -51,7 +50,7 @@ impl InUse {
                 return Err(Error::new(Code::DomainState, STEP, cause));
             }
             tries += 1;
-            thread::sleep(HELD_PAUSE);
+            thread::sleep(limits::HOLDER_LOOK);
         }
         Ok(InUse { file, path: path.to_owned() })
     }

@@ -27,10 +27,10 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
 
 use crate::engine::rate::{Limiter, Rate};
 use crate::error::{Code, Error, Result};
+use crate::limits;
 use crate::nas::folder::Folder;
 use crate::nas::path::{PointPath, RepoPath};
 use crate::operation::ceph::Image;
@@ -59,8 +59,6 @@ use room::Needs;
 
 const STEP: &str = Phase::OpenOutputs.as_str();
 const PUBLISH: &str = Phase::PublishOutputs.as_str();
-/// A step is short, but for the syncs.
-const LIMIT: Duration = Duration::from_secs(600);
 
 /// A disk that is open, and where it goes.
 #[derive(Debug)]
@@ -143,7 +141,7 @@ fn restore(
 fn publish_in_time(publish: impl FnOnce(&Gate) -> Result<()> + Send + 'static) -> Result<()> {
     let gate = Arc::new(Gate::default());
     let theirs = gate.clone();
-    bounded_for_host(PUBLISH, LIMIT, move || publish(&theirs)).map_err(|error| {
+    bounded_for_host(PUBLISH, limits::STORAGE_LONG_STEP, move || publish(&theirs)).map_err(|error| {
         gate.close();
         let begun =
             "outputs of which some may have their names: the next restore onto all of them gives the others theirs";
@@ -270,7 +268,7 @@ fn sources(
 ) -> Result<Sources> {
     let which: Vec<_> = volumes.iter().map(|wanted| wanted.which.clone()).collect();
     let held = reading.clone();
-    bounded("check the point", LIMIT, move || {
+    bounded("check the point", limits::STORAGE_LONG_STEP, move || {
         let root = held.root();
         let mut sources = checked_chain::open_all(root, &point, id.as_deref(), &which)?;
         sources.iter_mut().try_for_each(|source| check_verify(source, verify))?;
@@ -295,7 +293,7 @@ fn outputs(
     keep_old: Option<KeepOld>,
 ) -> Result<Begun> {
     let held = reading.clone();
-    bounded_for_host(STEP, LIMIT, move || {
+    bounded_for_host(STEP, limits::STORAGE_LONG_STEP, move || {
         let (_held, Sources { points, disks: readable }) = (held, sources);
         refuse_same(&volumes)?;
         let on_this_host = volumes.iter().filter(|wanted| wanted.rbd.is_none());
@@ -332,7 +330,7 @@ impl Space {
         // only the fingerprints tell, and these are the NAS's
         if room::may_be_short(&needs) {
             let (held, ours) = (reading.clone(), copy.clone());
-            bounded(room::STEP, LIMIT, move || {
+            bounded(room::STEP, limits::STORAGE_LONG_STEP, move || {
                 let base = |place: usize| {
                     let indexes: Option<&Indexes> = indexes[place].as_ref();
                     indexes.map(|indexes| indexes.base(held.root())).transpose()
@@ -340,7 +338,9 @@ impl Space {
                 room::check(&needs, &ours.disks, base)
             })?;
         }
-        bounded_for_host("take the room", LIMIT, move || ours.disks.iter().try_for_each(Disk::reserve))
+        bounded_for_host("take the room", limits::STORAGE_LONG_STEP, move || {
+            ours.disks.iter().try_for_each(Disk::reserve)
+        })
     }
 }
 

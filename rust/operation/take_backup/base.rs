@@ -7,13 +7,14 @@ use std::time::Instant;
 use super::decision::{DiskPlan, Plan, Strategy};
 use super::storage::Targets;
 use crate::error::{Code, Error, Result, Stopped};
+use crate::limits;
 use crate::nas::folder::Folder;
 use crate::nas::lock::InstanceLock;
 use crate::nas::path::{PointPath, RepoPath};
 use crate::point::fingerprints::{self, Base, Fingerprints};
 use crate::point::{ChainImage, Manifest};
 use crate::qcow2;
-use crate::work::deadline::{LIMIT, bounded};
+use crate::work::deadline::bounded;
 use crate::work::job::Reporter;
 use crate::work::phase::Phase;
 use crate::work::worker;
@@ -38,7 +39,7 @@ pub(super) fn open(targets: &Targets, plan: &Plan) -> Result<Vec<Option<Base<Fil
     let base = |DiskPlan { facts, strategy, .. }: &DiskPlan| {
         let Strategy::Compared(chain, _) = strategy else { return Ok(None) };
         let (session, chain, size) = (targets.session().clone(), chain.clone(), facts.virtual_size);
-        let opened = bounded(STEP, LIMIT, move || open_chain(session.root(), &chain, size));
+        let opened = bounded(STEP, limits::STORAGE_STEP, move || open_chain(session.root(), &chain, size));
         opened.map(Some).map_err(|error| match error.code {
             Code::CorruptImage | Code::NotFound => Error { code: Code::ParentInvalid, ..error }.on_disk(&facts.target),
             _ => error.on_disk(&facts.target),
@@ -60,7 +61,7 @@ fn open_chain(root: &Folder, chain: &[ChainImage], size: u64) -> Result<Base<Fil
 fn index(targets: &Targets, image: &ChainImage, job: &mut Reporter<'_>, deadline: Instant) -> Result<Fingerprints> {
     let (session, lock, path, size) =
         (targets.session().clone(), targets.lock().clone(), image.file.clone(), image.size);
-    let (file, hash, rest) = worker::run(STEP, LIMIT, job, move |pulse| {
+    let (file, hash, rest) = worker::run(STEP, limits::STORAGE_STEP, job, move |pulse| {
         // the lock goes before the session, which may unmount
         let (session, lock, mut late) = (session, lock, false);
         let source = session.root().open_file(&path)?;
@@ -79,7 +80,7 @@ fn index(targets: &Targets, image: &ChainImage, job: &mut Reporter<'_>, deadline
     })?;
     let (session, lock, path) = (targets.session().clone(), targets.lock().clone(), image.file.clone());
     // a sync says nothing until its end
-    let limit = LIMIT.max(deadline.saturating_duration_since(Instant::now()));
+    let limit = limits::STORAGE_STEP.max(deadline.saturating_duration_since(Instant::now()));
     bounded(STEP, limit, move || {
         // in this order, as above
         let (session, lock, file) = (session, lock, file);

@@ -8,6 +8,7 @@ use super::request::Checked;
 use crate::config::Config;
 use crate::error::{Code, Error, Result};
 use crate::host::Begun;
+use crate::limits;
 use crate::work::deadline::{self, CallEnds};
 use crate::work::job::Job;
 
@@ -33,7 +34,7 @@ impl Call<'_> {
     }
 
     fn enough(&self, step: &'static str, left: Duration) -> Result<Duration> {
-        if left >= SHORTEST {
+        if left >= limits::STEP_LEAST {
             return Ok(left);
         }
         let cause = format!("nothing is left of the {} s that it may take", self.checked.wait.as_secs());
@@ -43,7 +44,7 @@ impl Call<'_> {
     /// When the backup has to be published or undone: soon after the job's deadline, because a point that the caller does not
     /// hear of belongs to nobody.
     pub(super) fn end(&self) -> Instant {
-        self.deadline + PUBLISH.min(self.checked.wait / 2)
+        self.deadline + limits::PUBLICATION.min(self.checked.wait / 2)
     }
 
     /// How long the publication may take. `TIMEOUT` when no time is left.
@@ -76,19 +77,10 @@ impl Call<'_> {
     }
 }
 
-/// A step with less time is not begun: a NAS that answers may need more.
-const SHORTEST: Duration = Duration::from_secs(1);
-
-/// How long one question to libvirt may stay open.
-pub(super) const CALL: Duration = Duration::from_secs(60);
-
-/// How long after its deadline a copied backup may still be published. The caller waits for twice that.
-const PUBLISH: Duration = Duration::from_secs(60);
-
 /// Asks libvirt on a thread that may be given up: a QEMU that hangs, perhaps in its own storage, answers no question.
 pub(super) fn ask<T: Send + 'static>(
     step: &'static str,
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
-    deadline::ask(step, CALL, work)
+    deadline::ask(step, limits::LIBVIRT_CALL, work)
 }

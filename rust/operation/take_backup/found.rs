@@ -1,7 +1,6 @@
 //! A running guest as a backup finds it: its disks, their bitmaps, and whether it can be backed up at all.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use super::bitmap::Bitmaps;
 use super::decision::DiskFacts;
@@ -12,13 +11,11 @@ use crate::engine::choice;
 use crate::engine::incident::JobDisk;
 use crate::error::{Code, Error, Result};
 use crate::libvirt::{Disk, Domain, DomainXml, JobState, Source, State};
+use crate::limits;
 use crate::point::LeftOut;
 use crate::qcow2;
 use crate::qemu::image_file::open_named;
 use crate::qemu::layers::HELP;
-
-/// A QEMU that has not answered a question for so long hangs. Others in the agent ask QEMU for statistics, too.
-const MONITOR: Duration = Duration::from_secs(10);
 
 /// A running guest as it was found.
 pub(super) struct FoundGuest {
@@ -103,7 +100,7 @@ pub(super) fn find(checked: &Checked, config: &Config) -> Result<FoundGuest> {
         let cause = "it is shutting down or shut off, and no disks are given";
         return Err(Error::new(Code::DomainState, "look at the domain", cause));
     }
-    if domain.monitor_hangs(MONITOR)? || domain.job()?.state == JobState::Running {
+    if domain.monitor_hangs(limits::QEMU_MONITOR)? || domain.job()?.state == JobState::Running {
         return Err(Error::new(
             Code::Busy,
             "look at the domain",

@@ -7,22 +7,14 @@ use std::sync::mpsc;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::call::CALL;
 use crate::config::Config;
 use crate::error::{Code, Error, Result};
 use crate::libvirt::{Domain, State};
+use crate::limits;
 use crate::work::deadline::ask;
 
 const FREEZE: &str = "freeze the guest's file systems";
 const THAW: &str = "thaw the guest's file systems";
-/// How long to wait for the first try of a thaw: the thread that thaws goes on anyway.
-const FIRST: Duration = Duration::from_secs(20);
-/// The time between two tries to thaw.
-const PAUSE: Duration = Duration::from_secs(2);
-/// The time between two looks at a guest that does not run, and so can't thaw.
-const IDLE: Duration = Duration::from_secs(10);
-/// How long the thread tries to thaw.
-const PATIENCE: Duration = Duration::from_secs(3600);
 
 /// The domains that a thread tries to thaw, by UUID.
 static THAWING: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
@@ -40,7 +32,7 @@ pub(super) fn thaw_left(domain: &Domain, config: &Config) -> bool {
     if let Err(error) = domain.bound_agent(config.freeze_limit()) {
         log::warn!("{}: {error}", domain.name());
     }
-    let thawed = keep_thawing(domain.clone()).recv_timeout(FIRST);
+    let thawed = keep_thawing(domain.clone()).recv_timeout(limits::THAW);
     match &thawed {
         Ok(Ok(_)) => {
             log::warn!("{}: thawed the guest, which an earlier backup may have left frozen", domain.name())
@@ -64,8 +56,8 @@ pub(super) fn check(domain: &Domain, has_agent: bool, config: &Config, until: In
     let (since, asked) = (Instant::now(), domain.clone());
     let left = until.saturating_duration_since(since);
     // libvirt takes no bound for one of zero
-    let limit = config.freeze_limit().min(left).max(Duration::from_secs(1));
-    let answers = ask(FREEZE, left.min(CALL + 2 * limit), move || {
+    let limit = config.freeze_limit().min(left).max(limits::AGENT_LEAST);
+    let answers = ask(FREEZE, left.min(limits::LIBVIRT_CALL + 2 * limit), move || {
         asked.bound_agent(limit)?;
         asked.agent_answers()
     });
@@ -95,7 +87,7 @@ impl Frozen {
     pub(super) fn freeze(domain: &Domain, config: &Config, until: Instant) -> Result<Result<Frozen>> {
         let (since, frozen) = (Instant::now(), domain.clone());
         let mount_points = config.freeze_mount_points.clone();
-        let limit = until.saturating_duration_since(since).min(CALL + 2 * config.freeze_limit());
+        let limit = until.saturating_duration_since(since).min(limits::LIBVIRT_CALL + 2 * config.freeze_limit());
         // logs nothing before the thaw, because a log may be slow; a freeze that comes too late is thawed by its drop
         let frozen = ask(FREEZE, limit, move || {
             let count = match frozen.freeze(&mount_points)? {
@@ -131,7 +123,7 @@ impl Frozen {
             return Ok(());
         }
         let begun = Instant::now();
-        let first = keep_thawing(self.domain.clone()).recv_timeout(FIRST);
+        let first = keep_thawing(self.domain.clone()).recv_timeout(limits::THAW);
         let thaw = begun.elapsed().as_millis();
         let frozen_for = self.since.elapsed().as_millis();
         let failed = |cause: String| Err(Error::new(Code::QuiesceFailed, THAW, cause));
@@ -160,7 +152,8 @@ impl Drop for Frozen {
     }
 }
 
-/// Thaws the guest on its own thread, until that succeeds, the guest is gone or `PATIENCE` ends; sends the first outcome.
+/// Thaws the guest on its own thread, until that succeeds, the guest is gone or `THAW_PATIENCE` ends; sends the first
+/// outcome.
 fn keep_thawing(domain: Domain) -> mpsc::Receiver<Result<u32>> {
     let (sender, first) = mpsc::channel();
     thawing().insert(domain.uuid().to_owned());
@@ -219,10 +212,10 @@ fn try_to_thaw(domain: &Domain) -> (Option<State>, Result<u32>) {
 /// How long after a try the next follows, if any. `since` is the time since the first try.
 fn next_try(state: Option<State>, thawed: bool, since: Duration) -> Option<Duration> {
     match state {
-        _ if thawed || since > PATIENCE => None,
+        _ if thawed || since > limits::THAW_PATIENCE => None,
         Some(State::Other) => None,
-        Some(state) if state.idle().is_some() => Some(IDLE),
-        _ => Some(PAUSE),
+        Some(state) if state.idle().is_some() => Some(limits::THAW_IDLE_PAUSE),
+        _ => Some(limits::THAW_PAUSE),
     }
 }
 
@@ -232,15 +225,15 @@ mod tests {
 
     #[test]
     fn a_thaw_is_tried_until_it_succeeds_the_guest_is_gone_or_patience_ends() {
-        let (soon, late) = (Duration::from_secs(1), PATIENCE + Duration::from_secs(1));
+        let (soon, late) = (Duration::from_secs(1), limits::THAW_PATIENCE + Duration::from_secs(1));
         let paused = State::Paused { io_error: true };
         for (state, thawed, since, next) in [
             (Some(State::Running), true, soon, None),
-            (Some(State::Running), false, soon, Some(PAUSE)),
-            (None, false, soon, Some(PAUSE)),
-            (Some(paused), false, soon, Some(IDLE)),
-            (Some(State::Sleeping), false, soon, Some(IDLE)),
-            (Some(State::Crashed), false, soon, Some(IDLE)),
+            (Some(State::Running), false, soon, Some(limits::THAW_PAUSE)),
+            (None, false, soon, Some(limits::THAW_PAUSE)),
+            (Some(paused), false, soon, Some(limits::THAW_IDLE_PAUSE)),
+            (Some(State::Sleeping), false, soon, Some(limits::THAW_IDLE_PAUSE)),
+            (Some(State::Crashed), false, soon, Some(limits::THAW_IDLE_PAUSE)),
             (Some(State::Other), false, soon, None),
             (Some(paused), false, late, None),
             (Some(State::Running), false, late, None),

@@ -7,27 +7,25 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::call::{CALL, ask};
+use super::call::ask;
 use super::{found, quiesce, stopped};
 use crate::config::Config;
 use crate::engine::{leftover, scratch};
 use crate::error::{Code, Error, Result};
 use crate::host::{self, Begun, HostState};
 use crate::libvirt::{Domain, JobState, State};
+use crate::limits;
 use crate::nas::folder::Folder;
 use crate::nas::lock::InstanceLock;
 use crate::nas::path::{PointPath, partial_name};
 use crate::nas::purpose::Purpose;
 use crate::nas::removal;
-use crate::work::deadline::{self, LIMIT, WorkFor, bounded};
-
-/// How long a load waits; the undoing goes on in the background after that.
-const LOAD: Duration = Duration::from_secs(60);
+use crate::work::deadline::{self, WorkFor, bounded};
 
 /// Undoes what dead processes' backups have left on this host. Failures are logged; the next load, or the next backup of the
 /// virtual machine, tries again.
 pub(crate) fn at_load(config: Arc<Config>) {
-    let undone = deadline::ask("undo what was left", LOAD, move || {
+    let undone = deadline::ask("undo what was left", limits::RECOVERY, move || {
         // first: one guest that does not answer must not hold up the end of every other guest's job
         scratch::sweep(&config, None);
         for vm in host::unfinished(&config.state_dir) {
@@ -89,9 +87,11 @@ pub(super) fn undo(config: &Arc<Config>, host: HostState, how: PointLookup) -> R
 /// Thaws a guest that may be frozen; true if the guest is not frozen any more.
 fn thaw(config: &Arc<Config>, vm: &str) -> Result<bool> {
     let (config, vm) = (config.clone(), vm.to_owned());
-    deadline::ask("thaw what was left", 2 * CALL, move || match Domain::find(&config.connection_uri, &vm)? {
-        Some(domain) if domain.state()? != State::Other => Ok(quiesce::thaw_left(&domain, &config)),
-        _ => Ok(true),
+    deadline::ask("thaw what was left", 2 * limits::LIBVIRT_CALL, move || {
+        match Domain::find(&config.connection_uri, &vm)? {
+            Some(domain) if domain.state()? != State::Other => Ok(quiesce::thaw_left(&domain, &config)),
+            _ => Ok(true),
+        }
     })
 }
 
@@ -162,8 +162,8 @@ fn look_for_point(begun: &Begun, how: PointLookup) -> Result<Option<bool>> {
     let (root, point) = (begun.root.clone(), PointPath::parse("point", &begun.point)?);
     let _on = WorkFor::repository(root.display());
     let (limit, removes) = match how {
-        PointLookup::OrLater => (removal::LIMIT, true),
-        PointLookup::Within(most) => (LIMIT.min(most), false),
+        PointLookup::OrLater => (limits::STORAGE_LONG_STEP, true),
+        PointLookup::Within(most) => (limits::STORAGE_STEP.min(most), false),
     };
     bounded("look at what was left", limit, move || {
         let instance = match Folder::open_root(&root).and_then(|root| root.open_dir(&point.instance_folder())) {

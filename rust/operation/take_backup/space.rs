@@ -8,9 +8,10 @@ use super::decision::{DiskPlan, Plan, Strategy};
 use super::found::FoundGuest;
 use crate::error::{Code, Error, Result};
 use crate::libvirt::Disk;
+use crate::limits;
 use crate::nas::session::Session;
 use crate::qcow2;
-use crate::work::deadline::{LIMIT, bounded};
+use crate::work::deadline::bounded;
 
 const STEP: &str = "look at the free space";
 
@@ -46,7 +47,7 @@ impl Free {
             return Ok(());
         }
         let session = self.session.clone();
-        match bounded(STEP, LIMIT, move || session.sync().and_then(|()| session.free())) {
+        match bounded(STEP, limits::STORAGE_STEP, move || session.sync().and_then(|()| session.free())) {
             Ok(free) if needed > free => Err(refusal(&self.session.root().path, needed, free)),
             Ok(_) => Ok(()),
             Err(error) => {

@@ -19,10 +19,11 @@ use super::written::{self, TakenOver, WrittenTarget};
 use crate::config;
 use crate::engine::{self, push};
 use crate::error::{Code, Error, Result, called};
+use crate::limits;
 use crate::nas::apart::{Apart, Descriptor};
 use crate::nas::denied;
 use crate::nas::folder::Folder;
-use crate::nas::lock::{InstanceLock, WAIT};
+use crate::nas::lock::InstanceLock;
 use crate::nas::partial::PartialPoint;
 use crate::nas::path::{PointPath, RepoPath};
 use crate::nas::purpose::Purpose;
@@ -32,21 +33,15 @@ use crate::nas::view::TargetView;
 use crate::point::fingerprints::{self, Base, Digest};
 use crate::point::{DEEPEST, MANIFEST, Manifest, Parent};
 use crate::qcow2;
-use crate::work::deadline::{Background, LIMIT, bounded, start};
+use crate::work::deadline::{Background, bounded, start};
 
 /// What a copied point waits for last.
 pub(super) const PUBLISH: &str = "publish the restore point";
 const OPEN_STEP: &str = "open the repository";
-/// How long a NAS may take for a few small files, before the guest is touched.
-const PROBE: Duration = Duration::from_secs(20);
 /// The number of images that are inspected at the same time: a NAS answers several questions in the time of one.
 const LOOKERS: usize = 4;
 /// Images that are read ahead; those of one more point at most come to it.
 const MOST_AHEAD: usize = 2_000;
-/// Longer than the opening and the looking, each within its own bound, may take.
-pub(super) const OPEN: Duration = Duration::from_secs(100);
-/// How long to give a NAS that has just shown that it hangs.
-const HUNG: Duration = Duration::from_secs(2);
 
 /// A repository that was opened for one virtual machine's backup, locked against others.
 #[derive(Debug)]
@@ -92,7 +87,7 @@ impl RepositoryOpening {
     /// The repository, or the error of what was done meanwhile, for which a NAS that hangs is not waited. `time` is what is
     /// left for it; where that is nothing, the NAS has not failed to answer.
     pub(super) fn with<T>(self, meanwhile: Result<T>, time: Result<Duration>) -> Result<(T, Session)> {
-        let limit = if meanwhile.is_ok() { time.clone().unwrap_or_default() } else { HUNG };
+        let limit = if meanwhile.is_ok() { time.clone().unwrap_or_default() } else { limits::HUNG };
         let session = self.0.wait(limit);
         let meanwhile = meanwhile?;
         let late = || time.and(Err(Error::new(Code::NasUnresponsive, OPEN_STEP, "it does not open")));
@@ -103,11 +98,11 @@ impl RepositoryOpening {
 /// Reads the manifests of the points that an incremental would stand on, and the headers and L1 tables of their images.
 fn look_ahead(session: &Session, checked: &Checked) -> Result<()> {
     const STEP: &str = "look at the restore points";
-    let until = Instant::now() + PROBE;
+    let until = Instant::now() + limits::NAS_PROBE;
     let Mode::Incremental { parent, .. } = &checked.mode else { return Ok(()) };
     let (ours, folder, vm) = (session.clone(), checked.point.instance_folder(), checked.vm.clone());
     let parent = parent.clone();
-    let images = bounded(STEP, PROBE, move || {
+    let images = bounded(STEP, limits::NAS_PROBE, move || {
         let instance = ours.root().open_dir(&folder)?;
         // nobody waits for the answer after that
         let is_late = || Instant::now() >= until;
@@ -158,7 +153,7 @@ pub(super) fn lock_and_look(call: &Call<'_>, session: Session) -> Result<OpenedR
     let checked = call.checked;
     let point = checked.point.clone();
     const LOCK: &str = "lock the virtual machine's folder";
-    let limit = call.time_for(LOCK, PROBE + WAIT)?;
+    let limit = call.time_for(LOCK, limits::NAS_PROBE + limits::CLAIM_WAIT)?;
     // each step owns the lock: a step that is given up keeps the folder locked as long as it works there
     let (instance, lock, session) = bounded(LOCK, limit, move || {
         let root = session.root();
@@ -172,13 +167,13 @@ pub(super) fn lock_and_look(call: &Call<'_>, session: Session) -> Result<OpenedR
     let checked = checked.clone();
     const CLEAR: &str = "remove what backups have left";
     const LOOK: &str = "look at the restore points";
-    let (instance, lock, session) = bounded(CLEAR, call.time_for(CLEAR, removal::LIMIT)?, move || {
+    let (instance, lock, session) = bounded(CLEAR, call.time_for(CLEAR, limits::STORAGE_LONG_STEP)?, move || {
         // whoever made them no longer holds the lock of the folder, which is ours
         removal::clear_partials(&instance)?;
         Ok((instance, lock, session))
     })?;
-    bounded(LOOK, call.time_for(LOOK, LIMIT)?, move || {
-        let published = published_bitmaps(&instance, &checked.vm, Instant::now() + LIMIT / 2)?;
+    bounded(LOOK, call.time_for(LOOK, limits::STORAGE_STEP)?, move || {
+        let published = published_bitmaps(&instance, &checked.vm, Instant::now() + limits::STORAGE_STEP / 2)?;
         let parent = match &checked.mode {
             Mode::Incremental { parent, parent_bitmap, .. } => {
                 Some(Parent::find(session.root(), parent, &checked.vm, parent_bitmap))
@@ -319,7 +314,7 @@ pub(super) enum TargetWriter {
 pub(super) fn make_targets(call: &Call<'_>, opened: OpenedRepository, specs: Vec<TargetSpec>) -> Result<Targets> {
     const STEP: &str = "make the targets";
     let point = call.checked.point.clone();
-    bounded(STEP, call.time_for(STEP, PROBE)?, move || {
+    bounded(STEP, call.time_for(STEP, limits::NAS_PROBE)?, move || {
         let OpenedRepository { session, lock, .. } = opened;
         let partial = PartialPoint::begin(session.clone(), lock, &point);
         let partial = partial.map_err(|error| denied::explain_writing(error, session.root()))?;
@@ -369,7 +364,7 @@ impl Targets {
     /// Has QEMU, which runs as this user and group if that is known, reach them by `view`. `PERMISSION_DENIED` when it can't
     /// write to them.
     pub(super) fn show_to_qemu(mut self, view: TargetView, owner: Option<(u32, u32)>) -> Result<Targets> {
-        bounded("ask whether QEMU can write", PROBE, move || {
+        bounded("ask whether QEMU can write", limits::NAS_PROBE, move || {
             let shown = view.show(self.partial.folder(), owner)?;
             self.view = shown.at_its_place.then_some(view);
             self.lack = shown.lack;
@@ -391,7 +386,9 @@ impl Targets {
         const STEP: &str = "look at the targets again";
         let folder = self.partial.folder().open_again()?;
         let written = self.written();
-        bounded(STEP, LIMIT, move || written.iter().try_for_each(|target| target.check_in_place(&folder)))
+        bounded(STEP, limits::STORAGE_STEP, move || {
+            written.iter().try_for_each(|target| target.check_in_place(&folder))
+        })
     }
 
     /// Lets what QEMU has written of the disks, and closed, be published: as files of ours that it can't reach, if the
@@ -412,7 +409,7 @@ impl Targets {
             }
         }
         // not before: we had it open, too
-        if let Err(error) = bounded("remove what was replaced", LIMIT, move || aside.clear()) {
+        if let Err(error) = bounded("remove what was replaced", limits::STORAGE_STEP, move || aside.clear()) {
             log::warn!("unable to remove the replaced targets, leaving them to the next backup: {error}");
         }
         Ok(self.lack.take().into_iter().chain(told).collect())
@@ -441,7 +438,7 @@ impl Targets {
     pub(super) fn give_room_back(&self) {
         let files: Vec<_> = self.files.iter().map(|target| target.file.clone()).collect();
         let path = self.folder();
-        let emptied = bounded("empty the targets", HUNG, move || {
+        let emptied = bounded("empty the targets", limits::HUNG, move || {
             files.iter().for_each(|file| written::give_room_back(file, &path));
             Ok(())
         });
@@ -527,10 +524,10 @@ impl Targets {
     pub(super) fn discard(self, error: Error, writer: TargetWriter) -> Error {
         // A NAS that hangs is not waited for again; when it comes back the thread that was left removes the point.
         let limit = match error.code {
-            _ if error.leftovers => HUNG,
-            Code::NasUnresponsive => HUNG,
-            Code::Timeout => PROBE,
-            _ => LIMIT,
+            _ if error.leftovers => limits::HUNG,
+            Code::NasUnresponsive => limits::HUNG,
+            Code::Timeout => limits::NAS_PROBE,
+            _ => limits::STORAGE_STEP,
         };
         let asked = match writer {
             TargetWriter::Qemu(owner) if error.code == Code::JobFailed => Some(owner),
@@ -627,8 +624,8 @@ mod tests {
             RepositoryOpening(start("open the repository", refused, || ()).unwrap())
         };
         let missing = Err::<(), _>(Error::new(Code::DomainNotFound, "look up the domain", "missing"));
-        assert_eq!(opening().with(missing, Ok(LIMIT)).unwrap_err().code, Code::DomainNotFound);
-        assert_eq!(opening().with(Ok(()), Ok(LIMIT)).unwrap_err().code, Code::MountFailed);
+        assert_eq!(opening().with(missing, Ok(limits::STORAGE_STEP)).unwrap_err().code, Code::DomainNotFound);
+        assert_eq!(opening().with(Ok(()), Ok(limits::STORAGE_STEP)).unwrap_err().code, Code::MountFailed);
     }
 
     #[test]

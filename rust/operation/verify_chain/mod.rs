@@ -9,10 +9,11 @@ use serde::{Deserialize, Serialize};
 
 use super::reading::Reading;
 use crate::error::{Code, Error, Result};
+use crate::limits;
 use crate::nas::path::{PointPath, RepoPath};
 use crate::nas::repository::Repository;
 use crate::qcow2::{self, Checked};
-use crate::work::deadline::{LIMIT, bounded};
+use crate::work::deadline::bounded;
 use crate::work::job::{self, Listener, Reporter};
 use crate::work::phase::Phase;
 use crate::work::worker;
@@ -71,7 +72,8 @@ pub(super) fn verify(
     job.begin(Phase::FollowChains)?;
     let (held, at) = (reading.clone(), point.clone());
     let judge = move || chains::find(held.root(), &at, id.as_deref(), &[]);
-    let mut judged = bounded("follow the chains", LIMIT, judge).inspect_err(|error| reading.note(error))?;
+    let mut judged =
+        bounded("follow the chains", limits::STORAGE_STEP, judge).inspect_err(|error| reading.note(error))?;
     job.begin(Phase::CheckImages)?;
     check_all(&reading, &mut judged.found, &mut job)?;
     more(&reading, &mut judged, &mut job)?;
@@ -127,7 +129,7 @@ fn check(
     job: &mut Reporter<'_>,
 ) -> Result<Result<Checked, qcow2::Error>> {
     let (held, at, facts) = (reading.clone(), path.clone(), facts.clone());
-    worker::run("check an image", LIMIT, job, move |pulse| {
+    worker::run("check an image", limits::STORAGE_STEP, job, move |pulse| {
         let tell = &mut |part, all| pulse.at(done + share(facts.size, part, all), total);
         let image = chains::open_again(held.root(), &at, &facts)?;
         qcow2::unless_stopped(image.and_then(|image| qcow2::check(image, tell)))

@@ -17,6 +17,7 @@ use crate::engine::{Engine, scratch};
 use crate::error::{Error, Result};
 use crate::host::{Begun, HostState};
 use crate::libvirt::State;
+use crate::limits;
 use crate::nas::view::TargetView;
 use crate::nbd;
 use crate::point::{LeftOut, Parent};
@@ -40,7 +41,7 @@ impl Guest for Running {
         let opening = storage::begin_open(call)?;
         let found = ask("look at the domain", move || found::find(&request, &settings));
         job.enter(Phase::OpenRepository);
-        let (found, session) = opening.with(found, call.time_for("open the repository", storage::OPEN))?;
+        let (found, session) = opening.with(found, call.time_for("open the repository", limits::OPEN_AND_PROBE))?;
         job.tell()?;
         Ok((Running::new(found), storage::lock_and_look(call, session)?))
     }

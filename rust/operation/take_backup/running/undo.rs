@@ -1,7 +1,5 @@
 //! How a running guest's backup is undone: at once, or on a thread that waits for the end of its job.
 
-use std::time::Duration;
-
 use super::super::call::ask;
 use super::super::found::{self, FoundGuest};
 use super::super::storage::TargetWriter;
@@ -11,6 +9,7 @@ use crate::engine::{Engine, leftover};
 use crate::error::{Error, Result};
 use crate::host::HostState;
 use crate::libvirt::State;
+use crate::limits;
 use crate::work::deadline::keep_owner;
 
 /// Undoes everything because of `error`: at once, or, when the job can't be ended now, on a thread that waits for
@@ -40,7 +39,7 @@ pub(super) fn abandon(mut attempt: Attempt<Running>, error: Error) -> (Error, Op
 fn wait_for_end(attempt: &mut Attempt<Running>) {
     let folder = attempt.job_folder();
     loop {
-        std::thread::sleep(Duration::from_secs(1));
+        std::thread::sleep(limits::LONG_LOOK);
         attempt.guest.found.refresh();
         let domain = &attempt.guest.found.domain;
         match leftover::runs_in(domain, &folder) {

@@ -10,13 +10,14 @@ use super::disk::{FoundDisk, Stopped};
 use super::questions::answered;
 use crate::error::{Error, Result};
 use crate::host::HostState;
+use crate::limits;
 use crate::qcow2;
 use crate::qemu::image_file::open_named;
 use crate::qemu::img;
-use crate::work::deadline::{LIMIT, within_call};
+use crate::work::deadline::within_call;
 
 /// How long the bitmaps of disks may take to be changed: longer than `qemu-img` may for one, where it removes one and adds one.
-const CHANGE: Duration = img::LIMIT.saturating_mul(2);
+const CHANGE: Duration = limits::QEMU_IMG.saturating_mul(2);
 
 impl Attempt<Stopped> {
     /// Adds the bitmap to each disk that can carry it. One that gets none is told, and backed up all the same; not one whose
@@ -139,7 +140,7 @@ fn stored_in(left_out: Vec<StoppedSource>) -> (Vec<(String, BTreeSet<String>)>, 
         Ok((source.path, info.bitmaps.into_iter().map(|bitmap| bitmap.name).collect()))
     };
     let qcow2 = left_out.into_iter().filter(|source| source.qcow2 && source.rbd.is_none()).collect::<Vec<_>>();
-    let looked = answered(STEP, LIMIT, move || Ok(qcow2.into_iter().map(look).collect()));
+    let looked = answered(STEP, limits::STORAGE_STEP, move || Ok(qcow2.into_iter().map(look).collect()));
     let looked: Vec<Result<_>> = looked.unwrap_or_else(|error| vec![Err(error)]);
     let (mut stored, mut unknown) = (Vec::new(), Vec::new());
     for disk in looked {

@@ -13,10 +13,10 @@ use super::disk::{self, Stopped};
 use super::questions::{answered, refuse_running};
 use crate::engine::offline::{self, Origin};
 use crate::error::{Code, Result};
+use crate::limits;
 use crate::point::fingerprints::{Base, Fingerprints};
 use crate::qcow2::Layer;
 use crate::qemu::layers::StoppedImage;
-use crate::work::deadline::LIMIT;
 use crate::work::job::Reporter;
 use crate::work::phase::Phase;
 
@@ -31,7 +31,7 @@ impl Attempt<Stopped> {
         let begun = Instant::now();
         let mut wanted = disk::wanted(call.checked, &self.guest.found, &self.plan);
         let servers = disk::serve(call, &mut wanted, job)?;
-        let locked = answered("lock the disks", LIMIT, move || {
+        let locked = answered("lock the disks", limits::STORAGE_STEP, move || {
             wanted.iter().map(|disk| disk.lock().map_err(|e| e.on_disk(&disk.source.path))).collect::<Result<Vec<_>>>()
         });
         self.guest.hangs = locked.as_ref().is_err_and(|error| error.code == Code::Timeout);
@@ -48,7 +48,7 @@ impl Attempt<Stopped> {
         let copied = self.copy_locked(call, origins, compared, locks.clone(), job);
         drop(servers);
         self.guest.hangs = Arc::strong_count(&locks) > 1;
-        let unlocked = answered("unlock the disks", LIMIT, move || {
+        let unlocked = answered("unlock the disks", limits::STORAGE_STEP, move || {
             drop(locks);
             Ok(())
         });

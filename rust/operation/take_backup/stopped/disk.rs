@@ -10,12 +10,12 @@ use super::questions::answered;
 use crate::engine::offline::{self, Origin};
 use crate::engine::socket::Socket;
 use crate::error::{Code, Error, Result};
+use crate::limits;
 use crate::nbd;
 use crate::operation::ceph::{Access, Rbd, Server};
 use crate::qcow2::{self, Dirty, Layer, View};
 use crate::qemu::image_file::Nameable;
 use crate::qemu::layers::{self, StoppedImage};
-use crate::work::deadline::LIMIT;
 use crate::work::job::Reporter;
 
 /// A stopped guest.
@@ -49,7 +49,7 @@ pub(super) fn look(
         return look_at_image(call, &image, source, job).map_err(|error| error.on_disk(&image.name));
     }
     let parent_bitmap = call.checked.mode.parent_bitmap().map(str::to_owned);
-    answered("look at the disks", LIMIT, move || inspect_disk(source, paths, parent_bitmap.as_deref()))
+    answered("look at the disks", limits::STORAGE_STEP, move || inspect_disk(source, paths, parent_bitmap.as_deref()))
 }
 
 /// Looks at an image in Ceph.

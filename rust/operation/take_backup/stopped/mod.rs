@@ -22,8 +22,8 @@ use super::take::{Attempt, Copied, Guest, NewBitmap, ParentFound};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::host::{Begun, HostState};
+use crate::limits;
 use crate::point::{LeftOut, Parent};
-use crate::work::deadline::LIMIT;
 use crate::work::job::Reporter;
 use crate::work::phase::Phase;
 
@@ -153,7 +153,7 @@ fn check_space(call: &Call<'_>, found: &[FoundDisk], plan: &Plan, free: &Free, j
     let mut counted: Vec<_> = counted.map(|(disk, _)| disk).collect();
     let _servers = disk::serve(call, &mut counted, job)?;
     let count = move || counted.iter().map(DiskToOpen::bytes).sum();
-    free.fits(answered("count the data", LIMIT.max(call.left()), count)?)
+    free.fits(answered("count the data", limits::STORAGE_STEP.max(call.left()), count)?)
 }
 
 /// Finds out about the parent's bitmap, unless it is known to be `lost`, and decides.
