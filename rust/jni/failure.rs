@@ -3,13 +3,12 @@
 use std::any::Any;
 
 use jni::errors::{Error as JniError, ErrorPolicy};
-use jni::objects::JThrowable;
+use jni::objects::{JString, JThrowable};
 use jni::refs::Global;
 use jni::strings::JNIString;
 use jni::{Env, jni_str};
 
 use super::types::JNasBackupException;
-use super::write::text;
 use crate::error::{Code, Error};
 use crate::panics;
 use crate::plain::plain;
@@ -93,6 +92,11 @@ fn throw(env: &mut Env<'_>, error: &Error, cause: &JThrowable<'_>) -> jni::error
             }
         }
     }
+}
+
+/// A text; null for `None`.
+fn text<'l>(value: Option<&str>, env: &mut Env<'l>) -> jni::errors::Result<JString<'l>> {
+    value.map_or_else(|| Ok(JString::default()), |value| JString::from_str(env, value))
 }
 
 /// Takes the pending exception away; the text is its class and, if it can say it, its message. (`exception_catch` of

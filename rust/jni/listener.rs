@@ -2,10 +2,10 @@
 
 use jni::Env;
 use jni::errors::Error as JniError;
+use jni::objects::JString;
 
 use super::failure::{Failure, caught};
-use super::types::JProgressListener;
-use super::write;
+use super::types::{JNative, JProgressListener};
 use crate::error::{Code, Error, Result};
 use crate::work::job::Listener;
 
@@ -26,9 +26,10 @@ pub(super) fn with_listener<T>(
         if listener.is_null() {
             return Ok(());
         }
+        let json = serde_json::to_string(status).map_err(|e| Error::new(Code::Internal, STEP, e))?;
         let told = env.with_local_frame(FRAME, |env| {
-            let status = write::status(status, env)?;
-            listener.progress(env, &status)
+            let status = JString::from_str(env, json)?;
+            JNative::progress(env, listener, &status)
         });
         match told {
             Err(JniError::JavaException) => {

@@ -1,17 +1,16 @@
-//! The bridge to Java: each native of `org.nasbackup.Native` reads its request, runs the operation, makes the result.
-//! It is no API of its own: names, nulls and codes are those of `operation`.
+//! The bridge to Java: each native of `org.nasbackup.Native` hands texts to `operation`, as the C ABI does. It is no API of
+//! its own: names, nulls and codes are those of `operation`.
 #![allow(unsafe_code)]
 
 mod failure;
 mod listener;
 mod log;
-mod read;
 #[cfg(feature = "test-hooks")]
 mod test_hooks;
+mod text;
 mod types;
-mod write;
 
-use jni::objects::{JClass, JObjectArray, JString};
+use jni::objects::{JClass, JString};
 use jni::sys::jboolean;
 use jni::{Env, NativeMethod, native_method};
 
@@ -20,24 +19,17 @@ use crate::error::{Code, Error};
 use crate::operation;
 use failure::{Failure, ThrowNasBackupException};
 use listener::with_listener;
-use types::{
-    JBackupStatsRequest, JBackupStatsResult, JConfiguration, JDeleteBackupRequest, JDeleteBackupResult,
-    JFlattenRequest, JFlattenResult, JJobStatus, JProgressListener, JRebaseBackupRequest, JRebasePointRequest,
-    JRebaseResult, JRestorePointRequest, JRestorePointResult, JSignPointsRequest, JSignPointsResult,
-    JTakeBackupRequest, JTakeBackupResult, JVerifyChainRequest, JVerifyChainResult,
-};
+use types::JProgressListener;
 
 const _: &[NativeMethod] = &[
     native_method! {
         java_type = org.nasbackup.Native,
-        type_map = { JConfiguration => org.nasbackup.Configuration },
-        static extern fn init(version: JString, configuration: JConfiguration),
+        static extern fn init(version: JString, configuration: JString),
         error_policy = ThrowNasBackupException,
     },
     native_method! {
         java_type = org.nasbackup.Native,
-        type_map = { JConfiguration => org.nasbackup.Configuration },
-        static extern fn check(version: JString, configuration: JConfiguration),
+        static extern fn check(version: JString, configuration: JString),
         error_policy = ThrowNasBackupException,
     },
     native_method! {
@@ -52,109 +44,8 @@ const _: &[NativeMethod] = &[
     },
     native_method! {
         java_type = org.nasbackup.Native,
-        type_map = {
-            JTakeBackupRequest => org.nasbackup.TakeBackupRequest,
-            JProgressListener => org.nasbackup.ProgressListener,
-            JTakeBackupResult => org.nasbackup.TakeBackupResult,
-        },
-        static extern fn take_backup(request: JTakeBackupRequest, listener: JProgressListener) -> JTakeBackupResult,
-        error_policy = ThrowNasBackupException,
-    },
-    native_method! {
-        java_type = org.nasbackup.Native,
-        type_map = {
-            JRebaseBackupRequest => org.nasbackup.RebaseBackupRequest,
-            JProgressListener => org.nasbackup.ProgressListener,
-            JRebaseResult => org.nasbackup.RebaseResult,
-        },
-        static extern fn rebase_backup(request: JRebaseBackupRequest, listener: JProgressListener) -> JRebaseResult,
-        error_policy = ThrowNasBackupException,
-    },
-    native_method! {
-        java_type = org.nasbackup.Native,
-        type_map = {
-            JRebasePointRequest => org.nasbackup.RebasePointRequest,
-            JProgressListener => org.nasbackup.ProgressListener,
-            JRebaseResult => org.nasbackup.RebaseResult,
-        },
-        static extern fn rebase_point(request: JRebasePointRequest, listener: JProgressListener) -> JRebaseResult,
-        error_policy = ThrowNasBackupException,
-    },
-    native_method! {
-        java_type = org.nasbackup.Native,
-        type_map = {
-            JVerifyChainRequest => org.nasbackup.VerifyChainRequest,
-            JProgressListener => org.nasbackup.ProgressListener,
-            JVerifyChainResult => org.nasbackup.VerifyChainResult,
-        },
-        static extern fn verify_chain(request: JVerifyChainRequest, listener: JProgressListener) -> JVerifyChainResult,
-        error_policy = ThrowNasBackupException,
-    },
-    native_method! {
-        java_type = org.nasbackup.Native,
-        type_map = {
-            JVerifyChainRequest => org.nasbackup.VerifyChainRequest,
-            JProgressListener => org.nasbackup.ProgressListener,
-            JVerifyChainResult => org.nasbackup.VerifyChainResult,
-        },
-        static extern fn verify_data(request: JVerifyChainRequest, listener: JProgressListener) -> JVerifyChainResult,
-        error_policy = ThrowNasBackupException,
-    },
-    native_method! {
-        java_type = org.nasbackup.Native,
-        type_map = {
-            JFlattenRequest => org.nasbackup.FlattenRequest,
-            JProgressListener => org.nasbackup.ProgressListener,
-            JFlattenResult => org.nasbackup.FlattenResult,
-        },
-        static extern fn flatten(request: JFlattenRequest, listener: JProgressListener) -> JFlattenResult,
-        error_policy = ThrowNasBackupException,
-    },
-    native_method! {
-        java_type = org.nasbackup.Native,
-        type_map = {
-            JRestorePointRequest => org.nasbackup.RestorePointRequest,
-            JProgressListener => org.nasbackup.ProgressListener,
-            JRestorePointResult => org.nasbackup.RestorePointResult,
-        },
-        static extern fn restore_point(
-            request: JRestorePointRequest,
-            listener: JProgressListener,
-        ) -> JRestorePointResult,
-        error_policy = ThrowNasBackupException,
-    },
-    native_method! {
-        java_type = org.nasbackup.Native,
-        type_map = {
-            JDeleteBackupRequest => org.nasbackup.DeleteBackupRequest,
-            JDeleteBackupResult => org.nasbackup.DeleteBackupResult,
-        },
-        static extern fn delete_backup(request: JDeleteBackupRequest) -> JDeleteBackupResult,
-        error_policy = ThrowNasBackupException,
-    },
-    native_method! {
-        java_type = org.nasbackup.Native,
-        type_map = {
-            JSignPointsRequest => org.nasbackup.SignPointsRequest,
-            JProgressListener => org.nasbackup.ProgressListener,
-            JSignPointsResult => org.nasbackup.SignPointsResult,
-        },
-        static extern fn sign_points(request: JSignPointsRequest, listener: JProgressListener) -> JSignPointsResult,
-        error_policy = ThrowNasBackupException,
-    },
-    native_method! {
-        java_type = org.nasbackup.Native,
-        type_map = {
-            JBackupStatsRequest => org.nasbackup.BackupStatsRequest,
-            JBackupStatsResult => org.nasbackup.BackupStatsResult,
-        },
-        static extern fn backup_stats(request: JBackupStatsRequest) -> JBackupStatsResult,
-        error_policy = ThrowNasBackupException,
-    },
-    native_method! {
-        java_type = org.nasbackup.Native,
-        type_map = { JJobStatus => org.nasbackup.JobStatus },
-        static extern fn jobs() -> JJobStatus[],
+        type_map = { JProgressListener => org.nasbackup.ProgressListener },
+        static extern fn call(operation: JString, request: JString, listener: JProgressListener) -> JString,
         error_policy = ThrowNasBackupException,
     },
     native_method! {
@@ -168,9 +59,9 @@ fn init<'l>(
     env: &mut Env<'l>,
     class: JClass<'l>,
     version: JString<'l>,
-    configuration: JConfiguration<'l>,
+    configuration: JString<'l>,
 ) -> Result<(), Failure> {
-    let configuration = configured(env, &class, version, &configuration)?;
+    let configuration = configured(env, &class, version, configuration)?;
     Ok(operation::init(configuration, Box::new(log::ToJava))?)
 }
 
@@ -178,21 +69,21 @@ fn check<'l>(
     env: &mut Env<'l>,
     class: JClass<'l>,
     version: JString<'l>,
-    configuration: JConfiguration<'l>,
+    configuration: JString<'l>,
 ) -> Result<(), Failure> {
-    let configuration = configured(env, &class, version, &configuration)?;
+    let configuration = configured(env, &class, version, configuration)?;
     Ok(operation::check(configuration)?)
 }
 
-/// The versions are compared before anything else of the Java side is looked at; only the signatures of `init` and `check`
-/// and the exception's constructor have to stay the same from version to version.
+/// Compares the versions before it looks at anything else of the Java side. Only the signatures of `init` and `check` and the
+/// exception's constructor have to stay the same from version to version. A null configuration has the defaults.
 fn configured<'l>(
     env: &mut Env<'l>,
     class: &JClass<'l>,
     version: JString<'l>,
-    configuration: &JConfiguration<'l>,
+    configuration: JString<'l>,
 ) -> Result<Config, Failure> {
-    let java = read::text("version", version, env)?.unwrap_or_else(|| "unknown".to_owned());
+    let java = text::read("version", version, env)?.unwrap_or_else(|| "unknown".to_owned());
     if java != operation::version() {
         let cause = format!(
             "the Java side is {java}, libnasbackup.so is {}; install both of one version and restart the process",
@@ -201,129 +92,93 @@ fn configured<'l>(
         return Err(Error::new(Code::VersionMismatch, "start the native library", cause).into());
     }
     types::warm(env, class)?;
-    read::configuration(configuration, env)
+    let configuration = text::read("configuration", configuration, env)?;
+    Ok(operation::configuration(configuration.as_deref().unwrap_or("{}"))?)
 }
 
 fn version<'l>(env: &mut Env<'l>, _: JClass<'l>) -> Result<JString<'l>, Failure> {
     Ok(JString::from_str(env, operation::version())?)
 }
 
-fn take_backup<'l>(
-    env: &mut Env<'l>,
-    _: JClass<'l>,
-    request: JTakeBackupRequest<'l>,
-    listener: JProgressListener<'l>,
-) -> Result<JTakeBackupResult<'l>, Failure> {
-    let request = read::take_backup(&request, env)?;
-    let taken = with_listener(env, &listener, |listener| operation::take_backup::run(request, listener))?;
-    Ok(write::taken_backup(&taken, env)?)
-}
-
-fn rebase_backup<'l>(
-    env: &mut Env<'l>,
-    _: JClass<'l>,
-    request: JRebaseBackupRequest<'l>,
-    listener: JProgressListener<'l>,
-) -> Result<JRebaseResult<'l>, Failure> {
-    let request = read::rebase_backup(&request, env)?;
-    let rebased = with_listener(env, &listener, |listener| operation::rebase_backup::run(request, listener))?;
-    Ok(write::rebased(&rebased, env)?)
-}
-
-fn rebase_point<'l>(
-    env: &mut Env<'l>,
-    _: JClass<'l>,
-    request: JRebasePointRequest<'l>,
-    listener: JProgressListener<'l>,
-) -> Result<JRebaseResult<'l>, Failure> {
-    let request = read::rebase_point(&request, env)?;
-    let rebased = with_listener(env, &listener, |listener| operation::rebase_point::run(request, listener))?;
-    Ok(write::rebased(&rebased, env)?)
-}
-
-fn verify_chain<'l>(
-    env: &mut Env<'l>,
-    _: JClass<'l>,
-    request: JVerifyChainRequest<'l>,
-    listener: JProgressListener<'l>,
-) -> Result<JVerifyChainResult<'l>, Failure> {
-    let request = read::verify_chain(&request, env)?;
-    let verified = with_listener(env, &listener, |listener| operation::verify_chain::run(request, listener))?;
-    Ok(write::verified(&verified, env)?)
-}
-
-fn verify_data<'l>(
-    env: &mut Env<'l>,
-    _: JClass<'l>,
-    request: JVerifyChainRequest<'l>,
-    listener: JProgressListener<'l>,
-) -> Result<JVerifyChainResult<'l>, Failure> {
-    let request = read::verify_chain(&request, env)?;
-    let verified = with_listener(env, &listener, |listener| operation::verify_data::run(request, listener))?;
-    Ok(write::verified(&verified, env)?)
-}
-
-fn flatten<'l>(
-    env: &mut Env<'l>,
-    _: JClass<'l>,
-    request: JFlattenRequest<'l>,
-    listener: JProgressListener<'l>,
-) -> Result<JFlattenResult<'l>, Failure> {
-    let request = read::flatten(&request, env)?;
-    let flattened = with_listener(env, &listener, |listener| operation::flatten::run(request, listener))?;
-    Ok(write::flattened(flattened, env)?)
-}
-
-fn restore_point<'l>(
-    env: &mut Env<'l>,
-    _: JClass<'l>,
-    request: JRestorePointRequest<'l>,
-    listener: JProgressListener<'l>,
-) -> Result<JRestorePointResult<'l>, Failure> {
-    let request = read::restore_point(&request, env)?;
-    let restored = with_listener(env, &listener, |listener| operation::restore_point::run(request, listener))?;
-    Ok(write::restored(&restored, env)?)
-}
-
-fn delete_backup<'l>(
-    env: &mut Env<'l>,
-    _: JClass<'l>,
-    request: JDeleteBackupRequest<'l>,
-) -> Result<JDeleteBackupResult<'l>, Failure> {
-    let deleted = operation::delete_backup::run(read::delete_backup(&request, env)?)?;
-    Ok(JDeleteBackupResult::new(env, write::long(deleted.freed_bytes))?)
-}
-
-fn sign_points<'l>(
-    env: &mut Env<'l>,
-    _: JClass<'l>,
-    request: JSignPointsRequest<'l>,
-    listener: JProgressListener<'l>,
-) -> Result<JSignPointsResult<'l>, Failure> {
-    let request = read::sign_points(&request, env)?;
-    let signed = with_listener(env, &listener, |listener| operation::sign_points::run(request, listener))?;
-    let [anew, kept, refused, busy] = [signed.signed, signed.kept, signed.refused, signed.busy].map(write::long);
-    Ok(JSignPointsResult::new(env, anew, kept, refused, busy)?)
-}
-
-fn backup_stats<'l>(
-    env: &mut Env<'l>,
-    _: JClass<'l>,
-    request: JBackupStatsRequest<'l>,
-) -> Result<JBackupStatsResult<'l>, Failure> {
-    let stats = operation::backup_stats::run(read::backup_stats(&request, env)?)?;
-    Ok(JBackupStatsResult::new(env, write::long(stats.total_bytes), write::long(stats.used_bytes))?)
-}
-
 fn knows_nosymfollow<'l>(_: &mut Env<'l>, _: JClass<'l>) -> Result<jboolean, Failure> {
     Ok(operation::knows_nosymfollow()?)
 }
 
-fn jobs<'l>(env: &mut Env<'l>, _: JClass<'l>) -> Result<JObjectArray<'l, JJobStatus<'l>>, Failure> {
-    Ok(write::jobs(&operation::jobs(), env)?)
+fn call<'l>(
+    env: &mut Env<'l>,
+    _: JClass<'l>,
+    operation: JString<'l>,
+    request: JString<'l>,
+    listener: JProgressListener<'l>,
+) -> Result<JString<'l>, Failure> {
+    let operation = text::given("operation", operation, env)?;
+    let request = text::given("request", request, env)?;
+    let reply = with_listener(env, &listener, |listener| operation::call(&operation, &request, listener))?;
+    Ok(JString::from_str(env, reply.to_string())?)
 }
 
 fn cancel<'l>(env: &mut Env<'l>, _: JClass<'l>, job: JString<'l>) -> Result<jboolean, Failure> {
-    let job = read::text("job", job, env)?.ok_or_else(|| Error::invalid("job", "is missing"))?;
-    Ok(operation::cancel(&job).found)
+    Ok(operation::cancel(&text::given("job", job, env)?).found)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::path::Path;
+
+    use serde::de::DeserializeOwned;
+
+    use crate::config::Config;
+    use crate::nas::repository::Repository;
+    use crate::operation::backup_stats::BackupStatsRequest;
+    use crate::operation::delete_backup::DeleteBackupRequest;
+    use crate::operation::flatten::{FlattenRequest, OutputRequest};
+    use crate::operation::rebase_backup::RebaseBackupRequest;
+    use crate::operation::rebase_point::RebasePointRequest;
+    use crate::operation::restore_point::{RestoreOutput, RestorePointRequest, VolumeRequest};
+    use crate::operation::sign_points::SignPointsRequest;
+    use crate::operation::take_backup::{BackingFile, StoppedDisk, TakeBackupRequest};
+    use crate::operation::verify_chain::VerifyChainRequest;
+
+    /// The fields that C may name, as serde lists them when it refuses another.
+    fn fields_of_c<T: DeserializeOwned>() -> BTreeSet<String> {
+        let refusal = serde_json::from_str::<T>(r#"{"?":0}"#).err().unwrap().to_string();
+        refusal.split('`').skip(3).step_by(2).map(str::to_owned).collect()
+    }
+
+    /// The getters of a class of the facade, but for those that every class has.
+    fn getters_of_java(class: &str) -> BTreeSet<String> {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("java/nasbackup/src/main/java/org/nasbackup");
+        let source = std::fs::read_to_string(file.join(class).with_extension("java")).unwrap();
+        let getters = source.lines().filter_map(|line| line.trim().strip_prefix("public ")?.strip_suffix("() {"));
+        let names =
+            getters.filter(|getter| !getter.starts_with("static ")).filter_map(|getter| getter.split(' ').next_back());
+        names.filter(|name| !["toBuilder", "toString", "build"].contains(name)).map(str::to_owned).collect()
+    }
+
+    /// Java writes all of its fields, and the library refuses one that it does not know: this finds it before a call does, and a
+    /// field that Java lacks.
+    #[test]
+    fn java_and_c_have_the_same_fields() {
+        for (class, fields) in [
+            ("BackingFile", fields_of_c::<BackingFile>()),
+            ("BackupStatsRequest", fields_of_c::<BackupStatsRequest>()),
+            ("Configuration", fields_of_c::<Config>()),
+            ("DeleteBackupRequest", fields_of_c::<DeleteBackupRequest>()),
+            ("FlattenRequest", fields_of_c::<FlattenRequest>()),
+            ("Output", fields_of_c::<OutputRequest>()),
+            ("RebaseBackupRequest", fields_of_c::<RebaseBackupRequest>()),
+            ("RebasePointRequest", fields_of_c::<RebasePointRequest>()),
+            ("Repository", fields_of_c::<Repository>()),
+            ("RestoreOutput", fields_of_c::<RestoreOutput>()),
+            ("RestorePointRequest", fields_of_c::<RestorePointRequest>()),
+            ("RestoreVolume", fields_of_c::<VolumeRequest>()),
+            ("SignPointsRequest", fields_of_c::<SignPointsRequest>()),
+            ("StoppedDisk", fields_of_c::<StoppedDisk>()),
+            ("TakeBackupRequest", fields_of_c::<TakeBackupRequest>()),
+            ("VerifyChainRequest", fields_of_c::<VerifyChainRequest>()),
+        ] {
+            assert_eq!(getters_of_java(class), fields, "{class}");
+        }
+    }
 }

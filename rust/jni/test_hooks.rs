@@ -11,9 +11,8 @@ use jni::{Env, NativeMethod, jni_str, native_method};
 
 use super::failure::{Failure, ThrowNasBackupException};
 use super::listener::with_listener;
-use super::read::text;
-use super::types::{JProgressListener, JTakeBackupResult};
-use super::write;
+use super::text;
+use super::types::JProgressListener;
 use crate::engine::Engine;
 use crate::nas::repository::Repository;
 use crate::operation::take_backup::{TakenBackup, TakenDisk};
@@ -35,8 +34,7 @@ const _: &[NativeMethod] = &[
     },
     native_method! {
         java_type = org.nasbackup.TestHooks,
-        type_map = { JTakeBackupResult => org.nasbackup.TakeBackupResult },
-        static extern fn result(disks: jint) -> JTakeBackupResult,
+        static extern fn reply(disks: jint) -> JString,
         error_policy = ThrowNasBackupException,
     },
     native_method! {
@@ -62,7 +60,7 @@ const _: &[NativeMethod] = &[
 ];
 
 fn panic<'l>(env: &mut Env<'l>, _: JClass<'l>, why: JString<'l>) -> Result<(), Failure> {
-    panic!("{}", text("text", why, env)?.unwrap_or_default());
+    panic!("{}", text::read("text", why, env)?.unwrap_or_default());
 }
 
 /// A job that reports so many times, as `takeBackup` would; returns how often.
@@ -73,7 +71,7 @@ fn run_job<'l>(
     reports: jint,
     listener: JProgressListener<'l>,
 ) -> Result<jlong, Failure> {
-    let id = text("job", id, env)?;
+    let id = text::read("job", id, env)?;
     with_listener(env, &listener, |tell| {
         let nas =
             Repository { kind: Some("dir".to_owned()), address: Some("/nas".to_owned()), ..Repository::default() };
@@ -89,8 +87,8 @@ fn run_job<'l>(
     })
 }
 
-/// A result in which every field has a value of its own; the disks take turns at having and lacking what may be null.
-fn result<'l>(env: &mut Env<'l>, _: JClass<'l>, disks: jint) -> Result<JTakeBackupResult<'l>, Failure> {
+/// The reply of a backup in which every field has a value of its own; the disks take turns at having and lacking what may be null.
+fn reply<'l>(env: &mut Env<'l>, _: JClass<'l>, disks: jint) -> Result<JString<'l>, Failure> {
     let disks = (0..u64::try_from(disks).unwrap_or(0)).map(|n| {
         let some = |text: &str| (n % 2 == 0).then(|| format!("{text}{n}"));
         TakenDisk {
@@ -124,18 +122,19 @@ fn result<'l>(env: &mut Env<'l>, _: JClass<'l>, disks: jint) -> Result<JTakeBack
         total_millis: 8,
         disks,
     };
-    Ok(write::taken_backup(&taken, env)?)
+    let reply = serde_json::to_string(&taken).expect("a result is JSON");
+    Ok(JString::from_str(env, reply)?)
 }
 
 fn log_on_native_thread<'l>(env: &mut Env<'l>, _: JClass<'l>, line: JString<'l>) -> Result<(), Failure> {
-    let line = text("line", line, env)?.unwrap_or_default();
+    let line = text::read("line", line, env)?.unwrap_or_default();
     let thread = std::thread::spawn(move || log::warn!(target: "nasbackup::test::thread", "{line}"));
     thread.join().expect("a log line does not panic");
     Ok(())
 }
 
 fn log_with_pending_exception<'l>(env: &mut Env<'l>, _: JClass<'l>, line: JString<'l>) -> Result<(), Failure> {
-    let line = text("line", line, env)?.unwrap_or_default();
+    let line = text::read("line", line, env)?.unwrap_or_default();
     let thrown = env.throw_new(jni_str!("java/lang/ArithmeticException"), jni_str!("pending"));
     log::error!(target: "nasbackup::test::pending", "{line}");
     Ok(thrown?)

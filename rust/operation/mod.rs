@@ -83,10 +83,15 @@ pub fn cancel(job: &str) -> Cancelled {
     Cancelled { found: job::cancel(job) }
 }
 
-/// Runs the operation `name` on a JSON request; the way in for everything that is not Java.
+/// The settings that `init` and `check` are given as JSON.
+pub fn configuration(json: &str) -> Result<Config> {
+    parse(&config::given(parse(json)?)?.to_string())
+}
+
+/// Runs the operation `name` on a JSON request; the way in for C and Java.
 pub fn call(name: &str, request: &str, listener: Listener<'_>) -> Result<serde_json::Value> {
     match name {
-        "init" => reply(&init(parse(&config::given(parse(request)?)?.to_string())?, logging::stderr())?),
+        "init" => reply(&init(configuration(request)?, logging::stderr())?),
         "takeBackup" => reply(&take_backup::run(parse(request)?, listener)?),
         "rebaseBackup" => reply(&rebase_backup::run(parse(request)?, listener)?),
         "rebasePoint" => reply(&rebase_point::run(parse(request)?, listener)?),
@@ -114,7 +119,7 @@ fn parse<T: DeserializeOwned>(json: &str) -> Result<T> {
 fn refused(error: serde_path_to_error::Error<serde_json::Error>) -> Error {
     let field = error.path().to_string();
     let secret = ["repository", "disks"].iter().any(|holder| field.starts_with(holder));
-    let known = !secret || error.inner().to_string().starts_with("unknown field");
+    let known = !secret || error.inner().is_syntax() || error.inner().to_string().starts_with("unknown field");
     if known { Error::invalid(&field, error.inner()) } else { Error::invalid(&field, "is of another type") }
 }
 
@@ -142,6 +147,7 @@ mod tests {
         assert!(refused("backup", "{}").contains("backup"));
         assert!(refused("jobs", "{} {}").starts_with("request:"));
         assert!(!refused("takeBackup", r#"{"repository":"nfs password=secret"}"#).contains("secret"));
+        assert!(refused("takeBackup", r#"{"repository":{"address":"secret\ud83d"}}"#).contains("surrogate"));
         assert!(!refused("takeBackup", r#"{"disks":["rbd:p/i:key=secret"]}"#).contains("secret"));
     }
 

@@ -13,7 +13,7 @@
 package org.nasbackup;
 
 /** What {@link NasBackup#backupStats} is asked. */
-public final class BackupStatsRequest {
+public final class BackupStatsRequest implements Request {
     private final String job;
     private final Repository repository;
 
@@ -28,6 +28,7 @@ public final class BackupStatsRequest {
     }
 
     /** An id for {@link NasBackup#jobs} and {@link NasBackup#cancel}; null: one is made. */
+    @Override
     public String job() {
         return job;
     }

@@ -17,10 +17,9 @@ public final class BackupStatsResult {
     private final long totalBytes;
     private final long usedBytes;
 
-    /** Called by the native library. */
-    BackupStatsResult(long totalBytes, long usedBytes) {
-        this.totalBytes = totalBytes;
-        this.usedBytes = usedBytes;
+    BackupStatsResult(Reply reply) {
+        this.totalBytes = reply.number("totalBytes");
+        this.usedBytes = reply.number("usedBytes");
     }
 
     /** Size of the file system, in bytes; 0 where it does not tell. */

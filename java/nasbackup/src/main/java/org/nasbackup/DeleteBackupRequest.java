@@ -13,7 +13,7 @@
 package org.nasbackup;
 
 /** What {@link NasBackup#deleteBackup} is asked. */
-public final class DeleteBackupRequest {
+public final class DeleteBackupRequest implements Request {
     private final String job;
     private final Repository repository;
     private final String backupPath;
@@ -30,6 +30,7 @@ public final class DeleteBackupRequest {
     }
 
     /** An id for {@link NasBackup#jobs} and {@link NasBackup#cancel}; null: one is made. */
+    @Override
     public String job() {
         return job;
     }

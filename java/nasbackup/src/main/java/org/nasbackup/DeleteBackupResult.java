@@ -16,9 +16,8 @@ package org.nasbackup;
 public final class DeleteBackupResult {
     private final long freedBytes;
 
-    /** Called by the native library. */
-    DeleteBackupResult(long freedBytes) {
-        this.freedBytes = freedBytes;
+    DeleteBackupResult(Reply reply) {
+        this.freedBytes = reply.number("freedBytes");
     }
 
     /** Bytes that the removed files had occupied; 0 when the point was gone already. */

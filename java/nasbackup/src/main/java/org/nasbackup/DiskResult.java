@@ -24,26 +24,16 @@ public final class DiskResult {
     private final long virtualSize;
     private final String bitmap;
 
-    /** Called by the native library. */
-    DiskResult(
-            String target,
-            String volume,
-            String serial,
-            String file,
-            String kind,
-            String parent,
-            long size,
-            long virtualSize,
-            String bitmap) {
-        this.target = target;
-        this.volume = volume;
-        this.serial = serial;
-        this.file = file;
-        this.kind = Kind.of(kind);
-        this.parent = parent;
-        this.size = size;
-        this.virtualSize = virtualSize;
-        this.bitmap = bitmap;
+    DiskResult(Reply reply) {
+        this.target = reply.text("target");
+        this.volume = reply.text("volume");
+        this.serial = reply.text("serial");
+        this.file = reply.text("file");
+        this.kind = Kind.of(reply.text("kind"));
+        this.parent = reply.text("parent");
+        this.size = reply.number("size");
+        this.virtualSize = reply.number("virtualSize");
+        this.bitmap = reply.text("bitmap");
     }
 
     /** The domain's name for it ({@code vda}); null for a stopped virtual machine. */

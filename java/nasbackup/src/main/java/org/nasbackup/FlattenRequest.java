@@ -13,7 +13,7 @@
 package org.nasbackup;
 
 /** What {@link NasBackup#flatten} is asked. */
-public final class FlattenRequest {
+public final class FlattenRequest implements Request {
     private final String job;
     private final Repository repository;
     private final String backupPath;
@@ -48,6 +48,7 @@ public final class FlattenRequest {
     }
 
     /** An id for {@link NasBackup#jobs} and {@link NasBackup#cancel}; null: one is made. */
+    @Override
     public String job() {
         return job;
     }

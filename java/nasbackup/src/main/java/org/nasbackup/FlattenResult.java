@@ -18,11 +18,10 @@ public final class FlattenResult {
     private final long bytesCopied;
     private final long totalMillis;
 
-    /** Called by the native library. */
-    FlattenResult(long bytesCloned, long bytesCopied, long totalMillis) {
-        this.bytesCloned = bytesCloned;
-        this.bytesCopied = bytesCopied;
-        this.totalMillis = totalMillis;
+    FlattenResult(Reply reply) {
+        this.bytesCloned = reply.number("bytesCloned");
+        this.bytesCopied = reply.number("bytesCopied");
+        this.totalMillis = reply.number("totalMillis");
     }
 
     /** Bytes that came by sharing blocks. */

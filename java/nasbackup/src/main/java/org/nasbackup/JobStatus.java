@@ -24,26 +24,16 @@ public final class JobStatus {
     private final Long bytesPerSecond;
     private final Long remainingMillis;
 
-    /** Called by the native library; below 0 is unknown. */
-    JobStatus(
-            String job,
-            String operation,
-            String vmName,
-            String phase,
-            long doneBytes,
-            long totalBytes,
-            long elapsedMillis,
-            long bytesPerSecond,
-            long remainingMillis) {
-        this.job = job;
-        this.operation = operation;
-        this.vmName = vmName;
-        this.phase = phase;
-        this.doneBytes = doneBytes;
-        this.totalBytes = totalBytes;
-        this.elapsedMillis = elapsedMillis;
-        this.bytesPerSecond = bytesPerSecond < 0 ? null : bytesPerSecond;
-        this.remainingMillis = remainingMillis < 0 ? null : remainingMillis;
+    JobStatus(Reply reply) {
+        this.job = reply.text("job");
+        this.operation = reply.text("operation");
+        this.vmName = reply.text("vmName");
+        this.phase = reply.text("phase");
+        this.doneBytes = reply.number("doneBytes");
+        this.totalBytes = reply.number("totalBytes");
+        this.elapsedMillis = reply.number("elapsedMillis");
+        this.bytesPerSecond = reply.numberOrNull("bytesPerSecond");
+        this.remainingMillis = reply.numberOrNull("remainingMillis");
     }
 
     /** The caller's id, or one made for it. */

@@ -13,6 +13,7 @@
 package org.nasbackup;
 
 import java.util.List;
+import java.util.Map;
 import java.util.function.Consumer;
 import java.util.function.Function;
 import java.util.function.Supplier;
@@ -40,7 +41,7 @@ public final class NasBackup {
      *     version ({@link ErrorCode#VERSION_MISMATCH}), or refuses the configuration
      */
     public static NasBackup open(Configuration configuration) {
-        start(version -> Native.init(version, configuration));
+        start(version -> Native.init(version, JsonWriter.write(configuration)));
         return new NasBackup();
     }
 
@@ -51,7 +52,7 @@ public final class NasBackup {
      * @return the version of the native library
      */
     public static String check(Configuration configuration) {
-        start(version -> Native.check(version, configuration));
+        start(version -> Native.check(version, JsonWriter.write(configuration)));
         return Native.version();
     }
 
@@ -97,10 +98,7 @@ public final class NasBackup {
      * @param handle cancels this job; may be null
      */
     public TakeBackupResult takeBackup(TakeBackupRequest request, ProgressListener listener, CancelHandle handle) {
-        TakeBackupRequest named = request == null || handle == null
-                ? request
-                : request.toBuilder().job(handle.idFor(request.job())).build();
-        return call(listener, handle, told -> Native.takeBackup(named, told));
+        return run("takeBackup", request, listener, handle, TakeBackupResult::new);
     }
 
     /** {@link #rebaseBackup(RebaseBackupRequest, ProgressListener, CancelHandle)} without listener and handle. */
@@ -116,10 +114,7 @@ public final class NasBackup {
      * @param handle cancels this job; may be null
      */
     public RebaseResult rebaseBackup(RebaseBackupRequest request, ProgressListener listener, CancelHandle handle) {
-        RebaseBackupRequest named = request == null || handle == null
-                ? request
-                : request.toBuilder().job(handle.idFor(request.job())).build();
-        return call(listener, handle, told -> Native.rebaseBackup(named, told));
+        return run("rebaseBackup", request, listener, handle, RebaseResult::new);
     }
 
     /** {@link #rebasePoint(RebasePointRequest, ProgressListener, CancelHandle)} without listener and handle. */
@@ -135,10 +130,7 @@ public final class NasBackup {
      * @param handle cancels this job; may be null
      */
     public RebaseResult rebasePoint(RebasePointRequest request, ProgressListener listener, CancelHandle handle) {
-        RebasePointRequest named = request == null || handle == null
-                ? request
-                : request.toBuilder().job(handle.idFor(request.job())).build();
-        return call(listener, handle, told -> Native.rebasePoint(named, told));
+        return run("rebasePoint", request, listener, handle, RebaseResult::new);
     }
 
     /** {@link #verifyChain(VerifyChainRequest, ProgressListener, CancelHandle)} without listener and handle. */
@@ -154,10 +146,7 @@ public final class NasBackup {
      * @param handle cancels this job; may be null
      */
     public VerifyChainResult verifyChain(VerifyChainRequest request, ProgressListener listener, CancelHandle handle) {
-        VerifyChainRequest named = request == null || handle == null
-                ? request
-                : request.toBuilder().job(handle.idFor(request.job())).build();
-        return call(listener, handle, told -> Native.verifyChain(named, told));
+        return run("verifyChain", request, listener, handle, VerifyChainResult::new);
     }
 
     /** {@link #verifyData(VerifyChainRequest, ProgressListener, CancelHandle)} without listener and handle. */
@@ -173,10 +162,7 @@ public final class NasBackup {
      * @param handle cancels this job; may be null
      */
     public VerifyChainResult verifyData(VerifyChainRequest request, ProgressListener listener, CancelHandle handle) {
-        VerifyChainRequest named = request == null || handle == null
-                ? request
-                : request.toBuilder().job(handle.idFor(request.job())).build();
-        return call(listener, handle, told -> Native.verifyData(named, told));
+        return run("verifyData", request, listener, handle, VerifyChainResult::new);
     }
 
     /** {@link #flatten(FlattenRequest, ProgressListener, CancelHandle)} without listener and handle. */
@@ -193,10 +179,7 @@ public final class NasBackup {
      * @param handle cancels this job; may be null
      */
     public FlattenResult flatten(FlattenRequest request, ProgressListener listener, CancelHandle handle) {
-        FlattenRequest named = request == null || handle == null
-                ? request
-                : request.toBuilder().job(handle.idFor(request.job())).build();
-        return call(listener, handle, told -> Native.flatten(named, told));
+        return run("flatten", request, listener, handle, FlattenResult::new);
     }
 
     /** {@link #restorePoint(RestorePointRequest, ProgressListener, CancelHandle)} without listener and handle. */
@@ -213,15 +196,12 @@ public final class NasBackup {
      */
     public RestorePointResult restorePoint(
             RestorePointRequest request, ProgressListener listener, CancelHandle handle) {
-        RestorePointRequest named = request == null || handle == null
-                ? request
-                : request.toBuilder().job(handle.idFor(request.job())).build();
-        return call(listener, handle, told -> Native.restorePoint(named, told));
+        return run("restorePoint", request, listener, handle, RestorePointResult::new);
     }
 
     /** Removes a restore point that no other image needs. One that is gone already is a success. */
     public DeleteBackupResult deleteBackup(DeleteBackupRequest request) {
-        return call(() -> Native.deleteBackup(request));
+        return run("deleteBackup", request, null, null, DeleteBackupResult::new);
     }
 
     /** {@link #signPoints(SignPointsRequest, ProgressListener, CancelHandle)} without listener and handle. */
@@ -238,20 +218,17 @@ public final class NasBackup {
      * @param handle cancels this job; may be null
      */
     public SignPointsResult signPoints(SignPointsRequest request, ProgressListener listener, CancelHandle handle) {
-        SignPointsRequest named = request == null || handle == null
-                ? request
-                : request.toBuilder().job(handle.idFor(request.job())).build();
-        return call(listener, handle, told -> Native.signPoints(named, told));
+        return run("signPoints", request, listener, handle, SignPointsResult::new);
     }
 
     /** Size and use of a repository. */
     public BackupStatsResult backupStats(BackupStatsRequest request) {
-        return call(() -> Native.backupStats(request));
+        return run("backupStats", request, null, null, BackupStatsResult::new);
     }
 
     /** The running jobs. */
     public List<JobStatus> jobs() {
-        return List.of(Native.jobs());
+        return Native.jobs();
     }
 
     /** Asks the job of that id to stop. False when no such job runs. */
@@ -259,14 +236,23 @@ public final class NasBackup {
         return Native.cancel(job);
     }
 
-    /** A call that the handle, if there is one, can cancel; {@code call} gets the listener that the job has to have. */
-    private static <T> T call(ProgressListener listener, CancelHandle handle, Function<ProgressListener, T> call) {
-        if (handle == null) {
-            return call(() -> call.apply(listener));
+    /** Runs an operation that the handle, if there is one, can cancel. */
+    private static <T> T run(
+            String operation,
+            Request request,
+            ProgressListener listener,
+            CancelHandle handle,
+            Function<Reply, T> result) {
+        if (request == null || handle == null) {
+            String json = JsonWriter.write(request);
+            return call(() -> result.apply(Reply.of(Native.call(operation, json, listener))));
         }
+        Map<String, Object> fields = JsonWriter.fields(request);
+        fields.put("job", handle.idFor(request.job()));
+        String json = JsonWriter.write(fields);
         return call(() -> {
             handle.start();
-            return call.apply(handle.before(listener));
+            return result.apply(Reply.of(Native.call(operation, json, handle.before(listener))));
         });
     }
 

@@ -12,6 +12,7 @@
 
 package org.nasbackup;
 
+import java.util.List;
 import java.util.Map;
 import java.util.concurrent.ConcurrentHashMap;
 
@@ -29,37 +30,27 @@ final class Native {
 
     private Native() {}
 
-    static native void init(String version, Configuration configuration);
+    static native void init(String version, String configuration);
 
-    static native void check(String version, Configuration configuration);
+    static native void check(String version, String configuration);
 
     static native String version();
 
     static native boolean knowsNosymfollow();
 
-    static native TakeBackupResult takeBackup(TakeBackupRequest request, ProgressListener listener);
-
-    static native RebaseResult rebaseBackup(RebaseBackupRequest request, ProgressListener listener);
-
-    static native RebaseResult rebasePoint(RebasePointRequest request, ProgressListener listener);
-
-    static native VerifyChainResult verifyChain(VerifyChainRequest request, ProgressListener listener);
-
-    static native VerifyChainResult verifyData(VerifyChainRequest request, ProgressListener listener);
-
-    static native FlattenResult flatten(FlattenRequest request, ProgressListener listener);
-
-    static native RestorePointResult restorePoint(RestorePointRequest request, ProgressListener listener);
-
-    static native DeleteBackupResult deleteBackup(DeleteBackupRequest request);
-
-    static native SignPointsResult signPoints(SignPointsRequest request, ProgressListener listener);
-
-    static native BackupStatsResult backupStats(BackupStatsRequest request);
-
-    static native JobStatus[] jobs();
+    /** Runs an operation of the C ABI, of the same name, request and reply. */
+    static native String call(String operation, String request, ProgressListener listener);
 
     static native boolean cancel(String job);
+
+    static List<JobStatus> jobs() {
+        return Reply.listOf(call("jobs", "{}", null), JobStatus::new);
+    }
+
+    /** Called by the library while a job runs, on the thread that called it. */
+    static void progress(ProgressListener listener, String status) {
+        listener.progress(new JobStatus(Reply.of(status)));
+    }
 
     /** Called by the library with each of its log lines; {@code level} counts from 1, error, to 5, trace. */
     static void log(int level, String logger, String line) {

@@ -13,7 +13,7 @@
 package org.nasbackup;
 
 /** What {@link NasBackup#rebaseBackup} is asked. */
-public final class RebaseBackupRequest {
+public final class RebaseBackupRequest implements Request {
     private final String job;
     private final Repository repository;
     private final String target;
@@ -42,6 +42,7 @@ public final class RebaseBackupRequest {
     }
 
     /** An id for {@link NasBackup#jobs} and {@link NasBackup#cancel}; null: one is made. */
+    @Override
     public String job() {
         return job;
     }

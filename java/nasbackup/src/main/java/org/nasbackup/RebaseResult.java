@@ -20,13 +20,12 @@ public final class RebaseResult {
     private final String mac;
     private final long totalMillis;
 
-    /** Called by the native library. */
-    RebaseResult(long size, long bytesCloned, long bytesCopied, String mac, long totalMillis) {
-        this.size = size;
-        this.bytesCloned = bytesCloned;
-        this.bytesCopied = bytesCopied;
-        this.mac = mac;
-        this.totalMillis = totalMillis;
+    RebaseResult(Reply reply) {
+        this.size = reply.number("size");
+        this.bytesCloned = reply.number("bytesCloned");
+        this.bytesCopied = reply.number("bytesCopied");
+        this.mac = reply.text("mac");
+        this.totalMillis = reply.number("totalMillis");
     }
 
     /** Bytes: the length of the rebased file, or of all the point's. */

@@ -17,7 +17,7 @@ import java.util.Collections;
 import java.util.List;
 
 /** What {@link NasBackup#restorePoint} is asked. */
-public final class RestorePointRequest {
+public final class RestorePointRequest implements Request {
     private final String job;
     private final Repository repository;
     private final String backupPath;
@@ -61,6 +61,7 @@ public final class RestorePointRequest {
     }
 
     /** An id for {@link NasBackup#jobs} and {@link NasBackup#cancel}; null: one is made. */
+    @Override
     public String job() {
         return job;
     }

@@ -23,20 +23,13 @@ public final class RestorePointResult {
     private final long totalMillis;
     private final String details;
 
-    /** Called by the native library. */
-    RestorePointResult(
-            long bytesRead,
-            long bytesKept,
-            long bytesCloned,
-            RestoredVolume[] volumes,
-            long totalMillis,
-            String details) {
-        this.bytesRead = bytesRead;
-        this.bytesKept = bytesKept;
-        this.bytesCloned = bytesCloned;
-        this.volumes = List.of(volumes);
-        this.totalMillis = totalMillis;
-        this.details = details;
+    RestorePointResult(Reply reply) {
+        this.bytesRead = reply.number("bytesRead");
+        this.bytesKept = reply.number("bytesKept");
+        this.bytesCloned = reply.number("bytesCloned");
+        this.volumes = reply.list("volumes", RestoredVolume::new);
+        this.totalMillis = reply.number("totalMillis");
+        this.details = reply.text("details");
     }
 
     /** Bytes of the disks that were read from the NAS. */

@@ -24,26 +24,16 @@ public final class RestoredVolume {
     private final String kept;
     private final long millis;
 
-    /** Called by the native library. */
-    RestoredVolume(
-            String file,
-            String volume,
-            String output,
-            String verified,
-            long bytesRead,
-            long bytesKept,
-            long bytesCloned,
-            String kept,
-            long millis) {
-        this.file = file;
-        this.volume = volume;
-        this.output = output;
-        this.verified = Verify.of(verified);
-        this.bytesRead = bytesRead;
-        this.bytesKept = bytesKept;
-        this.bytesCloned = bytesCloned;
-        this.kept = kept;
-        this.millis = millis;
+    RestoredVolume(Reply reply) {
+        this.file = reply.text("file");
+        this.volume = reply.text("volume");
+        this.output = reply.text("output");
+        this.verified = Verify.of(reply.text("verified"));
+        this.bytesRead = reply.number("bytesRead");
+        this.bytesKept = reply.number("bytesKept");
+        this.bytesCloned = reply.number("bytesCloned");
+        this.kept = reply.text("kept");
+        this.millis = reply.number("millis");
     }
 
     /** The file name of its image in the restore point. */

@@ -13,7 +13,7 @@
 package org.nasbackup;
 
 /** What {@link NasBackup#signPoints} is asked. */
-public final class SignPointsRequest {
+public final class SignPointsRequest implements Request {
     private final String job;
     private final Repository repository;
     private final String instance;
@@ -42,6 +42,7 @@ public final class SignPointsRequest {
     }
 
     /** An id for {@link NasBackup#jobs} and {@link NasBackup#cancel}; null: one is made. */
+    @Override
     public String job() {
         return job;
     }

@@ -19,12 +19,11 @@ public final class SignPointsResult {
     private final long refused;
     private final long busy;
 
-    /** Called by the native library. */
-    SignPointsResult(long signed, long kept, long refused, long busy) {
-        this.signed = signed;
-        this.kept = kept;
-        this.refused = refused;
-        this.busy = busy;
+    SignPointsResult(Reply reply) {
+        this.signed = reply.number("signed");
+        this.kept = reply.number("kept");
+        this.refused = reply.number("refused");
+        this.busy = reply.number("busy");
     }
 
     /** Points whose manifest has got a MAC by the first key. */

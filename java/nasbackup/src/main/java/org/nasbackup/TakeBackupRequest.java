@@ -17,7 +17,7 @@ import java.util.Collections;
 import java.util.List;
 
 /** What {@link NasBackup#takeBackup} is asked. */
-public final class TakeBackupRequest {
+public final class TakeBackupRequest implements Request {
     private final String job;
     private final String vmName;
     private final String backupPath;
@@ -76,6 +76,7 @@ public final class TakeBackupRequest {
     }
 
     /** An id for {@link NasBackup#jobs} and {@link NasBackup#cancel}; null: one is made. */
+    @Override
     public String job() {
         return job;
     }

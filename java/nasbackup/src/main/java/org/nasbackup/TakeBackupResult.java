@@ -12,8 +12,6 @@
 
 package org.nasbackup;
 
-import java.util.Collections;
-import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 
@@ -36,45 +34,23 @@ public final class TakeBackupResult {
     private final long totalMillis;
     private final List<DiskResult> disks;
 
-    /** Called by the native library. */
-    TakeBackupResult(
-            String pointId,
-            String mac,
-            String kind,
-            long size,
-            long virtualSize,
-            String[] volumes,
-            String[] files,
-            String bitmapCreated,
-            String parentName,
-            String bitmapRecreated,
-            boolean incrementalFallback,
-            String details,
-            String engine,
-            long jobMillis,
-            long syncMillis,
-            long totalMillis,
-            DiskResult[] disks) {
-        this.pointId = pointId;
-        this.mac = mac;
-        this.kind = Kind.of(kind);
-        this.size = size;
-        this.virtualSize = virtualSize;
-        Map<String, String> byVolume = new LinkedHashMap<>();
-        for (int i = 0; i < volumes.length; i++) {
-            byVolume.put(volumes[i], files[i]);
-        }
-        this.volumes = Collections.unmodifiableMap(byVolume);
-        this.bitmapCreated = bitmapCreated;
-        this.parentName = parentName;
-        this.bitmapRecreated = bitmapRecreated;
-        this.incrementalFallback = incrementalFallback;
-        this.details = details;
-        this.engine = Engine.of(engine);
-        this.jobMillis = jobMillis;
-        this.syncMillis = syncMillis;
-        this.totalMillis = totalMillis;
-        this.disks = List.of(disks);
+    TakeBackupResult(Reply reply) {
+        this.pointId = reply.text("pointId");
+        this.mac = reply.text("mac");
+        this.kind = Kind.of(reply.text("kind"));
+        this.size = reply.number("size");
+        this.virtualSize = reply.number("virtualSize");
+        this.volumes = reply.textsByName("volumes");
+        this.bitmapCreated = reply.text("bitmapCreated");
+        this.parentName = reply.text("parentName");
+        this.bitmapRecreated = reply.text("bitmapRecreated");
+        this.incrementalFallback = reply.flag("incrementalFallback");
+        this.details = reply.text("details");
+        this.engine = Engine.of(reply.text("engine"));
+        this.jobMillis = reply.number("jobMillis");
+        this.syncMillis = reply.number("syncMillis");
+        this.totalMillis = reply.number("totalMillis");
+        this.disks = reply.list("disks", DiskResult::new);
     }
 
     /**

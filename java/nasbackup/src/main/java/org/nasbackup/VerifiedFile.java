@@ -20,11 +20,10 @@ public final class VerifiedFile {
     private final Verdict verdict;
     private final List<String> reasons;
 
-    /** Called by the native library. */
-    VerifiedFile(String file, String verdict, String[] reasons) {
-        this.file = file;
-        this.verdict = Verdict.of(verdict);
-        this.reasons = List.of(reasons);
+    VerifiedFile(Reply reply) {
+        this.file = reply.text("file");
+        this.verdict = Verdict.of(reply.text("verdict"));
+        this.reasons = reply.texts("reasons");
     }
 
     /** Its path, relative to the repository's root. */

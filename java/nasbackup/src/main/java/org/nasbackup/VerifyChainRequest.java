@@ -13,7 +13,7 @@
 package org.nasbackup;
 
 /** What {@link NasBackup#verifyChain} or {@link NasBackup#verifyData} is asked. */
-public final class VerifyChainRequest {
+public final class VerifyChainRequest implements Request {
     private final String job;
     private final Repository repository;
     private final String backupPath;
@@ -42,6 +42,7 @@ public final class VerifyChainRequest {
     }
 
     /** An id for {@link NasBackup#jobs} and {@link NasBackup#cancel}; null: one is made. */
+    @Override
     public String job() {
         return job;
     }

@@ -19,10 +19,9 @@ public final class VerifyChainResult {
     private final Verdict verdict;
     private final List<VerifiedFile> files;
 
-    /** Called by the native library. */
-    VerifyChainResult(String verdict, VerifiedFile[] files) {
-        this.verdict = Verdict.of(verdict);
-        this.files = List.of(files);
+    VerifyChainResult(Reply reply) {
+        this.verdict = Verdict.of(reply.text("verdict"));
+        this.files = reply.list("files", VerifiedFile::new);
     }
 
     /** Bad if any file is, else aborted if any file is. */

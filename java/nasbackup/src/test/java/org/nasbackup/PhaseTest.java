@@ -50,7 +50,10 @@ class PhaseTest {
 
     @Test
     void a_phase_of_a_newer_library_is_another_and_shown_by_its_text() {
-        JobStatus status = new JobStatus("j", "takeBackup", "i-2-10-VM", "count the stars", 0, 0, 0, -1, -1);
+        JobStatus status = new JobStatus(
+                Reply.of(
+                        "{\"job\":\"j\",\"operation\":\"takeBackup\",\"vmName\":\"i-2-10-VM\",\"phase\":\"count the stars\","
+                                + "\"doneBytes\":0,\"totalBytes\":0,\"elapsedMillis\":0,\"bytesPerSecond\":null,\"remainingMillis\":null}"));
         assertThat(status.phase()).isEqualTo(Phase.OTHER);
         assertThat(status).hasToString("takeBackup i-2-10-VM (j): count the stars, 0 of 0 bytes");
     }

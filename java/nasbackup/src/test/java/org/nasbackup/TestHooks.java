@@ -23,7 +23,11 @@ final class TestHooks {
     static native long runJob(String job, int reports, ProgressListener listener);
 
     /** A result whose even disks have, and odd disks lack, what may be null. */
-    static native TakeBackupResult result(int disks);
+    static TakeBackupResult result(int disks) {
+        return new TakeBackupResult(Reply.of(reply(disks)));
+    }
+
+    private static native String reply(int disks);
 
     /** Writes a log line on a thread that Java does not know. */
     static native void logOnNativeThread(String line);
