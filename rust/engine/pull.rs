@@ -181,8 +181,7 @@ impl Pull {
         let until = Instant::now() + limit;
         // the keeper's own error does not matter any more: no more room is needed
         if self.keeper.wait(limit).is_none() {
-            let cause = format!("no answer for {} s", limit.as_secs());
-            return Err(scratch_unusable(Error::new(Code::Io, reserve::STEP, cause)));
+            return Err(scratch_unusable(deadline::no_answer(Code::Io, reserve::STEP, limit)));
         }
         let rest = until.saturating_duration_since(Instant::now()).max(limits::SCRATCH_CHECK);
         bounded_for_host(reserve::STEP, rest, move || reserve.check_kept())

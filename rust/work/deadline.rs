@@ -298,7 +298,12 @@ fn bounded_and_counted<T: Send + 'static>(
     let ours = begin(kind, step, work, || ())?;
     let result = ours.wait(limit);
     ours.give_up(kind);
-    result.unwrap_or_else(|| Err(Error::new(kind.code, step, format!("no answer for {} s", limit.as_secs_f64()))))
+    result.unwrap_or_else(|| Err(no_answer(kind.code, step, limit)))
+}
+
+/// The error of a step that has not answered within `limit`.
+pub(crate) fn no_answer(code: Code, step: &'static str, limit: Duration) -> Error {
+    Error::new(code, step, format!("no answer for {} s", limit.as_secs()))
 }
 
 fn begin<T: Send + 'static>(
@@ -422,6 +427,12 @@ mod tests {
     }
 
     #[test]
+    fn a_limit_is_told_in_whole_seconds() {
+        let error = no_answer(Code::Io, "read", Duration::from_secs_f64(82.753_035_379));
+        assert_eq!((error.step, error.cause.as_str()), ("read", "no answer for 82 s"));
+    }
+
+    #[test]
     fn no_step_outlasts_its_call_and_each_gets_the_least() {
         let hour = Duration::from_secs(3600);
         assert_eq!(within_call(hour), hour);
@@ -459,7 +470,7 @@ mod tests {
             Ok(Guard(dropped))
         });
         let error = error.err().unwrap();
-        assert_eq!((error.code, error.cause.as_str()), (Code::NasUnresponsive, "no answer for 0.02 s"));
+        assert_eq!((error.code, error.cause.as_str()), (Code::NasUnresponsive, "no answer for 0 s"));
         assert_eq!(HUNG.stuck_threads.of(""), 1);
         release.send(()).unwrap();
         assert_eq!(drops.recv().unwrap().as_deref(), Some("hang"));

@@ -144,7 +144,7 @@ impl Watch {
 
     /// The work is left behind. If it was told to end, that is the result.
     fn hangs(&mut self, limit: Duration) -> Error {
-        let hangs = Error::new(Code::NasUnresponsive, self.step, format!("no answer for {} s", limit.as_secs_f64()));
+        let hangs = deadline::no_answer(Code::NasUnresponsive, self.step, limit);
         match self.stopped.take() {
             None => hangs,
             Some(stopped) => {
@@ -280,7 +280,7 @@ mod tests {
             },
         );
         let error = result.unwrap_err();
-        assert_eq!((error.code, error.cause.as_str()), (Code::NasUnresponsive, "no answer for 0.02 s"));
+        assert_eq!((error.code, error.cause.as_str()), (Code::NasUnresponsive, "no answer for 0 s"));
         go_on.send(()).unwrap();
         assert_eq!(told.recv().unwrap(), (true, true));
     }
