@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::time::Instant;
 
-use super::decision::{DiskPlan, Plan, Strategy};
+use super::plan::{DiskPlan, Plan, Strategy};
 use super::storage::Targets;
 use crate::error::{Code, Error, Result, Stopped};
 use crate::limits;

@@ -1,10 +1,8 @@
 //! Which backup results: pure functions from what was asked and found to what is done.
 
+use super::plan::{DiskFacts, DiskPlan, Plan, Strategy};
 use super::request::Mode;
-use crate::error::{Code, Error};
-use crate::nas::path::RepoPath;
-use crate::point::fingerprints::Fingerprints;
-use crate::point::{ChainImage, Kind, ManifestDisk, Parent, ParentDisk};
+use crate::point::{Parent, ParentDisk};
 
 /// Why a disk can't be compared by QEMU.
 const PUSH: &str = "the push engine does not compare contents";
@@ -33,63 +31,6 @@ impl<'a> RequestedBackup<'a> {
     }
 }
 
-/// What was found of a disk.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct DiskFacts {
-    /// Its name in the domain, or, of a stopped guest, its path.
-    pub target: String,
-    /// The last component of its source path.
-    pub volume: String,
-    /// Its file's name in the point.
-    pub file: String,
-    /// Its serial, if it has one.
-    pub serial: Option<String>,
-    /// Another disk of the guest has the serial too, so that it tells neither.
-    pub twin: bool,
-    /// Size that the guest sees, in bytes.
-    pub virtual_size: u64,
-    /// Why it can't carry a bitmap, if so.
-    pub cannot_carry: Option<String>,
-    /// Why it could not be seen that it was made smaller and as large again, which its bitmap does not tell, if so.
-    pub unseen: Option<String>,
-}
-
-/// How one disk is backed up.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Strategy {
-    /// In full; why, when the others of the point may be incremental.
-    Full(Option<String>),
-    /// By what its bitmap says has changed since the parent.
-    Incremental(RepoPath),
-    /// By what differs from the fingerprints of the parent and the images below it: its whole content is read, and needs no
-    /// bitmap; why.
-    Compared(Vec<ChainImage>, String),
-}
-
-impl Strategy {
-    /// Why it is not by its bitmap, when the others of the point may be.
-    fn why(&self) -> Option<&str> {
-        match self {
-            Strategy::Full(why) => why.as_deref(),
-            Strategy::Incremental(_) => None,
-            Strategy::Compared(_, why) => Some(why),
-        }
-    }
-
-    pub(super) fn is_by_bitmap(&self) -> bool {
-        matches!(self, Strategy::Incremental(_))
-    }
-
-    /// The parent's file that it stands on.
-    pub(super) fn parent(&self) -> Option<&RepoPath> {
-        match self {
-            Strategy::Full(_) => None,
-            Strategy::Incremental(file) => Some(file),
-            Strategy::Compared(chain, _) => chain.first().map(|image| &image.file),
-        }
-    }
-}
-
 /// What is known of the parent's bitmap on every disk that shall be incremental.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum ParentBitmap {
@@ -99,111 +40,6 @@ pub(super) enum ParentBitmap {
     Redefined,
     /// It is missing or inconsistent somewhere, because of this.
     Lost(String),
-}
-
-/// What earlier attempts of the same call have shown to be impossible, and why.
-#[derive(Debug, Default)]
-pub(super) struct Constraints {
-    /// Why no disk can stand on the parent.
-    pub parent: Option<String>,
-    /// Why no disk can rely on the parent's bitmap.
-    pub bitmap: Option<String>,
-    /// Why the data can't be moved by pull.
-    pub pull: Option<String>,
-    /// The parent's checkpoint was lost, and an earlier attempt has made it again.
-    pub recreated: bool,
-}
-
-/// Why an attempt has failed. An `error` with `PARENT_INVALID`: the point can't stand on the parent in the way that was
-/// planned.
-#[derive(Debug)]
-pub(super) struct Failed {
-    pub error: Error,
-    pub lesson: FailureLesson,
-}
-
-/// What a failure has shown beyond its error.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum FailureLesson {
-    Nothing,
-    /// The parent can't be read: nothing can stand on it.
-    ParentUnreadable,
-    /// libvirt refused to begin a pull job that the library chose itself.
-    PullRefused,
-}
-
-impl From<Error> for Failed {
-    fn from(error: Error) -> Failed {
-        Failed { error, lesson: FailureLesson::Nothing }
-    }
-}
-
-impl Constraints {
-    /// The constraints after an attempt that `failed`; `None` if another attempt would be no better.
-    pub(super) fn learn(self, plan: &Plan, failed: &Failed) -> Option<Constraints> {
-        let reason = failed.error.to_string();
-        let known = Constraints { recreated: self.recreated || plan.recreated, ..self };
-        match failed.lesson {
-            FailureLesson::ParentUnreadable => Some(Constraints { parent: Some(reason), ..known }),
-            FailureLesson::PullRefused => Some(Constraints { pull: Some(reason), ..known }),
-            FailureLesson::Nothing if failed.error.code == Code::ParentInvalid => Some(known.after(plan, reason)),
-            FailureLesson::Nothing => None,
-        }
-    }
-
-    /// The constraints after `plan` could not stand on the parent: the next attempt compares the disks with the parent, unless
-    /// `plan` did so already.
-    fn after(self, plan: &Plan, reason: String) -> Constraints {
-        if plan.relies_on_bitmap() {
-            Constraints { bitmap: Some(reason), ..self }
-        } else {
-            Constraints { parent: Some(reason), ..self }
-        }
-    }
-}
-
-/// What will be done with one disk.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct DiskPlan {
-    pub facts: DiskFacts,
-    pub strategy: Strategy,
-    /// True if the disk will carry the new bitmap.
-    pub carries: bool,
-}
-
-/// What will be done.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Plan {
-    /// The disks, in the order in which they were found.
-    pub disks: Vec<DiskPlan>,
-    /// True if the parent's checkpoint was lost: it was made again from the bitmap, or the disks are compared instead.
-    pub recreated: bool,
-    /// True if the backup is full although the request asks for an incremental.
-    pub fallback: bool,
-    /// What was not ordinary.
-    pub details: Vec<String>,
-}
-
-impl Plan {
-    /// True if any disk relies on the parent's bitmap.
-    pub(super) fn relies_on_bitmap(&self) -> bool {
-        self.disks.iter().any(|disk| disk.strategy.is_by_bitmap())
-    }
-}
-
-/// A target file to make.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct TargetSpec {
-    /// The disk's name in the domain, or its path.
-    pub disk: String,
-    /// Its name in the point's folder.
-    pub name: String,
-    /// Size that the guest sees, in bytes.
-    pub virtual_size: u64,
-    /// The file that it stands on.
-    pub parent: Option<RepoPath>,
-    /// A file for its fingerprints is made too.
-    pub fingerprints: bool,
 }
 
 /// The strategies of the disks if the parent's bitmap is good; the error is the reason why the whole point must be full.
@@ -365,56 +201,17 @@ impl DiskFacts {
     }
 }
 
-impl Plan {
-    /// The targets to make; with `fingerprints` where we write the data ourselves.
-    pub(super) fn specs(&self, fingerprints: bool) -> Vec<TargetSpec> {
-        let spec = |DiskPlan { facts, strategy, .. }: &DiskPlan| TargetSpec {
-            disk: facts.target.clone(),
-            name: facts.file.clone(),
-            virtual_size: facts.virtual_size,
-            parent: strategy.parent().cloned(),
-            fingerprints,
-        };
-        self.disks.iter().map(spec).collect()
-    }
-
-    /// The bitmap that begins, if any disk carries it.
-    pub(super) fn new_bitmap<'a>(&self, mode: &'a Mode) -> Option<&'a str> {
-        mode.bitmap().filter(|_| self.disks.iter().any(|disk| disk.carries))
-    }
-
-    /// The disks as the manifest has them, without the lengths of their files. `bitmap` is on those that carry one.
-    pub(super) fn manifest_disks(
-        &self,
-        bitmap: Option<&str>,
-        mut fingerprints: Vec<Option<Fingerprints>>,
-    ) -> Vec<ManifestDisk> {
-        let disk = |(i, DiskPlan { facts, strategy, carries }): (usize, &DiskPlan)| ManifestDisk {
-            volume: facts.volume.clone(),
-            serial: facts.serial.clone(),
-            file: facts.file.clone(),
-            kind: if strategy.parent().is_some() { Kind::Incremental } else { Kind::Full },
-            parent: strategy.parent().map(RepoPath::to_string),
-            size: 0,
-            virtual_size: facts.virtual_size,
-            bitmap: bitmap.filter(|_| *carries).map(str::to_owned),
-            fingerprints: fingerprints.get_mut(i).and_then(Option::take),
-            lost_fingerprints: false,
-            rebasing: None,
-        };
-        self.disks.iter().enumerate().map(disk).collect()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
 
+    use super::super::constraints::{Constraints, Failed, FailureLesson};
     use super::*;
     use crate::engine::Engine;
-    use crate::nas::path::PointPath;
-    use crate::point::Manifest;
-    use crate::point::fingerprints::Digest;
+    use crate::error::{Code, Error};
+    use crate::nas::path::{PointPath, RepoPath};
+    use crate::point::fingerprints::{Digest, Fingerprints};
+    use crate::point::{ChainImage, Kind, Manifest, ManifestDisk};
 
     fn disk(target: &str) -> DiskFacts {
         DiskFacts {

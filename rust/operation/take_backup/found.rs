@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::bitmap::Bitmaps;
-use super::decision::DiskFacts;
+use super::plan::DiskFacts;
 use super::request::Checked;
 use super::selection::{self, Chosen};
 use crate::config::Config;

@@ -4,7 +4,8 @@
 use std::time::Instant;
 
 use super::call::Call;
-use super::decision::{DiskFacts, DiskPlan, Failed, FailureLesson, Plan, Strategy};
+use super::constraints::{Failed, FailureLesson};
+use super::plan::{DiskFacts, DiskPlan, Plan, Strategy};
 use super::storage::Targets;
 use crate::error::{Code, Error, Result};
 use crate::libvirt::{Disk, DomainXml};

@@ -4,8 +4,8 @@ use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use super::decision::{DiskPlan, Plan, Strategy};
 use super::found::FoundGuest;
+use super::plan::{DiskPlan, Plan, Strategy};
 use crate::error::{Code, Error, Result};
 use crate::libvirt::Disk;
 use crate::limits;

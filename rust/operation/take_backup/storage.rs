@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use super::access;
 use super::call::Call;
-use super::decision::TargetSpec;
 use super::full;
+use super::plan::TargetSpec;
 use super::request::{Checked, Mode};
 use super::space::Free;
 use super::written::{self, TakenOver, WrittenTarget};

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use super::base;
 use super::call::Call;
-use super::decision::{Constraints, Failed, Plan};
+use super::constraints::{Constraints, Failed};
+use super::plan::Plan;
 use super::request::Checked;
 use super::storage::{self, OpenedRepository, Targets};
 use super::taken::{Outcome, TakenBackup, manifest, parent_point};

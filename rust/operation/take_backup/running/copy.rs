@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::super::call::{Call, ask};
-use super::super::decision::{DiskPlan, Failed, FailureLesson};
+use super::super::constraints::{Failed, FailureLesson};
+use super::super::plan::DiskPlan;
 use super::super::quiesce::{self, Frozen};
 use super::super::request::Checked;
 use super::super::shrink_check::{self, OpenImages};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::super::call::Call;
-use super::super::decision::Constraints;
+use super::super::constraints::Constraints;
 use super::super::found::FoundGuest;
 use crate::engine::job::BackupJob;
 use crate::engine::scratch::Scratch;

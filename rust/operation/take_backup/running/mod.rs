@@ -7,8 +7,10 @@ mod undo;
 use std::collections::BTreeSet;
 
 use super::call::{Call, ask};
-use super::decision::{self, Constraints, Failed, ParentBitmap, Plan, RequestedBackup, Strategy};
+use super::constraints::{Constraints, Failed};
+use super::decision::{self, ParentBitmap, RequestedBackup};
 use super::found::{self, FoundGuest};
+use super::plan::{Plan, Strategy};
 use super::request::Checked;
 use super::storage::{self, OpenedRepository, Targets};
 use super::take::{Attempt, Copied, Guest, NewBitmap, ParentFound};

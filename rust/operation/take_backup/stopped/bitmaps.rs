@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use super::super::decision::{DiskPlan, Plan};
+use super::super::plan::{DiskPlan, Plan};
 use super::super::request::StoppedSource;
 use super::super::take::Attempt;
 use super::disk::{FoundDisk, Stopped};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::super::call::Call;
-use super::super::decision::Failed;
+use super::super::constraints::Failed;
 use super::super::shrink_check::{self, OpenImages};
 use super::super::take::{Attempt, Copied};
 use super::super::{base, storage};

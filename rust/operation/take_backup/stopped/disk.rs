@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::super::call::Call;
-use super::super::decision::{DiskFacts, DiskPlan, Plan};
+use super::super::plan::{DiskFacts, DiskPlan, Plan};
 use super::super::request::{Checked, StoppedSource};
 use super::questions::answered;
 use crate::engine::offline::{self, Origin};

@@ -13,7 +13,9 @@ mod questions;
 use std::collections::BTreeSet;
 
 use super::call::Call;
-use super::decision::{self, Constraints, Failed, ParentBitmap, Plan, RequestedBackup, Strategy};
+use super::constraints::{Constraints, Failed};
+use super::decision::{self, ParentBitmap, RequestedBackup};
+use super::plan::{Plan, Strategy};
 use super::request::{Checked, StoppedSource, StoppedSources};
 use super::selection::{self, EXCLUDED};
 use super::space::Free;
