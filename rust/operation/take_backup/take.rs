@@ -79,15 +79,14 @@ pub(super) trait Guest: Sized {
 
     /// Removes all bitmaps of `ours` but the new one, and ends the host's record. What it could not do is added to `details`,
     /// and done by the next backup.
-    fn keep_only(self, bitmap: NewBitmap, ours: &BTreeSet<String>, host: HostState, details: &mut Vec<String>);
+    fn keep_only(self, bitmap: Option<NewBitmap>, ours: &BTreeSet<String>, host: HostState, details: &mut Vec<String>);
 }
 
-/// The bitmap of a point that was published.
+/// The bitmap that was begun for a point which is published now.
 pub(super) struct NewBitmap {
-    /// The one that was begun.
-    pub begun: Option<String>,
-    /// The same, if a disk carries it.
-    pub carried: Option<String>,
+    pub name: String,
+    /// True if a disk carries it.
+    pub is_carried: bool,
 }
 
 /// A backup from the making of its targets to its publication. Whatever fails in between, `abandon` undoes it.
@@ -193,21 +192,21 @@ impl<G: Guest> Attempt<G> {
         ours: &BTreeSet<String>,
         job: &mut Reporter<'_>,
     ) -> Result<TakenBackup> {
-        let Attempt { guest, plan, targets, host, bitmap: begun } = self;
+        let Attempt { guest, plan, targets, host, bitmap } = self;
         let mode = &call.checked.mode;
         let carried = plan.new_bitmap(mode);
         let disks = (plan.manifest_disks(carried, copied.fingerprints), guest.left_out());
         let manifest = manifest(call, copied.when, guest.engine(), carried, parent, disks);
         let published = match targets.publish(manifest, guest.texts(), copied.limit) {
             Ok(published) => published,
-            Err(error) => return Err(guest.drop_bitmap(&plan, begun.as_deref(), host, error)),
+            Err(error) => return Err(guest.drop_bitmap(&plan, bitmap.as_deref(), host, error)),
         };
         // The point is published: nothing that happens now changes that.
         job.enter(Phase::ClearUp);
         let mut details = guest.details();
         details.extend(plan.details.iter().cloned());
         details.extend(copied.details);
-        let bitmap = NewBitmap { begun, carried: carried.map(str::to_owned) };
+        let bitmap = bitmap.map(|name| NewBitmap { name, is_carried: carried.is_some() });
         guest.keep_only(bitmap, ours, host, &mut details);
         let recreated = mode.parent_bitmap().filter(|_| plan.recreated).map(str::to_owned);
         let targets = plan.disks.iter().map(|disk| G::IN_DOMAIN.then(|| disk.facts.target.clone()));

@@ -125,14 +125,20 @@ impl Guest for Running {
         self.found.details.iter().chain(&self.choice).cloned().collect()
     }
 
-    fn keep_only(self, bitmap: NewBitmap, ours: &BTreeSet<String>, mut host: HostState, details: &mut Vec<String>) {
+    fn keep_only(
+        self,
+        bitmap: Option<NewBitmap>,
+        ours: &BTreeSet<String>,
+        mut host: HostState,
+        details: &mut Vec<String>,
+    ) {
         let found = self.found;
         let gone = is_gone(&found);
-        match bitmap.carried.filter(|_| gone.is_none()) {
+        match bitmap.filter(|bitmap| bitmap.is_carried && gone.is_none()) {
             None => host.end(),
             Some(bitmap) => {
                 let ours = ours.clone();
-                let cleared = ask("remove the older bitmaps", move || Ok(clear_up(found, host, &ours, &bitmap)));
+                let cleared = ask("remove the older bitmaps", move || Ok(clear_up(found, host, &ours, &bitmap.name)));
                 details.extend(cleared.unwrap_or_else(|error| vec![error.to_string()]));
             }
         }

@@ -128,16 +128,22 @@ impl Guest for Stopped {
         self.left_out.iter().map(|source| selection::told(&source.path, EXCLUDED)).collect()
     }
 
-    fn keep_only(self, bitmap: NewBitmap, ours: &BTreeSet<String>, mut host: HostState, details: &mut Vec<String>) {
+    fn keep_only(
+        self,
+        bitmap: Option<NewBitmap>,
+        ours: &BTreeSet<String>,
+        mut host: HostState,
+        details: &mut Vec<String>,
+    ) {
         match bitmap {
-            NewBitmap { carried: Some(bitmap), .. } => {
-                details.extend(bitmaps::clear_up(&self.found, self.left_out, ours, &bitmap, &mut host));
+            Some(NewBitmap { name, is_carried: true }) => {
+                details.extend(bitmaps::clear_up(&self.found, self.left_out, ours, &name, &mut host));
             }
             // No disk got it.
-            NewBitmap { begun: Some(begun), .. } => {
-                details.extend(host.forget(&begun).err().map(|error| error.to_string()));
+            Some(NewBitmap { name, is_carried: false }) => {
+                details.extend(host.forget(&name).err().map(|error| error.to_string()));
             }
-            NewBitmap { .. } => {}
+            None => {}
         }
         host.end();
     }
