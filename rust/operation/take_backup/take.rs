@@ -26,15 +26,17 @@ pub(super) type ParentFound = Option<std::result::Result<Parent, String>>;
 pub(super) trait Guest: Sized {
     /// What the request tells of the guest.
     type Source;
+    /// What is known of the guest before anything is chosen.
+    type Found;
     /// True if a disk's name is its name in the domain.
     const IN_DOMAIN: bool;
 
     /// Finds the guest and its disks, and opens the repository.
-    fn look(call: &Call<'_>, source: &Self::Source, job: &mut Reporter<'_>) -> Result<(Self, OpenedRepository)>;
+    fn look(call: &Call<'_>, source: &Self::Source, job: &mut Reporter<'_>) -> Result<(Self::Found, OpenedRepository)>;
 
-    /// Decides how each disk is backed up, and checks that there is room.
+    /// Decides what moves the data and how each disk is backed up, and checks that there is room.
     fn plan(
-        self,
+        found: Self::Found,
         call: &Call<'_>,
         opened: &OpenedRepository,
         parent: ParentFound,
@@ -145,11 +147,11 @@ fn attempt<G: Guest>(
 ) -> Result<AttemptOutcome> {
     let checked = call.checked;
     let _prepares = call.prepares();
-    let (guest, mut opened) = G::look(call, source, job)?;
+    let (found, mut opened) = G::look(call, source, job)?;
     let ours = our_bitmaps(checked, &opened, &host)?;
     let parent = constraints.parent.clone().map(Err).or(opened.parent.take());
     let parent_point = parent_point(parent.as_ref());
-    let (mut guest, plan, mut host) = guest.plan(call, &opened, parent, &constraints, host, job)?;
+    let (mut guest, plan, mut host) = G::plan(found, call, &opened, parent, &constraints, host, job)?;
     job.begin(Phase::MakeTargets)?;
     let bitmap = plan.new_bitmap(&checked.mode).map(str::to_owned);
     host.begin(guest.record(&plan, call.begun(opened.root(), bitmap.as_deref(), job)))?;

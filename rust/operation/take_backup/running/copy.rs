@@ -47,7 +47,7 @@ impl Attempt<Running> {
         let frozen = self.freeze(call, &mut details)?;
         let when = jiff::Timestamp::now();
         let begun = Instant::now();
-        let backup = prepared.begin(self.guest.engine, xml, checkpoint);
+        let backup = prepared.begin(self.guest.engine.kind, xml, checkpoint);
         if let Some(Err(error)) = frozen.map(|frozen| frozen.thaw().and_then(|()| self.host.set_frozen(false))) {
             log::error!("{}: {error}", self.guest.found.domain.name());
             details.push(error.to_string());
@@ -68,7 +68,7 @@ impl Attempt<Running> {
         job.enter(Phase::Copy);
         let copied = self.move_data(call, &mut backup, input, job);
         if backup.has_ended() {
-            self.guest.scratch = None;
+            self.guest.engine.scratch = None;
             // A guest that met an error in the last moment waits.
             if let Err(error) = self.resume() {
                 log::error!("{}: {error}", self.guest.found.domain.name());
@@ -87,7 +87,7 @@ impl Attempt<Running> {
         let fingerprints = fingerprints.into_iter().map(Some).collect();
         details.extend(unlimited);
         let millis = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-        if self.guest.engine == Engine::Push {
+        if self.guest.engine.kind == Engine::Push {
             details.extend(self.targets.take_over(call)?);
         }
         job.begin(Phase::Publish)?;
@@ -101,7 +101,7 @@ impl Attempt<Running> {
             return error.into();
         }
         // by a link, which is not followed there, libvirt's own error says little
-        if self.guest.engine == Engine::Push
+        if self.guest.engine.kind == Engine::Push
             && let Err(linked) = self.targets.check_in_place()
         {
             return linked.into();
@@ -110,7 +110,7 @@ impl Attempt<Running> {
             Some(confined) => Error { cause: format!("{}; {confined}", error.cause), ..error },
             None => error,
         };
-        let lesson = match self.guest.engine {
+        let lesson = match self.guest.engine.kind {
             Engine::Pull if checked.engine == Engine::Auto => FailureLesson::PullRefused,
             _ => FailureLesson::Nothing,
         };
@@ -119,7 +119,7 @@ impl Attempt<Running> {
 
     /// What the engine needs for its copy, made before the guest is touched.
     fn engine_input(&self) -> Result<EngineInput> {
-        let Some(scratch) = self.guest.scratch.clone() else {
+        let Some(scratch) = self.guest.engine.scratch.clone() else {
             return Ok(EngineInput::Push(self.targets.for_qemu()));
         };
         let bases = base::open(&self.targets, &self.plan)?;
@@ -180,7 +180,7 @@ impl Attempt<Running> {
 
     /// The folder that the job writes into: a job is known as ours by it, until it has ended.
     pub(super) fn job_folder(&self) -> PathBuf {
-        self.guest.scratch.as_ref().map_or_else(|| self.targets.folder(), |scratch| scratch.folder().to_owned())
+        self.guest.engine.scratch.as_ref().map_or_else(|| self.targets.folder(), |scratch| scratch.folder().to_owned())
     }
 
     /// Does our job run although its begin failed, as when the connection was lost in between? Or may one?

@@ -5,23 +5,29 @@ use std::sync::Arc;
 use super::super::call::Call;
 use super::super::constraints::Constraints;
 use super::super::found::FoundGuest;
+use crate::engine::Engine;
+use crate::engine::choice::{self, Choice};
 use crate::engine::job::BackupJob;
 use crate::engine::scratch::Scratch;
-use crate::engine::{Engine, choice};
 use crate::error::Result;
 use crate::nas::view::TargetView;
 
 /// A running guest, and the job of its backup.
 pub(in super::super) struct Running {
     pub(super) found: FoundGuest,
-    pub(super) engine: Engine,
-    /// Why it is this engine, if that is not ordinary.
-    pub(super) choice: Option<String>,
-    /// For a pull, until its job has ended: by it a job is known that outlives this process.
+    pub(super) engine: ChosenEngine,
+    pub(super) job: OwnedJob,
+}
+
+/// The engine that moves a guest's data, with what it needs on this host.
+pub(super) struct ChosenEngine {
+    pub(super) kind: Engine,
+    /// Why the library chose this engine, if that is not ordinary.
+    pub(super) details: Option<String>,
+    /// For a pull, until its job has ended: the library knows by its folder a job that outlives this process.
     pub(super) scratch: Option<Arc<Scratch>>,
     /// For a push, until its targets are shown to QEMU.
     pub(super) view: Option<TargetView>,
-    pub(super) job: OwnedJob,
 }
 
 /// The hypervisor's job of this backup.
@@ -44,21 +50,19 @@ impl OwnedJob {
     }
 }
 
-impl Running {
-    /// As it was found: nothing is chosen yet.
-    pub(super) fn new(found: FoundGuest) -> Running {
-        Running { found, engine: Engine::Push, choice: None, scratch: None, view: None, job: OwnedJob::None }
-    }
-
-    /// Chooses the engine, and makes what it needs on this host.
-    pub(super) fn choose_engine(&mut self, call: &Call<'_>, constraints: &Constraints) -> Result<()> {
+impl ChosenEngine {
+    /// Chooses the engine for the guest, and makes what it needs on this host.
+    pub(super) fn choose(call: &Call<'_>, found: &FoundGuest, constraints: &Constraints) -> Result<ChosenEngine> {
         let Call { checked, config, .. } = *call;
-        let (found, refused) = (&self.found, constraints.pull.clone());
-        let disks = found.engine_disks();
-        let chosen = choice::choose_engine(checked.engine, refused, config, &found.domain, found.xml.owner, &disks)?;
-        self.engine = if chosen.scratch.is_some() { Engine::Pull } else { Engine::Push };
-        self.view = if chosen.scratch.is_none() { Some(TargetView::prepare(config)?) } else { None };
-        (self.scratch, self.choice) = (chosen.scratch.map(Arc::new), chosen.details);
-        Ok(())
+        let (refused, disks) = (constraints.pull.clone(), found.engine_disks());
+        let Choice { scratch, details } =
+            choice::choose_engine(checked.engine, refused, config, &found.domain, found.xml.owner, &disks)?;
+        Ok(match scratch {
+            Some(scratch) => ChosenEngine { kind: Engine::Pull, details, scratch: Some(Arc::new(scratch)), view: None },
+            None => {
+                let view = Some(TargetView::prepare(config)?);
+                ChosenEngine { kind: Engine::Push, details, scratch: None, view }
+            }
+        })
     }
 }

@@ -27,12 +27,14 @@ use crate::work::job::Reporter;
 use crate::work::phase::Phase;
 
 pub(super) use guest::Running;
+use guest::{ChosenEngine, OwnedJob};
 
 impl Guest for Running {
     type Source = ();
+    type Found = FoundGuest;
     const IN_DOMAIN: bool = true;
 
-    fn look(call: &Call<'_>, _: &(), job: &mut Reporter<'_>) -> Result<(Running, OpenedRepository)> {
+    fn look(call: &Call<'_>, _: &(), job: &mut Reporter<'_>) -> Result<(FoundGuest, OpenedRepository)> {
         let Call { checked, config, .. } = *call;
         if checked.engine == Engine::Pull {
             nbd::available()?;
@@ -45,11 +47,11 @@ impl Guest for Running {
         job.enter(Phase::OpenRepository);
         let (found, session) = opening.with(found, call.time_for("open the repository", limits::OPEN_AND_PROBE))?;
         job.tell()?;
-        Ok((Running::new(found), storage::lock_and_look(call, session)?))
+        Ok((found, storage::lock_and_look(call, session)?))
     }
 
     fn plan(
-        mut self,
+        mut found: FoundGuest,
         call: &Call<'_>,
         opened: &OpenedRepository,
         parent: ParentFound,
@@ -57,12 +59,11 @@ impl Guest for Running {
         mut host: HostState,
         _: &mut Reporter<'_>,
     ) -> Result<(Running, Plan, HostState)> {
-        self.choose_engine(call, constraints)?;
+        let engine = ChosenEngine::choose(call, &found, constraints)?;
         let (request, free) = (call.checked.clone(), opened.free.bytes);
         let (lost, redefined) = (constraints.bitmap.clone().map(ParentBitmap::Lost), constraints.recreated);
-        let compares = self.scratch.is_some();
+        let compares = engine.kind == Engine::Pull;
         // The thread that a QEMU holds up has no more than it needs: not the scratch, whose room others wait for.
-        let Running { mut found, engine, choice, scratch, view, job } = self;
         let (found, plan, host, needed) = ask("look at the bitmaps", move || {
             clear_way(&request, &found, &mut host)?;
             if let Some(Ok(_)) = parent {
@@ -74,24 +75,24 @@ impl Guest for Running {
             Ok((found, plan, host, needed))
         })?;
         opened.free.fits(needed)?;
-        Ok((Running { found, engine, choice, scratch, view, job }, plan, host))
+        Ok((Running { found, engine, job: OwnedJob::None }, plan, host))
     }
 
     fn engine(&self) -> Engine {
-        self.engine
+        self.engine.kind
     }
 
     fn has_fingerprints(&self) -> bool {
-        self.engine == Engine::Pull
+        self.engine.kind == Engine::Pull
     }
 
     fn record(&self, _: &Plan, begun: Begun) -> Begun {
         let may_resume = !self.found.state.waits_for_storage();
-        Begun { may_resume, view: self.view.as_ref().map(TargetView::path), ..begun }
+        Begun { may_resume, view: self.engine.view.as_ref().map(TargetView::path), ..begun }
     }
 
     fn open_targets(&mut self, targets: Targets) -> Result<Targets> {
-        match self.view.take() {
+        match self.engine.view.take() {
             Some(view) => targets.show_to_qemu(view, self.found.xml.owner),
             None => Ok(targets),
         }
@@ -122,7 +123,7 @@ impl Guest for Running {
     }
 
     fn details(&self) -> Vec<String> {
-        self.found.details.iter().chain(&self.choice).cloned().collect()
+        self.found.details.iter().chain(&self.engine.details).cloned().collect()
     }
 
     fn keep_only(

@@ -18,7 +18,7 @@ pub(super) fn abandon(mut attempt: Attempt<Running>, error: Error) -> (Error, Op
     if !attempt.guest.job.may_run() {
         return undo(attempt, error);
     }
-    if attempt.guest.engine == Engine::Push {
+    if attempt.guest.engine.kind == Engine::Push {
         attempt.targets.give_room_back();
     }
     let name = attempt.guest.found.domain.name().to_owned();
@@ -78,7 +78,7 @@ fn undo(attempt: Attempt<Running>, error: Error) -> (Error, Option<HostState>) {
         Ok((found, host, guest))
     });
     let guest = cleared.as_ref().map_err(Error::clone).and_then(|(.., guest)| guest.clone());
-    let error = targets.discard(error, target_writer(engine, &guest, owner));
+    let error = targets.discard(error, target_writer(engine.kind, &guest, owner));
     // Once more: a write of the guest may have failed while the bitmap was being removed.
     let resumed = cleared.and_then(|(found, host, _)| {
         ask("resume the guest", move || {

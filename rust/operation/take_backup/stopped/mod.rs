@@ -36,6 +36,7 @@ use questions::{answered, refuse_running};
 
 impl Guest for Stopped {
     type Source = StoppedSources;
+    type Found = Stopped;
     const IN_DOMAIN: bool = false;
 
     fn look(call: &Call<'_>, sources: &StoppedSources, job: &mut Reporter<'_>) -> Result<(Stopped, OpenedRepository)> {
@@ -49,7 +50,7 @@ impl Guest for Stopped {
     }
 
     fn plan(
-        self,
+        found: Stopped,
         call: &Call<'_>,
         opened: &OpenedRepository,
         parent: ParentFound,
@@ -58,9 +59,9 @@ impl Guest for Stopped {
         job: &mut Reporter<'_>,
     ) -> Result<(Stopped, Plan, HostState)> {
         let lost = constraints.bitmap.clone().map(ParentBitmap::Lost);
-        let plan = decide(call.checked, &self.found, parent.as_ref(), lost);
-        check_space(call, &self.found, &plan, &opened.free, job)?;
-        Ok((self, plan, host))
+        let plan = decide(call.checked, &found.found, parent.as_ref(), lost);
+        check_space(call, &found.found, &plan, &opened.free, job)?;
+        Ok((found, plan, host))
     }
 
     fn engine(&self) -> Engine {
