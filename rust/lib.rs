@@ -7,7 +7,6 @@ pub mod config;
 mod descriptor;
 pub mod engine;
 pub mod error;
-mod helpers;
 pub mod host;
 mod jni;
 mod lacking;

@@ -144,18 +144,16 @@ pub(crate) const CEPH: Duration = seconds(60);
 pub(crate) const QEMU_NBD_END: Duration = seconds(3);
 /// A killed process that is not gone by then hangs in its storage, and is left behind.
 pub(crate) const KILLED: Duration = seconds(5);
-/// The same of one whose caller does not wait.
-pub(crate) const KILLED_ASIDE: Duration = seconds(1);
 
 // Between two looks
 
 /// Whether a process that has little left to do has ended.
 pub(crate) const SHORT_LOOK: Duration = millis(2);
 /// Whether a tool has ended, whether a server's backlog has room again.
-pub(crate) const TOOL_LOOK: Duration = millis(10);
+pub(crate) const TOOL_LOOK: Duration = millis(5);
 /// Whether somebody still has an output open.
 pub(crate) const HOLDER_LOOK: Duration = millis(20);
-/// Whether a copy is to stop, how full the scratch is, whether a killed process is gone.
+/// Whether a copy is to stop, how full the scratch is.
 pub(crate) const COPY_LOOK: Duration = millis(50);
 /// Whether the caller has cancelled, its deadline has passed, or an aborted job has ended.
 pub(crate) const CALLER_LOOK: Duration = millis(100);

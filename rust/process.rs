@@ -1,136 +1,306 @@
-//! QEMU's tools, which run beside us and never longer than they are wanted.
+//! The host's own tools, which run beside us and never longer than they are wanted. They are looked for in the system's folders
+//! alone, whatever this process's environment says, and get an environment of their own.
 
-use std::fs::File;
-use std::io::{Read, Seek};
-use std::process::{Child, Command, ExitStatus};
+use std::fs::{self, File};
+use std::io::{self, Read, Seek};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::fs::MemfdFlags;
-use rustix::process::{Pid, Signal};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process_group, waitpid};
 
 use crate::error::{Code, Error, Result};
 use crate::limits;
 use crate::second_table;
+use crate::sys;
 
+/// Where hosts have tools. `mount` gets its helpers from there, too.
+const FOLDERS: [&str; 4] = ["/usr/bin", "/usr/sbin", "/bin", "/sbin"];
 /// As much of its output as is read, in bytes.
 const OUTPUT: u64 = 1 << 20;
 /// As much of a complaint as goes into an error, in bytes.
 const COMPLAINT: u64 = 4096;
 
-/// A tool at work; dropped, it is killed.
-#[derive(Debug)]
-pub(crate) struct Process {
-    program: &'static str,
-    step: &'static str,
-    child: Child,
-    /// What it writes to its standard output and error: in memory, for nobody reads a pipe while it runs.
-    output: File,
-    complaint: File,
+/// A tool of the host's.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Tool {
+    /// Its name.
+    pub(crate) program: &'static str,
+    /// The step of the errors.
+    pub(crate) step: &'static str,
+    /// What it means when the tool takes too long.
+    pub(crate) late: &'static str,
 }
 
-impl Process {
-    /// Starts `program` with arguments, and an input, that the `command` has.
-    pub(crate) fn start(program: &'static str, step: &'static str, command: &mut Command) -> Result<Process> {
-        if second_table::is_here() {
-            return Err(Error::new(Code::Internal, step, "the process would have the NAS's files"));
-        }
-        let io = |e| Error::io(step, program, e);
+/// A tool at work. Its drop kills it.
+#[derive(Debug)]
+pub(crate) struct Process {
+    tool: Tool,
+    child: Child,
+    /// What it writes to its standard output and error: in memory, for nobody reads a pipe while it runs, and a process that is
+    /// left behind would keep a pipe open.
+    output: File,
+    complaint: File,
+    /// It hangs, and another thread waits for its end.
+    is_left: bool,
+}
+
+/// How a tool ended.
+pub(crate) struct Ended {
+    pub(crate) tool: Tool,
+    pub(crate) status: ExitStatus,
+    /// The beginning of what it wrote to its standard output.
+    pub(crate) output: String,
+    /// The same of its standard error.
+    pub(crate) complaint: String,
+}
+
+impl Tool {
+    /// A command that runs the tool, without input; `NotFound` when the host has no such tool.
+    pub(crate) fn command(&self) -> io::Result<Command> {
+        let folders = folders();
+        let is_there = |path: &PathBuf| fs::metadata(path).is_ok_and(|found| found.is_file());
+        let program = folders.iter().map(|folder| folder.join(self.program)).find(is_there).ok_or_else(|| {
+            let shown: Vec<_> = folders.iter().map(|folder| folder.display().to_string()).collect();
+            io::Error::new(io::ErrorKind::NotFound, format!("no '{}' in {}", self.program, shown.join(", ")))
+        })?;
+        let mut command = Command::new(program);
+        command.env_clear().env("PATH", FOLDERS.join(":")).env("LC_ALL", "C").current_dir("/").stdin(Stdio::null());
+        Ok(command)
+    }
+
+    /// Starts the tool by this command of its own, as the first of a group of processes.
+    pub(crate) fn start(self, command: &mut Command) -> Result<Process> {
+        self.refuse_second_table()?;
+        let io = |e| Error::io(self.step, self.program, e);
         let memory = |name| rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC).map(File::from);
         let memory = |name| memory(name).map_err(|e| io(e.into()));
         let (output, complaint) = (memory("stdout")?, memory("stderr")?);
-        command.stdout(output.try_clone().map_err(io)?).stderr(complaint.try_clone().map_err(io)?);
+        command.stdout(output.try_clone().map_err(io)?).stderr(complaint.try_clone().map_err(io)?).process_group(0);
         let child = command.spawn().map_err(io)?;
-        Ok(Process { program, step, child, output, complaint })
+        Ok(Process { tool: self, child, output, complaint, is_left: false })
     }
 
+    /// Runs the tool to its end, for at most `limit`. Asks `go_on` meanwhile, whose error ends it.
+    pub(crate) fn run(
+        self,
+        command: &mut Command,
+        limit: Duration,
+        go_on: impl FnMut() -> Result<()>,
+    ) -> Result<Ended> {
+        self.start(command)?.wait(limit, go_on, Process::ended)
+    }
+
+    /// The same on a thread that has none of this process's descriptors: the tool would inherit a file of a hung NAS, close it,
+    /// and then wait for that NAS, as would this process.
+    pub(crate) fn run_apart(self, mut command: Command, limit: Duration) -> Result<Ended> {
+        self.refuse_second_table()?;
+        let run = move || self.run(&mut command, limit, || Ok(()));
+        sys::without_descriptors("run a tool", run).map_err(|e| Error::io(self.step, self.program, e))?
+    }
+
+    fn refuse_second_table(&self) -> Result<()> {
+        let refused = || Error::new(Code::Internal, self.step, "the process would have the NAS's files");
+        if second_table::is_here() { Err(refused()) } else { Ok(()) }
+    }
+}
+
+#[cfg(not(feature = "test-hooks"))]
+fn folders() -> Vec<PathBuf> {
+    FOLDERS.map(PathBuf::from).to_vec()
+}
+
+/// A test may put other tools in their place: `NASBACKUP_TOOLS` names the only folder that is looked into.
+#[cfg(feature = "test-hooks")]
+fn folders() -> Vec<PathBuf> {
+    std::env::var_os("NASBACKUP_TOOLS").map_or_else(|| FOLDERS.map(PathBuf::from).to_vec(), |path| vec![path.into()])
+}
+
+impl Process {
     /// Its number.
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// How it ended, if it has.
-    pub(crate) fn ended(&mut self) -> Result<Option<ExitStatus>> {
-        self.child.try_wait().map_err(|e| Error::io(self.step, self.program, e))
-    }
-
-    /// What the process that ended says.
-    pub(crate) fn result(&mut self, status: ExitStatus) -> Result<()> {
-        if status.success() { Ok(()) } else { Err(self.failed(status)?) }
-    }
-
-    /// What it has written to its standard output.
-    pub(crate) fn output(&mut self) -> Result<String> {
-        start_of(&mut self.output, OUTPUT).map_err(|e| Error::io(self.step, self.program, e))
-    }
-
-    /// Its end as an error.
-    pub(crate) fn failed(&mut self, status: ExitStatus) -> Result<Error> {
-        let io = |e| Error::io(self.step, self.program, e);
-        let text = start_of(&mut self.complaint, COMPLAINT).map_err(io)?;
-        let lines: Vec<_> = text.lines().map(str::trim).collect();
-        let cause = format!("{}: {} ({status})", self.program, lines.join("; "));
-        Ok(Error::new(Code::JobFailed, self.step, cause))
-    }
-
-    /// Kills the process because of `error`. One that hangs in the NAS does not die before the NAS answers: it is left
-    /// behind, and the guest can't be started as long as it holds the disk's lock.
-    pub(crate) fn kill(&mut self, error: Error) -> Error {
-        let program = self.program;
-        if let Err(failed) = self.child.kill() {
-            log::warn!("{program} could not be killed: {failed}");
-        }
-        let until = Instant::now() + limits::KILLED;
-        while Instant::now() < until {
-            if let Ok(Some(_)) = self.child.try_wait() {
-                return error;
-            }
-            std::thread::sleep(limits::COPY_LOOK);
-        }
-        let code = if error.code == Code::Timeout { Code::NasUnresponsive } else { error.code };
-        Error { code, ..error }.with_leftover(format!("a process of {program} that hangs and holds the disk's lock"))
-    }
-
-    /// Has it end in order, and waits for that, at most for `limit`.
-    pub(crate) fn end(&mut self, limit: Duration) {
+    /// Waits until `look` finds something. Asks `go_on` meanwhile, whose error ends the wait; after `limit` the process is killed
+    /// with all that it has started: `TIMEOUT`, and `NAS_UNRESPONSIVE` if it hangs in the kernel, so that it had to be left behind.
+    pub(crate) fn wait<T>(
+        &mut self,
+        limit: Duration,
+        mut go_on: impl FnMut() -> Result<()>,
+        mut look: impl FnMut(&mut Process) -> Result<Option<T>>,
+    ) -> Result<T> {
         let until = Instant::now() + limit;
-        while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < until {
+        loop {
+            if let Some(found) = look(self)? {
+                return Ok(found);
+            }
+            if Instant::now() > until {
+                return Err(self.give_up());
+            }
+            go_on()?;
+            thread::sleep(limits::TOOL_LOOK);
+        }
+    }
+
+    /// How it ended, if it has.
+    pub(crate) fn ended(&mut self) -> Result<Option<Ended>> {
+        let io = |e| Error::io(self.tool.step, self.tool.program, e);
+        let Some(status) = self.child.try_wait().map_err(io)? else { return Ok(None) };
+        let output = start_of(&mut self.output, OUTPUT).map_err(io)?;
+        let complaint = start_of(&mut self.complaint, COMPLAINT).map_err(io)?;
+        Ok(Some(Ended { tool: self.tool, status, output, complaint }))
+    }
+
+    /// Kills the process, for which nobody waits any longer.
+    fn give_up(&mut self) -> Error {
+        let Tool { program, step, late } = self.tool;
+        if self.kill() {
+            return Error::new(Code::Timeout, step, late);
+        }
+        let left = format!("a process of {program} that hangs and holds what it has locked");
+        Error::new(Code::NasUnresponsive, step, late).with_leftover(left)
+    }
+
+    /// Has it end in order, and waits for that, at most for `limit`; true if it has ended.
+    pub(crate) fn end(&mut self, limit: Duration) -> bool {
+        self.ends_by(Signal::TERM, limit)
+    }
+
+    /// Kills the process with all that it has started. One that hangs in the kernel does not die before what it waits for
+    /// answers: false, and it is reaped whenever it ends.
+    fn kill(&mut self) -> bool {
+        if !self.is_left && !self.ends_by(Signal::KILL, limits::KILLED) {
+            self.is_left = true;
+            let (program, pid) = (self.tool.program, Pid::from_child(&self.child));
+            let reap = move || {
+                if let Err(error) = waitpid(Some(pid), WaitOptions::empty()) {
+                    log::warn!("{program} could not be reaped: {error}");
+                }
+            };
+            if let Err(error) = thread::Builder::new().name("nasbackup-reap".to_owned()).spawn(reap) {
+                log::warn!("the thread that reaps {program} could not be started: {error}");
+            }
+        }
+        !self.is_left
+    }
+
+    fn ends_by(&mut self, signal: Signal, limit: Duration) -> bool {
+        let until = Instant::now() + limit;
+        while matches!(self.child.try_wait(), Ok(None)) {
+            if Instant::now() > until {
+                return false;
+            }
             // Once more each time: qemu-nbd forgets one that comes while it opens the image. Can't fail: the process was
             // not waited for.
-            let _ = rustix::process::kill_process(Pid::from_child(&self.child), Signal::TERM);
-            std::thread::sleep(limits::SHORT_LOOK);
+            let _ = kill_process_group(Pid::from_child(&self.child), signal);
+            thread::sleep(limits::SHORT_LOOK);
         }
+        true
     }
 }
 
-fn start_of(file: &mut File, most: u64) -> std::io::Result<String> {
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+impl Ended {
+    /// What it has said, or its failure.
+    pub(crate) fn result(self) -> Result<String> {
+        if self.status.success() { Ok(self.output) } else { Err(self.failed()) }
+    }
+
+    /// Its end as an error.
+    pub(crate) fn failed(&self) -> Error {
+        let lines: Vec<_> = self.complaint.lines().map(str::trim).collect();
+        let cause = format!("{}: {} ({})", self.tool.program, lines.join("; "), self.status);
+        Error::new(Code::JobFailed, self.tool.step, cause)
+    }
+}
+
+fn start_of(file: &mut File, most: u64) -> io::Result<String> {
     let mut text = Vec::new();
     file.rewind()?;
     file.take(most).read_to_end(&mut text)?;
     Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
-impl Drop for Process {
-    fn drop(&mut self) {
-        if let Ok(None) = self.child.try_wait() {
-            // It has ended meanwhile, or it hangs: `kill` has told of that. It is reaped whenever it ends.
-            let _ = self.child.kill();
-            // One that does not hang is gone when the call is over.
-            let until = Instant::now() + limits::KILLED_ASIDE;
-            while Instant::now() < until {
-                if !matches!(self.child.try_wait(), Ok(None)) {
-                    return;
-                }
-                std::thread::sleep(limits::SHORT_LOOK);
-            }
-            let (program, pid) = (self.program, Pid::from_child(&self.child));
-            let reap = move || {
-                if let Err(error) = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty()) {
-                    log::warn!("{program} could not be reaped: {error}");
-                }
-            };
-            if let Err(error) = std::thread::Builder::new().name("nasbackup-reap".to_owned()).spawn(reap) {
-                log::warn!("the thread that reaps {program} could not be started: {error}");
-            }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn tool(program: &'static str) -> Tool {
+        Tool { program, step: "test", late: "it is late" }
+    }
+
+    const SHELL: Tool = tool("sh");
+    const LONG: Duration = Duration::from_secs(60);
+
+    fn script(text: &str) -> Command {
+        let mut command = SHELL.command().unwrap();
+        command.args(["-c", text]);
+        command
+    }
+
+    #[test]
+    fn tools_are_the_system_s_own_and_know_nothing_of_this_process() {
+        let command = tool("env").command().unwrap();
+        assert!(command.get_program().to_str().unwrap().starts_with("/usr/bin/"));
+        let output = { command }.output().unwrap();
+        let environment = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(environment.lines().collect::<Vec<_>>(), ["LC_ALL=C", "PATH=/usr/bin:/usr/sbin:/bin:/sbin"]);
+        let error = tool("no-such-tool").command().unwrap_err();
+        assert!(error.to_string().contains("no 'no-such-tool' in /usr/bin, "), "{error}");
+    }
+
+    #[test]
+    fn a_command_inherits_nothing_that_is_open_here() {
+        let _open = rustix::fs::memfd_create("inherited", MemfdFlags::empty()).unwrap();
+        let list = || script("ls -l /proc/self/fd >&2");
+        let listed = list().output().unwrap().stderr;
+        assert!(String::from_utf8_lossy(&listed).contains("inherited"), "or the test says nothing");
+        let Ended { complaint, .. } = SHELL.run_apart(list(), LONG).unwrap();
+        assert!(complaint.contains("/memfd:stderr") && !complaint.contains("inherited"), "{complaint}");
+    }
+
+    #[test]
+    fn a_command_that_does_not_end_is_killed_with_its_children() {
+        let child = tempfile::NamedTempFile::new().unwrap();
+        let mut command = script("sleep 1000 & echo $! > \"$0\"; wait");
+        let mut process = SHELL.start(command.arg(child.path())).unwrap();
+        let told = || fs::read_to_string(child.path()).unwrap().strip_suffix('\n').map(str::to_owned);
+        let child = process.wait(LONG, || Ok(()), |_| Ok(told())).unwrap();
+        let error = process.wait(Duration::ZERO, || Ok(()), Process::ended).err().unwrap();
+        assert_eq!((error.code, &*error.cause), (Code::Timeout, "it is late"));
+        // whoever has adopted it may still have to reap it
+        let ends = Instant::now() + LONG;
+        while fs::read_to_string(format!("/proc/{child}/stat")).is_ok_and(|stat| !stat.contains(") Z ")) {
+            assert!(Instant::now() < ends, "{child} lives");
+            thread::sleep(limits::TOOL_LOOK);
         }
+    }
+
+    #[test]
+    fn an_end_is_told_with_the_complaint() {
+        let ended = SHELL.run_apart(script("echo complaint >&2; exit 3"), LONG).unwrap();
+        assert_eq!((ended.status.code(), ended.complaint.as_str()), (Some(3), "complaint\n"));
+        assert_eq!(ended.result().unwrap_err().cause, "sh: complaint (exit status: 3)");
+    }
+
+    #[test]
+    fn whoever_waits_may_give_up_and_the_drop_kills() {
+        let mut process = SHELL.start(&mut script("sleep 1000")).unwrap();
+        let enough = || Err(Error::new(Code::Cancelled, "test", "enough"));
+        assert_eq!(process.wait(LONG, enough, Process::ended).err().unwrap().code, Code::Cancelled);
+        let pid = Pid::from_child(&process.child);
+        drop(process);
+        assert!(rustix::process::test_kill_process(pid).is_err(), "it is killed and reaped");
+        let ended = SHELL.run(&mut script("echo told"), LONG, || Ok(())).unwrap();
+        assert_eq!(ended.result().unwrap(), "told\n");
     }
 }

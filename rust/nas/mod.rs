@@ -1,7 +1,6 @@
 //! The repository: sessions on it, paths that can't leave it, locks, and publishing.
 
 pub mod apart;
-mod command;
 pub(crate) mod denied;
 pub mod folder;
 pub mod health;

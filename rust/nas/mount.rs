@@ -1,6 +1,5 @@
 //! A private mount of an export, made by the system's `mount` and undone on drop.
 
-use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -8,7 +7,6 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 
-use super::command::{CommandResult, run};
 use super::mount_failure::{self, MountFailure};
 use super::mount_folder::{self, MountFolder};
 use super::options::{self, PreparedOptions};
@@ -17,10 +15,12 @@ use super::tree::{self, Tree};
 use crate::config::Config;
 use crate::error::{Code, Error, Result};
 use crate::limits;
+use crate::process::{Ended, Tool};
 use crate::work::deadline;
-use crate::{helpers, lacking, mountinfo};
+use crate::{lacking, mountinfo};
 
 const STEP: &str = "mount the repository";
+const MOUNT: Tool = Tool { program: "mount", step: STEP, late: "it did not end" };
 
 /// How often the library tries to unmount a busy mount before it detaches the mount, and the time between.
 const BUSY_TRIES: u32 = 20;
@@ -45,9 +45,9 @@ impl Mount {
 
         let options = options.join(",");
         let once = |limit| {
-            let mut command = helpers::command("mount")?;
+            let mut command = MOUNT.command().map_err(|e| Error::io(STEP, "mount", e))?;
             command.args(["-t", export.kind(), "-o", &options, "--"]).arg(export.address()).arg(folder.point());
-            run(command, limit)
+            MOUNT.run_apart(command, limit)
         };
         // the drop of the folder unmounts what was mounted in spite of a failure
         try_mount_until(export, until, !tries_itself, once, tell)?;
@@ -92,7 +92,7 @@ fn try_mount_until(
     export: &Export,
     until: Instant,
     again: bool,
-    once: impl Fn(Duration) -> io::Result<CommandResult>,
+    once: impl Fn(Duration) -> Result<Ended>,
     tell: impl Fn(&Error),
 ) -> Result<()> {
     if is_too_late(until) {
@@ -105,14 +105,14 @@ fn try_mount_until(
         let (why, error) = match once(until.saturating_duration_since(Instant::now())) {
             Ok(ended) if ended.status.success() => return Ok(()),
             Ok(ended) => failure(export, &ended),
-            Err(error) if error.kind() == ErrorKind::TimedOut => {
+            Err(error) if matches!(error.code, Code::Timeout | Code::NasUnresponsive) => {
                 let cause = format!("{export}: no answer for {} s", begun.elapsed().as_secs());
                 let error = last_error.unwrap_or_else(|| Error::new(Code::NasUnresponsive, STEP, cause));
                 tell(&error);
                 return Err(error);
             }
             Err(error) => {
-                let cause = format!("{export}: unable to run 'mount' - {error}");
+                let cause = format!("{export}: unable to run 'mount' - {}", error.cause);
                 return Err(Error::new(Code::MountFailed, STEP, cause));
             }
         };
@@ -130,7 +130,7 @@ fn try_mount_until(
 }
 
 /// The error of a failed `mount`: its own words without the options' values, and what the operator can do.
-fn failure(export: &Export, CommandResult { status, complaint }: &CommandResult) -> (MountFailure, Error) {
+fn failure(export: &Export, Ended { status, complaint, .. }: &Ended) -> (MountFailure, Error) {
     let why = mount_failure::classify(status.code(), &complaint.replace(export.address(), ""));
     let advice = why.advice(export.kind()).map(|advice| format!("; {advice}")).unwrap_or_default();
     let said = options::redact(export, complaint.trim());
@@ -196,6 +196,7 @@ fn is_mounted(point: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::io::ErrorKind;
     use std::process::Command;
 
     use super::*;
@@ -410,9 +411,9 @@ mod tests {
         let count = std::cell::Cell::new(0);
         let once = |_| {
             count.set(count.get() + 1);
-            let (status, last_error) = left.borrow_mut().next().unwrap().ok_or(ErrorKind::TimedOut)?;
+            let (status, last_error) = left.borrow_mut().next().unwrap().ok_or(Error::new(Code::Timeout, STEP, ""))?;
             let status = std::os::unix::process::ExitStatusExt::from_raw(status << 8);
-            Ok(CommandResult { status, complaint: last_error.to_owned() })
+            Ok(Ended { tool: MOUNT, status, output: String::new(), complaint: last_error.to_owned() })
         };
         let export = export("nfs", Path::new("nas:/x"), "vers=4,secret=geheim");
         (try_mount_until(&export, Instant::now() + limit, again, once, |_| ()), count.get())

@@ -5,7 +5,7 @@
 use std::fs::File;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Instant;
 
 use rustix::process::Resource;
@@ -13,14 +13,14 @@ use rustix::process::Resource;
 use super::image_file::{Nameable, open_named};
 use super::layers;
 use crate::error::{Code, Error, Result};
-use crate::helpers;
 use crate::limits;
-use crate::process::Process;
+use crate::process::Tool;
 use crate::qcow2;
 use crate::sys::{Confinement, Root, with_own_processes};
 
 const PROGRAM: &str = "qemu-img";
 const STEP: &str = "change the disk's bitmaps";
+const QEMU_IMG: Tool = Tool { program: PROGRAM, step: STEP, late: "qemu-img did not end" };
 /// What it may map, in bytes. It holds all of a bitmap, and maps some 300 MiB besides.
 const MEMORY: u64 = 4 << 30;
 /// By how much the image may grow, in bytes.
@@ -43,16 +43,19 @@ fn change(until: Instant, what: &str, path: &str, bitmap: &str) -> Result<()> {
     let image = open_named(path)?;
     let info = qcow2::inspect(&image).map_err(|e| e.at(STEP, path))?;
     let data = layers::data_file(path, &info, &Nameable::beside([path]))?;
-    let mut command = helpers::command(PROGRAM).map_err(|e| Error::io(STEP, PROGRAM, e))?;
+    let mut command = QEMU_IMG.command().map_err(|e| Error::io(STEP, PROGRAM, e))?;
     let opened =
         [Some((&image, IMAGE)), data.as_ref().map(|data| (data, DATA))].into_iter().flatten().collect::<Vec<_>>();
     let (names, confinement) = confine(&command, &opened).map_err(|e| Error::io(STEP, path, e))?;
-    command.args(["bitmap", what, "--", &names, bitmap]).stdin(Stdio::null());
+    command.args(["bitmap", what, "--", &names, bitmap]);
     confinement.put_on(&mut command);
     if Instant::now() >= until {
         return Err(Error::new(Code::Timeout, STEP, "nobody waits for it any more"));
     }
-    let changed = with_own_processes(|| run(&mut command, until.min(Instant::now() + limits::QEMU_IMG)));
+    let changed = with_own_processes(|| {
+        let limit = limits::QEMU_IMG.min(until.saturating_duration_since(Instant::now()));
+        QEMU_IMG.run(&mut command, limit, || Ok(()))?.result().map(drop)
+    });
     changed.map_err(|e| Error::io(STEP, PROGRAM, e))?
 }
 
@@ -84,24 +87,12 @@ fn confine(command: &Command, opened: &[(&File, &str)]) -> std::io::Result<(Stri
     Ok((names, Confinement { owner: owner.unwrap_or((0, 0)), limits, root }))
 }
 
-fn run(command: &mut Command, until: Instant) -> Result<()> {
-    let mut process = Process::start(PROGRAM, STEP, command)?;
-    loop {
-        match process.ended()? {
-            Some(status) => return process.result(status),
-            None if Instant::now() > until => {
-                return Err(process.kill(Error::new(Code::Timeout, STEP, "qemu-img did not end")));
-            }
-            None => std::thread::sleep(limits::SHORT_LOOK),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::qemu::image_lock::ImageLock;
     use std::os::unix::fs::chown;
+    use std::process::Stdio;
 
     fn qemu_img(arguments: &[&str]) {
         let output = Command::new("qemu-img").args(arguments).output().unwrap();
@@ -166,7 +157,7 @@ mod tests {
             std::fs::write(&path, "the image").unwrap();
             chown(&path, Some(owner), Some(owner)).unwrap();
             let image = open_named(path.to_str().unwrap()).unwrap();
-            let mut command = helpers::command("bash").unwrap();
+            let mut command = (Tool { program: "bash", ..QEMU_IMG }).command().unwrap();
             let script = format!(
                 "cd /; echo *; id -u; id -G; [[ -e '{}' || -e /proc/self ]] && echo more; echo dev/*; cat image; echo
                  for file in /written /usr/written /etc/written; do : >$file && echo may write; done 2>&-

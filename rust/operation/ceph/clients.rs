@@ -2,19 +2,18 @@
 
 use std::io::ErrorKind;
 use std::process::Command;
-use std::time::Instant;
 
 use serde::Deserialize;
 
 use super::{Rbd, confinement};
 use crate::error::{Code, Error, Result};
-use crate::helpers;
 use crate::limits;
-use crate::process::Process;
+use crate::process::Tool;
 use crate::sys;
 
 const PROGRAM: &str = "rbd";
 const STEP: &str = "ask who has the image in Ceph open";
+const RBD: Tool = Tool { program: PROGRAM, step: STEP, late: "Ceph does not answer" };
 
 #[derive(Deserialize)]
 struct Status {
@@ -27,7 +26,7 @@ pub(in crate::operation) fn can_be_asked() -> Result<()> {
 }
 
 fn command() -> Result<Command> {
-    helpers::command(PROGRAM).map_err(|error| match error.kind() {
+    RBD.command().map_err(|error| match error.kind() {
         ErrorKind::NotFound => {
             let why = "who has an image in Ceph open is asked before it is written, and this host lacks what tells";
             Error::invalid("output.path", format!("{why}: install '{PROGRAM}', package ceph-common - {error}"))
@@ -37,27 +36,14 @@ fn command() -> Result<Command> {
 }
 
 /// Counts those of `image`. One that was killed is counted for half a minute. `go_on` is asked meanwhile.
-pub(in crate::operation) fn clients(image: &Rbd, mut go_on: impl FnMut() -> Result<()>) -> Result<usize> {
+pub(in crate::operation) fn clients(image: &Rbd, go_on: impl FnMut() -> Result<()>) -> Result<usize> {
     let mut command = command()?;
     let key = image.key_file().map_err(|e| Error::io(STEP, "the key", e))?;
     command.args(["status", "--format=json"]).args(image.arguments()).stdin(key);
     confinement().put_on(&mut command);
     // after the change of the user, which forgets that
     sys::end_with_thread(&mut command);
-    let mut process = Process::start(PROGRAM, STEP, &mut command)?;
-    let until = Instant::now() + limits::CEPH;
-    let status = loop {
-        if let Some(status) = process.ended()? {
-            break status;
-        }
-        if Instant::now() > until {
-            return Err(Error::new(Code::Timeout, STEP, "Ceph does not answer"));
-        }
-        go_on()?;
-        std::thread::sleep(limits::TOOL_LOOK);
-    };
-    process.result(status)?;
-    count(&process.output()?)
+    count(&RBD.run(&mut command, limits::CEPH, go_on)?.result()?)
 }
 
 fn count(told: &str) -> Result<usize> {

@@ -10,15 +10,15 @@ use crate::config::Config;
 use crate::engine::scratch::Scratch;
 use crate::engine::socket::Socket;
 use crate::error::{Code, Error, Result};
-use crate::helpers;
 use crate::limits;
 use crate::nbd::{ALLOCATION, Connection};
-use crate::process::Process;
+use crate::process::{Process, Tool};
 use crate::sys;
 use crate::work::job::Reporter;
 
 const PROGRAM: &str = "qemu-nbd";
 const STEP: &str = "open the image in Ceph";
+const QEMU_NBD: Tool = Tool { program: PROGRAM, step: STEP, late: "Ceph does not answer" };
 /// What writes may have so many connections.
 const CONNECTIONS: u32 = 32;
 
@@ -58,7 +58,7 @@ impl Server {
         let place = folder.make_own_place()?;
         let ready = Path::new(place.path()).with_file_name("pid");
         let key = image.key_file().map_err(|e| Error::io(STEP, "the key", e))?;
-        let mut command = helpers::command(PROGRAM).map_err(|e| Error::io(STEP, PROGRAM, e))?;
+        let mut command = QEMU_NBD.command().map_err(|e| Error::io(STEP, PROGRAM, e))?;
         match access {
             Access::Read => command.arg("--read-only"),
             Access::Write => command.arg("--discard=unmap").arg(format!("--shared={CONNECTIONS}")),
@@ -69,21 +69,13 @@ impl Server {
         confinement.put_on(&mut command);
         // after the change of the user, which forgets that
         sys::end_with_thread(&mut command);
-        let process = Process::start(PROGRAM, STEP, &mut command)?;
+        let process = QEMU_NBD.start(&mut command)?;
         let socket = Arc::new(place.served_by(process.id()));
         let mut server = Server { process, socket, _folder: folder, name: image.name.clone() };
-        let until = Instant::now() + limits::CEPH.min(limit);
+        let failed = |process: &mut Process| process.ended()?.map_or(Ok(None), |ended| Err(ended.failed()));
         // It is written when the image is open and clients are welcome.
-        while !ready.exists() {
-            if let Some(status) = server.process.ended()? {
-                return Err(server.process.failed(status)?);
-            }
-            if Instant::now() > until {
-                return Err(Error::new(Code::Timeout, STEP, "Ceph does not answer"));
-            }
-            job.tell()?;
-            std::thread::sleep(limits::TOOL_LOOK);
-        }
+        let look = |process: &mut Process| if ready.exists() { Ok(Some(())) } else { failed(process) };
+        server.process.wait(limits::CEPH.min(limit), || job.tell(), look)?;
         Ok(server)
     }
 
