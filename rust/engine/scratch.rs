@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use rustix::fs::{FlockOperation, StatVfsMountFlags, flock};
+use rustix::fs::StatVfsMountFlags;
 use rustix::io::Errno;
 
 use super::reserve::Reserve;
@@ -16,13 +16,12 @@ use super::socket::{Socket, SocketPlace};
 use super::{leftover, removal};
 use crate::config::Config;
 use crate::error::{Code, Error, Result};
-use crate::host;
+use crate::host::{self, RunDir, RunDirs};
 use crate::libvirt::{Domain, Emulator};
 use crate::limits;
 use crate::nas::folder::Folder;
-use crate::user::refuse_writable_by_others;
+use crate::qcow2;
 use crate::work::deadline::{WorkFor, ask, bounded_for_host};
-use crate::{qcow2, random};
 
 const STEP: &str = "make the scratch folder";
 const SWEEP: &str = "clear the scratch folder";
@@ -39,13 +38,11 @@ const SPARE: &str = "spare";
 const DOMAIN: &str = "domain";
 /// Longer than any domain's name, in bytes.
 const LONGEST_NAME: u64 = 4096;
-/// How often a folder is made anew when a sweep removes it in the moment before it is locked.
-const RACES: u32 = 100;
 
 /// The folder of one backup. Its drop removes the folder with all that is in it.
 #[derive(Debug)]
 pub struct Scratch {
-    folder: PathBuf,
+    dir: RunDir,
     bounds: Bounds,
     /// QEMU's user and group; `None`: ours.
     owner: Option<(u32, u32)>,
@@ -55,20 +52,18 @@ pub struct Scratch {
     socket: Option<Arc<Socket>>,
     /// True once the folder's file system was synced.
     synced: bool,
-    /// Tells other processes that this one uses the folder.
-    _lock: File,
 }
 
 impl Scratch {
     /// Makes the folder below the configured one, for the domain `vm` and `owner`, the user and group of QEMU (`None`: ours).
     pub fn make(config: &Config, vm: &str, owner: Option<(u32, u32)>) -> Result<Scratch> {
-        let all = make_root(config)?;
-        if all.to_str().is_none() {
-            return Err(Error::invalid("scratchDir", format!("'{}' is not UTF-8", all.display())));
+        let dirs = make_all(config)?;
+        if dirs.all.to_str().is_none() {
+            return Err(Error::invalid(dirs.setting.0, format!("'{}' is not UTF-8", dirs.all.display())));
         }
-        let (folder, lock) = make_folder(&all)?;
-        let bounds = Bounds { folder: folder.clone(), limits: [config.scratch_per_vm, config.scratch_per_host] };
-        let scratch = Scratch { folder, bounds, owner, reserve: None, socket: None, synced: false, _lock: lock };
+        let dir = dirs.make(STEP)?;
+        let bounds = Bounds { folder: dir.path().to_owned(), limits: [config.scratch_per_vm, config.scratch_per_host] };
+        let scratch = Scratch { dir, bounds, owner, reserve: None, socket: None, synced: false };
         let (mut domain, path) = scratch.create(DOMAIN)?;
         domain.write_all(vm.as_bytes()).map_err(|e| Error::io(STEP, &path, e))?;
         Ok(scratch)
@@ -88,7 +83,7 @@ impl Scratch {
 
     /// Makes a folder in the scratch that only the owner may use, as the place of a socket.
     pub fn make_own_place(&self) -> Result<SocketPlace> {
-        let sockets = self.folder.join(SOCKETS);
+        let sockets = self.folder().join(SOCKETS);
         let io = |e| Error::io(STEP, &sockets, e);
         DirBuilder::new().mode(0o700).create(&sockets).map_err(io)?;
         if let Some((user, group)) = self.owner {
@@ -128,7 +123,7 @@ impl Scratch {
 
     /// Makes an empty file that belongs to root.
     fn create(&self, name: &str) -> Result<(File, PathBuf)> {
-        let path = self.folder.join(name);
+        let path = self.folder().join(name);
         let made = File::options().read(true).write(true).create_new(true).mode(0o600).open(&path);
         made.map_err(|e| Error::io(STEP, &path, e)).map(|file| (file, path))
     }
@@ -148,8 +143,8 @@ impl Scratch {
         if std::mem::replace(&mut self.synced, true) {
             return Ok(());
         }
-        let folder = self._lock.try_clone().map_err(|e| Error::io(SYNC, &self.folder, e))?;
-        let path = self.folder.clone();
+        let path = self.folder().to_owned();
+        let folder = self.dir.folder().try_clone().map_err(|e| Error::io(SYNC, &path, e))?;
         bounded_for_host(SYNC, limits::STORAGE_STEP, move || {
             rustix::fs::syncfs(&folder).map_err(|e| Error::io(SYNC, &path, e))
         })
@@ -157,7 +152,7 @@ impl Scratch {
 
     /// The folder's path.
     pub fn folder(&self) -> &Path {
-        &self.folder
+        self.dir.path()
     }
 
     /// The socket of the guest's QEMU.
@@ -172,23 +167,23 @@ impl Scratch {
 
     /// The path of the file `name` in the folder.
     pub fn path(&self, name: &str) -> String {
-        self.folder.join(name).into_os_string().into_string().expect("checked when it was made")
+        self.folder().join(name).into_os_string().into_string().expect("checked when it was made")
     }
 
     /// Bytes that the guest has overwritten.
     pub fn used(&self) -> u64 {
-        ScratchUse::of_folder(&self.folder).used
+        ScratchUse::of_folder(self.folder()).used
     }
 
     /// The bytes for which there is room: that are free or allocated ahead, and allowed. An error on a read-only file system.
     pub fn room(&self) -> Result<u64> {
-        let found = rustix::fs::statvfs(&self.folder);
-        let found = found.map_err(|e| Error::io(LOOK, &self.folder, e))?;
+        let found = rustix::fs::statvfs(self.folder());
+        let found = found.map_err(|e| Error::io(LOOK, self.folder(), e))?;
         if found.f_flag.contains(StatVfsMountFlags::RDONLY) {
-            return Err(Error::io(LOOK, &self.folder, Errno::ROFS));
+            return Err(Error::io(LOOK, self.folder(), Errno::ROFS));
         }
         let free = found.f_bavail.saturating_mul(found.f_frsize);
-        Ok(self.bounds.left().min(free.saturating_add(ScratchUse::of_folder(&self.folder).ahead)))
+        Ok(self.bounds.left().min(free.saturating_add(ScratchUse::of_folder(self.folder()).ahead)))
     }
 }
 
@@ -261,107 +256,46 @@ impl ScratchUse {
 impl Drop for Scratch {
     fn drop(&mut self) {
         self.socket = None;
-        if let Err(error) = removal::remove(&self.folder, &self._lock) {
-            log::error!("unable to remove the scratch folder '{}': {error}", self.folder.display());
+        if let Err(error) = removal::remove(self.folder(), self.dir.folder()) {
+            log::error!("unable to remove the scratch folder '{}': {error}", self.folder().display());
         }
     }
 }
 
-/// Makes a folder of one backup, with a name that nobody can guess, and locks it.
-fn make_folder(all: &Path) -> Result<(PathBuf, File)> {
-    for _ in 0..RACES {
-        let folder = all.join(format!("{}-{}", std::process::id(), random::hex(STEP)?));
-        DirBuilder::new().mode(0o711).create(&folder).map_err(|e| Error::io(STEP, &folder, e))?;
-        if let Some(lock) = lock(&folder).map_err(|e| Error::io(STEP, &folder, e))? {
-            // the umask may have taken bits away
-            lock.set_permissions(Permissions::from_mode(0o711)).map_err(|e| Error::io(STEP, &folder, e))?;
-            return Ok((folder, lock));
-        }
-    }
-    Err(Error::new(Code::Busy, STEP, format!("'{}' is swept all the time", all.display())))
-}
-
-/// Locks the folder at `path`; `None` if somebody else holds the lock, or the folder is gone or was exchanged.
-fn lock(path: &Path) -> std::io::Result<Option<File>> {
-    let gone = |e: &std::io::Error| e.kind() == std::io::ErrorKind::NotFound;
-    let flags = libc::O_DIRECTORY | libc::O_NOFOLLOW;
-    let folder = match File::options().read(true).custom_flags(flags).open(path) {
-        Err(error) if gone(&error) => return Ok(None),
-        folder => folder?,
-    };
-    match flock(&folder, FlockOperation::NonBlockingLockExclusive) {
-        Err(Errno::WOULDBLOCK) => return Ok(None),
-        locked => locked?,
-    }
-    let (own, found) = (folder.metadata()?, path.symlink_metadata());
-    let same = match found {
-        Err(error) if gone(&error) => false,
-        found => found.map(|found| (found.dev(), found.ino()) == (own.dev(), own.ino()))?,
-    };
-    Ok(same.then_some(folder))
-}
-
-/// The folder that holds those of all backups of this host.
-fn root(config: &Config) -> PathBuf {
-    config.scratch_dir.clone().unwrap_or_else(|| config.state_dir.join("scratch"))
+/// Where the folders of all backups of this host lie.
+fn all(config: &Config) -> RunDirs {
+    let setting = if config.scratch_dir.is_some() { "scratchDir" } else { "stateDir" };
+    let all = config.scratch_dir.clone().unwrap_or_else(|| config.state_dir.join("scratch"));
+    RunDirs { setting: (setting, all.clone()), all, prefix: "", mode: 0o711 }
 }
 
 /// Makes the folder of all backups, through which QEMU's user can pass.
-fn make_root(config: &Config) -> Result<PathBuf> {
-    let (root, given) = (root(config), config.scratch_dir.is_some());
-    check_root(config, &root)?;
+fn make_all(config: &Config) -> Result<RunDirs> {
+    let dirs = all(config);
+    dirs.check()?;
     let make = || -> std::io::Result<()> {
-        DirBuilder::new().recursive(true).mode(0o711).create(&root)?;
-        if !given {
-            for path in [&config.state_dir, &root] {
+        DirBuilder::new().recursive(true).mode(0o711).create(&dirs.all)?;
+        if config.scratch_dir.is_none() {
+            for path in [&config.state_dir, &dirs.all] {
                 let mode = fs::metadata(path)?.permissions().mode();
                 fs::set_permissions(path, Permissions::from_mode(mode | 0o011))?;
             }
         }
         Ok(())
     };
-    make().map_err(|e| Error::io(STEP, &root, e))?;
-    // somebody else may have made it after the first check
-    check_root(config, &root)?;
-    Ok(root)
-}
-
-/// `INVALID_ARGUMENT`, with the name of the setting, when others may write to the folder of all backups.
-fn check_root(config: &Config, root: &Path) -> Result<()> {
-    refuse_writable_by_others(if config.scratch_dir.is_some() { "scratchDir" } else { "stateDir" }, root)
+    make().map_err(|e| Error::io(STEP, &dirs.all, e))?;
+    Ok(dirs)
 }
 
 /// Removes the folders that no backup holds any more, of the domain `vm` or of all, and ends the jobs that still use them:
 /// nobody reads their exports any more, and the guest would fill the scratch and then wait. Failures are logged; the next sweep
 /// tries again. A backup sweeps for its own guest only, because another guest's QEMU may never end its job.
 pub fn sweep(config: &Config, vm: Option<&str>) {
-    let all = root(config);
-    let Ok(entries) = fs::read_dir(&all) else { return };
-    if let Err(error) = check_root(config, &all) {
-        return log::error!("unable to clear '{}', leaving it alone: {error}", all.display());
-    }
-    for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        let meant = || vm.is_none_or(|vm| matches!(domain_of_path(&path), Ok(Some(of)) if of == vm));
-        if !is_ours(name) || !meant() {
-            continue;
-        }
-        let Ok(Some(folder)) = lock(&path) else { continue };
-        log::warn!("removing '{}', left by a backup that ended early", path.display());
-        let removed = end_job(config, &path, &folder).and_then(|()| removal::remove(&path, &folder));
-        if let Err(error) = removed {
-            log::error!("unable to remove '{}', leaving it to the next backup: {error}", path.display());
-        }
-    }
-}
-
-/// True for the name of a backup's folder: a process id and a random part, or a counter, as earlier versions wrote.
-fn is_ours(name: &str) -> bool {
-    let all = |part: &str, is: fn(&u8) -> bool| !part.is_empty() && part.bytes().all(|byte| is(&byte));
-    name.split_once('-').is_some_and(|(process, rest)| {
-        all(process, u8::is_ascii_digit)
-            && (all(rest, u8::is_ascii_digit) || rest.len() == 32 && all(rest, u8::is_ascii_hexdigit))
-    })
+    let is_meant = |path: &Path| vm.is_none_or(|vm| matches!(domain_of_path(path), Ok(Some(of)) if of == vm));
+    all(config).sweep(is_meant, |left| {
+        end_job(config, left.path(), left.folder())?;
+        removal::remove(left.path(), left.folder()).map(|()| true)
+    });
 }
 
 /// Ends the job that was begun with this folder, if it still runs, and resumes a guest that waits for the scratch.
@@ -422,14 +356,14 @@ mod tests {
         let mut scratch = Scratch::make(&config, "i-1-VM", Some((64055, 64056))).unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         let root = config.state_dir.join("scratch");
-        assert_eq!((mode(&config.state_dir), mode(&root), mode(&scratch.folder)), (0o711, 0o711, 0o711));
+        assert_eq!((mode(&config.state_dir), mode(&root), mode(scratch.folder())), (0o711, 0o711, 0o711));
         let owner = |path: &Path| fs::metadata(path).map(|found| (found.uid(), found.gid())).unwrap();
         let place = scratch.make_own_place().unwrap();
-        let sockets = scratch.folder.join(SOCKETS);
+        let sockets = scratch.folder().join(SOCKETS);
         assert_eq!(Path::new(place.path()).parent().unwrap(), sockets);
         assert_eq!((mode(&sockets), owner(&sockets)), (0o700, (64055, 64056)));
-        let domain = scratch.folder.join(DOMAIN);
-        assert_eq!((mode(&domain), owner(&scratch.folder), owner(&domain)), (0o600, (0, 0), (0, 0)));
+        let domain = scratch.folder().join(DOMAIN);
+        assert_eq!((mode(&domain), owner(scratch.folder()), owner(&domain)), (0o600, (0, 0), (0, 0)));
         scratch.make_files([("vdb", 1 << 20)]).unwrap();
         let file = Path::new(&scratch.file("vdb")).to_owned();
         assert_eq!((mode(&file), owner(&file)), (0o600, (64055, 64056)));
@@ -480,7 +414,7 @@ mod tests {
             assert_eq!(names(&root), left, "{vm:?}");
         }
         let second = Scratch::make(&config, "i-1-VM", None).unwrap();
-        assert!(used.folder.exists() && second.folder.exists() && root.join("other").exists());
+        assert!(used.folder().exists() && second.folder().exists() && root.join("other").exists());
         assert_eq!(names(&root), 3);
     }
 
@@ -532,7 +466,7 @@ mod tests {
     fn a_fifo_in_place_of_the_domain_s_name_does_not_block_a_sweep() {
         let dir = tempfile::tempdir().unwrap();
         let config = config(dir.path());
-        let left = root(&config).join("1-1");
+        let left = all(&config).all.join("1-1");
         fs::create_dir_all(&left).unwrap();
         rustix::fs::mknodat(CWD, left.join(DOMAIN), FileType::Fifo, Mode::RWXU, 0).unwrap();
         bounded("sweep", Duration::from_secs(10), move || {

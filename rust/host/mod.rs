@@ -1,7 +1,9 @@
 //! What this host remembers and locks, for itself.
 
 mod flock;
+mod run_dir;
 mod state;
 
 pub use flock::{Flock, lock, lock_file};
+pub use run_dir::{RunDir, RunDirs};
 pub use state::{Begun, HostState, begun, unfinished};

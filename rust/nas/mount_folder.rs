@@ -1,26 +1,22 @@
-//! The private folder of one mount: the mount point and, while `mount` needs them, the credentials. Its process holds a lock on
-//! the folder as long as it lives: an unlocked folder was left by a process that was killed.
+//! The private folder of one mount: the mount point and, while `mount` needs them, the credentials. A sweep clears what
+//! processes that were killed have left.
 
 use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 
-use rustix::fs::OFlags;
 use rustix::mount::UnmountFlags;
 
 use super::folder::{FILE_MODE, FOLDER_MODE};
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::host::Flock;
-use crate::user::refuse_writable_by_others;
+use crate::host::{RunDir, RunDirs};
 use crate::{host, mountinfo, sys};
 
-/// What the name of each such folder begins with.
-const PREFIX: &str = "nas-";
 const POINT: &str = "mount";
 const CREDENTIALS: &str = "credentials";
 /// The mode of such a folder: this host's users get no rights by the modes of an export's files.
@@ -30,7 +26,6 @@ const ROOT_AND_GROUP_ONLY: u32 = 0o710;
 /// The most mounts on top of each other that are unmounted from a mount point that was left.
 const MOST_MOUNTS: usize = 16;
 
-static MADE: AtomicU64 = AtomicU64::new(0);
 /// The folders of this process.
 static LIVE: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 static AT_EXIT: Once = Once::new();
@@ -39,9 +34,7 @@ static PROCESS: AtomicU32 = AtomicU32::new(0);
 /// The folder of one mount. Its drop unmounts what is mounted there and removes the folder.
 #[derive(Debug)]
 pub(super) struct MountFolder {
-    path: PathBuf,
-    // dropped last: until then no sweep touches the folder
-    _lock: Flock,
+    dir: RunDir,
 }
 
 impl MountFolder {
@@ -55,46 +48,32 @@ impl MountFolder {
                 .or_else(|e| if e.kind() == ErrorKind::AlreadyExists { Ok(()) } else { Err(e) })
                 .map_err(|e| Error::io(step, mount_dir, e))?;
         }
-        // otherwise somebody could exchange a folder after QEMU or `mount` was given its name
-        refuse_writable_by_others("mountDir", mount_dir)?;
-        let all = mountinfo::resolved(mount_dir);
-        loop {
-            let path = all.join(format!("{PREFIX}{}-{}", std::process::id(), MADE.fetch_add(1, Relaxed)));
-            let io = |e| Error::io(step, &path, e);
-            match fs::DirBuilder::new().mode(ROOT_ONLY).create(&path) {
-                // left by a process that had the same id
-                Err(error) if error.kind() == ErrorKind::AlreadyExists => continue,
-                made => made.map_err(io)?,
-            }
-            // a sweep may have taken the new folder for a leftover
-            let Some(lock) = lock(&path).map_err(io)? else { continue };
-            fs::set_permissions(&path, Permissions::from_mode(ROOT_ONLY)).map_err(io)?;
-            live().insert(path.clone());
-            let folder = MountFolder { path, _lock: lock };
-            clear_at_exit();
-            make_folder(&folder.point(), ROOT_ONLY).map_err(|e| Error::io(step, folder.point(), e))?;
-            return Ok(folder);
-        }
+        let dir = all(mount_dir).make(step)?;
+        live().insert(dir.path().to_owned());
+        let folder = MountFolder { dir };
+        clear_at_exit();
+        make_folder(&folder.point(), ROOT_ONLY).map_err(|e| Error::io(step, folder.point(), e))?;
+        Ok(folder)
     }
 
     /// Lets only QEMU, which runs as `owner`, pass through to the mount; lets everybody pass if `owner` is unknown.
     pub(super) fn let_qemu_pass(&self, owner: Option<(u32, u32)>) -> io::Result<()> {
         if let Some((_, group)) = owner {
-            chown(&self.path, None, Some(group))?;
+            chown(self.dir.path(), None, Some(group))?;
         }
         let mode = if owner.is_some() { ROOT_AND_GROUP_ONLY } else { FOLDER_MODE };
-        fs::set_permissions(&self.path, Permissions::from_mode(mode))
+        fs::set_permissions(self.dir.path(), Permissions::from_mode(mode))
     }
 
     /// The mount point.
     pub(super) fn point(&self) -> PathBuf {
-        self.path.join(POINT)
+        self.dir.path().join(POINT)
     }
 
     /// Writes credentials into a file that only root can read. The drop of the result removes the file.
     pub(super) fn write_credentials(&self, text: &str) -> Result<Credentials> {
         let step = "write the credentials";
-        let path = self.path.join(CREDENTIALS);
+        let path = self.dir.path().join(CREDENTIALS);
         let made = OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(&path);
         let mut file = made.map_err(|e| Error::io(step, &path, e))?;
         let credentials = Credentials { path };
@@ -105,12 +84,18 @@ impl MountFolder {
 
 impl Drop for MountFolder {
     fn drop(&mut self) {
-        live().remove(&self.path);
+        live().remove(self.dir.path());
         // the next sweep removes what can't be removed now
-        if let Err(error) = clear(&self.path) {
-            log::warn!("unable to remove '{}', leaving it to the next sweep: {error}", self.path.display());
+        if let Err(error) = clear(self.dir.path()) {
+            log::warn!("unable to remove '{}', leaving it to the next sweep: {error}", self.dir.path().display());
         }
     }
+}
+
+/// Where the folders of all mounts of this host lie.
+fn all(mount_dir: &Path) -> RunDirs {
+    let (setting, all) = (("mountDir", mount_dir.to_owned()), mountinfo::resolved(mount_dir));
+    RunDirs { setting, all, prefix: "nas-", mode: ROOT_ONLY }
 }
 
 fn live() -> MutexGuard<'static, BTreeSet<PathBuf>> {
@@ -164,29 +149,14 @@ impl Drop for Credentials {
 /// Clears what dead processes have left in the configured folder for mounts. Touches nothing else there, no mount elsewhere,
 /// and no mount in which a dead backup still has to be undone.
 pub(super) fn sweep(config: &Config) {
-    if let Err(error) = refuse_writable_by_others("mountDir", &config.mount_dir) {
-        log::warn!("unable to clear mounts that dead processes left: {error}");
-        return;
-    }
-    let Ok(entries) = fs::read_dir(mountinfo::resolved(&config.mount_dir)) else { return };
-    for path in entries.flatten().map(|entry| entry.path()) {
-        let is_ours = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(PREFIX.as_bytes()));
-        if !is_ours {
-            continue;
-        }
-        // a process makes its record before it dies, so the records are complete once its lock is free
-        let is_left = |lock: &Option<Flock>| {
-            lock.is_some() && !host::begun(&config.state_dir).iter().any(|begun| begun.uses(&path))
-        };
-        let cleared = lock(&path).and_then(|lock| if is_left(&lock) { clear(&path).map(|()| true) } else { Ok(false) });
-        match cleared {
-            Ok(true) => log::warn!("cleared '{}', left by a process that was killed", path.display()),
-            Ok(false) => {}
-            Err(error) => {
-                log::warn!("unable to clear '{}', left by a process that was killed: {error}", path.display())
-            }
-        }
-    }
+    all(&config.mount_dir).sweep(
+        |_| true,
+        |left| {
+            // a process makes its record before it dies, so the records are complete once its lock is free
+            let is_used = host::begun(&config.state_dir).iter().any(|begun| begun.uses(left.path()));
+            if is_used { Ok(false) } else { clear(left.path()).map(|()| true) }
+        },
+    );
 }
 
 /// Detaches what is mounted in the folder at `path`, whether or not the NAS answers, and removes the folder, which nobody uses.
@@ -205,24 +175,6 @@ pub(super) fn clear(path: &Path) -> io::Result<()> {
     gone(fs::remove_file(path.join(CREDENTIALS)))?;
     gone(fs::remove_dir(point))?;
     gone(fs::remove_dir(path))
-}
-
-/// Locks the folder; `None` when somebody holds the lock, or the folder is gone.
-fn lock(path: &Path) -> io::Result<Option<Flock>> {
-    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW;
-    let opened = OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path);
-    let file = match opened {
-        Ok(file) => file,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    let id = file.metadata().map(|file| (file.dev(), file.ino()))?;
-    match Flock::take(file) {
-        Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
-        Err(error) => Err(error.into()),
-        // the folder may have been removed before it was locked
-        Ok(lock) => Ok(fs::symlink_metadata(path).is_ok_and(|now| (now.dev(), now.ino()) == id).then_some(lock)),
-    }
 }
 
 /// Makes a folder with this mode, whatever the umask.
@@ -273,7 +225,7 @@ mod tests {
         std::os::unix::fs::symlink("/", dir.path().join("nas-link")).unwrap();
 
         sweep(&config(dir.path()));
-        let own = ours.path.file_name().unwrap().to_str().unwrap().to_owned();
+        let own = ours.dir.path().file_name().unwrap().to_str().unwrap().to_owned();
         assert_eq!(names(dir.path()), ["foreign", &own, "nas-link"]);
         assert!(mountinfo::is_mounted(&ours.point()).unwrap() && mountinfo::is_mounted(&foreign).unwrap());
         drop(ours);
@@ -326,7 +278,7 @@ mod tests {
     fn a_failed_removal_is_tried_again() {
         let dir = tempfile::tempdir().unwrap();
         let folder = MountFolder::make(dir.path()).unwrap();
-        let (path, stray) = (folder.path.clone(), folder.point().join("stray"));
+        let (path, stray) = (folder.dir.path().to_owned(), folder.point().join("stray"));
         fs::write(&stray, "").unwrap();
         drop(folder);
         assert!(path.exists(), "no file is removed that is not ours");
