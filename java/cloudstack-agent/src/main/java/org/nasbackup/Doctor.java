@@ -23,19 +23,19 @@ import org.libvirt.Connect;
 import org.libvirt.LibvirtException;
 
 /**
- * Tells what a host lacks, or a management server: {@code java -cp <its class path> org.nasbackup.Doctor [libvirt URI]}.
- * Changes nothing. Its exit status is 0 when nothing is missing, and nothing could not be looked at.
+ * Tells what a host or a management server lacks: {@code java -cp <its class path> org.nasbackup.Doctor [libvirt URI]}.
+ * Changes nothing. Its exit status is 0 when nothing is missing and everything could be checked.
  */
 public final class Doctor {
-    /** Incremental backups by checkpoints, in libvirt's and QEMU's releases: major * 1,000,000 + minor * 1,000 + micro. */
+    /** The releases that have backups by checkpoints, as libvirt numbers them: major * 1,000,000 + minor * 1,000 + micro. */
     private static final long LIBVIRT_NEEDED = 7_002_000;
 
     private static final long QEMU_NEEDED = 4_002_000;
-    /** It gives the disks of stopped guests bitmaps (5.1), and copies those that it alone can read (5.0). */
+    /** qemu-img makes bitmaps in the disks of stopped guests (5.1), and copies disks that it alone can read (5.0). */
     private static final long QEMU_IMG_NEEDED = 5_001_000;
 
     private static final Pattern QEMU_IMG_VERSION = Pattern.compile("version (\\d+)\\.(\\d+)(?:\\.(\\d+))?");
-    /** As the library has them (helpers.rs). */
+    /** The folders in which the library looks for tools (helpers.rs). */
     private static final List<String> TOOLS = List.of("/usr/bin", "/usr/sbin", "/bin", "/sbin");
 
     private static final String INCREMENTAL = "incremental backups";
@@ -63,7 +63,7 @@ public final class Doctor {
         mount();
     }
 
-    /** Not opened: that would clear up behind a killed agent, which is for the next one to do. */
+    /** Checks the library without opening it: an open clears up behind a killed agent, which the next agent has to do. */
     private void library() {
         try {
             Configuration settings = HostSettings.read(HostSettings.FILE).build();
@@ -76,7 +76,7 @@ public final class Doctor {
         }
     }
 
-    /** Without it libvirt and QEMU follow, in a push, a link that somebody puts on the NAS. */
+    /** Without nosymfollow libvirt and QEMU follow, in a push, a link that somebody puts on the NAS. */
     private void links(Engine engine) {
         try {
             links(findings, NasBackup.knowsNosymfollow(), engine);
@@ -85,7 +85,7 @@ public final class Doctor {
         }
     }
 
-    /** By pull it is this library alone that opens what lies on the NAS, and it follows no link on any kernel. */
+    /** By pull the library alone opens files on the NAS, and it follows no link on any kernel. */
     static void links(Findings findings, boolean known, Engine engine) {
         if (known) {
             findings.good("nosymfollow: no link in a repository is followed");
@@ -96,7 +96,7 @@ public final class Doctor {
         }
     }
 
-    /** Whether it is a secret of root's, and holds keys, the library has just looked at. */
+    /** The library's check has just refused a file that others may read, or that holds no keys. */
     private void key(String file) {
         if (file == null) {
             findings.note("keyFile is not set: whoever may write on the NAS can forge restore points");
@@ -113,7 +113,7 @@ public final class Doctor {
         }
     }
 
-    /** Apart, so that the rest works where the class path lacks libvirt's binding. */
+    /** A class of its own, so that Doctor works without it where the class path lacks libvirt's binding. */
     private static final class Hypervisor {
         static void ask(Doctor doctor, String uri) {
             try {
@@ -181,7 +181,7 @@ public final class Doctor {
         return tool(findings, name);
     }
 
-    /** Where the library runs it from, whatever {@code PATH} says; null, which the findings tell, if it is not there. */
+    /** The path that the library runs the tool from, whatever {@code PATH} says; null, and a finding, if it is missing. */
     static Path tool(Findings findings, String name) {
         for (String folder : TOOLS) {
             Path file = Path.of(folder, name);

@@ -24,22 +24,22 @@ import org.nasbackup.linkcheck.InForce;
 import org.nasbackup.linkcheck.Report;
 
 /**
- * Whether our jars fit the class path that Doctor runs with: which entry each class would come from, which CloudStack that is,
- * whether ours link to it, and which restore is in force. Class files are read; none of CloudStack's is loaded.
+ * Tells whether our jars fit the class path that Doctor runs with: which entry each class comes from, which CloudStack is there,
+ * whether our classes link to it, and which restore is in force. Reads class files, and loads none of CloudStack's.
  */
 final class DoctorOfClasses {
     private static final List<String> CLOUDSTACK = List.of("com.cloud", "org.apache.cloudstack");
-    /** On every host and every server. */
+    /** A class that every host and every server has. */
     private static final String COMMAND = "com.cloud.agent.api.Command";
 
     private static final String SERVER = "org.apache.cloudstack.ServerDaemon";
-    /** Ours alone: CloudStack has a provider of the same name as ours. */
+    /** A class that CloudStack does not have; its provider has the same name as ours. */
     private static final String PROVIDER = "org.nasbackup.provider.cloudstack.ServerClasses";
 
     private static final String MODULE = "META-INF/cloudstack/nas/module.properties";
     private static final String RESTORE =
             "com.cloud.hypervisor.kvm.resource.wrapper.LibvirtRestoreBackupCommandWrapper";
-    /** Of the restore since 4.23, which converts a file that stands on others; before it copied that file alone. */
+    /** A method that the restore has since 4.23, which converts a file that stands on others; earlier ones copy that file alone. */
     private static final String RESTORES_CHAINS = "hasBackingChain";
 
     private final Findings findings;
@@ -91,7 +91,7 @@ final class DoctorOfClasses {
         restore(onServer);
     }
 
-    /** The class path decides by its order: the first one wins. */
+    /** Tells which entry a class comes from: the first one on the class path that has it. */
     private void winner(String name) {
         List<Path> places = places(loader, name);
         if (ours.contains(places.get(0))) {
@@ -106,7 +106,7 @@ final class DoctorOfClasses {
         return places.size() == 1 ? "" : " (hides " + list(places.subList(1, places.size())) + ")";
     }
 
-    /** CloudStack's own jar defines it; a second definition ends the server's search for modules, and with it the server. */
+    /** CloudStack's own jar defines the module; a second definition ends the server's search for modules, and with it the server. */
     private void module() {
         List<Path> places = InForce.places(loader, MODULE);
         if (places.size() == 1) {
@@ -156,7 +156,7 @@ final class DoctorOfClasses {
         report.lines().forEach(line -> findings.missing(what + ": " + line));
     }
 
-    /** CloudStack's own has the name of ours. */
+    /** Tells whose restore is in force: CloudStack's class and ours have one name. */
     private void restore(boolean onServer) {
         Path from = places(loader, RESTORE).get(0);
         if (onServer) {

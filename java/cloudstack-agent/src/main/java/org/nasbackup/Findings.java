@@ -14,7 +14,7 @@ package org.nasbackup;
 
 import java.io.PrintStream;
 
-/** What Doctor says: a line for each thing that it looked at. */
+/** The lines that Doctor prints, one for each thing that it checked. */
 final class Findings {
     private final PrintStream out;
     private boolean good = true;
@@ -23,7 +23,7 @@ final class Findings {
         this.out = out;
     }
 
-    /** Nothing is missing, and nothing could not be looked at. */
+    /** Whether nothing is missing and everything could be checked. */
     boolean good() {
         return good;
     }
@@ -32,7 +32,7 @@ final class Findings {
         out.println("ok       " + line);
     }
 
-    /** Good to know, and no fault. */
+    /** Prints what is good to know and no fault. */
     void note(String line) {
         out.println("NOTE     " + line);
     }

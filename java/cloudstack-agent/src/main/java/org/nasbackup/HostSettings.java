@@ -23,9 +23,9 @@ import java.util.Map;
 import java.util.Properties;
 import java.util.function.BiConsumer;
 
-/** A host's own settings: a file of {@code name = value} lines, the names those of {@link Configuration}. */
+/** A host's own settings: a file of {@code name = value} lines, with the names of {@link Configuration}'s fields. */
 public final class HostSettings {
-    /** Made by whoever wants other than the defaults. */
+    /** An operator makes this file to change the defaults. */
     public static final Path FILE = Path.of("/etc/nasbackup/nasbackup.properties");
 
     private static final Map<String, BiConsumer<Configuration.Builder, String>> SETTINGS = Map.ofEntries(
@@ -71,7 +71,7 @@ public final class HostSettings {
         return settings;
     }
 
-    /** Nothing is no entry, and not an entry without a name. */
+    /** The entries of a list; an empty text is an empty list, not a list of one empty entry. */
     private static List<String> list(String value) {
         return value.isEmpty() ? List.of() : List.of(value.split("\\s*,\\s*"));
     }

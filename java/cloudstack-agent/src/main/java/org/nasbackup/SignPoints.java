@@ -26,7 +26,7 @@ import java.util.List;
  */
 public final class SignPoints {
     private static final String TRUST_UNSIGNED = "--trust-unsigned";
-    /** The options are on standard input: every user of the host sees a command line, and a password in it. */
+    /** Says that the options are on standard input: every user of the host can read a command line, and a password in it. */
     private static final String ON_INPUT = "-";
 
     private SignPoints() {}

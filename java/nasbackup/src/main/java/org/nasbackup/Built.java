@@ -17,11 +17,11 @@ import java.io.IOException;
 import java.io.InputStream;
 import java.util.Properties;
 
-/** What the build has written down in the jar. */
+/** The properties that the build has written into the jar. */
 final class Built {
     private Built() {}
 
-    /** What stands there under that name; empty where nothing does. */
+    /** The property of this name; empty if the build wrote none. */
     static String read(String key) {
         String name = "nasbackup.properties";
         try (InputStream in = Built.class.getResourceAsStream(name)) {

@@ -15,8 +15,8 @@ package org.nasbackup;
 import java.util.UUID;
 
 /**
- * Cancels the job that it is given to: from any thread, before the job starts or while it runs. It stays cancelled: a
- * job that gets it later is refused with {@link ErrorCode#CANCELLED}.
+ * Cancels the job that it is given to: from any thread, before the job starts or while it runs. The handle stays
+ * cancelled: a job that gets it later is refused with {@link ErrorCode#CANCELLED}.
  */
 public final class CancelHandle {
     private final String job;
@@ -41,7 +41,7 @@ public final class CancelHandle {
         return job;
     }
 
-    /** Asks the job to stop. Its call ends with {@link ErrorCode#CANCELLED} unless the job was through already. */
+    /** Asks the job to stop. Its call ends with {@link ErrorCode#CANCELLED} unless the job had ended already. */
     public void cancel() {
         cancelled = true;
         if (started) {
@@ -57,7 +57,10 @@ public final class CancelHandle {
         return job;
     }
 
-    /** From here on the library is loaded. Either this sees a cancel that came before, or that cancel sees this. */
+    /**
+     * Says that the library is loaded. Either this method sees that the job was cancelled before, or {@link #cancel} sees that
+     * the job has started.
+     */
     void start() {
         started = true;
         if (cancelled) {
@@ -68,7 +71,7 @@ public final class CancelHandle {
 
     /**
      * The listener that the job gets. A cancel can fall between {@link #start} and the job's entry into the table of
-     * running jobs, where nobody hears it; the job's first report to this listener then delivers it.
+     * running jobs, where no job of this id is found; then this listener cancels the job at its first report.
      */
     ProgressListener before(ProgressListener listener) {
         return status -> {

@@ -108,7 +108,7 @@ public final class Configuration {
         return scratchPerVm;
     }
 
-    /** The same for all pull backups on this host together. */
+    /** Bytes of old blocks that all pull backups on this host may keep together; 0: as much as there is room for. */
     public long scratchPerHost() {
         return scratchPerHost;
     }
@@ -133,7 +133,7 @@ public final class Configuration {
         return freezeSeconds;
     }
 
-    /** Where the file systems are mounted in the guest that are to be frozen. Default, and when empty: all of them. */
+    /** The mount points, in the guest, of the file systems to freeze. Default, and when empty: all file systems. */
     public List<String> freezeMountPoints() {
         return freezeMountPoints;
     }
@@ -148,14 +148,14 @@ public final class Configuration {
         return fileMode;
     }
 
-    /** The same of folders. Default {@code 711}: QEMU, which runs as another user, passes through. */
+    /** Permissions of folders made in a repository. Default {@code 711}: QEMU runs as another user, and has to reach the files. */
     public String folderMode() {
         return folderMode;
     }
 
     /**
-     * A file of keys that vouch for restore points, 64 hexadecimal digits a line, of mode 0600 and outside of the NAS: the first
-     * one signs, each verifies. Null: nothing vouches for them.
+     * A file of keys that vouch for restore points, 64 hexadecimal digits a line, of mode 0600 and outside of the NAS: the library
+     * signs with the first key and accepts all of them. Null: no key vouches for restore points.
      */
     public String keyFile() {
         return keyFile;

@@ -36,22 +36,22 @@ public final class DiskResult {
         this.bitmap = reply.text("bitmap");
     }
 
-    /** The domain's name for it ({@code vda}); null for a stopped virtual machine. */
+    /** The disk's name in the domain ({@code vda}); null for a stopped virtual machine. */
     public String target() {
         return target;
     }
 
-    /** The last component of its source path. */
+    /** The last component of the disk's source path. */
     public String volume() {
         return volume;
     }
 
-    /** Its serial; null if it has none. */
+    /** The disk's serial; null if it has none. */
     public String serial() {
         return serial;
     }
 
-    /** Its file, relative to the repository's root. */
+    /** The disk's file in the restore point, relative to the repository's root. */
     public String file() {
         return file;
     }
@@ -66,7 +66,7 @@ public final class DiskResult {
         return parent;
     }
 
-    /** Length of its file, in bytes. */
+    /** Length of the disk's file, in bytes. */
     public long size() {
         return size;
     }

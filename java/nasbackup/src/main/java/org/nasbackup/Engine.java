@@ -14,11 +14,11 @@ package org.nasbackup;
 
 /** How the data of a running guest travels. */
 public enum Engine {
-    /** Whatever serves the guest best on this host. */
+    /** The library chooses what serves the guest best on this host. */
     AUTO,
     /** QEMU writes the target itself. */
     PUSH,
-    /** QEMU exports the instant, the library writes. */
+    /** QEMU exports the disks as they were when the backup began, and the library writes the target. */
     PULL;
 
     /**

@@ -22,11 +22,11 @@ public enum ErrorCode {
     HAS_CHILDREN,
     /** libvirt does not know the domain. */
     DOMAIN_NOT_FOUND,
-    /** The domain is not in a state in which this can be done. */
+    /** The domain is in a state in which the operation is impossible. */
     DOMAIN_STATE,
-    /** Another job holds the domain, the restore points or the repository, or as many backups run as may. */
+    /** Another job holds the domain, the restore points or the repository, or {@link Configuration#parallelBackups} backups run. */
     BUSY,
-    /** The parent given for a rebase, verification or flattening can't serve. */
+    /** The parent given for a rebase, verification or flattening can't be one. */
     PARENT_INVALID,
     /** An image's metadata contradicts itself or its specification. */
     CORRUPT_IMAGE,

@@ -76,7 +76,7 @@ public final class FlattenRequest implements Request {
         return volume;
     }
 
-    /** Where it goes. */
+    /** The file or device that the disk is written into. */
     public Output output() {
         return output;
     }

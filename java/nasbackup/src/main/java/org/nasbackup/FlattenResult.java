@@ -24,12 +24,12 @@ public final class FlattenResult {
         this.totalMillis = reply.number("totalMillis");
     }
 
-    /** Bytes that came by sharing blocks. */
+    /** Bytes that the output got by sharing blocks. */
     public long bytesCloned() {
         return bytesCloned;
     }
 
-    /** Bytes that came by copying; what reads as zeroes and is in no image does not count. */
+    /** Bytes that were copied; zeroes that no image holds do not count. */
     public long bytesCopied() {
         return bytesCopied;
     }

@@ -26,8 +26,8 @@ import java.security.MessageDigest;
 import java.security.NoSuchAlgorithmException;
 
 /**
- * The file that is about to become the native library. The JVM maps it, and a mapping that reaches beyond the end of its
- * file kills the JVM at the first byte that is touched there: so the file is looked at before.
+ * The file that the JVM is about to load as the native library. The JVM maps it, and dies when it touches a byte of a mapping
+ * behind the end of the file: so the file is checked first.
  */
 final class LibraryFile {
     static final String STEP = "load the native library";
@@ -49,7 +49,7 @@ final class LibraryFile {
                     return file;
                 }
             } catch (InvalidPathException e) {
-                // where the locale has no such letters, the JVM can't open the folder in any way
+                // the JVM can't open a folder whose name the locale can't express
                 passedOver.append("; '" + folder + "' is no path in this locale, set LC_ALL");
             }
         }
@@ -57,8 +57,8 @@ final class LibraryFile {
     }
 
     /**
-     * Refuses a file that is not the one that belongs to the jar, by its length and hash. A jar that was built without a
-     * library does not know them: then a file is refused that ends before what its own header says.
+     * Refuses a file that does not have the length and the hash of the library that the jar was built with. A jar that was built
+     * without a library does not know them: then it refuses a file that is shorter than its own header says.
      */
     static void check(Path file, String length, String sha256) throws IOException {
         if (sha256.isEmpty()) {
@@ -89,7 +89,7 @@ final class LibraryFile {
         try (InputStream in = new DigestInputStream(Files.newInputStream(file), digest)) {
             byte[] buffer = new byte[1 << 16];
             while (in.read(buffer) >= 0) {
-                // the stream counts what passes
+                // the stream counts and hashes what is read
             }
         }
         StringBuilder hex = new StringBuilder();
@@ -99,7 +99,7 @@ final class LibraryFile {
         return hex.toString();
     }
 
-    /** The loader itself refuses what is no ELF file for 64 bits. */
+    /** Refuses an ELF file for 64 bits that is shorter than its header says. The loader itself refuses every other file. */
     private static void checkWhole(Path file) throws IOException {
         try (FileChannel channel = FileChannel.open(file)) {
             ByteBuffer header = read(channel, 0, ELF_HEADER);
@@ -118,7 +118,7 @@ final class LibraryFile {
         }
     }
 
-    /** Where the last of its segments and tables ends (ELF-64 object file format, sections 3 and 5). */
+    /** The offset at which the last of the file's segments and tables ends (ELF-64 object file format, sections 3 and 5). */
     private static long end(FileChannel channel, ByteBuffer header) throws IOException {
         long segments = header.getLong(32);
         int count = Short.toUnsignedInt(header.getShort(56));
@@ -135,11 +135,11 @@ final class LibraryFile {
         return end;
     }
 
-    /** So many bytes, or as many as there are. */
+    /** Reads so many bytes, or fewer where the file ends. */
     private static ByteBuffer read(FileChannel channel, long position, int length) throws IOException {
         ByteBuffer buffer = ByteBuffer.allocate(length).order(ByteOrder.LITTLE_ENDIAN);
         while (position >= 0 && buffer.hasRemaining() && channel.read(buffer, position + buffer.position()) > 0) {
-            // until it is full or the file ends
+            // a read may give fewer bytes than were asked for
         }
         return buffer.flip();
     }

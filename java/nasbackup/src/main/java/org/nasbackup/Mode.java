@@ -18,7 +18,7 @@ public enum Mode {
     LEGACY,
     /** A full backup that begins a chain. */
     FULL,
-    /** What changed since the parent; a full backup when that can't be known. */
+    /** A backup of what changed since the parent; a full backup when the changes can't be known. */
     INCREMENTAL;
 
     /**

@@ -16,7 +16,7 @@ package org.nasbackup;
 public enum Preallocation {
     /** None. */
     OFF,
-    /** A qcow2 has a place for each cluster. */
+    /** A qcow2 has room for the metadata of all its clusters. */
     METADATA,
     /** All of it is reserved. */
     FALLOC,

@@ -28,23 +28,23 @@ public final class RebaseResult {
         this.totalMillis = reply.number("totalMillis");
     }
 
-    /** Bytes: the length of the rebased file, or of all the point's. */
+    /** Length of the rebased file, or of all files of the rebased point, in bytes. */
     public long size() {
         return size;
     }
 
-    /** Bytes that were taken in by sharing blocks with the old parent. */
+    /** Bytes that the image took in by sharing blocks with the old parent. */
     public long bytesCloned() {
         return bytesCloned;
     }
 
-    /** Bytes that were taken in by copying. */
+    /** Bytes that the image took in by copying. */
     public long bytesCopied() {
         return bytesCopied;
     }
 
     /**
-     * What vouches for the point's manifest from now on, 64 hexadecimal digits; null where no {@link Configuration#keyFile} is
+     * The MAC that vouches for the point's manifest from now on, 64 hexadecimal digits; null where no {@link Configuration#keyFile} is
      * set, or when the point has no manifest. The point's id stays what it was.
      */
     public String mac() {

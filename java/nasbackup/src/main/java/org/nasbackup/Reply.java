@@ -73,7 +73,7 @@ final class Reply {
                 .collect(Collectors.toUnmodifiableList());
     }
 
-    /** A field that the library does not have is a defect, where null is an answer. */
+    /** Null is an answer of the library; a field that is not there is a defect. */
     private Object given(String field) {
         if (!fields.containsKey(field)) {
             throw new IllegalStateException("the library's reply has no " + field + ": " + fields.keySet());

@@ -35,7 +35,7 @@ public final class RestoreOutput {
 
     /**
      * Absolute path on this host: a file, which is made or replaced, or a block device, which is overwritten. Or an image in
-     * Ceph, which is, too: {@code rbd:pool/image:option=value:...} as CloudStack names it; that may hold a key.
+     * Ceph, which is overwritten too: {@code rbd:pool/image:option=value:...} as CloudStack names it. This text may hold a key.
      */
     public String path() {
         return path;
@@ -51,7 +51,7 @@ public final class RestoreOutput {
         return size;
     }
 
-    /** Bytes in a cluster of a qcow2: 65536, or 0 for that. */
+    /** Bytes in a cluster of a qcow2: 65536, or 0 for the same. */
     public long clusterSize() {
         return clusterSize;
     }

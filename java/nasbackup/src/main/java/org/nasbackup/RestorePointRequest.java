@@ -81,30 +81,30 @@ public final class RestorePointRequest implements Request {
         return pointId;
     }
 
-    /** The disks that are wanted, and where they go. */
+    /** The disks to restore, each with its output. */
     public List<RestoreVolume> volumes() {
         return volumes;
     }
 
-    /** What the data are compared with; null: with the fingerprints where all images of the disk have some. */
+    /** What the data are compared with; null: with the fingerprints if all images of the disk have them. */
     public Verify verify() {
         return verify;
     }
 
-    /** Keep what is replaced, under the name that {@link RestoredVolume#kept} tells. */
+    /** Whether a file that is replaced is kept, under the name that {@link RestoredVolume#kept} tells. */
     public boolean keepOld() {
         return keepOld;
     }
 
     /**
-     * Absolute path of a folder of this host, for copies of what is written in place, devices and images in Ceph: {@link #keepOld}
-     * needs it for these. Null: none.
+     * Absolute path of a folder of this host. With {@link #keepOld} the old content of devices and of images in Ceph, which are
+     * overwritten in place, is copied into it. Null: no such folder.
      */
     public String keepOldIn() {
         return keepOldIn;
     }
 
-    /** Bytes a second that are read from the NAS at most; 0: as many as there are. */
+    /** Bytes a second that are read from the NAS at most; 0: no limit. */
     public long rateLimit() {
         return rateLimit;
     }

@@ -37,12 +37,12 @@ public final class RestorePointResult {
         return bytesRead;
     }
 
-    /** Bytes that were taken from the volumes as they were. */
+    /** Bytes that the volumes held already and that were kept. */
     public long bytesKept() {
         return bytesKept;
     }
 
-    /** Bytes that came by sharing blocks with the NAS. */
+    /** Bytes that the outputs got by sharing blocks with the NAS. */
     public long bytesCloned() {
         return bytesCloned;
     }
@@ -57,7 +57,7 @@ public final class RestorePointResult {
         return totalMillis;
     }
 
-    /** What an operator should know, line by line. */
+    /** A line for each thing that an operator should know; never null. */
     public String details() {
         return details;
     }

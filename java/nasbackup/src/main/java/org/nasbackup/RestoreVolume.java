@@ -36,7 +36,7 @@ public final class RestoreVolume {
         return volume;
     }
 
-    /** Its serial, by which it is known where no disk of the point has {@link #volume}; null: none. */
+    /** The disk's serial, by which it is found when no disk of the point has {@link #volume}; null: none. */
     public String serial() {
         return serial;
     }
@@ -46,7 +46,7 @@ public final class RestoreVolume {
         return file;
     }
 
-    /** Where it goes. */
+    /** The file, device or image that the disk is written into. */
     public RestoreOutput output() {
         return output;
     }

@@ -51,7 +51,7 @@ public final class RestoredVolume {
         return output;
     }
 
-    /** What its data were compared with. */
+    /** What the data were compared with. */
     public Verify verified() {
         return verified;
     }
@@ -61,12 +61,12 @@ public final class RestoredVolume {
         return bytesRead;
     }
 
-    /** Bytes that were taken from the volume as it was. */
+    /** Bytes that the volume held already and that were kept. */
     public long bytesKept() {
         return bytesKept;
     }
 
-    /** Bytes that came by sharing blocks with the NAS. */
+    /** Bytes that the output got by sharing blocks with the NAS. */
     public long bytesCloned() {
         return bytesCloned;
     }
@@ -76,7 +76,7 @@ public final class RestoredVolume {
         return kept;
     }
 
-    /** Milliseconds until it was whole and durable. */
+    /** Milliseconds until the output was whole and durable. */
     public long millis() {
         return millis;
     }

@@ -14,7 +14,7 @@ package org.nasbackup;
 
 import java.util.concurrent.TimeUnit;
 
-/** Cancels the running jobs when the JVM shuts down, and lets them clean up behind themselves. */
+/** Cancels the running jobs when the JVM shuts down, and waits while they clean up. */
 final class Shutdown {
     private static final long PATIENCE_MILLIS = TimeUnit.SECONDS.toMillis(20);
     private static final long RETRY_MILLIS = 100;
@@ -48,7 +48,7 @@ final class Shutdown {
         begun = true;
         long deadline = System.nanoTime() + TimeUnit.MILLISECONDS.toNanos(PATIENCE_MILLIS);
         while (running > 0 && System.nanoTime() < deadline) {
-            // Again and again: a call that had begun may enter its job into the table only now.
+            // Repeated: a call that has begun may enter its job into the table only later.
             for (JobStatus job : Native.jobs()) {
                 Native.cancel(job.job());
             }

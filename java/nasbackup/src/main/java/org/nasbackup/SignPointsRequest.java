@@ -52,12 +52,12 @@ public final class SignPointsRequest implements Request {
         return repository;
     }
 
-    /** The folder of the one machine whose points are meant; null: all machines'. */
+    /** The folder of the one machine whose points are signed; null: the points of all machines. */
     public String instance() {
         return instance;
     }
 
-    /** Sign points that have no MAC, too: whoever asks believes that nobody has changed them. Default: no. */
+    /** Whether points without a MAC are signed too: the caller believes that nobody has changed them. Default: no. */
     public boolean trustUnsigned() {
         return trustUnsigned;
     }

@@ -26,22 +26,22 @@ public final class SignPointsResult {
         this.busy = reply.number("busy");
     }
 
-    /** Points whose manifest has got a MAC by the first key. */
+    /** Points whose manifest was given a MAC by the first key. */
     public long signed() {
         return signed;
     }
 
-    /** Points whose manifest had one. */
+    /** Points whose manifest had such a MAC already. */
     public long kept() {
         return kept;
     }
 
-    /** Points that no key vouches for, still: the log has a line for each. */
+    /** Points that still no key vouches for: the log has a line for each. */
     public long refused() {
         return refused;
     }
 
-    /** Machines whose points others held meanwhile: none of them was looked at. */
+    /** Machines whose points other jobs held: none of their points was looked at. */
     public long busy() {
         return busy;
     }

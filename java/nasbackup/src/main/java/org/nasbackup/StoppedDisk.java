@@ -35,7 +35,7 @@ public final class StoppedDisk {
 
     /**
      * Absolute path of its file or device, or {@code rbd:pool/image:option=value:...} as CloudStack names an image in
-     * Ceph; that may hold a key.
+     * Ceph. This text may hold a key.
      */
     public String path() {
         return path;
@@ -47,8 +47,8 @@ public final class StoppedDisk {
     }
 
     /**
-     * What it may stand on, all layers of it; empty: nothing. The headers of its images may name no other file. Null: any qcow2 or
-     * raw file in the folders of the disks.
+     * All files that the disk may stand on; empty: none. A header that names another file is refused. Null: the disk may stand on
+     * any qcow2 or raw file in the folders of the disks.
      */
     public List<BackingFile> backing() {
         return backing;

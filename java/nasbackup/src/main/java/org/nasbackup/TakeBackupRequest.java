@@ -101,7 +101,7 @@ public final class TakeBackupRequest implements Request {
         return mode;
     }
 
-    /** Name of the bitmap to begin. */
+    /** Name of the bitmap that is made, and records the changes from now on. */
     public String bitmapNew() {
         return bitmapNew;
     }
@@ -116,12 +116,12 @@ public final class TakeBackupRequest implements Request {
         return parentPaths;
     }
 
-    /** Null: the domain must not be shut off. Else its disks, and it must be. */
+    /** The disks of a stopped virtual machine, which must not run meanwhile. Null: the domain must run, or be paused. */
     public List<StoppedDisk> disks() {
         return disks;
     }
 
-    /** Freeze the guest's file systems around the begin. */
+    /** Whether the guest's file systems are frozen while the backup begins. */
     public boolean quiesce() {
         return quiesce;
     }
@@ -136,12 +136,12 @@ public final class TakeBackupRequest implements Request {
         return engine;
     }
 
-    /** Bytes a second that are read of the guest's disks at most; 0: the configured limit. */
+    /** Bytes a second that are read from the guest's disks at most; 0: the configured limit. */
     public long rateLimit() {
         return rateLimit;
     }
 
-    /** Disks to leave out, each by its target, serial or volume; of a stopped guest by its path or volume. */
+    /** Disks to leave out. Each is named by its target, serial or volume, one of a stopped guest by its path or volume. */
     public List<String> excludeDisks() {
         return excludeDisks;
     }

@@ -54,14 +54,14 @@ public final class TakeBackupResult {
     }
 
     /**
-     * The point's random id. Whoever remembers it, and asks for it in a request, is told when another point, an older one, or
-     * one of another machine has taken this one's place.
+     * The point's random id. A caller that keeps it can name it in a request; the request is refused if another point, older or of
+     * another machine, has taken this point's place.
      */
     public String pointId() {
         return pointId;
     }
 
-    /** What vouches for the point's manifest, 64 hexadecimal digits; null where no {@link Configuration#keyFile} is set. */
+    /** The MAC that vouches for the point's manifest, 64 hexadecimal digits; null where no {@link Configuration#keyFile} is set. */
     public String mac() {
         return mac;
     }
@@ -92,22 +92,22 @@ public final class TakeBackupResult {
     }
 
     /**
-     * The name by which a later request can call this point its parent, with {@code bitmapParent}: the new bitmap's, or, if no
-     * disk carries one and all have fingerprints, the one that was asked for. Null: it can be no parent.
+     * The {@code bitmapParent} by which a later request names this point as its parent: the name of the new bitmap or, if no disk
+     * carries that bitmap and all disks have fingerprints, the name that was asked for. Null: the point can be no parent.
      */
     public String parentName() {
         return parentName;
     }
 
     /**
-     * The parent's bitmap when its checkpoint was lost: made again from it, or the disks compared instead, as {@link #details}
-     * then says. Else null.
+     * The parent's bitmap, if libvirt had lost its checkpoint: the library has made the checkpoint again, or compared the disks
+     * instead, as {@link #details} then says. Else null.
      */
     public String bitmapRecreated() {
         return bitmapRecreated;
     }
 
-    /** An incremental was asked for and a full was made. */
+    /** Whether a full was made although an incremental was asked for. */
     public boolean incrementalFallback() {
         return incrementalFallback;
     }
@@ -122,7 +122,7 @@ public final class TakeBackupResult {
         return engine;
     }
 
-    /** Milliseconds of the hypervisor's job, from begin to the last target's close. */
+    /** Milliseconds from the begin of the hypervisor's job until the last target was closed. */
     public long jobMillis() {
         return jobMillis;
     }

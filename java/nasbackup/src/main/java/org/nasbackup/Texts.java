@@ -14,7 +14,7 @@ package org.nasbackup;
 
 import java.util.Locale;
 
-/** The texts of enum constants in requests and results: the constant's name in lower case. */
+/** The text of an enum constant in requests and results: its name in lower case. */
 final class Texts {
     private Texts() {}
 

@@ -12,13 +12,13 @@
 
 package org.nasbackup;
 
-/** What a file, or all of a restore point, is found to be. */
+/** The outcome of a verification, of one file or of a whole restore point. */
 public enum Verdict {
     /** Nothing that was checked is wrong. */
     GOOD,
-    /** It could not be found out. */
+    /** Whether the file is good could not be found out. */
     ABORTED,
-    /** It does not, or may not, read as it should. */
+    /** The file does not, or may not, read as it should. */
     BAD;
 
     /**

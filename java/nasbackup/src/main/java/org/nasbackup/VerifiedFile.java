@@ -26,17 +26,17 @@ public final class VerifiedFile {
         this.reasons = reply.texts("reasons");
     }
 
-    /** Its path, relative to the repository's root. */
+    /** The file's path, relative to the repository's root. */
     public String file() {
         return file;
     }
 
-    /** What it is found to be. */
+    /** The outcome for this file. */
     public Verdict verdict() {
         return verdict;
     }
 
-    /** What is wrong, or worth knowing: a good image may have leaked clusters. */
+    /** What is wrong with the file, or worth knowing: a good image may have leaked clusters. */
     public List<String> reasons() {
         return reasons;
     }

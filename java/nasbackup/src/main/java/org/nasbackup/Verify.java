@@ -12,11 +12,11 @@
 
 package org.nasbackup;
 
-/** How the data of a restore are verified. */
+/** What a restore verifies. */
 public enum Verify {
-    /** The manifests, headers and chain are looked at. */
+    /** The manifests, headers and chains. */
     CHAIN,
-    /** Each byte, too, against the fingerprints. */
+    /** The same, and each byte against the fingerprints. */
     DATA;
 
     /**

@@ -24,12 +24,15 @@ public final class VerifyChainResult {
         this.files = reply.list("files", VerifiedFile::new);
     }
 
-    /** Bad if any file is, else aborted if any file is. */
+    /** Bad if any file is bad, else aborted if any file is aborted. */
     public Verdict verdict() {
         return verdict;
     }
 
-    /** Each disk's chain from its newest image on, at last the manifest if the point has one; of {@code verifyData} all that was compared. */
+    /**
+     * The images of each disk's chain from the newest on, and then the manifest if the point has one; for {@code verifyData} all files
+     * that were compared.
+     */
     public List<VerifiedFile> files() {
         return files;
     }

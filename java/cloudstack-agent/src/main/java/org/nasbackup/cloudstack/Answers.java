@@ -29,7 +29,7 @@ import org.nasbackup.Verdict;
 import org.nasbackup.VerifiedFile;
 import org.nasbackup.VerifyChainResult;
 
-/** From the library's results and failures to CloudStack's answers. */
+/** Makes CloudStack's answers of the library's results and failures. */
 public final class Answers {
     private static final Set<ErrorCode> NOT_THE_POINT =
             Set.of(ErrorCode.CORRUPT_IMAGE, ErrorCode.NOT_FOUND, ErrorCode.UNSUPPORTED_IMAGE);
@@ -43,7 +43,7 @@ public final class Answers {
         answer.setSize(result.size());
         answer.setVirtualSize(result.virtualSize());
         answer.setVolumes(result.volumes());
-        // The server asks for it as the parent of the next; whether a disk carries it is the host's business.
+        // The server names this as the parent of the next backup, whether a disk carries a bitmap of that name or not.
         answer.setBitmapCreated(result.parentName());
         answer.setBitmapRecreated(result.bitmapRecreated());
         answer.setIncrementalFallback(result.incrementalFallback());
@@ -60,13 +60,13 @@ public final class Answers {
         return answer;
     }
 
-    /** The server finds a volume that was made by what is told: its uuid, and nothing else. */
+    /** Of a volume that was made the details are its uuid and nothing else: by that the server finds the volume. */
     public static BackupAnswer restored(Command command, RestorePlan plan, Restored result) {
         String told = plan.fresh() ? plan.items().get(0).uuid() : told(result);
         return new BackupAnswer(command, true, told);
     }
 
-    /** For an operator. */
+    /** The outcome of a restore in one line, for an operator. */
     public static String told(Restored result) {
         String details = result.details() == null ? "" : result.details().strip();
         return OneLine.of(
@@ -78,7 +78,10 @@ public final class Answers {
         return new BackupAnswer(command, true, null);
     }
 
-    /** Good is good alone where a key vouches; else what could not be told is told, and is no reason not to restore. */
+    /**
+     * A point with a MAC passes if all its files are good. A point without one passes unless a file is bad: what could not be
+     * verified is told, and is no reason not to restore.
+     */
     public static BackupAnswer verified(VerifyBackupCommand command, VerifyChainResult result) {
         Set<String> others = othersImages(command, result);
         List<VerifiedFile> wrong = result.files().stream()
@@ -96,14 +99,17 @@ public final class Answers {
                 command, passes, OneLine.of((bad ? "CORRUPT_IMAGE" : "IO") + ": check the restore point: " + told));
     }
 
-    /** The same where there is no result: a point that is none is refused, and that nobody could look is told. */
+    /**
+     * The answer when the library could not verify. A failure that says that this is not the point, and any failure of a point with
+     * a MAC, is a refusal; any other is told, and is no reason not to restore.
+     */
     public static BackupAnswer notVerified(VerifyBackupCommand command, Throwable failure) {
         boolean known =
                 failure instanceof NasBackupException && NOT_THE_POINT.contains(((NasBackupException) failure).code());
         return new BackupAnswer(command, !known && command.getMac() == null, line(failure));
     }
 
-    /** The names of images of volumes that are not wanted: what is wrong with them is no reason not to restore another one. */
+    /** The images of the volumes that are not to be restored: what is wrong with them is no reason not to restore another volume. */
     private static Set<String> othersImages(VerifyBackupCommand command, VerifyChainResult result) {
         if (command.getBackupFile() == null) {
             return Set.of();
@@ -114,7 +120,7 @@ public final class Answers {
                 .map(file -> name(file.file()))
                 .filter(name -> name.endsWith(".qcow2"))
                 .collect(Collectors.toSet());
-        // where none is the wanted one, none is known to be another's
+        // if no image has the wanted volume's name, any of them may be the wanted one
         return images.removeIf(name -> name.endsWith(wanted)) ? images : Set.of();
     }
 
@@ -131,7 +137,7 @@ public final class Answers {
         return answer;
     }
 
-    /** Busy is many a thing; this one passes, and nothing was touched. */
+    /** Whether as many backups run on this host as may. Of all failures by {@code BUSY} this one passes, and nothing was touched. */
     private static boolean isNoPlace(Throwable failure) {
         return failure instanceof NasBackupException
                 && ((NasBackupException) failure).code() == ErrorCode.BUSY
@@ -149,7 +155,7 @@ public final class Answers {
         return new BackupStorageStatsAnswer(command, false, line(failure));
     }
 
-    /** One line for an operator. Ours have a text that is enough; that of others needs the type. */
+    /** One line for an operator. The messages of our exceptions say enough; other exceptions are told with their type. */
     private static String line(Throwable failure) {
         boolean ours = failure instanceof NasBackupException || failure instanceof IllegalArgumentException;
         boolean told = ours || failure instanceof LibraryUnusable || failure instanceof HostFailure;

@@ -27,11 +27,11 @@ import java.util.jar.JarFile;
 import java.util.jar.Manifest;
 import java.util.stream.Collectors;
 
-/** The version of the CloudStack that is there, and those that this build was checked against. */
+/** The version of the CloudStack on the class path, and the versions that this build was checked against. */
 public final class CloudStackVersion {
     private CloudStackVersion() {}
 
-    /** In what these declare each reference of ours resolved. */
+    /** The versions in which each reference of our classes resolves. */
     public static List<String> checked() {
         try (InputStream file = CloudStackVersion.class.getResourceAsStream("versions")) {
             return new String(file.readAllBytes(), StandardCharsets.UTF_8)
@@ -43,7 +43,7 @@ public final class CloudStackVersion {
         }
     }
 
-    /** Of the first three numbers: a fourth is of fixes alone. */
+    /** Compares the first three numbers of a version: the fourth changes with fixes alone. */
     public static boolean isChecked(String version) {
         return checked().stream().anyMatch(each -> release(each).equals(release(version)));
     }
@@ -56,7 +56,7 @@ public final class CloudStackVersion {
         return numbers.subList(0, 3);
     }
 
-    /** What the manifest of a jar or folder says; null: nothing. */
+    /** The version in the manifest of a jar or folder; null if it has none. */
     public static String of(Path place) throws IOException {
         Attributes attributes = manifest(place).getMainAttributes();
         return attributes.getValue(Attributes.Name.IMPLEMENTATION_VERSION);
@@ -75,7 +75,7 @@ public final class CloudStackVersion {
         }
     }
 
-    /** For a log: the CloudStack that the class is of, and what is known of that version. */
+    /** For a log: the version of the CloudStack that the class belongs to, and whether this build was checked against it. */
     public static String describe(Class<?> type) {
         try {
             CodeSource source = type.getProtectionDomain().getCodeSource();

@@ -27,10 +27,10 @@ import org.w3c.dom.NodeList;
 import org.xml.sax.InputSource;
 import org.xml.sax.SAXException;
 
-/** The XML of a disk that a running domain gets. */
+/** Writes the XML of a disk that a running domain gets, and reads the disks of a domain. */
 final class DiskXml {
     private static final int LETTERS = 26;
-    /** What CloudStack gives a disk of the uuid of its volume: that many characters, without dashes. */
+    /** Characters of the volume's uuid, without dashes, that CloudStack gives a disk as its serial. */
     private static final int SERIAL = 20;
 
     private DiskXml() {}
@@ -65,12 +65,12 @@ final class DiskXml {
                 devices.add(((Element) sources.item(j)).getAttribute("dev"));
             }
         }
-        // of files there is none
+        // a source that is a file has no dev
         devices.remove("");
         return devices;
     }
 
-    /** Is one of the disks of a domain on what it was given as? */
+    /** Whether one of the disks of a domain has this volume as its source. */
     static boolean has(String domain, Place place) {
         List<String> wanted = names(
                         (Element) disks("<disk>" + place.source() + "</disk>").item(0))
@@ -84,7 +84,7 @@ final class DiskXml {
         return false;
     }
 
-    /** Of each source of the disk: what it is called as a file, a device or an image elsewhere. */
+    /** The names of each source of the disk: as a file, as a device, as an image elsewhere. */
     private static List<List<String>> names(Element disk) {
         NodeList sources = disk.getElementsByTagName("source");
         List<List<String>> names = new ArrayList<>();
@@ -102,7 +102,7 @@ final class DiskXml {
                 .replace("'", "&apos;");
     }
 
-    /** As CloudStack gives it to the disk of the volume with this uuid. */
+    /** The serial that CloudStack gives the disk of the volume with this uuid. */
     static String serial(String uuid) {
         String digits = uuid.replace("-", "");
         return digits.substring(0, Math.min(SERIAL, digits.length()));
@@ -116,7 +116,7 @@ final class DiskXml {
         return prefix + letters(i);
     }
 
-    /** After z comes aa. */
+    /** The name of the i-th disk behind its prefix: after z comes aa. */
     private static String letters(int i) {
         String last = String.valueOf((char) ('a' + i % LETTERS));
         return i < LETTERS ? last : letters(i / LETTERS - 1) + last;

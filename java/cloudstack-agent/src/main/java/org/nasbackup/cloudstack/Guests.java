@@ -30,9 +30,9 @@ public class Guests {
     }
 
     /**
-     * Does a domain that runs have the block device?
+     * Whether a running domain has the block device.
      *
-     * @throws HostFailure when it can't be told
+     * @throws HostFailure when libvirt does not tell
      */
     boolean have(String device) {
         try {
@@ -52,7 +52,7 @@ public class Guests {
         }
     }
 
-    /** By whatever name: pools link to devices. */
+    /** Compares devices and not their names: pools link to devices. */
     static boolean has(String domain, String device) throws IOException {
         for (String source : DiskXml.devices(domain)) {
             try {
@@ -60,14 +60,14 @@ public class Guests {
                     return true;
                 }
             } catch (NoSuchFileException e) {
-                // what is not there is no name of a device that is open
+                // a name that does not exist is no name of a device that is open
                 continue;
             }
         }
         return false;
     }
 
-    /** Is it certain that a domain did not get the disk, whatever became of the call that was to add it? */
+    /** Whether a domain certainly lacks the disk, whatever became of the call that was to add it. */
     boolean lacks(String name, Place place) {
         try {
             Connect connection = new Connect(uri);
@@ -77,7 +77,7 @@ public class Guests {
                 connection.close();
             }
         } catch (LibvirtException e) {
-            // none that runs has it then
+            // then no running domain has the disk
             return e.getError() != null && e.getError().getCode() == Error.ErrorNumber.VIR_ERR_NO_DOMAIN;
         }
     }
@@ -85,7 +85,7 @@ public class Guests {
     /**
      * Adds a disk to a domain while it runs.
      *
-     * @param uuid of the volume; null: it is not told
+     * @param uuid the volume's; null: it is not known
      */
     void attach(String name, Place place, String uuid) {
         try {

@@ -12,7 +12,7 @@
 
 package org.nasbackup.cloudstack;
 
-/** Something failed beside the library, and the text is as one of the library's: code, step and cause. */
+/** A failure outside of the library. Its text has the form of the library's: code, step and cause. */
 final class HostFailure extends RuntimeException {
     private static final long serialVersionUID = 1L;
 

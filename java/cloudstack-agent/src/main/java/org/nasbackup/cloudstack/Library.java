@@ -45,7 +45,7 @@ import org.nasbackup.VerifyChainResult;
 
 /** The library as the agent uses it: opened by the first command that needs it, never earlier. */
 public final class Library implements Operations {
-    /** Laid out by the installation; without it log lines go where the agent's {@link System.Logger} sends them. */
+    /** Made by the installation; without this file log lines go where the agent's {@link System.Logger} sends them. */
     private static final Path LOG_CONFIG = Path.of("/etc/nasbackup/log4rs.yaml");
 
     private static final String CONNECTION_URI = "qemu:///system";
@@ -62,7 +62,7 @@ public final class Library implements Operations {
         this.connectionUri = configuration.connectionUri() == null ? CONNECTION_URI : configuration.connectionUri();
     }
 
-    /** @throws LibraryUnusable when it can't be opened; tried again at the next call */
+    /** @throws LibraryUnusable when the library can't be opened; the next call tries again */
     public static synchronized Operations operations() {
         if (opened == null) {
             opened = usable(() -> new Library(configuration()));
@@ -71,7 +71,7 @@ public final class Library implements Operations {
         return opened;
     }
 
-    /** Opens it with the configuration of this host, at every call. */
+    /** Opens the library with the configuration of this host, at every call. */
     public static NasBackup open() {
         return usable(() -> NasBackup.open(configuration()));
     }

@@ -12,7 +12,7 @@
 
 package org.nasbackup.cloudstack;
 
-/** The library can't be loaded, or refuses its configuration. */
+/** The library can't be loaded, or refuses this host's configuration. */
 public final class LibraryUnusable extends RuntimeException {
     private static final long serialVersionUID = 1L;
 

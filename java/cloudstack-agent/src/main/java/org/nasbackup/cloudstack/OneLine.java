@@ -18,23 +18,23 @@ import java.util.regex.Pattern;
 import java.util.stream.Collectors;
 
 /**
- * A text that others wrote (a host, a tool, a name on the NAS), as it may stand in a log, in an error or in the database: on one
- * line, and of characters that only show. Those that would do something, in a terminal or to a log's reader, are escaped.
+ * Makes a text that others wrote (a host, a tool, a name on the NAS) safe for a log, an error or the database: one line of
+ * characters that are only shown. Characters that act on a terminal, or on a reader of a log, are escaped.
  */
 public final class OneLine {
-    /** In characters; what is longer is cut. */
+    /** Characters that a text may have; a longer one is cut. */
     static final int LONGEST = 16 * 1024;
 
-    /** Of one failure: nothing keeps them from going round in a circle. */
+    /** Causes that are told of one failure: a chain of causes may be a circle. */
     private static final int MOST_CAUSES = 8;
 
     private static final Pattern LINE_BREAK = Pattern.compile("\\R");
-    /** Control characters, those without a width of their own, such as those that turn the direction, and halves of pairs. */
+    /** Control characters, characters without a width such as those that turn the direction, and halves of surrogate pairs. */
     private static final Pattern ACTS = Pattern.compile("[\\p{Cc}\\p{Cf}\\p{Cs}\\p{Zl}\\p{Zp}]");
 
     private OneLine() {}
 
-    /** @param text null: so is what is returned */
+    /** @param text null gives null */
     public static String of(String text) {
         return text == null
                 ? null

@@ -34,10 +34,10 @@ public interface Operations {
 
     Restored restorePoint(RestoreOrder order);
 
-    /** Of libvirt, whose domains are backed up and restored. */
+    /** The URI of the libvirt whose domains are backed up and restored. */
     String connectionUri();
 
-    /** Has this host a key, by which it tells forged points from those that hosts made? */
+    /** Whether this host has a key, by which it tells forged points from those that hosts made. */
     boolean hasKey();
 
     BackupStatsResult backupStats(BackupStatsRequest request);

@@ -16,7 +16,7 @@ import org.nasbackup.OutputFormat;
 
 /** A volume that this host can write, until it is closed. */
 public final class Place {
-    /** As libvirt calls what a disk is on. */
+    /** The type of a disk's source, as libvirt names it. */
     public enum Kind {
         FILE,
         BLOCK,
@@ -32,7 +32,7 @@ public final class Place {
 
     /**
      * @param path a file, a block device, or QEMU's name for an image in Ceph, with the key
-     * @param source what a domain that gets the volume is told of it: {@code <source>}, and what follows it
+     * @param source the {@code <source>} of the disk in the XML of a domain that gets the volume, and what follows it
      */
     Place(Kind kind, String path, OutputFormat format, String source) {
         this.kind = kind;
@@ -67,12 +67,12 @@ public final class Place {
         return source;
     }
 
-    /** A guest has it now: the host stays connected to it. */
+    /** Says that a guest has the volume: the host stays connected to it. */
     void keep() {
         disconnect = () -> {};
     }
 
-    /** A guest may have it: it is not removed either. */
+    /** Says that a guest may have the volume: the host stays connected to it, and it is not removed. */
     void leave() {
         keep();
         remove = () -> {};
@@ -82,7 +82,7 @@ public final class Place {
         disconnect.run();
     }
 
-    /** Once it is closed, if it was made to be written. */
+    /** Removes a closed volume that was made for this restore. */
     void remove() {
         remove.run();
     }

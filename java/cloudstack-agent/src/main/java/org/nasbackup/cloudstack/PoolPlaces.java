@@ -30,15 +30,15 @@ import org.apache.logging.log4j.LogManager;
 import org.apache.logging.log4j.Logger;
 import org.nasbackup.OutputFormat;
 
-/** Asks the agent's storage pools. Their types go by name: not all versions of CloudStack have each of them. */
+/** Opens volumes through the agent's storage pools. Compares the names of pool types: not every CloudStack has each type. */
 public final class PoolPlaces implements Places {
-    /** Whose volumes are files in a folder. */
+    /** Pools whose volumes are files in a folder. */
     private static final Set<String> FOLDERS = Set.of("NetworkFilesystem", "Filesystem", "SharedMountPoint");
-    /** Whose volumes are block devices, once the host is connected to them. */
+    /** Pools whose volumes are block devices, once the host is connected to them. */
     private static final Set<String> DEVICES =
             Set.of("CLVM", "CLVM_NG", "FiberChannel", "Linstor", "PowerFlex", "StorPool");
 
-    /** Whose volumes are images in Ceph. */
+    /** Pools whose volumes are images in Ceph. */
     private static final String CEPH = "RBD";
 
     private static final Logger LOGGER = LogManager.getLogger(PoolPlaces.class);
@@ -47,12 +47,12 @@ public final class PoolPlaces implements Places {
     private final Guests guests;
     private final BiFunction<KVMStoragePool, String, String> rbd;
 
-    /** @param guests of this host, under whom no device goes */
+    /** @param guests the guests of this host: a device that one of them has is not taken away */
     public PoolPlaces(KVMStoragePoolManager pools, Guests guests) {
         this(pools, guests, KVMPhysicalDisk::RBDStringBuilder);
     }
 
-    /** @param rbd QEMU's name for an image of a pool */
+    /** @param rbd gives QEMU's name for an image of a pool */
     PoolPlaces(KVMStoragePoolManager pools, Guests guests, BiFunction<KVMStoragePool, String, String> rbd) {
         this.pools = pools;
         this.guests = guests;
@@ -73,7 +73,7 @@ public final class PoolPlaces implements Places {
         return FOLDERS.contains(name) ? inFolder(pool, item, fresh) : inPlace(pool, item, fresh);
     }
 
-    /** A file that the library makes or replaces; what lies there may be damaged, and does not tell its format. */
+    /** Opens a file that the library makes or replaces. The file that is there may be damaged, and does not tell its format. */
     private static Place inFolder(KVMStoragePool pool, RestorePlan.Item item, boolean fresh) {
         Path folder = Path.of(pool.getLocalPath()).normalize();
         Path path = folder.resolve(item.volumePath()).normalize();
@@ -91,7 +91,7 @@ public final class PoolPlaces implements Places {
         return fresh ? place.removedBy(() -> attempt(item, "is left", () -> Files.deleteIfExists(path))) : place;
     }
 
-    /** Links on the way are followed: of what lies there, or else of the folder that it is to lie in. */
+    /** The real path of the file or, if it is not there, of the folder that it is made in: links are followed. */
     private static boolean reallyLiesIn(Path folder, Path path, RestorePlan.Item item) {
         try {
             Path known = Files.exists(path, LinkOption.NOFOLLOW_LINKS) ? path : path.getParent();
@@ -101,7 +101,7 @@ public final class PoolPlaces implements Places {
         }
     }
 
-    /** What is written as it is, and made by its pool. */
+    /** Opens a volume that is overwritten in place, and that its pool makes if it is new. */
     private Place inPlace(KVMStoragePool pool, RestorePlan.Item item, boolean fresh) {
         if (fresh) {
             make(pool, item, pool.getDefaultFormat());
@@ -118,7 +118,7 @@ public final class PoolPlaces implements Places {
         }
     }
 
-    /** An image in Ceph, of which the host has nothing: QEMU opens it, and so does the library. */
+    /** Opens an image in Ceph. The host has no device of it: QEMU and the library each open the image themselves. */
     private Place inCeph(KVMStoragePool pool, RestorePlan.Item item) {
         KVMPhysicalDisk disk = pool.getPhysicalDisk(item.volumePath());
         if (disk == null) {
@@ -129,7 +129,7 @@ public final class PoolPlaces implements Places {
                 Place.Kind.NETWORK, rbd.apply(pool, image), format(item, disk.getFormat()), source(pool, image));
     }
 
-    /** What libvirt is told of an image in Ceph: it has the pool's key under the pool's uuid. */
+    /** The source element of an image in Ceph; libvirt keeps the pool's key under the pool's uuid. */
     private static String source(KVMStoragePool pool, String image) {
         StringBuilder source = new StringBuilder("<source protocol='rbd' name='")
                 .append(DiskXml.escaped(image))
@@ -152,7 +152,7 @@ public final class PoolPlaces implements Places {
         return source.toString();
     }
 
-    /** A block device to which the host is connected as long as it is written. */
+    /** Opens a block device, and connects the host to it until it is written. */
     private Place connected(KVMStoragePool pool, RestorePlan.Item item, boolean fresh) {
         if (!pools.connectPhysicalDisk(item.pool().getPoolType(), item.pool().getUuid(), item.volumePath(), null)) {
             throw refused(item, "this host can't be connected to it");
@@ -185,7 +185,7 @@ public final class PoolPlaces implements Places {
         try {
             made = pool.createPhysicalDisk(item.volumePath(), format, ProvisioningType.THIN, item.size(), null);
         } catch (RuntimeException e) {
-            // Linstor's may have been made, and not be available here
+            // Linstor may have made the volume, and not have made it available here
             delete(pool, item);
             throw e;
         }
@@ -194,7 +194,7 @@ public final class PoolPlaces implements Places {
         }
     }
 
-    /** Pools take one that is there for the new one, and throw when they have none. */
+    /** Whether the volume exists: a pool takes one that exists for the new one. Pools throw when they lack a volume. */
     private static boolean isThere(KVMStoragePool pool, RestorePlan.Item item) {
         try {
             return pool.getPhysicalDisk(item.volumePath()) != null;
@@ -208,10 +208,11 @@ public final class PoolPlaces implements Places {
     }
 
     /**
-     * Pools take a device away though a guest of this host has it: some delete its paths before they see that it is open.
+     * Disconnects the host from a device that no guest has. A pool takes a device away even if a guest of this host has it: some
+     * delete its paths before they see that it is open.
      *
-     * @param path of the device; null: it is not known, nor is who has it
-     * @param fresh was it made to be written, so that nobody else can have it?
+     * @param path the device's; null: it is not known, and so not whether a guest has it
+     * @param fresh whether the device was made for this restore, so that no guest can have it
      */
     private void disconnect(KVMStoragePool pool, RestorePlan.Item item, String path, boolean fresh) {
         attempt(item, "stays connected to this host", () -> {
@@ -227,7 +228,7 @@ public final class PoolPlaces implements Places {
         void run() throws Exception;
     }
 
-    /** After a restore, whatever came of it. */
+    /** Runs a step that follows a restore; a failure of the step is logged, and changes nothing of what the restore answers. */
     private static void attempt(RestorePlan.Item item, String otherwise, Effect effect) {
         try {
             effect.run();

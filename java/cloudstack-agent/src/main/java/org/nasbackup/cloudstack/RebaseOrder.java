@@ -14,7 +14,7 @@ package org.nasbackup.cloudstack;
 
 import org.nasbackup.Repository;
 
-/** An image, or all images of a restore point, and what they are put onto. */
+/** An image, or all images of a restore point, and the parent that they get. */
 public final class RebaseOrder {
     private final Repository repository;
     private final String target;
@@ -45,12 +45,12 @@ public final class RebaseOrder {
         return target;
     }
 
-    /** Of the same kind as the target; null: it becomes a full one. */
+    /** A point if the target is a point, else a file; null: the target becomes a full one. */
     public String newBacking() {
         return newBacking;
     }
 
-    /** Does the target name a restore point, and not one file of it? */
+    /** Whether the target names a restore point, and not one file of it. */
     public boolean wholePoint() {
         return wholePoint;
     }

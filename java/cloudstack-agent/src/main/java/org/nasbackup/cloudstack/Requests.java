@@ -32,12 +32,12 @@ import org.nasbackup.StoppedDisk;
 import org.nasbackup.TakeBackupRequest;
 import org.nasbackup.VerifyChainRequest;
 
-/** From CloudStack's commands to the library's requests. What is wrong in a request, the library says. */
+/** Makes the library's requests of CloudStack's commands. The library checks the requests. */
 public final class Requests {
-    /** What later management servers call {@link Mode#LEGACY}. */
+    /** The name of {@link Mode#LEGACY} in the commands of later management servers. */
     private static final String LEGACY_FULL = "legacy-full";
 
-    /** What the host gets to clean up in, and to answer, once a backup has taken too long. */
+    /** The seconds that a host has to clean up and to answer when a backup takes too long. */
     private static final int SECONDS_TO_ANSWER = 120;
 
     private Requests() {}
@@ -62,8 +62,8 @@ public final class Requests {
     }
 
     /**
-     * How long a host may work for a server that waits for so long: at least half of it. The server's setting commands.timeout
-     * puts its own figure in the place of what a command was given to wait, so the host asks for what has arrived.
+     * The seconds that a host may work for a server that waits {@code wait} seconds: at least half of them. The server's setting
+     * commands.timeout replaces the wait that a command was given, so the host goes by the wait that has arrived.
      */
     public static int jobSeconds(int wait) {
         return Math.max(wait - SECONDS_TO_ANSWER, (wait + 1) / 2);
@@ -124,7 +124,7 @@ public final class Requests {
         return given(text) == null || text.equals(LEGACY_FULL) ? Mode.LEGACY : Mode.of(text);
     }
 
-    /** The files only tell which point is the parent: the library pairs the disks by what the point's manifest says. */
+    /** The files tell which point is the parent, and no more: the library pairs the disks by the point's manifest. */
     private static List<String> parentPaths(TakeBackupCommand command) {
         List<String> all = command.getParentPaths();
         if (all != null && !all.isEmpty()) {
@@ -134,7 +134,7 @@ public final class Requests {
         return one == null ? null : List.of(one);
     }
 
-    /** Null when the guest runs: its disks are then libvirt's to tell. */
+    /** The disks of a stopped guest; null when the guest runs: then libvirt tells its disks. */
     private static List<StoppedDisk> disks(TakeBackupCommand command, Volumes volumes) {
         List<String> paths = command.getVolumePaths();
         if (paths == null || paths.isEmpty()) {
@@ -153,7 +153,7 @@ public final class Requests {
         return disks;
     }
 
-    /** Null where the server does not know. One that tells at all tells of each volume: what is left out would be anybody's guess. */
+    /** The files that a volume may stand on; null if the server does not know them. A list that leaves volumes out is refused. */
     private static List<BackingFile> backing(TakeBackupCommand command, int i) {
         List<Map<String, String>> all = command.getVolumeBacking();
         if (all == null) {

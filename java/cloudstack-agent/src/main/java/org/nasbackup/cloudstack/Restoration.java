@@ -23,7 +23,7 @@ import org.nasbackup.Repository;
 
 /** Restores what a command asks for: all its volumes in one call of the library, which replaces all or none. */
 public final class Restoration {
-    /** Somebody else has a volume that was there, and not by our connection. */
+    /** The library fails with these when somebody else has a volume, which then is not to be disconnected. */
     private static final Set<ErrorCode> OTHERS = Set.of(ErrorCode.DOMAIN_STATE, ErrorCode.BUSY);
 
     private final Operations library;

@@ -16,9 +16,9 @@ import java.util.List;
 import org.nasbackup.OutputFormat;
 import org.nasbackup.Repository;
 
-/** Images of a restore point, and where they go: all together, or none. */
+/** Images of a restore point and their outputs: all of them are restored, or none. */
 public final class RestoreOrder {
-    /** One of them. */
+    /** An image and its output. */
     public static final class Image {
         private final String volume;
         private final String serial;
@@ -36,17 +36,17 @@ public final class RestoreOrder {
             this.size = size;
         }
 
-        /** As the backup names it; null: the file is named. */
+        /** The name of the volume that was backed up; null: {@link #file} names the image. */
         public String volume() {
             return volume;
         }
 
-        /** By which it is known where nothing is named as the volume; null: by nothing else. */
+        /** The serial of the disk that was backed up, by which it is found when no disk has the name; null: none. */
         public String serial() {
             return serial;
         }
 
-        /** Null: the volume is named. */
+        /** The name of the image; null: {@link #volume} names it. */
         public String file() {
             return file;
         }
@@ -60,7 +60,7 @@ public final class RestoreOrder {
             return format;
         }
 
-        /** That the disk is to have, in bytes; null: the image's. */
+        /** The size of the disk in the output, in bytes; null: the image's. */
         public Long size() {
             return size;
         }
@@ -89,7 +89,7 @@ public final class RestoreOrder {
         return backupPath;
     }
 
-    /** Null: whatever point has the name. */
+    /** The id that the point has to have; null: any point of that path is restored. */
     public String pointId() {
         return pointId;
     }
@@ -99,8 +99,8 @@ public final class RestoreOrder {
     }
 
     /**
-     * After which it is given up, so that whoever asked still hears of it: a machine that is started meanwhile would run on volumes
-     * that are replaced.
+     * Seconds after which the restore is given up, so that the management server still hears of it: a machine that the server starts
+     * meanwhile would run on volumes that are being replaced.
      */
     public int seconds() {
         return seconds;

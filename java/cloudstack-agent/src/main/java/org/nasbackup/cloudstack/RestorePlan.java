@@ -25,8 +25,8 @@ import org.apache.cloudstack.backup.RestoreBackupCommand;
 import org.apache.cloudstack.storage.to.PrimaryDataStoreTO;
 
 /**
- * Which image of a restore point goes onto which volume. Our provider says it. CloudStack's own sends lists whose order is that of
- * device numbers, which restores change: there a volume gets the image that bears its name, and nothing is guessed.
+ * Which image of a restore point goes onto which volume. Our provider says so in its command. CloudStack's provider sends lists in
+ * the order of device numbers, which restores change: there a volume gets the image that has its name, and nothing is guessed.
  */
 public final class RestorePlan {
     private static final String REFUSED = "INVALID_ARGUMENT: check the request: ";
@@ -66,17 +66,17 @@ public final class RestorePlan {
             return volume;
         }
 
-        /** Of the disk that was backed up, which bears it where it bears no such name; null: it is not told. */
+        /** The serial of the disk that was backed up, by which it is found when no disk has the name; null: it is not known. */
         public String serial() {
             return serial;
         }
 
-        /** Null: the volume's, whatever the image is called. */
+        /** The name of the image; null: the library finds it by the volume. */
         public String file() {
             return root ? "root." + volume + ".qcow2" : null;
         }
 
-        /** Of the volume that is written; null: it is not told. */
+        /** The uuid of the volume that is written; null: it is not known. */
         public String uuid() {
             return uuid;
         }
@@ -85,17 +85,17 @@ public final class RestorePlan {
             return pool;
         }
 
-        /** Of the volume, as the management server takes this host to see it. */
+        /** The path by which, for the management server, this host sees the volume. */
         public String path() {
             return path;
         }
 
-        /** As its pool knows it. */
+        /** The path by which the pool knows the volume. */
         public String volumePath() {
             return volumePath;
         }
 
-        /** That the volume is to have, in bytes; null: the image's. */
+        /** The size that the volume gets, in bytes; null: the image's. */
         public Long size() {
             return size;
         }
@@ -112,7 +112,7 @@ public final class RestorePlan {
         distinct(items.stream().map(Item::path).collect(Collectors.toList()), "volume");
     }
 
-    /** @throws IllegalArgumentException when it can't be told */
+    /** @throws IllegalArgumentException when the command does not tell which image goes onto which volume */
     public static RestorePlan of(RestoreBackupCommand command) {
         boolean fresh = command.isVmExists() == null;
         if (command.getDisks() != null) {
@@ -130,7 +130,7 @@ public final class RestorePlan {
                 fresh ? List.of(with(volumes.get(0), images.get(0), false)) : paired(images, volumes), fresh);
     }
 
-    /** Do the volumes have to be made? */
+    /** Whether the volumes have to be made. */
     public boolean fresh() {
         return fresh;
     }
@@ -155,7 +155,7 @@ public final class RestorePlan {
         return new Item(image, null, root, volume.uuid, volume.pool, volume.path, volume.volumePath, volume.size);
     }
 
-    /** 4.22.0 knows the uuids of volumes alone; as a rule they are the names of the images, too. */
+    /** The names of the images. 4.22.0 sends the volumes' uuids alone, which as a rule are the names of the images too. */
     private static List<String> images(RestoreBackupCommand command, boolean fresh) {
         List<String> named = command.getBackupFiles();
         if (named == null || named.isEmpty()) {
@@ -176,7 +176,7 @@ public final class RestorePlan {
         for (int i = 0; i < paths.size(); i++) {
             String volumePath = volumePath(paths.get(i), pools.get(i));
             Long size = sizes == null || i >= sizes.size() ? null : sizes.get(i);
-            // a new volume is called by its uuid
+            // the name of a new volume is its uuid
             String uuid = command.isVmExists() == null ? volumePath : null;
             volumes.add(new Item(null, null, false, uuid, pools.get(i), paths.get(i), volumePath, size));
         }
@@ -184,8 +184,9 @@ public final class RestorePlan {
     }
 
     /**
-     * By name; the first of all are the root's. Where no name is known, the machine was made from the backup, and one image that is
-     * left is for the one volume that is left. Where one is known, it is a volume that the backup never held.
+     * Pairs images and volumes by name; the first image and the first volume are the root's. If no name matches, the machine was made
+     * from the backup, and the one image that is left is for the one volume that is left. If a name matches, a volume that is
+     * left was never backed up.
      */
     private static List<Item> paired(List<String> images, List<Item> volumes) {
         distinct(images, "image");
@@ -214,7 +215,7 @@ public final class RestorePlan {
         return List.copyOf(paired.values());
     }
 
-    /** Without what the management server put around it. */
+    /** The path without what the management server put around it. */
     private static String volumePath(String path, PrimaryDataStoreTO pool) {
         String mount = pool == null ? null : "/mnt/" + pool.getUuid() + "/";
         boolean linstor = pool != null && pool.getPoolType() == StoragePoolType.Linstor;

@@ -12,7 +12,7 @@
 
 package org.nasbackup.cloudstack;
 
-/** What of a restore is worth telling. The amounts are in bytes. */
+/** The outcome of a restore. Its amounts are in bytes. */
 public final class Restored {
     private final long bytesRead;
     private final long bytesKept;
@@ -24,17 +24,17 @@ public final class Restored {
         this.details = details;
     }
 
-    /** From the NAS. */
+    /** Bytes that were read from the NAS. */
     public long bytesRead() {
         return bytesRead;
     }
 
-    /** Of what the volumes had, and was right. */
+    /** Bytes that the volumes held already, and that were right. */
     public long bytesKept() {
         return bytesKept;
     }
 
-    /** In lines; null: nothing. */
+    /** A line for each thing that an operator should know; may be null. */
     public String details() {
         return details;
     }

@@ -13,7 +13,7 @@
 package org.nasbackup.cloudstack;
 
 /**
- * A restore that reads an incremental backup through all that it stands on, and pairs volumes by what they are. CloudStack's own
- * class has the same name as ours: by this it can be told which of them a class path has first.
+ * Marks a restore that reads an incremental backup together with all backups that it stands on, and pairs volumes by name and
+ * serial. CloudStack's class has the same name as ours: this interface tells which of the two a class path has first.
  */
 public interface RestoresChains {}

@@ -14,7 +14,7 @@ package org.nasbackup.cloudstack;
 
 import org.apache.cloudstack.storage.to.PrimaryDataStoreTO;
 
-/** Knows what the management server does not say of volumes. Paths are those of {@code volumePaths}. */
+/** Knows of volumes what the management server does not say. Paths are those of {@code volumePaths}. */
 public interface Volumes {
     /** The format of a volume, in QEMU's spelling. */
     String format(PrimaryDataStoreTO pool, String path);

@@ -17,7 +17,7 @@ import com.cloud.agent.api.Command;
 import java.util.Map;
 import org.nasbackup.cloudstack.OneLine;
 
-/** What a host answers to a backup command. The sizes are in bytes; its texts are a host's word, and are read in one line. */
+/** A host's answer to a backup command. The sizes are in bytes; a host wrote the texts, so each is read as one line. */
 public class BackupAnswer extends Answer {
     private Long size;
     private Long virtualSize;
@@ -73,7 +73,7 @@ public class BackupAnswer extends Answer {
         this.needsCleanup = needsCleanup;
     }
 
-    /** As many backups as may are under way on the host: nothing was touched, and it can be asked again. */
+    /** Whether the host runs as many backups as it may: nothing was touched, and the host can be asked again. */
     public Boolean getNoPlace() {
         return Boolean.TRUE.equals(noPlace);
     }
@@ -106,7 +106,7 @@ public class BackupAnswer extends Answer {
         this.bitmapRecreated = bitmapRecreated;
     }
 
-    /** {@code full} or {@code incremental}: what the host made; null: CloudStack's own hosts don't say. */
+    /** What the host made, {@code full} or {@code incremental}; null: CloudStack's own hosts don't say. */
     public String getKind() {
         return kind;
     }
@@ -115,7 +115,7 @@ public class BackupAnswer extends Answer {
         this.kind = kind;
     }
 
-    /** By which a restore point is told from any other that takes its place; null: CloudStack's own hosts give it none. */
+    /** The id of the restore point, which another point in its place does not have; null: CloudStack's own hosts make none. */
     public String getPointId() {
         return OneLine.of(pointId);
     }
@@ -124,7 +124,7 @@ public class BackupAnswer extends Answer {
         this.pointId = pointId;
     }
 
-    /** What vouches for the restore point with the hosts' key; null: they have none. */
+    /** The MAC that vouches for the restore point by the hosts' key; null: the hosts have no key. */
     public String getMac() {
         return OneLine.of(mac);
     }
@@ -133,7 +133,7 @@ public class BackupAnswer extends Answer {
         this.mac = mac;
     }
 
-    /** Does the host restore with our wrapper? CloudStack's own hosts don't say, and earlier ones of ours. */
+    /** Whether the host restores with our wrapper; null: CloudStack's own hosts don't say, nor do earlier hosts of ours. */
     public boolean getRestoresChains() {
         return Boolean.TRUE.equals(restoresChains);
     }

@@ -16,7 +16,7 @@ import com.cloud.agent.api.Answer;
 import com.cloud.agent.api.Command;
 import org.nasbackup.cloudstack.OneLine;
 
-/** What a host answers about a repository. The sizes are in bytes; its text is a host's word, and is read in one line. */
+/** A host's answer about a repository. The sizes are in bytes; a host wrote the text, so it is read as one line. */
 public class BackupStorageStatsAnswer extends Answer {
     private Long totalSize;
     private Long usedSize;

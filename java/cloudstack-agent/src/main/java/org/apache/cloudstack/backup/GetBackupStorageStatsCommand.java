@@ -53,7 +53,7 @@ public class GetBackupStorageStatsCommand extends Command {
         this.mountOptions = mountOptions;
     }
 
-    /** The library has its own locks: a long one must not hold up what else the host is asked. */
+    /** The library has its own locks, so a long command need not hold up the other commands of the host. */
     @Override
     public boolean executeInSequence() {
         return false;

@@ -16,8 +16,8 @@ import com.cloud.agent.api.Command;
 import com.cloud.agent.api.LogLevel;
 
 /**
- * Asks a host to put an image, or all images of a restore point, onto another parent. One for a point has no
- * {@code targetPath}: a host with CloudStack's own script can't be given it. That script, when it fails at a rebase,
+ * Asks a host to put an image, or all images of a restore point, onto another parent. A command for a point has no
+ * {@code targetPath}, so that a host with CloudStack's own script refuses it: when that script fails at a rebase, it
  * removes all that the repository holds.
  */
 public class RebaseBackupCommand extends Command {
@@ -45,7 +45,7 @@ public class RebaseBackupCommand extends Command {
     }
 
     /**
-     * For all images of a restore point.
+     * Rebases all images of a restore point.
      *
      * @param backupPath the point, {@code <instance>/<timestamp>}
      * @param newParentPath the point to put it onto; null: it becomes a full one
@@ -63,7 +63,7 @@ public class RebaseBackupCommand extends Command {
         return command;
     }
 
-    /** Null when it is for a point. */
+    /** The image to rebase; null when the command is for a point. */
     public String getTargetPath() {
         return targetPath;
     }
@@ -72,7 +72,7 @@ public class RebaseBackupCommand extends Command {
         return newBackingPath;
     }
 
-    /** Null when it is for one image. */
+    /** The point to rebase; null when the command is for one image. */
     public String getBackupPath() {
         return backupPath;
     }
@@ -93,7 +93,7 @@ public class RebaseBackupCommand extends Command {
         return mountOptions == null ? "" : mountOptions;
     }
 
-    /** The library has its own locks: a long one must not hold up what else the host is asked. */
+    /** The library has its own locks, so a long command need not hold up the other commands of the host. */
     @Override
     public boolean executeInSequence() {
         return false;

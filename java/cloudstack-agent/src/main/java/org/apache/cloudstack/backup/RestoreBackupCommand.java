@@ -21,8 +21,8 @@ import java.util.stream.Collectors;
 import org.apache.cloudstack.storage.to.PrimaryDataStoreTO;
 
 /**
- * Asks a host to restore a machine or one volume of it. Ours reads which file goes onto which volume. CloudStack's own pair by
- * place in lists, other ones in each version: this has all of them, so that the one provider can fill what any host reads.
+ * Asks a host to restore a machine or one volume of it. A host of ours reads which file goes onto which volume. CloudStack's own
+ * hosts pair by the places in lists, which differ in each version: this command has all these lists, for any host.
  */
 public class RestoreBackupCommand extends Command {
     /** A volume, and the file in the backup that it gets. */
@@ -36,11 +36,12 @@ public class RestoreBackupCommand extends Command {
         private Long size;
 
         /**
-         * @param backupFile what the file is named by, between its type and its suffix
-         * @param backedUpUuid of the volume that was backed up: its disk's serial tells it where the file is named by something else
-         * @param path of the volume as the management server takes the host to see it
-         * @param volumePath as its pool knows it
-         * @param size that the volume is to have, in bytes; null: the image's
+         * @param backupFile the part of the file's name between its type and its suffix
+         * @param backedUpUuid the uuid of the volume that was backed up: the disk's serial is made of it, and tells the disk when the
+         *     file has another name
+         * @param path the path by which, for the management server, the host sees the volume
+         * @param volumePath the path by which the pool knows the volume
+         * @param size the size that the volume gets, in bytes; null: the image's
          */
         public Disk(
                 String backupFile,
@@ -114,15 +115,15 @@ public class RestoreBackupCommand extends Command {
     public static RestoreBackupCommand ofMachine(List<Disk> disks) {
         RestoreBackupCommand command = new RestoreBackupCommand();
         command.setDisks(disks);
-        // of a machine that was removed, too: 4.22.0 would take the names of its volumes for those of the files
+        // also for a machine that was removed: 4.22.0 would take the names of its volumes for the names of the files
         command.vmExists = true;
         return command;
     }
 
     /**
-     * Of one volume, to a new one.
+     * Restores one volume to a new one.
      *
-     * @param diskType of the volume that was backed up
+     * @param diskType the type of the volume that was backed up
      */
     public static RestoreBackupCommand ofVolume(Disk disk, String diskType) {
         RestoreBackupCommand command = new RestoreBackupCommand();
@@ -132,7 +133,7 @@ public class RestoreBackupCommand extends Command {
         return command;
     }
 
-    /** 4.22.0 names files by the uuids of volumes, and is given what they are named by; later versions only log the uuids. */
+    /** 4.22.0 takes the uuids of volumes for the names of files, and so gets those names; later versions only log the uuids. */
     private void setDisks(List<Disk> disks) {
         this.disks = disks;
         backupFiles = each(disks, Disk::getBackupFile);
@@ -146,12 +147,12 @@ public class RestoreBackupCommand extends Command {
         return disks.stream().map(field).collect(Collectors.toList());
     }
 
-    /** Null: the management server is CloudStack's own, and does not say which file goes where. */
+    /** The files and their volumes; null: the provider is CloudStack's own, and does not say which file goes onto which volume. */
     public List<Disk> getDisks() {
         return disks;
     }
 
-    /** By which the restore point is told from any other under its name; null: it is not known. */
+    /** The id that the restore point has to have; null: it is not known. */
     public String getPointId() {
         return pointId;
     }
@@ -192,7 +193,7 @@ public class RestoreBackupCommand extends Command {
         this.backupRepoAddress = backupRepoAddress;
     }
 
-    /** Of the volumes in the backup; 4.22.0 names their files by them. */
+    /** The uuids of the volumes in the backup; 4.22.0 takes them for the names of the files. */
     public List<String> getBackupVolumesUUIDs() {
         return backupVolumesUUIDs;
     }
@@ -217,7 +218,7 @@ public class RestoreBackupCommand extends Command {
         this.restoreVolumePaths = restoreVolumePaths;
     }
 
-    /** In bytes; since 4.22.1. */
+    /** The sizes of the volumes in bytes; since 4.22.1. */
     public List<Long> getRestoreVolumeSizes() {
         return restoreVolumeSizes;
     }
@@ -226,7 +227,7 @@ public class RestoreBackupCommand extends Command {
         this.restoreVolumeSizes = restoreVolumeSizes;
     }
 
-    /** What 4.22.1 and later name the volumes' files by. */
+    /** The names of the volumes' files, for 4.22.1 and later. */
     public List<String> getBackupFiles() {
         return backupFiles;
     }
@@ -243,7 +244,7 @@ public class RestoreBackupCommand extends Command {
         this.diskType = diskType;
     }
 
-    /** Null: one volume is restored, and no machine. */
+    /** Whether the machine exists; null: one volume is restored, and no machine. */
     public Boolean isVmExists() {
         return vmExists;
     }
@@ -252,7 +253,7 @@ public class RestoreBackupCommand extends Command {
         this.vmExists = vmExists;
     }
 
-    /** Of the one volume; 4.22.0's alone. */
+    /** The uuid of the one volume, for 4.22.0 alone. */
     public String getRestoreVolumeUUID() {
         return restoreVolumeUUID;
     }
@@ -269,7 +270,7 @@ public class RestoreBackupCommand extends Command {
         this.vmState = vmState;
     }
 
-    /** In seconds. */
+    /** The wait in seconds. */
     public Integer getMountTimeout() {
         return mountTimeout;
     }
@@ -286,7 +287,7 @@ public class RestoreBackupCommand extends Command {
         this.mountOptions = mountOptions;
     }
 
-    /** Otherwise the server would hold back what is in sequence, such as plugging a NIC of any guest of the host, for hours. */
+    /** A restore takes hours, and the server would hold back other commands in sequence, such as plugging a NIC of another guest. */
     @Override
     public boolean executeInSequence() {
         return false;

@@ -158,8 +158,8 @@ public class TakeBackupCommand extends Command {
     }
 
     /**
-     * For each of the volume paths what its file may stand on, the format by the path, or null where that is not known; null: the
-     * server does not tell.
+     * For each of the volume paths the files that the volume may stand on: the format of each by its path, or null if the server
+     * does not know them. Null: the server does not tell.
      */
     public List<Map<String, String>> getVolumeBacking() {
         return volumeBacking;
@@ -169,7 +169,7 @@ public class TakeBackupCommand extends Command {
         this.volumeBacking = volumeBacking;
     }
 
-    /** The library has its own locks: a long one must not hold up what else the host is asked. */
+    /** The library has its own locks, so a long command need not hold up the other commands of the host. */
     @Override
     public boolean executeInSequence() {
         return false;

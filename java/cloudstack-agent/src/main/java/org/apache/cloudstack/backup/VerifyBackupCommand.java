@@ -15,7 +15,7 @@ package org.apache.cloudstack.backup;
 import com.cloud.agent.api.Command;
 import com.cloud.agent.api.LogLevel;
 
-/** Asks a host whether what is on the NAS is the restore point that it once answered. */
+/** Asks a host whether the restore point on the NAS is the one that a host answered when it was made. */
 public class VerifyBackupCommand extends Command {
     private String backupPath;
     private String pointId;
@@ -28,11 +28,11 @@ public class VerifyBackupCommand extends Command {
     private String mountOptions;
 
     /**
-     * @param pointId of the answer when it was made
-     * @param mac that there is one, and only that, is asked: who answers has to have a key, for hosts write new ones without
-     *     a word to the server. Null: nothing vouched for it then
-     * @param backupRepoAddress null: nothing is looked at; who answers knows the question, and says whether it restores with
-     *     our wrapper. A host that does not writes the whole question into its log, the password of a CIFS server among it
+     * @param pointId the id in the answer when the point was made
+     * @param mac not null: the host that answers has to have a key. The MAC itself is not compared, for hosts write new ones
+     *     without a word to the server. Null: no key vouched for the point when it was made
+     * @param backupRepoAddress null: the host looks at nothing, and says whether it restores with our wrapper. A host that does
+     *     not know the command writes the whole of it into its log, with the password of a CIFS server
      */
     public VerifyBackupCommand(
             String backupPath,
@@ -61,7 +61,7 @@ public class VerifyBackupCommand extends Command {
         return mac;
     }
 
-    /** Of the one volume that is wanted, as a restore names it; null: all of the point is. */
+    /** The file of the one volume that is to be restored, as a restore names it; null: all volumes of the point are. */
     public String getBackupFile() {
         return backupFile;
     }
@@ -82,7 +82,7 @@ public class VerifyBackupCommand extends Command {
         return mountOptions == null ? "" : mountOptions;
     }
 
-    /** The library has its own locks: a long one must not hold up what else the host is asked. */
+    /** The library has its own locks, so a long command need not hold up the other commands of the host. */
     @Override
     public boolean executeInSequence() {
         return false;

@@ -44,7 +44,7 @@ public class LibvirtDeleteBackupCommandWrapper
             operations.get().deleteBackup(Requests.delete(command));
             return Answers.deleted(command);
         } catch (Throwable e) {
-            // Whatever left this method would reach the management server as an answer of another type.
+            // The management server gets an exception that leaves this method as an answer of another type.
             logger.warn("Unable to delete {}", OneLine.of(command.getBackupPath()), OneLine.of(e));
             return Answers.failed(command, e);
         }

@@ -43,7 +43,7 @@ public class LibvirtGetBackupStatsCommandWrapper
         try {
             return Answers.stats(command, operations.get().backupStats(Requests.stats(command)));
         } catch (Throwable e) {
-            // Whatever left this method would reach the management server as an answer of another type.
+            // The management server gets an exception that leaves this method as an answer of another type.
             logger.warn("Unable to measure {}", OneLine.of(command.getBackupRepoAddress()), OneLine.of(e));
             return Answers.statsFailed(command, e);
         }

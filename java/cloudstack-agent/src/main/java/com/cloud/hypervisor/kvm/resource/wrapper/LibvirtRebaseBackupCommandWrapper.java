@@ -43,7 +43,7 @@ public class LibvirtRebaseBackupCommandWrapper
         try {
             return Answers.rebased(command, operations.get().rebase(Requests.rebase(command)));
         } catch (Throwable e) {
-            // Whatever left this method would reach the management server as an answer of another type.
+            // The management server gets an exception that leaves this method as an answer of another type.
             logger.warn(
                     "Unable to rebase {}",
                     OneLine.of(command.getBackupPath() == null ? command.getTargetPath() : command.getBackupPath()),

@@ -55,7 +55,7 @@ public class LibvirtRestoreBackupCommandWrapper
             logger.info("Restored {}: {}", OneLine.of(command.getBackupPath()), Answers.told(restored));
             return Answers.restored(command, plan, restored);
         } catch (Throwable e) {
-            // Whatever left this method would reach the management server as an answer of another type.
+            // The management server gets an exception that leaves this method as an answer of another type.
             logger.warn("Unable to restore {}", OneLine.of(command.getBackupPath()), OneLine.of(e));
             return Answers.failed(command, e);
         }

@@ -47,7 +47,7 @@ public class LibvirtTakeBackupCommandWrapper
                     command, resource.getCmdsTimeout() / 1000, new PoolVolumes(resource.getStoragePoolMgr()));
             return Answers.taken(command, operations.get().takeBackup(request));
         } catch (Throwable e) {
-            // Whatever left this method would reach the management server as an answer of another type.
+            // The management server gets an exception that leaves this method as an answer of another type.
             logger.warn("Unable to take a backup of {}", OneLine.of(command.getVmName()), OneLine.of(e));
             return Answers.failed(command, e);
         }

@@ -53,14 +53,14 @@ public class LibvirtVerifyBackupCommandWrapper
             }
             if (command.getBackupRepoAddress() == null) {
                 BackupAnswer answer = new BackupAnswer(command, true, null);
-                // CloudStack's class of that name may stand first
+                // CloudStack's class of that name may be the first on the class path
                 answer.setRestoresChains(
                         RestoresChains.class.isAssignableFrom(LibvirtRestoreBackupCommandWrapper.class));
                 return answer;
             }
             return Answers.verified(command, library.verifyChain(Requests.verify(command)));
         } catch (Throwable e) {
-            // Whatever left this method would reach the management server as an answer of another type.
+            // The management server gets an exception that leaves this method as an answer of another type.
             logger.warn("Unable to verify {}", OneLine.of(command.getBackupPath()), OneLine.of(e));
             return Answers.notVerified(command, e);
         }
