@@ -17,13 +17,14 @@ mod output;
 mod output_path;
 mod paths;
 mod plan;
+mod publication;
+mod readable;
 mod record;
 mod request;
 mod room;
 mod target;
 
 use std::collections::BTreeSet;
-use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -31,25 +32,24 @@ use std::sync::atomic::Ordering::Relaxed;
 use crate::engine::rate::{Limiter, Rate};
 use crate::error::{Code, Error, Result};
 use crate::limits;
-use crate::nas::folder::Folder;
-use crate::nas::path::{PointPath, RepoPath};
+use crate::nas::path::PointPath;
 use crate::operation::ceph::Image;
-use crate::operation::checked_chain::{self, Disk as Source};
+use crate::operation::checked_chain;
 use crate::operation::reading::Reading;
-use crate::point::fingerprints::{self, Base, Fingerprints};
-use crate::point::{Link, volume_of};
-use crate::qcow2::{self, Failure, Images, Pieces};
+use crate::point::volume_of;
+use crate::qcow2;
 use crate::qemu::layers;
 use crate::work::deadline::{bounded, bounded_for_host};
 use crate::work::job::{self, Listener, Reporter};
 use crate::work::phase::Phase;
 use copy::{Copy, Finished};
 use disk::{Disk, Parts};
-use gate::Gate;
 use in_ceph::InCeph;
 use kept::Kept;
 use output::Output;
 use output_path::Points;
+use publication::{Opened, discard, publish, publish_in_time};
+use readable::{Indexes, Readable, check_verify};
 use request::KeepOld;
 pub(super) use request::{Asked, Wanted, check_output};
 pub use request::{
@@ -58,18 +58,6 @@ pub use request::{
 use room::Needs;
 
 const STEP: &str = Phase::OpenOutputs.as_str();
-const PUBLISH: &str = Phase::PublishOutputs.as_str();
-
-/// A disk that is open, and where it goes.
-#[derive(Debug)]
-struct Opened {
-    file: String,
-    path: String,
-    verify: Verify,
-    output: Output,
-    /// What it replaces is to be kept as this.
-    kept: Option<String>,
-}
 
 /// Runs `restorePoint`. `listener` is told of progress on this thread. Until all disks are whole, durable and verified, what
 /// was there before has its name and its content.
@@ -135,93 +123,6 @@ fn restore(
             })
         }
     }
-}
-
-/// Gives the outputs their names. Once the caller is told that their storage did not answer, none is given any more.
-fn publish_in_time(publish: impl FnOnce(&Gate) -> Result<()> + Send + 'static) -> Result<()> {
-    let gate = Arc::new(Gate::default());
-    let theirs = gate.clone();
-    bounded_for_host(PUBLISH, limits::STORAGE_LONG_STEP, move || publish(&theirs)).map_err(|error| {
-        gate.close();
-        let begun =
-            "outputs of which some may have their names: the next restore onto all of them gives the others theirs";
-        // whoever publishes holds it to the end
-        let goes_on = Arc::strong_count(&gate) > 1;
-        match gate.is_used() {
-            true => error.with_leftover(begun),
-            false if goes_on => error.with_leftover("partial outputs, which go when their storage answers"),
-            false => error,
-        }
-    })
-}
-
-/// Gives the outputs their names, one after the other; before the first all that can fail by itself was done.
-fn publish(mut opened: Vec<Opened>, gate: &Gate) -> Result<()> {
-    opened.iter_mut().try_for_each(|opened| opened.output.settle())?;
-    let _inside = gate.enter(PUBLISH)?;
-    opened.iter().try_for_each(|opened| opened.output.check_old())?;
-    let names = opened.iter().filter_map(|opened| opened.output.name());
-    let names = names.map(|(folder, name)| Ok((folder.open_again()?, name.to_owned()))).collect::<Result<Vec<_>>>()?;
-    keep_old(&opened)?;
-    let recorded = record::write(&opened.iter().map(|opened| &opened.output).collect::<Vec<_>>());
-    recorded.and_then(|()| gate.enter(PUBLISH).map(drop)).map_err(|error| {
-        record::remove(&names);
-        forget_old(&opened, error)
-    })?;
-    name_all(&mut opened, gate)?;
-    record::remove(&names);
-    Ok(())
-}
-
-/// Gives all their names. Where one does not get it, the record stays, and with it what is to have the name.
-fn name_all(opened: &mut [Opened], gate: &Gate) -> Result<()> {
-    let all = opened.iter_mut().map(|opened| gate.enter(PUBLISH).and_then(|_inside| opened.output.publish()));
-    let mut failures = all.collect::<Vec<_>>().into_iter().filter_map(Result::err);
-    let Some(error) = failures.next() else { return Ok(()) };
-    // of one file there is no record: it goes
-    if opened.iter().filter(|opened| opened.output.name().is_some()).count() < 2 {
-        return Err(match opened.iter().find(|opened| opened.output.is_published()) {
-            Some(new) => {
-                let may_be_old = "which is new, and by a power cut may be old";
-                error.with_leftover(format!("'{}', {may_be_old}{}", new.path, kept_of_published(opened)))
-            }
-            None => forget_old(opened, error),
-        });
-    }
-    let kept = kept_of_published(opened);
-    opened.iter_mut().for_each(|opened| opened.output.leave());
-    let whole = "outputs that are whole, which the next restore onto all of them gives their names";
-    Err(error.with_leftover(format!("{whole}{kept}")))
-}
-
-/// Where what was replaced is, for a message: no answer tells it.
-fn kept_of_published(opened: &[Opened]) -> String {
-    let published = opened.iter().filter(|opened| opened.output.is_published());
-    let kept = published.filter_map(|opened| Some(format!("'{}' is kept as '{}'", opened.path, opened.kept.as_ref()?)));
-    kept.map(|told| format!("; what was {told}")).collect()
-}
-
-/// Keeps what all outputs replace, or nothing.
-fn keep_old(opened: &[Opened]) -> Result<()> {
-    each_kept(opened, Output::keep_old).map_err(|error| forget_old(opened, error))
-}
-
-/// What is replaced is not kept, for this error.
-fn forget_old(opened: &[Opened], error: Error) -> Error {
-    match each_kept(opened, Output::forget_old) {
-        Ok(()) => error,
-        Err(stuck) => error.with_leftover(stuck),
-    }
-}
-
-fn each_kept(opened: &[Opened], act: fn(&Output, &str) -> Result<()>) -> Result<()> {
-    let kept = opened.iter().filter_map(|opened| Some((&opened.output, opened.kept.as_deref()?)));
-    kept.map(|(output, kept)| act(output, kept)).fold(Ok(()), Result::and)
-}
-
-fn discard(opened: Vec<Opened>) -> Result<()> {
-    let ended: Vec<_> = opened.into_iter().map(|opened| opened.output.discard()).collect();
-    ended.into_iter().collect()
 }
 
 fn answer(opened: &[Opened], copy: &Copy, finished: Vec<Finished>) -> Restored {
@@ -357,19 +258,6 @@ fn keep(keep_old: &KeepOld, disk: &Disk, path: &str, points: &Points) -> Result<
     Ok(path)
 }
 
-/// Leaves the source its fingerprints if the data are to be compared with them.
-fn check_verify(source: &mut Source, verify: Option<Verify>) -> Result<()> {
-    match (verify, &source.recorded) {
-        (Some(Verify::Chain), _) => source.recorded = None,
-        (Some(Verify::Data), None) => {
-            let cause = "verify: its image, or one below it, has no fingerprints to compare its data with";
-            return Err(Error::new(Code::InvalidArgument, STEP, cause).on_disk(&source.volume));
-        }
-        _ => {}
-    }
-    Ok(())
-}
-
 /// No two disks have one output.
 fn refuse_same(volumes: &[Wanted]) -> Result<()> {
     let mut taken = BTreeSet::new();
@@ -379,40 +267,6 @@ fn refuse_same(volumes: &[Wanted]) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// A disk of the point, open for reading.
-struct Readable {
-    volume: String,
-    /// The image's file name.
-    file: String,
-    /// Paths of the images, the newest first.
-    names: Vec<String>,
-    pieces: Pieces,
-    images: Images,
-    indexes: Option<Indexes>,
-    base: Option<Base<File>>,
-}
-
-impl Readable {
-    fn open(root: &Folder, source: Source) -> Result<Readable> {
-        let indexes = Indexes::of(&source)?;
-        let Source { volume, chain, .. } = source;
-        let base = indexes.as_ref().map(|indexes| indexes.base(root)).transpose();
-        let base = base.map_err(|error| error.on_disk(&volume))?;
-        let file = chain.first().map_or("", |link| link.path.name()).to_owned();
-        let names: Vec<_> = chain.iter().map(|link| link.path.to_string()).collect();
-        let opened = Pieces::open(chain.into_iter().map(|link| link.file).collect());
-        let (pieces, images) = opened.map_err(|Failure { image, error }| {
-            let image = image.checked_sub(1).and_then(|image| names.get(image));
-            error.at("open the chain", image.map_or("", String::as_str)).on_disk(&volume)
-        })?;
-        Ok(Readable { volume, file, names, pieces, images, indexes, base })
-    }
-
-    fn verify(&self) -> Verify {
-        if self.base.is_some() { Verify::Data } else { Verify::Chain }
-    }
 }
 
 /// Opens the output of a disk.
@@ -456,78 +310,4 @@ fn old(output: &Output, raw: bool) -> Vec<qcow2::Layer> {
         log::info!("'{path}' is restored without a look at what it was: {error}");
         Vec::new()
     })
-}
-
-/// Size that the guest sees of a chain, in bytes.
-fn size_of(chain: &[Link]) -> Result<u64> {
-    let newest = chain.first().ok_or_else(|| Error::new(Code::Internal, STEP, "a chain without an image"))?;
-    Ok(qcow2::inspect(&newest.file).map_err(|e| e.at(STEP, newest.path.as_str()))?.virtual_size)
-}
-
-/// The fingerprints of a disk.
-struct Indexes {
-    images: Vec<(RepoPath, Fingerprints)>,
-    disk: u64,
-}
-
-impl Indexes {
-    /// None where the data are not compared.
-    fn of(source: &Source) -> Result<Option<Indexes>> {
-        let Some(recorded) = &source.recorded else { return Ok(None) };
-        let images = source.chain.iter().map(|link| link.path.clone()).zip(recorded.iter().cloned()).collect();
-        Ok(Some(Indexes { images, disk: size_of(&source.chain)? }))
-    }
-
-    /// Opens them.
-    fn base(&self, root: &Folder) -> Result<Base<File>> {
-        let open = |(image, recorded): &(RepoPath, Fingerprints)| fingerprints::open(root, image, recorded);
-        let indexes = self.images.iter().map(open).collect::<Result<Vec<_>>>()?;
-        let newest = self.images.first().map_or("", |(image, _)| image.as_str());
-        Base::begin(indexes, self.disk).map_err(|e| fingerprints::failed("read the fingerprints", newest, e))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn nothing_gets_its_name_once_the_caller_was_told_of_failure() {
-        let (nas, pool) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let root = Folder::open_root(nas.path()).unwrap();
-        let open = |name: &str| {
-            let path = pool.path().join(name).display().to_string();
-            std::fs::write(&path, "as it was").unwrap();
-            let output = Output::open(&path, true, 512, &Points::of(&root, &root).unwrap()).unwrap();
-            let kept = output.name_to_keep().unwrap();
-            Opened { file: name.into(), path, verify: Verify::Data, output, kept }
-        };
-        let gate = Gate::default();
-        let opened = vec![open("a"), open("b")];
-        gate.close();
-        let error = publish(opened, &gate).unwrap_err();
-        assert_eq!((error.code, error.leftovers, gate.is_used()), (Code::Cancelled, false, false), "{error}");
-        for name in ["a", "b"] {
-            assert_eq!(std::fs::read(pool.path().join(name)).unwrap(), b"as it was");
-        }
-        assert_eq!(std::fs::read_dir(pool.path()).unwrap().count(), 2);
-    }
-
-    #[test]
-    fn what_is_not_replaced_after_all_has_no_second_name() {
-        let (nas, pool) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let root = Folder::open_root(nas.path()).unwrap();
-        let path = pool.path().join("a").display().to_string();
-        std::fs::write(&path, "as it was").unwrap();
-        let output = Output::open(&path, true, 512, &Points::of(&root, &root).unwrap()).unwrap();
-        let kept = output.name_to_keep().unwrap();
-        let beside = pool.path().join(output.beside().unwrap().0);
-        std::fs::remove_file(&beside).unwrap();
-        std::fs::write(&beside, "exchanged").unwrap();
-        let opened = vec![Opened { file: "a".into(), path: path.clone(), verify: Verify::Data, output, kept }];
-        publish(opened, &Gate::default()).unwrap_err();
-        assert_eq!(std::fs::read(&path).unwrap(), b"as it was");
-        let links = std::os::unix::fs::MetadataExt::nlink(&std::fs::metadata(&path).unwrap());
-        assert_eq!(links, 1, "{:?}", std::fs::read_dir(pool.path()).unwrap().collect::<Vec<_>>());
-    }
 }
