@@ -3,7 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::checked_chain::Which;
-use super::restore_point::{self, Asked, OutputFormat, Preallocation, Restored, Verify, Wanted, check_output};
+use super::restore_point::{
+    self, OutputFormat, Preallocation, RestoreCall, Restored, Verify, WantedDisk, check_output,
+};
 use super::verify_chain::check_id;
 use crate::error::{Error, Result};
 use crate::nas::path::PointPath;
@@ -60,7 +62,7 @@ pub fn run(request: FlattenRequest, listener: Listener<'_>) -> Result<Flattened>
     Ok(Flattened { bytes_cloned, bytes_copied: bytes_read, total_millis })
 }
 
-fn check(request: FlattenRequest) -> Result<Asked> {
+fn check(request: FlattenRequest) -> Result<RestoreCall> {
     let export = Repository::check(request.repository)?;
     let path = request.backup_path.ok_or_else(|| Error::invalid("backupPath", "is missing"))?;
     let point = PointPath::parse("backupPath", &path)?;
@@ -70,8 +72,8 @@ fn check(request: FlattenRequest) -> Result<Asked> {
     let output = request.output.unwrap_or_default();
     let (path, rbd, format) = check_output("output", output.path, output.format)?;
     let which = Which::Volume(volume);
-    let wanted = Wanted { which, path, rbd, format, size: None, preallocation: Preallocation::Off };
-    Ok(Asked {
+    let wanted = WantedDisk { which, path, rbd, format, size: None, preallocation: Preallocation::Off };
+    Ok(RestoreCall {
         job: request.job,
         export,
         point,

@@ -7,12 +7,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::clusters::runs;
-use super::disk::{Disk, PIECE};
+use super::disk::{PIECE, RestoredDisk};
 use super::gate::Gate;
-use super::old::Old;
+use super::old::OldVolume;
 use super::paths::STEP;
-use super::plan::Work;
-use super::target::Target;
+use super::plan::PlacedPiece;
+use super::target::OutputTarget;
 use crate::engine::rate::Limiter;
 use crate::error::Result;
 use crate::nas::apart::{Apart, Descriptor};
@@ -28,7 +28,7 @@ pub(super) struct Copier {
     routes: Vec<Route>,
     zeroing: Zeroing,
     /// The volume as it was, if the disk is compared with it.
-    old: Option<Old>,
+    old: Option<OldVolume>,
     /// Blocks of the volume as it was were refused to be shared.
     refused: bool,
     /// What is written passes it.
@@ -39,7 +39,7 @@ pub(super) struct Copier {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Cluster {
     /// On the NAS alone.
-    Wanted,
+    Missing,
     /// In the buffer, and right.
     Buffered,
     /// To be made zero.
@@ -54,7 +54,7 @@ impl Copier {
     }
 
     /// The ways to copy from its images, for one who copies.
-    pub(super) fn enter(&mut self, disk: &Disk) {
+    pub(super) fn begin_disk(&mut self, disk: &RestoredDisk) {
         self.routes = (0..disk.images.count()).map(|image| Route::new(disk.images.file(image).1)).collect();
         self.inflated = Inflated::default();
         self.zeroing = Zeroing::default();
@@ -62,17 +62,19 @@ impl Copier {
         // if it was told to stop, nothing is written any more
         let _inside = self.gate.enter(STEP).ok();
         self.old = match &disk.target {
-            Target::Image(image) => disk.compared.then(|| Old::Image(image.clone())),
-            Target::File(_) if disk.old.is_empty() => None,
-            Target::File(_) => again(&disk.old).and_then(|old| disk.paths.readable(View::open(old))).map(Old::Layers),
+            OutputTarget::Image(image) => disk.compared.then(|| OldVolume::Image(image.clone())),
+            OutputTarget::File(_) if disk.old.is_empty() => None,
+            OutputTarget::File(_) => {
+                reopen(&disk.old).and_then(|old| disk.paths.readable_old(View::open(old))).map(OldVolume::Layers)
+            }
         };
     }
 
     /// Does the work. Whoever may have to wait asks `go_on` meanwhile.
-    pub(super) fn perform(
+    pub(super) fn copy_piece(
         &mut self,
-        disk: &Disk,
-        work: &Work,
+        disk: &RestoredDisk,
+        work: &PlacedPiece,
         limiter: &Limiter,
         go_on: impl Fn() -> Result<()>,
     ) -> Result<()> {
@@ -80,31 +82,31 @@ impl Copier {
             None if disk.device && work.piece.parts.is_empty() => {
                 self.zero(disk, work.to, work.piece.length, &go_on)?;
             }
-            Some(states) => self.compare(disk, work, states, limiter, go_on)?,
-            None => self.take(disk, work, limiter, go_on)?,
+            Some(states) => self.copy_compared(disk, work, states, limiter, go_on)?,
+            None => self.copy_uncompared(disk, work, limiter, go_on)?,
         }
         disk.done.guest.fetch_add(work.piece.length, Relaxed);
         Ok(())
     }
 
     /// Takes from the volume as it was what is right there, reads the rest, and writes it if it is what the fingerprints say.
-    fn compare(
+    fn copy_compared(
         &mut self,
-        disk: &Disk,
-        work: &Work,
+        disk: &RestoredDisk,
+        work: &PlacedPiece,
         states: &[State],
         limiter: &Limiter,
         go_on: impl Fn() -> Result<()>,
     ) -> Result<()> {
         self.buffer.resize(usize::try_from(work.piece.length).unwrap_or(0));
-        let mut clusters = self.keep(disk, work, states)?;
-        for (start, end) in runs(&clusters, |cluster| *cluster == Cluster::Wanted) {
+        let mut clusters = self.take_from_old(disk, work, states)?;
+        for (start, end) in runs(&clusters, |cluster| *cluster == Cluster::Missing) {
             let range = bytes_of(work, start, end);
             let bytes = data_in(&work.piece.parts, &range);
             limiter.wait(bytes, &go_on)?;
-            let buffer = &mut self.buffer[bounds(&range)];
+            let buffer = &mut self.buffer[indexes(&range)];
             let read = disk.images.read(&work.piece, range.clone(), buffer, &mut self.inflated);
-            read.map_err(|failure| disk.paths.explain(failure))?;
+            read.map_err(|failure| disk.paths.image_failed(failure))?;
             disk.done.read.fetch_add(bytes, Relaxed);
             for (i, content) in (start..).zip(buffer.chunks(CLUSTER as usize).map(Content::of)) {
                 clusters[i] = check_read(disk, work, i, states[i], content)?;
@@ -112,7 +114,7 @@ impl Copier {
         }
         for (start, end) in runs(&clusters, |cluster| *cluster == Cluster::Buffered) {
             let run = bytes_of(work, start, end);
-            disk.write(&self.buffer[bounds(&run)], work.to + run.start, &self.gate)?;
+            disk.write(&self.buffer[indexes(&run)], work.to + run.start, &self.gate)?;
         }
         for (start, end) in runs(&clusters, |cluster| *cluster == Cluster::Zero) {
             let run = bytes_of(work, start, end);
@@ -122,22 +124,22 @@ impl Copier {
     }
 
     /// What the volume as it was has of the clusters.
-    fn keep(&mut self, disk: &Disk, work: &Work, states: &[State]) -> Result<Vec<Cluster>> {
-        let (mut clusters, at) = (vec![Cluster::Wanted; states.len()], work.piece.at);
+    fn take_from_old(&mut self, disk: &RestoredDisk, work: &PlacedPiece, states: &[State]) -> Result<Vec<Cluster>> {
+        let (mut clusters, at) = (vec![Cluster::Missing; states.len()], work.piece.at);
         let Some(old) = &mut self.old else { return Ok(clusters) };
         // until it has an answer it is the outputs' storage that is asked
         let gate = self.gate.clone();
         let _inside = gate.enter(STEP)?;
         let length = old.size().saturating_sub(at).min(work.piece.length) / CLUSTER * CLUSTER;
         let all = 0..length;
-        if disk.paths.readable(old.read(at, &mut self.buffer[bounds(&all)])).is_none() {
+        if disk.paths.readable_old(old.read(at, &mut self.buffer[indexes(&all)])).is_none() {
             self.old = None;
             return Ok(clusters);
         }
-        let contents = self.buffer[bounds(&all)].chunks(CLUSTER as usize).map(Content::of);
+        let contents = self.buffer[indexes(&all)].chunks(CLUSTER as usize).map(Content::of);
         for ((cluster, state), content) in clusters.iter_mut().zip(states).zip(contents) {
             *cluster = match content {
-                content if !state.is(content) => Cluster::Wanted,
+                content if !state.is(content) => Cluster::Missing,
                 // a new file reads as zeroes
                 Content::Zero => Cluster::Placed,
                 Content::Hash(_) => Cluster::Buffered,
@@ -146,20 +148,20 @@ impl Copier {
         for (start, end) in runs(&clusters, |cluster| *cluster == Cluster::Buffered) {
             match disk.target.new_file() {
                 None => clusters[start..end].fill(Cluster::Placed),
-                Some(file) => self.share(disk, file, work, start, states, &mut clusters[start..end])?,
+                Some(file) => self.share_run(disk, file, work, start, states, &mut clusters[start..end])?,
             }
-            let kept = clusters[start..end].iter().filter(|cluster| **cluster != Cluster::Wanted).count() as u64;
+            let kept = clusters[start..end].iter().filter(|cluster| **cluster != Cluster::Missing).count() as u64;
             disk.done.kept.fetch_add(kept * CLUSTER, Relaxed);
         }
         Ok(clusters)
     }
 
     /// Lets the new file share the blocks of a run of the volume as it was, where that can be.
-    fn share(
+    fn share_run(
         &mut self,
-        disk: &Disk,
+        disk: &RestoredDisk,
         file: &Apart,
-        work: &Work,
+        work: &PlacedPiece,
         first: usize,
         states: &[State],
         clusters: &mut [Cluster],
@@ -170,18 +172,24 @@ impl Copier {
             return Ok(());
         }
         // whoever held the volume open may have written to it before its blocks were shared: what is shared counts
-        let buffer = &mut self.buffer[bounds(&run)];
+        let buffer = &mut self.buffer[indexes(&run)];
         let read = file.with(|file| std::os::unix::fs::FileExt::read_exact_at(file, buffer, work.to + run.start));
-        read.map_err(|e| disk.paths.target_failed(e))?;
+        read.map_err(|e| disk.paths.output_failed(e))?;
         for ((cluster, state), bytes) in clusters.iter_mut().zip(&states[first..]).zip(buffer.chunks(CLUSTER as usize))
         {
-            *cluster = if state.is(Content::of(bytes)) { Cluster::Placed } else { Cluster::Wanted };
+            *cluster = if state.is(Content::of(bytes)) { Cluster::Placed } else { Cluster::Missing };
         }
         Ok(())
     }
 
     /// Moves it by the best way that there is, whatever it is.
-    fn take(&mut self, disk: &Disk, work: &Work, limiter: &Limiter, go_on: impl Fn() -> Result<()>) -> Result<()> {
+    fn copy_uncompared(
+        &mut self,
+        disk: &RestoredDisk,
+        work: &PlacedPiece,
+        limiter: &Limiter,
+        go_on: impl Fn() -> Result<()>,
+    ) -> Result<()> {
         let mut to = work.to;
         for part in &work.piece.parts {
             let mut at = match (part.place, disk.target.new_file()) {
@@ -212,10 +220,10 @@ impl Copier {
     }
 
     /// Between the read and the write it is asked whether it is still wanted, and it is known which of the two hangs.
-    fn read_and_write(&mut self, disk: &Disk, place: Place, to: u64, length: u64) -> Result<()> {
+    fn read_and_write(&mut self, disk: &RestoredDisk, place: Place, to: u64, length: u64) -> Result<()> {
         self.buffer.resize(usize::try_from(length).unwrap_or(0));
         let read = disk.images.read_place(place, &mut self.buffer, &mut self.inflated);
-        read.map_err(|failure| disk.paths.explain(failure))?;
+        read.map_err(|failure| disk.paths.image_failed(failure))?;
         if disk.device || self.buffer.iter().any(|byte| *byte != 0) {
             disk.write(&self.buffer, to, &self.gate)?;
         }
@@ -226,7 +234,7 @@ impl Copier {
     /// Moves data to a new file, which nobody else has, as far as the kernel does it; how many bytes it did.
     fn move_data(
         &mut self,
-        disk: &Disk,
+        disk: &RestoredDisk,
         (image, offset): (usize, u64),
         (new, to): (&Apart, u64),
         length: u64,
@@ -240,30 +248,30 @@ impl Copier {
             let step = self.routes[image].step_by_kernel(new, to + moved, from, length - moved, true);
             let step = step.map_err(|(of_source, error)| {
                 if of_source {
-                    disk.paths.explain(Failure { image: image + 1, error: error.into() })
+                    disk.paths.image_failed(Failure { image: image + 1, error: error.into() })
                 } else {
-                    disk.paths.target_failed(error)
+                    disk.paths.output_failed(error)
                 }
             })?;
             let Step::Moved(step) = step else { break };
             disk.done.cloned.fetch_add(step.cloned, Relaxed);
             disk.done.read.fetch_add(step.copied, Relaxed);
-            disk.wrote(to + moved, step.copied)?;
+            disk.note_written(to + moved, step.copied)?;
             moved += step.cloned + step.copied;
         }
         Ok(moved)
     }
 
     /// Makes a part of a device zero; a new file is.
-    fn zero(&mut self, disk: &Disk, mut at: u64, length: u64, go_on: impl Fn() -> Result<()>) -> Result<()> {
+    fn zero(&mut self, disk: &RestoredDisk, mut at: u64, length: u64, go_on: impl Fn() -> Result<()>) -> Result<()> {
         let end = if disk.device { at + length } else { at };
         while at < end {
             go_on()?;
-            let _inside = disk.enter_to_write(&self.gate)?;
+            let _inside = disk.enter_gate(&self.gate)?;
             let made = disk.target.zero(&mut self.zeroing, at, end - at);
-            let (zeroed, written) = made.map_err(|e| disk.paths.target_failed(e))?;
+            let (zeroed, written) = made.map_err(|e| disk.paths.output_failed(e))?;
             if written {
-                disk.wrote(at, zeroed)?;
+                disk.note_written(at, zeroed)?;
             }
             at += zeroed;
         }
@@ -272,17 +280,17 @@ impl Copier {
 }
 
 /// What was read as the `i`-th cluster, if it is what it has to be.
-fn check_read(disk: &Disk, work: &Work, i: usize, state: State, content: Content) -> Result<Cluster> {
+fn check_read(disk: &RestoredDisk, work: &PlacedPiece, i: usize, state: State, content: Content) -> Result<Cluster> {
     if state != State::Unknown && !state.is(content) {
         let within = i as u64 * CLUSTER;
-        return Err(disk.paths.differs(work.piece.at + within, image_at(&work.piece.parts, within)));
+        return Err(disk.paths.data_differ(work.piece.at + within, image_at(&work.piece.parts, within)));
     }
     Ok(if content == Content::Zero { Cluster::Zero } else { Cluster::Buffered })
 }
 
 /// Lets the new file share the blocks of a run of the volume as it was; false when not all could be.
-fn share(new: &Apart, work: &Work, run: Range<u64>, old: Option<&mut Old>) -> bool {
-    let Some(Old::Layers(old)) = old else { return false };
+fn share(new: &Apart, work: &PlacedPiece, run: Range<u64>, old: Option<&mut OldVolume>) -> bool {
+    let Some(OldVolume::Layers(old)) = old else { return false };
     let mut at = run.start;
     while at < run.end {
         let Ok((Some((file, offset)), length)) = old.place(work.piece.at + at, run.end - at) else { return false };
@@ -308,18 +316,18 @@ fn data_in(parts: &[Part], range: &Range<u64>) -> u64 {
 }
 
 /// The bytes of some clusters of a piece.
-fn bytes_of(work: &Work, start: usize, end: usize) -> Range<u64> {
+fn bytes_of(work: &PlacedPiece, start: usize, end: usize) -> Range<u64> {
     start as u64 * CLUSTER..(end as u64 * CLUSTER).min(work.piece.length)
 }
 
 /// The range of a buffer, which is no longer than a piece.
-fn bounds(range: &Range<u64>) -> Range<usize> {
+fn indexes(range: &Range<u64>) -> Range<usize> {
     let end = |bytes| usize::try_from(bytes).unwrap_or(usize::MAX);
     end(range.start)..end(range.end)
 }
 
 /// The layers once more.
-fn again(layers: &[Layer]) -> Option<Vec<Layer>> {
+fn reopen(layers: &[Layer]) -> Option<Vec<Layer>> {
     let again = |layer: &Layer| match layer {
         Layer::Raw(file) => file.try_clone().map(Layer::Raw),
         Layer::Qcow2(file, data) => {
@@ -342,7 +350,7 @@ fn image_at(parts: &[Part], within: u64) -> usize {
 #[cfg(test)]
 mod tests {
     use super::super::disk::tests::{device, new_file};
-    use super::super::disk::{Parts, SHARED_PIECE};
+    use super::super::disk::{DiskParts, SHARED_PIECE};
     use super::super::request::{OutputFormat, Preallocation};
     use super::*;
     use crate::engine::rate::Rate;
@@ -351,7 +359,7 @@ mod tests {
     #[test]
     fn a_disk_whose_blocks_can_t_be_shared_says_nothing_of_the_next_one() {
         let (disk, mut copier) = (device(false), Copier { refused: true, ..Copier::default() });
-        copier.enter(&disk);
+        copier.begin_disk(&disk);
         assert!(!copier.refused);
     }
 
@@ -366,12 +374,12 @@ mod tests {
             stream.data(at, &vec![7; (size / 2 - CLUSTER) as usize]).unwrap();
         }
         stream.finish().unwrap();
-        let mut disk = Disk::begin(Parts {
+        let mut disk = RestoredDisk::begin(DiskParts {
             volume: "a".into(),
             names: vec!["output".into(), "image".into()],
             source: Pieces::open(vec![source]).unwrap(),
             base: None,
-            target: Target::File(qcow2::Direct::new(target.into())),
+            target: OutputTarget::File(qcow2::Direct::new(target.into())),
             format: OutputFormat::Raw,
             size,
             preallocation: Preallocation::Off,
@@ -383,9 +391,9 @@ mod tests {
         disk.plan().most = SHARED_PIECE;
         let (gate, limiter) = (Arc::default(), Limiter::new(Rate::default()));
         let mut copier = Copier::new(&gate);
-        copier.enter(&disk);
+        copier.begin_disk(&disk);
         while let Some(work) = disk.next(&gate).unwrap() {
-            copier.perform(&disk, &work, &limiter, || Ok(())).unwrap();
+            copier.copy_piece(&disk, &work, &limiter, || Ok(())).unwrap();
             assert!(copier.buffer.len() as u64 <= PIECE, "{} bytes", copier.buffer.len());
         }
     }

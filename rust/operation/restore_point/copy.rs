@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::copier::Copier;
-use super::disk::Disk;
+use super::disk::RestoredDisk;
 use super::gate::Gate;
 use crate::engine::rate::Limiter;
 use crate::error::{Code, Error, Result};
@@ -23,8 +23,8 @@ const THREADS: usize = 16;
 
 /// What the threads and whoever waits for them share.
 #[derive(Debug)]
-pub(super) struct Copy {
-    pub(super) disks: Vec<Disk>,
+pub(super) struct Copying {
+    pub(super) disks: Vec<RestoredDisk>,
     pub(super) limiter: Limiter,
     /// What is written to outputs passes it; closed once all is to stop.
     gate: Arc<Gate>,
@@ -44,10 +44,10 @@ pub(super) struct Finished {
     pub(super) millis: u64,
 }
 
-impl Copy {
-    pub(super) fn new(disks: Vec<Disk>, limiter: Limiter) -> Copy {
+impl Copying {
+    pub(super) fn new(disks: Vec<RestoredDisk>, limiter: Limiter) -> Copying {
         let (gate, failed) = (Arc::default(), Mutex::new(None));
-        Copy { disks, limiter, gate, failed, begun: Instant::now(), active: AtomicU64::new(0) }
+        Copying { disks, limiter, gate, failed, begun: Instant::now(), active: AtomicU64::new(0) }
     }
 
     fn elapsed(&self) -> u64 {
@@ -55,18 +55,18 @@ impl Copy {
     }
 
     /// How long the outputs' storage is waited for once the copy has failed: where it does not answer, not all that long again.
-    pub(super) fn patience(&self) -> Duration {
+    pub(super) fn storage_limit(&self) -> Duration {
         if self.gate.waits_for_storage(|| true) { limits::RESTORE_STOP } else { limits::STORAGE_LONG_STEP }
     }
 
     /// Something was done, and more may be.
-    fn go_on(&self) -> Result<()> {
+    fn note_activity(&self) -> Result<()> {
         self.active.store(self.elapsed(), Relaxed);
         self.gate.check("copy")
     }
 
     /// The error, and of which outputs it came too late: they hold neither what they held nor what they were to.
-    pub(super) fn lost(&self, error: Error) -> Error {
+    pub(super) fn add_lost_outputs(&self, error: Error) -> Error {
         let lost = self.disks.iter().filter(|disk| disk.device && disk.has_begun());
         let lost = lost.map(|disk| {
             let kept = disk.kept();
@@ -81,7 +81,7 @@ impl Copy {
 
     /// What was kept of outputs that are as they were goes. Who still copies one gives it no name.
     pub(super) fn forget_kept(&self) -> Result<()> {
-        let forget = |disk: &Disk| match disk.kept_unless_it_is_copied().as_deref_mut() {
+        let forget = |disk: &RestoredDisk| match disk.try_kept().as_deref_mut() {
             Some(Some(kept)) => kept.forget(),
             _ => Ok(()),
         };
@@ -114,31 +114,35 @@ impl Copy {
     }
 
     /// The files, or the devices.
-    fn these(&self, devices: bool) -> Vec<(usize, &Disk)> {
+    fn disks_of_kind(&self, devices: bool) -> Vec<(usize, &RestoredDisk)> {
         self.disks.iter().enumerate().filter(|(_, disk)| disk.device == devices).collect()
     }
 
     /// One of the threads: each begins with another disk, and ends with the last one.
-    fn copy(&self, number: usize, disks: &[(usize, &Disk)]) -> Result<()> {
+    fn copy(&self, number: usize, disks: &[(usize, &RestoredDisk)]) -> Result<()> {
         let mut copier = Copier::new(&self.gate);
         let count = disks.len();
         for disk in (0..count).map(|i| disks[(i + number) % count].1) {
-            copier.enter(disk);
+            copier.begin_disk(disk);
             loop {
-                self.go_on()?;
+                self.note_activity()?;
                 let Some(work) = disk.next(&self.gate)? else { break };
-                copier.perform(disk, &work, &self.limiter, || self.go_on())?;
+                copier.copy_piece(disk, &work, &self.limiter, || self.note_activity())?;
             }
         }
         Ok(())
     }
 
     /// Does the work with each of the disks, however few threads there are.
-    fn with_each(&self, disks: &[(usize, &Disk)], work: impl Fn(usize, &Disk) -> Result<()> + Sync) -> Result<()> {
+    fn with_each(
+        &self,
+        disks: &[(usize, &RestoredDisk)],
+        work: impl Fn(usize, &RestoredDisk) -> Result<()> + Sync,
+    ) -> Result<()> {
         let next = AtomicUsize::new(0);
         self.on_threads(disks.len().min(THREADS), |_| {
             while let Some((place, disk)) = disks.get(next.fetch_add(1, Relaxed)) {
-                self.go_on()?;
+                self.note_activity()?;
                 work(*place, disk)?;
             }
             Ok(())
@@ -146,7 +150,7 @@ impl Copy {
     }
 
     /// Makes them whole and durable.
-    fn finish(&self, disks: &[(usize, &Disk)]) -> Result<Vec<(usize, Finished)>> {
+    fn finish(&self, disks: &[(usize, &RestoredDisk)]) -> Result<Vec<(usize, Finished)>> {
         let finished = Mutex::new(Vec::new());
         self.with_each(disks, |place, disk| {
             let unknown = disk.finish(&self.gate)?;
@@ -161,23 +165,23 @@ impl Copy {
 /// Copies all disks, and makes them whole and durable: devices, whose content goes, once all files are, and if `may_go` says so,
 /// for that may have taken hours. `reading` is kept until nothing of it runs any more.
 pub(super) fn run(
-    copy: &Arc<Copy>,
+    copy: &Arc<Copying>,
     reading: &Reading,
     may_go: impl Fn(&mut Reporter<'_>) -> Result<()>,
     job: &mut Reporter<'_>,
 ) -> Result<Vec<Finished>> {
     let mut all = Vec::new();
     for devices in [false, true] {
-        if copy.these(devices).is_empty() {
+        if copy.disks_of_kind(devices).is_empty() {
             continue;
         }
         if devices {
-            keep(copy, job)?;
+            keep_replaced(copy, job)?;
             may_go(job)?;
         }
         let done = copy_and_sync(copy, devices, reading, job);
         // where a write hangs, a sync does, too
-        let flush = |error| if copy.gate.is_used() { error } else { flush(copy, error) };
+        let flush = |error| if copy.gate.is_used() { error } else { flush_devices(copy, error) };
         all.extend(if devices { done.map_err(flush)? } else { done? });
     }
     all.sort_unstable_by_key(|(place, _)| *place);
@@ -185,24 +189,24 @@ pub(super) fn run(
 }
 
 /// Keeps what devices hold, where that is asked, before one of them is written to.
-fn keep(copy: &Arc<Copy>, job: &mut Reporter<'_>) -> Result<()> {
+fn keep_replaced(copy: &Arc<Copying>, job: &mut Reporter<'_>) -> Result<()> {
     const STEP: &str = Phase::KeepReplaced.as_str();
-    if copy.these(true).iter().all(|(_, disk)| disk.kept().is_none()) {
+    if copy.disks_of_kind(true).iter().all(|(_, disk)| disk.kept().is_none()) {
         return Ok(());
     }
     job.begin(Phase::KeepReplaced)?;
     let ours = copy.clone();
     let work = move || {
         let _moved = ours.gate.move_data();
-        ours.with_each(&ours.these(true), |_, disk| disk.keep_held(&ours.gate, || ours.go_on()))
+        ours.with_each(&ours.disks_of_kind(true), |_, disk| disk.make_kept_copy(&ours.gate, || ours.note_activity()))
     };
     // the NAS is asked for nothing
-    attend(STEP, false, &deadline::start_for_the_host(STEP, work, || ())?, copy, || true, job)
+    wait_and_report(STEP, false, &deadline::start_for_the_host(STEP, work, || ())?, copy, || true, job)
 }
 
 /// The files, or the devices.
 fn copy_and_sync(
-    copy: &Arc<Copy>,
+    copy: &Arc<Copying>,
     devices: bool,
     reading: &Reading,
     job: &mut Reporter<'_>,
@@ -210,23 +214,30 @@ fn copy_and_sync(
     job.begin(Phase::Copy)?;
     let (ours, kept) = (copy.clone(), reading.clone());
     let work = move || {
-        let (_held, disks) = (kept, ours.these(devices));
+        let (_held, disks) = (kept, ours.disks_of_kind(devices));
         ours.on_threads(THREADS, |number| ours.copy(number, &disks))
     };
-    attend("copy", devices, &deadline::start("copy", work, || ())?, copy, || reading.answers(), job)?;
+    wait_and_report("copy", devices, &deadline::start("copy", work, || ())?, copy, || reading.answers(), job)?;
     job.begin(Phase::Sync)?;
     let (ours, kept) = (copy.clone(), reading.clone());
     let work = move || {
-        let (_held, disks) = (kept, ours.these(devices));
+        let (_held, disks) = (kept, ours.disks_of_kind(devices));
         ours.finish(&disks)
     };
-    attend("sync", devices, &deadline::start_for_the_host("sync", work, || ())?, copy, || reading.answers(), job)
+    wait_and_report(
+        "sync",
+        devices,
+        &deadline::start_for_the_host("sync", work, || ())?,
+        copy,
+        || reading.answers(),
+        job,
+    )
 }
 
 /// What was written to devices before it failed reaches them before that is told: whoever has them next writes last.
-fn flush(copy: &Arc<Copy>, error: Error) -> Error {
+fn flush_devices(copy: &Arc<Copying>, error: Error) -> Error {
     let ours = copy.clone();
-    let flush = move || ours.these(true).into_iter().try_for_each(|(_, disk)| disk.sync());
+    let flush = move || ours.disks_of_kind(true).into_iter().try_for_each(|(_, disk)| disk.sync());
     match deadline::bounded_for_host("sync", limits::STORAGE_STEP, flush) {
         Ok(()) => error,
         Err(stuck) => {
@@ -236,7 +247,7 @@ fn flush(copy: &Arc<Copy>, error: Error) -> Error {
 }
 
 /// Nothing was done for so long.
-fn stalled(step: &'static str, idle: Duration, writing: bool) -> Error {
+fn stall_error(step: &'static str, idle: Duration, writing: bool) -> Error {
     let (code, what) = if writing {
         (Code::Io, "the outputs' storage does not answer")
     } else {
@@ -246,7 +257,7 @@ fn stalled(step: &'static str, idle: Duration, writing: bool) -> Error {
 }
 
 /// What is left behind, and what may still come of it.
-fn hanging(writing: bool, devices: &[&str]) -> String {
+fn describe_leftover(writing: bool, devices: &[&str]) -> String {
     match (writing, devices) {
         (true, []) => "a call that the outputs' storage does not answer".into(),
         (true, _) => format!("a write to one of {devices:?} that is not answered, and may still be made"),
@@ -258,23 +269,23 @@ fn hanging(writing: bool, devices: &[&str]) -> String {
 }
 
 /// Leaves it behind, counted for what does not answer; what it hangs in.
-fn leave<T>(work: &Background<T>, copy: &Copy, devices: bool, nas_answers: impl Fn() -> bool) -> String {
+fn leave_behind<T>(work: &Background<T>, copy: &Copying, devices: bool, nas_answers: impl Fn() -> bool) -> String {
     let storage = copy.gate.waits_for_storage(nas_answers);
     if storage {
         work.leave_to_the_host();
     } else {
         work.leave_to_the_nas();
     }
-    let devices = if devices { copy.these(true) } else { Vec::new() };
-    hanging(storage, &devices.into_iter().map(|(_, disk)| disk.paths.output()).collect::<Vec<_>>())
+    let devices = if devices { copy.disks_of_kind(true) } else { Vec::new() };
+    describe_leftover(storage, &devices.into_iter().map(|(_, disk)| disk.paths.output()).collect::<Vec<_>>())
 }
 
 /// Waits for the result, and tells of progress meanwhile.
-fn attend<T>(
+fn wait_and_report<T>(
     step: &'static str,
     devices: bool,
     work: &Background<T>,
-    copy: &Copy,
+    copy: &Copying,
     nas_answers: impl Fn() -> bool,
     job: &mut Reporter<'_>,
 ) -> Result<T> {
@@ -287,7 +298,7 @@ fn attend<T>(
             return result;
         }
         let idle = Duration::from_millis(copy.elapsed().saturating_sub(copy.active.load(Relaxed)));
-        let stalled = || stalled(step, idle, copy.gate.waits_for_storage(&nas_answers));
+        let stalled = || stall_error(step, idle, copy.gate.waits_for_storage(&nas_answers));
         let told = job
             .tell()
             .and_then(|()| if idle > steps::within(step, limits::STORAGE_LONG_STEP) { Err(stalled()) } else { Ok(()) });
@@ -296,7 +307,7 @@ fn attend<T>(
             if work.wait(steps::within(step, limits::RESTORE_STOP)).is_some() || work.has_ended() {
                 return Err(error);
             }
-            return Err(error.with_leftover(leave(work, copy, devices, nas_answers)));
+            return Err(error.with_leftover(leave_behind(work, copy, devices, nas_answers)));
         }
     }
 }
@@ -320,7 +331,7 @@ mod tests {
             Ok(())
         };
         let mut job = Reporter::new(guard, &mut listener).unwrap();
-        let copy = Arc::new(Copy::new(vec![device(false)], Limiter::new(Rate::default())));
+        let copy = Arc::new(Copying::new(vec![device(false)], Limiter::new(Rate::default())));
         let finishing = is_being_finished(&copy.disks[0]);
         let ours = copy.clone();
         let work = move || {
@@ -330,7 +341,7 @@ mod tests {
             Ok(())
         };
         let work = deadline::start_for_the_host("sync", work, || ()).unwrap();
-        let error = attend("sync", true, &work, &copy, || true, &mut job).unwrap_err();
+        let error = wait_and_report("sync", true, &work, &copy, || true, &mut job).unwrap_err();
         assert_eq!((error.code, error.leftovers), (Code::Cancelled, false), "{error}");
         drop(finishing);
     }
@@ -338,7 +349,7 @@ mod tests {
     #[test]
     fn a_storage_that_does_not_answer_is_not_taken_for_the_nas() {
         for (writing, code) in [(true, Code::Io), (false, Code::NasUnresponsive)] {
-            assert_eq!(stalled("copy", limits::STORAGE_LONG_STEP, writing).code, code);
+            assert_eq!(stall_error("copy", limits::STORAGE_LONG_STEP, writing).code, code);
         }
         for (writing, devices, words) in [
             (true, &[][..], "storage"),
@@ -346,29 +357,29 @@ mod tests {
             (true, &["/dev/a"], "\"/dev/a\"] that is not answered, and may still be made"),
             (false, &["/dev/a"], "holds [\"/dev/a\"] open, and writes nothing any more"),
         ] {
-            assert!(hanging(writing, devices).contains(words), "{}", hanging(writing, devices));
+            assert!(describe_leftover(writing, devices).contains(words), "{}", describe_leftover(writing, devices));
         }
     }
 
     /// It shows where a user may have few: `setpriv --reuid 61234 --clear-groups prlimit --nproc=12`.
     #[test]
     fn each_device_is_kept_before_one_is_written_to_however_few_threads_there_are() {
-        use super::super::kept::Kept;
-        use super::super::output_path::Points;
+        use super::super::kept::KeptCopy;
+        use super::super::output_path::PointFolders;
         use crate::nas::folder::Folder;
         let (dir, points) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let root = Folder::open_root(points.path()).unwrap();
-        let points = Points::of(&root, &root).unwrap();
+        let points = PointFolders::of(&root, &root).unwrap();
         let disks: Vec<_> = (0..24).map(|_| device(false)).collect();
         for disk in &disks {
-            disk.keep_as(Kept::make(dir.path().to_str().unwrap(), "v", &points).unwrap());
+            disk.set_kept_copy(KeptCopy::make(dir.path().to_str().unwrap(), "v", &points).unwrap());
         }
         let nas = Repository { kind: Some("dir".into()), address: Some("/nas".into()), ..Repository::default() };
         let guard = job::start(None, "restorePoint", Repository::check(Some(nas)).unwrap(), None).unwrap();
         let mut listener = |_: &job::JobStatus| Ok(());
         let mut job = Reporter::new(guard, &mut listener).unwrap();
-        let copy = Arc::new(Copy::new(disks, Limiter::new(Rate::default())));
-        let kept = keep(&copy, &mut job);
+        let copy = Arc::new(Copying::new(disks, Limiter::new(Rate::default())));
+        let kept = keep_replaced(&copy, &mut job);
         let missing = copy.disks.iter().filter(|disk| !disk.kept().as_ref().unwrap().is_named()).count();
         assert!(kept.is_err() || missing == 0, "{missing} of 24 devices are not kept, and are written to next");
     }

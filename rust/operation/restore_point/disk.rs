@@ -8,12 +8,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use log::Level;
 use rustix::fs::FallocateFlags;
 
-use super::gate::{Gate, Inside};
-use super::kept::Kept;
-use super::paths::{Paths, STEP};
-use super::plan::{Layout, Plan, Work};
+use super::gate::{Gate, Passage};
+use super::kept::KeptCopy;
+use super::paths::{DiskPaths, STEP};
+use super::plan::{CopyPlan, OutputLayout, PlacedPiece};
 use super::request::{OutputFormat, Preallocation};
-use super::target::{SYNC_EACH, Target};
+use super::target::{OutputTarget, SYNC_EACH};
 use crate::error::{Code, Error, Result, called};
 use crate::lacking;
 use crate::nas::apart::{Apart, Descriptor};
@@ -27,12 +27,12 @@ pub(super) const SHARED_PIECE: u64 = 1 << 30;
 
 /// A disk, and what was done of it.
 #[derive(Debug)]
-pub(super) struct Disk {
-    pub(super) paths: Paths,
+pub(super) struct RestoredDisk {
+    pub(super) paths: DiskPaths,
     pub(super) images: Images,
     /// Size that the guest sees of them, in bytes: told also while somebody has the plan.
     pub(super) guest: u64,
-    pub(super) target: Target,
+    pub(super) target: OutputTarget,
     /// Of the output's disk, in bytes.
     pub(super) size: u64,
     pub(super) preallocation: Preallocation,
@@ -43,19 +43,19 @@ pub(super) struct Disk {
     pub(super) compared: bool,
     /// Not compared, and blocks can be shared.
     pub(super) shares: bool,
-    plan: Mutex<Plan>,
+    plan: Mutex<CopyPlan>,
     writeback: Mutex<Writeback>,
     unsynced: AtomicU64,
     /// What the output holds is copied there first.
-    kept: Mutex<Option<Kept>>,
+    kept: Mutex<Option<KeptCopy>>,
     /// Something was written.
     begun: AtomicBool,
-    pub(super) done: Done,
+    pub(super) done: ByteCounts,
 }
 
 /// Bytes.
 #[derive(Debug, Default)]
-pub(super) struct Done {
+pub(super) struct ByteCounts {
     /// Of the guest's disk that are dealt with.
     pub(super) guest: AtomicU64,
     pub(super) read: AtomicU64,
@@ -65,12 +65,12 @@ pub(super) struct Done {
 
 /// What a disk is made of.
 #[derive(Debug)]
-pub(super) struct Parts {
+pub(super) struct DiskParts {
     pub(super) volume: String,
     pub(super) names: Vec<String>,
     pub(super) source: (Pieces, Images),
     pub(super) base: Option<Base<File>>,
-    pub(super) target: Target,
+    pub(super) target: OutputTarget,
     pub(super) format: OutputFormat,
     /// Size of the output's disk, at least that of the images'.
     pub(super) size: u64,
@@ -81,12 +81,22 @@ pub(super) struct Parts {
     pub(super) old: Vec<Layer>,
 }
 
-impl Disk {
+impl RestoredDisk {
     /// Begins with an empty target.
-    pub(super) fn begin(parts: Parts) -> Result<Disk> {
-        let Parts { volume, names, source: (pieces, images), base, target, format, size, preallocation, device, old } =
-            parts;
-        let paths = Paths { volume, names };
+    pub(super) fn begin(parts: DiskParts) -> Result<RestoredDisk> {
+        let DiskParts {
+            volume,
+            names,
+            source: (pieces, images),
+            base,
+            target,
+            format,
+            size,
+            preallocation,
+            device,
+            old,
+        } = parts;
+        let paths = DiskPaths { volume, names };
         let io = |e| Error::io("open the output", paths.output(), e);
         let (new, compared) = (target.new_file(), base.is_some());
         let shares = match new {
@@ -94,11 +104,11 @@ impl Disk {
             _ => false,
         };
         let layout = match (format, new) {
-            (OutputFormat::Raw, None) => Layout::Raw,
-            (OutputFormat::Raw, Some(file)) => file.set_length(size).map(|()| Layout::Raw).map_err(io)?,
+            (OutputFormat::Raw, None) => OutputLayout::Raw,
+            (OutputFormat::Raw, Some(file)) => file.set_length(size).map(|()| OutputLayout::Raw).map_err(io)?,
             (OutputFormat::Qcow2, Some(file)) => {
                 let stream = Stream::begin(file.clone(), size, None);
-                Layout::Qcow2(Box::new(stream.map_err(|e| e.at("open the output", paths.output()))?))
+                OutputLayout::Qcow2(Box::new(stream.map_err(|e| e.at("open the output", paths.output()))?))
             }
             (OutputFormat::Qcow2, None) => {
                 return Err(Error::new(Code::Internal, "open the output", "a qcow2 on a device"));
@@ -109,8 +119,8 @@ impl Disk {
         let guest = pieces.size();
         let tail = guest..end.max(guest);
         let plan =
-            Mutex::new(Plan { pieces, base, layout, at: 0, most, tail, unknown: 0, size, preallocation, device });
-        Ok(Disk {
+            Mutex::new(CopyPlan { pieces, base, layout, at: 0, most, tail, unknown: 0, size, preallocation, device });
+        Ok(RestoredDisk {
             paths,
             images,
             guest,
@@ -126,15 +136,15 @@ impl Disk {
             unsynced: AtomicU64::new(0),
             kept: Mutex::default(),
             begun: AtomicBool::new(false),
-            done: Done::default(),
+            done: ByteCounts::default(),
         })
     }
 
     /// Takes the room that a raw file is to have; a qcow2 takes its own at the end.
     pub(super) fn reserve(&self) -> Result<()> {
         match (&self.plan().layout, self.target.new_file()) {
-            (Layout::Raw, Some(file)) => {
-                reserve(file, self.size, self.preallocation).map_err(|e| self.paths.target_failed(e))
+            (OutputLayout::Raw, Some(file)) => {
+                reserve(file, self.size, self.preallocation).map_err(|e| self.paths.output_failed(e))
             }
             _ => Ok(()),
         }
@@ -155,42 +165,42 @@ impl Disk {
     }
 
     /// What is to be done next; none once all was told.
-    pub(super) fn next(&self, gate: &Gate) -> Result<Option<Work>> {
+    pub(super) fn next(&self, gate: &Gate) -> Result<Option<PlacedPiece>> {
         self.plan().next(&self.paths, gate, &self.done.guest)
     }
 
-    pub(super) fn plan(&self) -> MutexGuard<'_, Plan> {
+    pub(super) fn plan(&self) -> MutexGuard<'_, CopyPlan> {
         self.plan.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Writes it, unless it was told to stop since it was read: another restore may have the device by now, or a guest.
     pub(super) fn write(&self, bytes: &[u8], to: u64, gate: &Gate) -> Result<()> {
-        let _inside = self.enter_to_write(gate)?;
-        let cached = self.target.write(bytes, to).map_err(|e| self.paths.target_failed(e))?;
-        self.wrote(to, cached)
+        let _inside = self.enter_gate(gate)?;
+        let cached = self.target.write(bytes, to).map_err(|e| self.paths.output_failed(e))?;
+        self.note_written(to, cached)
     }
 
-    pub(super) fn enter_to_write<'a>(&self, gate: &'a Gate) -> Result<Inside<'a>> {
+    pub(super) fn enter_gate<'a>(&self, gate: &'a Gate) -> Result<Passage<'a>> {
         let inside = gate.enter(STEP)?;
         self.begun.store(true, Relaxed);
         Ok(inside)
     }
 
     /// What the output holds is to be copied there before it is overwritten.
-    pub(super) fn keep_as(&self, kept: Kept) {
+    pub(super) fn set_kept_copy(&self, kept: KeptCopy) {
         *self.kept() = Some(kept);
     }
 
-    pub(super) fn kept(&self) -> MutexGuard<'_, Option<Kept>> {
+    pub(super) fn kept(&self) -> MutexGuard<'_, Option<KeptCopy>> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn kept_unless_it_is_copied(&self) -> Option<MutexGuard<'_, Option<Kept>>> {
+    pub(super) fn try_kept(&self) -> Option<MutexGuard<'_, Option<KeptCopy>>> {
         self.kept.try_lock().ok()
     }
 
     /// Copies it, if that is asked.
-    pub(super) fn keep_held(&self, gate: &Gate, go_on: impl Fn() -> Result<()>) -> Result<()> {
+    pub(super) fn make_kept_copy(&self, gate: &Gate, go_on: impl Fn() -> Result<()>) -> Result<()> {
         let kept = self.kept().as_mut().map(|kept| kept.copy(&self.target, gate, go_on));
         kept.unwrap_or(Ok(())).map_err(|error| error.on_disk(&self.paths.volume))
     }
@@ -201,7 +211,7 @@ impl Disk {
     }
 
     /// So many bytes were written there: they are to reach the disk soon.
-    pub(super) fn wrote(&self, to: u64, bytes: u64) -> Result<()> {
+    pub(super) fn note_written(&self, to: u64, bytes: u64) -> Result<()> {
         let due = self.writeback.lock().unwrap_or_else(PoisonError::into_inner).note(to, bytes);
         if let Some(span) = due
             && let Err(error) = self.target.begin_writing(span.start, span.end - span.start)
@@ -211,7 +221,7 @@ impl Disk {
         }
         let before = self.unsynced.fetch_add(bytes, Relaxed);
         if before / SYNC_EACH < (before + bytes) / SYNC_EACH {
-            self.target.sync().map_err(|e| self.paths.target_failed(e))?;
+            self.target.sync().map_err(|e| self.paths.output_failed(e))?;
         }
         Ok(())
     }
@@ -223,16 +233,16 @@ impl Disk {
         if let Some(base) = plan.base.take() {
             base.finish().map_err(|e| self.paths.index_failed(e))?;
         }
-        plan.pieces.check_whole().map_err(|failure| self.paths.explain(failure))?;
+        plan.pieces.check_whole().map_err(|failure| self.paths.image_failed(failure))?;
         // from here on it is the outputs' storage that has to answer
         let _inside = gate.enter("sync")?;
         let end = plan.pieces.size().next_multiple_of(CLUSTER).min(self.size);
         plan.place_zeroes(&self.paths, end, self.size)?;
-        if let Layout::Qcow2(stream) = std::mem::replace(&mut plan.layout, Layout::Finished) {
+        if let OutputLayout::Qcow2(stream) = std::mem::replace(&mut plan.layout, OutputLayout::Finished) {
             stream.finish().map_err(|e| self.paths.table_failed(e))?;
             if let Some(file) = self.target.new_file() {
                 let reserved = file.length().and_then(|length| reserve(file, length, self.preallocation));
-                reserved.map_err(|e| self.paths.target_failed(e))?;
+                reserved.map_err(|e| self.paths.output_failed(e))?;
             }
         }
         self.sync()?;
@@ -241,7 +251,7 @@ impl Disk {
 
     /// Makes what was written durable.
     pub(super) fn sync(&self) -> Result<()> {
-        self.target.sync().map_err(|e| self.paths.target_failed(e))
+        self.target.sync().map_err(|e| self.paths.output_failed(e))
     }
 }
 
@@ -283,7 +293,7 @@ pub(super) mod tests {
     const OLD: u8 = 9;
 
     /// A disk with data and then none, onto a device that is full.
-    pub(in super::super) fn device(compared: bool) -> Disk {
+    pub(in super::super) fn device(compared: bool) -> RestoredDisk {
         let image = tempfile().unwrap();
         let mut stream = Stream::begin(image.try_clone().unwrap(), SIZE, None).unwrap();
         stream.data(0, &[7; 2 * CLUSTER as usize]).unwrap();
@@ -295,12 +305,12 @@ pub(super) mod tests {
         let index = Index::open(index, hash).unwrap();
         let target = tempfile().unwrap();
         target.write_at(&[OLD; SIZE as usize], 0).unwrap();
-        Disk::begin(Parts {
+        RestoredDisk::begin(DiskParts {
             volume: "a".into(),
             names: vec!["output".into(), "image".into()],
             source: Pieces::open(vec![image]).unwrap(),
             base: compared.then(|| Base::begin(vec![index], SIZE).unwrap()),
-            target: Target::File(qcow2::Direct::new(target.into())),
+            target: OutputTarget::File(qcow2::Direct::new(target.into())),
             format: OutputFormat::Raw,
             size: SIZE,
             preallocation: Preallocation::Off,
@@ -314,7 +324,7 @@ pub(super) mod tests {
         Folder::open_root(folder).unwrap().create_file("new", FILE_MODE).unwrap()
     }
 
-    fn content(disk: &Disk) -> Vec<u8> {
+    fn content(disk: &RestoredDisk) -> Vec<u8> {
         let mut content = vec![0; SIZE as usize];
         disk.target.read(&mut content, 0).unwrap();
         content
@@ -329,13 +339,13 @@ pub(super) mod tests {
             while let Some(work) = disk.next(&Gate::default()).unwrap() {
                 let gate = Arc::default();
                 let mut copier = Copier::new(&gate);
-                copier.enter(&disk);
+                copier.begin_disk(&disk);
                 // before the read it is still wanted
                 let told_meanwhile = || {
                     gate.close();
                     Ok(())
                 };
-                let error = copier.perform(&disk, &work, &limiter, told_meanwhile).unwrap_err();
+                let error = copier.copy_piece(&disk, &work, &limiter, told_meanwhile).unwrap_err();
                 assert_eq!(error.code, Code::Cancelled, "{error}");
                 assert!(!gate.is_used());
                 pieces += 1;
@@ -354,12 +364,12 @@ pub(super) mod tests {
             stream.data(at, &[7; CLUSTER as usize]).unwrap();
         }
         stream.finish().unwrap();
-        let disk = Disk::begin(Parts {
+        let disk = RestoredDisk::begin(DiskParts {
             volume: "a".into(),
             names: vec!["output".into(), "image".into()],
             source: Pieces::open(vec![image]).unwrap(),
             base: None,
-            target: Target::File(qcow2::Direct::new(target.clone().into())),
+            target: OutputTarget::File(qcow2::Direct::new(target.clone().into())),
             format: OutputFormat::Qcow2,
             size,
             preallocation: Preallocation::Off,
@@ -379,9 +389,9 @@ pub(super) mod tests {
         for compared in [false, true] {
             let (disk, gate, limiter) = (device(compared), Arc::default(), Limiter::new(Rate::default()));
             let mut copier = Copier::new(&gate);
-            copier.enter(&disk);
+            copier.begin_disk(&disk);
             while let Some(work) = disk.next(&gate).unwrap() {
-                copier.perform(&disk, &work, &limiter, || Ok(())).unwrap();
+                copier.copy_piece(&disk, &work, &limiter, || Ok(())).unwrap();
             }
             assert_eq!(disk.finish(&gate).unwrap(), 0);
             let mut wanted = vec![7; 2 * CLUSTER as usize];
@@ -391,7 +401,7 @@ pub(super) mod tests {
     }
 
     /// As it is while it is made durable.
-    pub(in super::super) fn is_being_finished(disk: &Disk) -> impl Sized {
+    pub(in super::super) fn is_being_finished(disk: &RestoredDisk) -> impl Sized {
         disk.plan()
     }
 }

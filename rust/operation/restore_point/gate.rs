@@ -16,19 +16,19 @@ pub(super) struct Gate {
 
 /// It is under way until it is dropped.
 #[derive(Debug)]
-pub(super) struct Inside<'a>(&'a AtomicUsize);
+pub(super) struct Passage<'a>(&'a AtomicUsize);
 
 impl Gate {
     /// `CANCELLED` once it is closed: to be asked right before each change.
-    pub(super) fn enter(&self, step: &'static str) -> Result<Inside<'_>> {
+    pub(super) fn enter(&self, step: &'static str) -> Result<Passage<'_>> {
         // counted before the look: either whoever closes the gate sees this change, or it is not made
-        let inside = Inside::of(&self.inside);
+        let inside = Passage::of(&self.inside);
         self.check(step).map(|()| inside)
     }
 
     /// Until it is dropped the NAS or the outputs' storage has to answer: nobody knows which of them the kernel waits for.
-    pub(super) fn move_data(&self) -> Inside<'_> {
-        Inside::of(&self.moved)
+    pub(super) fn move_data(&self) -> Passage<'_> {
+        Passage::of(&self.moved)
     }
 
     /// Is it the outputs' storage that is waited for, and not the NAS? `nas_answers` is asked where nothing else tells.
@@ -52,14 +52,14 @@ impl Gate {
     }
 }
 
-impl Inside<'_> {
-    fn of(count: &AtomicUsize) -> Inside<'_> {
+impl Passage<'_> {
+    fn of(count: &AtomicUsize) -> Passage<'_> {
         count.fetch_add(1, SeqCst);
-        Inside(count)
+        Passage(count)
     }
 }
 
-impl Drop for Inside<'_> {
+impl Drop for Passage<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, SeqCst);
     }

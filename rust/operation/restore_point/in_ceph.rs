@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::request::Wanted;
+use super::request::WantedDisk;
 use crate::config;
 use crate::error::{Code, Error, Result};
 use crate::limits;
@@ -22,8 +22,8 @@ pub(super) struct InCeph {
 
 /// Opens those among the disks of the machine `vm`. Their servers end with this thread, if not before. `DOMAIN_STATE` when
 /// somebody else has one open.
-pub(super) fn open(volumes: &[Wanted], vm: &str, job: &mut Reporter<'_>) -> Result<Vec<Option<InCeph>>> {
-    let one = |wanted: &Wanted| {
+pub(super) fn open(volumes: &[WantedDisk], vm: &str, job: &mut Reporter<'_>) -> Result<Vec<Option<InCeph>>> {
+    let one = |wanted: &WantedDisk| {
         let Some(rbd) = &wanted.rbd else { return Ok(None) };
         InCeph::open(rbd, vm, job).map(Some).map_err(|error| error.on_disk(&rbd.name))
     };

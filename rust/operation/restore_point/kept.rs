@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 
 use super::clusters::runs;
 use super::gate::Gate;
-use super::names::ID;
+use super::names::RANDOM_DIGITS;
 use super::output::Output;
-use super::output_path::Points;
-use super::target::{SYNC_EACH, Target};
+use super::output_path::PointFolders;
+use super::target::{OutputTarget, SYNC_EACH};
 use crate::error::{Error, Result};
 use crate::point::Manifest;
 use crate::qcow2::{Buffer, CLUSTER, Storage as _};
@@ -19,22 +19,22 @@ const PIECE: u64 = 1 << 20;
 
 /// The file. Dropped before it has its name, it goes.
 #[derive(Debug)]
-pub(super) struct Kept {
+pub(super) struct KeptCopy {
     output: Output,
     path: PathBuf,
     named: bool,
 }
 
-impl Kept {
+impl KeptCopy {
     /// Makes it, empty, in the folder of the absolute path `folder`, for what is called `name`. `points` as for an output.
-    pub(super) fn make(folder: &str, name: &str, points: &Points) -> Result<Kept> {
-        let path = Path::new(folder).join(format!("{name}.kept-{}", &Manifest::new_point_id()?[..ID]));
+    pub(super) fn make(folder: &str, name: &str, points: &PointFolders) -> Result<KeptCopy> {
+        let path = Path::new(folder).join(format!("{name}.kept-{}", &Manifest::new_point_id()?[..RANDOM_DIGITS]));
         let text = path.to_string_lossy();
         let opened = Output::open(&text, true, 0, points);
         let of_field = |cause: String| format!("keepOldIn: {}", cause.trim_start_matches("output.path: "));
         let output = opened.map_err(|e| Error { cause: of_field(e.cause), ..e })?;
-        output.remove_left_of_kept(name)?;
-        Ok(Kept { output, path, named: false })
+        output.remove_left_beside_kept(name)?;
+        Ok(KeptCopy { output, path, named: false })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -43,7 +43,7 @@ impl Kept {
 
     /// Copies all of it, with holes for zeroes, and gives the file its name when it is durable. Whoever closes the gate knows
     /// whether the storage is being waited for, and that no name is given afterwards.
-    pub(super) fn copy(&mut self, from: &Target, gate: &Gate, go_on: impl Fn() -> Result<()>) -> Result<()> {
+    pub(super) fn copy(&mut self, from: &OutputTarget, gate: &Gate, go_on: impl Fn() -> Result<()>) -> Result<()> {
         let target = self.output.target()?;
         let failed = |e: io::Error| Error::io(STEP, &self.path, e);
         let length = from.length().map_err(failed)?;
@@ -83,7 +83,7 @@ impl Kept {
 }
 
 /// Writes what is not zero; how many bytes of it went through the page cache.
-fn write_data(target: &Target, piece: &[u8], at: u64) -> io::Result<u64> {
+fn write_data(target: &OutputTarget, piece: &[u8], at: u64) -> io::Result<u64> {
     let cluster = CLUSTER as usize;
     let are_data: Vec<_> = piece.chunks(cluster).map(|bytes| bytes.iter().any(|byte| *byte != 0)).collect();
     let written = runs(&are_data, |is_data| *is_data).into_iter().map(|(start, end)| {
@@ -105,10 +105,10 @@ mod tests {
     fn a_copy_gets_no_name_once_it_is_told_to_stop_and_goes_where_it_is_not_needed() {
         let (dir, points) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let root = Folder::open_root(points.path()).unwrap();
-        let points = Points::of(&root, &root).unwrap();
+        let points = PointFolders::of(&root, &root).unwrap();
         let device = tempfile::tempfile().unwrap();
         device.set_len(3 * PIECE + 512).unwrap();
-        let device = Target::File(Direct::new(device.into()));
+        let device = OutputTarget::File(Direct::new(device.into()));
         let names = || std::fs::read_dir(dir.path()).unwrap().count();
         for (stop_at, named) in [(1, 0), (4, 0), (5, 1)] {
             let (gate, told) = (Gate::default(), std::cell::Cell::new(0));
@@ -119,7 +119,7 @@ mod tests {
                 }
                 Ok(())
             };
-            let mut kept = Kept::make(dir.path().to_str().unwrap(), "v", &points).unwrap();
+            let mut kept = KeptCopy::make(dir.path().to_str().unwrap(), "v", &points).unwrap();
             let ended = kept.copy(&device, &gate, go_on);
             assert_eq!(ended.map_err(|error| error.code).err(), (named == 0).then_some(Code::Cancelled), "{stop_at}");
             assert_eq!((kept.is_named(), gate.is_used(), kept.path().exists()), (named == 1, false, named == 1));
@@ -146,9 +146,9 @@ mod tests {
             let read = preadv2(file, &mut [io::IoSliceMut::new(&mut [0; 4096])], 0, ReadWriteFlags::NOWAIT);
             read != Err(Errno::AGAIN)
         };
-        let points = Points::of(&root, &root).unwrap();
-        let mut kept = Kept::make(dir.path().to_str().unwrap(), "v", &points).unwrap();
-        let device = Target::File(device);
+        let points = PointFolders::of(&root, &root).unwrap();
+        let mut kept = KeptCopy::make(dir.path().to_str().unwrap(), "v", &points).unwrap();
+        let device = OutputTarget::File(device);
         kept.copy(&device, &Gate::default(), || Ok(())).unwrap();
         let copy = std::fs::File::open(kept.path()).unwrap();
         assert_eq!([&file, &copy].map(in_cache), [false; 2], "what is kept, and the copy");

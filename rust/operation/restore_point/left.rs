@@ -5,7 +5,7 @@ use std::fs::File;
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 
-use super::names::beside;
+use super::names::partial_prefix;
 use super::output_path::STEP;
 use crate::error::{Code, Error, Result, called};
 use crate::nas::apart::{AnyFile, Apart, Descriptor};
@@ -22,10 +22,10 @@ pub(super) fn lock_exclusively(file: AnyFile) -> rustix::io::Result<AnyFile> {
 }
 
 /// Locks `file`, a whole output of the name `name` that a call has left; `BUSY` while that one lives.
-pub(super) fn lock_left(folder: &Folder, name: &str, file: &File) -> Result<Option<Lock>> {
+pub(super) fn lock_left_output(folder: &Folder, name: &str, file: &File) -> Result<Option<Lock>> {
     let path = folder.path.join(name);
     let once_more = file.try_clone().map_err(|e| Error::io(STEP, &path, e))?;
-    match lock_file(folder, &beside(name), once_more.into(), lock_exclusively)? {
+    match lock_file(folder, &partial_prefix(name), once_more.into(), lock_exclusively)? {
         Ok(Locked::InRepository(lock) | Locked::OnHost(lock)) => Ok(Some(lock)),
         Err(Errno::WOULDBLOCK) => {
             Err(Error::new(Code::Busy, STEP, format!("another call gives '{}' its name", path.display())))
@@ -35,7 +35,7 @@ pub(super) fn lock_left(folder: &Folder, name: &str, file: &File) -> Result<Opti
 }
 
 /// Does the file belong to whom what we make in the folder belongs to?
-pub(super) fn is_owned_by_us(folder: &Folder, file: &impl Descriptor) -> Result<bool> {
+pub(super) fn belongs_to_us(folder: &Folder, file: &impl Descriptor) -> Result<bool> {
     let probe = format!(".nasbackup-{}", Manifest::new_point_id()?);
     let ours = folder.create_file(&probe, FILE_MODE)?;
     folder.remove_file(&ours, &probe)?;

@@ -7,9 +7,9 @@ mod copy;
 mod disk;
 mod gate;
 mod in_ceph;
-mod in_use;
 mod kept;
 mod left;
+mod locked_image;
 mod names;
 mod new_file;
 mod old;
@@ -42,20 +42,20 @@ use crate::qemu::layers;
 use crate::work::deadline::{bounded, bounded_for_host};
 use crate::work::job::{self, Listener, Reporter};
 use crate::work::phase::Phase;
-use copy::{Copy, Finished};
-use disk::{Disk, Parts};
+use copy::{Copying, Finished};
+use disk::{DiskParts, RestoredDisk};
 use in_ceph::InCeph;
-use kept::Kept;
+use kept::KeptCopy;
 use output::Output;
-use output_path::Points;
-use publication::{Opened, discard, publish, publish_in_time};
-use readable::{Indexes, Readable, check_verify};
+use output_path::PointFolders;
+use publication::{Opened, discard_outputs, publish, publish_in_time};
+use readable::{Indexes, Readable, choose_verification};
 use request::KeepOld;
-pub(super) use request::{Asked, Wanted, check_output};
 pub use request::{
     OutputFormat, Preallocation, RestoreOutput, RestorePointRequest, Restored, RestoredVolume, Verify, VolumeRequest,
 };
-use room::Needs;
+pub(super) use request::{RestoreCall, WantedDisk, check_output};
+use room::SpaceNeed;
 
 const STEP: &str = Phase::OpenOutputs.as_str();
 
@@ -66,8 +66,8 @@ pub fn run(request: RestorePointRequest, listener: Listener<'_>) -> Result<Resto
 }
 
 /// The same for what another `operation` is asked.
-pub(super) fn perform(operation: &'static str, asked: Asked, listener: Listener<'_>) -> Result<Restored> {
-    let Asked { job, export, point, id, volumes, verify, keep_old, rate } = asked;
+pub(super) fn perform(operation: &'static str, asked: RestoreCall, listener: Listener<'_>) -> Result<Restored> {
+    let RestoreCall { job, export, point, id, volumes, verify, keep_old, rate } = asked;
     let job = job::start(job, operation, &export, Some(point.instance().to_owned()))?;
     let mut job = Reporter::new(job, listener)?;
     job.begin(Phase::OpenRepository)?;
@@ -77,11 +77,11 @@ pub(super) fn perform(operation: &'static str, asked: Asked, listener: Listener<
     let in_ceph = in_ceph::open(&volumes, point.instance(), &mut job)?;
     let images = in_ceph.iter().map(|opened| opened.as_ref().map(|opened| opened.image.clone())).collect();
     let in_ceph = in_ceph.into_iter().flatten().collect::<Vec<_>>();
-    let sources = sources(&reading, point.clone(), id, &volumes, verify);
-    let begun = sources.and_then(|sources| outputs(&reading, sources, (volumes, images), keep_old));
-    let ended = begun.and_then(|Begun { opened, disks, space }| {
-        let copy = Arc::new(Copy::new(disks, Limiter::new(Rate { own: rate, host: None })));
-        restore(opened, space, &copy, (&reading, &in_ceph), &mut job).map_err(|error| copy.lost(error))
+    let sources = open_point(&reading, point.clone(), id, &volumes, verify);
+    let begun = sources.and_then(|sources| open_outputs(&reading, sources, (volumes, images), keep_old));
+    let ended = begun.and_then(|OpenedDisks { opened, disks, space }| {
+        let copy = Arc::new(Copying::new(disks, Limiter::new(Rate { own: rate, host: None })));
+        restore(opened, space, &copy, (&reading, &in_ceph), &mut job).map_err(|error| copy.add_lost_outputs(error))
     });
     ended.inspect_err(|error| {
         reading.note(error);
@@ -93,7 +93,7 @@ pub(super) fn perform(operation: &'static str, asked: Asked, listener: Listener<
 fn restore(
     opened: Vec<Opened>,
     space: Space,
-    copy: &Arc<Copy>,
+    copy: &Arc<Copying>,
     (reading, in_ceph): (&Reading, &[InCeph]),
     job: &mut Reporter<'_>,
 ) -> Result<Restored> {
@@ -116,8 +116,8 @@ fn restore(
         }
         Err(error) => {
             let ours = copy.clone();
-            let discard = move || discard(opened).and(ours.forget_kept());
-            Err(match bounded_for_host("remove the partial outputs", copy.patience(), discard) {
+            let discard = move || discard_outputs(opened).and(ours.forget_kept());
+            Err(match bounded_for_host("remove the partial outputs", copy.storage_limit(), discard) {
                 Ok(()) => error,
                 Err(stuck) => error.with_leftover(stuck),
             })
@@ -125,7 +125,7 @@ fn restore(
     }
 }
 
-fn answer(opened: &[Opened], copy: &Copy, finished: Vec<Finished>) -> Restored {
+fn answer(opened: &[Opened], copy: &Copying, finished: Vec<Finished>) -> Restored {
     let mut restored = Restored::default();
     let mut details = Vec::new();
     for ((Opened { file, path, verify, kept, .. }, disk), finished) in opened.iter().zip(&copy.disks).zip(finished) {
@@ -154,48 +154,48 @@ fn answer(opened: &[Opened], copy: &Copy, finished: Vec<Finished>) -> Restored {
 }
 
 /// What of a point is wanted, open: no output was looked at yet.
-struct Sources {
-    points: Points,
+struct OpenedPoint {
+    points: PointFolders,
     disks: Vec<Readable>,
 }
 
 /// Checks the point, and opens what is wanted of it: all that the NAS is asked for before anything is copied.
-fn sources(
+fn open_point(
     reading: &Reading,
     point: PointPath,
     id: Option<String>,
-    volumes: &[Wanted],
+    volumes: &[WantedDisk],
     verify: Option<Verify>,
-) -> Result<Sources> {
+) -> Result<OpenedPoint> {
     let which: Vec<_> = volumes.iter().map(|wanted| wanted.which.clone()).collect();
     let held = reading.clone();
     bounded("check the point", limits::STORAGE_LONG_STEP, move || {
         let root = held.root();
         let mut sources = checked_chain::open_all(root, &point, id.as_deref(), &which)?;
-        sources.iter_mut().try_for_each(|source| check_verify(source, verify))?;
-        let points = Points::of(root, &root.open_dir(&point.instance_folder())?)?;
+        sources.iter_mut().try_for_each(|source| choose_verification(source, verify))?;
+        let points = PointFolders::of(root, &root.open_dir(&point.instance_folder())?)?;
         let disks = sources.into_iter().map(|source| Readable::open(root, source)).collect::<Result<_>>()?;
-        Ok(Sources { points, disks })
+        Ok(OpenedPoint { points, disks })
     })
 }
 
 /// All that is to be copied, open.
-struct Begun {
+struct OpenedDisks {
     opened: Vec<Opened>,
-    disks: Vec<Disk>,
+    disks: Vec<RestoredDisk>,
     space: Space,
 }
 
 /// Opens the outputs, of which nothing but empty files was made until this returns. Their storage is asked, and not the NAS.
-fn outputs(
+fn open_outputs(
     reading: &Reading,
-    sources: Sources,
-    (volumes, in_ceph): (Vec<Wanted>, Vec<Option<Arc<Image>>>),
+    sources: OpenedPoint,
+    (volumes, in_ceph): (Vec<WantedDisk>, Vec<Option<Arc<Image>>>),
     keep_old: Option<KeepOld>,
-) -> Result<Begun> {
+) -> Result<OpenedDisks> {
     let held = reading.clone();
     bounded_for_host(STEP, limits::STORAGE_LONG_STEP, move || {
-        let (_held, Sources { points, disks: readable }) = (held, sources);
+        let (_held, OpenedPoint { points, disks: readable }) = (held, sources);
         refuse_same(&volumes)?;
         let on_this_host = volumes.iter().filter(|wanted| wanted.rbd.is_none());
         record::finish_left(on_this_host.map(|wanted| Path::new(&wanted.path)))?;
@@ -203,29 +203,31 @@ fn outputs(
         for ((wanted, image), mut readable) in volumes.into_iter().zip(in_ceph).zip(readable) {
             let (file, verify) = (readable.file.clone(), readable.verify());
             indexes.push(readable.indexes.take());
-            let (output, disk) = open(&points, &wanted, image, readable)?;
+            let (output, disk) = open_output(&points, &wanted, image, readable)?;
             let kept = match &keep_old {
                 None => None,
-                Some(keep_old) if output.is_in_place() => Some(keep(keep_old, &disk, &wanted.path, &points)?),
-                Some(_) => output.name_to_keep()?,
+                Some(keep_old) if output.is_in_place() => {
+                    Some(prepare_kept_copy(keep_old, &disk, &wanted.path, &points)?)
+                }
+                Some(_) => output.choose_kept_name()?,
             };
             opened.push(Opened { file, path: wanted.path, verify, output, kept });
             disks.push(disk);
         }
         let needs = room::needs(&opened.iter().map(|opened| &opened.output).zip(&disks).collect::<Vec<_>>())?;
-        Ok(Begun { opened, disks, space: Space { needs, indexes } })
+        Ok(OpenedDisks { opened, disks, space: Space { needs, indexes } })
     })
 }
 
 /// What tells whether there is room.
 struct Space {
-    needs: Vec<Needs>,
+    needs: Vec<SpaceNeed>,
     indexes: Vec<Option<Indexes>>,
 }
 
 impl Space {
     /// Is there room for all disks? `NO_SPACE` if surely not. It takes what each is to have from the start.
-    fn take(self, copy: &Arc<Copy>, reading: &Reading) -> Result<()> {
+    fn take(self, copy: &Arc<Copying>, reading: &Reading) -> Result<()> {
         let Space { needs, indexes } = self;
         let ours = copy.clone();
         // only the fingerprints tell, and these are the NAS's
@@ -234,32 +236,32 @@ impl Space {
             bounded(room::STEP, limits::STORAGE_LONG_STEP, move || {
                 let base = |place: usize| {
                     let indexes: Option<&Indexes> = indexes[place].as_ref();
-                    indexes.map(|indexes| indexes.base(held.root())).transpose()
+                    indexes.map(|indexes| indexes.open(held.root())).transpose()
                 };
                 room::check(&needs, &ours.disks, base)
             })?;
         }
         bounded_for_host("take the room", limits::STORAGE_LONG_STEP, move || {
-            ours.disks.iter().try_for_each(Disk::reserve)
+            ours.disks.iter().try_for_each(RestoredDisk::reserve)
         })
     }
 }
 
 /// Makes the file that what this disk's output holds is copied to; its path.
-fn keep(keep_old: &KeepOld, disk: &Disk, path: &str, points: &Points) -> Result<String> {
+fn prepare_kept_copy(keep_old: &KeepOld, disk: &RestoredDisk, path: &str, points: &PointFolders) -> Result<String> {
     let Some(folder) = &keep_old.folder else {
         let cause = format!("is missing: '{path}' is written in place, and what it holds is copied to a file there");
         return Err(Error::invalid("keepOldIn", cause));
     };
     let name = volume_of(path).unwrap_or("disk");
-    let kept = Kept::make(folder, name, points).map_err(|error| error.on_disk(&disk.paths.volume))?;
+    let kept = KeptCopy::make(folder, name, points).map_err(|error| error.on_disk(&disk.paths.volume))?;
     let path = kept.path().display().to_string();
-    disk.keep_as(kept);
+    disk.set_kept_copy(kept);
     Ok(path)
 }
 
 /// No two disks have one output.
-fn refuse_same(volumes: &[Wanted]) -> Result<()> {
+fn refuse_same(volumes: &[WantedDisk]) -> Result<()> {
     let mut taken = BTreeSet::new();
     for wanted in volumes {
         if wanted.rbd.is_none() && !taken.insert(output_path::resolve(Path::new(&wanted.path))?.0) {
@@ -270,7 +272,12 @@ fn refuse_same(volumes: &[Wanted]) -> Result<()> {
 }
 
 /// Opens the output of a disk.
-fn open(points: &Points, wanted: &Wanted, image: Option<Arc<Image>>, readable: Readable) -> Result<(Output, Disk)> {
+fn open_output(
+    points: &PointFolders,
+    wanted: &WantedDisk,
+    image: Option<Arc<Image>>,
+    readable: Readable,
+) -> Result<(Output, RestoredDisk)> {
     let Readable { volume, names, pieces, images, base, .. } = readable;
     let size = wanted.size.unwrap_or(pieces.size());
     if size < pieces.size() {
@@ -283,9 +290,9 @@ fn open(points: &Points, wanted: &Wanted, image: Option<Arc<Image>>, readable: R
         None => Output::open(&wanted.path, raw, size, points),
     };
     let output = output.map_err(|error| error.on_disk(&volume))?;
-    let old = if base.is_some() { old(&output, raw) } else { Vec::new() };
+    let old = if base.is_some() { open_old(&output, raw) } else { Vec::new() };
     let (target, device) = (output.target()?, output.is_in_place());
-    let disk = Disk::begin(Parts {
+    let disk = RestoredDisk::begin(DiskParts {
         volume,
         names: [vec![wanted.path.clone()], names].concat(),
         source: (pieces, images),
@@ -301,7 +308,7 @@ fn open(points: &Points, wanted: &Wanted, image: Option<Arc<Image>>, readable: R
 }
 
 /// The volume as it is, in the format that its output is to have; nothing where it can't be read.
-fn old(output: &Output, raw: bool) -> Vec<qcow2::Layer> {
+fn open_old(output: &Output, raw: bool) -> Vec<qcow2::Layer> {
     let Some((file, path)) = output.old() else { return Vec::new() };
     let path = path.display().to_string();
     let again = file.try_clone().map_err(|e| Error::io(STEP, &path, e));

@@ -7,9 +7,9 @@ use log::Level;
 use rustix::fs::{Gid, Mode, Uid};
 use rustix::io::Errno;
 
-use super::in_use::InUse;
 use super::left::{Lock, lock_exclusively, remove_left};
-use super::names::{ID, beside, is_beside, is_kept, kept, kept_beside};
+use super::locked_image::LockedImage;
+use super::names::{RANDOM_DIGITS, is_kept, is_partial, kept_name_of, kept_prefix, partial_prefix};
 use super::output_path::{STEP, refused};
 use crate::error::{Code, Error, Result, called};
 use crate::lacking;
@@ -30,7 +30,7 @@ pub(super) struct NewFile {
     pub(super) beside: Option<String>,
     pub(super) file: Apart,
     /// The file that it replaces.
-    pub(super) old: Option<InUse>,
+    pub(super) old: Option<LockedImage>,
     // closed last: until then no other call writes for the name
     lock: Option<Lock>,
 }
@@ -41,17 +41,17 @@ impl NewFile {
             return Err(refused(path, "is no file's name"));
         };
         let folder = Folder::open_without_links(parent)?;
-        let old = old.map(|_| InUse::take(folder.open_file_in(name)?, path)).transpose()?;
-        let beside = format!("{}-{}", beside(name), &Manifest::new_point_id()?[..ID]);
+        let old = old.map(|_| LockedImage::take(folder.open_file_in(name)?, path)).transpose()?;
+        let beside = format!("{}-{}", partial_prefix(name), &Manifest::new_point_id()?[..RANDOM_DIGITS]);
         let file = folder.create_file(&beside, FILE_MODE)?;
         let mut new = NewFile { folder, name: name.to_owned(), beside: Some(beside), file, old, lock: None };
-        new.keep_others_out()?;
+        new.lock_name()?;
         Ok(new)
     }
 
     /// Removes what calls that were killed have left. `BUSY` while another call writes for that name; of two that begin at
     /// once it may be neither.
-    fn keep_others_out(&mut self) -> Result<()> {
+    fn lock_name(&mut self) -> Result<()> {
         let NewFile { folder, name, beside: Some(own), file, .. } = self else { return Ok(()) };
         let path = folder.path.join(&*name);
         let busy = |by: &str| {
@@ -61,14 +61,14 @@ impl NewFile {
         };
         // whoever writes it holds the lock, too, and no drop takes that away
         let (Locked::InRepository(lock) | Locked::OnHost(lock)) =
-            lock_file(folder, &beside(name), AnyFile::from(file.clone()), lock_exclusively)?.map_err(|error| {
-                match error {
+            lock_file(folder, &partial_prefix(name), AnyFile::from(file.clone()), lock_exclusively)?.map_err(
+                |error| match error {
                     Errno::WOULDBLOCK => busy(own),
                     error => Error::io(STEP, &path, called("flock")(error.into())),
-                }
-            })?;
+                },
+            )?;
         self.lock = Some(lock);
-        let left = folder.names_that(|left| left.to_str().is_some_and(|left| left != own && is_beside(name, left)))?;
+        let left = folder.names_that(|left| left.to_str().is_some_and(|left| left != own && is_partial(name, left)))?;
         for left in left.iter().filter_map(|left| left.to_str()) {
             if !remove_left(folder, left, name, file)? {
                 return Err(busy(left));
@@ -76,11 +76,11 @@ impl NewFile {
         }
         // another call may have taken it for one that was left, before it was locked
         folder.check_is(STEP, &*own, file).map_err(|_| busy(own))?;
-        self.forget_kept()
+        self.remove_stale_kept_names()
     }
 
     /// Takes the names away that a killed call was to keep what it replaces under: it was not replaced.
-    fn forget_kept(&self) -> Result<()> {
+    fn remove_stale_kept_names(&self) -> Result<()> {
         let NewFile { folder, name, old: Some(old), .. } = self else { return Ok(()) };
         let links = rustix::fs::fstat(&old.file).map_err(|e| Error::io(STEP, &old.path, e))?.st_nlink;
         if links < 2 {
@@ -97,9 +97,9 @@ impl NewFile {
     }
 
     /// The path that the file that it replaces can be kept under, as is tried; none if it replaces none.
-    pub(super) fn name_to_keep(&self) -> Result<Option<String>> {
+    pub(super) fn choose_kept_name(&self) -> Result<Option<String>> {
         let NewFile { folder, name, old: Some(old), .. } = self else { return Ok(None) };
-        let kept = format!("{}{}", kept(name), &Manifest::new_point_id()?[..ID]);
+        let kept = format!("{}{}", kept_prefix(name), &Manifest::new_point_id()?[..RANDOM_DIGITS]);
         // not all storage has second names, and once all is copied it would be late to see that
         let tried = folder.link(&old.file, name, &kept).and_then(|()| folder.remove_file(&old.file, &kept));
         let why = "keepOld: what is replaced is kept by a second name, which its storage does not give it";
@@ -130,13 +130,13 @@ impl NewFile {
     }
 
     /// Removes what killed calls have left beside the names that what is called `name` was to be kept under.
-    pub(super) fn remove_left_of_kept(&self, name: &str) -> Result<()> {
+    pub(super) fn remove_left_beside_kept(&self, name: &str) -> Result<()> {
         let NewFile { folder, file, beside: Some(own), .. } = self else { return Ok(()) };
-        let all = folder.names_that(|left| left.to_str().is_some_and(|left| kept_beside(name, left).is_some()))?;
+        let all = folder.names_that(|left| left.to_str().is_some_and(|left| kept_name_of(name, left).is_some()))?;
         for left in all.iter().filter_map(|left| left.to_str()).filter(|left| left != own) {
             // a call that lives holds its lock; where there are no locks it is not known, and nothing goes
             let lock = |left: Apart| lock_exclusively(left.into()).is_ok();
-            if let Some(output) = kept_beside(name, left)
+            if let Some(output) = kept_name_of(name, left)
                 && folder.open_for_writing(left).is_ok_and(lock)
             {
                 remove_left(folder, left, output, file)?;
@@ -148,7 +148,7 @@ impl NewFile {
     pub(super) fn settle(&mut self) -> Result<()> {
         let path = self.folder.path.join(&self.name);
         let io = |error| Error::io(PUBLISH, &path, error);
-        if let Some(InUse { file, path: old }) = &self.old {
+        if let Some(LockedImage { file, path: old }) = &self.old {
             // whoever may read or write the volume may do so afterwards
             let stat = rustix::fs::fstat(file).map_err(|e| Error::io(PUBLISH, old, e))?;
             let (owner, group) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
@@ -330,7 +330,7 @@ mod tests {
         let (path, done) = (dir.path().join("x"), AtomicBool::new(false));
         let exchange = || {
             let planted = dir.path().join("planted");
-            for name in names(dir.path()).iter().filter(|name| is_beside("x", name)) {
+            for name in names(dir.path()).iter().filter(|name| is_partial("x", name)) {
                 _ = symlink(&victims[1], &planted);
                 _ = fs::rename(&planted, dir.path().join(name));
                 _ = fs::hard_link(&victims[0], &planted);

@@ -7,26 +7,26 @@ use crate::qcow2::{self, View};
 
 /// For one who reads it.
 #[derive(Debug)]
-pub(super) enum Old {
+pub(super) enum OldVolume {
     /// What it consists of, a device too.
     Layers(View),
     /// An image in Ceph.
     Image(Arc<Image>),
 }
 
-impl Old {
+impl OldVolume {
     /// Bytes that a guest sees.
     pub(super) fn size(&self) -> u64 {
         match self {
-            Old::Layers(view) => view.size(),
-            Old::Image(image) => image.size(),
+            OldVolume::Layers(view) => view.size(),
+            OldVolume::Image(image) => image.size(),
         }
     }
 
     pub(super) fn read(&mut self, at: u64, buffer: &mut [u8]) -> Result<(), qcow2::Error> {
         match self {
-            Old::Layers(view) => view.read(at, buffer),
-            Old::Image(image) => Ok(image.read(buffer, at)?),
+            OldVolume::Layers(view) => view.read(at, buffer),
+            OldVolume::Image(image) => Ok(image.read(buffer, at)?),
         }
     }
 }

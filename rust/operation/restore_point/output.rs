@@ -5,10 +5,10 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::in_use::InUse;
+use super::locked_image::LockedImage;
 use super::new_file::NewFile;
-use super::output_path::{Points, STEP, refused, resolve};
-use super::target::Target;
+use super::output_path::{PointFolders, STEP, refused, resolve};
+use super::target::OutputTarget;
 use crate::error::{Error, Result};
 use crate::nas::apart::Apart;
 use crate::nas::folder::Folder;
@@ -21,17 +21,19 @@ pub(super) enum Output {
     /// A file that is written beside its name.
     File(NewFile),
     /// A block device, which is written as it is.
-    Device(InUse),
+    Device(LockedImage),
     /// An image in Ceph, which is, too.
     Image(Arc<Image>),
 }
 
 impl Output {
     /// Opens the absolute host path `path` for a disk of `size` bytes, which lies where no restore points are.
-    pub(super) fn open(path: &str, raw: bool, size: u64, points: &Points) -> Result<Output> {
+    pub(super) fn open(path: &str, raw: bool, size: u64, points: &PointFolders) -> Result<Output> {
         let (path, old) = resolve(Path::new(path))?;
         match old {
-            Some(old) if old.file_type().is_block_device() => Ok(Output::Device(InUse::open_device(&path, raw, size)?)),
+            Some(old) if old.file_type().is_block_device() => {
+                Ok(Output::Device(LockedImage::open_device(&path, raw, size)?))
+            }
             Some(old) if !old.is_file() => Err(refused(&path, "is neither a file nor a block device")),
             old => {
                 points.refuse(&path)?;
@@ -49,14 +51,14 @@ impl Output {
     }
 
     /// What is written, once more.
-    pub(super) fn target(&self) -> Result<Target> {
+    pub(super) fn target(&self) -> Result<OutputTarget> {
         match self {
-            Output::File(NewFile { file, .. }) => Ok(Target::File(Direct::new(file.clone().into()))),
-            Output::Device(InUse { file, .. }) => {
+            Output::File(NewFile { file, .. }) => Ok(OutputTarget::File(Direct::new(file.clone().into()))),
+            Output::Device(LockedImage { file, .. }) => {
                 let again = file.try_clone().map_err(|e| Error::io(STEP, "output", e))?;
-                Ok(Target::File(Direct::new(again.into())))
+                Ok(OutputTarget::File(Direct::new(again.into())))
             }
-            Output::Image(image) => Ok(Target::Image(image.clone())),
+            Output::Image(image) => Ok(OutputTarget::Image(image.clone())),
         }
     }
 
@@ -103,8 +105,8 @@ impl Output {
     }
 
     /// The path that the file that it replaces can be kept under, as is tried; none if it replaces none.
-    pub(super) fn name_to_keep(&self) -> Result<Option<String>> {
-        self.new_file().map_or(Ok(None), NewFile::name_to_keep)
+    pub(super) fn choose_kept_name(&self) -> Result<Option<String>> {
+        self.new_file().map_or(Ok(None), NewFile::choose_kept_name)
     }
 
     /// Gives what it replaces that name, too.
@@ -128,8 +130,8 @@ impl Output {
     }
 
     /// Removes what killed calls have left beside the names that what is called `name` was to be kept under.
-    pub(super) fn remove_left_of_kept(&self, name: &str) -> Result<()> {
-        self.new_file().map_or(Ok(()), |new| new.remove_left_of_kept(name))
+    pub(super) fn remove_left_beside_kept(&self, name: &str) -> Result<()> {
+        self.new_file().map_or(Ok(()), |new| new.remove_left_beside_kept(name))
     }
 
     /// It has all of its content, durably: a file gets its name.
@@ -203,7 +205,7 @@ mod tests {
             lchown(at(link), Some(65534), Some(65534)).unwrap();
         }
         let folder = Folder::open_root(dir.path()).unwrap();
-        let points = Points::of(&folder, &folder).unwrap();
+        let points = PointFolders::of(&folder, &folder).unwrap();
         for path in paths {
             let error = Output::open(path.to_str().unwrap(), true, 4, &points).unwrap_err();
             assert!(error.code == Code::InvalidArgument && error.cause.contains("root has not made"), "{error}");
@@ -212,7 +214,7 @@ mod tests {
         // nor one that is made when the path was looked up
         let real = at("pool/a/volume");
         symlink(at("host"), at("pool/a")).unwrap();
-        assert!(NewFile::make(&real, None).is_err() && InUse::open_device(&real, true, 4).is_err());
+        assert!(NewFile::make(&real, None).is_err() && LockedImage::open_device(&real, true, 4).is_err());
         assert_eq!(names(&at("host")), ["victim"]);
     }
 
@@ -221,7 +223,7 @@ mod tests {
     fn a_volume_that_was_exchanged_or_deleted_since_is_not_replaced() {
         let (nas, pool) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let root = Folder::open_root(nas.path()).unwrap();
-        let points = Points::of(&root, &root).unwrap();
+        let points = PointFolders::of(&root, &root).unwrap();
         for another in [true, false] {
             let path = pool.path().join("v");
             fs::write(&path, "as it was").unwrap();

@@ -37,18 +37,18 @@ pub(super) fn resolve(path: &Path) -> Result<(PathBuf, Option<Metadata>)> {
 
 /// Where a repository's restore points are, by the numbers of its folders: whoever compares them asks the repository nothing.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Points {
+pub(super) struct PointFolders {
     root: (u64, u64),
     instance: (u64, u64),
 }
 
-impl Points {
-    pub(super) fn of(root: &Folder, instance: &Folder) -> Result<Points> {
+impl PointFolders {
+    pub(super) fn of(root: &Folder, instance: &Folder) -> Result<PointFolders> {
         let id = |folder: &Folder| {
             let stat = rustix::fs::fstat(folder).map_err(|e| Error::io(STEP, &folder.path, e))?;
             Ok((stat.st_dev, stat.st_ino))
         };
-        Ok(Points { root: id(root)?, instance: id(instance)? })
+        Ok(PointFolders { root: id(root)?, instance: id(instance)? })
     }
 
     /// Restore points lie two folders deep; nothing else is put there, nor anywhere below the instance's folder.

@@ -10,25 +10,25 @@ pub(super) const STEP: &str = "copy";
 
 /// A disk's name, and the paths of its files.
 #[derive(Debug)]
-pub(super) struct Paths {
+pub(super) struct DiskPaths {
     pub(super) volume: String,
     /// The output's path, and those of the images, the newest first.
     pub(super) names: Vec<String>,
 }
 
-impl Paths {
-    pub(super) fn differs(&self, at: u64, image: usize) -> Error {
+impl DiskPaths {
+    pub(super) fn data_differ(&self, at: u64, image: usize) -> Error {
         let image = self.names.get(image + 1).map_or("", String::as_str);
         let cause = format!("'{image}': the data at guest offset {at} are not those that were backed up");
         Error::new(Code::CorruptImage, STEP, cause).on_disk(&self.volume)
     }
 
-    pub(super) fn explain(&self, failure: Failure) -> Error {
+    pub(super) fn image_failed(&self, failure: Failure) -> Error {
         let Failure { image, error } = failure;
         error.at(STEP, self.names.get(image).map_or("", String::as_str)).on_disk(&self.volume)
     }
 
-    pub(super) fn target_failed(&self, error: io::Error) -> Error {
+    pub(super) fn output_failed(&self, error: io::Error) -> Error {
         Error::io(STEP, &self.names[0], error).on_disk(&self.volume)
     }
 
@@ -47,7 +47,7 @@ impl Paths {
     }
 
     /// What of the volume as it was could be read; the NAS has all that could not.
-    pub(super) fn readable<T>(&self, read: Result<T, qcow2::Error>) -> Option<T> {
+    pub(super) fn readable_old<T>(&self, read: Result<T, qcow2::Error>) -> Option<T> {
         let log = |error: &qcow2::Error| log::warn!("'{}' as it was is not read any more: {error}", self.names[0]);
         read.inspect_err(log).ok()
     }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::gate::Gate;
-use super::paths::{Paths, STEP};
+use super::paths::{DiskPaths, STEP};
 use super::request::Preallocation;
 use crate::error::Result;
 use crate::nas::apart::Apart;
@@ -17,10 +17,10 @@ pub(super) const TABLE: u64 = CLUSTER / 8 * CLUSTER;
 
 /// What of a disk was told already.
 #[derive(Debug)]
-pub(super) struct Plan {
+pub(super) struct CopyPlan {
     pub(super) pieces: Pieces,
     pub(super) base: Option<Base<File>>,
-    pub(super) layout: Layout,
+    pub(super) layout: OutputLayout,
     pub(super) at: u64,
     /// Bytes of the longest piece.
     pub(super) most: u64,
@@ -36,7 +36,7 @@ pub(super) struct Plan {
 }
 
 #[derive(Debug)]
-pub(super) enum Layout {
+pub(super) enum OutputLayout {
     Raw,
     Qcow2(Box<Stream<Apart>>),
     Finished,
@@ -44,7 +44,7 @@ pub(super) enum Layout {
 
 /// Something to do.
 #[derive(Debug)]
-pub(super) struct Work {
+pub(super) struct PlacedPiece {
     pub(super) piece: Piece,
     /// Where in the target it begins.
     pub(super) to: u64,
@@ -52,12 +52,12 @@ pub(super) struct Work {
     pub(super) states: Option<Vec<State>>,
 }
 
-impl Plan {
+impl CopyPlan {
     /// What is to be done next; none once all was told.
-    pub(super) fn next(&mut self, paths: &Paths, gate: &Gate, done: &AtomicU64) -> Result<Option<Work>> {
+    pub(super) fn next(&mut self, paths: &DiskPaths, gate: &Gate, done: &AtomicU64) -> Result<Option<PlacedPiece>> {
         while self.at < self.pieces.size() {
             let (at, limit) = (self.at, self.limit());
-            let piece = self.pieces.next(at, limit).map_err(|failure| paths.explain(failure))?;
+            let piece = self.pieces.next(at, limit).map_err(|failure| paths.image_failed(failure))?;
             self.at += piece.length;
             if piece.parts.is_empty() {
                 self.check_zeroes(paths, &piece)?;
@@ -65,7 +65,7 @@ impl Plan {
                 self.place_zeroes(paths, piece.at, piece.at + piece.length)?;
                 drop(inside);
                 if self.device {
-                    return Ok(Some(Work { to: piece.at, piece, states: None }));
+                    return Ok(Some(PlacedPiece { to: piece.at, piece, states: None }));
                 }
                 done.fetch_add(piece.length, Relaxed);
                 continue;
@@ -74,7 +74,7 @@ impl Plan {
             // a table of the output that is full is written
             let _inside = gate.enter(STEP)?;
             let to = self.layout.place(&piece, self.size).map_err(|e| paths.table_failed(e))?;
-            return Ok(Some(Work { piece, to, states }));
+            return Ok(Some(PlacedPiece { piece, to, states }));
         }
         let tail = std::mem::replace(&mut self.tail, 0..0);
         let behind = Piece {
@@ -82,18 +82,18 @@ impl Plan {
             length: 0,
             parts: vec![Part { length: tail.end - tail.start, place: Place::Hole }],
         };
-        Ok((!tail.is_empty()).then_some(Work { to: tail.start, piece: behind, states: None }))
+        Ok((!tail.is_empty()).then_some(PlacedPiece { to: tail.start, piece: behind, states: None }))
     }
 
     /// What has no data has to have none by the fingerprints.
-    fn check_zeroes(&mut self, paths: &Paths, piece: &Piece) -> Result<()> {
+    fn check_zeroes(&mut self, paths: &DiskPaths, piece: &Piece) -> Result<()> {
         let (mut at, end) = (piece.at, piece.at + piece.length);
         while at < end {
             let Some((state, length)) = self.state(paths, at..end)? else { break };
             match state {
                 State::Zero => {}
                 State::Unknown => self.unknown += length,
-                State::Hash(_) => return Err(paths.differs(at, 0)),
+                State::Hash(_) => return Err(paths.data_differ(at, 0)),
             }
             at += length;
         }
@@ -101,8 +101,8 @@ impl Plan {
     }
 
     /// Gives zeroes a place where each cluster is to have one.
-    pub(super) fn place_zeroes(&mut self, paths: &Paths, from: u64, to: u64) -> Result<()> {
-        let Layout::Qcow2(stream) = &mut self.layout else { return Ok(()) };
+    pub(super) fn place_zeroes(&mut self, paths: &DiskPaths, from: u64, to: u64) -> Result<()> {
+        let OutputLayout::Qcow2(stream) = &mut self.layout else { return Ok(()) };
         let to = to.next_multiple_of(CLUSTER).min(self.size);
         let mut at = if self.preallocation == Preallocation::Off { to } else { from };
         while at < to {
@@ -113,7 +113,7 @@ impl Plan {
         Ok(())
     }
 
-    fn states(&mut self, paths: &Paths, piece: &Piece) -> Result<Option<Vec<State>>> {
+    fn states(&mut self, paths: &DiskPaths, piece: &Piece) -> Result<Option<Vec<State>>> {
         let (mut at, end, mut states) = (piece.at, piece.at + piece.length, Vec::new());
         while at < end {
             let Some((state, length)) = self.state(paths, at..end)? else { return Ok(None) };
@@ -126,26 +126,26 @@ impl Plan {
         Ok(Some(states))
     }
 
-    fn state(&mut self, paths: &Paths, range: Range<u64>) -> Result<Option<(State, u64)>> {
+    fn state(&mut self, paths: &DiskPaths, range: Range<u64>) -> Result<Option<(State, u64)>> {
         let told = self.base.as_mut().map(|base| base.next(range)).transpose();
         told.map_err(|e| paths.index_failed(e))
     }
 
     fn limit(&self) -> u64 {
         match self.layout {
-            Layout::Raw | Layout::Finished => self.most,
-            Layout::Qcow2(_) => self.most.min(TABLE - self.at % TABLE),
+            OutputLayout::Raw | OutputLayout::Finished => self.most,
+            OutputLayout::Qcow2(_) => self.most.min(TABLE - self.at % TABLE),
         }
     }
 }
 
-impl Layout {
+impl OutputLayout {
     /// Where in the target, of a disk of `size` bytes, the piece goes.
     fn place(&mut self, piece: &Piece, size: u64) -> Result<u64, qcow2::Error> {
         match self {
-            Layout::Raw | Layout::Finished => Ok(piece.at),
+            OutputLayout::Raw | OutputLayout::Finished => Ok(piece.at),
             // the last cluster may end within the output's disk
-            Layout::Qcow2(stream) => {
+            OutputLayout::Qcow2(stream) => {
                 stream.place(piece.at, piece.length.next_multiple_of(CLUSTER).min(size - piece.at))
             }
         }

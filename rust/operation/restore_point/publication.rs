@@ -49,11 +49,11 @@ pub(super) fn publish(mut opened: Vec<Opened>, gate: &Gate) -> Result<()> {
     opened.iter().try_for_each(|opened| opened.output.check_old())?;
     let names = opened.iter().filter_map(|opened| opened.output.name());
     let names = names.map(|(folder, name)| Ok((folder.open_again()?, name.to_owned()))).collect::<Result<Vec<_>>>()?;
-    keep_old(&opened)?;
+    keep_all_old(&opened)?;
     let recorded = record::write(&opened.iter().map(|opened| &opened.output).collect::<Vec<_>>());
     recorded.and_then(|()| gate.enter(PUBLISH).map(drop)).map_err(|error| {
         record::remove(&names);
-        forget_old(&opened, error)
+        forget_all_old(&opened, error)
     })?;
     name_all(&mut opened, gate)?;
     record::remove(&names);
@@ -72,7 +72,7 @@ fn name_all(opened: &mut [Opened], gate: &Gate) -> Result<()> {
                 let may_be_old = "which is new, and by a power cut may be old";
                 error.with_leftover(format!("'{}', {may_be_old}{}", new.path, kept_of_published(opened)))
             }
-            None => forget_old(opened, error),
+            None => forget_all_old(opened, error),
         });
     }
     let kept = kept_of_published(opened);
@@ -89,31 +89,31 @@ fn kept_of_published(opened: &[Opened]) -> String {
 }
 
 /// Keeps what all outputs replace, or nothing.
-fn keep_old(opened: &[Opened]) -> Result<()> {
-    each_kept(opened, Output::keep_old).map_err(|error| forget_old(opened, error))
+fn keep_all_old(opened: &[Opened]) -> Result<()> {
+    for_each_kept(opened, Output::keep_old).map_err(|error| forget_all_old(opened, error))
 }
 
 /// What is replaced is not kept, for this error.
-fn forget_old(opened: &[Opened], error: Error) -> Error {
-    match each_kept(opened, Output::forget_old) {
+fn forget_all_old(opened: &[Opened], error: Error) -> Error {
+    match for_each_kept(opened, Output::forget_old) {
         Ok(()) => error,
         Err(stuck) => error.with_leftover(stuck),
     }
 }
 
-fn each_kept(opened: &[Opened], act: fn(&Output, &str) -> Result<()>) -> Result<()> {
+fn for_each_kept(opened: &[Opened], act: fn(&Output, &str) -> Result<()>) -> Result<()> {
     let kept = opened.iter().filter_map(|opened| Some((&opened.output, opened.kept.as_deref()?)));
     kept.map(|(output, kept)| act(output, kept)).fold(Ok(()), Result::and)
 }
 
-pub(super) fn discard(opened: Vec<Opened>) -> Result<()> {
+pub(super) fn discard_outputs(opened: Vec<Opened>) -> Result<()> {
     let ended: Vec<_> = opened.into_iter().map(|opened| opened.output.discard()).collect();
     ended.into_iter().collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::output_path::Points;
+    use super::super::output_path::PointFolders;
     use super::*;
     use crate::error::Code;
     use crate::nas::folder::Folder;
@@ -125,8 +125,8 @@ mod tests {
         let open = |name: &str| {
             let path = pool.path().join(name).display().to_string();
             std::fs::write(&path, "as it was").unwrap();
-            let output = Output::open(&path, true, 512, &Points::of(&root, &root).unwrap()).unwrap();
-            let kept = output.name_to_keep().unwrap();
+            let output = Output::open(&path, true, 512, &PointFolders::of(&root, &root).unwrap()).unwrap();
+            let kept = output.choose_kept_name().unwrap();
             Opened { file: name.into(), path, verify: Verify::Data, output, kept }
         };
         let gate = Gate::default();
@@ -146,8 +146,8 @@ mod tests {
         let root = Folder::open_root(nas.path()).unwrap();
         let path = pool.path().join("a").display().to_string();
         std::fs::write(&path, "as it was").unwrap();
-        let output = Output::open(&path, true, 512, &Points::of(&root, &root).unwrap()).unwrap();
-        let kept = output.name_to_keep().unwrap();
+        let output = Output::open(&path, true, 512, &PointFolders::of(&root, &root).unwrap()).unwrap();
+        let kept = output.choose_kept_name().unwrap();
         let beside = pool.path().join(output.beside().unwrap().0);
         std::fs::remove_file(&beside).unwrap();
         std::fs::write(&beside, "exchanged").unwrap();

@@ -30,7 +30,7 @@ impl Readable {
     pub(super) fn open(root: &Folder, source: Source) -> Result<Readable> {
         let indexes = Indexes::of(&source)?;
         let Source { volume, chain, .. } = source;
-        let base = indexes.as_ref().map(|indexes| indexes.base(root)).transpose();
+        let base = indexes.as_ref().map(|indexes| indexes.open(root)).transpose();
         let base = base.map_err(|error| error.on_disk(&volume))?;
         let file = chain.first().map_or("", |link| link.path.name()).to_owned();
         let names: Vec<_> = chain.iter().map(|link| link.path.to_string()).collect();
@@ -48,7 +48,7 @@ impl Readable {
 }
 
 /// Leaves the source its fingerprints if the data are to be compared with them.
-pub(super) fn check_verify(source: &mut Source, verify: Option<Verify>) -> Result<()> {
+pub(super) fn choose_verification(source: &mut Source, verify: Option<Verify>) -> Result<()> {
     match (verify, &source.recorded) {
         (Some(Verify::Chain), _) => source.recorded = None,
         (Some(Verify::Data), None) => {
@@ -81,7 +81,7 @@ impl Indexes {
     }
 
     /// Opens them.
-    pub(super) fn base(&self, root: &Folder) -> Result<Base<File>> {
+    pub(super) fn open(&self, root: &Folder) -> Result<Base<File>> {
         let open = |(image, recorded): &(RepoPath, Fingerprints)| fingerprints::open(root, image, recorded);
         let indexes = self.images.iter().map(open).collect::<Result<Vec<_>>>()?;
         let newest = self.images.first().map_or("", |(image, _)| image.as_str());

@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, FileType};
 use serde::{Deserialize, Serialize};
 
-use super::in_use::InUse;
 use super::left;
+use super::locked_image::LockedImage;
 use super::names;
 use super::output::Output;
 use super::output_path;
@@ -30,28 +30,28 @@ const LONGEST: u64 = 8 << 20;
 /// The outputs of one call.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Record {
+struct OutputsRecord {
     version: u32,
-    outputs: Vec<Entry>,
+    outputs: Vec<RecordedOutput>,
 }
 
 /// One output that is whole.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Entry {
+struct RecordedOutput {
     folder: PathBuf,
     name: String,
     /// The name that it has until it gets its own.
     beside: String,
-    new: State,
+    new: FileState,
     /// What it replaces.
-    old: Option<State>,
+    old: Option<FileState>,
 }
 
 /// By which it is seen whether somebody has changed a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct State {
+struct FileState {
     inode: u64,
     size: u64,
     /// When it was written to last, in seconds and nanoseconds.
@@ -60,7 +60,7 @@ struct State {
 
 /// How far an output is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Found {
+enum Stage {
     /// It has its name.
     Named,
     /// It has not, and what it replaces is as it was.
@@ -71,33 +71,34 @@ enum Found {
 
 /// What is to be done with what was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Verdict {
+enum Remedy {
     Finish,
     Forget,
 }
 
 /// All of them can be new, or what is left goes: where this call is `onto_all` of them, and nobody has changed one.
-fn judge(found: &[Found], onto_all: bool) -> Verdict {
-    if onto_all && !found.contains(&Found::Changed) { Verdict::Finish } else { Verdict::Forget }
+fn choose_remedy(found: &[Stage], onto_all: bool) -> Remedy {
+    if onto_all && !found.contains(&Stage::Changed) { Remedy::Finish } else { Remedy::Forget }
 }
 
-fn record_of(name: &str) -> String {
+fn record_name(name: &str) -> String {
     format!(".{name}.nasbackup.restored")
 }
 
 /// Lays the record beside each of the outputs, durably.
 pub(super) fn write(outputs: &[&Output]) -> Result<()> {
-    let entries = outputs.iter().filter_map(|output| entry(output).transpose()).collect::<Result<Vec<_>>>()?;
+    let entries =
+        outputs.iter().filter_map(|output| recorded_output(output).transpose()).collect::<Result<Vec<_>>>()?;
     // one alone is old or new by itself
     if entries.len() < 2 {
         return Ok(());
     }
-    let text = serde_json::to_string(&Record { version: VERSION, outputs: entries });
+    let text = serde_json::to_string(&OutputsRecord { version: VERSION, outputs: entries });
     let text = text.map_err(|e| Error::new(Code::Internal, "record the outputs", e))?;
     let text = format!("{}\n{text}", Digest::of(text.as_bytes()));
     for (folder, name) in outputs.iter().filter_map(|output| output.name()) {
         steps::at("record an output");
-        let record = record_of(name);
+        let record = record_name(name);
         folder.remove_tree(&record)?;
         let mut file = folder.create_file(&record, FILE_MODE)?;
         let written = file.write_all(text.as_bytes()).map_err(called("write")).and_then(|()| file.sync_all());
@@ -111,35 +112,35 @@ pub(super) fn write(outputs: &[&Output]) -> Result<()> {
 pub(super) fn remove(outputs: &[(Folder, String)]) {
     for (folder, name) in outputs {
         steps::at("remove a record");
-        if let Err(error) = folder.remove_tree(&record_of(name)).and_then(|_| folder.sync()) {
+        if let Err(error) = folder.remove_tree(&record_name(name)).and_then(|_| folder.sync()) {
             log::warn!("a record of outputs is left, which the next restore onto them removes: {error}");
         }
     }
 }
 
-fn entry(output: &Output) -> Result<Option<Entry>> {
+fn recorded_output(output: &Output) -> Result<Option<RecordedOutput>> {
     let Some((folder, name)) = output.name() else { return Ok(None) };
     let Some((beside, new, old)) = output.beside() else { return Ok(None) };
     let io = |e| Error::io("record the outputs", &folder.path, e);
-    let (new, old) = (State::of(new).map_err(io)?, old.map(State::of).transpose().map_err(io)?);
-    Ok(Some(Entry { folder: folder.path.clone(), name: name.to_owned(), beside: beside.to_owned(), new, old }))
+    let (new, old) = (FileState::of(new).map_err(io)?, old.map(FileState::of).transpose().map_err(io)?);
+    Ok(Some(RecordedOutput { folder: folder.path.clone(), name: name.to_owned(), beside: beside.to_owned(), new, old }))
 }
 
-impl State {
-    fn of(file: &impl Descriptor) -> io::Result<State> {
+impl FileState {
+    fn of(file: &impl Descriptor) -> io::Result<FileState> {
         let file = file.with(File::metadata)?;
-        Ok(State { inode: file.ino(), size: file.size(), modified: (file.mtime(), file.mtime_nsec()) })
+        Ok(FileState { inode: file.ino(), size: file.size(), modified: (file.mtime(), file.mtime_nsec()) })
     }
 }
 
-impl Entry {
+impl RecordedOutput {
     fn path(&self) -> PathBuf {
         self.folder.join(&self.name)
     }
 
     /// Could we have written it? Else it may be meant to have any file removed.
-    fn is_possible(&self) -> bool {
-        !self.name.contains('/') && names::is_beside(&self.name, &self.beside)
+    fn is_well_formed(&self) -> bool {
+        !self.name.contains('/') && names::is_partial(&self.name, &self.beside)
     }
 }
 
@@ -152,15 +153,15 @@ pub(super) fn finish_left<'a>(paths: impl Iterator<Item = &'a Path>) -> Result<(
             continue;
         };
         if let Some(record) = read(&Folder::open_without_links(parent)?, name)? {
-            finish(&record, &asked)?;
+            finish_outputs(&record, &asked)?;
         }
     }
     Ok(())
 }
 
 /// The record beside an output, if it is ours and whole.
-fn read(folder: &Folder, name: &str) -> Result<Option<Record>> {
-    let record = record_of(name);
+fn read(folder: &Folder, name: &str) -> Result<Option<OutputsRecord>> {
+    let record = record_name(name);
     let path = folder.path.join(&record);
     let file = match folder.open_for_writing(&record) {
         Ok(file) => file,
@@ -169,13 +170,17 @@ fn read(folder: &Folder, name: &str) -> Result<Option<Record>> {
     };
     let mut text = String::new();
     let read = file.with(|file| file.take(LONGEST).read_to_string(&mut text));
-    let ours = left::is_owned_by_us(folder, &file)?;
+    let ours = left::belongs_to_us(folder, &file)?;
     let known = read.ok().and_then(|_| {
         let (hash, text) = text.split_once('\n')?;
-        let record: Record = serde_json::from_str(text).ok()?;
+        let record: OutputsRecord = serde_json::from_str(text).ok()?;
         let is_ours = record.outputs.iter().any(|entry| entry.path() == folder.path.join(name));
-        let is_possible = record.outputs.iter().all(Entry::is_possible);
-        (ours && is_ours && is_possible && record.version == VERSION && Digest::of(text.as_bytes()).to_string() == hash)
+        let is_well_formed = record.outputs.iter().all(RecordedOutput::is_well_formed);
+        (ours
+            && is_ours
+            && is_well_formed
+            && record.version == VERSION
+            && Digest::of(text.as_bytes()).to_string() == hash)
             .then_some(record)
     });
     if known.is_none() {
@@ -199,29 +204,29 @@ fn is_planted(folder: &Folder, name: &str, error: &Error) -> bool {
 
 /// An output of a record, and what is there of it.
 struct Left<'a> {
-    entry: &'a Entry,
+    entry: &'a RecordedOutput,
     folder: Folder,
     /// The output that is whole, until it has its name.
     beside: Option<File>,
-    found: Found,
+    found: Stage,
     // nobody else writes it meanwhile
     _lock: Option<left::Lock>,
     // and no guest opens what has the name
-    _held: Option<InUse>,
+    _held: Option<LockedImage>,
 }
 
-fn finish(record: &Record, asked: &BTreeSet<PathBuf>) -> Result<()> {
+fn finish_outputs(record: &OutputsRecord, asked: &BTreeSet<PathBuf>) -> Result<()> {
     let (ours, others): (Vec<_>, Vec<_>) = record.outputs.iter().partition(|entry| asked.contains(&entry.path()));
-    let left = ours.into_iter().map(|entry| look(entry, record)).collect::<Result<Vec<_>>>()?;
-    let verdict = judge(&left.iter().map(|left| left.found).collect::<Vec<_>>(), others.is_empty());
-    if verdict == Verdict::Forget {
-        let names: Vec<_> = record.outputs.iter().map(Entry::path).collect();
+    let left = ours.into_iter().map(|entry| find_left(entry, record)).collect::<Result<Vec<_>>>()?;
+    let verdict = choose_remedy(&left.iter().map(|left| left.found).collect::<Vec<_>>(), others.is_empty());
+    if verdict == Remedy::Forget {
+        let names: Vec<_> = record.outputs.iter().map(RecordedOutput::path).collect();
         let why = if others.is_empty() { "they have changed since" } else { "this one is not onto all of them" };
         log::warn!("a restore onto {names:?} was killed, and {why}: none gets what it made");
     }
     for Left { entry, folder, beside, found, .. } in &left {
         match (verdict, found, beside) {
-            (Verdict::Finish, Found::Waiting, Some(file)) => {
+            (Remedy::Finish, Stage::Waiting, Some(file)) => {
                 log::info!("'{}' gets what a restore that was killed has made for it", entry.path().display());
                 steps::at("give a left output its name");
                 match entry.old {
@@ -230,7 +235,7 @@ fn finish(record: &Record, asked: &BTreeSet<PathBuf>) -> Result<()> {
                 }
                 folder.sync()?;
             }
-            (Verdict::Forget, _, Some(file)) => folder.remove_file(file, &entry.beside)?,
+            (Remedy::Forget, _, Some(file)) => folder.remove_file(file, &entry.beside)?,
             _ => {}
         }
     }
@@ -241,17 +246,17 @@ fn finish(record: &Record, asked: &BTreeSet<PathBuf>) -> Result<()> {
 }
 
 /// What has become of an output. `BUSY` while the call that makes it lives, `DOMAIN_STATE` while a guest uses what has the name.
-fn look<'a>(entry: &'a Entry, record: &Record) -> Result<Left<'a>> {
+fn find_left<'a>(entry: &'a RecordedOutput, record: &OutputsRecord) -> Result<Left<'a>> {
     let folder = Folder::open_without_links(&entry.folder)?;
     let open = |name: &str| match folder.open_file_in(name) {
         Ok(file) => {
-            let state = State::of(&file).map_err(|e| Error::io(STEP, folder.path.join(name), e))?;
+            let state = FileState::of(&file).map_err(|e| Error::io(STEP, folder.path.join(name), e))?;
             Ok(Some((file, state)))
         }
         Err(error) if error.code == Code::NotFound => Ok(None),
         Err(error) => Err(error),
     };
-    let is_new = |(_, state): &&(File, State)| state.inode == entry.new.inode;
+    let is_new = |(_, state): &&(File, FileState)| state.inode == entry.new.inode;
     let there = open(&entry.name)?;
     let named = there.as_ref().filter(is_new);
     let beside = match open(&entry.beside) {
@@ -260,17 +265,18 @@ fn look<'a>(entry: &'a Entry, record: &Record) -> Result<Left<'a>> {
         opened => opened?,
     };
     let waiting = beside.as_ref().filter(is_new);
-    let lock = named.or(waiting).map(|(file, _)| left::lock_left(&folder, &entry.name, file)).transpose()?.flatten();
+    let lock =
+        named.or(waiting).map(|(file, _)| left::lock_left_output(&folder, &entry.name, file)).transpose()?.flatten();
     let (now, of_the_new) = (there.as_ref().map(|(_, state)| state), waiting.map(|(_, state)| state));
     // before the first got its name it lay beside each: where it does not, none has one, or somebody has written it
     let is_recorded = waiting.is_some() && read(&folder, &entry.name)?.as_ref() == Some(record);
     let is_as_it_was = of_the_new == Some(&entry.new) && now == entry.old.as_ref();
     let found = match (now == Some(&entry.new), is_as_it_was && is_recorded) {
-        (true, _) => Found::Named,
-        (_, true) => Found::Waiting,
-        _ => Found::Changed,
+        (true, _) => Stage::Named,
+        (_, true) => Stage::Waiting,
+        _ => Stage::Changed,
     };
-    let held = there.map(|(file, _)| InUse::take(file, &entry.path())).transpose()?;
+    let held = there.map(|(file, _)| LockedImage::take(file, &entry.path())).transpose()?;
     let beside = beside.filter(|left| is_new(&left)).map(|(file, _)| file);
     Ok(Left { entry, folder, beside, found, _lock: lock, _held: held })
 }
@@ -281,16 +287,16 @@ mod tests {
 
     #[test]
     fn all_get_their_names_or_none_that_has_none_yet() {
-        use Found::{Changed, Named, Waiting};
+        use Stage::{Changed, Named, Waiting};
         for (found, verdict) in [
-            (&[Waiting, Waiting][..], Verdict::Finish),
-            (&[Named, Waiting], Verdict::Finish),
-            (&[Named, Named], Verdict::Finish),
-            (&[Waiting, Changed], Verdict::Forget),
-            (&[Named, Changed], Verdict::Forget),
+            (&[Waiting, Waiting][..], Remedy::Finish),
+            (&[Named, Waiting], Remedy::Finish),
+            (&[Named, Named], Remedy::Finish),
+            (&[Waiting, Changed], Remedy::Forget),
+            (&[Named, Changed], Remedy::Forget),
         ] {
-            assert_eq!(judge(found, true), verdict, "{found:?}");
-            assert_eq!(judge(found, false), Verdict::Forget, "{found:?}");
+            assert_eq!(choose_remedy(found, true), verdict, "{found:?}");
+            assert_eq!(choose_remedy(found, false), Remedy::Forget, "{found:?}");
         }
     }
 
@@ -305,8 +311,14 @@ mod tests {
             [dir.join("victim"), elsewhere.join("victim"), elsewhere.join(partial("y")), dir.join("sub/victim")];
         let forget = |folder: &Path, name: &str, beside: &str| {
             let path = folder.join(beside);
-            let new = File::open(&path).and_then(|file| State::of(&file)).unwrap();
-            Entry { folder: folder.to_owned(), name: name.to_owned(), beside: beside.to_owned(), new, old: None }
+            let new = File::open(&path).and_then(|file| FileState::of(&file)).unwrap();
+            RecordedOutput {
+                folder: folder.to_owned(),
+                name: name.to_owned(),
+                beside: beside.to_owned(),
+                new,
+                old: None,
+            }
         };
         for place in 0..5 {
             files.iter().for_each(|file| std::fs::write(file, "whose").unwrap());
@@ -319,12 +331,13 @@ mod tests {
                 _ => forget(&dir, "x", &format!("../{}/victim", elsewhere.file_name().unwrap().to_str().unwrap())),
             };
             // "x" is as it was, or is to be forgotten
-            for old in [None, Some(State { inode: 1, size: 1, modified: (1, 1) })] {
+            for old in [None, Some(FileState { inode: 1, size: 1, modified: (1, 1) })] {
                 let mut own = forget(&dir, "x", &partial("x"));
                 own.old = old;
-                let text = serde_json::to_string(&Record { version: VERSION, outputs: vec![own, forged.clone()] });
+                let text =
+                    serde_json::to_string(&OutputsRecord { version: VERSION, outputs: vec![own, forged.clone()] });
                 let text = text.unwrap();
-                let record = dir.join(record_of("x"));
+                let record = dir.join(record_name("x"));
                 std::fs::write(&record, format!("{}\n{text}", Digest::of(text.as_bytes()))).unwrap();
                 finish_left([dir.join("x").as_path()].into_iter()).unwrap();
                 for file in &files {
@@ -344,14 +357,14 @@ mod tests {
         let entry = |name: &str| {
             let beside = format!(".{name}.nasbackup-0123456789abcdef");
             std::fs::write(dir.join(&beside), "whole").unwrap();
-            let new = State::of(&File::open(dir.join(&beside)).unwrap()).unwrap();
-            Entry { folder: dir.clone(), name: name.to_owned(), beside, new, old: None }
+            let new = FileState::of(&File::open(dir.join(&beside)).unwrap()).unwrap();
+            RecordedOutput { folder: dir.clone(), name: name.to_owned(), beside, new, old: None }
         };
         let outputs = vec![entry("x"), entry("y")];
         let planted = dir.join(&outputs[0].beside);
-        let text = serde_json::to_string(&Record { version: VERSION, outputs }).unwrap();
+        let text = serde_json::to_string(&OutputsRecord { version: VERSION, outputs }).unwrap();
         for name in ["x", "y"] {
-            std::fs::write(dir.join(record_of(name)), format!("{}\n{text}", Digest::of(text.as_bytes()))).unwrap();
+            std::fs::write(dir.join(record_name(name)), format!("{}\n{text}", Digest::of(text.as_bytes()))).unwrap();
         }
         std::fs::remove_file(&planted).unwrap();
         std::os::unix::fs::symlink("/etc/passwd", &planted).unwrap();
@@ -365,17 +378,17 @@ mod tests {
     fn a_record_in_one_folder_alone_gives_nothing_a_name_in_another() {
         let (theirs, ours) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let (theirs, ours) = (theirs.path().canonicalize().unwrap(), ours.path().canonicalize().unwrap());
-        let state = |path: &Path| State::of(&File::open(path).unwrap()).unwrap();
+        let state = |path: &Path| FileState::of(&File::open(path).unwrap()).unwrap();
         let entry = |folder: &Path, name: &str| {
             let beside = format!(".{name}.nasbackup-0123456789abcdef");
             std::fs::write(folder.join(name), "whole").unwrap();
             std::fs::write(folder.join(&beside), "a part of a copy that was killed").unwrap();
             let (new, old) = (state(&folder.join(&beside)), Some(state(&folder.join(name))));
-            Entry { folder: folder.to_owned(), name: name.to_owned(), beside, new, old }
+            RecordedOutput { folder: folder.to_owned(), name: name.to_owned(), beside, new, old }
         };
         let outputs = vec![entry(&theirs, "x"), entry(&ours, "y")];
-        let text = serde_json::to_string(&Record { version: VERSION, outputs }).unwrap();
-        std::fs::write(theirs.join(record_of("x")), format!("{}\n{text}", Digest::of(text.as_bytes()))).unwrap();
+        let text = serde_json::to_string(&OutputsRecord { version: VERSION, outputs }).unwrap();
+        std::fs::write(theirs.join(record_name("x")), format!("{}\n{text}", Digest::of(text.as_bytes()))).unwrap();
         finish_left([theirs.join("x").as_path(), ours.join("y").as_path()].into_iter()).unwrap();
         assert_eq!(std::fs::read_to_string(ours.join("y")).unwrap(), "whole");
     }
@@ -387,8 +400,8 @@ mod tests {
         let (victim, names) = (elsewhere.path().join("victim"), [dir.path().join("x"), dir.path().join("y")]);
         std::fs::write(&victim, "whose").unwrap();
         let points = Folder::open_root(elsewhere.path()).unwrap();
-        let points = output_path::Points::of(&points, &points).unwrap();
-        let record = dir.path().join(record_of("x"));
+        let points = output_path::PointFolders::of(&points, &points).unwrap();
+        let record = dir.path().join(record_name("x"));
         let plants: [&dyn Fn() -> io::Result<()>; 4] = [
             &|| std::os::unix::fs::symlink(&victim, &record),
             &|| std::fs::hard_link(&victim, &record),

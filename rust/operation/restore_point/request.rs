@@ -149,12 +149,12 @@ pub struct RestoredVolume {
 
 /// A request that was checked.
 #[derive(Debug)]
-pub(in crate::operation) struct Asked {
+pub(in crate::operation) struct RestoreCall {
     pub(in crate::operation) job: Option<String>,
     pub(in crate::operation) export: Export,
     pub(in crate::operation) point: PointPath,
     pub(in crate::operation) id: Option<String>,
-    pub(in crate::operation) volumes: Vec<Wanted>,
+    pub(in crate::operation) volumes: Vec<WantedDisk>,
     pub(in crate::operation) verify: Option<Verify>,
     pub(in crate::operation) keep_old: Option<KeepOld>,
     pub(in crate::operation) rate: Option<u64>,
@@ -169,7 +169,7 @@ pub(in crate::operation) struct KeepOld {
 
 /// One disk, and where it goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::operation) struct Wanted {
+pub(in crate::operation) struct WantedDisk {
     pub(in crate::operation) which: Which,
     /// Of an image in Ceph, its name.
     pub(in crate::operation) path: String,
@@ -179,7 +179,7 @@ pub(in crate::operation) struct Wanted {
     pub(in crate::operation) preallocation: Preallocation,
 }
 
-pub(super) fn check(request: RestorePointRequest) -> Result<Asked> {
+pub(super) fn check(request: RestorePointRequest) -> Result<RestoreCall> {
     let export = Repository::check(request.repository)?;
     let path = request.backup_path.ok_or_else(|| Error::invalid("backupPath", "is missing"))?;
     let point = PointPath::parse("backupPath", &path)?;
@@ -199,7 +199,7 @@ pub(super) fn check(request: RestorePointRequest) -> Result<Asked> {
             return Err(Error::invalid(&format!("volumes[{i}].output.path"), "is the output of another disk, too"));
         }
     }
-    Ok(Asked {
+    Ok(RestoreCall {
         job: request.job,
         export,
         point,
@@ -223,7 +223,7 @@ fn check_keep_old(keep_old: Option<bool>, folder: Option<String>) -> Result<Opti
     }
 }
 
-fn wanted(i: usize, volume: VolumeRequest) -> Result<Wanted> {
+fn wanted(i: usize, volume: VolumeRequest) -> Result<WantedDisk> {
     let field = |name: &str| format!("volumes[{i}].{name}");
     let given = |text: Option<String>| text.filter(|text| !text.is_empty());
     let serial = given(volume.serial);
@@ -252,7 +252,7 @@ fn wanted(i: usize, volume: VolumeRequest) -> Result<Wanted> {
             format!("is not {CLUSTER}, the only one that is made"),
         ));
     }
-    Ok(Wanted { which, path, rbd, format, size, preallocation: output.preallocation.unwrap_or_default() })
+    Ok(WantedDisk { which, path, rbd, format, size, preallocation: output.preallocation.unwrap_or_default() })
 }
 
 /// An output's path, which of an image in Ceph is its name, that image, and the format.
@@ -282,7 +282,7 @@ mod tests {
     use crate::error::Code;
     use serde_json::{Value, json};
 
-    fn asked(volume: Value) -> Result<Asked> {
+    fn asked(volume: Value) -> Result<RestoreCall> {
         let request =
             json!({"repository": {"type": "dir", "address": "/nas"}, "backupPath": "i-1/T1", "volumes": [volume]});
         check(serde_json::from_value(request).unwrap())

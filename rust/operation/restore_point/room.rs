@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 
-use super::disk::Disk;
+use super::disk::RestoredDisk;
 use super::output::Output;
 use super::request::Preallocation;
 use crate::error::{Code, Error, Result};
@@ -13,7 +13,7 @@ pub(super) const STEP: &str = "look at the free space";
 
 /// One file that is to be made.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Needs {
+pub(super) struct SpaceNeed {
     /// Which disk's it is.
     place: usize,
     /// The number of its file system.
@@ -27,7 +27,7 @@ pub(super) struct Needs {
 }
 
 /// What is to be made, and what is free for it.
-pub(super) fn needs(outputs: &[(&Output, &Disk)]) -> Result<Vec<Needs>> {
+pub(super) fn needs(outputs: &[(&Output, &RestoredDisk)]) -> Result<Vec<SpaceNeed>> {
     let mut files = Vec::new();
     for (place, (output, disk)) in outputs.iter().enumerate() {
         let Some((folder, _)) = output.name() else { continue };
@@ -35,23 +35,27 @@ pub(super) fn needs(outputs: &[(&Output, &Disk)]) -> Result<Vec<Needs>> {
         let Some(room) = folder.room()? else { continue };
         let stat = rustix::fs::fstat(folder).map_err(|e| Error::io(STEP, &folder.path, e))?;
         let path = folder.path.display().to_string();
-        files.push(Needs { place, file_system: stat.st_dev, free: room.available, most: disk.size, path });
+        files.push(SpaceNeed { place, file_system: stat.st_dev, free: room.available, most: disk.size, path });
     }
     Ok(files)
 }
 
 /// May they have too little room? Only then it is worth while to look closely.
-pub(super) fn may_be_short(files: &[Needs]) -> bool {
+pub(super) fn may_be_short(files: &[SpaceNeed]) -> bool {
     !short(files).is_empty()
 }
 
 /// `NO_SPACE` when the files of one file system surely take more than it has free.
-pub(super) fn check(files: &[Needs], disks: &[Disk], base: impl Fn(usize) -> Result<Option<Base<File>>>) -> Result<()> {
+pub(super) fn check(
+    files: &[SpaceNeed],
+    disks: &[RestoredDisk],
+    base: impl Fn(usize) -> Result<Option<Base<File>>>,
+) -> Result<()> {
     for file_system in short(files) {
         let here = || files.iter().filter(|needs| needs.file_system == file_system);
-        let least = |needs: &Needs| least(&disks[needs.place], || base(needs.place));
+        let least = |needs: &SpaceNeed| least(&disks[needs.place], || base(needs.place));
         let needed = here().map(least).sum::<Result<u64>>()?;
-        if let Some(Needs { free, path, .. }) = here().next().filter(|needs| needed > needs.free) {
+        if let Some(SpaceNeed { free, path, .. }) = here().next().filter(|needs| needed > needs.free) {
             let cause = format!("the disks take {needed} bytes, and '{path}' has {free} free");
             return Err(Error::new(Code::NoSpace, STEP, cause));
         }
@@ -60,9 +64,9 @@ pub(super) fn check(files: &[Needs], disks: &[Disk], base: impl Fn(usize) -> Res
 }
 
 /// The file systems that may have too little room for all of theirs.
-fn short(files: &[Needs]) -> Vec<u64> {
+fn short(files: &[SpaceNeed]) -> Vec<u64> {
     let mut sums: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
-    for Needs { file_system, free, most, .. } in files {
+    for SpaceNeed { file_system, free, most, .. } in files {
         let (sum, least) = sums.entry(*file_system).or_insert((0, *free));
         (*sum, *least) = (sum.saturating_add(*most), (*least).min(*free));
     }
@@ -70,7 +74,7 @@ fn short(files: &[Needs]) -> Vec<u64> {
 }
 
 /// What a file surely takes: zeroes that are stored take nothing, and only fingerprints tell of them.
-fn least(disk: &Disk, base: impl Fn() -> Result<Option<Base<File>>>) -> Result<u64> {
+fn least(disk: &RestoredDisk, base: impl Fn() -> Result<Option<Base<File>>>) -> Result<u64> {
     match disk.preallocation {
         Preallocation::Falloc | Preallocation::Full => Ok(disk.size),
         Preallocation::Off | Preallocation::Metadata => base()?.map_or(Ok(0), |base| disk.data(base)),
@@ -83,7 +87,7 @@ mod tests {
 
     #[test]
     fn the_files_of_one_file_system_are_counted_together() {
-        let needs = |file_system, free, most| Needs { place: 0, file_system, free, most, path: String::new() };
+        let needs = |file_system, free, most| SpaceNeed { place: 0, file_system, free, most, path: String::new() };
         for (files, expected) in [
             (&[needs(1, 10, 10)][..], &[][..]),
             (&[needs(1, 10, 11)], &[1]),

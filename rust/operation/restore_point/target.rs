@@ -12,26 +12,26 @@ pub(super) const SYNC_EACH: u64 = 1 << 30;
 
 /// It may be written to by many at once.
 #[derive(Debug)]
-pub(super) enum Target {
+pub(super) enum OutputTarget {
     /// A file that is new and apart, or a block device.
     File(Direct<AnyFile>),
     /// An image in Ceph.
     Image(Arc<Image>),
 }
 
-impl Target {
+impl OutputTarget {
     /// Length in bytes.
     pub(super) fn length(&self) -> io::Result<u64> {
         match self {
-            Target::File(file) => file.length(),
-            Target::Image(image) => Ok(image.size()),
+            OutputTarget::File(file) => file.length(),
+            OutputTarget::Image(image) => Ok(image.size()),
         }
     }
 
     /// Fills all of the buffer: past the page cache, as what is written.
     pub(super) fn read(&self, buffer: &mut [u8], at: u64) -> io::Result<()> {
         match self {
-            Target::File(file) => {
+            OutputTarget::File(file) => {
                 let mut filled = 0;
                 while filled < buffer.len() {
                     filled += match file.read_at(&mut buffer[filled..], at + filled as u64)? {
@@ -41,50 +41,50 @@ impl Target {
                 }
                 Ok(())
             }
-            Target::Image(image) => image.read(buffer, at),
+            OutputTarget::Image(image) => image.read(buffer, at),
         }
     }
 
     /// How many bytes of it went through the page cache.
     pub(super) fn write(&self, bytes: &[u8], at: u64) -> io::Result<u64> {
         match self {
-            Target::File(file) => file.write(bytes, at),
-            Target::Image(image) => image.write(bytes, at).map(|()| 0),
+            OutputTarget::File(file) => file.write(bytes, at),
+            OutputTarget::Image(image) => image.write(bytes, at).map(|()| 0),
         }
     }
 
     /// Makes the first of `length` bytes at `at` zero; how many, never none, and whether they were written.
     pub(super) fn zero(&self, zeroing: &mut Zeroing, at: u64, length: u64) -> io::Result<(u64, bool)> {
         match self {
-            Target::File(file) => file.file().with(|file| zeroing.make(file, at, length)),
-            Target::Image(image) => Ok((image.zero(at, length)?, false)),
+            OutputTarget::File(file) => file.file().with(|file| zeroing.make(file, at, length)),
+            OutputTarget::Image(image) => Ok((image.zero(at, length)?, false)),
         }
     }
 
     /// Lets what was written begin to reach the disk; no more than a hint.
     pub(super) fn begin_writing(&self, from: u64, length: u64) -> io::Result<()> {
         match self {
-            Target::File(file) => file.file().with(|file| file.begin_writing(from, length)),
-            Target::Image(_) => Ok(()),
+            OutputTarget::File(file) => file.file().with(|file| file.begin_writing(from, length)),
+            OutputTarget::Image(_) => Ok(()),
         }
     }
 
     /// Makes all that was written durable.
     pub(super) fn sync(&self) -> io::Result<()> {
         match self {
-            Target::File(file) => file.file().with(|file| file.sync()),
-            Target::Image(image) => image.sync(),
+            OutputTarget::File(file) => file.file().with(|file| file.sync()),
+            OutputTarget::Image(image) => image.sync(),
         }
     }
 
     /// The new file, for what only files can do.
     pub(super) fn new_file(&self) -> Option<&Apart> {
         match self {
-            Target::File(file) => match file.file() {
+            OutputTarget::File(file) => match file.file() {
                 AnyFile::Apart(file) => Some(file),
                 AnyFile::Here(_) => None,
             },
-            Target::Image(_) => None,
+            OutputTarget::Image(_) => None,
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::sys;
 
 /// A file or device that no guest can open meanwhile: QEMU's image lock is held, as by one who writes.
 #[derive(Debug)]
-pub(super) struct InUse {
+pub(super) struct LockedImage {
     pub(super) file: File,
     pub(super) path: PathBuf,
 }
@@ -30,9 +30,9 @@ const PERMISSIONS: [i64; 3] = [0, 1, 3];
 /// How often, and after which pause, it is looked again whether somebody holds an output.
 const HELD_TRIES: u32 = 10;
 
-impl InUse {
+impl LockedImage {
     /// `DOMAIN_STATE` when a guest, or a tool of QEMU, has it open.
-    pub(super) fn take(file: File, path: &Path) -> Result<InUse> {
+    pub(super) fn take(file: File, path: &Path) -> Result<LockedImage> {
         let io = |error| Error::io(STEP, path, error);
         for permission in PERMISSIONS {
             sys::share_byte(&file, DOES + permission).map_err(io)?;
@@ -52,11 +52,11 @@ impl InUse {
             tries += 1;
             thread::sleep(limits::HOLDER_LOOK);
         }
-        Ok(InUse { file, path: path.to_owned() })
+        Ok(LockedImage { file, path: path.to_owned() })
     }
 
     /// Opens the block device `path` for a disk of `size` bytes.
-    pub(super) fn open_device(path: &Path, raw: bool, size: u64) -> Result<InUse> {
+    pub(super) fn open_device(path: &Path, raw: bool, size: u64) -> Result<LockedImage> {
         if !raw {
             return Err(refused(path, "is a block device, which takes the format 'raw' only"));
         }
@@ -77,6 +77,6 @@ impl InUse {
         if length < size {
             return Err(refused(path, &format!("has {length} bytes, the disk {size}")));
         }
-        InUse::take(file, path)
+        LockedImage::take(file, path)
     }
 }
