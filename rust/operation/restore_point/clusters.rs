@@ -1,6 +1,6 @@
-//! Clusters of a piece that are alike.
+//! Runs of clusters of one piece that are to be treated alike.
 
-/// Begin and end of the runs of clusters that `are_so`.
+/// Returns where each run of clusters for which `are_so` holds begins and ends.
 pub(super) fn runs<T>(clusters: &[T], are_so: impl Fn(&T) -> bool) -> Vec<(usize, usize)> {
     let mut runs: Vec<(usize, usize)> = Vec::new();
     for i in (0..clusters.len()).filter(|i| are_so(&clusters[*i])) {

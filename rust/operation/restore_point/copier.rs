@@ -1,4 +1,4 @@
-//! One of the many who copy: what it has for itself, and how it does its work.
+//! A copier: what one of the threads that copy has for itself, and how it copies one piece.
 
 use std::fs::File;
 use std::io;
@@ -19,32 +19,32 @@ use crate::nas::apart::{Apart, Descriptor};
 use crate::point::fingerprints::{Content, State};
 use crate::qcow2::{Buffer, CLUSTER, Failure, Inflated, Layer, Part, Place, Route, Step, Storage as _, View, Zeroing};
 
-/// What one who copies has for itself.
+/// The state of one thread that copies.
 #[derive(Debug, Default)]
 pub(super) struct Copier {
     buffer: Buffer,
     inflated: Inflated,
-    /// The ways from the images of one disk.
+    /// For each image of the present disk, how its data reach the output.
     routes: Vec<Route>,
     zeroing: Zeroing,
-    /// The volume as it was, if the disk is compared with it.
+    /// The volume that is replaced, if data may be taken from it.
     old: Option<OldVolume>,
-    /// Blocks of the volume as it was were refused to be shared.
+    /// Its file system has refused to share its blocks.
     refused: bool,
-    /// What is written passes it.
+    /// Each write passes the gate.
     gate: Arc<Gate>,
 }
 
 /// Where a cluster is, on its way to the target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Cluster {
-    /// On the NAS alone.
+    /// To be read from the NAS.
     Missing,
-    /// In the buffer, and right.
+    /// In the buffer, and as the fingerprint says.
     Buffered,
     /// To be made zero.
     Zero,
-    /// In the target.
+    /// In the target already.
     Placed,
 }
 
@@ -53,13 +53,13 @@ impl Copier {
         Copier { gate: gate.clone(), ..Copier::default() }
     }
 
-    /// The ways to copy from its images, for one who copies.
+    /// Prepares for the pieces of another disk.
     pub(super) fn begin_disk(&mut self, disk: &RestoredDisk) {
         self.routes = (0..disk.images.count()).map(|image| Route::new(disk.images.file(image).1)).collect();
         self.inflated = Inflated::default();
         self.zeroing = Zeroing::default();
         self.refused = false;
-        // if it was told to stop, nothing is written any more
+        // an error means that the restore was told to stop: nothing is written any more
         let _inside = self.gate.enter(STEP).ok();
         self.old = match &disk.target {
             OutputTarget::Image(image) => disk.compared.then(|| OldVolume::Image(image.clone())),
@@ -70,7 +70,7 @@ impl Copier {
         };
     }
 
-    /// Does the work. Whoever may have to wait asks `go_on` meanwhile.
+    /// Copies one piece. Where that may take long, `go_on` is asked whether to go on.
     pub(super) fn copy_piece(
         &mut self,
         disk: &RestoredDisk,
@@ -89,7 +89,8 @@ impl Copier {
         Ok(())
     }
 
-    /// Takes from the volume as it was what is right there, reads the rest, and writes it if it is what the fingerprints say.
+    /// Copies a piece with fingerprints: takes from the replaced volume the clusters that are right there, reads the others from the NAS,
+    /// and writes them if they are as the fingerprints say.
     fn copy_compared(
         &mut self,
         disk: &RestoredDisk,
@@ -123,11 +124,11 @@ impl Copier {
         Ok(())
     }
 
-    /// What the volume as it was has of the clusters.
+    /// Finds the clusters that the replaced volume holds as the fingerprints say, and takes them from there.
     fn take_from_old(&mut self, disk: &RestoredDisk, work: &PlacedPiece, states: &[State]) -> Result<Vec<Cluster>> {
         let (mut clusters, at) = (vec![Cluster::Missing; states.len()], work.piece.at);
         let Some(old) = &mut self.old else { return Ok(clusters) };
-        // until it has an answer it is the outputs' storage that is asked
+        // these reads are answered by the outputs' storage, not by the NAS
         let gate = self.gate.clone();
         let _inside = gate.enter(STEP)?;
         let length = old.size().saturating_sub(at).min(work.piece.length) / CLUSTER * CLUSTER;
@@ -156,7 +157,7 @@ impl Copier {
         Ok(clusters)
     }
 
-    /// Lets the new file share the blocks of a run of the volume as it was, where that can be.
+    /// Lets the new file share a run of blocks of the replaced volume, where the file system can.
     fn share_run(
         &mut self,
         disk: &RestoredDisk,
@@ -171,7 +172,7 @@ impl Copier {
         if self.refused {
             return Ok(());
         }
-        // whoever held the volume open may have written to it before its blocks were shared: what is shared counts
+        // somebody may have written to the volume before its blocks were shared, so the shared blocks are compared again
         let buffer = &mut self.buffer[indexes(&run)];
         let read = file.with(|file| std::os::unix::fs::FileExt::read_exact_at(file, buffer, work.to + run.start));
         read.map_err(|e| disk.paths.output_failed(e))?;
@@ -182,7 +183,7 @@ impl Copier {
         Ok(())
     }
 
-    /// Moves it by the best way that there is, whatever it is.
+    /// Copies a piece without fingerprints by the cheapest way there is.
     fn copy_uncompared(
         &mut self,
         disk: &RestoredDisk,
@@ -219,7 +220,8 @@ impl Copier {
         Ok(())
     }
 
-    /// Between the read and the write it is asked whether it is still wanted, and it is known which of the two hangs.
+    /// Reads a part from the NAS, then writes it. In between the gate is asked whether the restore goes on; and by the gate it is known
+    /// whether the NAS or the outputs' storage hangs.
     fn read_and_write(&mut self, disk: &RestoredDisk, place: Place, to: u64, length: u64) -> Result<()> {
         self.buffer.resize(usize::try_from(length).unwrap_or(0));
         let read = disk.images.read_place(place, &mut self.buffer, &mut self.inflated);
@@ -231,7 +233,7 @@ impl Copier {
         Ok(())
     }
 
-    /// Moves data to a new file, which nobody else has, as far as the kernel does it; how many bytes it did.
+    /// Lets the kernel move data from an image to the new file, as far as it can. Returns how many bytes it has moved.
     fn move_data(
         &mut self,
         disk: &RestoredDisk,
@@ -262,7 +264,7 @@ impl Copier {
         Ok(moved)
     }
 
-    /// Makes a part of a device zero; a new file is.
+    /// Makes a range of a device zero; a new file reads as zeroes already.
     fn zero(&mut self, disk: &RestoredDisk, mut at: u64, length: u64, go_on: impl Fn() -> Result<()>) -> Result<()> {
         let end = if disk.device { at + length } else { at };
         while at < end {
@@ -279,7 +281,7 @@ impl Copier {
     }
 }
 
-/// What was read as the `i`-th cluster, if it is what it has to be.
+/// Compares the content that was read as the `i`-th cluster with its fingerprint.
 fn check_read(disk: &RestoredDisk, work: &PlacedPiece, i: usize, state: State, content: Content) -> Result<Cluster> {
     if state != State::Unknown && !state.is(content) {
         let within = i as u64 * CLUSTER;
@@ -288,7 +290,7 @@ fn check_read(disk: &RestoredDisk, work: &PlacedPiece, i: usize, state: State, c
     Ok(if content == Content::Zero { Cluster::Zero } else { Cluster::Buffered })
 }
 
-/// Lets the new file share the blocks of a run of the volume as it was; false when not all could be.
+/// Lets the new file share a run of blocks of the replaced volume; false if not all blocks can be shared.
 fn share(new: &Apart, work: &PlacedPiece, run: Range<u64>, old: Option<&mut OldVolume>) -> bool {
     let Some(OldVolume::Layers(old)) = old else { return false };
     let mut at = run.start;
@@ -302,7 +304,7 @@ fn share(new: &Apart, work: &PlacedPiece, run: Range<u64>, old: Option<&mut OldV
     true
 }
 
-/// Bytes within the range of a piece that lie in a file.
+/// Bytes of the range of a piece that are stored in an image, and not holes.
 fn data_in(parts: &[Part], range: &Range<u64>) -> u64 {
     let (mut start, mut bytes) = (0, 0);
     for part in parts {
@@ -315,18 +317,18 @@ fn data_in(parts: &[Part], range: &Range<u64>) -> u64 {
     bytes
 }
 
-/// The bytes of some clusters of a piece.
+/// The byte range of the clusters `start..end` of a piece.
 fn bytes_of(work: &PlacedPiece, start: usize, end: usize) -> Range<u64> {
     start as u64 * CLUSTER..(end as u64 * CLUSTER).min(work.piece.length)
 }
 
-/// The range of a buffer, which is no longer than a piece.
+/// A byte range as the range of a buffer, which is no longer than a piece.
 fn indexes(range: &Range<u64>) -> Range<usize> {
     let end = |bytes| usize::try_from(bytes).unwrap_or(usize::MAX);
     end(range.start)..end(range.end)
 }
 
-/// The layers once more.
+/// Opens the layers once more: each thread reads by descriptors of its own.
 fn reopen(layers: &[Layer]) -> Option<Vec<Layer>> {
     let again = |layer: &Layer| match layer {
         Layer::Raw(file) => file.try_clone().map(Layer::Raw),
@@ -337,7 +339,7 @@ fn reopen(layers: &[Layer]) -> Option<Vec<Layer>> {
     layers.iter().map(again).collect::<io::Result<_>>().ok()
 }
 
-/// The image that the first data from `within` on come from.
+/// The position in the chain of the image that holds the first data from the offset `within` on.
 fn image_at(parts: &[Part], within: u64) -> usize {
     let mut end = 0;
     let after = parts.iter().filter(|part| {
@@ -363,7 +365,7 @@ mod tests {
         assert!(!copier.refused);
     }
 
-    /// Where blocks could be shared at the begin, and no more since.
+    /// As where blocks could be shared when the restore began, and no longer.
     #[test]
     fn nobody_holds_more_than_a_piece_in_memory() {
         let (source, dir) = (tempfile::tempfile_in("/dev/shm").unwrap(), tempfile::tempdir_in("/var/tmp").unwrap());

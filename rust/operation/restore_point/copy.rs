@@ -1,5 +1,5 @@
-//! The copy: a pool of threads over all disks, so that a NAS that answers slowly is asked for much at once. Whoever waits for
-//! it tells of progress, and leaves it behind if the NAS does not answer.
+//! The copy of all disks by a pool of threads, so that a NAS that answers slowly is asked for much at once. The caller's thread
+//! reports progress, and leaves the pool behind if a storage does not answer.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,26 +21,26 @@ use crate::work::steps;
 /// Threads that copy, each with a piece of its own.
 const THREADS: usize = 16;
 
-/// What the threads and whoever waits for them share.
+/// What the threads and the caller share.
 #[derive(Debug)]
 pub(super) struct Copying {
     pub(super) disks: Vec<RestoredDisk>,
     pub(super) limiter: Limiter,
-    /// What is written to outputs passes it; closed once all is to stop.
+    /// Each write to an output passes the gate. It is closed when the copy is to stop.
     gate: Arc<Gate>,
     /// The first failure.
     failed: Mutex<Option<Error>>,
     begun: Instant,
-    /// When something was done last, in milliseconds.
+    /// When something was done last, in milliseconds since `begun`.
     active: AtomicU64,
 }
 
-/// What one disk was, at the end.
+/// What is known of a disk when it is finished.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Finished {
     /// Bytes that could not be compared.
     pub(super) unknown: u64,
-    /// Milliseconds until it was durable.
+    /// Milliseconds until the disk was durable.
     pub(super) millis: u64,
 }
 
@@ -54,18 +54,18 @@ impl Copying {
         u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// How long the outputs' storage is waited for once the copy has failed: where it does not answer, not all that long again.
+    /// How long the outputs' storage is waited for after the copy has failed: less if it is the storage that does not answer.
     pub(super) fn storage_limit(&self) -> Duration {
         if self.gate.waits_for_storage(|| true) { limits::RESTORE_STOP } else { limits::STORAGE_LONG_STEP }
     }
 
-    /// Something was done, and more may be.
+    /// Notes that something was done; an error if the copy is to stop.
     fn note_activity(&self) -> Result<()> {
         self.active.store(self.elapsed(), Relaxed);
         self.gate.check("copy")
     }
 
-    /// The error, and of which outputs it came too late: they hold neither what they held nor what they were to.
+    /// Adds to the error the outputs that were overwritten in part: they hold neither their former content nor the restored one.
     pub(super) fn add_lost_outputs(&self, error: Error) -> Error {
         let lost = self.disks.iter().filter(|disk| disk.device && disk.has_begun());
         let lost = lost.map(|disk| {
@@ -79,7 +79,7 @@ impl Copying {
         Error { cause: lost.fold(error.cause, |cause, lost| cause + &lost), ..error }
     }
 
-    /// What was kept of outputs that are as they were goes. Who still copies one gives it no name.
+    /// Removes the kept copies of outputs that were not overwritten. A thread that still makes such a copy gives it no name.
     pub(super) fn forget_kept(&self) -> Result<()> {
         let forget = |disk: &RestoredDisk| match disk.try_kept().as_deref_mut() {
             Some(Some(kept)) => kept.forget(),
@@ -88,21 +88,21 @@ impl Copying {
         self.disks.iter().filter(|disk| !disk.has_begun()).map(forget).fold(Ok(()), Result::and)
     }
 
-    /// Ends all with this failure, unless there was one before.
+    /// Stops the copy, with this failure unless there was one before.
     fn fail(&self, error: Error) {
         self.failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
         self.gate.close();
     }
 
-    /// Runs `work` on so many threads of their own, each with its number, and waits for them.
+    /// Runs `work` on `count` threads, each with its number, and waits for them.
     fn on_threads(&self, count: usize, work: impl Fn(usize) -> Result<()> + Sync) -> Result<()> {
         let work = &work;
         thread::scope(|scope| {
             for number in 0..count {
                 let run = move || work(number).unwrap_or_else(|error| self.fail(error));
                 if let Err(error) = thread::Builder::new().name(format!("restore {number}")).spawn_scoped(scope, run) {
-                    // those that are there do it
-                    log::warn!("no more than {number} threads copy - {error}");
+                    // the threads that were started do the work
+                    log::warn!("unable to start more than {number} threads for the copy, going on with these: {error}");
                     if number == 0 {
                         self.fail(Error::new(Code::Io, "copy", format!("unable to start a thread - {error}")));
                     }
@@ -113,12 +113,12 @@ impl Copying {
         self.failed.lock().unwrap_or_else(PoisonError::into_inner).take().map_or(Ok(()), Err)
     }
 
-    /// The files, or the devices.
+    /// The disks that go to devices, or those that go to files, each with its position.
     fn disks_of_kind(&self, devices: bool) -> Vec<(usize, &RestoredDisk)> {
         self.disks.iter().enumerate().filter(|(_, disk)| disk.device == devices).collect()
     }
 
-    /// One of the threads: each begins with another disk, and ends with the last one.
+    /// The work of one thread. Each thread begins with another disk, and goes on until all are copied.
     fn copy(&self, number: usize, disks: &[(usize, &RestoredDisk)]) -> Result<()> {
         let mut copier = Copier::new(&self.gate);
         let count = disks.len();
@@ -133,7 +133,7 @@ impl Copying {
         Ok(())
     }
 
-    /// Does the work with each of the disks, however few threads there are.
+    /// Runs `work` on each of the disks, however few threads could be started.
     fn with_each(
         &self,
         disks: &[(usize, &RestoredDisk)],
@@ -149,7 +149,7 @@ impl Copying {
         })
     }
 
-    /// Makes them whole and durable.
+    /// Makes the outputs whole and durable.
     fn finish(&self, disks: &[(usize, &RestoredDisk)]) -> Result<Vec<(usize, Finished)>> {
         let finished = Mutex::new(Vec::new());
         self.with_each(disks, |place, disk| {
@@ -162,8 +162,8 @@ impl Copying {
     }
 }
 
-/// Copies all disks, and makes them whole and durable: devices, whose content goes, once all files are, and if `may_go` says so,
-/// for that may have taken hours. `reading` is kept until nothing of it runs any more.
+/// Copies all disks, and makes the outputs whole and durable. Devices, whose content is lost by that, come after all files; as these
+/// may have taken hours, `may_go` is asked before. The point stays open by `reading` until no thread reads it any more.
 pub(super) fn run(
     copy: &Arc<Copying>,
     reading: &Reading,
@@ -180,7 +180,7 @@ pub(super) fn run(
             may_go(job)?;
         }
         let done = copy_and_sync(copy, devices, reading, job);
-        // where a write hangs, a sync does, too
+        // where a write hangs, a sync would hang, too
         let flush = |error| if copy.gate.is_used() { error } else { flush_devices(copy, error) };
         all.extend(if devices { done.map_err(flush)? } else { done? });
     }
@@ -188,7 +188,7 @@ pub(super) fn run(
     Ok(all.into_iter().map(|(_, finished)| finished).collect())
 }
 
-/// Keeps what devices hold, where that is asked, before one of them is written to.
+/// Copies what devices hold, if it is to be kept, before one of them is written to.
 fn keep_replaced(copy: &Arc<Copying>, job: &mut Reporter<'_>) -> Result<()> {
     const STEP: &str = Phase::KeepReplaced.as_str();
     if copy.disks_of_kind(true).iter().all(|(_, disk)| disk.kept().is_none()) {
@@ -200,11 +200,11 @@ fn keep_replaced(copy: &Arc<Copying>, job: &mut Reporter<'_>) -> Result<()> {
         let _moved = ours.gate.move_data();
         ours.with_each(&ours.disks_of_kind(true), |_, disk| disk.make_kept_copy(&ours.gate, || ours.note_activity()))
     };
-    // the NAS is asked for nothing
+    // this asks the NAS for nothing
     wait_and_report(STEP, false, &deadline::start_for_the_host(STEP, work, || ())?, copy, || true, job)
 }
 
-/// The files, or the devices.
+/// Copies and finishes the disks that go to devices, or those that go to files.
 fn copy_and_sync(
     copy: &Arc<Copying>,
     devices: bool,
@@ -234,7 +234,7 @@ fn copy_and_sync(
     )
 }
 
-/// What was written to devices before it failed reaches them before that is told: whoever has them next writes last.
+/// Syncs the devices after a failure, before the caller is told: else late writes could land on top of what the next user writes.
 fn flush_devices(copy: &Arc<Copying>, error: Error) -> Error {
     let ours = copy.clone();
     let flush = move || ours.disks_of_kind(true).into_iter().try_for_each(|(_, disk)| disk.sync());
@@ -246,7 +246,7 @@ fn flush_devices(copy: &Arc<Copying>, error: Error) -> Error {
     }
 }
 
-/// Nothing was done for so long.
+/// The error of a copy in which nothing was done for so long.
 fn stall_error(step: &'static str, idle: Duration, writing: bool) -> Error {
     let (code, what) = if writing {
         (Code::Io, "the outputs' storage does not answer")
@@ -256,7 +256,7 @@ fn stall_error(step: &'static str, idle: Duration, writing: bool) -> Error {
     Error::new(code, step, format!("{what} for {} s", idle.as_secs()))
 }
 
-/// What is left behind, and what may still come of it.
+/// Describes the call that is left behind, and what it may still do.
 fn describe_leftover(writing: bool, devices: &[&str]) -> String {
     match (writing, devices) {
         (true, []) => "a call that the outputs' storage does not answer".into(),
@@ -268,7 +268,7 @@ fn describe_leftover(writing: bool, devices: &[&str]) -> String {
     }
 }
 
-/// Leaves it behind, counted for what does not answer; what it hangs in.
+/// Leaves the threads behind, counted for the storage that does not answer. Returns a description of the call that hangs.
 fn leave_behind<T>(work: &Background<T>, copy: &Copying, devices: bool, nas_answers: impl Fn() -> bool) -> String {
     let storage = copy.gate.waits_for_storage(nas_answers);
     if storage {
@@ -280,7 +280,7 @@ fn leave_behind<T>(work: &Background<T>, copy: &Copying, devices: bool, nas_answ
     describe_leftover(storage, &devices.into_iter().map(|(_, disk)| disk.paths.output()).collect::<Vec<_>>())
 }
 
-/// Waits for the result, and tells of progress meanwhile.
+/// Waits for the work's result, and reports progress meanwhile.
 fn wait_and_report<T>(
     step: &'static str,
     devices: bool,
@@ -361,7 +361,7 @@ mod tests {
         }
     }
 
-    /// It shows where a user may have few: `setpriv --reuid 61234 --clear-groups prlimit --nproc=12`.
+    /// A failure shows where a user may have few threads: `setpriv --reuid 61234 --clear-groups prlimit --nproc=12`.
     #[test]
     fn each_device_is_kept_before_one_is_written_to_however_few_threads_there_are() {
         use super::super::kept::KeptCopy;

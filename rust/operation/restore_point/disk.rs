@@ -22,48 +22,48 @@ use crate::qcow2::{self, CLUSTER, Images, Layer, Pieces, Source as _, Storage as
 
 /// Bytes that are read, compared and written as one.
 pub(super) const PIECE: u64 = 1 << 20;
-/// The same where nothing but blocks are shared.
+/// Bytes of one piece where blocks are shared and nothing is read.
 pub(super) const SHARED_PIECE: u64 = 1 << 30;
 
-/// A disk, and what was done of it.
+/// A disk, and how far its copy is.
 #[derive(Debug)]
 pub(super) struct RestoredDisk {
     pub(super) paths: DiskPaths,
     pub(super) images: Images,
-    /// Size that the guest sees of them, in bytes: told also while somebody has the plan.
+    /// Size that the guest sees, in bytes. It stands here, too, so that it can be read while a thread holds the plan.
     pub(super) guest: u64,
     pub(super) target: OutputTarget,
-    /// Of the output's disk, in bytes.
+    /// Size of the output's disk, in bytes.
     pub(super) size: u64,
     pub(super) preallocation: Preallocation,
-    /// It holds something, and is not a new file.
+    /// The target is overwritten in place, and is no new file.
     pub(super) device: bool,
     pub(super) old: Vec<Layer>,
-    /// The fingerprints are known.
+    /// The data are compared with fingerprints.
     pub(super) compared: bool,
-    /// Not compared, and blocks can be shared.
+    /// The data are not compared, and the output can share the images' blocks.
     pub(super) shares: bool,
     plan: Mutex<CopyPlan>,
     writeback: Mutex<Writeback>,
     unsynced: AtomicU64,
-    /// What the output holds is copied there first.
+    /// Where the output's former content is copied to first, if it is kept.
     kept: Mutex<Option<KeptCopy>>,
-    /// Something was written.
+    /// Something was written to the target.
     begun: AtomicBool,
     pub(super) done: ByteCounts,
 }
 
-/// Bytes.
+/// Bytes that were dealt with, by where they came from.
 #[derive(Debug, Default)]
 pub(super) struct ByteCounts {
-    /// Of the guest's disk that are dealt with.
+    /// Bytes of the guest's disk, wherever they came from.
     pub(super) guest: AtomicU64,
     pub(super) read: AtomicU64,
     pub(super) kept: AtomicU64,
     pub(super) cloned: AtomicU64,
 }
 
-/// What a disk is made of.
+/// What `RestoredDisk::begin` needs.
 #[derive(Debug)]
 pub(super) struct DiskParts {
     pub(super) volume: String,
@@ -77,12 +77,12 @@ pub(super) struct DiskParts {
     pub(super) preallocation: Preallocation,
     /// The target is a device, which holds something.
     pub(super) device: bool,
-    /// The volume as it was, with which it is to be compared.
+    /// The layers of the volume that is replaced, from which data may be taken.
     pub(super) old: Vec<Layer>,
 }
 
 impl RestoredDisk {
-    /// Begins with an empty target.
+    /// Prepares an empty target for the copy.
     pub(super) fn begin(parts: DiskParts) -> Result<RestoredDisk> {
         let DiskParts {
             volume,
@@ -140,7 +140,7 @@ impl RestoredDisk {
         })
     }
 
-    /// Takes the room that a raw file is to have; a qcow2 takes its own at the end.
+    /// Reserves the space of a raw file. A qcow2's is reserved at the end, when its length is known.
     pub(super) fn reserve(&self) -> Result<()> {
         match (&self.plan().layout, self.target.new_file()) {
             (OutputLayout::Raw, Some(file)) => {
@@ -150,7 +150,7 @@ impl RestoredDisk {
         }
     }
 
-    /// Bytes that are to be written by the fingerprints; nothing where the blocks of what is replaced may be shared.
+    /// Bytes that have to be written at least, by the fingerprints; 0 where blocks of the replaced volume may be shared.
     pub(super) fn data(&self, mut base: Base<File>) -> Result<u64> {
         if !self.old.is_empty() {
             return Ok(0);
@@ -164,7 +164,7 @@ impl RestoredDisk {
         Ok(bytes)
     }
 
-    /// What is to be done next; none once all was told.
+    /// The next piece; `None` once all were handed out.
     pub(super) fn next(&self, gate: &Gate) -> Result<Option<PlacedPiece>> {
         self.plan().next(&self.paths, gate, &self.done.guest)
     }
@@ -173,7 +173,8 @@ impl RestoredDisk {
         self.plan.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes it, unless it was told to stop since it was read: another restore may have the device by now, or a guest.
+    /// Writes the bytes, unless the restore was told to stop since they were read: by now another restore, or a guest, may have the
+    /// device.
     pub(super) fn write(&self, bytes: &[u8], to: u64, gate: &Gate) -> Result<()> {
         let _inside = self.enter_gate(gate)?;
         let cached = self.target.write(bytes, to).map_err(|e| self.paths.output_failed(e))?;
@@ -186,7 +187,7 @@ impl RestoredDisk {
         Ok(inside)
     }
 
-    /// What the output holds is to be copied there before it is overwritten.
+    /// Has the output's content copied to `kept` before it is overwritten.
     pub(super) fn set_kept_copy(&self, kept: KeptCopy) {
         *self.kept() = Some(kept);
     }
@@ -199,25 +200,25 @@ impl RestoredDisk {
         self.kept.try_lock().ok()
     }
 
-    /// Copies it, if that is asked.
+    /// Copies the output's content, if it is to be kept.
     pub(super) fn make_kept_copy(&self, gate: &Gate, go_on: impl Fn() -> Result<()>) -> Result<()> {
         let kept = self.kept().as_mut().map(|kept| kept.copy(&self.target, gate, go_on));
         kept.unwrap_or(Ok(())).map_err(|error| error.on_disk(&self.paths.volume))
     }
 
-    /// Does the output hold anything of it?
+    /// True once something was written to the output.
     pub(super) fn has_begun(&self) -> bool {
         self.begun.load(Relaxed)
     }
 
-    /// So many bytes were written there: they are to reach the disk soon.
+    /// Notes that `bytes` were written at `to`, and sees to it that they soon reach the disk.
     pub(super) fn note_written(&self, to: u64, bytes: u64) -> Result<()> {
         let due = self.writeback.lock().unwrap_or_else(PoisonError::into_inner).note(to, bytes);
         if let Some(span) = due
             && let Err(error) = self.target.begin_writing(span.start, span.end - span.start)
         {
-            // what fails here fails in the sync
-            log::debug!("the kernel writes when it wants to - {error}");
+            // a write that fails here makes the sync fail, too
+            log::debug!("'{}': unable to start writeback, going on without: {error}", self.paths.output());
         }
         let before = self.unsynced.fetch_add(bytes, Relaxed);
         if before / SYNC_EACH < (before + bytes) / SYNC_EACH {
@@ -226,15 +227,15 @@ impl RestoredDisk {
         Ok(())
     }
 
-    /// All was copied: it is made whole and durable, unless the fingerprints are not what was recorded. How many bytes could
-    /// not be compared.
+    /// Makes the output whole and durable after all was copied, unless the file of fingerprints is not the one that was recorded.
+    /// Returns how many bytes could not be compared.
     pub(super) fn finish(&self, gate: &Gate) -> Result<u64> {
         let mut plan = self.plan();
         if let Some(base) = plan.base.take() {
             base.finish().map_err(|e| self.paths.index_failed(e))?;
         }
         plan.pieces.check_whole().map_err(|failure| self.paths.image_failed(failure))?;
-        // from here on it is the outputs' storage that has to answer
+        // from here on the outputs' storage has to answer, and not the NAS
         let _inside = gate.enter("sync")?;
         let end = plan.pieces.size().next_multiple_of(CLUSTER).min(self.size);
         plan.place_zeroes(&self.paths, end, self.size)?;
@@ -259,7 +260,7 @@ fn shares(images: &Images, target: &Apart) -> io::Result<bool> {
     (0..images.count()).try_fold(true, |all, image| Ok(all && qcow2::shares(images.file(image).0, target)?))
 }
 
-/// Takes the room of all of the file, where the file system can.
+/// Reserves the space of all of the file, where the file system can.
 fn reserve(target: &Apart, length: u64, preallocation: Preallocation) -> io::Result<()> {
     if matches!(preallocation, Preallocation::Off | Preallocation::Metadata) {
         return Ok(());
@@ -400,7 +401,7 @@ pub(super) mod tests {
         }
     }
 
-    /// As it is while it is made durable.
+    /// Holds the disk's plan, as `finish` does.
     pub(in super::super) fn is_being_finished(disk: &RestoredDisk) -> impl Sized {
         disk.plan()
     }

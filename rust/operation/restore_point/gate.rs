@@ -1,5 +1,6 @@
-//! What is changed for good passes a gate. Once it is closed nothing more begins, however late a thread comes back from where it
-//! hung, and whoever has closed it knows whether something is still under way, and what is waited for.
+//! A thread passes the gate before each change that can't be undone. Once the gate is closed no change begins, however late a thread
+//! comes back from a call that hung. Whoever has closed the gate learns from it whether a change is still under way, and which
+//! storage that change waits for.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 
@@ -8,45 +9,49 @@ use crate::error::{Code, Error, Result};
 #[derive(Debug, Default)]
 pub(super) struct Gate {
     closed: AtomicBool,
-    /// Changes that are under way, and what else the outputs' storage is asked for.
+    /// How many threads are in a call that the outputs' storage has to answer: changes, and some reads.
     inside: AtomicUsize,
-    /// What the kernel moves by itself from the NAS to a new file.
+    /// How many threads let the kernel move data from the NAS to a new file.
     moved: AtomicUsize,
 }
 
-/// It is under way until it is dropped.
+/// A call that is under way until this is dropped.
 #[derive(Debug)]
 pub(super) struct Passage<'a>(&'a AtomicUsize);
 
 impl Gate {
-    /// `CANCELLED` once it is closed: to be asked right before each change.
+    /// Lets the caller make one change; `CANCELLED` once the gate is closed. The caller asks right before each change.
     pub(super) fn enter(&self, step: &'static str) -> Result<Passage<'_>> {
-        // counted before the look: either whoever closes the gate sees this change, or it is not made
+        // the count comes before the look: either whoever closes the gate sees this change, or the change is not made
         let inside = Passage::of(&self.inside);
         self.check(step).map(|()| inside)
     }
 
-    /// Until it is dropped the NAS or the outputs' storage has to answer: nobody knows which of them the kernel waits for.
+    /// Counts a call in which the kernel waits for the NAS or for the outputs' storage; nobody can tell for which.
     pub(super) fn move_data(&self) -> Passage<'_> {
         Passage::of(&self.moved)
     }
 
-    /// Is it the outputs' storage that is waited for, and not the NAS? `nas_answers` is asked where nothing else tells.
+    /// True if the threads wait for the outputs' storage and not for the NAS. `nas_answers` is asked only where the counts don't tell.
     pub(super) fn waits_for_storage(&self, nas_answers: impl FnOnce() -> bool) -> bool {
         self.is_used() || self.moved.load(SeqCst) > 0 && nas_answers()
     }
 
-    /// `CANCELLED` once it is closed.
+    /// `CANCELLED` once the gate is closed.
     pub(super) fn check(&self, step: &'static str) -> Result<()> {
-        if self.closed.load(SeqCst) { Err(Error::new(Code::Cancelled, step, "it was told to stop")) } else { Ok(()) }
+        if self.closed.load(SeqCst) {
+            Err(Error::new(Code::Cancelled, step, "the restore was told to stop"))
+        } else {
+            Ok(())
+        }
     }
 
-    /// Nothing begins any more.
+    /// Closes the gate: no change begins any more.
     pub(super) fn close(&self) {
         self.closed.store(true, SeqCst);
     }
 
-    /// Is a change under way?
+    /// True while a change is under way.
     pub(super) fn is_used(&self) -> bool {
         self.inside.load(SeqCst) > 0
     }

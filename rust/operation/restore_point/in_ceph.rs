@@ -1,4 +1,4 @@
-//! Outputs that are images in Ceph, which nothing locks.
+//! Outputs that are images in Ceph. Nothing locks these, so the library asks Ceph who else has them open.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::work::job::Reporter;
 
 const STEP: &str = "open the outputs";
 
-/// One that is open. Dropped, it is closed.
+/// An image that is open. The drop closes it.
 #[derive(Debug)]
 pub(super) struct InCeph {
     rbd: Rbd,
@@ -20,8 +20,8 @@ pub(super) struct InCeph {
     _server: Server,
 }
 
-/// Opens those among the disks of the machine `vm`. Their servers end with this thread, if not before. `DOMAIN_STATE` when
-/// somebody else has one open.
+/// Opens the images in Ceph among the outputs of the machine `vm`. The servers of these images end with this thread at the latest.
+/// `DOMAIN_STATE` when somebody else has one of them open.
 pub(super) fn open(volumes: &[WantedDisk], vm: &str, job: &mut Reporter<'_>) -> Result<Vec<Option<InCeph>>> {
     let one = |wanted: &WantedDisk| {
         let Some(rbd) = &wanted.rbd else { return Ok(None) };
@@ -34,11 +34,11 @@ impl InCeph {
     fn open(rbd: &Rbd, vm: &str, job: &mut Reporter<'_>) -> Result<InCeph> {
         nbd::available()
             .map_err(|e| Error { cause: format!("an image in Ceph is written as pull reads; {}", e.cause), ..e })?;
-        // before anything opens it
+        // this is known before anything opens the image
         can_be_asked()?;
         let server = Server::start(rbd, Access::Write, (&config::current(), vm), limits::STORAGE_LONG_STEP, job)?;
         let image = Arc::new(Image::open(&server)?);
-        // ours among them: whoever opens it from now on is seen when it is asked again
+        // the server's client is one of them; whoever opens the image from now on is seen by `check_alone`
         let clients = clients(rbd, || job.tell())?;
         let opened = InCeph { rbd: rbd.clone(), image, _server: server };
         opened.check(
@@ -49,7 +49,7 @@ impl InCeph {
         Ok(opened)
     }
 
-    /// `DOMAIN_STATE` when somebody has opened it since.
+    /// `DOMAIN_STATE` when somebody else has opened the image since.
     pub(super) fn check_alone(&self, job: &mut Reporter<'_>) -> Result<()> {
         let clients = clients(&self.rbd, || job.tell())?;
         self.check(clients, "look at the outputs", "somebody has opened it while it was written")

@@ -1,4 +1,4 @@
-//! What a device or an image in Ceph holds, copied to a file before it is overwritten.
+//! A copy of what a device or an image in Ceph holds, made as a file before the restore overwrites it.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -14,10 +14,10 @@ use crate::point::Manifest;
 use crate::qcow2::{Buffer, CLUSTER, Storage as _};
 
 const STEP: &str = "keep what is replaced";
-/// Bytes that are read as one.
+/// Bytes of one read.
 const PIECE: u64 = 1 << 20;
 
-/// The file. Dropped before it has its name, it goes.
+/// The copy's file. A drop before the file has its name removes it.
 #[derive(Debug)]
 pub(super) struct KeptCopy {
     output: Output,
@@ -26,7 +26,8 @@ pub(super) struct KeptCopy {
 }
 
 impl KeptCopy {
-    /// Makes it, empty, in the folder of the absolute path `folder`, for what is called `name`. `points` as for an output.
+    /// Makes an empty file in the folder `folder`, an absolute path, for the content of the device called `name`. The folder must not be
+    /// one of `points`.
     pub(super) fn make(folder: &str, name: &str, points: &PointFolders) -> Result<KeptCopy> {
         let path = Path::new(folder).join(format!("{name}.kept-{}", &Manifest::new_point_id()?[..RANDOM_DIGITS]));
         let text = path.to_string_lossy();
@@ -41,8 +42,8 @@ impl KeptCopy {
         &self.path
     }
 
-    /// Copies all of it, with holes for zeroes, and gives the file its name when it is durable. Whoever closes the gate knows
-    /// whether the storage is being waited for, and that no name is given afterwards.
+    /// Copies all of `from`, with holes for zeroes, and gives the file its name once it is durable. Once the gate is closed the file
+    /// gets no name.
     pub(super) fn copy(&mut self, from: &OutputTarget, gate: &Gate, go_on: impl Fn() -> Result<()>) -> Result<()> {
         let target = self.output.target()?;
         let failed = |e: io::Error| Error::io(STEP, &self.path, e);
@@ -58,7 +59,7 @@ impl KeptCopy {
             from.read(&mut buffer, at).map_err(failed)?;
             unsynced += write_data(&target, &buffer, at).map_err(failed)?;
             at += buffer.len() as u64;
-            // else the last sync would take all the time, and nobody could cancel it
+            // one sync of everything at the end would take so long that nobody could cancel it
             if unsynced >= SYNC_EACH {
                 target.sync().map_err(failed)?;
                 unsynced = 0;
@@ -71,18 +72,18 @@ impl KeptCopy {
         Ok(())
     }
 
-    /// Nothing was overwritten: it goes.
+    /// Removes the copy: its device was not overwritten after all.
     pub(super) fn forget(&mut self) -> Result<()> {
         if std::mem::replace(&mut self.named, false) { self.output.retract() } else { Ok(()) }
     }
 
-    /// Is it whole?
+    /// True if the copy is whole: it has its name.
     pub(super) fn is_named(&self) -> bool {
         self.named
     }
 }
 
-/// Writes what is not zero; how many bytes of it went through the page cache.
+/// Writes the clusters that hold more than zeroes. Returns how many bytes went through the page cache.
 fn write_data(target: &OutputTarget, piece: &[u8], at: u64) -> io::Result<u64> {
     let cluster = CLUSTER as usize;
     let are_data: Vec<_> = piece.chunks(cluster).map(|bytes| bytes.iter().any(|byte| *byte != 0)).collect();
@@ -129,7 +130,7 @@ mod tests {
         }
     }
 
-    /// Else the sync at its end writes all of it, and nobody can cancel that.
+    /// If the copy stayed in the page cache, the sync at its end would write all of it, and nobody could cancel that.
     #[test]
     fn a_copy_goes_past_the_page_cache() {
         use rustix::io::{Errno, ReadWriteFlags, preadv2};

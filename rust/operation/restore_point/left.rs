@@ -1,4 +1,4 @@
-//! What a call that was killed has left of an output, which a lock tells from what a living one writes.
+//! Partial outputs that killed calls have left. A lock tells them from the files that living calls write.
 
 use std::fs::File;
 
@@ -14,14 +14,14 @@ use crate::nas::lock::{Locked, lock_file};
 use crate::point::Manifest;
 use crate::{host, lacking};
 
-/// Keeps calls out that write for a name.
+/// A lock that keeps out other calls that write an output of the same name.
 pub(super) type Lock = AnyFile;
 
 pub(super) fn lock_exclusively(file: AnyFile) -> rustix::io::Result<AnyFile> {
     host::lock(&file, FlockOperation::NonBlockingLockExclusive).map(|()| file)
 }
 
-/// Locks `file`, a whole output of the name `name` that a call has left; `BUSY` while that one lives.
+/// Locks `file`, a whole output that a killed call has left for the name `name`. `BUSY` if that call lives.
 pub(super) fn lock_left_output(folder: &Folder, name: &str, file: &File) -> Result<Option<Lock>> {
     let path = folder.path.join(name);
     let once_more = file.try_clone().map_err(|e| Error::io(STEP, &path, e))?;
@@ -34,7 +34,8 @@ pub(super) fn lock_left_output(folder: &Folder, name: &str, file: &File) -> Resu
     }
 }
 
-/// Does the file belong to whom what we make in the folder belongs to?
+/// True if the file belongs to the user to whom files belong that this process makes in the folder. A server may map users, so a
+/// file is made to see.
 pub(super) fn belongs_to_us(folder: &Folder, file: &impl Descriptor) -> Result<bool> {
     let probe = format!(".nasbackup-{}", Manifest::new_point_id()?);
     let ours = folder.create_file(&probe, FILE_MODE)?;
@@ -46,15 +47,15 @@ fn owner(folder: &Folder, file: &impl Descriptor) -> Result<u32> {
     file.stat().map(|stat| stat.st_uid).map_err(|e| Error::io(STEP, &folder.path, e))
 }
 
-/// Removes what a call that was killed has left under this name; false while a call that lives writes it. What is no file of
-/// the owner of `ours`, or has another name, too, that is not the `output`'s, somebody else has put there: it is left alone,
-/// and never written to.
+/// Removes the file `name` that a killed call has left of `output`. Returns false while a living call writes the file. If the file
+/// belongs to another user than `ours`, or has a further name that is not `output`, somebody else has put it there: the library
+/// leaves it alone, and never writes to it.
 pub(super) fn remove_left(folder: &Folder, name: &str, output: &str, ours: &Apart) -> Result<bool> {
     let leave = |why: &dyn std::fmt::Display| {
         log::warn!("'{}' is none of ours and is left alone: {why}", folder.path.join(name).display());
         Ok(true)
     };
-    // it has got its name, and was to lose this one
+    // the output has got its name, and the killed call did not come to remove this one
     if let Ok(published) = folder.open_file_in(output)
         && folder.check_is(STEP, name, &published).is_ok()
     {
@@ -65,7 +66,7 @@ pub(super) fn remove_left(folder: &Folder, name: &str, output: &str, ours: &Apar
         Err(error) => return leave(&error),
         Ok(left) => left,
     };
-    // one that was about to get its name has the rights of what it replaces already
+    // a file that was about to get its name has the owner of the volume that it replaces already
     let of_the_old = folder.open_file_in(output).and_then(|old| owner(folder, &old)).ok();
     let left_by = owner(folder, &left)?;
     if left_by != owner(folder, ours)? && Some(left_by) != of_the_old {
@@ -73,7 +74,7 @@ pub(super) fn remove_left(folder: &Folder, name: &str, output: &str, ours: &Apar
     }
     match lock_exclusively(left.clone().into()) {
         Err(Errno::WOULDBLOCK) => return Ok(false),
-        // where there is no flock, this host's is held by now
+        // where the storage has no flock, `lock_name` holds this host's lock by now
         Err(error) if !lacking::is_unknown(error) && error != Errno::NOLCK => return leave(&error),
         _ => {}
     }

@@ -1,4 +1,4 @@
-//! A file or device that no guest can open meanwhile.
+//! A volume under QEMU's image lock, so that no guest can open it while a restore replaces it.
 
 use std::fs::File;
 use std::io;
@@ -15,23 +15,23 @@ use crate::limits;
 use crate::nas::folder::Folder;
 use crate::sys;
 
-/// A file or device that no guest can open meanwhile: QEMU's image lock is held, as by one who writes.
+/// A file or device that no guest can open meanwhile: this holds QEMU's image lock as a writer does.
 #[derive(Debug)]
 pub(super) struct LockedImage {
     pub(super) file: File,
     pub(super) path: PathBuf,
 }
 
-/// QEMU's lock bytes (docs/system/qemu-block-drivers: "Disk image file locking"): what a user does, and what it lets
-/// nobody else do; the permissions to read, to write and to resize.
+/// QEMU's lock bytes (docs/system/qemu-block-drivers: "Disk image file locking"). From `DOES` on stand the permissions that a user
+/// takes, from `FORBIDS` on those that it denies to all others; `PERMISSIONS` are to read, to write and to resize.
 const DOES: i64 = 100;
 const FORBIDS: i64 = 200;
 const PERMISSIONS: [i64; 3] = [0, 1, 3];
-/// How often, and after which pause, it is looked again whether somebody holds an output.
+/// How often the library looks again whether somebody holds the volume.
 const HELD_TRIES: u32 = 10;
 
 impl LockedImage {
-    /// `DOMAIN_STATE` when a guest, or a tool of QEMU, has it open.
+    /// Locks the file `file` at `path`. `DOMAIN_STATE` when a guest or a tool of QEMU has it open.
     pub(super) fn take(file: File, path: &Path) -> Result<LockedImage> {
         let io = |error| Error::io(STEP, path, error);
         for permission in PERMISSIONS {
@@ -42,7 +42,7 @@ impl LockedImage {
             let bytes = PERMISSIONS.iter().flat_map(|permission| [DOES + permission, FORBIDS + permission]);
             bytes.map(|byte| sys::byte_is_locked(&file, byte)).try_fold(false, |held, byte| Ok(held || byte?))
         };
-        // what an earlier call had open, a program that is just being started has for a moment, too
+        // a program that is just being started holds for a moment, too, what an earlier call had open
         let mut tries = 0;
         while is_held().map_err(io)? {
             if tries == HELD_TRIES {
@@ -55,7 +55,7 @@ impl LockedImage {
         Ok(LockedImage { file, path: path.to_owned() })
     }
 
-    /// Opens the block device `path` for a disk of `size` bytes.
+    /// Opens and locks the block device `path` for a disk of `size` bytes.
     pub(super) fn open_device(path: &Path, raw: bool, size: u64) -> Result<LockedImage> {
         if !raw {
             return Err(refused(path, "is a block device, which takes the format 'raw' only"));
@@ -63,7 +63,7 @@ impl LockedImage {
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
             return Err(refused(path, "is no device's name"));
         };
-        // exclusive: not mounted, and part of nothing
+        // EXCL refuses a device that is mounted, or that is part of another
         let flags = OFlags::RDWR | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let opened = rustix::fs::openat(&Folder::open_without_links(parent)?, name, flags, Mode::empty());
         let file = File::from(opened.map_err(|error| match error {

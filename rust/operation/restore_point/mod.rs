@@ -65,7 +65,7 @@ pub fn run(request: RestorePointRequest, listener: Listener<'_>) -> Result<Resto
     perform("restorePoint", request::check(request)?, listener)
 }
 
-/// The same for what another `operation` is asked.
+/// Runs a restore on behalf of `operation`, which is `restorePoint` or one that is a restore of one disk.
 pub(super) fn perform(operation: &'static str, asked: RestoreCall, listener: Listener<'_>) -> Result<Restored> {
     let RestoreCall { job, export, point, id, volumes, verify, keep_old, rate } = asked;
     let job = job::start(job, operation, &export, Some(point.instance().to_owned()))?;
@@ -73,7 +73,7 @@ pub(super) fn perform(operation: &'static str, asked: RestoreCall, listener: Lis
     job.begin(Phase::OpenRepository)?;
     let reading = Reading::open(export, &point)?;
     job.begin(Phase::OpenOutputs)?;
-    // by this thread, with which what serves them ends
+    // on this thread, because the servers of the images end with the thread that started them
     let in_ceph = in_ceph::open(&volumes, point.instance(), &mut job)?;
     let images = in_ceph.iter().map(|opened| opened.as_ref().map(|opened| opened.image.clone())).collect();
     let in_ceph = in_ceph.into_iter().flatten().collect::<Vec<_>>();
@@ -85,11 +85,11 @@ pub(super) fn perform(operation: &'static str, asked: RestoreCall, listener: Lis
     });
     ended.inspect_err(|error| {
         reading.note(error);
-        log::error!("{operation}: '{point}' could not be restored: {error}");
+        log::error!("{operation}: unable to restore '{point}': {error}");
     })
 }
 
-/// Copies all, and gives the outputs their names; whatever fails before that, what was made goes.
+/// Copies all disks, and gives the outputs their names. If anything fails before the first name is given, what was made is removed.
 fn restore(
     opened: Vec<Opened>,
     space: Space,
@@ -97,7 +97,7 @@ fn restore(
     (reading, in_ceph): (&Reading, &[InCeph]),
     job: &mut Reporter<'_>,
 ) -> Result<Restored> {
-    // else what is read need not be what was checked, and an image may be a guest's by now
+    // without the lock on the instance the data need not be those that were checked, and by now a guest may use an image in Ceph
     let is_ours = |job: &mut Reporter<'_>| {
         reading.check()?;
         in_ceph.iter().try_for_each(|image| image.check_alone(job))
@@ -153,13 +153,13 @@ fn answer(opened: &[Opened], copy: &Copying, finished: Vec<Finished>) -> Restore
     Restored { bytes_read: read, bytes_kept: kept, bytes_cloned: cloned, details: details.join("\n"), ..restored }
 }
 
-/// What of a point is wanted, open: no output was looked at yet.
+/// The wanted disks of a point, open for reading.
 struct OpenedPoint {
     points: PointFolders,
     disks: Vec<Readable>,
 }
 
-/// Checks the point, and opens what is wanted of it: all that the NAS is asked for before anything is copied.
+/// Checks the point, and opens the wanted disks: all that the NAS is asked for before the copy.
 fn open_point(
     reading: &Reading,
     point: PointPath,
@@ -179,14 +179,14 @@ fn open_point(
     })
 }
 
-/// All that is to be copied, open.
+/// The disks and their outputs, open.
 struct OpenedDisks {
     opened: Vec<Opened>,
     disks: Vec<RestoredDisk>,
     space: Space,
 }
 
-/// Opens the outputs, of which nothing but empty files was made until this returns. Their storage is asked, and not the NAS.
+/// Opens the outputs. This makes nothing but empty files, and asks the outputs' storage only, not the NAS.
 fn open_outputs(
     reading: &Reading,
     sources: OpenedPoint,
@@ -219,18 +219,18 @@ fn open_outputs(
     })
 }
 
-/// What tells whether there is room.
+/// The space that the outputs need, and the fingerprints by which it can be told more closely.
 struct Space {
     needs: Vec<SpaceNeed>,
     indexes: Vec<Option<Indexes>>,
 }
 
 impl Space {
-    /// Is there room for all disks? `NO_SPACE` if surely not. It takes what each is to have from the start.
+    /// Checks the room for all disks, `NO_SPACE` if there surely is too little, and reserves what preallocation wants.
     fn take(self, copy: &Arc<Copying>, reading: &Reading) -> Result<()> {
         let Space { needs, indexes } = self;
         let ours = copy.clone();
-        // only the fingerprints tell, and these are the NAS's
+        // only the fingerprints tell, and these lie on the NAS
         if room::may_be_short(&needs) {
             let (held, ours) = (reading.clone(), copy.clone());
             bounded(room::STEP, limits::STORAGE_LONG_STEP, move || {
@@ -247,7 +247,7 @@ impl Space {
     }
 }
 
-/// Makes the file that what this disk's output holds is copied to; its path.
+/// Makes the file that the content of this disk's output is copied to, and returns its path.
 fn prepare_kept_copy(keep_old: &KeepOld, disk: &RestoredDisk, path: &str, points: &PointFolders) -> Result<String> {
     let Some(folder) = &keep_old.folder else {
         let cause = format!("is missing: '{path}' is written in place, and what it holds is copied to a file there");
@@ -260,7 +260,7 @@ fn prepare_kept_copy(keep_old: &KeepOld, disk: &RestoredDisk, path: &str, points
     Ok(path)
 }
 
-/// No two disks have one output.
+/// Refuses two disks with the same output.
 fn refuse_same(volumes: &[WantedDisk]) -> Result<()> {
     let mut taken = BTreeSet::new();
     for wanted in volumes {
@@ -307,14 +307,14 @@ fn open_output(
     Ok((output, disk))
 }
 
-/// The volume as it is, in the format that its output is to have; nothing where it can't be read.
+/// Opens the layers of the volume that is replaced, to take data from it; none if it can't be read.
 fn open_old(output: &Output, raw: bool) -> Vec<qcow2::Layer> {
     let Some((file, path)) = output.old() else { return Vec::new() };
     let path = path.display().to_string();
     let again = file.try_clone().map_err(|e| Error::io(STEP, &path, e));
     let opened = again.and_then(|file| layers::of_old(&path, file, !raw));
     opened.unwrap_or_else(|error| {
-        log::info!("'{path}' is restored without a look at what it was: {error}");
+        log::info!("unable to take data from the former '{path}', reading all of it from the NAS: {error}");
         Vec::new()
     })
 }

@@ -1,4 +1,4 @@
-//! A file that is written beside the name that it is to have.
+//! A new file that is written under a name beside the output's, and gets the output's name when it is whole.
 
 use std::fs::Metadata;
 use std::path::Path;
@@ -21,17 +21,17 @@ use crate::work::steps;
 
 const PUBLISH: &str = "publish the output";
 
-/// A file beside the name that it is to have.
+/// The new file. A drop before `publish` removes it.
 #[derive(Debug)]
 pub(super) struct NewFile {
     pub(super) folder: Folder,
     pub(super) name: String,
-    /// Its name until it is published; none afterwards.
+    /// The file's name until it is published; `None` afterwards.
     pub(super) beside: Option<String>,
     pub(super) file: Apart,
-    /// The file that it replaces.
+    /// The volume that it replaces.
     pub(super) old: Option<LockedImage>,
-    // closed last: until then no other call writes for the name
+    // dropped last: until then no other call writes an output of this name
     lock: Option<Lock>,
 }
 
@@ -49,8 +49,8 @@ impl NewFile {
         Ok(new)
     }
 
-    /// Removes what calls that were killed have left. `BUSY` while another call writes for that name; of two that begin at
-    /// once it may be neither.
+    /// Locks the output's name, and removes what killed calls have left of it. `BUSY` while another call writes an output of this name.
+    /// Of two calls that begin at the same time both may be refused.
     fn lock_name(&mut self) -> Result<()> {
         let NewFile { folder, name, beside: Some(own), file, .. } = self else { return Ok(()) };
         let path = folder.path.join(&*name);
@@ -59,7 +59,7 @@ impl NewFile {
             let cause = format!("another call writes '{}': '{}' is locked", path.display(), by.display());
             Error::new(Code::Busy, STEP, cause)
         };
-        // whoever writes it holds the lock, too, and no drop takes that away
+        // the lock lies on the open file itself: a thread that still writes it holds the lock, too
         let (Locked::InRepository(lock) | Locked::OnHost(lock)) =
             lock_file(folder, &partial_prefix(name), AnyFile::from(file.clone()), lock_exclusively)?.map_err(
                 |error| match error {
@@ -74,12 +74,12 @@ impl NewFile {
                 return Err(busy(left));
             }
         }
-        // another call may have taken it for one that was left, before it was locked
+        // before the file was locked another call may have removed it as one that was left
         folder.check_is(STEP, &*own, file).map_err(|_| busy(own))?;
         self.remove_stale_kept_names()
     }
 
-    /// Takes the names away that a killed call was to keep what it replaces under: it was not replaced.
+    /// Removes second names of the volume that a killed call has made to keep it: that call did not replace the volume.
     fn remove_stale_kept_names(&self) -> Result<()> {
         let NewFile { folder, name, old: Some(old), .. } = self else { return Ok(()) };
         let links = rustix::fs::fstat(&old.file).map_err(|e| Error::io(STEP, &old.path, e))?.st_nlink;
@@ -96,18 +96,19 @@ impl NewFile {
         Ok(())
     }
 
-    /// The path that the file that it replaces can be kept under, as is tried; none if it replaces none.
+    /// Chooses a path under which the replaced volume can be kept, and tries whether its storage gives it a second name. `None` if
+    /// the output replaces nothing.
     pub(super) fn choose_kept_name(&self) -> Result<Option<String>> {
         let NewFile { folder, name, old: Some(old), .. } = self else { return Ok(None) };
         let kept = format!("{}{}", kept_prefix(name), &Manifest::new_point_id()?[..RANDOM_DIGITS]);
-        // not all storage has second names, and once all is copied it would be late to see that
+        // some storage has no second names, and that has to be known before hours of copying
         let tried = folder.link(&old.file, name, &kept).and_then(|()| folder.remove_file(&old.file, &kept));
         let why = "keepOld: what is replaced is kept by a second name, which its storage does not give it";
         tried.map_err(|e| Error { cause: format!("{why}: {}", e.cause), ..e })?;
         Ok(Some(folder.path.join(kept).display().to_string()))
     }
 
-    /// Gives what it replaces that name, too.
+    /// Gives the replaced volume the name `kept` beside its own.
     pub(super) fn keep_old(&self, kept: &str) -> Result<()> {
         let (NewFile { folder, name, old: Some(old), .. }, Some(kept)) = (self, kept.rsplit('/').next()) else {
             return Ok(());
@@ -115,13 +116,13 @@ impl NewFile {
         folder.link(&old.file, name, kept)
     }
 
-    /// Has what it replaces its name still? Who has put something else there may be using it.
+    /// An error unless the name still leads to the volume that was opened: somebody may use what has been put there since.
     pub(super) fn check_old(&self) -> Result<()> {
         let NewFile { folder, name, old: Some(old), .. } = self else { return Ok(()) };
         folder.check_is(PUBLISH, name, &old.file)
     }
 
-    /// Takes that name away again, unless it is the only one by now.
+    /// Removes the name `kept` again, unless it is by now the only name of the volume.
     pub(super) fn forget_old(&self, kept: &str) -> Result<()> {
         let (NewFile { folder, old: Some(old), .. }, Some(kept)) = (self, kept.rsplit('/').next()) else {
             return Ok(());
@@ -129,12 +130,12 @@ impl NewFile {
         if self.check_old().is_err() { Ok(()) } else { folder.remove_file(&old.file, kept) }
     }
 
-    /// Removes what killed calls have left beside the names that what is called `name` was to be kept under.
+    /// Removes the partial files that killed calls have left of copies which were to keep the device `name`.
     pub(super) fn remove_left_beside_kept(&self, name: &str) -> Result<()> {
         let NewFile { folder, file, beside: Some(own), .. } = self else { return Ok(()) };
         let all = folder.names_that(|left| left.to_str().is_some_and(|left| kept_name_of(name, left).is_some()))?;
         for left in all.iter().filter_map(|left| left.to_str()).filter(|left| left != own) {
-            // a call that lives holds its lock; where there are no locks it is not known, and nothing goes
+            // a living call holds its lock; where there are no locks nobody knows, and nothing is removed
             let lock = |left: Apart| lock_exclusively(left.into()).is_ok();
             if let Some(output) = kept_name_of(name, left)
                 && folder.open_for_writing(left).is_ok_and(lock)
@@ -149,7 +150,7 @@ impl NewFile {
         let path = self.folder.path.join(&self.name);
         let io = |error| Error::io(PUBLISH, &path, error);
         if let Some(LockedImage { file, path: old }) = &self.old {
-            // whoever may read or write the volume may do so afterwards
+            // whoever may read or write the replaced volume may do so with the new one
             let stat = rustix::fs::fstat(file).map_err(|e| Error::io(PUBLISH, old, e))?;
             let (owner, group) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
             let owned = self.file.with(|file| rustix::fs::fchown(file, Some(owner), Some(group)));
@@ -184,12 +185,12 @@ impl NewFile {
 impl Drop for NewFile {
     fn drop(&mut self) {
         if let Err(error) = self.remove() {
-            log::warn!("a partial output is left: {error}");
+            log::warn!("unable to remove the partial output '{}': {error}", self.folder.path.display());
         }
     }
 }
 
-/// Where a server decides who may do what, it has done so for the old file and for the new one alike.
+/// Tolerates that a server refuses owners or modes: it decides itself who may do what, for the old file and the new one alike.
 fn settle(folder: &Folder, what: &'static str, set: rustix::io::Result<()>) -> rustix::io::Result<()> {
     set.or_else(|error| {
         if !lacking::is_unsettable(error) {
@@ -321,7 +322,7 @@ mod tests {
         assert_eq!((metadata.mode() & 0o7777, metadata.uid(), metadata.gid()), (0o640, 65534, 65534));
     }
 
-    /// Whoever may write to the folder gives the partial output's name to another image, all the time.
+    /// Somebody who may write to the folder keeps giving the partial output's name to another image.
     #[test]
     fn however_names_are_exchanged_nothing_else_is_written_to() {
         let (dir, outside) = (tempfile::tempdir_in("/dev/shm").unwrap(), tempfile::tempdir().unwrap());

@@ -5,17 +5,17 @@ use std::sync::Arc;
 use crate::operation::ceph::Image;
 use crate::qcow2::{self, View};
 
-/// For one who reads it.
+/// What a copier reads of the volume that the restore replaces.
 #[derive(Debug)]
 pub(super) enum OldVolume {
-    /// What it consists of, a device too.
+    /// A file or a device, with the images that it stands on.
     Layers(View),
     /// An image in Ceph.
     Image(Arc<Image>),
 }
 
 impl OldVolume {
-    /// Bytes that a guest sees.
+    /// Size that a guest sees, in bytes.
     pub(super) fn size(&self) -> u64 {
         match self {
             OldVolume::Layers(view) => view.size(),

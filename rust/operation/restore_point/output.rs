@@ -1,4 +1,4 @@
-//! Where a restored disk goes: a file that appears under its name when it is whole, or a block device.
+//! An output: the file, block device or image in Ceph that a restored disk goes to.
 
 use std::fs::File;
 use std::os::unix::fs::FileTypeExt;
@@ -15,19 +15,19 @@ use crate::nas::folder::Folder;
 use crate::operation::ceph::Image;
 use crate::qcow2::Direct;
 
-/// An output that is open. Dropped without `publish`, a file that was made is removed.
+/// An output that is open. A drop before `publish` removes a file that was made.
 #[derive(Debug)]
 pub(super) enum Output {
     /// A file that is written beside its name.
     File(NewFile),
-    /// A block device, which is written as it is.
+    /// A block device, which is overwritten in place.
     Device(LockedImage),
-    /// An image in Ceph, which is, too.
+    /// An image in Ceph, which is overwritten in place.
     Image(Arc<Image>),
 }
 
 impl Output {
-    /// Opens the absolute host path `path` for a disk of `size` bytes, which lies where no restore points are.
+    /// Opens the absolute path `path` of this host for a disk of `size` bytes. A path where restore points lie is refused.
     pub(super) fn open(path: &str, raw: bool, size: u64, points: &PointFolders) -> Result<Output> {
         let (path, old) = resolve(Path::new(path))?;
         match old {
@@ -42,7 +42,7 @@ impl Output {
         }
     }
 
-    /// The same of an image in Ceph that is open.
+    /// Takes an open image in Ceph for a disk of `size` bytes.
     pub(super) fn of_image(name: &str, image: Arc<Image>, size: u64) -> Result<Output> {
         if image.size() < size {
             return Err(refused(Path::new(name), &format!("has {} bytes, the disk {size}", image.size())));
@@ -50,7 +50,7 @@ impl Output {
         Ok(Output::Image(image))
     }
 
-    /// What is written, once more.
+    /// The storage to write to, on a descriptor of its own.
     pub(super) fn target(&self) -> Result<OutputTarget> {
         match self {
             Output::File(NewFile { file, .. }) => Ok(OutputTarget::File(Direct::new(file.clone().into()))),
@@ -69,12 +69,12 @@ impl Output {
         }
     }
 
-    /// It is written as it is, and not beside.
+    /// True of a device or an image, which is overwritten in place.
     pub(super) fn is_in_place(&self) -> bool {
         !matches!(self, Output::File(_))
     }
 
-    /// It has all of its content: whoever may read what it replaces may read it, and it is durable.
+    /// Makes a file that has all of its content durable, and gives it the owner and mode of the volume that it replaces.
     pub(super) fn settle(&mut self) -> Result<()> {
         match self {
             Output::Device(_) | Output::Image(_) => Ok(()),
@@ -98,43 +98,43 @@ impl Output {
         }
     }
 
-    /// What it replaces, open for reading.
+    /// The volume that it replaces, open for reading.
     pub(super) fn old(&self) -> Option<(&File, &Path)> {
         let (Output::Device(old) | Output::File(NewFile { old: Some(old), .. })) = self else { return None };
         Some((&old.file, &old.path))
     }
 
-    /// The path that the file that it replaces can be kept under, as is tried; none if it replaces none.
+    /// As `NewFile::choose_kept_name`; `None` of what is overwritten in place.
     pub(super) fn choose_kept_name(&self) -> Result<Option<String>> {
         self.new_file().map_or(Ok(None), NewFile::choose_kept_name)
     }
 
-    /// Gives what it replaces that name, too.
+    /// As `NewFile::keep_old`.
     pub(super) fn keep_old(&self, kept: &str) -> Result<()> {
         self.new_file().map_or(Ok(()), |new| new.keep_old(kept))
     }
 
-    /// Has what it replaces its name still?
+    /// As `NewFile::check_old`.
     pub(super) fn check_old(&self) -> Result<()> {
         self.new_file().map_or(Ok(()), NewFile::check_old)
     }
 
-    /// Has a file got its name?
+    /// True of a file that has got its name.
     pub(super) fn is_published(&self) -> bool {
         matches!(self, Output::File(NewFile { beside: None, .. }))
     }
 
-    /// Takes that name away again, unless it is the only one by now.
+    /// As `NewFile::forget_old`.
     pub(super) fn forget_old(&self, kept: &str) -> Result<()> {
         self.new_file().map_or(Ok(()), |new| new.forget_old(kept))
     }
 
-    /// Removes what killed calls have left beside the names that what is called `name` was to be kept under.
+    /// As `NewFile::remove_left_beside_kept`.
     pub(super) fn remove_left_beside_kept(&self, name: &str) -> Result<()> {
         self.new_file().map_or(Ok(()), |new| new.remove_left_beside_kept(name))
     }
 
-    /// It has all of its content, durably: a file gets its name.
+    /// Gives a file its name. It has all of its content by now, durably.
     pub(super) fn publish(&mut self) -> Result<()> {
         match self {
             Output::Device(_) | Output::Image(_) => Ok(()),
@@ -142,7 +142,7 @@ impl Output {
         }
     }
 
-    /// Takes the name away that a new file has got.
+    /// Removes the name that a new file has got.
     pub(super) fn retract(&self) -> Result<()> {
         match self {
             Output::Device(_) | Output::Image(_) => Ok(()),
@@ -150,14 +150,14 @@ impl Output {
         }
     }
 
-    /// What was made stays, even without its name.
+    /// Lets a file stay under its partial name: the next restore finishes it.
     pub(super) fn leave(&mut self) {
         if let Output::File(new) = self {
             new.beside = None;
         }
     }
 
-    /// Takes back what was made. What a device held is lost.
+    /// Removes the file that was made. The former content of a device is lost.
     pub(super) fn discard(self) -> Result<()> {
         match self {
             Output::Device(_) | Output::Image(_) => Ok(()),
@@ -218,7 +218,7 @@ mod tests {
         assert_eq!(names(&at("host")), ["victim"]);
     }
 
-    /// A call lasts hours: a volume may be deleted meanwhile and made anew, and a guest run on it.
+    /// A restore lasts hours: meanwhile somebody may delete the volume, make it anew, and run a guest on it.
     #[test]
     fn a_volume_that_was_exchanged_or_deleted_since_is_not_replaced() {
         let (nas, pool) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());

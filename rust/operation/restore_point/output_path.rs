@@ -15,7 +15,8 @@ pub(super) fn refused(path: &Path, why: &str) -> Error {
     Error::invalid("output.path", format!("'{}' {why}", path.display()))
 }
 
-/// The path without symbolic links, and what is there. Root's links alone are followed: another's may lead to any volume.
+/// Resolves the symbolic links of a path; returns what is there, too. Only links that root has made are followed: others may lead to
+/// any volume.
 pub(super) fn resolve(path: &Path) -> Result<(PathBuf, Option<Metadata>)> {
     let io = |error| Error::io(STEP, path, error);
     let not_roots = || refused(path, "is reached by a link that root has not made");
@@ -35,7 +36,8 @@ pub(super) fn resolve(path: &Path) -> Result<(PathBuf, Option<Metadata>)> {
     }
 }
 
-/// Where a repository's restore points are, by the numbers of its folders: whoever compares them asks the repository nothing.
+/// The folders of a repository that hold restore points, as device and inode numbers: a comparison with them asks nothing of a NAS
+/// that may hang.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct PointFolders {
     root: (u64, u64),
@@ -51,7 +53,7 @@ impl PointFolders {
         Ok(PointFolders { root: id(root)?, instance: id(instance)? })
     }
 
-    /// Restore points lie two folders deep; nothing else is put there, nor anywhere below the instance's folder.
+    /// Refuses a path below the instance's folder, or two folders deep in the repository, where restore points lie.
     pub(super) fn refuse(&self, path: &Path) -> Result<()> {
         for (depth, folder) in path.ancestors().skip(1).enumerate() {
             let metadata = fs::metadata(folder).map_err(|e| Error::io(STEP, folder, e))?;

@@ -1,4 +1,4 @@
-//! Whose failure it is: the disk and its files, for messages.
+//! The names of a disk and its files, by which errors tell whose failure it is.
 
 use std::io;
 
@@ -17,26 +17,30 @@ pub(super) struct DiskPaths {
 }
 
 impl DiskPaths {
+    /// The error of data at guest offset `at`, from the image at that position of the chain, that differ from their fingerprint.
     pub(super) fn data_differ(&self, at: u64, image: usize) -> Error {
         let image = self.names.get(image + 1).map_or("", String::as_str);
         let cause = format!("'{image}': the data at guest offset {at} are not those that were backed up");
         Error::new(Code::CorruptImage, STEP, cause).on_disk(&self.volume)
     }
 
+    /// The error of an image that could not be read.
     pub(super) fn image_failed(&self, failure: Failure) -> Error {
         let Failure { image, error } = failure;
         error.at(STEP, self.names.get(image).map_or("", String::as_str)).on_disk(&self.volume)
     }
 
+    /// The error of the output's storage.
     pub(super) fn output_failed(&self, error: io::Error) -> Error {
         Error::io(STEP, &self.names[0], error).on_disk(&self.volume)
     }
 
-    /// A table of the output could not be made.
+    /// The error of a metadata table of the output that could not be written.
     pub(super) fn table_failed(&self, error: qcow2::Error) -> Error {
         error.at(STEP, &self.names[0]).on_disk(&self.volume)
     }
 
+    /// The error of the fingerprints' file.
     pub(super) fn index_failed(&self, error: io::Error) -> Error {
         fingerprints::failed("read the fingerprints", &self.names[1], error).on_disk(&self.volume)
     }
@@ -46,9 +50,14 @@ impl DiskPaths {
         &self.names[0]
     }
 
-    /// What of the volume as it was could be read; the NAS has all that could not.
+    /// What could be read of the volume that is replaced. A failure is only logged, since the NAS has all the data.
     pub(super) fn readable_old<T>(&self, read: Result<T, qcow2::Error>) -> Option<T> {
-        let log = |error: &qcow2::Error| log::warn!("'{}' as it was is not read any more: {error}", self.names[0]);
+        let log = |error: &qcow2::Error| {
+            log::warn!(
+                "unable to read the former content of '{}', taking all data from the NAS: {error}",
+                self.names[0]
+            )
+        };
         read.inspect_err(log).ok()
     }
 }

@@ -1,4 +1,4 @@
-//! What of a disk comes next, told to whoever asks.
+//! The plan of a disk's copy: it hands out the pieces in order, each once, to whichever thread asks.
 
 use std::fs::File;
 use std::ops::Range;
@@ -12,10 +12,10 @@ use crate::nas::apart::Apart;
 use crate::point::fingerprints::{Base, State};
 use crate::qcow2::{self, CLUSTER, Part, Piece, Pieces, Place, Stream};
 
-/// What one L2 table of an output stands for.
+/// Bytes of the guest's disk that one L2 table of an output maps.
 pub(super) const TABLE: u64 = CLUSTER / 8 * CLUSTER;
 
-/// What of a disk was told already.
+/// How far the pieces of a disk have been handed out.
 #[derive(Debug)]
 pub(super) struct CopyPlan {
     pub(super) pieces: Pieces,
@@ -24,14 +24,14 @@ pub(super) struct CopyPlan {
     pub(super) at: u64,
     /// Bytes of the longest piece.
     pub(super) most: u64,
-    /// Where a device ends, up to which zeroes follow the disk; nothing of a file.
+    /// From the end of the guest's disk to the end of the device, which becomes zero; empty for a file.
     pub(super) tail: Range<u64>,
-    /// Bytes whose fingerprints can't be known.
+    /// Bytes of which no fingerprint is known.
     pub(super) unknown: u64,
-    /// Of the output's disk, in bytes.
+    /// Size of the output's disk, in bytes.
     pub(super) size: u64,
     pub(super) preallocation: Preallocation,
-    /// The target holds something, and is not a new file.
+    /// The target is overwritten in place, and is no new file that reads as zeroes.
     pub(super) device: bool,
 }
 
@@ -42,18 +42,18 @@ pub(super) enum OutputLayout {
     Finished,
 }
 
-/// Something to do.
+/// A piece to copy, and where it goes.
 #[derive(Debug)]
 pub(super) struct PlacedPiece {
     pub(super) piece: Piece,
-    /// Where in the target it begins.
+    /// Offset in the target.
     pub(super) to: u64,
-    /// What each cluster has to be, if that is known.
+    /// What each cluster has to be by the fingerprints; `None` if the data are not compared.
     pub(super) states: Option<Vec<State>>,
 }
 
 impl CopyPlan {
-    /// What is to be done next; none once all was told.
+    /// The next piece; `None` once all were handed out.
     pub(super) fn next(&mut self, paths: &DiskPaths, gate: &Gate, done: &AtomicU64) -> Result<Option<PlacedPiece>> {
         while self.at < self.pieces.size() {
             let (at, limit) = (self.at, self.limit());
@@ -71,7 +71,7 @@ impl CopyPlan {
                 continue;
             }
             let states = self.states(paths, &piece)?;
-            // a table of the output that is full is written
+            // placing a piece may write a table of the output that is full
             let _inside = gate.enter(STEP)?;
             let to = self.layout.place(&piece, self.size).map_err(|e| paths.table_failed(e))?;
             return Ok(Some(PlacedPiece { piece, to, states }));
@@ -85,7 +85,7 @@ impl CopyPlan {
         Ok((!tail.is_empty()).then_some(PlacedPiece { to: tail.start, piece: behind, states: None }))
     }
 
-    /// What has no data has to have none by the fingerprints.
+    /// An error if the fingerprints say that there were data where the images read as zeroes.
     fn check_zeroes(&mut self, paths: &DiskPaths, piece: &Piece) -> Result<()> {
         let (mut at, end) = (piece.at, piece.at + piece.length);
         while at < end {
@@ -100,7 +100,7 @@ impl CopyPlan {
         Ok(())
     }
 
-    /// Gives zeroes a place where each cluster is to have one.
+    /// Gives zeroes a place in the output if its preallocation wants one for each cluster.
     pub(super) fn place_zeroes(&mut self, paths: &DiskPaths, from: u64, to: u64) -> Result<()> {
         let OutputLayout::Qcow2(stream) = &mut self.layout else { return Ok(()) };
         let to = to.next_multiple_of(CLUSTER).min(self.size);
@@ -140,7 +140,7 @@ impl CopyPlan {
 }
 
 impl OutputLayout {
-    /// Where in the target, of a disk of `size` bytes, the piece goes.
+    /// Chooses the piece's offset in the target, which holds a disk of `size` bytes.
     fn place(&mut self, piece: &Piece, size: u64) -> Result<u64, qcow2::Error> {
         match self {
             OutputLayout::Raw | OutputLayout::Finished => Ok(piece.at),

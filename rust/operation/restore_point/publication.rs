@@ -1,4 +1,4 @@
-//! The outputs of a call get their names, together, or what was made of them goes.
+//! Publication: the outputs of a call get their names together, or are removed.
 
 use std::sync::Arc;
 
@@ -13,18 +13,18 @@ use crate::work::phase::Phase;
 
 const PUBLISH: &str = Phase::PublishOutputs.as_str();
 
-/// A disk that is open, and where it goes.
+/// An output that is open, and what the answer tells of it.
 #[derive(Debug)]
 pub(super) struct Opened {
     pub(super) file: String,
     pub(super) path: String,
     pub(super) verify: Verify,
     pub(super) output: Output,
-    /// What it replaces is to be kept as this.
+    /// The path that the replaced volume is to be kept under.
     pub(super) kept: Option<String>,
 }
 
-/// Gives the outputs their names. Once the caller is told that their storage did not answer, none is given any more.
+/// Runs `publish` in bounded time. Once the caller has been told that the outputs' storage did not answer, no output gets its name.
 pub(super) fn publish_in_time(publish: impl FnOnce(&Gate) -> Result<()> + Send + 'static) -> Result<()> {
     let gate = Arc::new(Gate::default());
     let theirs = gate.clone();
@@ -32,7 +32,7 @@ pub(super) fn publish_in_time(publish: impl FnOnce(&Gate) -> Result<()> + Send +
         gate.close();
         let begun =
             "outputs of which some may have their names: the next restore onto all of them gives the others theirs";
-        // whoever publishes holds it to the end
+        // the thread that publishes holds the gate until it ends
         let goes_on = Arc::strong_count(&gate) > 1;
         match gate.is_used() {
             true => error.with_leftover(begun),
@@ -42,7 +42,7 @@ pub(super) fn publish_in_time(publish: impl FnOnce(&Gate) -> Result<()> + Send +
     })
 }
 
-/// Gives the outputs their names, one after the other; before the first all that can fail by itself was done.
+/// Gives the outputs their names, one after the other. All that is likely to fail is done before the first name is given.
 pub(super) fn publish(mut opened: Vec<Opened>, gate: &Gate) -> Result<()> {
     opened.iter_mut().try_for_each(|opened| opened.output.settle())?;
     let _inside = gate.enter(PUBLISH)?;
@@ -60,12 +60,12 @@ pub(super) fn publish(mut opened: Vec<Opened>, gate: &Gate) -> Result<()> {
     Ok(())
 }
 
-/// Gives all their names. Where one does not get it, the record stays, and with it what is to have the name.
+/// Gives all outputs their names. If one fails, the record and the whole outputs stay, for the next restore to finish.
 fn name_all(opened: &mut [Opened], gate: &Gate) -> Result<()> {
     let all = opened.iter_mut().map(|opened| gate.enter(PUBLISH).and_then(|_inside| opened.output.publish()));
     let mut failures = all.collect::<Vec<_>>().into_iter().filter_map(Result::err);
     let Some(error) = failures.next() else { return Ok(()) };
-    // of one file there is no record: it goes
+    // a single file has no record, so that the next restore can't finish it: it is removed
     if opened.iter().filter(|opened| opened.output.name().is_some()).count() < 2 {
         return Err(match opened.iter().find(|opened| opened.output.is_published()) {
             Some(new) => {
@@ -81,19 +81,19 @@ fn name_all(opened: &mut [Opened], gate: &Gate) -> Result<()> {
     Err(error.with_leftover(format!("{whole}{kept}")))
 }
 
-/// Where what was replaced is, for a message: no answer tells it.
+/// Tells where replaced volumes are kept, for an error's message, as the failed call has no answer that would tell it.
 fn kept_of_published(opened: &[Opened]) -> String {
     let published = opened.iter().filter(|opened| opened.output.is_published());
     let kept = published.filter_map(|opened| Some(format!("'{}' is kept as '{}'", opened.path, opened.kept.as_ref()?)));
     kept.map(|told| format!("; what was {told}")).collect()
 }
 
-/// Keeps what all outputs replace, or nothing.
+/// Keeps the replaced volumes of all outputs, or of none.
 fn keep_all_old(opened: &[Opened]) -> Result<()> {
     for_each_kept(opened, Output::keep_old).map_err(|error| forget_all_old(opened, error))
 }
 
-/// What is replaced is not kept, for this error.
+/// Removes the second names of the replaced volumes after this error.
 fn forget_all_old(opened: &[Opened], error: Error) -> Error {
     match for_each_kept(opened, Output::forget_old) {
         Ok(()) => error,

@@ -47,7 +47,7 @@ impl Readable {
     }
 }
 
-/// Leaves the source its fingerprints if the data are to be compared with them.
+/// Drops the recorded fingerprints of a disk if the request wants no comparison; an error if it wants one and there are none.
 pub(super) fn choose_verification(source: &mut Source, verify: Option<Verify>) -> Result<()> {
     match (verify, &source.recorded) {
         (Some(Verify::Chain), _) => source.recorded = None,
@@ -66,21 +66,21 @@ fn size_of(chain: &[Link]) -> Result<u64> {
     Ok(qcow2::inspect(&newest.file).map_err(|e| e.at(STEP, newest.path.as_str()))?.virtual_size)
 }
 
-/// The fingerprints of a disk.
+/// The recorded fingerprints of a disk's images.
 pub(super) struct Indexes {
     images: Vec<(RepoPath, Fingerprints)>,
     disk: u64,
 }
 
 impl Indexes {
-    /// None where the data are not compared.
+    /// `None` if the data are not to be compared.
     fn of(source: &Source) -> Result<Option<Indexes>> {
         let Some(recorded) = &source.recorded else { return Ok(None) };
         let images = source.chain.iter().map(|link| link.path.clone()).zip(recorded.iter().cloned()).collect();
         Ok(Some(Indexes { images, disk: size_of(&source.chain)? }))
     }
 
-    /// Opens them.
+    /// Opens the fingerprints of all images, as one base.
     pub(super) fn open(&self, root: &Folder) -> Result<Base<File>> {
         let open = |(image, recorded): &(RepoPath, Fingerprints)| fingerprints::open(root, image, recorded);
         let indexes = self.images.iter().map(open).collect::<Result<Vec<_>>>()?;

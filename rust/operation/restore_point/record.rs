@@ -1,6 +1,6 @@
-//! What a call that is killed while it gives its outputs their names leaves to the next one. Before the first name is given, a
-//! record of all outputs lies durably beside each: whoever restores onto all of them next gives them theirs first, so that a
-//! machine's disks are all new or all old. What has changed since, is in use, or was not asked for is left alone.
+//! The record by which a restore finishes the publication of one that was killed. Before the first output gets its name, a record of
+//! all outputs lies durably beside each of them. The next restore onto all of them first gives the others their names, so that a
+//! machine's disks are all new or all old. Outputs that have changed since, are in use, or were not asked for are left alone.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -48,7 +48,7 @@ struct RecordedOutput {
     old: Option<FileState>,
 }
 
-/// By which it is seen whether somebody has changed a file.
+/// By this the library sees whether somebody has changed a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct FileState {
@@ -58,25 +58,25 @@ struct FileState {
     modified: (i64, i64),
 }
 
-/// How far an output is.
+/// How far an output of the killed call is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
-    /// It has its name.
+    /// The output has its name.
     Named,
-    /// It has not, and what it replaces is as it was.
+    /// The output has no name yet, and the volume that it replaces is as it was.
     Waiting,
     /// Somebody has changed something since.
     Changed,
 }
 
-/// What is to be done with what was found.
+/// What is done with the outputs that were left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Remedy {
     Finish,
     Forget,
 }
 
-/// All of them can be new, or what is left goes: where this call is `onto_all` of them, and nobody has changed one.
+/// Finishes the outputs if this call is `onto_all` of them and nobody has changed one; else none gets its name.
 fn choose_remedy(found: &[Stage], onto_all: bool) -> Remedy {
     if onto_all && !found.contains(&Stage::Changed) { Remedy::Finish } else { Remedy::Forget }
 }
@@ -85,11 +85,11 @@ fn record_name(name: &str) -> String {
     format!(".{name}.nasbackup.restored")
 }
 
-/// Lays the record beside each of the outputs, durably.
+/// Writes the record beside each of the outputs, durably.
 pub(super) fn write(outputs: &[&Output]) -> Result<()> {
     let entries =
         outputs.iter().filter_map(|output| recorded_output(output).transpose()).collect::<Result<Vec<_>>>()?;
-    // one alone is old or new by itself
+    // a single output is old or new without a record
     if entries.len() < 2 {
         return Ok(());
     }
@@ -108,7 +108,7 @@ pub(super) fn write(outputs: &[&Output]) -> Result<()> {
     Ok(())
 }
 
-/// Takes the records away: all outputs have their names, or none will get it.
+/// Removes the records: all outputs have their names, or none will get it.
 pub(super) fn remove(outputs: &[(Folder, String)]) {
     for (folder, name) in outputs {
         steps::at("remove a record");
@@ -138,14 +138,14 @@ impl RecordedOutput {
         self.folder.join(&self.name)
     }
 
-    /// Could we have written it? Else it may be meant to have any file removed.
+    /// False if this library can't have written the entry: a forged one may be meant to have any file removed.
     fn is_well_formed(&self) -> bool {
         !self.name.contains('/') && names::is_partial(&self.name, &self.beside)
     }
 }
 
-/// Finishes what a killed call has left on the outputs at these paths, or forgets it: what the record says of others, somebody
-/// else may have by now, and is not touched.
+/// Finishes or removes what a killed call has left of the outputs at these paths. Other outputs of its record are not touched: they
+/// may be somebody else's by now.
 pub(super) fn finish_left<'a>(paths: impl Iterator<Item = &'a Path>) -> Result<()> {
     let asked: BTreeSet<_> = paths.map(|path| Ok(output_path::resolve(path)?.0)).collect::<Result<_>>()?;
     for path in &asked {
@@ -159,7 +159,7 @@ pub(super) fn finish_left<'a>(paths: impl Iterator<Item = &'a Path>) -> Result<(
     Ok(())
 }
 
-/// The record beside an output, if it is ours and whole.
+/// Reads the record beside an output, if this library has written it and it is whole.
 fn read(folder: &Folder, name: &str) -> Result<Option<OutputsRecord>> {
     let record = record_name(name);
     let path = folder.path.join(&record);
@@ -192,7 +192,8 @@ fn read(folder: &Folder, name: &str) -> Result<Option<OutputsRecord>> {
     Ok(known)
 }
 
-/// Is what can't be opened, for this error, no file of one name? Somebody else has put it there: no reason to restore nothing.
+/// True if what can't be opened, for this error, is a link, a folder or a file with two names. Somebody else has put it there, which
+/// must not keep the restore from going on.
 fn is_planted(folder: &Folder, name: &str, error: &Error) -> bool {
     let found = rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW);
     let planted = found.is_ok_and(|stat| !FileType::from_raw_mode(stat.st_mode).is_file() || stat.st_nlink > 1);
@@ -206,12 +207,12 @@ fn is_planted(folder: &Folder, name: &str, error: &Error) -> bool {
 struct Left<'a> {
     entry: &'a RecordedOutput,
     folder: Folder,
-    /// The output that is whole, until it has its name.
+    /// The whole output, until it has its name.
     beside: Option<File>,
     found: Stage,
-    // nobody else writes it meanwhile
+    // keeps out other calls that write this output
     _lock: Option<left::Lock>,
-    // and no guest opens what has the name
+    // keeps guests from opening the volume that has the name
     _held: Option<LockedImage>,
 }
 
@@ -239,13 +240,14 @@ fn finish_outputs(record: &OutputsRecord, asked: &BTreeSet<PathBuf>) -> Result<(
             _ => {}
         }
     }
-    // the locks are held until they are gone: else another call's could go
+    // the locks are held until the records are gone: else this could remove another call's record
     let records = left.iter().map(|left| Ok((left.folder.open_again()?, left.entry.name.clone())));
     remove(&records.collect::<Result<Vec<_>>>()?);
     Ok(())
 }
 
-/// What has become of an output. `BUSY` while the call that makes it lives, `DOMAIN_STATE` while a guest uses what has the name.
+/// Finds out what has become of an output. `BUSY` while the call that makes it lives, `DOMAIN_STATE` while a guest uses the volume
+/// that has its name.
 fn find_left<'a>(entry: &'a RecordedOutput, record: &OutputsRecord) -> Result<Left<'a>> {
     let folder = Folder::open_without_links(&entry.folder)?;
     let open = |name: &str| match folder.open_file_in(name) {
@@ -268,7 +270,7 @@ fn find_left<'a>(entry: &'a RecordedOutput, record: &OutputsRecord) -> Result<Le
     let lock =
         named.or(waiting).map(|(file, _)| left::lock_left_output(&folder, &entry.name, file)).transpose()?.flatten();
     let (now, of_the_new) = (there.as_ref().map(|(_, state)| state), waiting.map(|(_, state)| state));
-    // before the first got its name it lay beside each: where it does not, none has one, or somebody has written it
+    // the record lay beside each output before the first got its name: where it is missing, no output has one, or it was forged
     let is_recorded = waiting.is_some() && read(&folder, &entry.name)?.as_ref() == Some(record);
     let is_as_it_was = of_the_new == Some(&entry.new) && now == entry.old.as_ref();
     let found = match (now == Some(&entry.new), is_as_it_was && is_recorded) {

@@ -1,4 +1,4 @@
-//! Is there room for what is to be made? Counted for all files of a file system together, before any of them is written.
+//! Checks whether there is room for the outputs: for all files of a file system together, before any of them is written.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -11,27 +11,27 @@ use crate::point::fingerprints::Base;
 
 pub(super) const STEP: &str = "look at the free space";
 
-/// One file that is to be made.
+/// The space that one file is going to take.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct SpaceNeed {
-    /// Which disk's it is.
+    /// The position of its disk.
     place: usize,
-    /// The number of its file system.
+    /// The device number of its file system.
     file_system: u64,
     /// Bytes that are free there.
     free: u64,
-    /// Bytes that it takes at most.
+    /// Bytes that the file takes at most.
     most: u64,
     /// The folder, for messages.
     path: String,
 }
 
-/// What is to be made, and what is free for it.
+/// Finds the space that each file may take, and what is free on its file system.
 pub(super) fn needs(outputs: &[(&Output, &RestoredDisk)]) -> Result<Vec<SpaceNeed>> {
     let mut files = Vec::new();
     for (place, (output, disk)) in outputs.iter().enumerate() {
         let Some((folder, _)) = output.name() else { continue };
-        // where it is not told how much is free it shows when it is written to
+        // where the storage does not tell what is free, a write will
         let Some(room) = folder.room()? else { continue };
         let stat = rustix::fs::fstat(folder).map_err(|e| Error::io(STEP, &folder.path, e))?;
         let path = folder.path.display().to_string();
@@ -40,7 +40,7 @@ pub(super) fn needs(outputs: &[(&Output, &RestoredDisk)]) -> Result<Vec<SpaceNee
     Ok(files)
 }
 
-/// May they have too little room? Only then it is worth while to look closely.
+/// True if the files may have too little room. Only then `check`, which reads fingerprints, is worth while.
 pub(super) fn may_be_short(files: &[SpaceNeed]) -> bool {
     !short(files).is_empty()
 }
@@ -63,7 +63,7 @@ pub(super) fn check(
     Ok(())
 }
 
-/// The file systems that may have too little room for all of theirs.
+/// The file systems that may have too little room for all of their files.
 fn short(files: &[SpaceNeed]) -> Vec<u64> {
     let mut sums: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
     for SpaceNeed { file_system, free, most, .. } in files {
@@ -73,7 +73,7 @@ fn short(files: &[SpaceNeed]) -> Vec<u64> {
     sums.into_iter().filter(|(_, (sum, free))| sum > free).map(|(file_system, _)| file_system).collect()
 }
 
-/// What a file surely takes: zeroes that are stored take nothing, and only fingerprints tell of them.
+/// Bytes that a file surely takes. Stored zeroes take nothing, and only fingerprints tell where they are.
 fn least(disk: &RestoredDisk, base: impl Fn() -> Result<Option<Base<File>>>) -> Result<u64> {
     match disk.preallocation {
         Preallocation::Falloc | Preallocation::Full => Ok(disk.size),

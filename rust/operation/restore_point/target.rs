@@ -1,4 +1,4 @@
-//! What a disk is written to.
+//! The storage that a disk is written to.
 
 use std::io;
 use std::sync::Arc;
@@ -7,13 +7,13 @@ use crate::nas::apart::{AnyFile, Apart, Descriptor};
 use crate::operation::ceph::Image;
 use crate::qcow2::{Direct, Source as _, Storage as _, Zeroing};
 
-/// Bytes that are written between two syncs, so that the last one does not take all the time.
+/// Bytes that are written between two syncs, so that the last sync is short enough to be waited for.
 pub(super) const SYNC_EACH: u64 = 1 << 30;
 
-/// It may be written to by many at once.
+/// The storage of one output. Several threads may write to it at once.
 #[derive(Debug)]
 pub(super) enum OutputTarget {
-    /// A file that is new and apart, or a block device.
+    /// A new file, in the second table of descriptors, or a block device.
     File(Direct<AnyFile>),
     /// An image in Ceph.
     Image(Arc<Image>),
@@ -28,7 +28,7 @@ impl OutputTarget {
         }
     }
 
-    /// Fills all of the buffer: past the page cache, as what is written.
+    /// Fills all of the buffer, past the page cache, as `write` writes.
     pub(super) fn read(&self, buffer: &mut [u8], at: u64) -> io::Result<()> {
         match self {
             OutputTarget::File(file) => {
@@ -45,7 +45,7 @@ impl OutputTarget {
         }
     }
 
-    /// How many bytes of it went through the page cache.
+    /// Writes the bytes, and returns how many of them went through the page cache: these need a sync later.
     pub(super) fn write(&self, bytes: &[u8], at: u64) -> io::Result<u64> {
         match self {
             OutputTarget::File(file) => file.write(bytes, at),
@@ -53,7 +53,7 @@ impl OutputTarget {
         }
     }
 
-    /// Makes the first of `length` bytes at `at` zero; how many, never none, and whether they were written.
+    /// Makes the first of `length` bytes at `at` zero. Returns how many, never none, and whether zeroes were written to do so.
     pub(super) fn zero(&self, zeroing: &mut Zeroing, at: u64, length: u64) -> io::Result<(u64, bool)> {
         match self {
             OutputTarget::File(file) => file.file().with(|file| zeroing.make(file, at, length)),
@@ -61,7 +61,7 @@ impl OutputTarget {
         }
     }
 
-    /// Lets what was written begin to reach the disk; no more than a hint.
+    /// Hints to the kernel that it should begin to write these bytes to the disk.
     pub(super) fn begin_writing(&self, from: u64, length: u64) -> io::Result<()> {
         match self {
             OutputTarget::File(file) => file.file().with(|file| file.begin_writing(from, length)),
@@ -77,7 +77,7 @@ impl OutputTarget {
         }
     }
 
-    /// The new file, for what only files can do.
+    /// The new file, for operations that only files know; `None` of a device or an image in Ceph.
     pub(super) fn new_file(&self) -> Option<&Apart> {
         match self {
             OutputTarget::File(file) => match file.file() {
