@@ -1,13 +1,11 @@
 //! A restore point that is being written, under another name until it is complete.
 
-use std::sync::Arc;
-
 use super::apart::{Apart, Descriptor};
+use super::denied;
 use super::folder::Folder;
-use super::lock::InstanceLock;
+use super::instance::Instance;
 use super::path::{PointPath, partial_name};
 use super::removal;
-use super::session::Session;
 use crate::config;
 use crate::error::{Code, Error, Result};
 use crate::work::steps;
@@ -18,37 +16,31 @@ use crate::work::steps;
 /// The caller has closed the point's files before this ends.
 #[derive(Debug)]
 pub struct PartialPoint {
-    // dropped in this order: all files are closed before the session may unmount
+    // dropped in this order: all files are closed before the instance's session may unmount
     folder: Folder,
-    instance: Folder,
-    lock: Arc<InstanceLock>,
-    session: Session,
+    instance: Instance,
     point: PointPath,
     done: bool,
 }
 
-impl PartialPoint {
-    /// Makes the folder of the unfinished point in the instance's folder, and holds the instance's `lock`. `ALREADY_EXISTS`
+impl Instance {
+    /// Makes the folder of the unfinished `point`, which holds the instance until it is published or gone. `ALREADY_EXISTS`
     /// when the final folder is there. Removes a leftover of the same name, whose maker no longer holds the lock.
-    pub fn begin(session: Session, lock: Arc<InstanceLock>, point: &PointPath) -> Result<PartialPoint> {
-        let instance = session.root().open_dir(&point.instance_folder())?;
-        let folder = make_folder(&instance, point)?;
-        Ok(PartialPoint { folder, instance, lock, session, point: point.clone(), done: false })
+    pub fn begin(self, point: &PointPath) -> Result<PartialPoint> {
+        let folder = make_folder(self.folder(), point).map_err(|error| denied::explain_writing(error, self.root()))?;
+        Ok(PartialPoint { folder, instance: self, point: point.clone(), done: false })
     }
+}
 
+impl PartialPoint {
     /// The folder of the unfinished point.
     pub fn folder(&self) -> &Folder {
         &self.folder
     }
 
-    /// The lock of the instance's folder.
-    pub fn lock(&self) -> &Arc<InstanceLock> {
-        &self.lock
-    }
-
-    /// The session on the point's repository.
-    pub fn session(&self) -> &Session {
-        &self.session
+    /// The locked instance that the point is made in.
+    pub fn instance(&self) -> &Instance {
+        &self.instance
     }
 
     /// Makes the file `name` with the configured permissions.
@@ -58,7 +50,7 @@ impl PartialPoint {
 
     /// A folder for files that are taken out of the point.
     pub fn aside(&self) -> Result<Aside> {
-        Ok(Aside::new(self.instance.open_again()?, &partial_name(&self.point)))
+        Ok(Aside::new(self.instance.folder().open_again()?, &partial_name(&self.point)))
     }
 
     /// Gives the point, whose files have been synced, its final name durably. After an error nothing has the final name and
@@ -79,13 +71,14 @@ impl PartialPoint {
 
     fn give_name(&mut self) -> Result<()> {
         let (partial, name) = (partial_name(&self.point), self.point.name());
+        let instance = self.instance.folder();
         self.folder.sync()?;
         steps::at("rename the restore point");
-        self.instance.rename(&partial, name)?;
+        instance.rename(&partial, name)?;
         steps::at("sync the instance's folder");
         // the instance's own entry may be as new as the point
-        let synced = self.instance.sync().and_then(|()| self.session.root().sync());
-        synced.map_err(|error| match self.instance.rename(name, &partial) {
+        let synced = instance.sync().and_then(|()| self.instance.root().sync());
+        synced.map_err(|error| match instance.rename(name, &partial) {
             Ok(()) => error,
             Err(stuck) => {
                 self.done = true;
@@ -102,8 +95,9 @@ impl PartialPoint {
     fn remove(&mut self) -> Result<()> {
         self.done = true;
         let partial = partial_name(&self.point);
-        let removed = self.lock.check().and_then(|()| self.instance.remove_tree(&partial));
-        removed.map(drop).map_err(|e| e.with_leftover(self.instance.path.join(&partial).display()))
+        let folder = self.instance.folder();
+        let removed = self.instance.fence().and_then(|()| folder.remove_tree(&partial));
+        removed.map(drop).map_err(|e| e.with_leftover(folder.path.join(&partial).display()))
     }
 }
 
@@ -161,6 +155,7 @@ mod tests {
     use crate::config::Config;
     use crate::nas::purpose::Purpose;
     use crate::nas::repository::Repository;
+    use crate::nas::session::Session;
     use std::fs;
     use std::io::Write;
     use std::os::unix::fs::{PermissionsExt, symlink};
@@ -172,8 +167,7 @@ mod tests {
         let export = Repository { kind: Some("dir".into()), address, options: None };
         let session = Session::open(&Repository::check(Some(export)).unwrap(), &Config::default()).unwrap();
         let instance = session.root().make_dir_if_missing("i-1", 0o711)?;
-        let lock = Arc::new(InstanceLock::take(&instance, Purpose::Add)?);
-        PartialPoint::begin(session, lock, &point())
+        Instance::take(session, instance, Purpose::Add)?.begin(&point())
     }
 
     fn point() -> PointPath {

@@ -113,11 +113,11 @@ fn merge_all(held: &Instance, target: &Link, indexed: &Indexed, pulse: &Pulse) -
     };
     let indexes = indexed.iter().map(|(image, recorded)| fingerprints::open(root, image, recorded));
     let indexes = indexes.collect::<Result<_>>()?;
-    let file = fingerprints::create(root, held.lock(), &target.path)?;
+    let file = fingerprints::create(held, &target.path)?;
     let io = |e| Error::io(STEP, path, e);
     let image = target.file.try_clone().map_err(io)?;
     let hash = fingerprints::merge(image, indexes, file.clone(), &mut tell).map_err(failed)?;
     let rest = rest_of(target, &mut tell).map_err(failed)?;
-    let file = fingerprints::place(root, held.lock(), &target.path, &file, Some(&indexed[0].1.file))?;
+    let file = fingerprints::place(held, &target.path, &file, Some(&indexed[0].1.file))?;
     Ok(Fingerprints { file, hash, rest })
 }

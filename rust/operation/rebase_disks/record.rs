@@ -110,13 +110,13 @@ impl Record {
         manifest.parent = self.parent_point(&manifest)?;
         self.write(held, &mut current, manifest)?;
         let Some(named) = named_index else { return Ok(()) };
-        fingerprints::clear(held.root(), held.lock(), path, named.as_deref())
+        fingerprints::clear(held, path, named.as_deref())
             .unwrap_or_else(|error| log::warn!("an index that nothing names is left - {error}"));
         Ok(())
     }
 
     fn folder(&self, held: &Instance) -> Result<Folder> {
-        held.root().open_dir(&self.at.folder())
+        held.point(&self.at)
     }
 
     fn write(&self, held: &Instance, current: &mut Option<Manifest>, manifest: Manifest) -> Result<()> {

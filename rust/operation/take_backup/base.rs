@@ -9,7 +9,7 @@ use super::storage::Targets;
 use crate::error::{Code, Error, Result, Stopped};
 use crate::limits;
 use crate::nas::folder::Folder;
-use crate::nas::lock::InstanceLock;
+use crate::nas::instance::Instance;
 use crate::nas::path::{PointPath, RepoPath};
 use crate::point::fingerprints::{self, Base, Fingerprints};
 use crate::point::{ChainImage, Manifest};
@@ -38,8 +38,8 @@ pub(super) fn complete(targets: &Targets, plan: &mut Plan, job: &mut Reporter<'_
 pub(super) fn open(targets: &Targets, plan: &Plan) -> Result<Vec<Option<Base<File>>>> {
     let base = |DiskPlan { facts, strategy, .. }: &DiskPlan| {
         let Strategy::Compared(chain, _) = strategy else { return Ok(None) };
-        let (session, chain, size) = (targets.session().clone(), chain.clone(), facts.virtual_size);
-        let opened = bounded(STEP, limits::STORAGE_STEP, move || open_chain(session.root(), &chain, size));
+        let (instance, chain, size) = (targets.instance().clone(), chain.clone(), facts.virtual_size);
+        let opened = bounded(STEP, limits::STORAGE_STEP, move || open_chain(instance.root(), &chain, size));
         opened.map(Some).map_err(|error| match error.code {
             Code::CorruptImage | Code::NotFound => Error { code: Code::ParentInvalid, ..error }.on_disk(&facts.target),
             _ => error.on_disk(&facts.target),
@@ -59,13 +59,11 @@ fn open_chain(root: &Folder, chain: &[ChainImage], size: u64) -> Result<Base<Fil
 
 /// Reads an image of a published point and records its fingerprints in the point's manifest.
 fn index(targets: &Targets, image: &ChainImage, job: &mut Reporter<'_>, deadline: Instant) -> Result<Fingerprints> {
-    let (session, lock, path, size) =
-        (targets.session().clone(), targets.lock().clone(), image.file.clone(), image.size);
+    let (instance, path, size) = (targets.instance().clone(), image.file.clone(), image.size);
     let (file, hash, rest) = worker::run(STEP, limits::STORAGE_STEP, job, move |pulse| {
-        // the lock goes before the session, which may unmount
-        let (session, lock, mut late) = (session, lock, false);
-        let source = session.root().open_file(&path)?;
-        let file = fingerprints::create(session.root(), &lock, &path)?;
+        let mut late = false;
+        let source = instance.root().open_file(&path)?;
+        let file = fingerprints::create(&instance, &path)?;
         let read = fingerprints::index_image(source, file.clone(), &mut |done, _| {
             late = Instant::now() >= deadline;
             if late { Err(Stopped) } else { pulse.at(done, size) }
@@ -78,28 +76,27 @@ fn index(targets: &Targets, image: &ChainImage, job: &mut Reporter<'_>, deadline
         })?;
         Ok((file, hash, rest))
     })?;
-    let (session, lock, path) = (targets.session().clone(), targets.lock().clone(), image.file.clone());
+    let (instance, path) = (targets.instance().clone(), image.file.clone());
     // a sync says nothing until its end
     let limit = limits::STORAGE_STEP.max(deadline.saturating_duration_since(Instant::now()));
     bounded(STEP, limit, move || {
-        // in this order, as above
-        let (session, lock, file) = (session, lock, file);
-        let root = session.root();
-        let file = fingerprints::place(root, &lock, &path, &file, None)?;
+        // the file is closed before the instance's session may unmount
+        let (instance, file) = (instance, file);
+        let file = fingerprints::place(&instance, &path, &file, None)?;
         let recorded = Fingerprints { file, hash, rest };
-        record(root, &lock, &path, &recorded)?;
+        record(&instance, &path, &recorded)?;
         Ok(recorded)
     })
 }
 
-fn record(root: &Folder, lock: &InstanceLock, image: &RepoPath, recorded: &Fingerprints) -> Result<()> {
+fn record(instance: &Instance, image: &RepoPath, recorded: &Fingerprints) -> Result<()> {
     let gone = || Error::new(Code::ParentInvalid, STEP, format!("no manifest tells of '{image}'"));
     let point = PointPath::parse("image", image.parent().ok_or_else(gone)?.as_str())?;
-    let folder = root.open_dir(&point.folder())?;
+    let folder = instance.point(&point)?;
     let mut manifest = Manifest::read_sound(&folder, &point)?.ok_or_else(gone)?;
     let disk = manifest.disks.iter_mut().find(|disk| disk.file == image.name()).ok_or_else(gone)?;
     (disk.fingerprints, disk.lost_fingerprints) = (Some(recorded.clone()), false);
-    lock.check()?;
+    instance.fence()?;
     // without the key that vouches for the parent, nothing is added to it
     manifest.replace(&folder).map(drop).map_err(|error| match error.code {
         Code::InvalidArgument => Error { code: Code::ParentInvalid, ..error },

@@ -54,7 +54,7 @@ pub(super) fn check(
     for (i, DiskPlan { facts, strategy, .. }) in plan.disks.iter().enumerate() {
         let Strategy::Incremental(parent) = strategy else { continue };
         let images = images(i);
-        let (session, target, parent) = (targets.session().clone(), targets.file(i), parent.clone());
+        let (session, target, parent) = (targets.instance().session().clone(), targets.file(i), parent.clone());
         begun.push((
             facts,
             start_for_the_guest(

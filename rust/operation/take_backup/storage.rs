@@ -23,7 +23,7 @@ use crate::limits;
 use crate::nas::apart::{Apart, Descriptor};
 use crate::nas::denied;
 use crate::nas::folder::Folder;
-use crate::nas::lock::InstanceLock;
+use crate::nas::instance::Instance;
 use crate::nas::partial::PartialPoint;
 use crate::nas::path::{PointPath, RepoPath};
 use crate::nas::purpose::Purpose;
@@ -46,9 +46,7 @@ const MOST_AHEAD: usize = 2_000;
 /// A repository that was opened for one virtual machine's backup, locked against others.
 #[derive(Debug)]
 pub(super) struct OpenedRepository {
-    // before the session, which may unmount
-    lock: Arc<InstanceLock>,
-    session: Session,
+    instance: Instance,
     /// The room in the repository.
     pub free: Free,
     /// The bitmaps that the manifests of this virtual machine name.
@@ -60,7 +58,7 @@ pub(super) struct OpenedRepository {
 impl OpenedRepository {
     /// The host path of the repository's root.
     pub(super) fn root(&self) -> &Path {
-        &self.session.root().path
+        &self.instance.root().path
     }
 }
 
@@ -155,33 +153,30 @@ pub(super) fn lock_and_look(call: &Call<'_>, session: Session) -> Result<OpenedR
     const LOCK: &str = "lock the virtual machine's folder";
     let limit = call.time_for(LOCK, limits::NAS_PROBE + limits::CLAIM_WAIT)?;
     // each step owns the lock: a step that is given up keeps the folder locked as long as it works there
-    let (instance, lock, session) = bounded(LOCK, limit, move || {
-        let root = session.root();
-        refuse_existing(root, &point)?;
-        let instance = root.make_dir_if_missing(point.instance(), config::current().folder_mode());
-        let instance = instance.map_err(|error| denied::explain_writing(error, root))?;
-        let lock = InstanceLock::take_within(limit, &instance, Purpose::Add)?;
-        refuse_existing(root, &point)?;
-        Ok((instance, Arc::new(lock), session))
+    let instance = bounded(LOCK, limit, move || {
+        refuse_existing(session.root(), &point)?;
+        let instance = Instance::open_within(limit, session, &point, Purpose::Add)?;
+        refuse_existing(instance.root(), &point)?;
+        Ok(instance)
     })?;
     let checked = checked.clone();
     const CLEAR: &str = "remove what backups have left";
     const LOOK: &str = "look at the restore points";
-    let (instance, lock, session) = bounded(CLEAR, call.time_for(CLEAR, limits::STORAGE_LONG_STEP)?, move || {
+    let instance = bounded(CLEAR, call.time_for(CLEAR, limits::STORAGE_LONG_STEP)?, move || {
         // whoever made them no longer holds the lock of the folder, which is ours
-        removal::clear_partials(&instance)?;
-        Ok((instance, lock, session))
+        removal::clear_partials(instance.folder())?;
+        Ok(instance)
     })?;
     bounded(LOOK, call.time_for(LOOK, limits::STORAGE_STEP)?, move || {
-        let published = published_bitmaps(&instance, &checked.vm, Instant::now() + limits::STORAGE_STEP / 2)?;
+        let published = published_bitmaps(instance.folder(), &checked.vm, Instant::now() + limits::STORAGE_STEP / 2)?;
         let parent = match &checked.mode {
             Mode::Incremental { parent, parent_bitmap, .. } => {
-                Some(Parent::find(session.root(), parent, &checked.vm, parent_bitmap))
+                Some(Parent::find(instance.root(), parent, &checked.vm, parent_bitmap))
             }
             _ => None,
         };
-        let free = Free::of(&session)?;
-        Ok(OpenedRepository { lock, session, free, published, parent })
+        let free = Free::of(instance.session())?;
+        Ok(OpenedRepository { instance, free, published, parent })
     })
 }
 
@@ -315,9 +310,7 @@ pub(super) fn make_targets(call: &Call<'_>, opened: OpenedRepository, specs: Vec
     const STEP: &str = "make the targets";
     let point = call.checked.point.clone();
     bounded(STEP, call.time_for(STEP, limits::NAS_PROBE)?, move || {
-        let OpenedRepository { session, lock, .. } = opened;
-        let partial = PartialPoint::begin(session.clone(), lock, &point);
-        let partial = partial.map_err(|error| denied::explain_writing(error, session.root()))?;
+        let partial = opened.instance.begin(&point)?;
         let mut targets = Targets { files: Vec::new(), view: None, lack: None, partial };
         for spec in specs {
             targets.files.push(TargetFile::make(spec, &targets.partial, &point)?);
@@ -332,14 +325,9 @@ pub(super) fn may_still_run(error: &Error) -> bool {
 }
 
 impl Targets {
-    /// The lock of the virtual machine's folder, for whoever writes into another of its points.
-    pub(super) fn lock(&self) -> &Arc<InstanceLock> {
-        self.partial.lock()
-    }
-
-    /// The repository.
-    pub(super) fn session(&self) -> &Session {
-        self.partial.session()
+    /// The virtual machine's folder in the repository, locked.
+    pub(super) fn instance(&self) -> &Instance {
+        self.partial.instance()
     }
 
     /// What an engine of ours writes of the disk at this position, with its fingerprints; on top of `base`, what differs from
@@ -471,7 +459,7 @@ impl Targets {
         let until = begun + limit;
         let published = bounded(PUBLISH, limit, move || {
             let written = self.write_out(&mut manifest, texts).and_then(|()| {
-                self.lock().check()?;
+                self.instance().fence()?;
                 // the caller has given up: a point published now would belong to nobody
                 let late = || Error::new(Code::NasUnresponsive, PUBLISH, "it took too long");
                 if Instant::now() < until { Ok(()) } else { Err(late()) }

@@ -9,7 +9,7 @@ use crate::config;
 use crate::error::{Error, Result, called};
 use crate::nas::apart::Apart;
 use crate::nas::folder::Folder;
-use crate::nas::lock::InstanceLock;
+use crate::nas::instance::Instance;
 use crate::nas::path::RepoPath;
 
 const STEP: &str = "write the fingerprints";
@@ -22,30 +22,30 @@ pub fn open(root: &Folder, image: &RepoPath, recorded: &Fingerprints) -> Result<
 }
 
 /// Makes the file for a new index of `image`; one that was not finished goes.
-pub fn create(root: &Folder, lock: &InstanceLock, image: &RepoPath) -> Result<Apart> {
-    let (folder, new) = (root.open_dir(&folder_path(image)?)?, new_name(image));
-    lock.check()?;
+pub fn create(instance: &Instance, image: &RepoPath) -> Result<Apart> {
+    let (folder, new) = (instance.root().open_dir(&folder_path(image)?)?, new_name(image));
+    instance.fence()?;
     folder.remove_tree(&new)?;
     folder.create_file(&new, config::current().file_mode())
 }
 
 /// Makes the new index `file` durable under its name, which is returned. That of the name `old` stays beside it: until the manifest
 /// names the new one, it names that.
-pub fn place(root: &Folder, lock: &InstanceLock, image: &RepoPath, file: &Apart, old: Option<&str>) -> Result<String> {
+pub fn place(instance: &Instance, image: &RepoPath, file: &Apart, old: Option<&str>) -> Result<String> {
     file.sync_all().map_err(|e| Error::io(STEP, Path::new(image.as_str()), called("fsync")(e)))?;
-    let folder = root.open_dir(&folder_path(image)?)?;
+    let folder = instance.root().open_dir(&folder_path(image)?)?;
     let [first, second] = names(image);
     let name = if old == Some(&first) { second } else { first };
-    lock.check()?;
+    instance.fence()?;
     folder.replace(file, &new_name(image), &name)?;
     folder.sync()?;
     Ok(name)
 }
 
 /// Removes a new index of `image` that was not finished, and all but the one that the manifest names.
-pub fn clear(root: &Folder, lock: &InstanceLock, image: &RepoPath, named: Option<&str>) -> Result<()> {
-    let folder = root.open_dir(&folder_path(image)?)?;
-    lock.check()?;
+pub fn clear(instance: &Instance, image: &RepoPath, named: Option<&str>) -> Result<()> {
+    let folder = instance.root().open_dir(&folder_path(image)?)?;
+    instance.fence()?;
     folder.remove_tree(&new_name(image))?;
     let mut unnamed = names(image).into_iter().filter(|name| named != Some(name));
     unnamed.try_for_each(|name| folder.remove_tree(&name).map(drop))

@@ -152,7 +152,7 @@ impl Attempt<Running> {
                 Ok((Vec::new(), unlimited.map(|error| error.to_string())))
             }
             EngineInput::Pull(scratch, disks) => {
-                let session = self.targets.session().clone();
+                let session = self.targets.instance().session().clone();
                 pull::copy(backup, &scratch, disks, rate, session, job, deadline).map(|copied| (copied, None))
             }
         }

@@ -77,7 +77,7 @@ impl Attempt<Stopped> {
             Ok(offline::OfflineDisk { target: self.targets.target(i, base)?, origin })
         };
         let disks = origins.into_iter().enumerate().zip(bases).map(disk).collect::<Result<Vec<_>>>()?;
-        let (rate, session) = (call.checked.rate, self.targets.session().clone());
+        let (rate, session) = (call.checked.rate, self.targets.instance().session().clone());
         let fingerprints = offline::copy(disks, rate, session, locks, job, call.deadline)?;
         let images = |i: usize| -> OpenImages {
             let images = std::mem::take(&mut compared[i]);
