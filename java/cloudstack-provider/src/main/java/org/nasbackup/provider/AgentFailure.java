@@ -14,19 +14,19 @@ package org.nasbackup.provider;
 
 import org.nasbackup.cloudstack.OneLine;
 
-/** A host did not do what it was asked, or did not say so. The reason is in its words, and in one line. */
+/** A host did not do what it was asked, or did not say that it did. The message is the host's reason in one line. */
 public final class AgentFailure extends RuntimeException {
     private static final long serialVersionUID = 1L;
 
-    /** What is known. */
+    /** What is known of the outcome. */
     public enum Kind {
-        /** It said no. */
+        /** The host refused, or failed. */
         REFUSED,
-        /** It said that as many backups as may are under way: nothing was touched, and it can be asked again. */
+        /** The host runs as many backups as it may: nothing was touched, and it can be asked again. */
         NO_PLACE,
-        /** It does not know such a command: nothing was done. */
+        /** The host does not know the command: nothing was done. */
         UNSUPPORTED,
-        /** Nothing came, or nothing that can be understood: it may have been done, be under way, or not. */
+        /** The host sent no answer, or one that makes no sense: the work may be done, under way, or not begun. */
         UNKNOWN
     }
 
@@ -37,7 +37,7 @@ public final class AgentFailure extends RuntimeException {
         this(kind, reason, leftovers, null);
     }
 
-    /** @param cause null: the host's answer is all there is */
+    /** @param cause null: there is no other cause than the host's answer */
     public AgentFailure(Kind kind, String reason, boolean leftovers, Throwable cause) {
         super(OneLine.of(reason), cause);
         this.kind = kind;
@@ -48,7 +48,7 @@ public final class AgentFailure extends RuntimeException {
         return kind;
     }
 
-    /** May there be something on the NAS that nobody knows? */
+    /** Whether something may be left on the NAS that no record names. */
     public boolean leftovers() {
         return leftovers;
     }

@@ -17,7 +17,7 @@ import java.util.List;
 import java.util.Optional;
 import java.util.stream.Collectors;
 
-/** What the next backup of a virtual machine is asked to be. */
+/** The kind of the next backup of a virtual machine, and its parent. */
 public final class BackupChoice {
     private final String mode;
     private final Point parent;
@@ -32,7 +32,7 @@ public final class BackupChoice {
     }
 
     /**
-     * @param points all of the machine
+     * @param points all points of the machine
      * @param activeCheckpoint the bitmap that its disks have since the last backup; null: none is known
      * @param volumes the uuids of its volumes, by device number
      */
@@ -72,12 +72,12 @@ public final class BackupChoice {
         return new BackupChoice("full", null, null, reason);
     }
 
-    /** As in a command: {@code full}, {@code incremental}; null: a full one that begins no chain. */
+    /** The mode in a command: {@code full} or {@code incremental}; null: a full one that begins no chain. */
     public String mode() {
         return mode;
     }
 
-    /** Null unless it is incremental. */
+    /** The parent of an incremental; else null. */
     public Point parent() {
         return parent;
     }
@@ -87,7 +87,7 @@ public final class BackupChoice {
         return parentFiles;
     }
 
-    /** Why. */
+    /** The reason for this choice. */
     public String reason() {
         return reason;
     }

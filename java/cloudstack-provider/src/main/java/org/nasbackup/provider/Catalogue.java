@@ -16,15 +16,15 @@ import java.util.List;
 
 /** The records of the restore points. Each change is one transaction. */
 public interface Catalogue {
-    /** The points of a virtual machine that are on the NAS, or may be, whatever became of them. */
+    /** The points of a virtual machine that are, or may be, on the NAS, failed ones too. */
     List<Point> points(long vmId);
 
-    /** The host is about to be asked for a rebase. */
+    /** Records that a rebase is about to be asked of a host. */
     void begun(Step rebase);
 
-    /** The images of a point stand on another one now, or alone. */
+    /** Records that the images of a point stand on another point now, or alone. */
     void rebased(Step rebase, Rebased told);
 
-    /** A point is gone, and off the owner's count and bytes. */
+    /** Records that a point is gone, and takes it off the owner's count and bytes. */
     void deleted(Step delete);
 }

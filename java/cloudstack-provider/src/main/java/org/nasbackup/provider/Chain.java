@@ -50,7 +50,7 @@ final class Chain {
         members.remove(point.uuid());
     }
 
-    /** By the recorded uuid; a point that lacks it stands on the only one of the position before its own. */
+    /** The parent by the recorded uuid. A point without one stands on the only point of the position before its own. */
     Optional<Point> parentOf(Point point) {
         if (point.parent() != null) {
             return Optional.ofNullable(members.get(point.parent()));
@@ -64,7 +64,7 @@ final class Chain {
         return before.size() == 1 ? Optional.of(before.get(0)) : Optional.empty();
     }
 
-    /** What may stand on this point: by its record, or because a rebase onto this one was begun. */
+    /** The points that may stand on this one: by their record, or because a rebase onto this one was begun. */
     List<Point> childrenOf(Point point) {
         return members.values().stream()
                 .filter(other -> other.headedFor(point)
@@ -73,8 +73,8 @@ final class Chain {
     }
 
     /**
-     * What the images of this point certainly have below them: its parent, or what a rebase that was begun, and may be done or
-     * not, puts it onto. Empty when it stands alone, or when that is not known.
+     * A point that the images of this one certainly stand on: its parent or, if a rebase was begun that may be done or not, the new
+     * parent of that rebase. Empty when this point stands alone, or when that is not known.
      */
     Optional<Point> baseOf(Point point) {
         String goal = point.lastGoal();
@@ -85,8 +85,8 @@ final class Chain {
     }
 
     /**
-     * What a child of the point can certainly be put onto: the point's own base, or what a rebase of the child was begun to put
-     * it onto, whichever lies further down. Empty: nothing.
+     * The point that a child of this one can certainly be put onto: the base of this point or the new parent of a rebase of the
+     * child that was begun, whichever lies further down. Empty: none.
      */
     Optional<Point> lowerOf(Point point, Optional<Point> base, Point child) {
         String goal = child.lastGoal();
@@ -99,7 +99,7 @@ final class Chain {
         return lower ? Optional.of(members.get(goal)) : base;
     }
 
-    /** Takes out a point that becomes a full one, with all that stands on it: they have a chain of their own then. */
+    /** Takes out a point that becomes a full one, with all points on it: they form a chain of their own. */
     Chain split(Point root) {
         Point full = root.onto(null);
         List<Point> leaving = new ArrayList<>(List.of(full));
@@ -113,7 +113,7 @@ final class Chain {
         return new Chain(leaving, full.chainId());
     }
 
-    /** How many points up from the ancestor it stands; 0: it does not. */
+    /** How many points the point stands above the ancestor; 0: it does not stand on it. */
     private int distance(Point point, Point ancestor) {
         Optional<Point> below = parentOf(point);
         for (int i = 1; i <= members.size() && below.isPresent(); i++) {
@@ -125,7 +125,7 @@ final class Chain {
         return 0;
     }
 
-    /** Points that may stand on this one: newer, and nothing recorded tells what they stand on. */
+    /** The points that may stand on this one because they are newer and no record tells their parent. */
     List<Point> suspectsOf(Point point) {
         return members.values().stream()
                 .filter(other -> other.parent() == null && !other.full())
@@ -134,7 +134,7 @@ final class Chain {
                 .collect(Collectors.toList());
     }
 
-    /** What stands on this full, or on nothing that is known: each before what it stands on, the newest first. */
+    /** The points on this full one, or on none that is known: each before the one that it stands on, the newest first. */
     List<Point> aboveLeavesFirst(Point full) {
         List<Point> left = members.values().stream()
                 .filter(point -> !point.full())
@@ -169,7 +169,7 @@ final class Chain {
                 "the backups of chain " + full.chainId() + " are recorded as standing on each other in a circle");
     }
 
-    /** Gives each point the position after its parent's; one whose parent is not known keeps its own. */
+    /** Gives each point the position after its parent's; a point whose parent is not known keeps its own. */
     Map<Long, Integer> straighten() {
         Map<Long, Integer> changes = new LinkedHashMap<>();
         for (Point point : members()) {

@@ -32,9 +32,9 @@ public final class ChainLink {
     }
 
     /**
-     * The place of what the host made of a choice; null: the backup is a full one that nothing can stand on.
+     * The place of the backup that the host made; null: it is a full one that no other can stand on.
      *
-     * @param newChain the id of the chain that it begins, if it does
+     * @param newChain the id of the chain if the backup begins one
      */
     public static ChainLink of(BackupChoice choice, BackupAnswer answer, String newChain) {
         String bitmap = answer.getBitmapCreated();
@@ -47,8 +47,8 @@ public final class ChainLink {
     }
 
     /**
-     * Ours say what they made. CloudStack's own don't: one that made an incremental confirms its bitmap, and one that knows
-     * none of it made a full, and confirms nothing.
+     * Hosts of ours say what they made. CloudStack's own don't: a host that made an incremental confirms its bitmap, and a host
+     * that knows no incrementals made a full one, and confirms nothing.
      */
     private static boolean isIncremental(BackupAnswer answer) {
         return answer.getKind() == null
@@ -69,12 +69,12 @@ public final class ChainLink {
         return parent;
     }
 
-    /** The bitmap that was begun with it; null: none, and nothing can stand on it. */
+    /** The bitmap that was begun with the backup; null: none, and no other backup can stand on it. */
     public String bitmap() {
         return bitmap;
     }
 
-    /** The parent's bitmap, when its checkpoint was lost: made again from it, or the disks compared instead; else null. */
+    /** The parent's bitmap, if libvirt had lost its checkpoint: the host made it again, or compared the disks; else null. */
     public String recreated() {
         return recreated;
     }

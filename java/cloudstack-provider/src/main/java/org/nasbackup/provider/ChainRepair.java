@@ -18,15 +18,15 @@ import java.util.List;
 import java.util.Map;
 import java.util.Optional;
 
-/** What to do so that a restore point can go and all others stay whole. */
+/** Computes the steps after which a restore point is gone and all others are whole. */
 public final class ChainRepair {
-    /** What becomes of the backups that stand on a full one which is to go. */
+    /** What happens to the backups on a full one that is to be deleted. */
     public enum Others {
-        /** They stay, and so does the full one. */
+        /** They stay, and the deletion is refused. */
         REFUSED,
-        /** They go with it. */
+        /** They are deleted too. */
         DELETED,
-        /** They take over what they need of it. */
+        /** They take over what they need of the full one. */
         MERGED
     }
 
@@ -55,7 +55,7 @@ public final class ChainRepair {
         return deleteAlone(chain, target);
     }
 
-    /** Whatever else is in the chain stands on its full in the end. */
+    /** All other points of a chain stand, in the end, on its full one. */
     private static List<Step> deleteWithAllAbove(Chain chain, Point target) {
         List<Step> steps = new ArrayList<>();
         chain.aboveLeavesFirst(target).forEach(point -> steps.add(Step.delete(point, Map.of())));
@@ -96,8 +96,8 @@ public final class ChainRepair {
     }
 
     /**
-     * A child that comes to stand on nothing takes what stands on it along into a chain of its own: in one chain with what it
-     * has left, a position would not tell any more which of the fulls it counts from.
+     * A child that becomes a full one takes the points on it along into a chain of their own: in a chain with two full ones a
+     * position would not tell from which of them it counts.
      */
     private static Step take(Chain chain, Point child, Optional<Point> base) {
         if (base.isEmpty()) {
@@ -108,8 +108,8 @@ public final class ChainRepair {
     }
 
     /**
-     * The cheapest first: what a child has of its own it need not take over, so the largest takes over the least. Before them
-     * those that a rebase onto the target was begun of, since they may still stand on one of the others.
+     * The children in the order of their cost: a child need not take over what it has itself, so the largest comes first. Before
+     * them come those of which a rebase onto the target was begun, since they may still stand on another child.
      */
     private static List<Point> leaving(Point target, List<Point> children) {
         List<Point> sorted = new ArrayList<>(children);

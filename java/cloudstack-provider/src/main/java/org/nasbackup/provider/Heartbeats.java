@@ -18,9 +18,9 @@ import java.util.List;
 import java.util.Map;
 
 /**
- * Which tickets of a host are of servers that live no more. Clocks of two servers agree on nothing: a ticket is dead when
- * its beats were seen to stand still for a lease's time of this server's own clock. A look long after the one before counts
- * for a part of that: what stood still was this server, or the database, and whoever lives needs time to beat again.
+ * Tells which tickets of a host belong to dead servers. The clocks of two servers need not agree: a ticket is dead when this
+ * server has seen its beats stand still for a lease, by its own clock. A look long after the one before counts only in part:
+ * then this server or the database stood still, and servers that live need time to beat again.
  */
 public final class Heartbeats {
     private static final class Seen {

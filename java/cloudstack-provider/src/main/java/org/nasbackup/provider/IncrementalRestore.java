@@ -20,11 +20,11 @@ import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 
 /**
- * Which hosts restore an incremental backup right where CloudStack's own code does it: before 4.23 it copies the one file and
- * answers that all went well, and the disk can't be read.
+ * Tells which hosts restore an incremental backup right by CloudStack's own code: before 4.23 that copies one file alone and
+ * answers that all went well, but the disk can't be read.
  */
 public final class IncrementalRestore {
-    /** As the agent's jar has it, such as 4.22.1.0 or 4.23.0.0-SNAPSHOT. */
+    /** A version in the manifest of the agent's jar, such as 4.22.1.0 or 4.23.0.0-SNAPSHOT. */
     private static final Pattern VERSION = Pattern.compile("(\\d{1,3})\\.(\\d{1,3})([.-].*)?");
 
     private static final int MAJOR = 4;

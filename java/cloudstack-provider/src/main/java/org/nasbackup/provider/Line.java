@@ -18,8 +18,8 @@ import java.util.List;
 import java.util.stream.Collectors;
 
 /**
- * The tickets of one host: those that hold a slot, and those that wait, in the order in which they asked; before them the
- * urgent ones, in theirs.
+ * The tickets of one host: those that hold a slot, and those that wait. They wait in the order in which they asked, the urgent ones
+ * before the others.
  */
 public final class Line {
     private static final Comparator<Ticket> ORDER = Comparator.comparing(Ticket::urgent, Comparator.reverseOrder())
@@ -32,7 +32,7 @@ public final class Line {
         this.tickets = tickets.stream().sorted(ORDER).collect(Collectors.toList());
     }
 
-    /** This line with the ticket in it, whether it was there or somebody has taken it away. */
+    /** This line with the ticket in it, even if somebody has removed it. */
     public Line with(Ticket ticket) {
         List<Ticket> all = new ArrayList<>(tickets);
         all.removeIf(each -> each.id().equals(ticket.id()));
@@ -40,23 +40,23 @@ public final class Line {
         return new Line(all);
     }
 
-    /** The number for who comes now. */
+    /** The number for the next ticket. */
     public long next() {
         return tickets.stream().mapToLong(Ticket::number).max().orElse(0) + 1;
     }
 
-    /** Does the ticket hold a slot, or is one left for it when each before it gets one? */
+    /** Whether the ticket holds a slot, or gets one if each ticket before it gets one. */
     public boolean mayBegin(Ticket ticket, int slots) {
         return ticket.holds() || holding().size() + before(ticket).size() < slots;
     }
 
-    /** Why the ticket waits, without names: whom it belongs to may not know of others. */
+    /** Why the ticket waits, without names: its owner may not know of other owners. */
     public String reason(Ticket ticket, int slots) {
         return holding().size() + " of " + slots + " slots of its host are taken, "
                 + before(ticket).size() + " wait before it";
     }
 
-    /** What is done with the slots that are taken, for an operator. */
+    /** The work that holds slots, for an operator. */
     public String holders() {
         return holding().stream().map(Ticket::work).collect(Collectors.joining(", "));
     }

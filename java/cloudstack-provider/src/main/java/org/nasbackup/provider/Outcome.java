@@ -17,13 +17,13 @@ import java.util.List;
 import java.util.Locale;
 import org.apache.cloudstack.backup.BackupAnswer;
 
-/** What became of a backup, a deletion or a restore, in a sentence for CloudStack's users. */
+/** Tells CloudStack's users, in a sentence, how a backup, a deletion or a restore ended. */
 public final class Outcome {
     private static final String[] UNITS = {"bytes", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
 
     private Outcome() {}
 
-    /** @param link its place in a chain; null: it stands alone */
+    /** @param link the backup's place in a chain; null: it stands alone */
     public static String taken(String path, BackupChoice choice, ChainLink link, BackupAnswer answer) {
         String size = answer.getSize() == null ? "" : " of " + size(answer.getSize());
         return "Backup " + path + ": " + kind(size, choice, link) + details(answer);
@@ -41,13 +41,13 @@ public final class Outcome {
         return "full" + size + why + (unconfirmed ? "; nothing can stand on it, its host confirmed no bitmap" : "");
     }
 
-    /** What the host found worth telling. */
+    /** The details that the host told. */
     private static String details(BackupAnswer answer) {
         String text = answer.getDetails() == null ? "" : answer.getDetails().strip();
         return text.isEmpty() ? "" : "; its host says: " + text;
     }
 
-    /** @param steps all that was done for it */
+    /** @param steps the steps that were done */
     public static String deleted(String path, List<Step> steps) {
         long rebased = count(steps, Step.Kind.REBASE, true);
         long merged = count(steps, Step.Kind.REBASE, false);

@@ -17,9 +17,9 @@ import java.util.Collections;
 import java.util.List;
 import java.util.Optional;
 
-/** A restore point as the catalogue has it. */
+/** A restore point as it is recorded. */
 public final class Point {
-    /** What stands on no other point. */
+    /** The goal of a rebase after which a point stands on no other. */
     public static final String ALONE = "none";
 
     private final long id;
@@ -72,17 +72,17 @@ public final class Point {
         return created;
     }
 
-    /** Was the backup a success? */
+    /** Whether the backup succeeded. */
     public boolean good() {
         return good;
     }
 
-    /** In the order of their device numbers. */
+    /** The volumes in the order of their device numbers. */
     public List<Volume> volumes() {
         return volumes;
     }
 
-    /** Null: it belongs to no chain. */
+    /** The id of its chain; null: it belongs to none. */
     public String chainId() {
         return chainId;
     }
@@ -92,7 +92,7 @@ public final class Point {
         return parent;
     }
 
-    /** 0 is a full; null: not recorded. */
+    /** The place in its chain, 0 for a full one; null: not recorded. */
     public Integer position() {
         return position;
     }
@@ -102,20 +102,20 @@ public final class Point {
         return bitmap;
     }
 
-    /** In bytes; null: not recorded. */
+    /** The size in bytes; null: not recorded. */
     public Long size() {
         return size;
     }
 
     /**
-     * The uuids of the points that rebases were begun to put its images onto, none of which is known to have been done, in
-     * the order in which they were begun; {@link #ALONE} for nothing. Each lies below what is recorded as its parent.
+     * The uuids of the new parents of rebases of this point that were begun and are not known to be done, in the order in which they
+     * were begun; {@link #ALONE} for no parent. Each lies below the recorded parent.
      */
     public List<String> goals() {
         return goals;
     }
 
-    /** Does it stand on its own? */
+    /** Whether the point is a full one. */
     public boolean full() {
         return parent == null && position != null && position == 0;
     }
@@ -124,7 +124,7 @@ public final class Point {
         return goals.contains(goal.uuid);
     }
 
-    /** The goals once another rebase is begun. */
+    /** The goals after another rebase was begun. */
     public List<String> goalsWith(Point newParent) {
         List<String> longer = new ArrayList<>(goals);
         String goal = newParent == null ? ALONE : newParent.uuid;
@@ -138,12 +138,12 @@ public final class Point {
         return copy().goals(goalsWith(newParent)).build();
     }
 
-    /** What the images stand on once the rebase that was begun last is done; null: none was begun. */
+    /** The goal of the rebase that was begun last; null: none was begun. */
     String lastGoal() {
         return goals.isEmpty() ? null : goals.get(goals.size() - 1);
     }
 
-    /** @param newParent null: it is a full one, and begins a chain, which bears its uuid */
+    /** @param newParent null: the point becomes a full one, and begins a chain whose id is its uuid */
     Point onto(Point newParent) {
         Builder copy = copy().goals(List.of());
         return newParent == null
@@ -171,7 +171,7 @@ public final class Point {
         return Optional.empty();
     }
 
-    /** The same point, whatever is recorded of it by now. */
+    /** Points of one id are equal, even if their records differ. */
     @Override
     public boolean equals(Object other) {
         return other instanceof Point && uuid.equals(((Point) other).uuid);

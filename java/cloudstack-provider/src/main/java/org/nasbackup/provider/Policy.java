@@ -29,7 +29,7 @@ public final class Policy {
         this.noIncrementals = noIncrementals;
     }
 
-    /** The same without incrementals. */
+    /** This policy without incrementals. */
     public Policy withoutIncrementals(String reason) {
         return new Policy(fullEvery, reason);
     }
@@ -38,7 +38,7 @@ public final class Policy {
         return noIncrementals == null;
     }
 
-    /** Why there are no incrementals; null: there are. */
+    /** Why there are no incrementals; null: incrementals are taken. */
     String noIncrementals() {
         return noIncrementals;
     }
@@ -47,7 +47,7 @@ public final class Policy {
         return fullEvery == 1;
     }
 
-    /** May a chain have so many points? */
+    /** Whether a chain may have so many points. */
     boolean allows(int points) {
         return fullEvery == 0 || points <= fullEvery;
     }

@@ -12,7 +12,7 @@
 
 package org.nasbackup.provider;
 
-/** What a host told of a point that it has put onto another one. */
+/** A host's answer about a point that it has put onto another one. */
 public final class Rebased {
     private final Long size;
     private final String mac;
@@ -22,12 +22,12 @@ public final class Rebased {
         this.mac = mac;
     }
 
-    /** In bytes; null: not told. */
+    /** The size in bytes; null: the host did not tell. */
     public Long size() {
         return size;
     }
 
-    /** What vouches for the point from now on; null: nothing does, or it is not told. */
+    /** The MAC that vouches for the point from now on; null: there is none, or the host did not tell. */
     public String mac() {
         return mac;
     }

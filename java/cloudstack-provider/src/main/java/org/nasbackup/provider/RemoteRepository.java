@@ -18,14 +18,14 @@ public interface RemoteRepository {
      * Puts all images of a point onto another point.
      *
      * @param newParent a point that they stand on, next or further down; null: they are to stand alone
-     * @throws AgentFailure when it is not known to have been done
+     * @throws AgentFailure when the host may not have done it
      */
     Rebased rebase(Point point, Point newParent);
 
     /**
      * Removes a point; one that is gone already is a success.
      *
-     * @throws AgentFailure when it is not known to have been done
+     * @throws AgentFailure when the host may not have done it
      */
     void delete(Point point);
 }

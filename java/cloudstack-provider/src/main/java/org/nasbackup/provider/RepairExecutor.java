@@ -16,8 +16,8 @@ import java.util.List;
 import java.util.stream.Collectors;
 
 /**
- * Carries out a repair, step by step: first the files, then the records. That a rebase is to come is recorded before: else
- * nobody could tell, after a crash, what the images stand on.
+ * Carries out a repair step by step: first the files, then the records. The begin of a rebase is recorded before the files
+ * change: else nobody could tell, after a crash, what the images stand on.
  */
 public final class RepairExecutor {
     private final Catalogue catalogue;

@@ -12,7 +12,7 @@
 
 package org.nasbackup.provider;
 
-/** A repair stopped half way. The catalogue tells the truth; asking again goes on. */
+/** A repair stopped half way. The records agree with the files; the same request again goes on. */
 public final class RepairFailed extends RuntimeException {
     private static final long serialVersionUID = 1L;
 

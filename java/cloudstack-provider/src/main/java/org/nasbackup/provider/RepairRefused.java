@@ -12,7 +12,7 @@
 
 package org.nasbackup.provider;
 
-/** What was asked would harm other restore points, or the catalogue does not tell enough. Nothing was touched. */
+/** The request would harm other restore points, or the records do not tell enough. Nothing was touched. */
 public final class RepairRefused extends RuntimeException {
     private static final long serialVersionUID = 1L;
 

@@ -23,8 +23,8 @@ import java.util.function.Predicate;
 import java.util.stream.Collectors;
 
 /**
- * Which volume of a machine gets which volume of a backup: by what they are, and never by where they stand. CloudStack gives a
- * machine's data volumes other device numbers whenever it was restored, and the images of one volume would destroy another.
+ * Pairs the volumes of a backup with those of a machine, never by their places in lists: CloudStack gives a machine's data
+ * volumes other device numbers at each restore, and the image of one volume would destroy another.
  */
 public final class RestorePairs {
     /** A volume, as the backup's record has it or as the machine has it now. */
@@ -35,8 +35,8 @@ public final class RestorePairs {
         private final Long size;
 
         /**
-         * @param device its number; null: it is not told
-         * @param size in bytes; null: it is not told
+         * @param device the device number; null: it is not known
+         * @param size in bytes; null: it is not known
          */
         public Disk(String uuid, boolean root, Long device, Long size) {
             this.uuid = uuid;
@@ -50,7 +50,7 @@ public final class RestorePairs {
         }
     }
 
-    /** A volume of the backup, and the machine's that gets it. */
+    /** A volume of the backup, and the machine's volume that gets it. */
     public static final class Pair {
         private final Disk from;
         private final Disk to;
@@ -87,10 +87,10 @@ public final class RestorePairs {
     }
 
     /**
-     * Of the machine that was backed up: by uuids. Its root volume can be another one, since a reinstallation. A data volume that it
-     * no longer has is left out, and its image goes onto no other.
+     * Pairs the volumes of the machine that was backed up, by uuids. Since a reinstallation its root volume may be another one. A data
+     * volume that the machine no longer has is left out, and its image goes onto no other volume.
      *
-     * @throws RepairRefused where its root volume has no place, none has, or one has none that is large enough
+     * @throws RepairRefused if the root volume or all volumes have no counterpart, or if one has none that is large enough
      */
     public static RestorePairs ofSameMachine(List<Disk> recorded, List<Disk> present) {
         RestorePairs pairs = new RestorePairs(recorded, present);
@@ -103,9 +103,9 @@ public final class RestorePairs {
     }
 
     /**
-     * Of a machine that was made from the backup, or that is another one: by device numbers, which it has got from the backup.
+     * Pairs the volumes of a machine that was made from the backup, or of another machine, by the device numbers of the backup.
      *
-     * @throws RepairRefused also where the numbers do not tell, and there is more than one data volume
+     * @throws RepairRefused also if the device numbers differ and there is more than one data volume
      */
     public static RestorePairs ofOtherMachine(List<Disk> recorded, List<Disk> present) {
         RestorePairs pairs = new RestorePairs(recorded, present);
@@ -134,7 +134,7 @@ public final class RestorePairs {
         }
     }
 
-    /** Where each has one such volume left, and no more. */
+    /** Pairs the volumes of this kind if backup and machine have one each left. */
     private void pairTheOne(Predicate<Disk> such) {
         List<Disk> from = recordedLeft.stream().filter(such).collect(Collectors.toList());
         List<Disk> to = presentLeft.stream().filter(such).collect(Collectors.toList());
@@ -154,7 +154,7 @@ public final class RestorePairs {
         presentLeft.remove(to);
     }
 
-    /** The root volume first, whose image CloudStack's own hosts take the first of all for. */
+    /** The pairs with the root volume first: CloudStack's own hosts take the first image for the root's. */
     private RestorePairs inOrder() {
         pairs.sort((a, b) -> a.from.root == b.from.root
                 ? Integer.compare(recorded.indexOf(a.from), recorded.indexOf(b.from))
@@ -166,12 +166,12 @@ public final class RestorePairs {
         return pairs;
     }
 
-    /** Those of the backup that the machine no longer has. */
+    /** The volumes of the backup that the machine no longer has. */
     public List<String> leftOut() {
         return recordedLeft.stream().map(Disk::uuid).collect(Collectors.toList());
     }
 
-    /** Those of the machine that the backup does not hold. */
+    /** The volumes of the machine that the backup does not hold. */
     public List<String> leftAlone() {
         return presentLeft.stream().map(Disk::uuid).collect(Collectors.toList());
     }

@@ -16,11 +16,11 @@ import java.util.Collections;
 import java.util.LinkedHashMap;
 import java.util.Map;
 
-/** One thing that the host does, and what is recorded once it is done, in one transaction. */
+/** One command to a host, and what is recorded in one transaction once the command is done. */
 public final class Step {
     /** What the host does. */
     public enum Kind {
-        /** Puts all images of the point onto the new parent, or onto nothing. */
+        /** Puts all images of the point onto the new parent, or makes them full ones. */
         REBASE,
         /** Removes the point. */
         DELETE
@@ -44,7 +44,7 @@ public final class Step {
         return new Step(Kind.REBASE, point, newParent, positions, Map.of());
     }
 
-    /** @param chain what it begins: itself, and what stands on it */
+    /** @param chain the chain that the point begins: itself and the points on it */
     static Step makeFull(Point point, Chain chain) {
         Map<Long, Integer> positions = new LinkedHashMap<>();
         Map<Long, String> chains = new LinkedHashMap<>();
@@ -67,17 +67,17 @@ public final class Step {
         return point;
     }
 
-    /** Of a rebase; null: the point becomes a full one. */
+    /** The new parent of a rebase; null: the point becomes a full one. */
     public Point newParent() {
         return newParent;
     }
 
-    /** The positions that are recorded with it, by the points' ids. */
+    /** The positions that are recorded with the step, by the points' ids. */
     public Map<Long, Integer> positions() {
         return positions;
     }
 
-    /** The ids of chains that are recorded with it, by the points' ids. */
+    /** The ids of chains that are recorded with the step, by the points' ids. */
     public Map<Long, String> chains() {
         return chains;
     }

@@ -16,12 +16,12 @@ import java.util.Locale;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 
-/** One's turn at a host: it waits in the host's line, or holds one of its slots. Written as a line of text. */
+/** A turn at a host: it waits in the host's line, or holds one of the host's slots. Kept as a line of text. */
 public final class Ticket {
-    /** What it does now. */
+    /** What the turn does now. */
     enum State {
         WAITS,
-        /** It can't begin for another reason than the host, and keeps nobody from a slot. */
+        /** The turn can't begin for another reason than the host, and lets others have the slot. */
         ASIDE,
         HOLDS
     }
@@ -45,17 +45,17 @@ public final class Ticket {
     }
 
     /**
-     * At the end of a line.
+     * A ticket at the end of a line.
      *
-     * @param number the line's next
-     * @param urgent before all that are not
-     * @param work what it is for, for an operator
+     * @param number the line's next number
+     * @param urgent whether it comes before all tickets that are not urgent
+     * @param work the name of the work, for an operator
      */
     public static Ticket waiting(String id, long number, boolean urgent, String work) {
         return new Ticket(id, number, urgent, State.WAITS, 0, work);
     }
 
-    /** @return null when it is none of ours */
+    /** @return null for a text that is no ticket of ours */
     public static Ticket read(String id, String text) {
         Matcher read = TEXT.matcher(text);
         return read.matches()
@@ -69,7 +69,7 @@ public final class Ticket {
                 : null;
     }
 
-    /** What {@link #read} understands. */
+    /** The ticket as a line that {@link #read} understands. */
     public String text() {
         return number + (urgent ? " urgent " : " ") + state.name().toLowerCase(Locale.ROOT) + " " + beats + " " + work;
     }
@@ -78,22 +78,22 @@ public final class Ticket {
         return new Ticket(id, number, urgent, then, beats + 1, work);
     }
 
-    /** Its turn has come. */
+    /** This ticket once its turn has come. */
     public Ticket holding() {
         return next(State.HOLDS);
     }
 
-    /** Others go first until it waits again. */
+    /** This ticket while it lets others go first. */
     public Ticket aside() {
         return next(State.ASIDE);
     }
 
-    /** Where it was in the line. */
+    /** This ticket as it waits again, in its old place. */
     public Ticket waitingAgain() {
         return next(State.WAITS);
     }
 
-    /** Its server lives. */
+    /** This ticket with another beat, which says that its server lives. */
     public Ticket beaten() {
         return next(state);
     }
@@ -102,7 +102,7 @@ public final class Ticket {
         return id;
     }
 
-    /** Who has the smaller one asked earlier. */
+    /** The place in the line: a smaller number asked earlier. */
     long number() {
         return number;
     }

@@ -14,15 +14,15 @@ package org.nasbackup.provider;
 
 import java.util.List;
 
-/** Where the tickets of all hosts are kept, for all management servers. Each method is done altogether or not at all. */
+/** Keeps the tickets of all hosts, for all management servers. Each method is done altogether or not at all. */
 public interface Tickets {
     List<Ticket> of(long hostId);
 
-    /** Takes the place of the one with the same id. */
+    /** Adds the ticket, or replaces the one with its id. */
     void put(long hostId, Ticket ticket);
 
     void remove(long hostId, String id);
 
-    /** Nothing happens when it has changed: it lives. */
+    /** Removes the ticket unless it has changed: then its server lives. */
     void removeUnchanged(long hostId, Ticket ticket);
 }

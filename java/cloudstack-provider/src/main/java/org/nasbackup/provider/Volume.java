@@ -12,7 +12,7 @@
 
 package org.nasbackup.provider;
 
-/** A volume as a restore point has it. */
+/** A volume in a restore point. */
 public final class Volume {
     private final String uuid;
     private final String path;
@@ -22,7 +22,7 @@ public final class Volume {
         this.path = path;
     }
 
-    /** What it is known by, whatever happens to its path. */
+    /** The uuid, which stays when the path changes. */
     public String uuid() {
         return uuid;
     }

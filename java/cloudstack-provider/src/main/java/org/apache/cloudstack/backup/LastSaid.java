@@ -16,11 +16,11 @@ import java.util.HashMap;
 import java.util.Map;
 import java.util.Objects;
 
-/** What was said last of each zone, so that a log says it once. */
+/** The text that was logged last for each zone, so that a log says it once. */
 final class LastSaid {
     private final Map<Long, String> said = new HashMap<>();
 
-    /** @param text null: there is nothing to say, as at first */
+    /** @param text null: there is nothing to log, as at the start */
     synchronized boolean changed(long zoneId, String text) {
         return !Objects.equals(said.put(zoneId, text), text);
     }

@@ -12,34 +12,34 @@
 
 package org.apache.cloudstack.backup;
 
-/** Names of the details that hold chains of backups together. */
+/** Names of the details in which chains of backups are recorded. */
 public final class NASBackupChainKeys {
     /** The uuid of the backup that this one stands on; absent for a full one. */
     public static final String PARENT_BACKUP_ID = "nas.parent_backup_id";
     /** The bitmap that was begun with the backup. */
     public static final String BITMAP_NAME = "nas.bitmap_name";
-    /** What all backups on one full share. */
+    /** The id that a full backup and all backups on it share. */
     public static final String CHAIN_ID = "nas.chain_id";
-    /** 0 is the full. */
+    /** The backup's place in its chain; 0 is the full one. */
     public static final String CHAIN_POSITION = "nas.chain_position";
 
     public static final String TYPE = "nas.type";
     public static final String TYPE_FULL = "full";
     public static final String TYPE_INCREMENTAL = "incremental";
-    /** The parent's bitmap, when its checkpoint was lost: made again from it, or the disks compared instead. */
+    /** The parent's bitmap, if libvirt had lost its checkpoint: the host made the checkpoint again, or compared the disks. */
     public static final String BITMAP_RECREATED = "nas.bitmap_recreated";
-    /** The uuids of what rebases were begun to put it onto, or "none", in their order; absent: none is unfinished. */
+    /** The uuids of the new parents of rebases that were begun, or "none", in their order; absent: no rebase is unfinished. */
     public static final String REBASE_BEGUN = "nas.rebase_begun";
-    /** Of a removed row whose files are still on the NAS: the virtual machine's id, for which it is looked up. */
+    /** The virtual machine's id, by which a removed row is found whose files are still on the NAS. */
     public static final String DELETE_PENDING = "nas.delete_pending";
-    /** By which the restore point is told from any other that takes its place. */
+    /** The id of the restore point, which another point in its place does not have. */
     public static final String POINT_ID = "nas.point_id";
     /**
-     * What vouched for the restore point, with the hosts' key, by their last answer. It is compared with nothing, for they sign
-     * anew without one: that there is one says that a host without a key can't tell whether the point is what was made.
+     * The MAC that vouched for the restore point, by the hosts' key, in their last answer. It is compared with nothing, for hosts
+     * sign anew without an answer. If there is one, a host without a key can't tell whether the point is the one that was made.
      */
     public static final String MAC = "nas.mac";
-    /** Of the virtual machine: the bitmap that its disks have since its last backup. */
+    /** The bitmap that the virtual machine's disks have since its last backup; a detail of the machine. */
     public static final String VM_ACTIVE_CHECKPOINT_ID = "nas.active_checkpoint_id";
 
     private NASBackupChainKeys() {}

@@ -34,9 +34,9 @@ import org.nasbackup.provider.cloudstack.ServerClasses;
 import org.nasbackup.provider.cloudstack.Transactions;
 
 /**
- * Backs virtual machines up to a NAS, in chains of a full backup and incrementals that can be deleted anywhere. CloudStack
- * 4.22 and 4.23 ask for some of it by other methods: it has those of both, and no type of one alone in any declaration. A server
- * may end with a provider that can't be made: this class needs what it declares, and {@link NasBackups} the rest.
+ * Backs virtual machines up to a NAS, in chains of a full backup and incrementals, each of which can be deleted. CloudStack 4.22
+ * and 4.23 call different methods: this class has the methods of both, and declares no type that one of them lacks. A server may
+ * end if it can't make a provider: so this class needs only what it declares, and {@link NasBackups} needs the rest.
  */
 public class NASBackupProvider extends NasServer implements BackupProvider, Configurable {
     private final Clock clock;
@@ -70,7 +70,7 @@ public class NASBackupProvider extends NasServer implements BackupProvider, Conf
         return "BackupService";
     }
 
-    /** Never throws: the server would not come up. {@link #misfits} says what became of them. */
+    /** Never throws: the server would not start. {@link #misfits} says why there are no keys. */
     @Override
     public ConfigKey<?>[] getConfigKeys() {
         try {
@@ -80,14 +80,14 @@ public class NASBackupProvider extends NasServer implements BackupProvider, Conf
         }
     }
 
-    /** Never throws: the server would not come up. What is wrong is said here once, and by each operation. */
+    /** Never throws: the server would not start. What is wrong is logged here once, and told by each operation. */
     @Override
     public boolean start() {
         fitness.wrong();
         return true;
     }
 
-    /** Empty: the provider can work here. */
+    /** What of the server does not fit the provider; empty: the provider can work here. */
     List<String> misfits() {
         logger.info("nasbackup finds {}", CloudStackVersion.describe(BackupProvider.class));
         List<String> misfits = new ArrayList<>(ServerClasses.owed(NASBackupProvider.class, BackupProvider.class));
@@ -105,7 +105,7 @@ public class NASBackupProvider extends NasServer implements BackupProvider, Conf
         return new NasBackups(this, logger, clock, locks, slots(), transactions);
     }
 
-    /** One for all: whoever has done its work tells those who wait. */
+    /** One object for all work: work that ends wakes the work that waits. */
     synchronized HostSlots slots() {
         if (slots == null) {
             slots = new HostSlots(
@@ -131,7 +131,7 @@ public class NASBackupProvider extends NasServer implements BackupProvider, Conf
         });
     }
 
-    /** 4.23's: what isolates a backup is not for this provider. */
+    /** 4.23's. This provider knows no isolated backups. */
     public Pair<Boolean, Backup> takeBackup(VirtualMachine vm, Boolean quiesceVM, boolean isolated) {
         return takeBackup(vm, quiesceVM);
     }
@@ -149,7 +149,7 @@ public class NASBackupProvider extends NasServer implements BackupProvider, Conf
         });
     }
 
-    /** Later managers ask, and then leave all accounting to the provider. */
+    /** Managers that call this leave all accounting to the provider. */
     public boolean handlesChainDeleteResourceAccounting() {
         return true;
     }
@@ -159,7 +159,7 @@ public class NASBackupProvider extends NasServer implements BackupProvider, Conf
         return restore(ActionEvents.Type.RESTORE, vm, backup).first();
     }
 
-    /** 4.23's: there is no quick way for this provider, and so no host that it would need. */
+    /** 4.23's. This provider has no quick restore, and so needs no host for one. */
     public boolean restoreVMFromBackup(VirtualMachine vm, Backup backup, boolean quickRestore, Long hostId) {
         return restoreVMFromBackup(vm, backup);
     }
@@ -185,7 +185,7 @@ public class NASBackupProvider extends NasServer implements BackupProvider, Conf
         return restoreBackupToVM(vm, backup, hostIp, dataStoreUuid);
     }
 
-    /** 4.22's: the machine that gets the volume is known by a name alone. */
+    /** 4.22's, which tells no more than the name of the machine that gets the volume. */
     public Pair<Boolean, String> restoreBackedUpVolume(
             Backup backup,
             Backup.VolumeInfo backupVolumeInfo,
@@ -250,7 +250,7 @@ public class NASBackupProvider extends NasServer implements BackupProvider, Conf
         return fitness.guarded(() -> backups().storageStats(zoneId));
     }
 
-    /** The first that a server's periodic task asks for, of each zone; the others come only where machines have offerings. */
+    /** The first method that a server's periodic task calls for each zone; it calls others only where machines have offerings. */
     @Override
     public void syncBackupStorageStats(Long zoneId) {
         periodically("The sizes of the backup repositories of zone " + zoneId + " are not known", () -> backups()
@@ -266,7 +266,7 @@ public class NASBackupProvider extends NasServer implements BackupProvider, Conf
     @Override
     public void syncBackupMetrics(Long zoneId) {}
 
-    /** Never throws: the task would end, and leave out whatever zones come after. */
+    /** Never throws: the task would end, and leave out the zones that follow. */
     private void periodically(String what, Runnable work) {
         if (!fitness.wrong().isEmpty()) {
             return;

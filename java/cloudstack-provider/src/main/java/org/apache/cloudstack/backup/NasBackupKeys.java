@@ -14,7 +14,7 @@ package org.apache.cloudstack.backup;
 
 import org.apache.cloudstack.framework.config.ConfigKey;
 
-/** The provider's settings: apart, so that the provider's class is there whatever becomes of them. */
+/** The provider's settings, in a class of their own: the provider's class loads even if the settings can't be made. */
 final class NasBackupKeys {
     private static final String FRAMEWORK_ENABLED = "backup.framework.enabled";
 
@@ -70,7 +70,7 @@ final class NasBackupKeys {
             ConfigKey.Scope.Zone,
             FRAMEWORK_ENABLED);
 
-    /** An agent has five threads for all that it is asked: with none left it is deaf. */
+    /** An agent has five threads for all commands: with none left it hears no command. */
     static final int MOST_PER_HOST = 4;
 
     static final ConfigKey<Integer> PARALLEL_PER_HOST = new ConfigKey<>(

@@ -14,7 +14,7 @@ package org.apache.cloudstack.backup;
 
 import java.util.Date;
 
-/** A repository, offered as what backups can go to. */
+/** A repository, as an offering of a place for backups. */
 public class NasBackupOffering implements BackupOffering {
     private static final long serialVersionUID = 1L;
 

@@ -45,7 +45,7 @@ import org.nasbackup.provider.cloudstack.Restorers;
 import org.nasbackup.provider.cloudstack.Transactions;
 import org.nasbackup.provider.cloudstack.TypedAgent;
 
-/** What the provider does; apart, so that the server can have a provider whatever these need of CloudStack. */
+/** The provider's work, in a class of its own: the server can make a provider even if CloudStack lacks what the work needs. */
 final class NasBackups {
     private final NasServer server;
     private final Logger logger;
@@ -54,7 +54,7 @@ final class NasBackups {
     private final HostSlots slots;
     private final Transactions transactions;
 
-    /** @param server what CloudStack gave it, and its settings */
+    /** @param server what CloudStack gave the provider, and the settings */
     NasBackups(
             NasServer server,
             Logger logger,
@@ -83,8 +83,8 @@ final class NasBackups {
     }
 
     /**
-     * As many at the same time as the host has slots, and one after the other for a virtual machine, whose lock nobody may have
-     * who waits here.
+     * Does the work while it holds one of the host's slots and the virtual machine's lock. A caller that has that lock must not call
+     * this: it would wait for itself.
      *
      * @param vmId whose backups it is about
      * @param name of the work, a verb and its object, for the log
@@ -93,17 +93,17 @@ final class NasBackups {
         return slots.held(claim(host, queueWaitSeconds(host), false, name), vmId, work);
     }
 
-    /** The same for a restore, whose virtual machine is of no use meanwhile: it comes before backups and deletions. */
+    /** Does the same for a restore, which comes before backups and deletions: its virtual machine is down meanwhile. */
     <T> T restoreOnHost(Host host, long vmId, String name, Supplier<T> work) {
         return slots.held(claim(host, queueWaitSeconds(host), true, name), vmId, work);
     }
 
-    /** Does so if the host has a slot now: for who has the virtual machine's lock, or a task that others wait for. */
+    /** Does the work if the host has a slot now: for a caller that has the virtual machine's lock, or that others wait for. */
     <T> T onHostNow(Host host, String name, Supplier<T> work) {
         return slots.held(claim(host, 0, false, name), work);
     }
 
-    /** By the settings of the host's own zone: a backup can be restored in another one than it was taken in. */
+    /** Takes the settings of the host's zone: a backup can be restored in another zone than it was taken in. */
     private HostSlots.Claim claim(Host host, int patienceSeconds, boolean urgent, String name) {
         return new HostSlots.Claim(host, server.slotsPerHost(host.getDataCenterId()), patienceSeconds, urgent, name);
     }
@@ -112,12 +112,12 @@ final class NasBackups {
         return server.queueWaitSeconds(host.getDataCenterId());
     }
 
-    /** @return whether nobody else was at it, so that the work was done */
+    /** @return whether the work was done, since nobody else worked on the machine */
     boolean ifFree(long vmId, Runnable work) {
         return locks.ifFree(vmId, work);
     }
 
-    /** For one task of one round. */
+    /** The merge that one task may begin in one round. */
     NasMerge oneMerge() {
         return new NasMerge(server.mergesBegun, now().getTime());
     }
@@ -139,7 +139,7 @@ final class NasBackups {
     /**
      * Tells users how a restore ended.
      *
-     * @param good what is told of one that succeeded, of what it returned
+     * @param good makes the text about a restore that succeeded from what it returned
      */
     Pair<Boolean, String> toldRestore(
             ActionEvents.Type type,
@@ -158,7 +158,7 @@ final class NasBackups {
         return result;
     }
 
-    /** What it tells of is done, whatever becomes of the event. */
+    /** Never throws: the work that the event tells of is done. */
     void tell(ActionEvents.Type type, boolean good, String text, long accountId, long vmId) {
         try {
             server.addEvent(type, good, text, accountId, vmId);
@@ -186,7 +186,7 @@ final class NasBackups {
                 new Restorers(server.agentManager, server.restorers, System::nanoTime));
     }
 
-    /** The zone's, without incrementals where a host of it would spoil their restores; the log says when that changes. */
+    /** The zone's policy, without incrementals if a host of the zone would spoil their restores; a change is logged. */
     Policy policy(long zoneId, Host taking) {
         Policy policy = server.policy(zoneId);
         if (!policy.incrementals()) {
@@ -212,7 +212,7 @@ final class NasBackups {
         return repository;
     }
 
-    /** The repository that an offering stands for can be removed before what it holds. */
+    /** The offering's name; its repository can be removed before the backups in it. */
     private String offeringNamed(Long offeringId) {
         BackupOffering offering =
                 offeringId == null ? null : server.backupOfferingDao.findByIdIncludingRemoved(offeringId);
@@ -221,14 +221,14 @@ final class NasBackups {
                 : ": that of backup offering " + offering.getName() + ", " + offering.getExternalId() + ", was removed";
     }
 
-    /** By device number. */
+    /** The volumes in the order of their device numbers. */
     List<VolumeVO> volumesOf(VirtualMachine vm) {
         List<VolumeVO> volumes = new ArrayList<>(server.volumeDao.findByInstance(vm.getId()));
         volumes.sort(Comparator.comparing(Volume::getDeviceId, Comparator.nullsLast(Comparator.naturalOrder())));
         return volumes;
     }
 
-    /** A machine that was made from a backup can have got the checkpoint of the backup's own along with its settings. */
+    /** A machine that was made from a backup may have got, with the settings, the checkpoint of the machine that was backed up. */
     boolean assign(VirtualMachine vm) {
         if (!canBeBackedUp(vm)) {
             return false;

@@ -36,7 +36,7 @@ import org.nasbackup.provider.cloudstack.DaoCatalogue;
 import org.nasbackup.provider.cloudstack.HostSlots;
 import org.nasbackup.provider.cloudstack.TypedAgent;
 
-/** Deletes a backup, and repairs its chain before. */
+/** Deletes a backup, after it has repaired the chain. */
 final class NasDeletion {
     private final NasBackups backups;
     private final NasServer server;
@@ -48,14 +48,14 @@ final class NasDeletion {
         this.logger = backups.logger();
     }
 
-    /** @return true: also when it can't be done now, and is what a schedule no longer keeps. It is done later then */
+    /** @return true, also for a backup that a schedule no longer keeps and that can't be deleted now: it is deleted later */
     boolean delete(Backup backup, boolean forced) {
         backups.ownership().check(backup);
         boolean surplus = false;
         try {
             surplus = !forced && isSurplus(backup);
             ChainRepair.Others others = others(backup, forced, surplus);
-            // What is refused need not wait for a host.
+            // A deletion that is refused need not wait for a host.
             backups.ifFree(backup.getVmId(), () -> steps(backup, others));
             Host host = hostsFor(backup).get(0);
             backups.onHost(host, backup.getVmId(), "delete backup " + backup.getUuid(), () -> {
@@ -64,7 +64,7 @@ final class NasDeletion {
                 return null;
             });
         } catch (RuntimeException e) {
-            // Perhaps that could not be told then, and can now.
+            // Whether it is surplus could perhaps not be told before, and can be told now.
             failed(backup, surplus || !forced && isSurplus(backup), e);
         }
         if (!server.handlesAllAccounting()) {
@@ -73,7 +73,7 @@ final class NasDeletion {
         return true;
     }
 
-    /** The oldest of a schedule that has more backups than it keeps, whoever asks. */
+    /** Whether this is the oldest backup of a schedule that has more backups than it keeps, whoever asks. */
     private boolean isSurplus(Backup backup) {
         Long id = backup.getBackupScheduleId();
         BackupSchedule schedule = id == null ? null : server.backupScheduleDao.findById(id);
@@ -95,7 +95,7 @@ final class NasDeletion {
                 : ChainRepair.Others.REFUSED;
     }
 
-    /** The schedule's backup was taken: its job must not fail for what is done with another one. */
+    /** Records a failure. The schedule has taken its backup: its job must not fail because another backup was not deleted. */
     private void failed(Backup backup, boolean surplus, RuntimeException failure) {
         if (surplus) {
             logger.warn(
@@ -116,10 +116,10 @@ final class NasDeletion {
     }
 
     /**
-     * What could not be done when the manager was told that it is. Under the machine's lock.
+     * Does a deletion that was told to the manager as done. The caller has the machine's lock.
      *
      * @param unheard hosts that did not answer, and are not asked again
-     * @return was it done? It was not where another one has merged in this round
+     * @return whether it was done; it waits for the next round if another backup has merged in this one
      */
     boolean finish(Backup promised, Set<Long> unheard, NasMerge merge) {
         List<Step> steps = steps(promised, ChainRepair.Others.MERGED);
@@ -141,7 +141,7 @@ final class NasDeletion {
         return true;
     }
 
-    /** All of them reach the NAS: it is done by the first that has a slot now. */
+    /** Does the work on the first host that has a slot now: every host reaches the NAS. */
     private <T> T onAnyHostNow(Backup backup, String name, Set<Long> unheard, Function<Host, T> work) {
         List<Host> hosts = hostsFor(backup).stream()
                 .filter(host -> !unheard.contains(host.getId()))
@@ -161,7 +161,7 @@ final class NasDeletion {
         return steps.stream().anyMatch(step -> step.kind() == Step.Kind.REBASE);
     }
 
-    /** @param steps none: it was gone */
+    /** @param steps empty: the backup was gone already */
     private void carryOut(Backup backup, List<Step> steps, Host host) {
         if (steps.isEmpty()) {
             return;
@@ -171,7 +171,7 @@ final class NasDeletion {
         backups.tell(ActionEvents.Type.DELETE, true, text, backup.getAccountId(), backup.getVmId());
     }
 
-    /** None when it is gone. */
+    /** The steps of the deletion; none when the backup is gone. */
     private List<Step> steps(Backup backup, ChainRepair.Others others) {
         List<Point> points = backups.catalogue().points(backup.getVmId());
         return points.stream()
@@ -193,8 +193,8 @@ final class NasDeletion {
     }
 
     /**
-     * Removes what owners have deleted and CloudStack's own provider kept for those that stood on it, the newest first. Under
-     * the machine's lock. Never throws: one that can't go now goes later.
+     * Removes the backups that owners have deleted and that CloudStack's own provider kept for backups on them, the newest first.
+     * The caller has the machine's lock. Never throws: a backup that can't be removed now is removed later.
      *
      * @param unheard hosts that did not answer, and are not asked again
      */
@@ -218,7 +218,7 @@ final class NasDeletion {
         }
     }
 
-    /** Before the manager looks for what is left of the offering. What it asked for is done, whatever becomes of these. */
+    /** Runs before the manager looks for backups that the offering has left. Never throws: what the manager asked for is done. */
     private void removeHiddenToo(long vmId, Host host) {
         if (!DaoCatalogue.knowsHidden()) {
             return;
@@ -231,9 +231,9 @@ final class NasDeletion {
     }
 
     /**
-     * With a slot of the host.
+     * The caller holds a slot of the host.
      *
-     * @param mayMerge may those that still stand on one take over what they need of it?
+     * @param mayMerge whether backups that still stand on this one may take over what they need of it
      */
     private void removeHidden(List<Backup> all, Host host, Set<Long> unheard, Predicate<Backup> mayMerge) {
         for (Backup hidden : all) {
@@ -248,7 +248,7 @@ final class NasDeletion {
                         hidden.getExternalId(),
                         e.getMessage());
                 if (unknown(e.getCause())) {
-                    // It may be at it still: whatever else there is of the machine can wait as well.
+                    // The host may be at it still: the machine's other backups wait as well.
                     unheard.add(host.getId());
                     return;
                 }

@@ -16,8 +16,8 @@ import java.util.Comparator;
 import java.util.Map;
 
 /**
- * The one merge that each part of a round of the server's periodic task may begin: it can take long, also where it fails for want
- * of room, and the task has other zones to see to. A backup whose merge failed lets the others go first in the rounds that come.
+ * The one merge that each part of a round of the server's periodic task may begin: a merge can take long, even one that fails for
+ * lack of room, and the task has other zones to see to. A backup whose merge failed lets the others go first in later rounds.
  */
 final class NasMerge {
     private final Map<Long, Long> begun;
@@ -33,12 +33,12 @@ final class NasMerge {
         this.now = now;
     }
 
-    /** Whose merge was begun the longest time ago, or never. */
+    /** Puts the backup first whose merge was begun the longest time ago, or never. */
     Comparator<Backup> order() {
         return Comparator.comparing(backup -> begun.getOrDefault(backup.getId(), Long.MIN_VALUE));
     }
 
-    /** @return may the backup merge in this round? Then no other one may, whatever becomes of it */
+    /** @return whether the backup may merge in this round; then no other one may, even if this merge fails */
     boolean begin(Backup backup) {
         if (!left) {
             return false;

@@ -17,14 +17,14 @@ import java.util.List;
 import java.util.Set;
 import org.apache.logging.log4j.Logger;
 
-/** Deletions that the manager was told of as done, because its schedule's job must not fail for them. */
+/** Deletions that were told to the manager as done, because its schedule's job must not fail for them. */
 final class NasPending {
     private final NasBackups backups;
     private final Logger logger;
     private final NasMerge merge;
-    /** Hosts that did not answer: the next one would be waited for as long. */
+    /** Hosts that did not answer: another command to one of them would wait as long. */
     private final Set<Long> unheard;
-    /** Machines whose host did not answer, and may be at it still. */
+    /** Machines whose host did not answer, and may work on them still. */
     private final Set<Long> unknown = new HashSet<>();
 
     NasPending(NasBackups backups, Set<Long> unheard) {
@@ -67,7 +67,7 @@ final class NasPending {
         }
     }
 
-    /** CloudStack sees no backups in a repository any more, and lets it be removed. */
+    /** Whether the repository is gone: CloudStack lets an operator remove one in which it sees no backups any more. */
     private boolean isLost(Backup backup) {
         if (backups.server().backupRepositoryDao.findByBackupOfferingId(backup.getBackupOfferingId()) != null) {
             return false;

@@ -49,7 +49,7 @@ final class NasRestore {
     private static final Set<VirtualMachine.State> UNSETTLED =
             EnumSet.of(VirtualMachine.State.Starting, VirtualMachine.State.Stopping, VirtualMachine.State.Migrating);
 
-    /** A host's answer that somebody there has a volume, whom the storage must not be taken from. */
+    /** A host's answer that somebody on it uses a volume: the storage must not be taken from the host then. */
     private static final Pattern IN_USE = Pattern.compile("\\b(DOMAIN_STATE|BUSY): ");
 
     private final NasBackups backups;
@@ -61,17 +61,17 @@ final class NasRestore {
     }
 
     /**
-     * What it reads is not deleted meanwhile.
+     * Restores a machine. The backups that it reads are not deleted meanwhile.
      *
      * @return whether it was restored, and what there is to tell of it; null: nothing
      */
     Pair<Boolean, String> restore(VirtualMachine vm, Backup backup) {
         if (vm.getId() != backup.getVmId()) {
-            // It was made from the backup, and has got the checkpoint of the backup's own along with its settings.
+            // The machine was made from the backup, and got with its settings the checkpoint of another machine.
             backups.catalogue().clearActiveCheckpoint(vm.getId());
         }
         backups.ownership().check(backup);
-        // What is refused need not wait.
+        // A restore that is refused need not wait.
         Host host = prepare(vm, backup).host;
         Optional<Pair<Boolean, String>> restored =
                 backups.restoreOnHost(host, backup.getVmId(), "restore backup " + backup.getUuid(), () -> {
@@ -88,7 +88,7 @@ final class NasRestore {
                                                     answer.second(), now.pairs.leftAlone(), now.pairs.leftOut()))
                                     : answer);
                 });
-        // as they are now: the host of what they were would be another one each time
+        // read anew: the machine may have moved, and its host is another one then
         return restored.orElseGet(() -> restore(reread(vm), reread(backup)));
     }
 
@@ -98,9 +98,9 @@ final class NasRestore {
         boolean over = false;
         boolean inUse = false;
         try {
-            // as the storage has recorded the volumes now
+            // read anew: the storage may have recorded other paths of the volumes
             RestoreBackupCommand command = access.any() ? prepare(reread(vm), reread(backup)).command : now.command;
-            // From the first byte on the disks are no longer what the bitmap counts from.
+            // From the first byte on, the bitmap no longer tells what has changed on the disks.
             Pair<Boolean, String> answer =
                     ask(now.host, backup, command, () -> backups.catalogue().clearActiveCheckpoint(vm.getId()));
             over = true;
@@ -124,7 +124,7 @@ final class NasRestore {
         }
     }
 
-    /** It did not answer, and may do still what it was asked for. */
+    /** The host did not answer, and may still do what it was asked for. */
     private static final class HostAtWork extends CloudRuntimeException {
         private static final long serialVersionUID = 1L;
 
@@ -133,7 +133,7 @@ final class NasRestore {
         }
     }
 
-    /** What a host is asked for, and which. */
+    /** A command, and the host that gets it. */
     private static final class Restore {
         private final Host host;
         private final RestoreBackupCommand command;
@@ -152,7 +152,7 @@ final class NasRestore {
         return server.vmInstanceDao.findByIdIncludingRemoved(vm.getId());
     }
 
-    /** Turns are waited for, for hours maybe. */
+    /** The record as it is now: the restore may have waited for its turn for hours. */
     private Backup reread(Backup backup) {
         BackupVO now = server.backupDao.findById(backup.getId());
         if (now == null || now.getStatus() != Backup.Status.BackedUp && now.getStatus() != Backup.Status.Restoring) {
@@ -192,7 +192,7 @@ final class NasRestore {
         return new Restore(host, command, targets, pairs);
     }
 
-    /** Backups are not encrypted, and the machine would not find its key's format in what was restored. */
+    /** Refuses a volume that is encrypted: backups are not, and the machine's key would not fit what was restored. */
     private static void refuseEncrypted(VolumeVO volume) {
         if (volume.getPassphraseId() != null) {
             throw new CloudRuntimeException(
@@ -201,7 +201,7 @@ final class NasRestore {
         }
     }
 
-    /** The size of a volume that has become larger since; null: the image's is right. */
+    /** The size of a volume that has grown since the backup; null: the image's size is right. */
     private static Long grown(Long from, Long to) {
         return from != null && to != null && to > from ? to : null;
     }
@@ -234,7 +234,10 @@ final class NasRestore {
         }
     }
 
-    /** CloudStack attaches what it has last recorded of a machine whenever that was restored: with what it holds now, if it is there. */
+    /**
+     * Refuses a restore that leaves out a volume which CloudStack has recorded as the machine's: after each restore CloudStack
+     * attaches what it has recorded.
+     */
     private static void refuseAttached(VirtualMachine vm, List<String> leftOut) {
         List<Backup.VolumeInfo> recorded = vm.getBackupVolumeList();
         List<String> attached = (recorded == null ? List.<Backup.VolumeInfo>of() : recorded)
@@ -291,8 +294,8 @@ final class NasRestore {
     }
 
     /**
-     * The manager asks again, with names in place of addresses, and its user sees the last answer: not what was thrown. So
-     * whatever fails where the names were right is an answer.
+     * The manager asks again with names in place of addresses, and its user sees the last answer, not what was thrown. So each
+     * failure of a request with the right names becomes an answer.
      */
     private Pair<Boolean, String> answered(Supplier<Pair<Boolean, String>> restore) {
         try {
@@ -331,13 +334,13 @@ final class NasRestore {
         }
         if (restored.get().first()) {
             server.volumeDao.persist(restoredVolume(backup, backupVolumeInfo, uuid, pool, offering));
-            // It has a disk now that the checkpoint knows nothing of.
+            // The machine has a disk now that the checkpoint does not know.
             backups.catalogue().clearActiveCheckpoint(receiver.getId());
         }
         return restored.get();
     }
 
-    /** Its guest would lack what CloudStack records as attached, or its host would be another one by then. */
+    /** Refuses a machine that starts, stops or moves: its guest would lack the volume, or another host would have it by then. */
     private static void refuseUnsettled(Pair<String, VirtualMachine.State> vmNameAndState) {
         if (UNSETTLED.contains(vmNameAndState.second())) {
             throw new CloudRuntimeException("virtual machine " + vmNameAndState.first() + " is "
@@ -350,7 +353,7 @@ final class NasRestore {
                 .forVolume(named, pool, running, backups.catalogue().standsOnAnother(backup));
     }
 
-    /** A machine that runs gets the volume from the host that has it; the manager has told which that was. */
+    /** Refuses a machine whose state or host is another one than the manager has told: a running one gets the volume from its host. */
     private void checkUnchanged(Pair<String, VirtualMachine.State> vmNameAndState, Host host) {
         VirtualMachine now = server.vmInstanceDao.findVMByInstanceName(vmNameAndState.first());
         if (now == null) {
@@ -381,7 +384,7 @@ final class NasRestore {
         return command;
     }
 
-    /** Managers may tell the name that its owner gave it: then it is taken for the backup's own, at the cost of a full. */
+    /** The machine that gets the volume. For a display name, which managers may tell, it is the backup's machine, which costs a full. */
     VirtualMachine receiver(String name, Backup backup) {
         VirtualMachine vm = server.vmInstanceDao.findVMByInstanceName(name);
         return vm == null ? server.vmInstanceDao.findByIdIncludingRemoved(backup.getVmId()) : vm;
@@ -397,9 +400,9 @@ final class NasRestore {
     }
 
     /**
-     * By the settings of the host's own zone, as in its line.
+     * Sends the command with the settings of the host's zone, as the host's line does.
      *
-     * @param before the first byte is written
+     * @param before runs before the first byte is written
      */
     private Pair<Boolean, String> ask(Host host, Backup backup, RestoreBackupCommand command, Runnable before) {
         int wait = server.waitSeconds(host.getDataCenterId());
@@ -419,8 +422,8 @@ final class NasRestore {
     }
 
     /**
-     * Whether the NAS still has the restore point that was made, and neither an older one under its name nor another machine's.
-     * CloudStack's own restore does not ask, and reads whatever is there.
+     * Refuses a restore unless the NAS still has the restore point that was made, and not an older one of its name or another
+     * machine's. CloudStack's own restore reads whatever is there.
      */
     private void verify(TypedAgent agent, Backup backup, RestoreBackupCommand restore, int wait) {
         String pointId = backups.catalogue().pointId(backup);

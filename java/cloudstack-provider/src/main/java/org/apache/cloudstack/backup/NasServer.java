@@ -43,7 +43,7 @@ import org.nasbackup.provider.cloudstack.ActionEvents;
 import org.nasbackup.provider.cloudstack.Restorers;
 import org.nasbackup.provider.cloudstack.UsageEvents;
 
-/** What CloudStack gives the provider, its settings, and what it remembers between calls. */
+/** The parts of CloudStack that the provider uses, its settings, and what it remembers between calls. */
 abstract class NasServer extends AdapterBase {
     @Inject
     BackupDao backupDao;
@@ -111,13 +111,13 @@ abstract class NasServer extends AdapterBase {
     @Inject
     UserDetailsDao userDetailsDao;
 
-    /** Why backups in a zone are full ones, as it was logged last. */
+    /** The reasons, logged last, why backups in a zone are full ones. */
     final LastSaid obstacles = new LastSaid();
-    /** Which hosts restore with our wrapper, as they said last. */
+    /** What each host said last about whether it restores with our wrapper. */
     final Restorers.Memory restorers = new Restorers.Memory();
-    /** When the merge of each backup that is to go was begun last. */
+    /** When the merge of each backup that is to be deleted was begun last. */
     final Map<Long, Long> mergesBegun = new ConcurrentHashMap<>();
-    /** Which number of slots was said to be too many. */
+    /** The number of slots that was logged as too many. */
     private final LastSaid tooManySlots = new LastSaid();
 
     Policy policy(long zoneId) {
@@ -134,7 +134,7 @@ abstract class NasServer extends AdapterBase {
         UsageEvents.lastDeleted(vm, offeringId);
     }
 
-    /** Does a full backup that somebody deletes leave what it has to those that stand on it? */
+    /** Whether the backups on a full one that is deleted take over what they need of it. */
     boolean mergesFull(long zoneId) {
         return "merge".equals(NasBackupKeys.DELETE_FULL.valueIn(zoneId));
     }
@@ -167,7 +167,7 @@ abstract class NasServer extends AdapterBase {
         return NasBackupKeys.RESTORE_MOUNT_TIMEOUT.value();
     }
 
-    /** A manager that does not know the question takes the backup that it asked to delete off the owner's count itself. */
+    /** Whether the manager leaves all accounting to the provider. If not, it takes a deleted backup off the owner's count itself. */
     boolean handlesAllAccounting() {
         for (java.lang.reflect.Method method : BackupProvider.class.getMethods()) {
             if (method.getName().equals("handlesChainDeleteResourceAccounting")) {

@@ -28,7 +28,7 @@ final class NasSync {
     private final Set<Long> unheard;
     private final NasMerge merge;
 
-    /** @param unheard hosts that did not answer, each of which would be waited for as long once more */
+    /** @param unheard hosts that did not answer: another command to one of them would wait as long */
     NasSync(NasBackups backups, Set<Long> unheard) {
         this.unheard = unheard;
         this.merge = backups.oneMerge();
@@ -36,7 +36,7 @@ final class NasSync {
         this.server = backups.server();
     }
 
-    /** CloudStack's own provider sweeps the backups that it hides when the last one on them is deleted, and at no other time. */
+    /** Removes hidden backups. CloudStack's own provider removes them only when the last backup on them is deleted. */
     void removeHidden(long zoneId) {
         if (!DaoCatalogue.knowsHidden()) {
             return;
@@ -59,7 +59,7 @@ final class NasSync {
         });
     }
 
-    /** CloudStack does so itself only where somebody deletes the last backup of an offering that the machine has left. */
+    /** Ends the billing. CloudStack does so only when an owner deletes the last backup of an offering that the machine has left. */
     private void endUsage(long vmId, List<Backup> hidden) {
         VirtualMachine vm = server.vmInstanceDao.findByIdIncludingRemoved(vmId);
         if (vm == null) {
@@ -75,7 +75,7 @@ final class NasSync {
                 .forEach(offering -> endUsage(vm, offering));
     }
 
-    /** The backups are gone, whatever becomes of the event. */
+    /** Never throws: the backups are gone. */
     private void endUsage(VirtualMachine vm, long offering) {
         try {
             server.endUsage(vm, offering);

@@ -41,7 +41,7 @@ import org.nasbackup.provider.cloudstack.TypedAgent;
 import org.nasbackup.provider.cloudstack.VolumeBacking;
 import org.nasbackup.provider.cloudstack.VolumePaths;
 
-/** Takes a backup: the row, the host's answer, and what it says of the chain. */
+/** Takes a backup: makes its row, asks a host, and records the host's answer and the chain. */
 final class NasTake {
     private final NasBackups backups;
     private final NasServer server;
@@ -53,7 +53,7 @@ final class NasTake {
         this.logger = backups.logger();
     }
 
-    /** Looked at anew when its turn has come: who was moved to another host meanwhile waits for that one. */
+    /** Looks at the machine anew when its turn has come: one that has moved meanwhile waits for its new host. */
     Pair<Boolean, Backup> take(VirtualMachine vm, Boolean quiesceVM) {
         Host host = hostFor(vm);
         Optional<Pair<Boolean, Backup>> taken =
@@ -74,7 +74,7 @@ final class NasTake {
         return backups.repository(vm.getBackupOfferingId(), "virtual machine " + vm.getInstanceName());
     }
 
-    /** The host that can back it up now. */
+    /** The host that can back up the machine now. */
     private Host hostFor(VirtualMachine vm) {
         Host host = backups.hosts().forBackup(vm);
         repositoryOf(vm);
@@ -113,14 +113,14 @@ final class NasTake {
         } catch (AgentFailure e) {
             return fail(catalogue, id, vm, e);
         } catch (RuntimeException | LinkageError e) {
-            // said here: the row's end may fail for the same reason, and would be heard of alone
+            // logged here: ending the row may fail for the same reason, and only that failure would be told
             logger.error("Backup {} of {} was not recorded: {}", id, vm.getInstanceName(), e.getMessage());
             catalogue.failed(id);
             throw e;
         }
     }
 
-    /** The image of a disk that a guest writes to meanwhile is of no moment that there was; a host notices its own guests. */
+    /** Refuses a stopped machine that another host may have started: its image would mix moments. A host notices its own guests. */
     private void checkUntouched(VirtualMachine vm, boolean stopped, Host host, List<VolumeVO> volumes) {
         if (!stopped) {
             return;
@@ -241,7 +241,7 @@ final class NasTake {
         return backup;
     }
 
-    /** What the host found worth telling, to end a line with. */
+    /** The details that the host told, for the end of a line. */
     private static String details(BackupAnswer answer) {
         String text = answer.getDetails() == null ? "" : answer.getDetails().strip();
         return text.isEmpty() ? "" : ": " + text;

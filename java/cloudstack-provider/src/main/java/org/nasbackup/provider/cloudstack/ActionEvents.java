@@ -15,9 +15,9 @@ package org.nasbackup.provider.cloudstack;
 import com.cloud.event.ActionEventUtils;
 import org.nasbackup.cloudstack.OneLine;
 
-/** CloudStack's list of events, where users see what became of what they asked for. */
+/** Writes to CloudStack's list of events, in which users see how their requests ended. */
 public final class ActionEvents {
-    /** As CloudStack calls what a provider does. */
+    /** CloudStack's names for the work of a provider. */
     public enum Type {
         TAKE("BACKUP.CREATE"),
         DELETE("BACKUP.DELETE"),
@@ -33,7 +33,7 @@ public final class ActionEvents {
     }
 
     private static final long SYSTEM_USER = 1;
-    /** What an event's description holds, in characters. */
+    /** Characters that an event's description may have. */
     private static final int LONGEST = 1024;
 
     private static final String CUT = " ...";
@@ -46,7 +46,7 @@ public final class ActionEvents {
                 SYSTEM_USER, accountId, good ? "INFO" : "ERROR", type.name, fitting(text), vmId, "VirtualMachine", 0);
     }
 
-    /** In one line of characters that the table's character set has: no more than three bytes each. */
+    /** The text as one line of characters that the table's character set has: none of more than three bytes. */
     static String fitting(String text) {
         String line = OneLine.of(text)
                 .replaceAll("[^\\x{0}-\\x{D7FF}\\x{E000}-\\x{FFFF}]", "?")

@@ -33,7 +33,7 @@ public final class AgentRepository implements RemoteRepository {
         this.waitSeconds = waitSeconds;
     }
 
-    /** The whole point in one command: the host knows its images, whatever they are called. */
+    /** Rebases the whole point by one command: the host knows the names of its images. */
     @Override
     public Rebased rebase(Point point, Point newParent) {
         BackupAnswer answer = ask(RebaseBackupCommand.ofPoint(

@@ -39,15 +39,15 @@ import org.nasbackup.provider.Step;
 import org.nasbackup.provider.Volume;
 
 /**
- * The catalogue in CloudStack's tables. A row that was just inserted carries its details along, and an update with it
- * would wipe those that were added since: so every change reads the row anew.
+ * Keeps the catalogue in CloudStack's tables. A row that was just inserted carries its details along, and an update of it would
+ * remove the details that were added since: so every change reads the row anew.
  */
 public final class DaoCatalogue implements Catalogue {
     private static final String FULL = "FULL";
-    /** As 4.23 calls it; earlier versions have no such constant. */
+    /** 4.23's name of the status; earlier versions have no such constant. */
     private static final String HIDDEN = "Hidden";
 
-    /** What CloudStack leaves out when it counts anew, every few minutes; it counts rows in all other states. */
+    /** The states that CloudStack leaves out when it counts anew, every few minutes. */
     private static final Set<Backup.Status> UNCOUNTED =
             EnumSet.of(Backup.Status.Failed, Backup.Status.Removed, Backup.Status.Expunged);
 
@@ -84,12 +84,12 @@ public final class DaoCatalogue implements Catalogue {
         return points;
     }
 
-    /** A machine can have backups of other providers, too. */
+    /** The rows of this provider's backups: a machine can have backups of other providers too. */
     private List<Backup> rows(long vmId) {
         return ownership.ours(backups.listByVmId(null, vmId));
     }
 
-    /** Those that their owner deleted and CloudStack's own provider kept, the newest first. */
+    /** The backups that their owner deleted and CloudStack's own provider kept, the newest first. */
     public List<Backup> hidden(long vmId) {
         return rows(vmId).stream()
                 .filter(DaoCatalogue::hidden)
@@ -99,13 +99,13 @@ public final class DaoCatalogue implements Catalogue {
                 .collect(Collectors.toList());
     }
 
-    /** Does this version of CloudStack hide backups? What another has hidden is of no status that this one knows. */
+    /** Whether this version of CloudStack hides backups. It does not know the status of backups that another version has hidden. */
     public static boolean knowsHidden() {
         return Arrays.stream(Backup.Status.values())
                 .anyMatch(status -> status.name().equals(HIDDEN));
     }
 
-    /** Has it been hidden, by this version of CloudStack or by a later one, whose status reads as null? */
+    /** Whether this version of CloudStack has hidden the backup, or a later one, whose status reads as null. */
     public static boolean deletedBefore(Backup backup) {
         return backup.getStatus() == null || hidden(backup);
     }
@@ -114,7 +114,7 @@ public final class DaoCatalogue implements Catalogue {
         return backup.getStatus() != null && backup.getStatus().name().equals(HIDDEN);
     }
 
-    /** Backups whose deletion the manager believes to be done: they are on the NAS, and in none of its lists any more. */
+    /** Backups that the manager takes for deleted: they are on the NAS, and in none of its lists any more. */
     public List<Backup> pendingDeletions(long zoneId) {
         return details.findDetails(NASBackupChainKeys.DELETE_PENDING).stream()
                 .map(detail -> backups.findByIdIncludingRemoved(detail.getResourceId()))
@@ -124,8 +124,8 @@ public final class DaoCatalogue implements Catalogue {
     }
 
     /**
-     * The manager is told that a backup is deleted, which is not so yet: by this it is found later. It leaves the manager's lists
-     * here: a server that dies before the manager has done that would leave a row that nobody ends.
+     * Records that the manager is told that a backup is deleted which is not deleted yet, so that it is found later. The row leaves
+     * the manager's lists here: a server that dies before the manager removes it would leave a row that nobody ends.
      */
     public void promiseDeletion(long id) {
         transactions.run(() -> {
@@ -138,12 +138,12 @@ public final class DaoCatalogue implements Catalogue {
         });
     }
 
-    /** Is it still to be done? */
+    /** Whether the deletion is still to be done. */
     public boolean pends(Backup deletion) {
         return details.listDetailsKeyPairs(deletion.getId()).containsKey(NASBackupChainKeys.DELETE_PENDING);
     }
 
-    /** The backup's folder is nobody's concern any more. */
+    /** Records that the backup's folder need not be deleted any more. */
     public void forgetDeletion(Backup backup) {
         details.removeDetail(backup.getId(), NASBackupChainKeys.DELETE_PENDING);
     }
@@ -165,7 +165,7 @@ public final class DaoCatalogue implements Catalogue {
                 .build();
     }
 
-    /** Whatever of its records tells it: a host that takes it for a full one would spoil the disks. */
+    /** Whether any record says that the backup stands on another: a host that takes it for a full one would spoil the disks. */
     public boolean standsOnAnother(Backup backup) {
         Point point = point(backup);
         return "INCREMENTAL".equalsIgnoreCase(backup.getType())
@@ -173,12 +173,12 @@ public final class DaoCatalogue implements Catalogue {
                 || point.position() != null && point.position() > 0;
     }
 
-    /** By which its restore point is told from any other; null: its host gave it none. */
+    /** The id of the restore point, which no other point has; null: its host gave it none. */
     public String pointId(Backup backup) {
         return details.listDetailsKeyPairs(backup.getId()).get(NASBackupChainKeys.POINT_ID);
     }
 
-    /** What vouched for its restore point when a host wrote it last; null: nothing. */
+    /** The MAC that vouched for the restore point when a host wrote it last; null: none. */
     public String mac(Backup backup) {
         return details.listDetailsKeyPairs(backup.getId()).get(NASBackupChainKeys.MAC);
     }
@@ -195,7 +195,7 @@ public final class DaoCatalogue implements Catalogue {
         return text != null && text.matches("\\d{1,9}") ? Integer.valueOf(text) : null;
     }
 
-    /** By device; those of the first version, which records none, as they are recorded. Empty: it is not known. */
+    /** The volumes by device number. The first version records no numbers: then as they are recorded. Empty: not known. */
     public static List<Backup.VolumeInfo> backedUpVolumes(Backup backup) {
         return described(backup).stream()
                 .filter(Objects::nonNull)
@@ -204,7 +204,7 @@ public final class DaoCatalogue implements Catalogue {
                 .collect(Collectors.toList());
     }
 
-    /** A description that can't be read is one of nothing: the record can be deleted, and those beside it work. */
+    /** The recorded volumes. None for a description that can't be read: the backup can still be deleted, and others still work. */
     private static List<Backup.VolumeInfo> described(Backup backup) {
         try {
             List<Backup.VolumeInfo> volumes = backup.getBackedUpVolumes();
@@ -220,12 +220,12 @@ public final class DaoCatalogue implements Catalogue {
         return detail == null ? null : detail.getValue();
     }
 
-    /** The virtual machine's disks have no bitmap that a backup may build upon. */
+    /** Records that the virtual machine's disks have no bitmap that a backup may build upon. */
     public void clearActiveCheckpoint(long vmId) {
         vmDetails.removeDetail(vmId, NASBackupChainKeys.VM_ACTIVE_CHECKPOINT_ID);
     }
 
-    /** A server that died during a backup left a row that nobody would end. The lock tells that nobody is at it. */
+    /** Ends the rows of backups whose server has died. The caller has the machine's lock, so no backup is under way. */
     public void endInterrupted(long vmId) {
         for (Backup backup : rows(vmId)) {
             if (backup.getStatus() == Backup.Status.BackingUp) {
@@ -235,12 +235,12 @@ public final class DaoCatalogue implements Catalogue {
     }
 
     /**
-     * The backup is on the NAS.
+     * Records that the backup is on the NAS.
      *
-     * @param answer what its host says of it; a size that it does not tell is taken for 0
+     * @param answer the host's; a size that it does not tell counts as 0
      * @param volumes as the manager describes them
-     * @param tracked was the host asked to keep a bitmap?
-     * @param link null: it stands alone
+     * @param tracked whether the host was asked to keep a bitmap
+     * @param link null: the backup stands alone
      * @return the row, without details that an update would write
      */
     public BackupVO completed(
@@ -249,7 +249,7 @@ public final class DaoCatalogue implements Catalogue {
             BackupVO row = backups.findById(id);
             boolean incremental = link != null && link.parent() != null;
             row.setDate(date);
-            // the manager counts it, and fails where there is nothing to count
+            // the manager counts the size, and fails if there is none
             row.setSize(answer.getSize() == null ? 0 : answer.getSize());
             row.setBackedUpVolumes(volumes);
             row.setStatus(Backup.Status.BackedUp);
@@ -268,8 +268,8 @@ public final class DaoCatalogue implements Catalogue {
     }
 
     /**
-     * Until 4.23 CloudStack's own access to a row does not write the type that was set, and does not say so. The database is that
-     * of the connection: it can have another name than cloud.
+     * Writes the type of a row: until 4.23 CloudStack's own access to a row silently leaves it out. The statement names no database,
+     * which can have another name than cloud.
      */
     private void setType(long id, String type) {
         transactions.write("update backups set type = ? where id = ?", type, id);
@@ -294,12 +294,12 @@ public final class DaoCatalogue implements Catalogue {
         }
     }
 
-    /** The backup failed, and something of it may be on the NAS: an operator can delete the row. */
+    /** Records that the backup failed, and may have left something on the NAS: an operator can delete the row. */
     public void failed(long id) {
         end(id, Backup.Status.Error);
     }
 
-    /** The backup failed and left nothing. */
+    /** Records that the backup failed and left nothing. */
     public void failedClean(long id) {
         transactions.run(() -> {
             end(id, Backup.Status.Failed);
@@ -307,7 +307,7 @@ public final class DaoCatalogue implements Catalogue {
         });
     }
 
-    /** Its host had no place, and is asked again with another row: there was no backup that anybody should find. */
+    /** Removes the row of a backup for which its host had no place: the host is asked again, with another row. */
     public void neverBegan(long id) {
         backups.expunge(id);
     }
@@ -345,7 +345,7 @@ public final class DaoCatalogue implements Catalogue {
         });
     }
 
-    /** An update of nothing would be told as one that failed. */
+    /** Records the size, and what it adds to the owner's count. CloudStack reports an update that changes nothing as a failure. */
     private void grow(BackupVO row, long size) {
         if (row.getSize() != null && row.getSize() == size) {
             return;
@@ -382,7 +382,7 @@ public final class DaoCatalogue implements Catalogue {
         });
     }
 
-    /** A status that this version of CloudStack does not know reads as null, and is none of those. */
+    /** Takes a row off the owner's count. A status that this version of CloudStack does not know reads as null, and was counted. */
     private void takeOff(BackupVO row) {
         if (row.getStatus() == null || !UNCOUNTED.contains(row.getStatus())) {
             limits.decrementResourceCount(row.getAccountId(), ResourceType.backup);
@@ -393,9 +393,9 @@ public final class DaoCatalogue implements Catalogue {
     }
 
     /**
-     * A manager that takes each backup off the owner's count which it is told is deleted does so for one that another job of it
-     * has deleted meanwhile, too, and with the size that it read before the machine's lock. All was taken off with the record:
-     * what the manager is about to take off once more is added before.
+     * Adds to the owner's count what the manager is about to take off. Such a manager takes off each backup that it is told is
+     * deleted, with the size that it read before the machine's lock, even one that another job has deleted meanwhile; but the backup
+     * was taken off the count together with its record.
      */
     public void countForManager(Backup read) {
         limits.incrementResourceCount(read.getAccountId(), ResourceType.backup);

@@ -21,9 +21,9 @@ import org.nasbackup.provider.Ticket;
 import org.nasbackup.provider.Tickets;
 
 /**
- * Tickets as details of the system's user. Details of hosts, virtual machines and backups would be nearer, but CloudStack
- * writes those anew as a whole, from what it has read before (a host's when its agent connects), and copies them. Nobody
- * logs in as that user, lists it or changes it.
+ * Keeps tickets as details of the system's user. Details of hosts, virtual machines or backups would be nearer, but CloudStack
+ * rewrites all of these from what it has read before (a host's when its agent connects), and copies them. Nobody logs in as that
+ * user, lists it or changes it.
  */
 public final class DetailTickets implements Tickets {
     private static final long SYSTEM_USER = 1;
@@ -56,7 +56,7 @@ public final class DetailTickets implements Tickets {
         return Ticket.read(detail.getKey().substring(prefix.length()), detail.getValue());
     }
 
-    /** It replaces a detail by removing it first: nobody may look in between. */
+    /** In a transaction: a detail is replaced by removing it first, and nobody may look in between. */
     @Override
     public void put(long hostId, Ticket ticket) {
         transactions.run(() -> users.addDetail(SYSTEM_USER, prefix(hostId) + ticket.id(), ticket.text(), false));

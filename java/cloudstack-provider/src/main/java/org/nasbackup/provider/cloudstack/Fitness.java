@@ -18,8 +18,8 @@ import java.util.function.Consumer;
 import java.util.function.Supplier;
 
 /**
- * Whether the provider fits the server that it runs in. A server may end with a provider that fails when it is made, and
- * catches no error of linkage later: so what is wrong is looked for once, logged once, and told by each operation.
+ * Tells whether the provider fits the server that it runs in. A server may end if making its provider fails, and catches no
+ * linkage error later: so what is wrong is looked for once, logged once, and told by each operation.
  */
 public final class Fitness {
     private static final String UNFIT = "nasbackup does not fit this management server - ";
@@ -51,7 +51,7 @@ public final class Fitness {
         }
     }
 
-    /** @throws CloudRuntimeException when it does not fit, too */
+    /** @throws CloudRuntimeException also when the provider does not fit the server */
     public <T> T guarded(Supplier<T> work) {
         if (!wrong().isEmpty()) {
             throw new CloudRuntimeException(UNFIT + String.join("; ", wrong()));

@@ -22,7 +22,7 @@ import org.nasbackup.provider.ChainLocks;
 /** CloudStack's own locks. */
 public final class GlobalChainLocks implements ChainLocks {
     private static final int LINE_PATIENCE_SECONDS = 60;
-    /** The least there is: CloudStack takes 0 for ever, when a thread of the same server has the lock. */
+    /** The shortest wait: CloudStack takes 0 for no limit when a thread of the same server has the lock. */
     private static final int AT_ONCE_SECONDS = 1;
 
     @Override

@@ -38,7 +38,7 @@ import org.apache.cloudstack.storage.datastore.db.StoragePoolVO;
 import org.nasbackup.cloudstack.OneLine;
 import org.nasbackup.provider.IncrementalRestore;
 
-/** Which host does the work. */
+/** Chooses the host that does the work. */
 public final class HostChoice {
     private final HostDao hosts;
     private final VolumeDao volumes;
@@ -81,10 +81,10 @@ public final class HostChoice {
     }
 
     /**
-     * The hosts for work on the NAS alone: those near the virtual machine first, for its repository's sake.
+     * The hosts for work on the NAS alone. Those near the virtual machine come first, since they reach its repository.
      *
-     * @param vm null: it is gone
-     * @return one at least
+     * @param vm null: the machine is gone
+     * @return at least one host
      */
     public List<Host> forRepository(VirtualMachine vm, long zoneId) {
         List<Host> all = new ArrayList<>(vm == null ? List.of() : near(vm));
@@ -106,10 +106,10 @@ public final class HostChoice {
     }
 
     /**
-     * A host that writes a virtual machine's volumes: in the machine's zone, which can be another one than the backup's.
+     * A host that writes a virtual machine's volumes, in the machine's zone, which need not be the backup's.
      *
-     * @param volumePools where they are
-     * @param incremental is it an incremental backup?
+     * @param volumePools the pools of the volumes
+     * @param incremental whether the backup is incremental
      */
     public Host forRestore(VirtualMachine vm, List<StoragePoolVO> volumePools, boolean incremental) {
         List<Host> candidates = local(volumePools) ? owners(volumePools) : new ArrayList<>(near(vm));
@@ -124,8 +124,8 @@ public final class HostChoice {
     /**
      * A host that writes one volume.
      *
-     * @param named the one that the manager names: any that knows the pool, whether it is up or not
-     * @param attached is it attached to a running virtual machine on that host?
+     * @param named the host that the manager names: any that knows the pool, up or not
+     * @param attached whether the volume gets attached to a running virtual machine on that host
      */
     public Host forVolume(HostVO named, StoragePoolVO pool, boolean attached, boolean incremental) {
         List<Host> candidates = new ArrayList<>(List.of(named));
@@ -135,7 +135,7 @@ public final class HostChoice {
         return first("storage pool " + pool.getUuid(), candidates, List.of(pool), incremental);
     }
 
-    /** What hosts of the zone would spoil an incremental backup's restore; null: none of those that are up. */
+    /** Which hosts of the zone that are up would spoil an incremental backup's restore, and why; null: none. */
     public String obstacleToIncrementals(long zoneId, Host taking) {
         List<Host> all = new ArrayList<>(upInZone(zoneId));
         if (all.stream().noneMatch(host -> host.getId() == taking.getId())) {
@@ -178,7 +178,7 @@ public final class HostChoice {
                                         + " restores it right: " + obstacle(able)));
     }
 
-    /** The hosts near a virtual machine that are up: that has it, that had it last, those of its cluster; others before those in maintenance. */
+    /** The hosts near a machine that are up: the one that has it, the one that had it last, its cluster. Hosts in maintenance come last. */
     private List<Host> near(VirtualMachine vm) {
         List<Host> near = ranOn(vm);
         Host last = vm.getLastHostId() == null ? null : hosts.findById(vm.getLastHostId());
@@ -220,7 +220,7 @@ public final class HostChoice {
                 .collect(Collectors.toCollection(ArrayList::new));
     }
 
-    /** A host that lacks a pool could write to its own disk, below the pool's name. */
+    /** Whether the host has the pool: one that lacks it could write to its own disk, below the pool's name. */
     private static boolean reaches(Host host, StoragePoolVO pool) {
         return pool.getScope() != ScopeType.CLUSTER
                 || pool.getClusterId() == null

@@ -40,11 +40,11 @@ import org.nasbackup.provider.Ticket;
 import org.nasbackup.provider.Tickets;
 
 /**
- * Work that takes a thread of a host's agent for hours waits here for one of the host's slots, first come first served over
- * all management servers. An agent has five threads for all that it is asked; who waits in one makes it deaf.
+ * Gives out the slots of hosts, first come first served over all management servers. Work takes a thread of a host's agent for
+ * hours, and an agent has five threads for all commands: work that waited in these would keep the agent from hearing any.
  */
 public final class HostSlots {
-    /** How often it looks and beats, and when it takes a server for dead. */
+    /** How often a server looks at lines and beats, and when it takes another server for dead. */
     public static final class Pace {
         public static final Pace ORDINARY = new Pace(
                 Duration.ofSeconds(2), Duration.ofSeconds(20), Duration.ofSeconds(20), Duration.ofSeconds(120));
@@ -55,10 +55,10 @@ public final class HostSlots {
         private final long lease;
 
         /**
-         * @param look between two looks at the line; one's own server tells at once when a slot is free
-         * @param askAgain before a host that had no place is asked again
-         * @param beat between two signs of life
-         * @param lease how long they have to be missing
+         * @param look the time between two looks at the line; slots that this server frees are seen at once
+         * @param askAgain the time before a host that had no place is asked again
+         * @param beat the time between two signs of life
+         * @param lease the time without a sign of life after which a server is dead
          */
         public Pace(Duration look, Duration askAgain, Duration beat, Duration lease) {
             this.look = look.toMillis();
@@ -68,7 +68,7 @@ public final class HostSlots {
         }
     }
 
-    /** What somebody wants of a host. */
+    /** Work that is to be done on a host. */
     public static final class Claim {
         private final long hostId;
         private final String hostName;
@@ -80,7 +80,7 @@ public final class HostSlots {
         /**
          * @param slots how many the host has
          * @param patienceSeconds how long to wait for a slot, for the virtual machine and for a place
-         * @param urgent before all that are not
+         * @param urgent whether the work comes before all that is not urgent
          * @param name of the work, a verb and its object, for the log
          */
         public Claim(Host host, int slots, int patienceSeconds, boolean urgent, String name) {
@@ -93,7 +93,7 @@ public final class HostSlots {
         }
     }
 
-    /** What is known here of a host's line. Who waits for a slot of it waits on its monitor. */
+    /** What this server knows of a host's line. Threads that wait for a slot of the host wait on this monitor. */
     private final class AtHost {
         private final Heartbeats heartbeats = new Heartbeats(pace.lease);
 
@@ -106,7 +106,7 @@ public final class HostSlots {
         }
     }
 
-    /** Nothing has happened: others were at it for as long as there was patience. */
+    /** The work was not begun: others held the slots, or the machine, for the whole patience. */
     public static final class NoTurn extends CloudRuntimeException {
         private static final long serialVersionUID = 1L;
 
@@ -117,7 +117,7 @@ public final class HostSlots {
 
     private static final long TELL_NANOS = TimeUnit.MINUTES.toNanos(1);
     private static final long IDLE_SECONDS = 10;
-    /** A statement that hangs keeps one of them; the other turns beat on. */
+    /** Threads that beat. A statement that hangs keeps one of them; the others beat on. */
     private static final int BEATERS = 4;
 
     private static final String SAME_MACHINE =
@@ -130,7 +130,7 @@ public final class HostSlots {
     private final LongSupplier nanoTime;
     private final Map<Long, AtHost> hosts = new ConcurrentHashMap<>();
     private final ScheduledThreadPoolExecutor beats = new ScheduledThreadPoolExecutor(BEATERS, HostSlots::daemon);
-    /** Those of this server live. */
+    /** The ids of the tickets of this server, which lives. */
     private final Set<String> ours = ConcurrentHashMap.newKeySet();
 
     /** @param nanoTime a clock that only goes forward */
@@ -152,15 +152,15 @@ public final class HostSlots {
     }
 
     /**
-     * Does the work while it holds a slot of the host and the lock of the virtual machine's chains. Who finds that lock taken
-     * gives the slot back until it is free: nobody waits for it with a slot. Work that fails since the host had no place is
-     * done again.
+     * Does the work while it holds a slot of the host and the lock of the virtual machine's chains. If that lock is taken, the turn
+     * gives the slot back until the lock is free: no turn waits for it with a slot. Work that fails because the host had no place
+     * is done again.
      */
     public <T> T held(Claim claim, long vmId, Supplier<T> work) {
         return held(claim, whenFree -> locks.ifFree(vmId, whenFree), work);
     }
 
-    /** For who has the virtual machine's lock. */
+    /** Does the work while it holds a slot of the host, for a caller that has the virtual machine's lock. */
     public <T> T held(Claim claim, Supplier<T> work) {
         return held(
                 claim,
@@ -200,19 +200,19 @@ public final class HostSlots {
         return new Line(all.stream().filter(ticket -> !dead.contains(ticket)).collect(Collectors.toList()));
     }
 
-    /** Why a turn has to wait. */
+    /** The reason why a turn has to wait. */
     private static final class Why {
         private final String logged;
         private final String told;
 
-        /** @param told to whom the work is for: nothing of others */
+        /** @param told the reason for the owner of the work, without the work of other owners */
         Why(String logged, String told) {
             this.logged = logged;
             this.told = told;
         }
     }
 
-    /** One's turn, from its asking to its end. */
+    /** A turn, from its ticket to its end. */
     private final class Turn {
         private final Claim claim;
         private final long hostId;
@@ -220,7 +220,7 @@ public final class HostSlots {
         private final long begun = nanoTime.getAsLong();
         private long tellAt = begun;
         private ScheduledFuture<?> beating;
-        /** Of the ticket, while it is written. */
+        /** Held while the ticket is written. */
         private final ReentrantLock own = new ReentrantLock();
 
         private volatile Ticket ticket;
@@ -231,7 +231,7 @@ public final class HostSlots {
             ours.add(id);
         }
 
-        /** Until it has a slot. It fails at once where it can't even join the line. */
+        /** Waits until the turn has a slot. Fails at once if it can't join the line. */
         void join() {
             boolean begins = locks.lockedLine(hostId, this::step);
             beating = beats.scheduleWithFixedDelay(this::beat, pace.beat, pace.beat, TimeUnit.MILLISECONDS);
@@ -248,10 +248,10 @@ public final class HostSlots {
         }
 
         /**
-         * Looks without the lock, which takes a connection of the database's own. A database that does not answer now can
-         * in a moment: who has waited for hours does not fail for that.
+         * Looks first without the lock, which takes a database connection of its own. A turn that has waited for hours does not
+         * fail because the database does not answer now: it may in a moment.
          *
-         * @return null: it has a slot
+         * @return why the turn has to wait; null: it has a slot
          */
         private Why begin() {
             try {
@@ -268,7 +268,7 @@ public final class HostSlots {
             }
         }
 
-        /** Joins the line if it has not, and begins if there is a slot for it. Under the line's lock. */
+        /** Joins the line unless it has, and begins if there is a slot for it. The caller has the line's lock. */
         private boolean step() {
             own.lock();
             try {
@@ -294,7 +294,7 @@ public final class HostSlots {
             ticket = next;
         }
 
-        /** Says that this server lives; who was taken for dead is back. Who writes the ticket now says so, too. */
+        /** Says that this server lives, and so puts back a ticket that was removed as dead. A thread that writes it now does the same. */
         private void beat() {
             if (!own.tryLock()) {
                 return;
@@ -304,14 +304,14 @@ public final class HostSlots {
                     put(ticket.beaten());
                 }
             } catch (Throwable e) {
-                // whatever it is: else it would be the last beat
+                // every exception: the executor would end the beats
                 logger.warn("Unable to keep the turn to {} on host {}", claim.name, claim.hostName, OneLine.of(e));
             } finally {
                 own.unlock();
             }
         }
 
-        /** What the database does not take now, the next beat brings. */
+        /** Changes the ticket. If the database does not take the change now, the next beat writes it. */
         private void become(UnaryOperator<Ticket> change) {
             own.lock();
             try {
@@ -324,7 +324,7 @@ public final class HostSlots {
             }
         }
 
-        /** With a slot. Where it was not done, there is a slot again for the next attempt. */
+        /** Tries to do the work; the turn has a slot. If the work was not done, the turn has a slot again when this returns. */
         void attempt(Predicate<Runnable> ifFree, Runnable work) {
             try {
                 if (!ifFree.test(work)) {
@@ -339,7 +339,7 @@ public final class HostSlots {
             }
         }
 
-        /** Gives its slot to others until the virtual machine is free, and keeps its place in the line. */
+        /** Gives the slot to others until the virtual machine is free, and keeps the place in the line. */
         private void standAside(Predicate<Runnable> ifFree) {
             become(Ticket::aside);
             at(hostId).wake();
@@ -360,7 +360,7 @@ public final class HostSlots {
             }
         }
 
-        /** Tells once a minute why it waits, and ends when that takes too long. */
+        /** Logs once a minute why the turn waits, and ends the turn when it has waited too long. */
         private void goOn(Why why) {
             long now = nanoTime.getAsLong();
             long waited = TimeUnit.NANOSECONDS.toSeconds(now - begun);
@@ -382,7 +382,7 @@ public final class HostSlots {
             }
         }
 
-        /** Until the next look, or until a turn of this server has ended. */
+        /** Waits until the next look, or until a turn of this server has ended. */
         private void pause() {
             try {
                 at(hostId).pause(pace.look);
@@ -415,7 +415,7 @@ public final class HostSlots {
             try {
                 tickets.remove(hostId, id);
             } catch (RuntimeException | LinkageError e) {
-                // the work's own end is what counts; nobody beats for it any more
+                // the outcome of the work counts; the ticket has no beats any more, so others remove it
                 logger.warn(
                         "The turn to {} on host {} ends with its lease: {}",
                         claim.name,

@@ -22,8 +22,8 @@ import org.apache.cloudstack.backup.BackupOffering;
 import org.apache.cloudstack.backup.dao.BackupOfferingDao;
 
 /**
- * Whose a backup is: its offering says so, a removed one too. A machine can have backups of several providers, and a manager asks
- * the one of the zone to delete those of all.
+ * Tells which provider a backup belongs to, by its offering, even a removed one. A machine can have backups of several providers,
+ * and a manager asks the provider of the zone to delete the backups of all of them.
  */
 public final class Ownership {
     private final BackupOfferingDao offerings;
@@ -34,7 +34,7 @@ public final class Ownership {
         this.provider = provider;
     }
 
-    /** Those of this provider. A backup without an offering, as exports have none, is not. */
+    /** The backups of this provider. A backup without an offering, such as an export, is not this provider's. */
     public List<Backup> ours(List<Backup> backups) {
         Map<Long, Boolean> known = new HashMap<>();
         return backups.stream()
@@ -47,7 +47,7 @@ public final class Ownership {
         return offering != null && provider.equalsIgnoreCase(offering.getProvider());
     }
 
-    /** @throws CloudRuntimeException naming whose it is, when it is not this provider's */
+    /** @throws CloudRuntimeException that names the backup's provider, if it is another one */
     public void check(Backup backup) {
         BackupOffering offering = offerings.findByIdIncludingRemoved(backup.getBackupOfferingId());
         if (offering == null) {

@@ -23,9 +23,9 @@ import org.apache.cloudstack.backup.VerifyBackupCommand;
 import org.nasbackup.provider.AgentFailure;
 import org.nasbackup.provider.IncrementalRestore;
 
-/** Which hosts restore with our wrapper. One that can't be asked counts as CloudStack's own. */
+/** Tells which hosts restore with our wrapper. A host that can't be asked counts as one with CloudStack's own. */
 public final class Restorers {
-    /** A host that hangs holds up whoever asks, once in that time. */
+    /** Seconds for which a host that hangs may hold up the caller, which then does not ask again for a while. */
     private static final int WAIT_SECONDS = 30;
 
     private static final long KEPT = TimeUnit.MINUTES.toNanos(5);
@@ -56,7 +56,7 @@ public final class Restorers {
         this.nanoTime = nanoTime;
     }
 
-    /** Does the host restore incremental backups right, as far as it said in the last minutes? */
+    /** Whether the host restores incremental backups right, by what it said in the last minutes. */
     boolean restoredChains(Host host) {
         if (IncrementalRestore.right(host.getVersion())) {
             return true;
@@ -65,12 +65,12 @@ public final class Restorers {
         return said != null && nanoTime.getAsLong() - said.at < KEPT ? said.ours : ours(host);
     }
 
-    /** Does it now? */
+    /** Whether the host restores incremental backups right, asked now. */
     boolean restoresChains(Host host) {
         return IncrementalRestore.right(host.getVersion()) || ours(host);
     }
 
-    /** Has it our wrapper? */
+    /** Whether the host has our wrapper. */
     boolean ours(Host host) {
         Said said = new Said(asked(host), nanoTime.getAsLong());
         memory.said.put(host.getId(), said);

@@ -32,13 +32,13 @@ import org.apache.cloudstack.backup.VerifyBackupCommand;
 import org.nasbackup.cloudstack.LibraryUnusable;
 import org.nasbackup.linkcheck.InForce;
 
-/** What of the class path does not fit. */
+/** Tells what on the class path does not fit the provider. */
 public final class ServerClasses {
     private static List<String> unlinked;
 
     private ServerClasses() {}
 
-    /** The methods that the interface asks for, and the class does not have. */
+    /** The methods of the interface that the class lacks. */
     public static List<String> owed(Class<?> type, Class<?> asking) {
         List<String> owed = new ArrayList<>();
         for (Method asked : asking.getMethods()) {
@@ -57,7 +57,7 @@ public final class ServerClasses {
                         && Arrays.equals(method.getParameterTypes(), asked.getParameterTypes()));
     }
 
-    /** CloudStack's own commands and answers, where they stand before ours on the class path. */
+    /** CloudStack's own commands and answers that come before ours on the class path. */
     public static List<String> hidden() {
         return hidden(
                 LibraryUnusable.class,
@@ -88,10 +88,10 @@ public final class ServerClasses {
     }
 
     /**
-     * What of the provider's jar does not link to what the server has, and would fail in the middle of an operation. Looked for
-     * once: the class path stays as it is.
+     * The references of the provider's jar that do not link to the server's classes, and would fail in the middle of an operation.
+     * Looked for once: the class path does not change.
      *
-     * @throws IOException when it could not be looked at
+     * @throws IOException when class files could not be read
      */
     public static synchronized List<String> unlinked() throws IOException {
         if (unlinked == null) {

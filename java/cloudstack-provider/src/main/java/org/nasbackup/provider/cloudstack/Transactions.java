@@ -18,7 +18,7 @@ import com.cloud.utils.exception.CloudRuntimeException;
 import java.sql.PreparedStatement;
 import java.sql.SQLException;
 
-/** Runs database work that is done altogether or not at all. */
+/** Runs work on the database that is done altogether or not at all. */
 public interface Transactions {
     void run(Runnable work);
 

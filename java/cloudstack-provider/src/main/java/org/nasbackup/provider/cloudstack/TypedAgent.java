@@ -23,7 +23,7 @@ import org.apache.cloudstack.backup.BackupAnswer;
 import org.apache.cloudstack.backup.BackupStorageStatsAnswer;
 import org.nasbackup.provider.AgentFailure;
 
-/** Sends commands to a host, and takes nothing for an answer but one of the right type. */
+/** Sends commands to a host, and accepts only answers of the right type. */
 public final class TypedAgent {
     private final AgentManager agents;
     private final Host host;
@@ -33,7 +33,7 @@ public final class TypedAgent {
         this.host = host;
     }
 
-    /** @throws AgentFailure when no answer of that type comes, or one that says no */
+    /** @throws AgentFailure when no answer of that type comes, or one that says that the command failed */
     public <A extends Answer> A ask(Command command, Class<A> type) {
         Answer answer = send(command);
         if (!type.isInstance(answer)) {

@@ -16,13 +16,13 @@ import com.cloud.event.UsageEventUtils;
 import com.cloud.vm.VirtualMachine;
 import org.apache.cloudstack.backup.Backup;
 
-/** What CloudStack bills by. */
+/** Writes the events by which CloudStack bills. */
 public final class UsageEvents {
     private static final String LAST_DELETED = "BACKUP.OFFERING.BACKUPS.DEL";
 
     private UsageEvents() {}
 
-    /** The last backup under an offering that the machine has left is gone: it ends to be billed. */
+    /** Ends the billing of an offering that the machine has left and of which the last backup is gone. */
     public static void lastDeleted(VirtualMachine vm, long offeringId) {
         UsageEventUtils.publishUsageEvent(
                 LAST_DELETED,

@@ -30,8 +30,8 @@ import org.apache.logging.log4j.Logger;
 import org.nasbackup.cloudstack.OneLine;
 
 /**
- * Volumes in storage that shows each to no host but those that it was told of. CloudStack tells it when a machine starts, and takes
- * them back when it stops.
+ * Volumes in storage that shows a volume only to hosts that were granted access. CloudStack grants it when a machine starts, and
+ * takes it back when the machine stops.
  */
 public final class VolumeAccess {
     private static final Set<String> TYPES = Set.of("FiberChannel", "PowerFlex");
@@ -45,7 +45,7 @@ public final class VolumeAccess {
         this.logger = logger;
     }
 
-    /** One of them, as its storage knows it. */
+    /** A volume as its storage knows it. */
     private static final class Volume {
         private final VolumeVO row;
         private final VolumeInfo info;
@@ -61,9 +61,9 @@ public final class VolumeAccess {
     }
 
     /**
-     * Shows the host those of the volumes that lie in such storage, which may then record them anew.
+     * Grants the host access to the volumes in such storage, which may then record them anew.
      *
-     * @throws CloudRuntimeException where one can't be shown; then none is
+     * @throws CloudRuntimeException if access to one can't be granted; then none is
      */
     public static VolumeAccess grant(
             List<VolumeVO> volumes, Host host, PrimaryDataStoreDao pools, DataStoreManager stores, Logger logger) {
@@ -79,7 +79,7 @@ public final class VolumeAccess {
     }
 
     private void grant(Volume volume) {
-        // one whose grant fails may have been shown: CloudStack takes it back, too
+        // a grant that fails may have been made: CloudStack takes such a grant back too
         granted.add(volume);
         try {
             if (!volume.driver.grantAccess(volume.info, host, volume.store)) {
@@ -94,12 +94,12 @@ public final class VolumeAccess {
         }
     }
 
-    /** Was any of the volumes shown? */
+    /** Whether access to any volume was granted. */
     public boolean any() {
         return !granted.isEmpty();
     }
 
-    /** Takes back what was shown. */
+    /** Takes back what was granted. */
     public void revoke() {
         for (Volume volume : granted) {
             try {
@@ -114,7 +114,7 @@ public final class VolumeAccess {
         }
     }
 
-    /** Who may still use them keeps them. */
+    /** Leaves the access to a host that may still use the volumes. */
     public void leave(String why) {
         granted.forEach(volume -> logger.warn(
                 "Volume {} stays visible to host {}: {}", volume.row.getUuid(), OneLine.of(host.getName()), why));

@@ -31,15 +31,15 @@ import org.apache.cloudstack.storage.datastore.db.SnapshotDataStoreVO;
 import org.apache.cloudstack.storage.datastore.db.StoragePoolVO;
 
 /**
- * What CloudStack knows of the files that volumes stand on, so that a host need not believe what a guest's QEMU has left in a
- * header: it would back up other people's volumes, which lie in the same folder. More may be told than a volume has, for where
- * it was copied it has none; never less.
+ * Tells the files that volumes may stand on, so that a host need not trust the headers of images: with a forged header it would
+ * back up other people's volumes in the same folder. It may tell more files than a volume stands on, for a copied volume
+ * stands on none, but never fewer.
  */
 public final class VolumeBacking {
     private static final String QCOW2 = "qcow2";
     private static final String RAW = "raw";
 
-    /** What machines have that were brought in from outside, with whatever their disks stand on. */
+    /** Names of the dummy templates of imported machines, whose disks may stand on any file. */
     private static final Set<String> NO_TEMPLATES =
             Set.of("kvm-default-vm-import-dummy-template", "system-default-vm-import-dummy-template.iso");
 
@@ -59,7 +59,7 @@ public final class VolumeBacking {
         this.snapshots = snapshots;
     }
 
-    /** For each of the machine's volumes the format by the file's path on the host, or null where it is not known. */
+    /** For each of the machine's volumes the formats by the files' paths on the host, or null if the files are not known. */
     public List<Map<String, String>> of(VirtualMachine vm, List<VolumeVO> volumes) {
         VMTemplateVO template = templates.findByIdIncludingRemoved(vm.getTemplateId());
         boolean broughtIn = template != null && NO_TEMPLATES.contains(template.getName());
@@ -90,12 +90,12 @@ public final class VolumeBacking {
         return files;
     }
 
-    /** Another backup provider's, for one. */
+    /** Whether CloudStack has recorded a chain of files for the volume, such as another backup provider makes. */
     private static boolean hasChainOfItsOwn(VolumeVO volume) {
         return volume.getChainInfo() != null && !volume.getChainInfo().isEmpty();
     }
 
-    /** Null: nothing stands on it. Pools of files hold templates as qcow2, but for what a host itself has downloaded there. */
+    /** The format of a template in a pool: qcow2, unless a host has downloaded it there itself. Null: no volume stands on it. */
     private static String format(VMTemplateVO template) {
         if (template == null || template.getFormat() == null) {
             return QCOW2;

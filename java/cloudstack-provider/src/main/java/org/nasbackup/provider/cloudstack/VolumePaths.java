@@ -28,7 +28,7 @@ import org.apache.cloudstack.storage.datastore.db.PrimaryDataStoreDao;
 import org.apache.cloudstack.storage.datastore.db.StoragePoolVO;
 import org.apache.cloudstack.storage.to.PrimaryDataStoreTO;
 
-/** Volumes as a host sees them: their paths there, and their pools. */
+/** The paths and pools by which a host sees volumes. */
 public final class VolumePaths {
     private final List<String> paths = new ArrayList<>();
     private final List<PrimaryDataStoreTO> pools = new ArrayList<>();
@@ -72,29 +72,29 @@ public final class VolumePaths {
         return "/mnt/" + poolUuid + "/" + volumePath;
     }
 
-    /** Can hosts that restore with CloudStack's own wrapper write there? Whatever else it copies to a folder that is no pool's. */
+    /** Whether CloudStack's own wrapper can restore to such a pool: for other pools it copies to a folder that is no pool's. */
     static boolean inStockReach(StoragePoolType type) {
         return lockedWhileRead(type) || type == StoragePoolType.RBD || type == StoragePoolType.Linstor;
     }
 
-    /** Can no guest open for writing, on whatever host, what is being read there? QEMU locks files, and nothing else that hosts share. */
+    /** Whether no guest on any host can open a volume for writing while it is read: of what hosts share QEMU locks only files. */
     public static boolean lockedWhileRead(StoragePoolType type) {
         return type == StoragePoolType.NetworkFilesystem
                 || type == StoragePoolType.Filesystem
                 || type == StoragePoolType.SharedMountPoint;
     }
 
-    /** What a host writes to a new volume: files are images, and all else is the disk itself. */
+    /** The format that a host writes to a new volume: images into files, the raw disk onto everything else. */
     public static ImageFormat format(StoragePoolType type) {
         return lockedWhileRead(type) ? ImageFormat.QCOW2 : ImageFormat.RAW;
     }
 
     /**
-     * What a host restores to the volume.
+     * What a host restores to a volume.
      *
      * @param index of the volume
      * @param from the volume that was backed up, as its record has it
-     * @param size that the volume is to have, in bytes; null: the image's
+     * @param size the size that the volume gets, in bytes; null: the image's
      */
     public RestoreBackupCommand.Disk disk(
             int index, Backup.VolumeInfo from, String uuid, String volumePath, Long size) {
@@ -102,7 +102,7 @@ public final class VolumePaths {
                 fileName(from.getPath()), from.getUuid(), uuid, pools.get(index), paths.get(index), volumePath, size);
     }
 
-    /** What the file of a volume in a backup is named by: the last component of its path. */
+    /** The part of a backup's file name that names the volume: the last component of the volume's path. */
     static String fileName(String volumePath) {
         return volumePath.substring(volumePath.lastIndexOf('/') + 1);
     }
@@ -111,7 +111,7 @@ public final class VolumePaths {
         return paths;
     }
 
-    /** Parallel to the paths; an element may be null. */
+    /** The pools, in the order of the paths; an element may be null. */
     public List<PrimaryDataStoreTO> pools() {
         return pools;
     }
