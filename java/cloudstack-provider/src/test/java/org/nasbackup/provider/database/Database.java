@@ -18,7 +18,9 @@ import java.sql.PreparedStatement;
 import java.sql.ResultSet;
 import java.sql.SQLException;
 import java.util.ArrayList;
+import java.util.Deque;
 import java.util.List;
+import java.util.concurrent.ConcurrentLinkedDeque;
 import java.util.function.Supplier;
 import org.nasbackup.provider.ChainLocks;
 import org.nasbackup.provider.cloudstack.Transactions;
@@ -34,6 +36,9 @@ public final class Database implements Transactions, ChainLocks, AutoCloseable {
 
     private final Path socket;
     private final Connection connection;
+    /** Connections that hold no lock now. To open one takes the time of many statements. */
+    private final Deque<Database> spare = new ConcurrentLinkedDeque<>();
+
     private Runnable beforeCommit = () -> {};
     private Runnable whileItWaits = () -> {};
 
@@ -144,20 +149,30 @@ public final class Database implements Transactions, ChainLocks, AutoCloseable {
     }
 
     private boolean within(int seconds, String name, Runnable work) {
-        try (Database own = new Database(socket)) {
-            Integer got = own.read(row -> row.getInt(1), "select get_lock(?, ?)", name, seconds)
-                    .get(0);
-            if (got != 1) {
-                return false;
-            }
+        try {
+            Database free = spare.poll();
+            Database own = free == null ? new Database(socket) : free;
             try {
-                work.run();
-                return true;
+                return own.lockedWithin(seconds, name, work);
             } finally {
-                own.release(name);
+                spare.push(own);
             }
         } catch (SQLException e) {
             throw new IllegalStateException("lock", e);
+        }
+    }
+
+    private boolean lockedWithin(int seconds, String name, Runnable work) {
+        Integer got = read(row -> row.getInt(1), "select get_lock(?, ?)", name, seconds)
+                .get(0);
+        if (got != 1) {
+            return false;
+        }
+        try {
+            work.run();
+            return true;
+        } finally {
+            release(name);
         }
     }
 
@@ -177,6 +192,9 @@ public final class Database implements Transactions, ChainLocks, AutoCloseable {
 
     @Override
     public void close() throws SQLException {
+        for (Database own = spare.poll(); own != null; own = spare.poll()) {
+            own.close();
+        }
         connection.close();
     }
 }
