@@ -46,7 +46,6 @@ class KilledServerTest {
         command.addAll(ChildJvm.SHORT_LIVED);
         String quiet = "log4j2.loggerContextFactory";
         command.addAll(List.of(
-                "-XX:-PrintWarnings",
                 "-D" + quiet + "=" + System.getProperty(quiet),
                 "-cp",
                 System.getProperty("java.class.path"),

@@ -92,7 +92,11 @@ class ProviderBeanTest {
     @Test
     void a_server_that_lacks_what_the_work_needs_gets_its_bean_and_each_operation_says_what_is_wrong()
             throws Exception {
+        Thread thread = Thread.currentThread();
+        ClassLoader before = thread.getContextClassLoader();
         try (BareServer server = new BareServer()) {
+            // Log4j looks for its parts through this one, and complains of those of another
+            thread.setContextClassLoader(server);
             Class<?> type = server.loadClass(NASBackupProvider.class.getName());
             assertThat(type.getClassLoader()).isSameAs(server);
             assertThat(type.getDeclaredMethods()).isNotEmpty();
@@ -107,6 +111,8 @@ class ProviderBeanTest {
                             "nasbackup does not fit this management server - java.lang.NoClassDefFoundError")
                     .extracting(failure -> failure.getClass().getName())
                     .isEqualTo(CloudRuntimeException.class.getName());
+        } finally {
+            thread.setContextClassLoader(before);
         }
     }
 }
