@@ -112,12 +112,12 @@ public final class Lab {
         }
     }
 
-    /** Waits until the condition holds, 30 seconds at most. */
+    /** Waits until the condition holds, 60 seconds at most. */
     static void until(String what, BooleanSupplier condition) {
-        long deadline = System.nanoTime() + TimeUnit.SECONDS.toNanos(30);
+        long deadline = System.nanoTime() + TimeUnit.SECONDS.toNanos(60);
         while (!condition.getAsBoolean()) {
             if (System.nanoTime() > deadline) {
-                throw new IllegalStateException(what + ": not within 30 s");
+                throw new IllegalStateException(what + ": not within 60 s");
             }
             try {
                 Thread.sleep(20);
