@@ -5,7 +5,7 @@ export NATIVE ?= $(CARGO_TARGET_DIR)/release
 export DESTDIR LIBDIR WITHOUT
 # A JVM of a minute or two: what its optimizing compiler takes of the cores never comes back.
 export MAVEN_OPTS ?= -XX:TieredStopAtLevel=1 -XX:+UseSerialGC
-MVN := mvn -q -B -ntp
+MVN := mvn -q -B -ntp -Dstyle.color=never
 # What the jars hold of the library in a folder, which they load no other than.
 OF_LIBRARY = -Dnative.length=$$(stat --format=%s $(1)/libnasbackup.so) \
 	-Dnative.sha256=$$(sha256sum $(1)/libnasbackup.so | cut --delimiter=' ' --fields=1)
