@@ -1,6 +1,5 @@
 //! The images that an image stands on.
 
-use std::collections::HashSet;
 use std::fs::File;
 
 use crate::error::{Code, Error, Result};
@@ -32,24 +31,20 @@ impl Link {
 /// `PARENT_INVALID` when one below is missing or stands on itself, `UNSUPPORTED_IMAGE` when one is not in a point of the
 /// same machine or not qcow2, `CORRUPT_IMAGE`.
 pub fn open_chain(root: &Folder, path: &RepoPath) -> Result<Vec<Link>> {
-    let mut seen = HashSet::new();
-    let mut links: Vec<Link> = Vec::new();
-    let mut next = Some(path.clone());
-    while let Some(path) = next {
-        let file = root.open_file(&path).map_err(|error| match error.code {
-            Code::NotFound if !links.is_empty() => Error { code: Code::ParentInvalid, ..error },
+    let look = |at: RepoPath| {
+        let file = root.open_file(&at).map_err(|error| match error.code {
+            Code::NotFound if at != *path => Error { code: Code::ParentInvalid, ..error },
             _ => error,
         })?;
-        // by name, which no link leads astray: there are file systems that give all files one number
-        if !seen.insert(path.clone()) || links.len() == DEEPEST {
-            let cause = format!("'{path}' stands on itself, or on more than {DEEPEST} images");
-            return Err(Error::new(Code::ParentInvalid, STEP, cause));
-        }
-        let backing = qcow2::backing(&file).map_err(|e| e.at(STEP, path.as_str()))?;
-        next = backing.map(|backing| resolve(&path, &backing)).transpose()?;
-        links.push(Link { path, file });
-    }
-    Ok(links)
+        let backing = qcow2::backing(&file).map_err(|e| e.at(STEP, at.as_str()))?;
+        let below = backing.map(|backing| resolve(&at, &backing)).transpose()?;
+        Ok((Link { path: at, file }, below))
+    };
+    let endless = |at| {
+        let cause = format!("'{at}' stands on itself, or on more than {DEEPEST} images");
+        Error::new(Code::ParentInvalid, STEP, cause)
+    };
+    qcow2::follow(path.clone(), DEEPEST, RepoPath::as_str, look, endless)
 }
 
 /// The file that the image `path` stands on: in a restore point of the same machine, whatever the header names. A chain that

@@ -1,7 +1,7 @@
 //! What may be a parent: a published point of this virtual machine that names the bitmap, with every image of its
 //! chains sound (design, "What a parent is"). Everything else is a reason for a full backup, never an error.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 
 use super::chain::resolve;
@@ -121,18 +121,9 @@ struct Chains<'a> {
 impl Chains<'_> {
     /// The image `file`, with all that it stands on: there, readable and as its manifest says.
     fn check(&mut self, file: RepoPath) -> Result<Vec<ChainImage>, String> {
-        let (mut seen, mut images) = (BTreeSet::new(), Vec::new());
-        let mut next = Some(file);
-        while let Some(file) = next {
-            // one more will stand on them
-            if !seen.insert(file.clone()) || seen.len() >= DEEPEST {
-                return Err(format!("the chain comes back to '{file}', or has {DEEPEST} images, as many as any may"));
-            }
-            let (image, below) = self.check_image(&file)?;
-            images.push(image);
-            next = below;
-        }
-        Ok(images)
+        let endless = |file| format!("the chain comes back to '{file}', or has {DEEPEST} images, as many as any may");
+        // one more will stand on them
+        qcow2::follow(file, DEEPEST - 1, RepoPath::as_str, |file| self.check_image(&file), endless)
     }
 
     /// Checks one image; with the image that it stands on.

@@ -15,22 +15,25 @@ const STEP: &str = "follow the disk's images";
 /// More images than any disk may have; each is an open file.
 const DEEPEST: usize = 256;
 
-/// An image of a stopped guest's disk, open for reading and locked against writers as long as it lives.
+/// An image of a disk, as its header names it.
 #[derive(Debug)]
-pub(crate) struct StoppedImage {
+pub(crate) struct DiskImage<F> {
     path: String,
-    lock: ImageLock,
+    file: F,
     /// What its header says; none of a raw one.
     pub info: Option<Info>,
-    /// The file that its data are in, if not in its own, locked as well: a header that somebody has written may name the disk of
-    /// a guest that runs.
-    data: Option<ImageLock>,
+    /// The file that its data are in, if not in its own.
+    data: Option<F>,
 }
+
+/// An image of a stopped guest's disk, open for reading and locked against writers as long as it lives. So is its data file: a
+/// header that somebody has written may name the disk of a guest that runs.
+pub(crate) type StoppedImage = DiskImage<ImageLock>;
 
 impl StoppedImage {
     /// The file, which is locked as long as any duplicate of its descriptor is open.
     pub(crate) fn file(&self) -> &File {
-        self.lock.file()
+        self.file.file()
     }
 
     /// Its bytes, read through descriptors that share its lock.
@@ -71,48 +74,48 @@ impl StoppedImage {
 /// The images of a stopped guest's disk, the top one first, as their headers name them. `UNSUPPORTED_IMAGE` when one is
 /// encrypted, or names what is no qcow2 or raw image among those that are `nameable`.
 pub(crate) fn of_file(top: &str, qcow2: bool, nameable: &Nameable) -> Result<Vec<StoppedImage>> {
-    let mut images = Vec::new();
-    let mut next = Some((top.to_owned(), open_named(top)?, qcow2));
-    while let Some((path, file, qcow2)) = next {
-        if images.len() == DEEPEST {
-            let cause = format!("'{top}' stands on more than {DEEPEST} images, or on itself");
-            return Err(Error::new(Code::UnsupportedImage, STEP, cause));
-        }
-        let lock = ImageLock::take(file, &path)?;
-        let info = if qcow2 { Some(qcow2::inspect(lock.file()).map_err(|e| e.at(STEP, &path))?) } else { None };
-        let (data, below) = match &info {
-            Some(info) => (data_file(&path, info, nameable)?, below(&path, info, nameable)?),
-            None => (None, None),
-        };
-        let data = data.map(|file| ImageLock::take(file, &path)).transpose()?;
-        images.push(StoppedImage { path, lock, info, data });
-        next = below;
-    }
-    Ok(images)
+    follow((top.to_owned(), open_named(top)?, qcow2), nameable, ImageLock::take, ImageLock::file)
 }
 
 /// The images of a volume that is about to be replaced, open as `file`: what of them is right is found out by whoever reads them.
 pub(crate) fn of_old(path: &str, file: File, qcow2: bool) -> Result<Vec<Layer>> {
-    let nameable = Nameable::beside([path]);
-    let (mut layers, mut next) = (Vec::new(), Some((path.to_owned(), file, qcow2)));
-    while let Some((path, file, qcow2)) = next {
-        if layers.len() == DEEPEST {
-            return Err(Error::new(Code::UnsupportedImage, STEP, format!("'{path}' lies below {DEEPEST} images")));
-        }
-        if !qcow2 {
-            layers.push(Layer::Raw(file));
-            break;
-        }
-        let info = qcow2::inspect(&file).map_err(|e| e.at(STEP, &path))?;
-        let data = data_file(&path, &info, &nameable)?;
-        next = below(&path, &info, &nameable)?;
-        layers.push(Layer::Qcow2(file, data));
-    }
-    Ok(layers)
+    let images = follow((path.to_owned(), file, qcow2), &Nameable::beside([path]), |file, _| Ok(file), |file| file)?;
+    let layer = |image: DiskImage<File>| match image.info {
+        Some(_) => Layer::Qcow2(image.file, image.data),
+        None => Layer::Raw(image.file),
+    };
+    Ok(images.into_iter().map(layer).collect())
 }
 
-/// The path, the file and whether that is a qcow2 (raw otherwise), of what the image at `path` stands on.
-fn below(path: &str, info: &Info, nameable: &Nameable) -> Result<Option<(String, File, bool)>> {
+/// The path, the file and whether that is a qcow2 (raw otherwise), of an image.
+type Named = (String, File, bool);
+
+/// The images of a disk, `top` first, each as `take` makes it of its file, which `file` has.
+fn follow<F>(
+    top: Named,
+    nameable: &Nameable,
+    take: impl Fn(File, &str) -> Result<F>,
+    file: impl Fn(&F) -> &File,
+) -> Result<Vec<DiskImage<F>>> {
+    let look = |(path, opened, qcow2): Named| {
+        let opened = take(opened, &path)?;
+        let info = if qcow2 { Some(qcow2::inspect(file(&opened)).map_err(|e| e.at(STEP, &path))?) } else { None };
+        let (data, below) = match &info {
+            Some(info) => (data_file(&path, info, nameable)?, below(&path, info, nameable)?),
+            None => (None, None),
+        };
+        let data = data.map(|file| take(file, &path)).transpose()?;
+        Ok((DiskImage { path, file: opened, info, data }, below))
+    };
+    let endless = |(path, ..): Named| {
+        let cause = format!("'{path}' stands on itself, or below {DEEPEST} images");
+        Error::new(Code::UnsupportedImage, STEP, cause)
+    };
+    qcow2::follow(top, DEEPEST, |(path, ..)| path, look, endless)
+}
+
+/// What the image at `path` stands on.
+fn below(path: &str, info: &Info, nameable: &Nameable) -> Result<Option<Named>> {
     if info.encrypted {
         let cause = format!("'{path}' is encrypted, and would be written to the NAS in plain text; {HELP}");
         return Err(Error::new(Code::UnsupportedImage, STEP, cause));

@@ -210,21 +210,19 @@ impl Chains<'_> {
 
     /// Looks at an image and all that it stands on.
     fn follow(&mut self, path: RepoPath) {
-        let mut chain = BTreeSet::new();
-        let (mut next, mut last) = (Some(path), None);
-        while let Some(path) = next {
-            if chain.contains(&path) || chain.len() == DEEPEST {
-                let reason = format!("the chain comes back to it, or has more than {DEEPEST} images");
-                // one that no chain has led to before is not looked at any more
-                let blamed = if self.images.contains_key(&path) { Some(path) } else { last };
-                if let Some(found) = self.found.iter_mut().find(|found| Some(&found.path) == blamed.as_ref()) {
-                    found.told.blame(Verdict::Bad, reason);
-                }
-                return;
-            }
-            chain.insert(path.clone());
+        let mut last = None;
+        let look = |path: RepoPath| {
             last = Some(path.clone());
-            next = if self.images.contains_key(&path) { self.known_backing(&path) } else { self.look(path) };
+            let below = if self.images.contains_key(&path) { self.known_backing(&path) } else { self.look(path) };
+            Ok(((), below))
+        };
+        if let Err(path) = qcow2::follow(path, DEEPEST, RepoPath::as_str, look, |path| path) {
+            let reason = format!("the chain comes back to it, or has more than {DEEPEST} images");
+            // one that no chain has led to before is not looked at any more
+            let blamed = if self.images.contains_key(&path) { Some(path) } else { last };
+            if let Some(found) = self.found.iter_mut().find(|found| Some(&found.path) == blamed.as_ref()) {
+                found.told.blame(Verdict::Bad, reason);
+            }
         }
     }
 
