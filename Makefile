@@ -17,7 +17,7 @@ ADVISORIES := https://github.com/RustSec/advisory-db
 	bench bench-images figures lint lint-rust lint-java prerequisites build-prerequisites
 
 build: build-prerequisites
-	cargo build --release
+	cargo build --release --features command
 	tests/no-hooks $(CARGO_TARGET_DIR)/release/libnasbackup.so
 	$(MVN) package -DskipTests -Dnative.bundle=$(CARGO_TARGET_DIR)/release $(call OF_LIBRARY,$(CARGO_TARGET_DIR)/release)
 

@@ -111,6 +111,23 @@ impl Default for Config {
 }
 
 impl Config {
+    /// The configuration of a host's own settings, each a name and a text. `INVALID_ARGUMENT` naming the one that is wrong.
+    pub fn of_settings(settings: impl IntoIterator<Item = (String, String)>) -> Result<Config> {
+        let typed = |(name, text): (String, String)| {
+            let value = match (name.as_str(), text.parse::<u64>()) {
+                ("fileMode" | "folderMode", _) | (_, Err(_)) if name != "freezeMountPoints" => Value::String(text),
+                ("freezeMountPoints", _) if text.is_empty() => Value::Array(Vec::new()),
+                ("freezeMountPoints", _) => text.split(',').map(str::trim).collect(),
+                (_, Ok(number)) => number.into(),
+                (_, Err(_)) => Value::String(text),
+            };
+            (name, value)
+        };
+        let settings: Map<_, _> = settings.into_iter().map(typed).collect();
+        serde_path_to_error::deserialize(Value::Object(settings))
+            .map_err(|error| Error::invalid(&error.path().to_string(), error.inner()))
+    }
+
     /// Refuses what can't be meant, naming the key.
     pub fn check(mut self) -> Result<Config> {
         if self.connection_uri.is_empty() {

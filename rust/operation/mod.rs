@@ -5,6 +5,7 @@ mod ceph;
 mod checked_chain;
 pub mod delete_backup;
 pub mod flatten;
+pub mod list_points;
 mod reading;
 pub mod rebase_backup;
 pub mod rebase_disks;
@@ -48,8 +49,18 @@ pub fn version() -> &'static str {
     env!("CARGO_PKG_VERSION")
 }
 
-/// Checks a configuration and puts it, and its logging, into force. Lines go to `default` unless it names a log4rs file.
+/// Checks a configuration and puts it, and its logging, into force. Lines go to `default` unless it names a log4rs file. Clears
+/// what killed processes have left on this host.
 pub fn init(config: Config, default: Box<dyn Append>) -> Result<()> {
+    prepare(config, default)?;
+    take_backup::recover::at_load(config::current());
+    // not before: what is looked for lies on the mounts that were left
+    session::clear_left(&config::current());
+    Ok(())
+}
+
+/// Does the same, and clears nothing: for who works beside the agent, for a moment.
+pub fn prepare(config: Config, default: Box<dyn Append>) -> Result<()> {
     let config = config.check()?;
     config.check_folders()?;
     sys::keep_a_thread_apart();
@@ -57,9 +68,6 @@ pub fn init(config: Config, default: Box<dyn Append>) -> Result<()> {
     second_table::prepare();
     log::info!("nasbackup {}, {}, state in '{}'", version(), config.connection_uri, config.state_dir.display());
     config::set(config);
-    take_backup::recover::at_load(config::current());
-    // not before: what is looked for lies on the mounts that were left
-    session::clear_left(&config::current());
     Ok(())
 }
 
@@ -100,6 +108,7 @@ pub fn call(name: &str, request: &str, listener: Listener<'_>) -> Result<serde_j
         "verifyChain" => reply(&verify_chain::run(parse(request)?, listener)?),
         "verifyData" => reply(&verify_data::run(parse(request)?, listener)?),
         "deleteBackup" => reply(&delete_backup::run(parse(request)?)?),
+        "listPoints" => reply(&list_points::run(parse(request)?, listener)?),
         "signPoints" => reply(&sign_points::run(parse(request)?, listener)?),
         "backupStats" => reply(&backup_stats::run(parse(request)?)?),
         "jobs" => parse::<NoFields>(request).and_then(|_| reply(&jobs())),

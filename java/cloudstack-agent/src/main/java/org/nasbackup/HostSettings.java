@@ -28,6 +28,9 @@ public final class HostSettings {
     /** An operator makes this file to change the defaults. */
     public static final Path FILE = Path.of("/etc/nasbackup/nasbackup.properties");
 
+    /** How the names begin by which the command {@code nasbackup} knows repositories. CloudStack knows its own. */
+    private static final String REPOSITORY = "repository.";
+
     private static final Map<String, BiConsumer<Configuration.Builder, String>> SETTINGS = Map.ofEntries(
             Map.entry("connectionUri", Configuration.Builder::connectionUri),
             Map.entry("stateDir", Configuration.Builder::stateDir),
@@ -67,7 +70,9 @@ public final class HostSettings {
         } catch (IOException | IllegalArgumentException e) {
             throw new IllegalArgumentException("unable to read " + file + " - " + e, e);
         }
-        lines.stringPropertyNames().forEach(name -> set(settings, file, name, lines.getProperty(name)));
+        lines.stringPropertyNames().stream()
+                .filter(name -> !name.startsWith(REPOSITORY))
+                .forEach(name -> set(settings, file, name, lines.getProperty(name)));
         return settings;
     }
 

@@ -72,6 +72,12 @@ class HostSettingsTest {
     }
 
     @Test
+    void repositories_are_the_command_s() throws Exception {
+        assertThat(read("repository.nas = nfs:nas:/export"))
+                .isEqualTo(Configuration.builder().build());
+    }
+
+    @Test
     void what_is_wrong_is_named() {
         assertThatIllegalArgumentException()
                 .isThrownBy(() -> read("scratchdir = /x"))

@@ -1,0 +1,76 @@
+//! How a repository is named: by its folder, by type and address, or by a name from the settings.
+
+use std::collections::BTreeMap;
+
+use nasbackup::error::{Error, Result};
+use nasbackup::nas::repository::Repository;
+
+/// How the settings name a repository: `repository.NAME = TYPE:ADDRESS`, and `repository.NAME.options = OPTIONS`.
+const PREFIX: &str = "repository.";
+const OPTIONS: &str = ".options";
+
+/// The settings without those of repositories, and these, by name.
+pub(crate) fn split(settings: BTreeMap<String, String>) -> (BTreeMap<String, String>, BTreeMap<String, String>) {
+    let (repositories, rest): (BTreeMap<_, _>, _) =
+        settings.into_iter().partition(|(name, _)| name.starts_with(PREFIX));
+    (rest, repositories.into_iter().map(|(name, value)| (name[PREFIX.len()..].to_owned(), value)).collect())
+}
+
+/// The repository that `text` names. `options` come before those of the settings. `INVALID_ARGUMENT` for a name that the
+/// settings do not have.
+pub(crate) fn find(text: &str, options: Option<String>, named: &BTreeMap<String, String>) -> Result<Repository> {
+    let is_dir = text.starts_with('/');
+    let (place, known) = match named.get(text) {
+        _ if is_dir => (text, None),
+        Some(place) => (place.as_str(), named.get(&format!("{text}{OPTIONS}")).cloned()),
+        None => (text, None),
+    };
+    if place.starts_with('/') {
+        return Ok(repository("dir", place, options.or(known)));
+    }
+    let (kind, address) = place.split_once(':').ok_or_else(|| {
+        Error::invalid("--repo", format!("'{place}' is no folder, no TYPE:ADDRESS, and no repository of the settings"))
+    })?;
+    Ok(repository(kind, address, options.or(known)))
+}
+
+fn repository(kind: &str, address: &str, options: Option<String>) -> Repository {
+    Repository { kind: Some(kind.to_owned()), address: Some(address.to_owned()), options }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_repository_is_a_folder_a_type_with_its_address_or_a_name_of_the_settings() {
+        let settings = [
+            ("engine", "push"),
+            ("repository.nas", "nfs:10.0.0.5:/export/backup"),
+            ("repository.nas.options", "vers=4.2,soft"),
+            ("repository.local", "/mnt/nas"),
+        ];
+        let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        let (rest, named) = split(settings);
+        assert_eq!(rest.into_keys().collect::<Vec<_>>(), ["engine"]);
+        let find = |text: &str, options: Option<&str>| {
+            let found = find(text, options.map(str::to_owned), &named).map_err(|error| error.cause)?;
+            Ok((found.kind.unwrap(), found.address.unwrap(), found.options))
+        };
+        let all = |kind: &str, address: &str, options: Option<&str>| {
+            Ok::<_, String>((kind.to_owned(), address.to_owned(), options.map(str::to_owned)))
+        };
+        for (text, options, found) in [
+            ("/mnt/nas", None, all("dir", "/mnt/nas", None)),
+            ("nfs:10.0.0.5:/export", None, all("nfs", "10.0.0.5:/export", None)),
+            ("nfs4:[fd00::5]:/export", Some("soft"), all("nfs4", "[fd00::5]:/export", Some("soft"))),
+            ("cifs://nas/share", None, all("cifs", "//nas/share", None)),
+            ("nas", None, all("nfs", "10.0.0.5:/export/backup", Some("vers=4.2,soft"))),
+            ("nas", Some("hard"), all("nfs", "10.0.0.5:/export/backup", Some("hard"))),
+            ("local", None, all("dir", "/mnt/nas", None)),
+        ] {
+            assert_eq!(find(text, options), found, "{text}");
+        }
+        assert!(find("elsewhere", None).unwrap_err().contains("'elsewhere' is no folder"));
+    }
+}

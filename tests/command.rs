@@ -1,0 +1,135 @@
+//! The command `nasbackup`, as a shell runs it.
+
+#![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
+
+mod support;
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use serde_json::Value;
+use support::{Guest, Nas, Story, by, folder};
+
+/// A host with settings of its own, and the repository of `story`.
+struct Host {
+    settings: std::path::PathBuf,
+    nas: String,
+}
+
+impl Host {
+    fn new(nas: &Path) -> Host {
+        let place = folder("command");
+        let settings = place.join("nasbackup.properties");
+        let text = format!(
+            "stateDir = {0}/state\nmountDir = {0}/mounts\nrepository.nas = {1}\n",
+            place.display(),
+            nas.display()
+        );
+        std::fs::write(&settings, text).unwrap();
+        Host { settings, nas: nas.to_str().unwrap().to_owned() }
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_nasbackup"));
+        command.arg("--settings").arg(&self.settings).args(arguments).output().unwrap()
+    }
+
+    /// What it prints when it succeeds.
+    fn says(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        assert_eq!((output.status.code(), complaint.as_ref()), (Some(0), ""), "{arguments:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Its status and its complaint when it fails.
+    fn fails(&self, arguments: &[&str]) -> (i32, String) {
+        let output = self.run(arguments);
+        (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+    }
+}
+
+fn name(path: &str) -> &str {
+    path.rsplit('/').next().unwrap()
+}
+
+#[test]
+#[ignore = "needs a lab: root, QEMU"]
+fn chains_are_drawn_with_what_each_point_takes_and_what_is_wrong() {
+    let mut story = Story::new(Guest::ordinary(), Nas::folder());
+    for mode in ["full", "incremental", "incremental"] {
+        story.guest.write(0, 0x51, 5 << 20, 1 << 20);
+        story.take(mode);
+    }
+    let host = Host::new(story.nas.root());
+    let paths: Vec<_> = story.points.iter().map(|point| point.path.clone()).collect();
+    let drawn = host.says(&["--repo", "nas", "list", &story.guest.name]);
+    let lines: Vec<_> = drawn.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    for (line, begin) in lines[1..].iter().zip([
+        format!("{} full 2 ", name(&paths[0])),
+        format!("├ {} incremental 2 ", name(&paths[1])),
+        format!("└ {} incremental 2 ", name(&paths[2])),
+    ]) {
+        assert!(line.starts_with(&begin), "{drawn}");
+    }
+    assert_eq!(host.says(&["--repo", &host.nas, "list"]), drawn, "named by its folder, all machines");
+
+    let listed: Value = serde_json::from_str(&host.says(&["-r", "nas", "--json", "list"])).unwrap();
+    let points = listed["machines"][0]["points"].as_array().unwrap();
+    for (i, point) in points.iter().enumerate() {
+        let below: u64 = points[..=i].iter().map(|point| point["size"].as_u64().unwrap()).sum();
+        assert_eq!((&point["backupPath"], point["chainSize"].as_u64()), (&Value::from(paths[i].as_str()), Some(below)));
+        assert_eq!(point["parents"], Value::from_iter(i.checked_sub(1).map(|parent| paths[parent].as_str())));
+    }
+
+    let parent = story.nas.at(&paths[1]);
+    std::fs::rename(&parent, parent.with_file_name(".deleted-1")).unwrap();
+    let drawn = host.says(&["-r", "nas", "list"]);
+    for says in ["unfinished: .deleted-1", "which is not there"] {
+        assert!(drawn.contains(says), "{drawn}");
+    }
+}
+
+#[test]
+#[ignore = "needs a lab: root, QEMU"]
+fn a_point_is_verified_and_the_status_is_the_verdict() {
+    let mut story = Story::new(Guest::ordinary(), Nas::folder());
+    let request = by("pull", story.request("full"));
+    story.accept(request);
+    let host = Host::new(story.nas.root());
+    let point = story.last().path.clone();
+    for data in [&[][..], &["--data"]] {
+        let said = host.says(&[&["-r", "nas", "verify", &point], data].concat());
+        assert!(said.lines().all(|line| line.starts_with("good ")), "{said}");
+    }
+    let index = std::fs::read_dir(story.nas.at(&point)).unwrap().map(|entry| entry.unwrap().path());
+    let index = index.into_iter().find(|path| path.extension().is_some_and(|end| end == "fingerprints")).unwrap();
+    std::fs::rename(&index, index.with_extension("gone")).unwrap();
+    assert_eq!(host.run(&["-r", "nas", "verify", "--data", &point]).status.code(), Some(1), "an index is a part of it");
+    let image = story.nas.at(&story.last().files()[0]);
+    // where the header says that its L1 table is
+    let file = std::fs::File::options().write(true).open(image).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &[0xff; 8], 40).unwrap();
+    let output = host.run(&["-r", "nas", "verify", &point]);
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.code() == Some(1) && said.contains("bad  "), "{said}");
+}
+
+#[test]
+fn what_can_t_be_done_is_told_on_one_line_with_a_status_of_its_own() {
+    let nas = folder("nas");
+    let host = Host::new(&nas);
+    for (arguments, status, says) in [
+        (&["list"][..], 2, "INVALID_ARGUMENT: check the request: --repo: is missing"),
+        (&["-r", "elsewhere", "list"], 2, "--repo: 'elsewhere' is no folder"),
+        (&["-r", "/no/such/folder", "list"], 3, "NOT_FOUND"),
+        (&["-r", "nas", "list", "i-1"], 3, "NOT_FOUND"),
+        (&["-r", "nas", "verify", "i-1"], 2, "backupPath: 'i-1'"),
+    ] {
+        let (found, complaint) = host.fails(arguments);
+        assert!(found == status && complaint.contains(says), "{arguments:?}: {found} {complaint}");
+        assert_eq!(complaint.lines().count(), 1, "{complaint}");
+    }
+    std::fs::write(&host.settings, "stateDir = /x\nloud = 1\n").unwrap();
+    assert!(host.fails(&["list"]).1.contains("loud"));
+}
