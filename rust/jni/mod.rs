@@ -133,8 +133,7 @@ mod tests {
     use crate::operation::backup_stats::BackupStatsRequest;
     use crate::operation::delete_backup::DeleteBackupRequest;
     use crate::operation::flatten::{FlattenRequest, OutputRequest};
-    use crate::operation::rebase_backup::RebaseBackupRequest;
-    use crate::operation::rebase_point::RebasePointRequest;
+    use crate::operation::rebase::{RebaseBackupRequest, RebasePointRequest};
     use crate::operation::restore_point::{RestoreOutput, RestorePointRequest, VolumeRequest};
     use crate::operation::sign_points::SignPointsRequest;
     use crate::operation::take_backup::{BackingFile, StoppedDisk, TakeBackupRequest};

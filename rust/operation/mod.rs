@@ -7,9 +7,7 @@ pub mod delete_backup;
 pub mod flatten;
 pub mod list_points;
 mod reading;
-pub mod rebase_backup;
-pub mod rebase_disks;
-pub mod rebase_point;
+pub mod rebase;
 pub mod restore_point;
 pub mod sign_points;
 pub mod take_backup;
@@ -26,6 +24,7 @@ use crate::nas::{session, tree};
 use crate::second_table;
 use crate::work::job::{self, JobStatus, Listener};
 use crate::{logging, sys};
+use rebase::{RebaseBackupRequest, RebasePointRequest};
 
 /// Result of `cancel`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -101,8 +100,8 @@ pub fn call(name: &str, request: &str, listener: Listener<'_>) -> Result<serde_j
     match name {
         "init" => reply(&init(configuration(request)?, logging::stderr())?),
         "takeBackup" => reply(&take_backup::run(parse(request)?, listener)?),
-        "rebaseBackup" => reply(&rebase_backup::run(parse(request)?, listener)?),
-        "rebasePoint" => reply(&rebase_point::run(parse(request)?, listener)?),
+        "rebaseBackup" => reply(&rebase::run(parse::<RebaseBackupRequest>(request)?.check()?, listener)?),
+        "rebasePoint" => reply(&rebase::run(parse::<RebasePointRequest>(request)?.check()?, listener)?),
         "flatten" => reply(&flatten::run(parse(request)?, listener)?),
         "restorePoint" => reply(&restore_point::run(parse(request)?, listener)?),
         "verifyChain" => reply(&verify_chain::run(parse(request)?, listener)?),

@@ -1,5 +1,5 @@
-//! The way of a rebase, of one file or of all of a point: chains opened and planned, each disk rebased in steps that
-//! have a deadline, its fingerprints merged, the manifest at last.
+//! `rebaseBackup` and `rebasePoint`: one image of a restore point, or all, get another backing file, or none, and read as
+//! before. The chains are opened and planned, each disk rebased in steps that have a deadline, its fingerprints merged, the manifest at last.
 //!
 //! No journal is kept: the images' headers are the truth, the manifest tells what an image was and is to be, and the same call
 //! again finishes what was cut off.
@@ -8,6 +8,7 @@ mod disk;
 mod fingerprints;
 mod guarded;
 mod record;
+mod request;
 
 use std::time::Instant;
 
@@ -17,7 +18,6 @@ use crate::config;
 use crate::error::{Error, Result, Stopped};
 use crate::limits;
 use crate::nas::apart::Apart;
-use crate::nas::folder::Folder;
 use crate::nas::health;
 use crate::nas::instance::Instance;
 use crate::nas::path::PointPath;
@@ -28,14 +28,15 @@ use crate::operation::verify_chain::chains;
 use crate::point::fingerprints::Digest;
 use crate::point::{Link, ManifestDisk};
 use crate::qcow2::{Absorb, Failure, Progress};
-use crate::work::job::Reporter;
+use crate::work::job::{self, Listener, Reporter};
 use crate::work::phase::Phase;
 use crate::work::worker::{self, Pulse};
-pub(super) use disk::Disk;
-use disk::Target;
+use disk::{Disk, Target};
 use fingerprints::Indexed;
 use guarded::Guarded;
 use record::{Ended, Record};
+use request::{Asked, Subject};
+pub use request::{RebaseBackupRequest, RebasePointRequest};
 
 /// What a rebase answers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -53,31 +54,26 @@ pub struct Rebased {
     pub total_millis: u64,
 }
 
-/// Rebases the disks of `point`, as `rebase_all` does.
-pub(super) fn run(
-    export: Export,
-    point: &PointPath,
-    job: &mut Reporter<'_>,
-    plan: impl FnOnce(&Folder) -> Result<Vec<Disk>> + Send + 'static,
-) -> Result<Rebased> {
-    rebase_all(export.clone(), point, job, plan).inspect_err(|error| health::note_failure(&export, error))
+/// Runs `rebaseBackup` or `rebasePoint`. `listener` is told of progress on this thread.
+pub(super) fn run(asked: Asked, listener: Listener<'_>) -> Result<Rebased> {
+    let Asked { job, export, point, subject } = asked;
+    let job = job::start(job, subject.operation(), &export, Some(point.instance().to_owned()))?;
+    let mut job = Reporter::new(job, listener)?;
+    rebase_all(export.clone(), point.clone(), subject, &mut job).inspect_err(|error| {
+        health::note_failure(&export, error);
+        log::error!("rebase of '{point}' failed: {error}");
+    })
 }
 
-/// Rebases the disks of `point` that `plan` returns; it is called under the instance's lock, and before any effect.
-fn rebase_all(
-    export: Export,
-    point: &PointPath,
-    job: &mut Reporter<'_>,
-    plan: impl FnOnce(&Folder) -> Result<Vec<Disk>> + Send + 'static,
-) -> Result<Rebased> {
+/// Rebases the disks of `point` that the subject names. They are looked for under the instance's lock, and before any effect.
+fn rebase_all(export: Export, at: PointPath, subject: Subject, job: &mut Reporter<'_>) -> Result<Rebased> {
     job.begin(Phase::OpenRepository)?;
     let session = Session::open_bounded(export, config::current())?;
     job.begin(Phase::FollowChains)?;
-    let at = point.clone();
     let rebased = worker::run("follow the chains", limits::STORAGE_LONG_STEP, job, move |pulse| {
         // before the disks, whose files are closed before the repository may be unmounted
         let held = Instance::open(session, &at, Purpose::Change)?;
-        let disks = plan(held.root())?;
+        let disks = subject.disks(held.root(), &at)?;
         let record = look_at_all(&held, at, &disks)?;
         let mut rebased = Rebased::default();
         for disk in &disks {

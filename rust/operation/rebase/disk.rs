@@ -12,7 +12,7 @@ use crate::qcow2::{Failure, Rebase};
 
 /// What has to be done to one disk.
 #[derive(Debug)]
-pub(in crate::operation) struct Disk {
+pub(super) struct Disk {
     /// The file and all that it stands on, itself first.
     pub(super) chain: Vec<Link>,
     pub(super) target: Target,
@@ -31,7 +31,7 @@ pub(super) enum Target {
 
 impl Disk {
     /// What is left to do so that the disk stands on the image at `position` of its chain; without one, on nothing.
-    pub(in crate::operation) fn new(chain: Vec<Link>, position: Option<usize>) -> Disk {
+    pub(super) fn new(chain: Vec<Link>, position: Option<usize>) -> Disk {
         let target = match position {
             Some(1) => Target::Same,
             None if chain.len() == 1 => Target::Same,

@@ -1,0 +1,135 @@
+//! What a rebase is asked: another backing file for one image of a restore point, or another parent for all of its disks.
+
+use serde::Deserialize;
+
+use super::disk::Disk;
+use crate::error::{Code, Error, Result};
+use crate::nas::folder::Folder;
+use crate::nas::path::{PointPath, RepoPath};
+use crate::nas::repository::{Export, Repository};
+use crate::point::{Link, images, open_chain};
+
+/// What `rebaseBackup` is asked.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct RebaseBackupRequest {
+    /// The caller's id for this job.
+    pub job: Option<String>,
+    /// The NAS export.
+    pub repository: Option<Repository>,
+    /// The image, `<instance>/<timestamp>/<file>`.
+    pub target: Option<String>,
+    /// An image that the target stands on, next or further down; null: it is to stand alone.
+    pub new_backing: Option<String>,
+}
+
+/// What `rebasePoint` is asked.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct RebasePointRequest {
+    /// The caller's id for this job.
+    pub job: Option<String>,
+    /// The NAS export.
+    pub repository: Option<Repository>,
+    /// The restore point, `<instance>/<timestamp>`.
+    pub backup_path: Option<String>,
+    /// A point that it stands on, next or further down; null: it is to stand alone.
+    pub new_parent: Option<String>,
+}
+
+/// A rebase whose request was checked.
+#[derive(Debug)]
+pub(in crate::operation) struct Asked {
+    pub(super) job: Option<String>,
+    pub(super) export: Export,
+    /// The point that is rebased, or in which the image lies that is.
+    pub(super) point: PointPath,
+    pub(super) subject: Subject,
+}
+
+/// What of the point is rebased, and onto what; onto nothing, it is to stand alone.
+#[derive(Debug)]
+pub(super) enum Subject {
+    Image(RepoPath, Option<RepoPath>),
+    AllDisks(Option<PointPath>),
+}
+
+impl RebaseBackupRequest {
+    pub(in crate::operation) fn check(self) -> Result<Asked> {
+        let export = Repository::check(self.repository)?;
+        let target = self.target.ok_or_else(|| Error::invalid("target", "is missing"))?;
+        let target = RepoPath::parse("target", &target)?;
+        let folder = target.parent().ok_or_else(|| Error::invalid("target", format!("'{target}' is in no point")))?;
+        let point = PointPath::parse("target", folder.as_str())?;
+        let onto = self.new_backing.map(|path| RepoPath::parse("newBacking", &path)).transpose()?;
+        if onto.as_ref() == Some(&target) {
+            return Err(Error::invalid("newBacking", "is the target itself"));
+        }
+        Ok(Asked { job: self.job, export, point, subject: Subject::Image(target, onto) })
+    }
+}
+
+impl RebasePointRequest {
+    pub(in crate::operation) fn check(self) -> Result<Asked> {
+        let export = Repository::check(self.repository)?;
+        let path = self.backup_path.ok_or_else(|| Error::invalid("backupPath", "is missing"))?;
+        let point = PointPath::parse("backupPath", &path)?;
+        let onto = self.new_parent.map(|path| PointPath::parse("newParent", &path)).transpose()?;
+        if onto.as_ref() == Some(&point) {
+            return Err(Error::invalid("newParent", "is the point itself"));
+        }
+        Ok(Asked { job: self.job, export, point, subject: Subject::AllDisks(onto) })
+    }
+}
+
+impl Subject {
+    /// The name of the operation.
+    pub(super) fn operation(&self) -> &'static str {
+        match self {
+            Subject::Image(..) => "rebaseBackup",
+            Subject::AllDisks(_) => "rebasePoint",
+        }
+    }
+
+    /// The disks of `point` that are rebased, each with what it is to stand on.
+    pub(super) fn disks(&self, root: &Folder, point: &PointPath) -> Result<Vec<Disk>> {
+        match self {
+            Subject::Image(image, onto) => {
+                let chain = open_chain(root, image)?;
+                let position = onto.as_ref().map(|onto| ancestor(&chain, onto)).transpose()?;
+                Ok(vec![Disk::new(chain, position)])
+            }
+            Subject::AllDisks(onto) => all_disks(root, point, onto.as_ref()),
+        }
+    }
+}
+
+/// Where `onto` stands in the chain.
+fn ancestor(chain: &[Link], onto: &RepoPath) -> Result<usize> {
+    let below = chain.iter().skip(1).position(|link| link.path == *onto);
+    below.map(|position| position + 1).ok_or_else(|| {
+        let below: Vec<_> = chain.iter().skip(1).map(|link| link.path.as_str()).collect();
+        let cause = format!("'{onto}' is none of what '{}' stands on: [{}]", chain[0].path, below.join(", "));
+        Error::new(Code::ParentInvalid, "look for the new backing file", cause)
+    })
+}
+
+/// A disk that came later than the new parent has no image there, and is to stand alone; a point of which no disk stands on
+/// the new parent is not to be rebased onto it.
+fn all_disks(root: &Folder, point: &PointPath, parent: Option<&PointPath>) -> Result<Vec<Disk>> {
+    let mut disks = Vec::new();
+    let mut found = false;
+    for image in images(root, point)? {
+        let chain = open_chain(root, &image)?;
+        let position = parent.and_then(|parent| chain.iter().position(|link| link.path.is_in(&parent.folder())));
+        found |= position.is_some();
+        disks.push(Disk::new(chain, position));
+    }
+    match parent {
+        Some(parent) if !found => {
+            let cause = format!("no disk of '{point}' stands on '{parent}'");
+            Err(Error::new(Code::ParentInvalid, "look for the new parent", cause))
+        }
+        _ => Ok(disks),
+    }
+}
