@@ -214,7 +214,7 @@ final class NasDeletion {
                         return null;
                     });
         } catch (CloudRuntimeException e) {
-            logger.info("Hidden backups stay for now: {}", e.getMessage());
+            logger.info("Unable to remove the hidden backups of virtual machine {} now: {}", vmId, e.getMessage());
         }
     }
 
@@ -226,7 +226,7 @@ final class NasDeletion {
         try {
             removeHidden(backups.catalogue().hidden(vmId), host, new HashSet<>(), backup -> false);
         } catch (RuntimeException e) {
-            logger.warn("Hidden backups of virtual machine {} stay for now: {}", vmId, e.getMessage());
+            logger.warn("Unable to remove the hidden backups of virtual machine {} now: {}", vmId, e.getMessage());
         }
     }
 

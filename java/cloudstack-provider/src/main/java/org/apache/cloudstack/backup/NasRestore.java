@@ -289,19 +289,21 @@ final class NasRestore {
                 "Volume " + backupVolumeInfo.getUuid(),
                 backup,
                 uuid -> "it is volume " + uuid,
-                () -> answered(() ->
-                        restoreVolume(backup, backupVolumeInfo, named, pool, offering, vmNameAndState, receiver)));
+                () -> answered(
+                        backup,
+                        () -> restoreVolume(
+                                backup, backupVolumeInfo, named, pool, offering, vmNameAndState, receiver)));
     }
 
     /**
      * The manager asks again with names in place of addresses, and its user sees the last answer, not what was thrown. So each
      * failure of a request with the right names becomes an answer.
      */
-    private Pair<Boolean, String> answered(Supplier<Pair<Boolean, String>> restore) {
+    private Pair<Boolean, String> answered(Backup backup, Supplier<Pair<Boolean, String>> restore) {
         try {
             return restore.get();
         } catch (RuntimeException e) {
-            backups.logger().warn("A volume was not restored", OneLine.of(e));
+            backups.logger().warn("Unable to restore a volume of backup {}", backup.getUuid(), OneLine.of(e));
             return new Pair<>(false, e.getMessage() == null ? e.toString() : e.getMessage());
         }
     }

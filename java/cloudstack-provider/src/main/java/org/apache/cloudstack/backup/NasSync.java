@@ -82,7 +82,7 @@ final class NasSync {
         } catch (RuntimeException | LinkageError e) {
             backups.logger()
                     .error(
-                            "CloudStack did not take that the last backup of {} under offering {} is gone, and bills it on: {}",
+                            "Unable to tell CloudStack to end the billing of {} under offering {}: {}",
                             vm.getInstanceName(),
                             offering,
                             e.toString());

@@ -318,7 +318,11 @@ public final class HostSlots {
                 ticket = change.apply(ticket);
                 tickets.put(hostId, ticket);
             } catch (RuntimeException | LinkageError e) {
-                logger.warn("The turn to {} on host {} is told later", claim.name, claim.hostName, OneLine.of(e));
+                logger.warn(
+                        "Unable to write the ticket to {} on host {}, the next beat writes it",
+                        claim.name,
+                        claim.hostName,
+                        OneLine.of(e));
             } finally {
                 own.unlock();
             }
