@@ -1,4 +1,4 @@
-//! The one way in which natives fail: errors and panics become `NasBackupException`, never anything worse.
+//! Makes a `NasBackupException` of each error and each panic of a native.
 
 use std::any::Any;
 
@@ -21,7 +21,7 @@ const FRAME: usize = 16;
 pub(super) enum Failure {
     /// The operation failed.
     Operation(Error),
-    /// The operation failed because the listener threw this.
+    /// The operation failed because the listener threw this exception.
     Listener(Error, Global<JThrowable<'static>>),
     /// A call of the JVM failed; often an exception is pending, which then says why.
     Jvm(JniError),
@@ -68,7 +68,7 @@ impl<T: Default> ErrorPolicy<T, Failure> for ThrowNasBackupException {
     }
 }
 
-/// Makes `error` the pending exception, unless there is one: that one came first and is the reason.
+/// Makes `error` the pending exception. An exception that is pending already stays: it came first and is the reason.
 fn throw(env: &mut Env<'_>, error: &Error, cause: &JThrowable<'_>) -> jni::errors::Result<()> {
     if env.exception_check() {
         return Ok(());
@@ -82,9 +82,9 @@ fn throw(env: &mut Env<'_>, error: &Error, cause: &JThrowable<'_>) -> jni::error
         env.throw(JThrowable::from(exception))
     });
     match thrown {
-        // This is how a successful throw is reported, and how an exception in the constructor is.
+        // The jni crate reports a successful throw like this, and an exception in the constructor too.
         Err(JniError::JavaException) | Ok(()) => Ok(()),
-        // A Java side so foreign that its exception can't be made: returning in silence would look like a success.
+        // The Java side is so foreign that its exception can't be made. Without any exception the call would look like a success.
         Err(_) => {
             match env.throw_new(jni_str!("java/lang/IllegalStateException"), JNIString::from(error.to_string())) {
                 Err(JniError::JavaException) => Ok(()),
@@ -99,7 +99,7 @@ fn text<'l>(value: Option<&str>, env: &mut Env<'l>) -> jni::errors::Result<JStri
     value.map_or_else(|| Ok(JString::default()), |value| JString::from_str(env, value))
 }
 
-/// Takes the pending exception away; the text is its class and, if it can say it, its message. (`exception_catch` of
+/// Takes the pending exception away, and gives it with a text: its class and, if `getMessage` works, its message. (`exception_catch` of
 /// the jni crate also reads the whole stack trace, more local references than any frame has room for.)
 pub(super) fn caught(env: &mut Env<'_>) -> jni::errors::Result<(Global<JThrowable<'static>>, String)> {
     env.with_local_frame(FRAME, |env| {

@@ -1,4 +1,4 @@
-//! The progress listener: called on the caller's own thread, which is inside the native for as long as the job runs.
+//! Calls the progress listener, on the caller's own thread, which is inside the native for as long as the job runs.
 
 use jni::Env;
 use jni::errors::Error as JniError;
@@ -14,8 +14,8 @@ const STEP: &str = "tell the progress listener";
 /// Room for the local references of one report.
 const FRAME: usize = 16;
 
-/// Runs `run` with a listener that tells `listener`, which may be null. What that one throws ends the job and stays
-/// with the error as its cause.
+/// Runs `run` with a listener that reports to the Java `listener`, which may be null. An exception that the Java listener
+/// throws ends the job, and becomes the cause of the error.
 pub(super) fn with_listener<T>(
     env: &mut Env<'_>,
     listener: &JProgressListener<'_>,

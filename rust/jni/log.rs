@@ -1,4 +1,4 @@
-//! Log lines to Java: each goes to `System.Logger` through the façade, named after the module that wrote it.
+//! Sends each log line through the façade to Java's `System.Logger`, under the name of the module that wrote it.
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -18,7 +18,7 @@ use crate::panics;
 /// Room for the local references of one line.
 const FRAME: usize = 4;
 
-/// The appender. Not configurable from a log4rs file.
+/// The appender, which a log4rs file can't name.
 #[derive(Debug)]
 pub(super) struct ToJava;
 
@@ -27,8 +27,8 @@ thread_local! {
 }
 
 impl Append for ToJava {
-    /// A line that is written while another is on its way to Java, by the bridge itself or by a logger that calls
-    /// this library, is dropped: it would go round for ever.
+    /// Drops a line that the bridge, or a Java logger that calls this library, writes while another line is on its way to Java:
+    /// it would cause the next one, without end.
     fn append(&self, record: &Record<'_>) -> anyhow::Result<()> {
         if BUSY.replace(true) {
             return Ok(());
@@ -41,8 +41,8 @@ impl Append for ToJava {
     fn flush(&self) {}
 }
 
-/// A native thread is attached for this line only: an attached thread would keep the JVM from exiting. An exception
-/// that is pending is put aside meanwhile.
+/// Attaches a native thread for this line only: a thread that stays attached keeps the JVM from exiting. Puts a pending
+/// exception aside meanwhile.
 fn send(record: &Record<'_>) -> anyhow::Result<()> {
     let config = || AttachConfig::new().scoped(true).thread_name(jni_str!("nasbackup"));
     JavaVM::singleton()?.attach_current_thread_with_config(config, Some(FRAME), |env| {
