@@ -79,7 +79,7 @@ fuzz: prerequisites
 	NASBACKUP_FUZZ_SECONDS=$(SECONDS) cargo test --release --test outside_data -- --nocapture --test-threads 1
 
 # Kills, power cuts and load, with a table of what came of it in target/soak/report.md, then a server that hangs in the middle of
-# everything, and how backups grow, to the end: about an hour. BACKUPS: how many in a row; HANGS: how often.
+# everything, waits in full of what make test waits less for, and how backups grow, to the end: about an hour. BACKUPS: how many in a row; HANGS: how often.
 soak: export NASBACKUP_SOAK_REPORT = $(CARGO_TARGET_DIR)/soak
 soak: export NASBACKUP_VM_SECONDS = 1800
 soak: BACKUPS ?= 1000
@@ -88,6 +88,7 @@ soak: prerequisites
 	rm -rf $(NASBACKUP_SOAK_REPORT) && mkdir -p $(NASBACKUP_SOAK_REPORT)
 	NASBACKUP_SOAK_BACKUPS=$(BACKUPS) cargo test --features test-hooks --no-fail-fast --test crash --test load || true
 	tests/soak-report $(NASBACKUP_SOAK_REPORT)
+	cargo test --features test-hooks --no-fail-fast --test libvirtd --test take_backup --test pull -- --ignored
 	for hang in $$(seq $(HANGS)); do cargo test --features test-hooks --test real_nas -- --ignored hangs:: || exit 1; done
 	$(MAKE) bench BENCH_SECTIONS=growth BENCH_LONG=1
 

@@ -34,4 +34,4 @@ mod user;
 pub mod work;
 
 #[cfg(feature = "test-hooks")]
-pub use work::steps::hurry;
+pub use limits::shorten;

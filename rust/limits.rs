@@ -1,6 +1,63 @@
-//! Every duration that the library waits for or by: what comes of a wait when it is over, and why it has this length.
+//! Every duration that the library waits for or by: what comes of a wait when it is over, and why it has this length. Those that
+//! an operator meets stand in docs/backups.md, too.
+//!
+//! A test shortens waits by the names of their steps (`shorten`), for an agent of its own by `NASBACKUP_LIMITS`, which reads
+//! `STEP=MILLISECONDS`, with a semicolon between two. In a library without `test-hooks` there are constants alone.
 
 use std::time::Duration;
+
+/// How long `step` is waited for, which is `limit` unless a test has less time.
+#[cfg(not(any(test, feature = "test-hooks")))]
+#[inline(always)]
+pub(crate) fn within(_: &str, limit: Duration) -> Duration {
+    limit
+}
+
+#[cfg(any(test, feature = "test-hooks"))]
+pub use hooks::shorten;
+#[cfg(any(test, feature = "test-hooks"))]
+pub(crate) use hooks::{inherited, within};
+
+#[cfg(any(test, feature = "test-hooks"))]
+mod hooks {
+    use std::cell::RefCell;
+    use std::collections::BTreeMap;
+    use std::sync::LazyLock;
+    use std::time::Duration;
+
+    type Limits = BTreeMap<String, Duration>;
+
+    static OF_PROCESS: LazyLock<Limits> = LazyLock::new(|| {
+        let text = std::env::var("NASBACKUP_LIMITS").unwrap_or_default();
+        let limit = |part: &str| {
+            let (step, millis) = part.rsplit_once('=').expect("STEP=MILLISECONDS");
+            (step.to_owned(), Duration::from_millis(millis.parse().expect("STEP=MILLISECONDS")))
+        };
+        text.split_terminator(';').map(limit).collect()
+    });
+
+    thread_local! {
+        static OF_THREAD: RefCell<Limits> = RefCell::new(OF_PROCESS.clone());
+    }
+
+    /// From now on this thread, and those that the library begins for it, wait for these steps no longer than `limit`.
+    pub fn shorten(steps: &[&str], limit: Duration) {
+        OF_THREAD.with_borrow_mut(|limits| limits.extend(steps.iter().map(|step| ((*step).to_owned(), limit))));
+    }
+
+    pub(crate) fn within(step: &str, limit: Duration) -> Duration {
+        OF_THREAD.with_borrow(|limits| limits.get(step).map_or(limit, |shorter| limit.min(*shorter)))
+    }
+
+    /// Wraps `work` for another thread, which waits as this one does.
+    pub(crate) fn inherited<T>(work: impl FnOnce() -> T) -> impl FnOnce() -> T {
+        let limits = OF_THREAD.with_borrow(Limits::clone);
+        move || {
+            OF_THREAD.set(limits);
+            work()
+        }
+    }
+}
 
 const fn seconds(count: u64) -> Duration {
     Duration::from_secs(count)
@@ -74,6 +131,8 @@ pub(crate) const SECOND_TABLE_PAUSE: Duration = millis(100);
 
 /// A question to libvirt, or to begin or abort a job, is given up: QEMU answers in a second, or hangs.
 pub(crate) const LIBVIRT_CALL: Duration = seconds(60);
+/// Until the next question whether libvirt's daemon is alive: the connection to one that has left six unanswered is closed.
+pub(crate) const LIBVIRT_KEEPALIVE: Duration = seconds(5);
 /// A question for a domain's state, or of a job's speed, is given up.
 pub(crate) const LIBVIRT_STATE: Duration = seconds(10);
 /// A backup under way fails when libvirt was out of reach for so long. A restart takes less.
@@ -163,3 +222,55 @@ pub(crate) const JOB_LOOK: Duration = millis(250);
 pub(crate) const LONG_LOOK: Duration = seconds(1);
 /// libnbd waits for whole milliseconds.
 pub(crate) const NBD_LEAST: Duration = millis(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    /// What the operator reads is what is waited: each row names its constant, and no long wait is left out.
+    #[test]
+    fn the_table_of_the_limits_says_what_holds() {
+        let source = include_str!("limits.rs");
+        let constants = source.lines().filter_map(|line| {
+            let (name, value) = line.strip_prefix("pub(crate) const ")?.split_once(": Duration = seconds(")?;
+            Some((name, value.strip_suffix(");")?))
+        });
+        let rows = include_str!("../docs/backups.md").lines().filter_map(|line| {
+            let (name, rest) = line.strip_prefix("| `")?.split_once("` | ")?;
+            let seconds = rest.split(" | ").next()?;
+            (name.len() > 2
+                && name.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_')
+                && seconds.bytes().all(|byte| byte.is_ascii_digit()))
+            .then_some((name, seconds))
+        });
+        let all: BTreeMap<_, _> = constants.collect();
+        let told: Vec<_> = rows.collect();
+        for (name, seconds) in &told {
+            assert_eq!(all.get(name), Some(seconds), "{name} in docs/backups.md");
+        }
+        // what nobody meets is shorter, but for an idle thread's end
+        let met = |name: &str, seconds: &str| seconds.parse::<u64>().unwrap() >= 20 && !name.ends_with("_IDLE");
+        let long = all.iter().filter(|(name, seconds)| met(name, seconds));
+        for (name, _) in long {
+            assert!(told.iter().any(|(row, _)| row == name), "{name} is not in docs/backups.md");
+        }
+    }
+
+    #[test]
+    fn what_is_shortened_is_so_for_this_thread_and_those_it_begins() {
+        let (long, short) = (seconds(60), millis(5));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                shorten(&["one"], short);
+                assert_eq!(
+                    [within("one", long), within("other", long), within("one", millis(1))],
+                    [short, long, millis(1)]
+                );
+                let work = inherited(|| within("one", long));
+                assert_eq!(scope.spawn(work).join().unwrap(), short);
+            });
+        });
+        assert_eq!(within("one", long), long);
+    }
+}

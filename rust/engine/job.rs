@@ -154,8 +154,7 @@ impl BackupJob {
         }
         let signal = self.signal(limits::CALLER_LOOK);
         if let Some(Signal::Lost(error)) = signal {
-            let cause =
-                format!("libvirt could not be reached for {} s: {}", limits::LIBVIRT_RECONNECT.as_secs(), error.cause);
+            let cause = format!("libvirt could not be reached for {} s: {}", reconnect().as_secs(), error.cause);
             return Err(Error::new(Code::Libvirt, COPY, cause));
         }
         if let Some(Signal::Event(Event::Gone) | Signal::Gone) = signal {
@@ -175,7 +174,7 @@ impl BackupJob {
 
     /// Aborts the job, unless it has ended, and waits for its end as long as storage that answers may take.
     pub(super) fn end(&mut self) {
-        self.end_within(limits::LIBVIRT_CALL, limits::JOB_ABORT);
+        self.end_within(limits::LIBVIRT_CALL, limits::within("wait for the aborted job", limits::JOB_ABORT));
     }
 
     /// Aborts a job that nothing keeps from ending, and waits for its end as long as libvirt may take to report it.
@@ -246,16 +245,22 @@ impl Drop for UnclaimedJob {
     }
 }
 
+/// How long libvirt may be out of reach while a job runs.
+fn reconnect() -> Duration {
+    limits::within("reach libvirt again", limits::LIBVIRT_RECONNECT)
+}
+
 /// Starts the thread that reads the job's statistics, for its progress, and for its end in case the event is lost. The thread
 /// polls from the first message of `started` until the sender is dropped.
 fn start_poller(domain: Domain, signals: Sender<Signal>, started: Receiver<()>) -> Result<()> {
+    let reconnect = reconnect();
     let look = move || {
         if started.recv().is_err() {
             return;
         }
         let mut out_of_reach = None;
         while started.recv_timeout(limits::JOB_LOOK) == Err(RecvTimeoutError::Timeout) {
-            let told = poll_once(&domain, &mut out_of_reach).map(|signal| signals.send(signal));
+            let told = poll_once(&domain, &mut out_of_reach, reconnect).map(|signal| signals.send(signal));
             match told {
                 Ok(Err(_)) => return,
                 Ok(Ok(())) => {}
@@ -268,9 +273,9 @@ fn start_poller(domain: Domain, signals: Sender<Signal>, started: Receiver<()>) 
 }
 
 /// Looks at the job once, on the current connection. `out_of_reach` keeps since when there is no connection.
-fn poll_once(domain: &Domain, out_of_reach: &mut Option<Instant>) -> Result<Signal> {
+fn poll_once(domain: &Domain, out_of_reach: &mut Option<Instant>, reconnect: Duration) -> Result<Signal> {
     let found = match domain.again() {
-        Err(error) if out_of_reach.get_or_insert_with(Instant::now).elapsed() >= limits::LIBVIRT_RECONNECT => {
+        Err(error) if out_of_reach.get_or_insert_with(Instant::now).elapsed() >= reconnect => {
             return Ok(Signal::Lost(error));
         }
         found => found?,

@@ -7,6 +7,7 @@ use virt_sys as sys;
 
 use super::{at, event};
 use crate::error::Result;
+use crate::limits;
 
 /// An open connection with its event callbacks, each of which holds a reference to it until it is deregistered.
 struct Open {
@@ -23,8 +24,8 @@ impl Drop for Open {
 
 static CURRENT: Mutex<Option<Open>> = Mutex::new(None);
 
-/// Seconds between two keepalive questions, and how many may stay unanswered: a daemon that hangs is noticed.
-const KEEPALIVE: (i32, u32) = (5, 6);
+/// So many keepalive questions may stay unanswered: a daemon that hangs is noticed.
+const UNANSWERED: u32 = 6;
 
 extern "C" fn ignore(_data: *mut libc::c_void, _error: sys::virErrorPtr) {}
 
@@ -54,7 +55,9 @@ fn open(uri: &str) -> Result<Open> {
     // SAFETY: the connection is open and `ignore` matches virErrorFunc; only this connection's errors are silenced on
     // standard error (each is returned as a value), never those of others in the process.
     unsafe { sys::virConnSetErrorFunc(connection.as_ptr(), std::ptr::null_mut(), Some(ignore)) };
-    connection.set_keep_alive(KEEPALIVE.0, KEEPALIVE.1).map_err(at("watch the connection to libvirt"))?;
+    connection
+        .set_keep_alive(limits::LIBVIRT_KEEPALIVE.as_secs() as i32, UNANSWERED)
+        .map_err(at("watch the connection to libvirt"))?;
     let mut open = Open { uri: uri.to_owned(), connection, watches: Vec::new() };
     event::register(&open.connection, &mut open.watches)?;
     Ok(open)

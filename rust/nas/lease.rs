@@ -35,6 +35,8 @@ const READER: &str = ".nasbackup.reader-";
 /// What the name of an expired claim begins with while it is removed.
 const EXPIRED: &str = ".nasbackup.lease-";
 const STEP: &str = "claim the instance";
+const RENEW: &str = "renew the claim";
+const TAKE_OVER: &str = "take over a claim";
 /// The last line of the claim of a writer that only adds a point.
 const ADDS: &str = "adds\n";
 /// Longer than any claim, in bytes.
@@ -43,17 +45,6 @@ const LONGEST: u64 = 512;
 const MOST_TAKEN_OVER: usize = 2;
 /// How many claims of readers the library reads at a time: more than there are hosts.
 const MOST_READERS: usize = 5_000;
-
-/// How often a claim is renewed, and how long it holds.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct LeasePace {
-    renew: Duration,
-    /// A claim whose counter does not change for so long has expired.
-    pub(super) lease: Duration,
-}
-
-/// The pace of all hosts.
-pub(super) const PACE: LeasePace = LeasePace { renew: limits::CLAIM_RENEWAL, lease: limits::CLAIM };
 
 /// A claim that is renewed. Its drop removes the claim.
 #[derive(Debug)]
@@ -70,6 +61,10 @@ struct Claim {
     folder: Folder,
     name: String,
     owner: String,
+    /// How often it is renewed.
+    renewal: Duration,
+    /// A claim whose counter does not change for so long has expired.
+    expiry: Duration,
 }
 
 /// What was found under a claim's name.
@@ -82,7 +77,7 @@ enum FoundClaim {
 impl Lease {
     /// Claims the folder. `BUSY` as soon as somebody renews a conflicting claim. Waits a lease's time for each conflicting
     /// claim that nobody renews, and `most` in all.
-    pub(super) fn take(folder: &Folder, purpose: Purpose, pace: LeasePace, most: Duration) -> Result<Lease> {
+    pub(super) fn take(folder: &Folder, purpose: Purpose, most: Duration) -> Result<Lease> {
         let until = Instant::now() + most;
         let claim = Arc::new(Claim::new(folder, purpose)?);
         let mut taken_over = 0;
@@ -90,22 +85,22 @@ impl Lease {
             match claim.make()? {
                 Some(file) => break file,
                 None if taken_over == MOST_TAKEN_OVER => return Err(claim.busy(&claim.name, &[])),
-                None => claim.take_over_stale(&[&claim.name], pace, until)?,
+                None => claim.take_over_stale(&[&claim.name], until)?,
             }
             taken_over += 1;
         };
-        let lease = Lease::start_renewal(claim, file, pace)?;
-        lease.claim.wait_for_conflicting(purpose, pace, until)?;
+        let lease = Lease::start_renewal(claim, file)?;
+        lease.claim.wait_for_conflicting(purpose, until)?;
         Ok(lease)
     }
 
     /// Starts the thread that renews the claim through its open file: its name may name somebody else's file by then.
-    fn start_renewal(claim: Arc<Claim>, file: Apart, pace: LeasePace) -> Result<Lease> {
+    fn start_renewal(claim: Arc<Claim>, file: Apart) -> Result<Lease> {
         let (stop, stopped) = mpsc::channel();
         let renewed = claim.clone();
         let renew = move || {
             let (mut counter, mut told) = (0_u64, None);
-            while stopped.recv_timeout(pace.renew) == Err(RecvTimeoutError::Timeout) {
+            while stopped.recv_timeout(renewed.renewal) == Err(RecvTimeoutError::Timeout) {
                 counter += 1;
                 let failed = renewed.renew(&file, counter).err().map(|error| error.code);
                 if failed != told
@@ -120,7 +115,7 @@ impl Lease {
             drop((renewed, file));
             Ok(())
         };
-        let renewal = deadline::start("renew the claim", renew, || ());
+        let renewal = deadline::start(RENEW, renew, || ());
         let renewal = renewal.inspect_err(|_| claim.give_back().unwrap_or_else(|error| log::warn!("{error}")))?;
         Ok(Lease { claim, stop: Some(stop), renewal })
     }
@@ -152,21 +147,19 @@ impl Claim {
         let host_name = rustix::system::uname().nodename().to_string_lossy().into_owned();
         let owner =
             format!("{}\n{}\n{id}\n{host_name}\n{last}", host_identity()?, process_identity(std::process::id())?);
-        Ok(Claim { folder, name, owner })
+        let renewal = limits::within(RENEW, limits::CLAIM_RENEWAL);
+        let expiry = limits::within(TAKE_OVER, limits::CLAIM);
+        Ok(Claim { folder, name, owner, renewal, expiry })
     }
 
     /// Waits until no conflicting claim is there.
-    fn wait_for_conflicting(&self, purpose: Purpose, pace: LeasePace, until: Instant) -> Result<()> {
+    fn wait_for_conflicting(&self, purpose: Purpose, until: Instant) -> Result<()> {
         match purpose {
             Purpose::Add => Ok(()),
             Purpose::Change => {
                 let is_reader = |name: &OsStr| name.to_str().is_some_and(|name| name.starts_with(READER));
                 let (readers, more) = self.folder.first_names(MOST_READERS, is_reader)?;
-                self.take_over_stale(
-                    &readers.iter().filter_map(|name| name.to_str()).collect::<Vec<_>>(),
-                    pace,
-                    until,
-                )?;
+                self.take_over_stale(&readers.iter().filter_map(|name| name.to_str()).collect::<Vec<_>>(), until)?;
                 // one of the others may be renewed
                 if more {
                     let path = self.folder.path.join(READER);
@@ -178,7 +171,7 @@ impl Claim {
                 }
                 Ok(())
             }
-            Purpose::Read => self.take_over_stale(&[WRITER], pace, until),
+            Purpose::Read => self.take_over_stale(&[WRITER], until),
         }
     }
 
@@ -197,7 +190,7 @@ impl Claim {
 
     fn renew(&self, file: &Apart, to: u64) -> Result<()> {
         self.check()?;
-        self.write("renew the claim", file, counter(to).as_bytes())
+        self.write(RENEW, file, counter(to).as_bytes())
     }
 
     /// Writes to the begin of the file, and on a NAS syncs it, so that other hosts see the text, and a full NAS says so.
@@ -255,7 +248,7 @@ impl Claim {
 
     /// Waits until each of these claims is gone or has expired, and removes the expired. `BUSY` when one is renewed, or is
     /// neither gone nor expired by `until`.
-    fn take_over_stale(&self, names: &[&str], pace: LeasePace, until: Instant) -> Result<()> {
+    fn take_over_stale(&self, names: &[&str], until: Instant) -> Result<()> {
         let since = Instant::now();
         let seen = names.iter().map(|name| Ok((*name, self.read_other(name)?))).collect::<Result<Vec<_>>>()?;
         for (name, seen) in seen {
@@ -265,7 +258,7 @@ impl Claim {
                 if now != seen && is_claim(claim) {
                     return Err(self.busy(name, claim));
                 }
-                if is_of_dead_process(claim) || since.elapsed() >= pace.lease {
+                if is_of_dead_process(claim) || since.elapsed() >= self.expiry {
                     log::warn!("removing the expired claim '{}'", self.folder.path.join(name).display());
                     let is_held = |found: &FoundClaim| matches!(found, FoundClaim::There(text) if *found != now && is_claim(text));
                     self.remove(name, |found| !is_held(found))?;
@@ -276,7 +269,7 @@ impl Claim {
                     return Err(self.busy(name, claim));
                 }
                 // not beyond `until`: the caller would have given up by then, and blamed the NAS
-                std::thread::sleep(left.min(pace.renew / 5));
+                std::thread::sleep(left.min(self.renewal / 5));
             }
         }
         Ok(())
@@ -396,13 +389,24 @@ mod tests {
     use std::path::Path;
     use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-    const FAST: LeasePace = LeasePace { renew: Duration::from_millis(50), lease: Duration::from_millis(500) };
+    const EXPIRY: Duration = Duration::from_millis(500);
 
     /// Longer than any lease.
     const LONG: Duration = Duration::from_secs(600);
 
     fn folder(dir: &Path) -> Folder {
         Folder::open_root(dir).unwrap()
+    }
+
+    /// From now on this test's claims hold no longer than `EXPIRY`.
+    fn shorten_claims() {
+        limits::shorten(&[RENEW], EXPIRY / 10);
+        limits::shorten(&[TAKE_OVER], EXPIRY);
+    }
+
+    fn take(dir: &Path, purpose: Purpose) -> Result<Lease> {
+        shorten_claims();
+        Lease::take(&folder(dir), purpose, LONG)
     }
 
     fn plant(dir: &Path, name: &str, host: &str, process: &str) {
@@ -412,13 +416,13 @@ mod tests {
     #[test]
     fn a_renewed_claim_is_busy_and_goes_when_it_is_dropped() {
         let dir = tempfile::tempdir().unwrap();
-        let lease = Lease::take(&folder(dir.path()), Change, FAST, LONG).unwrap();
+        let lease = take(dir.path(), Change).unwrap();
         lease.check().unwrap();
-        assert_eq!(Lease::take(&folder(dir.path()), Change, FAST, LONG).unwrap_err().code, Code::Busy);
+        assert_eq!(take(dir.path(), Change).unwrap_err().code, Code::Busy);
         lease.check().unwrap();
         drop(lease);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
-        drop(Lease::take(&folder(dir.path()), Change, FAST, LONG).unwrap());
+        drop(take(dir.path(), Change).unwrap());
     }
 
     #[test]
@@ -426,7 +430,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         for (purpose, name) in [(Add, WRITER), (Change, WRITER), (Read, WRITER), (Change, ".nasbackup.reader-1")] {
             plant(dir.path(), name, "another boot", "77 1");
-            let error = Lease::take(&folder(dir.path()), purpose, PACE, Duration::ZERO).unwrap_err();
+            let error = Lease::take(&folder(dir.path()), purpose, Duration::ZERO).unwrap_err();
             assert!(
                 error.code == Code::Busy && error.cause.contains("(boot id another boot, process 77 1)"),
                 "{error}"
@@ -438,13 +442,12 @@ mod tests {
         }
     }
 
-    /// Also when the pace's next look would come much later.
+    /// Also when the next look would come much later.
     #[test]
     fn a_wait_for_a_claim_ends_with_a_last_look_when_its_time_is_over() {
         let dir = tempfile::tempdir().unwrap();
         plant(dir.path(), WRITER, "another boot", "77 1");
-        let pace = LeasePace { renew: 1000 * LONG, lease: 1000 * LONG };
-        let error = Lease::take(&folder(dir.path()), Add, pace, Duration::from_millis(50)).unwrap_err();
+        let error = Lease::take(&folder(dir.path()), Add, Duration::from_millis(50)).unwrap_err();
         assert!(error.code == Code::Busy && error.cause.contains("(boot id another boot"), "{error}");
     }
 
@@ -460,8 +463,8 @@ mod tests {
             (Change, Add, false),
         ] {
             let dir = tempfile::tempdir().unwrap();
-            let held = Lease::take(&folder(dir.path()), first, FAST, LONG).unwrap();
-            let other = Lease::take(&folder(dir.path()), second, FAST, LONG);
+            let held = take(dir.path(), first).unwrap();
+            let other = take(dir.path(), second);
             assert_eq!(other.is_ok(), together, "{first:?}, then {second:?}");
             assert!(other.as_ref().err().is_none_or(|error| error.code == Code::Busy), "{other:?}");
             held.check().unwrap();
@@ -477,13 +480,13 @@ mod tests {
         let reader = |n: u32| dir.path().join(format!("{READER}{n}"));
         (0..50_001).for_each(|n| fs::hard_link(dir.path().join("dead"), reader(n)).unwrap());
         for stay in [45_001, 40_001] {
-            let error = Lease::take(&folder(dir.path()), Change, FAST, LONG).unwrap_err();
+            let error = take(dir.path(), Change).unwrap_err();
             assert!(error.code == Code::Busy && error.cause.contains("the next try"), "{error}");
             assert_eq!(fs::read_dir(dir.path()).unwrap().count(), stay + 1);
         }
         let left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
         left.iter().skip(MOST_READERS).for_each(|path| fs::remove_file(path).unwrap());
-        drop(Lease::take(&folder(dir.path()), Change, FAST, LONG).unwrap());
+        drop(take(dir.path(), Change).unwrap());
     }
 
     #[test]
@@ -493,45 +496,44 @@ mod tests {
         plant(dir.path(), &planted(1), "another host", "1 1");
         plant(dir.path(), &planted(2), &host_identity().unwrap(), "1 1");
         let begun = Instant::now();
-        drop(Lease::take(&folder(dir.path()), Add, FAST, LONG).unwrap());
+        drop(take(dir.path(), Add).unwrap());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "they are nothing to who adds");
-        drop(Lease::take(&folder(dir.path()), Change, FAST, LONG).unwrap());
-        assert!(begun.elapsed() >= FAST.lease);
+        drop(take(dir.path(), Change).unwrap());
+        assert!(begun.elapsed() >= EXPIRY);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
         plant(dir.path(), WRITER, "another host", "1 1");
         let begun = Instant::now();
-        drop(Lease::take(&folder(dir.path()), Read, FAST, LONG).unwrap());
-        assert!(begun.elapsed() >= FAST.lease);
+        drop(take(dir.path(), Read).unwrap());
+        assert!(begun.elapsed() >= EXPIRY);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 
     #[test]
     fn another_host_s_claim_expires_by_our_clock_and_a_dead_process_s_at_once() {
         let dir = tempfile::tempdir().unwrap();
-        plant(dir.path(), WRITER, "another host", "1 1");
-        let begun = Instant::now();
-        drop(Lease::take(&folder(dir.path()), Change, FAST, LONG).unwrap());
-        assert!(begun.elapsed() >= FAST.lease);
-
         // a process that started at another time, and an id that nobody has
         for process in ["1 1", "4194999 1"] {
             plant(dir.path(), WRITER, &host_identity().unwrap(), process);
-            drop(Lease::take(&folder(dir.path()), Change, PACE, LONG).unwrap());
+            drop(Lease::take(&folder(dir.path()), Change, Duration::ZERO).unwrap());
         }
+        plant(dir.path(), WRITER, "another host", "1 1");
+        let begun = Instant::now();
+        drop(take(dir.path(), Change).unwrap());
+        assert!(begun.elapsed() >= EXPIRY);
         plant(dir.path(), WRITER, &host_identity().unwrap(), &process_identity(std::process::id()).unwrap());
         let begun = Instant::now();
-        drop(Lease::take(&folder(dir.path()), Change, FAST, LONG).unwrap());
-        assert!(begun.elapsed() >= FAST.lease, "it lives");
+        drop(take(dir.path(), Change).unwrap());
+        assert!(begun.elapsed() >= EXPIRY, "it lives");
         // of a host that died before it had written anything
         fs::write(dir.path().join(WRITER), "").unwrap();
-        drop(Lease::take(&folder(dir.path()), Change, FAST, LONG).unwrap());
+        drop(take(dir.path(), Change).unwrap());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 
     #[test]
     fn a_lost_lease_is_reported_and_the_new_owner_s_claim_stays() {
         let dir = tempfile::tempdir().unwrap();
-        let lease = Lease::take(&folder(dir.path()), Change, FAST, LONG).unwrap();
+        let lease = take(dir.path(), Change).unwrap();
         fs::remove_file(dir.path().join(WRITER)).unwrap();
         assert_eq!(lease.check().unwrap_err().code, Code::Busy);
         plant(dir.path(), WRITER, "another host", "1 1");
@@ -562,8 +564,9 @@ mod tests {
                 while !name.exists() {
                     std::thread::yield_now();
                 }
+                shorten_claims();
                 let claim = Claim::new(&folder(dir.path()), Change).unwrap();
-                let taken_over = claim.take_over_stale(&[WRITER], FAST, Instant::now() + LONG);
+                let taken_over = claim.take_over_stale(&[WRITER], Instant::now() + LONG);
                 done.store(true, Relaxed);
                 taken_over.unwrap();
             });
@@ -586,7 +589,7 @@ mod tests {
         ];
         for plant in plants {
             plant();
-            let lease = Lease::take(&folder(dir.path()), Change, FAST, LONG).unwrap();
+            let lease = take(dir.path(), Change).unwrap();
             assert!(fs::symlink_metadata(&name).unwrap().is_file());
             drop(lease);
             assert!(!name.exists());
@@ -612,7 +615,7 @@ mod tests {
             while !dir.path().join(WRITER).exists() {
                 std::thread::yield_now();
             }
-            let error = Lease::take(&folder(dir.path()), Change, FAST, LONG).unwrap_err();
+            let error = take(dir.path(), Change).unwrap_err();
             renewed.store(true, Relaxed);
             let told = error.to_string();
             assert_eq!(error.code, Code::Busy, "{told}");

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use super::apart::{AnyFile, Descriptor};
 use super::denied;
 use super::folder::{FILE_MODE, Folder};
-use super::lease::{Lease, PACE};
+use super::lease::Lease;
 use super::purpose::Purpose;
 use crate::error::{Code, Error, Result, called};
 use crate::host::{self, Flock};
@@ -106,7 +106,7 @@ impl InstanceLock {
                 None => {}
             }
         }
-        let lease = match Lease::take(instance, purpose, PACE, most) {
+        let lease = match Lease::take(instance, purpose, most) {
             Err(error) if error.code == Code::NoSpace && purpose != Purpose::Read && !reaches_others => {
                 let why = "and without flock nothing else keeps other hosts out; make some room by hand";
                 return Err(Error { cause: format!("{}; {why}", error.cause), ..error });

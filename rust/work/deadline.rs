@@ -126,7 +126,7 @@ pub fn within_call(limit: Duration) -> Duration {
 pub fn keep_owner<T: 'static>(work: impl FnOnce() -> T + Send + 'static) -> impl FnOnce() -> T + Send + 'static {
     let owner = OWNER.with_borrow(WorkOwner::clone);
     #[cfg(any(test, feature = "test-hooks"))]
-    let work = second_table::of_the_same_pool(work);
+    let work = limits::inherited(second_table::of_the_same_pool(work));
     move || {
         OWNER.set(owner);
         work()
@@ -294,7 +294,7 @@ fn bounded_and_counted<T: Send + 'static>(
     limit: Duration,
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
-    let limit = steps::within(step, within_call(limit));
+    let limit = limits::within(step, within_call(limit));
     let ours = begin(kind, step, work, || ())?;
     let result = ours.wait(limit);
     ours.give_up(kind);

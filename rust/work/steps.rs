@@ -1,7 +1,7 @@
 //! The steps at which a test kills this process, as `kill -9` would. In a library without `test-hooks` there are none.
 //!
 //! `NASBACKUP_STEP_LOG` names a file that gets a line for each step; `NASBACKUP_KILL_AT=STEP:N` kills at the step's Nth
-//! time in this process. `hurry` has a thread wait for steps no longer than a test has time.
+//! time in this process.
 
 /// A step that is worth dying at.
 #[cfg(not(feature = "test-hooks"))]
@@ -13,26 +13,15 @@ pub(crate) fn at(_: &str) {}
 #[inline(always)]
 pub(crate) fn done(_: &str) {}
 
-/// How long a step is waited for.
-#[cfg(not(feature = "test-hooks"))]
-#[inline(always)]
-pub(crate) fn within(_: &str, limit: std::time::Duration) -> std::time::Duration {
-    limit
-}
-
 #[cfg(feature = "test-hooks")]
-pub use hooks::hurry;
-#[cfg(feature = "test-hooks")]
-pub(crate) use hooks::{at, done, within};
+pub(crate) use hooks::{at, done};
 
 #[cfg(feature = "test-hooks")]
 mod hooks {
-    use std::cell::RefCell;
     use std::collections::BTreeMap;
     use std::fs::{File, OpenOptions};
     use std::io::Write;
     use std::sync::{LazyLock, Mutex, PoisonError};
-    use std::time::Duration;
 
     use rustix::process::{Signal, getpid, kill_process};
 
@@ -73,17 +62,5 @@ mod hooks {
                 std::thread::park();
             }
         }
-    }
-    thread_local! {
-        static HURRIED: RefCell<BTreeMap<&'static str, Duration>> = RefCell::default();
-    }
-
-    /// From now on this thread waits for these steps no longer than `limit`.
-    pub fn hurry(steps: &[&'static str], limit: Duration) {
-        HURRIED.with_borrow_mut(|hurried| hurried.extend(steps.iter().map(|step| (*step, limit))));
-    }
-
-    pub(crate) fn within(step: &str, limit: Duration) -> Duration {
-        HURRIED.with_borrow(|hurried| hurried.get(step).map_or(limit, |hurried| limit.min(*hurried)))
     }
 }

@@ -94,7 +94,7 @@ impl Watch {
         let mut words = 0;
         let (mut begun, mut limit) = (Instant::now(), self.limit());
         loop {
-            match self.heard.recv_timeout(steps::within(self.step, limits::JOB_LOOK)) {
+            match self.heard.recv_timeout(limits::within(self.step, limits::JOB_LOOK)) {
                 Ok(Word::Phase(phase)) => {
                     steps::done(self.step);
                     self.step = phase.as_str();
@@ -122,7 +122,7 @@ impl Watch {
 
     /// How long nothing may be heard from now on.
     fn limit(&self) -> Duration {
-        steps::within(self.step, deadline::within_call(self.limit))
+        limits::within(self.step, deadline::within_call(self.limit))
     }
 
     /// Tells the job how far the work is, and its listener, unless that has ended it.

@@ -6,10 +6,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use nasbackup::error::{Code, Error};
-use nasbackup::hurry;
 use nasbackup::nas::repository::Repository;
 use nasbackup::operation::{call, cancel};
 use nasbackup::qcow2::Stream;
+use nasbackup::shorten;
 use nasbackup::work::deadline::stuck;
 use nasbackup::work::phase::Phase;
 use serde_json::{Value, json};
@@ -60,7 +60,7 @@ fn hung_when_outputs_are_opened(operation: &str) -> Error {
     let error = call(operation, &request.to_string(), &mut |status| {
         if status.phase == Phase::OpenOutputs {
             pool.hang();
-            hurry(&["open the outputs"], SOON);
+            shorten(&["open the outputs"], SOON);
         }
         Ok(())
     });
@@ -100,7 +100,7 @@ fn hung_when_data_are_copied(nas: &Nas, out: &Path, hung: &Nas, syscall: libc::c
     let error = call(operation, &request(nas, operation, out).to_string(), &mut |status| {
         if status.phase == Phase::Copy {
             hung.hang();
-            hurry(&["copy", "remove the partial outputs", "ask the repository"], SOON);
+            shorten(&["copy", "remove the partial outputs", "ask the repository"], SOON);
             assert!(!is_within(syscall, hung) || cancel(&status.job).found);
         }
         Ok(())

@@ -1,12 +1,14 @@
 //! What goes wrong while a pull runs: the guest goes on as if nothing were, and the next backup is incremental.
 
 use std::os::unix::fs::PermissionsExt;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nasbackup::error::{Code, Error};
 use nasbackup::nas::repository::Repository;
 use nasbackup::operation;
 use nasbackup::operation::take_backup::{self, TakeBackupRequest, TakenBackup};
+#[cfg(feature = "test-hooks")]
+use nasbackup::shorten;
 use nasbackup::work::deadline;
 use nasbackup::work::phase::Phase;
 use rustix::fs::{FlockOperation, flock};
@@ -194,14 +196,34 @@ fn a_repository_that_hangs_before_the_beginning() {
 }
 
 /// QEMU hangs, in the guest's own storage for one, which says nothing of the repository.
+#[cfg(feature = "test-hooks")]
 #[test]
 fn a_begin_that_hangs_is_not_the_repository_s_fault() {
+    begin_hangs(|| shorten(&["begin the backup", "abort the job"], Duration::from_secs(2)));
+}
+
+#[test]
+#[ignore = "make soak: minutes"]
+fn a_begin_that_hangs_is_given_up_after_a_minute() {
+    begin_hangs(|| ());
+}
+
+fn begin_hangs(hung: impl Fn() + Sync) {
     let mut story = slow_story_on(Nas::folder());
-    let error = take_backup::run(story.request("incremental"), &mut |status| {
-        if status.phase == Phase::Begin {
-            story.guest.signal_qemu("-STOP");
-        }
-        Ok(())
+    let request = story.request("incremental");
+    let guest = &story.guest;
+    // on a thread of its own: what comes after it is not hurried
+    let error = std::thread::scope(|scope| {
+        let take = || {
+            take_backup::run(request, &mut |status| {
+                if status.phase == Phase::Begin {
+                    guest.signal_qemu("-STOP");
+                    hung();
+                }
+                Ok(())
+            })
+        };
+        scope.spawn(take).join().unwrap()
     });
     let error = error.unwrap_err();
     let repository = json!({"repository": {"type": "dir", "address": story.nas.root()}});

@@ -10,11 +10,11 @@ use std::time::Duration;
 
 use nasbackup::config::{self, Config};
 use nasbackup::error::{Code, Error, Result};
-use nasbackup::hurry;
 use nasbackup::nas::repository::{Export, Repository};
 use nasbackup::nas::session::Session;
 use nasbackup::operation::take_backup::{self, TakeBackupRequest};
 use nasbackup::operation::{call, cancel, jobs};
+use nasbackup::shorten;
 use nasbackup::work::deadline::stuck;
 use nasbackup::work::job::{JobStatus, Listener};
 use nasbackup::work::phase::Phase;
@@ -127,7 +127,7 @@ impl Operation for OnChain {
             "rebasePoint" => {
                 // a sync of all that was written may take its time
                 if let Some(seconds) = self.wait_seconds {
-                    hurry(
+                    shorten(
                         &["absorb", "look for what to absorb", "name the new backing file"],
                         Duration::from_secs(seconds),
                     );
@@ -146,7 +146,7 @@ impl Operation for OnChain {
             "restorePoint" => {
                 // which is waited for longest
                 if let Some(seconds) = self.wait_seconds {
-                    hurry(&["copy", "sync"], Duration::from_secs(seconds));
+                    shorten(&["copy", "sync"], Duration::from_secs(seconds));
                 }
                 let volumes = self.chain.restored_to(self.chain.newest(), &folder("restored").join("disk"));
                 self.ask(json!({"volumes": volumes}), &mut middle.of(Phase::Copy)).map(drop)

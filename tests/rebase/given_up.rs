@@ -8,9 +8,9 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use nasbackup::error::Code;
-use nasbackup::hurry;
 use nasbackup::nas::repository::{Export, Repository};
 use nasbackup::operation::call;
+use nasbackup::shorten;
 use nasbackup::work::deadline::stuck;
 use serde_json::json;
 
@@ -60,7 +60,7 @@ fn given_up_in(name: &str, nth: usize) -> &'static str {
     let first = points.of_point(1);
     let errnos: Vec<_> = std::iter::repeat_n(GO_ON, nth).chain([HANG]).collect();
     let (error, _) = refusing(points.dir.path(), &[refusal(name, &errnos)], || {
-        hurry(&PHASES, SOON);
+        shorten(&PHASES, SOON);
         let error = points.rebase(Some(1)).unwrap_err();
         assert_eq!(error.code, Code::NasUnresponsive, "{case}: {error}");
         assert!(stuck(points.export()) > 0, "{case}");

@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nasbackup::error::{Code, Result};
-use nasbackup::hurry;
 use nasbackup::nas::repository::Repository;
 use nasbackup::operation::call;
+use nasbackup::shorten;
 use nasbackup::work::deadline;
 use nasbackup::work::phase::Phase;
 use serde_json::{Value, json};
@@ -124,7 +124,7 @@ fn a_nas_that_hangs_replaces_nothing_is_marked_and_is_nobody_else_s_business() {
             let error = restoring
                 .run_and(&request, *phase, || {
                     restoring.nas.hang();
-                    hurry(&READS, SOON);
+                    shorten(&READS, SOON);
                 })
                 .unwrap_err();
             assert_eq!(error.code, Code::NasUnresponsive, "{what}: {error}");
@@ -307,7 +307,7 @@ fn storage_that_hangs_in_a_write_or_a_sync_is_named_and_no_nas_is() {
         let ((), _) = refusing(restoring.out.path(), &refusals, || {
             let ended = nasbackup::operation::call("restorePoint", &request.to_string(), &mut |_| {
                 if hangs(restoring.out.path()) {
-                    hurry(&[step], SOON);
+                    shorten(&[step], SOON);
                 }
                 Ok(())
             });
@@ -341,7 +341,7 @@ fn storage_that_hangs_altogether_keeps_what_it_had_and_partial_files_are_named()
         let error = restoring
             .run_and(&request, *phase, || {
                 storage.hang();
-                hurry(&["copy", "sync", "publish the outputs", "remove the partial outputs"], SOON);
+                shorten(&["copy", "sync", "publish the outputs", "remove the partial outputs"], SOON);
             })
             .unwrap_err();
         assert_eq!(error.code, Code::Io, "{what}: {error}");
@@ -380,7 +380,7 @@ fn a_nas_that_hangs_while_a_device_is_written_has_nothing_more_written_to_it() {
         } else if of_device && status.done_bytes > done && !hung {
             hung = true;
             restoring.nas.hang();
-            hurry(&READS, SOON);
+            shorten(&READS, SOON);
         }
         Ok(())
     })
@@ -425,7 +425,7 @@ fn is_given_up_between_two_names(seconds: u64) -> bool {
         [0, 1].map(|i| now[i] == restoring.points.disks[i])
     };
     let ((error, held), _) = refusing(second.path(), &[refusal("rename", &[HANG])], || {
-        hurry(&["publish the outputs"], Duration::from_secs(seconds));
+        shorten(&["publish the outputs"], Duration::from_secs(seconds));
         (restore(&request).unwrap_err(), is_new())
     });
     assert_eq!(error.code, Code::Io, "{error}");
@@ -525,7 +525,7 @@ fn storage_that_hangs_before_the_first_name_leaves_what_was_made_and_that_is_tol
     let restoring = Restore::of(Points::make(2, 1 << 20), Nas::folder(), tempfile::tempdir_in(QUICK).unwrap());
     let request = restoring.points.request(restoring.out.path(), "raw");
     let (error, _) = refusing(restoring.out.path(), &[refusal("chown", &[HANG])], || {
-        hurry(&["publish the outputs"], Duration::from_secs(1));
+        shorten(&["publish the outputs"], Duration::from_secs(1));
         restore(&request).unwrap_err()
     });
     assert!(error.code == Code::Io && error.leftovers && error.cause.contains("partial outputs"), "{error}");

@@ -16,7 +16,6 @@ use crate::operation::reading::Reading;
 use crate::work::deadline::{self, Background};
 use crate::work::job::Reporter;
 use crate::work::phase::Phase;
-use crate::work::steps;
 
 /// Threads that copy, each with a piece of its own.
 const THREADS: usize = 16;
@@ -299,12 +298,12 @@ fn wait_and_report<T>(
         }
         let idle = Duration::from_millis(copy.elapsed().saturating_sub(copy.active.load(Relaxed)));
         let stalled = || stall_error(step, idle, copy.gate.waits_for_storage(&nas_answers));
-        let told = job
-            .tell()
-            .and_then(|()| if idle > steps::within(step, limits::STORAGE_LONG_STEP) { Err(stalled()) } else { Ok(()) });
+        let told = job.tell().and_then(|()| {
+            if idle > limits::within(step, limits::STORAGE_LONG_STEP) { Err(stalled()) } else { Ok(()) }
+        });
         if let Err(error) = told {
             copy.gate.close();
-            if work.wait(steps::within(step, limits::RESTORE_STOP)).is_some() || work.has_ended() {
+            if work.wait(limits::within(step, limits::RESTORE_STOP)).is_some() || work.has_ended() {
                 return Err(error);
             }
             return Err(error.with_leftover(leave_behind(work, copy, devices, nas_answers)));
