@@ -1,5 +1,5 @@
-//! What a disk is compared with where no bitmap tells what changed: the fingerprints of the parent point's images. Those that
-//! have none get them first, by being read.
+//! What a disk is compared with where no bitmap tells what changed: the fingerprints of the parent point's images. The library
+//! first reads the images that have none, and records theirs.
 
 use std::fs::File;
 use std::time::Instant;

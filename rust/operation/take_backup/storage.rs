@@ -82,8 +82,8 @@ pub(super) fn begin_open(call: &Call<'_>) -> Result<RepositoryOpening> {
 }
 
 impl RepositoryOpening {
-    /// The repository, or the error of what was done meanwhile, for which a NAS that hangs is not waited. `time` is what is
-    /// left for it; where that is nothing, the NAS has not failed to answer.
+    /// Waits for the repository, at most for `time`; where no time is left, the NAS has not failed to answer. An error of what
+    /// was done `meanwhile` comes first, and is not kept waiting by a NAS that hangs.
     pub(super) fn with<T>(self, meanwhile: Result<T>, time: Result<Duration>) -> Result<(T, Session)> {
         let limit = if meanwhile.is_ok() { time.clone().unwrap_or_default() } else { limits::HUNG };
         let session = self.0.wait(limit);
@@ -298,14 +298,14 @@ pub(super) struct Targets {
 /// Who wrote the targets that are discarded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum TargetWriter {
-    /// An engine of ours, which tells each error; or whoever did was not stopped by one.
+    /// An engine of this library, which tells each error; or a writer that no error has stopped.
     Ours,
     /// QEMU, as this user and group (`None`: ours).
     Qemu(Option<(u32, u32)>),
 }
 
-/// Makes the empty targets with their final backing names. It writes to the NAS right before the hypervisor does, so it
-/// is the probe too: `NAS_UNRESPONSIVE` when the NAS hangs.
+/// Makes the empty targets with their final backing names. This writes to the NAS right before the hypervisor does, and so
+/// shows whether the NAS hangs: `NAS_UNRESPONSIVE`.
 pub(super) fn make_targets(call: &Call<'_>, opened: OpenedRepository, specs: Vec<TargetSpec>) -> Result<Targets> {
     const STEP: &str = "make the targets";
     let point = call.checked.point.clone();
@@ -349,8 +349,8 @@ impl Targets {
         })
     }
 
-    /// Has QEMU, which runs as this user and group if that is known, reach them by `view`. `PERMISSION_DENIED` when it can't
-    /// write to them.
+    /// Shows the targets by `view` to QEMU, which runs as the user and group `owner`, if that is known. `PERMISSION_DENIED` when
+    /// QEMU can't write to them.
     pub(super) fn show_to_qemu(mut self, view: TargetView, owner: Option<(u32, u32)>) -> Result<Targets> {
         bounded("ask whether QEMU can write", limits::NAS_PROBE, move || {
             let shown = view.show(self.partial.folder(), owner)?;
@@ -379,8 +379,8 @@ impl Targets {
         })
     }
 
-    /// Lets what QEMU has written of the disks, and closed, be published: as files of ours that it can't reach, if the
-    /// repository can clone it, and only if it is what was to be written. Says what the repository or the kernel lacks.
+    /// Takes over what QEMU has written and closed, so that it can be published: checks that it is what was to be written, and
+    /// clones it into files that QEMU can't reach, if the repository can. Returns what the repository or the kernel lacks.
     pub(super) fn take_over(&mut self, call: &Call<'_>) -> Result<Vec<String>> {
         let limit = call.time_to_publish(written::STEP)?;
         let folder = self.partial.folder().open_again()?;
@@ -396,9 +396,10 @@ impl Targets {
                 TakenOver::Shared(why) => told = Some(why),
             }
         }
-        // not before: we had it open, too
+        // not before: this process had the replaced files open, too
         if let Err(error) = bounded("remove what was replaced", limits::STORAGE_STEP, move || aside.clear()) {
-            log::warn!("unable to remove the replaced targets, leaving them to the next backup: {error}");
+            let folder = self.partial.folder().path.display();
+            log::warn!("'{folder}': unable to remove the replaced targets, leaving them to the next backup: {error}");
         }
         Ok(self.lack.take().into_iter().chain(told).collect())
     }
@@ -422,7 +423,7 @@ impl Targets {
         self.files.iter().map(|target| self.path(&target.spec.name)).collect()
     }
 
-    /// Empties what QEMU may have open still, for it is going to be removed.
+    /// Empties the targets, because a QEMU that still has them open would keep their room after they are removed.
     pub(super) fn give_room_back(&self) {
         let files: Vec<_> = self.files.iter().map(|target| target.file.clone()).collect();
         let path = self.folder();
@@ -431,11 +432,11 @@ impl Targets {
             Ok(())
         });
         if let Err(error) = emptied {
-            log::warn!("{error}");
+            log::warn!("'{}': unable to give the targets' room back: {error}", self.partial.folder().path.display());
         }
     }
 
-    /// The host path of the folder that they lie in, for QEMU.
+    /// The host path of the targets' folder, as QEMU sees it.
     pub(super) fn folder(&self) -> PathBuf {
         self.view.as_ref().map_or_else(|| self.partial.folder().path.clone(), TargetView::path)
     }
@@ -507,8 +508,8 @@ impl Targets {
         self.partial.folder().sync()
     }
 
-    /// Removes everything after a failure, and makes the error say so if the NAS is full, which QEMU, should it be the
-    /// `writer`, does not tell, or if something stays behind.
+    /// Removes the point after the failure `error`, and adds to the error what stays behind, and that the NAS is full: QEMU, if it
+    /// is the `writer`, does not tell that.
     pub(super) fn discard(self, error: Error, writer: TargetWriter) -> Error {
         // A NAS that hangs is not waited for again; when it comes back the thread that was left removes the point.
         let limit = match error.code {

@@ -96,7 +96,7 @@ fn undo(attempt: Attempt<Running>, error: Error) -> (Error, Option<HostState>) {
 
 /// Removes the new bitmap of a point that could not be published because of `error`.
 pub(super) fn drop_bitmap(mut found: FoundGuest, bitmap: Option<&str>, mut host: HostState, error: Error) -> Error {
-    let (bitmap, leftovers) = (bitmap.map(str::to_owned), error.leftovers);
+    let (name, bitmap, leftovers) = (found.domain.name().to_owned(), bitmap.map(str::to_owned), error.leftovers);
     let removed = ask("delete the new checkpoint", move || {
         found.refresh();
         remove_bitmap(&found, &mut host, bitmap.as_deref());
@@ -104,7 +104,7 @@ pub(super) fn drop_bitmap(mut found: FoundGuest, bitmap: Option<&str>, mut host:
         Ok(())
     });
     if let Err(failed) = removed {
-        log::error!("{failed}");
+        log::error!("{name}: unable to remove the new bitmap: {failed}");
     }
     error
 }

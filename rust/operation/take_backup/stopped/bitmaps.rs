@@ -29,7 +29,7 @@ impl Attempt<Stopped> {
         let wanted: Vec<bool> = plan.disks.iter_mut().map(wanted).collect();
         for (i, disk) in found.iter().enumerate().filter(|(i, _)| wanted[*i]) {
             let (path, name, stale) = (disk.source.path.clone(), bitmap.to_owned(), disk.bitmaps.contains(bitmap));
-            // what came after it was given up would be nobody's
+            // a bitmap that is added after the library has given up would be nobody's
             let until = Instant::now() + within_call(CHANGE);
             let add = move || {
                 if stale {

@@ -22,14 +22,14 @@ use crate::work::job::Reporter;
 pub(in super::super) struct Stopped {
     pub(super) found: Vec<FoundDisk>,
     pub(super) left_out: Vec<StoppedSource>,
-    /// The disks' own storage does not answer: somebody still waits for it, and may hold the locks.
+    /// True if the disks' own storage does not answer: a thread that was left behind may hold their locks.
     pub(super) hangs: bool,
 }
 
 /// A disk as it was found.
 pub(super) struct FoundDisk {
     pub source: StoppedSource,
-    /// Of all disks of files or devices.
+    /// The paths of all disks of files or devices.
     pub paths: Vec<String>,
     pub facts: DiskFacts,
     /// The bitmaps stored in it.
@@ -125,7 +125,7 @@ fn open(source: &StoppedSource, paths: &[String]) -> Result<OpenedDisk> {
 /// A disk to lock and open.
 pub(super) struct DiskToOpen {
     pub source: StoppedSource,
-    /// Of all disks of files or devices.
+    /// The paths of all disks of files or devices.
     pub paths: Vec<String>,
     pub size: u64,
     /// The bitmap that tells what is copied; without it everything is.
@@ -164,9 +164,9 @@ pub(super) fn serve(call: &Call<'_>, disks: &mut [DiskToOpen], job: &mut Reporte
 
 /// A disk that nobody writes to.
 pub(super) struct LockedDisk {
-    /// Those that are locked.
+    /// The images, locked.
     pub images: Vec<StoppedImage>,
-    /// The same of an incremental, which is compared with its parent without holding their locks: the NAS may hold that up.
+    /// The images of an incremental without their locks: the NAS may hold up the comparison with its parent.
     pub compared: Vec<Layer>,
     pub origin: Origin,
 }
