@@ -35,6 +35,12 @@ pub(crate) enum Command {
     List(List),
     /// Compare restore points with what was recorded of them
     Verify(Verify),
+    /// Restore disks of a point to files, devices or images in Ceph
+    Restore(Restore),
+    /// Remove a point
+    Delete(Delete),
+    /// Have a point stand on another one, or alone
+    Rebase(Rebase),
     /// Print what a shell needs to complete the arguments
     Completions(Completions),
     /// Print the manual page, for man(1)
@@ -54,6 +60,74 @@ pub(crate) struct Verify {
     /// Read all data, and compare them with their fingerprints
     #[arg(long)]
     pub(crate) data: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(group(clap::ArgGroup::new("where").required(true).args(["to", "output"])))]
+pub(crate) struct Restore {
+    /// The restore point, MACHINE/TIMESTAMP
+    pub(crate) point: String,
+    /// All disks, or those of --volume, to files in a folder: VOLUME.qcow2, or VOLUME.raw
+    #[arg(long, value_name = "DIR")]
+    pub(crate) to: Option<PathBuf>,
+    /// A volume of the point's; may be given several times
+    #[arg(long, value_name = "VOLUME")]
+    pub(crate) volume: Vec<String>,
+    /// Where the volume before goes, one for each: a file or device that it replaces, or rbd:POOL/IMAGE:OPTIONS
+    #[arg(long, value_name = "PATH", requires = "volume")]
+    pub(crate) output: Vec<String>,
+    /// What is written
+    #[arg(long, value_enum, default_value = "qcow2")]
+    pub(crate) format: Format,
+    /// Compare all data with their fingerprints, and refuse a point that has none
+    #[arg(long)]
+    pub(crate) verify_data: bool,
+    /// Keep what is replaced; the answer tells its name
+    #[arg(long)]
+    pub(crate) keep_old: bool,
+    /// The folder for what is kept of devices and images in Ceph
+    #[arg(long, value_name = "DIR", requires = "keep_old")]
+    pub(crate) keep_old_in: Option<String>,
+    /// Read at most so many bytes a second from the NAS
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) rate_limit: Option<u64>,
+    /// Say what would happen, and do nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub(crate) enum Format {
+    Qcow2,
+    Raw,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Delete {
+    /// The restore point, MACHINE/TIMESTAMP
+    pub(crate) point: String,
+    /// Rebase the points that stand on it first, which then hold what they lack
+    #[arg(long)]
+    pub(crate) merge: bool,
+    /// Say what would happen, and do nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(group(clap::ArgGroup::new("onto").required(true).args(["parent", "alone"])))]
+pub(crate) struct Rebase {
+    /// The restore point, MACHINE/TIMESTAMP
+    pub(crate) point: String,
+    /// A point that it stands on, next or further down
+    #[arg(long, value_name = "POINT")]
+    pub(crate) parent: Option<String>,
+    /// It is to stand on none
+    #[arg(long)]
+    pub(crate) alone: bool,
+    /// Say what would happen, and do nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
 }
 
 #[derive(Debug, Args)]

@@ -108,22 +108,7 @@ fn on<'m, 'a>(above: &'m Above<'a>, below: Option<&'a str>) -> &'m [&'a ListedPo
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn point(name: &str, parents: &[&str]) -> ListedPoint {
-        let path = |name: &str| format!("vm/{name}");
-        ListedPoint {
-            backup_path: path(name),
-            point_id: None,
-            when: None,
-            kind: if parents.is_empty() { Kind::Full } else { Kind::Incremental },
-            engine: None,
-            disks: Vec::new(),
-            parents: parents.iter().map(|name| path(name)).collect(),
-            size: 0,
-            chain_size: 0,
-            problems: Vec::new(),
-        }
-    }
+    use crate::points::tests::point;
 
     #[test]
     fn chains_go_straight_down_and_branches_to_the_right() {

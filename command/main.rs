@@ -2,10 +2,14 @@
 //! arguments, calls an operation, and shows its answer.
 
 mod arguments;
+mod delete;
 mod host;
 mod list;
+mod points;
 mod progress;
+mod rebase;
 mod repository;
+mod restore;
 mod show;
 mod verify;
 
@@ -34,6 +38,9 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
     match &arguments.command {
         Command::List(list) => list::run(&host()?, list, output),
         Command::Verify(verify) => verify::run(&host()?, verify, output),
+        Command::Restore(restore) => restore::run(&host()?, restore, output),
+        Command::Delete(delete) => delete::run(&host()?, delete, output),
+        Command::Rebase(rebase) => rebase::run(&host()?, rebase, output),
         Command::Completions(completions) => show::completions(completions.shell),
         Command::Manual => show::manual(),
     }

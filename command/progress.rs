@@ -2,6 +2,7 @@
 //! Ctrl-C, or a SIGTERM, cancels the operation, which then undoes what it has begun.
 
 use std::io::IsTerminal;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
@@ -21,8 +22,7 @@ pub(crate) fn with<T>(
     output: Output,
     operation: impl FnOnce(&mut dyn FnMut(&JobStatus) -> Result<()>) -> Result<T>,
 ) -> Result<T> {
-    let cancel = || CANCELLED.store(true, Relaxed);
-    ctrlc::set_handler(cancel).map_err(|error| Error::new(Code::Internal, "wait for signals", error))?;
+    heed_signals()?;
     let mut progress = Progress::new(output);
     let answer = operation(&mut |status| {
         progress.tell(status);
@@ -30,6 +30,13 @@ pub(crate) fn with<T>(
     });
     progress.end();
     answer
+}
+
+/// Once for the process.
+fn heed_signals() -> Result<()> {
+    static HEEDED: OnceLock<std::result::Result<(), String>> = OnceLock::new();
+    let heed = || ctrlc::set_handler(|| CANCELLED.store(true, Relaxed)).map_err(|error| error.to_string());
+    HEEDED.get_or_init(heed).clone().map_err(|cause| Error::new(Code::Internal, "wait for signals", cause))
 }
 
 fn cancelled(status: &JobStatus) -> Error {

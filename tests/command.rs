@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use serde_json::Value;
-use support::{Guest, Nas, Story, by, folder};
+use support::{Guest, Nas, Story, assert_holds, assert_same, by, folder, until};
 
 /// A host with settings of its own, and the repository of `story`.
 struct Host {
@@ -113,6 +113,100 @@ fn a_point_is_verified_and_the_status_is_the_verdict() {
     let output = host.run(&["-r", "nas", "verify", &point]);
     let said = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.code() == Some(1) && said.contains("bad  "), "{said}");
+}
+
+#[test]
+#[ignore = "needs a lab: root, QEMU"]
+fn disks_are_restored_and_a_dry_run_writes_nothing() {
+    let mut story = Story::new(Guest::ordinary(), Nas::folder());
+    for mode in ["full", "incremental"] {
+        story.guest.write(0, 0x51, 5 << 20, 1 << 20);
+        let request = by("pull", story.request(mode));
+        story.accept(request);
+    }
+    let host = Host::new(story.nas.root());
+    let to = folder("to");
+    for point in &story.points {
+        let restore = ["-r", "nas", "restore", &point.path];
+        for (format, options) in [("qcow2", &["--verify-data"][..]), ("raw", &["--format", "raw"])] {
+            let place = to.join(format!("{}-{format}", name(&point.path)));
+            let place_text = place.to_str().unwrap();
+            let arguments = [&restore[..], &["--to", place_text], options].concat();
+            let would = host.says(&[&arguments[..], &["--dry-run"]].concat());
+            assert!(would.lines().count() == 2 && !place.exists(), "{would}");
+            host.says(&arguments);
+            for disk in &point.taken.disks {
+                let restored = place.join(format!("{}.{format}", disk.volume));
+                match format {
+                    "raw" => assert_same(&restored, point.content(&disk.volume)),
+                    _ => assert_holds(&restored, point.content(&disk.volume)),
+                }
+            }
+        }
+    }
+    let (point, disk) = (story.last(), &story.last().taken.disks[0]);
+    let output = to.join("one");
+    std::fs::write(&output, "old").unwrap();
+    let restore = ["-r", "nas", "restore", &point.path, "--volume", &disk.volume, "--keep-old", "--output"];
+    let said = host.says(&[&restore[..], &[output.to_str().unwrap()]].concat());
+    assert_holds(&output, point.content(&disk.volume));
+    let kept = said.lines().find_map(|line| line.strip_prefix("  what was there is in '")?.strip_suffix('\''));
+    assert_eq!(std::fs::read(kept.unwrap_or_else(|| panic!("{said}"))).unwrap(), b"old");
+    for arguments in [&["--volume", "x", "--output", "/a", "--output", "/b"][..], &["--output", "/a"], &[]] {
+        let (status, complaint) = host.fails(&[&["-r", "nas", "restore", &point.path], arguments].concat());
+        assert_eq!(status, 2, "{complaint}");
+    }
+}
+
+#[test]
+#[ignore = "needs a lab: root, QEMU"]
+fn a_point_in_the_middle_goes_when_what_stands_on_it_was_merged() {
+    let mut story = Story::new(Guest::ordinary(), Nas::folder());
+    for mode in ["full", "incremental", "incremental"] {
+        story.guest.write(0, 0x51, 5 << 20, 1 << 20);
+        story.take(mode);
+    }
+    let host = Host::new(story.nas.root());
+    let [first, middle, last] = [0, 1, 2].map(|i| story.points[i].path.clone());
+    let (status, complaint) = host.fails(&["-r", "nas", "delete", &middle]);
+    assert!(status == 6 && complaint.contains(&format!("'{last}' stand on it")), "{complaint}");
+    let delete = ["-r", "nas", "delete", "--merge", &middle];
+    let would = host.says(&[&delete[..], &["--dry-run"]].concat());
+    assert!(would.contains(&format!("'{last}' stand on '{first}'")) && story.nas.at(&middle).exists(), "{would}");
+    host.says(&delete);
+    assert!(!story.nas.at(&middle).exists());
+    story.points.remove(1).discard();
+    story.assert_all_restore();
+    host.says(&["-r", "nas", "rebase", "--alone", &last]);
+    host.says(&["-r", "nas", "delete", &first]);
+    story.points.remove(0).discard();
+    story.assert_all_restore();
+    story.assert_goes_on();
+}
+
+#[test]
+#[ignore = "needs a lab: root, QEMU"]
+fn a_ctrl_c_ends_a_restore_that_has_replaced_nothing() {
+    let mut story = Story::new(Guest::ordinary(), Nas::folder());
+    let request = by("pull", story.request("full"));
+    story.accept(request);
+    let host = Host::new(story.nas.root());
+    let (point, disk) = (story.last(), &story.last().taken.disks[0]);
+    let place = folder("to");
+    let output = place.join("disk");
+    std::fs::write(&output, "old").unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_nasbackup"));
+    command.arg("--settings").arg(&host.settings).args(["-r", "nas", "restore", &point.path, "--rate-limit", "65536"]);
+    command.args(["--volume", &disk.volume, "--output"]).arg(&output).stderr(std::process::Stdio::piped());
+    let restore = command.spawn().unwrap();
+    until("it writes beside the output", || std::fs::read_dir(&place).unwrap().count() > 1);
+    let pid = rustix::process::Pid::from_child(&restore);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    let ended = restore.wait_with_output().unwrap();
+    let complaint = String::from_utf8(ended.stderr).unwrap();
+    assert!(ended.status.code() == Some(130) && complaint.contains("CANCELLED"), "{complaint}");
+    assert_eq!(std::fs::read(&output).unwrap(), b"old");
+    assert_eq!(std::fs::read_dir(&place).unwrap().count(), 1);
 }
 
 #[test]

@@ -35,8 +35,8 @@ use disk::{Disk, Target};
 use fingerprints::Indexed;
 use guarded::Guarded;
 use record::{Ended, Record};
-use request::{Asked, Subject};
-pub use request::{RebaseBackupRequest, RebasePointRequest};
+use request::Subject;
+pub use request::{Asked, RebaseBackupRequest, RebasePointRequest};
 
 /// What a rebase answers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -55,7 +55,7 @@ pub struct Rebased {
 }
 
 /// Runs `rebaseBackup` or `rebasePoint`. `listener` is told of progress on this thread.
-pub(super) fn run(asked: Asked, listener: Listener<'_>) -> Result<Rebased> {
+pub fn run(asked: Asked, listener: Listener<'_>) -> Result<Rebased> {
     let Asked { job, export, point, subject } = asked;
     let job = job::start(job, subject.operation(), &export, Some(point.instance().to_owned()))?;
     let mut job = Reporter::new(job, listener)?;

@@ -39,7 +39,7 @@ pub struct RebasePointRequest {
 
 /// A rebase whose request was checked.
 #[derive(Debug)]
-pub(in crate::operation) struct Asked {
+pub struct Asked {
     pub(super) job: Option<String>,
     pub(super) export: Export,
     /// The point that is rebased, or in which the image lies that is.
@@ -55,7 +55,8 @@ pub(super) enum Subject {
 }
 
 impl RebaseBackupRequest {
-    pub(in crate::operation) fn check(self) -> Result<Asked> {
+    /// Refuses what can't be meant: `INVALID_ARGUMENT`, naming the field.
+    pub fn check(self) -> Result<Asked> {
         let export = Repository::check(self.repository)?;
         let target = self.target.ok_or_else(|| Error::invalid("target", "is missing"))?;
         let target = RepoPath::parse("target", &target)?;
@@ -70,7 +71,8 @@ impl RebaseBackupRequest {
 }
 
 impl RebasePointRequest {
-    pub(in crate::operation) fn check(self) -> Result<Asked> {
+    /// Refuses what can't be meant: `INVALID_ARGUMENT`, naming the field.
+    pub fn check(self) -> Result<Asked> {
         let export = Repository::check(self.repository)?;
         let path = self.backup_path.ok_or_else(|| Error::invalid("backupPath", "is missing"))?;
         let point = PointPath::parse("backupPath", &path)?;

@@ -1,0 +1,101 @@
+//! `nasbackup delete`.
+
+use std::process::ExitCode;
+
+use nasbackup::error::{Code, Error, Result};
+use nasbackup::operation::delete_backup::{self, DeleteBackupRequest, DeletedBackup};
+use nasbackup::operation::list_points::ListedPoint;
+
+use crate::arguments::Delete;
+use crate::host::Host;
+use crate::show::{Output, size};
+use crate::{points, rebase};
+
+pub(crate) fn run(host: &Host, arguments: &Delete, output: Output) -> Result<ExitCode> {
+    let points = points::of_machine(host, &arguments.point, output)?;
+    let plan = plan(&points, arguments)?;
+    if arguments.dry_run {
+        let mut lines: Vec<_> = plan.iter().map(Step::would).collect();
+        let point = points::find(&points, &arguments.point)?;
+        lines.push(format!("would remove '{}', which takes {}", point.backup_path, size(point.size)));
+        output.print(&lines, |lines| lines.join("\n") + "\n")?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    for step in plan {
+        rebase::rebase(host, &step.point, step.onto, output)?;
+    }
+    let request = DeleteBackupRequest {
+        repository: Some(host.repository()?),
+        backup_path: Some(arguments.point.clone()),
+        ..DeleteBackupRequest::default()
+    };
+    output.print(&delete_backup::run(request)?, text)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A point that is rebased before.
+#[derive(Debug, PartialEq, Eq)]
+struct Step {
+    point: String,
+    /// None: it is to stand alone.
+    onto: Option<String>,
+}
+
+impl Step {
+    fn would(&self) -> String {
+        rebase::would(&self.point, self.onto.as_deref())
+    }
+}
+
+/// What is done before the point is removed: what stands on it is to stand on what it stands on. `HAS_CHILDREN` if that was not
+/// asked for.
+fn plan(points: &[ListedPoint], arguments: &Delete) -> Result<Vec<Step>> {
+    let point = points::find(points, &arguments.point)?;
+    let children = points::on(points, &point.backup_path);
+    if !children.is_empty() && !arguments.merge {
+        let names: Vec<_> = children.iter().map(|child| format!("'{}'", child.backup_path)).collect();
+        let cause = format!("{} stand on it; with --merge they are rebased first", names.join(", "));
+        return Err(Error::new(Code::HasChildren, "remove the point", cause));
+    }
+    // disks that came later may make a point stand on several: the newest has all that the others have
+    let onto = point.parents.iter().max().cloned();
+    Ok(children.into_iter().map(|child| Step { point: child.backup_path.clone(), onto: onto.clone() }).collect())
+}
+
+fn text(deleted: &DeletedBackup) -> String {
+    format!("{} freed\n", size(deleted.freed_bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::points::tests::point;
+
+    #[test]
+    fn what_stands_on_it_gets_what_it_stands_on() {
+        let points = [
+            point("1", &[]),
+            point("2", &["1"]),
+            point("3", &["2"]),
+            // a disk of 1 came back
+            point("4", &["1", "3"]),
+            point("5", &["4"]),
+        ];
+        let planned = |name: &str, merge| {
+            plan(&points, &Delete { point: format!("vm/{name}"), merge, dry_run: false })
+                .map(|steps| steps.into_iter().map(|step| (step.point, step.onto)).collect::<Vec<_>>())
+                .map_err(|error| error.code)
+        };
+        let step = |point: &str, onto: Option<&str>| (format!("vm/{point}"), onto.map(|onto| format!("vm/{onto}")));
+        for (name, merge, expected) in [
+            ("5", false, Ok(vec![])),
+            ("3", false, Err(Code::HasChildren)),
+            ("3", true, Ok(vec![step("4", Some("2"))])),
+            ("4", true, Ok(vec![step("5", Some("3"))])),
+            ("1", true, Ok(vec![step("2", None), step("4", None)])),
+            ("6", true, Err(Code::NotFound)),
+        ] {
+            assert_eq!(planned(name, merge), expected, "{name} {merge}");
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! The points of a machine, as plans of the command need them.
+
+use nasbackup::error::{Code, Error, Result};
+use nasbackup::operation::list_points::{self, ListPointsRequest, ListedPoint};
+
+use crate::host::Host;
+use crate::progress;
+use crate::show::Output;
+
+/// The points of the machine that `point` is of, that one among them. `NOT_FOUND` if it is not there.
+pub(crate) fn of_machine(host: &Host, point: &str, output: Output) -> Result<Vec<ListedPoint>> {
+    let instance = point.split_once('/').map_or(point, |(instance, _)| instance).to_owned();
+    let request = ListPointsRequest {
+        repository: Some(host.repository()?),
+        instance: Some(instance),
+        ..ListPointsRequest::default()
+    };
+    let listed = progress::with(output, |listener| list_points::run(request, listener))?;
+    let points: Vec<_> = listed.machines.into_iter().flat_map(|machine| machine.points).collect();
+    find(&points, point)?;
+    Ok(points)
+}
+
+/// The point called `path`. `NOT_FOUND` without it.
+pub(crate) fn find<'a>(points: &'a [ListedPoint], path: &str) -> Result<&'a ListedPoint> {
+    let found = points.iter().find(|point| point.backup_path == path);
+    found.ok_or_else(|| Error::new(Code::NotFound, "look for the point", format!("'{path}' is no restore point")))
+}
+
+/// The points that stand on `path`.
+pub(crate) fn on<'a>(points: &'a [ListedPoint], path: &str) -> Vec<&'a ListedPoint> {
+    points.iter().filter(|point| point.parents.iter().any(|parent| parent == path)).collect()
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use nasbackup::point::Kind;
+
+    /// A point of the machine `vm`.
+    pub(crate) fn point(name: &str, parents: &[&str]) -> ListedPoint {
+        let path = |name: &str| format!("vm/{name}");
+        ListedPoint {
+            backup_path: path(name),
+            point_id: None,
+            when: None,
+            kind: if parents.is_empty() { Kind::Full } else { Kind::Incremental },
+            engine: None,
+            disks: Vec::new(),
+            parents: parents.iter().map(|name| path(name)).collect(),
+            size: 0,
+            chain_size: 0,
+            problems: Vec::new(),
+        }
+    }
+}
