@@ -10,7 +10,7 @@ const TABLE: &str = "/proc/thread-self/mountinfo";
 
 /// Where a file lies, whichever mount of this host it was opened through.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct MountPlace {
     /// The type and the source of its file system, as `nfs4 'nas:/export'`.
     pub(crate) file_system: String,
     /// The path in it.
@@ -18,13 +18,13 @@ pub(crate) struct Place {
 }
 
 /// Where the file that is open lies. Asks the kernel's tables only, no file system.
-pub(crate) fn place(file: BorrowedFd<'_>) -> io::Result<Place> {
+pub(crate) fn place(file: BorrowedFd<'_>) -> io::Result<MountPlace> {
     let path = std::fs::read_link(format!("/proc/thread-self/fd/{}", file.as_raw_fd()))?;
     let found = place_in(&std::fs::read(TABLE)?, &path);
     found.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "it lies in no mount"))
 }
 
-fn place_in(table: &[u8], path: &Path) -> Option<Place> {
+fn place_in(table: &[u8], path: &Path) -> Option<MountPlace> {
     let mounts = table.split(|byte| *byte == b'\n').filter_map(|line| {
         let fields: Vec<_> = line.split(|byte| *byte == b' ').collect();
         // optional fields end with a dash
@@ -35,7 +35,7 @@ fn place_in(table: &[u8], path: &Path) -> Option<Place> {
             format!("{} '{}'", plain(fields.get(end + 1)?).display(), plain(fields.get(end + 2)?).display());
         // nothing is joined to the mount point itself: that would add a slash
         let path = if inside.as_os_str().is_empty() { root } else { root.join(inside) };
-        Some((point.components().count(), Place { file_system, path }))
+        Some((point.components().count(), MountPlace { file_system, path }))
     });
     // of mounts on top of each other the last is seen
     mounts.max_by_key(|(depth, _)| *depth).map(|(_, place)| place)
@@ -101,7 +101,7 @@ mod tests {
             ("/mnt/a bc", "ext4 '/dev/a'", "/mnt/a bc"),
         ] {
             let place = place_in(table, Path::new(path)).unwrap();
-            assert_eq!(place, Place { file_system: file_system.to_owned(), path: inside.into() }, "{path}");
+            assert_eq!(place, MountPlace { file_system: file_system.to_owned(), path: inside.into() }, "{path}");
         }
         assert_eq!(place_in(b"", Path::new("/")), None);
         let dir = std::fs::File::open("/proc/self").unwrap();

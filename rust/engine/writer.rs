@@ -14,7 +14,7 @@ use crate::error::{Code, Error, Result};
 use crate::limits;
 use crate::nas::apart::Apart;
 use crate::nas::session::Session;
-use crate::point::fingerprints::{self, Base, Content, Fingerprints, Recorder, State};
+use crate::point::fingerprints::{self, Base, Content, Expected, Fingerprints, Recorder};
 use crate::qcow2::{CLUSTER, Stream, hash_rest};
 use crate::work::deadline::{self, Background};
 
@@ -247,7 +247,7 @@ impl<'a> ImageWriter<'a> {
         let (mut at, end) = (offset, offset + length);
         while at < end {
             let (state, length) = self.base_state(at..end)?;
-            if state != Some(State::Zero) {
+            if state != Some(Expected::Zero) {
                 self.stream.zeroes(at, length).map_err(|e| self.target.failed(e))?;
                 self.record(at, Content::Zero, length)?;
             }
@@ -257,7 +257,7 @@ impl<'a> ImageWriter<'a> {
     }
 
     /// What the base holds at the start of the range, and for how many bytes; `None` without a base.
-    fn base_state(&mut self, range: Range<u64>) -> Result<(Option<State>, u64)> {
+    fn base_state(&mut self, range: Range<u64>) -> Result<(Option<Expected>, u64)> {
         match &mut self.base {
             None => Ok((None, range.end - range.start)),
             Some(base) => {

@@ -35,12 +35,12 @@ struct Capabilities {
 
 /// libvirt's record of a running domain, as far as it is of interest.
 #[derive(Deserialize)]
-struct Record {
+struct KnownEmulator {
     #[serde(rename = "@pid")]
     process: u32,
     #[serde(rename = "libDir")]
     folder: FolderElement,
-    domain: DomainElement,
+    domain: EmulatorElement,
 }
 
 #[derive(Deserialize)]
@@ -50,7 +50,7 @@ struct FolderElement {
 }
 
 #[derive(Deserialize)]
-struct DomainElement {
+struct EmulatorElement {
     uuid: String,
 }
 
@@ -113,7 +113,7 @@ fn read(path: &Path) -> Result<String> {
 
 /// What the record says of the domain `uuid`.
 fn understand(text: &str, uuid: &str) -> Result<Emulator, String> {
-    let record: Record = quick_xml::de::from_str(text).map_err(|e| e.to_string())?;
+    let record: KnownEmulator = quick_xml::de::from_str(text).map_err(|e| e.to_string())?;
     if record.domain.uuid != uuid {
         return Err(format!("it is of the domain {}, and not of {uuid}", record.domain.uuid));
     }

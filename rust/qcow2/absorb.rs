@@ -5,12 +5,12 @@ use std::fs::File;
 
 use super::chain::{Chain, Failure, Provided, slice_size};
 use super::header::{AUTOCLEAR_BITMAPS, Header};
-use super::image::{COPIED, Entry, Image, What};
+use super::image::{COPIED, Image, L2Entry, What};
 use super::naming;
 use super::storage::{Storage, read_padded};
-use super::survey::{Found, Survey};
+use super::survey::{Survey, SurveyFindings};
 use super::transfer::{Moved, Route, Writeback};
-use super::write::{Content, Editor, Piece};
+use super::write::{Editor, Fill, FillSource};
 use super::{Error, corrupt};
 use crate::error::Stopped;
 use crate::work::phase::Phase;
@@ -54,15 +54,15 @@ pub struct Rebase<T> {
 /// [`Absorb::abandon`] takes them back.
 #[derive(Debug)]
 pub struct Absorb<T> {
-    target: Target<T>,
+    target: AbsorbTarget<T>,
     sources: Sources,
     name: Option<Vec<u8>>,
 }
 
 /// The image that takes in others.
 #[derive(Debug)]
-enum Target<T> {
-    Untouched(Image<T>, Found),
+enum AbsorbTarget<T> {
+    Untouched(Image<T>, SurveyFindings),
     Changing(Editor<T>),
     /// It was lost by a failure, or it is finished.
     Gone,
@@ -88,7 +88,7 @@ struct Batch {
     /// Guest offsets: where it begins, and up to where it was looked.
     start: u64,
     at: u64,
-    pieces: Vec<Piece>,
+    pieces: Vec<Fill>,
     /// Pieces, and tables that they may need beyond one each.
     weight: u64,
     /// Clusters that they take.
@@ -128,7 +128,7 @@ impl<T: Storage> Rebase<T> {
             let checked = Survey::begin(image).and_then(|mut survey| survey.run(image, pulse));
             checked.map_err(|error| Failure::of(index + 1, error))?;
         }
-        Ok(Absorb { target: Target::Untouched(target, found), sources, name })
+        Ok(Absorb { target: AbsorbTarget::Untouched(target, found), sources, name })
     }
 }
 
@@ -136,7 +136,7 @@ impl<T: Storage> Absorb<T> {
     /// Absorbs what the target lacks, and names the new backing file, durably.
     pub fn run(&mut self, pulse: &mut RebasePulse<'_>) -> Result<Moved, Failure> {
         pulse(self.sources.at(Phase::TakeBackUnused, 0))?;
-        let Target::Untouched(mut image, found) = std::mem::replace(&mut self.target, Target::Gone) else {
+        let AbsorbTarget::Untouched(mut image, found) = std::mem::replace(&mut self.target, AbsorbTarget::Gone) else {
             return Err(Error::Unsupported("the rebase was run before".into()).into());
         };
         let changed = forget_unknown(&mut image)?;
@@ -144,7 +144,7 @@ impl<T: Storage> Absorb<T> {
         image.storage.sync()?;
         let mut editor = Editor::begin(image, found, changed)?;
         if let Err(failure) = self.sources.absorb(&mut editor, pulse) {
-            self.target = Target::Changing(editor);
+            self.target = AbsorbTarget::Changing(editor);
             return Err(failure);
         }
         put_name(&editor.image, self.name.as_deref())?;
@@ -154,9 +154,9 @@ impl<T: Storage> Absorb<T> {
     /// May the image be another than it was, once it is abandoned?
     pub fn has_changed(&self) -> bool {
         match &self.target {
-            Target::Untouched(..) => false,
-            Target::Changing(editor) => editor.has_changed(),
-            Target::Gone => true,
+            AbsorbTarget::Untouched(..) => false,
+            AbsorbTarget::Changing(editor) => editor.has_changed(),
+            AbsorbTarget::Gone => true,
         }
     }
 
@@ -164,8 +164,8 @@ impl<T: Storage> Absorb<T> {
     /// next rebase.
     pub fn abandon(self) -> Result<(), Error> {
         match self.target {
-            Target::Changing(mut editor) => editor.abandon(),
-            Target::Untouched(..) | Target::Gone => Ok(()),
+            AbsorbTarget::Changing(mut editor) => editor.abandon(),
+            AbsorbTarget::Untouched(..) | AbsorbTarget::Gone => Ok(()),
         }
     }
 }
@@ -254,18 +254,18 @@ impl Sources {
             }
             What::Data(offset) if whole > 0 => {
                 batch.at += whole;
-                batch.add(target, at, whole, Content::Image { index: between.image, offset });
+                batch.add(target, at, whole, FillSource::Image { index: between.image, offset });
             }
             What::Compressed(_) if whole > 0 => {
                 batch.at += whole;
-                batch.add(target, at, whole, Content::Chain);
+                batch.add(target, at, whole, FillSource::Chain);
             }
             _ => {
                 batch.at = end;
                 match self.classify(at, end)? {
                     Class::Nothing => {}
                     Class::Zeroes => self.add_zeroes(target, at, end - at, batch)?,
-                    Class::Data => batch.add(target, at, end - at, Content::Chain),
+                    Class::Data => batch.add(target, at, end - at, FillSource::Chain),
                 }
             }
         }
@@ -315,7 +315,7 @@ impl Sources {
         batch: &mut Batch,
     ) -> Result<(), Failure> {
         let (cluster, end) = (target.cluster_size(), start + length);
-        let content = if target.header.version > 2 { Content::Zero } else { Content::Chain };
+        let content = if target.header.version > 2 { FillSource::Zero } else { FillSource::Chain };
         let mut at = start;
         while at < end {
             let read_as_zeroes = self.zeroes_below(at, end - at)?;
@@ -333,7 +333,7 @@ impl Sources {
     }
 
     /// Fills up a cluster of which the target may have some subclusters.
-    fn fill_cluster(&mut self, start: u64, entry: Entry, cluster: u64, batch: &mut Batch) -> Result<(), Failure> {
+    fn fill_cluster(&mut self, start: u64, entry: L2Entry, cluster: u64, batch: &mut Batch) -> Result<(), Failure> {
         let size = cluster / 32;
         let mut parts = Vec::new();
         for index in (0..32).filter(|index| entry.present() >> index & 1 == 0) {
@@ -344,14 +344,14 @@ impl Sources {
             let length = size.min(self.total - guest);
             let content = match self.classify(guest, guest + length)? {
                 Class::Nothing => continue,
-                Class::Zeroes => Content::Zero,
-                Class::Data => Content::Subclusters,
+                Class::Zeroes => FillSource::Zero,
+                Class::Data => FillSource::Subclusters,
             };
-            parts.push(Piece { guest, length, content, host: entry.host() + (guest - start) });
+            parts.push(Fill { guest, length, content, host: entry.host() + (guest - start) });
         }
-        if entry.host() == 0 && parts.iter().any(|part| part.content == Content::Subclusters) {
+        if entry.host() == 0 && parts.iter().any(|part| part.content == FillSource::Subclusters) {
             let length = cluster.min(self.total - start);
-            batch.push(Piece { guest: start, length, content: Content::Chain, host: 0 }, 1);
+            batch.push(Fill { guest: start, length, content: FillSource::Chain, host: 0 }, 1);
             return Ok(());
         }
         if entry.host() != 0 && entry.descriptor & COPIED == 0 {
@@ -373,9 +373,9 @@ impl Sources {
         while let Some(piece) = batch.pieces.get(batch.moved).copied() {
             pulse(self.at(Phase::Absorb, batch.done()))?;
             match piece.content {
-                Content::Zero => batch.moved += 1,
-                Content::Image { index, offset } => self.move_run(editor, batch, piece, index, offset)?,
-                Content::Chain | Content::Subclusters => self.read_piece(editor, batch, piece)?,
+                FillSource::Zero => batch.moved += 1,
+                FillSource::Image { index, offset } => self.move_run(editor, batch, piece, index, offset)?,
+                FillSource::Chain | FillSource::Subclusters => self.read_piece(editor, batch, piece)?,
             }
         }
         Ok(())
@@ -386,13 +386,13 @@ impl Sources {
         &mut self,
         editor: &Editor<T>,
         batch: &mut Batch,
-        first: Piece,
+        first: Fill,
         index: usize,
         offset: u64,
     ) -> Result<(), Failure> {
         let mut length = first.length;
         for next in &batch.pieces[batch.moved + 1..] {
-            let follows = Content::Image { index, offset: offset + length };
+            let follows = FillSource::Image { index, offset: offset + length };
             if next.content != follows || next.host != first.host + length || length >= MAX_RUN {
                 break;
             }
@@ -416,13 +416,13 @@ impl Sources {
         &mut self,
         editor: &mut Editor<T>,
         batch: &mut Batch,
-        piece: Piece,
+        piece: Fill,
     ) -> Result<(), Failure> {
         let cluster = editor.image.cluster_size();
         let (at, to) = (piece.guest + batch.part, piece.host + batch.part);
         let length = (piece.length - batch.part).min(cluster);
         // a last cluster that the disk's end cuts short is filled up with zeroes
-        let written = if piece.content == Content::Chain { cluster } else { length };
+        let written = if piece.content == FillSource::Chain { cluster } else { length };
         self.buffer.clear();
         self.buffer.resize(usize::try_from(written).unwrap_or(0), 0);
         let mut buffer = std::mem::take(&mut self.buffer);
@@ -463,23 +463,23 @@ impl Batch {
         self.weight >= MAX_PIECES || self.clusters >= MAX_CLUSTERS
     }
 
-    fn add<T: Storage>(&mut self, target: &Image<T>, guest: u64, length: u64, content: Content) {
+    fn add<T: Storage>(&mut self, target: &Image<T>, guest: u64, length: u64, content: FillSource) {
         self.weight += 1 + length / target.table_covers();
-        if content != Content::Zero {
+        if content != FillSource::Zero {
             self.clusters += length.div_ceil(target.cluster_size());
         }
         // the same place in a source twice is no continuation of it: guest clusters may share one of the file
-        let goes_on = |last: &&mut Piece| {
-            let is_placed = matches!(content, Content::Image { .. });
+        let goes_on = |last: &&mut Fill| {
+            let is_placed = matches!(content, FillSource::Image { .. });
             !is_placed && last.content == content && last.guest + last.length == guest
         };
         match self.pieces.last_mut().filter(goes_on) {
             Some(last) => last.length += length,
-            None => self.pieces.push(Piece { guest, length, content, host: 0 }),
+            None => self.pieces.push(Fill { guest, length, content, host: 0 }),
         }
     }
 
-    fn push(&mut self, piece: Piece, clusters: u64) {
+    fn push(&mut self, piece: Fill, clusters: u64) {
         self.weight += 1;
         self.clusters += clusters;
         self.pieces.push(piece);
@@ -490,15 +490,15 @@ impl Batch {
     fn place<T: Storage>(&mut self, editor: &mut Editor<T>) -> Result<(), Error> {
         let cluster = editor.image.cluster_size();
         self.pieces.sort_unstable_by_key(|piece| match piece.content {
-            Content::Image { index, offset } => (0, index, offset),
-            Content::Chain => (1, 0, piece.guest),
-            Content::Subclusters => (2, 0, piece.guest),
-            Content::Zero => (3, 0, piece.guest),
+            FillSource::Image { index, offset } => (0, index, offset),
+            FillSource::Chain => (1, 0, piece.guest),
+            FillSource::Subclusters => (2, 0, piece.guest),
+            FillSource::Zero => (3, 0, piece.guest),
         });
         let mut next = 0;
         while let Some(piece) = self.pieces.get_mut(next) {
             next += 1;
-            if !matches!(piece.content, Content::Image { .. } | Content::Chain) {
+            if !matches!(piece.content, FillSource::Image { .. } | FillSource::Chain) {
                 continue;
             }
             let run = editor.take(piece.length.div_ceil(cluster))?;

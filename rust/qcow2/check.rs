@@ -11,7 +11,7 @@ const SLICE: u64 = 64 << 10;
 
 /// What a check has found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Checked {
+pub struct CheckReport {
     /// Clusters that are counted as used more often than they are: space is lost, no data.
     pub leaked: u64,
     /// Places that are damaged; 10,000 stands for more.
@@ -23,7 +23,7 @@ pub struct Checked {
 /// Checks the image in `source`. It reads, and needs up to 25 MiB of memory, 32 MiB more for an L1 table of that size. Damage is what
 /// it finds; damage that leaves nothing to follow is `Error::Corrupt`, what is not known here `Error::Unsupported`, and any
 /// other error is not about the image.
-pub fn check<S: Source>(source: S, pulse: &mut Pulse<'_>) -> Result<Checked, Error> {
+pub fn check<S: Source>(source: S, pulse: &mut Pulse<'_>) -> Result<CheckReport, Error> {
     let mut image = Image::open(source, SLICE)?;
     if image.header.autoclear & AUTOCLEAR_RAW_DATA != 0 {
         return corrupt("it says that another file holds its data as they are");
@@ -37,13 +37,13 @@ pub fn check<S: Source>(source: S, pulse: &mut Pulse<'_>) -> Result<Checked, Err
     match survey.run(&mut image, pulse) {
         Ok(found) => {
             let Damage { places, reasons } = survey.damage();
-            Ok(Checked { leaked: found.leaked, damaged: places, reasons })
+            Ok(CheckReport { leaked: found.leaked, damaged: places, reasons })
         }
         // what is wrong there can't be told from what follows from it
         Err(Error::Corrupt(reason)) => {
             let Damage { places, mut reasons } = survey.damage();
             reasons.push(reason);
-            Ok(Checked { leaked: 0, damaged: places + 1, reasons })
+            Ok(CheckReport { leaked: 0, damaged: places + 1, reasons })
         }
         Err(error) => Err(error),
     }

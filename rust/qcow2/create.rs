@@ -36,7 +36,7 @@ pub fn create(file: &impl Storage, virtual_size: u64, backing: Option<&str>) -> 
     file.set_length(clusters * CLUSTER)?;
     file.write_at(&REFCOUNT_BLOCK.to_be_bytes(), REFCOUNT_TABLE)?;
     file.write_at(&1_u16.to_be_bytes().repeat(clusters as usize), REFCOUNT_BLOCK)?;
-    let places = Places { l1: L1_TABLE, refcount_table: REFCOUNT_TABLE, refcount_clusters: 1 };
+    let places = TableOffsets { l1: L1_TABLE, refcount_table: REFCOUNT_TABLE, refcount_clusters: 1 };
     file.write_at(&header(virtual_size, l1_entries as u32, &places, backing), 0)?;
     Ok(())
 }
@@ -88,13 +88,13 @@ pub(super) fn check(virtual_size: u64, backing: Option<&str>) -> Result<usize, E
 }
 
 /// Where the tables lie: host offsets, and clusters of the refcount table.
-pub(super) struct Places {
+pub(super) struct TableOffsets {
     pub(super) l1: u64,
     pub(super) refcount_table: u64,
     pub(super) refcount_clusters: u32,
 }
 
-pub(super) fn header(virtual_size: u64, l1_entries: u32, places: &Places, backing: Option<&str>) -> Vec<u8> {
+pub(super) fn header(virtual_size: u64, l1_entries: u32, places: &TableOffsets, backing: Option<&str>) -> Vec<u8> {
     let mut extensions = Vec::new();
     if backing.is_some() {
         extensions.extend(EXTENSION_BACKING_FORMAT.to_be_bytes());

@@ -30,25 +30,25 @@ pub struct Dirty {
     bits: u64,
     /// The bit that is looked at next.
     next: u64,
-    piece: Piece,
+    piece: BitmapPart,
 }
 
 /// The part of the bitmap that was read last: bits, and what they are.
 #[derive(Debug, Default)]
-struct Piece {
+struct BitmapPart {
     bits: Range<u64>,
-    content: Content,
+    content: Bits,
 }
 
 #[derive(Debug)]
-enum Content {
+enum Bits {
     All(bool),
     Bytes(Vec<u8>),
 }
 
-impl Default for Content {
-    fn default() -> Content {
-        Content::All(false)
+impl Default for Bits {
+    fn default() -> Bits {
+        Bits::All(false)
     }
 }
 
@@ -77,7 +77,7 @@ impl Dirty {
             table: table.start,
             bits,
             next: 0,
-            piece: Piece::default(),
+            piece: BitmapPart::default(),
         }))
     }
 
@@ -107,9 +107,9 @@ impl Dirty {
             }
             let Range { start, end } = self.piece.bits;
             match &self.piece.content {
-                Content::All(value) if *value == set => return Ok(bit),
-                Content::All(_) => bit = end,
-                Content::Bytes(bytes) => {
+                Bits::All(value) if *value == set => return Ok(bit),
+                Bits::All(_) => bit = end,
+                Bits::Bytes(bytes) => {
                     while bit < end {
                         let byte = bytes[((bit - start) / 8) as usize];
                         let rest = (if set { byte } else { !byte }) >> (bit % 8);
@@ -125,7 +125,7 @@ impl Dirty {
     }
 
     /// The part of the bitmap that `bit` is in.
-    fn read_piece(&self, bit: u64) -> Result<Piece, Error> {
+    fn read_piece(&self, bit: u64) -> Result<BitmapPart, Error> {
         let cluster_bits = self.cluster_size * 8;
         let index = bit / cluster_bits;
         let mut entry = [0; 8];
@@ -134,7 +134,7 @@ impl Dirty {
         let (offset, first) = (entry & OFFSET, index * cluster_bits);
         let of_cluster = first..(first + cluster_bits).min(self.bits);
         if offset == 0 && entry & !ALL_ONES == 0 {
-            return Ok(Piece { bits: of_cluster, content: Content::All(entry == ALL_ONES) });
+            return Ok(BitmapPart { bits: of_cluster, content: Bits::All(entry == ALL_ONES) });
         }
         if entry != offset || !offset.is_multiple_of(self.cluster_size) {
             return corrupt(format!("bitmap table entry {index} is {entry:#x}"));
@@ -144,7 +144,7 @@ impl Dirty {
         let bits = start..(start + piece_bits).min(of_cluster.end);
         let mut bytes = vec![0; (bits.end - bits.start).div_ceil(8) as usize];
         read_exact(&self.file, &mut bytes, offset + (start - first) / 8, "bitmap")?;
-        Ok(Piece { bits, content: Content::Bytes(bytes) })
+        Ok(BitmapPart { bits, content: Bits::Bytes(bytes) })
     }
 }
 

@@ -74,12 +74,12 @@ impl Extent {
 
 /// One entry of an L2 table as it stands there; the bitmap is 0 without extended L2 entries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Entry {
+pub(super) struct L2Entry {
     pub(super) descriptor: u64,
     pub(super) subclusters: u64,
 }
 
-impl Entry {
+impl L2Entry {
     /// Offset of a standard cluster in the file, 0 if it has none.
     pub(super) fn host(self) -> u64 {
         self.descriptor & OFFSET
@@ -300,27 +300,27 @@ impl<S: Source> Image<S> {
     }
 
     /// The entry `index` of the L2 table at `table`.
-    pub(super) fn entry(&mut self, table: u64, index: u64) -> Result<Entry, Error> {
+    pub(super) fn entry(&mut self, table: u64, index: u64) -> Result<L2Entry, Error> {
         let span = table..table + self.cluster_size();
         let mut read = |at| table_entry(&self.storage, &mut self.l2, self.slice_size, span.clone(), at, "L2 table");
         let size = if self.header.incompatible & header::EXTENDED_L2 != 0 { 16 } else { 8 };
         let descriptor = read(index * size)?;
         let subclusters = if size == 16 { read(index * size + 8)? } else { 0 };
-        let entry = Entry { descriptor, subclusters };
+        let entry = L2Entry { descriptor, subclusters };
         self.check_entry(entry)?;
         Ok(entry)
     }
 
     /// The L2 entry of the cluster that holds the guest offset `at`; all zero without a table.
-    pub(super) fn entry_at(&mut self, at: u64) -> Result<Entry, Error> {
+    pub(super) fn entry_at(&mut self, at: u64) -> Result<L2Entry, Error> {
         let (covers, cluster) = (self.table_covers(), self.cluster_size());
         match self.l2_table(at / covers)? {
-            None => Ok(Entry { descriptor: 0, subclusters: 0 }),
+            None => Ok(L2Entry { descriptor: 0, subclusters: 0 }),
             Some(table) => self.entry(table, at % covers / cluster),
         }
     }
 
-    fn check_entry(&self, entry: Entry) -> Result<(), Error> {
+    fn check_entry(&self, entry: L2Entry) -> Result<(), Error> {
         let invalid = || corrupt(format!("L2 entry {:#x} {:#x}", entry.descriptor, entry.subclusters));
         if entry.is_compressed() {
             let compressed = self.compressed(entry);
@@ -350,12 +350,12 @@ impl<S: Source> Image<S> {
     }
 
     /// Has the entry, of a standard cluster, a place for data? In a file of data alone that may be its begin.
-    fn names_data(&self, entry: Entry) -> bool {
+    fn names_data(&self, entry: L2Entry) -> bool {
         entry.host() != 0 || self.data.is_some() && entry.descriptor & COPIED != 0
     }
 
     /// Where the data of a compressed cluster lie.
-    pub(super) fn compressed(&self, entry: Entry) -> Compressed {
+    pub(super) fn compressed(&self, entry: L2Entry) -> Compressed {
         let offset_bits = 62 - (self.header.cluster_bits - 8);
         let descriptor = entry.descriptor & (COMPRESSED - 1);
         let offset = descriptor & ((1 << offset_bits) - 1);
@@ -416,7 +416,7 @@ fn distinct(mut tables: Vec<u64>) -> Result<(), Error> {
 }
 
 /// The run of equal subclusters of `size` bytes from `within` the cluster on.
-fn subcluster_run(entry: Entry, within: u64, size: u64) -> Extent {
+fn subcluster_run(entry: L2Entry, within: u64, size: u64) -> Extent {
     let state = |index: u64| (entry.subclusters >> index & 1, entry.subclusters >> (index + 32) & 1);
     let first = within / size;
     let mut end = first + 1;

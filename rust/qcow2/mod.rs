@@ -33,7 +33,7 @@ mod zeroing;
 pub use absorb::{Absorb, Progress, Rebase, RebasePulse};
 pub use bitmaps::Bitmap;
 pub use chain::Failure;
-pub use check::{Checked, check};
+pub use check::{CheckReport, check};
 pub use create::{CLUSTER, check_filled, create};
 pub use direct::{Buffer, Direct};
 pub use dirty::Dirty;

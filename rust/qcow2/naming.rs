@@ -31,8 +31,12 @@ pub(super) fn plan(cluster: &[u8], layout: &Layout, name: Option<&[u8]>) -> Resu
     if name.is_some_and(|name| name.is_empty() || name.len() > MAX_BACKING_NAME || name.contains(&0)) {
         return no_room("its new backing file's name is empty, too long or has a zero byte");
     }
-    let mut plan =
-        Plan { cluster: cluster.to_vec(), end: layout.extensions_end, name: layout.name.clone(), writes: Vec::new() };
+    let mut plan = NamingPlan {
+        cluster: cluster.to_vec(),
+        end: layout.extensions_end,
+        name: layout.name.clone(),
+        writes: Vec::new(),
+    };
     if !layout.has_end_mark {
         plan.mark_end()?;
     }
@@ -48,7 +52,7 @@ pub(super) fn plan(cluster: &[u8], layout: &Layout, name: Option<&[u8]>) -> Resu
     Ok(plan.writes)
 }
 
-struct Plan {
+struct NamingPlan {
     /// As it will be after the writes.
     cluster: Vec<u8>,
     /// Where the extensions end, their end mark included.
@@ -57,7 +61,7 @@ struct Plan {
     writes: Vec<Write>,
 }
 
-impl Plan {
+impl NamingPlan {
     /// The extensions get an end mark where the name begins, which ended them until now; the name moves on.
     fn mark_end(&mut self) -> Result<(), Error> {
         let Some(old) = self.name.clone() else { return Ok(()) };

@@ -3,7 +3,7 @@
 //! end and the header last: what is unfinished does not even begin like an image.
 
 use super::Error;
-use super::create::{self, CLUSTER, CLUSTERS_PER_L2, Places};
+use super::create::{self, CLUSTER, CLUSTERS_PER_L2, TableOffsets};
 use super::storage::Storage;
 use super::transfer::Writeback;
 
@@ -117,7 +117,7 @@ impl<S: Storage> Stream<S> {
             let counts = (clusters - (block * COUNTS_PER_BLOCK).min(clusters)).min(COUNTS_PER_BLOCK);
             self.append(&1_u16.to_be_bytes().repeat(counts as usize))?;
         }
-        let places = Places { l1: l1_offset, refcount_table: self.end, refcount_clusters: table as u32 };
+        let places = TableOffsets { l1: l1_offset, refcount_table: self.end, refcount_clusters: table as u32 };
         let entries: Vec<u8> = (0..blocks).flat_map(|block| (first_block + block * CLUSTER).to_be_bytes()).collect();
         self.append(&entries)?;
         self.storage.set_length(clusters * CLUSTER)?;

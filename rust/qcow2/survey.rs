@@ -54,12 +54,12 @@ pub(super) struct Survey {
     /// What is damaged is listed here; none: it is refused.
     damage: Option<Damage>,
     tables: u64,
-    found: Found,
+    found: SurveyFindings,
 }
 
 /// What a survey has found in an image that is not damaged.
 #[derive(Debug, Default)]
-pub(super) struct Found {
+pub(super) struct SurveyFindings {
     /// Behind the last cluster that something refers to.
     pub(super) end: u64,
     /// Behind the last cluster with a reference count.
@@ -106,7 +106,7 @@ impl Survey {
             popular: HashMap::new(),
             damage: None,
             tables: 0,
-            found: Found::default(),
+            found: SurveyFindings::default(),
         };
         survey.each_block(image, |survey, index, _| {
             survey.covered = survey.covered.max((index + 1) * geometry.per_block);
@@ -147,7 +147,11 @@ impl Survey {
 
     /// Counts all, window by window. Told are the L1 entries that have been followed, and how often any is in all windows
     /// together.
-    pub(super) fn run<S: Source>(&mut self, image: &mut Image<S>, pulse: &mut Pulse<'_>) -> Result<Found, Error> {
+    pub(super) fn run<S: Source>(
+        &mut self,
+        image: &mut Image<S>,
+        pulse: &mut Pulse<'_>,
+    ) -> Result<SurveyFindings, Error> {
         let entries = u64::from(image.header.tables.l1_entries);
         let all = self.covered.div_ceil(WINDOW) * entries;
         let mut before = 0;
@@ -396,7 +400,7 @@ impl Survey {
     }
 }
 
-impl Found {
+impl SurveyFindings {
     fn leak(&mut self, cluster: u64) {
         let known = self.leaks.len();
         match self.leaks.last_mut() {

@@ -14,7 +14,7 @@ use std::ops::Range;
 use super::image::{COPIED, Image, OFFSET, ZERO};
 use super::refcount::{Geometry, read_table};
 use super::storage::{Storage, read_exact};
-use super::survey::Found;
+use super::survey::SurveyFindings;
 use super::{Error, corrupt};
 
 /// QEMU's limit.
@@ -25,18 +25,18 @@ const ALL: u64 = 0xffff_ffff;
 
 /// A part of the guest's disk that the image is to hold itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Piece {
+pub(super) struct Fill {
     /// Guest offset, aligned to a cluster, or to a subcluster where only some of a cluster are meant.
     pub(super) guest: u64,
     /// In bytes; the last cluster of a disk may be cut short.
     pub(super) length: u64,
-    pub(super) content: Content,
+    pub(super) content: FillSource,
     /// Where the data lie in the target's file, from the time on that they have a place.
     pub(super) host: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Content {
+pub(super) enum FillSource {
     /// Whole clusters that lie one after the other in a backing image's file.
     Image { index: usize, offset: u64 },
     /// Whole clusters, to be read through the chain.
@@ -47,14 +47,14 @@ pub(super) enum Content {
     Zero,
 }
 
-impl Piece {
+impl Fill {
     /// The rest of it, `skip` bytes later, without a place.
-    pub(super) fn after(&self, skip: u64) -> Piece {
+    pub(super) fn after(&self, skip: u64) -> Fill {
         let content = match self.content {
-            Content::Image { index, offset } => Content::Image { index, offset: offset + skip },
+            FillSource::Image { index, offset } => FillSource::Image { index, offset: offset + skip },
             same => same,
         };
-        Piece { guest: self.guest + skip, length: self.length - skip, content, host: 0 }
+        Fill { guest: self.guest + skip, length: self.length - skip, content, host: 0 }
     }
 }
 
@@ -92,7 +92,7 @@ pub(super) struct Editor<T> {
 impl<T: Storage> Editor<T> {
     /// Begins to change `image`, of which `found` was found: takes back what nothing refers to. Nothing is taken back
     /// when something unknown might. `changed`: the image is another already than it was.
-    pub(super) fn begin(image: Image<T>, found: Found, changed: bool) -> Result<Editor<T>, Error> {
+    pub(super) fn begin(image: Image<T>, found: SurveyFindings, changed: bool) -> Result<Editor<T>, Error> {
         let cluster = image.cluster_size();
         let in_file = image.length.div_ceil(cluster);
         let known = !image.header.layout.has_unknown;
@@ -171,7 +171,7 @@ impl<T: Storage> Editor<T> {
 
     /// Lets the tables name the pieces, which are in order of the guest's disk and whose data have been written.
     /// The changes of the tables are durable after the next sync.
-    pub(super) fn commit(&mut self, pieces: &[Piece]) -> Result<(), Error> {
+    pub(super) fn commit(&mut self, pieces: &[Fill]) -> Result<(), Error> {
         let new_tables = self.write_new_tables(pieces)?;
         self.count_taken()?;
         let old_table = self.write_refcount_table()?;
@@ -211,7 +211,7 @@ impl<T: Storage> Editor<T> {
     }
 
     /// Writes the L2 tables that are missing; the L1 entries that will name them.
-    fn write_new_tables(&mut self, pieces: &[Piece]) -> Result<Vec<(u64, u64)>, Error> {
+    fn write_new_tables(&mut self, pieces: &[Fill]) -> Result<Vec<(u64, u64)>, Error> {
         let mut made = Vec::new();
         let mut buffer = Vec::new();
         for_each_table(pieces, self.image.table_covers(), |index, pieces| {
@@ -233,7 +233,7 @@ impl<T: Storage> Editor<T> {
     }
 
     /// Changes the L2 tables that were there before.
-    fn edit_tables(&mut self, pieces: &[Piece]) -> Result<(), Error> {
+    fn edit_tables(&mut self, pieces: &[Fill]) -> Result<(), Error> {
         let (covers, cluster, size) = (self.image.table_covers(), self.image.cluster_size(), self.image.entry_size());
         let mut buffer = Vec::new();
         for_each_table(pieces, covers, |index, pieces| {
@@ -252,7 +252,7 @@ impl<T: Storage> Editor<T> {
     }
 
     /// Enters `piece` into the L2 table `index`, whose entries from `first` on are in `entries`.
-    fn apply(&self, piece: &Piece, index: u64, first: u64, entries: &mut [u8]) -> Result<(), Error> {
+    fn apply(&self, piece: &Fill, index: u64, first: u64, entries: &mut [u8]) -> Result<(), Error> {
         let (covers, cluster, size) = (self.image.table_covers(), self.image.cluster_size(), self.image.entry_size());
         let start = piece.guest.max(index * covers);
         let end = (piece.guest + piece.length).min((index + 1) * covers);
@@ -264,15 +264,15 @@ impl<T: Storage> Editor<T> {
             let (descriptor, subclusters) = (be64(entry), if size == 16 { be64(&entry[8..]) } else { 0 });
             let mask = self.subclusters(at, next);
             let (descriptor, subclusters) = match piece.content {
-                Content::Image { .. } | Content::Chain if descriptor == 0 => {
+                FillSource::Image { .. } | FillSource::Chain if descriptor == 0 => {
                     let host = piece.host + (at - piece.guest);
                     (host | COPIED, if size == 16 { ALL } else { 0 })
                 }
-                Content::Zero if size == 8 && descriptor == 0 && self.image.header.version > 2 => (ZERO, 0),
-                Content::Zero if size == 16 && (subclusters | subclusters >> 32) & mask == 0 => {
+                FillSource::Zero if size == 8 && descriptor == 0 && self.image.header.version > 2 => (ZERO, 0),
+                FillSource::Zero if size == 16 && (subclusters | subclusters >> 32) & mask == 0 => {
                     (descriptor, subclusters | mask << 32)
                 }
-                Content::Subclusters
+                FillSource::Subclusters
                     if size == 16 && descriptor & OFFSET != 0 && (subclusters | subclusters >> 32) & mask == 0 =>
                 {
                     (descriptor, subclusters | mask)
@@ -430,9 +430,9 @@ impl<T: Storage> Editor<T> {
 
 /// Calls `each` with the index of each L2 table and the pieces that concern it.
 fn for_each_table(
-    pieces: &[Piece],
+    pieces: &[Fill],
     covers: u64,
-    mut each: impl FnMut(u64, &[Piece]) -> Result<(), Error>,
+    mut each: impl FnMut(u64, &[Fill]) -> Result<(), Error>,
 ) -> Result<(), Error> {
     let (mut first, mut index) = (0, 0);
     while let Some(piece) = pieces.get(first) {

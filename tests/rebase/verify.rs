@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use nasbackup::qcow2::{Checked, Error, check};
+use nasbackup::qcow2::{CheckReport, Error, check};
 
 use crate::chains::{Chain, Kind, Random, name, qemu_img};
 use crate::differential::seeds;
@@ -32,9 +32,9 @@ pub(crate) fn ours(path: &Path) -> Finding {
     };
     let checked = File::open(path).map_err(Error::from).and_then(|file| check(file, &mut tell));
     match checked {
-        Ok(Checked { damaged: 0, leaked: 0, reasons }) if reasons.is_empty() => Finding::Clean,
-        Ok(Checked { damaged: 0, leaked, reasons }) if reasons.is_empty() => Finding::Leaks(leaked),
-        Ok(Checked { damaged, reasons, .. }) => {
+        Ok(CheckReport { damaged: 0, leaked: 0, reasons }) if reasons.is_empty() => Finding::Clean,
+        Ok(CheckReport { damaged: 0, leaked, reasons }) if reasons.is_empty() => Finding::Leaks(leaked),
+        Ok(CheckReport { damaged, reasons, .. }) => {
             assert!(damaged >= reasons.len() as u64 && !reasons.is_empty());
             Finding::Corrupt(reasons.join("; "))
         }

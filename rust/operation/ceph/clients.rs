@@ -16,7 +16,7 @@ const STEP: &str = "ask who has the image in Ceph open";
 const RBD: Tool = Tool { program: PROGRAM, step: STEP, late: "Ceph does not answer" };
 
 #[derive(Deserialize)]
-struct Status {
+struct WatcherList {
     watchers: Vec<serde::de::IgnoredAny>,
 }
 
@@ -47,7 +47,7 @@ pub(in crate::operation) fn clients(image: &Rbd, go_on: impl FnMut() -> Result<(
 }
 
 fn count(told: &str) -> Result<usize> {
-    let status: Status = serde_json::from_str(told)
+    let status: WatcherList = serde_json::from_str(told)
         .map_err(|e| Error::new(Code::JobFailed, STEP, format!("{PROGRAM} does not tell it in its JSON: {e}")))?;
     Ok(status.watchers.len())
 }

@@ -15,7 +15,7 @@ const ZEROES: u64 = 64 << 20;
 
 /// Each question waits until it is answered, or its server ends: whoever ends that ends them all.
 #[derive(Debug)]
-pub(in crate::operation) struct Image {
+pub(in crate::operation) struct CephImage {
     socket: Arc<Socket>,
     name: String,
     size: u64,
@@ -25,11 +25,11 @@ pub(in crate::operation) struct Image {
     _first: Mutex<Connection>,
 }
 
-impl Image {
-    pub(in crate::operation) fn open(server: &Server) -> Result<Image> {
+impl CephImage {
+    pub(in crate::operation) fn open(server: &Server) -> Result<CephImage> {
         let (socket, name) = (server.socket(), server.name().to_owned());
         let first = connect(&socket, &name)?;
-        Ok(Image { socket, name, size: first.size(), idle: Mutex::default(), _first: Mutex::new(first) })
+        Ok(CephImage { socket, name, size: first.size(), idle: Mutex::default(), _first: Mutex::new(first) })
     }
 
     /// Of the image, in bytes.

@@ -12,7 +12,7 @@ use rustix::process::Resource;
 use crate::sys::Confinement;
 
 pub(super) use clients::{can_be_asked, clients};
-pub(super) use image::Image;
+pub(super) use image::CephImage;
 pub(super) use qemu_nbd::{Access, Server};
 pub(super) use rbd::Rbd;
 

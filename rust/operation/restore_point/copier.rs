@@ -16,7 +16,7 @@ use super::target::OutputTarget;
 use crate::engine::rate::Limiter;
 use crate::error::Result;
 use crate::nas::apart::{Apart, Descriptor};
-use crate::point::fingerprints::{Content, State};
+use crate::point::fingerprints::{Content, Expected};
 use crate::qcow2::{Buffer, CLUSTER, Failure, Inflated, Layer, Part, Place, Route, Step, Storage as _, View, Zeroing};
 
 /// The state of one thread that copies.
@@ -95,7 +95,7 @@ impl Copier {
         &mut self,
         disk: &RestoredDisk,
         work: &PlacedPiece,
-        states: &[State],
+        states: &[Expected],
         limiter: &Limiter,
         go_on: impl Fn() -> Result<()>,
     ) -> Result<()> {
@@ -125,7 +125,7 @@ impl Copier {
     }
 
     /// Finds the clusters that the replaced volume holds as the fingerprints say, and takes them from there.
-    fn take_from_old(&mut self, disk: &RestoredDisk, work: &PlacedPiece, states: &[State]) -> Result<Vec<Cluster>> {
+    fn take_from_old(&mut self, disk: &RestoredDisk, work: &PlacedPiece, states: &[Expected]) -> Result<Vec<Cluster>> {
         let (mut clusters, at) = (vec![Cluster::Missing; states.len()], work.piece.at);
         let Some(old) = &mut self.old else { return Ok(clusters) };
         // these reads are answered by the outputs' storage, not by the NAS
@@ -164,7 +164,7 @@ impl Copier {
         file: &Apart,
         work: &PlacedPiece,
         first: usize,
-        states: &[State],
+        states: &[Expected],
         clusters: &mut [Cluster],
     ) -> Result<()> {
         let run = bytes_of(work, first, first + clusters.len());
@@ -282,8 +282,8 @@ impl Copier {
 }
 
 /// Compares the content that was read as the `i`-th cluster with its fingerprint.
-fn check_read(disk: &RestoredDisk, work: &PlacedPiece, i: usize, state: State, content: Content) -> Result<Cluster> {
-    if state != State::Unknown && !state.is(content) {
+fn check_read(disk: &RestoredDisk, work: &PlacedPiece, i: usize, state: Expected, content: Content) -> Result<Cluster> {
+    if state != Expected::Unknown && !state.is(content) {
         let within = i as u64 * CLUSTER;
         return Err(disk.paths.data_differ(work.piece.at + within, image_at(&work.piece.parts, within)));
     }

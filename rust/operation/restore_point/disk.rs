@@ -17,7 +17,7 @@ use super::target::{OutputTarget, SYNC_EACH};
 use crate::error::{Code, Error, Result, called};
 use crate::lacking;
 use crate::nas::apart::{Apart, Descriptor};
-use crate::point::fingerprints::{Base, State};
+use crate::point::fingerprints::{Base, Expected};
 use crate::qcow2::{self, CLUSTER, Images, Layer, Pieces, Source as _, Storage as _, Stream, Writeback};
 
 /// Bytes that are read, compared and written as one.
@@ -158,7 +158,7 @@ impl RestoredDisk {
         let (mut at, mut bytes, size) = (0, 0, self.guest);
         while at < size {
             let (state, length) = base.next(at..size).map_err(|e| self.paths.index_failed(e))?;
-            bytes += if matches!(state, State::Hash(_)) { length } else { 0 };
+            bytes += if matches!(state, Expected::Hash(_)) { length } else { 0 };
             at += length;
         }
         Ok(bytes)

@@ -7,7 +7,7 @@ use crate::config;
 use crate::error::{Code, Error, Result};
 use crate::limits;
 use crate::nbd;
-use crate::operation::ceph::{Access, Image, Rbd, Server, can_be_asked, clients};
+use crate::operation::ceph::{Access, CephImage, Rbd, Server, can_be_asked, clients};
 use crate::work::job::Reporter;
 
 const STEP: &str = "open the outputs";
@@ -16,7 +16,7 @@ const STEP: &str = "open the outputs";
 #[derive(Debug)]
 pub(super) struct InCeph {
     rbd: Rbd,
-    pub(super) image: Arc<Image>,
+    pub(super) image: Arc<CephImage>,
     _server: Server,
 }
 
@@ -37,7 +37,7 @@ impl InCeph {
         // this is known before anything opens the image
         can_be_asked()?;
         let server = Server::start(rbd, Access::Write, (&config::current(), vm), limits::STORAGE_LONG_STEP, job)?;
-        let image = Arc::new(Image::open(&server)?);
+        let image = Arc::new(CephImage::open(&server)?);
         // the server's client is one of them; whoever opens the image from now on is seen by `check_alone`
         let clients = clients(rbd, || job.tell())?;
         let opened = InCeph { rbd: rbd.clone(), image, _server: server };

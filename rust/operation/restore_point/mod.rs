@@ -33,7 +33,7 @@ use crate::engine::rate::{Limiter, Rate};
 use crate::error::{Code, Error, Result};
 use crate::limits;
 use crate::nas::path::PointPath;
-use crate::operation::ceph::Image;
+use crate::operation::ceph::CephImage;
 use crate::operation::checked_chain;
 use crate::operation::reading::Reading;
 use crate::point::volume_of;
@@ -190,7 +190,7 @@ struct OpenedDisks {
 fn open_outputs(
     reading: &Reading,
     sources: OpenedPoint,
-    (volumes, in_ceph): (Vec<WantedDisk>, Vec<Option<Arc<Image>>>),
+    (volumes, in_ceph): (Vec<WantedDisk>, Vec<Option<Arc<CephImage>>>),
     keep_old: Option<KeepOld>,
 ) -> Result<OpenedDisks> {
     let held = reading.clone();
@@ -275,7 +275,7 @@ fn refuse_same(volumes: &[WantedDisk]) -> Result<()> {
 fn open_output(
     points: &PointFolders,
     wanted: &WantedDisk,
-    image: Option<Arc<Image>>,
+    image: Option<Arc<CephImage>>,
     readable: Readable,
 ) -> Result<(Output, RestoredDisk)> {
     let Readable { volume, names, pieces, images, base, .. } = readable;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::operation::ceph::Image;
+use crate::operation::ceph::CephImage;
 use crate::qcow2::{self, View};
 
 /// What a copier reads of the volume that the restore replaces.
@@ -11,7 +11,7 @@ pub(super) enum OldVolume {
     /// A file or a device, with the images that it stands on.
     Layers(View),
     /// An image in Ceph.
-    Image(Arc<Image>),
+    Image(Arc<CephImage>),
 }
 
 impl OldVolume {

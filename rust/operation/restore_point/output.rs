@@ -12,7 +12,7 @@ use super::target::OutputTarget;
 use crate::error::{Error, Result};
 use crate::nas::apart::Apart;
 use crate::nas::folder::Folder;
-use crate::operation::ceph::Image;
+use crate::operation::ceph::CephImage;
 use crate::qcow2::Direct;
 
 /// An output that is open. A drop before `publish` removes a file that was made.
@@ -23,7 +23,7 @@ pub(super) enum Output {
     /// A block device, which is overwritten in place.
     Device(LockedImage),
     /// An image in Ceph, which is overwritten in place.
-    Image(Arc<Image>),
+    Image(Arc<CephImage>),
 }
 
 impl Output {
@@ -43,7 +43,7 @@ impl Output {
     }
 
     /// Takes an open image in Ceph for a disk of `size` bytes.
-    pub(super) fn of_image(name: &str, image: Arc<Image>, size: u64) -> Result<Output> {
+    pub(super) fn of_image(name: &str, image: Arc<CephImage>, size: u64) -> Result<Output> {
         if image.size() < size {
             return Err(refused(Path::new(name), &format!("has {} bytes, the disk {size}", image.size())));
         }

@@ -9,7 +9,7 @@ use super::paths::{DiskPaths, STEP};
 use super::request::Preallocation;
 use crate::error::Result;
 use crate::nas::apart::Apart;
-use crate::point::fingerprints::{Base, State};
+use crate::point::fingerprints::{Base, Expected};
 use crate::qcow2::{self, CLUSTER, Part, Piece, Pieces, Place, Stream};
 
 /// Bytes of the guest's disk that one L2 table of an output maps.
@@ -49,7 +49,7 @@ pub(super) struct PlacedPiece {
     /// Offset in the target.
     pub(super) to: u64,
     /// What each cluster has to be by the fingerprints; `None` if the data are not compared.
-    pub(super) states: Option<Vec<State>>,
+    pub(super) states: Option<Vec<Expected>>,
 }
 
 impl CopyPlan {
@@ -91,9 +91,9 @@ impl CopyPlan {
         while at < end {
             let Some((state, length)) = self.state(paths, at..end)? else { break };
             match state {
-                State::Zero => {}
-                State::Unknown => self.unknown += length,
-                State::Hash(_) => return Err(paths.data_differ(at, 0)),
+                Expected::Zero => {}
+                Expected::Unknown => self.unknown += length,
+                Expected::Hash(_) => return Err(paths.data_differ(at, 0)),
             }
             at += length;
         }
@@ -113,11 +113,11 @@ impl CopyPlan {
         Ok(())
     }
 
-    fn states(&mut self, paths: &DiskPaths, piece: &Piece) -> Result<Option<Vec<State>>> {
+    fn states(&mut self, paths: &DiskPaths, piece: &Piece) -> Result<Option<Vec<Expected>>> {
         let (mut at, end, mut states) = (piece.at, piece.at + piece.length, Vec::new());
         while at < end {
             let Some((state, length)) = self.state(paths, at..end)? else { return Ok(None) };
-            if state == State::Unknown {
+            if state == Expected::Unknown {
                 self.unknown += length;
             }
             (at..at + length).step_by(CLUSTER as usize).for_each(|_| states.push(state));
@@ -126,7 +126,7 @@ impl CopyPlan {
         Ok(Some(states))
     }
 
-    fn state(&mut self, paths: &DiskPaths, range: Range<u64>) -> Result<Option<(State, u64)>> {
+    fn state(&mut self, paths: &DiskPaths, range: Range<u64>) -> Result<Option<(Expected, u64)>> {
         let told = self.base.as_mut().map(|base| base.next(range)).transpose();
         told.map_err(|e| paths.index_failed(e))
     }

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use crate::nas::apart::{AnyFile, Apart, Descriptor};
-use crate::operation::ceph::Image;
+use crate::operation::ceph::CephImage;
 use crate::qcow2::{Direct, Source as _, Storage as _, Zeroing};
 
 /// Bytes that are written between two syncs, so that the last sync is short enough to be waited for.
@@ -16,7 +16,7 @@ pub(super) enum OutputTarget {
     /// A new file, in the second table of descriptors, or a block device.
     File(Direct<AnyFile>),
     /// An image in Ceph.
-    Image(Arc<Image>),
+    Image(Arc<CephImage>),
 }
 
 impl OutputTarget {

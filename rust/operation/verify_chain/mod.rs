@@ -12,7 +12,7 @@ use crate::error::{Code, Error, Result};
 use crate::limits;
 use crate::nas::path::{PointPath, RepoPath};
 use crate::nas::repository::Repository;
-use crate::qcow2::{self, Checked};
+use crate::qcow2::{self, CheckReport};
 use crate::work::deadline::bounded;
 use crate::work::job::{self, Listener, Reporter};
 use crate::work::phase::Phase;
@@ -127,7 +127,7 @@ fn check(
     facts: &Facts,
     (done, total): (u64, u64),
     job: &mut Reporter<'_>,
-) -> Result<Result<Checked, qcow2::Error>> {
+) -> Result<Result<CheckReport, qcow2::Error>> {
     let (held, at, facts) = (reading.clone(), path.clone(), facts.clone());
     worker::run("check an image", limits::STORAGE_STEP, job, move |pulse| {
         let tell = &mut |part, all| pulse.at(done + share(facts.size, part, all), total);
@@ -142,7 +142,7 @@ fn share(length: u64, part: u64, all: u64) -> u64 {
     u64::try_from(share).unwrap_or(length).min(length)
 }
 
-fn tell(told: &mut VerifiedFile, checked: Checked) {
+fn tell(told: &mut VerifiedFile, checked: CheckReport) {
     if checked.leaked > 0 {
         // space that is lost, until the next rebase; the image reads as it should
         told.blame(Verdict::Good, format!("{} clusters are in no use", checked.leaked));

@@ -10,7 +10,7 @@ use crate::qcow2::CLUSTER;
 
 /// What a cluster held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum State {
+pub enum Expected {
     /// Nothing but zeroes.
     Zero,
     /// Something that has this hash.
@@ -19,12 +19,12 @@ pub enum State {
     Unknown,
 }
 
-impl State {
+impl Expected {
     /// Does the cluster surely hold `content`?
     pub fn is(self, content: Content) -> bool {
         match (self, content) {
-            (State::Zero, Content::Zero) => true,
-            (State::Hash(then), Content::Hash(now)) => then == now,
+            (Expected::Zero, Content::Zero) => true,
+            (Expected::Hash(then), Content::Hash(now)) => then == now,
             _ => false,
         }
     }
@@ -47,17 +47,17 @@ impl<R: Read> Base<R> {
 
     /// What the clusters from `range.start` on held, and for how many bytes that is true, up to `range.end`. The start
     /// is that of a cluster, and not before one that was asked for earlier; the end that of a cluster, or of the disk.
-    pub fn next(&mut self, range: Range<u64>) -> io::Result<(State, u64)> {
+    pub fn next(&mut self, range: Range<u64>) -> io::Result<(Expected, u64)> {
         let cluster = range.start / CLUSTER;
         let mut most = range.end.div_ceil(CLUSTER).saturating_sub(cluster).max(1);
-        let mut state = State::Zero;
+        let mut state = Expected::Zero;
         for layer in &mut self.overlay.layers {
             let looked = layer.look(cluster)?;
             match reach(cluster, layer.virtual_size, self.disk) {
                 // beyond the end of an image nothing below it is seen
                 Reach::Behind => break,
                 Reach::Across => {
-                    (state, most) = (State::Unknown, 1);
+                    (state, most) = (Expected::Unknown, 1);
                     break;
                 }
                 Reach::Inside(clusters) => most = most.min(clusters),
@@ -67,8 +67,8 @@ impl<R: Read> Base<R> {
                 Look::Has(content, count) => {
                     most = most.min(count);
                     state = match content {
-                        Content::Zero => State::Zero,
-                        Content::Hash(hash) => State::Hash(hash),
+                        Content::Zero => Expected::Zero,
+                        Content::Hash(hash) => Expected::Hash(hash),
                     };
                     break;
                 }

@@ -15,13 +15,13 @@ const VERSION: u32 = 1;
 
 /// A run as it begins: what it skips, how long it is, whether it is of zeroes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Run {
+pub(super) struct EncodedRun {
     pub(super) gap: u64,
     pub(super) count: u64,
     pub(super) zero: bool,
 }
 
-pub(super) const END: Run = Run { gap: 0, count: 0, zero: false };
+pub(super) const END: EncodedRun = EncodedRun { gap: 0, count: 0, zero: false };
 
 pub(super) fn header(virtual_size: u64) -> [u8; HEADER] {
     let mut header = [0; HEADER];
@@ -42,15 +42,15 @@ pub(super) fn read_header(from: &mut impl Read) -> io::Result<u64> {
     if read == header(size) { Ok(size) } else { Err(damaged("its header is not known")) }
 }
 
-pub(super) fn write_run(to: &mut impl Write, run: Run) -> io::Result<()> {
+pub(super) fn write_run(to: &mut impl Write, run: EncodedRun) -> io::Result<()> {
     write_number(to, run.gap)?;
     write_number(to, run.count << 1 | u64::from(run.zero))
 }
 
-pub(super) fn read_run(from: &mut impl Read) -> io::Result<Run> {
+pub(super) fn read_run(from: &mut impl Read) -> io::Result<EncodedRun> {
     let gap = read_number(from)?;
     let count = read_number(from)?;
-    Ok(Run { gap, count: count >> 1, zero: count & 1 != 0 })
+    Ok(EncodedRun { gap, count: count >> 1, zero: count & 1 != 0 })
 }
 
 fn write_number(to: &mut impl Write, mut number: u64) -> io::Result<()> {

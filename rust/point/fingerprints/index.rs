@@ -4,14 +4,14 @@
 use std::fmt;
 use std::io::{self, BufReader, ErrorKind, Read};
 
-use super::format::{self, Run};
+use super::format::{self, EncodedRun};
 use super::{Content, Digest, HASH, damaged};
 use crate::error::called;
 use crate::qcow2::CLUSTER;
 
 /// Clusters, one after the other, of the same content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Entry {
+pub struct IndexEntry {
     /// The first of them.
     pub cluster: u64,
     /// How many: one, unless they are zero.
@@ -20,7 +20,7 @@ pub struct Entry {
     pub content: Content,
 }
 
-impl Entry {
+impl IndexEntry {
     /// Behind the last one.
     pub fn end(&self) -> u64 {
         self.cluster + self.count
@@ -29,7 +29,7 @@ impl Entry {
 
 /// An index being read. Memory: 64 KiB.
 pub struct Index<R> {
-    from: BufReader<Hashed<R>>,
+    from: BufReader<HashedReader<R>>,
     expected: Digest,
     virtual_size: u64,
     /// Behind the last cluster that was told.
@@ -42,7 +42,7 @@ pub struct Index<R> {
 impl<R: Read> Index<R> {
     /// Reads the header. At the end the whole index must have the hash `expected`.
     pub fn open(from: R, expected: Digest) -> io::Result<Index<R>> {
-        let hashed = Hashed { from, hasher: blake3::Hasher::new() };
+        let hashed = HashedReader { from, hasher: blake3::Hasher::new() };
         let mut from = BufReader::with_capacity(64 << 10, hashed);
         let virtual_size = format::read_header(&mut from)?;
         Ok(Index { from, expected, virtual_size, at: 0, hashes: 0, ended: false })
@@ -54,7 +54,7 @@ impl<R: Read> Index<R> {
     }
 
     /// The next clusters that the image provides; none once the end was reached and the hash is the recorded one.
-    pub fn next_entry(&mut self) -> io::Result<Option<Entry>> {
+    pub fn next_entry(&mut self) -> io::Result<Option<IndexEntry>> {
         if self.hashes == 0 && !self.ended {
             let run = format::read_run(&mut self.from)?;
             if run == format::END {
@@ -63,7 +63,7 @@ impl<R: Read> Index<R> {
             } else {
                 self.begin_run(run)?;
                 if run.zero {
-                    let entry = Entry { cluster: self.at, count: run.count, content: Content::Zero };
+                    let entry = IndexEntry { cluster: self.at, count: run.count, content: Content::Zero };
                     self.at = entry.end();
                     return Ok(Some(entry));
                 }
@@ -74,7 +74,7 @@ impl<R: Read> Index<R> {
         }
         let mut hash = [0; HASH];
         self.from.read_exact(&mut hash)?;
-        let entry = Entry { cluster: self.at, count: 1, content: Content::Hash(hash) };
+        let entry = IndexEntry { cluster: self.at, count: 1, content: Content::Hash(hash) };
         (self.at, self.hashes) = (entry.end(), self.hashes - 1);
         Ok(Some(entry))
     }
@@ -85,7 +85,7 @@ impl<R: Read> Index<R> {
         Ok(())
     }
 
-    fn begin_run(&mut self, run: Run) -> io::Result<()> {
+    fn begin_run(&mut self, run: EncodedRun) -> io::Result<()> {
         let start = self.at.checked_add(run.gap);
         let end = start.and_then(|start| start.checked_add(run.count));
         let inside = end.is_some_and(|end| end <= self.virtual_size.div_ceil(CLUSTER));
@@ -113,12 +113,12 @@ impl<R> fmt::Debug for Index<R> {
 }
 
 /// Hashes what is read through it.
-struct Hashed<R> {
+struct HashedReader<R> {
     from: R,
     hasher: blake3::Hasher,
 }
 
-impl<R: Read> Read for Hashed<R> {
+impl<R: Read> Read for HashedReader<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             match self.from.read(buffer) {

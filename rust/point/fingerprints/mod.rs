@@ -22,9 +22,9 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-pub use base::{Base, State};
+pub use base::{Base, Expected};
 pub use files::{clear, create, open, place};
-pub use index::{Entry, Index};
+pub use index::{Index, IndexEntry};
 pub use indexing::index_image;
 pub use merge::merge;
 pub use recorder::Recorder;

@@ -2,20 +2,20 @@
 
 use std::io::{self, Read};
 
-use super::{Content, Entry, Index};
+use super::{Content, Index, IndexEntry};
 
 /// Indexes read side by side, the youngest first.
 #[derive(Debug)]
 pub(super) struct Overlay<R> {
-    pub(super) layers: Vec<Layer<R>>,
+    pub(super) layers: Vec<IndexLayer<R>>,
 }
 
 /// One index, and where it is.
 #[derive(Debug)]
-pub(super) struct Layer<R> {
+pub(super) struct IndexLayer<R> {
     index: Index<R>,
     /// What it has next, or has where the overlay is; none once it has ended.
-    here: Option<Entry>,
+    here: Option<IndexEntry>,
     pub(super) virtual_size: u64,
 }
 
@@ -28,10 +28,10 @@ pub(super) enum Look {
     Lacks(u64),
 }
 
-impl<R: Read> Layer<R> {
-    fn begin(mut index: Index<R>) -> io::Result<Layer<R>> {
+impl<R: Read> IndexLayer<R> {
+    fn begin(mut index: Index<R>) -> io::Result<IndexLayer<R>> {
         let virtual_size = index.virtual_size();
-        Ok(Layer { here: index.next_entry()?, index, virtual_size })
+        Ok(IndexLayer { here: index.next_entry()?, index, virtual_size })
     }
 
     /// Looks at `cluster`, which is none before the last one that was looked at.
@@ -50,7 +50,7 @@ impl<R: Read> Layer<R> {
 impl<R: Read> Overlay<R> {
     /// Begins with `indexes`, the youngest first.
     pub(super) fn begin(indexes: Vec<Index<R>>) -> io::Result<Overlay<R>> {
-        Ok(Overlay { layers: indexes.into_iter().map(Layer::begin).collect::<io::Result<_>>()? })
+        Ok(Overlay { layers: indexes.into_iter().map(IndexLayer::begin).collect::<io::Result<_>>()? })
     }
 
     /// What all have together at `cluster`, which is none before the last one that was looked at.

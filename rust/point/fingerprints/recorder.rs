@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io::{self, BufWriter, ErrorKind, Write};
 
-use super::format::{self, Run};
+use super::format::{self, EncodedRun};
 use super::{Content, Digest, Hash};
 use crate::error::called;
 use crate::qcow2::CLUSTER;
@@ -13,7 +13,7 @@ const MOST_HASHES: usize = 4096;
 
 /// An index being written; without `finish` it is none. Memory: 160 KiB.
 pub struct Recorder<W: Write> {
-    to: BufWriter<Hashed<W>>,
+    to: BufWriter<HashedWriter<W>>,
     /// Clusters of the disk.
     clusters: u64,
     /// Where the last run that was written ends.
@@ -28,7 +28,7 @@ pub struct Recorder<W: Write> {
 impl<W: Write> Recorder<W> {
     /// Begins the index of an image of `virtual_size` bytes in `to`, which is empty.
     pub fn begin(to: W, virtual_size: u64) -> io::Result<Recorder<W>> {
-        let mut to = BufWriter::with_capacity(64 << 10, Hashed { to, hasher: blake3::Hasher::new() });
+        let mut to = BufWriter::with_capacity(64 << 10, HashedWriter { to, hasher: blake3::Hasher::new() });
         to.write_all(&format::header(virtual_size))?;
         let clusters = virtual_size.div_ceil(CLUSTER);
         Ok(Recorder { to, clusters, written: 0, start: 0, end: 0, hashes: Vec::new() })
@@ -66,7 +66,7 @@ impl<W: Write> Recorder<W> {
     pub fn finish(mut self) -> io::Result<(W, Digest)> {
         self.write_run()?;
         format::write_run(&mut self.to, format::END)?;
-        let Hashed { to, hasher } = self.to.into_inner().map_err(io::IntoInnerError::into_error)?;
+        let HashedWriter { to, hasher } = self.to.into_inner().map_err(io::IntoInnerError::into_error)?;
         Ok((to, hasher.finalize().into()))
     }
 
@@ -74,7 +74,8 @@ impl<W: Write> Recorder<W> {
         if self.start == self.end {
             return Ok(());
         }
-        let run = Run { gap: self.start - self.written, count: self.end - self.start, zero: self.hashes.is_empty() };
+        let run =
+            EncodedRun { gap: self.start - self.written, count: self.end - self.start, zero: self.hashes.is_empty() };
         format::write_run(&mut self.to, run)?;
         self.hashes.iter().try_for_each(|hash| self.to.write_all(hash))?;
         self.hashes.clear();
@@ -90,12 +91,12 @@ impl<W: Write> fmt::Debug for Recorder<W> {
 }
 
 /// Hashes what is written through it.
-struct Hashed<W> {
+struct HashedWriter<W> {
     to: W,
     hasher: blake3::Hasher,
 }
 
-impl<W: Write> Write for Hashed<W> {
+impl<W: Write> Write for HashedWriter<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let written = self.to.write(bytes).map_err(called("write"))?;
         self.hasher.update(&bytes[..written]);

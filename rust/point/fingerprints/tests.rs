@@ -19,10 +19,10 @@ fn hash(seed: u64) -> Content {
     Content::Hash(std::array::from_fn(|i| seed.to_le_bytes()[i % 8]))
 }
 
-fn state(content: Content) -> State {
+fn state(content: Content) -> Expected {
     match content {
-        Content::Zero => State::Zero,
-        Content::Hash(hash) => State::Hash(hash),
+        Content::Zero => Expected::Zero,
+        Content::Hash(hash) => Expected::Hash(hash),
     }
 }
 
@@ -200,20 +200,20 @@ fn no_index_makes_a_reader_panic_or_hang() {
 }
 
 /// What a chain shows at a cluster, by the definition.
-fn shown(chain: &[Model], disk: u64, cluster: u64) -> State {
+fn shown(chain: &[Model], disk: u64, cluster: u64) -> Expected {
     let (start, end) = (cluster * CLUSTER, ((cluster + 1) * CLUSTER).min(disk));
     for model in chain {
         if start >= model.size {
-            return State::Zero;
+            return Expected::Zero;
         }
         if ((cluster + 1) * CLUSTER).min(model.size) != end {
-            return State::Unknown;
+            return Expected::Unknown;
         }
         if let Some(content) = model.clusters.get(&cluster) {
             return state(*content);
         }
     }
-    State::Zero
+    Expected::Zero
 }
 
 #[test]
@@ -256,12 +256,12 @@ fn a_base_ends_well_only_if_all_its_indexes_are_what_was_recorded() {
 #[test]
 fn a_state_is_what_it_surely_is() {
     for (state, content, is) in [
-        (State::Zero, Content::Zero, true),
-        (State::Zero, hash(1), false),
+        (Expected::Zero, Content::Zero, true),
+        (Expected::Zero, hash(1), false),
         (state(hash(1)), hash(1), true),
         (state(hash(1)), hash(2), false),
-        (State::Unknown, Content::Zero, false),
-        (State::Unknown, hash(1), false),
+        (Expected::Unknown, Content::Zero, false),
+        (Expected::Unknown, hash(1), false),
     ] {
         assert_eq!(state.is(content), is, "{state:?} {content:?}");
     }

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 
 use super::contents::Contents;
-use super::{Content, Digest, Entry, Fingerprints, Index, is_damage};
+use super::{Content, Digest, Fingerprints, Index, IndexEntry, is_damage};
 use crate::qcow2::{CLUSTER, Error, Pulse, hash_rest};
 
 /// Clusters that are named.
@@ -57,7 +57,7 @@ struct Comparison {
     contents: Contents,
     index: Option<Index<File>>,
     /// What the index has next.
-    here: Option<Entry>,
+    here: Option<IndexEntry>,
     found: Findings,
 }
 
@@ -149,9 +149,9 @@ impl Comparison {
     }
 
     /// Takes `count` clusters off what the index has next.
-    fn pass(&mut self, entry: Entry, count: u64) -> Result<(), Error> {
+    fn pass(&mut self, entry: IndexEntry, count: u64) -> Result<(), Error> {
         if count < entry.count {
-            self.here = Some(Entry { cluster: entry.cluster + count, count: entry.count - count, ..entry });
+            self.here = Some(IndexEntry { cluster: entry.cluster + count, count: entry.count - count, ..entry });
             return Ok(());
         }
         let next = self.index.as_mut().map_or(Ok(None), Index::next_entry);
