@@ -1,4 +1,4 @@
-//! `backupStats`: size and use of a repository.
+//! `backupStats` tells the size of a repository and how much of it is used.
 
 use serde::{Deserialize, Serialize};
 
@@ -27,7 +27,7 @@ pub struct BackupStatsRequest {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct BackupStats {
-    /// Size of the file system, in bytes; 0 where it does not tell.
+    /// Size of the file system, in bytes; 0 where the storage does not tell.
     pub total_bytes: u64,
     /// Bytes in use.
     pub used_bytes: u64,

@@ -67,7 +67,7 @@ fn delete(export: Export, point: PointPath, job: &JobGuard) -> Result<DeletedBac
     let removed = deadline::bounded("remove the files", limits::STORAGE_LONG_STEP, move || {
         let before = ours.free();
         let freed_bytes = remove(found, &at)?;
-        log::info!("deleted '{at}', {freed_bytes} bytes");
+        log::info!("deleted '{at}', which had {freed_bytes} bytes");
         let shows = before.and_then(|before| Ok(ours.free()? >= before.saturating_add(freed_bytes)));
         Ok((DeletedBackup { freed_bytes }, shows == Ok(true)))
     });
@@ -78,19 +78,19 @@ fn delete(export: Export, point: PointPath, job: &JobGuard) -> Result<DeletedBac
     if !shows
         && let Err(error) = deadline::bounded("sync the file system", limits::STORAGE_STEP, move || session.sync())
     {
-        log::warn!("'{point}' is deleted, and the room that it took may show later: {error}");
+        log::warn!("'{point}' is deleted, but its space may become free only later: {error}");
     }
     Ok(deleted)
 }
 
-/// A point that may go.
+/// A point that may be removed.
 struct Deletable {
     instance: Instance,
-    /// It is there under its own name; else only what a backup or delete that was cut short has left of it.
+    /// True if the point has its own name; false if only what an interrupted backup or delete has left of it is there.
     published: bool,
 }
 
-/// Locks the instance and looks for children; none if the point is gone.
+/// Locks the instance, and refuses a point on which another image stands. `None` if the point is gone.
 fn find(session: Session, point: &PointPath, job: &Job) -> Result<Option<Deletable>> {
     let root = session.root();
     let folder = match root.open_dir(&point.instance_folder()) {
@@ -102,7 +102,7 @@ fn find(session: Session, point: &PointPath, job: &Job) -> Result<Option<Deletab
     }
     job.enter(Phase::LockInstance);
     let instance = Instance::take(session, folder, Purpose::Change)?;
-    // looked at again: another delete may have been through just before
+    // looked at again under the lock, since another delete may just have removed it
     let published = is_folder(instance.folder(), point.name())?;
     job.enter(Phase::LookForChildren);
     let children = children(instance.folder(), point)?;
@@ -116,7 +116,7 @@ fn find(session: Session, point: &PointPath, job: &Job) -> Result<Option<Deletab
     Ok(Some(Deletable { instance, published }))
 }
 
-/// The name under which a point lies while it is removed.
+/// The name that a point has while it is being removed.
 fn deleted_name(point: &PointPath) -> String {
     format!("{DELETED}{}", point.name())
 }
@@ -130,7 +130,7 @@ fn anything_to_delete(instance: &Folder, point: &PointPath) -> Result<bool> {
     Ok(false)
 }
 
-/// Is the point there? What has its name and is no folder is nobody's restore point, and stays.
+/// True if the point is there. A file or link of that name is no restore point, and stays.
 fn is_folder(instance: &Folder, name: &str) -> Result<bool> {
     match instance.kind(name)? {
         None => Ok(false),
@@ -161,15 +161,20 @@ fn remove(Deletable { instance, published }: Deletable, point: &PointPath) -> Re
     Ok(freed)
 }
 
-/// Removes what deletes of other points have left that were cut short: none of them goes on, for this one holds the lock.
-/// Whatever can't be removed stays as it is and does not fail this delete.
+/// Removes what interrupted deletes of other points have left. None of them still runs, because this one holds the lock. What can't
+/// be removed stays, and does not fail this delete.
 fn remove_left(instance: &Folder, lock: &InstanceLock) -> u64 {
     let is_left = |name: &OsStr| name.as_encoded_bytes().starts_with(DELETED.as_bytes());
-    // if there are more, the next delete goes on with those
+    // the next delete removes the rest
     let (left, _) = instance.first_names(MOST_NAMES, is_left).unwrap_or_default();
     let removed = left.iter().filter_map(|name| name.to_str()).map(|name| {
         let removed = removal::remove_left(instance, lock, name);
-        removed.inspect_err(|error| log::warn!("'{}' stays: {error}", instance.path.join(name).display()))
+        removed.inspect_err(|error| {
+            log::warn!(
+                "unable to remove '{}', leaving it to the next delete: {error}",
+                instance.path.join(name).display()
+            )
+        })
     });
     removed.filter_map(Result::ok).sum()
 }
@@ -211,9 +216,8 @@ fn backing_of(folder: &Folder, name: &OsStr) -> Result<Option<String>> {
     }
 }
 
-/// Does a backing file's name, found in an image of a sibling folder, mean a file of the point? A name that is not
-/// relative (a mount point of another day, `file:`, `json:`) can't be followed: if it has the point's name in
-/// it as a folder, it is taken at its word.
+/// True if a backing file's name, found in an image of a sibling folder, means a file of the point. A name that is not relative (an
+/// earlier mount point, `file:`, `json:`) can't be followed: it counts if it has the point's name in it as a folder.
 fn names(backing: &str, point: &PointPath) -> bool {
     let sibling = point.instance_folder().join("sibling");
     match sibling.and_then(|sibling| RepoPath::resolve(&sibling, backing)) {

@@ -1,4 +1,4 @@
-//! `flatten`: one disk of a restore point, however deep its chain, as a file or on a block device that stands on nothing.
+//! `flatten` writes one disk of a restore point, however deep its chain, into a file or onto a block device that stands on nothing.
 
 use serde::{Deserialize, Serialize};
 
@@ -53,9 +53,9 @@ pub struct Flattened {
     pub total_millis: u64,
 }
 
-/// Runs `flatten`: one volume of what `restorePoint` does, whose data are compared with nothing, so that blocks can be shared.
-/// `listener` is told of progress on this thread. A file appears under its name when it is whole and durable, and keeps its
-/// old content until then; a device that a failed call has begun to write has to be written anew.
+/// Runs `flatten`, which is `restorePoint` for one volume without a comparison of its data, so that blocks can be shared. `listener`
+/// is told of progress on this thread. A file keeps its old content until the new one is whole and durable. A device that a failed
+/// call has begun to write has to be written anew.
 pub fn run(request: FlattenRequest, listener: Listener<'_>) -> Result<Flattened> {
     let Restored { bytes_cloned, bytes_read, total_millis, .. } =
         restore_point::perform("flatten", check(request)?, listener)?;

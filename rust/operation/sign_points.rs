@@ -1,5 +1,5 @@
-//! `signPoints`: the manifests of a repository get a MAC by the first key of the configuration, so that points that have none,
-//! or one of a key that is to go, are believed from then on. Nothing but manifests is read or written.
+//! `signPoints` gives the manifests of a repository a MAC by the first key of the configuration, so that hosts with that key trust
+//! points that had no MAC, or one by a key that is to be removed. It reads and writes nothing but manifests.
 
 use std::sync::Arc;
 
@@ -33,7 +33,7 @@ pub struct SignPointsRequest {
     pub repository: Option<Repository>,
     /// The folder of the one machine whose points are meant. Absent: all machines'.
     pub instance: Option<String>,
-    /// Sign points that have no MAC, too: whoever asks believes that nobody has changed them. Absent: no.
+    /// Sign points without a MAC, too: the caller vouches that nobody has changed them. Absent: no.
     pub trust_unsigned: Option<bool>,
 }
 
@@ -45,9 +45,9 @@ pub struct SignedPoints {
     pub signed: u64,
     /// Points whose manifest had one.
     pub kept: u64,
-    /// Points that no key vouches for, still, and machines that can't be looked at: the log has a line for each.
+    /// Points that still no key vouches for, and machines whose folder can't be read. The log has a line for each.
     pub refused: u64,
-    /// Machines whose points others held meanwhile: none of them was looked at.
+    /// Machines whose points another call held: none of these points was looked at.
     pub busy: u64,
 }
 
@@ -69,11 +69,11 @@ fn check_instance(name: String) -> Result<String> {
     PointPath::parse("instance", &format!("{name}/x")).map(|point| point.instance().to_owned())
 }
 
-/// By what is signed.
+/// How points are signed.
 #[derive(Clone)]
 struct How {
     keys: Arc<Keys>,
-    /// What has no MAC is signed, too.
+    /// Points without a MAC are signed, too.
     trusts: bool,
 }
 
@@ -94,12 +94,12 @@ fn sign_all(export: &Export, only: Option<String>, how: &How, job: &mut Reporter
             Ok(Some((instance, points))) => sign_machine(&instance, points, how, job, &mut all)?,
             Ok(None) => {}
             Err(error) if error.code == Code::Busy => {
-                log::warn!("the points of '{name}' stay as they are: {error}");
+                log::warn!("unable to sign the points of '{name}', leaving them as they are: {error}");
                 all.busy += 1;
             }
-            // it is gone, or can't be looked at: the points of the others are signed all the same
+            // the folder is gone or can't be read: the points of the other machines are signed all the same
             Err(error) if matches!(error.code, Code::NotFound | Code::PermissionDenied | Code::Io) => {
-                log::warn!("the points of '{name}' stay as they are: {error}");
+                log::warn!("unable to sign the points of '{name}', leaving them as they are: {error}");
                 all.refused += u64::from(error.code != Code::NotFound);
             }
             Err(error) => return Err(error),
@@ -120,10 +120,10 @@ fn folders(folder: &Folder) -> Result<Vec<String>> {
     Ok(folders)
 }
 
-/// The machine, and its points; none, and nothing is made there, if the folder holds no point of ours.
+/// Opens a machine's folder and lists its points. `None` if the folder holds no point of this library; nothing is made there then.
 fn lock(session: Session, name: &str) -> Result<Option<(Instance, Vec<PointPath>)>> {
     let folder = session.root().open_dir_in(name)?;
-    // one is open at a time, and none after the first that is ours
+    // this opens one folder at a time, and stops at the first point of this library
     let is_ours = |point: &String| Ok(folder.open_dir_in(point)?.kind(MANIFEST)?.is_some());
     let ours = folders(&folder)?.iter().map(is_ours).find(|is_ours| !matches!(is_ours, Ok(false)));
     if ours.transpose()?.is_none() {
@@ -162,11 +162,11 @@ fn sign_machine(
 enum Signed {
     Anew,
     Already,
-    /// There is no manifest to sign, or no folder any more.
+    /// The point has no manifest, or has gone meanwhile.
     NotOurs,
 }
 
-/// Signs one point's manifest. `CORRUPT_IMAGE` when it is not believed.
+/// Signs one point's manifest. `CORRUPT_IMAGE` when the manifest is not trusted.
 fn sign(instance: &Instance, point: &PointPath, how: &How) -> Result<Signed> {
     let folder = match instance.folder().open_dir_in(point.name()) {
         Err(error) if error.code == Code::NotFound => return Ok(Signed::NotOurs),

@@ -1,5 +1,5 @@
-//! `verifyData`: what `verifyChain` does, and every byte of the files compared with what was recorded when they were
-//! written: the images with their fingerprints, the manifests and texts with their hashes.
+//! `verifyData` does what `verifyChain` does, and compares every byte of the files with what was recorded when they were written:
+//! the images with their fingerprints, the manifests and texts with their hashes.
 
 use std::collections::BTreeSet;
 use std::io::Read;
@@ -21,10 +21,10 @@ use crate::work::phase::Phase;
 use crate::work::worker;
 
 const STEP: &str = Phase::CompareData.as_str();
-/// More than any of the domain's descriptions has, in bytes.
+/// Bytes that are read of a text at most: more than any description of a domain has.
 const LONGEST: u64 = 8 << 20;
 
-/// Runs `verifyData`; as `verifyChain`, and images without fingerprints, too, are aborted.
+/// Runs `verifyData`. It answers as `verifyChain` does; the verdict on an image without fingerprints is `aborted`.
 pub fn run(request: VerifyChainRequest, listener: Listener<'_>) -> Result<Verified> {
     verify_chain::verify("verifyData", request, listener, compare_all)
 }
@@ -53,7 +53,7 @@ fn compare_all(reading: &Reading, judged: &mut Judged, job: &mut Reporter<'_>) -
     Ok(())
 }
 
-/// Adds what is found of a file to what is told of it already.
+/// Merges another verdict on a file into the one that the chain's check has given.
 fn add(found: &mut Vec<Found>, file: VerifiedFile) {
     let known = found.iter_mut().find(|found| found.told.file == file.file);
     match (known, RepoPath::parse("file", &file.file)) {
@@ -66,18 +66,18 @@ fn add(found: &mut Vec<Found>, file: VerifiedFile) {
     }
 }
 
-/// The images, one after the other.
+/// The comparison of the images, one after the other.
 struct Data<'a> {
     reading: &'a Reading,
     judged: &'a Judged,
-    /// The NAS does not answer any more.
+    /// The NAS has stopped answering.
     gone: bool,
     done: u64,
     total: u64,
 }
 
 impl Data<'_> {
-    /// What the manifest beside an image says of its fingerprints.
+    /// The fingerprints that the manifest beside an image records.
     fn recorded(&self, image: &RepoPath) -> Option<&Fingerprints> {
         self.judged.fingerprints(image)
     }
@@ -96,7 +96,7 @@ impl Data<'_> {
             told.blame(Verdict::Aborted, UNANSWERED.into());
             return Ok(None);
         }
-        // why it was not looked at is told already
+        // its verdict tells already why it was not looked at
         let Some(facts) = image.facts.clone() else { return Ok(None) };
         let length = facts.size;
         let path = image.path.parent().map(|folder| folder.join(&recorded.file)).transpose();
@@ -113,7 +113,7 @@ impl Data<'_> {
                 return Ok(Some(index));
             }
             Ok(Err(qcow2::Error::Io(error))) => (Verdict::Aborted, error.to_string()),
-            // it could be understood when it was written
+            // the index could be parsed when it was written, so it has been damaged since
             Ok(Err(error)) => (Verdict::Bad, error.to_string()),
             Err(error) => {
                 self.reading.note(&error);
@@ -168,11 +168,11 @@ fn tell(image: &mut VerifiedFile, index: &mut VerifiedFile, findings: Findings) 
     }
 }
 
-/// Compares the texts that the manifest of a point names with the recorded hashes. The manifest itself was judged before.
+/// Compares the texts that the manifest of a point names with their recorded hashes. The manifest itself has been checked before.
 fn look_at_small(root: &Folder, folder: &RepoPath, manifest: Manifest) -> Vec<VerifiedFile> {
     let Ok(path) = folder.join(MANIFEST) else { return Vec::new() };
     let mut told = VerifiedFile::good(path.as_str());
-    // without fingerprints and texts, or it would be bad already
+    // this manifest has no fingerprints and no texts, or its verdict would be bad already
     if manifest.checksum.is_none() {
         told.blame(Verdict::Aborted, "has no checksum: what it was is not known".into());
     }

@@ -1,5 +1,5 @@
-//! Rebase: an image takes in what it lacks and the images between it and its new backing file have, and only then
-//! names the new one. It reads the same at each moment.
+//! Rebase: the target takes in what the images between it and its new backing file have and it lacks. Only then does its header name
+//! the new backing file, so that the target reads the same at each moment.
 
 use std::fs::File;
 
@@ -15,15 +15,15 @@ use super::{Error, corrupt};
 use crate::error::Stopped;
 use crate::work::phase::Phase;
 
-/// Looks at the images' tables between two words of progress.
+/// Look-ups in the images' tables between two calls of the pulse.
 const LOOKS_A_PULSE: u32 = 256;
-/// What is absorbed between two changes of the tables: pieces with the L2 tables that they may need (6 MiB of memory),
-/// and clusters, whose refcount blocks are remembered.
+/// What one batch holds at most, which is absorbed between two changes of the tables: pieces with the L2 tables that they may need
+/// (6 MiB of memory), and clusters, whose refcount blocks are remembered.
 const MAX_PIECES: u64 = 128 << 10;
 const MAX_CLUSTERS: u64 = 4 << 20;
-/// One piece has no more clusters.
+/// Clusters of the longest piece.
 const MAX_PIECE_CLUSTERS: u64 = 4096;
-/// Bytes that are moved by one call.
+/// Bytes that one call moves at most.
 const MAX_RUN: u64 = 1 << 30;
 /// Where the autoclear feature bits stand in the header.
 const HEADER_AUTOCLEAR: u64 = 88;
@@ -31,7 +31,7 @@ const HEADER_AUTOCLEAR: u64 = 88;
 /// How far a rebase is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
-    /// What is being done.
+    /// The present phase.
     pub phase: Phase,
     /// Bytes of the guest's disk that are dealt with.
     pub done: u64,
@@ -39,10 +39,10 @@ pub struct Progress {
     pub total: u64,
 }
 
-/// Is told how far a rebase is, as `Pulse` is of other work.
+/// Is called with the progress of a rebase, as `Pulse` is with that of other work.
 pub type RebasePulse<'a> = dyn FnMut(Progress) -> Result<(), Stopped> + 'a;
 
-/// A rebase that was looked at and not begun.
+/// A rebase whose images have been opened and not yet checked.
 #[derive(Debug)]
 pub struct Rebase<T> {
     target: Image<T>,
@@ -50,8 +50,8 @@ pub struct Rebase<T> {
     name: Option<Vec<u8>>,
 }
 
-/// A rebase whose images are sound. Dropped at any moment it leaves a sound image, perhaps with clusters that nothing uses;
-/// [`Absorb::abandon`] takes them back.
+/// A rebase whose images are sound. A drop leaves at any moment a sound image, perhaps with leaked clusters, which
+/// [`Absorb::abandon`] frees.
 #[derive(Debug)]
 pub struct Absorb<T> {
     target: AbsorbTarget<T>,
@@ -64,7 +64,7 @@ pub struct Absorb<T> {
 enum AbsorbTarget<T> {
     Untouched(Image<T>, SurveyFindings),
     Changing(Editor<T>),
-    /// It was lost by a failure, or it is finished.
+    /// A failure has lost it, or the rebase is finished.
     Gone,
 }
 
@@ -82,16 +82,16 @@ struct Sources {
     buffer: Vec<u8>,
 }
 
-/// What is absorbed at one go.
+/// What is absorbed between two changes of the tables.
 #[derive(Debug, Default)]
 struct Batch {
-    /// Guest offsets: where it begins, and up to where it was looked.
+    /// Guest offsets: where the batch begins, and up to where the images have been searched.
     start: u64,
     at: u64,
     pieces: Vec<Fill>,
-    /// Pieces, and tables that they may need beyond one each.
+    /// The number of pieces, and of the tables that they may need beyond one each.
     weight: u64,
-    /// Clusters that they take.
+    /// Clusters that the pieces take.
     clusters: u64,
     /// How many pieces have been moved, and how many bytes of the next one.
     moved: usize,
@@ -99,8 +99,8 @@ struct Batch {
 }
 
 impl<T: Storage> Rebase<T> {
-    /// Looks whether `target`, which stands on `backing`, nearest image first, can be rebased onto `backing[keep]`, by
-    /// the name `name`; without a name it is to stand alone, and `keep` is their number. Writes nothing.
+    /// Checks that `target`, which stands on the images `backing`, the nearest first, can be rebased onto `backing[keep]`, under the name
+    /// `name`. Without a name the target is to stand alone, and `keep` is the number of the images. Writes nothing.
     pub fn begin(target: T, backing: Vec<File>, keep: usize, name: Option<&str>) -> Result<Rebase<T>, Failure> {
         let target = Image::open(target, slice_size(backing.len()))?;
         plan_naming(&target, name.map(str::as_bytes))?;
@@ -118,7 +118,7 @@ impl<T: Storage> Rebase<T> {
         Ok(Rebase { target, sources, name: name.map(|name| name.as_bytes().to_vec()) })
     }
 
-    /// Checks the target and then all that is read from: a cluster that is named twice could be absorbed without end. Writes nothing.
+    /// Checks the target, then all images that are read: a cluster that tables name twice could be absorbed without end. Writes nothing.
     pub fn check(self, pulse: &mut RebasePulse<'_>) -> Result<Absorb<T>, Failure> {
         let Rebase { mut target, mut sources, name } = self;
         let here = sources.at(Phase::CheckImages, 0);
@@ -140,7 +140,7 @@ impl<T: Storage> Absorb<T> {
             return Err(Error::Unsupported("the rebase was run before".into()).into());
         };
         let changed = forget_unknown(&mut image)?;
-        // what the survey saw may be of a writer that was killed, and not durable yet
+        // what the survey has read may have been written by a killed process, and not be durable yet
         image.storage.sync()?;
         let mut editor = Editor::begin(image, found, changed)?;
         if let Err(failure) = self.sources.absorb(&mut editor, pulse) {
@@ -151,7 +151,7 @@ impl<T: Storage> Absorb<T> {
         Ok(self.sources.moved)
     }
 
-    /// May the image be another than it was, once it is abandoned?
+    /// True if the image, once abandoned, may differ from what it was.
     pub fn has_changed(&self) -> bool {
         match &self.target {
             AbsorbTarget::Untouched(..) => false,
@@ -160,8 +160,7 @@ impl<T: Storage> Absorb<T> {
         }
     }
 
-    /// Takes back what was written and is not part of the image. An error leaves clusters that nothing uses, until the
-    /// next rebase.
+    /// Frees the clusters that were written and that no table names. After an error they stay leaked until the next rebase.
     pub fn abandon(self) -> Result<(), Error> {
         match self.target {
             AbsorbTarget::Changing(mut editor) => editor.abandon(),
@@ -192,7 +191,7 @@ impl Sources {
         }
     }
 
-    /// Looks for what the target lacks, up to what one batch may hold.
+    /// Collects what the target lacks, up to what one batch may hold.
     fn collect<T: Storage>(
         &mut self,
         editor: &mut Editor<T>,
@@ -223,7 +222,7 @@ impl Sources {
         Ok(())
     }
 
-    /// Deals with one cluster at least, of which the target lacks something at the batch's position.
+    /// Adds what the target lacks at the batch's position, of one cluster at least.
     fn look_closer<T: Storage>(
         &mut self,
         target: &mut Image<T>,
@@ -272,18 +271,18 @@ impl Sources {
         Ok(())
     }
 
-    /// What the images between have at `at`.
+    /// What the images between the target and its new backing file have at `at`.
     fn between(&mut self, at: u64, length: u64) -> Result<Provided, Failure> {
         self.chain.provider(0..self.keep, at, length)
     }
 
-    /// How many bytes from `at` on read as zeroes in what stays below the target.
+    /// How many bytes from `at` on read as zeroes in the images that stay below the target.
     fn zeroes_below(&mut self, at: u64, length: u64) -> Result<u64, Failure> {
         let below = self.chain.provider(self.keep..self.chain.images.len(), at, length)?.extent;
         Ok(if matches!(below.what, What::Unallocated | What::Zero) { below.length } else { 0 })
     }
 
-    /// What has to be absorbed of a part of one cluster.
+    /// Tells what has to be absorbed of a part of one cluster.
     fn classify(&mut self, start: u64, end: u64) -> Result<Class, Failure> {
         let (mut nothing, mut zeroes, mut masked) = (false, false, false);
         let mut at = start;
@@ -306,7 +305,7 @@ impl Sources {
         })
     }
 
-    /// Marks as zeroes what would not read so otherwise, in whole clusters.
+    /// Adds marks for zeroes, in whole clusters, where the images that stay would show other data.
     fn add_zeroes<T: Storage>(
         &mut self,
         target: &Image<T>,
@@ -332,7 +331,7 @@ impl Sources {
         Ok(())
     }
 
-    /// Fills up a cluster of which the target may have some subclusters.
+    /// Adds the subclusters of one cluster that the target lacks.
     fn fill_cluster(&mut self, start: u64, entry: L2Entry, cluster: u64, batch: &mut Batch) -> Result<(), Failure> {
         let size = cluster / 32;
         let mut parts = Vec::new();
@@ -468,7 +467,7 @@ impl Batch {
         if content != FillSource::Zero {
             self.clusters += length.div_ceil(target.cluster_size());
         }
-        // the same place in a source twice is no continuation of it: guest clusters may share one of the file
+        // two pieces at the same place of a source are not joined: two guest clusters may share one cluster of the file
         let goes_on = |last: &&mut Fill| {
             let is_placed = matches!(content, FillSource::Image { .. });
             !is_placed && last.content == content && last.guest + last.length == guest
@@ -485,8 +484,8 @@ impl Batch {
         self.pieces.push(piece);
     }
 
-    /// Finds places in the target. In the order of the sources' files: what lies together there will lie together
-    /// here, and is moved at once, however it is scattered over the guest's disk.
+    /// Chooses places in the target, in the order of the sources' files. So data that lie together in a source lie together in the
+    /// target, and are moved by one call, however they are scattered over the guest's disk.
     fn place<T: Storage>(&mut self, editor: &mut Editor<T>) -> Result<(), Error> {
         let cluster = editor.image.cluster_size();
         self.pieces.sort_unstable_by_key(|piece| match piece.content {
@@ -531,7 +530,7 @@ impl Batch {
         self.start + u64::try_from(parts / self.pieces.len().max(1) as u128).unwrap_or(0)
     }
 
-    /// What comes after it.
+    /// The batch that follows.
     fn next(self) -> Batch {
         Batch { start: self.at, at: self.at, ..Batch::default() }
     }
@@ -545,7 +544,8 @@ enum Class {
     Data,
 }
 
-/// Autoclear feature bits that are not known here: what they stand for is no longer kept up to date. Were there any?
+/// Clears the autoclear feature bits that this library does not know, since it does not keep up to date what they stand for. Returns
+/// whether there were any.
 fn forget_unknown<T: Storage>(image: &mut Image<T>) -> Result<bool, Error> {
     let known = image.header.autoclear & AUTOCLEAR_BITMAPS;
     let has_unknown = image.header.autoclear != known;
@@ -555,7 +555,7 @@ fn forget_unknown<T: Storage>(image: &mut Image<T>) -> Result<bool, Error> {
     Ok(has_unknown)
 }
 
-/// Names the new backing file, durably.
+/// Writes the name of the new backing file into the header, durably.
 fn put_name<T: Storage>(image: &Image<T>, name: Option<&[u8]>) -> Result<(), Failure> {
     for write in plan_naming(image, name)? {
         if write.takes_effect {
@@ -569,7 +569,7 @@ fn put_name<T: Storage>(image: &Image<T>, name: Option<&[u8]>) -> Result<(), Fai
     Ok(())
 }
 
-/// The writes that name the new backing file, from what the header is now.
+/// Plans the writes that put the new name into the present header.
 fn plan_naming<T: Storage>(image: &Image<T>, name: Option<&[u8]>) -> Result<Vec<naming::Write>, Error> {
     let header = Header::read(&image.storage)?;
     let mut cluster = vec![0; usize::try_from(header.cluster_size()).unwrap_or(0)];

@@ -1,4 +1,4 @@
-//! Persistent dirty bitmaps: which there are (qcow2 specification, sections "Bitmaps extension" and "Bitmap directory").
+//! The list of an image's persistent dirty bitmaps (qcow2 specification, sections "Bitmaps extension" and "Bitmap directory").
 
 use std::collections::HashSet;
 use std::io::{self, BufReader, ErrorKind, Read};
@@ -15,7 +15,7 @@ const MAX_DIRECTORY: u64 = 1024 * MAX_BITMAPS as u64;
 const ENTRY_LENGTH: u64 = 24;
 const IN_USE: u32 = 1 << 0;
 const AUTO: u32 = 1 << 1;
-/// Whoever does not know the extra data may use the bitmap all the same.
+/// Flag: a program that does not know the extra data may use the bitmap all the same.
 const EXTRA_DATA_COMPATIBLE: u32 = 1 << 2;
 /// The other flags are reserved.
 const MAX_FLAGS: u32 = (1 << 3) - 1;
@@ -26,13 +26,13 @@ const DIRTY_TRACKING: u8 = 1;
 pub struct Bitmap {
     /// Its name; bytes that are not UTF-8 are replaced.
     pub name: String,
-    /// It was not saved after its last use: what it says is not to be trusted.
+    /// QEMU did not save it after its last use, so its bits can't be trusted.
     pub in_use: bool,
     /// It records writes whenever the image is in use ("enabled").
     pub auto: bool,
     /// Binary logarithm of the bytes that one bit stands for.
     pub granularity_bits: u8,
-    /// It has extra data without which it can't be understood; none is known so far.
+    /// It has extra data without which it can't be understood. The specification knows none so far.
     pub has_extra: bool,
 }
 

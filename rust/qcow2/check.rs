@@ -6,10 +6,10 @@ use super::storage::Source;
 use super::survey::{Damage, Survey};
 use super::{Error, Pulse, corrupt};
 
-/// How much of a table is read at once.
+/// Bytes of a table that are read at once.
 const SLICE: u64 = 64 << 10;
 
-/// What a check has found.
+/// The result of a check.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CheckReport {
     /// Clusters that are counted as used more often than they are: space is lost, no data.
@@ -20,9 +20,9 @@ pub struct CheckReport {
     pub reasons: Vec<String>,
 }
 
-/// Checks the image in `source`. It reads, and needs up to 25 MiB of memory, 32 MiB more for an L1 table of that size. Damage is what
-/// it finds; damage that leaves nothing to follow is `Error::Corrupt`, what is not known here `Error::Unsupported`, and any
-/// other error is not about the image.
+/// Checks the image in `source`, without writing. This needs up to 25 MiB of memory, and 32 MiB more for the largest L1 table. The
+/// report lists damage. `Error::Corrupt` means that damage leaves no tables to follow, `Error::Unsupported` that the image has features
+/// which this library does not know; any other error is not about the image.
 pub fn check<S: Source>(source: S, pulse: &mut Pulse<'_>) -> Result<CheckReport, Error> {
     let mut image = Image::open(source, SLICE)?;
     if image.header.autoclear & AUTOCLEAR_RAW_DATA != 0 {
@@ -39,7 +39,7 @@ pub fn check<S: Source>(source: S, pulse: &mut Pulse<'_>) -> Result<CheckReport,
             let Damage { places, reasons } = survey.damage();
             Ok(CheckReport { leaked: found.leaked, damaged: places, reasons })
         }
-        // what is wrong there can't be told from what follows from it
+        // the survey ends here: further damage might only follow from this
         Err(Error::Corrupt(reason)) => {
             let Damage { places, mut reasons } = survey.damage();
             reasons.push(reason);

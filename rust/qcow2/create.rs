@@ -1,4 +1,4 @@
-//! Making an empty image (qcow2 specification, sections "Header", "Host cluster management" and "Cluster mapping").
+//! Makes an empty image (qcow2 specification, sections "Header", "Host cluster management" and "Cluster mapping").
 
 use std::fs::File;
 
@@ -41,8 +41,8 @@ pub fn create(file: &impl Storage, virtual_size: u64, backing: Option<&str>) -> 
     Ok(())
 }
 
-/// Looks at the image that `create` has made so, and that another program has filled since: what it says of itself must be
-/// what was written then. What that has made of its L2 tables is looked at by whoever follows them.
+/// Checks an image that `create` has made and that another program has filled since: its header must still say what `create` wrote.
+/// The L2 tables are checked by those who read them.
 pub fn check_filled(file: &File, virtual_size: u64, backing: Option<&str>) -> Result<(), Error> {
     let found = inspect_readable(file)?;
     let made = Info {
@@ -73,7 +73,7 @@ pub fn check_filled(file: &File, virtual_size: u64, backing: Option<&str>) -> Re
     Ok(())
 }
 
-/// Refuses what no image can be made for; how many L1 entries it takes.
+/// Refuses a size or name for which no image can be made. Returns the number of L1 entries.
 pub(super) fn check(virtual_size: u64, backing: Option<&str>) -> Result<usize, Error> {
     let l1_entries = virtual_size.div_ceil(L1_ENTRY_COVERS);
     if virtual_size == 0 || !virtual_size.is_multiple_of(512) || l1_entries > MAX_L1_ENTRIES {

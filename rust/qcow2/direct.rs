@@ -1,5 +1,5 @@
-//! Reading and writing past the page cache: what is moved once is of no use there, takes memory from guests, and would be
-//! copied once more.
+//! Reads and writes past the page cache. A backup moves data once, so the cache would only take memory from guests, and copy the data
+//! once more.
 
 use std::fs::File;
 use std::io;
@@ -15,10 +15,10 @@ use crate::error::errno;
 use crate::lacking;
 use crate::nas::apart::Descriptor;
 
-/// What goes past the page cache lies at multiples of this, in memory and in the file: no device has larger blocks.
+/// Direct I/O has to lie at multiples of this, in memory and in the file. No device has larger blocks.
 const BLOCK: usize = 4096;
 
-/// A file of which whole blocks go past the page cache, where its file system lets them; all else goes through it.
+/// A file whose whole blocks are read and written past the page cache, where its file system allows that; all else goes through it.
 #[derive(Debug)]
 pub struct Direct<F = File> {
     file: F,
@@ -49,7 +49,7 @@ impl<F: Descriptor> Direct<F> {
         Ok(data.len() as u64)
     }
 
-    /// Does it past the page cache; none if it can't be done so, for this memory, or at all.
+    /// Runs the request past the page cache. `None` if that is impossible, for this memory or for this file.
     fn attempt<T: Send>(
         &self,
         memory: *const u8,
@@ -63,7 +63,7 @@ impl<F: Descriptor> Direct<F> {
             return Ok(None);
         };
         match direct.with(act) {
-            // larger blocks, or a file system below that does not let it pass
+            // the device has larger blocks, or a file system below allows no direct I/O
             Err(error) if errno(&error) == Some(Errno::INVAL) => {
                 tell(direct, Errno::INVAL);
                 self.refused.store(true, Relaxed);
@@ -108,7 +108,7 @@ pub struct Buffer {
 }
 
 impl Buffer {
-    /// Makes it so many bytes, whatever they are.
+    /// Sets the length in bytes; the content is undefined.
     pub fn resize(&mut self, length: usize) {
         if self.bytes.len() < length + BLOCK {
             self.bytes.resize(length + BLOCK, 0);

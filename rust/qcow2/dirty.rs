@@ -1,4 +1,4 @@
-//! What a persistent dirty bitmap says (qcow2 specification, sections "Bitmap table" and "Bitmap data").
+//! Reads the bits of a persistent dirty bitmap (qcow2 specification, sections "Bitmap table" and "Bitmap data").
 
 use std::fs::File;
 use std::ops::Range;
@@ -53,7 +53,7 @@ impl Default for Bits {
 }
 
 impl Dirty {
-    /// The bitmap `name` of the image, if it knows everything that was written since it began; else why it does not.
+    /// Opens the bitmap `name` of the image if it has recorded all writes since it began; else returns why it has not.
     pub fn open(file: &File, name: &str) -> Result<Result<Dirty, String>, Error> {
         let header = Header::read(file)?;
         let Some((bitmap, table)) = find(&header, file, name)? else { return Ok(Err("is missing".to_owned())) };
@@ -81,7 +81,7 @@ impl Dirty {
         }))
     }
 
-    /// Begins with the first range again.
+    /// Starts again with the first range.
     pub fn rewind(&mut self) {
         self.next = 0;
     }
@@ -156,7 +156,7 @@ impl Iterator for Dirty {
     }
 }
 
-/// The entry of the bitmap `name`, and where its table is said to lie.
+/// Finds the directory entry of the bitmap `name`, and where its table is said to lie.
 fn find(header: &Header, file: &File, name: &str) -> Result<Option<(Bitmap, Range<u64>)>, Error> {
     let Some(directory) = header.bitmaps.as_ref().filter(|_| header.bitmaps_are_kept()) else { return Ok(None) };
     let mut found = None;
@@ -172,7 +172,7 @@ fn find(header: &Header, file: &File, name: &str) -> Result<Option<(Bitmap, Rang
     Ok(found)
 }
 
-/// Why the bitmap does not know what was written, if so.
+/// The reason not to trust the bitmap, if there is one.
 fn distrust(bitmap: &Bitmap) -> Option<String> {
     if bitmap.in_use {
         return Some("was not stored after its last use".to_owned());

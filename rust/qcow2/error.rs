@@ -1,4 +1,4 @@
-//! Why an image can't be read or made, and the progress of work on one, which may be ended.
+//! The errors of work on an image, and the callback that follows and may end such work.
 
 use std::io;
 use std::path::Path;
@@ -14,22 +14,22 @@ pub enum Error {
     /// The metadata contradicts itself, the file's length or the specification.
     #[error("corrupt qcow2 image: {0}")]
     Corrupt(String),
-    /// Valid, as far as one can tell, but beyond what is known here.
+    /// The image seems valid, but has a feature that this library does not know.
     #[error("unsupported qcow2 image: {0}")]
     Unsupported(String),
     /// The file could not be read or written.
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// Whoever was told of the progress has ended the work.
+    /// The callback has ended the work.
     #[error(transparent)]
     Stopped(#[from] Stopped),
 }
 
-/// Is told how far long work is: what is done, and all there is to do. It is asked at least after each piece of work that takes
-/// as long as some requests to the storage, and may end it.
+/// Is called with what long work has done and what it has to do in all. It is called at least once for each few requests to the
+/// storage, and may end the work.
 pub type Pulse<'a> = dyn FnMut(u64, u64) -> Result<(), Stopped> + 'a;
 
-/// That the work was ended says nothing of an image, any other failure does.
+/// Separates the end of the work by its caller, which says nothing of the image, from failures that are about the image.
 pub fn unless_stopped<T>(result: Result<T, Error>) -> Result<Result<T, Error>, CoreError> {
     match result {
         Err(Error::Stopped(stopped)) => Err(stopped.error()),

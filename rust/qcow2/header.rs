@@ -20,7 +20,7 @@ pub(super) const AUTOCLEAR_RAW_DATA: u64 = 1 << 1;
 
 pub(super) const V2_LENGTH: usize = 72;
 pub(super) const V3_LENGTH: usize = 104;
-/// What is read first: what there is besides tables has room in it, and on a NAS each further read is a question more.
+/// Bytes of the first read. All but the tables fits into them, and each further read asks the NAS once more.
 const PAGE: usize = 4096;
 /// Longest backing file name, in bytes.
 pub(super) const MAX_BACKING_NAME: usize = 1023;
@@ -57,12 +57,12 @@ pub(super) struct Header {
     pub(super) bitmaps: Option<Directory>,
     /// The file that the data are in, as the header names it.
     pub(super) data_file: Option<String>,
-    /// As it stands there; `Image::open` checks it.
+    /// Not checked yet; `Image::open` does so.
     pub(super) tables: Tables,
     pub(super) layout: Layout,
 }
 
-/// Where the tables are said to lie; nothing of it is checked here.
+/// Where the header says that the tables lie; nothing of it is checked here.
 #[derive(Debug, Clone)]
 pub(super) struct Tables {
     pub(super) l1_entries: u32,
@@ -95,7 +95,7 @@ impl Header {
         1 << self.cluster_bits
     }
 
-    /// Whoever wrote the image last kept its bitmaps up to date.
+    /// True if the last program that wrote the image kept its bitmaps up to date.
     pub(super) fn bitmaps_are_kept(&self) -> bool {
         self.autoclear & AUTOCLEAR_BITMAPS != 0
     }

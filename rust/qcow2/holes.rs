@@ -1,4 +1,4 @@
-//! Where a file has data and where it has none, as far as its file system tells.
+//! Finds data and holes of a file, as far as its file system tells them.
 
 use std::fs::File;
 
@@ -8,8 +8,8 @@ use rustix::io::Errno;
 
 use crate::lacking;
 
-/// The next data, or the next hole; `u64::MAX` for data where there are none any more. None where the file system does not
-/// tell: with whatever error it says so (CIFS with EIO), all has to be taken for data, and reading it tells what is wrong.
+/// Finds the next data or the next hole; `u64::MAX` if no data follow. `None` where the file system does not tell, whatever its error is
+/// (CIFS says EIO): the caller takes all for data, and its reads show whether something is wrong.
 pub(super) fn seek(file: &File, to: SeekFrom) -> Option<u64> {
     match rustix::fs::seek(file, to) {
         Ok(found) => Some(found),

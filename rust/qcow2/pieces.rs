@@ -1,4 +1,4 @@
-//! A chain as many read it at once: one tells in the guest's order where the bytes lie, and others read them there.
+//! A chain that several threads read at once: `Pieces` tells in the guest's order where bytes lie, `Images` reads them there.
 
 use std::fs::File;
 use std::io;
@@ -12,7 +12,7 @@ use super::direct::Direct;
 use super::image::{Compressed, Image, What};
 use super::storage::read_padded;
 
-/// Where the guest's bytes lie, told in its order.
+/// Tells where the guest's bytes lie, in the guest's order.
 #[derive(Debug)]
 pub struct Pieces {
     chain: Chain,
@@ -26,11 +26,11 @@ pub struct Piece {
     pub at: u64,
     /// In bytes.
     pub length: u64,
-    /// What it consists of, in order; nothing if it reads as zeroes.
+    /// Its parts, in order; none if all of it reads as zeroes.
     pub parts: Vec<Part>,
 }
 
-/// Bytes that lie together.
+/// Bytes that lie together in one place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Part {
     /// In bytes.
@@ -67,7 +67,7 @@ impl Place {
         }
     }
 
-    /// What lies so many bytes later.
+    /// The place `bytes` later.
     pub fn skip(self, bytes: u64) -> Place {
         match self {
             Place::Hole => Place::Hole,
@@ -78,7 +78,7 @@ impl Place {
 }
 
 impl Pieces {
-    /// Opens `images`, the newest first, each standing on the next, and what reads what they hold.
+    /// Opens `images`, the newest first, each standing on the next, and a second set of descriptors for the threads that read.
     pub fn open(images: Vec<File>) -> Result<(Pieces, Images), Failure> {
         let mut chain = Chain::open(images).map_err(|(i, error)| Failure::of(i + 1, error))?;
         chain.check_tables_are_distinct()?;
@@ -88,7 +88,7 @@ impl Pieces {
         Ok((Pieces { chain, size }, Images(images)))
     }
 
-    /// None of the images was cut off since it was opened: to be asked before what was read counts.
+    /// An error if an image has been truncated since it was opened. The caller asks before it relies on what it has read.
     pub fn check_whole(&self) -> Result<(), Failure> {
         self.chain.check_whole()
     }
@@ -98,8 +98,8 @@ impl Pieces {
         self.size
     }
 
-    /// What there is from `at` on, the begin of a cluster below the disk's end: whole clusters that read as zeroes, or others,
-    /// no more than `most` bytes of them, a multiple of `CLUSTER`. What is told once counts as taken.
+    /// The next piece from `at` on, which is the beginning of a cluster below the disk's end: either clusters that all read as zeroes, or
+    /// at most `most` bytes of others, a multiple of `CLUSTER`. A piece counts as taken once it is told.
     pub fn next(&mut self, at: u64, most: u64) -> Result<Piece, Failure> {
         let first = self.part(at, self.size - at)?;
         let whole = whole_clusters(&first, self.size - at);
@@ -147,11 +147,11 @@ fn whole_clusters(part: &Part, left: u64) -> u64 {
     }
 }
 
-/// The images of a chain, read by any number at once.
+/// The images of a chain, which any number of threads reads at once.
 #[derive(Debug)]
 pub struct Images(Vec<Image<Direct>>);
 
-/// Room to inflate clusters in, and what was inflated last.
+/// A thread's buffers to inflate clusters in, and the cluster that was inflated last.
 #[derive(Debug, Default)]
 pub struct Inflated {
     last: Option<(usize, Compressed)>,
@@ -218,7 +218,7 @@ impl Images {
 }
 
 impl Image<File> {
-    /// The same, of whose tables nothing is remembered.
+    /// Opens the same image once more, with empty caches of its tables.
     fn again(&self) -> io::Result<Image<Direct>> {
         let storage = Direct::new(self.storage.try_clone()?);
         Ok(Image::of(storage, self.header.clone(), self.length))

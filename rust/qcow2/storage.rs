@@ -1,4 +1,4 @@
-//! What an image lies in: a file, and in tests one that can be cut off at any write.
+//! The storage of an image: a file, and in tests one that can be cut off at any write.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Seek, SeekFrom};
@@ -17,12 +17,12 @@ pub trait Source {
     fn length(&self) -> io::Result<u64>;
 }
 
-/// A target: what is written may reach the disk in any order until `sync` returns.
+/// Storage that can be written to. Until `sync` returns, writes may reach the disk in any order.
 pub trait Storage: Source {
     /// Writes all of `data`, beyond the end too.
     fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()>;
 
-    /// Makes it longer, by what reads as zeroes, or shorter.
+    /// Sets the length; new bytes read as zeroes.
     fn set_length(&self, length: u64) -> io::Result<()>;
 
     /// Makes all that was written durable.

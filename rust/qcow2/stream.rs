@@ -15,7 +15,7 @@ const ZERO: u64 = 1;
 const COUNTS_PER_BLOCK: u64 = CLUSTER / 2;
 static ZEROES: [u8; CLUSTER as usize] = [0; CLUSTER as usize];
 
-/// An image being written; without `finish` it is none. Memory: the L1 table and one L2 table, 128 KiB for 4 TiB.
+/// An image that is being written. Before `finish` the file is no image. Memory: the L1 table and one L2 table, 128 KiB for 4 TiB.
 #[derive(Debug)]
 pub struct Stream<S> {
     storage: S,
@@ -23,7 +23,7 @@ pub struct Stream<S> {
     backing: Option<String>,
     /// Host offset of the next free cluster.
     end: u64,
-    /// Guest offset up to which everything was said.
+    /// Guest offset up to which the content is known.
     said: u64,
     l1: Vec<u64>,
     l2: Vec<u64>,
@@ -33,8 +33,8 @@ pub struct Stream<S> {
 }
 
 impl<S: Storage> Stream<S> {
-    /// Begins an image for a disk of `virtual_size` bytes in `storage`, whose content goes. Size and `backing` as
-    /// for `create`.
+    /// Begins an image for a disk of `virtual_size` bytes in `storage`, whose former content is lost. Size and `backing` are as for
+    /// `create`.
     pub fn begin(storage: S, virtual_size: u64, backing: Option<&str>) -> Result<Stream<S>, Error> {
         let l1_entries = create::check(virtual_size, backing)?;
         storage.set_length(0)?;
@@ -73,8 +73,8 @@ impl<S: Storage> Stream<S> {
         Ok(())
     }
 
-    /// Makes room for `length` bytes, as for `data`: where in the file whoever wants them there writes them, before `finish` or
-    /// while others get room. They are of one L2 table.
+    /// Reserves space for `length` bytes, as `data` does, and returns their offset in the file. The caller writes them there before
+    /// `finish`, perhaps while others reserve. The bytes belong to one L2 table.
     pub fn place(&mut self, offset: u64, length: u64) -> Result<u64, Error> {
         self.check_next(offset, length)?;
         let last = offset + length.saturating_sub(1);
@@ -98,7 +98,7 @@ impl<S: Storage> Stream<S> {
         Ok(())
     }
 
-    /// Writes the tables and the header; what was not said is the backing file's, or zero. Nothing is synced.
+    /// Writes the tables and the header. Clusters that were not mentioned read as the backing file has them, or as zeroes. Syncs nothing.
     pub fn finish(mut self) -> Result<S, Error> {
         self.write_table()?;
         let l1_offset = self.end;
@@ -126,7 +126,7 @@ impl<S: Storage> Stream<S> {
         Ok(self.storage)
     }
 
-    /// What is said comes in order, once, in whole clusters and within the disk.
+    /// Checks that the caller mentions each cluster once, in order, whole and within the disk.
     fn check_next(&self, offset: u64, length: u64) -> Result<(), Error> {
         let end = offset.saturating_add(length);
         let whole = offset.is_multiple_of(CLUSTER) && (end.is_multiple_of(CLUSTER) || end == self.virtual_size);
@@ -137,7 +137,7 @@ impl<S: Storage> Stream<S> {
         }
     }
 
-    /// What has no backing file reads as zeroes already.
+    /// Marks zeroes, unless they read as such without a backing file.
     fn zero_clusters(&mut self, offset: u64, length: u64) -> Result<(), Error> {
         if self.backing.is_some() {
             for cluster in (offset..offset + length).step_by(CLUSTER as usize) {
@@ -168,7 +168,7 @@ impl<S: Storage> Stream<S> {
         Ok(())
     }
 
-    /// Writes at the end; what follows begins in a cluster of its own.
+    /// Appends to the file; what follows begins in a new cluster.
     fn append(&mut self, bytes: &[u8]) -> Result<(), Error> {
         self.storage.write_at(bytes, self.end)?;
         self.writeback.wrote(&self.storage, self.end, bytes.len() as u64);
@@ -181,8 +181,7 @@ fn table_of(offset: u64) -> usize {
     (offset / CLUSTER / CLUSTERS_PER_L2) as usize
 }
 
-/// Is the first cluster of `bytes` all zeroes, and how many bytes are clusters of which that is as true, `most` clusters
-/// at most.
+/// Tells whether the first cluster of `bytes` is all zeroes, and how many bytes of clusters, `most` at most, are alike in that.
 fn alike(bytes: &[u8], most: u64) -> (bool, usize) {
     let is_zero = |cluster: &[u8]| *cluster == ZEROES[..cluster.len()];
     let mut clusters = bytes.chunks(CLUSTER as usize).take(most as usize);

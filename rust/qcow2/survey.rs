@@ -1,5 +1,5 @@
-//! Counting who refers to each cluster of an image, and comparing it with the reference counts: what is damaged is
-//! refused, or listed for a check; what nobody refers to may be used.
+//! A survey counts the references to each cluster of an image, and compares them with the reference counts. Damage is refused, or listed
+//! for a check. Clusters that nothing refers to may be used.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -13,7 +13,7 @@ use super::{Error, Pulse, corrupt};
 const WINDOW: u64 = 20 << 20;
 /// More passes than any real image needs.
 const MAX_WINDOWS: u64 = 1024;
-/// Runs of unused clusters that are remembered, 4 MiB; the rest is for the next time.
+/// Runs of unused clusters that are remembered, in 4 MiB; the next survey finds the rest.
 const MAX_LEAKS: usize = 256 << 10;
 /// The cluster holds a table; nothing else may be in it.
 const METADATA: u8 = 1 << 7;
@@ -35,7 +35,7 @@ const MAX_BITMAP: u64 = 512 << 20;
 const MAX_BITMAP_TABLES: u64 = 16 << 20;
 /// Entries that are read at once.
 const CHUNK: usize = 8 << 10;
-/// L2 tables that are read between two words of progress.
+/// L2 tables that are read between two calls of the pulse.
 const TABLES_A_PULSE: u64 = 16;
 
 /// A count of all references to an image's clusters, window by window.
@@ -51,7 +51,7 @@ pub(super) struct Survey {
     counts: Vec<u8>,
     /// References beyond `MOST`, by cluster.
     popular: HashMap<u64, u64>,
-    /// What is damaged is listed here; none: it is refused.
+    /// The list of damage; `None` if damage is refused.
     damage: Option<Damage>,
     tables: u64,
     found: SurveyFindings,
@@ -118,17 +118,17 @@ impl Survey {
         Ok(survey)
     }
 
-    /// From now on damage is listed, and the entries' own word on who shares a cluster is compared as well.
+    /// From now on the survey lists damage, and also compares what entries say about shared clusters.
     pub(super) fn list_damage(&mut self) {
         self.damage = Some(Damage::default());
     }
 
-    /// What is listed until now.
+    /// Takes the list of damage so far.
     pub(super) fn damage(&mut self) -> Damage {
         self.damage.take().unwrap_or_default()
     }
 
-    /// Lists damage instead of failing with it, if it is to be listed.
+    /// Lists damage instead of failing, if the survey lists it.
     fn tolerate(&mut self, result: Result<(), Error>) -> Result<(), Error> {
         match (result, &mut self.damage) {
             (Err(Error::Corrupt(reason)), Some(damage)) => damage.add(reason),
@@ -136,7 +136,7 @@ impl Survey {
         }
     }
 
-    /// The same for what is read again in each window, and is listed once.
+    /// As `tolerate`, for tables that are read in each window and whose damage is listed once.
     fn tolerate_read<T>(&mut self, result: Result<T, Error>) -> Result<Option<T>, Error> {
         match result {
             Ok(value) => Ok(Some(value)),
@@ -145,8 +145,8 @@ impl Survey {
         }
     }
 
-    /// Counts all, window by window. Told are the L1 entries that have been followed, and how often any is in all windows
-    /// together.
+    /// Counts all references, window by window. The pulse gets the number of L1 entries that have been followed, and how many that will be
+    /// in all windows together.
     pub(super) fn run<S: Source>(
         &mut self,
         image: &mut Image<S>,
@@ -171,7 +171,7 @@ impl Survey {
         Ok(std::mem::take(&mut self.found))
     }
 
-    /// Counts all but what the L2 tables name.
+    /// Begins the next window, with the references of all tables but the L2 tables.
     fn begin_window<S: Source>(&mut self, image: &Image<S>) -> Result<(), Error> {
         self.window = self.window.end..(self.window.end + WINDOW).min(self.covered);
         self.popular.clear();
@@ -202,7 +202,7 @@ impl Survey {
     }
 
     fn count_bitmaps<S: Source>(&mut self, image: &Image<S>) -> Result<(), Error> {
-        // stale ones keep their clusters too, but nobody follows them any more
+        // stale bitmaps keep their clusters too, but nothing follows them any more
         let Some(directory) = image.header.bitmaps.as_ref().filter(|_| image.header.bitmaps_are_kept()) else {
             return Ok(());
         };
@@ -216,7 +216,7 @@ impl Survey {
                 return corrupt("the bitmaps' tables are larger than the file");
             }
             image.check_lies_inside("bitmap table", table.start, length)?;
-            // what is in use is not looked at, and may be of another size; QEMU knows whole sectors only
+            // a bitmap in use is not looked at, and may have another size; QEMU counts whole sectors only
             let bits = (image.virtual_size() / 512 * 512).div_ceil(1 << bitmap.granularity_bits);
             let needed = (bits.div_ceil(64) * 8).div_ceil(self.cluster) * 8;
             let fits = bitmap.in_use || length == needed;
@@ -257,7 +257,7 @@ impl Survey {
         if table == 0 {
             return Ok(());
         }
-        // each has a cluster of its own, so that tables can't be named again and again
+        // each table has a cluster of its own; more tables than clusters means that they are named again and again
         self.tables += 1;
         if self.tables > self.clusters {
             return corrupt("it names more L2 tables than it has clusters");
@@ -312,7 +312,7 @@ impl Survey {
         Ok(())
     }
 
-    /// One more reference.
+    /// Counts one more reference.
     fn count(&mut self, cluster: u64, index: usize) {
         if self.counts[index] & MOST < MOST {
             self.counts[index] += 1;
@@ -383,7 +383,7 @@ impl Survey {
             let cause = format!("cluster {cluster} has {references} references and a count of {counted}");
             self.tolerate(corrupt(cause))?;
         }
-        // more references than were counted are not known
+        // beyond these limits references were not counted
         let all_known = few < u64::from(MOST) || self.popular.len() < MAX_POPULAR;
         if counted > references && all_known && cluster < self.clusters {
             self.found.leaked += 1;

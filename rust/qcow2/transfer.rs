@@ -1,5 +1,5 @@
-//! Moving data from a file to a target: blocks are shared where both can, else copied within the kernel or on the
-//! server, else read and written.
+//! Moves data from a file to a target. It shares blocks where both files can; else it lets the kernel or the server copy; else it reads
+//! and writes.
 
 use std::fs::File;
 use std::io;
@@ -16,12 +16,12 @@ use crate::lacking;
 
 /// Sharing works on blocks of the file system; all those that can share have blocks of 4 KiB, or refuse.
 const BLOCK: u64 = 4096;
-/// One call shares no more, so that it ends in time.
+/// Bytes that one call shares at most, so that it ends soon.
 const MOST_CLONED: u64 = 1 << 30;
-/// One call copies no more.
+/// Bytes that one call copies at most.
 const MOST_COPIED: u64 = 16 << 20;
 const BUFFER: usize = 1 << 20;
-/// Bytes that are copied before the kernel is told to write them: it would wait for much more, and the disk idle.
+/// Bytes that are copied before the kernel is told to write them. By itself it waits for many more, while the disk idles.
 const WRITE_EACH: u64 = 16 << 20;
 
 /// The best way that has not been refused yet.
@@ -41,7 +41,7 @@ pub struct Route {
     length: u64,
 }
 
-/// What was written of a target, and when the kernel is told to begin with it.
+/// Notes what was written to a target, and tells when the kernel should begin to write it to the disk.
 #[derive(Debug, Default)]
 pub struct Writeback {
     span: Range<u64>,
@@ -52,9 +52,9 @@ impl Writeback {
     /// `length` bytes at `at` are written.
     pub fn wrote<T: Storage>(&mut self, target: &T, at: u64, length: u64) {
         let Some(span) = self.note(at, length) else { return };
-        // what fails here fails in the sync
+        // a write that fails here makes the sync fail, too
         if let Err(error) = target.begin_writing(span.start, span.end - span.start) {
-            log::debug!("the kernel writes when it wants to - {error}");
+            log::debug!("unable to start writeback, going on without: {error}");
         }
     }
 
@@ -69,7 +69,7 @@ impl Writeback {
     }
 }
 
-/// Can `target`, an empty file, share the blocks of `source`? It is tried, and the target is empty again.
+/// Tries whether `target`, an empty file, can share blocks of `source`. The target is empty again afterwards.
 pub fn shares(source: &File, target: &impl Storage) -> io::Result<bool> {
     let shares = target.clone_from(0, source, 0, BLOCK).is_ok();
     if shares {
@@ -105,7 +105,7 @@ impl Route {
         Route { way: Way::Clone, tells_holes: true, length }
     }
 
-    /// Has nothing else been left than to read and write?
+    /// True if only reading and writing is left.
     pub fn is_read_write(&self) -> bool {
         self.way == Way::ReadWrite
     }
@@ -158,7 +158,7 @@ impl Route {
         if hole == 0 && self.way >= Way::CopyRange {
             match target.copy_from(to, source, from, data) {
                 Ok(copied) if copied > 0 => return Ok(Step::Moved(Moved { cloned: 0, copied })),
-                // it ends where the file ends, and there are file systems that copy nothing instead of refusing
+                // a copy ends where the file ends, and some file systems copy nothing instead of refusing
                 Ok(_) => self.way = Way::ReadWrite,
                 Err(error) => self.refused(Way::ReadWrite, source, error).map_err(of_target)?,
             }
@@ -166,8 +166,8 @@ impl Route {
         Ok(Step::Left(data))
     }
 
-    /// Takes the next way for good. Whatever the reason, reading and writing succeed or tell the fault; but where there is no
-    /// room for a part of a file there is none for its copy.
+    /// Changes to the next way for good. Whatever the reason was, reading and writing succeed or show the fault. But where there is no
+    /// space for shared blocks there is none for their copy, either.
     fn refused(&mut self, next: Way, source: &File, error: io::Error) -> io::Result<()> {
         let what = if next == Way::CopyRange { "FICLONERANGE" } else { "copy_file_range" };
         match errno(&error) {

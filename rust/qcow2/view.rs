@@ -1,4 +1,4 @@
-//! What a guest sees of its disk: qcow2 images, the top one first, and perhaps plain bytes below them.
+//! A view shows what a guest sees of its disk: qcow2 images, the top one first, and perhaps plain bytes below them.
 
 use std::fs::File;
 use std::ops::Range;
@@ -56,7 +56,7 @@ impl View {
         View::of(images, raw)
     }
 
-    /// The same for a disk that a guest may be using.
+    /// As `open`, for a disk that a guest may be using.
     pub fn open_in_use(layers: Vec<Layer>) -> Result<View, Error> {
         let (images, raw) = split(layers);
         View::of(Chain::open_in_use(images)?, raw)
@@ -69,7 +69,7 @@ impl View {
         Ok(View { images, raw, size })
     }
 
-    /// None of its files was cut off since it was opened: to be asked before what was read counts.
+    /// An error if one of its files has been truncated since it was opened. The caller asks before it relies on what it has read.
     pub fn check_whole(&self) -> Result<(), Error> {
         self.images.check_whole().map_err(of_failure)?;
         match &self.raw {
@@ -156,7 +156,7 @@ fn split(layers: Vec<Layer>) -> (Vec<(File, Option<File>)>, Option<File>) {
     (images, raw)
 }
 
-/// Which image it was is of no matter: the error says what is wrong with it.
+/// Drops the image's position: the error says what is wrong.
 fn of_failure(failure: Failure) -> Error {
     failure.error
 }
@@ -166,7 +166,7 @@ fn of_failure(failure: Failure) -> Error {
 pub(super) struct Raw {
     file: File,
     pub(super) length: u64,
-    /// What was found last: data, or a hole.
+    /// The data or the hole that was found last.
     last: (Range<u64>, bool),
 }
 
@@ -187,7 +187,7 @@ impl Raw {
         Ok((limit.min(range.end - at), *data))
     }
 
-    /// The data or the hole at `at`. Where the file system does not tell, as a block device, all are data.
+    /// Finds the data or the hole at `at`. Where that can't be told, as on a block device, all are data.
     fn look(&self, at: u64) -> (Range<u64>, bool) {
         let seek = |to| holes::seek(&self.file, to).map(|found| found.min(self.length));
         match seek(SeekFrom::Data(at)) {

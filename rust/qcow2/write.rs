@@ -1,4 +1,4 @@
-//! Editing an image: clusters are taken, filled, counted, and only then named by its tables.
+//! An editor changes an image: it takes clusters, fills and counts them, and only then lets tables name them.
 //!
 //! At each moment the file reads as before, whichever of the writes since the last sync have reached the disk:
 //!
@@ -31,7 +31,7 @@ pub(super) struct Fill {
     /// In bytes; the last cluster of a disk may be cut short.
     pub(super) length: u64,
     pub(super) content: FillSource,
-    /// Where the data lie in the target's file, from the time on that they have a place.
+    /// Offset of the data in the target's file, once they have a place.
     pub(super) host: u64,
 }
 
@@ -43,12 +43,12 @@ pub(super) enum FillSource {
     Chain,
     /// Subclusters of a cluster that the target has already, to be read through the chain.
     Subclusters,
-    /// Zeroes, of which only a mark is kept.
+    /// Zeroes, for which the tables have a mark.
     Zero,
 }
 
 impl Fill {
-    /// The rest of it, `skip` bytes later, without a place.
+    /// The rest of it from `skip` bytes on, without a place.
     pub(super) fn after(&self, skip: u64) -> Fill {
         let content = match self.content {
             FillSource::Image { index, offset } => FillSource::Image { index, offset: offset + skip },
@@ -58,7 +58,7 @@ impl Fill {
     }
 }
 
-/// What has to be done to take clusters back that no table names yet.
+/// What is needed to free clusters that no table names yet.
 #[derive(Debug, Default)]
 struct Undo {
     /// Length of the file before.
@@ -85,13 +85,13 @@ pub(super) struct Editor<T> {
     table: Option<Range<u64>>,
     /// None while tables are being changed.
     undo: Option<Undo>,
-    /// Something was changed that is not undone.
+    /// Something was changed that `abandon` does not undo.
     changed: bool,
 }
 
 impl<T: Storage> Editor<T> {
-    /// Begins to change `image`, of which `found` was found: takes back what nothing refers to. Nothing is taken back
-    /// when something unknown might. `changed`: the image is another already than it was.
+    /// Begins to change `image`, with the findings of its survey, and frees the clusters that nothing refers to. It frees none if something
+    /// unknown in the image may refer to them. `changed` tells that the image differs already from what it was.
     pub(super) fn begin(image: Image<T>, found: SurveyFindings, changed: bool) -> Result<Editor<T>, Error> {
         let cluster = image.cluster_size();
         let in_file = image.length.div_ceil(cluster);
@@ -164,7 +164,7 @@ impl<T: Storage> Editor<T> {
         run
     }
 
-    /// Does the cluster read as zeroes until it is written?
+    /// True if the cluster reads as zeroes until it is written.
     pub(super) fn is_fresh(&self, cluster: u64) -> bool {
         cluster >= self.fresh
     }
@@ -195,12 +195,12 @@ impl<T: Storage> Editor<T> {
         Ok(())
     }
 
-    /// Is the image another than it was, whatever is taken back?
+    /// True if the image differs from what it was even after `abandon`.
     pub(super) fn has_changed(&self) -> bool {
         self.changed
     }
 
-    /// Takes back what was taken since the last commit, if no table can name it.
+    /// Frees the clusters taken since the last commit, if no table can name them.
     pub(super) fn abandon(&mut self) -> Result<(), Error> {
         let Some(undo) = self.undo.take() else { return Ok(()) };
         self.blocks.clear();
@@ -210,7 +210,7 @@ impl<T: Storage> Editor<T> {
         Ok(self.image.storage.set_length(undo.length)?)
     }
 
-    /// Writes the L2 tables that are missing; the L1 entries that will name them.
+    /// Writes the L2 tables that are missing, and returns the L1 entries that will name them.
     fn write_new_tables(&mut self, pieces: &[Fill]) -> Result<Vec<(u64, u64)>, Error> {
         let mut made = Vec::new();
         let mut buffer = Vec::new();
@@ -376,8 +376,7 @@ impl<T: Storage> Editor<T> {
         Ok(block)
     }
 
-    /// Room for a refcount table that counts all that was taken, its own clusters and the blocks that are to come,
-    /// with a quarter to spare.
+    /// Takes clusters for a refcount table that can count all taken clusters, its own, and the blocks to come, with a quarter to spare.
     fn take_larger_table(&mut self) -> Result<Range<u64>, Error> {
         let (cluster, geometry) = (self.image.cluster_size(), Geometry::of(&self.image));
         let blocks = self.tail.div_ceil(geometry.per_block);
@@ -390,7 +389,7 @@ impl<T: Storage> Editor<T> {
         self.take_tail(bytes / cluster)
     }
 
-    /// Writes the larger refcount table, if there is to be one; the clusters of the one that it replaces.
+    /// Writes the larger refcount table, if one is needed, and returns the clusters of the former one.
     fn write_refcount_table(&mut self) -> Result<Option<Range<u64>>, Error> {
         let Some(table) = &self.table else { return Ok(None) };
         let (cluster, geometry) = (self.image.cluster_size(), Geometry::of(&self.image));
@@ -405,7 +404,7 @@ impl<T: Storage> Editor<T> {
         Ok(Some(first..first + u64::from(self.image.header.tables.refcount_clusters)))
     }
 
-    /// The new refcount blocks become part of the image.
+    /// Makes the new refcount blocks part of the image.
     fn name_blocks(&mut self) -> Result<(), Error> {
         let blocks: Vec<(u64, u64)> = std::mem::take(&mut self.blocks).into_iter().collect();
         let Some(table) = self.table.take() else {
@@ -420,7 +419,7 @@ impl<T: Storage> Editor<T> {
         let Ok(clusters) = u32::try_from(table.end - table.start) else {
             return corrupt("the refcount table has too many clusters");
         };
-        // both fields at once: they lie in one sector
+        // one write for both fields, which lie in one sector
         let fields = [&offset.to_be_bytes()[..], &clusters.to_be_bytes()].concat();
         self.image.storage.write_at(&fields, HEADER_REFCOUNT_TABLE)?;
         (self.image.header.tables.refcount_offset, self.image.header.tables.refcount_clusters) = (offset, clusters);

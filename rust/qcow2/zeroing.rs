@@ -1,4 +1,4 @@
-//! Making parts of a device zero.
+//! Makes parts of a device zero.
 
 use std::fs::File;
 use std::io;
@@ -8,9 +8,9 @@ use rustix::io::Errno;
 
 use super::storage::Storage;
 
-/// Zeroes that one call makes, at most.
+/// Bytes that one call makes zero, at most.
 const MOST: u64 = 256 << 20;
-/// What the kernel is asked to make zeroes of has to be aligned to a device's blocks.
+/// Ranges that the kernel makes zero have to be aligned to the device's blocks.
 const BLOCK: u64 = 4096;
 const BUFFER: u64 = 1 << 20;
 
@@ -22,12 +22,12 @@ pub enum Zeroing {
     Unmap,
     /// By the device, or the kernel.
     Zero,
-    /// By writing them.
+    /// The library writes zeroes.
     Write,
 }
 
 impl Zeroing {
-    /// Makes the first of `length` bytes at `at` zero; how many, never none, and whether they were written.
+    /// Makes the first of `length` bytes at `at` zero. Returns how many, never none, and whether zeroes were written to do so.
     pub fn make(&mut self, target: &File, at: u64, length: u64) -> io::Result<(u64, bool)> {
         let length = length.min(MOST);
         let whole = if at.is_multiple_of(BLOCK) { length - length % BLOCK } else { 0 };
@@ -42,7 +42,7 @@ impl Zeroing {
         Ok((buffer.len() as u64, true))
     }
 
-    /// Lets the device make zeroes; none if it can't.
+    /// Lets the device make zeroes; `None` if it can't.
     fn zero_blocks(&mut self, target: &File, at: u64, length: u64) -> io::Result<u64> {
         loop {
             let (flags, next) = match self {
@@ -53,9 +53,9 @@ impl Zeroing {
             match rustix::fs::fallocate(target, flags, at, length) {
                 Ok(()) => return Ok(length),
                 Err(Errno::INTR) => {}
-                // whatever the reason, writing zeroes succeeds or tells the fault
+                // whatever the reason, writing zeroes succeeds or shows the fault
                 Err(error) => {
-                    log::debug!("{self:?} is refused - {error}; from now on {next:?}");
+                    log::debug!("the device refuses zeroing by {self:?}, going on by {next:?}: {error}");
                     *self = next;
                 }
             }

@@ -1,4 +1,4 @@
-//! Who has an image in Ceph open for writing, as Ceph's own tool tells: nothing locks an image there.
+//! Asks Ceph's own tool who has an image open for writing, because nothing locks an image in Ceph.
 
 use std::io::ErrorKind;
 use std::process::Command;
@@ -20,7 +20,7 @@ struct WatcherList {
     watchers: Vec<serde::de::IgnoredAny>,
 }
 
-/// Can it be asked here? `INVALID_ARGUMENT` when this host has no tool that tells.
+/// `INVALID_ARGUMENT` when this host lacks the tool that tells who has an image open.
 pub(in crate::operation) fn can_be_asked() -> Result<()> {
     command().map(drop)
 }
@@ -35,13 +35,14 @@ fn command() -> Result<Command> {
     })
 }
 
-/// Counts those of `image`. One that was killed is counted for half a minute. `go_on` is asked meanwhile.
+/// Counts the clients that have `image` open. Ceph counts a client that was killed for half a minute more. `go_on` is asked while this
+/// waits.
 pub(in crate::operation) fn clients(image: &Rbd, go_on: impl FnMut() -> Result<()>) -> Result<usize> {
     let mut command = command()?;
     let key = image.key_file().map_err(|e| Error::io(STEP, "the key", e))?;
     command.args(["status", "--format=json"]).args(image.arguments()).stdin(key);
     confinement().put_on(&mut command);
-    // after the change of the user, which forgets that
+    // the change of the user resets this, so it is set afterwards
     sys::end_with_thread(&mut command);
     count(&RBD.run(&mut command, limits::CEPH, go_on)?.result()?)
 }

@@ -1,4 +1,4 @@
-//! An image in Ceph that is read and written by many at once, through its export.
+//! An image in Ceph that several threads read and write at once, through its export.
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,18 +10,18 @@ use crate::error::{Code, Error, Result};
 use crate::limits;
 use crate::nbd::{Connection, Ticket};
 
-/// Zeroes that one request makes, at most.
+/// Bytes that one request makes zero, at most.
 const ZEROES: u64 = 64 << 20;
 
-/// Each question waits until it is answered, or its server ends: whoever ends that ends them all.
+/// An open image. Each request waits until the server answers it or ends: ending the server ends all requests.
 #[derive(Debug)]
 pub(in crate::operation) struct CephImage {
     socket: Arc<Socket>,
     name: String,
     size: u64,
-    /// Those that nobody uses.
+    /// Connections that no thread uses.
     idle: Mutex<Vec<Connection>>,
-    // the server goes on as long as it has a client
+    // the server runs as long as it has a client
     _first: Mutex<Connection>,
 }
 
@@ -32,7 +32,7 @@ impl CephImage {
         Ok(CephImage { socket, name, size: first.size(), idle: Mutex::default(), _first: Mutex::new(first) })
     }
 
-    /// Of the image, in bytes.
+    /// Size of the image, in bytes.
     pub(in crate::operation) fn size(&self) -> u64 {
         self.size
     }
@@ -54,7 +54,7 @@ impl CephImage {
         self.on_one(|connection| wait(connection, |connection| connection.write(at, bytes.into())))
     }
 
-    /// Makes the first of `length` bytes zero, which then take no room; how many.
+    /// Makes the first of `length` bytes zero, which then take no space. Returns how many.
     pub(in crate::operation) fn zero(&self, at: u64, length: u64) -> io::Result<u64> {
         let length = length.min(ZEROES);
         self.on_one(|connection| wait(connection, |connection| connection.zero(at, length)))?;
@@ -66,7 +66,7 @@ impl CephImage {
         self.on_one(|connection| wait(connection, Connection::flush))
     }
 
-    /// Does it on a connection that nobody else uses; one on which something failed is not used again.
+    /// Runs a request on a connection that no other thread uses. A connection on which a request failed is not used again.
     fn on_one(&self, act: impl FnOnce(&mut Connection) -> Result<()>) -> io::Result<()> {
         let idle = || self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         let one = idle().pop();

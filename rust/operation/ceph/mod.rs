@@ -1,4 +1,4 @@
-//! Disks that are images in Ceph, which QEMU alone knows how to open: programs beside us talk to it.
+//! Disks that are images in Ceph. Only QEMU knows how to open these, so separate programs talk to Ceph.
 
 mod clients;
 mod image;
@@ -16,17 +16,17 @@ pub(super) use image::CephImage;
 pub(super) use qemu_nbd::{Access, Server};
 pub(super) use rbd::Rbd;
 
-/// What a program may hold in memory, in bytes, the stacks of its many threads among it.
+/// Bytes of memory that such a program may have, with the stacks of its many threads.
 const MEMORY: u64 = 4 << 30;
-/// What it may write of a file, in bytes: it writes its process id, and Ceph perhaps a log.
+/// Bytes that such a program may write to a file: its process id, and perhaps Ceph's log.
 const WRITTEN: u64 = 64 << 20;
 /// The first of the user ids of the programs. No distribution, no container and nothing of systemd's has one from here on
 /// (systemd's "Users, Groups, UIDs and GIDs").
 const USERS: u32 = 0x7000_0000;
-/// As many programs of one process have different ones.
+/// Number of user ids: up to so many programs of one process have different ones.
 const PROGRAMS: u32 = 32;
 
-/// What a program that talks to Ceph is: a user and a group that no other process of this host has, without privileges.
+/// Confines a program that talks to Ceph: it gets a user and a group that no other process of this host has, without privileges.
 fn confinement() -> Confinement {
     static STARTED: AtomicU32 = AtomicU32::new(0);
     // Linux has 2^22 process ids at most

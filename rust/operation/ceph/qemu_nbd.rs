@@ -1,5 +1,5 @@
-//! An image that QEMU alone knows how to open, exported by `qemu-nbd` on a socket of ours. What talks to Ceph is a user that
-//! nobody else is, and has no privileges.
+//! Exports an image that only QEMU knows how to open, by `qemu-nbd` on a socket of the library's. That program runs as a user of its
+//! own, without privileges.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -19,20 +19,20 @@ use crate::work::job::Reporter;
 const PROGRAM: &str = "qemu-nbd";
 const STEP: &str = "open the image in Ceph";
 const QEMU_NBD: Tool = Tool { program: PROGRAM, step: STEP, late: "Ceph does not answer" };
-/// What writes may have so many connections.
+/// Connections of an export that is written to.
 const CONNECTIONS: u32 = 32;
 
-/// What is done with an image.
+/// How the image is accessed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::operation) enum Access {
-    /// By one client; its content is not changed.
+    /// One client reads.
     Read,
-    /// By many. What is made zero takes no room.
+    /// Several connections write. Clusters that are made zero take no space.
     Write,
 }
 
-/// An export, under the image's name. It ends when its last client goes or when it is dropped, and in order: Ceph lets the
-/// next one who writes wait for a client that was killed. So it is killed only if it does not end, or with the thread that
+/// An export, under the image's name. It ends in an orderly way when its last client goes or when this is dropped, because Ceph makes
+/// the next writer wait for a client that was killed. So the program is killed only if it does not end, or with the thread that has
 /// started it.
 #[derive(Debug)]
 pub(in crate::operation) struct Server {
@@ -45,7 +45,7 @@ pub(in crate::operation) struct Server {
 }
 
 impl Server {
-    /// Exports `image`, a disk of the guest `vm`, which does not run. It is killed with this thread.
+    /// Exports `image`, a disk of the guest `vm`, which does not run. The export is killed when this thread ends.
     pub(in crate::operation) fn start(
         image: &Rbd,
         access: Access,
@@ -67,13 +67,13 @@ impl Server {
         command.arg(format!("--socket={}", place.path())).arg(format!("--pid-file={}", ready.display()));
         command.arg("--").arg(&image.location).stdin(key);
         confinement.put_on(&mut command);
-        // after the change of the user, which forgets that
+        // the change of the user resets this, so it is set afterwards
         sys::end_with_thread(&mut command);
         let process = QEMU_NBD.start(&mut command)?;
         let socket = Arc::new(place.served_by(process.id()));
         let mut server = Server { process, socket, _folder: folder, name: image.name.clone() };
         let failed = |process: &mut Process| process.ended()?.map_or(Ok(None), |ended| Err(ended.failed()));
-        // It is written when the image is open and clients are welcome.
+        // the program writes this file when it has the image open and listens
         let look = |process: &mut Process| if ready.exists() { Ok(Some(())) } else { failed(process) };
         server.process.wait(limits::CEPH.min(limit), || job.tell(), look)?;
         Ok(server)

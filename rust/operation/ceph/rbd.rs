@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 
 const PREFIX: &str = "rbd:";
 const KEY: &str = "key";
-/// What CloudStack gives besides the key.
+/// The options that CloudStack gives besides the key.
 const OPTIONS: [&str; 6] =
     ["mon_host", "auth_supported", "id", "rbd_default_format", "rbd_default_data_pool", "client_mount_timeout"];
 
@@ -20,11 +20,11 @@ const OPTIONS: [&str; 6] =
 pub(in crate::operation) struct Rbd {
     /// `rbd:pool/image`.
     pub name: String,
-    /// What QEMU opens. Instead of the key it says that Ceph finds it on the standard input.
+    /// The name that QEMU opens. In place of the key it says that Ceph reads the key from the standard input.
     pub location: String,
-    /// What is said besides, but for the key.
+    /// The other options, without the key.
     options: Vec<(String, String)>,
-    /// Secret.
+    /// The key: never logged or shown.
     key: Option<String>,
 }
 
@@ -35,13 +35,13 @@ impl fmt::Debug for Rbd {
 }
 
 impl Rbd {
-    /// Is it a name of this kind?
+    /// True of a path that names an image in Ceph.
     pub(in crate::operation) fn is_one(path: &str) -> bool {
         path.starts_with(PREFIX)
     }
 
-    /// Understands what CloudStack gives, and no more: another option could have QEMU read a file, or change the cluster's
-    /// configuration. `INVALID_ARGUMENT` on `field`, in a text without any value.
+    /// Parses the options that CloudStack gives, and refuses all others: these could have QEMU read a file, or change the cluster's
+    /// configuration. The error is `INVALID_ARGUMENT` on `field`, and shows no option's value.
     pub(in crate::operation) fn parse(field: &str, path: &str) -> Result<Rbd> {
         let refuse = |cause: String| Err(Error::invalid(field, cause));
         if path.contains(char::is_control) {
@@ -68,7 +68,7 @@ impl Rbd {
                     key = Some(unescaped(value));
                     location += ":keyfile=/dev/stdin";
                 }
-                // one may have swallowed the next
+                // a missing escape may have swallowed the next option
                 _ if OPTIONS.contains(&option) && value.contains('=') => {
                     return refuse(format!("option '{option}' is not understood"));
                 }
@@ -79,7 +79,7 @@ impl Rbd {
                 _ if option.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_') => {
                     return refuse(format!("option '{option}' is not one that CloudStack gives"));
                 }
-                // a part of a value, perhaps
+                // this may be a part of a value, so it is not shown
                 _ => return refuse(format!("option {} of it is not one that CloudStack gives", i + 1)),
             }
             seen.push(option);
@@ -87,14 +87,14 @@ impl Rbd {
         Ok(Rbd { name, location, options: plain, key })
     }
 
-    /// The image's name, and what says where it is, for the tools of Ceph, which find the key on their standard input.
+    /// The arguments by which Ceph's tools find the image. They read the key from the standard input.
     pub(super) fn arguments(&self) -> Vec<String> {
         let key = self.key.iter().map(|_| "--keyfile=/dev/stdin".to_owned());
         let options = self.options.iter().map(|(option, value)| format!("--{option}={value}")).chain(key);
         options.chain([self.name[PREFIX.len()..].to_owned()]).collect()
     }
 
-    /// The key in a file that has no path.
+    /// Writes the key into a memory file, which has no path.
     pub(in crate::operation) fn key_file(&self) -> io::Result<File> {
         let mut file = File::from(rustix::fs::memfd_create("key", MemfdFlags::CLOEXEC)?);
         file.write_all(self.key.as_deref().unwrap_or_default().as_bytes())?;
@@ -102,7 +102,7 @@ impl Rbd {
     }
 }
 
-/// One pool and one image, not a snapshot of it.
+/// True if the name is one pool and one image, and not a snapshot of it.
 fn is_image(image: &str) -> bool {
     let parts: Vec<_> = image.split('/').collect();
     parts.len() == 2
@@ -110,7 +110,7 @@ fn is_image(image: &str) -> bool {
         && !image.contains(['\\', '@', '='])
 }
 
-/// The parts between the colons that are not escaped; none when the text ends within an escape.
+/// Splits a text at the colons that are not escaped; `None` when the text ends within an escape.
 fn split(text: &str) -> Option<Vec<&str>> {
     let (mut parts, mut start, mut escaped) = (Vec::new(), 0, false);
     for (at, byte) in text.bytes().enumerate() {

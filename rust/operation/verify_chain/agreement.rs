@@ -1,11 +1,11 @@
-//! What a manifest says, against what the files are: pure, nothing is read here.
+//! Compares what a manifest says with what the files are. These are pure functions, which read nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::nas::path::RepoPath;
 use crate::point::{Kind, Manifest, ManifestDisk};
 
-/// What an image's file is.
+/// The facts of an image's file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::operation) struct Facts {
     /// Length of the file, in bytes.
@@ -18,8 +18,8 @@ pub(in crate::operation) struct Facts {
     pub(in crate::operation) backing: Option<RepoPath>,
 }
 
-/// In what an image is not as its manifest's record says, as far as that goes: of one that a rebase is changing only
-/// what stays.
+/// Lists in what an image differs from its record in the manifest. Of an image that a rebase is changing it compares only what a
+/// rebase keeps.
 pub(super) fn of_image(record: &ManifestDisk, facts: &Facts) -> Vec<String> {
     let mut reasons = Vec::new();
     if !record.is_unfinished() && record.size != facts.size {
@@ -39,7 +39,7 @@ pub(super) fn of_image(record: &ManifestDisk, facts: &Facts) -> Vec<String> {
     reasons
 }
 
-/// In what a manifest contradicts itself or the images `files` of its point, by file name, which may be some of them.
+/// Lists in what a manifest contradicts itself, or the images `files` of its point, by file name. These may be only some of them.
 pub(super) fn of_point(manifest: &Manifest, files: &BTreeMap<String, Facts>) -> Vec<String> {
     let mut reasons = Vec::new();
     if manifest.disks.is_empty() {
@@ -71,7 +71,7 @@ fn parent(manifest: &Manifest, files: &BTreeMap<String, Facts>) -> Option<String
         let first = below.first()?;
         return Some(format!("names no parent, its images stand on '{first}'"));
     };
-    // one that was not looked at, or that a rebase was cut off from, may stand on it
+    // an image that was not looked at, or one whose rebase was cut off, may stand on it
     let are_all_known = manifest.disks.iter().all(|disk| !disk.is_unfinished() && files.contains_key(&disk.file));
     let stands_there = below.iter().any(|folder| folder.as_str() == parent.backup_path);
     (are_all_known && !stands_there)

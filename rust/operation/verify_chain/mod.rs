@@ -1,5 +1,5 @@
-//! `verifyChain`: are a restore point's images, with all that they stand on, there, sound, and as the manifests say?
-//! Tables are checked, data are not read.
+//! `verifyChain` checks that the images of a restore point, and all that they stand on, are there, sound, and as the manifests say.
+//! It checks the images' tables, and reads no data.
 
 mod agreement;
 pub(super) mod chains;
@@ -21,7 +21,7 @@ pub(super) use agreement::Facts;
 use chains::{Found, Judged, verdict_of};
 pub use verdict::{Verdict, VerifiedFile};
 
-/// What is told of a file that was not looked at any more.
+/// The reason in the verdict of a file that was not checked because the NAS had stopped answering.
 pub(super) const UNANSWERED: &str = "was not checked, the NAS does not answer";
 
 /// What `verifyChain`, or `verifyData`, is asked.
@@ -48,13 +48,13 @@ pub struct Verified {
     pub files: Vec<VerifiedFile>,
 }
 
-/// Runs `verifyChain`. `listener` is told of progress on this thread. What is wrong is the answer; an error says that
-/// there is none: the request, the repository, the point, a cancel.
+/// Runs `verifyChain`. `listener` is told of progress on this thread. What is wrong with the point stands in the answer. An error
+/// means that there is no answer: the request is invalid, the repository or point can't be opened, the call was cancelled.
 pub fn run(request: VerifyChainRequest, listener: Listener<'_>) -> Result<Verified> {
     verify("verifyChain", request, listener, |_, _, _| Ok(()))
 }
 
-/// The way of a verification: `more` looks at what is beyond the chain's tables.
+/// Runs a verification; `more` checks what goes beyond the chain's tables.
 pub(super) fn verify(
     operation: &'static str,
     request: VerifyChainRequest,
@@ -79,7 +79,7 @@ pub(super) fn verify(
     more(&reading, &mut judged, &mut job)?;
     match reading.check() {
         Err(error) if error.code == Code::Busy => return Err(error),
-        // a NAS that does not answer is told by the verdicts
+        // the verdicts tell of a NAS that does not answer
         checked => checked.unwrap_or_else(|error| reading.note(&error)),
     }
     let files: Vec<_> = judged.found.into_iter().map(|found| found.told.plain()).collect();
@@ -89,7 +89,7 @@ pub(super) fn verify(
     Ok(Verified { verdict, files })
 }
 
-/// An empty id is none that anybody remembers.
+/// Refuses an empty id: no answer has ever told one.
 pub(super) fn check_id(id: Option<String>) -> Result<Option<String>> {
     match id {
         Some(id) if id.is_empty() => Err(Error::invalid("pointId", "is empty")),
@@ -120,7 +120,7 @@ fn check_all(reading: &Reading, found: &mut [Found], job: &mut Reporter<'_>) -> 
     Ok(())
 }
 
-/// Checks the tables of one image, before which `done` bytes of `total` were.
+/// Checks the tables of one image. Of all images' `total` bytes, `done` lie in those before it.
 fn check(
     reading: &Reading,
     path: &RepoPath,
@@ -136,7 +136,7 @@ fn check(
     })
 }
 
-/// Of `length`, what `part` is of `all`.
+/// The share `part / all` of `length`.
 fn share(length: u64, part: u64, all: u64) -> u64 {
     let share = u128::from(length) * u128::from(part) / u128::from(all.max(1));
     u64::try_from(share).unwrap_or(length).min(length)
@@ -144,7 +144,7 @@ fn share(length: u64, part: u64, all: u64) -> u64 {
 
 fn tell(told: &mut VerifiedFile, checked: CheckReport) {
     if checked.leaked > 0 {
-        // space that is lost, until the next rebase; the image reads as it should
+        // leaked clusters cost space until the next rebase; the image reads as it should
         told.blame(Verdict::Good, format!("{} clusters are in no use", checked.leaked));
     }
     let more = checked.damaged.saturating_sub(checked.reasons.len() as u64);

@@ -1,19 +1,19 @@
-//! What is found of a file of a restore point.
+//! The verdict on a file of a restore point.
 
 use serde::Serialize;
 
 use crate::error::{Code, Error, Result};
 use crate::plain::plain;
 
-/// What a file, or all of a point, is found to be.
+/// The verdict on a file, or on all of a point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
     /// Nothing that was checked is wrong.
     Good,
-    /// It could not be found out.
+    /// The check could not be made.
     Aborted,
-    /// It does not, or may not, read as it should.
+    /// The file does not, or may not, read as it should.
     Bad,
 }
 
@@ -23,7 +23,7 @@ pub enum Verdict {
 pub struct VerifiedFile {
     /// Its path, relative to the repository's root.
     pub file: String,
-    /// What it is found to be.
+    /// The verdict on it.
     pub verdict: Verdict,
     /// What is wrong, or worth knowing: a good image may have leaked clusters.
     pub reasons: Vec<String>,
@@ -34,7 +34,7 @@ impl VerifiedFile {
         VerifiedFile { file: file.to_owned(), verdict: Verdict::Good, reasons: Vec::new() }
     }
 
-    /// What is found, as it may be told.
+    /// The same verdict, with texts that can be shown: names on a NAS may hold control characters.
     pub(super) fn plain(self) -> VerifiedFile {
         let reasons = self.reasons.iter().map(|reason| plain(reason).into_owned()).collect();
         VerifiedFile { file: plain(&self.file).into_owned(), reasons, ..self }
@@ -45,8 +45,8 @@ impl VerifiedFile {
         self.reasons.push(reason);
     }
 
-    /// What a failure to look at the file says of it: that nothing can be said. True when the NAS does not answer, so that no
-    /// other file can be looked at either; the error itself when it is about the whole call.
+    /// Turns a failure to read the file into the verdict that nothing is known of it. The flag is true if the NAS does not answer, so
+    /// that no other file can be checked either. An error that ends the whole call is returned as it is.
     pub(in crate::operation) fn excuse(&mut self, error: Error) -> Result<bool> {
         let gone = error.code == Code::NasUnresponsive;
         if gone || matches!(error.code, Code::Io | Code::PermissionDenied | Code::NotFound) {
