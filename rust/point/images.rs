@@ -1,4 +1,4 @@
-//! Which images a restore point consists of.
+//! The images that a restore point consists of.
 
 use rustix::fs::FileType;
 

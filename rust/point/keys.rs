@@ -1,5 +1,5 @@
-//! The keys that vouch for restore points: a file of this host's, which no NAS sees. Whoever may write on a NAS can compute any
-//! hash that a manifest has, and no MAC.
+//! The keys that vouch for restore points. They lie in a file of this host, which no NAS sees: somebody who may write on a NAS can
+//! compute any hash of a manifest, but no MAC.
 
 use std::fmt;
 use std::fs::File;
@@ -16,7 +16,7 @@ use crate::user::refuse_writable_by_others;
 const FIELD: &str = "keyFile";
 /// Bytes of the longest file: about 1,000 keys.
 const LONGEST: u64 = 1 << 16;
-/// A manifest's keys are used for nothing else, whatever else the file's are used for.
+/// Derives the manifests' keys from those of the file, so that no other use of the file's keys yields a manifest's MAC.
 const CONTEXT: &str = "nasbackup 2026-11-29 15:00:00 manifest of a restore point";
 
 /// The keys of a host, never none. The first one signs, each of them verifies.
@@ -24,8 +24,8 @@ const CONTEXT: &str = "nasbackup 2026-11-29 15:00:00 manifest of a restore point
 pub struct Keys(Vec<[u8; blake3::KEY_LEN]>);
 
 impl Keys {
-    /// Reads the file: a key a line, as 64 hexadecimal digits. `INVALID_ARGUMENT` unless it is a file of ours that nobody else
-    /// may read, in a folder in which nobody else may put another in its place.
+    /// Reads the file, which has a key of 64 hexadecimal digits on each line. `INVALID_ARGUMENT` unless the file belongs to this process's
+    /// user, nobody else may read it, and nobody else may exchange it in its folder.
     pub fn read(path: &Path) -> Result<Keys> {
         let refuse = |why: &dyn fmt::Display| Error::invalid(FIELD, format!("'{}': {why}", path.display()));
         refuse_writable_by_others(FIELD, path.parent().unwrap_or(path))?;
@@ -46,7 +46,7 @@ impl Keys {
         Keys::parse(&text).map_err(|why| refuse(&why))
     }
 
-    /// What is wrong is told without what stands there.
+    /// The error names the line, and not its content, which may be a key.
     pub(super) fn parse(text: &str) -> Result<Keys, String> {
         let key = |(i, line): (usize, &str)| {
             let key =
@@ -62,10 +62,10 @@ impl Keys {
         blake3::keyed_hash(&self.0[0], text.as_bytes()).into()
     }
 
-    /// Which of the keys has made the text's MAC; none if none has.
+    /// The position of the key that has made the text's MAC; `None` if none has.
     pub fn signer(&self, text: &str, mac: Digest) -> Option<usize> {
         let mac = blake3::Hash::from(mac);
-        // this comparison takes as long whatever differs
+        // this comparison takes the same time wherever the two differ
         self.0.iter().position(|key| blake3::keyed_hash(key, text.as_bytes()) == mac)
     }
 }

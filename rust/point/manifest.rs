@@ -22,13 +22,13 @@ pub const MANIFEST: &str = "manifest.json";
 /// The format that this library writes; another is not read.
 const VERSION: u32 = 1;
 
-/// More than any real manifest has: about 500 disks. All manifests of a chain are held at a time.
+/// Bytes of the longest manifest that is read, about 500 disks. All manifests of a chain are held in memory together.
 const LONGEST: u64 = 256 << 10;
 
-/// What is told of one that says nothing of an image: a MAC over it would vouch for whatever has that name.
+/// The doubt about a manifest that tells no length of an image: a MAC over it would vouch for any file of that name.
 pub const UNTOLD: &str = "is of a rebase that an older version began: do it again before a key is in force";
 
-/// How the checksum's member begins, and the MAC's.
+/// The beginnings of the members that hold the checksum and the MAC.
 const CHECKSUM: &str = "\"checksum\": ";
 const MAC: &str = "\"mac\": ";
 
@@ -123,10 +123,10 @@ pub struct ManifestDisk {
     /// The fingerprints of what its image holds itself; null if none were made, or the image has changed since.
     #[serde(default)]
     pub fingerprints: Option<Fingerprints>,
-    /// It has none, and its image, or one that this has taken in, had some: a rebase could not keep them.
+    /// The image has no fingerprints, although it, or one that it has absorbed, had some: a rebase could not keep them.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub lost_fingerprints: bool,
-    /// From the time on that a rebase changes the image, until that has ended; all the rest tells what it was before.
+    /// Present while a rebase changes the image. Meanwhile all other fields tell what the image was before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rebasing: Option<Rebasing>,
 }
@@ -139,19 +139,19 @@ pub struct Rebasing {
     pub onto: Option<String>,
     /// The `pointId` of that file's point, if it has one.
     pub point_id: Option<String>,
-    /// The image, or one that it is to take in, had fingerprints: if it has none when this has ended, they were lost.
+    /// The image, or one that it absorbs, had fingerprints. If it has none after the rebase, they were lost.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub had_fingerprints: bool,
 }
 
 impl ManifestDisk {
-    /// Was a rebase of it cut off? Then it is longer than it was, perhaps, and stands on its parent or where it was to stand.
+    /// True if a rebase of the image was cut off. The image may be longer than it was, and stands on its parent or on its new backing file.
     pub fn is_unfinished(&self) -> bool {
-        // older versions recorded no length for as long as a rebase went on
+        // older versions recorded no length while a rebase went on
         self.rebasing.is_some() || self.size == 0
     }
 
-    /// Has it fingerprints, or had it some?
+    /// True if the image has fingerprints, or had some.
     pub fn had_fingerprints(&self) -> bool {
         let may_have_lost = self.rebasing.as_ref().is_some_and(|rebasing| rebasing.had_fingerprints);
         self.fingerprints.is_some() || self.lost_fingerprints || may_have_lost
@@ -162,7 +162,7 @@ impl Manifest {
     /// The version to write.
     pub const VERSION: u32 = VERSION;
 
-    /// A fresh random point id.
+    /// Makes a random point id.
     pub fn new_point_id() -> Result<String> {
         random::hex("make a point id")
     }
@@ -173,7 +173,7 @@ impl Manifest {
         Ok(Manifest::read_with_text(folder)?.map(|(manifest, _)| manifest))
     }
 
-    /// The same, with the text as it stands there.
+    /// As `read`, with the manifest's text.
     pub fn read_with_text(folder: &Folder) -> Result<Option<(Manifest, String)>> {
         const STEP: &str = "read the manifest";
         let path = folder.path.join(MANIFEST);
@@ -193,8 +193,8 @@ impl Manifest {
         Ok(Some((manifest, text)))
     }
 
-    /// The same for one that is believed, or written anew with a checksum that is right again: `CORRUPT_IMAGE`, too, when it
-    /// can't be what was written for the point `at`.
+    /// As `read`, for a caller that relies on the manifest, or replaces it with a right checksum. `CORRUPT_IMAGE`, too, when it can't be
+    /// the manifest that was written for the point `at`.
     pub fn read_sound(folder: &Folder, at: &PointPath) -> Result<Option<Manifest>> {
         let Some((manifest, text)) = Manifest::read_with_text(folder)? else { return Ok(None) };
         match manifest.doubts(&text, at, config::current().keys.as_deref()).first() {
@@ -206,7 +206,8 @@ impl Manifest {
         }
     }
 
-    /// Why this, read as `text`, can't be what was written for the point `at`; with keys, why none of them vouches for it.
+    /// The reasons why this manifest, read as `text`, can't be the one that was written for the point `at`; with keys, also why none of them
+    /// vouches for it.
     pub fn doubts(&self, text: &str, at: &PointPath, keys: Option<&Keys>) -> Vec<String> {
         let mut doubts = Vec::new();
         if self.is_intact(text) == Some(false) {
@@ -231,11 +232,11 @@ impl Manifest {
         doubts
     }
 
-    /// Why its image `file` can't stand on `below`, an image of the point with the id `id`.
+    /// The reason, if there is one, why the manifest's image `file` can't stand on `below`, an image of the point with the id `id`.
     pub fn contradicts(&self, file: &str, below: &RepoPath, id: Option<&str>) -> Option<String> {
         let disk = self.disks.iter().find(|disk| disk.file == file)?;
         let recorded = disk.parent.as_deref().filter(|_| disk.size > 0);
-        // a rebase that was cut off has left it on the old one or on the new one
+        // a rebase that was cut off has left the image on its old backing file or on the new one
         let onto = disk.rebasing.as_ref().filter(|rebasing| rebasing.onto.as_deref() == Some(below.as_str()));
         if let Some(other) = recorded.filter(|recorded| *recorded != below.as_str() && onto.is_none()) {
             return Some(format!("'{file}' stood on '{other}', now it stands on '{below}'"));
@@ -250,25 +251,25 @@ impl Manifest {
         (!is_same).then(|| format!("its parent '{folder}' is another point of that name than it was"))
     }
 
-    /// Is `text`, as it was read, what was written? None for a manifest that was written without a checksum.
+    /// True if `text`, as it was read, has the recorded checksum. `None` for a manifest that was written without a checksum.
     pub fn is_intact(&self, text: &str) -> Option<bool> {
         let Some(checksum) = self.checksum else {
-            // what is recorded together with a checksum is there, so it was lost
+            // these fields are only written together with a checksum, so the checksum was removed
             let had_one = self.texts.is_some() || self.disks.iter().any(|disk| disk.fingerprints.is_some());
             return had_one.then_some(false);
         };
         Some(without(text, CHECKSUM, checksum).is_some_and(|text| Digest::of(text.as_bytes()) == checksum))
     }
 
-    /// Which of the keys vouches for this, read as `text`; none if it has no MAC, or one of no key.
+    /// The position of the key that vouches for this manifest, read as `text`. `None` if it has no MAC, or a MAC by none of the keys.
     pub fn signer(&self, text: &str, keys: &Keys) -> Option<usize> {
         let mac = self.mac?;
         let unchecked = self.checksum.map_or(Some(text.to_owned()), |checksum| without(text, CHECKSUM, checksum))?;
         keys.signer(&without(&unchecked, MAC, mac)?, mac)
     }
 
-    /// Writes the manifest with its MAC, if there is a key, and its checksum into `file`, which is new and empty, and syncs it.
-    /// What was written is returned.
+    /// Writes the manifest with its checksum, and with a MAC if there is a key, into the new and empty `file`, and syncs that. Returns the
+    /// manifest as it was written.
     pub fn write(&self, mut file: &File) -> std::io::Result<Manifest> {
         let (sealed, text) = self.seal(config::current().keys.as_deref())?;
         file.write_all(text.as_bytes()).map_err(called("write"))?;
@@ -276,7 +277,7 @@ impl Manifest {
         Ok(sealed)
     }
 
-    /// With the MAC by the first key, and the checksum of all the rest.
+    /// Adds the MAC by the first key, and the checksum of all the rest.
     fn seal(&self, keys: Option<&Keys>) -> std::io::Result<(Manifest, String)> {
         let mut manifest = Manifest { mac: None, checksum: None, ..self.clone() };
         if let Some(keys) = keys {
@@ -291,10 +292,9 @@ impl Manifest {
         Ok(serde_json::to_string_pretty(self)? + "\n")
     }
 
-    /// Puts this manifest in the place of the one in `folder`, durably; at each moment one of the two is there.
-    /// `INVALID_ARGUMENT` where a key vouches for that one and this host has none: hosts that have the key would not believe it
-    /// any more.
-    /// What was written is returned.
+    /// Replaces the manifest in `folder` by this one, durably; at each moment one of the two is there. Returns the manifest as it was
+    /// written. `INVALID_ARGUMENT` where a key vouches for the former one and this host has no key: hosts with the key would not trust
+    /// the point any more.
     pub fn replace(&self, folder: &Folder) -> Result<Manifest> {
         const STEP: &str = "replace the manifest";
         const NEW: &str = ".manifest.json.new";
@@ -333,7 +333,7 @@ impl Manifest {
     }
 }
 
-/// A manifest's text with null for the digest of one of its members.
+/// Returns a manifest's text with null in the place of the digest of one member.
 fn without(text: &str, member: &str, digest: Digest) -> Option<String> {
     let (before, after) = text.rsplit_once(&format!("{member}\"{digest}\""))?;
     Some(format!("{before}{member}null{after}"))

@@ -1,5 +1,5 @@
-//! What may be a parent: a published point of this virtual machine that names the bitmap, with every image of its
-//! chains sound (design, "What a parent is"). Everything else is a reason for a full backup, never an error.
+//! Looks for a parent: a published point of this virtual machine that names the bitmap, and whose chains have sound images only. All
+//! else is a reason for a full backup, never an error.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
@@ -35,12 +35,12 @@ pub struct ChainImage {
     pub virtual_size: u64,
     /// The fingerprints of what it provides.
     pub fingerprints: Option<Fingerprints>,
-    /// It has lost its fingerprints, and a key has to vouch for it: what it holds now is not taken for what it held, or the key
-    /// would vouch from now on for what somebody else has put there.
+    /// It has lost its fingerprints on a host with keys. Its present data are not taken for what it held: else the key would vouch for
+    /// data that somebody else may have put there.
     pub is_doubtful: bool,
 }
 
-/// A parent's disk that belongs to a disk of now.
+/// A parent's disk that is the same as a disk of the guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ParentDisk {
     /// Its file, relative to the repository's root.
@@ -49,15 +49,15 @@ pub struct ParentDisk {
     pub volume: String,
     /// Its size then, in bytes.
     pub virtual_size: u64,
-    /// The bitmap that it carries since.
+    /// The bitmap that the disk carries since then.
     pub bitmap: Option<String>,
     /// Its images, itself first, or why they can't be trusted.
     pub chain: Result<Vec<ChainImage>, String>,
 }
 
 impl ParentDisk {
-    /// The images whose fingerprints tell what it holds; those that have none have to be read first. The error is the
-    /// reason why they can't be told, or why a full is not dearer than that reading.
+    /// The images whose fingerprints tell what the disk holds; images without fingerprints have to be read for that. The error is the
+    /// reason why they can't tell, or why a full backup costs no more than that reading.
     pub fn comparable(&self) -> Result<Vec<ChainImage>, String> {
         let chain = self.chain.clone()?;
         if let Some(image) = chain.iter().find(|image| image.is_doubtful) {
@@ -77,7 +77,7 @@ impl ParentDisk {
 }
 
 impl Parent {
-    /// Looks at the point `path` below `root` as a parent for `vm` by `bitmap`; the error is the reason why it can't be.
+    /// Opens the point `path` below `root` as the parent for the bitmap `bitmap` of `vm`. The error is the reason why it can't be one.
     pub fn find(root: &Folder, path: &PointPath, vm: &str, bitmap: &str) -> Result<Parent, String> {
         if path.instance() != vm {
             return Err(format!("parent point '{path}' is none of virtual machine '{vm}'"));
@@ -119,17 +119,17 @@ struct Chains<'a> {
 }
 
 impl Chains<'_> {
-    /// The image `file`, with all that it stands on: there, readable and as its manifest says.
+    /// Checks that the image `file` and all that it stands on are there, readable, and as their manifests say.
     fn check(&mut self, file: RepoPath) -> Result<Vec<ChainImage>, String> {
         let endless = |file| format!("the chain comes back to '{file}', or has {DEEPEST} images, as many as any may");
-        // one more will stand on them
+        // the new image will stand on these
         qcow2::follow(file, DEEPEST - 1, RepoPath::as_str, |file| self.check_image(&file), endless)
     }
 
-    /// Checks one image; with the image that it stands on.
+    /// Checks one image, and returns the image that it stands on, too.
     fn check_image(&mut self, path: &RepoPath) -> Result<(ChainImage, Option<RepoPath>), String> {
         let file = self.root.open_file(path).map_err(|e| e.cause)?;
-        // no deeper, for this is done before each backup: of a chain of 600 images of a disk of 1 TiB it reads 12 MiB
+        // only the headers, because this runs before each backup: of a chain of 600 images of a disk of 1 TiB it reads 12 MiB
         let info = qcow2::inspect_readable(&file).map_err(|e| format!("'{path}': {e}"))?;
         let length = file.metadata().map_err(|e| format!("'{path}': {e}"))?.size();
         let (file, virtual_size) = (path.clone(), info.virtual_size);

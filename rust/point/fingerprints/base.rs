@@ -1,5 +1,5 @@
-//! What a guest's disk held at a restore point, by the indexes of all images of its chain: what a new incremental is
-//! compared with.
+//! The base tells, by the indexes of all images of a chain, what a guest's disk held at a restore point. A new incremental is compared
+//! with it.
 
 use std::io::{self, Read};
 use std::ops::Range;
@@ -8,19 +8,19 @@ use super::overlay::{Look, Overlay};
 use super::{Content, Hash, Index};
 use crate::qcow2::CLUSTER;
 
-/// What a cluster held.
+/// What a cluster held by the fingerprints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Expected {
     /// Nothing but zeroes.
     Zero,
     /// Something that has this hash.
     Hash(Hash),
-    /// It can't be told: the cluster has to be written, whatever it holds now.
+    /// Not known: the cluster has to be written, whatever it holds now.
     Unknown,
 }
 
 impl Expected {
-    /// Does the cluster surely hold `content`?
+    /// True if the cluster surely held `content`.
     pub fn is(self, content: Content) -> bool {
         match (self, content) {
             (Expected::Zero, Content::Zero) => true,
@@ -45,8 +45,8 @@ impl<R: Read> Base<R> {
         Ok(Base { overlay: Overlay::begin(indexes)?, disk })
     }
 
-    /// What the clusters from `range.start` on held, and for how many bytes that is true, up to `range.end`. The start
-    /// is that of a cluster, and not before one that was asked for earlier; the end that of a cluster, or of the disk.
+    /// Tells what the clusters from `range.start` on held, and for how many bytes that is true, up to `range.end`. The range begins with a
+    /// cluster that is not before one asked for earlier, and ends with a cluster or the disk.
     pub fn next(&mut self, range: Range<u64>) -> io::Result<(Expected, u64)> {
         let cluster = range.start / CLUSTER;
         let mut most = range.end.div_ceil(CLUSTER).saturating_sub(cluster).max(1);
@@ -78,7 +78,7 @@ impl<R: Read> Base<R> {
         Ok((state, end - range.start))
     }
 
-    /// Compares the hashes of all indexes with the recorded ones. After an error nothing that `next` said may stand.
+    /// Compares the hashes of all indexes with the recorded ones. After an error the caller must drop all that `next` has told.
     pub fn finish(self) -> io::Result<()> {
         self.overlay.finish()
     }

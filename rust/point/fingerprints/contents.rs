@@ -1,4 +1,4 @@
-//! Reading the clusters that an image itself provides, as quickly as the disk gives them.
+//! Reads the clusters that an image itself provides, as quickly as the disk delivers them.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -10,14 +10,14 @@ use crate::qcow2::{Error, Mapped, Mapping};
 
 /// Bytes that are read at once.
 const CHUNK: u64 = 2 << 20;
-/// How many of these the kernel is asked for beforehand.
+/// How many such reads the kernel is asked to make ahead.
 const AHEAD: usize = 8;
 
 /// The clusters of one image, in the order of the guest's disk. Memory: 2 MiB.
 #[derive(Debug)]
 pub(super) struct Contents {
     mapping: Mapping<File>,
-    /// What the mapping told last and was not asked for yet.
+    /// The rest of what the mapping has told last.
     part: Option<Mapped>,
     ahead: VecDeque<Mapped>,
     buffer: Vec<u8>,
@@ -26,8 +26,8 @@ pub(super) struct Contents {
 }
 
 impl Contents {
-    /// Reads the header; errors as those of `Mapping::open`. What of the file this host remembers is forgotten, so that
-    /// what is read is what is stored.
+    /// Reads the header; errors as those of `Mapping::open`. Drops the file from this host's page cache, so that the reads return what is
+    /// stored.
     pub(super) fn open(file: File) -> Result<Contents, Error> {
         advise(&file, 0, None, Advice::DontNeed);
         let mapping = Mapping::open(file)?;
@@ -38,7 +38,7 @@ impl Contents {
         self.mapping.virtual_size()
     }
 
-    /// Some clusters, and their bytes unless they read as zeroes; none at the end.
+    /// The next clusters, with their bytes unless they read as zeroes; `None` at the end.
     pub(super) fn next_piece(&mut self) -> Result<Option<(Mapped, &[u8])>, Error> {
         while self.ahead.len() < AHEAD {
             let Some(piece) = self.look_ahead()? else { break };
@@ -48,7 +48,7 @@ impl Contents {
         let Some(host) = piece.host else { return Ok(Some((piece, &[]))) };
         self.buffer.resize(usize::try_from(piece.length).unwrap_or(0), 0);
         self.mapping.read(host, &mut self.buffer)?;
-        // who reads whole repositories must not fill the host's memory with them
+        // a process that reads whole repositories must not fill the host's page cache with them
         advise(self.mapping.source(), host, NonZeroU64::new(piece.length), Advice::DontNeed);
         self.read += piece.length;
         Ok(Some((piece, &self.buffer)))
@@ -69,9 +69,9 @@ impl Contents {
     }
 }
 
-/// No more than a hint: what it does not bring is read all the same.
+/// Advises the kernel to read ahead; without that the reads only take longer.
 fn advise(file: &File, offset: u64, length: Option<NonZeroU64>, advice: Advice) {
     if let Err(error) = fadvise(file, offset, length, advice) {
-        log::debug!("no advice about a file is taken: {error}");
+        log::debug!("unable to advise the kernel about an image's file, going on without: {error}");
     }
 }

@@ -1,5 +1,5 @@
-//! Where indexes lie: beside their image. A new one comes under another name first, durably. Their point is published, so
-//! that nothing is changed there without a look at its lock.
+//! The files of indexes, which lie beside their images. A new index is made durable under another name first. Their points are
+//! published, so that each change looks at the instance's lock before.
 
 use std::fs::File;
 use std::path::Path;
@@ -21,7 +21,7 @@ pub fn open(root: &Folder, image: &RepoPath, recorded: &Fingerprints) -> Result<
     Index::open(file, recorded.hash).map_err(|e| failed("read the fingerprints", path.as_str(), e))
 }
 
-/// Makes the file for a new index of `image`; one that was not finished goes.
+/// Makes the file for a new index of `image`, and removes an unfinished one.
 pub fn create(instance: &Instance, image: &RepoPath) -> Result<Apart> {
     let (folder, new) = (instance.root().open_dir(&folder_path(image)?)?, new_name(image));
     instance.fence()?;
@@ -29,8 +29,8 @@ pub fn create(instance: &Instance, image: &RepoPath) -> Result<Apart> {
     folder.create_file(&new, config::current().file_mode())
 }
 
-/// Makes the new index `file` durable under its name, which is returned. That of the name `old` stays beside it: until the manifest
-/// names the new one, it names that.
+/// Makes the new index `file` durable under its name, and returns the name. The index `old` stays beside it, because the manifest still
+/// names that one.
 pub fn place(instance: &Instance, image: &RepoPath, file: &Apart, old: Option<&str>) -> Result<String> {
     file.sync_all().map_err(|e| Error::io(STEP, Path::new(image.as_str()), called("fsync")(e)))?;
     let folder = instance.root().open_dir(&folder_path(image)?)?;
@@ -42,7 +42,7 @@ pub fn place(instance: &Instance, image: &RepoPath, file: &Apart, old: Option<&s
     Ok(name)
 }
 
-/// Removes a new index of `image` that was not finished, and all but the one that the manifest names.
+/// Removes all indexes of `image` but the one that the manifest names, unfinished ones too.
 pub fn clear(instance: &Instance, image: &RepoPath, named: Option<&str>) -> Result<()> {
     let folder = instance.root().open_dir(&folder_path(image)?)?;
     instance.fence()?;
@@ -51,7 +51,7 @@ pub fn clear(instance: &Instance, image: &RepoPath, named: Option<&str>) -> Resu
     unnamed.try_for_each(|name| folder.remove_tree(&name).map(drop))
 }
 
-/// The names that an index of the image may have, one after the other; the second one is no other image's.
+/// The names that indexes of the image have in turn. The second one can't be the name of another image's index.
 fn names(image: &RepoPath) -> [String; 2] {
     let name = file_name(image.name());
     [name.clone(), name + ".2"]

@@ -1,5 +1,5 @@
-//! Reading an index, from its begin to its end. Nothing in it is trusted: memory is bounded, and at the end its hash is
-//! compared with the recorded one. What was decided by an index may stand only once that is known.
+//! Reads an index from its beginning to its end. The index is not trusted: memory is bounded, and at the end its hash is compared with the
+//! recorded one. Until then a caller may not rely on what it has decided by the index.
 
 use std::fmt;
 use std::io::{self, BufReader, ErrorKind, Read};
@@ -32,7 +32,7 @@ pub struct Index<R> {
     from: BufReader<HashedReader<R>>,
     expected: Digest,
     virtual_size: u64,
-    /// Behind the last cluster that was told.
+    /// The cluster after the last one that was told.
     at: u64,
     /// Hashes that the run has left.
     hashes: u64,
@@ -53,7 +53,7 @@ impl<R: Read> Index<R> {
         self.virtual_size
     }
 
-    /// The next clusters that the image provides; none once the end was reached and the hash is the recorded one.
+    /// The next clusters that the image provides; `None` once the end was reached and the hash is as recorded.
     pub fn next_entry(&mut self) -> io::Result<Option<IndexEntry>> {
         if self.hashes == 0 && !self.ended {
             let run = format::read_run(&mut self.from)?;

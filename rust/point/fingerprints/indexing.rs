@@ -1,4 +1,4 @@
-//! Giving an image an index by reading it.
+//! Makes the index of an image by reading the image.
 
 use std::fs::File;
 use std::io::Write;
@@ -7,9 +7,9 @@ use super::contents::Contents;
 use super::{Content, Digest, Recorder};
 use crate::qcow2::{CLUSTER, Error, Pulse, hash_rest};
 
-/// Reads `image`, and writes its index to `to`, which is empty; nothing is synced. The hash of the index and that of the image's
-/// rest. What the image holds now counts as right: whether it is can't be known. Told are the bytes of its file that were read,
-/// and its length. Errors as those of `Mapping::open`. Memory: 3 MiB and a bit for each cluster of the file.
+/// Reads `image`, and writes its index to `to`, which is empty; syncs nothing. Returns the hashes of the index and of the image's rest.
+/// The present data count as right, since nothing can tell whether they are. The pulse gets the bytes of the file that were read, and
+/// its length. Errors as those of `Mapping::open`. Memory: 3 MiB and a bit for each cluster of the file.
 pub fn index_image<W: Write>(image: File, to: W, pulse: &mut Pulse<'_>) -> Result<(Digest, Digest), Error> {
     let length = image.metadata()?.len();
     let mut contents = Contents::open(image.try_clone()?)?;

@@ -1,5 +1,5 @@
-//! The index of an image that has taken in what others had: of each cluster that it provides now, the youngest index that
-//! has it tells the content. No data are read.
+//! Makes the index of an image that has absorbed others, without reading data: for each cluster that the image provides now, the
+//! youngest index that has the cluster tells its content.
 
 use std::io::{Read, Write};
 
@@ -7,9 +7,9 @@ use super::overlay::{Look, Overlay};
 use super::{Content, Digest, Index, Recorder};
 use crate::qcow2::{CLUSTER, Error, Mapped, Mapping, Pulse, Source};
 
-/// Writes the index of the image `source` as it is now to `to`, which is empty; its hash. Nothing is synced. `indexes` are those of
-/// the image as it was and of the images that it has absorbed, the youngest first. Told are the bytes of the guest's disk that are
-/// dealt with, and all. `Error::Unsupported` unless all are of disks of one size: where a smaller one ends, what is below it is
+/// Writes the index of the present image `source` to `to`, which is empty, and returns its hash; syncs nothing. `indexes` are those of
+/// the image as it was and of the images that it has absorbed, the youngest first. The pulse gets the bytes of the guest's disk that are
+/// done, and all. `Error::Unsupported` unless all are of disks of one size: where a smaller one ends, what is below it is
 /// hidden. `Error::Corrupt` when an index is not what was recorded, or not that of these images. Memory: 70 KiB for each index, and
 /// 300 KiB.
 pub fn merge<S: Source, R: Read, W: Write>(
@@ -44,7 +44,7 @@ struct Merge<R, W: Write> {
 }
 
 impl<R: Read, W: Write> Merge<R, W> {
-    /// Records the begin of a part; what is left of it.
+    /// Records the beginning of a part, and returns the rest.
     fn tell(&mut self, part: Mapped) -> Result<Mapped, Error> {
         let cluster = part.guest / CLUSTER;
         self.pass_to(cluster)?;
@@ -62,7 +62,8 @@ impl<R: Read, W: Write> Merge<R, W> {
         Ok(Mapped { guest, length: left, host: part.host.map(|host| host + length) })
     }
 
-    /// What an index has and the image has not would be read from below: only zeroes may go, where they are there, too.
+    /// Checks clusters that an index has and the image lacks: these are now read from below, so only zeroes that are there, too, may be
+    /// missing.
     fn pass_to(&mut self, cluster: u64) -> Result<(), Error> {
         while self.next < cluster {
             let count = match self.overlay.look(self.next)? {

@@ -1,4 +1,4 @@
-//! Several indexes as one: of those that have a cluster, the youngest counts.
+//! Reads several indexes as one: of those that have a cluster, the youngest counts.
 
 use std::io::{self, Read};
 
@@ -10,11 +10,11 @@ pub(super) struct Overlay<R> {
     pub(super) layers: Vec<IndexLayer<R>>,
 }
 
-/// One index, and where it is.
+/// One index, and its position.
 #[derive(Debug)]
 pub(super) struct IndexLayer<R> {
     index: Index<R>,
-    /// What it has next, or has where the overlay is; none once it has ended.
+    /// The entry at the overlay's position, or the next one; `None` once the index has ended.
     here: Option<IndexEntry>,
     pub(super) virtual_size: u64,
 }
@@ -65,12 +65,12 @@ impl<R: Read> Overlay<R> {
         Ok(Look::Lacks(most))
     }
 
-    /// Are all of a disk of that size? Where a smaller one ends, what is below it is hidden.
+    /// True if all indexes are of disks of that size. Where a smaller one ends, it hides what is below it.
     pub(super) fn is_of(&self, virtual_size: u64) -> bool {
         self.layers.iter().all(|layer| layer.virtual_size == virtual_size)
     }
 
-    /// Reads all up to their ends, so that their hashes are compared.
+    /// Reads all indexes to their ends, so that their hashes are compared.
     pub(super) fn finish(self) -> io::Result<()> {
         self.layers.into_iter().try_for_each(|layer| layer.index.finish())
     }

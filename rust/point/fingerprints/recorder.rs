@@ -1,4 +1,4 @@
-//! Writing an index while the data passes.
+//! Writes an index while the data pass.
 
 use std::fmt;
 use std::io::{self, BufWriter, ErrorKind, Write};
@@ -11,7 +11,7 @@ use crate::qcow2::CLUSTER;
 /// Hashes that are kept until their number is known; 96 KiB.
 const MOST_HASHES: usize = 4096;
 
-/// An index being written; without `finish` it is none. Memory: 160 KiB.
+/// An index that is being written; before `finish` the file is no index. Memory: 160 KiB.
 pub struct Recorder<W: Write> {
     to: BufWriter<HashedWriter<W>>,
     /// Clusters of the disk.
@@ -34,8 +34,8 @@ impl<W: Write> Recorder<W> {
         Ok(Recorder { to, clusters, written: 0, start: 0, end: 0, hashes: Vec::new() })
     }
 
-    /// The `length` bytes from `offset` on, whole clusters but for the end of the disk, have `content` each. In order,
-    /// and each cluster once.
+    /// Records that each cluster of the `length` bytes from `offset` on has `content`. The caller records whole clusters, but for the end of
+    /// the disk, each once and in order.
     pub fn add(&mut self, offset: u64, content: Content, length: u64) -> io::Result<()> {
         let (first, count) = (offset / CLUSTER, length.div_ceil(CLUSTER));
         let in_order = first >= self.end && first.saturating_add(count) <= self.clusters;
@@ -62,7 +62,7 @@ impl<W: Write> Recorder<W> {
         Ok(())
     }
 
-    /// Writes what is left; the hash of the whole index. Nothing is synced.
+    /// Writes the rest, and returns the hash of the whole index; syncs nothing.
     pub fn finish(mut self) -> io::Result<(W, Digest)> {
         self.write_run()?;
         format::write_run(&mut self.to, format::END)?;

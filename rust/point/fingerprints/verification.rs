@@ -1,4 +1,4 @@
-//! Comparing one image with its fingerprints: every byte of its file is looked at.
+//! Compares one image with its fingerprints: every byte of its file is read.
 
 use std::fs::File;
 use std::io;
@@ -7,23 +7,23 @@ use super::contents::Contents;
 use super::{Content, Digest, Fingerprints, Index, IndexEntry, is_damage};
 use crate::qcow2::{CLUSTER, Error, Pulse, hash_rest};
 
-/// Clusters that are named.
+/// Damaged clusters that are named.
 const MOST_NAMED: usize = 16;
 
-/// What a comparison has found.
+/// The result of a comparison.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Findings {
-    /// Guest offsets of the first clusters that are not what was recorded.
+    /// Guest offsets of the first clusters that differ from their fingerprints.
     pub clusters: Vec<u64>,
-    /// How many there are.
+    /// The number of such clusters.
     pub changed: u64,
-    /// What is not guest data is not what was recorded.
+    /// The rest of the file, which is not guest data, differs from its hash.
     pub rest_changed: bool,
-    /// Why the index can't be believed, and nothing said of the clusters, if so.
+    /// The reason why the index can't be trusted, so that nothing is known of the clusters.
     pub index: Option<String>,
 }
 
-/// Compares an image with its fingerprints: its index, or why that can't be opened, and what the manifest says of them. Told are
+/// Compares an image with its fingerprints, given its index, or why that can't be opened, and what the manifest records. The pulse gets
 /// the bytes of the image's file that were read, and its length. Errors as those of `Mapping::open`, and `Error::Corrupt` when
 /// the image can't be followed. Memory: 3 MiB and a bit for each cluster of the file.
 pub fn verify(
@@ -75,7 +75,7 @@ impl Comparison {
         Ok(())
     }
 
-    /// None, and a note of it, when the index is damaged.
+    /// Notes that the index is damaged, and returns `None` then.
     fn believe<T>(&mut self, read: io::Result<T>) -> io::Result<Option<T>> {
         match read {
             Ok(value) => Ok(Some(value)),
@@ -87,7 +87,7 @@ impl Comparison {
         }
     }
 
-    /// Compares some clusters; false at the end.
+    /// Compares the next clusters; false at the end.
     fn compare(&mut self) -> Result<bool, Error> {
         let Some((piece, bytes)) = self.contents.next_piece()? else {
             self.skip(u64::MAX)?;
@@ -138,7 +138,7 @@ impl Comparison {
         Ok(())
     }
 
-    /// Passes what the index has before `cluster`: the image lacks it.
+    /// Passes the entries before `cluster`, which the image lacks.
     fn skip(&mut self, cluster: u64) -> Result<(), Error> {
         while let Some(entry) = self.here.filter(|entry| entry.cluster < cluster) {
             let count = entry.count.min(cluster - entry.cluster);
@@ -148,7 +148,7 @@ impl Comparison {
         Ok(())
     }
 
-    /// Takes `count` clusters off what the index has next.
+    /// Passes the first `count` clusters of the next entry.
     fn pass(&mut self, entry: IndexEntry, count: u64) -> Result<(), Error> {
         if count < entry.count {
             self.here = Some(IndexEntry { cluster: entry.cluster + count, count: entry.count - count, ..entry });
