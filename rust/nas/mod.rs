@@ -1,6 +1,7 @@
 //! The repository: sessions on it, paths that can't leave it, locks, and publishing.
 
 pub mod apart;
+mod beneath;
 pub(crate) mod denied;
 pub mod folder;
 pub mod health;
@@ -16,7 +17,9 @@ pub mod partial;
 pub mod path;
 pub mod purpose;
 pub mod removal;
+mod rename;
 pub mod repository;
 pub mod session;
 pub mod tree;
+mod tree_removal;
 pub mod view;

@@ -11,9 +11,10 @@ use std::path::Path;
 
 use rustix::fs::FileType;
 
-use super::folder::{Folder, MOST_REMOVED, is_kept_by_nfs};
+use super::folder::Folder;
 use super::lock::InstanceLock;
 use super::path::PARTIAL;
+use super::tree_removal::{MOST_REMOVED, is_kept_by_nfs};
 use crate::error::{Code, Error, Result};
 use crate::work::steps;
 
