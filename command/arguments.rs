@@ -33,6 +33,8 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     /// Draw the chains of restore points
     List(List),
+    /// Tell all that a point says of itself
+    Show(Show),
     /// Compare restore points with what was recorded of them
     Verify(Verify),
     /// Restore disks of a point to files, devices or images in Ceph
@@ -51,6 +53,15 @@ pub(crate) enum Command {
 pub(crate) struct List {
     /// The machine; without it all of them
     pub(crate) vm: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Show {
+    /// The restore point, MACHINE/TIMESTAMP
+    pub(crate) point: String,
+    /// Print the domain's XML instead
+    #[arg(long)]
+    pub(crate) xml: bool,
 }
 
 #[derive(Debug, Args)]

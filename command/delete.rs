@@ -8,7 +8,7 @@ use nasbackup::operation::list_points::ListedPoint;
 
 use crate::arguments::Delete;
 use crate::host::Host;
-use crate::show::{Output, size};
+use crate::output::{Output, size};
 use crate::{points, rebase};
 
 pub(crate) fn run(host: &Host, arguments: &Delete, output: Output) -> Result<ExitCode> {

@@ -11,8 +11,8 @@ use nasbackup::point::Kind;
 
 use crate::arguments::List;
 use crate::host::Host;
+use crate::output::{Output, size};
 use crate::progress;
-use crate::show::{Output, size};
 
 pub(crate) fn run(host: &Host, arguments: &List, output: Output) -> Result<ExitCode> {
     let request = ListPointsRequest {

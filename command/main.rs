@@ -5,6 +5,7 @@ mod arguments;
 mod delete;
 mod host;
 mod list;
+mod output;
 mod points;
 mod progress;
 mod rebase;
@@ -18,7 +19,7 @@ use std::process::ExitCode;
 use arguments::{Arguments, Command};
 use clap::Parser;
 use nasbackup::error::{Code, Result};
-use show::Output;
+use output::Output;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -37,12 +38,13 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
     let host = || host::open(&arguments);
     match &arguments.command {
         Command::List(list) => list::run(&host()?, list, output),
+        Command::Show(show) => show::run(&host()?, show, output),
         Command::Verify(verify) => verify::run(&host()?, verify, output),
         Command::Restore(restore) => restore::run(&host()?, restore, output),
         Command::Delete(delete) => delete::run(&host()?, delete, output),
         Command::Rebase(rebase) => rebase::run(&host()?, rebase, output),
-        Command::Completions(completions) => show::completions(completions.shell),
-        Command::Manual => show::manual(),
+        Command::Completions(completions) => output::completions(completions.shell),
+        Command::Manual => output::manual(),
     }
 }
 

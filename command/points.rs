@@ -4,8 +4,8 @@ use nasbackup::error::{Code, Error, Result};
 use nasbackup::operation::list_points::{self, ListPointsRequest, ListedPoint};
 
 use crate::host::Host;
+use crate::output::Output;
 use crate::progress;
-use crate::show::Output;
 
 /// The points of the machine that `point` is of, that one among them. `NOT_FOUND` if it is not there.
 pub(crate) fn of_machine(host: &Host, point: &str, output: Output) -> Result<Vec<ListedPoint>> {

@@ -10,7 +10,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use nasbackup::error::{Code, Error, Result};
 use nasbackup::work::job::JobStatus;
 
-use crate::show::{Output, size, time};
+use crate::output::{Output, size, time};
 
 /// Between two lines where nobody watches a bar.
 const LINE: Duration = Duration::from_secs(10);

@@ -7,7 +7,7 @@ use nasbackup::operation::rebase::{self, RebasePointRequest, Rebased};
 
 use crate::arguments::Rebase;
 use crate::host::Host;
-use crate::show::{Output, size};
+use crate::output::{Output, size};
 use crate::{points, progress};
 
 pub(crate) fn run(host: &Host, arguments: &Rebase, output: Output) -> Result<ExitCode> {

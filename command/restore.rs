@@ -11,7 +11,7 @@ use nasbackup::operation::restore_point::{
 
 use crate::arguments::{Format, Restore};
 use crate::host::Host;
-use crate::show::{Output, size};
+use crate::output::{Output, size};
 use crate::{points, progress};
 
 pub(crate) fn run(host: &Host, arguments: &Restore, output: Output) -> Result<ExitCode> {

@@ -1,66 +1,61 @@
-//! How answers are shown.
+//! `nasbackup show`.
 
 use std::process::ExitCode;
-use std::time::Duration;
 
-use clap::CommandFactory as _;
-
-use indicatif::{BinaryBytes, HumanDuration};
+use nasbackup::engine::Engine;
 use nasbackup::error::{Code, Error, Result};
-use serde::Serialize;
+use nasbackup::operation::show_point::{self, ShowPointRequest, ShownPoint};
+use nasbackup::plain::plain;
+use nasbackup::point::Kind;
 
-use crate::arguments::Arguments;
+use crate::arguments::Show;
+use crate::host::Host;
+use crate::output::{Output, print_text, size};
 
-/// What the caller wants to read.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Output {
-    /// One JSON value, and no text.
-    pub(crate) json: bool,
-}
-
-impl Output {
-    /// Prints the answer: as JSON, or as `text` shows it.
-    pub(crate) fn print<T: Serialize>(self, answer: &T, text: impl FnOnce(&T) -> String) -> Result<()> {
-        let shown = if self.json {
-            let json = serde_json::to_string_pretty(answer);
-            json.map_err(|error| Error::new(Code::Internal, "print the answer", error))? + "\n"
-        } else {
-            text(answer)
-        };
-        write(&shown)
+pub(crate) fn run(host: &Host, arguments: &Show, output: Output) -> Result<ExitCode> {
+    let request = ShowPointRequest {
+        repository: Some(host.repository()?),
+        backup_path: Some(arguments.point.clone()),
+        ..ShowPointRequest::default()
+    };
+    let shown = show_point::run(request)?;
+    if arguments.xml {
+        print_text(domain(&shown)?)?;
+    } else {
+        output.print(&shown, text)?;
     }
+    Ok(ExitCode::SUCCESS)
 }
 
-/// Whoever reads may have seen enough: then nothing is wrong.
-fn write(text: &str) -> Result<()> {
-    use std::io::{ErrorKind, Write, stdout};
-    match stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
-        written => written.map_err(|error| Error::io("print the answer", "stdout", error)),
+/// The domain's XML, as it stands in the point. `NOT_FOUND` without it.
+fn domain(shown: &ShownPoint) -> Result<&str> {
+    let none = || Error::new(Code::NotFound, "look for the domain's XML", "the point holds none");
+    shown.domain.as_deref().ok_or_else(none)
+}
+
+fn text(shown: &ShownPoint) -> String {
+    let point = &shown.point;
+    let mut lines = vec![point.backup_path.clone()];
+    let mut tell = |what: &str, value: &str| lines.push(format!("  {what:<9} {}", plain(value)));
+    if let Some(manifest) = &shown.manifest {
+        let engine = if manifest.engine == Engine::Pull { "pull" } else { "push" };
+        tell("taken", &format!("{}, by {engine}", manifest.when));
+        tell("id", &manifest.point_id);
+        let vouched = if manifest.mac.is_some() { "MAC" } else { "checksum" };
+        tell("vouched", &format!("by a {vouched}"));
+        manifest.bitmap.iter().for_each(|bitmap| tell("bitmap", bitmap));
     }
-}
-
-/// Prints what a shell completes arguments by.
-pub(crate) fn completions(shell: clap_complete::Shell) -> Result<ExitCode> {
-    let mut text = Vec::new();
-    clap_complete::generate(shell, &mut Arguments::command(), "nasbackup", &mut text);
-    write(&String::from_utf8_lossy(&text)).map(|()| ExitCode::SUCCESS)
-}
-
-/// Prints the manual page.
-pub(crate) fn manual() -> Result<ExitCode> {
-    let mut text = Vec::new();
-    let made = clap_mangen::Man::new(Arguments::command()).render(&mut text);
-    made.map_err(|error| Error::io("print the manual page", "stdout", error))?;
-    write(&String::from_utf8_lossy(&text)).map(|()| ExitCode::SUCCESS)
-}
-
-/// Bytes, as `1.50 GiB`.
-pub(crate) fn size(bytes: u64) -> String {
-    BinaryBytes(bytes).to_string()
-}
-
-/// A time that has gone by, as `3 minutes`.
-pub(crate) fn time(time: Duration) -> String {
-    HumanDuration(time).to_string()
+    tell("kind", if point.kind == Kind::Full { "full" } else { "incremental" });
+    tell("takes", &format!("{}, with what it stands on {}", size(point.size), size(point.chain_size)));
+    for disk in &point.disks {
+        let seen = disk.virtual_size.map(|bytes| format!(", {} as the guest sees it", size(bytes))).unwrap_or_default();
+        tell("disk", &format!("{}: {}{seen}", disk.volume, size(disk.size)));
+        shown.chains.get(&disk.file).into_iter().flatten().for_each(|image| tell("", image));
+    }
+    for disk in shown.manifest.iter().flat_map(|manifest| &manifest.left_out) {
+        let name = disk.volume.as_ref().or(disk.target.as_ref()).or(disk.serial.as_ref());
+        tell("left out", &format!("{}: {}", name.map_or("a disk", String::as_str), disk.reason));
+    }
+    point.problems.iter().for_each(|problem| tell("problem", problem));
+    lines.join("\n") + "\n"
 }

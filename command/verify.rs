@@ -8,8 +8,8 @@ use nasbackup::operation::verify_data;
 
 use crate::arguments::Verify;
 use crate::host::Host;
+use crate::output::Output;
 use crate::progress;
-use crate::show::Output;
 
 pub(crate) fn run(host: &Host, arguments: &Verify, output: Output) -> Result<ExitCode> {
     let request = VerifyChainRequest {

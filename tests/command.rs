@@ -92,6 +92,24 @@ fn chains_are_drawn_with_what_each_point_takes_and_what_is_wrong() {
 
 #[test]
 #[ignore = "needs a lab: root, QEMU"]
+fn a_point_tells_of_itself_and_gives_the_domain_s_xml() {
+    let mut story = Story::with_full();
+    story.take("incremental");
+    let host = Host::new(story.nas.root());
+    let (full, last) = (&story.points[0], story.last());
+    let shown = host.says(&["-r", "nas", "show", &last.path]);
+    for says in [&last.taken.point_id, "kind      incremental", &last.taken.disks[1].file, &full.taken.disks[1].file] {
+        assert!(shown.contains(says), "{says}: {shown}");
+    }
+    let xml = host.says(&["-r", "nas", "show", "--xml", &last.path]);
+    assert!(xml.starts_with("<domain ") && xml.contains(&story.guest.name), "{xml}");
+    std::fs::remove_file(story.nas.at(&last.path).join("domain-config.xml")).unwrap();
+    assert_eq!(host.fails(&["-r", "nas", "show", "--xml", &last.path]).0, 3);
+    assert_eq!(host.fails(&["-r", "nas", "show", &format!("{}/gone", story.guest.name)]).0, 3);
+}
+
+#[test]
+#[ignore = "needs a lab: root, QEMU"]
 fn a_point_is_verified_and_the_status_is_the_verdict() {
     let mut story = Story::new(Guest::ordinary(), Nas::folder());
     let request = by("pull", story.request("full"));

@@ -164,7 +164,7 @@ fn sorted(folder: &Folder) -> Result<Vec<String>> {
     Ok(names)
 }
 
-fn machine(root: &Folder, instance: &str) -> Result<ListedMachine> {
+pub(super) fn machine(root: &Folder, instance: &str) -> Result<ListedMachine> {
     let folder = root.open_dir_in(instance)?;
     let mut listed = ListedMachine { instance: instance.to_owned(), ..ListedMachine::default() };
     for name in sorted(&folder)? {

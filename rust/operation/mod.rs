@@ -9,6 +9,7 @@ pub mod list_points;
 mod reading;
 pub mod rebase;
 pub mod restore_point;
+pub mod show_point;
 pub mod sign_points;
 pub mod take_backup;
 pub mod verify_chain;
@@ -108,6 +109,7 @@ pub fn call(name: &str, request: &str, listener: Listener<'_>) -> Result<serde_j
         "verifyData" => reply(&verify_data::run(parse(request)?, listener)?),
         "deleteBackup" => reply(&delete_backup::run(parse(request)?)?),
         "listPoints" => reply(&list_points::run(parse(request)?, listener)?),
+        "showPoint" => reply(&show_point::run(parse(request)?)?),
         "signPoints" => reply(&sign_points::run(parse(request)?, listener)?),
         "backupStats" => reply(&backup_stats::run(parse(request)?)?),
         "jobs" => parse::<NoFields>(request).and_then(|_| reply(&jobs())),

@@ -17,6 +17,9 @@ pub use manifest::{LeftOut, MANIFEST, Manifest, ManifestDisk, ParentPoint, Rebas
 pub use parent::{ChainImage, Parent, ParentDisk};
 pub use volume::{volume_of, volume_of_image};
 
+/// Name of the domain's XML in a point.
+pub const DOMAIN: &str = "domain-config.xml";
+
 /// Whether a file or point stands alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

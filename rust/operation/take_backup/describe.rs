@@ -1,6 +1,7 @@
 //! The descriptions of a domain that lie beside its disks, under the names that CloudStack's backups have.
 
 use crate::libvirt::DomainXml;
+use crate::point::DOMAIN;
 
 /// Name and content of each file.
 pub(super) fn texts(name: &str, xml: &str, domain: &DomainXml) -> Vec<(&'static str, String)> {
@@ -10,7 +11,7 @@ pub(super) fn texts(name: &str, xml: &str, domain: &DomainXml) -> Vec<(&'static 
         interfaces.map(|i| [some(&i.target), i.kind.clone(), some(&i.source), some(&i.model), some(&i.mac)]);
     let disks = domain.disks.iter().map(|d| [d.target.clone(), d.source.path().unwrap_or("-").to_owned()]);
     vec![
-        ("domain-config.xml", xml.to_owned()),
+        (DOMAIN, xml.to_owned()),
         (
             "dominfo.xml",
             table(

@@ -1,0 +1,88 @@
+//! `showPoint`: all that a restore point tells of itself. Nothing is locked and nothing written.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+
+use serde::{Deserialize, Serialize};
+
+use super::list_points::{self, ListedPoint};
+use crate::config;
+use crate::error::{Code, Error, Result};
+use crate::limits;
+use crate::nas::folder::Folder;
+use crate::nas::health;
+use crate::nas::path::PointPath;
+use crate::nas::repository::{Export, Repository};
+use crate::nas::session::Session;
+use crate::point::{DOMAIN, Manifest, open_chain};
+use crate::work::deadline::bounded;
+use crate::work::job;
+use crate::work::phase::Phase;
+
+const STEP: &str = "look at the point";
+/// More than any domain's XML has, in bytes.
+const LONGEST: u64 = 8 << 20;
+
+/// What `showPoint` is asked.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct ShowPointRequest {
+    /// The caller's id for this job.
+    pub job: Option<String>,
+    /// The NAS export.
+    pub repository: Option<Repository>,
+    /// The restore point, `<instance>/<timestamp>`.
+    pub backup_path: Option<String>,
+}
+
+/// What `showPoint` answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ShownPoint {
+    /// As `listPoints` has it, but that `chain_size` is of the images below that are there.
+    pub point: ListedPoint,
+    /// The images of each disk, its own first, each standing on the next; by the disk's file.
+    pub chains: BTreeMap<String, Vec<String>>,
+    /// Its manifest; null without one that can be read.
+    pub manifest: Option<Manifest>,
+    /// The domain's XML; null where the point has none.
+    pub domain: Option<String>,
+}
+
+/// Runs `showPoint`. `NOT_FOUND` without the point.
+pub fn run(request: ShowPointRequest) -> Result<ShownPoint> {
+    let export = Repository::check(request.repository)?;
+    let path = request.backup_path.ok_or_else(|| Error::invalid("backupPath", "is missing"))?;
+    let point = PointPath::parse("backupPath", &path)?;
+    let job = job::start(request.job, "showPoint", &export, Some(point.instance().to_owned()))?;
+    job.enter(Phase::OpenRepository);
+    open(export.clone(), point).inspect_err(|error| health::note_failure(&export, error))
+}
+
+fn open(export: Export, point: PointPath) -> Result<ShownPoint> {
+    let session = Session::open_bounded(export, config::current())?;
+    bounded(STEP, limits::STORAGE_STEP, move || show(session.root(), &point))
+}
+
+fn show(root: &Folder, path: &PointPath) -> Result<ShownPoint> {
+    let none = || Error::new(Code::NotFound, STEP, format!("'{path}' holds neither a manifest nor an image"));
+    let machine = list_points::machine(root, path.instance())?;
+    let point = machine.points.into_iter().find(|point| point.backup_path == path.to_string()).ok_or_else(none)?;
+    let mut chains = BTreeMap::new();
+    for disk in &point.disks {
+        // what breaks it is told among the problems
+        let chain = path.file(&disk.file).and_then(|file| open_chain(root, &file)).unwrap_or_default();
+        chains.insert(disk.file.clone(), chain.into_iter().map(|link| link.path.as_str().to_owned()).collect());
+    }
+    let manifest = Manifest::read(&root.open_dir(&path.folder())?).unwrap_or_default();
+    let domain = match root.open_file(&path.file(DOMAIN)?) {
+        Ok(file) => {
+            let mut text = Vec::new();
+            file.take(LONGEST).read_to_end(&mut text).map_err(|e| Error::io(STEP, DOMAIN, e))?;
+            Some(String::from_utf8_lossy(&text).into_owned())
+        }
+        Err(error) if error.code == Code::NotFound => None,
+        Err(error) => return Err(error),
+    };
+    Ok(ShownPoint { point, chains, manifest, domain })
+}
