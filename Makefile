@@ -9,6 +9,8 @@ MVN := mvn -q -B -ntp -Dstyle.color=never
 # What the jars hold of the library in a folder, which they load no other than.
 OF_LIBRARY = -Dnative.length=$$(stat --format=%s $(1)/libnasbackup.so) \
 	-Dnative.sha256=$$(sha256sum $(1)/libnasbackup.so | cut --delimiter=' ' --fields=1)
+# The oldest C library that what is linked against Debian 12's runs with, as docs/install.md says: EL 9's.
+GLIBC := 2.34
 TOOLS := $(CARGO_TARGET_DIR)/tools
 CARGO_DENY := 0.20.2
 ADVISORIES := https://github.com/RustSec/advisory-db
@@ -19,6 +21,7 @@ ADVISORIES := https://github.com/RustSec/advisory-db
 build: build-prerequisites
 	cargo build --release --features command
 	tests/no-hooks $(CARGO_TARGET_DIR)/release/libnasbackup.so
+	tests/floors $(CARGO_TARGET_DIR)/release/libnasbackup.so $(GLIBC)
 	$(MVN) package -DskipTests -Dnative.bundle=$(CARGO_TARGET_DIR)/release $(call OF_LIBRARY,$(CARGO_TARGET_DIR)/release)
 
 # What make build made, to this machine or below DESTDIR; docs/install.md says what is left to do.
@@ -61,6 +64,7 @@ test-binaries: prerequisites
 	$(if $(filter real_nas,$(WITHOUT)),,tests/vm/install)
 	cargo build --quiet
 	tests/no-hooks $(CARGO_TARGET_DIR)/debug/libnasbackup.so
+	tests/floors $(CARGO_TARGET_DIR)/debug/libnasbackup.so $(GLIBC)
 	cargo build --quiet --features test-hooks
 	cargo test --quiet --features test-hooks --no-run
 
