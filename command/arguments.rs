@@ -66,8 +66,15 @@ pub(crate) struct Show {
 
 #[derive(Debug, Args)]
 pub(crate) struct Verify {
-    /// The restore point, MACHINE/TIMESTAMP
-    pub(crate) point: String,
+    /// Restore points, MACHINE/TIMESTAMP, or machines: all points of theirs
+    #[arg(required_unless_present = "all", conflicts_with = "all", value_name = "POINT|MACHINE")]
+    pub(crate) what: Vec<String>,
+    /// All points of the repository
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Pass over points that were found good or bad in this time, as 30d or 12h
+    #[arg(long, value_name = "AGE")]
+    pub(crate) not_verified_since: Option<String>,
     /// Read all data, and compare them with their fingerprints
     #[arg(long)]
     pub(crate) data: bool,

@@ -12,7 +12,7 @@ use nasbackup::point::Kind;
 use crate::arguments::List;
 use crate::host::Host;
 use crate::output::{Output, size};
-use crate::progress;
+use crate::{points, progress};
 
 pub(crate) fn run(host: &Host, arguments: &List, output: Output) -> Result<ExitCode> {
     let request = ListPointsRequest {
@@ -41,14 +41,21 @@ fn is_empty(machine: &ListedMachine) -> bool {
 fn machine(machine: &ListedMachine) -> String {
     let mut table = Table::new();
     table.load_preset(NOTHING);
-    table.set_header([machine.instance.as_str(), "kind", "disks", "own", "chain"]);
+    table.set_header([machine.instance.as_str(), "kind", "disks", "own", "chain", "verified"]);
     for (indent, point) in tree(&machine.points) {
         let name = point.backup_path.rsplit('/').next().unwrap_or_default();
         let kind = if point.kind == Kind::Full { "full" } else { "incremental" };
         let disks = point.disks.len().to_string();
-        table.add_row([&format!("{indent}{name}"), kind, &disks, &size(point.size), &size(point.chain_size)]);
+        table.add_row([
+            &format!("{indent}{name}"),
+            kind,
+            &disks,
+            &size(point.size),
+            &size(point.chain_size),
+            &points::verified(point),
+        ]);
     }
-    for column in table.column_iter_mut().skip(2) {
+    for column in table.column_iter_mut().skip(2).take(3) {
         column.set_cell_alignment(CellAlignment::Right);
     }
     let mut text = table.trim_fmt() + "\n";

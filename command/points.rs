@@ -2,10 +2,12 @@
 
 use nasbackup::error::{Code, Error, Result};
 use nasbackup::operation::list_points::{self, ListPointsRequest, ListedPoint};
+use nasbackup::operation::verified::Scope;
 
 use crate::host::Host;
 use crate::output::Output;
 use crate::progress;
+use crate::verify::word;
 
 /// The points of the machine that `point` is of, that one among them. `NOT_FOUND` if it is not there.
 pub(crate) fn of_machine(host: &Host, point: &str, output: Output) -> Result<Vec<ListedPoint>> {
@@ -32,6 +34,17 @@ pub(crate) fn on<'a>(points: &'a [ListedPoint], path: &str) -> Vec<&'a ListedPoi
     points.iter().filter(|point| point.parents.iter().any(|parent| parent == path)).collect()
 }
 
+/// What verifications have found, as `good data 2026-11-29`: the worst that holds, of data before that of the chain alone. Empty
+/// where none is known.
+pub(crate) fn verified(point: &ListedPoint) -> String {
+    let telling = point.verified.iter().max_by_key(|past| (past.current, past.verdict, past.scope));
+    telling.map_or_else(String::new, |past| {
+        let scope = if past.scope == Scope::Data { "data" } else { "chain" };
+        let changed = if past.current { "" } else { ", changed since" };
+        format!("{} {scope} {}{changed}", word(past.verdict), past.when.strftime("%Y-%m-%d"))
+    })
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
@@ -50,6 +63,7 @@ pub(crate) mod tests {
             parents: parents.iter().map(|name| path(name)).collect(),
             size: 0,
             chain_size: 0,
+            verified: Vec::new(),
             problems: Vec::new(),
         }
     }

@@ -11,6 +11,7 @@ use nasbackup::point::Kind;
 use crate::arguments::Show;
 use crate::host::Host;
 use crate::output::{Output, print_text, size};
+use crate::points;
 
 pub(crate) fn run(host: &Host, arguments: &Show, output: Output) -> Result<ExitCode> {
     let request = ShowPointRequest {
@@ -47,6 +48,10 @@ fn text(shown: &ShownPoint) -> String {
     }
     tell("kind", if point.kind == Kind::Full { "full" } else { "incremental" });
     tell("takes", &format!("{}, with what it stands on {}", size(point.size), size(point.chain_size)));
+    let verified = points::verified(point);
+    if !verified.is_empty() {
+        tell("verified", &verified);
+    }
     for disk in &point.disks {
         let seen = disk.virtual_size.map(|bytes| format!(", {} as the guest sees it", size(bytes))).unwrap_or_default();
         tell("disk", &format!("{}: {}{seen}", disk.volume, size(disk.size)));

@@ -2,37 +2,140 @@
 
 use std::process::ExitCode;
 
-use nasbackup::error::Result;
+use jiff::{SignedDuration, Timestamp};
+use nasbackup::error::{Code, Error, Result};
+use nasbackup::operation::list_points::{self, ListPointsRequest, ListedPoint};
+use nasbackup::operation::verified::Scope;
 use nasbackup::operation::verify_chain::{self, Verdict, Verified, VerifyChainRequest};
 use nasbackup::operation::verify_data;
+use serde::Serialize;
 
 use crate::arguments::Verify;
 use crate::host::Host;
 use crate::output::Output;
-use crate::progress;
+use crate::{exit_code, progress};
 
 pub(crate) fn run(host: &Host, arguments: &Verify, output: Output) -> Result<ExitCode> {
-    let request = VerifyChainRequest {
-        repository: Some(host.repository()?),
-        backup_path: Some(arguments.point.clone()),
-        ..VerifyChainRequest::default()
-    };
-    let verify = if arguments.data { verify_data::run } else { verify_chain::run };
-    let verified = progress::with(output, |listener| verify(request, listener))?;
-    output.print(&verified, text)?;
-    Ok(ExitCode::from(match verified.verdict {
-        Verdict::Good => 0,
-        Verdict::Bad => 1,
-        Verdict::Aborted => 23,
-    }))
+    let points = points(host, arguments, output)?;
+    let mut all = Vec::new();
+    for backup_path in points {
+        let request = VerifyChainRequest {
+            repository: Some(host.repository()?),
+            backup_path: Some(backup_path.clone()),
+            ..VerifyChainRequest::default()
+        };
+        let verify = if arguments.data { verify_data::run } else { verify_chain::run };
+        let (verified, failure) = match progress::with(output, |listener| verify(request, listener)) {
+            Ok(verified) => (Some(verified), None),
+            // nobody wants the others any more, or can have them
+            Err(error) if matches!(error.code, Code::Cancelled | Code::NasUnresponsive) => return Err(error),
+            Err(error) => (None, Some(error)),
+        };
+        if let Some(failure) = &failure {
+            eprintln!("nasbackup: {backup_path}: {failure}");
+        }
+        all.push(Told { backup_path, verified, failure });
+    }
+    output.print(&all, |all| text(all))?;
+    Ok(ExitCode::from(status(&all)))
 }
 
-/// A line for each file, and one below it for each reason.
-fn text(verified: &Verified) -> String {
+/// What became of the verification of a point.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Told {
+    backup_path: String,
+    #[serde(flatten)]
+    verified: Option<Verified>,
+    #[serde(serialize_with = "in_words")]
+    failure: Option<Error>,
+}
+
+fn in_words<S: serde::Serializer>(error: &Option<Error>, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+    error.as_ref().map(ToString::to_string).serialize(serializer)
+}
+
+/// The points that are meant. A machine's, and all, are those that no verification of that scope has judged in the given time.
+fn points(host: &Host, arguments: &Verify, output: Output) -> Result<Vec<String>> {
+    let age = arguments.not_verified_since.as_deref().map(age).transpose()?;
+    let before = age.map(|age| Timestamp::now().saturating_sub(age).unwrap_or(Timestamp::MIN));
+    let machines: Vec<_> = match arguments.all {
+        true => vec![None],
+        false => arguments.what.iter().map(Some).collect(),
+    };
+    let mut points = Vec::new();
+    for what in machines {
+        let (instance, only) = match what {
+            None => (None, None),
+            Some(what) => (
+                Some(what.split_once('/').map_or(what.as_str(), |(instance, _)| instance)),
+                what.contains('/').then_some(what),
+            ),
+        };
+        if let (Some(only), None) = (only, before) {
+            points.push(only.clone());
+            continue;
+        }
+        let request = ListPointsRequest {
+            repository: Some(host.repository()?),
+            instance: instance.map(str::to_owned),
+            ..ListPointsRequest::default()
+        };
+        let listed = progress::with(output, |listener| list_points::run(request, listener))?;
+        let due = listed.machines.into_iter().flat_map(|machine| machine.points);
+        let due = due.filter(|point| only.is_none_or(|only| point.backup_path == *only));
+        points.extend(due.filter(|point| is_due(point, arguments.data, before)).map(|point| point.backup_path));
+    }
+    Ok(points)
+}
+
+/// Has no verification judged the point since `before`?
+fn is_due(point: &ListedPoint, data: bool, before: Option<Timestamp>) -> bool {
+    let Some(before) = before else { return true };
+    let counts = |scope: Scope| scope == Scope::Data || !data;
+    !point
+        .verified
+        .iter()
+        .any(|past| past.current && past.when >= before && past.verdict != Verdict::Aborted && counts(past.scope))
+}
+
+/// `30d`, `12h`.
+fn age(text: &str) -> Result<SignedDuration> {
+    let refuse = || Error::invalid("--not-verified-since", format!("'{text}' is no number of days or hours: 30d, 12h"));
+    let (number, hours) = match (text.strip_suffix('d'), text.strip_suffix('h')) {
+        (Some(number), _) => (number, 24),
+        (_, Some(number)) => (number, 1),
+        _ => return Err(refuse()),
+    };
+    let number: u32 = number.parse().map_err(|_| refuse())?;
+    Ok(SignedDuration::from_hours(i64::from(number) * hours))
+}
+
+/// What is worst decides. 1 is a bad point, 23 one of which nothing can be known.
+fn status(all: &[Told]) -> u8 {
+    let verdict = all.iter().filter_map(|told| Some(told.verified.as_ref()?.verdict)).max();
+    let failure = all.iter().find_map(|told| told.failure.as_ref());
+    match (verdict, failure) {
+        (Some(Verdict::Bad), _) => 1,
+        (_, Some(failure)) => exit_code(failure.code),
+        (Some(Verdict::Aborted), None) => 23,
+        (Some(Verdict::Good) | None, None) => 0,
+    }
+}
+
+/// A line for each file, and one below it for each reason. Of one point nothing else.
+fn text(all: &[Told]) -> String {
     let mut text = String::new();
-    for file in &verified.files {
-        text += &format!("{:<8} {}\n", word(file.verdict), file.file);
-        file.reasons.iter().for_each(|reason| text += &format!("         {reason}\n"));
+    for told in all {
+        let Some(verified) = &told.verified else { continue };
+        if all.len() > 1 {
+            text += &format!("{}: {}\n", told.backup_path, word(verified.verdict));
+        }
+        let tells = |file: &&verify_chain::VerifiedFile| all.len() == 1 || file.verdict != Verdict::Good;
+        for file in verified.files.iter().filter(tells) {
+            text += &format!("{:<8} {}\n", word(file.verdict), file.file);
+            file.reasons.iter().for_each(|reason| text += &format!("         {reason}\n"));
+        }
     }
     text
 }
@@ -43,5 +146,41 @@ pub(crate) fn word(verdict: Verdict) -> &'static str {
         Verdict::Good => "good",
         Verdict::Aborted => "aborted",
         Verdict::Bad => "bad",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::points::tests::point;
+    use nasbackup::operation::verified::PastVerdict;
+
+    #[test]
+    fn a_point_is_due_unless_it_was_judged_in_time_and_as_thoroughly() {
+        let hour = |hours| Timestamp::UNIX_EPOCH.saturating_add(SignedDuration::from_hours(hours)).unwrap();
+        let past = |scope, when, verdict, current| PastVerdict { scope, when: hour(when), verdict, current };
+        for (verified, data, due) in [
+            (vec![], false, true),
+            (vec![past(Scope::Chain, 9, Verdict::Good, true)], false, true),
+            (vec![past(Scope::Chain, 10, Verdict::Good, true)], false, false),
+            (vec![past(Scope::Chain, 10, Verdict::Good, true)], true, true),
+            (vec![past(Scope::Data, 10, Verdict::Bad, true)], true, false),
+            (vec![past(Scope::Data, 10, Verdict::Bad, true)], false, false),
+            (vec![past(Scope::Data, 10, Verdict::Aborted, true)], true, true),
+            (vec![past(Scope::Data, 10, Verdict::Good, false)], true, true),
+        ] {
+            let point = ListedPoint { verified, ..point("1", &[]) };
+            assert_eq!(is_due(&point, data, Some(hour(10))), due, "{:?}", point.verified);
+            assert!(is_due(&point, data, None));
+        }
+    }
+
+    #[test]
+    fn an_age_is_days_or_hours() {
+        for (text, hours) in
+            [("30d", Some(720)), ("12h", Some(12)), ("0d", Some(0)), ("30", None), ("-1d", None), ("d", None)]
+        {
+            assert_eq!(age(text).ok(), hours.map(SignedDuration::from_hours), "{text}");
+        }
     }
 }

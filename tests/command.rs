@@ -120,10 +120,22 @@ fn a_point_is_verified_and_the_status_is_the_verdict() {
         let said = host.says(&[&["-r", "nas", "verify", &point], data].concat());
         assert!(said.lines().all(|line| line.starts_with("good ")), "{said}");
     }
+    let listed = host.says(&["-r", "nas", "list"]);
+    assert!(listed.contains(" good data 2"), "the chain alone was looked at before: {listed}");
+    let since = ["-r", "nas", "verify", "--all", "--not-verified-since", "1d"];
+    assert_eq!(host.says(&[&since[..], &["--data"]].concat()), "");
+    let noted = story.nas.at(&point).join(".nasbackup.verified");
+    std::fs::rename(&noted, noted.with_extension("gone")).unwrap();
+    std::fs::create_dir(&noted).unwrap();
+    let (status, complaint) = host.fails(&since);
+    assert!(status == 0 && complaint.contains("is not noted beside it"), "the verdict stands: {complaint}");
     let index = std::fs::read_dir(story.nas.at(&point)).unwrap().map(|entry| entry.unwrap().path());
     let index = index.into_iter().find(|path| path.extension().is_some_and(|end| end == "fingerprints")).unwrap();
     std::fs::rename(&index, index.with_extension("gone")).unwrap();
     assert_eq!(host.run(&["-r", "nas", "verify", "--data", &point]).status.code(), Some(1), "an index is a part of it");
+    std::fs::remove_dir(&noted).unwrap();
+    assert_eq!(host.run(&["-r", "nas", "verify", "--data", &point]).status.code(), Some(1));
+    assert!(host.says(&["-r", "nas", "show", &point]).contains("verified  bad data 2"));
     let image = story.nas.at(&story.last().files()[0]);
     // where the header says that its L1 table is
     let file = std::fs::File::options().write(true).open(image).unwrap();
@@ -236,7 +248,7 @@ fn what_can_t_be_done_is_told_on_one_line_with_a_status_of_its_own() {
         (&["-r", "elsewhere", "list"], 2, "--repo: 'elsewhere' is no folder"),
         (&["-r", "/no/such/folder", "list"], 3, "NOT_FOUND"),
         (&["-r", "nas", "list", "i-1"], 3, "NOT_FOUND"),
-        (&["-r", "nas", "verify", "i-1"], 2, "backupPath: 'i-1'"),
+        (&["-r", "nas", "show", "i-1"], 2, "backupPath: 'i-1'"),
     ] {
         let (found, complaint) = host.fails(arguments);
         assert!(found == status && complaint.contains(says), "{arguments:?}: {found} {complaint}");

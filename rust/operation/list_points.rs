@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use rustix::fs::FileType;
 use serde::{Deserialize, Serialize};
 
+use super::verified::{self, PastVerdict};
 use crate::config;
 use crate::engine::Engine;
 use crate::error::{Code, Error, Result};
@@ -89,6 +90,8 @@ pub struct ListedPoint {
     pub size: u64,
     /// What they take together with all images that they stand on.
     pub chain_size: u64,
+    /// What the last verifications have found, of each scope that still tells something.
+    pub verified: Vec<PastVerdict>,
     /// What is wrong with it, as far as its manifest and headers tell.
     pub problems: Vec<String>,
 }
@@ -232,6 +235,7 @@ fn point(root: &Folder, path: &PointPath) -> Result<Option<ListedPoint>> {
         point_id: manifest.as_ref().map(|manifest| manifest.point_id.clone()),
         when: manifest.as_ref().map(|manifest| manifest.when),
         kind: if listed.iter().any(|disk| disk.backing.is_some()) { Kind::Incremental } else { Kind::Full },
+        verified: verified::read(&folder, manifest.as_ref()),
         engine: manifest.map(|manifest| manifest.engine),
         size: listed.iter().map(|disk| disk.size).sum(),
         chain_size: 0,

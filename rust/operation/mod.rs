@@ -12,6 +12,7 @@ pub mod restore_point;
 pub mod show_point;
 pub mod sign_points;
 pub mod take_backup;
+pub mod verified;
 pub mod verify_chain;
 pub mod verify_data;
 

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::io::Read;
 
 use super::reading::Reading;
+use super::verified::Scope;
 use super::verify_chain::Facts;
 use super::verify_chain::chains::{self, Found, Judged};
 use super::verify_chain::{self, UNANSWERED, Verdict, Verified, VerifiedFile, VerifyChainRequest};
@@ -26,7 +27,7 @@ const LONGEST: u64 = 8 << 20;
 
 /// Runs `verifyData`. It answers as `verifyChain` does; the verdict on an image without fingerprints is `aborted`.
 pub fn run(request: VerifyChainRequest, listener: Listener<'_>) -> Result<Verified> {
-    verify_chain::verify("verifyData", request, listener, compare_all)
+    verify_chain::verify(("verifyData", Scope::Data), request, listener, compare_all)
 }
 
 fn compare_all(reading: &Reading, judged: &mut Judged, job: &mut Reporter<'_>) -> Result<()> {

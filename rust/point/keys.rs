@@ -47,7 +47,7 @@ impl Keys {
     }
 
     /// The error names the line, and not its content, which may be a key.
-    pub(super) fn parse(text: &str) -> Result<Keys, String> {
+    pub fn parse(text: &str) -> Result<Keys, String> {
         let key = |(i, line): (usize, &str)| {
             let key =
                 blake3::Hash::from_hex(line).map_err(|_| format!("line {} is not 64 hexadecimal digits", i + 1))?;

@@ -3,15 +3,17 @@
 
 mod agreement;
 pub(super) mod chains;
-mod verdict;
+pub(super) mod verdict;
 
 use serde::{Deserialize, Serialize};
 
 use super::reading::Reading;
+use super::verified::{self, Scope};
 use crate::error::{Code, Error, Result};
 use crate::limits;
 use crate::nas::path::{PointPath, RepoPath};
 use crate::nas::repository::Repository;
+use crate::point::Manifest;
 use crate::qcow2::{self, CheckReport};
 use crate::work::deadline::bounded;
 use crate::work::job::{self, Listener, Reporter};
@@ -51,12 +53,12 @@ pub struct Verified {
 /// Runs `verifyChain`. `listener` is told of progress on this thread. What is wrong with the point stands in the answer. An error
 /// means that there is no answer: the request is invalid, the repository or point can't be opened, the call was cancelled.
 pub fn run(request: VerifyChainRequest, listener: Listener<'_>) -> Result<Verified> {
-    verify("verifyChain", request, listener, |_, _, _| Ok(()))
+    verify(("verifyChain", Scope::Chain), request, listener, |_, _, _| Ok(()))
 }
 
 /// Runs a verification; `more` checks what goes beyond the chain's tables.
 pub(super) fn verify(
-    operation: &'static str,
+    (operation, scope): (&'static str, Scope),
     request: VerifyChainRequest,
     listener: Listener<'_>,
     more: impl FnOnce(&Reading, &mut Judged, &mut Reporter<'_>) -> Result<()>,
@@ -77,16 +79,29 @@ pub(super) fn verify(
     job.begin(Phase::CheckImages)?;
     check_all(&reading, &mut judged.found, &mut job)?;
     more(&reading, &mut judged, &mut job)?;
-    match reading.check() {
+    let answers = match reading.check() {
         Err(error) if error.code == Code::Busy => return Err(error),
         // the verdicts tell of a NAS that does not answer
-        checked => checked.unwrap_or_else(|error| reading.note(&error)),
-    }
+        checked => checked.inspect_err(|error| reading.note(error)).is_ok(),
+    };
+    let manifest = judged.manifest(&point.folder()).cloned();
     let files: Vec<_> = judged.found.into_iter().map(|found| found.told.plain()).collect();
     let verdict = files.iter().map(|file| file.verdict).max().unwrap_or(Verdict::Good);
     let bad = files.iter().filter(|file| file.verdict != Verdict::Good).count();
     log::info!("{operation} of '{point}': {verdict:?}, {bad} of {} files not good", files.len());
+    if answers {
+        note(&reading, point, manifest, scope, verdict);
+    }
     Ok(Verified { verdict, files })
+}
+
+/// Notes the verdict beside the point. It stands without: the repository may be read-only.
+fn note(reading: &Reading, point: PointPath, manifest: Option<Manifest>, scope: Scope, verdict: Verdict) {
+    let (held, at) = (reading.clone(), point.clone());
+    let write = move || verified::write(&held.root().open_dir(&at.folder())?, manifest.as_ref(), scope, verdict);
+    if let Err(error) = bounded("note the verdict", limits::STORAGE_STEP, write) {
+        log::warn!("the verdict on '{point}' is not noted beside it: {error}");
+    }
 }
 
 /// Refuses an empty id: no answer has ever told one.
