@@ -190,7 +190,8 @@ pub(crate) const AGENT_LEAST: Duration = seconds(1);
 pub(crate) const PUBLICATION: Duration = seconds(60);
 /// With less time left a step on the NAS is not begun: a NAS that answers may need more.
 pub(crate) const STEP_LEAST: Duration = seconds(1);
-/// The library's load goes on, and what killed processes have left is undone behind it.
+/// The library's load goes on, and what killed processes have left is undone behind it. A backup of a machine of which something
+/// is still being undone is given up.
 pub(crate) const RECOVERY: Duration = seconds(60);
 
 // Tools

@@ -63,24 +63,47 @@ struct Record {
 #[derive(Debug)]
 pub struct HostState {
     _lock: Flock,
+    // dropped after the lock: a machine that is locked while nobody holds this is being backed up
+    _undoes: Option<Flock>,
     vm: String,
     path: PathBuf,
     record: Record,
 }
 
 impl HostState {
-    /// Locks the virtual machine `vm` below `state_dir`. `BUSY` at once when a backup of it is under way on this host.
+    /// Locks the virtual machine `vm` below `state_dir`. `BUSY` at once when somebody else has locked it on this host.
     pub fn lock(state_dir: &Path, vm: &str) -> Result<HostState> {
-        let name = file_name(vm);
-        let path = state_dir.join(format!("{name}.json"));
-        let lock = Flock::take(lock_file(state_dir, &name)?).map_err(|e| match e {
-            rustix::io::Errno::WOULDBLOCK => {
-                Error::new(Code::Busy, LOCK, format!("a backup of '{vm}' is under way, or is being cleaned up"))
+        HostState::lock_and_keep(state_dir, vm, None)
+    }
+
+    /// Locks the virtual machine to undo what a backup has left; `BUSY` at once, too.
+    pub fn lock_to_undo(state_dir: &Path, vm: &str) -> Result<HostState> {
+        let undoes = flock(state_dir, vm, UNDO, Flock::take)?;
+        HostState::lock_and_keep(state_dir, vm, Some(undoes))
+    }
+
+    /// Locks the virtual machine for a backup. `BUSY` at once when another backup is under way; while somebody undoes what an
+    /// earlier one has left, calls `wait` and tries again, until `wait` fails.
+    pub fn lock_when_undone(state_dir: &Path, vm: &str, mut wait: impl FnMut() -> Result<()>) -> Result<HostState> {
+        let is_busy = |error: &Error| error.code == Code::Busy;
+        loop {
+            match HostState::lock(state_dir, vm) {
+                Err(error) if is_busy(&error) => {}
+                locked => return locked,
             }
-            e => Error::io(LOCK, &path, e),
-        })?;
+            match flock(state_dir, vm, UNDO, Flock::share) {
+                Err(error) if is_busy(&error) => wait()?,
+                Err(error) => return Err(error),
+                Ok(_nobody_undoes) => return HostState::lock(state_dir, vm),
+            }
+        }
+    }
+
+    fn lock_and_keep(state_dir: &Path, vm: &str, undoes: Option<Flock>) -> Result<HostState> {
+        let lock = flock(state_dir, vm, "", Flock::take)?;
+        let path = state_dir.join(format!("{}.json", file_name(vm)));
         let record = read(&path)?;
-        Ok(HostState { _lock: lock, vm: vm.to_owned(), path, record })
+        Ok(HostState { _lock: lock, _undoes: undoes, vm: vm.to_owned(), path, record })
     }
 
     /// The virtual machine.
@@ -167,6 +190,20 @@ impl HostState {
     }
 }
 
+/// What the name of the file ends with that is locked beside the machine's own while somebody undoes.
+const UNDO: &str = ".undo";
+
+/// Locks the machine's file of this kind, by `take`.
+fn flock(state_dir: &Path, vm: &str, kind: &str, take: fn(File) -> rustix::io::Result<Flock>) -> Result<Flock> {
+    let name = format!("{}{kind}", file_name(vm));
+    take(lock_file(state_dir, &name)?).map_err(|e| match e {
+        rustix::io::Errno::WOULDBLOCK => {
+            Error::new(Code::Busy, LOCK, format!("a backup of '{vm}' is under way, or is being cleaned up"))
+        }
+        e => Error::io(LOCK, state_dir.join(name), e),
+    })
+}
+
 /// The backups that records name, of the living and of the dead.
 pub fn begun(state_dir: &Path) -> Vec<Begun> {
     records(state_dir).filter_map(|record| record.begun).collect()
@@ -219,6 +256,28 @@ mod tests {
         HostState::lock(dir.path(), "i-2-11-VM").unwrap();
         drop(first);
         HostState::lock(dir.path(), "i-2-10-VM").unwrap();
+    }
+
+    #[test]
+    fn a_backup_waits_for_who_undoes_and_for_no_other_backup() {
+        let dir = tempfile::tempdir().unwrap();
+        let lock = |waits: &mut dyn FnMut() -> Result<()>| HostState::lock_when_undone(dir.path(), "vm", waits);
+        let never = || -> Result<()> { panic!("nobody undoes anything") };
+        let undoes = HostState::lock_to_undo(dir.path(), "vm").unwrap();
+        assert_eq!(HostState::lock_to_undo(dir.path(), "vm").unwrap_err().code, Code::Busy);
+        let patience = Error::new(Code::Timeout, LOCK, "enough");
+        assert_eq!(lock(&mut || Err(patience.clone())).unwrap_err(), patience);
+        let (mut undoes, mut waited) = (Some(undoes), 0);
+        let backup = lock(&mut || {
+            waited += 1;
+            drop(undoes.take_if(|_| waited == 2));
+            Ok(())
+        });
+        assert_eq!(waited, 2);
+        assert_eq!(lock(&mut { never }).unwrap_err().code, Code::Busy);
+        assert_eq!(HostState::lock_to_undo(dir.path(), "vm").unwrap_err().code, Code::Busy);
+        drop(backup.unwrap());
+        lock(&mut { never }).unwrap();
     }
 
     #[test]

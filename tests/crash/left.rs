@@ -1,6 +1,6 @@
 //! What a killed agent leaves running, and whom the clearing up must not touch.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use nasbackup::error::Code;
 use nasbackup::operation::take_backup::TakeBackupRequest;
@@ -61,6 +61,37 @@ fn a_push_that_still_runs_is_ended_by_the_guest_s_next_backup() {
     story.guest.fall_asleep();
     story.take("incremental").assert_incremental();
     assert_eq!(story.guest.state(), "pmsuspended");
+    goes_on(story);
+}
+
+/// The repository that hangs keeps the start of an agent busy with what an earlier one has left.
+#[test]
+fn a_backup_waits_until_what_is_left_of_its_guest_is_undone() {
+    let mut story = Story::new(Guest::ordinary(), Nas::folder().through_fuse());
+    story.take("full");
+    // Of its own: another test's start would undo it, too.
+    let host = host(&folder("state"), &folder("mounts"));
+    let take = |story: &Story| Agent::new(&host, &[("takeBackup", take_json(&push(story)))]);
+    let text = |output: &Path| std::fs::read_to_string(output).unwrap();
+    assert_eq!(take(&story).killed_at("copy:1").run(), Ended::Killed);
+    story.skip();
+    let (content, path) = (story.content(), story.request("incremental").backup_path.unwrap());
+    story.nas.hang();
+    let starts = Agent::new(&host, &[]);
+    let output = starts.output().to_owned();
+    let mut starts = starts.spawn();
+    until("the earlier backup is being undone", || text(&output).contains("undoing the backup"));
+    take(&story).waiting("wait until the machine is free=500").fail_with("BUSY");
+    let waits = take(&story);
+    let output = waits.output().to_owned();
+    let mut waits = waits.spawn();
+    until("the next one waits, or fails", || {
+        text(&output).contains("waits until") || waits.try_wait().unwrap().is_some()
+    });
+    story.nas.go_on();
+    assert!(waits.wait().unwrap().success(), "{}", text(&output));
+    assert!(starts.wait().unwrap().success());
+    story.adopt(path, content);
     goes_on(story);
 }
 

@@ -71,6 +71,12 @@ impl Agent {
         self
     }
 
+    /// The same, which waits for some steps no longer than `limits` tells, as `NASBACKUP_LIMITS` does.
+    pub fn waiting(mut self, limits: &str) -> Agent {
+        self.command.env("NASBACKUP_LIMITS", limits);
+        self
+    }
+
     /// The same, which pulls from disks with iothreads, too.
     pub fn daring(mut self) -> Agent {
         self.command.env("NASBACKUP_DARE_IOTHREADS", "");

@@ -23,11 +23,13 @@ mod take;
 mod taken;
 mod written;
 
+use std::thread;
 use std::time::Instant;
 
 use crate::config::{self, Config};
 use crate::error::{Code, Error, Result};
 use crate::host::HostState;
+use crate::limits;
 use crate::nas::health;
 use crate::places::{self, Place};
 use crate::point::Manifest;
@@ -35,6 +37,7 @@ use crate::work::deadline::CallEnds;
 use crate::work::job::{self, Listener, Reporter};
 
 use call::Call;
+use request::Checked;
 pub use request::{BackingFile, StoppedDisk, TakeBackupRequest};
 use running::Running;
 use stopped::Stopped;
@@ -50,11 +53,12 @@ pub fn run(request: TakeBackupRequest, listener: Listener<'_>) -> Result<TakenBa
     let _place = take_place(&config)?;
     let _ends = CallEnds::at(deadline);
     // a guest that is still frozen waits for no NAS
-    let host = recover::thaw_left(&config, HostState::lock(&config.state_dir, &checked.vm)?)?;
+    let host = recover::thaw_left(&config, lock(&config, &checked, &mut job)?)?;
     // what is left there is not looked for where nothing answers
     health::check_responsive(&checked.export)?;
     // the other half is this call's own
-    let host = recover::undo(&config, host, recover::PointLookup::Within(checked.wait / 2))?;
+    let left = deadline.saturating_duration_since(Instant::now());
+    let host = recover::undo(&config, host, recover::PointLookup::Within(left / 2))?;
     let point_id = Manifest::new_point_id()?;
     let call = Call { checked: &checked, config: &config, deadline, point_id };
     log::info!("{}: backup to '{}' begins", checked.vm, checked.point);
@@ -79,6 +83,27 @@ pub fn run(request: TakeBackupRequest, listener: Listener<'_>) -> Result<TakenBa
         }
     }
     taken
+}
+
+/// Locks the machine. What an earlier backup has left of it may just be undone behind the library's load, which the caller knows
+/// nothing of: that is waited for, as long as the load itself waits.
+fn lock(config: &Config, checked: &Checked, job: &mut Reporter<'_>) -> Result<HostState> {
+    const STEP: &str = "wait until the machine is free";
+    let vm = &checked.vm;
+    let limit = limits::within(STEP, limits::RECOVERY.min(checked.wait / 2));
+    let began = Instant::now();
+    let mut waits = false;
+    HostState::lock_when_undone(&config.state_dir, vm, || {
+        if began.elapsed() >= limit {
+            let cause = format!("what an earlier backup of '{vm}' has left is still being undone");
+            return Err(Error::new(Code::Busy, STEP, cause));
+        }
+        if !std::mem::replace(&mut waits, true) {
+            log::warn!("{vm}: the backup to '{}' waits until what an earlier one has left is undone", checked.point);
+        }
+        thread::sleep(limits::CALLER_LOOK);
+        job.tell()
+    })
 }
 
 /// `BUSY` at once when as many backups run as may: whoever asked knows better than to wait here, in a thread that others need.

@@ -30,7 +30,7 @@ pub(crate) fn at_load(config: Arc<Config>) {
         scratch::sweep(&config, None);
         for vm in host::unfinished(&config.state_dir) {
             let _for = WorkFor::guest(&vm);
-            let undone = match HostState::lock(&config.state_dir, &vm) {
+            let undone = match HostState::lock_to_undo(&config.state_dir, &vm) {
                 Err(error) if error.code == Code::Busy => Ok(()),
                 host => host.and_then(|host| undo(&config, host, PointLookup::OrLater)).map(drop),
             };
