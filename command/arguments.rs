@@ -43,6 +43,10 @@ pub(crate) enum Command {
     Delete(Delete),
     /// Have a point stand on another one, or alone
     Rebase(Rebase),
+    /// Tell what runs on this host, whoever started it
+    Jobs,
+    /// Have a job of this host stop
+    Cancel(Cancel),
     /// Print what a shell needs to complete the arguments
     Completions(Completions),
     /// Print the manual page, for man(1)
@@ -146,6 +150,12 @@ pub(crate) struct Rebase {
     /// Say what would happen, and do nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Cancel {
+    /// Its id, as `jobs` tells it
+    pub(crate) job: String,
 }
 
 #[derive(Debug, Args)]

@@ -4,6 +4,7 @@
 mod arguments;
 mod delete;
 mod host;
+mod jobs;
 mod list;
 mod output;
 mod points;
@@ -43,6 +44,8 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Restore(restore) => restore::run(&host()?, restore, output),
         Command::Delete(delete) => delete::run(&host()?, delete, output),
         Command::Rebase(rebase) => rebase::run(&host()?, rebase, output),
+        Command::Jobs => host().and_then(|_| jobs::run(output)),
+        Command::Cancel(cancel) => host().and_then(|_| jobs::cancel(cancel)),
         Command::Completions(completions) => output::completions(completions.shell),
         Command::Manual => output::manual(),
     }

@@ -240,6 +240,42 @@ fn a_ctrl_c_ends_a_restore_that_has_replaced_nothing() {
 }
 
 #[test]
+#[ignore = "needs a lab: root, QEMU"]
+fn another_process_sees_a_job_and_ends_it() {
+    let mut story = Story::new(Guest::ordinary(), Nas::folder());
+    let request = by("pull", story.request("full"));
+    story.accept(request);
+    let host = Host::new(story.nas.root());
+    assert_eq!(host.says(&["jobs"]), "no jobs\n");
+    assert_eq!(host.fails(&["cancel", "x"]).0, 3);
+    let to = folder("to");
+    let start = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_nasbackup"));
+        command.arg("--settings").arg(&host.settings);
+        command.args(["-r", "nas", "restore", &story.last().path, "--rate-limit", "65536", "--to"]).arg(&to);
+        command.stderr(std::process::Stdio::piped()).spawn().unwrap()
+    };
+    let jobs = || serde_json::from_slice::<Vec<Value>>(&host.run(&["--json", "jobs"]).stdout).unwrap();
+    let restores = || jobs().into_iter().filter(|job| job["operation"] == "restorePoint").collect::<Vec<_>>();
+    let restore = start();
+    until("it is seen", || !restores().is_empty());
+    let job = restores().remove(0);
+    assert_eq!((job["operation"].as_str(), job["process"].as_u64()), (Some("restorePoint"), Some(restore.id().into())));
+    host.says(&["cancel", job["job"].as_str().unwrap()]);
+    let ended = restore.wait_with_output().unwrap();
+    let complaint = String::from_utf8(ended.stderr).unwrap();
+    assert!(ended.status.code() == Some(130) && complaint.contains("CANCELLED"), "{complaint}");
+    assert!(jobs().is_empty());
+    let mut killed = start();
+    until("it is seen", || !restores().is_empty());
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    let (status, complaint) = host.fails(&["jobs"]);
+    assert!(status == 0 && complaint.contains("left by a process that was killed"), "{complaint}");
+    assert!(jobs().is_empty());
+}
+
+#[test]
 fn what_can_t_be_done_is_told_on_one_line_with_a_status_of_its_own() {
     let nas = folder("nas");
     let host = Host::new(&nas);

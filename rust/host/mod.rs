@@ -1,9 +1,11 @@
 //! What this host remembers and locks, for itself.
 
 mod flock;
+mod posted;
 mod run_dir;
 mod state;
 
 pub use flock::{Flock, lock, lock_file};
+pub use posted::{HostJob, Post, ask_to_stop, posted, sweep_posted};
 pub use run_dir::{RunDir, RunDirs};
 pub use state::{Begun, HostState, begun, unfinished};

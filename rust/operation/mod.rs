@@ -25,7 +25,7 @@ use crate::error::{Error, Result};
 use crate::nas::{session, tree};
 use crate::second_table;
 use crate::work::job::{self, JobStatus, Listener};
-use crate::{logging, sys};
+use crate::{host, logging, sys};
 use rebase::{RebaseBackupRequest, RebasePointRequest};
 
 /// Result of `cancel`.
@@ -57,6 +57,7 @@ pub fn init(config: Config, default: Box<dyn Append>) -> Result<()> {
     take_backup::recover::at_load(config::current());
     // not before: what is looked for lies on the mounts that were left
     session::clear_left(&config::current());
+    host::sweep_posted(&config::current().state_dir);
     Ok(())
 }
 

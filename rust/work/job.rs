@@ -8,7 +8,9 @@ use std::time::Instant;
 
 use serde::Serialize;
 
+use crate::config;
 use crate::error::{Code, Error, Result};
+use crate::host::Post;
 use crate::work::deadline::WorkFor;
 use crate::work::phase::Phase;
 use crate::work::speed::{self, Speed};
@@ -53,6 +55,7 @@ pub struct Job {
     speed: Mutex<Speed>,
     started: Instant,
     cancelled: AtomicBool,
+    post: Mutex<Post>,
 }
 
 impl Job {
@@ -62,6 +65,14 @@ impl Job {
         *lock(&self.phase) = phase;
         *lock(&self.speed) = Speed::default();
         steps::at(phase.as_str());
+        self.post(true);
+    }
+
+    /// Tells other processes of this host where the job stands, and heeds one that wants it to end.
+    fn post(&self, new_phase: bool) {
+        if lock(&self.post).tell(&config::current().state_dir, new_phase, || self.status()) {
+            self.cancelled.store(true, Relaxed);
+        }
     }
 
     /// Records progress in bytes.
@@ -136,6 +147,7 @@ impl Deref for JobGuard {
 impl Drop for JobGuard {
     fn drop(&mut self) {
         lock(&RUNNING).remove(&self.0.id);
+        lock(&self.0.post).close();
     }
 }
 
@@ -176,6 +188,7 @@ impl<'a> Reporter<'a> {
     /// caller wants the job to end.
     pub fn tell(&mut self) -> Result<()> {
         (self.listener)(&self.job.status())?;
+        self.job.post(false);
         self.job.check_cancelled()
     }
 }
@@ -203,6 +216,7 @@ pub fn start(
         speed: Mutex::default(),
         started: Instant::now(),
         cancelled: AtomicBool::new(false),
+        post: Mutex::default(),
     });
     running.insert(id, job.clone());
     Ok(JobGuard(job, works_for))
