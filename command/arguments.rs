@@ -43,6 +43,8 @@ pub(crate) enum Command {
     Delete(Delete),
     /// Have a point stand on another one, or alone
     Rebase(Rebase),
+    /// Take a restore point of a running guest
+    Take(Take),
     /// Tell what runs on this host, whoever started it
     Jobs,
     /// Have a job of this host stop
@@ -147,6 +149,30 @@ pub(crate) struct Rebase {
     /// It is to stand on none
     #[arg(long)]
     pub(crate) alone: bool,
+    /// Say what would happen, and do nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Take {
+    /// The machine: a running domain of this host
+    pub(crate) vm: String,
+    /// Begin a chain; without this and --incremental the point is a full that nothing can stand on
+    #[arg(long, conflicts_with = "incremental")]
+    pub(crate) full: bool,
+    /// Stand on the machine's newest point
+    #[arg(long)]
+    pub(crate) incremental: bool,
+    /// Freeze the guest's file systems around the begin
+    #[arg(long)]
+    pub(crate) quiesce: bool,
+    /// auto, push or pull, in place of the settings'
+    #[arg(long)]
+    pub(crate) engine: Option<String>,
+    /// A disk to leave out, by target, serial or volume; may be given several times
+    #[arg(long, value_name = "DISK")]
+    pub(crate) exclude: Vec<String>,
     /// Say what would happen, and do nothing
     #[arg(long)]
     pub(crate) dry_run: bool,

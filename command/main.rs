@@ -13,6 +13,7 @@ mod rebase;
 mod repository;
 mod restore;
 mod show;
+mod take;
 mod verify;
 
 use std::process::ExitCode;
@@ -44,6 +45,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Restore(restore) => restore::run(&host()?, restore, output),
         Command::Delete(delete) => delete::run(&host()?, delete, output),
         Command::Rebase(rebase) => rebase::run(&host()?, rebase, output),
+        Command::Take(take) => take::run(&host()?, take, output),
         Command::Jobs => host().and_then(|_| jobs::run(output)),
         Command::Cancel(cancel) => host().and_then(|_| jobs::cancel(cancel)),
         Command::Completions(completions) => output::completions(completions.shell),

@@ -56,6 +56,7 @@ pub(crate) mod tests {
         ListedPoint {
             backup_path: path(name),
             point_id: None,
+            name: None,
             when: None,
             kind: if parents.is_empty() { Kind::Full } else { Kind::Incremental },
             engine: None,

@@ -276,6 +276,40 @@ fn another_process_sees_a_job_and_ends_it() {
 }
 
 #[test]
+#[ignore = "needs a lab: root, QEMU"]
+fn points_are_taken_by_hand_and_stand_on_the_newest_that_has_a_name() {
+    let mut story = Story::new(Guest::ordinary(), Nas::folder());
+    let host = Host::new(story.nas.root());
+    let vm = story.guest.name.clone();
+    let take = |how: &[&str]| host.run(&[&["-r", "nas", "--json", "take", &vm], how].concat());
+    let points = || {
+        let listed: Value = serde_json::from_str(&host.says(&["-r", "nas", "--json", "list"])).unwrap();
+        listed["machines"][0]["points"].as_array().cloned().unwrap_or_default()
+    };
+    assert_eq!(take(&["--incremental"]).status.code(), Some(3), "there is nothing to stand on");
+    for (how, kind, count) in [
+        (&["--full", "--dry-run"][..], None, 0),
+        (&["--full"], Some("full"), 1),
+        (&["--incremental", "--engine", "pull"], Some("incremental"), 2),
+        (&["--exclude", "vdb"], Some("full"), 3),
+        (&["--incremental"], Some("incremental"), 4),
+    ] {
+        // a point has the second as its name
+        let before = jiff::Timestamp::now().as_second();
+        until("the next second", || jiff::Timestamp::now().as_second() > before);
+        story.guest.write(0, 0x51, 5 << 20, 1 << 20);
+        let output = take(how);
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{how:?}: {complaint}");
+        let taken: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(taken["kind"].as_str(), kind, "{how:?}: {taken}");
+        assert_eq!(points().len(), count, "{how:?}");
+    }
+    let points = points();
+    assert_eq!(points[3]["parents"], Value::from_iter([points[1]["backupPath"].as_str()]), "the full has no name");
+}
+
+#[test]
 fn what_can_t_be_done_is_told_on_one_line_with_a_status_of_its_own() {
     let nas = folder("nas");
     let host = Host::new(&nas);

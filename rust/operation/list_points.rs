@@ -76,6 +76,8 @@ pub struct ListedPoint {
     pub backup_path: String,
     /// Its id; null of a point without a manifest, as the script makes it.
     pub point_id: Option<String>,
+    /// The name by which a request can call it its parent (`bitmapParent`); null where none can.
+    pub name: Option<String>,
     /// The instant that it shows; null without a manifest.
     pub when: Option<Timestamp>,
     /// Full if no disk stands on another point's.
@@ -233,6 +235,7 @@ fn point(root: &Folder, path: &PointPath) -> Result<Option<ListedPoint>> {
     Ok(Some(ListedPoint {
         backup_path: path.to_string(),
         point_id: manifest.as_ref().map(|manifest| manifest.point_id.clone()),
+        name: manifest.as_ref().and_then(|manifest| manifest.name.clone().or_else(|| manifest.bitmap.clone())),
         when: manifest.as_ref().map(|manifest| manifest.when),
         kind: if listed.iter().any(|disk| disk.backing.is_some()) { Kind::Incremental } else { Kind::Full },
         verified: verified::read(&folder, manifest.as_ref()),

@@ -1,0 +1,83 @@
+//! `nasbackup take`.
+
+use std::process::ExitCode;
+
+use jiff::Timestamp;
+use nasbackup::error::{Code, Error, Result};
+use nasbackup::operation::list_points::{self, ListPointsRequest, ListedPoint};
+use nasbackup::operation::take_backup::{self, TakeBackupRequest, TakenBackup};
+use nasbackup::plain::plain;
+use nasbackup::point::Kind;
+
+use crate::arguments::Take;
+use crate::host::Host;
+use crate::output::{Output, size};
+use crate::progress;
+
+pub(crate) fn run(host: &Host, arguments: &Take, output: Output) -> Result<ExitCode> {
+    let parent = if arguments.incremental { Some(newest(host, &arguments.vm, output)?) } else { None };
+    let request = request(host, arguments, parent.as_ref(), Timestamp::now())?;
+    if arguments.dry_run {
+        let line = would(&request, parent.as_ref());
+        output.print(&line, |line| format!("{line}\n"))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let point = request.backup_path.clone().unwrap_or_default();
+    let taken = progress::with(output, |listener| take_backup::run(request, listener))?;
+    output.print(&taken, |taken| text(&point, taken))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The machine's newest point that a request can call its parent. `NOT_FOUND` without one.
+fn newest(host: &Host, vm: &str, output: Output) -> Result<ListedPoint> {
+    let request = ListPointsRequest {
+        repository: Some(host.repository()?),
+        instance: Some(vm.to_owned()),
+        ..ListPointsRequest::default()
+    };
+    let listed = progress::with(output, |listener| list_points::run(request, listener))?;
+    let points = listed.machines.into_iter().flat_map(|machine| machine.points);
+    let none = || Error::new(Code::NotFound, "look for the parent", "no point can be stood on; --full makes one");
+    points.filter(|point| point.name.is_some()).max_by_key(|point| point.when).ok_or_else(none)
+}
+
+fn request(host: &Host, arguments: &Take, parent: Option<&ListedPoint>, now: Timestamp) -> Result<TakeBackupRequest> {
+    let mode = match (arguments.full, parent) {
+        (_, Some(_)) => "incremental",
+        (true, None) => "full",
+        (false, None) => "legacy",
+    };
+    let files = |parent: &ListedPoint| {
+        parent.disks.iter().map(|disk| format!("{}/{}", parent.backup_path, disk.file)).collect()
+    };
+    Ok(TakeBackupRequest {
+        vm_name: Some(arguments.vm.clone()),
+        // in UTC, the form of CloudStack
+        backup_path: Some(format!("{}/{}", arguments.vm, now.strftime("%Y.%m.%d.%H.%M.%S"))),
+        repository: Some(host.repository()?),
+        mode: Some(mode.to_owned()),
+        bitmap_new: (mode != "legacy").then(|| format!("backup-{}", now.as_second())),
+        bitmap_parent: parent.and_then(|parent| parent.name.clone()),
+        parent_paths: parent.map(files),
+        quiesce: Some(arguments.quiesce),
+        engine: arguments.engine.clone(),
+        exclude_disks: Some(arguments.exclude.clone()),
+        ..TakeBackupRequest::default()
+    })
+}
+
+fn would(request: &TakeBackupRequest, parent: Option<&ListedPoint>) -> String {
+    let point = request.backup_path.as_deref().unwrap_or_default();
+    match (parent, request.bitmap_new.as_deref()) {
+        (Some(parent), _) => format!("would take '{point}', standing on '{}'", parent.backup_path),
+        (None, Some(bitmap)) => format!("would take '{point}', a full that begins a chain with bitmap '{bitmap}'"),
+        (None, None) => format!("would take '{point}', a full that begins no chain"),
+    }
+}
+
+fn text(point: &str, taken: &TakenBackup) -> String {
+    let kind = if taken.kind == Kind::Full { "full" } else { "incremental" };
+    let mut text = format!("'{point}' is taken, {kind}, {}\n", size(taken.size));
+    taken.details.lines().for_each(|line| text += &format!("note: {}\n", plain(line)));
+    text
+}
