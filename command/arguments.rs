@@ -45,6 +45,8 @@ pub(crate) enum Command {
     Rebase(Rebase),
     /// Take a restore point of a running guest
     Take(Take),
+    /// Print what the repository holds, for Prometheus
+    Metrics,
     /// Tell what runs on this host, whoever started it
     Jobs,
     /// Have a job of this host stop

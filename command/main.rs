@@ -6,6 +6,7 @@ mod delete;
 mod host;
 mod jobs;
 mod list;
+mod metrics;
 mod output;
 mod points;
 mod progress;
@@ -46,6 +47,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Delete(delete) => delete::run(&host()?, delete, output),
         Command::Rebase(rebase) => rebase::run(&host()?, rebase, output),
         Command::Take(take) => take::run(&host()?, take, output),
+        Command::Metrics => metrics::run(&host()?, output),
         Command::Jobs => host().and_then(|_| jobs::run(output)),
         Command::Cancel(cancel) => host().and_then(|_| jobs::cancel(cancel)),
         Command::Completions(completions) => output::completions(completions.shell),

@@ -2,7 +2,7 @@
 
 use nasbackup::error::{Code, Error, Result};
 use nasbackup::operation::list_points::{self, ListPointsRequest, ListedPoint};
-use nasbackup::operation::verified::Scope;
+use nasbackup::operation::verified::{PastVerdict, Scope};
 
 use crate::host::Host;
 use crate::output::Output;
@@ -34,11 +34,14 @@ pub(crate) fn on<'a>(points: &'a [ListedPoint], path: &str) -> Vec<&'a ListedPoi
     points.iter().filter(|point| point.parents.iter().any(|parent| parent == path)).collect()
 }
 
-/// What verifications have found, as `good data 2026-11-29`: the worst that holds, of data before that of the chain alone. Empty
-/// where none is known.
+/// What a point's verifications have found that tells most: the worst that holds, of data before that of the chain alone.
+pub(crate) fn telling(point: &ListedPoint) -> Option<&PastVerdict> {
+    point.verified.iter().max_by_key(|past| (past.current, past.verdict, past.scope))
+}
+
+/// What verifications have found, as `good data 2026-11-29`. Empty where nothing is known.
 pub(crate) fn verified(point: &ListedPoint) -> String {
-    let telling = point.verified.iter().max_by_key(|past| (past.current, past.verdict, past.scope));
-    telling.map_or_else(String::new, |past| {
+    telling(point).map_or_else(String::new, |past| {
         let scope = if past.scope == Scope::Data { "data" } else { "chain" };
         let changed = if past.current { "" } else { ", changed since" };
         format!("{} {scope} {}{changed}", word(past.verdict), past.when.strftime("%Y-%m-%d"))

@@ -82,6 +82,14 @@ fn chains_are_drawn_with_what_each_point_takes_and_what_is_wrong() {
         assert_eq!(point["parents"], Value::from_iter(i.checked_sub(1).map(|parent| paths[parent].as_str())));
     }
 
+    let metrics = host.says(&["-r", "nas", "metrics"]);
+    for sample in ["points{machine=\"MACHINE\"} 3", "verdicts{machine=\"MACHINE\",verdict=\"none\"} 3"] {
+        assert!(
+            metrics.contains(&format!("nasbackup_{}\n", sample.replace("MACHINE", &story.guest.name))),
+            "{metrics}"
+        );
+    }
+
     let parent = story.nas.at(&paths[1]);
     std::fs::rename(&parent, parent.with_file_name(".deleted-1")).unwrap();
     let drawn = host.says(&["-r", "nas", "list"]);
