@@ -61,6 +61,12 @@ pub(crate) enum Command {
 pub(crate) struct List {
     /// The machine; without it all of them
     pub(crate) vm: Option<String>,
+    /// Draw them into an SVG file, too: a point's area is what it takes, its colour the last verdict
+    #[arg(long, value_name = "FILE")]
+    pub(crate) svg: Option<PathBuf>,
+    /// The same picture, and the text, as a page
+    #[arg(long, value_name = "FILE")]
+    pub(crate) html: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

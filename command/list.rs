@@ -1,18 +1,19 @@
 //! `nasbackup list`: the chains of a repository as trees.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::process::ExitCode;
 
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
-use nasbackup::error::Result;
+use nasbackup::error::{Error, Result};
 use nasbackup::operation::list_points::{self, ListPointsRequest, ListedMachine, ListedPoint, ListedPoints};
 use nasbackup::point::Kind;
 
 use crate::arguments::List;
 use crate::host::Host;
 use crate::output::{Output, size};
-use crate::{points, progress};
+use crate::{picture, points, progress};
 
 pub(crate) fn run(host: &Host, arguments: &List, output: Output) -> Result<ExitCode> {
     let request = ListPointsRequest {
@@ -21,8 +22,18 @@ pub(crate) fn run(host: &Host, arguments: &List, output: Output) -> Result<ExitC
         ..ListPointsRequest::default()
     };
     let listed = progress::with(output, |listener| list_points::run(request, listener))?;
+    if let Some(file) = &arguments.svg {
+        write(file, &picture::svg(&listed))?;
+    }
+    if let Some(file) = &arguments.html {
+        write(file, &picture::html(&listed, &text(&listed)))?;
+    }
     output.print(&listed, text)?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn write(file: &Path, text: &str) -> Result<()> {
+    std::fs::write(file, text).map_err(|error| Error::io("draw the chains", file, error))
 }
 
 fn text(listed: &ListedPoints) -> String {
@@ -76,13 +87,10 @@ fn machine(machine: &ListedMachine) -> String {
 
 /// The points, each behind the one that it stands on, with the lines that lead to it: a chain goes straight down, and what
 /// branches off from it is drawn to its right. One that stands on none that is there begins a chain.
-fn tree(points: &[ListedPoint]) -> Vec<(String, &ListedPoint)> {
+pub(crate) fn tree(points: &[ListedPoint]) -> Vec<(String, &ListedPoint)> {
     let mut above = Above::new();
-    let is_there = |path: &&String| points.iter().any(|point| point.backup_path == **path);
     for point in points {
-        // where its disks stand on several, the newest
-        let below = point.parents.iter().filter(is_there).max().map(String::as_str);
-        above.entry(below).or_default().push(point);
+        above.entry(below(points, point)).or_default().push(point);
     }
     let mut rows = Vec::new();
     let mut todo: Vec<_> = on(&above, None).iter().rev().map(|point| (None, *point)).collect();
@@ -103,6 +111,12 @@ fn tree(points: &[ListedPoint]) -> Vec<(String, &ListedPoint)> {
     let in_circles: Vec<_> = points.iter().filter(|point| !drawn.contains(&point.backup_path)).collect();
     rows.extend(in_circles.into_iter().map(|point| (String::new(), point)));
     rows
+}
+
+/// The one among the points that a point stands on; where its disks stand on several, the newest.
+pub(crate) fn below<'a>(points: &[ListedPoint], point: &'a ListedPoint) -> Option<&'a str> {
+    let is_there = |path: &&String| points.iter().any(|point| point.backup_path == **path);
+    point.parents.iter().filter(is_there).max().map(String::as_str)
 }
 
 /// Points by the one that they stand on.

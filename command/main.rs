@@ -8,6 +8,7 @@ mod jobs;
 mod list;
 mod metrics;
 mod output;
+mod picture;
 mod points;
 mod progress;
 mod rebase;
