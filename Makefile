@@ -10,12 +10,15 @@ MVN := mvn -q -B -ntp -Dstyle.color=never
 OF_LIBRARY = -Dnative.length=$$(stat --format=%s $(1)/libnasbackup.so) \
 	-Dnative.sha256=$$(sha256sum $(1)/libnasbackup.so | cut --delimiter=' ' --fields=1)
 # The oldest C library that what is linked against Debian 12's runs with, as docs/install.md says: EL 9's.
-GLIBC := 2.34
+GLIBC = 2.34
 TOOLS := $(CARGO_TARGET_DIR)/tools
 CARGO_DENY := 0.20.2
+ZIG := 0.15.2
+CARGO_ZIGBUILD := 0.24.1
+CYCLONEDX_MAVEN := 2.9.1
 ADVISORIES := https://github.com/RustSec/advisory-db
 
-.PHONY: build install install-agent install-server uninstall demo quick check test test-binaries nas fuzz soak soak-images \
+.PHONY: build packages install install-agent install-server uninstall demo quick check test test-binaries nas fuzz soak soak-images \
 	bench bench-images figures lint lint-rust lint-java prerequisites build-prerequisites
 
 build: build-prerequisites
@@ -23,6 +26,24 @@ build: build-prerequisites
 	tests/no-hooks $(CARGO_TARGET_DIR)/release/libnasbackup.so
 	tests/floors $(CARGO_TARGET_DIR)/release/libnasbackup.so $(GLIBC)
 	$(MVN) package -DskipTests -Dnative.bundle=$(CARGO_TARGET_DIR)/release $(call OF_LIBRARY,$(CARGO_TARGET_DIR)/release)
+
+# deb and rpm, with what they are made of, in target/packages: one library for all distributions. Minutes, and not part of make test:
+# what releases runs it. Two runs on one source give the same bytes. GLIBC is EL 8's.
+packages: export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct)
+packages: export GLIBC = 2.28
+packages: TARGET = $(shell uname -m)-unknown-linux-gnu
+packages: export NATIVE = $(CARGO_TARGET_DIR)/$(TARGET)/release
+packages: OUT = $(CARGO_TARGET_DIR)/packages
+packages: build-prerequisites $(TOOLS)/zig/bin/cargo-zigbuild
+	tests/lab/install packages
+	PATH="$(TOOLS)/zig/bin:$$PATH" cargo zigbuild --release --features command --target $(TARGET).$(GLIBC)
+	tests/no-hooks $(NATIVE)/libnasbackup.so
+	$(MVN) clean package -DskipTests -Dproject.build.outputTimestamp=$(SOURCE_DATE_EPOCH) $(call OF_LIBRARY,$(NATIVE))
+	rm -rf $(OUT) && mkdir -p $(OUT)
+	packaging/packages $(OUT)
+	$(MVN) org.cyclonedx:cyclonedx-maven-plugin:$(CYCLONEDX_MAVEN):makeAggregateBom -DoutputFormat=json -DoutputDirectory=$(OUT) \
+		-DoutputName=nasbackup-jars.cdx -DincludeBomSerialNumber=false -DincludeProvidedScope=false -DincludeTestScope=false
+	tests/packages $(OUT)
 
 # What make build made, to this machine or below DESTDIR; docs/install.md says what is left to do.
 install: install-agent install-server
@@ -145,6 +166,12 @@ $(TOOLS)/bin/cargo-deny: | build-prerequisites
 	CARGO_PROFILE_DEV_DEBUG=0 CARGO_TARGET_DIR=$(TOOLS)/build cargo install --quiet --locked --debug --no-default-features \
 		--version $(CARGO_DENY) --root $(TOOLS) cargo-deny
 	rm -rf $(TOOLS)/build
+
+# The linker that takes no symbol newer than it is told.
+$(TOOLS)/zig/bin/cargo-zigbuild:
+	tests/lab/install packages
+	python3 -m venv $(TOOLS)/zig
+	$(TOOLS)/zig/bin/pip --quiet install ziglang==$(ZIG) cargo-zigbuild==$(CARGO_ZIGBUILD)
 
 prerequisites: build-prerequisites
 	@tests/lab/install
