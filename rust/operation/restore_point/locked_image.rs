@@ -4,16 +4,14 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
-use std::thread;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use super::output_path::{STEP, refused};
 use crate::error::{Code, Error, Result};
-use crate::limits;
 use crate::nas::folder::Folder;
-use crate::sys;
+use crate::qemu::image_lock::WRITER;
 
 /// A file or device that no guest can open meanwhile: this holds QEMU's image lock as a writer does.
 #[derive(Debug)]
@@ -22,35 +20,16 @@ pub(super) struct LockedImage {
     pub(super) path: PathBuf,
 }
 
-/// QEMU's lock bytes (docs/system/qemu-block-drivers: "Disk image file locking"). From `DOES` on stand the permissions that a user
-/// takes, from `FORBIDS` on those that it denies to all others; `PERMISSIONS` are to read, to write and to resize.
-const DOES: i64 = 100;
-const FORBIDS: i64 = 200;
-const PERMISSIONS: [i64; 3] = [0, 1, 3];
 /// How often the library looks again whether somebody holds the volume.
 const HELD_TRIES: u32 = 10;
 
 impl LockedImage {
     /// Locks the file `file` at `path`. `DOMAIN_STATE` when a guest or a tool of QEMU has it open.
     pub(super) fn take(file: File, path: &Path) -> Result<LockedImage> {
-        let io = |error| Error::io(STEP, path, error);
-        for permission in PERMISSIONS {
-            sys::share_byte(&file, DOES + permission).map_err(io)?;
-            sys::share_byte(&file, FORBIDS + permission).map_err(io)?;
-        }
-        let is_held = || -> io::Result<bool> {
-            let bytes = PERMISSIONS.iter().flat_map(|permission| [DOES + permission, FORBIDS + permission]);
-            bytes.map(|byte| sys::byte_is_locked(&file, byte)).try_fold(false, |held, byte| Ok(held || byte?))
-        };
         // a program that is just being started holds for a moment, too, what an earlier call had open
-        let mut tries = 0;
-        while is_held().map_err(io)? {
-            if tries == HELD_TRIES {
-                let cause = format!("'{}' is in use: does the guest run?", path.display());
-                return Err(Error::new(Code::DomainState, STEP, cause));
-            }
-            tries += 1;
-            thread::sleep(limits::HOLDER_LOOK);
+        if !WRITER.lock(&file, HELD_TRIES).map_err(|error| Error::io(STEP, path, error))? {
+            let cause = format!("'{}' is in use: does the guest run?", path.display());
+            return Err(Error::new(Code::DomainState, STEP, cause));
         }
         Ok(LockedImage { file, path: path.to_owned() })
     }
