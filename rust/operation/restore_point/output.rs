@@ -176,13 +176,6 @@ mod tests {
 
     const TEXT: &str = "somebody else's";
 
-    fn names(dir: &Path) -> Vec<String> {
-        let mut names: Vec<_> =
-            fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
-        names.sort();
-        names
-    }
-
     /// A pool's folder belongs to others, too.
     #[test]
     #[ignore = "needs a lab: root, QEMU"]
@@ -215,7 +208,7 @@ mod tests {
         let real = at("pool/a/volume");
         symlink(at("host"), at("pool/a")).unwrap();
         assert!(NewFile::make(&real, None).is_err() && LockedImage::open_device(&real, true, 4).is_err());
-        assert_eq!(names(&at("host")), ["victim"]);
+        assert_eq!(Folder::open_root(at("host")).unwrap().names().unwrap(), ["victim"]);
     }
 
     /// A restore lasts hours: meanwhile somebody may delete the volume, make it anew, and run a guest on it.
