@@ -14,7 +14,8 @@ use crate::nas::lock::{Locked, lock_file};
 use crate::point::Manifest;
 use crate::{host, lacking};
 
-/// A lock that keeps out other calls that write an output of the same name.
+/// A lock that keeps out other calls that write an output of the same name. It is no `Flock`, whose drop gives the lock back: a
+/// thread that outlives its call and still writes the file has to keep the lock until it closes the file.
 pub(super) type Lock = AnyFile;
 
 pub(super) fn lock_exclusively(file: AnyFile) -> rustix::io::Result<AnyFile> {

@@ -59,7 +59,6 @@ impl NewFile {
             let cause = format!("another call writes '{}': '{}' is locked", path.display(), by.display());
             Error::new(Code::Busy, STEP, cause)
         };
-        // the lock lies on the open file itself: a thread that still writes it holds the lock, too
         let (Locked::InRepository(lock) | Locked::OnHost(lock)) =
             lock_file(folder, &partial_prefix(name), AnyFile::from(file.clone()), lock_exclusively)?.map_err(
                 |error| match error {
@@ -298,6 +297,18 @@ mod tests {
         let error = write(&dir.path().join("x")).unwrap_err();
         assert!(error.code == Code::Busy && error.cause.contains(planted.to_str().unwrap()), "{error}");
         assert_eq!(fs::read(&planted).unwrap(), TEXT.as_bytes());
+    }
+
+    #[test]
+    fn a_file_that_a_thread_still_writes_stays_locked_when_its_call_has_ended() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x");
+        let mut new = make(&path).unwrap();
+        let _written = new.file.clone();
+        // it could not be removed
+        new.beside = None;
+        drop(new);
+        assert_eq!(make(&path).unwrap_err().code, Code::Busy);
     }
 
     #[test]
