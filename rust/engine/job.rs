@@ -193,14 +193,7 @@ impl BackupJob {
         }
         let (domain, folder) = (self.prepared.domain.clone(), self.prepared.folder.clone());
         // our job may have ended unnoticed, and the job that runs when libvirt answers may be somebody else's
-        let abort = move || {
-            let Some(domain) = domain.again()? else { return Ok(Some(false)) };
-            let runs = leftover::runs_in(&domain, &folder)?;
-            if runs == Some(true) {
-                domain.abort_job()?;
-            }
-            Ok(runs)
-        };
+        let abort = move || domain.again()?.map_or(Ok(Some(false)), |domain| leftover::abort_in(&domain, &folder));
         match ask("abort the job", call, abort) {
             Ok(runs) => self.ended = runs == Some(false),
             Err(refused) => log::warn!("{}: {refused}", self.prepared.domain.name()),
@@ -226,7 +219,7 @@ impl BackupJob {
     }
 }
 
-/// A job that libvirt has begun. Its drop aborts it: the caller gave up waiting for the begin.
+/// A job that libvirt has just begun for us, whatever its folder. Its drop aborts it: the caller gave up waiting for the begin.
 struct UnclaimedJob(Option<Domain>);
 
 impl UnclaimedJob {

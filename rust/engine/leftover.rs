@@ -17,6 +17,21 @@ pub fn runs_in(domain: &Domain, folder: &Path) -> Result<Option<bool>> {
     Ok(domain.running_backup()?.map(|xml| writes_into(&xml, folder)))
 }
 
+/// Aborts the backup job of `domain` if its files or its socket lie in `folder`. Another job may be somebody else's, which nobody but
+/// its owner ends. What ran is told as by `runs_in`. Each caller waits for the end in its own way: by the job's signals, which tell
+/// of incidents, too; for a limited time; or for as long as the NAS hangs.
+pub fn abort_in(domain: &Domain, folder: &Path) -> Result<Option<bool>> {
+    let runs = runs_in(domain, folder)?;
+    if runs == Some(true)
+        && let Err(refused) = domain.abort_job()
+        && runs_in(domain, folder)? != Some(false)
+    {
+        // the job did not end by itself meanwhile
+        return Err(refused);
+    }
+    Ok(runs)
+}
+
 /// Ends the backup job of `domain` if its files or its socket lie in `folder`; true if there was such a job. `TIMEOUT` when
 /// QEMU does not end the job, as a hostile QEMU never does.
 pub fn end_job(domain: &Domain, folder: &Path) -> Result<bool> {
@@ -24,12 +39,7 @@ pub fn end_job(domain: &Domain, folder: &Path) -> Result<bool> {
         return Ok(false);
     }
     log::warn!("{}: aborting the backup job in '{}', whose agent is gone", domain.name(), folder.display());
-    if let Err(refused) = domain.abort_job()
-        && runs_in(domain, folder)? != Some(false)
-    {
-        // the job did not end by itself meanwhile
-        return Err(refused);
-    }
+    abort_in(domain, folder)?;
     let until = Instant::now() + limits::LEFT_JOB_ABORT;
     while domain.job()?.state == JobState::Running {
         if Instant::now() > until {

@@ -42,15 +42,9 @@ fn wait_for_end(attempt: &mut Attempt<Running>) {
         std::thread::sleep(limits::LONG_LOOK);
         attempt.guest.found.refresh();
         let domain = &attempt.guest.found.domain;
-        match leftover::runs_in(domain, &folder) {
-            Ok(Some(true)) => {
-                if let Err(error) = domain.abort_job() {
-                    log::debug!("{}: {error}", domain.name());
-                }
-            }
-            // It may be somebody else's, which nobody but its owner ends.
-            Ok(None) => {}
+        match leftover::abort_in(domain, &folder) {
             Ok(Some(false)) => return,
+            Ok(_) => {}
             Err(error) if domain.state() == Ok(State::Other) => {
                 log::info!("{}: {error}", domain.name());
                 return;
