@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use nasbackup::error::{Code, Error};
 use nasbackup::nas::repository::Repository;
 use nasbackup::operation;
-use nasbackup::operation::take_backup::{self, TakeBackupRequest, TakenBackup};
+use nasbackup::operation::take_backup::{TakeBackupRequest, TakenBackup};
 #[cfg(feature = "test-hooks")]
 use nasbackup::shorten;
 use nasbackup::work::deadline;
@@ -14,7 +14,9 @@ use nasbackup::work::phase::Phase;
 use rustix::fs::{FlockOperation, flock};
 use serde_json::json;
 
-use crate::support::{Disk, Fs, Guest, MIB, Nas, PATIENCE, Story, fails_after, slow_story_on, take, take_and, until};
+use crate::support::{
+    Disk, Fs, Guest, MIB, Nas, PATIENCE, Story, fails_after, fails_as_begin_hangs, slow_story_on, take, take_and, until,
+};
 
 /// The next backup is incremental, and everything reads back.
 fn goes_on(mut story: Story) {
@@ -210,31 +212,11 @@ fn a_begin_that_hangs_is_given_up_after_a_minute() {
 
 fn begin_hangs(hung: impl Fn() + Sync) {
     let mut story = slow_story_on(Nas::folder());
-    let request = story.request("incremental");
-    let guest = &story.guest;
-    // on a thread of its own: what comes after it is not hurried
-    let error = std::thread::scope(|scope| {
-        let take = || {
-            take_backup::run(request, &mut |status| {
-                if status.phase == Phase::Begin {
-                    guest.signal_qemu("-STOP");
-                    hung();
-                }
-                Ok(())
-            })
-        };
-        scope.spawn(take).join().unwrap()
+    let stats = fails_as_begin_hangs(&mut story, hung, |story| {
+        let repository = json!({"repository": {"type": "dir", "address": story.nas.root()}});
+        operation::call("backupStats", &repository.to_string(), &mut |_| Ok(()))
     });
-    let error = error.unwrap_err();
-    let repository = json!({"repository": {"type": "dir", "address": story.nas.root()}});
-    let stats = operation::call("backupStats", &repository.to_string(), &mut |_| Ok(()));
-    story.guest.signal_qemu("-CONT");
-    assert_eq!(error.code, Code::Libvirt, "{error}");
-    assert!(error.leftovers, "{error}");
     stats.unwrap();
-    story.skip();
-    story.take_until_free();
-    story.guest.assert_no_job();
     goes_on(story);
 }
 

@@ -103,6 +103,34 @@ pub fn fails_after(story: &mut Story, code: &str, act: impl FnOnce(&Guest, &Nas)
     acted.elapsed()
 }
 
+/// QEMU hangs, and `hung` is called, when an incremental's job begins. The call fails, and nothing keeps the next one out once QEMU
+/// goes on, which it does after `meanwhile`.
+pub fn fails_as_begin_hangs<T>(story: &mut Story, hung: impl Fn() + Sync, meanwhile: impl FnOnce(&Story) -> T) -> T {
+    let request = story.request("incremental");
+    let guest = &story.guest;
+    // on a thread of its own: what comes after it is not hurried
+    let error = std::thread::scope(|scope| {
+        let take = || {
+            take_backup::run(request, &mut |status| {
+                if status.phase == Phase::Begin {
+                    guest.signal_qemu("-STOP");
+                    hung();
+                }
+                Ok(())
+            })
+        };
+        scope.spawn(take).join().unwrap()
+    });
+    let result = meanwhile(story);
+    story.guest.signal_qemu("-CONT");
+    let error = error.unwrap_err();
+    assert!(error.code == Code::Libvirt && error.leftovers, "{error}");
+    story.skip();
+    story.take_until_free();
+    story.guest.assert_no_job();
+    result
+}
+
 /// The name of the guest's `n`th restore point.
 pub fn backup_path(guest: &Guest, n: usize) -> String {
     format!("{}/2026.01.02.03.{:02}.{:02}", guest.name, n / 60, n % 60)

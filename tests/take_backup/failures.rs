@@ -16,8 +16,8 @@ use nasbackup::work::phase::Phase;
 use serde_json::json;
 
 use crate::support::{
-    Disk, Fs, Guest, MIB, Nas, PATIENCE, Story, begin_foreign_backup, details, fails_after, slow_story_of, succeeds,
-    take, take_and, take_too_late, until,
+    Disk, Fs, Guest, MIB, Nas, PATIENCE, Story, begin_foreign_backup, details, fails_after, fails_as_begin_hangs,
+    slow_story_of, succeeds, take, take_and, take_too_late, until,
 };
 
 /// A guest with a full point whose next incremental has much to write, to a repository that takes it slowly. Its disk has an
@@ -328,27 +328,7 @@ fn a_begin_that_hangs_is_given_up_after_a_minute() {
 
 fn begin_hangs(hung: impl Fn() + Sync) {
     let mut story = slow_story();
-    let request = story.request("incremental");
-    let guest = &story.guest;
-    // on a thread of its own: what comes after it is not hurried
-    let error = std::thread::scope(|scope| {
-        let take = || {
-            take_backup::run(request, &mut |status| {
-                if status.phase == Phase::Begin {
-                    guest.signal_qemu("-STOP");
-                    hung();
-                }
-                Ok(())
-            })
-        };
-        scope.spawn(take).join().unwrap()
-    });
-    story.guest.signal_qemu("-CONT");
-    let error = error.unwrap_err();
-    assert!(error.code == Code::Libvirt && error.leftovers, "{error}");
-    story.skip();
-    story.take_until_free();
-    story.guest.assert_no_job();
+    fails_as_begin_hangs(&mut story, hung, |_| ());
     story.take("incremental").assert_incremental();
     story.assert_all_restore();
 }
