@@ -82,6 +82,11 @@ fn chains_are_drawn_with_what_each_point_takes_and_what_is_wrong() {
         assert_eq!(point["parents"], Value::from_iter(i.checked_sub(1).map(|parent| paths[parent].as_str())));
     }
 
+    let (svg, html) = (folder("drawn").join("a.svg"), folder("drawn").join("a.html"));
+    host.says(&["-r", "nas", "list", "--svg", svg.to_str().unwrap(), "--html", html.to_str().unwrap()]);
+    let [picture, page] = [&svg, &html].map(|file| std::fs::read_to_string(file).unwrap());
+    assert!(page.contains(&picture) && paths.iter().all(|path| picture.contains(path)), "{page}");
+
     let metrics = host.says(&["-r", "nas", "metrics"]);
     for sample in ["points{machine=\"MACHINE\"} 3", "verdicts{machine=\"MACHINE\",verdict=\"none\"} 3"] {
         assert!(
@@ -215,8 +220,13 @@ fn a_point_in_the_middle_goes_when_what_stands_on_it_was_merged() {
     assert!(!story.nas.at(&middle).exists());
     story.points.remove(1).discard();
     story.assert_all_restore();
+    host.says(&["-r", "nas", "verify", &last, &first]);
     host.says(&["-r", "nas", "rebase", "--alone", &last]);
+    let listed = host.says(&["-r", "nas", "list"]);
+    assert_eq!(listed.matches("good chain 2").count(), 2, "{listed}");
+    assert_eq!(listed.matches(", changed since").count(), 1, "the one that was rebased: {listed}");
     host.says(&["-r", "nas", "delete", &first]);
+    assert!(!story.nas.at(&first).exists(), "what is noted goes with it");
     story.points.remove(0).discard();
     story.assert_all_restore();
     story.assert_goes_on();
