@@ -10,7 +10,7 @@ use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use nasbackup::engine::Engine;
+use nasbackup::config::Engine;
 use nasbackup::operation::call;
 use nasbackup::point::fingerprints::{Fingerprints, file_name, index_image};
 use nasbackup::point::{Kind, Manifest, ManifestDisk};

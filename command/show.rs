@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use nasbackup::engine::Engine;
+use nasbackup::config::Engine;
 use nasbackup::error::{Code, Error, Result};
 use nasbackup::operation::show_point::{self, ShowPointRequest, ShownPoint};
 use nasbackup::plain::plain;

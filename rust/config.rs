@@ -7,11 +7,14 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::nas::folder::{FILE_MODE, FOLDER_MODE};
-use crate::point::Keys;
+use crate::keys::Keys;
 use crate::user;
+
+/// The mode of new folders: QEMU, which runs as another user, has to pass through.
+pub const FOLDER_MODE: u32 = 0o711;
+/// The mode of new files.
+pub const FILE_MODE: u32 = 0o600;
 
 /// Backups at the same time, unless it is configured.
 const PLACES: usize = 4;
@@ -19,6 +22,19 @@ const PLACES: usize = 4;
 pub(crate) const LEAST_RATE: u64 = 1 << 16;
 /// Bytes of the smallest scratch with which a backup begins.
 pub(crate) const LEAST_SCRATCH: u64 = 64 << 20;
+
+/// How the data travels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Engine {
+    /// Whatever serves the guest best on this host.
+    #[default]
+    Auto,
+    /// QEMU writes the target itself.
+    Push,
+    /// QEMU exports the instant over NBD and we write.
+    Pull,
+}
 
 /// What to do when a guest's file systems can't be frozen although the request asks for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]

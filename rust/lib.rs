@@ -2,13 +2,17 @@
 //!
 //! The core knows neither Java nor CloudStack. `operation` is the way in; `jni` and `capi` are the two callers.
 
+pub mod apart;
 pub mod capi;
 pub mod config;
 mod descriptor;
+pub mod digest;
 pub mod engine;
 pub mod error;
+mod fs_kind;
 pub mod host;
 mod jni;
+pub mod keys;
 mod lacking;
 pub mod libvirt;
 mod limits;

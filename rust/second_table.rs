@@ -426,9 +426,10 @@ mod tests {
     use rustix::process::{Pid, Signal, kill_process};
 
     use super::*;
+    use crate::apart::Descriptor;
+    use crate::config::FILE_MODE;
     use crate::lacking;
-    use crate::nas::apart::Descriptor;
-    use crate::nas::folder::{FILE_MODE, Folder};
+    use crate::nas::folder::Folder;
     use crate::qcow2::Storage;
     use crate::user::with_rights_of;
 

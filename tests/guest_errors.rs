@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use nasbackup::config::Engine;
 use nasbackup::config::{self, Config};
-use nasbackup::engine::Engine;
 use nasbackup::error::{Code, Error, Result};
 use nasbackup::operation::take_backup::{self, TakeBackupRequest, TakenBackup};
 use nasbackup::work::phase::Phase;

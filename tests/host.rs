@@ -6,8 +6,8 @@ mod support;
 
 use std::os::unix::fs::PermissionsExt;
 
+use nasbackup::config::Engine;
 use nasbackup::config::{self, Config};
-use nasbackup::engine::Engine;
 use nasbackup::error::Code;
 use nasbackup::operation::take_backup::TakeBackupRequest;
 use support::{Disk, Fs, Guest, MIB, Nas, Story, by, configured, details, folder, take, take_and};

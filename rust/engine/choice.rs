@@ -1,8 +1,9 @@
 //! Which engine copies a running guest's disks: the one that the caller chose, else pull where the host can do it.
 
+use super::pull;
 use super::scratch::Scratch;
-use super::{Engine, pull};
 use crate::config::Config;
+use crate::config::Engine;
 use crate::error::{Code, Error, Result};
 use crate::libvirt::Domain;
 use crate::limits;

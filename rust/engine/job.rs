@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
-use super::Engine;
 use super::incident::{Incident, JobDisk};
 use super::leftover;
+use crate::config::Engine;
 use crate::error::{Code, Error, Result};
 use crate::libvirt::{self, Domain, Event, JobPicture, JobState, State, Subscription};
 use crate::limits;

@@ -19,18 +19,3 @@ pub mod socket;
 mod writer;
 
 pub use writer::{CopyTarget, Written};
-
-use serde::{Deserialize, Serialize};
-
-/// How the data travels.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Engine {
-    /// Whatever serves the guest best on this host.
-    #[default]
-    Auto,
-    /// QEMU writes the target itself.
-    Push,
-    /// QEMU exports the instant over NBD and we write.
-    Pull,
-}

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use rustix::fs::OFlags;
 
+use crate::apart::{Apart, Descriptor};
 use crate::error::{Code, Error, Result};
-use crate::nas::apart::{Apart, Descriptor};
 use crate::work::deadline;
 
 /// A file on the NAS by which the library asks.

@@ -10,10 +10,10 @@ use rustix::fs::{AtFlags, StatxFlags};
 use super::incident::Incident;
 use super::job::{BackupJob, COPY, Signal};
 use super::nas_probe::NasProbe;
+use crate::apart::{Apart, Descriptor};
 use crate::error::{Code, Error, Result};
 use crate::libvirt::{Domain, Event, JobPicture, JobState, State};
 use crate::limits;
-use crate::nas::apart::{Apart, Descriptor};
 use crate::work::deadline::{self, Background, ask, start_for_the_guest, within_call};
 use crate::work::job::Reporter;
 
@@ -326,7 +326,8 @@ fn settle(domain: &Domain, until: Instant) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nas::folder::{FILE_MODE, Folder};
+    use crate::config::FILE_MODE;
+    use crate::nas::folder::Folder;
     use crate::qcow2::Storage;
 
     #[test]

@@ -10,9 +10,9 @@ use std::time::Duration;
 use super::nas_probe::NasProbe;
 use super::pace;
 use super::shared::Shared;
+use crate::apart::Apart;
 use crate::error::{Code, Error, Result};
 use crate::limits;
-use crate::nas::apart::Apart;
 use crate::nas::session::Session;
 use crate::point::fingerprints::{self, Base, Content, Expected, Fingerprints, Recorder};
 use crate::qcow2::{CLUSTER, Stream, hash_rest};
@@ -308,7 +308,7 @@ mod tests {
 
     use super::*;
     use crate::config::Config;
-    use crate::nas::folder::FILE_MODE;
+    use crate::config::FILE_MODE;
     use crate::nas::repository::Repository;
 
     fn run(program: &str, arguments: &[&str]) {

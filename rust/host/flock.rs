@@ -7,9 +7,9 @@ use std::path::Path;
 use rustix::fs::{FlockOperation, OFlags};
 use rustix::io::Errno;
 
+use crate::apart::{AnyFile, Descriptor};
 use crate::error::{Error, Result};
-use crate::nas::apart::{AnyFile, Descriptor};
-use crate::nas::denied::FsKind;
+use crate::fs_kind::FsKind;
 use crate::user::refuse_writable_by_others;
 
 pub(super) const LOCK: &str = "lock on this host";

@@ -13,11 +13,11 @@ use super::failure::{Failure, ThrowNasBackupException};
 use super::listener::with_listener;
 use super::text;
 use super::types::JProgressListener;
-use crate::engine::Engine;
+use crate::config::Engine;
+use crate::digest::Digest;
 use crate::nas::repository::Repository;
 use crate::operation::take_backup::{TakenBackup, TakenDisk};
 use crate::point::Kind;
-use crate::point::fingerprints::Digest;
 use crate::work::job;
 
 const _: &[NativeMethod] = &[

@@ -11,16 +11,11 @@ use log::Level;
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
-use super::apart::{Apart, Descriptor};
 use super::beneath::{RACES, open_beneath};
 use super::path::RepoPath;
+use crate::apart::{Apart, Descriptor};
 use crate::error::{Code, Error, Result};
 use crate::{descriptor, lacking};
-
-/// The mode of new folders: QEMU, which runs as another user, has to pass through.
-pub const FOLDER_MODE: u32 = 0o711;
-/// The mode of new files.
-pub const FILE_MODE: u32 = 0o600;
 
 pub(super) const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 pub(super) const FILE: OFlags = OFlags::NOCTTY.union(OFlags::CLOEXEC);
@@ -380,6 +375,7 @@ pub(super) fn failed(step: &'static str, path: impl AsRef<Path>, error: Errno) -
 pub(super) mod tests {
     use super::super::beneath::open_by_components;
     use super::*;
+    use crate::config::{FILE_MODE, FOLDER_MODE};
     use std::fs;
     use std::io::{Read, Write};
     use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};

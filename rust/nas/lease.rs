@@ -20,12 +20,14 @@ use std::time::{Duration, Instant};
 use rustix::fs::{AtFlags, FileType};
 use rustix::io::Errno;
 
-use super::apart::{Apart, Descriptor};
-use super::folder::{FILE_MODE, Folder};
+use super::folder::Folder;
 use super::purpose::Purpose;
+use crate::apart::{Apart, Descriptor};
+use crate::config::FILE_MODE;
 use crate::error::{Code, Error, Result, called};
 use crate::limits;
 use crate::qcow2::Storage;
+use crate::random;
 use crate::work::deadline::{self, Background};
 
 /// The claim of whoever makes, changes or removes points.
@@ -141,7 +143,7 @@ impl Drop for Lease {
 impl Claim {
     fn new(folder: &Folder, purpose: Purpose) -> Result<Claim> {
         let folder = folder.open_again()?;
-        let id = crate::point::Manifest::new_point_id()?;
+        let id = random::hex("make a claim")?;
         let name = if purpose == Purpose::Read { format!("{READER}{id}") } else { WRITER.to_owned() };
         let last = if purpose == Purpose::Add { ADDS } else { "" };
         let host_name = rustix::system::uname().nodename().to_string_lossy().into_owned();
@@ -327,7 +329,7 @@ impl Claim {
 
 /// A new name for an expired claim.
 fn new_expired_name() -> Result<String> {
-    Ok(format!("{EXPIRED}{}", crate::point::Manifest::new_point_id()?))
+    Ok(format!("{EXPIRED}{}", random::hex("make a claim")?))
 }
 
 /// True if the file is on no device of this machine.

@@ -8,15 +8,16 @@ use log::Level;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-use super::apart::{AnyFile, Descriptor};
 use super::denied;
-use super::folder::{FILE_MODE, Folder};
+use super::folder::Folder;
 use super::lease::Lease;
 use super::purpose::Purpose;
+use crate::apart::{AnyFile, Descriptor};
+use crate::config::FILE_MODE;
+use crate::digest::Digest;
 use crate::error::{Code, Error, Result, called};
 use crate::host::{self, Flock};
 use crate::limits;
-use crate::point::fingerprints::Digest;
 use crate::{config, lacking, mountinfo};
 
 const STEP: &str = "lock the instance";

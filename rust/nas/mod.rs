@@ -1,6 +1,5 @@
 //! The repository: sessions on it, paths that can't leave it, locks, and publishing.
 
-pub mod apart;
 mod beneath;
 pub(crate) mod denied;
 pub mod folder;

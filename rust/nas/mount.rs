@@ -201,7 +201,8 @@ mod tests {
 
     use super::*;
     use crate::config::Config;
-    use crate::nas::folder::{FILE_MODE, FOLDER_MODE};
+    use crate::config::FILE_MODE;
+    use crate::config::FOLDER_MODE;
     use crate::nas::repository::Repository;
     use crate::nas::session::Session;
     use crate::user::with_rights_of;

@@ -11,8 +11,9 @@ use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 
 use rustix::mount::UnmountFlags;
 
-use super::folder::{FILE_MODE, FOLDER_MODE};
 use crate::config::Config;
+use crate::config::FILE_MODE;
+use crate::config::FOLDER_MODE;
 use crate::error::{Error, Result};
 use crate::host::{RunDir, RunDirs};
 use crate::{host, mountinfo, sys};

@@ -1,11 +1,11 @@
 //! A restore point that is being written, under another name until it is complete.
 
-use super::apart::{Apart, Descriptor};
 use super::denied;
 use super::folder::Folder;
 use super::instance::Instance;
 use super::path::{PointPath, partial_name};
 use super::removal;
+use crate::apart::{Apart, Descriptor};
 use crate::config;
 use crate::error::{Code, Error, Result};
 use crate::work::steps;

@@ -9,10 +9,11 @@ use log::Level;
 use rustix::fs::{AtFlags, FileType, OFlags, RenameFlags, Stat};
 use rustix::io::Errno;
 
-use super::apart::{Apart, Descriptor};
-use super::denied::FsKind;
-use super::folder::{FILE_MODE, Folder, create, failed, stat};
+use super::folder::{Folder, create, failed, stat};
+use crate::apart::{Apart, Descriptor};
+use crate::config::FILE_MODE;
 use crate::error::Result;
+use crate::fs_kind::FsKind;
 use crate::{lacking, limits};
 
 /// How often a rename is tried that a CIFS server refuses because a file in the folder is open.
@@ -182,9 +183,9 @@ mod tests {
     use std::fs;
     use std::io::Write;
 
-    use super::super::folder::FOLDER_MODE;
     use super::super::folder::tests::folder;
     use super::*;
+    use crate::config::FOLDER_MODE;
     use crate::error::Code;
 
     #[test]

@@ -73,7 +73,8 @@ impl TargetView {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nas::folder::{FILE_MODE, FOLDER_MODE};
+    use crate::config::FILE_MODE;
+    use crate::config::FOLDER_MODE;
     use crate::user::with_rights_of;
     use rustix::io::Errno;
     use rustix::thread::CapabilitySet;

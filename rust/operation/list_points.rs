@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::verified::{self, PastVerdict};
 use crate::config;
-use crate::engine::Engine;
+use crate::config::Engine;
 use crate::error::{Code, Error, Result};
 use crate::limits;
 use crate::nas::folder::Folder;

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config;
 use crate::error::{Code, Error, Result};
+use crate::keys::Keys;
 use crate::limits;
 use crate::nas::folder::Folder;
 use crate::nas::health;
@@ -16,7 +17,7 @@ use crate::nas::path::PointPath;
 use crate::nas::purpose::Purpose;
 use crate::nas::repository::{Export, Repository};
 use crate::nas::session::Session;
-use crate::point::{Keys, MANIFEST, Manifest, UNTOLD};
+use crate::point::{MANIFEST, Manifest, UNTOLD};
 use crate::work::deadline::bounded;
 use crate::work::job::{self, Listener, Reporter};
 use crate::work::phase::Phase;

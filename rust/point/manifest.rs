@@ -6,12 +6,14 @@ use std::io::{Read, Write};
 
 use serde::{Deserialize, Serialize};
 
-use super::fingerprints::{Digest, Fingerprints};
-use super::{Keys, Kind};
+use super::Kind;
+use super::fingerprints::Fingerprints;
+use crate::apart::Descriptor;
 use crate::config;
-use crate::engine::Engine;
+use crate::config::Engine;
+use crate::digest::Digest;
 use crate::error::{Code, Error, Result, called};
-use crate::nas::apart::Descriptor;
+use crate::keys::Keys;
 use crate::nas::folder::Folder;
 use crate::nas::path::{PointPath, RepoPath};
 use crate::random;

@@ -3,7 +3,6 @@
 mod chain;
 pub mod fingerprints;
 mod images;
-mod keys;
 mod manifest;
 mod parent;
 mod volume;
@@ -12,7 +11,6 @@ use serde::{Deserialize, Serialize};
 
 pub use chain::{DEEPEST, Link, open_chain, resolve};
 pub use images::{image_names, images};
-pub use keys::Keys;
 pub use manifest::{LeftOut, MANIFEST, Manifest, ManifestDisk, ParentPoint, Rebasing, UNTOLD};
 pub use parent::{ChainImage, Parent, ParentDisk};
 pub use volume::{volume_of, volume_of_image};

@@ -185,7 +185,7 @@ mod tests {
 
     use super::super::{Kind, MANIFEST};
     use super::*;
-    use crate::engine::Engine;
+    use crate::config::Engine;
 
     /// A full and an incremental of one disk of 1 GiB, which has two L2 tables.
     fn chain(root: &Path) -> PointPath {

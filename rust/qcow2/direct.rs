@@ -11,9 +11,9 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use super::storage::{Source, Storage};
+use crate::apart::Descriptor;
 use crate::error::errno;
 use crate::lacking;
-use crate::nas::apart::Descriptor;
 
 /// Direct I/O has to lie at multiples of this, in memory and in the file. No device has larger blocks.
 const BLOCK: usize = 4096;

@@ -5,6 +5,7 @@ use std::io::{self, ErrorKind, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 
 use super::{Error, corrupt};
+use crate::apart::{Apart, Descriptor};
 use crate::error::called;
 use crate::sys;
 
@@ -77,6 +78,42 @@ impl Storage for File {
         let length = usize::try_from(length).unwrap_or(usize::MAX);
         let copied = rustix::fs::copy_file_range(source, Some(&mut from), self, Some(&mut to), length)?;
         Ok(copied as u64)
+    }
+}
+
+impl Source for Apart {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.with(|file| Source::read_at(file, buffer, offset))
+    }
+
+    fn length(&self) -> io::Result<u64> {
+        self.with(Source::length)
+    }
+}
+
+impl Storage for Apart {
+    fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
+        self.with(|file| Storage::write_at(file, data, offset))
+    }
+
+    fn set_length(&self, length: u64) -> io::Result<()> {
+        self.with(|file| file.set_length(length))
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.with(Storage::sync)
+    }
+
+    fn begin_writing(&self, from: u64, length: u64) -> io::Result<()> {
+        self.with(|file| file.begin_writing(from, length))
+    }
+
+    fn clone_from(&self, to: u64, source: &File, from: u64, length: u64) -> io::Result<()> {
+        self.with_lent(source, |file, source| file.clone_from(to, source, from, length))
+    }
+
+    fn copy_from(&self, to: u64, source: &File, from: u64, length: u64) -> io::Result<u64> {
+        self.with_lent(source, |file, source| file.copy_from(to, source, from, length))
     }
 }
 

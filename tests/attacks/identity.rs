@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use nasbackup::engine::Engine;
+use nasbackup::config::Engine;
 use nasbackup::error::{Code, Result};
 use nasbackup::nas::folder::Folder;
 use nasbackup::nas::path::PointPath;

@@ -6,11 +6,11 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nasbackup::config::{self, Config};
+use nasbackup::digest::Digest;
 use nasbackup::error::{Code, Result};
 use nasbackup::nas::folder::Folder;
 use nasbackup::nas::path::PointPath;
 use nasbackup::operation::{call, take_backup::TakeBackupRequest};
-use nasbackup::point::fingerprints::Digest;
 use nasbackup::point::{Manifest, Parent, Rebasing};
 use serde_json::{Value, json};
 

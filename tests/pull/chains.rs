@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 
-use nasbackup::engine::Engine;
+use nasbackup::config::Engine;
 use nasbackup::error::Code;
 use nasbackup::operation::take_backup::{self, TakeBackupRequest};
 use nasbackup::work::phase::Phase;

@@ -4,9 +4,10 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use nasbackup::digest::Digest;
 use nasbackup::nas::folder::Folder;
 use nasbackup::operation::{call, cancel};
-use nasbackup::point::fingerprints::{self, Digest, index_image};
+use nasbackup::point::fingerprints::{self, index_image};
 use nasbackup::point::{Manifest, ManifestDisk};
 use nasbackup::work::job::Listener;
 use nasbackup::work::phase::Phase;

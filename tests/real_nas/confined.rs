@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use nasbackup::config;
-use nasbackup::engine::Engine;
+use nasbackup::config::Engine;
 use nasbackup::operation::take_backup::{self, TakeBackupRequest};
 use nasbackup::work::phase::Phase;
 use rustix::fs::{Gid, Uid};

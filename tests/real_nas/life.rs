@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use nasbackup::engine::Engine;
+use nasbackup::config::Engine;
 use nasbackup::operation::call;
 use serde_json::{Value, json};
 

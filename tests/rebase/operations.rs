@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::{FileExt, symlink};
 use std::path::{Path, PathBuf};
 
-use nasbackup::engine::Engine;
+use nasbackup::config::Engine;
 use nasbackup::error::{Code, Error};
 use nasbackup::nas::folder::Folder;
 use nasbackup::nas::lock::InstanceLock;

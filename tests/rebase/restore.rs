@@ -6,7 +6,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use nasbackup::engine::Engine;
+use nasbackup::config::Engine;
 use nasbackup::error::{Code, Error, Result};
 use nasbackup::operation::{call, cancel};
 use nasbackup::point::fingerprints::{Fingerprints, file_name, index_image};

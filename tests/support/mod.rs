@@ -26,7 +26,7 @@ use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use nasbackup::engine::Engine;
+use nasbackup::config::Engine;
 
 pub use agent::{Agent, Ended, host, own_host, repository_json, run_as_agent, take_json};
 pub use ceph::{Ceph, ceph};

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use nasbackup::engine::Engine;
+use nasbackup::config::Engine;
 use nasbackup::error::{Code, Error, Result};
 use nasbackup::operation::take_backup::{self, TakeBackupRequest, TakenBackup, TakenDisk};
 use nasbackup::point::{Kind, Manifest};

@@ -3,7 +3,7 @@
 use std::fs::Permissions;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 
-use nasbackup::engine::Engine;
+use nasbackup::config::Engine;
 use nasbackup::nas::repository::Repository;
 use nasbackup::operation::take_backup::{self, TakeBackupRequest};
 use nasbackup::point::Kind::{Full, Incremental};

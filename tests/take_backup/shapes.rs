@@ -1,7 +1,7 @@
 //! Guests whose disks take other ways through QEMU: each shape gets a full, an incremental, a cancelled backup and an
 //! incremental after it, and runs on.
 
-use nasbackup::engine::Engine;
+use nasbackup::config::Engine;
 use nasbackup::operation;
 use nasbackup::operation::take_backup::TakeBackupRequest;
 

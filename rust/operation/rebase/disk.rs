@@ -1,8 +1,8 @@
 //! A disk whose image is to stand on another one than it does.
 
 use super::guarded::Guarded;
+use crate::apart::Apart;
 use crate::error::{Code, Error, Result};
-use crate::nas::apart::Apart;
 use crate::nas::folder::open_same_for_writing;
 use crate::nas::instance::Instance;
 use crate::nas::path::RepoPath;

@@ -5,11 +5,12 @@
 use super::disk::Disk;
 use super::record::{Ended, Record, taken_in};
 use crate::config;
+use crate::digest::Digest;
 use crate::error::{Code, Error, Result};
 use crate::nas::instance::Instance;
 use crate::nas::path::RepoPath;
 use crate::point::Link;
-use crate::point::fingerprints::{self, Digest, Fingerprints};
+use crate::point::fingerprints::{self, Fingerprints};
 use crate::qcow2;
 use crate::work::phase::Phase;
 use crate::work::worker::Pulse;

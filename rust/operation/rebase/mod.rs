@@ -14,10 +14,11 @@ use std::time::Instant;
 
 use serde::Serialize;
 
+use crate::apart::Apart;
 use crate::config;
+use crate::digest::Digest;
 use crate::error::{Error, Result, Stopped};
 use crate::limits;
-use crate::nas::apart::Apart;
 use crate::nas::health;
 use crate::nas::instance::Instance;
 use crate::nas::path::PointPath;
@@ -25,7 +26,6 @@ use crate::nas::purpose::Purpose;
 use crate::nas::repository::Export;
 use crate::nas::session::Session;
 use crate::operation::verify_chain::chains;
-use crate::point::fingerprints::Digest;
 use crate::point::{Link, ManifestDisk};
 use crate::qcow2::{Absorb, Failure, Progress};
 use crate::work::job::{self, Listener, Reporter};

@@ -7,12 +7,13 @@ use std::fs::File;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::disk::{Disk, Target};
+use crate::digest::Digest;
 use crate::error::{Code, Error, Result};
 use crate::nas::folder::Folder;
 use crate::nas::instance::Instance;
 use crate::nas::path::{PointPath, RepoPath};
 use crate::operation::verify_chain::chains::Judged;
-use crate::point::fingerprints::{self, Digest, Fingerprints};
+use crate::point::fingerprints::{self, Fingerprints};
 use crate::point::{self, DEEPEST, Kind, Link, Manifest, ManifestDisk, ParentPoint, Rebasing};
 use crate::qcow2;
 

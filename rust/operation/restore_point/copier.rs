@@ -13,9 +13,9 @@ use super::old::OldVolume;
 use super::paths::STEP;
 use super::plan::PlacedPiece;
 use super::target::OutputTarget;
+use crate::apart::{Apart, Descriptor};
 use crate::engine::rate::Limiter;
 use crate::error::Result;
-use crate::nas::apart::{Apart, Descriptor};
 use crate::point::fingerprints::{Content, Expected};
 use crate::qcow2::{Buffer, CLUSTER, Failure, Inflated, Layer, Part, Place, Route, Step, Storage as _, View, Zeroing};
 

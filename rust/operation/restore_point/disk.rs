@@ -14,9 +14,9 @@ use super::paths::{DiskPaths, STEP};
 use super::plan::{CopyPlan, OutputLayout, PlacedPiece};
 use super::request::{OutputFormat, Preallocation};
 use super::target::{OutputTarget, SYNC_EACH};
+use crate::apart::{Apart, Descriptor};
 use crate::error::{Code, Error, Result, called};
 use crate::lacking;
-use crate::nas::apart::{Apart, Descriptor};
 use crate::point::fingerprints::{Base, Expected};
 use crate::qcow2::{self, CLUSTER, Images, Layer, Pieces, Source as _, Storage as _, Stream, Writeback};
 
@@ -286,8 +286,9 @@ pub(super) mod tests {
     use super::super::copier::Copier;
     use super::super::plan::TABLE;
     use super::*;
+    use crate::config::FILE_MODE;
     use crate::engine::rate::{Limiter, Rate};
-    use crate::nas::folder::{FILE_MODE, Folder};
+    use crate::nas::folder::Folder;
     use crate::point::fingerprints::{Index, index_image};
 
     const SIZE: u64 = 4 * CLUSTER;

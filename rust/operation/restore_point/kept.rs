@@ -10,8 +10,8 @@ use super::output::Output;
 use super::output_path::PointFolders;
 use super::target::{OutputTarget, SYNC_EACH};
 use crate::error::{Error, Result};
-use crate::point::Manifest;
 use crate::qcow2::{Buffer, CLUSTER, Storage as _};
+use crate::random;
 
 const STEP: &str = "keep what is replaced";
 /// Bytes of one read.
@@ -29,7 +29,7 @@ impl KeptCopy {
     /// Makes an empty file in the folder `folder`, an absolute path, for the content of the device called `name`. The folder must not be
     /// one of `points`.
     pub(super) fn make(folder: &str, name: &str, points: &PointFolders) -> Result<KeptCopy> {
-        let path = Path::new(folder).join(format!("{name}.kept-{}", &Manifest::new_point_id()?[..RANDOM_DIGITS]));
+        let path = Path::new(folder).join(format!("{name}.kept-{}", &random::hex("name a file")?[..RANDOM_DIGITS]));
         let text = path.to_string_lossy();
         let opened = Output::open(&text, true, 0, points);
         let of_field = |cause: String| format!("keepOldIn: {}", cause.trim_start_matches("output.path: "));
@@ -97,8 +97,8 @@ fn write_data(target: &OutputTarget, piece: &[u8], at: u64) -> io::Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::apart::AnyFile;
     use crate::error::Code;
-    use crate::nas::apart::AnyFile;
     use crate::nas::folder::Folder;
     use crate::qcow2::Direct;
 

@@ -7,11 +7,12 @@ use rustix::io::Errno;
 
 use super::names::partial_prefix;
 use super::output_path::STEP;
+use crate::apart::{AnyFile, Apart, Descriptor};
+use crate::config::FILE_MODE;
 use crate::error::{Code, Error, Result, called};
-use crate::nas::apart::{AnyFile, Apart, Descriptor};
-use crate::nas::folder::{FILE_MODE, Folder};
+use crate::nas::folder::Folder;
 use crate::nas::lock::{Locked, lock_file};
-use crate::point::Manifest;
+use crate::random;
 use crate::{host, lacking};
 
 /// A lock that keeps out other calls that write an output of the same name. It is no `Flock`, whose drop gives the lock back: a
@@ -38,7 +39,7 @@ pub(super) fn lock_left_output(folder: &Folder, name: &str, file: &File) -> Resu
 /// True if the file belongs to the user to whom files belong that this process makes in the folder. A server may map users, so a
 /// file is made to see.
 pub(super) fn belongs_to_us(folder: &Folder, file: &impl Descriptor) -> Result<bool> {
-    let probe = format!(".nasbackup-{}", Manifest::new_point_id()?);
+    let probe = format!(".nasbackup-{}", random::hex("name a file")?);
     let ours = folder.create_file(&probe, FILE_MODE)?;
     folder.remove_file(&ours, &probe)?;
     Ok(owner(folder, file)? == owner(folder, &ours)?)

@@ -11,12 +11,13 @@ use super::left::{Lock, lock_exclusively, remove_left};
 use super::locked_image::LockedImage;
 use super::names::{RANDOM_DIGITS, is_kept, is_partial, kept_name_of, kept_prefix, partial_prefix};
 use super::output_path::{STEP, refused};
+use crate::apart::{AnyFile, Apart, Descriptor};
+use crate::config::FILE_MODE;
 use crate::error::{Code, Error, Result, called};
 use crate::lacking;
-use crate::nas::apart::{AnyFile, Apart, Descriptor};
-use crate::nas::folder::{FILE_MODE, Folder};
+use crate::nas::folder::Folder;
 use crate::nas::lock::{Locked, lock_file};
-use crate::point::Manifest;
+use crate::random;
 use crate::work::steps;
 
 const PUBLISH: &str = "publish the output";
@@ -42,7 +43,7 @@ impl NewFile {
         };
         let folder = Folder::open_without_links(parent)?;
         let old = old.map(|_| LockedImage::take(folder.open_file_in(name)?, path)).transpose()?;
-        let beside = format!("{}-{}", partial_prefix(name), &Manifest::new_point_id()?[..RANDOM_DIGITS]);
+        let beside = format!("{}-{}", partial_prefix(name), &random::hex("name a file")?[..RANDOM_DIGITS]);
         let file = folder.create_file(&beside, FILE_MODE)?;
         let mut new = NewFile { folder, name: name.to_owned(), beside: Some(beside), file, old, lock: None };
         new.lock_name()?;
@@ -99,7 +100,7 @@ impl NewFile {
     /// the output replaces nothing.
     pub(super) fn choose_kept_name(&self) -> Result<Option<String>> {
         let NewFile { folder, name, old: Some(old), .. } = self else { return Ok(None) };
-        let kept = format!("{}{}", kept_prefix(name), &Manifest::new_point_id()?[..RANDOM_DIGITS]);
+        let kept = format!("{}{}", kept_prefix(name), &random::hex("name a file")?[..RANDOM_DIGITS]);
         // some storage has no second names, and that has to be known before hours of copying
         let tried = folder.link(&old.file, name, &kept).and_then(|()| folder.remove_file(&old.file, &kept));
         let why = "keepOld: what is replaced is kept by a second name, which its storage does not give it";

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use super::gate::Gate;
 use super::paths::{DiskPaths, STEP};
 use super::request::Preallocation;
+use crate::apart::Apart;
 use crate::error::Result;
-use crate::nas::apart::Apart;
 use crate::point::fingerprints::{Base, Expected};
 use crate::qcow2::{self, CLUSTER, Part, Piece, Pieces, Place, Stream};
 

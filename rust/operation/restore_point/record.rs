@@ -16,10 +16,11 @@ use super::locked_image::LockedImage;
 use super::names;
 use super::output::Output;
 use super::output_path;
+use crate::apart::Descriptor;
+use crate::config::FILE_MODE;
+use crate::digest::Digest;
 use crate::error::{Code, Error, Result, called};
-use crate::nas::apart::Descriptor;
-use crate::nas::folder::{FILE_MODE, Folder};
-use crate::point::fingerprints::Digest;
+use crate::nas::folder::Folder;
 use crate::work::steps;
 
 const STEP: &str = "finish an earlier restore";

@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
-use crate::nas::apart::{AnyFile, Apart, Descriptor};
+use crate::apart::{AnyFile, Apart, Descriptor};
 use crate::operation::ceph::CephImage;
 use crate::qcow2::{Direct, Source as _, Storage as _, Zeroing};
 

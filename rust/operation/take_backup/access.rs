@@ -7,10 +7,12 @@ use std::path::Path;
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 
+use crate::apart::{Apart, Descriptor};
+use crate::config::FILE_MODE;
 use crate::error::{Code, Error, Result};
-use crate::nas::apart::{Apart, Descriptor};
-use crate::nas::denied::{Denied, FsKind, advice};
-use crate::nas::folder::{FILE_MODE, Folder};
+use crate::fs_kind::FsKind;
+use crate::nas::denied::{Denied, advice};
+use crate::nas::folder::Folder;
 use crate::second_table;
 use crate::user::as_user;
 

@@ -207,10 +207,11 @@ mod tests {
 
     use super::super::constraints::{Constraints, Failed, FailureLesson};
     use super::*;
-    use crate::engine::Engine;
+    use crate::config::Engine;
+    use crate::digest::Digest;
     use crate::error::{Code, Error};
     use crate::nas::path::{PointPath, RepoPath};
-    use crate::point::fingerprints::{Digest, Fingerprints};
+    use crate::point::fingerprints::Fingerprints;
     use crate::point::{ChainImage, Kind, Manifest, ManifestDisk};
 
     fn disk(target: &str) -> DiskFacts {

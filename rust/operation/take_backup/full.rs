@@ -7,10 +7,11 @@ use std::os::unix::fs::fchown;
 
 use rustix::fs::OFlags;
 
+use crate::apart::{Apart, Descriptor};
+use crate::config::FILE_MODE;
 use crate::descriptor;
 use crate::error::{Code, Error, Result};
-use crate::nas::apart::{Apart, Descriptor};
-use crate::nas::folder::{FILE_MODE, Folder};
+use crate::nas::folder::Folder;
 use crate::user::with_rights_of;
 
 const STEP: &str = "ask whether the repository is full";

@@ -7,8 +7,8 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::selection::{self, Names, file_name};
+use crate::config::Engine;
 use crate::config::{Config, LEAST_RATE, check_limit};
-use crate::engine::Engine;
 use crate::engine::rate::Rate;
 use crate::error::{Error, Result};
 use crate::nas::path::{PointPath, RepoPath};

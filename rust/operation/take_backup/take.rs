@@ -11,7 +11,7 @@ use super::plan::Plan;
 use super::request::Checked;
 use super::storage::{self, OpenedRepository, Targets};
 use super::taken::{Outcome, TakenBackup, manifest, parent_point};
-use crate::engine::Engine;
+use crate::config::Engine;
 use crate::error::{Code, Error, Result};
 use crate::host::{Begun, HostState};
 use crate::point::fingerprints::Fingerprints;

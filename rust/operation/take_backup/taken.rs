@@ -6,10 +6,10 @@ use serde::Serialize;
 
 use super::call::Call;
 use super::storage::Published;
-use crate::engine::Engine;
+use crate::config::Engine;
+use crate::digest::Digest;
 use crate::nas::path::PointPath;
 use crate::plain::plain_lines;
-use crate::point::fingerprints::Digest;
 use crate::point::{Kind, LeftOut, Manifest, ManifestDisk, Parent, ParentPoint};
 use crate::work::job::Job;
 

@@ -9,10 +9,11 @@ use std::path::Path;
 use log::Level;
 use rustix::io::Errno;
 
+use crate::apart::{Apart, Descriptor};
+use crate::config::FILE_MODE;
 use crate::engine::push;
 use crate::error::{Code, Error, Result, called, errno};
-use crate::nas::apart::{Apart, Descriptor};
-use crate::nas::folder::{FILE_MODE, Folder};
+use crate::nas::folder::Folder;
 use crate::nas::partial::Aside;
 use crate::qcow2::Storage;
 use crate::work::steps;

@@ -81,7 +81,7 @@ fn parent(manifest: &Manifest, files: &BTreeMap<String, Facts>) -> Option<String
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::Engine;
+    use crate::config::Engine;
     use crate::point::{ParentPoint, Rebasing};
 
     fn disk(file: &str, kind: Kind) -> ManifestDisk {

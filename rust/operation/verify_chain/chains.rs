@@ -11,10 +11,11 @@ use super::agreement::{self, Facts};
 use super::verdict::{Verdict, VerifiedFile};
 use crate::config;
 use crate::error::{Code, Error, Result};
+use crate::keys::Keys;
 use crate::nas::folder::Folder;
 use crate::nas::path::{PointPath, RepoPath};
 use crate::point::fingerprints::Fingerprints;
-use crate::point::{self, DEEPEST, Keys, Link, MANIFEST, Manifest, ManifestDisk, image_names};
+use crate::point::{self, DEEPEST, Link, MANIFEST, Manifest, ManifestDisk, image_names};
 use crate::qcow2;
 
 const STEP: &str = "follow the chains";

@@ -5,9 +5,9 @@ use std::fs::File;
 use std::path::Path;
 
 use super::{Fingerprints, Index, failed, file_name};
+use crate::apart::Apart;
 use crate::config;
 use crate::error::{Error, Result, called};
-use crate::nas::apart::Apart;
 use crate::nas::folder::Folder;
 use crate::nas::instance::Instance;
 use crate::nas::path::RepoPath;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::super::call::Call;
 use super::super::constraints::Constraints;
 use super::super::found::FoundGuest;
-use crate::engine::Engine;
+use crate::config::Engine;
 use crate::engine::choice::{self, Choice};
 use crate::engine::job::BackupJob;
 use crate::engine::scratch::Scratch;

@@ -21,7 +21,7 @@ use super::selection::{self, EXCLUDED};
 use super::space::Free;
 use super::storage::{self, OpenedRepository, TargetWriter, Targets};
 use super::take::{Attempt, Copied, Guest, NewBitmap, ParentFound};
-use crate::engine::Engine;
+use crate::config::Engine;
 use crate::error::{Error, Result};
 use crate::host::{Begun, HostState};
 use crate::limits;

@@ -3,15 +3,12 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use rustix::fs::{AtFlags, OFlags, Stat};
 use rustix::io::DupFlags;
 
 use crate::descriptor;
-use crate::error::called;
-use crate::qcow2::{Source, Storage};
 use crate::second_table::{Pool, first_number, pool};
 
 /// A file with a descriptor in one of the two tables.
@@ -191,42 +188,6 @@ impl Descriptor for Apart {
             Some(pool) => pool.lend(folder, |folder| self.file().link_to(folder.as_fd(), name)),
             None => self.file().link_to(folder, name),
         }
-    }
-}
-
-impl Source for Apart {
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.with(|file| Source::read_at(file, buffer, offset))
-    }
-
-    fn length(&self) -> io::Result<u64> {
-        self.with(Source::length)
-    }
-}
-
-impl Storage for Apart {
-    fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
-        self.with(|file| file.write_all_at(data, offset)).map_err(called("write"))
-    }
-
-    fn set_length(&self, length: u64) -> io::Result<()> {
-        self.with(|file| file.set_length(length))
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        self.with(Storage::sync)
-    }
-
-    fn begin_writing(&self, from: u64, length: u64) -> io::Result<()> {
-        self.with(|file| file.begin_writing(from, length))
-    }
-
-    fn clone_from(&self, to: u64, source: &File, from: u64, length: u64) -> io::Result<()> {
-        self.with_lent(source, |file, source| file.clone_from(to, source, from, length))
-    }
-
-    fn copy_from(&self, to: u64, source: &File, from: u64, length: u64) -> io::Result<u64> {
-        self.with_lent(source, |file, source| file.copy_from(to, source, from, length))
     }
 }
 

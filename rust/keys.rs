@@ -8,7 +8,7 @@ use std::path::Path;
 
 use rustix::fs::{CWD, FileType, Mode, OFlags};
 
-use super::fingerprints::Digest;
+use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::user::refuse_writable_by_others;
 

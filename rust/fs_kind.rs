@@ -1,0 +1,39 @@
+//! Which kind of file system a file lies on.
+
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use rustix::fs::StatFs;
+
+/// The kind of file system, which says whose rules apply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FsKind {
+    Nfs,
+    Cifs,
+    /// A `dir` on a disk of this host, or any other.
+    Other,
+}
+
+const NFS: i64 = 0x6969;
+/// The types that the kernel's CIFS client reports, for SMB 1 and for later versions.
+const CIFS: [i64; 2] = [0xFF53_4D42, 0xFE53_4D42];
+
+impl FsKind {
+    /// The kind of file system that `file` lies on.
+    pub(crate) fn of(file: impl AsFd) -> FsKind {
+        FsKind::told(rustix::fs::fstatfs(file))
+    }
+
+    /// The kind of file system that `path` lies on.
+    pub(crate) fn at(path: &Path) -> FsKind {
+        FsKind::told(rustix::fs::statfs(path))
+    }
+
+    fn told(told: rustix::io::Result<StatFs>) -> FsKind {
+        match told.map(|told| told.f_type) {
+            Ok(NFS) => FsKind::Nfs,
+            Ok(kind) if CIFS.contains(&kind) => FsKind::Cifs,
+            _ => FsKind::Other,
+        }
+    }
+}
