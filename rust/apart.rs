@@ -48,42 +48,42 @@ impl Descriptor for File {
 #[derive(Debug)]
 pub enum AnyFile {
     /// In the first table.
-    Here(File),
+    FirstTable(File),
     /// In the second table.
-    Apart(Apart),
+    SecondTable(Apart),
 }
 
 impl From<File> for AnyFile {
     fn from(file: File) -> AnyFile {
-        AnyFile::Here(file)
+        AnyFile::FirstTable(file)
     }
 }
 
 impl From<Apart> for AnyFile {
     fn from(file: Apart) -> AnyFile {
-        AnyFile::Apart(file)
+        AnyFile::SecondTable(file)
     }
 }
 
 impl Descriptor for AnyFile {
     fn with<T: Send>(&self, work: impl FnOnce(&File) -> T + Send) -> T {
         match self {
-            AnyFile::Here(file) => file.with(work),
-            AnyFile::Apart(file) => file.with(work),
+            AnyFile::FirstTable(file) => file.with(work),
+            AnyFile::SecondTable(file) => file.with(work),
         }
     }
 
     fn open_again(&self, flags: OFlags) -> rustix::io::Result<AnyFile> {
         match self {
-            AnyFile::Here(file) => Descriptor::open_again(file, flags).map(AnyFile::Here),
-            AnyFile::Apart(file) => file.open_again(flags).map(AnyFile::Apart),
+            AnyFile::FirstTable(file) => Descriptor::open_again(file, flags).map(AnyFile::FirstTable),
+            AnyFile::SecondTable(file) => file.open_again(flags).map(AnyFile::SecondTable),
         }
     }
 
     fn link_to(&self, folder: BorrowedFd<'_>, name: &str) -> rustix::io::Result<()> {
         match self {
-            AnyFile::Here(file) => file.link_to(folder, name),
-            AnyFile::Apart(file) => file.link_to(folder, name),
+            AnyFile::FirstTable(file) => file.link_to(folder, name),
+            AnyFile::SecondTable(file) => file.link_to(folder, name),
         }
     }
 }

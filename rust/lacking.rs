@@ -17,12 +17,12 @@ const NOT_SUPPORTED: Errno = Errno::from_raw_os_error(524);
 /// The file systems that lack something, and what.
 static TOLD: Mutex<BTreeSet<(u64, &str)>> = Mutex::new(BTreeSet::new());
 
-/// Does the error say that the file system, or the kernel, does not know the call?
+/// True if the error says that the file system, or the kernel, does not know the call.
 pub(crate) fn is_unknown(error: Errno) -> bool {
     matches!(error, Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP | Errno::NOTTY | NOT_SUPPORTED)
 }
 
-/// Does the error say that the rights of files are none that a program can set, as where a server's ACLs rule?
+/// True if the error says that programs can't set the rights of files there, e.g. because a server's ACLs decide.
 pub(crate) fn is_unsettable(error: Errno) -> bool {
     is_unknown(error) || matches!(error, Errno::PERM | Errno::ACCESS)
 }

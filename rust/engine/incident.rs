@@ -43,8 +43,8 @@ impl Incident {
 
     /// Adds this incident to the `error` of the job during which it happened.
     pub fn add_to(&self, error: Error) -> Error {
-        let (cause, told) = (&error.cause, self.to_string());
-        if cause.contains(&told) { error } else { Error { cause: format!("{cause}; {told}"), ..error } }
+        let (cause, text) = (&error.cause, self.to_string());
+        if cause.contains(&text) { error } else { Error { cause: format!("{cause}; {text}"), ..error } }
     }
 }
 

@@ -2,8 +2,8 @@
 //! and not removed since, and the backup that runs. The manifests name the published bitmaps too, but not once their point
 //! was deleted.
 //!
-//! The lock is its holder's life: a record that names a backup and whose lock is free is of a process that has died, or
-//! that could not clear up.
+//! A process holds the lock as long as it works for the machine: a record that names a backup and whose lock is free is of a process
+//! that has died, or that could not clear up.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -16,8 +16,8 @@ use super::flock::{Flock, LOCK, lock_file, own};
 use crate::error::{Code, Error, Result};
 use crate::work::steps;
 
-/// A backup that has begun: what its effects are known by, should its process die. A scratch folder and a mount are not
-/// among it, for they carry locks of their own.
+/// What a started backup changes, so that the next process can undo it should this one die. A scratch folder and a mount are
+/// not part of it: they carry locks of their own.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Begun {
@@ -31,7 +31,8 @@ pub struct Begun {
     pub point: String,
     /// The bitmap that begins with it.
     pub bitmap: Option<String>,
-    /// The guest did not wait for storage that had failed: if it does now, the backup is to blame, and it may go on.
+    /// True if the guest did not wait for failed storage before the backup: if it does now, the backup is to blame, and recovery
+    /// may resume it.
     #[serde(alias = "ran")]
     pub may_resume: bool,
     /// The disks of a stopped guest that get the bitmap.
@@ -42,7 +43,7 @@ pub struct Begun {
 }
 
 impl Begun {
-    /// Is its repository, or what QEMU sees of it, mounted below `folder`?
+    /// True if its repository, or what QEMU sees of it, is mounted below `folder`.
     pub fn uses(&self, folder: &Path) -> bool {
         self.view.iter().chain([&self.root]).any(|path| path.starts_with(folder))
     }
@@ -142,12 +143,13 @@ impl HostState {
         self.write()
     }
 
-    /// The backup is complete, or nothing is left of it. Should that not get recorded, it is looked into once more.
+    /// Records that the backup is complete, or that nothing is left of it. If the write fails, the next process checks this backup
+    /// again.
     pub fn end(&mut self) {
         if self.record.begun.take().is_some()
             && let Err(error) = self.write()
         {
-            log::warn!("{error}");
+            log::warn!("{}: the next backup looks at this one again: {error}", self.vm);
         }
     }
 
@@ -204,7 +206,7 @@ fn flock(state_dir: &Path, vm: &str, kind: &str, take: fn(File) -> rustix::io::R
     })
 }
 
-/// The backups that records name, of the living and of the dead.
+/// The backups that records name, of live and dead processes.
 pub fn begun(state_dir: &Path) -> Vec<Begun> {
     records(state_dir).filter_map(|record| record.begun).collect()
 }

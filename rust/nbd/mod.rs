@@ -192,7 +192,7 @@ impl Connection {
     /// Asks for `length` bytes from `offset` on, for the beginning of `buffer`.
     pub fn read(&mut self, offset: u64, length: usize, mut buffer: Box<[u8]>) -> Result<Ticket> {
         const STEP: &str = "read the export";
-        self.goes_on()?;
+        self.check_not_refused()?;
         let start = buffer[..length].as_mut_ptr().cast();
         // SAFETY: the buffer stays where it is, in `buffers`, untouched, until libnbd has retired the request or the
         // handle is closed; both come before it is freed or given away.
@@ -209,7 +209,7 @@ impl Connection {
 
     /// Writes at `offset`.
     pub fn write(&mut self, offset: u64, data: Box<[u8]>) -> Result<Ticket> {
-        self.goes_on()?;
+        self.check_not_refused()?;
         let start = data.as_ptr().cast();
         // SAFETY: the data stay where they are, in `buffers`, unchanged, until libnbd has retired the request or the handle is
         // closed; both come before they are freed.
@@ -222,7 +222,7 @@ impl Connection {
 
     /// Makes `length` bytes from `offset` on zero, which then need no room.
     pub fn zero(&mut self, offset: u64, length: u64) -> Result<Ticket> {
-        self.goes_on()?;
+        self.check_not_refused()?;
         // SAFETY: the handle is open, and the call takes no pointer.
         let cookie = unsafe { (self.api.aio_zero)(self.handle.as_ptr(), length, offset, no_callback(), 0) };
         Ok(Ticket(u64::try_from(cookie).map_err(|_| last_error(self.api, WRITE))?))
@@ -230,7 +230,7 @@ impl Connection {
 
     /// Makes durable what was written, by whichever connection, and answered.
     pub fn flush(&mut self) -> Result<Ticket> {
-        self.goes_on()?;
+        self.check_not_refused()?;
         // SAFETY: as above.
         let cookie = unsafe { (self.api.aio_flush)(self.handle.as_ptr(), no_callback(), 0) };
         Ok(Ticket(u64::try_from(cookie).map_err(|_| last_error(self.api, WRITE))?))
@@ -263,7 +263,7 @@ impl Connection {
         go_on: impl Fn() -> Result<()>,
     ) -> Result<Status> {
         const STEP: &str = "ask what the export holds";
-        self.goes_on()?;
+        self.check_not_refused()?;
         if !self.question.is_null() {
             return Err(Error::new(Code::Internal, STEP, "the question before is open"));
         }
@@ -276,7 +276,7 @@ impl Connection {
         let ticket = Ticket(u64::try_from(cookie).map_err(|_| last_error(self.api, STEP))?);
         loop {
             let done = self.is_done(ticket, STEP);
-            self.heed(STEP)?;
+            self.fail_if_refused(STEP)?;
             if done? {
                 break;
             }
@@ -291,7 +291,7 @@ impl Connection {
     /// Waits for all replies that are still due, and drops what they bring. `go_on` as for `open`.
     pub fn settle(&mut self, tick: Duration, go_on: impl Fn() -> Result<()>) -> Result<()> {
         const STEP: &str = "fetch the replies that are due";
-        self.goes_on()?;
+        self.check_not_refused()?;
         // SAFETY: the handle is open.
         while self.check(unsafe { (self.api.aio_in_flight)(self.handle.as_ptr()) }, STEP)? > 0 {
             go_on()?;
@@ -311,7 +311,7 @@ impl Connection {
     }
 
     /// Ends with the question when its answer is not to be believed: what follows may have no end.
-    fn heed(&mut self, step: &'static str) -> Result<()> {
+    fn fail_if_refused(&mut self, step: &'static str) -> Result<()> {
         // SAFETY: made by `into_raw`; the callback that writes to it runs within calls of this thread, and none is under way.
         let refused = unsafe { self.question.as_ref() }.and_then(Question::refused).map(str::to_owned);
         refused.map_or(Ok(()), |why| Err(self.refuse(step, why)))
@@ -322,12 +322,12 @@ impl Connection {
         *self.refused.get_or_insert(Box::new(error)).clone()
     }
 
-    fn goes_on(&self) -> Result<()> {
+    fn check_not_refused(&self) -> Result<()> {
         self.refused.as_deref().map_or(Ok(()), |refused| Err(refused.clone()))
     }
 
     fn wait(&mut self, limit: Duration, step: &'static str) -> Result<()> {
-        self.goes_on()?;
+        self.check_not_refused()?;
         let millis = c_int::try_from(limit.as_millis()).unwrap_or(c_int::MAX);
         // SAFETY: the handle is open; what it has in flight stays valid, as `read` and `status` see to. The call returns after
         // one piece of a reply at the latest (libnbd's state READY).

@@ -61,7 +61,7 @@ pub fn init(config: Config, default: Box<dyn Append>) -> Result<()> {
     Ok(())
 }
 
-/// Does the same, and clears nothing: for who works beside the agent, for a moment.
+/// Like `init`, but leaves what killed processes left alone: for the command, which works beside an agent.
 pub fn prepare(config: Config, default: Box<dyn Append>) -> Result<()> {
     let config = config.check()?;
     config.check_folders()?;

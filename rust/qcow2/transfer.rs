@@ -24,9 +24,9 @@ const BUFFER: usize = 1 << 20;
 /// Bytes that are copied before the kernel is told to write them. By itself it waits for many more, while the disk idles.
 const WRITE_EACH: u64 = 16 << 20;
 
-/// The best way that has not been refused yet.
+/// The best method that has not been refused yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Way {
+enum CopyMethod {
     ReadWrite,
     CopyRange,
     Clone,
@@ -35,7 +35,7 @@ enum Way {
 /// The way from one file to the target.
 #[derive(Debug)]
 pub struct Route {
-    way: Way,
+    method: CopyMethod,
     /// The source's file system tells where holes are, as far as it was asked.
     tells_holes: bool,
     length: u64,
@@ -102,12 +102,12 @@ pub enum Step {
 impl Route {
     /// The way from a file of that length.
     pub fn new(length: u64) -> Route {
-        Route { way: Way::Clone, tells_holes: true, length }
+        Route { method: CopyMethod::Clone, tells_holes: true, length }
     }
 
     /// True if only reading and writing is left.
     pub fn is_read_write(&self) -> bool {
-        self.way == Way::ReadWrite
+        self.method == CopyMethod::ReadWrite
     }
 
     /// Moves the first part of `length` bytes of `source` at `from`; never nothing. `fresh`: the target reads as zeroes
@@ -142,11 +142,11 @@ impl Route {
         let of_target = |error| (false, error);
         let inside = self.length.saturating_sub(from).min(length);
         let whole = inside - inside % BLOCK;
-        if self.way == Way::Clone && (to | from).is_multiple_of(BLOCK) && whole > 0 {
+        if self.method == CopyMethod::Clone && (to | from).is_multiple_of(BLOCK) && whole > 0 {
             let cloned = whole.min(MOST_CLONED);
             match target.clone_from(to, source, from, cloned) {
                 Ok(()) => return Ok(Step::Moved(Moved { cloned, copied: 0 })),
-                Err(error) => self.refused(Way::CopyRange, source, error).map_err(of_target)?,
+                Err(error) => self.refused(CopyMethod::CopyRange, source, error).map_err(of_target)?,
             }
         }
         let length = length.min(MOST_COPIED);
@@ -155,12 +155,12 @@ impl Route {
             return Ok(Step::Moved(Moved { cloned: 0, copied: hole }));
         }
         let data = if hole > 0 { hole } else { self.data(source, from, length) };
-        if hole == 0 && self.way >= Way::CopyRange {
+        if hole == 0 && self.method >= CopyMethod::CopyRange {
             match target.copy_from(to, source, from, data) {
                 Ok(copied) if copied > 0 => return Ok(Step::Moved(Moved { cloned: 0, copied })),
                 // a copy ends where the file ends, and some file systems copy nothing instead of refusing
-                Ok(_) => self.way = Way::ReadWrite,
-                Err(error) => self.refused(Way::ReadWrite, source, error).map_err(of_target)?,
+                Ok(_) => self.method = CopyMethod::ReadWrite,
+                Err(error) => self.refused(CopyMethod::ReadWrite, source, error).map_err(of_target)?,
             }
         }
         Ok(Step::Left(data))
@@ -168,8 +168,8 @@ impl Route {
 
     /// Changes to the next way for good. Whatever the reason was, reading and writing succeed or show the fault. But where there is no
     /// space for shared blocks there is none for their copy, either.
-    fn refused(&mut self, next: Way, source: &File, error: io::Error) -> io::Result<()> {
-        let what = if next == Way::CopyRange { "FICLONERANGE" } else { "copy_file_range" };
+    fn refused(&mut self, next: CopyMethod, source: &File, error: io::Error) -> io::Result<()> {
+        let what = if next == CopyMethod::CopyRange { "FICLONERANGE" } else { "copy_file_range" };
         match errno(&error) {
             None => Err(error),
             Some(Errno::NOSPC | Errno::DQUOT | Errno::ROFS | Errno::INTR) => Err(called(what)(error)),
@@ -180,7 +180,7 @@ impl Route {
                     lacking::tell(Level::Info, source, what, errno, "data are copied in another way");
                 }
                 // sharing is tried for aligned parts only, so a copy may have been refused before
-                self.way = self.way.min(next);
+                self.method = self.method.min(next);
                 Ok(())
             }
         }

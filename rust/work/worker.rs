@@ -14,9 +14,9 @@ use crate::work::job::Reporter;
 use crate::work::phase::Phase;
 use crate::work::steps;
 
-/// What the work tells.
-enum Word {
-    /// It begins with this, and waits until that was told.
+/// What the work sends to whoever waits.
+enum Message {
+    /// It begins this phase, and waits until the listener was told.
     Phase(Phase),
     Ended,
 }
@@ -24,7 +24,7 @@ enum Word {
 /// How far the work is, and whether it is to end.
 #[derive(Debug, Default)]
 struct Shared {
-    words: AtomicU64,
+    beats: AtomicU64,
     done: AtomicU64,
     total: AtomicU64,
     stopped: AtomicBool,
@@ -34,16 +34,16 @@ struct Shared {
 #[derive(Debug)]
 pub(crate) struct Pulse {
     shared: Arc<Shared>,
-    words: Sender<Word>,
-    /// Gets a word for each phase that was told; none any more once nobody waits for the work.
-    told: Receiver<()>,
+    sender: Sender<Message>,
+    /// Gets a message for each phase that the listener was told of; none any more once nobody waits for the work.
+    phase_shown: Receiver<()>,
 }
 
 impl Pulse {
     /// Begins a phase. The job's listener has been told when this returns; an error when the work is to end, or was left behind.
     pub(crate) fn enter(&self, phase: Phase) -> Result<()> {
-        let told = self.words.send(Word::Phase(phase)).is_ok() && self.told.recv().is_ok();
-        if told { self.look() } else { Err(Stopped) }.map_err(Stopped::error)
+        let is_shown = self.sender.send(Message::Phase(phase)).is_ok() && self.phase_shown.recv().is_ok();
+        if is_shown { self.look() } else { Err(Stopped) }.map_err(Stopped::error)
     }
 
     /// Tells how far the phase is, in bytes; as often as anything is done. `Stopped` as there.
@@ -54,7 +54,7 @@ impl Pulse {
     }
 
     fn look(&self) -> Result<(), Stopped> {
-        self.shared.words.fetch_add(1, Relaxed);
+        self.shared.beats.fetch_add(1, Relaxed);
         if self.shared.stopped.load(Relaxed) { Err(Stopped) } else { Ok(()) }
     }
 }
@@ -69,19 +69,19 @@ pub(crate) fn run<T: Send + 'static>(
 ) -> Result<T> {
     job.tell()?;
     let shared = Arc::<Shared>::default();
-    let (words, heard) = mpsc::channel();
-    let (told, is_told) = mpsc::channel();
-    let pulse = Pulse { shared: shared.clone(), words: words.clone(), told: is_told };
-    let ended = move || drop(words.send(Word::Ended));
+    let (sender, messages) = mpsc::channel();
+    let (phase_shown, is_shown) = mpsc::channel();
+    let pulse = Pulse { shared: shared.clone(), sender: sender.clone(), phase_shown: is_shown };
+    let ended = move || drop(sender.send(Message::Ended));
     let work = deadline::start(step, move || work(&pulse), ended)?;
-    Watch { shared, heard, told, step, limit, stopped: None }.wait(job, &work)
+    Watch { shared, messages, phase_shown, step, limit, stopped: None }.wait(job, &work)
 }
 
 /// Whoever waits for the work.
 struct Watch {
     shared: Arc<Shared>,
-    heard: Receiver<Word>,
-    told: Sender<()>,
+    messages: Receiver<Message>,
+    phase_shown: Sender<()>,
     /// The phase.
     step: &'static str,
     limit: Duration,
@@ -91,24 +91,24 @@ struct Watch {
 
 impl Watch {
     fn wait<T>(mut self, job: &mut Reporter<'_>, work: &Background<T>) -> Result<T> {
-        let mut words = 0;
+        let mut beats = 0;
         let (mut begun, mut limit) = (Instant::now(), self.limit());
         loop {
-            match self.heard.recv_timeout(limits::within(self.step, limits::JOB_LOOK)) {
-                Ok(Word::Phase(phase)) => {
+            match self.messages.recv_timeout(limits::within(self.step, limits::JOB_LOOK)) {
+                Ok(Message::Phase(phase)) => {
                     steps::done(self.step);
                     self.step = phase.as_str();
                     self.tell(job, Some(phase));
                     // fails only where the work has ended meanwhile
-                    let _ = self.told.send(());
+                    let _ = self.phase_shown.send(());
                     // the work has waited for the listener, however long that took
                     (begun, limit) = (Instant::now(), self.limit());
                 }
-                Ok(Word::Ended) | Err(RecvTimeoutError::Disconnected) => return self.end(work.wait(Duration::ZERO)),
+                Ok(Message::Ended) | Err(RecvTimeoutError::Disconnected) => return self.end(work.wait(Duration::ZERO)),
                 Err(RecvTimeoutError::Timeout) => {
-                    let now = self.shared.words.load(Relaxed);
-                    if now != words {
-                        words = now;
+                    let now = self.shared.beats.load(Relaxed);
+                    if now != beats {
+                        beats = now;
                         (begun, limit) = (Instant::now(), self.limit());
                     }
                     if begun.elapsed() >= limit {
@@ -127,7 +127,7 @@ impl Watch {
 
     /// Tells the job how far the work is, and its listener, unless that has ended it.
     fn tell(&mut self, job: &mut Reporter<'_>, phase: Option<Phase>) {
-        if self.shared.words.load(Relaxed) > 0 {
+        if self.shared.beats.load(Relaxed) > 0 {
             job.progress(self.shared.done.load(Relaxed), self.shared.total.load(Relaxed));
         }
         let told = match phase {
@@ -148,7 +148,7 @@ impl Watch {
         match self.stopped.take() {
             None => hangs,
             Some(stopped) => {
-                log::warn!("what was told to end is left behind - {hangs}");
+                log::warn!("work that is to end is left behind: {hangs}");
                 stopped
             }
         }

@@ -151,7 +151,10 @@ fn rebase(held: &Instance, record: &Record, disk: &Disk, pulse: &Pulse, rebased:
         Err(failure) => {
             let error = tell.explain(disk, failure);
             abandon(held, record, disk, absorb, pulse).unwrap_or_else(|left| {
-                log::warn!("an image is sound, and not quite as it was before its rebase - {left}")
+                log::warn!(
+                    "{}: the image is sound, and not quite as it was before its rebase: {left}",
+                    disk.chain[0].path
+                )
             });
             return Err(error);
         }

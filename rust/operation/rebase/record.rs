@@ -111,8 +111,9 @@ impl Record {
         manifest.parent = self.parent_point(&manifest)?;
         self.write(held, &mut current, manifest)?;
         let Some(named) = named_index else { return Ok(()) };
-        fingerprints::clear(held, path, named.as_deref())
-            .unwrap_or_else(|error| log::warn!("an index that nothing names is left - {error}"));
+        fingerprints::clear(held, path, named.as_deref()).unwrap_or_else(|error| {
+            log::warn!("{}: an index of fingerprints that nothing names is left: {error}", self.at)
+        });
         Ok(())
     }
 

@@ -81,8 +81,8 @@ impl OutputTarget {
     pub(super) fn new_file(&self) -> Option<&Apart> {
         match self {
             OutputTarget::File(file) => match file.file() {
-                AnyFile::Apart(file) => Some(file),
-                AnyFile::Here(_) => None,
+                AnyFile::SecondTable(file) => Some(file),
+                AnyFile::FirstTable(_) => None,
             },
             OutputTarget::Image(_) => None,
         }

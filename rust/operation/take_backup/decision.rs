@@ -68,7 +68,8 @@ pub(super) fn choose_strategies(
 fn choose_strategy(parent: &Parent, disk: &DiskFacts, compares: bool) -> Result<Strategy, String> {
     let full = |reason: String| Ok(Strategy::Full(Some(reason)));
     let Some(before) = parent_disk(parent, disk) else {
-        let several = if disk.twin { "; its serial is not taken for it, for another disk has it too" } else { "" };
+        let several =
+            if disk.serial_is_shared { "; its serial is not taken for it, for another disk has it too" } else { "" };
         return full(format!("parent point '{}' does not have volume '{}'{several}", parent.path, disk.volume));
     };
     let comparable = if compares { before.comparable() } else { Err(PUSH.to_owned()) };
@@ -91,7 +92,7 @@ fn choose_strategy(parent: &Parent, disk: &DiskFacts, compares: bool) -> Result<
 
 /// The disk as the parent has it.
 fn parent_disk(parent: &Parent, disk: &DiskFacts) -> Option<ParentDisk> {
-    parent.disk(disk.serial.as_deref().filter(|_| !disk.twin), &disk.volume)
+    parent.disk(disk.serial.as_deref().filter(|_| !disk.serial_is_shared), &disk.volume)
 }
 
 /// Why no bitmap can say what changed on the disk, if so.
@@ -103,7 +104,9 @@ fn reason_without_bitmap(parent: &Parent, before: &ParentDisk, disk: &DiskFacts)
     if !carried {
         return Some(format!("it carried no bitmap at '{}'", parent.path));
     }
-    disk.unseen.as_ref().map(|reason| format!("its bitmap does not tell whether it was cut off: {reason}"))
+    disk.shrink_check_impossible
+        .as_ref()
+        .map(|reason| format!("its bitmap does not tell whether it was cut off: {reason}"))
 }
 
 /// Fails if the disk can't stand on its image in the parent.
@@ -220,10 +223,10 @@ mod tests {
             volume: format!("vol-{target}"),
             file: format!("datadisk.vol-{target}.qcow2"),
             serial: None,
-            twin: false,
+            serial_is_shared: false,
             virtual_size: 100,
             cannot_carry: None,
-            unseen: None,
+            shrink_check_impossible: None,
         }
     }
 
@@ -384,7 +387,7 @@ mod tests {
         let bare = indexed(p.clone(), (10, false), false);
         let new = indexed(parent(vec![recorded("vda", Some("b1"))]), (10, true), true);
         let shrunk = |disk| DiskFacts { virtual_size: 99, ..disk };
-        let unseen = DiskFacts { unseen: Some("'t' is of format vmdk".into()), ..disk("vdb") };
+        let unseen = DiskFacts { shrink_check_impossible: Some("'t' is of format vmdk".into()), ..disk("vdb") };
         let unseen_line = "its bitmap does not tell whether it was cut off: 't' is of format vmdk";
         let lost = || Lost("bitmap 'b1' is gone".into());
         let raw_line = "it carries no bitmap: its format is raw";
@@ -477,7 +480,7 @@ mod tests {
     fn disks_with_one_serial_are_paired_by_volume() {
         let recorded =
             |target, serial: &str| ManifestDisk { serial: Some(serial.into()), ..recorded(target, Some("b1")) };
-        let now = |target, twin| DiskFacts { serial: Some("s".into()), twin, ..disk(target) };
+        let now = |target, serial_is_shared| DiskFacts { serial: Some("s".into()), serial_is_shared, ..disk(target) };
         let twins = parent(vec![recorded("vda", "s"), recorded("vdb", "s")]);
         let apart = parent(vec![recorded("vda", "s"), recorded("vdb", "t")]);
         for (case, parent, disks) in [

@@ -199,10 +199,10 @@ fn inspect_disk(domain: &Domain, xml: &DomainXml, chosen: &Chosen<'_>, size: Opt
         volume: (*volume).to_owned(),
         file: file.clone(),
         serial: disk.serial.clone(),
-        twin: disk.serial.is_some() && with_its_serial > 1,
+        serial_is_shared: disk.serial.is_some() && with_its_serial > 1,
         virtual_size: size.ok_or_else(|| Error::new(Code::Libvirt, STEP, "its size is not known"))?,
         cannot_carry: bitmap_home(disk).err().map(|(NoBitmaps::Never(reason) | NoBitmaps::Unknown(reason))| reason),
-        unseen: None,
+        shrink_check_impossible: None,
     })
 }
 

@@ -106,7 +106,7 @@ fn lock(config: &Config, checked: &Checked, job: &mut Reporter<'_>) -> Result<Ho
     })
 }
 
-/// `BUSY` at once when as many backups run as may: whoever asked knows better than to wait here, in a thread that others need.
+/// `BUSY` at once when as many backups run as may: the caller queues, for this thread must not wait.
 /// Callers tell it from other reasons for `BUSY` by its step.
 fn take_place(config: &Config) -> Result<Place<'static>> {
     let places = config.places();

@@ -17,13 +17,13 @@ pub(super) struct DiskFacts {
     /// Its serial, if it has one.
     pub serial: Option<String>,
     /// Another disk of the guest has the serial too, so that it tells neither.
-    pub twin: bool,
+    pub serial_is_shared: bool,
     /// Size that the guest sees, in bytes.
     pub virtual_size: u64,
     /// Why it can't carry a bitmap, if so.
     pub cannot_carry: Option<String>,
-    /// Why it could not be seen that it was made smaller and as large again, which its bitmap does not tell, if so.
-    pub unseen: Option<String>,
+    /// Why it could not be found out whether the disk was shrunk and grown again, which its bitmap does not tell; `None` if it could.
+    pub shrink_check_impossible: Option<String>,
 }
 
 /// How one disk is backed up.

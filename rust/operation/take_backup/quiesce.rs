@@ -23,8 +23,8 @@ fn thawing() -> MutexGuard<'static, BTreeSet<String>> {
     THAWING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Thaws a guest that an earlier backup may have left frozen, and goes on trying until it succeeds; says whether it has
-/// by now. One that is being thawed already is not waited for.
+/// Thaws a guest that an earlier backup may have left frozen, on a thread that tries until it succeeds. True if the guest is thawed
+/// now; false, at once, if another thread is thawing it.
 pub(super) fn thaw_left(domain: &Domain, config: &Config) -> bool {
     if thawing().contains(domain.uuid()) {
         return false;
@@ -44,7 +44,7 @@ pub(super) fn thaw_left(domain: &Domain, config: &Config) -> bool {
 }
 
 /// `QUIESCE_FAILED` when the guest can't be asked to freeze: it has no agent, one that is still to thaw, or one that does
-/// not answer, by `until` at the latest. Of such a one nothing may be asked that it would do later.
+/// not answer, by `until` at the latest. Such an agent is asked nothing more: it would carry it out later.
 pub(super) fn check(domain: &Domain, has_agent: bool, config: &Config, until: Instant) -> Result<()> {
     let refuse = |cause| Err(Error::new(Code::QuiesceFailed, FREEZE, cause));
     if !has_agent {

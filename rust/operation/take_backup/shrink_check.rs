@@ -26,18 +26,18 @@ pub(super) type OpenImages = Box<dyn FnOnce() -> Result<Vec<Layer>> + Send>;
 pub(super) fn note_unreadable_images(domain: &DomainXml, disks: &mut [DiskFacts]) {
     for facts in disks {
         let disk = domain.disks.iter().find(|disk| disk.target == facts.target);
-        facts.unseen = disk.and_then(unseen);
+        facts.shrink_check_impossible = disk.and_then(why_impossible);
     }
 }
 
-fn unseen(disk: &Disk) -> Option<String> {
+fn why_impossible(disk: &Disk) -> Option<String> {
     match layers::of_domain(disk) {
         Ok(layers) => View::open_in_use(layers).err().map(|error| error.to_string()),
         Err(error) => Some(error.cause),
     }
 }
 
-/// `PARENT_INVALID` when a disk was, or when that can't be known: its bitmap is not relied on then, and where it is the
+/// `PARENT_INVALID` when a disk was shrunk and grown again, or when that can't be known: its bitmap is not relied on then, and where it is the
 /// parent that can't be read, nothing stands on it. The targets are written, and closed. `images` opens the images of the
 /// disk at a position.
 pub(super) fn check(
@@ -87,7 +87,7 @@ fn check_disk(
     let unreadable = |error| Failed { error: unfit(error), lesson: FailureLesson::ParentUnreadable };
     let (paths, files): (Vec<_>, Vec<_>) =
         open_chain(root, parent).map_err(unreadable)?.into_iter().map(|l| (l.path, l.file)).unzip();
-    match qcow2::regrown(target, files, images().map_err(unfit)?, until) {
+    match qcow2::hides_a_shrink(target, files, images().map_err(unfit)?, until) {
         Ok(false) => Ok(()),
         Ok(true) => {
             let cause = "it was made smaller and as large again since the parent point";

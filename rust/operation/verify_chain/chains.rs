@@ -164,8 +164,7 @@ impl Found {
     }
 }
 
-/// Opens an image once more that was judged. Of more than a chain's not all are kept open; one that is not any more what was
-/// judged is damaged.
+/// Opens a judged image again: only so many stay open. One that is no longer what was judged is damaged.
 pub(in crate::operation) fn open_again(
     root: &Folder,
     path: &RepoPath,

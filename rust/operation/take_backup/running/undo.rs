@@ -25,13 +25,14 @@ pub(super) fn abandon(mut attempt: Attempt<Running>, error: Error) -> (Error, Op
     let name = attempt.guest.found.domain.name().to_owned();
     let error = error.with_leftover("the hypervisor's job, which does not end; all is cleared when it does");
     let cause = error.clone();
+    let of = name.clone();
     let wait = std::thread::Builder::new().name("nasbackup-clear".to_owned()).spawn(keep_owner(move || {
         wait_for_end(&mut attempt);
         let (error, _) = undo(attempt, cause);
-        log::info!("{}: cleared after its job ended: {error}", name);
+        log::info!("{of}: cleared after its job ended: {error}");
     }));
     if let Err(failed) = wait {
-        log::error!("the thread that clears up could not be started: {failed}");
+        log::error!("{name}: unable to start the thread that clears up: {failed}");
     }
     (error, None)
 }

@@ -81,10 +81,10 @@ fn facts(source: &StoppedSource, virtual_size: u64, cannot_carry: Option<String>
         volume: source.volume.clone(),
         file: source.file.clone(),
         serial: None,
-        twin: false,
+        serial_is_shared: false,
         virtual_size,
         cannot_carry,
-        unseen: None,
+        shrink_check_impossible: None,
     }
 }
 

@@ -48,7 +48,12 @@ impl Unseen {
 /// Does the incremental `target` lack something that was cut off the disk and that the images `parents`, its backing
 /// file first, still show? `disk` are the disk's own images, the top one first; a raw one ends them. Zeroes are not read for
 /// longer than `until`.
-pub fn regrown(target: impl Source, parents: Vec<File>, disk: Vec<Layer>, until: Instant) -> Result<bool, Unseen> {
+pub fn hides_a_shrink(
+    target: impl Source,
+    parents: Vec<File>,
+    disk: Vec<Layer>,
+    until: Instant,
+) -> Result<bool, Unseen> {
     let mut target = Image::open(target, slice_size(1)).map_err(Unseen::Target)?;
     let mut parents = Chain::open(parents).map_err(|(image, error)| Unseen::Parent(image, error))?;
     // QEMU maps all that it puts back of a disk with such a file, so that nobody need have written it
@@ -186,10 +191,10 @@ mod tests {
             Fixture { _folder: folder, template, disk, full, target }
         }
 
-        fn regrown(&self) -> bool {
+        fn hides_a_shrink(&self) -> bool {
             let open = |path: &Path| File::open(path).unwrap();
             let layers = vec![Layer::Qcow2(open(&self.disk), None), Layer::Raw(open(&self.template))];
-            regrown(open(&self.target), vec![open(&self.full)], layers, in_time()).unwrap()
+            hides_a_shrink(open(&self.target), vec![open(&self.full)], layers, in_time()).unwrap()
         }
 
         fn resize(&self, size: &str) {
@@ -200,7 +205,7 @@ mod tests {
     #[test]
     #[ignore = "needs a lab: root, QEMU"]
     fn what_the_template_has_is_there() {
-        assert!(!Fixture::new().regrown());
+        assert!(!Fixture::new().hides_a_shrink());
     }
 
     #[test]
@@ -209,17 +214,17 @@ mod tests {
         let fixture = Fixture::new();
         fixture.resize("2G");
         fixture.resize("3G");
-        assert!(fixture.regrown());
+        assert!(fixture.hides_a_shrink());
         for image in [&fixture.disk, &fixture.target] {
             write(image, "qcow2", "write -P 9 2900M 1M");
         }
-        assert!(fixture.regrown());
+        assert!(fixture.hides_a_shrink());
         // all that was cut off is in the incremental
         write(&fixture.target, "qcow2", "write -z 2G 1G");
-        assert!(!fixture.regrown());
+        assert!(!fixture.hides_a_shrink());
         fixture.resize("512M");
         fixture.resize("3G");
-        assert!(fixture.regrown(), "a megabyte at 1 GiB went");
+        assert!(fixture.hides_a_shrink(), "a megabyte at 1 GiB went");
     }
 
     #[test]
@@ -230,7 +235,7 @@ mod tests {
         fixture.resize(&cut.to_string());
         fixture.resize("3G");
         write(&fixture.disk, "qcow2", "write -P 7 2G 4k");
-        assert!(fixture.regrown());
+        assert!(fixture.hides_a_shrink());
     }
 
     /// As QEMU copies a cluster of which the disk has one part as zeroes, and another not at all.
@@ -241,10 +246,10 @@ mod tests {
         for at in ["2900M 3M", "2500M 64k", "2560M 1M"] {
             write(&fixture.full, "qcow2", &format!("write -P 0 {at}"));
         }
-        assert!(!fixture.regrown());
+        assert!(!fixture.hides_a_shrink());
         fixture.resize("2G");
         fixture.resize("3G");
-        assert!(fixture.regrown(), "what lies before the zeroes went");
+        assert!(fixture.hides_a_shrink(), "what lies before the zeroes went");
     }
 
     #[test]
@@ -254,7 +259,7 @@ mod tests {
         write(&fixture.full, "qcow2", "write -P 0 2900M 3M");
         fixture.resize("2G");
         run("qemu-img", &["resize", "-q", "-f", "qcow2", "--preallocation=falloc", text(&fixture.disk), "3G"]);
-        assert!(fixture.regrown());
+        assert!(fixture.hides_a_shrink());
     }
 
     #[test]
@@ -265,7 +270,7 @@ mod tests {
         let open = |path: &Path| File::open(path).unwrap();
         let look = |until| {
             let layers = vec![Layer::Qcow2(open(&fixture.disk), None), Layer::Raw(open(&fixture.template))];
-            match regrown(open(&fixture.target), vec![open(&fixture.full)], layers, until) {
+            match hides_a_shrink(open(&fixture.target), vec![open(&fixture.full)], layers, until) {
                 Err(Unseen::Disk(Error::Unsupported(why))) => why,
                 known => panic!("{known:?}"),
             }
@@ -274,7 +279,7 @@ mod tests {
         assert!(look(Instant::now()).contains("no time"));
         // somebody has written them
         write(&fixture.disk, "qcow2", "write -P 0 2900M 17M");
-        assert!(!fixture.regrown());
+        assert!(!fixture.hides_a_shrink());
     }
 
     /// QEMU maps all that is put back of a disk whose data file is to be read as it is.
@@ -295,7 +300,7 @@ mod tests {
         }
         let open = |path: &Path| File::open(path).unwrap();
         let layers = vec![Layer::Qcow2(open(&disk), Some(open(&data)))];
-        assert!(regrown(open(&target), vec![open(&full)], layers, in_time()).unwrap());
+        assert!(hides_a_shrink(open(&target), vec![open(&full)], layers, in_time()).unwrap());
     }
 
     #[test]
@@ -305,6 +310,6 @@ mod tests {
         run("qemu-img", &["create", "-q", "-f", "qcow2", text(&fixture.full), "3G"]);
         fixture.resize("512M");
         fixture.resize("3G");
-        assert!(!fixture.regrown());
+        assert!(!fixture.hides_a_shrink());
     }
 }
