@@ -6,12 +6,13 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::verify_chain::verdict::Verdict;
+use crate::apart::Descriptor;
 use crate::config;
+use crate::digest::Digest;
 use crate::error::{Code, Error, Result, called};
-use crate::nas::apart::Descriptor;
+use crate::keys::Keys;
 use crate::nas::folder::Folder;
-use crate::point::fingerprints::Digest;
-use crate::point::{Keys, Manifest};
+use crate::point::Manifest;
 
 const FILE: &str = ".nasbackup.verified";
 const NEW: &str = ".nasbackup.verified.new";
