@@ -13,7 +13,7 @@ use nasbackup::operation::{self, take_backup::TakeBackupRequest};
 use nasbackup::shorten;
 use serde_json::json;
 use support::{
-    Disk, Guest, Leaks, MIB, Nas, Stopped, Story, details, kill_libvirtd, restart_libvirtd, signal_libvirtd,
+    Disk, Guest, Leaks, MIB, Nas, Stopped, Story, details, hurried, kill_libvirtd, restart_libvirtd, signal_libvirtd,
     slow_story_on, start_libvirtd, take_and,
 };
 
@@ -92,7 +92,7 @@ fn the_repository_is_not_to_blame_for_a_libvirtd_that_is_gone_at_the_deadline() 
 /// For a test in which the job can't end while it is waited for.
 #[cfg(feature = "test-hooks")]
 fn leave_what_does_not_end() {
-    shorten(&["abort the job", "wait for the aborted job"], Duration::from_secs(1));
+    shorten(&["abort the job", "wait for the aborted job", support::AFTER_DEADLINE], Duration::from_secs(1));
 }
 
 /// As on NFS, where libvirt gives the targets back to root before it hears of anything else.
@@ -102,9 +102,11 @@ fn a_repository_that_hangs_is_told_of_though_libvirt_hangs_with_it() {
     let mut story = slow_story_on(Nas::folder());
     let request = TakeBackupRequest { wait_seconds: Some(5), ..story.request("incremental") };
     let mut stopped = None;
-    let error = take_and(request, |_| {
-        stopped = Some(Stopped::libvirtd());
-        story.nas.hang();
+    let error = hurried(|| {
+        take_and(request, |_| {
+            stopped = Some(Stopped::libvirtd());
+            story.nas.hang();
+        })
     });
     drop(stopped);
     story.nas.go_on();

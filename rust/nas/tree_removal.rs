@@ -108,7 +108,9 @@ fn remove(folder: BorrowedFd<'_>, name: &CStr, path: &Path, bounds: &mut Removal
             }
         }
         match rustix::fs::unlinkat(folder, name, AtFlags::REMOVEDIR) {
-            Err(Errno::NOTEMPTY) if left > 0 => std::thread::sleep(limits::REMOVAL_PAUSE),
+            Err(Errno::NOTEMPTY) if left > 0 => {
+                std::thread::sleep(limits::within("remove a folder", limits::REMOVAL_PAUSE))
+            }
             ended => {
                 gone_is_fine(ended)?;
                 break;

@@ -118,7 +118,8 @@ impl Drop for CallEnds {
 /// How long this thread waits for a step with this `limit`, within the call that the thread serves.
 pub fn within_call(limit: Duration) -> Duration {
     END.get().map_or(limit, |end| {
-        limit.min(end.saturating_duration_since(Instant::now()).max(limits::STORAGE_STEP_AFTER_DEADLINE))
+        let least = limits::within("a step after the deadline", limits::STORAGE_STEP_AFTER_DEADLINE);
+        limit.min(end.saturating_duration_since(Instant::now()).max(least))
     })
 }
 

@@ -7,8 +7,8 @@ use nasbackup::operation::take_backup::TakeBackupRequest;
 
 use crate::kills::{await_undone, scratch_folders};
 use crate::support::{
-    Agent, Disk, Ended, Fs, Guest, MIB, Nas, RealGuest, Story, folder, host, own_host, slow_story_of, slow_story_on,
-    succeeds, take, take_json, until,
+    AFTER_DEADLINE, Agent, Disk, Ended, Fs, Guest, MIB, Nas, RealGuest, Story, folder, host, own_host, slow_story_of,
+    slow_story_on, succeeds, take, take_json, until,
 };
 
 fn push(story: &Story) -> TakeBackupRequest {
@@ -111,7 +111,8 @@ fn a_pull_whose_end_nobody_has_seen_is_known_at_the_next_start() {
     let mut story = slow_story_on(Nas::folder());
     let request =
         TakeBackupRequest { engine: Some("pull".into()), wait_seconds: Some(5), ..story.request("incremental") };
-    let mut agent = Agent::new(&own_host(), &[("takeBackup", take_json(&request))]).spawn();
+    let agent = Agent::new(&own_host(), &[("takeBackup", take_json(&request))]);
+    let mut agent = agent.waiting(&format!("{AFTER_DEADLINE}=1000")).spawn();
     until("the job runs", || !story.guest.virsh(&["domjobinfo"]).contains("None"));
     story.guest.signal_qemu("-STOP");
     assert!(!agent.wait().unwrap().success(), "it fails, and does not wait for the job");

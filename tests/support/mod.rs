@@ -39,8 +39,8 @@ pub use nas::{Fs, Nas, unmounted_image};
 pub use real_guest::{RealGuest, Restored};
 pub use refusals::{GO_ON, HANG, Refusal, hangs, refusing};
 pub use story::{
-    Point, Story, backup_path, by, details, fails_after, fails_as_begin_hangs, slow_story_of, slow_story_on, take,
-    take_and, take_and_when, take_too_late,
+    AFTER_DEADLINE, Point, Story, backup_path, by, details, fails_after, fails_as_begin_hangs, hurried, slow_story_of,
+    slow_story_on, take, take_and, take_and_when, take_too_late,
 };
 pub use writer::Writer;
 

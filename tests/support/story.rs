@@ -76,6 +76,20 @@ pub fn take_too_late(request: TakeBackupRequest) -> Result<TakenBackup> {
     })
 }
 
+/// Runs a backup whose storage, or QEMU, hangs on a thread of its own, which waits a second where the library has 10 after the
+/// call's deadline: nothing answers in either.
+pub fn hurried<T: Send>(backup: impl FnOnce() -> T + Send) -> T {
+    let hurry = || {
+        #[cfg(feature = "test-hooks")]
+        nasbackup::shorten(&[AFTER_DEADLINE], Duration::from_secs(1));
+        backup()
+    };
+    std::thread::scope(|scope| scope.spawn(hurry).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+}
+
+/// The name of that wait.
+pub const AFTER_DEADLINE: &str = "a step after the deadline";
+
 /// A guest with a full point whose next incremental has much to write, to a repository that takes it slowly.
 pub fn slow_story_on(nas: Nas) -> Story {
     slow_story_of(Guest::full_of_data(1), nas)

@@ -17,7 +17,7 @@ use serde_json::json;
 
 use crate::support::{
     Disk, Fs, Guest, MIB, Nas, PATIENCE, Story, begin_foreign_backup, details, fails_after, fails_as_begin_hangs,
-    slow_story_of, succeeds, take, take_and, take_too_late, until,
+    hurried, slow_story_of, succeeds, take, take_and, take_too_late, until,
 };
 
 /// A guest with a full point whose next incremental has much to write, to a repository that takes it slowly. Its disk has an
@@ -165,7 +165,7 @@ fn a_qemu_that_does_not_end_its_job_is_no_nas_that_hangs() {
             shorten(&["abort the job", "wait for the aborted job"], Duration::from_secs(1));
         })
     };
-    let error = std::thread::scope(|scope| scope.spawn(take).join().unwrap());
+    let error = hurried(take);
     story.guest.signal_qemu("-CONT");
     let error = error.unwrap_err();
     assert_eq!((error.code, error.leftovers), (Code::Timeout, true), "{error}");
@@ -317,7 +317,11 @@ fn a_dump_of_somebody_else_is_left_alone() {
 #[cfg(feature = "test-hooks")]
 #[test]
 fn a_begin_that_hangs_is_not_the_repository_s_fault() {
-    begin_hangs(|| shorten(&["begin the backup", "abort the job"], Duration::from_secs(2)));
+    begin_hangs(|| {
+        shorten(&["begin the backup", "abort the job"], Duration::from_secs(2));
+        // its files are open as long as it hangs: each try is in vain
+        shorten(&["remove a folder"], Duration::from_millis(25));
+    });
 }
 
 #[test]
@@ -362,7 +366,7 @@ fn a_repository_that_hangs_in_the_middle() {
     let mut story = slow_story();
     let request = TakeBackupRequest { wait_seconds: Some(5), ..story.request("incremental") };
     let start = Instant::now();
-    let error = take_and(request, |_| story.nas.hang()).unwrap_err();
+    let error = hurried(|| take_and(request, |_| story.nas.hang())).unwrap_err();
     let elapsed = start.elapsed();
     assert_eq!(error.code, Code::NasUnresponsive, "{error}");
     assert!(elapsed < PATIENCE, "{elapsed:?}");
@@ -423,12 +427,15 @@ fn a_repository_that_hangs_at_the_end() {
         let request = if stopped { story.stopped_request("incremental") } else { story.request("incremental") };
         let request = TakeBackupRequest { wait_seconds: Some(10), ..request };
         let start = Instant::now();
-        let error = take_backup::run(request, &mut |status| {
-            if status.phase == Phase::Publish {
-                story.nas.hang();
-            }
-            Ok(())
-        });
+        let take = || {
+            take_backup::run(request, &mut |status| {
+                if status.phase == Phase::Publish {
+                    story.nas.hang();
+                }
+                Ok(())
+            })
+        };
+        let error = hurried(take);
         let (error, elapsed) = (error.unwrap_err(), start.elapsed());
         assert!(error.code == Code::NasUnresponsive && error.leftovers, "{error}");
         assert!(elapsed < PATIENCE, "{elapsed:?}");
@@ -463,7 +470,7 @@ fn a_repository_that_hangs_under_a_stopped_guest() {
     story.guest.stop();
     let request = TakeBackupRequest { wait_seconds: Some(5), ..story.stopped_request("full") };
     let start = Instant::now();
-    let error = take_and(request, |_| story.nas.hang()).unwrap_err();
+    let error = hurried(|| take_and(request, |_| story.nas.hang())).unwrap_err();
     assert_eq!(error.code, Code::NasUnresponsive, "{error}");
     assert!(error.leftovers, "{error}");
     assert!(start.elapsed() < PATIENCE, "{:?}", start.elapsed());

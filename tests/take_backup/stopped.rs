@@ -13,7 +13,7 @@ use nasbackup::point::Kind::{Full, Incremental};
 use nasbackup::work::phase::Phase;
 
 use crate::support::{
-    Disk, Guest, Image, MIB, Nas, PATIENCE, Point, Story, folder, forget_format, listing, run, take, take_and,
+    Disk, Guest, Image, MIB, Nas, PATIENCE, Point, Story, folder, forget_format, hurried, listing, run, take, take_and,
     take_and_when, take_too_late, until,
 };
 
@@ -417,10 +417,11 @@ fn a_nas_that_hangs_fails_the_call_at_its_deadline() {
     let story = slow();
     let request = TakeBackupRequest { wait_seconds: Some(3), ..story.stopped_request("full") };
     let mut hung = Instant::now();
-    let error = take_and_when_data_flows(request, || {
+    let hang = || {
         hung = Instant::now();
         story.nas.hang();
-    });
+    };
+    let error = hurried(|| take_and_when_data_flows(request, hang));
     let (error, elapsed) = (error.unwrap_err(), hung.elapsed());
     assert_eq!((error.code, error.leftovers), (Code::NasUnresponsive, true), "{error}");
     assert!(elapsed < PATIENCE, "{elapsed:?}");
@@ -444,7 +445,10 @@ fn a_disk_that_hangs_fails_the_call_at_its_deadline() {
             hung = Instant::now();
             storage.hang();
         };
-        let error = if reading { take_and_when_data_flows(request, hang) } else { take_and(request, |_| hang()) };
+        let error = hurried(|| match reading {
+            true => take_and_when_data_flows(request, hang),
+            false => take_and(request, |_| hang()),
+        });
         let (error, elapsed) = (error.unwrap_err(), hung.elapsed());
         assert_eq!((error.code, error.leftovers), (Code::Timeout, true), "{error}");
         assert!(error.cause.contains("own storage"), "{error}");
@@ -462,13 +466,15 @@ fn a_disk_that_hangs_before_it_is_seeded_holds_nobody_up() {
     disk.path = storage.at("volume");
     let story = Story::new(Guest::stopped([disk]), Nas::folder());
     let request = TakeBackupRequest { wait_seconds: Some(3), ..story.stopped_request("full") };
-    let error = take_backup::run(request, &mut |status| {
-        if status.phase == Phase::MakeTargets {
-            storage.hang();
-        }
-        Ok(())
-    });
-    let error = error.unwrap_err();
+    let take = || {
+        take_backup::run(request, &mut |status| {
+            if status.phase == Phase::MakeTargets {
+                storage.hang();
+            }
+            Ok(())
+        })
+    };
+    let error = hurried(take).unwrap_err();
     assert_eq!((error.code, error.step, error.leftovers), (Code::Timeout, "seed the disks", true), "{error}");
     assert!(error.cause.contains("own storage"), "{error}");
     storage.go_on();
