@@ -25,6 +25,9 @@ pub(crate) struct Arguments {
     /// Print the library's log lines of level info; twice: debug
     #[arg(long, short, global = true, action = clap::ArgAction::Count)]
     pub(crate) verbose: u8,
+    /// Go into the background once the point is mounted
+    #[arg(long, hide = true)]
+    pub(crate) holder: bool,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -39,6 +42,10 @@ pub(crate) enum Command {
     Verify(Verify),
     /// Restore disks of a point to files, devices or images in Ceph
     Restore(Restore),
+    /// Mount the disks of a point as raw files that nobody can write
+    Mount(Mount),
+    /// Unmount what `mount` has mounted
+    Umount(Umount),
     /// Remove a point
     Delete(Delete),
     /// Have a point stand on another one, or alone
@@ -132,6 +139,23 @@ pub(crate) struct Restore {
 pub(crate) enum Format {
     Qcow2,
     Raw,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Mount {
+    /// The restore point, MACHINE/TIMESTAMP
+    pub(crate) point: String,
+    /// An empty folder, which gets a file VOLUME.raw for each disk
+    pub(crate) dir: PathBuf,
+    /// Stay in the foreground; a Ctrl-C unmounts
+    #[arg(long)]
+    pub(crate) foreground: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Umount {
+    /// The folder that the point is mounted in
+    pub(crate) dir: PathBuf,
 }
 
 #[derive(Debug, Args)]

@@ -7,6 +7,7 @@ mod host;
 mod jobs;
 mod list;
 mod metrics;
+mod mount;
 mod output;
 mod picture;
 mod points;
@@ -45,6 +46,11 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Show(show) => show::run(&host()?, show, output),
         Command::Verify(verify) => verify::run(&host()?, verify, output),
         Command::Restore(restore) => restore::run(&host()?, restore, output),
+        Command::Mount(mount) if mount.foreground || arguments.holder => {
+            mount::hold(&host()?, mount, arguments.holder, output)
+        }
+        Command::Mount(_) => mount::start(),
+        Command::Umount(umount) => mount::unmount(umount),
         Command::Delete(delete) => delete::run(&host()?, delete, output),
         Command::Rebase(rebase) => rebase::run(&host()?, rebase, output),
         Command::Take(take) => take::run(&host()?, take, output),

@@ -46,6 +46,20 @@ pub(crate) fn is_mounted(path: &Path) -> io::Result<bool> {
     Ok(points(&std::fs::read(TABLE)?).any(|point| point == path))
 }
 
+/// The mount points right in the folder, which is absolute and without links, of this type of file system.
+pub(crate) fn of_type_in(file_system: &str, folder: &Path) -> io::Result<Vec<PathBuf>> {
+    Ok(of_type(&std::fs::read(TABLE)?, file_system).filter(|point| point.parent() == Some(folder)).collect())
+}
+
+fn of_type<'a>(table: &'a [u8], file_system: &'a str) -> impl Iterator<Item = PathBuf> + 'a {
+    table.split(|byte| *byte == b'\n').filter_map(move |line| {
+        let fields: Vec<_> = line.split(|byte| *byte == b' ').collect();
+        // optional fields end with a dash
+        let end = fields.iter().skip(6).position(|field| *field == b"-")? + 6;
+        (*fields.get(end + 1)? == file_system.as_bytes()).then(|| plain(fields[4]))
+    })
+}
+
 /// The mount points in a table; lines that can't be understood are skipped.
 fn points(table: &[u8]) -> impl Iterator<Item = PathBuf> {
     table.split(|byte| *byte == b'\n').filter_map(|line| line.split(|byte| *byte == b' ').nth(4)).map(plain)
@@ -83,6 +97,8 @@ mod tests {
             37 22 98:0 / /mnt/\\9\\04 rw - nfs host:/x rw\n\nnonsense\n";
         let found: Vec<_> = points(table).collect();
         assert_eq!(found, ["/", "/mnt/a b\\c\t", "/mnt/\\9\\04"].map(PathBuf::from));
+        assert_eq!(of_type(table, "nfs").collect::<Vec<_>>(), ["/mnt/a b\\c\t", "/mnt/\\9\\04"].map(PathBuf::from));
+        assert_eq!(of_type(table, "nf").count(), 0);
         assert!(is_mounted(Path::new("/proc")).unwrap());
         assert!(!is_mounted(Path::new("/proc/self")).unwrap());
     }

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use serde_json::Value;
-use support::{Guest, Nas, Story, assert_holds, assert_same, by, folder, until};
+use support::{Guest, Nas, Story, assert_holds, assert_same, by, folder, mounted_at, run, until};
 
 /// A host with settings of its own, and the repository of `story`.
 struct Host {
@@ -255,6 +255,137 @@ fn a_ctrl_c_ends_a_restore_that_has_replaced_nothing() {
     assert!(ended.status.code() == Some(130) && complaint.contains("CANCELLED"), "{complaint}");
     assert_eq!(std::fs::read(&output).unwrap(), b"old");
     assert_eq!(std::fs::read_dir(&place).unwrap().count(), 1);
+}
+
+/// Nothing is mounted in the folder, and it holds nothing.
+fn is_bare(folder: &Path) -> bool {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    !mounts.contains(folder.to_str().unwrap()) && std::fs::read_dir(folder).unwrap().count() == 0
+}
+
+/// Has a process in the foreground hold the point, once that is mounted.
+fn holder(host: &Host, point: &str, place: &Path) -> std::process::Child {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_nasbackup"));
+    command.arg("--settings").arg(&host.settings).args(["-r", "nas", "mount", "--foreground", point]).arg(place);
+    let mut holder = command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let mut told = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(holder.stdout.as_mut().unwrap()), &mut told).unwrap();
+    assert!(told.contains(".raw"), "{told}");
+    holder
+}
+
+#[test]
+#[ignore = "needs a lab: root, QEMU, FUSE"]
+fn a_mounted_point_is_what_the_guest_saw_and_stays_so_until_it_is_unmounted() {
+    let mut story = Story::new(Guest::ordinary(), Nas::folder());
+    for mode in ["full", "incremental", "incremental"] {
+        story.guest.write(0, 0x51, 5 << 20, 1 << 20);
+        story.take(mode);
+    }
+    let host = Host::new(story.nas.root());
+    let (point, place) = (story.last(), folder("place"));
+    let place_text = place.to_str().unwrap();
+    let mount = ["-r", "nas", "mount", &point.path, place_text];
+    let told = host.says(&mount);
+    let raw = |volume: &str| place.join(format!("{volume}.raw"));
+    for disk in &point.taken.disks {
+        assert!(told.contains(raw(&disk.volume).to_str().unwrap()), "{told}");
+        assert_same(&raw(&disk.volume), point.content(&disk.volume));
+        assert!(std::fs::File::options().write(true).open(raw(&disk.volume)).is_err());
+    }
+    assert_eq!(host.fails(&mount).0, 5, "a point is mounted there");
+    assert_eq!(host.fails(&["-r", "nas", "delete", &point.path]).0, 5);
+    let first = raw(&point.taken.disks[0].volume);
+    let device = run("losetup", ["--find", "--show", "--read-only", first.to_str().unwrap()]);
+    run("cmp", [Path::new(device.trim()), point.content(&point.taken.disks[0].volume)]);
+    let (status, complaint) = host.fails(&["umount", place_text]);
+    assert!(status == 5 && complaint.contains("is in use"), "{complaint}");
+    run("losetup", ["--detach", device.trim()]);
+    let path = point.path.clone();
+    story.take("incremental");
+    host.says(&["umount", place_text]);
+    assert!(is_bare(&place));
+    assert_eq!(host.fails(&["umount", place_text]).0, 3);
+    host.says(&["-r", "nas", "delete", "--merge", &path]);
+    story.points.remove(2).discard();
+    story.assert_all_restore();
+}
+
+#[test]
+#[ignore = "needs a lab: root, QEMU, FUSE"]
+fn whoever_holds_a_mounted_point_may_be_ended_in_any_way() {
+    use rustix::process::{Pid, Signal, kill_process};
+    let mut story = Story::new(Guest::ordinary(), Nas::folder());
+    story.take("full");
+    let host = Host::new(story.nas.root());
+    let (point, place) = (story.last(), folder("place"));
+    let place_text = place.to_str().unwrap();
+    let first = place.join(format!("{}.raw", point.taken.disks[0].volume));
+
+    let mut interrupted = holder(&host, &point.path, &place);
+    kill_process(Pid::from_child(&interrupted), Signal::INT).unwrap();
+    assert_eq!(interrupted.wait().unwrap().code(), Some(0));
+    assert!(is_bare(&place));
+
+    let kill = || {
+        let mut killed = holder(&host, &point.path, &place);
+        killed.kill().unwrap();
+        killed.wait().unwrap();
+        until("nobody serves the disks", || first.metadata().is_err());
+        assert!(mounted_at(&first), "the kernel keeps it");
+    };
+    kill();
+    host.says(&["umount", place_text]);
+    assert!(is_bare(&place));
+    kill();
+    host.says(&["-r", "nas", "mount", &point.path, place_text]);
+    assert_same(&first, point.content(&point.taken.disks[0].volume));
+    host.says(&["umount", place_text]);
+    assert!(is_bare(&place));
+
+    // what is there is not taken for a rest
+    std::fs::write(place.join("a.raw"), "").unwrap();
+    assert_eq!(host.fails(&["-r", "nas", "mount", &point.path, place_text]).0, 4);
+    assert_eq!(host.fails(&["umount", place_text]).0, 3);
+    assert!(place.join("a.raw").exists());
+}
+
+#[test]
+#[ignore = "needs a lab: root, QEMU, FUSE"]
+fn another_host_leaves_a_mounted_point_alone_and_one_taken_for_dead_unmounts() {
+    let under = Nas::folder();
+    let (other, lease) = (under.same(), under.same());
+    let mut story = Story::new(Guest::ordinary(), under.through_fuse());
+    story.take("full");
+    let (host, there) = (Host::new(story.nas.root()), Host::new(other.root()));
+    let (point, place) = (story.last(), folder("place"));
+    let held = holder(&host, &point.path, &place);
+    assert_eq!(there.fails(&["-r", "nas", "delete", &point.path]).0, 5);
+    let instance = lease.at(&story.guest.name);
+    let names = std::fs::read_dir(&instance).unwrap().map(|entry| entry.unwrap().file_name());
+    let ours = names.into_iter().find(|name| name.as_encoded_bytes().starts_with(b".nasbackup.reader-")).unwrap();
+    std::fs::remove_file(instance.join(ours)).unwrap();
+    let ended = held.wait_with_output().unwrap();
+    assert_eq!(ended.status.code(), Some(5), "{}", String::from_utf8_lossy(&ended.stderr));
+    assert!(is_bare(&place));
+    there.says(&["-r", "nas", "delete", &point.path]);
+}
+
+#[test]
+#[ignore = "needs a lab: root, QEMU, FUSE"]
+fn a_point_that_is_not_sound_is_not_mounted() {
+    let mut story = Story::new(Guest::ordinary(), Nas::folder());
+    story.take("full");
+    story.take("incremental");
+    let host = Host::new(story.nas.root());
+    let (point, place) = (story.last(), folder("place"));
+    let image = story.nas.at(&point.files()[0]);
+    let secret = folder("secret").join("image");
+    let secret = secret.to_str().unwrap();
+    run("qemu-img", ["create", "-q", "-f", "qcow2", secret, "64M"]);
+    run("qemu-img", ["rebase", "-u", "-F", "qcow2", "-b", secret, image.to_str().unwrap()]);
+    let (status, complaint) = host.fails(&["-r", "nas", "mount", &point.path, place.to_str().unwrap()]);
+    assert!(status == 9 && is_bare(&place), "{status} {complaint}");
 }
 
 #[test]

@@ -29,6 +29,16 @@ pub(super) struct Disk {
     pub(super) recorded: Option<Vec<Fingerprints>>,
 }
 
+/// All disks of the point: those of its manifest, else its images.
+pub(super) fn all(root: &Folder, point: &PointPath) -> Result<Vec<Which>> {
+    let folder = root.open_dir(&point.folder())?;
+    let files = match Manifest::read_sound(&folder, point)? {
+        Some(manifest) => manifest.disks.into_iter().map(|disk| disk.file).collect(),
+        None => image_names(&folder)?,
+    };
+    Ok(files.into_iter().map(Which::File).collect())
+}
+
 /// The disks that are wanted, of a point that `verifyChain` would not call bad before it looks at the tables. With an `id` the
 /// point is to have that one. What is wrong with the images of the point's other disks does not matter.
 pub(super) fn open_all(root: &Folder, point: &PointPath, id: Option<&str>, wanted: &[Which]) -> Result<Vec<Disk>> {

@@ -6,6 +6,7 @@ mod checked_chain;
 pub mod delete_backup;
 pub mod flatten;
 pub mod list_points;
+pub mod mount_point;
 mod reading;
 pub mod rebase;
 pub mod restore_point;

@@ -4,7 +4,6 @@
 
 use std::fs::File;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
@@ -73,9 +72,6 @@ fn confine(command: &Command, opened: &[(&File, &str)]) -> std::io::Result<(Stri
     }
     let data = nodes.get(1).map(|node| format!(r#","data-file":{node}"#)).unwrap_or_default();
     let names = format!(r#"json:{{"driver":"qcow2","backing":null,"file":{}{data}}}"#, nodes[0]);
-    let folder =
-        Path::new(command.get_program()).parent().and_then(Path::to_str).map(|path| path.trim_start_matches('/'));
-    let own = folder.filter(|path| !["usr", "bin", "sbin"].contains(&path.split('/').next().unwrap_or_default()));
     let limits = vec![
         (Resource::As, MEMORY),
         (Resource::Fsize, largest.saturating_add(GROWTH)),
@@ -83,7 +79,7 @@ fn confine(command: &Command, opened: &[(&File, &str)]) -> std::io::Result<(Stri
         (Resource::Nofile, 64),
         (Resource::Core, 0),
     ];
-    let root = Some(Root::new(opened, own)?);
+    let root = Some(Root::new(opened, command)?);
     Ok((names, Confinement { owner: owner.unwrap_or((0, 0)), limits, root }))
 }
 
@@ -92,6 +88,7 @@ mod tests {
     use super::*;
     use crate::qemu::image_lock::ImageLock;
     use std::os::unix::fs::chown;
+    use std::path::Path;
     use std::process::Stdio;
 
     fn qemu_img(arguments: &[&str]) {

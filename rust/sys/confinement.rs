@@ -7,6 +7,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::Command;
 use std::thread;
 
@@ -42,12 +43,16 @@ pub struct Confinement {
     pub root: Option<Root>,
 }
 
-/// A root folder with the system's programs and libraries, to be read, `/dev/null`, and with some files, in which they are the only ones
+/// A root folder with the system's programs and libraries, to be read, `/dev/null`, and with some files, which are the only ones
 /// that can be written.
 #[derive(Debug)]
 pub struct Root {
     /// What is mounted, and where.
     files: Vec<(OwnedFd, CString)>,
+    /// The folders that these lie in.
+    folders: Vec<CString>,
+    /// The files are not written, either.
+    is_read_only: bool,
     system: Vec<Entry>,
 }
 
@@ -65,8 +70,14 @@ enum Entry {
 }
 
 impl Root {
-    /// One with these open files, or devices, under these names, and the folder of the `program` if that is none of the system's.
-    pub fn new(files: &[(&File, &str)], program: Option<&str>) -> io::Result<Root> {
+    /// One with these open files, or devices, under these names, and the folder of the command's program if that is none of the
+    /// system's.
+    pub fn new(files: &[(&File, &str)], command: &Command) -> io::Result<Root> {
+        let folder = Path::new(command.get_program()).parent().and_then(Path::to_str);
+        let program = folder.map(|path| path.trim_start_matches('/')).filter(|path| {
+            let first = path.split('/').next().unwrap_or_default();
+            !SYSTEM.contains(&first)
+        });
         let at = |name: &str| CString::new(format!("/proc/{name}")).map_err(io::Error::from);
         let tree = |(file, name): &(&File, &str)| {
             let flags =
@@ -85,9 +96,16 @@ impl Root {
                 Err(error) => Err(error),
             }
         };
+        let folders = files.iter().filter_map(|(_, name)| name.rsplit_once('/')).map(|(folder, _)| at(folder));
+        let folders = folders.collect::<io::Result<_>>()?;
         let files = files.iter().map(tree).collect::<io::Result<_>>()?;
         let system = SYSTEM.iter().chain(&program).filter_map(|name| entry(name).transpose());
-        Ok(Root { files, system: system.collect::<io::Result<_>>()? })
+        Ok(Root { files, folders, is_read_only: false, system: system.collect::<io::Result<_>>()? })
+    }
+
+    /// The same, in which the files are not written, either.
+    pub fn read_only(self) -> Root {
+        Root { is_read_only: true, ..self }
     }
 
     /// Makes it this process's, which is alone in its mount namespace from then on.
@@ -121,9 +139,13 @@ impl Root {
         make_file(null)?;
         mount_bind(c"/dev/null", null)?;
         mount_remount(null, MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOSUID, c"")?;
+        self.folders.iter().try_for_each(|folder| make_folders(folder))?;
         for (tree, at) in &self.files {
             make_file(at)?;
             move_mount(tree, c"", CWD, at.as_c_str(), MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+            if self.is_read_only {
+                mount_remount(at.as_c_str(), MountFlags::BIND | READ_ONLY, c"")?;
+            }
         }
         rustix::process::chdir(ROOT)?;
         // the old root lies on the new one, and goes with all that is mounted there

@@ -86,6 +86,8 @@ phases! {
     Sync = "sync",
     /// The outputs get their names.
     PublishOutputs = "publish the outputs",
+    /// The disks of a point are there to be read, until they are unmounted.
+    KeepMounted = "keep the point mounted",
 }
 
 impl fmt::Display for Phase {

@@ -72,6 +72,8 @@ public enum Phase {
     SYNC("sync"),
     /** The outputs get their names. */
     PUBLISH_OUTPUTS("publish the outputs"),
+    /** The disks of a point are there to be read, until they are unmounted. */
+    KEEP_MOUNTED("keep the point mounted"),
     /** One that this version does not know, of a newer library. */
     OTHER("other");
 

@@ -1,0 +1,87 @@
+//! `nasbackup mount` and `umount`. What is mounted is held by a process, which locks the point and serves its disks: the command
+//! itself, or one that the command leaves in the background.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Seek, Write};
+use std::process::{ExitCode, Stdio};
+
+use nasbackup::error::{Code, Error, Result};
+use nasbackup::operation::mount_point::{self, MountPointRequest, MountedPoint};
+
+use crate::arguments::{Mount, Umount};
+use crate::host::Host;
+use crate::output::{Output, print_text, size};
+use crate::progress;
+
+const STEP: &str = "start the process that holds the mounts";
+
+/// What the holder writes after its answer. Its threads have tables of descriptors of their own, so that it can't close its output.
+const END: u8 = 0;
+
+/// Has a process of its own hold the mounts, and ends when that has told what it has mounted.
+pub(crate) fn start() -> Result<ExitCode> {
+    let io = |error| Error::io(STEP, "nasbackup", error);
+    let mut command = std::process::Command::new(std::env::current_exe().map_err(io)?);
+    command.arg("--holder").args(std::env::args_os().skip(1)).stdin(Stdio::null()).stdout(Stdio::piped());
+    // not ours: whoever reads that to its end would wait for the holder
+    let complaint = rustix::fs::memfd_create("complaint", rustix::fs::MemfdFlags::CLOEXEC).map_err(|e| io(e.into()))?;
+    let mut complaint = File::from(complaint);
+    let mut holder = command.stderr(complaint.try_clone().map_err(io)?).spawn().map_err(io)?;
+    let mut told = Vec::new();
+    holder.stdout.take().map_or(Ok(0), |out| BufReader::new(out).read_until(END, &mut told)).map_err(io)?;
+    complaint.rewind().and_then(|()| std::io::copy(&mut complaint, &mut std::io::stderr())).map_err(io)?;
+    if told.pop() != Some(END) {
+        // the holder itself has said why
+        let ended = holder.wait().map_err(io)?;
+        let code = ended.code().and_then(|code| u8::try_from(code).ok()).filter(|code| *code != 0);
+        let killed = || Error::new(Code::JobFailed, STEP, format!("it ended: {ended}"));
+        return code.map(ExitCode::from).ok_or_else(killed);
+    }
+    print_text(&String::from_utf8_lossy(&told))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Holds the mounts until they are unmounted, or this process is told to end.
+pub(crate) fn hold(host: &Host, arguments: &Mount, background: bool, output: Output) -> Result<ExitCode> {
+    let request = MountPointRequest {
+        repository: Some(host.repository()?),
+        backup_path: Some(arguments.point.clone()),
+        folder: arguments.dir.clone(),
+        ..MountPointRequest::default()
+    };
+    let mut is_mounted = false;
+    let mounted = |point: &MountedPoint| {
+        is_mounted = true;
+        output.print(point, text)?;
+        if background { leave_terminal() } else { Ok(()) }
+    };
+    // nobody watches a mount
+    let quiet = Output { json: true };
+    match progress::with(quiet, |listener| mount_point::run(request, mounted, listener)) {
+        Err(error) if is_mounted && error.code == Code::Cancelled => Ok(ExitCode::SUCCESS),
+        held => held.map(|()| ExitCode::SUCCESS),
+    }
+}
+
+/// Unmounts the point.
+pub(crate) fn unmount(arguments: &Umount) -> Result<ExitCode> {
+    mount_point::unmount(&arguments.dir).map(|()| ExitCode::SUCCESS)
+}
+
+/// Leaves the caller's session, folder and output.
+fn leave_terminal() -> Result<()> {
+    let leave = || -> std::io::Result<()> {
+        rustix::process::setsid()?;
+        rustix::process::chdir("/")?;
+        let null = File::options().write(true).open("/dev/null")?;
+        rustix::stdio::dup2_stderr(&null)?;
+        std::io::stdout().write_all(&[END])?;
+        std::io::stdout().flush()?;
+        Ok(rustix::stdio::dup2_stdout(&null)?)
+    };
+    leave().map_err(|error| Error::io(STEP, "nasbackup", error))
+}
+
+fn text(mounted: &MountedPoint) -> String {
+    mounted.disks.iter().map(|disk| format!("{}  {}\n", disk.path.display(), size(disk.size))).collect()
+}

@@ -1,0 +1,118 @@
+//! Mounts the disks of a restore point as raw files that nobody can write, for as long as the call lasts. Nothing is copied, and
+//! the point stays as it is meanwhile.
+
+mod place;
+mod raw_file;
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use super::checked_chain::{self, Disk};
+use super::reading::Reading;
+use crate::error::{Code, Error, Result};
+use crate::limits;
+use crate::nas::path::PointPath;
+use crate::nas::repository::Repository;
+use crate::work::deadline::bounded;
+use crate::work::job::{self, Listener, Reporter};
+use crate::work::phase::Phase;
+use place::Place;
+use raw_file::RawFile;
+
+pub use place::unmount;
+
+/// What is mounted, and where.
+#[derive(Debug, Clone, Default)]
+pub struct MountPointRequest {
+    /// The caller's id for this job.
+    pub job: Option<String>,
+    /// The NAS export.
+    pub repository: Option<Repository>,
+    /// The restore point, `<instance>/<timestamp>`.
+    pub backup_path: Option<String>,
+    /// An empty folder of this host.
+    pub folder: PathBuf,
+}
+
+/// The disks that are mounted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MountedPoint {
+    /// One for each disk of the point.
+    pub disks: Vec<MountedDisk>,
+}
+
+/// A disk that is mounted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MountedDisk {
+    /// Its volume, as the backup's answer named it.
+    pub volume: String,
+    /// The raw file.
+    pub path: PathBuf,
+    /// Bytes that the guest sees.
+    pub size: u64,
+}
+
+/// Mounts all disks of a point, calls `mounted`, and keeps the disks mounted until all were unmounted ([`unmount`] does it), or
+/// an error of the listener, or a cancel, ends the call, which then unmounts them from whoever uses them. `BUSY` when the point is
+/// being changed, another host has taken this one for dead, or the folder is in use.
+pub fn run(
+    request: MountPointRequest,
+    mounted: impl FnOnce(&MountedPoint) -> Result<()>,
+    listener: Listener<'_>,
+) -> Result<()> {
+    let export = Repository::check(request.repository)?;
+    let path = request.backup_path.ok_or_else(|| Error::invalid("backupPath", "is missing"))?;
+    let point = PointPath::parse("backupPath", &path)?;
+    let place = Place::take(&request.folder)?;
+    let job = job::start(request.job, "mountPoint", &export, Some(point.instance().to_owned()))?;
+    let mut job = Reporter::new(job, listener)?;
+    job.begin(Phase::OpenRepository)?;
+    let reading = Reading::open(export, &point)?;
+    job.begin(Phase::FollowChains)?;
+    let (held, at) = (reading.clone(), point.clone());
+    let open = move || checked_chain::open_all(held.root(), &at, None, &checked_chain::all(held.root(), &at)?);
+    let disks = bounded("follow the chains", limits::STORAGE_STEP, open).inspect_err(|error| reading.note(error))?;
+    job.begin(Phase::OpenOutputs)?;
+    let files = mount(&place, &disks, &mut job)?;
+    // each daemon has its images open
+    drop(disks);
+    job.begin(Phase::KeepMounted)?;
+    mounted(&answer(&files))?;
+    log::info!("'{point}' is mounted in '{}'", request.folder.display());
+    keep(&place, &files, &reading, &mut job)
+}
+
+fn mount(place: &Place, disks: &[Disk], job: &mut Reporter<'_>) -> Result<Vec<(String, RawFile)>> {
+    let mount = |disk: &Disk| {
+        job.tell()?;
+        Ok((disk.volume.clone(), RawFile::mount(place, disk)?))
+    };
+    disks.iter().map(mount).collect()
+}
+
+fn answer(files: &[(String, RawFile)]) -> MountedPoint {
+    let disk = |(volume, raw): &(String, RawFile)| MountedDisk {
+        volume: volume.clone(),
+        path: raw.file.path.clone(),
+        size: raw.size,
+    };
+    MountedPoint { disks: files.iter().map(disk).collect() }
+}
+
+/// Returns when nothing is mounted any more.
+fn keep(place: &Place, files: &[(String, RawFile)], reading: &Reading, job: &mut Reporter<'_>) -> Result<()> {
+    while place.has_mounts()? {
+        job.tell()?;
+        files.iter().try_for_each(|(_, raw)| raw.check())?;
+        match reading.check() {
+            Err(error) if error.code == Code::Busy => return Err(error),
+            // whoever reads the files waits for the NAS, too
+            checked => checked.unwrap_or_else(|error| reading.note(&error)),
+        }
+        std::thread::sleep(limits::JOB_LOOK);
+    }
+    Ok(())
+}
