@@ -38,7 +38,8 @@ packages: build-prerequisites $(TOOLS)/zig/bin/cargo-zigbuild
 	tests/lab/install packages
 	PATH="$(TOOLS)/zig/bin:$$PATH" cargo zigbuild --release --features command --target $(TARGET).$(GLIBC)
 	tests/no-hooks $(NATIVE)/libnasbackup.so
-	$(MVN) clean package -DskipTests -Dproject.build.outputTimestamp=$(SOURCE_DATE_EPOCH) $(call OF_LIBRARY,$(NATIVE))
+	rm -rf java/*/target
+	$(MVN) package -DskipTests -Dproject.build.outputTimestamp=$(SOURCE_DATE_EPOCH) $(call OF_LIBRARY,$(NATIVE))
 	rm -rf $(OUT) && mkdir -p $(OUT)
 	packaging/packages $(OUT)
 	$(MVN) org.cyclonedx:cyclonedx-maven-plugin:$(CYCLONEDX_MAVEN):makeAggregateBom -DoutputFormat=json -DoutputDirectory=$(OUT) \
