@@ -164,7 +164,8 @@ fn check_path(text: &str) -> Result<(), &'static str> {
     text.split('/').try_for_each(check_component)
 }
 
-fn check_component(name: &str) -> Result<(), &'static str> {
+/// Says why `name` is not one ordinary component.
+pub(crate) fn check_component(name: &str) -> Result<(), &'static str> {
     match name {
         "" => Err("has an empty component"),
         "." | ".." => Err("has a component '.' or '..'"),

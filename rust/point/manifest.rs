@@ -15,7 +15,8 @@ use crate::digest::Digest;
 use crate::error::{Code, Error, Result, called};
 use crate::keys::Keys;
 use crate::nas::folder::Folder;
-use crate::nas::path::{PointPath, RepoPath};
+use crate::nas::path::{PointPath, RepoPath, check_component};
+use crate::plain::plain;
 use crate::random;
 
 /// Name of the manifest's file.
@@ -191,6 +192,10 @@ impl Manifest {
         let manifest: Manifest = serde_json::from_str(&text).map_err(|e| corrupt(e.to_string()))?;
         if manifest.version != VERSION {
             return Err(corrupt(format!("version {} is not known", manifest.version)));
+        }
+        // callers make paths of them, on hosts as well
+        for name in manifest.disks.iter().flat_map(|disk| [&disk.volume, &disk.file]) {
+            check_component(name).map_err(|why| corrupt(format!("'{}' {why}", plain(name))))?;
         }
         Ok(Some((manifest, text)))
     }
@@ -378,6 +383,21 @@ mod tests {
             texts: None,
             mac: None,
             checksum: None,
+        }
+    }
+
+    #[test]
+    fn a_disk_that_leads_out_of_a_folder_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = Folder::open_root(dir.path()).unwrap();
+        let read = |volume: &str, file: &str| {
+            let disk = ManifestDisk { volume: volume.into(), file: file.into(), ..disk("a", None) };
+            manifest(vec![disk]).write(&File::create(dir.path().join(MANIFEST)).unwrap()).unwrap();
+            Manifest::read(&folder).map(|read| read.is_some()).map_err(|error| error.code)
+        };
+        assert_eq!(read("a b", "root.a b.qcow2"), Ok(true));
+        for bad in ["/etc/x", "../x", "..", "a/b", "", "a\n"] {
+            assert_eq!((read(bad, "x"), read("x", bad)), (Err(Code::CorruptImage), Err(Code::CorruptImage)), "{bad}");
         }
     }
 
