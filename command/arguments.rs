@@ -13,10 +13,10 @@ pub(crate) struct Arguments {
     /// The repository: a folder, TYPE:ADDRESS as for mount(8), or NAME of a `repository.NAME` in the settings
     #[arg(long, short, global = true, value_name = "REPOSITORY")]
     pub(crate) repo: Option<String>,
-    /// Mount options of the repository
+    /// Mount options of the repository, or @FILE, whose first line holds them
     #[arg(long, global = true, value_name = "OPTIONS")]
     pub(crate) repo_options: Option<String>,
-    /// The host's settings
+    /// The host's settings. Only the default may be missing
     #[arg(long, global = true, value_name = "FILE", default_value = SETTINGS)]
     pub(crate) settings: PathBuf,
     /// Print JSON, one value, and no progress
@@ -106,13 +106,15 @@ pub(crate) struct Verify {
 pub(crate) struct Restore {
     /// The restore point, MACHINE/TIMESTAMP
     pub(crate) point: String,
-    /// All disks, or those of --volume, to files in a folder: VOLUME.qcow2, or VOLUME.raw
+    /// All disks, or those of --volume, to files in a folder: VOLUME.qcow2, or VOLUME.raw. A file that is there is refused, unless
+    /// --keep-old is given
     #[arg(long, value_name = "DIR")]
     pub(crate) to: Option<PathBuf>,
     /// A volume of the point's; may be given several times
     #[arg(long, value_name = "VOLUME")]
     pub(crate) volume: Vec<String>,
-    /// Where the volume before goes, one for each: a file or device that it replaces, or rbd:POOL/IMAGE:OPTIONS
+    /// Where the volume before goes, one for each: a file or device that it replaces, rbd:POOL/IMAGE:OPTIONS, or @FILE,
+    /// whose first line tells that: a key of Ceph's would be seen on the command line
     #[arg(long, value_name = "PATH", requires = "volume")]
     pub(crate) output: Vec<String>,
     /// What is written

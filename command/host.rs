@@ -1,10 +1,10 @@
 //! The host's settings, and the library under them.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{BufReader, ErrorKind};
+use std::io::ErrorKind;
 use std::path::Path;
 
+use java_properties::PropertiesIter;
 use nasbackup::config::Config;
 use nasbackup::error::{Error, Result};
 use nasbackup::nas::repository::Repository;
@@ -35,20 +35,61 @@ pub(crate) fn open(arguments: &Arguments) -> Result<Host> {
     // this process ends, and nobody would be left to unmount
     let config = Config { log_level: level.to_owned(), mount_keep_seconds: 0, ..Config::of_settings(settings)? };
     operation::prepare(config, logging::stderr())?;
-    let options = arguments.repo_options.clone();
+    let options = arguments.repo_options.as_deref();
+    let options = options.map(|options| from_file("--repo-options", options)).transpose()?;
     let repository =
         arguments.repo.as_deref().map(|name| repository::find(name, options, &repositories)).transpose()?;
     Ok(Host { repository })
 }
 
-/// The settings in a file, by name; none without the file.
+/// The settings in a file, by name, as the agent reads them. Only the file that nobody has named may be missing: without the
+/// settings, no key would vouch for points.
 fn read(path: &Path) -> Result<BTreeMap<String, String>> {
     let refuse = |why: String| Error::invalid(&path.display().to_string(), why);
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(BTreeMap::new()),
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == ErrorKind::NotFound && path == Path::new(SETTINGS) => return Ok(BTreeMap::new()),
         Err(error) => return Err(refuse(error.to_string())),
     };
-    let lines = java_properties::read(BufReader::new(file)).map_err(|error| refuse(error.to_string()))?;
-    Ok(lines.into_iter().map(|(name, value)| (name, value.trim().to_owned())).collect())
+    let mut settings = BTreeMap::new();
+    let keep = |name, value: String| _ = settings.insert(name, value.trim().to_owned());
+    let lines = PropertiesIter::new_with_encoding(text.as_bytes(), encoding_rs::UTF_8).read_into(keep);
+    lines.map_err(|error| refuse(error.to_string()))?;
+    Ok(settings)
+}
+
+/// What an argument says, or the first line of the file that it names as `@FILE`: what is secret is on no command line then.
+pub(crate) fn from_file(argument: &str, text: &str) -> Result<String> {
+    let Some(file) = text.strip_prefix('@') else { return Ok(text.to_owned()) };
+    let refuse = |error| Error::invalid(argument, format!("'{file}': {error}"));
+    let text = std::fs::read_to_string(file).map_err(refuse)?;
+    Ok(text.lines().next().unwrap_or_default().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_are_utf_8_and_a_named_file_is_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("settings");
+        assert!(read(&file).unwrap_err().cause.contains("No such file"));
+        std::fs::write(&file, "stateDir = /sicherung/f\u{fc}nf \nlogLevel: \\\n  warn\n").unwrap();
+        let settings = [("logLevel", "warn"), ("stateDir", "/sicherung/f\u{fc}nf")];
+        assert_eq!(read(&file).unwrap(), settings.map(|(name, value)| (name.to_owned(), value.to_owned())).into());
+        std::fs::write(&file, b"stateDir = /\xfc\n").unwrap();
+        assert!(read(&file).is_err());
+    }
+
+    #[test]
+    fn what_is_secret_may_come_from_a_file() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "password=x\nmore\n").unwrap();
+        let named = format!("@{}", file.path().display());
+        for (text, expected) in [("soft", "soft"), (named.as_str(), "password=x")] {
+            assert_eq!(from_file("--repo-options", text).unwrap(), expected);
+        }
+        assert!(from_file("--repo-options", "@/no/such/file").unwrap_err().cause.contains("/no/such/file"));
+    }
 }

@@ -2,20 +2,21 @@
 //! Ctrl-C, or a SIGTERM, cancels the operation, which then undoes what it has begun.
 
 use std::io::IsTerminal;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use nasbackup::error::{Code, Error, Result};
 use nasbackup::work::job::JobStatus;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::output::{Output, size, time};
 
 /// Between two lines where nobody watches a bar.
 const LINE: Duration = Duration::from_secs(10);
 
-static CANCELLED: AtomicBool = AtomicBool::new(false);
+static CANCELLED: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
 
 /// Runs an operation, which tells the given listener how far it is.
 pub(crate) fn with<T>(
@@ -23,24 +24,39 @@ pub(crate) fn with<T>(
     operation: impl FnOnce(&mut dyn FnMut(&JobStatus) -> Result<()>) -> Result<T>,
 ) -> Result<T> {
     heed_signals()?;
+    refuse_if_cancelled("begin")?;
     let mut progress = Progress::new(output);
     let answer = operation(&mut |status| {
         progress.tell(status);
-        if CANCELLED.load(Relaxed) { Err(cancelled(status)) } else { Ok(()) }
+        refuse_if_cancelled(status.phase.as_str())
     });
     progress.end();
     answer
 }
 
-/// Once for the process.
-fn heed_signals() -> Result<()> {
-    static HEEDED: OnceLock<std::result::Result<(), String>> = OnceLock::new();
-    let heed = || ctrlc::set_handler(|| CANCELLED.store(true, Relaxed)).map_err(|error| error.to_string());
-    HEEDED.get_or_init(heed).clone().map_err(|cause| Error::new(Code::Internal, "wait for signals", cause))
+/// `CANCELLED` once a signal has come. A command of several steps asks before each of them: a signal may come when a step has
+/// asked for the last time.
+pub(crate) fn refuse_if_cancelled(step: &'static str) -> Result<()> {
+    if CANCELLED.load(Relaxed) { Err(Error::new(Code::Cancelled, step, "interrupted")) } else { Ok(()) }
 }
 
-fn cancelled(status: &JobStatus) -> Error {
-    Error::new(Code::Cancelled, status.phase.as_str(), "interrupted")
+/// Once for the process. What the caller has had this process ignore, as `nohup` does with SIGHUP, stays ignored.
+fn heed_signals() -> Result<()> {
+    static HEEDED: OnceLock<std::result::Result<(), String>> = OnceLock::new();
+    let heed = || -> std::io::Result<()> {
+        let status = std::fs::read_to_string("/proc/self/status")?;
+        let mut heeded = [SIGHUP, SIGINT, SIGTERM].into_iter().filter(|signal| !is_ignored(&status, *signal));
+        heeded.try_for_each(|signal| signal_hook::flag::register(signal, CANCELLED.clone()).map(drop))
+    };
+    let heeded = HEEDED.get_or_init(|| heed().map_err(|error| error.to_string()));
+    heeded.clone().map_err(|cause| Error::new(Code::Internal, "wait for signals", cause))
+}
+
+/// Does a process ignore the signal, by its `status` in proc(5)?
+fn is_ignored(status: &str, signal: i32) -> bool {
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|digits| u64::from_str_radix(digits.trim(), 16).ok());
+    ignored.is_some_and(|bits| bits >> (signal - 1) & 1 == 1)
 }
 
 /// Who watches, and how.
@@ -108,4 +124,26 @@ fn speed(status: &JobStatus) -> String {
     let rate = status.bytes_per_second.map(|rate| format!(", {}/s", size(rate)));
     let left = status.remaining_millis.map(|millis| format!(", {} left", time(Duration::from_millis(millis))));
     format!("{}{}", rate.unwrap_or_default(), left.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signal_in_one_step_ends_what_comes_next() {
+        let output = Output { json: true };
+        let raised = with(output, |_| Ok(signal_hook::low_level::raise(SIGTERM)));
+        raised.unwrap().unwrap();
+        let next = with(output, |_| -> Result<()> { panic!("it has begun") });
+        assert_eq!(next.unwrap_err().code, Code::Cancelled);
+        CANCELLED.store(false, Relaxed);
+    }
+
+    #[test]
+    fn a_signal_is_ignored_if_its_bit_is_set() {
+        let status = "SigBlk:\t0000000000000002\nSigIgn:\t0000000000001001\nSigCgt:\t0000000000000002\n";
+        assert_eq!([SIGHUP, SIGINT, SIGTERM].map(|signal| is_ignored(status, signal)), [true, false, false]);
+        assert!(!is_ignored("", SIGHUP));
+    }
 }

@@ -2,17 +2,18 @@
 
 use std::process::ExitCode;
 
-use nasbackup::error::Result;
+use nasbackup::error::{Code, Error, Result};
 use nasbackup::operation::rebase::{self, RebasePointRequest, Rebased};
+use nasbackup::operation::show_point::ShownPoint;
 
 use crate::arguments::Rebase;
 use crate::host::Host;
 use crate::output::{Output, size};
-use crate::{points, progress};
+use crate::{progress, show};
 
 pub(crate) fn run(host: &Host, arguments: &Rebase, output: Output) -> Result<ExitCode> {
     if arguments.dry_run {
-        points::of_machine(host, &arguments.point, output)?;
+        check(&show::point(host, &arguments.point)?, arguments.parent.as_deref())?;
         let line = would(&arguments.point, arguments.parent.as_deref());
         output.print(&line, |line| format!("{line}\n"))?;
         return Ok(ExitCode::SUCCESS);
@@ -20,6 +21,17 @@ pub(crate) fn run(host: &Host, arguments: &Rebase, output: Output) -> Result<Exi
     let rebased = rebase(host, &arguments.point, arguments.parent.clone(), output)?;
     output.print(&rebased, |rebased| format!("it takes {} now\n", size(rebased.size)))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// `PARENT_INVALID` unless a disk of the point stands on `parent`, next or further down.
+fn check(shown: &ShownPoint, parent: Option<&str>) -> Result<()> {
+    let Some(parent) = parent else { return Ok(()) };
+    let below = |image: &String| image.rsplit_once('/').is_some_and(|(folder, _)| folder == parent);
+    if shown.chains.values().any(|chain| chain.iter().skip(1).any(below)) {
+        return Ok(());
+    }
+    let cause = format!("no disk of '{}' stands on '{parent}'", shown.point.backup_path);
+    Err(Error::new(Code::ParentInvalid, "look for the new parent", cause))
 }
 
 /// Has `point` stand on `onto`, or alone.

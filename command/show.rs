@@ -14,18 +14,23 @@ use crate::output::{Output, print_text, size};
 use crate::points;
 
 pub(crate) fn run(host: &Host, arguments: &Show, output: Output) -> Result<ExitCode> {
-    let request = ShowPointRequest {
-        repository: Some(host.repository()?),
-        backup_path: Some(arguments.point.clone()),
-        ..ShowPointRequest::default()
-    };
-    let shown = show_point::run(request)?;
+    let shown = point(host, &arguments.point)?;
     if arguments.xml {
         print_text(domain(&shown)?)?;
     } else {
         output.print(&shown, text)?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// All that the point tells of itself. `NOT_FOUND` without it.
+pub(crate) fn point(host: &Host, path: &str) -> Result<ShownPoint> {
+    let request = ShowPointRequest {
+        repository: Some(host.repository()?),
+        backup_path: Some(path.to_owned()),
+        ..ShowPointRequest::default()
+    };
+    show_point::run(request)
 }
 
 /// The domain's XML, as it stands in the point. `NOT_FOUND` without it.
@@ -36,7 +41,7 @@ fn domain(shown: &ShownPoint) -> Result<&str> {
 
 fn text(shown: &ShownPoint) -> String {
     let point = &shown.point;
-    let mut lines = vec![point.backup_path.clone()];
+    let mut lines = vec![plain(&point.backup_path).into_owned()];
     let mut tell = |what: &str, value: &str| lines.push(format!("  {what:<9} {}", plain(value)));
     if let Some(manifest) = &shown.manifest {
         let engine = if manifest.engine == Engine::Pull { "pull" } else { "push" };

@@ -178,6 +178,7 @@ fn disks_are_restored_and_a_dry_run_writes_nothing() {
             let would = host.says(&[&arguments[..], &["--dry-run"]].concat());
             assert!(would.lines().count() == 2 && !place.exists(), "{would}");
             host.says(&arguments);
+            assert_eq!(host.fails(&arguments).0, 4, "what is there stays");
             for disk in &point.taken.disks {
                 let restored = place.join(format!("{}.{format}", disk.volume));
                 match format {
@@ -195,6 +196,8 @@ fn disks_are_restored_and_a_dry_run_writes_nothing() {
     assert_holds(&output, point.content(&disk.volume));
     let kept = said.lines().find_map(|line| line.strip_prefix("  what was there is in '")?.strip_suffix('\''));
     assert_eq!(std::fs::read(kept.unwrap_or_else(|| panic!("{said}"))).unwrap(), b"old");
+    let unknown = ["-r", "nas", "restore", &point.path, "--dry-run", "--volume", "x", "--output", "/a"];
+    assert_eq!(host.fails(&unknown).0, 3);
     for arguments in [&["--volume", "x", "--output", "/a", "--output", "/b"][..], &["--output", "/a"], &[]] {
         let (status, complaint) = host.fails(&[&["-r", "nas", "restore", &point.path], arguments].concat());
         assert_eq!(status, 2, "{complaint}");
@@ -216,6 +219,7 @@ fn a_point_in_the_middle_goes_when_what_stands_on_it_was_merged() {
     let delete = ["-r", "nas", "delete", "--merge", &middle];
     let would = host.says(&[&delete[..], &["--dry-run"]].concat());
     assert!(would.contains(&format!("'{last}' stand on '{first}'")) && story.nas.at(&middle).exists(), "{would}");
+    assert_eq!(host.fails(&["-r", "nas", "rebase", "--dry-run", "--parent", &last, &middle]).0, 7);
     host.says(&delete);
     assert!(!story.nas.at(&middle).exists());
     story.points.remove(1).discard();
@@ -234,7 +238,7 @@ fn a_point_in_the_middle_goes_when_what_stands_on_it_was_merged() {
 
 #[test]
 #[ignore = "needs a lab: root, QEMU"]
-fn a_ctrl_c_ends_a_restore_that_has_replaced_nothing() {
+fn a_ctrl_c_ends_a_restore_that_has_replaced_nothing_and_a_terminal_that_goes_does_not() {
     let mut story = Story::new(Guest::ordinary(), Nas::folder());
     let request = by("pull", story.request("full"));
     story.accept(request);
@@ -243,12 +247,17 @@ fn a_ctrl_c_ends_a_restore_that_has_replaced_nothing() {
     let place = folder("to");
     let output = place.join("disk");
     std::fs::write(&output, "old").unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_nasbackup"));
+    // as nohup begins it
+    let mut command = Command::new("sh");
+    command.args(["-c", "trap '' HUP; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_nasbackup")]);
     command.arg("--settings").arg(&host.settings).args(["-r", "nas", "restore", &point.path, "--rate-limit", "65536"]);
     command.args(["--volume", &disk.volume, "--output"]).arg(&output).stderr(std::process::Stdio::piped());
     let restore = command.spawn().unwrap();
     until("it writes beside the output", || std::fs::read_dir(&place).unwrap().count() > 1);
     let pid = rustix::process::Pid::from_child(&restore);
+    let status = std::fs::read_to_string(format!("/proc/{}/status", restore.id())).unwrap();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).unwrap().trim();
+    assert_eq!(u64::from_str_radix(ignored, 16).unwrap() & 1, 1, "SIGHUP stays ignored");
     rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
     let ended = restore.wait_with_output().unwrap();
     let complaint = String::from_utf8(ended.stderr).unwrap();
