@@ -9,7 +9,7 @@ use nasbackup::operation::list_points::ListedPoint;
 use crate::arguments::Delete;
 use crate::host::Host;
 use crate::output::{Output, size};
-use crate::{points, rebase};
+use crate::{points, progress, rebase};
 
 pub(crate) fn run(host: &Host, arguments: &Delete, output: Output) -> Result<ExitCode> {
     let points = points::of_machine(host, &arguments.point, output)?;
@@ -29,6 +29,7 @@ pub(crate) fn run(host: &Host, arguments: &Delete, output: Output) -> Result<Exi
         backup_path: Some(arguments.point.clone()),
         ..DeleteBackupRequest::default()
     };
+    progress::refuse_if_cancelled("remove the point")?;
     output.print(&delete_backup::run(request)?, text)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -57,9 +58,23 @@ fn plan(points: &[ListedPoint], arguments: &Delete) -> Result<Vec<Step>> {
         let cause = format!("{} stand on it; with --merge they are rebased first", names.join(", "));
         return Err(Error::new(Code::HasChildren, "remove the point", cause));
     }
-    // disks that came later may make a point stand on several: the newest has all that the others have
-    let onto = point.parents.iter().max().cloned();
-    Ok(children.into_iter().map(|child| Step { point: child.backup_path.clone(), onto: onto.clone() }).collect())
+    let step = |child: &ListedPoint| Step { point: child.backup_path.clone(), onto: below(point, child) };
+    Ok(children.into_iter().map(step).collect())
+}
+
+/// The point that `child` is to stand on in place of `point`: the newest of those on which the images of `point` stand that the
+/// child's disks need. A disk that has none of its images in its chain comes to stand alone.
+fn below(point: &ListedPoint, child: &ListedPoint) -> Option<String> {
+    let needed = |file: &str| {
+        child.disks.iter().any(|disk| disk.backing.as_deref().and_then(split) == Some((&point.backup_path, file)))
+    };
+    let below = point.disks.iter().filter(|disk| needed(&disk.file)).filter_map(|disk| split(disk.backing.as_deref()?));
+    below.map(|(folder, _)| folder).filter(|folder| *folder != point.backup_path).max().map(str::to_owned)
+}
+
+/// An image's point, and its name in there.
+fn split(image: &str) -> Option<(&str, &str)> {
+    image.rsplit_once('/')
 }
 
 fn text(deleted: &DeletedBackup) -> String {
@@ -69,7 +84,7 @@ fn text(deleted: &DeletedBackup) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::points::tests::point;
+    use crate::points::tests::{disk, point};
 
     #[test]
     fn what_stands_on_it_gets_what_it_stands_on() {
@@ -78,8 +93,10 @@ mod tests {
             point("2", &["1"]),
             point("3", &["2"]),
             // a disk of 1 came back
-            point("4", &["1", "3"]),
+            point("4", &["3", "1"]),
             point("5", &["4"]),
+            // only the disk that came back is left
+            ListedPoint { disks: vec![disk("b", Some("4"))], ..point("6", &["4"]) },
         ];
         let planned = |name: &str, merge| {
             plan(&points, &Delete { point: format!("vm/{name}"), merge, dry_run: false })
@@ -91,9 +108,9 @@ mod tests {
             ("5", false, Ok(vec![])),
             ("3", false, Err(Code::HasChildren)),
             ("3", true, Ok(vec![step("4", Some("2"))])),
-            ("4", true, Ok(vec![step("5", Some("3"))])),
+            ("4", true, Ok(vec![step("5", Some("3")), step("6", Some("1"))])),
             ("1", true, Ok(vec![step("2", None), step("4", None)])),
-            ("6", true, Err(Code::NotFound)),
+            ("7", true, Err(Code::NotFound)),
         ] {
             assert_eq!(planned(name, merge), expected, "{name} {merge}");
         }

@@ -51,9 +51,16 @@ pub(crate) fn verified(point: &ListedPoint) -> String {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use nasbackup::operation::list_points::ListedDisk;
     use nasbackup::point::Kind;
 
-    /// A point of the machine `vm`.
+    /// A disk of a point of the machine `vm`, which stands on that of the same name in another point.
+    pub(crate) fn disk(file: &str, parent: Option<&str>) -> ListedDisk {
+        let backing = parent.map(|parent| format!("vm/{parent}/{file}"));
+        ListedDisk { volume: file.to_owned(), file: file.to_owned(), size: 0, virtual_size: None, backing }
+    }
+
+    /// A point of the machine `vm`. Its disk `a` stands on the first of the parents, `b` on the second.
     pub(crate) fn point(name: &str, parents: &[&str]) -> ListedPoint {
         let path = |name: &str| format!("vm/{name}");
         ListedPoint {
@@ -63,7 +70,7 @@ pub(crate) mod tests {
             when: None,
             kind: if parents.is_empty() { Kind::Full } else { Kind::Incremental },
             engine: None,
-            disks: Vec::new(),
+            disks: ["a", "b"].iter().enumerate().map(|(i, file)| disk(file, parents.get(i).copied())).collect(),
             parents: parents.iter().map(|name| path(name)).collect(),
             size: 0,
             chain_size: 0,
