@@ -8,6 +8,7 @@ use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
 use nasbackup::error::{Error, Result};
 use nasbackup::operation::list_points::{self, ListPointsRequest, ListedMachine, ListedPoint, ListedPoints};
+use nasbackup::plain::plain;
 use nasbackup::point::Kind;
 
 use crate::arguments::List;
@@ -52,9 +53,10 @@ fn is_empty(machine: &ListedMachine) -> bool {
 fn machine(machine: &ListedMachine) -> String {
     let mut table = Table::new();
     table.load_preset(NOTHING);
-    table.set_header([machine.instance.as_str(), "kind", "disks", "own", "chain", "verified"]);
+    let instance = plain(&machine.instance);
+    table.set_header([&*instance, "kind", "disks", "own", "chain", "verified"]);
     for (indent, point) in tree(&machine.points) {
-        let name = point.backup_path.rsplit('/').next().unwrap_or_default();
+        let name = plain(point.backup_path.rsplit('/').next().unwrap_or_default());
         let kind = if point.kind == Kind::Full { "full" } else { "incremental" };
         let disks = point.disks.len().to_string();
         table.add_row([
@@ -70,10 +72,9 @@ fn machine(machine: &ListedMachine) -> String {
         column.set_cell_alignment(CellAlignment::Right);
     }
     let mut text = table.trim_fmt() + "\n";
-    let problems = machine
-        .points
-        .iter()
-        .flat_map(|point| point.problems.iter().map(move |problem| format!("{}: {problem}", point.backup_path)));
+    let problems = machine.points.iter().flat_map(|point| {
+        point.problems.iter().map(move |problem| format!("{}: {problem}", plain(&point.backup_path)))
+    });
     for line in machine.problem.iter().cloned().chain(problems) {
         text += &format!("  problem: {line}\n");
     }
@@ -104,7 +105,7 @@ pub(crate) fn tree(points: &[ListedPoint]) -> Vec<(String, &ListedPoint)> {
         // the newest goes on straight, below those that branch off
         if let Some((next, branches)) = children.split_last() {
             todo.push((Some(lines.clone()), *next));
-            todo.extend(branches.iter().rev().map(|branch| (Some(format!("{lines}│ ")), *branch)));
+            todo.extend(branches.iter().rev().map(|branch| (Some(right_of(&lines)), *branch)));
         }
     }
     let drawn: BTreeSet<_> = rows.iter().map(|(_, point)| &point.backup_path).collect();
@@ -117,6 +118,12 @@ pub(crate) fn tree(points: &[ListedPoint]) -> Vec<(String, &ListedPoint)> {
 pub(crate) fn below<'a>(points: &[ListedPoint], point: &'a ListedPoint) -> Option<&'a str> {
     let is_there = |path: &&String| points.iter().any(|point| point.backup_path == **path);
     point.parents.iter().filter(is_there).max().map(String::as_str)
+}
+
+/// The lines that lead to a branch. Nobody reads a tree that is wider than its terminal.
+fn right_of(lines: &str) -> String {
+    const WIDEST: usize = 40;
+    if lines.chars().count() < WIDEST { format!("{lines}│ ") } else { lines.to_owned() }
 }
 
 /// Points by the one that they stand on.

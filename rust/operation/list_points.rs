@@ -1,7 +1,9 @@
 //! `listPoints`: what lies in a repository, machine by machine. Nothing is locked and nothing written: what others change
 //! meanwhile is told as it was before, or after.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 
 use jiff::Timestamp;
@@ -11,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::verified::{self, PastVerdict};
 use crate::config;
 use crate::config::Engine;
-use crate::error::{Code, Error, Result};
+use crate::error::{Code, Error, Result, Stopped};
 use crate::limits;
 use crate::nas::folder::Folder;
 use crate::nas::health;
@@ -20,11 +22,11 @@ use crate::nas::removal::DELETED;
 use crate::nas::repository::{Export, Repository};
 use crate::nas::session::Session;
 use crate::plain::plain;
-use crate::point::{self, Kind, Manifest, image_names, volume_of_image};
+use crate::point::{self, DEEPEST, Kind, Manifest, image_names, volume_of_image};
 use crate::qcow2;
-use crate::work::deadline::bounded;
 use crate::work::job::{self, Listener, Reporter};
 use crate::work::phase::Phase;
+use crate::work::worker::{self, Pulse};
 
 const STEP: &str = "look at the points";
 /// How the names of what the library keeps beside points begin.
@@ -129,16 +131,21 @@ fn list(export: &Export, only: Option<String>, job: &mut Reporter<'_>) -> Result
     let held = session.clone();
     let (machines, foreign) = match &only {
         Some(name) => (vec![name.clone()], Vec::new()),
-        None => bounded("look for the machines", limits::STORAGE_STEP, move || instances(held.root()))?,
+        None => worker::run("look for the machines", limits::STORAGE_STEP, job, move |pulse| {
+            instances(held.root(), || go_on(pulse))
+        })?,
     };
     job.begin(Phase::FollowChains)?;
     let mut listed = Vec::new();
     for name in machines {
-        job.tell()?;
         let (held, at) = (session.clone(), name.clone());
-        match bounded(STEP, limits::STORAGE_STEP, move || machine(held.root(), &at)) {
+        let look = move |pulse: &Pulse| match machine(held.root(), &at, || go_on(pulse)) {
+            Err(error) if error.code == Code::Cancelled => Err(error),
+            looked => Ok(looked),
+        };
+        match worker::run(STEP, limits::STORAGE_STEP, job, look)? {
             Ok(machine) => listed.push(machine),
-            Err(error) if only.is_some() || error.code == Code::NasUnresponsive => return Err(error),
+            Err(error) if only.is_some() => return Err(error),
             Err(error) => {
                 let problem = Some(error.to_string());
                 listed.push(ListedMachine { instance: name, problem, ..ListedMachine::default() });
@@ -148,53 +155,82 @@ fn list(export: &Export, only: Option<String>, job: &mut Reporter<'_>) -> Result
     Ok(ListedPoints { machines: listed, foreign })
 }
 
+/// The NAS has answered: however many points there are, only one answer may not take too long.
+fn go_on(pulse: &Pulse) -> Result<()> {
+    pulse.at(0, 0).map_err(Stopped::error)
+}
+
 /// The names of the machines' folders, and of what else lies in the root.
-fn instances(root: &Folder) -> Result<(Vec<String>, Vec<String>)> {
+fn instances(root: &Folder, mut go_on: impl FnMut() -> Result<()>) -> Result<(Vec<String>, Vec<String>)> {
     let (mut machines, mut foreign) = (Vec::new(), Vec::new());
-    for name in sorted(root)? {
-        let is_instance = PointPath::parse("instance", &format!("{name}/x")).is_ok();
-        if is_instance && root.kind(&name)? == Some(FileType::Directory) {
-            machines.push(name);
-        } else if name != "lost+found" {
-            foreign.push(plain(&name).into_owned());
+    for name in root.names()? {
+        go_on()?;
+        let instance = name.to_str().filter(|name| PointPath::parse("instance", &format!("{name}/x")).is_ok());
+        match instance {
+            // what can't be looked at tells so as a machine
+            Some(instance) if matches!(root.kind(&name), Ok(Some(FileType::Directory)) | Err(_)) => {
+                machines.push(instance.to_owned());
+            }
+            _ if name == "lost+found" => {}
+            _ => foreign.push(shown(&name)),
         }
     }
     Ok((machines, foreign))
 }
 
-/// The names in a folder, those that are no UTF-8 as they can be shown.
-fn sorted(folder: &Folder) -> Result<Vec<String>> {
-    let mut names: Vec<_> = folder.names()?.iter().map(|name| name.to_string_lossy().into_owned()).collect();
-    names.sort();
-    Ok(names)
+fn shown(name: &OsStr) -> String {
+    plain(&name.to_string_lossy()).into_owned()
 }
 
-pub(super) fn machine(root: &Folder, instance: &str) -> Result<ListedMachine> {
+fn machine(root: &Folder, instance: &str, mut go_on: impl FnMut() -> Result<()>) -> Result<ListedMachine> {
     let folder = root.open_dir_in(instance)?;
     let mut listed = ListedMachine { instance: instance.to_owned(), ..ListedMachine::default() };
-    for name in sorted(&folder)? {
-        let path = PointPath::parse("point", &format!("{instance}/{name}"));
-        let is_folder = folder.kind(&name)? == Some(FileType::Directory);
-        if [PARTIAL, DELETED].iter().any(|prefix| name.starts_with(prefix)) {
-            listed.unfinished.push(plain(&name).into_owned());
-        } else if let (true, Ok(path)) = (is_folder, path) {
-            match point(root, &path) {
+    for name in folder.names()? {
+        go_on()?;
+        let begins = |prefix: &&str| name.as_bytes().starts_with(prefix.as_bytes());
+        let path = name.to_str().and_then(|name| PointPath::parse("point", &format!("{instance}/{name}")).ok());
+        if [PARTIAL, DELETED].iter().any(begins) {
+            listed.unfinished.push(shown(&name));
+        } else if let Some(path) = path {
+            let found = match folder.kind(&name) {
+                Ok(Some(FileType::Directory)) => point(root, &path),
+                other => other.map(|_| None),
+            };
+            match found {
                 Ok(Some(point)) => listed.points.push(point),
-                Ok(None) => listed.foreign.push(plain(&name).into_owned()),
+                Ok(None) => listed.foreign.push(shown(&name)),
                 // it was removed meanwhile
                 Err(error) if error.code == Code::NotFound => {}
-                Err(error) => return Err(error),
+                Err(error) => listed.points.push(unreadable(&path, &error)),
             }
-        } else if !name.starts_with(OURS) {
-            listed.foreign.push(plain(&name).into_owned());
+        } else if !begins(&OURS) {
+            listed.foreign.push(shown(&name));
         }
     }
     sum_chains(&mut listed.points);
     Ok(listed)
 }
 
+/// A point that can't be looked at, which says nothing of the others.
+fn unreadable(path: &PointPath, error: &Error) -> ListedPoint {
+    ListedPoint {
+        backup_path: path.to_string(),
+        point_id: None,
+        name: None,
+        when: None,
+        kind: Kind::Full,
+        engine: None,
+        disks: Vec::new(),
+        parents: Vec::new(),
+        size: 0,
+        chain_size: 0,
+        problems: vec![plain(&error.reason()).into_owned()],
+        verified: Vec::new(),
+    }
+}
+
 /// The point in a folder; none if that holds neither a manifest nor an image.
-fn point(root: &Folder, path: &PointPath) -> Result<Option<ListedPoint>> {
+pub(super) fn point(root: &Folder, path: &PointPath) -> Result<Option<ListedPoint>> {
     let folder = root.open_dir(&path.folder())?;
     let mut problems = Vec::new();
     let manifest = Manifest::read_with_text(&folder).unwrap_or_else(|error| {
@@ -274,18 +310,73 @@ fn sum_chains(points: &mut [ListedPoint]) {
         })
         .collect();
     for point in points {
-        let mut chain = BTreeMap::new();
+        let mut chain = HashMap::new();
         for disk in &point.disks {
-            let mut next = Some(format!("{}/{}", point.backup_path, disk.file));
-            while let Some(path) = next {
-                let Some((size, backing)) = images.get(&path) else {
-                    point.problems.push(format!("'{}' stands on '{}', which is not there", disk.file, plain(&path)));
+            let own = format!("{}/{}", point.backup_path, disk.file);
+            let mut next = Some(own.as_str());
+            for _ in 0..DEEPEST {
+                let Some(path) = next else { break };
+                let Some((path, (size, backing))) = images.get_key_value(path) else {
+                    point.problems.push(format!(
+                        "'{}' stands on '{}', which is not there",
+                        plain(&disk.file),
+                        plain(path)
+                    ));
                     break;
                 };
                 // one that was there stands on itself, or is shared with another disk
-                next = if chain.insert(path, *size).is_none() { backing.clone() } else { None };
+                next = if chain.insert(path.as_str(), *size).is_none() { backing.as_deref() } else { None };
             }
         }
         point.chain_size = chain.values().sum();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsString;
+    use std::fs;
+    use std::os::unix::ffi::OsStringExt;
+
+    use super::*;
+
+    #[test]
+    fn one_entry_that_can_t_be_looked_at_spoils_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let vm = dir.path().join("vm");
+        // names that grow, shown, beyond what a file system takes
+        let no_text = OsString::from_vec(vec![0xff; 255]);
+        for folder in [vm.join("1"), vm.join(&no_text), vm.join(".partial-2"), dir.path().join(&no_text)] {
+            fs::create_dir_all(folder).unwrap();
+        }
+        fs::write(vm.join("1").join("root.a.qcow2"), "no image").unwrap();
+        let root = Folder::open_root(dir.path()).unwrap();
+        let (machines, foreign) = instances(&root, || Ok(())).unwrap();
+        assert_eq!((machines, foreign.len()), (vec!["vm".to_owned()], 1));
+        let mut words = 0;
+        let count = || {
+            words += 1;
+            Ok(())
+        };
+        let listed = machine(&root, "vm", count).unwrap();
+        assert_eq!((listed.points.len(), listed.unfinished.len(), listed.foreign.len()), (1, 1, 1));
+        assert_eq!((listed.points[0].problems.len(), words), (1, 3), "a word for each entry");
+        let stop = || Err(Error::new(Code::Cancelled, STEP, "interrupted"));
+        assert_eq!(machine(&root, "vm", stop).unwrap_err().code, Code::Cancelled);
+    }
+
+    #[test]
+    fn a_chain_of_many_points_is_summed_as_far_as_a_chain_goes() {
+        let named = |i: usize| PointPath::parse("point", &format!("vm/{i}")).unwrap();
+        let lost = Error::new(Code::Io, STEP, "lost");
+        let mut points: Vec<_> = (0..5_000_usize)
+            .map(|i| {
+                let backing = i.checked_sub(1).map(|below| format!("vm/{below}/a"));
+                let disk = ListedDisk { volume: "a".into(), file: "a".into(), size: 1, virtual_size: None, backing };
+                ListedPoint { disks: vec![disk], ..unreadable(&named(i), &lost) }
+            })
+            .collect();
+        sum_chains(&mut points);
+        assert_eq!([0, 9, 4_999].map(|i| points[i].chain_size), [1, 10, DEEPEST as u64]);
     }
 }

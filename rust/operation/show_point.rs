@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 
 use serde::{Deserialize, Serialize};
 
@@ -14,6 +15,7 @@ use crate::nas::health;
 use crate::nas::path::PointPath;
 use crate::nas::repository::{Export, Repository};
 use crate::nas::session::Session;
+use crate::plain::plain;
 use crate::point::{DOMAIN, Manifest, open_chain};
 use crate::work::deadline::bounded;
 use crate::work::job;
@@ -39,7 +41,7 @@ pub struct ShowPointRequest {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ShownPoint {
-    /// As `listPoints` has it, but that `chain_size` is of the images below that are there.
+    /// As `listPoints` has it, but that `chain_size` is of those chains that can be followed.
     pub point: ListedPoint,
     /// The images of each disk, its own first, each standing on the next; by the disk's file.
     pub chains: BTreeMap<String, Vec<String>>,
@@ -66,14 +68,22 @@ fn open(export: Export, point: PointPath) -> Result<ShownPoint> {
 
 fn show(root: &Folder, path: &PointPath) -> Result<ShownPoint> {
     let none = || Error::new(Code::NotFound, STEP, format!("'{path}' holds neither a manifest nor an image"));
-    let machine = list_points::machine(root, path.instance())?;
-    let point = machine.points.into_iter().find(|point| point.backup_path == path.to_string()).ok_or_else(none)?;
-    let mut chains = BTreeMap::new();
+    let mut point = list_points::point(root, path)?.ok_or_else(none)?;
+    let (mut chains, mut sizes) = (BTreeMap::new(), BTreeMap::new());
     for disk in &point.disks {
-        // what breaks it is told among the problems
-        let chain = path.file(&disk.file).and_then(|file| open_chain(root, &file)).unwrap_or_default();
+        let file = path.file(&disk.file)?;
+        sizes.insert(file.as_str().to_owned(), disk.size);
+        let chain = open_chain(root, &file).unwrap_or_else(|error| {
+            point.problems.push(plain(&format!("'{}': {}", disk.file, error.reason())).into_owned());
+            Vec::new()
+        });
+        for link in &chain {
+            let taken = link.file.metadata().map_err(|e| Error::io(STEP, link.path.as_str(), e))?.blocks() * 512;
+            sizes.insert(link.path.as_str().to_owned(), taken);
+        }
         chains.insert(disk.file.clone(), chain.into_iter().map(|link| link.path.as_str().to_owned()).collect());
     }
+    point.chain_size = sizes.values().sum();
     let manifest = Manifest::read(&root.open_dir(&path.folder())?).unwrap_or_default();
     let domain = match root.open_file(&path.file(DOMAIN)?) {
         Ok(file) => {
