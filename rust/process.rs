@@ -35,7 +35,7 @@ pub(crate) struct Tool {
     pub(crate) late: &'static str,
 }
 
-/// A tool at work. Its drop kills it.
+/// A tool at work. Its drop ends it.
 #[derive(Debug)]
 pub(crate) struct Process {
     tool: Tool,
@@ -44,6 +44,8 @@ pub(crate) struct Process {
     /// left behind would keep a pipe open.
     output: File,
     complaint: File,
+    /// How long it may take to end in order before it is killed.
+    in_order: Option<Duration>,
     /// It hangs, and another thread waits for its end.
     is_left: bool,
 }
@@ -81,7 +83,7 @@ impl Tool {
         let (output, complaint) = (memory("stdout")?, memory("stderr")?);
         command.stdout(output.try_clone().map_err(io)?).stderr(complaint.try_clone().map_err(io)?).process_group(0);
         let child = command.spawn().map_err(io)?;
-        Ok(Process { tool: self, child, output, complaint, is_left: false })
+        Ok(Process { tool: self, child, output, complaint, in_order: None, is_left: false })
     }
 
     /// Runs the tool to its end, for at most `limit`. Asks `go_on` meanwhile, whose error ends it.
@@ -125,7 +127,7 @@ impl Process {
         self.child.id()
     }
 
-    /// Waits until `look` finds something. Asks `go_on` meanwhile, whose error ends the wait; after `limit` the process is killed
+    /// Waits until `look` finds something. Asks `go_on` meanwhile, whose error ends the wait; after `limit` the process is ended
     /// with all that it has started: `TIMEOUT`, and `NAS_UNRESPONSIVE` if it hangs in the kernel, so that it had to be left behind.
     pub(crate) fn wait<T>(
         &mut self,
@@ -155,19 +157,26 @@ impl Process {
         Ok(Some(Ended { tool: self.tool, status, output, complaint }))
     }
 
-    /// Kills the process, for which nobody waits any longer.
+    /// Ends the process, for which nobody waits any longer.
     fn give_up(&mut self) -> Error {
         let Tool { program, step, late } = self.tool;
-        if self.kill() {
+        if self.stop() {
             return Error::new(Code::Timeout, step, late);
         }
         let left = format!("a process of {program} that hangs and holds what it has locked");
         Error::new(Code::NasUnresponsive, step, late).with_leftover(left)
     }
 
-    /// Has it end in order, and waits for that, at most for `limit`; true if it has ended.
-    pub(crate) fn end(&mut self, limit: Duration) -> bool {
-        self.ends_by(Signal::TERM, limit)
+    /// It gets so long to end in order before it is killed.
+    pub(crate) fn ends_within(mut self, limit: Duration) -> Process {
+        self.in_order = Some(limit);
+        self
+    }
+
+    /// Has it end in order, if it may, and else kills it; true if it has ended.
+    fn stop(&mut self) -> bool {
+        let in_order = self.in_order.filter(|_| !self.is_left);
+        in_order.is_some_and(|limit| self.ends_by(Signal::TERM, limit)) || self.kill()
     }
 
     /// Kills the process with all that it has started. One that hangs in the kernel does not die before what it waits for
@@ -205,7 +214,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        self.kill();
+        self.stop();
     }
 }
 
@@ -283,6 +292,17 @@ mod tests {
             assert!(Instant::now() < ends, "{child} lives");
             thread::sleep(limits::TOOL_LOOK);
         }
+    }
+
+    #[test]
+    fn a_command_that_may_end_in_order_does_so_at_its_limit() {
+        let told = tempfile::NamedTempFile::new().unwrap();
+        let mut command = script("trap 'echo ended > \"$0\"; exit' TERM; echo begun > \"$0\"; sleep 1000 & wait");
+        let mut process = SHELL.start(command.arg(told.path())).unwrap().ends_within(LONG);
+        let read = || fs::read_to_string(told.path()).unwrap();
+        process.wait(LONG, || Ok(()), |_| Ok((read() == "begun\n").then_some(()))).unwrap();
+        let error = process.wait(Duration::ZERO, || Ok(()), Process::ended).err().unwrap();
+        assert_eq!((error.code, read().as_str()), (Code::Timeout, "ended\n"));
     }
 
     #[test]

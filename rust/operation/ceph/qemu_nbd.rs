@@ -69,7 +69,7 @@ impl Server {
         confinement.put_on(&mut command);
         // the change of the user resets this, so it is set afterwards
         sys::end_with_thread(&mut command);
-        let process = QEMU_NBD.start(&mut command)?;
+        let process = QEMU_NBD.start(&mut command)?.ends_within(limits::QEMU_NBD_END);
         let socket = Arc::new(place.served_by(process.id()));
         let mut server = Server { process, socket, _folder: folder, name: image.name.clone() };
         let failed = |process: &mut Process| process.ended()?.map_or(Ok(None), |ended| Err(ended.failed()));
@@ -95,11 +95,5 @@ impl Server {
 
     pub(in crate::operation) fn socket(&self) -> Arc<Socket> {
         self.socket.clone()
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.process.end(limits::QEMU_NBD_END);
     }
 }
