@@ -131,6 +131,8 @@ impl Config {
     pub fn of_settings(settings: impl IntoIterator<Item = (String, String)>) -> Result<Config> {
         let typed = |(name, text): (String, String)| {
             let value = match (name.as_str(), text.parse::<u64>()) {
+                // the agent takes them in capitals, too
+                ("engine" | "quiesceFailure", _) => Value::String(text.to_ascii_lowercase()),
                 ("fileMode" | "folderMode", _) | (_, Err(_)) if name != "freezeMountPoints" => Value::String(text),
                 ("freezeMountPoints", _) if text.is_empty() => Value::Array(Vec::new()),
                 ("freezeMountPoints", _) => text.split(',').map(str::trim).collect(),
@@ -293,6 +295,23 @@ mod tests {
             assert!(error.cause.starts_with(key), "{error}");
         }
         assert!(serde_json::from_str::<Config>(r#"{"statedir":"/x"}"#).unwrap_err().to_string().contains("statedir"));
+    }
+
+    #[test]
+    fn a_host_s_settings_are_those_that_the_agent_reads() {
+        let agent = include_str!("../java/cloudstack-agent/src/main/java/org/nasbackup/HostSettings.java");
+        let mut theirs: Vec<_> =
+            agent.split("Map.entry(").skip(1).filter_map(|entry| entry.split('"').nth(1)).collect();
+        // the agent's log lines go where its own go
+        theirs.push("logConfig");
+        theirs.sort_unstable();
+        let ours = serde_json::to_value(Config::default()).unwrap();
+        let mut ours: Vec<_> = ours.as_object().unwrap().keys().map(String::as_str).collect();
+        ours.sort_unstable();
+        assert_eq!(ours, theirs);
+        let capitals = [("engine", "PUSH"), ("quiesceFailure", "WARN")].map(|(name, text)| (name.into(), text.into()));
+        let config = Config::of_settings(capitals).unwrap();
+        assert_eq!((config.engine, config.quiesce_failure), (Engine::Push, QuiesceFailure::Warn));
     }
 
     #[test]
