@@ -425,7 +425,7 @@ fn stop_in_the_middle(alone: &Alone, operations: Vec<Box<dyn Operation>>) -> (St
 }
 
 #[test]
-#[ignore = "make nas"]
+#[ignore = "make soak: minutes"]
 fn what_is_under_way_goes_on_when_the_server_is_back_after_20_s() {
     let alone = Alone::now();
     let mut operations = operations(None);
@@ -483,7 +483,7 @@ fn assert_all_go_on(given_up: Vec<Box<dyn Operation>>) {
 }
 
 #[test]
-#[ignore = "make nas"]
+#[ignore = "make soak: minutes"]
 fn whoever_waits_for_a_server_that_never_comes_back_is_told_and_leaves_counted_threads_alone() {
     let alone = Alone::now();
     let mut others = Story::new(Guest::new([Disk::root()]), cifs("nas", ROOT));
@@ -509,7 +509,7 @@ fn whoever_waits_for_a_server_that_never_comes_back_is_told_and_leaves_counted_t
 
 /// QEMU and libvirt wait for the server as well: nothing is asked of them meanwhile, not for other guests either.
 #[test]
-#[ignore = "make nas"]
+#[ignore = "make soak: minutes"]
 fn pushes_to_a_server_that_never_comes_back_end_in_their_time_and_all_is_cleared_once_it_does() {
     let alone = Alone::now();
     let push = |cancelled| Box::new(OnGuest::new("push", Some(60), cancelled)) as Box<dyn Operation>;
@@ -525,7 +525,7 @@ fn pushes_to_a_server_that_never_comes_back_end_in_their_time_and_all_is_cleared
 }
 
 #[test]
-#[ignore = "make nas"]
+#[ignore = "make soak: minutes"]
 fn another_repository_is_mounted_while_data_wait_for_one_that_hangs() {
     init();
     let alone = Alone::now();
