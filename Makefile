@@ -23,7 +23,7 @@ ADVISORIES := https://github.com/RustSec/advisory-db
 
 build: build-prerequisites
 	cargo build --release --features command
-	tests/no-hooks $(CARGO_TARGET_DIR)/release/libnasbackup.so
+	tests/no-hooks $(CARGO_TARGET_DIR)/release/libnasbackup.so $(CARGO_TARGET_DIR)/release/nasbackup
 	tests/floors $(CARGO_TARGET_DIR)/release/libnasbackup.so $(GLIBC)
 	$(MVN) package -DskipTests -Dnative.bundle=$(CARGO_TARGET_DIR)/release $(call OF_LIBRARY,$(CARGO_TARGET_DIR)/release)
 

@@ -35,7 +35,7 @@ public final class Doctor {
     private static final long QEMU_IMG_NEEDED = 5_001_000;
 
     private static final Pattern QEMU_IMG_VERSION = Pattern.compile("version (\\d+)\\.(\\d+)(?:\\.(\\d+))?");
-    /** The folders in which the library looks for tools (helpers.rs). */
+    /** The folders in which the library looks for tools (process.rs). */
     private static final List<String> TOOLS = List.of("/usr/bin", "/usr/sbin", "/bin", "/sbin");
 
     private static final String INCREMENTAL = "incremental backups";

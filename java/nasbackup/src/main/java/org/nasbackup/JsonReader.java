@@ -19,6 +19,9 @@ import java.util.Map;
 
 /** Reads the JSON that the library writes, into maps, lists, {@link String}, {@link Long}, {@link Boolean} and null. */
 final class JsonReader {
+    /** As many characters of a reply that can't be read are told. */
+    private static final int SHOWN = 100;
+
     private final String json;
     private int at;
 
@@ -152,6 +155,7 @@ final class JsonReader {
     }
 
     private IllegalStateException unreadable() {
-        return new IllegalStateException("the library's reply can't be read from character " + at + " on: " + json);
+        String rest = json.substring(Math.min(at, json.length()), Math.min(at + SHOWN, json.length()));
+        return new IllegalStateException("the library's reply can't be read from character " + at + " on: " + rest);
     }
 }
