@@ -1,5 +1,6 @@
 //! `nasbackup verify`.
 
+use std::ops::RangeInclusive;
 use std::process::ExitCode;
 
 use jiff::{SignedDuration, Timestamp};
@@ -16,8 +17,7 @@ use crate::output::Output;
 use crate::{exit_code, progress};
 
 pub(crate) fn run(host: &Host, arguments: &Verify, output: Output) -> Result<ExitCode> {
-    let points = points(host, arguments, output)?;
-    let mut all = Vec::new();
+    let (points, mut all) = points(host, arguments, output)?;
     for backup_path in points {
         let request = VerifyChainRequest {
             repository: Some(host.repository()?),
@@ -55,15 +55,17 @@ fn in_words<S: serde::Serializer>(error: &Option<Error>, serializer: S) -> std::
     error.as_ref().map(ToString::to_string).serialize(serializer)
 }
 
-/// The points that are meant. A machine's, and all, are those that no verification of that scope has judged in the given time.
-fn points(host: &Host, arguments: &Verify, output: Output) -> Result<Vec<String>> {
+/// The points that are meant, and the machines that could not be looked at. A machine's points, and all, are those that no verification
+/// of that scope has judged in the given time. `NOT_FOUND` for a point that is not there.
+fn points(host: &Host, arguments: &Verify, output: Output) -> Result<(Vec<String>, Vec<Told>)> {
     let age = arguments.not_verified_since.as_deref().map(age).transpose()?;
-    let before = age.map(|age| Timestamp::now().saturating_sub(age).unwrap_or(Timestamp::MIN));
+    let now = Timestamp::now();
+    let since = age.map(|age| now.saturating_sub(age).unwrap_or(Timestamp::MIN)..=now);
     let machines: Vec<_> = match arguments.all {
         true => vec![None],
         false => arguments.what.iter().map(Some).collect(),
     };
-    let mut points = Vec::new();
+    let (mut points, mut unseen) = (Vec::new(), Vec::new());
     for what in machines {
         let (instance, only) = match what {
             None => (None, None),
@@ -72,7 +74,7 @@ fn points(host: &Host, arguments: &Verify, output: Output) -> Result<Vec<String>
                 what.contains('/').then_some(what),
             ),
         };
-        if let (Some(only), None) = (only, before) {
+        if let (Some(only), None) = (only, &since) {
             points.push(only.clone());
             continue;
         }
@@ -82,21 +84,39 @@ fn points(host: &Host, arguments: &Verify, output: Output) -> Result<Vec<String>
             ..ListPointsRequest::default()
         };
         let listed = progress::with(output, |listener| list_points::run(request, listener))?;
-        let due = listed.machines.into_iter().flat_map(|machine| machine.points);
-        let due = due.filter(|point| only.is_none_or(|only| point.backup_path == *only));
-        points.extend(due.filter(|point| is_due(point, arguments.data, before)).map(|point| point.backup_path));
+        let mut found = Vec::new();
+        for machine in listed.machines {
+            unseen.extend(machine.problem.map(|problem| Told {
+                backup_path: machine.instance,
+                verified: None,
+                failure: Some(Error::new(Code::Io, "look for the points", problem)),
+            }));
+            let meant = machine.points.into_iter().filter(|point| only.is_none_or(|only| point.backup_path == *only));
+            found.extend(meant);
+        }
+        if let (Some(only), true) = (only, found.is_empty()) {
+            return Err(Error::new(Code::NotFound, "look for the point", format!("'{only}' is no restore point")));
+        }
+        let due = found.into_iter().filter(|point| is_due(point, arguments.data, since.as_ref()));
+        points.extend(due.map(|point| point.backup_path));
     }
-    Ok(points)
+    for machine in &unseen {
+        eprintln!(
+            "nasbackup: {}: {}",
+            machine.backup_path,
+            machine.failure.as_ref().map_or_else(String::new, Error::to_string)
+        );
+    }
+    Ok((points, unseen))
 }
 
-/// Has no verification judged the point since `before`?
-fn is_due(point: &ListedPoint, data: bool, before: Option<Timestamp>) -> bool {
-    let Some(before) = before else { return true };
+/// True if no verification has judged the point within `since`. What a clock that was wrong has dated into the future does not count.
+fn is_due(point: &ListedPoint, data: bool, since: Option<&RangeInclusive<Timestamp>>) -> bool {
+    let Some(since) = since else { return true };
     let counts = |scope: Scope| scope == Scope::Data || !data;
-    !point
-        .verified
-        .iter()
-        .any(|past| past.current && past.when >= before && past.verdict != Verdict::Aborted && counts(past.scope))
+    !point.verified.iter().any(|past| {
+        past.current && since.contains(&past.when) && past.verdict != Verdict::Aborted && counts(past.scope)
+    })
 }
 
 /// `30d`, `12h`.
@@ -168,9 +188,10 @@ mod tests {
             (vec![past(Scope::Data, 10, Verdict::Bad, true)], false, false),
             (vec![past(Scope::Data, 10, Verdict::Aborted, true)], true, true),
             (vec![past(Scope::Data, 10, Verdict::Good, false)], true, true),
+            (vec![past(Scope::Data, 21, Verdict::Good, true)], true, true),
         ] {
             let point = ListedPoint { verified, ..point("1", &[]) };
-            assert_eq!(is_due(&point, data, Some(hour(10))), due, "{:?}", point.verified);
+            assert_eq!(is_due(&point, data, Some(&(hour(10)..=hour(20)))), due, "{:?}", point.verified);
             assert!(is_due(&point, data, None));
         }
     }

@@ -138,6 +138,8 @@ fn read(dir: &Path) -> Option<HostJob> {
 
 /// Asks the jobs of that id to stop; how many there are.
 pub fn ask_to_stop(state_dir: &Path, id: &str) -> Result<usize> {
+    // one whose process has died hears nothing
+    sweep_posted(state_dir);
     let Ok(entries) = fs::read_dir(state_dir.join(JOBS)) else { return Ok(0) };
     let dirs = entries.flatten().map(|entry| entry.path());
     let mut asked = 0;

@@ -90,9 +90,11 @@ pub(super) fn write(folder: &Folder, manifest: Option<&Manifest>, scope: Scope, 
     folder.sync()
 }
 
-/// The verdicts that still tell something beside a new one: a verification of data has looked at the chain, too.
+/// The verdicts that still tell something beside a new one: a verification of data has looked at the chain, too, and one that was
+/// aborted takes back nothing.
 fn merged(mut known: Vec<PastVerdict>, new: PastVerdict) -> Vec<PastVerdict> {
-    known.retain(|past| past.current && past.scope > new.scope);
+    let is_weaker = |past: &PastVerdict| new.verdict == Verdict::Aborted && past.verdict != Verdict::Aborted;
+    known.retain(|past| past.current && (past.scope > new.scope || is_weaker(past)));
     known.push(new);
     known
 }
@@ -146,9 +148,13 @@ mod tests {
     #[test]
     fn a_verification_of_data_outlasts_later_ones_of_the_chain_and_replaces_former_ones() {
         use Scope::{Chain, Data};
-        use Verdict::{Bad, Good};
+        use Verdict::{Aborted, Bad, Good};
         let (chain, data) = (verdict(Chain, Bad, true), verdict(Data, Good, true));
+        let (bad, aborted) = (verdict(Data, Bad, true), verdict(Data, Aborted, true));
         for (known, new, expected) in [
+            (vec![bad], aborted, vec![bad, aborted]),
+            (vec![bad, aborted], data, vec![data]),
+            (vec![aborted], aborted, vec![aborted]),
             (vec![], chain, vec![chain]),
             (vec![data], chain, vec![data, chain]),
             (vec![data, chain], data, vec![data]),

@@ -73,7 +73,8 @@ pub(super) fn verify(
     let reading = Reading::open(export, &point)?;
     job.begin(Phase::FollowChains)?;
     let (held, at) = (reading.clone(), point.clone());
-    let judge = move || chains::find(held.root(), &at, id.as_deref(), &[]);
+    let asked = id.clone();
+    let judge = move || chains::find(held.root(), &at, asked.as_deref(), &[]);
     let mut judged =
         bounded("follow the chains", limits::STORAGE_STEP, judge).inspect_err(|error| reading.note(error))?;
     job.begin(Phase::CheckImages)?;
@@ -89,7 +90,9 @@ pub(super) fn verify(
     let verdict = files.iter().map(|file| file.verdict).max().unwrap_or(Verdict::Good);
     let bad = files.iter().filter(|file| file.verdict != Verdict::Good).count();
     log::info!("{operation} of '{point}': {verdict:?}, {bad} of {} files not good", files.len());
-    if answers {
+    // that the caller meant another point says nothing of this one
+    let is_meant = id.is_none() || id == manifest.as_ref().map(|manifest| manifest.point_id.clone());
+    if answers && is_meant {
         note(&reading, point, manifest, scope, verdict);
     }
     Ok(Verified { verdict, files })
