@@ -74,6 +74,7 @@ class HostSettingsTest {
     @Test
     void repositories_are_the_command_s() throws Exception {
         assertThat(read("repository.nas = nfs:nas:/export"))
+                .usingRecursiveComparison()
                 .isEqualTo(Configuration.builder().build());
     }
 
