@@ -146,7 +146,12 @@ fn each_disagreement_with_a_manifest_is_told() {
         ("T1", |m| m.disks[0].kind = Kind::Incremental, "i-1/T1/root.a b.qcow2", "has no backing file"),
         ("T3", |m| m.disks[1].file = "gone.qcow2".into(), "i-1/T3/gone.qcow2", "is not there"),
         ("T3", |m| m.disks.truncate(1), "i-1/T3/datadisk.y.qcow2", "its point's manifest does not name it"),
-        ("T3", |m| m.disks[1].file = "../T2/datadisk.y.qcow2".into(), "i-1/T3/manifest.json", "file name"),
+        (
+            "T3",
+            |m| m.disks[1].file = "../T2/datadisk.y.qcow2".into(),
+            "i-1/T3/manifest.json",
+            "more than one component",
+        ),
         ("T3", |m| m.bitmap = Some("backup-3".into()), "i-1/T3/manifest.json", "its bitmap is [backup-3]"),
         (
             "T3",
