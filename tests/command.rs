@@ -54,7 +54,6 @@ fn name(path: &str) -> &str {
 }
 
 #[test]
-#[ignore = "needs a lab: root, QEMU"]
 fn chains_are_drawn_with_what_each_point_takes_and_what_is_wrong() {
     let mut story = Story::new(Guest::ordinary(), Nas::folder());
     for mode in ["full", "incremental", "incremental"] {
@@ -104,7 +103,6 @@ fn chains_are_drawn_with_what_each_point_takes_and_what_is_wrong() {
 }
 
 #[test]
-#[ignore = "needs a lab: root, QEMU"]
 fn a_point_tells_of_itself_and_gives_the_domain_s_xml() {
     let mut story = Story::with_full();
     story.take("incremental");
@@ -122,7 +120,6 @@ fn a_point_tells_of_itself_and_gives_the_domain_s_xml() {
 }
 
 #[test]
-#[ignore = "needs a lab: root, QEMU"]
 fn a_point_is_verified_and_the_status_is_the_verdict() {
     let mut story = Story::new(Guest::ordinary(), Nas::folder());
     let request = by("pull", story.request("full"));
@@ -159,7 +156,6 @@ fn a_point_is_verified_and_the_status_is_the_verdict() {
 }
 
 #[test]
-#[ignore = "needs a lab: root, QEMU"]
 fn disks_are_restored_and_a_dry_run_writes_nothing() {
     let mut story = Story::new(Guest::ordinary(), Nas::folder());
     for mode in ["full", "incremental"] {
@@ -205,7 +201,6 @@ fn disks_are_restored_and_a_dry_run_writes_nothing() {
 }
 
 #[test]
-#[ignore = "needs a lab: root, QEMU"]
 fn a_point_in_the_middle_goes_when_what_stands_on_it_was_merged() {
     let mut story = Story::new(Guest::ordinary(), Nas::folder());
     for mode in ["full", "incremental", "incremental"] {
@@ -237,7 +232,6 @@ fn a_point_in_the_middle_goes_when_what_stands_on_it_was_merged() {
 }
 
 #[test]
-#[ignore = "needs a lab: root, QEMU"]
 fn a_ctrl_c_ends_a_restore_that_has_replaced_nothing_and_a_terminal_that_goes_does_not() {
     let mut story = Story::new(Guest::ordinary(), Nas::folder());
     let request = by("pull", story.request("full"));
@@ -398,7 +392,6 @@ fn a_point_that_is_not_sound_is_not_mounted() {
 }
 
 #[test]
-#[ignore = "needs a lab: root, QEMU"]
 fn another_process_sees_a_job_and_ends_it() {
     let mut story = Story::new(Guest::ordinary(), Nas::folder());
     let request = by("pull", story.request("full"));
@@ -434,7 +427,6 @@ fn another_process_sees_a_job_and_ends_it() {
 }
 
 #[test]
-#[ignore = "needs a lab: root, QEMU"]
 fn points_are_taken_by_hand_and_stand_on_the_newest_that_has_a_name() {
     let mut story = Story::new(Guest::ordinary(), Nas::folder());
     let host = Host::new(story.nas.root());
