@@ -19,7 +19,7 @@ import java.util.Map;
 
 /** Reads the JSON that the library writes, into maps, lists, {@link String}, {@link Long}, {@link Boolean} and null. */
 final class JsonReader {
-    /** As many characters of a reply that can't be read are told. */
+    /** As many characters are told of a reply that can't be read. */
     private static final int SHOWN = 100;
 
     private final String json;
@@ -155,7 +155,7 @@ final class JsonReader {
     }
 
     private IllegalStateException unreadable() {
-        String rest = json.substring(Math.min(at, json.length()), Math.min(at + SHOWN, json.length()));
-        return new IllegalStateException("the library's reply can't be read from character " + at + " on: " + rest);
+        String start = json.substring(0, Math.min(SHOWN, json.length()));
+        return new IllegalStateException("the library's reply can't be read from character " + at + " on: " + start);
     }
 }
