@@ -278,7 +278,6 @@ fn holder(host: &Host, point: &str, place: &Path) -> std::process::Child {
 }
 
 #[test]
-#[ignore = "needs a lab: root, QEMU, FUSE"]
 fn a_mounted_point_is_what_the_guest_saw_and_stays_so_until_it_is_unmounted() {
     let mut story = Story::new(Guest::ordinary(), Nas::folder());
     for mode in ["full", "incremental", "incremental"] {
@@ -315,7 +314,6 @@ fn a_mounted_point_is_what_the_guest_saw_and_stays_so_until_it_is_unmounted() {
 }
 
 #[test]
-#[ignore = "needs a lab: root, QEMU, FUSE"]
 fn whoever_holds_a_mounted_point_may_be_ended_in_any_way() {
     use rustix::process::{Pid, Signal, kill_process};
     let mut story = Story::new(Guest::ordinary(), Nas::folder());
@@ -354,7 +352,6 @@ fn whoever_holds_a_mounted_point_may_be_ended_in_any_way() {
 }
 
 #[test]
-#[ignore = "needs a lab: root, QEMU, FUSE"]
 fn another_host_leaves_a_mounted_point_alone_and_one_taken_for_dead_unmounts() {
     let under = Nas::folder();
     let (other, lease) = (under.same(), under.same());
@@ -375,7 +372,6 @@ fn another_host_leaves_a_mounted_point_alone_and_one_taken_for_dead_unmounts() {
 }
 
 #[test]
-#[ignore = "needs a lab: root, QEMU, FUSE"]
 fn a_point_that_is_not_sound_is_not_mounted() {
     let mut story = Story::new(Guest::ordinary(), Nas::folder());
     story.take("full");
