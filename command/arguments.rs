@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::host::SETTINGS;
+/// Where the agent looks for the host's settings, too.
+pub(crate) const SETTINGS: &str = "/etc/nasbackup/nasbackup.properties";
 
 /// Lists, verifies and restores the restore points of KVM guests that lie on a NAS
 #[derive(Debug, Parser)]

@@ -10,11 +10,8 @@ use nasbackup::error::{Error, Result};
 use nasbackup::nas::repository::Repository;
 use nasbackup::{logging, operation};
 
-use crate::arguments::Arguments;
+use crate::arguments::{Arguments, SETTINGS};
 use crate::repository;
-
-/// Where the agent looks for the host's settings, too.
-pub(crate) const SETTINGS: &str = "/etc/nasbackup/nasbackup.properties";
 
 /// The library, ready for calls on one repository.
 pub(crate) struct Host {

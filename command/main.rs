@@ -17,13 +17,14 @@ mod repository;
 mod restore;
 mod show;
 mod take;
+mod tree;
 mod verify;
 
 use std::process::ExitCode;
 
 use arguments::{Arguments, Command};
 use clap::Parser;
-use nasbackup::error::{Code, Result};
+use nasbackup::error::Result;
 use output::Output;
 
 fn main() -> ExitCode {
@@ -32,7 +33,7 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             eprintln!("nasbackup: {error}");
-            ExitCode::from(exit_code(error.code))
+            ExitCode::from(output::exit_code(error.code))
         }
     }
 }
@@ -59,35 +60,5 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Cancel(cancel) => host().and_then(|_| jobs::cancel(cancel)),
         Command::Completions(completions) => output::completions(completions.shell),
         Command::Manual => output::manual(),
-    }
-}
-
-/// What the process ends with for each code. 0 is success, 1 the verdict bad, 23 a verdict that could not be
-/// found, and 2 what clap ends with for arguments that it does not understand.
-fn exit_code(code: Code) -> u8 {
-    match code {
-        Code::InvalidArgument => 2,
-        Code::NotFound => 3,
-        Code::AlreadyExists => 4,
-        Code::Busy => 5,
-        Code::HasChildren => 6,
-        Code::ParentInvalid => 7,
-        Code::CorruptImage => 8,
-        Code::UnsupportedImage => 9,
-        Code::NoSpace => 10,
-        Code::PermissionDenied => 11,
-        Code::NasUnresponsive => 12,
-        Code::MountFailed => 13,
-        Code::DomainNotFound => 14,
-        Code::DomainState => 15,
-        Code::JobFailed => 16,
-        Code::Libvirt => 17,
-        Code::QuiesceFailed => 18,
-        Code::Timeout => 19,
-        Code::Io => 20,
-        Code::Internal => 21,
-        Code::VersionMismatch => 22,
-        // as a shell tells of a process that SIGINT has ended
-        Code::Cancelled => 130,
     }
 }

@@ -3,16 +3,14 @@
 use std::process::ExitCode;
 
 use nasbackup::error::Result;
-use nasbackup::operation::list_points::{self, ListPointsRequest, ListedMachine, ListedPoint, ListedPoints};
+use nasbackup::operation::list_points::{ListedMachine, ListedPoint, ListedPoints};
 
 use crate::host::Host;
-use crate::output::Output;
-use crate::verify::word;
-use crate::{points, progress};
+use crate::output::{Output, word};
+use crate::points;
 
 pub(crate) fn run(host: &Host, output: Output) -> Result<ExitCode> {
-    let request = ListPointsRequest { repository: Some(host.repository()?), ..ListPointsRequest::default() };
-    let listed = progress::with(output, |listener| list_points::run(request, listener))?;
+    let listed = points::listed(host, None, output)?;
     output.print(&listed, text)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -7,6 +7,7 @@ use clap::CommandFactory as _;
 
 use indicatif::{BinaryBytes, HumanDuration};
 use nasbackup::error::{Code, Error, Result};
+use nasbackup::operation::verify_chain::Verdict;
 use serde::Serialize;
 
 use crate::arguments::Arguments;
@@ -53,6 +54,45 @@ pub(crate) fn manual() -> Result<ExitCode> {
     let made = clap_mangen::Man::new(Arguments::command()).render(&mut text);
     made.map_err(|error| Error::io("print the manual page", "stdout", error))?;
     print_text(&String::from_utf8_lossy(&text)).map(|()| ExitCode::SUCCESS)
+}
+
+/// The verdict as `verifyChain` answers it.
+pub(crate) fn word(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Good => "good",
+        Verdict::Aborted => "aborted",
+        Verdict::Bad => "bad",
+    }
+}
+
+/// What the process ends with for each code. 0 is success, 1 the verdict bad, 23 a verdict that could not be
+/// found, and 2 what clap ends with for arguments that it does not understand.
+pub(crate) fn exit_code(code: Code) -> u8 {
+    match code {
+        Code::InvalidArgument => 2,
+        Code::NotFound => 3,
+        Code::AlreadyExists => 4,
+        Code::Busy => 5,
+        Code::HasChildren => 6,
+        Code::ParentInvalid => 7,
+        Code::CorruptImage => 8,
+        Code::UnsupportedImage => 9,
+        Code::NoSpace => 10,
+        Code::PermissionDenied => 11,
+        Code::NasUnresponsive => 12,
+        Code::MountFailed => 13,
+        Code::DomainNotFound => 14,
+        Code::DomainState => 15,
+        Code::JobFailed => 16,
+        Code::Libvirt => 17,
+        Code::QuiesceFailed => 18,
+        Code::Timeout => 19,
+        Code::Io => 20,
+        Code::Internal => 21,
+        Code::VersionMismatch => 22,
+        // as a shell tells of a process that SIGINT has ended
+        Code::Cancelled => 130,
+    }
 }
 
 /// Bytes, as `1.50 GiB`.

@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 use nasbackup::operation::list_points::{ListedPoint, ListedPoints};
 use nasbackup::operation::verify_chain::Verdict;
 
-use crate::list::{below, tree};
 use crate::output::size;
 use crate::points;
+use crate::tree::{below, tree};
 
 /// Pixels: the side of the largest square and of the smallest, what a point has of a row and of a column, a line of text.
 const LARGEST: f64 = 64.0;

@@ -1,23 +1,27 @@
-//! The points of a machine, as plans of the command need them.
+//! The points of a repository, as the command looks at them and plans with them.
 
 use nasbackup::error::{Code, Error, Result};
-use nasbackup::operation::list_points::{self, ListPointsRequest, ListedPoint};
+use nasbackup::operation::list_points::{self, ListPointsRequest, ListedPoint, ListedPoints};
 use nasbackup::operation::verified::{PastVerdict, Scope};
 
 use crate::host::Host;
-use crate::output::Output;
+use crate::output::{Output, word};
 use crate::progress;
-use crate::verify::word;
+
+/// What lies in the repository; with `instance` that machine's points alone.
+pub(crate) fn listed(host: &Host, instance: Option<&str>, output: Output) -> Result<ListedPoints> {
+    let request = ListPointsRequest {
+        repository: Some(host.repository()?),
+        instance: instance.map(str::to_owned),
+        ..ListPointsRequest::default()
+    };
+    progress::with(output, |listener| list_points::run(request, listener))
+}
 
 /// The points of the machine that `point` is of, that one among them. `NOT_FOUND` if it is not there.
 pub(crate) fn of_machine(host: &Host, point: &str, output: Output) -> Result<Vec<ListedPoint>> {
-    let instance = point.split_once('/').map_or(point, |(instance, _)| instance).to_owned();
-    let request = ListPointsRequest {
-        repository: Some(host.repository()?),
-        instance: Some(instance),
-        ..ListPointsRequest::default()
-    };
-    let listed = progress::with(output, |listener| list_points::run(request, listener))?;
+    let instance = point.split_once('/').map_or(point, |(instance, _)| instance);
+    let listed = listed(host, Some(instance), output)?;
     let points: Vec<_> = listed.machines.into_iter().flat_map(|machine| machine.points).collect();
     find(&points, point)?;
     Ok(points)

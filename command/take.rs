@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use jiff::Timestamp;
 use nasbackup::error::{Code, Error, Result};
-use nasbackup::operation::list_points::{self, ListPointsRequest, ListedPoint};
+use nasbackup::operation::list_points::ListedPoint;
 use nasbackup::operation::take_backup::{self, TakeBackupRequest, TakenBackup};
 use nasbackup::plain::plain;
 use nasbackup::point::Kind;
@@ -12,7 +12,7 @@ use nasbackup::point::Kind;
 use crate::arguments::Take;
 use crate::host::Host;
 use crate::output::{Output, size};
-use crate::progress;
+use crate::{points, progress};
 
 pub(crate) fn run(host: &Host, arguments: &Take, output: Output) -> Result<ExitCode> {
     let parent = if arguments.incremental { Some(newest(host, &arguments.vm, output)?) } else { None };
@@ -30,12 +30,7 @@ pub(crate) fn run(host: &Host, arguments: &Take, output: Output) -> Result<ExitC
 
 /// The machine's newest point that a request can call its parent. `NOT_FOUND` without one.
 fn newest(host: &Host, vm: &str, output: Output) -> Result<ListedPoint> {
-    let request = ListPointsRequest {
-        repository: Some(host.repository()?),
-        instance: Some(vm.to_owned()),
-        ..ListPointsRequest::default()
-    };
-    let listed = progress::with(output, |listener| list_points::run(request, listener))?;
+    let listed = points::listed(host, Some(vm), output)?;
     let points = listed.machines.into_iter().flat_map(|machine| machine.points);
     let none = || Error::new(Code::NotFound, "look for the parent", "no point can be stood on; --full makes one");
     points.filter(|point| point.name.is_some()).max_by_key(|point| point.when).ok_or_else(none)

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use jiff::{SignedDuration, Timestamp};
 use nasbackup::error::{Code, Error, Result};
-use nasbackup::operation::list_points::{self, ListPointsRequest, ListedPoint};
+use nasbackup::operation::list_points::ListedPoint;
 use nasbackup::operation::verified::Scope;
 use nasbackup::operation::verify_chain::{self, Verdict, Verified, VerifyChainRequest};
 use nasbackup::operation::verify_data;
@@ -13,8 +13,8 @@ use serde::Serialize;
 
 use crate::arguments::Verify;
 use crate::host::Host;
-use crate::output::Output;
-use crate::{exit_code, progress};
+use crate::output::{Output, exit_code, word};
+use crate::{points, progress};
 
 pub(crate) fn run(host: &Host, arguments: &Verify, output: Output) -> Result<ExitCode> {
     let (points, mut all) = points(host, arguments, output)?;
@@ -78,12 +78,7 @@ fn points(host: &Host, arguments: &Verify, output: Output) -> Result<(Vec<String
             points.push(only.clone());
             continue;
         }
-        let request = ListPointsRequest {
-            repository: Some(host.repository()?),
-            instance: instance.map(str::to_owned),
-            ..ListPointsRequest::default()
-        };
-        let listed = progress::with(output, |listener| list_points::run(request, listener))?;
+        let listed = points::listed(host, instance, output)?;
         let mut found = Vec::new();
         for machine in listed.machines {
             unseen.extend(machine.problem.map(|problem| Told {
@@ -158,15 +153,6 @@ fn text(all: &[Told]) -> String {
         }
     }
     text
-}
-
-/// The verdict as `verifyChain` answers it.
-pub(crate) fn word(verdict: Verdict) -> &'static str {
-    match verdict {
-        Verdict::Good => "good",
-        Verdict::Aborted => "aborted",
-        Verdict::Bad => "bad",
-    }
 }
 
 #[cfg(test)]
