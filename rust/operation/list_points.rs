@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::OsStr;
+use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 
@@ -193,7 +194,7 @@ fn machine(root: &Folder, instance: &str, mut go_on: impl FnMut() -> Result<()>)
             listed.unfinished.push(shown(&name));
         } else if let Some(path) = path {
             let found = match folder.kind(&name) {
-                Ok(Some(FileType::Directory)) => point(root, &path),
+                Ok(Some(FileType::Directory)) => point(root, &path).map(|found| found.map(|(point, _)| point)),
                 other => other.map(|_| None),
             };
             match found {
@@ -229,8 +230,8 @@ fn unreadable(path: &PointPath, error: &Error) -> ListedPoint {
     }
 }
 
-/// The point in a folder; none if that holds neither a manifest nor an image.
-pub(super) fn point(root: &Folder, path: &PointPath) -> Result<Option<ListedPoint>> {
+/// The point in a folder, and its manifest if that can be read; none if the folder holds neither a manifest nor an image.
+pub(super) fn point(root: &Folder, path: &PointPath) -> Result<Option<(ListedPoint, Option<Manifest>)>> {
     let folder = root.open_dir(&path.folder())?;
     let mut problems = Vec::new();
     let manifest = Manifest::read_with_text(&folder).unwrap_or_else(|error| {
@@ -268,27 +269,33 @@ pub(super) fn point(root: &Folder, path: &PointPath) -> Result<Option<ListedPoin
         });
     }
     let parents = parents(path, &listed);
-    Ok(Some(ListedPoint {
+    let point = ListedPoint {
         backup_path: path.to_string(),
         point_id: manifest.as_ref().map(|manifest| manifest.point_id.clone()),
         name: manifest.as_ref().and_then(|manifest| manifest.name.clone().or_else(|| manifest.bitmap.clone())),
         when: manifest.as_ref().map(|manifest| manifest.when),
         kind: if listed.iter().any(|disk| disk.backing.is_some()) { Kind::Incremental } else { Kind::Full },
         verified: verified::read(&folder, manifest.as_ref()),
-        engine: manifest.map(|manifest| manifest.engine),
+        engine: manifest.as_ref().map(|manifest| manifest.engine),
         size: listed.iter().map(|disk| disk.size).sum(),
         chain_size: 0,
         parents,
         disks: listed,
         problems: problems.iter().map(|problem| plain(problem).into_owned()).collect(),
-    }))
+    };
+    Ok(Some((point, manifest)))
+}
+
+/// What the file at `path` takes on the NAS.
+pub(super) fn taken(file: &File, path: &RepoPath) -> Result<u64> {
+    Ok(file.metadata().map_err(|e| Error::io(STEP, path.as_str(), e))?.blocks() * 512)
 }
 
 /// What an image takes, and the image that its header names.
 fn image(root: &Folder, point: &PointPath, name: &str) -> Result<(u64, Option<RepoPath>)> {
     let path = point.file(name)?;
     let file = root.open_file(&path)?;
-    let taken = file.metadata().map_err(|e| Error::io(STEP, path.as_str(), e))?.blocks() * 512;
+    let taken = taken(&file, &path)?;
     let backing = qcow2::backing(&file).map_err(|e| e.at(STEP, path.as_str()))?;
     Ok((taken, backing.map(|backing| point::resolve(&path, &backing)).transpose()?))
 }

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::io::Read;
-use std::os::unix::fs::MetadataExt;
 
 use serde::{Deserialize, Serialize};
 
@@ -68,7 +67,7 @@ fn open(export: Export, point: PointPath) -> Result<ShownPoint> {
 
 fn show(root: &Folder, path: &PointPath) -> Result<ShownPoint> {
     let none = || Error::new(Code::NotFound, STEP, format!("'{path}' holds neither a manifest nor an image"));
-    let mut point = list_points::point(root, path)?.ok_or_else(none)?;
+    let (mut point, manifest) = list_points::point(root, path)?.ok_or_else(none)?;
     let (mut chains, mut sizes) = (BTreeMap::new(), BTreeMap::new());
     for disk in &point.disks {
         let file = path.file(&disk.file)?;
@@ -78,13 +77,11 @@ fn show(root: &Folder, path: &PointPath) -> Result<ShownPoint> {
             Vec::new()
         });
         for link in &chain {
-            let taken = link.file.metadata().map_err(|e| Error::io(STEP, link.path.as_str(), e))?.blocks() * 512;
-            sizes.insert(link.path.as_str().to_owned(), taken);
+            sizes.insert(link.path.as_str().to_owned(), list_points::taken(&link.file, &link.path)?);
         }
         chains.insert(disk.file.clone(), chain.into_iter().map(|link| link.path.as_str().to_owned()).collect());
     }
     point.chain_size = sizes.values().sum();
-    let manifest = Manifest::read(&root.open_dir(&path.folder())?).unwrap_or_default();
     let domain = match root.open_file(&path.file(DOMAIN)?) {
         Ok(file) => {
             let mut text = Vec::new();
