@@ -156,6 +156,7 @@ lint-rust: build-prerequisites $(TOOLS)/bin/cargo-deny
 		else echo "make lint: advisories NOT CHECKED, $(ADVISORIES) can't be reached from here" >&2; fi
 	tests/named
 	tests/circles
+	tests/links
 
 # SIGNATURES: what types of CloudStack's versions declare, a file for each, as java/linkcheck reads them; nobody publishes its jars.
 lint-java: SIGNATURES ?= ../shared/cloudstack-signatures
