@@ -1,5 +1,5 @@
 //! Every duration that the library waits for or by: what comes of a wait when it is over, and why it has this length. Those that
-//! an operator meets stand in docs/backups.md, too.
+//! an operator meets stand in docs/operate.md, too.
 //!
 //! A test shortens waits by the names of their steps (`shorten`), for an agent of its own by `NASBACKUP_LIMITS`, which reads
 //! `STEP=MILLISECONDS`, with a semicolon between two. In a library without `test-hooks` there are constants alone.
@@ -237,7 +237,7 @@ mod tests {
             let (name, value) = line.strip_prefix("pub(crate) const ")?.split_once(": Duration = seconds(")?;
             Some((name, value.strip_suffix(");")?))
         });
-        let rows = include_str!("../docs/backups.md").lines().filter_map(|line| {
+        let rows = include_str!("../docs/operate.md").lines().filter_map(|line| {
             let (name, rest) = line.strip_prefix("| `")?.split_once("` | ")?;
             let seconds = rest.split(" | ").next()?;
             (name.len() > 2
@@ -248,13 +248,13 @@ mod tests {
         let all: BTreeMap<_, _> = constants.collect();
         let told: Vec<_> = rows.collect();
         for (name, seconds) in &told {
-            assert_eq!(all.get(name), Some(seconds), "{name} in docs/backups.md");
+            assert_eq!(all.get(name), Some(seconds), "{name} in docs/operate.md");
         }
         // what nobody meets is shorter, but for an idle thread's end
         let met = |name: &str, seconds: &str| seconds.parse::<u64>().unwrap() >= 20 && !name.ends_with("_IDLE");
         let long = all.iter().filter(|(name, seconds)| met(name, seconds));
         for (name, _) in long {
-            assert!(told.iter().any(|(row, _)| row == name), "{name} is not in docs/backups.md");
+            assert!(told.iter().any(|(row, _)| row == name), "{name} is not in docs/operate.md");
         }
     }
 
