@@ -4,6 +4,7 @@
 import json
 import os
 import platform
+import re
 import sys
 from pathlib import Path
 from statistics import linear_regression, median
@@ -394,12 +395,14 @@ def plots(results, samples, out):
     import matplotlib.pyplot as plt
     plt.rcParams.update({"svg.hashsalt": "nasbackup", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False,
                          "axes.grid": True, "axes.grid.axis": "x", "grid.color": "#dddddd", "axes.axisbelow": True,
-                         "legend.frameon": False, "figure.facecolor": "white"})
+                         "legend.frameon": False, "figure.facecolor": "white", "svg.fonttype": "none"})
     made = f"{results['date']}, {results['machine']['cores']} cores of {results['machine']['cpu']}"
 
     def save(figure, name):
         figure.tight_layout()
         figure.savefig(out / name, metadata={"Date": None}, bbox_inches="tight")
+        # a tenth of a point is more than a screen shows
+        (out / name).write_text(re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d)\d+", r"\1", path[0]), (out / name).read_text()))
         plt.close(figure)
 
     for plot, name in ((plot_operations, "operations.svg"), (plot_growth, "growth.svg"), (plot_latency, "latency.svg")):
