@@ -1,0 +1,219 @@
+//! Our texts: each command in them runs, and what they tell of errors, settings and log lines is the code's.
+
+#![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
+
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use nasbackup::config::Config;
+use nasbackup::operation::take_backup::TakeBackupRequest;
+use support::{Disk, Guest, MIB, Nas, Story, assert_holds, assert_same, by, folder, run};
+
+/// What no lab can run, by how it begins, and why.
+const NOT_RUN: [(&str, &str); 6] = [
+    ("make ", "it builds: make test, tests/install and tests/packages are what runs these"),
+    (
+        "(. /usr/share/nasbackup/",
+        "it wants an installed CloudStack: DoctorTest, SignPointsTest and tests/packages run it",
+    ),
+    ("systemctl restart ", "a lab has no systemd and no CloudStack"),
+    ("setsebool ", "a lab has no SELinux"),
+    ("mount -t nfs ", "a lab has no NFS server: tests/real_nas mounts what one exports"),
+    ("mvn ", "it wants CloudStack's sources, which are not here"),
+];
+
+/// The volumes of the machine that our texts name.
+const VOLUMES: [&str; 2] = ["0a1b2c3d-0000-4000-8000-00000000000a", "0a1b2c3d-0000-4000-8000-00000000000b"];
+
+fn source(path: &str) -> String {
+    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
+}
+
+/// The texts with commands, by name.
+fn texts() -> Vec<(String, String)> {
+    let mut names = vec!["README.md".to_owned()];
+    let docs = std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs")).unwrap();
+    let docs = docs.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names.extend(docs.filter(|name| name.ends_with(".md")).map(|name| format!("docs/{name}")));
+    names.sort();
+    names.into_iter().map(|name| (name.clone(), source(&name))).collect()
+}
+
+/// The commands of a text, block by block.
+fn blocks(text: &str) -> Vec<&str> {
+    text.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect()
+}
+
+fn runs_here(block: &&str) -> bool {
+    !NOT_RUN.iter().any(|(begin, _)| block.starts_with(begin))
+}
+
+/// The machine, the repository and the points that our texts name, at the places that they name.
+struct Site {
+    story: Story,
+}
+
+impl Site {
+    fn new() -> Site {
+        let guest = Guest::named("i-2-10-VM", VOLUMES.map(|volume| Disk::new().named(volume)));
+        guest.start();
+        let mut story = Story::new(guest, Nas::folder());
+        let place = folder("mnt");
+        for name in ["nas", "point", "primary", "restored", "byhand"] {
+            std::fs::create_dir(place.join(name)).unwrap();
+        }
+        std::fs::write(place.join("primary").join(VOLUMES[0]), "old").unwrap();
+        run("mount", ["--bind", place.to_str().unwrap(), "/mnt"]);
+        run("mount", ["--bind", story.nas.path(), "/mnt/nas"]);
+        for (mode, name, at) in
+            [("full", "2026.11.22.01.00.00", 5 * MIB), ("incremental", "2026.11.23.01.00.00", 20 * MIB)]
+        {
+            story.guest.write(0, 0x51, at, MIB);
+            story.guest.write(1, 0x52, at, MIB);
+            let path = Some(format!("i-2-10-VM/{name}"));
+            let request = TakeBackupRequest { backup_path: path, ..by("pull", story.request(mode)) };
+            story.accept(request);
+        }
+        Site { story }
+    }
+
+    /// Runs a block as it stands.
+    fn run(&self, text: &str, block: &str) {
+        let command = Path::new(env!("CARGO_BIN_EXE_nasbackup")).parent().unwrap();
+        let path = format!("{}:{}", command.display(), std::env::var("PATH").unwrap());
+        let mut bash = Command::new("bash");
+        let output = bash.args(["-euo", "pipefail", "-c", block]).env("PATH", path).current_dir("/").output().unwrap();
+        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        println!("{text}\n{block}{out}{err}");
+        assert!(output.status.success(), "{text}: {}\n{block}\n{out}{err}", output.status);
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        // what a test that failed has left goes with its lab
+        if !std::thread::panicking() {
+            run("umount", ["/mnt/nas"]);
+            run("umount", ["/mnt"]);
+        }
+    }
+}
+
+/// Has the lab's `/etc` hold the settings that our texts name.
+fn put_settings() {
+    let [upper, work] = ["upper", "work"].map(folder);
+    let settings = upper.join("nasbackup");
+    std::fs::create_dir(&settings).unwrap();
+    std::fs::write(settings.join("nasbackup.properties"), "repository.nas = /mnt/nas\n").unwrap();
+    let layers = format!("lowerdir=/etc,upperdir={},workdir={}", upper.display(), work.display());
+    run("mount", ["-t", "overlay", "none", "-o", &layers, "/etc"]);
+}
+
+#[test]
+fn each_command_of_our_texts_runs() {
+    put_settings();
+    for (name, text) in texts() {
+        let blocks: Vec<_> = blocks(&text).into_iter().filter(runs_here).collect();
+        if blocks.is_empty() {
+            continue;
+        }
+        let site = Site::new();
+        blocks.iter().for_each(|block| site.run(&name, block));
+        if name == "docs/restore.md" {
+            assert_restored(&site.story);
+        }
+    }
+}
+
+/// What docs/restore.md has written is what the point holds.
+fn assert_restored(story: &Story) {
+    let [first, second] = VOLUMES;
+    let place = |name: String| PathBuf::from("/mnt").join(name);
+    for (name, volume) in [
+        (format!("restored/{first}.qcow2"), first),
+        (format!("restored/{second}.qcow2"), second),
+        (format!("primary/{first}"), first),
+        (format!("byhand/{first}.qcow2"), first),
+        (format!("byhand/{second}.qcow2"), second),
+        ("byhand/elsewhere/restored".to_owned(), first),
+    ] {
+        assert_holds(&place(name), story.last().content(volume));
+    }
+    assert_same(&place("byhand/device".to_owned()), story.last().content(first));
+    let domain = std::fs::read_to_string("/mnt/restored/domain.xml").unwrap();
+    assert!(domain.contains("i-2-10-VM"), "{domain}");
+}
+
+/// Each begin of a block that is not run stands in a text, and nothing but its own commands hides behind it.
+#[test]
+fn what_is_not_run_is_named() {
+    let texts = texts();
+    let all: Vec<_> = texts.iter().flat_map(|(_, text)| blocks(text)).collect();
+    for (begin, why) in NOT_RUN {
+        assert!(all.iter().any(|block| block.starts_with(begin)), "nothing begins with '{begin}': {why}");
+    }
+    for block in all.iter().filter(|block| !runs_here(block)) {
+        let (begin, _) = NOT_RUN.iter().find(|(begin, _)| block.starts_with(begin)).unwrap();
+        assert!(block.lines().all(|line| line.starts_with(begin)), "a command that could run stands in:\n{block}");
+    }
+}
+
+/// The rows of the table below a heading of docs/operate.md.
+fn rows(heading: &str) -> Vec<Vec<String>> {
+    let text = source("docs/operate.md");
+    let section = text.split("\n## ").find(|section| section.starts_with(&format!("{heading}\n"))).unwrap();
+    let rows = section.lines().filter(|line| line.starts_with('|')).skip(2);
+    rows.map(|row| row.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect()).collect()
+}
+
+/// What stands in code type in a cell.
+fn quoted(cell: &str) -> impl Iterator<Item = &str> {
+    cell.split('`').skip(1).step_by(2)
+}
+
+/// What a source says behind `Code::NAME => `, by name.
+fn by_code(path: &str) -> BTreeMap<String, String> {
+    let text = source(path);
+    let arms =
+        text.lines().filter_map(|line| line.trim().strip_prefix("Code::")?.strip_suffix(',')?.split_once(" => "));
+    arms.map(|(name, says)| (name.to_owned(), says.trim_matches('"').to_owned())).collect()
+}
+
+#[test]
+fn each_code_is_told_with_its_cause_and_what_to_do() {
+    let statuses = by_code("command/output.rs");
+    let codes = by_code("rust/error.rs").into_iter().map(|(name, code)| (format!("`{code}`"), statuses[&name].clone()));
+    let told = rows("Errors");
+    assert!(told.iter().flatten().all(|cell| !cell.is_empty()), "{told:?}");
+    let told = told.into_iter().map(|row| (row[0].clone(), row[1].clone()));
+    assert_eq!(told.collect::<BTreeMap<_, _>>(), codes.collect());
+}
+
+#[test]
+fn each_setting_is_told() {
+    let config = serde_json::to_value(Config::default()).unwrap();
+    let settings: BTreeSet<_> = config.as_object().unwrap().keys().cloned().collect();
+    let told = rows("Settings");
+    let told: BTreeSet<_> = told.iter().flat_map(|row| quoted(&row[0])).map(str::to_owned).collect();
+    assert_eq!(told, settings);
+}
+
+#[test]
+fn each_log_line_to_watch_is_one_of_the_library() {
+    fn read(folder: &Path) -> String {
+        let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        entries.map(|path| if path.is_dir() { read(&path) } else { std::fs::read_to_string(path).unwrap() }).collect()
+    }
+    let library = read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("rust"));
+    // a text that goes on in the next line
+    let library: String =
+        library.split("\\\n").enumerate().map(|(i, part)| if i == 0 { part } else { part.trim_start() }).collect();
+    for row in rows("Log lines to watch") {
+        for part in quoted(&row[0]) {
+            assert!(library.contains(part), "no line of the library has '{part}'");
+        }
+    }
+}
