@@ -134,7 +134,7 @@ fn a_point_is_verified_and_the_status_is_the_verdict() {
     assert!(listed.contains(" good data 2"), "the chain alone was looked at before: {listed}");
     let since = ["-r", "nas", "verify", "--all", "--not-verified-since", "1d"];
     assert_eq!(host.says(&[&since[..], &["--data"]].concat()), "");
-    let noted = story.nas.at(&point).join(".nasbackup.verified");
+    let noted = story.nas.at(&story.guest.name).join(format!(".nasbackup.verified-{}", name(&point)));
     std::fs::rename(&noted, noted.with_extension("gone")).unwrap();
     std::fs::create_dir(&noted).unwrap();
     let (status, complaint) = host.fails(&since);
@@ -225,7 +225,9 @@ fn a_point_in_the_middle_goes_when_what_stands_on_it_was_merged() {
     assert_eq!(listed.matches("good chain 2").count(), 2, "{listed}");
     assert_eq!(listed.matches(", changed since").count(), 1, "the one that was rebased: {listed}");
     host.says(&["-r", "nas", "delete", &first]);
-    assert!(!story.nas.at(&first).exists(), "what is noted goes with it");
+    let noted = std::fs::read_dir(story.nas.at(&story.guest.name)).unwrap().map(|entry| entry.unwrap().file_name());
+    let noted: Vec<_> = noted.filter(|name| name.to_str().unwrap().contains("verified")).collect();
+    assert_eq!(noted, [format!(".nasbackup.verified-{}", name(&last)).as_str()], "what is noted goes with it");
     story.points.remove(0).discard();
     story.assert_all_restore();
     story.assert_goes_on();

@@ -6,6 +6,7 @@ use std::path::Path;
 use rustix::fs::FileType;
 use serde::{Deserialize, Serialize};
 
+use super::verified;
 use crate::config;
 use crate::error::{Code, Error, Result};
 use crate::limits;
@@ -157,6 +158,7 @@ fn remove(Deletable { instance, published }: Deletable, point: &PointPath) -> Re
     let partial = partial_name(point);
     freed += removal::clear_partial(folder, &partial).map_err(|error| error.with_leftover(&partial))?;
     freed += remove_left(folder, lock);
+    verified::clear(folder);
     folder.sync()?;
     Ok(freed)
 }
@@ -445,6 +447,20 @@ mod tests {
             assert!(delete_in(dir.path(), point).unwrap().freed_bytes > 0);
         }
         assert_eq!(tree(dir.path()), ["i-1", "i-1/.partial-T2", "i-1/.partial-T2/root.x.qcow2", "i-2", "i-3"]);
+    }
+
+    #[test]
+    fn of_what_was_noted_of_points_that_of_others_stays() {
+        let dir = repository(&[("i-1/T1/root.x.qcow2", None), ("i-1/T10/root.x.qcow2", None)]);
+        let note = |name: &str| fs::write(dir.path().join("i-1").join(name), "{}").unwrap();
+        // of points that another tool has removed, and of a verification that was killed
+        let gone = [".nasbackup.verified-T0", ".nasbackup.verified-T1", ".nasbackup.verified.00ff"];
+        gone.into_iter().for_each(note);
+        note(".nasbackup.verified-T10");
+        delete_in(dir.path(), "i-1/T1").unwrap();
+        assert_eq!(tree(dir.path()), ["i-1", "i-1/.nasbackup.verified-T10", "i-1/T10", "i-1/T10/root.x.qcow2"]);
+        delete_in(dir.path(), "i-1/T10").unwrap();
+        assert_eq!(tree(dir.path()), ["i-1"]);
     }
 
     #[test]

@@ -275,7 +275,7 @@ pub(super) fn point(root: &Folder, path: &PointPath) -> Result<Option<(ListedPoi
         name: manifest.as_ref().and_then(|manifest| manifest.name.clone().or_else(|| manifest.bitmap.clone())),
         when: manifest.as_ref().map(|manifest| manifest.when),
         kind: if listed.iter().any(|disk| disk.backing.is_some()) { Kind::Incremental } else { Kind::Full },
-        verified: verified::read(&folder, manifest.as_ref()),
+        verified: verified::read(root, path, manifest.as_ref()),
         engine: manifest.as_ref().map(|manifest| manifest.engine),
         size: listed.iter().map(|disk| disk.size).sum(),
         chain_size: 0,

@@ -1,5 +1,8 @@
-//! What the last verifications of a point have found: a note beside it, for whoever lists points. Nothing else relies on it.
+//! What the last verifications of a point have found: a note beside it, for whoever lists points. Nothing else relies on it, and it
+//! is no part of the point, which goes whether the NAS lets go of the note or not.
 
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::io::{Read, Write};
 
 use jiff::Timestamp;
@@ -12,10 +15,14 @@ use crate::digest::Digest;
 use crate::error::{Code, Error, Result, called};
 use crate::keys::Keys;
 use crate::nas::folder::Folder;
+use crate::nas::path::{PointPath, RepoPath};
 use crate::point::Manifest;
+use crate::random;
 
-const FILE: &str = ".nasbackup.verified";
-const NEW: &str = ".nasbackup.verified.new";
+/// How the name of a note begins; the point's follows.
+const NOTE: &str = ".nasbackup.verified-";
+/// How it begins until it is whole; what nobody else has follows.
+const NEW: &str = ".nasbackup.verified.";
 /// More than any note has, in bytes.
 const LONGEST: u64 = 16 << 10;
 
@@ -27,6 +34,16 @@ pub enum Scope {
     Chain,
     /// All data, too, as `verifyData`.
     Data,
+}
+
+impl Scope {
+    /// Has who looked at this looked at the other, too?
+    fn covers(self, other: Scope) -> bool {
+        match self {
+            Scope::Chain => other == Scope::Chain,
+            Scope::Data => matches!(other, Scope::Chain | Scope::Data),
+        }
+    }
 }
 
 /// What a verification has found.
@@ -54,59 +71,91 @@ struct Note {
     mac: Option<Digest>,
 }
 
-/// What is known of the point in `folder`, which has this manifest; nothing where there is no note that can be read.
-pub(super) fn read(folder: &Folder, manifest: Option<&Manifest>) -> Vec<PastVerdict> {
-    let note = note(folder).unwrap_or_else(|error| {
-        log::debug!("what verifications have found of '{}' can't be read: {error}", folder.path.display());
+/// What is known of the point, which has this manifest; nothing where there is no note that can be read.
+pub(super) fn read(root: &Folder, point: &PointPath, manifest: Option<&Manifest>) -> Vec<PastVerdict> {
+    let note = note(root, point).unwrap_or_else(|error| {
+        log::debug!("what verifications have found of '{point}' can't be read: {error}");
         Note::default()
     });
     let current = note.is_of(manifest) && note.is_vouched(config::current().keys.as_deref());
     note.verdicts.into_iter().map(|verdict| PastVerdict { current, ..verdict }).collect()
 }
 
-/// Notes durably what was found. The point stays what it is: a failure is the caller's to log.
-pub(super) fn write(folder: &Folder, manifest: Option<&Manifest>, scope: Scope, verdict: Verdict) -> Result<()> {
+/// Notes durably what was found. The point stays what it is: a failure is the caller's to log. Of two notes at the same time one
+/// stays.
+pub(super) fn write(
+    root: &Folder,
+    point: &PointPath,
+    manifest: Option<&Manifest>,
+    scope: Scope,
+    verdict: Verdict,
+) -> Result<()> {
     const STEP: &str = "note the verdict";
+    let new = PastVerdict { scope, when: Timestamp::now(), verdict, current: true };
     let text = Note {
         point_id: manifest.map(|manifest| manifest.point_id.clone()),
         contents: manifest.map(contents),
-        verdicts: merged(read(folder, manifest), PastVerdict { scope, when: Timestamp::now(), verdict, current: true }),
+        verdicts: merged(read(root, point, manifest), new),
         mac: None,
     }
     .sealed(config::current().keys.as_deref());
-    // left by a call that was killed
-    folder.remove_tree(NEW)?;
-    let file = folder.create_file(NEW, config::current().file_mode())?;
+    let folder = root.open_dir(&point.instance_folder())?;
+    let (path, new) = (path(point)?, format!("{NEW}{}", random::hex(STEP)?));
+    let file = folder.create_file(&new, config::current().file_mode())?;
     let write = |mut file: &std::fs::File| {
         file.write_all(text.as_bytes()).map_err(called("write"))?;
         file.sync_all().map_err(called("fsync"))
     };
-    let written = file.with(write).map_err(|error| Error::io(STEP, folder.path.join(NEW), error));
-    written.and_then(|()| folder.replace(&file, NEW, FILE)).inspect_err(|_| {
-        if let Err(error) = folder.remove_file(&file, NEW) {
-            log::warn!("unable to remove '{}': {error}", folder.path.join(NEW).display());
+    let written = file.with(write).map_err(|error| Error::io(STEP, folder.path.join(&new), error));
+    written.and_then(|()| folder.replace(&file, &new, path.name())).inspect_err(|_| {
+        if let Err(error) = folder.remove_file(&file, &new) {
+            log::warn!("unable to remove '{}': {error}", folder.path.join(&new).display());
         }
     })?;
     folder.sync()
 }
 
-/// The verdicts that still tell something beside a new one: a verification of data has looked at the chain, too, and one that was
-/// aborted takes back nothing.
+/// Removes the notes of points that are not in their machine's folder any more, and those that killed calls have left. The caller
+/// holds a lock beside which nobody verifies. What the NAS keeps stays.
+pub(super) fn clear(instance: &Folder) {
+    let names = match instance.names() {
+        Ok(names) => BTreeSet::from_iter(names),
+        Err(error) => return log::info!("notes of removed points are not looked for: {error}"),
+    };
+    let is_left = |name: &&str| match name.strip_prefix(NOTE) {
+        Some(point) => !names.contains(OsStr::new(point)),
+        None => name.starts_with(NEW),
+    };
+    for left in names.iter().filter_map(|name| name.to_str()).filter(is_left) {
+        if let Err(error) = instance.remove_tree(left) {
+            log::info!("'{}' stays, which nothing needs any more: {error}", instance.path.join(left).display());
+        }
+    }
+}
+
+/// Where the note of a point lies.
+fn path(point: &PointPath) -> Result<RepoPath> {
+    point.instance_folder().join(&format!("{NOTE}{}", point.name()))
+}
+
+/// The verdicts that still tell something beside a new one, which is of all that its scope covers; one that was aborted takes back
+/// nothing.
 fn merged(mut known: Vec<PastVerdict>, new: PastVerdict) -> Vec<PastVerdict> {
     let is_weaker = |past: &PastVerdict| new.verdict == Verdict::Aborted && past.verdict != Verdict::Aborted;
-    known.retain(|past| past.current && (past.scope > new.scope || is_weaker(past)));
+    known.retain(|past| past.current && (!new.scope.covers(past.scope) || is_weaker(past)));
     known.push(new);
     known
 }
 
-fn note(folder: &Folder) -> Result<Note> {
+fn note(root: &Folder, point: &PointPath) -> Result<Note> {
     const STEP: &str = "read the verdicts";
-    let file = match folder.open_file_in(FILE) {
+    let path = path(point)?;
+    let file = match root.open_file(&path) {
         Err(error) if error.code == Code::NotFound => return Ok(Note::default()),
         file => file?,
     };
     let mut bytes = Vec::new();
-    file.take(LONGEST).read_to_end(&mut bytes).map_err(|error| Error::io(STEP, FILE, error))?;
+    file.take(LONGEST).read_to_end(&mut bytes).map_err(|error| Error::io(STEP, path.as_str(), error))?;
     serde_json::from_slice(&bytes).map_err(|error| Error::new(Code::Io, STEP, error))
 }
 
@@ -169,15 +218,19 @@ mod tests {
     #[test]
     fn a_note_is_read_as_it_was_written_and_vouched_for_by_its_key_alone() {
         let dir = tempfile::tempdir().unwrap();
-        let folder = Folder::open_root(dir.path()).unwrap();
-        assert_eq!(read(&folder, None), []);
-        // of a write that was killed
-        std::fs::write(dir.path().join(NEW), "{").unwrap();
-        write(&folder, None, Scope::Data, Verdict::Good).unwrap();
-        let found = read(&folder, None);
+        let instance = dir.path().join("i-1");
+        std::fs::create_dir_all(instance.join("T1")).unwrap();
+        let root = Folder::open_root(dir.path()).unwrap();
+        let point = PointPath::parse("point", "i-1/T1").unwrap();
+        assert_eq!(read(&root, &point, None), []);
+        let beside = instance.join(format!("{NEW}0"));
+        std::fs::write(&beside, "{").unwrap();
+        write(&root, &point, None, Scope::Data, Verdict::Good).unwrap();
+        assert!(beside.exists(), "another call writes it, or was killed");
+        let found = read(&root, &point, None);
         assert_eq!((found.len(), found[0].verdict, found[0].current), (1, Verdict::Good, true));
-        std::fs::write(dir.path().join(FILE), "{").unwrap();
-        assert_eq!(read(&folder, None), []);
+        std::fs::write(dir.path().join(path(&point).unwrap().as_str()), "{").unwrap();
+        assert_eq!(read(&root, &point, None), []);
 
         let [ours, others] = ["11", "22"].map(|key| Keys::parse(&key.repeat(32)).unwrap());
         let note = Note { verdicts: vec![verdict(Scope::Data, Verdict::Bad, true)], ..Note::default() };

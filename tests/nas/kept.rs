@@ -111,6 +111,20 @@ fn a_delete_that_is_refused_leaves_the_point_as_it_was() {
 }
 
 #[test]
+fn what_is_noted_of_a_point_holds_up_no_delete() {
+    let machine = Machine::with_full("i-2-66-VM");
+    let verify = || run(&machine.nas, "verifyChain", json!({"backupPath": machine.point(1)})).unwrap();
+    assert_eq!(verify()["verdict"], "good");
+    let noted = || listing(machine.nas.root()).into_iter().map(|(path, _)| path);
+    let note = noted().find(|path| path.to_str().unwrap().contains("/.nasbackup.verified")).unwrap();
+    chattr("+i", &machine.nas.at(note.to_str().unwrap()));
+    assert_eq!(verify()["verdict"], "good", "it can't be noted");
+    machine.delete(1).unwrap();
+    assert!(!machine.nas.at(&machine.point(1)).exists());
+    assert_eq!(noted().filter(|path| path.to_str().unwrap().contains("verified")).collect::<Vec<_>>(), [note]);
+}
+
+#[test]
 fn what_can_not_be_removed_is_in_nobody_s_way() {
     let mut machine = Machine::with_full("i-2-65-VM");
     for lock in [".nasbackup.lock", ".nasbackup.chains.lock"] {

@@ -71,12 +71,11 @@ fn assert_indexed(story: &Story, point: &str) {
     }
 }
 
-/// All files of all points, relative to the repository's root, without the notes of what verifications have found.
+/// All files of all points, relative to the repository's root.
 fn files(story: &Story) -> Vec<String> {
     let files = story.points.iter().flat_map(|point| {
         let names = fs::read_dir(story.nas.at(&point.path)).unwrap();
-        let names = names.map(|name| name.unwrap().file_name().into_string().unwrap());
-        names.filter(|name| !name.starts_with(".nasbackup")).map(|name| format!("{}/{name}", point.path))
+        names.map(|name| format!("{}/{}", point.path, name.unwrap().file_name().into_string().unwrap()))
     });
     let mut files: Vec<_> = files.collect();
     files.sort();

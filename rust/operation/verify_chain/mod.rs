@@ -101,7 +101,7 @@ pub(super) fn verify(
 /// Notes the verdict beside the point. It stands without: the repository may be read-only.
 fn note(reading: &Reading, point: PointPath, manifest: Option<Manifest>, scope: Scope, verdict: Verdict) {
     let (held, at) = (reading.clone(), point.clone());
-    let write = move || verified::write(&held.root().open_dir(&at.folder())?, manifest.as_ref(), scope, verdict);
+    let write = move || verified::write(held.root(), &at, manifest.as_ref(), scope, verdict);
     if let Err(error) = bounded("note the verdict", limits::STORAGE_STEP, write) {
         log::warn!("the verdict on '{point}' is not noted beside it: {error}");
     }
