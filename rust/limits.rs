@@ -237,7 +237,10 @@ mod tests {
             let (name, value) = line.strip_prefix("pub(crate) const ")?.split_once(": Duration = seconds(")?;
             Some((name, value.strip_suffix(");")?))
         });
-        let rows = include_str!("../docs/operate.md").lines().filter_map(|line| {
+        let section = include_str!("../docs/operate.md")
+            .split("\n## ")
+            .find(|text| text.starts_with("How long the library waits"));
+        let rows = section.unwrap().lines().filter_map(|line| {
             let (name, rest) = line.strip_prefix("| `")?.split_once("` | ")?;
             let seconds = rest.split(" | ").next()?;
             (name.len() > 2
