@@ -102,14 +102,13 @@ impl Drop for Site {
     }
 }
 
-/// Has the lab's `/etc` hold the settings that our texts name.
+/// Has the lab's `/etc` hold a folder of settings that our texts name, in which can be written.
 fn put_settings() {
-    let [upper, work] = ["upper", "work"].map(folder);
-    let settings = upper.join("nasbackup");
-    std::fs::create_dir(&settings).unwrap();
+    let [layer, settings] = ["etc", "settings"].map(folder);
+    std::fs::create_dir(layer.join("nasbackup")).unwrap();
     std::fs::write(settings.join("nasbackup.properties"), "repository.nas = /mnt/nas\n").unwrap();
-    let layers = format!("lowerdir=/etc,upperdir={},workdir={}", upper.display(), work.display());
-    run("mount", ["-t", "overlay", "none", "-o", &layers, "/etc"]);
+    run("mount", ["-t", "overlay", "none", "-o", &format!("lowerdir={}:/etc", layer.display()), "/etc"]);
+    run("mount", ["--bind", settings.to_str().unwrap(), "/etc/nasbackup"]);
 }
 
 #[test]
