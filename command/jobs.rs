@@ -18,7 +18,7 @@ pub(crate) fn run(output: Output) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// `NOT_FOUND` when no such job runs. It stops when it next tells how far it is.
+/// `NOT_FOUND` when no such job runs. It stops within a second or two.
 pub(crate) fn cancel(arguments: &Cancel) -> Result<ExitCode> {
     match ask_to_stop(&config::current().state_dir, &arguments.job)? {
         0 => {
@@ -47,7 +47,7 @@ fn text(jobs: &[HostJob]) -> String {
             &plain(job.vm_name.as_deref().unwrap_or("-")),
             &job.phase,
             &done,
-            &time(Duration::from_millis(job.elapsed_millis + job.silent_millis)),
+            &time(Duration::from_millis(job.elapsed_millis)),
         ]);
     }
     table.trim_fmt() + "\n"

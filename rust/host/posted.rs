@@ -1,16 +1,21 @@
-//! The jobs of this host, whichever process runs them: each tells in a file below `stateDir` what it does, and heeds a file that
-//! asks it to stop. What goes wrong with that is logged and disturbs no job.
+//! The jobs of this host, whichever process runs them: each process tells in a file below `stateDir` what a job of its does, and
+//! heeds a file that asks it to stop. What goes wrong with that is logged and disturbs no job.
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
+use std::sync::Once;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
 use super::run_dir::{RunDir, RunDirs};
+use crate::config;
 use crate::error::{Error, Result};
+use crate::work::job::{self, JobStatus, Notice};
+use crate::work::phase::Phase;
 
 /// Where a job has its folder.
 const JOBS: &str = "jobs";
@@ -19,27 +24,16 @@ const STATUS: &str = "status.json";
 const NEW: &str = "status.new";
 const CANCEL: &str = "cancel";
 const STEP: &str = "tell this host of the job";
+/// Between two looks at the jobs of this process. One that ends sooner is told to nobody: that costs more than many a call.
+const LOOK: Duration = Duration::from_millis(200);
 /// Between two times that progress is written.
 const OFTEN: Duration = Duration::from_secs(1);
-
-/// What a job tells others of itself.
-#[derive(Debug, Default)]
-pub enum Post {
-    /// Nothing yet.
-    #[default]
-    Silent,
-    /// Its folder, and when it last told something.
-    Open(RunDir, Instant),
-    /// Nothing any more.
-    Closed,
-}
 
 /// A job of this host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct HostJob {
     /// The process that runs it.
-    #[serde(default)]
     pub process: u32,
     /// The caller's id, or one made for it.
     pub job: String,
@@ -53,45 +47,79 @@ pub struct HostJob {
     pub done_bytes: u64,
     /// Bytes to do; 0 while unknown.
     pub total_bytes: u64,
-    /// Milliseconds from its start until it last told.
+    /// Milliseconds since its start.
     pub elapsed_millis: u64,
     /// Bytes a second; null while that is not known.
     pub bytes_per_second: Option<u64>,
-    /// Milliseconds since it last told: one that waits for a NAS tells nothing.
-    #[serde(default)]
+    /// Milliseconds since its phase or its bytes changed.
     pub silent_millis: u64,
 }
 
-impl Post {
-    /// Tells where the job stands: always at a new phase, else at most once a second. True once somebody has asked it to stop.
-    pub fn tell<T: Serialize>(&mut self, state_dir: &Path, new_phase: bool, status: impl FnOnce() -> T) -> bool {
-        match self {
-            Post::Silent => match open(state_dir) {
-                Ok(dir) => *self = Post::Open(dir, Instant::now()),
-                Err(error) => {
-                    log::info!("other processes can't see this job: {error}");
-                    *self = Post::Closed;
-                }
-            },
-            Post::Open(_, last) if !new_phase && last.elapsed() < OFTEN => return false,
-            Post::Open(_, last) => *last = Instant::now(),
-            Post::Closed => {}
+impl From<&JobStatus> for HostJob {
+    fn from(status: &JobStatus) -> HostJob {
+        HostJob {
+            process: std::process::id(),
+            job: status.job.clone(),
+            operation: status.operation.to_owned(),
+            vm_name: status.vm_name.clone(),
+            phase: status.phase.as_str().to_owned(),
+            done_bytes: status.done_bytes,
+            total_bytes: status.total_bytes,
+            elapsed_millis: status.elapsed_millis,
+            bytes_per_second: status.bytes_per_second,
+            silent_millis: status.silent_millis,
         }
-        let Post::Open(dir, _) = self else { return false };
-        if let Err(error) = write(dir.path(), &status()) {
-            log::debug!("'{}' is not up to date: {error}", dir.path().display());
+    }
+}
+
+/// A job's folder, or none where it could not be made, and when it was told to be in which phase.
+#[derive(Debug)]
+struct Post(Option<RunDir>, Option<(Instant, Phase)>);
+
+impl Post {
+    fn open(state_dir: &Path) -> Post {
+        let dir = open(state_dir).inspect_err(|error| log::info!("other processes can't see this job: {error}"));
+        Post(dir.ok(), None)
+    }
+}
+
+impl Notice for Post {
+    /// Writes at each new phase, else at most once a second.
+    fn tell(&mut self, status: &JobStatus) -> bool {
+        let Post(Some(dir), told) = self else { return false };
+        if !told.is_some_and(|(when, phase)| phase == status.phase && when.elapsed() < OFTEN) {
+            *told = Some((Instant::now(), status.phase));
+            if let Err(error) = write(dir.path(), &HostJob::from(status)) {
+                log::debug!("'{}' is not up to date: {error}", dir.path().display());
+            }
         }
         dir.path().join(CANCEL).exists()
     }
+}
 
-    /// Removes what the job has told.
-    pub fn close(&mut self) {
-        if let Post::Open(dir, _) = std::mem::replace(self, Post::Closed)
+impl Drop for Post {
+    fn drop(&mut self) {
+        if let Some(dir) = &self.0
             && let Err(error) = fs::remove_dir_all(dir.path())
         {
             log::warn!("unable to remove '{}', leaving it to the next sweep: {error}", dir.path().display());
         }
     }
+}
+
+/// Tells other processes of this one's jobs, from now on.
+pub fn post_jobs() {
+    static POSTS: Once = Once::new();
+    let post = || loop {
+        job::wait_for_any();
+        thread::sleep(LOOK);
+        job::notify_all(LOOK, || Box::new(Post::open(&config::current().state_dir)));
+    };
+    POSTS.call_once(|| {
+        if let Err(error) = thread::Builder::new().name("nasbackup-jobs".to_owned()).spawn(post) {
+            log::warn!("other processes can't see the jobs of this one: {error}");
+        }
+    });
 }
 
 /// The folders of jobs, those that processes left when they were killed among them.
@@ -122,18 +150,18 @@ pub fn posted(state_dir: &Path) -> Vec<HostJob> {
     sweep_posted(state_dir);
     let Ok(entries) = fs::read_dir(state_dir.join(JOBS)) else { return Vec::new() };
     let mut jobs: Vec<_> = entries.flatten().filter_map(|entry| read(&entry.path())).collect();
-    jobs.sort_by_key(|job| std::cmp::Reverse(job.elapsed_millis + job.silent_millis));
+    jobs.sort_by_key(|job| std::cmp::Reverse(job.elapsed_millis));
     jobs
 }
 
 /// None for one that has just begun, or ended meanwhile.
 fn read(dir: &Path) -> Option<HostJob> {
-    let process = dir.file_name()?.to_str()?.strip_prefix(PREFIX)?.split('-').next()?.parse().ok()?;
     let file = File::open(dir.join(STATUS)).ok()?;
-    let silent = file.metadata().ok()?.modified().ok()?.elapsed().unwrap_or_default();
+    let since = file.metadata().ok()?.modified().ok()?.elapsed().unwrap_or_default();
+    let since = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
     let job: HostJob = serde_json::from_reader(file).ok()?;
-    let silent_millis = u64::try_from(silent.as_millis()).unwrap_or(u64::MAX);
-    Some(HostJob { process, silent_millis, ..job })
+    let later = |millis: u64| millis.saturating_add(since);
+    Some(HostJob { elapsed_millis: later(job.elapsed_millis), silent_millis: later(job.silent_millis), ..job })
 }
 
 /// Asks the jobs of that id to stop; how many there are.
@@ -161,9 +189,19 @@ mod tests {
     use super::*;
     use serde_json::{Value, json};
 
-    fn status(done: u64) -> Value {
-        json!({"job": "a", "operation": "verifyData", "vmName": null, "phase": "copy", "doneBytes": done,
-            "totalBytes": 9, "elapsedMillis": 5, "bytesPerSecond": null, "remainingMillis": null})
+    fn status(phase: Phase, done_bytes: u64) -> JobStatus {
+        JobStatus {
+            job: "a".to_owned(),
+            operation: "verifyData",
+            vm_name: None,
+            phase,
+            done_bytes,
+            total_bytes: 9,
+            elapsed_millis: 5,
+            bytes_per_second: None,
+            remaining_millis: None,
+            silent_millis: 0,
+        }
     }
 
     fn done(state: &Path) -> Vec<u64> {
@@ -176,17 +214,17 @@ mod tests {
         let state = &dir.path().join("state");
         assert!(done(state).is_empty());
         assert_eq!(ask_to_stop(state, "a").unwrap(), 0);
-        let mut post = Post::default();
-        assert!(!post.tell(state, true, || status(1)));
+        let mut post = Post::open(state);
+        assert!(!post.tell(&status(Phase::Start, 1)));
         assert_eq!(posted(state)[0].process, std::process::id());
-        post.tell(state, true, || status(2));
-        assert_eq!(done(state), [2]);
+        assert!(!post.tell(&status(Phase::Copy, 2)));
+        assert!(!post.tell(&status(Phase::Copy, 3)));
+        assert_eq!(done(state), [2], "at a new phase, else once a second");
         assert_eq!(ask_to_stop(state, "b").unwrap(), 0);
-        assert!(!post.tell(state, true, || status(3)));
+        assert!(!post.tell(&status(Phase::Copy, 3)));
         assert_eq!(ask_to_stop(state, "a").unwrap(), 1);
-        assert!(post.tell(state, true, || status(4)));
-        post.close();
-        assert!(!post.tell(state, true, || status(5)), "a thread that was left behind tells nothing");
+        assert!(post.tell(&status(Phase::Copy, 3)));
+        drop(post);
         assert_eq!(fs::read_dir(state.join(JOBS)).unwrap().count(), 0);
     }
 
@@ -194,17 +232,15 @@ mod tests {
     fn what_can_t_be_told_or_is_left_disturbs_nobody() {
         let dir = tempfile::tempdir().unwrap();
         let state = &dir.path().join("state");
-        let mut left = Post::default();
-        left.tell(state, true, || status(1));
+        let mut left = Post::open(state);
+        left.tell(&status(Phase::Copy, 1));
         // as when its process was killed: the lock goes, the folder stays
-        drop(left);
+        left.0 = None;
         assert!(done(state).is_empty());
         assert_eq!(fs::read_dir(state.join(JOBS)).unwrap().count(), 0);
         let no_folder = &dir.path().join("file");
         fs::write(no_folder, "").unwrap();
-        let mut post = Post::default();
-        assert!(!post.tell(no_folder, true, || status(1)));
-        post.close();
+        assert!(!Post::open(no_folder).tell(&status(Phase::Copy, 1)));
         assert!(done(no_folder).is_empty());
     }
 }

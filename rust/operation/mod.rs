@@ -71,6 +71,7 @@ pub fn prepare(config: Config, default: Box<dyn Append>) -> Result<()> {
     second_table::prepare();
     log::info!("nasbackup {}, {}, state in '{}'", version(), config.connection_uri, config.state_dir.display());
     config::set(config);
+    host::post_jobs();
     Ok(())
 }
 

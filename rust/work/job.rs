@@ -3,14 +3,12 @@
 use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use crate::config;
 use crate::error::{Code, Error, Result};
-use crate::host::Post;
 use crate::work::deadline::WorkFor;
 use crate::work::phase::Phase;
 use crate::work::speed::{self, Speed};
@@ -38,6 +36,24 @@ pub struct JobStatus {
     pub bytes_per_second: Option<u64>,
     /// Milliseconds until all bytes are done, at that speed; null while that is not known.
     pub remaining_millis: Option<u64>,
+    /// Milliseconds since its phase or its bytes changed, for other processes alone: a caller hears that by itself.
+    #[serde(skip)]
+    pub silent_millis: u64,
+}
+
+/// Where other processes see a job, until this is dropped.
+pub trait Notice: std::fmt::Debug + Send {
+    /// Tells where the job stands. True once somebody has asked it to stop.
+    fn tell(&mut self, status: &JobStatus) -> bool;
+}
+
+#[derive(Debug, Default)]
+enum Noticed {
+    #[default]
+    Nowhere,
+    At(Box<dyn Notice>),
+    /// The job has ended.
+    NoMore,
 }
 
 /// Is told of progress on the caller's own thread; an error from it cancels the job and becomes its result.
@@ -54,8 +70,10 @@ pub struct Job {
     total: AtomicU64,
     speed: Mutex<Speed>,
     started: Instant,
+    /// Milliseconds from the start until the phase or the bytes last changed.
+    changed_millis: AtomicU64,
     cancelled: AtomicBool,
-    post: Mutex<Post>,
+    noticed: Mutex<Noticed>,
 }
 
 impl Job {
@@ -64,20 +82,15 @@ impl Job {
         log::debug!("{} {}: {phase}", self.operation, self.vm_name.as_deref().unwrap_or("-"));
         *lock(&self.phase) = phase;
         *lock(&self.speed) = Speed::default();
+        self.changed_millis.store(self.elapsed_millis(), Relaxed);
         steps::at(phase.as_str());
-        self.post(true);
-    }
-
-    /// Tells other processes of this host where the job stands, and heeds one that wants it to end.
-    fn post(&self, new_phase: bool) {
-        if lock(&self.post).tell(&config::current().state_dir, new_phase, || self.status()) {
-            self.cancelled.store(true, Relaxed);
-        }
     }
 
     /// Records progress in bytes.
     pub fn progress(&self, done: u64, total: u64) {
-        self.done.store(done, Relaxed);
+        if self.done.swap(done, Relaxed) != done {
+            self.changed_millis.store(self.elapsed_millis(), Relaxed);
+        }
         self.total.store(total, Relaxed);
         lock(&self.speed).note(Instant::now(), done);
     }
@@ -100,6 +113,7 @@ impl Job {
     pub fn status(&self) -> JobStatus {
         let (done_bytes, total_bytes) = (self.done.load(Relaxed), self.total.load(Relaxed));
         let bytes_per_second = lock(&self.speed).bytes_per_second(Instant::now());
+        let elapsed_millis = self.elapsed_millis();
         JobStatus {
             job: self.id.clone(),
             operation: self.operation,
@@ -107,9 +121,10 @@ impl Job {
             phase: *lock(&self.phase),
             done_bytes,
             total_bytes,
-            elapsed_millis: self.elapsed_millis(),
+            elapsed_millis,
             bytes_per_second,
             remaining_millis: speed::remaining_millis(done_bytes, total_bytes, bytes_per_second),
+            silent_millis: elapsed_millis.saturating_sub(self.changed_millis.load(Relaxed)),
         }
     }
 
@@ -117,9 +132,23 @@ impl Job {
     pub fn elapsed_millis(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
+
+    /// Tells other processes where the job stands, and heeds one that wants it to end.
+    fn notify(&self, post: impl FnOnce() -> Box<dyn Notice>) {
+        let mut noticed = lock(&self.noticed);
+        if let Noticed::Nowhere = *noticed {
+            *noticed = Noticed::At(post());
+        }
+        if let Noticed::At(notice) = &mut *noticed
+            && notice.tell(&self.status())
+        {
+            self.cancelled.store(true, Relaxed);
+        }
+    }
 }
 
 static RUNNING: Mutex<BTreeMap<String, Arc<Job>>> = Mutex::new(BTreeMap::new());
+static STARTED: Condvar = Condvar::new();
 static MADE: AtomicU64 = AtomicU64::new(0);
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -147,7 +176,7 @@ impl Deref for JobGuard {
 impl Drop for JobGuard {
     fn drop(&mut self) {
         lock(&RUNNING).remove(&self.0.id);
-        lock(&self.0.post).close();
+        *lock(&self.0.noticed) = Noticed::NoMore;
     }
 }
 
@@ -188,7 +217,6 @@ impl<'a> Reporter<'a> {
     /// caller wants the job to end.
     pub fn tell(&mut self) -> Result<()> {
         (self.listener)(&self.job.status())?;
-        self.job.post(false);
         self.job.check_cancelled()
     }
 }
@@ -215,11 +243,25 @@ pub fn start(
         total: AtomicU64::new(0),
         speed: Mutex::default(),
         started: Instant::now(),
+        changed_millis: AtomicU64::new(0),
         cancelled: AtomicBool::new(false),
-        post: Mutex::default(),
+        noticed: Mutex::default(),
     });
     running.insert(id, job.clone());
+    STARTED.notify_all();
     Ok(JobGuard(job, works_for))
+}
+
+/// Waits until a job runs.
+pub fn wait_for_any() {
+    let running = lock(&RUNNING);
+    drop(STARTED.wait_while(running, |running| running.is_empty()).unwrap_or_else(PoisonError::into_inner));
+}
+
+/// Tells other processes of each job that has run for `age`, by what `post` makes for it, and cancels those that they want to end.
+pub fn notify_all(age: Duration, post: impl Fn() -> Box<dyn Notice>) {
+    let jobs: Vec<_> = lock(&RUNNING).values().filter(|job| job.started.elapsed() >= age).cloned().collect();
+    jobs.iter().for_each(|job| job.notify(&post));
 }
 
 /// The running jobs, by id.
@@ -256,6 +298,42 @@ mod tests {
         assert_eq!(start("listed").unwrap_err().code, Code::InvalidArgument);
         drop(job);
         assert!(!running().iter().any(|s| s.job == "listed"));
+    }
+
+    #[derive(Debug)]
+    struct Board(Arc<AtomicU64>);
+
+    impl Notice for Board {
+        fn tell(&mut self, status: &JobStatus) -> bool {
+            self.0.store(status.done_bytes, Relaxed);
+            status.done_bytes == 2
+        }
+    }
+
+    impl Drop for Board {
+        fn drop(&mut self) {
+            self.0.store(99, Relaxed);
+        }
+    }
+
+    #[test]
+    fn others_are_told_of_a_job_until_it_ends_and_can_stop_it() {
+        let job = start("noticed").unwrap();
+        let seen = Arc::new(AtomicU64::new(0));
+        let board = || -> Box<dyn Notice> { Box::new(Board(seen.clone())) };
+        job.progress(1, 2);
+        notify_all(Duration::from_secs(3600), board);
+        assert_eq!(seen.load(Relaxed), 0, "it is too young");
+        let shared = job.share();
+        shared.notify(board);
+        assert!(seen.load(Relaxed) == 1 && !job.is_cancelled());
+        job.progress(2, 2);
+        shared.notify(board);
+        assert!(seen.load(Relaxed) == 2 && job.is_cancelled());
+        drop(job);
+        assert_eq!(seen.load(Relaxed), 99);
+        shared.notify(board);
+        assert_eq!(seen.load(Relaxed), 99, "a thread that was left behind tells nothing");
     }
 
     #[test]
