@@ -100,6 +100,9 @@ pub(crate) struct Verify {
     /// Read all data, and compare them with their fingerprints
     #[arg(long)]
     pub(crate) data: bool,
+    /// Read at most so many bytes a second from the NAS
+    #[arg(long, value_name = "BYTES", requires = "data")]
+    pub(crate) rate_limit: Option<u64>,
 }
 
 #[derive(Debug, Args)]

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
 use nasbackup::error::{Error, Result};
-use nasbackup::operation::list_points::{ListedMachine, ListedPoints};
+use nasbackup::operation::list_points::{ListedMachine, ListedPoint, ListedPoints};
 use nasbackup::plain::plain;
 use nasbackup::point::Kind;
 
@@ -26,6 +26,14 @@ pub(crate) fn run(host: &Host, arguments: &List, output: Output) -> Result<ExitC
     }
     output.print(&listed, text)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What a delete gives back, or how much the points that stand on it would have to take over first, at most.
+fn deletion(points: &[ListedPoint], point: &ListedPoint) -> String {
+    match points::on(points, &point.backup_path).len() as u64 {
+        0 => format!("frees {}", size(point.size)),
+        children => format!("merges {}", size(point.size.saturating_mul(children))),
+    }
 }
 
 fn write(file: &Path, text: &str) -> Result<()> {
@@ -49,7 +57,7 @@ fn machine(machine: &ListedMachine) -> String {
     let mut table = Table::new();
     table.load_preset(NOTHING);
     let instance = plain(&machine.instance);
-    table.set_header([&*instance, "kind", "disks", "own", "chain", "verified"]);
+    table.set_header([&*instance, "kind", "disks", "own", "chain", "a delete", "verified"]);
     for (indent, point) in tree(&machine.points) {
         let name = plain(point.backup_path.rsplit('/').next().unwrap_or_default());
         let kind = if point.kind == Kind::Full { "full" } else { "incremental" };
@@ -60,10 +68,11 @@ fn machine(machine: &ListedMachine) -> String {
             &disks,
             &size(point.size),
             &size(point.chain_size),
+            &deletion(&machine.points, point),
             &points::verified(point),
         ]);
     }
-    for column in table.column_iter_mut().skip(2).take(3) {
+    for column in table.column_iter_mut().skip(2).take(4) {
         column.set_cell_alignment(CellAlignment::Right);
     }
     let mut text = table.trim_fmt() + "\n";

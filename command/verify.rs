@@ -22,6 +22,7 @@ pub(crate) fn run(host: &Host, arguments: &Verify, output: Output) -> Result<Exi
         let request = VerifyChainRequest {
             repository: Some(host.repository()?),
             backup_path: Some(backup_path.clone()),
+            rate_limit: arguments.rate_limit,
             ..VerifyChainRequest::default()
         };
         let verify = if arguments.data { verify_data::run } else { verify_chain::run };

@@ -64,12 +64,12 @@ fn chains_are_drawn_with_what_each_point_takes_and_what_is_wrong() {
     let paths: Vec<_> = story.points.iter().map(|point| point.path.clone()).collect();
     let drawn = host.says(&["--repo", "nas", "list", &story.guest.name]);
     let lines: Vec<_> = drawn.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
-    for (line, begin) in lines[1..].iter().zip([
-        format!("{} full 2 ", name(&paths[0])),
-        format!("├ {} incremental 2 ", name(&paths[1])),
-        format!("└ {} incremental 2 ", name(&paths[2])),
+    for (line, (begin, deletion)) in lines[1..].iter().zip([
+        (format!("{} full 2 ", name(&paths[0])), " merges "),
+        (format!("├ {} incremental 2 ", name(&paths[1])), " merges "),
+        (format!("└ {} incremental 2 ", name(&paths[2])), " frees "),
     ]) {
-        assert!(line.starts_with(&begin), "{drawn}");
+        assert!(line.starts_with(&begin) && line.contains(deletion), "{drawn}");
     }
     assert_eq!(host.says(&["--repo", &host.nas, "list"]), drawn, "named by its folder, all machines");
 

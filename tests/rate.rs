@@ -7,8 +7,10 @@ mod support;
 use std::thread;
 use std::time::Instant;
 
-use nasbackup::error::Result;
+use nasbackup::error::{Code, Result};
 use nasbackup::operation::take_backup::{self, TakeBackupRequest};
+use nasbackup::operation::verify_chain::{self, Verdict, VerifyChainRequest};
+use nasbackup::operation::verify_data;
 use nasbackup::work::phase::Phase;
 use support::{Guest, MIB, Nas, Story, by, configured, details};
 
@@ -103,4 +105,24 @@ fn all_backups_of_the_host_share_its_limit() {
         running.into_iter().map(|run| run.join().unwrap()).collect()
     });
     assert_near(speed(&courses), 4 * MIB);
+}
+
+#[test]
+fn a_verification_keeps_its_limit() {
+    let _configured = configured(|_| {});
+    let mut story = Story::new(Guest::full_of_data(16), Nas::folder());
+    story.accept(by("pull", story.request("full")));
+    let request = VerifyChainRequest {
+        repository: story.request("full").repository,
+        backup_path: Some(story.last().path.clone()),
+        rate_limit: Some(4 * MIB),
+        ..VerifyChainRequest::default()
+    };
+    let begun = Instant::now();
+    let verified = verify_data::run(request.clone(), &mut |_| Ok(())).unwrap();
+    assert_eq!(verified.verdict, Verdict::Good);
+    // what the first request reads is not waited for
+    assert!(begun.elapsed().as_secs() >= 3, "16 MiB in {:?}", begun.elapsed());
+    let refused = verify_chain::run(request, &mut |_| Ok(())).unwrap_err();
+    assert_eq!(refused.code, Code::InvalidArgument, "it reads no data");
 }

@@ -3,7 +3,6 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::error::Result;
 use crate::limits;
 use crate::qcow2::CLUSTER;
 
@@ -54,7 +53,7 @@ impl Limiter {
     }
 
     /// Waits until so many bytes may be read. Calls `go_on` several times a second; its error ends the wait.
-    pub fn wait(&self, bytes: u64, go_on: impl Fn() -> Result<()>) -> Result<()> {
+    pub fn wait<E>(&self, bytes: u64, go_on: impl Fn() -> Result<(), E>) -> Result<(), E> {
         let at = self.reserve(Instant::now(), bytes);
         loop {
             go_on()?;

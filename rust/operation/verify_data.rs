@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::io::Read;
+use std::sync::Arc;
 
 use super::reading::Reading;
 use super::verified::Scope;
@@ -10,6 +11,7 @@ use super::verify_chain::Facts;
 use super::verify_chain::chains::{self, Found, Judged};
 use super::verify_chain::{self, UNANSWERED, Verdict, Verified, VerifiedFile, VerifyChainRequest};
 use crate::digest::Digest;
+use crate::engine::rate::{Limiter, Rate};
 use crate::error::{Code, Error, Result};
 use crate::limits;
 use crate::nas::folder::Folder;
@@ -28,10 +30,13 @@ const LONGEST: u64 = 8 << 20;
 
 /// Runs `verifyData`. It answers as `verifyChain` does; the verdict on an image without fingerprints is `aborted`.
 pub fn run(request: VerifyChainRequest, listener: Listener<'_>) -> Result<Verified> {
-    verify_chain::verify(("verifyData", Scope::Data), request, listener, compare_all)
+    let rate = Rate { own: request.rate_limit.filter(|rate| *rate > 0), host: None };
+    verify_chain::verify(("verifyData", Scope::Data), request, listener, |reading, judged, job| {
+        compare_all(reading, judged, Limiter::new(rate), job)
+    })
 }
 
-fn compare_all(reading: &Reading, judged: &mut Judged, job: &mut Reporter<'_>) -> Result<()> {
+fn compare_all(reading: &Reading, judged: &mut Judged, limiter: Limiter, job: &mut Reporter<'_>) -> Result<()> {
     let found = std::mem::take(&mut judged.found);
     let mut small = Vec::new();
     let folders: BTreeSet<_> = found.iter().filter_map(|found| found.path.parent()).collect();
@@ -40,7 +45,7 @@ fn compare_all(reading: &Reading, judged: &mut Judged, job: &mut Reporter<'_>) -
         let held = reading.clone();
         small.extend(bounded(STEP, limits::STORAGE_STEP, move || Ok(look_at_small(held.root(), &folder, manifest)))?);
     }
-    let mut all = Data { reading, judged, gone: false, done: 0, total: 0 };
+    let mut all = Data { reading, judged, limiter: Arc::new(limiter), gone: false, done: 0, total: 0 };
     all.total = found.iter().filter(|found| all.recorded(&found.path).is_some()).filter_map(Found::checkable).sum();
     job.progress(0, all.total);
     job.begin(Phase::CompareData)?;
@@ -72,6 +77,7 @@ fn add(found: &mut Vec<Found>, file: VerifiedFile) {
 struct Data<'a> {
     reading: &'a Reading,
     judged: &'a Judged,
+    limiter: Arc<Limiter>,
     /// The NAS has stopped answering.
     gone: bool,
     done: u64,
@@ -139,6 +145,7 @@ impl Data<'_> {
         job: &mut Reporter<'_>,
     ) -> Result<Result<Findings, qcow2::Error>> {
         let (held, image, before, total) = (self.reading.clone(), image.clone(), self.done, self.total);
+        let limiter = self.limiter.clone();
         worker::run(STEP, limits::STORAGE_STEP, job, move |pulse| {
             let root = held.root();
             let index = match root.open_file(&index) {
@@ -146,7 +153,11 @@ impl Data<'_> {
                 Err(error) if error.code == Code::NotFound => Err("is not there".to_owned()),
                 Err(error) => return Err(error),
             };
-            let tell = &mut |done: u64, _| pulse.at((before + done).min(total), total);
+            let mut read = 0;
+            let tell = &mut |done: u64, _| {
+                let more = done.saturating_sub(std::mem::replace(&mut read, done));
+                limiter.wait(more, || pulse.at((before + done).min(total), total))
+            };
             let image = chains::open_again(root, &image, &facts)?;
             qcow2::unless_stopped(image.and_then(|image| fingerprints::verify(image, index, &recorded, tell)))
         })

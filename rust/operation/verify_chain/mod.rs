@@ -38,6 +38,8 @@ pub struct VerifyChainRequest {
     pub backup_path: Option<String>,
     /// The id that the point had when it was made, as its backup's answer told it: another one is bad. Absent: not asked.
     pub point_id: Option<String>,
+    /// Bytes a second that are read from the NAS at most. Absent, or 0: no limit. `verifyChain` reads no data and refuses one.
+    pub rate_limit: Option<u64>,
 }
 
 /// What `verifyChain` answers.
@@ -53,6 +55,9 @@ pub struct Verified {
 /// Runs `verifyChain`. `listener` is told of progress on this thread. What is wrong with the point stands in the answer. An error
 /// means that there is no answer: the request is invalid, the repository or point can't be opened, the call was cancelled.
 pub fn run(request: VerifyChainRequest, listener: Listener<'_>) -> Result<Verified> {
+    if request.rate_limit.is_some() {
+        return Err(Error::invalid("rateLimit", "is given, and verifyChain reads no data"));
+    }
     verify(("verifyChain", Scope::Chain), request, listener, |_, _, _| Ok(()))
 }
 
