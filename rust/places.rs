@@ -12,7 +12,7 @@ pub(crate) struct Places(AtomicUsize);
 
 /// A place; dropped, it is free again.
 #[derive(Debug)]
-pub(crate) struct Place<'a>(&'a Places);
+pub(crate) struct BackupPlace<'a>(&'a Places);
 
 impl Places {
     const fn new() -> Places {
@@ -20,13 +20,13 @@ impl Places {
     }
 
     /// One of `places`; `None` when all of them are taken.
-    pub(crate) fn take(&self, places: usize) -> Option<Place<'_>> {
+    pub(crate) fn take(&self, places: usize) -> Option<BackupPlace<'_>> {
         let one_more = |taken| (taken < places).then_some(taken + 1);
-        self.0.fetch_update(Relaxed, Relaxed, one_more).ok().map(|_| Place(self))
+        self.0.fetch_update(Relaxed, Relaxed, one_more).ok().map(|_| BackupPlace(self))
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for BackupPlace<'_> {
     fn drop(&mut self) {
         self.0.0.fetch_sub(1, Relaxed);
     }

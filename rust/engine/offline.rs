@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::job::COPY;
 use super::rate::{Limiter, Rate};
 use super::reader::{self, DiskExport, Throttle};
-use super::shared::Shared;
+use super::shared::CopyState;
 use super::socket::Socket;
 use super::writer::{CopyTarget, Piece, REQUEST, Slot, Writer, WriterEnds, Written, send};
 use crate::error::{Code, Error, Result};
@@ -50,7 +50,7 @@ pub fn copy(
     job: &mut Reporter<'_>,
     deadline: Instant,
 ) -> Result<Written> {
-    let shared = Arc::new(Shared::default());
+    let shared = Arc::new(CopyState::default());
     let (ended, ends) = mpsc::channel();
     let (mut sources, mut targets) = (Vec::new(), Vec::new());
     for OfflineDisk { target, origin } in disks {
@@ -76,7 +76,7 @@ pub fn copy(
 
 /// The number of bytes that a copy of `disk` would read: all that hold data, or of an incremental those that changed.
 pub fn count_bytes_to_read(disk: &str, size: u64, origin: Origin) -> Result<u64> {
-    let shared = Shared::default();
+    let shared = CopyState::default();
     DiskReader::open((disk.to_owned(), size, origin), &shared)?.count(&shared)
 }
 
@@ -85,7 +85,7 @@ fn follow(
     reader: &Background<()>,
     writer: &Writer,
     ends: &Receiver<()>,
-    shared: &Shared,
+    shared: &CopyState,
     job: &mut Reporter<'_>,
     deadline: Instant,
 ) -> Result<Written> {
@@ -121,7 +121,7 @@ fn note_left_reader(reader: &Background<()>, error: Error) -> Error {
 type DiskOrigin = (String, u64, Origin);
 
 /// Reads the disks one after the other and sends their pieces to the writer.
-fn read(disks: Vec<DiskOrigin>, ends: WriterEnds, mut throttle: Throttle, shared: &Shared) -> Result<()> {
+fn read(disks: Vec<DiskOrigin>, ends: WriterEnds, mut throttle: Throttle, shared: &CopyState) -> Result<()> {
     let mut sources = disks.into_iter().map(|disk| DiskReader::open(disk, shared)).collect::<Result<Vec<_>>>()?;
     let mut total = 0;
     for source in &mut sources {
@@ -144,7 +144,7 @@ enum DiskReader {
 }
 
 impl DiskReader {
-    fn open((name, size, origin): DiskOrigin, shared: &Shared) -> Result<DiskReader> {
+    fn open((name, size, origin): DiskOrigin, shared: &CopyState) -> Result<DiskReader> {
         Ok(match origin {
             Origin::Images(view, changes) => DiskReader::Images(ImageReader { name, view, changes }),
             Origin::Export(socket) => {
@@ -155,7 +155,7 @@ impl DiskReader {
     }
 
     /// The number of bytes that the copy will read.
-    fn count(&mut self, shared: &Shared) -> Result<u64> {
+    fn count(&mut self, shared: &CopyState) -> Result<u64> {
         match self {
             DiskReader::Images(images) => images.count(shared),
             DiskReader::Export(export) => export.count(shared),
@@ -172,7 +172,7 @@ struct ImageReader {
 
 impl ImageReader {
     /// The number of bytes that the copy will read.
-    fn count(&mut self, shared: &Shared) -> Result<u64> {
+    fn count(&mut self, shared: &CopyState) -> Result<u64> {
         let mut total = 0;
         self.runs(shared, |_, _, run| {
             total += if run.zero { 0 } else { run.length };
@@ -181,7 +181,7 @@ impl ImageReader {
         Ok(total)
     }
 
-    fn copy(&mut self, (pieces, free): &WriterEnds, limiter: &Limiter, shared: &Shared) -> Result<()> {
+    fn copy(&mut self, (pieces, free): &WriterEnds, limiter: &Limiter, shared: &CopyState) -> Result<()> {
         let (name, most) = (self.name.clone(), REQUEST.min(limiter.most()));
         self.runs(shared, |view, at, run| {
             if run.zero {
@@ -201,7 +201,7 @@ impl ImageReader {
     }
 
     /// Calls `each` with the runs to copy, in ascending order.
-    fn runs(&mut self, shared: &Shared, mut each: impl FnMut(&mut View, u64, qcow2::Run) -> Result<()>) -> Result<()> {
+    fn runs(&mut self, shared: &CopyState, mut each: impl FnMut(&mut View, u64, qcow2::Run) -> Result<()>) -> Result<()> {
         let ImageReader { name, view, changes } = self;
         let size = view.size();
         let mut walk = |range: Range<u64>| {
@@ -228,7 +228,7 @@ fn read_error(disk: &str, error: qcow2::Error) -> Error {
 }
 
 /// Waits for a slot that the writer has emptied.
-fn take_slot(free: &Receiver<Slot>, shared: &Shared) -> Result<Slot> {
+fn take_slot(free: &Receiver<Slot>, shared: &CopyState) -> Result<Slot> {
     loop {
         shared.check_not_stopped()?;
         match free.recv_timeout(limits::CALLER_LOOK) {

@@ -13,9 +13,9 @@ use super::incident::Incident;
 use super::job::{BackupJob, COPY, Signal};
 use super::rate::Rate;
 use super::reader::{self, DiskExport, ReadResult};
-use super::reserve::{self, Reserve, Speed};
+use super::reserve::{self, Reserve, GrowthSpeed};
 use super::scratch::Scratch;
-use super::shared::Shared;
+use super::shared::CopyState;
 use super::writer::{CopyTarget, Writer, Written};
 use crate::config::LEAST_SCRATCH;
 use crate::error::{Code, Error, Result};
@@ -87,7 +87,7 @@ pub fn copy(
 
 /// The threads of a pull that runs.
 struct Pull {
-    shared: Arc<Shared>,
+    shared: Arc<CopyState>,
     reader: Background<ReadResult>,
     writer: Writer,
     /// Takes room in the scratch ahead of QEMU.
@@ -104,7 +104,7 @@ impl Pull {
         rate: Rate,
         session: Session,
     ) -> Result<Pull> {
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(CopyState::default());
         let export = |disk: &PullDisk| DiskExport {
             disk: disk.target.disk.clone(),
             size: disk.target.size,
@@ -265,7 +265,7 @@ fn scratch_full(cause: String) -> Error {
 struct RoomWatch {
     last: Option<Instant>,
     /// The speed at which the scratch fills.
-    speed: Speed,
+    speed: GrowthSpeed,
 }
 
 impl RoomWatch {

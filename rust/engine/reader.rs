@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::pace::{Demand, Pace};
 use super::rate::{Limiter, Rate};
-use super::shared::Shared;
+use super::shared::CopyState;
 use super::socket::Socket;
 use super::writer::{Piece, Slot, WriterEnds, send};
 use crate::error::{Code, Error, Result};
@@ -76,7 +76,7 @@ pub(super) fn read(
     exports: Vec<DiskExport>,
     rate: Rate,
     ends: &WriterEnds,
-    shared: &Shared,
+    shared: &CopyState,
 ) -> ReadResult {
     let mut disks = Vec::new();
     let outcome = read_all(&mut disks, &socket, exports, rate, ends, shared);
@@ -93,7 +93,7 @@ fn read_all(
     exports: Vec<DiskExport>,
     rate: Rate,
     ends: &WriterEnds,
-    shared: &Shared,
+    shared: &CopyState,
 ) -> Result<()> {
     let mut throttle = Throttle::new(exports.iter().filter_map(|export| export.scratch.as_deref()), rate);
     for export in exports {
@@ -179,7 +179,7 @@ impl ExportReader {
         Ok(ExportReader { export, bitmap, connection, asked: 0, runs, waiting, in_flight: 0, turn: None })
     }
 
-    fn connect(&mut self, socket: &Socket, shared: &Shared) -> Result<()> {
+    fn connect(&mut self, socket: &Socket, shared: &CopyState) -> Result<()> {
         let ExportReader { export, bitmap, connection, .. } = self;
         let at = |error: Error| error.on_disk(&export.disk);
         let contexts: Vec<&str> = std::iter::once(ALLOCATION).chain(bitmap.as_deref()).collect();
@@ -195,7 +195,7 @@ impl ExportReader {
     }
 
     /// Connects as the only client of the socket.
-    pub(super) fn open(socket: &Socket, export: DiskExport, shared: &Shared) -> Result<ExportReader> {
+    pub(super) fn open(socket: &Socket, export: DiskExport, shared: &CopyState) -> Result<ExportReader> {
         let mut disk = ExportReader::new(export)?;
         disk.connect(socket, shared)?;
         socket.remove();
@@ -204,7 +204,7 @@ impl ExportReader {
     }
 
     /// The number of bytes that the copy will read.
-    pub(super) fn count(&mut self, shared: &Shared) -> Result<u64> {
+    pub(super) fn count(&mut self, shared: &CopyState) -> Result<u64> {
         let mut total = 0;
         while self.asked < self.export.size {
             self.ask(shared).map_err(|error| error.on_disk(&self.export.disk))?;
@@ -215,7 +215,7 @@ impl ExportReader {
     }
 
     /// Asks the server for the extents of the disk's next part.
-    fn ask(&mut self, shared: &Shared) -> Result<()> {
+    fn ask(&mut self, shared: &CopyState) -> Result<()> {
         let length = WINDOW.min(self.export.size - self.asked);
         let status = self.connection.status(self.asked, length, limits::COPY_LOOK, || shared.check_not_stopped())?;
         let (covered, runs) = runs(&status, self.bitmap.as_deref(), self.asked, length)?;
@@ -225,11 +225,11 @@ impl ExportReader {
     }
 
     /// Reads the export into the slots that the writer has emptied.
-    pub(super) fn copy(&mut self, throttle: &mut Throttle, ends: &WriterEnds, shared: &Shared) -> Result<()> {
+    pub(super) fn copy(&mut self, throttle: &mut Throttle, ends: &WriterEnds, shared: &CopyState) -> Result<()> {
         self.read(throttle, ends, shared).map_err(|error| error.on_disk(&self.export.disk))
     }
 
-    fn read(&mut self, throttle: &mut Throttle, (pieces, free): &WriterEnds, shared: &Shared) -> Result<()> {
+    fn read(&mut self, throttle: &mut Throttle, (pieces, free): &WriterEnds, shared: &CopyState) -> Result<()> {
         let mut spare = None;
         loop {
             shared.check_not_stopped()?;

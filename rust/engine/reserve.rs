@@ -68,14 +68,14 @@ impl ScratchFile {
 
 /// The highest speed at which something has grown.
 #[derive(Debug, Default, Clone, Copy)]
-pub(super) struct Speed {
+pub(super) struct GrowthSpeed {
     /// When the last look was, and how many bytes it saw.
     seen: Option<(Instant, u64)>,
     /// The highest speed, in bytes a second.
     most: f64,
 }
 
-impl Speed {
+impl GrowthSpeed {
     /// Records how many bytes there are. Measures over at least a `JOB_LOOK`, because a single write would look fast.
     pub(super) fn observe(&mut self, now: Instant, bytes: u64) {
         let Some((before, had)) = self.seen else { return self.seen = Some((now, bytes)) };
@@ -101,7 +101,7 @@ impl Speed {
 #[derive(Debug, Default)]
 struct Growth {
     parts: Vec<FileGrowth>,
-    all: Speed,
+    all: GrowthSpeed,
 }
 
 /// How one scratch file grows.
@@ -112,7 +112,7 @@ struct FileGrowth {
     length: u64,
     /// The offset up to which the file has blocks.
     end: u64,
-    speed: Speed,
+    speed: GrowthSpeed,
 }
 
 impl FileGrowth {

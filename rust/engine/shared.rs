@@ -8,14 +8,14 @@ use crate::work::job::Reporter;
 
 /// The state that the threads of one copy share.
 #[derive(Debug, Default)]
-pub(super) struct Shared {
+pub(super) struct CopyState {
     stop: AtomicBool,
     aborted: AtomicBool,
     done: AtomicU64,
     total: AtomicU64,
 }
 
-impl Shared {
+impl CopyState {
     /// Tells the threads to stop.
     pub(super) fn stop(&self) {
         self.stop.store(true, Relaxed);

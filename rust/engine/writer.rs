@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::nas_probe::NasProbe;
 use super::pace;
-use super::shared::Shared;
+use super::shared::CopyState;
 use crate::apart::Apart;
 use crate::error::{Code, Error, Result};
 use crate::limits;
@@ -101,7 +101,7 @@ impl Writer {
     pub(super) fn start(
         targets: Vec<CopyTarget>,
         session: Session,
-        shared: &Arc<Shared>,
+        shared: &Arc<CopyState>,
         ended: impl FnOnce() + Send + 'static,
     ) -> Result<(Writer, WriterEnds)> {
         let (pieces, written) = mpsc::channel();
@@ -129,7 +129,7 @@ impl Writer {
 
     /// Stops the writer because of `error`, or leaves it behind. If the deadline passed and the writer does not stop, the
     /// library asks the NAS whether it answers, because it may only be slow.
-    pub(super) fn give_up(&self, shared: &Shared, error: Error) -> Error {
+    pub(super) fn give_up(&self, shared: &CopyState, error: Error) -> Error {
         shared.stop();
         if self.ends_within(limits::COPY_STOP) {
             return error;
@@ -164,7 +164,7 @@ fn open_probe(targets: &[CopyTarget], found: Arc<OnceLock<NasProbe>>) {
 }
 
 /// Writes the pieces of all disks, and returns their slots to the reader.
-fn write(targets: Vec<CopyTarget>, pieces: &Receiver<Piece>, free: &Sender<Slot>, shared: &Shared) -> Result<Written> {
+fn write(targets: Vec<CopyTarget>, pieces: &Receiver<Piece>, free: &Sender<Slot>, shared: &CopyState) -> Result<Written> {
     let write = |target: CopyTarget| {
         let disk = target.disk.clone();
         write_disk(target, pieces, free, shared).map_err(|error| error.on_disk(&disk))
@@ -176,7 +176,7 @@ fn write_disk(
     mut target: CopyTarget,
     pieces: &Receiver<Piece>,
     free: &Sender<Slot>,
-    shared: &Shared,
+    shared: &CopyState,
 ) -> Result<Fingerprints> {
     let base = target.base.take();
     let mut image = ImageWriter::begin(&target, base)?;
@@ -286,7 +286,7 @@ impl<'a> ImageWriter<'a> {
 }
 
 /// Waits for the next piece, and checks for a stop meanwhile, because a hanging reader neither sends nor ends.
-fn next_piece(pieces: &Receiver<Piece>, shared: &Shared) -> Result<Piece> {
+fn next_piece(pieces: &Receiver<Piece>, shared: &CopyState) -> Result<Piece> {
     loop {
         let piece = pieces.recv_timeout(limits::CALLER_LOOK);
         shared.check_not_stopped()?;
@@ -353,7 +353,7 @@ mod tests {
             index_name: "index".into(),
             base: None,
         };
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(CopyState::default());
         let (writer, (pieces, slots)) = Writer::start(vec![target], session.clone(), &shared, || ()).unwrap();
         let mut all: Vec<Slot> = (0..SLOTS).map(|_| slots.recv().unwrap()).collect();
         let mut write = |at: usize| {

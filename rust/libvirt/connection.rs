@@ -13,7 +13,7 @@ use crate::limits;
 struct Open {
     uri: String,
     connection: Connect,
-    watches: Vec<event::Watch>,
+    watches: Vec<event::Callback>,
 }
 
 impl Drop for Open {

@@ -124,10 +124,10 @@ fn run_loop() {
 
 /// A callback of a connection.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Watch(c_int);
+pub(super) struct Callback(c_int);
 
 /// Ends a callback, and so its hold on the connection.
-pub(super) fn deregister(connection: &Connect, watch: Watch) {
+pub(super) fn deregister(connection: &Connect, watch: Callback) {
     // SAFETY: the connection is live and the callback was registered on it.
     if unsafe { sys::virConnectDomainEventDeregisterAny(connection.as_ptr(), watch.0) } < 0 {
         // Usual for a connection that was lost: the daemon can't be told, and libvirt's own record is gone already.
@@ -136,7 +136,7 @@ pub(super) fn deregister(connection: &Connect, watch: Watch) {
 }
 
 /// Asks a connection for the events of all its domains; the callbacks that were registered go into `watches`.
-pub(super) fn register(connection: &Connect, watches: &mut Vec<Watch>) -> Result<()> {
+pub(super) fn register(connection: &Connect, watches: &mut Vec<Callback>) -> Result<()> {
     type Generic = sys::virConnectDomainEventGenericCallback;
     type Lifecycle = sys::virConnectDomainEventCallback;
     type JobCompleted = sys::virConnectDomainEventJobCompletedCallback;
@@ -160,7 +160,7 @@ pub(super) fn register(connection: &Connect, watches: &mut Vec<Watch>) -> Result
         if watch < 0 {
             return Err(at("ask for events")(VirtError::last_error()));
         }
-        watches.push(Watch(watch));
+        watches.push(Callback(watch));
     }
     Ok(())
 }

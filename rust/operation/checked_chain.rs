@@ -21,7 +21,7 @@ pub(super) enum Which {
 
 /// A disk of a restore point.
 #[derive(Debug)]
-pub(super) struct Disk {
+pub(super) struct CheckedDisk {
     pub(super) volume: String,
     /// Its images, the newest first, each standing on the next.
     pub(super) chain: Vec<Link>,
@@ -41,11 +41,11 @@ pub(super) fn all(root: &Folder, point: &PointPath) -> Result<Vec<Which>> {
 
 /// The disks that are wanted, of a point that `verifyChain` would not call bad before it looks at the tables. With an `id` the
 /// point is to have that one. What is wrong with the images of the point's other disks does not matter.
-pub(super) fn open_all(root: &Folder, point: &PointPath, id: Option<&str>, wanted: &[Which]) -> Result<Vec<Disk>> {
+pub(super) fn open_all(root: &Folder, point: &PointPath, id: Option<&str>, wanted: &[Which]) -> Result<Vec<CheckedDisk>> {
     let manifest = Manifest::read_sound(&root.open_dir(&point.folder())?, point)?;
     let open = |which: &Which| {
         let (file, volume) = find(root, point, manifest.as_ref(), which)?;
-        Ok(Disk { volume, chain: open_chain(root, &file)?, recorded: None })
+        Ok(CheckedDisk { volume, chain: open_chain(root, &file)?, recorded: None })
     };
     let mut disks = wanted.iter().map(open).collect::<Result<Vec<_>>>()?;
     let judged = chains::find(root, point, id, &disks.iter().flat_map(|disk| &disk.chain).collect::<Vec<_>>())?;
@@ -54,7 +54,7 @@ pub(super) fn open_all(root: &Folder, point: &PointPath, id: Option<&str>, wante
         let cause = format!("the manifest of '{point}' was exchanged");
         return Err(Error::new(Code::CorruptImage, "check the point", cause));
     }
-    for Disk { chain, recorded, .. } in &mut disks {
+    for CheckedDisk { chain, recorded, .. } in &mut disks {
         judged.refuse_images(chain)?;
         judged.refuse_unfinished(chain)?;
         *recorded = chain.iter().map(|link| judged.fingerprints(&link.path).cloned()).collect();

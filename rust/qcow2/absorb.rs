@@ -3,7 +3,7 @@
 
 use std::fs::File;
 
-use super::chain::{Chain, Failure, Provided, slice_size};
+use super::chain::{Chain, ImageFailure, Provided, slice_size};
 use super::header::{AUTOCLEAR_BITMAPS, Header};
 use super::image::{COPIED, Image, L2Entry, What};
 use super::naming;
@@ -101,11 +101,11 @@ struct Batch {
 impl<T: Storage> Rebase<T> {
     /// Checks that `target`, which stands on the images `backing`, the nearest first, can be rebased onto `backing[keep]`, under the name
     /// `name`. Without a name the target is to stand alone, and `keep` is the number of the images. Writes nothing.
-    pub fn begin(target: T, backing: Vec<File>, keep: usize, name: Option<&str>) -> Result<Rebase<T>, Failure> {
+    pub fn begin(target: T, backing: Vec<File>, keep: usize, name: Option<&str>) -> Result<Rebase<T>, ImageFailure> {
         let target = Image::open(target, slice_size(backing.len()))?;
         plan_naming(&target, name.map(str::as_bytes))?;
         Survey::begin(&target)?;
-        let chain = Chain::open(backing).map_err(|(i, error)| Failure::of(i + 1, error))?;
+        let chain = Chain::open(backing).map_err(|(i, error)| ImageFailure::of(i + 1, error))?;
         let sources = Sources {
             routes: chain.images.iter().map(|image| Route::new(image.length)).collect(),
             keep: keep.min(chain.images.len()),
@@ -119,14 +119,14 @@ impl<T: Storage> Rebase<T> {
     }
 
     /// Checks the target, then all images that are read: a cluster that tables name twice could be absorbed without end. Writes nothing.
-    pub fn check(self, pulse: &mut RebasePulse<'_>) -> Result<Absorb<T>, Failure> {
+    pub fn check(self, pulse: &mut RebasePulse<'_>) -> Result<Absorb<T>, ImageFailure> {
         let Rebase { mut target, mut sources, name } = self;
         let here = sources.at(Phase::CheckImages, 0);
         let pulse = &mut |_, _| pulse(here);
         let found = Survey::begin(&target)?.run(&mut target, pulse)?;
         for (index, image) in sources.chain.images.iter_mut().take(sources.keep).enumerate() {
             let checked = Survey::begin(image).and_then(|mut survey| survey.run(image, pulse));
-            checked.map_err(|error| Failure::of(index + 1, error))?;
+            checked.map_err(|error| ImageFailure::of(index + 1, error))?;
         }
         Ok(Absorb { target: AbsorbTarget::Untouched(target, found), sources, name })
     }
@@ -134,7 +134,7 @@ impl<T: Storage> Rebase<T> {
 
 impl<T: Storage> Absorb<T> {
     /// Absorbs what the target lacks, and names the new backing file, durably.
-    pub fn run(&mut self, pulse: &mut RebasePulse<'_>) -> Result<Moved, Failure> {
+    pub fn run(&mut self, pulse: &mut RebasePulse<'_>) -> Result<Moved, ImageFailure> {
         pulse(self.sources.at(Phase::TakeBackUnused, 0))?;
         let AbsorbTarget::Untouched(mut image, found) = std::mem::replace(&mut self.target, AbsorbTarget::Gone) else {
             return Err(Error::Unsupported("the rebase was run before".into()).into());
@@ -175,7 +175,7 @@ impl Sources {
     }
 
     /// Absorbs all that the target lacks, a batch at a time.
-    fn absorb<T: Storage>(&mut self, editor: &mut Editor<T>, pulse: &mut RebasePulse<'_>) -> Result<(), Failure> {
+    fn absorb<T: Storage>(&mut self, editor: &mut Editor<T>, pulse: &mut RebasePulse<'_>) -> Result<(), ImageFailure> {
         let mut batch = Batch::default();
         loop {
             self.collect(editor, &mut batch, pulse)?;
@@ -197,7 +197,7 @@ impl Sources {
         editor: &mut Editor<T>,
         batch: &mut Batch,
         pulse: &mut RebasePulse<'_>,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), ImageFailure> {
         let target = &mut editor.image;
         let mut looks = 0_u32;
         while batch.at < self.total && !batch.is_full() {
@@ -228,7 +228,7 @@ impl Sources {
         target: &mut Image<T>,
         batch: &mut Batch,
         between: Provided,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), ImageFailure> {
         let cluster = target.cluster_size();
         let start = batch.at - batch.at % cluster;
         let end = (start + cluster).min(self.total);
@@ -272,18 +272,18 @@ impl Sources {
     }
 
     /// What the images between the target and its new backing file have at `at`.
-    fn between(&mut self, at: u64, length: u64) -> Result<Provided, Failure> {
+    fn between(&mut self, at: u64, length: u64) -> Result<Provided, ImageFailure> {
         self.chain.provider(0..self.keep, at, length)
     }
 
     /// How many bytes from `at` on read as zeroes in the images that stay below the target.
-    fn zeroes_below(&mut self, at: u64, length: u64) -> Result<u64, Failure> {
+    fn zeroes_below(&mut self, at: u64, length: u64) -> Result<u64, ImageFailure> {
         let below = self.chain.provider(self.keep..self.chain.images.len(), at, length)?.extent;
         Ok(if matches!(below.what, What::Unallocated | What::Zero) { below.length } else { 0 })
     }
 
     /// Tells what has to be absorbed of a part of one cluster.
-    fn classify(&mut self, start: u64, end: u64) -> Result<Class, Failure> {
+    fn classify(&mut self, start: u64, end: u64) -> Result<Class, ImageFailure> {
         let (mut nothing, mut zeroes, mut masked) = (false, false, false);
         let mut at = start;
         while at < end {
@@ -312,7 +312,7 @@ impl Sources {
         start: u64,
         length: u64,
         batch: &mut Batch,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), ImageFailure> {
         let (cluster, end) = (target.cluster_size(), start + length);
         let content = if target.header.version > 2 { FillSource::Zero } else { FillSource::Chain };
         let mut at = start;
@@ -332,7 +332,7 @@ impl Sources {
     }
 
     /// Adds the subclusters of one cluster that the target lacks.
-    fn fill_cluster(&mut self, start: u64, entry: L2Entry, cluster: u64, batch: &mut Batch) -> Result<(), Failure> {
+    fn fill_cluster(&mut self, start: u64, entry: L2Entry, cluster: u64, batch: &mut Batch) -> Result<(), ImageFailure> {
         let size = cluster / 32;
         let mut parts = Vec::new();
         for index in (0..32).filter(|index| entry.present() >> index & 1 == 0) {
@@ -354,7 +354,7 @@ impl Sources {
             return Ok(());
         }
         if entry.host() != 0 && entry.descriptor & COPIED == 0 {
-            return corrupt(format!("the cluster of guest offset {start} is shared")).map_err(Failure::from);
+            return corrupt(format!("the cluster of guest offset {start} is shared")).map_err(ImageFailure::from);
         }
         for part in parts {
             batch.push(part, 0);
@@ -368,7 +368,7 @@ impl Sources {
         editor: &mut Editor<T>,
         batch: &mut Batch,
         pulse: &mut RebasePulse<'_>,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), ImageFailure> {
         while let Some(piece) = batch.pieces.get(batch.moved).copied() {
             pulse(self.at(Phase::Absorb, batch.done()))?;
             match piece.content {
@@ -388,7 +388,7 @@ impl Sources {
         first: Fill,
         index: usize,
         offset: u64,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), ImageFailure> {
         let mut length = first.length;
         for next in &batch.pieces[batch.moved + 1..] {
             let follows = FillSource::Image { index, offset: offset + length };
@@ -401,7 +401,7 @@ impl Sources {
         let fresh = editor.is_fresh(to / editor.image.cluster_size());
         let source = (&self.chain.images[index].storage, from);
         let moved = self.routes[index].step(&editor.image.storage, to, source, length - batch.part, fresh);
-        let moved = moved.map_err(|(of_source, error)| Failure::of(if of_source { index + 1 } else { 0 }, error))?;
+        let moved = moved.map_err(|(of_source, error)| ImageFailure::of(if of_source { index + 1 } else { 0 }, error))?;
         self.chain.spend(index, moved.cloned + moved.copied)?;
         self.moved.cloned += moved.cloned;
         self.moved.copied += moved.copied;
@@ -416,7 +416,7 @@ impl Sources {
         editor: &mut Editor<T>,
         batch: &mut Batch,
         piece: Fill,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), ImageFailure> {
         let cluster = editor.image.cluster_size();
         let (at, to) = (piece.guest + batch.part, piece.host + batch.part);
         let length = (piece.length - batch.part).min(cluster);
@@ -439,7 +439,7 @@ impl Sources {
     }
 
     /// Reads what the guest sees in the target.
-    fn read_through<T: Storage>(&mut self, target: &mut Image<T>, at: u64, buffer: &mut [u8]) -> Result<(), Failure> {
+    fn read_through<T: Storage>(&mut self, target: &mut Image<T>, at: u64, buffer: &mut [u8]) -> Result<(), ImageFailure> {
         let mut done = 0;
         while done < buffer.len() {
             let from = at + done as u64;
@@ -449,7 +449,7 @@ impl Sources {
                 What::Unallocated => self.chain.read(from, part)?,
                 What::Zero => part.fill(0),
                 What::Data(offset) => read_padded(&target.storage, part, offset)?,
-                What::Compressed(_) => return corrupt("a compressed cluster has parts").map_err(Failure::from),
+                What::Compressed(_) => return corrupt("a compressed cluster has parts").map_err(ImageFailure::from),
             }
             done += part.len();
         }
@@ -556,7 +556,7 @@ fn forget_unknown<T: Storage>(image: &mut Image<T>) -> Result<bool, Error> {
 }
 
 /// Writes the name of the new backing file into the header, durably.
-fn put_name<T: Storage>(image: &Image<T>, name: Option<&[u8]>) -> Result<(), Failure> {
+fn put_name<T: Storage>(image: &Image<T>, name: Option<&[u8]>) -> Result<(), ImageFailure> {
     for write in plan_naming(image, name)? {
         if write.takes_effect {
             image.storage.sync()?;

@@ -35,22 +35,22 @@ pub(super) struct Chain {
 /// A failure, and the image that it is about: 0 is the target, 1 its backing file, and so on.
 #[derive(Debug, thiserror::Error)]
 #[error("image {image}: {error}")]
-pub struct Failure {
+pub struct ImageFailure {
     /// Position in the chain.
     pub image: usize,
     /// What is wrong.
     pub error: Error,
 }
 
-impl Failure {
-    pub(super) fn of(image: usize, error: impl Into<Error>) -> Failure {
-        Failure { image, error: error.into() }
+impl ImageFailure {
+    pub(super) fn of(image: usize, error: impl Into<Error>) -> ImageFailure {
+        ImageFailure { image, error: error.into() }
     }
 }
 
-impl<E: Into<Error>> From<E> for Failure {
-    fn from(error: E) -> Failure {
-        Failure::of(0, error)
+impl<E: Into<Error>> From<E> for ImageFailure {
+    fn from(error: E) -> ImageFailure {
+        ImageFailure::of(0, error)
     }
 }
 
@@ -89,32 +89,32 @@ impl Chain {
     }
 
     /// None of the images was cut off since it was opened: to be asked before what was read counts.
-    pub(super) fn check_whole(&self) -> Result<(), Failure> {
-        let check = |(i, image): (usize, &Image<File>)| image.check_whole().map_err(|error| Failure::of(i + 1, error));
+    pub(super) fn check_whole(&self) -> Result<(), ImageFailure> {
+        let check = |(i, image): (usize, &Image<File>)| image.check_whole().map_err(|error| ImageFailure::of(i + 1, error));
         self.images.iter().enumerate().try_for_each(check)
     }
 
     /// No image names an L2 table twice.
-    pub(super) fn check_tables_are_distinct(&mut self) -> Result<(), Failure> {
+    pub(super) fn check_tables_are_distinct(&mut self) -> Result<(), ImageFailure> {
         for (i, image) in self.images.iter_mut().enumerate() {
-            image.check_tables_are_distinct().map_err(|error| Failure::of(i + 1, error))?;
+            image.check_tables_are_distinct().map_err(|error| ImageFailure::of(i + 1, error))?;
         }
         Ok(())
     }
 
     /// Data are taken once: an image of which more is taken than its file holds names clusters again and again, and
     /// would not come to an end.
-    pub(super) fn spend(&mut self, image: usize, bytes: u64) -> Result<(), Failure> {
+    pub(super) fn spend(&mut self, image: usize, bytes: u64) -> Result<(), ImageFailure> {
         match self.left[image].checked_sub(bytes) {
             Some(left) => self.left[image] = left,
-            None => corrupt("it names the same data again and again").map_err(|error| Failure::of(image + 1, error))?,
+            None => corrupt("it names the same data again and again").map_err(|error| ImageFailure::of(image + 1, error))?,
         }
         Ok(())
     }
 
     /// What the images of `range` hold at the guest offset `at`, for at most `limit` bytes. The area beyond the end of
     /// an image reads as zeroes, whatever those below it have there.
-    pub(super) fn provider(&mut self, range: Range<usize>, at: u64, limit: u64) -> Result<Provided, Failure> {
+    pub(super) fn provider(&mut self, range: Range<usize>, at: u64, limit: u64) -> Result<Provided, ImageFailure> {
         let mut limit = limit;
         for image in range {
             let here = &mut self.images[image];
@@ -122,7 +122,7 @@ impl Chain {
             if at >= size {
                 return Ok(Provided { extent: Extent { length: limit, what: What::Zero }, image });
             }
-            let extent = here.extent(at).map_err(|e| Failure::of(image + 1, e))?.limit(limit);
+            let extent = here.extent(at).map_err(|e| ImageFailure::of(image + 1, e))?.limit(limit);
             if extent.what != What::Unallocated {
                 return Ok(Provided { extent, image });
             }
@@ -132,7 +132,7 @@ impl Chain {
     }
 
     /// Reads what the guest sees at `at` through all images.
-    pub(super) fn read(&mut self, at: u64, buffer: &mut [u8]) -> Result<(), Failure> {
+    pub(super) fn read(&mut self, at: u64, buffer: &mut [u8]) -> Result<(), ImageFailure> {
         let mut done = 0;
         while done < buffer.len() {
             let from = at + done as u64;
@@ -143,11 +143,11 @@ impl Chain {
                 What::Unallocated | What::Zero => part.fill(0),
                 What::Data(offset) => {
                     let read = read_padded(self.images[image].data().0, part, offset);
-                    read.map_err(|e| Failure::of(image + 1, e))?;
+                    read.map_err(|e| ImageFailure::of(image + 1, e))?;
                     self.spend(image, extent.length)?;
                 }
                 What::Compressed(compressed) => {
-                    self.inflate(image, compressed).map_err(|e| Failure::of(image + 1, e))?;
+                    self.inflate(image, compressed).map_err(|e| ImageFailure::of(image + 1, e))?;
                     let within = usize::try_from(from % self.images[image].cluster_size()).unwrap_or(usize::MAX);
                     part.copy_from_slice(&self.cluster[within..within + length]);
                 }

@@ -32,7 +32,7 @@ mod zeroing;
 
 pub use absorb::{Absorb, Progress, Rebase, RebasePulse};
 pub use bitmaps::Bitmap;
-pub use chain::Failure;
+pub use chain::ImageFailure;
 pub use check::{CheckReport, check};
 pub use create::{CLUSTER, check_filled, create};
 pub use direct::{Buffer, Direct};

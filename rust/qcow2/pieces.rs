@@ -5,7 +5,7 @@ use std::io;
 use std::ops::Range;
 
 use super::Error;
-use super::chain::Failure;
+use super::chain::ImageFailure;
 use super::chain::{Chain, read_and_inflate};
 use super::create::CLUSTER;
 use super::direct::Direct;
@@ -79,17 +79,17 @@ impl Place {
 
 impl Pieces {
     /// Opens `images`, the newest first, each standing on the next, and a second set of descriptors for the threads that read.
-    pub fn open(images: Vec<File>) -> Result<(Pieces, Images), Failure> {
-        let mut chain = Chain::open(images).map_err(|(i, error)| Failure::of(i + 1, error))?;
+    pub fn open(images: Vec<File>) -> Result<(Pieces, Images), ImageFailure> {
+        let mut chain = Chain::open(images).map_err(|(i, error)| ImageFailure::of(i + 1, error))?;
         chain.check_tables_are_distinct()?;
-        let again = |(i, image): (usize, &Image<File>)| image.again().map_err(|error| Failure::of(i + 1, error));
+        let again = |(i, image): (usize, &Image<File>)| image.again().map_err(|error| ImageFailure::of(i + 1, error));
         let images = chain.images.iter().enumerate().map(again).collect::<Result<_, _>>()?;
         let size = chain.images.first().map_or(0, |image| image.virtual_size());
         Ok((Pieces { chain, size }, Images(images)))
     }
 
     /// An error if an image has been truncated since it was opened. The caller asks before it relies on what it has read.
-    pub fn check_whole(&self) -> Result<(), Failure> {
+    pub fn check_whole(&self) -> Result<(), ImageFailure> {
         self.chain.check_whole()
     }
 
@@ -100,7 +100,7 @@ impl Pieces {
 
     /// The next piece from `at` on, which is the beginning of a cluster below the disk's end: either clusters that all read as zeroes, or
     /// at most `most` bytes of others, a multiple of `CLUSTER`. A piece counts as taken once it is told.
-    pub fn next(&mut self, at: u64, most: u64) -> Result<Piece, Failure> {
+    pub fn next(&mut self, at: u64, most: u64) -> Result<Piece, ImageFailure> {
         let first = self.part(at, self.size - at)?;
         let whole = whole_clusters(&first, self.size - at);
         if whole > 0 {
@@ -123,7 +123,7 @@ impl Pieces {
         Ok(piece)
     }
 
-    fn part(&mut self, at: u64, limit: u64) -> Result<Part, Failure> {
+    fn part(&mut self, at: u64, limit: u64) -> Result<Part, ImageFailure> {
         let all = 0..self.chain.images.len();
         let found = self.chain.provider(all, at, limit)?;
         let place = match found.extent.what {
@@ -177,7 +177,7 @@ impl Images {
         range: Range<u64>,
         buffer: &mut [u8],
         inflated: &mut Inflated,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), ImageFailure> {
         let (mut start, mut rest) = (0, buffer);
         for part in &piece.parts {
             let end = start + part.length;
@@ -194,23 +194,23 @@ impl Images {
     }
 
     /// Fills `buffer` with what lies at `place`, within one part.
-    pub fn read_place(&self, place: Place, buffer: &mut [u8], inflated: &mut Inflated) -> Result<(), Failure> {
+    pub fn read_place(&self, place: Place, buffer: &mut [u8], inflated: &mut Inflated) -> Result<(), ImageFailure> {
         match place {
             Place::Hole => buffer.fill(0),
             Place::Data(image, offset) => {
-                read_padded(&self.0[image].storage, buffer, offset).map_err(|e| Failure::of(image + 1, e))?;
+                read_padded(&self.0[image].storage, buffer, offset).map_err(|e| ImageFailure::of(image + 1, e))?;
             }
             Place::Packed(Packed { image, cluster, within }) => {
                 if inflated.last != Some((image, cluster)) {
                     inflated.last = None;
                     let Inflated { cluster: into, deflated, .. } = inflated;
-                    read_and_inflate(&self.0[image], cluster, deflated, into).map_err(|e| Failure::of(image + 1, e))?;
+                    read_and_inflate(&self.0[image], cluster, deflated, into).map_err(|e| ImageFailure::of(image + 1, e))?;
                     inflated.last = Some((image, cluster));
                 }
                 let within = usize::try_from(within).unwrap_or(usize::MAX);
                 let from = within.checked_add(buffer.len()).and_then(|end| inflated.cluster.get(within..end));
                 let from = from.ok_or_else(|| Error::Corrupt("a compressed cluster is too short".into()));
-                buffer.copy_from_slice(from.map_err(|e| Failure::of(image + 1, e))?);
+                buffer.copy_from_slice(from.map_err(|e| ImageFailure::of(image + 1, e))?);
             }
         }
         Ok(())

@@ -13,7 +13,7 @@ use std::ops::Range;
 use std::time::Instant;
 
 use super::Error;
-use super::chain::Failure;
+use super::chain::ImageFailure;
 use super::chain::{Chain, slice_size};
 use super::image::{Image, What};
 use super::storage::Source;
@@ -40,7 +40,7 @@ pub enum Unseen {
 }
 
 impl Unseen {
-    fn of_parent(Failure { image, error }: Failure) -> Unseen {
+    fn of_parent(ImageFailure { image, error }: ImageFailure) -> Unseen {
         Unseen::Parent(image - 1, error)
     }
 }

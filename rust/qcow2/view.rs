@@ -6,7 +6,7 @@ use std::ops::Range;
 use rustix::fs::SeekFrom;
 
 use super::chain::Chain;
-use super::chain::Failure;
+use super::chain::ImageFailure;
 use super::create::CLUSTER;
 use super::holes;
 use super::image::What;
@@ -157,7 +157,7 @@ fn split(layers: Vec<Layer>) -> (Vec<(File, Option<File>)>, Option<File>) {
 }
 
 /// Drops the image's position: the error says what is wrong.
-fn of_failure(failure: Failure) -> Error {
+fn of_failure(failure: ImageFailure) -> Error {
     failure.error
 }
 

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::checked_chain::{self, Disk};
+use super::checked_chain::{self, CheckedDisk};
 use super::reading::Reading;
 use crate::error::{Code, Error, Result};
 use crate::limits;
@@ -85,8 +85,8 @@ pub fn run(
     keep(&place, &files, &reading, &mut job)
 }
 
-fn mount(place: &Place, disks: &[Disk], job: &mut Reporter<'_>) -> Result<Vec<(String, RawFile)>> {
-    let mount = |disk: &Disk| {
+fn mount(place: &Place, disks: &[CheckedDisk], job: &mut Reporter<'_>) -> Result<Vec<(String, RawFile)>> {
+    let mount = |disk: &CheckedDisk| {
         job.tell()?;
         Ok((disk.volume.clone(), RawFile::mount(place, disk)?))
     };

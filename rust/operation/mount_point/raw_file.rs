@@ -14,7 +14,7 @@ use serde_json::json;
 use super::place::{FuseDevice, MountedFile, Place, STEP};
 use crate::error::{Code, Error, Result};
 use crate::limits;
-use crate::operation::checked_chain::Disk;
+use crate::operation::checked_chain::CheckedDisk;
 use crate::process::{Process, Tool};
 use crate::sys::{self, Confinement, Root, with_own_processes};
 use crate::work::deadline::bounded;
@@ -44,7 +44,7 @@ pub(super) struct RawFile {
 
 impl RawFile {
     /// Mounts the disk.
-    pub(super) fn mount(place: &Place, disk: &Disk) -> Result<RawFile> {
+    pub(super) fn mount(place: &Place, disk: &CheckedDisk) -> Result<RawFile> {
         let (file, fuse) = place.mount(&disk.volume)?;
         let daemon = Daemon::start(command(disk, fuse)?)?;
         let at = file.path.clone();
@@ -67,7 +67,7 @@ impl RawFile {
 }
 
 /// The daemon, confined, with what it is told of the images and of no others.
-fn command(disk: &Disk, fuse: FuseDevice) -> Result<Command> {
+fn command(disk: &CheckedDisk, fuse: FuseDevice) -> Result<Command> {
     let mut command = DAEMON.command().map_err(|e| Error::io(STEP, PROGRAM, e))?;
     let names: Vec<_> = (0..disk.chain.len()).map(|i| format!("image{i}")).collect();
     // what stands on nothing first: each names the one before
@@ -90,7 +90,7 @@ fn command(disk: &Disk, fuse: FuseDevice) -> Result<Command> {
     Ok(command)
 }
 
-fn confine(command: &Command, disk: &Disk, names: &[String], below: &File) -> std::io::Result<Confinement> {
+fn confine(command: &Command, disk: &CheckedDisk, names: &[String], below: &File) -> std::io::Result<Confinement> {
     let files = disk.chain.iter().map(|link| &link.file).zip(names.iter().map(String::as_str));
     let files: Vec<_> = files.chain([(below, MOUNT_POINT)]).collect();
     let found = files[0].0.metadata()?;

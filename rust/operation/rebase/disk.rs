@@ -8,11 +8,11 @@ use crate::nas::instance::Instance;
 use crate::nas::path::RepoPath;
 use crate::nas::removal;
 use crate::point::Link;
-use crate::qcow2::{Failure, Rebase};
+use crate::qcow2::{ImageFailure, Rebase};
 
 /// What has to be done to one disk.
 #[derive(Debug)]
-pub(super) struct Disk {
+pub(super) struct RebasedDisk {
     /// The file and all that it stands on, itself first.
     pub(super) chain: Vec<Link>,
     pub(super) target: Target,
@@ -29,16 +29,16 @@ pub(super) enum Target {
     Alone,
 }
 
-impl Disk {
+impl RebasedDisk {
     /// What is left to do so that the disk stands on the image at `position` of its chain; without one, on nothing.
-    pub(super) fn new(chain: Vec<Link>, position: Option<usize>) -> Disk {
+    pub(super) fn new(chain: Vec<Link>, position: Option<usize>) -> RebasedDisk {
         let target = match position {
             Some(1) => Target::Same,
             None if chain.len() == 1 => Target::Same,
             Some(position) => Target::Onto(position),
             None => Target::Alone,
         };
-        Disk { chain, target }
+        RebasedDisk { chain, target }
     }
 
     /// The images that it is to absorb.
@@ -84,7 +84,7 @@ impl Disk {
         Err(Error::new(Code::CorruptImage, "write the manifest", cause))
     }
 
-    pub(super) fn explain(&self, step: &'static str, Failure { image, error }: Failure) -> Error {
+    pub(super) fn explain(&self, step: &'static str, ImageFailure { image, error }: ImageFailure) -> Error {
         error.at(step, self.chain[image.min(self.chain.len() - 1)].path.as_str())
     }
 }
@@ -108,13 +108,13 @@ mod tests {
             (Target::Alone, vec![Some(&t2), None], vec![Some(&t1), Some(&other)]),
             (Target::Same, vec![Some(&t2)], vec![None, Some(&t1), Some(&other)]),
         ] {
-            let disk = Disk { chain: vec![link(3), link(2), link(1)], target };
+            let disk = RebasedDisk { chain: vec![link(3), link(2), link(1)], target };
             assert!(ours.into_iter().all(|below| disk.check_backing(below).is_ok()), "{target:?}");
             for below in others {
                 assert_eq!(disk.check_backing(below).unwrap_err().code, Code::CorruptImage, "{target:?} {below:?}");
             }
         }
-        let full = Disk { chain: vec![link(1)], target: Target::Same };
+        let full = RebasedDisk { chain: vec![link(1)], target: Target::Same };
         assert!(full.check_backing(None).is_ok() && full.check_backing(Some(&other)).is_err());
     }
 }

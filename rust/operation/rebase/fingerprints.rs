@@ -2,8 +2,8 @@
 //! the merged ones once these are durable. Whatever cuts it off in between, the old ones are those of the image as it was,
 //! and the next call makes the merged ones of them.
 
-use super::disk::Disk;
-use super::record::{Ended, Record, taken_in};
+use super::disk::RebasedDisk;
+use super::record::{ImageEnd, PointRecord, taken_in};
 use crate::config;
 use crate::digest::Digest;
 use crate::error::{Code, Error, Result};
@@ -20,7 +20,7 @@ const STEP: &str = Phase::MergeFingerprints.as_str();
 /// `CORRUPT_IMAGE` when the tables of the image, or of one that it is to absorb, are not what was recorded: a key would vouch from
 /// now on for what they say. Data are not read; those that a later reading finds changed are told by the fingerprints. Those of an
 /// image that a rebase has begun to change are not what was recorded.
-pub(super) fn check_tables(record: &Record, disk: &Disk, pulse: &Pulse) -> Result<()> {
+pub(super) fn check_tables(record: &PointRecord, disk: &RebasedDisk, pulse: &Pulse) -> Result<()> {
     const STEP: &str = Phase::CompareTables.as_str();
     pulse.enter(Phase::CompareTables)?;
     for link in std::iter::once(&disk.chain[0]).chain(disk.absorbed()) {
@@ -42,13 +42,13 @@ fn rest_of(link: &Link, pulse: &mut qcow2::Pulse<'_>) -> std::result::Result<Dig
 
 /// What an image is of which a rebase was begun and has changed no data, as far as is known: what it was, with the fingerprints
 /// that it had, if its header and its tables are what was recorded.
-pub(super) fn unless_changed(record: &Record, disk: &Disk, pulse: &Pulse) -> Ended {
-    let Some(own) = record.of(disk).and_then(|own| own.fingerprints) else { return Ended::Changed(None) };
+pub(super) fn unless_changed(record: &PointRecord, disk: &RebasedDisk, pulse: &Pulse) -> ImageEnd {
+    let Some(own) = record.of(disk).and_then(|own| own.fingerprints) else { return ImageEnd::Changed(None) };
     let rest = rest_of(&disk.chain[0], &mut |done, total| {
         go_on(pulse.at(done, total));
         Ok(())
     });
-    if rest.is_ok_and(|rest| rest == own.rest) { Ended::Unchanged } else { Ended::Changed(None) }
+    if rest.is_ok_and(|rest| rest == own.rest) { ImageEnd::Unchanged } else { ImageEnd::Changed(None) }
 }
 
 /// Images with their fingerprints.
@@ -56,14 +56,14 @@ pub(super) type Indexed = Vec<(RepoPath, Fingerprints)>;
 
 /// What is merged once the disk is rebased: the fingerprints of its image as it was, and those of all that it absorbs; none if
 /// they have not all some.
-pub(super) fn to_merge(record: &Record, disk: &Disk) -> Option<Indexed> {
+pub(super) fn to_merge(record: &PointRecord, disk: &RebasedDisk) -> Option<Indexed> {
     let own = (disk.chain[0].path.clone(), record.of(disk)?.fingerprints?);
     let absorbed = disk.absorbed().iter().map(|link| Some((link.path.clone(), record.fingerprints(&link.path)?)));
     std::iter::once(Some(own)).chain(absorbed).collect()
 }
 
 /// The same for a disk whose rebase was cut off when its image stood where it was to stand.
-pub(super) fn left_to_merge(held: &Instance, record: &Record, disk: &Disk) -> Option<Indexed> {
+pub(super) fn left_to_merge(held: &Instance, record: &PointRecord, disk: &RebasedDisk) -> Option<Indexed> {
     let own = record.of(disk)?;
     let path = &disk.chain[0].path;
     let fingerprints = own.fingerprints.clone()?;
@@ -81,7 +81,7 @@ pub(super) fn left_to_merge(held: &Instance, record: &Record, disk: &Disk) -> Op
 /// fails when they do not fit the images, for the key would vouch for what it makes of them.
 pub(super) fn merge(
     held: &Instance,
-    disk: &Disk,
+    disk: &RebasedDisk,
     indexed: Option<Indexed>,
     pulse: &Pulse,
 ) -> Result<Option<Fingerprints>> {

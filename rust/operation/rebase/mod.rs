@@ -27,14 +27,14 @@ use crate::nas::repository::Export;
 use crate::nas::session::Session;
 use crate::operation::verify_chain::chains;
 use crate::point::{Link, ManifestDisk};
-use crate::qcow2::{Absorb, Failure, Progress};
+use crate::qcow2::{Absorb, ImageFailure, Progress};
 use crate::work::job::{self, Listener, Reporter};
 use crate::work::phase::Phase;
 use crate::work::worker::{self, Pulse};
-use disk::{Disk, Target};
+use disk::{RebasedDisk, Target};
 use fingerprints::Indexed;
 use guarded::Guarded;
-use record::{Ended, Record};
+use record::{ImageEnd, PointRecord};
 use request::Subject;
 pub use request::{Asked, RebaseBackupRequest, RebasePointRequest};
 
@@ -93,7 +93,7 @@ fn rebase_all(export: Export, at: PointPath, subject: Subject, job: &mut Reporte
 
 /// What is recorded of the disks. All are looked at before the first is changed, and what is wrong with one is an error: it would
 /// be written down as right.
-fn look_at_all(held: &Instance, at: PointPath, disks: &[Disk]) -> Result<Record> {
+fn look_at_all(held: &Instance, at: PointPath, disks: &[RebasedDisk]) -> Result<PointRecord> {
     let opened: Vec<_> = disks.iter().flat_map(|disk| &disk.chain).collect();
     let judged = chains::find(held.root(), &at, None, &opened)?;
     // where CloudStack's own script has made all of it, there is nothing that a key could vouch for, and nothing is signed
@@ -101,7 +101,7 @@ fn look_at_all(held: &Instance, at: PointPath, disks: &[Disk]) -> Result<Record>
         judged.refuse_manifests()?;
     }
     // of a disk that stands where it should only what the manifest says may be wrong
-    let is_recorded = |disk: &&Disk| judged.record(&disk.chain[0].path).is_some_and(ManifestDisk::is_unfinished);
+    let is_recorded = |disk: &&RebasedDisk| judged.record(&disk.chain[0].path).is_some_and(ManifestDisk::is_unfinished);
     for disk in disks.iter().filter(|disk| disk.target != Target::Same || is_recorded(disk)) {
         judged.refuse_images(&disk.chain)?;
         judged.refuse_unfinished(disk.absorbed())?;
@@ -109,11 +109,11 @@ fn look_at_all(held: &Instance, at: PointPath, disks: &[Disk]) -> Result<Record>
             disk.begin(held)?;
         }
     }
-    Ok(Record::new(at, judged))
+    Ok(PointRecord::new(at, judged))
 }
 
 /// Finishes a rebase of the disk that was cut off when its image stood where it was to stand, whatever this call is to do.
-fn finish_left(held: &Instance, record: &Record, disk: &Disk, pulse: &Pulse) -> Result<()> {
+fn finish_left(held: &Instance, record: &PointRecord, disk: &RebasedDisk, pulse: &Pulse) -> Result<()> {
     let below = disk.chain.get(1).map(|below| below.path.as_str());
     let stands_there = |own: ManifestDisk| {
         own.parent.as_deref() != below && own.rebasing.is_some_and(|rebasing| rebasing.onto.as_deref() == below)
@@ -128,16 +128,16 @@ fn finish_left(held: &Instance, record: &Record, disk: &Disk, pulse: &Pulse) -> 
 }
 
 /// A disk that stands where it should may be so only in memory, by a call that was killed; and now its old parent may go.
-fn sync(held: &Instance, record: &Record, disk: &Disk, pulse: &Pulse) -> Result<()> {
+fn sync(held: &Instance, record: &PointRecord, disk: &RebasedDisk, pulse: &Pulse) -> Result<()> {
     pulse.enter(Phase::Sync)?;
     disk.chain[0].sync()?;
     let is_unfinished = record.of(disk).is_some_and(|own| own.is_unfinished());
-    let ended = if is_unfinished { fingerprints::unless_changed(record, disk, pulse) } else { Ended::Unchanged };
+    let ended = if is_unfinished { fingerprints::unless_changed(record, disk, pulse) } else { ImageEnd::Unchanged };
     record.end(held, disk, ended)
 }
 
 /// Rebases one disk. From before the first write to it until after the last the manifest says what it was and is to be.
-fn rebase(held: &Instance, record: &Record, disk: &Disk, pulse: &Pulse, rebased: &mut Rebased) -> Result<()> {
+fn rebase(held: &Instance, record: &PointRecord, disk: &RebasedDisk, pulse: &Pulse, rebased: &mut Rebased) -> Result<()> {
     if config::current().keys.is_some() {
         fingerprints::check_tables(record, disk, pulse)?;
     }
@@ -197,7 +197,7 @@ impl<'a> Telling<'a> {
     }
 
     /// `BUSY` when another host has taken the lock over, whatever came of it.
-    fn explain(&mut self, disk: &Disk, failure: Failure) -> Error {
+    fn explain(&mut self, disk: &RebasedDisk, failure: ImageFailure) -> Error {
         let lost = self.lost.take().or_else(|| self.held.fence().err());
         let step = self.phase.map_or("check the image", Phase::as_str);
         lost.unwrap_or_else(|| disk.explain(step, failure))
@@ -206,10 +206,10 @@ impl<'a> Telling<'a> {
 
 /// Lets the manifest say what the image is now that stands where it was to stand. The image is whole, whatever becomes of its
 /// fingerprints.
-fn finish(held: &Instance, record: &Record, disk: &Disk, indexed: Option<Indexed>, pulse: &Pulse) -> Result<()> {
+fn finish(held: &Instance, record: &PointRecord, disk: &RebasedDisk, indexed: Option<Indexed>, pulse: &Pulse) -> Result<()> {
     let merged = fingerprints::merge(held, disk, indexed, pulse);
     fingerprints::go_on(pulse.enter(Phase::WriteManifest));
-    let ended = record.end(held, disk, Ended::Changed(merged.clone().unwrap_or_default()));
+    let ended = record.end(held, disk, ImageEnd::Changed(merged.clone().unwrap_or_default()));
     match (merged, ended) {
         (Err(error), Err(left)) => {
             log::warn!("'{}' is rebased - {left}", disk.chain[0].path);
@@ -222,7 +222,7 @@ fn finish(held: &Instance, record: &Record, disk: &Disk, indexed: Option<Indexed
 
 /// After a failure or a cancel: the image reads as before, what was written beside it goes, and the manifest says what
 /// it is. Nothing is taken back once another host has the lock.
-fn abandon(held: &Instance, record: &Record, disk: &Disk, absorb: Absorb<Guarded<Apart>>, pulse: &Pulse) -> Result<()> {
+fn abandon(held: &Instance, record: &PointRecord, disk: &RebasedDisk, absorb: Absorb<Guarded<Apart>>, pulse: &Pulse) -> Result<()> {
     const STEP: &str = "take back what was written";
     held.fence()?;
     let has_changed = absorb.has_changed();
@@ -231,7 +231,7 @@ fn abandon(held: &Instance, record: &Record, disk: &Disk, absorb: Absorb<Guarded
     disk.chain[0].sync()?;
     // a call that was cut off may have changed it, too
     let is_as_before = left.is_ok() && !has_changed && !record.was_unfinished(disk);
-    let ended = if is_as_before { Ended::Unchanged } else { fingerprints::unless_changed(record, disk, pulse) };
+    let ended = if is_as_before { ImageEnd::Unchanged } else { fingerprints::unless_changed(record, disk, pulse) };
     record.end(held, disk, ended)?;
     left
 }

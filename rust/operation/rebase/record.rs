@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::disk::{Disk, Target};
+use super::disk::{RebasedDisk, Target};
 use crate::digest::Digest;
 use crate::error::{Code, Error, Result};
 use crate::nas::folder::Folder;
@@ -22,24 +22,24 @@ const STEP: &str = "write the manifest";
 /// The manifest of the point whose disks are rebased, if it has one: as it was judged, and as it was written since. It is not
 /// read again, or somebody could put another there in between.
 #[derive(Debug)]
-pub(super) struct Record {
+pub(super) struct PointRecord {
     at: PointPath,
     judged: Judged,
     manifest: Mutex<Option<Manifest>>,
 }
 
 /// What an image is once its rebase has ended.
-pub(super) enum Ended {
+pub(super) enum ImageEnd {
     /// What it was before.
     Unchanged,
     /// Another, with these fingerprints.
     Changed(Option<Fingerprints>),
 }
 
-impl Record {
-    pub(super) fn new(at: PointPath, judged: Judged) -> Record {
+impl PointRecord {
+    pub(super) fn new(at: PointPath, judged: Judged) -> PointRecord {
         let manifest = Mutex::new(judged.manifest(&at.folder()).cloned());
-        Record { at, judged, manifest }
+        PointRecord { at, judged, manifest }
     }
 
     fn manifest(&self) -> MutexGuard<'_, Option<Manifest>> {
@@ -52,14 +52,14 @@ impl Record {
     }
 
     /// What it says of the image now.
-    pub(super) fn of(&self, image: &Disk) -> Option<ManifestDisk> {
+    pub(super) fn of(&self, image: &RebasedDisk) -> Option<ManifestDisk> {
         let manifest = self.manifest();
         let mut disks = manifest.iter().flat_map(|manifest| &manifest.disks);
         disks.find(|disk| disk.file == image.chain[0].path.name()).cloned()
     }
 
     /// Had a rebase of the image been cut off before this call?
-    pub(super) fn was_unfinished(&self, image: &Disk) -> bool {
+    pub(super) fn was_unfinished(&self, image: &RebasedDisk) -> bool {
         self.judged.record(&image.chain[0].path).is_some_and(ManifestDisk::is_unfinished)
     }
 
@@ -69,7 +69,7 @@ impl Record {
     }
 
     /// Lets the manifest, if there is one, say what the image is to stand on, durably.
-    pub(super) fn begin(&self, held: &Instance, image: &Disk) -> Result<()> {
+    pub(super) fn begin(&self, held: &Instance, image: &RebasedDisk) -> Result<()> {
         let mut current = self.manifest();
         let Some(mut manifest) = current.clone() else { return Ok(()) };
         let Some(disk) = named(&mut manifest, image) else { return Ok(()) };
@@ -89,7 +89,7 @@ impl Record {
 
     /// Lets it say what the image is now, and what the point stands on, if `begin` was called for it: by this call, or by one
     /// that was cut off. Indexes that it does not name any more go.
-    pub(super) fn end(&self, held: &Instance, image: &Disk, ended: Ended) -> Result<()> {
+    pub(super) fn end(&self, held: &Instance, image: &RebasedDisk, ended: ImageEnd) -> Result<()> {
         let mut current = self.manifest();
         let Some(mut manifest) = current.clone() else { return self.folder(held)?.sync() };
         let (Link { path, file }, mut named_index) = (&image.chain[0], None);
@@ -99,7 +99,7 @@ impl Record {
             image.check_backing(below.as_ref())?;
             disk.kind = if below.is_some() { Kind::Incremental } else { Kind::Full };
             disk.parent = below.map(|below| below.to_string());
-            if let Ended::Changed(fingerprints) = ended {
+            if let ImageEnd::Changed(fingerprints) = ended {
                 disk.lost_fingerprints = fingerprints.is_none() && disk.had_fingerprints();
                 disk.fingerprints = fingerprints;
             }
@@ -159,7 +159,7 @@ impl Record {
 }
 
 /// What a manifest records of the image.
-fn named<'a>(manifest: &'a mut Manifest, image: &Disk) -> Option<&'a mut ManifestDisk> {
+fn named<'a>(manifest: &'a mut Manifest, image: &RebasedDisk) -> Option<&'a mut ManifestDisk> {
     manifest.disks.iter_mut().find(|disk| disk.file == image.chain[0].path.name())
 }
 

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::disk::Disk;
+use super::disk::RebasedDisk;
 use crate::error::{Code, Error, Result};
 use crate::nas::folder::Folder;
 use crate::nas::path::{PointPath, RepoPath};
@@ -94,12 +94,12 @@ impl Subject {
     }
 
     /// The disks of `point` that are rebased, each with what it is to stand on.
-    pub(super) fn disks(&self, root: &Folder, point: &PointPath) -> Result<Vec<Disk>> {
+    pub(super) fn disks(&self, root: &Folder, point: &PointPath) -> Result<Vec<RebasedDisk>> {
         match self {
             Subject::Image(image, onto) => {
                 let chain = open_chain(root, image)?;
                 let position = onto.as_ref().map(|onto| ancestor(&chain, onto)).transpose()?;
-                Ok(vec![Disk::new(chain, position)])
+                Ok(vec![RebasedDisk::new(chain, position)])
             }
             Subject::AllDisks(onto) => all_disks(root, point, onto.as_ref()),
         }
@@ -118,14 +118,14 @@ fn ancestor(chain: &[Link], onto: &RepoPath) -> Result<usize> {
 
 /// A disk that came later than the new parent has no image there, and is to stand alone; a point of which no disk stands on
 /// the new parent is not to be rebased onto it.
-fn all_disks(root: &Folder, point: &PointPath, parent: Option<&PointPath>) -> Result<Vec<Disk>> {
+fn all_disks(root: &Folder, point: &PointPath, parent: Option<&PointPath>) -> Result<Vec<RebasedDisk>> {
     let mut disks = Vec::new();
     let mut found = false;
     for image in images(root, point)? {
         let chain = open_chain(root, &image)?;
         let position = parent.and_then(|parent| chain.iter().position(|link| link.path.is_in(&parent.folder())));
         found |= position.is_some();
-        disks.push(Disk::new(chain, position));
+        disks.push(RebasedDisk::new(chain, position));
     }
     match parent {
         Some(parent) if !found => {

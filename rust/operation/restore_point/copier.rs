@@ -17,7 +17,7 @@ use crate::apart::{Apart, Descriptor};
 use crate::engine::rate::Limiter;
 use crate::error::Result;
 use crate::point::fingerprints::{Content, Expected};
-use crate::qcow2::{Buffer, CLUSTER, Failure, Inflated, Layer, Part, Place, Route, Step, Storage as _, View, Zeroing};
+use crate::qcow2::{Buffer, CLUSTER, ImageFailure, Inflated, Layer, Part, Place, Route, Step, Storage as _, View, Zeroing};
 
 /// The state of one thread that copies.
 #[derive(Debug, Default)]
@@ -250,7 +250,7 @@ impl Copier {
             let step = self.routes[image].step_by_kernel(new, to + moved, from, length - moved, true);
             let step = step.map_err(|(of_source, error)| {
                 if of_source {
-                    disk.paths.image_failed(Failure { image: image + 1, error: error.into() })
+                    disk.paths.image_failed(ImageFailure { image: image + 1, error: error.into() })
                 } else {
                     disk.paths.output_failed(error)
                 }

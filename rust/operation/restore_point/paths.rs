@@ -4,7 +4,7 @@ use std::io;
 
 use crate::error::{Code, Error};
 use crate::point::fingerprints;
-use crate::qcow2::{self, Failure};
+use crate::qcow2::{self, ImageFailure};
 
 pub(super) const STEP: &str = "copy";
 
@@ -25,8 +25,8 @@ impl DiskPaths {
     }
 
     /// The error of an image that could not be read.
-    pub(super) fn image_failed(&self, failure: Failure) -> Error {
-        let Failure { image, error } = failure;
+    pub(super) fn image_failed(&self, failure: ImageFailure) -> Error {
+        let ImageFailure { image, error } = failure;
         error.at(STEP, self.names.get(image).map_or("", String::as_str)).on_disk(&self.volume)
     }
 

@@ -6,10 +6,10 @@ use super::request::Verify;
 use crate::error::{Code, Error, Result};
 use crate::nas::folder::Folder;
 use crate::nas::path::RepoPath;
-use crate::operation::checked_chain::Disk as Source;
+use crate::operation::checked_chain::CheckedDisk as Source;
 use crate::point::Link;
 use crate::point::fingerprints::{self, Base, Fingerprints};
-use crate::qcow2::{self, Failure, Images, Pieces};
+use crate::qcow2::{self, ImageFailure, Images, Pieces};
 
 const STEP: &str = "open the outputs";
 
@@ -35,7 +35,7 @@ impl Readable {
         let file = chain.first().map_or("", |link| link.path.name()).to_owned();
         let names: Vec<_> = chain.iter().map(|link| link.path.to_string()).collect();
         let opened = Pieces::open(chain.into_iter().map(|link| link.file).collect());
-        let (pieces, images) = opened.map_err(|Failure { image, error }| {
+        let (pieces, images) = opened.map_err(|ImageFailure { image, error }| {
             let image = image.checked_sub(1).and_then(|image| names.get(image));
             error.at("open the chain", image.map_or("", String::as_str)).on_disk(&volume)
         })?;

@@ -31,7 +31,7 @@ use crate::error::{Code, Error, Result};
 use crate::host::HostState;
 use crate::limits;
 use crate::nas::health;
-use crate::places::{self, Place};
+use crate::places::{self, BackupPlace};
 use crate::point::Manifest;
 use crate::work::deadline::CallEnds;
 use crate::work::job::{self, Listener, Reporter};
@@ -108,7 +108,7 @@ fn lock(config: &Config, checked: &Checked, job: &mut Reporter<'_>) -> Result<Ho
 
 /// `BUSY` at once when as many backups run as may: the caller queues, for this thread must not wait.
 /// Callers tell it from other reasons for `BUSY` by its step.
-fn take_place(config: &Config) -> Result<Place<'static>> {
+fn take_place(config: &Config) -> Result<BackupPlace<'static>> {
     let places = config.places();
     places::BACKUPS.take(places).ok_or_else(|| {
         let taken = format!("other backups have all {places} (parallelBackups); ask again when one of them has ended");
