@@ -187,7 +187,6 @@ pub fn ask_to_stop(state_dir: &Path, id: &str) -> Result<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::{Value, json};
 
     fn status(phase: Phase, done_bytes: u64) -> JobStatus {
         JobStatus {

@@ -3,12 +3,12 @@
 use std::fs;
 use std::path::Path;
 
-use nasbackup::qcow2::{self, Failure, Rebase, Storage};
+use nasbackup::qcow2::{self, ImageFailure, Rebase, Storage};
 
 use crate::chains::{Chain, Kind, name, qemu_img, run};
 
 /// Rebases to the end.
-pub(crate) fn rebase<T: Storage>(target: T, chain: &Chain) -> Result<(), Failure> {
+pub(crate) fn rebase<T: Storage>(target: T, chain: &Chain) -> Result<(), ImageFailure> {
     let (keep, name) = chain.keep();
     let rebase = Rebase::begin(target, chain.backing(), keep, name.as_deref())?;
     rebase.check(&mut |_| Ok(()))?.run(&mut |_| Ok(())).map(drop)
