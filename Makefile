@@ -59,9 +59,9 @@ uninstall:
 	@packaging/layout remove
 
 demo: prerequisites
-	cargo build
+	cargo build --features command
 	$(MVN) package -DskipTests
-	tests/lab/run java -Djava.library.path=$(CARGO_TARGET_DIR)/debug \
+	tests/lab/run java -Djava.library.path=$(CARGO_TARGET_DIR)/debug -Dcommand=$(CARGO_TARGET_DIR)/debug/nasbackup \
 		-cp java/nasbackup/target/classes:java/nasbackup/target/test-classes org.nasbackup.lab.Demo
 
 # Neither root nor a lab.

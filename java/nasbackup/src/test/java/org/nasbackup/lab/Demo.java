@@ -12,6 +12,9 @@
 
 package org.nasbackup.lab;
 
+import java.io.IOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.Locale;
@@ -28,7 +31,7 @@ import org.nasbackup.TakeBackupResult;
 /**
  * Shows the main job: a guest with two disks is backed up through what happens to guests, then every restore point is
  * read back from the NAS and compared with what the disks held; points are deleted, and those that remain are compared
- * again. Exit status 1 when one differs, or is of another kind than it has to be. With the argument {@code spoil} the
+ * again, and drawn by the command that the property {@code command} names. Exit status 1 when one differs, or is of another kind than it has to be. With the argument {@code spoil} the
  * first point is harmed before all that, so that it has to fail.
  */
 final class Demo {
@@ -56,9 +59,14 @@ final class Demo {
                 }
                 demo.readBack();
                 List<Point> remaining = demo.delete();
-                return demo.readAgain(remaining);
+                boolean identical = demo.readAgain(remaining);
+                String command = System.getProperty("command");
+                if (command != null) {
+                    demo.list(command);
+                }
+                return identical;
             }
-        } catch (IllegalStateException | NasBackupException e) {
+        } catch (IllegalStateException | IOException | NasBackupException e) {
             System.err.println("demo: " + e.getMessage());
             return false;
         }
@@ -213,6 +221,15 @@ final class Demo {
         wrong.forEach(System.out::println);
         System.out.printf("restore points identical: %d of %d%n", identical, remaining.size());
         return wrong.isEmpty();
+    }
+
+    /** The chains that are left, as the command draws them. */
+    private void list(String command) throws IOException {
+        Path settings = Lab.folder("command").resolve("nasbackup.properties");
+        String text = "stateDir = %1$s/state\nmountDir = %1$s/mounts\n";
+        Files.writeString(settings, String.format(text, settings.getParent()));
+        String repository = story.nas().repository().address();
+        System.out.print("\n" + Lab.run(command, "--settings", "" + settings, "--repo", repository, "list"));
     }
 
     private static String bytes(long bytes) {
