@@ -74,7 +74,7 @@ impl Progress {
         if !std::io::stderr().is_terminal() {
             return Progress::Lines { last: Instant::now() };
         }
-        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr()).with_style(style(false));
         bar.enable_steady_tick(Duration::from_millis(200));
         Progress::Bar(bar)
     }
@@ -97,13 +97,16 @@ impl Progress {
     }
 }
 
-fn draw(bar: &ProgressBar, status: &JobStatus) {
-    let known = status.total_bytes > 0;
+fn style(known: bool) -> ProgressStyle {
     let text =
         if known { "{spinner} {msg} [{wide_bar}] {binary_bytes}/{binary_total_bytes}" } else { "{spinner} {msg}" };
-    if let Ok(style) = ProgressStyle::with_template(text) {
-        bar.set_style(style.progress_chars("=> "));
-    }
+    let style = ProgressStyle::with_template(text).unwrap_or_else(|_| ProgressStyle::default_bar());
+    style.progress_chars("=> ")
+}
+
+fn draw(bar: &ProgressBar, status: &JobStatus) {
+    let known = status.total_bytes > 0;
+    bar.set_style(style(known));
     if known {
         bar.set_length(status.total_bytes);
     }

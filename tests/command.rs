@@ -4,6 +4,7 @@
 
 mod support;
 
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -262,6 +263,84 @@ fn a_ctrl_c_ends_a_restore_that_has_replaced_nothing_and_a_terminal_that_goes_do
     assert_eq!(std::fs::read_dir(&place).unwrap().count(), 1);
 }
 
+/// A call that is interrupted at one of its steps, on a copy of the repository; with a folder of its own.
+struct Interrupted {
+    host: Host,
+    place: std::path::PathBuf,
+}
+
+impl Interrupted {
+    fn copy_of(nas: &Path) -> Interrupted {
+        let place = folder("interrupted");
+        run("cp", [Path::new("--archive"), nas, &place.join("nas")]);
+        Interrupted { host: Host::new(&place.join("nas")), place: place.join("to") }
+    }
+
+    /// Each point that is there holds what the guest had.
+    fn assert_whole(&self, story: &Story) {
+        for point in &story.points {
+            let nas = Path::new(&self.host.nas);
+            if nas.join(&point.path).exists() {
+                point.assert_restores_from(nas);
+            }
+        }
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_nasbackup"));
+        command.arg("--settings").arg(&self.host.settings).args(["-r", "nas"]);
+        command
+            .args(arguments.iter().map(|text| if *text == "PLACE" { self.place.as_os_str() } else { text.as_ref() }));
+        command
+    }
+}
+
+/// The steps of a call, each `NAME:N`, those of the same name once.
+fn steps(nas: &Path, arguments: &[&str]) -> Vec<String> {
+    let run = Interrupted::copy_of(nas);
+    let log = run.place.with_extension("steps");
+    let ended = run.command(arguments).env("NASBACKUP_STEP_LOG", &log).output().unwrap();
+    assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+    let log = std::fs::read_to_string(log).unwrap();
+    log.lines().filter(|line| line.ends_with(":1")).map(str::to_owned).collect()
+}
+
+#[test]
+fn a_ctrl_c_at_any_step_leaves_all_points_whole_and_the_same_call_then_ends() {
+    let mut story = Story::new(Guest::ordinary(), Nas::folder());
+    for mode in ["full", "incremental", "incremental"] {
+        story.guest.write(0, 0x51, 5 << 20, 1 << 20);
+        let request = by("pull", story.request(mode));
+        story.accept(request);
+    }
+    let [middle, last] = [1, 2].map(|i| story.points[i].path.as_str());
+    for (arguments, again) in [
+        (&["delete", "--merge", middle][..], Some(3)),
+        (&["rebase", "--alone", last], None),
+        (&["restore", last, "--to", "PLACE"], Some(4)),
+        (&["verify", "--data", last], None),
+    ] {
+        let steps = steps(story.nas.root(), arguments);
+        assert!(steps.len() > 2, "{steps:?}");
+        for step in steps {
+            let run = Interrupted::copy_of(story.nas.root());
+            let ended = run.command(arguments).env("NASBACKUP_INTERRUPT_AT", &step).output().unwrap();
+            let complaint = String::from_utf8_lossy(&ended.stderr);
+            let is_told = ended.status.code() == Some(130) && complaint.contains("CANCELLED");
+            let is_done = ended.status.success();
+            // before there is something to undo
+            let is_killed = ended.status.signal() == Some(rustix::process::Signal::INT.as_raw());
+            assert!(is_told || is_done || is_killed, "{arguments:?} at {step}: {complaint}");
+            run.assert_whole(&story);
+            let ended = run.command(arguments).output().unwrap();
+            let expected = if is_done { again.unwrap_or(0) } else { 0 };
+            assert_eq!(ended.status.code(), Some(expected), "{arguments:?} at {step}: {ended:?}");
+            run.assert_whole(&story);
+            run.host.says(&["-r", "nas", "verify", "--all"]);
+        }
+    }
+}
+
 /// Nothing is mounted in the folder, and it holds nothing.
 fn is_bare(folder: &Path) -> bool {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
@@ -371,6 +450,60 @@ fn another_host_leaves_a_mounted_point_alone_and_one_taken_for_dead_unmounts() {
     assert_eq!(ended.status.code(), Some(5), "{}", String::from_utf8_lossy(&ended.stderr));
     assert!(is_bare(&place));
     there.says(&["-r", "nas", "delete", &point.path]);
+}
+
+#[test]
+fn two_hosts_mount_a_point_and_a_third_removes_it_once_both_have_let_go() {
+    let under = Nas::folder();
+    let (second, third) = (under.same(), under.same());
+    let mut story = Story::new(Guest::ordinary(), under.through_fuse());
+    story.take("full");
+    let (point, disk) = (story.last(), &story.last().taken.disks[0]);
+    let there = Host::new(third.root());
+    let held = [story.nas.root(), second.root()].map(|nas| {
+        let place = folder("place");
+        let held = holder(&Host::new(nas), &point.path, &place);
+        assert_same(&place.join(format!("{}.raw", disk.volume)), point.content(&disk.volume));
+        held
+    });
+    for mut held in held {
+        assert_eq!(there.fails(&["-r", "nas", "delete", &point.path]).0, 5);
+        rustix::process::kill_process(rustix::process::Pid::from_child(&held), rustix::process::Signal::INT).unwrap();
+        assert_eq!(held.wait().unwrap().code(), Some(0));
+    }
+    there.says(&["-r", "nas", "delete", &point.path]);
+}
+
+#[test]
+fn a_terminal_gets_a_bar_and_a_pipe_gets_lines() {
+    let mut story = Story::new(Guest::ordinary(), Nas::folder());
+    let request = by("pull", story.request("full"));
+    story.accept(request);
+    let host = Host::new(story.nas.root());
+    let verify = ["-r", "nas", "verify", "--data", "--rate-limit", "4194304", &story.last().path];
+    let piped = host.run(&verify);
+    assert!(piped.status.success() && piped.stderr.is_empty(), "{piped:?}");
+    assert!(!piped.stdout.contains(&0x1b), "{piped:?}");
+    // of util-linux: gives the command a terminal, and prints what that shows
+    let words =
+        [&[env!("CARGO_BIN_EXE_nasbackup"), "--settings", host.settings.to_str().unwrap()][..], &verify].concat();
+    let mut script = Command::new("script");
+    let shown = script.args(["--quiet", "--return", "--command", &words.join(" "), "/dev/null"]).output().unwrap();
+    let text = String::from_utf8_lossy(&shown.stdout);
+    assert!(shown.status.success(), "{text}");
+    assert!(text.contains("compare the data") && text.contains('\u{1b}') && text.contains("/s"), "{text}");
+    let good = String::from_utf8(piped.stdout).unwrap();
+    assert!(good.lines().all(|line| text.contains(line)), "{text}");
+}
+
+#[test]
+fn whoever_reads_no_more_is_no_failure() {
+    let mut list = Command::new(env!("CARGO_BIN_EXE_nasbackup"));
+    let mut list =
+        list.arg("manual").stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    drop(list.stdout.take());
+    let ended = list.wait_with_output().unwrap();
+    assert!(ended.stderr.is_empty() && ended.status.code() != Some(101), "{ended:?}");
 }
 
 #[test]

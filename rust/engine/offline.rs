@@ -201,7 +201,11 @@ impl ImageReader {
     }
 
     /// Calls `each` with the runs to copy, in ascending order.
-    fn runs(&mut self, shared: &CopyState, mut each: impl FnMut(&mut View, u64, qcow2::Run) -> Result<()>) -> Result<()> {
+    fn runs(
+        &mut self,
+        shared: &CopyState,
+        mut each: impl FnMut(&mut View, u64, qcow2::Run) -> Result<()>,
+    ) -> Result<()> {
         let ImageReader { name, view, changes } = self;
         let size = view.size();
         let mut walk = |range: Range<u64>| {

@@ -13,7 +13,7 @@ use super::incident::Incident;
 use super::job::{BackupJob, COPY, Signal};
 use super::rate::Rate;
 use super::reader::{self, DiskExport, ReadResult};
-use super::reserve::{self, Reserve, GrowthSpeed};
+use super::reserve::{self, GrowthSpeed, Reserve};
 use super::scratch::Scratch;
 use super::shared::CopyState;
 use super::writer::{CopyTarget, Writer, Written};

@@ -164,7 +164,12 @@ fn open_probe(targets: &[CopyTarget], found: Arc<OnceLock<NasProbe>>) {
 }
 
 /// Writes the pieces of all disks, and returns their slots to the reader.
-fn write(targets: Vec<CopyTarget>, pieces: &Receiver<Piece>, free: &Sender<Slot>, shared: &CopyState) -> Result<Written> {
+fn write(
+    targets: Vec<CopyTarget>,
+    pieces: &Receiver<Piece>,
+    free: &Sender<Slot>,
+    shared: &CopyState,
+) -> Result<Written> {
     let write = |target: CopyTarget| {
         let disk = target.disk.clone();
         write_disk(target, pieces, free, shared).map_err(|error| error.on_disk(&disk))

@@ -41,7 +41,12 @@ pub(super) fn all(root: &Folder, point: &PointPath) -> Result<Vec<Which>> {
 
 /// The disks that are wanted, of a point that `verifyChain` would not call bad before it looks at the tables. With an `id` the
 /// point is to have that one. What is wrong with the images of the point's other disks does not matter.
-pub(super) fn open_all(root: &Folder, point: &PointPath, id: Option<&str>, wanted: &[Which]) -> Result<Vec<CheckedDisk>> {
+pub(super) fn open_all(
+    root: &Folder,
+    point: &PointPath,
+    id: Option<&str>,
+    wanted: &[Which],
+) -> Result<Vec<CheckedDisk>> {
     let manifest = Manifest::read_sound(&root.open_dir(&point.folder())?, point)?;
     let open = |which: &Which| {
         let (file, volume) = find(root, point, manifest.as_ref(), which)?;

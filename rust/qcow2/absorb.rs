@@ -332,7 +332,13 @@ impl Sources {
     }
 
     /// Adds the subclusters of one cluster that the target lacks.
-    fn fill_cluster(&mut self, start: u64, entry: L2Entry, cluster: u64, batch: &mut Batch) -> Result<(), ImageFailure> {
+    fn fill_cluster(
+        &mut self,
+        start: u64,
+        entry: L2Entry,
+        cluster: u64,
+        batch: &mut Batch,
+    ) -> Result<(), ImageFailure> {
         let size = cluster / 32;
         let mut parts = Vec::new();
         for index in (0..32).filter(|index| entry.present() >> index & 1 == 0) {
@@ -401,7 +407,8 @@ impl Sources {
         let fresh = editor.is_fresh(to / editor.image.cluster_size());
         let source = (&self.chain.images[index].storage, from);
         let moved = self.routes[index].step(&editor.image.storage, to, source, length - batch.part, fresh);
-        let moved = moved.map_err(|(of_source, error)| ImageFailure::of(if of_source { index + 1 } else { 0 }, error))?;
+        let moved =
+            moved.map_err(|(of_source, error)| ImageFailure::of(if of_source { index + 1 } else { 0 }, error))?;
         self.chain.spend(index, moved.cloned + moved.copied)?;
         self.moved.cloned += moved.cloned;
         self.moved.copied += moved.copied;
@@ -439,7 +446,12 @@ impl Sources {
     }
 
     /// Reads what the guest sees in the target.
-    fn read_through<T: Storage>(&mut self, target: &mut Image<T>, at: u64, buffer: &mut [u8]) -> Result<(), ImageFailure> {
+    fn read_through<T: Storage>(
+        &mut self,
+        target: &mut Image<T>,
+        at: u64,
+        buffer: &mut [u8],
+    ) -> Result<(), ImageFailure> {
         let mut done = 0;
         while done < buffer.len() {
             let from = at + done as u64;

@@ -90,7 +90,8 @@ impl Chain {
 
     /// None of the images was cut off since it was opened: to be asked before what was read counts.
     pub(super) fn check_whole(&self) -> Result<(), ImageFailure> {
-        let check = |(i, image): (usize, &Image<File>)| image.check_whole().map_err(|error| ImageFailure::of(i + 1, error));
+        let check =
+            |(i, image): (usize, &Image<File>)| image.check_whole().map_err(|error| ImageFailure::of(i + 1, error));
         self.images.iter().enumerate().try_for_each(check)
     }
 
@@ -107,7 +108,9 @@ impl Chain {
     pub(super) fn spend(&mut self, image: usize, bytes: u64) -> Result<(), ImageFailure> {
         match self.left[image].checked_sub(bytes) {
             Some(left) => self.left[image] = left,
-            None => corrupt("it names the same data again and again").map_err(|error| ImageFailure::of(image + 1, error))?,
+            None => {
+                corrupt("it names the same data again and again").map_err(|error| ImageFailure::of(image + 1, error))?
+            }
         }
         Ok(())
     }

@@ -204,7 +204,8 @@ impl Images {
                 if inflated.last != Some((image, cluster)) {
                     inflated.last = None;
                     let Inflated { cluster: into, deflated, .. } = inflated;
-                    read_and_inflate(&self.0[image], cluster, deflated, into).map_err(|e| ImageFailure::of(image + 1, e))?;
+                    read_and_inflate(&self.0[image], cluster, deflated, into)
+                        .map_err(|e| ImageFailure::of(image + 1, e))?;
                     inflated.last = Some((image, cluster));
                 }
                 let within = usize::try_from(within).unwrap_or(usize::MAX);

@@ -1,7 +1,8 @@
-//! The steps at which a test kills this process, as `kill -9` would. In a library without `test-hooks` there are none.
+//! The steps at which a test kills this process, as `kill -9` would, or interrupts it, as a Ctrl-C does. In a library without
+//! `test-hooks` there are none.
 //!
 //! `NASBACKUP_STEP_LOG` names a file that gets a line for each step; `NASBACKUP_KILL_AT=STEP:N` kills at the step's Nth
-//! time in this process.
+//! time in this process, and `NASBACKUP_INTERRUPT_AT` interrupts.
 
 /// A step that is worth dying at.
 #[cfg(not(feature = "test-hooks"))]
@@ -27,20 +28,24 @@ mod hooks {
 
     struct Steps {
         log: Option<File>,
-        kill_at: Option<(String, usize)>,
+        signal_at: Option<((String, usize), Signal)>,
         times: BTreeMap<String, usize>,
     }
 
     static STEPS: LazyLock<Option<Mutex<Steps>>> = LazyLock::new(|| {
         let log = std::env::var_os("NASBACKUP_STEP_LOG");
         let log = log.map(|path| OpenOptions::new().append(true).create(true).open(path).expect("a test's folder"));
-        let kill_at = std::env::var("NASBACKUP_KILL_AT").ok().map(|text| {
-            let (step, time) = text.rsplit_once(':').expect("STEP:N");
-            (step.to_owned(), time.parse().expect("STEP:N"))
-        });
-        let asked = log.is_some() || kill_at.is_some();
-        asked.then(|| Mutex::new(Steps { log, kill_at, times: BTreeMap::new() }))
+        let signal_at = at_step("NASBACKUP_KILL_AT", Signal::KILL);
+        let signal_at = signal_at.or_else(|| at_step("NASBACKUP_INTERRUPT_AT", Signal::INT));
+        let asked = log.is_some() || signal_at.is_some();
+        asked.then(|| Mutex::new(Steps { log, signal_at, times: BTreeMap::new() }))
     });
+
+    fn at_step(variable: &str, signal: Signal) -> Option<((String, usize), Signal)> {
+        let text = std::env::var(variable).ok()?;
+        let (step, time) = text.rsplit_once(':').expect("STEP:N");
+        Some(((step.to_owned(), time.parse().expect("STEP:N")), signal))
+    }
 
     pub(crate) fn done(step: &str) {
         at(&format!("{step}, done"));
@@ -55,11 +60,14 @@ mod hooks {
         if let Some(log) = &mut steps.log {
             writeln!(log, "{step}:{}", here.1).expect("a test's file");
         }
-        if steps.kill_at.as_ref() == Some(&here) {
-            kill_process(getpid(), Signal::KILL).expect("this process may kill itself");
-            // nothing more happens here, not even in the moment until the signal is there
-            loop {
-                std::thread::park();
+        let signal = steps.signal_at.as_ref().filter(|(step, _)| *step == here).map(|(_, signal)| *signal);
+        if let Some(signal) = signal {
+            kill_process(getpid(), signal).expect("this process may signal itself");
+            if signal == Signal::KILL {
+                // nothing more happens here, not even in the moment until the signal is there
+                loop {
+                    std::thread::park();
+                }
             }
         }
     }

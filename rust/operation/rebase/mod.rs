@@ -137,7 +137,13 @@ fn sync(held: &Instance, record: &PointRecord, disk: &RebasedDisk, pulse: &Pulse
 }
 
 /// Rebases one disk. From before the first write to it until after the last the manifest says what it was and is to be.
-fn rebase(held: &Instance, record: &PointRecord, disk: &RebasedDisk, pulse: &Pulse, rebased: &mut Rebased) -> Result<()> {
+fn rebase(
+    held: &Instance,
+    record: &PointRecord,
+    disk: &RebasedDisk,
+    pulse: &Pulse,
+    rebased: &mut Rebased,
+) -> Result<()> {
     if config::current().keys.is_some() {
         fingerprints::check_tables(record, disk, pulse)?;
     }
@@ -206,7 +212,13 @@ impl<'a> Telling<'a> {
 
 /// Lets the manifest say what the image is now that stands where it was to stand. The image is whole, whatever becomes of its
 /// fingerprints.
-fn finish(held: &Instance, record: &PointRecord, disk: &RebasedDisk, indexed: Option<Indexed>, pulse: &Pulse) -> Result<()> {
+fn finish(
+    held: &Instance,
+    record: &PointRecord,
+    disk: &RebasedDisk,
+    indexed: Option<Indexed>,
+    pulse: &Pulse,
+) -> Result<()> {
     let merged = fingerprints::merge(held, disk, indexed, pulse);
     fingerprints::go_on(pulse.enter(Phase::WriteManifest));
     let ended = record.end(held, disk, ImageEnd::Changed(merged.clone().unwrap_or_default()));
@@ -222,7 +234,13 @@ fn finish(held: &Instance, record: &PointRecord, disk: &RebasedDisk, indexed: Op
 
 /// After a failure or a cancel: the image reads as before, what was written beside it goes, and the manifest says what
 /// it is. Nothing is taken back once another host has the lock.
-fn abandon(held: &Instance, record: &PointRecord, disk: &RebasedDisk, absorb: Absorb<Guarded<Apart>>, pulse: &Pulse) -> Result<()> {
+fn abandon(
+    held: &Instance,
+    record: &PointRecord,
+    disk: &RebasedDisk,
+    absorb: Absorb<Guarded<Apart>>,
+    pulse: &Pulse,
+) -> Result<()> {
     const STEP: &str = "take back what was written";
     held.fence()?;
     let has_changed = absorb.has_changed();

@@ -17,7 +17,9 @@ use crate::apart::{Apart, Descriptor};
 use crate::engine::rate::Limiter;
 use crate::error::Result;
 use crate::point::fingerprints::{Content, Expected};
-use crate::qcow2::{Buffer, CLUSTER, ImageFailure, Inflated, Layer, Part, Place, Route, Step, Storage as _, View, Zeroing};
+use crate::qcow2::{
+    Buffer, CLUSTER, ImageFailure, Inflated, Layer, Part, Place, Route, Step, Storage as _, View, Zeroing,
+};
 
 /// The state of one thread that copies.
 #[derive(Debug, Default)]
