@@ -57,7 +57,7 @@ fn machine(machine: &ListedMachine) -> String {
     let mut table = Table::new();
     table.load_preset(NOTHING);
     let instance = plain(&machine.instance);
-    table.set_header([&*instance, "kind", "disks", "own", "chain", "a delete", "verified"]);
+    table.set_header([&*instance, "kind", "disks", "own", "chain", "delete", "verified"]);
     for (indent, point) in tree(&machine.points) {
         let name = plain(point.backup_path.rsplit('/').next().unwrap_or_default());
         let kind = if point.kind == Kind::Full { "full" } else { "incremental" };
