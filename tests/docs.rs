@@ -81,8 +81,8 @@ impl Site {
         Site { story }
     }
 
-    /// Runs a block as it stands.
-    fn run(&self, text: &str, block: &str) {
+    /// Runs a block as it stands. Returns what it prints.
+    fn run(&self, text: &str, block: &str) -> String {
         let command = Path::new(env!("CARGO_BIN_EXE_nasbackup")).parent().unwrap();
         let path = format!("{}:{}", command.display(), std::env::var("PATH").unwrap());
         let mut bash = Command::new("bash");
@@ -90,6 +90,7 @@ impl Site {
         let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         println!("{text}\n{block}{out}{err}");
         assert!(output.status.success(), "{text}: {}\n{block}\n{out}{err}", output.status);
+        out.into_owned()
     }
 }
 
@@ -123,13 +124,23 @@ fn each_command_of_our_texts_runs() {
         let site = Site::new();
         let restores = name == "docs/restore.md";
         if restores {
+            assert_drawn_as_now(&site);
             site.story.guest.stop();
         }
-        blocks.iter().for_each(|block| site.run(&name, block));
+        blocks.iter().for_each(|block| _ = site.run(&name, block));
         if restores {
             assert_restored(&site.story);
         }
     }
+}
+
+/// The README's picture of a chain has the columns that the command draws.
+fn assert_drawn_as_now(site: &Site) {
+    const LIST: &str = "nasbackup -r /mnt/nas list\n";
+    let columns = |drawn: &str| Vec::from_iter(drawn.lines().next().unwrap().split_whitespace().map(str::to_owned));
+    let readme = source("README.md");
+    let (_, shown) = readme.split_once(&format!("$ {LIST}")).unwrap();
+    assert_eq!(columns(shown), columns(&site.run("README.md", LIST)));
 }
 
 /// What docs/restore.md has written is what the point holds, and the machine runs on it.
