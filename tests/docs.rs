@@ -181,9 +181,9 @@ fn what_is_not_run_is_named() {
     }
 }
 
-/// The rows of the table below a heading of docs/operate.md.
-fn rows(heading: &str) -> Vec<Vec<String>> {
-    let text = source("docs/operate.md");
+/// The rows of the tables below a heading of a text.
+fn rows(text: &str, heading: &str) -> Vec<Vec<String>> {
+    let text = source(text);
     let section = text.split("\n## ").find(|section| section.starts_with(&format!("{heading}\n"))).unwrap();
     let rows = section.lines().filter(|line| line.starts_with('|')).skip(2);
     rows.map(|row| row.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect()).collect()
@@ -206,17 +206,38 @@ fn by_code(path: &str) -> BTreeMap<String, String> {
 fn each_code_is_told_with_its_cause_and_what_to_do() {
     let statuses = by_code("command/output.rs");
     let codes = by_code("rust/error.rs").into_iter().map(|(name, code)| (format!("`{code}`"), statuses[&name].clone()));
-    let told = rows("Errors");
+    let told = rows("docs/operate.md", "Errors");
     assert!(told.iter().flatten().all(|cell| !cell.is_empty()), "{told:?}");
     let told = told.into_iter().map(|row| (row[0].clone(), row[1].clone()));
     assert_eq!(told.collect::<BTreeMap<_, _>>(), codes.collect());
 }
 
 #[test]
+fn each_field_of_a_manifest_is_told() {
+    let manifest = source("rust/point/manifest.rs");
+    let fields = |name: &str| {
+        let (_, rest) = manifest.split_once(&format!("pub struct {name} {{\n")).unwrap();
+        let (fields, _) = rest.split_once("\n}").unwrap();
+        let fields = fields.lines().filter_map(|line| line.strip_prefix("    pub ")?.split_once(':'));
+        fields.map(|(name, _)| camel_case(name)).collect::<BTreeSet<_>>()
+    };
+    let rows = rows("docs/format.md", "The manifest");
+    let told: BTreeSet<_> = rows.iter().flat_map(|row| quoted(&row[0])).map(str::to_owned).collect();
+    assert_eq!(told, &fields("Manifest") | &fields("ManifestDisk"));
+}
+
+/// `back_up_path` as `backUpPath`.
+fn camel_case(name: &str) -> String {
+    let mut parts = name.split('_');
+    let first = parts.next().unwrap().to_owned();
+    parts.fold(first, |name, part| name + &part[..1].to_uppercase() + &part[1..])
+}
+
+#[test]
 fn each_setting_is_told() {
     let config = serde_json::to_value(Config::default()).unwrap();
     let settings: BTreeSet<_> = config.as_object().unwrap().keys().cloned().collect();
-    let told = rows("Settings");
+    let told = rows("docs/operate.md", "Settings");
     let told: BTreeSet<_> = told.iter().flat_map(|row| quoted(&row[0])).map(str::to_owned).collect();
     assert_eq!(told, settings);
 }
@@ -231,7 +252,7 @@ fn each_log_line_to_watch_is_one_of_the_library() {
     // a text that goes on in the next line
     let library: String =
         library.split("\\\n").enumerate().map(|(i, part)| if i == 0 { part } else { part.trim_start() }).collect();
-    for row in rows("Log lines to watch") {
+    for row in rows("docs/operate.md", "Log lines to watch") {
         for part in quoted(&row[0]) {
             assert!(library.contains(part), "no line of the library has '{part}'");
         }
