@@ -8,7 +8,7 @@ use nasbackup::operation::verify_chain::Verdict;
 
 use crate::output::size;
 use crate::points;
-use crate::tree::{below, tree};
+use crate::tree::{below, paths, tree};
 
 /// Pixels: the side of the largest square and of the smallest, what a point has of a row and of a column, a line of text.
 const LARGEST: f64 = 64.0;
@@ -80,15 +80,16 @@ struct Place<'a> {
 
 /// A chain goes straight to the right, and what branches off from it has rows of its own.
 fn places(points: &[ListedPoint]) -> Vec<Place<'_>> {
-    let rows = tree(points);
+    let (rows, there) = (tree(points), paths(points));
     // the last one on a point goes on in its row
-    let next: BTreeMap<_, _> = rows.iter().map(|&(_, point)| (below(points, point), point)).collect();
+    let next: BTreeMap<_, _> = rows.iter().map(|&(_, point)| (below(&there, point), point)).collect();
     let mut places: Vec<Place<'_>> = Vec::new();
+    let mut placed = BTreeMap::<_, usize>::new();
     let mut used = 0;
     for &(_, point) in &rows {
-        let parent =
-            below(points, point).and_then(|path| places.iter().position(|place| place.point.backup_path == path));
-        let straight = parent.is_some() && next.get(&below(points, point)).is_some_and(|last| *last == point);
+        let below = below(&there, point);
+        let parent = below.and_then(|path| placed.get(path).copied());
+        let straight = parent.is_some() && next.get(&below).is_some_and(|last| *last == point);
         let row = match parent {
             Some(parent) if straight => places[parent].row,
             _ => {
@@ -97,6 +98,7 @@ fn places(points: &[ListedPoint]) -> Vec<Place<'_>> {
             }
         };
         let column = parent.map_or(0, |parent| places[parent].column + 1);
+        placed.insert(point.backup_path.as_str(), places.len());
         places.push(Place { point, column, row, parent });
     }
     places

@@ -7,9 +7,9 @@ use nasbackup::operation::list_points::ListedPoint;
 /// The points, each behind the one that it stands on, with the lines that lead to it: a chain goes straight down, and what
 /// branches off from it is drawn to its right. One that stands on none that is there begins a chain.
 pub(crate) fn tree(points: &[ListedPoint]) -> Vec<(String, &ListedPoint)> {
-    let mut above = Above::new();
+    let (there, mut above) = (paths(points), Above::new());
     for point in points {
-        above.entry(below(points, point)).or_default().push(point);
+        above.entry(below(&there, point)).or_default().push(point);
     }
     let mut rows = Vec::new();
     let mut todo: Vec<_> = on(&above, None).iter().rev().map(|point| (None, *point)).collect();
@@ -32,10 +32,14 @@ pub(crate) fn tree(points: &[ListedPoint]) -> Vec<(String, &ListedPoint)> {
     rows
 }
 
-/// The one among the points that a point stands on; where its disks stand on several, the newest.
-pub(crate) fn below<'a>(points: &[ListedPoint], point: &'a ListedPoint) -> Option<&'a str> {
-    let is_there = |path: &&String| points.iter().any(|point| point.backup_path == **path);
-    point.parents.iter().filter(is_there).max().map(String::as_str)
+/// The paths of the points.
+pub(crate) fn paths(points: &[ListedPoint]) -> BTreeSet<&str> {
+    points.iter().map(|point| point.backup_path.as_str()).collect()
+}
+
+/// The one of those that are `there` that a point stands on; where its disks stand on several, the newest.
+pub(crate) fn below<'a>(there: &BTreeSet<&str>, point: &'a ListedPoint) -> Option<&'a str> {
+    point.parents.iter().map(String::as_str).filter(|path| there.contains(path)).max()
 }
 
 /// The lines that lead to a branch. Nobody reads a tree that is wider than its terminal.
