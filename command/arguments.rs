@@ -55,6 +55,8 @@ pub(crate) enum Command {
     Take(Take),
     /// Print what the repository holds, for Prometheus
     Metrics,
+    /// Tell what this host lacks, and what its repositories do
+    Doctor,
     /// Tell what runs on this host, whoever started it
     Jobs,
     /// Have a job of this host stop

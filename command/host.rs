@@ -16,6 +16,8 @@ use crate::repository;
 /// The library, ready for calls on one repository.
 pub(crate) struct Host {
     repository: Option<Repository>,
+    /// Those of the settings, by name.
+    named: BTreeMap<String, String>,
 }
 
 impl Host {
@@ -23,20 +25,27 @@ impl Host {
     pub(crate) fn repository(&self) -> Result<Repository> {
         self.repository.clone().ok_or_else(|| Error::invalid("--repo", "is missing: which repository?"))
     }
+
+    /// The repository that was asked for, else all that the settings name, each with what it is called.
+    pub(crate) fn repositories(&self) -> Vec<(String, Result<Repository>)> {
+        match &self.repository {
+            Some(repository) => vec![(repository.address.clone().unwrap_or_default(), Ok(repository.clone()))],
+            None => repository::all(&self.named),
+        }
+    }
 }
 
 /// Puts the settings into force. What killed processes have left on this host stays the agent's to clear.
 pub(crate) fn open(arguments: &Arguments) -> Result<Host> {
-    let (settings, repositories) = repository::split(read(&arguments.settings)?);
+    let (settings, named) = repository::split(read(&arguments.settings)?);
     let level = ["warn", "info", "debug"][usize::from(arguments.verbose.min(2))];
     // this process ends, and nobody would be left to unmount
     let config = Config { log_level: level.to_owned(), mount_keep_seconds: 0, ..Config::of_settings(settings)? };
     operation::prepare(config, logging::stderr())?;
     let options = arguments.repo_options.as_deref();
     let options = options.map(|options| from_file("--repo-options", options)).transpose()?;
-    let repository =
-        arguments.repo.as_deref().map(|name| repository::find(name, options, &repositories)).transpose()?;
-    Ok(Host { repository })
+    let repository = arguments.repo.as_deref().map(|name| repository::find(name, options, &named)).transpose()?;
+    Ok(Host { repository, named })
 }
 
 /// The settings in a file, by name, as the agent reads them. Only the file that nobody has named may be missing: without the

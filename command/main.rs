@@ -3,6 +3,7 @@
 
 mod arguments;
 mod delete;
+mod doctor;
 mod host;
 mod jobs;
 mod list;
@@ -56,6 +57,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Rebase(rebase) => rebase::run(&host()?, rebase, output),
         Command::Take(take) => take::run(&host()?, take, output),
         Command::Metrics => metrics::run(&host()?, output),
+        Command::Doctor => doctor::run(&host()?, output),
         Command::Jobs => host().and_then(|_| jobs::run(output)),
         Command::Cancel(cancel) => host().and_then(|_| jobs::cancel(cancel)),
         Command::Completions(completions) => output::completions(completions.shell),

@@ -34,6 +34,12 @@ pub(crate) fn find(text: &str, options: Option<String>, named: &BTreeMap<String,
     Ok(repository(kind, address, options.or(known)))
 }
 
+/// All that the settings name, with what is wrong with those that can't be meant.
+pub(crate) fn all(named: &BTreeMap<String, String>) -> Vec<(String, Result<Repository>)> {
+    let names = named.keys().filter(|name| !name.ends_with(OPTIONS));
+    names.map(|name| (name.clone(), find(name, None, named))).collect()
+}
+
 fn repository(kind: &str, address: &str, options: Option<String>) -> Repository {
     Repository { kind: Some(kind.to_owned()), address: Some(address.to_owned()), options }
 }
@@ -71,6 +77,8 @@ mod tests {
         ] {
             assert_eq!(find(text, options), found, "{text}");
         }
+        let all: Vec<_> = super::all(&named).into_iter().map(|(name, found)| (name, found.is_ok())).collect();
+        assert_eq!(all, [("local".to_owned(), true), ("nas".to_owned(), true)]);
         assert!(find("elsewhere", None).unwrap_err().contains("'elsewhere' is no folder"));
     }
 }

@@ -15,6 +15,8 @@ pub(crate) struct MountPlace {
     pub(crate) file_system: String,
     /// The path in it.
     pub(crate) path: PathBuf,
+    /// The options of the file system, as it tells them.
+    pub(crate) options: String,
 }
 
 /// Where the file that is open lies. Asks the kernel's tables only, no file system.
@@ -35,7 +37,8 @@ fn place_in(table: &[u8], path: &Path) -> Option<MountPlace> {
             format!("{} '{}'", plain(fields.get(end + 1)?).display(), plain(fields.get(end + 2)?).display());
         // nothing is joined to the mount point itself: that would add a slash
         let path = if inside.as_os_str().is_empty() { root } else { root.join(inside) };
-        Some((point.components().count(), MountPlace { file_system, path }))
+        let options = plain(fields.get(end + 3)?).display().to_string();
+        Some((point.components().count(), MountPlace { file_system, path, options }))
     });
     // of mounts on top of each other the last is seen
     mounts.max_by_key(|(depth, _)| *depth).map(|(_, place)| place)
@@ -108,7 +111,7 @@ mod tests {
         let table = b"22 1 0:21 / / rw - ext4 /dev/a rw\n\
             36 22 0:40 / /mnt/a\\040b rw,noatime shared:2 master:1 - nfs4 host:/x\\040y rw\n\
             37 22 0:40 /i-1 /srv/one rw - nfs4 host:/x\\040y rw\n\
-            38 22 8:1 / /over rw - ext4 /dev/b rw\n39 38 8:2 / /over rw - xfs /dev/c rw\n40 22 short\n";
+            38 22 8:1 / /over rw - ext4 /dev/b rw\n39 38 8:2 / /over rw - xfs /dev/c ro,x=y\n40 22 short\n";
         for (path, file_system, inside) in [
             ("/mnt/a b/i-1/T1", "nfs4 'host:/x y'", "/i-1/T1"),
             ("/srv/one/T1", "nfs4 'host:/x y'", "/i-1/T1"),
@@ -117,7 +120,9 @@ mod tests {
             ("/mnt/a bc", "ext4 '/dev/a'", "/mnt/a bc"),
         ] {
             let place = place_in(table, Path::new(path)).unwrap();
-            assert_eq!(place, MountPlace { file_system: file_system.to_owned(), path: inside.into() }, "{path}");
+            let options = if path == "/over/x" { "ro,x=y" } else { "rw" }.to_owned();
+            let expected = MountPlace { file_system: file_system.to_owned(), path: inside.into(), options };
+            assert_eq!(place, expected, "{path}");
         }
         assert_eq!(place_in(b"", Path::new("/")), None);
         let dir = std::fs::File::open("/proc/self").unwrap();

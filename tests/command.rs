@@ -591,6 +591,43 @@ fn points_are_taken_by_hand_and_stand_on_the_newest_that_has_a_name() {
 }
 
 #[test]
+fn what_a_host_lacks_is_told_of_each_thing_and_each_repository() {
+    let nas = folder("nas");
+    let host = Host::new(&nas);
+    let diagnose = |arguments: &[&str]| {
+        let output = host.run(&[arguments, &["--json", "doctor"]].concat());
+        let findings: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
+        let state = |what: &str| {
+            let found = findings.iter().find(|finding| finding["what"] == what);
+            found.unwrap_or_else(|| panic!("{what}: {findings:?}"))["state"].as_str().unwrap().to_owned()
+        };
+        let repositories = findings.iter().filter(|found| found["what"].as_str().unwrap().starts_with("repository"));
+        (output.status.code(), state("libvirt"), state("scratch folder"), repositories.cloned().collect::<Vec<_>>())
+    };
+    let ok = || "ok".to_owned();
+    let (status, libvirt, scratch, repositories) = diagnose(&[]);
+    assert_eq!((status, libvirt, scratch), (Some(0), ok(), ok()), "{repositories:?}");
+    let told: Vec<_> = repositories.iter().map(|finding| finding["what"].as_str().unwrap()).collect();
+    assert_eq!(told, ["repository 'nas'", "repository 'nas': locks", "repository 'nas': block cloning"]);
+    assert_eq!(repositories[1]["state"], "ok");
+    assert_eq!(std::fs::read_dir(&nas).unwrap().count(), 0, "what it has tried it with is gone");
+
+    let settings = std::fs::read_to_string(&host.settings).unwrap();
+    let more = "repository.gone = /no/such/folder\nrepository.odd = x\nconnectionUri = qemu:///none\nengine = pull\n";
+    std::fs::write(&host.settings, settings + more).unwrap();
+    let (status, libvirt, _, repositories) = diagnose(&[]);
+    assert_eq!((status, libvirt.as_str()), (Some(1), "lacks"));
+    let of =
+        |name: &str| repositories.iter().find(|finding| finding["what"] == format!("repository '{name}'")).unwrap();
+    for name in ["gone", "odd"] {
+        assert!(of(name)["state"] == "lacks" && of(name)["stops"] == true, "{name}: {repositories:?}");
+    }
+    assert_eq!(diagnose(&["-r", "nas"]).3.len(), 3, "that one alone");
+    let told = String::from_utf8(host.run(&["doctor"]).stdout).unwrap();
+    assert!(told.contains("lacks    libvirt: ") && told.contains("'connectionUri'"), "{told}");
+}
+
+#[test]
 fn what_can_t_be_done_is_told_on_one_line_with_a_status_of_its_own() {
     let nas = folder("nas");
     let host = Host::new(&nas);

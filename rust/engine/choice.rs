@@ -11,13 +11,13 @@ use crate::nbd;
 use crate::work::deadline::ask;
 
 /// The first version of libvirt that has all that both engines need.
-const LEAST_LIBVIRT: u64 = 7_002_000;
+pub(crate) const LEAST_LIBVIRT: u64 = 7_002_000;
 /// The first version of QEMU that has all that both engines need.
-const LEAST_QEMU: u64 = 4_002_000;
+pub(crate) const LEAST_QEMU: u64 = 4_002_000;
 /// Older versions of QEMU abort (assertion in `nbd_blockdev_client_closed`, fixed by QEMU's commit f816310d0c32), and end the
 /// guest, when an NBD client closes the connection to a disk that an iothread serves. No order of closing avoids this: the
 /// kernel closes the connection when this process is killed.
-const IOTHREADS_FIXED: u64 = 9_000_000;
+pub(crate) const IOTHREADS_FIXED: u64 = 9_000_000;
 
 /// What the host offers for a pull; an error says why it lacks something.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -135,7 +135,8 @@ fn reason_against_pull(facts: &PullSupport) -> Option<String> {
         .or_else(|| facts.scratch.clone().err())
 }
 
-fn version(number: u64) -> String {
+/// A version as people write it.
+pub(crate) fn version(number: u64) -> String {
     format!("{}.{}.{}", number / 1_000_000, number / 1000 % 1000, number % 1000)
 }
 

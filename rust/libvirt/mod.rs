@@ -16,7 +16,7 @@ mod event;
 pub use backup_xml::{BackupDisk, BackupMode, backup_xml, checkpoint_xml};
 pub use block::Block;
 pub use checkpoint::{Checkpoint, Redefined};
-pub use connection::connect;
+pub use connection::{Hypervisor, connect, hypervisor};
 pub use domain::{Domain, JobPicture, JobState, State};
 pub use domain_xml::{Device, Disk, DomainXml, Interface, Source};
 pub use emulator::Emulator;

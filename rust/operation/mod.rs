@@ -4,6 +4,7 @@ pub mod backup_stats;
 mod ceph;
 mod checked_chain;
 pub mod delete_backup;
+pub mod doctor;
 pub mod flatten;
 pub mod list_points;
 pub mod mount_point;
