@@ -12,26 +12,41 @@ use crate::output::{Output, size};
 use crate::{points, progress, rebase};
 
 pub(crate) fn run(host: &Host, arguments: &Delete, output: Output) -> Result<ExitCode> {
-    let points = points::of_machine(host, &arguments.point, output)?;
-    let plan = plan(&points, arguments)?;
-    if arguments.dry_run {
-        let mut lines: Vec<_> = plan.iter().map(Step::would).collect();
-        let point = points::find(&points, &arguments.point)?;
-        lines.push(format!("would remove '{}', which takes {}", point.backup_path, size(point.size)));
-        output.print(&lines, |lines| lines.join("\n") + "\n")?;
-        return Ok(ExitCode::SUCCESS);
-    }
-    for step in plan {
-        rebase::rebase(host, &step.point, step.onto, output)?;
+    // the removal itself looks for what stands on the point
+    if arguments.merge || arguments.dry_run {
+        let points = points::of_machine(host, &arguments.point, output)?;
+        let plan = plan(&points, arguments)?;
+        if arguments.dry_run {
+            let mut lines: Vec<_> = plan.iter().map(Step::would).collect();
+            let point = points::find(&points, &arguments.point)?;
+            lines.push(format!("would remove '{}', which takes {}", point.backup_path, size(point.size)));
+            output.print(&lines, |lines| lines.join("\n") + "\n")?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        for step in plan {
+            rebase::rebase(host, &step.point, step.onto, output)?;
+        }
     }
     let request = DeleteBackupRequest {
         repository: Some(host.repository()?),
         backup_path: Some(arguments.point.clone()),
         ..DeleteBackupRequest::default()
     };
-    progress::refuse_if_cancelled("remove the point")?;
-    output.print(&delete_backup::run(request)?, text)?;
+    // it tells nothing while it works, and ends in its own time
+    let deleted = progress::with(Output { json: true }, |_| delete_backup::run(request)).map_err(advise)?;
+    if deleted.freed_bytes == 0 {
+        let cause = format!("nothing of '{}' is there", arguments.point);
+        return Err(Error::new(Code::NotFound, "look for the point", cause));
+    }
+    output.print(&deleted, text)?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn advise(error: Error) -> Error {
+    match error.code {
+        Code::HasChildren => Error { cause: format!("{}; with --merge they are rebased first", error.cause), ..error },
+        _ => error,
+    }
 }
 
 /// A point that is rebased before.

@@ -13,7 +13,7 @@ use crate::{progress, show};
 
 pub(crate) fn run(host: &Host, arguments: &Rebase, output: Output) -> Result<ExitCode> {
     if arguments.dry_run {
-        check(&show::point(host, &arguments.point)?, arguments.parent.as_deref())?;
+        check(&show::point(host, &arguments.point, output)?, arguments.parent.as_deref())?;
         let line = would(&arguments.point, arguments.parent.as_deref());
         output.print(&line, |line| format!("{line}\n"))?;
         return Ok(ExitCode::SUCCESS);

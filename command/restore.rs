@@ -16,7 +16,7 @@ use crate::output::{Output, size};
 use crate::{progress, show};
 
 pub(crate) fn run(host: &Host, arguments: &Restore, output: Output) -> Result<ExitCode> {
-    let planned = plan(arguments, &show::point(host, &arguments.point)?.point)?;
+    let planned = plan(arguments, &show::point(host, &arguments.point, output)?.point)?;
     if arguments.dry_run {
         let would = |(volume, path): &(String, String)| format!("would restore '{volume}' to '{}'", without_key(path));
         let lines: Vec<_> = planned.iter().map(would).collect();

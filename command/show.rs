@@ -11,10 +11,10 @@ use nasbackup::point::Kind;
 use crate::arguments::Show;
 use crate::host::Host;
 use crate::output::{Output, print_text, size};
-use crate::points;
+use crate::{points, progress};
 
 pub(crate) fn run(host: &Host, arguments: &Show, output: Output) -> Result<ExitCode> {
-    let shown = point(host, &arguments.point)?;
+    let shown = point(host, &arguments.point, output)?;
     if arguments.xml {
         print_text(domain(&shown)?)?;
     } else {
@@ -24,13 +24,13 @@ pub(crate) fn run(host: &Host, arguments: &Show, output: Output) -> Result<ExitC
 }
 
 /// All that the point tells of itself. `NOT_FOUND` without it.
-pub(crate) fn point(host: &Host, path: &str) -> Result<ShownPoint> {
+pub(crate) fn point(host: &Host, path: &str, output: Output) -> Result<ShownPoint> {
     let request = ShowPointRequest {
         repository: Some(host.repository()?),
         backup_path: Some(path.to_owned()),
         ..ShowPointRequest::default()
     };
-    show_point::run(request)
+    progress::with(output, |listener| show_point::run(request, listener))
 }
 
 /// The domain's XML, as it stands in the point. `NOT_FOUND` without it.

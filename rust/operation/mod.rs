@@ -114,7 +114,7 @@ pub fn call(name: &str, request: &str, listener: Listener<'_>) -> Result<serde_j
         "verifyData" => reply(&verify_data::run(parse(request)?, listener)?),
         "deleteBackup" => reply(&delete_backup::run(parse(request)?)?),
         "listPoints" => reply(&list_points::run(parse(request)?, listener)?),
-        "showPoint" => reply(&show_point::run(parse(request)?)?),
+        "showPoint" => reply(&show_point::run(parse(request)?, listener)?),
         "signPoints" => reply(&sign_points::run(parse(request)?, listener)?),
         "backupStats" => reply(&backup_stats::run(parse(request)?)?),
         "jobs" => parse::<NoFields>(request).and_then(|_| reply(&jobs())),

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::list_points::{self, ListedPoint};
 use crate::config;
-use crate::error::{Code, Error, Result};
+use crate::error::{Code, Error, Result, Stopped};
 use crate::limits;
 use crate::nas::folder::Folder;
 use crate::nas::health;
@@ -15,10 +15,10 @@ use crate::nas::path::PointPath;
 use crate::nas::repository::{Export, Repository};
 use crate::nas::session::Session;
 use crate::plain::plain;
-use crate::point::{DOMAIN, Manifest, open_chain};
-use crate::work::deadline::bounded;
-use crate::work::job;
+use crate::point::{DOMAIN, Manifest, open_chain_while};
+use crate::work::job::{self, Listener, Reporter};
 use crate::work::phase::Phase;
+use crate::work::worker::{self, Pulse};
 
 const STEP: &str = "look at the point";
 /// More than any domain's XML has, in bytes.
@@ -50,33 +50,42 @@ pub struct ShownPoint {
     pub domain: Option<String>,
 }
 
-/// Runs `showPoint`. `NOT_FOUND` without the point.
-pub fn run(request: ShowPointRequest) -> Result<ShownPoint> {
+/// Runs `showPoint`. `listener` is told before each image. `NOT_FOUND` without the point.
+pub fn run(request: ShowPointRequest, listener: Listener<'_>) -> Result<ShownPoint> {
     let export = Repository::check(request.repository)?;
     let path = request.backup_path.ok_or_else(|| Error::invalid("backupPath", "is missing"))?;
     let point = PointPath::parse("backupPath", &path)?;
     let job = job::start(request.job, "showPoint", &export, Some(point.instance().to_owned()))?;
-    job.enter(Phase::OpenRepository);
-    open(export.clone(), point).inspect_err(|error| health::note_failure(&export, error))
+    let mut job = Reporter::new(job, listener)?;
+    open(export.clone(), point, &mut job).inspect_err(|error| health::note_failure(&export, error))
 }
 
-fn open(export: Export, point: PointPath) -> Result<ShownPoint> {
+fn open(export: Export, point: PointPath, job: &mut Reporter<'_>) -> Result<ShownPoint> {
+    job.begin(Phase::OpenRepository)?;
     let session = Session::open_bounded(export, config::current())?;
-    bounded(STEP, limits::STORAGE_STEP, move || show(session.root(), &point))
+    job.begin(Phase::FollowChains)?;
+    worker::run(STEP, limits::STORAGE_STEP, job, move |pulse| show(session.root(), &point, pulse))
 }
 
-fn show(root: &Folder, path: &PointPath) -> Result<ShownPoint> {
+fn show(root: &Folder, path: &PointPath, pulse: &Pulse) -> Result<ShownPoint> {
+    // of a long chain each image is a question of its own
+    let go_on = || pulse.at(0, 0).map_err(Stopped::error);
     let none = || Error::new(Code::NotFound, STEP, format!("'{path}' holds neither a manifest nor an image"));
     let (mut point, manifest) = list_points::point(root, path)?.ok_or_else(none)?;
     let (mut chains, mut sizes) = (BTreeMap::new(), BTreeMap::new());
     for disk in &point.disks {
         let file = path.file(&disk.file)?;
         sizes.insert(file.as_str().to_owned(), disk.size);
-        let chain = open_chain(root, &file).unwrap_or_else(|error| {
-            point.problems.push(plain(&format!("'{}': {}", disk.file, error.reason())).into_owned());
-            Vec::new()
-        });
+        let chain = match open_chain_while(root, &file, go_on) {
+            Err(error) if error.code == Code::Cancelled => return Err(error),
+            Err(error) => {
+                point.problems.push(plain(&format!("'{}': {}", disk.file, error.reason())).into_owned());
+                Vec::new()
+            }
+            Ok(chain) => chain,
+        };
         for link in &chain {
+            go_on()?;
             sizes.insert(link.path.as_str().to_owned(), list_points::taken(&link.file, &link.path)?);
         }
         chains.insert(disk.file.clone(), chain.into_iter().map(|link| link.path.as_str().to_owned()).collect());

@@ -31,7 +31,13 @@ impl Link {
 /// `PARENT_INVALID` when one below is missing or stands on itself, `UNSUPPORTED_IMAGE` when one is not in a point of the
 /// same machine or not qcow2, `CORRUPT_IMAGE`.
 pub fn open_chain(root: &Folder, path: &RepoPath) -> Result<Vec<Link>> {
+    open_chain_while(root, path, || Ok(()))
+}
+
+/// Like `open_chain`; asks `go_on` before each image, and fails with its error.
+pub fn open_chain_while(root: &Folder, path: &RepoPath, mut go_on: impl FnMut() -> Result<()>) -> Result<Vec<Link>> {
     let look = |at: RepoPath| {
+        go_on()?;
         let file = root.open_file(&at).map_err(|error| match error.code {
             Code::NotFound if at != *path => Error { code: Code::ParentInvalid, ..error },
             _ => error,

@@ -9,7 +9,7 @@ mod volume;
 
 use serde::{Deserialize, Serialize};
 
-pub use chain::{DEEPEST, Link, open_chain, resolve};
+pub use chain::{DEEPEST, Link, open_chain, open_chain_while, resolve};
 pub use images::{image_names, images};
 pub use manifest::{LeftOut, MANIFEST, Manifest, ManifestDisk, ParentPoint, Rebasing, UNTOLD};
 pub use parent::{ChainImage, Parent, ParentDisk};

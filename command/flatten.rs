@@ -1,0 +1,50 @@
+//! `nasbackup flatten`.
+
+use std::process::ExitCode;
+
+use nasbackup::error::{Error, Result};
+use nasbackup::operation::flatten::{self, FlattenRequest, Flattened, OutputRequest};
+use nasbackup::operation::list_points::ListedPoint;
+
+use crate::arguments::Flatten;
+use crate::host::Host;
+use crate::output::{Output, size};
+use crate::{points, progress, restore, show};
+
+pub(crate) fn run(host: &Host, arguments: &Flatten, output: Output) -> Result<ExitCode> {
+    let (path, volume) = points::split_volume(&arguments.point);
+    let volume = choose(&show::point(host, path, output)?.point, volume)?;
+    let to = restore::output("OUTPUT", &arguments.output)?;
+    if arguments.dry_run {
+        let line = format!("would write '{volume}' of '{path}' to '{}'", restore::without_key(&to));
+        output.print(&line, |line| format!("{line}\n"))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let request = FlattenRequest {
+        repository: Some(host.repository()?),
+        backup_path: Some(path.to_owned()),
+        volume: Some(volume),
+        output: Some(OutputRequest { path: Some(to), format: Some(arguments.format.into()) }),
+        ..FlattenRequest::default()
+    };
+    let flattened = progress::with(output, |listener| flatten::run(request, listener))?;
+    output.print(&flattened, text)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The volume that is meant. `INVALID_ARGUMENT` where the point has several and none was named.
+fn choose(point: &ListedPoint, volume: Option<&str>) -> Result<String> {
+    match (volume, &point.disks[..]) {
+        (Some(volume), _) => Ok(volume.to_owned()),
+        (None, [only]) => Ok(only.volume.clone()),
+        (None, disks) => {
+            let volumes: Vec<_> = disks.iter().map(|disk| disk.volume.as_str()).collect();
+            let cause = format!("which volume? '{}' holds '{}'", point.backup_path, volumes.join("', '"));
+            Err(Error::invalid("POINT", cause))
+        }
+    }
+}
+
+fn text(flattened: &Flattened) -> String {
+    format!("{} copied, {} shared\n", size(flattened.bytes_copied), size(flattened.bytes_cloned))
+}
