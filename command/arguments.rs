@@ -51,6 +51,8 @@ pub(crate) enum Command {
     Delete(Delete),
     /// Have a point stand on another one, or alone
     Rebase(Rebase),
+    /// Write a disk of a point, however long its chain, as one image that stands on nothing
+    Flatten(Flatten),
     /// Take a restore point of a running guest
     Take(Take),
     /// Print what the repository holds, for Prometheus
@@ -189,6 +191,21 @@ pub(crate) struct Rebase {
     /// It is to stand on none
     #[arg(long)]
     pub(crate) alone: bool,
+    /// Say what would happen, and do nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Flatten {
+    /// The restore point, MACHINE/TIMESTAMP, and which of its volumes, if it has several
+    #[arg(value_name = "POINT[:VOLUME]")]
+    pub(crate) point: String,
+    /// Where it goes: a file or device that it replaces, rbd:POOL/IMAGE:OPTIONS, or @FILE, whose first line tells that
+    pub(crate) output: String,
+    /// What is written
+    #[arg(long, value_enum, default_value = "qcow2")]
+    pub(crate) format: Format,
     /// Say what would happen, and do nothing
     #[arg(long)]
     pub(crate) dry_run: bool,

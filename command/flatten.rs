@@ -35,11 +35,11 @@ pub(crate) fn run(host: &Host, arguments: &Flatten, output: Output) -> Result<Ex
 /// The volume that is meant. `INVALID_ARGUMENT` where the point has several and none was named.
 fn choose(point: &ListedPoint, volume: Option<&str>) -> Result<String> {
     match (volume, &point.disks[..]) {
-        (Some(volume), _) => Ok(volume.to_owned()),
+        (Some(volume), _) => restore::held(point, volume).map(str::to_owned),
         (None, [only]) => Ok(only.volume.clone()),
-        (None, disks) => {
-            let volumes: Vec<_> = disks.iter().map(|disk| disk.volume.as_str()).collect();
-            let cause = format!("which volume? '{}' holds '{}'", point.backup_path, volumes.join("', '"));
+        (None, _) => {
+            let cause =
+                format!("which volume? '{}' holds '{}'", point.backup_path, restore::volumes(point).join("', '"));
             Err(Error::invalid("POINT", cause))
         }
     }

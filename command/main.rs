@@ -4,6 +4,7 @@
 mod arguments;
 mod delete;
 mod doctor;
+mod flatten;
 mod host;
 mod jobs;
 mod list;
@@ -55,6 +56,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Umount(umount) => mount::unmount(umount),
         Command::Delete(delete) => delete::run(&host()?, delete, output),
         Command::Rebase(rebase) => rebase::run(&host()?, rebase, output),
+        Command::Flatten(flatten) => flatten::run(&host()?, flatten, output),
         Command::Take(take) => take::run(&host()?, take, output),
         Command::Metrics => metrics::run(&host()?, output),
         Command::Doctor => doctor::run(&host()?, output),

@@ -33,6 +33,11 @@ pub(crate) fn find<'a>(points: &'a [ListedPoint], path: &str) -> Result<&'a List
     found.ok_or_else(|| Error::new(Code::NotFound, "look for the point", format!("'{path}' is no restore point")))
 }
 
+/// A point, and one of its volumes if that is named: `MACHINE/TIMESTAMP:VOLUME`.
+pub(crate) fn split_volume(text: &str) -> (&str, Option<&str>) {
+    text.split_once(':').map_or((text, None), |(point, volume)| (point, Some(volume)))
+}
+
 /// The points that stand on `path`.
 pub(crate) fn on<'a>(points: &'a [ListedPoint], path: &str) -> Vec<&'a ListedPoint> {
     points.iter().filter(|point| point.parents.iter().any(|parent| parent == path)).collect()

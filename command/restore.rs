@@ -15,6 +15,8 @@ use crate::host::{Host, from_file};
 use crate::output::{Output, size};
 use crate::{progress, show};
 
+const STEP: &str = "plan the restore";
+
 pub(crate) fn run(host: &Host, arguments: &Restore, output: Output) -> Result<ExitCode> {
     let planned = plan(arguments, &show::point(host, &arguments.point, output)?.point)?;
     if arguments.dry_run {
@@ -44,26 +46,20 @@ pub(crate) fn run(host: &Host, arguments: &Restore, output: Output) -> Result<Ex
 /// Each volume, and where it goes. `NOT_FOUND` for a volume that the point does not hold, `ALREADY_EXISTS` for a file in the
 /// folder of `--to`, of which nobody has said that it may be replaced.
 fn plan(arguments: &Restore, point: &ListedPoint) -> Result<Vec<(String, String)>> {
-    const STEP: &str = "plan the restore";
     if arguments.to.is_none() && arguments.output.len() != arguments.volume.len() {
         return Err(Error::invalid("--output", "is to be given once for each --volume"));
     }
-    let held: Vec<_> = point.disks.iter().map(|disk| disk.volume.as_str()).collect();
-    if let Some(volume) = arguments.volume.iter().find(|volume| !held.contains(&volume.as_str())) {
-        let cause = format!("'{}' holds no volume '{volume}', but '{}'", point.backup_path, held.join("', '"));
-        return Err(Error::new(Code::NotFound, STEP, cause));
-    }
+    let named = arguments.volume.iter().map(|volume| held(point, volume)).collect::<Result<Vec<_>>>()?;
     let Some(folder) = &arguments.to else {
-        let outputs = arguments.output.iter().map(|output| from_file("--output", output));
-        return arguments.volume.iter().cloned().zip(outputs).map(|(volume, output)| Ok((volume, output?))).collect();
+        let placed = named.iter().zip(&arguments.output);
+        return placed.map(|(volume, to)| Ok(((*volume).to_owned(), output("--output", to)?))).collect();
     };
     let folder = std::path::absolute(folder).map_err(|error| Error::io("find the folder", folder, error))?;
     let end = match arguments.format {
         Format::Qcow2 => "qcow2",
         Format::Raw => "raw",
     };
-    let volumes =
-        if arguments.volume.is_empty() { held } else { arguments.volume.iter().map(String::as_str).collect() };
+    let volumes = if named.is_empty() { volumes(point) } else { named };
     let place = |volume: &str| {
         let path = in_folder(&folder, &format!("{volume}.{end}"))?;
         if !arguments.keep_old && Path::new(&path).symlink_metadata().is_ok() {
@@ -72,6 +68,36 @@ fn plan(arguments: &Restore, point: &ListedPoint) -> Result<Vec<(String, String)
         Ok((volume.to_owned(), path))
     };
     volumes.into_iter().map(place).collect()
+}
+
+/// The names of a point's volumes.
+pub(crate) fn volumes(point: &ListedPoint) -> Vec<&str> {
+    point.disks.iter().map(|disk| disk.volume.as_str()).collect()
+}
+
+/// `NOT_FOUND` for a volume that the point does not hold.
+pub(crate) fn held<'a>(point: &ListedPoint, volume: &'a str) -> Result<&'a str> {
+    let held = volumes(point);
+    if held.contains(&volume) {
+        return Ok(volume);
+    }
+    let cause = format!("'{}' holds no volume '{volume}', but '{}'", point.backup_path, held.join("', '"));
+    Err(Error::new(Code::NotFound, STEP, cause))
+}
+
+/// Where an argument says that a disk goes. `INVALID_ARGUMENT` for a key of Ceph's, which whoever lists processes would see.
+pub(crate) fn output(argument: &str, text: &str) -> Result<String> {
+    if has_key(text) {
+        let cause = "holds a key, which others on this host see: put it all into a file that nobody else may read, and name that: @FILE";
+        return Err(Error::invalid(argument, cause));
+    }
+    from_file(argument, text)
+}
+
+fn has_key(output: &str) -> bool {
+    output
+        .strip_prefix("rbd:")
+        .is_some_and(|image| image.replace('\\', "").split(':').any(|part| part.starts_with("key=")))
 }
 
 /// The file `name` in a folder. `CORRUPT_IMAGE` for a name that leads elsewhere: a manifest on the NAS tells it.
@@ -85,17 +111,22 @@ fn in_folder(folder: &Path, name: &str) -> Result<String> {
 }
 
 /// Of an image in Ceph no more than `rbd:pool/image`: its options hold the key.
-fn without_key(output: &str) -> &str {
+pub(crate) fn without_key(output: &str) -> &str {
     let options = output.strip_prefix("rbd:").and_then(|image| image.find(':')).map(|at| at + "rbd:".len());
     &output[..options.unwrap_or(output.len())]
 }
 
+impl From<Format> for OutputFormat {
+    fn from(format: Format) -> OutputFormat {
+        match format {
+            Format::Qcow2 => OutputFormat::Qcow2,
+            Format::Raw => OutputFormat::Raw,
+        }
+    }
+}
+
 fn request(volume: String, path: String, format: Format) -> VolumeRequest {
-    let format = match format {
-        Format::Qcow2 => OutputFormat::Qcow2,
-        Format::Raw => OutputFormat::Raw,
-    };
-    let output = RestoreOutput { path: Some(path), format: Some(format), ..RestoreOutput::default() };
+    let output = RestoreOutput { path: Some(path), format: Some(format.into()), ..RestoreOutput::default() };
     VolumeRequest { volume: Some(volume), output: Some(output), ..VolumeRequest::default() }
 }
 
@@ -127,6 +158,21 @@ mod tests {
         for name in ["/etc/x.qcow2", "../x.qcow2", "a/../../x.qcow2", "a/x.qcow2", "..", ".", ""] {
             assert_eq!(in_folder(folder, name).unwrap_err().code, Code::CorruptImage, "{name}");
         }
+    }
+
+    #[test]
+    fn a_key_comes_from_a_file_alone() {
+        for (output, has) in [
+            ("rbd:pool/image:id=a:key=AQ==", true),
+            ("rbd:pool/image:k\\ey=AQ==:id=a", true),
+            ("rbd:pool/image:id=key", false),
+            ("/to/a:key=b", false),
+            ("@/root/output", false),
+        ] {
+            assert_eq!(has_key(output), has, "{output}");
+        }
+        let refused = output("--output", "rbd:pool/image:key=AQ==").unwrap_err().to_string();
+        assert!(refused.contains("@FILE") && !refused.contains("AQ=="), "{refused}");
     }
 
     #[test]

@@ -202,6 +202,33 @@ fn disks_are_restored_and_a_dry_run_writes_nothing() {
 }
 
 #[test]
+fn a_disk_of_a_long_chain_becomes_one_image() {
+    let mut story = Story::new(Guest::ordinary(), Nas::folder());
+    for mode in ["full", "incremental", "incremental"] {
+        story.guest.write(0, 0x51, 5 << 20, 1 << 20);
+        story.take(mode);
+    }
+    let host = Host::new(story.nas.root());
+    let (point, disk) = (story.last(), &story.last().taken.disks[0]);
+    let (of_disk, to) = (format!("{}:{}", point.path, disk.volume), folder("to").join("disk"));
+    let flatten =
+        |what: &str, more: &[&str]| host.run(&[&["-r", "nas", "flatten", what, to.to_str().unwrap()], more].concat());
+    let would = flatten(&of_disk, &["--dry-run"]);
+    assert!(would.status.success() && !to.exists(), "{would:?}");
+    for (what, status) in [(point.path.as_str(), 2), (&format!("{}:x", point.path), 3)] {
+        let refused = flatten(what, &[]);
+        let complaint = String::from_utf8_lossy(&refused.stderr);
+        assert!(refused.status.code() == Some(status) && complaint.contains(&disk.volume), "{complaint}");
+    }
+    assert!(flatten(&of_disk, &[]).status.success());
+    let info = run("qemu-img", ["info", to.to_str().unwrap()]);
+    assert!(info.contains("file format: qcow2") && !info.contains("backing file"), "{info}");
+    assert_holds(&to, point.content(&disk.volume));
+    assert!(flatten(&of_disk, &["--format", "raw"]).status.success());
+    assert_same(&to, point.content(&disk.volume));
+}
+
+#[test]
 fn a_point_in_the_middle_goes_when_what_stands_on_it_was_merged() {
     let mut story = Story::new(Guest::ordinary(), Nas::folder());
     for mode in ["full", "incremental", "incremental"] {
