@@ -3,6 +3,8 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Seek, Write};
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
 use std::process::{ExitCode, Stdio};
 
 use nasbackup::error::{Code, Error, Result};
@@ -59,7 +61,32 @@ pub(crate) fn hold(host: &Host, arguments: &Mount, background: bool, output: Out
     let quiet = Output { json: true };
     match progress::with(quiet, |listener| mount_point::run(request, mounted, listener)) {
         Err(error) if is_mounted && error.code == Code::Cancelled => Ok(ExitCode::SUCCESS),
-        held => held.map(|()| ExitCode::SUCCESS),
+        Err(error) => {
+            if is_mounted && background {
+                tell_host(&host_log(), &arguments.dir, &error);
+            }
+            Err(error)
+        }
+        Ok(()) => Ok(ExitCode::SUCCESS),
+    }
+}
+
+/// Where the host's log takes lines (syslog(3)).
+fn host_log() -> PathBuf {
+    #[cfg(feature = "test-hooks")]
+    if let Some(path) = std::env::var_os("NASBACKUP_HOST_LOG") {
+        return path.into();
+    }
+    "/dev/log".into()
+}
+
+/// Tells the host's log why the mounts are gone: this process has no output any more. Without such a log nobody is told.
+fn tell_host(log: &Path, folder: &Path, error: &Error) {
+    const ERROR_OF_A_DAEMON: u8 = 3 << 3 | 3;
+    let process = std::process::id();
+    let line = format!("<{ERROR_OF_A_DAEMON}>nasbackup[{process}]: '{}' was unmounted: {error}", folder.display());
+    if let Err(error) = UnixDatagram::unbound().and_then(|socket| socket.send_to(line.as_bytes(), log)) {
+        log::debug!("'{}' can't be told: {error}", log.display());
     }
 }
 

@@ -30,9 +30,14 @@ impl Host {
         Host { settings, nas: nas.to_str().unwrap().to_owned() }
     }
 
-    fn run(&self, arguments: &[&str]) -> Output {
+    fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_nasbackup"));
-        command.arg("--settings").arg(&self.settings).args(arguments).output().unwrap()
+        command.arg("--settings").arg(&self.settings);
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        self.command().args(arguments).output().unwrap()
     }
 
     /// What it prints when it succeeds.
@@ -471,12 +476,28 @@ fn another_host_leaves_a_mounted_point_alone_and_one_taken_for_dead_unmounts() {
     let held = holder(&host, &point.path, &place);
     assert_eq!(there.fails(&["-r", "nas", "delete", &point.path]).0, 5);
     let instance = lease.at(&story.guest.name);
-    let names = std::fs::read_dir(&instance).unwrap().map(|entry| entry.unwrap().file_name());
-    let ours = names.into_iter().find(|name| name.as_encoded_bytes().starts_with(b".nasbackup.reader-")).unwrap();
-    std::fs::remove_file(instance.join(ours)).unwrap();
+    let take_claim_away = || {
+        let names = std::fs::read_dir(&instance).unwrap().map(|entry| entry.unwrap().file_name());
+        let ours = names.into_iter().find(|name| name.as_encoded_bytes().starts_with(b".nasbackup.reader-")).unwrap();
+        std::fs::remove_file(instance.join(ours)).unwrap();
+    };
+    take_claim_away();
     let ended = held.wait_with_output().unwrap();
     assert_eq!(ended.status.code(), Some(5), "{}", String::from_utf8_lossy(&ended.stderr));
     assert!(is_bare(&place));
+    // one in the background, which has nobody else to tell
+    let log = folder("log").join("log");
+    let told = std::os::unix::net::UnixDatagram::bind(&log).unwrap();
+    let mut mount = host.command();
+    mount.env("NASBACKUP_HOST_LOG", &log).args(["-r", "nas", "mount", &point.path]).arg(&place);
+    assert!(mount.output().unwrap().status.success());
+    take_claim_away();
+    told.set_read_timeout(Some(std::time::Duration::from_secs(120))).unwrap();
+    let mut line = [0; 4096];
+    let length = told.recv(&mut line).expect("the host's log is told");
+    let line = std::str::from_utf8(&line[..length]).unwrap();
+    assert!(line.starts_with("<27>nasbackup[") && line.contains("BUSY"), "{line}");
+    until("it is unmounted", || is_bare(&place));
     there.says(&["-r", "nas", "delete", &point.path]);
 }
 
