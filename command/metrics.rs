@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use nasbackup::error::Result;
+use nasbackup::host::metrics::{escaped, head};
 use nasbackup::operation::list_points::{ListedMachine, ListedPoint, ListedPoints};
 
 use crate::host::Host;
@@ -38,15 +39,15 @@ fn newest(machine: &ListedMachine) -> Option<u64> {
 fn text(listed: &ListedPoints) -> String {
     let mut text = String::new();
     for (name, help, value) in METRICS {
-        text += &head(name, help);
+        text += &head(name, "gauge", help);
         for machine in &listed.machines {
             if let Some(value) = value(machine) {
                 text += &format!("nasbackup_{name}{{machine=\"{}\"}} {value}\n", escaped(&machine.instance));
             }
         }
     }
-    text +=
-        &head("verdicts", "Points by what their last verification has found; none: not verified, or changed since.");
+    let help = "Points by what their last verification has found; none: not verified, or changed since.";
+    text += &head("verdicts", "gauge", help);
     for machine in &listed.machines {
         for verdict in ["good", "bad", "aborted", "none"] {
             let count = machine.points.iter().filter(|point| verdict_of(point) == verdict).count();
@@ -57,17 +58,8 @@ fn text(listed: &ListedPoints) -> String {
     text
 }
 
-fn head(name: &str, help: &str) -> String {
-    format!("# HELP nasbackup_{name} {help}\n# TYPE nasbackup_{name} gauge\n")
-}
-
 fn verdict_of(point: &ListedPoint) -> &'static str {
     points::telling(point).filter(|past| past.current).map_or("none", |past| word(past.verdict))
-}
-
-/// A label's value.
-fn escaped(text: &str) -> String {
-    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
 #[cfg(test)]

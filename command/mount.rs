@@ -82,7 +82,7 @@ fn host_log() -> PathBuf {
 
 /// Tells the host's log why the mounts are gone: this process has no output any more. Without such a log nobody is told.
 fn tell_host(log: &Path, folder: &Path, error: &Error) {
-    const ERROR_OF_A_DAEMON: u8 = 3 << 3 | 3;
+    const ERROR_OF_A_DAEMON: u8 = (3 << 3) | 3;
     let process = std::process::id();
     let line = format!("<{ERROR_OF_A_DAEMON}>nasbackup[{process}]: '{}' was unmounted: {error}", folder.display());
     if let Err(error) = UnixDatagram::unbound().and_then(|socket| socket.send_to(line.as_bytes(), log)) {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use nasbackup::error::{Code, Error, Result};
+use nasbackup::operation::observed;
 use nasbackup::work::job::JobStatus;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
@@ -26,10 +27,11 @@ pub(crate) fn with<T>(
     heed_signals()?;
     refuse_if_cancelled("begin")?;
     let mut progress = Progress::new(output);
-    let answer = operation(&mut |status| {
+    let mut listener = |status: &JobStatus| {
         progress.tell(status);
         refuse_if_cancelled(status.phase.as_str())
-    });
+    };
+    let answer = observed(|| operation(&mut listener));
     progress.end();
     answer
 }

@@ -89,6 +89,9 @@ pub struct Config {
     pub folder_mode: Option<String>,
     /// A file of keys that vouch for restore points, which nobody else may read. Absent: nothing vouches for them.
     pub key_file: Option<PathBuf>,
+    /// A file, written anew after each operation, that tells Prometheus' textfile collector what operations of this host have come to.
+    /// Absent: nobody is told.
+    pub metrics_file: Option<PathBuf>,
     /// What it holds, once the configuration was checked.
     #[serde(skip)]
     pub keys: Option<Arc<Keys>>,
@@ -121,6 +124,7 @@ impl Default for Config {
             file_mode: None,
             folder_mode: None,
             key_file: None,
+            metrics_file: None,
             keys: None,
         }
     }
@@ -157,6 +161,7 @@ impl Config {
             ("scratchDir", self.scratch_dir.as_ref()),
             ("logConfig", self.log_config.as_ref()),
             ("keyFile", self.key_file.as_ref()),
+            ("metricsFile", self.metrics_file.as_ref()),
         ] {
             if path.is_some_and(|path| !path.is_absolute()) {
                 return Err(Error::invalid(key, "is not an absolute path"));
@@ -289,6 +294,7 @@ mod tests {
             (r#"{"fileMode":"4600"}"#, "fileMode"),
             (r#"{"folderMode":"611"}"#, "folderMode"),
             (r#"{"keyFile":"key"}"#, "keyFile"),
+            (r#"{"metricsFile":"a.prom"}"#, "metricsFile"),
             (r#"{"keyFile":"/dev/null"}"#, "keyFile"),
         ] {
             let error = serde_json::from_str::<Config>(json).unwrap().check().unwrap_err();

@@ -205,6 +205,11 @@ pub(crate) const QEMU_NBD_END: Duration = seconds(3);
 /// A killed process that is not gone by then hangs in its storage, and is left behind.
 pub(crate) const KILLED: Duration = seconds(5);
 
+// What is told of operations
+
+/// An operation is not told of while another process of this host tells of its own: that takes milliseconds.
+pub(crate) const METRICS: Duration = seconds(5);
+
 // Between two looks
 
 /// Whether a process that has little left to do has ended.

@@ -677,6 +677,31 @@ fn what_a_host_lacks_is_told_of_each_thing_and_each_repository() {
 }
 
 #[test]
+fn operations_of_several_processes_tell_one_file_what_they_came_to() {
+    let mut story = Story::new(Guest::ordinary(), Nas::folder());
+    story.take("full");
+    let (host, metrics) = (Host::new(story.nas.root()), folder("metrics").join("nasbackup.prom"));
+    let settings = std::fs::read_to_string(&host.settings).unwrap();
+    std::fs::write(&host.settings, format!("{settings}metricsFile = {}\n", metrics.display())).unwrap();
+    let vm = &story.guest.name;
+    for _ in 0..2 {
+        host.says(&["-r", "nas", "verify", &story.last().path]);
+    }
+    assert_eq!(host.fails(&["-r", "nas", "verify", &format!("{vm}/gone")]).0, 3);
+    let told = std::fs::read_to_string(&metrics).unwrap();
+    for (result, count) in [("OK", 2), ("NOT_FOUND", 1)] {
+        let sample = format!(
+            "nasbackup_operations_total{{operation=\"verifyChain\",machine=\"{vm}\",result=\"{result}\"}} {count}\n"
+        );
+        assert!(told.contains(&sample), "{sample}: {told}");
+    }
+    std::fs::remove_file(&metrics).unwrap();
+    std::fs::create_dir(&metrics).unwrap();
+    let (status, complaint) = host.fails(&["-r", "nas", "verify", &story.last().path]);
+    assert!(status == 0 && complaint.contains("metrics are not up to date"), "{complaint}");
+}
+
+#[test]
 fn what_can_t_be_done_is_told_on_one_line_with_a_status_of_its_own() {
     let nas = folder("nas");
     let host = Host::new(&nas);

@@ -1,6 +1,7 @@
 //! What this host remembers and locks, for itself.
 
 mod flock;
+pub mod metrics;
 mod posted;
 mod run_dir;
 mod state;

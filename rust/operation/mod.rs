@@ -8,6 +8,7 @@ pub mod doctor;
 pub mod flatten;
 pub mod list_points;
 pub mod mount_point;
+mod observed;
 mod reading;
 pub mod rebase;
 pub mod restore_point;
@@ -28,6 +29,7 @@ use crate::nas::{session, tree};
 use crate::second_table;
 use crate::work::job::{self, JobStatus, Listener};
 use crate::{host, logging, sys};
+pub use observed::observed;
 use rebase::{RebaseBackupRequest, RebasePointRequest};
 
 /// Result of `cancel`.
@@ -103,6 +105,10 @@ pub fn configuration(json: &str) -> Result<Config> {
 
 /// Runs the operation `name` on a JSON request; the way in for C and Java.
 pub fn call(name: &str, request: &str, listener: Listener<'_>) -> Result<serde_json::Value> {
+    observed(|| dispatch(name, request, listener))
+}
+
+fn dispatch(name: &str, request: &str, listener: Listener<'_>) -> Result<serde_json::Value> {
     match name {
         "init" => reply(&init(configuration(request)?, logging::stderr())?),
         "takeBackup" => reply(&take_backup::run(parse(request)?, listener)?),

@@ -187,6 +187,11 @@ pub fn stuck(repository: impl ToString) -> usize {
     NAS.stuck_threads.of(&repository.to_string())
 }
 
+/// The number of threads of this process that were given up on anything and have not ended yet.
+pub fn all_stuck() -> usize {
+    [&NAS, &QUESTIONS, &STORAGE, &DISKS].map(|kind| kind.stuck_threads.lock().values().sum::<usize>()).iter().sum()
+}
+
 /// Runs `work` on its own thread and waits for the result, after `limit` `NAS_UNRESPONSIVE`. A result that comes later is
 /// dropped on that thread, so that guards in it clean up; a later error is logged. A panic in `work` is `INTERNAL`.
 pub fn bounded<T: Send + 'static>(

@@ -13,6 +13,7 @@ use crate::work::deadline::WorkFor;
 use crate::work::phase::Phase;
 use crate::work::speed::{self, Speed};
 use crate::work::steps;
+use crate::work::watched;
 
 /// One running job, as `jobs` shows it and as progress listeners get it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -234,6 +235,7 @@ pub fn start(
     if running.contains_key(&id) {
         return Err(Error::invalid("job", format!("'{id}' is running already")));
     }
+    watched::has_begun(operation, vm_name.as_deref());
     let job = Arc::new(Job {
         id: id.clone(),
         operation,

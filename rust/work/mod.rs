@@ -5,4 +5,5 @@ pub mod job;
 pub mod phase;
 mod speed;
 pub mod steps;
+pub mod watched;
 pub(crate) mod worker;

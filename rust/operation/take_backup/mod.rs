@@ -26,7 +26,7 @@ mod written;
 use std::thread;
 use std::time::Instant;
 
-use crate::config::{self, Config};
+use crate::config::{self, Config, Engine};
 use crate::error::{Code, Error, Result};
 use crate::host::HostState;
 use crate::limits;
@@ -35,6 +35,7 @@ use crate::places::{self, BackupPlace};
 use crate::point::Manifest;
 use crate::work::deadline::CallEnds;
 use crate::work::job::{self, Listener, Reporter};
+use crate::work::watched;
 
 use call::Call;
 use request::Checked;
@@ -66,6 +67,9 @@ pub fn run(request: TakeBackupRequest, listener: Listener<'_>) -> Result<TakenBa
         None => take::take::<Running>(&call, &(), host, &mut job),
         Some(sources) => take::take::<Stopped>(&call, sources, host, &mut job),
     };
+    if let Ok(taken) = &taken {
+        note_fallbacks(&checked, taken);
+    }
     match &taken {
         Ok(taken) => log::info!(
             "{}: {:?} backup '{}' of {} bytes done in {} ms, {} ms of it the job, {} ms to make it durable",
@@ -83,6 +87,15 @@ pub fn run(request: TakeBackupRequest, listener: Listener<'_>) -> Result<TakenBa
         }
     }
     taken
+}
+
+fn note_fallbacks(checked: &Checked, taken: &TakenBackup) {
+    if checked.stopped.is_none() && checked.engine == Engine::Auto && taken.engine == Engine::Push {
+        watched::has_fallen_back("push");
+    }
+    if taken.incremental_fallback {
+        watched::has_fallen_back("full");
+    }
 }
 
 /// Locks the machine. What an earlier backup has left of it may just be undone behind the library's load, which the caller knows

@@ -18,6 +18,7 @@ use crate::qcow2::{self, CheckReport};
 use crate::work::deadline::bounded;
 use crate::work::job::{self, Listener, Reporter};
 use crate::work::phase::Phase;
+use crate::work::watched;
 use crate::work::worker;
 pub(super) use agreement::Facts;
 use chains::{Found, Judged, verdict_of};
@@ -95,6 +96,11 @@ pub(super) fn verify(
     let verdict = files.iter().map(|file| file.verdict).max().unwrap_or(Verdict::Good);
     let bad = files.iter().filter(|file| file.verdict != Verdict::Good).count();
     log::info!("{operation} of '{point}': {verdict:?}, {bad} of {} files not good", files.len());
+    match verdict {
+        Verdict::Good => {}
+        Verdict::Bad => watched::has_found("bad"),
+        Verdict::Aborted => watched::has_found("aborted"),
+    }
     // that the caller meant another point says nothing of this one
     let is_meant = id.is_none() || id == manifest.as_ref().map(|manifest| manifest.point_id.clone());
     if answers && is_meant {

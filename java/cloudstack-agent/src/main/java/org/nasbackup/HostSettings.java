@@ -51,6 +51,7 @@ public final class HostSettings {
             Map.entry("fileMode", Configuration.Builder::fileMode),
             Map.entry("folderMode", Configuration.Builder::folderMode),
             Map.entry("keyFile", Configuration.Builder::keyFile),
+            Map.entry("metricsFile", Configuration.Builder::metricsFile),
             Map.entry("logLevel", Configuration.Builder::logLevel));
 
     private HostSettings() {}

@@ -35,6 +35,7 @@ public final class Configuration {
     private final String fileMode;
     private final String folderMode;
     private final String keyFile;
+    private final String metricsFile;
 
     private Configuration(Builder builder) {
         this.connectionUri = builder.connectionUri;
@@ -56,6 +57,7 @@ public final class Configuration {
         this.fileMode = builder.fileMode;
         this.folderMode = builder.folderMode;
         this.keyFile = builder.keyFile;
+        this.metricsFile = builder.metricsFile;
     }
 
     /** A builder with nothing set. */
@@ -161,6 +163,14 @@ public final class Configuration {
         return keyFile;
     }
 
+    /**
+     * A file, written anew after each operation, that tells Prometheus' textfile collector what operations of this host have come to.
+     * Null: nobody is told.
+     */
+    public String metricsFile() {
+        return metricsFile;
+    }
+
     @Override
     public String toString() {
         return "connectionUri " + connectionUri + ", stateDir " + stateDir + ", mountDir " + mountDir;
@@ -187,6 +197,7 @@ public final class Configuration {
         private String fileMode;
         private String folderMode;
         private String keyFile;
+        private String metricsFile;
 
         private Builder() {}
 
@@ -301,6 +312,12 @@ public final class Configuration {
         /** @see Configuration#keyFile */
         public Builder keyFile(String keyFile) {
             this.keyFile = keyFile;
+            return this;
+        }
+
+        /** @see Configuration#metricsFile */
+        public Builder metricsFile(String metricsFile) {
+            this.metricsFile = metricsFile;
             return this;
         }
 

@@ -372,6 +372,10 @@ class BoundaryTest {
         refused(
                 "keyFile",
                 () -> NasBackup.open(Configuration.builder().keyFile("/none").build()));
+        refused(
+                "metricsFile",
+                () -> NasBackup.open(
+                        Configuration.builder().metricsFile("m.prom").build()));
         NasBackup.open(Configuration.builder()
                 .engine(Engine.PUSH)
                 .quiesceFailure(QuiesceFailure.WARN)
