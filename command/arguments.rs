@@ -114,8 +114,8 @@ pub(crate) struct Verify {
 pub(crate) struct Restore {
     /// The restore point, MACHINE/TIMESTAMP
     pub(crate) point: String,
-    /// All disks, or those of --volume, to files in a folder: VOLUME.qcow2, or VOLUME.raw. A file that is there is refused, unless
-    /// --keep-old is given
+    /// All disks, or those of --volume, to files in a folder: VOLUME.qcow2, or VOLUME.raw; with all of them UEFI variables and the
+    /// state of a TPM, if the point holds them. A file that is there is refused, unless --keep-old is given
     #[arg(long, value_name = "DIR")]
     pub(crate) to: Option<PathBuf>,
     /// A volume of the point's; may be given several times

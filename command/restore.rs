@@ -6,9 +6,10 @@ use std::process::ExitCode;
 use nasbackup::error::{Code, Error, Result};
 use nasbackup::operation::list_points::ListedPoint;
 use nasbackup::operation::restore_point::{
-    self, OutputFormat, RestoreOutput, RestorePointRequest, Restored, Verify, VolumeRequest,
+    self, OutputFormat, RestoreOutput, RestorePointRequest, Restored, RestoredState, Verify, VolumeRequest,
 };
 use nasbackup::plain::plain;
+use nasbackup::point::{Manifest, StatePart};
 
 use crate::arguments::{Format, Restore};
 use crate::host::{Host, from_file};
@@ -18,10 +19,15 @@ use crate::{progress, show};
 const STEP: &str = "plan the restore";
 
 pub(crate) fn run(host: &Host, arguments: &Restore, output: Output) -> Result<ExitCode> {
-    let planned = plan(arguments, &show::point(host, &arguments.point, output)?.point)?;
+    let shown = show::point(host, &arguments.point, output)?;
+    let planned = plan(arguments, &shown.point)?;
+    let state = |part| plan_state(arguments, shown.manifest.as_ref(), part);
+    let (nvram, tpm) = (state(StatePart::Nvram)?, state(StatePart::Tpm)?);
     if arguments.dry_run {
         let would = |(volume, path): &(String, String)| format!("would restore '{volume}' to '{}'", without_key(path));
-        let lines: Vec<_> = planned.iter().map(would).collect();
+        let state = [(StatePart::Nvram, &nvram), (StatePart::Tpm, &tpm)];
+        let state = state.into_iter().filter_map(|(part, path)| Some((part.what().to_owned(), path.clone()?)));
+        let lines: Vec<_> = planned.iter().cloned().chain(state).map(|planned| would(&planned)).collect();
         output.print(&lines, |lines| lines.join("\n") + "\n")?;
         return Ok(ExitCode::SUCCESS);
     }
@@ -32,6 +38,8 @@ pub(crate) fn run(host: &Host, arguments: &Restore, output: Output) -> Result<Ex
         repository: Some(host.repository()?),
         backup_path: Some(arguments.point.clone()),
         volumes: Some(planned.into_iter().map(|(volume, path)| request(volume, path, arguments.format)).collect()),
+        nvram_path: nvram,
+        tpm_path: tpm,
         verify: arguments.verify_data.then_some(Verify::Data),
         keep_old: Some(arguments.keep_old),
         keep_old_in: arguments.keep_old_in.clone(),
@@ -60,14 +68,27 @@ fn plan(arguments: &Restore, point: &ListedPoint) -> Result<Vec<(String, String)
         Format::Raw => "raw",
     };
     let volumes = if named.is_empty() { volumes(point) } else { named };
-    let place = |volume: &str| {
-        let path = in_folder(&folder, &format!("{volume}.{end}"))?;
-        if !arguments.keep_old && Path::new(&path).symlink_metadata().is_ok() {
-            return Err(Error::new(Code::AlreadyExists, STEP, format!("'{path}' is there; --keep-old would keep it")));
-        }
-        Ok((volume.to_owned(), path))
-    };
+    let place = |volume: &str| Ok((volume.to_owned(), new_in_folder(arguments, &folder, &format!("{volume}.{end}"))?));
     volumes.into_iter().map(place).collect()
+}
+
+/// Where this part of the machine's state goes: into the folder of `--to`, with all disks, if the point holds it.
+fn plan_state(arguments: &Restore, manifest: Option<&Manifest>, part: StatePart) -> Result<Option<String>> {
+    let folder = arguments.to.as_ref().filter(|_| arguments.volume.is_empty());
+    let (Some(folder), Some((name, _))) = (folder, manifest.and_then(|manifest| manifest.state_file(part))) else {
+        return Ok(None);
+    };
+    let folder = std::path::absolute(folder).map_err(|error| Error::io("find the folder", folder, error))?;
+    new_in_folder(arguments, &folder, name).map(Some)
+}
+
+/// The file `name` in the folder. `ALREADY_EXISTS` if it is there, unless `--keep-old` is given.
+fn new_in_folder(arguments: &Restore, folder: &Path, name: &str) -> Result<String> {
+    let path = in_folder(folder, name)?;
+    if !arguments.keep_old && Path::new(&path).symlink_metadata().is_ok() {
+        return Err(Error::new(Code::AlreadyExists, STEP, format!("'{path}' is there; --keep-old would keep it")));
+    }
+    Ok(path)
 }
 
 /// The names of a point's volumes.
@@ -139,9 +160,11 @@ fn text(restored: &Restored) -> String {
         };
         text +=
             &format!("'{}' is in '{}', {verified}, {} read\n", volume.volume, volume.output, size(volume.bytes_read));
-        if let Some(kept) = &volume.kept {
-            text += &format!("  what was there is in '{kept}'\n");
-        }
+        volume.kept.iter().for_each(|kept| text += &format!("  what was there is in '{kept}'\n"));
+    }
+    for RestoredState { file, output, kept } in &restored.state {
+        text += &format!("'{file}' is in '{output}', compared with its hash\n");
+        kept.iter().for_each(|kept| text += &format!("  what was there is in '{kept}'\n"));
     }
     restored.details.lines().for_each(|line| text += &format!("note: {line}\n"));
     text

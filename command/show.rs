@@ -6,7 +6,7 @@ use nasbackup::config::Engine;
 use nasbackup::error::{Code, Error, Result};
 use nasbackup::operation::show_point::{self, ShowPointRequest, ShownPoint};
 use nasbackup::plain::plain;
-use nasbackup::point::Kind;
+use nasbackup::point::{Kind, StatePart};
 
 use crate::arguments::Show;
 use crate::host::Host;
@@ -61,6 +61,10 @@ fn text(shown: &ShownPoint) -> String {
         let seen = disk.virtual_size.map(|bytes| format!(", {} as the guest sees it", size(bytes))).unwrap_or_default();
         tell("disk", &format!("{}: {}{seen}", disk.volume, size(disk.size)));
         shown.chains.get(&disk.file).into_iter().flatten().for_each(|image| tell("", image));
+    }
+    for part in StatePart::ALL {
+        let file = shown.manifest.iter().find_map(|manifest| manifest.state_file(part));
+        file.iter().for_each(|(name, _)| tell("holds", &format!("{}: {name}", part.what())));
     }
     for disk in shown.manifest.iter().flat_map(|manifest| &manifest.left_out) {
         let name = disk.volume.as_ref().or(disk.target.as_ref()).or(disk.serial.as_ref());

@@ -146,6 +146,8 @@ pub(crate) const LEFT_JOB_ABORT: Duration = seconds(50);
 /// A job that nothing keeps from ending, and whose end libvirt does not report, is left behind. One thread of libvirt handles the
 /// ends of all jobs on the host, and waits 30 s for each guest that crashes during its backup.
 pub(crate) const JOB_END: Duration = seconds(180);
+/// The files of a machine's state (UEFI variables, TPM) are left out of its point: its guest may be frozen until they are read.
+pub(crate) const MACHINE_STATE: Duration = seconds(5);
 /// A domain that has not shown by then, after its shutdown event, that it only restarted, has stopped.
 pub(crate) const RESTART: Duration = millis(500);
 /// libvirt is asked instead of QEMU whether the targets are closed.

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use serde_json::Value;
-use support::{Guest, Nas, Story, assert_holds, assert_same, by, folder, mounted_at, run, until};
+use support::{Disk, Guest, Nas, Story, assert_holds, assert_same, by, folder, mounted_at, run, until};
 
 /// A host with settings of its own, and the repository of `story`.
 struct Host {
@@ -231,6 +231,38 @@ fn a_disk_of_a_long_chain_becomes_one_image() {
     assert_holds(&to, point.content(&disk.volume));
     assert!(flatten(&of_disk, &["--format", "raw"]).status.success());
     assert_same(&to, point.content(&disk.volume));
+}
+
+#[test]
+fn uefi_variables_are_shown_and_restored_with_all_disks() {
+    let mut guest = Guest::stopped([Disk::root()]);
+    guest.os = " firmware='efi'";
+    guest.start();
+    guest.suspend();
+    let mut story = Story::new(guest, Nas::folder());
+    story.take("full");
+    let (host, point) = (Host::new(story.nas.root()), story.last());
+    let shown = host.says(&["-r", "nas", "show", &point.path]);
+    assert!(
+        shown.lines().any(|line| line.trim_start().starts_with("holds ") && line.ends_with("UEFI variables: nvram.fd"))
+    );
+    let (place, one) = (folder("restored").join("all"), folder("restored").join("one"));
+    let to = |place: &Path| ["-r", "nas", "restore", &point.path, "--to", place.to_str().unwrap()].map(str::to_owned);
+    let restore = to(&place);
+    let restore: Vec<_> = restore.iter().map(String::as_str).collect();
+    let would = host.says(&[&restore[..], &["--dry-run"]].concat());
+    assert!(would.contains("would restore 'UEFI variables' to '") && !place.exists(), "{would}");
+    assert!(host.says(&restore).contains("'nvram.fd' is in '"));
+    let held = std::fs::read(story.nas.at(&point.path).join("nvram.fd")).unwrap();
+    assert!(std::fs::read(place.join("nvram.fd")).unwrap() == held);
+    let volume = &point.taken.disks[0].volume;
+    std::fs::remove_file(place.join(format!("{volume}.qcow2"))).unwrap();
+    let (_, complaint) = host.fails(&restore);
+    assert!(complaint.contains("ALREADY_EXISTS") && complaint.contains("nvram.fd"), "{complaint}");
+    let restore = to(&one);
+    let restore: Vec<_> = restore.iter().map(String::as_str).collect();
+    host.says(&[&restore[..], &["--volume", volume]].concat());
+    assert_eq!(std::fs::read_dir(one).unwrap().count(), 1);
 }
 
 #[test]

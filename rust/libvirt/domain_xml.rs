@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 use super::block::Block;
+use super::machine_xml::{Nvram, OsElement, Tpm, TpmElement};
 use crate::error::{Code, Error, Result};
 
 /// What a backup needs of a domain's XML.
@@ -22,6 +23,10 @@ pub struct DomainXml {
     pub owner: Option<(u32, u32)>,
     /// What confines QEMU, and what to look for where it may have denied something.
     pub confined: Option<String>,
+    /// Its UEFI variables.
+    pub nvram: Option<Nvram>,
+    /// Its TPM.
+    pub tpm: Option<Tpm>,
 }
 
 /// A disk of a domain.
@@ -138,6 +143,8 @@ pub struct Interface {
 #[derive(Deserialize)]
 struct DomainElement {
     #[serde(default)]
+    os: OsElement,
+    #[serde(default)]
     devices: DevicesElement,
     #[serde(default)]
     seclabel: Vec<SecurityLabel>,
@@ -186,6 +193,8 @@ struct DevicesElement {
     channel: Vec<ChannelElement>,
     #[serde(default)]
     controller: Vec<ControllerElement>,
+    #[serde(default)]
+    tpm: Vec<TpmElement>,
 }
 
 #[derive(Deserialize)]
@@ -350,6 +359,8 @@ impl DomainXml {
             agent: domain.devices.channel.iter().any(to_agent),
             owner: domain.seclabel.iter().find_map(SecurityLabel::owner),
             confined: domain.seclabel.iter().find_map(SecurityLabel::confined),
+            nvram: domain.os.nvram(),
+            tpm: domain.devices.tpm.into_iter().find_map(TpmElement::tpm),
         })
     }
 }

@@ -12,6 +12,7 @@ mod domain;
 mod domain_xml;
 mod emulator;
 mod event;
+mod machine_xml;
 
 pub use backup_xml::{BackupDisk, BackupMode, backup_xml, checkpoint_xml};
 pub use block::Block;
@@ -21,6 +22,7 @@ pub use domain::{Domain, JobPicture, JobState, State};
 pub use domain_xml::{Device, Disk, DomainXml, Interface, Source};
 pub use emulator::Emulator;
 pub use event::{Action, Event, IoError, Subscription, subscribe};
+pub use machine_xml::{Nvram, Tpm};
 
 use virt::error::Error as VirtError;
 use virt_sys as sys;

@@ -79,6 +79,7 @@ fn check(request: FlattenRequest) -> Result<RestoreCall> {
         point,
         id,
         volumes: vec![wanted],
+        state: Vec::new(),
         verify: Some(Verify::Chain),
         keep_old: None,
         rate: None,

@@ -91,7 +91,7 @@ pub struct ListedPoint {
     pub disks: Vec<ListedDisk>,
     /// The points that its disks stand on, by their headers.
     pub parents: Vec<String>,
-    /// What its images take on the NAS.
+    /// What its images, and what the machine remembered beside its disks, take on the NAS.
     pub size: u64,
     /// What they take together with all images that they stand on.
     pub chain_size: u64,
@@ -99,6 +99,13 @@ pub struct ListedPoint {
     pub verified: Vec<PastVerdict>,
     /// What is wrong with it, as far as its manifest and headers tell.
     pub problems: Vec<String>,
+}
+
+impl ListedPoint {
+    /// What it takes besides its images.
+    pub(super) fn besides_disks(&self) -> u64 {
+        self.size.saturating_sub(self.disks.iter().map(|disk| disk.size).sum())
+    }
 }
 
 /// A disk of a restore point. Sizes are bytes.
@@ -268,6 +275,14 @@ pub(super) fn point(root: &Folder, path: &PointPath) -> Result<Option<(ListedPoi
             backing: backing.map(|backing| backing.as_str().to_owned()),
         });
     }
+    let mut state = 0;
+    for name in manifest.iter().flat_map(Manifest::state_files) {
+        let file = path.file(name).and_then(|path| taken(&root.open_file(&path)?, &path));
+        state += file.unwrap_or_else(|error| {
+            problems.push(format!("'{name}': {}", error.reason()));
+            0
+        });
+    }
     let parents = parents(path, &listed);
     let point = ListedPoint {
         backup_path: path.to_string(),
@@ -277,7 +292,7 @@ pub(super) fn point(root: &Folder, path: &PointPath) -> Result<Option<(ListedPoi
         kind: if listed.iter().any(|disk| disk.backing.is_some()) { Kind::Incremental } else { Kind::Full },
         verified: verified::read(root, path, manifest.as_ref()),
         engine: manifest.as_ref().map(|manifest| manifest.engine),
-        size: listed.iter().map(|disk| disk.size).sum(),
+        size: listed.iter().map(|disk| disk.size).sum::<u64>() + state,
         chain_size: 0,
         parents,
         disks: listed,
@@ -335,7 +350,7 @@ fn sum_chains(points: &mut [ListedPoint]) {
                 next = if chain.insert(path.as_str(), *size).is_none() { backing.as_deref() } else { None };
             }
         }
-        point.chain_size = chain.values().sum();
+        point.chain_size = chain.values().sum::<u64>() + point.besides_disks();
     }
 }
 

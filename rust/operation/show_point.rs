@@ -90,7 +90,7 @@ fn show(root: &Folder, path: &PointPath, pulse: &Pulse) -> Result<ShownPoint> {
         }
         chains.insert(disk.file.clone(), chain.into_iter().map(|link| link.path.as_str().to_owned()).collect());
     }
-    point.chain_size = sizes.values().sum();
+    point.chain_size = sizes.values().sum::<u64>() + point.besides_disks();
     let domain = match root.open_file(&path.file(DOMAIN)?) {
         Ok(file) => {
             let mut text = Vec::new();

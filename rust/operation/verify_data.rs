@@ -17,7 +17,7 @@ use crate::limits;
 use crate::nas::folder::Folder;
 use crate::nas::path::RepoPath;
 use crate::point::fingerprints::{self, Findings, Fingerprints};
-use crate::point::{MANIFEST, Manifest};
+use crate::point::{LONGEST_STATE, MANIFEST, Manifest, StatePart};
 use crate::qcow2;
 use crate::work::deadline::bounded;
 use crate::work::job::{Listener, Reporter};
@@ -25,8 +25,6 @@ use crate::work::phase::Phase;
 use crate::work::worker;
 
 const STEP: &str = Phase::CompareData.as_str();
-/// Bytes that are read of a text at most: more than any description of a domain has.
-const LONGEST: u64 = 8 << 20;
 
 /// Runs `verifyData`. It answers as `verifyChain` does; the verdict on an image without fingerprints is `aborted`.
 pub fn run(request: VerifyChainRequest, listener: Listener<'_>) -> Result<Verified> {
@@ -51,7 +49,9 @@ fn compare_all(reading: &Reading, judged: &mut Judged, limiter: Limiter, job: &m
     job.begin(Phase::CompareData)?;
     let mut told = Vec::new();
     for mut image in found {
-        let index = if image.path.name() == MANIFEST { None } else { all.compare(&mut image, job)? };
+        let name = image.path.name();
+        let is_image = image.facts.is_some() || (name != MANIFEST && StatePart::of(name).is_none());
+        let index = if is_image { all.compare(&mut image, job)? } else { None };
         told.push(image);
         told.extend(index);
     }
@@ -198,7 +198,9 @@ fn look_at_text(root: &Folder, path: &RepoPath, recorded: Digest) -> VerifiedFil
     let mut told = VerifiedFile::good(path.as_str());
     let read = root.open_file(path).and_then(|file| {
         let mut text = Vec::new();
-        file.take(LONGEST).read_to_end(&mut text).map_err(|e| Error::io("read the text", path.as_str(), e))?;
+        file.take(LONGEST_STATE + 1)
+            .read_to_end(&mut text)
+            .map_err(|e| Error::io("read the text", path.as_str(), e))?;
         Ok(Digest::of(&text))
     });
     match read {

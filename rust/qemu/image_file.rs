@@ -37,6 +37,12 @@ pub(crate) fn open_named(path: &str) -> Result<File> {
     opened.map_err(|e| Error::io(STEP, path, e))?.ok_or_else(refused)
 }
 
+/// Opens a file that libvirt names, for reading: as `open_named`, but for devices.
+pub(crate) fn open_named_file(path: &str) -> io::Result<File> {
+    let opened = open_found(|| look_up(Path::new(path)), FileType::is_file)?;
+    opened.ok_or_else(|| io::Error::other("it is no regular file, or a link that root has not made leads there"))
+}
+
 /// The path without links of what lies at `path`, and what that is; none when a link leads there that root has not made.
 pub(crate) fn resolve(path: &Path) -> io::Result<Option<(PathBuf, Metadata)>> {
     let Some(found) = look_up(path)? else { return Ok(None) };

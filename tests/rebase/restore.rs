@@ -354,7 +354,7 @@ fn what_is_asked_wrongly_is_refused_before_anything_is_made() {
         request["volumes"][0]["output"]["path"] = json!(out.path().join("x"));
         request["volumes"][1]["output"]["path"] = json!(path);
         let error = restore(&request).unwrap_err();
-        assert!(error.code == Code::InvalidArgument && error.cause.contains("two disks"), "{error}");
+        assert!(error.code == Code::InvalidArgument && error.cause.contains("two outputs"), "{error}");
         assert_eq!(fs::read_dir(out.path()).unwrap().count(), 1);
     }
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
 
 mod failures;
+mod machine_state;
 #[path = "../support/mutation.rs"]
 mod mutation;
 mod odd_disks;

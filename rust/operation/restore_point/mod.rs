@@ -22,6 +22,7 @@ mod readable;
 mod record;
 mod request;
 mod room;
+mod state;
 mod target;
 
 use std::collections::BTreeSet;
@@ -36,7 +37,7 @@ use crate::nas::path::PointPath;
 use crate::operation::ceph::CephImage;
 use crate::operation::checked_chain;
 use crate::operation::reading::Reading;
-use crate::point::volume_of;
+use crate::point::{StateFile, volume_of};
 use crate::qcow2;
 use crate::qemu::layers;
 use crate::work::deadline::{bounded, bounded_for_host};
@@ -50,9 +51,10 @@ use output::Output;
 use output_path::PointFolders;
 use publication::{Opened, discard_outputs, publish, publish_in_time};
 use readable::{Indexes, Readable, choose_verification};
-use request::KeepOld;
+use request::{KeepOld, WantedState};
 pub use request::{
-    OutputFormat, Preallocation, RestoreOutput, RestorePointRequest, Restored, RestoredVolume, Verify, VolumeRequest,
+    OutputFormat, Preallocation, RestoreOutput, RestorePointRequest, Restored, RestoredState, RestoredVolume, Verify,
+    VolumeRequest,
 };
 pub(super) use request::{RestoreCall, WantedDisk, check_output};
 use room::SpaceNeed;
@@ -67,7 +69,7 @@ pub fn run(request: RestorePointRequest, listener: Listener<'_>) -> Result<Resto
 
 /// Runs a restore on behalf of `operation`, which is `restorePoint` or one that is a restore of one disk.
 pub(super) fn perform(operation: &'static str, asked: RestoreCall, listener: Listener<'_>) -> Result<Restored> {
-    let RestoreCall { job, export, point, id, volumes, verify, keep_old, rate } = asked;
+    let RestoreCall { job, export, point, id, volumes, state, verify, keep_old, rate } = asked;
     let job = job::start(job, operation, &export, Some(point.instance().to_owned()))?;
     let mut job = Reporter::new(job, listener)?;
     job.begin(Phase::OpenRepository)?;
@@ -77,8 +79,8 @@ pub(super) fn perform(operation: &'static str, asked: RestoreCall, listener: Lis
     let in_ceph = in_ceph::open(&volumes, point.instance(), &mut job)?;
     let images = in_ceph.iter().map(|opened| opened.as_ref().map(|opened| opened.image.clone())).collect();
     let in_ceph = in_ceph.into_iter().flatten().collect::<Vec<_>>();
-    let sources = open_point(&reading, point.clone(), id, &volumes, verify);
-    let begun = sources.and_then(|sources| open_outputs(&reading, sources, (volumes, images), keep_old));
+    let sources = open_point(&reading, point.clone(), id, (&volumes, &state), verify);
+    let begun = sources.and_then(|sources| open_outputs(&reading, sources, (volumes, images, state), keep_old));
     let ended = begun.and_then(|OpenedDisks { opened, disks, space }| {
         let copy = Arc::new(Copying::new(disks, Limiter::new(Rate { own: rate, host: None })));
         restore(opened, space, &copy, (&reading, &in_ceph), &mut job).map_err(|error| copy.add_lost_outputs(error))
@@ -147,16 +149,23 @@ fn answer(opened: &[Opened], copy: &Copying, finished: Vec<Finished>) -> Restore
             millis: finished.millis,
         });
     }
+    let state = opened.iter().skip(copy.disks.len()).map(|Opened { file, path, kept, .. }| RestoredState {
+        file: file.clone(),
+        output: path.clone(),
+        kept: kept.clone(),
+    });
+    restored.state = state.collect();
     let sum = |bytes: fn(&RestoredVolume) -> u64| restored.volumes.iter().map(bytes).sum();
     let (read, kept, cloned) =
         (sum(|disk| disk.bytes_read), sum(|disk| disk.bytes_kept), sum(|disk| disk.bytes_cloned));
     Restored { bytes_read: read, bytes_kept: kept, bytes_cloned: cloned, details: details.join("\n"), ..restored }
 }
 
-/// The wanted disks of a point, open for reading.
+/// The wanted disks of a point, open for reading, and what is wanted besides.
 struct OpenedPoint {
     points: PointFolders,
     disks: Vec<Readable>,
+    state: Vec<StateFile>,
 }
 
 /// Checks the point, and opens the wanted disks: all that the NAS is asked for before the copy.
@@ -164,18 +173,20 @@ fn open_point(
     reading: &Reading,
     point: PointPath,
     id: Option<String>,
-    volumes: &[WantedDisk],
+    (volumes, state): (&[WantedDisk], &[WantedState]),
     verify: Option<Verify>,
 ) -> Result<OpenedPoint> {
     let which: Vec<_> = volumes.iter().map(|wanted| wanted.which.clone()).collect();
+    let parts: Vec<_> = state.iter().map(|wanted| wanted.part).collect();
     let held = reading.clone();
     bounded("check the point", limits::STORAGE_LONG_STEP, move || {
         let root = held.root();
         let mut sources = checked_chain::open_all(root, &point, id.as_deref(), &which)?;
         sources.iter_mut().try_for_each(|source| choose_verification(source, verify))?;
+        let state = state::read(root, &point, id.as_deref(), &parts)?;
         let points = PointFolders::of(root, &root.open_dir(&point.instance_folder())?)?;
         let disks = sources.into_iter().map(|source| Readable::open(root, source)).collect::<Result<_>>()?;
-        Ok(OpenedPoint { points, disks })
+        Ok(OpenedPoint { points, disks, state })
     })
 }
 
@@ -190,15 +201,16 @@ struct OpenedDisks {
 fn open_outputs(
     reading: &Reading,
     sources: OpenedPoint,
-    (volumes, in_ceph): (Vec<WantedDisk>, Vec<Option<Arc<CephImage>>>),
+    (volumes, in_ceph, wanted_state): (Vec<WantedDisk>, Vec<Option<Arc<CephImage>>>, Vec<WantedState>),
     keep_old: Option<KeepOld>,
 ) -> Result<OpenedDisks> {
     let held = reading.clone();
     bounded_for_host(STEP, limits::STORAGE_LONG_STEP, move || {
-        let (_held, OpenedPoint { points, disks: readable }) = (held, sources);
-        refuse_same(&volumes)?;
-        let on_this_host = volumes.iter().filter(|wanted| wanted.rbd.is_none());
-        record::finish_left(on_this_host.map(|wanted| Path::new(&wanted.path)))?;
+        let (_held, OpenedPoint { points, disks: readable, state }) = (held, sources);
+        let on_this_host = volumes.iter().filter(|wanted| wanted.rbd.is_none()).map(|wanted| &wanted.path);
+        let paths: Vec<_> = on_this_host.chain(wanted_state.iter().map(|wanted| &wanted.path)).map(Path::new).collect();
+        refuse_same(&paths)?;
+        record::finish_left(paths.into_iter())?;
         let (mut opened, mut disks, mut indexes) = (Vec::new(), Vec::new(), Vec::new());
         for ((wanted, image), mut readable) in volumes.into_iter().zip(in_ceph).zip(readable) {
             let (file, verify) = (readable.file.clone(), readable.verify());
@@ -213,6 +225,9 @@ fn open_outputs(
             };
             opened.push(Opened { file, path: wanted.path, verify, output, kept });
             disks.push(disk);
+        }
+        for (wanted, file) in wanted_state.into_iter().zip(state) {
+            opened.push(state::open_output(&points, wanted.path, file, keep_old.is_some())?);
         }
         let needs = room::needs(&opened.iter().map(|opened| &opened.output).zip(&disks).collect::<Vec<_>>())?;
         Ok(OpenedDisks { opened, disks, space: Space { needs, indexes } })
@@ -260,12 +275,12 @@ fn prepare_kept_copy(keep_old: &KeepOld, disk: &RestoredDisk, path: &str, points
     Ok(path)
 }
 
-/// Refuses two disks with the same output.
-fn refuse_same(volumes: &[WantedDisk]) -> Result<()> {
+/// Refuses two outputs with the same path.
+fn refuse_same(paths: &[&Path]) -> Result<()> {
     let mut taken = BTreeSet::new();
-    for wanted in volumes {
-        if wanted.rbd.is_none() && !taken.insert(output_path::resolve(Path::new(&wanted.path))?.0) {
-            return Err(Error::invalid("output.path", format!("'{}' is the output of two disks", wanted.path)));
+    for path in paths {
+        if !taken.insert(output_path::resolve(path)?.0) {
+            return Err(Error::invalid("output.path", format!("'{}' is the path of two outputs", path.display())));
         }
     }
     Ok(())

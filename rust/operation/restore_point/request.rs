@@ -10,6 +10,7 @@ use crate::nas::repository::{Export, Repository};
 use crate::operation::ceph::Rbd;
 use crate::operation::checked_chain::Which;
 use crate::operation::verify_chain::check_id;
+use crate::point::StatePart;
 use crate::qcow2::CLUSTER;
 
 /// More disks than a machine has.
@@ -29,6 +30,10 @@ pub struct RestorePointRequest {
     pub point_id: Option<String>,
     /// The disks that are wanted, and where they go.
     pub volumes: Option<Vec<VolumeRequest>>,
+    /// Absolute path of the file that the UEFI variables go to. Absent: they are not wanted.
+    pub nvram_path: Option<String>,
+    /// Absolute path of the file that the TPM's state goes to. Absent: it is not wanted.
+    pub tpm_path: Option<String>,
     /// What the data are compared with. Absent: with the fingerprints where the point has them.
     pub verify: Option<Verify>,
     /// Keep what is replaced, under the name that the answer tells.
@@ -117,6 +122,8 @@ pub struct Restored {
     pub bytes_cloned: u64,
     /// The disks, as they were asked for.
     pub volumes: Vec<RestoredVolume>,
+    /// What the machine remembered beside them, as it was asked for.
+    pub state: Vec<RestoredState>,
     /// Milliseconds of the whole call.
     pub total_millis: u64,
     /// What an operator should know, line by line.
@@ -147,6 +154,18 @@ pub struct RestoredVolume {
     pub millis: u64,
 }
 
+/// What became of the UEFI variables, or of the TPM's state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RestoredState {
+    /// The file's name in the point.
+    pub file: String,
+    /// The output's path as it was given.
+    pub output: String,
+    /// Path of what was replaced; null if nothing was, or it was not kept.
+    pub kept: Option<String>,
+}
+
 /// A request that was checked.
 #[derive(Debug)]
 pub(in crate::operation) struct RestoreCall {
@@ -155,6 +174,7 @@ pub(in crate::operation) struct RestoreCall {
     pub(in crate::operation) point: PointPath,
     pub(in crate::operation) id: Option<String>,
     pub(in crate::operation) volumes: Vec<WantedDisk>,
+    pub(in crate::operation) state: Vec<WantedState>,
     pub(in crate::operation) verify: Option<Verify>,
     pub(in crate::operation) keep_old: Option<KeepOld>,
     pub(in crate::operation) rate: Option<u64>,
@@ -165,6 +185,13 @@ pub(in crate::operation) struct RestoreCall {
 pub(in crate::operation) struct KeepOld {
     /// Where copies go of what is written in place.
     pub(in crate::operation) folder: Option<String>,
+}
+
+/// A part of what the machine remembered beside its disks, and the file that it goes to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::operation) struct WantedState {
+    pub(in crate::operation) part: StatePart,
+    pub(in crate::operation) path: String,
 }
 
 /// One disk, and where it goes.
@@ -192,6 +219,10 @@ pub(super) fn check(request: RestorePointRequest) -> Result<RestoreCall> {
         ));
     }
     let volumes = volumes.into_iter().enumerate().map(|(i, volume)| wanted(i, volume)).collect::<Result<Vec<_>>>()?;
+    let state = [(StatePart::Nvram, "nvramPath", request.nvram_path), (StatePart::Tpm, "tpmPath", request.tpm_path)];
+    let state = state.into_iter().filter_map(|(part, field, path)| Some((part, field, given(path)?)));
+    let state = state.map(|(part, field, path)| check_path(field, &path).map(|()| WantedState { part, path }));
+    let state = state.collect::<Result<_>>()?;
     let mut images = BTreeSet::new();
     // where files lie shows when they are looked at
     for (i, name) in volumes.iter().enumerate().filter_map(|(i, wanted)| Some((i, &wanted.rbd.as_ref()?.name))) {
@@ -205,6 +236,7 @@ pub(super) fn check(request: RestorePointRequest) -> Result<RestoreCall> {
         point,
         id: check_id(request.point_id)?,
         volumes,
+        state,
         verify: request.verify,
         keep_old: check_keep_old(request.keep_old, request.keep_old_in)?,
         rate: request.rate_limit.filter(|rate| *rate > 0),
@@ -223,9 +255,19 @@ fn check_keep_old(keep_old: Option<bool>, folder: Option<String>) -> Result<Opti
     }
 }
 
+fn given(text: Option<String>) -> Option<String> {
+    text.filter(|text| !text.is_empty())
+}
+
+fn check_path(field: &str, path: &str) -> Result<()> {
+    match path.starts_with('/') && !path.ends_with('/') && !path.contains(char::is_control) {
+        true => Ok(()),
+        false => Err(Error::invalid(field, "is not an absolute path of a file")),
+    }
+}
+
 fn wanted(i: usize, volume: VolumeRequest) -> Result<WantedDisk> {
     let field = |name: &str| format!("volumes[{i}].{name}");
-    let given = |text: Option<String>| text.filter(|text| !text.is_empty());
     let serial = given(volume.serial);
     let which = match (given(volume.volume), given(volume.file)) {
         (Some(volume), None) => match serial {
@@ -264,9 +306,8 @@ pub(in crate::operation) fn check_output(
     let (of_path, of_format) = (format!("{field}.path"), format!("{field}.format"));
     let path = path.ok_or_else(|| Error::invalid(&of_path, "is missing"))?;
     let rbd = Rbd::is_one(&path).then(|| Rbd::parse(&of_path, &path)).transpose()?;
-    let is_of_a_file = path.starts_with('/') && !path.ends_with('/') && !path.contains(char::is_control);
-    if rbd.is_none() && !is_of_a_file {
-        return Err(Error::invalid(&of_path, "is not an absolute path of a file"));
+    if rbd.is_none() {
+        check_path(&of_path, &path)?;
     }
     let format = format.ok_or_else(|| Error::invalid(&of_format, "is missing"))?;
     if rbd.is_some() && format != OutputFormat::Raw {

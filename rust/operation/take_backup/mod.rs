@@ -9,6 +9,7 @@ mod decision;
 mod describe;
 mod found;
 mod full;
+mod machine_state;
 mod plan;
 mod quiesce;
 pub(crate) mod recover;

@@ -454,7 +454,7 @@ impl Targets {
     pub(super) fn publish(
         self,
         mut manifest: Manifest,
-        texts: Vec<(&'static str, String)>,
+        texts: Vec<(&'static str, Vec<u8>)>,
         limit: Duration,
     ) -> Result<Published> {
         let begun = Instant::now();
@@ -484,7 +484,7 @@ impl Targets {
         Ok(Published { manifest, millis: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX) })
     }
 
-    fn write_out(&self, manifest: &mut Manifest, texts: Vec<(&'static str, String)>) -> Result<()> {
+    fn write_out(&self, manifest: &mut Manifest, texts: Vec<(&'static str, Vec<u8>)>) -> Result<()> {
         let folder = self.partial.folder().path.clone();
         for (disk, TargetFile { file, .. }) in manifest.disks.iter_mut().zip(&self.files) {
             let io = |error| Error::io("sync the target", folder.join(&disk.file), error).on_disk(&disk.volume);
@@ -494,13 +494,13 @@ impl Targets {
         for (file, name) in self.files.iter().filter_map(|target| target.index.as_ref()) {
             file.sync_all().map_err(|e| Error::io("sync the fingerprints", folder.join(name), e))?;
         }
-        let hash = |(name, text): &(&str, String)| ((*name).to_owned(), Digest::of(text.as_bytes()));
+        let hash = |(name, text): &(&str, Vec<u8>)| ((*name).to_owned(), Digest::of(text));
         manifest.texts = Some(texts.iter().map(hash).collect());
         for (name, text) in texts {
             let mut file = self.partial.create_file(name)?;
-            let written = file.write_all(text.as_bytes()).map_err(called("write"));
+            let written = file.write_all(&text).map_err(called("write"));
             let written = written.and_then(|()| file.sync_all().map_err(called("fsync")));
-            written.map_err(|e| Error::io("write the domain's description", folder.join(name), e))?;
+            written.map_err(|e| Error::io("write what describes the machine", folder.join(name), e))?;
         }
         let file = self.partial.create_file(MANIFEST)?;
         let written = file.with(|file| manifest.write(file));

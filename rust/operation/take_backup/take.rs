@@ -15,7 +15,7 @@ use crate::config::Engine;
 use crate::error::{Code, Error, Result};
 use crate::host::{Begun, HostState};
 use crate::point::fingerprints::Fingerprints;
-use crate::point::{LeftOut, Parent, ParentPoint};
+use crate::point::{LeftOut, Parent, ParentPoint, StateFile};
 use crate::work::job::Reporter;
 use crate::work::phase::Phase;
 
@@ -109,6 +109,8 @@ pub(super) struct Copied {
     pub millis: u64,
     /// What was not ordinary.
     pub details: Vec<String>,
+    /// What the machine remembered beside its disks.
+    pub state: Vec<StateFile>,
     /// Of each disk, if the engine sees what it copies.
     pub fingerprints: Vec<Option<Fingerprints>>,
     /// How long they may take to become a point.
@@ -199,7 +201,9 @@ impl<G: Guest> Attempt<G> {
         let carried = plan.new_bitmap(mode);
         let disks = (plan.manifest_disks(carried, copied.fingerprints), guest.left_out());
         let manifest = manifest(call, copied.when, guest.engine(), carried, parent, disks);
-        let published = match targets.publish(manifest, guest.texts(), copied.limit) {
+        let texts = guest.texts().into_iter().map(|(name, text)| (name, text.into_bytes()));
+        let texts = texts.chain(copied.state.into_iter().map(|file| (file.name, file.bytes))).collect();
+        let published = match targets.publish(manifest, texts, copied.limit) {
             Ok(published) => published,
             Err(error) => return Err(guest.drop_bitmap(&plan, bitmap.as_deref(), host, error)),
         };

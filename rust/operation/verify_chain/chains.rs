@@ -89,6 +89,7 @@ pub(in crate::operation) fn find(
     if chains.found.is_empty() {
         return Err(Error::new(Code::NotFound, STEP, format!("'{point}' holds no image")));
     }
+    chains.look_for_state();
     chains.check_manifests(id);
     let Chains { found, has_manifests, keys, manifests, .. } = chains;
     Ok(Judged { found, has_manifests, is_keyed: keys.is_some(), manifests })
@@ -301,6 +302,23 @@ impl Chains<'_> {
             Ok(folder) => folder.kind(path.name()).map_err(unknown),
             Err(error) if error.code == Code::NotFound => Ok(None),
             Err(error) => Err(unknown(error)),
+        }
+    }
+
+    /// Looks whether the files of the machine's state are there. What they hold tells `verifyData`, and a restore of them.
+    fn look_for_state(&mut self) {
+        let folder = self.point.folder();
+        let names: Vec<_> = self.manifest(&folder).into_iter().flat_map(Manifest::state_files).collect();
+        for path in names.iter().filter_map(|name| folder.join(name).ok()) {
+            let (verdict, reason) = match self.kind(&path) {
+                Ok(Some(FileType::RegularFile)) => continue,
+                Ok(None) => (Verdict::Bad, "is not there".to_owned()),
+                Ok(Some(_)) => (Verdict::Bad, "is not a regular file".to_owned()),
+                Err(unknown) => unknown,
+            };
+            let mut told = VerifiedFile::good(path.as_str());
+            told.blame(verdict, reason);
+            self.found.push(Found { path, told, facts: None, unseen: None });
         }
     }
 

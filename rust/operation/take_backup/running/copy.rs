@@ -11,7 +11,7 @@ use super::super::quiesce::{self, Frozen};
 use super::super::request::Checked;
 use super::super::shrink_check::{self, OpenImages};
 use super::super::take::{Attempt, Copied};
-use super::super::{base, storage};
+use super::super::{base, machine_state, storage};
 use super::guest::{OwnedJob, Running};
 use crate::config::Engine;
 use crate::config::QuiesceFailure;
@@ -49,6 +49,10 @@ impl Attempt<Running> {
         let when = jiff::Timestamp::now();
         let begun = Instant::now();
         let backup = prepared.begin(self.guest.engine.kind, xml, checkpoint);
+        let found = &self.guest.found;
+        // as near to the disks' instant as can be, and while the guest is frozen
+        let state = machine_state::read_in_time(&found.xml, found.domain.uuid(), true);
+        details.extend(state.details);
         if let Some(Err(error)) = frozen.map(|frozen| frozen.thaw().and_then(|()| self.host.set_frozen(false))) {
             log::error!("{}: {error}", self.guest.found.domain.name());
             details.push(error.to_string());
@@ -93,7 +97,14 @@ impl Attempt<Running> {
         }
         job.begin(Phase::Publish)?;
         self.check_parent(call)?;
-        Ok(Copied { when, millis, details, fingerprints, limit: call.time_to_publish(storage::PUBLISH)? })
+        Ok(Copied {
+            when,
+            millis,
+            details,
+            state: state.files,
+            fingerprints,
+            limit: call.time_to_publish(storage::PUBLISH)?,
+        })
     }
 
     /// What it means that the hypervisor did not begin the job.

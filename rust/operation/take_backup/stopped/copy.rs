@@ -10,7 +10,7 @@ use super::super::shrink_check::{self, OpenImages};
 use super::super::take::{Attempt, Copied};
 use super::super::{base, storage};
 use super::disk::{self, Stopped};
-use super::questions::{answered, refuse_running};
+use super::questions::{answered, read_machine_state, refuse_running};
 use crate::engine::offline::{self, Origin};
 use crate::error::{Code, Result};
 use crate::limits;
@@ -38,6 +38,7 @@ impl Attempt<Stopped> {
         let locked = locked?;
         let _winds_up = call.winds_up();
         let when = jiff::Timestamp::now();
+        let state = read_machine_state(call);
         let (mut locks, mut compared, mut origins) = (Vec::new(), Vec::new(), Vec::new());
         for disk in locked {
             locks.extend(disk.images);
@@ -60,7 +61,7 @@ impl Attempt<Stopped> {
         let millis = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         job.begin(Phase::Publish)?;
         let limit = call.time_to_publish(storage::PUBLISH)?;
-        Ok(Copied { when, millis, details: Vec::new(), fingerprints, limit })
+        Ok(Copied { when, millis, details: state.details, state: state.files, fingerprints, limit })
     }
 
     /// Copies the disks from their `origins`, and compares them, of which there are the images `compared`, with the parent point.

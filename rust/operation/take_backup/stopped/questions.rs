@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::super::call::{Call, ask};
+use super::super::machine_state::{self, MachineState};
 use crate::error::{Code, Error, Result};
 use crate::libvirt::Domain;
 use crate::work::deadline::bounded_for_guest;
@@ -30,4 +31,21 @@ pub(super) fn refuse_running(call: &Call<'_>, reason: &'static str) -> Result<()
         Some(domain) if domain.is_active()? => Err(Error::new(Code::DomainState, STEP, reason)),
         _ => Ok(()),
     })
+}
+
+/// Reads the state of a machine that libvirt knows although it does not run. Of another, as CloudStack's are, nobody says where it is.
+pub(super) fn read_machine_state(call: &Call<'_>) -> MachineState {
+    let (uri, vm) = (call.config.connection_uri.clone(), call.checked.vm.clone());
+    let known = ask("look at the domain", move || match Domain::find(&uri, &vm)? {
+        Some(domain) => Ok(Some((domain.uuid().to_owned(), domain.xml()?.1))),
+        None => Ok(None),
+    });
+    match known {
+        Ok(Some((uuid, xml))) => machine_state::read_in_time(&xml, &uuid, false),
+        Ok(None) => MachineState::default(),
+        Err(error) => MachineState {
+            files: Vec::new(),
+            details: vec![format!("whether the machine has UEFI variables or a TPM is not known: {}", error.cause)],
+        },
+    }
 }

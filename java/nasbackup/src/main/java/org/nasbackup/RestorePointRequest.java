@@ -23,6 +23,8 @@ public final class RestorePointRequest implements Request {
     private final String backupPath;
     private final String pointId;
     private final List<RestoreVolume> volumes;
+    private final String nvramPath;
+    private final String tpmPath;
     private final Verify verify;
     private final boolean keepOld;
     private final String keepOldIn;
@@ -34,6 +36,8 @@ public final class RestorePointRequest implements Request {
         this.backupPath = builder.backupPath;
         this.pointId = builder.pointId;
         this.volumes = builder.volumes;
+        this.nvramPath = builder.nvramPath;
+        this.tpmPath = builder.tpmPath;
         this.verify = builder.verify;
         this.keepOld = builder.keepOld;
         this.keepOldIn = builder.keepOldIn;
@@ -53,6 +57,8 @@ public final class RestorePointRequest implements Request {
         builder.backupPath = backupPath;
         builder.pointId = pointId;
         builder.volumes = volumes;
+        builder.nvramPath = nvramPath;
+        builder.tpmPath = tpmPath;
         builder.verify = verify;
         builder.keepOld = keepOld;
         builder.keepOldIn = keepOldIn;
@@ -84,6 +90,16 @@ public final class RestorePointRequest implements Request {
     /** The disks to restore, each with its output. */
     public List<RestoreVolume> volumes() {
         return volumes;
+    }
+
+    /** Absolute path of the file that the UEFI variables go to; null: they are not wanted. */
+    public String nvramPath() {
+        return nvramPath;
+    }
+
+    /** Absolute path of the file that the TPM's state goes to; null: it is not wanted. */
+    public String tpmPath() {
+        return tpmPath;
     }
 
     /** What the data are compared with; null: with the fingerprints if all images of the disk have them. */
@@ -121,6 +137,8 @@ public final class RestorePointRequest implements Request {
         private String backupPath;
         private String pointId;
         private List<RestoreVolume> volumes;
+        private String nvramPath;
+        private String tpmPath;
         private Verify verify;
         private boolean keepOld;
         private String keepOldIn;
@@ -155,6 +173,18 @@ public final class RestorePointRequest implements Request {
         /** @see RestorePointRequest#volumes */
         public Builder volumes(List<RestoreVolume> volumes) {
             this.volumes = volumes == null ? null : Collections.unmodifiableList(new ArrayList<>(volumes));
+            return this;
+        }
+
+        /** @see RestorePointRequest#nvramPath */
+        public Builder nvramPath(String nvramPath) {
+            this.nvramPath = nvramPath;
+            return this;
+        }
+
+        /** @see RestorePointRequest#tpmPath */
+        public Builder tpmPath(String tpmPath) {
+            this.tpmPath = tpmPath;
             return this;
         }
 

@@ -20,6 +20,7 @@ public final class RestorePointResult {
     private final long bytesKept;
     private final long bytesCloned;
     private final List<RestoredVolume> volumes;
+    private final List<RestoredState> state;
     private final long totalMillis;
     private final String details;
 
@@ -28,6 +29,7 @@ public final class RestorePointResult {
         this.bytesKept = reply.number("bytesKept");
         this.bytesCloned = reply.number("bytesCloned");
         this.volumes = reply.list("volumes", RestoredVolume::new);
+        this.state = reply.list("state", RestoredState::new);
         this.totalMillis = reply.number("totalMillis");
         this.details = reply.text("details");
     }
@@ -50,6 +52,11 @@ public final class RestorePointResult {
     /** The disks, in the order of the request. */
     public List<RestoredVolume> volumes() {
         return volumes;
+    }
+
+    /** UEFI variables and the state of a TPM, as far as they were asked for. */
+    public List<RestoredState> state() {
+        return state;
     }
 
     /** Milliseconds of the whole call. */
