@@ -8,6 +8,7 @@ use clap::CommandFactory as _;
 use indicatif::{BinaryBytes, HumanDuration};
 use nasbackup::error::{Code, Error, Result};
 use nasbackup::operation::verify_chain::Verdict;
+use nasbackup::plain::plain_json;
 use serde::Serialize;
 
 use crate::arguments::Arguments;
@@ -24,7 +25,8 @@ impl Output {
     pub(crate) fn print<T: Serialize>(self, answer: &T, text: impl FnOnce(&T) -> String) -> Result<()> {
         let shown = if self.json {
             let json = serde_json::to_string_pretty(answer);
-            json.map_err(|error| Error::new(Code::Internal, "print the answer", error))? + "\n"
+            let json = json.map_err(|error| Error::new(Code::Internal, "print the answer", error))?;
+            plain_json(&json).into_owned() + "\n"
         } else {
             text(answer)
         };

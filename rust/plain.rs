@@ -37,6 +37,23 @@ pub fn plain_lines(lines: &[String]) -> String {
     told.join("\n")
 }
 
+/// JSON that means the same, in which such characters are escaped. A line break is between its values, or escaped already.
+pub fn plain_json(json: &str) -> Cow<'_, str> {
+    let acts = |c| c != '\n' && acts(c);
+    if !json.contains(acts) {
+        return Cow::Borrowed(json);
+    }
+    let mut plain = String::new();
+    for c in json.chars() {
+        if acts(c) {
+            c.encode_utf16(&mut [0; 2]).iter().for_each(|unit| _ = write!(plain, "\\u{unit:04x}"));
+        } else {
+            plain.push(c);
+        }
+    }
+    Cow::Owned(plain)
+}
+
 /// The most bytes that one character becomes, and what says that there was more.
 const ESCAPED: usize = 64;
 
@@ -69,6 +86,16 @@ mod tests {
             assert_eq!(plain(text), shown);
             assert_eq!(plain(shown), shown, "what is plain stays so");
         }
+    }
+
+    #[test]
+    fn json_stays_the_same_value() {
+        let value = serde_json::json!({"a\u{9b}": ["\u{1b}[2J\n", "\u{202e}\u{7f}\u{e0041}", "\u{e4}"]});
+        let plain = plain_json(&serde_json::to_string_pretty(&value).unwrap()).into_owned();
+        assert!(plain.contains("\\u009b") && plain.contains("\\udb40\\udc41") && plain.contains('\u{e4}'), "{plain}");
+        assert!(!plain.contains(|c| c != '\n' && acts(c)), "{plain:?}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&plain).unwrap(), value);
+        assert!(matches!(plain_json("{\n}"), Cow::Borrowed("{\n}")));
     }
 
     #[test]
