@@ -1,5 +1,6 @@
 //! The arguments.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -47,6 +48,10 @@ pub(crate) enum Command {
     Mount(Mount),
     /// Unmount what `mount` has mounted
     Umount(Umount),
+    /// List file systems and files of a guest in a point
+    Files(Files),
+    /// Copy files of a guest out of a point
+    Get(Get),
     /// Remove a point
     Delete(Delete),
     /// Have a point stand on another one, or alone
@@ -166,6 +171,34 @@ pub(crate) struct Mount {
 pub(crate) struct Umount {
     /// The folder that the point is mounted in
     pub(crate) dir: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Files {
+    /// The restore point, MACHINE/TIMESTAMP, or one volume of it, MACHINE/TIMESTAMP:VOLUME
+    pub(crate) point: String,
+    /// A folder or file of the guest, as seen from the root of its file system: what is /boot/x in the guest is /x of a file system
+    /// that the guest mounts at /boot. Without it the file systems are listed
+    pub(crate) path: Option<OsString>,
+    /// Which file system, if there are several: the partition as it is listed, as 2 or GROUP/VOLUME
+    #[arg(long, value_name = "PARTITION")]
+    pub(crate) partition: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Get {
+    /// The restore point, MACHINE/TIMESTAMP, or one volume of it, MACHINE/TIMESTAMP:VOLUME
+    pub(crate) point: String,
+    /// Folders or files of the guest, as seen from the root of its file system
+    #[arg(required = true, value_name = "PATH")]
+    pub(crate) paths: Vec<OsString>,
+    /// A folder of this host, or, for one PATH, a name that is not there. Copies belong to the caller; nothing that is there is
+    /// replaced, and nothing of a get that fails stays
+    #[arg(required = true)]
+    pub(crate) dest: PathBuf,
+    /// Which file system, if there are several: the partition as `files` lists it
+    #[arg(long, value_name = "PARTITION")]
+    pub(crate) partition: Option<String>,
 }
 
 #[derive(Debug, Args)]

@@ -4,6 +4,7 @@
 mod arguments;
 mod delete;
 mod doctor;
+mod files;
 mod flatten;
 mod host;
 mod jobs;
@@ -27,6 +28,7 @@ use std::process::ExitCode;
 use arguments::{Arguments, Command};
 use clap::Parser;
 use nasbackup::error::Result;
+use nasbackup::operation::point_files::OwnMounts;
 use output::Output;
 
 fn main() -> ExitCode {
@@ -54,6 +56,8 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         }
         Command::Mount(_) => mount::start(),
         Command::Umount(umount) => mount::unmount(umount),
+        Command::Files(files) => files::list(OwnMounts::make()?, &host()?, files, output),
+        Command::Get(get) => files::get(OwnMounts::make()?, &host()?, get, output),
         Command::Delete(delete) => delete::run(&host()?, delete, output),
         Command::Rebase(rebase) => rebase::run(&host()?, rebase, output),
         Command::Flatten(flatten) => flatten::run(&host()?, flatten, output),

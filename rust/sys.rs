@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 mod confinement;
+mod loop_device;
 
 use std::fs::File;
 use std::io;
@@ -14,10 +15,12 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
 
 use rustix::io::Errno;
-use rustix::mount::MountAttrFlags;
+use rustix::mount::{MountAttrFlags, MountPropagationFlags, mount_change};
 use rustix::process::{Signal, set_parent_process_death_signal};
+use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 pub use confinement::{Confinement, Root, with_own_processes};
+pub use loop_device::LoopDevice;
 
 /// Takes a shared lock on one byte of an open file description (fcntl F_OFD_SETLK), without waiting. It goes when the
 /// last duplicate of `file` is closed.
@@ -89,6 +92,14 @@ pub fn make_mounts_private(tree: BorrowedFd<'_>, attributes: MountAttrFlags) -> 
         return Ok(());
     }
     Err(Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::IO))
+}
+
+/// Gives this thread, and those that it starts, mounts of their own: what they mount nobody else sees, and what others mount or
+/// unmount from now on they see, too (unshare with CLONE_NEWNS).
+pub fn part_with_mounts() -> rustix::io::Result<()> {
+    // SAFETY: the descriptors stay shared as they are.
+    unsafe { unshare_unsafe(UnshareFlags::NEWNS) }?;
+    mount_change(c"/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)
 }
 
 /// Has the kernel check this thread's access to files as if it were the user's, and no other thread's (setfsuid).

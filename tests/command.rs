@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
 
+#[path = "command/files.rs"]
+mod files;
 mod support;
 
 use std::os::unix::process::ExitStatusExt as _;
@@ -15,6 +17,8 @@ use support::{Disk, Guest, Nas, Story, assert_holds, assert_same, by, folder, mo
 struct Host {
     settings: std::path::PathBuf,
     nas: String,
+    /// The only folder in which the command looks for tools, if that is not the system's.
+    tools: Option<std::path::PathBuf>,
 }
 
 impl Host {
@@ -27,12 +31,13 @@ impl Host {
             nas.display()
         );
         std::fs::write(&settings, text).unwrap();
-        Host { settings, nas: nas.to_str().unwrap().to_owned() }
+        Host { settings, nas: nas.to_str().unwrap().to_owned(), tools: None }
     }
 
     fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_nasbackup"));
         command.arg("--settings").arg(&self.settings);
+        command.envs(self.tools.iter().map(|tools| ("NASBACKUP_TOOLS", tools)));
         command
     }
 

@@ -10,7 +10,7 @@ use std::process::Command;
 
 use nasbackup::config::Config;
 use nasbackup::operation::take_backup::TakeBackupRequest;
-use support::{Disk, Guest, MIB, Nas, Story, assert_holds, assert_same, by, folder, run};
+use support::{Disk, Guest, Image, MIB, Nas, Story, assert_holds, assert_same, by, folder, run};
 
 /// What no lab can run, by how it begins, and why.
 const NOT_RUN: [(&str, &str); 6] = [
@@ -27,6 +27,8 @@ const NOT_RUN: [(&str, &str); 6] = [
 
 /// The volumes of the machine that our texts name.
 const VOLUMES: [&str; 2] = ["0a1b2c3d-0000-4000-8000-00000000000a", "0a1b2c3d-0000-4000-8000-00000000000b"];
+/// What `/etc/fstab` says in that machine.
+const FSTAB: &str = "/dev/vda / ext4 defaults 0 1\n";
 
 fn source(path: &str) -> String {
     std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
@@ -59,7 +61,7 @@ struct Site {
 impl Site {
     fn new() -> Site {
         let [first, second] = VOLUMES;
-        let guest = Guest::named("i-2-10-VM", [Disk::root().named(first), Disk::new().named(second)]);
+        let guest = Guest::named("i-2-10-VM", [Disk::root().named(first), with_files(second)]);
         guest.start();
         let mut story = Story::new(guest, Nas::folder());
         let place = folder("mnt");
@@ -92,6 +94,19 @@ impl Site {
         assert!(output.status.success(), "{text}: {}\n{block}\n{out}{err}", output.status);
         out.into_owned()
     }
+}
+
+/// A disk with a file system in its first MiB, in which are the files that our texts name.
+fn with_files(volume: &str) -> Disk {
+    let (seed, raw, image) = (folder("seed"), folder("raw").join("raw"), folder("disk").join(volume));
+    std::fs::create_dir_all(seed.join("home/x")).unwrap();
+    std::fs::create_dir(seed.join("etc")).unwrap();
+    std::fs::write(seed.join("etc/fstab"), FSTAB).unwrap();
+    std::fs::File::create(&raw).unwrap().set_len(64 * MIB).unwrap();
+    let [seed, raw, image] = [&seed, &raw, &image].map(|path| path.to_str().unwrap());
+    run("mkfs.ext4", ["-q", "-F", "-b", "4096", "-N", "1024", "-O", "^has_journal", "-d", seed, raw]);
+    run("qemu-img", ["convert", "-f", "raw", "-O", "qcow2", raw, image]);
+    Disk::existing(image.into(), Image::Qcow2)
 }
 
 impl Drop for Site {
@@ -163,6 +178,8 @@ fn assert_restored(story: &Story) {
         assert_holds(&place(name), story.last().content(volume));
     }
     assert_same(&place("byhand/device".to_owned()), story.last().content(first));
+    assert_eq!(std::fs::read_to_string("/mnt/restored/fstab").unwrap(), FSTAB);
+    assert!(Path::new("/mnt/restored/x").is_dir());
     let domain = std::fs::read_to_string("/mnt/restored/domain.xml").unwrap();
     assert!(domain.contains("i-2-10-VM"), "{domain}");
 }

@@ -59,7 +59,8 @@ impl Scratch {
     pub fn make(config: &Config, vm: &str, owner: Option<(u32, u32)>) -> Result<Scratch> {
         let dirs = make_all(config)?;
         if dirs.all.to_str().is_none() {
-            return Err(Error::invalid(dirs.setting.0, format!("'{}' is not UTF-8", dirs.all.display())));
+            let field = dirs.setting.as_ref().map_or("scratchDir", |setting| setting.0);
+            return Err(Error::invalid(field, format!("'{}' is not UTF-8", dirs.all.display())));
         }
         let dir = dirs.make(STEP)?;
         let bounds = Bounds { folder: dir.path().to_owned(), limits: [config.scratch_per_vm, config.scratch_per_host] };
@@ -266,7 +267,7 @@ impl Drop for Scratch {
 fn all(config: &Config) -> RunDirs {
     let setting = if config.scratch_dir.is_some() { "scratchDir" } else { "stateDir" };
     let all = config.scratch_dir.clone().unwrap_or_else(|| config.state_dir.join("scratch"));
-    RunDirs { setting: (setting, all.clone()), all, prefix: "", mode: 0o711 }
+    RunDirs { setting: Some((setting, all.clone())), all, prefix: "", mode: 0o711 }
 }
 
 /// Makes the folder of all backups, through which QEMU's user can pass.

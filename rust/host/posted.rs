@@ -124,7 +124,12 @@ pub fn post_jobs() {
 
 /// The folders of jobs, those that processes left when they were killed among them.
 fn all(state_dir: &Path) -> RunDirs {
-    RunDirs { all: state_dir.join(JOBS), setting: ("stateDir", state_dir.to_owned()), prefix: PREFIX, mode: 0o700 }
+    RunDirs {
+        all: state_dir.join(JOBS),
+        setting: Some(("stateDir", state_dir.to_owned())),
+        prefix: PREFIX,
+        mode: 0o700,
+    }
 }
 
 fn open(state_dir: &Path) -> Result<RunDir> {

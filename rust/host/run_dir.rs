@@ -23,8 +23,9 @@ const RACES: u32 = 100;
 pub struct RunDirs {
     /// The folder that holds them all. Others find what is theirs in it, too.
     pub all: PathBuf,
-    /// The setting that names it, and what it says: the same folder, perhaps by links.
-    pub setting: (&'static str, PathBuf),
+    /// The setting that names it, and what it says: the same folder, perhaps by links. None where names are not relied on, so that
+    /// others may write there.
+    pub setting: Option<(&'static str, PathBuf)>,
     /// What the name of each begins with.
     pub prefix: &'static str,
     /// The mode of each.
@@ -44,8 +45,7 @@ impl RunDirs {
     /// `INVALID_ARGUMENT` on the setting when others may write there: they could exchange a folder after QEMU or `mount` was
     /// given its name.
     pub fn check(&self) -> Result<()> {
-        let (name, said) = &self.setting;
-        refuse_writable_by_others(name, said)
+        self.setting.iter().try_for_each(|(name, said)| refuse_writable_by_others(name, said))
     }
 
     /// Makes one, whatever the umask, under a name that nobody can guess.
@@ -139,7 +139,7 @@ mod tests {
     fn one_is_swept_once_its_owner_is_gone_and_nothing_else_is() {
         let dir = tempfile::tempdir().unwrap();
         let all = dir.path().to_owned();
-        let dirs = RunDirs { setting: ("scratchDir", all.clone()), all, prefix: "p-", mode: 0o711 };
+        let dirs = RunDirs { setting: Some(("scratchDir", all.clone())), all, prefix: "p-", mode: 0o711 };
         let held = dirs.make("make it").unwrap();
         assert_eq!(held.folder().metadata().unwrap().permissions().mode() & 0o777, 0o711);
         let left = dirs.make("make it").unwrap().path().to_owned();

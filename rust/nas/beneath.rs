@@ -15,7 +15,7 @@ use crate::lacking;
 pub(super) const RACES: u32 = 100;
 
 /// Opens `relative` below `folder`, by `openat2` where the kernel has it.
-pub(super) fn open_beneath(folder: BorrowedFd<'_>, relative: &OsStr, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+pub(crate) fn open_beneath(folder: BorrowedFd<'_>, relative: &OsStr, flags: OFlags) -> rustix::io::Result<OwnedFd> {
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     // AGAIN: somebody renamed something meanwhile, and the kernel can't tell whether the path stayed inside
     for _ in 0..RACES {

@@ -1,6 +1,6 @@
 //! The repository: sessions on it, paths that can't leave it, locks, and publishing.
 
-mod beneath;
+pub(crate) mod beneath;
 pub(crate) mod denied;
 pub mod folder;
 pub mod health;

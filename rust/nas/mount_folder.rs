@@ -95,7 +95,7 @@ impl Drop for MountFolder {
 
 /// Where the folders of all mounts of this host lie.
 fn all(mount_dir: &Path) -> RunDirs {
-    let (setting, all) = (("mountDir", mount_dir.to_owned()), mountinfo::resolved(mount_dir));
+    let (setting, all) = (Some(("mountDir", mount_dir.to_owned())), mountinfo::resolved(mount_dir));
     RunDirs { setting, all, prefix: "nas-", mode: ROOT_ONLY }
 }
 

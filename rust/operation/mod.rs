@@ -9,6 +9,7 @@ pub mod flatten;
 pub mod list_points;
 pub mod mount_point;
 mod observed;
+pub mod point_files;
 mod reading;
 pub mod rebase;
 pub mod restore_point;
