@@ -23,7 +23,9 @@ use std::time::Duration;
 use nasbackup::capi::{nasbackup_call, nasbackup_free};
 use nasbackup::error::{Code, Error};
 use nasbackup::host::{self, HostState};
-use nasbackup::libvirt::{BackupDisk, BackupMode, DomainXml, backup_xml};
+use nasbackup::libvirt::{
+    self, BackupDisk, BackupMode, BootDisk, BootDomain, DomainXml, SavedDomain, backup_xml, boot_xml,
+};
 use nasbackup::nas::folder::Folder;
 use nasbackup::nas::options;
 use nasbackup::nas::repository::Repository;
@@ -93,6 +95,27 @@ fn fixture(name: &str) -> Vec<u8> {
     fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/domain").join(name)).unwrap()
 }
 
+/// Whatever a boot test takes over of a domain's XML, it makes XML of it that holds the disks.
+fn boot(text: &str) {
+    let Ok(saved) = SavedDomain::parse(text) else { return };
+    let disks = saved.disks.iter().map(|saved| BootDisk { saved, overlay: "/overlay", below: "/below" });
+    let disks = disks.collect::<Vec<_>>();
+    let written = boot_xml(&BootDomain {
+        saved: &saved,
+        name: "boot",
+        kind: "qemu",
+        emulator: "/qemu",
+        machine: "pc",
+        memory: saved.memory,
+        cpus: saved.cpus,
+        uefi: None,
+        disks: &disks,
+    });
+    let read = DomainXml::parse(&written).unwrap();
+    let is_ours = |disk: &libvirt::Disk| disk.path.as_deref() == Some("/overlay");
+    assert!(read.disks.len() == disks.len() && read.disks.iter().all(is_ours), "{written}");
+}
+
 #[test]
 fn domain_xml() {
     let understood = Cell::new(0);
@@ -100,6 +123,7 @@ fn domain_xml() {
     let seeds = ["cloudstack.xml", "kinds.xml"].map(fixture);
     let run = |input: &[u8]| {
         let Ok(text) = std::str::from_utf8(input) else { return };
+        boot(text);
         let Ok(domain) = DomainXml::parse(text) else { return };
         understood.set(understood.get() + 1);
         for disk in &domain.disks {

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use quick_xml::events::{BytesEnd, BytesStart, BytesText, Event};
 use serde::Deserialize;
 
+use super::xml::Xml;
 use crate::error::{Code, Error, Result};
 
 /// One disk of a backup job.
@@ -111,41 +111,6 @@ pub(super) fn dirty_sizes(checkpoint: &str) -> Result<BTreeMap<String, u64>> {
     let parsed: CheckpointElement =
         quick_xml::de::from_str(checkpoint).map_err(|e| Error::new(Code::Libvirt, "parse the checkpoint's XML", e))?;
     Ok(parsed.disks.disk.into_iter().filter_map(|disk| Some((disk.name, disk.size?))).collect())
-}
-
-/// Writes escaped XML into memory, which can't fail.
-struct Xml(quick_xml::Writer<Vec<u8>>);
-
-impl Xml {
-    fn new() -> Xml {
-        Xml(quick_xml::Writer::new(Vec::new()))
-    }
-
-    fn write(&mut self, event: Event<'_>) {
-        self.0.write_event(event).expect("memory takes every write");
-    }
-
-    fn open(&mut self, name: &str, attributes: &[(&str, &str)]) {
-        self.write(Event::Start(BytesStart::new(name).with_attributes(attributes.iter().copied())));
-    }
-
-    fn empty(&mut self, name: &str, attributes: &[(&str, &str)]) {
-        self.write(Event::Empty(BytesStart::new(name).with_attributes(attributes.iter().copied())));
-    }
-
-    fn close(&mut self, name: &str) {
-        self.write(Event::End(BytesEnd::new(name)));
-    }
-
-    fn text(&mut self, name: &str, text: &str) {
-        self.open(name, &[]);
-        self.write(Event::Text(BytesText::new(text)));
-        self.close(name);
-    }
-
-    fn done(self) -> String {
-        String::from_utf8_lossy(&self.0.into_inner()).into_owned()
-    }
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::ptr::null_mut;
 use std::time::Duration;
 
 use virt::error::Error as VirtError;
+use virt::stream::Stream;
 use virt_sys as sys;
 
 use super::block::Block;
@@ -99,6 +100,45 @@ impl Domain {
         };
         let uuid = inner.uuid_string().map_err(at(STEP))?;
         Ok(Some(Domain { inner, uri: uri.to_owned(), name: name.to_owned(), uuid }))
+    }
+
+    /// Starts a transient domain, whose guest is still paused. libvirt ends it when this process, or its connection, ends.
+    pub fn create_paused(uri: &str, xml: &str) -> Result<Domain> {
+        const STEP: &str = "start the domain";
+        let flags = sys::VIR_DOMAIN_START_PAUSED | sys::VIR_DOMAIN_START_AUTODESTROY;
+        let inner = connect(uri)?.create_domain_xml(xml, flags).map_err(at(STEP))?;
+        let name = inner.name().map_err(at(STEP))?;
+        let uuid = inner.uuid_string().map_err(at(STEP))?;
+        Ok(Domain { inner, uri: uri.to_owned(), name, uuid })
+    }
+
+    /// Ends it at once; one that is gone is success.
+    pub fn destroy(&self) -> Result<()> {
+        match self.inner.destroy() {
+            Err(error) if number(&error) == sys::VIR_ERR_NO_DOMAIN => Ok(()),
+            // it has just ended, and is about to be gone
+            Err(error) if number(&error) == sys::VIR_ERR_OPERATION_INVALID && !self.is_active().unwrap_or(true) => {
+                Ok(())
+            }
+            destroyed => destroyed.map_err(at("end the domain")),
+        }
+    }
+
+    /// A picture of its first screen, as QEMU makes it: at most so many bytes.
+    pub fn screenshot(&self, most: usize) -> Result<Vec<u8>> {
+        const STEP: &str = "take a screenshot";
+        let stream = Stream::new(&connect(&self.uri)?, 0).map_err(at(STEP))?;
+        self.inner.screenshot(&stream, 0, 0).map_err(at(STEP))?;
+        let (mut picture, mut piece) = (Vec::new(), [0; 64 << 10]);
+        while picture.len() <= most {
+            let read = usize::try_from(stream.recv(&mut piece).map_err(at(STEP))?).unwrap_or(0);
+            if read == 0 {
+                return stream.finish().map(|()| picture).map_err(at(STEP));
+            }
+            picture.extend_from_slice(&piece[..read]);
+        }
+        let aborted = stream.abort().map_err(at(STEP));
+        aborted.and(Err(Error::new(Code::Libvirt, STEP, format!("it has more than {most} bytes"))))
     }
 
     /// Its name.

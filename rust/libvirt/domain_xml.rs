@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 use super::block::Block;
+use super::capabilities::owner;
 use super::machine_xml::{Nvram, OsElement, Tpm, TpmElement};
 use crate::error::{Code, Error, Result};
 
@@ -19,6 +20,8 @@ pub struct DomainXml {
     pub interfaces: Vec<Interface>,
     /// It has a channel to the guest's agent.
     pub agent: bool,
+    /// The host's end of its serial console, where that is a terminal.
+    pub console: Option<String>,
     /// User and group that QEMU runs as, by the label of a guest that has one.
     pub owner: Option<(u32, u32)>,
     /// What confines QEMU, and what to look for where it may have denied something.
@@ -158,12 +161,10 @@ struct SecurityLabel {
 }
 
 impl SecurityLabel {
-    /// User and group of a DAC label, which libvirt writes as `+64055:+108`.
+    /// User and group of a DAC label.
     fn owner(&self) -> Option<(u32, u32)> {
         let label = self.label.as_deref().filter(|_| self.model.as_deref() == Some("dac"))?;
-        let (user, group) = label.split_once(':')?;
-        let number = |text: &str| text.strip_prefix('+')?.parse().ok();
-        Some((number(user)?, number(group)?))
+        owner(label)
     }
 
     /// What is to be told of it where QEMU was refused something.
@@ -192,6 +193,8 @@ struct DevicesElement {
     #[serde(default)]
     channel: Vec<ChannelElement>,
     #[serde(default)]
+    serial: Vec<SerialElement>,
+    #[serde(default)]
     controller: Vec<ControllerElement>,
     #[serde(default)]
     tpm: Vec<TpmElement>,
@@ -204,6 +207,25 @@ struct ControllerElement {
     #[serde(rename = "@index", default)]
     index: String,
     driver: Option<DriverElement>,
+}
+
+#[derive(Deserialize)]
+struct SerialElement {
+    #[serde(rename = "@type", default)]
+    kind: String,
+    source: Option<SerialSource>,
+}
+
+#[derive(Deserialize)]
+struct SerialSource {
+    #[serde(rename = "@path")]
+    path: Option<String>,
+}
+
+impl SerialElement {
+    fn terminal(&self) -> Option<String> {
+        self.source.as_ref().filter(|_| self.kind == "pty")?.path.clone()
+    }
 }
 
 #[derive(Deserialize)]
@@ -357,6 +379,7 @@ impl DomainXml {
             others: others.into_iter().map(Disk::from).collect(),
             interfaces: domain.devices.interface.into_iter().map(Interface::from).collect(),
             agent: domain.devices.channel.iter().any(to_agent),
+            console: domain.devices.serial.iter().find_map(SerialElement::terminal),
             owner: domain.seclabel.iter().find_map(SecurityLabel::owner),
             confined: domain.seclabel.iter().find_map(SecurityLabel::confined),
             nvram: domain.os.nvram(),

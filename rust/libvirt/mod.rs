@@ -6,6 +6,8 @@
 
 mod backup_xml;
 mod block;
+mod boot_xml;
+mod capabilities;
 mod checkpoint;
 mod connection;
 mod domain;
@@ -13,9 +15,13 @@ mod domain_xml;
 mod emulator;
 mod event;
 mod machine_xml;
+mod saved_xml;
+mod xml;
 
 pub use backup_xml::{BackupDisk, BackupMode, backup_xml, checkpoint_xml};
 pub use block::Block;
+pub use boot_xml::{BootDisk, BootDomain, boot_xml};
+pub use capabilities::{Capabilities, KnownEmulator, loaders};
 pub use checkpoint::{Checkpoint, Redefined};
 pub use connection::{Hypervisor, connect, hypervisor};
 pub use domain::{Domain, JobPicture, JobState, State};
@@ -23,6 +29,7 @@ pub use domain_xml::{Device, Disk, DomainXml, Interface, Source};
 pub use emulator::Emulator;
 pub use event::{Action, Event, IoError, Subscription, subscribe};
 pub use machine_xml::{Nvram, Tpm};
+pub use saved_xml::{SavedDisk, SavedDomain, Uefi};
 
 use virt::error::Error as VirtError;
 use virt_sys as sys;
