@@ -196,6 +196,11 @@ pub(crate) const STEP_LEAST: Duration = seconds(1);
 /// is still being undone is given up.
 pub(crate) const RECOVERY: Duration = seconds(60);
 
+/// A guest that boots and has not shown by then what is waited for is bad. An old one on a slow NAS takes minutes.
+pub(crate) const BOOT: Duration = seconds(600);
+/// The agent of a guest that boots is asked again.
+pub(crate) const BOOT_AGENT: Duration = seconds(5);
+
 // Tools
 
 /// `qemu-img` is killed: it writes a few clusters.

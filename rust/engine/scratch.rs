@@ -264,14 +264,14 @@ impl Drop for Scratch {
 }
 
 /// Where the folders of all backups of this host lie.
-fn all(config: &Config) -> RunDirs {
+pub fn all(config: &Config) -> RunDirs {
     let setting = if config.scratch_dir.is_some() { "scratchDir" } else { "stateDir" };
     let all = config.scratch_dir.clone().unwrap_or_else(|| config.state_dir.join("scratch"));
     RunDirs { setting: Some((setting, all.clone())), all, prefix: "", mode: 0o711 }
 }
 
 /// Makes the folder of all backups, through which QEMU's user can pass.
-fn make_all(config: &Config) -> Result<RunDirs> {
+pub fn make_all(config: &Config) -> Result<RunDirs> {
     let dirs = all(config);
     dirs.check()?;
     let make = || -> std::io::Result<()> {

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use rustix::fs::FileType;
 use serde::{Deserialize, Serialize};
 
-use super::verified::{self, PastVerdict};
+use super::verified::{self, PastVerdict, Scope};
 use crate::config;
 use crate::config::Engine;
 use crate::error::{Code, Error, Result, Stopped};
@@ -97,6 +97,8 @@ pub struct ListedPoint {
     pub chain_size: u64,
     /// What the last verifications have found, of each scope that still tells something.
     pub verified: Vec<PastVerdict>,
+    /// What the last boot tests have found, likewise.
+    pub booted: Vec<PastVerdict>,
     /// What is wrong with it, as far as its manifest and headers tell.
     pub problems: Vec<String>,
 }
@@ -234,6 +236,7 @@ fn unreadable(path: &PointPath, error: &Error) -> ListedPoint {
         chain_size: 0,
         problems: vec![plain(&error.reason()).into_owned()],
         verified: Vec::new(),
+        booted: Vec::new(),
     }
 }
 
@@ -284,13 +287,16 @@ pub(super) fn point(root: &Folder, path: &PointPath) -> Result<Option<(ListedPoi
         });
     }
     let parents = parents(path, &listed);
+    let (booted, verified) =
+        verified::read(root, path, manifest.as_ref()).into_iter().partition(|past| past.scope == Scope::Boot);
     let point = ListedPoint {
         backup_path: path.to_string(),
         point_id: manifest.as_ref().map(|manifest| manifest.point_id.clone()),
         name: manifest.as_ref().and_then(|manifest| manifest.name.clone().or_else(|| manifest.bitmap.clone())),
         when: manifest.as_ref().map(|manifest| manifest.when),
         kind: if listed.iter().any(|disk| disk.backing.is_some()) { Kind::Incremental } else { Kind::Full },
-        verified: verified::read(root, path, manifest.as_ref()),
+        verified,
+        booted,
         engine: manifest.as_ref().map(|manifest| manifest.engine),
         size: listed.iter().map(|disk| disk.size).sum::<u64>() + state,
         chain_size: 0,

@@ -1,6 +1,7 @@
 //! The operations of the contract, one file or folder each: request, check, run. Java and C reach them here.
 
 pub mod backup_stats;
+pub mod boot_point;
 mod ceph;
 mod checked_chain;
 pub mod delete_backup;
@@ -60,6 +61,7 @@ pub fn version() -> &'static str {
 pub fn init(config: Config, default: Box<dyn Append>) -> Result<()> {
     prepare(config, default)?;
     take_backup::recover::at_load(config::current());
+    boot_point::clear_left(config::current());
     // not before: what is looked for lies on the mounts that were left
     session::clear_left(&config::current());
     host::sweep_posted(&config::current().state_dir);
@@ -122,6 +124,7 @@ fn dispatch(name: &str, request: &str, listener: Listener<'_>) -> Result<serde_j
         "deleteBackup" => reply(&delete_backup::run(parse(request)?)?),
         "listPoints" => reply(&list_points::run(parse(request)?, listener)?),
         "showPoint" => reply(&show_point::run(parse(request)?, listener)?),
+        "bootPoint" => reply(&boot_point::run(parse(request)?, listener)?),
         "signPoints" => reply(&sign_points::run(parse(request)?, listener)?),
         "backupStats" => reply(&backup_stats::run(parse(request)?)?),
         "jobs" => parse::<NoFields>(request).and_then(|_| reply(&jobs())),

@@ -91,14 +91,17 @@ fn show(root: &Folder, path: &PointPath, pulse: &Pulse) -> Result<ShownPoint> {
         chains.insert(disk.file.clone(), chain.into_iter().map(|link| link.path.as_str().to_owned()).collect());
     }
     point.chain_size = sizes.values().sum::<u64>() + point.besides_disks();
-    let domain = match root.open_file(&path.file(DOMAIN)?) {
-        Ok(file) => {
-            let mut text = Vec::new();
-            file.take(LONGEST).read_to_end(&mut text).map_err(|e| Error::io(STEP, DOMAIN, e))?;
-            Some(String::from_utf8_lossy(&text).into_owned())
-        }
-        Err(error) if error.code == Code::NotFound => None,
-        Err(error) => return Err(error),
-    };
+    let domain = domain(root, path)?;
     Ok(ShownPoint { point, chains, manifest, domain })
+}
+
+/// The domain's XML, as it stands in the point, if it does.
+pub(super) fn domain(root: &Folder, path: &PointPath) -> Result<Option<String>> {
+    let file = match root.open_file(&path.file(DOMAIN)?) {
+        Err(error) if error.code == Code::NotFound => return Ok(None),
+        file => file?,
+    };
+    let mut text = Vec::new();
+    file.take(LONGEST).read_to_end(&mut text).map_err(|e| Error::io(STEP, DOMAIN, e))?;
+    Ok(Some(String::from_utf8_lossy(&text).into_owned()))
 }

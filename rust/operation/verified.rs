@@ -8,16 +8,19 @@ use std::io::{Read, Write};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::reading::Reading;
 use super::verify_chain::verdict::Verdict;
 use crate::apart::Descriptor;
 use crate::config;
 use crate::digest::Digest;
 use crate::error::{Code, Error, Result, called};
 use crate::keys::Keys;
+use crate::limits;
 use crate::nas::folder::Folder;
 use crate::nas::path::{PointPath, RepoPath};
 use crate::point::Manifest;
 use crate::random;
+use crate::work::deadline::bounded;
 
 /// How the name of a note begins; the point's follows.
 const NOTE: &str = ".nasbackup.verified-";
@@ -34,6 +37,8 @@ pub enum Scope {
     Chain,
     /// All data, too, as `verifyData`.
     Data,
+    /// Whether its system boots, as `bootPoint`.
+    Boot,
 }
 
 impl Scope {
@@ -42,6 +47,7 @@ impl Scope {
         match self {
             Scope::Chain => other == Scope::Chain,
             Scope::Data => matches!(other, Scope::Chain | Scope::Data),
+            Scope::Boot => other == Scope::Boot,
         }
     }
 }
@@ -73,7 +79,7 @@ struct Note {
 
 /// What is known of the point, which has this manifest; nothing where there is no note that can be read.
 pub(super) fn read(root: &Folder, point: &PointPath, manifest: Option<&Manifest>) -> Vec<PastVerdict> {
-    let note = note(root, point).unwrap_or_else(|error| {
+    let note = read_note(root, point).unwrap_or_else(|error| {
         log::debug!("what verifications have found of '{point}' can't be read: {error}");
         Note::default()
     });
@@ -83,7 +89,7 @@ pub(super) fn read(root: &Folder, point: &PointPath, manifest: Option<&Manifest>
 
 /// Notes durably what was found. The point stays what it is: a failure is the caller's to log. Of two notes at the same time one
 /// stays.
-pub(super) fn write(
+fn write(
     root: &Folder,
     point: &PointPath,
     manifest: Option<&Manifest>,
@@ -113,6 +119,15 @@ pub(super) fn write(
         }
     })?;
     folder.sync()
+}
+
+/// Notes the verdict beside the point. It stands without: the repository may be read-only.
+pub(super) fn note(reading: &Reading, point: &PointPath, manifest: Option<Manifest>, scope: Scope, verdict: Verdict) {
+    let (held, at) = (reading.clone(), point.clone());
+    let write = move || write(held.root(), &at, manifest.as_ref(), scope, verdict);
+    if let Err(error) = bounded("note the verdict", limits::STORAGE_STEP, write) {
+        log::warn!("the verdict on '{point}' is not noted beside it: {error}");
+    }
 }
 
 /// Removes the notes of points that are not in their machine's folder any more, and those that killed calls have left. The caller
@@ -147,7 +162,7 @@ fn merged(mut known: Vec<PastVerdict>, new: PastVerdict) -> Vec<PastVerdict> {
     known
 }
 
-fn note(root: &Folder, point: &PointPath) -> Result<Note> {
+fn read_note(root: &Folder, point: &PointPath) -> Result<Note> {
     const STEP: &str = "read the verdicts";
     let path = path(point)?;
     let file = match root.open_file(&path) {
@@ -196,9 +211,10 @@ mod tests {
 
     #[test]
     fn a_verification_of_data_outlasts_later_ones_of_the_chain_and_replaces_former_ones() {
-        use Scope::{Chain, Data};
+        use Scope::{Boot, Chain, Data};
         use Verdict::{Aborted, Bad, Good};
         let (chain, data) = (verdict(Chain, Bad, true), verdict(Data, Good, true));
+        let boot = |found| verdict(Boot, found, true);
         let (bad, aborted) = (verdict(Data, Bad, true), verdict(Data, Aborted, true));
         for (known, new, expected) in [
             (vec![bad], aborted, vec![bad, aborted]),
@@ -208,6 +224,10 @@ mod tests {
             (vec![data], chain, vec![data, chain]),
             (vec![data, chain], data, vec![data]),
             (vec![chain], chain, vec![chain]),
+            (vec![data, chain, boot(Good)], data, vec![boot(Good), data]),
+            (vec![data, chain], boot(Bad), vec![data, chain, boot(Bad)]),
+            (vec![boot(Good), boot(Aborted)], boot(Bad), vec![boot(Bad)]),
+            (vec![boot(Good)], boot(Aborted), vec![boot(Good), boot(Aborted)]),
             // it was of another point
             (vec![verdict(Data, Good, false)], chain, vec![chain]),
         ] {

@@ -88,6 +88,10 @@ phases! {
     PublishOutputs = "publish the outputs",
     /// The disks of a point are there to be read, until they are unmounted.
     KeepMounted = "keep the point mounted",
+    /// The files of a boot test's machine are made, and the machine is.
+    MakeMachine = "make the machine",
+    /// The guest of a boot test boots.
+    BootGuest = "boot the guest",
 }
 
 impl fmt::Display for Phase {

@@ -1,8 +1,8 @@
 //! Mounts the disks of a restore point as raw files that nobody can write, for as long as the call lasts. Nothing is copied, and
 //! the point stays as it is meanwhile.
 
-mod place;
-mod raw_file;
+pub(super) mod place;
+pub(super) mod raw_file;
 
 use std::path::PathBuf;
 

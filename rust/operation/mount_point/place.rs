@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Instant;
 
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
 
@@ -18,26 +18,30 @@ use crate::host::Flock;
 use crate::nas::folder::Folder;
 use crate::{limits, mountinfo};
 
-pub(super) const STEP: &str = "mount the point";
+pub(in crate::operation) const STEP: &str = "mount the point";
 const UNMOUNT: &str = "unmount the point";
 /// The type of the mounts, by which they are known again.
 const TYPE: &str = "fuse.nasbackup";
 /// How the names of the files end.
 const END: &str = ".raw";
+/// Flags of the mounts, of which those that are given to a reader get read-only then.
+const HELD: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV).union(MountFlags::NOEXEC);
 /// Their mode below the mounts.
 const MODE: u32 = 0o400;
 
 /// The folder, locked.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(in crate::operation) struct Place {
     folder: Folder,
     _lock: Flock,
+    /// The user and group that may read the files beside root.
+    reader: Option<(u32, u32)>,
 }
 
 impl Place {
     /// Locks the folder, which has to be empty but for what a killed holder has left there: that is cleared. `BUSY` when a
     /// point is mounted there.
-    pub(super) fn take(path: &Path) -> Result<Place> {
+    pub(in crate::operation) fn take(path: &Path) -> Result<Place> {
         let folder = open(STEP, path)?;
         let busy = || Error::new(Code::Busy, STEP, format!("a point is mounted in '{}'", folder.path.display()));
         let lock = lock(STEP, &folder)?.ok_or_else(busy)?;
@@ -46,7 +50,12 @@ impl Place {
             let cause = format!("'{}' is to be empty, and holds '{}'", folder.path.display(), name.display());
             return Err(Error::new(Code::AlreadyExists, STEP, cause));
         }
-        Ok(Place { folder, _lock: lock })
+        Ok(Place { folder, _lock: lock, reader: None })
+    }
+
+    /// The same, whose files this user and group may read, too.
+    pub(in crate::operation) fn read_by(self, reader: Option<(u32, u32)>) -> Place {
+        Place { reader, ..self }
     }
 
     /// Is any file of the folder still mounted?
@@ -69,13 +78,15 @@ impl Place {
         let flags = OFlags::RDONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let below = rustix::fs::openat(&self.folder, &name, flags, Mode::from_raw_mode(MODE));
         let below = below.map_err(|e| io(e.into()))?;
-        let file = MountedFile { folder: self.folder.open_again()?, name, path: path.clone() };
+        let (folder, reader) = (self.folder.open_again()?, self.reader);
+        let file = MountedFile { folder, name, path: path.clone(), reader };
         let options = format!(
-            "fd={},rootmode=100000,user_id=0,group_id=0,default_permissions",
-            device.as_raw_fd() // read by the kernel in this call
+            "fd={},rootmode=100000,user_id=0,group_id=0,default_permissions{}",
+            device.as_raw_fd(), // read by the kernel in this call
+            if reader.is_some() { ",allow_other" } else { "" }
         );
         let at = format!("/proc/thread-self/fd/{}", below.as_raw_fd());
-        let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+        let flags = if reader.is_some() { HELD } else { HELD | MountFlags::RDONLY };
         let options = std::ffi::CString::new(options).map_err(|e| io(e.into()))?;
         rustix::mount::mount("nasbackup", at, TYPE, flags, options.as_c_str())
             .map_err(|e| Error::new(Code::MountFailed, STEP, format!("'{}': {e}", path.display())))?;
@@ -97,7 +108,18 @@ pub(super) struct MountedFile {
     folder: Folder,
     name: String,
     /// Its path on the host.
-    pub(super) path: PathBuf,
+    pub(in crate::operation) path: PathBuf,
+    reader: Option<(u32, u32)>,
+}
+
+impl MountedFile {
+    /// Gives the file, once it is served, to its reader, if it has one. Only its server knows that owner: nothing of the point changes.
+    pub(super) fn hand_over(&self) -> Result<()> {
+        let Some((user, group)) = self.reader else { return Ok(()) };
+        let io = |e: Errno| Error::io(STEP, &self.path, e);
+        rustix::fs::chown(&self.path, Some(Uid::from_raw(user)), Some(Gid::from_raw(group))).map_err(io)?;
+        rustix::mount::mount_remount(&self.path, MountFlags::BIND | MountFlags::RDONLY | HELD, c"").map_err(io)
+    }
 }
 
 impl Drop for MountedFile {
@@ -136,6 +158,14 @@ pub fn unmount(path: &Path) -> Result<()> {
         return Err(Error::new(Code::NotFound, UNMOUNT, cause));
     }
     Ok(())
+}
+
+/// Unmounts what a holder that was killed has left in the folder, also from those who use it.
+pub(in crate::operation) fn clear_left(path: &Path) -> Result<()> {
+    let folder = open(UNMOUNT, path)?;
+    let busy = || Error::new(Code::Busy, UNMOUNT, format!("a point is mounted in '{}'", folder.path.display()));
+    let _lock = lock(UNMOUNT, &folder)?.ok_or_else(busy)?;
+    clear(&folder).map(drop)
 }
 
 /// Opens the folder by the path that the kernel has of it.

@@ -34,30 +34,32 @@ const FILES: u64 = 64;
 const MOUNT_POINT: &str = "dev/fd/0";
 
 /// A disk that is mounted. Its drop unmounts it and ends the daemon.
-pub(super) struct RawFile {
+pub(in crate::operation) struct RawFile {
     /// Unmounted first: then nobody waits for the daemon.
     pub(super) file: MountedFile,
     /// Bytes that the guest sees.
-    pub(super) size: u64,
+    pub(in crate::operation) size: u64,
     daemon: Daemon,
 }
 
 impl RawFile {
     /// Mounts the disk.
-    pub(super) fn mount(place: &Place, disk: &CheckedDisk) -> Result<RawFile> {
+    pub(in crate::operation) fn mount(place: &Place, disk: &CheckedDisk) -> Result<RawFile> {
         let (file, fuse) = place.mount(&disk.volume)?;
         let daemon = Daemon::start(command(disk, fuse)?)?;
-        let at = file.path.clone();
         // answered by the daemon, or by the kernel once that has ended
-        let look = move || at.metadata().map_err(|e| Error::io(STEP, &at, e));
+        let look = move || {
+            let found = file.path.metadata().map_err(|e| Error::io(STEP, &file.path, e))?;
+            file.hand_over().map(|()| (file, found.len()))
+        };
         match bounded(STEP, limits::STORAGE_STEP, look) {
-            Ok(found) => Ok(RawFile { file, size: found.len(), daemon }),
+            Ok((file, size)) => Ok(RawFile { file, size, daemon }),
             Err(error) => Err(daemon.end().err().unwrap_or(error)),
         }
     }
 
     /// The daemon's failure, if it has ended.
-    pub(super) fn check(&self) -> Result<()> {
+    pub(in crate::operation) fn check(&self) -> Result<()> {
         if self.daemon.has_ended() {
             let cause = format!("{PROGRAM} does not serve '{}' any more", self.file.path.display());
             return Err(Error::new(Code::JobFailed, STEP, cause));

@@ -13,7 +13,6 @@ use crate::error::{Code, Error, Result};
 use crate::limits;
 use crate::nas::path::{PointPath, RepoPath};
 use crate::nas::repository::Repository;
-use crate::point::Manifest;
 use crate::qcow2::{self, CheckReport};
 use crate::work::deadline::bounded;
 use crate::work::job::{self, Listener, Reporter};
@@ -104,18 +103,9 @@ pub(super) fn verify(
     // that the caller meant another point says nothing of this one
     let is_meant = id.is_none() || id == manifest.as_ref().map(|manifest| manifest.point_id.clone());
     if answers && is_meant {
-        note(&reading, point, manifest, scope, verdict);
+        verified::note(&reading, &point, manifest, scope, verdict);
     }
     Ok(Verified { verdict, files })
-}
-
-/// Notes the verdict beside the point. It stands without: the repository may be read-only.
-fn note(reading: &Reading, point: PointPath, manifest: Option<Manifest>, scope: Scope, verdict: Verdict) {
-    let (held, at) = (reading.clone(), point.clone());
-    let write = move || verified::write(held.root(), &at, manifest.as_ref(), scope, verdict);
-    if let Err(error) = bounded("note the verdict", limits::STORAGE_STEP, write) {
-        log::warn!("the verdict on '{point}' is not noted beside it: {error}");
-    }
 }
 
 /// Refuses an empty id: no answer has ever told one.

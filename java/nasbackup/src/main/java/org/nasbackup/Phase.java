@@ -74,6 +74,10 @@ public enum Phase {
     PUBLISH_OUTPUTS("publish the outputs"),
     /** The disks of a point are there to be read, until they are unmounted. */
     KEEP_MOUNTED("keep the point mounted"),
+    /** The files of a boot test's machine are made, and the machine is. */
+    MAKE_MACHINE("make the machine"),
+    /** The guest of a boot test boots. */
+    BOOT_GUEST("boot the guest"),
     /** One that this version does not know, of a newer library. */
     OTHER("other");
 

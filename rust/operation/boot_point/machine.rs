@@ -1,0 +1,177 @@
+//! The machine of a boot test: a transient domain whose disks are the point's, which nobody can write, below files of the host's that
+//! take what the guest writes. Nothing of it outlasts the test.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, fchown};
+use std::path::Path;
+
+use super::choice;
+use crate::config::Config;
+use crate::engine::scratch;
+use crate::error::{Code, Error, Result};
+use crate::host::{RunDir, RunDirs};
+use crate::libvirt::Domain;
+use crate::limits;
+use crate::operation::checked_chain::Disk;
+use crate::operation::mount_point::place::{self, Place};
+use crate::operation::mount_point::raw_file::RawFile;
+use crate::qcow2;
+use crate::work::deadline::{ask, bounded_for_host};
+
+const STEP: &str = "make the machine's files";
+const LOOK: &str = "look at the machine's files";
+const SWEEP: &str = "clear what a boot test has left";
+const END: &str = "end the machine";
+/// What the name of a test's folder begins with; behind `nasbackup-` it is its domain's.
+const PREFIX: &str = "boot-";
+/// The folder of the point's disks in that of a test.
+const DISKS: &str = "disks";
+
+/// The folder of a test, in which the point's disks are. Its drop removes it.
+pub(super) struct TestFolder {
+    /// In their order. Unmounted first.
+    disks: Vec<RawFile>,
+    place: Place,
+    /// Whom QEMU runs as; none: as this process.
+    owner: Option<(u32, u32)>,
+    /// The bytes that the guest may write, if there is a limit.
+    limit: Option<u64>,
+    dir: RunDir,
+}
+
+impl TestFolder {
+    /// Makes it, below the folder for scratch. `NO_SPACE` when that has no room.
+    pub(super) fn make(config: &Config, owner: Option<(u32, u32)>) -> Result<TestFolder> {
+        let dir = RunDirs { prefix: PREFIX, ..scratch::make_all(config)? }.make(STEP)?;
+        let made = dir.path().join(DISKS);
+        let place = || {
+            DirBuilder::new().mode(0o711).create(&made).map_err(|e| Error::io(STEP, &made, e))?;
+            Ok(Place::take(&made)?.read_by(owner))
+        };
+        let place = place().inspect_err(|_| remove(dir.path()))?;
+        let folder = TestFolder { disks: Vec::new(), place, owner, limit: config.scratch_per_vm, dir };
+        match folder.lack()? {
+            Some(lack) => Err(Error::new(Code::NoSpace, STEP, lack)),
+            None => Ok(folder),
+        }
+    }
+
+    /// The name for the test's domain.
+    pub(super) fn domain(&self) -> String {
+        domain_of(self.dir.path())
+    }
+
+    /// The path of a file in the folder.
+    pub(super) fn path(&self, name: &str) -> Result<String> {
+        let path = self.dir.path().join(name).into_os_string().into_string();
+        path.map_err(|path| Error::new(Code::InvalidArgument, STEP, format!("'{}' is not UTF-8", path.display())))
+    }
+
+    /// Makes one of the point's disks a raw file that QEMU's user can read, below a file for what the guest writes. Returns the paths of
+    /// both, that file's first.
+    pub(super) fn serve(&mut self, disk: Disk) -> Result<(String, String)> {
+        let name = self.disks.len().to_string();
+        // a volume's name may be anything, and the domain's XML is to hold this one
+        let below = RawFile::mount(&self.place, &Disk { volume: name.clone(), ..disk })?;
+        let overlay = self.path(&format!("{name}.overlay"))?;
+        let file = self.create(Path::new(&overlay))?;
+        qcow2::create(&file, below.size.next_multiple_of(512), None).map_err(|e| e.at(STEP, &overlay))?;
+        let raw = self.path(&format!("{DISKS}/{name}.raw"))?;
+        self.disks.push(below);
+        Ok((overlay, raw))
+    }
+
+    /// Makes an empty file of QEMU's user.
+    fn create(&self, path: &Path) -> Result<File> {
+        let io = |e| Error::io(STEP, path, e);
+        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path).map_err(io)?;
+        if let Some((user, group)) = self.owner {
+            fchown(&file, Some(user), Some(group)).map_err(io)?;
+        }
+        Ok(file)
+    }
+
+    /// The failure of whoever serves a disk, if there is one.
+    pub(super) fn check(&self) -> Result<()> {
+        self.disks.iter().try_for_each(RawFile::check)
+    }
+
+    /// Why the guest can write no more, if that is so.
+    pub(super) fn lack(&self) -> Result<Option<String>> {
+        let (path, limit) = (self.dir.path().to_owned(), self.limit);
+        bounded_for_host(LOOK, limits::STORAGE_STEP, move || {
+            let found = rustix::fs::statvfs(&path).map_err(|e| Error::io(LOOK, &path, e))?;
+            let free = found.f_bavail.saturating_mul(found.f_frsize);
+            let files = fs::read_dir(&path).map_err(|e| Error::io(LOOK, &path, e))?;
+            let taken = files.flatten().filter_map(|file| file.metadata().ok()).filter(fs::Metadata::is_file);
+            Ok(choice::lack(free, taken.map(|file| file.blocks() * 512).sum(), limit))
+        })
+    }
+}
+
+impl Drop for TestFolder {
+    fn drop(&mut self) {
+        self.disks.clear();
+        remove(self.dir.path());
+    }
+}
+
+/// Nobody but root can have made anything in there.
+fn remove(path: &Path) {
+    if let Err(error) = fs::remove_dir_all(path) {
+        log::error!("unable to remove '{}', leaving it to the next sweep: {error}", path.display());
+    }
+}
+
+fn domain_of(folder: &Path) -> String {
+    format!("nasbackup-{}", folder.file_name().unwrap_or_default().display())
+}
+
+/// A domain that runs, or did. Its drop ends it.
+#[derive(Debug)]
+pub(super) struct Machine {
+    pub(super) domain: Domain,
+}
+
+impl Machine {
+    /// Starts it; its guest is still paused.
+    pub(super) fn start(uri: &str, xml: String) -> Result<Machine> {
+        let uri = uri.to_owned();
+        // one that comes too late ends itself
+        ask("start the machine", limits::LIBVIRT_CALL, move || {
+            Ok(Machine { domain: Domain::create_paused(&uri, &xml)? })
+        })
+    }
+
+    /// Asks libvirt about it.
+    pub(super) fn ask<T: Send + 'static>(
+        &self,
+        step: &'static str,
+        question: impl FnOnce(&Domain) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let domain = self.domain.clone();
+        ask(step, limits::LIBVIRT_CALL, move || question(&domain))
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        if let Err(error) = self.ask(END, Domain::destroy) {
+            log::error!("unable to end the domain '{}', leaving it to the next sweep: {error}", self.domain.name());
+        }
+    }
+}
+
+/// Ends and removes what tests have left whose processes were killed.
+pub(super) fn sweep(config: &Config) {
+    RunDirs { prefix: PREFIX, ..scratch::all(config) }.sweep(|_| true, |left| clear(config, left.path()));
+}
+
+fn clear(config: &Config, path: &Path) -> Result<bool> {
+    let (uri, name) = (config.connection_uri.clone(), domain_of(path));
+    ask(SWEEP, limits::LIBVIRT_CALL, move || Domain::find(&uri, &name)?.map_or(Ok(()), |domain| domain.destroy()))?;
+    let disks = path.join(DISKS);
+    let unmount = move || if disks.exists() { place::clear_left(&disks) } else { Ok(()) };
+    bounded_for_host(SWEEP, limits::STORAGE_STEP, unmount)?;
+    fs::remove_dir_all(path).map_err(|e| Error::io(SWEEP, path, e)).map(|()| true)
+}
