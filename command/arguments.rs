@@ -52,6 +52,8 @@ pub(crate) enum Command {
     Files(Files),
     /// Copy files of a guest out of a point
     Get(Get),
+    /// Start the machine of a point on files that are thrown away, and look whether its system comes up
+    Boot(Boot),
     /// Remove a point
     Delete(Delete),
     /// Have a point stand on another one, or alone
@@ -199,6 +201,22 @@ pub(crate) struct Get {
     /// Which file system, if there are several: the partition as `files` lists it
     #[arg(long, value_name = "PARTITION")]
     pub(crate) partition: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Boot {
+    /// The restore point, MACHINE/TIMESTAMP
+    pub(crate) point: String,
+    /// The most memory that the guest gets, as 512M or 2G. Without it what it had, and at most half of what this host has left
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) memory: Option<String>,
+    /// What has to be seen: `agent` (its agent answers), `console:REGEX` (its serial console shows what matches), or the seconds
+    /// that it has to run. Without it the agent, where the machine has a channel to one, else 60 seconds
+    #[arg(long, value_name = "agent|console:REGEX|SECONDS")]
+    pub(crate) wait: Option<String>,
+    /// Write a picture of the guest's screen at the end, as PNG
+    #[arg(long, value_name = "FILE")]
+    pub(crate) screenshot: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

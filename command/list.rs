@@ -57,7 +57,7 @@ fn machine(machine: &ListedMachine) -> String {
     let mut table = Table::new();
     table.load_preset(NOTHING);
     let instance = plain(&machine.instance);
-    table.set_header([&*instance, "kind", "disks", "own", "chain", "delete", "verified"]);
+    table.set_header([&*instance, "kind", "disks", "own", "chain", "delete", "verified", "booted"]);
     for (indent, point) in tree(&machine.points) {
         let name = plain(point.backup_path.rsplit('/').next().unwrap_or_default());
         let kind = if point.kind == Kind::Full { "full" } else { "incremental" };
@@ -70,6 +70,7 @@ fn machine(machine: &ListedMachine) -> String {
             &size(point.chain_size),
             &deletion(&machine.points, point),
             &points::verified(point),
+            &points::booted(point),
         ]);
     }
     for column in table.column_iter_mut().skip(2).take(4) {

@@ -2,6 +2,7 @@
 //! arguments, calls an operation, and shows its answer.
 
 mod arguments;
+mod boot;
 mod delete;
 mod doctor;
 mod files;
@@ -58,6 +59,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Umount(umount) => mount::unmount(umount),
         Command::Files(files) => files::list(OwnMounts::make()?, &host()?, files, output),
         Command::Get(get) => files::get(OwnMounts::make()?, &host()?, get, output),
+        Command::Boot(boot) => boot::run(&host()?, boot, output),
         Command::Delete(delete) => delete::run(&host()?, delete, output),
         Command::Rebase(rebase) => rebase::run(&host()?, rebase, output),
         Command::Flatten(flatten) => flatten::run(&host()?, flatten, output),

@@ -45,16 +45,31 @@ pub(crate) fn on<'a>(points: &'a [ListedPoint], path: &str) -> Vec<&'a ListedPoi
 
 /// What a point's verifications have found that tells most: the worst that holds, of data before that of the chain alone.
 pub(crate) fn telling(point: &ListedPoint) -> Option<&PastVerdict> {
-    point.verified.iter().max_by_key(|past| (past.current, past.verdict, past.scope))
+    worst(&point.verified)
+}
+
+fn worst(found: &[PastVerdict]) -> Option<&PastVerdict> {
+    found.iter().max_by_key(|past| (past.current, past.verdict, past.scope))
 }
 
 /// What verifications have found, as `good data 2026-11-29`. Empty where nothing is known.
 pub(crate) fn verified(point: &ListedPoint) -> String {
-    telling(point).map_or_else(String::new, |past| {
-        let scope = if past.scope == Scope::Data { "data" } else { "chain" };
-        let changed = if past.current { "" } else { ", changed since" };
-        format!("{} {scope} {}{changed}", word(past.verdict), past.when.strftime("%Y-%m-%d"))
-    })
+    telling(point).map_or_else(String::new, said)
+}
+
+/// What boot tests have found, as `good 2026-11-29`. Empty where nothing is known.
+pub(crate) fn booted(point: &ListedPoint) -> String {
+    worst(&point.booted).map_or_else(String::new, said)
+}
+
+fn said(past: &PastVerdict) -> String {
+    let scope = match past.scope {
+        Scope::Data => " data",
+        Scope::Chain => " chain",
+        Scope::Boot => "",
+    };
+    let changed = if past.current { "" } else { ", changed since" };
+    format!("{}{scope} {}{changed}", word(past.verdict), past.when.strftime("%Y-%m-%d"))
 }
 
 #[cfg(test)]
@@ -84,6 +99,7 @@ pub(crate) mod tests {
             size: 0,
             chain_size: 0,
             verified: Vec::new(),
+            booted: Vec::new(),
             problems: Vec::new(),
         }
     }

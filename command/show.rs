@@ -53,9 +53,10 @@ fn text(shown: &ShownPoint) -> String {
     }
     tell("kind", if point.kind == Kind::Full { "full" } else { "incremental" });
     tell("takes", &format!("{}, with what it stands on {}", size(point.size), size(point.chain_size)));
-    let verified = points::verified(point);
-    if !verified.is_empty() {
-        tell("verified", &verified);
+    for (what, found) in [("verified", points::verified(point)), ("booted", points::booted(point))] {
+        if !found.is_empty() {
+            tell(what, &found);
+        }
     }
     for disk in &point.disks {
         let seen = disk.virtual_size.map(|bytes| format!(", {} as the guest sees it", size(bytes))).unwrap_or_default();

@@ -89,13 +89,7 @@ pub(super) fn read(root: &Folder, point: &PointPath, manifest: Option<&Manifest>
 
 /// Notes durably what was found. The point stays what it is: a failure is the caller's to log. Of two notes at the same time one
 /// stays.
-fn write(
-    root: &Folder,
-    point: &PointPath,
-    manifest: Option<&Manifest>,
-    scope: Scope,
-    verdict: Verdict,
-) -> Result<()> {
+fn write(root: &Folder, point: &PointPath, manifest: Option<&Manifest>, scope: Scope, verdict: Verdict) -> Result<()> {
     const STEP: &str = "note the verdict";
     let new = PastVerdict { scope, when: Timestamp::now(), verdict, current: true };
     let text = Note {

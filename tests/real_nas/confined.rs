@@ -10,14 +10,16 @@ use std::process::Command;
 
 use nasbackup::config;
 use nasbackup::config::Engine;
+use nasbackup::operation::boot_point::{self, BootPointRequest, Wait};
 use nasbackup::operation::take_backup::{self, TakeBackupRequest};
+use nasbackup::operation::verify_chain::Verdict;
 use nasbackup::work::phase::Phase;
 use rustix::fs::{Gid, Uid};
 use serde_json::json;
 
 use crate::life;
 use crate::served::nfs;
-use crate::support::{Disk, Guest, MIB, Story, by, listing, run};
+use crate::support::{Disk, Guest, MIB, READY, Story, Then, bootable_guest, by, listing, run};
 
 const PROBE: &str = "NASBACKUP_TEST_PROBE";
 
@@ -48,7 +50,12 @@ fn profile(guest: &Guest) -> String {
 
 /// The process of the guest's QEMU, if it is confined by the guest's profile.
 fn qemu_of(guest: &Guest) -> Option<PathBuf> {
-    let confined = format!("{} (enforce)", profile(guest));
+    process_of(&profile(guest))
+}
+
+/// The process that this profile confines.
+fn process_of(profile: &str) -> Option<PathBuf> {
+    let confined = format!("{profile} (enforce)");
     let processes = fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().path());
     let is_so = |process: &PathBuf| {
         fs::read_to_string(process.join("attr/current")).is_ok_and(|label| label.trim_end() == confined)
@@ -210,6 +217,33 @@ fn whoever_has_taken_over_a_confined_qemu_gets_nothing_of_other_guests() {
         // one of the same user that nothing confines gets what it knows the name of
         assert!(free.iter().any(|got| got.starts_with("read") && got.contains(known)), "{engine}: {free:?}");
     }
+}
+
+#[test]
+#[ignore = "make nas"]
+fn a_boot_test_s_guest_is_confined_and_denied_nothing_that_it_needs() {
+    run("modprobe", ["fuse"]);
+    let mut story = Story::new(bootable_guest(Then::Rest), nfs("nas", "vers=4.2"));
+    story.take("full");
+    let request = BootPointRequest {
+        repository: Some(story.nas.repository()),
+        backup_path: Some(story.last().path.clone()),
+        wait: Some(Wait::Console(READY.to_owned())),
+        ..BootPointRequest::default()
+    };
+    let mut profile = None;
+    let booted = boot_point::run(request, &mut |status| {
+        if status.phase == Phase::BootGuest && profile.is_none() {
+            let names = run("virsh", ["list", "--name"]);
+            let name = names.lines().find(|name| name.starts_with("nasbackup-boot-")).unwrap();
+            let found = format!("libvirt-{}", run("virsh", ["domuuid", name]).trim());
+            assert!(process_of(&found).is_some(), "the guest is not confined");
+            profile = Some(found);
+        }
+        Ok(())
+    });
+    let booted = booted.unwrap();
+    assert_eq!((booted.verdict, denied(&profile.unwrap())), (Verdict::Good, vec![]), "{booted:?}");
 }
 
 /// The profile of this one guest has a rule that takes the scratch away from it again.

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
 
 mod agent;
+mod bootable;
 mod ceph;
 mod configured;
 mod daemon;
@@ -29,6 +30,7 @@ use std::time::{Duration, Instant};
 use nasbackup::config::Engine;
 
 pub use agent::{Agent, Ended, host, own_host, repository_json, run_as_agent, take_json};
+pub use bootable::{READY, Then, bootable_guest};
 pub use ceph::{Ceph, ceph};
 pub use configured::configured;
 pub use daemon::{Stopped, kill_libvirtd, restart_libvirtd, signal_libvirtd, start_libvirtd};

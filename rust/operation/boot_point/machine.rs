@@ -12,7 +12,7 @@ use crate::error::{Code, Error, Result};
 use crate::host::{RunDir, RunDirs};
 use crate::libvirt::Domain;
 use crate::limits;
-use crate::operation::checked_chain::Disk;
+use crate::operation::checked_chain::CheckedDisk;
 use crate::operation::mount_point::place::{self, Place};
 use crate::operation::mount_point::raw_file::RawFile;
 use crate::qcow2;
@@ -69,10 +69,10 @@ impl TestFolder {
 
     /// Makes one of the point's disks a raw file that QEMU's user can read, below a file for what the guest writes. Returns the paths of
     /// both, that file's first.
-    pub(super) fn serve(&mut self, disk: Disk) -> Result<(String, String)> {
+    pub(super) fn serve(&mut self, disk: CheckedDisk) -> Result<(String, String)> {
         let name = self.disks.len().to_string();
         // a volume's name may be anything, and the domain's XML is to hold this one
-        let below = RawFile::mount(&self.place, &Disk { volume: name.clone(), ..disk })?;
+        let below = RawFile::mount(&self.place, &CheckedDisk { volume: name.clone(), ..disk })?;
         let overlay = self.path(&format!("{name}.overlay"))?;
         let file = self.create(Path::new(&overlay))?;
         qcow2::create(&file, below.size.next_multiple_of(512), None).map_err(|e| e.at(STEP, &overlay))?;

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use regex_lite::Regex;
 use serde::{Deserialize, Serialize};
 
-use super::checked_chain::{self, Disk};
+use super::checked_chain::{self, CheckedDisk};
 use super::reading::Reading;
 use super::show_point;
 use super::verified::{self, Scope};
@@ -213,7 +213,7 @@ impl Wait {
 /// What was found of the point.
 struct Found {
     saved: SavedDomain,
-    disks: Vec<Disk>,
+    disks: Vec<CheckedDisk>,
     /// For each disk of the domain the one of `disks`.
     held: Vec<Option<usize>>,
 }

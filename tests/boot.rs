@@ -1,0 +1,294 @@
+//! Boot tests of restore points: `bootPoint`, and the command's `boot`.
+
+#![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
+
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use nasbackup::config;
+use nasbackup::operation;
+use serde_json::{Value, json};
+use support::{Guest, MIB, Nas, READY, Story, Then, bootable_guest, folder, run, until};
+
+/// A host with settings and folders of its own.
+struct Host {
+    place: PathBuf,
+}
+
+impl Host {
+    fn new(nas: &Path, more: &str) -> Host {
+        let place = folder("command");
+        let text = format!(
+            "stateDir = {0}/state\nmountDir = {0}/mounts\nrepository.nas = {1}\n{more}",
+            place.display(),
+            nas.display()
+        );
+        std::fs::write(place.join("settings"), text).unwrap();
+        Host { place }
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_nasbackup"));
+        command.arg("--settings").arg(self.place.join("settings")).args(["-r", "nas"]).args(arguments);
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    /// The status, and the answer, which is null after an error.
+    fn boot(&self, arguments: &[&str]) -> (i32, Value) {
+        told(self.run(&[&["--json", "boot"], arguments].concat()))
+    }
+
+    /// A test that waits for what does not come, with the guest's domain.
+    fn wait_in_vain(&self, point: &str) -> (Child, String) {
+        let mut command = self.command(&["boot", point, "--wait", "console:^never$"]);
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut found = None;
+        let mine = format!("nasbackup-boot-{}-", child.id());
+        until("the guest boots", || {
+            found = domains().into_iter().find(|name| name.starts_with(&mine));
+            found.is_some()
+        });
+        (child, found.unwrap())
+    }
+
+    /// What lies in its scratch.
+    fn scratch(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(self.place.join("state/scratch")).into_iter().flatten();
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    }
+
+    /// Nothing of a test is left.
+    fn assert_bare(&self) {
+        assert_eq!(self.scratch(), [""; 0]);
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        assert!(!mounts.contains(self.place.to_str().unwrap()), "{mounts}");
+    }
+}
+
+fn told(output: Output) -> (i32, Value) {
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    let status = output.status.code().unwrap();
+    eprint!("{complaint}");
+    (status, serde_json::from_slice(&output.stdout).unwrap_or(Value::Null))
+}
+
+/// The names of the domains of boot tests.
+fn domains() -> Vec<String> {
+    let all = run("virsh", ["list", "--all", "--name"]);
+    all.lines().filter(|name| name.starts_with("nasbackup-boot-")).map(str::to_owned).collect()
+}
+
+/// The hash of each file of the repository but for what is noted of verdicts, and the locks.
+fn hashes(nas: &Path) -> String {
+    let script = "cd \"$1\" && find . -type f ! -name '.nasbackup.*' -print0 | sort -z | xargs -0 sha256sum; \
+                  find . -type f ! -name '.nasbackup.*' -printf '%p %u %m %T@\\n' | sort";
+    run("sh", ["-c", script, "-", nas.to_str().unwrap()])
+}
+
+fn story(then: Then) -> Story {
+    let mut story = Story::new(bootable_guest(then), Nas::folder());
+    story.take("full");
+    story
+}
+
+fn ready() -> String {
+    format!("console:{READY}")
+}
+
+#[test]
+fn a_good_point_boots_also_beside_another_test_and_stays_what_it_is() {
+    let mut story = story(Then::Rest);
+    story.guest.write(1, 0x51, 0, MIB);
+    story.take("incremental");
+    let host = Host::new(story.nas.root(), "");
+    let point = story.last().path.clone();
+    let before = hashes(story.nas.root());
+    let (mut other, domain) = host.wait_in_vain(&point);
+    let xml = run("virsh", ["dumpxml", &domain]);
+    assert!(!xml.contains("<interface") && !xml.contains("<graphics"), "{xml}");
+    assert_eq!(host.run(&["delete", &point]).status.code(), Some(5), "its point is locked");
+
+    let picture = folder("picture").join("a.png");
+    let picture_text = picture.to_str().unwrap();
+    for _ in 0..2 {
+        let (status, booted) = host.boot(&[&point, "--wait", &ready(), "--screenshot", picture_text]);
+        assert_eq!((status, booted["verdict"].as_str()), (0, Some("good")), "{booted}");
+        assert_eq!((booted["screenshotFailure"].as_str(), booted["leftOut"].as_array().unwrap().len()), (None, 0));
+        assert_eq!(booted["memory"], 64 * MIB);
+    }
+    let pixels =
+        png::Decoder::new(std::io::BufReader::new(std::fs::File::open(&picture).unwrap())).read_info().unwrap();
+    assert!(pixels.info().width >= 640, "{:?}", pixels.info());
+    assert!(domains().contains(&domain), "the other one runs on");
+
+    rustix::process::kill_process(rustix::process::Pid::from_child(&other), rustix::process::Signal::INT).unwrap();
+    assert_eq!(other.wait().unwrap().code(), Some(130));
+    assert!(!domains().contains(&domain));
+    host.assert_bare();
+    assert_eq!(hashes(story.nas.root()), before);
+    let listed = String::from_utf8(host.run(&["list"]).stdout).unwrap();
+    assert_eq!(listed.matches(" good 2").count(), 1, "{listed}");
+    let shown: Value = serde_json::from_slice(&host.run(&["--json", "show", &point]).stdout).unwrap();
+    let booted = &shown["point"]["booted"];
+    assert_eq!((&booted[0]["scope"], &booted[0]["current"], booted[1].is_null()), (&json!("boot"), &json!(true), true));
+    assert_eq!(host.run(&["delete", &point]).status.code(), Some(0));
+    story.points.pop().unwrap().discard();
+    story.assert_all_restore();
+}
+
+#[test]
+fn what_a_killed_test_leaves_ends_and_the_next_one_clears_it() {
+    let story = story(Then::Rest);
+    let host = Host::new(story.nas.root(), "");
+    let point = story.last().path.clone();
+    let (mut killed, domain) = host.wait_in_vain(&point);
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    until("libvirt ends its domain", || !domains().contains(&domain));
+    assert_eq!(host.scratch().len(), 1);
+    let (status, booted) = host.boot(&[&point, "--wait", &ready()]);
+    assert_eq!(status, 0, "{booted}");
+    host.assert_bare();
+    assert_eq!(host.run(&["delete", &point]).status.code(), Some(0), "its lock went with it");
+}
+
+#[test]
+fn an_agent_s_start_ends_what_a_killed_test_has_left_where_libvirt_does_not() {
+    let story = story(Then::Rest);
+    let host = Host::new(story.nas.root(), "");
+    let (mut killed, domain) = host.wait_in_vain(&story.last().path);
+    // as libvirt starts it for whoever does not ask to have it ended
+    let xml = run("virsh", ["dumpxml", &domain]);
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    until("libvirt ends its domain", || !domains().contains(&domain));
+    let begin = xml.find("<disk ").unwrap();
+    let end = xml.rfind("</disk>").unwrap() + "</disk>".len();
+    let left = folder("left").join("xml");
+    std::fs::write(&left, [&xml[..begin], &xml[end..]].concat()).unwrap();
+    run("virsh", ["create", left.to_str().unwrap()]);
+    let settings =
+        json!({"stateDir": host.place.join("state"), "mountDir": host.place.join("mounts"), "logLevel": "warn"});
+    let mut agent = Command::new(std::env::current_exe().unwrap());
+    agent.args(["--exact", "an_agent", "--nocapture"]).env("NASBACKUP_TEST_INIT", settings.to_string());
+    assert!(agent.status().unwrap().success());
+    assert!(!domains().contains(&domain));
+    host.assert_bare();
+}
+
+/// Not a test: what a process of its own does.
+#[test]
+fn an_agent() {
+    if let Ok(settings) = std::env::var("NASBACKUP_TEST_INIT") {
+        operation::call("init", &settings, &mut |_| Ok(())).unwrap();
+    }
+}
+
+#[test]
+fn a_point_that_does_not_boot_is_bad_and_the_one_below_stays_good() {
+    let mut story = story(Then::Rest);
+    story.guest.write(0, 0, 0, MIB);
+    story.take("incremental");
+    let host = Host::new(story.nas.root(), "");
+    let paths: Vec<_> = story.points.iter().map(|point| point.path.clone()).collect();
+    let before = hashes(story.nas.root());
+    let mut command = host.command(&["--json", "boot", &paths[1], "--wait", &ready()]);
+    // nobody waits ten minutes for what can't come
+    let (status, booted) = told(command.env("NASBACKUP_LIMITS", "boot the guest=10000").output().unwrap());
+    assert_eq!((status, &booted["verdict"]), (1, &json!("bad")), "{booted}");
+    assert!(booted["cause"].as_str().unwrap().contains("console has not shown"), "{booted}");
+    let (status, booted) = host.boot(&[&paths[0], "--wait", &ready()]);
+    assert_eq!(status, 0, "{booted}");
+    assert_eq!(hashes(story.nas.root()), before);
+    let listed = String::from_utf8(host.run(&["list"]).stdout).unwrap();
+    assert!(listed.contains(" bad 2") && listed.contains(" good 2"), "{listed}");
+
+    // its image has no header any more
+    let image = std::fs::File::options().write(true).open(story.nas.at(&story.last().files()[0])).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&image, &[0; 4096], 0).unwrap();
+    let (status, booted) = host.boot(&[&paths[1], "--wait", &ready()]);
+    assert_eq!((status, booted["waitedFor"].is_null()), (1, true), "{booted}");
+    host.assert_bare();
+}
+
+#[test]
+fn a_guest_that_ends_is_bad_whatever_was_waited_for() {
+    let story = story(Then::PowerOff);
+    let host = Host::new(story.nas.root(), "");
+    for wait in ["console:^never$", "600"] {
+        let (status, booted) = host.boot(&[&story.last().path, "--wait", wait]);
+        assert_eq!((status, &booted["cause"]), (1, &json!("the guest has stopped")), "{booted}");
+        assert!(booted["console"].as_str().unwrap().ends_with("1 boots\nready"), "{booted}");
+    }
+    host.assert_bare();
+}
+
+#[test]
+fn a_guest_that_writes_on_and_on_is_ended_and_nothing_is_said_of_its_point() {
+    let story = story(Then::WriteOn);
+    let host = Host::new(story.nas.root(), "scratchPerVm = 67108864\n");
+    let (status, booted) = host.boot(&[&story.last().path, "--wait", "console:^never$"]);
+    assert_eq!((status, &booted["verdict"]), (23, &json!("aborted")), "{booted}");
+    assert!(booted["cause"].as_str().unwrap().contains("scratchPerVm"), "{booted}");
+    host.assert_bare();
+}
+
+#[test]
+fn the_guest_s_agent_is_waited_for_where_there_is_one() {
+    let story = story(Then::Linux);
+    let host = Host::new(story.nas.root(), "");
+    let (status, booted) = host.boot(&[&story.last().path, "--memory", "160M"]);
+    assert_eq!((status, &booted["waitedFor"], &booted["memory"]), (0, &json!("agent"), &json!(160 * MIB)), "{booted}");
+    host.assert_bare();
+}
+
+#[test]
+fn a_guest_with_uefi_boots_by_the_host_s_firmware_and_leaves_no_variables() {
+    let mut guest = Guest::stopped([support::Disk::new()]);
+    guest.os = " firmware='efi'";
+    guest.start();
+    let mut story = Story::new(guest, Nas::folder());
+    story.take("full");
+    let variables = || std::fs::read_dir("/var/lib/libvirt/qemu/nvram").into_iter().flatten().count();
+    let before = variables();
+    let own = format!("nasbackup-boot-{}-", std::process::id());
+    let request = json!({"repository": {"type": "dir", "address": story.nas.root()}, "backupPath": story.last().path,
+        "wait": {"console": "BdsDxe"}});
+    let booted = operation::call("bootPoint", &request.to_string(), &mut |_| Ok(())).unwrap();
+    assert_eq!(booted["verdict"], "good", "{booted}");
+    assert_eq!(variables(), before);
+    assert!(!domains().iter().any(|name| name.starts_with(&own)));
+    let scratch = config::current().state_dir.join("scratch");
+    let left = std::fs::read_dir(scratch)
+        .unwrap()
+        .filter(|entry| entry.as_ref().unwrap().file_name().as_encoded_bytes().starts_with(b"boot-"));
+    assert_eq!(left.count(), 0);
+}
+
+#[test]
+fn what_can_t_be_tried_is_refused_and_noted_nowhere() {
+    let story = story(Then::Rest);
+    let host = Host::new(story.nas.root(), "");
+    let point = story.last().path.clone();
+    let status = |arguments: &[&str]| host.boot(&[&[point.as_str()], arguments].concat()).0;
+    for (arguments, expected) in [
+        (&["--wait", "agent"][..], 2),
+        (&["--wait", "console:("], 2),
+        (&["--memory", "1K"], 2),
+        (&["--screenshot", "/no/such/folder/a.png"], 2),
+    ] {
+        assert_eq!(status(arguments), expected, "{arguments:?}");
+    }
+    std::fs::remove_file(story.nas.at(&point).join("domain-config.xml")).unwrap();
+    assert_eq!(status(&[]), 3);
+    assert_eq!(host.boot(&[&format!("{point}0")]).0, 3);
+    let shown: Value = serde_json::from_slice(&host.run(&["--json", "show", &point]).stdout).unwrap();
+    assert_eq!(shown["point"]["booted"], json!([]));
+    host.assert_bare();
+}
