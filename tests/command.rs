@@ -714,6 +714,25 @@ fn what_a_host_lacks_is_told_of_each_thing_and_each_repository() {
 }
 
 #[test]
+fn a_repository_that_hangs_could_not_be_tried_and_holds_nothing_up() {
+    let nas = Nas::folder().through_fuse();
+    let host = Host::new(nas.root());
+    let settings = std::fs::read_to_string(&host.settings).unwrap();
+    let sound = folder("sound");
+    std::fs::write(&host.settings, format!("{settings}repository.sound = {}\n", sound.display())).unwrap();
+    nas.hang();
+    let mut doctor = host.command();
+    doctor.env("NASBACKUP_LIMITS", "open the repository=1000;try the repository=1000").args(["--json", "doctor"]);
+    let output = doctor.output().unwrap();
+    nas.go_on();
+    let findings: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
+    let state = |what: &str| findings.iter().find(|finding| finding["what"] == what).map(|finding| &finding["state"]);
+    assert_eq!(output.status.code(), Some(23), "{findings:?}");
+    assert_eq!(state("repository 'nas'"), Some(&Value::from("untried")), "{findings:?}");
+    assert_eq!(state("repository 'sound'"), Some(&Value::from("ok")), "{findings:?}");
+}
+
+#[test]
 fn operations_of_several_processes_tell_one_file_what_they_came_to() {
     let mut story = Story::new(Guest::ordinary(), Nas::folder());
     story.take("full");

@@ -32,12 +32,12 @@ class HostSettingsTest {
 
     @Test
     void every_setting_can_be_set() throws Exception {
-        Configuration all = read(
-                "# of this host\nconnectionUri = test:///default\nstateDir = /s\nmountDir = /m\n"
-                        + "mountKeepSeconds = 5\nscratchDir=/fast/scratch\nscratchPerVm = 67108864\nscratchPerHost = 67108865\n"
-                        + "engine = push\nrateLimit = 1000000\nhostRateLimit = 2000000\nparallelBackups = 2 \n"
-                        + "freezeSeconds = 90\nfreezeMountPoints = /, /var/lib/my sql,C:\\\\\n"
-                        + "quiesceFailure = warn\nlogLevel = debug\nfileMode = 640\nfolderMode = 751\nkeyFile = /k\nmetricsFile = /m.prom\n");
+        Configuration all = read("# of this host\nconnectionUri = test:///default\nstateDir = /s\nmountDir = /m\n"
+                + "mountKeepSeconds = 5\nscratchDir=/fast/scratch\nscratchPerVm = 67108864\nscratchPerHost = 67108865\n"
+                + "engine = push\nrateLimit = 1000000\nhostRateLimit = 2000000\nparallelBackups = 2 \n"
+                + "freezeSeconds = 90\nfreezeMountPoints = /, /var/lib/my sql,C:\\\\\n"
+                + "quiesceFailure = warn\nlogLevel = debug\nfileMode = 640\nfolderMode = 751\nkeyFile = /k\n"
+                + "metricsFile = /m.prom\n");
         assertThat(all.connectionUri()).isEqualTo("test:///default");
         assertThat(all.stateDir()).isEqualTo("/s");
         assertThat(all.mountDir()).isEqualTo("/m");
