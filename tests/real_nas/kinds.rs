@@ -5,15 +5,17 @@ use std::io::ErrorKind;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use nasbackup::config;
 use nasbackup::error::{Code, Error};
 use nasbackup::nas::folder::Folder;
 use nasbackup::nas::repository::Repository;
+use nasbackup::operation::doctor::{self, State};
 use nasbackup::operation::take_backup::TakeBackupRequest;
 
 use crate::chain::Chain;
 use crate::life::{live, live_shortly};
 use crate::served::{ROOT, USER, at_ipv6, cifs, mount, named, nfs, with_slash};
-use crate::support::{Disk, Guest, Nas, Story, by, folder, run};
+use crate::support::{Disk, Guest, Nas, Story, by, folder, listing, run, until};
 
 /// All of them, and then the ones that failed.
 fn each<T: std::fmt::Debug>(kinds: impl IntoIterator<Item = T>, check: impl Fn(&T)) {
@@ -109,7 +111,7 @@ fn refused(nas: Nas) -> Error {
     let mut chain = Chain::new(nas);
     let error = chain.take().unwrap_err();
     assert_eq!((error.code, error.leftovers), (Code::PermissionDenied, false), "{error}");
-    assert!(crate::support::listing(chain.nas.root()).is_empty());
+    assert!(listing(chain.nas.root()).is_empty());
     error
 }
 
@@ -283,4 +285,29 @@ fn a_folder_of_cifs_is_renamed_once_the_server_has_its_files_closed() {
     });
     drop(root);
     run("umount", ["-l", at.to_str().unwrap()]);
+}
+
+/// It leaves nothing, and says what the table of docs/install.md says.
+#[test]
+#[ignore = "make nas"]
+fn doctor_tells_what_each_kind_does() {
+    use State::{Lacks, Ok as Good};
+    crate::support::init();
+    each(
+        [
+            ("nfs", "nas", "vers=4.2", Good, Good),
+            ("nfs", "ext4", "vers=4.2", Good, Lacks),
+            ("nfs", "nas", "vers=3", Good, Lacks),
+            ("nfs", "nas", "vers=3,nolock", Lacks, Lacks),
+            ("cifs", "nas", ROOT, Lacks, Lacks),
+        ],
+        |(kind, export, options, locks, clones)| {
+            let nas = if *kind == "nfs" { nfs(export, options) } else { cifs(export, options) };
+            let found = doctor::repository("nas", Ok(nas.repository()), config::current());
+            let states: Vec<_> = found.iter().map(|finding| finding.state).collect();
+            assert_eq!(states, [Good, *locks, *clones], "{found:?}");
+            // a client of NFS removes what was open a moment later
+            until("nothing is left", || listing(nas.root()).is_empty());
+        },
+    );
 }
