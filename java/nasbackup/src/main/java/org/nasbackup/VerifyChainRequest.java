@@ -18,12 +18,14 @@ public final class VerifyChainRequest implements Request {
     private final Repository repository;
     private final String backupPath;
     private final String pointId;
+    private final long rateLimit;
 
     private VerifyChainRequest(Builder builder) {
         this.job = builder.job;
         this.repository = builder.repository;
         this.backupPath = builder.backupPath;
         this.pointId = builder.pointId;
+        this.rateLimit = builder.rateLimit;
     }
 
     /** A builder with nothing set. */
@@ -38,6 +40,7 @@ public final class VerifyChainRequest implements Request {
         builder.repository = repository;
         builder.backupPath = backupPath;
         builder.pointId = pointId;
+        builder.rateLimit = rateLimit;
         return builder;
     }
 
@@ -65,6 +68,11 @@ public final class VerifyChainRequest implements Request {
         return pointId;
     }
 
+    /** Bytes a second that {@link NasBackup#verifyData} reads at most; 0: no limit. */
+    public long rateLimit() {
+        return rateLimit;
+    }
+
     @Override
     public String toString() {
         return "verification of " + backupPath + " on " + repository;
@@ -76,6 +84,7 @@ public final class VerifyChainRequest implements Request {
         private Repository repository;
         private String backupPath;
         private String pointId;
+        private long rateLimit;
 
         private Builder() {}
 
@@ -100,6 +109,12 @@ public final class VerifyChainRequest implements Request {
         /** @see VerifyChainRequest#pointId */
         public Builder pointId(String pointId) {
             this.pointId = pointId;
+            return this;
+        }
+
+        /** @see VerifyChainRequest#rateLimit */
+        public Builder rateLimit(long rateLimit) {
+            this.rateLimit = rateLimit;
             return this;
         }
 

@@ -99,6 +99,8 @@ class RequestTest {
                 .volumes(List.of(
                         RestoreVolume.builder().volume("v").output(output).build(),
                         RestoreVolume.builder().file("f").output(output).build()))
+                .nvramPath("/n")
+                .tpmPath("/t")
                 .verify(Verify.DATA)
                 .keepOld(true)
                 .keepOldIn("/k")
