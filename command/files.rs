@@ -56,15 +56,15 @@ fn parts(text: &str) -> (&str, Option<&str>) {
 fn file_systems(found: &[FileSystem]) -> String {
     let mut table = comfy_table::Table::new();
     table.load_preset(comfy_table::presets::NOTHING);
-    table.set_header(["VOLUME", "PARTITION", "TYPE", "SIZE", "LABEL"]);
+    table.set_header(["volume", "partition", "type", "size", "label", "readable"]);
     for told in found {
-        let note = if told.readable { "" } else { ", can't be read here" };
         table.add_row([
             plain(told.volume.as_deref().unwrap_or("-")).into_owned(),
             plain(told.partition.as_deref().unwrap_or("-")).into_owned(),
-            plain(&format!("{}{note}", told.kind)).into_owned(),
+            plain(&told.kind).into_owned(),
             told.size.map_or_else(|| "-".to_owned(), size),
             plain(told.label.as_deref().unwrap_or("-")).into_owned(),
+            (if told.readable { "yes" } else { "no" }).to_owned(),
         ]);
     }
     table.trim_fmt() + "\n"

@@ -126,7 +126,8 @@ fn line(status: &JobStatus) -> String {
 }
 
 fn speed(status: &JobStatus) -> String {
-    let rate = status.bytes_per_second.map(|rate| format!(", {}/s", size(rate)));
+    // nothing is counted where there is nothing to copy
+    let rate = status.bytes_per_second.filter(|_| status.done_bytes > 0).map(|rate| format!(", {}/s", size(rate)));
     let left = status.remaining_millis.map(|millis| format!(", {} left", time(Duration::from_millis(millis))));
     format!("{}{}", rate.unwrap_or_default(), left.unwrap_or_default())
 }

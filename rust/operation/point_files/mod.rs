@@ -87,7 +87,7 @@ pub struct Listing {
 pub fn find(own: OwnMounts, request: PointFilesRequest, listener: Listener<'_>) -> Result<Vec<FileSystem>> {
     let (mut mounting, disks) = mount(own, "findFileSystems", &request, listener)?;
     let found = worker::run(STEP, limits::STORAGE_STEP, &mut mounting.job, move |pulse| {
-        Ok(disks.find(pulse)?.into_iter().map(|found| found.told).collect())
+        Ok(disks.find(None, pulse)?.into_iter().map(|found| found.told).collect())
     })?;
     mounting.check()?;
     Ok(found)
@@ -178,7 +178,8 @@ enum Place {
 }
 
 impl Disks {
-    fn find(&self, pulse: &Pulse) -> Result<Vec<Found>> {
+    /// All file systems; those that only libguestfs finds are left out if another one has the name of the wanted partition.
+    fn find(&self, wanted: Option<&str>, pulse: &Pulse) -> Result<Vec<Found>> {
         let mut found = Vec::new();
         for (index, disk) in self.disks.iter().enumerate() {
             pulse.at(0, 0).map_err(Stopped::error)?;
@@ -186,8 +187,9 @@ impl Disks {
             found.extend(extents.into_iter().map(|(extent, told)| Found { told, place: Place::Extent(index, extent) }));
         }
         let parts = found.iter().any(|found| matches!(found.told.kind.as_str(), "LVM2_member" | "linux_raid_member"));
+        let is_found = wanted.is_some() && found.iter().any(|found| found.told.partition.as_deref() == wanted);
         let volumes = match &self.guestfs {
-            Some(guestfs) if parts => guestfs.find_volumes(|| pulse.at(0, 0).map_err(Stopped::error))?,
+            Some(guestfs) if parts && !is_found => guestfs.find_volumes(|| pulse.at(0, 0).map_err(Stopped::error))?,
             _ => Vec::new(),
         };
         found.extend(volumes.into_iter().map(|(name, kind)| {
@@ -227,7 +229,7 @@ impl Disks {
 
     /// Mounts the one that is meant.
     fn view(&self, partition: Option<&str>, pulse: &Pulse) -> Result<View> {
-        let mut found = self.find(pulse)?;
+        let mut found = self.find(partition, pulse)?;
         let told: Vec<_> = found.iter().map(|found| &found.told).collect();
         let Found { told, place } = found.swap_remove(the_one(&told, partition, self.guestfs.is_some())?);
         let at = &self.own.root;
@@ -297,7 +299,6 @@ fn the_one(found: &[&FileSystem], partition: Option<&str>, has_guestfs: bool) ->
     let is_named = |told: &FileSystem| partition.is_none_or(|name| told.partition.as_deref() == Some(name));
     let named: Vec<_> = (0..).zip(found).filter(|(_, told)| is_named(told)).collect();
     let readable: Vec<_> = named.iter().filter(|(_, told)| told.readable).collect();
-    let all = || named.iter().map(|(_, told)| describe(told)).collect::<Vec<_>>().join(", ");
     match (&readable[..], named.is_empty()) {
         ([(index, _)], _) => Ok(*index),
         ([], true) => {
@@ -307,9 +308,13 @@ fn the_one(found: &[&FileSystem], partition: Option<&str>, has_guestfs: bool) ->
         }
         ([], false) => {
             let help = if has_guestfs { "" } else { "; libguestfs reads more, LVM among it: install guestfish" };
-            Err(Error::new(Code::UnsupportedImage, STEP, format!("this host can't read {}{help}", all())))
+            let all = named.iter().map(|(_, told)| describe(told)).collect::<Vec<_>>().join(", ");
+            Err(Error::new(Code::UnsupportedImage, STEP, format!("this host can't read {all}{help}")))
         }
-        _ => Err(Error::invalid("--partition", format!("which one, and of which volume? There are {}", all()))),
+        _ => {
+            let all = readable.iter().map(|(_, told)| describe(told)).collect::<Vec<_>>().join(", ");
+            Err(Error::invalid("--partition", format!("which one, and of which volume? There are {all}")))
+        }
     }
 }
 
@@ -341,7 +346,7 @@ mod tests {
             (vec![&whole], None, Ok(0)),
             (vec![&lvm, &root], None, Ok(1)),
             (vec![&boot, &root, &lvm], Some("2"), Ok(1)),
-            (vec![&boot, &root], None, Err((Code::InvalidArgument, "1 of 'root' (vfat), 2 of 'root' (ext4)"))),
+            (vec![&boot, &lvm, &root], None, Err((Code::InvalidArgument, "1 of 'root' (vfat), 2 of 'root' (ext4)"))),
             (vec![&whole, &root], None, Err((Code::InvalidArgument, "all of 'data' (xfs), 2 of 'root' (ext4)"))),
             (vec![&lvm], None, Err((Code::UnsupportedImage, "3 of 'root' (LVM2_member); libguestfs reads more, LVM"))),
             (vec![&lvm, &root], Some("3"), Err((Code::UnsupportedImage, "install guestfish"))),
