@@ -9,6 +9,7 @@ use std::process::{Child, Command, Output, Stdio};
 
 use nasbackup::config;
 use nasbackup::operation;
+use nasbackup::work::phase::Phase;
 use serde_json::{Value, json};
 use support::{Guest, MIB, Nas, READY, Story, Then, bootable_guest, folder, run, until};
 
@@ -249,10 +250,16 @@ fn the_guest_s_agent_is_waited_for_where_there_is_one() {
 }
 
 #[test]
-fn a_guest_with_uefi_boots_by_the_host_s_firmware_and_leaves_no_variables() {
+fn a_guest_with_uefi_boots_by_the_host_s_firmware_on_a_copy_of_its_variables() {
+    // the end of the file, where the firmware keeps nothing
+    const MARK: &[u8] = b"of this machine";
     let mut guest = Guest::stopped([support::Disk::new()]);
     guest.os = " firmware='efi'";
     guest.start();
+    let live = format!("/var/lib/libvirt/qemu/nvram/{}_VARS.fd", guest.name);
+    let file = std::fs::File::options().write(true).open(&live).unwrap();
+    let end = file.metadata().unwrap().len() - MARK.len() as u64;
+    std::os::unix::fs::FileExt::write_all_at(&file, MARK, end).unwrap();
     let mut story = Story::new(guest, Nas::folder());
     story.take("full");
     let variables = || std::fs::read_dir("/var/lib/libvirt/qemu/nvram").into_iter().flatten().count();
@@ -260,15 +267,25 @@ fn a_guest_with_uefi_boots_by_the_host_s_firmware_and_leaves_no_variables() {
     let own = format!("nasbackup-boot-{}-", std::process::id());
     let request = json!({"repository": {"type": "dir", "address": story.nas.root()}, "backupPath": story.last().path,
         "wait": {"console": "BdsDxe"}});
-    let booted = operation::call("bootPoint", &request.to_string(), &mut |_| Ok(())).unwrap();
+    let scratch = config::current().state_dir.join("scratch");
+    let own_folders = || {
+        let paths = std::fs::read_dir(&scratch).unwrap().map(|entry| entry.unwrap().path());
+        paths.filter(|path| path.file_name().unwrap().as_encoded_bytes().starts_with(b"boot-")).collect::<Vec<_>>()
+    };
+    let mut copied = false;
+    let booted = operation::call("bootPoint", &request.to_string(), &mut |status| {
+        // its guest is still paused
+        if status.phase == Phase::BootGuest && !copied {
+            copied = std::fs::read(own_folders()[0].join("variables")).unwrap().ends_with(MARK);
+            assert!(copied);
+        }
+        Ok(())
+    });
+    let booted = booted.unwrap();
     assert_eq!(booted["verdict"], "good", "{booted}");
     assert_eq!(variables(), before);
     assert!(!domains().iter().any(|name| name.starts_with(&own)));
-    let scratch = config::current().state_dir.join("scratch");
-    let left = std::fs::read_dir(scratch)
-        .unwrap()
-        .filter(|entry| entry.as_ref().unwrap().file_name().as_encoded_bytes().starts_with(b"boot-"));
-    assert_eq!(left.count(), 0);
+    assert_eq!(own_folders(), [""; 0].map(PathBuf::from));
 }
 
 #[test]

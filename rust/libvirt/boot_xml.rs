@@ -26,7 +26,7 @@ pub struct BootDomain<'a> {
     pub memory: u64,
     /// Processors.
     pub cpus: u32,
-    /// The host's firmware, and the file for its variables, of a machine with UEFI.
+    /// The host's firmware, and the file for its variables, of a machine with UEFI. libvirt makes that file unless it is there.
     pub uefi: Option<(&'a str, &'a str)>,
     /// Its disks.
     pub disks: &'a [BootDisk<'a>],
@@ -88,10 +88,13 @@ fn add_os(xml: &mut Xml, domain: &BootDomain<'_>) {
     xml.close("type");
     if let Some((loader, variables)) = domain.uefi {
         let secure = if is_secure(domain) { "yes" } else { "no" };
-        xml.open("loader", &[("readonly", "yes"), ("type", "pflash"), ("secure", secure)]);
+        let format: &[_] = if loader.ends_with(".qcow2") { &[("format", "qcow2")] } else { &[] };
+        xml.open("loader", &[&[("readonly", "yes"), ("type", "pflash"), ("secure", secure)], format].concat());
         xml.content(loader);
         xml.close("loader");
-        xml.text("nvram", variables);
+        xml.open("nvram", format);
+        xml.content(variables);
+        xml.close("nvram");
     }
     if domain.disks.iter().all(|disk| disk.saved.boot.is_none()) {
         xml.empty("boot", &[("dev", "hd")]);

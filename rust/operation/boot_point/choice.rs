@@ -1,7 +1,7 @@
 //! What is taken of the host for a boot test, and of the restore point: decided, and not done.
 
 use crate::libvirt::{KnownEmulator, SavedDisk, SavedDomain, Uefi};
-use crate::point::{Manifest, volume_of};
+use crate::point::{Manifest, NVRAM_QCOW2, volume_of};
 
 /// Bytes of memory below which no guest is started.
 const LEAST_MEMORY: u64 = 16 << 20;
@@ -37,6 +37,11 @@ pub(super) fn loader<'a>(saved: &Uefi, host: &'a [String]) -> Option<&'a str> {
     let checks = |path: &&String| ["secboot", "secure", ".ms."].iter().any(|word| path.contains(word));
     let same = host.iter().find(|path| Some(*path) == saved.loader.as_ref());
     same.or_else(|| host.iter().find(|path| checks(path) == saved.secure)).map(String::as_str)
+}
+
+/// Do the variables in a file of this name fit the host's `loader`? Those of another firmware may be of another size.
+pub(super) fn fits(variables: &str, saved: &Uefi, loader: &str) -> bool {
+    saved.loader.as_deref() == Some(loader) && (variables == NVRAM_QCOW2) == loader.ends_with(".qcow2")
 }
 
 /// For each saved disk the one among the point's, by their volumes, that is the same; none of a disk that the point does not hold.
@@ -110,6 +115,15 @@ mod tests {
             assert_eq!(loader(&uefi, &paths), expected, "{uefi:?}");
         }
         assert_eq!(loader(&saved(None, true), &paths[1..2]), None);
+        for (variables, then, now, expected) in [
+            ("nvram.fd", Some("/f/CODE.fd"), "/f/CODE.fd", true),
+            ("nvram.fd", Some("/f/CODE.fd"), "/f/CODE_4M.fd", false),
+            ("nvram.fd", None, "/f/CODE.fd", false),
+            ("nvram.qcow2.fd", Some("/f/CODE.fd"), "/f/CODE.fd", false),
+            ("nvram.qcow2.fd", Some("/f/CODE.qcow2"), "/f/CODE.qcow2", true),
+        ] {
+            assert_eq!(fits(variables, &saved(then, false), now), expected, "{variables} {then:?} {now}");
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! take what the guest writes. Nothing of it outlasts the test.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, fchown};
 use std::path::Path;
 
@@ -79,6 +80,12 @@ impl TestFolder {
         let raw = self.path(&format!("{DISKS}/{name}.raw"))?;
         self.disks.push(below);
         Ok((overlay, raw))
+    }
+
+    /// Puts a file that the guest may write into the folder.
+    pub(super) fn put(&self, path: &str, bytes: &[u8]) -> Result<()> {
+        let path = Path::new(path);
+        self.create(path)?.write_all(bytes).map_err(|e| Error::io(STEP, path, e))
     }
 
     /// Makes an empty file of QEMU's user.

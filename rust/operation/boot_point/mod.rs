@@ -27,7 +27,7 @@ use crate::nas::folder::Folder;
 use crate::nas::path::PointPath;
 use crate::nas::repository::Repository;
 use crate::plain::plain;
-use crate::point::Manifest;
+use crate::point::{Manifest, StateFile, StatePart};
 use crate::work::deadline::{self, ask, bounded};
 use crate::work::job::{self, Listener, Reporter};
 use crate::work::phase::Phase;
@@ -216,20 +216,25 @@ struct Found {
     disks: Vec<CheckedDisk>,
     /// For each disk of the domain the one of `disks`.
     held: Vec<Option<usize>>,
+    /// Its UEFI variables, if the point holds some.
+    variables: Option<StateFile>,
 }
 
 impl Found {
     fn find(root: &Folder, point: &PointPath) -> Result<Found> {
         let none = || Error::new(Code::NotFound, STEP, format!("'{point}' holds no XML of its domain"));
         let saved = SavedDomain::parse(&show_point::domain(root, point)?.ok_or_else(none)?)?;
-        let manifest = Manifest::read_sound(&root.open_dir(&point.folder())?, point)?;
+        let folder = root.open_dir(&point.folder())?;
+        let manifest = Manifest::read_sound(&folder, point)?;
+        let read = |manifest: &Manifest| StateFile::read(&folder, manifest, StatePart::Nvram);
+        let variables = manifest.as_ref().map(read).transpose()?.flatten();
         let disks = checked_chain::open_all(root, point, None, &checked_chain::all(root, point)?)?;
         let volumes: Vec<_> = disks.iter().map(|disk| disk.volume.as_str()).collect();
         let held = choice::held(&saved, manifest.as_ref(), &volumes);
         if held.iter().all(Option::is_none) {
             return Err(Error::new(Code::NotFound, STEP, format!("'{point}' holds no disk of its domain")));
         }
-        Ok(Found { saved, disks, held })
+        Ok(Found { saved, disks, held, variables })
     }
 }
 
@@ -296,7 +301,7 @@ impl Test<'_> {
 
     /// The machine's XML, whose files are there then.
     fn xml(&mut self, found: Found, host: &Host, folder: &mut TestFolder, job: &mut Reporter<'_>) -> Result<String> {
-        let Found { saved, disks, held } = found;
+        let Found { saved, disks, held, variables } = found;
         let mut disks: Vec<_> = disks.into_iter().map(Some).collect();
         let mut paths = Vec::new();
         for (saved, held) in saved.disks.iter().zip(held) {
@@ -312,7 +317,14 @@ impl Test<'_> {
             .map(|(saved, (overlay, below))| (*saved, (overlay.as_str(), below.as_str())))
             .map(disk)
             .collect();
-        let variables = folder.path("variables")?;
+        let path = folder.path("variables")?;
+        if let (Some(held), Some(uefi), Some(loader)) = (variables, &saved.uefi, &host.loader) {
+            if choice::fits(held.name, uefi, loader) {
+                folder.put(&path, &held.bytes)?;
+            } else {
+                log::info!("the point's UEFI variables are of another firmware than '{loader}', which begins without");
+            }
+        }
         Ok(boot_xml(&BootDomain {
             saved: &saved,
             name: &folder.domain(),
@@ -321,7 +333,7 @@ impl Test<'_> {
             machine: &host.machine,
             memory: self.answer.memory,
             cpus: saved.cpus.min(processors()),
-            uefi: host.loader.as_deref().map(|loader| (loader, variables.as_str())),
+            uefi: host.loader.as_deref().map(|loader| (loader, path.as_str())),
             disks: &disks,
         }))
     }
