@@ -16,6 +16,7 @@ CARGO_DENY := 0.20.2
 ZIG := 0.15.2
 CARGO_ZIGBUILD := 0.24.1
 CYCLONEDX_MAVEN := 2.9.1
+CYCLONEDX_CARGO := 0.5.7
 ADVISORIES := https://github.com/RustSec/advisory-db
 
 .PHONY: build packages install install-agent install-server uninstall demo quick check test test-binaries nas fuzz soak soak-images \
@@ -34,7 +35,7 @@ packages: export GLIBC = 2.28
 packages: TARGET = $(shell uname -m)-unknown-linux-gnu
 packages: export NATIVE = $(CARGO_TARGET_DIR)/$(TARGET)/release
 packages: OUT = $(CARGO_TARGET_DIR)/packages
-packages: build-prerequisites $(TOOLS)/zig/bin/cargo-zigbuild
+packages: build-prerequisites $(TOOLS)/zig/bin/cargo-zigbuild $(TOOLS)/bin/cargo-cyclonedx
 	tests/lab/install packages
 	PATH="$(TOOLS)/zig/bin:$$PATH" cargo zigbuild --release --features command --target $(TARGET).$(GLIBC)
 	tests/no-hooks $(NATIVE)/libnasbackup.so
@@ -44,6 +45,9 @@ packages: build-prerequisites $(TOOLS)/zig/bin/cargo-zigbuild
 	packaging/packages $(OUT)
 	$(MVN) org.cyclonedx:cyclonedx-maven-plugin:$(CYCLONEDX_MAVEN):makeAggregateBom -DoutputFormat=json -DoutputDirectory=$(OUT) \
 		-DoutputName=nasbackup-jars.cdx -DincludeBomSerialNumber=false -DincludeProvidedScope=false -DincludeTestScope=false
+	$(TOOLS)/bin/cargo-cyclonedx cyclonedx --quiet --format json --features command --target $(TARGET) --override-filename nasbackup-crates.cdx
+	sed 's|file://$(CURDIR)|file://.|' nasbackup-crates.cdx.json >$(OUT)/nasbackup-crates.cdx.json
+	rm nasbackup-crates.cdx.json
 	tests/packages $(OUT)
 
 # What make build made, to this machine or below DESTDIR; docs/install.md says what is left to do.
@@ -166,9 +170,11 @@ lint-java: build-prerequisites
 	tests/linkcheck $(SIGNATURES)
 
 # Without its network features and without optimization it is built in a fraction of the time.
-$(TOOLS)/bin/cargo-deny: | build-prerequisites
+$(TOOLS)/bin/cargo-deny: VERSION = $(CARGO_DENY)
+$(TOOLS)/bin/cargo-cyclonedx: VERSION = $(CYCLONEDX_CARGO)
+$(TOOLS)/bin/cargo-deny $(TOOLS)/bin/cargo-cyclonedx: | build-prerequisites
 	CARGO_PROFILE_DEV_DEBUG=0 CARGO_TARGET_DIR=$(TOOLS)/build cargo install --quiet --locked --debug --no-default-features \
-		--version $(CARGO_DENY) --root $(TOOLS) cargo-deny
+		--version $(VERSION) --root $(TOOLS) $(@F)
 	rm -rf $(TOOLS)/build
 
 # The linker that takes no symbol newer than it is told.
