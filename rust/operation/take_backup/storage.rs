@@ -17,7 +17,7 @@ use super::request::{Checked, Mode};
 use super::space::Free;
 use super::written::{self, TakenOver, WrittenTarget};
 use crate::apart::{Apart, Descriptor};
-use crate::config;
+use crate::config::{self, FILE_MODE};
 use crate::digest::Digest;
 use crate::engine::{self, push};
 use crate::error::{Code, Error, Result, called};
@@ -32,7 +32,7 @@ use crate::nas::removal;
 use crate::nas::session::Session;
 use crate::nas::view::TargetView;
 use crate::point::fingerprints::{self, Base};
-use crate::point::{DEEPEST, MANIFEST, Manifest, Parent};
+use crate::point::{DEEPEST, MANIFEST, Manifest, Parent, StatePart};
 use crate::qcow2;
 use crate::work::deadline::{Background, bounded, start};
 
@@ -497,7 +497,9 @@ impl Targets {
         let hash = |(name, text): &(&str, Vec<u8>)| ((*name).to_owned(), Digest::of(text));
         manifest.texts = Some(texts.iter().map(hash).collect());
         for (name, text) in texts {
-            let mut file = self.partial.create_file(name)?;
+            // whoever may read the disks, too, may not have what opens them where the guest encrypts them
+            let mode = if StatePart::of(name).is_some() { FILE_MODE } else { config::current().file_mode() };
+            let mut file = self.partial.folder().create_file(name, mode)?;
             let written = file.write_all(&text).map_err(called("write"));
             let written = written.and_then(|()| file.sync_all().map_err(called("fsync")));
             written.map_err(|e| Error::io("write what describes the machine", folder.join(name), e))?;
