@@ -215,7 +215,9 @@ pub(crate) const KILLED: Duration = seconds(5);
 // What is told of operations
 
 /// An operation is not told of while another process of this host tells of its own: that takes milliseconds.
-pub(crate) const METRICS: Duration = seconds(5);
+pub(crate) const METRICS_LOCK: Duration = seconds(5);
+/// An operation that has ended is answered, and what tells of it is left to its thread: longer than `METRICS_LOCK`.
+pub(crate) const METRICS: Duration = seconds(10);
 
 // Between two looks
 

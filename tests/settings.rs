@@ -9,6 +9,7 @@ mod support;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use nasbackup::config::{self, Config, QuiesceFailure};
 use nasbackup::nas::repository::Repository;
@@ -74,6 +75,30 @@ fn what_is_made_in_a_repository_has_the_permissions_that_are_set() {
     }
     assert_eq!(made.iter().filter(|(path, _)| is_state(path)).count(), 6, "{made:?}");
     story.assert_all_restore();
+}
+
+#[test]
+fn a_metrics_file_that_hangs_holds_no_answer_up() {
+    let _alone = alone();
+    support::init();
+    let before = Config::clone(&config::current());
+    let (nas, hung) = (Nas::folder(), Nas::folder().through_fuse());
+    let metrics = hung.at("nasbackup.prom");
+    config::set(Config { metrics_file: Some(metrics.clone()), ..before.clone() });
+    let request = json!({"repository": {"type": "dir", "address": nas.root()}}).to_string();
+    let list = move || operation::call("listPoints", &request, &mut |_| Ok(()));
+    hung.hang();
+    let (answers, answered) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        nasbackup::shorten(&["tell what operations have come to"], Duration::from_secs(1));
+        // the second one finds the first one's thread in its way
+        (0..2).for_each(|_| answers.send(list()).unwrap());
+    });
+    let answers: Vec<_> = (0..2).map(|_| answered.recv_timeout(Duration::from_secs(60))).collect();
+    hung.go_on();
+    config::set(before);
+    assert!(answers.iter().all(|answer| answer.as_ref().is_ok_and(Result::is_ok)), "{answers:?}");
+    support::until("what was told late is there", || metrics.exists());
 }
 
 #[test]

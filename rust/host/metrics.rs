@@ -17,7 +17,8 @@ use crate::error::{Error, Result};
 use crate::limits;
 use crate::work::watched::Watched;
 
-const STEP: &str = "tell what operations have come to";
+/// What an error in it names.
+pub const STEP: &str = "tell what operations have come to";
 const RECORD: &str = "metrics.json";
 /// The most pairs of an operation and a machine that are kept; those that ended longest ago go first.
 const MOST: usize = 2000;
@@ -73,7 +74,7 @@ pub fn tell(state_dir: &Path, file: &Path, watched: &Watched, end: End) -> Resul
 }
 
 fn lock(state_dir: &Path) -> Result<Flock> {
-    let until = Instant::now() + limits::METRICS;
+    let until = Instant::now() + limits::METRICS_LOCK;
     loop {
         match Flock::take(lock_file(state_dir, "metrics")?) {
             Err(Errno::WOULDBLOCK) if Instant::now() < until => std::thread::sleep(limits::TOOL_LOOK),
