@@ -6,6 +6,7 @@
 mod files;
 mod support;
 
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -711,6 +712,41 @@ fn what_a_host_lacks_is_told_of_each_thing_and_each_repository() {
     assert_eq!(diagnose(&["-r", "nas"]).3.len(), 3, "that one alone");
     let told = String::from_utf8(host.run(&["doctor"]).stdout).unwrap();
     assert!(told.contains("lacks    libvirt: ") && told.contains("'connectionUri'"), "{told}");
+}
+
+#[test]
+fn a_scratch_folder_that_qemu_can_t_pass_to_and_what_ceph_alone_needs_stop_no_backup() {
+    let mut host = Host::new(&folder("nas"));
+    let closed = folder("closed");
+    std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0o700)).unwrap();
+    let settings = std::fs::read_to_string(&host.settings).unwrap();
+    std::fs::write(&host.settings, format!("{settings}scratchDir = {}/scratch\n", closed.display())).unwrap();
+    let diagnose = |host: &Host| {
+        let output = host.run(&["--json", "doctor"]);
+        let findings: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
+        (output.status.code(), findings)
+    };
+    let of = |findings: &[Value], what: &str| {
+        let found = findings.iter().find(|finding| finding["what"] == what);
+        found.unwrap_or_else(|| panic!("{what}: {findings:?}")).clone()
+    };
+    let (status, findings) = diagnose(&host);
+    let scratch = of(&findings, "scratch folder");
+    let passing = format!("can't pass through '{}'", closed.display());
+    assert!(scratch["state"] == "lacks" && scratch["found"].as_str().unwrap().contains(&passing), "{scratch}");
+    assert_eq!((status, &scratch["stops"]), (Some(0), &Value::from(false)));
+    // of the tools none but what backups need
+    let tools = folder("tools");
+    for tool in ["mount", "qemu-img"] {
+        symlink(Path::new("/usr/bin").join(tool), tools.join(tool)).unwrap();
+    }
+    host.tools = Some(tools);
+    let (status, findings) = diagnose(&host);
+    for (what, package) in [("qemu-nbd", "qemu-utils"), ("rbd", "ceph-common")] {
+        let lacks = of(&findings, what);
+        assert!(lacks["state"] == "lacks" && lacks["advice"].as_str().unwrap().contains(package), "{lacks}");
+    }
+    assert_eq!(status, Some(0), "{findings:?}");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! What this host's libvirt can run (libvirt's formatcaps and formatdomaincaps).
+//! What this host's libvirt is, and can run (libvirt's formatcaps and formatdomaincaps).
 
 use std::collections::BTreeMap;
 
@@ -15,6 +15,8 @@ const STEP: &str = "ask what the host can run";
 pub struct Capabilities {
     /// User and group that QEMU runs as; none where libvirt does not tell, as that of a user of its own.
     pub owner: Option<(u32, u32)>,
+    /// What guests are confined by, such as `apparmor`.
+    pub models: Vec<String>,
     /// Its QEMUs by the architecture of their machines.
     pub emulators: BTreeMap<String, KnownEmulator>,
 }
@@ -45,8 +47,29 @@ impl Capabilities {
             (arch.name, KnownEmulator { path: arch.emulator, machines: arch.machine, kvm })
         };
         let owner = dac.and_then(|dac| dac.baselabel.first()).and_then(|label| owner(label));
-        Ok(Capabilities { owner, emulators: arches.map(emulator).collect() })
+        let models = found.host.secmodel.iter().map(|security| security.model.clone()).collect();
+        Ok(Capabilities { owner, models, emulators: arches.map(emulator).collect() })
     }
+}
+
+/// What runs a host's guests. Versions count as libvirt does: 9.0.0 is 9,000,000.
+#[derive(Debug, Clone)]
+pub struct Hypervisor {
+    /// libvirt's version.
+    pub libvirt: u64,
+    /// QEMU's version; an error where the host has none.
+    pub qemu: Result<u64>,
+    /// What it can run, and how.
+    pub capabilities: Result<Capabilities>,
+}
+
+/// Asks the libvirt at `uri` what it is.
+pub fn hypervisor(uri: &str) -> Result<Hypervisor> {
+    const STEP: &str = "ask libvirt for versions";
+    let connection = connect(uri)?;
+    let libvirt = connection.lib_version().map_err(at(STEP))?;
+    let qemu = connection.hyp_version().map(u64::from).map_err(at(STEP));
+    Ok(Hypervisor { libvirt: libvirt.into(), qemu, capabilities: Capabilities::of_host(uri) })
 }
 
 /// The UEFI firmware that the host's libvirt knows for a machine.
@@ -147,7 +170,7 @@ mod tests {
             <guest><os_type>hvm</os_type><arch name='aarch64'><emulator>/usr/bin/a</emulator><domain type='qemu'/></arch></guest>\
             <guest><os_type>exe</os_type><arch name='i686'/></guest></capabilities>";
         let found = Capabilities::parse(text).unwrap();
-        assert_eq!(found.owner, Some((64055, 108)));
+        assert_eq!((found.owner, found.models.join(" ")), (Some((64055, 108)), "apparmor dac".to_owned()));
         let names: Vec<_> = found.emulators.keys().map(String::as_str).collect();
         assert_eq!(names, ["aarch64", "x86_64"]);
         let x86 = &found.emulators["x86_64"];
@@ -156,7 +179,8 @@ mod tests {
             ("/usr/bin/q", "pc-q35-7.2 q35".to_owned(), true)
         );
         assert!(!found.emulators["aarch64"].kvm);
-        assert_eq!(Capabilities::parse("<capabilities/>").unwrap().owner, None);
+        let none = Capabilities::parse("<capabilities/>").unwrap();
+        assert!(none.owner.is_none() && none.models.is_empty());
         assert_eq!(Capabilities::parse("").unwrap_err().code, Code::Libvirt);
     }
 }

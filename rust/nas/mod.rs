@@ -1,5 +1,6 @@
 //! The repository: sessions on it, paths that can't leave it, locks, and publishing.
 
+pub(crate) mod access;
 pub(crate) mod beneath;
 pub(crate) mod denied;
 pub mod folder;

@@ -119,10 +119,18 @@ pub(super) fn mount(path: &Asked<String>) -> Finding {
     path.as_ref().map_or_else(lacks, |path| Finding::ok("mount", path))
 }
 
-pub(super) fn storage_daemon(path: &Asked<String>) -> Finding {
-    const WHAT: &str = "qemu-storage-daemon";
-    let advice = "'nasbackup mount' needs it: package qemu-system-common (Debian, Ubuntu) or qemu-kvm-core";
-    path.as_ref().map_or_else(|why| Finding::lacks(WHAT, why).advise(advice), |path| Finding::ok(WHAT, path))
+/// Programs that some operations need, and backups of disks in files do not.
+pub(super) const SOME_NEED: [(&str, &str); 3] = [
+    ("qemu-storage-daemon", "'nasbackup mount' needs it: package qemu-system-common (Debian, Ubuntu) or qemu-kvm-core"),
+    (
+        "qemu-nbd",
+        "stopped guests with disks in Ceph need it, and restores to Ceph: package qemu-utils (Debian, Ubuntu) or qemu-img",
+    ),
+    ("rbd", "restores to Ceph need it: package ceph-common"),
+];
+
+pub(super) fn some_need(program: &str, path: &Asked<String>, advice: &str) -> Finding {
+    path.as_ref().map_or_else(|why| Finding::lacks(program, why).advise(advice), |path| Finding::ok(program, path))
 }
 
 pub(super) fn libnbd(there: &Asked<()>, engine: Engine) -> Finding {
@@ -139,7 +147,8 @@ pub(super) fn libnbd(there: &Asked<()>, engine: Engine) -> Finding {
 /// `room` in bytes.
 pub(super) fn scratch(room: &Tries<u64>, engine: Engine) -> Finding {
     const WHAT: &str = "scratch folder";
-    let advice = "without it backups go by push: make room, or name another folder in 'scratchDir'";
+    let advice =
+        "without it backups go by push: make room, let QEMU's user pass, or name another folder in 'scratchDir'";
     match room {
         Ok(room) if *room >= LEAST_SCRATCH => Finding::ok(WHAT, format!("has room for {}", mebibytes(*room))),
         Ok(room) => {
@@ -306,8 +315,8 @@ mod tests {
             (qemu_img(&no()), Lacks, true),
             (mount(&told("/bin/mount")), Good, false),
             (mount(&no()), Lacks, true),
-            (storage_daemon(&told("/bin/qemu-storage-daemon")), Good, false),
-            (storage_daemon(&no()), Lacks, false),
+            (some_need("rbd", &told("/bin/rbd"), "why"), Good, false),
+            (some_need("rbd", &no(), "why"), Lacks, false),
             (libnbd(&Ok(()), Engine::Pull), Good, false),
             (libnbd(&no(), Engine::Pull), Lacks, true),
             (libnbd(&no(), Engine::Auto), Lacks, false),

@@ -17,6 +17,8 @@ use crate::engine::scratch::Scratch;
 use crate::error::{Error, Result};
 use crate::libvirt;
 use crate::limits;
+use crate::nas::access::check_qemu;
+use crate::nas::folder::Folder;
 use crate::nas::repository::Repository;
 use crate::nas::session::Session;
 use crate::nas::{health, tree};
@@ -30,14 +32,16 @@ const STEP: &str = "look at this host";
 /// Looks at the host.
 pub fn host(config: &Arc<Config>) -> Vec<Finding> {
     let mut findings = vec![judgement::rights(&lacking_rights().map_err(|error| error.to_string()))];
-    findings.extend(hypervisor(config));
+    let (hypervisor, owner) = hypervisor(config);
+    findings.extend(hypervisor);
     let version = qemu_img().map_err(|error| error.reason());
     findings.push(judgement::qemu_img(&version));
     findings.push(judgement::mount(&there("mount")));
-    findings.push(judgement::storage_daemon(&there("qemu-storage-daemon")));
+    findings
+        .extend(judgement::SOME_NEED.map(|(program, advice)| judgement::some_need(program, &there(program), advice)));
     findings.push(judgement::libnbd(&nbd::available().map_err(|error| error.cause), config.engine));
     if config.engine != Engine::Push {
-        findings.push(judgement::scratch(&scratch(config.clone()), config.engine));
+        findings.push(judgement::scratch(&scratch(config.clone(), owner), config.engine));
     }
     findings.push(judgement::links(&tree::knows_nosymfollow().map_err(|error| error.reason()), config.engine));
     findings.push(judgement::keys(config.key_file.as_deref()));
@@ -57,18 +61,21 @@ fn try_repository(repository: Repository, config: Arc<Config>) -> Result<probe::
     tried.inspect_err(|error| health::note_failure(&export, error))
 }
 
-fn hypervisor(config: &Config) -> Vec<Finding> {
+/// What is said of libvirt and QEMU, and the user and group that QEMU runs as, if libvirt tells them.
+fn hypervisor(config: &Config) -> (Vec<Finding>, Option<(u32, u32)>) {
     let uri = config.connection_uri.clone();
     let asked = ask("ask libvirt", limits::LIBVIRT_CALL, move || libvirt::hypervisor(&uri));
     let asked = asked.map_err(|error| error.reason());
     let unknown = |_| "libvirt does not tell".to_owned();
     let qemu = asked.as_ref().map_err(unknown).and_then(|host| host.qemu.clone().map_err(|error| error.reason()));
-    let models = asked.as_ref().map_err(unknown).and_then(|host| host.models.clone().map_err(|error| error.reason()));
+    let can =
+        asked.as_ref().map_err(unknown).and_then(|host| host.capabilities.clone().map_err(|error| error.reason()));
+    let owner = can.as_ref().ok().and_then(|can| can.owner);
     let mut findings = vec![judgement::libvirt(&asked.map(|host| host.libvirt))];
     findings.extend(judgement::qemu(&qemu));
-    findings.push(judgement::apparmor(&apparmor().map_err(|error| error.to_string()), &models));
+    findings.push(judgement::apparmor(&apparmor().map_err(|error| error.to_string()), &can.map(|can| can.models)));
     findings.push(judgement::selinux(&selinux().map_err(|error| error.to_string()), config.engine));
-    findings
+    (findings, owner)
 }
 
 /// The capabilities that this process lacks.
@@ -100,10 +107,13 @@ fn qemu_img() -> Result<String> {
     Ok(tool.run_apart(command, limits::QEMU_IMG)?.output)
 }
 
-/// The room in the scratch folder. The folder of a backup is made there, and removed.
-fn scratch(config: Arc<Config>) -> Result<u64> {
+/// The room in the scratch folder. The folder of a backup is made there, tried as QEMU's user, and removed.
+fn scratch(config: Arc<Config>, owner: Option<(u32, u32)>) -> Result<u64> {
     bounded_for_host("try the scratch folder", limits::STORAGE_STEP, move || {
-        let mut scratch = Scratch::make(&config, "doctor", None)?;
+        let mut scratch = Scratch::make(&config, "doctor", owner)?;
+        if let Some(owner) = owner {
+            check_qemu(&Folder::open_root(scratch.folder())?, scratch.folder(), owner)?;
+        }
         pull::check_scratch(&mut scratch)?;
         scratch.room()
     })

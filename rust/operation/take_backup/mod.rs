@@ -1,6 +1,5 @@
 //! `takeBackup`: one restore point of one virtual machine.
 
-mod access;
 mod base;
 mod bitmap;
 mod call;

@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::access;
 use super::call::Call;
 use super::full;
 use super::plan::TargetSpec;
@@ -22,6 +21,7 @@ use crate::digest::Digest;
 use crate::engine::{self, push};
 use crate::error::{Code, Error, Result, called};
 use crate::limits;
+use crate::nas::access;
 use crate::nas::denied;
 use crate::nas::folder::Folder;
 use crate::nas::instance::Instance;

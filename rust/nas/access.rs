@@ -1,5 +1,5 @@
-//! Checks whether QEMU may write where the backup goes, before the guest is touched, so that the error of a refusing NAS says
-//! who may not do what, and what helps.
+//! Checks whether QEMU may write in a folder, before it has to, so that the error of one that refuses it says who may not do what, and
+//! what helps.
 
 use std::os::unix::fs::fchown;
 use std::path::Path;
@@ -7,22 +7,22 @@ use std::path::Path;
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 
+use super::denied::{Denied, advice};
+use super::folder::Folder;
 use crate::apart::{Apart, Descriptor};
 use crate::config::FILE_MODE;
 use crate::error::{Code, Error, Result};
 use crate::fs_kind::FsKind;
-use crate::nas::denied::{Denied, advice};
-use crate::nas::folder::Folder;
 use crate::second_table;
 use crate::user::as_user;
 
 const STEP: &str = "ask whether QEMU can write";
-/// A file in the unfinished point that is removed at once.
+/// A file in the folder that is removed at once.
 const PROBE: &str = ".access";
 
 /// `PERMISSION_DENIED` when QEMU, which runs as `owner` and sees `folder` at the path `seen`, can't open a file there that
 /// libvirt gives to it.
-pub(super) fn check_qemu(folder: &Folder, seen: &Path, owner: (u32, u32)) -> Result<()> {
+pub(crate) fn check_qemu(folder: &Folder, seen: &Path, owner: (u32, u32)) -> Result<()> {
     let file = folder.create_file(PROBE, FILE_MODE)?;
     let path = seen.join(PROBE);
     let checked = try_as_qemu(&file, &path, owner);
