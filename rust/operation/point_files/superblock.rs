@@ -15,9 +15,13 @@ pub(super) struct Superblock {
 struct Magic(&'static str, usize, &'static [u8], (usize, usize));
 
 /// The shortest text last: chance may write it.
-const MAGICS: [Magic; 16] = [
+const MAGICS: [Magic; 19] = [
     Magic("crypto_LUKS", 0, b"LUKS\xba\xbe", (0, 0)),
-    Magic("LVM2_member", 536, b"LVM2 001", (0, 0)),
+    // LVM looks for its label in four sectors, and takes it whatever else is there
+    Magic("LVM2_member", 0, b"LABELONE", (0, 0)),
+    Magic("LVM2_member", 512, b"LABELONE", (0, 0)),
+    Magic("LVM2_member", 1024, b"LABELONE", (0, 0)),
+    Magic("LVM2_member", 1536, b"LABELONE", (0, 0)),
     Magic("xfs", 0, b"XFSB", (108, 12)),
     Magic("btrfs", 0x1_0040, b"_BHRfS_M", (0x1_012b, 256)),
     Magic("ntfs", 3, b"NTFS    ", (0, 0)),
@@ -88,7 +92,10 @@ mod tests {
             (vec![(82, b"FAT32   ".to_vec()), (71, b"EFI        ".to_vec())], Some("vfat"), Some("EFI")),
             (vec![(54, b"FAT16   ".to_vec()), (43, b"NO NAME    ".to_vec())], Some("vfat"), None),
             (vec![(65600, b"_BHRfS_M".to_vec()), (65835, b"\xff\x1b".to_vec())], Some("btrfs"), Some("\u{fffd}\u{1b}")),
-            (vec![(536, b"LVM2 001".to_vec()), (1080, vec![0x53, 0xef])], Some("LVM2_member"), None),
+            (vec![(0, b"LABELONE".to_vec()), (1080, vec![0x53, 0xef])], Some("LVM2_member"), None),
+            (vec![(512, b"LABELONE".to_vec()), (0, b"XFSB".to_vec())], Some("LVM2_member"), None),
+            (vec![(1536, b"LABELONE".to_vec()), (1080, vec![0x53, 0xef])], Some("LVM2_member"), None),
+            (vec![(2048, b"LABELONE".to_vec()), (1080, vec![0x53, 0xef])], Some("ext2"), None),
             (vec![(0, b"LUKS\xba\xbe".to_vec())], Some("crypto_LUKS"), None),
             (vec![(4086, b"SWAPSPACE2".to_vec())], Some("swap"), None),
             (vec![(0, b"XFS".to_vec())], None, None),
