@@ -94,7 +94,8 @@ fn text(copied: &Copied) -> String {
     let copies = copied.copies.iter().map(|path| format!("{}\n", plain(&path.to_string_lossy())));
     let count = std::iter::once(format!("{} files, {}\n", copied.files, size(copied.bytes)));
     let left_out = copied.left_out.iter().map(|path| format!("left out: {}, which is no file\n", plain(path)));
-    copies.chain(count).chain(left_out).collect()
+    let more = (copied.more_left_out > 0).then(|| format!("left out: {} more\n", copied.more_left_out));
+    copies.chain(count).chain(left_out).chain(more).collect()
 }
 
 #[cfg(test)]

@@ -24,6 +24,8 @@ const PREFIX: &str = ".nasbackup-get-";
 const DEEPEST: usize = 200;
 /// Bytes that are copied at a time. If they are all zero they become a hole.
 const PIECE: usize = 64 << 10;
+/// Bytes of the paths that are told of what was left out: a guest may have made any number of them.
+const MOST_TOLD: usize = 128 << 10;
 
 /// What was copied.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize)]
@@ -35,8 +37,10 @@ pub struct Copied {
     pub files: u64,
     /// Their bytes.
     pub bytes: u64,
-    /// Devices, pipes and sockets, of which there are no copies.
+    /// Devices, pipes and sockets, of which there are no copies: the first of them.
     pub left_out: Vec<String>,
+    /// How many more there are of these.
+    pub more_left_out: u64,
 }
 
 /// Where the copies of what was asked for go.
@@ -77,7 +81,7 @@ impl Destination {
     /// Copies all from there, under no names of theirs yet. `go_on` is told how many bytes that were.
     pub(super) fn copy(self, from: &Tree, go_on: &mut dyn FnMut(u64) -> Result<()>) -> Result<Unnamed> {
         let unfinished = Unfinished::make(&self.path)?;
-        let mut copier = Copier { copied: Copied::default(), go_on };
+        let mut copier = Copier { from, copied: Copied::default(), told: 0, go_on };
         for (number, (guest, _)) in self.wanted.iter().enumerate() {
             let name = numbered(number);
             let name = CStr::from_bytes_with_nul(&name).map_err(|e| Error::new(Code::Internal, STEP, e))?;
@@ -172,7 +176,10 @@ impl Unnamed {
 }
 
 struct Copier<'a> {
+    from: &'a Tree,
     copied: Copied,
+    /// Bytes of what is told to be left out.
+    told: usize,
     go_on: &'a mut dyn FnMut(u64) -> Result<()>,
 }
 
@@ -188,7 +195,7 @@ impl Copier<'_> {
                 rustix::fs::mkdirat(into, name, Mode::RWXU).map_err(io)?;
                 let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 let folder = rustix::fs::openat(into, name, flags, Mode::empty()).map_err(io)?;
-                node.children(|name, child| self.copy(&child, folder.as_fd(), name, depth + 1))?;
+                node.children(self.from, |name, child| self.copy(&child, folder.as_fd(), name, depth + 1))?;
                 seal(&folder, &node.stat).map_err(io)
             }
             FileKind::Link => {
@@ -196,9 +203,19 @@ impl Copier<'_> {
                 rustix::fs::utimensat(into, name, &times(&node.stat), AtFlags::SYMLINK_NOFOLLOW).map_err(io)
             }
             FileKind::Other => {
-                self.copied.left_out.push(lossy(&node.path).into_owned());
+                self.leave_out(&node.path);
                 Ok(())
             }
+        }
+    }
+
+    fn leave_out(&mut self, path: &[u8]) {
+        let path = lossy(path);
+        self.told += path.len();
+        if self.told <= MOST_TOLD {
+            self.copied.left_out.push(path.into_owned());
+        } else {
+            self.copied.more_left_out += 1;
         }
     }
 
@@ -255,5 +272,28 @@ fn times(stat: &Stat) -> Timestamps {
     Timestamps {
         last_access: time(stat.st_atime, stat.st_atime_nsec),
         last_modification: time(stat.st_mtime, stat.st_mtime_nsec),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::fs::{CWD, FileType};
+
+    use super::*;
+
+    #[test]
+    fn what_is_left_out_is_named_as_far_as_it_fits_and_counted() {
+        let (guest, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let folder = guest.path().join("all").join("x".repeat(255));
+        fs::create_dir_all(&folder).unwrap();
+        for number in 0..1000 {
+            rustix::fs::mknodat(CWD, folder.join(format!("{number:03}")), FileType::Fifo, Mode::RUSR, 0).unwrap();
+        }
+        let tree = Tree::new(rustix::fs::open(guest.path(), OFlags::PATH, Mode::empty()).unwrap());
+        let to = Destination::find(vec![b"all".to_vec()], to.path()).unwrap();
+        let copied = to.copy(&tree, &mut |_| Ok(())).unwrap().name().unwrap();
+        let bytes: usize = copied.left_out.iter().map(String::len).sum();
+        assert!(bytes <= MOST_TOLD && bytes > MOST_TOLD / 2, "{bytes}");
+        assert_eq!(copied.left_out.len() as u64 + copied.more_left_out, 1000);
     }
 }

@@ -101,12 +101,12 @@ pub fn list(own: OwnMounts, request: PointFilesRequest, path: Vec<u8>, listener:
         let node = view.tree.find(&path)?;
         let mut entries = Vec::new();
         if node.kind() == Kind::Folder {
-            node.children(|name, child| {
-                entries.push(child.entry(name.to_bytes())?);
+            node.children(&view.tree, |name, child| {
+                entries.push(child.entry(&view.tree, name.to_bytes())?);
                 pulse.at(0, 0).map_err(Stopped::error)
             })?;
         } else {
-            entries.push(node.entry(tree::name_of(&path).unwrap_or(b"."))?);
+            entries.push(node.entry(&view.tree, tree::name_of(&path).unwrap_or(b"."))?);
         }
         Ok(Listing { file_system: view.file_system.clone(), entries })
     })?;
@@ -275,7 +275,7 @@ impl View {
             MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC | MountFlags::NOSYMFOLLOW;
         mount_remount(&mounted.0, MountFlags::BIND | flags, c"").map_err(io)?;
         let root = open_folder(&mounted.0).map_err(io)?;
-        Ok(View { tree: Tree(root), _mounted: mounted, _source: source, file_system })
+        Ok(View { tree: Tree::new(root), _mounted: mounted, _source: source, file_system })
     }
 }
 

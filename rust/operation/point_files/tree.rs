@@ -1,6 +1,7 @@
 //! The files of a guest's file system. The kernel follows none of its symbolic links: they are followed here, and lead to what
 //! is in the guest, as they do there.
 
+use std::cell::Cell;
 use std::ffi::{CStr, CString, OsStr};
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
@@ -18,12 +19,19 @@ use crate::nas::beneath::open_beneath;
 const STEP: &str = "read the guest's files";
 /// As many symbolic links as the kernel follows in one path.
 const MOST_LINKS: usize = 40;
-/// More names of one folder than anybody reads, and as many as fit into memory.
-const MOST_NAMES: usize = 1_000_000;
+/// What one call may keep in memory of names and of where links lead: some 500,000 files of one folder. A guest may have made any
+/// number of them, each as long as it can be.
+const MEMORY: usize = 128 << 20;
+/// What a name takes besides its bytes, in the list and of the allocator.
+const NAME: usize = 64;
 
 /// A file system that is mounted.
 #[derive(Debug)]
-pub(super) struct Tree(pub(super) OwnedFd);
+pub(super) struct Tree {
+    root: OwnedFd,
+    /// Bytes of `MEMORY` that nothing takes.
+    memory: Cell<usize>,
+}
 
 /// A file of it, of whatever type, by its descriptor, which reads nothing.
 #[derive(Debug)]
@@ -72,6 +80,20 @@ pub struct Entry {
 }
 
 impl Tree {
+    pub(super) fn new(root: OwnedFd) -> Tree {
+        Tree { root, memory: Cell::new(MEMORY) }
+    }
+
+    /// Takes memory for what was read in the folder, or of the file, at `path`.
+    fn take_memory(&self, bytes: usize, path: &[u8]) -> Result<()> {
+        let left = self.memory.get().checked_sub(bytes).ok_or_else(|| {
+            let cause = format!("the names and links in '{}' take too much memory", String::from_utf8_lossy(path));
+            Error::new(Code::UnsupportedImage, STEP, cause)
+        })?;
+        self.memory.set(left);
+        Ok(())
+    }
+
     /// The file that the guest has at this path.
     pub(super) fn find(&self, path: &[u8]) -> Result<Node> {
         let link = |at: &[Vec<u8>]| {
@@ -86,9 +108,9 @@ impl Tree {
         let shown = [b"/", path.join(&b'/').as_slice()].concat();
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let opened = if path.is_empty() {
-            rustix::fs::openat(&self.0, ".", flags, Mode::empty())
+            rustix::fs::openat(&self.root, ".", flags, Mode::empty())
         } else {
-            open_beneath(self.0.as_fd(), OsStr::from_bytes(&shown[1..]), flags)
+            open_beneath(self.root.as_fd(), OsStr::from_bytes(&shown[1..]), flags)
         };
         Node::of(opened, shown)
     }
@@ -122,17 +144,20 @@ impl Node {
         open_again(&self.fd, OFlags::RDONLY | OFlags::NOCTTY).map_err(|e| failed(&self.path, e))
     }
 
-    /// Calls `each` for all that is in the folder, in the order of their names.
-    pub(super) fn children(&self, mut each: impl FnMut(&CStr, Node) -> Result<()>) -> Result<()> {
-        for name in self.names()? {
+    /// Calls `each` for all that is in this folder of the tree, in the order of their names. What memory that takes is free after
+    /// it.
+    pub(super) fn children(&self, tree: &Tree, mut each: impl FnMut(&CStr, Node) -> Result<()>) -> Result<()> {
+        let before = tree.memory.get();
+        for name in self.names(tree)? {
             let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let path = [self.path.as_slice(), if self.path == b"/" { b"" } else { b"/" }, name.as_bytes()].concat();
             each(&name, Node::of(rustix::fs::openat(&self.fd, &*name, flags, Mode::empty()), path)?)?;
         }
+        tree.memory.set(before);
         Ok(())
     }
 
-    fn names(&self) -> Result<Vec<CString>> {
+    fn names(&self, tree: &Tree) -> Result<Vec<CString>> {
         let io = |e| failed(&self.path, e);
         let folder = open_again(&self.fd, OFlags::RDONLY | OFlags::DIRECTORY).map_err(io)?;
         let mut names = Vec::new();
@@ -142,23 +167,23 @@ impl Node {
                 b"." | b".." => continue,
                 // old kernels let a damaged folder have such names
                 plain if plain.is_empty() || plain.contains(&b'/') => return Err(io(Errno::IO)),
-                _ => names.push(name),
+                plain => tree.take_memory(NAME + plain.len(), &self.path)?,
             }
-            if names.len() > MOST_NAMES {
-                let cause = format!("'{}' has more than {MOST_NAMES} names", String::from_utf8_lossy(&self.path));
-                return Err(Error::new(Code::UnsupportedImage, STEP, cause));
-            }
+            names.push(name);
         }
         names.sort_unstable();
         Ok(names)
     }
 
     /// What it tells of itself, under this name.
-    pub(super) fn entry(&self, name: &[u8]) -> Result<Entry> {
+    pub(super) fn entry(&self, tree: &Tree, name: &[u8]) -> Result<Entry> {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let target = if self.kind() == FileKind::Link { Some(text(&self.target()?)) } else { None };
+        let name = text(name);
+        let texts = name.len() + target.as_ref().map_or(0, String::len);
+        tree.take_memory(size_of::<Entry>() + NAME + texts, &self.path)?;
         Ok(Entry {
-            name: text(name),
+            name,
             kind: self.kind(),
             mode: format!("{:04o}", self.stat.st_mode & 0o7777),
             owner: self.stat.st_uid,
@@ -251,6 +276,32 @@ mod tests {
             let found = without_links(path.as_bytes(), link).ok();
             assert_eq!(found.map(|path| path.join(&b'/')), leads_to.map(|path| path.as_bytes().to_owned()), "{path}");
         }
+    }
+
+    #[test]
+    fn names_and_links_take_no_more_memory_than_a_call_has() {
+        let guest = tempfile::tempdir().unwrap();
+        let (folder, names) = (guest.path().join("a/b/c"), 10);
+        std::fs::create_dir_all(&folder).unwrap();
+        for number in 0..names {
+            std::os::unix::fs::symlink("x".repeat(1000), folder.join(format!("{number:0250}"))).unwrap();
+        }
+        let listed = |memory: usize, links: bool| {
+            let root = rustix::fs::open(guest.path(), OFlags::PATH, Mode::empty()).unwrap();
+            let tree = Tree { memory: Cell::new(memory), ..Tree::new(root) };
+            let (node, mut count) = (tree.find(b"a/b/c").unwrap(), 0);
+            let listed = node.children(&tree, |name, child| {
+                count += 1;
+                if links { child.entry(&tree, name.to_bytes()).map(drop) } else { Ok(()) }
+            });
+            assert_eq!(listed.is_ok(), tree.memory.get() == memory, "what was taken is given back");
+            listed.map(|()| count).map_err(|error| error.code)
+        };
+        let refused = Err(Code::UnsupportedImage);
+        assert_eq!(listed(names * 250, false), refused);
+        assert_eq!(listed(names * 400, false), Ok(names));
+        assert_eq!(listed(names * 1000, true), refused);
+        assert_eq!(listed(names * 2000, true), Ok(names));
     }
 
     #[test]
