@@ -105,6 +105,8 @@ pub(crate) const MOUNT_PAUSES: (Duration, Duration) = (seconds(1), seconds(5));
 pub(crate) const UNMOUNT: Duration = seconds(30);
 /// Until the next try to unmount what is busy. Its users are closing.
 pub(crate) const UNMOUNT_PAUSE: Duration = millis(25);
+/// Until the next try to get a loop device: somebody else has locked the one that is free, and is about to take it.
+pub(crate) const LOOP_DEVICE_PAUSE: Duration = millis(100);
 /// Until the next try to remove a folder that does not get empty: NFS and FUSE keep an open file under another name until it is
 /// closed.
 pub(crate) const REMOVAL_PAUSE: Duration = millis(250);

@@ -4,8 +4,12 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
+use std::thread;
 
 use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+
+use crate::limits;
 
 const CONTROL: &str = "/dev/loop-control";
 /// How often a device that was free is tried that somebody else takes first.
@@ -64,7 +68,14 @@ impl LoopDevice {
             let path = PathBuf::from(format!("/dev/loop{number}"));
             let device = File::open(&path)?;
             // udev leaves a device alone that is locked, with its labels, which may be those of the host's own
-            flock(&device, FlockOperation::LockExclusive)?;
+            match flock(&device, FlockOperation::NonBlockingLockExclusive) {
+                // a call that is about to take it keeps the lock for as long as it has the device
+                Err(Errno::WOULDBLOCK) => {
+                    thread::sleep(limits::LOOP_DEVICE_PAUSE);
+                    continue;
+                }
+                locked => locked?,
+            }
             match configure(&device, &config(file, offset, length)) {
                 Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {}
                 made => return made.map(|()| LoopDevice { _device: device, path }),

@@ -297,6 +297,41 @@ fn libguestfs_reads_what_it_is_told_where_it_is_installed() {
     assert_eq!(told.lines().filter(|line| line.ends_with("list-filesystems")).count(), 4, "{told}");
 }
 
+/// The point of a guest with one file of 8 MiB, `/ballast`.
+fn ballast_story() -> Story {
+    let seed = folder("seed");
+    std::fs::write(seed.join("ballast"), vec![0x5a; 8 * MIB as usize]).unwrap();
+    let mut story = Story::new(Guest::new([partitioned("data", &[&ext4("data", &seed)])]), Nas::folder());
+    story.take("full");
+    story
+}
+
+#[test]
+fn a_loop_device_that_another_call_is_about_to_take_holds_up_no_call() {
+    let story = ballast_story();
+    let host = Host::new(story.nas.root()).with_guestfish("");
+    let next = run("losetup", ["--find"]).trim().to_owned();
+    let taken = std::fs::File::open(&next).unwrap();
+    rustix::fs::flock(&taken, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let mut command = host.command();
+    command.args(["-r", "nas", "files", &story.last().path, "/"]).stdout(Stdio::null());
+    let mut child = command.spawn().unwrap();
+    let open = format!("/proc/{}/fd", child.id());
+    let is_at_it = || names(&open).iter().any(|fd| std::fs::read_link(fd).is_ok_and(|path| path == Path::new(&next)));
+    let mut ended = None;
+    until("it finds the device", || {
+        ended = child.try_wait().unwrap();
+        ended.is_some() || is_at_it()
+    });
+    // as the other one does; if a third one has taken it by now, all the better. It goes with the last that has it open
+    if super::support::succeeds("losetup", [Path::new(&next), &story.guest.disks[0].path]) {
+        run("losetup", ["--detach", &next]);
+    }
+    until("it goes on", || child.try_wait().unwrap().is_some_and(|ended| ended.success()));
+    drop(taken);
+    host.assert_nothing_left();
+}
+
 #[test]
 fn an_end_while_libguestfs_starts_ends_it_and_frees_the_point() {
     let story = damaged_story();
