@@ -10,7 +10,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use super::Host;
-use super::support::{Disk, Guest, Image, MIB, Nas, RealGuest, Story, folder, run, until};
+use super::support::{Disk, Guest, Image, MIB, Nas, RealGuest, Refusal, Story, folder, refusing, run, until};
 
 impl Host {
     fn json(&self, arguments: &[&str]) -> Value {
@@ -304,6 +304,19 @@ fn ballast_story() -> Story {
     let mut story = Story::new(Guest::new([partitioned("data", &[&ext4("data", &seed)])]), Nas::folder());
     story.take("full");
     story
+}
+
+#[test]
+fn a_copy_that_can_t_be_made_durable_is_none() {
+    let story = ballast_story();
+    let host = Host::new(story.nas.root()).with_guestfish("");
+    let to = folder("to");
+    let get = || host.ends(&["get", &story.last().path, "/ballast", to.to_str().unwrap()]);
+    let refusal = Refusal { call: "fsync".into(), errnos: vec![libc::EIO] };
+    let ((status, said), met) = refusing(&to, &[refusal], get);
+    assert!(status == 20 && said.contains("/ballast"), "{status} {said}");
+    assert_eq!((met.get("fsync"), names(&to).len()), (Some(&1), 0));
+    host.assert_nothing_left();
 }
 
 #[test]

@@ -5,7 +5,7 @@
 use std::ffi::{CStr, OsStr};
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -16,6 +16,7 @@ use serde::Serialize;
 use super::tree::{FileKind, Node, Tree, name_of};
 use crate::error::{Code, Error, Result};
 use crate::host::{RunDir, RunDirs};
+use crate::nas::folder::Folder;
 
 const STEP: &str = "copy the guest's files";
 /// What the name of the folder begins with in which copies are made.
@@ -24,6 +25,8 @@ const PREFIX: &str = ".nasbackup-get-";
 const DEEPEST: usize = 200;
 /// Bytes that are copied at a time. If they are all zero they become a hole.
 const PIECE: usize = 64 << 10;
+/// Bytes of a file after which they are made durable: few, for nothing is heard of the copy meanwhile.
+const UNSYNCED: u64 = 32 << 20;
 /// Bytes of the paths that are told of what was left out: a guest may have made any number of them.
 const MOST_TOLD: usize = 128 << 10;
 
@@ -46,8 +49,7 @@ pub struct Copied {
 /// Where the copies of what was asked for go.
 #[derive(Debug)]
 pub(super) struct Destination {
-    folder: OwnedFd,
-    path: PathBuf,
+    folder: Folder,
     /// For each path the guest's, and the copy's name.
     wanted: Vec<(Vec<u8>, Vec<u8>)>,
 }
@@ -62,8 +64,7 @@ impl Destination {
                 format!("'{}' is to be a folder for several files", path.join(name.unwrap_or_default()).display());
             return Err(Error::new(Code::NotFound, STEP, cause));
         }
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let folder = rustix::fs::open(path, flags, Mode::empty()).map_err(|e| Error::io(STEP, path, e))?;
+        let folder = Folder::open_root(path)?;
         let mut wanted: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
         for guest in paths {
             let own = name.map(OsStr::as_bytes).or_else(|| name_of(&guest)).map(<[u8]>::to_owned);
@@ -72,15 +73,15 @@ impl Destination {
             if wanted.iter().any(|(_, name)| *name == own) {
                 return Err(Error::invalid("PATH", format!("two of them would be named '{}'", lossy(&own))));
             }
-            refuse_existing(folder.as_fd(), path, &own)?;
+            refuse_existing(&folder, &own)?;
             wanted.push((guest, own));
         }
-        Ok(Destination { folder, path: path.to_owned(), wanted })
+        Ok(Destination { folder, wanted })
     }
 
-    /// Copies all from there, under no names of theirs yet. `go_on` is told how many bytes that were.
+    /// Makes durable copies of all from there, under no names of theirs yet. `go_on` is told how many bytes that were.
     pub(super) fn copy(self, from: &Tree, go_on: &mut dyn FnMut(u64) -> Result<()>) -> Result<Unnamed> {
-        let unfinished = Unfinished::make(&self.path)?;
+        let unfinished = Unfinished::make(&self.folder.path)?;
         let mut copier = Copier { from, copied: Copied::default(), told: 0, go_on };
         for (number, (guest, _)) in self.wanted.iter().enumerate() {
             let name = numbered(number);
@@ -98,8 +99,8 @@ fn above(path: &Path) -> Result<(&Path, Option<&OsStr>)> {
     Ok((folder, Some(name)))
 }
 
-fn refuse_existing(folder: BorrowedFd<'_>, path: &Path, name: &[u8]) -> Result<()> {
-    let at = path.join(OsStr::from_bytes(name));
+fn refuse_existing(folder: &Folder, name: &[u8]) -> Result<()> {
+    let at = folder.path.join(OsStr::from_bytes(name));
     match rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
         Err(Errno::NOENT) => Ok(()),
         found => Err(Error::io(STEP, at, found.err().unwrap_or(Errno::EXIST))),
@@ -151,19 +152,18 @@ pub(super) struct Unnamed {
 }
 
 impl Unnamed {
-    /// Gives them their names, once they are durable. `ALREADY_EXISTS` when one is there by now: it keeps its content, and those
+    /// Gives them their names. `ALREADY_EXISTS` when one is there by now: it keeps its content, and those
     /// before it are named.
     pub(super) fn name(mut self) -> Result<Copied> {
-        let Destination { folder, path, wanted } = &self.to;
-        rustix::fs::syncfs(folder).map_err(|e| Error::io(STEP, path, e))?;
+        let Destination { folder, wanted } = &self.to;
         for (number, (_, name)) in wanted.iter().enumerate() {
-            let at = path.join(OsStr::from_bytes(name));
+            let at = folder.path.join(OsStr::from_bytes(name));
             let number = number.to_string();
             let (from, flags) = (self.unfinished.0.folder(), RenameFlags::NOREPLACE);
             match rustix::fs::renameat_with(from, &number, folder, name.as_slice(), flags) {
                 // a file system without the flag
                 Err(Errno::INVAL | Errno::NOSYS) => {
-                    refuse_existing(folder.as_fd(), path, name)?;
+                    refuse_existing(folder, name)?;
                     rustix::fs::renameat(from, &number, folder, name.as_slice())
                 }
                 renamed => renamed,
@@ -171,6 +171,7 @@ impl Unnamed {
             .map_err(|e| Error::io(STEP, &at, e))?;
             self.copied.copies.push(at);
         }
+        folder.sync()?;
         Ok(self.copied)
     }
 }
@@ -196,7 +197,8 @@ impl Copier<'_> {
                 let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 let folder = rustix::fs::openat(into, name, flags, Mode::empty()).map_err(io)?;
                 node.children(self.from, |name, child| self.copy(&child, folder.as_fd(), name, depth + 1))?;
-                seal(&folder, &node.stat).map_err(io)
+                seal(&folder, &node.stat).map_err(io)?;
+                Folder { fd: folder, path: OsStr::from_bytes(&node.path).into() }.sync()
             }
             FileKind::Link => {
                 rustix::fs::symlinkat(node.target()?, into, name).map_err(io)?;
@@ -227,7 +229,7 @@ impl Copier<'_> {
         let mut to = File::from(to);
         let mut piece = vec![0; PIECE];
         let (before, length) = (self.copied.bytes, u64::try_from(node.stat.st_size).unwrap_or(0));
-        let mut at = 0;
+        let (mut at, mut unsynced) = (0, 0);
         while at < length
             && let Some(data) = next_data(&from, at).map_err(io)?
         {
@@ -239,6 +241,11 @@ impl Copier<'_> {
             if piece[..read].iter().any(|byte| *byte != 0) {
                 rustix::fs::seek(&to, SeekFrom::Start(at)).map_err(|e| io(e.into()))?;
                 to.write_all(&piece[..read]).map_err(io)?;
+                unsynced += read as u64;
+            }
+            if unsynced >= UNSYNCED {
+                to.sync_data().map_err(io)?;
+                unsynced = 0;
             }
             at += read as u64;
             self.copied.bytes = before + at;
@@ -247,7 +254,8 @@ impl Copier<'_> {
         to.set_len(length).map_err(io)?;
         self.copied.bytes = before + length;
         self.copied.files += 1;
-        seal(&to, &node.stat).map_err(|e| io(e.into()))
+        seal(&to, &node.stat).map_err(|e| io(e.into()))?;
+        to.sync_all().map_err(io)
     }
 }
 

@@ -133,7 +133,7 @@ pub fn get(
     // what was read is not believed if somebody has changed the point meanwhile
     mounting.check()?;
     mounting.job.begin(Phase::PublishOutputs)?;
-    bounded_for_host(STEP, limits::STORAGE_LONG_STEP, move || unnamed.name())
+    bounded_for_host(STEP, limits::STORAGE_STEP, move || unnamed.name())
 }
 
 fn mount<'a>(
