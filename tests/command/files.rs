@@ -10,7 +10,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use super::Host;
-use super::support::{Disk, Guest, Image, MIB, Nas, RealGuest, Refusal, Story, folder, refusing, run, until};
+use super::support::{Disk, Fs, Guest, Image, MIB, Nas, RealGuest, Refusal, Story, folder, refusing, run, until};
 
 impl Host {
     fn json(&self, arguments: &[&str]) -> Value {
@@ -317,6 +317,25 @@ fn a_copy_that_can_t_be_made_durable_is_none() {
     assert!(status == 20 && said.contains("/ballast"), "{status} {said}");
     assert_eq!((met.get("fsync"), names(&to).len()), (Some(&1), 0));
     host.assert_nothing_left();
+}
+
+#[test]
+fn a_get_leaves_room_where_it_copies_to() {
+    let story = ballast_story();
+    let host = Host::new(story.nas.root()).with_guestfish("");
+    let to = Nas::image(Fs::Ext4, 32);
+    let get = || host.ends(&["get", &story.last().path, "/ballast", to.path()]);
+    let told = rustix::fs::statvfs(to.root()).unwrap();
+    let filler = std::fs::File::create(to.at("filler")).unwrap();
+    // the copy would fit
+    let filled = told.f_bavail * told.f_frsize - 9 * MIB;
+    rustix::fs::fallocate(&filler, rustix::fs::FallocateFlags::empty(), 0, filled).unwrap();
+    let before = names(to.root()).len();
+    let (status, said) = get();
+    assert!(status == 10 && said.contains("is nearly full"), "{status} {said}");
+    assert_eq!(names(to.root()).len(), before);
+    filler.set_len(filled - 2 * MIB).unwrap();
+    assert_eq!(get().0, 0);
 }
 
 #[test]

@@ -16,6 +16,7 @@ use serde::Serialize;
 use super::tree::{FileKind, Node, Tree, name_of};
 use crate::error::{Code, Error, Result};
 use crate::host::{RunDir, RunDirs};
+use crate::lacking;
 use crate::nas::folder::Folder;
 
 const STEP: &str = "copy the guest's files";
@@ -27,6 +28,10 @@ const DEEPEST: usize = 200;
 const PIECE: usize = 64 << 10;
 /// Bytes of a file after which they are made durable: few, for nothing is heard of the copy meanwhile.
 const UNSYNCED: u64 = 32 << 20;
+/// Bytes after which the room is looked at again, each file and folder counted as one block of 4 KiB.
+const UNLOOKED: u64 = 1 << 20;
+/// Bytes and files that are left free where copies are made, or a twentieth of all where that is less.
+const KEPT_FREE: (u64, u64) = (1 << 30, 100_000);
 /// Bytes of the paths that are told of what was left out: a guest may have made any number of them.
 const MOST_TOLD: usize = 128 << 10;
 
@@ -79,10 +84,12 @@ impl Destination {
         Ok(Destination { folder, wanted })
     }
 
-    /// Makes durable copies of all from there, under no names of theirs yet. `go_on` is told how many bytes that were.
+    /// Makes durable copies of all from there, under no names of theirs yet. `go_on` is told how many bytes that were. `NO_SPACE`
+    /// before they fill the file system: a guest's files may share their blocks, and be any number of times as large as its disk.
     pub(super) fn copy(self, from: &Tree, go_on: &mut dyn FnMut(u64) -> Result<()>) -> Result<Unnamed> {
         let unfinished = Unfinished::make(&self.folder.path)?;
-        let mut copier = Copier { from, copied: Copied::default(), told: 0, go_on };
+        let mut copier =
+            Copier { from, to: &self.folder, unlooked: UNLOOKED, copied: Copied::default(), told: 0, go_on };
         for (number, (guest, _)) in self.wanted.iter().enumerate() {
             let name = numbered(number);
             let name = CStr::from_bytes_with_nul(&name).map_err(|e| Error::new(Code::Internal, STEP, e))?;
@@ -178,6 +185,9 @@ impl Unnamed {
 
 struct Copier<'a> {
     from: &'a Tree,
+    to: &'a Folder,
+    /// Bytes that were written since the room was looked at.
+    unlooked: u64,
     copied: Copied,
     /// Bytes of what is told to be left out.
     told: usize,
@@ -188,6 +198,7 @@ impl Copier<'_> {
     /// Copies one file of any kind into a folder of this host.
     fn copy(&mut self, node: &Node, into: BorrowedFd<'_>, name: &CStr, depth: usize) -> Result<()> {
         (self.go_on)(self.copied.bytes)?;
+        self.check_room(4096)?;
         let io = |e: Errno| Error::io(STEP, OsStr::from_bytes(&node.path), e);
         match node.kind() {
             FileKind::File => self.copy_file(node, into, name),
@@ -209,6 +220,25 @@ impl Copier<'_> {
                 Ok(())
             }
         }
+    }
+
+    /// Is there still room when so many bytes more were written?
+    fn check_room(&mut self, bytes: u64) -> Result<()> {
+        self.unlooked += bytes;
+        if self.unlooked < UNLOOKED {
+            return Ok(());
+        }
+        self.unlooked = 0;
+        let told = match rustix::fs::fstatvfs(self.to) {
+            Err(error) if lacking::is_unknown(error) => return Ok(()),
+            told => told.map_err(|e| Error::io(STEP, &self.to.path, e))?,
+        };
+        let (blocks, files) = (KEPT_FREE.0 / told.f_frsize.max(1), KEPT_FREE.1);
+        if is_little(told.f_bavail, told.f_blocks, blocks) || is_little(told.f_favail, told.f_files, files) {
+            let cause = format!("the file system of '{}' is nearly full", self.to.path.display());
+            return Err(Error::new(Code::NoSpace, STEP, cause));
+        }
+        Ok(())
     }
 
     fn leave_out(&mut self, path: &[u8]) {
@@ -242,6 +272,7 @@ impl Copier<'_> {
                 rustix::fs::seek(&to, SeekFrom::Start(at)).map_err(|e| io(e.into()))?;
                 to.write_all(&piece[..read]).map_err(io)?;
                 unsynced += read as u64;
+                self.check_room(read as u64)?;
             }
             if unsynced >= UNSYNCED {
                 to.sync_data().map_err(io)?;
@@ -269,6 +300,12 @@ fn next_data(file: &File, at: u64) -> std::io::Result<Option<u64>> {
     }
 }
 
+/// Is less free than a twentieth of all, and than `kept`?
+fn is_little(free: u64, all: u64, kept: u64) -> bool {
+    // a file system may not tell: then all is 0, or as large as a number can be
+    free < kept.min(all / 20)
+}
+
 /// Gives a copy the times of the guest's file, and what it permits, without what has a program run as its owner.
 fn seal(copy: impl AsFd, stat: &Stat) -> rustix::io::Result<()> {
     rustix::fs::fchmod(&copy, Mode::from_raw_mode(stat.st_mode & 0o777))?;
@@ -288,6 +325,21 @@ mod tests {
     use rustix::fs::{CWD, FileType};
 
     use super::*;
+
+    #[test]
+    fn a_twentieth_is_kept_free_or_less_of_what_is_large() {
+        for (free, all, expected) in [
+            (4, 100, true),
+            (5, 100, false),
+            (999, 1_000_000, true),
+            (1000, 1_000_000, false),
+            (0, 0, false),
+            (u64::MAX, 5, false),
+            (u64::MAX, u64::MAX, false),
+        ] {
+            assert_eq!(is_little(free, all, 1000), expected, "{free} of {all}");
+        }
+    }
 
     #[test]
     fn what_is_left_out_is_named_as_far_as_it_fits_and_counted() {
