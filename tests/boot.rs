@@ -219,6 +219,23 @@ fn a_point_that_does_not_boot_is_bad_and_the_one_below_stays_good() {
 }
 
 #[test]
+fn a_point_whose_xml_was_changed_is_bad_whatever_that_would_have_waited_for() {
+    let mut guest = Guest::stopped([support::Disk::new()]);
+    guest.devices = "<channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>".to_owned();
+    guest.start();
+    let mut story = Story::new(guest, Nas::folder());
+    story.take("full");
+    let host = Host::new(story.nas.root(), "");
+    let file = story.nas.at(&story.last().path).join("domain-config.xml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, text.replace("org.qemu.guest_agent.0", "none")).unwrap();
+    let (status, booted) = host.boot(&[&story.last().path, "--wait", "1"]);
+    assert_eq!((status, &booted["verdict"]), (1, &json!("bad")), "{booted}");
+    assert!(booted["cause"].as_str().unwrap().contains("domain-config.xml' is not what was written"), "{booted}");
+    host.assert_bare();
+}
+
+#[test]
 fn a_guest_that_ends_is_bad_whatever_was_waited_for() {
     let story = story(Then::PowerOff);
     let host = Host::new(story.nas.root(), "");

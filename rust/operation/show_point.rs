@@ -91,17 +91,17 @@ fn show(root: &Folder, path: &PointPath, pulse: &Pulse) -> Result<ShownPoint> {
         chains.insert(disk.file.clone(), chain.into_iter().map(|link| link.path.as_str().to_owned()).collect());
     }
     point.chain_size = sizes.values().sum::<u64>() + point.besides_disks();
-    let domain = domain(root, path)?;
+    let domain = domain(root, path)?.map(|text| String::from_utf8_lossy(&text).into_owned());
     Ok(ShownPoint { point, chains, manifest, domain })
 }
 
 /// The domain's XML, as it stands in the point, if it does.
-pub(super) fn domain(root: &Folder, path: &PointPath) -> Result<Option<String>> {
+pub(super) fn domain(root: &Folder, path: &PointPath) -> Result<Option<Vec<u8>>> {
     let file = match root.open_file(&path.file(DOMAIN)?) {
         Err(error) if error.code == Code::NotFound => return Ok(None),
         file => file?,
     };
     let mut text = Vec::new();
     file.take(LONGEST).read_to_end(&mut text).map_err(|e| Error::io(STEP, DOMAIN, e))?;
-    Ok(Some(String::from_utf8_lossy(&text).into_owned()))
+    Ok(Some(text))
 }

@@ -8,7 +8,7 @@ use crate::digest::Digest;
 use crate::error::{Code, Error, Result};
 use crate::nas::folder::Folder;
 
-const STEP: &str = "read the machine's state";
+const STEP: &str = "read what a point tells of its machine";
 /// More bytes than a file of a machine's state has: UEFI variables have 64 MiB on ARM, and 528 KiB on x86.
 pub const LONGEST_STATE: u64 = 64 << 20;
 
@@ -66,6 +66,16 @@ pub struct StateFile {
 }
 
 impl Manifest {
+    /// `CORRUPT_IMAGE` when these are not the bytes that were written to the file `name` of the point in `folder`. Manifests of older versions
+    /// do not tell.
+    pub fn check_text(&self, folder: &Folder, name: &str, bytes: &[u8]) -> Result<()> {
+        if self.texts.as_ref().is_none_or(|texts| texts.get(name) == Some(&Digest::of(bytes))) {
+            return Ok(());
+        }
+        let cause = format!("'{}' is not what was written", folder.path.join(name).display());
+        Err(Error::new(Code::CorruptImage, STEP, cause))
+    }
+
     /// The name of the file that holds this part of the machine's state, and its hash; `None` if the point holds none.
     pub fn state_file(&self, part: StatePart) -> Option<(&'static str, Digest)> {
         let texts = self.texts.as_ref()?;
@@ -82,15 +92,12 @@ impl StateFile {
     /// Reads a part of the machine's state from the `folder` of the point with this `manifest`; `None` if the point holds none.
     /// `CORRUPT_IMAGE` when it is not what was written.
     pub fn read(folder: &Folder, manifest: &Manifest, part: StatePart) -> Result<Option<StateFile>> {
-        let Some((name, hash)) = manifest.state_file(part) else { return Ok(None) };
+        let Some((name, _)) = manifest.state_file(part) else { return Ok(None) };
         let path = folder.path.join(name);
         let mut bytes = Vec::new();
         let file = folder.open_file_in(name)?;
         file.take(LONGEST_STATE + 1).read_to_end(&mut bytes).map_err(|e| Error::io(STEP, &path, e))?;
-        if Digest::of(&bytes) != hash {
-            let cause = format!("'{}' is not what was written", path.display());
-            return Err(Error::new(Code::CorruptImage, STEP, cause));
-        }
+        manifest.check_text(folder, name, &bytes)?;
         Ok(Some(StateFile { name, bytes }))
     }
 }

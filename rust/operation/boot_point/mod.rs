@@ -27,7 +27,7 @@ use crate::nas::folder::Folder;
 use crate::nas::path::PointPath;
 use crate::nas::repository::Repository;
 use crate::plain::plain;
-use crate::point::{Manifest, StateFile, StatePart};
+use crate::point::{DOMAIN, Manifest, StateFile, StatePart};
 use crate::work::deadline::{self, ask, bounded};
 use crate::work::job::{self, Listener, Reporter};
 use crate::work::phase::Phase;
@@ -223,9 +223,13 @@ struct Found {
 impl Found {
     fn find(root: &Folder, point: &PointPath) -> Result<Found> {
         let none = || Error::new(Code::NotFound, STEP, format!("'{point}' holds no XML of its domain"));
-        let saved = SavedDomain::parse(&show_point::domain(root, point)?.ok_or_else(none)?)?;
+        let text = show_point::domain(root, point)?.ok_or_else(none)?;
         let folder = root.open_dir(&point.folder())?;
         let manifest = Manifest::read_sound(&folder, point)?;
+        if let Some(manifest) = &manifest {
+            manifest.check_text(&folder, DOMAIN, &text)?;
+        }
+        let saved = SavedDomain::parse(&String::from_utf8_lossy(&text))?;
         let read = |manifest: &Manifest| StateFile::read(&folder, manifest, StatePart::Nvram);
         let variables = manifest.as_ref().map(read).transpose()?.flatten();
         let disks = checked_chain::open_all(root, point, None, &checked_chain::all(root, point)?)?;
