@@ -13,6 +13,8 @@ const STEP: &str = "ask what the host can run";
 /// What the host can run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Capabilities {
+    /// The architecture of its processors.
+    pub arch: String,
     /// User and group that QEMU runs as; none where libvirt does not tell, as that of a user of its own.
     pub owner: Option<(u32, u32)>,
     /// What guests are confined by, such as `apparmor`.
@@ -48,7 +50,7 @@ impl Capabilities {
         };
         let owner = dac.and_then(|dac| dac.baselabel.first()).and_then(|label| owner(label));
         let models = found.host.secmodel.iter().map(|security| security.model.clone()).collect();
-        Ok(Capabilities { owner, models, emulators: arches.map(emulator).collect() })
+        Ok(Capabilities { arch: found.host.cpu.arch, owner, models, emulators: arches.map(emulator).collect() })
     }
 }
 
@@ -102,7 +104,15 @@ struct CapabilitiesElement {
 #[derive(Deserialize, Default)]
 struct Host {
     #[serde(default)]
+    cpu: Cpu,
+    #[serde(default)]
     secmodel: Vec<SecurityModel>,
+}
+
+#[derive(Deserialize, Default)]
+struct Cpu {
+    #[serde(default)]
+    arch: String,
 }
 
 #[derive(Deserialize)]
@@ -170,6 +180,7 @@ mod tests {
             <guest><os_type>hvm</os_type><arch name='aarch64'><emulator>/usr/bin/a</emulator><domain type='qemu'/></arch></guest>\
             <guest><os_type>exe</os_type><arch name='i686'/></guest></capabilities>";
         let found = Capabilities::parse(text).unwrap();
+        assert_eq!(found.arch, "x86_64");
         assert_eq!((found.owner, found.models.join(" ")), (Some((64055, 108)), "apparmor dac".to_owned()));
         let names: Vec<_> = found.emulators.keys().map(String::as_str).collect();
         assert_eq!(names, ["aarch64", "x86_64"]);

@@ -24,12 +24,18 @@ pub(super) fn available(meminfo: &str) -> Option<u64> {
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1 << 10)
 }
 
-/// The machine that the host has for the saved one: the very same, else the newest of its family.
+/// Does a host with processors of this kind run what was made for `saved`? QEMU emulates others, by code that seldom meets a hostile guest.
+pub(super) fn runs(host: &str, saved: &str) -> bool {
+    saved == host || (host, saved) == ("x86_64", "i686")
+}
+
+/// The machine that the host has for the saved one: the very same, else the newest of its family. QEMU has others, of families that no
+/// server's guest has.
 pub(super) fn machine<'a>(saved: &str, host: &'a KnownEmulator) -> Option<&'a str> {
-    let family = [("pc-q35", "q35"), ("pc", "pc"), ("virt", "virt"), ("s390-ccw", "s390-ccw-virtio")];
-    let family = family.into_iter().find(|(begin, _)| saved.starts_with(begin)).map(|(_, name)| name);
+    let families = [("pc-q35", "q35"), ("q35", "q35"), ("pc", "pc"), ("virt", "virt"), ("s390-ccw", "s390-ccw-virtio")];
+    let (_, newest) = families.into_iter().find(|(begin, _)| saved.starts_with(begin))?;
     let known = |name: &str| host.machines.iter().find(|known| *known == name).map(String::as_str);
-    known(saved).or_else(|| known(family?))
+    known(saved).or_else(|| known(newest))
 }
 
 /// The firmware among the host's for the saved one: the very same, else the first that checks what it boots, or does not, as that did.
@@ -91,7 +97,7 @@ mod tests {
 
     #[test]
     fn a_machine_or_firmware_is_the_host_s_own() {
-        let machines = ["pc-q35-7.2", "q35", "pc", "virt"].map(str::to_owned).to_vec();
+        let machines = ["pc-q35-7.2", "q35", "pc", "virt", "isapc", "none"].map(str::to_owned).to_vec();
         let host = KnownEmulator { machines, ..KnownEmulator::default() };
         for (saved, expected) in [
             ("pc-q35-7.2", Some("pc-q35-7.2")),
@@ -99,10 +105,23 @@ mod tests {
             ("pc-i440fx-2.1", Some("pc")),
             ("virt-9.0", Some("virt")),
             ("s390-ccw-virtio-7.2", None),
+            ("q35", Some("q35")),
+            ("isapc", None),
+            ("none", None),
             ("evil", None),
             ("", None),
         ] {
             assert_eq!(machine(saved, &host), expected, "{saved}");
+        }
+        for (host, saved, expected) in [
+            ("x86_64", "x86_64", true),
+            ("x86_64", "i686", true),
+            ("x86_64", "aarch64", false),
+            ("x86_64", "m68k", false),
+            ("aarch64", "i686", false),
+            ("", "x86_64", false),
+        ] {
+            assert_eq!(runs(host, saved), expected, "{host} {saved}");
         }
         let paths = ["/f/CODE.secboot.fd", "/f/CODE.fd", "/f/CODE.ms.fd"].map(str::to_owned);
         let saved = |loader: Option<&str>, secure| Uefi { loader: loader.map(str::to_owned), secure };

@@ -255,8 +255,9 @@ impl Host {
     fn find(uri: &str, saved: &SavedDomain) -> Result<Host> {
         let lacks = |what: String| Error::new(Code::Libvirt, STEP, format!("the host has no {what}"));
         let capabilities = Capabilities::of_host(uri)?;
-        let emulator = capabilities.emulators.get(&saved.arch).cloned();
-        let emulator = emulator.ok_or_else(|| lacks(format!("QEMU for '{}'", saved.arch)))?;
+        let emulators = &capabilities.emulators;
+        let emulator = emulators.get(&saved.arch).filter(|_| choice::runs(&capabilities.arch, &saved.arch)).cloned();
+        let emulator = emulator.ok_or_else(|| lacks(format!("processor for '{}'", saved.arch)))?;
         let machine = choice::machine(&saved.machine, &emulator).map(str::to_owned);
         let machine = machine.ok_or_else(|| lacks(format!("machine '{}', nor one like it", saved.machine)))?;
         let loader = match &saved.uefi {
