@@ -316,6 +316,7 @@ fn what_can_t_be_tried_is_refused_and_noted_nowhere() {
         (&["--wait", "console:("], 2),
         (&["--memory", "1K"], 2),
         (&["--screenshot", "/no/such/folder/a.png"], 2),
+        (&["--screenshot", "/dev/null"], 2),
     ] {
         assert_eq!(status(arguments), expected, "{arguments:?}");
     }

@@ -183,6 +183,11 @@ impl Asked {
         {
             return Err(Error::invalid("screenshot", format!("'{}' lies in no folder", path.display())));
         }
+        if let Some(path) = &request.screenshot
+            && path.symlink_metadata().is_ok_and(|found| !found.is_file())
+        {
+            return Err(Error::invalid("screenshot", format!("'{}' is there, and no file", path.display())));
+        }
         let wait = request.wait.map(|wait| Ok((wait.clone(), wait.awaited()?))).transpose()?;
         Ok(Asked { job: request.job, memory: request.memory, wait, screenshot: request.screenshot })
     }

@@ -1,10 +1,16 @@
 //! A picture of a guest's screen, as PNG.
 
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use png::{BitDepth, ColorType, Encoder};
 
 use crate::error::{Code, Error, Result};
+use crate::limits;
+use crate::random;
+use crate::work::deadline::bounded_for_host;
 
 const STEP: &str = "write the screenshot";
 /// Bytes of the largest picture that is taken.
@@ -12,10 +18,20 @@ pub(super) const LARGEST: usize = 64 << 20;
 /// What a PNG begins with.
 const PNG: &[u8] = b"\x89PNG\r\n\x1a\n";
 
-/// Writes a picture of QEMU's as PNG.
+/// Writes a picture of QEMU's as PNG, beside what lies at the path, which it replaces: nothing that is there is followed or written to.
 pub(super) fn write(path: &Path, picture: &[u8]) -> Result<()> {
     let png = png(picture).map_err(|cause| Error::new(Code::Libvirt, STEP, cause))?;
-    std::fs::write(path, png).map_err(|e| Error::io(STEP, path, e))
+    let (path, new) = (path.to_owned(), path.with_file_name(format!(".nasbackup-{}", random::hex(STEP)?)));
+    bounded_for_host(STEP, limits::STORAGE_STEP, move || {
+        let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new);
+        let mut file = made.map_err(|e| Error::io(STEP, &new, e))?;
+        let written = file.write_all(&png).and_then(|()| fs::rename(&new, &path));
+        written.map_err(|e| Error::io(STEP, &path, e)).inspect_err(|_| {
+            if let Err(error) = fs::remove_file(&new) {
+                log::warn!("unable to remove '{}': {error}", new.display());
+            }
+        })
+    })
 }
 
 /// The picture as PNG, of a binary PPM (ppm(5)) unless it is one already.
@@ -52,6 +68,7 @@ fn ppm(picture: &[u8]) -> Option<(u32, u32, &[u8])> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::MetadataExt;
 
     #[test]
     fn a_ppm_becomes_a_png_of_the_same_pixels() {
@@ -63,6 +80,25 @@ mod tests {
         let info = reader.next_frame(&mut found).unwrap();
         assert_eq!((info.width, info.height, found), (2, 1, pixels));
         assert_eq!(png(&made).unwrap(), made, "what is one already");
+    }
+
+    #[test]
+    fn a_picture_replaces_what_lies_in_its_place_and_follows_no_link() {
+        let dir = tempfile::tempdir().unwrap();
+        let [other, link, file] = ["other", "link", "file"].map(|name| dir.path().join(name));
+        std::fs::write(&other, "of somebody").unwrap();
+        std::os::unix::fs::symlink(&other, &link).unwrap();
+        std::fs::hard_link(&other, &file).unwrap();
+        for path in [&link, &file] {
+            write(path, b"P6 1 1 255 abc").unwrap();
+            let found = path.symlink_metadata().unwrap();
+            assert_eq!((found.is_file(), found.mode() & 0o777), (true, 0o600), "{path:?}");
+            assert!(std::fs::read(path).unwrap().starts_with(PNG));
+        }
+        assert_eq!(std::fs::read(&other).unwrap(), b"of somebody");
+        std::fs::create_dir(dir.path().join("folder")).unwrap();
+        write(&dir.path().join("folder"), b"P6 1 1 255 abc").unwrap_err();
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 4, "nothing half made is left");
     }
 
     #[test]
