@@ -6,6 +6,7 @@ use std::time::Duration;
 use nasbackup::error::{Error, Result};
 use nasbackup::operation::boot_point::{self, BootPointRequest, BootedPoint, Wait};
 use nasbackup::operation::verify_chain::Verdict;
+use nasbackup::plain::plain;
 
 use crate::arguments::Boot;
 use crate::host::Host;
@@ -57,7 +58,7 @@ fn text(booted: &BootedPoint) -> String {
         text += &format!("\n  without {target}, which the point does not hold");
     }
     if booted.verdict != Verdict::Good {
-        booted.console.lines().for_each(|line| text += &format!("\n  console: {line}"));
+        booted.console.lines().for_each(|line| text += &format!("\n  console: {}", plain(line)));
     }
     text + "\n"
 }
@@ -84,6 +85,26 @@ fn wait(text: &str) -> Result<Wait> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_guest_writes_turns_no_line_around() {
+        let booted = BootedPoint { console: "a\u{202e}b\nc".to_owned(), ..booted() };
+        assert!(text(&booted).ends_with("\n  console: a\\u{202e}b\n  console: c\n"), "{}", text(&booted));
+    }
+
+    fn booted() -> BootedPoint {
+        BootedPoint {
+            verdict: Verdict::Bad,
+            cause: None,
+            waited_for: None,
+            kvm: false,
+            memory: 0,
+            left_out: Vec::new(),
+            console: String::new(),
+            screenshot_failure: None,
+            total_millis: 0,
+        }
+    }
 
     #[test]
     fn sizes_and_waits_are_read() {
