@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
 use nasbackup::config;
+use nasbackup::error::{Code, Error};
 use nasbackup::operation;
 use nasbackup::work::phase::Phase;
 use serde_json::{Value, json};
@@ -250,11 +251,37 @@ fn a_guest_that_ends_is_bad_whatever_was_waited_for() {
 #[test]
 fn a_guest_that_writes_on_and_on_is_ended_and_nothing_is_said_of_its_point() {
     let story = story(Then::WriteOn);
-    let host = Host::new(story.nas.root(), "scratchPerVm = 67108864\n");
-    let (status, booted) = host.boot(&[&story.last().path, "--wait", "console:^never$"]);
-    assert_eq!((status, &booted["verdict"]), (23, &json!("aborted")), "{booted}");
-    assert!(booted["cause"].as_str().unwrap().contains("scratchPerVm"), "{booted}");
-    host.assert_bare();
+    for limit in ["scratchPerVm", "scratchPerHost"] {
+        let host = Host::new(story.nas.root(), &format!("{limit} = 67108864\n"));
+        let mut command = host.command(&["--json", "boot", &story.last().path, "--wait", "console:^never$"]);
+        // its disk is full long before
+        let (status, booted) = told(command.env("NASBACKUP_LIMITS", "boot the guest=60000").output().unwrap());
+        assert_eq!((status, &booted["verdict"]), (23, &json!("aborted")), "{limit}: {booted}");
+        assert!(booted["cause"].as_str().unwrap().contains(limit), "{booted}");
+        host.assert_bare();
+    }
+}
+
+/// libvirt ends a domain when the process ends that has started it. An agent's goes on.
+#[test]
+fn a_test_that_is_cancelled_ends_its_domain_itself() {
+    let story = story(Then::Rest);
+    let request = json!({"repository": {"type": "dir", "address": story.nas.root()}, "backupPath": story.last().path,
+        "wait": {"console": "^never$"}});
+    let own = format!("nasbackup-boot-{}-", std::process::id());
+    let mut domain = None;
+    let error = operation::call("bootPoint", &request.to_string(), &mut |status| {
+        if status.phase == Phase::BootGuest {
+            domain = domains().into_iter().find(|name| name.starts_with(&own));
+            return Err(Error::new(Code::Cancelled, "a test", "it is enough"));
+        }
+        Ok(())
+    });
+    let (error, domain) = (error.unwrap_err(), domain.unwrap());
+    assert_eq!(error.code, Code::Cancelled, "{error}");
+    assert!(!domains().contains(&domain));
+    let folder = config::current().state_dir.join("scratch").join(domain.strip_prefix("nasbackup-").unwrap());
+    assert!(!folder.exists());
 }
 
 #[test]

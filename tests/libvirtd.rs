@@ -4,22 +4,76 @@
 
 mod support;
 
+use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::Duration;
 
+use nasbackup::config;
 use nasbackup::error::{Code, Error};
 use nasbackup::operation::{self, take_backup::TakeBackupRequest};
 #[cfg(feature = "test-hooks")]
 use nasbackup::shorten;
-use serde_json::json;
+use nasbackup::work::phase::Phase;
+use serde_json::{Value, json};
 use support::{
-    Disk, Guest, Leaks, MIB, Nas, Stopped, Story, details, hurried, kill_libvirtd, restart_libvirtd, signal_libvirtd,
-    slow_story_on, start_libvirtd, take_and,
+    Disk, Guest, Leaks, MIB, Nas, Stopped, Story, Then, bootable_guest, details, hurried, kill_libvirtd,
+    restart_libvirtd, run, signal_libvirtd, slow_story_on, start_libvirtd, succeeds, take_and,
 };
 
 fn alone() -> MutexGuard<'static, ()> {
     static DAEMON: Mutex<()> = Mutex::new(());
     DAEMON.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The answer of a boot test, in whose middle `then` is done, and its domain.
+fn booted_and(story: &Story, then: impl Fn()) -> (Value, String) {
+    let request = json!({"repository": {"type": "dir", "address": story.nas.root()}, "backupPath": story.last().path,
+        "wait": {"console": "^never$"}});
+    let mut domain = None;
+    let booted = operation::call("bootPoint", &request.to_string(), &mut |status| {
+        if status.phase == Phase::BootGuest && domain.is_none() {
+            domain = run("virsh", ["list", "--name"])
+                .lines()
+                .find(|name| name.starts_with("nasbackup-boot-"))
+                .map(str::to_owned);
+            then();
+        }
+        Ok(())
+    });
+    (booted.unwrap(), domain.unwrap())
+}
+
+fn folder_of(domain: &str) -> PathBuf {
+    config::current().state_dir.join("scratch").join(domain.strip_prefix("nasbackup-").unwrap())
+}
+
+#[test]
+fn a_restarted_libvirtd_does_not_lose_the_domain_of_a_boot_test() {
+    let _alone = alone();
+    let mut story = Story::new(bootable_guest(Then::Rest), Nas::folder());
+    story.take("full");
+    let (booted, domain) = booted_and(&story, restart_libvirtd);
+    assert_eq!(booted["verdict"], "aborted", "{booted}");
+    assert!(!succeeds("virsh", ["domstate", &domain]));
+    assert!(!folder_of(&domain).exists());
+
+    // where libvirt stays away the folder does, too, and leads the next test to its domain
+    let (booted, domain) = booted_and(&story, kill_libvirtd);
+    start_libvirtd();
+    assert_eq!(booted["verdict"], "aborted", "{booted}");
+    assert!(succeeds("virsh", ["domstate", &domain]), "libvirt itself has ended it");
+    assert!(folder_of(&domain).exists());
+    let (_, next) = booted_and(&story, || run_out(&domain));
+    for domain in [domain, next] {
+        assert!(!succeeds("virsh", ["domstate", &domain]));
+        assert!(!folder_of(&domain).exists());
+    }
+}
+
+/// The domain is gone, and the test that has ended it ends.
+fn run_out(domain: &str) {
+    assert!(!succeeds("virsh", ["domstate", domain]));
+    restart_libvirtd();
 }
 
 fn restarted_under_a_backup_by(engine: &str) {

@@ -31,7 +31,7 @@ const SYNC: &str = "sync the scratch folder";
 /// libvirt or the library would use what it finds in that place.
 const SOCKETS: &str = "qemu";
 /// The extension of scratch files.
-const FILES: &str = "qcow2";
+pub(crate) const FILES: &str = "qcow2";
 /// A file that is empty except while room is taken.
 const SPARE: &str = "spare";
 /// A file that holds the domain's name.
@@ -63,7 +63,7 @@ impl Scratch {
             return Err(Error::invalid(field, format!("'{}' is not UTF-8", dirs.all.display())));
         }
         let dir = dirs.make(STEP)?;
-        let bounds = Bounds { folder: dir.path().to_owned(), limits: [config.scratch_per_vm, config.scratch_per_host] };
+        let bounds = Bounds::of(dir.path(), config);
         let scratch = Scratch { dir, bounds, owner, reserve: None, socket: None, synced: false };
         let (mut domain, path) = scratch.create(DOMAIN)?;
         domain.write_all(vm.as_bytes()).map_err(|e| Error::io(STEP, &path, e))?;
@@ -188,22 +188,27 @@ impl Scratch {
     }
 }
 
-/// How much a backup may keep in its scratch folder.
+/// How much a backup, or a boot test, may keep in its scratch folder.
 #[derive(Debug, Clone)]
-pub(super) struct Bounds {
+pub(crate) struct Bounds {
     folder: PathBuf,
-    /// The bytes that this backup may take, and that all backups of this host may.
+    /// The bytes that this one may take, and that all of this host may.
     limits: [Option<u64>; 2],
 }
 
 impl Bounds {
+    /// Those of this folder.
+    pub(crate) fn of(folder: &Path, config: &Config) -> Bounds {
+        Bounds { folder: folder.to_owned(), limits: [config.scratch_per_vm, config.scratch_per_host] }
+    }
+
     /// The bytes that the guest may still overwrite.
     fn left(&self) -> u64 {
         self.least(ScratchUse::of_folder(&self.folder).used, || self.by_all().used)
     }
 
     /// The bytes of room that may be taken beyond the ends of this backup's files. Other backups keep the room that they took.
-    pub(super) fn allowed(&self) -> u64 {
+    pub(crate) fn allowed(&self) -> u64 {
         let own = ScratchUse::of_folder(&self.folder);
         let by_all = || {
             let all = self.by_all();

@@ -4,8 +4,12 @@
 use super::saved_xml::{SavedDisk, SavedDomain};
 use super::xml::Xml;
 
-/// Bytes a second that a disk takes, so that whoever watches how full the scratch gets has time to.
-const WRITES: &str = "268435456";
+/// Bytes a second that all disks together take, so that whoever watches how full the scratch gets has time to.
+pub const WRITTEN_BYTES: u64 = 64 << 20;
+/// Writes a second that they take: the smallest takes whole clusters.
+pub const WRITES: u64 = 512;
+/// The name of what bounds them together.
+const ALL: &str = "all";
 /// SCSI disks that libvirt puts on one controller, by the names of their targets.
 const ON_ONE_CONTROLLER: usize = 7;
 
@@ -138,7 +142,9 @@ fn add_disk(xml: &mut Xml, disk: &BootDisk<'_>, has_order: bool) {
     xml.close("backingStore");
     xml.empty("target", &[("dev", &saved.target), ("bus", saved.bus)]);
     xml.open("iotune", &[]);
-    xml.text("write_bytes_sec", WRITES);
+    xml.text("write_bytes_sec", &WRITTEN_BYTES.to_string());
+    xml.text("write_iops_sec", &WRITES.to_string());
+    xml.text("group_name", ALL);
     xml.close("iotune");
     if let Some(serial) = &saved.serial {
         xml.text("serial", serial);
@@ -245,7 +251,8 @@ mod tests {
             r#"cache="unsafe" discard="ignore" error_policy="stop" rerror_policy="stop"/>"#,
             r#"<source file="/run/a &amp; b/overlay"><seclabel model="dac" relabel="no"/></source><backingStore type="file">"#,
             r#"<format type="raw"/><source file="/run/raw"><seclabel model="dac" relabel="no"/></source><backingStore/></backingStore>"#,
-            r#"<target dev="vda" bus="virtio"/><iotune><write_bytes_sec>268435456</write_bytes_sec></iotune>"#,
+            r#"<target dev="vda" bus="virtio"/><iotune><write_bytes_sec>67108864</write_bytes_sec>"#,
+            r#"<write_iops_sec>512</write_iops_sec><group_name>all</group_name></iotune>"#,
             r#"<serial>"/&gt;&lt;evil/&gt;</serial><boot order="1"/></disk><serial type="pty"/>"#,
             r#"<channel type="unix"><target type="virtio" name="org.qemu.guest_agent.0"/></channel>"#,
             r#"<video><model type="vga"/></video><rng model="virtio"><backend model="random">/dev/urandom</backend></rng>"#,

@@ -20,7 +20,7 @@ mod xml;
 
 pub use backup_xml::{BackupDisk, BackupMode, backup_xml, checkpoint_xml};
 pub use block::Block;
-pub use boot_xml::{BootDisk, BootDomain, boot_xml};
+pub use boot_xml::{BootDisk, BootDomain, WRITES, WRITTEN_BYTES, boot_xml};
 pub use capabilities::{Capabilities, Hypervisor, KnownEmulator, hypervisor, loaders};
 pub use checkpoint::{Checkpoint, Redefined};
 pub use connection::connect;

@@ -5,8 +5,8 @@ use crate::point::{Manifest, NVRAM_QCOW2, volume_of};
 
 /// Bytes of memory below which no guest is started.
 const LEAST_MEMORY: u64 = 16 << 20;
-/// Bytes that stay free in the scratch folder's file system, more than all disks take between two looks at it.
-pub(super) const STAYS_FREE: u64 = 1 << 30;
+/// Bytes that stay free in the scratch folder's file system, more than a guest takes in five seconds, in which it is looked at and ended.
+const STAYS_FREE: u64 = 1 << 30;
 
 /// Bytes of the guest's memory: what it had, if not less is asked for, and without being asked no more than half of what the host
 /// has left. An error in words if that is too little.
@@ -63,18 +63,20 @@ pub(super) fn held(domain: &SavedDomain, manifest: Option<&Manifest>, volumes: &
     domain.disks.iter().map(find).collect()
 }
 
-/// Why the scratch has no room for more of what the guest writes, if that is so: `free` bytes of its file system, `used` by the guest.
-pub(super) fn lack(free: u64, used: u64, limit: Option<u64>) -> Option<String> {
+/// Why the scratch has no room for more of what the guest writes, if that is so: `free` bytes of its file system, `allowed` by settings.
+pub(super) fn lack(free: u64, allowed: u64) -> Option<String> {
     if free < STAYS_FREE {
         return Some(format!("the scratch folder has {free} bytes free, and {STAYS_FREE} are to stay so"));
     }
-    let limit = limit.filter(|limit| used > *limit)?;
-    Some(format!("the guest has written {used} bytes, and scratchPerVm is {limit}"))
+    (allowed == 0).then(|| "the scratch folder holds all that scratchPerVm or scratchPerHost allows".to_owned())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    use crate::libvirt::{WRITES, WRITTEN_BYTES};
+    use crate::qcow2::CLUSTER;
 
     const GIB: u64 = 1 << 30;
 
@@ -156,13 +158,13 @@ mod tests {
 
     #[test]
     fn the_scratch_keeps_room_for_others() {
-        for (free, used, limit, lacks) in [
-            (2 * GIB, 9 * GIB, None, false),
-            (GIB - 1, 0, None, true),
-            (2 * GIB, 5, Some(5), false),
-            (2 * GIB, 6, Some(5), true),
-        ] {
-            assert_eq!(lack(free, used, limit).is_some(), lacks, "{free} {used} {limit:?}");
+        for (free, allowed, lacks) in
+            [(2 * GIB, u64::MAX, false), (GIB - 1, u64::MAX, true), (2 * GIB, 1, false), (2 * GIB, 0, true)]
+        {
+            assert_eq!(lack(free, allowed).is_some(), lacks, "{free} {allowed}");
         }
+        // at both of its ends a write takes a cluster that it does not fill, and a table of such
+        let a_second = WRITTEN_BYTES + WRITES * 4 * CLUSTER;
+        assert!(STAYS_FREE > 5 * a_second, "{a_second}");
     }
 }

@@ -3,10 +3,10 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, fchown};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, fchown};
 use std::path::Path;
 
-use super::choice;
+use super::room::{Guard, Room};
 use crate::config::Config;
 use crate::engine::scratch;
 use crate::error::{Code, Error, Result};
@@ -20,7 +20,6 @@ use crate::qcow2;
 use crate::work::deadline::{ask, bounded_for_host};
 
 const STEP: &str = "make the machine's files";
-const LOOK: &str = "look at the machine's files";
 const SWEEP: &str = "clear what a boot test has left";
 const END: &str = "end the machine";
 /// What the name of a test's folder begins with; behind `nasbackup-` it is its domain's.
@@ -28,15 +27,18 @@ const PREFIX: &str = "boot-";
 /// The folder of the point's disks in that of a test.
 const DISKS: &str = "disks";
 
-/// The folder of a test, in which the point's disks are. Its drop removes it.
+/// The folder of a test, in which the point's disks are. Its drop ends the test's domain and removes it. Where that does not end, the
+/// folder stays: it is what leads the next sweep there.
 pub(super) struct TestFolder {
     /// In their order. Unmounted first.
     disks: Vec<RawFile>,
     place: Place,
     /// Whom QEMU runs as; none: as this process.
     owner: Option<(u32, u32)>,
-    /// The bytes that the guest may write, if there is a limit.
-    limit: Option<u64>,
+    room: Room,
+    uri: String,
+    /// There may be a domain.
+    is_used: bool,
     dir: RunDir,
 }
 
@@ -50,8 +52,9 @@ impl TestFolder {
             Ok(Place::take(&made)?.read_by(owner))
         };
         let place = place().inspect_err(|_| remove(dir.path()))?;
-        let folder = TestFolder { disks: Vec::new(), place, owner, limit: config.scratch_per_vm, dir };
-        match folder.lack()? {
+        let (room, uri) = (Room::of(dir.path(), config), config.connection_uri.clone());
+        let folder = TestFolder { disks: Vec::new(), place, owner, room, uri, is_used: false, dir };
+        match folder.room.lack()? {
             Some(lack) => Err(Error::new(Code::NoSpace, STEP, lack)),
             None => Ok(folder),
         }
@@ -74,7 +77,7 @@ impl TestFolder {
         let name = self.disks.len().to_string();
         // a volume's name may be anything, and the domain's XML is to hold this one
         let below = RawFile::mount(&self.place, &CheckedDisk { volume: name.clone(), ..disk })?;
-        let overlay = self.path(&format!("{name}.overlay"))?;
+        let overlay = self.path(&format!("{name}.{}", scratch::FILES))?;
         let file = self.create(Path::new(&overlay))?;
         qcow2::create(&file, below.size.next_multiple_of(512), None).map_err(|e| e.at(STEP, &overlay))?;
         let raw = self.path(&format!("{DISKS}/{name}.raw"))?;
@@ -102,22 +105,15 @@ impl TestFolder {
     pub(super) fn check(&self) -> Result<()> {
         self.disks.iter().try_for_each(RawFile::check)
     }
-
-    /// Why the guest can write no more, if that is so.
-    pub(super) fn lack(&self) -> Result<Option<String>> {
-        let (path, limit) = (self.dir.path().to_owned(), self.limit);
-        bounded_for_host(LOOK, limits::STORAGE_STEP, move || {
-            let found = rustix::fs::statvfs(&path).map_err(|e| Error::io(LOOK, &path, e))?;
-            let free = found.f_bavail.saturating_mul(found.f_frsize);
-            let files = fs::read_dir(&path).map_err(|e| Error::io(LOOK, &path, e))?;
-            let taken = files.flatten().filter_map(|file| file.metadata().ok()).filter(fs::Metadata::is_file);
-            Ok(choice::lack(free, taken.map(|file| file.blocks() * 512).sum(), limit))
-        })
-    }
 }
 
 impl Drop for TestFolder {
     fn drop(&mut self) {
+        if self.is_used
+            && let Err(error) = end(&self.uri, self.domain())
+        {
+            return log::error!("unable to end the domain '{}', leaving it to the next sweep: {error}", self.domain());
+        }
         self.disks.clear();
         remove(self.dir.path());
     }
@@ -134,20 +130,37 @@ fn domain_of(folder: &Path) -> String {
     format!("nasbackup-{}", folder.file_name().unwrap_or_default().display())
 }
 
-/// A domain that runs, or did. Its drop ends it.
-#[derive(Debug)]
+/// Ends the domain of this name, if there is one. The daemon may be another one than at the last question.
+fn end(uri: &str, name: String) -> Result<()> {
+    let uri = uri.to_owned();
+    ask(END, limits::LIBVIRT_CALL, move || {
+        let end = || Domain::find(&uri, &name)?.map_or(Ok(()), |domain| domain.destroy());
+        end().or_else(|_| end())
+    })
+}
+
+/// A domain that runs, or did.
 pub(super) struct Machine {
-    pub(super) domain: Domain,
+    domain: Domain,
+    /// Its drop ends the domain.
+    pub(super) folder: TestFolder,
 }
 
 impl Machine {
     /// Starts it; its guest is still paused.
-    pub(super) fn start(uri: &str, xml: String) -> Result<Machine> {
-        let uri = uri.to_owned();
+    pub(super) fn start(mut folder: TestFolder, xml: String) -> Result<Machine> {
         // one that comes too late ends itself
         ask("start the machine", limits::LIBVIRT_CALL, move || {
-            Ok(Machine { domain: Domain::create_paused(&uri, &xml)? })
+            folder.is_used = true;
+            Ok(Machine { domain: Domain::create_paused(&folder.uri, &xml)?, folder })
         })
+    }
+
+    /// Ends it once the host has no more room for what its guest writes.
+    pub(super) fn guard(&self) -> Result<Guard> {
+        let (room, uri, name) = (self.folder.room.clone(), self.folder.uri.clone(), self.folder.domain());
+        let end = move || end(&uri, name).unwrap_or_else(|error| log::error!("{error}"));
+        Guard::begin(move || room.lack(), end)
     }
 
     /// Asks libvirt about it.
@@ -161,22 +174,13 @@ impl Machine {
     }
 }
 
-impl Drop for Machine {
-    fn drop(&mut self) {
-        if let Err(error) = self.ask(END, Domain::destroy) {
-            log::error!("unable to end the domain '{}', leaving it to the next sweep: {error}", self.domain.name());
-        }
-    }
-}
-
 /// Ends and removes what tests have left whose processes were killed.
 pub(super) fn sweep(config: &Config) {
     RunDirs { prefix: PREFIX, ..scratch::all(config) }.sweep(|_| true, |left| clear(config, left.path()));
 }
 
 fn clear(config: &Config, path: &Path) -> Result<bool> {
-    let (uri, name) = (config.connection_uri.clone(), domain_of(path));
-    ask(SWEEP, limits::LIBVIRT_CALL, move || Domain::find(&uri, &name)?.map_or(Ok(()), |domain| domain.destroy()))?;
+    end(&config.connection_uri, domain_of(path))?;
     let disks = path.join(DISKS);
     let unmount = move || if disks.exists() { place::clear_left(&disks) } else { Ok(()) };
     bounded_for_host(SWEEP, limits::STORAGE_STEP, unmount)?;

@@ -5,6 +5,7 @@ mod choice;
 mod console;
 mod machine;
 mod picture;
+mod room;
 mod watch;
 
 use std::path::{Path, PathBuf};
@@ -301,12 +302,9 @@ impl Test<'_> {
         (self.answer.kvm, self.answer.waited_for) = (host.emulator.kvm, Some(wait));
         let mut folder = TestFolder::make(self.config, host.owner)?;
         let xml = self.xml(found, &host, &mut folder, job)?;
-        let machine = Machine::start(&self.config.connection_uri, xml)?;
+        let machine = Machine::start(folder, xml)?;
         job.begin(Phase::BootGuest)?;
-        let seen = self.watch(&machine, &folder, &awaited, job);
-        // before its disks go
-        drop(machine);
-        seen
+        self.watch(&machine, &awaited, job)
     }
 
     /// The machine's XML, whose files are there then.
@@ -348,21 +346,16 @@ impl Test<'_> {
         }))
     }
 
-    fn watch(
-        &mut self,
-        machine: &Machine,
-        folder: &TestFolder,
-        awaited: &Awaited,
-        job: &mut Reporter<'_>,
-    ) -> Result<watch::Seen> {
+    fn watch(&mut self, machine: &Machine, awaited: &Awaited, job: &mut Reporter<'_>) -> Result<watch::Seen> {
         let (_, live) = machine.ask("look at the machine", Domain::xml)?;
         let none = || Error::new(Code::Libvirt, STEP, "libvirt has made no console");
         let mut console = Console::open(Path::new(&live.console.ok_or_else(none)?))?;
         if matches!(awaited, Awaited::Agent) {
             machine.ask("bound the agent's answers", |domain| domain.bound_agent(limits::BOOT_AGENT))?;
         }
+        let guard = machine.guard()?;
         machine.ask("let the guest run", Domain::resume)?;
-        let watch = Watch { machine, folder, reading: self.reading };
+        let watch = Watch { machine, guard: &guard, reading: self.reading };
         let seen = watch.wait(awaited, &mut console, job);
         self.answer.console = console.end();
         if let (Some(path), Ok(_)) = (&self.asked.screenshot, &seen) {

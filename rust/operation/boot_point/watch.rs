@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use regex_lite::Regex;
 
 use super::console::Console;
-use super::machine::{Machine, TestFolder};
+use super::machine::Machine;
+use super::room::Guard;
 use crate::error::{Code, Result};
 use crate::libvirt::{Domain, State};
 use crate::limits;
@@ -38,7 +39,7 @@ pub(super) type Seen = (Verdict, Option<String>);
 /// All that a guest needs which boots.
 pub(super) struct Watch<'a> {
     pub(super) machine: &'a Machine,
-    pub(super) folder: &'a TestFolder,
+    pub(super) guard: &'a Guard,
     pub(super) reading: &'a Reading,
 }
 
@@ -79,7 +80,7 @@ impl Watch<'_> {
 
     /// What ends the wait, if something does.
     fn look(&self) -> Result<Option<Seen>> {
-        if let Err(error) = self.folder.check() {
+        if let Err(error) = self.machine.folder.check() {
             return Ok(Some((Verdict::Aborted, Some(error.to_string()))));
         }
         match self.reading.check() {
@@ -87,10 +88,12 @@ impl Watch<'_> {
             // the guest waits for the NAS, too
             checked => checked.unwrap_or_else(|error| self.reading.note(&error)),
         }
-        if let Some(lack) = self.folder.lack()? {
-            return Ok(Some((Verdict::Aborted, Some(lack))));
+        let state = self.machine.ask(STEP, Domain::state);
+        // asked after the state: it may be the guard that has ended the guest
+        if let Some(lack) = self.guard.lack() {
+            return Ok(Some((Verdict::Aborted, Some(lack.to_owned()))));
         }
-        match self.machine.ask(STEP, Domain::state) {
+        match state {
             Err(error) => Ok(Some((Verdict::Aborted, Some(error.to_string())))),
             Ok(state) => Ok(judge(state, || self.reading.answers())),
         }
