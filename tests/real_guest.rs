@@ -18,7 +18,7 @@ use nasbackup::operation::take_backup::{TakeBackupRequest, TakenBackup};
 use nasbackup::point::Kind;
 use serde_json::{Value, json};
 use support::{
-    Agent, Disk, Image, Nas, PATIENCE, RealGuest, Restored, backup_path, begin_foreign_backup, folder, listing,
+    Agent, Disk, Image, Nas, PATIENCE, RealGuest, Restored, backup_path, begin_foreign_backup, by, folder, listing,
     own_host, run_as_agent, take, take_and, take_json, until,
 };
 
@@ -94,6 +94,25 @@ fn a_frozen_guest_s_files_are_whole_and_its_journal_clean() {
         let verified = restored.verified_files(!frozen);
         assert!(verified > files, "{verified} files");
     }
+}
+
+#[test]
+fn the_state_of_a_frozen_guest_s_tpm_is_in_its_point() {
+    let mut linux = RealGuest::boot(4, "");
+    linux.guest.stop();
+    linux.guest.devices += "<tpm model='tpm-crb'><backend type='emulator' version='2.0'/></tpm>";
+    linux.guest.start();
+    linux.wait_for_agent();
+    let state = format!("/var/lib/libvirt/swtpm/{}/tpm2/tpm2-00.permall", linux.guest.virsh(&["domuuid"]).trim());
+    let (nas, log) = (Nas::folder(), log_of(&linux));
+    for (n, engine) in ["push", "pull"].into_iter().enumerate() {
+        let request = TakeBackupRequest { quiesce: Some(true), ..by(engine, linux.request(&nas, n)) };
+        let taken = take(request).unwrap();
+        let held = nas.at(&backup_path(&linux.guest, n)).join("tpm2-00.permall");
+        assert_eq!(std::fs::read(held).unwrap(), std::fs::read(&state).unwrap(), "{engine}");
+        assert!(restored(&nas, &taken).was_frozen() && !linux.is_frozen(), "{engine}");
+    }
+    assert_eq!(log().iter().filter(|line| line.contains("thawed after ")).count(), 2, "{:?}", log());
 }
 
 /// The point as a qcow2 and as a raw file: Linux has the one as its own disk, and the other beside it.

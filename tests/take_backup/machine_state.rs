@@ -4,12 +4,13 @@ use std::fs;
 use std::os::unix::fs::{FileExt, symlink};
 use std::path::PathBuf;
 
+use nasbackup::config::Engine;
 use nasbackup::error::{Code, Result};
 use nasbackup::operation::call;
 use nasbackup::operation::take_backup::TakenBackup;
 use serde_json::{Value, json};
 
-use crate::support::{Disk, Guest, Nas, Story, backup_path, details, folder, run, secret, take};
+use crate::support::{Disk, Guest, Nas, Story, backup_path, by, details, folder, run, secret, take};
 
 const NVRAM: &str = "nvram.fd";
 const TPM: &str = "tpm2-00.permall";
@@ -89,7 +90,9 @@ fn each_point_has_the_uefi_variables_of_its_own_time_and_gives_them_back() {
     story.guest.start();
     story.guest.suspend();
     let parent = story.bitmap();
-    story.take("incremental").assert_recreated(&parent);
+    let by_pull = by("pull", story.request("incremental"));
+    story.accept(by_pull).assert_recreated(&parent);
+    assert_eq!((story.last().taken.engine, details(&story.last().taken).as_str()), (Engine::Pull, ""));
     let second = fs::read(&file).unwrap();
     assert!(second != first && held(&story, 1, NVRAM) == second && held(&story, 0, NVRAM) == first);
     assert_eq!(verdict(&story, "verifyData", 1, NVRAM), Some(("good".to_owned(), "[]".to_owned())));
