@@ -11,11 +11,11 @@ use nasbackup::error::{Code, Result};
 use nasbackup::nas::folder::Folder;
 use nasbackup::nas::path::PointPath;
 use nasbackup::operation::{call, take_backup::TakeBackupRequest};
-use nasbackup::point::{Manifest, Parent, Rebasing};
+use nasbackup::point::{MANIFEST, Manifest, NVRAM, Parent, Rebasing, TPM};
 use serde_json::{Value, json};
 
 use crate::alone;
-use crate::support::{Guest, MIB, Nas, Point, Story};
+use crate::support::{Disk, Guest, MIB, Nas, Point, Story};
 
 const ONE: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
 const TWO: &str = "ffeeddccbbaa99887766554433221100ffeeddccbbaa99887766554433221100";
@@ -246,6 +246,62 @@ fn keys_are_changed_and_older_points_signed_without_a_look_at_data() {
         nasbackup::nas::purpose::Purpose::Read,
     );
     assert_eq!(sign(&story, false), [0, 0, 0, 1]);
+}
+
+#[test]
+fn a_signed_point_has_what_its_machine_remembered_and_a_key_vouches_for_it() {
+    let _alone = alone();
+    let before = Before::keep();
+    before.keys(&[]);
+    let mut guest = Guest::stopped([Disk::root()]);
+    guest.os = " firmware='efi'";
+    guest.devices = "<tpm model='tpm-crb'><backend type='emulator' version='2.0'/></tpm>".to_owned();
+    guest.start();
+    guest.suspend();
+    let mut story = Story::new(guest, Nas::folder());
+    take(&mut story, "full");
+    let point = &story.points[0];
+    let files = [NVRAM, TPM].map(|name| story.nas.at(&format!("{}/{name}", point.path)));
+    let held = || files.each_ref().map(|file| fs::read(file).unwrap());
+    let as_made = held();
+    before.keys(&[ONE]);
+    let told = ask(&story, "signPoints", json!({"trustUnsigned": true})).unwrap();
+    assert_eq!((&told["signed"], held()), (&json!(1), as_made.clone()));
+    assert_good(&story, point);
+    let restore = || -> Result<[Vec<u8>; 2]> {
+        let out = tempfile::tempdir().unwrap();
+        let disk = json!({"path": out.path().join("disk"), "format": "raw"});
+        let request = json!({
+            "backupPath": point.path,
+            "volumes": [{"volume": story.guest.disks[0].volume(), "output": disk}],
+            "nvramPath": out.path().join("vars"),
+            "tpmPath": out.path().join("tpm"),
+        });
+        ask(&story, "restorePoint", request)?;
+        Ok(["vars", "tpm"].map(|name| fs::read(out.path().join(name)).unwrap()))
+    };
+    assert_eq!(restore(), Ok(as_made.clone()));
+    let manifest_at = story.nas.at(&format!("{}/{MANIFEST}", point.path));
+    let signed = fs::read(&manifest_at).unwrap();
+    for (file, name) in files.iter().zip([NVRAM, TPM]) {
+        let whole = fs::read(file).unwrap();
+        let mut changed = whole.clone();
+        *changed.last_mut().unwrap() ^= 1;
+        fs::write(file, &changed).unwrap();
+        assert_eq!(verdict(&story, "verifyData", point), "bad", "{name}");
+        assert_eq!(restore().unwrap_err().code, Code::CorruptImage, "{name}");
+        // whoever changes it can write its hash, too, and no MAC
+        forge(&story, point, |m| _ = m.texts.as_mut().unwrap().insert(name.to_owned(), Digest::of(&changed)));
+        assert_bad(&story, point, name);
+        assert_eq!(restore().unwrap_err().code, Code::CorruptImage, "{name}");
+        before.keys(&[]);
+        assert_eq!(verdict(&story, "verifyData", point), "good", "{name}: without a key nobody sees it");
+        before.keys(&[ONE]);
+        fs::write(file, whole).unwrap();
+        fs::write(&manifest_at, &signed).unwrap();
+    }
+    assert_good(&story, point);
+    assert_eq!(restore(), Ok(as_made));
 }
 
 /// The files of a point but its images.
