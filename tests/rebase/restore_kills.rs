@@ -1,12 +1,15 @@
 //! `restorePoint`, killed at each of its steps: once the next call has ended all is old or all is new, and nothing is left.
 #![cfg(feature = "test-hooks")]
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use nasbackup::digest::Digest;
 use nasbackup::error::Code;
+use nasbackup::nas::folder::Folder;
+use nasbackup::point::{MANIFEST, Manifest, NVRAM};
 use serde_json::{Value, json};
 
 use crate::flatten::Loop;
@@ -71,6 +74,49 @@ fn two_files_are_all_old_or_all_new_whatever_the_step_and_nothing_of_it_is_left(
         }
     }
     assert!(all_old > 10 && all_new > 8, "{all_old} old, {all_new} new");
+}
+
+/// Has the last point hold UEFI variables.
+fn hold_variables(points: &Points, variables: &[u8]) {
+    let at = points.dir.path().join(points.last());
+    fs::write(at.join(NVRAM), variables).unwrap();
+    let manifest = Manifest::read(&Folder::open_root(&at).unwrap()).unwrap().unwrap();
+    let texts = Some([(NVRAM.to_owned(), Digest::of(variables))].into());
+    Manifest { texts, checksum: None, ..manifest }.write(&File::create(at.join(MANIFEST)).unwrap()).unwrap();
+}
+
+#[test]
+fn what_a_machine_remembers_is_old_or_new_together_with_its_disks_whatever_the_step() {
+    let (points, variables) = (Points::make(2, 1 << 20), vec![7; 5000]);
+    hold_variables(&points, &variables);
+    let request = |out: &Path| {
+        let mut request = points.request(out, "raw");
+        request["nvramPath"] = json!(out.join("vars"));
+        request
+    };
+    let begin = || {
+        let out = begin();
+        fs::write(out.path().join("vars"), OLD).unwrap();
+        out
+    };
+    let (mut all_old, mut all_new) = (0, 0);
+    for step in steps(&request(begin().path())) {
+        let out = begin();
+        let vars = || fs::read(out.path().join("vars")).unwrap();
+        in_a_process(&request(out.path()), Some(&step));
+        // the next call fails after it has looked at what was left
+        let mut failing = request(out.path());
+        failing["volumes"][1]["output"]["size"] = json!(512);
+        assert_eq!(restore(&failing).unwrap_err().code, Code::InvalidArgument, "{step}");
+        let disks = new(&points, out.path());
+        let expected = if disks[0] { &variables[..] } else { OLD };
+        assert!(disks[0] == disks[1] && vars() == expected, "{step}: {disks:?}");
+        *if disks[0] { &mut all_new } else { &mut all_old } += 1;
+        restore(&request(out.path())).unwrap();
+        points.assert_restored(out.path(), "raw");
+        assert!(vars() == variables && all(out.path()).len() == 3, "{step}");
+    }
+    assert!(all_old > 5 && all_new > 2, "{all_old} old, {all_new} new");
 }
 
 /// What a device held is gone once it is written to: the call made again is what makes it whole.
