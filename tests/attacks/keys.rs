@@ -262,13 +262,13 @@ fn a_signed_point_has_what_its_machine_remembered_and_a_key_vouches_for_it() {
     take(&mut story, "full");
     let point = &story.points[0];
     let files = [NVRAM, TPM].map(|name| story.nas.at(&format!("{}/{name}", point.path)));
-    let held = || files.each_ref().map(|file| fs::read(file).unwrap());
+    let held = || files.each_ref().map(|file| Digest::of(&fs::read(file).unwrap()));
     let as_made = held();
     before.keys(&[ONE]);
     let told = ask(&story, "signPoints", json!({"trustUnsigned": true})).unwrap();
-    assert_eq!((&told["signed"], held()), (&json!(1), as_made.clone()));
+    assert_eq!((&told["signed"], held()), (&json!(1), as_made));
     assert_good(&story, point);
-    let restore = || -> Result<[Vec<u8>; 2]> {
+    let restore = || -> Result<[Digest; 2]> {
         let out = tempfile::tempdir().unwrap();
         let disk = json!({"path": out.path().join("disk"), "format": "raw"});
         let request = json!({
@@ -278,9 +278,9 @@ fn a_signed_point_has_what_its_machine_remembered_and_a_key_vouches_for_it() {
             "tpmPath": out.path().join("tpm"),
         });
         ask(&story, "restorePoint", request)?;
-        Ok(["vars", "tpm"].map(|name| fs::read(out.path().join(name)).unwrap()))
+        Ok(["vars", "tpm"].map(|name| Digest::of(&fs::read(out.path().join(name)).unwrap())))
     };
-    assert_eq!(restore(), Ok(as_made.clone()));
+    assert_eq!(restore(), Ok(as_made));
     let manifest_at = story.nas.at(&format!("{}/{MANIFEST}", point.path));
     let signed = fs::read(&manifest_at).unwrap();
     for (file, name) in files.iter().zip([NVRAM, TPM]) {
