@@ -314,7 +314,7 @@ fn a_copy_that_can_t_be_made_durable_is_none() {
     let get = || host.ends(&["get", &story.last().path, "/ballast", to.to_str().unwrap()]);
     let refusal = Refusal { call: "fsync".into(), errnos: vec![libc::EIO] };
     let ((status, said), met) = refusing(&to, &[refusal], get);
-    assert!(status == 20 && said.contains("/ballast"), "{status} {said}");
+    assert!(status == 20 && said.contains("sync the copies"), "{status} {said}");
     assert_eq!((met.get("fsync"), names(&to).len()), (Some(&1), 0));
     host.assert_nothing_left();
 }

@@ -18,6 +18,7 @@ use crate::error::{Code, Error, Result};
 use crate::host::{RunDir, RunDirs};
 use crate::lacking;
 use crate::nas::folder::Folder;
+use crate::sys;
 
 const STEP: &str = "copy the guest's files";
 /// What the name of the folder begins with in which copies are made.
@@ -28,6 +29,8 @@ const DEEPEST: usize = 200;
 const PIECE: usize = 64 << 10;
 /// Bytes of a file after which they are made durable: few, for nothing is heard of the copy meanwhile.
 const UNSYNCED: u64 = 32 << 20;
+/// Files that are made durable together: a journal writes their names and blocks at once then.
+const TOGETHER: usize = 64;
 /// Bytes after which the room is looked at again, each file and folder counted as one block of 4 KiB.
 const UNLOOKED: u64 = 1 << 20;
 /// Bytes and files that are left free where copies are made, or a twentieth of all where that is less.
@@ -88,13 +91,21 @@ impl Destination {
     /// before they fill the file system: a guest's files may share their blocks, and be any number of times as large as its disk.
     pub(super) fn copy(self, from: &Tree, go_on: &mut dyn FnMut(u64) -> Result<()>) -> Result<Unnamed> {
         let unfinished = Unfinished::make(&self.folder.path)?;
-        let mut copier =
-            Copier { from, to: &self.folder, unlooked: UNLOOKED, copied: Copied::default(), told: 0, go_on };
+        let mut copier = Copier {
+            from,
+            to: &self.folder,
+            unlooked: UNLOOKED,
+            unsynced: Vec::new(),
+            copied: Copied::default(),
+            told: 0,
+            go_on,
+        };
         for (number, (guest, _)) in self.wanted.iter().enumerate() {
             let name = numbered(number);
             let name = CStr::from_bytes_with_nul(&name).map_err(|e| Error::new(Code::Internal, STEP, e))?;
             copier.copy(&from.find(guest)?, unfinished.0.folder().as_fd(), name, 0)?;
         }
+        copier.sync()?;
         Ok(Unnamed { copied: copier.copied, unfinished, to: self })
     }
 }
@@ -188,6 +199,8 @@ struct Copier<'a> {
     to: &'a Folder,
     /// Bytes that were written since the room was looked at.
     unlooked: u64,
+    /// Copies that are whole and not durable yet.
+    unsynced: Vec<File>,
     copied: Copied,
     /// Bytes of what is told to be left out.
     told: usize,
@@ -286,7 +299,19 @@ impl Copier<'_> {
         self.copied.bytes = before + length;
         self.copied.files += 1;
         seal(&to, &node.stat).map_err(|e| io(e.into()))?;
-        to.sync_all().map_err(io)
+        self.unsynced.push(to);
+        if self.unsynced.len() == TOGETHER { self.sync() } else { Ok(()) }
+    }
+
+    /// Makes the copies durable.
+    fn sync(&mut self) -> Result<()> {
+        // it waits for nothing, and what it can't do the sync does
+        self.unsynced.iter().for_each(|file| _ = sys::begin_writeback(file, 0, 0));
+        for file in self.unsynced.drain(..) {
+            file.sync_all().map_err(|e| Error::io("sync the copies", &self.to.path, e))?;
+            (self.go_on)(self.copied.bytes)?;
+        }
+        Ok(())
     }
 }
 
