@@ -742,7 +742,7 @@ fn a_scratch_folder_that_qemu_can_t_pass_to_and_what_ceph_alone_needs_stop_no_ba
     }
     host.tools = Some(tools);
     let (status, findings) = diagnose(&host);
-    for (what, package) in [("qemu-nbd", "qemu-utils"), ("rbd", "ceph-common")] {
+    for (what, package) in [("qemu-nbd", "qemu-utils"), ("rbd", "ceph-common"), ("guestfish", "libguestfs")] {
         let lacks = of(&findings, what);
         assert!(lacks["state"] == "lacks" && lacks["advice"].as_str().unwrap().contains(package), "{lacks}");
     }

@@ -120,13 +120,17 @@ pub(super) fn mount(path: &Asked<String>) -> Finding {
 }
 
 /// Programs that some operations need, and backups of disks in files do not.
-pub(super) const SOME_NEED: [(&str, &str); 3] = [
+pub(super) const SOME_NEED: [(&str, &str); 4] = [
     ("qemu-storage-daemon", "'nasbackup mount' needs it: package qemu-system-common (Debian, Ubuntu) or qemu-kvm-core"),
     (
         "qemu-nbd",
         "stopped guests with disks in Ceph need it, and restores to Ceph: package qemu-utils (Debian, Ubuntu) or qemu-img",
     ),
     ("rbd", "restores to Ceph need it: package ceph-common"),
+    (
+        "guestfish",
+        "without it this host's kernel reads guests' files, and none in LVM: package guestfish (Debian, Ubuntu) or libguestfs",
+    ),
 ];
 
 pub(super) fn some_need(program: &str, path: &Asked<String>, advice: &str) -> Finding {
