@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use nasbackup::error::Result;
 use nasbackup::host::metrics::{escaped, head};
 use nasbackup::operation::list_points::{ListedMachine, ListedPoint, ListedPoints};
+use nasbackup::operation::verified::PastVerdict;
 
 use crate::host::Host;
 use crate::output::{Output, word};
@@ -32,6 +33,22 @@ const METRICS: [Metric; 5] = [
     }),
 ];
 
+/// A metric's name, what it tells, and what it looks at of a point.
+type Verdicts = (&'static str, &'static str, fn(&ListedPoint) -> Option<&PastVerdict>);
+
+const VERDICTS: [Verdicts; 2] = [
+    (
+        "verdicts",
+        "Points by what their last verification has found; none: not verified, or changed since.",
+        points::telling,
+    ),
+    (
+        "boot_verdicts",
+        "Points by what their last boot test has found; none: not tried, or changed since.",
+        points::last_boot,
+    ),
+];
+
 fn newest(machine: &ListedMachine) -> Option<u64> {
     machine.points.iter().filter_map(|point| u64::try_from(point.when?.as_second()).ok()).max()
 }
@@ -46,20 +63,18 @@ fn text(listed: &ListedPoints) -> String {
             }
         }
     }
-    let help = "Points by what their last verification has found; none: not verified, or changed since.";
-    text += &head("verdicts", "gauge", help);
-    for machine in &listed.machines {
-        for verdict in ["good", "bad", "aborted", "none"] {
-            let count = machine.points.iter().filter(|point| verdict_of(point) == verdict).count();
-            let name = escaped(&machine.instance);
-            text += &format!("nasbackup_verdicts{{machine=\"{name}\",verdict=\"{verdict}\"}} {count}\n");
+    for (name, help, telling) in VERDICTS {
+        text += &head(name, "gauge", help);
+        let verdict_of = |point| telling(point).filter(|past| past.current).map_or("none", |past| word(past.verdict));
+        for machine in &listed.machines {
+            let instance = escaped(&machine.instance);
+            for verdict in ["good", "bad", "aborted", "none"] {
+                let count = machine.points.iter().filter(|point| verdict_of(point) == verdict).count();
+                text += &format!("nasbackup_{name}{{machine=\"{instance}\",verdict=\"{verdict}\"}} {count}\n");
+            }
         }
     }
     text
-}
-
-fn verdict_of(point: &ListedPoint) -> &'static str {
-    points::telling(point).filter(|past| past.current).map_or("none", |past| word(past.verdict))
 }
 
 #[cfg(test)]
@@ -67,7 +82,7 @@ mod tests {
     use super::*;
     use crate::points::tests::point;
     use jiff::Timestamp;
-    use nasbackup::operation::verified::{PastVerdict, Scope};
+    use nasbackup::operation::verified::Scope;
     use nasbackup::operation::verify_chain::Verdict;
 
     #[test]
@@ -76,7 +91,13 @@ mod tests {
             |current| PastVerdict { scope: Scope::Data, when: Timestamp::UNIX_EPOCH, verdict: Verdict::Good, current };
         let when = |seconds| Timestamp::from_second(seconds).ok();
         let points = vec![
-            ListedPoint { size: 5, when: when(70), verified: vec![past(true)], ..point("1", &[]) },
+            ListedPoint {
+                size: 5,
+                when: when(70),
+                verified: vec![past(true)],
+                booted: vec![PastVerdict { verdict: Verdict::Bad, ..past(true) }],
+                ..point("1", &[])
+            },
             ListedPoint {
                 size: 7,
                 when: when(90),
@@ -99,6 +120,8 @@ mod tests {
             &format!("nasbackup_problems{{{machine}}} 1"),
             &format!("nasbackup_verdicts{{{machine},verdict=\"good\"}} 1"),
             &format!("nasbackup_verdicts{{{machine},verdict=\"none\"}} 1"),
+            &format!("nasbackup_boot_verdicts{{{machine},verdict=\"bad\"}} 1"),
+            &format!("nasbackup_boot_verdicts{{{machine},verdict=\"none\"}} 1"),
             "nasbackup_points{machine=\"none\"} 0",
             "nasbackup_problems{machine=\"none\"} 1",
         ] {

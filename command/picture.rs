@@ -1,9 +1,10 @@
 //! The chains of a repository as a picture: a square for each point, its area what the point takes, its colour what verifications
-//! have found; a line leads from a point to the one that stands on it.
+//! have found, a dot in it that of boot tests; a line leads from a point to the one that stands on it.
 
 use std::collections::BTreeMap;
 
 use nasbackup::operation::list_points::{ListedPoint, ListedPoints};
+use nasbackup::operation::verified::PastVerdict;
 use nasbackup::operation::verify_chain::Verdict;
 
 use crate::output::size;
@@ -43,6 +44,7 @@ pub(crate) fn svg(listed: &ListedPoints) -> String {
         body += &format!("<rect x=\"{x}\" y=\"{y}\" width=\"12\" height=\"12\" fill=\"{colour}\"/>\n");
         body += &label(x + 16.0, y + 10.0, 11, says);
     }
+    body += &label(MARGIN + LEGEND.len() as f64 * 110.0, y + 10.0, 11, "a dot: does it boot");
     for machine in listed.machines.iter().filter(|machine| !machine.points.is_empty()) {
         y += 2.0 * TEXT;
         body += &label(MARGIN, y, 14, &machine.instance);
@@ -108,20 +110,27 @@ fn draw(point: &ListedPoint, (x, y): (f64, f64), most: u64) -> String {
     let side = (LARGEST * (point.size as f64 / most.max(1) as f64).sqrt()).max(SMALLEST);
     let name = point.backup_path.rsplit('/').next().unwrap_or_default();
     let when = point.when.map_or_else(|| name.to_owned(), |when| when.strftime("%Y-%m-%d %H:%M").to_string());
-    let said = format!("{}: {}, {}", point.backup_path, size(point.size), points::verified(point));
+    let (mut said, mut dot) = (format!("{}: {}", point.backup_path, size(point.size)), String::new());
+    let found = Some(points::verified(point)).filter(|found| !found.is_empty());
+    said.extend(found.map(|found| format!(", {found}")));
+    if let Some(past) = points::last_boot(point) {
+        said += &format!(", boots: {}", points::booted(point));
+        let colour = colour(Some(past));
+        dot = format!("<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"5\" fill=\"{colour}\" stroke=\"#fff\"/>\n");
+    }
     let frame = if point.problems.is_empty() { "none" } else { "#d00" };
-    let (left, top, colour) = (x - side / 2.0, y - side / 2.0, colour(point));
+    let (left, top, colour) = (x - side / 2.0, y - side / 2.0, colour(points::telling(point)));
     format!(
         "<rect x=\"{left:.1}\" y=\"{top:.1}\" width=\"{side:.1}\" height=\"{side:.1}\" fill=\"{colour}\" stroke=\"{frame}\">\
-         <title>{}</title></rect>\n{}",
-        escaped(said.trim_end_matches(", ")),
+         <title>{}</title></rect>\n{dot}{}",
+        escaped(&said),
         label(x - COLUMN / 2.0 + 4.0, y + LARGEST / 2.0 + 11.0, 10, &when)
     )
 }
 
-fn colour(point: &ListedPoint) -> &'static str {
+fn colour(found: Option<&PastVerdict>) -> &'static str {
     let [good, bad, aborted, changed, none] = LEGEND.map(|(colour, _)| colour);
-    match points::telling(point) {
+    match found {
         None => none,
         Some(past) if !past.current => changed,
         Some(past) => match past.verdict {
@@ -146,7 +155,7 @@ mod tests {
     use crate::points::tests::point;
     use jiff::Timestamp;
     use nasbackup::operation::list_points::ListedMachine;
-    use nasbackup::operation::verified::{PastVerdict, Scope};
+    use nasbackup::operation::verified::Scope;
 
     #[test]
     fn chains_go_to_the_right_and_branches_down() {
@@ -169,7 +178,12 @@ mod tests {
         ] {
             let drawn = draw(&ListedPoint { size, verified, ..point("1", &[]) }, (0.0, 0.0), 400);
             assert!(drawn.contains(&format!("width=\"{side}\"")) && drawn.contains(colour), "{drawn}");
+            assert!(!drawn.contains("<circle"), "{drawn}");
         }
+        let booted = vec![PastVerdict { scope: Scope::Boot, ..past(Verdict::Bad, true) }];
+        let drawn = draw(&ListedPoint { booted, ..point("1", &[]) }, (0.0, 0.0), 400);
+        assert!(drawn.contains(&format!("<circle cx=\"0.0\" cy=\"0.0\" r=\"5\" fill=\"{}\"", LEGEND[1].0)), "{drawn}");
+        assert!(drawn.contains("boots: bad 1970-01-01"), "{drawn}");
     }
 
     #[test]

@@ -48,6 +48,11 @@ pub(crate) fn telling(point: &ListedPoint) -> Option<&PastVerdict> {
     worst(&point.verified)
 }
 
+/// The same of its boot tests.
+pub(crate) fn last_boot(point: &ListedPoint) -> Option<&PastVerdict> {
+    worst(&point.booted)
+}
+
 fn worst(found: &[PastVerdict]) -> Option<&PastVerdict> {
     found.iter().max_by_key(|past| (past.current, past.verdict, past.scope))
 }
@@ -59,7 +64,7 @@ pub(crate) fn verified(point: &ListedPoint) -> String {
 
 /// What boot tests have found, as `good 2026-11-29`. Empty where nothing is known.
 pub(crate) fn booted(point: &ListedPoint) -> String {
-    worst(&point.booted).map_or_else(String::new, said)
+    last_boot(point).map_or_else(String::new, said)
 }
 
 fn said(past: &PastVerdict) -> String {
