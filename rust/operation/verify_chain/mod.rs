@@ -55,7 +55,7 @@ pub struct Verified {
 /// Runs `verifyChain`. `listener` is told of progress on this thread. What is wrong with the point stands in the answer. An error
 /// means that there is no answer: the request is invalid, the repository or point can't be opened, the call was cancelled.
 pub fn run(request: VerifyChainRequest, listener: Listener<'_>) -> Result<Verified> {
-    if request.rate_limit.is_some() {
+    if request.rate_limit.is_some_and(|rate| rate > 0) {
         return Err(Error::invalid("rateLimit", "is given, and verifyChain reads no data"));
     }
     verify(("verifyChain", Scope::Chain), request, listener, |_, _, _| Ok(()))

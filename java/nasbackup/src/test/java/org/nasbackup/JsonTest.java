@@ -30,7 +30,8 @@ class JsonTest {
                 .backupPath("i/1")
                 .build();
         assertThat(JsonWriter.write(request))
-                .isEqualTo("{\"repository\":{\"type\":\"dir\",\"address\":\"/nas\"},\"backupPath\":\"i/1\"}");
+                .isEqualTo("{\"repository\":{\"type\":\"dir\",\"address\":\"/nas\"},\"backupPath\":\"i/1\","
+                        + "\"rateLimit\":0}");
         assertThat(JsonWriter.write(null)).isNull();
     }
 
