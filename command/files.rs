@@ -10,7 +10,7 @@ use nasbackup::plain::plain;
 use crate::arguments::{Files, Get};
 use crate::host::Host;
 use crate::output::{Output, size};
-use crate::progress;
+use crate::{points, progress};
 
 pub(crate) fn list(own: OwnMounts, host: &Host, arguments: &Files, output: Output) -> Result<ExitCode> {
     let request = request(host, &arguments.point, arguments.partition.as_deref())?;
@@ -34,7 +34,7 @@ pub(crate) fn get(own: OwnMounts, host: &Host, arguments: &Get, output: Output) 
 }
 
 fn request(host: &Host, point: &str, partition: Option<&str>) -> Result<PointFilesRequest> {
-    let (point, volume) = parts(point);
+    let (point, volume) = points::split_volume(point);
     Ok(PointFilesRequest {
         repository: Some(host.repository()?),
         backup_path: Some(point.to_owned()),
@@ -42,15 +42,6 @@ fn request(host: &Host, point: &str, partition: Option<&str>) -> Result<PointFil
         partition: partition.map(str::to_owned),
         ..PointFilesRequest::default()
     })
-}
-
-/// The point, and the volume behind it. A machine's name may have a colon in it, a timestamp has none.
-fn parts(text: &str) -> (&str, Option<&str>) {
-    let timestamp = text.find('/').unwrap_or(0);
-    match text[timestamp..].find(':') {
-        Some(colon) => (&text[..timestamp + colon], Some(&text[timestamp + colon + 1..])),
-        None => (text, None),
-    }
 }
 
 fn file_systems(found: &[FileSystem]) -> String {
@@ -101,19 +92,6 @@ fn text(copied: &Copied) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_volume_stands_behind_the_point() {
-        for (text, expected) in [
-            ("i-1/T", ("i-1/T", None)),
-            ("i-1/T:vol", ("i-1/T", Some("vol"))),
-            ("a:b/T:c:d", ("a:b/T", Some("c:d"))),
-            ("x:y", ("x", Some("y"))),
-            ("i-1/T:", ("i-1/T", Some(""))),
-        ] {
-            assert_eq!(parts(text), expected);
-        }
-    }
 
     #[test]
     fn names_are_shown_on_a_line_each_and_do_nothing() {

@@ -14,7 +14,7 @@ use crate::arguments::Cancel;
 use crate::output::{Output, size, time};
 
 pub(crate) fn run(output: Output) -> Result<ExitCode> {
-    output.print(&posted(&config::current().state_dir), |jobs| text(jobs))?;
+    output.print(&posted(&config::current().state_dir)?, |jobs| text(jobs))?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -3,6 +3,7 @@
 use nasbackup::error::{Code, Error, Result};
 use nasbackup::operation::list_points::{self, ListPointsRequest, ListedPoint, ListedPoints};
 use nasbackup::operation::verified::{PastVerdict, Scope};
+use nasbackup::operation::verify_chain::Verdict;
 
 use crate::host::Host;
 use crate::output::{Output, word};
@@ -33,9 +34,14 @@ pub(crate) fn find<'a>(points: &'a [ListedPoint], path: &str) -> Result<&'a List
     found.ok_or_else(|| Error::new(Code::NotFound, "look for the point", format!("'{path}' is no restore point")))
 }
 
-/// A point, and one of its volumes if that is named: `MACHINE/TIMESTAMP:VOLUME`.
+/// A point, and one of its volumes if that is named: `MACHINE/TIMESTAMP:VOLUME`. A machine's name may have a colon in it, a
+/// timestamp has none.
 pub(crate) fn split_volume(text: &str) -> (&str, Option<&str>) {
-    text.split_once(':').map_or((text, None), |(point, volume)| (point, Some(volume)))
+    let timestamp = text.find('/').unwrap_or(0);
+    match text[timestamp..].find(':') {
+        Some(colon) => (&text[..timestamp + colon], Some(&text[timestamp + colon + 1..])),
+        None => (text, None),
+    }
 }
 
 /// The points that stand on `path`.
@@ -43,7 +49,8 @@ pub(crate) fn on<'a>(points: &'a [ListedPoint], path: &str) -> Vec<&'a ListedPoi
     points.iter().filter(|point| point.parents.iter().any(|parent| parent == path)).collect()
 }
 
-/// What a point's verifications have found that tells most: the worst that holds, of data before that of the chain alone.
+/// What a point's verifications have found that tells most: the worst that holds, of data before that of the chain alone. One that
+/// came to nothing takes nothing from what another has found.
 pub(crate) fn telling(point: &ListedPoint) -> Option<&PastVerdict> {
     worst(&point.verified)
 }
@@ -54,7 +61,14 @@ pub(crate) fn last_boot(point: &ListedPoint) -> Option<&PastVerdict> {
 }
 
 fn worst(found: &[PastVerdict]) -> Option<&PastVerdict> {
-    found.iter().max_by_key(|past| (past.current, past.verdict, past.scope))
+    found.iter().max_by_key(|past| {
+        let tells = match past.verdict {
+            Verdict::Aborted => 0,
+            Verdict::Good => 1,
+            Verdict::Bad => 2,
+        };
+        (past.current, tells, past.scope)
+    })
 }
 
 /// What verifications have found, as `good data 2026-11-29`. Empty where nothing is known.
@@ -80,6 +94,7 @@ fn said(past: &PastVerdict) -> String {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use jiff::Timestamp;
     use nasbackup::operation::list_points::ListedDisk;
     use nasbackup::point::Kind;
 
@@ -106,6 +121,34 @@ pub(crate) mod tests {
             verified: Vec::new(),
             booted: Vec::new(),
             problems: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_volume_stands_behind_the_point() {
+        for (text, expected) in [
+            ("i-1/T", ("i-1/T", None)),
+            ("i-1/T:vol", ("i-1/T", Some("vol"))),
+            ("a:b/T:c:d", ("a:b/T", Some("c:d"))),
+            ("x:y", ("x", Some("y"))),
+            ("i-1/T:", ("i-1/T", Some(""))),
+        ] {
+            assert_eq!(split_volume(text), expected);
+        }
+    }
+
+    #[test]
+    fn what_was_found_and_holds_is_told_before_what_came_to_nothing() {
+        let past =
+            |verdict, current| PastVerdict { scope: Scope::Chain, when: Timestamp::UNIX_EPOCH, verdict, current };
+        let (good, bad, aborted) = (past(Verdict::Good, true), past(Verdict::Bad, true), past(Verdict::Aborted, true));
+        for (found, told) in [
+            (vec![&good, &aborted], &good),
+            (vec![&aborted, &good, &bad], &bad),
+            (vec![&past(Verdict::Bad, false), &aborted], &aborted),
+        ] {
+            let point = ListedPoint { verified: found.into_iter().cloned().collect(), ..point("1", &[]) };
+            assert_eq!(telling(&point), Some(told));
         }
     }
 }

@@ -70,7 +70,7 @@ pub fn tell(state_dir: &Path, file: &Path, watched: &Watched, end: End) -> Resul
     let json = serde_json::to_string(&record).map_err(|error| Error::io(STEP, RECORD, error))?;
     let at = state_dir.join(RECORD);
     replace(&at, &json, 0o600).map_err(|error| Error::io(STEP, &at, error))?;
-    replace(file, &text(&record, &posted(state_dir)), 0o644).map_err(|error| Error::io(STEP, file, error))
+    replace(file, &text(&record, &posted(state_dir)?), 0o644).map_err(|error| Error::io(STEP, file, error))
 }
 
 fn lock(state_dir: &Path) -> Result<Flock> {

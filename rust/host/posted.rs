@@ -4,7 +4,7 @@
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Once;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -150,13 +150,22 @@ pub fn sweep_posted(state_dir: &Path) {
     all(state_dir).sweep(|_| true, |left| fs::remove_dir_all(left.path()).map(|()| true));
 }
 
-/// The jobs that run on this host, the longest first.
-pub fn posted(state_dir: &Path) -> Vec<HostJob> {
-    sweep_posted(state_dir);
-    let Ok(entries) = fs::read_dir(state_dir.join(JOBS)) else { return Vec::new() };
-    let mut jobs: Vec<_> = entries.flatten().filter_map(|entry| read(&entry.path())).collect();
+/// The jobs that run on this host, the longest first. `PERMISSION_DENIED` to whoever may not look for them.
+pub fn posted(state_dir: &Path) -> Result<Vec<HostJob>> {
+    let mut jobs: Vec<_> = folders(state_dir)?.iter().filter_map(|dir| read(dir)).collect();
     jobs.sort_by_key(|job| std::cmp::Reverse(job.elapsed_millis));
-    jobs
+    Ok(jobs)
+}
+
+/// The jobs' folders, none of which a killed process has left: it would hear nothing. None before the first job.
+fn folders(state_dir: &Path) -> Result<Vec<PathBuf>> {
+    sweep_posted(state_dir);
+    let all = state_dir.join(JOBS);
+    let io = |error| Error::io("look for the jobs", &all, error);
+    match fs::read_dir(&all) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        entries => entries.map_err(io)?.map(|entry| Ok(entry.map_err(io)?.path())).collect(),
+    }
 }
 
 /// None for one that has just begun, or ended meanwhile.
@@ -169,19 +178,15 @@ fn read(dir: &Path) -> Option<HostJob> {
     Some(HostJob { elapsed_millis: later(job.elapsed_millis), silent_millis: later(job.silent_millis), ..job })
 }
 
-/// Asks the jobs of that id to stop; how many there are.
+/// Asks the jobs of that id to stop; how many there are. `PERMISSION_DENIED` as of `posted`.
 pub fn ask_to_stop(state_dir: &Path, id: &str) -> Result<usize> {
-    // one whose process has died hears nothing
-    sweep_posted(state_dir);
-    let Ok(entries) = fs::read_dir(state_dir.join(JOBS)) else { return Ok(0) };
-    let dirs = entries.flatten().map(|entry| entry.path());
     let mut asked = 0;
-    for dir in dirs.filter(|dir| read(dir).is_some_and(|job| job.job == id)) {
+    for dir in folders(state_dir)?.iter().filter(|dir| read(dir).is_some_and(|job| job.job == id)) {
         match File::create(dir.join(CANCEL)) {
             // it has ended
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             made => {
-                made.map_err(|error| Error::io("ask the job to stop", &dir, error))?;
+                made.map_err(|error| Error::io("ask the job to stop", dir, error))?;
                 asked += 1;
             }
         }
@@ -192,6 +197,7 @@ pub fn ask_to_stop(state_dir: &Path, id: &str) -> Result<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Code;
 
     fn status(phase: Phase, done_bytes: u64) -> JobStatus {
         JobStatus {
@@ -209,7 +215,7 @@ mod tests {
     }
 
     fn done(state: &Path) -> Vec<u64> {
-        posted(state).into_iter().map(|job| job.done_bytes).collect()
+        posted(state).unwrap().into_iter().map(|job| job.done_bytes).collect()
     }
 
     #[test]
@@ -220,7 +226,7 @@ mod tests {
         assert_eq!(ask_to_stop(state, "a").unwrap(), 0);
         let mut post = Post::open(state);
         assert!(!post.tell(&status(Phase::Start, 1)));
-        assert_eq!(posted(state)[0].process, std::process::id());
+        assert_eq!(posted(state).unwrap()[0].process, std::process::id());
         assert!(!post.tell(&status(Phase::Copy, 2)));
         assert!(!post.tell(&status(Phase::Copy, 3)));
         assert_eq!(done(state), [2], "at a new phase, else once a second");
@@ -245,6 +251,7 @@ mod tests {
         let no_folder = &dir.path().join("file");
         fs::write(no_folder, "").unwrap();
         assert!(!Post::open(no_folder).tell(&status(Phase::Copy, 1)));
-        assert!(done(no_folder).is_empty());
+        assert_eq!(posted(no_folder).unwrap_err().code, Code::Io);
+        assert!(ask_to_stop(no_folder, "a").is_err());
     }
 }

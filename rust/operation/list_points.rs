@@ -69,6 +69,9 @@ pub struct ListedMachine {
     pub foreign: Vec<String>,
     /// Why it could not be looked at, if that is so.
     pub problem: Option<String>,
+    /// The same; its words are those of the problem.
+    #[serde(skip)]
+    pub failure: Option<Error>,
 }
 
 /// A restore point. Sizes are bytes.
@@ -157,8 +160,8 @@ fn list(export: &Export, only: Option<String>, job: &mut Reporter<'_>) -> Result
             Ok(machine) => listed.push(machine),
             Err(error) if only.is_some() => return Err(error),
             Err(error) => {
-                let problem = Some(error.to_string());
-                listed.push(ListedMachine { instance: name, problem, ..ListedMachine::default() });
+                let (problem, failure) = (Some(error.to_string()), Some(error));
+                listed.push(ListedMachine { instance: name, problem, failure, ..ListedMachine::default() });
             }
         }
     }

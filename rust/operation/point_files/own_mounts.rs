@@ -33,7 +33,10 @@ impl OwnMounts {
         if fs::read_dir("/proc/self/task").map_err(io)?.count() > 1 {
             return Err(Error::new(Code::Internal, STEP, "other threads run"));
         }
-        sys::part_with_mounts().map_err(|e| Error::io(STEP, "/", e))?;
+        sys::part_with_mounts().map_err(|e| match Error::io(STEP, "/", e) {
+            denied if denied.code == Code::PermissionDenied => Error { cause: "run as root".to_owned(), ..denied },
+            other => other,
+        })?;
         Ok(OwnMounts(()))
     }
 
