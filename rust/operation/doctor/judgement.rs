@@ -259,6 +259,7 @@ pub(super) fn repository(name: &str, tried: &Tries<Tried>) -> Vec<Finding> {
     findings.extend(left);
     findings.push(locks(format!("{what}: locks"), tried));
     findings.push(clones(format!("{what}: block cloning"), tried.clones));
+    findings.extend(tried.on_root.then(|| on_root(format!("{what}: mount"))));
     findings
 }
 
@@ -274,6 +275,11 @@ fn locks(what: String, tried: &Tried) -> Finding {
         }
         (Err(error), _) => Finding::untried(what, error.to_string()),
     }
+}
+
+fn on_root(what: String) -> Finding {
+    Finding::lacks(what, "it lies on the file system of /, is no mount of its own")
+        .advise("if it is to be a NAS, mount that: points would lie on this host, and fill its disk")
 }
 
 fn clones(what: String, cloned: rustix::io::Result<()>) -> Finding {
@@ -373,11 +379,13 @@ mod tests {
             room: room(1 << 20),
             locks: Ok(()),
             clones: Ok(()),
+            on_root: false,
             left: None,
         };
         for (tried, states) in [
             (all.clone(), &[Good, Good, Good][..]),
             (Tried { room: room(0), ..all.clone() }, &[Lacks, Good, Good]),
+            (Tried { on_root: true, ..all.clone() }, &[Good, Good, Good, Lacks]),
             (Tried { room: None, options: None, ..all.clone() }, &[Good, Good, Good]),
             (Tried { left: Some("x stays".into()), ..all.clone() }, &[Good, Defect, Good, Good]),
             (Tried { locks: Err(Errno::OPNOTSUPP), ..all.clone() }, &[Good, Lacks, Good]),

@@ -3,6 +3,7 @@
 
 use std::io::Write;
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt as _;
 
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
@@ -34,6 +35,8 @@ pub(super) struct Tried {
     pub(super) locks: rustix::io::Result<()>,
     /// A file was given blocks of its own once more, by FICLONERANGE.
     pub(super) clones: rustix::io::Result<()>,
+    /// It lies on the file system of `/`.
+    pub(super) on_root: bool,
     /// What could not be removed, and why.
     pub(super) left: Option<String>,
 }
@@ -79,7 +82,8 @@ fn try_file(root: &Folder, mut file: Apart) -> std::io::Result<Tried> {
     let clones = file.with(|file| sys::clone_range(file, PIECE as u64, file, 0, PIECE as u64));
     let clones = clones.map_err(|error| errno(&error).unwrap_or(Errno::IO));
     let options = mountinfo::place(root.as_fd()).ok().map(|place| place.options);
-    Ok(Tried { options, room: None, locks, clones, left: None })
+    let on_root = file.stat()?.st_dev == std::fs::metadata("/")?.dev();
+    Ok(Tried { options, room: None, locks, clones, on_root, left: None })
 }
 
 #[cfg(test)]
@@ -91,7 +95,7 @@ mod tests {
     fn what_is_tried_leaves_nothing_and_says_what_a_file_system_does() {
         let dir = tempfile::tempdir_in("/dev/shm").unwrap();
         let tried = try_out(&Folder::open_root(dir.path()).unwrap()).unwrap();
-        assert_eq!((tried.locks, tried.left.as_deref()), (Ok(()), None));
+        assert_eq!((tried.locks, tried.left.as_deref(), tried.on_root), (Ok(()), None, false));
         assert!(tried.clones.is_err_and(crate::lacking::is_unknown), "tmpfs shares no blocks: {tried:?}");
         assert!(tried.room.is_some() && tried.options.is_some_and(|options| options.starts_with("rw")));
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
