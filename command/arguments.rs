@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use nasbackup::error::{Error, Result};
 
 /// Where the agent looks for the host's settings, too.
 pub(crate) const SETTINGS: &str = "/etc/nasbackup/nasbackup.properties";
@@ -183,7 +184,7 @@ pub(crate) struct Files {
     /// that the guest mounts at /boot. Without it the file systems are listed
     pub(crate) path: Option<OsString>,
     /// Which file system, if there are several: the partition as it is listed, as 2 or GROUP/VOLUME
-    #[arg(long, value_name = "PARTITION")]
+    #[arg(long, value_name = "PARTITION", requires = "path")]
     pub(crate) partition: Option<String>,
 }
 
@@ -252,7 +253,7 @@ pub(crate) struct Flatten {
     /// The restore point, MACHINE/TIMESTAMP, and which of its volumes, if it has several
     #[arg(value_name = "POINT[:VOLUME]")]
     pub(crate) point: String,
-    /// Where it goes: a file or device that it replaces, rbd:POOL/IMAGE:OPTIONS, or @FILE, whose first line tells that
+    /// Where it goes: a file that is not there, a device that it replaces, rbd:POOL/IMAGE:OPTIONS, or @FILE, whose first line tells that
     pub(crate) output: String,
     /// What is written
     #[arg(long, value_enum, default_value = "qcow2")]
@@ -269,7 +270,8 @@ pub(crate) struct Take {
     /// Begin a chain; without this and --incremental the point is a full that nothing can stand on
     #[arg(long, conflicts_with = "incremental")]
     pub(crate) full: bool,
-    /// Stand on the machine's newest point
+    /// Stand on the machine's newest point that one can stand on: of --full, of --incremental or of a chain of CloudStack's.
+    /// Newer ones that begin no chain are passed over
     #[arg(long)]
     pub(crate) incremental: bool,
     /// Freeze the guest's file systems around the begin
@@ -296,4 +298,10 @@ pub(crate) struct Cancel {
 pub(crate) struct Completions {
     /// The shell
     pub(crate) shell: clap_complete::Shell,
+}
+
+/// A path of the caller's, as the library wants it, which is in no folder of its own.
+pub(crate) fn absolute(argument: &str, path: &str) -> Result<String> {
+    let found = std::path::absolute(path).map_err(|error| Error::invalid(argument, error))?;
+    found.into_os_string().into_string().map_err(|_| Error::invalid(argument, "its folder's name is not UTF-8"))
 }

@@ -74,11 +74,11 @@ fn bytes(text: &str) -> Result<u64> {
 
 /// `agent`, `console:REGEX`, or seconds.
 fn wait(text: &str) -> Result<Wait> {
-    let refuse = |_| Error::invalid("--wait", format!("'{text}' is none of agent, console:REGEX and seconds"));
+    let refuse = || Error::invalid("--wait", format!("'{text}' is none of agent, console:REGEX and seconds"));
     match (text, text.strip_prefix("console:")) {
         ("agent", _) => Ok(Wait::Agent),
         (_, Some(expression)) => Ok(Wait::Console(expression.to_owned())),
-        _ => text.parse().map(Wait::Seconds).map_err(refuse),
+        _ => text.parse().ok().filter(|seconds| *seconds > 0).map(Wait::Seconds).ok_or_else(refuse),
     }
 }
 
@@ -125,6 +125,7 @@ mod tests {
             ("60", Some(Wait::Seconds(60))),
             ("console:login: *$", Some(Wait::Console("login: *$".to_owned()))),
             ("console", None),
+            ("0", None),
             ("-1", None),
         ] {
             assert_eq!(wait(text).ok(), expected, "{text}");

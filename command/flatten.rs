@@ -1,8 +1,9 @@
 //! `nasbackup flatten`.
 
+use std::path::Path;
 use std::process::ExitCode;
 
-use nasbackup::error::{Error, Result};
+use nasbackup::error::{Code, Error, Result};
 use nasbackup::operation::flatten::{self, FlattenRequest, Flattened, OutputRequest};
 use nasbackup::operation::list_points::ListedPoint;
 
@@ -15,8 +16,10 @@ pub(crate) fn run(host: &Host, arguments: &Flatten, output: Output) -> Result<Ex
     let (path, volume) = points::split_volume(&arguments.point);
     let volume = choose(&show::point(host, path, output)?.point, volume)?;
     let to = restore::output("OUTPUT", &arguments.output)?;
+    refuse_file(&to)?;
     if arguments.dry_run {
-        let line = format!("would write '{volume}' of '{path}' to '{}'", restore::without_key(&to));
+        let (shown, replacing) = (restore::without_key(&to), restore::replacing(&to));
+        let line = format!("would write '{volume}' of '{path}' to '{shown}'{replacing}");
         output.print(&line, |line| format!("{line}\n"))?;
         return Ok(ExitCode::SUCCESS);
     }
@@ -30,6 +33,14 @@ pub(crate) fn run(host: &Host, arguments: &Flatten, output: Output) -> Result<Ex
     let flattened = progress::with(output, |listener| flatten::run(request, listener))?;
     output.print(&flattened, text)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// `ALREADY_EXISTS` for a file: nobody has said that it may be replaced.
+fn refuse_file(to: &str) -> Result<()> {
+    if Path::new(to).metadata().is_ok_and(|found| found.is_file()) {
+        return Err(Error::new(Code::AlreadyExists, "look at the output", format!("'{to}' is there")));
+    }
+    Ok(())
 }
 
 /// The volume that is meant. `INVALID_ARGUMENT` where the point has several and none was named.

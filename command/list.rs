@@ -14,17 +14,18 @@ use crate::arguments::List;
 use crate::host::Host;
 use crate::output::{Output, size};
 use crate::tree::tree;
-use crate::{picture, points};
+use crate::{picture, points, repository};
 
 pub(crate) fn run(host: &Host, arguments: &List, output: Output) -> Result<ExitCode> {
     let listed = points::listed(host, arguments.vm.as_deref(), output)?;
+    let place = repository::told(&host.repository()?);
     if let Some(file) = &arguments.svg {
         write(file, &picture::svg(&listed))?;
     }
     if let Some(file) = &arguments.html {
-        write(file, &picture::html(&listed, &text(&listed)))?;
+        write(file, &picture::html(&listed, &text(&listed, &place)))?;
     }
-    output.print(&listed, text)?;
+    output.print(&listed, |listed| text(listed, &place))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -40,12 +41,12 @@ fn write(file: &Path, text: &str) -> Result<()> {
     std::fs::write(file, text).map_err(|error| Error::io("draw the chains", file, error))
 }
 
-fn text(listed: &ListedPoints) -> String {
+fn text(listed: &ListedPoints, place: &str) -> String {
     let mut text: Vec<_> = listed.machines.iter().filter(|machine| !is_empty(machine)).map(machine).collect();
     if !listed.foreign.is_empty() {
         text.push(format!("foreign: {}\n", listed.foreign.join(", ")));
     }
-    if text.is_empty() { "no restore points\n".to_owned() } else { text.join("\n") }
+    if text.is_empty() { format!("no restore points in {place}\n") } else { text.join("\n") }
 }
 
 /// Is there nothing to tell of the machine?

@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 
 use nasbackup::error::{Error, Result};
 use nasbackup::nas::repository::Repository;
+use nasbackup::plain::plain;
+
+use crate::arguments::absolute;
 
 /// How the settings name a repository: `repository.NAME = TYPE:ADDRESS`, and `repository.NAME.options = OPTIONS`.
 const PREFIX: &str = "repository.";
@@ -19,6 +22,9 @@ pub(crate) fn split(settings: BTreeMap<String, String>) -> (BTreeMap<String, Str
 /// The repository that `text` names. `options` come before those of the settings. `INVALID_ARGUMENT` for a name that the
 /// settings do not have.
 pub(crate) fn find(text: &str, options: Option<String>, named: &BTreeMap<String, String>) -> Result<Repository> {
+    if text.starts_with("./") || text.starts_with("../") || text == "." || text == ".." {
+        return Ok(repository("dir", &absolute("--repo", text)?, options));
+    }
     let is_dir = text.starts_with('/');
     let (place, known) = match named.get(text) {
         _ if is_dir => (text, None),
@@ -38,6 +44,12 @@ pub(crate) fn find(text: &str, options: Option<String>, named: &BTreeMap<String,
 pub(crate) fn all(named: &BTreeMap<String, String>) -> Vec<(String, Result<Repository>)> {
     let names = named.keys().filter(|name| !name.ends_with(OPTIONS));
     names.map(|name| (name.clone(), find(name, None, named))).collect()
+}
+
+/// How a repository is called: its options may hold a password.
+pub(crate) fn told(repository: &Repository) -> String {
+    let [kind, address] = [&repository.kind, &repository.address].map(|text| text.as_deref().unwrap_or_default());
+    plain(&if kind == "dir" { address.to_owned() } else { format!("{kind}:{address}") }).into_owned()
 }
 
 fn repository(kind: &str, address: &str, options: Option<String>) -> Repository {
@@ -79,6 +91,11 @@ mod tests {
         }
         let all: Vec<_> = super::all(&named).into_iter().map(|(name, found)| (name, found.is_ok())).collect();
         assert_eq!(all, [("local".to_owned(), true), ("nas".to_owned(), true)]);
+        for (text, end) in [(".", ""), ("./a/b", "/a/b")] {
+            let here = std::env::current_dir().unwrap();
+            let found = find(text, None).unwrap();
+            assert_eq!((found.0.as_str(), found.1), ("dir", format!("{}{end}", here.display())));
+        }
         assert!(find("elsewhere", None).unwrap_err().contains("'elsewhere' is no folder"));
     }
 }

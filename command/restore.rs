@@ -1,6 +1,7 @@
 //! `nasbackup restore`.
 
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use nasbackup::error::{Code, Error, Result};
@@ -11,7 +12,7 @@ use nasbackup::operation::restore_point::{
 use nasbackup::plain::plain;
 use nasbackup::point::{Manifest, StatePart};
 
-use crate::arguments::{Format, Restore};
+use crate::arguments::{Format, Restore, absolute};
 use crate::host::{Host, from_file};
 use crate::output::{Output, size};
 use crate::{progress, show};
@@ -24,16 +25,17 @@ pub(crate) fn run(host: &Host, arguments: &Restore, output: Output) -> Result<Ex
     let state = |part| plan_state(arguments, shown.manifest.as_ref(), part);
     let (nvram, tpm) = (state(StatePart::Nvram)?, state(StatePart::Tpm)?);
     if arguments.dry_run {
-        let would = |(volume, path): &(String, String)| format!("would restore '{volume}' to '{}'", without_key(path));
+        let would = |(volume, path): &(String, String)| {
+            format!("would restore '{volume}' to '{}'{}", without_key(path), replacing(path))
+        };
         let state = [(StatePart::Nvram, &nvram), (StatePart::Tpm, &tpm)];
         let state = state.into_iter().filter_map(|(part, path)| Some((part.what().to_owned(), path.clone()?)));
         let lines: Vec<_> = planned.iter().cloned().chain(state).map(|planned| would(&planned)).collect();
         output.print(&lines, |lines| lines.join("\n") + "\n")?;
         return Ok(ExitCode::SUCCESS);
     }
-    if let Some(folder) = &arguments.to {
-        std::fs::create_dir_all(folder).map_err(|error| Error::io("make the folder", folder, error))?;
-    }
+    let _made = arguments.to.as_deref().map(NewFolders::make).transpose()?;
+    let keep_old_in = arguments.keep_old_in.as_deref().map(|folder| absolute("--keep-old-in", folder));
     let request = RestorePointRequest {
         repository: Some(host.repository()?),
         backup_path: Some(arguments.point.clone()),
@@ -42,13 +44,33 @@ pub(crate) fn run(host: &Host, arguments: &Restore, output: Output) -> Result<Ex
         tpm_path: tpm,
         verify: arguments.verify_data.then_some(Verify::Data),
         keep_old: Some(arguments.keep_old),
-        keep_old_in: arguments.keep_old_in.clone(),
+        keep_old_in: keep_old_in.transpose()?,
         rate_limit: arguments.rate_limit,
         ..RestorePointRequest::default()
     };
     let restored = progress::with(output, |listener| restore_point::run(request, listener))?;
     output.print(&restored, text)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Folders that were made for a restore. Its drop removes those that hold nothing: the restore came to nothing.
+struct NewFolders(Vec<PathBuf>);
+
+impl NewFolders {
+    fn make(folder: &Path) -> Result<NewFolders> {
+        let io = |error| Error::io("make the folder", folder, error);
+        let whole = std::path::absolute(folder).map_err(io)?;
+        let new = whole.ancestors().take_while(|above| !above.exists()).map(Path::to_owned).collect();
+        let made = NewFolders(new);
+        fs::create_dir_all(&whole).map_err(io).map(|()| made)
+    }
+}
+
+impl Drop for NewFolders {
+    fn drop(&mut self) {
+        // refused of one that holds something, as after each restore that has ended well
+        _ = self.0.iter().try_for_each(fs::remove_dir);
+    }
 }
 
 /// Each volume, and where it goes. `NOT_FOUND` for a volume that the point does not hold, `ALREADY_EXISTS` for a file in the
@@ -112,7 +134,13 @@ pub(crate) fn output(argument: &str, text: &str) -> Result<String> {
         let cause = "holds a key, which others on this host see: put it all into a file that nobody else may read, and name that: @FILE";
         return Err(Error::invalid(argument, cause));
     }
-    from_file(argument, text)
+    let text = from_file(argument, text)?;
+    if text.starts_with("rbd:") { Ok(text) } else { absolute(argument, &text) }
+}
+
+/// What a dry run says of an output that is there.
+pub(crate) fn replacing(output: &str) -> &'static str {
+    if Path::new(output).symlink_metadata().is_ok() { ", replacing what is there" } else { "" }
 }
 
 fn has_key(output: &str) -> bool {

@@ -14,7 +14,7 @@ use serde::Serialize;
 use crate::arguments::Verify;
 use crate::host::Host;
 use crate::output::{Output, exit_code, word};
-use crate::{points, progress};
+use crate::{points, progress, repository};
 
 pub(crate) fn run(host: &Host, arguments: &Verify, output: Output) -> Result<ExitCode> {
     let (points, mut all) = points(host, arguments, output)?;
@@ -57,7 +57,8 @@ fn in_words<S: serde::Serializer>(error: &Option<Error>, serializer: S) -> std::
 }
 
 /// The points that are meant, and the machines that could not be looked at. A machine's points, and all, are those that no verification
-/// of that scope has judged in the given time. `NOT_FOUND` for a point that is not there.
+/// of that scope has judged in the given time. `NOT_FOUND` for a point that is not there, and
+/// where there is none at all.
 fn points(host: &Host, arguments: &Verify, output: Output) -> Result<(Vec<String>, Vec<Told>)> {
     let age = arguments.not_verified_since.as_deref().map(age).transpose()?;
     let now = Timestamp::now();
@@ -82,16 +83,21 @@ fn points(host: &Host, arguments: &Verify, output: Output) -> Result<(Vec<String
         let listed = points::listed(host, instance, output)?;
         let mut found = Vec::new();
         for machine in listed.machines {
-            unseen.extend(machine.problem.map(|problem| Told {
+            unseen.extend(machine.failure.map(|error| Told {
                 backup_path: machine.instance,
                 verified: None,
-                failure: Some(Error::new(Code::Io, "look for the points", problem)),
+                failure: Some(error),
             }));
             let meant = machine.points.into_iter().filter(|point| only.is_none_or(|only| point.backup_path == *only));
             found.extend(meant);
         }
         if let (Some(only), true) = (only, found.is_empty()) {
             return Err(Error::new(Code::NotFound, "look for the point", format!("'{only}' is no restore point")));
+        }
+        if found.is_empty() && unseen.is_empty() {
+            let of = instance.map(|instance| format!(" of '{instance}'")).unwrap_or_default();
+            let cause = format!("no restore points{of} in {}", repository::told(&host.repository()?));
+            return Err(Error::new(Code::NotFound, "look for the points", cause));
         }
         let due = found.into_iter().filter(|point| is_due(point, arguments.data, since.as_ref()));
         points.extend(due.map(|point| point.backup_path));

@@ -204,6 +204,14 @@ fn disks_are_restored_and_a_dry_run_writes_nothing() {
     assert_holds(&output, point.content(&disk.volume));
     let kept = said.lines().find_map(|line| line.strip_prefix("  what was there is in '")?.strip_suffix('\''));
     assert_eq!(std::fs::read(kept.unwrap_or_else(|| panic!("{said}"))).unwrap(), b"old");
+    let again = [&restore[..], &["one", "--dry-run"]].concat();
+    let would = host.command().current_dir(&to).args(again).output().unwrap();
+    let would = String::from_utf8_lossy(&would.stdout);
+    assert!(would.contains(&format!("to '{}', replacing what is there\n", output.display())), "{would}");
+    let new = to.join("new/er");
+    let limited = ["-r", "nas", "restore", &point.path, "--rate-limit", "65535", "--to", new.to_str().unwrap()];
+    let (status, complaint) = host.fails(&limited);
+    assert!(status == 2 && complaint.contains("less than 65536") && !to.join("new").exists(), "{complaint}");
     let unknown = ["-r", "nas", "restore", &point.path, "--dry-run", "--volume", "x", "--output", "/a"];
     assert_eq!(host.fails(&unknown).0, 3);
     for arguments in [&["--volume", "x", "--output", "/a", "--output", "/b"][..], &["--output", "/a"], &[]] {
@@ -235,7 +243,13 @@ fn a_disk_of_a_long_chain_becomes_one_image() {
     let info = run("qemu-img", ["info", to.to_str().unwrap()]);
     assert!(info.contains("file format: qcow2") && !info.contains("backing file"), "{info}");
     assert_holds(&to, point.content(&disk.volume));
-    assert!(flatten(&of_disk, &["--format", "raw"]).status.success());
+    for more in [&[][..], &["--dry-run"]] {
+        assert_eq!(flatten(&of_disk, more).status.code(), Some(4), "what is there stays");
+    }
+    std::fs::remove_file(&to).unwrap();
+    let mut raw = host.command();
+    raw.current_dir(to.parent().unwrap()).args(["-r", "nas", "flatten", &of_disk, "disk", "--format", "raw"]);
+    assert!(raw.output().unwrap().status.success());
     assert_same(&to, point.content(&disk.volume));
 }
 
@@ -645,6 +659,36 @@ fn another_process_sees_a_job_and_ends_it() {
 }
 
 #[test]
+fn whoever_may_not_look_is_told_so() {
+    let nas = folder("nas");
+    let host = Host::new(&nas);
+    let state = host.settings.with_file_name("state");
+    std::fs::create_dir(&state).unwrap();
+    for closed in [&state.join("jobs"), &nas.join("i-1")] {
+        std::fs::create_dir(closed).unwrap();
+        std::fs::set_permissions(closed, std::fs::Permissions::from_mode(0o700)).unwrap();
+        std::os::unix::fs::chown(closed, Some(65534), None).unwrap();
+    }
+    // root without a right of root's
+    let fails = |arguments: &[&str]| {
+        let mut command = Command::new("setpriv");
+        command.args(["--bounding-set=-all", env!("CARGO_BIN_EXE_nasbackup"), "--settings"]).arg(&host.settings);
+        let output = command.args(arguments).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    for (arguments, says) in [
+        (&["jobs"][..], "look for the jobs"),
+        (&["cancel", "x"], "look for the jobs"),
+        (&["-r", "nas", "verify", "--all"], "nasbackup: i-1: PERMISSION_DENIED"),
+        (&["-r", "nas", "files", "i-1/T"], "run as root"),
+        (&["-r", "nas", "get", "i-1/T", "/x", "/tmp"], "run as root"),
+    ] {
+        let (status, complaint) = fails(arguments);
+        assert!(status == Some(11) && complaint.contains(says), "{arguments:?}: {status:?} {complaint}");
+    }
+}
+
+#[test]
 fn points_are_taken_by_hand_and_stand_on_the_newest_that_has_a_name() {
     let mut story = Story::new(Guest::ordinary(), Nas::folder());
     let host = Host::new(story.nas.root());
@@ -694,9 +738,12 @@ fn what_a_host_lacks_is_told_of_each_thing_and_each_repository() {
     let ok = || "ok".to_owned();
     let (status, libvirt, scratch, repositories) = diagnose(&[]);
     assert_eq!((status, libvirt, scratch), (Some(0), ok(), ok()), "{repositories:?}");
-    let told: Vec<_> = repositories.iter().map(|finding| finding["what"].as_str().unwrap()).collect();
+    let told: Vec<_> = repositories.iter().map(|finding| finding["what"].as_str().unwrap()).take(3).collect();
     assert_eq!(told, ["repository 'nas'", "repository 'nas': locks", "repository 'nas': block cloning"]);
     assert_eq!(repositories[1]["state"], "ok");
+    let on_root = rustix::fs::stat(&nas).unwrap().st_dev == rustix::fs::stat("/").unwrap().st_dev;
+    let said = repositories.iter().any(|finding| finding["what"] == "repository 'nas': mount");
+    assert_eq!(said, on_root);
     assert_eq!(std::fs::read_dir(&nas).unwrap().count(), 0, "what it has tried it with is gone");
 
     let settings = std::fs::read_to_string(&host.settings).unwrap();
@@ -709,7 +756,7 @@ fn what_a_host_lacks_is_told_of_each_thing_and_each_repository() {
     for name in ["gone", "odd"] {
         assert!(of(name)["state"] == "lacks" && of(name)["stops"] == true, "{name}: {repositories:?}");
     }
-    assert_eq!(diagnose(&["-r", "nas"]).3.len(), 3, "that one alone");
+    assert_eq!(diagnose(&["-r", "nas"]).3.len(), 3 + usize::from(on_root), "that one alone");
     let told = String::from_utf8(host.run(&["doctor"]).stdout).unwrap();
     assert!(told.contains("lacks    libvirt: ") && told.contains("'connectionUri'"), "{told}");
 }
@@ -803,11 +850,17 @@ fn what_can_t_be_done_is_told_on_one_line_with_a_status_of_its_own() {
         (&["-r", "/no/such/folder", "list"], 3, "NOT_FOUND"),
         (&["-r", "nas", "list", "i-1"], 3, "NOT_FOUND"),
         (&["-r", "nas", "show", "i-1"], 2, "backupPath: 'i-1'"),
+        (&["-r", "nas", "verify", "--all"], 3, "no restore points in /"),
+        (&["-r", "nas", "verify", "--all", "--not-verified-since", "1d"], 3, "no restore points in /"),
+        (&["-r", "nas", "verify", "--data", "--rate-limit", "65535", "i-1/T"], 2, "rateLimit: is less than 65536"),
+        (&["-r", "nas", "boot", "--wait", "0", "i-1/T"], 2, "--wait"),
     ] {
         let (found, complaint) = host.fails(arguments);
         assert!(found == status && complaint.contains(says), "{arguments:?}: {found} {complaint}");
         assert_eq!(complaint.lines().count(), 1, "{complaint}");
     }
+    assert_eq!(host.fails(&["-r", "nas", "files", "i-1/T", "--partition", "9"]).0, 2, "of which nothing is asked");
+    assert_eq!(host.says(&["-r", "nas", "list"]), format!("no restore points in {}\n", nas.display()));
     std::fs::write(&host.settings, "stateDir = /x\nloud = 1\n").unwrap();
     assert!(host.fails(&["list"]).1.contains("loud"));
 }

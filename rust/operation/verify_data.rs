@@ -10,6 +10,7 @@ use super::verified::Scope;
 use super::verify_chain::Facts;
 use super::verify_chain::chains::{self, Found, Judged};
 use super::verify_chain::{self, UNANSWERED, Verdict, Verified, VerifiedFile, VerifyChainRequest};
+use crate::config::{LEAST_RATE, check_limit};
 use crate::digest::Digest;
 use crate::engine::rate::{Limiter, Rate};
 use crate::error::{Code, Error, Result};
@@ -28,7 +29,7 @@ const STEP: &str = Phase::CompareData.as_str();
 
 /// Runs `verifyData`. It answers as `verifyChain` does; the verdict on an image without fingerprints is `aborted`.
 pub fn run(request: VerifyChainRequest, listener: Listener<'_>) -> Result<Verified> {
-    let rate = Rate { own: request.rate_limit.filter(|rate| *rate > 0), host: None };
+    let rate = Rate { own: check_limit("rateLimit", request.rate_limit, LEAST_RATE)?, host: None };
     verify_chain::verify(("verifyData", Scope::Data), request, listener, |reading, judged, job| {
         compare_all(reading, judged, Limiter::new(rate), job)
     })

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::{LEAST_RATE, check_limit};
 use crate::error::{Error, Result};
 use crate::nas::path::PointPath;
 use crate::nas::repository::{Export, Repository};
@@ -239,7 +240,7 @@ pub(super) fn check(request: RestorePointRequest) -> Result<RestoreCall> {
         state,
         verify: request.verify,
         keep_old: check_keep_old(request.keep_old, request.keep_old_in)?,
-        rate: request.rate_limit.filter(|rate| *rate > 0),
+        rate: check_limit("rateLimit", request.rate_limit, LEAST_RATE)?,
     })
 }
 
