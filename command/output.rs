@@ -1,9 +1,11 @@
 //! How answers are shown.
 
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::CommandFactory as _;
+use clap_mangen::Man;
 
 use indicatif::{BinaryBytes, HumanDuration};
 use nasbackup::error::{Code, Error, Result};
@@ -52,10 +54,41 @@ pub(crate) fn completions(shell: clap_complete::Shell) -> Result<ExitCode> {
 
 /// Prints the manual page.
 pub(crate) fn manual() -> Result<ExitCode> {
-    let mut text = Vec::new();
-    let made = clap_mangen::Man::new(Arguments::command()).render(&mut text);
-    made.map_err(|error| Error::io("print the manual page", "stdout", error))?;
-    print_text(&String::from_utf8_lossy(&text)).map(|()| ExitCode::SUCCESS)
+    let page = page().map_err(|error| Error::io("print the manual page", "stdout", error))?;
+    print_text(&String::from_utf8_lossy(&page)).map(|()| ExitCode::SUCCESS)
+}
+
+/// One page for all: packages hold no other.
+fn page() -> io::Result<Vec<u8>> {
+    let all = Arguments::command();
+    let (man, mut page) = (Man::new(all.clone()), Vec::new());
+    man.render_title(&mut page)?;
+    man.render_name_section(&mut page)?;
+    man.render_synopsis_section(&mut page)?;
+    man.render_options_section(&mut page)?;
+    writeln!(page, ".SH COMMANDS")?;
+    for command in all.get_subcommands() {
+        let name = format!("nasbackup {}", command.get_name());
+        writeln!(page, ".SS \"{name}\"")?;
+        let man = Man::new(command.clone().disable_help_flag(true).bin_name(name));
+        let mut part = Vec::new();
+        man.render_synopsis_section(&mut part)?;
+        man.render_description_section(&mut part)?;
+        man.render_options_section(&mut part)?;
+        for line in String::from_utf8_lossy(&part).lines() {
+            // a heading of its own would end the list of commands
+            writeln!(page, "{}", if line.starts_with(".SH ") { ".PP" } else { line })?;
+        }
+    }
+    writeln!(
+        page,
+        ".SH EXIT STATUS\n0: success. 1: a verdict is bad, or backups fail. 23: nothing could be found out."
+    )?;
+    for code in CODES {
+        writeln!(page, ".br\n{}: {code}", exit_code(code))?;
+    }
+    man.render_version_section(&mut page)?;
+    Ok(page)
 }
 
 /// The verdict as `verifyChain` answers it.
@@ -66,6 +99,32 @@ pub(crate) fn word(verdict: Verdict) -> &'static str {
         Verdict::Bad => "bad",
     }
 }
+
+/// All codes, by what the process ends with.
+const CODES: [Code; 22] = [
+    Code::InvalidArgument,
+    Code::NotFound,
+    Code::AlreadyExists,
+    Code::Busy,
+    Code::HasChildren,
+    Code::ParentInvalid,
+    Code::CorruptImage,
+    Code::UnsupportedImage,
+    Code::NoSpace,
+    Code::PermissionDenied,
+    Code::NasUnresponsive,
+    Code::MountFailed,
+    Code::DomainNotFound,
+    Code::DomainState,
+    Code::JobFailed,
+    Code::Libvirt,
+    Code::QuiesceFailed,
+    Code::Timeout,
+    Code::Io,
+    Code::Internal,
+    Code::VersionMismatch,
+    Code::Cancelled,
+];
 
 /// What the process ends with for each code. 0 is success, 1 the verdict bad, 23 a verdict that could not be
 /// found, and 2 what clap ends with for arguments that it does not understand.
@@ -105,4 +164,23 @@ pub(crate) fn size(bytes: u64) -> String {
 /// A time that has gone by, as `3 minutes`.
 pub(crate) fn time(time: Duration) -> String {
     HumanDuration(time).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_manual_page_tells_each_command_s_options_and_each_status() {
+        let page = String::from_utf8(page().unwrap()).unwrap();
+        for part in Arguments::command().get_subcommands() {
+            assert_eq!(page.matches(&format!(".SS \"nasbackup {}\"\n", part.get_name())).count(), 1);
+            for option in part.get_arguments().filter_map(|option| option.get_long()) {
+                assert!(page.contains(&format!("\\-\\-{}", option.replace('-', "\\-"))), "{option}: {page}");
+            }
+        }
+        let statuses: Vec<_> = CODES.into_iter().map(exit_code).collect();
+        assert_eq!(statuses, (2..=22).chain([130]).collect::<Vec<_>>());
+        assert!(page.contains("5: BUSY\n") && page.matches(".SH OPTIONS").count() == 1, "{page}");
+    }
 }
