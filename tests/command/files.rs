@@ -229,6 +229,8 @@ fn one_of_several_file_systems_is_named_and_what_can_t_be_read_leaves_nothing_mo
     let story = damaged_story();
     let host = Host::new(story.nas.root()).with_guestfish("");
     let point = story.last().path.as_str();
+    let in_point = story.nas.at(point);
+    let in_point = in_point.to_str().unwrap();
     let [disk, bad] = [0, 1].map(|disk| format!("{point}:{}", story.guest.disks[disk].volume()));
     let (status, found) = host.ends(&["files", point]);
     assert!(
@@ -241,6 +243,7 @@ fn one_of_several_file_systems_is_named_and_what_can_t_be_read_leaves_nothing_mo
         (&["files", &disk, "/", "--partition", "3"], 9, "(LVM2_member); libguestfs reads more, LVM among it"),
         (&["files", &disk, "/", "--partition", "4"], 3, "in partition '4'"),
         (&["files", &bad, "/"], 8, "the ext4 can't be mounted"),
+        (&["get", &disk, "which", in_point, "--partition", "1"], 2, "where the repository's restore points are"),
         (&["files", &format!("{point}:no"), "/"], 3, "has no disk of volume 'no'"),
     ] {
         let (status, said) = host.ends(arguments);

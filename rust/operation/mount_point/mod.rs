@@ -119,6 +119,11 @@ impl<'a> Mounting<'a> {
         MountedPoint { disks: self.files.iter().map(disk).collect() }
     }
 
+    /// The repository.
+    pub(super) fn reading(&self) -> Reading {
+        self.reading.clone()
+    }
+
     /// Are the disks what they were? An error when one is not served any more, and `BUSY` when another host has taken this one for
     /// dead.
     pub(super) fn check(&self) -> Result<()> {

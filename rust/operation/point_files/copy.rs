@@ -7,6 +7,7 @@ use std::fs::{self, File};
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, SeekFrom, Stat, Timespec, Timestamps};
@@ -85,6 +86,20 @@ impl Destination {
             wanted.push((guest, own));
         }
         Ok(Destination { folder, wanted })
+    }
+
+    /// Refuses a folder below the repository's root, where restore points lie.
+    pub(super) fn refuse_below(&self, root: &Folder) -> Result<()> {
+        let io = |e| Error::io(STEP, &self.folder.path, e);
+        let stat = rustix::fs::fstat(root).map_err(|e| Error::io(STEP, &root.path, e))?;
+        for above in std::fs::canonicalize(&self.folder.path).map_err(io)?.ancestors().skip(1) {
+            let found = above.metadata().map_err(io)?;
+            if (found.dev(), found.ino()) == (stat.st_dev, stat.st_ino) {
+                let cause = format!("'{}' lies where the repository's restore points are", self.folder.path.display());
+                return Err(Error::invalid("DEST", cause));
+            }
+        }
+        Ok(())
     }
 
     /// Makes durable copies of all from there, under no names of theirs yet. `go_on` is told how many bytes that were. `NO_SPACE`

@@ -125,7 +125,9 @@ pub fn get(
 ) -> Result<Copied> {
     let to = bounded_for_host(STEP, limits::STORAGE_STEP, move || Destination::find(paths, &to))?;
     let (mut mounting, disks) = mount(own, "getFiles", &request, listener)?;
+    let reading = mounting.reading();
     let unnamed = worker::run(STEP, limits::STORAGE_STEP, &mut mounting.job, move |pulse| {
+        to.refuse_below(reading.root())?;
         let view = disks.view(request.partition.as_deref(), pulse)?;
         pulse.enter(Phase::Copy)?;
         to.copy(&view.tree, &mut |done| pulse.at(done, 0).map_err(Stopped::error))
