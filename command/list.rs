@@ -1,5 +1,6 @@
 //! `nasbackup list`: the chains of a repository as trees.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -30,11 +31,22 @@ pub(crate) fn run(host: &Host, arguments: &List, output: Output) -> Result<ExitC
 }
 
 /// What a delete gives back, or how much the points that stand on it would have to take over first, at most.
-fn deletion(points: &[ListedPoint], point: &ListedPoint) -> String {
-    match points::on(points, &point.backup_path).len() as u64 {
+fn deletion(point: &ListedPoint, children: u64) -> String {
+    match children {
         0 => format!("frees {}", size(point.size)),
-        children => format!("merges {}", size(point.size.saturating_mul(children))),
+        _ => format!("merges {}", size(point.size.saturating_mul(children))),
     }
+}
+
+/// How many points stand on each, by its path.
+fn children(points: &[ListedPoint]) -> BTreeMap<&str, u64> {
+    let mut children = BTreeMap::new();
+    for point in points {
+        for parent in BTreeSet::from_iter(&point.parents) {
+            *children.entry(parent.as_str()).or_default() += 1;
+        }
+    }
+    children
 }
 
 fn write(file: &Path, text: &str) -> Result<()> {
@@ -59,6 +71,7 @@ fn machine(machine: &ListedMachine) -> String {
     table.load_preset(NOTHING);
     let instance = plain(&machine.instance);
     table.set_header([&*instance, "kind", "disks", "own", "chain", "delete", "verified", "booted"]);
+    let children = children(&machine.points);
     for (indent, point) in tree(&machine.points) {
         let name = plain(point.backup_path.rsplit('/').next().unwrap_or_default());
         let kind = if point.kind == Kind::Full { "full" } else { "incremental" };
@@ -69,7 +82,7 @@ fn machine(machine: &ListedMachine) -> String {
             &disks,
             &size(point.size),
             &size(point.chain_size),
-            &deletion(&machine.points, point),
+            &deletion(point, children.get(&*point.backup_path).copied().unwrap_or(0)),
             &points::verified(point),
             &points::booted(point),
         ]);
