@@ -10,7 +10,7 @@ use nasbackup::plain::plain;
 
 use crate::arguments::Boot;
 use crate::host::Host;
-use crate::output::{Output, size, time, word};
+use crate::output::{Output, size, time, verdict_code, word};
 use crate::progress;
 
 pub(crate) fn run(host: &Host, arguments: &Boot, output: Output) -> Result<ExitCode> {
@@ -27,16 +27,7 @@ pub(crate) fn run(host: &Host, arguments: &Boot, output: Output) -> Result<ExitC
         eprintln!("nasbackup: no screenshot: {failure}");
     }
     output.print(&booted, text)?;
-    Ok(ExitCode::from(status(booted.verdict)))
-}
-
-/// As of `verify`.
-fn status(verdict: Verdict) -> u8 {
-    match verdict {
-        Verdict::Good => 0,
-        Verdict::Bad => 1,
-        Verdict::Aborted => 23,
-    }
+    Ok(ExitCode::from(verdict_code(booted.verdict)))
 }
 
 fn text(booted: &BootedPoint) -> String {
@@ -88,22 +79,9 @@ mod tests {
 
     #[test]
     fn what_a_guest_writes_turns_no_line_around() {
-        let booted = BootedPoint { console: "a\u{202e}b\nc".to_owned(), ..booted() };
+        let console = "a\u{202e}b\nc".to_owned();
+        let booted = BootedPoint { verdict: Verdict::Bad, console, ..BootedPoint::default() };
         assert!(text(&booted).ends_with("\n  console: a\\u{202e}b\n  console: c\n"), "{}", text(&booted));
-    }
-
-    fn booted() -> BootedPoint {
-        BootedPoint {
-            verdict: Verdict::Bad,
-            cause: None,
-            waited_for: None,
-            kvm: false,
-            memory: 0,
-            left_out: Vec::new(),
-            console: String::new(),
-            screenshot_failure: None,
-            total_millis: 0,
-        }
     }
 
     #[test]

@@ -126,6 +126,15 @@ const CODES: [Code; 22] = [
     Code::Cancelled,
 ];
 
+/// What the process ends with for a verdict.
+pub(crate) fn verdict_code(verdict: Verdict) -> u8 {
+    match verdict {
+        Verdict::Good => 0,
+        Verdict::Bad => 1,
+        Verdict::Aborted => 23,
+    }
+}
+
 /// What the process ends with for each code. 0 is success, 1 the verdict bad, 23 a verdict that could not be
 /// found, and 2 what clap ends with for arguments that it does not understand.
 pub(crate) fn exit_code(code: Code) -> u8 {

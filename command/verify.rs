@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use crate::arguments::Verify;
 use crate::host::Host;
-use crate::output::{Output, exit_code, word};
+use crate::output::{Output, exit_code, verdict_code, word};
 use crate::{points, progress, repository};
 
 pub(crate) fn run(host: &Host, arguments: &Verify, output: Output) -> Result<ExitCode> {
@@ -133,15 +133,14 @@ fn age(text: &str) -> Result<SignedDuration> {
     Ok(SignedDuration::from_hours(i64::from(number) * hours))
 }
 
-/// What is worst decides. 1 is a bad point, 23 one of which nothing can be known.
+/// What is worst decides: a bad point, then a failure, then a point of which nothing can be known.
 fn status(all: &[Told]) -> u8 {
     let verdict = all.iter().filter_map(|told| Some(told.verified.as_ref()?.verdict)).max();
     let failure = all.iter().find_map(|told| told.failure.as_ref());
     match (verdict, failure) {
-        (Some(Verdict::Bad), _) => 1,
+        (Some(verdict @ Verdict::Bad), _) | (Some(verdict), None) => verdict_code(verdict),
         (_, Some(failure)) => exit_code(failure.code),
-        (Some(Verdict::Aborted), None) => 23,
-        (Some(Verdict::Good) | None, None) => 0,
+        (None, None) => 0,
     }
 }
 

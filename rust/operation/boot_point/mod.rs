@@ -116,7 +116,7 @@ pub fn run(request: BootPointRequest, listener: Listener<'_>) -> Result<BootedPo
         Ok(Manifest::read_sound(&folder, &at).ok().flatten())
     });
     let manifest = manifest.inspect_err(|error| reading.note(error))?;
-    let mut answer = BootedPoint::new();
+    let mut answer = BootedPoint::default();
     let mut test = Test { config: &config, reading: &reading, asked: &asked, answer: &mut answer };
     let (verdict, cause) = match test.run(&point, &mut job) {
         // as `verifyChain` would call it
@@ -153,8 +153,9 @@ pub(crate) fn clear_left(config: Arc<Config>) {
     }
 }
 
-impl BootedPoint {
-    fn new() -> BootedPoint {
+/// Nothing is known yet.
+impl Default for BootedPoint {
+    fn default() -> BootedPoint {
         BootedPoint {
             verdict: Verdict::Aborted,
             cause: None,
