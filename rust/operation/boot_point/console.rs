@@ -15,6 +15,8 @@ use crate::error::{Code, Error, Result};
 const STEP: &str = "read the guest's console";
 /// Bytes that are kept, and that an expression can match across.
 const KEPT: usize = 64 << 10;
+/// Bytes that are read at once.
+const PIECE: usize = 4096;
 /// Bytes of its end that an answer tells.
 const TOLD: usize = 4 << 10;
 
@@ -34,26 +36,39 @@ impl Console {
         Ok(Console { terminal: Some(terminal.map_err(|e| Error::io(STEP, path, e))?), text: Vec::new() })
     }
 
-    /// Waits so long for more, and reads that.
-    pub(super) fn read(&mut self, limit: Duration) -> Result<()> {
+    /// Reads what is there already, as much as is kept.
+    pub(super) fn drain(&mut self) -> Result<()> {
+        for _ in 0..KEPT / PIECE {
+            if !self.read(Duration::ZERO)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits so long for more, and reads that. True if there was more.
+    pub(super) fn read(&mut self, limit: Duration) -> Result<bool> {
         let Some(terminal) = &self.terminal else {
             std::thread::sleep(limit);
-            return Ok(());
+            return Ok(false);
         };
         let io = |e: Errno| Error::io(STEP, "the terminal", e);
         let limit = Timespec::try_from(limit).map_err(|e| Error::new(Code::Internal, STEP, e))?;
         match poll(&mut [PollFd::new(terminal, PollFlags::IN)], Some(&limit)) {
-            Ok(0) | Err(Errno::INTR) => return Ok(()),
+            Ok(0) | Err(Errno::INTR) => return Ok(false),
             polled => polled.map_err(io)?,
         };
-        let mut piece = [0; 4096];
+        let mut piece = [0; PIECE];
         match rustix::io::read(terminal, &mut piece) {
             // QEMU has closed its end
             Ok(0) | Err(Errno::IO) => self.terminal = None,
             Err(Errno::AGAIN | Errno::INTR) => {}
-            read => self.keep(&piece[..read.map_err(io)?]),
+            read => {
+                self.keep(&piece[..read.map_err(io)?]);
+                return Ok(true);
+            }
         }
-        Ok(())
+        Ok(false)
     }
 
     fn keep(&mut self, more: &[u8]) {

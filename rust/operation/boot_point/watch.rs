@@ -58,6 +58,8 @@ impl Watch<'_> {
             if Instant::now() >= next_look || is_over {
                 next_look = Instant::now() + limits::JOB_LOOK;
                 if let Some(seen) = self.look()? {
+                    // a guest may have written, and ended, while libvirt was asked
+                    console.drain()?;
                     return Ok(seen);
                 }
             }
