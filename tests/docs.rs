@@ -1,13 +1,19 @@
-//! Our texts: each command in them runs, and what they tell of errors, settings and log lines is the code's.
+//! Our texts: each command in them runs, or is one that could, and what they tell of errors, settings, log lines and dependencies is
+//! the code's. DocsTest runs the SQL.
 
 #![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
 
+#[path = "../command/arguments.rs"]
+#[allow(dead_code, reason = "its grammar alone is asked")]
+mod arguments;
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use clap::CommandFactory;
+use clap::error::ErrorKind;
 use nasbackup::config::Config;
 use nasbackup::operation::take_backup::TakeBackupRequest;
 use support::{Disk, Guest, Image, MIB, Nas, Story, assert_holds, assert_same, by, folder, run};
@@ -198,6 +204,44 @@ fn what_is_not_run_is_named() {
     }
 }
 
+/// What stands in code type in the sentences and tables of our texts, and of which text it is.
+fn in_sentences() -> Vec<(String, String)> {
+    let mut texts = texts();
+    texts.extend(["SECURITY.md", "CONTRIBUTING.md"].map(|name| (name.to_owned(), source(name))));
+    let told = |(name, text): &(String, String)| {
+        let sentences: String = text.split("\n```").step_by(2).collect();
+        quoted(&sentences).map(|code| (name.clone(), code.replace('\n', " "))).collect::<Vec<_>>()
+    };
+    texts.iter().flat_map(told).collect()
+}
+
+#[test]
+fn each_command_in_a_sentence_is_one() {
+    let told = in_sentences();
+    let commands: Vec<_> = told.iter().filter(|(_, code)| code.starts_with("nasbackup ")).collect();
+    assert!(commands.len() > 5, "{commands:?}");
+    for (name, code) in commands {
+        let parsed = arguments::Arguments::command().try_get_matches_from(code.split_whitespace());
+        // a sentence may leave out what the command works on
+        if let Err(error) = parsed.map_err(|error| error.kind()) {
+            assert_eq!(error, ErrorKind::MissingRequiredArgument, "{name}: '{code}'");
+        }
+    }
+}
+
+#[test]
+fn each_setting_in_a_sentence_is_one() {
+    let told = in_sentences();
+    let settings: Vec<_> = told.iter().filter_map(|(name, code)| Some((name, code.split_once(" = ")?))).collect();
+    assert!(settings.len() > 1, "{settings:?}");
+    // the command's alone
+    for (name, (key, value)) in settings.into_iter().filter(|(_, (key, _))| !key.starts_with("repository.")) {
+        if let Err(error) = Config::of_settings([(key.to_owned(), value.to_owned())]) {
+            panic!("{name}: '{key} = {value}': {error}");
+        }
+    }
+}
+
 /// The rows of the tables below a heading of a text.
 fn rows(text: &str, heading: &str) -> Vec<Vec<String>> {
     let text = source(text);
@@ -257,6 +301,29 @@ fn each_setting_is_told() {
     let told = rows("docs/operate.md", "Settings");
     let told: BTreeSet<_> = told.iter().flat_map(|row| quoted(&row[0])).map(str::to_owned).collect();
     assert_eq!(told, settings);
+}
+
+#[test]
+fn each_dependency_has_its_reason() {
+    let manifest = source("Cargo.toml");
+    let sections = manifest.split("\n[").filter(|section| section.split(']').next().unwrap().ends_with("dependencies"));
+    let names = sections.flat_map(|section| section.lines().skip(1).filter_map(|line| line.split_once(" = ")));
+    let names: BTreeSet<_> = names.map(|(name, _)| name.to_owned()).collect();
+    let rows = rows("CONTRIBUTING.md", "Dependencies");
+    let told: BTreeSet<_> = rows.iter().flat_map(|row| quoted(&row[0])).map(str::to_owned).collect();
+    assert_eq!(told, names);
+}
+
+#[test]
+fn each_setting_of_cloudstack_is_told_with_its_default() {
+    let keys = source("java/cloudstack-provider/src/main/java/org/apache/cloudstack/backup/NasBackupKeys.java");
+    let texts: Vec<_> = keys.split('"').skip(1).step_by(2).collect();
+    let keys = texts.windows(2).filter(|pair| pair[0].starts_with("nas.backup."));
+    let keys: BTreeSet<_> = keys.map(|pair| (pair[0].to_owned(), pair[1].to_owned())).collect();
+    let code = |cell: &String| quoted(cell).next().unwrap_or_default().to_owned();
+    let told = rows("docs/cloudstack.md", "Settings of CloudStack");
+    let told: BTreeSet<_> = told.iter().map(|row| (code(&row[0]), code(&row[2]))).collect();
+    assert_eq!(told, keys);
 }
 
 #[test]
