@@ -20,7 +20,7 @@ CYCLONEDX_CARGO := 0.5.7
 ADVISORIES := https://github.com/RustSec/advisory-db
 
 .PHONY: build packages install install-agent install-server uninstall demo quick check test test-binaries nas fuzz soak soak-images \
-	bench bench-images figures lint lint-rust lint-java prerequisites build-prerequisites
+	bench bench-images bench-night figures lint lint-rust lint-java prerequisites build-prerequisites
 
 build: build-prerequisites
 	cargo build --release --features command
@@ -136,9 +136,13 @@ soak-images: prerequisites
 bench: prerequisites
 	@bench/install
 	cargo build --release
-	cargo bench --bench restore --bench nas_requests --no-run
+	cargo bench --bench restore --bench nas_requests --bench night --no-run
 	$(MVN) -Pbench package -DskipTests -pl java/bench -am
 	tests/lab/run bench/run $(CARGO_TARGET_DIR)/bench $(SCRIPT)
+
+# Nights of 40 guests, 15 minutes; docs/benchmark.md. NIGHT_GUESTS: another number of them.
+bench-night:
+	$(MAKE) bench BENCH_SECTIONS=night
 
 # What the last make bench has found, into docs/figures and the README.
 figures:

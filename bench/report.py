@@ -221,6 +221,16 @@ def requests(samples):
     return rows
 
 
+NIGHTS = {"Quiet": "no backups", "Full": "fulls", "Changes": "incrementals", "Restarts": "restarted guests",
+          "KilledAgent": "and a killed agent", "SlowNas": "and a slow NAS"}
+
+
+def nights(samples):
+    """What so many guests' backups took, a row for each night, and how many images were read back after the last."""
+    rows = [s for s in samples.of("night") if s["kind"] in NIGHTS]
+    return {"rows": rows, "read_back": sum(s["images"] for s in samples.of("night", kind="ReadBack"))}
+
+
 def machine():
     cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "?")
     with open("/proc/meminfo") as info:
@@ -315,6 +325,18 @@ def markdown(results):
                   table(["operation", "engine", "points", "requests", "of which", "in the background", "sent again"],
                         [[r["operation"], r["engine"], from_to(r["chain"]), from_to(r["asked"]), by_kind(r["kinds"]),
                           by_kind(r["background"]), from_to(r["again"])] for r in results["requests"]])]
+    if results["nights"]["rows"]:
+        parts += ["## Nights\n",
+                  table(["night", "at once", "guests", "s", "guests per hour", "MiB written", "CPU s of agents", "of QEMU", "MiB of an agent",
+                         "threads", "merges", "verified", "calls lost", "p99 ms of writes", "worst guest's", "longest"],
+                        [[NIGHTS[n["kind"]], text(n.get("slots"), "", 0), str(n["guests"]), text(n.get("seconds"), "", 1),
+                          text(n.get("seconds") and n["guests"] * 3600 / n["seconds"], "", 0),
+                          text(n.get("bytes") and n["bytes"] / MIB, "", 0),
+                          *(text(n.get(field), "", 1) for field in ("cpu", "qemu_cpu")),
+                          text(n.get("kib") and n["kib"] / 1024, "", 0),
+                          *(text(n.get(field), "", 0) for field in ("threads", "merges", "verified", "gone")),
+                          *(text(n[field], "", 1) for field in ("p99", "worst_p99", "longest"))] for n in results["nights"]["rows"]]),
+                  f"Read back at the end: {results['nights']['read_back']} images.\n"]
     if results["growth"]:
         parts += ["## Growth\n", *[f"- {line}" for line in results["growth_in_words"]], "",
                   table(["what", "", "full s", "incremental s", "memory MiB"],
@@ -498,6 +520,7 @@ def main(out):
         "large": big,
         "restores": restored,
         "requests": requests(samples),
+        "nights": nights(samples),
         "growth": curves,
         "growth_in_words": growth_in_words(curves),
         "latency": guest,

@@ -4,7 +4,6 @@
 
 use std::error::Error;
 use std::fs::{self, File};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
@@ -36,30 +35,11 @@ ssize_t pread64(int f, void *b, size_t n, off64_t o) {
 ssize_t pread(int f, void *b, size_t n, off_t o) { return pread64(f, b, n, o); }
 "#;
 
-/// What was measured, a JSON line each, as `bench/report.py` reads them: printed, and written to the file that
-/// `NASBACKUP_BENCH_SAMPLES` names.
-struct Samples(Option<File>);
-
-impl Samples {
-    fn begin() -> Outcome<Samples> {
-        let file = std::env::var("NASBACKUP_BENCH_SAMPLES").ok().map(File::create).transpose()?;
-        let load: f64 = fs::read_to_string("/proc/loadavg")?.split(' ').next().unwrap_or("").parse()?;
-        let mut samples = Samples(file);
-        samples.add(json!({"section": "machine", "load": load, "when": Timestamp::now().to_string()}))?;
-        Ok(samples)
-    }
-
-    fn add(&mut self, sample: Value) -> Outcome {
-        println!("{sample}");
-        if let Some(file) = &mut self.0 {
-            writeln!(file, "{sample}")?;
-        }
-        Ok(())
-    }
-
-    fn took(&mut self, run: u64, what: &str, who: &str, (seconds, read): (f64, u64)) -> Outcome {
-        self.add(json!({"section": "restore", "what": what, "who": who, "run": run, "seconds": seconds, "read": read}))
-    }
+fn sample(run: u64, what: &str, who: &str, (seconds, read): (f64, u64)) {
+    println!(
+        "{}",
+        json!({"section": "restore", "what": what, "who": who, "run": run, "seconds": seconds, "read": read})
+    );
 }
 
 /// One repository, and another file system for what is restored.
@@ -68,7 +48,6 @@ struct Bench {
     nas: PathBuf,
     out: PathBuf,
     size: u64,
-    samples: Samples,
 }
 
 fn main() -> Outcome {
@@ -86,7 +65,9 @@ fn main() -> Outcome {
         shell(&format!("mkfs.ext4 -q {0}; mkdir {1}; mount -o loop {0} {1}", image.display(), at.display()))?;
     }
     make(&nas, size)?;
-    let mut bench = Bench { work: work.path().into(), nas, out, size, samples: Samples::begin()? };
+    let mut bench = Bench { work: work.path().into(), nas, out, size };
+    let load: f64 = fs::read_to_string("/proc/loadavg")?.split(' ').next().unwrap_or("").parse()?;
+    println!("{}", json!({"section": "machine", "load": load, "when": Timestamp::now().to_string()}));
     for run in 0..runs {
         for format in ["raw", "qcow2"] {
             bench.full(run, format)?;
@@ -108,14 +89,14 @@ impl Bench {
         for turn in [run, run + 1] {
             if turn.is_multiple_of(2) {
                 let seconds = self.convert(format, "")?;
-                self.samples.took(run, &what, "qemu-img, in the page cache only", (seconds, 0))?;
+                sample(run, &what, "qemu-img, in the page cache only", (seconds, 0));
                 let seconds = self.convert(format, "; sync theirs")?;
-                self.samples.took(run, &what, "qemu-img", (seconds, 0))?;
+                sample(run, &what, "qemu-img", (seconds, 0));
             } else {
                 for (verify, who) in [("chain", "unverified"), ("data", "restorePoint")] {
                     let took = restore(&self.nas, &self.out, format, verify)?;
                     fs::remove_file(self.out.join("ours"))?;
-                    self.samples.took(run, &what, who, took)?;
+                    sample(run, &what, who, took);
                 }
             }
         }
@@ -140,7 +121,7 @@ impl Bench {
             }
             volume.sync_all()?;
             let took = restore(&self.nas, &self.out, "raw", "data")?;
-            self.samples.took(run, &format!("{percent} % differ"), "restorePoint", took)?;
+            sample(run, &format!("{percent} % differ"), "restorePoint", took);
         }
         Ok(fs::remove_file(self.out.join("ours"))?)
     }
@@ -166,10 +147,10 @@ impl Bench {
         let read =
             timed(|| shell(&format!("dd if={} of=/dev/null bs=1M count={blocks} 2>/dev/null", image.display())))?;
         let all = fs::metadata(&image)?.len() as f64 / PART as f64;
-        self.samples.took(run, "5 ms away", "one reader", (read * all, 0))?;
+        sample(run, "5 ms away", "one reader", (read * all, 0));
         let took = restore(&at, &self.out, "raw", "data")?;
         fs::remove_file(self.out.join("ours"))?;
-        self.samples.took(run, "5 ms away", "restorePoint", took)?;
+        sample(run, "5 ms away", "restorePoint", took);
         shell(&format!("umount {}", at.display()))?;
         view.wait()?;
         Ok(())

@@ -372,7 +372,7 @@ impl Guest {
     }
 
     /// QEMU's path of the disk's device.
-    fn device(&self, disk: usize) -> String {
+    pub fn device(&self, disk: usize) -> String {
         let index = self.index_on_bus(disk);
         match self.disks[disk].bus {
             Bus::Virtio => format!("/machine/peripheral/virtio-disk{index}/virtio-backend"),
