@@ -85,7 +85,8 @@ pub(crate) const NAS_LOOK: Duration = seconds(10);
 pub(crate) const NAS_RECOVERED: Duration = seconds(1);
 /// What has shown that it hangs, a NAS or libvirt with it, is left.
 pub(crate) const HUNG: Duration = seconds(2);
-/// A cancelled push is reported whatever the NAS says: the caller waits, and the error's code does not depend on the answer.
+/// A cancelled push, or look at points, is reported whatever the NAS says: the caller waits, and the error's code does not depend on
+/// the answer.
 pub(crate) const NAS_AFTER_CANCEL: Duration = seconds(5);
 /// The drop of a file leaves its close to a thread: on a NAS that hangs it never ends.
 pub(crate) const FILE_CLOSE: Duration = seconds(2);

@@ -101,9 +101,14 @@ impl Tool {
 
     /// The same on a thread that has none of this process's descriptors: the tool would inherit a file of a hung NAS, close it,
     /// and then wait for that NAS, as would this process.
-    pub(crate) fn run_apart(self, mut command: Command, limit: Duration) -> Result<Ended> {
+    pub(crate) fn run_apart(
+        self,
+        mut command: Command,
+        limit: Duration,
+        go_on: impl FnMut() -> Result<()> + Send + 'static,
+    ) -> Result<Ended> {
         self.refuse_second_table()?;
-        let run = move || self.run(&mut command, limit, || Ok(()));
+        let run = move || self.run(&mut command, limit, go_on);
         sys::without_descriptors("run a tool", run).map_err(|e| Error::io(self.step, self.program, e))?
     }
 
@@ -293,7 +298,7 @@ mod tests {
         let list = || script("ls -l /proc/self/fd >&2");
         let listed = list().output().unwrap().stderr;
         assert!(String::from_utf8_lossy(&listed).contains("inherited"), "or the test says nothing");
-        let Ended { complaint, .. } = SHELL.run_apart(list(), LONG).unwrap();
+        let Ended { complaint, .. } = SHELL.run_apart(list(), LONG, || Ok(())).unwrap();
         assert!(complaint.contains("/memfd:stderr") && !complaint.contains("inherited"), "{complaint}");
     }
 
@@ -327,7 +332,7 @@ mod tests {
 
     #[test]
     fn an_end_is_told_with_the_complaint() {
-        let ended = SHELL.run_apart(script("echo complaint >&2; exit 3"), LONG).unwrap();
+        let ended = SHELL.run_apart(script("echo complaint >&2; exit 3"), LONG, || Ok(())).unwrap();
         assert_eq!((ended.status.code(), ended.complaint.as_str()), (Some(3), "complaint\n"));
         assert_eq!(ended.result().unwrap_err().cause, "sh: complaint (exit status: 3)");
     }

@@ -51,7 +51,7 @@ pub struct HostJob {
     pub elapsed_millis: u64,
     /// Bytes a second; null while that is not known.
     pub bytes_per_second: Option<u64>,
-    /// Milliseconds since its phase or its bytes changed.
+    /// Milliseconds since it was last heard of.
     pub silent_millis: u64,
 }
 

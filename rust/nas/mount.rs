@@ -16,7 +16,7 @@ use crate::config::Config;
 use crate::error::{Code, Error, Result};
 use crate::limits;
 use crate::process::{Ended, Tool};
-use crate::work::deadline;
+use crate::work::deadline::{self, Cancel};
 use crate::{lacking, mountinfo};
 
 const STEP: &str = "mount the repository";
@@ -47,7 +47,8 @@ impl Mount {
         let once = |limit| {
             let mut command = MOUNT.command().map_err(|e| Error::io(STEP, "mount", e))?;
             command.args(["-t", export.kind(), "-o", &options, "--"]).arg(export.address()).arg(folder.point());
-            MOUNT.run_apart(command, limit)
+            let cancel = Cancel::of_job();
+            MOUNT.run_apart(command, limit, move || cancel.check(STEP))
         };
         // the drop of the folder unmounts what was mounted in spite of a failure
         try_mount_until(export, until, !tries_itself, once, tell)?;
@@ -111,6 +112,7 @@ fn try_mount_until(
                 tell(&error);
                 return Err(error);
             }
+            Err(error) if error.code == Code::Cancelled => return Err(error),
             Err(error) => {
                 let cause = format!("{export}: unable to run 'mount' - {}", error.cause);
                 return Err(Error::new(Code::MountFailed, STEP, cause));
@@ -124,7 +126,11 @@ fn try_mount_until(
             log::warn!("unable to mount, trying again for {} s: {error}", until.duration_since(begun).as_secs());
         }
         last_error = Some(error);
-        thread::sleep(pause);
+        let paused = Instant::now();
+        while paused.elapsed() < pause {
+            Cancel::of_job().check(STEP)?;
+            thread::sleep(limits::CALLER_LOOK.min(pause));
+        }
         pause = limits::MOUNT_PAUSES.1.min(pause * 2);
     }
 }

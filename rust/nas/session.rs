@@ -15,6 +15,8 @@ use crate::lacking;
 use crate::limits;
 use crate::work::deadline;
 
+const STEP: &str = "open the repository";
+
 /// An open repository. Clones, and sessions opened meanwhile on the same export, share one mount. After the last of them the
 /// library keeps the mount for the configured time, and then unmounts it.
 #[derive(Debug, Clone)]
@@ -50,7 +52,13 @@ impl Session {
         let limit = most.min(if export.is_dir() { limits::NAS_PROBE } else { limits::MOUNT_AND_OPEN });
         // less than `limit`, so that the mount's own error comes before the limit's
         let until = Instant::now() + limit / 5 * 4;
-        deadline::bounded("open the repository", limit, move || Session::open_until(until, &export, &config))
+        let is_dir = export.is_dir();
+        let open = move || Session::open_until(until, &export, &config);
+        if is_dir {
+            return deadline::bounded_until_cancelled(STEP, limit, open);
+        }
+        // a cancel ends `mount`, which is not left behind
+        deadline::bounded(STEP, limit, open)
     }
 
     /// The repository's root.

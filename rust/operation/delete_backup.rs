@@ -24,6 +24,8 @@ use crate::work::deadline;
 use crate::work::job::{self, Job, JobGuard};
 use crate::work::phase::Phase;
 
+const CHILDREN: &str = Phase::LookForChildren.as_str();
+
 /// What `deleteBackup` is asked.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
@@ -57,7 +59,7 @@ fn delete(export: Export, point: PointPath, job: &JobGuard) -> Result<DeletedBac
     job.enter(Phase::OpenRepository);
     let session = Session::open_bounded(export, config::current())?;
     let (shared, state, at) = (session.clone(), job.share(), point.clone());
-    let found = deadline::bounded("look for children", limits::STORAGE_STEP + limits::CLAIM_WAIT, move || {
+    let found = deadline::bounded_until_cancelled(CHILDREN, limits::STORAGE_STEP + limits::CLAIM_WAIT, move || {
         find(shared, &at, &state)
     })?;
     let Some(found) = found else { return Ok(DeletedBackup { freed_bytes: 0 }) };
@@ -110,7 +112,7 @@ fn find(session: Session, point: &PointPath, job: &Job) -> Result<Option<Deletab
     if !children.is_empty() {
         return Err(Error::new(
             Code::HasChildren,
-            "look for children",
+            CHILDREN,
             format!("'{point}' is needed by: {}", children.join(", ")),
         ));
     }
@@ -214,7 +216,7 @@ fn backing_of(folder: &Folder, name: &OsStr) -> Result<Option<String>> {
     match qcow2::backing(&folder.open_file_in(name)?) {
         Ok(backing) => Ok(backing.map(|backing| backing.file)),
         Err(qcow2::Error::NotQcow2) => Ok(None),
-        Err(error) => Err(error.at("look for children", folder.path.join(name))),
+        Err(error) => Err(error.at(CHILDREN, folder.path.join(name))),
     }
 }
 

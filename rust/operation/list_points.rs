@@ -144,7 +144,7 @@ fn list(export: &Export, only: Option<String>, job: &mut Reporter<'_>) -> Result
     let held = session.clone();
     let (machines, foreign) = match &only {
         Some(name) => (vec![name.clone()], Vec::new()),
-        None => worker::run("look for the machines", limits::STORAGE_STEP, job, move |pulse| {
+        None => worker::look("look for the machines", limits::STORAGE_STEP, job, move |pulse| {
             instances(held.root(), || go_on(pulse))
         })?,
     };
@@ -156,7 +156,7 @@ fn list(export: &Export, only: Option<String>, job: &mut Reporter<'_>) -> Result
             Err(error) if error.code == Code::Cancelled => Err(error),
             looked => Ok(looked),
         };
-        match worker::run(STEP, limits::STORAGE_STEP, job, look)? {
+        match worker::look(STEP, limits::STORAGE_STEP, job, look)? {
             Ok(machine) => listed.push(machine),
             Err(error) if only.is_some() => return Err(error),
             Err(error) => {

@@ -11,7 +11,7 @@ use crate::nas::path::PointPath;
 use crate::nas::purpose::Purpose;
 use crate::nas::repository::Export;
 use crate::nas::session::Session;
-use crate::work::deadline::bounded;
+use crate::work::deadline::{bounded, bounded_until_cancelled};
 
 /// An open repository of which one instance's points stay as they are. Clones share it.
 #[derive(Debug, Clone)]
@@ -30,7 +30,8 @@ impl Reading {
         let session = Session::open_bounded(export.clone(), config::current())?;
         let at = point.clone();
         let open = move || Instance::open(session, &at, Purpose::Read);
-        Ok(Reading { instance: bounded("lock the instance", limits::STORAGE_STEP + limits::CLAIM_WAIT, open)?, export })
+        let locked = bounded_until_cancelled("lock the instance", limits::STORAGE_STEP + limits::CLAIM_WAIT, open);
+        Ok(Reading { instance: locked?, export })
     }
 
     /// The root of its repository.

@@ -64,7 +64,7 @@ fn open(export: Export, point: PointPath, job: &mut Reporter<'_>) -> Result<Show
     job.begin(Phase::OpenRepository)?;
     let session = Session::open_bounded(export, config::current())?;
     job.begin(Phase::FollowChains)?;
-    worker::run(STEP, limits::STORAGE_STEP, job, move |pulse| show(session.root(), &point, pulse))
+    worker::look(STEP, limits::STORAGE_STEP, job, move |pulse| show(session.root(), &point, pulse))
 }
 
 fn show(root: &Folder, path: &PointPath, pulse: &Pulse) -> Result<ShownPoint> {

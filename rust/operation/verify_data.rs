@@ -147,7 +147,7 @@ impl Data<'_> {
     ) -> Result<Result<Findings, qcow2::Error>> {
         let (held, image, before, total) = (self.reading.clone(), image.clone(), self.done, self.total);
         let limiter = self.limiter.clone();
-        worker::run(STEP, limits::STORAGE_STEP, job, move |pulse| {
+        worker::look(STEP, limits::STORAGE_STEP, job, move |pulse| {
             let root = held.root();
             let index = match root.open_file(&index) {
                 Ok(file) => Ok(file),

@@ -5,6 +5,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -37,11 +38,38 @@ struct WaitKind {
     stuck_threads: StuckThreads,
 }
 
-/// The repository and the guest that a thread works for.
+/// Whether somebody has cancelled a job. Clones are of the same job.
+#[derive(Debug, Clone, Default)]
+pub struct Cancel(Arc<AtomicBool>);
+
+impl Cancel {
+    /// That of the job that this thread works for.
+    pub fn of_job() -> Cancel {
+        OWNER.with_borrow(|owner| owner.cancel.clone())
+    }
+
+    /// The job is to end.
+    pub fn set(&self) {
+        self.0.store(true, Relaxed);
+    }
+
+    /// Is the job to end?
+    pub fn is_set(&self) -> bool {
+        self.0.load(Relaxed)
+    }
+
+    /// `CANCELLED` once the job is to end.
+    pub fn check(&self, step: &'static str) -> Result<()> {
+        if self.is_set() { Err(Error::new(Code::Cancelled, step, "the caller cancelled the job")) } else { Ok(()) }
+    }
+}
+
+/// The repository, the guest and the job that a thread works for.
 #[derive(Debug, Clone, Default)]
 struct WorkOwner {
     repository: Arc<str>,
     guest: Arc<str>,
+    cancel: Cancel,
 }
 
 thread_local! {
@@ -58,9 +86,9 @@ pub struct WorkFor {
 }
 
 impl WorkFor {
-    /// Sets both the repository and the guest.
-    pub fn job(repository: impl ToString, guest: &str) -> WorkFor {
-        let owner = WorkOwner { repository: repository.to_string().into(), guest: guest.into() };
+    /// Sets the repository, the guest, and what tells of a cancel.
+    pub fn job(repository: impl ToString, guest: &str, cancel: Cancel) -> WorkFor {
+        let owner = WorkOwner { repository: repository.to_string().into(), guest: guest.into(), cancel };
         WorkFor::begin(|_| owner)
     }
 
@@ -202,6 +230,16 @@ pub fn bounded<T: Send + 'static>(
     bounded_and_counted(&NAS, step, limit, work)
 }
 
+/// Like `bounded`, for what may be left behind at any moment: a cancel of the job ends the wait, too, with `CANCELLED`.
+pub fn bounded_until_cancelled<T: Send + 'static>(
+    step: &'static str,
+    limit: Duration,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let cancel = Cancel::of_job();
+    bounded_while(&NAS, step, limit, work, || cancel.check(step))
+}
+
 /// Like `bounded`, for questions to libvirt, which may hang with QEMU: fails with `LIBVIRT`.
 pub fn ask<T: Send + 'static>(
     step: &'static str,
@@ -300,11 +338,34 @@ fn bounded_and_counted<T: Send + 'static>(
     limit: Duration,
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
+    bounded_while(kind, step, limit, work, || Ok(()))
+}
+
+/// Waits as long as `go_on` says so, too.
+fn bounded_while<T: Send + 'static>(
+    kind: &'static WaitKind,
+    step: &'static str,
+    limit: Duration,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+    go_on: impl Fn() -> Result<()>,
+) -> Result<T> {
     let limit = limits::within(step, within_call(limit));
     let ours = begin(kind, step, work, || ())?;
-    let result = ours.wait(limit);
+    let until = Instant::now() + limit;
+    let result = loop {
+        let left = until.saturating_duration_since(Instant::now());
+        if let Some(result) = ours.wait(left.min(limits::CALLER_LOOK)) {
+            return result;
+        }
+        if let Err(ended) = go_on() {
+            break ended;
+        }
+        if left.is_zero() {
+            break no_answer(kind.code, step, limit);
+        }
+    };
     ours.give_up(kind);
-    result.unwrap_or_else(|| Err(no_answer(kind.code, step, limit)))
+    Err(result)
 }
 
 /// The error of a step that has not answered within `limit`.
@@ -486,6 +547,25 @@ mod tests {
     }
 
     #[test]
+    fn what_may_be_left_behind_is_not_waited_for_once_the_job_is_cancelled() {
+        let cancel = Cancel::default();
+        let _on = WorkFor::job("nfs 'cancelled:/'", "", cancel.clone());
+        let (release, wait) = mpsc::channel::<()>();
+        let hang = move || {
+            cancel.set();
+            Ok(wait.recv().is_ok())
+        };
+        let error = bounded_until_cancelled("hang", Duration::from_secs(3600), hang).unwrap_err();
+        assert_eq!((error.code, error.step), (Code::Cancelled, "hang"));
+        assert_eq!(NAS.stuck_threads.of("nfs 'cancelled:/'"), 1);
+        assert!(bounded("go on", limits::STORAGE_STEP, || Ok(Cancel::of_job().is_set())).unwrap());
+        drop(release);
+        while NAS.stuck_threads.of("nfs 'cancelled:/'") > 0 {
+            thread::yield_now();
+        }
+    }
+
+    #[test]
     fn work_in_the_background_is_taken_once_or_given_up() {
         let (release, wait) = mpsc::channel::<()>();
         let (told, ended) = mpsc::channel();
@@ -508,7 +588,7 @@ mod tests {
 
     #[test]
     fn a_thread_left_behind_is_counted_for_what_it_waits_for() {
-        let _on = WorkFor::job("nfs 'counted:/'", "i-2-12-VM");
+        let _on = WorkFor::job("nfs 'counted:/'", "i-2-12-VM", Cancel::default());
         type Leave = fn(&Background<bool>);
         let left: [(Leave, usize); 3] =
             [(Background::leave_to_the_host, 0), (Background::leave_to_the_nas, 1), (|_| (), 1)];

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::ops::Deref;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use crate::error::{Code, Error, Result};
-use crate::work::deadline::WorkFor;
+use crate::error::{Error, Result};
+use crate::work::deadline::{Cancel, WorkFor};
 use crate::work::phase::Phase;
 use crate::work::speed::{self, Speed};
 use crate::work::steps;
@@ -37,7 +37,7 @@ pub struct JobStatus {
     pub bytes_per_second: Option<u64>,
     /// Milliseconds until all bytes are done, at that speed; null while that is not known.
     pub remaining_millis: Option<u64>,
-    /// Milliseconds since its phase or its bytes changed, for other processes alone: a caller hears that by itself.
+    /// Milliseconds since it was last heard of, for other processes alone: a caller hears that by itself.
     #[serde(skip)]
     pub silent_millis: u64,
 }
@@ -71,9 +71,9 @@ pub struct Job {
     total: AtomicU64,
     speed: Mutex<Speed>,
     started: Instant,
-    /// Milliseconds from the start until the phase or the bytes last changed.
-    changed_millis: AtomicU64,
-    cancelled: AtomicBool,
+    /// Milliseconds from the start until it was last heard of.
+    heard_millis: AtomicU64,
+    cancel: Cancel,
     noticed: Mutex<Noticed>,
 }
 
@@ -83,14 +83,19 @@ impl Job {
         log::debug!("{} {}: {phase}", self.operation, self.vm_name.as_deref().unwrap_or("-"));
         *lock(&self.phase) = phase;
         *lock(&self.speed) = Speed::default();
-        self.changed_millis.store(self.elapsed_millis(), Relaxed);
+        self.heard();
         steps::at(phase.as_str());
+    }
+
+    /// It goes on, whether or not there are bytes to tell of.
+    pub(crate) fn heard(&self) {
+        self.heard_millis.store(self.elapsed_millis(), Relaxed);
     }
 
     /// Records progress in bytes.
     pub fn progress(&self, done: u64, total: u64) {
         if self.done.swap(done, Relaxed) != done {
-            self.changed_millis.store(self.elapsed_millis(), Relaxed);
+            self.heard();
         }
         self.total.store(total, Relaxed);
         lock(&self.speed).note(Instant::now(), done);
@@ -98,16 +103,12 @@ impl Job {
 
     /// Has somebody called `cancel`?
     pub fn is_cancelled(&self) -> bool {
-        self.cancelled.load(Relaxed)
+        self.cancel.is_set()
     }
 
     /// `CANCELLED` once somebody has called `cancel`.
     pub fn check_cancelled(&self) -> Result<()> {
-        if self.is_cancelled() {
-            Err(Error::new(Code::Cancelled, lock(&self.phase).as_str(), "the caller cancelled the job"))
-        } else {
-            Ok(())
-        }
+        self.cancel.check(lock(&self.phase).as_str())
     }
 
     /// A picture of the job at this moment.
@@ -125,7 +126,7 @@ impl Job {
             elapsed_millis,
             bytes_per_second,
             remaining_millis: speed::remaining_millis(done_bytes, total_bytes, bytes_per_second),
-            silent_millis: elapsed_millis.saturating_sub(self.changed_millis.load(Relaxed)),
+            silent_millis: elapsed_millis.saturating_sub(self.heard_millis.load(Relaxed)),
         }
     }
 
@@ -143,7 +144,7 @@ impl Job {
         if let Noticed::At(notice) = &mut *noticed
             && notice.tell(&self.status())
         {
-            self.cancelled.store(true, Relaxed);
+            self.cancel.set();
         }
     }
 }
@@ -229,7 +230,8 @@ pub fn start(
     repository: impl ToString,
     vm_name: Option<String>,
 ) -> Result<JobGuard> {
-    let works_for = WorkFor::job(repository, vm_name.as_deref().unwrap_or_default());
+    let cancel = Cancel::default();
+    let works_for = WorkFor::job(repository, vm_name.as_deref().unwrap_or_default(), cancel.clone());
     let id = id.unwrap_or_else(|| format!("{operation}-{}-{}", std::process::id(), MADE.fetch_add(1, Relaxed)));
     let mut running = lock(&RUNNING);
     if running.contains_key(&id) {
@@ -245,8 +247,8 @@ pub fn start(
         total: AtomicU64::new(0),
         speed: Mutex::default(),
         started: Instant::now(),
-        changed_millis: AtomicU64::new(0),
-        cancelled: AtomicBool::new(false),
+        heard_millis: AtomicU64::new(0),
+        cancel,
         noticed: Mutex::default(),
     });
     running.insert(id, job.clone());
@@ -276,7 +278,7 @@ pub fn cancel(id: &str) -> bool {
     let job = lock(&RUNNING).get(id).cloned();
     if let Some(job) = &job {
         log::info!("cancel asked for job '{id}'");
-        job.cancelled.store(true, Relaxed);
+        job.cancel.set();
     }
     job.is_some()
 }
@@ -284,6 +286,7 @@ pub fn cancel(id: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Code;
 
     fn start(id: &str) -> Result<JobGuard> {
         super::start(Some(id.to_owned()), "takeBackup", "dir '/nas'", Some("i-2-10-VM".to_owned()))

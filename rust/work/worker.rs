@@ -67,6 +67,27 @@ pub(crate) fn run<T: Send + 'static>(
     job: &mut Reporter<'_>,
     work: impl FnOnce(&Pulse) -> Result<T> + Send + 'static,
 ) -> Result<T> {
+    run_until(step, (limit, limit), job, work)
+}
+
+/// Like `run`, for work that changes nothing: once it is to end it is left behind sooner.
+pub(crate) fn look<T: Send + 'static>(
+    step: &'static str,
+    limit: Duration,
+    job: &mut Reporter<'_>,
+    work: impl FnOnce(&Pulse) -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let limit_of_end = limits::within("a look that is to end", limits::NAS_AFTER_CANCEL);
+    run_until(step, (limit, limit_of_end), job, work)
+}
+
+/// With the limit for work that is to end, too.
+fn run_until<T: Send + 'static>(
+    step: &'static str,
+    (limit, limit_of_end): (Duration, Duration),
+    job: &mut Reporter<'_>,
+    work: impl FnOnce(&Pulse) -> Result<T> + Send + 'static,
+) -> Result<T> {
     job.tell()?;
     let shared = Arc::<Shared>::default();
     let (sender, messages) = mpsc::channel();
@@ -74,7 +95,7 @@ pub(crate) fn run<T: Send + 'static>(
     let pulse = Pulse { shared: shared.clone(), sender: sender.clone(), phase_shown: is_shown };
     let ended = move || drop(sender.send(Message::Ended));
     let work = deadline::start(step, move || work(&pulse), ended)?;
-    Watch { shared, messages, phase_shown, step, limit, stopped: None }.wait(job, &work)
+    Watch { shared, messages, phase_shown, step, limit, limit_of_end, stopped: None }.wait(job, &work)
 }
 
 /// Whoever waits for the work.
@@ -85,6 +106,8 @@ struct Watch {
     /// The phase.
     step: &'static str,
     limit: Duration,
+    /// The same once it is to end.
+    limit_of_end: Duration,
     /// Why the work is to end.
     stopped: Option<Error>,
 }
@@ -109,8 +132,10 @@ impl Watch {
                     let now = self.shared.beats.load(Relaxed);
                     if now != beats {
                         beats = now;
+                        job.heard();
                         (begun, limit) = (Instant::now(), self.limit());
                     }
+                    let limit = if self.stopped.is_some() { limit.min(self.limit_of_end) } else { limit };
                     if begun.elapsed() >= limit {
                         return Err(self.hangs(limit));
                     }
@@ -283,6 +308,21 @@ mod tests {
         assert_eq!((error.code, error.cause.as_str()), (Code::NasUnresponsive, "no answer for 0 s"));
         go_on.send(()).unwrap();
         assert_eq!(told.recv().unwrap(), (true, true));
+    }
+
+    #[test]
+    fn work_that_changes_nothing_is_left_behind_soon_after_a_cancel() {
+        let (go_on, wait) = mpsc::channel::<()>();
+        let job = job::start(Some("looks".into()), "listPoints", "dir '/nas'", None).unwrap();
+        let mut listener = |_: &JobStatus| Ok(());
+        let mut job = Reporter::new(job, &mut listener).unwrap();
+        limits::shorten(&["a look that is to end"], Duration::from_millis(20));
+        let result = super::look("look", LONG, &mut job, move |_| {
+            assert!(job::cancel("looks"));
+            Ok(wait.recv().is_ok())
+        });
+        assert_eq!(result.unwrap_err().code, Code::Cancelled);
+        drop(go_on);
     }
 
     #[test]

@@ -104,7 +104,7 @@ fn qemu_img() -> Result<String> {
     let tool = tool("qemu-img");
     let mut command = tool.command().map_err(|error| Error::io(STEP, tool.program, error))?;
     command.arg("--version");
-    Ok(tool.run_apart(command, limits::QEMU_IMG)?.output)
+    Ok(tool.run_apart(command, limits::QEMU_IMG, || Ok(()))?.output)
 }
 
 /// The room in the scratch folder. The folder of a backup is made there, tried as QEMU's user, and removed.

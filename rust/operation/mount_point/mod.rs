@@ -14,7 +14,7 @@ use crate::error::{Code, Error, Result};
 use crate::limits;
 use crate::nas::path::PointPath;
 use crate::nas::repository::Repository;
-use crate::work::deadline::bounded;
+use crate::work::deadline::bounded_until_cancelled;
 use crate::work::job::{self, Listener, Reporter};
 use crate::work::phase::Phase;
 use place::Place;
@@ -100,8 +100,8 @@ impl<'a> Mounting<'a> {
             let wanted = volume.map_or_else(|| checked_chain::all(held.root(), &at), |volume| Ok(vec![volume]))?;
             checked_chain::open_all(held.root(), &at, None, &wanted)
         };
-        let disks =
-            bounded("follow the chains", limits::STORAGE_STEP, open).inspect_err(|error| reading.note(error))?;
+        let disks = bounded_until_cancelled("follow the chains", limits::STORAGE_STEP, open);
+        let disks = disks.inspect_err(|error| reading.note(error))?;
         job.begin(Phase::OpenOutputs)?;
         // each daemon has its images open in the end
         let files = mount(&place, &disks, &mut job)?;

@@ -86,7 +86,7 @@ pub struct Listing {
 /// The file systems of the point's disks.
 pub fn find(own: OwnMounts, request: PointFilesRequest, listener: Listener<'_>) -> Result<Vec<FileSystem>> {
     let (mut mounting, disks) = mount(own, "findFileSystems", &request, listener)?;
-    let found = worker::run(STEP, limits::STORAGE_STEP, &mut mounting.job, move |pulse| {
+    let found = worker::look(STEP, limits::STORAGE_STEP, &mut mounting.job, move |pulse| {
         Ok(disks.find(None, pulse)?.into_iter().map(|found| found.told).collect())
     })?;
     mounting.check()?;
@@ -96,7 +96,7 @@ pub fn find(own: OwnMounts, request: PointFilesRequest, listener: Listener<'_>) 
 /// What is in the folder at `path` in the guest, or the file.
 pub fn list(own: OwnMounts, request: PointFilesRequest, path: Vec<u8>, listener: Listener<'_>) -> Result<Listing> {
     let (mut mounting, disks) = mount(own, "listFiles", &request, listener)?;
-    let listing = worker::run(STEP, limits::STORAGE_STEP, &mut mounting.job, move |pulse| {
+    let listing = worker::look(STEP, limits::STORAGE_STEP, &mut mounting.job, move |pulse| {
         let view = disks.view(request.partition.as_deref(), pulse)?;
         let node = view.tree.find(&path)?;
         let mut entries = Vec::new();

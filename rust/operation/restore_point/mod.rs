@@ -40,7 +40,7 @@ use crate::operation::reading::Reading;
 use crate::point::{StateFile, volume_of};
 use crate::qcow2;
 use crate::qemu::layers;
-use crate::work::deadline::{bounded, bounded_for_host};
+use crate::work::deadline::{bounded, bounded_for_host, bounded_until_cancelled};
 use crate::work::job::{self, Listener, Reporter};
 use crate::work::phase::Phase;
 use copy::{Copying, Finished};
@@ -179,7 +179,7 @@ fn open_point(
     let which: Vec<_> = volumes.iter().map(|wanted| wanted.which.clone()).collect();
     let parts: Vec<_> = state.iter().map(|wanted| wanted.part).collect();
     let held = reading.clone();
-    bounded("check the point", limits::STORAGE_LONG_STEP, move || {
+    bounded_until_cancelled("check the point", limits::STORAGE_LONG_STEP, move || {
         let root = held.root();
         let mut sources = checked_chain::open_all(root, &point, id.as_deref(), &which)?;
         sources.iter_mut().try_for_each(|source| choose_verification(source, verify))?;

@@ -148,7 +148,7 @@ fn check(
     job: &mut Reporter<'_>,
 ) -> Result<Result<CheckReport, qcow2::Error>> {
     let (held, at, facts) = (reading.clone(), path.clone(), facts.clone());
-    worker::run("check an image", limits::STORAGE_STEP, job, move |pulse| {
+    worker::look("check an image", limits::STORAGE_STEP, job, move |pulse| {
         let tell = &mut |part, all| pulse.at(done + share(facts.size, part, all), total);
         let image = chains::open_again(held.root(), &at, &facts)?;
         qcow2::unless_stopped(image.and_then(|image| qcow2::check(image, tell)))
