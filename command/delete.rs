@@ -32,8 +32,7 @@ pub(crate) fn run(host: &Host, arguments: &Delete, output: Output) -> Result<Exi
         backup_path: Some(arguments.point.clone()),
         ..DeleteBackupRequest::default()
     };
-    // it tells nothing while it works, and ends in its own time
-    let deleted = progress::with(Output { json: true }, |_| delete_backup::run(request)).map_err(advise)?;
+    let deleted = progress::with(output, |_| delete_backup::run(request)).map_err(advise)?;
     if deleted.freed_bytes == 0 {
         let cause = format!("nothing of '{}' is there", arguments.point);
         return Err(Error::new(Code::NotFound, "look for the point", cause));

@@ -9,12 +9,14 @@ use nasbackup::plain::plain;
 
 use crate::host::Host;
 use crate::output::Output;
+use crate::progress;
 
 pub(crate) fn run(host: &Host, output: Output) -> Result<ExitCode> {
     let config = config::current();
-    let mut findings = doctor::host(&config);
+    let mut findings = progress::during(output, "look at this host", || Ok(doctor::host(&config)))?;
     for (name, repository) in host.repositories() {
-        findings.extend(doctor::repository(&name, repository, config.clone()));
+        let try_it = || Ok(doctor::repository(&name, repository, config.clone()));
+        findings.extend(progress::during(output, &format!("try repository '{name}'"), try_it)?);
     }
     output.print(&findings, |findings| text(findings))?;
     Ok(ExitCode::from(status(&findings)))

@@ -56,7 +56,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
             mount::hold(&host()?, mount, arguments.holder, output)
         }
         Command::Mount(_) => mount::start(),
-        Command::Umount(umount) => mount::unmount(umount),
+        Command::Umount(umount) => mount::unmount(umount, output),
         Command::Files(files) => files::list(OwnMounts::make()?, &host()?, files, output),
         Command::Get(get) => files::get(OwnMounts::make()?, &host()?, get, output),
         Command::Boot(boot) => boot::run(&host()?, boot, output),

@@ -91,8 +91,9 @@ fn tell_host(log: &Path, folder: &Path, error: &Error) {
 }
 
 /// Unmounts the point.
-pub(crate) fn unmount(arguments: &Umount) -> Result<ExitCode> {
-    mount_point::unmount(&arguments.dir).map(|()| ExitCode::SUCCESS)
+pub(crate) fn unmount(arguments: &Umount, output: Output) -> Result<ExitCode> {
+    progress::during(output, "unmount", || mount_point::unmount(&arguments.dir))?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Leaves the caller's session, folder and output.

@@ -426,6 +426,61 @@ fn a_ctrl_c_at_any_step_leaves_all_points_whole_and_the_same_call_then_ends() {
     }
 }
 
+/// A command that runs, and what it has complained of so far.
+struct Waiting {
+    child: std::process::Child,
+    told: std::path::PathBuf,
+}
+
+impl Waiting {
+    fn begin(host: &Host, arguments: &[&str]) -> Waiting {
+        let told = folder("told").join("stderr");
+        let mut command = host.command();
+        command.env("NASBACKUP_LINE_MILLIS", "100").args(arguments);
+        let output = std::process::Stdio::null();
+        let child = command.stdout(output).stderr(std::fs::File::create(&told).unwrap()).spawn().unwrap();
+        Waiting { child, told }
+    }
+
+    fn complaint(&self) -> String {
+        std::fs::read_to_string(&self.told).unwrap()
+    }
+
+    fn until_it_says(&self, text: &str) {
+        until(text, || self.complaint().contains(text));
+    }
+
+    fn interrupt(&self) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    }
+}
+
+#[test]
+fn while_a_nas_hangs_it_is_told_what_is_waited_for_and_a_ctrl_c_is_heeded() {
+    let nas = Nas::folder().through_fuse();
+    let host = Host::new(nas.root());
+    nas.hang();
+    for what in [&["list"][..], &["delete", "i-1/T"], &["verify", "i-1/T"], &["restore", "i-1/T", "--to", "/none"]] {
+        let mut waiting = Waiting::begin(&host, &[&["-r", "nas"], what].concat());
+        waiting.until_it_says("open the repository, nothing heard for ");
+        waiting.interrupt();
+        waiting.until_it_says("interrupted: waiting until the step 'open the repository' can be left safely");
+        let status = waiting.child.wait().unwrap();
+        // and not because the NAS was waited for in vain
+        assert_eq!(status.code(), Some(130), "{what:?}: {}", waiting.complaint());
+    }
+    // which nothing cuts short
+    let mut doctor = Waiting::begin(&host, &["doctor"]);
+    doctor.until_it_says("try repository 'nas', nothing heard for ");
+    doctor.interrupt();
+    doctor.until_it_says("interrupted: ");
+    doctor.interrupt();
+    doctor.until_it_says("still waiting for the step 'try repository 'nas'': a step that gets no answer");
+    nas.go_on();
+    doctor.child.wait().unwrap();
+}
+
 /// Nothing is mounted in the folder, and it holds nothing.
 fn is_bare(folder: &Path) -> bool {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
