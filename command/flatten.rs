@@ -1,5 +1,6 @@
 //! `nasbackup flatten`.
 
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -27,6 +28,7 @@ pub(crate) fn run(host: &Host, arguments: &Flatten, output: Output) -> Result<Ex
         repository: Some(host.repository()?),
         backup_path: Some(path.to_owned()),
         volume: Some(volume),
+        only_new: !is_device(&to),
         output: Some(OutputRequest { path: Some(to), format: Some(arguments.format.into()) }),
         ..FlattenRequest::default()
     };
@@ -41,6 +43,10 @@ fn refuse_file(to: &str) -> Result<()> {
         return Err(Error::new(Code::AlreadyExists, "look at the output", format!("'{to}' is there")));
     }
     Ok(())
+}
+
+fn is_device(to: &str) -> bool {
+    Path::new(to).metadata().is_ok_and(|found| found.file_type().is_block_device())
 }
 
 /// The volume that is meant. `INVALID_ARGUMENT` where the point has several and none was named.

@@ -46,6 +46,7 @@ pub(crate) fn run(host: &Host, arguments: &Restore, output: Output) -> Result<Ex
         keep_old: Some(arguments.keep_old),
         keep_old_in: keep_old_in.transpose()?,
         rate_limit: arguments.rate_limit,
+        only_new: arguments.to.is_some() && !arguments.keep_old,
         ..RestorePointRequest::default()
     };
     let restored = progress::with(output, |listener| restore_point::run(request, listener))?;

@@ -426,6 +426,36 @@ fn a_ctrl_c_at_any_step_leaves_all_points_whole_and_the_same_call_then_ends() {
     }
 }
 
+#[test]
+fn what_gets_an_output_s_name_before_the_output_does_is_not_replaced() {
+    let mut story = Story::new(Guest::new([Disk::root()]), Nas::folder());
+    story.take("full");
+    let host = Host::new(story.nas.root());
+    let (point, volume) = (&story.last().path, &story.last().taken.disks[0].volume);
+    let place = folder("place");
+    let file = place.join(format!("{volume}.qcow2"));
+    let [place_text, file_text] = [&place, &file].map(|path| path.to_str().unwrap());
+    let of_disk = format!("{point}:{volume}");
+    for arguments in [["restore", point, "--to", place_text].to_vec(), vec!["flatten", &of_disk, file_text]] {
+        // when the command has looked, and before the library opens the output, or has it whole
+        for step in ["check the point:1", "give an output its name:1"] {
+            let mut command = host.command();
+            command.env("NASBACKUP_STOP_AT", step).args(["-r", "nas"]).args(&arguments);
+            let writer = command.stderr(std::process::Stdio::piped()).spawn().unwrap();
+            let state = || std::fs::read_to_string(format!("/proc/{}/stat", writer.id())).unwrap();
+            until("it is stopped", || state().rsplit(") ").next().unwrap().starts_with('T'));
+            std::fs::write(&file, "somebody's").unwrap();
+            run("kill", ["-CONT", &writer.id().to_string()]);
+            let ended = writer.wait_with_output().unwrap();
+            let complaint = String::from_utf8_lossy(&ended.stderr);
+            assert_eq!(ended.status.code(), Some(4), "{arguments:?} at {step}: {complaint}");
+            assert_eq!(std::fs::read(&file).unwrap(), b"somebody's", "{arguments:?} at {step}");
+            std::fs::remove_file(&file).unwrap();
+            assert_eq!(std::fs::read_dir(&place).unwrap().count(), 0, "{arguments:?} at {step}");
+        }
+    }
+}
+
 /// A command that runs, and what it has complained of so far.
 struct Waiting {
     child: std::process::Child,

@@ -28,6 +28,9 @@ pub struct FlattenRequest {
     pub volume: Option<String>,
     /// Where it goes.
     pub output: Option<OutputRequest>,
+    /// For callers in Rust: `ALREADY_EXISTS` rather than to replace anything.
+    #[serde(skip)]
+    pub only_new: bool,
 }
 
 /// Where a disk goes.
@@ -82,6 +85,7 @@ fn check(request: FlattenRequest) -> Result<RestoreCall> {
         state: Vec::new(),
         verify: Some(Verify::Chain),
         keep_old: None,
+        only_new: request.only_new,
         rate: None,
     })
 }

@@ -1,8 +1,8 @@
-//! The steps at which a test kills this process, as `kill -9` would, or interrupts it, as a Ctrl-C does. In a library without
-//! `test-hooks` there are none.
+//! The steps at which a test kills this process, as `kill -9` would, interrupts it, as a Ctrl-C does, or stops it, to do something
+//! meanwhile. In a library without `test-hooks` there are none.
 //!
 //! `NASBACKUP_STEP_LOG` names a file that gets a line for each step; `NASBACKUP_KILL_AT=STEP:N` kills at the step's Nth
-//! time in this process, and `NASBACKUP_INTERRUPT_AT` interrupts.
+//! time in this process, `NASBACKUP_INTERRUPT_AT` interrupts, and `NASBACKUP_STOP_AT` stops.
 
 /// A step that is worth dying at.
 #[cfg(not(feature = "test-hooks"))]
@@ -37,6 +37,7 @@ mod hooks {
         let log = log.map(|path| OpenOptions::new().append(true).create(true).open(path).expect("a test's folder"));
         let signal_at = at_step("NASBACKUP_KILL_AT", Signal::KILL);
         let signal_at = signal_at.or_else(|| at_step("NASBACKUP_INTERRUPT_AT", Signal::INT));
+        let signal_at = signal_at.or_else(|| at_step("NASBACKUP_STOP_AT", Signal::STOP));
         let asked = log.is_some() || signal_at.is_some();
         asked.then(|| Mutex::new(Steps { log, signal_at, times: BTreeMap::new() }))
     });

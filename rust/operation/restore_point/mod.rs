@@ -69,7 +69,7 @@ pub fn run(request: RestorePointRequest, listener: Listener<'_>) -> Result<Resto
 
 /// Runs a restore on behalf of `operation`, which is `restorePoint` or one that is a restore of one disk.
 pub(super) fn perform(operation: &'static str, asked: RestoreCall, listener: Listener<'_>) -> Result<Restored> {
-    let RestoreCall { job, export, point, id, volumes, state, verify, keep_old, rate } = asked;
+    let RestoreCall { job, export, point, id, volumes, state, verify, keep_old, only_new, rate } = asked;
     let job = job::start(job, operation, &export, Some(point.instance().to_owned()))?;
     let mut job = Reporter::new(job, listener)?;
     job.begin(Phase::OpenRepository)?;
@@ -80,7 +80,7 @@ pub(super) fn perform(operation: &'static str, asked: RestoreCall, listener: Lis
     let images = in_ceph.iter().map(|opened| opened.as_ref().map(|opened| opened.image.clone())).collect();
     let in_ceph = in_ceph.into_iter().flatten().collect::<Vec<_>>();
     let sources = open_point(&reading, point.clone(), id, (&volumes, &state), verify);
-    let begun = sources.and_then(|sources| open_outputs(&reading, sources, (volumes, images, state), keep_old));
+    let begun = sources.and_then(|sources| open_outputs(&reading, sources, (volumes, images, state), (keep_old, only_new)));
     let ended = begun.and_then(|OpenedDisks { opened, disks, space }| {
         let copy = Arc::new(Copying::new(disks, Limiter::new(Rate { own: rate, host: None })));
         restore(opened, space, &copy, (&reading, &in_ceph), &mut job).map_err(|error| copy.add_lost_outputs(error))
@@ -202,7 +202,7 @@ fn open_outputs(
     reading: &Reading,
     sources: OpenedPoint,
     (volumes, in_ceph, wanted_state): (Vec<WantedDisk>, Vec<Option<Arc<CephImage>>>, Vec<WantedState>),
-    keep_old: Option<KeepOld>,
+    (keep_old, only_new): (Option<KeepOld>, bool),
 ) -> Result<OpenedDisks> {
     let held = reading.clone();
     bounded_for_host(STEP, limits::STORAGE_LONG_STEP, move || {
@@ -228,6 +228,9 @@ fn open_outputs(
         }
         for (wanted, file) in wanted_state.into_iter().zip(state) {
             opened.push(state::open_output(&points, wanted.path, file, keep_old.is_some())?);
+        }
+        if only_new {
+            refuse_old(&opened)?;
         }
         let needs = room::needs(&opened.iter().map(|opened| &opened.output).zip(&disks).collect::<Vec<_>>())?;
         Ok(OpenedDisks { opened, disks, space: Space { needs, indexes } })
@@ -273,6 +276,14 @@ fn prepare_kept_copy(keep_old: &KeepOld, disk: &RestoredDisk, path: &str, points
     let path = kept.path().display().to_string();
     disk.set_kept_copy(kept);
     Ok(path)
+}
+
+/// `ALREADY_EXISTS` for an output that would replace something. What gets the name of a new one later is not replaced either.
+fn refuse_old(opened: &[Opened]) -> Result<()> {
+    match opened.iter().find(|opened| opened.output.old().is_some()) {
+        Some(Opened { path, .. }) => Err(Error::new(Code::AlreadyExists, STEP, format!("'{path}' is there"))),
+        None => Ok(()),
+    }
 }
 
 /// Refuses two outputs with the same path.

@@ -44,6 +44,9 @@ pub struct RestorePointRequest {
     pub keep_old_in: Option<String>,
     /// Most bytes a second that are read from the NAS. Absent or 0: as many as there are.
     pub rate_limit: Option<u64>,
+    /// For callers in Rust: `ALREADY_EXISTS` rather than to replace anything.
+    #[serde(skip)]
+    pub only_new: bool,
 }
 
 /// One disk.
@@ -178,6 +181,8 @@ pub(in crate::operation) struct RestoreCall {
     pub(in crate::operation) state: Vec<WantedState>,
     pub(in crate::operation) verify: Option<Verify>,
     pub(in crate::operation) keep_old: Option<KeepOld>,
+    /// Nothing is replaced.
+    pub(in crate::operation) only_new: bool,
     pub(in crate::operation) rate: Option<u64>,
 }
 
@@ -240,6 +245,7 @@ pub(super) fn check(request: RestorePointRequest) -> Result<RestoreCall> {
         state,
         verify: request.verify,
         keep_old: check_keep_old(request.keep_old, request.keep_old_in)?,
+        only_new: request.only_new,
         rate: check_limit("rateLimit", request.rate_limit, LEAST_RATE)?,
     })
 }
