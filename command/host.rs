@@ -5,10 +5,13 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 use java_properties::PropertiesIter;
+use log::Record;
+use log4rs::append::Append;
 use nasbackup::config::Config;
 use nasbackup::error::{Error, Result};
+use nasbackup::logging::ANSWERED;
 use nasbackup::nas::repository::Repository;
-use nasbackup::{logging, operation};
+use nasbackup::{libvirt, logging, operation};
 
 use crate::arguments::{Arguments, SETTINGS};
 use crate::repository;
@@ -41,11 +44,26 @@ pub(crate) fn open(arguments: &Arguments) -> Result<Host> {
     let level = ["warn", "info", "debug"][usize::from(arguments.verbose.min(2))];
     // this process ends, and nobody would be left to unmount
     let config = Config { log_level: level.to_owned(), mount_keep_seconds: 0, ..Config::of_settings(settings)? };
-    operation::prepare(config, logging::stderr())?;
+    operation::prepare(config, Box::new(Unanswered(logging::stderr())))?;
+    libvirt::be_silent();
     let options = arguments.repo_options.as_deref();
     let options = options.map(|options| from_file("--repo-options", options)).transpose()?;
     let repository = arguments.repo.as_deref().map(|name| repository::find(name, options, &named)).transpose()?;
     Ok(Host { repository, named })
+}
+
+/// Log lines, without those that say what the command says itself.
+#[derive(Debug)]
+struct Unanswered(Box<dyn Append>);
+
+impl Append for Unanswered {
+    fn append(&self, record: &Record<'_>) -> anyhow::Result<()> {
+        if record.target() == ANSWERED { Ok(()) } else { self.0.append(record) }
+    }
+
+    fn flush(&self) {
+        self.0.flush();
+    }
 }
 
 /// The settings in a file, by name, as the agent reads them. Only the file that nobody has named may be missing: without the

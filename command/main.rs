@@ -23,6 +23,7 @@ mod show;
 mod take;
 mod tree;
 mod verify;
+mod words;
 
 use std::process::ExitCode;
 

@@ -17,6 +17,7 @@ use nasbackup::work::phase::Phase;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::output::{Output, size, time};
+use crate::words;
 
 /// Between two lines where nobody watches a bar, and how long nothing was heard when that is told.
 const LINE: Duration = Duration::from_secs(10);
@@ -46,7 +47,7 @@ pub(crate) fn during<T>(output: Output, what: &str, work: impl FnOnce() -> Resul
     heed_signals()?;
     refuse_if_cancelled("begin")?;
     let _teller = Teller::begin(output, what)?;
-    work()
+    work().map_err(words::own)
 }
 
 /// `CANCELLED` once a signal has come. A command of several steps asks before each of them: a signal may come when a step has

@@ -15,6 +15,9 @@ use crate::panics;
 use crate::plain::plain;
 use crate::second_table;
 
+/// The target of lines that say what a call's answer or error says, too: whoever shows these may leave such lines out.
+pub const ANSWERED: &str = "nasbackup::answered";
+
 static HANDLE: Mutex<Option<log4rs::Handle>> = Mutex::new(None);
 
 /// Puts the configured logging into force; may be called again. After an error the former one stays in force.

@@ -934,10 +934,14 @@ fn what_can_t_be_done_is_told_on_one_line_with_a_status_of_its_own() {
         (&["-r", "elsewhere", "list"], 2, "--repo: 'elsewhere' is no folder"),
         (&["-r", "/no/such/folder", "list"], 3, "NOT_FOUND"),
         (&["-r", "nas", "list", "i-1"], 3, "NOT_FOUND"),
-        (&["-r", "nas", "show", "i-1"], 2, "backupPath: 'i-1'"),
+        (&["-r", "nas", "show", "i-1"], 2, "check the request: POINT: 'i-1'"),
+        (&["-r", "nas", "rebase", "--parent", "i-1/T", "i-1/T"], 2, "--parent: is the point itself"),
+        // the library logs what these come to
+        (&["-r", "nas", "rebase", "--alone", "i-1/T"], 3, "NOT_FOUND"),
+        (&["-r", "nas", "take", "--full", "i-none"], 14, "DOMAIN_NOT_FOUND"),
         (&["-r", "nas", "verify", "--all"], 3, "no restore points in /"),
         (&["-r", "nas", "verify", "--all", "--not-verified-since", "1d"], 3, "no restore points in /"),
-        (&["-r", "nas", "verify", "--data", "--rate-limit", "65535", "i-1/T"], 2, "rateLimit: is less than 65536"),
+        (&["-r", "nas", "verify", "--data", "--rate-limit", "65535", "i-1/T"], 2, "--rate-limit: is less than 65536"),
         (&["-r", "nas", "boot", "--wait", "0", "i-1/T"], 2, "--wait"),
     ] {
         let (found, complaint) = host.fails(arguments);
@@ -946,6 +950,10 @@ fn what_can_t_be_done_is_told_on_one_line_with_a_status_of_its_own() {
     }
     assert_eq!(host.fails(&["-r", "nas", "files", "i-1/T", "--partition", "9"]).0, 2, "of which nothing is asked");
     assert_eq!(host.says(&["-r", "nas", "list"]), format!("no restore points in {}\n", nas.display()));
+    let settings = std::fs::read_to_string(&host.settings).unwrap();
+    std::fs::write(&host.settings, settings + "connectionUri = qemu+unix:///system?socket=/none\n").unwrap();
+    let (status, complaint) = host.fails(&["-r", "nas", "take", "--full", "i-none"]);
+    assert!(status == 17 && complaint.lines().count() == 1, "libvirt itself prints nothing: {complaint}");
     std::fs::write(&host.settings, "stateDir = /x\nloud = 1\n").unwrap();
     assert!(host.fails(&["list"]).1.contains("loud"));
 }

@@ -29,6 +29,12 @@ const UNANSWERED: u32 = 6;
 
 extern "C" fn ignore(_data: *mut libc::c_void, _error: sys::virErrorPtr) {}
 
+/// Keeps libvirt from printing errors of this process on standard error, those of connections that could not be opened among them.
+/// For processes that nobody else calls libvirt in.
+pub fn be_silent() {
+    virt::error::clear_error_callback();
+}
+
 /// The connection to `uri`, kept open between calls. Errors: `LIBVIRT` when the daemon can't be reached. It may wait for
 /// a daemon that hangs, but nobody waits for whoever waits.
 pub fn connect(uri: &str) -> Result<Connect> {

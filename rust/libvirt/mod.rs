@@ -23,7 +23,7 @@ pub use block::Block;
 pub use boot_xml::{BootDisk, BootDomain, WRITES, WRITTEN_BYTES, boot_xml};
 pub use capabilities::{Capabilities, Hypervisor, KnownEmulator, hypervisor, loaders};
 pub use checkpoint::{Checkpoint, Redefined};
-pub use connection::connect;
+pub use connection::{be_silent, connect};
 pub use domain::{Domain, JobPicture, JobState, State};
 pub use domain_xml::{Device, Disk, DomainXml, Interface, Source};
 pub use emulator::Emulator;

@@ -11,6 +11,7 @@ use super::repository::Export;
 use crate::config::{self, Config};
 use crate::error::{Code, Error, Result};
 use crate::limits;
+use crate::logging::ANSWERED;
 use crate::panics::caught;
 use crate::work::deadline;
 
@@ -45,7 +46,7 @@ pub fn mark(export: &Export) {
     let now = Instant::now();
     let mut marks = marks();
     if !marks.contains_key(export) {
-        log::warn!("{export} does not answer: calls are refused until it does");
+        log::warn!(target: ANSWERED, "{export} does not answer: calls are refused until it does");
         marks.insert(export.clone(), Mark { since: now, asked: now, open: false });
         ask(&mut marks, export);
     }

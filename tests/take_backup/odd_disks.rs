@@ -101,9 +101,9 @@ fn a_guest_with_odd_disks_is_backed_up_but_for_those_that_its_request_excludes()
         assert_eq!(
             lines,
             [
-                "disk vdf: left out, excludeDisks names it",
+                "disk vdf: left out, the request leaves it out",
                 "disk vdg: left out, it is shareable",
-                "disk vdz: left out, excludeDisks names it",
+                "disk vdz: left out, the request leaves it out",
             ]
         );
         let path = point.path.clone();
@@ -128,7 +128,7 @@ fn a_guest_with_odd_disks_is_backed_up_but_for_those_that_its_request_excludes()
     let stopped = excluding(story.stopped_request("incremental"), &[&luks, &shared]);
     let point = story.accept(stopped);
     assert_eq!(point.kinds(), [Incremental; CARRYING]);
-    assert!(point.taken.details.contains("left out, excludeDisks names it"), "{:?}", point.taken);
+    assert!(point.taken.details.contains("left out, the request leaves it out"), "{:?}", point.taken);
     story.guest.start();
     write(&mut story, 0x55, 9 * MIB);
     assert_eq!(take(&mut story, "incremental"), [Incremental; CARRYING]);

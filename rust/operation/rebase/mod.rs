@@ -19,6 +19,7 @@ use crate::config;
 use crate::digest::Digest;
 use crate::error::{Error, Result, Stopped};
 use crate::limits;
+use crate::logging::ANSWERED;
 use crate::nas::health;
 use crate::nas::instance::Instance;
 use crate::nas::path::PointPath;
@@ -61,7 +62,7 @@ pub fn run(asked: Asked, listener: Listener<'_>) -> Result<Rebased> {
     let mut job = Reporter::new(job, listener)?;
     rebase_all(export.clone(), point.clone(), subject, &mut job).inspect_err(|error| {
         health::note_failure(&export, error);
-        log::error!("rebase of '{point}' failed: {error}");
+        log::error!(target: ANSWERED, "rebase of '{point}' failed: {error}");
     })
 }
 

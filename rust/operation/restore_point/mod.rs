@@ -33,6 +33,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use crate::engine::rate::{Limiter, Rate};
 use crate::error::{Code, Error, Result};
 use crate::limits;
+use crate::logging::ANSWERED;
 use crate::nas::path::PointPath;
 use crate::operation::ceph::CephImage;
 use crate::operation::checked_chain;
@@ -87,7 +88,7 @@ pub(super) fn perform(operation: &'static str, asked: RestoreCall, listener: Lis
     });
     ended.inspect_err(|error| {
         reading.note(error);
-        log::error!("{operation}: unable to restore '{point}': {error}");
+        log::error!(target: ANSWERED, "{operation}: unable to restore '{point}': {error}");
     })
 }
 

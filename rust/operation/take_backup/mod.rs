@@ -30,6 +30,7 @@ use crate::config::{self, Config, Engine};
 use crate::error::{Code, Error, Result};
 use crate::host::HostState;
 use crate::limits;
+use crate::logging::ANSWERED;
 use crate::nas::health;
 use crate::places::{self, BackupPlace};
 use crate::point::Manifest;
@@ -83,7 +84,7 @@ pub fn run(request: TakeBackupRequest, listener: Listener<'_>) -> Result<TakenBa
         ),
         Err(error) => {
             health::note_failure(&checked.export, error);
-            log::error!("{}: backup to '{}' failed: {error}", checked.vm, checked.point);
+            log::error!(target: ANSWERED, "{}: backup to '{}' failed: {error}", checked.vm, checked.point);
         }
     }
     taken

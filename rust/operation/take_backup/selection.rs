@@ -9,7 +9,7 @@ use crate::qemu::layers::HELP;
 
 const FIELD: &str = "excludeDisks";
 /// The reason of a disk that the request leaves out.
-pub(super) const EXCLUDED: &str = "excludeDisks names it";
+pub(super) const EXCLUDED: &str = "the request leaves it out";
 
 /// The names by which a request can call a disk.
 #[derive(Debug, Clone, Copy)]

@@ -21,6 +21,7 @@ use crate::error::{Error, Result};
 use crate::host::{Begun, HostState};
 use crate::libvirt::State;
 use crate::limits;
+use crate::logging::ANSWERED;
 use crate::nas::view::TargetView;
 use crate::nbd;
 use crate::point::{LeftOut, Parent};
@@ -159,7 +160,7 @@ fn is_gone(found: &FoundGuest) -> Option<String> {
     let told = format!(
         "the guest is gone: it stopped, or its QEMU ended, after its data had been read; QEMU's log of '{name}' says why"
     );
-    log::error!("{name}: {told}");
+    log::error!(target: ANSWERED, "{name}: {told}");
     Some(told)
 }
 
