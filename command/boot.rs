@@ -23,7 +23,7 @@ pub(crate) fn run(host: &Host, arguments: &Boot, output: Output) -> Result<ExitC
         ..BootPointRequest::default()
     };
     let booted = progress::with(output, |listener| boot_point::run(request, listener))?;
-    if let Some(failure) = &booted.screenshot_failure {
+    if let Some(failure) = booted.screenshot_failure.as_ref().filter(|_| !output.json) {
         eprintln!("nasbackup: no screenshot: {failure}");
     }
     output.print(&booted, text)?;

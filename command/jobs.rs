@@ -19,13 +19,14 @@ pub(crate) fn run(output: Output) -> Result<ExitCode> {
 }
 
 /// `NOT_FOUND` when no such job runs. It stops within a second or two.
-pub(crate) fn cancel(arguments: &Cancel) -> Result<ExitCode> {
-    match ask_to_stop(&config::current().state_dir, &arguments.job)? {
-        0 => {
-            Err(Error::new(Code::NotFound, "look for the job", format!("no job '{}' runs on this host", arguments.job)))
-        }
-        _ => Ok(ExitCode::SUCCESS),
+pub(crate) fn cancel(arguments: &Cancel, output: Output) -> Result<ExitCode> {
+    let asked = ask_to_stop(&config::current().state_dir, &arguments.job)?;
+    if asked == 0 {
+        let cause = format!("no job '{}' runs on this host", arguments.job);
+        return Err(Error::new(Code::NotFound, "look for the job", cause));
     }
+    output.print(&serde_json::json!({ "asked": asked }), |_| String::new())?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn text(jobs: &[HostJob]) -> String {

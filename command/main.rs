@@ -34,14 +34,12 @@ use nasbackup::operation::point_files::OwnMounts;
 use output::Output;
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    match run(arguments) {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("nasbackup: {error}");
-            ExitCode::from(output::exit_code(error.code))
-        }
-    }
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(refused) => return output::refused(&refused),
+    };
+    let output = Output { json: arguments.json };
+    run(arguments).unwrap_or_else(|error| output.fail(&error))
 }
 
 fn run(arguments: Arguments) -> Result<ExitCode> {
@@ -68,8 +66,8 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Metrics => metrics::run(&host()?, output),
         Command::Doctor => doctor::run(&host()?, output),
         Command::Jobs => host().and_then(|_| jobs::run(output)),
-        Command::Cancel(cancel) => host().and_then(|_| jobs::cancel(cancel)),
-        Command::Completions(completions) => output::completions(completions.shell),
-        Command::Manual => output::manual(),
+        Command::Cancel(cancel) => host().and_then(|_| jobs::cancel(cancel, output)),
+        Command::Completions(completions) => output::completions(completions.shell, output),
+        Command::Manual => output::manual(output),
     }
 }

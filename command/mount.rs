@@ -32,14 +32,16 @@ pub(crate) fn start() -> Result<ExitCode> {
     let mut told = Vec::new();
     holder.stdout.take().map_or(Ok(0), |out| BufReader::new(out).read_until(END, &mut told)).map_err(io)?;
     complaint.rewind().and_then(|()| std::io::copy(&mut complaint, &mut std::io::stderr())).map_err(io)?;
-    if told.pop() != Some(END) {
+    let is_mounted = told.pop_if(|last| *last == END).is_some();
+    // else an error as JSON
+    print_text(&String::from_utf8_lossy(&told))?;
+    if !is_mounted {
         // the holder itself has said why
         let ended = holder.wait().map_err(io)?;
         let code = ended.code().and_then(|code| u8::try_from(code).ok()).filter(|code| *code != 0);
         let killed = || Error::new(Code::JobFailed, STEP, format!("it ended: {ended}"));
         return code.map(ExitCode::from).ok_or_else(killed);
     }
-    print_text(&String::from_utf8_lossy(&told))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -93,6 +95,7 @@ fn tell_host(log: &Path, folder: &Path, error: &Error) {
 /// Unmounts the point.
 pub(crate) fn unmount(arguments: &Umount, output: Output) -> Result<ExitCode> {
     progress::during(output, "unmount", || mount_point::unmount(&arguments.dir))?;
+    output.print(&serde_json::json!({ "unmounted": arguments.dir }), |_| String::new())?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -36,6 +36,51 @@ impl Output {
     }
 }
 
+/// An error, as `--json` tells it.
+#[derive(Debug, Serialize)]
+pub(crate) struct Failure {
+    code: Code,
+    /// What was being done.
+    step: &'static str,
+    /// The disk that it concerned, if it was of one.
+    disk: Option<String>,
+    /// Why it failed.
+    message: String,
+}
+
+impl From<&Error> for Failure {
+    fn from(error: &Error) -> Failure {
+        let Error { code, step, disk, cause, .. } = error;
+        Failure { code: *code, step, disk: disk.clone(), message: cause.clone() }
+    }
+}
+
+impl Output {
+    /// Tells the error that ends the command, in place of an answer.
+    pub(crate) fn fail(self, error: &Error) -> ExitCode {
+        if self.json {
+            // else nobody reads it
+            _ = self.print(&serde_json::json!({ "error": Failure::from(error) }), |_| String::new());
+        } else {
+            eprintln!("nasbackup: {error}");
+        }
+        ExitCode::from(exit_code(error.code))
+    }
+}
+
+/// Tells that the arguments are not understood, or what they ask of clap: help, or the version.
+pub(crate) fn refused(refused: &clap::Error) -> ExitCode {
+    let json = std::env::args_os().any(|argument| argument == "--json");
+    if json && refused.use_stderr() {
+        let message = refused.to_string();
+        let message = message.trim().strip_prefix("error: ").unwrap_or(&message);
+        return Output { json }.fail(&Error::new(Code::InvalidArgument, "read the arguments", message));
+    }
+    // else nobody reads it
+    _ = refused.print();
+    ExitCode::from(u8::try_from(refused.exit_code()).unwrap_or(2))
+}
+
 /// Prints a text. Whoever reads may have seen enough: then nothing is wrong.
 pub(crate) fn print_text(text: &str) -> Result<()> {
     use std::io::{ErrorKind, Write, stdout};
@@ -46,16 +91,16 @@ pub(crate) fn print_text(text: &str) -> Result<()> {
 }
 
 /// Prints what a shell completes arguments by.
-pub(crate) fn completions(shell: clap_complete::Shell) -> Result<ExitCode> {
+pub(crate) fn completions(shell: clap_complete::Shell, output: Output) -> Result<ExitCode> {
     let mut text = Vec::new();
     clap_complete::generate(shell, &mut Arguments::command(), "nasbackup", &mut text);
-    print_text(&String::from_utf8_lossy(&text)).map(|()| ExitCode::SUCCESS)
+    output.print(&String::from_utf8_lossy(&text), |text| text.clone().into_owned()).map(|()| ExitCode::SUCCESS)
 }
 
 /// Prints the manual page.
-pub(crate) fn manual() -> Result<ExitCode> {
+pub(crate) fn manual(output: Output) -> Result<ExitCode> {
     let page = page().map_err(|error| Error::io("print the manual page", "stdout", error))?;
-    print_text(&String::from_utf8_lossy(&page)).map(|()| ExitCode::SUCCESS)
+    output.print(&String::from_utf8_lossy(&page), |page| page.clone().into_owned()).map(|()| ExitCode::SUCCESS)
 }
 
 /// One page for all: packages hold no other.

@@ -10,13 +10,13 @@ use nasbackup::point::{Kind, StatePart};
 
 use crate::arguments::Show;
 use crate::host::Host;
-use crate::output::{Output, print_text, size};
+use crate::output::{Output, size};
 use crate::{points, progress};
 
 pub(crate) fn run(host: &Host, arguments: &Show, output: Output) -> Result<ExitCode> {
     let shown = point(host, &arguments.point, output)?;
     if arguments.xml {
-        print_text(domain(&shown)?)?;
+        output.print(&domain(&shown)?, |xml| (*xml).to_owned())?;
     } else {
         output.print(&shown, text)?;
     }

@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use crate::arguments::Verify;
 use crate::host::Host;
-use crate::output::{Output, exit_code, verdict_code, word};
+use crate::output::{Failure, Output, exit_code, verdict_code, word};
 use crate::{points, progress, repository};
 
 pub(crate) fn run(host: &Host, arguments: &Verify, output: Output) -> Result<ExitCode> {
@@ -32,7 +32,7 @@ pub(crate) fn run(host: &Host, arguments: &Verify, output: Output) -> Result<Exi
             Err(error) if matches!(error.code, Code::Cancelled | Code::NasUnresponsive) => return Err(error),
             Err(error) => (None, Some(error)),
         };
-        if let Some(failure) = &failure {
+        if let Some(failure) = failure.as_ref().filter(|_| !output.json) {
             eprintln!("nasbackup: {backup_path}: {failure}");
         }
         all.push(Told { backup_path, verified, failure });
@@ -48,12 +48,12 @@ struct Told {
     backup_path: String,
     #[serde(flatten)]
     verified: Option<Verified>,
-    #[serde(serialize_with = "in_words")]
+    #[serde(serialize_with = "as_failure")]
     failure: Option<Error>,
 }
 
-fn in_words<S: serde::Serializer>(error: &Option<Error>, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-    error.as_ref().map(ToString::to_string).serialize(serializer)
+fn as_failure<S: serde::Serializer>(error: &Option<Error>, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+    error.as_ref().map(Failure::from).serialize(serializer)
 }
 
 /// The points that are meant, and the machines that could not be looked at. A machine's points, and all, are those that no verification
@@ -102,7 +102,7 @@ fn points(host: &Host, arguments: &Verify, output: Output) -> Result<(Vec<String
         let due = found.into_iter().filter(|point| is_due(point, arguments.data, since.as_ref()));
         points.extend(due.map(|point| point.backup_path));
     }
-    for machine in &unseen {
+    for machine in unseen.iter().filter(|_| !output.json) {
         eprintln!(
             "nasbackup: {}: {}",
             machine.backup_path,

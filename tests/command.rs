@@ -556,8 +556,8 @@ fn a_mounted_point_is_what_the_guest_saw_and_stays_so_until_it_is_unmounted() {
     run("losetup", ["--detach", device.trim()]);
     let path = point.path.clone();
     story.take("incremental");
-    host.says(&["umount", place_text]);
-    assert!(is_bare(&place));
+    let unmounted: Value = serde_json::from_str(&host.says(&["--json", "umount", place_text])).unwrap();
+    assert!(is_bare(&place) && unmounted["unmounted"] == place_text);
     assert_eq!(host.fails(&["umount", place_text]).0, 3);
     host.says(&["-r", "nas", "delete", "--merge", &path]);
     story.points.remove(2).discard();
@@ -729,7 +729,8 @@ fn another_process_sees_a_job_and_ends_it() {
     until("it is seen", || !restores().is_empty());
     let job = restores().remove(0);
     assert_eq!((job["operation"].as_str(), job["process"].as_u64()), (Some("restorePoint"), Some(restore.id().into())));
-    host.says(&["cancel", job["job"].as_str().unwrap()]);
+    let asked: Value = serde_json::from_str(&host.says(&["--json", "cancel", job["job"].as_str().unwrap()])).unwrap();
+    assert_eq!(asked["asked"], 1);
     let ended = restore.wait_with_output().unwrap();
     let complaint = String::from_utf8(ended.stderr).unwrap();
     assert!(ended.status.code() == Some(130) && complaint.contains("CANCELLED"), "{complaint}");
@@ -923,6 +924,30 @@ fn operations_of_several_processes_tell_one_file_what_they_came_to() {
     std::fs::create_dir(&metrics).unwrap();
     let (status, complaint) = host.fails(&["-r", "nas", "verify", &story.last().path]);
     assert!(status == 0 && complaint.contains("metrics are not up to date"), "{complaint}");
+}
+
+#[test]
+fn an_error_is_one_json_value_too() {
+    let host = Host::new(&folder("nas"));
+    let place = folder("place");
+    for (arguments, status, code) in [
+        (&["-r", "nas", "show", "i-1/T"][..], 3, "NOT_FOUND"),
+        (&["-r", "nas", "rebase", "--alone", "i-1/T"], 3, "NOT_FOUND"),
+        (&["-r", "nas", "mount", "i-1/T", place.to_str().unwrap()], 3, "NOT_FOUND"),
+        (&["umount", "/no/such/folder"], 3, "NOT_FOUND"),
+        (&["cancel", "x"], 3, "NOT_FOUND"),
+        (&["list"], 2, "INVALID_ARGUMENT"),
+        (&["list", "--nonsense"], 2, "INVALID_ARGUMENT"),
+    ] {
+        let output = host.run(&[&["--json"], arguments].concat());
+        let told: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{arguments:?}: {output:?}"));
+        let error = &told["error"];
+        assert_eq!((output.status.code(), error["code"].as_str()), (Some(status), Some(code)), "{told}");
+        assert!(error["step"].is_string() && error["message"].is_string() && output.stderr.is_empty(), "{output:?}");
+    }
+    let verified = host.run(&["--json", "-r", "nas", "verify", "i-1/T"]);
+    let told: Value = serde_json::from_slice(&verified.stdout).unwrap();
+    assert!(told[0]["failure"]["code"] == "NOT_FOUND" && verified.stderr.is_empty(), "{told}");
 }
 
 #[test]
