@@ -8,6 +8,7 @@ use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
 use nasbackup::error::{Error, Result};
 use nasbackup::operation::list_points::{ListedMachine, ListedPoint, ListedPoints};
+use nasbackup::operation::verified::PastVerdict;
 use nasbackup::plain::plain;
 use nasbackup::point::Kind;
 
@@ -24,18 +25,27 @@ pub(crate) fn run(host: &Host, arguments: &List, output: Output) -> Result<ExitC
         write(file, &picture::svg(&listed))?;
     }
     if let Some(file) = &arguments.html {
-        write(file, &picture::html(&listed, &text(&listed, &place)))?;
+        write(file, &picture::html(&listed, &text(&listed, &place, None)))?;
     }
-    output.print(&listed, |listed| text(listed, &place))?;
+    output.print(&listed, |listed| text(listed, &place, terminal_width()))?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// What a delete gives back, or how much the points that stand on it would have to take over first, at most.
-fn deletion(point: &ListedPoint, children: u64) -> String {
-    match children {
-        0 => format!("frees {}", size(point.size)),
-        _ => format!("merges {}", size(point.size.saturating_mul(children))),
-    }
+fn deletion(point: &ListedPoint, children: u64, narrow: Narrow) -> String {
+    let (word, sign, bytes) = match children {
+        0 => ("frees ", "-", point.size),
+        _ => ("merges ", "+", point.size.saturating_mul(children)),
+    };
+    if narrow < SHORT_SIZES { format!("{word}{}", size(bytes)) } else { format!("{sign}{}", short_size(bytes)) }
+}
+
+/// `5 GiB`, `1.5 GiB`.
+fn short_size(bytes: u64) -> String {
+    let text = size(bytes);
+    let Some((number, unit)) = text.split_once(' ') else { return text };
+    let digits = if number.find('.') == Some(1) { 3 } else { number.find('.').unwrap_or(number.len()) };
+    format!("{} {unit}", &number[..digits.min(number.len())])
 }
 
 /// How many points stand on each, by its path.
@@ -53,8 +63,15 @@ fn write(file: &Path, text: &str) -> Result<()> {
     std::fs::write(file, text).map_err(|error| Error::io("draw the chains", file, error))
 }
 
-fn text(listed: &ListedPoints, place: &str) -> String {
-    let mut text: Vec<_> = listed.machines.iter().filter(|machine| !is_empty(machine)).map(machine).collect();
+/// Columns of the terminal; none where all there is to tell is read by something else.
+fn terminal_width() -> Option<usize> {
+    let size = rustix::termios::tcgetwinsize(std::io::stdout()).ok()?;
+    (size.ws_col > 0).then_some(size.ws_col.into())
+}
+
+fn text(listed: &ListedPoints, place: &str, width: Option<usize>) -> String {
+    let told = listed.machines.iter().filter(|machine| !is_empty(machine));
+    let mut text: Vec<_> = told.map(|told| machine(told, width)).collect();
     if !listed.foreign.is_empty() {
         text.push(format!("foreign: {}\n", listed.foreign.join(", ")));
     }
@@ -66,31 +83,21 @@ fn is_empty(machine: &ListedMachine) -> bool {
     machine.points.is_empty() && machine.unfinished.is_empty() && machine.problem.is_none()
 }
 
-fn machine(machine: &ListedMachine) -> String {
-    let mut table = Table::new();
-    table.load_preset(NOTHING);
-    let instance = plain(&machine.instance);
-    table.set_header([&*instance, "kind", "disks", "own", "chain", "delete", "verified", "booted"]);
-    let children = children(&machine.points);
-    for (indent, point) in tree(&machine.points) {
-        let name = plain(point.backup_path.rsplit('/').next().unwrap_or_default());
-        let kind = if point.kind == Kind::Full { "full" } else { "incremental" };
-        let disks = point.disks.len().to_string();
-        table.add_row([
-            &format!("{indent}{name}"),
-            kind,
-            &disks,
-            &size(point.size),
-            &size(point.chain_size),
-            &deletion(point, children.get(&*point.backup_path).copied().unwrap_or(0)),
-            &points::verified(point),
-            &points::booted(point),
-        ]);
+/// How much is left out for a terminal that is narrow: nothing, and in the end all but the least.
+type Narrow = u8;
+const SHORT_WORDS: Narrow = 1;
+const SHORT_SIZES: Narrow = 2;
+const NO_DATES: Narrow = 3;
+
+/// As much of the machine's chains as fits into `width`. What does not fit is never wrapped: it would be no tree any more.
+fn machine(machine: &ListedMachine, width: Option<usize>) -> String {
+    let mut text = chains(machine, 0);
+    for narrow in [SHORT_WORDS, SHORT_SIZES, NO_DATES] {
+        if width.is_none_or(|width| text.lines().all(|line| line.chars().count() <= width)) {
+            break;
+        }
+        text = chains(machine, narrow);
     }
-    for column in table.column_iter_mut().skip(2).take(4) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
-    let mut text = table.trim_fmt() + "\n";
     let problems = machine.points.iter().flat_map(|point| {
         point.problems.iter().map(move |problem| format!("{}: {problem}", plain(&point.backup_path)))
     });
@@ -103,4 +110,83 @@ fn machine(machine: &ListedMachine) -> String {
         }
     }
     text
+}
+
+fn chains(machine: &ListedMachine, narrow: Narrow) -> String {
+    let mut table = Table::new();
+    table.load_preset(NOTHING);
+    let instance = plain(&machine.instance);
+    let disks = (narrow < SHORT_SIZES).then_some("disks");
+    let header = [&*instance, "kind"].into_iter().chain(disks);
+    table.set_header(header.chain(["own", "chain", "delete", "verified", "booted"]));
+    let children = children(&machine.points);
+    for (indent, point) in tree(&machine.points) {
+        let children = children.get(&*point.backup_path).copied().unwrap_or(0);
+        table.add_row(row(&indent, point, children, narrow));
+    }
+    for column in table.column_iter_mut().skip(2).take(3 + disks.iter().len()) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table.trim_fmt() + "\n"
+}
+
+fn row(indent: &str, point: &ListedPoint, children: u64, narrow: Narrow) -> Vec<String> {
+    let name = plain(point.backup_path.rsplit('/').next().unwrap_or_default());
+    let kind = match point.kind {
+        Kind::Full => "full",
+        Kind::Incremental if narrow < SHORT_WORDS => "incremental",
+        Kind::Incremental => "incr",
+    };
+    let size = if narrow < SHORT_SIZES { size } else { short_size };
+    let found = |past: Option<&PastVerdict>| {
+        past.map_or_else(String::new, |past| match narrow {
+            0 => points::said(past),
+            _ => points::said_shortly(past, narrow < NO_DATES),
+        })
+    };
+    let mut row = vec![format!("{indent}{name}"), kind.to_owned()];
+    row.extend((narrow < SHORT_SIZES).then(|| point.disks.len().to_string()));
+    row.extend([size(point.size), size(point.chain_size), deletion(point, children, narrow)]);
+    row.extend([found(points::telling(point)), found(points::last_boot(point))]);
+    row
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::points::tests::point;
+    use jiff::Timestamp;
+    use nasbackup::operation::verified::Scope;
+    use nasbackup::operation::verify_chain::Verdict;
+
+    #[test]
+    fn chains_fit_into_a_terminal_and_all_is_told_elsewhere() {
+        let past =
+            |scope| PastVerdict { scope, when: Timestamp::UNIX_EPOCH, verdict: Verdict::Aborted, current: false };
+        let full = |name: &str, parents: &[&str]| ListedPoint {
+            size: 999 << 30,
+            chain_size: 1023 << 40,
+            verified: vec![past(Scope::Data)],
+            booted: vec![past(Scope::Boot)],
+            ..point(name, parents)
+        };
+        let (first, second) = ("2026.11.22.01.00.00", "2026.11.23.01.00.00");
+        let points = vec![full(first, &[]), full(second, &[first])];
+        let told = ListedMachine { instance: "i-2-10-VM".into(), points, ..ListedMachine::default() };
+        for width in [200, 120, 100, 80] {
+            let text = machine(&told, Some(width));
+            assert!(text.lines().all(|line| line.chars().count() <= width) && text.lines().count() == 3, "{text}");
+            assert!(text.contains(&format!("\n└ {second}  ")) || text.contains(&format!("\n └ {second} ")), "{text}");
+        }
+        let all = machine(&told, None);
+        assert_eq!(all, machine(&told, Some(200)));
+        assert!(all.contains("aborted data 1970-01-01, changed since") && all.contains("incremental"), "{all}");
+    }
+
+    #[test]
+    fn a_short_size_has_two_digits_at_least() {
+        for (bytes, short) in [(0, "0 B"), (1023, "1023 B"), (3 << 19, "1.5 MiB"), (3 << 22, "12 MiB")] {
+            assert_eq!(short_size(bytes), short);
+        }
+    }
 }

@@ -81,7 +81,14 @@ pub(crate) fn booted(point: &ListedPoint) -> String {
     last_boot(point).map_or_else(String::new, said)
 }
 
-fn said(past: &PastVerdict) -> String {
+/// Shorter, with the day of its year if there is room for that. What the point has changed since is doubtful.
+pub(crate) fn said_shortly(past: &PastVerdict, with_date: bool) -> String {
+    let when = if with_date { past.when.strftime(" %m-%d").to_string() } else { String::new() };
+    format!("{}{when}{}", word(past.verdict), if past.current { "" } else { "?" })
+}
+
+/// All of it.
+pub(crate) fn said(past: &PastVerdict) -> String {
     let scope = match past.scope {
         Scope::Data => " data",
         Scope::Chain => " chain",

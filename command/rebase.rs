@@ -8,8 +8,8 @@ use nasbackup::operation::show_point::ShownPoint;
 
 use crate::arguments::Rebase;
 use crate::host::Host;
-use crate::output::{Output, size};
-use crate::{progress, show};
+use crate::output::Output;
+use crate::{points, progress, show};
 
 pub(crate) fn run(host: &Host, arguments: &Rebase, output: Output) -> Result<ExitCode> {
     if arguments.dry_run {
@@ -19,7 +19,8 @@ pub(crate) fn run(host: &Host, arguments: &Rebase, output: Output) -> Result<Exi
         return Ok(ExitCode::SUCCESS);
     }
     let rebased = rebase(host, &arguments.point, arguments.parent.clone(), output)?;
-    output.print(&rebased, |rebased| format!("it takes {} now\n", size(rebased.size)))?;
+    let takes = show::takes(host, &arguments.point, output);
+    output.print(&rebased, |_| format!("it {takes} now\n"))?;
     Ok(ExitCode::SUCCESS)
 }
 

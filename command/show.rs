@@ -33,6 +33,17 @@ pub(crate) fn point(host: &Host, path: &str, output: Output) -> Result<ShownPoin
     progress::with(output, |listener| show_point::run(request, listener))
 }
 
+/// What the point's own files take on the NAS, in words; none for a reader of JSON.
+pub(crate) fn takes(host: &Host, path: &str, output: Output) -> String {
+    if output.json {
+        return String::new();
+    }
+    match point(host, path, output) {
+        Ok(shown) => format!("takes {}", size(shown.point.size)),
+        Err(error) => format!("takes what could not be asked: {error}"),
+    }
+}
+
 /// The domain's XML, as it stands in the point. `NOT_FOUND` without it.
 fn domain(shown: &ShownPoint) -> Result<&str> {
     let none = || Error::new(Code::NotFound, "look for the domain's XML", "the point holds none");

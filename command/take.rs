@@ -11,8 +11,8 @@ use nasbackup::point::Kind;
 
 use crate::arguments::Take;
 use crate::host::Host;
-use crate::output::{Output, size};
-use crate::{points, progress};
+use crate::output::Output;
+use crate::{points, progress, show};
 
 pub(crate) fn run(host: &Host, arguments: &Take, output: Output) -> Result<ExitCode> {
     let parent = if arguments.incremental { Some(newest(host, &arguments.vm, output)?) } else { None };
@@ -24,7 +24,8 @@ pub(crate) fn run(host: &Host, arguments: &Take, output: Output) -> Result<ExitC
     }
     let point = request.backup_path.clone().unwrap_or_default();
     let taken = progress::with(output, |listener| take_backup::run(request, listener))?;
-    output.print(&taken, |taken| text(&point, taken))?;
+    let takes = show::takes(host, &point, output);
+    output.print(&taken, |taken| text(&point, taken, &takes))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -70,9 +71,9 @@ fn would(request: &TakeBackupRequest, parent: Option<&ListedPoint>) -> String {
     }
 }
 
-fn text(point: &str, taken: &TakenBackup) -> String {
+fn text(point: &str, taken: &TakenBackup, takes: &str) -> String {
     let kind = if taken.kind == Kind::Full { "full" } else { "incremental" };
-    let mut text = format!("'{point}' is taken, {kind}, {}\n", size(taken.size));
+    let mut text = format!("'{point}' is taken, {kind}, {takes}\n");
     taken.details.lines().for_each(|line| text += &format!("note: {}\n", plain(line)));
     text
 }

@@ -88,8 +88,10 @@ fn chains_are_drawn_with_what_each_point_takes_and_what_is_wrong() {
     let listed: Value = serde_json::from_str(&host.says(&["-r", "nas", "--json", "list"])).unwrap();
     let points = listed["machines"][0]["points"].as_array().unwrap();
     for (i, point) in points.iter().enumerate() {
-        let below: u64 = points[..=i].iter().map(|point| point["size"].as_u64().unwrap()).sum();
-        assert_eq!((&point["backupPath"], point["chainSize"].as_u64()), (&Value::from(paths[i].as_str()), Some(below)));
+        let images = points[..i].iter().flat_map(|point| point["disks"].as_array().unwrap());
+        let below: u64 = images.map(|disk| disk["size"].as_u64().unwrap()).sum();
+        let chain = Some(below + point["size"].as_u64().unwrap());
+        assert_eq!((&point["backupPath"], point["chainSize"].as_u64()), (&Value::from(paths[i].as_str()), chain));
         assert_eq!(point["parents"], Value::from_iter(i.checked_sub(1).map(|parent| paths[parent].as_str())));
     }
 
@@ -940,7 +942,8 @@ fn an_error_is_one_json_value_too() {
         (&["list", "--nonsense"], 2, "INVALID_ARGUMENT"),
     ] {
         let output = host.run(&[&["--json"], arguments].concat());
-        let told: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{arguments:?}: {output:?}"));
+        let told: Value =
+            serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{arguments:?}: {output:?}"));
         let error = &told["error"];
         assert_eq!((output.status.code(), error["code"].as_str()), (Some(status), Some(code)), "{told}");
         assert!(error["step"].is_string() && error["message"].is_string() && output.stderr.is_empty(), "{output:?}");

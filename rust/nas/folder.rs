@@ -181,6 +181,16 @@ impl Folder {
         self.names_that(|_| true)
     }
 
+    /// What its files take, in bytes.
+    pub fn taken(&self) -> Result<u64> {
+        let taken = |name: &OsString| match stat(self.as_fd(), name) {
+            Ok(found) if FileType::from_raw_mode(found.st_mode) == FileType::Directory => Ok(0),
+            Ok(found) => Ok(u64::try_from(found.st_blocks).unwrap_or(0) * 512),
+            Err(error) => Err(failed("look up", self.path.join(name), error)),
+        };
+        self.names()?.iter().map(taken).sum()
+    }
+
     /// The names in this folder that are wanted, sorted; an error if there are more than `MOST_NAMES`.
     pub fn names_that(&self, are_wanted: impl Fn(&OsStr) -> bool) -> Result<Vec<OsString>> {
         let (names, more) = self.first_names(MOST_NAMES, are_wanted)?;

@@ -94,9 +94,9 @@ pub struct ListedPoint {
     pub disks: Vec<ListedDisk>,
     /// The points that its disks stand on, by their headers.
     pub parents: Vec<String>,
-    /// What its images, and what the machine remembered beside its disks, take on the NAS.
+    /// What all files in its folder take on the NAS.
     pub size: u64,
-    /// What they take together with all images that they stand on.
+    /// The same, and what all images take that its images stand on.
     pub chain_size: u64,
     /// What the last verifications have found, of each scope that still tells something.
     pub verified: Vec<PastVerdict>,
@@ -281,14 +281,15 @@ pub(super) fn point(root: &Folder, path: &PointPath) -> Result<Option<(ListedPoi
             backing: backing.map(|backing| backing.as_str().to_owned()),
         });
     }
-    let mut state = 0;
     for name in manifest.iter().flat_map(Manifest::state_files) {
-        let file = path.file(name).and_then(|path| taken(&root.open_file(&path)?, &path));
-        state += file.unwrap_or_else(|error| {
+        if let Err(error) = path.file(name).and_then(|path| root.open_file(&path)) {
             problems.push(format!("'{name}': {}", error.reason()));
-            0
-        });
+        }
     }
+    let size = folder.taken().unwrap_or_else(|error| {
+        problems.push(error.reason());
+        listed.iter().map(|disk| disk.size).sum()
+    });
     let parents = parents(path, &listed);
     let (booted, verified) =
         verified::read(root, path, manifest.as_ref()).into_iter().partition(|past| past.scope == Scope::Boot);
@@ -301,7 +302,7 @@ pub(super) fn point(root: &Folder, path: &PointPath) -> Result<Option<(ListedPoi
         verified,
         booted,
         engine: manifest.as_ref().map(|manifest| manifest.engine),
-        size: listed.iter().map(|disk| disk.size).sum::<u64>() + state,
+        size,
         chain_size: 0,
         parents,
         disks: listed,

@@ -154,17 +154,22 @@ pub(super) fn scratch(room: &Tries<u64>, engine: Engine) -> Finding {
     let advice =
         "without it backups go by push: make room, let QEMU's user pass, or name another folder in 'scratchDir'";
     match room {
-        Ok(room) if *room >= LEAST_SCRATCH => Finding::ok(WHAT, format!("has room for {}", mebibytes(*room))),
+        Ok(room) if *room >= LEAST_SCRATCH => Finding::ok(WHAT, format!("has room for {}", size(*room))),
         Ok(room) => {
-            let found = format!("has room for {} alone", mebibytes(*room));
+            let found = format!("has room for {} alone", size(*room));
             Finding::lacks(WHAT, found).advise(advice).stops(engine == Engine::Pull)
         }
         Err(error) => of_error(WHAT, error).advise(advice).stops(engine == Engine::Pull),
     }
 }
 
-fn mebibytes(bytes: u64) -> String {
-    format!("{} MiB", bytes >> 20)
+/// `1.50 GiB`, as the command writes sizes.
+fn size(bytes: u64) -> String {
+    let unit = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)].into_iter().find(|(_, bits)| bytes >> bits > 0);
+    unit.map_or_else(
+        || format!("{bytes} B"),
+        |(unit, bits)| format!("{:.2} {unit}", bytes as f64 / (1_u64 << bits) as f64),
+    )
 }
 
 /// What is lacking, unless the error says that it could not be found out.
@@ -251,7 +256,7 @@ pub(super) fn repository(name: &str, tried: &Tries<Tried>) -> Vec<Finding> {
     let room = tried.room.map(|room| room.available);
     let written = match room {
         Some(0) => Finding::lacks(&what, "is full").advise("remove restore points, or make it larger").stops(true),
-        Some(room) => Finding::ok(&what, format!("can be written, has room for {}", mebibytes(room))),
+        Some(room) => Finding::ok(&what, format!("can be written, has room for {}", size(room))),
         None => Finding::ok(&what, "can be written, tells no room"),
     };
     let left = tried.left.as_ref().map(|left| Finding::new(&what, State::Defect, left).advise("remove it by hand"));

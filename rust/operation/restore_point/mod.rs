@@ -81,7 +81,8 @@ pub(super) fn perform(operation: &'static str, asked: RestoreCall, listener: Lis
     let images = in_ceph.iter().map(|opened| opened.as_ref().map(|opened| opened.image.clone())).collect();
     let in_ceph = in_ceph.into_iter().flatten().collect::<Vec<_>>();
     let sources = open_point(&reading, point.clone(), id, (&volumes, &state), verify);
-    let begun = sources.and_then(|sources| open_outputs(&reading, sources, (volumes, images, state), (keep_old, only_new)));
+    let begun =
+        sources.and_then(|sources| open_outputs(&reading, sources, (volumes, images, state), (keep_old, only_new)));
     let ended = begun.and_then(|OpenedDisks { opened, disks, space }| {
         let copy = Arc::new(Copying::new(disks, Limiter::new(Rate { own: rate, host: None })));
         restore(opened, space, &copy, (&reading, &in_ceph), &mut job).map_err(|error| copy.add_lost_outputs(error))
