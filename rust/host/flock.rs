@@ -4,7 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
-use rustix::fs::{FlockOperation, OFlags};
+use rustix::fs::{FlockOperation, OFlags, Stat};
 use rustix::io::Errno;
 
 use crate::apart::{AnyFile, Descriptor};
@@ -38,6 +38,23 @@ impl Flock {
 pub fn lock(file: &AnyFile, how: FlockOperation) -> rustix::io::Result<()> {
     let refused = |error| if error == Errno::ACCESS && is_on_smb(file) { Errno::WOULDBLOCK } else { error };
     file.with(|file| rustix::fs::flock(file, how)).map_err(refused)
+}
+
+/// The process of this host that holds a lock of this file, as `1234 (nasbackup)`; none if it is another host's, or can't be seen.
+pub fn holder(file: &Stat) -> Option<String> {
+    let process = holder_in(&fs::read_to_string("/proc/locks").ok()?, file.st_dev, file.st_ino)?;
+    let command = fs::read_to_string(format!("/proc/{process}/comm")).unwrap_or_default();
+    Some(format!("{process} ({})", command.trim()))
+}
+
+/// The process that holds the lock, in a text as of `/proc/locks` (proc(5)): `1: FLOCK ADVISORY WRITE 1234 fd:01:5678 0 EOF`. A line of
+/// a process that waits has an arrow before its type.
+fn holder_in(locks: &str, device: u64, inode: u64) -> Option<u32> {
+    let file = format!("{:02x}:{:02x}:{inode}", rustix::fs::major(device), rustix::fs::minor(device));
+    locks.lines().find_map(|line| match line.split_whitespace().collect::<Vec<_>>()[..] {
+        [_, "FLOCK", _, _, process, of, ..] if of == file => process.parse().ok(),
+        _ => None,
+    })
 }
 
 /// Is its file system CIFS? There a server refuses a lock that somebody holds with `EACCES`, which says elsewhere that a right is lacking.
@@ -76,6 +93,19 @@ pub fn lock_file(state_dir: &Path, name: &str) -> Result<File> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_holder_of_a_lock_is_found_in_the_kernel_s_table() {
+        let locks = "1: POSIX  ADVISORY  WRITE 5 fd:01:77 0 EOF\n2: FLOCK  ADVISORY  READ 12 fd:01:78 0 EOF\n\
+            2: -> FLOCK  ADVISORY  WRITE 13 fd:01:77 0 EOF\n3: FLOCK  ADVISORY  WRITE 14 fd:01:77 0 EOF\n";
+        let device = rustix::fs::makedev(0xfd, 1);
+        assert_eq!([77, 78, 79].map(|inode| holder_in(locks, device, inode)), [Some(14), Some(12), None]);
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let _lock = Flock::take(file.reopen().unwrap()).unwrap();
+        let found = file.reopen().unwrap().stat().unwrap();
+        // overlay and btrfs show another device to stat
+        assert!(holder(&found).is_none_or(|told| told.starts_with(&format!("{} (", std::process::id()))));
+    }
 
     #[test]
     fn it_is_free_at_once_whoever_has_inherited_the_descriptor() {

@@ -6,7 +6,7 @@ mod posted;
 mod run_dir;
 mod state;
 
-pub use flock::{Flock, lock, lock_file};
+pub use flock::{Flock, holder, lock, lock_file};
 pub use posted::{HostJob, ask_to_stop, post_jobs, posted, sweep_posted};
 pub use run_dir::{RunDir, RunDirs};
 pub use state::{Begun, HostState, begun, unfinished};

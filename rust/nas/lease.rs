@@ -313,18 +313,33 @@ impl Claim {
     /// The error that names the owner of a claim, and says what to do if the owner is gone.
     fn busy(&self, name: &str, claim: &[u8]) -> Error {
         let text = String::from_utf8_lossy(claim);
-        let line = |number| text.lines().nth(number).filter(|line| !line.is_empty()).unwrap_or("unknown");
-        // the fifth line is the host's name, which older versions did not write
-        let host = if line(4) == ADDS.trim_end() { "unknown" } else { line(4) };
         let does =
             if text.ends_with(ADDS) { "adds a restore point" } else { "reads, changes or removes restore points" };
-        let (boot, process) = (line(1), line(2));
-        let who = format!("host '{host}' (boot id {boot}, process {process}) {does}");
+        let who = format!("{} {does}", owner(&text));
         let path = self.folder.path.join(name);
         let otherwise = format!("if no such process is there, remove '{}'", path.display());
         let folder = self.folder.path.display();
         Error::new(Code::Busy, STEP, format!("another host works on '{folder}': by its claim {who}; {otherwise}"))
     }
+}
+
+/// Whose claim it is.
+fn owner(text: &str) -> String {
+    let line = |number| text.lines().nth(number).filter(|line| !line.is_empty()).unwrap_or("unknown");
+    // the fifth line is the host's name, which older versions did not write
+    let host = if line(4) == ADDS.trim_end() { "unknown" } else { line(4) };
+    format!("host '{host}' (boot id {}, process {})", line(1), line(2))
+}
+
+/// Whose claim is on the folder, if there is one that can be read: for who is kept out by a lock that tells no owner.
+pub(super) fn claimed_by(folder: &Folder) -> Option<String> {
+    let is_claims = |name: &OsStr| name == WRITER || name.as_encoded_bytes().starts_with(READER.as_bytes());
+    let (names, _) = folder.first_names(MOST_READERS, is_claims).ok()?;
+    names.iter().find_map(|name| {
+        let mut text = Vec::new();
+        folder.open_file_in(name).ok()?.take(LONGEST).read_to_end(&mut text).ok()?;
+        is_claim(&text).then(|| owner(&String::from_utf8_lossy(&text)))
+    })
 }
 
 /// A new name for an expired claim.

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 
 use super::denied;
 use super::folder::Folder;
-use super::lease::Lease;
+use super::lease::{self, Lease};
 use super::purpose::Purpose;
 use crate::apart::{AnyFile, Descriptor};
 use crate::config::FILE_MODE;
@@ -84,7 +84,7 @@ impl InstanceLock {
     pub fn take_within(limit: Duration, instance: &Folder, purpose: Purpose) -> Result<InstanceLock> {
         let most = limits::CLAIM_WAIT.min(limit / 4 * 3);
         let writers: LockSpec = (WRITERS, Flock::take, "another backup or delete is under way");
-        let chains: LockSpec = (CHAINS, Flock::take, "its points are being verified or restored");
+        let chains: LockSpec = (CHAINS, Flock::take, "its points are being verified, restored or mounted");
         let specs: Vec<LockSpec> = match purpose {
             Purpose::Add => vec![writers],
             Purpose::Change => vec![writers, chains],
@@ -145,9 +145,16 @@ type LockSpec = (&'static str, fn(AnyFile) -> rustix::io::Result<Flock>, &'stati
 
 fn lock(instance: &Folder, purpose: Purpose, (name, take, otherwise): LockSpec) -> Result<Option<Locked<Flock>>> {
     let Some(file) = allow_missing(instance, purpose, open(instance, name))? else { return Ok(None) };
+    let found = file.stat();
     // errors from here on are not tolerated as a lack of the repository's: the file may be on this host
     let taken = lock_file(instance, name, file, take)?.map_err(|error| match error {
-        Errno::WOULDBLOCK => Error::new(Code::Busy, STEP, format!("'{}': {otherwise}", instance.path.display())),
+        Errno::WOULDBLOCK => {
+            let ours = found.ok().and_then(|found| host::holder(&found));
+            let ours = ours.map(|process| format!("process {process} of this host"));
+            let who = ours.or_else(|| lease::claimed_by(instance));
+            let who = who.map(|who| format!(", by {who}")).unwrap_or_default();
+            Error::new(Code::Busy, STEP, format!("'{}': {otherwise}{who}", instance.path.display()))
+        }
         error => Error::io(STEP, instance.path.join(name), called("flock")(error.into())),
     });
     taken.map(Some)

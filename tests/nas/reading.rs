@@ -72,7 +72,7 @@ fn backups_go_on_and_deletes_and_rebases_wait_while_a_chain_is_read() {
             let busy = |operation, request| {
                 let error = run(&story.nas, operation, request).unwrap_err();
                 assert_eq!(error.code, Code::Busy, "{operation}: {error}");
-                assert!(error.cause.contains("being verified or restored"), "{error}");
+                assert!(error.cause.contains("being verified, restored or mounted"), "{error}");
             };
             busy("deleteBackup", json!({"backupPath": path}));
             busy("rebasePoint", json!({"backupPath": path}));
