@@ -69,7 +69,7 @@ fn points(table: &[u8]) -> impl Iterator<Item = PathBuf> {
 }
 
 /// A field without the kernel's escapes, `\` and three octal digits.
-fn plain(field: &[u8]) -> PathBuf {
+pub(crate) fn plain(field: &[u8]) -> PathBuf {
     let mut plain = Vec::with_capacity(field.len());
     let mut rest = field;
     while let [byte, after @ ..] = rest {

@@ -549,7 +549,9 @@ fn a_mounted_point_is_what_the_guest_saw_and_stays_so_until_it_is_unmounted() {
         assert!(std::fs::File::options().write(true).open(raw(&disk.volume)).is_err());
     }
     assert_eq!(host.fails(&mount).0, 5, "a point is mounted there");
-    assert_eq!(host.fails(&["-r", "nas", "delete", &point.path]).0, 5);
+    let (status, complaint) = host.fails(&["-r", "nas", "delete", &point.path]);
+    assert!(status == 5 && complaint.contains("mounted, by process "), "{complaint}");
+    assert!(complaint.contains(" (nasbackup) of this host"), "{complaint}");
     let first = raw(&point.taken.disks[0].volume);
     let device = run("losetup", ["--find", "--show", "--read-only", first.to_str().unwrap()]);
     run("cmp", [Path::new(device.trim()), point.content(&point.taken.disks[0].volume)]);
@@ -882,6 +884,31 @@ fn a_scratch_folder_that_qemu_can_t_pass_to_and_what_ceph_alone_needs_stop_no_ba
         assert!(lacks["state"] == "lacks" && lacks["advice"].as_str().unwrap().contains(package), "{lacks}");
     }
     assert_eq!(status, Some(0), "{findings:?}");
+}
+
+#[test]
+fn a_folder_where_a_nas_is_to_be_mounted_and_is_not_is_no_repository() {
+    let nas = folder("nas");
+    let mounted = Nas::folder().through_fuse();
+    let fstab = folder("etc").join("fstab");
+    let table = format!("nas:/x {} nfs soft\nnas:/y {} nfs soft\n", nas.display(), mounted.root().display());
+    std::fs::write(&fstab, table).unwrap();
+    let run = |nas: &Path, arguments: &[&str]| {
+        let host = Host::new(nas);
+        let output = host.command().env("NASBACKUP_FSTAB", &fstab).args(arguments).output().unwrap();
+        let told = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        (output.status.code().unwrap(), told)
+    };
+    let below = nas.join("below");
+    std::fs::create_dir(&below).unwrap();
+    for nas in [&nas, &below] {
+        for arguments in [&["-r", "nas", "list"][..], &["-r", "nas", "delete", "i-1/T"], &["doctor"]] {
+            let (status, told) = run(nas, arguments);
+            let refused = told.contains("stands in /etc/fstab, and nothing is mounted there");
+            assert!(refused && status == if arguments == ["doctor"] { 1 } else { 13 }, "{arguments:?}: {told}");
+        }
+    }
+    assert_eq!(run(mounted.root(), &["-r", "nas", "list"]).0, 0);
 }
 
 #[test]

@@ -4,6 +4,7 @@ pub(crate) mod access;
 pub(crate) mod beneath;
 pub(crate) mod denied;
 pub mod folder;
+mod fstab;
 pub mod health;
 pub mod instance;
 mod lease;

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use super::denied;
 use super::folder::Folder;
+use super::fstab;
 use super::mount::{self, Mount};
 use super::repository::Export;
 use crate::config::Config;
@@ -43,7 +44,9 @@ pub(super) fn open(
     admit: impl Fn(&Export) -> Result<()>,
 ) -> Result<Arc<OpenExport>> {
     if export.is_dir() {
-        let root = open_root(Path::new(export.address()))?;
+        let folder = Path::new(export.address());
+        let root = open_root(folder)?;
+        fstab::check_mounted(folder)?;
         return Ok(Arc::new(OpenExport { root, mount: None }));
     }
     let slot = slot(export, &config.mount_dir);
