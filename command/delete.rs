@@ -17,6 +17,7 @@ pub(crate) fn run(host: &Host, arguments: &Delete, output: Output) -> Result<Exi
         let points = points::of_machine(host, &arguments.point, output)?;
         let plan = plan(&points, arguments)?;
         if arguments.dry_run {
+            points::check_free(host, &arguments.point, output)?;
             let mut lines: Vec<_> = plan.iter().map(Step::would).collect();
             let point = points::find(&points, &arguments.point)?;
             lines.push(format!("would remove '{}', which takes {}", point.backup_path, size(point.size)));

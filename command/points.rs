@@ -1,6 +1,8 @@
 //! The points of a repository, as the command looks at them and plans with them.
 
 use nasbackup::error::{Code, Error, Result};
+use nasbackup::nas::purpose::Purpose;
+use nasbackup::operation::free;
 use nasbackup::operation::list_points::{self, ListPointsRequest, ListedPoint, ListedPoints};
 use nasbackup::operation::verified::{PastVerdict, Scope};
 use nasbackup::operation::verify_chain::Verdict;
@@ -26,6 +28,12 @@ pub(crate) fn of_machine(host: &Host, point: &str, output: Output) -> Result<Vec
     let points: Vec<_> = listed.machines.into_iter().flat_map(|machine| machine.points).collect();
     find(&points, point)?;
     Ok(points)
+}
+
+/// `BUSY` while somebody on this host keeps the points of the machine that `point` is of from being changed.
+pub(crate) fn check_free(host: &Host, point: &str, output: Output) -> Result<()> {
+    let instance = point.split_once('/').map_or(point, |(instance, _)| instance);
+    progress::with(output, |_| free::check(Some(host.repository()?), instance, Purpose::Change))
 }
 
 /// The point called `path`. `NOT_FOUND` without it.

@@ -14,6 +14,7 @@ use crate::{points, progress, show};
 pub(crate) fn run(host: &Host, arguments: &Rebase, output: Output) -> Result<ExitCode> {
     if arguments.dry_run {
         check(&show::point(host, &arguments.point, output)?, arguments.parent.as_deref())?;
+        points::check_free(host, &arguments.point, output)?;
         let line = would(&arguments.point, arguments.parent.as_deref());
         output.print(&line, |line| format!("{line}\n"))?;
         return Ok(ExitCode::SUCCESS);

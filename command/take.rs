@@ -4,6 +4,8 @@ use std::process::ExitCode;
 
 use jiff::Timestamp;
 use nasbackup::error::{Code, Error, Result};
+use nasbackup::nas::purpose::Purpose;
+use nasbackup::operation::free;
 use nasbackup::operation::list_points::ListedPoint;
 use nasbackup::operation::take_backup::{self, TakeBackupRequest, TakenBackup};
 use nasbackup::plain::plain;
@@ -18,6 +20,8 @@ pub(crate) fn run(host: &Host, arguments: &Take, output: Output) -> Result<ExitC
     let parent = if arguments.incremental { Some(newest(host, &arguments.vm, output)?) } else { None };
     let request = request(host, arguments, parent.as_ref(), Timestamp::now())?;
     if arguments.dry_run {
+        progress::with(output, |_| free::check(request.repository.clone(), &arguments.vm, Purpose::Add))?;
+        progress::with(output, |_| take_backup::check(request.clone()))?;
         let line = would(&request, parent.as_ref());
         output.print(&line, |line| format!("{line}\n"))?;
         return Ok(ExitCode::SUCCESS);
@@ -74,6 +78,9 @@ fn would(request: &TakeBackupRequest, parent: Option<&ListedPoint>) -> String {
 fn text(point: &str, taken: &TakenBackup, takes: &str) -> String {
     let kind = if taken.kind == Kind::Full { "full" } else { "incremental" };
     let mut text = format!("'{point}' is taken, {kind}, {takes}\n");
+    if taken.bitmap_created.is_none() {
+        text += "note: no point can stand on it; --full begins a chain\n";
+    }
     taken.details.lines().for_each(|line| text += &format!("note: {}\n", plain(line)));
     text
 }

@@ -552,6 +552,8 @@ fn a_mounted_point_is_what_the_guest_saw_and_stays_so_until_it_is_unmounted() {
     let (status, complaint) = host.fails(&["-r", "nas", "delete", &point.path]);
     assert!(status == 5 && complaint.contains("mounted, by process "), "{complaint}");
     assert!(complaint.contains(" (nasbackup) of this host"), "{complaint}");
+    let would = ["-r", "nas", "delete", "--dry-run", &point.path];
+    assert_eq!(host.fails(&would), (status, complaint), "a dry run looks, too");
     let first = raw(&point.taken.disks[0].volume);
     let device = run("losetup", ["--find", "--show", "--read-only", first.to_str().unwrap()]);
     run("cmp", [Path::new(device.trim()), point.content(&point.taken.disks[0].volume)]);
@@ -789,6 +791,11 @@ fn points_are_taken_by_hand_and_stand_on_the_newest_that_has_a_name() {
         listed["machines"][0]["points"].as_array().cloned().unwrap_or_default()
     };
     assert_eq!(take(&["--incremental"]).status.code(), Some(3), "there is nothing to stand on");
+    for (how, status) in [(&["--engine", "x"][..], 2), (&["--exclude", "x"], 2), (&[], 0)] {
+        assert_eq!(take(&[&["--full", "--dry-run"], how].concat()).status.code(), Some(status), "{how:?}");
+    }
+    assert_eq!(host.fails(&["-r", "nas", "take", "--dry-run", "i-none"]).0, 14);
+    assert!(!Path::new(&host.nas).join(&vm).exists(), "a dry run makes nothing");
     for (how, kind, count) in [
         (&["--full", "--dry-run"][..], None, 0),
         (&["--full"], Some("full"), 1),
@@ -807,8 +814,13 @@ fn points_are_taken_by_hand_and_stand_on_the_newest_that_has_a_name() {
         assert_eq!(taken["kind"].as_str(), kind, "{how:?}: {taken}");
         assert_eq!(points().len(), count, "{how:?}");
     }
-    let points = points();
-    assert_eq!(points[3]["parents"], Value::from_iter([points[1]["backupPath"].as_str()]), "the full has no name");
+    let listed = points();
+    assert_eq!(listed[3]["parents"], Value::from_iter([listed[1]["backupPath"].as_str()]), "the full has no name");
+    let before = jiff::Timestamp::now().as_second();
+    until("the next second", || jiff::Timestamp::now().as_second() > before);
+    let said = host.says(&["-r", "nas", "take", &vm]);
+    assert!(said.contains(" is taken, full, takes ") && said.contains("note: no point can stand on it"), "{said}");
+    assert_eq!(points().len(), 5);
 }
 
 #[test]

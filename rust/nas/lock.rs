@@ -83,13 +83,7 @@ impl InstanceLock {
     /// too, so that the caller does not take the wait for a NAS that does not answer.
     pub fn take_within(limit: Duration, instance: &Folder, purpose: Purpose) -> Result<InstanceLock> {
         let most = limits::CLAIM_WAIT.min(limit / 4 * 3);
-        let writers: LockSpec = (WRITERS, Flock::take, "another backup or delete is under way");
-        let chains: LockSpec = (CHAINS, Flock::take, "its points are being verified, restored or mounted");
-        let specs: Vec<LockSpec> = match purpose {
-            Purpose::Add => vec![writers],
-            Purpose::Change => vec![writers, chains],
-            Purpose::Read => vec![(CHAINS, Flock::share, "its points are being changed")],
-        };
+        let specs = specs(purpose);
         let explain = |error| denied::explain_writing(error, instance);
         if purpose == Purpose::Add {
             // made now, because a delete needs this file, and can't make it on a full repository
@@ -143,6 +137,35 @@ fn allow_missing<T>(instance: &Folder, purpose: Purpose, taken: Result<T>) -> Re
 /// A lock's file, how to lock it, and what it means when somebody holds the lock.
 type LockSpec = (&'static str, fn(AnyFile) -> rustix::io::Result<Flock>, &'static str);
 
+fn specs(purpose: Purpose) -> Vec<LockSpec> {
+    let writers: LockSpec = (WRITERS, Flock::take, "another backup or delete is under way");
+    let chains: LockSpec = (CHAINS, Flock::take, "its points are being verified, restored or mounted");
+    match purpose {
+        Purpose::Add => vec![writers],
+        Purpose::Change => vec![writers, chains],
+        Purpose::Read => vec![(CHAINS, Flock::share, "its points are being changed")],
+    }
+}
+
+/// `BUSY` where a process of this host holds a lock that this purpose needs for itself. Locks nothing.
+pub fn refuse_held(instance: &Folder, purpose: Purpose) -> Result<()> {
+    for (name, _, otherwise) in specs(purpose).into_iter().filter(|_| purpose != Purpose::Read) {
+        let file = match instance.open_file_in(name) {
+            Err(error) if error.code == Code::NotFound => continue,
+            file => file?,
+        };
+        if let Some(process) = file.stat().ok().and_then(|found| host::holder(&found)) {
+            return Err(busy(instance, otherwise, Some(format!("process {process} of this host"))));
+        }
+    }
+    Ok(())
+}
+
+fn busy(instance: &Folder, otherwise: &str, who: Option<String>) -> Error {
+    let who = who.map(|who| format!(", by {who}")).unwrap_or_default();
+    Error::new(Code::Busy, STEP, format!("'{}': {otherwise}{who}", instance.path.display()))
+}
+
 fn lock(instance: &Folder, purpose: Purpose, (name, take, otherwise): LockSpec) -> Result<Option<Locked<Flock>>> {
     let Some(file) = allow_missing(instance, purpose, open(instance, name))? else { return Ok(None) };
     let found = file.stat();
@@ -151,9 +174,7 @@ fn lock(instance: &Folder, purpose: Purpose, (name, take, otherwise): LockSpec) 
         Errno::WOULDBLOCK => {
             let ours = found.ok().and_then(|found| host::holder(&found));
             let ours = ours.map(|process| format!("process {process} of this host"));
-            let who = ours.or_else(|| lease::claimed_by(instance));
-            let who = who.map(|who| format!(", by {who}")).unwrap_or_default();
-            Error::new(Code::Busy, STEP, format!("'{}': {otherwise}{who}", instance.path.display()))
+            busy(instance, otherwise, ours.or_else(|| lease::claimed_by(instance)))
         }
         error => Error::io(STEP, instance.path.join(name), called("flock")(error.into())),
     });

@@ -7,6 +7,7 @@ mod checked_chain;
 pub mod delete_backup;
 pub mod doctor;
 pub mod flatten;
+pub mod free;
 pub mod list_points;
 pub mod mount_point;
 mod observed;

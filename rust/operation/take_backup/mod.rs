@@ -32,9 +32,10 @@ use crate::host::HostState;
 use crate::limits;
 use crate::logging::ANSWERED;
 use crate::nas::health;
+use crate::nbd;
 use crate::places::{self, BackupPlace};
 use crate::point::Manifest;
-use crate::work::deadline::CallEnds;
+use crate::work::deadline::{CallEnds, WorkFor};
 use crate::work::job::{self, Listener, Reporter};
 use crate::work::watched;
 
@@ -88,6 +89,17 @@ pub fn run(request: TakeBackupRequest, listener: Listener<'_>) -> Result<TakenBa
         }
     }
     taken
+}
+
+/// Refuses what `run` would refuse before it looks at the repository, and has no effect.
+pub fn check(request: TakeBackupRequest) -> Result<()> {
+    let config = config::current();
+    let checked = request.check(&config)?;
+    if checked.engine == Engine::Pull {
+        nbd::available()?;
+    }
+    let _for = WorkFor::guest(&checked.vm);
+    call::ask("look at the domain", move || found::find(&checked, &config).map(drop))
 }
 
 fn note_fallbacks(checked: &Checked, taken: &TakenBackup) {
