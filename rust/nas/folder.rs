@@ -8,14 +8,15 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use log::Level;
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, StatxFlags};
 use rustix::io::Errno;
 
 use super::beneath::{RACES, open_beneath};
 use super::path::RepoPath;
 use crate::apart::{Apart, Descriptor};
+use crate::descriptor::{self, Attributes};
 use crate::error::{Code, Error, Result};
-use crate::{descriptor, lacking};
+use crate::lacking;
 
 pub(super) const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 pub(super) const FILE: OFlags = OFlags::NOCTTY.union(OFlags::CLOEXEC);
@@ -87,6 +88,13 @@ impl Folder {
         let name = name.as_ref();
         let fd = self.open(name, FOLDER, "open the folder")?;
         Ok(Folder { fd, path: self.path.join(name) })
+    }
+
+    /// Opens a folder below this one for what is in it to be opened, not to be listed or synced: a NAS is not asked for a folder that
+    /// its client knows.
+    pub fn open_to_pass(&self, path: &RepoPath) -> Result<Folder> {
+        let fd = self.open(path.as_str().as_ref(), FOLDER | OFlags::PATH, "open the folder")?;
+        Ok(Folder { fd, path: self.path.join(path.as_str()) })
     }
 
     /// Opens the regular file `name` of this folder for reading.
@@ -193,7 +201,23 @@ impl Folder {
 
     /// The names in this folder that are wanted, sorted; an error if there are more than `MOST_NAMES`.
     pub fn names_that(&self, are_wanted: impl Fn(&OsStr) -> bool) -> Result<Vec<OsString>> {
-        let (names, more) = self.first_names(MOST_NAMES, are_wanted)?;
+        self.unless_more(self.first_names(MOST_NAMES, are_wanted)?)
+    }
+
+    /// Opens the folder `name` of this one, and lists it as `names_that` does: a NAS is asked once for both.
+    pub fn open_and_list(
+        &self,
+        name: impl AsRef<OsStr>,
+        are_wanted: impl Fn(&OsStr) -> bool,
+    ) -> Result<(Folder, Vec<OsString>)> {
+        let folder = self.open_dir_in(name)?;
+        // nobody else reads by this descriptor, which is at the folder's begin
+        let entries = rustix::io::fcntl_dupfd_cloexec(&folder.fd, 0).and_then(Dir::new);
+        let names = folder.unless_more(folder.read(entries, MOST_NAMES, are_wanted)?)?;
+        Ok((folder, names))
+    }
+
+    fn unless_more(&self, (names, more): (Vec<OsString>, bool)) -> Result<Vec<OsString>> {
         if more {
             let cause =
                 format!("'{}' holds more than {MOST_NAMES} names, which no backup has made", self.path.display());
@@ -204,7 +228,16 @@ impl Folder {
 
     /// The first `most` wanted names that the folder lists, sorted, and whether there are more.
     pub fn first_names(&self, most: usize, are_wanted: impl Fn(&OsStr) -> bool) -> Result<(Vec<OsString>, bool)> {
-        let mut entries = Dir::read_from(&self.fd).map_err(|e| failed(LIST, &self.path, e))?;
+        self.read(Dir::read_from(&self.fd), most, are_wanted)
+    }
+
+    fn read(
+        &self,
+        entries: rustix::io::Result<Dir>,
+        most: usize,
+        are_wanted: impl Fn(&OsStr) -> bool,
+    ) -> Result<(Vec<OsString>, bool)> {
+        let mut entries = entries.map_err(|e| failed(LIST, &self.path, e))?;
         let mut names = next_names(&mut entries, most + 1, are_wanted).map_err(|e| failed(LIST, &self.path, e))?;
         let more = names.len() > most;
         names.truncate(most);
@@ -214,9 +247,13 @@ impl Folder {
 
     /// The type of `name`, without following a link; `None` if there is no such name.
     pub fn kind(&self, name: impl AsRef<OsStr>) -> Result<Option<FileType>> {
-        let name = name.as_ref();
-        match stat(self.as_fd(), name) {
-            Ok(stat) => Ok(Some(FileType::from_raw_mode(stat.st_mode))),
+        Ok(self.find(name.as_ref(), StatxFlags::TYPE)?.map(|found| found.kind))
+    }
+
+    /// What has the name, without following a link; `None` if there is no such name.
+    pub(super) fn find(&self, name: &OsStr, wanted: StatxFlags) -> Result<Option<Attributes>> {
+        match Attributes::of_name(self, name, wanted) {
+            Ok(found) => Ok(Some(found)),
             Err(Errno::NOENT) => Ok(None),
             Err(error) => Err(failed("look up", self.path.join(name), error)),
         }
@@ -231,6 +268,17 @@ impl Folder {
             return Ok(());
         }
         Err(Error::new(Code::Io, step, format!("'{}' was exchanged by somebody", path.display())))
+    }
+
+    /// The same of a name that this host has just given to the file. An NFS client has moved that name itself, and is not made to ask for the
+    /// times of the file.
+    pub(super) fn check_is_now(&self, step: &'static str, name: &str, file: &impl Descriptor) -> Result<()> {
+        let there = self.find(name.as_ref(), StatxFlags::empty())?.map(|found| found.id());
+        let ours = file.with(|file| Attributes::of(file, StatxFlags::empty()));
+        if there == Some(ours.map_err(|e| failed(step, self.path.join(name), e))?.id()) {
+            return Ok(());
+        }
+        Err(Error::new(Code::Io, step, format!("'{}' was exchanged by somebody", self.path.join(name).display())))
     }
 
     /// Removes the name of this very `file`, and of nothing else that has it by now. A missing name is success.
@@ -309,14 +357,16 @@ fn open_same_for_writing_if_there(found: BorrowedFd<'_>, path: &Path) -> Result<
 /// somebody else's. The open of a regular file never blocks for long: on an NFS server's own host it waits until a client
 /// returns its delegation.
 fn check_regular(found: BorrowedFd<'_>, access: OFlags, step: &'static str, path: &Path) -> Result<()> {
-    let stat = rustix::fs::fstat(found).map_err(|e| failed(step, path, e))?;
+    let writes = access == OFlags::RDWR;
+    let wanted = if writes { StatxFlags::NLINK } else { StatxFlags::empty() };
+    let found = Attributes::of(found, wanted).map_err(|e| failed(step, path, e))?;
     let refuse = |why: String| Err(Error::new(Code::Io, step, format!("'{}' {why}", path.display())));
-    if !FileType::from_raw_mode(stat.st_mode).is_file() {
+    if !found.kind.is_file() {
         return refuse("is not a regular file".into());
     }
     // some servers don't count names, and report 0
-    if access == OFlags::RDWR && stat.st_nlink > 1 {
-        return refuse(format!("has {} names, so that it may be somebody else's: it is not written to", stat.st_nlink));
+    if writes && found.links > 1 {
+        return refuse(format!("has {} names, so that it may be somebody else's: it is not written to", found.links));
     }
     Ok(())
 }
@@ -331,7 +381,7 @@ fn none_if_stale<T>(opened: rustix::io::Result<T>, step: &'static str, path: &Pa
 
 /// Sets the mode if the umask has changed it; else makes no call, which some file systems would refuse.
 fn set_mode(made: impl AsFd, mode: u32) -> rustix::io::Result<()> {
-    match rustix::fs::fstat(&made)?.st_mode & 0o7777 {
+    match Attributes::of(&made, StatxFlags::MODE)?.mode {
         same if same == mode => Ok(()),
         _ => rustix::fs::fchmod(made, Mode::from_raw_mode(mode)),
     }

@@ -4,17 +4,18 @@
 //! right to delete it. That must not show when another file is removed already. A file that can't be removed can't be renamed
 //! either, and a rename can be undone: so the library renames every file before it removes the first.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use rustix::fs::FileType;
+use rustix::fs::{FileType, StatxFlags};
 
 use super::folder::Folder;
 use super::lock::InstanceLock;
 use super::path::PARTIAL;
 use super::tree_removal::{MOST_REMOVED, is_kept_by_nfs};
+use crate::descriptor::Attributes;
 use crate::error::{Code, Error, Result};
 use crate::work::steps;
 
@@ -32,9 +33,8 @@ const LONGEST: usize = 255;
 /// Removes the point `name` of the instance, and returns the bytes that its files occupied. After an error the point is there
 /// under its name with all its files, or the error names what is left.
 pub fn remove_point(instance: &Folder, lock: &InstanceLock, name: &str) -> Result<u64> {
-    let folder = instance.open_dir_in(name)?;
     let hidden = free_name(instance, name)?;
-    let mut point = HiddenPoint::new(instance, lock, folder, &hidden)?;
+    let mut point = HiddenPoint::open(instance, lock, name, &hidden)?;
     lock.check()?;
     instance.rename(name, &hidden).map_err(explain_refusal)?;
     steps::at("renamed for its removal");
@@ -50,7 +50,7 @@ pub fn remove_left(instance: &Folder, lock: &InstanceLock, hidden: &str) -> Resu
     if instance.kind(hidden)? != Some(FileType::Directory) {
         return instance.remove_tree(hidden).map_err(explain_refusal);
     }
-    let mut left = HiddenPoint::new(instance, lock, instance.open_dir_in(hidden)?, hidden)?;
+    let mut left = HiddenPoint::open(instance, lock, hidden, hidden)?;
     match left.give_names_back().and_then(|()| left.remove()) {
         Ok(freed) => Ok(freed + left.remove_rest()?),
         Err(error) => {
@@ -132,6 +132,12 @@ fn removal_name(name: &OsStr) -> OsString {
     removal_name
 }
 
+/// The order of removal: folders first, because the library has not tried to rename what is in them, then images.
+fn rank(name: &OsStr, found: &Attributes) -> u8 {
+    let is_image = Path::new(name).extension() == Some(OsStr::new("qcow2"));
+    if found.kind.is_dir() { 0 } else { 2 - u8::from(is_image) }
+}
+
 /// A point that has no restore point's name any more.
 struct HiddenPoint<'a> {
     instance: &'a Folder,
@@ -140,8 +146,8 @@ struct HiddenPoint<'a> {
     hidden: &'a str,
     /// The point's folder, with its former path, for messages.
     folder: Folder,
-    /// The own names of all files in the folder.
-    names: BTreeSet<OsString>,
+    /// All that the folder holds, by its own names.
+    files: BTreeMap<OsString, Attributes>,
     /// The own names of the files that have another name now.
     renamed: BTreeSet<OsString>,
     /// True once the removal of files has begun.
@@ -149,28 +155,24 @@ struct HiddenPoint<'a> {
 }
 
 impl<'a> HiddenPoint<'a> {
-    fn new(instance: &'a Folder, lock: &'a InstanceLock, folder: Folder, hidden: &'a str) -> Result<HiddenPoint<'a>> {
-        let mut point = HiddenPoint {
-            instance,
-            lock,
-            hidden,
-            folder,
-            names: BTreeSet::new(),
-            renamed: BTreeSet::new(),
-            begun: false,
-        };
-        for name in point.folder.names_that(|name| !is_kept_by_nfs(name))? {
+    /// Opens the point, which has the name `now`.
+    fn open(instance: &'a Folder, lock: &'a InstanceLock, now: &str, hidden: &'a str) -> Result<HiddenPoint<'a>> {
+        let (folder, names) = instance.open_and_list(now, |name| !is_kept_by_nfs(name))?;
+        let (mut files, mut renamed) = (BTreeMap::new(), BTreeSet::new());
+        for name in names {
+            // what an NFS client has just listed it knows
+            let Some(found) = folder.find(&name, StatxFlags::BLOCKS)? else { continue };
             // a killed delete has renamed it
             match name.as_bytes().strip_prefix(REMOVED.as_bytes()) {
                 Some(own) if !own.is_empty() => {
                     let own = OsStr::from_bytes(own).to_owned();
-                    point.renamed.insert(own.clone());
-                    point.names.insert(own);
+                    renamed.insert(own.clone());
+                    files.insert(own, found);
                 }
-                _ => _ = point.names.insert(name),
+                _ => _ = files.insert(name, found),
             }
         }
-        Ok(point)
+        Ok(HiddenPoint { instance, lock, hidden, folder, files, renamed, begun: false })
     }
 
     fn remove(&mut self) -> Result<u64> {
@@ -180,14 +182,17 @@ impl<'a> HiddenPoint<'a> {
 
     /// Renames each file, to find out whether the NAS lets it be removed.
     fn rename_all(&mut self) -> Result<()> {
-        for name in self.names.difference(&self.renamed.clone()) {
+        for name in self.files.keys() {
+            if self.renamed.contains(name) {
+                continue;
+            }
             steps::at("rename one of a point");
             let other = removal_name(name);
             // no file of ours has such a name
             if other.len() > LONGEST {
                 continue;
             }
-            match self.folder.rename(name, &other) {
+            match self.folder.rename_to_free(name, &other) {
                 Ok(()) => _ = self.renamed.insert(name.clone()),
                 // a full repository may have no room for a name, and an operator has to be able to empty it
                 Err(error) if matches!(error.code, Code::NoSpace | Code::AlreadyExists) => {}
@@ -200,15 +205,14 @@ impl<'a> HiddenPoint<'a> {
     /// Removes all files, those first that may still refuse.
     fn remove_all(&mut self) -> Result<u64> {
         self.lock.check()?;
-        let mut names: Vec<_> = self.names.iter().map(|name| Ok((self.rank(name)?, name))).collect::<Result<_>>()?;
-        names.sort();
+        let mut files: Vec<_> = self.files.iter().collect();
+        files.sort_by_key(|(name, found)| rank(name, found));
         self.begun = true;
         let mut freed = 0_u64;
-        for (_, name) in names {
+        for (name, found) in files {
             steps::at("remove one of a point");
-            let (now, path) = (self.current_name(name), self.folder.path.join(name));
-            let removed = self.folder.remove_tree_known_as(&now, &path, &mut MOST_REMOVED.clone())?;
-            freed = freed.saturating_add(removed);
+            let path = self.folder.path.join(name);
+            freed = freed.saturating_add(self.folder.remove_found(&self.current_name(name), &path, found)?);
         }
         Ok(freed)
     }
@@ -216,6 +220,9 @@ impl<'a> HiddenPoint<'a> {
     /// Removes the folder, with files that came meanwhile. A folder that holds only files that somebody has open stays for the
     /// next delete.
     fn remove_rest(&self) -> Result<u64> {
+        if self.instance.remove_empty(self.hidden) {
+            return Ok(0);
+        }
         let error = match self.instance.remove_tree(self.hidden) {
             Err(error) => error.with_leftover(self.hidden),
             removed => return removed,
@@ -234,13 +241,6 @@ impl<'a> HiddenPoint<'a> {
     /// The current name of a file.
     fn current_name(&self, name: &OsStr) -> OsString {
         if self.renamed.contains(name) { removal_name(name) } else { name.to_owned() }
-    }
-
-    /// The order of removal: folders first, because the library has not tried to rename what is in them, then images.
-    fn rank(&self, name: &OsStr) -> Result<u8> {
-        let is_folder = self.folder.kind(self.current_name(name))? == Some(FileType::Directory);
-        let is_image = Path::new(name).extension() == Some(OsStr::new("qcow2"));
-        Ok(if is_folder { 0 } else { 2 - u8::from(is_image) })
     }
 
     /// Gives each renamed file its own name back; returns the first error.
@@ -279,7 +279,8 @@ impl<'a> HiddenPoint<'a> {
         }
         self.give_names_back()?;
         // a superset, because somebody may have added a file
-        if self.begun && !self.folder.names()?.into_iter().collect::<BTreeSet<_>>().is_superset(&self.names) {
+        let is_there = |names: Vec<OsString>| self.files.keys().all(|name| names.contains(name));
+        if self.begun && !is_there(self.folder.names()?) {
             return Err(Error::new(Code::Io, "put the restore point back", "a part of it is gone"));
         }
         self.instance.rename(self.hidden, name)
@@ -359,8 +360,7 @@ mod tests {
             let (dir, instance) = instance();
             let lock = InstanceLock::take(&instance, Purpose::Change).unwrap();
             instance.rename("T1", ".deleted-T1").unwrap();
-            let folder = instance.open_dir_in(".deleted-T1").unwrap();
-            let mut point = HiddenPoint::new(&instance, &lock, folder, ".deleted-T1").unwrap();
+            let mut point = HiddenPoint::open(&instance, &lock, ".deleted-T1", ".deleted-T1").unwrap();
             point.rename_all().unwrap();
             point.begun = true;
             act(dir.path());

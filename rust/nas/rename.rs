@@ -6,12 +6,13 @@ use std::fs::File;
 use std::os::fd::AsFd;
 
 use log::Level;
-use rustix::fs::{AtFlags, FileType, OFlags, RenameFlags, Stat};
+use rustix::fs::{AtFlags, OFlags, RenameFlags, Stat, StatxFlags};
 use rustix::io::Errno;
 
 use super::folder::{Folder, create, failed, stat};
 use crate::apart::{Apart, Descriptor};
 use crate::config::FILE_MODE;
+use crate::descriptor::Attributes;
 use crate::error::Result;
 use crate::fs_kind::FsKind;
 use crate::{lacking, limits};
@@ -27,6 +28,11 @@ impl Folder {
     /// name.
     pub fn rename(&self, from: impl AsRef<OsStr>, to: impl AsRef<OsStr>) -> Result<()> {
         self.rename_or(from.as_ref(), to.as_ref(), Folder::rename_after_check)
+    }
+
+    /// Like `rename`, of a name `to` that the caller has just found free in a listing: it is not looked for again.
+    pub(super) fn rename_to_free(&self, from: &OsStr, to: &OsStr) -> Result<()> {
+        self.rename_or(from, to, |folder, from, to| rustix::fs::renameat(&folder.fd, from, &folder.fd, to))
     }
 
     /// Renames `file`, and nothing else that has the name `from` by now, to `to` in a folder in which others rename, too;
@@ -57,7 +63,7 @@ impl Folder {
         let step = "rename";
         self.check_name(step, from)?;
         self.check_name(step, to)?;
-        let before = stat(self.as_fd(), from);
+        let before = Attributes::of_name(self, from, StatxFlags::empty());
         let once = || match rustix::fs::renameat_with(&self.fd, from, &self.fd, to, RenameFlags::NOREPLACE) {
             // NFS and others lack the flag
             Err(error) if lacking::is_unknown(error) => {
@@ -93,9 +99,8 @@ impl Folder {
 
     /// True for a folder on CIFS. The CIFS client closes a file at the server up to a second after the file was closed here,
     /// and a server renames no folder in which one is open.
-    fn may_be_held_by_its_files(&self, found: &rustix::io::Result<Stat>) -> bool {
-        let is_folder = |stat: &Stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
-        found.as_ref().is_ok_and(is_folder) && FsKind::of(self) == FsKind::Cifs
+    fn may_be_held_by_its_files(&self, found: &rustix::io::Result<Attributes>) -> bool {
+        found.is_ok_and(|found| found.kind.is_dir()) && FsKind::of(self) == FsKind::Cifs
     }
 
     /// Renames `file`, and nothing else that has the name `from` by now, to `to`, and replaces what has that name.
@@ -105,7 +110,7 @@ impl Folder {
         self.check_name(STEP, to.as_ref())?;
         self.check_is(STEP, from, file)?;
         rustix::fs::renameat(&self.fd, from, &self.fd, to).map_err(|e| failed(STEP, self.path.join(to), e))?;
-        self.check_is(STEP, to, file)
+        self.check_is_now(STEP, to, file)
     }
 
     /// Moves `file`, and nothing else that has its `name` by now, to another folder under the same name.
@@ -128,9 +133,9 @@ impl Folder {
     }
 
     /// True if the file was renamed although the server's answer was lost or wrong: it has the name `to` and not `from`.
-    fn has_moved(&self, before: &Stat, from: &OsStr, to: &OsStr) -> rustix::io::Result<bool> {
+    fn has_moved(&self, before: &Attributes, from: &OsStr, to: &OsStr) -> rustix::io::Result<bool> {
         match (stat(self.as_fd(), from), stat(self.as_fd(), to)) {
-            (Err(Errno::NOENT), Ok(now)) => Ok((now.st_dev, now.st_ino) == (before.st_dev, before.st_ino)),
+            (Err(Errno::NOENT), Ok(now)) => Ok((now.st_dev, now.st_ino) == before.id()),
             (Ok(_), _) | (_, Err(Errno::NOENT)) => Ok(false),
             (Err(error), _) => Err(error),
         }

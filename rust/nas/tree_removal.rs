@@ -5,10 +5,12 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, Dir, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
 
 use super::folder::{FOLDER, Folder, failed, next_names};
+use crate::apart::Apart;
+use crate::descriptor::Attributes;
 use crate::error::{Code, Error, Result};
 use crate::limits;
 use crate::work::steps;
@@ -36,13 +38,42 @@ impl Folder {
         self.remove_tree_known_as(name.as_ref(), &self.path.join(name), left)
     }
 
+    /// Makes the file `name`, open for reading and writing. What a killed call has left of it goes.
+    pub fn create_anew(&self, name: &str, mode: u32) -> Result<Apart> {
+        match self.create_file(name, mode) {
+            Err(error) if error.code == Code::AlreadyExists => {
+                self.remove_tree(name)?;
+                self.create_file(name, mode)
+            }
+            made => made,
+        }
+    }
+
     /// Like `remove_tree_within`, but errors call the tree `path`.
     pub(super) fn remove_tree_known_as(&self, name: &OsStr, path: &Path, left: &mut u32) -> Result<u64> {
         let step = "remove";
         self.check_name(step, name)?;
-        let device = rustix::fs::fstat(&self.fd).map_err(|e| failed(step, &self.path, e))?.st_dev;
+        let device = Attributes::of(self, StatxFlags::empty()).map_err(|e| failed(step, &self.path, e))?.device;
         let name = CString::new(name.as_bytes()).map_err(|_| failed(step, path, Errno::INVAL))?;
         remove(self.as_fd(), &name, path, &mut RemovalBounds { device, left }, 0)
+    }
+
+    /// Removes `name`, which was `found` a moment ago, as `remove_tree_known_as` does; a file without another look at it.
+    pub(super) fn remove_found(&self, name: &OsStr, path: &Path, found: &Attributes) -> Result<u64> {
+        if !found.kind.is_dir() {
+            match rustix::fs::unlinkat(&self.fd, name, AtFlags::empty()) {
+                Ok(()) => return Ok(found.occupied()),
+                Err(Errno::ISDIR) => {}
+                Err(Errno::NOENT) => return Ok(0),
+                Err(error) => return Err(failed("remove", path, error)),
+            }
+        }
+        self.remove_tree_known_as(name, path, &mut MOST_REMOVED.clone())
+    }
+
+    /// Removes the folder `name` if it is empty; false if it was not removed.
+    pub(super) fn remove_empty(&self, name: &str) -> bool {
+        rustix::fs::unlinkat(&self.fd, name, AtFlags::REMOVEDIR).is_ok()
     }
 }
 
@@ -68,22 +99,20 @@ fn remove(folder: BorrowedFd<'_>, name: &CStr, path: &Path, bounds: &mut Removal
         Ok(()) | Err(Errno::NOENT) => Ok(()),
         Err(error) => Err(failed(step, path, error)),
     };
-    let stat = match rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
-        Ok(stat) => stat,
+    let found = match Attributes::of_name(folder, name, StatxFlags::BLOCKS) {
+        Ok(found) => found,
         Err(Errno::NOENT) => return Ok(0),
         Err(error) => return Err(failed(step, path, error)),
     };
-    let kind = FileType::from_raw_mode(stat.st_mode);
-    if kind != FileType::Directory {
+    if !found.kind.is_dir() {
         match rustix::fs::unlinkat(folder, name, AtFlags::empty()) {
             // the file is removed already; NFS removes this name when its user closes it
             Err(Errno::BUSY) if is_kept_by_nfs(OsStr::from_bytes(name.to_bytes())) => return Ok(0),
             removed => gone_is_fine(removed)?,
         }
-        let blocks = u64::try_from(stat.st_blocks).unwrap_or(0);
-        return Ok(if kind == FileType::RegularFile { blocks.saturating_mul(512) } else { 0 });
+        return Ok(found.occupied());
     }
-    if stat.st_dev != bounds.device {
+    if found.device != bounds.device {
         return refuse("is another file system");
     }
     if depth == MAX_DEPTH {
