@@ -1,5 +1,6 @@
 //! An open repository.
 
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,9 +12,9 @@ use super::repository::Export;
 use super::{health, mount_folder};
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::lacking;
 use crate::limits;
 use crate::work::deadline;
+use crate::{lacking, mountinfo};
 
 const STEP: &str = "open the repository";
 
@@ -71,14 +72,19 @@ impl Session {
         Ok(self.root().room()?.map_or(u64::MAX, |room| room.available))
     }
 
-    /// Syncs a Btrfs, which otherwise shows the room of a removal only with its next commit, half a minute later. Other file
-    /// systems show the room at once, and a sync would write back all that this host's guests have written there.
+    /// True of a Btrfs, which shows the room of a removal only with its next commit, half a minute later, or once it is synced.
+    /// Asks no file system.
+    pub fn shows_room_late(&self) -> bool {
+        mountinfo::place(self.root().as_fd()).is_ok_and(|place| place.file_system.starts_with("btrfs "))
+    }
+
+    /// Syncs a file system that shows room late. Others show it at once, and a sync would write back all that this host's guests
+    /// have written there.
     pub fn sync(&self) -> Result<()> {
-        const BTRFS: i64 = 0x9123_683e;
-        let root = self.root();
-        if !rustix::fs::fstatfs(root).is_ok_and(|told| told.f_type == BTRFS) {
+        if !self.shows_room_late() {
             return Ok(());
         }
+        let root = self.root();
         match rustix::fs::syncfs(root) {
             Err(error) if lacking::is_unknown(error) => {
                 lacking::tell(Level::Info, root, "syncfs", error, "room that is given back may show later");

@@ -1,7 +1,12 @@
 //! `deleteBackup`: removes a restore point that no other image needs.
 
-use std::ffi::OsStr;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
 
 use rustix::fs::FileType;
 use serde::{Deserialize, Serialize};
@@ -25,6 +30,8 @@ use crate::work::job::{self, Job, JobGuard};
 use crate::work::phase::Phase;
 
 const CHILDREN: &str = Phase::LookForChildren.as_str();
+/// Folders of a machine that are looked into at a time: most of what that takes is the way to the NAS and back.
+const LOOKED_INTO: usize = 4;
 
 /// What `deleteBackup` is asked.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -68,11 +75,11 @@ fn delete(export: Export, point: PointPath, job: &JobGuard) -> Result<DeletedBac
     let given_up = format!("'{point}', whose removal goes on when the NAS answers");
     let (ours, at) = (session.clone(), point.clone());
     let removed = deadline::bounded("remove the files", limits::STORAGE_LONG_STEP, move || {
-        let before = ours.free();
+        let before = ours.shows_room_late().then(|| ours.free());
         let freed_bytes = remove(found, &at)?;
         log::info!("deleted '{at}', which had {freed_bytes} bytes");
-        let shows = before.and_then(|before| Ok(ours.free()? >= before.saturating_add(freed_bytes)));
-        Ok((DeletedBackup { freed_bytes }, shows == Ok(true)))
+        let shows = |before: Result<u64>| Ok::<_, Error>(ours.free()? >= before?.saturating_add(freed_bytes));
+        Ok((DeletedBackup { freed_bytes }, before.is_none_or(|before| shows(before) == Ok(true))))
     });
     let (deleted, shows) = removed.map_err(|error| match error.code {
         Code::NasUnresponsive if !error.leftovers => error.with_leftover(given_up),
@@ -91,6 +98,36 @@ struct Deletable {
     instance: Instance,
     /// True if the point has its own name; false if only what an interrupted backup or delete has left of it is there.
     published: bool,
+    listed: Listed,
+}
+
+/// What a machine's folder holds under its lock, beside which nobody else makes or removes any of it.
+struct Listed {
+    /// All names but those of what deletes have left.
+    names: Vec<OsString>,
+    /// What interrupted deletes have left, or as much of it as is listed.
+    deleted: Vec<OsString>,
+}
+
+impl Listed {
+    fn of(instance: &Folder) -> Result<Listed> {
+        let deleted = RefCell::new(Vec::new());
+        let names = instance.names_that(|name| {
+            let is_deleted = name.as_encoded_bytes().starts_with(DELETED.as_bytes());
+            // the next delete removes the rest
+            if is_deleted && deleted.borrow().len() < MOST_NAMES {
+                deleted.borrow_mut().push(name.to_owned());
+            }
+            !is_deleted
+        })?;
+        Ok(Listed { names, deleted: deleted.into_inner() })
+    }
+
+    /// The notes that are left once the point is removed.
+    fn notes(&self, point: &PointPath) -> Vec<String> {
+        let names = self.names.iter().filter_map(|name| name.to_str());
+        verified::left(&names.filter(|name| *name != point.name()).collect())
+    }
 }
 
 /// Locks the instance, and refuses a point on which another image stands. `None` if the point is gone.
@@ -108,7 +145,8 @@ fn find(session: Session, point: &PointPath, job: &Job) -> Result<Option<Deletab
     // looked at again under the lock, since another delete may just have removed it
     let published = is_folder(instance.folder(), point.name())?;
     job.enter(Phase::LookForChildren);
-    let children = children(instance.folder(), point)?;
+    let listed = Listed::of(instance.folder())?;
+    let children = children(instance.folder(), point, &listed.names)?;
     if !children.is_empty() {
         return Err(Error::new(
             Code::HasChildren,
@@ -116,7 +154,7 @@ fn find(session: Session, point: &PointPath, job: &Job) -> Result<Option<Deletab
             format!("'{point}' is needed by: {}", children.join(", ")),
         ));
     }
-    Ok(Some(Deletable { instance, published }))
+    Ok(Some(Deletable { instance, published, listed }))
 }
 
 /// The name that a point has while it is being removed.
@@ -146,31 +184,33 @@ fn is_folder(instance: &Folder, name: &str) -> Result<bool> {
     }
 }
 
-fn remove(Deletable { instance, published }: Deletable, point: &PointPath) -> Result<u64> {
-    instance.fence()?;
+fn remove(Deletable { instance, published, listed }: Deletable, point: &PointPath) -> Result<u64> {
     let (folder, lock, mut freed) = (instance.folder(), instance.lock(), 0);
     if published {
         freed += removal::remove_point(folder, lock, point.name())?;
-        // that may have taken long
-        instance.fence()?;
     } else {
+        instance.fence()?;
         let deleted = deleted_name(point);
         freed += removal::remove_left(folder, lock, &deleted).map_err(|error| error.with_leftover(&deleted))?;
     }
-    let partial = partial_name(point);
-    freed += removal::clear_partial(folder, &partial).map_err(|error| error.with_leftover(&partial))?;
-    freed += remove_left(folder, lock);
-    verified::clear(folder);
+    let (partial, notes) = (partial_name(point), listed.notes(point));
+    let has_partial = listed.names.iter().any(|name| name == partial.as_str());
+    if has_partial || !notes.is_empty() || !listed.deleted.is_empty() {
+        // that may have taken long
+        instance.fence()?;
+    }
+    if has_partial {
+        freed += removal::clear_partial(folder, &partial).map_err(|error| error.with_leftover(&partial))?;
+    }
+    freed += remove_left(folder, lock, &listed.deleted);
+    verified::clear(folder, &notes);
     folder.sync()?;
     Ok(freed)
 }
 
 /// Removes what interrupted deletes of other points have left. None of them still runs, because this one holds the lock. What can't
 /// be removed stays, and does not fail this delete.
-fn remove_left(instance: &Folder, lock: &InstanceLock) -> u64 {
-    let is_left = |name: &OsStr| name.as_encoded_bytes().starts_with(DELETED.as_bytes());
-    // the next delete removes the rest
-    let (left, _) = instance.first_names(MOST_NAMES, is_left).unwrap_or_default();
+fn remove_left(instance: &Folder, lock: &InstanceLock, left: &[OsString]) -> u64 {
     let removed = left.iter().filter_map(|name| name.to_str()).map(|name| {
         let removed = removal::remove_left(instance, lock, name);
         removed.inspect_err(|error| {
@@ -188,25 +228,45 @@ fn remove_left(instance: &Folder, lock: &InstanceLock) -> u64 {
 /// Unpublished points count too; points that are being deleted do not. A file that is no qcow2 image has no backing
 /// file. An image that says it is one but contradicts itself may be mended one day, and may need the point: as
 /// long as it is there the delete fails with `CORRUPT_IMAGE`, naming it. Its own point can always be deleted.
-fn children(instance: &Folder, point: &PointPath) -> Result<Vec<String>> {
+fn children(instance: &Folder, point: &PointPath, listed: &[OsString]) -> Result<Vec<String>> {
     let own = [point.name().to_owned(), partial_name(point)];
-    let mut children = Vec::new();
-    let is_other = |folder: &OsStr| {
-        let is_own = own.iter().any(|name| folder == name.as_str());
-        !is_own && !folder.as_encoded_bytes().starts_with(DELETED.as_bytes())
+    let others: Vec<_> = listed.iter().filter(|folder| own.iter().all(|name| *folder != name.as_str())).collect();
+    let (next, found) = (AtomicUsize::new(0), Mutex::new(BTreeMap::new()));
+    let look = || {
+        while let at = next.fetch_add(1, Relaxed)
+            && let Some(folder) = others.get(at)
+        {
+            let children = children_in(instance, folder, point);
+            found.lock().unwrap_or_else(PoisonError::into_inner).insert(at, children);
+        }
     };
-    for folder in instance.names_that(is_other)? {
-        if instance.kind(&folder)? != Some(FileType::Directory) {
+    thread::scope(|scope| {
+        for _ in 1..LOOKED_INTO.min(others.len()) {
+            if let Err(error) = thread::Builder::new().name(CHILDREN.to_owned()).spawn_scoped(scope, look) {
+                log::info!("fewer threads look for children: {error}");
+                break;
+            }
+        }
+        look();
+    });
+    let found = found.into_inner().unwrap_or_else(PoisonError::into_inner);
+    found.into_values().collect::<Result<Vec<_>>>().map(|children| children.concat())
+}
+
+/// Those of them in a folder of the instance.
+fn children_in(instance: &Folder, folder: &OsStr, point: &PointPath) -> Result<Vec<String>> {
+    let mut children = Vec::new();
+    if instance.kind(folder)? != Some(FileType::Directory) {
+        return Ok(children);
+    }
+    let is_image = |name: &OsStr| Path::new(name).extension() == Some(OsStr::new("qcow2"));
+    let (images, names_of_images) = instance.open_and_list(folder, is_image)?;
+    for name in names_of_images {
+        if images.kind(&name)? != Some(FileType::RegularFile) {
             continue;
         }
-        let images = instance.open_dir_in(&folder)?;
-        for name in images.names_that(|name| Path::new(name).extension() == Some(OsStr::new("qcow2")))? {
-            if images.kind(&name)? != Some(FileType::RegularFile) {
-                continue;
-            }
-            if backing_of(&images, &name)?.is_some_and(|backing| names(&backing, point)) {
-                children.push(format!("{}/{}/{}", point.instance(), folder.display(), name.display()));
-            }
+        if backing_of(&images, &name)?.is_some_and(|backing| names(&backing, point)) {
+            children.push(format!("{}/{}/{}", point.instance(), folder.display(), name.display()));
         }
     }
     Ok(children)

@@ -2,7 +2,6 @@
 //! is no part of the point, which goes whether the NAS lets go of the note or not.
 
 use std::collections::BTreeSet;
-use std::ffi::OsStr;
 use std::io::{Read, Write};
 
 use jiff::Timestamp;
@@ -124,18 +123,18 @@ pub(super) fn note(reading: &Reading, point: &PointPath, manifest: Option<Manife
     }
 }
 
-/// Removes the notes of points that are not in their machine's folder any more, and those that killed calls have left. The caller
-/// holds a lock beside which nobody verifies. What the NAS keeps stays.
-pub(super) fn clear(instance: &Folder) {
-    let names = match instance.names() {
-        Ok(names) => BTreeSet::from_iter(names),
-        Err(error) => return log::info!("notes of removed points are not looked for: {error}"),
-    };
+/// Of the `names` in a machine's folder the notes of points that are not among them, and those that killed calls have left.
+pub(super) fn left(names: &BTreeSet<&str>) -> Vec<String> {
     let is_left = |name: &&str| match name.strip_prefix(NOTE) {
-        Some(point) => !names.contains(OsStr::new(point)),
+        Some(point) => !names.contains(point),
         None => name.starts_with(NEW),
     };
-    for left in names.iter().filter_map(|name| name.to_str()).filter(is_left) {
+    names.iter().copied().filter(is_left).map(str::to_owned).collect()
+}
+
+/// Removes notes that are left. The caller holds a lock beside which nobody verifies. What the NAS keeps stays.
+pub(super) fn clear(instance: &Folder, left: &[String]) {
+    for left in left {
         if let Err(error) = instance.remove_tree(left) {
             log::info!("'{}' stays, which nothing needs any more: {error}", instance.path.join(left).display());
         }
