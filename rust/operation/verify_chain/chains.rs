@@ -15,13 +15,15 @@ use crate::keys::Keys;
 use crate::nas::folder::Folder;
 use crate::nas::path::{PointPath, RepoPath};
 use crate::point::fingerprints::Fingerprints;
-use crate::point::{self, DEEPEST, Link, MANIFEST, Manifest, ManifestDisk, image_names};
-use crate::qcow2;
+use crate::point::{self, DEEPEST, Link, MANIFEST, Manifest, ManifestDisk, open_with_images};
+use crate::qcow2::{self, Source};
 
 const STEP: &str = "follow the chains";
 const CHECK: &str = "check the point";
 /// Images of a point that no manifest names and that are looked at: more than a machine has disks.
 const MOST_UNNAMED: usize = 512;
+/// Folders that are open at a time: a chain may have more than a process may have files.
+const MOST_FOLDERS: usize = 64;
 /// What is told of one beyond those.
 const TOO_MANY: &str = "was not checked, for its point holds too many images that no manifest names";
 /// What is told of an image that is not any more what was judged.
@@ -45,6 +47,8 @@ pub(in crate::operation) struct Found {
 /// What was found of a point and of all that it stands on.
 #[derive(Debug)]
 pub(in crate::operation) struct Judged {
+    /// The point's.
+    pub(in crate::operation) folder: Arc<Folder>,
     /// Each disk's chain from its newest image on, at last the manifests.
     pub(in crate::operation) found: Vec<Found>,
     /// One of the points has a manifest, be it one that can't be read.
@@ -63,15 +67,18 @@ pub(in crate::operation) fn find(
     id: Option<&str>,
     opened: &[&Link],
 ) -> Result<Judged> {
-    let folder = root.open_dir(&point.folder())?;
+    let (folder, listed) = open_with_images(root, point)?;
     let (images, manifests, keys) = (BTreeMap::new(), BTreeMap::new(), config::current().keys.clone());
     let opened = opened.iter().map(|link| (&link.path, &link.file)).collect();
-    let mut chains = Chains { root, point, keys, opened, found: Vec::new(), images, manifests, has_manifests: false };
+    let folder = Arc::new(folder);
+    let folders = BTreeMap::from([(point.folder(), folder.clone())]);
+    let mut chains =
+        Chains { root, point, keys, opened, folders, found: Vec::new(), images, manifests, has_manifests: false };
     let recorded = chains.manifest(&point.folder()).map(|manifest| manifest.disks.clone());
     let mut named = BTreeSet::new();
     let mut names: Vec<_> = recorded.into_iter().flatten().map(|disk| disk.file).collect();
     names.retain(|name| named.insert(name.clone()));
-    let mut others: Vec<_> = image_names(&folder)?.into_iter().filter(|name| !named.contains(name)).collect();
+    let mut others: Vec<_> = listed.into_iter().filter(|name| !named.contains(name)).collect();
     let rest = others.split_off(MOST_UNNAMED.min(others.len()));
     names.extend(others);
     for name in &names {
@@ -92,7 +99,7 @@ pub(in crate::operation) fn find(
     chains.look_for_state();
     chains.check_manifests(id);
     let Chains { found, has_manifests, keys, manifests, .. } = chains;
-    Ok(Judged { found, has_manifests, is_keyed: keys.is_some(), manifests })
+    Ok(Judged { folder, found, has_manifests, is_keyed: keys.is_some(), manifests })
 }
 
 impl Judged {
@@ -172,7 +179,7 @@ pub(in crate::operation) fn open_again(
     judged: &Facts,
 ) -> Result<Result<File, qcow2::Error>> {
     let file = root.open_file(path)?;
-    let size = file.metadata().map_err(|e| Error::io(STEP, path.as_str(), e))?.len();
+    let size = file.length().map_err(|e| Error::io(STEP, path.as_str(), e))?;
     let info = match qcow2::inspect(&file) {
         Ok(info) => info,
         Err(error) => return Ok(Err(error)),
@@ -187,6 +194,8 @@ struct Chains<'a> {
     point: &'a PointPath,
     keys: Option<Arc<Keys>>,
     opened: BTreeMap<&'a RepoPath, &'a File>,
+    /// The points' folders, or some of them.
+    folders: BTreeMap<RepoPath, Arc<Folder>>,
     found: Vec<Found>,
     images: BTreeMap<RepoPath, Option<Facts>>,
     has_manifests: bool,
@@ -247,17 +256,13 @@ impl Chains<'_> {
     }
 
     /// Reads an image's header.
-    fn open(&self, path: &RepoPath, found: &mut Found) -> Option<(Facts, Option<RepoPath>)> {
-        let opened = match self.opened.get(path) {
+    fn open(&mut self, path: &RepoPath, found: &mut Found) -> Option<(Facts, Option<RepoPath>)> {
+        let opened = match self.opened.get(path).copied() {
             Some(file) => file.try_clone().map_err(|e| unknown(Error::io(STEP, path.as_str(), e))),
-            None => self.kind(path).and_then(|kind| match kind {
-                None => Err((Verdict::Bad, "is not there".to_owned())),
-                Some(FileType::RegularFile) => self.root.open_file(path).map_err(unknown),
-                Some(_) => Err((Verdict::Bad, "is not a regular file".to_owned())),
-            }),
+            None => self.open_image(path),
         };
         let read = opened.and_then(|file| {
-            let size = file.metadata().map_err(|e| unknown(Error::io(STEP, path.as_str(), e)))?.len();
+            let size = file.length().map_err(|e| unknown(Error::io(STEP, path.as_str(), e)))?;
             let info = qcow2::inspect(&file).map_err(|error| (verdict_of(&error), error.to_string()));
             // of an image that is bad anyway what can be had
             let backing = match &info {
@@ -293,9 +298,34 @@ impl Chains<'_> {
         None
     }
 
-    fn kind(&self, path: &RepoPath) -> Result<Option<FileType>, (Verdict, String)> {
+    fn open_image(&mut self, path: &RepoPath) -> Result<File, (Verdict, String)> {
+        let opened = match path.parent() {
+            Some(folder) => self.folder(&folder).and_then(|folder| folder.open_file_in(path.name())),
+            None => return Err((Verdict::Bad, "lies in no point".to_owned())),
+        };
+        opened.map_err(|error| match self.kind(path) {
+            _ if error.code == Code::NotFound => (Verdict::Bad, "is not there".to_owned()),
+            Ok(Some(kind)) if kind != FileType::RegularFile => (Verdict::Bad, "is not a regular file".to_owned()),
+            _ => unknown(error),
+        })
+    }
+
+    /// The folder of a point, which is opened once.
+    fn folder(&mut self, path: &RepoPath) -> Result<Arc<Folder>> {
+        if let Some(folder) = self.folders.get(path) {
+            return Ok(folder.clone());
+        }
+        if self.folders.len() >= MOST_FOLDERS {
+            self.folders.clear();
+        }
+        let folder = Arc::new(self.root.open_to_pass(path)?);
+        self.folders.insert(path.clone(), folder.clone());
+        Ok(folder)
+    }
+
+    fn kind(&mut self, path: &RepoPath) -> Result<Option<FileType>, (Verdict, String)> {
         let folder = match path.parent() {
-            Some(folder) => self.root.open_dir(&folder),
+            Some(folder) => self.folder(&folder),
             None => return Err((Verdict::Bad, "lies in no point".to_owned())),
         };
         match folder {
@@ -344,7 +374,7 @@ impl Chains<'_> {
     /// The manifest of a point, if it has one that can be read.
     fn manifest(&mut self, folder: &RepoPath) -> Option<&Manifest> {
         if !self.manifests.contains_key(folder) {
-            let read = self.root.open_dir(folder).and_then(|opened| {
+            let read = self.folder(folder).and_then(|opened| {
                 let point = PointPath::parse("folder", folder.as_str())?;
                 let read = Manifest::read_with_text(&opened)?;
                 Ok(read.map(|(manifest, text)| (manifest.doubts(&text, &point, self.keys.as_deref()), manifest)))
