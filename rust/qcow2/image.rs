@@ -14,6 +14,8 @@ pub(super) const ZERO: u64 = 1 << 0;
 /// QEMU's limits on the tables.
 const MAX_L1_BYTES: u64 = 32 << 20;
 const MAX_REFCOUNT_TABLE: u64 = 8 << 20;
+/// The most bytes that are begun to be read before it is known that they are needed.
+const MAX_BEGUN: u64 = 1 << 20;
 /// Pieces that one look-up joins, so that it ends in time.
 const MAX_JOINED: u32 = 1 << 18;
 
@@ -168,7 +170,17 @@ impl<S: Source> Image<S> {
         let (l1, l2) = (Slice::default(), Slice::default());
         let image = Image { storage, header, length, data, slice_size, l1, l2, last: None };
         image.check_tables()?;
+        image.begin_reading_tables();
         Ok(image)
+    }
+
+    /// Tables that lie together at the file's end, as ours do, are begun to be read at once: from a NAS each slice is a way there and back.
+    fn begin_reading_tables(&self) {
+        let first = self.header.tables.l1_offset.min(self.header.tables.refcount_offset);
+        let length = self.length.saturating_sub(first);
+        if length <= MAX_BEGUN {
+            self.storage.begin_reading(first, length);
+        }
     }
 
     /// One whose header was looked at before, for its data alone.

@@ -2,7 +2,10 @@
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Seek, SeekFrom};
+use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt;
+
+use rustix::fs::Advice;
 
 use super::{Error, corrupt};
 use crate::apart::{Apart, Descriptor};
@@ -16,6 +19,9 @@ pub trait Source {
 
     /// Length in bytes.
     fn length(&self) -> io::Result<u64>;
+
+    /// Lets the kernel begin to read these bytes; no more than a hint.
+    fn begin_reading(&self, _from: u64, _length: u64) {}
 }
 
 /// Storage that can be written to. Until `sync` returns, writes may reach the disk in any order.
@@ -50,6 +56,11 @@ impl Source for File {
     fn length(&self) -> io::Result<u64> {
         let mut file = self;
         file.seek(SeekFrom::End(0)).map_err(called("lseek"))
+    }
+
+    fn begin_reading(&self, from: u64, length: u64) {
+        // what it is not begun for is read later
+        _ = rustix::fs::fadvise(self, from, NonZeroU64::new(length), Advice::WillNeed);
     }
 }
 
@@ -88,6 +99,10 @@ impl Source for Apart {
 
     fn length(&self) -> io::Result<u64> {
         self.with(Source::length)
+    }
+
+    fn begin_reading(&self, from: u64, length: u64) {
+        self.with(|file| file.begin_reading(from, length));
     }
 }
 

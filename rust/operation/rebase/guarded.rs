@@ -40,6 +40,10 @@ impl<S: Source> Source for Guarded<S> {
     fn length(&self) -> io::Result<u64> {
         self.image.length()
     }
+
+    fn begin_reading(&self, from: u64, length: u64) {
+        self.image.begin_reading(from, length);
+    }
 }
 
 impl<S: Storage> Storage for Guarded<S> {
