@@ -310,9 +310,7 @@ impl Manifest {
             let cause = format!("a key vouches for '{}', and this host has none: keyFile is not set", path.display());
             return Err(Error::new(Code::InvalidArgument, STEP, cause));
         }
-        // left by a call that was killed
-        folder.remove_tree(NEW)?;
-        let file = folder.create_file(NEW, config::current().file_mode())?;
+        let file = folder.create_anew(NEW, config::current().file_mode())?;
         let written = file.with(|file| self.write(file)).map_err(|e| Error::io(STEP, folder.path.join(MANIFEST), e));
         let placed = written.and_then(|written| folder.replace(&file, NEW, MANIFEST).map(|()| written));
         let written = placed.map_err(|error| match folder.remove_tree(NEW) {

@@ -1,5 +1,7 @@
 //! A disk whose image is to stand on another one than it does.
 
+use std::cell::OnceCell;
+
 use super::guarded::Guarded;
 use crate::apart::Apart;
 use crate::error::{Code, Error, Result};
@@ -16,6 +18,8 @@ pub(super) struct RebasedDisk {
     /// The file and all that it stands on, itself first.
     pub(super) chain: Vec<Link>,
     pub(super) target: Target,
+    /// The file once more, open for writing.
+    for_writing: OnceCell<Apart>,
 }
 
 /// What a disk is to stand on.
@@ -38,7 +42,7 @@ impl RebasedDisk {
             Some(position) => Target::Onto(position),
             None => Target::Alone,
         };
-        RebasedDisk { chain, target }
+        RebasedDisk { chain, target, for_writing: OnceCell::new() }
     }
 
     /// The images that it is to absorb.
@@ -60,11 +64,19 @@ impl RebasedDisk {
         let backing = self.chain[1..].iter().map(|link| link.file.try_clone());
         let backing =
             backing.collect::<std::io::Result<_>>().map_err(|e| Error::io("open the chain", path.as_str(), e))?;
-        // the file that was looked at, whatever has its name by now
-        let target = open_same_for_writing(&self.chain[0].file, path.as_str()).map_err(removal::explain_refusal)?;
-        let target = Guarded::new(target, held);
+        let target = Guarded::new(self.for_writing()?, held);
         let begun = Rebase::begin(target, backing, keep, name.as_deref());
         begun.map_err(|failure| self.explain("check the image", failure))
+    }
+
+    /// The file that was looked at, whatever has its name by now.
+    fn for_writing(&self) -> Result<Apart> {
+        if let Some(open) = self.for_writing.get() {
+            return Ok(open.clone());
+        }
+        let Link { path, file } = &self.chain[0];
+        let opened = open_same_for_writing(file, path.as_str()).map_err(removal::explain_refusal)?;
+        Ok(self.for_writing.get_or_init(|| opened).clone())
     }
 
     /// `CORRUPT_IMAGE` when the image stands on something else than it did, or than it was to: what somebody has put there
@@ -108,13 +120,14 @@ mod tests {
             (Target::Alone, vec![Some(&t2), None], vec![Some(&t1), Some(&other)]),
             (Target::Same, vec![Some(&t2)], vec![None, Some(&t1), Some(&other)]),
         ] {
-            let disk = RebasedDisk { chain: vec![link(3), link(2), link(1)], target };
+            let chain = vec![link(3), link(2), link(1)];
+            let disk = RebasedDisk { chain, target, for_writing: OnceCell::new() };
             assert!(ours.into_iter().all(|below| disk.check_backing(below).is_ok()), "{target:?}");
             for below in others {
                 assert_eq!(disk.check_backing(below).unwrap_err().code, Code::CorruptImage, "{target:?} {below:?}");
             }
         }
-        let full = RebasedDisk { chain: vec![link(1)], target: Target::Same };
+        let full = RebasedDisk::new(vec![link(1)], None);
         assert!(full.check_backing(None).is_ok() && full.check_backing(Some(&other)).is_err());
     }
 }

@@ -7,6 +7,7 @@ use super::record::{ImageEnd, PointRecord, taken_in};
 use crate::config;
 use crate::digest::Digest;
 use crate::error::{Code, Error, Result};
+use crate::nas::folder::Folder;
 use crate::nas::instance::Instance;
 use crate::nas::path::RepoPath;
 use crate::point::Link;
@@ -81,13 +82,14 @@ pub(super) fn left_to_merge(held: &Instance, record: &PointRecord, disk: &Rebase
 /// fails when they do not fit the images, for the key would vouch for what it makes of them.
 pub(super) fn merge(
     held: &Instance,
+    folder: &Folder,
     disk: &RebasedDisk,
     indexed: Option<Indexed>,
     pulse: &Pulse,
 ) -> Result<Option<Fingerprints>> {
     let Some(indexed) = indexed.filter(|indexed| !indexed.is_empty()) else { return Ok(None) };
     go_on(pulse.enter(Phase::MergeFingerprints));
-    let merged = merge_all(held, &disk.chain[0], &indexed, pulse);
+    let merged = merge_all(held, folder, &disk.chain[0], &indexed, pulse);
     if let Err(error) = &merged {
         if error.code == Code::CorruptImage && config::current().keys.is_some() {
             return Err(error.clone());
@@ -101,7 +103,13 @@ pub(super) fn merge(
 pub(super) fn go_on<E>(_told: std::result::Result<(), E>) {}
 
 /// Merges, and puts the new index beside the old one.
-fn merge_all(held: &Instance, target: &Link, indexed: &Indexed, pulse: &Pulse) -> Result<Fingerprints> {
+fn merge_all(
+    held: &Instance,
+    folder: &Folder,
+    target: &Link,
+    indexed: &Indexed,
+    pulse: &Pulse,
+) -> Result<Fingerprints> {
     let root = held.root();
     let path = target.path.as_str();
     let failed = |error: qcow2::Error| match error {
@@ -114,11 +122,11 @@ fn merge_all(held: &Instance, target: &Link, indexed: &Indexed, pulse: &Pulse) -
     };
     let indexes = indexed.iter().map(|(image, recorded)| fingerprints::open(root, image, recorded));
     let indexes = indexes.collect::<Result<_>>()?;
-    let file = fingerprints::create(held, &target.path)?;
+    let file = fingerprints::create(held, folder, &target.path)?;
     let io = |e| Error::io(STEP, path, e);
     let image = target.file.try_clone().map_err(io)?;
     let hash = fingerprints::merge(image, indexes, file.clone(), &mut tell).map_err(failed)?;
     let rest = rest_of(target, &mut tell).map_err(failed)?;
-    let file = fingerprints::place(held, &target.path, &file, Some(&indexed[0].1.file))?;
+    let file = fingerprints::place(held, folder, &target.path, &file, Some(&indexed[0].1.file))?;
     Ok(Fingerprints { file, hash, rest })
 }

@@ -28,7 +28,7 @@ use crate::nas::repository::Export;
 use crate::nas::session::Session;
 use crate::operation::verify_chain::chains;
 use crate::point::{Link, ManifestDisk};
-use crate::qcow2::{Absorb, ImageFailure, Progress};
+use crate::qcow2::{Absorb, ImageFailure, Progress, Source};
 use crate::work::job::{self, Listener, Reporter};
 use crate::work::phase::Phase;
 use crate::work::worker::{self, Pulse};
@@ -77,15 +77,21 @@ fn rebase_all(export: Export, at: PointPath, subject: Subject, job: &mut Reporte
         let disks = subject.disks(held.root(), &at)?;
         let record = look_at_all(&held, at, &disks)?;
         let mut rebased = Rebased::default();
-        for disk in &disks {
+        let ended = disks.iter().try_for_each(|disk| {
             finish_left(&held, &record, disk, pulse)?;
             match disk.target {
-                Target::Same => sync(&held, &record, disk, pulse)?,
+                Target::Same => sync(&record, disk, pulse)?,
                 Target::Onto(_) | Target::Alone => rebase(&held, &record, disk, pulse, &mut rebased)?,
             }
             let Link { path, file } = &disk.chain[0];
-            rebased.size += file.metadata().map_err(|e| Error::io("read the size", path.as_str(), e))?.len();
+            rebased.size += file.length().map_err(|e| Error::io("read the size", path.as_str(), e))?;
+            Ok(())
+        });
+        let written = record.write(&held);
+        if let (Err(_), Err(left)) = (&ended, &written) {
+            log::warn!("a manifest does not tell how far the rebase is, the next one will: {left}");
         }
+        ended.and(written)?;
         rebased.mac = record.mac();
         Ok(rebased)
     })?;
@@ -129,12 +135,12 @@ fn finish_left(held: &Instance, record: &PointRecord, disk: &RebasedDisk, pulse:
 }
 
 /// A disk that stands where it should may be so only in memory, by a call that was killed; and now its old parent may go.
-fn sync(held: &Instance, record: &PointRecord, disk: &RebasedDisk, pulse: &Pulse) -> Result<()> {
+fn sync(record: &PointRecord, disk: &RebasedDisk, pulse: &Pulse) -> Result<()> {
     pulse.enter(Phase::Sync)?;
     disk.chain[0].sync()?;
     let is_unfinished = record.of(disk).is_some_and(|own| own.is_unfinished());
     let ended = if is_unfinished { fingerprints::unless_changed(record, disk, pulse) } else { ImageEnd::Unchanged };
-    record.end(held, disk, ended)
+    record.end(disk, ended)
 }
 
 /// Rebases one disk. From before the first write to it until after the last the manifest says what it was and is to be.
@@ -193,7 +199,9 @@ impl<'a> Telling<'a> {
         if self.phase != Some(progress.phase) {
             self.phase = Some(progress.phase);
             self.pulse.enter(progress.phase).map_err(|_| Stopped)?;
-        } else if self.looked.elapsed() < limits::JOB_LOOK {
+        }
+        // the first write after each sync looks, too
+        if self.looked.elapsed() < limits::JOB_LOOK {
             return Ok(());
         }
         self.looked = Instant::now();
@@ -220,9 +228,9 @@ fn finish(
     indexed: Option<Indexed>,
     pulse: &Pulse,
 ) -> Result<()> {
-    let merged = fingerprints::merge(held, disk, indexed, pulse);
+    let merged = fingerprints::merge(held, record.folder(), disk, indexed, pulse);
     fingerprints::go_on(pulse.enter(Phase::WriteManifest));
-    let ended = record.end(held, disk, ImageEnd::Changed(merged.clone().unwrap_or_default()));
+    let ended = record.end(disk, ImageEnd::Changed(merged.clone().unwrap_or_default()));
     match (merged, ended) {
         (Err(error), Err(left)) => {
             log::warn!("'{}' is rebased - {left}", disk.chain[0].path);
@@ -251,6 +259,6 @@ fn abandon(
     // a call that was cut off may have changed it, too
     let is_as_before = left.is_ok() && !has_changed && !record.was_unfinished(disk);
     let ended = if is_as_before { ImageEnd::Unchanged } else { fingerprints::unless_changed(record, disk, pulse) };
-    record.end(held, disk, ended)?;
+    record.end(disk, ended)?;
     left
 }

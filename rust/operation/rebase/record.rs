@@ -15,7 +15,7 @@ use crate::nas::path::{PointPath, RepoPath};
 use crate::operation::verify_chain::chains::Judged;
 use crate::point::fingerprints::{self, Fingerprints};
 use crate::point::{self, DEEPEST, Kind, Link, Manifest, ManifestDisk, ParentPoint, Rebasing};
-use crate::qcow2;
+use crate::qcow2::{self, Source};
 
 const STEP: &str = "write the manifest";
 
@@ -25,7 +25,18 @@ const STEP: &str = "write the manifest";
 pub(super) struct PointRecord {
     at: PointPath,
     judged: Judged,
-    manifest: Mutex<Option<Manifest>>,
+    told: Mutex<Told>,
+}
+
+/// What the manifest tells.
+#[derive(Debug)]
+struct Told {
+    manifest: Option<Manifest>,
+    /// It is on the NAS as it is here. That an image is what it was to be is written down with what the next one is to be: until
+    /// then it is told of as of one whose rebase was cut off when its image stood where it was to stand.
+    is_written: bool,
+    /// Images of which an index may be left that it does not name, the one that it names, and whether an unfinished one may be left.
+    indexed: Vec<(RepoPath, Option<String>, bool)>,
 }
 
 /// What an image is once its rebase has ended.
@@ -38,23 +49,29 @@ pub(super) enum ImageEnd {
 
 impl PointRecord {
     pub(super) fn new(at: PointPath, judged: Judged) -> PointRecord {
-        let manifest = Mutex::new(judged.manifest(&at.folder()).cloned());
-        PointRecord { at, judged, manifest }
+        let manifest = judged.manifest(&at.folder()).cloned();
+        let told = Mutex::new(Told { manifest, is_written: true, indexed: Vec::new() });
+        PointRecord { at, judged, told }
     }
 
-    fn manifest(&self) -> MutexGuard<'_, Option<Manifest>> {
-        self.manifest.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The point's folder.
+    pub(super) fn folder(&self) -> &Folder {
+        &self.judged.folder
+    }
+
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What vouches for the manifest as it is now.
     pub(super) fn mac(&self) -> Option<Digest> {
-        self.manifest().as_ref()?.mac
+        self.told().manifest.as_ref()?.mac
     }
 
     /// What it says of the image now.
     pub(super) fn of(&self, image: &RebasedDisk) -> Option<ManifestDisk> {
-        let manifest = self.manifest();
-        let mut disks = manifest.iter().flat_map(|manifest| &manifest.disks);
+        let told = self.told();
+        let mut disks = told.manifest.iter().flat_map(|manifest| &manifest.disks);
         disks.find(|disk| disk.file == image.chain[0].path.name()).cloned()
     }
 
@@ -70,8 +87,8 @@ impl PointRecord {
 
     /// Lets the manifest, if there is one, say what the image is to stand on, durably.
     pub(super) fn begin(&self, held: &Instance, image: &RebasedDisk) -> Result<()> {
-        let mut current = self.manifest();
-        let Some(mut manifest) = current.clone() else { return Ok(()) };
+        let mut told = self.told();
+        let Some(mut manifest) = told.manifest.clone() else { return Ok(()) };
         let Some(disk) = named(&mut manifest, image) else { return Ok(()) };
         let onto = match image.target {
             Target::Onto(position) => Some(&image.chain[position].path),
@@ -84,50 +101,63 @@ impl PointRecord {
         disk.rebasing = Some(Rebasing { onto: onto.map(RepoPath::to_string), point_id, had_fingerprints });
         // it was not recorded in points of older versions
         disk.parent = disk.parent.take().or_else(|| image.chain.get(1).map(|below| below.path.to_string()));
-        self.write(held, &mut current, manifest)
+        self.replace(held, &mut told, &manifest)
     }
 
     /// Lets it say what the image is now, and what the point stands on, if `begin` was called for it: by this call, or by one
-    /// that was cut off. Indexes that it does not name any more go.
-    pub(super) fn end(&self, held: &Instance, image: &RebasedDisk, ended: ImageEnd) -> Result<()> {
-        let mut current = self.manifest();
-        let Some(mut manifest) = current.clone() else { return self.folder(held)?.sync() };
-        let (Link { path, file }, mut named_index) = (&image.chain[0], None);
+    /// that was cut off. The next `begin`, or `write`, makes that durable.
+    pub(super) fn end(&self, image: &RebasedDisk, ended: ImageEnd) -> Result<()> {
+        let mut told = self.told();
+        let Some(mut manifest) = told.manifest.clone() else { return Ok(()) };
+        let Link { path, file } = &image.chain[0];
         if let Some(disk) = named(&mut manifest, image).filter(|disk| disk.is_unfinished()) {
-            disk.size = file.metadata().map_err(|e| Error::io(STEP, path.as_str(), e))?.len();
+            disk.size = file.length().map_err(|e| Error::io(STEP, path.as_str(), e))?;
             let below = backing(path, file)?;
             image.check_backing(below.as_ref())?;
             disk.kind = if below.is_some() { Kind::Incremental } else { Kind::Full };
             disk.parent = below.map(|below| below.to_string());
+            // one that was made has got its name
+            let has_new = !matches!(ended, ImageEnd::Changed(Some(_)));
             if let ImageEnd::Changed(fingerprints) = ended {
                 disk.lost_fingerprints = fingerprints.is_none() && disk.had_fingerprints();
                 disk.fingerprints = fingerprints;
             }
             disk.rebasing = None;
-            named_index = Some(disk.fingerprints.as_ref().map(|fingerprints| fingerprints.file.clone()));
+            let named = disk.fingerprints.as_ref().map(|fingerprints| fingerprints.file.clone());
+            told.indexed.push((path.clone(), named, has_new));
         }
         let incremental = manifest.disks.iter().any(|disk| disk.kind == Kind::Incremental);
         manifest.kind = if incremental { Kind::Incremental } else { Kind::Full };
         manifest.parent = self.parent_point(&manifest)?;
-        self.write(held, &mut current, manifest)?;
-        let Some(named) = named_index else { return Ok(()) };
-        fingerprints::clear(held, path, named.as_deref()).unwrap_or_else(|error| {
-            log::warn!("{}: an index of fingerprints that nothing names is left: {error}", self.at)
-        });
+        told.is_written &= told.manifest.as_ref() == Some(&manifest);
+        told.manifest = Some(manifest);
         Ok(())
     }
 
-    fn folder(&self, held: &Instance) -> Result<Folder> {
-        held.point(&self.at)
+    /// Makes durable what it says, and the names in the point's folder.
+    pub(super) fn write(&self, held: &Instance) -> Result<()> {
+        let mut told = self.told();
+        match told.manifest.clone().filter(|_| !told.is_written) {
+            Some(manifest) => self.replace(held, &mut told, &manifest),
+            None => self.folder().sync(),
+        }
     }
 
-    fn write(&self, held: &Instance, current: &mut Option<Manifest>, manifest: Manifest) -> Result<()> {
-        let folder = self.folder(held)?;
-        if current.as_ref() == Some(&manifest) {
-            return folder.sync();
-        }
+    /// Indexes that it does not name any more go.
+    fn replace(&self, held: &Instance, told: &mut Told, manifest: &Manifest) -> Result<()> {
         held.fence()?;
-        *current = Some(manifest.replace(&folder)?);
+        (told.manifest, told.is_written) = (Some(manifest.replace(self.folder())?), true);
+        let indexed = std::mem::take(&mut told.indexed);
+        let left = |error| log::warn!("{}: an index of fingerprints that nothing names is left: {error}", self.at);
+        if indexed.is_empty() {
+            return Ok(());
+        }
+        match held.fence() {
+            Ok(()) => indexed.into_iter().for_each(|(image, named, has_new)| {
+                fingerprints::clear(self.folder(), &image, named.as_deref(), has_new).unwrap_or_else(left);
+            }),
+            Err(error) => left(error),
+        }
         Ok(())
     }
 

@@ -63,7 +63,7 @@ fn index(targets: &Targets, image: &ChainImage, job: &mut Reporter<'_>, deadline
     let (file, hash, rest) = worker::run(STEP, limits::STORAGE_STEP, job, move |pulse| {
         let mut late = false;
         let source = instance.root().open_file(&path)?;
-        let file = fingerprints::create(&instance, &path)?;
+        let file = fingerprints::create(&instance, &folder_of(&instance, &path)?, &path)?;
         let read = fingerprints::index_image(source, file.clone(), &mut |done, _| {
             late = Instant::now() >= deadline;
             if late { Err(Stopped) } else { pulse.at(done, size) }
@@ -82,11 +82,17 @@ fn index(targets: &Targets, image: &ChainImage, job: &mut Reporter<'_>, deadline
     bounded(STEP, limit, move || {
         // the file is closed before the instance's session may unmount
         let (instance, file) = (instance, file);
-        let file = fingerprints::place(&instance, &path, &file, None)?;
+        let file = fingerprints::place(&instance, &folder_of(&instance, &path)?, &path, &file, None)?;
         let recorded = Fingerprints { file, hash, rest };
         record(&instance, &path, &recorded)?;
         Ok(recorded)
     })
+}
+
+fn folder_of(instance: &Instance, image: &RepoPath) -> Result<Folder> {
+    let folder =
+        image.parent().ok_or_else(|| Error::invalid("image", format!("'{image}' lies in no restore point")))?;
+    instance.root().open_dir(&folder)
 }
 
 fn record(instance: &Instance, image: &RepoPath, recorded: &Fingerprints) -> Result<()> {

@@ -16,24 +16,29 @@ const STEP: &str = "write the fingerprints";
 
 /// Opens the index of `image`, a file below `root`, as it was `recorded`.
 pub fn open(root: &Folder, image: &RepoPath, recorded: &Fingerprints) -> Result<Index<File>> {
-    let path = folder_path(image)?.join(&recorded.file)?;
+    let folder =
+        image.parent().ok_or_else(|| Error::invalid("image", format!("'{image}' lies in no restore point")))?;
+    let path = folder.join(&recorded.file)?;
     let file = root.open_file(&path)?;
     Index::open(file, recorded.hash).map_err(|e| failed("read the fingerprints", path.as_str(), e))
 }
 
-/// Makes the file for a new index of `image`, and removes an unfinished one.
-pub fn create(instance: &Instance, image: &RepoPath) -> Result<Apart> {
-    let (folder, new) = (instance.root().open_dir(&folder_path(image)?)?, new_name(image));
+/// Makes the file for a new index of `image`, which lies in `folder`, and removes an unfinished one.
+pub fn create(instance: &Instance, folder: &Folder, image: &RepoPath) -> Result<Apart> {
     instance.fence()?;
-    folder.remove_tree(&new)?;
-    folder.create_file(&new, config::current().file_mode())
+    folder.create_anew(&new_name(image), config::current().file_mode())
 }
 
 /// Makes the new index `file` durable under its name, and returns the name. The index `old` stays beside it, because the manifest still
 /// names that one.
-pub fn place(instance: &Instance, image: &RepoPath, file: &Apart, old: Option<&str>) -> Result<String> {
+pub fn place(
+    instance: &Instance,
+    folder: &Folder,
+    image: &RepoPath,
+    file: &Apart,
+    old: Option<&str>,
+) -> Result<String> {
     file.sync_all().map_err(|e| Error::io(STEP, Path::new(image.as_str()), called("fsync")(e)))?;
-    let folder = instance.root().open_dir(&folder_path(image)?)?;
     let [first, second] = names(image);
     let name = if old == Some(&first) { second } else { first };
     instance.fence()?;
@@ -42,11 +47,12 @@ pub fn place(instance: &Instance, image: &RepoPath, file: &Apart, old: Option<&s
     Ok(name)
 }
 
-/// Removes all indexes of `image` but the one that the manifest names, unfinished ones too.
-pub fn clear(instance: &Instance, image: &RepoPath, named: Option<&str>) -> Result<()> {
-    let folder = instance.root().open_dir(&folder_path(image)?)?;
-    instance.fence()?;
-    folder.remove_tree(&new_name(image))?;
+/// Removes all indexes of `image`, which lies in `folder`, but the one that the manifest names, and an unfinished one if there may be one.
+/// The caller has looked at the instance's lock.
+pub fn clear(folder: &Folder, image: &RepoPath, named: Option<&str>, has_new: bool) -> Result<()> {
+    if has_new {
+        folder.remove_tree(&new_name(image))?;
+    }
     let mut unnamed = names(image).into_iter().filter(|name| named != Some(name));
     unnamed.try_for_each(|name| folder.remove_tree(&name).map(drop))
 }
@@ -59,8 +65,4 @@ fn names(image: &RepoPath) -> [String; 2] {
 
 fn new_name(image: &RepoPath) -> String {
     format!(".{}.new", file_name(image.name()))
-}
-
-fn folder_path(image: &RepoPath) -> Result<RepoPath> {
-    image.parent().ok_or_else(|| Error::invalid("image", format!("'{image}' lies in no restore point")))
 }
