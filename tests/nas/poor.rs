@@ -235,7 +235,7 @@ const NEEDED: &[(&str, i32, Code, &[&str])] = &[
     ("create", libc::EROFS, Code::PermissionDenied, &["create the file: ", "open the output: "]),
     ("mkdir", libc::EDQUOT, Code::NoSpace, &["make the folder: "]),
     ("getdents", libc::EIO, Code::Io, &["list the folder: "]),
-    ("stat", libc::EIO, Code::Io, &["look up: ", "remove: "]),
+    ("stat", libc::EIO, Code::Io, &["look up: ", "remove: ", "rename: "]),
     ("read", libc::EIO, Code::Io, &["read: "]),
     ("pread", libc::ESTALE, Code::Io, &["read: "]),
     ("ftruncate", libc::EIO, Code::Io, &["ftruncate: "]),

@@ -73,6 +73,7 @@ const CALLS: &[Call] = &[
     ("open", libc::SYS_openat, About::At(0), |args, path| !makes(args) && path.is_file() && is_content(args, path)),
     ("create", libc::SYS_openat, About::At(0), |args, path| makes(args) && is_content(args, path)),
     ("stat", libc::SYS_newfstatat, About::At(0), is_content),
+    ("stat", libc::SYS_statx, About::At(0), |args, path| !is_of_descriptor(args) && is_content(args, path)),
     ("mkdir", libc::SYS_mkdirat, About::At(0), any),
     ("unlink", libc::SYS_unlinkat, About::At(0), is_content),
     ("getdents", libc::SYS_getdents64, About::Fd(0), any),
@@ -86,6 +87,11 @@ const CALLS: &[Call] = &[
 
 fn any(_: &[u64; 6], _: &Path) -> bool {
     true
+}
+
+/// Of `statx`: what it is about is open.
+fn is_of_descriptor(args: &[u64; 6]) -> bool {
+    args[2] & libc::AT_EMPTY_PATH as u64 != 0
 }
 
 fn makes(args: &[u64; 6]) -> bool {
