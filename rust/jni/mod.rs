@@ -39,11 +39,6 @@ const _: &[NativeMethod] = &[
     },
     native_method! {
         java_type = org.nasbackup.Native,
-        static extern fn knows_nosymfollow() -> jboolean,
-        error_policy = ThrowNasBackupException,
-    },
-    native_method! {
-        java_type = org.nasbackup.Native,
         type_map = { JProgressListener => org.nasbackup.ProgressListener },
         static extern fn call(operation: JString, request: JString, listener: JProgressListener) -> JString,
         error_policy = ThrowNasBackupException,
@@ -98,10 +93,6 @@ fn configured<'l>(
 
 fn version<'l>(env: &mut Env<'l>, _: JClass<'l>) -> Result<JString<'l>, Failure> {
     Ok(JString::from_str(env, operation::version())?)
-}
-
-fn knows_nosymfollow<'l>(_: &mut Env<'l>, _: JClass<'l>) -> Result<jboolean, Failure> {
-    Ok(operation::knows_nosymfollow()?)
 }
 
 fn call<'l>(

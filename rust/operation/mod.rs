@@ -22,13 +22,15 @@ pub mod verified;
 pub mod verify_chain;
 pub mod verify_data;
 
+use std::sync::Arc;
+
 use log4rs::append::Append;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{self, Config};
 use crate::error::{Error, Result};
-use crate::nas::{session, tree};
+use crate::nas::session;
 use crate::second_table;
 use crate::work::job::{self, JobStatus, Listener};
 use crate::{host, logging, sys};
@@ -87,11 +89,6 @@ pub fn check(config: Config) -> Result<()> {
     config.check()?.check_folders()
 }
 
-/// Can links on a NAS be kept from being followed by QEMU and libvirt? `PERMISSION_DENIED` to who may not mount.
-pub fn knows_nosymfollow() -> Result<bool> {
-    tree::knows_nosymfollow()
-}
-
 /// The running jobs.
 pub fn jobs() -> Vec<JobStatus> {
     job::running()
@@ -128,6 +125,8 @@ fn dispatch(name: &str, request: &str, listener: Listener<'_>) -> Result<serde_j
         "bootPoint" => reply(&boot_point::run(parse(request)?, listener)?),
         "signPoints" => reply(&sign_points::run(parse(request)?, listener)?),
         "backupStats" => reply(&backup_stats::run(parse(request)?)?),
+        // by these settings, which do not come into force
+        "doctor" => reply(&doctor::host(&Arc::new(configuration(request)?.check()?))),
         "jobs" => parse::<NoFields>(request).and_then(|_| reply(&jobs())),
         "cancel" => reply(&cancel(&parse::<CancelRequest>(request)?.job)),
         _ => Err(Error::invalid("operation", format!("'{name}' is not known"))),

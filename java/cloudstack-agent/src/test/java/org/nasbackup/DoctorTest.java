@@ -17,7 +17,6 @@ import static org.assertj.core.api.Assertions.assertThat;
 import java.io.ByteArrayOutputStream;
 import java.io.PrintStream;
 import java.nio.charset.StandardCharsets;
-import java.nio.file.Path;
 import java.util.function.Consumer;
 import org.junit.jupiter.api.Test;
 
@@ -33,24 +32,27 @@ class DoctorTest {
         return out.toString(StandardCharsets.UTF_8);
     }
 
-    @Test
-    void a_host_that_only_pulls_lacks_nothing_on_a_kernel_that_follows_links() {
-        assertThat(told(findings -> Doctor.links(findings, true, null))).startsWith("ok ");
-        assertThat(good).isTrue();
-        for (Engine engine : new Engine[] {null, Engine.AUTO, Engine.PUSH}) {
-            assertThat(told(findings -> Doctor.links(findings, false, engine))).startsWith("MISSING ");
-            assertThat(good).isFalse();
-        }
-        assertThat(told(findings -> Doctor.links(findings, false, Engine.PULL))).startsWith("NOTE ");
-        assertThat(good).isTrue();
+    private static Finding finding(String state, boolean stops, String advice) {
+        String json = "{\"what\":\"libnbd\",\"state\":\"%s\",\"found\":\"is there\",\"advice\":%s,\"stops\":%s}";
+        return new Finding(Reply.of(String.format(json, state, advice, stops)));
     }
 
     @Test
-    void tools_are_those_that_the_library_runs() {
-        assertThat(told(findings -> assertThat(Doctor.tool(findings, "env")).isEqualTo(Path.of("/usr/bin/env"))))
-                .isEmpty();
-        assertThat(told(findings ->
-                        assertThat(Doctor.tool(findings, "no-such-tool")).isNull()))
-                .contains("MISSING  no-such-tool in /usr/bin, /usr/sbin, /bin, /sbin");
+    void what_the_library_finds_is_told_with_what_to_do_and_stops_backups_or_not() {
+        assertThat(told(findings -> Doctor.tell(findings, finding("ok", false, "null"))))
+                .isEqualTo("ok       libnbd: is there" + System.lineSeparator());
+        assertThat(good).isTrue();
+        for (String state : new String[] {"lacks", "defect", "untried"}) {
+            assertThat(told(findings -> Doctor.tell(findings, finding(state, false, "\"install it\""))))
+                    .startsWith("NOTE ")
+                    .contains("libnbd: is there; install it");
+            assertThat(good).isTrue();
+        }
+        assertThat(told(findings -> Doctor.tell(findings, finding("lacks", true, "null"))))
+                .startsWith("MISSING ");
+        assertThat(good).isFalse();
+        assertThat(told(findings -> Doctor.tell(findings, finding("untried", true, "null"))))
+                .startsWith("NOT CHECKED ");
+        assertThat(good).isFalse();
     }
 }

@@ -57,13 +57,14 @@ public final class NasBackup {
     }
 
     /**
-     * Whether this host's kernel can be kept from following symbolic links in a repository ({@code nosymfollow}), for QEMU
-     * and libvirt too. Tried on a mount that nobody sees; {@link #check(Configuration)} comes first.
+     * What this host lacks for backups by this configuration, thing by thing. Nothing comes into force, and what is made to try
+     * something is removed. {@link #check(Configuration)} comes first.
      *
-     * @throws NasBackupException when it can't be tried, as by a user who may not mount
+     * @param configuration null for the defaults
      */
-    public static boolean knowsNosymfollow() {
-        return Native.knowsNosymfollow();
+    public static List<Finding> doctor(Configuration configuration) {
+        String settings = configuration == null ? "{}" : JsonWriter.write(configuration);
+        return call(() -> Reply.listOf(Native.call("doctor", settings, null), Finding::new));
     }
 
     private static void start(Consumer<String> entry) {

@@ -36,8 +36,6 @@ final class Native {
 
     static native String version();
 
-    static native boolean knowsNosymfollow();
-
     /** Runs an operation of the C ABI, of the same name, request and reply. */
     static native String call(String operation, String request, ProgressListener listener);
 

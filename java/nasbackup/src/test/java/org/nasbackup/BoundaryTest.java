@@ -313,8 +313,19 @@ class BoundaryTest {
     }
 
     @Test
-    void the_kernel_is_asked_whether_links_can_be_left_unfollowed() {
-        assertThat(NasBackup.knowsNosymfollow()).isTrue();
+    void what_the_host_lacks_is_told_thing_by_thing() {
+        // without a scratch folder, which is the host's
+        Configuration odd = Configuration.builder()
+                .connectionUri("qemu:///none")
+                .engine(Engine.PUSH)
+                .build();
+        Finding libvirt = NasBackup.doctor(odd).stream()
+                .filter(finding -> finding.what().equals("libvirt"))
+                .findFirst()
+                .orElseThrow();
+        assertThat(libvirt.state()).isEqualTo(Finding.State.LACKS);
+        assertThat(libvirt.stops()).isTrue();
+        assertThat(libvirt.advice()).contains("connectionUri");
     }
 
     @Test
