@@ -42,7 +42,7 @@ final class NasSync {
             return;
         }
         Map<Long, List<Backup>> hidden = new LinkedHashMap<>();
-        for (Long vmId : server.backupDao.listVmIdsWithBackupsInZone(zoneId)) {
+        for (Long vmId : backups.catalogue().machinesWithHidden(zoneId)) {
             hidden.put(vmId, backups.catalogue().hidden(vmId));
         }
         hidden.entrySet().stream()

@@ -16,14 +16,18 @@ import com.cloud.configuration.Resource.ResourceType;
 import com.cloud.user.ResourceLimitService;
 import com.cloud.vm.VMInstanceDetailVO;
 import com.cloud.vm.dao.VMInstanceDetailsDao;
+import java.util.ArrayList;
 import java.util.Arrays;
+import java.util.Collections;
 import java.util.Comparator;
 import java.util.Date;
 import java.util.EnumSet;
+import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Objects;
 import java.util.Set;
+import java.util.TreeMap;
 import java.util.stream.Collectors;
 import org.apache.cloudstack.backup.Backup;
 import org.apache.cloudstack.backup.BackupAnswer;
@@ -75,13 +79,35 @@ public final class DaoCatalogue implements Catalogue {
 
     @Override
     public List<Point> points(long vmId) {
-        List<Point> points = rows(vmId).stream().map(this::point).collect(Collectors.toList());
-        details.findDetails(NASBackupChainKeys.DELETE_PENDING, String.valueOf(vmId), null).stream()
-                .map(detail -> backups.findByIdIncludingRemoved(detail.getResourceId()))
-                .filter(row -> row != null && row.getRemoved() != null)
-                .map(this::point)
-                .forEach(points::add);
+        Map<Long, Map<String, String>> keys = keys(vmId);
+        List<Point> points = rows(vmId).stream()
+                .map(row -> point(row, keys.getOrDefault(row.getId(), Map.of())))
+                .collect(Collectors.toList());
+        keys.forEach((id, pairs) -> {
+            BackupVO row =
+                    pairs.containsKey(NASBackupChainKeys.DELETE_PENDING) ? backups.findByIdIncludingRemoved(id) : null;
+            if (row != null && row.getRemoved() != null) {
+                points.add(point(row, pairs));
+            }
+        });
         return points;
+    }
+
+    /**
+     * The details of the backups that are on the NAS. The table of details has no index by name: whoever looks for one looks at the
+     * details of all machines.
+     */
+    private Map<Long, Map<String, String>> keys(long vmId) {
+        Map<Long, Map<String, String>> keys = new TreeMap<>();
+        transactions.read(
+                row -> keys.computeIfAbsent(row.getLong(1), id -> new HashMap<>())
+                        .put(row.getString(2), row.getString(3)),
+                "select backup_id, backup_details.name, value from backups"
+                        + " join backup_details on backup_id = backups.id where vm_id = ? and (removed is null or exists"
+                        + " (select 1 from backup_details pending where pending.backup_id = backups.id and pending.name = ?))",
+                vmId,
+                NASBackupChainKeys.DELETE_PENDING);
+        return keys;
     }
 
     /** The rows of this provider's backups: a machine can have backups of other providers too. */
@@ -97,6 +123,15 @@ public final class DaoCatalogue implements Catalogue {
                         .thenComparing(Backup::getId)
                         .reversed())
                 .collect(Collectors.toList());
+    }
+
+    /** The machines that have hidden backups. */
+    public List<Long> machinesWithHidden(long zoneId) {
+        return transactions.read(
+                row -> row.getLong(1),
+                "select distinct vm_id from backups where zone_id = ? and status = ? and removed is null order by vm_id",
+                zoneId,
+                HIDDEN);
     }
 
     /** Whether this version of CloudStack hides backups. It does not know the status of backups that another version has hidden. */
@@ -116,10 +151,17 @@ public final class DaoCatalogue implements Catalogue {
 
     /** Backups that the manager takes for deleted: they are on the NAS, and in none of its lists any more. */
     public List<Backup> pendingDeletions(long zoneId) {
-        return details.findDetails(NASBackupChainKeys.DELETE_PENDING).stream()
-                .map(detail -> backups.findByIdIncludingRemoved(detail.getResourceId()))
-                .filter(row -> row != null && row.getRemoved() != null && row.getZoneId() == zoneId)
-                .sorted(Comparator.comparingLong(BackupVO::getId).reversed())
+        return transactions
+                .read(
+                        row -> row.getLong(1),
+                        "select backups.id from backup_details join backups on backups.id = backup_id"
+                                + " where backup_details.name = ? and zone_id = ? and removed is not null"
+                                + " order by backups.id desc",
+                        NASBackupChainKeys.DELETE_PENDING,
+                        zoneId)
+                .stream()
+                .map(backups::findByIdIncludingRemoved)
+                .filter(Objects::nonNull)
                 .collect(Collectors.toList());
     }
 
@@ -148,8 +190,7 @@ public final class DaoCatalogue implements Catalogue {
         details.removeDetail(backup.getId(), NASBackupChainKeys.DELETE_PENDING);
     }
 
-    private Point point(Backup backup) {
-        Map<String, String> keys = details.listDetailsKeyPairs(backup.getId());
+    private Point point(Backup backup, Map<String, String> keys) {
         return Point.builder(backup.getId(), backup.getUuid(), backup.getExternalId())
                 .created(backup.getDate() == null ? 0 : backup.getDate().getTime())
                 .good(backup.getStatus() == Backup.Status.BackedUp && !removed(backup))
@@ -167,7 +208,7 @@ public final class DaoCatalogue implements Catalogue {
 
     /** Whether any record says that the backup stands on another: a host that takes it for a full one would spoil the disks. */
     public boolean standsOnAnother(Backup backup) {
-        Point point = point(backup);
+        Point point = point(backup, details.listDetailsKeyPairs(backup.getId()));
         return "INCREMENTAL".equalsIgnoreCase(backup.getType())
                 || point.parent() != null
                 || point.position() != null && point.position() > 0;
@@ -407,9 +448,27 @@ public final class DaoCatalogue implements Catalogue {
     }
 
     private void move(Step step) {
-        step.chains().forEach((id, chain) -> put(id, NASBackupChainKeys.CHAIN_ID, chain));
-        step.positions()
-                .forEach((id, position) -> put(id, NASBackupChainKeys.CHAIN_POSITION, String.valueOf(position)));
+        put(NASBackupChainKeys.CHAIN_ID, step.chains());
+        put(NASBackupChainKeys.CHAIN_POSITION, step.positions());
+    }
+
+    /** Of many points: CloudStack's own access would write them by a few statements each. */
+    private void put(String key, Map<Long, ?> values) {
+        if (values.isEmpty()) {
+            return;
+        }
+        List<Object> old = new ArrayList<>(List.of(key));
+        List<Object> rows = new ArrayList<>();
+        old.addAll(values.keySet());
+        values.forEach((id, value) -> Collections.addAll(rows, id, key, String.valueOf(value), false));
+        transactions.write(
+                "delete from backup_details where name = ? and backup_id in ("
+                        + String.join(", ", Collections.nCopies(values.size(), "?")) + ")",
+                old.toArray());
+        transactions.write(
+                "insert into backup_details (backup_id, name, value, display) values "
+                        + String.join(", ", Collections.nCopies(values.size(), "(?, ?, ?, ?)")),
+                rows.toArray());
     }
 
     private void put(long id, String key, String value) {

@@ -16,10 +16,18 @@ import com.cloud.utils.db.Transaction;
 import com.cloud.utils.db.TransactionLegacy;
 import com.cloud.utils.exception.CloudRuntimeException;
 import java.sql.PreparedStatement;
+import java.sql.ResultSet;
 import java.sql.SQLException;
+import java.util.ArrayList;
+import java.util.List;
 
 /** Runs work on the database that is done altogether or not at all. */
 public interface Transactions {
+    /** Reads one row. */
+    interface Reader<T> {
+        T read(ResultSet row) throws SQLException;
+    }
+
     void run(Runnable work);
 
     /**
@@ -28,6 +36,9 @@ public interface Transactions {
      * @return how many rows it changed
      */
     long write(String sql, Object... values);
+
+    /** Reads what CloudStack's own access to its rows would read by a statement for each, or by looking at a whole table. */
+    <T> List<T> read(Reader<T> reader, String sql, Object... values);
 
     static Transactions cloudStack() {
         return new Transactions() {
@@ -42,14 +53,33 @@ public interface Transactions {
             @Override
             public long write(String sql, Object... values) {
                 try {
-                    PreparedStatement statement = TransactionLegacy.currentTxn().prepareAutoCloseStatement(sql);
-                    for (int i = 0; i < values.length; i++) {
-                        statement.setObject(i + 1, values[i]);
-                    }
-                    return statement.executeUpdate();
+                    return prepared(sql, values).executeUpdate();
                 } catch (SQLException e) {
                     throw new CloudRuntimeException("unable to write to the database - " + e.getMessage(), e);
                 }
+            }
+
+            @Override
+            public <T> List<T> read(Reader<T> reader, String sql, Object... values) {
+                return Transaction.execute(status -> {
+                    List<T> rows = new ArrayList<>();
+                    try (ResultSet result = prepared(sql, values).executeQuery()) {
+                        while (result.next()) {
+                            rows.add(reader.read(result));
+                        }
+                    } catch (SQLException e) {
+                        throw new CloudRuntimeException("unable to read from the database - " + e.getMessage(), e);
+                    }
+                    return rows;
+                });
+            }
+
+            private PreparedStatement prepared(String sql, Object... values) throws SQLException {
+                PreparedStatement statement = TransactionLegacy.currentTxn().prepareAutoCloseStatement(sql);
+                for (int i = 0; i < values.length; i++) {
+                    statement.setObject(i + 1, values[i]);
+                }
+                return statement;
             }
         };
     }

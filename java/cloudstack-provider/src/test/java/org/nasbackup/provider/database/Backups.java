@@ -183,11 +183,6 @@ public final class Backups {
                 "zone_id = ? and vm_id = ? and backup_offering_id = ? and removed is null", zoneId, vmId, offeringId));
     }
 
-    public List<Long> listVmIdsWithBackupsInZone(Long zoneId) {
-        return database.read(
-                row -> row.getLong(1), "select distinct vm_id from backups where zone_id = ? order by vm_id", zoneId);
-    }
-
     /** Those that were taken well, the oldest first. */
     public List<BackupVO> listBySchedule(Long scheduleId) {
         return new ArrayList<>(database.read(

@@ -27,11 +27,6 @@ import org.nasbackup.provider.cloudstack.Transactions;
 
 /** One connection, as a management server's thread has it, and what goes over it. */
 public final class Database implements Transactions, ChainLocks, AutoCloseable {
-    /** Reads one row. */
-    public interface Reader<T> {
-        T read(ResultSet row) throws SQLException;
-    }
-
     private static final int LINE_PATIENCE_SECONDS = 60;
 
     private final Path socket;
@@ -77,6 +72,7 @@ public final class Database implements Transactions, ChainLocks, AutoCloseable {
         }
     }
 
+    @Override
     public synchronized <T> List<T> read(Reader<T> reader, String sql, Object... values) {
         try (PreparedStatement statement = connection.prepareStatement(sql)) {
             bind(statement, values);

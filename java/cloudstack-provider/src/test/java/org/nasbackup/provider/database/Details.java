@@ -54,13 +54,6 @@ final class Details {
                 name);
     }
 
-    private <T> List<T> all(Database.Reader<T> reader, String name, String value) {
-        String of = "select " + resource + ", name, value from " + table + " where name = ?";
-        return value == null
-                ? database.read(reader, of, name)
-                : database.read(reader, of + " and value = ?", name, value);
-    }
-
     private Map<String, String> pairs(long id) {
         Map<String, String> pairs = new HashMap<>();
         database.read(
@@ -99,15 +92,6 @@ final class Details {
         public BackupDetailVO findDetail(long id, String name) {
             List<String> values = details.find(id, name);
             return values.isEmpty() ? null : new BackupDetailVO(id, name, values.get(0), false);
-        }
-
-        public List<BackupDetailVO> findDetails(String name) {
-            return findDetails(name, null, null);
-        }
-
-        public List<BackupDetailVO> findDetails(String name, String value, Boolean display) {
-            return details.all(
-                    row -> new BackupDetailVO(row.getLong(1), row.getString(2), row.getString(3), false), name, value);
         }
 
         public Map<String, String> listDetailsKeyPairs(long id) {

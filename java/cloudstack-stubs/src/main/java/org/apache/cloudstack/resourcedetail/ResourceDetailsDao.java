@@ -12,16 +12,11 @@
 
 package org.apache.cloudstack.resourcedetail;
 
-import java.util.List;
 import java.util.Map;
 import org.apache.cloudstack.api.ResourceDetail;
 
 public interface ResourceDetailsDao<R extends ResourceDetail> {
     R findDetail(long resourceId, String name);
-
-    List<R> findDetails(String key);
-
-    List<R> findDetails(String key, String value, Boolean display);
 
     Map<String, String> listDetailsKeyPairs(long resourceId);
 

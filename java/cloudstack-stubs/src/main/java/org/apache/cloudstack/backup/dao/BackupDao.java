@@ -22,7 +22,5 @@ public interface BackupDao extends GenericDao<BackupVO, Long> {
 
     List<Backup> listByVmIdAndOffering(Long zoneId, Long vmId, Long offeringId);
 
-    List<Long> listVmIdsWithBackupsInZone(Long zoneId);
-
     List<BackupVO> listBySchedule(Long backupScheduleId);
 }
