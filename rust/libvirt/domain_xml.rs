@@ -43,6 +43,8 @@ pub struct Disk {
     pub alias: Option<String>,
     /// Where its data is.
     pub source: Source,
+    /// How QEMU reaches its image in Ceph, if it has one, and if the XML tells all of that.
+    pub ceph: Option<CephSource>,
     /// Host path of its top image, a file or a device, as far as that is known: the path of a pool's volume is not in the
     /// XML (`DomainXml::locate`).
     pub path: Option<String>,
@@ -126,6 +128,28 @@ impl Source {
             Source::Other(_) => None,
         }
     }
+}
+
+/// How QEMU reaches an image in Ceph.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CephSource {
+    /// `pool/image`.
+    pub name: String,
+    /// Ceph's monitors, each with its port if that is told.
+    pub monitors: Vec<String>,
+    /// Ceph's user.
+    pub user: Option<String>,
+    /// Where libvirt keeps the user's key.
+    pub secret: Option<SecretName>,
+}
+
+/// How a disk's XML names a secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SecretName {
+    /// By its UUID.
+    Uuid(String),
+    /// By what it is for.
+    Usage(String),
 }
 
 /// A network interface, as `domiflist.xml` lists it.
@@ -254,6 +278,7 @@ struct DiskElement {
     readonly: Option<Present>,
     alias: Option<AliasElement>,
     encryption: Option<Present>,
+    auth: Option<AuthElement>,
     address: Option<AddressElement>,
     #[serde(rename = "backingStore")]
     backing: Option<Box<BackingElement>>,
@@ -284,7 +309,52 @@ struct SourceElement {
     name: Option<String>,
     #[serde(rename = "@volume")]
     volume: Option<String>,
+    #[serde(rename = "@protocol")]
+    protocol: Option<String>,
+    #[serde(default)]
+    host: Vec<HostElement>,
+    snapshot: Option<Present>,
+    config: Option<Present>,
+    auth: Option<AuthElement>,
     encryption: Option<Present>,
+}
+
+#[derive(Deserialize)]
+struct HostElement {
+    #[serde(rename = "@name")]
+    name: Option<String>,
+    #[serde(rename = "@port")]
+    port: Option<String>,
+}
+
+impl HostElement {
+    fn address(&self) -> Option<String> {
+        let name = self.name.as_ref()?;
+        let name = if name.contains(':') { format!("[{name}]") } else { name.clone() };
+        Some(self.port.as_ref().map_or(name.clone(), |port| format!("{name}:{port}")))
+    }
+}
+
+#[derive(Deserialize)]
+struct AuthElement {
+    #[serde(rename = "@username")]
+    username: Option<String>,
+    secret: Option<SecretElement>,
+}
+
+#[derive(Deserialize)]
+struct SecretElement {
+    #[serde(rename = "@uuid")]
+    uuid: Option<String>,
+    #[serde(rename = "@usage")]
+    usage: Option<String>,
+}
+
+impl SecretElement {
+    fn name(&self) -> Option<SecretName> {
+        let usage = || self.usage.clone().map(SecretName::Usage);
+        self.uuid.clone().map(SecretName::Uuid).or_else(usage)
+    }
 }
 
 #[derive(Deserialize)]
@@ -447,10 +517,12 @@ impl From<DiskElement> for Disk {
             }
             layer = this.backing;
         }
+        let ceph = disk.source.as_ref().and_then(|source| source.ceph(disk.auth.as_ref()));
         let source = Source::from(&disk.kind, disk.source);
         Disk {
             target: disk.target.map(|t| t.dev).unwrap_or_default(),
             device,
+            ceph,
             path: source.host_path().map(str::to_owned),
             source,
             alias: disk.alias.map(|alias| alias.name),
@@ -463,6 +535,19 @@ impl From<DiskElement> for Disk {
             encrypted,
             iothread: false,
         }
+    }
+}
+
+impl SourceElement {
+    /// How QEMU reaches the image in Ceph. `auth` is the disk's own, which libvirt writes where it was given.
+    fn ceph(&self, auth: Option<&AuthElement>) -> Option<CephSource> {
+        let plain = self.protocol.as_deref() == Some("rbd") && self.snapshot.is_none() && self.config.is_none();
+        let name = self.name.clone().filter(|_| plain)?;
+        let monitors: Vec<_> = self.host.iter().map(HostElement::address).collect::<Option<_>>()?;
+        let auth = self.auth.as_ref().or(auth);
+        let user = auth.and_then(|auth| auth.username.clone());
+        let secret = auth.and_then(|auth| auth.secret.as_ref()?.name());
+        (!monitors.is_empty()).then_some(CephSource { name, monitors, user, secret })
     }
 }
 
@@ -542,6 +627,31 @@ mod tests {
         assert_eq!(by("vdm").serial.as_deref(), Some(" leading & trailing "));
         let others: Vec<_> = domain.others.iter().map(|disk| (disk.target.as_str(), disk.device)).collect();
         assert_eq!(others, [("sda", Device::Removable), ("fda", Device::Removable), ("sdb", Device::Lun)]);
+    }
+
+    #[test]
+    fn an_image_in_ceph_is_reached_as_its_source_says() {
+        let disk = |source: &str, rest: &str| {
+            let source = format!("<source protocol='rbd' name='p/i'>{source}</source>");
+            let disk = format!("<disk type='network' device='disk'>{source}<target dev='vda'/>{rest}</disk>");
+            let domain = DomainXml::parse(&format!("<domain><devices>{disk}</devices></domain>")).unwrap();
+            domain.disks.into_iter().next().unwrap().ceph
+        };
+        let hosts = "<host name='a' port='6789'/><host name='fd00::1' port='6789'/><host name='b'/>";
+        let auth = "<auth username='u'><secret type='ceph' uuid='6a1c6a5e-1111-4222-8333-944455556666'/></auth>";
+        let found = disk(hosts, auth).unwrap();
+        assert_eq!((&*found.name, found.monitors.join(" ")), ("p/i", "a:6789 [fd00::1]:6789 b".to_owned()));
+        assert_eq!(found.user.as_deref(), Some("u"));
+        assert_eq!(found.secret, Some(SecretName::Uuid("6a1c6a5e-1111-4222-8333-944455556666".to_owned())));
+        assert_eq!(disk(&format!("{hosts}{auth}"), ""), Some(found), "libvirt leaves it where it was given");
+        let by_usage = "<auth username='u'><secret type='ceph' usage='x'/></auth>";
+        assert_eq!(disk(hosts, by_usage).unwrap().secret, Some(SecretName::Usage("x".to_owned())));
+        let bare = disk("<host name='a'/>", "").unwrap();
+        assert_eq!((bare.user, bare.secret), (None, None));
+        for source in ["", "<host transport='unix' socket='/s'/>", "<host name='a'/><snapshot name='s'/>"] {
+            assert_eq!(disk(source, auth), None, "{source}");
+        }
+        assert_eq!(disk("<host name='a'/><config file='/etc/ceph/other.conf'/>", auth), None);
     }
 
     #[test]

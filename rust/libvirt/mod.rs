@@ -16,6 +16,7 @@ mod emulator;
 mod event;
 mod machine_xml;
 mod saved_xml;
+mod secret;
 mod xml;
 
 pub use backup_xml::{BackupDisk, BackupMode, backup_xml, checkpoint_xml};
@@ -25,11 +26,12 @@ pub use capabilities::{Capabilities, Hypervisor, KnownEmulator, hypervisor, load
 pub use checkpoint::{Checkpoint, Redefined};
 pub use connection::{be_silent, connect};
 pub use domain::{Domain, JobPicture, JobState, State};
-pub use domain_xml::{Device, Disk, DomainXml, Interface, Source};
+pub use domain_xml::{CephSource, Device, Disk, DomainXml, Interface, SecretName, Source};
 pub use emulator::Emulator;
 pub use event::{Action, Event, IoError, Subscription, subscribe};
 pub use machine_xml::{Nvram, Tpm};
 pub use saved_xml::{SavedDisk, SavedDomain, Uefi};
+pub use secret::ceph_key;
 
 use virt::error::Error as VirtError;
 use virt_sys as sys;
