@@ -22,7 +22,7 @@ use crate::sys;
 
 /// Where hosts have tools. `mount` gets its helpers from there, too.
 const FOLDERS: [&str; 4] = ["/usr/bin", "/usr/sbin", "/bin", "/sbin"];
-/// As much of its output as is read, in bytes.
+/// As much of a tool's output as is read unless more is wanted, in bytes.
 const OUTPUT: u64 = 1 << 20;
 /// As much of a complaint as goes into an error, in bytes.
 const COMPLAINT: u64 = 4096;
@@ -47,6 +47,8 @@ pub(crate) struct Process {
     /// left behind would keep a pipe open.
     output: File,
     complaint: File,
+    /// As much of its output as is read, in bytes.
+    most: u64,
     /// How long it may take to end in order before it is killed.
     in_order: Option<Duration>,
     /// It hangs, and another thread waits for its end.
@@ -86,7 +88,7 @@ impl Tool {
         let (output, complaint) = (memory("stdout")?, memory("stderr")?);
         command.stdout(output.try_clone().map_err(io)?).stderr(complaint.try_clone().map_err(io)?).process_group(0);
         let child = command.spawn().map_err(io)?;
-        Ok(Process { tool: self, child, output, complaint, in_order: None, is_left: false })
+        Ok(Process { tool: self, child, output, complaint, most: OUTPUT, in_order: None, is_left: false })
     }
 
     /// Runs the tool to its end, for at most `limit`. Asks `go_on` meanwhile, whose error ends it.
@@ -167,7 +169,7 @@ impl Process {
     pub(crate) fn ended(&mut self) -> Result<Option<Ended>> {
         let io = |e| Error::io(self.tool.step, self.tool.program, e);
         let Some(status) = self.child.try_wait().map_err(io)? else { return Ok(None) };
-        let output = start_of(&mut self.output, OUTPUT).map_err(io)?;
+        let output = start_of(&mut self.output, self.most).map_err(io)?;
         let complaint = start_of(&mut self.complaint, COMPLAINT).map_err(io)?;
         Ok(Some(Ended { tool: self.tool, status, output, complaint }))
     }
@@ -180,6 +182,12 @@ impl Process {
         }
         let left = format!("a process of {program} that hangs and holds what it has locked");
         Error::new(Code::NasUnresponsive, step, late).with_leftover(left)
+    }
+
+    /// So many bytes of its output are read.
+    pub(crate) fn told_up_to(mut self, most: u64) -> Process {
+        self.most = most;
+        self
     }
 
     /// It gets so long to end in order before it is killed.

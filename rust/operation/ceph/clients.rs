@@ -1,19 +1,13 @@
 //! Asks Ceph's own tool who has an image open for writing, because nothing locks an image in Ceph.
 
-use std::io::ErrorKind;
-use std::process::Command;
-
 use serde::Deserialize;
 
-use super::{Rbd, confinement};
+use super::{Rbd, tool};
 use crate::error::{Code, Error, Result};
 use crate::limits;
 use crate::process::Tool;
-use crate::sys;
 
-const PROGRAM: &str = "rbd";
-const STEP: &str = "ask who has the image in Ceph open";
-const RBD: Tool = Tool { program: PROGRAM, step: STEP, late: "Ceph does not answer" };
+const RBD: Tool = tool::rbd("ask who has the image in Ceph open");
 
 #[derive(Deserialize)]
 struct WatcherList {
@@ -22,34 +16,23 @@ struct WatcherList {
 
 /// `INVALID_ARGUMENT` when this host lacks the tool that tells who has an image open.
 pub(in crate::operation) fn can_be_asked() -> Result<()> {
-    command().map(drop)
-}
-
-fn command() -> Result<Command> {
-    RBD.command().map_err(|error| match error.kind() {
-        ErrorKind::NotFound => {
+    tool::command(RBD).map(drop).map_err(|error| match error.code {
+        Code::JobFailed => {
             let why = "who has an image in Ceph open is asked before it is written, and this host lacks what tells";
-            Error::invalid("output.path", format!("{why}: install '{PROGRAM}', package ceph-common - {error}"))
+            Error::invalid("output.path", format!("{why}: {}", error.cause))
         }
-        _ => Error::io(STEP, PROGRAM, error),
+        _ => error,
     })
 }
 
 /// Counts the clients that have `image` open. Ceph counts a client that was killed for half a minute more. `go_on` is asked while this
 /// waits.
 pub(in crate::operation) fn clients(image: &Rbd, go_on: impl FnMut() -> Result<()>) -> Result<usize> {
-    let mut command = command()?;
-    let key = image.key_file().map_err(|e| Error::io(STEP, "the key", e))?;
-    command.args(["status", "--format=json"]).args(image.arguments()).stdin(key);
-    confinement().put_on(&mut command);
-    // the change of the user resets this, so it is set afterwards
-    sys::end_with_thread(&mut command);
-    count(&RBD.run(&mut command, limits::CEPH, go_on)?.result()?)
+    count(&tool::run(RBD, &["status", "--format=json"], image, None, limits::CEPH, go_on)?)
 }
 
 fn count(told: &str) -> Result<usize> {
-    let status: WatcherList = serde_json::from_str(told)
-        .map_err(|e| Error::new(Code::JobFailed, STEP, format!("{PROGRAM} does not tell it in its JSON: {e}")))?;
+    let status: WatcherList = tool::parse(RBD, told)?;
     Ok(status.watchers.len())
 }
 

@@ -4,6 +4,8 @@ mod clients;
 mod image;
 mod qemu_nbd;
 mod rbd;
+mod snapshots;
+mod tool;
 
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
@@ -15,6 +17,7 @@ pub(super) use clients::{can_be_asked, clients};
 pub(super) use image::CephImage;
 pub(super) use qemu_nbd::{Access, Server};
 pub(super) use rbd::Rbd;
+pub(super) use snapshots::{ListedSnapshot, changes, info, list, remove, take};
 
 /// Bytes of memory that such a program may have, with the stacks of its many threads.
 const MEMORY: u64 = 4 << 30;

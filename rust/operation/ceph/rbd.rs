@@ -8,6 +8,7 @@ use std::io::{self, Write};
 use rustix::fs::MemfdFlags;
 
 use crate::error::{Error, Result};
+use crate::libvirt::CephSource;
 
 const PREFIX: &str = "rbd:";
 const KEY: &str = "key";
@@ -87,11 +88,32 @@ impl Rbd {
         Ok(Rbd { name, location, options: plain, key })
     }
 
-    /// The arguments by which Ceph's tools find the image. They read the key from the standard input.
-    pub(super) fn arguments(&self) -> Vec<String> {
+    /// The image that a domain names. The error shows no option's value.
+    pub(in crate::operation) fn of_domain(source: &CephSource, key: Option<&[u8]>) -> Result<Rbd> {
+        let escaped = |value: &str| value.replace('\\', "\\\\").replace(':', "\\:");
+        let CephSource { name, monitors, user, .. } = source;
+        let auth = if user.is_some() { "cephx" } else { "none" };
+        let mut path = format!("{PREFIX}{name}:mon_host={}:auth_supported={auth}", escaped(&monitors.join(";")));
+        if let Some(user) = user {
+            path += &format!(":id={}", escaped(user));
+        }
+        if let Some(key) = key {
+            path += &format!(":{KEY}={}", base64(key));
+        }
+        Rbd::parse("disk", &path)
+    }
+
+    /// The image as it was when this snapshot was taken, which nobody can write.
+    pub(in crate::operation) fn at(&self, snapshot: &str) -> Rbd {
+        Rbd { location: format!("{}@{snapshot}{}", self.name, &self.location[self.name.len()..]), ..self.clone() }
+    }
+
+    /// The arguments by which Ceph's tool finds the image, or a snapshot of it. The tool reads the key from the standard input.
+    pub(super) fn arguments(&self, snapshot: Option<&str>) -> Vec<String> {
         let key = self.key.iter().map(|_| "--keyfile=/dev/stdin".to_owned());
         let options = self.options.iter().map(|(option, value)| format!("--{option}={value}")).chain(key);
-        options.chain([self.name[PREFIX.len()..].to_owned()]).collect()
+        let snapshot = snapshot.map(|name| format!("@{name}")).unwrap_or_default();
+        options.chain([format!("{}{snapshot}", &self.name[PREFIX.len()..])]).collect()
     }
 
     /// Writes the key into a memory file, which has no path.
@@ -100,6 +122,18 @@ impl Rbd {
         file.write_all(self.key.as_deref().unwrap_or_default().as_bytes())?;
         Ok(file)
     }
+}
+
+/// The bytes in base64 (RFC 4648, section 4), in which Ceph writes keys.
+fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let digits = |three: &[u8]| {
+        let bits = three.iter().fold(0, |bits: u32, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - three.len()));
+        let digit = move |i: usize| char::from(DIGITS[(bits >> (18 - 6 * i)) as usize % 64]);
+        let told = three.len() + 1;
+        (0..4).map(move |i| if i < told { digit(i) } else { '=' })
+    };
+    bytes.chunks(3).flat_map(digits).collect()
 }
 
 /// True if the name is one pool and one image, and not a snapshot of it.
@@ -170,6 +204,30 @@ mod tests {
             let found = parse(path).unwrap();
             assert_eq!((&*found.name, &*found.location, found.key.as_deref()), (name, location, key));
             assert_eq!(format!("{found:?}"), name);
+            let at = found.at("s");
+            assert_eq!((at.name, at.location), (name.to_owned(), location.replacen(name, &format!("{name}@s"), 1)));
+        }
+    }
+
+    #[test]
+    fn an_image_of_a_domain_is_reached_as_the_domain_reaches_it() {
+        let mut source = CephSource {
+            name: "p/i".into(),
+            monitors: vec!["192.0.2.1:6789".into(), "[fd00::1]".into()],
+            user: Some("a:b\\c".into()),
+            secret: None,
+        };
+        let found = Rbd::of_domain(&source, Some(b"\x00\xffkey")).unwrap();
+        assert_eq!((&*found.name, found.key.as_deref()), ("rbd:p/i", Some("AP9rZXk=")));
+        let options = ["--mon_host=192.0.2.1:6789;[fd00::1]", "--auth_supported=cephx", "--id=a:b\\c"];
+        assert_eq!(found.arguments(Some("s")), [&options[..], &["--keyfile=/dev/stdin", "p/i@s"]].concat());
+        source.user = None;
+        let found = Rbd::of_domain(&source, None).unwrap();
+        assert_eq!((found.key.as_deref(), &*found.arguments(None)[1]), (None, "--auth_supported=none"));
+        source.name = "p/n/i".into();
+        assert!(Rbd::of_domain(&source, Some(b"secret")).is_err());
+        for (bytes, text) in [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg==")] {
+            assert_eq!(base64(bytes.as_bytes()), text);
         }
     }
 
