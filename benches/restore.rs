@@ -207,6 +207,7 @@ fn make(nas: &Path, size: u64) -> Outcome {
         bitmap: None,
         fingerprints: Some(Fingerprints { file: index, hash, rest }),
         lost_fingerprints: false,
+        snapshot: None,
         rebasing: None,
     };
     let manifest = Manifest {

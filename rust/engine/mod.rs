@@ -18,4 +18,5 @@ mod shared;
 pub mod socket;
 mod writer;
 
+pub use reader::{Changes, GoOn, LateChanges};
 pub use writer::{CopyTarget, Written};

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::job::COPY;
 use super::rate::{Limiter, Rate};
-use super::reader::{self, DiskExport, Throttle};
+use super::reader::{self, Changes, DiskExport, Throttle};
 use super::shared::CopyState;
 use super::socket::Socket;
 use super::writer::{CopyTarget, Piece, REQUEST, Slot, Writer, WriterEnds, Written, send};
@@ -36,8 +36,8 @@ pub struct OfflineDisk {
 pub enum Origin {
     /// The disk's images, and, for an incremental, what changed since the parent.
     Images(Box<View>, Option<Dirty>),
-    /// The export behind this socket that has the disk's name.
-    Export(Arc<Socket>),
+    /// The export behind this socket that has the disk's name, and what of it is copied.
+    Export(Arc<Socket>, Changes),
 }
 
 /// Copies the disks and returns the fingerprints of each. `guard` keeps others from writing to the disks; the reader drops it
@@ -147,8 +147,8 @@ impl DiskReader {
     fn open((name, size, origin): DiskOrigin, shared: &CopyState) -> Result<DiskReader> {
         Ok(match origin {
             Origin::Images(view, changes) => DiskReader::Images(ImageReader { name, view, changes }),
-            Origin::Export(socket) => {
-                let export = DiskExport { disk: name, size, incremental: false, scratch: None };
+            Origin::Export(socket, changes) => {
+                let export = DiskExport { disk: name, size, changes, scratch: None };
                 DiskReader::Export(reader::ExportReader::open(&socket, export, shared)?)
             }
         })

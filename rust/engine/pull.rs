@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use super::incident::Incident;
 use super::job::{BackupJob, COPY, Signal};
 use super::rate::Rate;
-use super::reader::{self, DiskExport, ReadResult};
+use super::reader::{self, Changes, DiskExport, LateChanges, ReadResult};
 use super::reserve::{self, GrowthSpeed, Reserve};
 use super::scratch::Scratch;
 use super::shared::CopyState;
@@ -33,8 +33,10 @@ const LEAST_LEFT: u64 = LEAST_SCRATCH / 2;
 pub struct PullDisk {
     /// The file that the disk's data goes to.
     pub target: CopyTarget,
-    /// True if only what changed since the parent is copied.
-    pub incremental: bool,
+    /// What of it is copied.
+    pub changes: Changes,
+    /// What of it is copied, where that is known only once the job has begun.
+    pub late: Option<LateChanges>,
 }
 
 /// Refuses a scratch folder with less than `LEAST_SCRATCH` bytes of room.
@@ -100,7 +102,7 @@ impl Pull {
     fn start(
         backup: &BackupJob,
         scratch: &Scratch,
-        disks: Vec<PullDisk>,
+        mut disks: Vec<PullDisk>,
         rate: Rate,
         session: Session,
     ) -> Result<Pull> {
@@ -108,10 +110,10 @@ impl Pull {
         let export = |disk: &PullDisk| DiskExport {
             disk: disk.target.disk.clone(),
             size: disk.target.size,
-            incremental: disk.incremental,
+            changes: disk.changes.clone(),
             scratch: Some(scratch.file(&disk.target.disk).into()),
         };
-        let exports = disks.iter().map(export).collect();
+        let exports = disks.iter_mut().map(|disk| (export(disk), disk.late.take())).collect();
         let targets = disks.into_iter().map(|disk| disk.target).collect();
         let sender = backup.sender();
         let ended = move || drop(sender.send(Signal::Ended));
@@ -197,10 +199,11 @@ impl Pull {
         deadline: Instant,
     ) -> Result<Written> {
         loop {
-            if let Some(written) = written.take().or_else(|| self.writer.result()) {
+            let written = written.take().or_else(|| self.writer.result());
+            self.shared.report(job)?;
+            if let Some(written) = written {
                 return written;
             }
-            self.shared.report(job)?;
             if Instant::now() >= deadline {
                 return Err(Error::new(Code::Timeout, COPY, "not done within waitSeconds"));
             }

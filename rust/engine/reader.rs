@@ -2,7 +2,9 @@
 //! wait for the reader, and the guest for QEMU.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::fs::File;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
@@ -20,6 +22,8 @@ use crate::qcow2::CLUSTER;
 
 /// The bytes that one question about extents covers.
 const WINDOW: u64 = 1 << 30;
+/// What ranges are called among the answers of a server, as if it had told them.
+const RANGES: &str = "ranges";
 
 /// One disk's export.
 #[derive(Debug, Clone)]
@@ -27,8 +31,8 @@ pub(super) struct DiskExport {
     /// The name of the disk in the domain, and of its export.
     pub(super) disk: String,
     pub(super) size: u64,
-    /// True if only what the bitmap names is copied.
-    pub(super) incremental: bool,
+    /// What of it is copied.
+    pub(super) changes: Changes,
     /// QEMU's file for the disk's old blocks; `None` if no guest writes.
     pub(super) scratch: Option<PathBuf>,
 }
@@ -36,8 +40,62 @@ pub(super) struct DiskExport {
 impl DiskExport {
     /// The NBD context of the disk's bitmap, as libvirt names it.
     fn bitmap(&self) -> Option<String> {
-        self.incremental.then(|| format!("qemu:dirty-bitmap:backup-{}", self.disk))
+        matches!(self.changes, Changes::Bitmap).then(|| format!("qemu:dirty-bitmap:backup-{}", self.disk))
     }
+}
+
+/// What of a disk is copied.
+#[derive(Debug, Clone)]
+pub enum Changes {
+    /// All of it.
+    All,
+    /// What its bitmap names.
+    Bitmap,
+    /// These ranges, in ascending order. None of them touches another.
+    Ranges(Arc<[Range<u64>]>),
+}
+
+/// Fails when the copy is to stop.
+pub type GoOn<'a> = &'a mut dyn FnMut() -> Result<()>;
+
+/// Tells what of a disk is copied once the job has begun, and asks meanwhile whether to go on.
+pub struct LateChanges(pub Box<dyn FnOnce(GoOn<'_>) -> Result<Changes> + Send>);
+
+impl fmt::Debug for LateChanges {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LateChanges")
+    }
+}
+
+impl Changes {
+    /// Where something may have to be copied next, from `offset` on, which is the begin of a cluster.
+    fn next(&self, offset: u64) -> Option<u64> {
+        let Changes::Ranges(ranges) = self else { return Some(offset) };
+        let next = ranges.get(first_beyond(ranges, offset))?;
+        Some(offset.max(next.start / CLUSTER * CLUSTER))
+    }
+}
+
+/// The position of the first of the ranges that ends behind `offset`.
+fn first_beyond(ranges: &[Range<u64>], offset: u64) -> usize {
+    ranges.partition_point(|range| range.end <= offset)
+}
+
+/// What lies in the window, and in the ranges or not, as an export tells it of a bitmap.
+fn as_extents(ranges: &[Range<u64>], window: Range<u64>) -> Vec<Extent> {
+    let (mut extents, mut at) = (Vec::new(), window.start);
+    let mut add = |end: u64, flags| {
+        if end > at {
+            extents.push(Extent { length: end - at, flags });
+            at = end;
+        }
+    };
+    for range in ranges[first_beyond(ranges, window.start)..].iter().take_while(|range| range.start < window.end) {
+        add(range.start, 0);
+        add(range.end.min(window.end), DIRTY);
+    }
+    add(window.end, 0);
+    extents
 }
 
 /// Consecutive clusters that are all data or all zero.
@@ -73,7 +131,7 @@ impl ReadResult {
 /// Reads the exports behind `socket`, one after the other, into the slots that the writer has emptied.
 pub(super) fn read(
     socket: Arc<Socket>,
-    exports: Vec<DiskExport>,
+    exports: Vec<(DiskExport, Option<LateChanges>)>,
     rate: Rate,
     ends: &WriterEnds,
     shared: &CopyState,
@@ -90,15 +148,17 @@ pub(super) fn read(
 fn read_all(
     disks: &mut Vec<ExportReader>,
     socket: &Socket,
-    exports: Vec<DiskExport>,
+    exports: Vec<(DiskExport, Option<LateChanges>)>,
     rate: Rate,
     ends: &WriterEnds,
     shared: &CopyState,
 ) -> Result<()> {
-    let mut throttle = Throttle::new(exports.iter().filter_map(|export| export.scratch.as_deref()), rate);
-    for export in exports {
+    let mut throttle = Throttle::new(exports.iter().filter_map(|(export, _)| export.scratch.as_deref()), rate);
+    let mut late = Vec::new();
+    for (export, changes) in exports {
         // pushed first, so that the connection stays open if its own connect fails
         disks.push(ExportReader::new(export)?);
+        late.push(changes);
         if let Some(disk) = disks.last_mut() {
             disk.connect(socket, shared)?;
         }
@@ -106,6 +166,11 @@ fn read_all(
     // without the name nobody else can connect; the check finds who did before
     socket.remove();
     socket.check_alone(disks.len())?;
+    for (ExportReader { export, .. }, late) in disks.iter_mut().zip(late) {
+        if let Some(LateChanges(tell)) = late {
+            export.changes = tell(&mut || shared.check_not_stopped()).map_err(|error| error.on_disk(&export.disk))?;
+        }
+    }
     let mut total = 0;
     for disk in disks.iter_mut() {
         total += disk.count(shared)?;
@@ -216,9 +281,20 @@ impl ExportReader {
 
     /// Asks the server for the extents of the disk's next part.
     fn ask(&mut self, shared: &CopyState) -> Result<()> {
-        let length = WINDOW.min(self.export.size - self.asked);
-        let status = self.connection.status(self.asked, length, limits::COPY_LOOK, || shared.check_not_stopped())?;
-        let (covered, runs) = runs(&status, self.bitmap.as_deref(), self.asked, length)?;
+        let size = self.export.size;
+        let Some(next) = self.export.changes.next(self.asked).filter(|next| *next < size) else {
+            self.asked = size;
+            return Ok(());
+        };
+        self.asked = next;
+        let length = WINDOW.min(size - next);
+        let mut status = self.connection.status(next, length, limits::COPY_LOOK, || shared.check_not_stopped())?;
+        let mut bitmap = self.bitmap.as_deref();
+        if let Changes::Ranges(ranges) = &self.export.changes {
+            status.insert(RANGES.to_owned(), as_extents(ranges, next..next + length));
+            bitmap = Some(RANGES);
+        }
+        let (covered, runs) = runs(&status, bitmap, next, length)?;
         self.asked += covered;
         self.runs.extend(runs);
         Ok(())
@@ -380,6 +456,44 @@ mod tests {
     /// Offset and length in clusters, and whether it is zero.
     fn brief(runs: &[ClusterRun]) -> Vec<(u64, u64, bool)> {
         runs.iter().map(|run| (run.offset / CLUSTER, run.length / CLUSTER, run.zero)).collect()
+    }
+
+    /// As the reader walks over a disk: no cluster that a range touches is passed over, and no other is copied.
+    #[test]
+    fn each_cluster_that_a_range_touches_is_copied() {
+        type Case<'a> = (&'a [(u64, u64)], Vec<u64>);
+        const C: u64 = CLUSTER;
+        let size = 9 * C + 512;
+        let cases: [Case<'_>; 9] = [
+            (&[], vec![]),
+            (&[(0, 1)], vec![0]),
+            (&[(C - 1, C)], vec![0]),
+            (&[(C - 1, C + 1)], vec![0, 1]),
+            (&[(10, 20), (30, 40), (2 * C + 5, 2 * C + 6), (5 * C, 7 * C)], vec![0, 2, 5, 6]),
+            (&[(4 * C - 1, 4 * C), (9 * C + 511, 9 * C + 512)], vec![3, 9]),
+            (&[(9 * C, 12 * C)], vec![9]),
+            (&[(12 * C, 13 * C)], vec![]),
+            (&[(0, size)], (0..10).collect()),
+        ];
+        for (ranges, expected) in cases {
+            let ranges: Vec<_> = ranges.iter().map(|(start, end)| *start..*end).collect();
+            for window in [C, 3 * C, WINDOW] {
+                let changes = Changes::Ranges(ranges.clone().into());
+                let (mut at, mut copied) = (0, Vec::new());
+                while let Some(next) = changes.next(at).filter(|next| *next < size) {
+                    let length = window.min(size - next);
+                    let extents = as_extents(&ranges, next..next + length);
+                    assert_eq!(extents.iter().map(|extent| extent.length).sum::<u64>(), length);
+                    let zeroes = vec![Extent { length, flags: HOLE | ZERO }];
+                    let said = Status::from([(ALLOCATION.to_owned(), zeroes), (RANGES.to_owned(), extents)]);
+                    let (covered, found) = runs(&said, Some(RANGES), next, length).unwrap();
+                    let clusters = found.iter().flat_map(|run| run.offset / C..(run.offset + run.length).div_ceil(C));
+                    copied.extend(clusters);
+                    at = next + covered;
+                }
+                assert_eq!(copied, expected, "{ranges:?} by {window}");
+            }
+        }
     }
 
     #[test]

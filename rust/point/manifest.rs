@@ -123,6 +123,9 @@ pub struct ManifestDisk {
     pub virtual_size: u64,
     /// The bitmap that it carries since this point.
     pub bitmap: Option<String>,
+    /// The snapshot in Ceph since which Ceph tells what has changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<Snapshot>,
     /// The fingerprints of what its image holds itself; null if none were made, or the image has changed since.
     #[serde(default)]
     pub fingerprints: Option<Fingerprints>,
@@ -132,6 +135,18 @@ pub struct ManifestDisk {
     /// Present while a rebase changes the image. Meanwhile all other fields tell what the image was before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rebasing: Option<Rebasing>,
+}
+
+/// A snapshot of an image in Ceph. Ceph gives no id twice.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Snapshot {
+    /// The id of the image.
+    pub image: String,
+    /// The id of the snapshot.
+    pub id: u64,
+    /// The name of the snapshot.
+    pub name: String,
 }
 
 /// A rebase of an image that has begun.
@@ -360,6 +375,7 @@ mod tests {
             bitmap: None,
             fingerprints: None,
             lost_fingerprints: false,
+            snapshot: None,
             rebasing: None,
         }
     }

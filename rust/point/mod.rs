@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 pub use chain::{DEEPEST, Link, open_chain, open_chain_while, resolve};
 pub use images::{image_names, images, open_with_images};
 pub use machine_state::{LONGEST_STATE, NVRAM, NVRAM_QCOW2, StateFile, StatePart, TPM, TPM_1_2};
-pub use manifest::{LeftOut, MANIFEST, Manifest, ManifestDisk, ParentPoint, Rebasing, UNTOLD};
+pub use manifest::{LeftOut, MANIFEST, Manifest, ManifestDisk, ParentPoint, Rebasing, Snapshot, UNTOLD};
 pub use parent::{ChainImage, Parent, ParentDisk};
 pub use volume::{volume_of, volume_of_image};
 

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 
 use super::chain::resolve;
 use super::fingerprints::Fingerprints;
-use super::{DEEPEST, Manifest, ManifestDisk};
+use super::{DEEPEST, Manifest, ManifestDisk, Snapshot};
 use crate::config;
 use crate::error::Result;
 use crate::nas::folder::Folder;
@@ -51,6 +51,8 @@ pub struct ParentDisk {
     pub virtual_size: u64,
     /// The bitmap that the disk carries since then.
     pub bitmap: Option<String>,
+    /// The snapshot of it in Ceph that was taken then.
+    pub snapshot: Option<Snapshot>,
     /// Its images, itself first, or why they can't be trusted.
     pub chain: Result<Vec<ChainImage>, String>,
 }
@@ -106,6 +108,7 @@ impl Parent {
             volume: disk.volume.clone(),
             virtual_size: disk.virtual_size,
             bitmap: disk.bitmap.clone(),
+            snapshot: disk.snapshot.clone(),
             chain: self.chains.get(&disk.file)?.clone(),
         })
     }
@@ -209,6 +212,7 @@ mod tests {
                 bitmap: Some(point.into()),
                 fingerprints: None,
                 lost_fingerprints: false,
+                snapshot: None,
                 rebasing: None,
             };
             let manifest = Manifest {

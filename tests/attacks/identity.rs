@@ -109,6 +109,7 @@ fn manifest(vm: &str, point: u32, folder: &Path) -> Manifest {
         bitmap: Some(format!("backup-{point}")),
         fingerprints: None,
         lost_fingerprints: false,
+        snapshot: None,
         rebasing: None,
     };
     Manifest {

@@ -117,6 +117,7 @@ fn manifest(instance: &Path, point: usize) {
                 bitmap: None,
                 fingerprints: None,
                 lost_fingerprints: false,
+                snapshot: None,
                 rebasing: None,
             })
             .collect(),

@@ -140,6 +140,7 @@ pub(crate) fn manifest(root: &Path, point: usize, fingerprints: bool) {
         bitmap: None,
         fingerprints: fingerprints.then(|| fingerprint(&folder.join(file))),
         lost_fingerprints: false,
+        snapshot: None,
         rebasing: None,
     };
     let manifest = Manifest {

@@ -39,6 +39,11 @@ impl Ceph {
         Ceph { folder, address, key, secret }
     }
 
+    /// From now on libvirt does not have its user's key.
+    pub fn forget_key(&self) {
+        run("virsh", ["secret-undefine", &self.secret]);
+    }
+
     /// From now on no image answers.
     pub fn hang(&self) {
         self.signal("-STOP");
@@ -90,6 +95,37 @@ impl Ceph {
     /// What it is from now on can be told from what is written to it.
     pub fn snapshot(&self, image: &str, name: &str) {
         self.rbd(&["snap", "create", "--no-progress", &format!("{image}@{name}")]);
+    }
+
+    /// The names of its snapshots, the oldest first.
+    pub fn snapshots(&self, image: &str) -> Vec<String> {
+        let told: serde_json::Value = serde_json::from_str(&self.rbd(&["snap", "ls", "--format=json", image])).unwrap();
+        let name = |listed: &serde_json::Value| listed["name"].as_str().unwrap().to_owned();
+        told.as_array().unwrap().iter().map(name).collect()
+    }
+
+    pub fn remove_snapshot(&self, image: &str, name: &str) {
+        self.rbd(&["snap", "rm", "--no-progress", &format!("{image}@{name}")]);
+    }
+
+    /// It holds again what it held then.
+    pub fn roll_back(&self, image: &str, name: &str) {
+        self.rbd(&["snap", "rollback", "--no-progress", &format!("{image}@{name}")]);
+    }
+
+    /// Puts a clone of this content in the place of the image.
+    pub fn replace_by_clone(&self, image: &str, content: &[u8]) {
+        let template = format!("template-{image}");
+        self.import(&template, content);
+        self.snapshot(&template, "base");
+        self.rbd(&["snap", "protect", &format!("{template}@base")]);
+        self.remove(image);
+        self.rbd(&["clone", &format!("{template}@base"), &format!("{POOL}/{image}")]);
+    }
+
+    /// Takes these features from it.
+    pub fn disable(&self, image: &str, features: &[&str]) {
+        self.rbd(&[&["feature", "disable", image], features].concat());
     }
 
     /// Where it holds something, by begin and length: of all, or of what was written since the snapshot.

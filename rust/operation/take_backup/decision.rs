@@ -2,7 +2,7 @@
 
 use super::plan::{DiskFacts, DiskPlan, Plan, Strategy};
 use super::request::Mode;
-use crate::point::{Parent, ParentDisk};
+use crate::point::{Parent, ParentDisk, Snapshot};
 
 /// Why a disk can't be compared by QEMU.
 const PUSH: &str = "the push engine does not compare contents";
@@ -171,6 +171,8 @@ pub(super) fn make_plan(
         .map(|(facts, strategy)| DiskPlan {
             carries: asked != RequestedBackup::Legacy && facts.cannot_carry.is_none(),
             facts: facts.clone(),
+            since: known_since(asked, facts, &strategy),
+            snapshot: None,
             strategy,
         })
         .collect();
@@ -181,6 +183,12 @@ pub(super) fn make_plan(
         details.push(instead);
     }
     Plan { disks, recreated: recreated && !fallback, fallback, details }
+}
+
+/// The snapshot in Ceph since which it may be known what has changed on a disk that is compared.
+fn known_since(asked: RequestedBackup<'_>, disk: &DiskFacts, strategy: &Strategy) -> Option<Snapshot> {
+    let (RequestedBackup::Incremental(Ok(parent)), Strategy::Compared(..)) = (asked, strategy) else { return None };
+    parent_disk(parent, disk)?.snapshot
 }
 
 impl DiskFacts {
@@ -246,6 +254,7 @@ mod tests {
             bitmap: bitmap.map(str::to_owned),
             fingerprints: None,
             lost_fingerprints: false,
+            snapshot: None,
             rebasing: None,
         }
     }

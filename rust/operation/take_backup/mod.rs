@@ -16,6 +16,7 @@ mod request;
 mod running;
 mod selection;
 mod shrink_check;
+mod snapshots;
 mod space;
 mod stopped;
 mod storage;

@@ -3,7 +3,7 @@
 use super::request::Mode;
 use crate::nas::path::RepoPath;
 use crate::point::fingerprints::Fingerprints;
-use crate::point::{ChainImage, Kind, ManifestDisk};
+use crate::point::{ChainImage, Kind, ManifestDisk, Snapshot};
 
 /// What was found of a disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,7 +34,7 @@ pub(super) enum Strategy {
     /// By what its bitmap says has changed since the parent.
     Incremental(RepoPath),
     /// By what differs from the fingerprints of the parent and the images below it: the engine reads the whole disk, for no
-    /// bitmap tells what changed; why.
+    /// bitmap tells what changed, or what Ceph says has changed; why.
     Compared(Vec<ChainImage>, String),
 }
 
@@ -69,6 +69,10 @@ pub(super) struct DiskPlan {
     pub strategy: Strategy,
     /// True if the disk will carry the new bitmap.
     pub carries: bool,
+    /// Of a disk that is compared: the snapshot of its image in Ceph that the parent names.
+    pub since: Option<Snapshot>,
+    /// The snapshot that this backup has taken of it.
+    pub snapshot: Option<Snapshot>,
 }
 
 /// What will be done.
@@ -128,7 +132,7 @@ impl Plan {
         bitmap: Option<&str>,
         mut fingerprints: Vec<Option<Fingerprints>>,
     ) -> Vec<ManifestDisk> {
-        let disk = |(i, DiskPlan { facts, strategy, carries }): (usize, &DiskPlan)| ManifestDisk {
+        let disk = |(i, DiskPlan { facts, strategy, carries, snapshot, .. }): (usize, &DiskPlan)| ManifestDisk {
             volume: facts.volume.clone(),
             serial: facts.serial.clone(),
             file: facts.file.clone(),
@@ -139,6 +143,7 @@ impl Plan {
             bitmap: bitmap.filter(|_| *carries).map(str::to_owned),
             fingerprints: fingerprints.get_mut(i).and_then(Option::take),
             lost_fingerprints: false,
+            snapshot: snapshot.clone(),
             rebasing: None,
         };
         self.disks.iter().enumerate().map(disk).collect()

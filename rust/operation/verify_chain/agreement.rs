@@ -97,6 +97,7 @@ mod tests {
             bitmap,
             fingerprints: None,
             lost_fingerprints: false,
+            snapshot: None,
             rebasing: None,
         }
     }

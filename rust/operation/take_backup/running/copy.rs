@@ -17,7 +17,7 @@ use crate::config::Engine;
 use crate::config::QuiesceFailure;
 use crate::engine::job::{BackupJob, PreparedJob};
 use crate::engine::scratch::Scratch;
-use crate::engine::{leftover, pull, push};
+use crate::engine::{Changes, leftover, pull, push};
 use crate::error::{Code, Error, Result};
 use crate::libvirt::{self, BackupDisk, BackupMode};
 use crate::point::fingerprints::Fingerprints;
@@ -26,7 +26,7 @@ use crate::work::job::Reporter;
 use crate::work::phase::Phase;
 
 /// What an engine needs besides the job.
-enum EngineInput {
+pub(super) enum EngineInput {
     /// The targets that QEMU writes, and closes.
     Push(Vec<push::PushTarget>),
     Pull(Arc<Scratch>, Vec<pull::PullDisk>),
@@ -39,11 +39,12 @@ impl Attempt<Running> {
         call: &Call<'_>,
         job: &mut Reporter<'_>,
     ) -> std::result::Result<Copied, Failed> {
-        let input = self.engine_input()?;
+        let mut input = self.engine_input()?;
         let xml = self.backup_xml(call.checked, &input)?;
         let checkpoint = self.bitmap.as_deref().map(|bitmap| self.checkpoint_xml(bitmap));
         job.begin(Phase::Begin)?;
         let mut details = Vec::new();
+        let told = self.take_snapshots(call, &mut input, &mut details, job)?;
         let prepared = PreparedJob::new(&self.guest.found.domain, self.guest.found.job_disks(), self.job_folder())?;
         let frozen = self.freeze(call, &mut details)?;
         let when = jiff::Timestamp::now();
@@ -90,7 +91,8 @@ impl Attempt<Running> {
         self.guest.job = OwnedJob::Begun(Box::new(backup));
         let (fingerprints, unlimited) = copied?;
         let fingerprints = fingerprints.into_iter().map(Some).collect();
-        details.extend(unlimited);
+        details.extend(unlimited.into_iter().chain(told.try_iter()));
+        self.guest.images.iter().try_for_each(|image| image.check_there(None, call, job))?;
         let millis = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         if self.guest.engine.kind == Engine::Push {
             details.extend(self.targets.take_over(call)?);
@@ -137,7 +139,8 @@ impl Attempt<Running> {
         let bases = base::open(&self.targets, &self.plan)?;
         let disk = |((i, disk), base): ((usize, &DiskPlan), _)| {
             let target = self.targets.target(i, base)?;
-            Ok(pull::PullDisk { target, incremental: disk.strategy.is_by_bitmap() })
+            let changes = if disk.strategy.is_by_bitmap() { Changes::Bitmap } else { Changes::All };
+            Ok(pull::PullDisk { target, changes, late: None })
         };
         let disks = self.plan.disks.iter().enumerate().zip(bases).map(disk).collect::<Result<_>>()?;
         Ok(EngineInput::Pull(scratch, disks))

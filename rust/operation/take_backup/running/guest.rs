@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::super::call::Call;
 use super::super::constraints::Constraints;
 use super::super::found::FoundGuest;
+use super::super::snapshots::DiskImage;
 use crate::config::Engine;
 use crate::engine::choice::{self, Choice};
 use crate::engine::job::BackupJob;
@@ -17,6 +18,8 @@ pub(in super::super) struct Running {
     pub(super) found: FoundGuest,
     pub(super) engine: ChosenEngine,
     pub(super) job: OwnedJob,
+    /// The images in Ceph of which it has taken snapshots.
+    pub(super) images: Vec<DiskImage>,
 }
 
 /// The engine that moves a guest's data, with what it needs on this host.

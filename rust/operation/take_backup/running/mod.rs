@@ -2,6 +2,7 @@
 
 mod copy;
 mod guest;
+mod images;
 mod undo;
 
 use std::collections::BTreeSet;
@@ -12,6 +13,7 @@ use super::decision::{self, ParentBitmap, RequestedBackup};
 use super::found::{self, FoundGuest};
 use super::plan::{Plan, Strategy};
 use super::request::Checked;
+use super::snapshots::DiskImage;
 use super::storage::{self, OpenedRepository, Targets};
 use super::take::{Attempt, Copied, Guest, NewBitmap, ParentFound};
 use super::{describe, shrink_check, space};
@@ -77,7 +79,7 @@ impl Guest for Running {
             Ok((found, plan, host, needed))
         })?;
         opened.free.fits(needed)?;
-        Ok((Running { found, engine, job: OwnedJob::None }, plan, host))
+        Ok((Running { found, engine, job: OwnedJob::None, images: Vec::new() }, plan, host))
     }
 
     fn engine(&self) -> Engine {
@@ -113,6 +115,7 @@ impl Guest for Running {
     }
 
     fn drop_bitmap(self, _: &Plan, bitmap: Option<&str>, host: HostState, error: Error) -> Error {
+        self.images.iter().for_each(DiskImage::remove);
         undo::drop_bitmap(self.found, bitmap, host, error)
     }
 
@@ -135,6 +138,7 @@ impl Guest for Running {
         mut host: HostState,
         details: &mut Vec<String>,
     ) {
+        details.extend(self.images.iter().filter_map(DiskImage::keep_only));
         let found = self.found;
         let gone = is_gone(&found);
         match bitmap.filter(|bitmap| bitmap.is_carried && gone.is_none()) {

@@ -2,6 +2,7 @@
 
 use super::super::call::ask;
 use super::super::found::{self, FoundGuest};
+use super::super::snapshots::DiskImage;
 use super::super::storage::TargetWriter;
 use super::super::take::Attempt;
 use super::guest::{OwnedJob, Running};
@@ -59,7 +60,8 @@ fn wait_for_end(attempt: &mut Attempt<Running>) {
 /// Undoes everything; no job runs any more.
 fn undo(attempt: Attempt<Running>, error: Error) -> (Error, Option<HostState>) {
     let Attempt { guest, bitmap, mut host, targets, .. } = attempt;
-    let Running { mut found, engine, job, .. } = guest;
+    let Running { mut found, engine, job, images } = guest;
+    images.iter().for_each(DiskImage::remove);
     let (name, owner) = (found.domain.name().to_owned(), found.xml.owner);
     let may_begin = matches!(job, OwnedJob::Unknown);
     let cleared = ask("clear the guest", move || {

@@ -6,10 +6,12 @@ use std::time::Instant;
 
 use super::super::call::Call;
 use super::super::constraints::Failed;
+use super::super::plan::DiskPlan;
 use super::super::shrink_check::{self, OpenImages};
+use super::super::snapshots::{self, DiskImage};
 use super::super::take::{Attempt, Copied};
 use super::super::{base, storage};
-use super::disk::{self, Stopped};
+use super::disk::{self, DiskToOpen, Stopped};
 use super::questions::{answered, read_machine_state, refuse_running};
 use crate::engine::offline::{self, Origin};
 use crate::error::{Code, Result};
@@ -29,7 +31,10 @@ impl Attempt<Stopped> {
     ) -> std::result::Result<Copied, Failed> {
         job.begin(Phase::Copy)?;
         let begun = Instant::now();
+        self.freeze_images(call, job)?;
+        self.refuse_started(call, |_| true)?;
         let mut wanted = disk::wanted(call.checked, &self.guest.found, &self.plan);
+        self.read_snapshots(call, &mut wanted, job)?;
         let servers = disk::serve(call, &mut wanted, job)?;
         let locked = answered("lock the disks", limits::STORAGE_STEP, move || {
             wanted.iter().map(|disk| disk.lock().map_err(|e| e.on_disk(&disk.source.path))).collect::<Result<Vec<_>>>()
@@ -55,13 +60,50 @@ impl Attempt<Stopped> {
         });
         let fingerprints = copied?;
         unlocked?;
-        if self.guest.found.iter().any(|disk| disk.source.rbd.is_some()) {
-            refuse_running(call, "it was started while its images in Ceph, which nothing locks, were read")?;
-        }
+        self.refuse_started(call, |disk| disk.snapshot.is_none())?;
+        let shown = |image: &DiskImage| self.plan.disks[image.disk].snapshot.as_ref();
+        self.guest.images.iter().try_for_each(|image| image.check_there(shown(image), call, job))?;
         let millis = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         job.begin(Phase::Publish)?;
         let limit = call.time_to_publish(storage::PUBLISH)?;
         Ok(Copied { when, millis, details: state.details, state: state.files, fingerprints, limit })
+    }
+
+    /// Takes snapshots of the images in Ceph.
+    fn freeze_images(&mut self, call: &Call<'_>, job: &mut Reporter<'_>) -> Result<()> {
+        let Attempt { guest, plan, .. } = self;
+        for (i, disk) in guest.found.iter().enumerate().filter(|_| call.checked.mode.bitmap().is_some()) {
+            let Some(rbd) = &disk.source.rbd else { continue };
+            // noted first, because what Ceph does late has to be undone, too
+            guest.images.push(DiskImage::new(i, &rbd.name, rbd.clone(), call));
+            let image = guest.images.last_mut();
+            let taken = image.map_or(Ok(()), |image| image.take(false, &mut plan.disks[i], call, job));
+            if let Err(reason) = snapshots::or_refused(taken).map_err(|error| error.on_disk(&rbd.name))? {
+                guest.images.pop();
+                plan.details.push(snapshots::without(&rbd.name, &reason));
+            }
+        }
+        Ok(())
+    }
+
+    /// Has the snapshots read, and of them what has changed, as far as that is known.
+    fn read_snapshots(&mut self, call: &Call<'_>, disks: &mut [DiskToOpen], job: &mut Reporter<'_>) -> Result<()> {
+        for image in &self.guest.images {
+            let disk = &mut disks[image.disk];
+            let (changes, told) = image.changes(call, job).map_err(|error| error.on_disk(&disk.source.path))?;
+            self.plan.details.extend(told);
+            (disk.image, disk.changes) = (Some(image.frozen()), changes);
+        }
+        Ok(())
+    }
+
+    /// `DOMAIN_STATE` when the guest runs, although a disk of it that is in Ceph, where nothing locks it, `has_to_rest`.
+    fn refuse_started(&self, call: &Call<'_>, has_to_rest: impl Fn(&DiskPlan) -> bool) -> Result<()> {
+        let mut disks = self.guest.found.iter().zip(&self.plan.disks);
+        if disks.any(|(found, planned)| found.source.rbd.is_some() && has_to_rest(planned)) {
+            refuse_running(call, "it was started while its images in Ceph, which nothing locks, were read")?;
+        }
+        Ok(())
     }
 
     /// Copies the disks from their `origins`, and compares them, of which there are the images `compared`, with the parent point.

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use super::super::call::Call;
 use super::super::plan::{DiskFacts, DiskPlan, Plan};
 use super::super::request::{Checked, StoppedSource};
+use super::super::snapshots::DiskImage;
 use super::questions::answered;
+use crate::engine::Changes;
 use crate::engine::offline::{self, Origin};
 use crate::engine::socket::Socket;
 use crate::error::{Code, Error, Result};
@@ -22,6 +24,8 @@ use crate::work::job::Reporter;
 pub(in super::super) struct Stopped {
     pub(super) found: Vec<FoundDisk>,
     pub(super) left_out: Vec<StoppedSource>,
+    /// The images in Ceph of which it has taken snapshots.
+    pub(super) images: Vec<DiskImage>,
     /// True if the disks' own storage does not answer: a thread that was left behind may hold their locks.
     pub(super) hangs: bool,
 }
@@ -128,8 +132,12 @@ pub(super) struct DiskToOpen {
     /// The paths of all disks of files or devices.
     pub paths: Vec<String>,
     pub size: u64,
-    /// The bitmap that tells what is copied; without it everything is.
+    /// The bitmap that tells what is copied of a file or device; without it everything is.
     pub bitmap: Option<String>,
+    /// What is exported of an image in Ceph: itself, or a snapshot of it.
+    pub image: Option<Rbd>,
+    /// What is copied of an export.
+    pub changes: Changes,
     /// The socket of its export, if it has one.
     pub export: Option<Arc<Socket>>,
 }
@@ -141,6 +149,8 @@ pub(super) fn wanted(checked: &Checked, found: &[FoundDisk], plan: &Plan) -> Vec
         paths: found.paths.clone(),
         size: found.facts.virtual_size,
         bitmap: checked.mode.parent_bitmap().filter(|_| planned.strategy.is_by_bitmap()).map(str::to_owned),
+        image: found.source.rbd.clone(),
+        changes: Changes::All,
         export: None,
     };
     found.iter().zip(&plan.disks).map(wanted).collect()
@@ -154,7 +164,7 @@ fn export(image: &Rbd, call: &Call<'_>, job: &mut Reporter<'_>) -> Result<Server
 pub(super) fn serve(call: &Call<'_>, disks: &mut [DiskToOpen], job: &mut Reporter<'_>) -> Result<Vec<Server>> {
     let mut servers = Vec::new();
     for disk in disks {
-        let Some(image) = &disk.source.rbd else { continue };
+        let Some(image) = &disk.image else { continue };
         let server = export(image, call, job).map_err(|error| error.on_disk(&image.name))?;
         disk.export = Some(server.socket());
         servers.push(server);
@@ -175,7 +185,7 @@ impl DiskToOpen {
     pub(super) fn lock(&self) -> Result<LockedDisk> {
         const STEP: &str = "look at the disk again";
         if let Some(socket) = &self.export {
-            let origin = Origin::Export(socket.clone());
+            let origin = Origin::Export(socket.clone(), self.changes.clone());
             return Ok(LockedDisk { images: Vec::new(), compared: Vec::new(), origin });
         }
         let OpenedDisk { images, view } = open(&self.source, &self.paths)?;

@@ -2,8 +2,8 @@
 //! What is written between the two is in the copy and in the bitmap, so nothing is lost. An incremental takes what the
 //! parent's bitmap, stored in the disk, names.
 //!
-//! An image in Ceph has neither bitmap nor lock. It is read from an export of `qemu-nbd`, and after that the guest must still
-//! be stopped.
+//! An image in Ceph has neither bitmap nor lock. The library reads a snapshot of it, from an export of `qemu-nbd`. Where it can't
+//! take one, it reads the image, and after that the guest must still be stopped.
 
 mod bitmaps;
 mod copy;
@@ -18,6 +18,7 @@ use super::decision::{self, ParentBitmap, RequestedBackup};
 use super::plan::{Plan, Strategy};
 use super::request::{Checked, StoppedSource, StoppedSources};
 use super::selection::{self, EXCLUDED};
+use super::snapshots::DiskImage;
 use super::space::Free;
 use super::storage::{self, OpenedRepository, TargetWriter, Targets};
 use super::take::{Attempt, Copied, Guest, NewBitmap, ParentFound};
@@ -45,7 +46,7 @@ impl Guest for Stopped {
         let look = |source: &StoppedSource| disk::look(call, source.clone(), sources.paths(), job);
         let found = sources.chosen.iter().map(look).collect::<Result<Vec<_>>>()?;
         job.begin(Phase::OpenRepository)?;
-        let stopped = Stopped { found, left_out: sources.left_out.clone(), hangs: false };
+        let stopped = Stopped { found, left_out: sources.left_out.clone(), images: Vec::new(), hangs: false };
         Ok((stopped, storage::open(call)?))
     }
 
@@ -93,6 +94,7 @@ impl Guest for Stopped {
     fn abandon(attempt: Attempt<Stopped>, error: Error) -> (Error, Option<HostState>) {
         let Attempt { guest, plan, targets, mut host, bitmap } = attempt;
         let error = targets.discard(error, TargetWriter::Ours);
+        guest.images.iter().for_each(DiskImage::remove);
         let error = match &bitmap {
             Some(bitmap) if guest.hangs => {
                 log::warn!("{}: bitmap '{bitmap}' stays in its disks until the next backup", host.vm());
@@ -106,6 +108,7 @@ impl Guest for Stopped {
     }
 
     fn drop_bitmap(self, plan: &Plan, bitmap: Option<&str>, mut host: HostState, error: Error) -> Error {
+        self.images.iter().for_each(DiskImage::remove);
         let error = bitmaps::unseed(&self.found, plan, bitmap, &mut host, error);
         host.end_unless(error.leftovers);
         error
@@ -146,6 +149,7 @@ impl Guest for Stopped {
             }
             None => {}
         }
+        details.extend(self.images.iter().filter_map(DiskImage::keep_only));
         host.end();
     }
 }
