@@ -44,7 +44,7 @@ pub(super) enum Piece {
 /// The file that one disk's data goes to.
 #[derive(Debug)]
 pub struct CopyTarget {
-    /// The file; the writer replaces its content.
+    /// The empty file.
     pub file: Apart,
     /// Its path, for messages.
     pub path: PathBuf,
@@ -283,10 +283,10 @@ impl<'a> ImageWriter<'a> {
     fn finish(self) -> Result<Fingerprints> {
         let ImageWriter { target, stream, recorder, base } = self;
         base.map_or(Ok(()), Base::finish).map_err(|e| target.base_failed(e))?;
-        let file = stream.finish().map_err(|e| target.failed(e))?;
+        let (file, rest) = stream.finish_and_hash().map_err(|e| target.failed(e))?;
         let (_, hash) = recorder.finish().map_err(|e| target.index_failed(e))?;
-        let rest = hash_rest(file, &mut |_, _| Ok(())).map_err(|e| target.failed(e))?.into();
-        Ok(Fingerprints { file: target.index_name.clone(), hash, rest })
+        let rest = rest.map_or_else(|| hash_rest(file, &mut |_, _| Ok(())), Ok).map_err(|e| target.failed(e))?;
+        Ok(Fingerprints { file: target.index_name.clone(), hash, rest: rest.into() })
     }
 }
 

@@ -13,9 +13,14 @@ const COPIED: u64 = 1 << 63;
 const ZERO: u64 = 1;
 /// 16-bit counts in one refcount block.
 const COUNTS_PER_BLOCK: u64 = CLUSTER / 2;
+/// Bytes of the header's cluster that are written: whole pages, which nobody has to read from a NAS to change or see them.
+const HEADER_PAGE: usize = 4096;
+/// Bytes of tables that are remembered for the hash of all that is no data: those of 16 GiB that were written.
+const MOST_REMEMBERED: usize = 32 * CLUSTER as usize;
 static ZEROES: [u8; CLUSTER as usize] = [0; CLUSTER as usize];
 
-/// An image that is being written. Before `finish` the file is no image. Memory: the L1 table and one L2 table, 128 KiB for 4 TiB.
+/// An image that is being written. Before `finish` the file is no image. Memory: the L1 table and one L2 table, 128 KiB for 4 TiB, and
+/// 2 MiB of tables.
 #[derive(Debug)]
 pub struct Stream<S> {
     storage: S,
@@ -30,14 +35,15 @@ pub struct Stream<S> {
     /// Which table `l2` is; `None` while it is empty.
     table: Option<usize>,
     writeback: Writeback,
+    /// What was written that is not the guest's data, in the file's order without its first cluster; `None` once it is too much, or
+    /// somebody else writes the data.
+    rest: Option<Vec<u8>>,
 }
 
 impl<S: Storage> Stream<S> {
-    /// Begins an image for a disk of `virtual_size` bytes in `storage`, whose former content is lost. Size and `backing` are as for
-    /// `create`.
+    /// Begins an image for a disk of `virtual_size` bytes in `storage`, which is empty. Size and `backing` are as for `create`.
     pub fn begin(storage: S, virtual_size: u64, backing: Option<&str>) -> Result<Stream<S>, Error> {
         let l1_entries = create::check(virtual_size, backing)?;
-        storage.set_length(0)?;
         Ok(Stream {
             storage,
             virtual_size,
@@ -48,6 +54,7 @@ impl<S: Storage> Stream<S> {
             l2: vec![0; CLUSTERS_PER_L2 as usize],
             table: None,
             writeback: Writeback::default(),
+            rest: Some(Vec::new()),
         })
     }
 
@@ -65,6 +72,7 @@ impl<S: Storage> Stream<S> {
                 self.enter_table(at)?;
                 let host = self.end;
                 self.append(run)?;
+                self.remember(&[], host + length as u64);
                 (0..length as u64).step_by(CLUSTER as usize).for_each(|i| self.set(at + i, (host + i) | COPIED));
             }
             (at, rest) = (at + length as u64, after);
@@ -83,6 +91,7 @@ impl<S: Storage> Stream<S> {
         }
         self.enter_table(offset)?;
         let host = self.end;
+        self.rest = None;
         (0..length).step_by(CLUSTER as usize).for_each(|i| self.set(offset + i, (host + i) | COPIED));
         self.end += length.next_multiple_of(CLUSTER);
         self.said = offset + length;
@@ -99,13 +108,16 @@ impl<S: Storage> Stream<S> {
     }
 
     /// Writes the tables and the header. Clusters that were not mentioned read as the backing file has them, or as zeroes. Syncs nothing.
-    pub fn finish(mut self) -> Result<S, Error> {
+    pub fn finish(self) -> Result<S, Error> {
+        self.finish_and_hash().map(|(storage, _)| storage)
+    }
+
+    /// The same, with what `hash_rest` would tell of the image, if so much is remembered.
+    pub fn finish_and_hash(mut self) -> Result<(S, Option<blake3::Hash>), Error> {
         self.write_table()?;
-        let l1_offset = self.end;
         let l1: Vec<u8> = self.l1.iter().flat_map(|entry| entry.to_be_bytes()).collect();
-        self.append(&l1)?;
         // Blocks and table count themselves, too.
-        let used = self.end / CLUSTER;
+        let used = self.end / CLUSTER + (l1.len() as u64).div_ceil(CLUSTER);
         let (mut blocks, mut table) = (0, 0);
         while (used + blocks + table).div_ceil(COUNTS_PER_BLOCK) > blocks || (blocks * 8).div_ceil(CLUSTER) > table {
             blocks = (used + blocks + table).div_ceil(COUNTS_PER_BLOCK);
@@ -115,15 +127,25 @@ impl<S: Storage> Stream<S> {
         let first_block = self.end;
         for block in 0..blocks {
             let counts = (clusters - (block * COUNTS_PER_BLOCK).min(clusters)).min(COUNTS_PER_BLOCK);
-            self.append(&1_u16.to_be_bytes().repeat(counts as usize))?;
+            self.append_table(&1_u16.to_be_bytes().repeat(counts as usize))?;
         }
-        let places = TableOffsets { l1: l1_offset, refcount_table: self.end, refcount_clusters: table as u32 };
+        let refcount_table = self.end;
         let entries: Vec<u8> = (0..blocks).flat_map(|block| (first_block + block * CLUSTER).to_be_bytes()).collect();
-        self.append(&entries)?;
-        self.storage.set_length(clusters * CLUSTER)?;
-        let header = create::header(self.virtual_size, self.l1.len() as u32, &places, self.backing.as_deref());
+        self.append_table(&entries)?;
+        let places = TableOffsets { l1: self.end, refcount_table, refcount_clusters: table as u32 };
+        // Of the last cluster no more is needed: so no length has to be set, which on NFS waits until all before is written.
+        self.append_table(&l1)?;
+        let mut header = create::header(self.virtual_size, self.l1.len() as u32, &places, self.backing.as_deref());
+        header.resize(HEADER_PAGE, 0);
         self.storage.write_at(&header, 0)?;
-        Ok(self.storage)
+        let hash = self.rest.map(|rest| {
+            let mut hasher = blake3::Hasher::new();
+            // no further than the file goes
+            let rest = &rest[..rest.len() - (l1.len().next_multiple_of(CLUSTER as usize) - l1.len())];
+            hasher.update(&header).update(&ZEROES[HEADER_PAGE..]).update(rest);
+            hasher.finalize()
+        });
+        Ok((self.storage, hash))
     }
 
     /// Checks that the caller mentions each cluster once, in order, whole and within the disk.
@@ -162,10 +184,27 @@ impl<S: Storage> Stream<S> {
         if let Some(table) = self.table.take() {
             self.l1[table] = self.end | COPIED;
             let entries: Vec<u8> = self.l2.iter().flat_map(|entry| entry.to_be_bytes()).collect();
-            self.append(&entries)?;
+            self.append_table(&entries)?;
             self.l2.fill(0);
         }
         Ok(())
+    }
+
+    fn append_table(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        let end = self.end + bytes.len() as u64;
+        self.append(bytes)?;
+        self.remember(bytes, end);
+        Ok(())
+    }
+
+    /// Remembers what was written up to the offset `end`, and the rest of the cluster there, which reads as zeroes.
+    fn remember(&mut self, bytes: &[u8], end: u64) {
+        let padding = (end.next_multiple_of(CLUSTER) - end) as usize;
+        self.rest = self.rest.take().filter(|rest| rest.len() + bytes.len() + padding <= MOST_REMEMBERED);
+        if let Some(rest) = &mut self.rest {
+            rest.extend(bytes);
+            rest.resize(rest.len() + padding, 0);
+        }
     }
 
     /// Appends to the file; what follows begins in a new cluster.
@@ -257,7 +296,8 @@ mod tests {
                 let backing = (point > 0).then_some(below.as_str());
                 let mut stream = Stream::begin(new(&dir.path().join(&name)), size, backing).unwrap();
                 say(random, &mut stream, &mut disk);
-                stream.finish().unwrap();
+                let (file, hash) = stream.finish_and_hash().unwrap();
+                assert_eq!(hash.unwrap(), crate::qcow2::hash_rest(file, &mut |_, _| Ok(())).unwrap());
                 check(dir.path(), &name);
                 std::fs::write(dir.path().join("raw"), &disk).unwrap();
                 qemu("qemu-img", dir.path(), &["compare", "-q", "-f", "raw", "-F", "qcow2", "raw", &name]);
