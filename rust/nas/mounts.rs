@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Instant;
 
 use super::denied;
-use super::folder::Folder;
+use super::folder::{Folder, Room};
 use super::fstab;
 use super::mount::{self, Mount};
 use super::repository::Export;
@@ -29,39 +29,41 @@ type Mounts = HashMap<(Export, PathBuf), Arc<MountSlot>>;
 static MOUNTS: LazyLock<Mutex<Mounts>> = LazyLock::new(Mutex::default);
 
 impl OpenExport {
-    /// True if the mount can still be used. Somebody may have unmounted it, and a server that was set up anew rejects its
+    /// The room, if the mount can still be used. Somebody may have unmounted it, and a server that was set up anew rejects its
     /// handles.
-    fn is_alive(&self) -> bool {
-        self.mount.as_ref().is_none_or(Mount::is_there) && self.root.room().is_ok()
+    fn room_if_alive(&self) -> Option<Option<Room>> {
+        self.mount.as_ref().is_none_or(Mount::is_there).then(|| self.root.room().ok()).flatten()
     }
 }
 
-/// Opens the repository. Calls `admit` before a mount, because the caller may have waited for others on the same export.
+/// Opens the repository, and tells its room if that was asked for. Calls `admit` before a mount, because the caller may have waited for others on the same export.
 pub(super) fn open(
     until: Instant,
     export: &Export,
     config: &Config,
     admit: impl Fn(&Export) -> Result<()>,
-) -> Result<Arc<OpenExport>> {
+) -> Result<(Arc<OpenExport>, Option<Room>)> {
     if export.is_dir() {
         let folder = Path::new(export.address());
         let root = open_root(folder)?;
         fstab::check_mounted(folder)?;
-        return Ok(Arc::new(OpenExport { root, mount: None }));
+        return Ok((Arc::new(OpenExport { root, mount: None }), None));
     }
     let slot = slot(export, &config.mount_dir);
     let mut dead = Weak::new();
     loop {
         match slot.find(export, &dead, until)? {
             // each caller asks the NAS itself: a hung NAS delays only its askers, and each reports that itself
-            FoundMount::Opened(opened) if opened.is_alive() => return Ok(opened),
-            FoundMount::Opened(opened) => {
-                log::warn!("mounting {export} anew: its mount can't be used any more");
-                dead = Arc::downgrade(&opened);
-            }
+            FoundMount::Opened(opened) => match opened.room_if_alive() {
+                Some(room) => return Ok((opened, room)),
+                None => {
+                    log::warn!("mounting {export} anew: its mount can't be used any more");
+                    dead = Arc::downgrade(&opened);
+                }
+            },
             FoundMount::Turn(turn) => {
                 admit(export)?;
-                return turn.make(export, config, until);
+                return Ok((turn.make(export, config, until)?, None));
             }
         }
     }
@@ -140,7 +142,7 @@ impl Drop for Turn {
 
 /// Asks the repository something that only the NAS can answer.
 pub(super) fn probe(export: &Export, config: &Config) -> Result<()> {
-    let opened = open(Instant::now() + limits::MOUNT, export, config, |_| Ok(()))?;
+    let (opened, _) = open(Instant::now() + limits::MOUNT, export, config, |_| Ok(()))?;
     opened.root.room().map(drop).map_err(|error| Error { step: "ask the repository", ..error })
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use log::Level;
 
-use super::folder::Folder;
+use super::folder::{Folder, Room};
 use super::mounts::{self, OpenExport};
 use super::repository::Export;
 use super::{health, mount_folder};
@@ -27,6 +27,8 @@ pub struct Session(Arc<SharedMount>);
 #[derive(Debug)]
 struct SharedMount {
     opened: Arc<OpenExport>,
+    /// The room, if it was asked for when the repository was opened.
+    room: Option<Room>,
     keep: Duration,
 }
 
@@ -38,8 +40,8 @@ impl Session {
     }
 
     fn open_until(until: Instant, export: &Export, config: &Config) -> Result<Session> {
-        let opened = mounts::open(until, export, config, health::check_responsive)?;
-        Ok(Session(Arc::new(SharedMount { opened, keep: Duration::from_secs(config.mount_keep_seconds) })))
+        let (opened, room) = mounts::open(until, export, config, health::check_responsive)?;
+        Ok(Session(Arc::new(SharedMount { opened, room, keep: Duration::from_secs(config.mount_keep_seconds) })))
     }
 
     /// Like `open`, with a time limit. A NAS that did not answer before is `NAS_UNRESPONSIVE` at once, until it has answered.
@@ -65,6 +67,11 @@ impl Session {
     /// The repository's root.
     pub fn root(&self) -> &Folder {
         &self.0.opened.root
+    }
+
+    /// The bytes that were available when the repository was opened, or now if nobody has asked then.
+    pub fn free_at_open(&self) -> Result<u64> {
+        self.0.room.map_or_else(|| self.free(), |room| Ok(room.available))
     }
 
     /// The bytes that are available in the repository; `u64::MAX` where the NAS does not tell.

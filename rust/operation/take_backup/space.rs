@@ -35,9 +35,9 @@ pub(super) struct Free {
 }
 
 impl Free {
-    /// How much there is now.
+    /// How much there was when the repository was opened.
     pub(super) fn of(session: &Session) -> Result<Free> {
-        Ok(Free { session: session.clone(), bytes: session.free()? })
+        Ok(Free { session: session.clone(), bytes: session.free_at_open()? })
     }
 
     /// `NO_SPACE` when there are less than `needed` bytes. Syncs the file system before it refuses, because room that was given
