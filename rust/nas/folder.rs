@@ -16,12 +16,14 @@ use super::path::RepoPath;
 use crate::apart::{Apart, Descriptor};
 use crate::descriptor::{self, Attributes};
 use crate::error::{Code, Error, Result};
+use crate::fs_kind::FsKind;
 use crate::lacking;
 
 pub(super) const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 pub(super) const FILE: OFlags = OFlags::NOCTTY.union(OFlags::CLOEXEC);
 const WRITE: &str = "open the file for writing";
 const LIST: &str = "list the folder";
+const CREATE: &str = "create the file";
 /// The most names of a folder that are listed: more than a machine has restore points, or a point has files.
 pub const MOST_NAMES: usize = 50_000;
 
@@ -254,6 +256,18 @@ impl Folder {
     pub(super) fn find(&self, name: &OsStr, wanted: StatxFlags) -> Result<Option<Attributes>> {
         match Attributes::of_name(self, name, wanted) {
             Ok(found) => Ok(Some(found)),
+            Err(Errno::NOENT) => Ok(None),
+            Err(error) => Err(failed("look up", self.path.join(name), error)),
+        }
+    }
+
+    /// The device and number of the file `name` by what its server says now, whatever this host remembers; `None` if there is none.
+    pub(super) fn number_now(&self, name: &str) -> Result<Option<(u64, u64)>> {
+        let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::STATX_FORCE_SYNC;
+        match rustix::fs::statx(&self.fd, name, flags, StatxFlags::BASIC_STATS) {
+            Ok(found) => {
+                Ok(Some((rustix::fs::makedev(found.stx_dev_major, found.stx_dev_minor), found.stx_ino)))
+            }
             Err(Errno::NOENT) => Ok(None),
             Err(error) => Err(failed("look up", self.path.join(name), error)),
         }

@@ -13,18 +13,20 @@
 
 use std::ffi::OsStr;
 use std::io::Read;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{AtFlags, FileType};
+use rustix::fs::{AtFlags, FileType, StatxFlags};
 use rustix::io::Errno;
 
 use super::folder::Folder;
 use super::purpose::Purpose;
 use crate::apart::{Apart, Descriptor};
 use crate::config::FILE_MODE;
+use crate::descriptor::Attributes;
 use crate::error::{Code, Error, Result, called};
+use crate::fs_kind::FsKind;
 use crate::limits;
 use crate::qcow2::Storage;
 use crate::random;
@@ -61,8 +63,12 @@ pub(super) struct Lease {
 #[derive(Debug)]
 struct Claim {
     folder: Folder,
+    /// Other hosts see the folder, and nothing of it is on a device of this machine.
+    is_remote: bool,
     name: String,
     owner: String,
+    /// Its file, once it is made, by device and number, where a number is one file's alone: on NFS.
+    number: OnceLock<(u64, u64)>,
     /// How often it is renewed.
     renewal: Duration,
     /// A claim whose counter does not change for so long has expired.
@@ -143,6 +149,8 @@ impl Drop for Lease {
 impl Claim {
     fn new(folder: &Folder, purpose: Purpose) -> Result<Claim> {
         let folder = folder.open_again()?;
+        let device = rustix::fs::fstat(&folder).map_err(|e| Error::io(STEP, &folder.path, e))?.st_dev;
+        let is_remote = rustix::fs::major(device) == 0;
         let id = random::hex("make a claim")?;
         let name = if purpose == Purpose::Read { format!("{READER}{id}") } else { WRITER.to_owned() };
         let last = if purpose == Purpose::Add { ADDS } else { "" };
@@ -151,7 +159,7 @@ impl Claim {
             format!("{}\n{}\n{id}\n{host_name}\n{last}", host_identity()?, process_identity(std::process::id())?);
         let renewal = limits::within(RENEW, limits::CLAIM_RENEWAL);
         let expiry = limits::within(TAKE_OVER, limits::CLAIM);
-        Ok(Claim { folder, name, owner, renewal, expiry })
+        Ok(Claim { folder, is_remote, name, owner, number: OnceLock::new(), renewal, expiry })
     }
 
     /// Waits until no conflicting claim is there.
@@ -183,6 +191,12 @@ impl Claim {
             Err(error) if error.code == Code::AlreadyExists => Ok(None),
             made => {
                 let file = made?;
+                if FsKind::in_table(&self.folder) == FsKind::Nfs
+                    && let Ok(file) = file.with(|file| Attributes::of(file, StatxFlags::empty()))
+                {
+                    // can't fail: it is made once
+                    let _ = self.number.set(file.id());
+                }
                 let written = self.write(STEP, &file, &[counter(0).as_bytes(), self.owner.as_bytes()].concat());
                 written.inspect_err(|_| self.unlink().unwrap_or_else(|error| log::warn!("{error}")))?;
                 Ok(Some(file))
@@ -198,16 +212,23 @@ impl Claim {
     /// Writes to the begin of the file, and on a NAS syncs it, so that other hosts see the text, and a full NAS says so.
     fn write(&self, step: &'static str, file: &Apart, text: &[u8]) -> Result<()> {
         let written = file.write_at(text, 0);
-        let written = written.and_then(|()| if is_remote(file)? { file.sync() } else { Ok(()) });
+        let written = written.and_then(|()| if self.is_remote { file.sync() } else { Ok(()) });
         written.map_err(|e| Error::io(step, self.folder.path.join(&self.name), e))
     }
 
     fn check(&self) -> Result<()> {
-        if self.is_own(&self.read(&self.name)?) {
+        if self.is_at(&self.name)? {
             return Ok(());
         }
         let cause = format!("another host has taken over '{}'", self.folder.path.display());
         Err(Error::new(Code::Busy, "check the claim", cause))
+    }
+
+    /// True if our claim has this name. Whoever takes a claim over removes its file and makes another, so that on NFS the file's number
+    /// tells, by one question; elsewhere other files may have it, and the text tells.
+    fn is_at(&self, name: &str) -> Result<bool> {
+        let Some(number) = self.number.get() else { return Ok(self.is_own(&self.read(name)?)) };
+        Ok(self.folder.number_now(name)?.as_ref() == Some(number))
     }
 
     fn is_own(&self, found: &FoundClaim) -> bool {
@@ -216,7 +237,8 @@ impl Claim {
 
     fn give_back(&self) -> Result<()> {
         self.check()?;
-        match self.remove(&self.name, |found| self.is_own(found)) {
+        // on NFS it is known under the new name, too, by what it was known as under the old one
+        match self.remove_if(&self.name, |aside| Ok((self.number.get().is_some() || self.is_at(aside)?, Vec::new()))) {
             // a claim that can't be renamed may still be removed
             Err(error) if error.code != Code::Busy => self.check().and_then(|()| self.unlink()).map_err(|_| error),
             removed => removed,
@@ -290,15 +312,24 @@ impl Claim {
     /// Removes the claim that was seen. Renames it first, which only one of several hosts can do; gives the name back if it
     /// names another claim by now.
     fn remove(&self, name: &str, is_seen: impl FnOnce(&FoundClaim) -> bool) -> Result<()> {
+        self.remove_if(name, |aside| {
+            let found = self.read_other(aside)?;
+            let seen = is_seen(&found);
+            Ok((seen, if let FoundClaim::There(text) = found { text } else { Vec::new() }))
+        })
+    }
+
+    /// The same; `is_seen` tells of a name whether it is that claim, and the text of another.
+    fn remove_if(&self, name: &str, is_seen: impl FnOnce(&str) -> Result<(bool, Vec<u8>)>) -> Result<()> {
         let aside = new_expired_name()?;
-        match self.folder.rename(name, &aside) {
+        match self.folder.rename_to_free(name.as_ref(), aside.as_ref()) {
             Err(error) if error.code == Code::NotFound => return Ok(()),
             renamed => renamed?,
         }
-        let found = self.read_other(&aside);
-        if !found.as_ref().is_ok_and(is_seen) {
+        let (seen, text) = is_seen(&aside).unwrap_or_default();
+        if !seen {
             self.folder.rename(&aside, name)?;
-            return Err(self.busy(name, if let Ok(FoundClaim::There(text)) = &found { text } else { &[] }));
+            return Err(self.busy(name, &text));
         }
         match rustix::fs::unlinkat(&self.folder.fd, aside.as_str(), AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
@@ -345,11 +376,6 @@ pub(super) fn claimed_by(folder: &Folder) -> Option<String> {
 /// A new name for an expired claim.
 fn new_expired_name() -> Result<String> {
     Ok(format!("{EXPIRED}{}", random::hex("make a claim")?))
-}
-
-/// True if the file is on no device of this machine.
-fn is_remote(file: &Apart) -> std::io::Result<bool> {
-    Ok(rustix::fs::major(file.stat()?.st_dev) == 0)
 }
 
 /// The counter as text: always of the same length, so that the owner can overwrite it.

@@ -30,7 +30,8 @@ impl Folder {
         self.rename_or(from.as_ref(), to.as_ref(), Folder::rename_after_check)
     }
 
-    /// Like `rename`, of a name `to` that the caller has just found free in a listing: it is not looked for again.
+    /// Like `rename`, of a name `to` that nobody has: the caller has just found it free in a listing, or nobody can guess it. It is
+    /// not looked for again.
     pub(super) fn rename_to_free(&self, from: &OsStr, to: &OsStr) -> Result<()> {
         self.rename_or(from, to, |folder, from, to| rustix::fs::renameat(&folder.fd, from, &folder.fd, to))
     }
