@@ -137,12 +137,30 @@ impl Folder {
 
     /// Makes the file `name`, which must not exist, open for reading and writing.
     pub fn create_file(&self, name: &str, mode: u32) -> Result<Apart> {
-        const CREATE: &str = "create the file";
         self.check_name(CREATE, name.as_ref())?;
         let made = Apart::open(self, |folder| create(folder, name, OFlags::RDWR, mode));
         let made = made.map_err(|e| failed(CREATE, self.path.join(name), e))?;
         let set = self.accept_unsettable_mode(made.with(|file| set_mode(file, mode)), name);
         set.inspect_err(|_| self.remove_made(name, AtFlags::empty())).map(|()| made)
+    }
+
+    /// The same where nobody else makes the file, or it does not matter who does. On NFS, which `kind` tells, the server is not
+    /// asked for a file that must not exist: it would note in the file's times who has asked, and another request would have to
+    /// set them. A file that is there all the same is refused unless it is like a new one: it holds nothing, and has no other name.
+    pub(super) fn create_file_once(&self, name: &str, mode: u32, kind: FsKind) -> Result<Apart> {
+        if kind != FsKind::Nfs {
+            return self.create_file(name, mode);
+        }
+        self.check_name(CREATE, name.as_ref())?;
+        let fail = |e| failed(CREATE, self.path.join(name), e);
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | FILE;
+        let open = |folder: BorrowedFd<'_>| rustix::fs::openat(folder, name, flags, Mode::from_raw_mode(mode));
+        let made = Apart::open(self, |folder| open(folder).map(File::from)).map_err(fail)?;
+        let stat = made.stat().map_err(fail)?;
+        if !FileType::from_raw_mode(stat.st_mode).is_file() || stat.st_size != 0 || stat.st_nlink > 1 {
+            return Err(fail(Errno::EXIST));
+        }
+        self.accept_unsettable_mode(made.with(|file| set_mode(file, mode)), name).map(|()| made)
     }
 
     /// Makes the folder `name`, which must not exist.

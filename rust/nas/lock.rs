@@ -5,16 +5,17 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use log::Level;
-use rustix::fs::OFlags;
+use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 
 use super::denied;
 use super::folder::Folder;
 use super::lease::{self, Lease};
 use super::purpose::Purpose;
-use crate::apart::{AnyFile, Descriptor};
+use crate::apart::{AnyFile, Apart, Descriptor};
 use crate::config::FILE_MODE;
 use crate::digest::Digest;
+use crate::fs_kind::FsKind;
 use crate::error::{Code, Error, Result, called};
 use crate::host::{self, Flock};
 use crate::limits;
@@ -85,7 +86,7 @@ impl InstanceLock {
         let most = limits::CLAIM_WAIT.min(limit / 4 * 3);
         let specs = specs(purpose);
         let explain = |error| denied::explain_writing(error, instance);
-        if purpose == Purpose::Add {
+        if purpose == Purpose::Add && instance.kind(CHAINS).map_err(explain)? != Some(FileType::RegularFile) {
             // made now, because a delete needs this file, and can't make it on a full repository
             allow_missing(instance, purpose, open(instance, CHAINS)).map_err(explain)?;
         }
@@ -191,7 +192,7 @@ fn open(instance: &Folder, name: &str) -> Result<AnyFile> {
         opened => opened.map(AnyFile::from),
     };
     match there() {
-        Err(error) if error.code == Code::NotFound => match instance.create_file(name, FILE_MODE) {
+        Err(error) if error.code == Code::NotFound => match create(instance, name) {
             // somebody else made it meanwhile
             Err(error) if error.code == Code::AlreadyExists => there(),
             made => made.map(AnyFile::from),
@@ -200,10 +201,14 @@ fn open(instance: &Folder, name: &str) -> Result<AnyFile> {
     }
 }
 
+fn create(instance: &Folder, name: &str) -> Result<Apart> {
+    instance.create_file_once(name, FILE_MODE, FsKind::in_table(instance))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustix::fs::{FileType, Mode};
+    use rustix::fs::Mode;
     use std::os::unix::fs::{PermissionsExt, symlink};
     use std::process::Command;
 

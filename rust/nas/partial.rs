@@ -1,5 +1,7 @@
 //! A restore point that is being written, under another name until it is complete.
 
+use std::path::PathBuf;
+
 use super::denied;
 use super::folder::Folder;
 use super::instance::Instance;
@@ -8,6 +10,7 @@ use super::removal;
 use crate::apart::{Apart, Descriptor};
 use crate::config;
 use crate::error::{Code, Error, Result};
+use crate::fs_kind::FsKind;
 use crate::work::steps;
 
 /// An unpublished restore point. Its drop removes what it made, and nothing else; if another host has taken the instance over,
@@ -17,10 +20,17 @@ use crate::work::steps;
 #[derive(Debug)]
 pub struct PartialPoint {
     // dropped in this order: all files are closed before the instance's session may unmount
-    folder: Folder,
+    folder: NewFolder,
     instance: Instance,
     point: PointPath,
     done: bool,
+}
+
+/// The folder of an unfinished point, in which only its maker makes files.
+#[derive(Debug)]
+pub struct NewFolder {
+    folder: Folder,
+    kind: FsKind,
 }
 
 impl Instance {
@@ -28,14 +38,20 @@ impl Instance {
     /// when the final folder is there. Removes a leftover of the same name, whose maker no longer holds the lock.
     pub fn begin(self, point: &PointPath) -> Result<PartialPoint> {
         let folder = make_folder(self.folder(), point).map_err(|error| denied::explain_writing(error, self.root()))?;
-        Ok(PartialPoint { folder, instance: self, point: point.clone(), done: false })
+        let kind = FsKind::in_table(&folder);
+        Ok(PartialPoint { folder: NewFolder { folder, kind }, instance: self, point: point.clone(), done: false })
     }
 }
 
 impl PartialPoint {
     /// The folder of the unfinished point.
     pub fn folder(&self) -> &Folder {
-        &self.folder
+        &self.folder.folder
+    }
+
+    /// The same folder, for another thread that makes files there.
+    pub fn new_folder(&self) -> Result<NewFolder> {
+        Ok(NewFolder { folder: self.folder().open_again()?, kind: self.folder.kind })
     }
 
     /// The locked instance that the point is made in.
@@ -72,7 +88,7 @@ impl PartialPoint {
     fn give_name(&mut self) -> Result<()> {
         let (partial, name) = (partial_name(&self.point), self.point.name());
         let instance = self.instance.folder();
-        self.folder.sync()?;
+        self.folder().sync()?;
         steps::at("rename the restore point");
         instance.rename(&partial, name)?;
         steps::at("sync the instance's folder");
@@ -98,6 +114,18 @@ impl PartialPoint {
         let folder = self.instance.folder();
         let removed = self.instance.fence().and_then(|()| folder.remove_tree(&partial));
         removed.map(drop).map_err(|e| e.with_leftover(folder.path.join(&partial).display()))
+    }
+}
+
+impl NewFolder {
+    /// Makes a file.
+    pub fn create_file(&self, name: &str, mode: u32) -> Result<Apart> {
+        self.folder.create_file_once(name, mode, self.kind)
+    }
+
+    /// The host path of the file `name`, for messages.
+    pub fn path_of(&self, name: &str) -> PathBuf {
+        self.folder.path.join(name)
     }
 }
 
@@ -141,12 +169,14 @@ fn make_folder(instance: &Folder, point: &PointPath) -> Result<Folder> {
     if instance.kind(point.name())?.is_some() {
         return Err(Error::new(Code::AlreadyExists, "begin the restore point", format!("'{point}' is there already")));
     }
-    let partial = partial_name(point);
-    if instance.kind(&partial)?.is_some() {
-        log::info!("removing '{}', left by a backup that ended early", instance.path.join(&partial).display());
-        removal::clear_partial(instance, &partial)?;
+    let (partial, mode) = (partial_name(point), config::current().folder_mode());
+    match instance.make_dir(&partial, mode) {
+        Err(error) if error.code == Code::AlreadyExists => {}
+        made => return made,
     }
-    instance.make_dir(&partial, config::current().folder_mode())
+    log::info!("removing '{}', left by a backup that ended early", instance.path.join(&partial).display());
+    removal::clear_partial(instance, &partial)?;
+    instance.make_dir(&partial, mode)
 }
 
 #[cfg(test)]
