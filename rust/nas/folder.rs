@@ -80,6 +80,14 @@ impl Folder {
         self.open_dir_in(path.as_str())
     }
 
+    /// Opens a folder below this one for look-ups alone: it can't be listed or synced. An NFS server is not asked whether it has
+    /// changed, as it is at each open of a folder to be listed.
+    pub fn enter(&self, path: impl AsRef<OsStr>) -> Result<Folder> {
+        let path = path.as_ref();
+        let fd = self.open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, "open the folder")?;
+        Ok(Folder { fd, path: self.path.join(path) })
+    }
+
     /// Opens a regular file below this folder for reading.
     pub fn open_file(&self, path: &RepoPath) -> Result<File> {
         self.open_file_in(path.as_str())
@@ -178,6 +186,11 @@ impl Folder {
 
     /// Makes the folder `name` unless it is there.
     pub fn make_dir_if_missing(&self, name: &str, mode: u32) -> Result<Folder> {
+        self.check_name("make the folder", name.as_ref())?;
+        match self.open_dir_in(name) {
+            Err(error) if error.code == Code::NotFound => {}
+            opened => return opened,
+        }
         match self.make_dir(name, mode) {
             Err(error) if error.code == Code::AlreadyExists => self.open_dir_in(name),
             made => made,
@@ -283,9 +296,7 @@ impl Folder {
     pub(super) fn number_now(&self, name: &str) -> Result<Option<(u64, u64)>> {
         let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::STATX_FORCE_SYNC;
         match rustix::fs::statx(&self.fd, name, flags, StatxFlags::BASIC_STATS) {
-            Ok(found) => {
-                Ok(Some((rustix::fs::makedev(found.stx_dev_major, found.stx_dev_minor), found.stx_ino)))
-            }
+            Ok(found) => Ok(Some((rustix::fs::makedev(found.stx_dev_major, found.stx_dev_minor), found.stx_ino))),
             Err(Errno::NOENT) => Ok(None),
             Err(error) => Err(failed("look up", self.path.join(name), error)),
         }

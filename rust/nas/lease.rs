@@ -13,8 +13,8 @@
 
 use std::ffi::OsStr;
 use std::io::Read;
-use std::sync::{Arc, OnceLock};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{AtFlags, FileType, StatxFlags};

@@ -84,8 +84,9 @@ impl Parent {
         if path.instance() != vm {
             return Err(format!("parent point '{path}' is none of virtual machine '{vm}'"));
         }
-        let folder =
-            root.open_dir(&path.folder()).map_err(|e| format!("parent point '{path}' can't be opened: {}", e.cause))?;
+        let folder = root
+            .enter(path.folder().as_str())
+            .map_err(|e| format!("parent point '{path}' can't be opened: {}", e.cause))?;
         let manifest = Manifest::read_sound(&folder, path).map_err(|e| e.cause)?;
         let manifest = manifest.ok_or_else(|| format!("parent point '{path}' has no manifest"))?;
         let name = manifest.bitmap.as_deref().or(manifest.name.as_deref());
@@ -169,7 +170,7 @@ impl Chains<'_> {
             return Ok(manifest.clone());
         }
         let point = PointPath::parse("folder", folder.as_str()).map_err(|e| e.cause)?;
-        let opened = self.root.open_dir(&folder).map_err(|e| e.cause)?;
+        let opened = self.root.enter(folder.as_str()).map_err(|e| e.cause)?;
         let manifest = Manifest::read_sound(&opened, &point).map_err(|e| e.cause)?;
         if manifest.is_none() && config::current().keys.is_some() {
             return Err(format!("'{point}' has no manifest, so that no key of keyFile vouches for it"));

@@ -41,6 +41,11 @@ pub fn create(file: &impl Storage, virtual_size: u64, backing: Option<&str>) -> 
     Ok(())
 }
 
+/// Refuses what `create` would refuse.
+pub fn check_creatable(virtual_size: u64, backing: Option<&str>) -> Result<(), Error> {
+    check(virtual_size, backing).map(drop)
+}
+
 /// Checks an image that `create` has made and that another program has filled since: its header must still say what `create` wrote.
 /// The L2 tables are checked by those who read them.
 pub fn check_filled(file: &File, virtual_size: u64, backing: Option<&str>) -> Result<(), Error> {

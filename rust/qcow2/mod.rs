@@ -34,7 +34,7 @@ pub use absorb::{Absorb, Progress, Rebase, RebasePulse};
 pub use bitmaps::Bitmap;
 pub use chain::ImageFailure;
 pub use check::{CheckReport, check};
-pub use create::{CLUSTER, check_filled, create};
+pub use create::{CLUSTER, check_creatable, check_filled, create};
 pub use direct::{Buffer, Direct};
 pub use dirty::Dirty;
 pub use error::{Error, Pulse, unless_stopped};

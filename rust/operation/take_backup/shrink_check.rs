@@ -12,10 +12,10 @@ use crate::error::{Code, Error, Result};
 use crate::libvirt::{Disk, DomainXml};
 use crate::nas::folder::Folder;
 use crate::nas::path::RepoPath;
-use crate::point::open_chain;
+use crate::point::{DEEPEST, open_chain};
 use crate::qcow2::{self, Layer, Unseen, View};
 use crate::qemu::layers;
-use crate::work::deadline::start_for_the_guest;
+use crate::work::deadline::{bounded, start_for_the_guest};
 
 const STEP: &str = "compare with the parent point";
 
@@ -50,6 +50,12 @@ pub(super) fn check(
     // Who reads zeroes for half of the time leaves the other half to an attempt without the bitmap. One that does not end
     // by itself waits for the NAS.
     let (read_until, until) = (Instant::now() + limit / 2, Instant::now() + limit);
+    if plan.disks.iter().any(|disk| matches!(disk.strategy, Strategy::Incremental(_))) {
+        let instance = targets.instance().clone();
+        // on NFS the list tells of each point of the chains what would be asked for one by one; errors are met again
+        let list = move || instance.folder().first_names(DEEPEST, |_| false).map(drop);
+        bounded(STEP, limit / 4, list).unwrap_or_else(|error| log::debug!("{error}"));
+    }
     let mut begun = Vec::new();
     for (i, DiskPlan { facts, strategy, .. }) in plan.disks.iter().enumerate() {
         let Strategy::Incremental(parent) = strategy else { continue };

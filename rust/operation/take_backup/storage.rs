@@ -1,12 +1,12 @@
 //! The NAS's side of a backup. Each step runs on a thread that may be given up, so that a hung NAS fails the call and does not
 //! block the agent. Should such a step ever return, its guards remove what it made.
 
-use std::collections::BTreeSet;
-use std::ffi::OsStr;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::call::Call;
@@ -25,22 +25,22 @@ use crate::nas::access;
 use crate::nas::denied;
 use crate::nas::folder::Folder;
 use crate::nas::instance::Instance;
-use crate::nas::partial::PartialPoint;
-use crate::nas::path::{PointPath, RepoPath};
+use crate::nas::partial::{NewFolder, PartialPoint};
+use crate::nas::path::{PARTIAL, PointPath, RepoPath};
 use crate::nas::purpose::Purpose;
 use crate::nas::removal;
 use crate::nas::session::Session;
 use crate::nas::view::TargetView;
 use crate::point::fingerprints::{self, Base};
 use crate::point::{DEEPEST, MANIFEST, Manifest, Parent, StatePart};
-use crate::qcow2;
+use crate::qcow2::{self, Source};
 use crate::work::deadline::{Background, bounded, start};
 
 /// What a copied point waits for last.
 pub(super) const PUBLISH: &str = "publish the restore point";
 const OPEN_STEP: &str = "open the repository";
-/// The number of images that are inspected at the same time: a NAS answers several questions in the time of one.
-const LOOKERS: usize = 4;
+/// The number of files that are inspected, or written, at the same time: a NAS answers several questions in the time of one.
+const AT_ONCE: usize = 8;
 /// Images that are read ahead; those of one more point at most come to it.
 const MOST_AHEAD: usize = 2_000;
 
@@ -103,6 +103,8 @@ fn look_ahead(session: &Session, checked: &Checked) -> Result<()> {
     let parent = parent.clone();
     let images = bounded(STEP, limits::NAS_PROBE, move || {
         let instance = ours.root().open_dir(&folder)?;
+        // on NFS the list tells of each name what would be asked for one by one
+        instance.first_names(MOST_POINTS, |_| false)?;
         // nobody waits for the answer after that
         let is_late = || Instant::now() >= until;
         let read =
@@ -113,13 +115,13 @@ fn look_ahead(session: &Session, checked: &Checked) -> Result<()> {
         let (ours, images) = (session.clone(), images.clone());
         let inspect = move |image: &RepoPath| ours.root().open_file(image).map(|file| qcow2::inspect_readable(&file));
         let look = move || {
-            let own = images.iter().skip(first).step_by(LOOKERS).take_while(|_| Instant::now() < until);
+            let own = images.iter().skip(first).step_by(AT_ONCE).take_while(|_| Instant::now() < until);
             own.for_each(|image| drop(inspect(image)));
             Ok(())
         };
         start(STEP, look, || ())
     };
-    let looks: Vec<_> = (0..LOOKERS.min(images.len())).map(look).collect::<Result<_>>()?;
+    let looks: Vec<_> = (0..AT_ONCE.min(images.len())).map(look).collect::<Result<_>>()?;
     for look in looks {
         look.wait(until.saturating_duration_since(Instant::now()));
     }
@@ -156,20 +158,19 @@ pub(super) fn lock_and_look(call: &Call<'_>, session: Session) -> Result<OpenedR
     // each step owns the lock: a step that is given up keeps the folder locked as long as it works there
     let instance = bounded(LOCK, limit, move || {
         refuse_existing(session.root(), &point)?;
-        let instance = Instance::open_within(limit, session, &point, Purpose::Add)?;
-        refuse_existing(instance.root(), &point)?;
-        Ok(instance)
+        // once more by who makes the point's folder, under the lock
+        Instance::open_within(limit, session, &point, Purpose::Add)
     })?;
     let checked = checked.clone();
     const CLEAR: &str = "remove what backups have left";
     const LOOK: &str = "look at the restore points";
-    let instance = bounded(CLEAR, call.time_for(CLEAR, limits::STORAGE_LONG_STEP)?, move || {
-        // whoever made them no longer holds the lock of the folder, which is ours
-        removal::clear_partials(instance.folder())?;
-        Ok(instance)
+    let (instance, points) = bounded(CLEAR, call.time_for(CLEAR, limits::STORAGE_LONG_STEP)?, move || {
+        let points = list_points(instance.folder())?;
+        Ok((instance, points))
     })?;
     bounded(LOOK, call.time_for(LOOK, limits::STORAGE_STEP)?, move || {
-        let published = published_bitmaps(instance.folder(), &checked.vm, Instant::now() + limits::STORAGE_STEP / 2)?;
+        let until = Instant::now() + limits::STORAGE_STEP / 2;
+        let published = published_bitmaps(instance.folder(), points, &checked.vm, until)?;
         let parent = match &checked.mode {
             Mode::Incremental { parent, parent_bitmap, .. } => {
                 Some(Parent::find(instance.root(), parent, &checked.vm, parent_bitmap))
@@ -182,7 +183,7 @@ pub(super) fn lock_and_look(call: &Call<'_>, session: Session) -> Result<OpenedR
 }
 
 fn refuse_existing(root: &Folder, point: &PointPath) -> Result<()> {
-    let there = match root.open_dir(&point.instance_folder()) {
+    let there = match root.enter(point.instance()) {
         Ok(instance) => instance.kind(point.name())?.is_some(),
         Err(error) if error.code == Code::NotFound => false,
         Err(error) => return Err(denied::explain_reading(error, &root.path)),
@@ -199,11 +200,32 @@ const MOST_POINTS: usize = 50_000;
 /// Bytes of the names of bitmaps that are looked at: those of some 20,000 points of many disks.
 const MOST_NAMES: usize = 16 << 20;
 
+/// The names of what may be points, and whether there are more. Removes what backups have left: whoever made it no longer holds the
+/// lock of the folder, which is ours.
+fn list_points(instance: &Folder) -> Result<(Vec<OsString>, bool)> {
+    let is_hidden = |name: &OsStr| name.as_encoded_bytes().starts_with(b".");
+    let is_left = |name: &OsStr| name.as_encoded_bytes().starts_with(PARTIAL.as_bytes());
+    let (mut names, more) = instance.first_names(MOST_POINTS, |name| !is_hidden(name) || is_left(name))?;
+    if !more && !names.iter().any(|name| is_left(name)) {
+        return Ok((names, more));
+    }
+    removal::clear_partials(instance)?;
+    if more {
+        return instance.first_names(MOST_POINTS, |name| !is_hidden(name));
+    }
+    names.retain(|name| !is_hidden(name));
+    Ok((names, more))
+}
+
 /// The bitmaps named by the manifests of `vm` in its folder, of the newest points first. One that can't be read, or is not
 /// looked at because there are too many or it takes beyond `until`, names none: what only it named is left alone.
-fn published_bitmaps(instance: &Folder, vm: &str, until: Instant) -> Result<BTreeSet<String>> {
+fn published_bitmaps(
+    instance: &Folder,
+    (points, mut more): (Vec<OsString>, bool),
+    vm: &str,
+    until: Instant,
+) -> Result<BTreeSet<String>> {
     let (mut names, mut bytes) = (BTreeSet::new(), 0);
-    let (points, mut more) = instance.first_names(MOST_POINTS, |name| !name.as_encoded_bytes().starts_with(b"."))?;
     for point in points.iter().rev() {
         if bytes > MOST_NAMES || Instant::now() >= until {
             more = true;
@@ -236,11 +258,52 @@ fn manifest(instance: &Folder, vm: &str, name: &OsStr) -> Result<Option<Manifest
     if !instance.kind(name)?.is_some_and(|kind| kind.is_dir()) {
         return Ok(None);
     }
-    let folder = instance.open_dir_in(name)?;
+    let folder = instance.enter(name)?;
     match PointPath::parse("point", &format!("{vm}/{}", name.display())) {
         Ok(point) if config::current().keys.is_some() => Manifest::read_sound(&folder, &point),
         _ => Manifest::read(&folder),
     }
+}
+
+/// Writes a file that describes the machine, durably.
+fn write_text(folder: &NewFolder, name: &str, text: &[u8]) -> Result<()> {
+    // whoever may read the disks, too, may not have what opens them where the guest encrypts them
+    let mode = if StatePart::of(name).is_some() { FILE_MODE } else { config::current().file_mode() };
+    let mut file = folder.create_file(name, mode)?;
+    let written = file.write_all(text).map_err(called("write"));
+    let written = written.and_then(|()| file.sync_all().map_err(called("fsync")));
+    written.map_err(|e| Error::io("write what describes the machine", folder.path_of(name), e))
+}
+
+/// Work on one file of a point.
+type Work<T> = Box<dyn FnOnce() -> Result<T> + Send>;
+
+/// Does all the works, `AT_ONCE` at a time, and fails with the first error. By then all have ended, because what they have made is
+/// removed then; those that have not ended at `until` wait for the NAS.
+fn side_by_side<T: Send + 'static>(step: &'static str, until: Instant, works: Vec<Work<T>>) -> Result<Vec<T>> {
+    let works = Arc::new(Mutex::new(works.into_iter().enumerate().collect::<VecDeque<_>>()));
+    let next = |works: &Mutex<VecDeque<_>>| works.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+    let hand = |_| {
+        let works = works.clone();
+        let work = move || {
+            let mut done = Vec::new();
+            while let Some((i, work)) = next(&works) {
+                let work: Work<T> = work;
+                done.push((i, work()?));
+            }
+            Ok(done)
+        };
+        start(step, work, || ())
+    };
+    let count = works.lock().unwrap_or_else(PoisonError::into_inner).len();
+    let begun: Vec<_> = (0..AT_ONCE.min(count)).map(hand).collect();
+    let ended = begun.into_iter().map(|hand| {
+        let late = || Err(Error::new(Code::NasUnresponsive, step, "the NAS does not answer"));
+        hand?.wait(until.saturating_duration_since(Instant::now())).unwrap_or_else(late)
+    });
+    let ended = ended.collect::<Vec<_>>().into_iter().collect::<Result<Vec<_>>>()?;
+    let done: BTreeMap<_, _> = ended.into_iter().flatten().collect();
+    Ok(done.into_values().collect())
 }
 
 /// A point that is durable and visible.
@@ -262,14 +325,21 @@ struct TargetFile {
 }
 
 impl TargetFile {
-    fn make(spec: TargetSpec, partial: &PartialPoint, point: &PointPath) -> Result<TargetFile> {
-        let file = partial.create_file(&spec.name)?;
+    fn make(spec: TargetSpec, folder: &NewFolder, point: &PointPath) -> Result<TargetFile> {
+        let mode = config::current().file_mode();
+        let file = folder.create_file(&spec.name, mode)?;
         let backing = spec.parent.as_ref().map(|parent| parent.relative_to(&point.folder()));
-        let path = partial.folder().path.join(&spec.name);
-        qcow2::create(&file, spec.virtual_size, backing.as_deref()).map_err(|e| e.at("make the target", path))?;
+        let path = folder.path_of(&spec.name);
+        // an engine of ours makes it an image
+        let made = if spec.fingerprints {
+            qcow2::check_creatable(spec.virtual_size, backing.as_deref())
+        } else {
+            qcow2::create(&file, spec.virtual_size, backing.as_deref())
+        };
+        made.map_err(|e| e.at("make the target", path))?;
         let index = spec.fingerprints.then(|| {
             let name = fingerprints::file_name(&spec.name);
-            Ok((partial.create_file(&name)?, name))
+            Ok((folder.create_file(&name, mode)?, name))
         });
         Ok(TargetFile { index: index.transpose()?, spec, file, backing })
     }
@@ -310,12 +380,17 @@ pub(super) enum TargetWriter {
 pub(super) fn make_targets(call: &Call<'_>, opened: OpenedRepository, specs: Vec<TargetSpec>) -> Result<Targets> {
     const STEP: &str = "make the targets";
     let point = call.checked.point.clone();
-    bounded(STEP, call.time_for(STEP, limits::NAS_PROBE)?, move || {
+    let limit = call.time_for(STEP, limits::NAS_PROBE)?;
+    bounded(STEP, limit, move || {
+        let until = Instant::now() + limit;
         let partial = opened.instance.begin(&point)?;
         let mut targets = Targets { files: Vec::new(), view: None, lack: None, partial };
-        for spec in specs {
-            targets.files.push(TargetFile::make(spec, &targets.partial, &point)?);
-        }
+        let (folder, point) = (Arc::new(targets.partial.new_folder()?), Arc::new(point));
+        let make = |spec| -> Work<TargetFile> {
+            let (folder, point) = (folder.clone(), point.clone());
+            Box::new(move || TargetFile::make(spec, &folder, &point))
+        };
+        targets.files = side_by_side("make a target", until, specs.into_iter().map(make).collect())?;
         Ok(targets)
     })
 }
@@ -460,7 +535,7 @@ impl Targets {
         let begun = Instant::now();
         let until = begun + limit;
         let published = bounded(PUBLISH, limit, move || {
-            let written = self.write_out(&mut manifest, texts).and_then(|()| {
+            let written = self.write_out(&mut manifest, texts, until).and_then(|()| {
                 self.instance().fence()?;
                 // the caller has given up: a point published now would belong to nobody
                 let late = || Error::new(Code::NasUnresponsive, PUBLISH, "it took too long");
@@ -484,31 +559,42 @@ impl Targets {
         Ok(Published { manifest, millis: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX) })
     }
 
-    fn write_out(&self, manifest: &mut Manifest, texts: Vec<(&'static str, Vec<u8>)>) -> Result<()> {
-        let folder = self.partial.folder().path.clone();
-        for (disk, TargetFile { file, .. }) in manifest.disks.iter_mut().zip(&self.files) {
-            let io = |error| Error::io("sync the target", folder.join(&disk.file), error).on_disk(&disk.volume);
-            file.sync_all().map_err(io)?;
-            disk.size = file.with(File::metadata).map_err(io)?.len();
-        }
-        for (file, name) in self.files.iter().filter_map(|target| target.index.as_ref()) {
-            file.sync_all().map_err(|e| Error::io("sync the fingerprints", folder.join(name), e))?;
-        }
+    fn write_out(&self, manifest: &mut Manifest, texts: Vec<(&'static str, Vec<u8>)>, until: Instant) -> Result<()> {
         let hash = |(name, text): &(&str, Vec<u8>)| ((*name).to_owned(), Digest::of(text));
         manifest.texts = Some(texts.iter().map(hash).collect());
-        for (name, text) in texts {
-            // whoever may read the disks, too, may not have what opens them where the guest encrypts them
-            let mode = if StatePart::of(name).is_some() { FILE_MODE } else { config::current().file_mode() };
-            let mut file = self.partial.folder().create_file(name, mode)?;
-            let written = file.write_all(&text).map_err(called("write"));
-            let written = written.and_then(|()| file.sync_all().map_err(called("fsync")));
-            written.map_err(|e| Error::io("write what describes the machine", folder.join(name), e))?;
+        self.write_files(manifest, texts, until)?;
+        let folder = self.partial.folder();
+        for (disk, target) in manifest.disks.iter_mut().zip(&self.files) {
+            let length = target.file.length();
+            disk.size = length.map_err(|e| Error::io("sync the target", folder.path.join(&disk.file), e))?;
         }
         let file = self.partial.create_file(MANIFEST)?;
         let written = file.with(|file| manifest.write(file));
-        *manifest = written.map_err(|e| Error::io("write the manifest", folder.join(MANIFEST), e))?;
+        *manifest = written.map_err(|e| Error::io("write the manifest", folder.path.join(MANIFEST), e))?;
         // what can take its time is done before it is asked whether anybody still waits
-        self.partial.folder().sync()
+        folder.sync()
+    }
+
+    /// Syncs the disks' files, and writes the texts.
+    fn write_files(&self, manifest: &Manifest, texts: Vec<(&'static str, Vec<u8>)>, until: Instant) -> Result<()> {
+        let folder = Arc::new(self.partial.new_folder()?);
+        let mut works: Vec<Work<()>> = Vec::new();
+        for (disk, target) in manifest.disks.iter().zip(&self.files) {
+            let (file, path, volume) = (target.file.clone(), folder.path_of(&disk.file), disk.volume.clone());
+            works.push(Box::new(move || {
+                file.sync_all().map_err(|e| Error::io("sync the target", path, e).on_disk(&volume))
+            }));
+        }
+        for (file, name) in self.files.iter().filter_map(|target| target.index.clone()) {
+            let path = folder.path_of(&name);
+            works.push(Box::new(move || file.sync_all().map_err(|e| Error::io("sync the fingerprints", path, e))));
+        }
+        for (name, text) in texts {
+            let folder = folder.clone();
+            works.push(Box::new(move || write_text(&folder, name, &text)));
+        }
+        drop(folder);
+        side_by_side("write the restore point", until, works).map(drop)
     }
 
     /// Removes the point after the failure `error`, and adds to the error what stays behind, and that the NAS is full: QEMU, if it
@@ -600,12 +686,18 @@ mod tests {
         let instance = Folder::open_root(dir.path()).unwrap();
         plant(dir.path(), "T1", "one");
         let later = Instant::now() + Duration::from_secs(3600);
-        assert_eq!(published_bitmaps(&instance, "i-1", later).unwrap(), BTreeSet::from(["one".to_owned()]));
+        assert_eq!(
+            published_bitmaps(&instance, list_points(&instance).unwrap(), "i-1", later).unwrap(),
+            BTreeSet::from(["one".to_owned()])
+        );
         fs::write(dir.path().join(".file"), "").unwrap();
         let name = |n: u32| dir.path().join(n.to_string());
         (0..50_001).for_each(|n| fs::hard_link(dir.path().join(".file"), name(n)).unwrap());
-        assert!(published_bitmaps(&instance, "i-1", Instant::now()).unwrap().is_empty(), "there is no time");
-        let known = published_bitmaps(&instance, "i-1", later).unwrap();
+        assert!(
+            published_bitmaps(&instance, list_points(&instance).unwrap(), "i-1", Instant::now()).unwrap().is_empty(),
+            "there is no time"
+        );
+        let known = published_bitmaps(&instance, list_points(&instance).unwrap(), "i-1", later).unwrap();
         assert!(known.is_subset(&BTreeSet::from(["one".to_owned()])), "{known:?}");
     }
 
