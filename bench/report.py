@@ -98,7 +98,7 @@ def operation(samples, name, filesystem, library):
     }
 
 
-def bounds(rows, boundary, big, guest, restored):
+def bounds(rows, boundary, big, guest, restored, asked, away):
     """What must hold: (text, value found, its text, whether it holds). A bound that nothing was measured for is left out."""
     row = {(r["operation"], r["filesystem"]): r for r in rows if r["engine"] != "pull"}
     pull = {(r["operation"], r["filesystem"]): r for r in rows if r["engine"] == "pull"}
@@ -154,6 +154,18 @@ def bounds(rows, boundary, big, guest, restored):
               " and sync", restored["ratios"].get(f"full to {kind}"), "x", lambda value: value >= 1.3)
     bound("the same from a NAS 5 ms away: at least 4x faster than one reader reads it", restored["ratios"].get("5 ms away"), "x",
           lambda value: value >= 4)
+    by_pull = {r["operation"]: r["asked"] for r in asked if r["engine"] == "pull"}
+    for name, most in (("full", 80), ("incremental", 80), ("incremental of a stopped guest", 80), ("backupStats", 2)):
+        bound(f"{name}, by pull: at most {most} requests to an NFS 4.2 server", by_pull.get(name, (0, None))[1], "",
+              lambda value, most=most: value <= most)
+    least, most = by_pull.get("incremental", (0, None))
+    bound("incremental, by pull, on six points: as many requests as on one, or 6 more", most and most - least, "more",
+          lambda value: value <= 6)
+    pull_away = away.get("pull", {})
+    bound("incremental of 5 MiB, by pull: at most 40 round trips one after the other", pull_away.get("round_trips"), "",
+          lambda value: value <= 40)
+    bound("the same from a server 5 ms away: at most 3x its time without delay", pull_away.get("ratios", {}).get(5), "x",
+          lambda value: value <= 3)
     bound("cancel in the middle of a full: at most 1 s", big.get("cancel_s"), "s", lambda value: value <= 1)
     return found
 
@@ -219,6 +231,20 @@ def requests(samples):
                      "asked": spread([sum(s["asked"].values()) for s in found]), "kinds": kinds("asked"),
                      "background": kinds("background"), "again": spread([s["again"] for s in found])})
     return rows
+
+
+def away(samples):
+    """By engine, the seconds of an incremental by the server's delay in ms, and how many such delays it waits for in a row."""
+    found = {}
+    for engine in dict.fromkeys(s["engine"] for s in samples.of("nas away")):
+        delays = sorted({s["delay"] for s in samples.of("nas away", engine=engine)})
+        seconds = {d: [s["seconds"] for s in samples.of("nas away", engine=engine, delay=d)] for d in delays}
+        middles = {d: median(of) for d, of in seconds.items()}
+        found[engine] = {"seconds": middles, "spread": {d: [min(of), max(of)] for d, of in seconds.items()},
+                         "ratios": {d: of / middles[0] for d, of in middles.items()},
+                         # of the longest, which noise moves least
+                         "round_trips": (middles[delays[-1]] - middles[0]) / delays[-1] * 1000}
+    return found
 
 
 NIGHTS = {"Quiet": "no backups", "Full": "fulls", "Changes": "incrementals", "Restarts": "restarted guests",
@@ -325,6 +351,11 @@ def markdown(results):
                   table(["operation", "engine", "points", "requests", "of which", "in the background", "sent again"],
                         [[r["operation"], r["engine"], from_to(r["chain"]), from_to(r["asked"]), by_kind(r["kinds"]),
                           by_kind(r["background"]), from_to(r["again"])] for r in results["requests"]])]
+    if results["away"]:
+        parts += ["An incremental of 5 MiB, seconds, by the server's delay, and the round trips that wait for each other:\n",
+                  table(["engine", *(f"{d} ms" for d in next(iter(results["away"].values()))["seconds"]), "round trips"],
+                        [[engine, *(f"{a['seconds'][d]:.2f} ({a['spread'][d][0]:.2f}..{a['spread'][d][1]:.2f})" for d in a["seconds"]),
+                          text(a["round_trips"], "", 0)] for engine, a in results["away"].items()])]
     if results["nights"]["rows"]:
         parts += ["## Nights\n",
                   table(["night", "at once", "guests", "s", "guests per hour", "MiB written", "CPU s of agents", "of QEMU", "MiB of an agent",
@@ -511,15 +542,17 @@ def main(out):
     boundary = [{k: v for k, v in s.items() if k != "section"} for s in samples.of("boundary")]
     machines = {file.stem: json.loads(file.read_text().splitlines()[0]) for file in files}
     curves, big, guest, restored = growth(samples), large(samples), latency(samples), restores(samples)
+    asked, far = requests(samples), away(samples)
     results = {
         "date": max(m["when"] for m in machines.values())[:10],
         "machine": machine(),
         "sections": {name: (m["when"], m["load"]) for name, m in machines.items()},
-        "must_hold": bounds(rows, boundary, big, guest, restored),
+        "must_hold": bounds(rows, boundary, big, guest, restored, asked, far),
         "operations": rows,
         "large": big,
         "restores": restored,
-        "requests": requests(samples),
+        "requests": asked,
+        "away": far,
         "nights": nights(samples),
         "growth": curves,
         "growth_in_words": growth_in_words(curves),

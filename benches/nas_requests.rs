@@ -1,5 +1,8 @@
 //! What operations ask of an NFS server, by the client's own count (`/proc/self/mountstats`): in `tests/vm/run`, NFS 4.2, two small
 //! disks, by push and by pull, a chain that grows to nine points and is then thinned out. A count has no spread: once is enough.
+//! Then how long an incremental takes with a server that is some milliseconds away.
+//!
+//! `NASBACKUP_SHOW_REQUESTS="incremental by pull"` shows instead each request of this operation, in order, with the name of its file.
 
 #![allow(clippy::unwrap_used, reason = "a failure here ends the benchmark")]
 
@@ -10,52 +13,60 @@ mod served;
 mod support;
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use jiff::Timestamp;
 use nasbackup::operation::call;
 use nasbackup::operation::take_backup::TakeBackupRequest;
 use serde_json::{Value, json};
 
-use support::{Guest, MIB, Story, by, repository_json, take};
+use served::{Asked, Counts};
+use support::{Guest, MIB, Story, by, repository_json, run, take};
 
 const POINTS: usize = 9;
-/// What a client sends of itself, whatever an operation asks: a lease that is kept, and what the server has asked back.
-const BACKGROUND: [&str; 5] = ["SEQUENCE", "RENEW", "DELEGRETURN", "TEST_STATEID", "LAYOUTRETURN"];
+/// How much later the server's answers come, in milliseconds, and how often each is tried.
+const DELAYS: [u64; 4] = [0, 1, 5, 20];
+const RUNS: u64 = 5;
+/// What the kernel tells of the client's requests: each of them, and for which files they are.
+struct Trace;
 
-/// The requests of a mount so far: by kind, and how many were sent again.
-#[derive(Default)]
-struct Counts {
-    kinds: BTreeMap<String, u64>,
-    again: u64,
-}
+impl Trace {
+    const AT: &str = "/sys/kernel/tracing";
+    const EVENTS: [&str; 2] = ["sunrpc/rpc_request", "nfs4"];
+    const NOISE: [&str; 5] = [
+        "nfs4_setup_sequence",
+        "nfs4_sequence_done",
+        "nfs4_map_name_to_uid",
+        "nfs4_map_group_to_gid",
+        "nfs4_xdr_status",
+    ];
 
-impl Counts {
-    /// Of the NFS mount of this address.
-    fn of(address: &str) -> Counts {
-        let text = std::fs::read_to_string("/proc/self/mountstats").unwrap();
-        let mut mounts = text.split("device ");
-        let mount = mounts.find(|mount| mount.starts_with(&format!("{address} mounted on "))).expect("it is mounted");
-        let mut counts = Counts::default();
-        for line in mount.split("per-op statistics").nth(1).unwrap().lines() {
-            let Some((kind, numbers)) = line.trim().split_once(": ") else { continue };
-            let mut numbers = numbers.split(' ').map(|number| number.parse::<u64>().unwrap());
-            // operations, transmissions, ...
-            let (asked, sent) = (numbers.next().unwrap(), numbers.next().unwrap());
-            counts.kinds.insert(kind.to_owned(), asked);
-            counts.again += sent.saturating_sub(asked);
+    fn begin() -> Trace {
+        let trace = |file: &str, text: &str| std::fs::write(format!("{}/{file}", Trace::AT), text).unwrap();
+        if !std::path::Path::new(Trace::AT).join("trace").exists() {
+            run("mount", ["-t", "tracefs", "tracefs", Trace::AT]);
         }
-        counts
+        trace("buffer_size_kb", "8192");
+        trace("trace", "");
+        Trace::EVENTS.iter().for_each(|event| trace(&format!("events/{event}/enable"), "1"));
+        Trace::NOISE.iter().for_each(|event| trace(&format!("events/nfs4/{event}/enable"), "0"));
+        Trace
     }
 
-    /// What came on top of `before`, as a sample has it.
-    fn since(self, before: &Counts) -> Value {
-        let more = |(kind, count): (String, u64)| (count - before.kinds.get(&kind).unwrap_or(&0), kind);
-        let kinds = self.kinds.into_iter().map(more).filter(|(count, _)| *count > 0);
-        let (apart, asked): (Vec<_>, Vec<_>) = kinds.partition(|(_, kind)| BACKGROUND.contains(&kind.as_str()));
-        let map = |counts: Vec<(u64, String)>| {
-            counts.into_iter().map(|(count, kind)| (kind, count)).collect::<BTreeMap<_, _>>()
-        };
-        json!({"asked": map(asked), "background": map(apart), "again": self.again - before.again})
+    /// Names files by their numbers, as the server's `root` has them now.
+    fn show(self, root: &std::path::Path) {
+        std::fs::write(format!("{}/events/enable", Trace::AT), "0").unwrap();
+        let text = std::fs::read_to_string(format!("{}/trace", Trace::AT)).unwrap();
+        let found = std::process::Command::new("find").arg(root).args(["-printf", "%i %P\n"]).output().unwrap();
+        let found = String::from_utf8(found.stdout).unwrap();
+        let names: BTreeMap<_, _> = found.lines().filter_map(|line| line.split_once(' ')).collect();
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
+            let words = line.split_whitespace().map(|word| {
+                let number = word.rsplit(':').next().unwrap();
+                names.get(number).filter(|_| word.contains(':')).map_or(word.to_owned(), |name| format!("'{name}'"))
+            });
+            println!("{}", words.collect::<Vec<_>>().join(" "));
+        }
     }
 }
 
@@ -63,12 +74,18 @@ impl Counts {
 fn counted<T>(nas: &Value, operation: &str, engine: &str, chain: usize, act: impl FnOnce() -> T) -> T {
     ask("backupStats", &json!({"repository": nas}));
     let address = nas["address"].as_str().unwrap();
+    let shown = std::env::var("NASBACKUP_SHOW_REQUESTS").is_ok_and(|shown| shown == format!("{operation} by {engine}"));
+    let trace = shown.then(Trace::begin);
     let before = Counts::of(address);
     let done = act();
-    let mut sample = Counts::of(address).since(&before);
-    let about = json!({"section": "nas", "operation": operation, "engine": engine, "chain": chain});
-    sample.as_object_mut().unwrap().extend(about.as_object().unwrap().clone());
-    println!("{sample}");
+    if let Some(trace) = trace {
+        let (_, folder) = address.rsplit_once('/').unwrap();
+        trace.show(&std::path::Path::new("/srv/root/nas").join(folder));
+    }
+    let Asked { asked, background, again } = Counts::of(address).since(&before);
+    let counts = json!({"section": "nas", "operation": operation, "engine": engine, "chain": chain,
+        "asked": asked, "background": background, "again": again});
+    println!("{counts}");
     done
 }
 
@@ -122,11 +139,41 @@ impl Chain {
     }
 }
 
+/// Has all that goes over the loopback wait, there and back so many milliseconds.
+fn delay_network(millis: u64) {
+    let one_way = format!("{}us", millis * 500);
+    run("tc", ["qdisc", "replace", "dev", "lo", "root", "netem", "delay", &one_way, "limit", "100000"]);
+}
+
+/// How long incrementals of 5 MiB take, each delay in its turn.
+fn time_incrementals(engine: &str) {
+    let mut story = Story::new(Guest::ordinary(), served::nfs("nas", "vers=4.2"));
+    let nas = repository_json(&story.nas.repository());
+    run("modprobe", ["sch_netem"]);
+    story.accept(by(engine, story.request("full")));
+    for (turn, delay) in (0..RUNS).flat_map(|turn| DELAYS.map(|delay| (turn, delay))) {
+        story.guest.write(0, 0x40 + turn as u8, (turn + delay) % 8 * MIB, 5 * MIB);
+        let request = by(engine, story.request("incremental"));
+        story.accept_with(request, |request| {
+            delay_network(delay);
+            ask("backupStats", &json!({"repository": nas}));
+            let begun = Instant::now();
+            let taken = take(request);
+            let seconds = begun.elapsed().as_secs_f64();
+            delay_network(0);
+            println!("{}", json!({"section": "nas away", "engine": engine, "delay": delay, "seconds": seconds}));
+            taken
+        });
+    }
+    run("tc", ["qdisc", "del", "dev", "lo", "root"]);
+}
+
 fn main() {
     let load = std::fs::read_to_string("/proc/loadavg").unwrap();
     let load: f64 = load.split(' ').next().unwrap().parse().unwrap();
     println!("{}", json!({"section": "machine", "load": load, "when": Timestamp::now().to_string()}));
-    for engine in ["push", "pull"] {
+    let shown = std::env::var("NASBACKUP_SHOW_REQUESTS").ok();
+    for engine in ["push", "pull"].into_iter().filter(|engine| shown.iter().all(|shown| shown.ends_with(engine))) {
         let story = Story::new(Guest::ordinary(), served::nfs("nas", "vers=4.2"));
         let nas = repository_json(&story.nas.repository());
         let mut chain = Chain { engine, story, nas };
@@ -135,5 +182,8 @@ fn main() {
         chain.ask("verifyChain", json!({"backupPath": chain.path(POINTS - 1)}));
         chain.thin_out();
         chain.story.assert_all_restore();
+    }
+    if shown.is_none() {
+        ["push", "pull"].into_iter().for_each(time_incrementals);
     }
 }

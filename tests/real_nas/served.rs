@@ -2,6 +2,7 @@
 //! clients that it tests.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -60,6 +61,55 @@ pub(crate) fn mount(nas: &Nas) -> Mounted {
 impl Drop for Mounted {
     fn drop(&mut self) {
         run("umount", ["-l", self.path.to_str().unwrap()]);
+    }
+}
+
+/// What a client sends of itself, whatever an operation asks: a lease that is kept, and what the server has asked back.
+const BACKGROUND: [&str; 5] = ["SEQUENCE", "RENEW", "DELEGRETURN", "TEST_STATEID", "LAYOUTRETURN"];
+
+/// The requests of a mount so far, by the client's own count: by kind, and how many were sent again.
+#[derive(Default)]
+pub(crate) struct Counts {
+    kinds: BTreeMap<String, u64>,
+    again: u64,
+}
+
+/// What was asked between two moments.
+#[derive(Debug)]
+#[allow(dead_code, reason = "tests only show some of it, and the benchmark prints all")]
+pub(crate) struct Asked {
+    pub(crate) asked: BTreeMap<String, u64>,
+    pub(crate) background: BTreeMap<String, u64>,
+    pub(crate) again: u64,
+}
+
+impl Counts {
+    /// Of the NFS mount of this address.
+    pub(crate) fn of(address: &str) -> Counts {
+        let text = std::fs::read_to_string("/proc/self/mountstats").unwrap();
+        let mut mounts = text.split("device ");
+        let mount = mounts.find(|mount| mount.starts_with(&format!("{address} mounted on "))).expect("it is mounted");
+        let mut counts = Counts::default();
+        for line in mount.split("per-op statistics").nth(1).unwrap().lines() {
+            let Some((kind, numbers)) = line.trim().split_once(": ") else { continue };
+            let mut numbers = numbers.split(' ').map(|number| number.parse::<u64>().unwrap());
+            // operations, transmissions, ...
+            let (asked, sent) = (numbers.next().unwrap(), numbers.next().unwrap());
+            counts.kinds.insert(kind.to_owned(), asked);
+            counts.again += sent.saturating_sub(asked);
+        }
+        counts
+    }
+
+    /// What came on top of `before`.
+    pub(crate) fn since(self, before: &Counts) -> Asked {
+        let more = |(kind, count): (String, u64)| {
+            let more = count - before.kinds.get(&kind).unwrap_or(&0);
+            (kind, more)
+        };
+        let kinds = self.kinds.into_iter().map(more).filter(|(_, count)| *count > 0);
+        let (background, asked) = kinds.partition(|(kind, _)| BACKGROUND.contains(&kind.as_str()));
+        Asked { asked, background, again: self.again - before.again }
     }
 }
 
