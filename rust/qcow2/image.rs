@@ -14,8 +14,8 @@ pub(super) const ZERO: u64 = 1 << 0;
 /// QEMU's limits on the tables.
 const MAX_L1_BYTES: u64 = 32 << 20;
 const MAX_REFCOUNT_TABLE: u64 = 8 << 20;
-/// The most bytes that are begun to be read before it is known that they are needed.
-const MAX_BEGUN: u64 = 1 << 20;
+/// Bytes that are begun to be read before it is known that they are needed: the tables of a disk of half a GiB.
+const BEGUN: u64 = 256 << 10;
 /// Pieces that one look-up joins, so that it ends in time.
 const MAX_JOINED: u32 = 1 << 18;
 
@@ -174,13 +174,10 @@ impl<S: Source> Image<S> {
         Ok(image)
     }
 
-    /// Tables that lie together at the file's end, as ours do, are begun to be read at once: from a NAS each slice is a way there and back.
+    /// Tables that lie together, as ours do, are begun to be read at once: from a NAS each slice is a way there and back.
     fn begin_reading_tables(&self) {
         let first = self.header.tables.l1_offset.min(self.header.tables.refcount_offset);
-        let length = self.length.saturating_sub(first);
-        if length <= MAX_BEGUN {
-            self.storage.begin_reading(first, length);
-        }
+        self.storage.begin_reading(first, self.length.saturating_sub(first).min(BEGUN));
     }
 
     /// One whose header was looked at before, for its data alone.
