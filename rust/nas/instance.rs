@@ -1,6 +1,6 @@
 //! The folder of one machine in a repository, locked for work on its restore points.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::denied;
@@ -11,6 +11,10 @@ use super::purpose::Purpose;
 use super::session::Session;
 use crate::config;
 use crate::error::Result;
+use crate::limits;
+
+/// The wait by which a test shortens for how long a look at the lock counts.
+pub(crate) const LOOK: &str = "look at the instance's lock again";
 
 /// A locked instance. Clones share the lock and the session; the drop of the last gives both back.
 #[derive(Debug, Clone)]
@@ -18,6 +22,8 @@ pub struct Instance {
     // dropped in this order: an open folder, or a lock's file, would keep the mount busy
     folder: Arc<Folder>,
     lock: Arc<InstanceLock>,
+    /// When the lock was looked at and found ours, by a clock that goes on while the host sleeps.
+    looked: Arc<Mutex<Option<Duration>>>,
     session: Session,
 }
 
@@ -51,12 +57,27 @@ impl Instance {
 
     fn take_within(limit: Duration, session: Session, folder: Folder, purpose: Purpose) -> Result<Instance> {
         let lock = Arc::new(InstanceLock::take_within(limit, &folder, purpose)?);
-        Ok(Instance { folder: Arc::new(folder), lock, session })
+        Ok(Instance { folder: Arc::new(folder), lock, looked: Arc::default(), session })
     }
 
     /// `BUSY` if another host has taken the instance over. The caller checks right before each step that can't be undone.
     pub fn fence(&self) -> Result<()> {
         self.lock.check()
+    }
+
+    /// Like `fence`, of steps one after the other: nobody is asked again within a `JOB_LOOK`. A claim is taken over only once it has not
+    /// been renewed for a hundred times as long, and whatever hangs, or a host that sleeps, takes longer than that.
+    pub fn fence_lately(&self) -> Result<()> {
+        let now = boot_time();
+        let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
+        if looked.is_some_and(|looked| now.saturating_sub(looked) < limits::within(LOOK, limits::JOB_LOOK)) {
+            return Ok(());
+        }
+        *looked = None;
+        self.fence()?;
+        // of the moment before the question
+        *looked = Some(now);
+        Ok(())
     }
 
     /// The instance's lock.
@@ -83,4 +104,9 @@ impl Instance {
     pub fn root(&self) -> &Folder {
         self.session.root()
     }
+}
+
+fn boot_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    Duration::try_from(time).unwrap_or_default()
 }

@@ -10,8 +10,6 @@ mod guarded;
 mod record;
 mod request;
 
-use std::time::Instant;
-
 use serde::Serialize;
 
 use crate::apart::Apart;
@@ -184,14 +182,13 @@ struct Telling<'a> {
     held: &'a Instance,
     pulse: &'a Pulse,
     phase: Option<Phase>,
-    looked: Instant,
     /// The lock is another's.
     lost: Option<Error>,
 }
 
 impl<'a> Telling<'a> {
     fn new(held: &'a Instance, pulse: &'a Pulse) -> Telling<'a> {
-        Telling { held, pulse, phase: None, looked: Instant::now(), lost: None }
+        Telling { held, pulse, phase: None, lost: None }
     }
 
     fn of(&mut self, progress: Progress) -> Result<(), Stopped> {
@@ -200,12 +197,7 @@ impl<'a> Telling<'a> {
             self.phase = Some(progress.phase);
             self.pulse.enter(progress.phase).map_err(|_| Stopped)?;
         }
-        // the first write after each sync looks, too
-        if self.looked.elapsed() < limits::JOB_LOOK {
-            return Ok(());
-        }
-        self.looked = Instant::now();
-        self.held.fence().map_err(|error| {
+        self.held.fence_lately().map_err(|error| {
             self.lost = Some(error);
             Stopped
         })

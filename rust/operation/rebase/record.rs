@@ -145,14 +145,14 @@ impl PointRecord {
 
     /// Indexes that it does not name any more go.
     fn replace(&self, held: &Instance, told: &mut Told, manifest: &Manifest) -> Result<()> {
-        held.fence()?;
+        held.fence_lately()?;
         (told.manifest, told.is_written) = (Some(manifest.replace(self.folder())?), true);
         let indexed = std::mem::take(&mut told.indexed);
         let left = |error| log::warn!("{}: an index of fingerprints that nothing names is left: {error}", self.at);
         if indexed.is_empty() {
             return Ok(());
         }
-        match held.fence() {
+        match held.fence_lately() {
             Ok(()) => indexed.into_iter().for_each(|(image, named, has_new)| {
                 fingerprints::clear(self.folder(), &image, named.as_deref(), has_new).unwrap_or_else(left);
             }),

@@ -25,7 +25,7 @@ pub fn open(root: &Folder, image: &RepoPath, recorded: &Fingerprints) -> Result<
 
 /// Makes the file for a new index of `image`, which lies in `folder`, and removes an unfinished one.
 pub fn create(instance: &Instance, folder: &Folder, image: &RepoPath) -> Result<Apart> {
-    instance.fence()?;
+    instance.fence_lately()?;
     folder.create_anew(&new_name(image), config::current().file_mode())
 }
 
@@ -41,7 +41,7 @@ pub fn place(
     file.sync_all().map_err(|e| Error::io(STEP, Path::new(image.as_str()), called("fsync")(e)))?;
     let [first, second] = names(image);
     let name = if old == Some(&first) { second } else { first };
-    instance.fence()?;
+    instance.fence_lately()?;
     folder.replace(file, &new_name(image), &name)?;
     folder.sync()?;
     Ok(name)
