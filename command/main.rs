@@ -54,7 +54,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Mount(mount) if mount.foreground || arguments.holder => {
             mount::hold(&host()?, mount, arguments.holder, output)
         }
-        Command::Mount(_) => mount::start(),
+        Command::Mount(_) => mount::start(output),
         Command::Umount(umount) => mount::unmount(umount, output),
         Command::Files(files) => files::list(OwnMounts::make()?, &host()?, files, output),
         Command::Get(get) => files::get(OwnMounts::make()?, &host()?, get, output),

@@ -21,7 +21,7 @@ const STEP: &str = "start the process that holds the mounts";
 const END: u8 = 0;
 
 /// Has a process of its own hold the mounts, and ends when that has told what it has mounted.
-pub(crate) fn start() -> Result<ExitCode> {
+pub(crate) fn start(output: Output) -> Result<ExitCode> {
     let io = |error| Error::io(STEP, "nasbackup", error);
     let mut command = std::process::Command::new(std::env::current_exe().map_err(io)?);
     command.arg("--holder").args(std::env::args_os().skip(1)).stdin(Stdio::null()).stdout(Stdio::piped());
@@ -30,7 +30,9 @@ pub(crate) fn start() -> Result<ExitCode> {
     let mut complaint = File::from(complaint);
     let mut holder = command.stderr(complaint.try_clone().map_err(io)?).spawn().map_err(io)?;
     let mut told = Vec::new();
-    holder.stdout.take().map_or(Ok(0), |out| BufReader::new(out).read_until(END, &mut told)).map_err(io)?;
+    let listen =
+        || holder.stdout.take().map_or(Ok(0), |out| BufReader::new(out).read_until(END, &mut told)).map_err(io);
+    progress::told(output, "mount the point", listen)?;
     complaint.rewind().and_then(|()| std::io::copy(&mut complaint, &mut std::io::stderr())).map_err(io)?;
     let is_mounted = told.pop_if(|last| *last == END).is_some();
     // else an error as JSON

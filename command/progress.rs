@@ -46,8 +46,13 @@ pub(crate) fn with<T>(
 pub(crate) fn during<T>(output: Output, what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
     heed_signals()?;
     refuse_if_cancelled("begin")?;
+    told(output, what, work).map_err(words::own)
+}
+
+/// The same for what a signal ends by itself.
+pub(crate) fn told<T>(output: Output, what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
     let _teller = Teller::begin(output, what)?;
-    work().map_err(words::own)
+    work()
 }
 
 /// `CANCELLED` once a signal has come. A command of several steps asks before each of them: a signal may come when a step has

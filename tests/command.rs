@@ -509,8 +509,31 @@ fn while_a_nas_hangs_it_is_told_what_is_waited_for_and_a_ctrl_c_is_heeded() {
     doctor.until_it_says("interrupted: ");
     doctor.interrupt();
     doctor.until_it_says("still waiting for the step 'try repository 'nas'': a step that gets no answer");
+    let place = folder("place");
+    let mut mount = Waiting::begin(&host, &["-r", "nas", "mount", "i-1/T", place.to_str().unwrap()]);
+    mount.until_it_says("mount the point, nothing heard for ");
     nas.go_on();
     doctor.child.wait().unwrap();
+    assert_eq!(mount.child.wait().unwrap().code(), Some(3), "{}", mount.complaint());
+}
+
+#[test]
+fn a_ctrl_c_ends_a_mount_that_hangs_and_leaves_nothing_of_it() {
+    let (tools, started) = (folder("tools"), folder("started").join("pid"));
+    let script = format!("#!/bin/sh\necho $$ > {0}.new; mv {0}.new {0}; exec sleep 1000\n", started.display());
+    std::fs::write(tools.join("mount"), script).unwrap();
+    std::fs::set_permissions(tools.join("mount"), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let mut host = Host::new(&folder("nas"));
+    host.tools = Some(tools);
+    let mut list = Waiting::begin(&host, &["-r", "nfs:192.0.2.1:/x", "list"]);
+    until("it mounts", || started.exists());
+    list.interrupt();
+    let status = list.child.wait().unwrap();
+    assert_eq!(status.code(), Some(130), "{}", list.complaint());
+    let mount = std::fs::read_to_string(&started).unwrap();
+    assert!(!Path::new("/proc").join(mount.trim()).exists(), "it goes on");
+    let mounts = std::fs::read_dir(host.settings.with_file_name("mounts")).unwrap();
+    assert_eq!(mounts.count(), 0);
 }
 
 /// Nothing is mounted in the folder, and it holds nothing.
