@@ -20,7 +20,7 @@ CYCLONEDX_CARGO := 0.5.7
 ADVISORIES := https://github.com/RustSec/advisory-db
 
 .PHONY: build packages install install-agent install-server uninstall demo quick check test test-binaries nas fuzz soak soak-images \
-	bench bench-images bench-night figures lint lint-rust lint-java prerequisites build-prerequisites
+	bench bench-images bench-night bench-guests figures lint lint-rust lint-java prerequisites build-prerequisites
 
 build: build-prerequisites
 	cargo build --release --features command
@@ -143,6 +143,16 @@ bench: prerequisites
 # Nights of 40 guests, 15 minutes; docs/benchmark.md. NIGHT_GUESTS: another number of them.
 bench-night:
 	$(MAKE) bench BENCH_SECTIONS=night
+	$(MAKE) bench-guests
+
+# A night of 10,000 guests by a virtual clock, with what the last nights have found a backup to take, and what one asks of the database.
+bench-guests: PROVIDER = java/cloudstack-provider/target
+bench-guests: prerequisites
+	$(MVN) test-compile dependency:build-classpath -Dmdep.outputFile=target/test-classpath -DincludeScope=test \
+		-DexcludeArtifactIds=cloudstack-stubs-4.22 -pl java/cloudstack-provider -am
+	java -Xmx1g -cp $(PROVIDER)/test-classes:$(PROVIDER)/classes:$$(cat $(PROVIDER)/test-classpath) \
+		org.apache.cloudstack.backup.ManyGuests $(CARGO_TARGET_DIR)/bench/samples
+	bench/report.py $(CARGO_TARGET_DIR)/bench
 
 # What the last make bench has found, into docs/figures and the README.
 figures:

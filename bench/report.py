@@ -257,6 +257,14 @@ def nights(samples):
     return {"rows": rows, "read_back": sum(s["images"] for s in samples.of("night", kind="ReadBack"))}
 
 
+def by_slots(guests):
+    """The simulated nights that differ in their slots alone, side by side."""
+    rows = {}
+    for night in (g for g in guests if g["kind"] == "night"):
+        rows.setdefault((night["servers"], night["hosts"], night["nas"]), []).append(night)
+    return rows
+
+
 def machine():
     cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "?")
     with open("/proc/meminfo") as info:
@@ -306,6 +314,27 @@ def from_to(counts):
 
 def by_kind(counts):
     return ", ".join(f"{kind} {from_to(count)}" for kind, count in counts.items()) or "-"
+
+
+def many_guests(guests):
+    nights = by_slots(guests)
+    first = next(iter(nights.values()))
+
+    def each(of, field, unit, digits):
+        return " / ".join(f"{night[field] / unit:.{digits}f}" for night in of)
+
+    slots = " / ".join(str(night["slots"]) for night in first)
+    return ["## Many guests\n",
+            table(["job", "machines of 30 points", "statements", "rows looked at", "ms"],
+                  [[g["job"], f"{g['guests']:,}", str(g["statements"]), f"{g['rows']:,}", f"{g['seconds'] * 1000:.0f}"]
+                   for g in guests if g["kind"] == "statements"]),
+            f"10,000 guests by a virtual clock; a backup: {first[0]['fixed']:.2f} s and its bytes at {first[0]['rate'] / MIB:.0f} MiB/s"
+            f" at most. By slots of each host, {slots}:\n",
+            table(["servers", "hosts", "NAS, GB/s", "the night, min", "a backup on average, s", "the longest, min", "waited on average, s", "longest, min",
+                   "most at once"],
+                  [[str(servers), str(hosts), f"{nas / 1e9:.0f}", each(of, "seconds", 60, 1), each(of, "backup", 1, 1),
+                    each(of, "longest", 60, 1), each(of, "wait", 1, 0), each(of, "longest_wait", 60, 1), each(of, "at_once", 1, 0)]
+                   for (servers, hosts, nas), of in nights.items()])]
 
 
 def markdown(results):
@@ -368,6 +397,8 @@ def markdown(results):
                           *(text(n.get(field), "", 0) for field in ("threads", "merges", "verified", "gone")),
                           *(text(n[field], "", 1) for field in ("p99", "worst_p99", "longest"))] for n in results["nights"]["rows"]]),
                   f"Read back at the end: {results['nights']['read_back']} images.\n"]
+    if results["guests"]:
+        parts += many_guests(results["guests"])
     if results["growth"]:
         parts += ["## Growth\n", *[f"- {line}" for line in results["growth_in_words"]], "",
                   table(["what", "", "full s", "incremental s", "memory MiB"],
@@ -554,6 +585,7 @@ def main(out):
         "requests": asked,
         "away": far,
         "nights": nights(samples),
+        "guests": samples.of("guests"),
         "growth": curves,
         "growth_in_words": growth_in_words(curves),
         "latency": guest,

@@ -12,9 +12,7 @@
 
 package org.apache.cloudstack.backup;
 
-import java.util.ArrayList;
 import java.util.LinkedHashMap;
-import java.util.List;
 import java.util.Map;
 import org.nasbackup.provider.Policy;
 import org.nasbackup.provider.database.Database;
@@ -26,10 +24,13 @@ final class Fleet {
         final long statements;
         /** Those that the database looked at. */
         final long rows;
+        /** Of real time, the modelled host's included. */
+        final double seconds;
 
-        Asked(long statements, long rows) {
+        Asked(long statements, long rows, double seconds) {
             this.statements = statements;
             this.rows = rows;
+            this.seconds = seconds;
         }
     }
 
@@ -73,10 +74,7 @@ final class Fleet {
     /** By job; what the manager itself asks for is not in it. */
     Map<String, Asked> asked() {
         Map<String, Asked> asked = new LinkedHashMap<>();
-        List<Backup> taken = new ArrayList<>();
-        asked.put(
-                "take",
-                asked(() -> taken.add(site.provider.takeBackup(site.vm, false).second())));
+        asked.put("take", asked(() -> site.provider.takeBackup(site.vm, false)));
         Backup second = site.rows().get(1);
         asked.put("delete", asked(() -> site.provider.deleteBackup(second, false)));
         asked.put("sync", asked(() -> site.provider.syncBackupStorageStats(Site.ZONE)));
@@ -88,7 +86,8 @@ final class Fleet {
         job.run();
         Asked after = status();
         // the question itself is one
-        return new Asked(after.statements - before.statements - 1, after.rows - before.rows);
+        return new Asked(
+                after.statements - before.statements - 1, after.rows - before.rows, after.seconds - before.seconds);
     }
 
     /** Of this connection. */
@@ -98,8 +97,7 @@ final class Fleet {
                 row -> counters.put(row.getString(1), row.getLong(2)),
                 "show session status where variable_name = 'Questions' or variable_name like 'Handler_read%'");
         long statements = counters.remove("Questions");
-        return new Asked(
-                statements,
-                counters.values().stream().mapToLong(Long::longValue).sum());
+        long rows = counters.values().stream().mapToLong(Long::longValue).sum();
+        return new Asked(statements, rows, System.nanoTime() / 1e9);
     }
 }
