@@ -11,6 +11,8 @@ const TABLE: &str = "/proc/thread-self/mountinfo";
 /// Where a file lies, whichever mount of this host it was opened through.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct MountPlace {
+    /// The folder at which its file system is mounted.
+    pub(crate) point: PathBuf,
     /// The type and the source of its file system, as `nfs4 'nas:/export'`.
     pub(crate) file_system: String,
     /// The path in it.
@@ -38,10 +40,10 @@ fn place_in(table: &[u8], path: &Path) -> Option<MountPlace> {
         // nothing is joined to the mount point itself: that would add a slash
         let path = if inside.as_os_str().is_empty() { root } else { root.join(inside) };
         let options = plain(fields.get(end + 3)?).display().to_string();
-        Some((point.components().count(), MountPlace { file_system, path, options }))
+        Some(MountPlace { point, file_system, path, options })
     });
     // of mounts on top of each other the last is seen
-    mounts.max_by_key(|(depth, _)| *depth).map(|(_, place)| place)
+    mounts.max_by_key(|place| place.point.components().count())
 }
 
 /// Is something mounted at `path`, which is absolute and without links? Asks the kernel's table only, no file system.
@@ -112,16 +114,17 @@ mod tests {
             36 22 0:40 / /mnt/a\\040b rw,noatime shared:2 master:1 - nfs4 host:/x\\040y rw\n\
             37 22 0:40 /i-1 /srv/one rw - nfs4 host:/x\\040y rw\n\
             38 22 8:1 / /over rw - ext4 /dev/b rw\n39 38 8:2 / /over rw - xfs /dev/c ro,x=y\n40 22 short\n";
-        for (path, file_system, inside) in [
-            ("/mnt/a b/i-1/T1", "nfs4 'host:/x y'", "/i-1/T1"),
-            ("/srv/one/T1", "nfs4 'host:/x y'", "/i-1/T1"),
-            ("/srv/one", "nfs4 'host:/x y'", "/i-1"),
-            ("/over/x", "xfs '/dev/c'", "/x"),
-            ("/mnt/a bc", "ext4 '/dev/a'", "/mnt/a bc"),
+        for (path, point, file_system, inside) in [
+            ("/mnt/a b/i-1/T1", "/mnt/a b", "nfs4 'host:/x y'", "/i-1/T1"),
+            ("/srv/one/T1", "/srv/one", "nfs4 'host:/x y'", "/i-1/T1"),
+            ("/srv/one", "/srv/one", "nfs4 'host:/x y'", "/i-1"),
+            ("/over/x", "/over", "xfs '/dev/c'", "/x"),
+            ("/mnt/a bc", "/", "ext4 '/dev/a'", "/mnt/a bc"),
         ] {
             let place = place_in(table, Path::new(path)).unwrap();
             let options = if path == "/over/x" { "ro,x=y" } else { "rw" }.to_owned();
-            let expected = MountPlace { file_system: file_system.to_owned(), path: inside.into(), options };
+            let (point, path_in_it, file_system) = (point.into(), inside.into(), file_system.to_owned());
+            let expected = MountPlace { point, file_system, path: path_in_it, options };
             assert_eq!(place, expected, "{path}");
         }
         assert_eq!(place_in(b"", Path::new("/")), None);

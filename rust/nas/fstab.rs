@@ -1,17 +1,19 @@
 //! What this host's table of mounts (fstab(5)) says that a folder is to be.
 
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
+use super::folder::Folder;
 use crate::error::{Code, Error, Result};
 use crate::mountinfo;
 
 /// `MOUNT_FAILED` for a folder that lies where the table has a file system, and none is mounted: points would lie on this host,
-/// fill its disk, and be hidden by the next mount. A table that can't be read says nothing.
-pub(super) fn check_mounted(folder: &Path) -> Result<()> {
+/// fill its disk, and be hidden by the next mount. Whatever is mounted between the two is taken for what was meant. A table that
+/// can't be read says nothing.
+pub(super) fn check_mounted(folder: &Path, root: &Folder) -> Result<()> {
     let Some(point) = std::fs::read(table()).ok().and_then(|table| mount_point(&table, folder)) else { return Ok(()) };
-    // as the kernel calls it
-    let real = point.canonicalize().unwrap_or_else(|_| point.clone());
-    if mountinfo::is_mounted(&real).unwrap_or(true) {
+    let real = mountinfo::resolved(&point);
+    if mountinfo::place(root.as_fd()).map_or(true, |place| place.point.starts_with(&real)) {
         return Ok(());
     }
     let cause = format!("'{}' stands in /etc/fstab, and nothing is mounted there", point.display());

@@ -46,7 +46,7 @@ pub(super) fn open(
     if export.is_dir() {
         let folder = Path::new(export.address());
         let root = open_root(folder)?;
-        fstab::check_mounted(folder)?;
+        fstab::check_mounted(folder, &root)?;
         return Ok((Arc::new(OpenExport { root, mount: None }), None));
     }
     let slot = slot(export, &config.mount_dir);
