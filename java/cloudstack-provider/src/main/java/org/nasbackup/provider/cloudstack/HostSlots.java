@@ -50,6 +50,9 @@ public final class HostSlots {
                 Duration.ofSeconds(2), Duration.ofSeconds(20), Duration.ofSeconds(20), Duration.ofSeconds(120));
 
         private final long look;
+        /** Nanoseconds for which what one turn has seen is good for the others. */
+        private final long glance;
+
         private final long askAgain;
         private final long beat;
         private final long lease;
@@ -62,6 +65,7 @@ public final class HostSlots {
          */
         public Pace(Duration look, Duration askAgain, Duration beat, Duration lease) {
             this.look = look.toMillis();
+            this.glance = look.toNanos() / 2;
             this.askAgain = askAgain.toMillis();
             this.beat = beat.toMillis();
             this.lease = lease.toNanos();
@@ -96,12 +100,43 @@ public final class HostSlots {
     /** What this server knows of a host's line. Threads that wait for a slot of the host wait on this monitor. */
     private final class AtHost {
         private final Heartbeats heartbeats = new Heartbeats(pace.lease);
+        /** How often turns were woken. */
+        private volatile long wakes;
+        /** Held while a turn looks at the line for all of them. */
+        private final Object looking = new Object();
 
-        synchronized void pause(long millis) throws InterruptedException {
-            wait(millis);
+        private Line seen;
+        private long seenAfter;
+        private long seenAt;
+
+        /** The line as one of this server's turns saw it a moment ago: else each turn that ends would have all others ask the database. */
+        Line glance(Supplier<Line> look) {
+            synchronized (looking) {
+                if (seen == null || seenAfter != wakes || System.nanoTime() - seenAt > pace.glance) {
+                    seen = null;
+                    seenAfter = wakes;
+                    seenAt = System.nanoTime();
+                    seen = look.get();
+                }
+                return seen;
+            }
+        }
+
+        /**
+         * Waits, unless turns were woken since the caller waited last.
+         *
+         * @param woken how often turns were woken then
+         * @return how often they were now
+         */
+        synchronized long pause(long woken, long millis) throws InterruptedException {
+            if (wakes == woken) {
+                wait(millis);
+            }
+            return wakes;
         }
 
         synchronized void wake() {
+            wakes++;
             notifyAll();
         }
     }
@@ -219,6 +254,9 @@ public final class HostSlots {
         private final String id = UUID.randomUUID().toString();
         private final long begun = nanoTime.getAsLong();
         private long tellAt = begun;
+        /** How often turns of its host had been woken when it waited last. */
+        private long woken;
+
         private ScheduledFuture<?> beating;
         /** Held while the ticket is written. */
         private final ReentrantLock own = new ReentrantLock();
@@ -255,7 +293,7 @@ public final class HostSlots {
          */
         private Why begin() {
             try {
-                Line line = line(hostId).with(ticket);
+                Line line = at(hostId).glance(() -> line(hostId)).with(ticket);
                 if (line.mayBegin(ticket, claim.slots) && locks.lockedLine(hostId, this::step)) {
                     return null;
                 }
@@ -389,7 +427,7 @@ public final class HostSlots {
         /** Waits until the next look, or until a turn of this server has ended. */
         private void pause() {
             try {
-                at(hostId).pause(pace.look);
+                woken = at(hostId).pause(woken, pace.look);
             } catch (InterruptedException e) {
                 throw interrupted(e);
             }

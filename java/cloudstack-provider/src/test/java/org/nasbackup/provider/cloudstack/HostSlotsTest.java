@@ -282,6 +282,27 @@ class HostSlotsTest {
         assertThat(tickets.all).isEmpty();
     }
 
+    /** Else each that ends would have all others ask the database. */
+    @Test
+    void who_waits_for_the_same_host_looks_with_the_others() throws Exception {
+        HostSlots.Pace pace = new HostSlots.Pace(NEVER, NEVER, NEVER, Duration.ofSeconds(120));
+        HostSlots slots = new HostSlots(tickets, locks, logger, pace, () -> TimeUnit.SECONDS.toNanos(seconds));
+        CountDownLatch end = new CountDownLatch(1);
+        List<CompletableFuture<?>> all = new ArrayList<>();
+        for (int turn = 0; turn < 6; turn++) {
+            int logs = turn;
+            all.add(CompletableFuture.supplyAsync(
+                    () -> slots.held(claim(7200), () -> await(end)), task -> new Thread(task).start()));
+            until("it has its slot, or waits", () -> tickets.all.size() == logs + 1 && logged.size() == logs);
+        }
+        end.countDown();
+        for (CompletableFuture<?> turn : all) {
+            get(turn);
+        }
+        // one at each join and at each begin that had to wait, and one of all for each end
+        assertThat(tickets.looks.get()).isLessThanOrEqualTo(6 + 5 + 1 + 6);
+    }
+
     /** With one slot: a deletion of the same virtual machine waits without it, and the next one goes first. */
     @Test
     void who_finds_its_machine_at_work_gives_its_slot_to_others_and_keeps_its_place() throws Exception {
