@@ -126,7 +126,7 @@ pub(super) const SOME_NEED: [(&str, &str); 4] = [
         "qemu-nbd",
         "stopped guests with disks in Ceph need it, and restores to Ceph: package qemu-utils (Debian, Ubuntu) or qemu-img",
     ),
-    ("rbd", "restores to Ceph need it: package ceph-common"),
+    ("rbd", "restores to Ceph need it, and without it incrementals of images there read all: package ceph-common"),
     (
         "guestfish",
         "without it this host's kernel reads guests' files, and none in LVM: package guestfish (Debian, Ubuntu) or libguestfs",

@@ -14,7 +14,6 @@ use crate::error::{Code, Error, Result};
 use crate::limits;
 use crate::operation::ceph::{self, ListedSnapshot, Rbd};
 use crate::point::Snapshot;
-use crate::work::deadline::within_call;
 use crate::work::job::Reporter;
 
 const STEP: &str = "take a snapshot of the image in Ceph";
@@ -37,12 +36,14 @@ pub(super) struct DiskImage {
     name: String,
     /// Of a disk that is compared: the parent's snapshot, since which Ceph tells what has changed, or why it can't.
     since: Option<std::result::Result<Snapshot, String>>,
+    /// The names of ours that were there before.
+    older: Vec<String>,
 }
 
 impl DiskImage {
     pub(super) fn new(disk: usize, target: &str, image: Rbd, call: &Call<'_>) -> DiskImage {
         let name = format!("{PREFIX}{}", call.point_id);
-        DiskImage { disk, target: target.to_owned(), image, name, since: None }
+        DiskImage { disk, target: target.to_owned(), image, name, since: None, older: Vec::new() }
     }
 
     /// Takes the snapshot, and notes it in the plan of the disk. Of an image that a guest has open it is refused unless that guest's
@@ -70,6 +71,8 @@ impl DiskImage {
                 None => Err("the parent point names no snapshot of it".to_owned()),
             });
         }
+        let names = there.iter().map(|listed| &listed.name);
+        self.older = names.filter(|name| is_ours(name) && **name != self.name).cloned().collect();
         disk.snapshot = Some(Snapshot { image, id: now.id, name: now.name.clone() });
         Ok(())
     }
@@ -159,17 +162,10 @@ impl DiskImage {
         }
     }
 
-    /// Removes all other snapshots of ours, which no backup needs any more; what became of that, if it did not succeed.
-    pub(super) fn keep_only(&self) -> Option<String> {
-        let others = |there: Vec<ListedSnapshot>| {
-            let names = there.into_iter().map(|listed| listed.name);
-            names.filter(|name| is_ours(name) && *name != self.name).collect::<Vec<_>>()
-        };
-        let there = ceph::list(&self.image, within_call(limits::CEPH), || Ok(()));
-        let removed = there.map(others).and_then(|names| {
-            names.iter().try_for_each(|name| ceph::remove(&self.image, name).map_err(|error| error.on_disk(name)))
-        });
-        let error = removed.err()?;
+    /// Removes the older snapshots of ours, which no backup needs any more; what became of that, if it did not succeed.
+    pub(super) fn remove_older(&self) -> Option<String> {
+        let remove = |name: &String| ceph::remove(&self.image, name).map_err(|error| error.on_disk(name));
+        let error = self.older.iter().try_for_each(remove).err()?;
         Some(format!("disk {}: older snapshots stay until the next backup: {error}", self.target))
     }
 }

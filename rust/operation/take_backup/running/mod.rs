@@ -138,7 +138,7 @@ impl Guest for Running {
         mut host: HostState,
         details: &mut Vec<String>,
     ) {
-        details.extend(self.images.iter().filter_map(DiskImage::keep_only));
+        details.extend(self.images.iter().filter_map(DiskImage::remove_older));
         let found = self.found;
         let gone = is_gone(&found);
         match bitmap.filter(|bitmap| bitmap.is_carried && gone.is_none()) {

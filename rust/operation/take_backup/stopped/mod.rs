@@ -149,7 +149,7 @@ impl Guest for Stopped {
             }
             None => {}
         }
-        details.extend(self.images.iter().filter_map(DiskImage::keep_only));
+        details.extend(self.images.iter().filter_map(DiskImage::remove_older));
         host.end();
     }
 }
