@@ -11,7 +11,7 @@ use nasbackup::work::job::JobStatus;
 use nasbackup::work::phase::Phase;
 
 use support::{
-    Agent, Ceph, Disk, Ended, Guest, MIB, Nas, Story, ceph, own_host, run_as_agent, take_and_when, take_json,
+    Agent, Ceph, Disk, Ended, Guest, MIB, Nas, Story, ceph, own_host, run_as_agent, take_and_when, take_json, until,
 };
 
 /// Of the disk.
@@ -57,10 +57,17 @@ fn take(story: &mut Story, mode: &str) -> u64 {
     let request = if story.guest.state() == "gone" { story.stopped_request(mode) } else { story.request(mode) };
     let mut read = 0;
     story.accept_with(request, |request| {
-        take_backup::run(request, &mut |status| {
-            read = read.max(status.total_bytes);
-            Ok(())
-        })
+        let mut taken = None;
+        // another test's agent that is just starting may be undoing what one that was killed has left
+        until("nobody is at the guest's job", || {
+            let answer = take_backup::run(request.clone(), &mut |status| {
+                read = read.max(status.total_bytes);
+                Ok(())
+            });
+            taken = Some(answer).filter(|answer| !matches!(answer, Err(error) if error.code == Code::Busy));
+            taken.is_some()
+        });
+        taken.unwrap()
     });
     assert_snapshots(story, &[]);
     read
