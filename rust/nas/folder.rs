@@ -292,12 +292,15 @@ impl Folder {
         }
     }
 
-    /// The device and number of the file `name` by what its server says now, whatever this host remembers; `None` if there is none.
+    /// The device and number of the file `name` by what its server says now, whatever this host remembers; `None` if there is none, or one
+    /// that was removed by another host while this one has it open: that has no name left.
     pub(super) fn number_now(&self, name: &str) -> Result<Option<(u64, u64)>> {
         let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::STATX_FORCE_SYNC;
         match rustix::fs::statx(&self.fd, name, flags, StatxFlags::BASIC_STATS) {
-            Ok(found) => Ok(Some((rustix::fs::makedev(found.stx_dev_major, found.stx_dev_minor), found.stx_ino))),
-            Err(Errno::NOENT) => Ok(None),
+            Ok(found) if found.stx_nlink > 0 => {
+                Ok(Some((rustix::fs::makedev(found.stx_dev_major, found.stx_dev_minor), found.stx_ino)))
+            }
+            Ok(_) | Err(Errno::NOENT) => Ok(None),
             Err(error) => Err(failed("look up", self.path.join(name), error)),
         }
     }

@@ -192,7 +192,9 @@ impl Claim {
             made => {
                 let file = made?;
                 if FsKind::in_table(&self.folder) == FsKind::Nfs
-                    && let Ok(file) = file.with(|file| Attributes::of(file, StatxFlags::empty()))
+                    && let Ok(file) = file.with(|file| Attributes::of(file, StatxFlags::NLINK))
+                    // or the server counts no names, and one that is gone could not be told
+                    && file.links > 0
                 {
                     // can't fail: it is made once
                     let _ = self.number.set(file.id());

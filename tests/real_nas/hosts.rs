@@ -4,7 +4,11 @@
 use std::fs;
 
 use nasbackup::error::Code;
+use nasbackup::nas::instance::Instance;
+use nasbackup::nas::path::PointPath;
+use nasbackup::nas::purpose::Purpose;
 use nasbackup::nas::repository::Repository;
+use nasbackup::nas::session::Session;
 use nasbackup::operation::take_backup::TakeBackupRequest;
 use serde_json::{Value, json};
 
@@ -220,4 +224,26 @@ fn clocks_that_differ_by_an_hour_make_no_difference() {
     other.agent("deleteBackup", of(&paths[1])).succeed();
     story.points.remove(1);
     story.assert_all_restore();
+}
+
+/// Another host has waited for a claim to expire while this one hung, and works on the points: what comes next here changes nothing.
+#[test]
+fn a_claim_that_another_host_has_taken_over_is_missed_at_the_next_look() {
+    for options in ["vers=4.2,nosharecache", "vers=3,nosharecache"] {
+        let nas = nfs("nas", options);
+        let instance = nas.at("i-1");
+        fs::create_dir_all(instance.join("T1")).unwrap();
+        let export = Repository::check(Some(nas.repository())).unwrap();
+        let session = Session::open(&export, &nasbackup::config::current()).unwrap();
+        let point = PointPath::parse("backupPath", "i-1/T1").unwrap();
+        let held = Instance::open(session, &point, Purpose::Change).unwrap();
+        held.fence().unwrap();
+        let claim = instance.join(".nasbackup.lease");
+        let (text, aside) = (fs::read_to_string(&claim).unwrap(), instance.join(".nasbackup.lease-0"));
+        fs::rename(&claim, &aside).unwrap();
+        fs::remove_file(&aside).unwrap();
+        fs::write(&claim, text.replace('0', "1")).unwrap();
+        let looked = held.fence();
+        assert_eq!(looked.err().map(|error| error.code), Some(Code::Busy), "{options}");
+    }
 }
