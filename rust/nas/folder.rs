@@ -316,9 +316,9 @@ impl Folder {
         Err(Error::new(Code::Io, step, format!("'{}' was exchanged by somebody", path.display())))
     }
 
-    /// The same of a name that this host has just given to the file. An NFS client has moved that name itself, and is not made to ask for the
-    /// times of the file.
-    pub(super) fn check_is_now(&self, step: &'static str, name: &str, file: &impl Descriptor) -> Result<()> {
+    /// The same of a name that this host has just made or given to the file. What an NFS client knows of that suffices: it is not made to ask
+    /// for the times of the file.
+    pub(super) fn check_is_ours(&self, step: &'static str, name: &str, file: &impl Descriptor) -> Result<()> {
         let there = self.find(name.as_ref(), StatxFlags::empty())?.map(|found| found.id());
         let ours = file.with(|file| Attributes::of(file, StatxFlags::empty()));
         if there == Some(ours.map_err(|e| failed(step, self.path.join(name), e))?.id()) {

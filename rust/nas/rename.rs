@@ -109,9 +109,9 @@ impl Folder {
         const STEP: &str = "rename";
         self.check_name(STEP, from.as_ref())?;
         self.check_name(STEP, to.as_ref())?;
-        self.check_is(STEP, from, file)?;
+        self.check_is_ours(STEP, from, file)?;
         rustix::fs::renameat(&self.fd, from, &self.fd, to).map_err(|e| failed(STEP, self.path.join(to), e))?;
-        self.check_is_now(STEP, to, file)
+        self.check_is_ours(STEP, to, file)
     }
 
     /// Moves `file`, and nothing else that has its `name` by now, to another folder under the same name.

@@ -12,6 +12,7 @@ use super::folder::{FOLDER, Folder, failed, next_names};
 use crate::apart::Apart;
 use crate::descriptor::Attributes;
 use crate::error::{Code, Error, Result};
+use crate::fs_kind::FsKind;
 use crate::limits;
 use crate::work::steps;
 
@@ -38,12 +39,13 @@ impl Folder {
         self.remove_tree_known_as(name.as_ref(), &self.path.join(name), left)
     }
 
-    /// Makes the file `name`, open for reading and writing. What a killed call has left of it goes.
+    /// Makes the file `name`, which nobody else makes meanwhile, open for reading and writing. What a killed call has left of it goes.
     pub fn create_anew(&self, name: &str, mode: u32) -> Result<Apart> {
-        match self.create_file(name, mode) {
+        let kind = FsKind::in_table(self);
+        match self.create_file_once(name, mode, kind) {
             Err(error) if error.code == Code::AlreadyExists => {
                 self.remove_tree(name)?;
-                self.create_file(name, mode)
+                self.create_file_once(name, mode, kind)
             }
             made => made,
         }
