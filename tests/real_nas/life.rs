@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use nasbackup::config::Engine;
+use nasbackup::nas::repository::Repository;
 use nasbackup::operation::call;
 use nasbackup::operation::take_backup::TakeBackupRequest;
 use serde_json::{Value, json};
@@ -28,22 +29,24 @@ fn take<'a>(story: &'a mut Story, engine: &str, mode: &str) -> &'a Point {
 /// On a mount whose requests are counted no backup asks for more than it needs.
 fn accept(story: &mut Story, request: TakeBackupRequest) -> &Point {
     let repository = story.nas.repository();
+    story.accept_with(request, |request| asking(&repository, most_asked(&request), || take_backup(request)))
+}
+
+/// On a mount whose requests are counted there are no more of them than this.
+fn asking<T>(repository: &Repository, most: u64, act: impl FnOnce() -> T) -> T {
     if repository.options.as_deref() != Some(COUNTED) {
-        return story.accept(request);
+        return act();
     }
-    let (address, stats) = (repository.address.clone().unwrap(), json!({"repository": repository_json(&repository)}));
-    story.accept_with(request, |request| {
-        // it is mounted, and knows what it was asked a moment ago
-        done("backupStats", &stats);
-        let most = most_asked(&request);
-        let (before, begun) = (Counts::of(&address), Instant::now());
-        let taken = take_backup(request);
-        // meanwhile claims are renewed, and what is known of files grows old
-        let most = most + 2 * begun.elapsed().as_secs();
-        let asked = Counts::of(&address).since(&before);
-        assert!(asked.asked.values().sum::<u64>() <= most, "more than {most}: {asked:?}");
-        taken
-    })
+    // it is mounted, and knows what it was asked a moment ago
+    done("backupStats", &json!({"repository": repository_json(repository)}));
+    let address = repository.address.as_deref().unwrap();
+    let (before, begun) = (Counts::of(address), Instant::now());
+    let done = act();
+    // meanwhile claims are renewed, and what is known of files grows old
+    let most = most + 2 * begun.elapsed().as_secs();
+    let asked = Counts::of(address).since(&before);
+    assert!(asked.asked.values().sum::<u64>() <= most, "more than {most}: {asked:?}");
+    done
 }
 
 /// How many requests a backup of one disk may take: what was counted, and some 5 more.
@@ -51,7 +54,8 @@ fn most_asked(request: &TakeBackupRequest) -> u64 {
     match (request.engine.as_deref(), request.mode.as_deref()) {
         (None, _) => 66,
         (Some("pull"), Some("full")) => 71,
-        (Some("pull"), _) => 75,
+        // also one that reads the chain's fingerprints, which lie in a file for each image
+        (Some("pull"), _) => 90,
         (_, Some("full")) => 150,
         _ => 160,
     }
@@ -122,20 +126,24 @@ pub(crate) fn live_shortly(nas: Nas) {
 pub(crate) fn remove_middle(story: &mut Story, at: usize) {
     let [parent, child] = [at - 1, at + 1].map(|other| story.points[other].path.clone());
     let repository = repository_json(&story.nas.repository());
-    done("rebasePoint", &json!({"repository": repository, "backupPath": child, "newParent": parent}));
+    let request = json!({"repository": repository, "backupPath": child, "newParent": parent});
+    asking(&story.nas.repository(), 82, || done("rebasePoint", &request));
     let gone = story.points.remove(at);
     delete(story, &gone);
 }
 
 fn delete(story: &Story, point: &Point) {
-    done("deleteBackup", &json!({"repository": repository_json(&story.nas.repository()), "backupPath": point.path}));
+    let repository = story.nas.repository();
+    let request = json!({"repository": repository_json(&repository), "backupPath": point.path});
+    // two or four of each file of the point, and one of each other point
+    asking(&repository, 90, || done("deleteBackup", &request));
     assert!(!story.nas.at(&point.path).exists());
 }
 
 /// All of it is sound, and what we wrote ourselves is what we wrote.
 pub(crate) fn assert_verified(story: &Story, point: &Point) {
     let request = json!({"repository": repository_json(&story.nas.repository()), "backupPath": point.path});
-    let chain = done("verifyChain", &request);
+    let chain = asking(&story.nas.repository(), 42, || done("verifyChain", &request));
     assert_eq!(chain["verdict"], "good", "{chain}");
     let data = done("verifyData", &request);
     let expected = if story.points.iter().all(|point| point.taken.engine == Engine::Pull) { "good" } else { "aborted" };
