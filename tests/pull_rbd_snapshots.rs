@@ -503,25 +503,37 @@ fn an_agent_may_be_killed_at_each_step_of_a_running_guest_s_snapshots() {
 
 /// The root disk goes by its bitmap, the others by their snapshots.
 #[test]
-fn a_stopped_guest_may_have_several_disks_of_both_kinds() {
+fn a_guest_may_have_several_disks_of_both_kinds() {
     let mut story = Story::new(Guest::new([Disk::root(), Disk::rbd(), Disk::rbd()]), Nas::folder());
     for disk in 1..3 {
         story.guest.write(disk, 0x42, 0, SOME);
     }
-    story.guest.stop();
-    story.take_stopped("full").assert_full(true);
-    while_it_runs(&mut story, |guest| (0..3).for_each(|disk| guest.write(disk, 0x51, 3 * MIB, MIB)));
-    let mut read = 0;
-    story.accept_with(story.stopped_request("incremental"), |request| {
-        take_backup::run(request, &mut |status| {
-            read = read.max(status.total_bytes);
-            Ok(())
-        })
-    });
-    assert_eq!(story.last().kinds(), [Incremental; 3]);
-    assert!(read <= 4 * MIB, "{read}");
-    for disk in 1..3 {
-        assert_eq!(ceph().snapshots(story.guest.disks[disk].volume()).len(), 1);
+    story.take("full").assert_full(true);
+    for (pattern, runs) in [(0x51, true), (0x52, false), (0x53, true)] {
+        (0..3).for_each(|disk| story.guest.write(disk, pattern, u64::from(pattern % 16) * MIB, MIB));
+        let request = if runs {
+            story.request("incremental")
+        } else {
+            story.guest.stop();
+            story.stopped_request("incremental")
+        };
+        let mut read = 0;
+        story.accept_with(request, |request| {
+            take_backup::run(request, &mut |status| {
+                read = read.max(status.total_bytes);
+                Ok(())
+            })
+        });
+        assert_eq!(story.last().kinds(), [Incremental; 3]);
+        assert!(read > 0 && read <= 4 * MIB, "{read}");
+        let told = story.last().taken.details.matches("1048576 bytes were read, which Ceph says").count();
+        assert_eq!(told, 2, "{:?}", story.last().taken);
+        for disk in 1..3 {
+            assert_eq!(ceph().snapshots(story.guest.disks[disk].volume()).len(), 1);
+        }
+        if !runs {
+            story.guest.start();
+        }
     }
     story.assert_all_restore();
 }
