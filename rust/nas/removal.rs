@@ -180,20 +180,28 @@ impl<'a> HiddenPoint<'a> {
         self.remove_all()
     }
 
-    /// Renames each file, to find out whether the NAS lets it be removed.
+    /// All that the folder holds, in the order of its removal.
+    fn in_order(&self) -> Vec<(&OsString, &Attributes)> {
+        let mut files: Vec<_> = self.files.iter().collect();
+        files.sort_by_key(|(name, found)| rank(name, found));
+        files
+    }
+
+    /// Renames each file, to find out whether the NAS lets it be removed; but for the first: before its own removal none is lost.
     fn rename_all(&mut self) -> Result<()> {
-        for name in self.files.keys() {
-            if self.renamed.contains(name) {
+        let names: Vec<_> = self.in_order().into_iter().skip(1).map(|(name, _)| name.clone()).collect();
+        for name in names {
+            if self.renamed.contains(&name) {
                 continue;
             }
             steps::at("rename one of a point");
-            let other = removal_name(name);
+            let other = removal_name(&name);
             // no file of ours has such a name
             if other.len() > LONGEST {
                 continue;
             }
-            match self.folder.rename_to_free(name, &other) {
-                Ok(()) => _ = self.renamed.insert(name.clone()),
+            match self.folder.rename_to_free(&name, &other) {
+                Ok(()) => _ = self.renamed.insert(name),
                 // a full repository may have no room for a name, and an operator has to be able to empty it
                 Err(error) if matches!(error.code, Code::NoSpace | Code::AlreadyExists) => {}
                 Err(error) => return Err(error),
@@ -205,11 +213,9 @@ impl<'a> HiddenPoint<'a> {
     /// Removes all files, those first that may still refuse.
     fn remove_all(&mut self) -> Result<u64> {
         self.lock.check()?;
-        let mut files: Vec<_> = self.files.iter().collect();
-        files.sort_by_key(|(name, found)| rank(name, found));
         self.begun = true;
         let mut freed = 0_u64;
-        for (name, found) in files {
+        for (name, found) in self.in_order() {
             steps::at("remove one of a point");
             let path = self.folder.path.join(name);
             freed = freed.saturating_add(self.folder.remove_found(&self.current_name(name), &path, found)?);
@@ -347,7 +353,7 @@ mod tests {
                 "another host has taken over",
                 |dir| fs::remove_file(dir.join(".nasbackup.lease")).unwrap(),
                 ".deleted-T1",
-                &[".removed-domain.xml", ".removed-manifest.json", ".removed-root.x.qcow2"],
+                &[".removed-domain.xml", ".removed-manifest.json", "root.x.qcow2"],
             ),
             (
                 "the first is gone",
