@@ -18,6 +18,9 @@ const L1_ENTRY_COVERS: u64 = CLUSTERS_PER_L2 * CLUSTER;
 /// QEMU opens no image with more L1 entries (32 MiB of them).
 const MAX_L1_ENTRIES: u64 = (32 << 20) / 8;
 
+/// Bytes that are written at once: more than of any table but the L1 table is used.
+pub(super) const PAGE: usize = 4096;
+
 // header, refcount table, one refcount block, then the L1 table: even the largest has but 512 clusters, and one
 // block counts 32768
 const REFCOUNT_TABLE: u64 = CLUSTER;
@@ -32,12 +35,17 @@ pub fn create(file: &impl Storage, virtual_size: u64, backing: Option<&str>) -> 
     let l1_clusters = (l1_entries * 8).div_ceil(CLUSTER);
     let clusters = L1_TABLE / CLUSTER + l1_clusters;
 
-    // the rest, the empty L1 table included, reads as zeroes
-    file.set_length(clusters * CLUSTER)?;
-    file.write_at(&REFCOUNT_BLOCK.to_be_bytes(), REFCOUNT_TABLE)?;
-    file.write_at(&1_u16.to_be_bytes().repeat(clusters as usize), REFCOUNT_BLOCK)?;
+    // Whole pages, the last one for the file's length: a part of one would have to be read from a NAS first, and a length to be
+    // set. The rest, the empty L1 table included, reads as zeroes.
+    let write = |mut bytes: Vec<u8>, offset| {
+        bytes.resize(PAGE, 0);
+        file.write_at(&bytes, offset)
+    };
+    write(Vec::new(), clusters * CLUSTER - PAGE as u64)?;
+    write(REFCOUNT_BLOCK.to_be_bytes().to_vec(), REFCOUNT_TABLE)?;
+    write(1_u16.to_be_bytes().repeat(clusters as usize), REFCOUNT_BLOCK)?;
     let places = TableOffsets { l1: L1_TABLE, refcount_table: REFCOUNT_TABLE, refcount_clusters: 1 };
-    file.write_at(&header(virtual_size, l1_entries as u32, &places, backing), 0)?;
+    write(header(virtual_size, l1_entries as u32, &places, backing), 0)?;
     Ok(())
 }
 

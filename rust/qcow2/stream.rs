@@ -3,7 +3,7 @@
 //! end and the header last: what is unfinished does not even begin like an image.
 
 use super::Error;
-use super::create::{self, CLUSTER, CLUSTERS_PER_L2, TableOffsets};
+use super::create::{self, CLUSTER, CLUSTERS_PER_L2, PAGE, TableOffsets};
 use super::storage::Storage;
 use super::transfer::Writeback;
 
@@ -13,8 +13,6 @@ const COPIED: u64 = 1 << 63;
 const ZERO: u64 = 1;
 /// 16-bit counts in one refcount block.
 const COUNTS_PER_BLOCK: u64 = CLUSTER / 2;
-/// Bytes of the header's cluster that are written: whole pages, which nobody has to read from a NAS to change or see them.
-const HEADER_PAGE: usize = 4096;
 /// Bytes of tables that are remembered for the hash of all that is no data: those of 16 GiB that were written.
 const MOST_REMEMBERED: usize = 32 * CLUSTER as usize;
 static ZEROES: [u8; CLUSTER as usize] = [0; CLUSTER as usize];
@@ -136,13 +134,14 @@ impl<S: Storage> Stream<S> {
         // Of the last cluster no more is needed: so no length has to be set, which on NFS waits until all before is written.
         self.append_table(&l1)?;
         let mut header = create::header(self.virtual_size, self.l1.len() as u32, &places, self.backing.as_deref());
-        header.resize(HEADER_PAGE, 0);
+        // a whole page, of which nothing has to be read from a NAS later
+        header.resize(PAGE, 0);
         self.storage.write_at(&header, 0)?;
         let hash = self.rest.map(|rest| {
             let mut hasher = blake3::Hasher::new();
             // no further than the file goes
             let rest = &rest[..rest.len() - (l1.len().next_multiple_of(CLUSTER as usize) - l1.len())];
-            hasher.update(&header).update(&ZEROES[HEADER_PAGE..]).update(rest);
+            hasher.update(&header).update(&ZEROES[PAGE..]).update(rest);
             hasher.finalize()
         });
         Ok((self.storage, hash))
