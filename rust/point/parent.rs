@@ -2,7 +2,6 @@
 //! else is a reason for a full backup, never an error.
 
 use std::collections::BTreeMap;
-use std::os::unix::fs::MetadataExt;
 
 use super::chain::resolve;
 use super::fingerprints::Fingerprints;
@@ -11,7 +10,7 @@ use crate::config;
 use crate::error::Result;
 use crate::nas::folder::Folder;
 use crate::nas::path::{PointPath, RepoPath};
-use crate::qcow2;
+use crate::qcow2::{self, Source};
 
 /// A point that a new one may stand on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -135,7 +134,8 @@ impl Chains<'_> {
         let file = self.root.open_file(path).map_err(|e| e.cause)?;
         // only the headers, because this runs before each backup: of a chain of 600 images of a disk of 1 TiB it reads 12 MiB
         let info = qcow2::inspect_readable(&file).map_err(|e| format!("'{path}': {e}"))?;
-        let length = file.metadata().map_err(|e| format!("'{path}': {e}"))?.size();
+        // and not its metadata, of which an NFS client asks for more than the length
+        let length = file.length().map_err(|e| format!("'{path}': {e}"))?;
         let (file, virtual_size) = (path.clone(), info.virtual_size);
         let mut image = ChainImage { file, size: length, virtual_size, fingerprints: None, is_doubtful: false };
         let below = info.backing.map(|backing| resolve(path, &backing).map_err(|e| e.cause)).transpose()?;
@@ -183,7 +183,7 @@ impl Chains<'_> {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::os::unix::fs::FileExt;
+    use std::os::unix::fs::{FileExt, MetadataExt};
     use std::path::Path;
     use std::process::Command;
 
