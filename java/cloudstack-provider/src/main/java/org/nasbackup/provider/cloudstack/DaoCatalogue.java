@@ -154,7 +154,8 @@ public final class DaoCatalogue implements Catalogue {
         return transactions
                 .read(
                         row -> row.getLong(1),
-                        "select backups.id from backup_details join backups on backups.id = backup_id"
+                        // in this order: the database would begin with the removed backups, which only get more
+                        "select straight_join backups.id from backup_details join backups on backups.id = backup_id"
                                 + " where backup_details.name = ? and zone_id = ? and removed is not null"
                                 + " order by backups.id desc",
                         NASBackupChainKeys.DELETE_PENDING,
