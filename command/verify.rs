@@ -13,11 +13,12 @@ use serde::Serialize;
 
 use crate::arguments::Verify;
 use crate::host::Host;
-use crate::output::{Failure, Output, exit_code, verdict_code, word};
+use crate::output::{Failure, Output, exit_code, print_text, verdict_code, word};
 use crate::{points, progress, repository};
 
 pub(crate) fn run(host: &Host, arguments: &Verify, output: Output) -> Result<ExitCode> {
     let (points, mut all) = points(host, arguments, output)?;
+    let is_only = points.len() + all.len() == 1;
     for backup_path in points {
         let request = VerifyChainRequest {
             repository: Some(host.repository()?),
@@ -35,9 +36,16 @@ pub(crate) fn run(host: &Host, arguments: &Verify, output: Output) -> Result<Exi
         if let Some(failure) = failure.as_ref().filter(|_| !output.json) {
             eprintln!("nasbackup: {backup_path}: {failure}");
         }
-        all.push(Told { backup_path, verified, failure });
+        let told = Told { backup_path, verified, failure };
+        // at once: the others may take days, or not come
+        if !output.json {
+            print_text(&text(&told, is_only))?;
+        }
+        all.push(told);
     }
-    output.print(&all, |all| text(all))?;
+    if output.json {
+        output.print(&all, |_| String::new())?;
+    }
     Ok(ExitCode::from(status(&all)))
 }
 
@@ -144,19 +152,16 @@ fn status(all: &[Told]) -> u8 {
     }
 }
 
-/// A line for each file, and one below it for each reason. Of one point nothing else.
-fn text(all: &[Told]) -> String {
+/// A line for each file that is not good, and one below it for each reason. Of one that is the only point, a line for each file.
+fn text(told: &Told, is_only: bool) -> String {
+    let Some(verified) = &told.verified else { return String::new() };
     let mut text = String::new();
-    for told in all {
-        let Some(verified) = &told.verified else { continue };
-        if all.len() > 1 {
-            text += &format!("{}: {}\n", told.backup_path, word(verified.verdict));
-        }
-        let tells = |file: &&verify_chain::VerifiedFile| all.len() == 1 || file.verdict != Verdict::Good;
-        for file in verified.files.iter().filter(tells) {
-            text += &format!("{:<8} {}\n", word(file.verdict), file.file);
-            file.reasons.iter().for_each(|reason| text += &format!("         {reason}\n"));
-        }
+    if !is_only {
+        text += &format!("{}: {}\n", told.backup_path, word(verified.verdict));
+    }
+    for file in verified.files.iter().filter(|file| is_only || file.verdict != Verdict::Good) {
+        text += &format!("{:<8} {}\n", word(file.verdict), file.file);
+        file.reasons.iter().for_each(|reason| text += &format!("         {reason}\n"));
     }
     text
 }

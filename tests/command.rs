@@ -170,6 +170,21 @@ fn a_point_is_verified_and_the_status_is_the_verdict() {
 }
 
 #[test]
+fn a_verdict_is_told_before_the_next_point_is_looked_at() {
+    let mut story = Story::new(Guest::new([Disk::root()]), Nas::folder());
+    for mode in ["full", "incremental"] {
+        story.take(mode);
+    }
+    let host = Host::new(story.nas.root());
+    let [first, second] = [0, 1].map(|i| story.points[i].path.as_str());
+    let mut verify = host.command();
+    verify.env("NASBACKUP_INTERRUPT_AT", "open the repository, done:2").args(["-r", "nas", "verify", first, second]);
+    let ended = verify.output().unwrap();
+    assert_eq!(ended.status.code(), Some(130), "{ended:?}");
+    assert_eq!(String::from_utf8_lossy(&ended.stdout), format!("{first}: good\n"));
+}
+
+#[test]
 fn disks_are_restored_and_a_dry_run_writes_nothing() {
     let mut story = Story::new(Guest::ordinary(), Nas::folder());
     for mode in ["full", "incremental"] {
