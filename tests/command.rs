@@ -961,6 +961,11 @@ fn a_folder_where_a_nas_is_to_be_mounted_and_is_not_is_no_repository() {
         }
     }
     assert_eq!(run(mounted.root(), &["-r", "nas", "list"]).0, 0);
+    // a link is what it leads to
+    let link = folder("link").join("nas");
+    symlink(&nas, &link).unwrap();
+    std::fs::write(&fstab, format!("nas:/x {} nfs soft\n", nas.display())).unwrap();
+    assert_eq!(run(&link, &["-r", "nas", "list"]).0, 13);
 }
 
 #[test]

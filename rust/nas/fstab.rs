@@ -11,9 +11,13 @@ use crate::mountinfo;
 /// fill its disk, and be hidden by the next mount. Whatever is mounted between the two is taken for what was meant. A table that
 /// can't be read says nothing.
 pub(super) fn check_mounted(folder: &Path, root: &Folder) -> Result<()> {
-    let Some(point) = std::fs::read(table()).ok().and_then(|table| mount_point(&table, folder)) else { return Ok(()) };
-    let real = mountinfo::resolved(&point);
-    if mountinfo::place(root.as_fd()).map_or(true, |place| place.point.starts_with(&real)) {
+    let Ok(table) = std::fs::read(table()) else { return Ok(()) };
+    let real = mountinfo::resolved(folder);
+    // others are not looked at: they may be of a NAS that hangs
+    let above = mount_points(&table).filter(|point| folder.starts_with(point) || real.starts_with(point));
+    let above = above.map(|point| (mountinfo::resolved(&point), point)).filter(|(place, _)| real.starts_with(place));
+    let Some((place, point)) = above.max_by_key(|(place, _)| place.components().count()) else { return Ok(()) };
+    if mountinfo::place(root.as_fd()).map_or(true, |mounted| mounted.point.starts_with(&place)) {
         return Ok(());
     }
     let cause = format!("'{}' stands in /etc/fstab, and nothing is mounted there", point.display());
@@ -31,15 +35,14 @@ fn table() -> PathBuf {
     std::env::var_os("NASBACKUP_FSTAB").unwrap_or_else(|| "/etc/fstab".into()).into()
 }
 
-/// The mount point in the table that the folder is, or lies below; of several the deepest.
-fn mount_point(table: &[u8], folder: &Path) -> Option<PathBuf> {
+/// The mount points in the table, but for `/`: that is mounted.
+fn mount_points(table: &[u8]) -> impl Iterator<Item = PathBuf> {
     let lines = table.split(|byte| *byte == b'\n').filter(|line| !line.trim_ascii_start().starts_with(b"#"));
-    let points = lines.filter_map(|line| {
+    lines.filter_map(|line| {
         let mut fields = line.split(u8::is_ascii_whitespace).filter(|field| !field.is_empty());
         let (_, point, kind) = (fields.next()?, mountinfo::plain(fields.next()?), fields.next()?);
-        (kind != b"swap" && point != Path::new("/") && folder.starts_with(&point)).then_some(point)
-    });
-    points.max_by_key(|point| point.components().count())
+        (kind != b"swap" && point != Path::new("/")).then_some(point)
+    })
 }
 
 #[cfg(test)]
@@ -47,18 +50,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_deepest_mount_point_of_the_table_is_meant() {
+    fn mount_points_are_read_from_the_table() {
         let table = b"# comment /mnt/c nfs\nUUID=1 / ext4 defaults 0 1\nUUID=2 none swap sw 0 0\n\
             /dev/sdb /mnt ext4 defaults\nnas:/backup\t/mnt/nas nfs vers=4.2,noauto\nnas:/x /mnt/with\\040space nfs soft\n";
-        for (folder, expected) in [
-            ("/mnt/nas", Some("/mnt/nas")),
-            ("/mnt/nas/a/b", Some("/mnt/nas")),
-            ("/mnt/nasty", Some("/mnt")),
-            ("/mnt/with space/a", Some("/mnt/with space")),
-            ("/srv/nas", None),
-            ("/", None),
-        ] {
-            assert_eq!(mount_point(table, Path::new(folder)).as_deref(), expected.map(Path::new), "{folder}");
-        }
+        let found: Vec<_> = mount_points(table).collect();
+        assert_eq!(found, ["/mnt", "/mnt/nas", "/mnt/with space"].map(PathBuf::from));
     }
 }
