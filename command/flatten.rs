@@ -19,6 +19,7 @@ pub(crate) fn run(host: &Host, arguments: &Flatten, output: Output) -> Result<Ex
     let to = restore::output("OUTPUT", &arguments.output)?;
     refuse_file(&to)?;
     if arguments.dry_run {
+        restore::check(&to, output)?;
         let (shown, replacing) = (restore::without_key(&to), restore::replacing(&to));
         let line = format!("would write '{volume}' of '{path}' to '{shown}'{replacing}");
         output.print(&line, |line| format!("{line}\n"))?;

@@ -25,6 +25,8 @@ pub(crate) fn run(host: &Host, arguments: &Restore, output: Output) -> Result<Ex
     let state = |part| plan_state(arguments, shown.manifest.as_ref(), part);
     let (nvram, tpm) = (state(StatePart::Nvram)?, state(StatePart::Tpm)?);
     if arguments.dry_run {
+        // the folder of --to may be made
+        planned.iter().filter(|_| arguments.to.is_none()).try_for_each(|(_, path)| check(path, output))?;
         let would = |(volume, path): &(String, String)| {
             format!("would restore '{volume}' to '{}'{}", without_key(path), replacing(path))
         };
@@ -137,6 +139,11 @@ pub(crate) fn output(argument: &str, text: &str) -> Result<String> {
     }
     let text = from_file(argument, text)?;
     if text.starts_with("rbd:") { Ok(text) } else { absolute(argument, &text) }
+}
+
+/// What a call refuses of an output before it opens that, for a dry run. An image in Ceph is not asked for.
+pub(crate) fn check(to: &str, output: Output) -> Result<()> {
+    if to.starts_with("rbd:") { Ok(()) } else { progress::with(output, |_| restore_point::check_place(to)) }
 }
 
 /// What a dry run says of an output that is there.

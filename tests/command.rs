@@ -256,6 +256,17 @@ fn a_disk_of_a_long_chain_becomes_one_image() {
         let complaint = String::from_utf8_lossy(&refused.stderr);
         assert!(refused.status.code() == Some(status) && complaint.contains(&disk.volume), "{complaint}");
     }
+    for (place, status) in [(to.parent().unwrap().to_owned(), 2), (to.join("in/no/folder"), 3), ("/dev/null".into(), 2)]
+    {
+        let place = place.to_str().unwrap();
+        let restore = ["restore", &point.path, "--volume", &disk.volume, "--output", place];
+        for arguments in [&["flatten", &of_disk, place][..], &restore] {
+            for more in [&[][..], &["--dry-run"]] {
+                let refused = host.fails(&[&["-r", "nas"], arguments, more].concat());
+                assert_eq!(refused.0, status, "{place}: {more:?}: {}", refused.1);
+            }
+        }
+    }
     assert!(flatten(&of_disk, &[]).status.success());
     let info = run("qemu-img", ["info", to.to_str().unwrap()]);
     assert!(info.contains("file format: qcow2") && !info.contains("backing file"), "{info}");

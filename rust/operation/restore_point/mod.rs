@@ -62,6 +62,11 @@ use room::SpaceNeed;
 
 const STEP: &str = Phase::OpenOutputs.as_str();
 
+/// Refuses a path that no disk can be written to, for who only wants to know.
+pub fn check_place(path: &str) -> Result<()> {
+    output::check(path).map(drop)
+}
+
 /// Runs `restorePoint`. `listener` is told of progress on this thread. Until all disks are whole, durable and verified, what
 /// was there before has its name and its content.
 pub fn run(request: RestorePointRequest, listener: Listener<'_>) -> Result<Restored> {

@@ -1,8 +1,8 @@
 //! An output: the file, block device or image in Ceph that a restored disk goes to.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::os::unix::fs::FileTypeExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::locked_image::LockedImage;
@@ -26,15 +26,23 @@ pub(super) enum Output {
     Image(Arc<CephImage>),
 }
 
+/// Where the absolute path `path` of this host leads, and what is there. Refuses what no disk can be written to.
+pub(super) fn check(path: &str) -> Result<(PathBuf, Option<Metadata>)> {
+    let (path, old) = resolve(Path::new(path))?;
+    if old.as_ref().is_some_and(|old| !old.is_file() && !old.file_type().is_block_device()) {
+        return Err(refused(&path, "is neither a file nor a block device"));
+    }
+    Ok((path, old))
+}
+
 impl Output {
     /// Opens the absolute path `path` of this host for a disk of `size` bytes. A path where restore points lie is refused.
     pub(super) fn open(path: &str, raw: bool, size: u64, points: &PointFolders) -> Result<Output> {
-        let (path, old) = resolve(Path::new(path))?;
+        let (path, old) = check(path)?;
         match old {
             Some(old) if old.file_type().is_block_device() => {
                 Ok(Output::Device(LockedImage::open_device(&path, raw, size)?))
             }
-            Some(old) if !old.is_file() => Err(refused(&path, "is neither a file nor a block device")),
             old => {
                 points.refuse(&path)?;
                 Ok(Output::File(NewFile::make(&path, old)?))
