@@ -4,6 +4,7 @@
 mod confinement;
 mod loop_device;
 
+use std::ffi::CStr;
 use std::fs::File;
 use std::io;
 use std::ops::RangeInclusive;
@@ -47,6 +48,27 @@ pub fn clone_range(target: &File, to: u64, source: &File, from: u64, length: u64
         return Err(io::Error::last_os_error());
     }
     Ok(())
+}
+
+/// By what the file system itself knows the file `name` in a folder, or with an empty name the file that is open as `at`: no other
+/// file has it, not even one that gets its number later (name_to_handle_at). No link is followed.
+pub fn handle_of(at: BorrowedFd<'_>, name: &CStr) -> io::Result<Vec<u8>> {
+    #[repr(C)]
+    struct Handle {
+        length: libc::c_uint,
+        kind: libc::c_int,
+        bytes: [u8; MOST as usize],
+    }
+    /// MAX_HANDLE_SZ
+    const MOST: libc::c_uint = 128;
+    let (mut handle, mut mount) = (Handle { length: MOST, kind: 0, bytes: [0; MOST as usize] }, 0_i32);
+    let (at, name, filled) = (at.as_raw_fd(), name.as_ptr(), (&raw mut handle).cast());
+    // SAFETY: the descriptor is open and the name ends with a zero for the call, and the kernel writes to `mount` and as many bytes of
+    // `handle` as it is told there are.
+    if unsafe { libc::name_to_handle_at(at, name, filled, &raw mut mount, libc::AT_EMPTY_PATH) } == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(handle.bytes[..handle.length.min(MOST) as usize].to_vec())
 }
 
 /// Lets the kernel begin to write `length` bytes at `from` to the disk, and does not wait for it (sync_file_range with

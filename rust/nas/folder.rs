@@ -1,7 +1,7 @@
 //! An open folder of the repository. Every lookup starts at the folder's descriptor and follows no symbolic link, so that
 //! nothing that somebody else puts on the NAS leads out of the folder.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::{CStr, OsStr, OsString};
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -17,7 +17,7 @@ use crate::apart::{Apart, Descriptor};
 use crate::descriptor::{self, Attributes};
 use crate::error::{Code, Error, Result};
 use crate::fs_kind::FsKind;
-use crate::lacking;
+use crate::{lacking, sys};
 
 pub(super) const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 pub(super) const FILE: OFlags = OFlags::NOCTTY.union(OFlags::CLOEXEC);
@@ -292,16 +292,15 @@ impl Folder {
         }
     }
 
-    /// The device and number of the file `name` by what its server says now, whatever this host remembers; `None` if there is none, or one
-    /// that was removed by another host while this one has it open: that has no name left.
-    pub(super) fn number_now(&self, name: &str) -> Result<Option<(u64, u64)>> {
+    /// By what its file system knows the file `name`, which its server says now to be there, whatever this host remembers: empty if the
+    /// file system does not tell. `None` if there is none, or one that was removed by another host while this one has it open: that has no
+    /// name left.
+    pub(super) fn handle_now(&self, name: &CStr) -> Result<Option<Vec<u8>>> {
         let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::STATX_FORCE_SYNC;
         match rustix::fs::statx(&self.fd, name, flags, StatxFlags::BASIC_STATS) {
-            Ok(found) if found.stx_nlink > 0 => {
-                Ok(Some((rustix::fs::makedev(found.stx_dev_major, found.stx_dev_minor), found.stx_ino)))
-            }
+            Ok(found) if found.stx_nlink > 0 => Ok(Some(sys::handle_of(self.as_fd(), name).unwrap_or_default())),
             Ok(_) | Err(Errno::NOENT) => Ok(None),
-            Err(error) => Err(failed("look up", self.path.join(name), error)),
+            Err(error) => Err(failed("look up", self.path.join(OsStr::from_bytes(name.to_bytes())), error)),
         }
     }
 

@@ -11,8 +11,9 @@
 //!
 //! A host that slept may have lost its claim without noticing: the owner checks right before each step that can't be undone.
 
-use std::ffi::OsStr;
+use std::ffi::{CString, OsStr};
 use std::io::Read;
+use std::os::fd::AsFd;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -29,8 +30,8 @@ use crate::error::{Code, Error, Result, called};
 use crate::fs_kind::FsKind;
 use crate::limits;
 use crate::qcow2::Storage;
-use crate::random;
 use crate::work::deadline::{self, Background};
+use crate::{random, sys};
 
 /// The claim of whoever makes, changes or removes points.
 const WRITER: &str = ".nasbackup.lease";
@@ -67,8 +68,8 @@ struct Claim {
     is_remote: bool,
     name: String,
     owner: String,
-    /// Its file, once it is made, by device and number, where a number is one file's alone: on NFS.
-    number: OnceLock<(u64, u64)>,
+    /// By what NFS knows its file, once that is made: a server gives a file's number to another one once it is removed.
+    handle: OnceLock<Vec<u8>>,
     /// How often it is renewed.
     renewal: Duration,
     /// A claim whose counter does not change for so long has expired.
@@ -159,7 +160,7 @@ impl Claim {
             format!("{}\n{}\n{id}\n{host_name}\n{last}", host_identity()?, process_identity(std::process::id())?);
         let renewal = limits::within(RENEW, limits::CLAIM_RENEWAL);
         let expiry = limits::within(TAKE_OVER, limits::CLAIM);
-        Ok(Claim { folder, is_remote, name, owner, number: OnceLock::new(), renewal, expiry })
+        Ok(Claim { folder, is_remote, name, owner, handle: OnceLock::new(), renewal, expiry })
     }
 
     /// Waits until no conflicting claim is there.
@@ -192,12 +193,12 @@ impl Claim {
             made => {
                 let file = made?;
                 if FsKind::in_table(&self.folder) == FsKind::Nfs
-                    && let Ok(file) = file.with(|file| Attributes::of(file, StatxFlags::NLINK))
                     // or the server counts no names, and one that is gone could not be told
-                    && file.links > 0
+                    && file.with(|file| Attributes::of(file, StatxFlags::NLINK)).is_ok_and(|file| file.links > 0)
+                    && let Ok(handle) = file.with(|file| sys::handle_of(file.as_fd(), c""))
                 {
                     // can't fail: it is made once
-                    let _ = self.number.set(file.id());
+                    let _ = self.handle.set(handle);
                 }
                 let written = self.write(STEP, &file, &[counter(0).as_bytes(), self.owner.as_bytes()].concat());
                 written.inspect_err(|_| self.unlink().unwrap_or_else(|error| log::warn!("{error}")))?;
@@ -226,11 +227,18 @@ impl Claim {
         Err(Error::new(Code::Busy, "check the claim", cause))
     }
 
-    /// True if our claim has this name. Whoever takes a claim over removes its file and makes another, so that on NFS the file's number
-    /// tells, by one question; elsewhere other files may have it, and the text tells.
+    /// True if our claim has this name. Whoever takes a claim over removes its file and makes another, so that on NFS the handle of what has
+    /// the name tells, by one question. Elsewhere, and when in doubt, the text tells.
     fn is_at(&self, name: &str) -> Result<bool> {
-        let Some(number) = self.number.get() else { return Ok(self.is_own(&self.read(name)?)) };
-        Ok(self.folder.number_now(name)?.as_ref() == Some(number))
+        if let Some(handle) = self.handle.get() {
+            let known_as = CString::new(name).map_err(|e| Error::io(STEP, name, e))?;
+            match self.folder.handle_now(&known_as)? {
+                None => return Ok(false),
+                Some(now) if now == *handle => return Ok(true),
+                Some(_) => {}
+            }
+        }
+        Ok(self.is_own(&self.read(name)?))
     }
 
     fn is_own(&self, found: &FoundClaim) -> bool {
@@ -239,8 +247,7 @@ impl Claim {
 
     fn give_back(&self) -> Result<()> {
         self.check()?;
-        // on NFS it is known under the new name, too, by what it was known as under the old one
-        match self.remove_if(&self.name, |aside| Ok((self.number.get().is_some() || self.is_at(aside)?, Vec::new()))) {
+        match self.remove_if(&self.name, |aside| Ok((self.is_at(aside)?, Vec::new()))) {
             // a claim that can't be renamed may still be removed
             Err(error) if error.code != Code::Busy => self.check().and_then(|()| self.unlink()).map_err(|_| error),
             removed => removed,
