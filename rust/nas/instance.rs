@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::denied;
 use super::folder::Folder;
+use super::lease::boot_time;
 use super::lock::InstanceLock;
 use super::path::PointPath;
 use super::purpose::Purpose;
@@ -62,22 +63,19 @@ impl Instance {
 
     /// `BUSY` if another host has taken the instance over. The caller checks right before each step that can't be undone.
     pub fn fence(&self) -> Result<()> {
-        self.lock.check()
+        // of the moment before the question
+        let now = boot_time();
+        let checked = self.lock.check();
+        *self.looked.lock().unwrap_or_else(PoisonError::into_inner) = checked.is_ok().then_some(now);
+        checked
     }
 
-    /// Like `fence`, of steps one after the other: nobody is asked again within a `JOB_LOOK`. A claim is taken over only once it has not
-    /// been renewed for a hundred times as long, and whatever hangs, or a host that sleeps, takes longer than that.
+    /// Like `fence`, of steps one after the other: nobody is asked again within a `JOB_LOOK` while the claim is renewed. One is taken over
+    /// only once it has not been renewed for a hundred times as long.
     pub fn fence_lately(&self) -> Result<()> {
-        let now = boot_time();
-        let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
-        if looked.is_some_and(|looked| now.saturating_sub(looked) < limits::within(LOOK, limits::JOB_LOOK)) {
-            return Ok(());
-        }
-        *looked = None;
-        self.fence()?;
-        // of the moment before the question
-        *looked = Some(now);
-        Ok(())
+        let looked = *self.looked.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_late = |looked: Duration| boot_time().saturating_sub(looked) >= limits::within(LOOK, limits::JOB_LOOK);
+        if looked.is_none_or(is_late) || !self.lock.is_fresh() { self.fence() } else { Ok(()) }
     }
 
     /// The instance's lock.
@@ -106,7 +104,37 @@ impl Instance {
     }
 }
 
-fn boot_time() -> Duration {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-    Duration::try_from(time).unwrap_or_default()
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::super::lease::TAKE_OVER;
+    use super::*;
+    use crate::config::Config;
+    use crate::error::Code;
+    use crate::nas::repository::Repository;
+
+    fn take(dir: &Path) -> Instance {
+        let address = Some(dir.to_str().unwrap().to_owned());
+        let export = Repository { kind: Some("dir".into()), address, options: None };
+        let session = Session::open(&Repository::check(Some(export)).unwrap(), &Config::default()).unwrap();
+        let folder = session.root().make_dir_if_missing("i-1", 0o711).unwrap();
+        Instance::take(session, folder, Purpose::Change).unwrap()
+    }
+
+    #[test]
+    fn a_look_counts_no_more_once_another_host_may_take_over_or_has_done_so() {
+        for (expiry, then) in
+            [(limits::CLAIM, Instance::fence as fn(&_) -> _), (Duration::ZERO, Instance::fence_lately)]
+        {
+            limits::shorten(&[TAKE_OVER], expiry);
+            let dir = tempfile::tempdir().unwrap();
+            let held = take(dir.path());
+            held.fence_lately().unwrap();
+            std::fs::remove_file(dir.path().join("i-1/.nasbackup.lease")).unwrap();
+            for fence in [then, Instance::fence_lately] {
+                assert_eq!(fence(&held).unwrap_err().code, Code::Busy, "{expiry:?}");
+            }
+        }
+    }
 }

@@ -15,7 +15,7 @@ use std::ffi::{CString, OsStr};
 use std::io::Read;
 use std::os::fd::AsFd;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{AtFlags, FileType, StatxFlags};
@@ -41,7 +41,7 @@ const READER: &str = ".nasbackup.reader-";
 const EXPIRED: &str = ".nasbackup.lease-";
 const STEP: &str = "claim the instance";
 const RENEW: &str = "renew the claim";
-const TAKE_OVER: &str = "take over a claim";
+pub(super) const TAKE_OVER: &str = "take over a claim";
 /// The last line of the claim of a writer that only adds a point.
 const ADDS: &str = "adds\n";
 /// Longer than any claim, in bytes.
@@ -70,6 +70,8 @@ struct Claim {
     owner: String,
     /// By what NFS knows its file, once that is made: a server gives a file's number to another one once it is removed.
     handle: OnceLock<Vec<u8>>,
+    /// When it was renewed, by a clock that goes on while the host sleeps.
+    renewed: Mutex<Duration>,
     /// How often it is renewed.
     renewal: Duration,
     /// A claim whose counter does not change for so long has expired.
@@ -133,6 +135,12 @@ impl Lease {
     pub(super) fn check(&self) -> Result<()> {
         self.claim.check()
     }
+
+    /// It was renewed so lately that no other host takes it over for a while.
+    pub(super) fn is_fresh(&self) -> bool {
+        let renewed = *self.claim.renewed.lock().unwrap_or_else(PoisonError::into_inner);
+        boot_time().saturating_sub(renewed) < self.claim.expiry / 2
+    }
 }
 
 impl Drop for Lease {
@@ -160,7 +168,16 @@ impl Claim {
             format!("{}\n{}\n{id}\n{host_name}\n{last}", host_identity()?, process_identity(std::process::id())?);
         let renewal = limits::within(RENEW, limits::CLAIM_RENEWAL);
         let expiry = limits::within(TAKE_OVER, limits::CLAIM);
-        Ok(Claim { folder, is_remote, name, owner, handle: OnceLock::new(), renewal, expiry })
+        Ok(Claim {
+            folder,
+            is_remote,
+            name,
+            owner,
+            handle: OnceLock::new(),
+            renewed: Mutex::default(),
+            renewal,
+            expiry,
+        })
     }
 
     /// Waits until no conflicting claim is there.
@@ -214,9 +231,12 @@ impl Claim {
 
     /// Writes to the begin of the file, and on a NAS syncs it, so that other hosts see the text, and a full NAS says so.
     fn write(&self, step: &'static str, file: &Apart, text: &[u8]) -> Result<()> {
+        let now = boot_time();
         let written = file.write_at(text, 0);
         let written = written.and_then(|()| if self.is_remote { file.sync() } else { Ok(()) });
-        written.map_err(|e| Error::io(step, self.folder.path.join(&self.name), e))
+        written.map_err(|e| Error::io(step, self.folder.path.join(&self.name), e))?;
+        *self.renewed.lock().unwrap_or_else(PoisonError::into_inner) = now;
+        Ok(())
     }
 
     fn check(&self) -> Result<()> {
@@ -380,6 +400,12 @@ pub(super) fn claimed_by(folder: &Folder) -> Option<String> {
         folder.open_file_in(name).ok()?.take(LONGEST).read_to_end(&mut text).ok()?;
         is_claim(&text).then(|| owner(&String::from_utf8_lossy(&text)))
     })
+}
+
+/// The time since this host was started, that of its sleep included.
+pub(super) fn boot_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    Duration::try_from(time).unwrap_or_default()
 }
 
 /// A new name for an expired claim.

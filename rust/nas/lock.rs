@@ -116,6 +116,11 @@ impl InstanceLock {
     pub fn check(&self) -> Result<()> {
         self.lease.as_ref().map_or(Ok(()), Lease::check)
     }
+
+    /// No other host takes the instance over for a while.
+    pub(super) fn is_fresh(&self) -> bool {
+        self.lease.as_ref().is_none_or(Lease::is_fresh)
+    }
 }
 
 /// Goes on without a lock's file, or a claim, that could not be made: an operator has to be able to delete from a full
