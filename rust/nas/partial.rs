@@ -38,7 +38,9 @@ impl Instance {
     /// when the final folder is there. Removes a leftover of the same name, whose maker no longer holds the lock.
     pub fn begin(self, point: &PointPath) -> Result<PartialPoint> {
         let folder = make_folder(self.folder(), point).map_err(|error| denied::explain_writing(error, self.root()))?;
-        let kind = FsKind::in_table(&folder);
+        // where others may make files one of theirs, which they can read, is not taken for a new one
+        let is_ours_alone = config::current().folder_mode() & 0o022 == 0;
+        let kind = if is_ours_alone { FsKind::in_table(&folder) } else { FsKind::Other };
         Ok(PartialPoint { folder: NewFolder { folder, kind }, instance: self, point: point.clone(), done: false })
     }
 }

@@ -39,16 +39,11 @@ impl Folder {
         self.remove_tree_known_as(name.as_ref(), &self.path.join(name), left)
     }
 
-    /// Makes the file `name`, which nobody else makes meanwhile, open for reading and writing. What a killed call has left of it goes.
+    /// Makes the file `name`, which nobody else makes meanwhile, open for reading and writing. What a killed call has left of it goes, and is
+    /// not opened if it is empty: a host that hung, and has lost the lock, may still write to it.
     pub fn create_anew(&self, name: &str, mode: u32) -> Result<Apart> {
-        let kind = FsKind::in_table(self);
-        match self.create_file_once(name, mode, kind) {
-            Err(error) if error.code == Code::AlreadyExists => {
-                self.remove_tree(name)?;
-                self.create_file_once(name, mode, kind)
-            }
-            made => made,
-        }
+        self.remove_tree(name)?;
+        self.create_file_once(name, mode, FsKind::in_table(self))
     }
 
     /// Like `remove_tree_within`, but errors call the tree `path`.
