@@ -279,8 +279,8 @@ fn write_text(folder: &NewFolder, name: &str, text: &[u8]) -> Result<()> {
 type Work<T> = Box<dyn FnOnce() -> Result<T> + Send>;
 
 /// Does all the works, `AT_ONCE` at a time, and fails with the first error. By then all have ended, because what they have made is
-/// removed then; those that have not ended at `until` wait for the NAS.
-fn side_by_side<T: Send + 'static>(step: &'static str, until: Instant, works: Vec<Work<T>>) -> Result<Vec<T>> {
+/// removed then. On a NAS that hangs none does: the caller is given up, and keeps the folder locked and the repository open till then.
+fn side_by_side<T: Send + 'static>(step: &'static str, works: Vec<Work<T>>) -> Result<Vec<T>> {
     let works = Arc::new(Mutex::new(works.into_iter().enumerate().collect::<VecDeque<_>>()));
     let next = |works: &Mutex<VecDeque<_>>| works.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
     let hand = |_| {
@@ -298,8 +298,12 @@ fn side_by_side<T: Send + 'static>(step: &'static str, until: Instant, works: Ve
     let count = works.lock().unwrap_or_else(PoisonError::into_inner).len();
     let begun: Vec<_> = (0..AT_ONCE.min(count)).map(hand).collect();
     let ended = begun.into_iter().map(|hand| {
-        let late = || Err(Error::new(Code::NasUnresponsive, step, "the NAS does not answer"));
-        hand?.wait(until.saturating_duration_since(Instant::now())).unwrap_or_else(late)
+        let hand = hand?;
+        loop {
+            if let Some(ended) = hand.wait(limits::STORAGE_STEP) {
+                return ended;
+            }
+        }
     });
     let ended = ended.collect::<Vec<_>>().into_iter().collect::<Result<Vec<_>>>()?;
     let done: BTreeMap<_, _> = ended.into_iter().flatten().collect();
@@ -382,7 +386,6 @@ pub(super) fn make_targets(call: &Call<'_>, opened: OpenedRepository, specs: Vec
     let point = call.checked.point.clone();
     let limit = call.time_for(STEP, limits::NAS_PROBE)?;
     bounded(STEP, limit, move || {
-        let until = Instant::now() + limit;
         let partial = opened.instance.begin(&point)?;
         let mut targets = Targets { files: Vec::new(), view: None, lack: None, partial };
         let (folder, point) = (Arc::new(targets.partial.new_folder()?), Arc::new(point));
@@ -390,7 +393,7 @@ pub(super) fn make_targets(call: &Call<'_>, opened: OpenedRepository, specs: Vec
             let (folder, point) = (folder.clone(), point.clone());
             Box::new(move || TargetFile::make(spec, &folder, &point))
         };
-        targets.files = side_by_side("make a target", until, specs.into_iter().map(make).collect())?;
+        targets.files = side_by_side("make a target", specs.into_iter().map(make).collect())?;
         Ok(targets)
     })
 }
@@ -535,7 +538,7 @@ impl Targets {
         let begun = Instant::now();
         let until = begun + limit;
         let published = bounded(PUBLISH, limit, move || {
-            let written = self.write_out(&mut manifest, texts, until).and_then(|()| {
+            let written = self.write_out(&mut manifest, texts).and_then(|()| {
                 self.instance().fence()?;
                 // the caller has given up: a point published now would belong to nobody
                 let late = || Error::new(Code::NasUnresponsive, PUBLISH, "it took too long");
@@ -559,10 +562,10 @@ impl Targets {
         Ok(Published { manifest, millis: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX) })
     }
 
-    fn write_out(&self, manifest: &mut Manifest, texts: Vec<(&'static str, Vec<u8>)>, until: Instant) -> Result<()> {
+    fn write_out(&self, manifest: &mut Manifest, texts: Vec<(&'static str, Vec<u8>)>) -> Result<()> {
         let hash = |(name, text): &(&str, Vec<u8>)| ((*name).to_owned(), Digest::of(text));
         manifest.texts = Some(texts.iter().map(hash).collect());
-        self.write_files(manifest, texts, until)?;
+        self.write_files(manifest, texts)?;
         let folder = self.partial.folder();
         for (disk, target) in manifest.disks.iter_mut().zip(&self.files) {
             let length = target.file.length();
@@ -576,7 +579,7 @@ impl Targets {
     }
 
     /// Syncs the disks' files, and writes the texts.
-    fn write_files(&self, manifest: &Manifest, texts: Vec<(&'static str, Vec<u8>)>, until: Instant) -> Result<()> {
+    fn write_files(&self, manifest: &Manifest, texts: Vec<(&'static str, Vec<u8>)>) -> Result<()> {
         let folder = Arc::new(self.partial.new_folder()?);
         let mut works: Vec<Work<()>> = Vec::new();
         for (disk, target) in manifest.disks.iter().zip(&self.files) {
@@ -594,7 +597,7 @@ impl Targets {
             works.push(Box::new(move || write_text(&folder, name, &text)));
         }
         drop(folder);
-        side_by_side("write the restore point", until, works).map(drop)
+        side_by_side("write the restore point", works).map(drop)
     }
 
     /// Removes the point after the failure `error`, and adds to the error what stays behind, and that the NAS is full: QEMU, if it
