@@ -80,11 +80,11 @@ impl Folder {
         self.open_dir_in(path.as_str())
     }
 
-    /// Opens a folder below this one for look-ups alone: it can't be listed or synced. An NFS server is not asked whether it has
-    /// changed, as it is at each open of a folder to be listed.
-    pub fn enter(&self, path: impl AsRef<OsStr>) -> Result<Folder> {
+    /// Opens a folder below this one to look up and open what is in it: it can't be listed or synced. An NFS server is not asked
+    /// whether it has changed, as it is at each open of a folder to be listed.
+    pub fn open_to_pass(&self, path: impl AsRef<OsStr>) -> Result<Folder> {
         let path = path.as_ref();
-        let fd = self.open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, "open the folder")?;
+        let fd = self.open(path, FOLDER | OFlags::PATH, "open the folder")?;
         Ok(Folder { fd, path: self.path.join(path) })
     }
 
@@ -98,13 +98,6 @@ impl Folder {
         let name = name.as_ref();
         let fd = self.open(name, FOLDER, "open the folder")?;
         Ok(Folder { fd, path: self.path.join(name) })
-    }
-
-    /// Opens a folder below this one for what is in it to be opened, not to be listed or synced: a NAS is not asked for a folder that
-    /// its client knows.
-    pub fn open_to_pass(&self, path: &RepoPath) -> Result<Folder> {
-        let fd = self.open(path.as_str().as_ref(), FOLDER | OFlags::PATH, "open the folder")?;
-        Ok(Folder { fd, path: self.path.join(path.as_str()) })
     }
 
     /// Opens the regular file `name` of this folder for reading.

@@ -258,7 +258,7 @@ impl Claim {
                 Some(_) => {}
             }
         }
-        Ok(self.is_own(&self.read(name)?))
+        Ok(self.is_own(&read(&self.folder, name)?))
     }
 
     fn is_own(&self, found: &FoundClaim) -> bool {
@@ -279,21 +279,9 @@ impl Claim {
             .map_err(|e| Error::io("give back the claim", self.folder.path.join(&self.name), e))
     }
 
-    fn read(&self, name: &str) -> Result<FoundClaim> {
-        let mut text = Vec::new();
-        match self.folder.open_file_in(name) {
-            Err(error) if error.code == Code::NotFound => Ok(FoundClaim::Gone),
-            file => {
-                let read = file?.take(LONGEST).read_to_end(&mut text);
-                read.map_err(|e| Error::io(STEP, self.folder.path.join(name), called("read")(e)))?;
-                Ok(FoundClaim::There(text))
-            }
-        }
-    }
-
     /// Reads another host's claim. Something that is not a regular file reads as empty.
     fn read_other(&self, name: &str) -> Result<FoundClaim> {
-        self.read(name).or_else(|error| match self.folder.kind(name)? {
+        read(&self.folder, name).or_else(|error| match self.folder.kind(name)? {
             Some(kind) if kind != FileType::RegularFile => Ok(FoundClaim::There(Vec::new())),
             _ => Err(error),
         })
@@ -395,11 +383,23 @@ fn owner(text: &str) -> String {
 pub(super) fn claimed_by(folder: &Folder) -> Option<String> {
     let is_claims = |name: &OsStr| name == WRITER || name.as_encoded_bytes().starts_with(READER.as_bytes());
     let (names, _) = folder.first_names(MOST_READERS, is_claims).ok()?;
-    names.iter().find_map(|name| {
-        let mut text = Vec::new();
-        folder.open_file_in(name).ok()?.take(LONGEST).read_to_end(&mut text).ok()?;
-        is_claim(&text).then(|| owner(&String::from_utf8_lossy(&text)))
+    names.iter().find_map(|name| match read(folder, name) {
+        Ok(FoundClaim::There(text)) if is_claim(&text) => Some(owner(&String::from_utf8_lossy(&text))),
+        _ => None,
     })
+}
+
+/// Reads the file of a claim.
+fn read(folder: &Folder, name: impl AsRef<OsStr>) -> Result<FoundClaim> {
+    let (name, mut text) = (name.as_ref(), Vec::new());
+    match folder.open_file_in(name) {
+        Err(error) if error.code == Code::NotFound => Ok(FoundClaim::Gone),
+        file => {
+            let read = file?.take(LONGEST).read_to_end(&mut text);
+            read.map_err(|e| Error::io(STEP, folder.path.join(name), called("read")(e)))?;
+            Ok(FoundClaim::There(text))
+        }
+    }
 }
 
 /// The time since this host was started, that of its sleep included.
@@ -719,7 +719,7 @@ mod tests {
             random
                 .garble(&mut text, &["\n", "\0", "adds\n", "\u{1b}[2J", "\u{202e}", "99999999999999999999", " ", ")"]);
             fs::write(dir.path().join(WRITER), &text).unwrap();
-            let FoundClaim::There(seen) = claim.read(WRITER).unwrap() else { panic!("it is there") };
+            let FoundClaim::There(seen) = read(&claim.folder, WRITER).unwrap() else { panic!("it is there") };
             assert!(seen.len() as u64 <= LONGEST);
             ones += u32::from(is_claim(&seen));
             is_of_dead_process(&seen);
@@ -792,7 +792,7 @@ mod tests {
         let older = FoundClaim::There(b"an older one".to_vec());
         assert_eq!(claim.remove(WRITER, |found| *found == older).unwrap_err().code, Code::Busy);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
-        let seen = claim.read(WRITER).unwrap();
+        let seen = read(&claim.folder, WRITER).unwrap();
         claim.remove(WRITER, |found| *found == seen).unwrap();
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }

@@ -36,7 +36,8 @@ impl OpenExport {
     }
 }
 
-/// Opens the repository, and tells its room if that was asked for. Calls `admit` before a mount, because the caller may have waited for others on the same export.
+/// Opens the repository, and tells its room if that was asked for. Calls `admit` before a mount, because the caller may have waited
+/// for others on the same export.
 pub(super) fn open(
     until: Instant,
     export: &Export,

@@ -11,7 +11,7 @@ use crate::nas::path::{PointPath, RepoPath};
 
 /// The images of a point: those that its manifest names, else all files of that kind.
 pub fn images(root: &Folder, at: &PointPath) -> Result<Vec<RepoPath>> {
-    let names = match Manifest::read_sound(&root.open_to_pass(&at.folder())?, at)? {
+    let names = match Manifest::read_sound(&root.open_to_pass(at.folder().as_str())?, at)? {
         Some(manifest) => manifest.disks.into_iter().map(|disk| disk.file).collect(),
         None => open_with_images(root, at)?.1,
     };

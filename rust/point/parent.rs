@@ -84,7 +84,7 @@ impl Parent {
             return Err(format!("parent point '{path}' is none of virtual machine '{vm}'"));
         }
         let folder = root
-            .enter(path.folder().as_str())
+            .open_to_pass(path.folder().as_str())
             .map_err(|e| format!("parent point '{path}' can't be opened: {}", e.cause))?;
         let manifest = Manifest::read_sound(&folder, path).map_err(|e| e.cause)?;
         let manifest = manifest.ok_or_else(|| format!("parent point '{path}' has no manifest"))?;
@@ -170,7 +170,7 @@ impl Chains<'_> {
             return Ok(manifest.clone());
         }
         let point = PointPath::parse("folder", folder.as_str()).map_err(|e| e.cause)?;
-        let opened = self.root.enter(folder.as_str()).map_err(|e| e.cause)?;
+        let opened = self.root.open_to_pass(folder.as_str()).map_err(|e| e.cause)?;
         let manifest = Manifest::read_sound(&opened, &point).map_err(|e| e.cause)?;
         if manifest.is_none() && config::current().keys.is_some() {
             return Err(format!("'{point}' has no manifest, so that no key of keyFile vouches for it"));

@@ -183,7 +183,7 @@ pub(super) fn lock_and_look(call: &Call<'_>, session: Session) -> Result<OpenedR
 }
 
 fn refuse_existing(root: &Folder, point: &PointPath) -> Result<()> {
-    let there = match root.enter(point.instance()) {
+    let there = match root.open_to_pass(point.instance()) {
         Ok(instance) => instance.kind(point.name())?.is_some(),
         Err(error) if error.code == Code::NotFound => false,
         Err(error) => return Err(denied::explain_reading(error, &root.path)),
@@ -258,7 +258,7 @@ fn manifest(instance: &Folder, vm: &str, name: &OsStr) -> Result<Option<Manifest
     if !instance.kind(name)?.is_some_and(|kind| kind.is_dir()) {
         return Ok(None);
     }
-    let folder = instance.enter(name)?;
+    let folder = instance.open_to_pass(name)?;
     match PointPath::parse("point", &format!("{vm}/{}", name.display())) {
         Ok(point) if config::current().keys.is_some() => Manifest::read_sound(&folder, &point),
         _ => Manifest::read(&folder),

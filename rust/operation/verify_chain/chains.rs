@@ -318,7 +318,7 @@ impl Chains<'_> {
         if self.folders.len() >= MOST_FOLDERS {
             self.folders.clear();
         }
-        let folder = Arc::new(self.root.open_to_pass(path)?);
+        let folder = Arc::new(self.root.open_to_pass(path.as_str())?);
         self.folders.insert(path.clone(), folder.clone());
         Ok(folder)
     }
