@@ -15,7 +15,6 @@ mod support;
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use jiff::Timestamp;
 use nasbackup::operation::call;
 use nasbackup::operation::take_backup::TakeBackupRequest;
 use serde_json::{Value, json};
@@ -169,9 +168,6 @@ fn time_incrementals(engine: &str) {
 }
 
 fn main() {
-    let load = std::fs::read_to_string("/proc/loadavg").unwrap();
-    let load: f64 = load.split(' ').next().unwrap().parse().unwrap();
-    println!("{}", json!({"section": "machine", "load": load, "when": Timestamp::now().to_string()}));
     let shown = std::env::var("NASBACKUP_SHOW_REQUESTS").ok();
     for engine in ["push", "pull"].into_iter().filter(|engine| shown.iter().all(|shown| shown.ends_with(engine))) {
         let story = Story::new(Guest::ordinary(), served::nfs("nas", "vers=4.2"));

@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
 use nasbackup::config::Engine;
 use nasbackup::operation::call;
 use nasbackup::point::fingerprints::{Fingerprints, file_name, index_image};
@@ -66,8 +65,6 @@ fn main() -> Outcome {
     }
     make(&nas, size)?;
     let mut bench = Bench { work: work.path().into(), nas, out, size };
-    let load: f64 = fs::read_to_string("/proc/loadavg")?.split(' ').next().unwrap_or("").parse()?;
-    println!("{}", json!({"section": "machine", "load": load, "when": Timestamp::now().to_string()}));
     for run in 0..runs {
         for format in ["raw", "qcow2"] {
             bench.full(run, format)?;

@@ -17,7 +17,6 @@ use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, Instant};
 
 use agent::{Agent, Gone, with};
-use jiff::Timestamp;
 use probe::Probe;
 use serde_json::{Value, json};
 use support::{Disk, Fs, Guest, MIB, Nas, assert_holds, folder, repository_json, run, until};
@@ -185,6 +184,10 @@ impl Machine {
 struct Places(u64);
 
 impl Places {
+    fn new() -> Places {
+        Places(1)
+    }
+
     fn draw(&mut self, below: u64) -> u64 {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % below
@@ -262,7 +265,7 @@ impl Lab {
         let repository = repository_json(&nas.repository());
         let machines = (0..guests).map(|number| Mutex::new(Machine::new(number))).collect();
         let hosts = (0..HOSTS).map(|_| Host::new()).collect();
-        Lab { nas, repository, hosts, machines, places: Places(1), cpu: HashMap::new(), gone: 0 }
+        Lab { nas, repository, hosts, machines, places: Places::new(), cpu: HashMap::new(), gone: 0 }
     }
 
     /// What the day did: of 40 guests one is rewritten, six change by 20 %, and all others by less than 1 %; others each day.
@@ -416,9 +419,6 @@ fn main() {
         return agent::run(host.into());
     }
     let guests = std::env::var("NIGHT_GUESTS").map_or(40, |text| text.parse().unwrap());
-    let load = std::fs::read_to_string("/proc/loadavg").unwrap();
-    let load: f64 = load.split(' ').next().unwrap().parse().unwrap();
-    println!("{}", json!({"section": "machine", "load": load, "when": Timestamp::now().to_string()}));
     let mut lab = Lab::new(guests);
     let quiet = lab.quiet(Duration::from_secs(20));
     println!("{}", with(json!({"section": "night", "kind": "Quiet", "guests": guests}), latency(quiet)));

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::Places;
+
 /// Where the writes go, in bytes: it holds what they write from the begin, so that a disk's content is the same at any time.
 pub(crate) const BEGIN: u64 = 56 << 20;
 const BLOCKS: u64 = 1024;
@@ -20,13 +22,13 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub(crate) struct Probe {
     answers: BufReader<UnixStream>,
     device: String,
-    next: u64,
+    places: Places,
 }
 
 impl Probe {
     pub(crate) fn connect(socket: &Path, device: String) -> Probe {
         let stream = UnixStream::connect(socket).unwrap();
-        let mut probe = Probe { answers: BufReader::new(stream), device, next: 1 };
+        let mut probe = Probe { answers: BufReader::new(stream), device, places: Places::new() };
         let mut greeting = String::new();
         probe.answers.read_line(&mut greeting).unwrap();
         probe.ask(&json!({"execute": "qmp_capabilities"}));
@@ -43,10 +45,9 @@ impl Probe {
         times
     }
 
-    /// One write to a place that looks random and was not the last one's.
+    /// One write to a place that looks random.
     fn write(&mut self) -> f64 {
-        self.next = self.next.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        let at = BEGIN + (self.next >> 33) % BLOCKS * BLOCK;
+        let at = BEGIN + self.places.draw(BLOCKS) * BLOCK;
         let line = format!("qemu-io -d {} \"write -q -P {PATTERN} {at} {BLOCK}\"", self.device);
         let start = Instant::now();
         let answer = self.ask(&json!({"execute": "human-monitor-command", "arguments": {"command-line": line}}));
